@@ -1,0 +1,39 @@
+using System;
+
+namespace Snapuserd.Block;
+
+/// <summary>What the process answers with; the values follow sysexits(3) where it has one (design §7).</summary>
+public enum ExitCode
+{
+    /// <summary>Done, or already merged.</summary>
+    Done = 0,
+    /// <summary>The command line makes no sense.</summary>
+    Usage = 64,
+    /// <summary>The COW is corrupt or does not fit base or source.</summary>
+    CowCorrupt = 65,
+    /// <summary>An input does not exist.</summary>
+    InputMissing = 66,
+    /// <summary>The kernel lacks what was asked for.</summary>
+    Unavailable = 69,
+    /// <summary>A defect of this program.</summary>
+    Internal = 70,
+    /// <summary>Out of memory or descriptors.</summary>
+    OutOfResources = 71,
+    /// <summary>The output cannot be created.</summary>
+    CannotCreate = 73,
+    /// <summary>A device failed.</summary>
+    InputOutput = 74,
+    /// <summary>Interrupted; the same command goes on from here.</summary>
+    Interrupted = 75,
+    /// <summary>Mounted, held or locked by another.</summary>
+    InUse = 76,
+    /// <summary>Not allowed.</summary>
+    Permission = 77,
+}
+
+/// <summary>The one error of everything above interop: a sentence for the user and the exit code that goes with it.</summary>
+public sealed class SnapuserdException(ExitCode code, string sentence) : Exception(sentence)
+{
+    /// <summary>What the process exits with if nobody handles this.</summary>
+    public ExitCode Code { get; } = code;
+}

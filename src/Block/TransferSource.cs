@@ -1,0 +1,47 @@
+using System;
+using Snapuserd.Interop;
+
+namespace Snapuserd.Block;
+
+/// <summary>Reads of any offset and length from one device of a queue, through a window of arena memory that keeps the last stretch read.</summary>
+public sealed class TransferSource(Transfers transfers, Arena arena, Slice window, int device, string name, long length) : IByteSource
+{
+    private long _start;
+    private int _valid;
+
+    /// <inheritdoc/>
+    public string Name => name;
+
+    /// <inheritdoc/>
+    public long Length => length;
+
+    /// <summary>Forgets what was read: the device may have changed since.</summary>
+    public void Forget() => _valid = 0;
+
+    /// <inheritdoc/>
+    public void Read(long offset, Span<byte> destination)
+    {
+        if (offset < 0 || offset > length - destination.Length)
+            throw new ArgumentOutOfRangeException(nameof(offset), $"{destination.Length} bytes at {offset} of {length}");
+        while (destination.Length > 0)
+        {
+            if (offset < _start || offset >= _start + _valid) Load(offset);
+            int from = (int)(offset - _start);
+            int count = Math.Min(destination.Length, _valid - from);
+            arena[window.Part(from, count)].CopyTo(destination);
+            destination = destination[count..];
+            offset += count;
+        }
+    }
+
+    private void Load(long offset)
+    {
+        _valid = 0;
+        _start = offset & -4096L;
+        int count = (int)Math.Min(window.Length, length - _start);
+        transfers.Read(device, _start, window.Part(0, count));
+        if (transfers.Drain() is { } failure)
+            throw new SnapuserdException(ExitCode.InputOutput, $"{name}: reading {count} bytes at {_start} failed with {Errno.Name(failure.Errno)}");
+        _valid = count;
+    }
+}

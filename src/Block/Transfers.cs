@@ -1,0 +1,141 @@
+using System;
+using Snapuserd.Interop;
+
+namespace Snapuserd.Block;
+
+/// <summary>A transfer that did not end well: what was asked for, and the negative errno it ended with.</summary>
+public readonly record struct TransferFailure(BlockRequest Request, int Errno);
+
+/// <summary>
+/// Whole transfers over a <see cref="IBlockQueue"/>, whose single attempts may come back short, interrupted or told to try again.
+/// <para>
+/// A short transfer goes on behind its last whole granule (direct I/O accepts nothing else; one that never completes a granule is EIO). A result of 0 is EIO: the kernel reports
+/// no progress and no reason. EINTR and EAGAIN are asked again <see cref="AttemptsBeforePlain"/> times, then once by the plain system
+/// call, whose answer is final; so is that of the plain call that follows ECANCELED, which hides the errno that caused it.
+/// </para>
+/// </summary>
+public sealed class Transfers
+{
+    /// <summary>
+    /// Attempts through the queue before the plain call. EAGAIN from a ring means that the block layer is out of requests for now; a
+    /// handful of turns through a wait gives it time, and the plain call sleeps until it has room. Too few costs one blocking call.
+    /// </summary>
+    public const int AttemptsBeforePlain = 16;
+
+    private readonly IBlockQueue _queue;
+    private readonly int[] _granules;
+    private readonly Attempt[] _attempts;
+    private readonly int[] _free;
+    private readonly BlockCompletion[] _completions;
+    private int _freeCount;
+    private TransferFailure? _failure;
+
+    private struct Attempt
+    {
+        public BlockRequest Whole;
+        public int Done;
+        public int Tries;
+    }
+
+    /// <summary>
+    /// <paramref name="granules"/> gives, by device number, what offsets and lengths must be multiples of: the direct I/O alignment in
+    /// bytes, or 1 for a buffered file.
+    /// </summary>
+    public Transfers(IBlockQueue queue, ReadOnlySpan<int> granules)
+    {
+        _queue = queue;
+        _granules = granules.ToArray();
+        _attempts = new Attempt[queue.Depth];
+        _free = new int[queue.Depth];
+        _completions = new BlockCompletion[queue.Depth];
+        for (int slot = queue.Depth - 1; slot >= 0; slot--) _free[_freeCount++] = slot;
+    }
+
+    /// <summary>Transfers that have not ended yet.</summary>
+    public int InFlight => _attempts.Length - _freeCount;
+
+    /// <summary>The queue broke with requests in flight: their buffers belong to the kernel for ever, and nothing may be unmapped.</summary>
+    public bool Broken { get; private set; }
+
+    /// <summary>Starts a read of <paramref name="buffer"/>.Length bytes; waits for room first if the queue is full.</summary>
+    public void Read(int device, long offset, Slice buffer) => Start(new BlockRequest(BlockVerb.Read, device, offset, buffer, 0));
+
+    /// <summary>Starts a write of <paramref name="buffer"/>.Length bytes; waits for room first if the queue is full.</summary>
+    public void Write(int device, long offset, Slice buffer) => Start(new BlockRequest(BlockVerb.Write, device, offset, buffer, 0));
+
+    /// <summary>Starts a flush, which covers the writes that a <see cref="Drain"/> has reaped before.</summary>
+    public void Flush(int device) => Start(new BlockRequest(BlockVerb.Flush, device, 0, default, 0));
+
+    /// <summary>Waits until nothing is in flight. Returns the first failure since the last call, or null if every transfer was whole.</summary>
+    public TransferFailure? Drain()
+    {
+        while (InFlight > 0) Reap();
+        TransferFailure? failure = _failure;
+        _failure = null;
+        return failure;
+    }
+
+    private void Start(in BlockRequest request)
+    {
+        if (request.Verb != BlockVerb.Flush && request.Buffer.Length == 0) return;
+        while (_freeCount == 0) Reap();
+        int slot = _free[--_freeCount];
+        _attempts[slot] = new Attempt { Whole = request };
+        Ask(slot);
+    }
+
+    private void Ask(int slot)
+    {
+        BlockRequest rest = Rest(slot);
+        if (!_queue.TryQueue(rest)) throw new InvalidOperationException("the queue is full although a slot was free");
+    }
+
+    private BlockRequest Rest(int slot)
+    {
+        ref Attempt attempt = ref _attempts[slot];
+        BlockRequest whole = attempt.Whole;
+        return whole.Verb == BlockVerb.Flush
+            ? whole with { Tag = (uint)slot }
+            : whole with
+            {
+                Offset = whole.Offset + attempt.Done,
+                Buffer = whole.Buffer.Part(attempt.Done, whole.Buffer.Length - attempt.Done),
+                Tag = (uint)slot,
+            };
+    }
+
+    private void Reap()
+    {
+        int count = _queue.Wait(_completions);
+        if (count < 0)
+        {
+            Broken = true;
+            throw new SnapuserdException(ExitCode.InputOutput, $"the I/O queue failed with {Errno.Name(count)} while {InFlight} requests were in flight");
+        }
+        foreach (BlockCompletion completion in _completions.AsSpan(0, count)) Progress((int)completion.Tag, completion.Result);
+    }
+
+    private void Progress(int slot, int result)
+    {
+        ref Attempt attempt = ref _attempts[slot];
+        if (result is -Errno.EINTR or -Errno.EAGAIN && ++attempt.Tries <= AttemptsBeforePlain) { Ask(slot); return; }
+        if (result is -Errno.EINTR or -Errno.EAGAIN or -Errno.ECANCELED) result = _queue.Perform(Rest(slot));
+
+        if (attempt.Whole.Verb == BlockVerb.Flush) { End(slot, result < 0 ? result : 0); return; }
+        int remaining = attempt.Whole.Buffer.Length - attempt.Done;
+        if (result == remaining) { End(slot, 0); return; }
+        if (result < 0) { End(slot, result); return; }
+        if (result == 0 || result > remaining) { End(slot, -Errno.EIO); return; }
+        int whole = result - (result % _granules[attempt.Whole.Device]);
+        if (whole > 0) attempt.Tries = 0;
+        else if (++attempt.Tries > AttemptsBeforePlain) { End(slot, -Errno.EIO); return; }
+        attempt.Done += whole;
+        Ask(slot);
+    }
+
+    private void End(int slot, int errno)
+    {
+        if (errno < 0) _failure ??= new TransferFailure(_attempts[slot].Whole, errno);
+        _free[_freeCount++] = slot;
+    }
+}
