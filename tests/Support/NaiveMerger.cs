@@ -1,0 +1,48 @@
+using System;
+using System.Collections.Generic;
+using Snapuserd.Cow;
+
+namespace Snapuserd.Tests.Support;
+
+/// <summary>
+/// What a COW means, as plainly as it can be said: every op's result is computed from the untouched old image and put in its place.
+/// That is what a valid merge order amounts to (merge.md §2); no op of it reads what an earlier one wrote. It knows nothing of src/Cow.
+/// </summary>
+public static class NaiveMerger
+{
+    /// <summary>The merged image; as long as <paramref name="old"/>. Of several Replace and Zero ops for one block the first counts.</summary>
+    public static byte[] Merge(CowBuilder cow, byte[] old) => Merge(cow.Ops, old, old);
+
+    /// <summary>The same with the base apart from the source: unmapped blocks come from <paramref name="baseImage"/>.</summary>
+    public static byte[] Merge(IReadOnlyList<BuiltOp> ops, byte[] source, byte[] baseImage)
+    {
+        byte[] merged = (byte[])baseImage.Clone();
+        var written = new HashSet<uint>();
+        foreach (BuiltOp op in ops)
+        {
+            if (op.Type is CowOpType.Label or CowOpType.Sequence or CowOpType.Cluster) continue;
+            if (!written.Add(op.NewBlock)) continue;
+            Result(op, source).CopyTo(merged, (long)op.NewBlock * 4096);
+        }
+        return merged;
+    }
+
+    private static byte[] Result(BuiltOp op, byte[] source)
+    {
+        switch (op.Type)
+        {
+            case CowOpType.Copy:
+                return source.AsSpan((int)op.Source * 4096, 4096).ToArray();
+            case CowOpType.Replace:
+                return (byte[])op.Plain!.Clone();
+            case CowOpType.Zero:
+                return new byte[4096];
+            case CowOpType.Xor:
+                byte[] bytes = source.AsSpan((int)op.Source, 4096).ToArray();
+                for (int i = 0; i < bytes.Length; i++) bytes[i] ^= op.Plain![i];
+                return bytes;
+            default:
+                throw new ArgumentException($"{op.Type} has no result");
+        }
+    }
+}
