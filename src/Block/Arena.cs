@@ -57,6 +57,9 @@ public sealed class Arena : IDisposable
         return new Slice((int)start, length);
     }
 
+    /// <summary>Takes everything back that was handed out: the next run starts from an empty arena.</summary>
+    public void Reset() => _used = 0;
+
     /// <summary>Unmaps the memory; no request may be in flight.</summary>
     public void Dispose() => _memory.Dispose();
 }

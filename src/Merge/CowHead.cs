@@ -1,0 +1,183 @@
+using System;
+using System.Buffers.Binary;
+using Snapuserd.Block;
+using Snapuserd.Cow;
+using Snapuserd.Interop;
+
+namespace Snapuserd.Merge;
+
+/// <summary>
+/// The head of the COW, from byte 0 to the end of scratch, as one image in memory: header with <c>num_merge_ops</c>, state byte, entries
+/// and slots (<see cref="ScratchLayout"/>). Every write to the COW comes out of this image, in whole pages, and never goes behind the
+/// file's old end. Rule 2 of design §5 is asserted here, on every write.
+/// </summary>
+internal sealed class CowHead
+{
+    private const int Page = 4096;
+
+    private readonly Transfers _io;
+    private readonly Arena _arena;
+    private readonly MergeDevice _cow;
+    private readonly Slice _image;
+    private readonly byte[] _durablePage0;
+    private bool _durableKnown;
+    private bool _page0Unflushed;
+
+    /// <summary>Takes <paramref name="layout"/>.HeadBytes of the arena, such that the slots lie on page boundaries in memory.</summary>
+    public CowHead(MergeSetup setup, ScratchLayout layout)
+    {
+        Layout = layout;
+        _io = setup.Io;
+        _arena = setup.Arena;
+        _cow = setup.Cow;
+        long bytes = Math.Min(layout.HeadBytes, _cow.Length);
+        Slice? image = bytes <= _arena.Free ? _arena.Take((int)bytes, Page, (int)layout.DataOffset) : null;
+        _image = image ?? throw new SnapuserdException(ExitCode.OutOfResources,
+            $"{_cow.Name}: its scratch region of {layout.ScratchBytes} bytes does not fit into the buffer memory; try --memory {(bytes >> 20) + 8}M");
+        _durablePage0 = new byte[Math.Min(Page, _image.Length)];
+    }
+
+    /// <summary>Where things are.</summary>
+    public ScratchLayout Layout { get; }
+
+    /// <summary>Flushes of the COW so far.</summary>
+    public int Flushes { get; private set; }
+
+    /// <summary>Bytes written to the COW so far.</summary>
+    public long BytesWritten { get; private set; }
+
+    /// <summary>The image's bytes, for reading.</summary>
+    public ReadOnlySpan<byte> Image => _arena[_image];
+
+    private Span<byte> Bytes => _arena[_image];
+
+    /// <summary><c>num_merge_ops</c> in the image.</summary>
+    public int Count
+    {
+        get => checked((int)BinaryPrimitives.ReadUInt64LittleEndian(Image[CowHeader.MergeCountOffset..]));
+        set => BinaryPrimitives.WriteUInt64LittleEndian(Bytes[CowHeader.MergeCountOffset..], (ulong)value);
+    }
+
+    /// <summary>The magic in the image.</summary>
+    public ulong Magic
+    {
+        get => BinaryPrimitives.ReadUInt64LittleEndian(Image);
+        set => BinaryPrimitives.WriteUInt64LittleEndian(Bytes, value);
+    }
+
+    /// <summary>The scratch state byte in the image; always <see cref="ScratchLayout.NeverUsed"/> without scratch.</summary>
+    public byte State
+    {
+        get => Layout.Window == 0 ? ScratchLayout.NeverUsed : Image[Layout.StateOffset];
+        set => Bytes[Layout.StateOffset] = value;
+    }
+
+    /// <summary>The state byte that a power cut would leave, as far as it is known: 2 until the start has flushed.</summary>
+    public byte DurableState => !_durableKnown ? ScratchLayout.Valid : Layout.Window == 0 ? ScratchLayout.NeverUsed : _durablePage0[Layout.StateOffset];
+
+    /// <summary>Arena slice of a slot.</summary>
+    public Slice Slot(int index) => _image.Part((int)Layout.SlotOffset(index), CowOp.BlockSize);
+
+    /// <summary>An entry of the metadata list as it lies in the image.</summary>
+    public (ulong NewBlock, ulong FileOffset) Entry(int index)
+    {
+        ReadOnlySpan<byte> bytes = Image.Slice((int)Layout.EntryOffset(index), ScratchLayout.EntryBytes);
+        return (BinaryPrimitives.ReadUInt64LittleEndian(bytes), BinaryPrimitives.ReadUInt64LittleEndian(bytes[8..]));
+    }
+
+    /// <summary>Reads the image from the COW.</summary>
+    public void Load()
+    {
+        _io.Read(_cow.Number, 0, _image);
+        Settle("reading the head of");
+    }
+
+    /// <summary>
+    /// Start of a run: page 0, and with state 2 the pages of the first <paramref name="entries"/> slots, are written back as they were
+    /// read and flushed. A killed predecessor may have left them in the page cache only, where they look written and are not durable.
+    /// </summary>
+    public void MakeDurable(int entries)
+    {
+        WritePages(entries, "writing back the head of");
+        Flush();
+    }
+
+    /// <summary>Writes all pages that a window of <paramref name="entries"/> ops uses, page 0 included, and flushes. Rule 2: only while no valid window is on disk, and without claiming one.</summary>
+    public void WriteScratch(int entries)
+    {
+        Assert(_durableKnown && DurableState != ScratchLayout.Valid, "rule 2: scratch is written while a valid window is on disk");
+        Assert(State != ScratchLayout.Valid, "rule 2: scratch is written together with a state byte that calls it valid");
+        WritePages(entries, "writing the scratch of");
+        Flush();
+    }
+
+    /// <summary>Writes page 0, whose changes lie in the header and the state byte only while scratch is valid, and flushes: the image's count, state and magic are durable when this returns.</summary>
+    public void Commit()
+    {
+        Assert(_durableKnown, "page 0 is written before what the predecessor left was made durable");
+        bool claimed = DurableState == ScratchLayout.Valid || State == ScratchLayout.Valid;
+        int fixedFrom = Layout.StateOffset + 1;
+        Assert(!claimed || _durablePage0.Length < fixedFrom || Image[fixedFrom.._durablePage0.Length].SequenceEqual(_durablePage0.AsSpan(fixedFrom)),
+            "rule 2: an entry on page 0 changes while scratch is or becomes valid");
+        WritePage(0);
+        Settle("writing the header of");
+        Flush();
+    }
+
+    /// <summary>Puts the entries of the window of <paramref name="blocks"/> into the image: one per slot, and the terminator.</summary>
+    public void SetEntries(ReadOnlySpan<uint> blocks)
+    {
+        for (int i = 0; i <= blocks.Length; i++)
+        {
+            Span<byte> bytes = Bytes.Slice((int)Layout.EntryOffset(i), ScratchLayout.EntryBytes);
+            BinaryPrimitives.WriteUInt64LittleEndian(bytes, i < blocks.Length ? blocks[i] : 0);
+            BinaryPrimitives.WriteUInt64LittleEndian(bytes[8..], i < blocks.Length ? (ulong)Layout.SlotOffset(i) : 0);
+        }
+    }
+
+    private void WritePages(int entries, string doing)
+    {
+        WritePage(0);
+        if (entries > 0)
+        {
+            long entriesEnd = Layout.EntryOffset(entries + 1);
+            for (long page = Page; page < entriesEnd; page += Page) WritePage(page);
+            long slotsFrom = Math.Max(Layout.DataOffset & -Page, (entriesEnd + Page - 1) & -Page);
+            for (long page = Math.Max(Page, slotsFrom); page < Layout.SlotOffset(entries); page += Page) WritePage(page);
+        }
+        Settle(doing);
+    }
+
+    private void WritePage(long offset)
+    {
+        if (offset == 0)
+        {
+            Assert(!_page0Unflushed, "page 0 is written while an earlier write of it is not flushed");
+            _page0Unflushed = true;
+        }
+        Slice page = _image.Part((int)offset, (int)Math.Min(Page, _image.Length - offset));
+        _io.Write(_cow.Number, offset, page);
+        BytesWritten += page.Length;
+    }
+
+    private void Flush()
+    {
+        Flushes++;
+        _io.Flush(_cow.Number);
+        Settle("flushing");
+        Image[.._durablePage0.Length].CopyTo(_durablePage0);
+        _durableKnown = true;
+        _page0Unflushed = false;
+    }
+
+    private void Settle(string doing)
+    {
+        if (_io.Drain() is { } failure)
+            throw new SnapuserdException(ExitCode.InputOutput, $"{_cow.Name}: {doing} the COW failed with {Errno.Name(failure.Errno)} (byte {failure.Request.Offset})");
+    }
+
+    private static void Assert(bool holds, string rule)
+    {
+        if (!holds) throw new InvalidOperationException(rule);
+    }
+}

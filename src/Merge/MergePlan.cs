@@ -1,0 +1,92 @@
+using System;
+using Snapuserd.Block;
+using Snapuserd.Cow;
+using Snapuserd.Interop;
+
+namespace Snapuserd.Merge;
+
+/// <summary>
+/// The ops of a COW by position in merge order, and what rule 1 of design §5 makes of each: an op may overwrite its blocks once the
+/// durable count has reached its <see cref="Limit"/>, which is the position behind the last op that reads one of them.
+/// A valid order has no reader behind the writer, so the limit is at most the op's own position plus 1, and it is that exactly when the
+/// op reads what it overwrites.
+/// </summary>
+internal sealed class MergePlan : IDisposable
+{
+    private readonly CowFile _cow;
+    private readonly MappedMemory? _limits;
+    private readonly bool _shared;
+
+    /// <summary>Checks the order (exit code 65 if an op reads what an earlier one writes) and works out the limits: 4 bytes per op.</summary>
+    public MergePlan(CowFile cow, int window, bool sharedBlocks)
+    {
+        _cow = cow;
+        _shared = sharedBlocks;
+        Window = window;
+        if (Count == 0) return;
+        int result = MappedMemory.Map((nint)Count * sizeof(int), out _limits);
+        if (result < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"cannot map memory for {Count} ops: {Errno.Name(result)}");
+        try
+        {
+            cow.Order.Check(sharedBlocks, Limits);
+        }
+        catch
+        {
+            Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>Ops in the merge order.</summary>
+    public int Count => _cow.Order.Count;
+
+    /// <summary>W: ops per journaled window, 0 without scratch.</summary>
+    public int Window { get; }
+
+    private Span<int> Limits => _limits!.Span<int>(0, Count);
+
+    /// <summary>The op at a position of the merge order.</summary>
+    public CowOp this[int position] => _cow[_cow.Order.OpIndex(position)];
+
+    /// <summary>The durable count from which on the op's blocks may be overwritten without the journal.</summary>
+    public int Limit(int position) => Limits[position];
+
+    /// <summary>The op reads what it overwrites: an Xor in place. No checkpoint helps, only the journal does.</summary>
+    public bool IsInPlace(int position) => Limit(position) > position;
+
+    /// <summary>The op copies a block onto itself, so there is nothing to do.</summary>
+    public bool IsNoOp(in CowOp op) => _shared && op.Type == CowOpType.Copy && op.Source == op.NewBlock;
+
+    /// <summary>How many ops from <paramref name="from"/> on rule 1 lets through while <paramref name="durable"/> is the durable count; at most <paramref name="most"/>.</summary>
+    public int PlainRun(int durable, int from, int most = int.MaxValue)
+    {
+        ReadOnlySpan<int> limits = _limits is null ? default : Limits;
+        int end = most < Count - from ? from + most : Count;
+        int position = from;
+        while (position < end && limits[position] <= durable) position++;
+        return position - from;
+    }
+
+    /// <summary>Rule 3: how many ops the window at <paramref name="from"/> has, never more and never fewer; 0 if the op there is not ordered.</summary>
+    public int WindowAt(int from)
+    {
+        int end = Window < Count - from ? from + Window : Count;
+        int position = from;
+        while (position < end && this[position].IsOrdered) position++;
+        return position - from;
+    }
+
+    /// <summary>An ordered op is at <paramref name="from"/> or behind it.</summary>
+    public bool HasOrderedFrom(int from)
+    {
+        for (int position = from; position < Count; position++)
+            if (this[position].IsOrdered) return true;
+        return false;
+    }
+
+    /// <summary>How an error names the op at a position: "op 7 (xor of block 50)", with the op's index in file order.</summary>
+    public string Describe(int position) => _cow.Describe(_cow.Order.OpIndex(position));
+
+    /// <inheritdoc/>
+    public void Dispose() => _limits?.Dispose();
+}

@@ -1,0 +1,94 @@
+using System;
+using Snapuserd.Block;
+using Snapuserd.Cow;
+
+namespace Snapuserd.Merge;
+
+/// <summary>A device of a merge: its number in the block queue, what to call it in a sentence, and its length in bytes.</summary>
+public readonly record struct MergeDevice(int Number, string Name, long Length);
+
+/// <summary>Everything a merge takes from outside: devices, I/O, memory, workers, time. Nothing in the engine reaches past it.</summary>
+public sealed record MergeSetup
+{
+    /// <summary>Whole transfers to and from the devices below.</summary>
+    public required Transfers Io { get; init; }
+    /// <summary>All buffer memory there is; taken once, when the engine opens.</summary>
+    public required Arena Arena { get; init; }
+    /// <summary>Decompression; its workers use the same arena.</summary>
+    public required IWorkQueue<DecodeJob> Workers { get; init; }
+    /// <summary>The clock by which checkpoints come.</summary>
+    public required ITimeSource Time { get; init; }
+    /// <summary>The COW: read, and its head written.</summary>
+    public required MergeDevice Cow { get; init; }
+    /// <summary>What the new image is written to.</summary>
+    public required MergeDevice Base { get; init; }
+    /// <summary>What Copy and Xor read; the same as <see cref="Base"/> unless the user named another.</summary>
+    public required MergeDevice Source { get; init; }
+    /// <summary>Block n of Source and block n of Base are one block, whatever the paths (design §5, rule 1).</summary>
+    public bool SharedBlocks { get; init; } = true;
+    /// <summary>How to merge.</summary>
+    public MergeOptions Options { get; init; } = new();
+    /// <summary>Set from outside to stop at the next checkpoint.</summary>
+    public StopFlag Stop { get; init; } = new();
+    /// <summary>Who wants to know how far it is.</summary>
+    public IMergeObserver? Observer { get; init; }
+
+    /// <summary>Reads the COW through a window of arena memory: a sixteenth of it, which is plenty at 256 KiB, where a disk streams.</summary>
+    internal CowFile ReadCow()
+    {
+        Slice window = Arena.Take(Math.Clamp(Arena.Size / 16, 8 << 10, 256 << 10) & -CowOp.BlockSize)
+            ?? throw new SnapuserdException(ExitCode.OutOfResources, "the buffer memory is too small to read a COW; try a larger --memory");
+        return CowFile.Read(new TransferSource(Io, Arena, window, Cow.Number, Cow.Name, Cow.Length));
+    }
+}
+
+/// <summary>How to merge.</summary>
+public sealed record MergeOptions
+{
+    /// <summary>Decode every payload before the first write, while nothing is merged yet.</summary>
+    public bool VerifyFirst { get; init; } = true;
+    /// <summary>Merge an Xor that reads its own destination even if there is no scratch to protect it.</summary>
+    public bool AllowUnsafe { get; init; }
+    /// <summary>
+    /// Bytes written to Base between checkpoints. A checkpoint costs two flushes; 64 MiB makes them rare on any disk, and bounds what a
+    /// crash repeats to a second or two of a slow one.
+    /// </summary>
+    public long CheckpointBytes { get; init; } = 64 << 20;
+    /// <summary>Milliseconds between checkpoints, for devices so slow that 64 MiB take longer.</summary>
+    public long CheckpointMilliseconds { get; init; } = 250;
+}
+
+/// <summary>How far a merge is. Ops are counted as the header counts them; bytes are bytes of Base.</summary>
+public readonly record struct MergeProgress(int OpsDone, int OpsTotal, long BytesDone, long BytesTotal);
+
+/// <summary>Listens to a merge, on the engine's thread; must not block.</summary>
+public interface IMergeObserver
+{
+    /// <summary>Everything up to here is written, not necessarily durable.</summary>
+    void Progress(in MergeProgress progress);
+}
+
+/// <summary>What a finished merge did.</summary>
+public sealed record MergeResult
+{
+    /// <summary>Ops in the merge order.</summary>
+    public int OpsTotal { get; init; }
+    /// <summary>Ops that an earlier run had merged.</summary>
+    public int ResumedFrom { get; init; }
+    /// <summary>Ops replayed from scratch that a killed run had left.</summary>
+    public int Replayed { get; init; }
+    /// <summary>Ops that went through scratch in this run.</summary>
+    public int Journaled { get; init; }
+    /// <summary>Blocks written to Base in this run.</summary>
+    public long Blocks { get; init; }
+    /// <summary>Bytes written to Base in this run.</summary>
+    public long BaseBytesWritten { get; init; }
+    /// <summary>Bytes written to the COW in this run.</summary>
+    public long CowBytesWritten { get; init; }
+    /// <summary>Flushes of either device in this run.</summary>
+    public int Flushes { get; init; }
+    /// <summary>Times the durable count advanced in this run.</summary>
+    public int Checkpoints { get; init; }
+    /// <summary>Nothing was left to do.</summary>
+    public bool AlreadyMerged => ResumedFrom == OpsTotal;
+}

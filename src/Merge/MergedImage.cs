@@ -1,0 +1,133 @@
+using System;
+using Snapuserd.Block;
+using Snapuserd.Cow;
+using Snapuserd.Interop;
+
+namespace Snapuserd.Merge;
+
+/// <summary>
+/// The new image, read from beginning to end without writing anything: counted ops from Base, the window that a killed merge left from
+/// scratch, all other ops from COW and source, blocks without an op from Base. Right at every state in which a merge can stop.
+/// </summary>
+public sealed class MergedImage : IDisposable
+{
+    /// <summary>Bytes per read, unless memory is short: large enough that a disk streams, small enough to leave most of 8 MiB to the ops.</summary>
+    private const int MostChunk = 1 << 20;
+
+    private readonly MergeSetup _setup;
+    private readonly CowFile _cow;
+    private readonly MergePlan _plan;
+    private readonly CowHead? _head;
+    private readonly Stage _stage;
+    private readonly Slice _chunk;
+    private readonly int _count;
+    private readonly int _windowEnd;
+
+    private MergedImage(MergeSetup setup, CowFile cow, MergePlan plan)
+    {
+        _setup = setup;
+        _cow = cow;
+        _plan = plan;
+        _count = _windowEnd = (int)cow.Header.NumMergeOps;
+        ScratchLayout layout = new(cow.Header.HeaderBytes, cow.Header.ScratchBytes);
+        if (layout.Window > 0)
+        {
+            _head = new CowHead(setup, layout);
+            _head.Load();
+            LeftWindow left = LeftWindow.Read(cow, plan, _head, _count);
+            if (!left.IsStale) _windowEnd = _count + left.Entries;
+        }
+        int chunk = Math.Clamp(setup.Arena.Free / 8, CowOp.BlockSize, MostChunk) & -CowOp.BlockSize;
+        _chunk = setup.Arena.Take(chunk) ?? throw new SnapuserdException(ExitCode.OutOfResources, "the buffer memory is too small; try a larger --memory");
+        _stage = Stage.InRestOf(setup, cow);
+    }
+
+    /// <summary>Reads and validates the COW against the devices. Exit code 65 when it is corrupt or does not fit.</summary>
+    public static MergedImage Open(MergeSetup setup)
+    {
+        CowFile? cow = null;
+        MergePlan? plan = null;
+        try
+        {
+            cow = setup.ReadCow();
+            cow.CheckDevices(setup.Base.Length, setup.Source.Length);
+            plan = new MergePlan(cow, new ScratchLayout(cow.Header.HeaderBytes, cow.Header.ScratchBytes).Window, setup.SharedBlocks);
+            return new MergedImage(setup, cow, plan);
+        }
+        catch
+        {
+            plan?.Dispose();
+            cow?.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>The COW.</summary>
+    public CowFile Cow => _cow;
+
+    /// <summary>Length of the image in bytes: that of Base.</summary>
+    public long Length => _setup.Base.Length;
+
+    /// <summary>
+    /// The image from <paramref name="offset"/> (a multiple of 4096) on, as much as one chunk holds; empty at the end. Valid until the
+    /// next call. Exit code 74 when a device fails, 65 when a payload does not decode.
+    /// </summary>
+    public ReadOnlySpan<byte> Read(long offset)
+    {
+        int length = (int)Math.Min(_chunk.Length, Length - offset);
+        Slice chunk = _chunk.Part(0, Math.Max(0, length));
+        _setup.Io.Read(_setup.Base.Number, offset, chunk);
+        if (_setup.Io.Drain() is { } failure) throw _stage.Explain(failure);
+
+        long block = offset / CowOp.BlockSize, end = (offset + length + CowOp.BlockSize - 1) / CowOp.BlockSize;
+        _stage.Clear();
+        while (block < end)
+        {
+            int position = _cow.Order.PositionWriting(block);
+            if (position < 0)
+            {
+                block++;
+                continue;
+            }
+            CowOp op = _plan[position];
+            if (position < _count)
+            {
+                // Counted: Base has it.
+            }
+            else if (position < _windowEnd)
+            {
+                _setup.Arena[_head!.Slot(position - _count)].CopyTo(_setup.Arena[chunk.Part((int)((block * CowOp.BlockSize) - offset), CowOp.BlockSize)]);
+            }
+            else if (!_stage.TryAdd(position))
+            {
+                Overlay(offset, chunk);
+                continue;
+            }
+            block = op.NewBlock + op.Blocks;
+        }
+        Overlay(offset, chunk);
+        return _setup.Arena[chunk];
+    }
+
+    /// <summary>Decodes every payload of the COW, wanted or not. Exit code 65 at the first that does not decode.</summary>
+    public void VerifyPayloads() => _stage.VerifyPayloads();
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        _plan.Dispose();
+        _cow.Dispose();
+    }
+
+    private void Overlay(long offset, Slice chunk)
+    {
+        _stage.Produce();
+        foreach (ref readonly Stage.Item item in _stage.Items)
+        {
+            long start = (long)item.Op.NewBlock * CowOp.BlockSize;
+            long from = Math.Max(start, offset), to = Math.Min(start + item.Data.Length, offset + chunk.Length);
+            _setup.Arena[item.Data.Part((int)(from - start), (int)(to - from))].CopyTo(_setup.Arena[chunk.Part((int)(from - offset), (int)(to - from))]);
+        }
+        _stage.Clear();
+    }
+}

@@ -1,0 +1,69 @@
+using System;
+using Snapuserd.Block;
+using Snapuserd.Cow;
+
+namespace Snapuserd.Merge;
+
+/// <summary>
+/// Where the scratch region of a COW keeps what (cow-format §6.7, merge.md §4). H is the header's size, B the scratch size in bytes,
+/// M = B × 16 / 4096 the size of the metadata area, W the window:
+/// <code>
+/// 0          H  H+1                         H+M                               H+B
+/// | header   | s | entry 0 | entry 1 | … | 0 | slot 0 | slot 1 | … | slot W−1 | … ops and data
+/// |&lt;- sector 0 ->|                           |&lt;- 4096 ->|
+/// </code>
+/// s is the state byte: 0 never used, 1 invalid, 2 valid. An entry is { new_block u64, file_offset u64 }, little-endian, at an odd
+/// address; the list ends with an entry of zeros. Invariants: header, state byte and <c>num_merge_ops</c> share the first 512 bytes, so
+/// that one sector write moves count and state together; entry i names the i-th op behind the count and points at slot i; a slot holds
+/// what is to be written to Base, an Xor's result included.
+/// </summary>
+public readonly record struct ScratchLayout
+{
+    /// <summary>State byte: nothing was ever journaled.</summary>
+    public const byte NeverUsed = 0;
+    /// <summary>State byte: what the region holds must not be read.</summary>
+    public const byte Invalid = 1;
+    /// <summary>State byte: the region holds the window at <c>num_merge_ops</c>, completely.</summary>
+    public const byte Valid = 2;
+
+    /// <summary>Bytes per metadata entry.</summary>
+    public const int EntryBytes = 16;
+
+    /// <summary>The layout behind a header of <paramref name="headerBytes"/> for a region of <paramref name="scratchBytes"/>.</summary>
+    public ScratchLayout(int headerBytes, uint scratchBytes)
+    {
+        HeaderBytes = headerBytes;
+        ScratchBytes = scratchBytes;
+        MetadataBytes = (long)scratchBytes * EntryBytes / CowOp.BlockSize;
+        long slots = (scratchBytes - MetadataBytes) / CowOp.BlockSize;
+        long entries = ((MetadataBytes - 1) / EntryBytes) - 1;   // The area starts with the state byte and ends with the terminator.
+        Window = scratchBytes == 0 ? 0 : (int)Math.Max(0, Math.Min(slots, entries));
+    }
+
+    /// <summary>H, in bytes.</summary>
+    public int HeaderBytes { get; }
+
+    /// <summary>B, in bytes.</summary>
+    public uint ScratchBytes { get; }
+
+    /// <summary>M, in bytes.</summary>
+    public long MetadataBytes { get; }
+
+    /// <summary>W, in ops: 510 for 2 MiB, 0 when the region is absent or too small to use.</summary>
+    public int Window { get; }
+
+    /// <summary>File offset of the state byte.</summary>
+    public int StateOffset => HeaderBytes;
+
+    /// <summary>File offset of slot 0.</summary>
+    public long DataOffset => HeaderBytes + MetadataBytes;
+
+    /// <summary>File offset of entry <paramref name="index"/>; index n of a window of n is the terminator.</summary>
+    public long EntryOffset(int index) => HeaderBytes + 1 + ((long)index * EntryBytes);
+
+    /// <summary>File offset of slot <paramref name="index"/>.</summary>
+    public long SlotOffset(int index) => DataOffset + ((long)index * CowOp.BlockSize);
+
+    /// <summary>Bytes from the file's start that the engine may write, in whole pages: up to the end of the last slot, or page 0 alone without scratch.</summary>
+    public long HeadBytes => Window == 0 ? CowOp.BlockSize : (SlotOffset(Window) + CowOp.BlockSize - 1) & -CowOp.BlockSize;
+}

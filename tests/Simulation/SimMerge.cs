@@ -1,0 +1,81 @@
+using System;
+using System.Buffers.Binary;
+using System.Collections.Generic;
+using Snapuserd.Block;
+using Snapuserd.Cow;
+using Snapuserd.Merge;
+
+namespace Snapuserd.Tests.Simulation;
+
+/// <summary>One run of the real engine over simulated devices: queue, workers, clock and arena are the simulator's.</summary>
+public static class SimMerge
+{
+    /// <summary>Runs a merge to its end, or throws what the engine throws.</summary>
+    public static MergeResult Run(MergeCase merge, SimDisk[] disks, Arena arena, ulong seed, Action step, Func<int, BlockRequest, Fault?>? faults = null, StopFlag? stop = null)
+    {
+        arena.Reset();
+        using SimQueue queue = new(disks, arena, merge.QueueDepth, seed, step, faults);
+        using SimWorkers workers = new(new DecodeWorker(arena), seed);
+        MergeSetup setup = new()
+        {
+            Io = new Transfers(queue, [1, 1, 1]),
+            Arena = arena,
+            Workers = workers,
+            Time = new SimTime(seed),
+            Cow = new MergeDevice(0, "cow", disks[0].Cache.Length),
+            Base = new MergeDevice(1, "base", disks[1].Cache.Length),
+            Source = disks.Length > 2 ? new MergeDevice(2, "source", disks[2].Cache.Length) : new MergeDevice(1, "base", disks[1].Cache.Length),
+            SharedBlocks = disks.Length < 3,
+            Options = merge.Options,
+            Stop = stop ?? new StopFlag(),
+        };
+        using MergeEngine engine = MergeEngine.Open(setup);
+        return engine.Run();
+    }
+
+    /// <summary>num_merge_ops as a power cut would leave it.</summary>
+    public static int DurableCount(SimDisk cow) => (int)BinaryPrimitives.ReadUInt64LittleEndian(cow.Durable[0].Bytes[CowHeader.MergeCountOffset..]);
+}
+
+/// <summary>Workers whose jobs end in an order that the seed decides.</summary>
+public sealed class SimWorkers(IWorker<DecodeJob> worker, ulong seed) : IWorkQueue<DecodeJob>, IDisposable
+{
+    private readonly Chance _chance = new(seed);
+    private readonly List<(uint Tag, DecodeJob Job)> _jobs = [];
+
+    public int Capacity => 4;
+
+    public bool TryPost(in DecodeJob job, uint tag)
+    {
+        if (_jobs.Count == Capacity) return false;
+        _jobs.Add((tag, job));
+        return true;
+    }
+
+    public bool TryReap(out uint tag, out int result)
+    {
+        (tag, result) = (0, 0);
+        if (_jobs.Count == 0) return false;
+        int choice = _chance.Below(_jobs.Count);
+        (tag, DecodeJob job) = _jobs[choice];
+        _jobs.RemoveAt(choice);
+        result = worker.Do(job);
+        return true;
+    }
+
+    public void WaitForEnd()
+    {
+        if (_jobs.Count == 0) throw new ContractViolationException("waiting for a job although none is under way");
+    }
+
+    public void Dispose() => worker.Dispose();
+}
+
+/// <summary>A clock that jumps by up to 100 ms whenever it is read.</summary>
+public sealed class SimTime(ulong seed) : ITimeSource
+{
+    private readonly Chance _chance = new(seed);
+    private long _now;
+
+    public long Milliseconds => _now += _chance.Below(100);
+}

@@ -1,0 +1,181 @@
+using System;
+using System.Collections.Generic;
+using Snapuserd.Block;
+using Snapuserd.Interop;
+
+namespace Snapuserd.Tests.Simulation;
+
+/// <summary>The engine broke the contract of the block queue (design §4).</summary>
+public sealed class ContractViolationException(string what) : Exception(what);
+
+/// <summary>What happens to one request instead of success: a negative errno, a number of bytes, and for a flush whether the cache drops its dirty data.</summary>
+public readonly record struct Fault(int Result, bool DropsDirty = false);
+
+/// <summary>
+/// Simulated devices behind the engine's own seam. Requests complete in an order that the seed decides; buffers are watched while the
+/// queue owns them; reads and writes that race are refused; a flush covers exactly the writes that were reaped before it was queued.
+/// <paramref name="step"/> is called after everything that changes what a crash would leave.
+/// </summary>
+public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed, Action step, Func<int, BlockRequest, Fault?>? faults = null) : IBlockQueue
+{
+    private sealed record Flight(BlockRequest Request, int Number, byte[] Watched, HashSet<long> Covers, Fault? Fault);
+
+    private readonly Chance _chance = new(seed);
+    private readonly List<Flight> _flights = [];
+    private long _writes;
+    private bool _disposed;
+
+    public int Depth => depth;
+
+    /// <summary>Requests so far, by which faults are numbered.</summary>
+    public int Requests { get; private set; }
+
+    public bool TryQueue(in BlockRequest request)
+    {
+        if (_disposed) throw new ContractViolationException("a request after the queue was closed");
+        if (_flights.Count == depth) return false;
+        Queue(request);
+        return true;
+    }
+
+    public int Wait(Span<BlockCompletion> completions)
+    {
+        if (_flights.Count == 0) throw new ContractViolationException("waiting with nothing in flight would last for ever");
+        int wanted = Math.Min(completions.Length, 1 + _chance.Below(_flights.Count));
+        for (int i = 0; i < wanted; i++)
+        {
+            int choice = _chance.Below(_flights.Count);
+            Flight flight = _flights[choice];
+            _flights[choice] = _flights[^1];
+            _flights.RemoveAt(_flights.Count - 1);
+            completions[i] = new BlockCompletion(flight.Request.Tag, Complete(flight));
+        }
+        return wanted;
+    }
+
+    public int Perform(in BlockRequest request)
+    {
+        Queue(request);
+        Flight flight = _flights[^1];
+        _flights.RemoveAt(_flights.Count - 1);
+        return Complete(flight);
+    }
+
+    public void Dispose()
+    {
+        if (_flights.Count > 0) throw new ContractViolationException($"the queue is closed with {_flights.Count} requests in flight");
+        _disposed = true;
+    }
+
+    private void Queue(in BlockRequest request)
+    {
+        int number = Requests++;
+        Fault? fault = faults?.Invoke(number, request);
+        byte[] watched = [];
+        HashSet<long> covers = [];
+        if (request.Verb != BlockVerb.Flush)
+        {
+            Span<byte> buffer = arena[request.Buffer];
+            if (request.Offset < 0 || request.Offset + buffer.Length > disks[request.Device].Cache.Length)
+                throw new ContractViolationException($"{request.Verb} of {buffer.Length} bytes at {request.Offset} goes beyond device {request.Device}");
+            foreach (Flight other in _flights)
+            {
+                if (other.Request.Verb == BlockVerb.Flush || (request.Verb == BlockVerb.Read && other.Request.Verb == BlockVerb.Read)) continue;
+                if (other.Request.Device == request.Device && Overlap(other.Request.Offset, other.Request.Buffer.Length, request.Offset, buffer.Length))
+                    throw new ContractViolationException($"{request.Verb} at {request.Offset} races with {other.Request.Verb} at {other.Request.Offset} on device {request.Device}");
+                if (Overlap(other.Request.Buffer.Offset, other.Request.Buffer.Length, request.Buffer.Offset, request.Buffer.Length)
+                    && !(request.Verb == BlockVerb.Write && other.Request.Verb == BlockVerb.Write))
+                    throw new ContractViolationException($"a buffer is used by two requests: {request} and {other.Request}");
+            }
+            if (request.Verb == BlockVerb.Read) buffer.Fill(0xdb);
+            watched = buffer.ToArray();
+        }
+        else
+        {
+            foreach (PendingPage page in disks[request.Device].Pending)
+                if (!page.InFlight) covers.Add(page.Write);
+        }
+        _flights.Add(new Flight(request, number, watched, covers, fault));
+        if (request.Verb == BlockVerb.Write)
+        {
+            Land(request, watched);
+            step();
+        }
+    }
+
+    private void Land(in BlockRequest request, byte[] data)
+    {
+        SimDisk disk = disks[request.Device];
+        _writes++;
+        for (int done = 0; done < data.Length;)
+        {
+            long at = request.Offset + done;
+            int page = (int)(at / Page.Size), from = (int)(at % Page.Size), count = Math.Min(Page.Size - from, data.Length - done);
+            Span<byte> contents = stackalloc byte[Page.Size];
+            Newest(disk, page).Bytes.CopyTo(contents);
+            data.AsSpan(done, count).CopyTo(contents[from..]);
+            disk.Pending.Add(new PendingPage(page, new Page(contents), _writes));
+            done += count;
+        }
+    }
+
+    private static Page Newest(SimDisk disk, int page)
+    {
+        for (int i = disk.Pending.Count - 1; i >= 0; i--)
+            if (disk.Pending[i].Number == page && disk.Pending[i].InFlight) return disk.Pending[i].Contents;
+        return disk.Cache[page];
+    }
+
+    private int Complete(Flight flight)
+    {
+        BlockRequest request = flight.Request;
+        SimDisk disk = disks[request.Device];
+        int result = flight.Fault?.Result ?? request.Buffer.Length;
+        switch (request.Verb)
+        {
+            case BlockVerb.Flush:
+                if (flight.Fault is { DropsDirty: true }) disk.DropDirty();
+                else if (flight.Fault is null) disk.Flush(flight.Covers);
+                step();
+                return flight.Fault?.Result ?? 0;
+
+            case BlockVerb.Read:
+                if (!arena[request.Buffer].SequenceEqual(flight.Watched)) throw new ContractViolationException($"the buffer of {request} was touched while the queue owned it");
+                int got = Math.Min(result, request.Buffer.Length);
+                if (got > 0) disk.Cache.Read(request.Offset, arena[request.Buffer][..got]);
+                return result;
+
+            default:
+                if (!arena[request.Buffer].SequenceEqual(flight.Watched)) throw new ContractViolationException($"the buffer of {request} was changed while the queue owned it");
+                long end = request.Offset + Math.Max(0, result);
+                for (int i = 0; i < disk.Pending.Count; i++)
+                {
+                    PendingPage page = disk.Pending[i];
+                    if (!page.InFlight || !Mine(page, request)) continue;
+                    long start = (long)page.Number * Page.Size;
+                    // A failed write promises nothing: each of its pages may have changed. A short one stops where it says.
+                    bool lands = result < 0 ? _chance.Percent(50) : start < end;
+                    if (!lands) { disk.Pending.RemoveAt(i--); continue; }
+                    if (result > 0 && end < start + Page.Size && end < request.Offset + request.Buffer.Length)
+                    {
+                        Span<byte> mixed = stackalloc byte[Page.Size];
+                        disk.Cache[page.Number].Bytes.CopyTo(mixed);
+                        page.Contents.Bytes[..(int)(end - start)].CopyTo(mixed);
+                        disk.Pending[i] = page = page with { Contents = new Page(mixed) };
+                    }
+                    page.InFlight = false;
+                    disk.Cache.Set(page.Number, page.Contents);
+                }
+                step();
+                return result;
+        }
+    }
+
+    private static bool Mine(PendingPage page, in BlockRequest request)
+    {
+        long from = request.Offset / Page.Size, to = (request.Offset + request.Buffer.Length + Page.Size - 1) / Page.Size;
+        return page.Number >= from && page.Number < to;
+    }
+
+    private static bool Overlap(long a, long aLength, long b, long bLength) => a < b + bLength && b < a + aLength;
+}
