@@ -14,6 +14,11 @@ public sealed record MergeCase(string Name, Image Cow, Image Base, Image Target)
     public MergeOptions Options { get; init; } = new() { VerifyFirst = false };
     public int ArenaBytes { get; init; } = 256 << 10;
     public int QueueDepth { get; init; } = 8;
+    /// <summary>An Xor in place without scratch: after a crash in the middle of it, exit code 65 that says so is the right answer.</summary>
+    public bool MayBeLost { get; init; }
+
+    /// <summary>Fresh disks: COW, base, and the source if it is another.</summary>
+    public SimDisk[] Disks() => Source is { } source ? [new SimDisk(Cow), new SimDisk(Base), new SimDisk(source)] : [new SimDisk(Cow), new SimDisk(Base)];
 }
 
 /// <summary>How thoroughly to look.</summary>
@@ -63,6 +68,8 @@ public sealed class Explorer
     public long States { get; private set; }
     /// <summary>Steps at which more was pending than could be tried exhaustively.</summary>
     public long Sampled { get; private set; }
+    /// <summary>Runs that ended with "the base is lost", where the case allows it.</summary>
+    public long Lost { get; private set; }
     /// <summary>Result of the first, uncrashed run.</summary>
     public MergeResult? First { get; private set; }
 
@@ -71,8 +78,13 @@ public sealed class Explorer
     /// <summary>Explores to the end; throws with seed and history at the first state from which the target is not reached.</summary>
     public void Explore()
     {
-        SimDisk[] disks = _case.Source is { } source ? [new SimDisk(_case.Cow), new SimDisk(_case.Base), new SimDisk(source)] : [new SimDisk(_case.Cow), new SimDisk(_case.Base)];
-        _toDo.Enqueue(new World(disks, 0, "start"));
+        Explore(_case.Disks(), "start");
+    }
+
+    /// <summary>The same from a state that something else has left.</summary>
+    public void Explore(SimDisk[] disks, string history)
+    {
+        _toDo.Enqueue(new World(disks, 0, history));
         while (_toDo.TryDequeue(out World? world)) Run(world);
     }
 
@@ -88,6 +100,10 @@ public sealed class Explorer
             int wrong = world.Disks[1].Durable.FirstDifference(_case.Target);
             if (wrong >= 0) throw new LostDataException($"block {wrong} of the base is wrong, or not durable, after the merge");
             if (SimMerge.DurableCount(world.Disks[0]) != result.OpsTotal) throw new LostDataException("the merge ended and its count is not durable");
+        }
+        catch (SnapuserdException e) when (_case.MayBeLost && world.Crashes > 0 && e.Code == ExitCode.CowCorrupt && e.Message.Contains("lost", StringComparison.Ordinal))
+        {
+            Lost++;
         }
         catch (Exception e)
         {

@@ -1,0 +1,376 @@
+using System;
+using System.Buffers.Binary;
+using System.Collections.Generic;
+using Snapuserd.Block;
+using Snapuserd.Cow;
+using Snapuserd.Interop;
+using Snapuserd.Merge;
+using Snapuserd.Tests.Simulation;
+using Snapuserd.Tests.Support;
+using Xunit;
+
+namespace Snapuserd.Tests.Merge;
+
+public sealed class EngineTests
+{
+    private static readonly MergeOptions Plain = new() { VerifyFirst = false };
+
+    private static MergeResult Run(MergeCase merge, SimDisk[] disks, Func<int, BlockRequest, Fault?>? faults = null, StopFlag? stop = null)
+    {
+        using Arena arena = new(merge.ArenaBytes);
+        return SimMerge.Run(merge, disks, arena, 1, () => { }, faults, stop);
+    }
+
+    private static SnapuserdException Refused(MergeCase merge, SimDisk[] disks, ExitCode code, Func<int, BlockRequest, Fault?>? faults = null)
+    {
+        SnapuserdException e = Assert.Throws<SnapuserdException>(() => Run(merge, disks, faults));
+        Assert.Equal(code, e.Code);
+        return e;
+    }
+
+    private static MergeCase Case(CowBuilder cow, byte[] old, MergeOptions? options = null) =>
+        new("case", new Image(cow.Build()), new Image(old), new Image(NaiveMerger.Merge(cow, old))) { Options = options ?? Plain };
+
+    private static void AssertUntouched(MergeCase merge, SimDisk[] disks)
+    {
+        Assert.Equal(-1, disks[1].Cache.FirstDifference(merge.Base));
+        Assert.Empty(disks[1].Pending);
+    }
+
+    private static CowBuilder Chain(int window, int length)
+    {
+        CowBuilder cow = new() { ScratchBytes = SmallCases.ScratchFor(window), MaxUnitBytes = 4096 };
+        for (uint i = 0; i < length; i++) cow.Copy(i, i + 1);
+        return cow;
+    }
+
+    /// <summary>A COW whose first window is in scratch and claimed, the base untouched: what a power cut right after the claim leaves.</summary>
+    private static SimDisk[] ClaimedWindow(MergeCase merge)
+    {
+        SimDisk[] disks = merge.Disks();
+        int flushes = 0;
+        // The first two flushes are the start's; the next two end with state 2 on disk. The base's writes behind them fail.
+        Fault? FailBaseWrites(int number, BlockRequest request)
+        {
+            if (request.Verb == BlockVerb.Flush) flushes++;
+            return request.Verb == BlockVerb.Write && request.Device == 1 ? new Fault(-Errno.EIO) : null;
+        }
+        Refused(merge, disks, ExitCode.InputOutput, FailBaseWrites);
+        Assert.Equal(4, flushes);
+        Assert.Equal(2, disks[0].Durable[0].Bytes[78]);
+        return [new SimDisk(disks[0].Durable), new SimDisk(merge.Base)];
+    }
+
+    private static SimDisk[] Edit(SimDisk[] disks, Action<byte[]> edit)
+    {
+        byte[] cow = disks[0].Durable.ToArray();
+        edit(cow);
+        return [new SimDisk(new Image(cow)), new SimDisk(disks[1].Durable)];
+    }
+
+    private static void SetCount(byte[] cow, ulong count) => BinaryPrimitives.WriteUInt64LittleEndian(cow.AsSpan(26), count);
+
+    [Fact]
+    public void Claimed_window_at_the_count_is_replayed_even_when_the_count_is_zero()
+    {
+        // lessons §3.3 no. 5: "resume" is decided by the scratch, not by num_merge_ops ≠ 0.
+        MergeCase merge = Case(Chain(2, 6), SmallCases.Random(1, 8));
+        SimDisk[] disks = ClaimedWindow(merge);
+        // The base as a crash inside the very first window leaves it: its sources are gone.
+        byte[] torn = disks[1].Durable.ToArray();
+        torn.AsSpan(0, 2 * 4096).Fill(0xee);
+        disks[1] = new SimDisk(new Image(torn));
+        MergeResult result = Run(merge, disks);
+        Assert.Equal(2, result.Replayed);
+        Assert.Equal(0, result.ResumedFrom);
+        Assert.Equal(-1, disks[1].Durable.FirstDifference(merge.Target));
+    }
+
+    [Fact]
+    public void Window_with_fewer_entries_than_it_could_have_is_accepted()
+    {
+        MergeCase merge = Case(Chain(3, 6), SmallCases.Random(1, 8));
+        SimDisk[] disks = Edit(ClaimedWindow(merge), cow => cow.AsSpan(78 + 1 + (2 * 16), 16).Clear());
+        Assert.Equal(2, Run(merge, disks).Replayed);
+        Assert.Equal(-1, disks[1].Durable.FirstDifference(merge.Target));
+    }
+
+    [Fact]
+    public void Count_advanced_with_state_still_2_is_Android_s_torn_commit_and_the_merge_goes_on()
+    {
+        // lessons §3.3 no. 7: Android fails on this at every start.
+        MergeCase merge = Case(Chain(2, 6), SmallCases.Random(1, 8));
+        SimDisk[] disks = Edit(ClaimedWindow(merge), cow => SetCount(cow, 2));
+        byte[] merged = disks[1].Durable.ToArray();
+        merge.Target.ToArray().AsSpan(0, 2 * 4096).CopyTo(merged);
+        disks[1] = new SimDisk(new Image(merged));
+        MergeResult result = Run(merge, disks);
+        Assert.Equal(2, result.ResumedFrom);
+        Assert.Equal(0, result.Replayed);
+        Assert.Equal(-1, disks[1].Durable.FirstDifference(merge.Target));
+    }
+
+    [Fact]
+    public void State_2_is_ignored_when_no_ordered_op_is_left()
+    {
+        // Android goes on counting Replace ops behind a torn commit without looking at the state byte again (merge.md §7).
+        byte[] old = SmallCases.Random(1, 12);
+        CowBuilder cow = Chain(2, 2).Zero(4).Zero(5).Zero(6);
+        MergeCase merge = Case(cow, old);
+        SimDisk[] disks = Edit(ClaimedWindow(merge), bytes => SetCount(bytes, 4));
+        byte[] merged = merge.Target.ToArray();
+        merged.AsSpan(6 * 4096, 4096).Fill(0x55);
+        disks[1] = new SimDisk(new Image(merged));
+        Assert.Equal(4, Run(merge, disks).ResumedFrom);
+        Assert.Equal(-1, disks[1].Durable.FirstDifference(merge.Target));
+    }
+
+    public static IEnumerable<object[]> BadScratch()
+    {
+        yield return ["another block", (Action<byte[]>)(cow => cow[79 + 16] = 9), "entry 1 is block 9"];
+        yield return ["another offset", (Action<byte[]>)(cow => cow[79 + 8]++), "entry 0 is block 0 at offset"];
+        yield return ["an offset beyond 32 bits", (Action<byte[]>)(cow => cow[79 + 15] = 0xff), "entry 0 is block 0 at offset"];
+        yield return ["no entry", (Action<byte[]>)(cow => cow.AsSpan(79, 16).Clear()), "the list of its entries is empty"];
+        yield return ["a window of the future", (Action<byte[]>)(cow => cow[79] = 1), "entry 0 is block 1"];
+        yield return ["a count that moved too far", (Action<byte[]>)(cow => SetCount(cow, 3)), "num_merge_ops 3"];
+    }
+
+    [Theory]
+    [MemberData(nameof(BadScratch))]
+    public void Scratch_that_neither_program_can_leave_is_refused_before_any_write(string name, Action<byte[]> edit, string sentence)
+    {
+        Assert.NotEmpty(name);
+        MergeCase merge = Case(Chain(2, 6), SmallCases.Random(1, 8));
+        SimDisk[] disks = Edit(ClaimedWindow(merge), edit);
+        Image before = disks[0].Cache.Copy();
+        SnapuserdException e = Refused(merge, disks, ExitCode.CowCorrupt);
+        Assert.Contains(sentence, e.Message);
+        AssertUntouched(merge, disks);
+        Assert.Equal(-1, disks[0].Cache.FirstDifference(before));
+    }
+
+    [Fact]
+    public void Start_that_cannot_make_the_predecessor_s_state_durable_leaves_the_base_untouched()
+    {
+        MergeCase merge = Case(Chain(2, 6), SmallCases.Random(1, 8));
+        for (int fail = 0; fail < 3; fail++)
+        {
+            int seen = 0;
+            SimDisk[] disks = merge.Disks();
+            SnapuserdException e = Refused(merge, disks, ExitCode.InputOutput,
+                (_, request) => request.Verb != BlockVerb.Read && seen++ == fail ? new Fault(-Errno.EIO) : null);
+            Assert.Contains("EIO", e.Message);
+            AssertUntouched(merge, disks);
+        }
+    }
+
+    [Fact]
+    public void Payload_that_does_not_decode_is_refused_before_the_first_write()
+    {
+        // lessons §3.3 no. 2: Android takes a decoder's −1 for success and writes garbage.
+        byte[] old = SmallCases.Random(1, 8);
+        CowBuilder cow = new() { ScratchBytes = SmallCases.ScratchFor(2), Compression = CowCompression.Lz4, MaxUnitBytes = 4096 };
+        cow.Copy(0, 1).Replace(4, new byte[4096]).Replace(5, new byte[4096]);
+        byte[] bytes = cow.Build();
+        MergeCase merge = new("bad payload", new Image(bytes), new Image(old), new Image(NaiveMerger.Merge(cow, old))) { Options = new MergeOptions() };
+        bytes[cow.DataOffsets[2]] ^= 0xff;
+        merge = merge with { Cow = new Image(bytes) };
+        SimDisk[] disks = merge.Disks();
+        SnapuserdException e = Refused(merge, disks, ExitCode.CowCorrupt);
+        Assert.Contains("op 2", e.Message);
+        AssertUntouched(merge, disks);
+        Assert.Empty(disks[0].Pending);
+        Assert.Equal(0, SimMerge.DurableCount(disks[0]));
+    }
+
+    [Fact]
+    public void Payload_that_does_not_decode_stops_a_merge_without_pre_check_at_the_last_checkpoint()
+    {
+        byte[] old = SmallCases.Random(1, 8);
+        CowBuilder cow = new() { ScratchBytes = SmallCases.ScratchFor(2), Compression = CowCompression.Zstd, MaxUnitBytes = 4096 };
+        cow.Copy(0, 1).Copy(1, 2).Copy(2, 3).Replace(4, new byte[4096]);
+        byte[] bytes = cow.Build();
+        bytes[cow.DataOffsets[3]] ^= 0xff;
+        MergeCase merge = new("bad payload", new Image(bytes), new Image(old), new Image(old)) { Options = Plain };
+        SimDisk[] disks = merge.Disks();
+        SnapuserdException e = Refused(merge, disks, ExitCode.CowCorrupt);
+        Assert.Contains("op 3", e.Message);
+        Assert.Equal(3, SimMerge.DurableCount(disks[0]));
+        Assert.Equal(old.AsSpan(4 * 4096, 4096).ToArray(), disks[1].Cache.ToArray().AsSpan(4 * 4096, 4096).ToArray());
+    }
+
+    [Fact]
+    public void Short_transfers_of_every_length_are_completed_and_never_taken_for_whole()
+    {
+        // lessons §3.3 no. 4.
+        CowBuilder cow = new() { ScratchBytes = SmallCases.ScratchFor(2), Compression = CowCompression.Zstd, MaxUnitBytes = 8192 };
+        cow.Copy(0, 1).Xor(1, 4096, SmallCases.Random(2, 1)).Xor(2, 8200, new byte[4096]).Replace(4, SmallCases.Random(3, 2)).Zero(6);
+        MergeCase merge = Case(cow, SmallCases.Random(1, 8));
+        Chance chance = new(17);
+        for (int round = 0; round < 50; round++)
+        {
+            SimDisk[] disks = merge.Disks();
+            Run(merge, disks, (_, request) => request.Verb != BlockVerb.Flush && request.Buffer.Length > 1 && chance.Percent(40) ? new Fault(1 + chance.Below(request.Buffer.Length - 1)) : null);
+            Assert.Equal(-1, disks[1].Durable.FirstDifference(merge.Target));
+        }
+    }
+
+    [Fact]
+    public void Zero_bytes_moved_is_an_error_with_op_device_and_offset()
+    {
+        MergeCase merge = Case(Chain(2, 4), SmallCases.Random(1, 8));
+        SimDisk[] disks = merge.Disks();
+        SnapuserdException e = Refused(merge, disks, ExitCode.InputOutput, (_, request) => request.Device == 1 && request.Verb == BlockVerb.Read && request.Offset == 8192 ? new Fault(0) : null);
+        Assert.Contains("base", e.Message);
+        Assert.Contains("op 1", e.Message);
+        Assert.Contains("8192", e.Message);
+    }
+
+    [Fact]
+    public void Interruptions_and_busy_answers_are_asked_again_and_do_not_count_twice()
+    {
+        // lessons §3.3 no. 8: Android's fallback counts a window twice.
+        MergeCase merge = Case(Chain(2, 6), SmallCases.Random(1, 8));
+        Chance chance = new(5);
+        int[] errors = [-Errno.EINTR, -Errno.EAGAIN, -Errno.ECANCELED];
+        for (int round = 0; round < 30; round++)
+        {
+            SimDisk[] disks = merge.Disks();
+            Run(merge, disks, (_, _) => chance.Percent(30) ? new Fault(errors[chance.Below(3)]) : null);
+            Assert.Equal(-1, disks[1].Durable.FirstDifference(merge.Target));
+            Assert.Equal(6, SimMerge.DurableCount(disks[0]));
+        }
+    }
+
+    [Fact]
+    public void Every_request_is_reaped_before_a_failed_merge_returns()
+    {
+        // lessons §3.3 no. 16. The simulated queue throws when it is disposed with requests in flight.
+        MergeCase merge = Case(Chain(2, 6), SmallCases.Random(1, 8));
+        for (int fail = 0; fail < 40; fail++)
+        {
+            try
+            {
+                Run(merge, merge.Disks(), (number, _) => number == fail ? new Fault(-Errno.EIO) : null);
+            }
+            catch (SnapuserdException e)
+            {
+                Assert.Equal(ExitCode.InputOutput, e.Code);
+            }
+        }
+    }
+
+    [Fact]
+    public void Stop_ends_at_a_checkpoint_with_75_and_the_next_run_goes_on_there()
+    {
+        MergeCase merge = Case(Chain(2, 7).Zero(9), SmallCases.Random(1, 10));
+        SimDisk[] disks = merge.Disks();
+        StopFlag stop = new();
+        SnapuserdException e = Assert.Throws<SnapuserdException>(() => Run(merge, disks, (_, request) =>
+        {
+            if (request.Verb == BlockVerb.Write && request.Device == 1) stop.Request();
+            return null;
+        }, stop));
+        Assert.Equal(ExitCode.Interrupted, e.Code);
+        Assert.Equal(2, SimMerge.DurableCount(disks[0]));
+        Assert.Contains("op 2 of 8", e.Message);
+        Assert.Equal(2, Run(merge, disks).ResumedFrom);
+        Assert.Equal(-1, disks[1].Durable.FirstDifference(merge.Target));
+    }
+
+    [Fact]
+    public void Merged_COW_is_left_alone()
+    {
+        MergeCase merge = Case(Chain(2, 6), SmallCases.Random(1, 8));
+        SimDisk[] disks = merge.Disks();
+        Run(merge, disks);
+        MergeResult again = Run(merge, disks, (_, request) => request.Verb == BlockVerb.Read ? null : throw new InvalidOperationException("a merged COW is written"));
+        Assert.True(again.AlreadyMerged);
+        Assert.Equal(0, again.Flushes);
+    }
+
+    [Fact]
+    public void Xor_in_place_without_scratch_is_refused_unless_it_is_allowed()
+    {
+        byte[] old = SmallCases.Random(1, 8);
+        CowBuilder cow = new CowBuilder { ScratchBytes = 0 }.Copy(0, 1).Xor(3, 3 * 4096, SmallCases.Random(2, 1));
+        MergeCase merge = Case(cow, old);
+        SimDisk[] disks = merge.Disks();
+        SnapuserdException e = Refused(merge, disks, ExitCode.CowCorrupt);
+        Assert.Contains("op 1", e.Message);
+        Assert.Contains("--allow-unsafe", e.Message);
+        AssertUntouched(merge, disks);
+        Run(merge with { Options = Plain with { AllowUnsafe = true } }, disks);
+        Assert.Equal(-1, disks[1].Durable.FirstDifference(merge.Target));
+    }
+
+    [Fact]
+    public void Crash_inside_an_unsafe_op_is_named_by_the_next_run()
+    {
+        byte[] old = SmallCases.Random(1, 8);
+        CowBuilder cow = new CowBuilder { ScratchBytes = 0 }.Xor(3, 3 * 4096, SmallCases.Random(2, 1));
+        MergeCase merge = Case(cow, old, Plain with { AllowUnsafe = true });
+        SimDisk[] disks = merge.Disks();
+        Refused(merge, disks, ExitCode.InputOutput, (_, request) => request.Verb == BlockVerb.Write && request.Device == 1 ? new Fault(-Errno.EIO) : null);
+        SnapuserdException e = Refused(merge, disks, ExitCode.CowCorrupt);
+        Assert.Contains("lost", e.Message);
+    }
+
+    [Fact]
+    public void Ordered_op_behind_a_replace_merges_although_Android_cannot()
+    {
+        // lessons §3.3 no. 15.
+        byte[] old = SmallCases.Random(1, 8);
+        CowBuilder cow = new CowBuilder { ScratchBytes = SmallCases.ScratchFor(2) }.Replace(0, SmallCases.Random(2, 1)).Copy(1, 2).Xor(2, 2 * 4096, SmallCases.Random(3, 1)).Zero(4);
+        MergeCase merge = Case(cow, old);
+        SimDisk[] disks = merge.Disks();
+        Run(merge, disks);
+        Assert.Equal(-1, disks[1].Durable.FirstDifference(merge.Target));
+    }
+
+    [Fact]
+    public void Scratch_larger_than_the_memory_is_refused_with_the_memory_it_takes()
+    {
+        CowBuilder cow = Chain(1, 2);
+        CowBuilder large = new CowBuilder { ScratchBytes = 4 << 20 }.Copy(0, 1);
+        Assert.NotNull(cow);
+        MergeCase merge = Case(large, SmallCases.Random(1, 4)) with { ArenaBytes = 1 << 20 };
+        SnapuserdException e = Refused(merge, merge.Disks(), ExitCode.OutOfResources);
+        Assert.Contains("--memory", e.Message);
+    }
+
+    [Fact]
+    public void Plain_run_needs_two_flushes_and_no_scratch()
+    {
+        byte[] old = SmallCases.Random(1, 40);
+        CowBuilder cow = new() { ScratchBytes = SmallCases.ScratchFor(4) };
+        for (uint i = 0; i < 16; i++) cow.Copy(i, 20 + i);
+        MergeCase merge = Case(cow, old, Plain with { CheckpointMilliseconds = long.MaxValue });
+        MergeResult result = Run(merge, merge.Disks());
+        Assert.Equal(0, result.Journaled);
+        Assert.Equal(1, result.Checkpoints);
+        Assert.Equal(4, result.Flushes);      // two of the start, two of the only checkpoint
+        Assert.Equal(16, result.Blocks);
+        Assert.Equal(2 * 4096, result.CowBytesWritten);
+    }
+
+    [Fact]
+    public void Chain_goes_through_windows_of_exactly_W_ops()
+    {
+        MergeCase merge = Case(Chain(4, 10), SmallCases.Random(1, 12));
+        MergeResult result = Run(merge, merge.Disks());
+        Assert.Equal(10, result.Journaled);
+        Assert.Equal(3, result.Checkpoints);
+        Assert.Equal(2 + (3 * 4), result.Flushes);
+    }
+
+    [Fact]
+    public void Base_that_is_too_small_is_refused()
+    {
+        MergeCase merge = Case(Chain(2, 6), SmallCases.Random(1, 8));
+        SimDisk[] disks = [new SimDisk(merge.Cow), new SimDisk(new Image(SmallCases.Random(1, 5)))];
+        SnapuserdException e = Assert.Throws<SnapuserdException>(() => Run(merge, disks));
+        Assert.Equal(ExitCode.CowCorrupt, e.Code);
+        Assert.Contains("block", e.Message);
+    }
+}

@@ -1,0 +1,106 @@
+using System;
+using System.Collections.Generic;
+using System.Linq;
+using Snapuserd.Block;
+using Snapuserd.Interop;
+using Snapuserd.Merge;
+using Snapuserd.Tests.Support;
+using Xunit;
+using Xunit.Abstractions;
+
+namespace Snapuserd.Tests.Simulation;
+
+public sealed class CrashTests(ITestOutputHelper output)
+{
+    public static IEnumerable<object[]> Small =>
+        from name in SmallCases.Names from window in new[] { 2, 3 } select new object[] { name, window };
+
+    [Theory]
+    [MemberData(nameof(Small))]
+    public void Two_crashes_at_any_steps_of_a_small_merge_lose_nothing_at_page_grain(string name, int window)
+    {
+        MergeCase merge = SmallCases.Make(name, window);
+        foreach (ulong seed in new ulong[] { 1, 2 })
+        {
+            Explorer explorer = new(merge, new Thoroughness { Seed = seed, Crashes = 2 });
+            explorer.Explore();
+            output.WriteLine($"seed {seed}: {explorer.Counts}");
+            Assert.True(explorer.Runs > 10);
+            Assert.Equal(merge.MayBeLost, explorer.Lost > 0);
+        }
+    }
+
+    [Theory]
+    [MemberData(nameof(Small))]
+    public void A_crash_at_any_step_of_a_small_merge_loses_nothing_at_sector_grain(string name, int window)
+    {
+        MergeCase merge = SmallCases.Make(name, window);
+        Explorer explorer = new(merge, new Thoroughness { Seed = 7, Grain = Page.Sector, Crashes = 1, ExhaustiveUpTo = 8, Samples = 32 });
+        explorer.Explore();
+        output.WriteLine(explorer.Counts);
+        Assert.True(explorer.Runs > 10);
+    }
+
+    [Theory]
+    [MemberData(nameof(Small))]
+    public void A_flush_that_fails_and_drops_its_data_stops_the_merge_and_the_next_run_reaches_the_target(string name, int window)
+    {
+        MergeCase merge = SmallCases.Make(name, window);
+        using Arena arena = new(merge.ArenaBytes);
+        int flushes = 0;
+        for (int fail = 0; ; fail++)
+        {
+            SimDisk[] disks = merge.Disks();
+            flushes = 0;
+            Fault? FailOne(int number, BlockRequest request) => request.Verb == BlockVerb.Flush && flushes++ == fail ? new Fault(-Errno.EIO, DropsDirty: true) : null;
+            try
+            {
+                SimMerge.Run(merge, disks, arena, 3, () => { }, FailOne);
+                break;
+            }
+            catch (SnapuserdException e)
+            {
+                Assert.Equal(ExitCode.InputOutput, e.Code);
+                Assert.Contains("EIO", e.Message);
+            }
+            if (merge.MayBeLost) continue;
+            Explorer explorer = new(merge, new Thoroughness { Seed = 3, Crashes = 1 });
+            explorer.Explore(Array.ConvertAll(disks, disk => disk.AfterDeath(_ => false)), $"flush {fail} failed");
+        }
+        Assert.True(flushes >= 4, $"only {flushes} flushes");
+    }
+
+    [Theory]
+    [InlineData("v3-lz4-64k-xor")]
+    [InlineData("v2-lz4-xor")]
+    [InlineData("v3-zstd-nocopy")]
+    [InlineData("v3-lz4-noseq")]
+    [InlineData("v2-zstd-noscratch")]
+    public void A_crash_during_a_golden_merge_loses_nothing(string name)
+    {
+        bool noScratch = name.EndsWith("noscratch", StringComparison.Ordinal);
+        MergeCase merge = new(name, new Image(Golden.Cow(name)), new Image(Golden.Old), new Image(Golden.New))
+        {
+            ArenaBytes = 8 << 20,
+            QueueDepth = 32,
+            MayBeLost = noScratch,
+            Options = new MergeOptions { VerifyFirst = false, CheckpointBytes = 256 << 10, AllowUnsafe = noScratch },
+        };
+        Explorer explorer = new(merge, new Thoroughness { Seed = 11, Crashes = 1, ExhaustiveUpTo = 1, Samples = 1, Stride = noScratch ? 97 : 41 });
+        explorer.Explore();
+        output.WriteLine(explorer.Counts);
+        Assert.True(explorer.Runs > 20);
+    }
+
+    [Theory]
+    [MemberData(nameof(Golden.HalfNames), MemberType = typeof(Golden))]
+    public void A_merge_that_Android_left_half_done_is_finished_and_survives_crashes(string name)
+    {
+        GoldenHalf half = Golden.Half(name);
+        MergeCase merge = new(name, new Image(Golden.HalfCow(name)), new Image(Golden.HalfBase(name)), new Image(Golden.New)) { ArenaBytes = 8 << 20, QueueDepth = 32 };
+        Explorer explorer = new(merge, new Thoroughness { Seed = 5, Crashes = 1, ExhaustiveUpTo = 1, Samples = 1, Stride = 101 });
+        explorer.Explore();
+        output.WriteLine(explorer.Counts);
+        Assert.Equal(half.NumMergeOps, explorer.First!.ResumedFrom);
+    }
+}
