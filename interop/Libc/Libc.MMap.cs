@@ -2,6 +2,7 @@ using System.Runtime.InteropServices;
 
 namespace Snapuserd.Interop;
 
+[LibraryHeader("sys/mman.h")]
 public static unsafe partial class Libc
 {
     public const int PROT_READ = 1;

@@ -1,0 +1,45 @@
+using System;
+
+namespace Snapuserd.Interop;
+
+/// <summary>
+/// The kernel header (below include/uapi, such as "linux/io_uring.h") that declares what the marked type mirrors. The tests compile
+/// every constant with a C name and every struct of that type against it.
+/// </summary>
+[AttributeUsage(AttributeTargets.Class | AttributeTargets.Struct, AllowMultiple = true)]
+public sealed class KernelHeaderAttribute(string header) : Attribute
+{
+    /// <summary>As it is written between angle brackets.</summary>
+    public string Header => header;
+}
+
+/// <summary>The same for a header of the C library or of another library ("fcntl.h", "zlib.h"), found on the compiler's own path.</summary>
+[AttributeUsage(AttributeTargets.Class | AttributeTargets.Struct, AllowMultiple = true)]
+public sealed class LibraryHeaderAttribute(string header) : Attribute
+{
+    /// <summary>As it is written between angle brackets.</summary>
+    public string Header => header;
+}
+
+/// <summary>
+/// The C type that a struct mirrors, as C spells it ("struct io_uring_sqe", "ZSTD_inBuffer"). A field is called in C what it is called
+/// here in snake case, behind <see cref="FieldPrefix"/>, unless <see cref="CFieldAttribute"/> says otherwise. Fields whose name begins
+/// with Reserved are not looked up by name; the size of the whole covers them.
+/// </summary>
+[AttributeUsage(AttributeTargets.Struct)]
+public sealed class CTypeAttribute(string name) : Attribute
+{
+    /// <summary>The type's name in C.</summary>
+    public string Name => name;
+
+    /// <summary>What every field's name begins with in C, such as "stx_".</summary>
+    public string FieldPrefix { get; init; } = "";
+}
+
+/// <summary>A field's name in C where the rule of <see cref="CTypeAttribute"/> does not yield it.</summary>
+[AttributeUsage(AttributeTargets.Field)]
+public sealed class CFieldAttribute(string name) : Attribute
+{
+    /// <summary>The field's name in C.</summary>
+    public string Name => name;
+}

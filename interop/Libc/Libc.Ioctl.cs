@@ -1,0 +1,51 @@
+using System.Runtime.InteropServices;
+
+namespace Snapuserd.Interop;
+
+/// <summary>The size of a terminal in characters.</summary>
+[CType("struct winsize", FieldPrefix = "ws_")]
+[LibraryHeader("sys/ioctl.h")]
+[StructLayout(LayoutKind.Sequential)]
+public struct WindowSize
+{
+    public ushort Row;
+    public ushort Col;
+    [CField("ws_xpixel")]
+    public ushort XPixel;
+    [CField("ws_ypixel")]
+    public ushort YPixel;
+}
+
+[LibraryHeader("sys/ioctl.h")]
+[LibraryHeader("linux/fs.h")]
+public static unsafe partial class Libc
+{
+    /// <summary>Reads a 32-bit 1 if the block device is read-only.</summary>
+    public const uint BLKROGET = 0x125e;
+    /// <summary>Reads the logical sector size as 32 bits.</summary>
+    public const uint BLKSSZGET = 0x1268;
+    /// <summary>Reads a block device's size in bytes as 64 bits.</summary>
+    public const uint BLKGETSIZE64 = 0x80081272;
+    /// <summary>Reads a <see cref="WindowSize"/>.</summary>
+    public const uint TIOCGWINSZ = 0x5413;
+
+    /// <summary>ioctl(2) with a structure or number that <paramref name="argument"/> stands for. Returns the request's value or a negative errno.</summary>
+    public static int Ioctl<T>(int fd, uint request, ref T argument) where T : unmanaged
+    {
+        fixed (T* pointer = &argument)
+        {
+            int result = ioctl(fd, request, pointer);
+            return result < 0 ? -Marshal.GetLastPInvokeError() : result;
+        }
+    }
+
+    /// <summary>ioctl(2) with a plain number. Returns the request's value or a negative errno.</summary>
+    public static int Ioctl(int fd, uint request, nint argument)
+    {
+        int result = ioctl(fd, request, (void*)argument);
+        return result < 0 ? -Marshal.GetLastPInvokeError() : result;
+    }
+
+    [DllImport("libc", SetLastError = true)]
+    private static extern int ioctl(int fd, nuint request, void* arg);
+}

@@ -1,0 +1,16 @@
+using System.Runtime.InteropServices;
+
+namespace Snapuserd.Interop;
+
+public static unsafe partial class Libc
+{
+    /// <summary>pread(2). Returns the number of bytes read, fewer than asked at the end of the file, or a negative errno.</summary>
+    public static nint PRead(int fd, nint buffer, nint count, long offset)
+    {
+        nint done = pread(fd, (byte*)buffer, count, offset);
+        return done < 0 ? -Marshal.GetLastPInvokeError() : done;
+    }
+
+    [DllImport("libc", SetLastError = true)]
+    private static extern nint pread(int fd, byte* buf, nint count, long offset);
+}

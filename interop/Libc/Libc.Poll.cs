@@ -1,0 +1,39 @@
+using System;
+using System.Runtime.InteropServices;
+
+namespace Snapuserd.Interop;
+
+/// <summary>One descriptor that poll(2) looks at.</summary>
+[CType("struct pollfd")]
+[LibraryHeader("poll.h")]
+[StructLayout(LayoutKind.Sequential)]
+public struct PollFd
+{
+    public int Fd;
+    public short Events;
+    [CField("revents")]
+    public short ReturnedEvents;
+}
+
+[LibraryHeader("poll.h")]
+public static unsafe partial class Libc
+{
+    public const short POLLIN = 1;
+    public const short POLLOUT = 4;
+    public const short POLLERR = 8;
+    public const short POLLHUP = 16;
+    public const short POLLNVAL = 32;
+
+    /// <summary>poll(2); the timeout in milliseconds, negative for none. Returns how many descriptors have news, 0 when the time is over, or a negative errno.</summary>
+    public static int Poll(Span<PollFd> fds, int timeoutMilliseconds)
+    {
+        fixed (PollFd* start = fds)
+        {
+            int ready = poll(start, (nuint)fds.Length, timeoutMilliseconds);
+            return ready < 0 ? -Marshal.GetLastPInvokeError() : ready;
+        }
+    }
+
+    [DllImport("libc", SetLastError = true)]
+    private static extern int poll(PollFd* fds, nuint nfds, int timeout);
+}
