@@ -1,0 +1,39 @@
+# snapuserd-cs. Every target works as the first command in a clean clone.
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+# `make TFM=net10.0` builds for another framework (README, "Why net9.0").
+TFM ?= net9.0
+export TFM
+
+.PHONY: build help test demo lint bench reproducible install clean
+.NOTPARALLEL:
+
+build: ## compile build/snapuserd (the default)
+	./build.sh build
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' Makefile | expand -t 16
+
+test: build ## run every test and print how many passed
+	./build.sh test
+
+demo: build ## merge a golden pair, killed half-way and resumed
+	./tests/demo.sh
+
+lint: ## formatting, style, and the rules of this code base
+	./tests/lint.sh
+	./build.sh format-check
+
+bench: build ## speed, each number beside its ceiling
+	./build.sh bench-tool
+	./build/bench/benchmarks --snapuserd build/snapuserd
+
+reproducible: ## build twice in two folders; fails unless the two are one
+	./tests/reproducible.sh
+
+install: build ## copy to $(DESTDIR)$(PREFIX)/bin
+	install -D -m 0755 build/snapuserd $(DESTDIR)$(PREFIX)/bin/snapuserd
+
+clean: ## remove everything that was built
+	./build.sh clean

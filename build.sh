@@ -1,0 +1,147 @@
+#!/bin/sh
+# The one place that knows how to build snapuserd; the Makefile, the tests and CI call it.
+# `./build.sh help` lists what it can do.
+set -eu
+
+caller=$PWD
+root=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
+cd "$root"
+
+# The framework to build for (README, "Why net9.0"); MSBuild takes it from the environment.
+TFM=${TFM:-net9.0}
+export TFM
+
+# No telemetry, and nothing that goes on running when the build has ended: no MSBuild node, no MSBuild server, no compiler server.
+# A machine without libicu has an SDK that refuses to start unless it is told that it needs none.
+export DOTNET_CLI_TELEMETRY_OPTOUT=1 DOTNET_NOLOGO=1 DOTNET_SKIP_FIRST_TIME_EXPERIENCE=1 DOTNET_GENERATE_ASPNET_CERTIFICATE=false
+export DOTNET_CLI_USE_MSBUILD_SERVER=0 MSBUILDDISABLENODEREUSE=1 UseSharedCompilation=false
+export DOTNET_SYSTEM_GLOBALIZATION_INVARIANT=1
+
+fail() {
+    echo "build.sh: $1" >&2
+    exit 1
+}
+
+# compiler: prints the C compiler that NativeAOT will link with; it prefers clang and takes gcc otherwise.
+compiler() {
+    command -v clang || command -v gcc
+}
+
+# has_file NAME: whether the linker finds a file such as libz.a or rcrt1.o.
+has_file() {
+    cc=$(compiler) || return 1
+    [ -f "$("$cc" -print-file-name="$1")" ]
+}
+
+# missing_packages: prints the Debian packages of what the build needs and the machine has not.
+missing_packages() {
+    compiler >/dev/null || echo clang
+    command -v ld.lld >/dev/null || echo lld
+    command -v objcopy >/dev/null || echo binutils
+    has_file rcrt1.o || echo libc6-dev
+    has_file libz.a || echo zlib1g-dev
+    has_file libbrotlidec.a || echo libbrotli-dev
+    has_file liblz4.a || echo liblz4-dev
+    has_file libzstd.a || echo libzstd-dev
+    has_file libsodium.a || echo libsodium-dev
+}
+
+# missing_test_packages: the same for the tests, which also trace system calls and compile the kernel's headers.
+missing_test_packages() {
+    command -v strace >/dev/null || echo strace
+    # A kernel's own headers, because those of the distribution's libc may be older than the interfaces that are used here.
+    if ! ls -d /usr/src/linux-headers-6.12.*-common >/dev/null 2>&1 && command -v apt-cache >/dev/null; then
+        apt-cache pkgnames linux-headers-6.12. | grep -E '^linux-headers-6\.12\.[0-9]+[^-]*-common$' | sort -V | tail -n 1
+    fi
+}
+
+# require FUNCTION: installs what FUNCTION says is missing if it can (root on a Debian), else says how and stops.
+require() {
+    packages=$("$1" | tr '\n' ' ')
+    [ -n "$packages" ] || [ "$1" = missing_test_packages ] || return 0
+    if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
+        # The lists first: a fresh machine has none, and then it does not even know what its kernel headers are called.
+        if [ -n "$packages" ] || ! ls -d /usr/src/linux-headers-6.12.*-common >/dev/null 2>&1; then
+            DEBIAN_FRONTEND=noninteractive apt-get update -qq >&2
+            packages=$("$1" | tr '\n' ' ')
+        fi
+        [ -n "$packages" ] || return 0
+        echo "build.sh: installing $packages" >&2
+        # shellcheck disable=SC2086 # one word per package
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages >/dev/null
+    elif [ -n "$packages" ]; then
+        fail "missing packages; on Debian, run as root: apt-get install --no-install-recommends $packages"
+    fi
+}
+
+sdk() {
+    command -v dotnet >/dev/null || fail "the .NET SDK is missing; install version ${TFM#net} or newer from https://dotnet.microsoft.com/download"
+    wanted=${TFM#net}
+    wanted=${wanted%%.*}
+    found=$(dotnet --version)
+    [ "${found%%.*}" -ge "$wanted" ] || fail "the .NET SDK is version $found; $TFM needs $wanted or newer (https://dotnet.microsoft.com/download)"
+}
+
+deps() {
+    sdk
+    require missing_packages
+}
+
+# publish PROJECT DIRECTORY: compiles a project to native code. Intermediate files go to build/artifacts, so that this does not meet a
+# `dotnet test` that runs at the same time.
+publish() {
+    dotnet publish "$1" -c Release --artifacts-path build/artifacts -o build/artifacts/out/"$1" -v quiet --nologo
+    mkdir -p "$2" build/symbols
+    for file in build/artifacts/out/"$1"/*; do
+        case $file in
+            *.dbg) cp -f "$file" build/symbols/ ;;
+            *.pdb) ;;
+            # By rename, so that a running copy stays what it is.
+            *) cp -f "$file" "$2/.new" && mv -f "$2/.new" "$2/${file##*/}" ;;
+        esac
+    done
+}
+
+test_all() {
+    # The results of an earlier run must not be counted with those of this one.
+    rm -rf build/test-results
+    SNAPUSERD="$root/build/snapuserd"
+    export SNAPUSERD
+    status=0
+    dotnet test snapuserd-cs.sln -c Release --nologo "$@" || status=$?
+    tests/sum.sh build/test-results "$status"
+}
+
+help() {
+    cat <<'END'
+usage: ./build.sh [COMMAND]
+  build            compile build/snapuserd: static-pie, stripped; symbols in build/symbols (the default)
+  publish DIR      the same into DIR
+  bench-tool       compile build/bench/benchmarks
+  deps             check what the build needs; as root on a Debian, install it
+  test-deps        the same for the tests
+  test [ARG …]     run the tests against build/snapuserd; ARGs go to `dotnet test`
+  format-check     fail unless whitespace and style are as .editorconfig says
+  clean            remove everything that was built
+TFM=net10.0 in the environment builds for another framework.
+END
+}
+
+case ${1:-build} in
+    build) deps; publish src/Cli build ;;
+    publish) [ $# -eq 2 ] || fail "publish needs a directory"; deps
+        case $2 in /*) publish src/Cli "$2" ;; *) publish src/Cli "$caller/$2" ;; esac ;;
+    bench-tool) deps; publish tests/Benchmarks build/bench ;;
+    deps) deps ;;
+    test-deps) deps; require missing_test_packages ;;
+    test) shift; deps; require missing_test_packages; test_all "$@" ;;
+    format-check)
+        sdk
+        dotnet restore snapuserd-cs.sln -v quiet --nologo
+        dotnet format whitespace snapuserd-cs.sln --no-restore --verify-no-changes
+        dotnet format style snapuserd-cs.sln --no-restore --verify-no-changes
+        ;;
+    clean) rm -rf build TestResults; find . -path ./.git -prune -o -type d \( -name bin -o -name obj -o -name TestResults \) -prune -exec rm -rf {} + ;;
+    help | -h | --help) help ;;
+    *) help >&2; fail "unknown command '$1'" ;;
+esac
