@@ -119,7 +119,7 @@ public sealed class Transfers
     {
         ref Attempt attempt = ref _attempts[slot];
         if (result is -Errno.EINTR or -Errno.EAGAIN && ++attempt.Tries <= AttemptsBeforePlain) { Ask(slot); return; }
-        if (result is -Errno.EINTR or -Errno.EAGAIN or -Errno.ECANCELED) result = _queue.Perform(Rest(slot));
+        if (result is -Errno.EINTR or -Errno.EAGAIN or -Errno.ECANCELED) result = PerformPlainly(slot);
 
         if (attempt.Whole.Verb == BlockVerb.Flush) { End(slot, result < 0 ? result : 0); return; }
         int remaining = attempt.Whole.Buffer.Length - attempt.Done;
@@ -131,6 +131,17 @@ public sealed class Transfers
         else if (++attempt.Tries > AttemptsBeforePlain) { End(slot, -Errno.EIO); return; }
         attempt.Done += whole;
         Ask(slot);
+    }
+
+    private int PerformPlainly(int slot)
+    {
+        BlockRequest rest = Rest(slot);
+        for (int tries = 0; ; tries++)
+        {
+            // The collector stops threads by signal, so a blocking call may be interrupted now and then, but not for ever.
+            int result = _queue.Perform(rest);
+            if (result != -Errno.EINTR || tries == AttemptsBeforePlain) return result;
+        }
     }
 
     private void End(int slot, int errno)

@@ -1,5 +1,4 @@
 using Snapuserd.Block;
-using Snapuserd.Block.Kernels;
 using Snapuserd.Cow;
 
 namespace Snapuserd.Merge;

@@ -180,9 +180,9 @@ public sealed class MergeEngine : IDisposable
             return;
         }
         int window = _written == _durable ? _plan.WindowAt(_written) : 0;
-        // A plain run costs one checkpoint, a window two more flushes and every byte twice, so a run that covers half the window's ops
-        // is as good.
-        if (window > 0 && run < (window + 1) / 2) Journal(window);
+        // A plain run ends with two flushes, a window takes four and writes every byte twice: a run of more than half the window's ops is
+        // cheaper. An Xor in place makes a run of none.
+        if (window > 0 && run <= window / 2) Journal(window);
         else if (run > 0) Plain(run);
         else Unsafe();
     }

