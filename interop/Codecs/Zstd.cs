@@ -1,0 +1,64 @@
+using System;
+using System.Runtime.InteropServices;
+
+namespace Snapuserd.Interop;
+
+/// <summary>
+/// One zstd decompression context, about 160 KiB, used again for each unit. Whole-buffer decompression writes straight into the output
+/// and keeps no window of its own, so a frame that claims a huge window costs no memory. Not thread-safe.
+/// </summary>
+public sealed unsafe class Zstd : IDisposable
+{
+    /// <summary>ZSTD_error_memory_allocation of zstd_errors.h, negated.</summary>
+    public const int MemoryAllocation = -64;
+    /// <summary>ZSTD_error_dstSize_tooSmall, negated.</summary>
+    public const int DestinationTooSmall = -70;
+    /// <summary>ZSTD_error_srcSize_wrong, negated: the input ends early, or something follows the frame.</summary>
+    public const int SourceSizeWrong = -72;
+
+    private void* _context;
+
+    private Zstd(void* context) => _context = context;
+
+    /// <summary>Makes a context. Returns 0, or -ENOMEM with <paramref name="zstd"/> null.</summary>
+    public static int Create(out Zstd? zstd)
+    {
+        void* context = ZSTD_createDCtx();
+        zstd = context == null ? null : new Zstd(context);
+        return context == null ? -Errno.ENOMEM : 0;
+    }
+
+    /// <summary>Decodes whole frames, all of <paramref name="input"/>. Returns the bytes written, or zstd's error code, negative.</summary>
+    public int Decompress(ReadOnlySpan<byte> input, Span<byte> output)
+    {
+        ObjectDisposedException.ThrowIf(_context == null, this);
+        fixed (byte* from = input)
+        fixed (byte* to = output)
+        {
+            // An error is the negated code in a size_t, so the cast gives it back; sizes are below 2^31 because spans are.
+            nuint result = ZSTD_decompressDCtx(_context, to, (nuint)output.Length, from, (nuint)input.Length);
+            return (int)(nint)result;
+        }
+    }
+
+    /// <summary>Frees the context.</summary>
+    public void Dispose()
+    {
+        if (_context == null) return;
+        _ = ZSTD_freeDCtx(_context);
+        _context = null;
+        GC.SuppressFinalize(this);
+    }
+
+    /// <summary>Last resort for a context nobody disposed.</summary>
+    ~Zstd() => Dispose();
+
+    [DllImport("libzstd")]
+    private static extern void* ZSTD_createDCtx();
+
+    [DllImport("libzstd")]
+    private static extern nuint ZSTD_decompressDCtx(void* dctx, byte* dst, nuint dstCapacity, byte* src, nuint srcSize);
+
+    [DllImport("libzstd")]
+    private static extern nuint ZSTD_freeDCtx(void* dctx);
+}

@@ -1,0 +1,190 @@
+using System;
+using System.Collections.Generic;
+using Snapuserd.Block;
+using Snapuserd.Interop;
+
+namespace Snapuserd.Cow;
+
+/// <summary>
+/// A COW file, read and checked as a whole: header, data ops in file order, merge order. It holds 32 bytes per op outside the managed
+/// heap and no bytes of payload. Immutable, so any thread may read it, until it is disposed.
+/// </summary>
+public sealed class CowFile : IDisposable
+{
+    /// <summary>Bytes kept per data op: the packed op, its entry in the block index, its place in the merge order.</summary>
+    public const int BytesPerOp = PackedOp.Bytes + sizeof(ulong) + sizeof(int);
+
+    private readonly MappedMemory _memory;
+    private readonly CowTally _tally;
+
+    private CowFile(IByteSource source, CowHeader header, MappedMemory memory, CowTally tally)
+    {
+        Name = source.Name;
+        Length = source.Length;
+        Header = header;
+        _memory = memory;
+        _tally = tally;
+        Order = MergeOrder.Build(this);
+    }
+
+    /// <summary>
+    /// Reads <paramref name="source"/> and checks header, every op, every offset, the counts and the sequence list; not yet what the ops
+    /// do to one another (<see cref="MergeOrder.Check"/>), nor the devices (<see cref="CheckDevices"/>). Exit code 65 with one sentence
+    /// that names file, op, field and value; 71 if there is no memory; 74 if the file cannot be read.
+    /// </summary>
+    public static CowFile Read(IByteSource source)
+    {
+        CowHeader header = CowHeader.Parse(source);
+        MappedMemory? memory = null;
+        try
+        {
+            CowTally tally;
+            if (header.Major == 3)
+            {
+                // Both counts were checked against the file size, so hostile ones cannot ask for more than the file has bytes.
+                int count = FitInt(source, header.OpCount), listed = FitInt(source, header.SequenceCount);
+                memory = Allocate(source, count);
+                tally = new OpReaderV3(source, header).Walk(OpsIn(memory, count), OrderIn(memory, count)[..listed]);
+            }
+            else
+            {
+                var reader = new OpReaderV2(source, header);
+                CowTally counted = reader.Walk(default, default);
+                if (counted.Sequence > counted.Ops)
+                    throw new SnapuserdException(ExitCode.CowCorrupt, $"{source.Name}: the sequence list has {counted.Sequence} entries, but there are only {counted.Ops} data ops");
+                memory = Allocate(source, counted.Ops);
+                tally = counted.Ops == 0 ? counted : reader.Walk(OpsIn(memory, counted.Ops), OrderIn(memory, counted.Ops)[..counted.Sequence]);
+                if (tally.Ops != counted.Ops || tally.Sequence != counted.Sequence)
+                    throw new SnapuserdException(ExitCode.CowCorrupt, $"{source.Name}: the file changed while it was read");
+            }
+            var file = new CowFile(source, header, memory, tally);
+            if (header.NumMergeOps > (ulong)file.Order.Count)
+                throw new SnapuserdException(ExitCode.CowCorrupt, $"{source.Name}: header: num_merge_ops is {header.NumMergeOps}, but the merge order has only {file.Order.Count} ops");
+            return file;
+        }
+        catch
+        {
+            memory?.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>The header, as it was on disk.</summary>
+    public CowHeader Header { get; }
+    /// <summary>What to call the file in a sentence.</summary>
+    public string Name { get; }
+    /// <summary>Length of the file or device in bytes; a device is longer than its content.</summary>
+    public long Length { get; }
+    /// <summary>The algorithm of all payloads that are not raw.</summary>
+    public CowCompression Compression => _tally.Compression;
+    /// <summary>Bytes of the largest unit that occurs; at least one block, at most 256 KiB.</summary>
+    public int MaxUnitBytes => _tally.MaxBlocks * CowOp.BlockSize;
+    /// <summary>Bytes of the longest stored payload that occurs. In v2 it may be longer than its unit, up to 65535 bytes; never in v3.</summary>
+    public int MaxStoredBytes => _tally.MaxStored;
+    /// <summary>Data ops: Copy, Replace, Zero and Xor.</summary>
+    public int OpCount => _tally.Ops;
+    /// <summary>Copy ops.</summary>
+    public int CopyCount => _tally.Copy;
+    /// <summary>Replace ops.</summary>
+    public int ReplaceCount => _tally.Replace;
+    /// <summary>Blocks of all Replace ops.</summary>
+    public long ReplaceBlocks => _tally.ReplaceBlocks;
+    /// <summary>Zero ops.</summary>
+    public int ZeroCount => _tally.Zero;
+    /// <summary>Xor ops.</summary>
+    public int XorCount => _tally.Xor;
+    /// <summary>Label ops, or in v3 the resume points that can be believed.</summary>
+    public int LabelCount => _tally.Labels;
+    /// <summary>The last label, null if there is none.</summary>
+    public ulong? LastLabel => _tally.LastLabel;
+    /// <summary>Cluster ops.</summary>
+    public int ClusterCount => _tally.Clusters;
+    /// <summary>Sequence ops; 0 in v3.</summary>
+    public int SequenceOpCount => _tally.SequenceOps;
+    /// <summary>Entries of the sequence list.</summary>
+    public int SequenceCount => _tally.Sequence;
+    /// <summary>v3: the resume points that can be believed (cow-format §8.2).</summary>
+    public IReadOnlyList<ResumePoint> ResumePoints => _tally.ResumePoints;
+    /// <summary>Bytes that the base must have: the end of the last block written.</summary>
+    public long BaseBytes => _tally.WriteEnd;
+    /// <summary>Bytes that the source must have: the end of the last byte that an ordered op reads.</summary>
+    public long SourceBytes => _tally.ReadEnd;
+    /// <summary>The order in which the ops are merged.</summary>
+    public MergeOrder Order { get; }
+
+    /// <summary>Data op <paramref name="index"/> in file order.</summary>
+    public CowOp this[int index]
+    {
+        get
+        {
+            CowOp op = Ops[index].Unpack();
+            // A span does not keep its memory mapped; the finalizer must not run before it was read.
+            GC.KeepAlive(_memory);
+            return op;
+        }
+    }
+
+    /// <summary>The payload of <paramref name="op"/> is stored as it is (cow-format §7.1).</summary>
+    public bool IsRaw(in CowOp op) => Compression switch
+    {
+        CowCompression.None => true,
+        // A v2 stream of exactly one block's length is still a stream.
+        CowCompression.Gz or CowCompression.Brotli => Header.Major == 3 && op.DataLength == op.UnitBytes,
+        _ => op.DataLength == op.UnitBytes,
+    };
+
+    /// <summary>The algorithm for <see cref="UnitDecoder.Decode"/>: None for a raw payload.</summary>
+    public CowCompression AlgorithmOf(in CowOp op) => IsRaw(op) ? CowCompression.None : Compression;
+
+    /// <summary>
+    /// Checks that every block written lies inside a base of <paramref name="baseBytes"/> and every byte read inside a source of
+    /// <paramref name="sourceBytes"/>; exit code 65 if not.
+    /// </summary>
+    public void CheckDevices(long baseBytes, long sourceBytes)
+    {
+        if (_tally.WriteEnd > baseBytes)
+        {
+            throw new SnapuserdException(
+                ExitCode.CowCorrupt,
+                $"{Name}: base too small: {Describe(_tally.FurthestWrite)} ends at byte {_tally.WriteEnd}, but the base has only {baseBytes}; is it the right partition?");
+        }
+        if (_tally.ReadEnd > sourceBytes)
+        {
+            throw new SnapuserdException(
+                ExitCode.CowCorrupt,
+                $"{Name}: source too small: {Describe(_tally.FurthestRead)} reads up to byte {_tally.ReadEnd}, but the source has only {sourceBytes}; is it the right partition?");
+        }
+    }
+
+    /// <summary>An op as sentences name it: "op 12 (Copy of block 50)".</summary>
+    public string Describe(int index)
+    {
+        CowOp op = this[index];
+        return $"op {index} ({op.Type} of block {op.NewBlock})";
+    }
+
+    /// <summary>Frees the memory.</summary>
+    public void Dispose() => _memory.Dispose();
+
+    internal Span<PackedOp> Ops => OpsIn(_memory, OpCount);
+    internal Span<ulong> BlockIndex => IndexIn(_memory, OpCount);
+    internal Span<int> OrderSlots => OrderIn(_memory, OpCount);
+    internal OrderRule Rule => _tally.Rule;
+
+    // The index comes first because it wants to be aligned to 8, then the ops, then the order; all multiples of 4.
+    private static Span<ulong> IndexIn(MappedMemory memory, int count) => memory.Span<ulong>(0, count);
+    private static Span<PackedOp> OpsIn(MappedMemory memory, int count) => memory.Span<PackedOp>(8 * (nint)count, count);
+    private static Span<int> OrderIn(MappedMemory memory, int count) => memory.Span<int>((8 + PackedOp.Bytes) * (nint)count, count);
+
+    private static int FitInt(IByteSource source, ulong count) => count <= int.MaxValue
+        ? (int)count
+        : throw new SnapuserdException(ExitCode.CowCorrupt, $"{source.Name}: header: a count is {count}, more than the {int.MaxValue} this program takes");
+
+    private static MappedMemory Allocate(IByteSource source, int count)
+    {
+        int result = MappedMemory.Map(Math.Max(1, BytesPerOp * (nint)count), out MappedMemory? memory);
+        return result == 0
+            ? memory!
+            : throw new SnapuserdException(ExitCode.OutOfResources, $"{source.Name}: cannot get {BytesPerOp * (long)count} bytes for {count} ops: {Errno.Name(result)}");
+    }
+}

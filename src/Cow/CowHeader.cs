@@ -1,0 +1,196 @@
+using System;
+using System.Buffers.Binary;
+using Snapuserd.Block;
+
+namespace Snapuserd.Cow;
+
+/// <summary>
+/// The header of a COW file, and with it where everything else lies. All integers are little-endian, nothing is aligned.
+/// <code>
+///  v1, v2   header 34/38 | scratch (v2) | ops and data, in clusters or one by one | footer 84
+///  v3       header 78 | scratch | sequence list | resume points | op array | data, back to back
+///
+///  off size field                 v1 v2 v3   guards against
+///    0    8 magic                 x  x  x    merging something that is no COW, or a base that is already lost (UnsafeMagic)
+///    8    2 major_version         x  x  x    reading a layout nobody has described
+///   10    2 minor_version         x  x  x    the same; always 0
+///   12    2 header_size           34 38 78   misplacing all that follows (74: v3 before max_compression_size, which was its last field)
+///   14    2 footer_size           84 84  0   a v3 file labelled v2, or the reverse
+///   16    2 op_size               20 20 16   the same
+///   18    4 block_size            x  x  x    a merge in other units than 4096 bytes, which no device ever saw
+///   22    4 cluster_ops           n  n   0   op slots taken for data; 0 is unclustered, 1 has no room for an op
+///   26    8 num_merge_ops         x  x  x    merging twice, or skipping: index into the merge order of the first op not durable on the base
+///   34    4 buffer_size              x  x    a scratch region that reaches into the ops
+///   38    8 sequence_data_count         x    a list that is longer than the ops it orders
+///   46    4 resume_point_count          x    Android's writer lets it grow past the slots: readers clamp it
+///   50    4 resume_point_max            x    misplacing the op array
+///   54    8 op_count                    x    ops that were never written
+///   62    8 op_count_max                x    misplacing the data
+///   70    4 compression_algorithm       x    a codec we do not have
+///   74    4 max_compression_size        x    units larger than the buffers that were made for them
+/// </code>
+/// Invariants, checked by <see cref="Parse"/> and the op readers: header + scratch lies inside the file; op_count ≤ op_count_max &lt; 2^32;
+/// the op array lies inside the file; every payload does; num_merge_ops ≤ length of the merge order; no unit is larger than
+/// max_compression_size, and that is at most 256 KiB. (cow-format §2, §6, §10)
+/// </summary>
+public sealed class CowHeader
+{
+    /// <summary>The first eight bytes of every COW (cow-format §1).</summary>
+    public const ulong Magic = 0x436f77634f572121;
+
+    /// <summary>
+    /// Ours, not Android's: stands in place of <see cref="Magic"/> while a merge without scratch is overwriting a block that its own op
+    /// reads (--allow-unsafe). Who finds it knows that the base is lost; Android's reader refuses it too. Bytes "unsafCOW" in the file.
+    /// </summary>
+    public const ulong UnsafeMagic = 0x574f436661736e75;
+
+    /// <summary>Bytes before header_size is known: magic, versions, header_size.</summary>
+    public const int PrefixBytes = 14;
+
+    /// <summary>Bytes of the longest header, v3.</summary>
+    public const int MaxHeaderBytes = 78;
+
+    /// <summary>Byte offset of num_merge_ops in the file, 8 bytes.</summary>
+    public const int MergeCountOffset = 26;
+
+    /// <summary>Largest unit any writer makes: 64 blocks, factor 6 (cow-format §5). Factor 7, 512 KiB, is refused: buffers are sized by this.</summary>
+    public const int MaxUnitBytesLimit = 256 * 1024;
+
+    private const int V1Bytes = 34;
+    private const int V2Bytes = 38;
+    private const int V3BytesBeforeUnits = 74;
+
+    private CowHeader() { }
+
+    /// <summary>1, 2 or 3. Android's daemon cannot merge 1.</summary>
+    public int Major { get; private init; }
+    /// <summary>Always 0.</summary>
+    public int Minor { get; private init; }
+    /// <summary>Bytes of the header on disk: 34, 38, 74 or 78.</summary>
+    public int HeaderBytes { get; private init; }
+    /// <summary>Bytes of the footer: 84, or 0 in v3.</summary>
+    public int FooterBytes { get; private init; }
+    /// <summary>Bytes per op record: 20, or 16 in v3.</summary>
+    public int OpBytes { get; private init; }
+    /// <summary>Bytes per block; always <see cref="CowOp.BlockSize"/>.</summary>
+    public uint BlockSize { get; private init; }
+    /// <summary>v1 and v2: op slots per cluster, 0 for none. v3: 0.</summary>
+    public uint ClusterOps { get; private init; }
+    /// <summary>Index into the merge order of the first op that is not durably merged; at most the length of the order once the file was read.</summary>
+    public ulong NumMergeOps { get; private init; }
+    /// <summary>Bytes of scratch behind the header; 0 for none and in v1.</summary>
+    public uint ScratchBytes { get; private init; }
+    /// <summary>v3: entries of the sequence list.</summary>
+    public ulong SequenceCount { get; private init; }
+    /// <summary>v3: resume_point_count as stored; may be more than there are slots.</summary>
+    public uint ResumeCount { get; private init; }
+    /// <summary>v3: resume point slots.</summary>
+    public uint ResumeMax { get; private init; }
+    /// <summary>v3: ops in the array.</summary>
+    public ulong OpCount { get; private init; }
+    /// <summary>v3: slots of the op array.</summary>
+    public ulong OpCountMax { get; private init; }
+    /// <summary>v3: the algorithm of all payloads. v1 and v2 do not say: see <see cref="CowFile.Compression"/>.</summary>
+    public CowCompression Compression { get; private init; }
+    /// <summary>Bytes that a unit has at most by the header; one block in v1 and v2.</summary>
+    public uint MaxUnitBytes { get; private init; }
+
+    /// <summary>Where the scratch region begins, in bytes.</summary>
+    public long ScratchOffset => HeaderBytes;
+    /// <summary>Where the scratch region ends: the first op in v1 and v2, the sequence list in v3.</summary>
+    public long ScratchEnd => ScratchOffset + ScratchBytes;
+    /// <summary>v3: where the sequence list begins (cow-format §6.6).</summary>
+    public long SequenceOffset => ScratchEnd;
+    /// <summary>v3: where the resume points begin.</summary>
+    public long ResumeOffset => SequenceOffset + (4 * (long)SequenceCount);
+    /// <summary>v3: where the op array begins.</summary>
+    public long OpsOffset => ResumeOffset + (16 * (long)ResumeMax);
+    /// <summary>v3: where the data begins.</summary>
+    public long DataOffset => OpsOffset + (16 * (long)OpCountMax);
+
+    /// <summary>Reads and checks the header of <paramref name="source"/>. Exit code 65, with the field and its value, for anything that is not in order.</summary>
+    public static CowHeader Parse(IByteSource source)
+    {
+        string name = source.Name;
+        long length = source.Length;
+        if (length == 0) throw Bad($"{name} is empty: not a COW file");
+        if (length < PrefixBytes) throw Bad($"{name} is {length} bytes long, too short for a COW header of {V1Bytes} or more");
+
+        Span<byte> h = stackalloc byte[MaxHeaderBytes];
+        source.Read(0, h[..PrefixBytes]);
+        ulong magic = U64(h, 0);
+        if (magic == UnsafeMagic)
+            throw Bad($"{name}: an earlier merge with --allow-unsafe was cut off in the middle of a block, so the base is lost; restore the base and the COW from elsewhere");
+        if (magic != Magic) throw Bad($"{name} is not a COW file: magic is 0x{magic:x16}, must be 0x{Magic:x16}");
+
+        int major = U16(h, 8), minor = U16(h, 10), headerBytes = U16(h, 12);
+        if (major is < 1 or > 3 || minor != 0) throw Bad($"{name}: header: version is {major}.{minor}, must be 1.0, 2.0 or 3.0");
+        bool known = major switch
+        {
+            1 => headerBytes == V1Bytes,
+            2 => headerBytes == V2Bytes,
+            _ => headerBytes is MaxHeaderBytes or V3BytesBeforeUnits,
+        };
+        int expected = major switch { 1 => V1Bytes, 2 => V2Bytes, _ => MaxHeaderBytes };
+        if (!known) throw Bad($"{name}: header: header_size is {headerBytes}, must be {expected} in version {major}");
+        if (length < headerBytes) throw Bad($"{name} is {length} bytes long, shorter than its header of {headerBytes}");
+        source.Read(0, h[..headerBytes]);
+
+        // Fields behind the header's end stay 0, as in Android's reader.
+        uint unit = major == 3 ? U32(h, 74) : 0;
+        uint algorithm = major == 3 ? U32(h, 70) : 0;
+        var header = new CowHeader
+        {
+            Major = major,
+            Minor = minor,
+            HeaderBytes = headerBytes,
+            FooterBytes = U16(h, 14),
+            OpBytes = U16(h, 16),
+            BlockSize = U32(h, 18),
+            ClusterOps = U32(h, 22),
+            NumMergeOps = U64(h, 26),
+            ScratchBytes = major >= 2 ? U32(h, 34) : 0,
+            SequenceCount = U64(h, 38),
+            ResumeCount = U32(h, 46),
+            ResumeMax = U32(h, 50),
+            OpCount = U64(h, 54),
+            OpCountMax = U64(h, 62),
+            Compression = algorithm <= (uint)CowCompression.Zstd ? (CowCompression)algorithm : CowCompression.None,
+            MaxUnitBytes = unit == 0 ? CowOp.BlockSize : unit,
+        };
+
+        void Require(bool right, string field, ulong value, string rule)
+        {
+            if (!right) throw Bad($"{name}: header: {field} is {value}, {rule}");
+        }
+
+        int footer = major == 3 ? 0 : 84, op = major == 3 ? 16 : 20;
+        Require(header.FooterBytes == footer, "footer_size", (ulong)header.FooterBytes, $"must be {footer} in version {major}");
+        Require(header.OpBytes == op, "op_size", (ulong)header.OpBytes, $"must be {op} in version {major}");
+        Require(header.BlockSize == CowOp.BlockSize, "block_size", header.BlockSize, $"must be {CowOp.BlockSize}");
+        if (major == 3) Require(header.ClusterOps == 0, "cluster_ops", header.ClusterOps, "must be 0 in version 3");
+        else Require(header.ClusterOps != 1, "cluster_ops", header.ClusterOps, "must be 0 or at least 2");
+        Require(header.ScratchBytes <= length - headerBytes, "buffer_size", header.ScratchBytes, $"but only {length - headerBytes} bytes follow the header");
+        if (major < 3) return header;
+
+        Require(algorithm <= (uint)CowCompression.Zstd, "compression_algorithm", algorithm, "must be 0 (none), 1 (gz), 2 (brotli), 3 (lz4) or 4 (zstd)");
+        Require(header.MaxUnitBytes is >= CowOp.BlockSize and <= MaxUnitBytesLimit, "max_compression_size", unit, $"must be {CowOp.BlockSize} to {MaxUnitBytesLimit}");
+        // Each bound keeps the next sum far from overflow: the file is shorter than 2^63, everything else below 2^37.
+        Require(header.OpCountMax <= uint.MaxValue, "op_count_max", header.OpCountMax, $"must be at most {uint.MaxValue}");
+        Require(header.OpCount <= header.OpCountMax, "op_count", header.OpCount, $"but op_count_max is {header.OpCountMax}");
+        ulong listRoom = (ulong)(length - header.SequenceOffset) / 4;
+        Require(header.SequenceCount <= listRoom, "sequence_data_count", header.SequenceCount, $"but the file has room for {listRoom} entries");
+        ulong opRoom = (ulong)Math.Max(0, length - header.OpsOffset) / 16;
+        Require(header.OpCount <= opRoom, "op_count", header.OpCount, $"but the file has room for {opRoom} ops behind byte {header.OpsOffset}");
+        Require(header.SequenceCount <= header.OpCount, "sequence_data_count", header.SequenceCount, $"but there are only {header.OpCount} ops");
+        return header;
+    }
+
+    private static SnapuserdException Bad(string sentence) => new(ExitCode.CowCorrupt, sentence);
+
+    private static int U16(ReadOnlySpan<byte> bytes, int at) => BinaryPrimitives.ReadUInt16LittleEndian(bytes[at..]);
+
+    private static uint U32(ReadOnlySpan<byte> bytes, int at) => BinaryPrimitives.ReadUInt32LittleEndian(bytes[at..]);
+
+    private static ulong U64(ReadOnlySpan<byte> bytes, int at) => BinaryPrimitives.ReadUInt64LittleEndian(bytes[at..]);
+}

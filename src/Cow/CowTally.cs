@@ -1,0 +1,54 @@
+using System.Collections.Generic;
+
+namespace Snapuserd.Cow;
+
+/// <summary>A point at which an interrupted writer may go on: <paramref name="OpIndex"/> ops are on disk there (cow-format §8).</summary>
+public readonly record struct ResumePoint(ulong Label, ulong OpIndex);
+
+/// <summary>How a file's merge order is made (merge.md §2).</summary>
+internal enum OrderRule
+{
+    /// <summary>v1 and v2 without Sequence ops: ordered ops in file order, then the others by block.</summary>
+    OrderedFirst,
+    /// <summary>The listed blocks, then all other ops by block.</summary>
+    Listed,
+    /// <summary>v3 without a list: as they lie in the file.</summary>
+    FileOrder,
+}
+
+/// <summary>What an op reader counts on its way; mutable while reading, handed to <see cref="CowFile"/> at the end.</summary>
+internal sealed class CowTally
+{
+    public long Records;
+    public int Ops, Sequence;
+    public int Copy, Replace, Zero, Xor;
+    public long ReplaceBlocks;
+    public int Labels, Clusters, SequenceOps;
+    public ulong? LastLabel;
+    public CowCompression Compression;
+    public int MaxBlocks = 1;
+    public int MaxStored;
+    public OrderRule Rule;
+    /// <summary>Op that ends furthest in the base, and the byte where it does; -1 if there is none.</summary>
+    public int FurthestWrite = -1, FurthestRead = -1;
+    public long WriteEnd, ReadEnd;
+    public List<ResumePoint> ResumePoints = [];
+
+    /// <summary>Counts a data op, whose values have been checked, as number <see cref="Ops"/>.</summary>
+    public void Count(in CowOp op)
+    {
+        switch (op.Type)
+        {
+            case CowOpType.Copy: Copy++; break;
+            case CowOpType.Replace: Replace++; ReplaceBlocks += op.Blocks; break;
+            case CowOpType.Zero: Zero++; break;
+            case CowOpType.Xor: Xor++; break;
+        }
+        if (op.Blocks > MaxBlocks) MaxBlocks = op.Blocks;
+        if (op.HasData && op.DataLength > MaxStored) MaxStored = op.DataLength;
+        long writeEnd = (op.NewBlock + (long)op.Blocks) * CowOp.BlockSize;
+        if (writeEnd > WriteEnd) { WriteEnd = writeEnd; FurthestWrite = Ops; }
+        if (op.IsOrdered && op.SourceByte + CowOp.BlockSize > ReadEnd) { ReadEnd = op.SourceByte + CowOp.BlockSize; FurthestRead = Ops; }
+        Ops++;
+    }
+}

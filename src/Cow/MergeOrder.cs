@@ -1,0 +1,275 @@
+using System;
+using Snapuserd.Block;
+
+namespace Snapuserd.Cow;
+
+/// <summary>
+/// The order in which ops are merged; num_merge_ops is an index into it, so it is the same at every start and the same as Android's
+/// (merge.md §2, with the others ascending). It also knows which position writes a block.
+/// </summary>
+public sealed class MergeOrder
+{
+    private readonly CowFile _cow;
+    private int _conflictFirst = -1, _conflictSecond = -1;
+
+    private MergeOrder(CowFile cow) => _cow = cow;
+
+    /// <summary>Positions in the order, duplicates included: Android's "total".</summary>
+    public int Count { get; private set; }
+
+    /// <summary>Which data op runs at <paramref name="position"/>. Of several Replace and Zero ops for one block all positions give the first in the file.</summary>
+    public int OpIndex(int position)
+    {
+        int index = Slots[position];
+        GC.KeepAlive(_cow);
+        return index;
+    }
+
+    /// <summary>The first position whose op writes <paramref name="block"/>; -1 if none does.</summary>
+    public int PositionWriting(long block)
+    {
+        int cursor = 0;
+        int position = Writer(_cow.BlockIndex[..Count], _cow.Ops, Slots, block, ref cursor);
+        GC.KeepAlive(_cow);
+        return position;
+    }
+
+    /// <summary>
+    /// Checks what the ops do to one another; exit code 65, naming both ops and the block, for a block that is written twice (except by
+    /// Replace and Zero ops that start at the same block, which all mean the first of them), and, if <paramref name="sharedDevices"/>, for
+    /// an op that reads a block which an earlier one writes.
+    /// <para>
+    /// <paramref name="limits"/> is empty or has <see cref="Count"/> entries. It gets, for each position p, one more than the highest
+    /// position whose op reads a block that p writes, 0 if none does: the checkpoint that must be durable before p may write (design §5,
+    /// rule 1). An Xor that reads its own destination gives p + 1. A Copy of a block onto itself neither reads nor writes: it is skipped.
+    /// With <paramref name="sharedDevices"/> false all limits are 0.
+    /// </para>
+    /// </summary>
+    public void Check(bool sharedDevices, Span<int> limits)
+    {
+        if (limits.Length != 0 && limits.Length != Count) throw new ArgumentException($"{limits.Length} limits for {Count} positions", nameof(limits));
+        limits.Clear();
+        CheckWrites();
+        if (!sharedDevices) return;
+
+        Span<PackedOp> ops = _cow.Ops;
+        Span<int> slots = Slots;
+        Span<ulong> index = _cow.BlockIndex[..Count];
+        int cursor = 0;
+        for (int position = 0; position < slots.Length; position++)
+        {
+            if (!ops[slots[position]].IsOrdered) continue;
+            CowOp op = ops[slots[position]].Unpack();
+            if (IsNoOp(op)) continue;
+            for (long block = op.SourceBlock; block < op.SourceBlock + op.SourceBlocks; block++)
+            {
+                int writer = Writer(index, ops, slots, block, ref cursor);
+                if (writer < 0 || IsNoOp(ops[slots[writer]].Unpack())) continue;
+                if (writer < position)
+                    throw Bad($"{_cow.Describe(slots[position])} reads block {block}, which {_cow.Describe(slots[writer])} overwrites before it in the merge order");
+                if (limits.Length > 0) limits[writer] = Math.Max(limits[writer], position + 1);
+            }
+        }
+        if (limits.Length > 0) CopyLimits(index, limits);
+        GC.KeepAlive(_cow);
+    }
+
+    /// <summary>Duplicates write the same blocks again, so they have the limit of the first of them. Done at the end: a hostile file may have a million duplicates, all read.</summary>
+    private static void CopyLimits(Span<ulong> index, Span<int> limits)
+    {
+        int first = 0;
+        for (int i = 1; i < index.Length; i++)
+        {
+            if (index[i] >> 32 != index[first] >> 32) first = i;
+            else limits[(int)(uint)index[i]] = limits[(int)(uint)index[first]];
+        }
+    }
+
+    /// <summary>
+    /// Whether Android's daemon can merge this file; if not, <paramref name="why"/> is the reason as a clause. Its own VerifyMergeOps
+    /// rules (merge.md §2), and what it demands of the header.
+    /// </summary>
+    public bool AndroidCanMerge(out string why)
+    {
+        CowHeader header = _cow.Header;
+        if (header.Major == 1) { why = "its daemon aborts on version 1 headers"; return false; }
+        if (header.ScratchBytes is not (0 or 2 * 1024 * 1024)) { why = $"buffer_size is {header.ScratchBytes}, and it takes only 0 or 2097152"; return false; }
+
+        Span<PackedOp> ops = _cow.Ops;
+        Span<int> slots = Slots;
+        Span<ulong> index = _cow.BlockIndex[..Count];
+        int plain = -1, cursor = 0;
+        for (int position = 0; position < slots.Length; position++)
+        {
+            CowOp op = ops[slots[position]].Unpack();
+            if (!op.IsOrdered) { plain = position; continue; }
+            if (plain >= 0)
+            {
+                why = $"{_cow.Describe(slots[position])} comes behind {_cow.Describe(slots[plain])} in the merge order";
+                return false;
+            }
+            for (long block = op.SourceBlock; block < op.SourceBlock + op.SourceBlocks; block++)
+            {
+                int writer = Writer(index, ops, slots, block, ref cursor);
+                if (writer < 0 || writer >= position || !ops[slots[writer]].IsOrdered) continue;
+                why = $"{_cow.Describe(slots[position])} reads block {block}, which {_cow.Describe(slots[writer])} overwrites before it";
+                return false;
+            }
+        }
+        GC.KeepAlive(_cow);
+        why = "";
+        return true;
+    }
+
+    /// <summary>
+    /// Builds the order from the ops and the list that the reader left in the order's own memory. Exit code 65 for a listed block that
+    /// no op has, or that is listed twice.
+    /// </summary>
+    internal static MergeOrder Build(CowFile cow)
+    {
+        var order = new MergeOrder(cow);
+        Span<PackedOp> ops = cow.Ops;
+        Span<ulong> index = cow.BlockIndex;
+        for (int i = 0; i < ops.Length; i++) index[i] = Key(ops[i].NewBlock, i);
+        index.Sort();
+        order.FindConflict(ops, index);
+        order.Count = cow.Rule switch
+        {
+            OrderRule.FileOrder => InFileOrder(ops, index, cow.OrderSlots),
+            OrderRule.OrderedFirst => OrderedFirst(ops, index, cow.OrderSlots),
+            _ => Listed(cow, ops, index, cow.OrderSlots),
+        };
+
+        // From here on the index answers with positions. The same op may stand at several; the lowest comes first.
+        Span<int> slots = order.Slots;
+        index = cow.BlockIndex[..order.Count];
+        for (int i = 0; i < slots.Length; i++) index[i] = Key(ops[slots[i]].NewBlock, i);
+        index.Sort();
+        return order;
+    }
+
+    private Span<int> Slots => _cow.OrderSlots[..Count];
+
+    private static ulong Key(uint block, int value) => ((ulong)block << 32) | (uint)value;
+
+    /// <summary>Puts a block onto itself: nothing to read, nothing to write when source and base are one device.</summary>
+    private static bool IsNoOp(in CowOp op) => op.Type == CowOpType.Copy && op.Source == op.NewBlock;
+
+    private static int InFileOrder(Span<PackedOp> ops, Span<ulong> index, Span<int> slots)
+    {
+        int first = 0;
+        for (int i = 0; i < index.Length; i++)
+        {
+            if (index[i] >> 32 != index[first] >> 32) first = i;
+            slots[(int)(uint)index[i]] = (int)(uint)index[first];
+        }
+        return ops.Length;
+    }
+
+    private static int OrderedFirst(Span<PackedOp> ops, Span<ulong> index, Span<int> slots)
+    {
+        int count = 0, first = 0;
+        for (int i = 0; i < ops.Length; i++)
+            if (ops[i].IsOrdered) slots[count++] = i;
+        for (int i = 0; i < index.Length; i++)
+        {
+            if (index[i] >> 32 != index[first] >> 32) first = i;
+            if (!ops[(int)(uint)index[i]].IsOrdered) slots[count++] = (int)(uint)index[first];
+        }
+        return count;
+    }
+
+    private static int Listed(CowFile cow, Span<PackedOp> ops, Span<ulong> index, Span<int> slots)
+    {
+        int count = cow.SequenceCount;
+        for (int i = 0; i < count; i++)
+        {
+            uint block = (uint)slots[i];
+            int at = LowerBound(index, (ulong)block << 32);
+            if (at == index.Length || (uint)(index[at] >> 32) != block)
+                throw new SnapuserdException(ExitCode.CowCorrupt, $"{cow.Name}: sequence entry {i} is block {block}, which no op writes");
+            int op = (int)(uint)index[at];
+            if (ops[op].Listed) throw new SnapuserdException(ExitCode.CowCorrupt, $"{cow.Name}: sequence entry {i} is block {block}, which is listed twice");
+            ops[op].Listed = true;
+            slots[i] = op;
+        }
+        int first = 0;
+        for (int i = 0; i < index.Length; i++)
+        {
+            if (index[i] >> 32 != index[first] >> 32) first = i;
+            int op = (int)(uint)index[first];
+            if (!ops[op].Listed) slots[count++] = op;
+        }
+        return count;
+    }
+
+    /// <summary>Remembers the first pair of ops with one new_block of which one is ordered: the order alone no longer shows it, because both became the first.</summary>
+    private void FindConflict(Span<PackedOp> ops, Span<ulong> index)
+    {
+        int first = 0;
+        for (int i = 1; i < index.Length; i++)
+        {
+            if (index[i] >> 32 != index[first] >> 32) { first = i; continue; }
+            int a = (int)(uint)index[first], b = (int)(uint)index[i];
+            if (!ops[a].IsOrdered && !ops[b].IsOrdered) continue;
+            (_conflictFirst, _conflictSecond) = (a, b);
+            return;
+        }
+    }
+
+    private void CheckWrites()
+    {
+        if (_conflictFirst >= 0)
+            throw Bad($"{_cow.Describe(_conflictFirst)} and {_cow.Describe(_conflictSecond)} both write block {_cow[_conflictFirst].NewBlock}");
+        Span<PackedOp> ops = _cow.Ops;
+        Span<int> slots = Slots;
+        Span<ulong> index = _cow.BlockIndex[..Count];
+        for (int i = 1; i < index.Length; i++)
+        {
+            // Neighbours are enough: if no unit reaches its successor's start, none reaches further.
+            int a = slots[(int)(uint)index[i - 1]], b = slots[(int)(uint)index[i]];
+            if (a != b && ops[a].EndBlock > ops[b].NewBlock)
+                throw Bad($"{_cow.Describe(a)} and {_cow.Describe(b)} both write block {ops[b].NewBlock}");
+        }
+    }
+
+    /// <summary>
+    /// First position that writes <paramref name="block"/>, or -1. <paramref name="cursor"/> is where the answer stood last time and gets
+    /// where it stands now: sources come in runs, so the answer is mostly there or next door, and a search touches 20 cache lines.
+    /// </summary>
+    private static int Writer(Span<ulong> index, Span<PackedOp> ops, Span<int> slots, long block, ref int cursor)
+    {
+        if (block is < 0 or > uint.MaxValue || index.IsEmpty) return -1;
+        ulong key = (ulong)block << 32;
+        int at = -1;
+        for (int near = Math.Max(0, cursor - 1); near <= cursor + 1 && near < index.Length; near++)
+            if ((uint)(index[near] >> 32) == (uint)block) { at = near; break; }
+        if (at < 0)
+        {
+            at = LowerBound(index, key);
+            // Not the start of a unit: the unit before may reach here.
+            if (at == index.Length || (uint)(index[at] >> 32) != (uint)block) at--;
+            if (at < 0) return -1;
+        }
+        uint start = (uint)(index[at] >> 32);
+        if (at > 0 && (uint)(index[at - 1] >> 32) == start) at = LowerBound(index, (ulong)start << 32);
+        int position = (int)(uint)index[at];
+        if ((ulong)block >= ops[slots[position]].EndBlock) return -1;
+        cursor = at;
+        return position;
+    }
+
+    private static int LowerBound(Span<ulong> sorted, ulong key)
+    {
+        int low = 0, high = sorted.Length;
+        while (low < high)
+        {
+            int middle = (low + high) >>> 1;
+            if (sorted[middle] < key) low = middle + 1;
+            else high = middle;
+        }
+        return low;
+    }
+
+    private SnapuserdException Bad(string what) => new(ExitCode.CowCorrupt, $"{_cow.Name}: {what}");
+}

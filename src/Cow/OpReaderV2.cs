@@ -1,0 +1,153 @@
+using System;
+using System.Buffers.Binary;
+using Snapuserd.Block;
+
+namespace Snapuserd.Cow;
+
+/// <summary>
+/// Walks the op records of a v1 or v2 file (cow-format §4, §6.1–6.4). Nothing says beforehand how many there are, so the file is walked
+/// twice: once to count, once to fill memory of exactly that size. Positions only grow, so a walk ends whatever the file holds.
+/// </summary>
+internal sealed class OpReaderV2(IByteSource source, CowHeader header)
+{
+    private const int RecordBytes = 20;
+    private const int FooterBytes = 84;
+
+    private readonly ByteWindow _window = new(source);
+    private readonly ByteWindow _listWindow = new(source);
+    private readonly long _length = source.Length;
+
+    /// <summary>
+    /// Walks the file and checks it. Data ops go to <paramref name="ops"/> and listed blocks to <paramref name="list"/>, unless both are
+    /// empty: then they are only counted.
+    /// </summary>
+    public CowTally Walk(Span<PackedOp> ops, Span<int> list)
+    {
+        bool fill = ops.Length > 0 || list.Length > 0;
+        bool clustered = header.ClusterOps != 0;
+        long clusterBytes = clustered ? header.ClusterOps * (long)RecordBytes : RecordBytes;
+        var tally = new CowTally { Rule = OrderRule.OrderedFirst };
+        CowCompression? compression = null;
+        long position = header.ScratchEnd;
+        // The running data position of §6.3; in a hostile file it may lie anywhere ahead, so it is checked where it is used.
+        long dataPosition = position + clusterBytes;
+        long slotsLeft = header.ClusterOps;
+
+        while (true)
+        {
+            if (_length - position < RecordBytes)
+                throw Bad($"the footer is missing: the ops end at byte {position} of {_length}, so the file was not finished or is cut off");
+            long ahead = clustered ? slotsLeft * RecordBytes : long.MaxValue;
+            ReadOnlySpan<byte> record = _window.At(position, RecordBytes, ahead);
+            var type = (CowOpType)record[0];
+            byte algorithm = record[1];
+            int dataLength = BinaryPrimitives.ReadUInt16LittleEndian(record[2..]);
+            ulong newBlock = BinaryPrimitives.ReadUInt64LittleEndian(record[4..]);
+            ulong from = BinaryPrimitives.ReadUInt64LittleEndian(record[12..]);
+
+            if (type == CowOpType.Footer)
+            {
+                CheckFooter(tally, position, opsSize: newBlock, numOps: from);
+                tally.Compression = compression ?? CowCompression.None;
+                return tally;
+            }
+            if (clustered && slotsLeft-- == 0)
+                throw Bad($"the cluster of {header.ClusterOps} ops that ends at byte {position} has no Cluster op");
+
+            long next = position + RecordBytes;
+            switch (type)
+            {
+                case CowOpType.Copy or CowOpType.Replace or CowOpType.Zero or CowOpType.Xor:
+                    bool hasData = type is CowOpType.Replace or CowOpType.Xor;
+                    ulong dataOffset = type == CowOpType.Replace ? from : type == CowOpType.Xor ? (ulong)dataPosition : 0;
+                    CowOp op = Check(tally.Ops, type, algorithm, dataLength, newBlock, from, dataOffset, ref compression);
+                    if (fill)
+                    {
+                        if (tally.Ops >= ops.Length) throw Changed();
+                        ops[tally.Ops] = new PackedOp(type, op.NewBlock, 0, (ulong)op.Source, (ulong)op.DataOffset, (uint)op.DataLength);
+                    }
+                    if (tally.Ops == int.MaxValue) throw Bad("there are more than 2^31 ops");
+                    tally.Count(op);
+                    if (!clustered && hasData) next += dataLength;
+                    break;
+                case CowOpType.Label:
+                    tally.Labels++;
+                    tally.LastLabel = from;
+                    break;
+                case CowOpType.Cluster:
+                    if (!clustered) throw Bad($"a Cluster op at byte {position}, but header field cluster_ops is 0");
+                    if (from > (ulong)(_length - next)) throw Bad($"the Cluster op at byte {position}: source is {from}, but only {_length - next} bytes follow");
+                    tally.Clusters++;
+                    next += (long)from;
+                    slotsLeft = header.ClusterOps;
+                    break;
+                case CowOpType.Sequence:
+                    if (!clustered) throw Bad($"a Sequence op at byte {position} of a file without clusters, where its list has no place");
+                    ReadList(tally, position, dataLength, from, fill, list);
+                    break;
+                default:
+                    throw Bad($"op {tally.Ops} at byte {position}: type is {(byte)type}, which is unknown");
+            }
+
+            // Kept as Android keeps it: the length counts for every type, wherever the next record lies.
+            dataPosition += dataLength;
+            if (type == CowOpType.Cluster) dataPosition += clusterBytes;
+            else if (!clustered) dataPosition += RecordBytes;
+            position = next;
+            tally.Records++;
+        }
+    }
+
+    private CowOp Check(int index, CowOpType type, byte algorithm, int dataLength, ulong newBlock, ulong from, ulong dataOffset, ref CowCompression? compression)
+    {
+        SnapuserdException Wrong(string field, ulong value, string rule) => Bad($"op {index} ({type} of block {newBlock}): {field} is {value}, {rule}");
+
+        if (newBlock > uint.MaxValue) throw Wrong("new_block", newBlock, $"must be at most {uint.MaxValue}");
+        if (type is CowOpType.Copy or CowOpType.Xor && from > PackedOp.Max48) throw Wrong("source", from, "must fit 48 bits");
+        if (type is not (CowOpType.Replace or CowOpType.Xor)) return new CowOp(type, (uint)newBlock, 1, type == CowOpType.Copy ? (long)from : 0, 0, 0);
+
+        if (algorithm > (byte)CowCompression.Zstd) throw Wrong("compression", algorithm, "which is unknown");
+        // Android takes the first non-zero value for the whole file and would decode a raw payload with it; so a mix is refused (cow-format §7.1).
+        compression ??= (CowCompression)algorithm;
+        if ((byte)compression != algorithm) throw Wrong("compression", algorithm, $"but earlier ops have {(byte)compression}: one file has one algorithm");
+        if (algorithm == 0 ? dataLength != CowOp.BlockSize : dataLength == 0)
+            throw Wrong("data_length", (ulong)dataLength, algorithm == 0 ? $"must be {CowOp.BlockSize} without compression" : "must be at least 1");
+        string field = type == CowOpType.Replace ? "source" : "data position";
+        if (dataOffset < (ulong)header.ScratchEnd) throw Wrong(field, dataOffset, $"but data begins behind byte {header.ScratchEnd}");
+        if (dataOffset > (ulong)_length || (ulong)dataLength > (ulong)_length - dataOffset || dataOffset > PackedOp.Max48)
+            throw Wrong(field, dataOffset, $"so {dataLength} bytes of data reach beyond the file of {_length}");
+        return new CowOp(type, (uint)newBlock, 1, type == CowOpType.Xor ? (long)from : 0, (long)dataOffset, dataLength);
+    }
+
+    private void ReadList(CowTally tally, long position, int dataLength, ulong from, bool fill, Span<int> list)
+    {
+        SnapuserdException Wrong(string field, ulong value, string rule) => Bad($"the Sequence op at byte {position}: {field} is {value}, {rule}");
+
+        if (tally.Ops > 0) throw Bad($"the Sequence op at byte {position} follows {tally.Ops} data ops, but must come before the first");
+        if (dataLength % 4 != 0) throw Wrong("data_length", (ulong)dataLength, "must be a multiple of 4");
+        if (from < (ulong)header.ScratchEnd || from > (ulong)_length || (ulong)dataLength > (ulong)_length - from)
+            throw Wrong("source", from, $"so a list of {dataLength} bytes lies outside the file of {_length}");
+        int count = dataLength / 4;
+        if (fill)
+        {
+            if (count > list.Length - tally.Sequence) throw Changed();
+            ReadOnlySpan<byte> bytes = _listWindow.At((long)from, dataLength, dataLength);
+            for (int i = 0; i < count; i++) list[tally.Sequence + i] = BinaryPrimitives.ReadInt32LittleEndian(bytes[(4 * i)..]);
+        }
+        if (tally.Sequence > int.MaxValue - count) throw Bad("the sequence list has more than 2^31 entries");
+        tally.Sequence += count;
+        tally.SequenceOps++;
+        tally.Rule = OrderRule.Listed;
+    }
+
+    private void CheckFooter(CowTally tally, long position, ulong opsSize, ulong numOps)
+    {
+        if (_length - position < FooterBytes) throw Bad($"the footer at byte {position} is cut off: {_length - position} of {FooterBytes} bytes are there");
+        if (numOps != (ulong)tally.Records) throw Bad($"footer: num_ops is {numOps}, but there are {tally.Records} ops");
+        if (opsSize != (ulong)tally.Records * RecordBytes) throw Bad($"footer: ops_size is {opsSize}, must be {tally.Records * RecordBytes} for {tally.Records} ops");
+    }
+
+    private SnapuserdException Bad(string what) => new(ExitCode.CowCorrupt, $"{source.Name}: {what}");
+
+    private SnapuserdException Changed() => Bad("the file changed while it was read");
+}

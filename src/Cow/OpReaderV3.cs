@@ -1,0 +1,92 @@
+using System;
+using System.Buffers.Binary;
+using System.Collections.Generic;
+using Snapuserd.Block;
+
+namespace Snapuserd.Cow;
+
+/// <summary>Reads the sequence list, the resume points and the op array of a v3 file (cow-format §5, §6.6, §8.2).</summary>
+internal sealed class OpReaderV3(IByteSource source, CowHeader header)
+{
+    private const int RecordBytes = 16;
+
+    /// <summary>Resume points kept at most. Writers make 4 slots; a file that claims millions of them gets no more memory than this.</summary>
+    private const int MaxResumePoints = 64;
+
+    private readonly ByteWindow _window = new(source);
+    private readonly long _length = source.Length;
+
+    /// <summary>Fills <paramref name="ops"/> (op_count of them) and <paramref name="list"/> (sequence_data_count), checking every field.</summary>
+    public CowTally Walk(Span<PackedOp> ops, Span<int> list)
+    {
+        var tally = new CowTally
+        {
+            Compression = header.Compression,
+            Sequence = list.Length,
+            Rule = list.Length > 0 ? OrderRule.Listed : OrderRule.FileOrder,
+        };
+        for (int i = 0; i < list.Length; i++)
+            list[i] = BinaryPrimitives.ReadInt32LittleEndian(_window.At(header.SequenceOffset + (4L * i), 4, 4L * (list.Length - i)));
+        ReadResumePoints(tally.ResumePoints);
+        tally.Labels = tally.ResumePoints.Count;
+        if (tally.Labels > 0) tally.LastLabel = tally.ResumePoints[^1].Label;
+
+        long dataPosition = header.DataOffset;
+        for (int i = 0; i < ops.Length; i++)
+        {
+            ReadOnlySpan<byte> record = _window.At(header.OpsOffset + (16L * i), RecordBytes, 16L * (ops.Length - i));
+            uint dataLength = BinaryPrimitives.ReadUInt32LittleEndian(record);
+            uint newBlock = BinaryPrimitives.ReadUInt32LittleEndian(record[4..]);
+            ulong info = BinaryPrimitives.ReadUInt64LittleEndian(record[8..]);
+            CowOp op = Check(i, (CowOpType)(info >> 60), (int)(info >> 57) & 7, dataLength, newBlock, info & PackedOp.Max48, dataPosition);
+            ops[i] = new PackedOp(op.Type, newBlock, int.Log2(op.Blocks), (ulong)op.Source, (ulong)op.DataOffset, (uint)op.DataLength);
+            tally.Count(op);
+            // The length counts for every type (cow-format §6.6). 2^32 ops of 2^32 bytes at worst: it cannot wrap around.
+            if (dataLength > (ulong)long.MaxValue - (ulong)dataPosition)
+                throw Wrong(i, op.Type, newBlock, "data_length", dataLength, "beyond any file");
+            dataPosition += dataLength;
+        }
+        tally.Records = ops.Length;
+        return tally;
+    }
+
+    private CowOp Check(int index, CowOpType type, int factor, uint dataLength, uint newBlock, ulong from, long dataPosition)
+    {
+        if (type is not (CowOpType.Copy or CowOpType.Replace or CowOpType.Zero or CowOpType.Xor))
+            throw new SnapuserdException(ExitCode.CowCorrupt, $"{source.Name}: op {index} (block {newBlock}): type is {(byte)type}, which version 3 does not have");
+        if (type != CowOpType.Replace && factor != 0) throw Wrong(index, type, newBlock, "compression factor", (ulong)factor, "only a Replace may have one");
+        if (type is CowOpType.Copy or CowOpType.Zero) return new CowOp(type, newBlock, 1, type == CowOpType.Copy ? (long)from : 0, 0, 0);
+
+        int blocks = 1 << factor, unit = blocks * CowOp.BlockSize;
+        if ((uint)unit > header.MaxUnitBytes)
+            throw Wrong(index, type, newBlock, "compression factor", (ulong)factor, $"a unit of {unit} bytes, but max_compression_size is {header.MaxUnitBytes}");
+        if (newBlock > uint.MaxValue - (uint)(blocks - 1)) throw Wrong(index, type, newBlock, "new_block", newBlock, $"so {blocks} blocks reach beyond 2^32");
+        if (dataLength == 0 || dataLength > (uint)unit || (header.Compression == CowCompression.None && dataLength != (uint)unit))
+            throw Wrong(index, type, newBlock, "data_length", dataLength, header.Compression == CowCompression.None ? $"must be {unit} without compression" : $"must be 1 to {unit}");
+        if (type == CowOpType.Replace && from != (ulong)dataPosition)
+            throw Wrong(index, type, newBlock, "source", from, $"but its data must follow that of the op before at byte {dataPosition}");
+        if (dataPosition > _length || dataLength > _length - dataPosition || (ulong)dataPosition > PackedOp.Max48)
+            throw Wrong(index, type, newBlock, "data_length", dataLength, $"so data from byte {dataPosition} on reaches beyond the file of {_length}");
+        return new CowOp(type, newBlock, blocks, type == CowOpType.Xor ? (long)from : 0, dataPosition, (int)dataLength);
+    }
+
+    /// <summary>
+    /// Android's count is not to be trusted: it grows with every label, and slots may be stale or never written. So: no more than there
+    /// are slots, and stop where the label does not rise or the op index falls or passes op_count (cow-format §8.2).
+    /// </summary>
+    private void ReadResumePoints(List<ResumePoint> points)
+    {
+        uint count = Math.Min(Math.Min(header.ResumeCount, header.ResumeMax), MaxResumePoints);
+        for (int i = 0; i < count && header.ResumeOffset + (16L * (i + 1)) <= _length; i++)
+        {
+            ReadOnlySpan<byte> slot = _window.At(header.ResumeOffset + (16L * i), 16);
+            var point = new ResumePoint(BinaryPrimitives.ReadUInt64LittleEndian(slot), BinaryPrimitives.ReadUInt64LittleEndian(slot[8..]));
+            if (point.OpIndex > header.OpCount) return;
+            if (points.Count > 0 && (point.Label <= points[^1].Label || point.OpIndex < points[^1].OpIndex)) return;
+            points.Add(point);
+        }
+    }
+
+    private SnapuserdException Wrong(int index, CowOpType type, uint newBlock, string field, ulong value, string rule) =>
+        new(ExitCode.CowCorrupt, $"{source.Name}: op {index} ({type} of block {newBlock}): {field} is {value}, {rule}");
+}
