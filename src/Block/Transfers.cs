@@ -75,6 +75,19 @@ public sealed class Transfers
         return failure;
     }
 
+    /// <summary>After an error that ends the run: waits until no buffer is in use any more, and lets nothing that goes wrong on the way hide that error.</summary>
+    public void Abandon()
+    {
+        try
+        {
+            Drain();
+        }
+        catch (Exception)
+        {
+            Broken = true;
+        }
+    }
+
     private void Start(in BlockRequest request)
     {
         if (request.Verb != BlockVerb.Flush && request.Buffer.Length == 0) return;

@@ -41,8 +41,9 @@ public sealed class MergeOrder
     /// <para>
     /// <paramref name="limits"/> is empty or has <see cref="Count"/> entries. It gets, for each position p, one more than the highest
     /// position whose op reads a block that p writes, 0 if none does: the checkpoint that must be durable before p may write (design §5,
-    /// rule 1). An Xor that reads its own destination gives p + 1. A Copy of a block onto itself neither reads nor writes: it is skipped.
-    /// With <paramref name="sharedDevices"/> false all limits are 0.
+    /// rule 1). An Xor that reads its own destination gives p + 1. A position with nothing to write gives −1: a Copy of a block onto
+    /// itself, which does not count as reading either, and every position of a duplicate but the first. With
+    /// <paramref name="sharedDevices"/> false nothing reads what is written, and no Copy is onto itself.
     /// </para>
     /// </summary>
     public void Check(bool sharedDevices, Span<int> limits)
@@ -50,6 +51,7 @@ public sealed class MergeOrder
         if (limits.Length != 0 && limits.Length != Count) throw new ArgumentException($"{limits.Length} limits for {Count} positions", nameof(limits));
         limits.Clear();
         CheckWrites();
+        if (limits.Length > 0) MarkDuplicates(_cow.BlockIndex[..Count], limits);
         if (!sharedDevices) return;
 
         Span<PackedOp> ops = _cow.Ops;
@@ -60,7 +62,11 @@ public sealed class MergeOrder
         {
             if (!ops[slots[position]].IsOrdered) continue;
             CowOp op = ops[slots[position]].Unpack();
-            if (IsNoOp(op)) continue;
+            if (IsNoOp(op))
+            {
+                if (limits.Length > 0) limits[position] = -1;
+                continue;
+            }
             for (long block = op.SourceBlock; block < op.SourceBlock + op.SourceBlocks; block++)
             {
                 int writer = Writer(index, ops, slots, block, ref cursor);
@@ -70,18 +76,17 @@ public sealed class MergeOrder
                 if (limits.Length > 0) limits[writer] = Math.Max(limits[writer], position + 1);
             }
         }
-        if (limits.Length > 0) CopyLimits(index, limits);
         GC.KeepAlive(_cow);
     }
 
-    /// <summary>Duplicates write the same blocks again, so they have the limit of the first of them. Done at the end: a hostile file may have a million duplicates, all read.</summary>
-    private static void CopyLimits(Span<ulong> index, Span<int> limits)
+    /// <summary>Two writes of one block in flight at once would be a race, though of equals; and one is enough.</summary>
+    private static void MarkDuplicates(Span<ulong> index, Span<int> limits)
     {
         int first = 0;
         for (int i = 1; i < index.Length; i++)
         {
             if (index[i] >> 32 != index[first] >> 32) first = i;
-            else limits[(int)(uint)index[i]] = limits[(int)(uint)index[first]];
+            else limits[(int)(uint)index[i]] = -1;
         }
     }
 

@@ -109,14 +109,14 @@ public sealed class MergeEngine : IDisposable
     public int DurableCount => _durable;
 
     /// <summary>
-    /// Merges what is left. Throws 65 before the first write to Base when a payload or the scratch is bad, 74 when a device fails, 75
+    /// Merges what is left; with nothing left it only makes sure that this is durable, since the count may have been read from a page
+    /// cache that a killed run left dirty. Throws 65 before the first write to Base when a payload or the scratch is bad, 74 when a device fails, 75
     /// when asked to stop; after 74 and 75 the same command goes on at the last checkpoint.
     /// </summary>
     public MergeResult Run()
     {
         try
         {
-            if (_durable == _plan.Count) return Result;
             if (_setup.Options.VerifyFirst && _durable == 0) _stage.VerifyPayloads();
             Start();
             while (_written < _plan.Count) Step();
@@ -126,7 +126,7 @@ public sealed class MergeEngine : IDisposable
         catch
         {
             // Buffers of requests in flight must not be reused or unmapped. If the queue itself broke there is no waiting for them.
-            if (!_setup.Io.Broken) _setup.Io.Drain();
+            if (!_setup.Io.Broken) _setup.Io.Abandon();
             throw;
         }
     }
@@ -195,7 +195,7 @@ public sealed class MergeEngine : IDisposable
             int from = _written;
             _stage.Clear();
             int position = from;
-            while (position < end && (_plan.IsNoOp(_plan[position]) || _stage.TryAdd(position))) position++;
+            while (position < end && (_plan.IsNoOp(position) || _stage.TryAdd(position))) position++;
             _stage.Produce();
             WriteStage();
             Advance(position);

@@ -15,13 +15,11 @@ internal sealed class MergePlan : IDisposable
 {
     private readonly CowFile _cow;
     private readonly MappedMemory? _limits;
-    private readonly bool _shared;
 
     /// <summary>Checks the order (exit code 65 if an op reads what an earlier one writes) and works out the limits: 4 bytes per op.</summary>
     public MergePlan(CowFile cow, int window, bool sharedBlocks)
     {
         _cow = cow;
-        _shared = sharedBlocks;
         Window = window;
         if (Count == 0) return;
         int result = MappedMemory.Map((nint)Count * sizeof(int), out _limits);
@@ -54,8 +52,8 @@ internal sealed class MergePlan : IDisposable
     /// <summary>The op reads what it overwrites: an Xor in place. No checkpoint helps, only the journal does.</summary>
     public bool IsInPlace(int position) => Limit(position) > position;
 
-    /// <summary>The op copies a block onto itself, so there is nothing to do.</summary>
-    public bool IsNoOp(in CowOp op) => _shared && op.Type == CowOpType.Copy && op.Source == op.NewBlock;
+    /// <summary>There is nothing to write: a Copy onto itself, or a duplicate of an op that comes before.</summary>
+    public bool IsNoOp(int position) => Limit(position) < 0;
 
     /// <summary>How many ops from <paramref name="from"/> on rule 1 lets through while <paramref name="durable"/> is the durable count; at most <paramref name="most"/>.</summary>
     public int PlainRun(int durable, int from, int most = int.MaxValue)
