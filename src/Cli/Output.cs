@@ -1,0 +1,113 @@
+using System;
+using System.Text;
+using Snapuserd.Interop;
+
+namespace Snapuserd.Cli;
+
+/// <summary>
+/// Lines on standard output and standard error by plain write(2). A stream that fails once is silent from then on: a reader that went away
+/// (EPIPE) must not stop a merge. <see cref="Failure"/> keeps the errno for a command whose output is its result.
+/// </summary>
+internal sealed class Output
+{
+    private const int ResultsFd = 1;
+    private const int DiagnosticsFd = 2;
+
+    // One write per line keeps lines whole between processes up to PIPE_BUF; longer ones grow the buffer.
+    private byte[] _bytes = new byte[512];
+    private readonly object _gate = new();
+    private bool _resultsDead;
+    private bool _diagnosticsDead;
+    private bool _barIsUp;
+
+    /// <param name="wereClosed">The mask of <see cref="StandardDescriptors.Reserve"/>: what was closed at start stays silent.</param>
+    internal Output(int wereClosed)
+    {
+        _resultsDead = (wereClosed & (1 << ResultsFd)) != 0;
+        _diagnosticsDead = (wereClosed & (1 << DiagnosticsFd)) != 0;
+    }
+
+    /// <summary>The negative errno that ended standard output, or 0. A closed one is no failure: whoever closed it wants nothing.</summary>
+    internal int Failure { get; private set; }
+
+    /// <summary>Whether standard error is a terminal that a bar can be drawn on.</summary>
+    internal bool HasTerminal => !_diagnosticsDead && Libc.IsATty(DiagnosticsFd);
+
+    /// <summary>Columns of the terminal; 80 if it does not say.</summary>
+    internal static int TerminalColumns
+    {
+        get
+        {
+            WindowSize size = default;
+            return Libc.Ioctl(DiagnosticsFd, Libc.TIOCGWINSZ, ref size) >= 0 && size.Col > 0 ? size.Col : 80;
+        }
+    }
+
+    /// <summary>A line of the result, on standard output.</summary>
+    internal void Result(ReadOnlySpan<char> line)
+    {
+        lock (_gate)
+        {
+            WipeBar();
+            if (_resultsDead) return;
+            int error = Write(ResultsFd, line, "\n");
+            if (error >= 0) return;
+            _resultsDead = true;
+            Failure = error;
+        }
+    }
+
+    /// <summary>A line for the operator, on standard error.</summary>
+    internal void Diagnose(ReadOnlySpan<char> line)
+    {
+        lock (_gate)
+        {
+            WipeBar();
+            if (!_diagnosticsDead && Write(DiagnosticsFd, line, "\n") < 0) _diagnosticsDead = true;
+        }
+    }
+
+    /// <summary>Draws <paramref name="bar"/> over the last line of the terminal; the next line wipes it away.</summary>
+    internal void Bar(ReadOnlySpan<char> bar)
+    {
+        lock (_gate)
+        {
+            if (_diagnosticsDead) return;
+            if (Write(DiagnosticsFd, $"\r{bar}", "\e[K") < 0) _diagnosticsDead = true;
+            _barIsUp = true;
+        }
+    }
+
+    private void WipeBar()
+    {
+        if (!_barIsUp) return;
+        _barIsUp = false;
+        if (!_diagnosticsDead && Write(DiagnosticsFd, "\r", "\e[K") < 0) _diagnosticsDead = true;
+    }
+
+    private int Write(int fd, ReadOnlySpan<char> text, ReadOnlySpan<char> end)
+    {
+        int most = Encoding.UTF8.GetMaxByteCount(text.Length + end.Length);
+        if (_bytes.Length < most) _bytes = new byte[most];
+        int length = Encoding.UTF8.GetBytes(text, _bytes);
+        length += Encoding.UTF8.GetBytes(end, _bytes.AsSpan(length));
+
+        ReadOnlySpan<byte> rest = _bytes.AsSpan(0, length);
+        while (rest.Length > 0)
+        {
+            nint written = Libc.Write(fd, rest);
+            if (written == -Errno.EINTR) continue;
+            if (written == -Errno.EAGAIN)
+            {
+                // Somebody made the pipe or terminal non-blocking for all who share it; wait as a blocking write would have.
+                Span<PollFd> one = [new PollFd { Fd = fd, Events = Libc.POLLOUT }];
+                int ready = Libc.Poll(one, -1);
+                if (ready >= 0 || ready == -Errno.EINTR) continue;
+                return ready;
+            }
+            if (written < 0) return (int)written;
+            rest = rest[(int)written..];
+        }
+        return 0;
+    }
+}

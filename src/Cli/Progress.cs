@@ -1,0 +1,140 @@
+using System;
+using System.Globalization;
+using System.Text;
+
+namespace Snapuserd.Cli;
+
+/// <summary>How progress is shown.</summary>
+internal enum ProgressForm
+{
+    Silent,
+    /// <summary>A line now and then on standard error.</summary>
+    Plain,
+    /// <summary>A JSON object now and then on standard output.</summary>
+    Json,
+    /// <summary>A bar on the terminal.</summary>
+    Bar,
+}
+
+/// <summary>
+/// How far a long run is. The share done is that of the bytes, because an op may stand for one block or for sixty-four; it never goes
+/// back. Time comes in with every report, in seconds of any clock that does not go back.
+/// </summary>
+internal sealed class Progress
+{
+    // A bar that moves less often than this looks stuck, more often is work for a serial console.
+    private const double BarInterval = 0.1;
+
+    // Lines go to logs: one in five seconds is enough to see that something lives.
+    private const double PlainInterval = 5;
+    private const double JsonInterval = 1;
+
+    // The rate is an average over about this many seconds, so that a flush does not make the remaining time jump.
+    private const double RateMemory = 5;
+
+    private readonly Output _output;
+    private readonly ProgressForm _form;
+    private readonly string _what;
+    private readonly long _totalBytes;
+    private readonly long _totalOps;
+    private readonly Func<int> _columns;
+    private long _bytes;
+    private long _ops;
+    private double _rate;
+    private double _measuredAt = double.NaN;
+    private long _measuredBytes;
+    private double _shownAt = double.NegativeInfinity;
+
+    /// <param name="what">The verb, as the line begins: "merge".</param>
+    /// <param name="columns">Width of the terminal, asked before every bar because windows are resized.</param>
+    internal Progress(Output output, ProgressForm form, string what, long totalBytes, long totalOps, Func<int> columns)
+    {
+        _output = output;
+        _form = form;
+        _what = what;
+        _totalBytes = totalBytes;
+        _totalOps = totalOps;
+        _columns = columns;
+    }
+
+    /// <summary>What `--progress` and `--json` ask for on these streams.</summary>
+    internal static ProgressForm FormOf(string choice, bool json, bool terminal) => (choice, json, terminal) switch
+    {
+        ("never", _, _) => ProgressForm.Silent,
+        ("plain", true, _) => ProgressForm.Json,
+        ("plain", _, _) => ProgressForm.Plain,
+        (_, _, true) => ProgressForm.Bar,
+        (_, true, _) => ProgressForm.Json,
+        _ => ProgressForm.Plain,
+    };
+
+    /// <summary><paramref name="bytes"/> and <paramref name="ops"/> are done at <paramref name="now"/>, counted from the very beginning, a resumed run's head start included.</summary>
+    internal void Report(long bytes, long ops, double now)
+    {
+        _bytes = Math.Min(Math.Max(_bytes, bytes), _totalBytes);
+        _ops = Math.Min(Math.Max(_ops, ops), _totalOps);
+        Measure(now);
+        double interval = _form switch { ProgressForm.Bar => BarInterval, ProgressForm.Json => JsonInterval, _ => PlainInterval };
+        if (_form == ProgressForm.Silent || now - _shownAt < interval) return;
+        _shownAt = now;
+        switch (_form)
+        {
+            case ProgressForm.Bar:
+                _output.Bar(Line(_columns() - 1));
+                break;
+            case ProgressForm.Json:
+                _output.Result(JsonLine.Event("progress").Add("ops", _ops).Add("total_ops", _totalOps).Add("bytes", _bytes).Add("total_bytes", _totalBytes).Add("bytes_per_second", _rate).ToString());
+                break;
+            default:
+                _output.Diagnose(Line(0));
+                break;
+        }
+    }
+
+    private void Measure(double now)
+    {
+        if (double.IsNaN(_measuredAt))
+        {
+            (_measuredAt, _measuredBytes) = (now, _bytes);
+            return;
+        }
+        double passed = now - _measuredAt;
+        if (passed < BarInterval) return;
+        double rate = (_bytes - _measuredBytes) / passed;
+        double weight = _rate == 0 ? 1 : 1 - Math.Exp(-passed / RateMemory);
+        _rate += (rate - _rate) * weight;
+        (_measuredAt, _measuredBytes) = (now, _bytes);
+    }
+
+    /// <summary>One line of at most <paramref name="columns"/> characters with a bar in it; 0 columns: as long as it gets, without a bar.</summary>
+    private string Line(int columns)
+    {
+        double share = _totalBytes == 0 ? 1 : (double)_bytes / _totalBytes;
+        // Cut, not rounded: 100 % is said only when nothing is left.
+        string head = string.Create(CultureInfo.InvariantCulture, $"{_what} {(int)(share * 100),3}%");
+        string[] tails =
+        [
+            $" {Units.Bytes(_bytes)} of {Units.Bytes(_totalBytes)}",
+            _rate > 0 && _bytes < _totalBytes ? $", {Units.Duration((_totalBytes - _bytes) / _rate)} left" : "",
+            _rate > 0 ? $", {Units.Bytes(_rate)}/s" : "",
+            string.Create(CultureInfo.InvariantCulture, $", {_ops} of {_totalOps} ops"),
+        ];
+        if (columns <= 0) return head + string.Concat(tails);
+
+        // What does not fit is left out from the end; the bar takes what is left over, if that is enough to be one.
+        var line = new StringBuilder(head);
+        int room = columns - head.Length;
+        int kept = 0;
+        while (kept < tails.Length && tails[kept].Length <= room) room -= tails[kept++].Length;
+        const int smallestBar = 13;
+        const int largestBar = 53;
+        if (room >= smallestBar)
+        {
+            int cells = Math.Min(room, largestBar) - 3;
+            int full = (int)(cells * share);
+            line.Append(" [").Append('#', full).Append('.', cells - full).Append(']');
+        }
+        for (int i = 0; i < kept; i++) line.Append(tails[i]);
+        return line.Length > columns ? line.ToString(0, Math.Max(columns, 0)) : line.ToString();
+    }
+}

@@ -1,0 +1,31 @@
+using System;
+using System.Globalization;
+
+namespace Snapuserd.Cli;
+
+/// <summary>Numbers as people read them.</summary>
+internal static class Units
+{
+    private static readonly string[] s_names = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+
+    /// <summary>"0 B", "512 B", "8 MiB", "1.4 GiB": powers of 1024, at most one digit behind the point and none where it would be 0.</summary>
+    internal static string Bytes(double bytes)
+    {
+        int unit = 0;
+        while (bytes >= 1024 && unit < s_names.Length - 1)
+        {
+            bytes /= 1024;
+            unit++;
+        }
+        return $"{bytes.ToString(unit == 0 || bytes >= 100 ? "0" : "0.#", CultureInfo.InvariantCulture)} {s_names[unit]}";
+    }
+
+    /// <summary>"0:07", "12:30", "3:00:00".</summary>
+    internal static string Duration(double seconds)
+    {
+        long whole = (long)Math.Min(Math.Max(seconds, 0), 359_999);
+        return whole >= 3600
+            ? string.Create(CultureInfo.InvariantCulture, $"{whole / 3600}:{whole / 60 % 60:00}:{whole % 60:00}")
+            : string.Create(CultureInfo.InvariantCulture, $"{whole / 60}:{whole % 60:00}");
+    }
+}

@@ -1,0 +1,86 @@
+using System.Text;
+using Snapuserd.Block;
+
+namespace Snapuserd.Cli;
+
+/// <summary>The command line: every verb and option there is (design §7).</summary>
+internal static class Verbs
+{
+    /// <summary>Default of `--memory`, and its bounds. Below 8 MiB the largest units and a journal window leave no room to work; offsets in the arena have 32 bits.</summary>
+    internal const long DefaultMemory = 32L << 20;
+    private const long SmallestMemory = 8L << 20;
+    private const long LargestMemory = 1L << 30;
+
+    private static readonly Option s_cow = new("--cow", OptionKind.Text, "FILE", "The COW file, of format 1 to 3.") { Required = true };
+    private static readonly Option s_base = new("--base", OptionKind.Text, "DEV", "The device or image file that the COW belongs to.");
+    private static readonly Option s_source = new("--source", OptionKind.Text, "DEV", "Where copied and xored blocks are read from; the base, unless it is given.");
+    private static readonly Option s_separate = new("--source-separate", OptionKind.Flag, "", "The source shares no block with the base, so it is never overwritten.") { Needs = "--source" };
+    private static readonly Option s_io = new("--io", OptionKind.Choice, "auto|uring|sync", "How devices are read and written: auto takes io_uring and falls back to plain system calls, saying so in one line; uring fails instead (69).") { Choices = ["auto", "uring", "sync"] };
+    private static readonly Option s_depth = new("--queue-depth", OptionKind.Count, "N", "Requests in flight at once, 1 to 1024.") { Minimum = 1, Maximum = 1024 };
+    private static readonly Option s_memory = new("--memory", OptionKind.Size, "SIZE", "Memory for buffers, 8M to 1G; 32M unless given.") { Minimum = SmallestMemory, Maximum = LargestMemory };
+    private static readonly Option s_json = new("--json", OptionKind.Flag, "", "Print one JSON object per line on standard output.");
+    private static readonly Option s_progress = new("--progress", OptionKind.Choice, "auto|never|plain", "auto draws a bar on a terminal and prints plain lines elsewhere; plain always prints lines; never is silent.") { Choices = ["auto", "never", "plain"] };
+
+    internal static readonly Verb[] All =
+    [
+        new("merge", "Merges a COW into its base. Interrupted at any moment, by a signal, a crash or a power cut, the same command goes on where it stopped.", [],
+        [
+            s_cow, s_base with { Required = true }, s_source, s_separate, s_io, s_depth, s_memory,
+            new("--no-verify-first", OptionKind.Flag, "", "Do not decode every payload before the first write."),
+            new("--allow-unsafe", OptionKind.Flag, "", "Merge even where a COW without scratch space makes a crash unrecoverable; a crash at such a block loses the base, and the next run says so."),
+            s_json, s_progress,
+        ],
+        "SIGTERM and SIGINT stop at the next checkpoint with exit code 75. The COW and the base are checked completely before the first write.",
+        NotYet("merge")),
+
+        new("verify", "Decodes everything in a COW; with a base, also computes the merged image's SHA-256 without writing anything.", [],
+        [
+            s_cow, s_base, s_source with { Needs = "--base" }, s_separate,
+            new("--sha256", OptionKind.Sha256, "HEX", "What the merged image must hash to.") { Needs = "--base" },
+            s_io, s_memory, s_json, s_progress,
+        ],
+        "",
+        NotYet("verify")) { OutputIsResult = true },
+
+        new("inspect", "Prints what is in a COW: its header, footer, state, ops, and whether its order is consistent.", ["FILE"],
+        [
+            new("--ops", OptionKind.Flag, "", "List every op."),
+            new("--order", OptionKind.Choice, "file|merge", "The order of the list: as in the file, or as they are merged.") { Choices = ["file", "merge"], Needs = "--ops" },
+            s_json,
+        ],
+        "",
+        NotYet("inspect")) { OutputIsResult = true },
+
+        new("extract", "Writes the merged image to a file, leaving COW and base as they are.", [],
+        [
+            s_cow, s_base with { Required = true }, s_source, s_separate,
+            new("--output", OptionKind.Text, "FILE", "The image to write.") { Required = true },
+            s_io, s_memory, s_json, s_progress,
+        ],
+        "",
+        NotYet("extract")),
+    ];
+
+    /// <summary>The text of `snapuserd --help`.</summary>
+    internal static string HelpText()
+    {
+        var text = new StringBuilder("usage: snapuserd VERB [OPTION ...]\n\nMerges Android's copy-on-write snapshots (Virtual A/B, COW formats 1 to 3).\n\n");
+        foreach (Verb verb in All) Verb.AppendEntry(text, verb.Name, verb.Summary);
+        text.Append('\n');
+        Verb.AppendEntry(text, "VERB --help", "The options of one verb.");
+        Verb.AppendEntry(text, "--help", "This text.");
+        Verb.AppendEntry(text, "--version", "The version.");
+        text.Append("\nExit codes:\n");
+        (int Code, string Meaning)[] codes =
+        [
+            (0, "done, or nothing left to do"), (64, "wrong usage"), (65, "the COW is corrupt, or does not fit the base"), (66, "an input does not exist"),
+            (69, "the kernel lacks a feature that was asked for"), (70, "a defect of this program"), (71, "out of memory or descriptors"),
+            (73, "the output cannot be created"), (74, "I/O error"), (75, "interrupted; run the same command again"), (76, "a device is in use"), (77, "permission denied"),
+        ];
+        foreach ((int code, string meaning) in codes) text.Append("  ").Append(code.ToString().PadRight(4)).Append(meaning).Append('\n');
+        return text.ToString().TrimEnd('\n');
+    }
+
+    private static System.Func<Invocation, ExitCode> NotYet(string verb) =>
+        _ => throw new SnapuserdException(ExitCode.Unavailable, $"{verb} is not part of this build");
+}
