@@ -107,7 +107,7 @@ internal sealed class Arguments
     }
 
     /// <summary>"unknown option '--bsae'; did you mean --base?"</summary>
-    internal static string Unknown(string what, string given, IEnumerable<string> known)
+    internal static string Unknown(string what, string given, ReadOnlySpan<string> known)
     {
         string? nearest = null;
         // A third of the letters wrong is still a slip; more is another word.

@@ -1,6 +1,4 @@
 using System;
-using System.Reflection;
-using System.Linq;
 using Snapuserd.Block;
 using Snapuserd.Interop;
 
@@ -42,7 +40,7 @@ internal static class CommandLine
             if (words[0] is "--help" or "-h") return Print(output, Verbs.HelpText());
             if (words[0] is "--version") return Print(output, $"snapuserd {Version}");
             Verb verb = Array.Find(verbs, one => one.Name == words[0])
-                ?? throw new SnapuserdException(ExitCode.Usage, $"{Arguments.Unknown("verb", words[0], verbs.Select(one => one.Name))} (verbs: {Names(verbs)})");
+                ?? throw new SnapuserdException(ExitCode.Usage, $"{Arguments.Unknown("verb", words[0], NameList(verbs))} (verbs: {Names(verbs)})");
             Arguments arguments = Arguments.Parse(verb, words.AsSpan(1));
             if (arguments.Help) return Print(output, verb.HelpText());
             json = arguments.Has("--json");
@@ -64,10 +62,11 @@ internal static class CommandLine
     }
 
     /// <summary>The version of the binary, as its project file says it.</summary>
-    internal static string Version { get; } =
-        typeof(CommandLine).Assembly.GetCustomAttribute<AssemblyInformationalVersionAttribute>()?.InformationalVersion ?? "unknown";
+    internal const string Version = BuildConstants.Version;
 
-    private static string Names(Verb[] verbs) => string.Join(", ", verbs.Select(verb => verb.Name));
+    private static string Names(Verb[] verbs) => string.Join(", ", NameList(verbs));
+
+    private static string[] NameList(Verb[] verbs) => Array.ConvertAll(verbs, verb => verb.Name);
 
     private static ExitCode Print(Output output, string text)
     {

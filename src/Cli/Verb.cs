@@ -1,6 +1,4 @@
 using System;
-using System.Collections.Generic;
-using System.Linq;
 using System.Text;
 using Snapuserd.Block;
 
@@ -24,14 +22,20 @@ internal sealed record Verb(string Name, string Summary, string[] Operands, Opti
     /// <summary>The output is the result: if it cannot be written, the command has failed. A merge goes on without its output.</summary>
     internal bool OutputIsResult { get; init; }
 
-    internal IEnumerable<string> OptionNames => Options.Select(option => option.Name).Append("--help");
+    internal string[] OptionNames => [.. Array.ConvertAll(Options, option => option.Name), "--help"];
 
     /// <summary>The text of `snapuserd VERB --help`.</summary>
     internal string HelpText()
     {
         var text = new StringBuilder($"usage: snapuserd {Name}");
         int column = text.Length;
-        foreach (string part in Operands.Concat(Options.OrderByDescending(option => option.Required).Select(UsagePart)))
+        string[] parts =
+        [
+            .. Operands,
+            .. Array.ConvertAll(Array.FindAll(Options, option => option.Required), UsagePart),
+            .. Array.ConvertAll(Array.FindAll(Options, option => !option.Required), UsagePart),
+        ];
+        foreach (string part in parts)
         {
             if (column + part.Length + 1 > HelpWidth)
             {
