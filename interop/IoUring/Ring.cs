@@ -1,4 +1,5 @@
 using System;
+using System.Numerics;
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using System.Threading;
@@ -50,7 +51,7 @@ public sealed unsafe class Ring
         _cqes = (IoUringCqe*)(cq + memory.Completion.Cqes);
         _cqMask = *(uint*)(cq + memory.Completion.RingMask);
         CompletionCapacity = *(uint*)(cq + memory.Completion.RingEntries);
-        if (Capacity == 0 || _sqMask != Capacity - 1 || CompletionCapacity == 0 || _cqMask != CompletionCapacity - 1)
+        if (!BitOperations.IsPow2(Capacity) || _sqMask != Capacity - 1 || !BitOperations.IsPow2(CompletionCapacity) || _cqMask != CompletionCapacity - 1)
             throw new ArgumentException($"ring sizes {Capacity} and {CompletionCapacity} do not go with masks {_sqMask:x} and {_cqMask:x}", nameof(memory));
         _prepared = *_sqTail;
     }
@@ -127,6 +128,18 @@ public sealed unsafe class Ring
         completion = _cqes[head & _cqMask];
         // Release: the kernel reuses the entry only after it was copied.
         Volatile.Write(ref *_cqHead, head + 1);
+        return true;
+    }
+
+    /// <summary>Takes back the request that was prepared last, if the kernel has not taken it yet, and gives its user data.</summary>
+    public bool TryTakeBack(out ulong userData)
+    {
+        userData = 0;
+        if (Pending == 0) return false;
+        _prepared--;
+        userData = ((IoUringSqe*)(_entries + ((nint)(_prepared & _sqMask) * _entrySize)))->UserData;
+        // The tail may have been published by an enter that took less; nobody reads it outside of one.
+        Volatile.Write(ref *_sqTail, _prepared);
         return true;
     }
 

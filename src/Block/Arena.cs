@@ -45,6 +45,14 @@ public sealed class Arena : IDisposable
     /// <summary>The bytes of a slice.</summary>
     public Span<byte> this[Slice slice] => _memory.Span<byte>(slice.Offset, slice.Length);
 
+    /// <summary>Address of a slice's first byte, for the kernel and the codecs. A slice that does not lie in the arena is a defect of ours and throws.</summary>
+    public nint AddressOf(Slice slice)
+    {
+        if (slice.Offset < 0 || slice.Length < 0 || slice.Offset > Size - slice.Length)
+            throw new ArgumentOutOfRangeException(nameof(slice), $"{slice.Length} bytes at {slice.Offset} of an arena of {Size}");
+        return Address + slice.Offset;
+    }
+
     /// <summary>
     /// Hands out <paramref name="length"/> bytes such that the byte at <paramref name="bias"/> of the slice lies on a multiple of
     /// <paramref name="alignment"/> (a power of two). Null if the arena is too small.

@@ -1,0 +1,223 @@
+using System;
+using Snapuserd.Interop;
+
+namespace Snapuserd.Block;
+
+/// <summary>How a device is opened.</summary>
+[Flags]
+public enum DeviceAccess
+{
+    /// <summary>For reading, beside others.</summary>
+    Read = 0,
+    /// <summary>For reading and writing.</summary>
+    Write = 1,
+    /// <summary>Alone: a block device must not be mounted, mapped or held by anybody, and nobody may hold the lock.</summary>
+    Exclusive = 2,
+    /// <summary>Past the page cache, where the device can; see <see cref="BlockDevice.IsDirect"/>.</summary>
+    Direct = 4,
+}
+
+/// <summary>A block device or a regular file that stands for one, opened, measured and locked.</summary>
+public sealed class BlockDevice : IDisposable
+{
+    /// <summary>
+    /// Alignment for direct I/O where nobody says: no file system asks for more than a page, and no logical sector is larger. Too large
+    /// costs a few bytes of copying, too small would cost EINVAL.
+    /// </summary>
+    private const int SafeAlignment = 4096;
+
+    /// <summary>
+    /// Tries of 100 ms for the lock of a block device. udev takes a shared one for the moment in which it looks at a device that
+    /// was written to; another merge keeps it for good. Two seconds outlast the one and do not annoy in the other case.
+    /// </summary>
+    private const int LockTries = 20;
+
+    private readonly uint _kind;
+    private readonly ulong _inode;
+    private readonly uint _major;
+    private readonly uint _minor;
+
+    private BlockDevice(string path, int fd, in StatxData status)
+    {
+        Path = path;
+        Fd = fd;
+        _kind = Kind(status);
+        _inode = IsBlockDevice ? 0 : status.Ino;
+        (_major, _minor) = IsBlockDevice ? (status.RdevMajor, status.RdevMinor) : (status.DevMajor, status.DevMinor);
+    }
+
+    /// <summary>As the user gave it.</summary>
+    public string Path { get; }
+
+    /// <summary>The descriptor; -1 once disposed.</summary>
+    public int Fd { get; private set; }
+
+    /// <summary>A block device, not a regular file.</summary>
+    public bool IsBlockDevice => _kind == Libc.S_IFBLK;
+
+    /// <summary>Length in bytes when it was opened.</summary>
+    public long Length { get; private set; }
+
+    /// <summary>Logical sector size in bytes, the unit that is written whole or not at all; 512 for a regular file.</summary>
+    public int LogicalSector { get; private set; } = 512;
+
+    /// <summary>Requests go past the page cache: asked for, and proved by a read.</summary>
+    public bool IsDirect { get; private set; }
+
+    /// <summary>What offsets and lengths of requests must be multiples of, in bytes: 1 unless <see cref="IsDirect"/>.</summary>
+    public int Granule { get; private set; } = 1;
+
+    /// <summary>What buffer addresses must be multiples of, in bytes: 1 unless <see cref="IsDirect"/>.</summary>
+    public int MemoryAlignment { get; private set; } = 1;
+
+    /// <summary>
+    /// Opens a device. Fails with 64 for what is neither a block device nor a regular file, 66 when it is not there, 71 without memory or
+    /// descriptors, 74 when it cannot be read, 76 when somebody uses it, 77 when it is read-only or not allowed.
+    /// </summary>
+    public static BlockDevice Open(string path, DeviceAccess access)
+    {
+        bool write = (access & DeviceAccess.Write) != 0;
+        // Looked at before it is opened, because opening a tape, a terminal or a pipe does something.
+        Check(path, Libc.Statx(Libc.AT_FDCWD, path, 0, Libc.STATX_BASIC_STATS, out StatxData status), write);
+        CheckKind(path, status);
+
+        int flags = Libc.O_CLOEXEC | Libc.O_NOCTTY | Libc.O_NONBLOCK | (write ? Libc.O_RDWR : Libc.O_RDONLY);
+        if (Kind(status) == Libc.S_IFBLK && (access & DeviceAccess.Exclusive) != 0) flags |= Libc.O_EXCL;
+        int fd;
+        do fd = Libc.OpenAt(Libc.AT_FDCWD, path, flags);
+        while (fd == -Errno.EINTR);
+        Check(path, fd, write);
+        try
+        {
+            Check(path, Libc.Statx(fd, Libc.STATX_BASIC_STATS | Libc.STATX_DIOALIGN, out status), write);
+            CheckKind(path, status);
+            BlockDevice device = new(path, fd, status);
+            device.Measure(status, write);
+            if ((access & DeviceAccess.Exclusive) != 0) device.Lock();
+            if ((access & DeviceAccess.Direct) != 0) device.GoDirect(status);
+            return device;
+        }
+        catch
+        {
+            _ = Libc.Close(fd);
+            throw;
+        }
+    }
+
+    /// <summary>True if both are one device or one file, whatever their paths.</summary>
+    public bool SameFileAs(BlockDevice other) =>
+        _kind == other._kind && _inode == other._inode && _major == other._major && _minor == other._minor;
+
+    /// <summary>Closes it, and with it lets go of lock and exclusive hold. Nothing may be in flight.</summary>
+    public void Dispose()
+    {
+        if (Fd >= 0) _ = Libc.Close(Fd);
+        Fd = -1;
+    }
+
+    /// <summary>The descriptors of several devices, in their order.</summary>
+    internal static int[] Descriptors(ReadOnlySpan<BlockDevice> devices)
+    {
+        int[] fds = new int[devices.Length];
+        for (int i = 0; i < fds.Length; i++) fds[i] = devices[i].Fd;
+        return fds;
+    }
+
+    private static uint Kind(in StatxData status) => status.Mode & (uint)Libc.S_IFMT;
+
+    private static void CheckKind(string path, in StatxData status)
+    {
+        string? what = (int)Kind(status) switch
+        {
+            Libc.S_IFREG or Libc.S_IFBLK => null,
+            Libc.S_IFDIR => "a directory",
+            Libc.S_IFCHR => "a character device",
+            Libc.S_IFIFO => "a pipe",
+            _ => "a socket",
+        };
+        if (what != null) throw new SnapuserdException(ExitCode.Usage, $"{path} is {what}, not a block device or a regular file");
+    }
+
+    private static void Check(string path, int result, bool write)
+    {
+        if (result >= 0) return;
+        (ExitCode code, string why) = result switch
+        {
+            -Errno.ENOENT or -Errno.ENOTDIR or -Errno.ELOOP or -Errno.ENAMETOOLONG => (ExitCode.InputMissing, "there is no such file"),
+            -Errno.ENXIO or -Errno.ENODEV or -Errno.ENOMEDIUM => (ExitCode.InputMissing, "there is no device behind it"),
+            -Errno.EBUSY => (ExitCode.InUse, "it is in use: mounted, mapped, or held by another program"),
+            -Errno.ETXTBSY => (ExitCode.InUse, "it is in use: as a program that runs, or as swap"),
+            -Errno.EROFS => (ExitCode.Permission, "it is read-only"),
+            -Errno.EACCES or -Errno.EPERM => (ExitCode.Permission, write ? "it may not be written, or is read-only" : "it may not be read"),
+            -Errno.EMFILE or -Errno.ENFILE or -Errno.ENOMEM => (ExitCode.OutOfResources, "the system is out of descriptors or memory"),
+            -Errno.EINVAL => (ExitCode.Usage, "that is no path"),
+            _ => (ExitCode.InputOutput, "the system refuses"),
+        };
+        throw new SnapuserdException(code, $"cannot open {path}{(write ? " for writing" : "")}: {why} ({Errno.Name(result)})");
+    }
+
+    private void Measure(in StatxData status, bool write)
+    {
+        if (!IsBlockDevice)
+        {
+            Length = (long)status.Size;
+            return;
+        }
+        ulong bytes = 0;
+        int sector = 0;
+        int readOnly = 0;
+        Check(Path, Libc.Ioctl(Fd, Libc.BLKGETSIZE64, ref bytes), write);
+        Check(Path, Libc.Ioctl(Fd, Libc.BLKSSZGET, ref sector), write);
+        Check(Path, Libc.Ioctl(Fd, Libc.BLKROGET, ref readOnly), write);
+        // Some kernels open a write-protected device for writing and fail every write with EPERM.
+        if (write && readOnly != 0) Check(Path, -Errno.EROFS, write);
+        Length = checked((long)bytes);
+        LogicalSector = sector;
+    }
+
+    private void Lock()
+    {
+        for (int tries = IsBlockDevice ? LockTries : 1; ;)
+        {
+            int result = Libc.Flock(Fd, Libc.LOCK_EX | Libc.LOCK_NB);
+            if (result == 0) return;
+            if (result == -Errno.EINTR) continue;
+            if (result != -Errno.EAGAIN) Check(Path, result, false);
+            if (--tries == 0) throw new SnapuserdException(ExitCode.InUse, $"{Path} is locked by another program, most likely another merge that still runs");
+            _ = Libc.Poll(default, 100);
+        }
+    }
+
+    private void GoDirect(in StatxData status)
+    {
+        bool known = (status.Mask & Libc.STATX_DIOALIGN) != 0;
+        if (known && status.DioOffsetAlign == 0) return;
+        int granule = known ? (int)status.DioOffsetAlign : IsBlockDevice ? LogicalSector : SafeAlignment;
+        int alignment = known ? (int)status.DioMemAlign : granule;
+        int flags = Libc.Fcntl(Fd, Libc.F_GETFL, 0);
+        if (flags < 0 || Length < granule || Libc.Fcntl(Fd, Libc.F_SETFL, flags | Libc.O_DIRECT) < 0) return;
+
+        int read = ProbeRead(granule);
+        if (read == granule)
+        {
+            (IsDirect, Granule, MemoryAlignment) = (true, granule, alignment);
+            return;
+        }
+        // Nothing but this flag was changed, so taking it away leads back to the file as it was opened.
+        Check(Path, Libc.Fcntl(Fd, Libc.F_SETFL, flags), false);
+        if (read is < 0 and not -Errno.EINVAL and not -Errno.EOPNOTSUPP)
+            throw new SnapuserdException(ExitCode.InputOutput, $"{Path}: reading the first {granule} bytes failed with {Errno.Name(read)}");
+    }
+
+    private int ProbeRead(int length)
+    {
+        int result = MappedMemory.Map(length, out MappedMemory? memory);
+        if (result < 0) return result;
+        using (memory)
+        {
+            do result = (int)Libc.PRead(Fd, memory!.Address, length, 0);
+            while (result == -Errno.EINTR);
+        }
+        return result;
+    }
+}

@@ -1,0 +1,27 @@
+using Snapuserd.Interop;
+
+namespace Snapuserd.Block;
+
+/// <summary>A request by pread, pwrite or fdatasync.</summary>
+internal static class PlainCall
+{
+    /// <summary>One attempt: bytes moved (0 for a flush) or a negative errno, EINTR included.</summary>
+    internal static int Once(in BlockRequest request, int fd, Arena arena) => request.Verb switch
+    {
+        BlockVerb.Read => (int)Libc.PRead(fd, arena.AddressOf(request.Buffer), request.Buffer.Length, request.Offset),
+        BlockVerb.Write => (int)Libc.PWrite(fd, arena.AddressOf(request.Buffer), request.Buffer.Length, request.Offset),
+        BlockVerb.Flush => Libc.FDataSync(fd),
+        _ => -Errno.EINVAL,
+    };
+
+    /// <summary>
+    /// The same until it is not interrupted. A flush is asked again as well: one that was interrupted has reported no error yet, so none is lost.
+    /// </summary>
+    internal static int Uninterrupted(in BlockRequest request, int fd, Arena arena)
+    {
+        int result;
+        do result = Once(request, fd, arena);
+        while (result == -Errno.EINTR);
+        return result;
+    }
+}

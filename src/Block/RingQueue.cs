@@ -1,0 +1,267 @@
+using System;
+using Snapuserd.Interop;
+using static Snapuserd.Interop.IoUringAbi;
+
+namespace Snapuserd.Block;
+
+/// <summary>
+/// The block queue over io_uring. Requests stand alone: no links, no drain, no forced worker threads; order is made by waiting.
+/// The eventfd of the wake-up is always being read in the ring, so that one wait listens to everything.
+/// <para>
+/// Descriptors are not registered with the ring, because the kernel lets go of registered ones only some time after the ring was
+/// closed, and a device opened with O_EXCL would look busy to the next command.
+/// </para>
+/// </summary>
+public sealed class RingQueue : IBlockQueue
+{
+    /// <summary>
+    /// Depth beyond which a ring is not asked for. Devices take 1024 requests at most (nr_requests), so more would only wait elsewhere.
+    /// </summary>
+    public const int MaximumDepth = 4096;
+
+    /// <summary>
+    /// Turns of one millisecond in which the kernel has no memory for a request, or does not let go of completions, before the queue counts as broken.
+    /// A second is long against any memory reclaim; who pays if it is too short gets exit code 74 and can resume.
+    /// </summary>
+    private const int PatienceMilliseconds = 1000;
+
+    // A tag has 32 bits, so whatever is above them is ours.
+    private const ulong WakeUpData = 1UL << 32;
+    private const ulong CancelData = 2UL << 32;
+
+    private readonly IoUring? _uring;
+    private readonly Ring _ring;
+    private readonly int[] _fds;
+    private readonly Arena _arena;
+    private readonly WakeUp _wakeUp;
+    private readonly MappedMemory _wakeUpBuffer;
+    private int _inFlight;
+    private bool _listening;
+    private int _broken;
+    private bool _disposed;
+
+    internal RingQueue(IoUring? uring, Ring ring, int[] fds, Arena arena, WakeUp wakeUp, MappedMemory wakeUpBuffer, int depth, bool fixedBuffer)
+    {
+        _uring = uring;
+        _ring = ring;
+        _fds = fds;
+        _arena = arena;
+        _wakeUp = wakeUp;
+        _wakeUpBuffer = wakeUpBuffer;
+        Depth = depth;
+        FixedBuffer = fixedBuffer;
+    }
+
+    /// <summary>
+    /// Makes a ring for <paramref name="depth"/> requests over <paramref name="devices"/>, which requests name by their index. The thread
+    /// that calls this must be the only one that uses the queue. Returns null, or why there is no ring; <see cref="SyncQueue"/> does the same more slowly.
+    /// Devices, arena and wake-up stay the caller's and outlive the queue.
+    /// </summary>
+    public static RingRefusal? TryCreate(ReadOnlySpan<BlockDevice> devices, Arena arena, WakeUp wakeUp, int depth, out RingQueue? queue) =>
+        TryCreate(BlockDevice.Descriptors(devices), arena, wakeUp, depth, out queue);
+
+    internal static RingRefusal? TryCreate(int[] fds, Arena arena, WakeUp wakeUp, int depth, out RingQueue? queue)
+    {
+        queue = null;
+        ArgumentOutOfRangeException.ThrowIfNegativeOrZero(depth);
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(depth, MaximumDepth);
+        // One more for the read of the wake-up and one for the cancellation at the end.
+        int result = IoUring.Open((uint)depth + 2, 0, 0, out IoUring? uring);
+        if (result < 0) return RingRefusal.Of(result);
+        const uint Needed = IORING_FEAT_NODROP | IORING_FEAT_RW_CUR_POS;
+        if ((uring!.Features & Needed) != Needed)
+        {
+            uring.Close();
+            return RingRefusal.TooOld();
+        }
+        result = MappedMemory.Map(Libc.PageSize, out MappedMemory? wakeUpBuffer);
+        if (result < 0)
+        {
+            uring.Close();
+            return RingRefusal.Of(result);
+        }
+        // Mostly RLIMIT_MEMLOCK says no. The only loss is that the kernel pins the pages again for every direct request.
+        bool fixedBuffer = uring.RegisterBuffer(arena.Address, arena.Size) == 0;
+        queue = new RingQueue(uring, uring.Ring, fds, arena, wakeUp, wakeUpBuffer!, depth, fixedBuffer);
+        return null;
+    }
+
+    /// <inheritdoc/>
+    public int Depth { get; }
+
+    /// <summary>The arena is pinned and registered, which spares the kernel a walk through the page tables on every direct request.</summary>
+    public bool FixedBuffer { get; }
+
+    /// <summary>
+    /// The ring could not be emptied: the kernel may write to the arena, or to what lies there later, at any time. The arena must not be
+    /// unmapped; the only way out is to exit.
+    /// </summary>
+    public bool Leaked { get; private set; }
+
+    /// <inheritdoc/>
+    public bool TryQueue(in BlockRequest request)
+    {
+        ObjectDisposedException.ThrowIf(_disposed, this);
+        if (_inFlight == Depth) return false;
+        // Room is left over for the wake-up's read, so this fits unless the kernel took less than it was offered; then the caller waits first.
+        if (!_ring.TryPrepare(Entry(request))) return false;
+        _inFlight++;
+        return true;
+    }
+
+    /// <inheritdoc/>
+    public int Wait(Span<BlockCompletion> completions)
+    {
+        ObjectDisposedException.ThrowIf(_disposed, this);
+        if (completions.IsEmpty) throw new ArgumentException("no room for a completion", nameof(completions));
+        if (_broken < 0) return _broken;
+
+        int count = 0;
+        bool woken = false;
+        bool offer = true;
+        for (int patience = PatienceMilliseconds; ;)
+        {
+            Listen();
+            bool wait = offer && count == 0 && !woken && _ring.Ready == 0;
+            int taken = _ring.Enter(offer ? _ring.Pending : 0, wait ? 1u : 0u);
+            int reaped = Reap(completions[count..], ref woken);
+            if (reaped < 0) return Break(reaped);
+            if (_ring.Lost != 0) return Break(-Errno.EOVERFLOW);
+            count += reaped;
+
+            bool stuck = taken is -Errno.EAGAIN or -Errno.EBUSY || (taken == 0 && offer && _ring.Pending > 0);
+            if (taken < 0 && taken != -Errno.EINTR && !stuck) return Break(taken);
+            // What came first goes back first; what the kernel did not take yet is offered again at the next wait.
+            if (count == completions.Length) return count;
+            if ((count > 0 || woken) && (stuck || _ring.Pending == 0)) return count;
+            // After EBUSY one turn only lets the kernel move its overflow into the room that was made.
+            offer = taken != -Errno.EBUSY;
+            if (!stuck || reaped > 0) continue;
+            if (patience-- == 0) return Break(taken < 0 ? taken : -Errno.EAGAIN);
+            _ = Libc.Poll(default, 1);
+        }
+    }
+
+    /// <inheritdoc/>
+    public int Perform(in BlockRequest request) => PlainCall.Uninterrupted(request, _fds[request.Device], _arena);
+
+    /// <summary>
+    /// Takes back what was not begun, cancels what can be cancelled, waits for the rest, and closes the ring. If that fails, or the queue broke
+    /// before, nothing is closed and <see cref="Leaked"/> says so.
+    /// </summary>
+    public void Dispose()
+    {
+        if (_disposed) return;
+        _disposed = true;
+        if (_broken < 0 || !Empty())
+        {
+            Leaked = true;
+            GC.SuppressFinalize(_wakeUpBuffer);
+            return;
+        }
+        if (FixedBuffer) _ = _uring?.UnregisterBuffer();
+        _uring?.Close();
+        _wakeUpBuffer.Dispose();
+    }
+
+    private IoUringSqe Entry(in BlockRequest request)
+    {
+        int fd = _fds[request.Device];
+        if (request.Verb == BlockVerb.Flush)
+            return new IoUringSqe { Opcode = IORING_OP_FSYNC, Fd = fd, FsyncFlags = IORING_FSYNC_DATASYNC, UserData = request.Tag };
+        byte opcode = request.Verb == BlockVerb.Read
+            ? FixedBuffer ? IORING_OP_READ_FIXED : IORING_OP_READ
+            : FixedBuffer ? IORING_OP_WRITE_FIXED : IORING_OP_WRITE;
+        return new IoUringSqe
+        {
+            Opcode = opcode,
+            Fd = fd,
+            Off = (ulong)request.Offset,
+            Addr = (ulong)_arena.AddressOf(request.Buffer),
+            Len = (uint)request.Buffer.Length,
+            UserData = request.Tag,
+        };
+    }
+
+    private void Listen()
+    {
+        if (_listening) return;
+        _listening = _ring.TryPrepare(new IoUringSqe
+        {
+            Opcode = IORING_OP_READ,
+            Fd = _wakeUp.Fd,
+            Addr = (ulong)_wakeUpBuffer.Address,
+            Len = sizeof(ulong),
+            UserData = WakeUpData,
+        });
+    }
+
+    /// <summary>Moves completions out of the ring. Returns how many, or the negative errno that the wake-up's read ended with.</summary>
+    private int Reap(Span<BlockCompletion> completions, ref bool woken)
+    {
+        int count = 0;
+        while (count < completions.Length && _ring.TryReap(out IoUringCqe completion))
+        {
+            switch (completion.UserData)
+            {
+                case WakeUpData:
+                    _listening = false;
+                    if (completion.Res == sizeof(ulong))
+                    {
+                        _wakeUp.Taken();
+                        woken = true;
+                    }
+                    else if (completion.Res is not (-Errno.EINTR or -Errno.EAGAIN or -Errno.ECANCELED))
+                    {
+                        return completion.Res < 0 ? completion.Res : -Errno.EIO;
+                    }
+                    break;
+                case CancelData:
+                    break;
+                default:
+                    _inFlight--;
+                    completions[count++] = new BlockCompletion((uint)completion.UserData, completion.Res);
+                    break;
+            }
+        }
+        return count;
+    }
+
+    private int Break(int errno) => _broken = errno;
+
+    /// <summary>Brings the ring to where the kernel knows nothing of our memory; false if that cannot be reached.</summary>
+    private bool Empty()
+    {
+        while (_ring.TryTakeBack(out ulong data))
+        {
+            if (data == WakeUpData) _listening = false;
+            else _inFlight--;
+        }
+        if (_inFlight == 0 && !_listening) return true;
+
+        // One request cancels them all on 5.19 and later, and is refused before. There the wake-up's read ends by the signal,
+        // and reads and writes of devices end by themselves.
+        _ = _ring.TryPrepare(new IoUringSqe { Opcode = IORING_OP_ASYNC_CANCEL, Fd = -1, CancelFlags = IORING_ASYNC_CANCEL_ALL | IORING_ASYNC_CANCEL_ANY, UserData = CancelData });
+        _wakeUp.Signal();
+        Span<BlockCompletion> ends = stackalloc BlockCompletion[16];
+        bool empty = true;
+        for (int patience = PatienceMilliseconds; empty && (_inFlight > 0 || _listening);)
+        {
+            int taken = _ring.Enter(_ring.Ready == 0 ? 1u : 0u);
+            bool woken = false;
+            int reaped = Reap(ends, ref woken);
+            if (taken is -Errno.EAGAIN or -Errno.EBUSY)
+            {
+                if (reaped == 0) _ = Libc.Poll(default, 1);
+                empty = patience-- > 0;
+            }
+            else
+            {
+                empty = taken >= 0 || taken == -Errno.EINTR;
+            }
+        }
+        // The signal that our read swallowed may have been somebody else's: a wake-up too many does no harm, a lost one does.
+        _wakeUp.Signal();
+        return empty;
+    }
+}

@@ -1,0 +1,75 @@
+using System;
+using Snapuserd.Interop;
+
+namespace Snapuserd.Block;
+
+/// <summary>
+/// The block queue of plain system calls, for kernels and containers without io_uring: requests are done one after the other, in the
+/// order in which they were queued, by the thread that waits for them.
+/// </summary>
+public sealed class SyncQueue : IBlockQueue
+{
+    private readonly int[] _fds;
+    private readonly Arena _arena;
+    private readonly WakeUp _wakeUp;
+    private readonly BlockRequest[] _queued;
+    private int _first;
+    private int _count;
+
+    /// <summary>A queue over <paramref name="devices"/>, which requests name by their index. Devices, arena and wake-up stay the caller's.</summary>
+    public SyncQueue(ReadOnlySpan<BlockDevice> devices, Arena arena, WakeUp wakeUp, int depth)
+        : this(BlockDevice.Descriptors(devices), arena, wakeUp, depth)
+    {
+    }
+
+    internal SyncQueue(int[] fds, Arena arena, WakeUp wakeUp, int depth)
+    {
+        ArgumentOutOfRangeException.ThrowIfNegativeOrZero(depth);
+        _fds = fds;
+        _arena = arena;
+        _wakeUp = wakeUp;
+        _queued = new BlockRequest[depth];
+    }
+
+    /// <inheritdoc/>
+    public int Depth => _queued.Length;
+
+    /// <inheritdoc/>
+    public bool TryQueue(in BlockRequest request)
+    {
+        if (request.Verb != BlockVerb.Flush) _ = _arena.AddressOf(request.Buffer);
+        if ((uint)request.Device >= (uint)_fds.Length) throw new ArgumentOutOfRangeException(nameof(request), $"device {request.Device} of {_fds.Length}");
+        if (_count == _queued.Length) return false;
+        _queued[(_first + _count) % _queued.Length] = request;
+        _count++;
+        return true;
+    }
+
+    /// <inheritdoc/>
+    public int Wait(Span<BlockCompletion> completions)
+    {
+        if (completions.IsEmpty) throw new ArgumentException("no room for a completion", nameof(completions));
+        if (_count == 0)
+        {
+            while (!_wakeUp.Take()) { }
+            return 0;
+        }
+        int done = 0;
+        while (_count > 0 && done < completions.Length)
+        {
+            ref readonly BlockRequest request = ref _queued[_first];
+            completions[done++] = new BlockCompletion(request.Tag, PlainCall.Once(request, _fds[request.Device], _arena));
+            _first = (_first + 1) % _queued.Length;
+            _count--;
+        }
+        // The signal that came meanwhile is answered by this return as well.
+        _ = _wakeUp.TryTake();
+        return done;
+    }
+
+    /// <inheritdoc/>
+    public int Perform(in BlockRequest request) => PlainCall.Uninterrupted(request, _fds[request.Device], _arena);
+
+    /// <summary>Forgets what is queued: nothing of it has begun.</summary>
+    public void Dispose() => _count = 0;
+}

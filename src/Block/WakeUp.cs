@@ -1,0 +1,64 @@
+using System;
+using System.Runtime.InteropServices;
+using System.Threading;
+using Snapuserd.Interop;
+
+namespace Snapuserd.Block;
+
+/// <summary>
+/// Interrupts a <see cref="IBlockQueue.Wait"/> from another thread: workers that finished a job, signals, control. One queue listens to it.
+/// Signals that come before the last one was seen are one signal, so whoever wakes looks at everything there is to look at.
+/// </summary>
+public sealed class WakeUp : IDisposable
+{
+    private readonly int _fd;
+    private int _signalled;
+    private bool _disposed;
+
+    /// <summary>Makes the eventfd; exit code 71 if the system refuses.</summary>
+    public WakeUp()
+    {
+        // Blocking on purpose: a ring completes the read of a non-blocking descriptor with EAGAIN instead of waiting.
+        _fd = Libc.EventFd(0, Libc.EFD_CLOEXEC);
+        if (_fd < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"cannot make an eventfd: {Errno.Name(_fd)}");
+    }
+
+    /// <summary>The eventfd, whose read of 8 bytes ends when it was signalled.</summary>
+    internal int Fd => _fd;
+
+    /// <summary>Wakes the queue's thread, now or at its next wait. From any thread; costs a system call only for the first of several.</summary>
+    public void Signal()
+    {
+        if (Interlocked.Exchange(ref _signalled, 1) != 0) return;
+        ulong one = 1;
+        ReadOnlySpan<byte> bytes = MemoryMarshal.AsBytes(new ReadOnlySpan<ulong>(ref one));
+        // Adding 1 cannot overflow a counter that is at most 1, so nothing but a signal can interrupt this.
+        while (Libc.Write(_fd, bytes) == -Errno.EINTR) { }
+    }
+
+    /// <summary>The queue has read the eventfd: from here on a signal is a new one. A full fence, so what was done before a swallowed signal is seen.</summary>
+    internal void Taken() => Interlocked.Exchange(ref _signalled, 0);
+
+    /// <summary>Takes a signal if there is one, without blocking.</summary>
+    internal bool TryTake()
+    {
+        if (Volatile.Read(ref _signalled) == 0) return false;
+        return Take();
+    }
+
+    /// <summary>Blocks until there is a signal and takes it. False when a system call was interrupted instead.</summary>
+    internal bool Take()
+    {
+        ulong count = 0;
+        if (Libc.Read(_fd, MemoryMarshal.AsBytes(new Span<ulong>(ref count))) != sizeof(ulong)) return false;
+        Taken();
+        return true;
+    }
+
+    /// <summary>Closes the eventfd; the queue that listens and all who might signal are gone by then.</summary>
+    public void Dispose()
+    {
+        if (!_disposed) _ = Libc.Close(_fd);
+        _disposed = true;
+    }
+}

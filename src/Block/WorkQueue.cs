@@ -1,0 +1,190 @@
+using System;
+using System.Threading;
+
+namespace Snapuserd.Block;
+
+/// <summary>
+/// A bounded work queue on threads of its own. A worker that throws ends its job with <see cref="Crashed"/> and goes on with the next one:
+/// under PID 1 an exception that leaves a thread is a kernel panic.
+/// </summary>
+public sealed class WorkQueue<TJob> : IWorkQueue<TJob>, IDisposable where TJob : struct
+{
+    /// <summary>The result of a job whose worker threw; <see cref="FirstCrash"/> says what.</summary>
+    public const int Crashed = int.MinValue;
+
+    /// <summary>
+    /// Stack of a worker in bytes. The codecs need a few KiB and an exception's stack trace some more; address space is all that the rest costs.
+    /// </summary>
+    private const int StackSize = 512 * 1024;
+
+    private readonly struct Posted(in TJob job, uint tag)
+    {
+        public readonly TJob Job = job;
+        public readonly uint Tag = tag;
+    }
+
+    private readonly object _posts = new();
+    private readonly object _ends = new();
+    private readonly Posted[] _posted;
+    private readonly (uint Tag, int Result)[] _ended;
+    private readonly Thread[] _threads;
+    private readonly IWorker<TJob>[] _workers;
+    private readonly WakeUp _wakeUp;
+    private int _postedFirst;
+    private int _postedCount;
+    private int _endedFirst;
+    private int _endedCount;
+    private int _underWay;
+    private bool _stop;
+    private bool _disposed;
+    private Exception? _firstCrash;
+
+    /// <summary>
+    /// Starts <paramref name="threads"/> threads, each with a worker of its own from <paramref name="makeWorker"/>, which runs here. Every end of
+    /// a job signals <paramref name="wakeUp"/>. Exit code 71 when a thread cannot be started.
+    /// </summary>
+    public WorkQueue(int threads, int capacity, Func<IWorker<TJob>> makeWorker, WakeUp wakeUp)
+    {
+        ArgumentOutOfRangeException.ThrowIfNegativeOrZero(threads);
+        ArgumentOutOfRangeException.ThrowIfNegativeOrZero(capacity);
+        _wakeUp = wakeUp;
+        _posted = new Posted[capacity];
+        _ended = new (uint, int)[capacity];
+        _workers = new IWorker<TJob>[threads];
+        _threads = new Thread[threads];
+        try
+        {
+            for (int i = 0; i < threads; i++) _workers[i] = makeWorker();
+            for (int i = 0; i < threads; i++)
+            {
+                IWorker<TJob> worker = _workers[i];
+                Thread thread = new(() => Run(worker), StackSize) { IsBackground = true, Name = $"worker {i}" };
+                thread.Start();
+                _threads[i] = thread;
+            }
+        }
+        catch (Exception e) when (e is OutOfMemoryException or ThreadStartException)
+        {
+            Dispose();
+            throw new SnapuserdException(ExitCode.OutOfResources, $"cannot start {threads} worker threads; try fewer");
+        }
+        catch
+        {
+            Dispose();
+            throw;
+        }
+    }
+
+    /// <inheritdoc/>
+    public int Capacity => _posted.Length;
+
+    /// <summary>What the first worker that threw has thrown, for the sentence and the trace of exit code 70; null if none did.</summary>
+    public Exception? FirstCrash => Volatile.Read(ref _firstCrash);
+
+    /// <inheritdoc/>
+    public bool TryPost(in TJob job, uint tag)
+    {
+        ObjectDisposedException.ThrowIf(_disposed, this);
+        if (_underWay == Capacity) return false;
+        _underWay++;
+        lock (_posts)
+        {
+            _posted[(_postedFirst + _postedCount) % Capacity] = new Posted(job, tag);
+            _postedCount++;
+            Monitor.Pulse(_posts);
+        }
+        return true;
+    }
+
+    /// <inheritdoc/>
+    public bool TryReap(out uint tag, out int result)
+    {
+        lock (_ends)
+        {
+            (tag, result) = _ended[_endedFirst];
+            if (_endedCount == 0) return false;
+            _endedFirst = (_endedFirst + 1) % Capacity;
+            _endedCount--;
+        }
+        _underWay--;
+        return true;
+    }
+
+    /// <inheritdoc/>
+    public void WaitForEnd()
+    {
+        if (_underWay == 0) throw new InvalidOperationException("no job is under way");
+        lock (_ends)
+        {
+            while (_endedCount == 0) Monitor.Wait(_ends);
+        }
+    }
+
+    /// <summary>Drops the jobs that no worker has begun, waits for the others, ends the threads and disposes of the workers.</summary>
+    public void Dispose()
+    {
+        if (_disposed) return;
+        _disposed = true;
+        lock (_posts)
+        {
+            _stop = true;
+            Monitor.PulseAll(_posts);
+        }
+        foreach (Thread? thread in _threads) thread?.Join();
+        foreach (IWorker<TJob>? worker in _workers) worker?.Dispose();
+    }
+
+    private void Run(IWorker<TJob> worker)
+    {
+        try
+        {
+            while (TryTake(out Posted posted))
+            {
+                End(posted.Tag, Do(worker, posted.Job));
+                _wakeUp.Signal();
+            }
+        }
+        catch (Exception e)
+        {
+            // Nothing above throws unless the runtime is out of memory. The job it was about never ends; its poster learns it here.
+            Interlocked.CompareExchange(ref _firstCrash, e, null);
+        }
+    }
+
+    private int Do(IWorker<TJob> worker, in TJob job)
+    {
+        try
+        {
+            return worker.Do(job);
+        }
+        catch (Exception e)
+        {
+            Interlocked.CompareExchange(ref _firstCrash, e, null);
+            return Crashed;
+        }
+    }
+
+    private bool TryTake(out Posted posted)
+    {
+        lock (_posts)
+        {
+            while (_postedCount == 0 && !_stop) Monitor.Wait(_posts);
+            posted = _posted[_postedFirst];
+            if (_stop) return false;
+            _posted[_postedFirst] = default;
+            _postedFirst = (_postedFirst + 1) % Capacity;
+            _postedCount--;
+            return true;
+        }
+    }
+
+    private void End(uint tag, int result)
+    {
+        lock (_ends)
+        {
+            _ended[(_endedFirst + _endedCount) % Capacity] = (tag, result);
+            _endedCount++;
+            Monitor.Pulse(_ends);
+        }
+    }
+}

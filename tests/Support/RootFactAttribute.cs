@@ -1,0 +1,22 @@
+using Snapuserd.Interop;
+using Xunit;
+
+namespace Snapuserd.Tests.Support;
+
+/// <summary>A test that needs root, because it makes loop devices or mounts; skipped for others.</summary>
+public sealed class RootFactAttribute : FactAttribute
+{
+    public RootFactAttribute()
+    {
+        if (Libc.GetEUid() != 0) Skip = "needs root";
+    }
+}
+
+/// <summary>The same for a test with data.</summary>
+public sealed class RootTheoryAttribute : TheoryAttribute
+{
+    public RootTheoryAttribute()
+    {
+        if (Libc.GetEUid() != 0) Skip = "needs root";
+    }
+}
