@@ -49,7 +49,7 @@ internal static class Verbs
             s_json,
         ],
         "",
-        NotYet("inspect")) { OutputIsResult = true },
+        Inspect.Run) { OutputIsResult = true },
 
         new("extract", "Writes the merged image to a file, leaving COW and base as they are.", [],
         [

@@ -22,13 +22,17 @@ public sealed class JsonLineTests
         }
     }
 
-    [Theory]
-    [InlineData("\ud83d\ude00", "\ud83d\ude00")]
-    [InlineData("\ud83d", "\ufffd")]
-    [InlineData("\ude00x", "\ufffdx")]
-    [InlineData("\ud83d\ud83d\ude00", "\ufffd\ud83d\ude00")]
-    public void Lone_surrogates_become_replacement_characters_and_pairs_stay(string text, string expected) =>
-        Assert.Equal(expected, JsonDocument.Parse(new JsonLine().Add("t", text).ToString()).RootElement.GetProperty("t").GetString());
+    [Fact]
+    public void Lone_surrogates_become_replacement_characters_and_pairs_stay()
+    {
+        // In code, not in attributes: those are stored as UTF-8, which has no lone surrogates.
+        (string Text, string Expected)[] cases =
+        [
+            ("\ud83d\ude00", "\ud83d\ude00"), ("\ud83d", "\ufffd"), ("\ude00x", "\ufffdx"), ("\ud83d\ud83d\ude00", "\ufffd\ud83d\ude00"),
+        ];
+        foreach ((string text, string expected) in cases)
+            Assert.Equal(expected, JsonDocument.Parse(new JsonLine().Add("t", text).ToString()).RootElement.GetProperty("t").GetString());
+    }
 
     [Fact]
     public void Keys_keep_their_order_and_values_their_types()

@@ -1,0 +1,36 @@
+using System;
+using Snapuserd.Block;
+
+namespace Snapuserd.Cli;
+
+/// <summary>A COW file opened for reading only, beside others, with plain system calls: for the commands that move no blocks.</summary>
+internal sealed class CowInput : IDisposable
+{
+    // One window: records are read in runs, and a unit is at most 256 KiB.
+    private const int WindowBytes = 1 << 20;
+
+    private readonly BlockDevice _device;
+    private readonly Arena _arena;
+    private readonly WakeUp _wakeUp;
+    private readonly SyncQueue _queue;
+
+    internal CowInput(string path)
+    {
+        _device = BlockDevice.Open(path, DeviceAccess.Read);
+        _arena = new Arena(WindowBytes);
+        _wakeUp = new WakeUp();
+        _queue = new SyncQueue([_device], _arena, _wakeUp, 1);
+        Source = new TransferSource(new Transfers(_queue, [_device.Granule]), _arena, _arena.Take(WindowBytes)!.Value, 0, path, _device.Length);
+    }
+
+    /// <summary>The file's bytes.</summary>
+    internal IByteSource Source { get; }
+
+    public void Dispose()
+    {
+        _queue.Dispose();
+        _wakeUp.Dispose();
+        _arena.Dispose();
+        _device.Dispose();
+    }
+}

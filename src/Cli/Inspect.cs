@@ -1,0 +1,220 @@
+using System;
+using System.Diagnostics;
+using System.Globalization;
+using System.Text;
+using Snapuserd.Block;
+using Snapuserd.Cow;
+
+namespace Snapuserd.Cli;
+
+/// <summary>`inspect`: what is in a COW (daemon §9.1), and whether it can be merged.</summary>
+internal sealed class Inspect
+{
+    // Blocks of the sequence list per line, as Android's tool prints them.
+    private const int SequencePerLine = 10;
+
+    private readonly Output _output;
+    private readonly IByteSource _source;
+    private readonly CowFile _cow;
+    private readonly double _parseMilliseconds;
+
+    private Inspect(Output output, IByteSource source, CowFile cow, double parseMilliseconds)
+    {
+        _output = output;
+        _source = source;
+        _cow = cow;
+        _parseMilliseconds = parseMilliseconds;
+    }
+
+    internal static ExitCode Run(Invocation invocation)
+    {
+        using var input = new CowInput(invocation.Arguments.Operands[0]);
+        long start = Stopwatch.GetTimestamp();
+        using CowFile cow = CowFile.Read(input.Source);
+        var inspect = new Inspect(invocation.Output, input.Source, cow, Stopwatch.GetElapsedTime(start).TotalMilliseconds);
+
+        SnapuserdException? inconsistent = inspect.Consistency();
+        bool json = invocation.Arguments.Has("--json");
+        if (json) inspect.SummaryAsJson(inconsistent); else inspect.Summary(inconsistent);
+        if (invocation.Arguments.Has("--ops"))
+        {
+            inspect.Sequence(json);
+            inspect.Ops(invocation.Arguments.Choice("--order") == "merge", json);
+        }
+        // The summary has told it; the exit code and standard error tell it to scripts.
+        return inconsistent == null ? ExitCode.Done : throw inconsistent;
+    }
+
+    private SnapuserdException? Consistency()
+    {
+        try
+        {
+            _cow.Order.Check(sharedDevices: true, default);
+            return null;
+        }
+        catch (SnapuserdException e) when (e.Code == ExitCode.CowCorrupt)
+        {
+            return e;
+        }
+    }
+
+    private int RecordCount => _cow.OpCount + _cow.LabelCount + _cow.ClusterCount + _cow.SequenceOpCount;
+
+    /// <summary>The scratch region's first byte, or -1 where there is none.</summary>
+    private int ScratchState()
+    {
+        if (_cow.Header.ScratchBytes == 0) return -1;
+        Span<byte> state = stackalloc byte[1];
+        _source.Read(_cow.Header.ScratchOffset, state);
+        return state[0];
+    }
+
+    private static string StateName(int state) => state switch
+    {
+        0 => "0, not started",
+        1 => "1, in progress",
+        2 => "2, a window is ready",
+        _ => $"{state}, unknown",
+    };
+
+    private void Summary(SnapuserdException? inconsistent)
+    {
+        CowHeader header = _cow.Header;
+        bool v3 = header.Major == 3;
+        bool android = _cow.Order.AndroidCanMerge(out string why);
+        Line("Version", $"{header.Major}.{header.Minor}");
+        Line("Header size", Number(header.HeaderBytes));
+        Line("Footer size", Number(header.FooterBytes));
+        Line("Block size", Number(header.BlockSize));
+        if (!v3) Line("Cluster ops", Number(header.ClusterOps));
+        Line("Merge ops", $"{header.NumMergeOps} of {_cow.Order.Count}");
+        Line("Scratch", header.ScratchBytes == 0 ? "none" : $"{header.ScratchBytes} bytes, state {StateName(ScratchState())}");
+        Line("Footer", v3 ? "none" : $"{RecordCount} ops, {(long)RecordCount * header.OpBytes} bytes");
+        if (v3) Line("Op slots", $"{header.OpCount} of {header.OpCountMax}, {(long)header.OpCount * header.OpBytes} bytes");
+        Line("Compression", Name(_cow.Compression));
+        Line("Largest unit", $"{_cow.MaxUnitBytes} bytes; {header.MaxUnitBytes} by the header");
+        Line("Sequence list", _cow.SequenceCount == 0 ? "none" : v3 ? $"{_cow.SequenceCount} blocks" : $"{_cow.SequenceCount} blocks in {_cow.SequenceOpCount} ops");
+        if (v3)
+        {
+            Line("Resume points", $"{_cow.ResumePoints.Count} of {header.ResumeMax}");
+            foreach (ResumePoint point in _cow.ResumePoints) Line("", $"label {point.Label} behind op {point.OpIndex}");
+        }
+        else
+        {
+            Line("Labels", _cow.LastLabel is { } last ? $"{_cow.LabelCount}, the last is {last}" : "none");
+            Line("Clusters", Number(_cow.ClusterCount));
+        }
+        Line("Parse time", $"{_parseMilliseconds.ToString("0.0", CultureInfo.InvariantCulture)} ms");
+        Line("Data ops", Number(_cow.OpCount));
+        Line("  Replace", $"{_cow.ReplaceCount} ops, {_cow.ReplaceBlocks} blocks");
+        Line("  Zero", Number(_cow.ZeroCount));
+        Line("  Copy", Number(_cow.CopyCount));
+        Line("  Xor", Number(_cow.XorCount));
+        Line("Base needs", $"{_cow.BaseBytes} bytes");
+        Line("Source needs", $"{_cow.SourceBytes} bytes");
+        Line("Merge order", inconsistent == null ? "consistent" : $"inconsistent: {inconsistent.Message}");
+        _output.Result(android ? "Android can merge this." : $"Android cannot merge this because {why}.");
+    }
+
+    private void SummaryAsJson(SnapuserdException? inconsistent)
+    {
+        CowHeader header = _cow.Header;
+        bool android = _cow.Order.AndroidCanMerge(out string why);
+        JsonLine line = JsonLine.Event("inspect").Add("path", _source.Name).Add("version", $"{header.Major}.{header.Minor}")
+            .Add("header_size", header.HeaderBytes).Add("footer_size", header.FooterBytes).Add("block_size", header.BlockSize).Add("op_size", header.OpBytes)
+            .Add("cluster_ops", header.ClusterOps).Add("num_merge_ops", (long)header.NumMergeOps).Add("total_merge_ops", _cow.Order.Count)
+            .Add("scratch_bytes", header.ScratchBytes).Add("scratch_state", ScratchState()).Add("records", RecordCount)
+            .Add("op_count_max", (long)header.OpCountMax).Add("compression", Name(_cow.Compression)).Add("largest_unit_bytes", _cow.MaxUnitBytes)
+            .Add("max_unit_bytes", header.MaxUnitBytes).Add("sequence_blocks", _cow.SequenceCount).Add("labels", _cow.LabelCount);
+        if (_cow.LastLabel is { } last) line.Add("last_label", last.ToString(CultureInfo.InvariantCulture));
+        else line.Add("last_label", (string?)null);
+        line.Add("clusters", _cow.ClusterCount).Add("parse_seconds", _parseMilliseconds / 1000).Add("data_ops", _cow.OpCount)
+            .Add("replace_ops", _cow.ReplaceCount).Add("replace_blocks", _cow.ReplaceBlocks).Add("zero_ops", _cow.ZeroCount)
+            .Add("copy_ops", _cow.CopyCount).Add("xor_ops", _cow.XorCount).Add("base_bytes", _cow.BaseBytes).Add("source_bytes", _cow.SourceBytes)
+            .Add("consistent", inconsistent == null).Add("android_can_merge", android).Add("android_reason", android ? null : why);
+        _output.Result(line.ToString());
+        foreach (ResumePoint point in _cow.ResumePoints)
+            _output.Result(JsonLine.Event("resume_point").Add("label", point.Label.ToString(CultureInfo.InvariantCulture)).Add("ops", (long)point.OpIndex).ToString());
+    }
+
+    /// <summary>The sequence list: the blocks of the first ops in merge order.</summary>
+    private void Sequence(bool json)
+    {
+        var blocks = new uint[_cow.SequenceCount];
+        for (int i = 0; i < blocks.Length; i++) blocks[i] = _cow[_cow.Order.OpIndex(i)].NewBlock;
+        if (json)
+        {
+            _output.Result(JsonLine.Event("sequence").Add("blocks", blocks).ToString());
+            return;
+        }
+        if (blocks.Length > 0) _output.Result("Sequence list:");
+        var line = new StringBuilder();
+        for (int i = 0; i < blocks.Length; i++)
+        {
+            line.Append(CultureInfo.InvariantCulture, $" {blocks[i],6}");
+            if ((i + 1) % SequencePerLine != 0 && i + 1 < blocks.Length) continue;
+            _output.Result(line.ToString());
+            line.Clear();
+        }
+    }
+
+    private void Ops(bool mergeOrder, bool json)
+    {
+        int count = mergeOrder ? _cow.Order.Count : _cow.OpCount;
+        if (!json) _output.Result(mergeOrder ? "Ops in merge order (position, op):" : "Ops in file order:");
+        for (int i = 0; i < count; i++)
+        {
+            int index = mergeOrder ? _cow.Order.OpIndex(i) : i;
+            CowOp op = _cow[index];
+            bool merged = mergeOrder && (ulong)i < _cow.Header.NumMergeOps;
+            _output.Result(json ? OpAsJson(op, index, mergeOrder ? i : -1, merged) : OpAsText(op, index, mergeOrder ? i : -1, merged));
+        }
+    }
+
+    private string OpAsText(in CowOp op, int index, int position, bool merged)
+    {
+        var text = new StringBuilder();
+        if (position >= 0) text.Append(CultureInfo.InvariantCulture, $"{position,8}");
+        text.Append(CultureInfo.InvariantCulture, $"{index,8}  {op.Type,-8}{op.NewBlock,10}");
+        if (op.Blocks > 1) text.Append(CultureInfo.InvariantCulture, $" to {op.NewBlock + op.Blocks - 1}");
+        if (op.Type == CowOpType.Copy) text.Append(CultureInfo.InvariantCulture, $" from block {op.Source}");
+        if (op.Type == CowOpType.Xor) text.Append(CultureInfo.InvariantCulture, $" from byte {op.Source}");
+        if (op.HasData) text.Append(CultureInfo.InvariantCulture, $", {op.DataLength} bytes at {op.DataOffset}, {Name(_cow.AlgorithmOf(op))}");
+        if (merged) text.Append(" (merged)");
+        return text.ToString();
+    }
+
+    private string OpAsJson(in CowOp op, int index, int position, bool merged)
+    {
+        JsonLine line = JsonLine.Event("op").Add("index", index);
+        if (position >= 0) line.Add("position", position).Add("merged", merged);
+        line.Add("type", TypeName(op.Type)).Add("block", op.NewBlock).Add("blocks", op.Blocks);
+        if (op.Type == CowOpType.Copy) line.Add("source_block", op.Source);
+        if (op.Type == CowOpType.Xor) line.Add("source_byte", op.Source);
+        if (op.HasData) line.Add("data_offset", op.DataOffset).Add("data_length", op.DataLength).Add("compression", Name(_cow.AlgorithmOf(op)));
+        return line.ToString();
+    }
+
+    private static string TypeName(CowOpType type) => type switch
+    {
+        CowOpType.Copy => "copy",
+        CowOpType.Replace => "replace",
+        CowOpType.Zero => "zero",
+        CowOpType.Xor => "xor",
+        _ => "other",
+    };
+
+    private static string Name(CowCompression compression) => compression switch
+    {
+        CowCompression.None => "none",
+        CowCompression.Gz => "gz",
+        CowCompression.Brotli => "brotli",
+        CowCompression.Lz4 => "lz4",
+        CowCompression.Zstd => "zstd",
+        _ => "unknown",
+    };
+
+    private static string Number(long number) => number.ToString(CultureInfo.InvariantCulture);
+
+    private void Line(string label, string value) => _output.Result(label.Length == 0 ? $"{"",16}{value}" : $"{label + ":",-16}{value}");
+}
