@@ -23,7 +23,7 @@ public sealed class LibraryHeaderAttribute(string header) : Attribute
 
 /// <summary>
 /// The C type that a struct mirrors, as C spells it ("struct io_uring_sqe", "ZSTD_inBuffer"). A field is called in C what it is called
-/// here in snake case, behind <see cref="FieldPrefix"/>, unless <see cref="CFieldAttribute"/> says otherwise. Fields whose name begins
+/// here in snake case, behind <see cref="FieldPrefix"/>, unless <see cref="CNameAttribute"/> says otherwise. Fields whose name begins
 /// with Reserved are not looked up by name; the size of the whole covers them.
 /// </summary>
 [AttributeUsage(AttributeTargets.Struct)]
@@ -36,10 +36,18 @@ public sealed class CTypeAttribute(string name) : Attribute
     public string FieldPrefix { get; init; } = "";
 }
 
-/// <summary>A field's name in C where the rule of <see cref="CTypeAttribute"/> does not yield it.</summary>
+/// <summary>The name in C of a field where the rule of <see cref="CTypeAttribute"/> does not yield it, or of a constant that is called otherwise here.</summary>
 [AttributeUsage(AttributeTargets.Field)]
-public sealed class CFieldAttribute(string name) : Attribute
+public sealed class CNameAttribute(string name) : Attribute
 {
-    /// <summary>The field's name in C.</summary>
+    /// <summary>The name in C.</summary>
     public string Name => name;
+}
+
+/// <summary>Says where a layout or a constant comes from that no header of the machine declares, so that the compiler cannot check it.</summary>
+[AttributeUsage(AttributeTargets.Class | AttributeTargets.Struct)]
+public sealed class OutOfTreeAttribute(string source) : Attribute
+{
+    /// <summary>The source, such as "android common kernel, include/uapi/linux/dm-user.h".</summary>
+    public string Source => source;
 }

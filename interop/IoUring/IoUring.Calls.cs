@@ -2,11 +2,15 @@ using System.Runtime.InteropServices;
 
 namespace Snapuserd.Interop;
 
+[LibraryHeader("sys/syscall.h")]
 public sealed unsafe partial class IoUring
 {
     // No C library wraps these three. The numbers are the same on every architecture of Linux but alpha.
+    [CName("SYS_io_uring_setup")]
     private const long SetupNumber = 425;
+    [CName("SYS_io_uring_enter")]
     private const long EnterNumber = 426;
+    [CName("SYS_io_uring_register")]
     private const long RegisterNumber = 427;
 
     private static int Setup(uint entries, IoUringParams* parameters)

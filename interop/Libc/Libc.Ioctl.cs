@@ -10,9 +10,9 @@ public struct WindowSize
 {
     public ushort Row;
     public ushort Col;
-    [CField("ws_xpixel")]
+    [CName("ws_xpixel")]
     public ushort XPixel;
-    [CField("ws_ypixel")]
+    [CName("ws_ypixel")]
     public ushort YPixel;
 }
 

@@ -8,9 +8,9 @@ namespace Snapuserd.Interop;
 [StructLayout(LayoutKind.Sequential)]
 public struct ResourceLimit
 {
-    [CField("rlim_cur")]
+    [CName("rlim_cur")]
     public ulong Current;
-    [CField("rlim_max")]
+    [CName("rlim_max")]
     public ulong Maximum;
 }
 

@@ -11,7 +11,7 @@ public struct PollFd
 {
     public int Fd;
     public short Events;
-    [CField("revents")]
+    [CName("revents")]
     public short ReturnedEvents;
 }
 

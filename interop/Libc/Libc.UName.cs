@@ -9,9 +9,9 @@ namespace Snapuserd.Interop;
 [StructLayout(LayoutKind.Sequential)]
 public unsafe struct UtsName
 {
-    [CField("sysname")]
+    [CName("sysname")]
     public fixed byte SysName[65];
-    [CField("nodename")]
+    [CName("nodename")]
     public fixed byte NodeName[65];
     public fixed byte Release[65];
     public fixed byte Version[65];

@@ -1,0 +1,121 @@
+using System;
+using System.Linq;
+using System.Reflection;
+using System.Runtime.InteropServices;
+using Snapuserd.Interop;
+using Xunit;
+using Xunit.Abstractions;
+
+namespace Snapuserd.Tests.Interop;
+
+/// <summary>The C compiler proves that every struct and constant of interop is what the headers declare.</summary>
+public sealed class AbiTests(ITestOutputHelper output)
+{
+    private static Type[] Interop => typeof(Libc).Assembly.GetTypes();
+
+    private static bool Has<T>(Type type) where T : Attribute => type.IsDefined(typeof(T), false);
+
+    [Fact]
+    public void Structs_and_constants_of_the_kernel_are_those_of_its_headers()
+    {
+        Type[] types = Interop.Where(Has<KernelHeaderAttribute>).ToArray();
+        string program = AbiProgram.Write(AbiProgram.Headers<KernelHeaderAttribute>(types), types, out int assertions);
+        string complaints = CCompiler.CheckAgainstKernel(program, out string version);
+        output.WriteLine($"{assertions} assertions against Linux {version}");
+        Assert.True(complaints.Length == 0, complaints);
+        Assert.True(assertions > 100, $"only {assertions} assertions: the reflection finds nothing any more");
+    }
+
+    [Fact]
+    public void Structs_and_constants_of_libraries_are_those_of_their_headers()
+    {
+        Type[] types = Interop.Where(Has<LibraryHeaderAttribute>).ToArray();
+        string program = AbiProgram.Write(AbiProgram.Headers<LibraryHeaderAttribute>(types), types, out int assertions);
+        string complaints = CCompiler.CheckAgainstLibraries(program);
+        output.WriteLine($"{assertions} assertions");
+        Assert.True(complaints.Length == 0, CCompiler.MissingPackage(complaints) is { } package ? $"a header is missing: apt install {package}\n{complaints}" : complaints);
+        Assert.True(assertions > 100, $"only {assertions} assertions: the reflection finds nothing any more");
+    }
+
+    [Fact]
+    public void Every_foreign_struct_says_which_type_of_which_header_it_is()
+    {
+        string[] unsaid = Interop.Where(AbiProgram.IsForeignStruct)
+            .Where(t => !Has<OutOfTreeAttribute>(t) && !(Has<CTypeAttribute>(t) && (Has<KernelHeaderAttribute>(t) || Has<LibraryHeaderAttribute>(t))))
+            .Select(t => t.FullName!).ToArray();
+        Assert.Empty(unsaid);
+    }
+
+    [Fact]
+    public void Every_constant_with_a_C_name_says_which_header_it_is_from()
+    {
+        string[] unsaid = Interop
+            .Where(t => !Has<OutOfTreeAttribute>(t) && !Has<KernelHeaderAttribute>(t) && !Has<LibraryHeaderAttribute>(t))
+            .SelectMany(t => AbiProgram.Constants(t).Select(c => $"{t.FullName}.{c.Name}")).ToArray();
+        Assert.Empty(unsaid);
+    }
+
+    [Theory]
+    [InlineData(typeof(WrongValue), "WrongValue.EPERM is 2")]
+    [InlineData(typeof(UnknownConstant), "NO_SUCH_CONSTANT")]
+    [InlineData(typeof(WrongSize), "WrongSize has 24 bytes")]
+    [InlineData(typeof(WrongOffset), "WrongOffset.Nsec lies at 0")]
+    [InlineData(typeof(WrongFieldSize), "WrongFieldSize.Nsec has 4 bytes")]
+    [InlineData(typeof(UnknownField), "tv_fortnight")]
+    public void Checker_notices(Type type, string complaint)
+    {
+        string program = AbiProgram.Write(["time.h", "errno.h"], [type], out _);
+        Assert.Contains(complaint, CCompiler.CheckAgainstLibraries(program), StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void Missing_header_is_answered_with_the_package_that_has_it()
+    {
+        string complaints = CCompiler.CheckAgainstLibraries("#include <brotli/no_such_thing.h>\n");
+        Assert.Equal("libbrotli-dev", CCompiler.MissingPackage(complaints));
+    }
+
+    private static class WrongValue
+    {
+        public const int EPERM = 2;
+    }
+
+    private static class UnknownConstant
+    {
+        public const int NO_SUCH_CONSTANT = 1;
+    }
+
+    [CType("struct timespec", FieldPrefix = "tv_")]
+    [StructLayout(LayoutKind.Sequential)]
+    private struct WrongSize
+    {
+        public long Sec;
+        public long Nsec;
+        public long Reserved;
+    }
+
+    [CType("struct timespec", FieldPrefix = "tv_")]
+    [StructLayout(LayoutKind.Sequential)]
+    private struct WrongOffset
+    {
+        public long Nsec;
+        public long Sec;
+    }
+
+    [CType("struct timespec", FieldPrefix = "tv_")]
+    [StructLayout(LayoutKind.Sequential)]
+    private struct WrongFieldSize
+    {
+        public long Sec;
+        public int Nsec;
+        public int Reserved;
+    }
+
+    [CType("struct timespec", FieldPrefix = "tv_")]
+    [StructLayout(LayoutKind.Sequential)]
+    private struct UnknownField
+    {
+        public long Sec;
+        public long Fortnight;
+    }
+}

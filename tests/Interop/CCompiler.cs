@@ -1,0 +1,101 @@
+using System;
+using System.ComponentModel;
+using System.Diagnostics;
+using System.IO;
+using System.Linq;
+using System.Text.RegularExpressions;
+using Snapuserd.Tests.Support;
+
+namespace Snapuserd.Tests.Interop;
+
+/// <summary>The machine's C compiler, as a judge of declarations.</summary>
+internal static partial class CCompiler
+{
+    /// <summary>
+    /// Where Debian's package puts the headers of the kernel we are written against. Newer ones may do; older ones lack constants that
+    /// we use, and the test says which.
+    /// </summary>
+    private const string KernelPackage = "linux-headers-6.12.*-common";
+
+    /// <summary>Compiles against the C library's headers, and those of other libraries. Returns the compiler's complaints.</summary>
+    public static string CheckAgainstLibraries(string program) => Run(program, "-D_GNU_SOURCE");
+
+    /// <summary>Compiles against the kernel's own headers and nothing else. Returns the compiler's complaints and the version of the headers.</summary>
+    public static string CheckAgainstKernel(string program, out string version)
+    {
+        string source = NewestHeaders();
+        string makefile = File.ReadAllText(Path.Combine(source, "Makefile"));
+        version = string.Join('.', new[] { "VERSION", "PATCHLEVEL", "SUBLEVEL" }.Select(part => Regex.Match(makefile, $@"^{part} = (\d+)", RegexOptions.Multiline).Groups[1].Value));
+        string uapi = Path.Combine(source, "include/uapi");
+        string machine = Path.Combine(source, "arch/x86/include/uapi");
+        using TempFolder generated = new();
+        // What the kernel's build would generate: an asm/x.h that is not the architecture's own is the generic one. The two headers
+        // that hold compiler attributes are not for user space; "make headers_install" takes their uses out.
+        Directory.CreateDirectory(generated["asm"]);
+        Directory.CreateDirectory(generated["linux"]);
+        foreach (string header in Directory.GetFiles(Path.Combine(uapi, "asm-generic")).Select(path => Path.GetFileName(path)))
+        {
+            if (!File.Exists(Path.Combine(machine, "asm", header)))
+                File.WriteAllText(generated["asm/" + header], $"#include <asm-generic/{header}>\n");
+        }
+        File.WriteAllText(generated["linux/compiler_types.h"], "");
+        File.WriteAllText(generated["linux/compiler.h"], "");
+        return Run(program, "-nostdinc", "-isystem", uapi, "-isystem", machine, "-isystem", generated.Path, "-D__user=", "-D__force=", "-D__EXPORTED_HEADERS__");
+    }
+
+    /// <summary>The package that a header is missing from, if the complaints are about a missing header.</summary>
+    public static string? MissingPackage(string complaints)
+    {
+        Match missing = MissingHeader().Match(complaints);
+        if (!missing.Success) return null;
+        string header = missing.Groups[1].Value;
+        return header.Split('/')[0] switch
+        {
+            "zlib.h" => "zlib1g-dev",
+            "brotli" => "libbrotli-dev",
+            "lz4.h" or "lz4frame.h" or "lz4hc.h" => "liblz4-dev",
+            "zstd.h" or "zstd_errors.h" => "libzstd-dev",
+            "sodium.h" or "sodium" => "libsodium-dev",
+            _ => "libc6-dev (which brings linux-libc-dev)",
+        };
+    }
+
+    private static string NewestHeaders() =>
+        (Directory.Exists("/usr/src") ? Directory.GetDirectories("/usr/src", KernelPackage) : [])
+            .OrderByDescending(path => int.Parse(VersionInPath().Match(path).Groups[1].Value, System.Globalization.CultureInfo.InvariantCulture))
+            .FirstOrDefault()
+        ?? throw new InvalidOperationException($"the kernel's headers are missing: apt install '{KernelPackage}'");
+
+    private static string Run(string program, params string[] options)
+    {
+        foreach (string compiler in new[] { "cc", "clang" })
+        {
+            ProcessStartInfo start = new(compiler) { RedirectStandardInput = true, RedirectStandardError = true };
+            foreach (string argument in (string[])["-std=gnu11", "-fsyntax-only", "-fmax-errors=0", .. options, "-x", "c", "-"]) start.ArgumentList.Add(argument);
+            Process process;
+            try
+            {
+                process = Process.Start(start)!;
+            }
+            catch (Win32Exception)
+            {
+                continue;
+            }
+            using (process)
+            {
+                process.StandardInput.Write(program);
+                process.StandardInput.Close();
+                string complaints = process.StandardError.ReadToEnd();
+                process.WaitForExit();
+                return process.ExitCode == 0 ? "" : complaints.Length > 0 ? complaints : $"{compiler} exited with {process.ExitCode}";
+            }
+        }
+        throw new InvalidOperationException("there is no C compiler: apt install clang");
+    }
+
+    [GeneratedRegex(@"fatal error: '?([^\s':]+)'?(: No such file| file not found)")]
+    private static partial Regex MissingHeader();
+
+    [GeneratedRegex(@"6\.12\.(\d+)")]
+    private static partial Regex VersionInPath();
+}
