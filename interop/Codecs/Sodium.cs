@@ -19,7 +19,7 @@ public unsafe struct Sha256State
 public static unsafe partial class Sodium
 {
     /// <summary>Bytes of a SHA-256.</summary>
-    [CField("crypto_hash_sha256_BYTES")]
+    [CName("crypto_hash_sha256_BYTES")]
     public const int Sha256Bytes = 32;
 
     /// <summary>Starts a hash.</summary>

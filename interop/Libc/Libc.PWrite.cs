@@ -11,6 +11,12 @@ public static unsafe partial class Libc
         return done < 0 ? -Marshal.GetLastPInvokeError() : done;
     }
 
+    /// <summary>pwrite(2) of a span.</summary>
+    public static nint PWrite(int fd, System.ReadOnlySpan<byte> bytes, long offset)
+    {
+        fixed (byte* start = bytes) return PWrite(fd, (nint)start, bytes.Length, offset);
+    }
+
     [DllImport("libc", SetLastError = true)]
     private static extern nint pwrite(int fd, byte* buf, nint count, long offset);
 }

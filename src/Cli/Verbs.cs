@@ -1,5 +1,4 @@
 using System.Text;
-using Snapuserd.Block;
 
 namespace Snapuserd.Cli;
 
@@ -31,7 +30,7 @@ internal static class Verbs
             s_json, s_progress,
         ],
         "SIGTERM and SIGINT stop at the next checkpoint with exit code 75. The COW and the base are checked completely before the first write.",
-        NotYet("merge")),
+        MergeVerb.Run),
 
         new("verify", "Decodes everything in a COW; with a base, also computes the merged image's SHA-256 without writing anything.", [],
         [
@@ -40,7 +39,7 @@ internal static class Verbs
             s_io, s_memory, s_json, s_progress,
         ],
         "",
-        NotYet("verify")) { OutputIsResult = true },
+        VerifyVerb.Run) { OutputIsResult = true },
 
         new("inspect", "Prints what is in a COW: its header, footer, state, ops, and whether its order is consistent.", ["FILE"],
         [
@@ -58,7 +57,7 @@ internal static class Verbs
             s_io, s_memory, s_json, s_progress,
         ],
         "",
-        NotYet("extract")),
+        ExtractVerb.Run),
     ];
 
     /// <summary>The text of `snapuserd --help`.</summary>
@@ -80,7 +79,4 @@ internal static class Verbs
         foreach ((int code, string meaning) in codes) text.Append("  ").Append(code.ToString().PadRight(4)).Append(meaning).Append('\n');
         return text.ToString().TrimEnd('\n');
     }
-
-    private static System.Func<Invocation, ExitCode> NotYet(string verb) =>
-        _ => throw new SnapuserdException(ExitCode.Unavailable, $"{verb} is not part of this build");
 }

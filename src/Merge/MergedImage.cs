@@ -109,9 +109,6 @@ public sealed class MergedImage : IDisposable
         return _setup.Arena[chunk];
     }
 
-    /// <summary>Decodes every payload of the COW, wanted or not. Exit code 65 at the first that does not decode.</summary>
-    public void VerifyPayloads() => _stage.VerifyPayloads();
-
     /// <inheritdoc/>
     public void Dispose()
     {

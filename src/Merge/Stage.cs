@@ -94,15 +94,18 @@ internal sealed class Stage
         return TryAdd(position, index, op, target, op.IsOrdered);
     }
 
-    /// <summary>Decodes every payload of the COW. Exit code 65 at the first that does not decode, 75 when asked to stop.</summary>
-    public void VerifyPayloads()
+    /// <summary>Decodes every payload of the COW, and tells <paramref name="observer"/>. Exit code 65 at the first that does not decode, 75 when asked to stop.</summary>
+    public void VerifyPayloads(IMergeObserver? observer = null)
     {
+        long bytes = 0, total = 0;
+        for (int index = 0; index < _cow.OpCount; index++) total += _cow[index].UnitBytes;
         for (int index = 0; index < _cow.OpCount;)
         {
             if (_setup.Stop.Requested) throw new SnapuserdException(ExitCode.Interrupted, $"stopped while checking payloads, at op {index} of {_cow.OpCount}; nothing was written");
             Clear();
-            while (index < _cow.OpCount && (!_cow[index].HasData || TryAdd(index, index, _cow[index], null, false))) index++;
+            while (index < _cow.OpCount && (!_cow[index].HasData || TryAdd(index, index, _cow[index], null, false))) bytes += _cow[index++].UnitBytes;
             Produce();
+            observer?.Progress(new MergeProgress(index, _cow.OpCount, bytes, total));
         }
     }
 

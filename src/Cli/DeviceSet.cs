@@ -1,0 +1,128 @@
+using System;
+using Snapuserd.Block;
+using Snapuserd.Merge;
+
+namespace Snapuserd.Cli;
+
+/// <summary>
+/// The devices of one command, opened and locked, with everything the engine needs to move their bytes: queue, buffers, workers, clock,
+/// and the signals that ask it to stop.
+/// </summary>
+internal sealed class DeviceSet : IDisposable
+{
+    // Enough to keep an NVMe drive or a RAID busy with 4 KiB requests; more only adds latency to a stop. Android used 32 in 2022 and 8 today.
+    private const int DefaultDepth = 32;
+
+    private readonly BlockDevice _cow;
+    private readonly BlockDevice? _base;
+    private readonly BlockDevice? _source;
+    private readonly WakeUp _wakeUp = new();
+    private readonly Arena _arena;
+    private readonly IBlockQueue _queue;
+    private readonly InlineWorkQueue<DecodeJob> _workers;
+    private readonly StopFlag _stop = new();
+    private readonly StopSignals _signals;
+
+    /// <summary>Opens what the options name. <paramref name="writes"/>: COW and base are written, so they are opened for this process alone.</summary>
+    internal DeviceSet(Invocation invocation, bool writes)
+    {
+        Arguments arguments = invocation.Arguments;
+        string cow = arguments.Required("--cow");
+        string? basePath = arguments.Text("--base"), sourcePath = arguments.Text("--source");
+        DeviceAccess access = writes ? DeviceAccess.Write | DeviceAccess.Exclusive : DeviceAccess.Read;
+        try
+        {
+            if (basePath != null) RefuseSame(cow, basePath);
+            _cow = BlockDevice.Open(cow, access);
+            if (basePath != null) _base = BlockDevice.Open(basePath, access);
+            if (sourcePath != null) _source = OpenSource(sourcePath);
+            _arena = new Arena((int)arguments.Number("--memory", Verbs.DefaultMemory));
+            BlockDevice[] devices = _source != null ? [_cow, _base!, _source] : _base != null ? [_cow, _base] : [_cow];
+            _queue = MakeQueue(invocation, devices);
+            _workers = new InlineWorkQueue<DecodeJob>(new DecodeWorker(_arena), 64);
+            _signals = new StopSignals(() =>
+            {
+                _stop.Request();
+                _wakeUp.Signal();
+            });
+            MergeDevice baseDevice = _base == null ? new MergeDevice(0, cow, _cow.Length) : new MergeDevice(1, basePath!, _base.Length);
+            Setup = new MergeSetup
+            {
+                Io = new Transfers(_queue, Array.ConvertAll(devices, device => device.Granule)),
+                Arena = _arena,
+                Workers = _workers,
+                Time = new MonotonicClock(),
+                Cow = new MergeDevice(0, cow, _cow.Length),
+                Base = baseDevice,
+                Source = _source == null ? baseDevice : new MergeDevice(2, sourcePath!, _source.Length),
+                SharedBlocks = !arguments.Has("--source-separate"),
+                Stop = _stop,
+            };
+        }
+        catch
+        {
+            Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>What the engine takes.</summary>
+    internal MergeSetup Setup { get; }
+
+    /// <summary>"uring" or "sync".</summary>
+    internal string Io => _queue is RingQueue ? "uring" : "sync";
+
+    /// <summary>True if <paramref name="path"/> is one of the devices, whatever it is called.</summary>
+    internal bool Contains(BlockDevice device) =>
+        device.SameFileAs(_cow) || (_base?.SameFileAs(device) ?? false) || (_source?.SameFileAs(device) ?? false);
+
+    public void Dispose()
+    {
+        _signals?.Dispose();
+        _workers?.Dispose();
+        _queue?.Dispose();
+        // The kernel may still write to buffers that could not be reaped; the process is about to end, and they stay mapped until then.
+        bool inUse = Setup is { Io.Broken: true } || _queue is RingQueue { Leaked: true };
+        if (!inUse) _arena?.Dispose();
+        _source?.Dispose();
+        _base?.Dispose();
+        _cow?.Dispose();
+        _wakeUp.Dispose();
+    }
+
+    /// <summary>Before anything is locked: a lock that this process holds itself would be taken for another merge.</summary>
+    private static void RefuseSame(string cowPath, string basePath)
+    {
+        using BlockDevice cow = BlockDevice.Open(cowPath, DeviceAccess.Read);
+        using BlockDevice other = BlockDevice.Open(basePath, DeviceAccess.Read);
+        if (cow.SameFileAs(other)) throw new SnapuserdException(ExitCode.Usage, $"{cowPath} and {basePath} are the same; the COW cannot be its own base");
+    }
+
+    private BlockDevice? OpenSource(string path)
+    {
+        BlockDevice source = BlockDevice.Open(path, DeviceAccess.Read);
+        if (source.SameFileAs(_cow))
+        {
+            source.Dispose();
+            throw new SnapuserdException(ExitCode.Usage, $"{path} is the COW; it cannot be the source as well");
+        }
+        if (_base == null || !source.SameFileAs(_base)) return source;
+        // One device, one number: what is written to the base is what the source reads.
+        source.Dispose();
+        return null;
+    }
+
+    private IBlockQueue MakeQueue(Invocation invocation, BlockDevice[] devices)
+    {
+        string io = invocation.Arguments.Choice("--io");
+        int depth = (int)invocation.Arguments.Number("--queue-depth", DefaultDepth);
+        if (io != "sync")
+        {
+            RingRefusal? refusal = RingQueue.TryCreate(devices, _arena, _wakeUp, depth, out RingQueue? ring);
+            if (refusal is not { } why) return ring!;
+            if (io == "uring") throw new SnapuserdException(ExitCode.Unavailable, why.Sentence);
+            invocation.Output.Diagnose($"snapuserd: going on without io_uring: {why.Sentence}");
+        }
+        return new SyncQueue(devices, _arena, _wakeUp, depth);
+    }
+}

@@ -1,0 +1,26 @@
+using System;
+using System.Diagnostics;
+using Snapuserd.Merge;
+
+namespace Snapuserd.Cli;
+
+/// <summary>Shows the progress of a merge, a check or an extraction as the options ask for it.</summary>
+internal sealed class ProgressObserver(Invocation invocation, string what) : IMergeObserver
+{
+    private readonly long _start = Stopwatch.GetTimestamp();
+    private Progress? _progress;
+
+    /// <summary>Seconds since the command began.</summary>
+    internal double Seconds => Stopwatch.GetElapsedTime(_start).TotalSeconds;
+
+    /// <inheritdoc/>
+    public void Progress(in MergeProgress progress)
+    {
+        if (_progress == null)
+        {
+            ProgressForm form = Cli.Progress.FormOf(invocation.Arguments.Choice("--progress"), invocation.Arguments.Has("--json"), invocation.Output.HasTerminal);
+            _progress = new Progress(invocation.Output, form, what, progress.BytesTotal, progress.OpsTotal, () => Output.TerminalColumns);
+        }
+        _progress.Report(progress.BytesDone, progress.OpsDone, Seconds);
+    }
+}
