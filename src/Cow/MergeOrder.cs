@@ -141,7 +141,7 @@ public sealed class MergeOrder
         order.Count = cow.Rule switch
         {
             OrderRule.FileOrder => InFileOrder(ops, index, cow.OrderSlots),
-            OrderRule.OrderedFirst => OrderedFirst(ops, index, cow.OrderSlots),
+            OrderRule.OrderedFirst => OrderedFirst(ops, index, cow.OrderSlots, distinct: order._conflictFirst < 0),
             _ => Listed(cow, ops, index, cow.OrderSlots),
         };
 
@@ -171,11 +171,12 @@ public sealed class MergeOrder
         return ops.Length;
     }
 
-    private static int OrderedFirst(Span<PackedOp> ops, Span<ulong> index, Span<int> slots)
+    /// <summary><paramref name="distinct"/>: no ordered op shares its block, so each is the first for it and need not be looked up.</summary>
+    private static int OrderedFirst(Span<PackedOp> ops, Span<ulong> index, Span<int> slots, bool distinct)
     {
         int count = 0, first = 0;
         for (int i = 0; i < ops.Length; i++)
-            if (ops[i].IsOrdered) slots[count++] = i;
+            if (ops[i].IsOrdered) slots[count++] = distinct ? i : (int)(uint)index[LowerBound(index, (ulong)ops[i].NewBlock << 32)];
         for (int i = 0; i < index.Length; i++)
         {
             if (index[i] >> 32 != index[first] >> 32) first = i;

@@ -1,0 +1,297 @@
+using System;
+using System.Collections.Generic;
+using System.Linq;
+using Snapuserd.Cow;
+using Snapuserd.Tests.Support;
+using Xunit;
+using Xunit.Abstractions;
+
+namespace Snapuserd.Tests.Cow;
+
+/// <summary>Merge order, double writes, reads of overwritten blocks, limits (merge.md §2, design §5 rule 1).</summary>
+public sealed class MergeOrderTests(ITestOutputHelper output)
+{
+    private static readonly byte[] s_block = AndroidFiles.T;
+
+    private static CowFile Read(CowBuilder builder) => CowFile.Read(new MemorySource(builder.Build(), Refusal.Name));
+
+    private static uint[] Blocks(CowFile cow) => Enumerable.Range(0, cow.Order.Count).Select(p => cow[cow.Order.OpIndex(p)].NewBlock).ToArray();
+
+    private static CowBuilder V3() => new() { ScratchBytes = 0 };
+
+    private static CowBuilder V2(int clusterOps = 0) => new() { Version = 2, ScratchBytes = 0, ClusterOps = clusterOps };
+
+    private static string Conflict(CowBuilder builder, bool shared = true)
+    {
+        using CowFile cow = Read(builder);
+        return Refusal.Of(() => cow.Order.Check(shared, new int[cow.Order.Count]));
+    }
+
+    private static int[] Limits(CowBuilder builder, bool shared = true)
+    {
+        using CowFile cow = Read(builder);
+        int[] limits = Enumerable.Repeat(-1, cow.Order.Count).ToArray();
+        cow.Order.Check(shared, limits);
+        return limits;
+    }
+
+    [Fact]
+    public void Listed_blocks_come_first_and_the_others_ascend()
+    {
+        // AOSP's RevMergeOpItrTest; its reader descends for tools, the daemon's ascends.
+        foreach (CowBuilder builder in new[] { V2(5), V3() })
+        {
+            builder.Sequence(2, 10, 6, 7, 3, 5)
+                .Copy(6, 113).Zero(12).Zero(8).Zero(11).Copy(3, 115).Copy(2, 116).Zero(4).Zero(9).Copy(5, 117).Zero(1).Copy(10, 112).Copy(7, 114);
+            using CowFile cow = Read(builder);
+            Assert.Equal(new uint[] { 2, 10, 6, 7, 3, 5, 1, 4, 8, 9, 11, 12 }, Blocks(cow));
+            Assert.True(cow.Order.AndroidCanMerge(out _));
+        }
+    }
+
+    [Fact]
+    public void Version_2_without_sequence_puts_ordered_ops_in_file_order_before_the_others_by_block()
+    {
+        using CowFile cow = Read(V2().Copy(2, 116).Zero(12).Copy(10, 112).Zero(4).Xor(6, 113 * 4096, s_block).Replace(8, s_block).Copy(3, 1).Zero(1));
+        Assert.Equal(new uint[] { 2, 10, 6, 3, 1, 4, 8, 12 }, Blocks(cow));
+    }
+
+    [Fact]
+    public void Version_3_without_sequence_keeps_file_order()
+    {
+        using CowFile cow = Read(V3().Copy(2, 116).Zero(12).Copy(10, 112).Zero(4));
+        Assert.Equal(new uint[] { 2, 12, 10, 4 }, Blocks(cow));
+        cow.Order.Check(true, default);
+        Assert.False(cow.Order.AndroidCanMerge(out string why));
+        Assert.Equal("op 2 (Copy of block 10) comes behind op 1 (Zero of block 12) in the merge order", why);
+    }
+
+    [Fact]
+    public void Ordered_ops_that_are_not_listed_fall_among_the_others()
+    {
+        using CowFile cow = Read(V3().Sequence(7).Copy(7, 100).Copy(5, 101).Zero(3));
+        Assert.Equal(new uint[] { 7, 3, 5 }, Blocks(cow));
+        Assert.False(cow.Order.AndroidCanMerge(out _));
+    }
+
+    [Fact]
+    public void Repeated_replace_and_zero_count_twice_and_mean_the_first()
+    {
+        foreach (CowBuilder builder in new[] { V2(), V3(), V2(4).Sequence(1), V3().Sequence(1) })
+        {
+            builder.Copy(1, 100).Replace(5, s_block).Zero(4).Zero(5).Zero(4);
+            using CowFile cow = Read(builder);
+            Assert.Equal(5, cow.Order.Count);
+            Assert.Equal(2, Enumerable.Range(0, 5).Count(p => cow.Order.OpIndex(p) == 1));
+            Assert.Equal(2, Enumerable.Range(0, 5).Count(p => cow.Order.OpIndex(p) == 2));
+            cow.Order.Check(true, new int[5]);
+        }
+    }
+
+    [Fact]
+    public void Listed_block_with_two_ops_counts_once()
+    {
+        using CowFile cow = Read(V3().Sequence(5).Zero(5).Zero(5).Zero(6));
+        Assert.Equal(new uint[] { 5, 6 }, Blocks(cow));
+        Assert.Equal(0, cow.Order.OpIndex(0));
+    }
+
+    [Fact]
+    public void First_of_two_units_at_one_block_decides_how_far_it_reaches()
+    {
+        byte[] four = new byte[4 * 4096];
+        using (CowFile cow = Read(V3().Replace(8, s_block).Replace(8, four).Zero(10)))
+        {
+            cow.Order.Check(true, default);
+            Assert.Equal(-1, cow.Order.PositionWriting(9));
+            Assert.Equal(2, cow.Order.PositionWriting(10));
+        }
+        Assert.Contains("op 0 (Replace of block 8) and op 2 (Zero of block 10) both write block 10", Conflict(V3().Replace(8, four).Replace(8, s_block).Zero(10)), StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void Block_written_twice_is_refused_unless_both_are_replace_or_zero()
+    {
+        Assert.Contains("op 0 (Copy of block 5) and op 1 (Zero of block 5) both write block 5", Conflict(V3().Copy(5, 9).Zero(5)), StringComparison.Ordinal);
+        Assert.Contains("op 0 (Zero of block 5) and op 1 (Xor of block 5) both write block 5", Conflict(V2().Zero(5).Xor(5, 0, s_block), shared: false), StringComparison.Ordinal);
+        Assert.Contains("op 1 (Copy of block 5) and op 2 (Copy of block 5) both write block 5", Conflict(V2().Copy(6, 9).Copy(5, 9).Copy(5, 9)), StringComparison.Ordinal);
+        Assert.Contains("op 1 (Zero of block 5) and op 2 (Copy of block 5)", Conflict(V2(8).Sequence(5).Copy(1, 90).Zero(5).Copy(5, 9)), StringComparison.Ordinal);
+    }
+
+    [Theory]
+    [InlineData(17u)]
+    [InlineData(31u)]
+    public void Op_inside_a_unit_is_refused(uint block)
+    {
+        byte[] unit = new byte[16 * 4096];
+        Assert.Contains($"op 1 (Replace of block 16) and op 0 (Zero of block {block}) both write block {block}", Conflict(V3().Zero(block).Replace(16, unit), shared: false), StringComparison.Ordinal);
+        Limits(V3().Zero(15).Replace(16, unit).Zero(32));
+    }
+
+    [Fact]
+    public void Androids_cases_of_valid_and_invalid_order_are_told_apart()
+    {
+        // AOSP's InvalidMergeOrderTest.
+        Limits(V2().Copy(3, 2).Copy(2, 1));
+        Assert.Contains(
+            "op 2 (Copy of block 4) reads block 2, which op 1 (Copy of block 2) overwrites before it",
+            Conflict(V2().Copy(3, 2).Copy(2, 1).Copy(4, 2)), StringComparison.Ordinal);
+        Assert.Contains(
+            "op 1 (Xor of block 3) reads block 2, which op 0 (Copy of block 2)",
+            Conflict(V2().Copy(2, 1).Xor(3, 4097, s_block)), StringComparison.Ordinal);
+        Limits(V2().Copy(2, 1).Xor(3, 4096, s_block));
+        using CowFile cow = Read(V2().Copy(3, 2).Copy(2, 1).Copy(4, 2));
+        Assert.False(cow.Order.AndroidCanMerge(out string why));
+        Assert.Contains("op 2 (Copy of block 4) reads block 2", why, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void Read_of_a_block_that_a_replace_overwrote_is_refused_although_androids_check_would_not_see_it()
+    {
+        byte[] unit = new byte[16 * 4096];
+        Assert.Contains("op 1 (Copy of block 90) reads block 20, which op 0 (Replace of block 16)", Conflict(V3().Replace(16, unit).Copy(90, 20)), StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void Separate_source_allows_any_reads()
+    {
+        Assert.Equal(new[] { 0, 0, 0 }, Limits(V2().Copy(3, 2).Copy(2, 1).Copy(4, 2), shared: false));
+    }
+
+    [Fact]
+    public void Limit_is_one_more_than_the_last_reader()
+    {
+        Assert.Equal(new[] { 0, 1, 2 }, Limits(V3().Copy(3, 2).Copy(2, 1).Copy(1, 0)));
+        Assert.Equal(new[] { 0, 0, 2 }, Limits(V3().Copy(5, 9).Copy(6, 9).Replace(9, s_block)));
+        Assert.Equal(new[] { 1 }, Limits(V3().Xor(5, 5 * 4096, s_block)));
+        Assert.Equal(new[] { 1 }, Limits(V3().Xor(5, (5 * 4096) - 1, s_block)));
+        Assert.Equal(new[] { 0, 2, 2 }, Limits(V3().Copy(80, 3).Xor(4, (4 * 4096) + 100, s_block).Zero(5)));
+        Assert.Equal(new[] { 0 }, Limits(V3().Copy(5, 5)));
+        Assert.Equal(new[] { 0, 0, 0 }, Limits(V3().Copy(5, 5).Copy(6, 5).Zero(7)));
+    }
+
+    [Fact]
+    public void Duplicates_share_the_limit_of_the_first()
+    {
+        Assert.Equal(new[] { 0, 1, 1, 1 }, Limits(V3().Copy(3, 9).Zero(9).Zero(9).Replace(9, s_block)));
+    }
+
+    [Fact]
+    public void Scratch_of_another_size_is_said_not_to_be_androids()
+    {
+        using CowFile cow = Read(new CowBuilder { ScratchBytes = 65536 }.Zero(1));
+        Assert.False(cow.Order.AndroidCanMerge(out string why));
+        Assert.Contains("buffer_size is 65536", why, StringComparison.Ordinal);
+        using CowFile old = Read(new CowBuilder { Version = 1 }.Zero(1));
+        Assert.False(old.Order.AndroidCanMerge(out why));
+        Assert.Contains("version 1", why, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void Any_small_file_has_the_order_limits_and_writers_of_the_plain_model()
+    {
+        int refused = 0, accepted = 0;
+        for (int seed = 0; seed < 3000; seed++)
+        {
+            CowBuilder builder = Random(new Random(seed));
+            try
+            {
+                using CowFile cow = Read(builder);
+                int[] order = NaiveOrder.Of(builder);
+                Assert.Equal(order, Enumerable.Range(0, cow.Order.Count).Select(cow.Order.OpIndex));
+                foreach (bool shared in new[] { true, false })
+                {
+                    int[]? expected = NaiveOrder.Limits(builder, shared);
+                    if (expected == null)
+                    {
+                        Refusal.Of(() => cow.Order.Check(shared, new int[order.Length]));
+                        refused++;
+                        continue;
+                    }
+                    int[] limits = new int[order.Length];
+                    cow.Order.Check(shared, limits);
+                    Assert.Equal(expected, limits);
+                    accepted++;
+                    for (int block = 0; block < 60; block++)
+                    {
+                        int writer = Array.FindIndex(order, i => cow[i].NewBlock <= block && block < cow[i].NewBlock + cow[i].Blocks);
+                        Assert.Equal(writer, cow.Order.PositionWriting(block));
+                    }
+                }
+            }
+            catch (Exception)
+            {
+                output.WriteLine($"seed {seed}");
+                throw;
+            }
+        }
+        output.WriteLine($"{accepted} accepted, {refused} refused");
+        Assert.True(accepted > 500 && refused > 500);
+    }
+
+    [Fact]
+    public void Accepted_files_merge_in_place_to_what_the_ops_mean()
+    {
+        int merged = 0;
+        for (int seed = 0; seed < 2000; seed++)
+        {
+            CowBuilder builder = Random(new Random(seed));
+            if (NaiveOrder.Limits(builder, shared: true) == null) continue;
+            byte[] file = builder.Build();
+            using CowFile cow = CowFile.Read(new MemorySource(file));
+            byte[] image = new byte[64 * 4096];
+            new Random(seed).NextBytes(image);
+            byte[] expected = NaiveMerger.Merge(builder, image);
+            PlainReplay.Run(cow, file, image, 0);
+            Assert.True(expected.AsSpan().SequenceEqual(image), $"seed {seed}");
+            merged++;
+        }
+        Assert.True(merged > 200);
+    }
+
+    [Fact]
+    public void Million_duplicates_that_a_million_ops_read_are_checked_in_linear_time()
+    {
+        // Quadratic work would take hours here; the test would not end.
+        CowBuilder builder = V3();
+        for (uint i = 0; i < 200_000; i++) builder.Copy(1000 + i, 7);
+        for (uint i = 0; i < 200_000; i++) builder.Zero(7);
+        int[] limits = Limits(builder);
+        Assert.All(limits[200_000..], limit => Assert.Equal(200_000, limit));
+    }
+
+    /// <summary>A few ops over few blocks, with every version, lists, repeated blocks and units.</summary>
+    private static CowBuilder Random(Random random)
+    {
+        int version = random.Next(1, 4);
+        bool sequence = random.Next(2) == 0;
+        var builder = new CowBuilder { Version = version, ScratchBytes = 0, ClusterOps = version < 3 && (sequence || random.Next(2) == 0) ? random.Next(2, 6) : 0, MaxUnitBytes = 16384 };
+        int span = random.Next(6, 40);
+        var data = new CowBuilder();
+        bool repeats = random.Next(3) == 0;
+        var used = new HashSet<uint>();
+        int count = random.Next(1, 12);
+        for (int i = 0; i < count; i++)
+        {
+            uint block = (uint)random.Next(span);
+            if (!used.Add(block) && !repeats) continue;
+            ulong from = (ulong)random.Next(50);
+            switch (random.Next(6))
+            {
+                case 0 or 1: data.Copy(block, from); break;
+                case 2: data.Xor(block, (from * 4096) + (ulong)(random.Next(2) * random.Next(4096)), s_block); break;
+                case 3: data.Replace(block, new byte[4096 << (version == 3 ? random.Next(3) : 0)]); break;
+                default: data.Zero(block); break;
+            }
+        }
+        if (sequence)
+        {
+            uint[] blocks = data.Ops.Where(op => random.Next(8) != 0 && (op.Type is CowOpType.Copy or CowOpType.Xor || random.Next(10) == 0))
+                .Select(op => op.NewBlock).Distinct().ToArray();
+            random.Shuffle(blocks);
+            if (blocks.Length > 0) builder.Sequence(blocks);
+        }
+        foreach (BuiltOp op in data.Ops) builder.Add(op);
+        return builder;
+    }
+}

@@ -1,0 +1,35 @@
+using System;
+using System.Buffers.Binary;
+using Snapuserd.Block;
+using Snapuserd.Cow;
+using Snapuserd.Tests.Support;
+using Xunit;
+
+namespace Snapuserd.Tests.Cow;
+
+/// <summary>Asks for the sentence with which a file is refused.</summary>
+internal static class Refusal
+{
+    public const string Name = "/dev/block/bad.cow";
+
+    /// <summary>The sentence of exit code 65 that reading <paramref name="file"/> ends with; it names the file.</summary>
+    public static string Of(byte[] file) => Of(() => CowFile.Read(new MemorySource(file, Name)).Dispose());
+
+    /// <summary>The sentence of exit code 65 that <paramref name="action"/> ends with; it names the file.</summary>
+    public static string Of(Action action)
+    {
+        SnapuserdException refusal = Assert.Throws<SnapuserdException>(action);
+        Assert.Equal(ExitCode.CowCorrupt, refusal.Code);
+        Assert.StartsWith(Name, refusal.Message, StringComparison.Ordinal);
+        Assert.DoesNotContain("\n", refusal.Message, StringComparison.Ordinal);
+        return refusal.Message;
+    }
+
+    /// <summary>Writes the lowest <paramref name="size"/> bytes of <paramref name="value"/>.</summary>
+    public static void Put(byte[] file, long offset, int size, ulong value)
+    {
+        Span<byte> bytes = stackalloc byte[8];
+        BinaryPrimitives.WriteUInt64LittleEndian(bytes, value);
+        bytes[..size].CopyTo(file.AsSpan((int)offset));
+    }
+}
