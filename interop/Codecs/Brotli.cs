@@ -7,12 +7,15 @@ namespace Snapuserd.Interop;
 /// The brotli decoder. It has no reset, so each stream makes a state and frees it: some 5 KiB and what the stream's window needs, at most
 /// 16 MiB, because the large-window extension stays off.
 /// </summary>
+[LibraryHeader("brotli/decode.h")]
 public static unsafe class Brotli
 {
     public const int BROTLI_DECODER_RESULT_ERROR = 0;
     public const int BROTLI_DECODER_RESULT_SUCCESS = 1;
     public const int BROTLI_DECODER_RESULT_NEEDS_MORE_INPUT = 2;
     public const int BROTLI_DECODER_RESULT_NEEDS_MORE_OUTPUT = 3;
+    private const int BROTLI_DECODER_ERROR_ALLOC_CONTEXT_MODES = -21;
+    private const int BROTLI_DECODER_ERROR_ALLOC_BLOCK_TYPE_TREES = -30;
 
     /// <summary>
     /// Decodes one whole stream. Returns the decoder's own answer (a BROTLI_DECODER_RESULT), or -ENOMEM.
@@ -32,8 +35,10 @@ public static unsafe class Brotli
             consumed = input.Length - (int)availableIn;
             written = output.Length - (int)availableOut;
         }
-        // Error codes from -30 on down to -21 are failed allocations (decode.h, BROTLI_DECODER_ERROR_ALLOC_*).
-        if (result == BROTLI_DECODER_RESULT_ERROR && BrotliDecoderGetErrorCode(state) is <= -21 and >= -30) result = -Errno.ENOMEM;
+        // The codes of failed allocations are consecutive.
+        if (result == BROTLI_DECODER_RESULT_ERROR
+            && BrotliDecoderGetErrorCode(state) is <= BROTLI_DECODER_ERROR_ALLOC_CONTEXT_MODES and >= BROTLI_DECODER_ERROR_ALLOC_BLOCK_TYPE_TREES)
+            result = -Errno.ENOMEM;
         BrotliDecoderDestroyInstance(state);
         return result;
     }

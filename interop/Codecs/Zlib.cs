@@ -7,6 +7,7 @@ namespace Snapuserd.Interop;
 /// One inflate stream of zlib 1.2 or later, made once and reset for each unit. The C structure lives in unmanaged memory because
 /// zlib keeps a pointer back to it. Not thread-safe.
 /// </summary>
+[LibraryHeader("zlib.h")]
 public sealed unsafe class Zlib : IDisposable
 {
     public const int Z_OK = 0;
@@ -20,6 +21,8 @@ public sealed unsafe class Zlib : IDisposable
     private ZStream* _stream;
 
     /// <summary>z_stream of zlib.h on a 64-bit machine; <see cref="Create"/> passes its size, which zlib checks.</summary>
+    [CType("z_stream")]
+    [LibraryHeader("zlib.h")]
     [StructLayout(LayoutKind.Sequential)]
     internal struct ZStream
     {

@@ -7,13 +7,18 @@ namespace Snapuserd.Interop;
 /// One zstd decompression context, about 160 KiB, used again for each unit. Whole-buffer decompression writes straight into the output
 /// and keeps no window of its own, so a frame that claims a huge window costs no memory. Not thread-safe.
 /// </summary>
+[LibraryHeader("zstd.h")]
+[LibraryHeader("zstd_errors.h")]
 public sealed unsafe class Zstd : IDisposable
 {
     /// <summary>ZSTD_error_memory_allocation of zstd_errors.h, negated.</summary>
+    [CName("-(int)ZSTD_error_memory_allocation")]
     public const int MemoryAllocation = -64;
     /// <summary>ZSTD_error_dstSize_tooSmall, negated.</summary>
+    [CName("-(int)ZSTD_error_dstSize_tooSmall")]
     public const int DestinationTooSmall = -70;
     /// <summary>ZSTD_error_srcSize_wrong, negated: the input ends early, or something follows the frame.</summary>
+    [CName("-(int)ZSTD_error_srcSize_wrong")]
     public const int SourceSizeWrong = -72;
 
     private void* _context;

@@ -57,6 +57,56 @@ public sealed class GoldenTests
     }
 }
 
+/// <summary>Merging by the plain model, over small cases of Android's tests.</summary>
+public sealed class ReplayTests
+{
+    [Fact]
+    public void Androids_offline_case_gives_its_image()
+    {
+        // AOSP's OfflineSnapshotTest.CompressedSnapshot: Xor block 1 from block 0 offset 2048, Copy 3 from 0, Replace 5, Zero 7 and 8.
+        byte[] old = new byte[10 * 4096];
+        new Random(10).NextBytes(old);
+        byte[] xor = new byte[4096];
+        xor.AsSpan(0, 100).Fill(0xff);
+        CowBuilder builder = new CowBuilder { Version = 2, Compression = CowCompression.Gz, ScratchBytes = 0 }
+            .Xor(1, 2048, xor).Copy(3, 0).Replace(5, AndroidFiles.T).Zero(7).Zero(8);
+        byte[] file = builder.Build(), image = (byte[])old.Clone();
+        using CowFile cow = CowFile.Read(new MemorySource(file));
+        PlainReplay.Run(cow, file, image, 0);
+        Assert.Equal(NaiveMerger.Merge(builder, old), image);
+        Assert.Equal(old[2048..6144].Select((b, i) => (byte)(i < 100 ? ~b : b)), image[4096..8192]);
+        Assert.Equal(old[..4096], image[(3 * 4096)..(4 * 4096)]);
+        Assert.Equal(new byte[8192], image[(7 * 4096)..(9 * 4096)]);
+    }
+
+    [Theory]
+    [InlineData(1)]
+    [InlineData(-1)]
+    public void Chain_shifts_the_image_in_either_direction(int step)
+    {
+        // AOSP's COPY_Overlap tests: each block from its neighbour, so the order is the only thing that saves them.
+        byte[] old = new byte[64 * 4096];
+        new Random(64).NextBytes(old);
+        foreach (int version in new[] { 2, 3 })
+        {
+            var builder = new CowBuilder { Version = version, ScratchBytes = 0 };
+            for (int i = 1; i < 63; i++)
+            {
+                int block = step > 0 ? i : 63 - i;
+                builder.Copy((uint)block, (ulong)(block + step));
+            }
+            byte[] file = builder.Build(), image = (byte[])old.Clone();
+            using CowFile cow = CowFile.Read(new MemorySource(file));
+            int[] limits = new int[62];
+            cow.Order.Check(true, limits);
+            // Block p is read by op p - 1, just before it is overwritten.
+            Assert.Equal(Enumerable.Range(0, 62), limits);
+            PlainReplay.Run(cow, file, image, 0);
+            Assert.Equal(NaiveMerger.Merge(builder, old), image);
+        }
+    }
+}
+
 /// <summary>Merges in place, one op after the other in merge order, with the real order and decoder.</summary>
 internal static class PlainReplay
 {

@@ -23,7 +23,7 @@ internal static class NaiveOrder
         return blocks.Select(First).ToArray();
     }
 
-    /// <summary>Limits, or null if the ops must be refused.</summary>
+    /// <summary>Limits, -1 where nothing is written, or null if the ops must be refused.</summary>
     public static int[]? Limits(CowBuilder cow, bool shared)
     {
         BuiltOp[] ops = Data(cow);
@@ -37,7 +37,7 @@ internal static class NaiveOrder
             }
         }
         int[] order = Of(cow);
-        int[] limits = new int[order.Length];
+        int[] limits = order.Select((index, position) => Array.IndexOf(order, index) < position || (shared && IsNoOp(ops[index])) ? -1 : 0).ToArray();
         if (!shared) return limits;
         for (int reader = 0; reader < order.Length; reader++)
         {
@@ -50,7 +50,7 @@ internal static class NaiveOrder
                 bool touches = other.NewBlock * 4096ul < from + 4096 && (other.NewBlock + (ulong)Blocks(other)) * 4096 > from;
                 if (!touches || IsNoOp(other)) continue;
                 if (writer < reader) return null;
-                limits[writer] = Math.Max(limits[writer], reader + 1);
+                if (limits[writer] >= 0) limits[writer] = Math.Max(limits[writer], reader + 1);
             }
         }
         return limits;
