@@ -10,8 +10,8 @@ namespace Snapuserd.Cli;
 /// </summary>
 internal sealed class Output
 {
-    private const int ResultsFd = 1;
-    private const int DiagnosticsFd = 2;
+    private readonly int _resultsFd;
+    private readonly int _diagnosticsFd;
 
     // One write per line keeps lines whole between processes up to PIPE_BUF; longer ones grow the buffer.
     private byte[] _bytes = new byte[512];
@@ -21,25 +21,27 @@ internal sealed class Output
     private bool _barIsUp;
 
     /// <param name="wereClosed">The mask of <see cref="StandardDescriptors.Reserve"/>: what was closed at start stays silent.</param>
-    internal Output(int wereClosed)
+    internal Output(int wereClosed, int resultsFd = 1, int diagnosticsFd = 2)
     {
-        _resultsDead = (wereClosed & (1 << ResultsFd)) != 0;
-        _diagnosticsDead = (wereClosed & (1 << DiagnosticsFd)) != 0;
+        _resultsFd = resultsFd;
+        _diagnosticsFd = diagnosticsFd;
+        _resultsDead = (wereClosed & (1 << 1)) != 0;
+        _diagnosticsDead = (wereClosed & (1 << 2)) != 0;
     }
 
     /// <summary>The negative errno that ended standard output, or 0. A closed one is no failure: whoever closed it wants nothing.</summary>
     internal int Failure { get; private set; }
 
     /// <summary>Whether standard error is a terminal that a bar can be drawn on.</summary>
-    internal bool HasTerminal => !_diagnosticsDead && Libc.IsATty(DiagnosticsFd);
+    internal bool HasTerminal => !_diagnosticsDead && Libc.IsATty(_diagnosticsFd);
 
     /// <summary>Columns of the terminal; 80 if it does not say.</summary>
-    internal static int TerminalColumns
+    internal int TerminalColumns
     {
         get
         {
             WindowSize size = default;
-            return Libc.Ioctl(DiagnosticsFd, Libc.TIOCGWINSZ, ref size) >= 0 && size.Col > 0 ? size.Col : 80;
+            return Libc.Ioctl(_diagnosticsFd, Libc.TIOCGWINSZ, ref size) >= 0 && size.Col > 0 ? size.Col : 80;
         }
     }
 
@@ -50,7 +52,7 @@ internal sealed class Output
         {
             WipeBar();
             if (_resultsDead) return;
-            int error = Write(ResultsFd, line, "\n");
+            int error = Write(_resultsFd, line, "\n");
             if (error >= 0) return;
             _resultsDead = true;
             Failure = error;
@@ -63,7 +65,7 @@ internal sealed class Output
         lock (_gate)
         {
             WipeBar();
-            if (!_diagnosticsDead && Write(DiagnosticsFd, line, "\n") < 0) _diagnosticsDead = true;
+            if (!_diagnosticsDead && Write(_diagnosticsFd, line, "\n") < 0) _diagnosticsDead = true;
         }
     }
 
@@ -73,7 +75,7 @@ internal sealed class Output
         lock (_gate)
         {
             if (_diagnosticsDead) return;
-            if (Write(DiagnosticsFd, $"\r{bar}", "\e[K") < 0) _diagnosticsDead = true;
+            if (Write(_diagnosticsFd, $"\r{bar}", "\e[K") < 0) _diagnosticsDead = true;
             _barIsUp = true;
         }
     }
@@ -82,7 +84,7 @@ internal sealed class Output
     {
         if (!_barIsUp) return;
         _barIsUp = false;
-        if (!_diagnosticsDead && Write(DiagnosticsFd, "\r", "\e[K") < 0) _diagnosticsDead = true;
+        if (!_diagnosticsDead && Write(_diagnosticsFd, "\r", "\e[K") < 0) _diagnosticsDead = true;
     }
 
     private int Write(int fd, ReadOnlySpan<char> text, ReadOnlySpan<char> end)

@@ -96,6 +96,8 @@ internal sealed class Progress
         if (double.IsNaN(_measuredAt))
         {
             (_measuredAt, _measuredBytes) = (now, _bytes);
+            // A bar is up at once; a line is due when one interval has passed, so that short runs stay short in logs.
+            if (_form != ProgressForm.Bar) _shownAt = now;
             return;
         }
         double passed = now - _measuredAt;
@@ -117,23 +119,23 @@ internal sealed class Progress
             $" {Units.Bytes(_bytes)} of {Units.Bytes(_totalBytes)}",
             _rate > 0 && _bytes < _totalBytes ? $", {Units.Duration((_totalBytes - _bytes) / _rate)} left" : "",
             _rate > 0 ? $", {Units.Bytes(_rate)}/s" : "",
-            string.Create(CultureInfo.InvariantCulture, $", {_ops} of {_totalOps} ops"),
+            _totalOps > 0 ? string.Create(CultureInfo.InvariantCulture, $", {_ops} of {_totalOps} ops") : "",
         ];
         if (columns <= 0) return head + string.Concat(tails);
 
-        // What does not fit is left out from the end; the bar takes what is left over, if that is enough to be one.
+        // The bar has a width of its own, so that it only ever grows; of the rest, what does not fit is left out from the end.
+        const int narrowestWithBar = 40;
+        const int mostCells = 48;
         var line = new StringBuilder(head);
-        int room = columns - head.Length;
-        int kept = 0;
-        while (kept < tails.Length && tails[kept].Length <= room) room -= tails[kept++].Length;
-        const int smallestBar = 13;
-        const int largestBar = 53;
-        if (room >= smallestBar)
+        if (columns >= narrowestWithBar)
         {
-            int cells = Math.Min(room, largestBar) - 3;
+            int cells = Math.Min(columns / 4, mostCells);
             int full = (int)(cells * share);
             line.Append(" [").Append('#', full).Append('.', cells - full).Append(']');
         }
+        int room = columns - line.Length;
+        int kept = 0;
+        while (kept < tails.Length && tails[kept].Length <= room) room -= tails[kept++].Length;
         for (int i = 0; i < kept; i++) line.Append(tails[i]);
         return line.Length > columns ? line.ToString(0, Math.Max(columns, 0)) : line.ToString();
     }
