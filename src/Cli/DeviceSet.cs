@@ -35,7 +35,7 @@ internal sealed class DeviceSet : IDisposable
             if (basePath != null) RefuseSame(cow, basePath);
             _cow = BlockDevice.Open(cow, access);
             if (basePath != null) _base = BlockDevice.Open(basePath, access);
-            if (sourcePath != null) _source = OpenSource(sourcePath);
+            if (sourcePath != null) _source = OpenSource(sourcePath, arguments.Has("--source-separate"));
             _arena = new Arena((int)arguments.Number("--memory", Verbs.DefaultMemory));
             BlockDevice[] devices = _source != null ? [_cow, _base!, _source] : _base != null ? [_cow, _base] : [_cow];
             _queue = MakeQueue(invocation, devices);
@@ -98,7 +98,7 @@ internal sealed class DeviceSet : IDisposable
         if (cow.SameFileAs(other)) throw new SnapuserdException(ExitCode.Usage, $"{cowPath} and {basePath} are the same; the COW cannot be its own base");
     }
 
-    private BlockDevice? OpenSource(string path)
+    private BlockDevice? OpenSource(string path, bool separate)
     {
         BlockDevice source = BlockDevice.Open(path, DeviceAccess.Read);
         if (source.SameFileAs(_cow))
@@ -107,6 +107,12 @@ internal sealed class DeviceSet : IDisposable
             throw new SnapuserdException(ExitCode.Usage, $"{path} is the COW; it cannot be the source as well");
         }
         if (_base == null || !source.SameFileAs(_base)) return source;
+        if (separate)
+        {
+            // Believing it would let the merge overwrite blocks that it still has to read.
+            source.Dispose();
+            throw new SnapuserdException(ExitCode.Usage, $"--source-separate is given, but {path} is the base itself");
+        }
         // One device, one number: what is written to the base is what the source reads.
         source.Dispose();
         return null;

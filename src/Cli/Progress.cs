@@ -86,7 +86,7 @@ internal sealed class Progress
                 _output.Result(JsonLine.Event("progress").Add("ops", _ops).Add("total_ops", _totalOps).Add("bytes", _bytes).Add("total_bytes", _totalBytes).Add("bytes_per_second", _rate).ToString());
                 break;
             default:
-                _output.Diagnose(Line(0));
+                _output.Diagnose(Line(int.MaxValue));
                 break;
         }
     }
@@ -108,7 +108,7 @@ internal sealed class Progress
         (_measuredAt, _measuredBytes) = (now, _bytes);
     }
 
-    /// <summary>One line of at most <paramref name="columns"/> characters with a bar in it; 0 columns: as long as it gets, without a bar.</summary>
+    /// <summary>One line of at most <paramref name="columns"/> characters with a bar in it; with int.MaxValue as long as it gets, and without a bar.</summary>
     private string Line(int columns)
     {
         double share = _totalBytes == 0 ? 1 : (double)_bytes / _totalBytes;
@@ -121,7 +121,7 @@ internal sealed class Progress
             _rate > 0 ? $", {Units.Bytes(_rate)}/s" : "",
             _totalOps > 0 ? string.Create(CultureInfo.InvariantCulture, $", {_ops} of {_totalOps} ops") : "",
         ];
-        if (columns <= 0) return head + string.Concat(tails);
+        if (columns == int.MaxValue) return head + string.Concat(tails);
 
         // The bar has a width of its own, so that it only ever grows; of the rest, what does not fit is left out from the end.
         const int narrowestWithBar = 40;

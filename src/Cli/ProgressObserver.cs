@@ -19,7 +19,7 @@ internal sealed class ProgressObserver(Invocation invocation, string what) : IMe
         if (_progress == null)
         {
             ProgressForm form = Cli.Progress.FormOf(invocation.Arguments.Choice("--progress"), invocation.Arguments.Has("--json"), invocation.Output.HasTerminal);
-            _progress = new Progress(invocation.Output, form, what, progress.BytesTotal, progress.OpsTotal, () => Output.TerminalColumns);
+            _progress = new Progress(invocation.Output, form, what, progress.BytesTotal, progress.OpsTotal, () => invocation.Output.TerminalColumns);
         }
         _progress.Report(progress.BytesDone, progress.OpsDone, Seconds);
     }
