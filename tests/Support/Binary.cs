@@ -1,0 +1,91 @@
+using System;
+using System.Collections.Generic;
+using System.Diagnostics;
+using System.IO;
+using System.Text;
+using System.Threading.Tasks;
+
+namespace Snapuserd.Tests.Support;
+
+/// <summary>How a run of a program ended: a signal shows as 128 and its number, as in a shell.</summary>
+public sealed record BinaryResult(int ExitCode, string Output, string Error)
+{
+    /// <inheritdoc/>
+    public override string ToString() => $"exit code {ExitCode}\nstdout: {Output}\nstderr: {Error}";
+}
+
+/// <summary>
+/// The built program, as it is shipped: $SNAPUSERD if it is set (make test does that), else build/snapuserd, which build.sh then brings
+/// up to date once per test run.
+/// </summary>
+public static class Binary
+{
+    // Nothing here takes longer than a second; a hang must end the test and not the patience of whoever waits for CI.
+    private static readonly TimeSpan s_limit = TimeSpan.FromMinutes(2);
+
+    private static readonly Lazy<string> s_path = new(Find);
+
+    /// <summary>The folder with the solution, found by walking up from the test binary.</summary>
+    public static string Root { get; } = FindRoot();
+
+    /// <summary>The program.</summary>
+    public static string Path => s_path.Value;
+
+    /// <summary>Runs the program with <paramref name="arguments"/>.</summary>
+    public static BinaryResult Run(params string[] arguments) => RunProgram(Path, arguments);
+
+    /// <summary>
+    /// Runs the program through a shell that does <paramref name="redirections"/> first, such as "&lt;&amp;- &gt;&amp;-" to close
+    /// descriptors 0 and 1 or "&gt;/dev/full". What is redirected does not arrive here.
+    /// </summary>
+    public static BinaryResult RunRedirected(string redirections, params string[] arguments) =>
+        RunProgram("/bin/sh", ["-c", $"exec \"$0\" \"$@\" {redirections}", Path, .. arguments]);
+
+    /// <summary>Starts the program without waiting for it; both streams are redirected and must be read.</summary>
+    public static Process Start(params string[] arguments) => StartProgram(Path, arguments);
+
+    /// <summary>Runs any program to its end.</summary>
+    public static BinaryResult RunProgram(string program, IEnumerable<string> arguments, IReadOnlyDictionary<string, string>? environment = null)
+    {
+        using Process process = StartProgram(program, arguments, environment);
+        process.StandardInput.Close();
+        Task<string> output = process.StandardOutput.ReadToEndAsync();
+        Task<string> error = process.StandardError.ReadToEndAsync();
+        if (!process.WaitForExit(s_limit))
+        {
+            process.Kill(entireProcessTree: true);
+            throw new TimeoutException($"{program} {string.Join(' ', arguments)} still runs after {s_limit}");
+        }
+        return new BinaryResult(process.ExitCode, output.Result, error.Result);
+    }
+
+    private static Process StartProgram(string program, IEnumerable<string> arguments, IReadOnlyDictionary<string, string>? environment = null)
+    {
+        var start = new ProcessStartInfo(program)
+        {
+            RedirectStandardInput = true,
+            RedirectStandardOutput = true,
+            RedirectStandardError = true,
+            StandardOutputEncoding = Encoding.UTF8,
+            StandardErrorEncoding = Encoding.UTF8,
+        };
+        foreach (string argument in arguments) start.ArgumentList.Add(argument);
+        foreach ((string name, string value) in environment ?? new Dictionary<string, string>()) start.Environment[name] = value;
+        return Process.Start(start) ?? throw new InvalidOperationException($"{program} did not start");
+    }
+
+    private static string Find()
+    {
+        string? given = Environment.GetEnvironmentVariable("SNAPUSERD");
+        if (!string.IsNullOrEmpty(given)) return System.IO.Path.GetFullPath(given);
+        BinaryResult build = RunProgram(System.IO.Path.Combine(Root, "build.sh"), ["build"]);
+        return build.ExitCode == 0 ? System.IO.Path.Combine(Root, "build", "snapuserd") : throw new InvalidOperationException($"build.sh failed: {build}");
+    }
+
+    private static string FindRoot()
+    {
+        for (string? folder = AppContext.BaseDirectory; folder != null; folder = System.IO.Path.GetDirectoryName(folder))
+            if (File.Exists(System.IO.Path.Combine(folder, "snapuserd-cs.sln"))) return folder;
+        throw new DirectoryNotFoundException($"no snapuserd-cs.sln above {AppContext.BaseDirectory}");
+    }
+}
