@@ -27,10 +27,13 @@ public sealed class BlockDevice : IDisposable
     private const int SafeAlignment = 4096;
 
     /// <summary>
-    /// Tries of 100 ms for the lock of a block device. udev takes a shared one for the moment in which it looks at a device that
-    /// was written to; another merge keeps it for good. Two seconds outlast the one and do not annoy in the other case.
+    /// Tries, <see cref="TryMilliseconds"/> apart, for a lock or an exclusive hold. A killed merge keeps both until the kernel has
+    /// ended its last request and torn down its ring, behind the death of the process; udev takes a lock for the moment in which it looks
+    /// at a device that was written to; a living merge keeps it for good. Two seconds outlast the first two and do not annoy in the other case.
     /// </summary>
-    private const int LockTries = 20;
+    private const int LockTries = 100;
+
+    private const int TryMilliseconds = 20;
 
     private readonly uint _kind;
     private readonly ulong _inode;
@@ -84,8 +87,13 @@ public sealed class BlockDevice : IDisposable
         int flags = Libc.O_CLOEXEC | Libc.O_NOCTTY | Libc.O_NONBLOCK | (write ? Libc.O_RDWR : Libc.O_RDONLY);
         if (Kind(status) == Libc.S_IFBLK && (access & DeviceAccess.Exclusive) != 0) flags |= Libc.O_EXCL;
         int fd;
-        do fd = Libc.OpenAt(Libc.AT_FDCWD, path, flags);
-        while (fd == -Errno.EINTR);
+        for (int tries = LockTries; ;)
+        {
+            fd = Libc.OpenAt(Libc.AT_FDCWD, path, flags);
+            if (fd == -Errno.EINTR) continue;
+            if (fd != -Errno.EBUSY || --tries == 0) break;
+            _ = Libc.Poll(default, TryMilliseconds);
+        }
         Check(path, fd, write);
         try
         {
@@ -177,14 +185,14 @@ public sealed class BlockDevice : IDisposable
 
     private void Lock()
     {
-        for (int tries = IsBlockDevice ? LockTries : 1; ;)
+        for (int tries = LockTries; ;)
         {
             int result = Libc.Flock(Fd, Libc.LOCK_EX | Libc.LOCK_NB);
             if (result == 0) return;
             if (result == -Errno.EINTR) continue;
             if (result != -Errno.EAGAIN) Check(Path, result, false);
             if (--tries == 0) throw new SnapuserdException(ExitCode.InUse, $"{Path} is locked by another program, most likely another merge that still runs");
-            _ = Libc.Poll(default, 100);
+            _ = Libc.Poll(default, TryMilliseconds);
         }
     }
 
