@@ -1,0 +1,232 @@
+using System;
+using System.IO;
+using Snapuserd.Block;
+using Snapuserd.Interop;
+using Snapuserd.Tests.Support;
+using Xunit;
+
+namespace Snapuserd.Tests.Block;
+
+/// <summary>What can be opened, how it is measured, and with which exit code the rest is refused.</summary>
+public sealed class BlockDeviceTests
+{
+    private static void Refused(ExitCode code, string path, DeviceAccess access, string part = "")
+    {
+        SnapuserdException refusal = Assert.Throws<SnapuserdException>(() => BlockDevice.Open(path, access).Dispose());
+        Assert.Equal(code, refusal.Code);
+        Assert.Contains(path, refusal.Message, StringComparison.Ordinal);
+        Assert.Contains(part, refusal.Message, StringComparison.Ordinal);
+    }
+
+    private static string File_(TempFolder folder, string name, int length)
+    {
+        File.WriteAllBytes(folder[name], new byte[length]);
+        return folder[name];
+    }
+
+    [Fact]
+    public void Regular_file_has_its_size_and_no_alignment()
+    {
+        using TempFolder folder = new();
+        using BlockDevice device = BlockDevice.Open(File_(folder, "f", 12345), DeviceAccess.Read);
+        Assert.Equal(12345, device.Length);
+        Assert.False(device.IsBlockDevice);
+        Assert.False(device.IsDirect);
+        Assert.Equal((1, 1, 512), (device.Granule, device.MemoryAlignment, device.LogicalSector));
+    }
+
+    [Theory]
+    [InlineData("missing")]
+    [InlineData("f/below")]
+    public void What_is_not_there_is_66(string name)
+    {
+        using TempFolder folder = new();
+        File_(folder, "f", 1);
+        Refused(ExitCode.InputMissing, folder[name], DeviceAccess.Read);
+        Refused(ExitCode.InputMissing, folder[name], DeviceAccess.Write);
+        Assert.False(File.Exists(folder["missing"]));
+    }
+
+    [Fact]
+    public void Name_that_is_too_long_is_66() => Refused(ExitCode.InputMissing, "/" + new string('x', 5000), DeviceAccess.Read);
+
+    [Fact]
+    public void What_is_neither_file_nor_block_device_is_64()
+    {
+        using TempFolder folder = new();
+        LoopDevice.Call("mkfifo", folder["pipe"]);
+        Refused(ExitCode.Usage, folder.Path, DeviceAccess.Read, "a directory");
+        Refused(ExitCode.Usage, "/dev/null", DeviceAccess.Write, "a character device");
+        Refused(ExitCode.Usage, folder["pipe"], DeviceAccess.Read, "a pipe");
+    }
+
+    [Fact]
+    public void What_may_not_be_opened_is_77()
+    {
+        using TempFolder folder = new();
+        string path = File_(folder, "f", 4096);
+        File.SetUnixFileMode(path, UnixFileMode.UserRead | UnixFileMode.GroupRead | UnixFileMode.OtherRead);
+        File.SetUnixFileMode(folder.Path, (UnixFileMode)0x1ed);
+        OwnThread.Unprivileged(() =>
+        {
+            BlockDevice.Open(path, DeviceAccess.Read).Dispose();
+            Refused(ExitCode.Permission, path, DeviceAccess.Write, "EACCES");
+        });
+    }
+
+    [Fact]
+    public void Second_merge_on_the_same_file_is_76_until_the_first_has_gone()
+    {
+        using TempFolder folder = new();
+        string path = File_(folder, "f", 4096);
+        using (BlockDevice.Open(path, DeviceAccess.Write | DeviceAccess.Exclusive))
+        {
+            Refused(ExitCode.InUse, path, DeviceAccess.Write | DeviceAccess.Exclusive, "another merge");
+            BlockDevice.Open(path, DeviceAccess.Read).Dispose();
+        }
+        BlockDevice.Open(path, DeviceAccess.Write | DeviceAccess.Exclusive).Dispose();
+    }
+
+    [Fact]
+    public void Same_file_is_recognised_behind_links_and_another_is_not()
+    {
+        using TempFolder folder = new();
+        using BlockDevice device = BlockDevice.Open(File_(folder, "f", 4096), DeviceAccess.Read);
+        File.CreateSymbolicLink(folder["soft"], folder["f"]);
+        LoopDevice.Call("ln", folder["f"], folder["hard"]);
+        using BlockDevice soft = BlockDevice.Open(folder["soft"], DeviceAccess.Read);
+        using BlockDevice hard = BlockDevice.Open(folder["hard"], DeviceAccess.Read);
+        using BlockDevice other = BlockDevice.Open(File_(folder, "g", 4096), DeviceAccess.Read);
+        Assert.True(device.SameFileAs(soft));
+        Assert.True(hard.SameFileAs(device));
+        Assert.False(device.SameFileAs(other));
+    }
+
+    [Fact]
+    public void File_on_which_direct_reads_fail_is_used_through_the_page_cache()
+    {
+        using TempFolder folder = new();
+        string path = File_(folder, "f", 65536);
+        OwnThread.Refusing(OwnThread.SYS_pread64, Errno.EINVAL, () =>
+        {
+            using BlockDevice device = BlockDevice.Open(path, DeviceAccess.Read | DeviceAccess.Direct);
+            Assert.False(device.IsDirect);
+            Assert.Equal(1, device.Granule);
+            Assert.Equal(0, Libc.Fcntl(device.Fd, Libc.F_GETFL, 0) & Libc.O_DIRECT);
+        });
+    }
+
+    [Fact]
+    public void Device_whose_first_bytes_cannot_be_read_is_74()
+    {
+        using TempFolder folder = new();
+        string path = File_(folder, "f", 65536);
+        OwnThread.Refusing(OwnThread.SYS_pread64, Errno.EIO, () => Refused(ExitCode.InputOutput, path, DeviceAccess.Direct, "EIO"));
+    }
+
+    [Fact]
+    public void File_shorter_than_a_granule_is_used_through_the_page_cache()
+    {
+        using TempFolder folder = new();
+        using BlockDevice device = BlockDevice.Open(File_(folder, "f", 100), DeviceAccess.Write | DeviceAccess.Direct);
+        Assert.False(device.IsDirect);
+    }
+
+    [RootFact]
+    public void Block_device_has_the_size_and_sector_of_its_disk()
+    {
+        using TempFolder folder = new();
+        using LoopDevice loop = new(File_(folder, "image", 1 << 20), "--sector-size", "4096");
+        using BlockDevice device = BlockDevice.Open(loop.Path, DeviceAccess.Write | DeviceAccess.Exclusive | DeviceAccess.Direct);
+        Assert.True(device.IsBlockDevice);
+        Assert.Equal(1 << 20, device.Length);
+        Assert.Equal(4096, device.LogicalSector);
+        Assert.True(device.IsDirect);
+        Assert.Equal(4096, device.Granule);
+        Assert.NotEqual(0, Libc.Fcntl(device.Fd, Libc.F_GETFL, 0) & Libc.O_DIRECT);
+    }
+
+    [RootFact]
+    public void Write_protected_block_device_is_77_for_writing_and_can_be_read()
+    {
+        using TempFolder folder = new();
+        using LoopDevice loop = new(File_(folder, "image", 1 << 20), "--read-only");
+        Refused(ExitCode.Permission, loop.Path, DeviceAccess.Write | DeviceAccess.Exclusive, "read-only");
+        BlockDevice.Open(loop.Path, DeviceAccess.Read | DeviceAccess.Exclusive).Dispose();
+    }
+
+    [RootFact]
+    public void File_on_a_read_only_file_system_is_77_for_writing()
+    {
+        using TempFolder folder = new();
+        using LoopDevice loop = new(File_(folder, "image", 1 << 20));
+        LoopDevice.Call("mkfs.ext4", "-q", loop.Path);
+        Directory.CreateDirectory(folder["mnt"]);
+        LoopDevice.Call("mount", loop.Path, folder["mnt"]);
+        try
+        {
+            File_(folder, "mnt/f", 4096);
+            LoopDevice.Call("mount", "-o", "remount,ro", folder["mnt"]);
+            Refused(ExitCode.Permission, folder["mnt/f"], DeviceAccess.Write, "read-only");
+        }
+        finally
+        {
+            LoopDevice.Call("umount", folder["mnt"]);
+        }
+    }
+
+    [RootFact]
+    public void Mounted_block_device_is_76_until_it_is_unmounted()
+    {
+        using TempFolder folder = new();
+        using LoopDevice loop = new(File_(folder, "image", 1 << 20));
+        LoopDevice.Call("mkfs.ext4", "-q", loop.Path);
+        Directory.CreateDirectory(folder["mnt"]);
+        LoopDevice.Call("mount", loop.Path, folder["mnt"]);
+        try
+        {
+            Refused(ExitCode.InUse, loop.Path, DeviceAccess.Write | DeviceAccess.Exclusive, "mounted");
+            BlockDevice.Open(loop.Path, DeviceAccess.Read).Dispose();
+        }
+        finally
+        {
+            LoopDevice.Call("umount", folder["mnt"]);
+        }
+        BlockDevice.Open(loop.Path, DeviceAccess.Write | DeviceAccess.Exclusive).Dispose();
+    }
+
+    [RootFact]
+    public void Block_device_held_by_another_merge_is_76_even_right_after_a_ring_over_it_was_closed()
+    {
+        using TempFolder folder = new();
+        using LoopDevice loop = new(File_(folder, "image", 1 << 20));
+        for (int i = 0; i < 20; i++)
+        {
+            using BlockDevice device = BlockDevice.Open(loop.Path, DeviceAccess.Write | DeviceAccess.Exclusive | DeviceAccess.Direct);
+            Refused(ExitCode.InUse, loop.Path, DeviceAccess.Write | DeviceAccess.Exclusive, "held");
+            using Arena arena = new(65536);
+            using WakeUp wakeUp = new();
+            using IBlockQueue queue = QueueFixture.Make("ring", [device], arena, wakeUp, 4);
+            Transfers transfers = new(queue, [device.Granule]);
+            transfers.Read(0, 0, new Slice(0, 4096));
+            Assert.Null(transfers.Drain());
+        }
+    }
+
+    [RootFact]
+    public void Block_device_is_recognised_behind_another_node_and_a_node_without_a_device_is_66()
+    {
+        using TempFolder folder = new();
+        using LoopDevice loop = new(File_(folder, "image", 1 << 20));
+        string[] number = LoopDevice.Call("stat", "-c", "%Hr %Lr", loop.Path).Trim().Split(' ');
+        LoopDevice.Call("mknod", folder["node"], "b", number[0], number[1]);
+        using BlockDevice device = BlockDevice.Open(loop.Path, DeviceAccess.Read);
+        using BlockDevice node = BlockDevice.Open(folder["node"], DeviceAccess.Read);
+        using BlockDevice image = BlockDevice.Open(folder["image"], DeviceAccess.Read);
+        Assert.True(device.SameFileAs(node));
+        Assert.False(device.SameFileAs(image));
+        // Majors 240 to 254 are for local use.
+        LoopDevice.Call("mknod", folder["nothing"], "b", "240", "7");
+        Refused(ExitCode.InputMissing, folder["nothing"], DeviceAccess.Read, "ENXIO");
+    }
+}
