@@ -23,6 +23,7 @@ public sealed class Arena : IDisposable
 {
     private readonly MappedMemory _memory;
     private int _used;
+    private bool _abandoned;
 
     /// <summary>Maps <paramref name="size"/> bytes; exit code 71 if the system refuses.</summary>
     public Arena(int size)
@@ -68,6 +69,19 @@ public sealed class Arena : IDisposable
     /// <summary>Takes everything back that was handed out: the next run starts from an empty arena.</summary>
     public void Reset() => _used = 0;
 
-    /// <summary>Unmaps the memory; no request may be in flight.</summary>
-    public void Dispose() => _memory.Dispose();
+    /// <summary>
+    /// From here on the memory is never unmapped, neither by <see cref="Dispose"/> nor by the collector: the kernel may still write to it,
+    /// and would write to whatever was mapped there next.
+    /// </summary>
+    public void Abandon()
+    {
+        _abandoned = true;
+        GC.SuppressFinalize(_memory);
+    }
+
+    /// <summary>Unmaps the memory, unless it was abandoned; no request may be in flight.</summary>
+    public void Dispose()
+    {
+        if (!_abandoned) _memory.Dispose();
+    }
 }

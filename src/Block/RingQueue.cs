@@ -93,8 +93,8 @@ public sealed class RingQueue : IBlockQueue
     public bool FixedBuffer { get; }
 
     /// <summary>
-    /// The ring could not be emptied: the kernel may write to the arena, or to what lies there later, at any time. The arena must not be
-    /// unmapped; the only way out is to exit.
+    /// The ring broke or could not be emptied: the kernel may write to the arena at any time. The arena was abandoned for that reason; nothing in it can be
+    /// trusted any more, and the way out is to exit.
     /// </summary>
     public bool Leaked { get; private set; }
 
@@ -147,16 +147,16 @@ public sealed class RingQueue : IBlockQueue
 
     /// <summary>
     /// Takes back what was not begun, cancels what can be cancelled, waits for the rest, and closes the ring. If that fails, or the queue broke
-    /// before, nothing is closed and <see cref="Leaked"/> says so.
+    /// before, nothing is closed or unmapped and <see cref="Leaked"/> says so.
     /// </summary>
     public void Dispose()
     {
         if (_disposed) return;
         _disposed = true;
-        if (_broken < 0 || !Empty())
+        if (Leaked) return;
+        if (!Empty())
         {
-            Leaked = true;
-            GC.SuppressFinalize(_wakeUpBuffer);
+            Leak();
             return;
         }
         if (FixedBuffer) _ = _uring?.UnregisterBuffer();
@@ -227,7 +227,18 @@ public sealed class RingQueue : IBlockQueue
         return count;
     }
 
-    private int Break(int errno) => _broken = errno;
+    private int Break(int errno)
+    {
+        Leak();
+        return _broken = errno;
+    }
+
+    private void Leak()
+    {
+        Leaked = true;
+        _arena.Abandon();
+        GC.SuppressFinalize(_wakeUpBuffer);
+    }
 
     /// <summary>Brings the ring to where the kernel knows nothing of our memory; false if that cannot be reached.</summary>
     private bool Empty()

@@ -71,9 +71,9 @@ internal static unsafe partial class OwnThread
     });
 
     /// <summary>
-    /// While another thread sends signals without end, whose handler does nothing and does not restart system calls. Returns how many it sent.
+    /// While another thread sends signals without end, whose handler does nothing and does not restart system calls. The action can ask how many were sent.
     /// </summary>
-    public static int Interrupted(Action action)
+    public static void Interrupted(Action<Func<int>> action)
     {
         int sent = 0;
         Run(() =>
@@ -88,7 +88,7 @@ internal static unsafe partial class OwnThread
             {
                 while (!Volatile.Read(ref stop.Value))
                 {
-                    if (syscall(SYS_tgkill, Libc.GetPid(), target, SIGUSR2) == 0) sent++;
+                    if (syscall(SYS_tgkill, Libc.GetPid(), target, SIGUSR2) == 0) Interlocked.Increment(ref sent);
                     // Gives the other thread a chance to do something between two signals.
                     Thread.Yield();
                 }
@@ -96,7 +96,7 @@ internal static unsafe partial class OwnThread
             sender.Start();
             try
             {
-                action();
+                action(() => Volatile.Read(ref sent));
             }
             finally
             {
@@ -105,7 +105,6 @@ internal static unsafe partial class OwnThread
                 _ = sigaction(SIGUSR2, &before, null);
             }
         });
-        return sent;
     }
 
     private static void Run(Action action)

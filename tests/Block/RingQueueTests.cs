@@ -172,6 +172,9 @@ public sealed class RingQueueTests
         Assert.Equal(-Errno.EAGAIN, fixture.Queue.Wait(fixture.Completions));
         fixture.Queue.Dispose();
         Assert.True(fixture.Queue.Leaked);
+        // Were it unmapped, its length would be 0.
+        fixture.Arena.Dispose();
+        Assert.Equal(65536, fixture.Arena.Size);
     }
 
     [Fact]
@@ -281,6 +284,24 @@ public sealed class RingQueueTests
     }
 
     [Fact]
+    public void Disposal_gives_back_a_signal_that_its_own_read_swallowed()
+    {
+        using Fixture fixture = new(4, 8, 16);
+        fixture.Ask(1);
+        Assert.Equal(1, fixture.Queue.Wait(fixture.Completions));
+        fixture.WakeUp.Signal();
+        fixture.Kernel.OnEnter = (k, submit, _) =>
+        {
+            int taken = k.Take(submit);
+            byte[] count = new byte[8];
+            k.Complete(k.InFlight.Single(r => r.UserData == WakeUpData), (int)Libc.Read(fixture.WakeUp.Fd, count));
+            return taken;
+        };
+        fixture.Queue.Dispose();
+        Assert.True(fixture.WakeUp.TryTake());
+    }
+
+    [Fact]
     public void Disposal_that_cannot_reap_leaks_instead_of_unmapping()
     {
         using Fixture fixture = new(4, 8, 16);
@@ -289,6 +310,8 @@ public sealed class RingQueueTests
         fixture.Kernel.OnEnter = (_, _, _) => -Errno.EBADF;
         fixture.Queue.Dispose();
         Assert.True(fixture.Queue.Leaked);
+        fixture.Arena.Dispose();
+        Assert.Equal(65536, fixture.Arena.Size);
     }
 
     [Fact]
