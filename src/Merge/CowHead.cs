@@ -94,12 +94,21 @@ internal sealed class CowHead
 
     /// <summary>
     /// Start of a run: page 0, and with state 2 the pages of the first <paramref name="entries"/> slots, are written back as they were
-    /// read and flushed. A killed predecessor may have left them in the page cache only, where they look written and are not durable.
+    /// read and flushed. A killed predecessor or a failed flush may have left them in the page cache only, where they look written and are
+    /// not durable. The slots go first: a claim on the medium without its slots would be believed after a cut.
     /// </summary>
     public void MakeDurable(int entries)
     {
-        WritePages(entries, "writing back the head of");
-        Flush();
+        const string doing = "writing back the head of";
+        if (entries > 0)
+        {
+            WriteSlots(entries);
+            Settle(doing);
+            Flush();
+        }
+        WritePage(0);
+        Settle(doing);
+        FlushPage0();
     }
 
     /// <summary>Writes all pages that a window of <paramref name="entries"/> ops uses, page 0 included, and flushes. Rule 2: only while no valid window is on disk, and without claiming one.</summary>
@@ -107,8 +116,10 @@ internal sealed class CowHead
     {
         Assert(_durableKnown && DurableState != ScratchLayout.Valid, "rule 2: scratch is written while a valid window is on disk");
         Assert(State != ScratchLayout.Valid, "rule 2: scratch is written together with a state byte that calls it valid");
-        WritePages(entries, "writing the scratch of");
-        Flush();
+        WritePage(0);
+        WriteSlots(entries);
+        Settle("writing the scratch of");
+        FlushPage0();
     }
 
     /// <summary>Writes page 0, whose changes lie in the header and the state byte only while scratch is valid, and flushes: the image's count, state and magic are durable when this returns.</summary>
@@ -121,7 +132,7 @@ internal sealed class CowHead
             "rule 2: an entry on page 0 changes while scratch is or becomes valid");
         WritePage(0);
         Settle("writing the header of");
-        Flush();
+        FlushPage0();
     }
 
     /// <summary>Puts the entries of the window of <paramref name="blocks"/> into the image: one per slot, and the terminator.</summary>
@@ -135,17 +146,13 @@ internal sealed class CowHead
         }
     }
 
-    private void WritePages(int entries, string doing)
+    /// <summary>The pages behind page 0 that hold entries and slots of a window, each once.</summary>
+    private void WriteSlots(int entries)
     {
-        WritePage(0);
-        if (entries > 0)
-        {
-            long entriesEnd = Layout.EntryOffset(entries + 1);
-            for (long page = Page; page < entriesEnd; page += Page) WritePage(page);
-            long slotsFrom = Math.Max(Layout.DataOffset & -Page, (entriesEnd + Page - 1) & -Page);
-            for (long page = Math.Max(Page, slotsFrom); page < Layout.SlotOffset(entries); page += Page) WritePage(page);
-        }
-        Settle(doing);
+        long entriesEnd = Layout.EntryOffset(entries + 1);
+        for (long page = Page; page < entriesEnd; page += Page) WritePage(page);
+        long slotsFrom = Math.Max(Layout.DataOffset & -Page, (entriesEnd + Page - 1) & -Page);
+        for (long page = Math.Max(Page, slotsFrom); page < Layout.SlotOffset(entries); page += Page) WritePage(page);
     }
 
     private void WritePage(long offset)
@@ -165,6 +172,11 @@ internal sealed class CowHead
         Flushes++;
         _io.Flush(_cow.Number);
         Settle("flushing");
+    }
+
+    private void FlushPage0()
+    {
+        Flush();
         Image[.._durablePage0.Length].CopyTo(_durablePage0);
         _durableKnown = true;
         _page0Unflushed = false;

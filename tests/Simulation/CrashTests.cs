@@ -71,6 +71,25 @@ public sealed class CrashTests(ITestOutputHelper output)
     }
 
     [Theory]
+    [InlineData("chain-up", 2)]
+    [InlineData("chain-down", 3)]
+    [InlineData("xor-in-place", 3)]
+    public void Window_that_only_the_page_cache_holds_is_made_durable_before_the_base_is_touched(string name, int window)
+    {
+        MergeCase merge = SmallCases.Make(name, window);
+        using Arena arena = new(merge.ArenaBytes);
+        SimDisk[] claimed = merge.Disks();
+        Assert.Throws<SnapuserdException>(() => SimMerge.Run(merge, claimed, arena, 1, () => { },
+            (_, request) => request.Verb == BlockVerb.Write && request.Device == 1 && claimed[0].Durable[0].Bytes[78] == ScratchLayout.Valid ? new Fault(-Errno.EIO) : null));
+        Assert.Equal(ScratchLayout.Valid, claimed[0].Cache[0].Bytes[78]);
+        // Header, entries and slots look written; on the medium the COW is as it was before.
+        SimDisk[] disks = [SimDisk.AfterDroppedFlush(merge.Cow, claimed[0].Cache), new SimDisk(merge.Base)];
+        Explorer explorer = new(merge, new Thoroughness { Seed = 9, Crashes = 2 });
+        explorer.Explore(disks, "a flush of scratch failed unseen");
+        output.WriteLine(explorer.Counts);
+    }
+
+    [Theory]
     [InlineData("v3-lz4-64k-xor")]
     [InlineData("v2-lz4-xor")]
     [InlineData("v3-zstd-nocopy")]

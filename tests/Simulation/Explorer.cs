@@ -38,8 +38,8 @@ public sealed record Thoroughness
 
 /// <summary>
 /// Runs the real engine on a <see cref="MergeCase"/> and, after every step, works out every state in which a power cut or the death of
-/// the process could leave the devices. Each distinct state is recovered by a run of the real engine, which must reach the target and is
-/// crashed at every step in its turn. A state that was seen before is not run again.
+/// the process could leave the devices. In each distinct state the merged image must read as the target; then it is recovered by a run
+/// of the real engine, which must reach the target and is crashed at every step in its turn. A state that was seen before is not run again.
 /// </summary>
 public sealed class Explorer
 {
@@ -95,6 +95,8 @@ public sealed class Explorer
         Runs++;
         try
         {
+            int unlike = SimMerge.FirstWrongPage(_case, world.Disks, _arena, _how.Seed);
+            if (unlike >= 0) throw new LostDataException($"block {unlike} of the merged image, read without merging, is wrong");
             MergeResult result = SimMerge.Run(_case, world.Disks, _arena, _how.Seed + (ulong)world.Crashes, Step);
             First ??= result;
             int wrong = world.Disks[1].Durable.FirstDifference(_case.Target);

@@ -24,6 +24,9 @@ public sealed class SimDisk
         Pending = pending;
     }
 
+    /// <summary>A device after a flush that failed and dropped its data: <paramref name="cache"/> is what readers see and nothing will write back.</summary>
+    public static SimDisk AfterDroppedFlush(Image durable, Image cache) => new(durable.Copy(), cache.Copy(), []);
+
     public Image Durable { get; }
     public Image Cache { get; }
     public List<PendingPage> Pending { get; }

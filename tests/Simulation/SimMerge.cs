@@ -16,22 +16,42 @@ public static class SimMerge
         arena.Reset();
         using SimQueue queue = new(disks, arena, merge.QueueDepth, seed, step, faults);
         using SimWorkers workers = new(new DecodeWorker(arena), seed);
-        MergeSetup setup = new()
-        {
-            Io = new Transfers(queue, [1, 1, 1]),
-            Arena = arena,
-            Workers = workers,
-            Time = new SimTime(seed),
-            Cow = new MergeDevice(0, "cow", disks[0].Cache.Length),
-            Base = new MergeDevice(1, "base", disks[1].Cache.Length),
-            Source = disks.Length > 2 ? new MergeDevice(2, "source", disks[2].Cache.Length) : new MergeDevice(1, "base", disks[1].Cache.Length),
-            SharedBlocks = disks.Length < 3,
-            Options = merge.Options,
-            Stop = stop ?? new StopFlag(),
-        };
-        using MergeEngine engine = MergeEngine.Open(setup);
+        using MergeEngine engine = MergeEngine.Open(Setup(merge, disks, arena, seed, queue, workers) with { Stop = stop ?? new StopFlag() });
         return engine.Run();
     }
+
+    /// <summary>Reads the merged image, as `extract` would, and returns the number of the first page that is not the target's, or −1.</summary>
+    public static int FirstWrongPage(MergeCase merge, SimDisk[] disks, Arena arena, ulong seed)
+    {
+        arena.Reset();
+        using SimQueue queue = new(disks, arena, merge.QueueDepth, seed, () => throw new ContractViolationException("a reader writes"));
+        using SimWorkers workers = new(new DecodeWorker(arena), seed);
+        using MergedImage image = MergedImage.Open(Setup(merge, disks, arena, seed, queue, workers));
+        for (long offset = 0; offset < image.Length;)
+        {
+            ReadOnlySpan<byte> chunk = image.Read(offset);
+            for (int at = 0; at < chunk.Length; at += Page.Size)
+            {
+                int page = (int)((offset + at) / Page.Size), length = Math.Min(Page.Size, chunk.Length - at);
+                if (!chunk.Slice(at, length).SequenceEqual(merge.Target[page].Bytes[..length])) return page;
+            }
+            offset += chunk.Length;
+        }
+        return -1;
+    }
+
+    private static MergeSetup Setup(MergeCase merge, SimDisk[] disks, Arena arena, ulong seed, SimQueue queue, SimWorkers workers) => new()
+    {
+        Io = new Transfers(queue, [1, 1, 1]),
+        Arena = arena,
+        Workers = workers,
+        Time = new SimTime(seed),
+        Cow = new MergeDevice(0, "cow", disks[0].Cache.Length),
+        Base = new MergeDevice(1, "base", disks[1].Cache.Length),
+        Source = disks.Length > 2 ? new MergeDevice(2, "source", disks[2].Cache.Length) : new MergeDevice(1, "base", disks[1].Cache.Length),
+        SharedBlocks = disks.Length < 3,
+        Options = merge.Options,
+    };
 
     /// <summary>num_merge_ops as a power cut would leave it.</summary>
     public static int DurableCount(SimDisk cow) => (int)BinaryPrimitives.ReadUInt64LittleEndian(cow.Durable[0].Bytes[CowHeader.MergeCountOffset..]);
