@@ -40,7 +40,7 @@ public struct IoUringSqe
     [FieldOffset(28)] public uint FsyncFlags;
     [FieldOffset(28)] public uint CancelFlags;
     /// <summary>Poll mask as the kernel wants it on a little-endian machine.</summary>
-    [FieldOffset(28)] [CName("poll32_events")] public uint Poll32Events;
+    [FieldOffset(28)][CName("poll32_events")] public uint Poll32Events;
     /// <summary>Comes back with the completion.</summary>
     [FieldOffset(32)] public ulong UserData;
     /// <summary>Which registered buffer, for the _FIXED operations.</summary>
