@@ -15,7 +15,7 @@ public sealed record BinaryResult(int ExitCode, string Output, string Error)
 }
 
 /// <summary>
-/// The built program, as it is shipped: $SNAPUSERD if it is set (make test does that), else build/snapuserd, which build.sh then brings
+/// The built program, as it is shipped: $SNAPUSERD if it is set (make test does that; relative to the root), else build/snapuserd, which build.sh then brings
 /// up to date once per test run.
 /// </summary>
 public static class Binary
@@ -59,7 +59,8 @@ public static class Binary
         return new BinaryResult(process.ExitCode, output.Result, error.Result);
     }
 
-    private static Process StartProgram(string program, IEnumerable<string> arguments, IReadOnlyDictionary<string, string>? environment = null)
+    /// <summary>Starts any program without waiting for it; its three streams are redirected.</summary>
+    public static Process StartProgram(string program, IEnumerable<string> arguments, IReadOnlyDictionary<string, string>? environment = null)
     {
         var start = new ProcessStartInfo(program)
         {
@@ -77,7 +78,7 @@ public static class Binary
     private static string Find()
     {
         string? given = Environment.GetEnvironmentVariable("SNAPUSERD");
-        if (!string.IsNullOrEmpty(given)) return System.IO.Path.GetFullPath(given);
+        if (!string.IsNullOrEmpty(given)) return System.IO.Path.GetFullPath(given, Root);
         BinaryResult build = RunProgram(System.IO.Path.Combine(Root, "build.sh"), ["build"]);
         return build.ExitCode == 0 ? System.IO.Path.Combine(Root, "build", "snapuserd") : throw new InvalidOperationException($"build.sh failed: {build}");
     }

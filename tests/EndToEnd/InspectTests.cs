@@ -1,0 +1,125 @@
+using System;
+using System.Collections.Generic;
+using System.IO;
+using System.Linq;
+using System.Text.Json;
+using Snapuserd.Tests.Support;
+using Xunit;
+
+namespace Snapuserd.Tests.EndToEnd;
+
+/// <summary>`inspect` on the files of Android's own writer.</summary>
+public sealed class InspectTests : IDisposable
+{
+    private readonly TempFolder _folder = new();
+
+    public static IEnumerable<object[]> CowNames => Golden.CowNames;
+    public static IEnumerable<object[]> HalfNames => Golden.HalfNames;
+
+    public void Dispose() => _folder.Dispose();
+
+    [Theory]
+    [MemberData(nameof(CowNames))]
+    public void It_counts_what_the_writer_wrote(string name)
+    {
+        File.WriteAllBytes(_folder["cow"], Golden.Cow(name));
+        GoldenCow row = Golden.Row(name);
+        BinaryResult result = Binary.Run("inspect", _folder["cow"], "--json", "--ops", "--order", "merge");
+        Assert.True(result.ExitCode == 0, result.ToString());
+        JsonElement[] lines = result.Output.TrimEnd('\n').Split('\n').Select(line => JsonDocument.Parse(line).RootElement).ToArray();
+
+        JsonElement summary = lines[0];
+        Assert.Equal("inspect", Text(summary, "event"));
+        Assert.Equal($"{row.Version}.0", Text(summary, "version"));
+        Assert.Equal(row.Compression.Split(',')[0], Text(summary, "compression"));
+        Assert.Equal(row.Copy, Number(summary, "copy_ops"));
+        Assert.Equal(row.Xor, Number(summary, "xor_ops"));
+        Assert.Equal(row.Zero, Number(summary, "zero_ops"));
+        Assert.Equal(row.ReplaceBlocks, Number(summary, "replace_blocks"));
+        Assert.Equal(row.MergeOps, Number(summary, "total_merge_ops"));
+        Assert.Equal(row.Scratch, Number(summary, "scratch_bytes") > 0);
+        Assert.Equal(row.Scratch ? 0 : -1, Number(summary, "scratch_state"));
+        // A list of nothing is no list.
+        Assert.Equal(row.Sequence && row.OrderedOps > 0, Number(summary, "sequence_blocks") > 0);
+        Assert.True(summary.GetProperty("consistent").GetBoolean());
+
+        JsonElement[] ops = lines.Where(line => Text(line, "event") == "op").ToArray();
+        Assert.Equal(row.MergeOps, ops.Length);
+        Assert.Equal(Enumerable.Range(0, ops.Length), ops.Select(op => (int)Number(op, "position")));
+        Assert.Equal(row.OrderedOps, ops.Count(op => Text(op, "type") is "copy" or "xor"));
+        // The sequence list is the beginning of the merge order.
+        int[] sequence = lines.Single(line => Text(line, "event") == "sequence").GetProperty("blocks").EnumerateArray().Select(block => block.GetInt32()).ToArray();
+        Assert.Equal(sequence, ops.Take(sequence.Length).Select(op => (int)Number(op, "block")));
+    }
+
+    [Theory]
+    [MemberData(nameof(HalfNames))]
+    public void It_shows_where_a_killed_merge_stands(string name)
+    {
+        File.WriteAllBytes(_folder["cow"], Golden.HalfCow(name));
+        GoldenHalf half = Golden.Half(name);
+        BinaryResult result = Binary.Run("inspect", _folder["cow"]);
+        Assert.True(result.ExitCode == 0, result.ToString());
+        string[] lines = result.Output.Split('\n');
+        Assert.Single(lines, line => line.StartsWith($"Merge ops:      {half.NumMergeOps} of "));
+        Assert.Single(lines, line => line.StartsWith($"Scratch:        2097152 bytes, state {half.ScratchState}, "));
+        Assert.Single(lines, line => line == "Merge order:    consistent");
+        Assert.Single(lines, line => line == "Android can merge this.");
+    }
+
+    [Fact]
+    public void An_order_that_destroys_its_own_sources_is_shown_and_is_65()
+    {
+        CowBuilder builder = new() { Version = 3, ScratchBytes = 0 };
+        File.WriteAllBytes(_folder["cow"], builder.Copy(1, 0).Copy(2, 1).Build());
+        BinaryResult result = Binary.Run("inspect", _folder["cow"]);
+        Assert.Equal(65, result.ExitCode);
+        Assert.Contains("Merge order:    inconsistent: ", result.Output);
+        Assert.Contains("Android cannot merge this because op 1 (Copy of block 2) reads block 1", result.Output);
+        Assert.Single(result.Error.TrimEnd('\n').Split('\n'));
+    }
+
+    [Fact]
+    public void Ops_are_listed_with_where_their_bytes_come_from()
+    {
+        CowBuilder builder = new() { Version = 3, ScratchBytes = 0 };
+        builder.Copy(10, 20).Xor(50, 98314, new byte[4096]).Zero(7).Replace(16, new byte[8192]);
+        File.WriteAllBytes(_folder["cow"], builder.Build());
+        string[] lines = Binary.Run("inspect", _folder["cow"], "--ops").Output.TrimEnd('\n').Split('\n');
+        Assert.Equal("       0  Copy            10 from block 20", lines[^4]);
+        Assert.Matches("^       1  Xor             50 from byte 98314, 4096 bytes at [0-9]+, none$", lines[^3]);
+        Assert.Equal("       2  Zero             7", lines[^2]);
+        Assert.Matches("^       3  Replace         16 to 17, 8192 bytes at [0-9]+, none$", lines[^1]);
+    }
+
+    [Fact]
+    public void What_is_no_cow_is_65_with_one_sentence()
+    {
+        File.WriteAllText(_folder["text"], new string('x', 5000));
+        File.WriteAllBytes(_folder["empty"], []);
+        File.WriteAllBytes(_folder["cut"], Golden.Cow("v2-gz-xor")[..^100]);
+        foreach (string name in new[] { "text", "empty", "cut" })
+        {
+            BinaryResult result = Binary.Run("inspect", _folder[name]);
+            Assert.Equal((65, ""), (result.ExitCode, result.Output));
+            Assert.Single(result.Error.TrimEnd('\n').Split('\n'));
+            Assert.Contains(_folder[name], result.Error);
+        }
+    }
+
+    [Fact]
+    public void With_json_an_error_is_a_json_line_too()
+    {
+        BinaryResult result = Binary.Run("inspect", "--json", _folder["no\nsuch"]);
+        Assert.Equal(66, result.ExitCode);
+        JsonElement error = JsonDocument.Parse(Assert.Single(result.Output.TrimEnd('\n').Split('\n'))).RootElement;
+        Assert.Equal("error", Text(error, "event"));
+        Assert.Equal(66, Number(error, "exit_code"));
+        Assert.Contains("no\nsuch", Text(error, "message"));
+        Assert.Single(result.Error.TrimEnd('\n').Split('\n'));
+    }
+
+    private static string? Text(JsonElement line, string key) => line.GetProperty(key).GetString();
+
+    private static long Number(JsonElement line, string key) => line.GetProperty(key).GetInt64();
+}

@@ -1,0 +1,238 @@
+using System;
+using System.Diagnostics;
+using System.IO;
+using System.Linq;
+using System.Text.Json;
+using System.Threading.Tasks;
+using Snapuserd.Interop;
+using Snapuserd.Tests.Support;
+using Xunit;
+
+namespace Snapuserd.Tests.EndToEnd;
+
+/// <summary>`merge` of the built binary: its refusals, its answers, its signals.</summary>
+public sealed class MergeTests : IDisposable
+{
+    private const string Vector = "v2-gz-xor";
+    private readonly TempFolder _folder = new();
+    private readonly string _cow;
+    private readonly string _base;
+
+    public MergeTests()
+    {
+        (_cow, _base) = (_folder["cow"], _folder["base"]);
+        File.WriteAllBytes(_cow, Golden.Cow(Vector));
+        File.WriteAllBytes(_base, Golden.Old);
+    }
+
+    public void Dispose() => _folder.Dispose();
+
+    [Theory]
+    [InlineData("auto")]
+    [InlineData("sync")]
+    public void Its_last_json_line_says_what_was_done(string io)
+    {
+        BinaryResult result = Merge("--json", "--io", io);
+        Assert.True(result.ExitCode == 0, result.ToString());
+        JsonElement done = JsonDocument.Parse(result.Output.TrimEnd('\n').Split('\n')[^1]).RootElement;
+        GoldenCow row = Golden.Row(Vector);
+        Assert.Equal("done", done.GetProperty("event").GetString());
+        Assert.Equal(row.MergeOps, done.GetProperty("ops").GetInt32());
+        Assert.Equal(0, done.GetProperty("resumed_from").GetInt32());
+        Assert.Equal(done.GetProperty("blocks").GetInt64() * 4096, done.GetProperty("bytes_written").GetInt64());
+        Assert.True(done.GetProperty("seconds").GetDouble() > 0);
+        Assert.Contains(done.GetProperty("io").GetString(), io == "sync" ? ["sync"] : new[] { "uring", "sync" });
+        Assert.Equal(Golden.New, File.ReadAllBytes(_base));
+    }
+
+    [Fact]
+    public void A_merge_that_is_done_is_done_again_without_a_write_to_the_base()
+    {
+        Assert.Equal(0, Merge().ExitCode);
+        DateTime written = File.GetLastWriteTimeUtc(_base);
+        BinaryResult again = Merge("--json");
+        Assert.Equal(0, again.ExitCode);
+        Assert.Contains("\"already_merged\":true", again.Output);
+        Assert.Contains("\"bytes_written\":0", again.Output);
+        Assert.Equal(written, File.GetLastWriteTimeUtc(_base));
+    }
+
+    [Fact]
+    public void The_cow_as_its_own_base_is_64_whatever_it_is_called()
+    {
+        File.CreateSymbolicLink(_folder["link"], _cow);
+        Refused(64, Binary.Run("merge", "--cow", _cow, "--base", _folder["link"]));
+        Refused(64, Merge("--source", _folder["link"]));
+        File.CreateSymbolicLink(_folder["base-link"], _base);
+        Refused(64, Merge("--source", _folder["base-link"], "--source-separate"));
+        Unchanged();
+    }
+
+    [Fact]
+    public void A_source_that_is_the_base_by_another_name_is_the_base()
+    {
+        File.CreateSymbolicLink(_folder["link"], _base);
+        Assert.Equal(0, Merge("--source", _folder["link"]).ExitCode);
+        Assert.Equal(Golden.New, File.ReadAllBytes(_base));
+    }
+
+    [Fact]
+    public void A_separate_source_is_read_and_never_written()
+    {
+        File.WriteAllBytes(_folder["source"], Golden.Old);
+        Assert.Equal(0, Merge("--source", _folder["source"], "--source-separate").ExitCode);
+        Assert.Equal(Golden.New, File.ReadAllBytes(_base));
+        Assert.Equal(Golden.Old, File.ReadAllBytes(_folder["source"]));
+    }
+
+    [Fact]
+    public void What_is_missing_is_66_and_what_is_no_device_is_64()
+    {
+        Refused(66, Binary.Run("merge", "--cow", _folder["no"], "--base", _base));
+        Refused(66, Binary.Run("merge", "--cow", _cow, "--base", _folder["no"]));
+        Refused(64, Binary.Run("merge", "--cow", _folder.Path, "--base", _base));
+        Refused(64, Binary.Run("merge", "--cow", _cow, "--base", "/dev/null"));
+        Unchanged();
+    }
+
+    [Fact]
+    public void A_base_that_is_too_small_is_65_and_stays_as_it_is()
+    {
+        byte[] cut = Golden.Old[..^4096];
+        File.WriteAllBytes(_base, cut);
+        Refused(65, Merge());
+        Assert.Equal(cut, File.ReadAllBytes(_base));
+    }
+
+    [Fact]
+    public void A_damaged_payload_is_65_before_the_first_write()
+    {
+        byte[] cow = Golden.Cow(Vector);
+        // The middle of the payloads, which follow the 2 MiB of scratch.
+        cow[(2 << 20) + ((cow.Length - (2 << 20)) / 2)] ^= 0x55;
+        File.WriteAllBytes(_cow, cow);
+        Refused(65, Merge());
+        Assert.Equal(Golden.Old, File.ReadAllBytes(_base));
+        Assert.Equal(cow, File.ReadAllBytes(_cow));
+    }
+
+    [Fact]
+    public void Another_lock_on_the_cow_or_the_base_is_76()
+    {
+        // FileShare.None is an exclusive flock, as a merge that runs holds it.
+        using (new FileStream(_base, FileMode.Open, FileAccess.Read, FileShare.None)) Refused(76, Merge());
+        using (new FileStream(_cow, FileMode.Open, FileAccess.Read, FileShare.None)) Refused(76, Merge());
+        Unchanged();
+        Assert.Equal(0, Merge().ExitCode);
+    }
+
+    [RootFact]
+    public void A_block_device_that_somebody_holds_is_76_and_a_read_only_one_77()
+    {
+        using var loop = new LoopDevice(_base);
+        int held = Libc.OpenAt(Libc.AT_FDCWD, loop.Path, Libc.O_RDONLY | Libc.O_EXCL | Libc.O_CLOEXEC);
+        Assert.True(held >= 0);
+        try
+        {
+            Refused(76, Binary.Run("merge", "--cow", _cow, "--base", loop.Path));
+        }
+        finally
+        {
+            _ = Libc.Close(held);
+        }
+        Assert.Equal(0, Binary.RunProgram("blockdev", ["--setro", loop.Path]).ExitCode);
+        Refused(77, Binary.Run("merge", "--cow", _cow, "--base", loop.Path));
+        Unchanged();
+
+        Assert.Equal(0, Binary.RunProgram("blockdev", ["--setrw", loop.Path]).ExitCode);
+        Assert.Equal(0, Binary.Run("merge", "--cow", _cow, "--base", loop.Path).ExitCode);
+        Assert.Equal(0, Binary.RunProgram("blockdev", ["--flushbufs", loop.Path]).ExitCode);
+        Assert.Equal(Golden.New, File.ReadAllBytes(_base));
+    }
+
+    [Theory]
+    [InlineData("SIGTERM")]
+    [InlineData("SIGINT")]
+    public void A_signal_stops_at_a_checkpoint_with_75_and_the_same_command_goes_on(string signal)
+    {
+        // The third flush brings the signal; every write takes 2 ms, so that it has been seen long before the merge is done.
+        BinaryResult stopped = Binary.RunProgram("strace",
+            ["-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync,pwrite64", "-e", $"inject=fdatasync:signal={signal}:when=3",
+             "-e", "inject=pwrite64:delay_enter=2000", Binary.Path, "merge", "--cow", _cow, "--base", _base, "--io", "sync"]);
+        Stopped(stopped);
+        GoesOn("sync");
+    }
+
+    [Fact]
+    public async Task A_signal_while_the_ring_is_waited_for_stops_it_as_well()
+    {
+        using Process strace = Binary.StartProgram("strace",
+            ["-f", "-qq", "-e", "trace=io_uring_enter", "-e", "signal=none", "-e", "inject=io_uring_enter:delay_enter=20000",
+             Binary.Path, "merge", "--cow", _cow, "--base", _base, "--io", "uring", "--progress", "never"]);
+        strace.StandardInput.Close();
+        Task<string> output = strace.StandardOutput.ReadToEndAsync();
+        // The third turn of the ring is under way: signals are listened to, and most of the merge is still to come.
+        for (int turn = 0; turn < 3;)
+        {
+            string line = await strace.StandardError.ReadLineAsync() ?? throw new EndOfStreamException("the merge was over before the third turn of the ring");
+            if (line.Contains("io_uring_enter(")) turn++;
+        }
+        string child = File.ReadAllText($"/proc/{strace.Id}/task/{strace.Id}/children").Trim();
+        Assert.Equal(0, Binary.RunProgram("/bin/kill", ["-TERM", child]).ExitCode);
+        string[] said = (await strace.StandardError.ReadToEndAsync()).Split('\n').Where(line => line.Contains("snapuserd: ")).ToArray();
+        await strace.WaitForExitAsync();
+        Stopped(new BinaryResult(strace.ExitCode, await output, string.Join('\n', said) + "\n"));
+        GoesOn("uring");
+    }
+
+    [Theory]
+    [InlineData("ENOSYS")]
+    [InlineData("EPERM")]
+    public void Without_io_uring_it_says_so_in_one_line_and_merges_unless_uring_was_asked_for(string errno)
+    {
+        BinaryResult asked = WithoutRing(errno, "uring");
+        Refused(69, asked);
+        Unchanged();
+
+        BinaryResult result = WithoutRing(errno, "auto");
+        Assert.True(result.ExitCode == 0, result.ToString());
+        Assert.Single(result.Error.TrimEnd('\n').Split('\n'));
+        Assert.Contains("io_uring", result.Error);
+        Assert.Contains("\"io\":\"sync\"", result.Output);
+        Assert.Equal(Golden.New, File.ReadAllBytes(_base));
+    }
+
+    private static void Stopped(BinaryResult result)
+    {
+        Assert.True(result.ExitCode == 75, result.ToString());
+        Assert.Equal("", result.Output);
+        Assert.Single(result.Error.TrimEnd('\n').Split('\n'));
+    }
+
+    private void GoesOn(string io)
+    {
+        BinaryResult resumed = Merge("--io", io);
+        Assert.True(resumed.ExitCode == 0, resumed.ToString());
+        Assert.StartsWith("merged ", resumed.Output);
+        Assert.Equal(Golden.New, File.ReadAllBytes(_base));
+    }
+
+    private BinaryResult Merge(params string[] more) => Binary.Run(["merge", "--cow", _cow, "--base", _base, .. more]);
+
+    private BinaryResult WithoutRing(string errno, string io) => Binary.RunProgram("strace",
+        ["-f", "-qq", "-o", "/dev/null", "-e", "trace=io_uring_setup", "-e", $"inject=io_uring_setup:error={errno}",
+         Binary.Path, "merge", "--cow", _cow, "--base", _base, "--io", io, "--json", "--progress", "never"]);
+
+    private static void Refused(int code, BinaryResult result)
+    {
+        Assert.True(result.ExitCode == code, $"expected {code}, got {result}");
+        Assert.Single(result.Error.TrimEnd('\n').Split('\n'));
+        Assert.StartsWith("snapuserd: ", result.Error);
+    }
+
+    private void Unchanged()
+    {
+        Assert.Equal(Golden.Old, File.ReadAllBytes(_base));
+        Assert.Equal(Golden.Cow(Vector), File.ReadAllBytes(_cow));
+    }
+}

@@ -1,0 +1,82 @@
+using System.Linq;
+using Snapuserd.Tests.Support;
+using Xunit;
+
+namespace Snapuserd.Tests.EndToEnd;
+
+/// <summary>Help, version, and what the program says to a command line that makes no sense.</summary>
+public sealed class UsageTests
+{
+    private const string Hash = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+    [Theory]
+    [InlineData("")]
+    [InlineData("mrege --cow x")]
+    [InlineData("--nonsense")]
+    [InlineData("-x")]
+    [InlineData("merge")]
+    [InlineData("merge --cow x")]
+    [InlineData("merge --base x")]
+    [InlineData("merge --cow x --base y --cwo z")]
+    [InlineData("merge --cow x --base")]
+    [InlineData("merge --cow --base x")]
+    [InlineData("merge --cow= --base x")]
+    [InlineData("merge --cow x --base y z")]
+    [InlineData("merge --cow x --cow x --base y")]
+    [InlineData("merge --cow x --base y --source-separate")]
+    [InlineData("merge --cow x --base y --io magic")]
+    [InlineData("merge --cow x --base y --queue-depth 0")]
+    [InlineData("merge --cow x --base y --queue-depth 1025")]
+    [InlineData("merge --cow x --base y --queue-depth many")]
+    [InlineData("merge --cow x --base y --memory 1M")]
+    [InlineData("merge --cow x --base y --memory 2G")]
+    [InlineData("merge --cow x --base y --memory 32Q")]
+    [InlineData("merge --cow x --base y --json=yes")]
+    [InlineData("merge --cow x --base y --progress sometimes")]
+    [InlineData("verify")]
+    [InlineData("verify --cow x --sha256 " + Hash)]
+    [InlineData("verify --cow x --base y --sha256 1234")]
+    [InlineData("verify --cow x --source y")]
+    [InlineData("inspect")]
+    [InlineData("inspect x y")]
+    [InlineData("inspect x --order file")]
+    [InlineData("inspect x --ops --order random")]
+    [InlineData("extract --cow x --base y")]
+    public void A_wrong_command_line_is_answered_with_64_and_one_sentence(string words)
+    {
+        BinaryResult result = Binary.Run(words.Split(' ', System.StringSplitOptions.RemoveEmptyEntries));
+        Assert.Equal(64, result.ExitCode);
+        Assert.Equal("", result.Output);
+        Assert.StartsWith("snapuserd: ", result.Error);
+        Assert.Single(result.Error.TrimEnd('\n').Split('\n'));
+        Assert.EndsWith("\n", result.Error);
+    }
+
+    [Fact]
+    public void Version_is_that_of_the_build() => Assert.Equal(new BinaryResult(0, "snapuserd 0.1.0\n", ""), Binary.Run("--version"));
+
+    [Theory]
+    [InlineData("--help")]
+    [InlineData("-h")]
+    public void Help_lists_every_verb_and_exit_code(string option)
+    {
+        BinaryResult result = Binary.Run(option);
+        Assert.Equal((0, ""), (result.ExitCode, result.Error));
+        string[] lines = result.Output.Split('\n');
+        foreach (string verb in new[] { "merge", "verify", "inspect", "extract" }) Assert.Single(lines, line => line.StartsWith($"  {verb} "));
+        foreach (string code in new[] { "0", "64", "65", "66", "69", "70", "71", "73", "74", "75", "76", "77" }) Assert.Single(lines, line => line.StartsWith($"  {code,-4}"));
+    }
+
+    [Theory]
+    [InlineData("merge", "--cow --base --source --source-separate --io --queue-depth --memory --no-verify-first --allow-unsafe --json --progress")]
+    [InlineData("verify", "--cow --base --sha256 --json --progress")]
+    [InlineData("inspect", "--ops --order --json")]
+    [InlineData("extract", "--cow --base --output --json --progress")]
+    public void Help_of_a_verb_lists_its_options(string verb, string options)
+    {
+        BinaryResult result = Binary.Run(verb, "--help");
+        Assert.Equal((0, ""), (result.ExitCode, result.Error));
+        string[] first = result.Output.Split('\n').Where(line => line.StartsWith("  --")).Select(line => line.Split(' ')[2]).ToArray();
+        Assert.All(options.Split(' '), option => Assert.Contains(option, first));
+    }
+}
