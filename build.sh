@@ -118,6 +118,7 @@ usage: ./build.sh [COMMAND]
   build            compile build/snapuserd: static-pie, stripped; symbols in build/symbols (the default)
   publish DIR      the same into DIR
   bench-tool       compile build/bench/benchmarks
+  tool ARG …       run tests/Tools in the caller's folder
   deps             check what the build needs; as root on a Debian, install it
   test-deps        the same for the tests
   test [ARG …]     run the tests against build/snapuserd; ARGs go to `dotnet test`
@@ -132,6 +133,13 @@ case ${1:-build} in
     publish) [ $# -eq 2 ] || fail "publish needs a directory"; deps
         case $2 in /*) publish src/Cli "$2" ;; *) publish src/Cli "$caller/$2" ;; esac ;;
     bench-tool) deps; publish tests/Benchmarks build/bench ;;
+    tool)
+        shift
+        sdk
+        dotnet build tests/Tools -c Release -v quiet --nologo -clp:NoSummary >&2
+        cd "$caller"
+        dotnet "$root/tests/Tools/bin/Release/$TFM/tools.dll" "$@"
+        ;;
     deps) deps ;;
     test-deps) deps; require missing_test_packages ;;
     test) shift; deps; require missing_test_packages; test_all "$@" ;;
