@@ -1,0 +1,20 @@
+using System.IO;
+using System.Linq;
+using Snapuserd.Tests.Support;
+using Xunit;
+
+namespace Snapuserd.Tests.EndToEnd;
+
+/// <summary>A tiny run of the benchmarks, so that they cannot rot. What they measure here means nothing.</summary>
+public sealed class BenchmarkTests
+{
+    [Fact]
+    public void Every_benchmark_states_the_ceiling_ours_and_the_ratio()
+    {
+        var output = new StringWriter();
+        Benchmarks.Program.Run(output, Binary.Path, tiny: true);
+        string[] lines = output.ToString().TrimEnd('\n').Split('\n').Where(line => line.StartsWith("  ")).ToArray();
+        Assert.Equal(4, lines.Length);
+        Assert.All(lines, line => Assert.Matches(@"ceiling [0-9.]+ \[[0-9.]+-[0-9.]+\] .*, ours [0-9.]+ \[[0-9.]+-[0-9.]+\] .*, ratio [0-9]+\.[0-9]{2}", line));
+    }
+}
