@@ -13,6 +13,8 @@ public enum DeviceAccess
     Write = 1,
     /// <summary>Alone: a block device must not be mounted, mapped or held by anybody, and nobody may hold the lock.</summary>
     Exclusive = 2,
+    /// <summary>Beside other readers, but not while somebody holds it exclusively: what is read stays what it is.</summary>
+    Shared = 8,
     /// <summary>Past the page cache, where the device can; see <see cref="BlockDevice.IsDirect"/>.</summary>
     Direct = 4,
 }
@@ -101,7 +103,8 @@ public sealed class BlockDevice : IDisposable
             CheckKind(path, status);
             BlockDevice device = new(path, fd, status);
             device.Measure(status, write);
-            if ((access & DeviceAccess.Exclusive) != 0) device.Lock();
+            if ((access & DeviceAccess.Exclusive) != 0) device.Lock(Libc.LOCK_EX);
+            else if ((access & DeviceAccess.Shared) != 0) device.Lock(Libc.LOCK_SH);
             if ((access & DeviceAccess.Direct) != 0) device.GoDirect(status);
             return device;
         }
@@ -183,11 +186,11 @@ public sealed class BlockDevice : IDisposable
         LogicalSector = sector;
     }
 
-    private void Lock()
+    private void Lock(int kind)
     {
         for (int tries = LockTries; ;)
         {
-            int result = Libc.Flock(Fd, Libc.LOCK_EX | Libc.LOCK_NB);
+            int result = Libc.Flock(Fd, kind | Libc.LOCK_NB);
             if (result == 0) return;
             if (result == -Errno.EINTR) continue;
             if (result != -Errno.EAGAIN) Check(Path, result, false);

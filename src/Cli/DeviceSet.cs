@@ -29,7 +29,7 @@ internal sealed class DeviceSet : IDisposable
         Arguments arguments = invocation.Arguments;
         string cow = arguments.Required("--cow");
         string? basePath = arguments.Text("--base"), sourcePath = arguments.Text("--source");
-        DeviceAccess access = writes ? DeviceAccess.Write | DeviceAccess.Exclusive : DeviceAccess.Read;
+        DeviceAccess access = writes ? DeviceAccess.Write | DeviceAccess.Exclusive : DeviceAccess.Shared;
         try
         {
             if (basePath != null) RefuseSame(cow, basePath);

@@ -1,5 +1,6 @@
 using System.Globalization;
 using Snapuserd.Block;
+using Snapuserd.Interop;
 using Snapuserd.Merge;
 
 namespace Snapuserd.Cli;
@@ -54,5 +55,8 @@ internal static class MergeVerb
         .Add("ops", result.OpsTotal).Add("blocks", result.Blocks).Add("bytes_written", result.BaseBytesWritten).Add("seconds", seconds)
         .Add("resumed_from", result.ResumedFrom).Add("io", io).Add("replayed", result.Replayed).Add("journaled", result.Journaled)
         .Add("cow_bytes_written", result.CowBytesWritten).Add("checkpoints", result.Checkpoints).Add("flushes", result.Flushes)
-        .Add("already_merged", result.AlreadyMerged);
+        .Add("already_merged", result.AlreadyMerged).Add("peak_memory", PeakMemory());
+
+    /// <summary>Peak of resident memory in bytes, or −1.</summary>
+    private static long PeakMemory() => Libc.GetRUsage(Libc.RUSAGE_SELF, out ResourceUsage usage) < 0 ? -1 : usage.PeakKibibytes * 1024;
 }

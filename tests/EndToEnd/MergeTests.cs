@@ -117,6 +117,21 @@ public sealed class MergeTests : IDisposable
     }
 
     [Fact]
+    public void Reading_the_merged_image_waits_for_no_merge_and_is_76_while_one_runs()
+    {
+        // A count that moves while the image is read would give neither the old nor the new one.
+        using (new FileStream(_cow, FileMode.Open, FileAccess.Read, FileShare.None))
+        {
+            Refused(76, Binary.Run("verify", "--cow", _cow, "--base", _base));
+            Refused(76, Binary.Run("extract", "--cow", _cow, "--base", _base, "--output", _folder["out"]));
+        }
+        Assert.False(File.Exists(_folder["out"]));
+        using (new FileStream(_cow, FileMode.Open, FileAccess.Read, FileShare.Read))
+            Assert.Equal(0, Binary.Run("extract", "--cow", _cow, "--base", _base, "--output", _folder["out"]).ExitCode);
+        Assert.Equal(["base", "cow", "out"], Directory.GetFiles(_folder.Path).Select(Path.GetFileName).Order());
+    }
+
+    [Fact]
     public void Another_lock_on_the_cow_or_the_base_is_76()
     {
         // FileShare.None is an exclusive flock, as a merge that runs holds it.
