@@ -136,7 +136,7 @@ case ${1:-build} in
     tool)
         shift
         sdk
-        dotnet build tests/Tools -c Release -v quiet --nologo -clp:NoSummary >&2
+        built=$(dotnet build tests/Tools -c Release -v quiet --nologo) || fail "$built"
         cd "$caller"
         dotnet "$root/tests/Tools/bin/Release/$TFM/tools.dll" "$@"
         ;;
