@@ -159,7 +159,9 @@ internal sealed class Stage
 
     private static bool Holds(Slice outer, Slice inner) => inner.Length > 0 && inner.Offset >= outer.Offset && inner.Offset < outer.Offset + outer.Length;
 
-    private SnapuserdException Explain(in Item item, int error) => new(ExitCode.CowCorrupt,
+    private SnapuserdException Explain(in Item item, int error) => error == WorkQueue<DecodeJob>.Crashed
+        ? new SnapuserdException(ExitCode.Internal, $"{_cow.Name}: a worker failed at {_cow.Describe(item.Index)}")
+        : new SnapuserdException(ExitCode.CowCorrupt,
         $"{_cow.Name}: {_cow.Describe(item.Index)}: its payload of {item.Op.DataLength} bytes at {item.Op.DataOffset} {UnitDecoder.Describe(error)}");
 
     private bool TryAdd(int position, int index, in CowOp op, Slice? target, bool readsSource)

@@ -342,6 +342,52 @@ public sealed class EngineTests
         Assert.Contains("--memory", e.Message);
     }
 
+    private sealed class ThrowingWorker : IWorker<DecodeJob>
+    {
+        public int Do(in DecodeJob job) => throw new InvalidOperationException("worker");
+
+        public void Dispose()
+        {
+        }
+    }
+
+    [Fact]
+    public void Worker_that_fails_ends_the_merge_with_70_instead_of_being_waited_for()
+    {
+        // lessons §3.3 no. 22: there a thread that ends silently is waited for until somebody restarts the daemon.
+        byte[] old = SmallCases.Random(1, 8);
+        CowBuilder cow = new CowBuilder { ScratchBytes = SmallCases.ScratchFor(2), Compression = CowCompression.Zstd, MaxUnitBytes = 4096 }.Copy(0, 1).Replace(4, new byte[4096]);
+        MergeCase merge = Case(cow, old);
+        SimDisk[] disks = merge.Disks();
+        using Arena arena = new(merge.ArenaBytes);
+        using SimQueue queue = new(disks, arena, 8, 1, () => { });
+        using WakeUp wakeUp = new();
+        using WorkQueue<DecodeJob> workers = new(2, 4, () => new ThrowingWorker(), wakeUp);
+        using MergeEngine engine = MergeEngine.Open(SimMerge.Setup(merge, disks, arena, 1, queue, workers));
+        SnapuserdException e = Assert.Throws<SnapuserdException>(() => engine.Run());
+        Assert.Equal(ExitCode.Internal, e.Code);
+        AssertUntouched(merge, disks);
+    }
+
+    [Theory]
+    [InlineData(1)]
+    [InlineData(3)]
+    public void Real_worker_threads_merge_to_the_target(int threads)
+    {
+        CowBuilder cow = new() { ScratchBytes = SmallCases.ScratchFor(3), Compression = CowCompression.Lz4, MaxUnitBytes = 8192 };
+        for (uint i = 0; i < 30; i++) cow.Xor(i, i * 4096ul, SmallCases.Random(i, 1));
+        for (uint i = 30; i < 60; i += 2) cow.Replace(i, new byte[8192]);
+        MergeCase merge = Case(cow, SmallCases.Random(1, 64));
+        SimDisk[] disks = merge.Disks();
+        using Arena arena = new(merge.ArenaBytes);
+        using SimQueue queue = new(disks, arena, 8, 1, () => { });
+        using WakeUp wakeUp = new();
+        using WorkQueue<DecodeJob> workers = new(threads, 4, () => new DecodeWorker(arena), wakeUp);
+        using MergeEngine engine = MergeEngine.Open(SimMerge.Setup(merge, disks, arena, 1, queue, workers));
+        engine.Run();
+        Assert.Equal(-1, disks[1].Durable.FirstDifference(merge.Target));
+    }
+
     [Fact]
     public void Plain_run_needs_two_flushes_and_no_scratch()
     {

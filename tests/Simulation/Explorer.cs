@@ -32,8 +32,10 @@ public sealed record Thoroughness
     /// <summary>All subsets of what is pending up to this many; beyond, a sample of <see cref="Samples"/>.</summary>
     public int ExhaustiveUpTo { get; init; } = 12;
     public int Samples { get; init; } = 16;
-    /// <summary>Look at every n-th step only.</summary>
+    /// <summary>Look at every n-th step only, …</summary>
     public int Stride { get; init; } = 1;
+    /// <summary>… those whose number leaves this remainder.</summary>
+    public int Phase { get; init; }
 }
 
 /// <summary>
@@ -116,7 +118,7 @@ public sealed class Explorer
     private void Step()
     {
         _step++;
-        if (_current.Crashes >= _how.Crashes || _step % _how.Stride != 0) return;
+        if (_current.Crashes >= _how.Crashes || _step % _how.Stride != _how.Phase) return;
         PowerCuts();
         Deaths();
     }

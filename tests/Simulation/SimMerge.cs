@@ -40,7 +40,8 @@ public static class SimMerge
         return -1;
     }
 
-    private static MergeSetup Setup(MergeCase merge, SimDisk[] disks, Arena arena, ulong seed, SimQueue queue, SimWorkers workers) => new()
+    /// <summary>What the engine takes, made of simulated parts; workers may be real ones.</summary>
+    public static MergeSetup Setup(MergeCase merge, SimDisk[] disks, Arena arena, ulong seed, SimQueue queue, IWorkQueue<DecodeJob> workers) => new()
     {
         Io = new Transfers(queue, [1, 1, 1]),
         Arena = arena,

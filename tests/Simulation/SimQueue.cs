@@ -1,4 +1,5 @@
 using System;
+using System.Buffers;
 using System.Collections.Generic;
 using Snapuserd.Block;
 using Snapuserd.Interop;
@@ -18,7 +19,7 @@ public readonly record struct Fault(int Result, bool DropsDirty = false);
 /// </summary>
 public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed, Action step, Func<int, BlockRequest, Fault?>? faults = null) : IBlockQueue
 {
-    private sealed record Flight(BlockRequest Request, int Number, byte[] Watched, HashSet<long> Covers, Fault? Fault);
+    private sealed record Flight(BlockRequest Request, byte[] Watched, HashSet<long>? Covers, Fault? Fault);
 
     private readonly Chance _chance = new(seed);
     private readonly List<Flight> _flights = [];
@@ -72,7 +73,7 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
         int number = Requests++;
         Fault? fault = faults?.Invoke(number, request);
         byte[] watched = [];
-        HashSet<long> covers = [];
+        HashSet<long>? covers = null;
         if (request.Verb != BlockVerb.Flush)
         {
             Span<byte> buffer = arena[request.Buffer];
@@ -88,22 +89,24 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
                     throw new ContractViolationException($"a buffer is used by two requests: {request} and {other.Request}");
             }
             if (request.Verb == BlockVerb.Read) buffer.Fill(0xdb);
-            watched = buffer.ToArray();
+            watched = ArrayPool<byte>.Shared.Rent(buffer.Length);
+            buffer.CopyTo(watched);
         }
         else
         {
+            covers = [];
             foreach (PendingPage page in disks[request.Device].Pending)
                 if (!page.InFlight) covers.Add(page.Write);
         }
-        _flights.Add(new Flight(request, number, watched, covers, fault));
+        _flights.Add(new Flight(request, watched, covers, fault));
         if (request.Verb == BlockVerb.Write)
         {
-            Land(request, watched);
+            Land(request, watched.AsSpan(0, request.Buffer.Length));
             step();
         }
     }
 
-    private void Land(in BlockRequest request, byte[] data)
+    private void Land(in BlockRequest request, ReadOnlySpan<byte> data)
     {
         SimDisk disk = disks[request.Device];
         _writes++;
@@ -113,7 +116,7 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
             long at = request.Offset + done;
             int page = (int)(at / Page.Size), from = (int)(at % Page.Size), count = Math.Min(Page.Size - from, data.Length - done);
             Newest(disk, page).Bytes.CopyTo(contents);
-            data.AsSpan(done, count).CopyTo(contents[from..]);
+            data.Slice(done, count).CopyTo(contents[from..]);
             disk.Pending.Add(new PendingPage(page, new Page(contents), _writes));
             done += count;
         }
@@ -129,24 +132,28 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
     private int Complete(Flight flight)
     {
         BlockRequest request = flight.Request;
+        if (request.Verb != BlockVerb.Flush)
+        {
+            bool untouched = arena[request.Buffer].SequenceEqual(flight.Watched.AsSpan(0, request.Buffer.Length));
+            ArrayPool<byte>.Shared.Return(flight.Watched);
+            if (!untouched) throw new ContractViolationException($"the buffer of {request} was touched while the queue owned it");
+        }
         SimDisk disk = disks[request.Device];
         int result = flight.Fault?.Result ?? request.Buffer.Length;
         switch (request.Verb)
         {
             case BlockVerb.Flush:
                 if (flight.Fault is { DropsDirty: true }) disk.DropDirty();
-                else if (flight.Fault is null) disk.Flush(flight.Covers);
+                else if (flight.Fault is null) disk.Flush(flight.Covers!);
                 step();
                 return flight.Fault?.Result ?? 0;
 
             case BlockVerb.Read:
-                if (!arena[request.Buffer].SequenceEqual(flight.Watched)) throw new ContractViolationException($"the buffer of {request} was touched while the queue owned it");
                 int got = Math.Min(result, request.Buffer.Length);
                 if (got > 0) disk.Cache.Read(request.Offset, arena[request.Buffer][..got]);
                 return result;
 
             default:
-                if (!arena[request.Buffer].SequenceEqual(flight.Watched)) throw new ContractViolationException($"the buffer of {request} was changed while the queue owned it");
                 long end = request.Offset + Math.Max(0, result);
                 Span<byte> mixed = stackalloc byte[Page.Size];
                 for (int i = 0; i < disk.Pending.Count; i++)
