@@ -173,18 +173,14 @@ public sealed class MergeEngine : IDisposable
     private void Step()
     {
         StopIfAsked();
-        int run = _plan.PlainRun(_durable, _written);
-        if (run == 0 && _written > _durable)
+        MergeStep step = _plan.Next(_durable, _written);
+        switch (step.Kind)
         {
-            Checkpoint();
-            return;
+            case StepKind.Checkpoint: Checkpoint(); break;
+            case StepKind.Plain: Plain(step.Ops); break;
+            case StepKind.Journal: Journal(step.Ops); break;
+            default: Unsafe(); break;
         }
-        int window = _written == _durable ? _plan.WindowAt(_written) : 0;
-        // A plain run ends with two flushes, a window takes four and writes every byte twice: a run of more than half the window's ops is
-        // cheaper. An Xor in place makes a run of none.
-        if (window > 0 && run <= window / 2) Journal(window);
-        else if (run > 0) Plain(run);
-        else Unsafe();
     }
 
     private void Plain(int run)

@@ -5,6 +5,22 @@ using Snapuserd.Interop;
 
 namespace Snapuserd.Merge;
 
+/// <summary>What the engine does next.</summary>
+internal enum StepKind
+{
+    /// <summary>Make what is written durable and count it.</summary>
+    Checkpoint,
+    /// <summary>Ops that rule 1 lets through.</summary>
+    Plain,
+    /// <summary>A window through scratch.</summary>
+    Journal,
+    /// <summary>Xors in place without scratch, if the user allows them.</summary>
+    Unsafe,
+}
+
+/// <summary>A step and how many ops it takes.</summary>
+internal readonly record struct MergeStep(StepKind Kind, int Ops);
+
 /// <summary>
 /// The ops of a COW by position in merge order, and what rule 1 of design §5 makes of each: an op may overwrite its blocks once the
 /// durable count has reached its <see cref="Limit"/>, which is the position behind the last op that reads one of them.
@@ -55,13 +71,24 @@ internal sealed class MergePlan : IDisposable
     /// <summary>There is nothing to write: a Copy onto itself, or a duplicate of an op that comes before.</summary>
     public bool IsNoOp(int position) => Limit(position) < 0;
 
-    /// <summary>How many ops from <paramref name="from"/> on rule 1 lets through while <paramref name="durable"/> is the durable count; at most <paramref name="most"/>.</summary>
-    public int PlainRun(int durable, int from, int most = int.MaxValue)
+    /// <summary>The step that follows when <paramref name="durable"/> is the durable count and Base is written up to <paramref name="written"/>, which is less than all.</summary>
+    public MergeStep Next(int durable, int written)
     {
-        ReadOnlySpan<int> limits = _limits is null ? default : Limits;
-        int end = most < Count - from ? from + most : Count;
+        int run = PlainRun(durable, written);
+        if (run == 0 && written > durable) return new MergeStep(StepKind.Checkpoint, 0);
+        int window = written == durable ? WindowAt(written) : 0;
+        // A plain run ends with two flushes, a window takes four and writes every byte twice: a run of more than half the window's ops is
+        // cheaper. An Xor in place makes a run of none.
+        if (window > 0 && run <= window / 2) return new MergeStep(StepKind.Journal, window);
+        return run > 0 ? new MergeStep(StepKind.Plain, run) : new MergeStep(StepKind.Unsafe, 1);
+    }
+
+    /// <summary>How many ops from <paramref name="from"/> on rule 1 lets through while <paramref name="durable"/> is the durable count.</summary>
+    private int PlainRun(int durable, int from)
+    {
+        ReadOnlySpan<int> limits = Limits;
         int position = from;
-        while (position < end && limits[position] <= durable) position++;
+        while (position < limits.Length && limits[position] <= durable) position++;
         return position - from;
     }
 

@@ -388,6 +388,26 @@ public sealed class EngineTests
         Assert.Equal(-1, disks[1].Durable.FirstDifference(merge.Target));
     }
 
+    [Theory]
+    [InlineData("v2-gz-xor")]
+    [InlineData("v3-zstd-nocopy")]
+    [InlineData("v3-lz4-noseq")]
+    [InlineData("v3-gz-32k")]
+    public void Forecast_is_what_the_engine_then_does(string name)
+    {
+        MergeCase merge = new(name, new Image(Golden.Cow(name)), new Image(Golden.Old), new Image(Golden.New))
+        {
+            ArenaBytes = 8 << 20,
+            Options = Plain with { CheckpointMilliseconds = long.MaxValue },
+        };
+        MergeResult result = Run(merge, merge.Disks());
+        using CowFile cow = CowFile.Read(new MemorySource(Golden.Cow(name)));
+        MergeForecast forecast = MergeForecast.Of(cow);
+        Assert.Equal(result.Journaled, forecast.Journaled);
+        Assert.Equal(result.Checkpoints, forecast.Checkpoints);
+        Assert.Equal(0, forecast.Unprotected);
+    }
+
     [Fact]
     public void Plain_run_needs_two_flushes_and_no_scratch()
     {

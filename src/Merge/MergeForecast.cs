@@ -1,0 +1,26 @@
+using Snapuserd.Cow;
+
+namespace Snapuserd.Merge;
+
+/// <summary>
+/// How a COW will merge, from its first op on: how many ops go through scratch, in how many windows, how many cannot be protected because
+/// there is no scratch, and how many checkpoints the order itself forces (more may come by bytes and time).
+/// </summary>
+public readonly record struct MergeForecast(int Journaled, int Windows, int Unprotected, int Checkpoints)
+{
+    /// <summary>Walks through the engine's own decisions. Exit code 65 when the order is not valid.</summary>
+    public static MergeForecast Of(CowFile cow, bool sharedBlocks = true)
+    {
+        using MergePlan plan = new(cow, new ScratchLayout(cow.Header.HeaderBytes, cow.Header.ScratchBytes).Window, sharedBlocks);
+        int journaled = 0, windows = 0, unprotected = 0, checkpoints = 0;
+        for (int durable = 0, written = 0; written < plan.Count;)
+        {
+            MergeStep step = plan.Next(durable, written);
+            if (step.Kind == StepKind.Journal) (journaled, windows) = (journaled + step.Ops, windows + 1);
+            if (step.Kind == StepKind.Unsafe) unprotected += step.Ops;
+            written += step.Ops;
+            if (step.Kind != StepKind.Plain || written == plan.Count) (durable, checkpoints) = (written, checkpoints + 1);
+        }
+        return new MergeForecast(journaled, windows, unprotected, checkpoints);
+    }
+}
