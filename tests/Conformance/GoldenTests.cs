@@ -3,6 +3,7 @@ using System.Collections.Generic;
 using System.IO;
 using System.Linq;
 using System.Security.Cryptography;
+using Snapuserd.Cow;
 using Snapuserd.Tests.Support;
 using Xunit;
 
@@ -151,5 +152,22 @@ public sealed class GoldenTests : IDisposable
         Succeeds("merge", "--cow", cow, "--base", image, "--source", source, "--source-separate");
         Assert.Equal(Golden.New, File.ReadAllBytes(image));
         Assert.Equal(Golden.Old, File.ReadAllBytes(source));
+    }
+
+    [Fact]
+    public void Version_1_is_inspected_verified_and_extracted_but_not_merged()
+    {
+        byte[] old = Golden.Old;
+        CowBuilder builder = new CowBuilder { Version = 1, Compression = CowCompression.Gz, ClusterOps = 4, ScratchBytes = 0, MaxUnitBytes = 4096 }
+            .Copy(0, 1).Copy(1, 2).Replace(5, old.AsSpan(0, 4096)).Zero(7);
+        string cow = Put("cow", builder.Build()), image = Put("base", old);
+        Succeeds("inspect", cow);
+        Succeeds("verify", "--cow", cow, "--base", image);
+        Succeeds("extract", "--cow", cow, "--base", image, "--output", _folder["out"]);
+        Assert.Equal(NaiveMerger.Merge(builder, old), File.ReadAllBytes(_folder["out"]));
+        BinaryResult merge = Binary.Run("merge", "--cow", cow, "--base", image);
+        Assert.Equal(65, merge.ExitCode);
+        Assert.Contains("version 1", merge.Error);
+        Assert.Equal(old, File.ReadAllBytes(image));
     }
 }
