@@ -1,4 +1,5 @@
 using System;
+using System.Collections.Generic;
 using Snapuserd.Interop;
 
 namespace Snapuserd.Block;
@@ -38,17 +39,14 @@ public sealed class BlockDevice : IDisposable
     private const int TryMilliseconds = 20;
 
     private readonly uint _kind;
-    private readonly ulong _inode;
-    private readonly uint _major;
-    private readonly uint _minor;
+    private List<StorageRange> _storage = [];
+    private List<int> _heldLoops = [];
 
     private BlockDevice(string path, int fd, in StatxData status)
     {
         Path = path;
         Fd = fd;
         _kind = Kind(status);
-        _inode = IsBlockDevice ? 0 : status.Ino;
-        (_major, _minor) = IsBlockDevice ? (status.RdevMajor, status.RdevMinor) : (status.DevMajor, status.DevMinor);
     }
 
     /// <summary>As the user gave it.</summary>
@@ -103,7 +101,14 @@ public sealed class BlockDevice : IDisposable
             CheckKind(path, status);
             BlockDevice device = new(path, fd, status);
             device.Measure(status, write);
-            if ((access & DeviceAccess.Exclusive) != 0) device.Lock(Libc.LOCK_EX);
+            device._storage = Storage.RangesOf(fd, status, device.Length);
+            // Only the opening must not block; with the flag left on, older kernels answer every cold read of a ring with EAGAIN.
+            Check(path, Libc.Fcntl(fd, Libc.F_SETFL, flags & ~Libc.O_NONBLOCK), write);
+            if ((access & DeviceAccess.Exclusive) != 0)
+            {
+                device.Lock(Libc.LOCK_EX);
+                if (!device.IsBlockDevice) device.HoldLoops();
+            }
             else if ((access & DeviceAccess.Shared) != 0) device.Lock(Libc.LOCK_SH);
             if ((access & DeviceAccess.Direct) != 0) device.GoDirect(status);
             return device;
@@ -115,13 +120,20 @@ public sealed class BlockDevice : IDisposable
         }
     }
 
-    /// <summary>True if both are one device or one file, whatever their paths.</summary>
-    public bool SameFileAs(BlockDevice other) =>
-        _kind == other._kind && _inode == other._inode && _major == other._major && _minor == other._minor;
+    /// <summary>True if both have a byte of storage in common, whatever their paths: one file or device, or a loop device over it.</summary>
+    public bool SameFileAs(BlockDevice other)
+    {
+        foreach (StorageRange mine in _storage)
+            foreach (StorageRange theirs in other._storage)
+                if (mine.Overlaps(theirs)) return true;
+        return false;
+    }
 
     /// <summary>Closes it, and with it lets go of lock and exclusive hold. Nothing may be in flight.</summary>
     public void Dispose()
     {
+        foreach (int loop in _heldLoops) _ = Libc.Close(loop);
+        _heldLoops = [];
         if (Fd >= 0) _ = Libc.Close(Fd);
         Fd = -1;
     }
@@ -184,6 +196,13 @@ public sealed class BlockDevice : IDisposable
         if (write && readOnly != 0) Check(Path, -Errno.EROFS, write);
         Length = checked((long)bytes);
         LogicalSector = sector;
+    }
+
+    /// <summary>A file may be in use through a loop device over it, which neither the lock nor anything else about the file shows.</summary>
+    private void HoldLoops()
+    {
+        _heldLoops = Storage.HoldLoopsOver(_storage[0], out string? busy);
+        if (busy != null) throw new SnapuserdException(ExitCode.InUse, $"{Path} is in use through {busy}: mounted, mapped, or held by another program");
     }
 
     private void Lock(int kind)

@@ -15,13 +15,14 @@ internal static class PlainCall
     };
 
     /// <summary>
-    /// The same until it is not interrupted. A flush is asked again as well: one that was interrupted has reported no error yet, so none is lost.
+    /// The same until it is not interrupted. A flush is asked once only: lost data may be reported under any errno, EINTR included, and is
+    /// reported once.
     /// </summary>
     internal static int Uninterrupted(in BlockRequest request, int fd, Arena arena)
     {
         int result;
         do result = Once(request, fd, arena);
-        while (result == -Errno.EINTR);
+        while (result == -Errno.EINTR && request.Verb != BlockVerb.Flush);
         return result;
     }
 }

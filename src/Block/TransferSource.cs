@@ -3,11 +3,18 @@ using Snapuserd.Interop;
 
 namespace Snapuserd.Block;
 
-/// <summary>Reads of any offset and length from one device of a queue, through a window of arena memory that keeps the last stretch read.</summary>
+/// <summary>
+/// Reads of any offset and length from one device of a queue, through a window of arena memory that keeps the last stretch read. Reading
+/// on where the last stretch ended loads ever longer ones; a jump starts again with a short one, so that a file full of jumps costs
+/// little more than what is asked for.
+/// </summary>
 public sealed class TransferSource(Transfers transfers, Arena arena, Slice window, int device, string name, long length) : IByteSource
 {
+    private const int ShortLoad = 16 << 10;
+
     private long _start;
     private int _valid;
+    private int _load = ShortLoad;
 
     /// <inheritdoc/>
     public string Name => name;
@@ -36,9 +43,10 @@ public sealed class TransferSource(Transfers transfers, Arena arena, Slice windo
 
     private void Load(long offset)
     {
+        _load = Math.Min(window.Length, offset == _start + _valid ? _load * 2 : ShortLoad);
         _valid = 0;
         _start = offset & -4096L;
-        int count = (int)Math.Min(window.Length, length - _start);
+        int count = (int)Math.Min(_load, length - _start);
         transfers.Read(device, _start, window.Part(0, count));
         if (transfers.Drain() is { } failure)
             throw new SnapuserdException(ExitCode.InputOutput, $"{name}: reading {count} bytes at {_start} failed with {Errno.Name(failure.Errno)}");

@@ -11,7 +11,8 @@ public readonly record struct TransferFailure(BlockRequest Request, int Errno);
 /// <para>
 /// A short transfer goes on behind its last whole granule (direct I/O accepts nothing else; one that never completes a granule is EIO). A result of 0 is EIO: the kernel reports
 /// no progress and no reason. EINTR and EAGAIN are asked again <see cref="AttemptsBeforePlain"/> times, then once by the plain system
-/// call, whose answer is final; so is that of the plain call that follows ECANCELED, which hides the errno that caused it.
+/// call, whose answer is final; so is that of the plain call that follows ECANCELED, which hides the errno that caused it. A flush is
+/// never asked twice: the kernel reports lost data once, under whatever errno the device gave, and the second flush would succeed.
 /// </para>
 /// </summary>
 public sealed class Transfers
@@ -131,10 +132,14 @@ public sealed class Transfers
     private void Progress(int slot, int result)
     {
         ref Attempt attempt = ref _attempts[slot];
+        if (attempt.Whole.Verb == BlockVerb.Flush)
+        {
+            End(slot, result < 0 ? result : 0);
+            return;
+        }
         if (result is -Errno.EINTR or -Errno.EAGAIN && ++attempt.Tries <= AttemptsBeforePlain) { Ask(slot); return; }
         if (result is -Errno.EINTR or -Errno.EAGAIN or -Errno.ECANCELED) result = PerformPlainly(slot);
 
-        if (attempt.Whole.Verb == BlockVerb.Flush) { End(slot, result < 0 ? result : 0); return; }
         int remaining = attempt.Whole.Buffer.Length - attempt.Done;
         if (result == remaining) { End(slot, 0); return; }
         if (result < 0) { End(slot, result); return; }

@@ -136,18 +136,22 @@ public sealed class WorkQueue<TJob> : IWorkQueue<TJob>, IDisposable where TJob :
 
     private void Run(IWorker<TJob> worker)
     {
-        try
+        while (true)
         {
-            while (TryTake(out Posted posted))
+            try
             {
-                End(posted.Tag, Do(worker, posted.Job));
-                _wakeUp.Signal();
+                while (TryTake(out Posted posted))
+                {
+                    End(posted.Tag, Do(worker, posted.Job));
+                    _wakeUp.Signal();
+                }
+                return;
             }
-        }
-        catch (Exception e)
-        {
-            // Nothing above throws unless the runtime is out of memory. The job it was about never ends; its poster learns it here.
-            Interlocked.CompareExchange(ref _firstCrash, e, null);
+            catch (Exception e)
+            {
+                // Nothing above throws unless the runtime is out of memory. The thread lives on: the jobs behind wait for nobody else.
+                Interlocked.CompareExchange(ref _firstCrash, e, null);
+            }
         }
     }
 

@@ -41,12 +41,13 @@ public sealed class MergeOrder
     /// <para>
     /// <paramref name="limits"/> is empty or has <see cref="Count"/> entries. It gets, for each position p, one more than the highest
     /// position whose op reads a block that p writes, 0 if none does: the checkpoint that must be durable before p may write (design §5,
-    /// rule 1). An Xor that reads its own destination gives p + 1. A position with nothing to write gives −1: a Copy of a block onto
-    /// itself, which does not count as reading either, and every position of a duplicate but the first. With
+    /// rule 1). An Xor that reads its own destination gives p + 1. A Copy of a block onto itself does not count as reading: whatever comes
+    /// to lie there is what was there. A position with nothing to write gives −1: every position of a duplicate but the first, and, if
+    /// <paramref name="sourceIsBase"/> says that Source is Base and not merely shares its blocks, a Copy onto itself. With
     /// <paramref name="sharedDevices"/> false nothing reads what is written, and no Copy is onto itself.
     /// </para>
     /// </summary>
-    public void Check(bool sharedDevices, Span<int> limits)
+    public void Check(bool sharedDevices, Span<int> limits, bool sourceIsBase = true)
     {
         if (limits.Length != 0 && limits.Length != Count) throw new ArgumentException($"{limits.Length} limits for {Count} positions", nameof(limits));
         limits.Clear();
@@ -64,7 +65,7 @@ public sealed class MergeOrder
             CowOp op = ops[slots[position]].Unpack();
             if (IsNoOp(op))
             {
-                if (limits.Length > 0) limits[position] = -1;
+                if (limits.Length > 0 && sourceIsBase) limits[position] = -1;
                 continue;
             }
             for (long block = op.SourceBlock; block < op.SourceBlock + op.SourceBlocks; block++)

@@ -22,23 +22,31 @@ internal sealed class CowHead
     private readonly byte[] _durablePage0;
     private bool _durableKnown;
     private bool _page0Unflushed;
+    private bool _changed;
 
-    /// <summary>Takes <paramref name="layout"/>.HeadBytes of the arena, such that the slots lie on page boundaries in memory.</summary>
-    public CowHead(MergeSetup setup, ScratchLayout layout)
+    /// <summary>
+    /// Takes memory for the head as far as windows of up to <paramref name="slots"/> ops use it, such that the slots lie on page boundaries
+    /// in memory. Exit code 71 if there is not enough.
+    /// </summary>
+    public CowHead(MergeSetup setup, ScratchLayout layout, int slots)
     {
         Layout = layout;
+        Slots = slots;
         _io = setup.Io;
         _arena = setup.Arena;
         _cow = setup.Cow;
-        long bytes = Math.Min(layout.HeadBytes, _cow.Length);
+        long bytes = Math.Min(layout.HeadBytes(slots), _cow.Length);
         Slice? image = bytes <= _arena.Free ? _arena.Take((int)bytes, Page, (int)layout.DataOffset) : null;
         _image = image ?? throw new SnapuserdException(ExitCode.OutOfResources,
-            $"{_cow.Name}: its scratch region of {layout.ScratchBytes} bytes does not fit into the buffer memory; try --memory {(bytes >> 20) + 8}M");
+            $"{_cow.Name}: windows of {slots} ops take {(bytes >> 20) + 1} MiB of buffer memory beside what the ops need, {_arena.Free >> 20} MiB are left; try a larger --memory");
         _durablePage0 = new byte[Math.Min(Page, _image.Length)];
     }
 
     /// <summary>Where things are.</summary>
     public ScratchLayout Layout { get; }
+
+    /// <summary>Slots in the image; 0 when no op from the count on can go through scratch.</summary>
+    public int Slots { get; }
 
     /// <summary>Flushes of the COW so far.</summary>
     public int Flushes { get; private set; }
@@ -49,27 +57,31 @@ internal sealed class CowHead
     /// <summary>The image's bytes, for reading.</summary>
     public ReadOnlySpan<byte> Image => _arena[_image];
 
-    private Span<byte> Bytes => _arena[_image];
+    private Span<byte> Change()
+    {
+        _changed = true;
+        return _arena[_image];
+    }
 
     /// <summary><c>num_merge_ops</c> in the image.</summary>
     public int Count
     {
         get => checked((int)BinaryPrimitives.ReadUInt64LittleEndian(Image[CowHeader.MergeCountOffset..]));
-        set => BinaryPrimitives.WriteUInt64LittleEndian(Bytes[CowHeader.MergeCountOffset..], (ulong)value);
+        set => BinaryPrimitives.WriteUInt64LittleEndian(Change()[CowHeader.MergeCountOffset..], (ulong)value);
     }
 
     /// <summary>The magic in the image.</summary>
     public ulong Magic
     {
         get => BinaryPrimitives.ReadUInt64LittleEndian(Image);
-        set => BinaryPrimitives.WriteUInt64LittleEndian(Bytes, value);
+        set => BinaryPrimitives.WriteUInt64LittleEndian(Change(), value);
     }
 
     /// <summary>The scratch state byte in the image; always <see cref="ScratchLayout.NeverUsed"/> without scratch.</summary>
     public byte State
     {
         get => Layout.Window == 0 ? ScratchLayout.NeverUsed : Image[Layout.StateOffset];
-        set => Bytes[Layout.StateOffset] = value;
+        set => Change()[Layout.StateOffset] = value;
     }
 
     /// <summary>The state byte that a power cut would leave, as far as it is known: 2 until the start has flushed.</summary>
@@ -99,6 +111,7 @@ internal sealed class CowHead
     /// </summary>
     public void MakeDurable(int entries)
     {
+        Assert(!_durableKnown && !_changed, "what the predecessor left is not written back as it was read");
         const string doing = "writing back the head of";
         if (entries > 0)
         {
@@ -116,20 +129,19 @@ internal sealed class CowHead
     {
         Assert(_durableKnown && DurableState != ScratchLayout.Valid, "rule 2: scratch is written while a valid window is on disk");
         Assert(State != ScratchLayout.Valid, "rule 2: scratch is written together with a state byte that calls it valid");
+        Assert(SameAsDurable(0, Layout.StateOffset), "rule 3: the header changes together with scratch");
         WritePage(0);
         WriteSlots(entries);
         Settle("writing the scratch of");
         FlushPage0();
     }
 
-    /// <summary>Writes page 0, whose changes lie in the header and the state byte only while scratch is valid, and flushes: the image's count, state and magic are durable when this returns.</summary>
+    /// <summary>Writes page 0, on which only magic, count and state byte may have changed, and flushes: they are durable when this returns.</summary>
     public void Commit()
     {
         Assert(_durableKnown, "page 0 is written before what the predecessor left was made durable");
-        bool claimed = DurableState == ScratchLayout.Valid || State == ScratchLayout.Valid;
-        int fixedFrom = Layout.StateOffset + 1;
-        Assert(!claimed || _durablePage0.Length < fixedFrom || Image[fixedFrom.._durablePage0.Length].SequenceEqual(_durablePage0.AsSpan(fixedFrom)),
-            "rule 2: an entry on page 0 changes while scratch is or becomes valid");
+        Assert(SameAsDurable(sizeof(ulong), CowHeader.MergeCountOffset) && SameAsDurable(CowHeader.MergeCountOffset + sizeof(ulong), Layout.StateOffset)
+            && SameAsDurable(Layout.StateOffset + 1, _durablePage0.Length), "rule 2: more than magic, count and state changes on page 0");
         WritePage(0);
         Settle("writing the header of");
         FlushPage0();
@@ -140,7 +152,7 @@ internal sealed class CowHead
     {
         for (int i = 0; i <= blocks.Length; i++)
         {
-            Span<byte> bytes = Bytes.Slice((int)Layout.EntryOffset(i), ScratchLayout.EntryBytes);
+            Span<byte> bytes = Change().Slice((int)Layout.EntryOffset(i), ScratchLayout.EntryBytes);
             BinaryPrimitives.WriteUInt64LittleEndian(bytes, i < blocks.Length ? blocks[i] : 0);
             BinaryPrimitives.WriteUInt64LittleEndian(bytes[8..], i < blocks.Length ? (ulong)Layout.SlotOffset(i) : 0);
         }
@@ -187,6 +199,8 @@ internal sealed class CowHead
         if (_io.Drain() is { } failure)
             throw new SnapuserdException(ExitCode.InputOutput, $"{_cow.Name}: {doing} the COW failed with {Errno.Name(failure.Errno)} (byte {failure.Request.Offset})");
     }
+
+    private bool SameAsDurable(int from, int to) => from >= to || Image[from..to].SequenceEqual(_durablePage0.AsSpan(from, to - from));
 
     private static void Assert(bool holds, string rule)
     {

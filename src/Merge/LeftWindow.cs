@@ -19,13 +19,13 @@ internal readonly record struct LeftWindow(int Entries, bool IsStale)
     public static LeftWindow Read(CowFile cow, MergePlan plan, CowHead head, int count)
     {
         if (head.State != ScratchLayout.Valid) return default;
+        if (head.Slots == 0) return new LeftWindow(0, true);
         int entries = 0;
         while (entries < plan.Window && head.Entry(entries) != (0, 0)) entries++;
 
         int differs = FirstDifference(plan, head, count, entries);
         if (entries > 0 && differs == entries) return new LeftWindow(entries, false);
         if (entries > 0 && entries <= count && FirstDifference(plan, head, count - entries, entries) == entries) return new LeftWindow(entries, true);
-        if (!plan.HasOrderedFrom(count)) return new LeftWindow(entries, true);
 
         string found = "the list of its entries is empty";
         if (entries > 0)

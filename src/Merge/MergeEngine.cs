@@ -48,9 +48,9 @@ public sealed class MergeEngine : IDisposable
         _setup = setup;
         _cow = cow;
         _plan = plan;
-        _head = new CowHead(setup, new ScratchLayout(cow.Header.HeaderBytes, cow.Header.ScratchBytes));
+        _head = new CowHead(setup, new ScratchLayout(cow.Header.HeaderBytes, cow.Header.ScratchBytes), plan.LongestWindowFrom((int)cow.Header.NumMergeOps));
         _stage = Stage.InRestOf(setup, cow);
-        _windowBlocks = new uint[plan.Window];
+        _windowBlocks = new uint[_head.Slots];
         _resumedFrom = (int)cow.Header.NumMergeOps;
         _durable = _written = _resumedFrom;
         for (int position = 0; position < plan.Count; position++)
@@ -76,7 +76,7 @@ public sealed class MergeEngine : IDisposable
                 throw new SnapuserdException(ExitCode.CowCorrupt, $"{cow.Name}: version {cow.Header.Major} has no room to merge safely; it can be inspected and extracted only");
             cow.CheckDevices(setup.Base.Length, setup.Source.Length);
             ScratchLayout layout = new(cow.Header.HeaderBytes, cow.Header.ScratchBytes);
-            plan = new MergePlan(cow, layout.Window, setup.SharedBlocks);
+            plan = new MergePlan(cow, layout.Window, setup.SharedBlocks, setup.SourceIsBase);
             if (layout.Window == 0 && !setup.Options.AllowUnsafe) RefuseInPlace(cow, plan);
             return new MergeEngine(setup, cow, plan);
         }
@@ -154,7 +154,7 @@ public sealed class MergeEngine : IDisposable
             throw new SnapuserdException(ExitCode.InUse, $"{_cow.Name}: num_merge_ops changed from {_resumedFrom} to {_head.Count} while it was read; another merge is running");
 
         LeftWindow left = LeftWindow.Read(_cow, _plan, _head, _durable);
-        _head.MakeDurable(left.Entries);
+        _head.MakeDurable(left.IsStale ? 0 : left.Entries);
         FlushBase();
         _lastCheckpoint = _setup.Time.Milliseconds;
 
@@ -284,7 +284,7 @@ public sealed class MergeEngine : IDisposable
 
     private void WriteBase(int position, in CowOp op, Slice data)
     {
-        bool journaled = position >= _durable && position < _journaledTo && _head.DurableState == ScratchLayout.Valid;
+        bool journaled = position >= _durable && position < _journaledTo && _head.DurableState == ScratchLayout.Valid && data == _head.Slot(position - _durable);
         bool allowed = position >= _durable && position < _unsafeTo && _head.Magic == CowHeader.UnsafeMagic;
         if (_plan.Limit(position) > _durable && !journaled && !allowed)
             throw new InvalidOperationException($"rule 1: position {position} overwrites a block that is read from position {_durable} on");

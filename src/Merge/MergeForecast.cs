@@ -11,7 +11,7 @@ public readonly record struct MergeForecast(int Journaled, int Windows, int Unpr
     /// <summary>Walks through the engine's own decisions. Exit code 65 when the order is not valid.</summary>
     public static MergeForecast Of(CowFile cow, bool sharedBlocks = true)
     {
-        using MergePlan plan = new(cow, new ScratchLayout(cow.Header.HeaderBytes, cow.Header.ScratchBytes).Window, sharedBlocks);
+        using MergePlan plan = new(cow, new ScratchLayout(cow.Header.HeaderBytes, cow.Header.ScratchBytes).Window, sharedBlocks, sourceIsBase: sharedBlocks);
         int journaled = 0, windows = 0, unprotected = 0, checkpoints = 0;
         for (int durable = 0, written = 0; written < plan.Count;)
         {

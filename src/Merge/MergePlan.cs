@@ -33,7 +33,7 @@ internal sealed class MergePlan : IDisposable
     private readonly MappedMemory? _limits;
 
     /// <summary>Checks the order (exit code 65 if an op reads what an earlier one writes) and works out the limits: 4 bytes per op.</summary>
-    public MergePlan(CowFile cow, int window, bool sharedBlocks)
+    public MergePlan(CowFile cow, int window, bool sharedBlocks, bool sourceIsBase)
     {
         _cow = cow;
         Window = window;
@@ -42,7 +42,7 @@ internal sealed class MergePlan : IDisposable
         if (result < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"cannot map memory for {Count} ops: {Errno.Name(result)}");
         try
         {
-            cow.Order.Check(sharedBlocks, Limits);
+            cow.Order.Check(sharedBlocks, Limits, sourceIsBase);
         }
         catch
         {
@@ -101,12 +101,16 @@ internal sealed class MergePlan : IDisposable
         return position - from;
     }
 
-    /// <summary>An ordered op is at <paramref name="from"/> or behind it.</summary>
-    public bool HasOrderedFrom(int from)
+    /// <summary>How many slots the windows from <paramref name="from"/> on need at the most: the longest run of ordered ops, but no more than W.</summary>
+    public int LongestWindowFrom(int from)
     {
-        for (int position = from; position < Count; position++)
-            if (this[position].IsOrdered) return true;
-        return false;
+        int longest = 0, run = 0;
+        for (int position = from; position < Count && longest < Window; position++)
+        {
+            run = this[position].IsOrdered ? run + 1 : 0;
+            longest = Math.Max(longest, run);
+        }
+        return longest;
     }
 
     /// <summary>How an error names the op at a position: "op 7 (xor of block 50)", with the op's index in file order.</summary>

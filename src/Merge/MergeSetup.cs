@@ -26,6 +26,8 @@ public sealed record MergeSetup
     public required MergeDevice Source { get; init; }
     /// <summary>Block n of Source and block n of Base are one block, whatever the paths (design §5, rule 1).</summary>
     public bool SharedBlocks { get; init; } = true;
+    /// <summary>Source is Base itself, not only another way to its blocks.</summary>
+    public bool SourceIsBase => SharedBlocks && Source.Number == Base.Number;
     /// <summary>How to merge.</summary>
     public MergeOptions Options { get; init; } = new();
     /// <summary>Set from outside to stop at the next checkpoint.</summary>

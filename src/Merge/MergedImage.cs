@@ -32,7 +32,7 @@ public sealed class MergedImage : IDisposable
         ScratchLayout layout = new(cow.Header.HeaderBytes, cow.Header.ScratchBytes);
         if (layout.Window > 0)
         {
-            _head = new CowHead(setup, layout);
+            _head = new CowHead(setup, layout, plan.LongestWindowFrom(_count));
             _head.Load();
             LeftWindow left = LeftWindow.Read(cow, plan, _head, _count);
             if (!left.IsStale) _windowEnd = _count + left.Entries;
@@ -51,7 +51,7 @@ public sealed class MergedImage : IDisposable
         {
             cow = setup.ReadCow();
             cow.CheckDevices(setup.Base.Length, setup.Source.Length);
-            plan = new MergePlan(cow, new ScratchLayout(cow.Header.HeaderBytes, cow.Header.ScratchBytes).Window, setup.SharedBlocks);
+            plan = new MergePlan(cow, new ScratchLayout(cow.Header.HeaderBytes, cow.Header.ScratchBytes).Window, setup.SharedBlocks, setup.SourceIsBase);
             return new MergedImage(setup, cow, plan);
         }
         catch

@@ -64,6 +64,6 @@ public readonly record struct ScratchLayout
     /// <summary>File offset of slot <paramref name="index"/>.</summary>
     public long SlotOffset(int index) => DataOffset + ((long)index * CowOp.BlockSize);
 
-    /// <summary>Bytes from the file's start that the engine may write, in whole pages: up to the end of the last slot, or page 0 alone without scratch.</summary>
-    public long HeadBytes => Window == 0 ? CowOp.BlockSize : (SlotOffset(Window) + CowOp.BlockSize - 1) & -CowOp.BlockSize;
+    /// <summary>Bytes from the file's start that windows of up to <paramref name="slots"/> ops touch, in whole pages; page 0 alone without any.</summary>
+    public long HeadBytes(int slots) => slots == 0 ? CowOp.BlockSize : (SlotOffset(slots) + CowOp.BlockSize - 1) & -CowOp.BlockSize;
 }

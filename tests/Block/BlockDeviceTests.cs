@@ -214,6 +214,44 @@ public sealed class BlockDeviceTests
     }
 
     [RootFact]
+    public void Loop_devices_are_the_same_storage_exactly_where_their_ranges_of_one_file_overlap()
+    {
+        using TempFolder folder = new();
+        string file = File_(folder, "image", 1 << 20), other = File_(folder, "other", 1 << 20);
+        using LoopDevice whole = new(file), first = new(file, "--sizelimit", "262144"), second = new(file, "--offset", "262144"), unrelated = new(other);
+        using LoopDevice nested = new(second.Path, "--sizelimit", "4096");
+        using BlockDevice w = BlockDevice.Open(whole.Path, DeviceAccess.Read), f = BlockDevice.Open(first.Path, DeviceAccess.Read);
+        using BlockDevice s = BlockDevice.Open(second.Path, DeviceAccess.Read), n = BlockDevice.Open(nested.Path, DeviceAccess.Read);
+        using BlockDevice u = BlockDevice.Open(unrelated.Path, DeviceAccess.Read), image = BlockDevice.Open(file, DeviceAccess.Read);
+        Assert.True(w.SameFileAs(f) && w.SameFileAs(s) && w.SameFileAs(n) && image.SameFileAs(n) && s.SameFileAs(n));
+        Assert.False(f.SameFileAs(s));
+        Assert.False(f.SameFileAs(n));
+        Assert.False(u.SameFileAs(w) || u.SameFileAs(image));
+    }
+
+    [RootFact]
+    public void File_behind_a_mounted_loop_device_is_76_and_behind_an_idle_one_is_held()
+    {
+        using TempFolder folder = new();
+        string file = File_(folder, "image", 1 << 20);
+        using LoopDevice loop = new(file);
+        LoopDevice.Call("mkfs.ext4", "-q", loop.Path);
+        System.IO.Directory.CreateDirectory(folder["mnt"]);
+        LoopDevice.Call("mount", loop.Path, folder["mnt"]);
+        try
+        {
+            Refused(ExitCode.InUse, file, DeviceAccess.Write | DeviceAccess.Exclusive, loop.Path);
+        }
+        finally
+        {
+            LoopDevice.Call("umount", folder["mnt"]);
+        }
+        using (BlockDevice.Open(file, DeviceAccess.Write | DeviceAccess.Exclusive))
+            Refused(ExitCode.InUse, loop.Path, DeviceAccess.Write | DeviceAccess.Exclusive, loop.Path);
+        using BlockDevice free = BlockDevice.Open(loop.Path, DeviceAccess.Write | DeviceAccess.Exclusive);
+    }
+
+    [RootFact]
     public void Block_device_is_recognised_behind_another_node_and_a_node_without_a_device_is_66()
     {
         using TempFolder folder = new();
@@ -224,7 +262,7 @@ public sealed class BlockDeviceTests
         using BlockDevice node = BlockDevice.Open(folder["node"], DeviceAccess.Read);
         using BlockDevice image = BlockDevice.Open(folder["image"], DeviceAccess.Read);
         Assert.True(device.SameFileAs(node));
-        Assert.False(device.SameFileAs(image));
+        Assert.True(device.SameFileAs(image), "the bytes of a loop device are those of its file");
         // Majors 240 to 254 are for local use.
         LoopDevice.Call("mknod", folder["nothing"], "b", "240", "7");
         Refused(ExitCode.InputMissing, folder["nothing"], DeviceAccess.Read, "ENXIO");

@@ -236,7 +236,7 @@ public sealed class EngineTests
         for (int round = 0; round < 30; round++)
         {
             SimDisk[] disks = merge.Disks();
-            Run(merge, disks, (_, _) => chance.Percent(30) ? new Fault(errors[chance.Below(2)]) : null);
+            Run(merge, disks, (_, request) => request.Verb != BlockVerb.Flush && chance.Percent(30) ? new Fault(errors[chance.Below(2)]) : null);
             Assert.Equal(-1, disks[1].Durable.FirstDifference(merge.Target));
             Assert.Equal(6, SimMerge.DurableCount(disks[0]));
         }
@@ -334,12 +334,65 @@ public sealed class EngineTests
     [Fact]
     public void Scratch_larger_than_the_memory_is_refused_with_the_memory_it_takes()
     {
-        CowBuilder cow = Chain(1, 2);
-        CowBuilder large = new CowBuilder { ScratchBytes = 4 << 20 }.Copy(0, 1);
-        Assert.NotNull(cow);
-        MergeCase merge = Case(large, SmallCases.Random(1, 4)) with { ArenaBytes = 1 << 20 };
+        CowBuilder large = new() { ScratchBytes = 4 << 20, MaxUnitBytes = 4096 };
+        for (uint i = 0; i < 400; i++) large.Copy(i, i + 1);
+        MergeCase merge = Case(large, SmallCases.Random(1, 401)) with { ArenaBytes = 1 << 20 };
         SnapuserdException e = Refused(merge, merge.Disks(), ExitCode.OutOfResources);
+        Assert.Contains("400 ops", e.Message);
         Assert.Contains("--memory", e.Message);
+    }
+
+    [Fact]
+    public void Scratch_takes_no_more_memory_than_the_windows_that_come()
+    {
+        CowBuilder large = new CowBuilder { ScratchBytes = 4 << 20, MaxUnitBytes = 4096 }.Xor(0, 0, SmallCases.Random(2, 1)).Copy(1, 2).Zero(3);
+        MergeCase merge = Case(large, SmallCases.Random(1, 4));
+        SimDisk[] disks = merge.Disks();
+        Run(merge, disks);
+        Assert.Equal(-1, disks[1].Durable.FirstDifference(merge.Target));
+
+        // Nothing ordered at all: not even the metadata area is needed.
+        MergeCase zero = Case(new CowBuilder { ScratchBytes = 40 << 20, MaxUnitBytes = 4096 }.Zero(1), SmallCases.Random(1, 4));
+        disks = zero.Disks();
+        Run(zero, disks);
+        Assert.Equal(-1, disks[1].Durable.FirstDifference(zero.Target));
+    }
+
+    [Fact]
+    public void Copy_onto_itself_from_another_path_is_written_whatever_the_windows_are()
+    {
+        // Two paths to one set of blocks is the user's word; if it is not true, merge and extract must at least agree.
+        byte[] source = SmallCases.Random(1, 8), old = SmallCases.Random(2, 8);
+        for (int chain = 0; chain < 5; chain++)
+        {
+            CowBuilder cow = new() { ScratchBytes = SmallCases.ScratchFor(2), MaxUnitBytes = 4096 };
+            cow.Copy(7, 7);
+            for (uint i = 0; i < chain; i++) cow.Copy(i, i + 1);
+            MergeCase merge = new("own path", new Image(cow.Build()), new Image(old), new Image(NaiveMerger.Merge(cow.Ops, source, old))) { Options = Plain, Source = new Image(source) };
+            SimDisk[] disks = merge.Disks();
+            using Arena arena = new(merge.ArenaBytes);
+            using SimQueue queue = new(disks, arena, 8, 1, () => { });
+            using SimWorkers workers = new(new DecodeWorker(arena), 1);
+            using MergeEngine engine = MergeEngine.Open(SimMerge.Setup(merge, disks, arena, 1, queue, workers) with { SharedBlocks = true });
+            engine.Run();
+            Assert.Equal(-1, disks[1].Durable.FirstDifference(merge.Target));
+        }
+    }
+
+    [Theory]
+    [InlineData(Errno.EIO)]
+    [InlineData(Errno.EAGAIN)]
+    [InlineData(Errno.ECANCELED)]
+    [InlineData(Errno.EINTR)]
+    public void Flush_that_fails_under_any_errno_is_final(int errno)
+    {
+        MergeCase merge = Case(Chain(2, 6), SmallCases.Random(1, 8));
+        for (int fail = 0; fail < 14; fail++)
+        {
+            SimDisk[] disks = merge.Disks();
+            int flushes = 0;
+            Refused(merge, disks, ExitCode.InputOutput, (_, request) => request.Verb == BlockVerb.Flush && flushes++ == fail ? new Fault(-errno, DropsDirty: true) : null);
+        }
     }
 
     private sealed class ThrowingWorker : IWorker<DecodeJob>

@@ -17,7 +17,7 @@ public sealed class ScratchLayoutTests
         Assert.Equal(header + 1, layout.EntryOffset(0));
         Assert.Equal(header + 8192, layout.SlotOffset(0));
         Assert.Equal(header + 8192 + (4096 * 509), layout.SlotOffset(509));
-        Assert.Equal((2 << 20) + 4096, layout.HeadBytes);
+        Assert.Equal((2 << 20) + 4096, layout.HeadBytes(510));
     }
 
     [Theory]

@@ -1,0 +1,44 @@
+using System.Runtime.InteropServices;
+
+namespace Snapuserd.Interop;
+
+/// <summary>What stands behind a loop device; device numbers as <see cref="Libc.DecodeDevice"/> takes them, offset and limit in bytes (0: to the end).</summary>
+[CType("struct loop_info64", FieldPrefix = "lo_")]
+[LibraryHeader("linux/loop.h")]
+[StructLayout(LayoutKind.Sequential)]
+public unsafe struct LoopInfo64
+{
+    public ulong Device;
+    public ulong Inode;
+    [CName("lo_rdevice")]
+    public ulong RDevice;
+    public ulong Offset;
+    [CName("lo_sizelimit")]
+    public ulong SizeLimit;
+    public uint Number;
+    [CName("lo_encrypt_type")]
+    public uint EncryptType;
+    [CName("lo_encrypt_key_size")]
+    public uint EncryptKeySize;
+    public uint Flags;
+    [CName("lo_file_name")]
+    public fixed byte FileName[64];
+    [CName("lo_crypt_name")]
+    public fixed byte CryptName[64];
+    [CName("lo_encrypt_key")]
+    public fixed byte EncryptKey[32];
+    public fixed ulong Init[2];
+}
+
+[LibraryHeader("linux/loop.h")]
+[LibraryHeader("linux/major.h")]
+public static unsafe partial class Libc
+{
+    /// <summary>Reads a <see cref="LoopInfo64"/>; ENXIO when nothing stands behind the loop device.</summary>
+    public const uint LOOP_GET_STATUS64 = 0x4c05;
+    /// <summary>Major number of loop devices.</summary>
+    public const int LOOP_MAJOR = 7;
+
+    /// <summary>Major and minor of a device number as the kernel writes it into its structures (huge_encode_dev).</summary>
+    public static (uint Major, uint Minor) DecodeDevice(ulong device) => ((uint)((device & 0xfff00) >> 8), (uint)((device & 0xff) | ((device >> 12) & 0xfff00)));
+}
