@@ -11,6 +11,12 @@ public static unsafe partial class Libc
         return done < 0 ? -Marshal.GetLastPInvokeError() : done;
     }
 
+    /// <summary>pread(2) into a span.</summary>
+    public static nint PRead(int fd, System.Span<byte> bytes, long offset)
+    {
+        fixed (byte* start = bytes) return PRead(fd, (nint)start, bytes.Length, offset);
+    }
+
     [DllImport("libc", SetLastError = true)]
     private static extern nint pread(int fd, byte* buf, nint count, long offset);
 }

@@ -33,7 +33,7 @@ namespace Snapuserd.Cow;
 /// the op array lies inside the file; every payload does; num_merge_ops ≤ length of the merge order; no unit is larger than
 /// max_compression_size, and that is at most 256 KiB. (cow-format §2, §6, §10)
 /// </summary>
-public sealed class CowHeader
+public sealed record CowHeader
 {
     /// <summary>The first eight bytes of every COW (cow-format §1).</summary>
     public const ulong Magic = 0x436f77634f572121;
@@ -60,40 +60,40 @@ public sealed class CowHeader
     private const int V2Bytes = 38;
     private const int V3BytesBeforeUnits = 74;
 
-    private CowHeader() { }
+    internal CowHeader() { }
 
     /// <summary>1, 2 or 3. Android's daemon cannot merge 1.</summary>
-    public int Major { get; private init; }
+    public int Major { get; internal init; }
     /// <summary>Always 0.</summary>
-    public int Minor { get; private init; }
+    public int Minor { get; internal init; }
     /// <summary>Bytes of the header on disk: 34, 38, 74 or 78.</summary>
-    public int HeaderBytes { get; private init; }
+    public int HeaderBytes { get; internal init; }
     /// <summary>Bytes of the footer: 84, or 0 in v3.</summary>
-    public int FooterBytes { get; private init; }
+    public int FooterBytes { get; internal init; }
     /// <summary>Bytes per op record: 20, or 16 in v3.</summary>
-    public int OpBytes { get; private init; }
+    public int OpBytes { get; internal init; }
     /// <summary>Bytes per block; always <see cref="CowOp.BlockSize"/>.</summary>
-    public uint BlockSize { get; private init; }
+    public uint BlockSize { get; internal init; }
     /// <summary>v1 and v2: op slots per cluster, 0 for none. v3: 0.</summary>
-    public uint ClusterOps { get; private init; }
+    public uint ClusterOps { get; internal init; }
     /// <summary>Index into the merge order of the first op that is not durably merged; at most the length of the order once the file was read.</summary>
-    public ulong NumMergeOps { get; private init; }
+    public ulong NumMergeOps { get; internal init; }
     /// <summary>Bytes of scratch behind the header; 0 for none and in v1.</summary>
-    public uint ScratchBytes { get; private init; }
+    public uint ScratchBytes { get; internal init; }
     /// <summary>v3: entries of the sequence list.</summary>
-    public ulong SequenceCount { get; private init; }
+    public ulong SequenceCount { get; internal init; }
     /// <summary>v3: resume_point_count as stored; may be more than there are slots.</summary>
-    public uint ResumeCount { get; private init; }
+    public uint ResumeCount { get; internal init; }
     /// <summary>v3: resume point slots.</summary>
-    public uint ResumeMax { get; private init; }
+    public uint ResumeMax { get; internal init; }
     /// <summary>v3: ops in the array.</summary>
-    public ulong OpCount { get; private init; }
+    public ulong OpCount { get; internal init; }
     /// <summary>v3: slots of the op array.</summary>
-    public ulong OpCountMax { get; private init; }
+    public ulong OpCountMax { get; internal init; }
     /// <summary>v3: the algorithm of all payloads. v1 and v2 do not say: see <see cref="CowFile.Compression"/>.</summary>
-    public CowCompression Compression { get; private init; }
+    public CowCompression Compression { get; internal init; }
     /// <summary>Bytes that a unit has at most by the header; one block in v1 and v2.</summary>
-    public uint MaxUnitBytes { get; private init; }
+    public uint MaxUnitBytes { get; internal init; }
 
     /// <summary>Where the scratch region begins, in bytes.</summary>
     public long ScratchOffset => HeaderBytes;
@@ -109,7 +109,10 @@ public sealed class CowHeader
     public long DataOffset => OpsOffset + (16 * (long)OpCountMax);
 
     /// <summary>Reads and checks the header of <paramref name="source"/>. Exit code 65, with the field and its value, for anything that is not in order.</summary>
-    public static CowHeader Parse(IByteSource source)
+    public static CowHeader Parse(IByteSource source) => Parse(source, unfinished: false);
+
+    /// <summary>The same; an <paramref name="unfinished"/> file may have fewer ops than its sequence list promises.</summary>
+    internal static CowHeader Parse(IByteSource source, bool unfinished)
     {
         string name = source.Name;
         long length = source.Length;
@@ -182,8 +185,33 @@ public sealed class CowHeader
         Require(header.SequenceCount <= listRoom, "sequence_data_count", header.SequenceCount, $"but the file has room for {listRoom} entries");
         ulong opRoom = (ulong)Math.Max(0, length - header.OpsOffset) / 16;
         Require(header.OpCount <= opRoom, "op_count", header.OpCount, $"but the file has room for {opRoom} ops behind byte {header.OpsOffset}");
-        Require(header.SequenceCount <= header.OpCount, "sequence_data_count", header.SequenceCount, $"but there are only {header.OpCount} ops");
+        Require(unfinished || header.SequenceCount <= header.OpCount, "sequence_data_count", header.SequenceCount, $"but there are only {header.OpCount} ops");
         return header;
+    }
+
+    /// <summary>Puts the header's bytes at the beginning of <paramref name="header"/>, as many as <see cref="HeaderBytes"/>: 38 or 78.</summary>
+    internal void Write(Span<byte> header)
+    {
+        Span<byte> h = stackalloc byte[MaxHeaderBytes];
+        h.Clear();
+        BinaryPrimitives.WriteUInt64LittleEndian(h, Magic);
+        BinaryPrimitives.WriteUInt16LittleEndian(h[8..], (ushort)Major);
+        BinaryPrimitives.WriteUInt16LittleEndian(h[10..], (ushort)Minor);
+        BinaryPrimitives.WriteUInt16LittleEndian(h[12..], (ushort)HeaderBytes);
+        BinaryPrimitives.WriteUInt16LittleEndian(h[14..], (ushort)FooterBytes);
+        BinaryPrimitives.WriteUInt16LittleEndian(h[16..], (ushort)OpBytes);
+        BinaryPrimitives.WriteUInt32LittleEndian(h[18..], BlockSize);
+        BinaryPrimitives.WriteUInt32LittleEndian(h[22..], ClusterOps);
+        BinaryPrimitives.WriteUInt64LittleEndian(h[26..], NumMergeOps);
+        BinaryPrimitives.WriteUInt32LittleEndian(h[34..], ScratchBytes);
+        BinaryPrimitives.WriteUInt64LittleEndian(h[38..], SequenceCount);
+        BinaryPrimitives.WriteUInt32LittleEndian(h[46..], ResumeCount);
+        BinaryPrimitives.WriteUInt32LittleEndian(h[50..], ResumeMax);
+        BinaryPrimitives.WriteUInt64LittleEndian(h[54..], OpCount);
+        BinaryPrimitives.WriteUInt64LittleEndian(h[62..], OpCountMax);
+        BinaryPrimitives.WriteUInt32LittleEndian(h[70..], (uint)Compression);
+        BinaryPrimitives.WriteUInt32LittleEndian(h[74..], MaxUnitBytes);
+        h[..HeaderBytes].CopyTo(header);
     }
 
     private static SnapuserdException Bad(string sentence) => new(ExitCode.CowCorrupt, sentence);

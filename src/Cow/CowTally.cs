@@ -33,6 +33,10 @@ internal sealed class CowTally
     public int FurthestWrite = -1, FurthestRead = -1;
     public long WriteEnd, ReadEnd;
     public List<ResumePoint> ResumePoints = [];
+    /// <summary>v3: where the data of the ops ends, in bytes.</summary>
+    public long DataEnd;
+    /// <summary>v2, for a writer that goes on: where the next op and its data go, slots taken and data bytes in the open cluster.</summary>
+    public long NextOp, NextData, ClusterSlots, ClusterData;
 
     /// <summary>Counts a data op, whose values have been checked, as number <see cref="Ops"/>.</summary>
     public void Count(in CowOp op)

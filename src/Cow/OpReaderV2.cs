@@ -21,7 +21,15 @@ internal sealed class OpReaderV2(IByteSource source, CowHeader header)
     /// Walks the file and checks it. Data ops go to <paramref name="ops"/> and listed blocks to <paramref name="list"/>, unless both are
     /// empty: then they are only counted.
     /// </summary>
-    public CowTally Walk(Span<PackedOp> ops, Span<int> list)
+    public CowTally Walk(Span<PackedOp> ops, Span<int> list) => Walk(ops, list, append: false, null);
+
+    /// <summary>
+    /// Walks up to and including the first <paramref name="label"/>, or without one to the footer, and says where a writer goes on: behind the
+    /// label, or in place of the footer and of the Cluster op that only the footer needed.
+    /// </summary>
+    public CowTally WalkTo(ulong? label) => Walk(default, default, append: true, label);
+
+    private CowTally Walk(Span<PackedOp> ops, Span<int> list, bool append, ulong? label)
     {
         bool fill = ops.Length > 0 || list.Length > 0;
         bool clustered = header.ClusterOps != 0;
@@ -32,9 +40,13 @@ internal sealed class OpReaderV2(IByteSource source, CowHeader header)
         // The running data position of §6.3; in a hostile file it may lie anywhere ahead, so it is checked where it is used.
         long dataPosition = position + clusterBytes;
         long slotsLeft = header.ClusterOps;
+        long clusterData = 0;
+        // The place of the last record if it is a Cluster op that closed its cluster before it was full.
+        (long Op, long Data, long SlotsLeft, long ClusterData)? closedEarly = null;
 
         while (true)
         {
+            if (_length - position < RecordBytes && label != null) throw Bad($"cannot go on at label {label}: the ops end at byte {position} of {_length} without it");
             if (_length - position < RecordBytes)
                 throw Bad($"the footer is missing: the ops end at byte {position} of {_length}, so the file was not finished or is cut off");
             long ahead = clustered ? slotsLeft * RecordBytes : long.MaxValue;
@@ -49,6 +61,14 @@ internal sealed class OpReaderV2(IByteSource source, CowHeader header)
             {
                 CheckFooter(tally, position, opsSize: newBlock, numOps: from);
                 tally.Compression = compression ?? CowCompression.None;
+                if (label != null) throw Bad($"cannot go on at label {label}: the footer comes without it");
+                if (closedEarly is { } open)
+                {
+                    (position, dataPosition, slotsLeft, clusterData) = open;
+                    tally.Records--;
+                    tally.Clusters--;
+                }
+                if (append) EndAt(tally, position, dataPosition, slotsLeft, clusterData);
                 return tally;
             }
             if (clustered && slotsLeft-- == 0)
@@ -79,6 +99,7 @@ internal sealed class OpReaderV2(IByteSource source, CowHeader header)
                     if (from > (ulong)(_length - next)) throw Bad($"the Cluster op at byte {position}: source is {from}, but only {_length - next} bytes follow");
                     tally.Clusters++;
                     next += (long)from;
+                    closedEarly = append && slotsLeft > 0 ? (position, dataPosition, slotsLeft + 1, clusterData) : null;
                     slotsLeft = header.ClusterOps;
                     break;
                 case CowOpType.Sequence:
@@ -91,11 +112,29 @@ internal sealed class OpReaderV2(IByteSource source, CowHeader header)
 
             // Kept as Android keeps it: the length counts for every type, wherever the next record lies.
             dataPosition += dataLength;
+            clusterData = type == CowOpType.Cluster ? 0 : clusterData + dataLength;
+            if (type != CowOpType.Cluster) closedEarly = null;
             if (type == CowOpType.Cluster) dataPosition += clusterBytes;
             else if (!clustered) dataPosition += RecordBytes;
             position = next;
             tally.Records++;
+            if (type == CowOpType.Label && label == from)
+            {
+                tally.Compression = compression ?? CowCompression.None;
+                EndAt(tally, position, dataPosition, slotsLeft, clusterData);
+                return tally;
+            }
         }
+    }
+
+    /// <summary>Notes where a writer goes on. In files of any writer the op and data positions agree; a hostile one must not make us write anywhere else.</summary>
+    private void EndAt(CowTally tally, long position, long dataPosition, long slotsLeft, long clusterData)
+    {
+        bool clustered = header.ClusterOps != 0;
+        if (dataPosition != position + (clustered ? (slotsLeft * RecordBytes) + clusterData : RecordBytes))
+            throw Bad($"cannot go on at byte {position}: by the lengths of the ops their data ends at byte {dataPosition}, which does not fit the clusters");
+        (tally.NextOp, tally.NextData, tally.ClusterData) = (position, dataPosition, clustered ? clusterData : 0);
+        tally.ClusterSlots = clustered ? header.ClusterOps - slotsLeft : 0;
     }
 
     private CowOp Check(int index, CowOpType type, byte algorithm, int dataLength, ulong newBlock, ulong from, ulong dataOffset, ref CowCompression? compression)

@@ -27,27 +27,43 @@ internal sealed class OpReaderV3(IByteSource source, CowHeader header)
         };
         for (int i = 0; i < list.Length; i++)
             list[i] = BinaryPrimitives.ReadInt32LittleEndian(_window.At(header.SequenceOffset + (4L * i), 4, 4L * (list.Length - i)));
-        ReadResumePoints(tally.ResumePoints);
+        tally.ResumePoints = ReadResumePoints();
         tally.Labels = tally.ResumePoints.Count;
         if (tally.Labels > 0) tally.LastLabel = tally.ResumePoints[^1].Label;
 
+        WalkOps(tally, ops.Length, ops);
+        return tally;
+    }
+
+    /// <summary>Checks the first <paramref name="count"/> ops without keeping them: what a writer has to know that goes on behind them.</summary>
+    public CowTally Count(ulong count)
+    {
+        if (count > int.MaxValue) throw new SnapuserdException(ExitCode.CowCorrupt, $"{source.Name}: header: op_count is {count}, more than the {int.MaxValue} this program takes");
+        var tally = new CowTally { Compression = header.Compression, ResumePoints = ReadResumePoints() };
+        tally.Labels = tally.ResumePoints.Count;
+        WalkOps(tally, (int)count, default);
+        return tally;
+    }
+
+    private void WalkOps(CowTally tally, int count, Span<PackedOp> ops)
+    {
         long dataPosition = header.DataOffset;
-        for (int i = 0; i < ops.Length; i++)
+        for (int i = 0; i < count; i++)
         {
-            ReadOnlySpan<byte> record = _window.At(header.OpsOffset + (16L * i), RecordBytes, 16L * (ops.Length - i));
+            ReadOnlySpan<byte> record = _window.At(header.OpsOffset + (16L * i), RecordBytes, 16L * (count - i));
             uint dataLength = BinaryPrimitives.ReadUInt32LittleEndian(record);
             uint newBlock = BinaryPrimitives.ReadUInt32LittleEndian(record[4..]);
             ulong info = BinaryPrimitives.ReadUInt64LittleEndian(record[8..]);
             CowOp op = Check(i, (CowOpType)(info >> 60), (int)(info >> 57) & 7, dataLength, newBlock, info & PackedOp.Max48, dataPosition);
-            ops[i] = new PackedOp(op.Type, newBlock, int.Log2(op.Blocks), (ulong)op.Source, (ulong)op.DataOffset, (uint)op.DataLength);
+            if (ops.Length > 0) ops[i] = new PackedOp(op.Type, newBlock, int.Log2(op.Blocks), (ulong)op.Source, (ulong)op.DataOffset, (uint)op.DataLength);
             tally.Count(op);
             // The length counts for every type (cow-format §6.6). 2^32 ops of 2^32 bytes at worst: it cannot wrap around.
             if (dataLength > (ulong)long.MaxValue - (ulong)dataPosition)
                 throw Wrong(i, op.Type, newBlock, "data_length", dataLength, "beyond any file");
             dataPosition += dataLength;
         }
-        tally.Records = ops.Length;
-        return tally;
+        tally.Records = count;
+        tally.DataEnd = dataPosition;
     }
 
     private CowOp Check(int index, CowOpType type, int factor, uint dataLength, uint newBlock, ulong from, long dataPosition)
@@ -74,17 +90,19 @@ internal sealed class OpReaderV3(IByteSource source, CowHeader header)
     /// Android's count is not to be trusted: it grows with every label, and slots may be stale or never written. So: no more than there
     /// are slots, and stop where the label does not rise or the op index falls or passes op_count (cow-format §8.2).
     /// </summary>
-    private void ReadResumePoints(List<ResumePoint> points)
+    public List<ResumePoint> ReadResumePoints()
     {
+        List<ResumePoint> points = [];
         uint count = Math.Min(Math.Min(header.ResumeCount, header.ResumeMax), MaxResumePoints);
         for (int i = 0; i < count && header.ResumeOffset + (16L * (i + 1)) <= _length; i++)
         {
             ReadOnlySpan<byte> slot = _window.At(header.ResumeOffset + (16L * i), 16);
             var point = new ResumePoint(BinaryPrimitives.ReadUInt64LittleEndian(slot), BinaryPrimitives.ReadUInt64LittleEndian(slot[8..]));
-            if (point.OpIndex > header.OpCount) return;
-            if (points.Count > 0 && (point.Label <= points[^1].Label || point.OpIndex < points[^1].OpIndex)) return;
+            if (point.OpIndex > header.OpCount) break;
+            if (points.Count > 0 && (point.Label <= points[^1].Label || point.OpIndex < points[^1].OpIndex)) break;
             points.Add(point);
         }
+        return points;
     }
 
     private SnapuserdException Wrong(int index, CowOpType type, uint newBlock, string field, ulong value, string rule) =>

@@ -1,0 +1,27 @@
+using System;
+using System.Runtime.InteropServices;
+
+namespace Snapuserd.Interop;
+
+/// <summary>
+/// The brotli encoder. Its state cannot be reset, so each call makes one and frees it; the whole-buffer call is the one that Android's writer
+/// uses, and the streaming calls would give other bytes.
+/// </summary>
+[LibraryHeader("brotli/encode.h")]
+public static unsafe class BrotliEncoding
+{
+    private const int BROTLI_MODE_GENERIC = 0;
+
+    /// <summary>Compresses <paramref name="input"/> to one stream; quality 0 to 11, window of 2^<paramref name="windowBits"/>. Returns its length, or -ENOSPC if it does not fit or memory ran out: brotli does not tell the two apart.</summary>
+    public static int Compress(int quality, int windowBits, ReadOnlySpan<byte> input, Span<byte> output)
+    {
+        nuint length = (nuint)output.Length;
+        fixed (byte* from = input)
+        fixed (byte* to = output)
+            return BrotliEncoderCompress(quality, windowBits, BROTLI_MODE_GENERIC, (nuint)input.Length, from, &length, to) != 0 ? (int)length : -Errno.ENOSPC;
+    }
+
+    [DllImport("libbrotlienc")]
+    private static extern int BrotliEncoderCompress(
+        int quality, int lgwin, int mode, nuint input_size, byte* input_buffer, nuint* encoded_size, byte* encoded_buffer);
+}

@@ -1,0 +1,109 @@
+using System;
+using Snapuserd.Block;
+using Snapuserd.Interop;
+
+namespace Snapuserd.Cow;
+
+/// <summary>A regular file or a block device as output, held alone while it is written.</summary>
+public sealed class FileCowOutput : ICowOutput, IDisposable
+{
+    private readonly BlockDevice _device;
+    private long _length;
+
+    private FileCowOutput(BlockDevice device)
+    {
+        _device = device;
+        _length = device.Length;
+    }
+
+    /// <summary>
+    /// Opens <paramref name="path"/>, makes it first if it is not there; what it holds stays until the writer begins. Exit code 73 if that
+    /// cannot be done, 71 without descriptors or memory, 76 when somebody else uses it.
+    /// </summary>
+    public static FileCowOutput Create(string path)
+    {
+        // Only what does not exist is made here: a device node, a link or a busy file is left to the one place that knows how to open it.
+        if (Libc.Statx(Libc.AT_FDCWD, path, 0, Libc.STATX_BASIC_STATS, out _) < 0)
+        {
+            int fd;
+            do fd = Libc.OpenAt(Libc.AT_FDCWD, path, Libc.O_CREAT | Libc.O_EXCL | Libc.O_WRONLY | Libc.O_CLOEXEC, Convert.ToUInt32("644", 8));
+            while (fd == -Errno.EINTR);
+            if (fd < 0) throw new SnapuserdException(ExitCode.CannotCreate, $"{path}: creating it failed with {Errno.Name(fd)}");
+            _ = Libc.Close(fd);
+        }
+        try
+        {
+            return Open(path);
+        }
+        catch (SnapuserdException e) when (e.Code is not (ExitCode.InUse or ExitCode.OutOfResources))
+        {
+            throw new SnapuserdException(ExitCode.CannotCreate, e.Message);
+        }
+    }
+
+    /// <summary>Opens a file or device that exists, for appending. Exit codes as <see cref="BlockDevice.Open"/>.</summary>
+    public static FileCowOutput Open(string path) => new(BlockDevice.Open(path, DeviceAccess.Write | DeviceAccess.Exclusive));
+
+    /// <inheritdoc/>
+    public string Name => _device.Path;
+
+    /// <inheritdoc/>
+    public long Length => _length;
+
+    /// <inheritdoc/>
+    public long? Capacity => _device.IsBlockDevice ? _device.Length : null;
+
+    /// <inheritdoc/>
+    public void Write(long offset, ReadOnlySpan<byte> bytes)
+    {
+        while (bytes.Length > 0)
+        {
+            nint done = Libc.PWrite(_device.Fd, bytes, offset);
+            if (done == -Errno.EINTR) continue;
+            if (done <= 0) throw Failed($"writing {bytes.Length} bytes at {offset}", done == 0 ? -Errno.EIO : (int)done);
+            bytes = bytes[(int)done..];
+            offset += done;
+            if (!_device.IsBlockDevice && offset > _length) _length = offset;
+        }
+    }
+
+    /// <inheritdoc/>
+    public void Read(long offset, Span<byte> destination)
+    {
+        while (destination.Length > 0)
+        {
+            nint done = Libc.PRead(_device.Fd, destination, offset);
+            if (done == -Errno.EINTR) continue;
+            if (done <= 0) throw Failed($"reading {destination.Length} bytes at {offset}", done == 0 ? -Errno.EIO : (int)done);
+            destination = destination[(int)done..];
+            offset += done;
+        }
+    }
+
+    /// <inheritdoc/>
+    public void Flush()
+    {
+        int result;
+        do result = Libc.FDataSync(_device.Fd);
+        while (result == -Errno.EINTR);
+        if (result < 0) throw Failed("flushing", result);
+    }
+
+    /// <inheritdoc/>
+    public void Truncate(long length)
+    {
+        if (_device.IsBlockDevice) return;
+        int result;
+        do result = Libc.FTruncate(_device.Fd, length);
+        while (result == -Errno.EINTR);
+        if (result < 0) throw Failed($"setting the length to {length}", result);
+        _length = length;
+    }
+
+    /// <summary>Closes it.</summary>
+    public void Dispose() => _device.Dispose();
+
+    private SnapuserdException Failed(string doing, int error) => new(
+        ExitCode.InputOutput,
+        error is -Errno.ENOSPC or -Errno.EDQUOT ? $"{Name}: no space is left: {doing} failed with {Errno.Name(error)}" : $"{Name}: {doing} failed with {Errno.Name(error)}");
+}

@@ -1,0 +1,36 @@
+using System;
+using Snapuserd.Block;
+
+namespace Snapuserd.Cow;
+
+/// <summary>Writes nothing and counts: with it a <see cref="CowWriter"/> tells the size of a file without making it.</summary>
+public sealed class NullCowOutput(string name = "estimate") : ICowOutput
+{
+    /// <inheritdoc/>
+    public string Name => name;
+
+    /// <summary>The end of the furthest byte written, as a file's length would be.</summary>
+    public long Length { get; private set; }
+
+    /// <summary>Bytes written, some of them more than once.</summary>
+    public long BytesWritten { get; private set; }
+
+    /// <summary>There is no limit.</summary>
+    public long? Capacity => null;
+
+    /// <inheritdoc/>
+    public void Write(long offset, ReadOnlySpan<byte> bytes)
+    {
+        BytesWritten += bytes.Length;
+        Length = Math.Max(Length, offset + bytes.Length);
+    }
+
+    /// <summary>Nothing was kept: always exit code 74.</summary>
+    public void Read(long offset, Span<byte> destination) => throw new SnapuserdException(ExitCode.InputOutput, $"{Name}: an estimate cannot be read back");
+
+    /// <inheritdoc/>
+    public void Flush() { }
+
+    /// <inheritdoc/>
+    public void Truncate(long length) => Length = length;
+}

@@ -1,0 +1,142 @@
+using System;
+using Snapuserd.Block;
+
+namespace Snapuserd.Cow;
+
+/// <summary>
+/// The way of ops from the caller to the file: payloads are copied, encoded by the workers, and handed to <see cref="IOpWriter"/> in the order
+/// in which they came. There are two batches; while one is filled the workers encode the other, which is written when the first is full. So
+/// threads change when something happens but never what is written.
+/// </summary>
+internal sealed class OpPipeline : IDisposable
+{
+    /// <summary>
+    /// Payload bytes per job. Handing a job over costs some microseconds, lz4 takes about 100 for this much; at brotli's slowest it is 0.1 s,
+    /// still small against a batch.
+    /// </summary>
+    private const int JobBytes = 64 * 1024;
+
+    /// <summary>Ops per batch besides those that fill it with payloads: runs of Copy and Zero, which have none.</summary>
+    private const int PlainOps = 1024;
+
+    private readonly IOpWriter _writer;
+    private readonly Arena _arena;
+    private readonly bool _encodes;
+    private readonly WakeUp? _wakeUp;
+    private readonly IWorkQueue<EncodeJob> _queue;
+    private readonly OpBatch[] _batches = new OpBatch[2];
+    private int _current;
+
+    /// <summary>Takes its memory from <paramref name="arena"/>, which has <see cref="MemoryFor"/> bytes left for it, and starts the threads.</summary>
+    public OpPipeline(IOpWriter writer, Arena arena, CowWriterOptions options)
+    {
+        _writer = writer;
+        _arena = arena;
+        _encodes = options.Compression != CowCompression.None;
+        int bytes = AreaBytes(options);
+        int capacity = (bytes / CowOp.BlockSize) + PlainOps;
+        for (int i = 0; i < 2; i++) _batches[i] = new OpBatch(arena.Take(bytes)!.Value, capacity);
+        // v2 keeps a gz or brotli stream that is longer than its block: its readers could not tell a raw one (cow-format §7.1).
+        bool rawIfNotSmaller = options.Version == 3 || options.Compression is CowCompression.Lz4 or CowCompression.Zstd;
+        IWorker<EncodeJob> MakeWorker() => new EncodeWorker(arena, new UnitEncoder(options.Compression, options.Level, options.MaxUnitBytes), rawIfNotSmaller);
+        int jobs = 2 * ((bytes / JobBytes) + 2);
+        if (options.Threads == 1 || !_encodes)
+        {
+            _queue = new InlineWorkQueue<EncodeJob>(MakeWorker(), jobs);
+            return;
+        }
+        _wakeUp = new WakeUp();
+        try
+        {
+            _queue = new WorkQueue<EncodeJob>(options.Threads, jobs, MakeWorker, _wakeUp);
+        }
+        catch
+        {
+            _wakeUp.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>Bytes of arena that a pipeline takes, with what alignment costs.</summary>
+    public static long MemoryFor(CowWriterOptions options) => 2 * (AreaBytes(options) + 4096L);
+
+    /// <summary>Adds a run of Copy or Zero ops.</summary>
+    public void Add(CowOpType type, uint newBlock, int blocks, ulong source)
+    {
+        if (!_batches[_current].HasRoom(0)) Turn();
+        _batches[_current].Add(new PendingOp(type, newBlock, blocks, source, default, default));
+    }
+
+    /// <summary>Adds a Replace or Xor op with its payload, which is copied.</summary>
+    public void Add(CowOpType type, uint newBlock, ulong source, ReadOnlySpan<byte> payload)
+    {
+        int room = _encodes ? UnitEncoder.Bound(payload.Length) : 0;
+        if (!_batches[_current].HasRoom(payload.Length + room)) Turn();
+        OpBatch batch = _batches[_current];
+        Slice plain = batch.Take(payload.Length);
+        payload.CopyTo(_arena[plain]);
+        batch.Add(new PendingOp(type, newBlock, payload.Length / CowOp.BlockSize, source, plain, _encodes ? batch.Take(room) : plain));
+        batch.UnpostedBytes += payload.Length;
+        if (batch.UnpostedBytes >= JobBytes) Post(batch);
+    }
+
+    /// <summary>Hands everything that was added to the writer.</summary>
+    public void Drain()
+    {
+        Post(_batches[_current]);
+        Emit(_batches[1 - _current]);
+        Emit(_batches[_current]);
+    }
+
+    /// <summary>Ends the threads. What was not drained is lost.</summary>
+    public void Dispose()
+    {
+        (_queue as IDisposable)?.Dispose();
+        _wakeUp?.Dispose();
+    }
+
+    private static int AreaBytes(CowWriterOptions options)
+    {
+        long unit = options.MaxUnitBytes + (long)UnitEncoder.Bound(options.MaxUnitBytes);
+        return (int)Math.Max(options.BatchBytes / 2, unit * options.Threads);
+    }
+
+    /// <summary>The current batch is full: has it encoded, and makes the other one the current, empty one.</summary>
+    private void Turn()
+    {
+        Post(_batches[_current]);
+        _current = 1 - _current;
+        Emit(_batches[_current]);
+    }
+
+    private void Post(OpBatch batch)
+    {
+        int count = batch.Count - batch.Posted;
+        if (_encodes && batch.UnpostedBytes > 0)
+        {
+            var job = new EncodeJob(batch, batch.Posted, count);
+            uint tag = batch == _batches[0] ? 0u : 1u;
+            while (!_queue.TryPost(job, tag)) Reap();
+            batch.Jobs++;
+        }
+        batch.Posted += count;
+        batch.UnpostedBytes = 0;
+    }
+
+    private void Emit(OpBatch batch)
+    {
+        while (batch.Jobs > 0) Reap();
+        foreach (ref readonly PendingOp op in batch.Ops.AsSpan(0, batch.Count)) _writer.Add(op, _arena[op.Stored]);
+        batch.Clear();
+    }
+
+    private void Reap()
+    {
+        _queue.WaitForEnd();
+        if (!_queue.TryReap(out uint tag, out int result)) return;
+        _batches[tag].Jobs--;
+        if (result == WorkQueue<EncodeJob>.Crashed)
+            throw new SnapuserdException(ExitCode.Internal, $"an encoding thread failed: {(_queue as WorkQueue<EncodeJob>)?.FirstCrash}");
+        if (result < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"the encoder failed with {result}, most likely without memory");
+    }
+}

@@ -1,0 +1,242 @@
+using System;
+using System.Buffers.Binary;
+using Snapuserd.Block;
+
+namespace Snapuserd.Cow;
+
+/// <summary>
+/// Lays out a v2 file (cow-format §4, §6.1–6.4). A label or footer is written only when all that it vouches for is durable. An op is taken
+/// only if the file could still be finished behind it.
+/// </summary>
+internal sealed class OpWriterV2 : IOpWriter
+{
+    private const int HeaderBytes = 38;
+    private const int RecordBytes = 20;
+    private const int FooterBytes = 84;
+
+    /// <summary>Bytes of a Sequence op's list at most: two blocks, as Android has it (cow-format §9).</summary>
+    private const int ListBytes = 2 * CowOp.BlockSize;
+
+    /// <summary>Where the next op goes; a value, so that what a finish writes can be taken back.</summary>
+    private record struct Place(long NextOp, long NextData, long Slots, long ClusterData, long Records);
+
+    private readonly ICowOutput _output;
+    private readonly WriteRun _ops;
+    private readonly WriteRun _data;
+    private readonly long _clusterOps;
+    private readonly byte _compression;
+    private Place _place;
+
+    private OpWriterV2(ICowOutput output, uint clusterOps, CowCompression compression, WriteRun ops, WriteRun data, Place place)
+    {
+        _output = output;
+        _clusterOps = clusterOps;
+        _compression = (byte)compression;
+        _data = data;
+        // Without clusters an op lies between the data before it and its own: one run holds both.
+        _ops = clusterOps == 0 ? data : ops;
+        _place = place;
+    }
+
+    /// <inheritdoc/>
+    public long Size => (_place.ClusterData > 0 ? _place.NextData : _place.NextOp) + FooterBytes;
+
+    /// <inheritdoc/>
+    public ulong OpCountMax => ulong.MaxValue;
+
+    private bool Clustered => _clusterOps != 0;
+
+    /// <summary>Makes an empty file: header and scratch of zeros; durable.</summary>
+    public static OpWriterV2 Create(ICowOutput output, CowWriterOptions options, WriteRun ops, WriteRun data)
+    {
+        var header = new CowHeader
+        {
+            Major = 2,
+            HeaderBytes = HeaderBytes,
+            FooterBytes = FooterBytes,
+            OpBytes = RecordBytes,
+            BlockSize = CowOp.BlockSize,
+            ClusterOps = (uint)options.ClusterOps,
+            ScratchBytes = options.ScratchBytes,
+        };
+        long first = header.ScratchEnd;
+        var writer = new OpWriterV2(output, header.ClusterOps, options.Compression, ops, data, new Place(first, first + (RecordBytes * Math.Max(1L, header.ClusterOps)), 0, 0, 0));
+        writer.Require(writer.Size);
+        output.Truncate(0);
+        output.Truncate(first);
+        // The first op as well: behind a new header an older file's ops must not look like its own.
+        if (output.Capacity != null) data.AddZeros(header.ScratchOffset, header.ScratchBytes + RecordBytes);
+        data.Send();
+        Span<byte> bytes = stackalloc byte[HeaderBytes];
+        header.Write(bytes);
+        output.Write(0, bytes);
+        output.Flush();
+        return writer;
+    }
+
+    /// <summary>
+    /// Goes on in front of the footer, or with <paramref name="label"/> behind that label; what lies behind it is dropped, durably. Exit code 65
+    /// if there is no such label or footer, or something before it is not in order.
+    /// </summary>
+    public static OpWriterV2 Append(ICowOutput output, CowHeader header, CowCompression compression, ulong? label, WriteRun ops, WriteRun data, out CowTally tally)
+    {
+        if (header.Major != 2) throw new SnapuserdException(ExitCode.CowCorrupt, $"{output.Name}: version {header.Major} cannot be appended to");
+        tally = new OpReaderV2(output, header).WalkTo(label);
+        if (tally.Replace + tally.Xor > 0 && tally.Compression != compression)
+            throw CowWriterOptions.Misuse($"{output.Name}: its payloads are {tally.Compression.ToString().ToLowerInvariant()}, so {compression.ToString().ToLowerInvariant()} cannot be appended");
+        Place place = new(tally.NextOp, tally.NextData, tally.ClusterSlots, tally.ClusterData, tally.Records);
+        var writer = new OpWriterV2(output, header.ClusterOps, compression, ops, data, place);
+        if (label != null) writer.DropRest();
+        writer.CloseFullCluster();
+        return writer;
+    }
+
+    /// <inheritdoc/>
+    public void Add(in PendingOp op, ReadOnlySpan<byte> stored)
+    {
+        switch (op.Type)
+        {
+            case CowOpType.Copy:
+                for (int i = 0; i < op.Blocks; i++) Put(op.Type, 0, op.NewBlock + (uint)i, op.Source + (ulong)i, default);
+                break;
+            case CowOpType.Zero:
+                for (int i = 0; i < op.Blocks; i++) Put(op.Type, 0, op.NewBlock + (uint)i, 0, default);
+                break;
+            default:
+                Put(op.Type, _compression, op.NewBlock, op.Type == CowOpType.Replace ? (ulong)_place.NextData : op.Source, stored);
+                break;
+        }
+    }
+
+    /// <inheritdoc/>
+    public void Sequence(ReadOnlySpan<uint> blocks)
+    {
+        // Neither Android's reader nor its writer steps over the list there: the next op would lie on it.
+        if (!Clustered) throw CowWriterOptions.Misuse($"{_output.Name}: version 2 without clusters cannot hold a sequence list");
+        Span<byte> list = stackalloc byte[ListBytes];
+        while (blocks.Length > 0)
+        {
+            int count = Math.Min(blocks.Length, ListBytes / sizeof(uint));
+            for (int i = 0; i < count; i++) BinaryPrimitives.WriteUInt32LittleEndian(list[(sizeof(uint) * i)..], blocks[i]);
+            Put(CowOpType.Sequence, 0, 0, (ulong)_place.NextData, list[..(sizeof(uint) * count)]);
+            blocks = blocks[count..];
+        }
+    }
+
+    /// <inheritdoc/>
+    public void Label(ulong label)
+    {
+        Send();
+        _output.Flush();
+        Put(CowOpType.Label, 0, 0, label, default);
+        Send();
+        _output.Flush();
+    }
+
+    /// <inheritdoc/>
+    public void Finish()
+    {
+        Place open = _place;
+        ZeroSlots();
+        Send();
+        _output.Flush();
+        // The footer is the end of the file, so data of the open cluster has to lie before it.
+        if (_place.ClusterData > 0) PutCluster();
+        Span<byte> footer = stackalloc byte[FooterBytes];
+        footer.Clear();
+        Encode(footer, CowOpType.Footer, 0, FooterBytes - RecordBytes, (ulong)_place.Records * RecordBytes, (ulong)_place.Records);
+        _ops.Add(_place.NextOp, footer);
+        Send();
+        _output.Truncate(_place.NextOp + FooterBytes);
+        _output.Flush();
+        _place = open;
+    }
+
+    private static void Encode(Span<byte> record, CowOpType type, byte compression, int dataLength, ulong newBlock, ulong source)
+    {
+        record[0] = (byte)type;
+        record[1] = compression;
+        BinaryPrimitives.WriteUInt16LittleEndian(record[2..], (ushort)dataLength);
+        BinaryPrimitives.WriteUInt64LittleEndian(record[4..], newBlock);
+        BinaryPrimitives.WriteUInt64LittleEndian(record[12..], source);
+    }
+
+    private void Put(CowOpType type, byte compression, uint newBlock, ulong source, ReadOnlySpan<byte> data)
+    {
+        RequireFinishable(data.Length);
+        Span<byte> record = stackalloc byte[RecordBytes];
+        Encode(record, type, compression, data.Length, newBlock, source);
+        _ops.Add(_place.NextOp, record);
+        if (data.Length > 0) _data.Add(_place.NextData, data);
+        _place.Records++;
+        _place.NextOp += RecordBytes;
+        _place.NextData += data.Length;
+        if (Clustered)
+        {
+            _place.Slots++;
+            _place.ClusterData += data.Length;
+            CloseFullCluster();
+        }
+        else
+        {
+            _place.NextOp += data.Length;
+            _place.NextData += RecordBytes;
+        }
+    }
+
+    /// <summary>The last slot of a cluster is for the Cluster op.</summary>
+    private void CloseFullCluster()
+    {
+        if (Clustered && _place.Slots + 1 >= _clusterOps) PutCluster();
+    }
+
+    private void PutCluster()
+    {
+        long skip = _place.ClusterData + ((_clusterOps - _place.Slots - 1) * RecordBytes);
+        Span<byte> record = stackalloc byte[RecordBytes];
+        Encode(record, CowOpType.Cluster, 0, 0, 0, (ulong)skip);
+        _ops.Add(_place.NextOp, record);
+        long next = _place.NextOp + RecordBytes + skip;
+        _place = new Place(next, next + (_clusterOps * RecordBytes), 0, 0, _place.Records + 1);
+    }
+
+    /// <summary>Op slots that may hold ops of an earlier life.</summary>
+    private void ZeroSlots()
+    {
+        if (!Clustered) return;
+        long end = _place.NextOp + ((_clusterOps - _place.Slots) * RecordBytes);
+        _ops.AddZeros(_place.NextOp, Math.Min(end, _output.Capacity ?? end) - _place.NextOp);
+    }
+
+    /// <summary>What lay behind a label must not be taken for the end of what is written now, footer and all, if that is cut off.</summary>
+    private void DropRest()
+    {
+        if (Clustered) ZeroSlots();
+        else if (_output.Capacity is { } capacity) _ops.AddZeros(_place.NextOp, Math.Min(RecordBytes, capacity - _place.NextOp));
+        Send();
+        _output.Truncate(Clustered ? _place.NextData : _place.NextOp);
+        _output.Flush();
+    }
+
+    private void Send()
+    {
+        _data.Send();
+        _ops.Send();
+    }
+
+    /// <summary>After one more op of <paramref name="dataLength"/> there is room for a closing Cluster op and the footer.</summary>
+    private void RequireFinishable(int dataLength)
+    {
+        long op = _place.NextOp + RecordBytes, data = _place.NextData + dataLength;
+        bool closes = Clustered && (_place.ClusterData + dataLength > 0 || _place.Slots + 2 >= _clusterOps);
+        Require((closes ? data : Clustered ? op : op + dataLength) + FooterBytes);
+    }
+
+    private void Require(long end)
+    {
+        if (end > _output.Capacity)
+            throw new SnapuserdException(ExitCode.InputOutput, $"{_output.Name}: no space is left: the file would have {end} bytes, but there are only {_output.Capacity}");
+        if ((ulong)end > PackedOp.Max48)
+            throw new SnapuserdException(ExitCode.InputOutput, $"{_output.Name}: the file would have {end} bytes, more than the format can address");
+    }
+}

@@ -1,0 +1,223 @@
+using System;
+using System.Buffers.Binary;
+using System.Collections.Generic;
+using Snapuserd.Block;
+
+namespace Snapuserd.Cow;
+
+/// <summary>
+/// Lays out a v3 file (cow-format §5, §6.6, §8.2). An op counts only when the header says so, and the header is written only when ops, data
+/// and resume points are durable: after a crash the file is what it was at the last label or finish.
+/// </summary>
+internal sealed class OpWriterV3 : IOpWriter
+{
+    private const int RecordBytes = 16;
+    private const int PointBytes = 16;
+
+    /// <summary>Android's resume_point_max (cow-format §1).</summary>
+    private const uint ResumeSlots = 4;
+
+    private readonly ICowOutput _output;
+    private readonly WriteRun _ops;
+    private readonly WriteRun _data;
+    private readonly bool _estimates;
+    private readonly List<ResumePoint> _points;
+    private CowHeader _header;
+    private ulong _opCount;
+    private ulong _opCountMax;
+    private long _dataBytes;
+
+    private OpWriterV3(ICowOutput output, CowHeader header, WriteRun ops, WriteRun data, List<ResumePoint> points)
+    {
+        _output = output;
+        _header = header;
+        _ops = ops;
+        _data = data;
+        _points = points;
+        _opCount = header.OpCount;
+        _opCountMax = header.OpCountMax;
+        _estimates = output is NullCowOutput;
+    }
+
+    /// <inheritdoc/>
+    public long Size => DataOffset + _dataBytes;
+
+    /// <inheritdoc/>
+    public ulong OpCountMax => _estimates ? uint.MaxValue : _opCountMax;
+
+    /// <summary>Slots of the op array; in an estimate as many as were needed.</summary>
+    public ulong Slots => _opCountMax;
+
+    private long DataOffset => _header.OpsOffset + (RecordBytes * (long)_opCountMax);
+
+    /// <summary>Makes an empty file: header, scratch of zeros, resume points of zeros; durable.</summary>
+    public static OpWriterV3 Create(ICowOutput output, CowWriterOptions options, WriteRun ops, WriteRun data)
+    {
+        ulong slots = options.OpCountMax ?? 0;
+        if (slots == 0 && output is not NullCowOutput)
+            slots = options.MaxBlocks ?? throw CowWriterOptions.Misuse($"{output.Name}: version 3 needs the number of ops or of blocks beforehand, to leave room for the ops");
+        var header = new CowHeader
+        {
+            Major = 3,
+            HeaderBytes = CowHeader.MaxHeaderBytes,
+            OpBytes = RecordBytes,
+            BlockSize = CowOp.BlockSize,
+            ScratchBytes = options.ScratchBytes,
+            ResumeMax = ResumeSlots,
+            OpCountMax = slots,
+            Compression = options.Compression,
+            MaxUnitBytes = (uint)options.MaxUnitBytes,
+        };
+        var writer = new OpWriterV3(output, header, ops, data, []);
+        writer.Require(writer.Size);
+        // A file that is made empty first has its zeros as a hole.
+        output.Truncate(0);
+        output.Truncate(header.ScratchEnd);
+        if (output.Capacity != null) data.AddZeros(header.ScratchOffset, header.OpsOffset - header.ScratchOffset);
+        data.Send();
+        writer.WriteHeader();
+        return writer;
+    }
+
+    /// <summary>
+    /// Goes on behind the last op, or with <paramref name="label"/> behind that resume point, which is made the end of the file, durably, before
+    /// anything behind it is overwritten. Exit code 65 if there is no such point or an op before it is not in order.
+    /// </summary>
+    public static OpWriterV3 Append(ICowOutput output, CowHeader header, ulong? label, WriteRun ops, WriteRun data, out CowTally tally)
+    {
+        if (header.HeaderBytes != CowHeader.MaxHeaderBytes)
+            throw new SnapuserdException(ExitCode.CowCorrupt, $"{output.Name}: its header of {header.HeaderBytes} bytes is too old to append to");
+        var reader = new OpReaderV3(output, header);
+        List<ResumePoint> points = reader.ReadResumePoints();
+        ulong count = header.OpCount;
+        if (label is { } wanted)
+        {
+            int found = points.FindIndex(point => point.Label == wanted);
+            if (found < 0)
+            {
+                throw new SnapuserdException(ExitCode.CowCorrupt, points.Count == 0
+                    ? $"{output.Name}: cannot go on at label {wanted}: there is no label in it"
+                    : $"{output.Name}: cannot go on at label {wanted}: its labels are {string.Join(", ", points.ConvertAll(point => point.Label))}");
+            }
+            points.RemoveRange(found + 1, points.Count - found - 1);
+            count = points[found].OpIndex;
+        }
+        tally = reader.Count(count);
+        var writer = new OpWriterV3(output, header with { OpCount = count, ResumeCount = (uint)points.Count }, ops, data, points) { _dataBytes = tally.DataEnd - header.DataOffset };
+        if (label != null) writer.WriteHeader();
+        return writer;
+    }
+
+    /// <inheritdoc/>
+    public void Add(in PendingOp op, ReadOnlySpan<byte> stored)
+    {
+        ulong type = (ulong)op.Type << 60;
+        switch (op.Type)
+        {
+            case CowOpType.Copy:
+                for (int i = 0; i < op.Blocks; i++) Put(op.NewBlock + (uint)i, type | (op.Source + (ulong)i), default);
+                break;
+            case CowOpType.Zero:
+                for (int i = 0; i < op.Blocks; i++) Put(op.NewBlock + (uint)i, type, default);
+                break;
+            case CowOpType.Replace:
+                if (_estimates) Grow();
+                Put(op.NewBlock, type | ((ulong)int.Log2(op.Blocks) << 57) | (ulong)Size, stored);
+                break;
+            default:
+                Put(op.NewBlock, type | op.Source, stored);
+                break;
+        }
+    }
+
+    /// <inheritdoc/>
+    public void Sequence(ReadOnlySpan<uint> blocks)
+    {
+        // The list moves all that lies behind it, so it is only there for a file that has nothing there yet.
+        if (_opCount > 0 || _points.Count > 0 || _header.SequenceCount > 0)
+            throw CowWriterOptions.Misuse($"{_output.Name}: the sequence list must come once, before the first op and the first label");
+        CowHeader header = _header with { SequenceCount = (ulong)blocks.Length };
+        Require(header.DataOffset);
+        _header = header;
+        long offset = header.SequenceOffset;
+        Span<byte> entry = stackalloc byte[sizeof(uint)];
+        foreach (uint block in blocks)
+        {
+            BinaryPrimitives.WriteUInt32LittleEndian(entry, block);
+            _data.Add(offset, entry);
+            offset += entry.Length;
+        }
+        // In a file these slots are a hole; a device has there whatever was on it.
+        if (_output.Capacity != null) _data.AddZeros(header.ResumeOffset, header.OpsOffset - header.ResumeOffset);
+        _data.Send();
+    }
+
+    /// <inheritdoc/>
+    public void Label(ulong label)
+    {
+        if (_header.ResumeMax == 0) throw new SnapuserdException(ExitCode.CowCorrupt, $"{_output.Name}: the file has no room for labels");
+        _points.RemoveAll(point => point.Label >= label);
+        _points.Add(new ResumePoint(label, _opCount));
+        while ((uint)_points.Count > _header.ResumeMax) _points.RemoveAt(0);
+        _data.Send();
+        _ops.Send();
+        Span<byte> slot = stackalloc byte[PointBytes];
+        for (int i = 0; i < _points.Count; i++)
+        {
+            BinaryPrimitives.WriteUInt64LittleEndian(slot, _points[i].Label);
+            BinaryPrimitives.WriteUInt64LittleEndian(slot[8..], _points[i].OpIndex);
+            _data.Add(_header.ResumeOffset + (PointBytes * (long)i), slot);
+        }
+        _data.Send();
+        _output.Flush();
+        WriteHeader();
+    }
+
+    /// <inheritdoc/>
+    public void Finish()
+    {
+        _data.Send();
+        _ops.Send();
+        // Where there is no data, Android's file ends behind its last op and the slots that are left are not in it.
+        _output.Truncate(_dataBytes > 0 ? Size : _header.OpsOffset + (RecordBytes * (long)_opCount));
+        _output.Flush();
+        WriteHeader();
+    }
+
+    private void Put(uint newBlock, ulong info, ReadOnlySpan<byte> data)
+    {
+        if (_estimates) Grow();
+        Require(Size + data.Length);
+        Span<byte> record = stackalloc byte[RecordBytes];
+        BinaryPrimitives.WriteUInt32LittleEndian(record, (uint)data.Length);
+        BinaryPrimitives.WriteUInt32LittleEndian(record[4..], newBlock);
+        BinaryPrimitives.WriteUInt64LittleEndian(record[8..], info);
+        if (data.Length > 0) _data.Add(Size, data);
+        _ops.Add(_header.OpsOffset + (RecordBytes * (long)_opCount), record);
+        _opCount++;
+        _dataBytes += data.Length;
+    }
+
+    private void Grow()
+    {
+        if (_opCount >= _opCountMax) _opCountMax = _opCount + 1;
+    }
+
+    private void Require(long end)
+    {
+        if (end > _output.Capacity)
+            throw new SnapuserdException(ExitCode.InputOutput, $"{_output.Name}: no space is left: the file would have {end} bytes, but there are only {_output.Capacity}");
+        if ((ulong)end > PackedOp.Max48)
+            throw new SnapuserdException(ExitCode.InputOutput, $"{_output.Name}: the file would have {end} bytes, more than the format can address");
+    }
+
+    private void WriteHeader()
+    {
+        // The count is the number of points that are there; Android's only ever grows and sends readers beyond the slots.
+        _header = _header with { OpCount = _opCount, OpCountMax = _opCountMax, ResumeCount = (uint)_points.Count };
+        Span<byte> header = stackalloc byte[CowHeader.MaxHeaderBytes];
+        _header.Write(header);
+        _output.Write(0, header);
+        _output.Flush();
+    }
+}
