@@ -1,0 +1,133 @@
+using System;
+using System.Runtime.ExceptionServices;
+using System.Threading;
+using Snapuserd.Block;
+
+namespace Snapuserd.Create;
+
+/// <summary>What one thread does with the tasks it gets. Tasks must not depend on one another, so that the result does not depend on who did them.</summary>
+internal interface IPassWorker : IDisposable
+{
+    /// <summary>Does one task.</summary>
+    void Do(long task);
+}
+
+/// <summary>
+/// Hands out numbered tasks in ascending order to threads of its own and waits for all. The first exception ends the pass and is thrown here;
+/// a stop flag ends it with exit code 75.
+/// </summary>
+internal sealed class BlockPass
+{
+    /// <summary>Stack of a thread in bytes: the codecs' estimates need tens of KiB, and address space is all that the rest costs.</summary>
+    private const int StackSize = 512 * 1024;
+
+    private readonly object _lock = new();
+    private readonly long _tasks;
+    private readonly StopFlag? _stop;
+    private long _next;
+    private long _done;
+    private int _running;
+    private Exception? _failure;
+
+    private BlockPass(long tasks, StopFlag? stop) => (_tasks, _stop) = (tasks, stop);
+
+    /// <summary>Does tasks 0 … <paramref name="tasks"/> − 1 with at most <paramref name="threads"/> threads; <paramref name="progress"/> gets the count done, on this thread.</summary>
+    public static void Run(long tasks, int threads, Func<IPassWorker> makeWorker, StopFlag? stop, Action<long>? progress)
+    {
+        if (tasks == 0) return;
+        var pass = new BlockPass(tasks, stop);
+        pass.Run((int)Math.Min(tasks, threads), makeWorker, progress);
+    }
+
+    private void Run(int threads, Func<IPassWorker> makeWorker, Action<long>? progress)
+    {
+        var workers = new IPassWorker[threads];
+        var started = new Thread[threads];
+        try
+        {
+            for (int i = 0; i < threads; i++) workers[i] = makeWorker();
+            for (int i = 0; i < threads; i++)
+            {
+                IPassWorker worker = workers[i];
+                Thread thread = new(() => Work(worker), StackSize) { IsBackground = true, Name = $"create {i}" };
+                lock (_lock) _running++;
+                try
+                {
+                    thread.Start();
+                }
+                catch (Exception e) when (e is OutOfMemoryException or ThreadStartException)
+                {
+                    lock (_lock) _running--;
+                    throw new SnapuserdException(ExitCode.OutOfResources, $"cannot start {threads} threads; try fewer");
+                }
+                started[i] = thread;
+            }
+            Wait(progress);
+        }
+        finally
+        {
+            // What is left when something above threw: no thread takes another task, and nobody's buffers go while he works.
+            lock (_lock) _next = _tasks;
+            foreach (Thread? thread in started) thread?.Join();
+            foreach (IPassWorker? worker in workers) worker?.Dispose();
+        }
+        if (_failure is SnapuserdException known) throw new SnapuserdException(known.Code, known.Message);
+        if (_failure != null) ExceptionDispatchInfo.Throw(_failure);
+        if (_done < _tasks) throw new SnapuserdException(ExitCode.Interrupted, "stopped before the images were compared");
+    }
+
+    private void Wait(Action<long>? progress)
+    {
+        while (true)
+        {
+            long done;
+            lock (_lock)
+            {
+                if (_running == 0) break;
+                Monitor.Wait(_lock);
+                done = _done;
+            }
+            progress?.Invoke(done);
+        }
+    }
+
+    private void Work(IPassWorker worker)
+    {
+        try
+        {
+            while (TryTake(out long task))
+            {
+                worker.Do(task);
+                lock (_lock)
+                {
+                    _done++;
+                    Monitor.Pulse(_lock);
+                }
+            }
+        }
+        catch (Exception e)
+        {
+            lock (_lock)
+            {
+                _failure ??= e;
+                _next = _tasks;
+            }
+        }
+        lock (_lock)
+        {
+            _running--;
+            Monitor.Pulse(_lock);
+        }
+    }
+
+    private bool TryTake(out long task)
+    {
+        lock (_lock)
+        {
+            task = _next;
+            if (task >= _tasks || _stop is { Requested: true }) return false;
+            _next++;
+            return true;
+        }
+    }
+}

@@ -1,0 +1,65 @@
+using System;
+using Snapuserd.Block;
+
+namespace Snapuserd.Create;
+
+/// <summary>What a comparison is at.</summary>
+public enum DiffStage
+{
+    /// <summary>Both images are read once, side by side.</summary>
+    Compare,
+    /// <summary>Changed blocks are looked up among those of the old image.</summary>
+    FindMoved,
+    /// <summary>Anchors of what is still unexplained are looked for in the whole old image.</summary>
+    FindAnchors,
+    /// <summary>What is still unexplained is compared with similar bytes of the old image.</summary>
+    FindSimilar,
+    /// <summary>Cycles are broken and the merge order is made; counted in blocks of the new image.</summary>
+    Order,
+}
+
+/// <summary>How far a stage has come, in bytes of what it walks over.</summary>
+public readonly record struct DiffProgress(DiffStage Stage, long Done, long Total);
+
+/// <summary>Says what a block would take in the COW. One instance is used by one thread at a time; its answers depend on nothing but the bytes.</summary>
+public interface ICostEstimator : IDisposable
+{
+    /// <summary>Stored bytes of one block of 4096 bytes as a payload; more than 4096 counts as 4096, because then it is stored raw (cow-format §7).</summary>
+    int Cost(ReadOnlySpan<byte> block);
+}
+
+/// <summary>How two images are compared.</summary>
+public sealed record DiffOptions
+{
+    /// <summary>
+    /// Least <see cref="MemoryBytes"/>: half of it holds the windows of one worker (three of 1 MiB), half of it anchors.
+    /// </summary>
+    public const long MinimumMemoryBytes = 8 << 20;
+
+    /// <summary>Similar blocks become Xor where that saves bytes; off, they are replaced.</summary>
+    public bool Xor { get; init; } = true;
+
+    /// <summary>
+    /// Bytes for windows and anchors, at least <see cref="MinimumMemoryBytes"/>. On top come at most 32 bytes per block of the larger
+    /// image. More of it allows more threads, and more anchors where much has changed.
+    /// </summary>
+    public long MemoryBytes { get; init; } = 64 << 20;
+
+    /// <summary>Threads that read and compare, at least 1; fewer run if their windows do not fit half of <see cref="MemoryBytes"/>. The plan does not depend on it.</summary>
+    public int Threads { get; init; } = 1;
+
+    /// <summary>Makes the estimator of one worker; null: the order-0 entropy, which needs no codec.</summary>
+    public Func<ICostEstimator>? Estimator { get; init; }
+
+    /// <summary>Ends the comparison with exit code 75 once it is set.</summary>
+    public StopFlag? Stop { get; init; }
+
+    /// <summary>Called on the caller's thread now and then.</summary>
+    public Action<DiffProgress>? Progress { get; init; }
+
+    /// <summary>The hash that finds moved blocks; tests put a bad one here, because every match is verified anyway.</summary>
+    internal BlockHashFunction Hash { get; init; } = BlockHash.Of;
+}
+
+/// <summary>64 bits of a block's content; never 0.</summary>
+internal delegate ulong BlockHashFunction(ReadOnlySpan<byte> block);

@@ -1,0 +1,64 @@
+using System;
+using System.Threading;
+using Snapuserd.Block;
+using Snapuserd.Interop;
+
+namespace Snapuserd.Create;
+
+/// <summary>An image in a file or on a block device, by pread.</summary>
+public sealed class FileImageReader : IImageReader, IDisposable
+{
+    private readonly BlockDevice _device;
+    private bool _noHoles;
+
+    private FileImageReader(BlockDevice device) => _device = device;
+
+    /// <summary>
+    /// Opens an image beside other readers. Exit code 64 for what is neither a file nor a block device, 66 when it is not there, 74 when it
+    /// cannot be read, 76 when somebody writes it, 77 when it may not be read.
+    /// </summary>
+    public static FileImageReader Open(string path) => new(BlockDevice.Open(path, DeviceAccess.Shared));
+
+    /// <summary>The file behind it, to tell whether another path is the same.</summary>
+    public BlockDevice Device => _device;
+
+    /// <inheritdoc/>
+    public string Name => _device.Path;
+
+    /// <inheritdoc/>
+    public long Length => _device.Length;
+
+    /// <inheritdoc/>
+    public void Read(long offset, Span<byte> destination)
+    {
+        while (!destination.IsEmpty)
+        {
+            nint done = Libc.PRead(_device.Fd, destination, offset);
+            if (done == -Errno.EINTR) continue;
+            if (done < 0) throw new SnapuserdException(ExitCode.InputOutput, $"{Name}: reading {destination.Length} bytes at {offset} failed with {Errno.Name((int)done)}");
+            if (done == 0) throw new SnapuserdException(ExitCode.InputOutput, $"{Name} has become shorter while it was read: it ends before byte {offset + destination.Length}");
+            destination = destination[(int)done..];
+            offset += done;
+        }
+    }
+
+    /// <inheritdoc/>
+    public bool TrySkipHole(long offset, out long nextData)
+    {
+        nextData = offset;
+        if (Volatile.Read(ref _noHoles)) return false;
+        long found = Libc.LSeek(_device.Fd, offset, Libc.SEEK_DATA);
+        if (found == -Errno.ENXIO) found = Length;
+        else if (found < 0)
+        {
+            // Block devices and some file systems cannot tell; asking once is enough.
+            Volatile.Write(ref _noHoles, true);
+            return false;
+        }
+        nextData = Math.Min(found, Length);
+        return nextData > offset;
+    }
+
+    /// <summary>Closes it. No thread may be reading.</summary>
+    public void Dispose() => _device.Dispose();
+}

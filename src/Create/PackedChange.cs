@@ -1,0 +1,45 @@
+using Snapuserd.Cow;
+
+namespace Snapuserd.Create;
+
+/// <summary>
+/// What becomes of one block of the new image, in 8 bytes. The all-zero value is a block that stays as it is, so that memory for the holes
+/// of a sparse image is never touched. Bits 0–47: source (a block for Copy, a byte offset for Xor); 48–60: what more a Replace would cost, in
+/// bytes; 61–63: the kind, <see cref="CowOpType"/>'s value, 0 for unchanged and 7 for what is not known yet.
+/// </summary>
+internal readonly record struct PackedChange(ulong Bits)
+{
+    /// <summary>Largest source: 48 bits (cow-format §5).</summary>
+    public const ulong SourceMask = (1UL << 48) - 1;
+
+    /// <summary>The extra cost has not been estimated; larger than any cost, which is at most 4096.</summary>
+    public const int UnknownCost = (1 << 13) - 1;
+
+    private const int CostShift = 48, KindShift = 61;
+    private const ulong PendingKind = 7;
+
+    public static PackedChange Unchanged => default;
+    public static PackedChange Pending => new(PendingKind << KindShift);
+    public static PackedChange Zero => new((ulong)CowOpType.Zero << KindShift);
+    public static PackedChange Replace => new((ulong)CowOpType.Replace << KindShift);
+    public static PackedChange Copy(long block) => new(((ulong)CowOpType.Copy << KindShift) | ((ulong)UnknownCost << CostShift) | (ulong)block);
+    public static PackedChange Xor(long offset, int extraCost) => new(((ulong)CowOpType.Xor << KindShift) | ((ulong)extraCost << CostShift) | (ulong)offset);
+
+    public CowOpType Type => (CowOpType)(Bits >> KindShift);
+    public bool IsUnchanged => Bits == 0;
+    public bool IsPending => Bits >> KindShift == PendingKind;
+    public bool IsOrdered => Type is CowOpType.Copy or CowOpType.Xor;
+    public long Source => (long)(Bits & SourceMask);
+    public int ExtraCost => (int)(Bits >> CostShift) & UnknownCost;
+
+    public PackedChange WithExtraCost(int cost) => new((Bits & ~((ulong)UnknownCost << CostShift)) | ((ulong)cost << CostShift));
+
+    /// <summary>Byte offset of what an ordered op reads.</summary>
+    public long SourceByte => Type == CowOpType.Copy ? Source * CowOp.BlockSize : Source;
+
+    /// <summary>First block that an ordered op reads.</summary>
+    public long FirstRead => Type == CowOpType.Copy ? Source : Source / CowOp.BlockSize;
+
+    /// <summary>Last block that an ordered op reads: the next one if the offset is not on a block boundary.</summary>
+    public long LastRead => Type == CowOpType.Copy ? Source : (Source + CowOp.BlockSize - 1) / CowOp.BlockSize;
+}
