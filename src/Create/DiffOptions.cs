@@ -32,7 +32,7 @@ public interface ICostEstimator : IDisposable
 public sealed record DiffOptions
 {
     /// <summary>
-    /// Least <see cref="MemoryBytes"/>: half of it holds the windows of one worker (three of 1 MiB), half of it anchors.
+    /// Least <see cref="MemoryBytes"/>: half of it holds the windows of one worker (two of 1 MiB), half of it anchors.
     /// </summary>
     public const long MinimumMemoryBytes = 8 << 20;
 

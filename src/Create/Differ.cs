@@ -18,7 +18,81 @@ public static class Differ
     {
         CheckLength(source);
         CheckLength(target);
-        throw new NotImplementedException();
+        CheckOptions(options);
+        using var comparison = new Comparison(source, target, options);
+        Classify(comparison);
+
+        Counts counts = Count(comparison.Changes);
+        long broken = CycleBreaker.Run(comparison, counts.Ordered);
+        if (broken > 0) counts = Count(comparison.Changes);
+        using NativeArray<uint> order = MergeSequence.Order(comparison.Tally, comparison.Changes, counts.Ordered);
+        NativeArray<PackedRun> runs = MakeRuns(comparison, order);
+        options.Progress?.Invoke(new DiffProgress(DiffStage.Order, target.Length, target.Length));
+        return new DiffPlan(runs)
+        {
+            UnchangedBlocks = comparison.TargetBlocks - counts.Changed,
+            CopyBlocks = counts.Copy,
+            XorBlocks = counts.Xor,
+            ReplaceBlocks = counts.Replace,
+            ZeroBlocks = counts.Zero,
+            CyclesBroken = broken,
+            PeakNativeBytes = comparison.Tally.Peak,
+        };
+    }
+
+    /// <summary>Gives every changed block of the new image its kind.</summary>
+    private static void Classify(Comparison comparison)
+    {
+        SourceIndex index;
+        using (NativeArray<ulong> hashes = ComparePass.Run(comparison)) index = new SourceIndex(comparison.Tally, hashes);
+        using (index) MovedPass.Run(comparison, index);
+        for (long block = 0; block < comparison.TargetBlocks; block++)
+            if (comparison.Changes[block].IsPending) comparison.Changes[block] = PackedChange.Replace;
+    }
+
+    private static NativeArray<PackedRun> MakeRuns(Comparison comparison, NativeArray<uint> order)
+    {
+        var counter = new PlanWriter(null);
+        AddAll(ref counter, comparison.Changes, order);
+        if (counter.Runs > int.MaxValue) throw new SnapuserdException(ExitCode.Usage, $"the images differ in {counter.Runs} runs, more than a COW can describe");
+        var runs = new NativeArray<PackedRun>(comparison.Tally, counter.Runs, "the plan");
+        var writer = new PlanWriter(runs);
+        AddAll(ref writer, comparison.Changes, order);
+        return runs;
+    }
+
+    private static void AddAll(ref PlanWriter writer, NativeArray<PackedChange> changes, NativeArray<uint> order)
+    {
+        for (long i = 0; i < order.Length; i++) writer.Add(order[i], changes[order[i]]);
+        for (long block = 0; block < changes.Length; block++)
+        {
+            PackedChange change = changes[block];
+            if (!change.IsUnchanged && !change.IsOrdered) writer.Add(block, change);
+        }
+        writer.End();
+    }
+
+    private static Counts Count(NativeArray<PackedChange> changes)
+    {
+        Counts counts = default;
+        for (long block = 0; block < changes.Length; block++)
+        {
+            switch (changes[block].Type)
+            {
+                case CowOpType.Copy: counts.Copy++; break;
+                case CowOpType.Xor: counts.Xor++; break;
+                case CowOpType.Replace: counts.Replace++; break;
+                case CowOpType.Zero: counts.Zero++; break;
+            }
+        }
+        return counts;
+    }
+
+    private static void CheckOptions(DiffOptions options)
+    {
+        if (options.Threads < 1) throw new SnapuserdException(ExitCode.Usage, $"{options.Threads} threads cannot compare anything");
+        if (options.MemoryBytes < DiffOptions.MinimumMemoryBytes)
+            throw new SnapuserdException(ExitCode.Usage, $"comparing images needs at least {DiffOptions.MinimumMemoryBytes} bytes of memory, not {options.MemoryBytes}");
     }
 
     private static void CheckLength(IImageReader image)
@@ -27,5 +101,14 @@ public static class Differ
             throw new SnapuserdException(ExitCode.Usage, $"{image.Name} has {image.Length} bytes, which is not a multiple of {CowOp.BlockSize}");
         if (image.Length > MaximumImageBytes)
             throw new SnapuserdException(ExitCode.Usage, $"{image.Name} has {image.Length} bytes, more than the 16 TiB that a COW can describe");
+    }
+
+    private struct Counts
+    {
+        public long Copy, Xor, Replace, Zero;
+
+        public readonly long Ordered => Copy + Xor;
+
+        public readonly long Changed => Copy + Xor + Replace + Zero;
     }
 }

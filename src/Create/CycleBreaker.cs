@@ -1,0 +1,164 @@
+using System;
+using Snapuserd.Cow;
+
+namespace Snapuserd.Create;
+
+/// <summary>
+/// Finds ops that wait for themselves, by walking depth first along <see cref="OpGraph"/> with a stack of its own, and turns the op of each
+/// cycle whose Replace costs least into one. Removing an op makes no new cycle, so what has been walked to the end stays good.
+/// </summary>
+internal sealed class CycleBreaker
+{
+    /// <summary>
+    /// Ops of one cycle that are estimated at most, evenly spread. A cycle is broken by a single block, at most 4 KiB; more than so many
+    /// estimates, seconds of work with a slow codec, cannot be worth what is left to gain.
+    /// </summary>
+    private const int Samples = 1 << 16;
+
+    /// <summary>
+    /// Steps per op after which cycles are broken where they close instead of where it is cheapest. That needs no second walk, so that the
+    /// whole stays linear for a graph made to be walked again and again; a functional graph (copies only) needs three.
+    /// </summary>
+    private const int StepsPerOp = 64;
+
+    private const byte White = 0, Grey = 1, Black = Grey + OpGraph.Edges + 1;
+
+    private readonly Comparison _comparison;
+    private readonly NativeArray<PackedChange> _changes;
+    // White, Grey plus the edges already walked, or Black.
+    private readonly NativeArray<byte> _states;
+    private readonly NativeArray<uint> _stack;
+    private long _depth;
+
+    private CycleBreaker(Comparison comparison, NativeArray<byte> states, NativeArray<uint> stack)
+    {
+        _comparison = comparison;
+        _changes = comparison.Changes;
+        _states = states;
+        _stack = stack;
+    }
+
+    /// <summary>Breaks every cycle; returns how many ops became Replace. 5 bytes per block of the new image meanwhile.</summary>
+    public static long Run(Comparison comparison, long orderedOps)
+    {
+        using var states = new NativeArray<byte>(comparison.Tally, comparison.TargetBlocks, "the search for cycles");
+        using var stack = new NativeArray<uint>(comparison.Tally, orderedOps, "the search for cycles");
+        return new CycleBreaker(comparison, states, stack).Run(orderedOps);
+    }
+
+    private long Run(long orderedOps)
+    {
+        long broken = 0, steps = orderedOps * StepsPerOp;
+        for (long root = 0; root < _changes.Length; root++)
+        {
+            if (!_changes[root].IsOrdered || _states[root] != White) continue;
+            // Whatever lies below this root is done; what a broken cycle leaves white lies above it, so the scan gets there.
+            Push(root);
+            while (_depth > 0)
+            {
+                steps--;
+                long block = _stack[_depth - 1];
+                int edge = _states[block] - Grey;
+                if (edge == OpGraph.Edges)
+                {
+                    _states[block] = Black;
+                    _depth--;
+                    continue;
+                }
+                _states[block]++;
+                long after = OpGraph.After(_changes, block, _changes[block], edge);
+                if (after < 0 || _states[after] == Black) continue;
+                if (_states[after] == White)
+                {
+                    Push(after);
+                    continue;
+                }
+                Break(steps < 0 ? _depth - 1 : Cheapest(Position(after)));
+                broken++;
+            }
+        }
+        return broken;
+    }
+
+    private void Push(long block)
+    {
+        _states[block] = Grey;
+        _stack[_depth++] = (uint)block;
+    }
+
+    private long Position(long block)
+    {
+        long position = _depth - 1;
+        while (_stack[position] != block) position--;
+        return position;
+    }
+
+    /// <summary>Replaces the op at a position of the stack, and forgets what was walked beyond it.</summary>
+    private void Break(long position)
+    {
+        for (long p = position + 1; p < _depth; p++) _states[_stack[p]] = White;
+        _depth = position;
+        long block = _stack[position];
+        _states[block] = Black;
+        _changes[block] = PackedChange.Replace;
+    }
+
+    /// <summary>The stack's position, from <paramref name="first"/> on, of the op that is cheapest to replace; of equal ones the lowest block.</summary>
+    private long Cheapest(long first)
+    {
+        long count = _depth - first, step = (count + Samples - 1) / Samples;
+        EstimatePass.Run(_comparison, _stack, first, _depth, step);
+        long best = first;
+        for (long p = first; p < _depth; p += step)
+        {
+            int cost = _changes[_stack[p]].ExtraCost, least = _changes[_stack[best]].ExtraCost;
+            if (cost < least || (cost == least && _stack[p] < _stack[best])) best = p;
+        }
+        return best;
+    }
+}
+
+/// <summary>Estimates what the ops of a cycle would cost as Replace, where that is not known yet: a Copy costs nothing, so the block's whole cost.</summary>
+internal sealed class EstimatePass : IPassWorker
+{
+    /// <summary>Ops per task: a thread costs some ten estimates to start, so a short cycle stays on one.</summary>
+    private const int TaskOps = 64;
+
+    private readonly Comparison _comparison;
+    private readonly NativeArray<uint> _stack;
+    private readonly ICostEstimator _estimator;
+    private readonly long _first;
+    private readonly long _end;
+    private readonly long _step;
+    private readonly byte[] _block = new byte[CowOp.BlockSize];
+
+    private EstimatePass(Comparison comparison, NativeArray<uint> stack, long first, long end, long step)
+    {
+        _comparison = comparison;
+        _stack = stack;
+        (_first, _end, _step) = (first, end, step);
+        _estimator = comparison.MakeEstimator();
+    }
+
+    /// <summary>Estimates every <paramref name="step"/>-th op of a part of the stack.</summary>
+    public static void Run(Comparison comparison, NativeArray<uint> stack, long first, long end, long step)
+    {
+        long samples = (end - first + step - 1) / step;
+        BlockPass.Run((samples + TaskOps - 1) / TaskOps, comparison.Threads, () => new EstimatePass(comparison, stack, first, end, step), comparison.Options.Stop, null);
+    }
+
+    public void Do(long task)
+    {
+        long start = _first + (task * TaskOps * _step), end = Math.Min(start + (TaskOps * _step), _end);
+        for (long p = start; p < end; p += _step)
+        {
+            long block = _stack[p];
+            PackedChange change = _comparison.Changes[block];
+            if (change.ExtraCost != PackedChange.UnknownCost) continue;
+            _comparison.Target.Read(block * CowOp.BlockSize, _block);
+            _comparison.Changes[block] = change.WithExtraCost(Math.Clamp(_estimator.Cost(_block), 0, CowOp.BlockSize));
+        }
+    }
+
+    public void Dispose() => _estimator.Dispose();
+}

@@ -1,0 +1,38 @@
+using System;
+using System.Numerics;
+
+namespace Snapuserd.Create;
+
+/// <summary>
+/// What an ideal coder of single bytes would need, without any codec: blind to repetition, but it tells a block of few differences from a
+/// block of noise, which is what the choice between Xor and Replace is about.
+/// </summary>
+internal sealed class EntropyEstimator : ICostEstimator
+{
+    /// <summary>Fixed cost of a compressed payload, in bytes: headers of the common formats and their tables.</summary>
+    private const int Frame = 16;
+
+    private readonly int[] _counts = new int[256];
+
+    public int Cost(ReadOnlySpan<byte> block)
+    {
+        Array.Clear(_counts);
+        foreach (byte value in block) _counts[value]++;
+        // In 1/16 bits and whole numbers, so that the answer is the same on every machine.
+        long sixteenths = 0;
+        foreach (int count in _counts)
+            if (count > 0) sixteenths += (long)count * (Log16((uint)block.Length) - Log16((uint)count));
+        return (int)Math.Min(block.Length, (sixteenths / (16 * 8)) + Frame);
+    }
+
+    public void Dispose()
+    {
+    }
+
+    /// <summary>16 · log2, linear between powers of two.</summary>
+    private static int Log16(uint value)
+    {
+        int whole = BitOperations.Log2(value);
+        return (whole * 16) + (int)(((ulong)value << 4 >> whole) - 16);
+    }
+}

@@ -1,0 +1,184 @@
+using System;
+using Snapuserd.Block;
+
+namespace Snapuserd.Create;
+
+/// <summary>
+/// Puts Copy and Xor ops into an order in which none reads what an earlier one has written, and of which few need the journal. Rule 1 of
+/// design §5 lets an op through once the durable count has passed the last op that reads its destination; the engine streams what it lets
+/// through if that is more than half of a window, and journals a whole window else. So the order is made of
+/// <list type="number">
+/// <item>generations: all ops whose destination nobody reads any more, ascending, as long as there are enough of them;</item>
+/// <item>chains, where there are not: they are journaled whatever their order, so each is followed to its end, in runs that ascend where they can;</item>
+/// <item>in-place Xor at the end: the journal is always needed, so they share windows with one another.</item>
+/// </list>
+/// </summary>
+internal sealed class MergeSequence
+{
+    /// <summary>Ops that make a generation: just more than half of the 510 ops of a window in 2 MiB of scratch, which is when the engine streams.</summary>
+    private const int Generation = 256;
+
+    /// <summary>How far the beginning of a run is looked for, in blocks: about one window, after which sequential reads gain nothing.</summary>
+    private const int RunSearch = 512;
+
+    /// <summary>In <see cref="_readers"/>: the op is in the order.</summary>
+    private const uint Placed = uint.MaxValue;
+
+    private readonly NativeArray<PackedChange> _changes;
+    // How many ops still read the block and have to come before its op.
+    private readonly NativeArray<uint> _readers;
+    private readonly NativeArray<uint> _order;
+    // Blocks of ops that became free, each once: streams from the front, ops that read themselves from the back. Placed ones are skipped.
+    private readonly NativeArray<uint> _free;
+    private long _count;
+    private long _streamHead, _streamTail;
+    private long _ownHead, _ownTail;
+    private long _freeStreams;
+    private long _freeOwn;
+
+    private MergeSequence(NativeArray<PackedChange> changes, NativeArray<uint> readers, NativeArray<uint> order, NativeArray<uint> free)
+    {
+        _changes = changes;
+        _readers = readers;
+        _order = order;
+        _free = free;
+        _ownHead = _ownTail = free.Length - 1;
+    }
+
+    /// <summary>
+    /// The blocks of all ordered ops in their order: 4 bytes per op; 4 per block of the new image and 4 per op more meanwhile. There must be no cycle.
+    /// </summary>
+    public static NativeArray<uint> Order(NativeTally tally, NativeArray<PackedChange> changes, long orderedOps)
+    {
+        var order = new NativeArray<uint>(tally, orderedOps, "the merge order");
+        try
+        {
+            using var readers = new NativeArray<uint>(tally, changes.Length, "the merge order");
+            using var free = new NativeArray<uint>(tally, orderedOps, "the merge order");
+            new MergeSequence(changes, readers, order, free).Run();
+            return order;
+        }
+        catch
+        {
+            order.Dispose();
+            throw;
+        }
+    }
+
+    private void Run()
+    {
+        CountReaders();
+        for (long block = 0; block < _changes.Length; block++) FreeIfUnread(block);
+        while (_freeStreams + _freeOwn > 0)
+        {
+            if (_freeStreams >= Generation) PlaceGeneration();
+            else if (_freeOwn > 0) PlaceChain(NextOwn());
+            else PlaceChain(NextStream());
+        }
+        for (long block = 0; block < _changes.Length; block++)
+            if (OpGraph.IsInPlace(block, _changes[block])) _order[_count++] = (uint)block;
+        if (_count != _order.Length) throw new InvalidOperationException($"{_order.Length - _count} ops wait for themselves");
+    }
+
+    private void CountReaders()
+    {
+        for (long block = 0; block < _changes.Length; block++)
+        {
+            PackedChange change = _changes[block];
+            if (!change.IsOrdered) continue;
+            for (int edge = 0; edge < OpGraph.Edges; edge++)
+            {
+                long after = OpGraph.After(_changes, block, change, edge);
+                if (after >= 0) _readers[after]++;
+            }
+        }
+    }
+
+    /// <summary>All free streams, ascending. Nothing they write is read by what follows, so one checkpoint before them lets all of them through.</summary>
+    private void PlaceGeneration()
+    {
+        long first = _count;
+        for (; _streamHead < _streamTail; _streamHead++)
+            if (_readers[_free[_streamHead]] != Placed) _order[_count++] = _free[_streamHead];
+        if (_count - first > int.MaxValue) throw new SnapuserdException(ExitCode.OutOfResources, $"{_count - first} ops are more than can be sorted at once");
+        _order.Slice(first, (int)(_count - first)).Sort();
+        for (long i = first; i < _count; i++) Release(_order[i]);
+    }
+
+    private void PlaceChain(long block)
+    {
+        bool own = OpGraph.ReadsItself(block, _changes[block]);
+        while (block >= 0)
+        {
+            block = BeginningOfRun(block, own);
+            long freed;
+            do
+            {
+                _order[_count++] = (uint)block;
+                freed = Release(block);
+                if (_freeStreams >= Generation) return;
+                block++;
+            }
+            while (IsFree(block, own));
+            block = IsFree(freed, own) ? freed : -1;
+        }
+    }
+
+    private long BeginningOfRun(long block, bool own)
+    {
+        for (int steps = 0; steps < RunSearch && IsFree(block - 1, own); steps++) block--;
+        return block;
+    }
+
+    private bool IsFree(long block, bool own) =>
+        block >= 0 && block < _changes.Length && _readers[block] == 0 && IsInChains(block) && OpGraph.ReadsItself(block, _changes[block]) == own;
+
+    /// <summary>Not an op that comes at the end anyway.</summary>
+    private bool IsInChains(long block) => _changes[block].IsOrdered && !OpGraph.IsInPlace(block, _changes[block]);
+
+    /// <summary>Takes an op that has been placed out of the graph. Returns the last op that this set free, -1 if it was none.</summary>
+    private long Release(long block)
+    {
+        PackedChange change = _changes[block];
+        if (OpGraph.ReadsItself(block, change)) _freeOwn--;
+        else _freeStreams--;
+        _readers[block] = Placed;
+        long freed = -1;
+        for (int edge = 0; edge < OpGraph.Edges; edge++)
+        {
+            long after = OpGraph.After(_changes, block, change, edge);
+            if (after < 0) continue;
+            _readers[after]--;
+            if (FreeIfUnread(after)) freed = after;
+        }
+        return freed;
+    }
+
+    private bool FreeIfUnread(long block)
+    {
+        if (_readers[block] != 0 || !IsInChains(block)) return false;
+        if (OpGraph.ReadsItself(block, _changes[block]))
+        {
+            _free[_ownTail--] = (uint)block;
+            _freeOwn++;
+        }
+        else
+        {
+            _free[_streamTail++] = (uint)block;
+            _freeStreams++;
+        }
+        return true;
+    }
+
+    private long NextStream()
+    {
+        while (_readers[_free[_streamHead]] == Placed) _streamHead++;
+        return _free[_streamHead];
+    }
+
+    private long NextOwn()
+    {
+        while (_readers[_free[_ownHead]] == Placed) _ownHead--;
+        return _free[_ownHead];
+    }
+}

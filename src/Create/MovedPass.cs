@@ -1,0 +1,72 @@
+using System;
+using Snapuserd.Cow;
+
+namespace Snapuserd.Create;
+
+/// <summary>The second pass: pending blocks that stand elsewhere in the old image become Copy.</summary>
+internal sealed class MovedPass : IPassWorker
+{
+    /// <summary>
+    /// Blocks with the right hash that are compared before the search is given up. With 64-bit hashes the first one is right; more are
+    /// only needed against an image made to collide, which must not cost more than this per block.
+    /// </summary>
+    private const int Tries = 8;
+
+    private readonly Comparison _comparison;
+    private readonly SourceIndex _index;
+    private readonly WorkerBuffers _buffers;
+    private SourceWindow _source;
+
+    private MovedPass(Comparison comparison, SourceIndex index)
+    {
+        _comparison = comparison;
+        _index = index;
+        _source = new SourceWindow(comparison.Source);
+        _buffers = new WorkerBuffers(comparison.Tally);
+    }
+
+    public static void Run(Comparison comparison, SourceIndex index) =>
+        comparison.Run(DiffStage.FindMoved, comparison.TargetBlocks, () => new MovedPass(comparison, index));
+
+    public void Do(long task)
+    {
+        long end = Math.Min((task + 1) * Comparison.TaskBlocks, _comparison.TargetBlocks);
+        // Where the next block comes from if it continues a run; no run goes on from one task to the next, because tasks are independent.
+        long follow = -1;
+        for (long start = task * Comparison.TaskBlocks; start < end; start += WorkerBuffers.WindowBlocks)
+        {
+            Span<PackedChange> changes = _comparison.Changes.Slice(start, (int)Math.Min(WorkerBuffers.WindowBlocks, end - start));
+            Span<byte> window = PendingWindow.Read(_comparison.Target, start, changes, _buffers.Target);
+            for (int i = 0; i < changes.Length; i++)
+            {
+                if (!changes[i].IsPending)
+                {
+                    follow = -1;
+                    continue;
+                }
+                long found = Find(window.Slice(i * CowOp.BlockSize, CowOp.BlockSize), start + i, follow);
+                if (found >= 0) changes[i] = PackedChange.Copy(found);
+                follow = found < 0 ? -1 : found + 1;
+            }
+        }
+    }
+
+    public void Dispose() => _buffers.Dispose();
+
+    /// <summary>The old image's block with these bytes that continues the run, else the nearest; -1 if none is found.</summary>
+    private long Find(ReadOnlySpan<byte> block, long near, long follow)
+    {
+        if (follow >= 0 && IsSame(follow, block)) return follow;
+        ulong hash = _comparison.Options.Hash(block);
+        for (int rank = 0; rank < Tries; rank++)
+        {
+            long candidate = _index.Nearest(hash, near, rank);
+            if (candidate < 0) return -1;
+            if (IsSame(candidate, block)) return candidate;
+        }
+        return -1;
+    }
+
+    private bool IsSame(long sourceBlock, ReadOnlySpan<byte> block) =>
+        sourceBlock < _comparison.SourceBlocks && _source.Read(_buffers.Source, sourceBlock * CowOp.BlockSize).SequenceEqual(block);
+}

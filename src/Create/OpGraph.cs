@@ -1,0 +1,30 @@
+using Snapuserd.Cow;
+
+namespace Snapuserd.Create;
+
+/// <summary>
+/// Which op has to wait for which. An op that reads block b must come before the op that writes b; only Copy and Xor have to be looked at,
+/// because Zero and Replace come last anyway. An op reads at most two blocks, so the edges are in the ops themselves and need no memory.
+/// </summary>
+internal static class OpGraph
+{
+    /// <summary>Edges of an op: one per block that it may read.</summary>
+    public const int Edges = 2;
+
+    /// <summary>
+    /// The op that has to come behind the op of <paramref name="block"/> because that one reads its block; -1 if there is none. An op that
+    /// reads its own block does not wait for itself: the journal is for that.
+    /// </summary>
+    public static long After(NativeArray<PackedChange> changes, long block, PackedChange change, int edge)
+    {
+        long read = edge == 0 ? change.FirstRead : change.LastRead;
+        if (edge == 1 && read == change.FirstRead) return -1;
+        return read != block && read < changes.Length && changes[read].IsOrdered ? read : -1;
+    }
+
+    /// <summary>The op reads the block that it writes, so no checkpoint lets it through and the journal has to (design §5, rule 1).</summary>
+    public static bool ReadsItself(long block, PackedChange change) => change.FirstRead == block || change.LastRead == block;
+
+    /// <summary>An Xor of a block with itself: needs the journal, and nothing waits for it.</summary>
+    public static bool IsInPlace(long block, PackedChange change) => change.Type == CowOpType.Xor && change.FirstRead == block && change.LastRead == block;
+}

@@ -1,0 +1,102 @@
+using System;
+using System.Collections.Generic;
+using System.Numerics;
+using System.Runtime.InteropServices;
+using Snapuserd.Block;
+
+namespace Snapuserd.Create;
+
+/// <summary>
+/// The blocks of the old image by hash: sorted by hash and then by block, so that the nearest of a million equal blocks is a binary search
+/// away, and cut into buckets by the hash's highest bits. 12 bytes per block that is not zero and at most 2 for the buckets.
+/// </summary>
+internal sealed class SourceIndex : IDisposable
+{
+    [StructLayout(LayoutKind.Sequential, Pack = 4)]
+    private readonly record struct Entry(ulong Hash, uint Block);
+
+    private readonly struct ByHashThenBlock : IComparer<Entry>
+    {
+        public int Compare(Entry a, Entry b) => a.Hash != b.Hash ? a.Hash.CompareTo(b.Hash) : a.Block.CompareTo(b.Block);
+    }
+
+    private readonly NativeArray<Entry> _entries;
+    private readonly NativeArray<uint> _starts;
+    private readonly int _shift;
+
+    /// <summary>Builds it from the hash of every block, 0 for one that is to be left out.</summary>
+    public SourceIndex(NativeTally tally, NativeArray<ulong> hashes)
+    {
+        long count = 0;
+        for (long i = 0; i < hashes.Length; i++)
+            if (hashes[i] != 0) count++;
+        // Four to eight entries per bucket: a binary search over them stays in one or two cache lines, and the buckets cost 1 byte per block.
+        int bits = count < 16 ? 2 : BitOperations.Log2((ulong)count) - 2;
+        _shift = 64 - bits;
+        _entries = new NativeArray<Entry>(tally, count, "the index of the old image");
+        _starts = new NativeArray<uint>(tally, (1L << bits) + 1, "the index of the old image");
+        Fill(hashes);
+        SortBuckets();
+    }
+
+    /// <summary>
+    /// The block with this hash that is nearest to <paramref name="near"/>, the lower one of two; -1 if there is none. The
+    /// <paramref name="rank"/>-th nearest for a rank above 0, so that a caller can go on after a collision.
+    /// </summary>
+    public long Nearest(ulong hash, long near, int rank)
+    {
+        long bucket = (long)(hash >> _shift);
+        long first = LowerBound(_starts[bucket], _starts[bucket + 1], hash, 0);
+        long end = _starts[bucket + 1];
+        if (first == end || _entries[first].Hash != hash) return -1;
+        long above = LowerBound(first, end, hash, near), below = above - 1;
+        while (true)
+        {
+            bool hasAbove = above < end && _entries[above].Hash == hash, hasBelow = below >= first;
+            if (!hasAbove && !hasBelow) return -1;
+            bool takeBelow = hasBelow && (!hasAbove || near - _entries[below].Block <= _entries[above].Block - near);
+            long found = takeBelow ? _entries[below--].Block : _entries[above++].Block;
+            if (rank-- == 0) return found;
+        }
+    }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        _entries.Dispose();
+        _starts.Dispose();
+    }
+
+    private void Fill(NativeArray<ulong> hashes)
+    {
+        // A counting sort by bucket. _starts[b + 1] counts bucket b, then is where b begins, then, when all are in, where it ends.
+        for (long i = 0; i < hashes.Length; i++)
+            if (hashes[i] != 0 && (hashes[i] >> _shift) + 2 < (ulong)_starts.Length) _starts[(long)(hashes[i] >> _shift) + 2]++;
+        for (long b = 2; b < _starts.Length; b++) _starts[b] += _starts[b - 1];
+        for (long i = 0; i < hashes.Length; i++)
+            if (hashes[i] != 0) _entries[_starts[(long)(hashes[i] >> _shift) + 1]++] = new Entry(hashes[i], (uint)i);
+    }
+
+    private void SortBuckets()
+    {
+        for (long b = 0; b + 1 < _starts.Length; b++)
+        {
+            long count = _starts[b + 1] - _starts[b];
+            if (count > int.MaxValue) throw new SnapuserdException(ExitCode.OutOfResources, $"{count} blocks of the old image have hashes that are too much alike");
+            if (count > 1) _entries.Slice(_starts[b], (int)count).Sort(default(ByHashThenBlock));
+        }
+    }
+
+    /// <summary>First entry in the range that is not below the hash and block.</summary>
+    private long LowerBound(long low, long high, ulong hash, long block)
+    {
+        while (low < high)
+        {
+            long middle = (low + high) >>> 1;
+            Entry entry = _entries[middle];
+            if (entry.Hash < hash || (entry.Hash == hash && entry.Block < block)) low = middle + 1;
+            else high = middle;
+        }
+        return low;
+    }
+}
