@@ -50,6 +50,23 @@ internal static class Verbs
         "",
         Inspect.Run) { OutputIsResult = true },
 
+        new("create", "Compares two images and writes the COW that turns the first into the second, in Android's format.", [],
+        [
+            new("--source", OptionKind.Text, "OLD", "The image or device that the update starts from.") { Required = true },
+            new("--target", OptionKind.Text, "NEW", "The image or device that it leads to.") { Required = true },
+            new("--output", OptionKind.Text, "COW", "The file to write, or a block device; an existing file is replaced when the new one is whole.") { Required = true },
+            new("--format", OptionKind.Choice, "3|2", "The COW format; 3 unless given.") { Choices = ["3", "2"] },
+            new("--compression", OptionKind.Text, "ALG[,LEVEL]", "none, gz, brotli, lz4 or zstd, with a level; lz4 unless given."),
+            new("--block-factor", OptionKind.Size, "SIZE", "Largest unit that is compressed as one, 4k to 256k, format 3 only; 4k unless given. Larger ones are smaller in sum.") { Minimum = 4096, Maximum = 256 << 10 },
+            new("--xor", OptionKind.Flag, "", "Store the difference to similar blocks where that is smaller."),
+            new("--threads", OptionKind.Count, "N", "Threads to compare and compress with; one per processor unless given. The file does not depend on it.") { Minimum = 1, Maximum = 256 },
+            new("--memory", OptionKind.Size, "SIZE", "Memory for buffers, 8M to 1G; 64M unless given. 32 bytes per block of the larger image come on top.") { Minimum = SmallestMemory, Maximum = LargestMemory },
+            new("--no-check", OptionKind.Flag, "", "Do not compare what the COW makes of OLD with NEW, byte for byte, before it gets its name."),
+            s_json, s_progress,
+        ],
+        "It says how many ops will need the journal when they are merged: those cost four flushes per window of 510 and are written twice.",
+        CreateVerb.Run),
+
         new("extract", "Writes the merged image to a file, leaving COW and base as they are.", [],
         [
             s_cow, s_base with { Required = true }, s_source, s_separate,

@@ -19,6 +19,9 @@ public sealed class FileImageReader : IImageReader, IDisposable
     /// </summary>
     public static FileImageReader Open(string path) => new(BlockDevice.Open(path, DeviceAccess.Shared));
 
+    /// <summary>The same for a file that this process holds alone already.</summary>
+    public static FileImageReader OpenUnlocked(string path) => new(BlockDevice.Open(path, DeviceAccess.Read));
+
     /// <summary>The file behind it, to tell whether another path is the same.</summary>
     public BlockDevice Device => _device;
 

@@ -1,0 +1,186 @@
+using System;
+using System.Globalization;
+using Snapuserd.Block;
+using Snapuserd.Cow;
+using Snapuserd.Create;
+using Snapuserd.Merge;
+
+namespace Snapuserd.Cli;
+
+/// <summary>`create`.</summary>
+internal static class CreateVerb
+{
+    /// <summary>Default of `--memory`: windows of two threads and anchors enough for a system image. Below 8 MiB a comparison has no room to work.</summary>
+    internal const long DefaultMemory = 64L << 20;
+
+    // The writer's share of the memory while it compresses; a unit is at most 256 KiB, so a few dozen of them are in flight.
+    private const long MostBatch = 32L << 20;
+
+    private sealed record Job(Invocation Invocation, FileImageReader Source, FileImageReader Target, CowWriterOptions Options, StopFlag Stop)
+    {
+        internal Arguments Arguments => Invocation.Arguments;
+    }
+
+    internal static ExitCode Run(Invocation invocation)
+    {
+        Arguments arguments = invocation.Arguments;
+        CowWriterOptions options = Options(arguments);
+        StopFlag stop = new();
+        using var signals = new StopSignals(stop.Request);
+        using FileImageReader source = FileImageReader.Open(arguments.Required("--source")), target = FileImageReader.Open(arguments.Required("--target"));
+        if (source.Device.SameFileAs(target.Device))
+            throw new SnapuserdException(ExitCode.Usage, $"{source.Name} and {target.Name} are the same; there is nothing to update");
+        Job job = new(invocation, source, target, options, stop);
+        var clock = new ProgressObserver(invocation, "create");
+
+        using DiffPlan plan = Compare(job);
+        using CowPart output = CowPart.Create(arguments.Required("--output"), source.Device, target.Device);
+        long ops = Write(job, plan, output);
+        MergeForecast forecast = Check(job, output);
+        output.Finish();
+        Tell(job, plan, output, ops, forecast, clock.Seconds);
+        return ExitCode.Done;
+    }
+
+    private static CowWriterOptions Options(Arguments arguments)
+    {
+        (CowCompression algorithm, int? level) = CowWriterOptions.ParseCompression(arguments.Text("--compression") ?? "lz4");
+        int format = arguments.Choice("--format") == "2" ? 2 : 3;
+        int unit = (int)arguments.Number("--block-factor", CowOp.BlockSize);
+        if (format == 2 && unit != CowOp.BlockSize)
+            throw new SnapuserdException(ExitCode.Usage, "create: format 2 has units of one block only; leave --block-factor out or take --format 3");
+        if (!int.IsPow2(unit)) throw new SnapuserdException(ExitCode.Usage, $"create: --block-factor {unit} is not 4k, 8k, 16k, 32k, 64k, 128k or 256k");
+        long memory = arguments.Number("--memory", DefaultMemory);
+        CowWriterOptions options = new()
+        {
+            Version = format,
+            Compression = algorithm,
+            Level = level,
+            MaxUnitBytes = unit,
+            ClusterOps = CowCreation.CallBlocks,
+            Threads = Threads(arguments),
+            BatchBytes = (int)Math.Min(memory / 4, MostBatch),
+        };
+        // Now, and not when the comparison has run for a minute: an encoder that refuses its level.
+        new UnitEncoder(algorithm, level, unit).Dispose();
+        return options;
+    }
+
+    private static int Threads(Arguments arguments) => (int)arguments.Number("--threads", Math.Clamp(Environment.ProcessorCount, 1, 16));
+
+    private static DiffPlan Compare(Job job)
+    {
+        DiffStage? stage = null;
+        ProgressObserver? observer = null;
+        return Differ.Compare(job.Source, job.Target, new DiffOptions
+        {
+            Xor = job.Arguments.Has("--xor"),
+            MemoryBytes = job.Arguments.Number("--memory", DefaultMemory),
+            Threads = job.Options.Threads,
+            Estimator = () => new CodecEstimator(job.Options),
+            Stop = job.Stop,
+            Progress = now =>
+            {
+                if (observer == null || stage != now.Stage) (stage, observer) = (now.Stage, new ProgressObserver(job.Invocation, StageName(now.Stage)));
+                observer.Progress(new MergeProgress(0, 0, now.Done, now.Total));
+            },
+        });
+    }
+
+    private static string StageName(DiffStage stage) => stage switch
+    {
+        DiffStage.Compare => "compare",
+        DiffStage.FindMoved => "moved blocks",
+        DiffStage.FindAnchors or DiffStage.FindSimilar => "similar blocks",
+        _ => "order",
+    };
+
+    private static long Write(Job job, DiffPlan plan, CowPart output)
+    {
+        long ops = CowCreation.CountOps(plan, job.Options.MaxUnitBytes);
+        if (ops > uint.MaxValue) throw new SnapuserdException(ExitCode.Usage, $"{job.Target.Name}: {ops} ops are more than a COW can hold");
+        CowWriterOptions options = job.Options with { MaxBlocks = (uint)(job.Target.Length / CowOp.BlockSize), OpCountMax = (ulong)ops };
+        var observer = new ProgressObserver(job.Invocation, "write");
+        long blocks = plan.CopyBlocks + plan.XorBlocks + plan.ReplaceBlocks + plan.ZeroBlocks;
+        using CowWriter writer = CowWriter.Create(output.File, options);
+        CowCreation.Write(plan, job.Source, job.Target, writer, job.Stop,
+            done => observer.Progress(new MergeProgress((int)done, (int)blocks, done * CowOp.BlockSize, blocks * CowOp.BlockSize)));
+        writer.Finish();
+        return ops;
+    }
+
+    /// <summary>Reads the file again: its order is verified always, and every byte that the merge would give is compared with the target unless the user has no time.</summary>
+    private static MergeForecast Check(Job job, CowPart output)
+    {
+        using FileImageReader cow = FileImageReader.OpenUnlocked(output.File.Name);
+        using Arena arena = new(32 << 20);
+        using ImageQueue queue = new([cow, job.Source], arena, 32);
+        using InlineWorkQueue<DecodeJob> workers = new(new DecodeWorker(arena), 64);
+        // A target that grew is merged into a base that was grown before.
+        MergeDevice image = new(1, job.Source.Name, Math.Max(job.Source.Length, job.Target.Length));
+        MergeSetup setup = new()
+        {
+            Io = new Transfers(queue, [1, 1]),
+            Arena = arena,
+            Workers = workers,
+            Time = new MonotonicClock(),
+            Cow = new MergeDevice(0, output.Name, cow.Length),
+            Base = image,
+            Source = image,
+            Stop = job.Stop,
+        };
+        using MergedImage merged = MergedImage.Open(setup);
+        if (!job.Arguments.Has("--no-check")) Compare(job, merged);
+        return MergeForecast.Of(merged.Cow);
+    }
+
+    private static void Compare(Job job, MergedImage merged)
+    {
+        var observer = new ProgressObserver(job.Invocation, "check");
+        byte[] wanted = new byte[1 << 20];
+        for (long offset = 0; offset < job.Target.Length;)
+        {
+            if (job.Stop.Requested) throw new SnapuserdException(ExitCode.Interrupted, "stopped; no COW was written");
+            ReadOnlySpan<byte> chunk = merged.Read(offset);
+            int length = (int)Math.Min(chunk.Length, job.Target.Length - offset);
+            job.Target.Read(offset, wanted.AsSpan(0, length));
+            int differs = chunk[..length].CommonPrefixLength(wanted.AsSpan(0, length));
+            if (differs < length)
+                throw new SnapuserdException(ExitCode.Internal, $"the COW gives another byte at {offset + differs} than {job.Target.Name} has; did an image change while it was read?");
+            offset += length;
+            observer.Progress(new MergeProgress(0, 0, offset, job.Target.Length));
+        }
+    }
+
+    private static void Tell(Job job, DiffPlan plan, CowPart output, long ops, in MergeForecast forecast, double seconds)
+    {
+        double ratio = job.Target.Length == 0 ? 0 : (double)output.Length / job.Target.Length;
+        if (job.Arguments.Has("--json"))
+        {
+            job.Invocation.Output.Result(JsonLine.Event("done").Add("output", output.Name).Add("bytes", output.Length).Add("ops", ops)
+                .Add("copy", plan.CopyBlocks).Add("xor", plan.XorBlocks).Add("replace_blocks", plan.ReplaceBlocks)
+                .Add("replace", ops - plan.CopyBlocks - plan.XorBlocks - plan.ZeroBlocks).Add("zero", plan.ZeroBlocks).Add("unchanged_blocks", plan.UnchangedBlocks)
+                .Add("cycles_broken", plan.CyclesBroken).Add("journaled", forecast.Journaled).Add("windows", forecast.Windows)
+                .Add("ratio", ratio).Add("seconds", seconds).Add("checked", !job.Arguments.Has("--no-check")).ToString());
+            return;
+        }
+        job.Invocation.Output.Result(string.Create(CultureInfo.InvariantCulture,
+            $"{output.Name}: {Units.Bytes(output.Length)} for an image of {Units.Bytes(job.Target.Length)}: {ops} ops ({plan.CopyBlocks} copied, {plan.XorBlocks} xored, "
+            + $"{plan.ReplaceBlocks} replaced and {plan.ZeroBlocks} zeroed blocks; {plan.UnchangedBlocks} unchanged), {forecast.Journaled} ops will need the journal, {seconds:0.0} s"));
+    }
+}
+
+/// <summary>What a block costs with the codec that the COW is written with.</summary>
+internal sealed class CodecEstimator(CowWriterOptions options) : ICostEstimator
+{
+    private readonly UnitEncoder _encoder = new(options.Compression, options.Level, CowOp.BlockSize);
+    private readonly byte[] _room = new byte[UnitEncoder.Bound(CowOp.BlockSize)];
+
+    public int Cost(ReadOnlySpan<byte> block)
+    {
+        int length = _encoder.Encode(block, _room);
+        return length < 0 ? CowOp.BlockSize : length;
+    }
+
+    public void Dispose() => _encoder.Dispose();
+}
