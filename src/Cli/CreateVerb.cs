@@ -141,6 +141,12 @@ internal static class CreateVerb
         for (long offset = 0; offset < job.Target.Length;)
         {
             if (job.Stop.Requested) throw new SnapuserdException(ExitCode.Interrupted, "stopped; no COW was written");
+            long untouched = SameHole(job, merged, offset);
+            if (untouched > offset)
+            {
+                offset = untouched;
+                continue;
+            }
             ReadOnlySpan<byte> chunk = merged.Read(offset);
             int length = (int)Math.Min(chunk.Length, job.Target.Length - offset);
             job.Target.Read(offset, wanted.AsSpan(0, length));
@@ -150,6 +156,18 @@ internal static class CreateVerb
             offset += length;
             observer.Progress(new MergeProgress(0, 0, offset, job.Target.Length));
         }
+    }
+
+    /// <summary>Where a stretch ends that is a hole in both images and that no op writes; <paramref name="offset"/> itself if there is none. Sparse images are mostly that.</summary>
+    private static long SameHole(Job job, MergedImage merged, long offset)
+    {
+        if (!job.Target.TrySkipHole(offset, out long target)) return offset;
+        long source = job.Source.Length;
+        if (offset < source && !job.Source.TrySkipHole(offset, out source)) return offset;
+        if (offset >= source) source = long.MaxValue;
+        long written = merged.Cow.Order.NextWritten(offset / CowOp.BlockSize);
+        long end = Math.Min(Math.Min(source, target), written > long.MaxValue / CowOp.BlockSize ? long.MaxValue : written * CowOp.BlockSize);
+        return end == target && target == job.Target.Length ? target : Math.Max(offset, end & -CowOp.BlockSize);
     }
 
     private static void Tell(Job job, DiffPlan plan, CowPart output, long ops, in MergeForecast forecast, double seconds)

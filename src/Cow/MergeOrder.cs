@@ -34,6 +34,17 @@ public sealed class MergeOrder
         return position;
     }
 
+    /// <summary>The first block from <paramref name="block"/> on that some op writes; <see cref="long.MaxValue"/> if none does.</summary>
+    public long NextWritten(long block)
+    {
+        if (PositionWriting(block) >= 0) return block;
+        Span<ulong> index = _cow.BlockIndex[..Count];
+        int at = block > uint.MaxValue ? index.Length : LowerBound(index, (ulong)Math.Max(0, block) << 32);
+        long next = at == index.Length ? long.MaxValue : (long)(index[at] >> 32);
+        GC.KeepAlive(_cow);
+        return next;
+    }
+
     /// <summary>
     /// Checks what the ops do to one another; exit code 65, naming both ops and the block, for a block that is written twice (except by
     /// Replace and Zero ops that start at the same block, which all mean the first of them), and, if <paramref name="sharedDevices"/>, for

@@ -37,6 +37,8 @@ internal static class Program
         if (!tiny) Kernels.Run(output, 64 << 20, turns);
         output.WriteLine("parsing");
         Parsing.Run(output, tiny ? 1000 : 1_000_000, turns);
+        output.WriteLine("writing a COW");
+        Writing.Run(output, tiny ? 16 : 8192, tiny ? 3 : 5);
         if (snapuserd == null) return;
         output.WriteLine("start to exit");
         StartUp.Run(output, snapuserd, tiny ? 3 : 41);

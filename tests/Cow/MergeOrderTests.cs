@@ -36,6 +36,16 @@ public sealed class MergeOrderTests(ITestOutputHelper output)
     }
 
     [Fact]
+    public void Next_written_block_is_found_inside_units_between_ops_and_beyond_all_of_them()
+    {
+        byte[] file = new CowBuilder { ScratchBytes = 0 }.Replace(10, new byte[4 * 4096]).Zero(20).Copy(30, 1).Build();
+        using CowFile cow = CowFile.Read(new MemorySource(file));
+        Assert.Equal([10, 10, 13, 20, 20, 30, 30], new long[] { 0, 10, 13, 14, 20, 21, 30 }.Select(cow.Order.NextWritten));
+        Assert.Equal(long.MaxValue, cow.Order.NextWritten(31));
+        Assert.Equal(long.MaxValue, cow.Order.NextWritten(1L << 40));
+    }
+
+    [Fact]
     public void Listed_blocks_come_first_and_the_others_ascend()
     {
         // AOSP's RevMergeOpItrTest; its reader descends for tools, the daemon's ascends.

@@ -14,7 +14,7 @@ public sealed class BenchmarkTests
         var output = new StringWriter();
         Benchmarks.Program.Run(output, Binary.Path, tiny: true);
         string[] lines = output.ToString().TrimEnd('\n').Split('\n').Where(line => line.StartsWith("  ")).ToArray();
-        Assert.Equal(4, lines.Length);
+        Assert.Equal(12, lines.Length);
         Assert.All(lines, line => Assert.Matches(@"ceiling [0-9.]+ \[[0-9.]+-[0-9.]+\] .*, ours [0-9.]+ \[[0-9.]+-[0-9.]+\] .*, ratio [0-9]+\.[0-9]{2}", line));
     }
 }
