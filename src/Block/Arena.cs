@@ -30,7 +30,7 @@ public sealed class Arena : IDisposable
     {
         int result = MappedMemory.Map(size, out MappedMemory? memory);
         if (result < 0)
-            throw new SnapuserdException(ExitCode.OutOfResources, $"cannot map {size} bytes of buffer memory: {Errno.Name(result)}; try a smaller --memory");
+            throw new SnapuserdException(ExitCode.OutOfResources, $"cannot map {size} bytes of buffer memory: {Reason.Of(result)}; try a smaller --memory");
         _memory = memory!;
     }
 

@@ -164,19 +164,23 @@ public sealed class BlockDevice : IDisposable
     private static void Check(string path, int result, bool write)
     {
         if (result >= 0) return;
-        (ExitCode code, string why) = result switch
+        ExitCode code = result switch
         {
-            -Errno.ENOENT or -Errno.ENOTDIR or -Errno.ELOOP or -Errno.ENAMETOOLONG => (ExitCode.InputMissing, "there is no such file"),
-            -Errno.ENXIO or -Errno.ENODEV or -Errno.ENOMEDIUM => (ExitCode.InputMissing, "there is no device behind it"),
-            -Errno.EBUSY => (ExitCode.InUse, "it is in use: mounted, mapped, or held by another program"),
-            -Errno.ETXTBSY => (ExitCode.InUse, "it is in use: as a program that runs, or as swap"),
-            -Errno.EROFS => (ExitCode.Permission, "it is read-only"),
-            -Errno.EACCES or -Errno.EPERM => (ExitCode.Permission, write ? "it may not be written, or is read-only" : "it may not be read"),
-            -Errno.EMFILE or -Errno.ENFILE or -Errno.ENOMEM => (ExitCode.OutOfResources, "the system is out of descriptors or memory"),
-            -Errno.EINVAL => (ExitCode.Usage, "that is no path"),
-            _ => (ExitCode.InputOutput, "the system refuses"),
+            -Errno.ENOENT or -Errno.ENOTDIR or -Errno.ELOOP or -Errno.ENAMETOOLONG => ExitCode.InputMissing,
+            -Errno.ENXIO or -Errno.ENODEV or -Errno.ENOMEDIUM => ExitCode.InputMissing,
+            -Errno.EBUSY or -Errno.ETXTBSY => ExitCode.InUse,
+            -Errno.EROFS or -Errno.EACCES or -Errno.EPERM => ExitCode.Permission,
+            -Errno.EMFILE or -Errno.ENFILE or -Errno.ENOMEM => ExitCode.OutOfResources,
+            -Errno.EINVAL => ExitCode.Usage,
+            _ => ExitCode.InputOutput,
         };
-        throw new SnapuserdException(code, $"cannot open {path}{(write ? " for writing" : "")}: {why} ({Errno.Name(result)})");
+        string why = result switch
+        {
+            -Errno.EBUSY => $"it is in use: mounted, mapped, or held by another program ({Errno.Name(result)})",
+            -Errno.EINVAL => $"that is no path ({Errno.Name(result)})",
+            _ => Reason.Of(result),
+        };
+        throw new SnapuserdException(code, $"cannot open {path}{(write ? " for writing" : "")}: {why}");
     }
 
     private void Measure(in StatxData status, bool write)
@@ -213,7 +217,7 @@ public sealed class BlockDevice : IDisposable
             if (result == 0) return;
             if (result == -Errno.EINTR) continue;
             if (result != -Errno.EAGAIN) Check(Path, result, false);
-            if (--tries == 0) throw new SnapuserdException(ExitCode.InUse, $"{Path} is locked by another program, most likely another merge that still runs");
+            if (--tries == 0) throw new SnapuserdException(ExitCode.InUse, $"{Path} is locked by another program: a merge that still runs, or a reader");
             _ = Libc.Poll(default, TryMilliseconds);
         }
     }
@@ -236,7 +240,7 @@ public sealed class BlockDevice : IDisposable
         // Nothing but this flag was changed, so taking it away leads back to the file as it was opened.
         Check(Path, Libc.Fcntl(Fd, Libc.F_SETFL, flags), false);
         if (read is < 0 and not -Errno.EINVAL and not -Errno.EOPNOTSUPP)
-            throw new SnapuserdException(ExitCode.InputOutput, $"{Path}: reading the first {granule} bytes failed with {Errno.Name(read)}");
+            throw new SnapuserdException(ExitCode.InputOutput, $"{Path}: reading the first {granule} bytes failed: {Reason.Of(read)}");
     }
 
     private int ProbeRead(int length)

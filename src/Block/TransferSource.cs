@@ -49,7 +49,7 @@ public sealed class TransferSource(Transfers transfers, Arena arena, Slice windo
         int count = (int)Math.Min(_load, length - _start);
         transfers.Read(device, _start, window.Part(0, count));
         if (transfers.Drain() is { } failure)
-            throw new SnapuserdException(ExitCode.InputOutput, $"{name}: reading {count} bytes at {_start} failed with {Errno.Name(failure.Errno)}");
+            throw new SnapuserdException(ExitCode.InputOutput, $"{name}: reading {count} bytes at {_start} failed: {Reason.Of(failure.Errno)}");
         _valid = count;
     }
 }

@@ -124,7 +124,7 @@ public sealed class Transfers
         if (count < 0)
         {
             Broken = true;
-            throw new SnapuserdException(ExitCode.InputOutput, $"the I/O queue failed with {Errno.Name(count)} while {InFlight} requests were in flight");
+            throw new SnapuserdException(ExitCode.InputOutput, $"the I/O queue failed while {InFlight} requests were in flight: {Reason.Of(count)}");
         }
         foreach (BlockCompletion completion in _completions.AsSpan(0, count)) Progress((int)completion.Tag, completion.Result);
     }

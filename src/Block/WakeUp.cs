@@ -20,7 +20,7 @@ public sealed class WakeUp : IDisposable
     {
         // Blocking on purpose: a ring completes the read of a non-blocking descriptor with EAGAIN instead of waiting.
         _fd = Libc.EventFd(0, Libc.EFD_CLOEXEC);
-        if (_fd < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"cannot make an eventfd: {Errno.Name(_fd)}");
+        if (_fd < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"cannot make an eventfd: {Reason.Of(_fd)}");
     }
 
     /// <summary>The eventfd, whose read of 8 bytes ends when it was signalled.</summary>

@@ -3,7 +3,7 @@ using Snapuserd.Block;
 
 namespace Snapuserd.Cli;
 
-/// <summary>A COW file opened for reading only, beside others, with plain system calls: for the commands that move no blocks.</summary>
+/// <summary>A COW file opened for reading only, with plain system calls: for what moves no blocks.</summary>
 internal sealed class CowInput : IDisposable
 {
     // One window: records are read in runs, and a unit is at most 256 KiB.
@@ -14,9 +14,10 @@ internal sealed class CowInput : IDisposable
     private readonly WakeUp _wakeUp;
     private readonly SyncQueue _queue;
 
-    internal CowInput(string path)
+    /// <summary>Beside everybody else, or with <see cref="DeviceAccess.Shared"/> only while nobody writes to it.</summary>
+    internal CowInput(string path, DeviceAccess access = DeviceAccess.Read)
     {
-        _device = BlockDevice.Open(path, DeviceAccess.Read);
+        _device = BlockDevice.Open(path, access);
         _arena = new Arena(WindowBytes);
         _wakeUp = new WakeUp();
         _queue = new SyncQueue([_device], _arena, _wakeUp, 1);
@@ -25,6 +26,9 @@ internal sealed class CowInput : IDisposable
 
     /// <summary>The file's bytes.</summary>
     internal IByteSource Source { get; }
+
+    /// <summary>The descriptor, for calls that are no transfers.</summary>
+    internal int Fd => _device.Fd;
 
     public void Dispose()
     {

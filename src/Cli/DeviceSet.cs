@@ -1,31 +1,30 @@
 using System;
 using Snapuserd.Block;
+using Snapuserd.Interop;
 using Snapuserd.Merge;
 
 namespace Snapuserd.Cli;
 
 /// <summary>
-/// The devices of one command, opened and locked, with everything the engine needs to move their bytes: queue, buffers, workers, clock,
-/// and the signals that ask it to stop.
+/// The devices of one command, opened and locked, with everything the engine needs to move their bytes: queue, buffers, workers, clock.
 /// </summary>
 internal sealed class DeviceSet : IDisposable
 {
     // Enough to keep an NVMe drive or a RAID busy with 4 KiB requests; more only adds latency to a stop. Android used 32 in 2022 and 8 today.
-    private const int DefaultDepth = 32;
+    internal const int DefaultDepth = 32;
 
     private readonly BlockDevice _cow;
     private readonly BlockDevice? _base;
     private readonly BlockDevice? _source;
-    private readonly WakeUp _wakeUp = new();
+    private readonly WakeUp _wakeUp;
     private readonly Arena _arena;
     private readonly IBlockQueue _queue;
     private readonly InlineWorkQueue<DecodeJob> _workers;
-    private readonly StopFlag _stop = new();
-    private readonly StopSignals _signals;
 
-    /// <summary>Opens what the options name. <paramref name="writes"/>: COW and base are written, so they are opened for this process alone.</summary>
-    internal DeviceSet(Invocation invocation, bool writes)
+    /// <summary>Opens what the options name. <paramref name="writes"/>: COW and base are written, so they are opened for this process alone. <paramref name="stop"/> outlives it.</summary>
+    internal DeviceSet(Invocation invocation, bool writes, StopSignals stop)
     {
+        _wakeUp = stop.WakeUp;
         Arguments arguments = invocation.Arguments;
         string cow = arguments.Required("--cow");
         string? basePath = arguments.Text("--base"), sourcePath = arguments.Text("--source");
@@ -40,11 +39,6 @@ internal sealed class DeviceSet : IDisposable
             BlockDevice[] devices = _source != null ? [_cow, _base!, _source] : _base != null ? [_cow, _base] : [_cow];
             _queue = MakeQueue(invocation, devices);
             _workers = new InlineWorkQueue<DecodeJob>(new DecodeWorker(_arena), 64);
-            _signals = new StopSignals(() =>
-            {
-                _stop.Request();
-                _wakeUp.Signal();
-            });
             MergeDevice baseDevice = _base == null ? new MergeDevice(0, cow, _cow.Length) : new MergeDevice(1, basePath!, _base.Length);
             Setup = new MergeSetup
             {
@@ -56,7 +50,7 @@ internal sealed class DeviceSet : IDisposable
                 Base = baseDevice,
                 Source = _source == null ? baseDevice : new MergeDevice(2, sourcePath!, _source.Length),
                 SharedBlocks = !arguments.Has("--source-separate"),
-                Stop = _stop,
+                Stop = stop.Flag,
             };
         }
         catch
@@ -78,7 +72,6 @@ internal sealed class DeviceSet : IDisposable
 
     public void Dispose()
     {
-        _signals?.Dispose();
         _workers?.Dispose();
         _queue?.Dispose();
         // The kernel may still write to buffers that could not be reaped; the process is about to end, and they stay mapped until then.
@@ -87,7 +80,6 @@ internal sealed class DeviceSet : IDisposable
         _source?.Dispose();
         _base?.Dispose();
         _cow?.Dispose();
-        _wakeUp.Dispose();
     }
 
     /// <summary>Before anything is locked: a lock that this process holds itself would be taken for another merge.</summary>
@@ -126,7 +118,11 @@ internal sealed class DeviceSet : IDisposable
         {
             RingRefusal? refusal = RingQueue.TryCreate(devices, _arena, _wakeUp, depth, out RingQueue? ring);
             if (refusal is not { } why) return ring!;
-            if (io == "uring") throw new SnapuserdException(ExitCode.Unavailable, why.Sentence);
+            if (io == "uring")
+            {
+                bool exhausted = why.Errno is -Errno.ENOMEM or -Errno.EMFILE or -Errno.ENFILE;
+                throw new SnapuserdException(exhausted ? ExitCode.OutOfResources : ExitCode.Unavailable, why.Sentence);
+            }
             invocation.Output.Diagnose($"snapuserd: going on without io_uring: {why.Sentence}");
         }
         return new SyncQueue(devices, _arena, _wakeUp, depth);

@@ -1,5 +1,6 @@
 using System.Globalization;
 using Snapuserd.Block;
+using Snapuserd.Cow;
 using Snapuserd.Interop;
 using Snapuserd.Merge;
 
@@ -11,13 +12,32 @@ internal static class MergeVerb
     internal static ExitCode Run(Invocation invocation)
     {
         var observer = new ProgressObserver(invocation, "merge");
-        using var devices = new DeviceSet(invocation, writes: true);
+        using var stop = new StopSignals();
+        DeviceSet devices;
+        try
+        {
+            devices = new DeviceSet(invocation, writes: true, stop);
+        }
+        catch (SnapuserdException e) when (e.Code is ExitCode.InUse or ExitCode.Permission)
+        {
+            // Whoever mounts the base after the merge, or the COW read-only, may run the same command again as often as an init script likes.
+            if (FinishedBefore(invocation.Arguments) is not { } finished) throw;
+            Tell(invocation, finished, "sync", observer.Seconds);
+            return ExitCode.Done;
+        }
+        using (devices) return Run(invocation, devices, observer);
+    }
+
+    private static ExitCode Run(Invocation invocation, DeviceSet devices, ProgressObserver observer)
+    {
         MergeOptions options = new()
         {
             VerifyFirst = !invocation.Arguments.Has("--no-verify-first"),
             AllowUnsafe = invocation.Arguments.Has("--allow-unsafe"),
         };
         using MergeEngine engine = MergeEngine.Open(devices.Setup with { Options = options, Observer = observer });
+        if (engine.MayHideDamage)
+            invocation.Output.Diagnose($"snapuserd: {devices.Setup.Cow.Name} has no scratch: if Android's own engine was killed while merging it, the base may be damaged already, and nothing in the COW can show it");
         try
         {
             MergeResult result = engine.Run();
@@ -30,6 +50,28 @@ internal static class MergeVerb
             invocation.Output.Result(Line("stopped", engine.Result, devices.Io, observer.Seconds).Add("count", engine.DurableCount).ToString());
             invocation.Output.Diagnose($"snapuserd: {e.Message}");
             return e.Code;
+        }
+    }
+
+    /// <summary>
+    /// What to tell if the COW says that everything is merged and nobody is writing to it; null otherwise. Both files are flushed first:
+    /// the count may have been read from a page cache, and what is reported as done is durable.
+    /// </summary>
+    private static MergeResult? FinishedBefore(Arguments arguments)
+    {
+        try
+        {
+            using var input = new CowInput(arguments.Required("--cow"), DeviceAccess.Shared);
+            using CowFile cow = CowFile.Read(input.Source);
+            if (cow.Header.Major < 2 || cow.Header.NumMergeOps != (ulong)cow.Order.Count) return null;
+            using BlockDevice target = BlockDevice.Open(arguments.Required("--base"), DeviceAccess.Read);
+            if (Libc.FSync(target.Fd) < 0 || Libc.FSync(input.Fd) < 0) return null;
+            return new MergeResult { OpsTotal = cow.Order.Count, ResumedFrom = cow.Order.Count };
+        }
+        catch (SnapuserdException)
+        {
+            // Then the first error is the one to tell.
+            return null;
         }
     }
 
@@ -47,8 +89,9 @@ internal static class MergeVerb
         }
         string resumed = result.ResumedFrom + result.Replayed > 0 ? $" (resumed at op {result.ResumedFrom}, {result.Replayed} replayed from scratch)" : "";
         invocation.Output.Result(string.Create(CultureInfo.InvariantCulture,
-            $"merged {result.OpsTotal - result.ResumedFrom} of {result.OpsTotal} ops{resumed}: {result.Blocks} blocks, {Units.Bytes(result.BaseBytesWritten)} to the base, "
-            + $"{Units.Bytes(result.CowBytesWritten)} to the COW, {result.Journaled} ops journaled, {result.Checkpoints} checkpoints, {result.Flushes} flushes, {seconds:0.000} s, {io}"));
+            $"merged {result.OpsTotal - result.ResumedFrom} of {Units.Count(result.OpsTotal, "op")}{resumed}: {Units.Count(result.Blocks, "block")}, {Units.Bytes(result.BaseBytesWritten)} to the base, "
+            + $"{Units.Bytes(result.CowBytesWritten)} to the COW, {Units.Count(result.Journaled, "op")} journaled, {Units.Count(result.Checkpoints, "checkpoint")}, "
+            + $"{Units.Count(result.Flushes, "flush", "flushes")}, {seconds:0.000} s, {io}"));
     }
 
     private static JsonLine Line(string name, MergeResult result, string io, double seconds) => JsonLine.Event(name)

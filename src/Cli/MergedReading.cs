@@ -10,16 +10,14 @@ internal delegate void ChunkSink(ReadOnlySpan<byte> chunk);
 /// <summary>Reads the merged image from beginning to end, for `verify` and `extract`.</summary>
 internal static class MergedReading
 {
-    /// <summary>Hands the image to <paramref name="sink"/>. <paramref name="check"/> sees the devices before anything is read.</summary>
-    internal static void Read(Invocation invocation, ProgressObserver observer, ChunkSink sink, Action<DeviceSet>? check = null)
+    /// <summary>Hands the image to <paramref name="sink"/>. Exit code 75 when asked to stop.</summary>
+    internal static void Read(MergedImage image, StopFlag stop, IMergeObserver observer, ChunkSink sink)
     {
-        using var devices = new DeviceSet(invocation, writes: false);
-        check?.Invoke(devices);
-        using MergedImage image = MergedImage.Open(devices.Setup);
         int ops = image.Cow.Order.Count;
+        observer.Progress(new MergeProgress(0, ops, 0, image.Length));
         for (long offset = 0; offset < image.Length;)
         {
-            if (devices.Setup.Stop.Requested) throw new SnapuserdException(ExitCode.Interrupted, $"stopped at byte {offset} of {image.Length}; nothing was changed");
+            if (stop.Requested) throw new SnapuserdException(ExitCode.Interrupted, $"stopped at byte {offset} of {image.Length}; nothing was changed");
             ReadOnlySpan<byte> chunk = image.Read(offset);
             sink(chunk);
             offset += chunk.Length;

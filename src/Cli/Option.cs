@@ -110,8 +110,8 @@ internal sealed class Arguments
     internal static string Unknown(string what, string given, ReadOnlySpan<string> known)
     {
         string? nearest = null;
-        // A third of the letters wrong is still a slip; more is another word.
-        int best = Math.Max(2, given.Length / 3) + 1;
+        // One letter in three wrong is still a slip; more is another word. The dashes are right anyway, so they do not count.
+        int best = Math.Max(1, given.AsSpan().TrimStart('-').Length / 3) + 1;
         foreach (string candidate in known)
         {
             int distance = Distance(given, candidate);

@@ -17,12 +17,14 @@ internal static class Program
             int wereClosed = StandardDescriptors.Reserve();
             // A reader that goes away is an errno of write(2), not the end of a merge.
             _ = Libc.IgnoreSignal(Libc.SIGPIPE);
+            // A file that reaches its limit (ulimit -f) is one of write(2) as well, and not the end of an extract that could still clean up.
+            _ = Libc.IgnoreSignal(Libc.SIGXFSZ);
             return (int)CommandLine.Run(Verbs.All, args, new Output(wereClosed));
         }
-        catch (Exception)
+        catch (Exception e)
         {
             // Not even the report could be made, for want of memory most likely.
-            return (int)ExitCode.Internal;
+            return (int)(CommandLine.IsOutOfMemory(e) ? ExitCode.OutOfResources : ExitCode.Internal);
         }
     }
 }
@@ -33,25 +35,30 @@ internal static class CommandLine
     /// <summary>Runs the verb that <paramref name="words"/> begin with.</summary>
     internal static ExitCode Run(Verb[] verbs, string[] words, Output output)
     {
-        bool json = false;
+        // Looked for before anything is understood: who reads JSON wants to read there as well that the command line makes no sense.
+        bool json = Array.IndexOf(words, "--json") >= 0;
         try
         {
             if (words.Length == 0) throw new SnapuserdException(ExitCode.Usage, $"a verb is missing: {Names(verbs)}; see snapuserd --help");
             if (words[0] is "--help" or "-h") return Print(output, Verbs.HelpText());
-            if (words[0] is "--version") return Print(output, $"snapuserd {Version}");
-            Verb verb = Array.Find(verbs, one => one.Name == words[0])
-                ?? throw new SnapuserdException(ExitCode.Usage, $"{Arguments.Unknown("verb", words[0], NameList(verbs))} (verbs: {Names(verbs)})");
+            if (words[0] is "--version" or "version") return Print(output, $"snapuserd {Version}");
+            if (words[0] == "help") return Print(output, words.Length == 1 ? Verbs.HelpText() : Find(verbs, words[1]).HelpText());
+            Verb verb = Find(verbs, words[0]);
             Arguments arguments = Arguments.Parse(verb, words.AsSpan(1));
             if (arguments.Help) return Print(output, verb.HelpText());
             json = arguments.Has("--json");
             ExitCode code = verb.Run(new Invocation(arguments, output));
-            return code == ExitCode.Done && verb.OutputIsResult ? Written(output) : code;
+            if (code != ExitCode.Done) return code;
+            if (verb.OutputIsResult) return Written(output);
+            // What was done stays done; but an empty file must not look like a merge that had nothing to say.
+            if (Lost(output)) output.Diagnose($"snapuserd: the command is done, but its result could not be printed: {Reason.Of(output.Failure)}");
+            return code;
         }
         catch (SnapuserdException e)
         {
             return Report(output, json, e.Code, e.Message, null);
         }
-        catch (OutOfMemoryException)
+        catch (Exception e) when (IsOutOfMemory(e))
         {
             return Report(output, json, ExitCode.OutOfResources, "out of memory; try a smaller --memory", null);
         }
@@ -63,6 +70,17 @@ internal static class CommandLine
 
     /// <summary>The version of the binary, as its project file says it.</summary>
     internal const string Version = BuildConstants.Version;
+
+    /// <summary>Memory ran out, whatever it was that needed it: a type's first use wraps it in an exception of its own.</summary>
+    internal static bool IsOutOfMemory(Exception? e)
+    {
+        for (; e != null; e = e.InnerException)
+            if (e is OutOfMemoryException) return true;
+        return false;
+    }
+
+    private static Verb Find(Verb[] verbs, string name) => Array.Find(verbs, one => one.Name == name)
+        ?? throw new SnapuserdException(ExitCode.Usage, $"{Arguments.Unknown(name.StartsWith('-') ? "option" : "verb", name, [.. NameList(verbs), "help", "version", "--help", "--version"])} (verbs: {Names(verbs)}); see snapuserd --help");
 
     private static string Names(Verb[] verbs) => string.Join(", ", NameList(verbs));
 
@@ -76,11 +94,13 @@ internal static class CommandLine
 
     private static ExitCode Written(Output output)
     {
-        // A reader that has seen enough (`inspect | head`) is none of our failures.
-        if (output.Failure is 0 or -Errno.EPIPE) return ExitCode.Done;
-        output.Diagnose($"snapuserd: standard output: writing failed with {Errno.Name(output.Failure)}");
+        if (!Lost(output)) return ExitCode.Done;
+        output.Diagnose($"snapuserd: standard output: writing failed: {Reason.Of(output.Failure)}");
         return ExitCode.InputOutput;
     }
+
+    // A reader that has seen enough (`inspect | head`) is none of our failures.
+    private static bool Lost(Output output) => output.Failure is not 0 and not -Errno.EPIPE;
 
     private static ExitCode Report(Output output, bool json, ExitCode code, string sentence, string? trace)
     {

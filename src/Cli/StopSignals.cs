@@ -1,42 +1,55 @@
 using System;
 using System.Runtime.InteropServices;
-using System.Threading;
+using Snapuserd.Block;
 
 namespace Snapuserd.Cli;
 
 /// <summary>
-/// SIGTERM and SIGINT as a request instead of an end. The handler sets a flag and wakes whoever waits for I/O; the engine stops at its
-/// next checkpoint. (signalfd would need the signals blocked in every thread, and the collector's are not ours to block.)
+/// SIGTERM, SIGINT and SIGHUP as a request instead of an end. The handler sets a flag and wakes whoever waits for I/O; the command stops
+/// at its next safe point. (signalfd would need the signals blocked in every thread, and the collector's are not ours to block.)
+/// A command has one, made before it opens anything and disposed last: in between no signal ends it and none is forgotten.
 /// </summary>
 internal sealed class StopSignals : IDisposable
 {
-    private readonly Action _wakeUp;
-    private readonly PosixSignalRegistration _terminate;
-    private readonly PosixSignalRegistration _interrupt;
-    private int _requested;
+    private readonly object _gate = new();
+    private readonly PosixSignalRegistration[] _registrations;
+    private bool _closed;
 
-    /// <param name="wakeUp">Called on another thread, once per signal; must be callable until <see cref="Dispose"/> has returned.</param>
-    internal StopSignals(Action wakeUp)
-    {
-        _wakeUp = wakeUp;
-        _terminate = PosixSignalRegistration.Create(PosixSignal.SIGTERM, OnSignal);
-        _interrupt = PosixSignalRegistration.Create(PosixSignal.SIGINT, OnSignal);
-    }
+    internal StopSignals() => _registrations =
+    [
+        PosixSignalRegistration.Create(PosixSignal.SIGTERM, OnSignal),
+        PosixSignalRegistration.Create(PosixSignal.SIGINT, OnSignal),
+        // A console that goes away must not end a merge between two checkpoints any more than a SIGTERM.
+        PosixSignalRegistration.Create(PosixSignal.SIGHUP, OnSignal),
+    ];
 
-    /// <summary>Whether a signal has come.</summary>
-    internal bool Requested => Volatile.Read(ref _requested) != 0;
+    /// <summary>Set by the first signal.</summary>
+    internal StopFlag Flag { get; } = new();
+
+    /// <summary>Signalled by every signal; for the one queue of the command to listen to.</summary>
+    internal WakeUp WakeUp { get; } = new();
 
     /// <summary>The signals end the process again.</summary>
     public void Dispose()
     {
-        _terminate.Dispose();
-        _interrupt.Dispose();
+        foreach (PosixSignalRegistration registration in _registrations) registration.Dispose();
+        // A handler may have begun on its own thread before it was unregistered; it must not write to a number that is somebody else's by then.
+        lock (_gate)
+        {
+            if (_closed) return;
+            _closed = true;
+            WakeUp.Dispose();
+        }
     }
 
     private void OnSignal(PosixSignalContext context)
     {
         context.Cancel = true;
-        Volatile.Write(ref _requested, 1);
-        _wakeUp();
+        lock (_gate)
+        {
+            if (_closed) return;
+            Flag.Request();
+            WakeUp.Signal();
+        }
     }
 }

@@ -20,6 +20,10 @@ internal static class Units
         return $"{bytes.ToString(unit == 0 || bytes >= 100 ? "0" : "0.#", CultureInfo.InvariantCulture)} {s_names[unit]}";
     }
 
+    /// <summary>"1 op", "2 ops"; <paramref name="many"/> where an s does not make the plural.</summary>
+    internal static string Count(long number, string one, string? many = null) =>
+        $"{number.ToString(CultureInfo.InvariantCulture)} {(number == 1 ? one : many ?? one + "s")}";
+
     /// <summary>"0:07", "12:30", "3:00:00".</summary>
     internal static string Duration(double seconds)
     {

@@ -13,14 +13,23 @@ internal static class VerifyVerb
     {
         Arguments arguments = invocation.Arguments;
         var observer = new ProgressObserver(invocation, "verify");
+        using var stop = new StopSignals();
+        using var devices = new DeviceSet(invocation, writes: false, stop);
         int ops;
-        using (var devices = new DeviceSet(invocation, writes: false))
+        string? hash = null;
+        if (arguments.Has("--base"))
         {
-            // With a base the hash below is the longer part and has the bar to itself.
-            using CowFile cow = PayloadCheck.Run(arguments.Has("--base") ? devices.Setup : devices.Setup with { Observer = observer });
+            using MergedImage image = MergedImage.Open(devices.Setup);
+            ops = image.Cow.OpCount;
+            // The hash is the longer part and has the bar to itself.
+            image.VerifyPayloads();
+            hash = Hash(image, stop.Flag, observer);
+        }
+        else
+        {
+            using CowFile cow = PayloadCheck.Run(devices.Setup with { Observer = observer });
             ops = cow.OpCount;
         }
-        string? hash = arguments.Has("--base") ? HashOfMerged(invocation, observer) : null;
         string? wanted = arguments.Text("--sha256");
         if (wanted != null && !wanted.Equals(hash, StringComparison.OrdinalIgnoreCase))
             throw new SnapuserdException(ExitCode.CowCorrupt, $"the merged image hashes to {hash}, not to {wanted.ToLowerInvariant()}");
@@ -32,11 +41,11 @@ internal static class VerifyVerb
         return ExitCode.Done;
     }
 
-    private static string HashOfMerged(Invocation invocation, ProgressObserver observer)
+    private static string Hash(MergedImage image, StopFlag stop, IMergeObserver observer)
     {
         Sha256State state = default;
         _ = Sodium.Sha256Init(ref state);
-        MergedReading.Read(invocation, observer, chunk => _ = Sodium.Sha256Update(ref state, chunk));
+        MergedReading.Read(image, stop, observer, chunk => _ = Sodium.Sha256Update(ref state, chunk));
         Span<byte> hash = stackalloc byte[Sodium.Sha256Bytes];
         _ = Sodium.Sha256Final(ref state, hash);
         return Convert.ToHexStringLower(hash);

@@ -197,7 +197,7 @@ internal sealed class CowHead
     private void Settle(string doing)
     {
         if (_io.Drain() is { } failure)
-            throw new SnapuserdException(ExitCode.InputOutput, $"{_cow.Name}: {doing} the COW failed with {Errno.Name(failure.Errno)} (byte {failure.Request.Offset})");
+            throw new SnapuserdException(ExitCode.InputOutput, $"{_cow.Name}: {doing} the COW at byte {failure.Request.Offset} failed: {Reason.Of(failure.Errno)}");
     }
 
     private bool SameAsDurable(int from, int to) => from >= to || Image[from..to].SequenceEqual(_durablePage0.AsSpan(from, to - from));

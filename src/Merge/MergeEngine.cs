@@ -20,6 +20,9 @@ namespace Snapuserd.Merge;
 /// </summary>
 public sealed class MergeEngine : IDisposable
 {
+    // Ordered ops that Android's engine takes at once (merge.md §5): what one window of the usual scratch holds.
+    private const int AndroidBatch = 510;
+
     private readonly MergeSetup _setup;
     private readonly CowFile _cow;
     private readonly MergePlan _plan;
@@ -63,7 +66,7 @@ public sealed class MergeEngine : IDisposable
 
     /// <summary>
     /// Reads and validates the COW against the devices, without writing anything. Exit code 65 when it is corrupt, does not fit, or
-    /// cannot be merged; 71 when the arena is too small.
+    /// cannot be merged; 64 when it can be merged only with <see cref="MergeOptions.AllowUnsafe"/>; 71 when the arena is too small.
     /// </summary>
     public static MergeEngine Open(MergeSetup setup)
     {
@@ -109,6 +112,22 @@ public sealed class MergeEngine : IDisposable
     public int DurableCount => _durable;
 
     /// <summary>
+    /// Android's engine may have left a Base that nothing in the COW tells from a good one: there is no scratch, and among the ops that
+    /// Android writes before it counts them next one overwrites a block that another of them reads. It keeps no order of its own there.
+    /// </summary>
+    public bool MayHideDamage
+    {
+        get
+        {
+            if (_plan.Window > 0) return false;
+            int end = Math.Min(_plan.Count, _durable + AndroidBatch);
+            for (int position = _durable; position < end && _plan[position].IsOrdered; position++)
+                if (_plan.Limit(position) > _durable) return true;
+            return false;
+        }
+    }
+
+    /// <summary>
     /// Merges what is left; with nothing left it only makes sure that this is durable, since the count may have been read from a page
     /// cache that a killed run left dirty. Throws 65 before the first write to Base when a payload or the scratch is bad, 74 when a device fails, 75
     /// when asked to stop; after 74 and 75 the same command goes on at the last checkpoint.
@@ -117,6 +136,7 @@ public sealed class MergeEngine : IDisposable
     {
         try
         {
+            _setup.Observer?.Progress(new MergeProgress(_written, _plan.Count, _bytesDone, _bytesTotal));
             if (_setup.Options.VerifyFirst && _durable == 0) _stage.VerifyPayloads();
             Start();
             while (_written < _plan.Count) Step();
@@ -142,7 +162,7 @@ public sealed class MergeEngine : IDisposable
     {
         for (int position = (int)cow.Header.NumMergeOps; position < plan.Count; position++)
             if (plan.IsInPlace(position))
-                throw new SnapuserdException(ExitCode.CowCorrupt,
+                throw new SnapuserdException(ExitCode.Usage,
                     $"{cow.Name}: {plan.Describe(position)} reads the block it overwrites, and the COW has no scratch to protect it: a power cut there would lose the block; --allow-unsafe merges all the same");
     }
 
@@ -302,7 +322,7 @@ public sealed class MergeEngine : IDisposable
         _baseFlushes++;
         _setup.Io.Flush(_setup.Base.Number);
         if (_setup.Io.Drain() is { } failure)
-            throw new SnapuserdException(ExitCode.InputOutput, $"{_setup.Base.Name}: flushing failed with {Errno.Name(failure.Errno)}; nothing behind op {_durable} of {_plan.Count} is counted");
+            throw new SnapuserdException(ExitCode.InputOutput, $"{_setup.Base.Name}: flushing failed: {Reason.Of(failure.Errno)}; nothing behind op {_durable} of {_plan.Count} is counted");
     }
 
     private void Advance(int position)

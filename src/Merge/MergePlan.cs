@@ -39,7 +39,7 @@ internal sealed class MergePlan : IDisposable
         Window = window;
         if (Count == 0) return;
         int result = MappedMemory.Map((nint)Count * sizeof(int), out _limits);
-        if (result < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"cannot map memory for {Count} ops: {Errno.Name(result)}");
+        if (result < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"cannot map memory for {Count} ops: {Reason.Of(result)}");
         try
         {
             cow.Order.Check(sharedBlocks, Limits, sourceIsBase);

@@ -68,6 +68,9 @@ public sealed class MergedImage : IDisposable
     /// <summary>Length of the image in bytes: that of Base.</summary>
     public long Length => _setup.Base.Length;
 
+    /// <summary>Decodes every payload of the COW, those of counted ops included. Exit code 65 at the first that does not decode, 75 when asked to stop.</summary>
+    public void VerifyPayloads() => _stage.VerifyPayloads();
+
     /// <summary>
     /// The image from <paramref name="offset"/> (a multiple of 4096) on, as much as one chunk holds; empty at the end. Valid until the
     /// next call. Exit code 74 when a device fails, 65 when a payload does not decode.

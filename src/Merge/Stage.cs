@@ -154,15 +154,19 @@ internal sealed class Stage
         foreach (ref readonly Item item in Items)
             if (Holds(item.Data, request.Buffer) || Holds(item.Stored, request.Buffer)) { whose = $" for {_cow.Describe(item.Index)}"; break; }
         return new SnapuserdException(ExitCode.InputOutput,
-            $"{device}: {what} {request.Buffer.Length} bytes at {request.Offset}{whose} failed with {Errno.Name(failure.Errno)}");
+            $"{device}: {what} {request.Buffer.Length} bytes at {request.Offset}{whose} failed: {Reason.Of(failure.Errno)}");
     }
 
     private static bool Holds(Slice outer, Slice inner) => inner.Length > 0 && inner.Offset >= outer.Offset && inner.Offset < outer.Offset + outer.Length;
 
-    private SnapuserdException Explain(in Item item, int error) => error == WorkQueue<DecodeJob>.Crashed
-        ? new SnapuserdException(ExitCode.Internal, $"{_cow.Name}: a worker failed at {_cow.Describe(item.Index)}")
-        : new SnapuserdException(ExitCode.CowCorrupt,
-        $"{_cow.Name}: {_cow.Describe(item.Index)}: its payload of {item.Op.DataLength} bytes at {item.Op.DataOffset} {UnitDecoder.Describe(error)}");
+    private SnapuserdException Explain(in Item item, int error) => error switch
+    {
+        WorkQueue<DecodeJob>.Crashed => new SnapuserdException(ExitCode.Internal, $"{_cow.Name}: a worker failed at {_cow.Describe(item.Index)}"),
+        // The file is as good as it was; the next run may have the memory.
+        (int)UnitError.OutOfMemory => new SnapuserdException(ExitCode.OutOfResources, $"{_cow.Name}: {_cow.Describe(item.Index)}: {UnitDecoder.Describe(error)}"),
+        _ => new SnapuserdException(ExitCode.CowCorrupt,
+            $"{_cow.Name}: {_cow.Describe(item.Index)}: its payload of {item.Op.DataLength} bytes at {item.Op.DataOffset}: {UnitDecoder.Describe(error)}"),
+    };
 
     private bool TryAdd(int position, int index, in CowOp op, Slice? target, bool readsSource)
     {

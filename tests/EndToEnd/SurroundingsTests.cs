@@ -81,7 +81,7 @@ public sealed class SurroundingsTests : IDisposable
     {
         BinaryResult result = Binary.RunRedirected(">/dev/full", "--help");
         Assert.Equal(74, result.ExitCode);
-        Assert.Equal("snapuserd: standard output: writing failed with ENOSPC\n", result.Error);
+        Assert.Equal("snapuserd: standard output: writing failed: no space is left (ENOSPC)\n", result.Error);
         Assert.Equal(74, Binary.RunRedirected(">/dev/full", "inspect", _folder["cow"]).ExitCode);
     }
 

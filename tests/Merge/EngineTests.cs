@@ -299,7 +299,7 @@ public sealed class EngineTests
         CowBuilder cow = new CowBuilder { ScratchBytes = 0 }.Copy(0, 1).Xor(3, 3 * 4096, SmallCases.Random(2, 1));
         MergeCase merge = Case(cow, old);
         SimDisk[] disks = merge.Disks();
-        SnapuserdException e = Refused(merge, disks, ExitCode.CowCorrupt);
+        SnapuserdException e = Refused(merge, disks, ExitCode.Usage);
         Assert.Contains("op 1", e.Message);
         Assert.Contains("--allow-unsafe", e.Message);
         AssertUntouched(merge, disks);
@@ -459,6 +459,24 @@ public sealed class EngineTests
         Assert.Equal(result.Journaled, forecast.Journaled);
         Assert.Equal(result.Checkpoints, forecast.Checkpoints);
         Assert.Equal(0, forecast.Unprotected);
+    }
+
+    [Theory]
+    [InlineData(0, 6, false, false)]
+    [InlineData(0, 6, true, false)]   // a chain without scratch: Android writes in one go what it cannot tell afterwards
+    [InlineData(6, 6, true, true)]    // everything is counted
+    [InlineData(0, 1, true, true)]    // one op at a time can only be repeated
+    public void A_base_that_Android_may_have_damaged_unseen_is_suspected_only_without_scratch(int count, int length, bool noScratch, bool trusted)
+    {
+        CowBuilder cow = new() { ScratchBytes = noScratch ? 0 : SmallCases.ScratchFor(4), NumMergeOps = (ulong)count };
+        for (uint i = 0; i < length; i++) cow.Copy(i, i + 1);
+        MergeCase merge = Case(cow, SmallCases.Random(1, 12));
+        SimDisk[] disks = merge.Disks();
+        using Arena arena = new(merge.ArenaBytes);
+        using SimQueue queue = new(disks, arena, merge.QueueDepth, 1, () => { });
+        using SimWorkers workers = new(new DecodeWorker(arena), 1);
+        using MergeEngine engine = MergeEngine.Open(SimMerge.Setup(merge, disks, arena, 1, queue, workers));
+        Assert.Equal(noScratch && !trusted, engine.MayHideDamage);
     }
 
     [Fact]

@@ -1,0 +1,26 @@
+using System;
+using System.Runtime.InteropServices;
+using System.Text;
+
+namespace Snapuserd.Interop;
+
+public static unsafe partial class Libc
+{
+    /// <summary>readlink(2): where a symbolic link leads, as it is written there. Returns 0 or a negative errno; -EINVAL for what is no link.</summary>
+    public static int ReadLink(string path, out string target)
+    {
+        target = "";
+        byte* buffer = stackalloc byte[CPath.Capacity];
+        int encoded = CPath.Encode(path, new Span<byte>(buffer, CPath.Capacity));
+        if (encoded < 0) return encoded;
+        byte* link = stackalloc byte[CPath.Capacity];
+        nint length = readlink(buffer, link, CPath.Capacity);
+        if (length < 0) return -Marshal.GetLastPInvokeError();
+        if (length == CPath.Capacity) return -Errno.ENAMETOOLONG;
+        target = Encoding.UTF8.GetString(link, (int)length);
+        return 0;
+    }
+
+    [DllImport("libc", SetLastError = true)]
+    private static extern nint readlink(byte* pathname, byte* buffer, nint size);
+}
