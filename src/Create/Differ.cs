@@ -46,8 +46,30 @@ public static class Differ
         SourceIndex index;
         using (NativeArray<ulong> hashes = ComparePass.Run(comparison)) index = new SourceIndex(comparison.Tally, hashes);
         using (index) MovedPass.Run(comparison, index);
-        for (long block = 0; block < comparison.TargetBlocks; block++)
-            if (comparison.Changes[block].IsPending) comparison.Changes[block] = PackedChange.Replace;
+        if (!HasPending(comparison.Changes)) return;
+        if (comparison.Options.Xor && comparison.SourceBlocks > 0) FindSimilar(comparison);
+        else ReplacePending(comparison.Changes);
+    }
+
+    private static void FindSimilar(Comparison comparison)
+    {
+        using var anchors = new AnchorTable(comparison.Tally, comparison.Options.MemoryBytes / 2);
+        AnchorPass.Run(comparison, anchors);
+        PlacePass.Run(comparison, anchors);
+        SimilarPass.Run(comparison, anchors);
+    }
+
+    private static bool HasPending(NativeArray<PackedChange> changes)
+    {
+        for (long block = 0; block < changes.Length; block++)
+            if (changes[block].IsPending) return true;
+        return false;
+    }
+
+    private static void ReplacePending(NativeArray<PackedChange> changes)
+    {
+        for (long block = 0; block < changes.Length; block++)
+            if (changes[block].IsPending) changes[block] = PackedChange.Replace;
     }
 
     private static NativeArray<PackedRun> MakeRuns(Comparison comparison, NativeArray<uint> order)

@@ -1,0 +1,221 @@
+using System;
+using System.Threading;
+using Snapuserd.Cow;
+
+namespace Snapuserd.Create;
+
+/// <summary>
+/// Anchors: places that the bytes before them choose, so that they move with their content by any number of bytes. An anchor is where
+/// the highest bits of the rolling hash are all 0; the whole hash is its key. The table holds the keys of what is unexplained in the new
+/// image, and for each the lowest place where the old image has it. Filled from several threads: it is a set, and the lowest of places,
+/// so it does not depend on who came first.
+/// </summary>
+internal sealed class AnchorTable : IDisposable
+{
+    /// <summary>Anchors per block where there is room: one in 256 bytes, so that hardly any block has none and an edited one keeps some.</summary>
+    private const int DensestShift = 8;
+
+    /// <summary>Bytes per slot: a key and a place.</summary>
+    private const int SlotBytes = 16;
+
+    private const long Nowhere = long.MaxValue;
+
+    private readonly NativeArray<ulong> _keys;
+    private readonly NativeArray<long> _places;
+    private readonly long _mask;
+    private readonly long _limit;
+    private int _shift = 64 - DensestShift;
+    private long _count;
+    private bool _full;
+
+    /// <summary>An empty table of at most <paramref name="bytes"/>.</summary>
+    public AnchorTable(NativeTally tally, long bytes)
+    {
+        long slots = 1024;
+        while (slots * 2 * SlotBytes <= bytes) slots *= 2;
+        _mask = slots - 1;
+        // Above this linear probing begins to walk far.
+        _limit = slots / 4 * 3;
+        _keys = new NativeArray<ulong>(tally, slots, "the anchors");
+        _places = new NativeArray<long>(tally, slots, "the anchors");
+    }
+
+    /// <summary>More keys were added than there is room for: make it <see cref="Sparser"/> and add all again.</summary>
+    public bool IsFull => Volatile.Read(ref _full);
+
+    /// <summary>Whether there is an anchor behind the bytes of this hash.</summary>
+    public bool IsAnchor(ulong hash) => hash >> _shift == 0;
+
+    /// <summary>How far to shift a hash so that 0 means an anchor; for loops that look at every byte.</summary>
+    public int Shift => _shift;
+
+    /// <summary>Empties it and halves the anchors.</summary>
+    public void Sparser()
+    {
+        _shift--;
+        _count = 0;
+        _full = false;
+        for (long i = 0; i <= _mask; i++) _keys[i] = 0;
+    }
+
+    /// <summary>Adds a key without a place.</summary>
+    public void Add(ulong key)
+    {
+        if (key == 0 || IsFull) return;
+        for (long slot = Home(key); ; slot = (slot + 1) & _mask)
+        {
+            ulong held = Volatile.Read(ref _keys[slot]);
+            if (held == 0) held = Interlocked.CompareExchange(ref _keys[slot], key, 0);
+            if (held == key) return;
+            if (held != 0) continue;
+            _places[slot] = Nowhere;
+            if (Interlocked.Increment(ref _count) > _limit) Volatile.Write(ref _full, true);
+            return;
+        }
+    }
+
+    /// <summary>Says that the old image has the key's bytes before byte <paramref name="place"/>; keys that nobody added are ignored.</summary>
+    public void Place(ulong key, long place)
+    {
+        long slot = Slot(key);
+        if (slot < 0) return;
+        ref long held = ref _places[slot];
+        for (long seen = Volatile.Read(ref held); place < seen;)
+        {
+            long before = Interlocked.CompareExchange(ref held, place, seen);
+            if (before == seen) return;
+            seen = before;
+        }
+    }
+
+    /// <summary>Where the old image has the key's bytes, -1 if nowhere.</summary>
+    public long Find(ulong key)
+    {
+        long slot = Slot(key);
+        return slot < 0 || _places[slot] == Nowhere ? -1 : _places[slot];
+    }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        _keys.Dispose();
+        _places.Dispose();
+    }
+
+    private long Home(ulong key) => (long)(BlockHash.Mix(key) & (ulong)_mask);
+
+    private long Slot(ulong key)
+    {
+        if (key == 0) return -1;
+        for (long slot = Home(key); ; slot = (slot + 1) & _mask)
+        {
+            ulong held = _keys[slot];
+            if (held == key) return slot;
+            if (held == 0) return -1;
+        }
+    }
+}
+
+/// <summary>Adds the anchors of the pending blocks of the new image to the table.</summary>
+internal sealed class AnchorPass : IPassWorker
+{
+    private readonly Comparison _comparison;
+    private readonly AnchorTable _table;
+    private readonly WorkerBuffers _buffers;
+
+    private AnchorPass(Comparison comparison, AnchorTable table)
+    {
+        _comparison = comparison;
+        _table = table;
+        _buffers = new WorkerBuffers(comparison.Tally);
+    }
+
+    /// <summary>As dense as there is room.</summary>
+    public static void Run(Comparison comparison, AnchorTable table)
+    {
+        while (true)
+        {
+            comparison.Run(DiffStage.FindAnchors, comparison.TargetBlocks, () => new AnchorPass(comparison, table));
+            if (!table.IsFull) return;
+            table.Sparser();
+        }
+    }
+
+    public void Do(long task)
+    {
+        if (_table.IsFull) return;
+        long end = Math.Min((task + 1) * Comparison.TaskBlocks, _comparison.TargetBlocks);
+        for (long start = task * Comparison.TaskBlocks; start < end; start += WorkerBuffers.WindowBlocks)
+        {
+            Span<PackedChange> changes = _comparison.Changes.Slice(start, (int)Math.Min(WorkerBuffers.WindowBlocks, end - start));
+            Span<byte> window = PendingWindow.Read(_comparison.Target, start, changes, _buffers.Target);
+            for (int i = 0; i < changes.Length; i++)
+                if (changes[i].IsPending) AddAnchors(window.Slice(i * CowOp.BlockSize, CowOp.BlockSize));
+        }
+    }
+
+    public void Dispose() => _buffers.Dispose();
+
+    private void AddAnchors(ReadOnlySpan<byte> block)
+    {
+        ulong hash = 0;
+        int shift = _table.Shift;
+        for (int i = 0; i < block.Length; i++)
+        {
+            hash = GearHash.Roll(hash, block[i]);
+            if (hash >> shift == 0 && i >= GearHash.Window - 1) _table.Add(hash);
+        }
+    }
+}
+
+/// <summary>Finds the table's anchors in the whole old image.</summary>
+internal sealed class PlacePass : IPassWorker
+{
+    private readonly Comparison _comparison;
+    private readonly AnchorTable _table;
+    private readonly WorkerBuffers _buffers;
+    private HoleCursor _holes;
+
+    private PlacePass(Comparison comparison, AnchorTable table)
+    {
+        _comparison = comparison;
+        _table = table;
+        _holes = new HoleCursor(comparison.Source);
+        _buffers = new WorkerBuffers(comparison.Tally);
+    }
+
+    public static void Run(Comparison comparison, AnchorTable table) =>
+        comparison.Run(DiffStage.FindAnchors, comparison.SourceBlocks, () => new PlacePass(comparison, table));
+
+    public void Do(long task)
+    {
+        long start = task * Comparison.TaskBlocks * CowOp.BlockSize;
+        long end = Math.Min(start + ((long)Comparison.TaskBlocks * CowOp.BlockSize), _comparison.Source.Length);
+        for (long window = start; window < end; window += WorkerBuffers.WindowBytes)
+        {
+            int length = (int)Math.Min(WorkerBuffers.WindowBytes, end - window);
+            // An anchor in zeros says nothing; those whose bytes reach into a hole from behind are few.
+            if (_holes.Covers(window, length)) continue;
+            int history = (int)Math.Min(window, GearHash.Window - 1);
+            Span<byte> bytes = _buffers.Source[..(history + length)];
+            _comparison.Source.Read(window - history, bytes);
+            PlaceAnchors(bytes, window - history, window == 0 ? GearHash.Window - 1 : history);
+        }
+    }
+
+    public void Dispose() => _buffers.Dispose();
+
+    private void PlaceAnchors(ReadOnlySpan<byte> bytes, long offset, int first)
+    {
+        ulong hash = 0, last = 0;
+        int shift = _table.Shift;
+        for (int i = 0; i < bytes.Length; i++)
+        {
+            hash = GearHash.Roll(hash, bytes[i]);
+            // A run of one byte has one hash all along; its first place is the lowest.
+            if (hash >> shift != 0 || hash == last || i < first) continue;
+            _table.Place(hash, offset + i + 1);
+            last = hash;
+        }
+    }
+}

@@ -1,0 +1,174 @@
+using System;
+using Snapuserd.Block;
+using Snapuserd.Cow;
+
+namespace Snapuserd.Create;
+
+/// <summary>
+/// The last pass over the images: a pending block becomes Xor with the most similar bytes of the old image if that is smaller, else
+/// Replace. Candidates are the bytes at the same place, those that continue the match of the block before or lead up to that of the block
+/// behind, and those to which anchors point.
+/// </summary>
+internal sealed class SimilarPass : IPassWorker
+{
+    /// <summary>
+    /// What an Xor takes in the COW beside its payload, in bytes: its op (16 in v3, 20 in v2) and its entry in a sequence list (4). A
+    /// Replace shares its op with up to 64 blocks.
+    /// </summary>
+    internal const int OpOverhead = 20;
+
+    /// <summary>
+    /// Differing bytes from which on an Xor is not even estimated: with 7 of 8 bytes changed the payload is noise, which no codec makes smaller than the block.
+    /// </summary>
+    private const int Hopeless = CowOp.BlockSize / 8 * 7;
+
+    /// <summary>Differing bytes at which the search ends: 16 changed bytes cost about what the op itself does, so nothing better is worth a search.</summary>
+    private const int GoodEnough = 16;
+
+    /// <summary>Places that anchors may propose for one block; each costs a read of 4 KiB, and one in 256 bytes gives 16.</summary>
+    private const int AnchorTries = 16;
+
+    private const int SmallWindow = WorkerBuffers.WindowBytes / 4;
+
+    private readonly Comparison _comparison;
+    private readonly AnchorTable _table;
+    private readonly WorkerBuffers _buffers;
+    private readonly ICostEstimator _estimator;
+    private readonly byte[] _best = new byte[CowOp.BlockSize];
+    private readonly long[] _tried = new long[AnchorTries + 3];
+    // A window's changes as they were before this pass.
+    private readonly PackedChange[] _before = new PackedChange[WorkerBuffers.WindowBlocks];
+    private readonly int _zeroCost;
+    // Each kind of candidate walks through the old image in its own steps, so each has its own window.
+    private SourceWindow _sameWindow;
+    private SourceWindow _followWindow;
+    private SourceWindow _anchorWindow;
+    private int _triedCount;
+    private int _bestDifference;
+    private long _bestOffset;
+
+    private SimilarPass(Comparison comparison, AnchorTable table)
+    {
+        _comparison = comparison;
+        _table = table;
+        _sameWindow = new SourceWindow(comparison.Source);
+        _followWindow = new SourceWindow(comparison.Source);
+        _anchorWindow = new SourceWindow(comparison.Source);
+        _estimator = comparison.MakeEstimator();
+        _zeroCost = Math.Clamp(_estimator.Cost(_best), 0, CowOp.BlockSize);
+        _buffers = new WorkerBuffers(comparison.Tally);
+    }
+
+    public static void Run(Comparison comparison, AnchorTable table) =>
+        comparison.Run(DiffStage.FindSimilar, comparison.TargetBlocks, () => new SimilarPass(comparison, table));
+
+    public void Do(long task)
+    {
+        long end = Math.Min((task + 1) * Comparison.TaskBlocks, _comparison.TargetBlocks);
+        // Where the bytes of the next block would be if it continues the match; only known inside a task, because tasks are independent.
+        long follow = -1;
+        for (long start = task * Comparison.TaskBlocks; start < end; start += WorkerBuffers.WindowBlocks)
+        {
+            Span<PackedChange> changes = _comparison.Changes.Slice(start, (int)Math.Min(WorkerBuffers.WindowBlocks, end - start));
+            Span<byte> window = PendingWindow.Read(_comparison.Target, start, changes, _buffers.Target);
+            Span<PackedChange> before = _before.AsSpan(0, changes.Length);
+            changes.CopyTo(before);
+            follow = Forward(start, changes, window, follow);
+            Backward(start, changes, before, window);
+        }
+    }
+
+    public void Dispose()
+    {
+        _estimator.Dispose();
+        _buffers.Dispose();
+    }
+
+    private long Forward(long start, Span<PackedChange> changes, Span<byte> window, long follow)
+    {
+        for (int i = 0; i < changes.Length; i++)
+        {
+            if (changes[i].IsPending)
+            {
+                ReadOnlySpan<byte> block = window.Slice(i * CowOp.BlockSize, CowOp.BlockSize);
+                Search(block, start + i, follow);
+                changes[i] = Decide(block);
+                if (_bestDifference <= Hopeless) follow = _bestOffset;
+            }
+            else if (changes[i].Type == CowOpType.Copy)
+            {
+                follow = changes[i].SourceByte;
+            }
+            if (follow >= 0) follow += CowOp.BlockSize;
+        }
+        return follow;
+    }
+
+    /// <summary>What was inserted ends somewhere inside a block: the block before the first match may still have its end in common with what leads up to it.</summary>
+    private void Backward(long start, Span<PackedChange> changes, ReadOnlySpan<PackedChange> before, Span<byte> window)
+    {
+        for (int i = changes.Length - 2; i >= 0; i--)
+        {
+            if (!before[i].IsPending || changes[i].IsOrdered || !changes[i + 1].IsOrdered) continue;
+            ReadOnlySpan<byte> block = window.Slice(i * CowOp.BlockSize, CowOp.BlockSize);
+            Forget();
+            Try(block, changes[i + 1].SourceByte - CowOp.BlockSize, ref _followWindow, 1);
+            changes[i] = Decide(block);
+        }
+    }
+
+    private void Search(ReadOnlySpan<byte> block, long number, long follow)
+    {
+        Forget();
+        Try(block, number * CowOp.BlockSize, ref _sameWindow, 0);
+        if (_bestDifference > GoodEnough) Try(block, follow, ref _followWindow, 1);
+        if (_bestDifference > GoodEnough) TryAnchors(block);
+    }
+
+    private void TryAnchors(ReadOnlySpan<byte> block)
+    {
+        ulong hash = 0, last = 0;
+        int shift = _table.Shift;
+        for (int i = 0; i < block.Length; i++)
+        {
+            hash = GearHash.Roll(hash, block[i]);
+            if (hash >> shift != 0 || hash == last || i < GearHash.Window - 1) continue;
+            last = hash;
+            long place = _table.Find(hash);
+            if (place < 0) continue;
+            Try(block, place - (i + 1), ref _anchorWindow, 2);
+            if (_bestDifference <= GoodEnough || _triedCount == _tried.Length) return;
+        }
+    }
+
+    private void Forget()
+    {
+        _triedCount = 0;
+        _bestDifference = int.MaxValue;
+        _bestOffset = -1;
+    }
+
+    /// <summary>Compares the block with the old image's bytes at an offset, if these are inside of it and have not been compared yet.</summary>
+    private void Try(ReadOnlySpan<byte> block, long offset, ref SourceWindow window, int windowNumber)
+    {
+        if (offset < 0 || offset > _comparison.Source.Length - CowOp.BlockSize || _tried.AsSpan(0, _triedCount).Contains(offset)) return;
+        if (_triedCount < _tried.Length) _tried[_triedCount++] = offset;
+        ReadOnlySpan<byte> candidate = window.Read(_buffers.Source.Slice(windowNumber * SmallWindow, SmallWindow), offset);
+        int difference = DifferenceKernel.Count(candidate, block);
+        if (difference >= _bestDifference) return;
+        _bestDifference = difference;
+        _bestOffset = offset;
+        candidate.CopyTo(_best);
+    }
+
+    /// <summary>What becomes of a block, given the best candidate. Turns that into the payload.</summary>
+    private PackedChange Decide(ReadOnlySpan<byte> block)
+    {
+        if (_bestDifference > Hopeless) return PackedChange.Replace;
+        if (_bestDifference == 0 && _bestOffset % CowOp.BlockSize == 0) return PackedChange.Copy(_bestOffset / CowOp.BlockSize);
+        int replace = Math.Clamp(_estimator.Cost(block), 0, CowOp.BlockSize);
+        if (_bestDifference > 0) XorKernel.XorInto(_best, block);
+        int xor = _bestDifference == 0 ? _zeroCost : Math.Clamp(_estimator.Cost(_best), 0, CowOp.BlockSize);
+        return xor + OpOverhead < replace ? PackedChange.Xor(_bestOffset, replace - xor) : PackedChange.Replace;
+    }
+}
