@@ -1,0 +1,101 @@
+using System;
+using System.Collections.Generic;
+using Snapuserd.Block;
+using Snapuserd.Cow;
+
+namespace Snapuserd.Tests.Support;
+
+/// <summary>
+/// A COW output in memory that remembers what was done to it, in order, and can fail. With a capacity it is a device, which keeps what was
+/// on it and never changes its length.
+/// </summary>
+public sealed class MemoryOutput : ICowOutput
+{
+    /// <summary>One call: a write with its bytes, a flush (both null), or a new length.</summary>
+    public readonly record struct Step(long Offset, byte[]? Bytes, long? Length)
+    {
+        /// <summary>A flush.</summary>
+        public bool IsFlush => Bytes == null && Length == null;
+    }
+
+    private readonly List<Step> _steps = new();
+    private byte[] _bytes;
+    private long _length;
+
+    /// <summary>A file with this content, or a device of <paramref name="capacity"/> bytes that begins with it.</summary>
+    public MemoryOutput(byte[]? content = null, long? capacity = null)
+    {
+        _bytes = new byte[Math.Max(capacity ?? 0, content?.Length ?? 0)];
+        content?.CopyTo(_bytes, 0);
+        _length = capacity ?? _bytes.Length;
+        Capacity = capacity;
+    }
+
+    /// <inheritdoc/>
+    public string Name => "output.cow";
+
+    /// <inheritdoc/>
+    public long Length => _length;
+
+    /// <inheritdoc/>
+    public long? Capacity { get; }
+
+    /// <summary>Everything that was done so far.</summary>
+    public IReadOnlyList<Step> Steps => _steps;
+
+    /// <summary>Writes that reach behind this byte put what fits and fail, as a full disk does.</summary>
+    public long FailBehind { get; set; } = long.MaxValue;
+
+    /// <summary>The content.</summary>
+    public byte[] Bytes => _bytes.AsSpan(0, (int)_length).ToArray();
+
+    /// <inheritdoc/>
+    public void Write(long offset, ReadOnlySpan<byte> bytes)
+    {
+        if (offset + bytes.Length > Capacity) throw new InvalidOperationException($"{bytes.Length} bytes at {offset} of a device of {Capacity}");
+        int fits = (int)Math.Clamp(FailBehind - offset, 0, bytes.Length);
+        Put(offset, bytes[..fits]);
+        if (fits < bytes.Length) throw new SnapuserdException(ExitCode.InputOutput, $"{Name}: no space is left");
+    }
+
+    /// <inheritdoc/>
+    public void Read(long offset, Span<byte> destination)
+    {
+        if (offset < 0 || offset + destination.Length > _length) throw new ArgumentOutOfRangeException(nameof(offset), $"{destination.Length} bytes at {offset} of {_length}");
+        _bytes.AsSpan((int)offset, destination.Length).CopyTo(destination);
+    }
+
+    /// <inheritdoc/>
+    public void Flush() => _steps.Add(default);
+
+    /// <inheritdoc/>
+    public void Truncate(long length)
+    {
+        if (Capacity != null) return;
+        _steps.Add(new Step(0, null, length));
+        SetLength(length);
+    }
+
+    /// <summary>Does a step of another output here, for states in which only some of them happened.</summary>
+    public void Do(in Step step)
+    {
+        if (step.Bytes != null) Write(step.Offset, step.Bytes);
+        else if (step.Length is { } length) Truncate(length);
+        else Flush();
+    }
+
+    private void Put(long offset, ReadOnlySpan<byte> bytes)
+    {
+        if (bytes.Length == 0) return;
+        _steps.Add(new Step(offset, bytes.ToArray(), null));
+        if (offset + bytes.Length > _length) SetLength(offset + bytes.Length);
+        bytes.CopyTo(_bytes.AsSpan((int)offset));
+    }
+
+    private void SetLength(long length)
+    {
+        if (length > _bytes.Length) Array.Resize(ref _bytes, (int)Math.Max(length, _bytes.Length * 2L));
+        if (length < _length) _bytes.AsSpan((int)length, (int)(_length - length)).Clear();
+        _length = length;
+    }
+}
