@@ -25,12 +25,11 @@ internal static class CreateVerb
     {
         Arguments arguments = invocation.Arguments;
         CowWriterOptions options = Options(arguments);
-        StopFlag stop = new();
-        using var signals = new StopSignals(stop.Request);
+        using var stop = new StopSignals();
         using FileImageReader source = FileImageReader.Open(arguments.Required("--source")), target = FileImageReader.Open(arguments.Required("--target"));
         if (source.Device.SameFileAs(target.Device))
             throw new SnapuserdException(ExitCode.Usage, $"{source.Name} and {target.Name} are the same; there is nothing to update");
-        Job job = new(invocation, source, target, options, stop);
+        Job job = new(invocation, source, target, options, stop.Flag);
         var clock = new ProgressObserver(invocation, "create");
 
         using DiffPlan plan = Compare(job);
@@ -49,6 +48,9 @@ internal static class CreateVerb
         int unit = (int)arguments.Number("--block-factor", CowOp.BlockSize);
         if (format == 2 && unit != CowOp.BlockSize)
             throw new SnapuserdException(ExitCode.Usage, "create: format 2 has units of one block only; leave --block-factor out or take --format 3");
+        if (format == 3 && arguments.Has("--cluster-ops")) throw new SnapuserdException(ExitCode.Usage, "create: format 3 has no clusters; leave --cluster-ops out or take --format 2");
+        int cluster = (int)arguments.Number("--cluster-ops", CowCreation.CallBlocks);
+        if (cluster == 1) throw new SnapuserdException(ExitCode.Usage, "create: --cluster-ops 1 leaves no room for an op in a cluster; take 0 or 2 and more");
         if (!int.IsPow2(unit)) throw new SnapuserdException(ExitCode.Usage, $"create: --block-factor {unit} is not 4k, 8k, 16k, 32k, 64k, 128k or 256k");
         long memory = arguments.Number("--memory", DefaultMemory);
         CowWriterOptions options = new()
@@ -57,7 +59,7 @@ internal static class CreateVerb
             Compression = algorithm,
             Level = level,
             MaxUnitBytes = unit,
-            ClusterOps = CowCreation.CallBlocks,
+            ClusterOps = cluster,
             Threads = Threads(arguments),
             BatchBytes = (int)Math.Min(memory / 4, MostBatch),
         };
