@@ -28,11 +28,12 @@ internal sealed class AnchorTable : IDisposable
     private long _count;
     private bool _full;
 
-    /// <summary>An empty table of at most <paramref name="bytes"/>.</summary>
-    public AnchorTable(NativeTally tally, long bytes)
+    /// <summary>An empty table for so many pending blocks, of at most <paramref name="bytes"/>.</summary>
+    public AnchorTable(NativeTally tally, long bytes, long pendingBlocks)
     {
-        long slots = 1024;
-        while (slots * 2 * SlotBytes <= bytes) slots *= 2;
+        // Half full if every block has the number of anchors that is to be expected.
+        long wanted = pendingBlocks * (CowOp.BlockSize >> DensestShift) * 2, slots = 1024;
+        while (slots < wanted && slots * 2 * SlotBytes <= bytes) slots *= 2;
         _mask = slots - 1;
         // Above this linear probing begins to walk far.
         _limit = slots / 4 * 3;

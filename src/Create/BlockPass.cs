@@ -63,6 +63,7 @@ internal sealed class BlockPass
                 started[i] = thread;
             }
             Wait(progress);
+            progress?.Invoke(_done);
         }
         finally
         {

@@ -7,7 +7,7 @@ namespace Snapuserd.Create;
 /// Finds ops that wait for themselves, by walking depth first along <see cref="OpGraph"/> with a stack of its own, and turns the op of each
 /// cycle whose Replace costs least into one. Removing an op makes no new cycle, so what has been walked to the end stays good.
 /// </summary>
-internal sealed class CycleBreaker
+internal sealed class CycleBreaker : IDisposable
 {
     /// <summary>
     /// Ops of one cycle that are estimated at most, evenly spread. A cycle is broken by a single block, at most 4 KiB; more than so many
@@ -23,19 +23,19 @@ internal sealed class CycleBreaker
 
     private const byte White = 0, Grey = 1, Black = Grey + OpGraph.Edges + 1;
 
-    private readonly Comparison _comparison;
     private readonly NativeArray<PackedChange> _changes;
     // White, Grey plus the edges already walked, or Black.
     private readonly NativeArray<byte> _states;
     private readonly NativeArray<uint> _stack;
+    private readonly ReplaceCosts _costs;
     private long _depth;
 
     private CycleBreaker(Comparison comparison, NativeArray<byte> states, NativeArray<uint> stack)
     {
-        _comparison = comparison;
         _changes = comparison.Changes;
         _states = states;
         _stack = stack;
+        _costs = new ReplaceCosts(comparison);
     }
 
     /// <summary>Breaks every cycle; returns how many ops became Replace. 5 bytes per block of the new image meanwhile.</summary>
@@ -43,8 +43,12 @@ internal sealed class CycleBreaker
     {
         using var states = new NativeArray<byte>(comparison.Tally, comparison.TargetBlocks, "the search for cycles");
         using var stack = new NativeArray<uint>(comparison.Tally, orderedOps, "the search for cycles");
-        return new CycleBreaker(comparison, states, stack).Run(orderedOps);
+        using var breaker = new CycleBreaker(comparison, states, stack);
+        return breaker.Run(orderedOps);
     }
+
+    /// <inheritdoc/>
+    public void Dispose() => _costs.Dispose();
 
     private long Run(long orderedOps)
     {
@@ -107,7 +111,7 @@ internal sealed class CycleBreaker
     private long Cheapest(long first)
     {
         long count = _depth - first, step = (count + Samples - 1) / Samples;
-        EstimatePass.Run(_comparison, _stack, first, _depth, step);
+        _costs.Estimate(_stack, first, _depth, step);
         long best = first;
         for (long p = first; p < _depth; p += step)
         {
@@ -116,49 +120,4 @@ internal sealed class CycleBreaker
         }
         return best;
     }
-}
-
-/// <summary>Estimates what the ops of a cycle would cost as Replace, where that is not known yet: a Copy costs nothing, so the block's whole cost.</summary>
-internal sealed class EstimatePass : IPassWorker
-{
-    /// <summary>Ops per task: a thread costs some ten estimates to start, so a short cycle stays on one.</summary>
-    private const int TaskOps = 64;
-
-    private readonly Comparison _comparison;
-    private readonly NativeArray<uint> _stack;
-    private readonly ICostEstimator _estimator;
-    private readonly long _first;
-    private readonly long _end;
-    private readonly long _step;
-    private readonly byte[] _block = new byte[CowOp.BlockSize];
-
-    private EstimatePass(Comparison comparison, NativeArray<uint> stack, long first, long end, long step)
-    {
-        _comparison = comparison;
-        _stack = stack;
-        (_first, _end, _step) = (first, end, step);
-        _estimator = comparison.MakeEstimator();
-    }
-
-    /// <summary>Estimates every <paramref name="step"/>-th op of a part of the stack.</summary>
-    public static void Run(Comparison comparison, NativeArray<uint> stack, long first, long end, long step)
-    {
-        long samples = (end - first + step - 1) / step;
-        BlockPass.Run((samples + TaskOps - 1) / TaskOps, comparison.Threads, () => new EstimatePass(comparison, stack, first, end, step), comparison.Options.Stop, null);
-    }
-
-    public void Do(long task)
-    {
-        long start = _first + (task * TaskOps * _step), end = Math.Min(start + (TaskOps * _step), _end);
-        for (long p = start; p < end; p += _step)
-        {
-            long block = _stack[p];
-            PackedChange change = _comparison.Changes[block];
-            if (change.ExtraCost != PackedChange.UnknownCost) continue;
-            _comparison.Target.Read(block * CowOp.BlockSize, _block);
-            _comparison.Changes[block] = change.WithExtraCost(Math.Clamp(_estimator.Cost(_block), 0, CowOp.BlockSize));
-        }
-    }
-
-    public void Dispose() => _estimator.Dispose();
 }

@@ -40,6 +40,13 @@ public sealed record DiffOptions
     public bool Xor { get; init; } = true;
 
     /// <summary>
+    /// Bytes that an Xor takes in the COW beside its payload and a Replace does not. In v3 with units of many blocks that is the op, 16 bytes,
+    /// which a Replace shares with its unit; the default. With units of one block, and in v2, it is 0: either has an op of its own. 4 more where
+    /// a sequence list is written. At equal bytes Replace wins, because it never needs the journal.
+    /// </summary>
+    public int XorOverhead { get; init; } = 16;
+
+    /// <summary>
     /// Bytes for windows and anchors, at least <see cref="MinimumMemoryBytes"/>. On top come at most 32 bytes per block of the larger
     /// image. More of it allows more threads, and more anchors where much has changed.
     /// </summary>

@@ -22,6 +22,7 @@ public static class Differ
         using var comparison = new Comparison(source, target, options);
         Classify(comparison);
 
+        if (options.Stop is { Requested: true }) throw new SnapuserdException(ExitCode.Interrupted, "stopped before the merge order was made");
         Counts counts = Count(comparison.Changes);
         long broken = CycleBreaker.Run(comparison, counts.Ordered);
         if (broken > 0) counts = Count(comparison.Changes);
@@ -46,24 +47,26 @@ public static class Differ
         SourceIndex index;
         using (NativeArray<ulong> hashes = ComparePass.Run(comparison)) index = new SourceIndex(comparison.Tally, hashes);
         using (index) MovedPass.Run(comparison, index);
-        if (!HasPending(comparison.Changes)) return;
-        if (comparison.Options.Xor && comparison.SourceBlocks > 0) FindSimilar(comparison);
+        long pending = CountPending(comparison.Changes);
+        if (pending == 0) return;
+        if (comparison.Options.Xor && comparison.SourceBlocks > 0) FindSimilar(comparison, pending);
         else ReplacePending(comparison.Changes);
     }
 
-    private static void FindSimilar(Comparison comparison)
+    private static void FindSimilar(Comparison comparison, long pending)
     {
-        using var anchors = new AnchorTable(comparison.Tally, comparison.Options.MemoryBytes / 2);
+        using var anchors = new AnchorTable(comparison.Tally, comparison.Options.MemoryBytes / 2, pending);
         AnchorPass.Run(comparison, anchors);
         PlacePass.Run(comparison, anchors);
         SimilarPass.Run(comparison, anchors);
     }
 
-    private static bool HasPending(NativeArray<PackedChange> changes)
+    private static long CountPending(NativeArray<PackedChange> changes)
     {
+        long count = 0;
         for (long block = 0; block < changes.Length; block++)
-            if (changes[block].IsPending) return true;
-        return false;
+            if (changes[block].IsPending) count++;
+        return count;
     }
 
     private static void ReplacePending(NativeArray<PackedChange> changes)

@@ -12,17 +12,11 @@ namespace Snapuserd.Create;
 internal sealed class SimilarPass : IPassWorker
 {
     /// <summary>
-    /// What an Xor takes in the COW beside its payload, in bytes: its op (16 in v3, 20 in v2) and its entry in a sequence list (4). A
-    /// Replace shares its op with up to 64 blocks.
-    /// </summary>
-    internal const int OpOverhead = 20;
-
-    /// <summary>
     /// Differing bytes from which on an Xor is not even estimated: with 7 of 8 bytes changed the payload is noise, which no codec makes smaller than the block.
     /// </summary>
     private const int Hopeless = CowOp.BlockSize / 8 * 7;
 
-    /// <summary>Differing bytes at which the search ends: 16 changed bytes cost about what the op itself does, so nothing better is worth a search.</summary>
+    /// <summary>Differing bytes at which the search ends: 16 changed bytes cost about 50 as a payload and none about 20; less is not worth a search.</summary>
     private const int GoodEnough = 16;
 
     /// <summary>Places that anchors may propose for one block; each costs a read of 4 KiB, and one in 256 bytes gives 16.</summary>
@@ -169,6 +163,6 @@ internal sealed class SimilarPass : IPassWorker
         int replace = Math.Clamp(_estimator.Cost(block), 0, CowOp.BlockSize);
         if (_bestDifference > 0) XorKernel.XorInto(_best, block);
         int xor = _bestDifference == 0 ? _zeroCost : Math.Clamp(_estimator.Cost(_best), 0, CowOp.BlockSize);
-        return xor + OpOverhead < replace ? PackedChange.Xor(_bestOffset, replace - xor) : PackedChange.Replace;
+        return xor + _comparison.Options.XorOverhead < replace ? PackedChange.Xor(_bestOffset, replace - xor) : PackedChange.Replace;
     }
 }

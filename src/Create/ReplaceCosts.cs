@@ -1,0 +1,60 @@
+using System;
+using Snapuserd.Cow;
+
+namespace Snapuserd.Create;
+
+/// <summary>What the ops of a cycle would cost as Replace, where that is not known yet: a Copy costs nothing, so it is the whole cost of the block.</summary>
+internal sealed class ReplaceCosts(Comparison comparison) : IDisposable
+{
+    /// <summary>Ops per task: a thread costs some ten estimates to start, so a short cycle is estimated on the caller's.</summary>
+    private const int TaskOps = 64;
+
+    private EstimatePass? _own;
+
+    /// <summary>Estimates every <paramref name="step"/>-th op whose block stands in a part of the stack.</summary>
+    public void Estimate(NativeArray<uint> stack, long first, long end, long step)
+    {
+        long tasks = (((end - first + step - 1) / step) + TaskOps - 1) / TaskOps;
+        if (tasks == 1)
+        {
+            _own ??= new EstimatePass(comparison);
+            _own.Aim(stack, first, end, step).Do(0);
+            return;
+        }
+        BlockPass.Run(tasks, comparison.Threads, () => new EstimatePass(comparison).Aim(stack, first, end, step), comparison.Options.Stop, null);
+    }
+
+    /// <inheritdoc/>
+    public void Dispose() => _own?.Dispose();
+
+    private sealed class EstimatePass(Comparison comparison) : IPassWorker
+    {
+        private readonly ICostEstimator _estimator = comparison.MakeEstimator();
+        private readonly byte[] _block = new byte[CowOp.BlockSize];
+        private NativeArray<uint>? _stack;
+        private long _first;
+        private long _end;
+        private long _step;
+
+        public EstimatePass Aim(NativeArray<uint> stack, long first, long end, long step)
+        {
+            (_stack, _first, _end, _step) = (stack, first, end, step);
+            return this;
+        }
+
+        public void Do(long task)
+        {
+            long start = _first + (task * TaskOps * _step), end = Math.Min(start + (TaskOps * _step), _end);
+            for (long p = start; p < end; p += _step)
+            {
+                long block = _stack![p];
+                PackedChange change = comparison.Changes[block];
+                if (change.ExtraCost != PackedChange.UnknownCost) continue;
+                comparison.Target.Read(block * CowOp.BlockSize, _block);
+                comparison.Changes[block] = change.WithExtraCost(Math.Clamp(_estimator.Cost(_block), 0, CowOp.BlockSize));
+            }
+        }
+
+        public void Dispose() => _estimator.Dispose();
+    }
+}
