@@ -106,6 +106,8 @@ internal sealed class OpReaderV2(IByteSource source, CowHeader header)
                     if (!clustered) throw Bad($"a Sequence op at byte {position} of a file without clusters, where its list has no place");
                     ReadList(tally, position, dataLength, from, fill, list);
                     break;
+                case 0 when label != null:
+                    throw Bad($"cannot go on at label {label}: the ops end at byte {position} without it");
                 default:
                     throw Bad($"op {tally.Ops} at byte {position}: type is {(byte)type}, which is unknown");
             }
