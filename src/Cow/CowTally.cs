@@ -37,6 +37,8 @@ internal sealed class CowTally
     public long DataEnd;
     /// <summary>v2, for a writer that goes on: where the next op and its data go, slots taken and data bytes in the open cluster.</summary>
     public long NextOp, NextData, ClusterSlots, ClusterData;
+    /// <summary>v2: where the footer lies.</summary>
+    public long Footer;
 
     /// <summary>Counts a data op, whose values have been checked, as number <see cref="Ops"/>.</summary>
     public void Count(in CowOp op)

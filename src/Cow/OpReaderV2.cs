@@ -61,6 +61,7 @@ internal sealed class OpReaderV2(IByteSource source, CowHeader header)
             {
                 CheckFooter(tally, position, opsSize: newBlock, numOps: from);
                 tally.Compression = compression ?? CowCompression.None;
+                tally.Footer = position;
                 if (label != null) throw Bad($"cannot go on at label {label}: the footer comes without it");
                 if (closedEarly is { } open)
                 {

@@ -64,9 +64,13 @@ internal sealed class OpWriterV2 : IOpWriter
         writer.Require(writer.Size);
         output.Truncate(0);
         output.Truncate(first);
-        // The first op as well: behind a new header an older file's ops must not look like its own.
-        if (output.Capacity != null) data.AddZeros(header.ScratchOffset, header.ScratchBytes + RecordBytes);
-        data.Send();
+        if (output.Capacity != null)
+        {
+            // The first op as well: behind a new header an older file's ops must not look like its own.
+            writer.DropFooter();
+            data.AddZeros(header.ScratchOffset, header.ScratchBytes + RecordBytes);
+        }
+        writer.Send();
         Span<byte> bytes = stackalloc byte[HeaderBytes];
         header.Write(bytes);
         output.Write(0, bytes);
@@ -86,8 +90,9 @@ internal sealed class OpWriterV2 : IOpWriter
             throw CowWriterOptions.Misuse($"{output.Name}: its payloads are {tally.Compression.ToString().ToLowerInvariant()}, so {compression.ToString().ToLowerInvariant()} cannot be appended");
         Place place = new(tally.NextOp, tally.NextData, tally.ClusterSlots, tally.ClusterData, tally.Records);
         var writer = new OpWriterV2(output, header.ClusterOps, compression, ops, data, place);
-        if (label != null) writer.DropRest();
+        if (label != null) writer.DropFooter();
         writer.CloseFullCluster();
+        if (label != null) writer.DropRest();
         return writer;
     }
 
@@ -208,7 +213,10 @@ internal sealed class OpWriterV2 : IOpWriter
         _ops.AddZeros(_place.NextOp, Math.Min(end, _output.Capacity ?? end) - _place.NextOp);
     }
 
-    /// <summary>What lay behind a label must not be taken for the end of what is written now, footer and all, if that is cut off.</summary>
+    /// <summary>
+    /// What lay behind a label must not be taken for the end of what is written now, if that is cut off: new ops that are as long as the old
+    /// ones would lead on to those that are left.
+    /// </summary>
     private void DropRest()
     {
         if (Clustered) ZeroSlots();
@@ -216,6 +224,24 @@ internal sealed class OpWriterV2 : IOpWriter
         Send();
         _output.Truncate(Clustered ? _place.NextData : _place.NextOp);
         _output.Flush();
+    }
+
+    /// <summary>
+    /// The same for what lies further on: a device keeps it, so the footer goes that would make a whole file of it. A file is made shorter
+    /// instead. If the old ops do not lead to a footer, there is none to be afraid of.
+    /// </summary>
+    private void DropFooter()
+    {
+        if (_output.Capacity == null) return;
+        try
+        {
+            CowHeader header = CowHeader.Parse(_output, unfinished: true);
+            if (header.Major == 2) _ops.AddZeros(new OpReaderV2(_output, header).WalkTo(null).Footer, RecordBytes);
+        }
+        catch (SnapuserdException e) when (e.Code == ExitCode.CowCorrupt)
+        {
+            // No COW, or one that nobody finished.
+        }
     }
 
     private void Send()
