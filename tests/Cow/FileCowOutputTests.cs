@@ -1,0 +1,161 @@
+using System;
+using System.IO;
+using Snapuserd.Block;
+using Snapuserd.Cow;
+using Snapuserd.Tests.Support;
+using Xunit;
+
+namespace Snapuserd.Tests.Cow;
+
+/// <summary>Real files and devices as output.</summary>
+public sealed class FileCowOutputTests
+{
+    private static readonly CowWriterOptions s_options = new() { Compression = CowCompression.Lz4, OpCountMax = 100 };
+
+    private static byte[] Noise(int blocks)
+    {
+        byte[] noise = new byte[blocks * 4096];
+        new Random(blocks).NextBytes(noise);
+        return noise;
+    }
+
+    private static byte[] Expected(CowWriterOptions options)
+    {
+        var output = new MemoryOutput();
+        using var writer = CowWriter.Create(output, options);
+        Calls(writer);
+        return output.Bytes;
+    }
+
+    private static void Calls(CowWriter writer)
+    {
+        writer.Sequence([3]);
+        writer.Copy(3, 4);
+        writer.Replace(10, Noise(7));
+        writer.Label(1);
+        writer.Xor(20, 9, Noise(1));
+        writer.Finish();
+    }
+
+    [Fact]
+    public void File_is_what_memory_would_be_and_can_be_gone_on_with()
+    {
+        using var folder = new TempFolder();
+        using (FileCowOutput output = FileCowOutput.Create(folder["new.cow"]))
+        {
+            Assert.Null(output.Capacity);
+            using var writer = CowWriter.Create(output, s_options);
+            Calls(writer);
+            Assert.Equal(writer.Size, output.Length);
+        }
+        Assert.Equal(Expected(s_options), File.ReadAllBytes(folder["new.cow"]));
+        using (FileCowOutput output = FileCowOutput.Open(folder["new.cow"]))
+        {
+            using var writer = CowWriter.OpenAt(output, 1, s_options);
+            writer.Xor(20, 9, Noise(1));
+            writer.Finish();
+        }
+        Assert.Equal(Expected(s_options), File.ReadAllBytes(folder["new.cow"]));
+    }
+
+    [Fact]
+    public void Old_content_is_gone_and_its_zeros_are_a_hole()
+    {
+        using var folder = new TempFolder();
+        File.WriteAllBytes(folder["old.cow"], Noise(2000));
+        using (FileCowOutput output = FileCowOutput.Create(folder["old.cow"]))
+        using (var writer = CowWriter.Create(output, s_options))
+            Calls(writer);
+        Assert.Equal(Expected(s_options), File.ReadAllBytes(folder["old.cow"]));
+        string[] blocks = LoopDevice.Call("stat", "-c", "%b", folder["old.cow"]).Trim().Split('\n');
+        Assert.InRange(long.Parse(blocks[0], System.Globalization.CultureInfo.InvariantCulture) * 512, 1, 1024 * 1024);
+    }
+
+    [Fact]
+    public void What_cannot_be_created_is_answered_with_73()
+    {
+        using var folder = new TempFolder();
+        Assert.Equal(ExitCode.CannotCreate, Assert.Throws<SnapuserdException>(() => FileCowOutput.Create(folder["no/such/folder.cow"])).Code);
+        Assert.Equal(ExitCode.CannotCreate, Assert.Throws<SnapuserdException>(() => FileCowOutput.Create(folder.Path)).Code);
+        Assert.Equal(ExitCode.CannotCreate, Assert.Throws<SnapuserdException>(() => FileCowOutput.Create("/dev/null")).Code);
+        Assert.Equal(ExitCode.CannotCreate, Assert.Throws<SnapuserdException>(() => FileCowOutput.Create("")).Code);
+        Assert.Equal(ExitCode.InputMissing, Assert.Throws<SnapuserdException>(() => FileCowOutput.Open(folder["none.cow"])).Code);
+    }
+
+    [Fact]
+    public void File_that_somebody_writes_is_in_use()
+    {
+        using var folder = new TempFolder();
+        using FileCowOutput output = FileCowOutput.Create(folder["a.cow"]);
+        Assert.Equal(ExitCode.InUse, Assert.Throws<SnapuserdException>(() => FileCowOutput.Create(folder["a.cow"])).Code);
+    }
+
+    [RootFact]
+    public void Block_device_takes_the_file_and_refuses_one_that_is_too_long()
+    {
+        using var folder = new TempFolder();
+        byte[] expected = Expected(s_options), old = Noise(1024);
+        foreach (bool fits in new[] { true, false })
+        {
+            // Loop devices have whole sectors: the last file needs a byte more than it gets.
+            long bytes = fits ? (expected.Length + 511) / 512 * 512 : (expected.Length - 1) / 512 * 512;
+            File.WriteAllBytes(folder["disk"], old.AsSpan(0, (int)bytes).ToArray());
+            using (var loop = new LoopDevice(folder["disk"]))
+            using (FileCowOutput output = FileCowOutput.Create(loop.Path))
+            {
+                Assert.Equal(bytes, output.Capacity);
+                using var writer = CowWriter.Create(output, s_options);
+                if (fits)
+                {
+                    Calls(writer);
+                    Assert.Equal(expected.Length, writer.Size);
+                }
+                else
+                {
+                    SnapuserdException refusal = Assert.Throws<SnapuserdException>(() => Calls(writer));
+                    Assert.Equal(ExitCode.InputOutput, refusal.Code);
+                    Assert.Contains($"would have {expected.Length} bytes, but there are only {bytes}", refusal.Message, StringComparison.Ordinal);
+                }
+            }
+            byte[] disk = File.ReadAllBytes(folder["disk"]);
+            Assert.Equal(bytes, disk.Length);
+            if (fits)
+            {
+                // Slots that no op took keep what was on the device, as on Android.
+                using CowFile cow = CowFile.Read(new MemorySource(disk));
+                Assert.Equal(cow.Header, CowHeader.Parse(new MemorySource(expected)));
+                Assert.Equal(expected[(int)cow.Header.DataOffset..], disk[(int)cow.Header.DataOffset..expected.Length]);
+                Assert.Equal(expected[..((int)cow.Header.OpsOffset + (16 * cow.OpCount))], disk[..((int)cow.Header.OpsOffset + (16 * cow.OpCount))]);
+                Assert.Equal(1ul, cow.LastLabel);
+            }
+        }
+    }
+
+    [RootFact]
+    public void Full_disk_is_answered_with_74_and_the_label_before_holds()
+    {
+        using var folder = new TempFolder();
+        LoopDevice.Call("mount", "-t", "tmpfs", "-o", "size=1m", "none", folder.Path);
+        try
+        {
+            using FileCowOutput output = FileCowOutput.Create(folder["full.cow"]);
+            using (var writer = CowWriter.Create(output, s_options with { OpCountMax = 1000 }))
+            {
+                writer.Replace(10, Noise(7));
+                writer.Label(1);
+                writer.Replace(100, Noise(300));
+                SnapuserdException refusal = Assert.Throws<SnapuserdException>(writer.Finish);
+                Assert.Equal(ExitCode.InputOutput, refusal.Code);
+                Assert.Contains("no space is left", refusal.Message, StringComparison.Ordinal);
+                Assert.Contains("ENOSPC", refusal.Message, StringComparison.Ordinal);
+            }
+            using (var writer = CowWriter.OpenAt(output, 1, s_options)) writer.Finish();
+            using CowFile cow = CowFile.Read(output);
+            Assert.Equal(7, cow.OpCount);
+        }
+        finally
+        {
+            LoopDevice.Call("umount", folder.Path);
+        }
+    }
+}
