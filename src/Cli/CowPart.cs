@@ -17,7 +17,7 @@ internal sealed class CowPart : IDisposable
     private CowPart(string name, FileCowOutput file, bool renames)
     {
         Name = name;
-        File = file;
+        Output = file;
         _renames = renames;
     }
 
@@ -25,10 +25,10 @@ internal sealed class CowPart : IDisposable
     internal string Name { get; }
 
     /// <summary>What is written.</summary>
-    internal FileCowOutput File { get; }
+    internal FileCowOutput Output { get; }
 
     /// <summary>Length in bytes.</summary>
-    internal long Length => File.Length;
+    internal long Length => Output.Length;
 
     /// <summary>Exit code 64 when <paramref name="path"/> is one of the <paramref name="inputs"/>, 73 when it cannot be created, 76 when somebody else writes it.</summary>
     internal static CowPart Create(string path, params ReadOnlySpan<BlockDevice> inputs)
@@ -51,15 +51,15 @@ internal sealed class CowPart : IDisposable
     {
         if (_renames)
         {
-            int result = Libc.Rename(File.Name, Name);
-            if (result < 0) throw new SnapuserdException(ExitCode.CannotCreate, $"{Name}: renaming {File.Name} failed with {Errno.Name(result)}");
+            int result = Libc.Rename(Output.Name, Name);
+            if (result < 0) throw new SnapuserdException(ExitCode.CannotCreate, $"{Name}: renaming {Output.Name} failed with {Errno.Name(result)}");
         }
         _finished = true;
     }
 
     public void Dispose()
     {
-        if (_renames && !_finished) _ = Libc.Unlink(File.Name);
-        File.Dispose();
+        if (_renames && !_finished) _ = Libc.Unlink(Output.Name);
+        Output.Dispose();
     }
 }

@@ -104,7 +104,7 @@ internal static class CreateVerb
         CowWriterOptions options = job.Options with { MaxBlocks = (uint)(job.Target.Length / CowOp.BlockSize), OpCountMax = (ulong)ops };
         var observer = new ProgressObserver(job.Invocation, "write");
         long blocks = plan.CopyBlocks + plan.XorBlocks + plan.ReplaceBlocks + plan.ZeroBlocks;
-        using CowWriter writer = CowWriter.Create(output.File, options);
+        using CowWriter writer = CowWriter.Create(output.Output, options);
         CowCreation.Write(plan, job.Source, job.Target, writer, job.Stop,
             done => observer.Progress(new MergeProgress((int)done, (int)blocks, done * CowOp.BlockSize, blocks * CowOp.BlockSize)));
         writer.Finish();
@@ -114,7 +114,7 @@ internal static class CreateVerb
     /// <summary>Reads the file again: its order is verified always, and every byte that the merge would give is compared with the target unless the user has no time.</summary>
     private static MergeForecast Check(Job job, CowPart output)
     {
-        using FileImageReader cow = FileImageReader.OpenUnlocked(output.File.Name);
+        using FileImageReader cow = FileImageReader.OpenUnlocked(output.Output.Name);
         using Arena arena = new(32 << 20);
         using ImageQueue queue = new([cow, job.Source], arena, 32);
         using InlineWorkQueue<DecodeJob> workers = new(new DecodeWorker(arena), 64);
