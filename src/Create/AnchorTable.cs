@@ -37,6 +37,8 @@ internal sealed class AnchorTable : IDisposable
         _mask = slots - 1;
         // Above this linear probing begins to walk far.
         _limit = slots / 4 * 3;
+        // Adding all in vain and then again costs a read of all pending blocks, so what cannot fit is not tried.
+        while (pendingBlocks * (CowOp.BlockSize >> (64 - _shift)) > _limit) _shift--;
         _keys = new NativeArray<ulong>(tally, slots, "the anchors");
         _places = new NativeArray<long>(tally, slots, "the anchors");
     }
@@ -161,9 +163,10 @@ internal sealed class AnchorPass : IPassWorker
     {
         ulong hash = 0;
         int shift = _table.Shift;
+        ReadOnlySpan<ulong> words = GearHash.Words;
         for (int i = 0; i < block.Length; i++)
         {
-            hash = GearHash.Roll(hash, block[i]);
+            hash = GearHash.Roll(words, hash, block[i]);
             if (hash >> shift == 0 && i >= GearHash.Window - 1) _table.Add(hash);
         }
     }
@@ -210,9 +213,10 @@ internal sealed class PlacePass : IPassWorker
     {
         ulong hash = 0, last = 0;
         int shift = _table.Shift;
+        ReadOnlySpan<ulong> words = GearHash.Words;
         for (int i = 0; i < bytes.Length; i++)
         {
-            hash = GearHash.Roll(hash, bytes[i]);
+            hash = GearHash.Roll(words, hash, bytes[i]);
             // A run of one byte has one hash all along; its first place is the lowest.
             if (hash >> shift != 0 || hash == last || i < first) continue;
             _table.Place(hash, offset + i + 1);

@@ -1,3 +1,4 @@
+using System;
 using System.Runtime.CompilerServices;
 
 namespace Snapuserd.Create;
@@ -11,22 +12,19 @@ internal static class GearHash
     /// <summary>Bytes that the hash depends on.</summary>
     public const int Window = 64;
 
-    private static readonly Words s_words = Make();
+    private static readonly ulong[] s_words = Make();
+
+    /// <summary>One random word for each value of a byte. Taken once before a loop over bytes, which costs less than a look at a static in it.</summary>
+    public static ReadOnlySpan<ulong> Words => s_words;
 
     /// <summary>The hash with one byte more.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static ulong Roll(ulong hash, byte value) => (hash << 1) + s_words[value];
+    public static ulong Roll(ReadOnlySpan<ulong> words, ulong hash, byte value) => (hash << 1) + words[value];
 
-    private static Words Make()
+    private static ulong[] Make()
     {
-        Words words = default;
-        for (int i = 0; i < 256; i++) words[i] = BlockHash.Mix((ulong)(i + 1) * 0x9e3779b97f4a7c15);
+        ulong[] words = new ulong[256];
+        for (int i = 0; i < words.Length; i++) words[i] = BlockHash.Mix((ulong)(i + 1) * 0x9e3779b97f4a7c15);
         return words;
-    }
-
-    [InlineArray(256)]
-    private struct Words
-    {
-        private ulong _first;
     }
 }

@@ -123,9 +123,10 @@ internal sealed class SimilarPass : IPassWorker
     {
         ulong hash = 0, last = 0;
         int shift = _table.Shift;
+        ReadOnlySpan<ulong> words = GearHash.Words;
         for (int i = 0; i < block.Length; i++)
         {
-            hash = GearHash.Roll(hash, block[i]);
+            hash = GearHash.Roll(words, hash, block[i]);
             if (hash >> shift != 0 || hash == last || i < GearHash.Window - 1) continue;
             last = hash;
             long place = _table.Find(hash);

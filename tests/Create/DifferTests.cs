@@ -278,7 +278,7 @@ public sealed class DifferTests(ITestOutputHelper output)
         using var comparison = new Comparison(new MemoryImage(old), new MemoryImage(now), new DiffOptions());
         for (int block = 0; block < 2000; block++)
             if (!Block(old, block).SequenceEqual(Block(now, block))) comparison.Changes[block] = PackedChange.Pending;
-        using var table = new AnchorTable(comparison.Tally, 1024 * 16, 1000);
+        using var table = new AnchorTable(comparison.Tally, 1024 * 16, 1);
         int densest = table.Shift;
         AnchorPass.Run(comparison, table);
         PlacePass.Run(comparison, table);
@@ -334,7 +334,7 @@ public sealed class DifferTests(ITestOutputHelper output)
             },
         };
         Refused(ExitCode.Interrupted, "stopped", () => Compare(old, now, options));
-        Assert.DoesNotContain(DiffStage.FindAnchors, stages);
+        Assert.DoesNotContain(DiffStage.FindSimilar, stages);
     }
 
     [Fact]
