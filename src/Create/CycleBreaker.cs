@@ -16,10 +16,11 @@ internal sealed class CycleBreaker : IDisposable
     private const int Samples = 1 << 16;
 
     /// <summary>
-    /// Steps per op after which cycles are broken where they close instead of where it is cheapest. That needs no second walk, so that the
-    /// whole stays linear for a graph made to be walked again and again; a functional graph (copies only) needs three.
+    /// Steps per op, walked or compared for their costs, after which cycles are broken where they close instead of where it is cheapest.
+    /// That needs neither, so the whole stays linear for a graph in which cycles are long, many and entangled. Cycles that share nothing,
+    /// all there are among copies, need five.
     /// </summary>
-    private const int StepsPerOp = 64;
+    private const int StepsPerOp = 256;
 
     private const byte White = 0, Grey = 1, Black = Grey + OpGraph.Edges + 1;
 
@@ -77,8 +78,15 @@ internal sealed class CycleBreaker : IDisposable
                     Push(after);
                     continue;
                 }
-                Break(steps < 0 ? _depth - 1 : Cheapest(Position(after)));
                 broken++;
+                if (steps < 0)
+                {
+                    Break(_depth - 1);
+                    continue;
+                }
+                long first = Position(after);
+                steps -= _depth - first;
+                Break(Cheapest(first));
             }
         }
         return broken;

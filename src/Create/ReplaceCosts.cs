@@ -14,11 +14,16 @@ internal sealed class ReplaceCosts(Comparison comparison) : IDisposable
     /// <summary>Estimates every <paramref name="step"/>-th op whose block stands in a part of the stack.</summary>
     public void Estimate(NativeArray<uint> stack, long first, long end, long step)
     {
+        long unknown = 0;
+        for (long p = first; p < end; p += step)
+            if (comparison.Changes[stack[p]].ExtraCost == PackedChange.UnknownCost) unknown++;
+        if (unknown == 0) return;
         long tasks = (((end - first + step - 1) / step) + TaskOps - 1) / TaskOps;
-        if (tasks == 1)
+        if (unknown <= TaskOps)
         {
             _own ??= new EstimatePass(comparison);
-            _own.Aim(stack, first, end, step).Do(0);
+            _own.Aim(stack, first, end, step);
+            for (long task = 0; task < tasks; task++) _own.Do(task);
             return;
         }
         BlockPass.Run(tasks, comparison.Threads, () => new EstimatePass(comparison).Aim(stack, first, end, step), comparison.Options.Stop, null);
