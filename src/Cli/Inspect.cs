@@ -4,6 +4,7 @@ using System.Globalization;
 using System.Text;
 using Snapuserd.Block;
 using Snapuserd.Cow;
+using Snapuserd.Merge;
 
 namespace Snapuserd.Cli;
 
@@ -28,18 +29,23 @@ internal sealed class Inspect
 
     internal static ExitCode Run(Invocation invocation)
     {
-        using var input = new CowInput(invocation.Arguments.Operands[0]);
+        Arguments arguments = invocation.Arguments;
+        using var input = new CowInput(arguments.Operands[0]);
         long start = Stopwatch.GetTimestamp();
         using CowFile cow = CowFile.Read(input.Source);
         var inspect = new Inspect(invocation.Output, input.Source, cow, Stopwatch.GetElapsedTime(start).TotalMilliseconds);
 
+        if (arguments.Has("--raw") && cow.Header.Major == 3)
+            throw new SnapuserdException(ExitCode.Usage, $"inspect: {cow.Name} has format 3, which has no records; --raw lists those of formats 1 and 2, --ops the ops of any");
         SnapuserdException? inconsistent = inspect.Consistency();
-        bool json = invocation.Arguments.Has("--json");
-        if (json) inspect.SummaryAsJson(inconsistent); else inspect.Summary(inconsistent);
-        if (invocation.Arguments.Has("--ops"))
+        bool json = arguments.Has("--json");
+        MergeForecast? forecast = inconsistent == null && cow.Header.Major >= 2 ? MergeForecast.Of(cow, from: (int)cow.Header.NumMergeOps) : null;
+        if (json) inspect.SummaryAsJson(inconsistent, forecast); else inspect.Summary(inconsistent, forecast);
+        if (arguments.Has("--raw")) inspect.Records(json);
+        if (arguments.Has("--ops"))
         {
             inspect.Sequence(json);
-            inspect.Ops(invocation.Arguments.Choice("--order") == "merge", json);
+            inspect.Ops(arguments.Choice("--order"), json);
         }
         // The summary has told it; the exit code and standard error tell it to scripts.
         return inconsistent == null ? ExitCode.Done : throw inconsistent;
@@ -69,15 +75,21 @@ internal sealed class Inspect
         return state[0];
     }
 
-    private static string StateName(int state) => state switch
+    private static string StateName(int state, bool finished) => state switch
     {
+        _ when finished => $"{state}, the merge is finished",
         0 => "0, not started",
         1 => "1, in progress",
         2 => "2, a window is ready",
         _ => $"{state}, unknown",
     };
 
-    private void Summary(SnapuserdException? inconsistent)
+    /// <summary>Why `merge` would refuse without --allow-unsafe, or null.</summary>
+    private string? Unprotected(MergeForecast? forecast) => forecast is not { Unprotected: > 0 and int ops }
+        ? null
+        : $"{Units.Count(ops, "op")} would overwrite what {(ops == 1 ? "it reads itself" : "they read themselves")}, and there is no scratch to protect {(ops == 1 ? "it" : "them")}";
+
+    private void Summary(SnapuserdException? inconsistent, MergeForecast? forecast)
     {
         CowHeader header = _cow.Header;
         bool v3 = header.Major == 3;
@@ -88,9 +100,9 @@ internal sealed class Inspect
         Line("Block size", Number(header.BlockSize));
         if (!v3) Line("Cluster ops", Number(header.ClusterOps));
         Line("Merge ops", $"{header.NumMergeOps} of {_cow.Order.Count}");
-        Line("Scratch", header.ScratchBytes == 0 ? "none" : $"{header.ScratchBytes} bytes, state {StateName(ScratchState())}");
-        Line("Footer", v3 ? "none" : $"{RecordCount} ops, {(long)RecordCount * header.OpBytes} bytes");
-        if (v3) Line("Op slots", $"{header.OpCount} of {header.OpCountMax}, {(long)header.OpCount * header.OpBytes} bytes");
+        Line("Scratch", header.ScratchBytes == 0 ? "none" : $"{header.ScratchBytes} bytes, state {StateName(ScratchState(), header.NumMergeOps == (ulong)_cow.Order.Count)}");
+        if (!v3) Line("Footer", $"{Units.Count(RecordCount, "op")}, {(long)RecordCount * header.OpBytes} bytes");
+        else Line("Op slots", $"{header.OpCount} of {header.OpCountMax}, {(long)header.OpCount * header.OpBytes} bytes");
         Line("Compression", Name(_cow.Compression));
         Line("Largest unit", $"{_cow.MaxUnitBytes} bytes; {header.MaxUnitBytes} by the header");
         Line("Sequence list", _cow.SequenceCount == 0 ? "none" : v3 ? $"{_cow.SequenceCount} blocks" : $"{_cow.SequenceCount} blocks in {_cow.SequenceOpCount} ops");
@@ -113,10 +125,14 @@ internal sealed class Inspect
         Line("Base needs", $"{_cow.BaseBytes} bytes");
         Line("Source needs", $"{_cow.SourceBytes} bytes");
         Line("Merge order", inconsistent == null ? "consistent" : $"inconsistent: {inconsistent.Message}");
+        if (forecast is { } left)
+            Line("Left to merge", $"{Units.Count(_cow.Order.Count - (long)header.NumMergeOps, "op")}, {left.Journaled} of them through scratch in {Units.Count(left.Windows, "window")}; {Units.Count(left.Checkpoints, "checkpoint")} at least");
+        if (header.Major < 2) _output.Result("This cannot be merged because version 1 has no room to merge safely; it can be extracted.");
+        if (Unprotected(forecast) is { } risk) _output.Result($"This cannot be merged without --allow-unsafe: {risk}.");
         _output.Result(android ? "Android can merge this." : $"Android cannot merge this because {why}.");
     }
 
-    private void SummaryAsJson(SnapuserdException? inconsistent)
+    private void SummaryAsJson(SnapuserdException? inconsistent, MergeForecast? forecast)
     {
         CowHeader header = _cow.Header;
         bool android = _cow.Order.AndroidCanMerge(out string why);
@@ -132,6 +148,11 @@ internal sealed class Inspect
             .Add("replace_ops", _cow.ReplaceCount).Add("replace_blocks", _cow.ReplaceBlocks).Add("zero_ops", _cow.ZeroCount)
             .Add("copy_ops", _cow.CopyCount).Add("xor_ops", _cow.XorCount).Add("base_bytes", _cow.BaseBytes).Add("source_bytes", _cow.SourceBytes)
             .Add("consistent", inconsistent == null).Add("android_can_merge", android).Add("android_reason", android ? null : why);
+        if (forecast is { } left)
+            line.Add("left_journaled", left.Journaled).Add("left_windows", left.Windows).Add("left_checkpoints", left.Checkpoints).Add("left_unprotected", left.Unprotected);
+        else
+            line.Add("left_journaled", (string?)null).Add("left_windows", (string?)null).Add("left_checkpoints", (string?)null).Add("left_unprotected", (string?)null);
+        line.Add("needs_allow_unsafe", Unprotected(forecast) != null);
         _output.Result(line.ToString());
         foreach (ResumePoint point in _cow.ResumePoints)
             _output.Result(JsonLine.Event("resume_point").Add("label", point.Label.ToString(CultureInfo.InvariantCulture)).Add("ops", (long)point.OpIndex).ToString());
@@ -158,16 +179,41 @@ internal sealed class Inspect
         }
     }
 
-    private void Ops(bool mergeOrder, bool json)
+    /// <summary>Every record of formats 1 and 2, the fields as they are stored.</summary>
+    private void Records(bool json)
     {
+        if (!json) _output.Result("Records in file order (byte, record):");
+        CowFile.WalkRecords(_source, _cow.Header, record => _output.Result(json ? RecordAsJson(record) : RecordAsText(record)));
+    }
+
+    private static string RecordAsText(in CowRecord record)
+    {
+        string text = string.Create(CultureInfo.InvariantCulture,
+            $"{record.Position,10}  {record.Type,-9} compression {record.Compression}, length {record.DataLength}, block {record.NewBlock}, source {record.Source}");
+        return record.DataPosition < 0 ? text : string.Create(CultureInfo.InvariantCulture, $"{text}, data at {record.DataPosition}");
+    }
+
+    private static string RecordAsJson(in CowRecord record)
+    {
+        // The last field of a record is a label with 64 bits, or something that fits 48.
+        JsonLine line = JsonLine.Event("record").Add("offset", record.Position).Add("type", TypeName(record.Type)).Add("compression", record.Compression)
+            .Add("data_length", record.DataLength).Add("block", (long)record.NewBlock).Add("source", record.Source.ToString(CultureInfo.InvariantCulture));
+        if (record.DataPosition >= 0) line.Add("data_offset", record.DataPosition);
+        return line.ToString();
+    }
+
+    private void Ops(string order, bool json)
+    {
+        bool mergeOrder = order != "file";
         int count = mergeOrder ? _cow.Order.Count : _cow.OpCount;
-        if (!json) _output.Result(mergeOrder ? "Ops in merge order (position, op):" : "Ops in file order:");
+        if (!json) _output.Result(mergeOrder ? $"Ops in {order} order (position, op):" : "Ops in file order:");
         for (int i = 0; i < count; i++)
         {
-            int index = mergeOrder ? _cow.Order.OpIndex(i) : i;
+            int place = order == "reverse-merge" ? count - 1 - i : i;
+            int index = mergeOrder ? _cow.Order.OpIndex(place) : place;
             CowOp op = _cow[index];
-            bool merged = mergeOrder && (ulong)i < _cow.Header.NumMergeOps;
-            _output.Result(json ? OpAsJson(op, index, mergeOrder ? i : -1, merged) : OpAsText(op, index, mergeOrder ? i : -1, merged));
+            bool merged = mergeOrder && (ulong)place < _cow.Header.NumMergeOps;
+            _output.Result(json ? OpAsJson(op, index, mergeOrder ? place : -1, merged) : OpAsText(op, index, mergeOrder ? place : -1, merged));
         }
     }
 
@@ -201,6 +247,10 @@ internal sealed class Inspect
         CowOpType.Replace => "replace",
         CowOpType.Zero => "zero",
         CowOpType.Xor => "xor",
+        CowOpType.Label => "label",
+        CowOpType.Cluster => "cluster",
+        CowOpType.Sequence => "sequence",
+        CowOpType.Footer => "footer",
         _ => "other",
     };
 

@@ -132,6 +132,11 @@ internal sealed class Arguments
 
     private void CheckWhole()
     {
+        if (_verb.OperandOption is { } name && Text(name) is { } operand)
+        {
+            if (_operands.Count > 0) throw Wrong($"{_verb.Operands[0]} is given twice");
+            _operands.Add(operand);
+        }
         if (_operands.Count < _verb.Operands.Length) throw Wrong($"{_verb.Operands[_operands.Count]} is missing");
         foreach (Option option in _verb.Options)
         {

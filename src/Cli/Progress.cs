@@ -38,6 +38,8 @@ internal sealed class Progress
     private readonly long _totalBytes;
     private readonly long _totalOps;
     private readonly Func<int> _columns;
+    private readonly bool _asked;
+    private bool _ended;
     private long _bytes;
     private long _ops;
     private double _rate;
@@ -47,7 +49,8 @@ internal sealed class Progress
 
     /// <param name="what">The verb, as the line begins: "merge".</param>
     /// <param name="columns">Width of the terminal, asked before every bar because windows are resized.</param>
-    internal Progress(Output output, ProgressForm form, string what, long totalBytes, long totalOps, Func<int> columns)
+    /// <param name="asked">Lines were asked for by name: the first comes at once, and one at the end, however short the run is.</param>
+    internal Progress(Output output, ProgressForm form, string what, long totalBytes, long totalOps, Func<int> columns, bool asked = false)
     {
         _output = output;
         _form = form;
@@ -55,6 +58,7 @@ internal sealed class Progress
         _totalBytes = totalBytes;
         _totalOps = totalOps;
         _columns = columns;
+        _asked = asked;
     }
 
     /// <summary>What `--progress` and `--json` ask for on these streams.</summary>
@@ -75,7 +79,9 @@ internal sealed class Progress
         _ops = Math.Min(Math.Max(_ops, ops), _totalOps);
         Measure(now);
         double interval = _form switch { ProgressForm.Bar => BarInterval, ProgressForm.Json => JsonInterval, _ => PlainInterval };
-        if (_form == ProgressForm.Silent || now - _shownAt < interval) return;
+        bool last = _asked && !_ended && _bytes == _totalBytes;
+        if (_form == ProgressForm.Silent || _ended || (now - _shownAt < interval && !last)) return;
+        _ended = last;
         _shownAt = now;
         switch (_form)
         {
@@ -97,7 +103,7 @@ internal sealed class Progress
         {
             (_measuredAt, _measuredBytes) = (now, _bytes);
             // A bar is up at once; a line is due when one interval has passed, so that short runs stay short in logs.
-            if (_form != ProgressForm.Bar) _shownAt = now;
+            if (_form != ProgressForm.Bar && !_asked) _shownAt = now;
             return;
         }
         double passed = now - _measuredAt;

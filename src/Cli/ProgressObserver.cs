@@ -18,8 +18,9 @@ internal sealed class ProgressObserver(Invocation invocation, string what) : IMe
     {
         if (_progress == null)
         {
-            ProgressForm form = Cli.Progress.FormOf(invocation.Arguments.Choice("--progress"), invocation.Arguments.Has("--json"), invocation.Output.HasTerminal);
-            _progress = new Progress(invocation.Output, form, what, progress.BytesTotal, progress.OpsTotal, () => invocation.Output.TerminalColumns);
+            string choice = invocation.Arguments.Choice("--progress");
+            ProgressForm form = Cli.Progress.FormOf(choice, invocation.Arguments.Has("--json"), invocation.Output.HasTerminal);
+            _progress = new Progress(invocation.Output, form, what, progress.BytesTotal, progress.OpsTotal, () => invocation.Output.TerminalColumns, choice == "plain");
         }
         _progress.Report(progress.BytesDone, progress.OpsDone, Seconds);
     }

@@ -22,6 +22,9 @@ internal sealed record Verb(string Name, string Summary, string[] Operands, Opti
     /// <summary>The output is the result: if it cannot be written, the command has failed. A merge goes on without its output.</summary>
     internal bool OutputIsResult { get; init; }
 
+    /// <summary>The option that may stand for the only operand.</summary>
+    internal string? OperandOption { get; init; }
+
     internal string[] OptionNames => [.. Array.ConvertAll(Options, option => option.Name), "--help"];
 
     /// <summary>The text of `snapuserd VERB --help`.</summary>
@@ -33,7 +36,7 @@ internal sealed record Verb(string Name, string Summary, string[] Operands, Opti
         [
             .. Operands,
             .. Array.ConvertAll(Array.FindAll(Options, option => option.Required), UsagePart),
-            .. Array.ConvertAll(Array.FindAll(Options, option => !option.Required), UsagePart),
+            .. Array.ConvertAll(Array.FindAll(Options, option => !option.Required && option.Name != OperandOption), UsagePart),
         ];
         foreach (string part in parts)
         {
@@ -47,7 +50,7 @@ internal sealed record Verb(string Name, string Summary, string[] Operands, Opti
         }
         text.Append("\n\n").Append(Wrap(Summary, 0)).Append("\n\n");
         foreach (Option option in Options) AppendEntry(text, Signature(option), option.Help);
-        AppendEntry(text, "--help", "This text.");
+        AppendEntry(text, "--help, -h", "This text.");
         if (Notes.Length > 0) text.Append('\n').Append(Wrap(Notes, 0)).Append('\n');
         return text.ToString().TrimEnd('\n');
     }

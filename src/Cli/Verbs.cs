@@ -14,22 +14,23 @@ internal static class Verbs
     private static readonly Option s_base = new("--base", OptionKind.Text, "DEV", "The device or image file that the COW belongs to.");
     private static readonly Option s_source = new("--source", OptionKind.Text, "DEV", "Where copied and xored blocks are read from; the base, unless it is given.");
     private static readonly Option s_separate = new("--source-separate", OptionKind.Flag, "", "The source shares no block with the base, so it is never overwritten.") { Needs = "--source" };
-    private static readonly Option s_io = new("--io", OptionKind.Choice, "auto|uring|sync", "How devices are read and written: auto takes io_uring and falls back to plain system calls, saying so in one line; uring fails instead (69).") { Choices = ["auto", "uring", "sync"] };
-    private static readonly Option s_depth = new("--queue-depth", OptionKind.Count, "N", "Requests in flight at once, 1 to 1024.") { Minimum = 1, Maximum = 1024 };
-    private static readonly Option s_memory = new("--memory", OptionKind.Size, "SIZE", "Memory for buffers, 8M to 1G; 32M unless given.") { Minimum = SmallestMemory, Maximum = LargestMemory };
+    private static readonly Option s_io = new("--io", OptionKind.Choice, "auto|uring|sync", "How devices are read and written: auto takes io_uring and falls back to plain system calls, saying so in one line whatever --progress is; uring fails instead (69, or 71 for want of memory or descriptors).") { Choices = ["auto", "uring", "sync"] };
+    private static readonly Option s_depth = new("--queue-depth", OptionKind.Count, "N", "Requests in flight at once, 1 to 1024; 32 unless given.") { Minimum = 1, Maximum = 1024 };
+    private static readonly Option s_memory = new("--memory", OptionKind.Size, "SIZE", "Memory for buffers, 8M to 1G; 32M unless given. The process needs about 6 MB and 36 bytes per op beside it.") { Minimum = SmallestMemory, Maximum = LargestMemory };
     private static readonly Option s_json = new("--json", OptionKind.Flag, "", "Print one JSON object per line on standard output.");
-    private static readonly Option s_progress = new("--progress", OptionKind.Choice, "auto|never|plain", "auto draws a bar on a terminal and prints plain lines elsewhere; plain always prints lines; never is silent.") { Choices = ["auto", "never", "plain"] };
+    private static readonly Option s_progress = new("--progress", OptionKind.Choice, "auto|never|plain", "auto draws a bar on a terminal and prints a line now and then elsewhere; plain prints lines (JSON objects with --json), the first at once and one at the end; never prints none.") { Choices = ["auto", "never", "plain"] };
 
     internal static readonly Verb[] All =
     [
         new("merge", "Merges a COW into its base. Interrupted at any moment, by a signal, a crash or a power cut, the same command goes on where it stopped.", [],
         [
-            s_cow, s_base with { Required = true }, s_source, s_separate, s_io, s_depth, s_memory,
-            new("--no-verify-first", OptionKind.Flag, "", "Do not decode every payload before the first write."),
-            new("--allow-unsafe", OptionKind.Flag, "", "Merge even where a COW without scratch space makes a crash unrecoverable; a crash at such a block loses the base, and the next run says so."),
+            s_cow with { Help = "The COW file, of format 2 or 3." }, s_base with { Required = true }, s_source, s_separate, s_io, s_depth, s_memory,
+            new("--no-verify-first", OptionKind.Flag, "", "Do not decode every payload before the first write. A payload that turns out to be damaged then stops a merge half-way, and the base can neither go on nor back."),
+            new("--allow-unsafe", OptionKind.Flag, "", "Merge even where a COW without scratch space makes a crash unrecoverable; a crash at such a block loses the base, and the next run says so. Without it such a COW is refused (64)."),
             s_json, s_progress,
         ],
-        "SIGTERM and SIGINT stop at the next checkpoint with exit code 75. The COW and the base are checked completely before the first write.",
+        "SIGTERM, SIGINT and SIGHUP stop at the next checkpoint with exit code 75; one that was ignored when the program started (SIGINT in the background jobs of sh, SIGHUP under nohup) stays ignored. "
+        + "The COW and the base are checked completely before the first write, unless --no-verify-first was given. A device that somebody else holds or locks is waited for during 2 seconds, then the answer is 76.",
         MergeVerb.Run),
 
         new("verify", "Decodes everything in a COW; with a base, also computes the merged image's SHA-256 without writing anything.", [],
@@ -38,17 +39,19 @@ internal static class Verbs
             new("--sha256", OptionKind.Sha256, "HEX", "What the merged image must hash to.") { Needs = "--base" },
             s_io, s_memory, s_json, s_progress,
         ],
-        "",
+        "Ops that are merged already are taken from the base as it is: whether that is the right base only --sha256 can tell. This is what Android's inspect_cow calls --decompress.",
         VerifyVerb.Run) { OutputIsResult = true },
 
         new("inspect", "Prints what is in a COW: its header, footer, state, ops, and whether its order is consistent.", ["FILE"],
         [
+            s_cow with { Required = false, Help = "The same as FILE." },
             new("--ops", OptionKind.Flag, "", "List every op."),
-            new("--order", OptionKind.Choice, "file|merge", "The order of the list: as in the file, or as they are merged.") { Choices = ["file", "merge"], Needs = "--ops" },
+            new("--order", OptionKind.Choice, "ORDER", "The order of that list: file, as they lie there; merge, as they are merged; reverse-merge.") { Choices = ["file", "merge", "reverse-merge"], Needs = "--ops" },
+            new("--raw", OptionKind.Flag, "", "List every record of format 1 or 2 as it is stored, with its place in the file and that of its data."),
             s_json,
         ],
-        "",
-        Inspect.Run) { OutputIsResult = true },
+        "Of what Android's inspect_cow does, --decompress is `snapuserd verify`, and --extract_to is `snapuserd extract`, which needs the base because it writes the whole image.",
+        Inspect.Run) { OutputIsResult = true, OperandOption = "--cow" },
 
         new("create", "Compares two images and writes the COW that turns the first into the second, in Android's format.", [],
         [
@@ -71,10 +74,11 @@ internal static class Verbs
         new("extract", "Writes the merged image to a file, leaving COW and base as they are.", [],
         [
             s_cow, s_base with { Required = true }, s_source, s_separate,
-            new("--output", OptionKind.Text, "FILE", "The image to write.") { Required = true },
+            new("--output", OptionKind.Text, "FILE", "The image to write, a regular file; one that exists is replaced, and keeps its mode.") { Required = true },
             s_io, s_memory, s_json, s_progress,
         ],
-        "",
+        "The image is as long as the base. It is written as FILE.part and gets its name when it is whole and durable; a run that fails removes FILE.part, "
+        + "and what a power cut or SIGKILL leaves of it is used again by the next run.",
         ExtractVerb.Run),
     ];
 
@@ -84,13 +88,13 @@ internal static class Verbs
         var text = new StringBuilder("usage: snapuserd VERB [OPTION ...]\n\nMerges Android's copy-on-write snapshots (Virtual A/B, COW formats 1 to 3).\n\n");
         foreach (Verb verb in All) Verb.AppendEntry(text, verb.Name, verb.Summary);
         text.Append('\n');
-        Verb.AppendEntry(text, "VERB --help", "The options of one verb.");
-        Verb.AppendEntry(text, "--help", "This text.");
-        Verb.AppendEntry(text, "--version", "The version.");
+        Verb.AppendEntry(text, "VERB --help, help VERB", "The options of one verb.");
+        Verb.AppendEntry(text, "--help, -h, help", "This text.");
+        Verb.AppendEntry(text, "--version, version", "The version.");
         text.Append("\nExit codes:\n");
         (int Code, string Meaning)[] codes =
         [
-            (0, "done, or nothing left to do"), (64, "wrong usage"), (65, "the COW is corrupt, or does not fit the base"), (66, "an input does not exist"),
+            (0, "done, or nothing left to do"), (64, "wrong usage, a device that is none, or --allow-unsafe is missing"), (65, "the COW is corrupt, does not fit the base, or the hash differs"), (66, "an input does not exist"),
             (69, "the kernel lacks a feature that was asked for"), (70, "a defect of this program"), (71, "out of memory or descriptors"),
             (73, "the output cannot be created"), (74, "I/O error"), (75, "interrupted; run the same command again"), (76, "a device is in use"), (77, "permission denied"),
         ];

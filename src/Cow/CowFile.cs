@@ -69,6 +69,15 @@ public sealed class CowFile : IDisposable
         }
     }
 
+    /// <summary>
+    /// Hands every record of a v1 or v2 file to <paramref name="seen"/>, in file order: Label, Cluster, Sequence and Footer too. Exit code
+    /// 65 at the first that is not in order; nothing for v3, which has no records but an array of ops.
+    /// </summary>
+    public static void WalkRecords(IByteSource source, CowHeader header, Action<CowRecord> seen)
+    {
+        if (header.Major < 3) _ = new OpReaderV2(source, header) { Seen = seen }.Walk(default, default);
+    }
+
     /// <summary>The header, as it was on disk.</summary>
     public CowHeader Header { get; }
     /// <summary>What to call the file in a sentence.</summary>

@@ -17,6 +17,9 @@ internal sealed class OpReaderV2(IByteSource source, CowHeader header)
     private readonly ByteWindow _listWindow = new(source);
     private readonly long _length = source.Length;
 
+    /// <summary>Told of every record in file order, the footer included, before it is checked.</summary>
+    public Action<CowRecord>? Seen { get; init; }
+
     /// <summary>
     /// Walks the file and checks it. Data ops go to <paramref name="ops"/> and listed blocks to <paramref name="list"/>, unless both are
     /// empty: then they are only counted.
@@ -57,6 +60,12 @@ internal sealed class OpReaderV2(IByteSource source, CowHeader header)
             ulong newBlock = BinaryPrimitives.ReadUInt64LittleEndian(record[4..]);
             ulong from = BinaryPrimitives.ReadUInt64LittleEndian(record[12..]);
 
+            Seen?.Invoke(new CowRecord(position, type, algorithm, dataLength, newBlock, from, type switch
+            {
+                CowOpType.Xor => dataPosition,
+                CowOpType.Replace or CowOpType.Sequence => (long)from,
+                _ => -1,
+            }));
             if (type == CowOpType.Footer)
             {
                 CheckFooter(tally, position, opsSize: newBlock, numOps: from);

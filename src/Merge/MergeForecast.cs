@@ -3,17 +3,17 @@ using Snapuserd.Cow;
 namespace Snapuserd.Merge;
 
 /// <summary>
-/// How a COW will merge, from its first op on: how many ops go through scratch, in how many windows, how many cannot be protected because
+/// How a COW will merge: how many ops go through scratch, in how many windows, how many cannot be protected because
 /// there is no scratch, and how many checkpoints the order itself forces (more may come by bytes and time).
 /// </summary>
 public readonly record struct MergeForecast(int Journaled, int Windows, int Unprotected, int Checkpoints)
 {
-    /// <summary>Walks through the engine's own decisions. Exit code 65 when the order is not valid.</summary>
-    public static MergeForecast Of(CowFile cow, bool sharedBlocks = true)
+    /// <summary>Walks through the engine's own decisions, from the op at position <paramref name="from"/> on. Exit code 65 when the order is not valid.</summary>
+    public static MergeForecast Of(CowFile cow, bool sharedBlocks = true, int from = 0)
     {
         using MergePlan plan = new(cow, new ScratchLayout(cow.Header.HeaderBytes, cow.Header.ScratchBytes).Window, sharedBlocks, sourceIsBase: sharedBlocks);
         int journaled = 0, windows = 0, unprotected = 0, checkpoints = 0;
-        for (int durable = 0, written = 0; written < plan.Count;)
+        for (int durable = from, written = from; written < plan.Count;)
         {
             MergeStep step = plan.Next(durable, written);
             if (step.Kind == StepKind.Journal) (journaled, windows) = (journaled + step.Ops, windows + 1);

@@ -71,7 +71,8 @@ public sealed class ArgumentsTests
     [InlineData("--pth x f", "did you mean --path?")]
     [InlineData("--coun 3 f", "did you mean --count?")]
     [InlineData("--hepl f", "did you mean --help?")]
-    [InlineData("-x f", "unknown option '-x'")]
+    [InlineData("-x f", "unknown option '-x';")]
+    [InlineData("--foo f", "unknown option '--foo';")]
     [InlineData("--nothing-like-it f", "unknown option '--nothing-like-it'")]
     [InlineData("--path", "--path needs a value (FILE)")]
     [InlineData("--path= f", "--path needs a value (FILE)")]
@@ -116,6 +117,13 @@ public sealed class ArgumentsTests
         Assert.Equal(verb.Options.Length, verb.Options.Select(option => option.Name).Distinct().Count());
         Assert.All(verb.Options, option => Assert.True(option.Needs == null || verb.Options.Any(other => other.Name == option.Needs)));
     }
+
+    [Theory]
+    [InlineData("--cow x", "x")]
+    [InlineData("--cow=x --json", "x")]
+    [InlineData("x", "x")]
+    public void An_option_may_stand_for_the_operand(string words, string expected) =>
+        Assert.Equal([expected], Arguments.Parse(Verbs.All.Single(one => one.Name == "inspect"), words.Split(' ')).Operands);
 
     private static Arguments Parse(string words) => Arguments.Parse(s_verb, words.Split(' ', StringSplitOptions.RemoveEmptyEntries));
 

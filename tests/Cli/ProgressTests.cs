@@ -72,6 +72,29 @@ public sealed class ProgressTests : IDisposable
         Assert.Equal(2, Diagnostics().Count(c => c == '\n'));
     }
 
+    [Theory]
+    [InlineData(ProgressForm.Plain)]
+    [InlineData(ProgressForm.Json)]
+    internal void Asked_for_by_name_there_is_a_line_at_once_and_one_at_the_end(ProgressForm form)
+    {
+        var progress = new Progress(_output, form, "merge", 1000, 10, () => 80, asked: true);
+        for (int i = 0; i <= 1000; i++) progress.Report(i, i / 100, i * 0.0001);
+        progress.Report(1000, 10, 60);
+        string[] lines = (form == ProgressForm.Plain ? Diagnostics() : File.ReadAllText(_folder["results"])).TrimEnd('\n').Split('\n');
+        Assert.Equal(2, lines.Length);
+        Assert.Contains(form == ProgressForm.Plain ? "  0% " : "\"bytes\":0,", lines[0]);
+        Assert.Contains(form == ProgressForm.Plain ? "100% " : "\"bytes\":1000,", lines[1]);
+    }
+
+    [Fact]
+    public void Asked_for_by_name_a_run_with_nothing_to_do_is_one_line()
+    {
+        var progress = new Progress(_output, ProgressForm.Plain, "merge", 1000, 10, () => 80, asked: true);
+        progress.Report(1000, 10, 0);
+        progress.Report(1000, 10, 9);
+        Assert.StartsWith("merge 100% ", Assert.Single(Diagnostics().TrimEnd('\n').Split('\n')));
+    }
+
     [Fact]
     public void Silent_is_silent()
     {

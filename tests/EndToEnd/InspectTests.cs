@@ -93,6 +93,81 @@ public sealed class InspectTests : IDisposable
     }
 
     [Fact]
+    public void Reverse_merge_is_the_merge_order_from_its_end()
+    {
+        File.WriteAllBytes(_folder["cow"], Golden.Cow("v2-gz-xor"));
+        string[] merge = Ops("merge"), reverse = Ops("reverse-merge");
+        Assert.Equal(Golden.Row("v2-gz-xor").MergeOps, merge.Length);
+        Assert.Equal(Enumerable.Reverse(merge), reverse);
+    }
+
+    private string[] Ops(string order)
+    {
+        BinaryResult result = Binary.Run("inspect", "--cow", _folder["cow"], "--ops", "--order", order, "--json");
+        Assert.True(result.ExitCode == 0, result.ToString());
+        return result.Output.Split('\n').Where(line => line.StartsWith("{\"event\":\"op\"", StringComparison.Ordinal)).ToArray();
+    }
+
+    [Theory]
+    [InlineData(1, 0)]
+    [InlineData(2, 0)]
+    [InlineData(2, 4)]
+    public void Raw_lists_every_record_where_it_lies(int version, int clusterOps)
+    {
+        CowBuilder builder = new() { Version = version, ClusterOps = clusterOps, ScratchBytes = 0 };
+        builder.Copy(10, 20).Label(7).Xor(50, 98314, new byte[4096]).Zero(7).Replace(16, new byte[4096]);
+        File.WriteAllBytes(_folder["cow"], builder.Build());
+        BinaryResult result = Binary.Run("inspect", _folder["cow"], "--raw", "--json");
+        Assert.True(result.ExitCode == 0, result.ToString());
+        JsonElement[] records = result.Output.TrimEnd('\n').Split('\n').Select(line => JsonDocument.Parse(line).RootElement).Where(line => Text(line, "event") == "record").ToArray();
+        Assert.Equal(builder.OpOffsets, records.Select(record => Number(record, "offset")));
+        string[] types = clusterOps == 0
+            ? ["copy", "label", "xor", "zero", "replace", "footer"]
+            : ["copy", "label", "xor", "cluster", "zero", "replace", "cluster", "footer"];
+        Assert.Equal(types, records.Select(record => Text(record, "type")));
+        // The place of an Xor's data is written nowhere; the builder knows where it put it.
+        int xor = Array.IndexOf(types, "xor");
+        Assert.Equal(builder.DataOffsets[xor], Number(records[xor], "data_offset"));
+        Assert.Contains($" Xor       compression 0, length 4096, block 50, source 98314, data at {builder.DataOffsets[xor]}", Binary.Run("inspect", _folder["cow"], "--raw").Output);
+    }
+
+    [Fact]
+    public void Raw_of_format_3_is_64_because_it_has_no_records()
+    {
+        File.WriteAllBytes(_folder["cow"], Golden.Cow("v3-zstd-4k-xor"));
+        BinaryResult result = Binary.Run("inspect", _folder["cow"], "--raw");
+        Assert.Equal((64, ""), (result.ExitCode, result.Output));
+        Assert.DoesNotContain("Footer:", Binary.Run("inspect", _folder["cow"]).Output);
+    }
+
+    [Theory]
+    [InlineData(0, true)]
+    [InlineData(2, false)]
+    public void What_cannot_be_protected_any_more_is_said(int count, bool needed)
+    {
+        CowBuilder builder = new() { Version = 3, ScratchBytes = 0, NumMergeOps = (ulong)count };
+        File.WriteAllBytes(_folder["cow"], builder.Copy(1, 0).Xor(3, 3 * 4096, new byte[4096]).Zero(5).Build());
+        BinaryResult text = Binary.Run("inspect", _folder["cow"]), json = Binary.Run("inspect", _folder["cow"], "--json");
+        Assert.Equal((0, 0), (text.ExitCode, json.ExitCode));
+        Assert.Equal(needed, text.Output.Contains("This cannot be merged without --allow-unsafe: 1 op would overwrite what it reads itself"));
+        JsonElement line = JsonDocument.Parse(json.Output).RootElement;
+        Assert.Equal(needed, line.GetProperty("needs_allow_unsafe").GetBoolean());
+        Assert.Equal(needed ? 1 : 0, Number(line, "left_unprotected"));
+        Assert.Equal(0, Number(line, "left_journaled"));
+    }
+
+    [Fact]
+    public void The_scratch_of_a_finished_merge_is_called_finished()
+    {
+        File.WriteAllBytes(_folder["cow"], Golden.Cow("v2-gz-xor"));
+        File.WriteAllBytes(_folder["base"], Golden.Old);
+        Assert.Equal(0, Binary.Run("merge", "--cow", _folder["cow"], "--base", _folder["base"]).ExitCode);
+        string[] lines = Binary.Run("inspect", _folder["cow"]).Output.Split('\n');
+        Assert.Single(lines, line => line.StartsWith("Scratch:        2097152 bytes, state 1, the merge is finished", StringComparison.Ordinal));
+        Assert.Single(lines, line => line == "Left to merge:  0 ops, 0 of them through scratch in 0 windows; 0 checkpoints at least");
+    }
+
+    [Fact]
     public void What_is_no_cow_is_65_with_one_sentence()
     {
         File.WriteAllText(_folder["text"], new string('x', 5000));

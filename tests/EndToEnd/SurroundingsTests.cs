@@ -94,6 +94,14 @@ public sealed class SurroundingsTests : IDisposable
     }
 
     [Fact]
+    public void A_result_that_could_not_be_printed_is_said_and_the_merge_is_done_all_the_same()
+    {
+        BinaryResult result = Binary.RunRedirected(">/dev/full", "merge", "--cow", _folder["cow"], "--base", _folder["base"], "--progress", "never");
+        Assert.Equal((0, "snapuserd: the command is done, but its result could not be printed: no space is left (ENOSPC)\n"), (result.ExitCode, result.Error));
+        Assert.Equal(Golden.New, File.ReadAllBytes(_folder["base"]));
+    }
+
+    [Fact]
     public void A_reader_that_went_away_ends_nothing()
     {
         // The reader closes its end at once; what the program writes then fails with EPIPE, and no signal ends it.

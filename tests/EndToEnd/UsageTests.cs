@@ -1,4 +1,5 @@
 using System.Linq;
+using System.Text.Json;
 using Snapuserd.Tests.Support;
 using Xunit;
 
@@ -52,6 +53,45 @@ public sealed class UsageTests
         Assert.EndsWith("\n", result.Error);
     }
 
+    [Theory]
+    [InlineData("merge --json")]
+    [InlineData("mrege --json")]
+    [InlineData("--json")]
+    [InlineData("inspect --json x y")]
+    [InlineData("merge --cow x --base y --foo --json")]
+    public void With_json_among_the_words_a_wrong_command_line_is_a_json_object_too(string words)
+    {
+        BinaryResult result = Binary.Run(words.Split(' '));
+        Assert.Equal(64, result.ExitCode);
+        JsonElement error = JsonDocument.Parse(Assert.Single(result.Output.TrimEnd('\n').Split('\n'))).RootElement;
+        Assert.Equal("error", error.GetProperty("event").GetString());
+        Assert.Equal(64, error.GetProperty("exit_code").GetInt32());
+        Assert.Equal($"snapuserd: {error.GetProperty("message").GetString()}\n", result.Error);
+    }
+
+    [Theory]
+    [InlineData("--verison", "did you mean --version?")]
+    [InlineData("verion", "did you mean version?")]
+    [InlineData("mrege", "did you mean merge?")]
+    [InlineData("mrege", "see snapuserd --help")]
+    [InlineData("merge --foo", "unknown option '--foo';")]
+    [InlineData("help mrege", "did you mean merge?")]
+    public void A_slip_gets_a_suggestion_and_another_word_none(string words, string said)
+    {
+        BinaryResult result = Binary.Run(words.Split(' '));
+        Assert.Equal((64, ""), (result.ExitCode, result.Output));
+        Assert.Contains(said, result.Error);
+    }
+
+    [Fact]
+    public void Help_and_version_are_verbs_as_well()
+    {
+        Assert.Equal(Binary.Run("--help"), Binary.Run("help"));
+        Assert.Equal(Binary.Run("extract", "--help"), Binary.Run("help", "extract"));
+        Assert.Equal(Binary.Run("extract", "--help"), Binary.Run("extract", "-h"));
+        Assert.Equal(Binary.Run("--version"), Binary.Run("version"));
+    }
+
     [Fact]
     public void Version_is_that_of_the_build() => Assert.Equal(new BinaryResult(0, "snapuserd 0.1.0\n", ""), Binary.Run("--version"));
 
@@ -70,7 +110,7 @@ public sealed class UsageTests
     [Theory]
     [InlineData("merge", "--cow --base --source --source-separate --io --queue-depth --memory --no-verify-first --allow-unsafe --json --progress")]
     [InlineData("verify", "--cow --base --sha256 --json --progress")]
-    [InlineData("inspect", "--ops --order --json")]
+    [InlineData("inspect", "--cow --ops --order --raw --json")]
     [InlineData("extract", "--cow --base --output --json --progress")]
     public void Help_of_a_verb_lists_its_options(string verb, string options)
     {
