@@ -1,7 +1,9 @@
 using System;
 using System.Collections.Generic;
+using System.Diagnostics;
 using System.Globalization;
 using System.IO;
+using System.Threading.Tasks;
 using Snapuserd.Cow;
 using Snapuserd.Tests.Support;
 using Xunit;
@@ -58,6 +60,65 @@ public sealed class KillTests(ITestOutputHelper output)
         }
         output.WriteLine($"{image}, {io}: {total} calls, killed at {killed} of them, {again} resumed runs killed too");
         Assert.True(killed >= 20, $"only {killed} runs were killed");
+    }
+
+    [RootTheory]
+    [InlineData("permutation", "uring")]
+    [InlineData("permutation", "sync")]
+    [InlineData("v3", "uring")]
+    [InlineData("xor-in-place", "uring")]
+    public async Task Merge_killed_from_outside_with_writes_in_flight_on_loop_devices_is_finished_by_the_next_run(string image, string io)
+    {
+        Pair pair = Make(image);
+        using TempFolder folder = new();
+        string call = io == "uring" ? "io_uring_enter" : "pwrite64";
+        int total = Count(pair, folder, io, call), seed = image.Length + io.Length, killed = 0;
+        Random random = new(seed);
+        // A loop device is cut to whole sectors, so the COW on it is a little longer than its content, as on a phone.
+        (string cowFile, string baseFile) = Put(pair with { Cow = [.. pair.Cow, .. new byte[4096 - (pair.Cow.Length % 4096)]] }, folder);
+        using LoopDevice cow = new(cowFile), target = new(baseFile);
+        for (int round = 0; round < 8; round++)
+        {
+            Fill(cow.Path, pair.Cow);
+            Fill(target.Path, pair.Old);
+            int when = 1 + random.Next(total * 3 / 4);
+            if (await KilledFromOutside(cow.Path, target.Path, io, call, when)) killed++;
+            BinaryResult last = Binary.Run("merge", "--cow", cow.Path, "--base", target.Path, "--io", round % 2 == 0 ? "uring" : "sync", "--progress", "never");
+            Assert.True(last.ExitCode == 0, $"seed {seed}, killed behind call {when} of {total}: {last}");
+            LoopDevice.Call("blockdev", "--flushbufs", target.Path);
+            Assert.True(pair.New.AsSpan().SequenceEqual(File.ReadAllBytes(baseFile)), $"seed {seed}, killed behind call {when} of {total}: the base is not the target");
+        }
+        output.WriteLine($"{image}, {io}, seed {seed}: {total} calls, {killed} runs killed");
+        Assert.True(killed >= 4, $"only {killed} runs were killed");
+    }
+
+    /// <summary>Kills the merge when the trace shows the call of that number; by the time the signal arrives it is somewhere behind. False if it was done by then.</summary>
+    private static async Task<bool> KilledFromOutside(string cow, string target, string io, string call, int when)
+    {
+        using Process strace = Binary.StartProgram("strace",
+            ["-f", "-qq", "-e", $"trace={call}", "-e", "signal=none", Binary.Path, "merge", "--cow", cow, "--base", target, "--io", io, "--progress", "never"]);
+        strace.StandardInput.Close();
+        Task<string> said = strace.StandardOutput.ReadToEndAsync();
+        string? child = null;
+        for (int seen = 0; seen < when && await strace.StandardError.ReadLineAsync() is { } line;)
+        {
+            child ??= File.ReadAllText($"/proc/{strace.Id}/task/{strace.Id}/children").Trim();
+            if (line.Contains($"{call}(", StringComparison.Ordinal)) seen++;
+        }
+        if (!string.IsNullOrEmpty(child)) _ = Binary.RunProgram("/bin/kill", ["-KILL", child]);
+        _ = await strace.StandardError.ReadToEndAsync();
+        _ = await said;
+        await strace.WaitForExitAsync();
+        // strace ends as its child did; .NET shows a signal as 128 and its number.
+        Assert.Contains(strace.ExitCode, new[] { 0, 137 });
+        return strace.ExitCode == 137;
+    }
+
+    private static void Fill(string device, byte[] bytes)
+    {
+        using FileStream stream = new(device, FileMode.Open, FileAccess.Write);
+        stream.Write(bytes);
+        stream.Flush(flushToDisk: true);
     }
 
     private static IEnumerable<int> Spread(int total)

@@ -168,15 +168,43 @@ public sealed class MergeTests : IDisposable
     [Theory]
     [InlineData("SIGTERM")]
     [InlineData("SIGINT")]
+    [InlineData("SIGHUP")]
     public void A_signal_stops_at_a_checkpoint_with_75_and_the_same_command_goes_on(string signal)
     {
-        // The third flush brings the signal; every write takes 2 ms, so that it has been seen long before the merge is done.
-        BinaryResult stopped = Binary.RunProgram("strace",
-            ["-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync,pwrite64", "-e", $"inject=fdatasync:signal={signal}:when=3",
-             "-e", "inject=pwrite64:delay_enter=2000", Binary.Path, "merge", "--cow", _cow, "--base", _base, "--io", "sync"]);
-        Stopped(stopped);
+        Stopped(Signalled("--default-signal", signal, "merge", "--cow", _cow, "--base", _base, "--io", "sync"));
         GoesOn("sync");
     }
+
+    [Theory]
+    [InlineData("SIGINT")]
+    [InlineData("SIGHUP")]
+    public void A_signal_that_was_ignored_at_the_start_stays_ignored(string signal)
+    {
+        BinaryResult result = Signalled("--ignore-signal", signal, "merge", "--cow", _cow, "--base", _base, "--io", "sync");
+        Assert.True(result.ExitCode == 0, result.ToString());
+        Assert.Equal(Golden.New, File.ReadAllBytes(_base));
+    }
+
+    [Theory]
+    [InlineData(1)]
+    [InlineData(4)]
+    [InlineData(12)]
+    [InlineData(40)]
+    public void A_signal_at_any_read_of_a_verification_is_75(int when)
+    {
+        BinaryResult result = Binary.RunProgram("strace",
+            ["-f", "-qq", "-o", "/dev/null", "-e", "trace=pread64", "-e", $"inject=pread64:signal=SIGTERM:delay_exit=100000:when={when}",
+             Binary.Path, "verify", "--cow", _cow, "--base", _base, "--io", "sync", "--memory", "8M", "--progress", "never"]);
+        Stopped(result);
+    }
+
+    /// <summary>
+    /// The third flush brings the signal; every write takes 2 ms, so that it has been seen long before the merge is done. What the signal
+    /// does at the start is said and not inherited: a shell starts its background jobs with SIGINT ignored.
+    /// </summary>
+    private static BinaryResult Signalled(string disposition, string signal, params string[] arguments) => Binary.RunProgram("env",
+        [$"{disposition}={signal["SIG".Length..]}", "strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync,pwrite64",
+         "-e", $"inject=fdatasync:signal={signal}:when=3", "-e", "inject=pwrite64:delay_enter=2000", Binary.Path, .. arguments]);
 
     [Fact]
     public async Task A_signal_while_the_ring_is_waited_for_stops_it_as_well()
@@ -198,6 +226,163 @@ public sealed class MergeTests : IDisposable
         await strace.WaitForExitAsync();
         Stopped(new BinaryResult(strace.ExitCode, await output, string.Join('\n', said) + "\n"));
         GoesOn("uring");
+    }
+
+    [RootFact]
+    public void The_cow_as_its_own_base_is_64_through_a_loop_device_as_well()
+    {
+        using LoopDevice loop = new(_cow);
+        Refused(64, Binary.Run("merge", "--cow", _cow, "--base", loop.Path));
+        Refused(64, Binary.Run("merge", "--cow", loop.Path, "--base", _cow));
+        Refused(64, Merge("--source", loop.Path));
+        Unchanged();
+    }
+
+    [RootFact]
+    public void A_separate_source_that_is_the_base_through_a_loop_device_is_64()
+    {
+        using LoopDevice loop = new(_base);
+        Refused(64, Merge("--source", loop.Path, "--source-separate"));
+        Refused(64, Binary.Run("merge", "--cow", _cow, "--base", loop.Path, "--source", _base, "--source-separate"));
+        Unchanged();
+    }
+
+    [RootFact]
+    public void A_base_that_is_mounted_through_a_loop_device_is_76()
+    {
+        string image = _folder["mounted"];
+        using (FileStream file = File.Create(image)) file.SetLength(16 << 20);
+        LoopDevice.Call("mkfs.ext4", "-q", image);
+        using LoopDevice loop = new(image);
+        string point = Directory.CreateDirectory(_folder["point"]).FullName;
+        LoopDevice.Call("mount", "-o", "ro", loop.Path, point);
+        byte[] before = File.ReadAllBytes(image);
+        try
+        {
+            Refused(76, Binary.Run("merge", "--cow", _cow, "--base", image));
+            Refused(76, Binary.Run("merge", "--cow", _cow, "--base", loop.Path));
+        }
+        finally
+        {
+            LoopDevice.Call("umount", point);
+        }
+        Assert.Equal(before, File.ReadAllBytes(image));
+        Assert.Equal(Golden.Cow(Vector), File.ReadAllBytes(_cow));
+    }
+
+    [RootFact]
+    public async Task A_second_merge_through_a_loop_device_over_the_base_is_76_while_the_first_runs()
+    {
+        using LoopDevice loop = new(_base);
+        File.Copy(_cow, _folder["second"]);
+        using Process strace = Binary.StartProgram("strace",
+            ["-f", "-qq", "-e", "trace=pwrite64", "-e", "signal=none", "-e", "inject=pwrite64:delay_enter=30000",
+             Binary.Path, "merge", "--cow", _cow, "--base", _base, "--io", "sync", "--progress", "never"]);
+        strace.StandardInput.Close();
+        Task<string> output = strace.StandardOutput.ReadToEndAsync();
+        // The first write is under way, and several hundred more of 30 ms each are to come.
+        while (!(await strace.StandardError.ReadLineAsync() ?? throw new EndOfStreamException("the merge was over before its first write")).Contains("pwrite64(")) { }
+        Task<string> rest = strace.StandardError.ReadToEndAsync();
+        string child = File.ReadAllText($"/proc/{strace.Id}/task/{strace.Id}/children").Trim();
+        Refused(76, Binary.Run("merge", "--cow", _folder["second"], "--base", loop.Path));
+        Assert.False(strace.HasExited, "the first merge was over too early to be in anybody's way");
+        Assert.Equal(0, Binary.RunProgram("/bin/kill", ["-TERM", child]).ExitCode);
+        _ = await rest;
+        _ = await output;
+        await strace.WaitForExitAsync();
+        Assert.Equal(Golden.Cow(Vector), File.ReadAllBytes(_folder["second"]));
+        GoesOn("sync");
+    }
+
+    [RootFact]
+    public void A_finished_merge_is_done_again_on_devices_that_cannot_be_written()
+    {
+        // A loop device is cut to whole sectors.
+        using (FileStream file = File.OpenWrite(_cow)) file.SetLength((file.Length + 4095) & -4096);
+        using LoopDevice target = new(_base), cow = new(_cow);
+        string[] command = ["merge", "--cow", cow.Path, "--base", target.Path];
+        LoopDevice.Call("blockdev", "--setro", target.Path);
+        Refused(77, Binary.Run(command));
+        LoopDevice.Call("blockdev", "--setrw", target.Path);
+        Assert.Equal(0, Binary.Run(command).ExitCode);
+
+        LoopDevice.Call("blockdev", "--setro", target.Path);
+        AlreadyMerged(Binary.Run(command));
+        LoopDevice.Call("blockdev", "--setro", cow.Path);
+        AlreadyMerged(Binary.Run(command));
+        LoopDevice.Call("blockdev", "--setrw", target.Path);
+        int held = Libc.OpenAt(Libc.AT_FDCWD, target.Path, Libc.O_RDONLY | Libc.O_EXCL | Libc.O_CLOEXEC);
+        try
+        {
+            AlreadyMerged(Binary.Run(command));
+        }
+        finally
+        {
+            _ = Libc.Close(held);
+        }
+        Assert.Contains("\"already_merged\":true", Binary.Run([.. command, "--json"]).Output);
+        Assert.Equal(Golden.New, File.ReadAllBytes(_base));
+    }
+
+    [Fact]
+    public void A_cow_that_somebody_writes_to_is_76_even_if_it_says_that_it_is_merged()
+    {
+        Assert.Equal(0, Merge().ExitCode);
+        using (new FileStream(_cow, FileMode.Open, FileAccess.Read, FileShare.None)) Refused(76, Merge());
+        using (new FileStream(_cow, FileMode.Open, FileAccess.Read, FileShare.Read)) AlreadyMerged(Merge());
+    }
+
+    [Fact]
+    public void What_cannot_be_protected_is_64_and_names_the_option()
+    {
+        File.WriteAllBytes(_cow, new CowBuilder { ScratchBytes = 0 }.Xor(3, 3 * 4096, new byte[4096]).Build());
+        BinaryResult result = Merge();
+        Refused(64, result);
+        Assert.Contains("--allow-unsafe", result.Error);
+        Assert.Equal(Golden.Old, File.ReadAllBytes(_base));
+    }
+
+    [Theory]
+    [InlineData(0, true)]
+    [InlineData(2 << 20, false)]
+    public void A_chain_without_scratch_is_merged_with_a_warning(int scratch, bool warned)
+    {
+        File.WriteAllBytes(_cow, new CowBuilder { ScratchBytes = scratch }.Copy(3, 4).Copy(4, 5).Build());
+        BinaryResult result = Merge("--progress", "never", "--io", "sync");
+        Assert.Equal(0, result.ExitCode);
+        Assert.Equal(warned ? 1 : 0, result.Error.Count(c => c == '\n'));
+        Assert.Equal(warned, result.Error.Contains("has no scratch: if Android's own engine was killed while merging it, the base may be damaged already"));
+    }
+
+    [Theory]
+    [InlineData("ENOMEM")]
+    [InlineData("EMFILE")]
+    [InlineData("ENFILE")]
+    public void Io_uring_refused_for_want_of_memory_or_descriptors_is_71(string errno)
+    {
+        Refused(71, WithoutRing(errno, "uring"));
+        Unchanged();
+    }
+
+    [Fact]
+    public void The_line_about_going_on_without_io_uring_comes_once_per_command()
+    {
+        BinaryResult result = Binary.RunProgram("strace",
+            ["-f", "-qq", "-o", "/dev/null", "-e", "trace=io_uring_setup", "-e", "inject=io_uring_setup:error=ENOSYS",
+             Binary.Path, "verify", "--cow", _cow, "--base", _base, "--progress", "never"]);
+        Assert.Equal(0, result.ExitCode);
+        Assert.Contains("going on without io_uring", Assert.Single(result.Error.TrimEnd('\n').Split('\n')));
+    }
+
+    [Fact]
+    public void Progress_that_was_asked_for_begins_at_once_and_ends_at_the_end()
+    {
+        string[] lines = Merge("--progress", "plain").Error.TrimEnd('\n').Split('\n');
+        Assert.StartsWith("merge   0% ", lines[0]);
+        Assert.StartsWith("merge 100% ", lines[^1]);
+        JsonElement[] events = Merge("--progress", "plain", "--json").Output.TrimEnd('\n').Split('\n').Select(line => JsonDocument.Parse(line).RootElement).ToArray();
+        Assert.Equal(["progress", "done"], events.Select(one => one.GetProperty("event").GetString()));
+        Assert.Equal(events[0].GetProperty("total_bytes").GetInt64(), events[0].GetProperty("bytes").GetInt64());
     }
 
     [Theory]
@@ -230,6 +415,13 @@ public sealed class MergeTests : IDisposable
         Assert.True(resumed.ExitCode == 0, resumed.ToString());
         Assert.StartsWith("merged ", resumed.Output);
         Assert.Equal(Golden.New, File.ReadAllBytes(_base));
+    }
+
+    private static void AlreadyMerged(BinaryResult result)
+    {
+        Assert.True(result.ExitCode == 0, result.ToString());
+        Assert.Equal($"already merged: all {Golden.Row(Vector).MergeOps} ops\n", result.Output);
+        Assert.Equal("", result.Error);
     }
 
     private BinaryResult Merge(params string[] more) => Binary.Run(["merge", "--cow", _cow, "--base", _base, .. more]);
