@@ -5,24 +5,20 @@ using Snapuserd.Interop;
 
 namespace Snapuserd.Cli;
 
-/// <summary>
-/// The COW that `create` writes: beside its final name until it is whole, so that there is never half a file under that name; straight to
-/// a block device, which has no name to be renamed to.
-/// </summary>
+/// <summary>The COW that `create` writes: beside its final name until it is whole; straight to a block device, which has no name to be renamed to.</summary>
 internal sealed class CowPart : IDisposable
 {
-    private readonly bool _renames;
+    private readonly PartName _name;
     private bool _finished;
 
-    private CowPart(string name, FileCowOutput file, bool renames)
+    private CowPart(PartName name, FileCowOutput output)
     {
-        Name = name;
-        Output = file;
-        _renames = renames;
+        _name = name;
+        Output = output;
     }
 
-    /// <summary>The final name.</summary>
-    internal string Name { get; }
+    /// <summary>The final name, as the user gave it.</summary>
+    internal string Name => _name.Path;
 
     /// <summary>What is written.</summary>
     internal FileCowOutput Output { get; }
@@ -31,35 +27,33 @@ internal sealed class CowPart : IDisposable
     internal long Length => Output.Length;
 
     /// <summary>Exit code 64 when <paramref name="path"/> is one of the <paramref name="inputs"/>, 73 when it cannot be created, 76 when somebody else writes it.</summary>
-    internal static CowPart Create(string path, params ReadOnlySpan<BlockDevice> inputs)
+    internal static CowPart Create(string path, params BlockDevice[] inputs)
     {
-        bool isDevice = false;
-        if (Libc.Statx(Libc.AT_FDCWD, path, 0, Libc.STATX_BASIC_STATS, out StatxData status) == 0)
-        {
-            isDevice = (status.Mode & (uint)Libc.S_IFMT) == (uint)Libc.S_IFBLK;
-            if (!isDevice && (status.Mode & (uint)Libc.S_IFMT) != (uint)Libc.S_IFREG)
-                throw new SnapuserdException(ExitCode.CannotCreate, $"{path} exists and is neither a regular file nor a block device");
-            using BlockDevice existing = BlockDevice.Open(path, DeviceAccess.Read);
-            foreach (BlockDevice input in inputs)
-                if (input.SameFileAs(existing)) throw new SnapuserdException(ExitCode.Usage, $"{path} is read by this very command; write the COW to another file");
-        }
-        return new CowPart(path, FileCowOutput.Create(isDevice ? path : path + ".part"), !isDevice);
+        PartName name = new(path);
+        if (name is { Exists: true, IsFile: false, IsBlockDevice: false })
+            throw new SnapuserdException(ExitCode.CannotCreate, $"{path} exists and is neither a regular file nor a block device");
+        name.Refuse(device => Array.Exists(inputs, device.SameFileAs));
+        if (name.IsBlockDevice) return new CowPart(name, FileCowOutput.Open(name.Target));
+        // Whoever can plant a link at the part's name must not choose what is overwritten.
+        if (Libc.ReadLink(name.Temporary, out _) == 0) throw new SnapuserdException(ExitCode.CannotCreate, $"cannot create {name.Temporary}: it is a symbolic link");
+        return new CowPart(name, FileCowOutput.Create(name.Temporary));
     }
 
-    /// <summary>Gives the file its name. The writer has made it durable; this makes the name durable too.</summary>
+    /// <summary>Gives the file, which the writer has made durable, its name.</summary>
     internal void Finish()
     {
-        if (_renames)
+        if (!_name.IsBlockDevice)
         {
-            int result = Libc.Rename(Output.Name, Name);
-            if (result < 0) throw new SnapuserdException(ExitCode.CannotCreate, $"{Name}: renaming {Output.Name} failed with {Errno.Name(result)}");
+            int result = _name.Publish(out string doing);
+            if (result < 0) throw new SnapuserdException(ExitCode.CannotCreate, $"{Name}: {doing} failed: {Reason.Of(result)}");
         }
         _finished = true;
     }
 
     public void Dispose()
     {
-        if (_renames && !_finished) _ = Libc.Unlink(Output.Name);
+        // Before the lock is let go of: behind that the name may be another run's.
+        if (!_name.IsBlockDevice && !_finished) _ = Libc.Unlink(_name.Temporary);
         Output.Dispose();
     }
 }

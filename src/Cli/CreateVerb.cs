@@ -16,6 +16,9 @@ internal static class CreateVerb
     // The writer's share of the memory while it compresses; a unit is at most 256 KiB, so a few dozen of them are in flight.
     private const long MostBatch = 32L << 20;
 
+    // A v3 op is 16 bytes; a block inside a unit needs none of its own.
+    private const int XorOverheadInUnits = 16;
+
     private sealed record Job(Invocation Invocation, FileImageReader Source, FileImageReader Target, CowWriterOptions Options, StopFlag Stop)
     {
         internal Arguments Arguments => Invocation.Arguments;
@@ -77,6 +80,8 @@ internal static class CreateVerb
         return Differ.Compare(job.Source, job.Target, new DiffOptions
         {
             Xor = job.Arguments.Has("--xor"),
+            // Inside a larger unit a replaced block shares its op, and some of its bytes, with its neighbours.
+            XorOverhead = job.Options.MaxUnitBytes == CowOp.BlockSize ? 0 : XorOverheadInUnits,
             MemoryBytes = job.Arguments.Number("--memory", DefaultMemory),
             Threads = job.Options.Threads,
             Estimator = () => new CodecEstimator(job.Options),
@@ -181,7 +186,8 @@ internal static class CreateVerb
                 .Add("copy", plan.CopyBlocks).Add("xor", plan.XorBlocks).Add("replace_blocks", plan.ReplaceBlocks)
                 .Add("replace", ops - plan.CopyBlocks - plan.XorBlocks - plan.ZeroBlocks).Add("zero", plan.ZeroBlocks).Add("unchanged_blocks", plan.UnchangedBlocks)
                 .Add("cycles_broken", plan.CyclesBroken).Add("journaled", forecast.Journaled).Add("windows", forecast.Windows)
-                .Add("ratio", ratio).Add("seconds", seconds).Add("checked", !job.Arguments.Has("--no-check")).ToString());
+                .Add("ratio", ratio).Add("seconds", seconds).Add("checked", !job.Arguments.Has("--no-check"))
+                .Add("peak_memory", MergeVerb.PeakMemory()).ToString());
             return;
         }
         job.Invocation.Output.Result(string.Create(CultureInfo.InvariantCulture,

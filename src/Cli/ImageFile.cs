@@ -10,45 +10,27 @@ namespace Snapuserd.Cli;
 /// </summary>
 internal sealed class ImageFile : IDisposable
 {
-    // As many as the kernel follows itself.
-    private const int MostLinks = 40;
-
     // What is left of a mode when the kind of file is taken away.
     private const uint Permissions = 0xfff;
 
-    private readonly string _target;
-    private readonly string _temporary;
-    private readonly StatxData _existing;
-    private readonly bool _exists;
+    private readonly PartName _name;
     private int _fd = -1;
 
     /// <summary>Looks at the name and creates nothing yet. Exit code 73 when there is something under it that is no regular file.</summary>
     internal ImageFile(string path)
     {
-        Path = path;
-        _target = Followed(path);
-        _temporary = _target + ".part";
-        _exists = Libc.Statx(Libc.AT_FDCWD, _target, 0, Libc.STATX_BASIC_STATS, out _existing) == 0;
-        if (_exists && (_existing.Mode & (uint)Libc.S_IFMT) != (uint)Libc.S_IFREG)
-            throw new SnapuserdException(ExitCode.CannotCreate, $"{path} exists and is not a regular file");
+        _name = new PartName(path);
+        if (_name is { Exists: true, IsFile: false }) throw new SnapuserdException(ExitCode.CannotCreate, $"{path} exists and is not a regular file");
     }
 
     /// <summary>As the user gave it.</summary>
-    internal string Path { get; }
+    internal string Path => _name.Path;
 
     /// <summary>Bytes so far.</summary>
     internal long Length { get; private set; }
 
     /// <summary>Exit code 64 if the final name or that of the part belongs to one of the devices that are read.</summary>
-    internal void RefuseAny(DeviceSet devices)
-    {
-        foreach (string name in (ReadOnlySpan<string>)[_target, _temporary])
-        {
-            if (Libc.Statx(Libc.AT_FDCWD, name, 0, Libc.STATX_BASIC_STATS, out StatxData status) != 0 || (status.Mode & (uint)Libc.S_IFMT) != (uint)Libc.S_IFREG) continue;
-            using BlockDevice existing = BlockDevice.Open(name, DeviceAccess.Read);
-            if (devices.Contains(existing)) throw new SnapuserdException(ExitCode.Usage, $"{name} is read by this very command; write the image to another file");
-        }
-    }
+    internal void RefuseAny(DeviceSet devices) => _name.Refuse(devices.Contains);
 
     /// <summary>Creates the part, or takes over what a killed run left of one. Exit code 73 when it cannot be created, 76 while another run writes it.</summary>
     internal void Create()
@@ -57,9 +39,9 @@ internal sealed class ImageFile : IDisposable
         {
             // No link is followed here: whoever can plant one at this name must not choose what is overwritten.
             const int flags = Libc.O_CREAT | Libc.O_WRONLY | Libc.O_CLOEXEC | Libc.O_NOFOLLOW | Libc.O_NONBLOCK;
-            int fd = Libc.OpenAt(Libc.AT_FDCWD, _temporary, flags, Convert.ToUInt32("644", 8));
+            int fd = Libc.OpenAt(Libc.AT_FDCWD, _name.Temporary, flags, Convert.ToUInt32("644", 8));
             if (fd == -Errno.EINTR) continue;
-            if (fd < 0) throw new SnapuserdException(ExitCode.CannotCreate, $"cannot create {_temporary}: {Reason.Of(fd)}");
+            if (fd < 0) throw new SnapuserdException(ExitCode.CannotCreate, $"cannot create {_name.Temporary}: {Reason.Of(fd)}");
             try
             {
                 if (Take(fd)) return;
@@ -93,22 +75,15 @@ internal sealed class ImageFile : IDisposable
     internal void Finish(StopFlag stop)
     {
         Check(Libc.FTruncate(_fd, Length), "setting its length");
-        if (_exists)
+        if (_name.Exists)
         {
-            if (Libc.GetEUid() == 0) Check(Libc.FChOwn(_fd, _existing.Uid, _existing.Gid), "setting its owner");
-            Check(Libc.FChMod(_fd, _existing.Mode & Permissions), "setting its mode");
+            if (Libc.GetEUid() == 0) Check(Libc.FChOwn(_fd, _name.Existing.Uid, _name.Existing.Gid), "setting its owner");
+            Check(Libc.FChMod(_fd, _name.Existing.Mode & Permissions), "setting its mode");
         }
         Check(Libc.FSync(_fd), "flushing");
         if (stop.Requested) throw new SnapuserdException(ExitCode.Interrupted, $"stopped before {Path} got its name; nothing was changed");
-        Check(Libc.Rename(_temporary, _target), "renaming it into place");
-        // The name is the folder's: without this a power cut could still take it back.
-        string folder = System.IO.Path.GetDirectoryName(_target) is { Length: > 0 } parent ? parent : ".";
-        int fd = Libc.OpenAt(Libc.AT_FDCWD, folder, Libc.O_RDONLY | Libc.O_DIRECTORY | Libc.O_CLOEXEC);
-        Check(fd, "opening its folder");
-        int flushed = Libc.FSync(fd);
-        _ = Libc.Close(fd);
-        // Some file systems have nothing to flush for a folder, and say EINVAL.
-        if (flushed != -Errno.EINVAL) Check(flushed, "flushing its folder");
+        int published = _name.Publish(out string doing);
+        Check(published, doing);
         _ = Libc.Close(_fd);
         _fd = -1;
     }
@@ -118,20 +93,9 @@ internal sealed class ImageFile : IDisposable
     {
         if (_fd < 0) return;
         // Before the lock is let go of: behind that the name may be another run's.
-        _ = Libc.Unlink(_temporary);
+        _ = Libc.Unlink(_name.Temporary);
         _ = Libc.Close(_fd);
         _fd = -1;
-    }
-
-    /// <summary>Where the links at <paramref name="path"/> lead; the file behind the last one need not exist.</summary>
-    private static string Followed(string path)
-    {
-        for (int links = 0; links < MostLinks; links++)
-        {
-            if (Libc.ReadLink(path, out string next) != 0) return path;
-            path = next.StartsWith('/') ? next : System.IO.Path.Combine(System.IO.Path.GetDirectoryName(path) ?? "", next);
-        }
-        throw new SnapuserdException(ExitCode.CannotCreate, $"cannot create {path}: {Reason.Of(Errno.ELOOP)}");
     }
 
     /// <summary>Locks the part and empties it. False if it got another name between open and lock: then it is a finished image, and not ours.</summary>
@@ -140,11 +104,11 @@ internal sealed class ImageFile : IDisposable
         int locked;
         do locked = Libc.Flock(fd, Libc.LOCK_EX | Libc.LOCK_NB);
         while (locked == -Errno.EINTR);
-        if (locked == -Errno.EAGAIN) throw new SnapuserdException(ExitCode.InUse, $"{_temporary} is locked by another program: an extract to the same file that still runs");
+        if (locked == -Errno.EAGAIN) throw new SnapuserdException(ExitCode.InUse, $"{_name.Temporary} is locked by another program: an extract to the same file that still runs");
         Check(locked, "locking it");
         Check(Libc.Statx(fd, Libc.STATX_BASIC_STATS, out StatxData mine), "looking at it");
-        if ((mine.Mode & (uint)Libc.S_IFMT) != (uint)Libc.S_IFREG) throw new SnapuserdException(ExitCode.CannotCreate, $"{_temporary} exists and is not a regular file");
-        int there = Libc.Statx(Libc.AT_FDCWD, _temporary, Libc.AT_SYMLINK_NOFOLLOW, Libc.STATX_BASIC_STATS, out StatxData named);
+        if ((mine.Mode & (uint)Libc.S_IFMT) != (uint)Libc.S_IFREG) throw new SnapuserdException(ExitCode.CannotCreate, $"{_name.Temporary} exists and is not a regular file");
+        int there = Libc.Statx(Libc.AT_FDCWD, _name.Temporary, Libc.AT_SYMLINK_NOFOLLOW, Libc.STATX_BASIC_STATS, out StatxData named);
         if (there < 0 || (named.DevMajor, named.DevMinor, named.Ino) != (mine.DevMajor, mine.DevMinor, mine.Ino)) return false;
         Check(Libc.FTruncate(fd, 0), "emptying it");
         _fd = fd;

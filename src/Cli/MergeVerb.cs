@@ -101,5 +101,5 @@ internal static class MergeVerb
         .Add("already_merged", result.AlreadyMerged).Add("peak_memory", PeakMemory());
 
     /// <summary>Peak of resident memory in bytes, or −1.</summary>
-    private static long PeakMemory() => Libc.GetRUsage(Libc.RUSAGE_SELF, out ResourceUsage usage) < 0 ? -1 : usage.PeakKibibytes * 1024;
+    internal static long PeakMemory() => Libc.GetRUsage(Libc.RUSAGE_SELF, out ResourceUsage usage) < 0 ? -1 : usage.PeakKibibytes * 1024;
 }
