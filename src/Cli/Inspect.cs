@@ -8,7 +8,7 @@ using Snapuserd.Merge;
 
 namespace Snapuserd.Cli;
 
-/// <summary>`inspect`: what is in a COW (daemon §9.1), and whether it can be merged.</summary>
+/// <summary>`inspect`: what is in a COW (design §7), and whether it can be merged.</summary>
 internal sealed class Inspect
 {
     // Blocks of the sequence list per line, as Android's tool prints them.

@@ -5,7 +5,7 @@ namespace Snapuserd.Cow;
 /// <summary>A point at which an interrupted writer may go on: <paramref name="OpIndex"/> ops are on disk there (cow-format §8).</summary>
 public readonly record struct ResumePoint(ulong Label, ulong OpIndex);
 
-/// <summary>How a file's merge order is made (merge.md §2).</summary>
+/// <summary>How a file's merge order is made (cow-format §9).</summary>
 internal enum OrderRule
 {
     /// <summary>v1 and v2 without Sequence ops: ordered ops in file order, then the others by block.</summary>

@@ -5,7 +5,7 @@ namespace Snapuserd.Cow;
 
 /// <summary>
 /// The order in which ops are merged; num_merge_ops is an index into it, so it is the same at every start and the same as Android's
-/// (merge.md §2, with the others ascending). It also knows which position writes a block.
+/// (cow-format §9, with the others ascending). It also knows which position writes a block.
 /// </summary>
 public sealed class MergeOrder
 {
@@ -104,7 +104,7 @@ public sealed class MergeOrder
 
     /// <summary>
     /// Whether Android's daemon can merge this file; if not, <paramref name="why"/> is the reason as a clause. Its own VerifyMergeOps
-    /// rules (merge.md §2), and what it demands of the header.
+    /// rules (cow-format §9), and what it demands of the header.
     /// </summary>
     public bool AndroidCanMerge(out string why)
     {

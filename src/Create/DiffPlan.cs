@@ -13,7 +13,7 @@ public readonly record struct DiffRun(CowOpType Type, uint NewBlock, long Source
 
 /// <summary>
 /// The ops that turn one image into another, in merge order: first Copy and Xor, none of which reads what an earlier one has written, then
-/// Zero and Replace by ascending block. Written in this order they need no sequence list (merge.md §2). Blocks without an op stay as they are.
+/// Zero and Replace by ascending block. Written in this order they need no sequence list (cow-format §9). Blocks without an op stay as they are.
 /// </summary>
 public sealed class DiffPlan : IDisposable
 {

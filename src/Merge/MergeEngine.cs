@@ -20,7 +20,7 @@ namespace Snapuserd.Merge;
 /// </summary>
 public sealed class MergeEngine : IDisposable
 {
-    // Ordered ops that Android's engine takes at once (merge.md §5): what one window of the usual scratch holds.
+    // Ordered ops that Android's engine takes at once (cow-format §13): what one window of the usual scratch holds.
     private const int AndroidBatch = 510;
 
     private readonly MergeSetup _setup;

@@ -5,7 +5,7 @@ using Snapuserd.Cow;
 namespace Snapuserd.Merge;
 
 /// <summary>
-/// Where the scratch region of a COW keeps what (cow-format §6.7, merge.md §4). H is the header's size, B the scratch size in bytes,
+/// Where the scratch region of a COW keeps what (cow-format §6.7). H is the header's size, B the scratch size in bytes,
 /// M = B × 16 / 4096 the size of the metadata area, W the window:
 /// <code>
 /// 0          H  H+1                         H+M                               H+B

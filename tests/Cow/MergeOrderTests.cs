@@ -8,7 +8,7 @@ using Xunit.Abstractions;
 
 namespace Snapuserd.Tests.Cow;
 
-/// <summary>Merge order, double writes, reads of overwritten blocks, limits (merge.md §2, design §5 rule 1).</summary>
+/// <summary>Merge order, double writes, reads of overwritten blocks, limits (cow-format §9, design §5 rule 1).</summary>
 public sealed class MergeOrderTests(ITestOutputHelper output)
 {
     private static readonly byte[] s_block = AndroidFiles.T;

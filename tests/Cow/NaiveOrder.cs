@@ -6,7 +6,7 @@ using Snapuserd.Tests.Support;
 
 namespace Snapuserd.Tests.Cow;
 
-/// <summary>The merge order and its rules once more, in the plainest words of merge.md §2 and quadratic time.</summary>
+/// <summary>The merge order and its rules once more, in the plainest words of cow-format §9 and quadratic time.</summary>
 internal static class NaiveOrder
 {
     /// <summary>Indices of data ops in merge order.</summary>

@@ -6,7 +6,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Cow;
 
-/// <summary>Decoding of payloads, good and bad (cow-format §7; lessons §3.3 nos. 2, 20).</summary>
+/// <summary>Decoding of payloads, good and bad (cow-format §7).</summary>
 public sealed class UnitDecoderTests
 {
     public static TheoryData<CowCompression> Streams => [CowCompression.Gz, CowCompression.Brotli, CowCompression.Lz4, CowCompression.Zstd];

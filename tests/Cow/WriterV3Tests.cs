@@ -193,7 +193,7 @@ public sealed class WriterV3Tests
     [Fact]
     public void Count_of_resume_points_is_never_more_than_there_are()
     {
-        // lessons §3.3 no. 14: Android's grows with every label.
+        // Android's grows with every label.
         var output = new MemoryOutput();
         using (var writer = CowWriter.Create(output, s_plain))
         {

@@ -73,7 +73,7 @@ public sealed class EngineTests
     [Fact]
     public void Claimed_window_at_the_count_is_replayed_even_when_the_count_is_zero()
     {
-        // lessons §3.3 no. 5: "resume" is decided by the scratch, not by num_merge_ops ≠ 0.
+        // "resume" is decided by the scratch, not by num_merge_ops ≠ 0.
         MergeCase merge = Case(Chain(2, 6), SmallCases.Random(1, 8));
         SimDisk[] disks = ClaimedWindow(merge);
         // The base as a crash inside the very first window leaves it: its sources are gone.
@@ -98,7 +98,7 @@ public sealed class EngineTests
     [Fact]
     public void Count_advanced_with_state_still_2_is_Android_s_torn_commit_and_the_merge_goes_on()
     {
-        // lessons §3.3 no. 7: Android fails on this at every start.
+        // Android fails on this at every start.
         MergeCase merge = Case(Chain(2, 6), SmallCases.Random(1, 8));
         SimDisk[] disks = Edit(ClaimedWindow(merge), cow => SetCount(cow, 2));
         byte[] merged = disks[1].Durable.ToArray();
@@ -113,7 +113,7 @@ public sealed class EngineTests
     [Fact]
     public void State_2_is_ignored_when_no_ordered_op_is_left()
     {
-        // Android goes on counting Replace ops behind a torn commit without looking at the state byte again (merge.md §7).
+        // Android goes on counting Replace ops behind a torn commit without looking at the state byte again (cow-format §13).
         byte[] old = SmallCases.Random(1, 12);
         CowBuilder cow = Chain(2, 2).Zero(4).Zero(5).Zero(6);
         MergeCase merge = Case(cow, old);
@@ -167,7 +167,7 @@ public sealed class EngineTests
     [Fact]
     public void Payload_that_does_not_decode_is_refused_before_the_first_write()
     {
-        // lessons §3.3 no. 2: Android takes a decoder's −1 for success and writes garbage.
+        // Android takes a decoder's −1 for success and writes garbage.
         byte[] old = SmallCases.Random(1, 8);
         CowBuilder cow = new() { ScratchBytes = SmallCases.ScratchFor(2), Compression = CowCompression.Lz4, MaxUnitBytes = 4096 };
         cow.Copy(0, 1).Replace(4, new byte[4096]).Replace(5, new byte[4096]);
@@ -202,7 +202,6 @@ public sealed class EngineTests
     [Fact]
     public void Short_transfers_of_every_length_are_completed_and_never_taken_for_whole()
     {
-        // lessons §3.3 no. 4.
         CowBuilder cow = new() { ScratchBytes = SmallCases.ScratchFor(2), Compression = CowCompression.Zstd, MaxUnitBytes = 8192 };
         cow.Copy(0, 1).Xor(1, 4096, SmallCases.Random(2, 1)).Xor(2, 8200, new byte[4096]).Replace(4, SmallCases.Random(3, 2)).Zero(6);
         MergeCase merge = Case(cow, SmallCases.Random(1, 8));
@@ -229,7 +228,7 @@ public sealed class EngineTests
     [Fact]
     public void Interruptions_and_busy_answers_are_asked_again_and_do_not_count_twice()
     {
-        // lessons §3.3 no. 8: Android's fallback counts a window twice.
+        // Android's fallback counts a window twice.
         MergeCase merge = Case(Chain(2, 6), SmallCases.Random(1, 8));
         Chance chance = new(5);
         int[] errors = [-Errno.EINTR, -Errno.EAGAIN];
@@ -245,7 +244,7 @@ public sealed class EngineTests
     [Fact]
     public void Every_request_is_reaped_before_a_failed_merge_returns()
     {
-        // lessons §3.3 no. 16. The simulated queue throws when it is disposed with requests in flight.
+        // The simulated queue throws when it is disposed with requests in flight.
         MergeCase merge = Case(Chain(2, 6), SmallCases.Random(1, 8));
         for (int fail = 0; fail < 40; fail++)
         {
@@ -322,7 +321,6 @@ public sealed class EngineTests
     [Fact]
     public void Ordered_op_behind_a_replace_merges_although_Android_cannot()
     {
-        // lessons §3.3 no. 15.
         byte[] old = SmallCases.Random(1, 8);
         CowBuilder cow = new CowBuilder { ScratchBytes = SmallCases.ScratchFor(2) }.Replace(0, SmallCases.Random(2, 1)).Copy(1, 2).Xor(2, 2 * 4096, SmallCases.Random(3, 1)).Zero(4);
         MergeCase merge = Case(cow, old);
@@ -407,7 +405,7 @@ public sealed class EngineTests
     [Fact]
     public void Worker_that_fails_ends_the_merge_with_70_instead_of_being_waited_for()
     {
-        // lessons §3.3 no. 22: there a thread that ends silently is waited for until somebody restarts the daemon.
+        // On Android a thread that ends silently is waited for until somebody restarts the daemon.
         byte[] old = SmallCases.Random(1, 8);
         CowBuilder cow = new CowBuilder { ScratchBytes = SmallCases.ScratchFor(2), Compression = CowCompression.Zstd, MaxUnitBytes = 4096 }.Copy(0, 1).Replace(4, new byte[4096]);
         MergeCase merge = Case(cow, old);

@@ -6,7 +6,7 @@ namespace Snapuserd.Tests.Support;
 
 /// <summary>
 /// What a COW means, as plainly as it can be said: every op's result is computed from the untouched old image and put in its place.
-/// That is what a valid merge order amounts to (merge.md §2); no op of it reads what an earlier one wrote. It knows nothing of src/Cow.
+/// That is what a valid merge order amounts to (cow-format §9); no op of it reads what an earlier one wrote. It knows nothing of src/Cow.
 /// </summary>
 public static class NaiveMerger
 {

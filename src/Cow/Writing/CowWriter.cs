@@ -6,7 +6,7 @@ namespace Snapuserd.Cow;
 
 /// <summary>
 /// Writes a COW file of version 2 or 3 (cow-format §6–9, §11), with the bytes that Android's writer gives for the same calls. Ops lie in the
-/// file in the order of the calls; that the order can be merged is the caller's business (merge.md §2). One thread at a time.
+/// file in the order of the calls; that the order can be merged is the caller's business (cow-format §9). One thread at a time.
 /// <para>
 /// A call that makes no sense is refused with exit code 64 and changes nothing. After a failure of the output (74), of a codec or for want of
 /// memory (71) every further call is refused; the file is then what it was at the last <see cref="Label"/> or <see cref="Finish"/>.
