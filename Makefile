@@ -18,7 +18,7 @@ help: ## this list
 test: build ## run every test and print how many passed
 	./build.sh test
 
-demo: build ## merge a golden pair, killed half-way and resumed
+demo: build ## two updates, one created here, each killed half-way and resumed
 	./tests/demo.sh
 
 lint: ## formatting, style, and the rules of this code base

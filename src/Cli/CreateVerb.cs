@@ -16,6 +16,10 @@ internal static class CreateVerb
     // The writer's share of the memory while it compresses; a unit is at most 256 KiB, so a few dozen of them are in flight.
     private const long MostBatch = 32L << 20;
 
+    // The check decodes one unit per worker at a time and reads a mebibyte at once.
+    private const long SmallestArena = 4L << 20;
+    private const long LargestArena = 32L << 20;
+
     // A v3 op is 16 bytes; a block inside a unit needs none of its own.
     private const int XorOverheadInUnits = 16;
 
@@ -37,10 +41,10 @@ internal static class CreateVerb
 
         using DiffPlan plan = Compare(job);
         using CowPart output = CowPart.Create(arguments.Required("--output"), source.Device, target.Device);
-        long ops = Write(job, plan, output);
+        (long ops, long bytes) = Write(job, plan, output);
         MergeForecast forecast = Check(job, output);
         output.Finish();
-        Tell(job, plan, output, ops, forecast, clock.Seconds);
+        Tell(job, plan, output, ops, bytes, forecast, clock.Seconds);
         return ExitCode.Done;
     }
 
@@ -102,27 +106,31 @@ internal static class CreateVerb
         _ => "order",
     };
 
-    private static long Write(Job job, DiffPlan plan, CowPart output)
+    private static (long Ops, long Bytes) Write(Job job, DiffPlan plan, CowPart output)
     {
         long ops = CowCreation.CountOps(plan, job.Options.MaxUnitBytes);
-        if (ops > uint.MaxValue) throw new SnapuserdException(ExitCode.Usage, $"{job.Target.Name}: {ops} ops are more than a COW can hold");
-        CowWriterOptions options = job.Options with { MaxBlocks = (uint)(job.Target.Length / CowOp.BlockSize), OpCountMax = (ulong)ops };
+        // The reader's limit, which is the lower one: what could not be read again must not be written.
+        if (ops > int.MaxValue) throw new SnapuserdException(ExitCode.Usage, $"{job.Target.Name}: the update takes {ops} ops, more than a COW can have here; try a larger --block-factor");
+        CowWriterOptions options = job.Options with { OpCountMax = (ulong)Math.Max(Math.Max(ops, 1), job.Arguments.Number("--op-slots", 0)) };
         var observer = new ProgressObserver(job.Invocation, "write");
         long blocks = plan.CopyBlocks + plan.XorBlocks + plan.ReplaceBlocks + plan.ZeroBlocks;
         using CowWriter writer = CowWriter.Create(output.Output, options);
         CowCreation.Write(plan, job.Source, job.Target, writer, job.Stop,
-            done => observer.Progress(new MergeProgress((int)done, (int)blocks, done * CowOp.BlockSize, blocks * CowOp.BlockSize)));
+            done => observer.Progress(new MergeProgress(0, 0, done * CowOp.BlockSize, blocks * CowOp.BlockSize)));
         writer.Finish();
-        return ops;
+        long bytes = output.Output.Capacity is null ? output.Output.Length : writer.Size;
+        output.Written();
+        return (ops, bytes);
     }
 
     /// <summary>Reads the file again: its order is verified always, and every byte that the merge would give is compared with the target unless the user has no time.</summary>
     private static MergeForecast Check(Job job, CowPart output)
     {
         using FileImageReader cow = FileImageReader.OpenUnlocked(output.Output.Name);
-        using Arena arena = new(32 << 20);
+        using Arena arena = new((int)Math.Clamp(job.Arguments.Number("--memory", DefaultMemory) / 2, SmallestArena, LargestArena));
         using ImageQueue queue = new([cow, job.Source], arena, 32);
-        using InlineWorkQueue<DecodeJob> workers = new(new DecodeWorker(arena), 64);
+        using WakeUp wakeUp = new();
+        using WorkQueue<DecodeJob> workers = new(job.Options.Threads, 64, () => new DecodeWorker(arena), wakeUp);
         // A target that grew is merged into a base that was grown before.
         MergeDevice image = new(1, job.Source.Name, Math.Max(job.Source.Length, job.Target.Length));
         MergeSetup setup = new()
@@ -159,7 +167,7 @@ internal static class CreateVerb
             job.Target.Read(offset, wanted.AsSpan(0, length));
             int differs = chunk[..length].CommonPrefixLength(wanted.AsSpan(0, length));
             if (differs < length)
-                throw new SnapuserdException(ExitCode.Internal, $"the COW gives another byte at {offset + differs} than {job.Target.Name} has; did an image change while it was read?");
+                throw new SnapuserdException(ExitCode.InputOutput, $"the COW gives another byte at {offset + differs} than {job.Target.Name} has: an image changed while it was read, or cannot be read reliably");
             offset += length;
             observer.Progress(new MergeProgress(0, 0, offset, job.Target.Length));
         }
@@ -169,20 +177,18 @@ internal static class CreateVerb
     private static long SameHole(Job job, MergedImage merged, long offset)
     {
         if (!job.Target.TrySkipHole(offset, out long target)) return offset;
-        long source = job.Source.Length;
-        if (offset < source && !job.Source.TrySkipHole(offset, out source)) return offset;
-        if (offset >= source) source = long.MaxValue;
+        if (offset >= job.Source.Length || !job.Source.TrySkipHole(offset, out long source)) return offset;
         long written = merged.Cow.Order.NextWritten(offset / CowOp.BlockSize);
         long end = Math.Min(Math.Min(source, target), written > long.MaxValue / CowOp.BlockSize ? long.MaxValue : written * CowOp.BlockSize);
-        return end == target && target == job.Target.Length ? target : Math.Max(offset, end & -CowOp.BlockSize);
+        return Math.Max(offset, end & -CowOp.BlockSize);
     }
 
-    private static void Tell(Job job, DiffPlan plan, CowPart output, long ops, in MergeForecast forecast, double seconds)
+    private static void Tell(Job job, DiffPlan plan, CowPart output, long ops, long bytes, in MergeForecast forecast, double seconds)
     {
-        double ratio = job.Target.Length == 0 ? 0 : (double)output.Length / job.Target.Length;
+        double ratio = job.Target.Length == 0 ? 0 : (double)bytes / job.Target.Length;
         if (job.Arguments.Has("--json"))
         {
-            job.Invocation.Output.Result(JsonLine.Event("done").Add("output", output.Name).Add("bytes", output.Length).Add("ops", ops)
+            job.Invocation.Output.Result(JsonLine.Event("done").Add("output", output.Name).Add("bytes", bytes).Add("ops", ops)
                 .Add("copy", plan.CopyBlocks).Add("xor", plan.XorBlocks).Add("replace_blocks", plan.ReplaceBlocks)
                 .Add("replace", ops - plan.CopyBlocks - plan.XorBlocks - plan.ZeroBlocks).Add("zero", plan.ZeroBlocks).Add("unchanged_blocks", plan.UnchangedBlocks)
                 .Add("cycles_broken", plan.CyclesBroken).Add("journaled", forecast.Journaled).Add("windows", forecast.Windows)
@@ -191,7 +197,7 @@ internal static class CreateVerb
             return;
         }
         job.Invocation.Output.Result(string.Create(CultureInfo.InvariantCulture,
-            $"{output.Name}: {Units.Bytes(output.Length)} for an image of {Units.Bytes(job.Target.Length)}: {ops} ops ({plan.CopyBlocks} copied, {plan.XorBlocks} xored, "
+            $"{output.Name}: {Units.Bytes(bytes)} for an image of {Units.Bytes(job.Target.Length)}: {ops} ops ({plan.CopyBlocks} copied, {plan.XorBlocks} xored, "
             + $"{plan.ReplaceBlocks} replaced and {plan.ZeroBlocks} zeroed blocks; {plan.UnchangedBlocks} unchanged), {forecast.Journaled} ops will need the journal, {seconds:0.0} s"));
     }
 }

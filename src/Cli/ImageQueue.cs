@@ -6,13 +6,15 @@ using Snapuserd.Interop;
 namespace Snapuserd.Cli;
 
 /// <summary>
-/// A block queue over images that are only read. An image is as long as its reader says or longer, and zero behind its end: a base that
-/// was grown for the new image.
+/// A block queue over images that are only read. An image is as long as its reader says or longer, and holds anything behind its end: a
+/// base that was grown for the new image. What the update does not write there must not be taken for zeros.
 /// </summary>
 internal sealed class ImageQueue(IImageReader[] images, Arena arena, int depth) : IBlockQueue
 {
     private readonly BlockCompletion[] _ended = new BlockCompletion[depth];
     private int _count;
+
+    private const byte Anything = 0xa5;
 
     public int Depth => depth;
 
@@ -39,7 +41,7 @@ internal sealed class ImageQueue(IImageReader[] images, Arena arena, int depth) 
         Span<byte> buffer = arena[request.Buffer];
         int inside = (int)Math.Clamp(image.Length - request.Offset, 0, buffer.Length);
         image.Read(request.Offset, buffer[..inside]);
-        buffer[inside..].Clear();
+        buffer[inside..].Fill(Anything);
         return buffer.Length;
     }
 

@@ -62,6 +62,7 @@ internal static class Verbs
             new("--compression", OptionKind.Text, "ALG[,LEVEL]", "none, gz, brotli, lz4 or zstd, with a level; lz4 unless given."),
             new("--block-factor", OptionKind.Size, "SIZE", "Largest unit that is compressed as one, 4k to 256k, format 3 only; 4k unless given. Larger ones are smaller in sum.") { Minimum = 4096, Maximum = 256 << 10 },
             new("--cluster-ops", OptionKind.Count, "N", "Ops per cluster, format 2 only: 0 for none, or 2 and more; 1024 unless given, as Android's writer.") { Minimum = 0, Maximum = 65536 },
+            new("--op-slots", OptionKind.Count, "N", "Room for N ops, format 3; as many as there are unless given. Android's tools that map a COW without a slot switch take this for the image's length in blocks.") { Minimum = 0, Maximum = int.MaxValue },
             new("--xor", OptionKind.Flag, "", "Store the difference to similar blocks where that is smaller."),
             new("--threads", OptionKind.Count, "N", "Threads to compare and compress with; one per processor unless given. The file does not depend on it.") { Minimum = 1, Maximum = 256 },
             new("--memory", OptionKind.Size, "SIZE", "Memory for buffers, 8M to 1G; 64M unless given. 32 bytes per block of the larger image come on top.") { Minimum = SmallestMemory, Maximum = LargestMemory },

@@ -81,6 +81,7 @@ public sealed class CreateRoundTripTests(ITestOutputHelper output) : IDisposable
 
         // The base is as large as the new image needs, as its partition would have been made before.
         byte[] image = new byte[Math.Max(old.Length, fresh.Length)];
+        Array.Fill(image, (byte)0x5a);
         old.CopyTo(image, 0);
         File.WriteAllBytes(_folder["base"], image);
         BinaryResult merged = Binary.Run("merge", "--cow", _folder["cow"], "--base", _folder["base"], "--memory", "8M", "--progress", "never");

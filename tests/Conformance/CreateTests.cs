@@ -133,6 +133,9 @@ public sealed class CreateTests(ITestOutputHelper output) : IDisposable
         using LoopDevice small = new(_folder["small"]);
         BinaryResult full = Binary.Run("create", "--source", _folder["old"], "--target", _folder["new"], "--output", small.Path);
         Assert.Equal(74, full.ExitCode);
+        // What is left there must not pass for an update without ops.
+        BinaryResult none = Binary.Run("merge", "--cow", small.Path, "--base", _folder["base"]);
+        Assert.True(none.ExitCode == 65, none.ToString());
     }
 
     [Theory]
