@@ -11,7 +11,12 @@ public sealed class LoopDevice : IDisposable
     /// <summary>/dev/loopN.</summary>
     public string Path { get; }
 
-    public void Dispose() => Call("losetup", "--detach", Path);
+    public void Dispose()
+    {
+        // A loop device stays read-only when its file has gone, and the next test would get it like that.
+        Call("blockdev", "--setrw", Path);
+        Call("losetup", "--detach", Path);
+    }
 
     /// <summary>Runs a program to its end and returns what it printed; anything but success is an exception with what it complained about.</summary>
     public static string Call(string program, params string[] arguments)
