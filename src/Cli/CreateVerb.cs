@@ -86,6 +86,7 @@ internal static class CreateVerb
             Xor = job.Arguments.Has("--xor"),
             // Inside a larger unit a replaced block shares its op, and some of its bytes, with its neighbours.
             XorOverhead = job.Options.MaxUnitBytes == CowOp.BlockSize ? 0 : XorOverheadInUnits,
+            MaxUnitBytes = job.Options.MaxUnitBytes,
             MemoryBytes = job.Arguments.Number("--memory", DefaultMemory),
             Threads = job.Options.Threads,
             Estimator = () => new CodecEstimator(job.Options),
@@ -202,16 +203,16 @@ internal static class CreateVerb
     }
 }
 
-/// <summary>What a block costs with the codec that the COW is written with.</summary>
+/// <summary>What a unit costs with the codec that the COW is written with.</summary>
 internal sealed class CodecEstimator(CowWriterOptions options) : ICostEstimator
 {
-    private readonly UnitEncoder _encoder = new(options.Compression, options.Level, CowOp.BlockSize);
-    private readonly byte[] _room = new byte[UnitEncoder.Bound(CowOp.BlockSize)];
+    private readonly UnitEncoder _encoder = new(options.Compression, options.Level, options.MaxUnitBytes);
+    private readonly byte[] _room = new byte[UnitEncoder.Bound(options.MaxUnitBytes)];
 
-    public int Cost(ReadOnlySpan<byte> block)
+    public int Cost(ReadOnlySpan<byte> blocks)
     {
-        int length = _encoder.Encode(block, _room);
-        return length < 0 ? CowOp.BlockSize : length;
+        int length = _encoder.Encode(blocks, _room);
+        return length < 0 ? blocks.Length : length;
     }
 
     public void Dispose() => _encoder.Dispose();

@@ -29,6 +29,7 @@ internal sealed class CycleBreaker : IDisposable
     private readonly NativeArray<byte> _states;
     private readonly NativeArray<uint> _stack;
     private readonly ReplaceCosts _costs;
+    private readonly StopPoll _stop;
     private long _depth;
 
     private CycleBreaker(Comparison comparison, NativeArray<byte> states, NativeArray<uint> stack)
@@ -37,6 +38,7 @@ internal sealed class CycleBreaker : IDisposable
         _states = states;
         _stack = stack;
         _costs = new ReplaceCosts(comparison);
+        _stop = new StopPoll(comparison.Options.Stop);
     }
 
     /// <summary>Breaks every cycle; returns how many ops became Replace. 5 bytes per block of the new image meanwhile.</summary>
@@ -56,11 +58,13 @@ internal sealed class CycleBreaker : IDisposable
         long broken = 0, steps = orderedOps * StepsPerOp;
         for (long root = 0; root < _changes.Length; root++)
         {
+            _stop.Step();
             if (!_changes[root].IsOrdered || _states[root] != White) continue;
             // Whatever lies below this root is done; what a broken cycle leaves white lies above it, so the scan gets there.
             Push(root);
             while (_depth > 0)
             {
+                _stop.Step();
                 steps--;
                 long block = _stack[_depth - 1];
                 int edge = _states[block] - Grey;

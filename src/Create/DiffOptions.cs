@@ -1,5 +1,6 @@
 using System;
 using Snapuserd.Block;
+using Snapuserd.Cow;
 
 namespace Snapuserd.Create;
 
@@ -21,11 +22,14 @@ public enum DiffStage
 /// <summary>How far a stage has come, in bytes of what it walks over.</summary>
 public readonly record struct DiffProgress(DiffStage Stage, long Done, long Total);
 
-/// <summary>Says what a block would take in the COW. One instance is used by one thread at a time; its answers depend on nothing but the bytes.</summary>
+/// <summary>Says what blocks would take in the COW. One instance is used by one thread at a time; its answers depend on nothing but the bytes.</summary>
 public interface ICostEstimator : IDisposable
 {
-    /// <summary>Stored bytes of one block of 4096 bytes as a payload; more than 4096 counts as 4096, because then it is stored raw (cow-format §7).</summary>
-    int Cost(ReadOnlySpan<byte> block);
+    /// <summary>
+    /// Stored bytes of a unit of one or more blocks of 4096 bytes, at most <see cref="DiffOptions.MaxUnitBytes"/>, as a payload; more than its
+    /// length counts as its length, because then it is stored raw (cow-format §7).
+    /// </summary>
+    int Cost(ReadOnlySpan<byte> blocks);
 }
 
 /// <summary>How two images are compared.</summary>
@@ -36,6 +40,9 @@ public sealed record DiffOptions
     /// </summary>
     public const long MinimumMemoryBytes = 8 << 20;
 
+    /// <summary>Largest <see cref="MaxUnitBytes"/>: 256 KiB (cow-format §7.3).</summary>
+    public const int MostUnitBytes = 256 << 10;
+
     /// <summary>Similar blocks become Xor where that saves bytes; off, they are replaced.</summary>
     public bool Xor { get; init; } = true;
 
@@ -45,6 +52,12 @@ public sealed record DiffOptions
     /// a sequence list is written. At equal bytes Replace wins, because it never needs the journal.
     /// </summary>
     public int XorOverhead { get; init; } = 16;
+
+    /// <summary>
+    /// Most bytes of a unit into which the writer puts neighbouring Replace ops: a power of two from 4096, the default, to 256 KiB
+    /// (cow-format §7.3). An Xor stays only where it saves bytes beside such units, too. An op takes <see cref="XorOverhead"/> bytes then.
+    /// </summary>
+    public int MaxUnitBytes { get; init; } = CowOp.BlockSize;
 
     /// <summary>
     /// Bytes for windows and anchors, at least <see cref="MinimumMemoryBytes"/>. On top come at most 32 bytes per block of the larger

@@ -22,12 +22,13 @@ public static class Differ
         using var comparison = new Comparison(source, target, options);
         Classify(comparison);
 
-        if (options.Stop is { Requested: true }) throw new SnapuserdException(ExitCode.Interrupted, "stopped before the merge order was made");
-        Counts counts = Count(comparison.Changes);
+        var stop = new StopPoll(options.Stop);
+        stop.Look();
+        Counts counts = Count(comparison.Changes, stop);
         long broken = CycleBreaker.Run(comparison, counts.Ordered);
-        if (broken > 0) counts = Count(comparison.Changes);
-        using NativeArray<uint> order = MergeSequence.Order(comparison.Tally, comparison.Changes, counts.Ordered);
-        NativeArray<PackedRun> runs = MakeRuns(comparison, order);
+        if (broken > 0) counts = Count(comparison.Changes, stop);
+        using NativeArray<uint> order = MergeSequence.Order(comparison.Tally, comparison.Changes, counts.Ordered, stop);
+        NativeArray<PackedRun> runs = MakeRuns(comparison, order, stop);
         options.Progress?.Invoke(new DiffProgress(DiffStage.Order, target.Length, target.Length));
         return new DiffPlan(runs)
         {
@@ -58,7 +59,15 @@ public static class Differ
         using var anchors = new AnchorTable(comparison.Tally, comparison.Options.MemoryBytes / 2, pending);
         AnchorPass.Run(comparison, anchors);
         PlacePass.Run(comparison, anchors);
-        SimilarPass.Run(comparison, anchors);
+        if (comparison.Options.MaxUnitBytes == CowOp.BlockSize)
+        {
+            SimilarPass.Run(comparison, anchors);
+            return;
+        }
+        // 2 bytes per block, where the hashes took 8 before.
+        using var xorCosts = new NativeArray<ushort>(comparison.Tally, comparison.TargetBlocks, "the costs of similar blocks");
+        SimilarPass.Run(comparison, anchors, xorCosts);
+        UnitPass.Run(comparison, xorCosts);
     }
 
     private static long CountPending(NativeArray<PackedChange> changes)
@@ -75,33 +84,47 @@ public static class Differ
             if (changes[block].IsPending) changes[block] = PackedChange.Replace;
     }
 
-    private static NativeArray<PackedRun> MakeRuns(Comparison comparison, NativeArray<uint> order)
+    private static NativeArray<PackedRun> MakeRuns(Comparison comparison, NativeArray<uint> order, StopPoll stop)
     {
         var counter = new PlanWriter(null);
-        AddAll(ref counter, comparison.Changes, order);
+        AddAll(ref counter, comparison.Changes, order, stop);
         if (counter.Runs > int.MaxValue) throw new SnapuserdException(ExitCode.Usage, $"the images differ in {counter.Runs} runs, more than a COW can describe");
         var runs = new NativeArray<PackedRun>(comparison.Tally, counter.Runs, "the plan");
         var writer = new PlanWriter(runs);
-        AddAll(ref writer, comparison.Changes, order);
-        return runs;
+        try
+        {
+            AddAll(ref writer, comparison.Changes, order, stop);
+            return runs;
+        }
+        catch
+        {
+            runs.Dispose();
+            throw;
+        }
     }
 
-    private static void AddAll(ref PlanWriter writer, NativeArray<PackedChange> changes, NativeArray<uint> order)
+    private static void AddAll(ref PlanWriter writer, NativeArray<PackedChange> changes, NativeArray<uint> order, StopPoll stop)
     {
-        for (long i = 0; i < order.Length; i++) writer.Add(order[i], changes[order[i]]);
+        for (long i = 0; i < order.Length; i++)
+        {
+            stop.Step();
+            writer.Add(order[i], changes[order[i]]);
+        }
         for (long block = 0; block < changes.Length; block++)
         {
+            stop.Step();
             PackedChange change = changes[block];
             if (!change.IsUnchanged && !change.IsOrdered) writer.Add(block, change);
         }
         writer.End();
     }
 
-    private static Counts Count(NativeArray<PackedChange> changes)
+    private static Counts Count(NativeArray<PackedChange> changes, StopPoll stop)
     {
         Counts counts = default;
         for (long block = 0; block < changes.Length; block++)
         {
+            stop.Step();
             switch (changes[block].Type)
             {
                 case CowOpType.Copy: counts.Copy++; break;
@@ -116,6 +139,8 @@ public static class Differ
     private static void CheckOptions(DiffOptions options)
     {
         if (options.Threads < 1) throw new SnapuserdException(ExitCode.Usage, $"{options.Threads} threads cannot compare anything");
+        if (!int.IsPow2(options.MaxUnitBytes) || options.MaxUnitBytes is < CowOp.BlockSize or > DiffOptions.MostUnitBytes)
+            throw new SnapuserdException(ExitCode.Usage, $"a unit of {options.MaxUnitBytes} bytes is not a power of two from {CowOp.BlockSize} to {DiffOptions.MostUnitBytes}");
         if (options.MemoryBytes < DiffOptions.MinimumMemoryBytes)
             throw new SnapuserdException(ExitCode.Usage, $"comparing images needs at least {DiffOptions.MinimumMemoryBytes} bytes of memory, not {options.MemoryBytes}");
     }

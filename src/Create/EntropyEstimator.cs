@@ -14,15 +14,15 @@ internal sealed class EntropyEstimator : ICostEstimator
 
     private readonly int[] _counts = new int[256];
 
-    public int Cost(ReadOnlySpan<byte> block)
+    public int Cost(ReadOnlySpan<byte> blocks)
     {
         Array.Clear(_counts);
-        foreach (byte value in block) _counts[value]++;
+        foreach (byte value in blocks) _counts[value]++;
         // In 1/16 bits and whole numbers, so that the answer is the same on every machine.
         long sixteenths = 0;
         foreach (int count in _counts)
-            if (count > 0) sixteenths += (long)count * (Log16((uint)block.Length) - Log16((uint)count));
-        return (int)Math.Min(block.Length, (sixteenths / (16 * 8)) + Frame);
+            if (count > 0) sixteenths += (long)count * (Log16((uint)blocks.Length) - Log16((uint)count));
+        return (int)Math.Min(blocks.Length, (sixteenths / (16 * 8)) + Frame);
     }
 
     public void Dispose()

@@ -30,32 +30,34 @@ internal sealed class MergeSequence
     private readonly NativeArray<uint> _order;
     // Blocks of ops that became free, each once: streams from the front, ops that read themselves from the back. Placed ones are skipped.
     private readonly NativeArray<uint> _free;
+    private readonly StopPoll _stop;
     private long _count;
     private long _streamHead, _streamTail;
     private long _ownHead, _ownTail;
     private long _freeStreams;
     private long _freeOwn;
 
-    private MergeSequence(NativeArray<PackedChange> changes, NativeArray<uint> readers, NativeArray<uint> order, NativeArray<uint> free)
+    private MergeSequence(NativeArray<PackedChange> changes, NativeArray<uint> readers, NativeArray<uint> order, NativeArray<uint> free, StopPoll stop)
     {
         _changes = changes;
         _readers = readers;
         _order = order;
         _free = free;
+        _stop = stop;
         _ownHead = _ownTail = free.Length - 1;
     }
 
     /// <summary>
     /// The blocks of all ordered ops in their order: 4 bytes per op; 4 per block of the new image and 4 per op more meanwhile. There must be no cycle.
     /// </summary>
-    public static NativeArray<uint> Order(NativeTally tally, NativeArray<PackedChange> changes, long orderedOps)
+    public static NativeArray<uint> Order(NativeTally tally, NativeArray<PackedChange> changes, long orderedOps, StopPoll stop)
     {
         var order = new NativeArray<uint>(tally, orderedOps, "the merge order");
         try
         {
             using var readers = new NativeArray<uint>(tally, changes.Length, "the merge order");
             using var free = new NativeArray<uint>(tally, orderedOps, "the merge order");
-            new MergeSequence(changes, readers, order, free).Run();
+            new MergeSequence(changes, readers, order, free, stop).Run();
             return order;
         }
         catch
@@ -68,7 +70,11 @@ internal sealed class MergeSequence
     private void Run()
     {
         CountReaders();
-        for (long block = 0; block < _changes.Length; block++) FreeIfUnread(block);
+        for (long block = 0; block < _changes.Length; block++)
+        {
+            _stop.Step();
+            FreeIfUnread(block);
+        }
         while (_freeStreams + _freeOwn > 0)
         {
             if (_freeStreams >= Generation) PlaceGeneration();
@@ -84,6 +90,7 @@ internal sealed class MergeSequence
     {
         for (long block = 0; block < _changes.Length; block++)
         {
+            _stop.Step();
             PackedChange change = _changes[block];
             if (!change.IsOrdered) continue;
             for (int edge = 0; edge < OpGraph.Edges; edge++)
@@ -139,6 +146,7 @@ internal sealed class MergeSequence
     /// <summary>Takes an op that has been placed out of the graph. Returns the last op that this set free, -1 if it was none.</summary>
     private long Release(long block)
     {
+        _stop.Step();
         PackedChange change = _changes[block];
         if (OpGraph.ReadsItself(block, change)) _freeOwn--;
         else _freeStreams--;

@@ -33,6 +33,8 @@ internal sealed class SimilarPass : IPassWorker
     // A window's changes as they were before this pass.
     private readonly PackedChange[] _before = new PackedChange[WorkerBuffers.WindowBlocks];
     private readonly int _zeroCost;
+    // Payloads of the Xors, by block; null if nobody asks.
+    private readonly NativeArray<ushort>? _xorCosts;
     // Each kind of candidate walks through the old image in its own steps, so each has its own window.
     private SourceWindow _sameWindow;
     private SourceWindow _followWindow;
@@ -41,10 +43,11 @@ internal sealed class SimilarPass : IPassWorker
     private int _bestDifference;
     private long _bestOffset;
 
-    private SimilarPass(Comparison comparison, AnchorTable table)
+    private SimilarPass(Comparison comparison, AnchorTable table, NativeArray<ushort>? xorCosts)
     {
         _comparison = comparison;
         _table = table;
+        _xorCosts = xorCosts;
         _sameWindow = new SourceWindow(comparison.Source);
         _followWindow = new SourceWindow(comparison.Source);
         _anchorWindow = new SourceWindow(comparison.Source);
@@ -53,8 +56,9 @@ internal sealed class SimilarPass : IPassWorker
         _buffers = new WorkerBuffers(comparison.Tally);
     }
 
-    public static void Run(Comparison comparison, AnchorTable table) =>
-        comparison.Run(DiffStage.FindSimilar, comparison.TargetBlocks, () => new SimilarPass(comparison, table));
+    /// <summary>Decides about every pending block; <paramref name="xorCosts"/>, if there is one, gets what the payload of each Xor takes, by block.</summary>
+    public static void Run(Comparison comparison, AnchorTable table, NativeArray<ushort>? xorCosts = null) =>
+        comparison.Run(DiffStage.FindSimilar, comparison.TargetBlocks, () => new SimilarPass(comparison, table, xorCosts));
 
     public void Do(long task)
     {
@@ -86,7 +90,7 @@ internal sealed class SimilarPass : IPassWorker
             {
                 ReadOnlySpan<byte> block = window.Slice(i * CowOp.BlockSize, CowOp.BlockSize);
                 Search(block, start + i, follow);
-                changes[i] = Decide(block);
+                changes[i] = Decide(block, start + i);
                 if (_bestDifference <= Hopeless) follow = _bestOffset;
             }
             else if (changes[i].Type == CowOpType.Copy)
@@ -107,7 +111,7 @@ internal sealed class SimilarPass : IPassWorker
             ReadOnlySpan<byte> block = window.Slice(i * CowOp.BlockSize, CowOp.BlockSize);
             Forget();
             Try(block, changes[i + 1].SourceByte - CowOp.BlockSize, ref _followWindow, 1);
-            changes[i] = Decide(block);
+            changes[i] = Decide(block, start + i);
         }
     }
 
@@ -157,13 +161,15 @@ internal sealed class SimilarPass : IPassWorker
     }
 
     /// <summary>What becomes of a block, given the best candidate. Turns that into the payload.</summary>
-    private PackedChange Decide(ReadOnlySpan<byte> block)
+    private PackedChange Decide(ReadOnlySpan<byte> block, long number)
     {
         if (_bestDifference > Hopeless) return PackedChange.Replace;
         if (_bestDifference == 0 && _bestOffset % CowOp.BlockSize == 0) return PackedChange.Copy(_bestOffset / CowOp.BlockSize);
         int replace = Math.Clamp(_estimator.Cost(block), 0, CowOp.BlockSize);
         if (_bestDifference > 0) XorKernel.XorInto(_best, block);
         int xor = _bestDifference == 0 ? _zeroCost : Math.Clamp(_estimator.Cost(_best), 0, CowOp.BlockSize);
-        return xor + _comparison.Options.XorOverhead < replace ? PackedChange.Xor(_bestOffset, replace - xor) : PackedChange.Replace;
+        if (xor + _comparison.Options.XorOverhead >= replace) return PackedChange.Replace;
+        if (_xorCosts != null) _xorCosts[number] = (ushort)xor;
+        return PackedChange.Xor(_bestOffset, replace - xor);
     }
 }

@@ -369,9 +369,9 @@ public sealed class DifferTests(ITestOutputHelper output)
 /// <summary>Costs as a test wants them.</summary>
 internal sealed class FixedEstimator(FixedEstimator.CostOf cost) : ICostEstimator
 {
-    internal delegate int CostOf(ReadOnlySpan<byte> block);
+    internal delegate int CostOf(ReadOnlySpan<byte> blocks);
 
-    public int Cost(ReadOnlySpan<byte> block) => cost(block);
+    public int Cost(ReadOnlySpan<byte> blocks) => cost(blocks);
 
     public void Dispose()
     {

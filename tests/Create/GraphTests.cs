@@ -25,7 +25,7 @@ public sealed class GraphTests(ITestOutputHelper output)
         comparison.Changes.Slice(0, ops.Length).CopyTo(ops);
         Assert.Equal(ordered - broken, ops.Count(op => op.IsOrdered));
 
-        using NativeArray<uint> order = MergeSequence.Order(comparison.Tally, comparison.Changes, ordered - broken);
+        using NativeArray<uint> order = MergeSequence.Order(comparison.Tally, comparison.Changes, ordered - broken, new StopPoll(null));
         uint[] blocks = order.Slice(0, (int)order.Length).ToArray();
         Assert.Equal(blocks.Length, blocks.Distinct().Count());
         var written = new HashSet<long>();

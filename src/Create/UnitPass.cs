@@ -1,0 +1,196 @@
+using System;
+using System.Numerics;
+using Snapuserd.Block;
+using Snapuserd.Cow;
+
+namespace Snapuserd.Create;
+
+/// <summary>
+/// Takes back Xors that a unit of several blocks is not larger without. <see cref="SimilarPass"/> weighs an Xor against a unit of its block
+/// alone, but replaced neighbours share a unit, and what repeats among them costs once. So each stretch of neighbours that are Xor or
+/// Replace is looked at in the units into which it would be cut without Xor: one whose blocks cost no more together than apart is replaced.
+/// At last the whole stretch is weighed as the writer will really cut it, because the units behind an Xor begin elsewhere than without it.
+/// </summary>
+internal sealed class UnitPass : IPassWorker
+{
+    private readonly Comparison _comparison;
+    private readonly NativeArray<PackedChange> _changes;
+    private readonly NativeArray<ushort> _xorCosts;
+    private readonly NativeArray<byte> _memory;
+    private readonly ICostEstimator _estimator;
+    private readonly StopPoll _stop;
+    private readonly int _largest;
+    // A unit has an op, as an Xor has.
+    private readonly int _op;
+    // The stretch at hand, and what it costs with its Xors and without, where these two are not the same.
+    private long _start;
+    private long _end;
+    private long _mixed;
+    private long _replaced;
+
+    private UnitPass(Comparison comparison, NativeArray<ushort> xorCosts)
+    {
+        _comparison = comparison;
+        _changes = comparison.Changes;
+        _xorCosts = xorCosts;
+        _largest = comparison.Options.MaxUnitBytes / CowOp.BlockSize;
+        _op = comparison.Options.XorOverhead;
+        _stop = new StopPoll(comparison.Options.Stop);
+        _estimator = comparison.MakeEstimator();
+        _memory = new NativeArray<byte>(comparison.Tally, comparison.Options.MaxUnitBytes, "a unit");
+    }
+
+    /// <summary>Looks at all stretches; <paramref name="xorCosts"/> are the payloads of the Xors in bytes, by block.</summary>
+    public static void Run(Comparison comparison, NativeArray<ushort> xorCosts) =>
+        BlockPass.Run(Comparison.Tasks(comparison.TargetBlocks), comparison.Threads, () => new UnitPass(comparison, xorCosts), comparison.Options.Stop, null);
+
+    /// <summary>
+    /// Blocks of the unit that begins at block <paramref name="at"/> if the writer cuts start … end − 1: the largest as often as they fit,
+    /// then halves of halves (cow-format §7.3). 0 if none begins there.
+    /// </summary>
+    internal static int UnitAt(long start, long end, long at, int largest)
+    {
+        long offset = at - start, whole = (end - start) / largest * largest;
+        if (offset < whole) return offset % largest == 0 ? largest : 0;
+        uint rest = (uint)(end - at), behind = (uint)(offset - whole);
+        if (rest == 0) return 0;
+        uint unit = 1U << BitOperations.Log2(rest);
+        // What lies before it are larger units: it is all in higher bits.
+        return (behind & ((2 * unit) - 1)) == 0 ? (int)unit : 0;
+    }
+
+    /// <summary>
+    /// The stretches that begin in the task; their ends may lie beyond it. Meanwhile other threads may turn Xor into Replace in the blocks
+    /// around, which does not move the ends of a stretch, so the outcome does not depend on them.
+    /// </summary>
+    public void Do(long task)
+    {
+        long end = Math.Min((task + 1) * Comparison.TaskBlocks, _changes.Length), block = task * Comparison.TaskBlocks;
+        if (block > 0 && IsInStretch(block - 1))
+            while (block < end && IsInStretch(block)) block++;
+        while (block < end)
+        {
+            _start = block;
+            bool xors = false;
+            for (; block < _changes.Length && IsInStretch(block); block++) xors |= IsXor(block);
+            _end = block;
+            // A block alone was weighed before.
+            if (xors && _end - _start > 1) Weigh();
+            if (_end == _start) block++;
+        }
+    }
+
+    public void Dispose()
+    {
+        _estimator.Dispose();
+        _memory.Dispose();
+    }
+
+    private bool IsInStretch(long block) => _changes[block].Type is CowOpType.Xor or CowOpType.Replace;
+
+    private bool IsXor(long block) => _changes[block].Type == CowOpType.Xor;
+
+    private void Weigh()
+    {
+        _mixed = _replaced = 0;
+        bool kept = false;
+        int count;
+        for (long at = _start; at < _end; at += count)
+        {
+            _stop.Step();
+            count = UnitAt(_start, _end, at, _largest);
+            kept |= WeighUnit(at, count);
+        }
+        if (!kept) return;
+        for (long at = _start; at < _end; at++)
+        {
+            if (IsXor(at)) continue;
+            long first = at;
+            while (at < _end && !IsXor(at)) at++;
+            AddRun(first, at);
+        }
+        if (_mixed > _replaced) Replace(_start, _end);
+    }
+
+    /// <summary>Replaces what would be one unit if that is not larger. True if it keeps an Xor; the costs of that are added up.</summary>
+    private bool WeighUnit(long at, int count)
+    {
+        long xors = 0;
+        int number = 0, least = 0;
+        for (long block = at; block < at + count; block++)
+        {
+            if (!IsXor(block)) continue;
+            number++;
+            xors += _xorCosts[block] + _op;
+            least = Math.Max(least, _xorCosts[block] + _changes[block].ExtraCost);
+        }
+        if (number == 0) return false;
+        long unit;
+        if (number == count && xors < least / 2)
+        {
+            // A unit takes about what its largest block does, and no codec halves that: it need not be encoded. For the sum below it counts as no larger.
+            unit = xors;
+        }
+        else
+        {
+            ReadOnlySpan<byte> data = Read(at, count);
+            unit = Cost(data);
+            if (unit <= xors || unit <= xors + Pieces(at, count, data, unit - xors))
+            {
+                Replace(at, at + count);
+                return false;
+            }
+        }
+        _mixed += xors;
+        _replaced += unit;
+        return true;
+    }
+
+    /// <summary>What the Replace ops between the Xors of a unit cost by themselves; counted no further than <paramref name="limit"/>.</summary>
+    private long Pieces(long at, int count, ReadOnlySpan<byte> data, long limit)
+    {
+        long sum = 0, end = at + count;
+        for (long block = at; block < end; block++)
+        {
+            if (IsXor(block)) continue;
+            long first = block;
+            while (block < end && !IsXor(block)) block++;
+            int unit;
+            for (long piece = first; piece < block && sum < limit; piece += unit)
+            {
+                unit = UnitAt(first, block, piece, _largest);
+                sum += Cost(data.Slice((int)(piece - at) * CowOp.BlockSize, unit * CowOp.BlockSize));
+            }
+        }
+        return sum;
+    }
+
+    /// <summary>Adds a run of Replace ops to both sums: as it is cut behind the Xor before it, and as it would be without; equal units are left out.</summary>
+    private void AddRun(long first, long end)
+    {
+        for (long at = first; at < end; at++)
+        {
+            _stop.Step();
+            int real = UnitAt(first, end, at, _largest), other = UnitAt(_start, _end, at, _largest);
+            if (real == other) continue;
+            if (real > 0) _mixed += Cost(Read(at, real));
+            // One that reaches beyond the run has an Xor in it and has been added.
+            if (other > 0 && at + other <= end) _replaced += Cost(Read(at, other));
+        }
+    }
+
+    private void Replace(long from, long end)
+    {
+        for (long block = from; block < end; block++) _changes[block] = PackedChange.Replace;
+    }
+
+    private ReadOnlySpan<byte> Read(long at, int count)
+    {
+        _stop.Look();
+        Span<byte> data = _memory.Slice(0, count * CowOp.BlockSize);
+        _comparison.Target.Read(at * CowOp.BlockSize, data);
+        return data;
+    }
+
+    private long Cost(ReadOnlySpan<byte> unit) => Math.Clamp(_estimator.Cost(unit), 0, unit.Length) + _op;
+}
