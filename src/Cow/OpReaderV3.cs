@@ -11,7 +11,7 @@ internal sealed class OpReaderV3(IByteSource source, CowHeader header)
     private const int RecordBytes = 16;
 
     /// <summary>Resume points kept at most. Writers make 4 slots; a file that claims millions of them gets no more memory than this.</summary>
-    private const int MaxResumePoints = 64;
+    internal const int MaxResumePoints = 64;
 
     private readonly ByteWindow _window = new(source);
     private readonly long _length = source.Length;

@@ -212,15 +212,15 @@ public sealed class WriterV3Tests
         Refused(ExitCode.CowCorrupt, "its labels are 30, 40, 50, 60", () => CowWriter.OpenAt(output, 20, s_plain));
         using (var writer = CowWriter.OpenAt(output, 50, s_plain))
         {
-            writer.Label(45);
+            Refused(ExitCode.Usage, "label 45 does not rise", () => writer.Label(45));
             writer.Zero(9);
-            writer.Label(45);
+            writer.Label(55);
             writer.Finish();
         }
         using (CowFile cow = CowFile.Read(new MemorySource(output.Bytes)))
         {
-            Assert.Equal(3u, cow.Header.ResumeCount);
-            Assert.Equal([new(30, 3), new(40, 4), new(45, 6)], cow.ResumePoints);
+            Assert.Equal(4u, cow.Header.ResumeCount);
+            Assert.Equal([new(30, 3), new(40, 4), new(50, 5), new(55, 6)], cow.ResumePoints);
         }
     }
 

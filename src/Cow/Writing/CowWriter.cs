@@ -10,7 +10,8 @@ namespace Snapuserd.Cow;
 /// <para>
 /// A call that makes no sense is refused with exit code 64 and changes nothing. After a failure of the output (74), of a codec or for want of
 /// memory (71) every further call is refused; the file is then what it was at the last <see cref="Label"/> or <see cref="Finish"/>.
-/// Compression lags behind the calls, so a full output may be reported by a later one.
+/// Compression lags behind the calls, so a full output may be reported by a later one. After <see cref="CowWriterOptions.Stop"/>
+    /// every call is refused with 75, and the file is as after a failure.
 /// </para>
 /// </summary>
 public sealed class CowWriter : IDisposable
@@ -22,6 +23,7 @@ public sealed class CowWriter : IDisposable
     private const int OpRunBytes = 64 * 1024;
 
     private readonly ICowOutput _output;
+    private readonly StopFlag? _stop;
     private readonly uint? _maxBlocks;
     private readonly int _unitBlocks;
     private readonly int _chunkBlocks;
@@ -36,11 +38,11 @@ public sealed class CowWriter : IDisposable
     private CowWriter(ICowOutput output, CowWriterOptions options, Func<CowWriterOptions, WriteRun, WriteRun, (IOpWriter Writer, CowTally? Tally)> open)
     {
         _output = output;
+        _stop = options.Stop;
         _maxBlocks = options.MaxBlocks;
         _unitBlocks = options.MaxUnitBytes / CowOp.BlockSize;
         _chunkBlocks = options.Version == 3 ? Math.Max(options.ClusterOps, 1) : int.MaxValue;
         long memory = DataRunBytes + OpRunBytes + OpPipeline.MemoryFor(options);
-        if (memory > int.MaxValue) throw CowWriterOptions.Misuse($"{options.Threads} threads with units of {options.MaxUnitBytes} bytes need too much memory");
         _arena = new Arena((int)memory);
         try
         {
@@ -93,6 +95,9 @@ public sealed class CowWriter : IDisposable
             return _writer.Size;
         }
     }
+
+    /// <summary>Threads that compress: as many as the options say, or as many as their memory has room for; 1 is the caller's own.</summary>
+    public int Threads => _pipeline.Threads;
 
     /// <summary>Copy, Xor, Replace and Zero ops so far; a Replace op is a unit.</summary>
     public long OpCount => (long)_opCount;
@@ -176,12 +181,20 @@ public sealed class CowWriter : IDisposable
         AddRun(CowOpType.Zero, newBlock, count, 0);
     }
 
-    /// <summary>Makes durable what was added, then a mark behind it at which <see cref="OpenAt"/> can go on. v3 keeps the last four, and drops those that are not smaller.</summary>
+    /// <summary>Makes durable what was added, then a mark behind it at which <see cref="OpenAt"/> can go on. v3 keeps the last few, at most four, and refuses one that does not rise (64).</summary>
     public void Label(ulong label)
     {
         Begin();
         _pipeline.Drain();
-        _writer.Label(label);
+        try
+        {
+            _writer.Label(label);
+        }
+        catch (SnapuserdException e) when (e.Code == ExitCode.Usage)
+        {
+            End();
+            throw;
+        }
         End();
     }
 
@@ -194,7 +207,7 @@ public sealed class CowWriter : IDisposable
         End();
     }
 
-    /// <summary>Ends threads and frees memory; writes nothing, and the output stays open.</summary>
+    /// <summary>Ends threads and frees memory; drops what no thread has begun to compress, writes nothing, and the output stays open.</summary>
     public void Dispose()
     {
         if (_disposed) return;
@@ -258,6 +271,7 @@ public sealed class CowWriter : IDisposable
     private void CheckUsable()
     {
         ObjectDisposedException.ThrowIf(_disposed, this);
+        if (_stop is { Requested: true }) throw new SnapuserdException(ExitCode.Interrupted, OpPipeline.StoppedSentence);
         if (_failed) throw new SnapuserdException(ExitCode.InputOutput, $"{_output.Name}: an earlier write failed, so the file cannot be gone on with");
     }
 

@@ -38,7 +38,10 @@ public sealed record CowWriterOptions
     /// <summary>2 MiB, or 0 for a file that cannot journal.</summary>
     public uint ScratchBytes { get; init; } = DefaultScratchBytes;
 
-    /// <summary>Compression threads; with 1 the caller's own. The bytes of the file do not depend on it.</summary>
+    /// <summary>
+    /// Compression threads at most; with 1 the caller's own. Fewer run where <see cref="BatchBytes"/> has no room for their buffers and
+    /// contexts: <see cref="CowWriter.Threads"/>. The bytes of the file do not depend on it.
+    /// </summary>
     public int Threads { get; init; } = 1;
 
     /// <summary>Blocks of the target: every block written must be below. Null for no bound.</summary>
@@ -48,10 +51,13 @@ public sealed record CowWriterOptions
     public ulong? OpCountMax { get; init; }
 
     /// <summary>
-    /// Bytes of buffers for payloads on their way to the file. Half of it is filled while the other half is compressed and written. Raised
-    /// where it does not hold two units per thread.
+    /// Bytes of buffers for payloads on their way to the file. Half of it is filled while the other half is compressed and written. As much
+    /// again may go to the contexts of the encoders and to room for two units per thread; only a single thread may need more.
     /// </summary>
     public int BatchBytes { get; init; } = 8 * 1024 * 1024;
+
+    /// <summary>Ends the writing with exit code 75 at the next call, or inside one that waits for an encoder. The file is then what it was at the last label or finish.</summary>
+    public StopFlag? Stop { get; init; }
 
     /// <summary>
     /// Reads "algorithm[,level]": none (or empty), gz, brotli, lz4, zstd; the level a signed number (cow-format §7). Exit code 64 with one

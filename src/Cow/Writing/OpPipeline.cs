@@ -19,12 +19,16 @@ internal sealed class OpPipeline : IDisposable
     /// <summary>Ops per batch besides those that fill it with payloads: runs of Copy and Zero, which have none.</summary>
     private const int PlainOps = 1024;
 
+    /// <summary>What a stopped writer says, here and in <see cref="CowWriter"/>.</summary>
+    public const string StoppedSentence = "stopped while the COW was written; it ends at its last label or finish";
+
     private readonly IOpWriter _writer;
     private readonly Arena _arena;
     private readonly bool _encodes;
     private readonly WakeUp? _wakeUp;
     private readonly IWorkQueue<EncodeJob> _queue;
     private readonly OpBatch[] _batches = new OpBatch[2];
+    private readonly StopFlag? _stop;
     private int _current;
 
     /// <summary>Takes its memory from <paramref name="arena"/>, which has <see cref="MemoryFor"/> bytes left for it, and starts the threads.</summary>
@@ -33,6 +37,8 @@ internal sealed class OpPipeline : IDisposable
         _writer = writer;
         _arena = arena;
         _encodes = options.Compression != CowCompression.None;
+        _stop = options.Stop;
+        Threads = ThreadsFor(options);
         int bytes = AreaBytes(options);
         int capacity = (bytes / CowOp.BlockSize) + PlainOps;
         for (int i = 0; i < 2; i++) _batches[i] = new OpBatch(arena.Take(bytes)!.Value, capacity);
@@ -40,7 +46,7 @@ internal sealed class OpPipeline : IDisposable
         bool rawIfNotSmaller = options.Version == 3 || options.Compression is CowCompression.Lz4 or CowCompression.Zstd;
         IWorker<EncodeJob> MakeWorker() => new EncodeWorker(arena, new UnitEncoder(options.Compression, options.Level, options.MaxUnitBytes), rawIfNotSmaller);
         int jobs = 2 * ((bytes / JobBytes) + 2);
-        if (options.Threads == 1 || !_encodes)
+        if (Threads == 1)
         {
             _queue = new InlineWorkQueue<EncodeJob>(MakeWorker(), jobs);
             return;
@@ -48,7 +54,7 @@ internal sealed class OpPipeline : IDisposable
         _wakeUp = new WakeUp();
         try
         {
-            _queue = new WorkQueue<EncodeJob>(options.Threads, jobs, MakeWorker, _wakeUp);
+            _queue = new WorkQueue<EncodeJob>(Threads, jobs, MakeWorker, _wakeUp);
         }
         catch
         {
@@ -56,6 +62,9 @@ internal sealed class OpPipeline : IDisposable
             throw;
         }
     }
+
+    /// <summary>Threads that encode; 1 is the caller's own.</summary>
+    public int Threads { get; }
 
     /// <summary>Bytes of arena that a pipeline takes, with what alignment costs.</summary>
     public static long MemoryFor(CowWriterOptions options) => 2 * (AreaBytes(options) + 4096L);
@@ -95,10 +104,20 @@ internal sealed class OpPipeline : IDisposable
         _wakeUp?.Dispose();
     }
 
-    private static int AreaBytes(CowWriterOptions options)
+    private static int AreaBytes(CowWriterOptions options) => (int)AreaBytes(options, ThreadsFor(options));
+
+    /// <summary>Bytes of one of the two areas, which holds a unit per thread at least.</summary>
+    private static long AreaBytes(CowWriterOptions options, int threads) =>
+        Math.Max(options.BatchBytes / 2, (options.MaxUnitBytes + (long)UnitEncoder.Bound(options.MaxUnitBytes)) * threads);
+
+    /// <summary>As many threads as were asked for, if areas and contexts fit twice the batch memory, else as many as do.</summary>
+    private static int ThreadsFor(CowWriterOptions options)
     {
-        long unit = options.MaxUnitBytes + (long)UnitEncoder.Bound(options.MaxUnitBytes);
-        return (int)Math.Max(options.BatchBytes / 2, unit * options.Threads);
+        if (options.Compression == CowCompression.None) return 1;
+        long context = UnitEncoder.ContextBytes(options.Compression, options.Level, options.MaxUnitBytes);
+        int threads = options.Threads;
+        while (threads > 1 && (2 * AreaBytes(options, threads)) + (context * threads) > 2L * options.BatchBytes) threads--;
+        return threads;
     }
 
     /// <summary>The current batch is full: has it encoded, and makes the other one the current, empty one.</summary>
@@ -132,6 +151,8 @@ internal sealed class OpPipeline : IDisposable
 
     private void Reap()
     {
+        // With the slowest codecs what is posted takes seconds; whoever asked to stop does not wait for it.
+        if (_stop is { Requested: true }) throw new SnapuserdException(ExitCode.Interrupted, StoppedSentence);
         _queue.WaitForEnd();
         if (!_queue.TryReap(out uint tag, out int result)) return;
         _batches[tag].Jobs--;

@@ -17,10 +17,14 @@ internal sealed class OpWriterV3 : IOpWriter
     /// <summary>Android's resume_point_max (cow-format §1).</summary>
     private const uint ResumeSlots = 4;
 
+    /// <summary>What a disk writes whole or not at all; nothing larger is.</summary>
+    private const int SectorBytes = 512;
+
     private readonly ICowOutput _output;
     private readonly WriteRun _ops;
     private readonly WriteRun _data;
     private readonly bool _estimates;
+    /// <summary>The points in the slots from the first on; all are durable between calls.</summary>
     private readonly List<ResumePoint> _points;
     private CowHeader _header;
     private ulong _opCount;
@@ -103,7 +107,7 @@ internal sealed class OpWriterV3 : IOpWriter
             count = points[found].OpIndex;
         }
         tally = reader.Count(count);
-        var writer = new OpWriterV3(output, header with { OpCount = count, ResumeCount = (uint)points.Count }, ops, data, points) { _dataBytes = tally.DataEnd - header.DataOffset };
+        var writer = new OpWriterV3(output, header with { OpCount = count, ResumeCount = label == null ? header.ResumeCount : (uint)points.Count }, ops, data, points) { _dataBytes = tally.DataEnd - header.DataOffset };
         if (label != null) writer.WriteHeader();
         return writer;
     }
@@ -156,19 +160,19 @@ internal sealed class OpWriterV3 : IOpWriter
     public void Label(ulong label)
     {
         if (_header.ResumeMax == 0) throw new SnapuserdException(ExitCode.CowCorrupt, $"{_output.Name}: the file has no room for labels");
-        _points.RemoveAll(point => point.Label >= label);
-        _points.Add(new ResumePoint(label, _opCount));
-        while ((uint)_points.Count > _header.ResumeMax) _points.RemoveAt(0);
+        if (_points.Count > 0 && label <= _points[^1].Label)
+            throw CowWriterOptions.Misuse($"{_output.Name}: label {label} does not rise: the last one is {_points[^1].Label}, which must hold until the new one is durable");
         _data.Send();
         _ops.Send();
-        Span<byte> slot = stackalloc byte[PointBytes];
-        for (int i = 0; i < _points.Count; i++)
+        int slots = (int)Math.Min(_header.ResumeMax, OpReaderV3.MaxResumePoints);
+        if (_points.Count < slots || !TryPassOn(slots, new ResumePoint(label, _opCount)))
         {
-            BinaryPrimitives.WriteUInt64LittleEndian(slot, _points[i].Label);
-            BinaryPrimitives.WriteUInt64LittleEndian(slot[8..], _points[i].OpIndex);
-            _data.Add(_header.ResumeOffset + (PointBytes * (long)i), slot);
+            if (_points.Count == slots) KeepHead(slots);
+            // What the durable header counts can be read at any moment, so it must not count the slot that is written now.
+            else if (_points.Count < Math.Min(_header.ResumeCount, slots)) WriteHeader(_header with { ResumeCount = (uint)_points.Count });
+            _points.Add(new ResumePoint(label, _opCount));
+            WriteSlots(_points.Count - 1, _points.Count);
         }
-        _data.Send();
         _output.Flush();
         WriteHeader();
     }
@@ -182,6 +186,53 @@ internal sealed class OpWriterV3 : IOpWriter
         _output.Truncate(_dataBytes > 0 ? Size : _header.OpsOffset + (RecordBytes * (long)_opCount));
         _output.Flush();
         WriteHeader();
+    }
+
+    /// <summary>
+    /// All slots are taken. If the last ones, two at least, lie in one sector, the oldest of them gives way to <paramref name="point"/> in a
+    /// single write, which happens whole or not at all. The newest durable point only moves, and the new one is behind it: a reader that has
+    /// the old header stops there, because it counts more ops than that header does.
+    /// </summary>
+    private bool TryPassOn(int slots, ResumePoint point)
+    {
+        int first = slots;
+        while (first > 0 && InOneSector(first - 1, slots)) first--;
+        if (slots - first < 2) return false;
+        _points.RemoveAt(first);
+        _points.Add(point);
+        WriteSlots(first, slots);
+        return true;
+    }
+
+    /// <summary>
+    /// All slots are taken, and the last ones do not lie in one sector. So the newest points move to the first ones, which do: readers stop
+    /// behind them, because the old point there does not rise. Then a header that counts only them frees the other slots, durably.
+    /// </summary>
+    private void KeepHead(int slots)
+    {
+        int kept = 0;
+        while (kept < slots - 1 && InOneSector(0, kept + 1)) kept++;
+        if (kept == 0) throw new SnapuserdException(ExitCode.CowCorrupt, $"{_output.Name}: its {slots} slots for labels are too few to replace a durable one safely");
+        _points.RemoveRange(0, slots - kept);
+        WriteSlots(0, kept);
+        _output.Flush();
+        WriteHeader(_header with { ResumeCount = (uint)kept });
+    }
+
+    /// <summary>Whether the slots from <paramref name="first"/> up to <paramref name="end"/> lie in one sector, which a power cut cannot tear.</summary>
+    private bool InOneSector(int first, int end) =>
+        (_header.ResumeOffset + (PointBytes * (long)first)) / SectorBytes == (_header.ResumeOffset + (PointBytes * (long)end) - 1) / SectorBytes;
+
+    private void WriteSlots(int first, int end)
+    {
+        Span<byte> slot = stackalloc byte[PointBytes];
+        for (int i = first; i < end; i++)
+        {
+            BinaryPrimitives.WriteUInt64LittleEndian(slot, _points[i].Label);
+            BinaryPrimitives.WriteUInt64LittleEndian(slot[8..], _points[i].OpIndex);
+            _data.Add(_header.ResumeOffset + (PointBytes * (long)i), slot);
+        }
+        _data.Send();
     }
 
     private void Put(uint newBlock, ulong info, ReadOnlySpan<byte> data)
@@ -211,10 +262,12 @@ internal sealed class OpWriterV3 : IOpWriter
             throw new SnapuserdException(ExitCode.InputOutput, $"{_output.Name}: the file would have {end} bytes, more than the format can address");
     }
 
-    private void WriteHeader()
+    /// <summary>Makes all that was added count. The number of points is what is there; Android's only ever grows and sends readers beyond the slots.</summary>
+    private void WriteHeader() => WriteHeader(_header with { OpCount = _opCount, OpCountMax = _opCountMax, ResumeCount = (uint)_points.Count });
+
+    private void WriteHeader(in CowHeader next)
     {
-        // The count is the number of points that are there; Android's only ever grows and sends readers beyond the slots.
-        _header = _header with { OpCount = _opCount, OpCountMax = _opCountMax, ResumeCount = (uint)_points.Count };
+        _header = next;
         Span<byte> header = stackalloc byte[CowHeader.MaxHeaderBytes];
         _header.Write(header);
         _output.Write(0, header);
