@@ -112,7 +112,7 @@ internal static class CreateVerb
         long ops = CowCreation.CountOps(plan, job.Options.MaxUnitBytes);
         // The reader's limit, which is the lower one: what could not be read again must not be written.
         if (ops > int.MaxValue) throw new SnapuserdException(ExitCode.Usage, $"{job.Target.Name}: the update takes {ops} ops, more than a COW can have here; try a larger --block-factor");
-        CowWriterOptions options = job.Options with { OpCountMax = (ulong)Math.Max(Math.Max(ops, 1), job.Arguments.Number("--op-slots", 0)) };
+        CowWriterOptions options = job.Options with { Stop = job.Stop, OpCountMax = (ulong)Math.Max(Math.Max(ops, 1), job.Arguments.Number("--op-slots", 0)) };
         var observer = new ProgressObserver(job.Invocation, "write");
         long blocks = plan.CopyBlocks + plan.XorBlocks + plan.ReplaceBlocks + plan.ZeroBlocks;
         using CowWriter writer = CowWriter.Create(output.Output, options);

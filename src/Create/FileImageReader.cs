@@ -38,7 +38,7 @@ public sealed class FileImageReader : IImageReader, IDisposable
         {
             nint done = Libc.PRead(_device.Fd, destination, offset);
             if (done == -Errno.EINTR) continue;
-            if (done < 0) throw new SnapuserdException(ExitCode.InputOutput, $"{Name}: reading {destination.Length} bytes at {offset} failed with {Errno.Name((int)done)}");
+            if (done < 0) throw new SnapuserdException(ExitCode.InputOutput, $"{Name}: reading {destination.Length} bytes at {offset} failed: {Reason.Of((int)done)}");
             if (done == 0) throw new SnapuserdException(ExitCode.InputOutput, $"{Name} has become shorter while it was read: it ends before byte {offset + destination.Length}");
             destination = destination[(int)done..];
             offset += done;

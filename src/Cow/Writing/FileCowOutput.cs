@@ -28,7 +28,7 @@ public sealed class FileCowOutput : ICowOutput, IDisposable
             int fd;
             do fd = Libc.OpenAt(Libc.AT_FDCWD, path, Libc.O_CREAT | Libc.O_EXCL | Libc.O_WRONLY | Libc.O_CLOEXEC, Convert.ToUInt32("644", 8));
             while (fd == -Errno.EINTR);
-            if (fd < 0) throw new SnapuserdException(ExitCode.CannotCreate, $"{path}: creating it failed with {Errno.Name(fd)}");
+            if (fd < 0) throw new SnapuserdException(ExitCode.CannotCreate, $"{path}: cannot be created: {Reason.Of(fd)}");
             _ = Libc.Close(fd);
         }
         try
@@ -103,7 +103,5 @@ public sealed class FileCowOutput : ICowOutput, IDisposable
     /// <summary>Closes it.</summary>
     public void Dispose() => _device.Dispose();
 
-    private SnapuserdException Failed(string doing, int error) => new(
-        ExitCode.InputOutput,
-        error is -Errno.ENOSPC or -Errno.EDQUOT ? $"{Name}: no space is left: {doing} failed with {Errno.Name(error)}" : $"{Name}: {doing} failed with {Errno.Name(error)}");
+    private SnapuserdException Failed(string doing, int error) => new(ExitCode.InputOutput, $"{Name}: {doing} failed: {Reason.Of(error)}");
 }
