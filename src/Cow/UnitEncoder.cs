@@ -62,7 +62,7 @@ public sealed class UnitEncoder : IDisposable
             CowCompression.Brotli => MiB + (2L * unitBytes),
             CowCompression.Lz4 => 16 * KiB,
             // Its tables grow with the window, and the optimal parser has one more of fixed size.
-            CowCompression.Zstd => effort < 6 ? (128 * KiB) + (10L * unitBytes) : (300 * KiB) + (20L * unitBytes) + Math.Min(512 * KiB, 4L * unitBytes),
+            CowCompression.Zstd => effort < 6 ? (128 * KiB) + (16L * unitBytes) : (300 * KiB) + (20L * unitBytes) + Math.Min(512 * KiB, 4L * unitBytes),
             _ => 0,
         };
     }

@@ -106,7 +106,11 @@ public sealed class WriterStopTests
         {
             using var writer = CowWriter.Create(new NullCowOutput(), new CowWriterOptions
             {
-                Compression = compression, Level = level, MaxUnitBytes = unit, Threads = asked, BatchBytes = mebibytes << 20,
+                Compression = compression,
+                Level = level,
+                MaxUnitBytes = unit,
+                Threads = asked,
+                BatchBytes = mebibytes << 20,
             });
             return writer.Threads;
         }

@@ -11,7 +11,7 @@ namespace Snapuserd.Cow;
 /// A call that makes no sense is refused with exit code 64 and changes nothing. After a failure of the output (74), of a codec or for want of
 /// memory (71) every further call is refused; the file is then what it was at the last <see cref="Label"/> or <see cref="Finish"/>.
 /// Compression lags behind the calls, so a full output may be reported by a later one. After <see cref="CowWriterOptions.Stop"/>
-    /// every call is refused with 75, and the file is as after a failure.
+/// every call is refused with 75, and the file is as after a failure.
 /// </para>
 /// </summary>
 public sealed class CowWriter : IDisposable
