@@ -20,7 +20,7 @@ internal sealed class OpPipeline : IDisposable
     private const int PlainOps = 1024;
 
     /// <summary>What a stopped writer says, here and in <see cref="CowWriter"/>.</summary>
-    public const string StoppedSentence = "stopped while the COW was written; it ends at its last label or finish";
+    public const string StoppedSentence = "stopped before the COW was whole";
 
     private readonly IOpWriter _writer;
     private readonly Arena _arena;
