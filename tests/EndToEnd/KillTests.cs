@@ -38,14 +38,17 @@ public sealed class KillTests(ITestOutputHelper output)
         using TempFolder folder = new();
         string calls = io == "uring" ? "io_uring_enter" : "pwrite64,fdatasync";
         int total = Count(pair, folder, io, calls);
-        // The first calls write nothing yet; the first window and its commits come early, so the early points are dense.
-        int killed = 0, again = 0;
-        foreach (int when in Spread(total))
+        int killed = 0, again = 0, limit = total;
+        HashSet<int> used = [];
+        while (killed < Points)
         {
+            int when = Next(killed, limit, used);
             (string cow, string target) = Put(pair, folder);
             BinaryResult result = Killed(cow, target, io, calls, when);
             if (result.ExitCode == 137) killed++;
             else Assert.True(result.ExitCode == 0, result.ToString());
+            // How many calls a ring takes depends on how many completions each of them finds; a run that was faster has fewer.
+            if (result.ExitCode == 0) limit = when - 1;
 
             if (when % 3 == 0)
             {
@@ -59,7 +62,6 @@ public sealed class KillTests(ITestOutputHelper output)
             Assert.True(pair.New.AsSpan().SequenceEqual(File.ReadAllBytes(target)), $"killed at call {when} of {total}: the base is not the target");
         }
         output.WriteLine($"{image}, {io}: {total} calls, killed at {killed} of them, {again} resumed runs killed too");
-        Assert.True(killed >= 20, $"only {killed} runs were killed");
     }
 
     [RootTheory]
@@ -72,24 +74,26 @@ public sealed class KillTests(ITestOutputHelper output)
         Pair pair = Make(image);
         using TempFolder folder = new();
         string call = io == "uring" ? "io_uring_enter" : "pwrite64";
-        int total = Count(pair, folder, io, call), seed = image.Length + io.Length, killed = 0;
+        int limit = Count(pair, folder, io, call), seed = image.Length + io.Length, killed = 0;
         Random random = new(seed);
         // A loop device is cut to whole sectors, so the COW on it is a little longer than its content, as on a phone.
         (string cowFile, string baseFile) = Put(pair with { Cow = [.. pair.Cow, .. new byte[4096 - (pair.Cow.Length % 4096)]] }, folder);
         using LoopDevice cow = new(cowFile), target = new(baseFile);
-        for (int round = 0; round < 8; round++)
+        for (int round = 0; killed < 6; round++)
         {
+            Assert.True(limit > 1, $"seed {seed}: no run was slow enough to be killed");
             Fill(cow.Path, pair.Cow);
             Fill(target.Path, pair.Old);
-            int when = 1 + random.Next(total * 3 / 4);
+            int when = 1 + random.Next(limit);
+            // Done before the signal came: the next one comes earlier.
             if (await KilledFromOutside(cow.Path, target.Path, io, call, when)) killed++;
+            else limit = when;
             BinaryResult last = Binary.Run("merge", "--cow", cow.Path, "--base", target.Path, "--io", round % 2 == 0 ? "uring" : "sync", "--progress", "never");
-            Assert.True(last.ExitCode == 0, $"seed {seed}, killed behind call {when} of {total}: {last}");
+            Assert.True(last.ExitCode == 0, $"seed {seed}, killed behind call {when}: {last}");
             LoopDevice.Call("blockdev", "--flushbufs", target.Path);
-            Assert.True(pair.New.AsSpan().SequenceEqual(File.ReadAllBytes(baseFile)), $"seed {seed}, killed behind call {when} of {total}: the base is not the target");
+            Assert.True(pair.New.AsSpan().SequenceEqual(File.ReadAllBytes(baseFile)), $"seed {seed}, killed behind call {when}: the base is not the target");
         }
-        output.WriteLine($"{image}, {io}, seed {seed}: {total} calls, {killed} runs killed");
-        Assert.True(killed >= 4, $"only {killed} runs were killed");
+        output.WriteLine($"{image}, {io}, seed {seed}: {killed} runs killed");
     }
 
     /// <summary>Kills the merge when the trace shows the call of that number; by the time the signal arrives it is somewhere behind. False if it was done by then.</summary>
@@ -121,16 +125,15 @@ public sealed class KillTests(ITestOutputHelper output)
         stream.Flush(flushToDisk: true);
     }
 
-    private static IEnumerable<int> Spread(int total)
+    /// <summary>
+    /// The call at which to kill next. The first calls write nothing yet; the first window and its commits come early, so the early points
+    /// are dense: half of them lie in the first quarter of the calls.
+    /// </summary>
+    private static int Next(int killed, int limit, HashSet<int> used)
     {
-        int last = 0;
-        for (int i = 1; i <= Points; i++)
-        {
-            // Quadratic: half of the points lie in the first quarter of the calls.
-            int when = Math.Max(last + 1, (int)((long)total * i * i / (Points * Points)));
-            if (when > total) yield break;
-            yield return last = when;
-        }
+        int when = Math.Max(1, (int)((long)limit * (killed + 1) * (killed + 1) / (Points * Points)));
+        while (!used.Add(when) && when < limit) when++;
+        return limit < Points ? throw new InvalidOperationException($"a merge of {limit} calls has no {Points} points to be killed at") : when;
     }
 
     private static (string Cow, string Base) Put(Pair pair, TempFolder folder)
