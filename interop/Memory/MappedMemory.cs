@@ -38,16 +38,6 @@ public sealed unsafe class MappedMemory : IDisposable
         return MemoryMarshal.CreateSpan(ref *(T*)(_start + offset), count);
     }
 
-    /// <summary>Gives the memory behind the first <paramref name="length"/> bytes back to the system; the rest stays as it is.</summary>
-    public void Shrink(nint length)
-    {
-        nint keep = (length + Libc.PageSize - 1) & ~(nint)(Libc.PageSize - 1);
-        if (keep >= Length) return;
-        if (keep == 0) { Dispose(); return; }
-        _ = Libc.MUnmap((nint)(_start + keep), Length - keep);
-        Length = keep;
-    }
-
     /// <summary>Unmaps. Spans and addresses given out before are dead from here on.</summary>
     public void Dispose()
     {

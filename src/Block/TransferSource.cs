@@ -22,9 +22,6 @@ public sealed class TransferSource(Transfers transfers, Arena arena, Slice windo
     /// <inheritdoc/>
     public long Length => length;
 
-    /// <summary>Forgets what was read: the device may have changed since.</summary>
-    public void Forget() => _valid = 0;
-
     /// <inheritdoc/>
     public void Read(long offset, Span<byte> destination)
     {
