@@ -5,7 +5,7 @@ using Snapuserd.Block;
 using Snapuserd.Cow;
 using Snapuserd.Interop;
 using Snapuserd.Merge;
-using Snapuserd.Tests.Simulation;
+using Snapuserd.Tests.Simulator;
 using Snapuserd.Tests.Support;
 using Xunit;
 

@@ -4,6 +4,7 @@ using System.Linq;
 using Snapuserd.Block;
 using Snapuserd.Interop;
 using Snapuserd.Merge;
+using Snapuserd.Tests.Simulator;
 using Snapuserd.Tests.Support;
 using Xunit;
 using Xunit.Abstractions;

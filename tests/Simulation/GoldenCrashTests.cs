@@ -2,6 +2,7 @@ using System;
 using System.Collections.Generic;
 using System.Linq;
 using Snapuserd.Merge;
+using Snapuserd.Tests.Simulator;
 using Snapuserd.Tests.Support;
 using Xunit;
 using Xunit.Abstractions;

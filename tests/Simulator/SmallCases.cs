@@ -4,7 +4,7 @@ using Snapuserd.Cow;
 using Snapuserd.Merge;
 using Snapuserd.Tests.Support;
 
-namespace Snapuserd.Tests.Simulation;
+namespace Snapuserd.Tests.Simulator;
 
 /// <summary>Small COWs, each built to need one kind of care; windows of two and three ops, so that they turn over.</summary>
 public static class SmallCases

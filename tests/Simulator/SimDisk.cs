@@ -1,6 +1,6 @@
 using System.Collections.Generic;
 
-namespace Snapuserd.Tests.Simulation;
+namespace Snapuserd.Tests.Simulator;
 
 /// <summary>A page on its way to the medium: written to the device, not yet covered by a completed flush.</summary>
 public sealed record PendingPage(int Number, Page Contents, long Write)

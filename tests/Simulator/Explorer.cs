@@ -4,7 +4,7 @@ using Snapuserd.Block;
 using Snapuserd.Cow;
 using Snapuserd.Merge;
 
-namespace Snapuserd.Tests.Simulation;
+namespace Snapuserd.Tests.Simulator;
 
 /// <summary>One merge to be tortured: a COW, the base it starts from, and what must come out.</summary>
 public sealed record MergeCase(string Name, Image Cow, Image Base, Image Target)

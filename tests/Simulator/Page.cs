@@ -1,7 +1,7 @@
 using System;
 using System.Runtime.InteropServices;
 
-namespace Snapuserd.Tests.Simulation;
+namespace Snapuserd.Tests.Simulator;
 
 /// <summary>4096 bytes that never change, with their hash. Disks share pages, so that a copy of a disk costs one array of references.</summary>
 public sealed class Page

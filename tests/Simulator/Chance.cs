@@ -1,4 +1,4 @@
-namespace Snapuserd.Tests.Simulation;
+namespace Snapuserd.Tests.Simulator;
 
 /// <summary>Chance from a seed: splitmix64. The same seed gives the same run on every machine and runtime.</summary>
 public sealed class Chance(ulong seed)

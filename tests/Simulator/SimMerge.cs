@@ -5,7 +5,7 @@ using Snapuserd.Block;
 using Snapuserd.Cow;
 using Snapuserd.Merge;
 
-namespace Snapuserd.Tests.Simulation;
+namespace Snapuserd.Tests.Simulator;
 
 /// <summary>One run of the real engine over simulated devices: queue, workers, clock and arena are the simulator's.</summary>
 public static class SimMerge

@@ -4,7 +4,7 @@ using System.Collections.Generic;
 using Snapuserd.Block;
 using Snapuserd.Interop;
 
-namespace Snapuserd.Tests.Simulation;
+namespace Snapuserd.Tests.Simulator;
 
 /// <summary>The engine broke the contract of the block queue (design §4).</summary>
 public sealed class ContractViolationException(string what) : Exception(what);
