@@ -64,6 +64,12 @@ public sealed class Explorer
         _chance = new Chance(how.Seed);
     }
 
+    /// <summary>
+    /// Called once for each distinct crash state, before it is recovered, with what the devices hold: it may read them and must not change
+    /// them (<see cref="SimDisk.AfterDeath"/> makes a copy). What it throws is reported like a loss, with seed and history.
+    /// </summary>
+    public Action<MergeCase, SimDisk[]>? EveryState { get; init; }
+
     /// <summary>Runs of the engine.</summary>
     public long Runs { get; private set; }
     /// <summary>Crash states met, repeated ones included.</summary>
@@ -97,6 +103,7 @@ public sealed class Explorer
         Runs++;
         try
         {
+            EveryState?.Invoke(_case, world.Disks);
             int unlike = SimMerge.FirstWrongPage(_case, world.Disks, _arena, _how.Seed);
             if (unlike >= 0) throw new LostDataException($"block {unlike} of the merged image, read without merging, is wrong");
             MergeResult result = SimMerge.Run(_case, world.Disks, _arena, _how.Seed + (ulong)world.Crashes, Step);
