@@ -41,27 +41,59 @@ public sealed record Thoroughness
 /// <summary>
 /// Runs the real engine on a <see cref="MergeCase"/> and, after every step, works out every state in which a power cut or the death of
 /// the process could leave the devices. In each distinct state the merged image must read as the target; then it is recovered by a run
-/// of the real engine, which must reach the target and is crashed at every step in its turn. A state that was seen before is not run again.
+/// of the real engine, which must reach the target and is crashed at every step in its turn. A state that was seen before is not run again:
+/// those that one crash leaves are all met before those that two leave, so none is known with fewer crashes left than it could have.
+/// <para>
+/// A state's hash is worked out from the hashes of its parts before there is a state, so that a known one costs some nanoseconds.
+/// </para>
 /// </summary>
-public sealed class Explorer
+public sealed class Explorer : IDisposable
 {
-    private sealed record World(SimDisk[] Disks, int Crashes, string History);
+    // How a state came to be: a list that states share, because most of them are never asked.
+    private sealed record History(History? Before, string Kind, int Step)
+    {
+        public override string ToString() => Before is null ? Kind : $"{Before}, {Kind} at step {Step}";
+    }
+
+    private sealed record World(SimDisk[] Disks, int Crashes, History History);
+
+    // One page, or sector of a page, of which a cut may leave the durable contents or any of the versions that were written since.
+    private readonly record struct Choice(int Disk, int Page, int Sector, int FirstVersion, int Versions);
+
+    private readonly record struct Version(Page Contents, ulong Gain);
 
     private readonly MergeCase _case;
     private readonly Thoroughness _how;
     private readonly HashSet<ulong> _seen = [];
     private readonly Queue<World> _toDo = new();
     private readonly Arena _arena;
+    private readonly bool _ownArena;
+    private readonly PageStore _pages = new();
     private readonly Chance _chance;
+    private readonly Action _stepped;
+
+    private readonly List<Choice> _choices = [];
+    private readonly List<Version> _versions = [];
+    private readonly List<(int Disk, PendingPage Page, int Before)> _inFlight = [];
+    private readonly List<int> _next = [];
+    private int[] _lastOf = [];
+    private int[] _picks = [];
+    private bool[] _lands = [];
+
     private World _current = null!;
     private int _step;
+    private int _count;
+    private long _changes;
 
-    public Explorer(MergeCase merge, Thoroughness how)
+    /// <summary><paramref name="arena"/> may be shared by explorers that follow one another; without one the explorer has its own.</summary>
+    public Explorer(MergeCase merge, Thoroughness how, Arena? arena = null)
     {
         _case = merge;
         _how = how;
-        _arena = new Arena(merge.ArenaBytes);
+        _arena = arena ?? new Arena(merge.ArenaBytes);
+        _ownArena = arena is null;
         _chance = new Chance(how.Seed);
+        _stepped = Step;
     }
 
     /// <summary>
@@ -74,6 +106,8 @@ public sealed class Explorer
     public long Runs { get; private set; }
     /// <summary>Crash states met, repeated ones included.</summary>
     public long States { get; private set; }
+    /// <summary>Crash states that differ, each of which was read and recovered.</summary>
+    public long Distinct => _seen.Count;
     /// <summary>Steps at which more was pending than could be tried exhaustively.</summary>
     public long Sampled { get; private set; }
     /// <summary>Runs that ended with "the base is lost", where the case allows it.</summary>
@@ -92,21 +126,28 @@ public sealed class Explorer
     /// <summary>The same from a state that something else has left.</summary>
     public void Explore(SimDisk[] disks, string history)
     {
-        _toDo.Enqueue(new World(disks, 0, history));
+        _toDo.Enqueue(new World(disks, 0, new History(null, history, 0)));
         while (_toDo.TryDequeue(out World? world)) Run(world);
+    }
+
+    public void Dispose()
+    {
+        if (_ownArena) _arena.Dispose();
     }
 
     private void Run(World world)
     {
         _current = world;
         _step = 0;
+        _changes = -1;
+        _count = SimMerge.DurableCount(world.Disks[0]);
         Runs++;
         try
         {
-            EveryState?.Invoke(_case, world.Disks);
+            if (world.Crashes > 0) EveryState?.Invoke(_case, world.Disks);
             int unlike = SimMerge.FirstWrongPage(_case, world.Disks, _arena, _how.Seed);
             if (unlike >= 0) throw new LostDataException($"block {unlike} of the merged image, read without merging, is wrong");
-            MergeResult result = SimMerge.Run(_case, world.Disks, _arena, _how.Seed + (ulong)world.Crashes, Step);
+            MergeResult result = SimMerge.Run(_case, world.Disks, _arena, _how.Seed + (ulong)world.Crashes, _stepped, pages: _pages);
             First ??= result;
             int wrong = world.Disks[1].Durable.FirstDifference(_case.Target);
             if (wrong >= 0) throw new LostDataException($"block {wrong} of the base is wrong, or not durable, after the merge");
@@ -125,108 +166,153 @@ public sealed class Explorer
     private void Step()
     {
         _step++;
+        int count = SimMerge.DurableCount(_current.Disks[0]);
+        if (count < _count) throw new LostDataException($"the durable count goes back from {_count} to {count} at step {_step}");
+        _count = count;
         if (_current.Crashes >= _how.Crashes || _step % _how.Stride != _how.Phase) return;
-        PowerCuts();
+        long changes = 0;
+        foreach (SimDisk disk in _current.Disks) changes += disk.Changes;
+        // A write whose completion is reaped changes what a death leaves, not what a cut leaves.
+        if (changes != _changes) PowerCuts();
+        _changes = changes;
         Deaths();
     }
 
-    private void Add(SimDisk[] disks, string kind)
+    // One more state: is it new?
+    private bool Meet(ReadOnlySpan<ulong> hashes)
     {
         States++;
         ulong hash = 0;
-        foreach (SimDisk disk in disks) hash = Chance.Mix(hash + disk.Hash);
-        // With fewer crashes left less would be tried, so the number is part of what makes a state known.
-        if (_seen.Add(hash + (ulong)_current.Crashes)) _toDo.Enqueue(new World(disks, _current.Crashes + 1, $"{_current.History}, {kind} at step {_step}"));
+        foreach (ulong disk in hashes) hash = Chance.Mix(hash + disk);
+        return _seen.Add(hash);
     }
 
-    private readonly record struct Choice(int Disk, int Page, int Sector, List<Page> Versions);
+    private void Add(SimDisk[] disks, string kind) => _toDo.Enqueue(new World(disks, _current.Crashes + 1, new History(_current.History, kind, _step)));
 
     /// <summary>Durable contents with any subset of the pending pages or sectors on top, each in any of the versions it had.</summary>
     private void PowerCuts()
     {
-        List<Choice> choices = Choices();
+        FindChoices();
+        Span<ulong> hashes = stackalloc ulong[_current.Disks.Length];
+        for (int i = 0; i < hashes.Length; i++) hashes[i] = _current.Disks[i].Durable.Hash;
+        if (_picks.Length < _choices.Count) _picks = new int[_choices.Count * 2];
+        Array.Clear(_picks, 0, _choices.Count);
+
         long combinations = 1;
-        foreach (Choice choice in choices) combinations = Math.Min(combinations * (choice.Versions.Count + 1), 1L << 40);
+        foreach (Choice choice in _choices) combinations = Math.Min(combinations * (choice.Versions + 1), 1L << 40);
         if (combinations <= 1L << _how.ExhaustiveUpTo)
         {
-            for (long number = 0; number < combinations; number++)
+            AddPowerCut(hashes);
+            for (long number = 1; number < combinations; number++)
             {
-                long rest = number;
-                AddPowerCut(choices, choice => { int pick = (int)(rest % (choice.Versions.Count + 1)); rest /= choice.Versions.Count + 1; return pick; });
+                // Counting with a digit per choice: the hash follows each digit that turns.
+                for (int digit = 0; ; digit++)
+                {
+                    Choice choice = _choices[digit];
+                    int next = _picks[digit] == choice.Versions ? 0 : _picks[digit] + 1;
+                    Pick(digit, next, hashes);
+                    if (next != 0) break;
+                }
+                AddPowerCut(hashes);
             }
             return;
         }
         Sampled++;
-        AddPowerCut(choices, _ => 0);
-        AddPowerCut(choices, choice => choice.Versions.Count);
-        for (int i = 0; i < _how.Samples; i++)
+        AddPowerCut(hashes);
+        for (int i = 0; i < _choices.Count; i++) Pick(i, _choices[i].Versions, hashes);
+        AddPowerCut(hashes);
+        for (int sample = 0; sample < _how.Samples; sample++)
         {
             int percent = 10 + _chance.Below(81);
-            AddPowerCut(choices, choice => _chance.Percent(percent) ? 1 + _chance.Below(choice.Versions.Count) : 0);
+            for (int i = 0; i < _choices.Count; i++) Pick(i, _chance.Percent(percent) ? 1 + _chance.Below(_choices[i].Versions) : 0, hashes);
+            AddPowerCut(hashes);
         }
     }
 
-    private List<Choice> Choices()
+    private void Pick(int index, int pick, Span<ulong> hashes)
     {
-        List<Choice> choices = [];
+        Choice choice = _choices[index];
+        if (_picks[index] > 0) hashes[choice.Disk] -= _versions[choice.FirstVersion + _picks[index] - 1].Gain;
+        if (pick > 0) hashes[choice.Disk] += _versions[choice.FirstVersion + pick - 1].Gain;
+        _picks[index] = pick;
+    }
+
+    private void FindChoices()
+    {
+        _choices.Clear();
+        _versions.Clear();
         for (int disk = 0; disk < _current.Disks.Length; disk++)
         {
             SimDisk sim = _current.Disks[disk];
-            Dictionary<int, List<Page>> byPage = [];
-            foreach (PendingPage pending in sim.Pending)
+            List<PendingPage> pending = sim.Pending;
+            // For each pending page the next one with the same number.
+            Room(sim.Durable.Pages);
+            _next.Clear();
+            for (int i = pending.Count - 1; i >= 0; i--)
             {
-                if (!byPage.TryGetValue(pending.Number, out List<Page>? versions)) byPage.Add(pending.Number, versions = []);
-                versions.Add(pending.Contents);
+                _next.Add(_lastOf[pending[i].Number]);
+                _lastOf[pending[i].Number] = i + 1;
             }
-            foreach ((int page, List<Page> versions) in byPage)
+            for (int i = 0; i < pending.Count; i++)
             {
-                if (_how.Grain == Page.Size)
+                int page = pending[i].Number;
+                if (_lastOf[page] != i + 1) continue;
+                _lastOf[page] = 0;
+                int sectors = _how.Grain == Page.Size ? 1 : Page.Sectors;
+                for (int sector = 0; sector < sectors; sector++)
                 {
-                    List<Page> different = Distinct(sim.Durable[page], versions, 0, Page.Sectors);
-                    if (different.Count > 0) choices.Add(new Choice(disk, page, -1, different));
-                    continue;
-                }
-                for (int sector = 0; sector < Page.Sectors; sector++)
-                {
-                    List<Page> different = Distinct(sim.Durable[page], versions, sector, 1);
-                    if (different.Count > 0) choices.Add(new Choice(disk, page, sector, different));
+                    int at = sectors == 1 ? -1 : sector, first = _versions.Count;
+                    for (int one = i + 1; one != 0; one = _next[pending.Count - one]) Consider(sim, pending[one - 1], at, first);
+                    if (_versions.Count > first) _choices.Add(new Choice(disk, page, at, first, _versions.Count - first));
                 }
             }
         }
-        return choices;
     }
 
-    private static List<Page> Distinct(Page durable, List<Page> versions, int sector, int sectors)
+    private void Room(int pages)
     {
-        List<Page> different = [];
-        foreach (Page version in versions)
-        {
-            bool known = Same(durable, version, sector, sectors);
-            foreach (Page other in different) known |= Same(other, version, sector, sectors);
-            if (!known) different.Add(version);
-        }
-        return different;
+        if (_lastOf.Length < pages) _lastOf = new int[pages];
     }
 
-    private static bool Same(Page a, Page b, int sector, int sectors) =>
-        a == b || a.Bytes.Slice(sector * Page.Sector, sectors * Page.Sector).SequenceEqual(b.Bytes.Slice(sector * Page.Sector, sectors * Page.Sector));
-
-    private void AddPowerCut(List<Choice> choices, Func<Choice, int> pick)
+    /// <summary>One more version, unless it is what is durable or is known.</summary>
+    private void Consider(SimDisk disk, PendingPage pending, int sector, int first)
     {
+        Page durable = disk.Durable[pending.Number], contents = pending.Contents;
+        if (HashAt(contents, sector) == HashAt(durable, sector)) return;
+        for (int i = first; i < _versions.Count; i++)
+            if (HashAt(_versions[i].Contents, sector) == HashAt(contents, sector)) return;
+        int page = pending.Number;
+        ulong gain = sector < 0 ? Image.Weight(page, contents) - Image.Weight(page, durable) : Image.Weight(page, contents, sector) - Image.Weight(page, durable, sector);
+        _versions.Add(new Version(contents, gain));
+    }
+
+    private static ulong HashAt(Page page, int sector) => sector < 0 ? page.Hash : page.SectorHash(sector);
+
+    private void AddPowerCut(ReadOnlySpan<ulong> durable)
+    {
+        Span<ulong> hashes = stackalloc ulong[durable.Length];
+        for (int i = 0; i < hashes.Length; i++) hashes[i] = (durable[i] * 3) + (durable[i] * 5);
+        if (!Meet(hashes)) return;
+
         Image[] images = new Image[_current.Disks.Length];
         for (int i = 0; i < images.Length; i++) images[i] = _current.Disks[i].Durable.Copy();
         Span<byte> mixed = stackalloc byte[Page.Size];
-        foreach (Choice choice in choices)
+        for (int i = 0; i < _choices.Count; i++)
         {
-            int version = pick(choice);
-            if (version == 0) continue;
-            Page contents = choice.Versions[version - 1];
+            if (_picks[i] == 0) continue;
+            Choice choice = _choices[i];
+            Page contents = _versions[choice.FirstVersion + _picks[i] - 1].Contents;
             Image image = images[choice.Disk];
             if (choice.Sector >= 0)
             {
                 image[choice.Page].Bytes.CopyTo(mixed);
-                contents.SectorBytes(choice.Sector).CopyTo(mixed[(choice.Sector * Page.Sector)..]);
-                contents = new Page(mixed);
+                for (; ; i++)
+                {
+                    Choice here = _choices[i];
+                    if (_picks[i] > 0) _versions[here.FirstVersion + _picks[i] - 1].Contents.SectorBytes(here.Sector).CopyTo(mixed[(here.Sector * Page.Sector)..]);
+                    if (i + 1 == _choices.Count || _choices[i + 1].Page != choice.Page || _choices[i + 1].Disk != choice.Disk) break;
+                }
+                contents = _pages.Of(mixed);
             }
             image.Set(choice.Page, contents);
         }
@@ -236,25 +322,76 @@ public sealed class Explorer
     /// <summary>The cache lives on, with any subset of the pages of requests in flight; it may still be cut later.</summary>
     private void Deaths()
     {
-        List<PendingPage> inFlight = [];
-        foreach (SimDisk disk in _current.Disks)
-            foreach (PendingPage page in disk.Pending)
-                if (page.InFlight) inFlight.Add(page);
-        if (inFlight.Count <= Math.Min(6, _how.ExhaustiveUpTo))
+        FindInFlight();
+        if (_lands.Length < _inFlight.Count) _lands = new bool[_inFlight.Count * 2];
+        Span<bool> lands = _lands.AsSpan(0, _inFlight.Count);
+        if (lands.Length <= Math.Min(6, _how.ExhaustiveUpTo))
         {
-            for (int subset = 0; subset < 1 << inFlight.Count; subset++)
+            for (int subset = 0; subset < 1 << lands.Length; subset++)
             {
-                int chosen = subset;
-                AddDeath(page => (chosen >> inFlight.IndexOf(page) & 1) != 0);
+                for (int i = 0; i < lands.Length; i++) lands[i] = (subset >> i & 1) != 0;
+                AddDeath(lands);
             }
             return;
         }
-        AddDeath(_ => false);
-        AddDeath(_ => true);
-        for (int i = 0; i < Math.Min(4, _how.Samples); i++) AddDeath(_ => _chance.Percent(50));
+        lands.Clear();
+        AddDeath(lands);
+        lands.Fill(true);
+        AddDeath(lands);
+        for (int sample = 0; sample < Math.Min(4, _how.Samples); sample++)
+        {
+            for (int i = 0; i < lands.Length; i++) lands[i] = _chance.Percent(50);
+            AddDeath(lands);
+        }
     }
 
-    private void AddDeath(Func<PendingPage, bool> lands) => Add(Array.ConvertAll(_current.Disks, disk => disk.AfterDeath(lands)), "death");
+    private void FindInFlight()
+    {
+        _inFlight.Clear();
+        for (int disk = 0; disk < _current.Disks.Length; disk++)
+        {
+            SimDisk sim = _current.Disks[disk];
+            Room(sim.Durable.Pages);
+            int first = _inFlight.Count;
+            foreach (PendingPage page in sim.Pending)
+            {
+                if (!page.InFlight) continue;
+                // Two requests may each write a part of one page.
+                _inFlight.Add((disk, page, _lastOf[page.Number] - 1));
+                _lastOf[page.Number] = _inFlight.Count;
+            }
+            for (int i = first; i < _inFlight.Count; i++) _lastOf[_inFlight[i].Page.Number] = 0;
+        }
+    }
+
+    private void AddDeath(ReadOnlySpan<bool> lands)
+    {
+        Span<ulong> hashes = stackalloc ulong[_current.Disks.Length];
+        int at = 0;
+        for (int disk = 0; disk < hashes.Length; disk++)
+        {
+            SimDisk sim = _current.Disks[disk];
+            ulong cache = sim.Cache.Hash, pending = 0;
+            for (int i = 0; i < sim.Pending.Count; i++)
+            {
+                PendingPage page = sim.Pending[i];
+                if (page.InFlight)
+                {
+                    int mine = at++;
+                    if (!lands[mine]) continue;
+                    int before = _inFlight[mine].Before;
+                    while (before >= 0 && !lands[before]) before = _inFlight[before].Before;
+                    cache += Image.Weight(page.Number, page.Contents) - Image.Weight(page.Number, before >= 0 ? _inFlight[before].Page.Contents : sim.Cache[page.Number]);
+                }
+                if (page.Contents.Hash != sim.Durable[page.Number].Hash) pending += SimDisk.PendingWeight(page);
+            }
+            hashes[disk] = (sim.Durable.Hash * 3) + (cache * 5) + pending;
+        }
+        if (!Meet(hashes)) return;
+        at = 0;
+        bool[] chosen = lands.ToArray();
+        Add(Array.ConvertAll(_current.Disks, disk => disk.AfterDeath(_ => chosen[at++])), "death");
+    }
 }
 
 /// <summary>The promise was broken.</summary>

@@ -12,14 +12,24 @@ public sealed record Budget
     public ulong Seed { get; init; } = 1;
     /// <summary>What else was said: words that only the simulation understands.</summary>
     public string[] Words { get; init; } = [];
+    /// <summary>Where a simulation adds what it has done.</summary>
+    public Tally Tally { get; init; } = new();
 }
 
 /// <summary>
-/// `simulator NAME [--seconds N] [--seed N] [WORD …]` runs one simulation. The last line on standard output is its counts; a failure prints what was
-/// lost, the seed, and the command that repeats it, and ends with 1.
+/// `simulator NAME [--seconds N] [--seed N] [WORD …]` runs one simulation, `simulator all` every one of them, each for its share of the seconds. The
+/// last line on standard output is the counts; a failure prints what was lost, the seed, and the command that repeats it, and ends with 1.
 /// </summary>
 public static class Program
 {
+    /// <summary>All simulations: what each is called, and its share of the seconds that `all` has.</summary>
+    private static readonly (string Name, int Share, Func<Budget, int> Run)[] Simulations =
+    [
+        ("programs", 5, Programs.Simulate),
+        ("random", 4, RandomRuns.Simulate),
+        ("cases", 1, SmallCases.Simulate),
+    ];
+
     public static int Main(string[] args)
     {
         if (args.Length == 0) return Usage();
@@ -31,21 +41,46 @@ public static class Program
             string value = args[at + 1];
             switch (args[at])
             {
-                case "--seconds": budget = budget with { Seconds = int.Parse(value, CultureInfo.InvariantCulture) }; break;
-                case "--seed": budget = budget with { Seed = ulong.Parse(value, CultureInfo.InvariantCulture) }; break;
+                case "--seconds" when int.TryParse(value, NumberStyles.None, CultureInfo.InvariantCulture, out int seconds): budget = budget with { Seconds = seconds }; break;
+                case "--seed" when ulong.TryParse(value, NumberStyles.None, CultureInfo.InvariantCulture, out ulong seed): budget = budget with { Seed = seed }; break;
                 default: return Usage();
             }
         }
         budget = budget with { Words = args[at..] };
-        switch (args[0])
+        if (args[0] == "all") return All(budget);
+        foreach ((string name, _, Func<Budget, int> run) in Simulations)
+            if (name == args[0]) return run(budget);
+        return Usage();
+    }
+
+    private static int All(Budget budget)
+    {
+        int shares = 0, status = 0;
+        foreach ((_, int share, _) in Simulations) shares += share;
+        foreach ((_, int share, Func<Budget, int> run) in Simulations)
         {
-            default: return Usage();
+            Budget part = budget with { Seconds = Math.Max(1, budget.Seconds * share / shares), Tally = new Tally() };
+            status |= run(part);
+            budget.Tally.Add(part.Tally);
         }
+        Console.WriteLine($"all, seed {budget.Seed}: {budget.Tally}");
+        return status;
+    }
+
+    /// <summary>The last lines of a simulation that has lost something: what, and the command that shows it again.</summary>
+    public static int Failed(string name, Exception what, string again)
+    {
+        Console.WriteLine($"{name}: LOST: {what.Message}");
+        if (what.InnerException is { } inner) Console.WriteLine(inner);
+        Console.WriteLine($"{name}: again with: ./build.sh simulate {name} {again}");
+        return 1;
     }
 
     private static int Usage()
     {
         Console.Error.WriteLine("usage: simulator NAME [--seconds N] [--seed N] [WORD ...]");
+        Console.Error.WriteLine("names: all");
+        foreach ((string name, _, _) in Simulations) Console.Error.WriteLine($"       {name}");
         return 64;
     }
 }

@@ -1,3 +1,4 @@
+using System;
 using System.Collections.Generic;
 
 namespace Snapuserd.Tests.Simulator;
@@ -7,6 +8,9 @@ public sealed record PendingPage(int Number, Page Contents, long Write)
 {
     /// <summary>The request has not completed: a dying process may or may not get it into the cache.</summary>
     public bool InFlight { get; set; } = true;
+
+    /// <summary>When its completion was reaped, in events of the queue; 0 for what an earlier run left.</summary>
+    public long Reaped { get; set; }
 }
 
 /// <summary>
@@ -31,29 +35,50 @@ public sealed class SimDisk
     public Image Cache { get; }
     public List<PendingPage> Pending { get; }
 
-    /// <summary>Hash of everything a later run could notice.</summary>
+    /// <summary>Goes up with every change of what a power cut could leave.</summary>
+    public int Changes { get; set; }
+
+    /// <summary>
+    /// Hash of everything a later run could notice: what is durable, what readers see, and which other contents each page could have after
+    /// a cut, in whatever order they were written.
+    /// </summary>
     public ulong Hash
     {
         get
         {
             ulong hash = (Durable.Hash * 3) + (Cache.Hash * 5);
-            foreach (PendingPage page in Pending) hash = Chance.Mix(hash + Image.Weight(page.Number, page.Contents));
+            for (int i = 0; i < Pending.Count; i++)
+            {
+                PendingPage page = Pending[i];
+                bool known = page.Contents.Hash == Durable[page.Number].Hash;
+                for (int earlier = 0; earlier < i && !known; earlier++) known = Pending[earlier].Number == page.Number && Pending[earlier].Contents.Hash == page.Contents.Hash;
+                if (!known) hash += PendingWeight(page);
+            }
             return hash;
         }
     }
 
-    public void Flush(HashSet<long> writes)
+    /// <summary>What a pending page adds to the hash of its disk.</summary>
+    public static ulong PendingWeight(PendingPage page) => Chance.Mix(Image.Weight(page.Number, page.Contents) ^ 0x6a09e667f3bcc909);
+
+    /// <summary>A flush that was queued at event <paramref name="queued"/> has completed: what was reaped before is durable.</summary>
+    public void Flush(long queued)
     {
         foreach (PendingPage page in Pending)
-            if (writes.Contains(page.Write)) Durable.Set(page.Number, page.Contents);
-        Pending.RemoveAll(page => writes.Contains(page.Write));
+            if (!page.InFlight && page.Reaped <= queued) Durable.Set(page.Number, page.Contents);
+        Pending.RemoveAll(page => !page.InFlight && page.Reaped <= queued);
+        Changes++;
     }
 
     /// <summary>A flush that fails as Linux lets it: the data is marked clean, stays visible, and never reaches the medium by itself.</summary>
-    public void DropDirty() => Pending.RemoveAll(page => !page.InFlight);
+    public void DropDirty()
+    {
+        Pending.RemoveAll(page => !page.InFlight);
+        Changes++;
+    }
 
     /// <summary>The process dies: of the requests in flight, those pages for which <paramref name="lands"/> says so get into the cache.</summary>
-    public SimDisk AfterDeath(System.Func<PendingPage, bool> lands)
+    public SimDisk AfterDeath(Func<PendingPage, bool> lands)
     {
         Image cache = Cache.Copy();
         List<PendingPage> pending = [];
@@ -64,7 +89,7 @@ public sealed class SimDisk
                 if (!lands(page)) continue;
                 cache.Set(page.Number, page.Contents);
             }
-            pending.Add(page with { InFlight = false, Write = 0 });
+            pending.Add(new PendingPage(page.Number, page.Contents, 0) { InFlight = false });
         }
         return new SimDisk(Durable.Copy(), cache, pending);
     }

@@ -11,10 +11,10 @@ namespace Snapuserd.Tests.Simulator;
 public static class SimMerge
 {
     /// <summary>Runs a merge to its end, or throws what the engine throws.</summary>
-    public static MergeResult Run(MergeCase merge, SimDisk[] disks, Arena arena, ulong seed, Action step, Func<int, BlockRequest, Fault?>? faults = null, StopFlag? stop = null)
+    public static MergeResult Run(MergeCase merge, SimDisk[] disks, Arena arena, ulong seed, Action step, Func<int, BlockRequest, Fault?>? faults = null, StopFlag? stop = null, PageStore? pages = null)
     {
-        arena.Reset();
-        using SimQueue queue = new(disks, arena, merge.QueueDepth, seed, step, faults);
+        Clean(arena);
+        using SimQueue queue = new(disks, arena, merge.QueueDepth, seed, step, faults, pages);
         using SimWorkers workers = new(new DecodeWorker(arena), seed);
         using MergeEngine engine = MergeEngine.Open(Setup(merge, disks, arena, seed, queue, workers) with { Stop = stop ?? new StopFlag() });
         return engine.Run();
@@ -23,7 +23,7 @@ public static class SimMerge
     /// <summary>Reads the merged image, as `extract` would, and returns the number of the first page that is not the target's, or −1.</summary>
     public static int FirstWrongPage(MergeCase merge, SimDisk[] disks, Arena arena, ulong seed)
     {
-        arena.Reset();
+        Clean(arena);
         using SimQueue queue = new(disks, arena, merge.QueueDepth, seed, () => throw new ContractViolationException("a reader writes"));
         using SimWorkers workers = new(new DecodeWorker(arena), seed);
         using MergedImage image = MergedImage.Open(Setup(merge, disks, arena, seed, queue, workers));
@@ -53,6 +53,13 @@ public static class SimMerge
         SharedBlocks = disks.Length < 3,
         Options = merge.Options,
     };
+
+    // A run must not find in memory what an earlier one has read. Filling more than a small arena would cost more than the run.
+    private static void Clean(Arena arena)
+    {
+        arena.Reset();
+        arena[new Slice(0, Math.Min(arena.Size, 1 << 20))].Fill(0xa5);
+    }
 
     /// <summary>num_merge_ops as a power cut would leave it.</summary>
     public static int DurableCount(SimDisk cow) => (int)BinaryPrimitives.ReadUInt64LittleEndian(cow.Durable[0].Bytes[CowHeader.MergeCountOffset..]);

@@ -17,13 +17,17 @@ public readonly record struct Fault(int Result, bool DropsDirty = false);
 /// queue owns them; reads and writes that race are refused; a flush covers exactly the writes that were reaped before it was queued.
 /// <paramref name="step"/> is called after everything that changes what a crash would leave.
 /// </summary>
-public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed, Action step, Func<int, BlockRequest, Fault?>? faults = null) : IBlockQueue
+public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed, Action step, Func<int, BlockRequest, Fault?>? faults = null, PageStore? pages = null) : IBlockQueue
 {
-    private sealed record Flight(BlockRequest Request, byte[] Watched, HashSet<long>? Covers, Fault? Fault);
+    // What a buffer holds while a read into it is under way.
+    private const byte Unread = 0xdb;
+
+    private readonly record struct Flight(BlockRequest Request, byte[] Watched, long Queued, Fault? Fault);
 
     private readonly Chance _chance = new(seed);
     private readonly List<Flight> _flights = [];
     private long _writes;
+    private long _events;
     private bool _disposed;
 
     public int Depth => depth;
@@ -73,7 +77,6 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
         int number = Requests++;
         Fault? fault = faults?.Invoke(number, request);
         byte[] watched = [];
-        HashSet<long>? covers = null;
         if (request.Verb != BlockVerb.Flush)
         {
             Span<byte> buffer = arena[request.Buffer];
@@ -88,17 +91,14 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
                     && !(request.Verb == BlockVerb.Write && other.Request.Verb == BlockVerb.Write))
                     throw new ContractViolationException($"a buffer is used by two requests: {request} and {other.Request}");
             }
-            if (request.Verb == BlockVerb.Read) buffer.Fill(0xdb);
-            watched = ArrayPool<byte>.Shared.Rent(buffer.Length);
-            buffer.CopyTo(watched);
+            if (request.Verb == BlockVerb.Read) buffer.Fill(Unread);
+            else
+            {
+                watched = ArrayPool<byte>.Shared.Rent(buffer.Length);
+                buffer.CopyTo(watched);
+            }
         }
-        else
-        {
-            covers = [];
-            foreach (PendingPage page in disks[request.Device].Pending)
-                if (!page.InFlight) covers.Add(page.Write);
-        }
-        _flights.Add(new Flight(request, watched, covers, fault));
+        _flights.Add(new Flight(request, watched, _events, fault));
         if (request.Verb == BlockVerb.Write)
         {
             Land(request, watched.AsSpan(0, request.Buffer.Length));
@@ -110,17 +110,20 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
     {
         SimDisk disk = disks[request.Device];
         _writes++;
+        disk.Changes++;
         Span<byte> contents = stackalloc byte[Page.Size];
         for (int done = 0; done < data.Length;)
         {
             long at = request.Offset + done;
             int page = (int)(at / Page.Size), from = (int)(at % Page.Size), count = Math.Min(Page.Size - from, data.Length - done);
-            Newest(disk, page).Bytes.CopyTo(contents);
+            if (count < Page.Size) Newest(disk, page).Bytes.CopyTo(contents);
             data.Slice(done, count).CopyTo(contents[from..]);
-            disk.Pending.Add(new PendingPage(page, new Page(contents), _writes));
+            disk.Pending.Add(new PendingPage(page, Keep(contents), _writes));
             done += count;
         }
     }
+
+    private Page Keep(ReadOnlySpan<byte> contents) => pages is null ? new Page(contents) : pages.Of(contents);
 
     private static Page Newest(SimDisk disk, int page)
     {
@@ -134,17 +137,19 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
         BlockRequest request = flight.Request;
         if (request.Verb != BlockVerb.Flush)
         {
-            bool untouched = arena[request.Buffer].SequenceEqual(flight.Watched.AsSpan(0, request.Buffer.Length));
-            ArrayPool<byte>.Shared.Return(flight.Watched);
+            ReadOnlySpan<byte> buffer = arena[request.Buffer];
+            bool untouched = request.Verb == BlockVerb.Read ? !buffer.ContainsAnyExcept(Unread) : buffer.SequenceEqual(flight.Watched.AsSpan(0, buffer.Length));
+            if (request.Verb == BlockVerb.Write) ArrayPool<byte>.Shared.Return(flight.Watched);
             if (!untouched) throw new ContractViolationException($"the buffer of {request} was touched while the queue owned it");
         }
         SimDisk disk = disks[request.Device];
+        _events++;
         int result = flight.Fault?.Result ?? request.Buffer.Length;
         switch (request.Verb)
         {
             case BlockVerb.Flush:
                 if (flight.Fault is { DropsDirty: true }) disk.DropDirty();
-                else if (flight.Fault is null) disk.Flush(flight.Covers!);
+                else if (flight.Fault is null) disk.Flush(flight.Queued);
                 step();
                 return flight.Fault?.Result ?? 0;
 
@@ -163,14 +168,16 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
                     long start = (long)page.Number * Page.Size;
                     // A failed write promises nothing: each of its pages may have changed. A short one stops where it says.
                     bool lands = result < 0 ? _chance.Percent(50) : start < end;
-                    if (!lands) { disk.Pending.RemoveAt(i--); continue; }
+                    if (!lands) { disk.Pending.RemoveAt(i--); disk.Changes++; continue; }
                     if (result > 0 && end < start + Page.Size && end < request.Offset + request.Buffer.Length)
                     {
                         disk.Cache[page.Number].Bytes.CopyTo(mixed);
                         page.Contents.Bytes[..(int)(end - start)].CopyTo(mixed);
-                        disk.Pending[i] = page = page with { Contents = new Page(mixed) };
+                        disk.Pending[i] = page = page with { Contents = Keep(mixed) };
+                        disk.Changes++;
                     }
                     page.InFlight = false;
+                    page.Reaped = _events;
                     disk.Cache.Set(page.Number, page.Contents);
                 }
                 step();

@@ -1,5 +1,6 @@
 using System;
 using System.Collections.Generic;
+using System.Runtime.InteropServices;
 using Snapuserd.Cow;
 using Snapuserd.Merge;
 using Snapuserd.Tests.Support;
@@ -110,11 +111,56 @@ public static class SmallCases
         };
     }
 
+    /// <summary>Every case with windows of 2 and of 3 at both grains, from one seed after the other until the seconds are over.</summary>
+    public static int Simulate(Budget budget)
+    {
+        // Repeats one: seed, grain, window, name.
+        IEnumerable<(string Name, int Window, int Grain, ulong Seed)> Work()
+        {
+            for (ulong seed = budget.Seed; ; seed++)
+                foreach (int grain in new[] { Page.Size, Page.Sector })
+                    foreach (string name in Names)
+                        for (int window = 2; window <= 3; window++)
+                            if (budget.Words.Length == 0 || (budget.Words[0] == name && budget.Words[1] == $"{window}" && budget.Words[2] == $"{grain}"))
+                                yield return (name, window, grain, seed);
+        }
+
+        string again = "";
+        try
+        {
+            Crew.Share(Work(), (item, arena) =>
+            {
+                try
+                {
+                    Thoroughness how = item.Grain == Page.Size
+                        ? new Thoroughness { Seed = item.Seed }
+                        : new Thoroughness { Seed = item.Seed, Grain = item.Grain, Crashes = 1, ExhaustiveUpTo = 8, Samples = 32 };
+                    using Explorer explorer = new(Make(item.Name, item.Window), how, arena);
+                    explorer.Explore();
+                    budget.Tally.Add(1, explorer.Runs, explorer.States, explorer.Distinct);
+                }
+                catch (Exception)
+                {
+                    again = $"--seconds 1 --seed {item.Seed} {item.Name} {item.Window} {item.Grain}";
+                    throw;
+                }
+            }, budget.Seconds);
+        }
+        catch (Exception e)
+        {
+            budget.Tally.Add(lost: 1);
+            return Program.Failed("cases", e, again);
+        }
+        Console.WriteLine($"cases, seed {budget.Seed}: {budget.Tally}");
+        return 0;
+    }
+
+    /// <summary>Blocks of bytes without pattern.</summary>
     public static byte[] Random(long seed, int blocks)
     {
         Chance chance = new((ulong)seed + 1000);
         byte[] bytes = new byte[blocks * CowOp.BlockSize];
-        for (int i = 0; i < bytes.Length; i++) bytes[i] = (byte)chance.Next();
+        foreach (ref ulong word in MemoryMarshal.Cast<byte, ulong>(bytes.AsSpan())) word = chance.Next();
         return bytes;
     }
 

@@ -1,0 +1,2 @@
+namespace Snapuserd.Tests.Simulator;
+public static class Programs { public static int Simulate(Budget b) => 0; }
