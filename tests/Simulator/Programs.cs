@@ -1,2 +1,323 @@
+using System;
+using System.Collections.Generic;
+using System.Globalization;
+using System.Linq;
+using System.Numerics;
+using Snapuserd.Block;
+using Snapuserd.Cow;
+using Snapuserd.Merge;
+using Snapuserd.Tests.Support;
+
 namespace Snapuserd.Tests.Simulator;
-public static class Programs { public static int Simulate(Budget b) => 0; }
+
+/// <summary>One op of a small program: what it does, the block it writes, and the block that it reads (the first of two, if it reads bytes of two).</summary>
+public readonly record struct SmallOp(char Kind, int Block, int From)
+{
+    // C copy, X xor, Y xor of a source that lies across two blocks, R and S replace of one and of two blocks, Z zero.
+    public const string Kinds = "CXYRSZ";
+
+    public bool Reads => Kind is 'C' or 'X' or 'Y';
+
+    /// <summary>The op depends on which block is the next one.</summary>
+    public bool IsWide => Kind is 'Y' or 'S';
+
+    public override string ToString() => Reads ? $"{Kind}{Block}{From}" : $"{Kind}{Block}";
+}
+
+/// <summary>A small program and all that is chosen around it.</summary>
+public sealed record SmallProgram(SmallOp[] Ops)
+{
+    public int Version { get; init; } = 3;
+    /// <summary>Ops per window of scratch; 0 for no scratch.</summary>
+    public int Window { get; init; } = 2;
+    public int Grain { get; init; } = Page.Size;
+    /// <summary>v3: the merge order is a sequence of the blocks in this order, and not the file's. Empty for none.</summary>
+    public string Sequence { get; init; } = "";
+
+    /// <summary>As a word on a command line: v3.w2.g4096.q:C01X11.</summary>
+    public override string ToString() => $"v{Version}.w{Window}.g{Grain}.q{Sequence}:{string.Concat(Ops)}";
+
+    public static SmallProgram Parse(string word)
+    {
+        string[] parts = word.Split(':');
+        string[] settings = parts[0].Split('.');
+        List<SmallOp> ops = [];
+        for (int at = 0; at < parts[1].Length;)
+        {
+            char kind = parts[1][at];
+            bool reads = new SmallOp(kind, 0, 0).Reads;
+            ops.Add(new SmallOp(kind, parts[1][at + 1] - '0', reads ? parts[1][at + 2] - '0' : 0));
+            at += reads ? 3 : 2;
+        }
+        int Number(int index) => int.Parse(settings[index][1..], CultureInfo.InvariantCulture);
+        return new SmallProgram([.. ops]) { Version = Number(0), Window = Number(1), Grain = Number(2), Sequence = settings[3][1..] };
+    }
+}
+
+/// <summary>
+/// All programs of two and three ops over four blocks, and a sample of those of four. Invalid ones must be refused before anything is
+/// written; valid ones are merged, and crashed at every step and again at every step of the recovery (<see cref="Explorer"/>).
+/// What is valid, and what must come out, is said by <see cref="NaiveOrder"/> and <see cref="NaiveMerger"/>, which know nothing of the engine.
+/// <para>
+/// Symmetry: two programs are one up to symmetry if a renaming of the four blocks makes one of the other, where every op that reads or
+/// writes two blocks keeps them neighbours: block b + 1 must be called one more than block b. All that the format knows of a block's
+/// number apart from that is whether it is the same as another's, since these programs are merged in the order in which they stand. The engine
+/// may know more (it could join neighbours to one request), so the one that stands for its class is not the smallest but one that the
+/// seed chooses.
+/// </para>
+/// </summary>
+public static class Programs
+{
+    public const int Blocks = 4;
+
+    // Where in its first block an unaligned source begins: not at a sector, and in the first of them.
+    private const int Unaligned = 37;
+
+    private static readonly SmallOp[] _ops = AllOps();
+    private static readonly int[][] _renamings = Permutations();
+    private static readonly int[][] _renamed = Array.ConvertAll(_renamings, renaming => Array.ConvertAll(_ops, op => Rename(op, renaming)));
+    private static readonly byte[] _old = SmallCases.Random(41, Blocks);
+    private static readonly byte[][] _payloads = [.. Enumerable.Range(0, 8).Select(i => SmallCases.Random(50 + i, 2))];
+
+    /// <summary>How many lists of <paramref name="length"/> ops there are, invalid ones included.</summary>
+    public static long Lists(int length) => (long)BigInteger.Pow(_ops.Length, length);
+
+    /// <summary>One list of every class of lists of <paramref name="length"/> ops, with the size of the class; in an order, and with representatives, that the seed chooses.</summary>
+    public static IEnumerable<(SmallOp[] Ops, int Class)> AllLists(int length, ulong seed)
+    {
+        long lists = Lists(length);
+        // A stride without a common factor visits every number once, in an order that mixes short programs' neighbours.
+        long stride = (long)(Chance.Mix(seed) % (ulong)lists) | 1;
+        while (BigInteger.GreatestCommonDivisor(stride, lists) != 1) stride += 2;
+        long number = (long)(Chance.Mix(seed + 1) % (ulong)lists);
+        for (long i = 0; i < lists; i++)
+        {
+            if (Canonical(number, length, out _) == number) yield return Representative(number, length, seed);
+            number = (long)(((BigInteger)number + stride) % lists);
+        }
+    }
+
+    /// <summary>Lists by chance, no class twice.</summary>
+    public static IEnumerable<(SmallOp[] Ops, int Class)> SomeLists(int length, ulong seed)
+    {
+        HashSet<long> met = [];
+        Chance chance = new(seed);
+        while (true)
+        {
+            long number = Canonical((long)(chance.Next() % (ulong)Lists(length)), length, out _);
+            if (met.Add(number)) yield return Representative(number, length, seed);
+        }
+    }
+
+    /// <summary>The programs made of a list: windows and formats.</summary>
+    public static IEnumerable<SmallProgram> Variants(SmallOp[] ops, ulong seed)
+    {
+        ulong chance = seed;
+        foreach (SmallOp op in ops) chance = Chance.Mix(chance + op.Kind + (ulong)((op.Block * 16) + op.From));
+        SmallProgram program = new(ops);
+        if (ops.Length <= 3)
+        {
+            yield return program;
+            yield return program with { Window = 0 };
+            if (ops.Length == 2) yield return program with { Window = 1 };
+        }
+        else
+        {
+            yield return program with { Window = (int)(chance % 3) };
+        }
+        // Samples of what would multiply the work: sectors, the older format, an order that is not the file's.
+        if ((chance >> 8) % 8 == 0) yield return program with { Grain = Page.Sector, Window = (int)(chance >> 4 & 1) + 1 };
+        if ((chance >> 16) % 8 == 0 && Array.TrueForAll(ops, op => op.Kind != 'S')) yield return program with { Version = 2, Window = (int)(chance >> 4 & 1) + 1 };
+        if ((chance >> 24) % 8 == 0)
+        {
+            Chance deal = new(chance);
+            string order = string.Concat(ops.Select(op => op.Block).Distinct().OrderBy(_ => deal.Next()));
+            yield return program with { Sequence = order };
+        }
+    }
+
+    /// <summary>Merges a program, crashes and all; throws if the promise does not hold.</summary>
+    public static void Check(SmallProgram program, ulong seed, Arena arena, Tally tally)
+    {
+        CowBuilder cow = Build(program);
+        bool fits = Array.TrueForAll(program.Ops, op => op.Block + (op.Kind == 'S' ? 2 : 1) <= Blocks && (!op.Reads || op.From + (op.Kind == 'Y' ? 2 : 1) <= Blocks));
+        int[]? limits = fits ? NaiveOrder.Limits(cow, shared: true) : null;
+        bool inPlace = false;
+        for (int i = 0; i < limits?.Length; i++) inPlace |= limits[i] > i;
+
+        MergeOptions options = new() { VerifyFirst = false, CheckpointBytes = (1 + (int)(Chance.Mix(seed) % 3)) * (long)CowOp.BlockSize };
+        MergeCase merge = new(program.ToString(), new Image(cow.Build()), new Image(_old), new Image(limits is null ? _old : NaiveMerger.Merge(cow, _old))) { Options = options };
+        if (limits is null)
+        {
+            Refused(merge, seed, arena, ExitCode.CowCorrupt);
+            tally.Add(cases: 1, runs: 1);
+            return;
+        }
+        if (inPlace && program.Window == 0)
+        {
+            Refused(merge, seed, arena, ExitCode.Usage);
+            merge = merge with { MayBeLost = true, Options = options with { AllowUnsafe = true } };
+        }
+        Thoroughness how = program.Grain == Page.Size
+            ? new Thoroughness { Seed = seed, Crashes = 2 }
+            : new Thoroughness { Seed = seed, Crashes = 1, Grain = program.Grain, ExhaustiveUpTo = 8 };
+        using Explorer explorer = new(merge, how, arena);
+        explorer.Explore();
+        tally.Add(1, explorer.Runs, explorer.States, explorer.Distinct);
+    }
+
+    /// <summary>
+    /// All of two ops, then all of three, then some of four. Words: `only PROGRAM` for one program, `two` for those of two ops alone.
+    /// </summary>
+    public static int Simulate(Budget budget)
+    {
+        SmallProgram? now = null;
+        object failure = new();
+        long[] covered = new long[5];
+
+        void Check(SmallProgram program, Arena arena)
+        {
+            try
+            {
+                Programs.Check(program, budget.Seed, arena, budget.Tally);
+            }
+            catch (Exception)
+            {
+                lock (failure) now = program;
+                throw;
+            }
+        }
+
+        void CheckList((SmallOp[] Ops, int Class) list, Arena arena)
+        {
+            foreach (SmallProgram program in Variants(list.Ops, budget.Seed)) Check(program, arena);
+            System.Threading.Interlocked.Add(ref covered[list.Ops.Length], list.Class);
+        }
+
+        try
+        {
+            if (budget.Words is ["only", string word]) Crew.Share([SmallProgram.Parse(word)], Check);
+            else
+            {
+                Crew.Share(AllLists(2, budget.Seed), CheckList, budget.Seconds);
+                if (budget.Words is not ["two"])
+                {
+                    // Four ops have an eighth of the time, unless three are done before.
+                    Crew.Share(AllLists(3, budget.Seed), CheckList, (budget.Seconds * 7 / 8.0) - budget.Tally.Seconds);
+                    Crew.Share(SomeLists(4, budget.Seed), CheckList, budget.Seconds - budget.Tally.Seconds);
+                }
+            }
+        }
+        catch (Exception e)
+        {
+            budget.Tally.Add(lost: 1);
+            return Program.Failed("programs", e, $"--seed {budget.Seed} only {now}");
+        }
+        string Share(int length) => string.Create(CultureInfo.InvariantCulture, $"{100.0 * covered[length] / Lists(length):0.###} % of {length}");
+        Console.WriteLine($"programs, seed {budget.Seed}: {budget.Tally}; covered {Share(2)}, {Share(3)}, {Share(4)} ops");
+        return 0;
+    }
+
+    private static void Refused(MergeCase merge, ulong seed, Arena arena, ExitCode due)
+    {
+        string what = "nothing";
+        try
+        {
+            SimMerge.Run(merge, merge.Disks(), arena, seed, () => throw new LostDataException("the base or the COW is written, or flushed"));
+            what = "a whole merge";
+        }
+        catch (SnapuserdException e)
+        {
+            if (e.Code == due) return;
+            what = $"{e.Code}, {e.Message}";
+        }
+        catch (LostDataException e)
+        {
+            what = e.Message;
+        }
+        throw new LostDataException($"{merge.Name}: must be refused with {due} before the first write; instead: {what}");
+    }
+
+    private static CowBuilder Build(SmallProgram program)
+    {
+        CowBuilder cow = new() { Version = program.Version, ScratchBytes = program.Window == 0 ? 0 : SmallCases.ScratchFor(program.Window), MaxUnitBytes = 2 * CowOp.BlockSize };
+        if (program.Sequence.Length > 0) cow.Sequence([.. program.Sequence.Select(block => (uint)(block - '0'))]);
+        for (int i = 0; i < program.Ops.Length; i++)
+        {
+            SmallOp op = program.Ops[i];
+            ulong from = (ulong)op.From * CowOp.BlockSize;
+            ReadOnlySpan<byte> payload = _payloads[i];
+            switch (op.Kind)
+            {
+                case 'C': cow.Copy((uint)op.Block, (ulong)op.From); break;
+                case 'X': cow.Xor((uint)op.Block, from, payload[..CowOp.BlockSize]); break;
+                case 'Y': cow.Xor((uint)op.Block, from + Unaligned, payload[..CowOp.BlockSize]); break;
+                case 'R': cow.Replace((uint)op.Block, payload[..CowOp.BlockSize]); break;
+                case 'S': cow.Replace((uint)op.Block, payload); break;
+                default: cow.Zero((uint)op.Block); break;
+            }
+        }
+        return cow;
+    }
+
+    private static SmallOp[] AllOps()
+    {
+        List<SmallOp> ops = [];
+        foreach (char kind in SmallOp.Kinds)
+            for (int block = 0; block < Blocks; block++)
+                for (int from = 0; from < (new SmallOp(kind, 0, 0).Reads ? Blocks : 1); from++) ops.Add(new SmallOp(kind, block, from));
+        return [.. ops];
+    }
+
+    private static int[][] Permutations()
+    {
+        List<int[]> all = [];
+        for (int code = 0; code < 256; code++)
+        {
+            int[] one = [code & 3, code >> 2 & 3, code >> 4 & 3, code >> 6];
+            if (one.Distinct().Count() == Blocks) all.Add(one);
+        }
+        return [.. all];
+    }
+
+    /// <summary>The number of the renamed op, or −1 if its two blocks would not stay neighbours. What reaches beyond the device stays at its end.</summary>
+    private static int Rename(SmallOp op, int[] renaming)
+    {
+        bool Keeps(int block) => block + 1 < Blocks ? renaming[block + 1] == renaming[block] + 1 : renaming[block] == block;
+        if (op.IsWide && !Keeps(op.Kind == 'Y' ? op.From : op.Block)) return -1;
+        return Array.IndexOf(_ops, op with { Block = renaming[op.Block], From = op.Reads ? renaming[op.From] : 0 });
+    }
+
+    /// <summary>The smallest number of a list of the class; <paramref name="members"/> is how many there are.</summary>
+    private static long Canonical(long number, int length, out HashSet<long> members)
+    {
+        members = [];
+        foreach (int[] renamed in _renamed)
+        {
+            long other = 0, rest = number, weight = 1;
+            for (int i = 0; i < length && other >= 0; i++)
+            {
+                int op = renamed[rest % _ops.Length];
+                other = op < 0 ? -1 : other + (op * weight);
+                rest /= _ops.Length;
+                weight *= _ops.Length;
+            }
+            if (other >= 0) members.Add(other);
+        }
+        return members.Min();
+    }
+
+    private static (SmallOp[] Ops, int Class) Representative(long number, int length, ulong seed)
+    {
+        Canonical(number, length, out HashSet<long> members);
+        long[] sorted = [.. members.Order()];
+        long chosen = sorted[(int)(Chance.Mix(seed + (ulong)number) % (ulong)sorted.Length)];
+        SmallOp[] ops = new SmallOp[length];
+        for (int i = 0; i < length; i++)
+        {
+            ops[i] = _ops[chosen % _ops.Length];
+            chosen /= _ops.Length;
+        }
+        return (ops, sorted.Length);
+    }
+}

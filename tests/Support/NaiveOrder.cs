@@ -2,12 +2,11 @@ using System;
 using System.Collections.Generic;
 using System.Linq;
 using Snapuserd.Cow;
-using Snapuserd.Tests.Support;
 
-namespace Snapuserd.Tests.Cow;
+namespace Snapuserd.Tests.Support;
 
 /// <summary>The merge order and its rules once more, in the plainest words of cow-format §9 and quadratic time.</summary>
-internal static class NaiveOrder
+public static class NaiveOrder
 {
     /// <summary>Indices of data ops in merge order.</summary>
     public static int[] Of(CowBuilder cow)
