@@ -6,7 +6,11 @@ DESTDIR ?=
 TFM ?= net9.0
 export TFM
 
-.PHONY: build help test demo lint bench reproducible install clean
+# `make simulate SECONDS=600 SEED=7`; a failure prints the command that repeats it.
+SECONDS ?= 60
+SEED ?= 1
+
+.PHONY: build help test simulate demo lint bench reproducible install clean
 .NOTPARALLEL:
 
 build: ## compile build/snapuserd (the default)
@@ -17,6 +21,9 @@ help: ## this list
 
 test: build ## run every test and print how many passed
 	./build.sh test
+
+simulate: ## crash merges in every way for SECONDS=60 from SEED=1; the last line counts
+	@./build.sh simulate all --seconds $(SECONDS) --seed $(SEED)
 
 demo: build ## two updates, one created here, each killed half-way and resumed
 	./tests/demo.sh

@@ -23,7 +23,7 @@ public sealed class CrashTests(ITestOutputHelper output)
         MergeCase merge = SmallCases.Make(name, window);
         foreach (ulong seed in new ulong[] { 1, 2 })
         {
-            Explorer explorer = new(merge, new Thoroughness { Seed = seed, Crashes = 2 });
+            using Explorer explorer = new(merge, new Thoroughness { Seed = seed, Crashes = 2 });
             explorer.Explore();
             output.WriteLine($"seed {seed}: {explorer.Counts}");
             Assert.True(explorer.Runs > 10);
@@ -36,7 +36,7 @@ public sealed class CrashTests(ITestOutputHelper output)
     public void A_crash_at_any_step_of_a_small_merge_loses_nothing_at_sector_grain(string name, int window)
     {
         MergeCase merge = SmallCases.Make(name, window);
-        Explorer explorer = new(merge, new Thoroughness { Seed = 7, Grain = Page.Sector, Crashes = 1, ExhaustiveUpTo = 8, Samples = 32 });
+        using Explorer explorer = new(merge, new Thoroughness { Seed = 7, Grain = Page.Sector, Crashes = 1, ExhaustiveUpTo = 8, Samples = 32 });
         explorer.Explore();
         output.WriteLine(explorer.Counts);
         Assert.True(explorer.Runs > 10);
@@ -65,7 +65,7 @@ public sealed class CrashTests(ITestOutputHelper output)
                 Assert.Contains("EIO", e.Message);
             }
             if (merge.MayBeLost) continue;
-            Explorer explorer = new(merge, new Thoroughness { Seed = 3, Crashes = 1 });
+            using Explorer explorer = new(merge, new Thoroughness { Seed = 3, Crashes = 1 });
             explorer.Explore(Array.ConvertAll(disks, disk => disk.AfterDeath(_ => false)), $"flush {fail} failed");
         }
         Assert.True(flushes >= 4, $"only {flushes} flushes");
@@ -85,7 +85,7 @@ public sealed class CrashTests(ITestOutputHelper output)
         Assert.Equal(ScratchLayout.Valid, claimed[0].Cache[0].Bytes[78]);
         // Header, entries and slots look written; on the medium the COW is as it was before.
         SimDisk[] disks = [SimDisk.AfterDroppedFlush(merge.Cow, claimed[0].Cache), new SimDisk(merge.Base)];
-        Explorer explorer = new(merge, new Thoroughness { Seed = 9, Crashes = 2 });
+        using Explorer explorer = new(merge, new Thoroughness { Seed = 9, Crashes = 2 });
         explorer.Explore(disks, "a flush of scratch failed unseen");
         output.WriteLine(explorer.Counts);
     }
@@ -97,7 +97,7 @@ public sealed class CrashTests(ITestOutputHelper output)
         GoldenHalf half = Golden.Half(name);
         MergeCase merge = new(name, new Image(Golden.HalfCow(name)), new Image(Golden.HalfBase(name)), new Image(Golden.New)) { ArenaBytes = 8 << 20, QueueDepth = 32 };
         // A pair that is merged to the end has only the few steps of a start.
-        Explorer explorer = new(merge, new Thoroughness { Seed = 5, Crashes = 1, ExhaustiveUpTo = 1, Samples = 1, Stride = half.NumMergeOps >= 800 ? 1 : 101 });
+        using Explorer explorer = new(merge, new Thoroughness { Seed = 5, Crashes = 1, ExhaustiveUpTo = 1, Samples = 1, Stride = half.NumMergeOps >= 800 ? 1 : 101 });
         explorer.Explore();
         output.WriteLine(explorer.Counts);
         Assert.Equal(half.NumMergeOps, explorer.First!.ResumedFrom);

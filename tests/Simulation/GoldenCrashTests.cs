@@ -29,7 +29,7 @@ public abstract class GoldenCrashTests(ITestOutputHelper output)
 
     protected void Explore(string name, Thoroughness how)
     {
-        Explorer explorer = new(Case(name), how);
+        using Explorer explorer = new(Case(name), how);
         explorer.Explore();
         output.WriteLine(explorer.Counts);
         Assert.True(explorer.Runs > 20);

@@ -67,12 +67,15 @@ public static class Program
         return status;
     }
 
-    /// <summary>The last lines of a simulation that has lost something: what, and the command that shows it again.</summary>
-    public static int Failed(string name, Exception what, string again)
+    /// <summary>What a simulation throws when it has lost something: with the command that shows it again.</summary>
+    public static LostDataException Lost(string name, string again, Exception what) => new($"{what.Message}\nagain with: ./build.sh simulate {name} {again}", what);
+
+    /// <summary>The last lines of a simulation that has lost something, and its exit code.</summary>
+    public static int Failed(string name, Budget budget, LostDataException what)
     {
+        budget.Tally.Add(lost: 1);
+        Console.WriteLine(what);
         Console.WriteLine($"{name}: LOST: {what.Message}");
-        if (what.InnerException is { } inner) Console.WriteLine(inner);
-        Console.WriteLine($"{name}: again with: ./build.sh simulate {name} {again}");
         return 1;
     }
 

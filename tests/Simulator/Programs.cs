@@ -3,6 +3,7 @@ using System.Collections.Generic;
 using System.Globalization;
 using System.Linq;
 using System.Numerics;
+using System.Threading;
 using Snapuserd.Block;
 using Snapuserd.Cow;
 using Snapuserd.Merge;
@@ -167,51 +168,59 @@ public static class Programs
     }
 
     /// <summary>
+    /// Checks the programs of lists of ops, on all processors, until lists or seconds are over; throws at the first that is lost, with the command that repeats it.
+    /// Returns how many lists that covered, those included that are one of them up to symmetry.
+    /// </summary>
+    public static long CheckLists(IEnumerable<(SmallOp[] Ops, int Class)> lists, ulong seed, Tally tally, double seconds = double.PositiveInfinity)
+    {
+        long covered = 0;
+        Crew.Share(lists, (list, arena) =>
+        {
+            foreach (SmallProgram program in Variants(list.Ops, seed)) CheckOne(program, seed, arena, tally);
+            Interlocked.Add(ref covered, list.Class);
+        }, seconds);
+        return covered;
+    }
+
+    /// <summary>The same for programs.</summary>
+    public static void CheckAll(IEnumerable<SmallProgram> programs, ulong seed, Tally tally) =>
+        Crew.Share(programs, (program, arena) => CheckOne(program, seed, arena, tally));
+
+    private static void CheckOne(SmallProgram program, ulong seed, Arena arena, Tally tally)
+    {
+        try
+        {
+            Check(program, seed, arena, tally);
+        }
+        catch (Exception e)
+        {
+            throw Program.Lost("programs", $"--seed {seed} only {program}", e);
+        }
+    }
+
+    /// <summary>
     /// All of two ops, then all of three, then some of four. Words: `only PROGRAM` for one program, `two` for those of two ops alone.
     /// </summary>
     public static int Simulate(Budget budget)
     {
-        SmallProgram? now = null;
-        object failure = new();
         long[] covered = new long[5];
-
-        void Check(SmallProgram program, Arena arena)
-        {
-            try
-            {
-                Programs.Check(program, budget.Seed, arena, budget.Tally);
-            }
-            catch (Exception)
-            {
-                lock (failure) now = program;
-                throw;
-            }
-        }
-
-        void CheckList((SmallOp[] Ops, int Class) list, Arena arena)
-        {
-            foreach (SmallProgram program in Variants(list.Ops, budget.Seed)) Check(program, arena);
-            System.Threading.Interlocked.Add(ref covered[list.Ops.Length], list.Class);
-        }
-
         try
         {
-            if (budget.Words is ["only", string word]) Crew.Share([SmallProgram.Parse(word)], Check);
+            if (budget.Words is ["only", string word]) CheckAll([SmallProgram.Parse(word)], budget.Seed, budget.Tally);
             else
             {
-                Crew.Share(AllLists(2, budget.Seed), CheckList, budget.Seconds);
+                covered[2] = CheckLists(AllLists(2, budget.Seed), budget.Seed, budget.Tally, budget.Seconds);
                 if (budget.Words is not ["two"])
                 {
-                    // Four ops have an eighth of the time, unless three are done before.
-                    Crew.Share(AllLists(3, budget.Seed), CheckList, (budget.Seconds * 7 / 8.0) - budget.Tally.Seconds);
-                    Crew.Share(SomeLists(4, budget.Seed), CheckList, budget.Seconds - budget.Tally.Seconds);
+                    // Four ops have an eighth of the time, and what three leave.
+                    covered[3] = CheckLists(AllLists(3, budget.Seed), budget.Seed, budget.Tally, (budget.Seconds * 7 / 8.0) - budget.Tally.Seconds);
+                    covered[4] = CheckLists(SomeLists(4, budget.Seed), budget.Seed, budget.Tally, budget.Seconds - budget.Tally.Seconds);
                 }
             }
         }
-        catch (Exception e)
+        catch (LostDataException e)
         {
-            budget.Tally.Add(lost: 1);
-            return Program.Failed("programs", e, $"--seed {budget.Seed} only {now}");
+            return Program.Failed("programs", budget, e);
         }
         string Share(int length) => string.Create(CultureInfo.InvariantCulture, $"{100.0 * covered[length] / Lists(length):0.###} % of {length}");
         Console.WriteLine($"programs, seed {budget.Seed}: {budget.Tally}; covered {Share(2)}, {Share(3)}, {Share(4)} ops");

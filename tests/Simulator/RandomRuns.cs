@@ -23,31 +23,31 @@ public static class RandomRuns
             for (ulong seed = budget.Seed; seed == budget.Seed || budget.Words is not ["once"]; seed++) yield return seed;
         }
 
-        ulong failed = 0;
-        object failure = new();
         try
         {
-            Crew.Share(Seeds(), (seed, _) =>
-            {
-                try
-                {
-                    Check(seed, budget.Tally);
-                }
-                catch (Exception)
-                {
-                    lock (failure) failed = seed;
-                    throw;
-                }
-            }, budget.Seconds);
+            CheckAll(Seeds(), budget.Tally, budget.Seconds);
         }
-        catch (Exception e)
+        catch (LostDataException e)
         {
-            budget.Tally.Add(lost: 1);
-            return Program.Failed("random", e, $"--seed {failed} once");
+            return Program.Failed("random", budget, e);
         }
         Console.WriteLine($"random, seed {budget.Seed}: {budget.Tally}");
         return 0;
     }
+
+    /// <summary>A case for each seed, on all processors; throws at the first that is lost, with the command that repeats it.</summary>
+    public static void CheckAll(IEnumerable<ulong> seeds, Tally tally, double seconds = double.PositiveInfinity) =>
+        Crew.Share(seeds, (seed, _) =>
+        {
+            try
+            {
+                Check(seed, tally);
+            }
+            catch (Exception e)
+            {
+                throw Program.Lost("random", $"--seed {seed} once", e);
+            }
+        }, seconds);
 
     /// <summary>One case, from its seed alone; throws if the promise does not hold.</summary>
     public static void Check(ulong seed, Tally tally)
@@ -57,7 +57,7 @@ public static class RandomRuns
         string history = "start";
         try
         {
-            int legs = 1 + chance.Below(6), steps = 0, count = 0;
+            int legs = 1 + chance.Below(12), steps = 0, count = 0;
             SimDisk[] disks = merge.Disks();
             for (int leg = 0; ; leg++)
             {
@@ -261,6 +261,8 @@ internal sealed class RandomUpdate
         CowBuilder cow = new()
         {
             Version = _v2 ? 2 : 3,
+            // What packs fastest: how well is not the question here.
+            Level = 1,
             Compression = codecs[_chance.Below(codecs.Length)],
             MaxUnitBytes = _unitBlocks * CowOp.BlockSize,
             // The list of a Sequence op has a place only in clusters.

@@ -114,7 +114,7 @@ public static class SmallCases
     /// <summary>Every case with windows of 2 and of 3 at both grains, from one seed after the other until the seconds are over.</summary>
     public static int Simulate(Budget budget)
     {
-        // Repeats one: seed, grain, window, name.
+        // Words: name, window and grain of the one case to run.
         IEnumerable<(string Name, int Window, int Grain, ulong Seed)> Work()
         {
             for (ulong seed = budget.Seed; ; seed++)
@@ -125,7 +125,6 @@ public static class SmallCases
                                 yield return (name, window, grain, seed);
         }
 
-        string again = "";
         try
         {
             Crew.Share(Work(), (item, arena) =>
@@ -139,17 +138,15 @@ public static class SmallCases
                     explorer.Explore();
                     budget.Tally.Add(1, explorer.Runs, explorer.States, explorer.Distinct);
                 }
-                catch (Exception)
+                catch (Exception e)
                 {
-                    again = $"--seconds 1 --seed {item.Seed} {item.Name} {item.Window} {item.Grain}";
-                    throw;
+                    throw Program.Lost("cases", $"--seconds 1 --seed {item.Seed} {item.Name} {item.Window} {item.Grain}", e);
                 }
             }, budget.Seconds);
         }
-        catch (Exception e)
+        catch (LostDataException e)
         {
-            budget.Tally.Add(lost: 1);
-            return Program.Failed("cases", e, again);
+            return Program.Failed("cases", budget, e);
         }
         Console.WriteLine($"cases, seed {budget.Seed}: {budget.Tally}");
         return 0;

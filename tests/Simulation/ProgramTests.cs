@@ -1,0 +1,58 @@
+using System;
+using System.Linq;
+using Snapuserd.Tests.Simulator;
+using Xunit;
+using Xunit.Abstractions;
+
+namespace Snapuserd.Tests.Simulation;
+
+public sealed class ProgramTests(ITestOutputHelper output)
+{
+    private const ulong Seed = 1;
+
+    [Theory]
+    [InlineData(2)]
+    [InlineData(3)]
+    public void Every_program_of_so_many_ops_over_four_blocks_survives_a_crash_at_any_step_and_another_in_its_recovery(int length)
+    {
+        Tally tally = new();
+        long covered = Programs.CheckLists(Programs.AllLists(length, Seed), Seed, tally);
+        output.WriteLine(tally.ToString());
+        Assert.Equal(Programs.Lists(length), covered);
+        Assert.True(tally.Distinct > covered, "fewer crash states than programs");
+    }
+
+    [Fact]
+    public void Some_programs_of_four_ops_survive_as_well()
+    {
+        Tally tally = new();
+        long covered = Programs.CheckLists(Programs.SomeLists(4, Seed).Take(4000), Seed, tally);
+        output.WriteLine($"{covered} of {Programs.Lists(4)} lists: {tally}");
+        Assert.True(tally.Distinct > 4000, "fewer crash states than programs");
+    }
+
+    [Fact]
+    public void Every_list_of_ops_is_in_one_class_whatever_the_seed()
+    {
+        foreach (ulong seed in new ulong[] { 1, 2, 3 }) Assert.Equal(Programs.Lists(2), Programs.AllLists(2, seed).Sum(list => (long)list.Class));
+        Assert.Equal(Programs.Lists(3), Programs.AllLists(3, 5).Sum(list => (long)list.Class));
+    }
+
+    [Fact]
+    public void Renaming_keeps_neighbours_of_ops_on_two_blocks_and_nothing_else()
+    {
+        // Copies alone: any two blocks are like any other two, so the class of one copy between two blocks has all twelve.
+        Assert.Contains(Programs.AllLists(1, Seed), list => list.Ops[0] is { Kind: 'C' } op && op.Block != op.From && list.Class == 12);
+        // A source across two blocks that also is the destination's: three places for the pair, and at the device's end none.
+        Assert.Contains(Programs.AllLists(1, Seed), list => list.Ops[0] is { Kind: 'Y' } op && op.Block == op.From && op.From < 3 && list.Class == 3);
+        Assert.Contains(Programs.AllLists(1, Seed), list => list.Ops[0] is { Kind: 'S', Block: 3 } && list.Class == 1);
+    }
+
+    [Fact]
+    public void A_program_is_read_back_from_the_word_that_repeats_it()
+    {
+        foreach ((SmallOp[] ops, _) in Programs.AllLists(2, Seed))
+            foreach (SmallProgram program in Programs.Variants(ops, Seed))
+                Assert.Equal(program.ToString(), SmallProgram.Parse(program.ToString()).ToString());
+    }
+}
