@@ -5,17 +5,38 @@ using Snapuserd.Block;
 
 namespace Snapuserd.Tests.Simulator;
 
-/// <summary>As many own threads as the machine has processors, each with an arena of its own, that share out work.</summary>
+/// <summary>A thread's arenas, one of each size: mapping a fresh one for every run would cost more than most runs.</summary>
+public sealed class Arenas : IDisposable
+{
+    private readonly Dictionary<int, Arena> _bySize = [];
+
+    /// <summary>The arena of so many bytes. Whoever runs something in it cleans it first (<see cref="SimMerge"/>).</summary>
+    public Arena this[int bytes]
+    {
+        get
+        {
+            if (!_bySize.TryGetValue(bytes, out Arena? arena)) _bySize.Add(bytes, arena = new Arena(bytes));
+            return arena;
+        }
+    }
+
+    /// <summary>The arena that a case asks for.</summary>
+    public Arena this[MergeCase merge] => this[merge.ArenaBytes];
+
+    public void Dispose()
+    {
+        foreach (Arena arena in _bySize.Values) arena.Dispose();
+    }
+}
+
+/// <summary>As many own threads as the machine has processors, each with arenas of its own, that share out work.</summary>
 public static class Crew
 {
-    /// <summary>Memory of each thread, in bytes: what the simulator gives an engine.</summary>
-    public const int ArenaBytes = 256 << 10;
-
     /// <summary>
     /// Does <paramref name="work"/> for every item until the items or <paramref name="seconds"/> are over. The first exception ends all
     /// and is thrown. Returns how many items were begun. Which thread does what is open: an item's outcome must not depend on it.
     /// </summary>
-    public static long Share<T>(IEnumerable<T> items, Action<T, Arena> work, double seconds = double.PositiveInfinity)
+    public static long Share<T>(IEnumerable<T> items, Action<T, Arenas> work, double seconds = double.PositiveInfinity)
     {
         Tally clock = new();
         using IEnumerator<T> source = items.GetEnumerator();
@@ -25,7 +46,7 @@ public static class Crew
 
         void Work()
         {
-            using Arena arena = new(ArenaBytes);
+            using Arenas arenas = new();
             while (true)
             {
                 T item;
@@ -37,7 +58,7 @@ public static class Crew
                 }
                 try
                 {
-                    work(item, arena);
+                    work(item, arenas);
                 }
                 catch (Exception e)
                 {

@@ -138,7 +138,7 @@ public static class Programs
     }
 
     /// <summary>Merges a program, crashes and all; throws if the promise does not hold.</summary>
-    public static void Check(SmallProgram program, ulong seed, Arena arena, Tally tally)
+    public static void Check(SmallProgram program, ulong seed, Arenas arenas, Tally tally)
     {
         CowBuilder cow = Build(program);
         bool fits = Array.TrueForAll(program.Ops, op => op.Block + (op.Kind == 'S' ? 2 : 1) <= Blocks && (!op.Reads || op.From + (op.Kind == 'Y' ? 2 : 1) <= Blocks));
@@ -150,19 +150,19 @@ public static class Programs
         MergeCase merge = new(program.ToString(), new Image(cow.Build()), new Image(_old), new Image(limits is null ? _old : NaiveMerger.Merge(cow, _old))) { Options = options };
         if (limits is null)
         {
-            Refused(merge, seed, arena, ExitCode.CowCorrupt);
+            Refused(merge, seed, arenas, ExitCode.CowCorrupt);
             tally.Add(cases: 1, runs: 1);
             return;
         }
         if (inPlace && program.Window == 0)
         {
-            Refused(merge, seed, arena, ExitCode.Usage);
+            Refused(merge, seed, arenas, ExitCode.Usage);
             merge = merge with { MayBeLost = true, Options = options with { AllowUnsafe = true } };
         }
         Thoroughness how = program.Grain == Page.Size
             ? new Thoroughness { Seed = seed, Crashes = 2 }
             : new Thoroughness { Seed = seed, Crashes = 1, Grain = program.Grain, ExhaustiveUpTo = 8 };
-        using Explorer explorer = new(merge, how, arena);
+        using Explorer explorer = new(merge, how, arenas[merge]);
         explorer.Explore();
         tally.Add(1, explorer.Runs, explorer.States, explorer.Distinct);
     }
@@ -174,9 +174,9 @@ public static class Programs
     public static long CheckLists(IEnumerable<(SmallOp[] Ops, int Class)> lists, ulong seed, Tally tally, double seconds = double.PositiveInfinity)
     {
         long covered = 0;
-        Crew.Share(lists, (list, arena) =>
+        Crew.Share(lists, (list, arenas) =>
         {
-            foreach (SmallProgram program in Variants(list.Ops, seed)) CheckOne(program, seed, arena, tally);
+            foreach (SmallProgram program in Variants(list.Ops, seed)) CheckOne(program, seed, arenas, tally);
             Interlocked.Add(ref covered, list.Class);
         }, seconds);
         return covered;
@@ -184,13 +184,13 @@ public static class Programs
 
     /// <summary>The same for programs.</summary>
     public static void CheckAll(IEnumerable<SmallProgram> programs, ulong seed, Tally tally) =>
-        Crew.Share(programs, (program, arena) => CheckOne(program, seed, arena, tally));
+        Crew.Share(programs, (program, arenas) => CheckOne(program, seed, arenas, tally));
 
-    private static void CheckOne(SmallProgram program, ulong seed, Arena arena, Tally tally)
+    private static void CheckOne(SmallProgram program, ulong seed, Arenas arenas, Tally tally)
     {
         try
         {
-            Check(program, seed, arena, tally);
+            Check(program, seed, arenas, tally);
         }
         catch (Exception e)
         {
@@ -227,12 +227,12 @@ public static class Programs
         return 0;
     }
 
-    private static void Refused(MergeCase merge, ulong seed, Arena arena, ExitCode due)
+    private static void Refused(MergeCase merge, ulong seed, Arenas arenas, ExitCode due)
     {
         string what = "nothing";
         try
         {
-            SimMerge.Run(merge, merge.Disks(), arena, seed, () => throw new LostDataException("the base or the COW is written, or flushed"));
+            SimMerge.Run(merge, merge.Disks(), arenas[merge], seed, () => throw new LostDataException("the base or the COW is written, or flushed"));
             what = "a whole merge";
         }
         catch (SnapuserdException e)

@@ -37,11 +37,11 @@ public static class RandomRuns
 
     /// <summary>A case for each seed, on all processors; throws at the first that is lost, with the command that repeats it.</summary>
     public static void CheckAll(IEnumerable<ulong> seeds, Tally tally, double seconds = double.PositiveInfinity) =>
-        Crew.Share(seeds, (seed, _) =>
+        Crew.Share(seeds, (seed, arenas) =>
         {
             try
             {
-                Check(seed, tally);
+                Check(seed, arenas, tally);
             }
             catch (Exception e)
             {
@@ -50,7 +50,7 @@ public static class RandomRuns
         }, seconds);
 
     /// <summary>One case, from its seed alone; throws if the promise does not hold.</summary>
-    public static void Check(ulong seed, Tally tally)
+    public static void Check(ulong seed, Arenas arenas, Tally tally)
     {
         Chance chance = new(Chance.Mix(seed));
         MergeCase merge = new RandomUpdate(chance).ToCase($"random {seed}");
@@ -63,13 +63,13 @@ public static class RandomRuns
             {
                 merge = OtherWays(merge, chance);
                 tally.Add(runs: 1);
-                Leg run = new(merge, chance, disks, count);
+                Leg run = new(merge, chance, arenas, disks, count);
                 int unlike = run.FirstWrongPage();
                 if (unlike >= 0) throw new LostDataException($"block {unlike} of the merged image, read without merging, is wrong");
                 run.Merge(leg > 0 && chance.Percent(25) ? 1 + chance.Below(steps) : 0);
                 if (leg == legs)
                 {
-                    if (!run.Stopped) Again(run, chance);
+                    if (!run.Stopped) Again(run, chance, arenas);
                     break;
                 }
                 steps = Math.Max(run.Steps, 1);
@@ -91,9 +91,9 @@ public static class RandomRuns
     }
 
     /// <summary>What is merged is found merged, and is left alone.</summary>
-    private static void Again(Leg done, Chance chance)
+    private static void Again(Leg done, Chance chance, Arenas arenas)
     {
-        Leg again = new(OtherWays(done.Case, chance), chance, Array.ConvertAll(done.Disks, disk => disk.AfterDeath(_ => false)), SimMerge.DurableCount(done.Disks[0]));
+        Leg again = new(OtherWays(done.Case, chance), chance, arenas, Array.ConvertAll(done.Disks, disk => disk.AfterDeath(_ => false)), SimMerge.DurableCount(done.Disks[0]));
         again.Merge(0);
         if (again.Result is not { AlreadyMerged: true, Blocks: 0 }) throw new LostDataException("a finished merge is merged again");
     }
@@ -112,7 +112,7 @@ public static class RandomRuns
     };
 
     /// <summary>One run of the engine to its end, with a look at one step on the way: what a crash there would leave.</summary>
-    private sealed class Leg(MergeCase merge, Chance chance, SimDisk[] disks, int count)
+    private sealed class Leg(MergeCase merge, Chance chance, Arenas arenas, SimDisk[] disks, int count)
     {
         private readonly int _kind = chance.Below(10);
         private readonly StopFlag _stop = new();
@@ -194,10 +194,9 @@ public static class RandomRuns
         {
             while (true)
             {
-                using Arena arena = new(_memory);
                 try
                 {
-                    return run(arena);
+                    return run(arenas[_memory]);
                 }
                 catch (SnapuserdException e) when (e.Code == ExitCode.OutOfResources && _memory < 16 << 20)
                 {

@@ -127,14 +127,15 @@ public static class SmallCases
 
         try
         {
-            Crew.Share(Work(), (item, arena) =>
+            Crew.Share(Work(), (item, arenas) =>
             {
                 try
                 {
                     Thoroughness how = item.Grain == Page.Size
                         ? new Thoroughness { Seed = item.Seed }
                         : new Thoroughness { Seed = item.Seed, Grain = item.Grain, Crashes = 1, ExhaustiveUpTo = 8, Samples = 32 };
-                    using Explorer explorer = new(Make(item.Name, item.Window), how, arena);
+                    MergeCase merge = Make(item.Name, item.Window);
+                    using Explorer explorer = new(merge, how, arenas[merge]);
                     explorer.Explore();
                     budget.Tally.Add(1, explorer.Runs, explorer.States, explorer.Distinct);
                 }
