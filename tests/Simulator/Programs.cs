@@ -98,7 +98,7 @@ public static class Programs
         }
     }
 
-    /// <summary>Lists by chance, no class twice.</summary>
+    /// <summary>Lists by chance, no class twice; of the invalid ones, which are most, only every eighth.</summary>
     public static IEnumerable<(SmallOp[] Ops, int Class)> SomeLists(int length, ulong seed)
     {
         HashSet<long> met = [];
@@ -106,7 +106,10 @@ public static class Programs
         while (true)
         {
             long number = Canonical((long)(chance.Next() % (ulong)Lists(length)), length, out _);
-            if (met.Add(number)) yield return Representative(number, length, seed);
+            if (!met.Add(number)) continue;
+            (SmallOp[] Ops, int Class) list = Representative(number, length, seed);
+            SmallProgram program = new(list.Ops);
+            if (chance.Below(8) == 0 || Limits(program, Build(program)) is not null) yield return list;
         }
     }
 
@@ -137,12 +140,11 @@ public static class Programs
         }
     }
 
-    /// <summary>Merges a program, crashes and all; throws if the promise does not hold.</summary>
-    public static void Check(SmallProgram program, ulong seed, Arenas arenas, Tally tally)
+    /// <summary>Merges a program, crashes and all; throws if the promise does not hold. <paramref name="everyState"/> sees every distinct crash state.</summary>
+    public static void Check(SmallProgram program, ulong seed, Arenas arenas, Tally tally, Action<MergeCase, SimDisk[]>? everyState = null)
     {
         CowBuilder cow = Build(program);
-        bool fits = Array.TrueForAll(program.Ops, op => op.Block + (op.Kind == 'S' ? 2 : 1) <= Blocks && (!op.Reads || op.From + (op.Kind == 'Y' ? 2 : 1) <= Blocks));
-        int[]? limits = fits ? NaiveOrder.Limits(cow, shared: true) : null;
+        int[]? limits = Limits(program, cow);
         bool inPlace = false;
         for (int i = 0; i < limits?.Length; i++) inPlace |= limits[i] > i;
 
@@ -162,7 +164,7 @@ public static class Programs
         Thoroughness how = program.Grain == Page.Size
             ? new Thoroughness { Seed = seed, Crashes = 2 }
             : new Thoroughness { Seed = seed, Crashes = 1, Grain = program.Grain, ExhaustiveUpTo = 8 };
-        using Explorer explorer = new(merge, how, arenas[merge]);
+        using Explorer explorer = new(merge, how, arenas[merge]) { EveryState = everyState };
         explorer.Explore();
         tally.Add(1, explorer.Runs, explorer.States, explorer.Distinct);
     }
@@ -171,12 +173,12 @@ public static class Programs
     /// Checks the programs of lists of ops, on all processors, until lists or seconds are over; throws at the first that is lost, with the command that repeats it.
     /// Returns how many lists that covered, those included that are one of them up to symmetry.
     /// </summary>
-    public static long CheckLists(IEnumerable<(SmallOp[] Ops, int Class)> lists, ulong seed, Tally tally, double seconds = double.PositiveInfinity)
+    public static long CheckLists(IEnumerable<(SmallOp[] Ops, int Class)> lists, ulong seed, Tally tally, double seconds = double.PositiveInfinity, Action<MergeCase, SimDisk[]>? everyState = null)
     {
         long covered = 0;
         Crew.Share(lists, (list, arenas) =>
         {
-            foreach (SmallProgram program in Variants(list.Ops, seed)) CheckOne(program, seed, arenas, tally);
+            foreach (SmallProgram program in Variants(list.Ops, seed)) CheckOne(program, seed, arenas, tally, everyState);
             Interlocked.Add(ref covered, list.Class);
         }, seconds);
         return covered;
@@ -186,11 +188,11 @@ public static class Programs
     public static void CheckAll(IEnumerable<SmallProgram> programs, ulong seed, Tally tally) =>
         Crew.Share(programs, (program, arenas) => CheckOne(program, seed, arenas, tally));
 
-    private static void CheckOne(SmallProgram program, ulong seed, Arenas arenas, Tally tally)
+    private static void CheckOne(SmallProgram program, ulong seed, Arenas arenas, Tally tally, Action<MergeCase, SimDisk[]>? everyState = null)
     {
         try
         {
-            Check(program, seed, arenas, tally);
+            Check(program, seed, arenas, tally, everyState);
         }
         catch (Exception e)
         {
@@ -223,8 +225,16 @@ public static class Programs
             return Program.Failed("programs", budget, e);
         }
         string Share(int length) => string.Create(CultureInfo.InvariantCulture, $"{100.0 * covered[length] / Lists(length):0.###} % of {length}");
-        Console.WriteLine($"programs, seed {budget.Seed}: {budget.Tally}; covered {Share(2)}, {Share(3)}, {Share(4)} ops");
+        budget.Tally.Covered = $"{Share(2)}, {Share(3)} and {Share(4)} ops over four blocks";
+        Console.WriteLine($"programs, seed {budget.Seed}: {budget.Tally}");
         return 0;
+    }
+
+    /// <summary>Which checkpoint each position waits for (<see cref="NaiveOrder"/>), or null if the program must be refused.</summary>
+    private static int[]? Limits(SmallProgram program, CowBuilder cow)
+    {
+        bool fits = Array.TrueForAll(program.Ops, op => op.Block + (op.Kind == 'S' ? 2 : 1) <= Blocks && (!op.Reads || op.From + (op.Kind == 'Y' ? 2 : 1) <= Blocks));
+        return fits ? NaiveOrder.Limits(cow, shared: true) : null;
     }
 
     private static void Refused(MergeCase merge, ulong seed, Arenas arenas, ExitCode due)

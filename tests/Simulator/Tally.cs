@@ -21,6 +21,9 @@ public sealed class Tally
     /// <summary>Cases from which the target was not reached.</summary>
     public long Lost { get; private set; }
 
+    /// <summary>Which share of everything there is has been gone through, in words; empty where there is no everything.</summary>
+    public string Covered { get; set; } = "";
+
     /// <summary>Seconds since this began to count.</summary>
     public double Seconds => Stopwatch.GetElapsedTime(_started).TotalSeconds;
 
@@ -36,13 +39,17 @@ public sealed class Tally
         }
     }
 
-    public void Add(Tally other) => Add(other.Cases, other.Runs, other.States, other.Distinct, other.Lost);
+    public void Add(Tally other)
+    {
+        Add(other.Cases, other.Runs, other.States, other.Distinct, other.Lost);
+        if (other.Covered.Length > 0) Covered = Covered.Length == 0 ? other.Covered : $"{Covered}, {other.Covered}";
+    }
 
     /// <summary>One line.</summary>
     public override string ToString()
     {
         double seconds = Math.Max(0.001, Seconds);
         return string.Create(CultureInfo.InvariantCulture,
-            $"{Cases} cases, {Runs} runs, {States} crash states, {Distinct} distinct, {States / seconds:F0} states/s, {Runs / seconds:F0} runs/s, lost {Lost}");
+            $"{Cases} cases, {Runs} runs, {States} crash states, {Distinct} distinct, {States / seconds:F0} states/s, {Runs / seconds:F0} runs/s, {(Covered.Length > 0 ? $"covered {Covered}, " : "")}lost {Lost}");
     }
 }
