@@ -49,15 +49,15 @@ public static class Crew
             using Arenas arenas = new();
             while (true)
             {
-                T item;
-                lock (turn)
-                {
-                    if (failed is not null || clock.Seconds >= seconds || !source.MoveNext()) return;
-                    item = source.Current;
-                    begun++;
-                }
                 try
                 {
+                    T item;
+                    lock (turn)
+                    {
+                        if (failed is not null || clock.Seconds >= seconds || !source.MoveNext()) return;
+                        item = source.Current;
+                        begun++;
+                    }
                     work(item, arenas);
                 }
                 catch (Exception e)

@@ -60,6 +60,9 @@ public sealed class Explorer : IDisposable
     // One page, or sector of a page, of which a cut may leave the durable contents or any of the versions that were written since.
     private readonly record struct Choice(int Disk, int Page, int Sector, int FirstVersion, int Versions);
 
+    // A pending page, of any disk: Flight counts those in flight, −1 for others; Before is the one of the same page that was written before it, or −1.
+    private readonly record struct Written(PendingPage Page, int Flight, int Before);
+
     private readonly record struct Version(Page Contents, ulong Gain);
 
     private readonly MergeCase _case;
@@ -74,7 +77,7 @@ public sealed class Explorer : IDisposable
 
     private readonly List<Choice> _choices = [];
     private readonly List<Version> _versions = [];
-    private readonly List<(int Disk, PendingPage Page, int Before)> _inFlight = [];
+    private readonly List<Written> _written = [];
     private readonly List<int> _next = [];
     private int[] _lastOf = [];
     private int[] _picks = [];
@@ -322,9 +325,9 @@ public sealed class Explorer : IDisposable
     /// <summary>The cache lives on, with any subset of the pages of requests in flight; it may still be cut later.</summary>
     private void Deaths()
     {
-        FindInFlight();
-        if (_lands.Length < _inFlight.Count) _lands = new bool[_inFlight.Count * 2];
-        Span<bool> lands = _lands.AsSpan(0, _inFlight.Count);
+        int inFlight = FindWritten();
+        if (_lands.Length < inFlight) _lands = new bool[inFlight * 2];
+        Span<bool> lands = _lands.AsSpan(0, inFlight);
         if (lands.Length <= Math.Min(6, _how.ExhaustiveUpTo))
         {
             for (int subset = 0; subset < 1 << lands.Length; subset++)
@@ -345,23 +348,21 @@ public sealed class Explorer : IDisposable
         }
     }
 
-    private void FindInFlight()
+    private int FindWritten()
     {
-        _inFlight.Clear();
-        for (int disk = 0; disk < _current.Disks.Length; disk++)
+        _written.Clear();
+        int inFlight = 0;
+        foreach (SimDisk disk in _current.Disks)
         {
-            SimDisk sim = _current.Disks[disk];
-            Room(sim.Durable.Pages);
-            int first = _inFlight.Count;
-            foreach (PendingPage page in sim.Pending)
+            Room(disk.Durable.Pages);
+            foreach (PendingPage page in disk.Pending)
             {
-                if (!page.InFlight) continue;
-                // Two requests may each write a part of one page.
-                _inFlight.Add((disk, page, _lastOf[page.Number] - 1));
-                _lastOf[page.Number] = _inFlight.Count;
+                _written.Add(new Written(page, page.InFlight ? inFlight++ : -1, _lastOf[page.Number] - 1));
+                _lastOf[page.Number] = _written.Count;
             }
-            for (int i = first; i < _inFlight.Count; i++) _lastOf[_inFlight[i].Page.Number] = 0;
+            foreach (PendingPage page in disk.Pending) _lastOf[page.Number] = 0;
         }
+        return inFlight;
     }
 
     private void AddDeath(ReadOnlySpan<bool> lands)
@@ -374,23 +375,29 @@ public sealed class Explorer : IDisposable
             ulong cache = sim.Cache.Hash, pending = 0;
             for (int i = 0; i < sim.Pending.Count; i++)
             {
-                PendingPage page = sim.Pending[i];
-                if (page.InFlight)
+                Written written = _written[at++];
+                PendingPage page = written.Page;
+                if (written.Flight >= 0 && !lands[written.Flight]) continue;
+                bool known = page.Contents.Hash == sim.Durable[page.Number].Hash;
+                Page shown = sim.Cache[page.Number];
+                bool shownByFlight = false;
+                for (int before = written.Before; before >= 0; before = _written[before].Before)
                 {
-                    int mine = at++;
-                    if (!lands[mine]) continue;
-                    int before = _inFlight[mine].Before;
-                    while (before >= 0 && !lands[before]) before = _inFlight[before].Before;
-                    cache += Image.Weight(page.Number, page.Contents) - Image.Weight(page.Number, before >= 0 ? _inFlight[before].Page.Contents : sim.Cache[page.Number]);
+                    Written earlier = _written[before];
+                    if (earlier.Flight >= 0 && !lands[earlier.Flight]) continue;
+                    known |= earlier.Page.Contents.Hash == page.Contents.Hash;
+                    // Two requests may each write a part of one page: the later one shows.
+                    if (earlier.Flight >= 0 && !shownByFlight) (shown, shownByFlight) = (earlier.Page.Contents, true);
                 }
-                if (page.Contents.Hash != sim.Durable[page.Number].Hash) pending += SimDisk.PendingWeight(page);
+                if (written.Flight >= 0) cache += Image.Weight(page.Number, page.Contents) - Image.Weight(page.Number, shown);
+                if (!known) pending += SimDisk.PendingWeight(page);
             }
             hashes[disk] = (sim.Durable.Hash * 3) + (cache * 5) + pending;
         }
         if (!Meet(hashes)) return;
-        at = 0;
+        int flight = 0;
         bool[] chosen = lands.ToArray();
-        Add(Array.ConvertAll(_current.Disks, disk => disk.AfterDeath(_ => chosen[at++])), "death");
+        Add(Array.ConvertAll(_current.Disks, disk => disk.AfterDeath(_ => chosen[flight++])), "death");
     }
 }
 
