@@ -11,6 +11,8 @@ public sealed record MergeCase(string Name, Image Cow, Image Base, Image Target)
 {
     /// <summary>A device of its own for Copy and Xor, or null when they read Base.</summary>
     public Image? Source { get; init; }
+    /// <summary>Copy and Xor read Base by another path: a device number of its own, and the same blocks.</summary>
+    public bool AnotherPath { get; init; }
     public MergeOptions Options { get; init; } = new() { VerifyFirst = false };
     public int ArenaBytes { get; init; } = 256 << 10;
     public int QueueDepth { get; init; } = 8;
@@ -55,7 +57,8 @@ public sealed class Explorer : IDisposable
         public override string ToString() => Before is null ? Kind : $"{Before}, {Kind} at step {Step}";
     }
 
-    private sealed record World(SimDisk[] Disks, int Crashes, History History);
+    // Count is what was durable when the crash came.
+    private sealed record World(SimDisk[] Disks, int Crashes, int Count, History History);
 
     // One page, or sector of a page, of which a cut may leave the durable contents or any of the versions that were written since.
     private readonly record struct Choice(int Disk, int Page, int Sector, int FirstVersion, int Versions);
@@ -129,7 +132,7 @@ public sealed class Explorer : IDisposable
     /// <summary>The same from a state that something else has left.</summary>
     public void Explore(SimDisk[] disks, string history)
     {
-        _toDo.Enqueue(new World(disks, 0, new History(null, history, 0)));
+        _toDo.Enqueue(new World(disks, 0, 0, new History(null, history, 0)));
         while (_toDo.TryDequeue(out World? world)) Run(world);
     }
 
@@ -147,6 +150,7 @@ public sealed class Explorer : IDisposable
         Runs++;
         try
         {
+            if (_count < world.Count) throw new LostDataException($"the crash leaves the count {_count}, where {world.Count} was durable");
             if (world.Crashes > 0) EveryState?.Invoke(_case, world.Disks);
             int unlike = SimMerge.FirstWrongPage(_case, world.Disks, _arena, _how.Seed);
             if (unlike >= 0) throw new LostDataException($"block {unlike} of the merged image, read without merging, is wrong");
@@ -190,7 +194,7 @@ public sealed class Explorer : IDisposable
         return _seen.Add(hash);
     }
 
-    private void Add(SimDisk[] disks, string kind) => _toDo.Enqueue(new World(disks, _current.Crashes + 1, new History(_current.History, kind, _step)));
+    private void Add(SimDisk[] disks, string kind) => _toDo.Enqueue(new World(disks, _current.Crashes + 1, _count, new History(_current.History, kind, _step)));
 
     /// <summary>Durable contents with any subset of the pending pages or sectors on top, each in any of the versions it had.</summary>
     private void PowerCuts()

@@ -35,8 +35,11 @@ public sealed record SmallProgram(SmallOp[] Ops)
     /// <summary>v3: the merge order is a sequence of the blocks in this order, and not the file's. Empty for none.</summary>
     public string Sequence { get; init; } = "";
 
-    /// <summary>As a word on a command line: v3.w2.g4096.q:C01X11.</summary>
-    public override string ToString() => $"v{Version}.w{Window}.g{Grain}.q{Sequence}:{string.Concat(Ops)}";
+    /// <summary>The source is the base by another path.</summary>
+    public bool AnotherPath { get; init; }
+
+    /// <summary>As a word on a command line: v3.w2.g4096.q.p0:C01X11.</summary>
+    public override string ToString() => $"v{Version}.w{Window}.g{Grain}.q{Sequence}.p{(AnotherPath ? 1 : 0)}:{string.Concat(Ops)}";
 
     public static SmallProgram Parse(string word)
     {
@@ -51,7 +54,7 @@ public sealed record SmallProgram(SmallOp[] Ops)
             at += reads ? 3 : 2;
         }
         int Number(int index) => int.Parse(settings[index][1..], CultureInfo.InvariantCulture);
-        return new SmallProgram([.. ops]) { Version = Number(0), Window = Number(1), Grain = Number(2), Sequence = settings[3][1..] };
+        return new SmallProgram([.. ops]) { Version = Number(0), Window = Number(1), Grain = Number(2), Sequence = settings[3][1..], AnotherPath = Number(4) == 1 };
     }
 }
 
@@ -129,9 +132,10 @@ public static class Programs
         {
             yield return program with { Window = (int)(chance % 3) };
         }
-        // Samples of what would multiply the work: sectors, the older format, an order that is not the file's.
+        // Samples of what would multiply the work: sectors, the older format, a source that is the base by another name, an order that is not the file's.
         if ((chance >> 8) % 8 == 0) yield return program with { Grain = Page.Sector, Window = (int)(chance >> 4 & 1) + 1 };
         if ((chance >> 16) % 8 == 0 && Array.TrueForAll(ops, op => op.Kind != 'S')) yield return program with { Version = 2, Window = (int)(chance >> 4 & 1) + 1 };
+        if ((chance >> 32) % 8 == 0) yield return program with { AnotherPath = true, Window = (int)(chance >> 4 & 3) % 3 };
         if ((chance >> 24) % 8 == 0)
         {
             Chance deal = new(chance);
@@ -149,7 +153,7 @@ public static class Programs
         for (int i = 0; i < limits?.Length; i++) inPlace |= limits[i] > i;
 
         MergeOptions options = new() { VerifyFirst = false, CheckpointBytes = (1 + (int)(Chance.Mix(seed) % 3)) * (long)CowOp.BlockSize };
-        MergeCase merge = new(program.ToString(), new Image(cow.Build()), new Image(_old), new Image(limits is null ? _old : NaiveMerger.Merge(cow, _old))) { Options = options };
+        MergeCase merge = new(program.ToString(), new Image(cow.Build()), new Image(_old), new Image(limits is null ? _old : NaiveMerger.Merge(cow, _old))) { Options = options, AnotherPath = program.AnotherPath };
         if (limits is null)
         {
             Refused(merge, seed, arenas, ExitCode.CowCorrupt);
@@ -208,7 +212,10 @@ public static class Programs
         long[] covered = new long[5];
         try
         {
-            if (budget.Words is ["only", string word]) CheckAll([SmallProgram.Parse(word)], budget.Seed, budget.Tally);
+            if (budget.Words is ["only", string word])
+            {
+                CheckAll([SmallProgram.Parse(word)], budget.Seed, budget.Tally);
+            }
             else
             {
                 covered[2] = CheckLists(AllLists(2, budget.Seed), budget.Seed, budget.Tally, budget.Seconds);
@@ -225,7 +232,7 @@ public static class Programs
             return Program.Failed("programs", budget, e);
         }
         string Share(int length) => string.Create(CultureInfo.InvariantCulture, $"{100.0 * covered[length] / Lists(length):0.###} % of {length}");
-        budget.Tally.Covered = $"{Share(2)}, {Share(3)} and {Share(4)} ops over four blocks";
+        if (covered[2] > 0) budget.Tally.Covered = $"{Share(2)}, {Share(3)} and {Share(4)} ops over four blocks";
         Console.WriteLine($"programs, seed {budget.Seed}: {budget.Tally}");
         return 0;
     }

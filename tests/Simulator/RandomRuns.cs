@@ -170,6 +170,8 @@ public static class RandomRuns
             bool cut = _kind < 6;
             Left = Array.ConvertAll(disks, disk => cut ? PowerCut(disk, percent) : disk.AfterDeath(_ => chance.Percent(percent)));
             How = $"{(cut ? "power cut" : "death")} at step {Steps}";
+            int left = SimMerge.DurableCount(Left[0]);
+            if (left < _count) throw new LostDataException($"a {How} leaves the count {left}, where {_count} was durable");
         }
 
         private SimDisk PowerCut(SimDisk disk, int percent)
@@ -295,6 +297,7 @@ internal sealed class RandomUpdate
             new Image(cow.Build()), new Image(_base), new Image(NaiveMerger.Merge(cow.Ops, _source, _base)))
         {
             Source = _shared ? null : new Image(_source),
+            AnotherPath = _shared && _chance.Percent(15),
             MayBeLost = mayBeLost,
             Options = new MergeOptions { AllowUnsafe = mayBeLost },
         };

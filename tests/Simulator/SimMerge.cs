@@ -14,7 +14,7 @@ public static class SimMerge
     public static MergeResult Run(MergeCase merge, SimDisk[] disks, Arena arena, ulong seed, Action step, Func<int, BlockRequest, Fault?>? faults = null, StopFlag? stop = null, PageStore? pages = null)
     {
         Clean(arena);
-        using SimQueue queue = new(disks, arena, merge.QueueDepth, seed, step, faults, pages);
+        using SimQueue queue = new(Devices(merge, disks), arena, merge.QueueDepth, seed, step, faults, pages);
         using SimWorkers workers = new(new DecodeWorker(arena), seed);
         using MergeEngine engine = MergeEngine.Open(Setup(merge, disks, arena, seed, queue, workers) with { Stop = stop ?? new StopFlag() });
         return engine.Run();
@@ -24,7 +24,7 @@ public static class SimMerge
     public static int FirstWrongPage(MergeCase merge, SimDisk[] disks, Arena arena, ulong seed)
     {
         Clean(arena);
-        using SimQueue queue = new(disks, arena, merge.QueueDepth, seed, () => throw new ContractViolationException("a reader writes"));
+        using SimQueue queue = new(Devices(merge, disks), arena, merge.QueueDepth, seed, () => throw new ContractViolationException("a reader writes"));
         using SimWorkers workers = new(new DecodeWorker(arena), seed);
         using MergedImage image = MergedImage.Open(Setup(merge, disks, arena, seed, queue, workers));
         for (long offset = 0; offset < image.Length;)
@@ -49,7 +49,9 @@ public static class SimMerge
         Time = new SimTime(seed),
         Cow = new MergeDevice(0, "cow", disks[0].Cache.Length),
         Base = new MergeDevice(1, "base", disks[1].Cache.Length),
-        Source = disks.Length > 2 ? new MergeDevice(2, "source", disks[2].Cache.Length) : new MergeDevice(1, "base", disks[1].Cache.Length),
+        Source = disks.Length > 2 ? new MergeDevice(2, "source", disks[2].Cache.Length)
+            : merge.AnotherPath ? new MergeDevice(2, "base by another path", disks[1].Cache.Length)
+            : new MergeDevice(1, "base", disks[1].Cache.Length),
         SharedBlocks = disks.Length < 3,
         Options = merge.Options,
     };
@@ -60,6 +62,8 @@ public static class SimMerge
         arena.Reset();
         arena[new Slice(0, Math.Min(arena.Size, 1 << 20))].Fill(0xa5);
     }
+
+    private static SimDisk[] Devices(MergeCase merge, SimDisk[] disks) => merge.AnotherPath ? [disks[0], disks[1], disks[1]] : disks;
 
     /// <summary>num_merge_ops as a power cut would leave it.</summary>
     public static int DurableCount(SimDisk cow) => (int)BinaryPrimitives.ReadUInt64LittleEndian(cow.Durable[0].Bytes[CowHeader.MergeCountOffset..]);

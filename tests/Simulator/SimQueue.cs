@@ -85,7 +85,7 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
             foreach (Flight other in _flights)
             {
                 if (other.Request.Verb == BlockVerb.Flush || (request.Verb == BlockVerb.Read && other.Request.Verb == BlockVerb.Read)) continue;
-                if (other.Request.Device == request.Device && Overlap(other.Request.Offset, other.Request.Buffer.Length, request.Offset, buffer.Length))
+                if (disks[other.Request.Device] == disks[request.Device] && Overlap(other.Request.Offset, other.Request.Buffer.Length, request.Offset, buffer.Length))
                     throw new ContractViolationException($"{request.Verb} at {request.Offset} races with {other.Request.Verb} at {other.Request.Offset} on device {request.Device}");
                 if (Overlap(other.Request.Buffer.Offset, other.Request.Buffer.Length, request.Buffer.Offset, request.Buffer.Length)
                     && !(request.Verb == BlockVerb.Write && other.Request.Verb == BlockVerb.Write))
