@@ -1,0 +1,280 @@
+using System;
+using System.Collections.Generic;
+using System.Diagnostics;
+using Snapuserd.Block;
+using Snapuserd.Merge;
+
+namespace Snapuserd.Tests.Simulator;
+
+/// <summary>What a simulation with Android's model has counted.</summary>
+public sealed class AndroidCounts
+{
+    /// <summary>States that our engine left and Android's model merged to the end.</summary>
+    public long Ours { get; set; }
+    /// <summary>States that our engine left and Android refuses.</summary>
+    public long Refused { get; set; }
+    /// <summary>States that Android's model left and our engine merged to the end.</summary>
+    public long Androids { get; set; }
+    /// <summary>Of these, those at which Android itself would be stuck for ever (defect 7).</summary>
+    public long Torn { get; set; }
+    /// <summary>Blocks served by the model and compared.</summary>
+    public long Reads { get; set; }
+    /// <summary>Blocks that Android's defect 5 served wrongly.</summary>
+    public long Defect5 { get; set; }
+    /// <summary>Power cuts left out because Android had trusted an unflushed count.</summary>
+    public long LeftOut { get; set; }
+
+    /// <summary>One line.</summary>
+    public override string ToString() =>
+        $"{Ours} of our states merged by Android, {Refused} refused by it, {Androids} of Android's merged by us, {Torn} of them where it is stuck itself, "
+        + $"{Reads} reads, {Defect5} wrong by its defect 5, {LeftOut} power cuts left out";
+}
+
+/// <summary>One merge between two engines: ours, and the model of Android's. Each must be able to go on in every state that the other leaves.</summary>
+public sealed class AndroidSimulation : IDisposable
+{
+    private readonly MergeCase _case;
+    private readonly AndroidCounts _counts;
+    private readonly ulong _seed;
+    private readonly Chance _chance;
+    private readonly Arena _arena;
+    private readonly AndroidCow? _known;
+
+    public AndroidSimulation(MergeCase merge, AndroidCounts counts, ulong seed = 1)
+    {
+        _case = merge;
+        _counts = counts;
+        _seed = seed;
+        _chance = new Chance(seed);
+        _arena = new Arena(merge.ArenaBytes);
+        _known = new AndroidModel(merge.Disks()).Cow;
+    }
+
+    /// <summary>Serve every block only at every so-manieth of the moments at which Base is partly written; larger images take too long otherwise.</summary>
+    public int ReadStride { get; init; } = 1;
+
+    /// <summary>What a torn page is made of, in bytes: 512 or 4096.</summary>
+    public int Grain { get; init; } = Page.Size;
+
+    /// <summary>Ops between Android's commits in its last phase; two, so that small merges have several.</summary>
+    public int CommitOps { get; init; } = 2;
+
+    /// <summary>Android cannot merge some states of this case: an ordered op behind a Replace or Zero, or our mark of an unsafe block.</summary>
+    public bool MayRefuse { get; init; }
+
+    /// <summary>Android goes on in a state that we left: a hook for <see cref="Explorer.EveryState"/>. Image and every served read must be right.</summary>
+    public void AndroidGoesOn(MergeCase merge, SimDisk[] left)
+    {
+        SimDisk[] disks = CrashStates.Death(left);
+        AndroidOutcome outcome = RunAndroid(disks, _ => { });
+        if (outcome.End == AndroidEnd.Stuck) throw new LostDataException($"Android is stuck: {outcome.Why}");
+        if (outcome.End == AndroidEnd.Merged) _counts.Ours++;
+        else _counts.Refused++;
+    }
+
+    /// <summary>
+    /// Android merges and is stopped everywhere: after every <paramref name="stride"/>-th store, write and sync its process dies, and the power fails with
+    /// up to <paramref name="most"/> combinations of what is not durable. Our engine takes up each distinct state that this leaves.
+    /// </summary>
+    public void WeGoOn(int most, int stride = 1)
+    {
+        SimDisk[] disks = _case.Disks();
+        HashSet<ulong> seen = [];
+        List<(SimDisk[] Disks, string History)> left = [];
+        int step = 0;
+        RunAndroid(disks, model =>
+        {
+            if (++step % stride != 0 || !model.IsCrashSafe) return;
+            Add(CrashStates.Death(disks), "death");
+            foreach (SimDisk[] cut in CrashStates.PowerCuts(disks, Grain, most, _chance)) Add(cut, "power cut");
+            // Nothing is kept for later than need be: a golden merge has thousands of steps.
+            TakeUp();
+        });
+
+        void Add(SimDisk[] state, string kind)
+        {
+            if (seen.Add(Hash(state))) left.Add((state, $"Android: {kind} at step {step}"));
+        }
+
+        void TakeUp()
+        {
+            foreach ((SimDisk[] state, string history) in left) WeFinish(state, history);
+            left.Clear();
+        }
+    }
+
+    /// <summary>
+    /// The mixture: engines by turns, at random, each of which merges to the end, and is then thought to have been stopped at one of its steps, from where
+    /// the next goes on. <paramref name="legs"/> turns.
+    /// </summary>
+    public void Relay(int legs)
+    {
+        SimDisk[] state = _case.Disks();
+        string history = "start";
+        bool tornByAndroid = false, oldCountMayReturn = false;
+        for (int leg = 0; leg < legs; leg++)
+        {
+            bool android = _chance.Percent(50), trusted = false, begin = false;
+            SimDisk[] disks = CrashStates.Death(state);
+            SimDisk[]? next = null;
+            string stop = "";
+            // One of the steps, each as likely as any other, without knowing beforehand how many there are.
+            int steps = 0;
+            try
+            {
+                if (android)
+                {
+                    AndroidOutcome outcome = RunAndroid(disks, model => { if (model.IsCrashSafe && _chance.Below(++steps) == 0) Stop(model.TrustsUnflushedCount || StillUnflushed()); });
+                    if (outcome.End == AndroidEnd.Merged) _counts.Ours++;
+                    else if (outcome.End == AndroidEnd.Stuck && !(tornByAndroid && LeftByDefect7(state))) throw new LostDataException($"Android is stuck: {outcome.Why}");
+                }
+                else
+                {
+                    bool lost = RunOurs(disks, () => { if (_chance.Below(++steps) == 0) Stop(StillUnflushed()); });
+                    if (!lost) _counts.Androids++;
+                    else begin = true;
+                }
+            }
+            catch (Exception e) when (e is not LostDataException { InnerException: not null })
+            {
+                throw new LostDataException($"{_case.Name}: seed {_seed}, grain {Grain}: {history}; then {(android ? "Android" : "we")}: {e.Message}", e);
+            }
+            if (next != null)
+            {
+                history += $"; {(android ? "Android" : "we")} until {stop}";
+                state = next;
+                tornByAndroid |= android && LeftByDefect7(state);
+                oldCountMayReturn = trusted;
+                // At its end a merge mostly begins anew, and now and then before.
+                begin = _chance.Percent(SimMerge.DurableCount(state[0]) == _known?.Order.Count ? 50 : 5);
+            }
+            if (begin) (state, history, tornByAndroid, oldCountMayReturn) = (_case.Disks(), "start", false, false);
+
+            bool StillUnflushed() => oldCountMayReturn && disks[0].Pending.Exists(page => page.Number == 0 && page.Write <= 0);
+
+            void Stop(bool trustsUnflushedCount)
+            {
+                bool death = _chance.Percent(40);
+                if (!death && trustsUnflushedCount)
+                {
+                    _counts.LeftOut++;
+                    return;
+                }
+                trusted = death && trustsUnflushedCount;
+                stop = $"{(death ? "death" : "power cut")} at step {steps}";
+                next = death
+                    ? Array.ConvertAll(disks, disk => disk.AfterDeath(_ => _chance.Percent(50)))
+                    : CrashStates.PowerCut(disks, Grain, _chance);
+            }
+        }
+    }
+
+    /// <inheritdoc/>
+    public void Dispose() => _arena.Dispose();
+
+    /// <summary>
+    /// `simulator android`: relays of random COWs, each also stopped everywhere once by either engine, until the time is over. Returns the counts, one line.
+    /// </summary>
+    public static string Run(Budget budget)
+    {
+        Stopwatch watch = Stopwatch.StartNew();
+        AndroidCounts counts = new();
+        ulong seed = budget.Seed;
+        for (; watch.Elapsed.TotalSeconds < budget.Seconds; seed++) RunSeed(seed, counts);
+        return $"android: seeds {budget.Seed} to {seed - 1}, {counts}, {watch.Elapsed.TotalSeconds:F0} s";
+    }
+
+    /// <summary>All that <see cref="Run"/> does with one seed.</summary>
+    public static void RunSeed(ulong seed, AndroidCounts counts)
+    {
+        MergeCase merge = AndroidCases.Random(seed);
+        using AndroidSimulation simulation = new(merge, counts, seed) { Grain = seed % 2 == 0 ? Page.Size : Page.Sector, CommitOps = 1 + (int)(seed % 3) };
+        new Explorer(merge, new Thoroughness { Seed = seed, Grain = simulation.Grain, Crashes = 1, ExhaustiveUpTo = 4, Samples = 6 }) { EveryState = simulation.AndroidGoesOn }.Explore();
+        simulation.WeGoOn(most: 16);
+        simulation.Relay(legs: 40);
+    }
+
+    private void WeFinish(SimDisk[] state, string history)
+    {
+        try
+        {
+            bool torn = LeftByDefect7(state);
+            SimDisk[] disks = CrashStates.Death(state);
+            RunOurs(disks, () => { });
+            _counts.Androids++;
+            if (torn) _counts.Torn++;
+        }
+        catch (Exception e)
+        {
+            throw new LostDataException($"{_case.Name}: seed {_seed}, grain {Grain}: {history}: {e.Message}", e);
+        }
+    }
+
+    private AndroidOutcome RunAndroid(SimDisk[] disks, Action<AndroidModel> step)
+    {
+        AndroidModel model = null!;
+        int moments = 0;
+        model = new AndroidModel(disks, _known, _chance.Next())
+        {
+            CommitOps = CommitOps,
+            Step = () => step(model),
+            Moment = name => { if ((name != "window partly written" && name != "batch written") || moments++ % ReadStride == 0) ServeAll(model, name); },
+        };
+        AndroidOutcome outcome = model.Merge();
+        if (outcome.End == AndroidEnd.Refused && !MayRefuse) throw new LostDataException($"Android refuses: {outcome.Why}");
+        if (outcome.End != AndroidEnd.Merged) return outcome;
+        ServeAll(model, "merged");
+        // With nothing left to do Android leaves the last count where a dead predecessor did, which may be the cache only.
+        if (model.Count != model.Cow.Order.Count) throw new LostDataException($"Android ended with {model.Count} of {model.Cow.Order.Count} ops counted");
+        CheckEnd(disks, model.Committed ? model.Count : SimMerge.DurableCount(disks[0]));
+        return outcome;
+    }
+
+    /// <summary>True when the case allows that it is lost, and it is.</summary>
+    private bool RunOurs(SimDisk[] disks, Action step)
+    {
+        try
+        {
+            int unlike = SimMerge.FirstWrongPage(_case, disks, _arena, _seed);
+            if (unlike >= 0) throw new LostDataException($"block {unlike} of the merged image, read without merging, is wrong");
+            MergeResult result = SimMerge.Run(_case, disks, _arena, _chance.Next(), step);
+            CheckEnd(disks, result.OpsTotal);
+            return false;
+        }
+        catch (SnapuserdException e) when (_case.MayBeLost && e.Code == ExitCode.CowCorrupt && e.Message.Contains("lost", StringComparison.Ordinal))
+        {
+            return true;
+        }
+    }
+
+    private void CheckEnd(SimDisk[] disks, int total)
+    {
+        int wrong = disks[1].Durable.FirstDifference(_case.Target);
+        if (wrong >= 0) throw new LostDataException($"block {wrong} of the base is wrong, or not durable, after the merge");
+        int count = SimMerge.DurableCount(disks[0]);
+        if (count != total) throw new LostDataException($"the merge ended with {count} of {total} ops counted durably");
+    }
+
+    private void ServeAll(AndroidModel model, string moment)
+    {
+        for (int block = 0; block < _case.Target.Pages; block++)
+        {
+            _counts.Reads++;
+            byte[]? served = model.Read((uint)block);
+            if (served != null && served.AsSpan().SequenceEqual(_case.Target[block].Bytes)) continue;
+            if (served == null || !model.ReadsHalfOverwrittenSource((uint)block))
+                throw new LostDataException($"Android serves block {block} {(served == null ? "with an I/O error" : "wrongly")} ({moment}, {model.Count} counted)");
+            _counts.Defect5++;
+        }
+    }
+
+    /// <summary>State 2, and the entries are those of the last ops before the count: Android stored the count and was stopped before it stored the state.</summary>
+    private bool LeftByDefect7(SimDisk[] disks) => new AndroidModel(CrashStates.Death(disks), _known).IsTorn();
+
+    private static ulong Hash(SimDisk[] disks)
+    {
+        ulong hash = 0;
+        foreach (SimDisk disk in disks) hash = Chance.Mix(hash + disk.Hash);
+        return hash;
+    }
+}
