@@ -28,7 +28,7 @@ public sealed class AndroidTests(ITestOutputHelper output)
 
     private static MergeCase GoldenCase(string name) => GoldenCase(name, Golden.Cow(name), Golden.Old);
 
-    private static AndroidSimulation GoldenSimulation(MergeCase merge, AndroidCounts counts) => new(merge, counts) { ReadStride = 199, CommitOps = 256, MayRefuse = merge.MayBeLost };
+    private static AndroidSimulation GoldenSimulation(MergeCase merge, AndroidCounts counts, Arena arena) => new(merge, counts, arena) { ReadStride = 199, CommitOps = 256, MayRefuse = merge.MayBeLost };
 
     [Theory]
     [MemberData(nameof(Golden.HalfNames), MemberType = typeof(Golden))]
@@ -36,7 +36,8 @@ public sealed class AndroidTests(ITestOutputHelper output)
     {
         AndroidCounts counts = new();
         MergeCase merge = GoldenCase(name, Golden.HalfCow(name), Golden.HalfBase(name));
-        using AndroidSimulation simulation = GoldenSimulation(merge, counts);
+        using Arena arena = new(merge.ArenaBytes);
+        AndroidSimulation simulation = GoldenSimulation(merge, counts, arena);
         simulation.AndroidGoesOn(merge, merge.Disks());
         output.WriteLine(counts.ToString());
         Assert.Equal(1, counts.Ours);
@@ -50,7 +51,8 @@ public sealed class AndroidTests(ITestOutputHelper output)
     {
         AndroidCounts counts = new();
         MergeCase merge = GoldenCase(name);
-        using AndroidSimulation simulation = GoldenSimulation(merge, counts);
+        using Arena arena = new(merge.ArenaBytes);
+        AndroidSimulation simulation = GoldenSimulation(merge, counts, arena);
         simulation.AndroidGoesOn(merge, merge.Disks());
         Assert.Equal(1, counts.Ours);
         Assert.Equal(0, counts.Defect5);
@@ -63,10 +65,11 @@ public sealed class AndroidTests(ITestOutputHelper output)
         AndroidCounts counts = new();
         MergeCase merge = SmallCases.Make(name, window);
         bool refuses = s_refused.Contains(name);
+        using Arena arena = new(merge.ArenaBytes);
         foreach (int grain in new[] { Page.Size, Page.Sector })
         {
-            using AndroidSimulation simulation = new(merge, counts) { MayRefuse = refuses };
-            new Explorer(merge, new Thoroughness { Seed = 21, Grain = grain, Crashes = 1, ExhaustiveUpTo = 6, Samples = 16 }) { EveryState = simulation.AndroidGoesOn }.Explore();
+            AndroidSimulation simulation = new(merge, counts, arena) { MayRefuse = refuses };
+            new Explorer(merge, new Thoroughness { Seed = 21, Grain = grain, Crashes = 1, ExhaustiveUpTo = 6, Samples = 16 }, arena) { EveryState = simulation.AndroidGoesOn }.Explore();
         }
         output.WriteLine(counts.ToString());
         Assert.True(counts.Ours > 5);
@@ -79,9 +82,11 @@ public sealed class AndroidTests(ITestOutputHelper output)
     {
         if (name == "ordered-behind-replace") return;
         AndroidCounts counts = new();
+        MergeCase merge = SmallCases.Make(name, window);
+        using Arena arena = new(merge.ArenaBytes);
         foreach (int grain in new[] { Page.Size, Page.Sector })
         {
-            using AndroidSimulation simulation = new(SmallCases.Make(name, window), counts) { Grain = grain };
+            AndroidSimulation simulation = new(merge, counts, arena) { Grain = grain };
             simulation.WeGoOn(most: 64);
         }
         output.WriteLine(counts.ToString());
@@ -90,12 +95,41 @@ public sealed class AndroidTests(ITestOutputHelper output)
     }
 
     [Theory]
+    [InlineData("chain-up", 2)]
+    [InlineData("mixed", 2)]
+    [InlineData("xor-unaligned-in-place", 3)]
+    [InlineData("two-windows-and-plain", 2)]
+    public void A_crash_of_ours_in_what_Android_left_stops_neither_engine(string name, int window)
+    {
+        AndroidCounts counts = new();
+        MergeCase merge = SmallCases.Make(name, window);
+        using Arena arena = new(merge.ArenaBytes);
+        AndroidSimulation simulation = new(merge, counts, arena);
+        simulation.WeGoOn(most: 4, stride: 3, crashes: 1);
+        output.WriteLine(counts.ToString());
+        Assert.True(counts.Ours > 50);
+    }
+
+    [Theory]
+    [InlineData("chain-up", 3)]
+    [InlineData("xor-in-place", 2)]
+    [InlineData("v2-clusters", 3)]
+    public void A_damaged_window_is_refused_before_the_base_is_touched_or_merged_rightly(string name, int window)
+    {
+        MergeCase merge = SmallCases.Make(name, window);
+        using Arena arena = new(merge.ArenaBytes);
+        Assert.True(new AndroidSimulation(merge, new AndroidCounts(), arena).DamagedWindows() > 10);
+    }
+
+    [Theory]
     [MemberData(nameof(Small))]
     public void Both_engines_by_turns_reach_the_target(string name, int window)
     {
         AndroidCounts counts = new();
         bool refuses = s_refused.Contains(name);
-        using AndroidSimulation simulation = new(SmallCases.Make(name, window), counts, seed: 5) { Grain = Page.Sector, MayRefuse = refuses };
+        MergeCase merge = SmallCases.Make(name, window);
+        using Arena arena = new(merge.ArenaBytes);
+        AndroidSimulation simulation = new(merge, counts, arena, seed: 5) { Grain = Page.Sector, MayRefuse = refuses };
         simulation.Relay(legs: 100);
         output.WriteLine(counts.ToString());
         Assert.True(counts.Androids > 10);
@@ -106,8 +140,15 @@ public sealed class AndroidTests(ITestOutputHelper output)
     public void Random_merges_pass_from_engine_to_engine()
     {
         AndroidCounts counts = new();
-        for (ulong seed = 1; seed <= 150; seed++) AndroidSimulation.RunSeed(seed, counts);
-        output.WriteLine(counts.ToString());
+        Tally tally = new();
+        using Arena arena = new(Crew.ArenaBytes);
+        for (ulong seed = 1; seed <= 150; seed++)
+        {
+            AndroidCounts own = new();
+            AndroidSimulation.RunSeed(seed, own, arena, tally);
+            counts.Add(own);
+        }
+        output.WriteLine($"{counts}; {tally}");
         // Each kind of state must occur, or nothing was tried: torn counts, reads by defect 5, and counts that Android trusts too early.
         Assert.True(counts.Torn > 0);
         Assert.True(counts.Defect5 > 0);
@@ -123,8 +164,9 @@ public sealed class AndroidTests(ITestOutputHelper output)
     {
         AndroidCounts counts = new();
         MergeCase merge = GoldenCase(name);
-        using AndroidSimulation simulation = GoldenSimulation(merge, counts);
-        new Explorer(merge, new Thoroughness { Seed = 3, Crashes = 1, ExhaustiveUpTo = 0, Samples = 1, Stride = stride }) { EveryState = simulation.AndroidGoesOn }.Explore();
+        using Arena arena = new(merge.ArenaBytes);
+        AndroidSimulation simulation = GoldenSimulation(merge, counts, arena);
+        new Explorer(merge, new Thoroughness { Seed = 3, Crashes = 1, ExhaustiveUpTo = 0, Samples = 1, Stride = stride }, arena) { EveryState = simulation.AndroidGoesOn }.Explore();
         output.WriteLine(counts.ToString());
         Assert.True(counts.Ours > 10);
     }
@@ -135,7 +177,9 @@ public sealed class AndroidTests(ITestOutputHelper output)
     public void We_go_on_in_states_that_Android_leaves_of_a_golden_merge(string name, int stride)
     {
         AndroidCounts counts = new();
-        using AndroidSimulation simulation = GoldenSimulation(GoldenCase(name), counts);
+        MergeCase merge = GoldenCase(name);
+        using Arena arena = new(merge.ArenaBytes);
+        AndroidSimulation simulation = GoldenSimulation(merge, counts, arena);
         simulation.WeGoOn(most: 1, stride);
         output.WriteLine(counts.ToString());
         Assert.True(counts.Androids > 10);

@@ -444,10 +444,7 @@ public sealed class AndroidModel
     private void Msync(long from, long to)
     {
         if (!_hasScratch) return;
-        HashSet<long> writes = [];
-        foreach (PendingPage page in _cowDisk.Pending)
-            if (page.Number >= from / Page.Size && page.Number <= (to - 1) / Page.Size) writes.Add(page.Write);
-        _cowDisk.Flush(writes);
+        MakeDurable(_cowDisk, (int)(from / Page.Size), (int)((to - 1) / Page.Size));
         TrustsUnflushedCount = false;
         Step();
     }
@@ -461,11 +458,17 @@ public sealed class AndroidModel
 
     private void Flush(SimDisk disk)
     {
-        HashSet<long> writes = [];
-        foreach (PendingPage page in disk.Pending) writes.Add(page.Write);
-        disk.Flush(writes);
+        MakeDurable(disk, 0, disk.Cache.Pages - 1);
         if (disk == _cowDisk) _flushedCount = _count;
         Step();
+    }
+
+    private static void MakeDurable(SimDisk disk, int first, int last)
+    {
+        foreach (PendingPage page in disk.Pending)
+            if (page.Number >= first && page.Number <= last) disk.Durable.Set(page.Number, page.Contents);
+        disk.Pending.RemoveAll(page => page.Number >= first && page.Number <= last);
+        disk.Changes++;
     }
 
     /// <summary>A store or write, page by page: in the cache at once, on the medium at any time.</summary>
@@ -480,6 +483,7 @@ public sealed class AndroidModel
             Page written = new(contents);
             disk.Cache.Set(page, written);
             disk.Pending.Add(new PendingPage(page, written, ++_write) { InFlight = false });
+            disk.Changes++;
             Step();
             bytes = bytes[count..];
             offset += count;

@@ -1,6 +1,6 @@
 using System;
 using System.Collections.Generic;
-using System.Diagnostics;
+using System.Threading;
 using Snapuserd.Block;
 using Snapuserd.Merge;
 
@@ -9,6 +9,8 @@ namespace Snapuserd.Tests.Simulator;
 /// <summary>What a simulation with Android's model has counted.</summary>
 public sealed class AndroidCounts
 {
+    private readonly Lock _lock = new();
+
     /// <summary>States that our engine left and Android's model merged to the end.</summary>
     public long Ours { get; set; }
     /// <summary>States that our engine left and Android refuses.</summary>
@@ -17,12 +19,30 @@ public sealed class AndroidCounts
     public long Androids { get; set; }
     /// <summary>Of these, those at which Android itself would be stuck for ever (defect 7).</summary>
     public long Torn { get; set; }
+    /// <summary>States that Android's model left, repeated ones included.</summary>
+    public long Left { get; set; }
     /// <summary>Blocks served by the model and compared.</summary>
     public long Reads { get; set; }
     /// <summary>Blocks that Android's defect 5 served wrongly.</summary>
     public long Defect5 { get; set; }
     /// <summary>Power cuts left out because Android had trusted an unflushed count.</summary>
     public long LeftOut { get; set; }
+
+    /// <summary>Adds what another has counted; several threads may.</summary>
+    public void Add(AndroidCounts other)
+    {
+        lock (_lock)
+        {
+            Ours += other.Ours;
+            Refused += other.Refused;
+            Androids += other.Androids;
+            Torn += other.Torn;
+            Left += other.Left;
+            Reads += other.Reads;
+            Defect5 += other.Defect5;
+            LeftOut += other.LeftOut;
+        }
+    }
 
     /// <summary>One line.</summary>
     public override string ToString() =>
@@ -31,7 +51,7 @@ public sealed class AndroidCounts
 }
 
 /// <summary>One merge between two engines: ours, and the model of Android's. Each must be able to go on in every state that the other leaves.</summary>
-public sealed class AndroidSimulation : IDisposable
+public sealed class AndroidSimulation
 {
     private readonly MergeCase _case;
     private readonly AndroidCounts _counts;
@@ -39,14 +59,15 @@ public sealed class AndroidSimulation : IDisposable
     private readonly Chance _chance;
     private readonly Arena _arena;
     private readonly AndroidCow? _known;
+    private bool _startedTorn;
 
-    public AndroidSimulation(MergeCase merge, AndroidCounts counts, ulong seed = 1)
+    public AndroidSimulation(MergeCase merge, AndroidCounts counts, Arena arena, ulong seed = 1)
     {
         _case = merge;
         _counts = counts;
         _seed = seed;
         _chance = new Chance(seed);
-        _arena = new Arena(merge.ArenaBytes);
+        _arena = arena;
         _known = new AndroidModel(merge.Disks()).Cow;
     }
 
@@ -67,6 +88,7 @@ public sealed class AndroidSimulation : IDisposable
     {
         SimDisk[] disks = CrashStates.Death(left);
         AndroidOutcome outcome = RunAndroid(disks, _ => { });
+        if (outcome.End == AndroidEnd.Stuck && _startedTorn && LeftByDefect7(left)) return;
         if (outcome.End == AndroidEnd.Stuck) throw new LostDataException($"Android is stuck: {outcome.Why}");
         if (outcome.End == AndroidEnd.Merged) _counts.Ours++;
         else _counts.Refused++;
@@ -74,10 +96,13 @@ public sealed class AndroidSimulation : IDisposable
 
     /// <summary>
     /// Android merges and is stopped everywhere: after every <paramref name="stride"/>-th store, write and sync its process dies, and the power fails with
-    /// up to <paramref name="most"/> combinations of what is not durable. Our engine takes up each distinct state that this leaves.
+    /// up to <paramref name="most"/> combinations of what is not durable. Our engine takes up each distinct state that this leaves; with
+    /// <paramref name="crashes"/> that many crashes of ours follow, at any step, and after each of them both engines must be able to go on.
     /// </summary>
-    public void WeGoOn(int most, int stride = 1)
+    public void WeGoOn(int most, int stride = 1, int crashes = 0)
     {
+        // One explorer for all, since it remembers the states that it has seen.
+        using Explorer explorer = new(_case, new Thoroughness { Seed = _seed, Grain = Grain, Crashes = crashes, ExhaustiveUpTo = 3, Samples = 3 }, _arena) { EveryState = AndroidGoesOn };
         SimDisk[] disks = _case.Disks();
         HashSet<ulong> seen = [];
         List<(SimDisk[] Disks, string History)> left = [];
@@ -93,14 +118,65 @@ public sealed class AndroidSimulation : IDisposable
 
         void Add(SimDisk[] state, string kind)
         {
+            _counts.Left++;
             if (seen.Add(Hash(state))) left.Add((state, $"Android: {kind} at step {step}"));
         }
 
         void TakeUp()
         {
-            foreach ((SimDisk[] state, string history) in left) WeFinish(state, history);
+            foreach ((SimDisk[] state, string history) in left)
+            {
+                if (crashes == 0)
+                {
+                    WeFinish(state, history);
+                    continue;
+                }
+                _startedTorn = MayShowDefect7(state);
+                explorer.Explore(state, history);
+            }
+            _startedTorn = false;
             left.Clear();
         }
+    }
+
+    /// <summary>
+    /// A window that Android had just persisted, damaged as neither engine would leave it: ours takes it up if it can be read in one way only, and else
+    /// answers 65 and leaves the base alone. Returns how often it answered 65.
+    /// </summary>
+    public int DamagedWindows()
+    {
+        int refused = 0;
+        SimDisk[] disks = _case.Disks();
+        AndroidModel model = null!;
+        model = new AndroidModel(disks, _known)
+        {
+            Moment = name =>
+            {
+                if (name is not ("window persisted" or "window partly written")) return;
+                int first = model.Cow.HeaderBytes + 1;
+                foreach (int at in new[] { first, first + 7, first + 8, first + 16, first + 24 })
+                {
+                    for (int value = 0; value < 256; value += 85)
+                    {
+                        byte[] cow = disks[0].Cache.ToArray();
+                        cow[at] = (byte)value;
+                        SimDisk[] damaged = [new SimDisk(new Image(cow)), new SimDisk(disks[1].Cache)];
+                        try
+                        {
+                            MergeResult result = SimMerge.Run(_case, damaged, _arena, _seed, () => { });
+                            CheckEnd(damaged, result.OpsTotal);
+                        }
+                        catch (SnapuserdException e) when (e.Code == ExitCode.CowCorrupt)
+                        {
+                            refused++;
+                            if (damaged[1].Pending.Count > 0 || damaged[1].Durable.FirstDifference(disks[1].Cache) >= 0) throw new LostDataException("exit code 65, and the base was written");
+                        }
+                    }
+                }
+            },
+        };
+        model.Merge();
+        return refused;
     }
 
     /// <summary>
@@ -143,7 +219,7 @@ public sealed class AndroidSimulation : IDisposable
             {
                 history += $"; {(android ? "Android" : "we")} until {stop}";
                 state = next;
-                tornByAndroid |= android && LeftByDefect7(state);
+                tornByAndroid |= android && MayShowDefect7(state);
                 oldCountMayReturn = trusted;
                 // At its end a merge mostly begins anew, and now and then before.
                 begin = _chance.Percent(SimMerge.DurableCount(state[0]) == _known?.Order.Count ? 50 : 5);
@@ -169,29 +245,53 @@ public sealed class AndroidSimulation : IDisposable
         }
     }
 
-    /// <inheritdoc/>
-    public void Dispose() => _arena.Dispose();
-
-    /// <summary>
-    /// `simulator android`: relays of random COWs, each also stopped everywhere once by either engine, until the time is over. Returns the counts, one line.
-    /// </summary>
-    public static string Run(Budget budget)
+    /// <summary>From one seed on, a random merge per seed, until the seconds are over. Word: `once` for one seed.</summary>
+    public static int Simulate(Budget budget)
     {
-        Stopwatch watch = Stopwatch.StartNew();
+        IEnumerable<ulong> Seeds()
+        {
+            for (ulong seed = budget.Seed; seed == budget.Seed || budget.Words is not ["once"]; seed++) yield return seed;
+        }
+
         AndroidCounts counts = new();
-        ulong seed = budget.Seed;
-        for (; watch.Elapsed.TotalSeconds < budget.Seconds; seed++) RunSeed(seed, counts);
-        return $"android: seeds {budget.Seed} to {seed - 1}, {counts}, {watch.Elapsed.TotalSeconds:F0} s";
+        ulong failed = 0;
+        try
+        {
+            Crew.Share(Seeds(), (seed, arena) =>
+            {
+                try
+                {
+                    AndroidCounts own = new();
+                    RunSeed(seed, own, arena, budget.Tally);
+                    counts.Add(own);
+                }
+                catch (Exception)
+                {
+                    Interlocked.CompareExchange(ref failed, seed, 0);
+                    throw;
+                }
+            }, budget.Seconds);
+        }
+        catch (Exception e)
+        {
+            budget.Tally.Add(lost: 1);
+            return Program.Failed("android", e, $"--seed {failed} once");
+        }
+        Console.WriteLine($"android: {counts}");
+        Console.WriteLine($"android, seed {budget.Seed}: {budget.Tally}");
+        return 0;
     }
 
-    /// <summary>All that <see cref="Run"/> does with one seed.</summary>
-    public static void RunSeed(ulong seed, AndroidCounts counts)
+    /// <summary>All that <see cref="Simulate"/> does with one seed: each engine stopped everywhere once and taken up by the other, and turns of both.</summary>
+    public static void RunSeed(ulong seed, AndroidCounts counts, Arena arena, Tally tally)
     {
         MergeCase merge = AndroidCases.Random(seed);
-        using AndroidSimulation simulation = new(merge, counts, seed) { Grain = seed % 2 == 0 ? Page.Size : Page.Sector, CommitOps = 1 + (int)(seed % 3) };
-        new Explorer(merge, new Thoroughness { Seed = seed, Grain = simulation.Grain, Crashes = 1, ExhaustiveUpTo = 4, Samples = 6 }) { EveryState = simulation.AndroidGoesOn }.Explore();
+        AndroidSimulation simulation = new(merge, counts, arena, seed) { Grain = seed % 2 == 0 ? Page.Size : Page.Sector, CommitOps = 1 + (int)(seed % 3) };
+        Explorer explorer = new(merge, new Thoroughness { Seed = seed, Grain = simulation.Grain, Crashes = 1, ExhaustiveUpTo = 4, Samples = 6 }, arena) { EveryState = simulation.AndroidGoesOn };
+        explorer.Explore();
         simulation.WeGoOn(most: 16);
         simulation.Relay(legs: 40);
+        tally.Add(1, explorer.Runs + counts.Ours + counts.Androids, explorer.States + counts.Left, counts.Ours + counts.Androids);
     }
 
     private void WeFinish(SimDisk[] state, string history)
@@ -270,6 +370,20 @@ public sealed class AndroidSimulation : IDisposable
 
     /// <summary>State 2, and the entries are those of the last ops before the count: Android stored the count and was stopped before it stored the state.</summary>
     private bool LeftByDefect7(SimDisk[] disks) => new AndroidModel(CrashStates.Death(disks), _known).IsTorn();
+
+    /// <summary>The same, now or after a power cut: Android was stopped with both stores in the cache, and each version of the page may reach the medium.</summary>
+    private bool MayShowDefect7(SimDisk[] disks)
+    {
+        if (LeftByDefect7(disks)) return true;
+        foreach (PendingPage version in disks[0].Pending)
+        {
+            if (version.Number != 0) continue;
+            SimDisk[] cut = CrashStates.Death(disks);
+            cut[0].Cache.Set(0, version.Contents);
+            if (LeftByDefect7(cut)) return true;
+        }
+        return false;
+    }
 
     private static ulong Hash(SimDisk[] disks)
     {

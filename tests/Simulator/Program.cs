@@ -28,6 +28,7 @@ public static class Program
         ("programs", 5, Programs.Simulate),
         ("random", 4, RandomRuns.Simulate),
         ("cases", 1, SmallCases.Simulate),
+        ("android", 2, AndroidSimulation.Simulate),
     ];
 
     public static int Main(string[] args)
