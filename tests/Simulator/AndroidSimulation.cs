@@ -133,6 +133,7 @@ public sealed class AndroidSimulation
                 }
                 _startedTorn = MayShowDefect7(state);
                 explorer.Explore(state, history);
+                _counts.Androids++;
             }
             _startedTorn = false;
             left.Clear();
