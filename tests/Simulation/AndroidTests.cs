@@ -1,4 +1,5 @@
 using System;
+using System.Buffers.Binary;
 using System.Collections.Generic;
 using System.Linq;
 using Snapuserd.Block;
@@ -119,6 +120,67 @@ public sealed class AndroidTests(ITestOutputHelper output)
         MergeCase merge = SmallCases.Make(name, window);
         using Arena arena = new(merge.ArenaBytes);
         Assert.True(new AndroidSimulation(merge, new AndroidCounts(), arena).DamagedWindows() > 10);
+    }
+
+    [Theory]
+    [InlineData("a window shorter than W")]
+    [InlineData("slots in another order than the ops")]
+    [InlineData("entries that count from the scratch and not from the file")]
+    [InlineData("the next count with state 2")]
+    [InlineData("the next count before its blocks")]
+    [InlineData("state 1 while the base is half written")]
+    public void The_model_catches_what_Android_could_not_go_on_from(string sabotage)
+    {
+        MergeCase merge = SmallCases.Make("chain-up", 3);
+        ScratchLayout layout = new(78, (uint)SmallCases.ScratchFor(3));
+        bool halfWritten = sabotage.Contains("half", StringComparison.Ordinal);
+        // The second of two windows, since at count 0 Android's own defect 5 would hide something.
+        SimDisk[]? left = null;
+        SimDisk[] disks = merge.Disks();
+        AndroidModel model = null!;
+        model = new AndroidModel(disks) { Moment = name => { if (model.Count == 3 && name == (halfWritten ? "window partly written" : "window persisted")) left = CrashStates.Death(disks); } };
+        Assert.Equal(AndroidEnd.Merged, model.Merge().End);
+
+        using Arena arena = new(merge.ArenaBytes);
+        AndroidCounts counts = new();
+        AndroidSimulation simulation = new(merge, counts, arena);
+        simulation.AndroidGoesOn(merge, left!);
+        Assert.Equal(1, counts.Ours);
+
+        byte[] cow = left![0].Cache.ToArray();
+        Span<byte> Entry(int index) => cow.AsSpan((int)layout.EntryOffset(index), ScratchLayout.EntryBytes);
+        Span<byte> Slot(int index) => cow.AsSpan((int)layout.SlotOffset(index), Page.Size);
+        Assert.Equal(ScratchLayout.Valid, cow[layout.StateOffset]);
+        switch (sabotage)
+        {
+            case "a window shorter than W":
+                Entry(2).Clear();
+                break;
+            case "slots in another order than the ops":
+                Assert.False(Slot(0).SequenceEqual(Slot(1)));
+                byte[] slot = Slot(0).ToArray();
+                Slot(1).CopyTo(Slot(0));
+                slot.CopyTo(Slot(1));
+                byte block = Entry(0)[0];
+                Entry(0)[0] = Entry(1)[0];
+                Entry(1)[0] = block;
+                break;
+            case "entries that count from the scratch and not from the file":
+                for (int i = 0; i < 3; i++) BinaryPrimitives.WriteInt64LittleEndian(Entry(i)[8..], layout.SlotOffset(i) - layout.HeaderBytes);
+                break;
+            case "the next count with state 2":
+                cow[26] += 2;
+                break;
+            case "the next count before its blocks":
+                cow[26] += 2;
+                cow[layout.StateOffset] = ScratchLayout.Invalid;
+                break;
+            default:
+                cow[layout.StateOffset] = ScratchLayout.Invalid;
+                break;
+        }
+        LostDataException caught = Assert.Throws<LostDataException>(() => simulation.AndroidGoesOn(merge, [new SimDisk(new Image(cow)), left[1]]));
+        output.WriteLine(caught.Message);
     }
 
     [Theory]
