@@ -29,7 +29,7 @@ public sealed class AndroidTests(ITestOutputHelper output)
 
     private static MergeCase GoldenCase(string name) => GoldenCase(name, Golden.Cow(name), Golden.Old);
 
-    private static AndroidSimulation GoldenSimulation(MergeCase merge, AndroidCounts counts, Arena arena) => new(merge, counts, arena) { ReadStride = 199, CommitOps = 256, MayRefuse = merge.MayBeLost };
+    private static AndroidSimulation GoldenSimulation(MergeCase merge, AndroidCounts counts, Arena arena) => new(merge, counts, arena) { ReadStride = 199, CommitOps = 256, MayRefuse = AndroidSimulation.Refusals(merge) };
 
     [Theory]
     [MemberData(nameof(Golden.HalfNames), MemberType = typeof(Golden))]
@@ -69,8 +69,9 @@ public sealed class AndroidTests(ITestOutputHelper output)
         using Arena arena = new(merge.ArenaBytes);
         foreach (int grain in new[] { Page.Size, Page.Sector })
         {
-            AndroidSimulation simulation = new(merge, counts, arena) { MayRefuse = refuses };
-            new Explorer(merge, new Thoroughness { Seed = 21, Grain = grain, Crashes = 1, ExhaustiveUpTo = 6, Samples = 16 }, arena) { EveryState = simulation.AndroidGoesOn }.Explore();
+            AndroidSimulation simulation = new(merge, counts, arena) { MayRefuse = AndroidSimulation.Refusals(merge) };
+            using Explorer explorer = new(merge, new Thoroughness { Seed = 21, Grain = grain, Crashes = 1, ExhaustiveUpTo = 6, Samples = 16 }, arena) { EveryState = simulation.AndroidGoesOn };
+            explorer.Explore();
         }
         output.WriteLine(counts.ToString());
         Assert.True(counts.Ours > 5);
@@ -188,10 +189,9 @@ public sealed class AndroidTests(ITestOutputHelper output)
     public void Both_engines_by_turns_reach_the_target(string name, int window)
     {
         AndroidCounts counts = new();
-        bool refuses = s_refused.Contains(name);
         MergeCase merge = SmallCases.Make(name, window);
         using Arena arena = new(merge.ArenaBytes);
-        AndroidSimulation simulation = new(merge, counts, arena, seed: 5) { Grain = Page.Sector, MayRefuse = refuses };
+        AndroidSimulation simulation = new(merge, counts, arena, seed: 5) { Grain = Page.Sector, MayRefuse = AndroidSimulation.Refusals(merge) };
         simulation.Relay(legs: 100);
         output.WriteLine(counts.ToString());
         Assert.True(counts.Androids > 10);
@@ -203,18 +203,23 @@ public sealed class AndroidTests(ITestOutputHelper output)
     {
         AndroidCounts counts = new();
         Tally tally = new();
-        using Arena arena = new(Crew.ArenaBytes);
-        for (ulong seed = 1; seed <= 150; seed++)
-        {
-            AndroidCounts own = new();
-            AndroidSimulation.RunSeed(seed, own, arena, tally);
-            counts.Add(own);
-        }
+        AndroidSimulation.CheckAll(Enumerable.Range(1, 150).Select(seed => (ulong)seed), counts, tally);
         output.WriteLine($"{counts}; {tally}");
         // Each kind of state must occur, or nothing was tried: torn counts, reads by defect 5, and counts that Android trusts too early.
         Assert.True(counts.Torn > 0);
         Assert.True(counts.Defect5 > 0);
         Assert.True(counts.LeftOut > 0);
+    }
+
+    [Fact]
+    public void Android_goes_on_in_every_state_that_a_crash_of_ours_leaves_of_any_program_of_two_ops()
+    {
+        AndroidCounts counts = new();
+        Tally tally = new();
+        Programs.CheckLists(Programs.AllLists(2, 1), 1, tally, everyState: AndroidSimulation.Following(counts));
+        output.WriteLine($"{counts}; {tally}");
+        Assert.Equal(tally.Distinct, counts.Ours + counts.Refused);
+        Assert.True(counts.Refused > 0);
     }
 
     [Theory]
@@ -228,7 +233,8 @@ public sealed class AndroidTests(ITestOutputHelper output)
         MergeCase merge = GoldenCase(name);
         using Arena arena = new(merge.ArenaBytes);
         AndroidSimulation simulation = GoldenSimulation(merge, counts, arena);
-        new Explorer(merge, new Thoroughness { Seed = 3, Crashes = 1, ExhaustiveUpTo = 0, Samples = 1, Stride = stride }, arena) { EveryState = simulation.AndroidGoesOn }.Explore();
+        using Explorer explorer = new(merge, new Thoroughness { Seed = 3, Crashes = 1, ExhaustiveUpTo = 0, Samples = 1, Stride = stride }, arena) { EveryState = simulation.AndroidGoesOn };
+        explorer.Explore();
         output.WriteLine(counts.ToString());
         Assert.True(counts.Ours > 10);
     }
