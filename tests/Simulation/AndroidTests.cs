@@ -222,6 +222,29 @@ public sealed class AndroidTests(ITestOutputHelper output)
         Assert.True(counts.Refused > 0);
     }
 
+    [Fact]
+    public void Android_goes_on_in_every_state_that_a_crash_of_ours_leaves_of_some_programs_of_three_ops()
+    {
+        AndroidCounts counts = new();
+        Tally tally = new();
+        Programs.CheckLists(Programs.SomeLists(3, 2).Take(300), 2, tally, everyState: AndroidSimulation.Following(counts));
+        output.WriteLine($"{counts}; {tally}");
+        Assert.Equal(tally.Distinct, counts.Ours + counts.Refused);
+    }
+
+    [Theory]
+    [InlineData("v3-lz4-64k-xor")]
+    [InlineData("v2-gz-cluster7-labels")]
+    public void Both_engines_by_turns_reach_the_target_of_a_golden_merge(string name)
+    {
+        AndroidCounts counts = new();
+        MergeCase merge = GoldenCase(name);
+        using Arena arena = new(merge.ArenaBytes);
+        GoldenSimulation(merge, counts, arena).Relay(legs: 12);
+        output.WriteLine(counts.ToString());
+        Assert.True(counts.Androids + counts.Ours > 8);
+    }
+
     [Theory]
     [InlineData("v3-lz4-64k-xor", 97)]
     [InlineData("v2-gz-copyonly", 97)]

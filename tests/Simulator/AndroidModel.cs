@@ -41,7 +41,8 @@ public readonly record struct AndroidOutcome(AndroidEnd End, string Why = "");
 /// <see cref="AndroidEnd.Stuck"/> from then on. Nobody but Android leaves that.</item>
 /// <item>Without scratch a crash inside a window that reads what it overwrites loses data: <see cref="IsCrashSafe"/>.</item>
 /// <item>It writes Base on the word of a count that it found in the page cache. If whoever wrote that count died before flushing it, and the power fails
-/// while Android merges on, the old count comes back: <see cref="TrustsUnflushedCount"/>.</item>
+/// while Android merges on, the old count comes back: <see cref="TrustsUnflushedCount"/>. The same goes for what a failed flush has dropped, which no test
+/// here lets it find.</item>
 /// </list>
 /// </para>
 /// </summary>
