@@ -3,7 +3,6 @@ using System.Buffers.Binary;
 using System.Collections.Generic;
 using System.IO;
 using Snapuserd.Cow;
-using Snapuserd.Interop;
 using Snapuserd.Tests.Support;
 using Xunit;
 using Xunit.Abstractions;
@@ -105,7 +104,7 @@ file sealed class Sweep
             Assert.True(result.ExitCode is 0 or 137, $"{name}, {_io}, killed at call {when}: {result}");
             done = result.ExitCode == 0 ? done + 1 : 0;
             killed += result.ExitCode == 0 ? 0 : 1;
-            seen.Add(State(Head(folder["cow"])));
+            seen.Add(State(Unlocked.Read(folder["cow"], Header + 1)));
             // Resumed through the other kind of queue as often as through the same.
             BinaryResult last = Binary.Run("merge", "--cow", folder["cow"], "--base", folder["base"], "--io", when % 2 == 0 ? "uring" : "sync", "--progress", "never");
             Assert.True(last.ExitCode == 0, $"{name}, {_io}, killed at call {when}: {last}");
@@ -121,18 +120,5 @@ file sealed class Sweep
     {
         File.WriteAllBytes(folder["cow"], cow);
         File.WriteAllBytes(folder["base"], image);
-    }
-
-    /// <summary>
-    /// The first bytes of a COW, without the lock that the framework puts on what it reads: the kernel takes a ring apart in its own time, and
-    /// until then the lock of a killed merge is there.
-    /// </summary>
-    private static byte[] Head(string path)
-    {
-        byte[] head = new byte[Header + 1];
-        int fd = Libc.OpenAt(Libc.AT_FDCWD, path, Libc.O_RDONLY | Libc.O_CLOEXEC);
-        Assert.Equal((nint)head.Length, Libc.PRead(fd, head, 0));
-        _ = Libc.Close(fd);
-        return head;
     }
 }

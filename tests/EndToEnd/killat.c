@@ -1,7 +1,8 @@
 /*
- * killat K PROGRAM ARGUMENT...: runs PROGRAM and sends it SIGKILL at the entry of its K-th system call, counted over all of its threads from
- * the first call behind execve on; the call is not made. Opening a file is not counted: a merge looks at up to 512 names of loop devices, which
- * changes nothing, so that a kill there is a kill at the next call.
+ * killat K[,PID...] PROGRAM ARGUMENT...: runs PROGRAM and sends it SIGKILL at the entry of its K-th system call, counted over all of its threads
+ * from the first call behind execve on; the call is not made. Opening a file is not counted: a merge looks at up to 512 names of loop devices,
+ * which changes nothing, so that a kill there is a kill at the next call. With PIDs these are killed instead, and the program goes on without
+ * them. With K = 0 nothing is killed, and the number of calls is printed on standard error.
  *
  * Exits with 137 if the program was killed, else as the program did. (strace counts each kind of call for itself and in each thread for
  * itself, so that no series of its "when=" goes through all calls.)
@@ -17,11 +18,23 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+static void kill_at_last(pid_t child, const char *pids)
+{
+    if (*pids == 0) kill(child, SIGKILL);
+    while (*pids == ',') {
+        char *end;
+        pid_t pid = strtol(pids + 1, &end, 10);
+        if (pid > 1) kill(pid, SIGKILL);
+        pids = end;
+    }
+}
+
 int main(int argc, char **argv)
 {
-    long k = argc > 2 ? atol(argv[1]) : 0, seen = 0;
-    if (k < 1) {
-        fprintf(stderr, "usage: killat K PROGRAM ARGUMENT...\n");
+    char *rest = "";
+    long k = argc > 2 ? strtol(argv[1], &rest, 10) : -1, seen = 0;
+    if (k < 0 || (*rest != 0 && *rest != ',')) {
+        fprintf(stderr, "usage: killat K[,PID...] PROGRAM ARGUMENT...\n");
         return 64;
     }
     pid_t child = fork();
@@ -47,6 +60,7 @@ int main(int argc, char **argv)
         }
         if (WIFEXITED(status) || WIFSIGNALED(status)) {
             if (thread != child) continue;
+            if (k == 0) fprintf(stderr, "%ld\n", seen);
             return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
         }
         int signal = WSTOPSIG(status);
@@ -54,7 +68,7 @@ int main(int argc, char **argv)
             struct ptrace_syscall_info info;
             if (running && ptrace(PTRACE_GET_SYSCALL_INFO, thread, sizeof info, &info) > 0 && info.op == PTRACE_SYSCALL_INFO_ENTRY
                 && info.entry.nr != SYS_openat && ++seen == k)
-                kill(child, SIGKILL);
+                kill_at_last(child, rest);
             signal = 0;
         } else if (signal == SIGTRAP && status >> 16 != 0) {
             if (status >> 16 == PTRACE_EVENT_EXEC) running = 1;
