@@ -43,7 +43,7 @@ public sealed unsafe partial class IoUring : IRingKernel
     /// Makes a ring for <paramref name="entries"/> requests at once (rounded up to a power of two), with room for
     /// <paramref name="completions"/> completions (0: twice the requests). <paramref name="flags"/> are asked for on every step of the
     /// ladder (IORING_SETUP_SQE128, IORING_SETUP_R_DISABLED). Returns 0, or a negative errno: -ENOSYS, -EPERM (sysctl, seccomp),
-    /// -ENOMEM (on kernels before 5.12 also RLIMIT_MEMLOCK), -EMFILE, -EINVAL (the kernel does not know one of the flags).
+    /// -ENOMEM (before 5.12, and again on 6.18, also RLIMIT_MEMLOCK), -EMFILE, -EINVAL (the kernel does not know one of the flags).
     /// </summary>
     public static int Open(uint entries, uint flags, uint completions, out IoUring? ring)
     {

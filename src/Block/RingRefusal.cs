@@ -12,7 +12,7 @@ public readonly record struct RingRefusal(int Errno, string Sentence)
     {
         -Interop.Errno.ENOSYS => $"this kernel ({Libc.KernelRelease()}) has no io_uring: it is older than 5.1, was built without CONFIG_IO_URING, or a seccomp filter hides it",
         -Interop.Errno.EPERM or -Interop.Errno.EACCES => Forbidden(errno, Sysctl()),
-        -Interop.Errno.ENOMEM => $"no memory for io_uring's rings; before Linux 5.12 they count against RLIMIT_MEMLOCK{Limit()}, try to raise it (ulimit -l)",
+        -Interop.Errno.ENOMEM => $"no memory for io_uring's rings; old and very new kernels count them against RLIMIT_MEMLOCK{Limit()}, try to raise it (ulimit -l)",
         -Interop.Errno.EMFILE or -Interop.Errno.ENFILE => $"no descriptor left for io_uring ({Interop.Errno.Name(errno)}), try to raise the limit (ulimit -n)",
         -Interop.Errno.EINVAL => $"this kernel ({Libc.KernelRelease()}) does not know the kind of io_uring that is asked for",
         _ => $"io_uring_setup failed with {Interop.Errno.Name(errno)}",

@@ -15,13 +15,25 @@ internal sealed class StopSignals : IDisposable
     private readonly PosixSignalRegistration[] _registrations;
     private bool _closed;
 
-    internal StopSignals() => _registrations =
-    [
-        PosixSignalRegistration.Create(PosixSignal.SIGTERM, OnSignal),
-        PosixSignalRegistration.Create(PosixSignal.SIGINT, OnSignal),
-        // A console that goes away must not end a merge between two checkpoints any more than a SIGTERM.
-        PosixSignalRegistration.Create(PosixSignal.SIGHUP, OnSignal),
-    ];
+    internal StopSignals()
+    {
+        try
+        {
+            _registrations =
+            [
+                PosixSignalRegistration.Create(PosixSignal.SIGTERM, OnSignal),
+                PosixSignalRegistration.Create(PosixSignal.SIGINT, OnSignal),
+                // A console that goes away must not end a merge between two checkpoints any more than a SIGTERM.
+                PosixSignalRegistration.Create(PosixSignal.SIGHUP, OnSignal),
+            ];
+        }
+        catch (TypeInitializationException)
+        {
+            // The first registration makes the runtime's pipe and the thread that reads it. It keeps the errno to itself, but these are what can be short.
+            WakeUp.Dispose();
+            throw new SnapuserdException(ExitCode.OutOfResources, "cannot listen for signals: no descriptor or no memory is left, try to raise the limit (ulimit -n)");
+        }
+    }
 
     /// <summary>Set by the first signal.</summary>
     internal StopFlag Flag { get; } = new();
