@@ -46,9 +46,12 @@ missing_packages() {
     has_file libsodium.a || echo libsodium-dev
 }
 
-# missing_test_packages: the same for the tests, which also trace system calls and compile the kernel's headers.
+# missing_test_packages: the same for the tests, which also trace system calls, cut the power of disks and compile the kernel's headers.
 missing_test_packages() {
     command -v strace >/dev/null || echo strace
+    # A block device whose power can be cut (tests/Support/CutDisk.cs).
+    command -v nbdkit >/dev/null || echo nbdkit
+    command -v nbdfuse >/dev/null || echo libnbd-bin
     # A kernel's own headers, because those of the distribution's libc may be older than the interfaces that are used here.
     if ! ls -d /usr/src/linux-headers-6.12.*-common >/dev/null 2>&1 && command -v apt-cache >/dev/null; then
         apt-cache pkgnames linux-headers-6.12. | grep -E '^linux-headers-6\.12\.[0-9]+[^-]*-common$' | sort -V | tail -n 1

@@ -1,6 +1,5 @@
 using System;
 using System.Globalization;
-using System.IO;
 using Snapuserd.Tests.Support;
 
 namespace Snapuserd.Tests.EndToEnd;
@@ -8,7 +7,7 @@ namespace Snapuserd.Tests.EndToEnd;
 /// <summary>Runs a program and kills it at the entry of its k-th system call, over all threads: killat.c, compiled once per test run.</summary>
 internal static class KillAt
 {
-    private static readonly Lazy<string> s_killat = new(Compile);
+    private static readonly Lazy<string> s_killat = new(() => SmallProgram.Compile("killat"));
 
     /// <summary>A merge that is killed at call <paramref name="call"/>: exit code 137, or what the merge said if it was done before.</summary>
     public static BinaryResult Merge(int call, string cow, string target, string io) => Run(call.ToString(CultureInfo.InvariantCulture), cow, target, io);
@@ -25,12 +24,4 @@ internal static class KillAt
 
     private static BinaryResult Run(string what, string cow, string target, string io) => Binary.RunProgram(s_killat.Value,
         [what, Binary.Path, "merge", "--cow", cow, "--base", target, "--io", io, "--progress", "never"]);
-
-    private static string Compile()
-    {
-        string program = Path.Combine(AppContext.BaseDirectory, "killat");
-        string source = Path.Combine(Binary.Root, "tests", "EndToEnd", "killat.c");
-        BinaryResult result = Binary.RunProgram("/bin/sh", ["-c", "exec $(command -v cc clang gcc | head -n 1) -O1 -Wall -Wextra -Werror -o \"$0\" \"$1\"", program, source]);
-        return result.ExitCode == 0 ? program : throw new InvalidOperationException($"killat.c does not compile: {result}");
-    }
 }
