@@ -10,20 +10,23 @@ export TFM
 SECONDS ?= 60
 SEED ?= 1
 
-.PHONY: build help test simulate demo lint bench reproducible install clean
+.PHONY: build help test simulate guest-test demo lint bench reproducible install clean
 .NOTPARALLEL:
 
 build: ## compile build/snapuserd (the default)
 	./build.sh build
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | expand -t 16
 
 test: build ## run every test and print how many passed
 	./build.sh test
 
 simulate: ## crash merges in every way for SECONDS=60 from SEED=1; the last line counts
 	@./build.sh simulate all --seconds $(SECONDS) --seed $(SEED)
+
+guest-test: build ## tests in a virtual machine with a stock Debian kernel, power cuts included
+	./tests/Guest/run.sh
 
 demo: build ## two updates, one created here, each killed half-way and resumed
 	./tests/demo.sh

@@ -58,6 +58,17 @@ missing_test_packages() {
     fi
 }
 
+# missing_guest_packages: the same for the tests in a virtual machine.
+missing_guest_packages() {
+    command -v qemu-system-x86_64 >/dev/null || echo qemu-system-x86
+    command -v qemu-img >/dev/null || echo qemu-utils
+    busybox --help 2>/dev/null | grep -q insmod || echo busybox-static
+    command -v cpio >/dev/null || echo cpio
+    command -v modprobe >/dev/null || echo kmod
+    command -v xz >/dev/null || echo xz-utils
+    command -v zstd >/dev/null || echo zstd
+}
+
 # require FUNCTION: installs what FUNCTION says is missing if it can (root on a Debian), else says how and stops.
 require() {
     packages=$("$1" | tr '\n' ' ')
@@ -125,6 +136,7 @@ usage: ./build.sh [COMMAND]
   simulate [NAME ARG …]  run a simulation, or all of them: power cuts and deaths of merges; --seconds N, --seed N
   deps             check what the build needs; as root on a Debian, install it
   test-deps        the same for the tests
+  guest-deps       the same for the tests in a virtual machine
   test [ARG …]     run the tests against build/snapuserd; ARGs go to `dotnet test`
   format-check     fail unless whitespace and style are as .editorconfig says
   clean            remove everything that was built
@@ -154,6 +166,7 @@ case ${1:-build} in
         ;;
     deps) deps ;;
     test-deps) deps; require missing_test_packages ;;
+    guest-deps) require missing_guest_packages ;;
     test) shift; deps; require missing_test_packages; test_all "$@" ;;
     format-check)
         sdk

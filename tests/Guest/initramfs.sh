@@ -1,0 +1,31 @@
+#!/bin/bash
+# initramfs.sh KERNEL OUT SNAPUSERD MODULE…: writes the archive that all guests start from: busybox, the program, and the modules (with what
+# they need, in loading order). KERNEL is what fetch-kernel.sh printed. A test adds an archive of its own behind this one (boot in lib.sh).
+set -euo pipefail
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
+kernel=$1
+out=$2
+snapuserd=$3
+shift 3
+release=$(basename "$kernel")
+root=$(mktemp -d)
+trap 'rm -rf "$root"' EXIT
+
+mkdir -p "$root"/{bin,sbin,dev,proc,sys,tmp,etc,modules}
+cp "$(command -v busybox)" "$root/bin/busybox"
+ln -s /bin/busybox "$root/sbin/init"
+cp "$snapuserd" "$root/bin/snapuserd"
+install -m 0755 "$here/init" "$root/init"
+
+: >"$root/modules/order"
+for module in "$@"; do
+    modprobe -d "$kernel" -S "$release" --show-depends "$module" | while read -r kind path _; do
+        # "builtin": there is nothing to load.
+        [ "$kind" = insmod ] || continue
+        name=$(basename "${path%.xz}")
+        if grep -qx "$name" "$root/modules/order"; then continue; fi
+        case $path in *.xz) xz -dc "$path" ;; *) cat "$path" ;; esac >"$root/modules/$name"
+        echo "$name" >>"$root/modules/order"
+    done
+done
+(cd "$root" && find . | cpio --quiet -o -H newc -R 0:0) >"$out"

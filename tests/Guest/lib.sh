@@ -1,0 +1,87 @@
+# What the host's side of every guest test uses; run.sh sets the variables:
+#   ROOT       the root of the repository          SNAPUSERD  the built program
+#   KERNEL     the folder of the kernel            INITRAMFS  the archive that all guests start from
+#   FOLDER     a folder for this test, empty       HERE       the folder of the test's own files
+set -euo pipefail
+
+fail() {
+    echo "FAILED: $1" >&2
+    exit 1
+}
+
+# vector NAME: unpacks a golden COW and its images: NAME.cow, old.img and new.img. A disk has whole sectors, so the COW grows to whole pages.
+vector() {
+    "$ROOT/build.sh" tool unpack "$ROOT/tests/vectors/old.img.br" "$ROOT/tests/vectors/new.img.br" "$ROOT/tests/vectors/$1.cow.br"
+    truncate -s %4096 "$1.cow"
+}
+
+# readme_loop: the script that the README tells a ramdisk to use, as it stands there.
+readme_loop() {
+    sed -n '/^    tries=0$/,/^    done$/s/^    //p' "$ROOT/README.md" >merge-loop.sh
+    grep -q '^done$' merge-loop.sh || fail "the README has no loop for ramdisks"
+}
+
+# archive NAME FILE…: the archive of one guest's own files, NAME.cpio; files lie in the guest's root.
+archive() {
+    local name=$1
+    shift
+    rm -rf "$name.root"
+    mkdir "$name.root"
+    cp -R "$@" "$name.root/"
+    (cd "$name.root" && find . | cpio --quiet -o -H newc -R 0:0) >"$name.own"
+    cat "$INITRAMFS" "$name.own" >"$name.cpio"
+    rm -rf "$name.root" "$name.own"
+}
+
+# boot [-a ARCHIVE] [-i INIT] [-l LOG] [-c MS] [-t SECONDS] DRIVE…: boots a guest with ARCHIVE.cpio (default: guest) and returns the status of
+# its /test.sh. A DRIVE is what follows "-drive if=virtio,"; the first is /dev/vda. INIT is the first process (default: /init). The console
+# goes to LOG. With -c, QEMU gets SIGKILL that many milliseconds after the guest's line "CUT": 137, or 0 if it was off by then. 124: no answer
+# in time; 125: the guest ended without one.
+boot() {
+    local name=guest init=/init log=console cut='' limit=120 drives=() drive option line status='' code=0 OPTIND=1
+    while getopts a:i:l:c:t: option; do
+        case $option in
+            a) name=$OPTARG ;; i) init=$OPTARG ;; l) log=$OPTARG ;; c) cut=$OPTARG ;; t) limit=$OPTARG ;;
+            *) fail "boot: unknown option" ;;
+        esac
+    done
+    shift $((OPTIND - 1))
+    for drive in "$@"; do drives+=(-drive "if=virtio,$drive"); done
+
+    # Emulation by TCG works everywhere; hardware virtualisation does not, and nothing here is measured.
+    rm -f "$log.fifo"
+    mkfifo "$log.fifo"
+    qemu-system-x86_64 -accel tcg -cpu max -smp 1 -m 256 -nodefaults -no-reboot -display none -serial stdio \
+        -kernel "$KERNEL/vmlinux" -initrd "$name.cpio" -append "console=ttyS0 quiet panic=-1 rdinit=$init" \
+        "${drives[@]}" </dev/null >"$log.fifo" 2>&1 &
+    local qemu=$!
+    { sleep "$limit" && kill -KILL "$qemu"; } >/dev/null 2>&1 </dev/null &
+    local watchdog=$! killer=''
+    while IFS= read -r line || [ -n "$line" ]; do
+        line=${line%$'\r'}
+        printf '%s\n' "$line" >>"$log"
+        case $line in
+            "GUEST status "*) status=${line##* } ;;
+            CUT) if [ -n "$cut" ]; then { sleep "$(printf '%d.%03d' $((cut / 1000)) $((cut % 1000)))" && kill -KILL "$qemu"; } >/dev/null 2>&1 </dev/null & killer=$!; fi ;;
+        esac
+    done <"$log.fifo"
+    wait "$qemu" 2>/dev/null || code=$?
+    local timed_out=''
+    kill -0 "$watchdog" 2>/dev/null || timed_out=1
+    # The sleeps inside of the two end by themselves: nobody waits for them, and they hold none of our streams.
+    kill "$watchdog" ${killer:+"$killer"} 2>/dev/null || true
+    rm -f "$log.fifo"
+    if [ "$code" -eq 137 ]; then [ -z "$timed_out" ] && return 137 || return 124; fi
+    return "${status:-125}"
+}
+
+# fresh BACKING FORMAT OVERLAY: an empty qcow2 overlay. QEMU keeps in its own memory which clusters of a fresh overlay are in use until the guest
+# flushes, so that a SIGKILL of QEMU loses exactly what was written there and not flushed. (On a raw image it loses nothing.)
+fresh() {
+    qemu-img create -q -f qcow2 -F "$2" -b "$(realpath "$1")" "$3"
+}
+
+# same IMAGE FORMAT RAW: whether they hold the same bytes.
+same() {
+    qemu-img compare -q -f "$2" -F raw "$1" "$3"
+}
