@@ -1,10 +1,10 @@
 # Pulls the plug of a guest that merges, at seeded moments, twice in a row: in the merge and in its resume. Then the same script finishes it.
 . "$HERE/../lib.sh"
-rounds=4
-RANDOM=${SEED:-4}
-# Slow disks stretch the merge, so that the moments fall into it however fast this machine is: requests per second.
-slow=throttling.iops-total=150
-span=2700
+rounds=5
+SEED=${SEED:-4}
+RANDOM=$SEED
+# Slow disks stretch the merge to seconds, however fast this machine is: bytes per second.
+slow=throttling.bps-total=3000000
 
 readme_loop
 cp "$HERE/guest.sh" test.sh
@@ -46,13 +46,47 @@ round() {
     echo "round $number: the base is the target"
 }
 
-# Every round in its own quarter of the merge; the resume anywhere.
-running=()
+# control: the disks of this test bite: what was flushed is there after a cut, and what was not is not.
+control() {
+    cp "$HERE/control.sh" control.sh
+    mkdir control.files
+    mv control.sh control.files/test.sh
+    archive control control.files/test.sh
+    fresh old.img raw control.disk
+    local code=0
+    boot -a control -l console.control -c 0 file=control.disk,format=qcow2 || code=$?
+    [ "$code" -eq 137 ] || fail "control: status $code"
+    cp old.img control.expected
+    dd if=/dev/zero of=control.expected bs=4096 count=1 seek=7 conv=notrunc status=none
+    same control.disk qcow2 control.expected || fail "control: the disk holds something else than what was flushed"
+    echo "control: the disk holds what was flushed, and nothing else"
+}
+
+# measure: a merge that nobody cuts; the file "span" gets how many milliseconds it takes, for the moments to be parts of that.
+measure() {
+    fresh v3.cow raw cow.measure
+    fresh old.img raw base.measure
+    local code=0
+    boot -l console.measure "file=cow.measure,format=qcow2,$slow" "file=base.measure,format=qcow2,$slow" || code=$?
+    [ "$code" -eq 0 ] || fail "the merge that nobody cuts ended with $code"
+    same base.measure qcow2 new.img || fail "without a cut the base is not the target"
+    sed -n 's/^merged in \([0-9]*\) ms$/\1/p' console.measure >span
+}
+
 : >cuts
 : >middle
+control &
+controlled=$!
+measure
+wait "$controlled" || fail "the disks do not lose what was not flushed"
+span=$(cat span)
+echo "seed $SEED; a merge takes $span ms"
+
+# Every round in its own part of the merge; the resume in what is left of it.
+running=()
 for ((number = 0; number < rounds; number++)); do
     first=$((span * number / rounds + RANDOM % (span / rounds)))
-    second=$((RANDOM % span))
+    second=$((RANDOM % (span - first)))
     round "$number" "$([ $((number % 2)) -eq 0 ] && echo v3 || echo v2)" "$first" "$second" &
     running+=($!)
     if [ "${#running[@]}" -ge "$JOBS" ]; then
@@ -64,4 +98,4 @@ for process in "${running[@]}"; do wait "$process" || fail "a round failed"; don
 cuts=$(wc -l <cuts)
 middle=$(wc -l <middle)
 echo "$cuts of $((2 * rounds)) cuts came before the end, $middle of them left a merge that had begun on disk"
-[ "$cuts" -ge "$rounds" ] && [ "$middle" -ge 2 ] || fail "the cuts missed the merge"
+[ "$cuts" -ge 8 ] && [ "$middle" -ge 3 ] || fail "the cuts missed the merge"
