@@ -192,7 +192,7 @@ public sealed class ScarcityTests(ITestOutputHelper output)
         files.IsTarget();
     }
 
-    private static BinaryResult Limited(Files files, string io, string limit) => Binary.RunProgram("prlimit", [limit, Binary.Path, .. files.Merge(io)]);
+    private static BinaryResult Limited(Files files, string io, string limit) => Binary.RunProgram("prlimit", ["--core=0", limit, Binary.Path, .. files.Merge(io)]);
 
     private static void GoesOn(Files files)
     {

@@ -12,7 +12,18 @@ cached() {
     grep -lxs -- "$meta" "$cache"/*/.complete | sort -V | tail -n 1 | sed 's|/.complete$||'
 }
 
-package=$(apt-cache depends "$meta" 2>/dev/null | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)$/\1/p' | head -n 1)
+# release: the package that apt knows behind the metapackage, or nothing.
+release() {
+    apt-cache depends "$meta" 2>/dev/null | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)$/\1/p' | head -n 1
+}
+
+# download: the package into the working folder. As root, because the folder is root's then and not that of apt's own user.
+download() {
+    apt-get download -qq -o APT::Sandbox::User=root "$package" >&2
+}
+
+package=$(release)
+if [ -z "$package" ] && [ "$(id -u)" -eq 0 ] && apt-get update -qq >&2; then package=$(release); fi
 if [ -z "$package" ]; then
     folder=$(cached)
     [ -n "$folder" ] || { echo "fetch-kernel.sh: apt knows no $meta; apt-get update may help" >&2; exit 1; }
@@ -25,7 +36,8 @@ if [ ! -e "$folder/.complete" ]; then
     rm -rf "$folder"
     mkdir -p "$folder"
     cd "$folder"
-    apt-get download -qq "$package" >&2
+    # Lists that are too old name a package that the mirror no longer has.
+    download || { [ "$(id -u)" -eq 0 ] && apt-get update -qq >&2 && download; } || { echo "fetch-kernel.sh: $package cannot be fetched" >&2; exit 1; }
     dpkg -x ./*.deb .
     rm -f ./*.deb
     depmod -b "$folder" "$release"

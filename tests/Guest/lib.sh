@@ -54,25 +54,40 @@ boot() {
     qemu-system-x86_64 -accel tcg -cpu max -smp 1 -m 256 -nodefaults -no-reboot -display none -serial stdio \
         -kernel "$KERNEL/vmlinux" -initrd "$name.cpio" -append "console=ttyS0 quiet panic=-1 rdinit=$init" \
         "${drives[@]}" </dev/null >"$log.fifo" 2>&1 &
-    local qemu=$!
-    { sleep "$limit" && kill -KILL "$qemu"; } >/dev/null 2>&1 </dev/null &
-    local watchdog=$! killer=''
+    local qemu=$! watchdog killer=''
+    rm -f "$log.late"
+    after "$limit" "$qemu" "$log.late"
+    watchdog=$!
     while IFS= read -r line || [ -n "$line" ]; do
         line=${line%$'\r'}
         printf '%s\n' "$line" >>"$log"
         case $line in
             "GUEST status "*) status=${line##* } ;;
-            CUT) if [ -n "$cut" ]; then { sleep "$(printf '%d.%03d' $((cut / 1000)) $((cut % 1000)))" && kill -KILL "$qemu"; } >/dev/null 2>&1 </dev/null & killer=$!; fi ;;
+            CUT) if [ -n "$cut" ]; then
+                after "$((cut / 1000)).$(printf %03d $((cut % 1000)))" "$qemu" /dev/null
+                killer=$!
+            fi ;;
         esac
     done <"$log.fifo"
     wait "$qemu" 2>/dev/null || code=$?
-    local timed_out=''
-    kill -0 "$watchdog" 2>/dev/null || timed_out=1
-    # The sleeps inside of the two end by themselves: nobody waits for them, and they hold none of our streams.
     kill "$watchdog" ${killer:+"$killer"} 2>/dev/null || true
+    wait "$watchdog" ${killer:+"$killer"} 2>/dev/null || true
     rm -f "$log.fifo"
-    if [ "$code" -eq 137 ]; then [ -z "$timed_out" ] && return 137 || return 124; fi
+    [ ! -e "$log.late" ] || return 124
+    [ "$code" -ne 137 ] || return 137
     return "${status:-125}"
+}
+
+# after SECONDS PROCESS FILE: in the background, SIGKILL to PROCESS after SECONDS, with a note in FILE that it was this one. A SIGTERM to it calls it off.
+after() {
+    (
+        trap 'kill "$nap"; exit' TERM
+        sleep "$1" &
+        nap=$!
+        wait "$nap"
+        : >"$3"
+        kill -KILL "$2"
+    ) >/dev/null 2>&1 </dev/null &
 }
 
 # fresh BACKING FORMAT OVERLAY: an empty qcow2 overlay. QEMU keeps in its own memory which clusters of a fresh overlay are in use until the guest

@@ -1,6 +1,9 @@
 #!/bin/bash
-# run.sh [TEST…]: boots a stock Debian kernel in QEMU with the built program and runs the tests there, each a folder beside this file with a
-# host.sh; all of them unless some are named. The last line is "N passed, N failed".
+# run.sh [TEST…]: boots a stock Debian kernel in QEMU with the built program and runs the tests there; all of them unless some are named. The
+# last line is "N passed, N failed".
+#
+# A test is a folder beside this file: host.sh is its part here (lib.sh has what it may call), what it boots is up to it, and the file modules
+# names the kernel modules that its guests need.
 #
 # KERNEL_PACKAGE in the environment names another kernel (linux-image-6.12-cloud-amd64); it is kept in build/guest. JOBS guests run at a time.
 set -euo pipefail
@@ -17,17 +20,24 @@ KERNEL=$("$HERE/fetch-kernel.sh" "$cache" "${KERNEL_PACKAGE:-linux-image-6.12-cl
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' INT TERM
-INITRAMFS=$work/initramfs.cpio
-"$HERE/initramfs.sh" "$KERNEL" "$INITRAMFS" "$SNAPUSERD" virtio_pci virtio_blk ext4
-export ROOT SNAPUSERD KERNEL INITRAMFS JOBS
 echo "kernel: $(basename "$KERNEL")"
 
-[ $# -gt 0 ] || set -- $(cd "$HERE" && for test in */host.sh; do dirname "$test"; done)
+if [ $# -eq 0 ]; then
+    for file in "$HERE"/*/host.sh; do set -- "$@" "$(basename "$(dirname "$file")")"; done
+fi
+modules=(virtio_pci virtio_blk)
+for test in "$@"; do
+    [ -e "$HERE/$test/host.sh" ] || { echo "run.sh: there is no test $test" >&2; exit 1; }
+    if [ -e "$HERE/$test/modules" ]; then mapfile -t -O "${#modules[@]}" modules <"$HERE/$test/modules"; fi
+done
+INITRAMFS=$work/initramfs.cpio
+"$HERE/initramfs.sh" "$KERNEL" "$INITRAMFS" "$SNAPUSERD" "${modules[@]}"
+export ROOT SNAPUSERD KERNEL INITRAMFS JOBS
+
 passed=0
 failed=0
 mkdir -p "$cache/log"
 for test in "$@"; do
-    [ -e "$HERE/$test/host.sh" ] || { echo "run.sh: there is no test $test" >&2; exit 1; }
     rm -rf "${cache:?}/log/$test"
     mkdir "$work/$test" "$cache/log/$test"
     began=$SECONDS
