@@ -13,6 +13,8 @@ SNAPUSERD=$ROOT/build/snapuserd
 JOBS=${JOBS:-$(nproc)}
 cache=$ROOT/build/guest
 results=$ROOT/build/test-results/Guest
+# The results of an earlier run must not pass for those of this one.
+rm -rf "$results"
 
 "$ROOT/build.sh" guest-deps
 [ -x "$SNAPUSERD" ] || { echo "run.sh: there is no build/snapuserd; run make build" >&2; exit 1; }
