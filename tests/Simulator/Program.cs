@@ -29,6 +29,7 @@ public static class Program
         ("random", 4, RandomRuns.Simulate),
         ("cases", 1, SmallCases.Simulate),
         ("android", 2, AndroidSimulation.Simulate),
+        ("faults", 1, Faults.Simulate),
     ];
 
     public static int Main(string[] args)

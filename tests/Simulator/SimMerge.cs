@@ -41,9 +41,9 @@ public static class SimMerge
     }
 
     /// <summary>What the engine takes, made of simulated parts; workers may be real ones.</summary>
-    public static MergeSetup Setup(MergeCase merge, SimDisk[] disks, Arena arena, ulong seed, SimQueue queue, IWorkQueue<DecodeJob> workers) => new()
+    public static MergeSetup Setup(MergeCase merge, SimDisk[] disks, Arena arena, ulong seed, IBlockQueue queue, IWorkQueue<DecodeJob> workers) => new()
     {
-        Io = new Transfers(queue, [1, 1, 1]),
+        Io = new Transfers(queue, [merge.Granule, merge.Granule, merge.Granule]),
         Arena = arena,
         Workers = workers,
         Time = new SimTime(seed),

@@ -1,0 +1,454 @@
+using System;
+using System.Collections.Generic;
+using System.Diagnostics;
+using System.Linq;
+using Snapuserd.Block;
+using Snapuserd.Cow;
+using Snapuserd.Interop;
+using Snapuserd.Merge;
+using Snapuserd.Tests.Support;
+
+namespace Snapuserd.Tests.Simulator;
+
+/// <summary>
+/// Lets the k-th request of a merge fail, for every k and in every way, and compares the end with what it must be: the target if nothing
+/// happened that a merge cannot absorb; else a stop with the right exit code and a sentence that names device and errno, behind which a run
+/// without faults reaches the target, whether the machine goes on, or loses its power and with it everything or nothing that was unflushed.
+/// </summary>
+public sealed class FaultSweep : IDisposable
+{
+    private static readonly int[] Lengths = [0, 1, 511, 512, 513, 4095, 4096, 4097, -1, -511, -512, -4095, -4096];
+    private static readonly int[] Errnos = [Errno.EIO, Errno.ENOSPC, Errno.EAGAIN, Errno.EINTR, Errno.ECANCELED, Errno.ENODEV];
+    private static readonly string[] Devices = ["cow", "base", "source"];
+
+    private readonly MergeCase _case;
+    private readonly SimDisk[] _start;
+    private readonly ulong _seed;
+    private readonly Arena _arena;
+    private readonly HashSet<ulong> _recovered = [];
+
+    /// <summary>A sweep over a merge that begins with the devices as the case has them, or as a crash has left them in <paramref name="start"/>.</summary>
+    public FaultSweep(MergeCase merge, ulong seed, SimDisk[]? start = null)
+    {
+        _case = merge;
+        _start = start ?? merge.Disks();
+        _seed = seed;
+        _arena = new Arena(merge.ArenaBytes);
+    }
+
+    /// <summary>Runs that met a fault.</summary>
+    public long Runs { get; private set; }
+    /// <summary>Those that reached the target all the same.</summary>
+    public long Absorbed { get; private set; }
+    /// <summary>Those that stopped.</summary>
+    public long Stopped { get; private set; }
+    /// <summary>States that a stop left, and crashes behind it, each recovered once.</summary>
+    public long Recovered => _recovered.Count;
+
+    public string Counts => $"{_case.Name}: {Runs} runs with a fault, {Absorbed} absorbed, {Stopped} stopped, {Recovered} states recovered";
+
+    /// <summary>Every fault that makes a difference to some request, by granule.</summary>
+    public static IEnumerable<FaultKind> Kinds(int granule)
+    {
+        if (granule == 1)
+        {
+            foreach (int errno in Errnos)
+            {
+                foreach (FaultReach reach in new[] { FaultReach.Once, FaultReach.Device, FaultReach.All }) yield return new FaultKind(errno, 0, reach);
+                if (errno is Errno.EAGAIN or Errno.EINTR or Errno.ECANCELED) yield return new FaultKind(errno, 0, FaultReach.Queued);
+                if (errno != Errno.ECANCELED) yield return new FaultKind(errno, 0, FaultReach.Plain);
+            }
+            yield return new FaultKind(Errno.EIO, 0, FaultReach.Once, DropsDirty: true);
+            foreach (int length in new[] { 0, 1, -1 }) yield return new FaultKind(0, length, FaultReach.Plain);
+        }
+        foreach (int length in Lengths)
+        {
+            if (length == 0 && granule > 1) continue;
+            yield return new FaultKind(0, length, FaultReach.Once);
+            // A byte at a time would be thousands of requests per block; 511 take the same way.
+            if (length != 1 || granule > 1) yield return new FaultKind(0, length, FaultReach.All);
+        }
+    }
+
+    /// <summary>
+    /// A state to begin with in which the window at the count is claimed and durable, so that a run begins with replaying it; null for a case
+    /// that never gets there.
+    /// </summary>
+    public static SimDisk[]? ClaimedWindow(MergeCase merge, ulong seed)
+    {
+        using Arena arena = new(merge.ArenaBytes);
+        SimDisk[] disks = merge.Disks();
+        CowHeader header = Header(merge);
+        SimDisk[]? claimed = null;
+        SimMerge.Run(merge, disks, arena, seed, () =>
+        {
+            if (claimed is null && header.ScratchBytes > 0 && disks[0].Durable[0].Bytes[header.HeaderBytes] == ScratchLayout.Valid)
+                claimed = Array.ConvertAll(disks, disk => disk.AfterDeath(_ => true));
+        });
+        return claimed;
+    }
+
+    private static CowHeader Header(MergeCase merge)
+    {
+        using CowFile cow = CowFile.Read(new MemorySource(merge.Cow.ToArray()));
+        return cow.Header;
+    }
+
+    /// <summary>All faults at all requests, or every <paramref name="stride"/>-th of them from <paramref name="phase"/> on.</summary>
+    public void Sweep(int stride = 1, int phase = 0)
+    {
+        long number = phase;
+        foreach (int granule in new[] { 1, 512, 4096 })
+        {
+            FaultyQueue clean = Run(granule, -1, default);
+            Must(clean.Delivered == 0, "without a fault", "there was one");
+            for (int k = 0; k < clean.Requests.Count; k++)
+                foreach (FaultKind kind in Kinds(granule))
+                    if (Matters(kind, clean.Requests[k]) && number++ % stride == 0) Check(granule, k, kind);
+        }
+    }
+
+    /// <summary>The queue itself breaks at any wait, and waits end for nothing.</summary>
+    public void SweepWaits(int stride = 1)
+    {
+        FaultyQueue woken = Run(1, -1, default, wakesUp: true);
+        for (int wait = 0; wait < woken.Waits; wait += stride)
+        {
+            string history = $"the queue breaks at wait {wait}";
+            SimDisk[] disks = Start();
+            using FaultyQueue queue = new(disks, _arena, _case.QueueDepth, 1, _seed, int.MaxValue, default) { BreaksAtWait = wait };
+            try
+            {
+                Merge(queue, disks, null);
+            }
+            catch (SnapuserdException e)
+            {
+                Stopped++;
+                Must(e.Code == ExitCode.InputOutput && e.Message.Contains("EBADF", StringComparison.Ordinal), history, $"code {(int)e.Code}: {e.Message}");
+                Recover(disks, history);
+            }
+            Runs++;
+        }
+    }
+
+    /// <summary>The k-th job of a worker fails: with a bad payload, without memory, or by a defect.</summary>
+    public void SweepWork()
+    {
+        (int Error, ExitCode Code)[] ends = [((int)UnitError.Corrupt, ExitCode.CowCorrupt), ((int)UnitError.OutOfMemory, ExitCode.OutOfResources), (WorkQueue<DecodeJob>.Crashed, ExitCode.Internal)];
+        foreach (bool verify in new[] { false, true })
+        {
+            foreach ((int error, ExitCode code) in ends)
+            {
+                for (int k = 0; ; k++)
+                {
+                    string history = $"job {k} ends with {error}{(verify ? ", payloads checked first" : "")}";
+                    SimDisk[] disks = Start();
+                    using FaultyQueue queue = new(disks, _arena, _case.QueueDepth, 1, _seed, int.MaxValue, default);
+                    FailingWorker? worker = null;
+                    try
+                    {
+                        Merge(queue, disks, arena => worker = new FailingWorker(new DecodeWorker(arena), k, error), verify);
+                        if (!worker!.Failed) break;
+                        Must(false, history, "the merge ended as if nothing had happened");
+                    }
+                    catch (SnapuserdException e)
+                    {
+                        Runs++;
+                        Stopped++;
+                        Must(e.Code == code && e.Message.Contains("op ", StringComparison.Ordinal) && e.Message.StartsWith("cow:", StringComparison.Ordinal), history, $"code {(int)e.Code}: {e.Message}");
+                        // Every payload is decoded once before the first write; that is where the first failure must stop it.
+                        if (verify && k < worker!.PayloadsIn(_case)) Must(!queue.Wrote, history, "something was written although a payload is bad");
+                        Recover(disks, history);
+                    }
+                }
+            }
+        }
+    }
+
+    /// <summary>Reads of the merged image: one error answers one read, and everything else is right.</summary>
+    public void SweepReads(int stride = 1)
+    {
+        foreach (int granule in new[] { 1, 512 })
+        {
+            int requests = Read(granule, -1, default).Requests.Count;
+            long number = 0;
+            for (int k = 0; k < requests; k++)
+                foreach (FaultKind kind in Kinds(granule))
+                    if (number++ % stride == 0) Read(granule, k, kind);
+        }
+    }
+
+    public void Dispose() => _arena.Dispose();
+
+    private static bool Matters(in FaultKind kind, in BlockRequest request) => request.Verb == BlockVerb.Flush
+        ? kind.Errno != 0 && kind.Reach != FaultReach.Plain
+        : !kind.DropsDirty && (kind.Errno != 0 || kind.Moved(request.Buffer.Length) < request.Buffer.Length);
+
+    private SimDisk[] Start() => Array.ConvertAll(_start, disk => disk.AfterDeath(_ => true));
+
+    private void Check(int granule, int k, FaultKind kind)
+    {
+        Runs++;
+        string history = $"request {k}: {kind}, granule {granule}";
+        try
+        {
+            FaultyQueue queue = Run(granule, k, kind);
+            Must(queue.Delivered > 0, history, "the request was not made");
+        }
+        catch (Exception e) when (e is not LostDataException)
+        {
+            throw new LostDataException($"{_case.Name}: seed {_seed}, {history}: {e.Message}", e);
+        }
+    }
+
+    private FaultyQueue Run(int granule, int k, FaultKind kind, bool wakesUp = false)
+    {
+        string history = $"request {k}: {kind}, granule {granule}";
+        SimDisk[] disks = Start();
+        using FaultyQueue queue = new(disks, _arena, _case.QueueDepth, granule, _seed, k < 0 ? int.MaxValue : k, kind) { WakesUp = wakesUp };
+        SnapuserdException? stop = null;
+        try
+        {
+            Merge(queue, disks, null, granule: granule);
+        }
+        catch (SnapuserdException e)
+        {
+            stop = e;
+        }
+        if (stop is null)
+        {
+            Absorbed++;
+            Must(queue.Fatal.Count == 0, history, "the merge ended as if nothing had happened");
+            Reached(disks, history);
+        }
+        else
+        {
+            Stopped++;
+            Must(queue.Fatal.Count > 0 || queue.BelowGranule, history, $"nothing had to stop this merge: {stop.Message}");
+            Names(queue, stop, history);
+            Recover(disks, history);
+        }
+        return queue;
+    }
+
+    private void Names(FaultyQueue queue, SnapuserdException stop, string history)
+    {
+        bool named = stop.Code == ExitCode.InputOutput && queue.BelowGranule && stop.Message.Contains("EIO", StringComparison.Ordinal);
+        foreach ((int device, int errno) in queue.Fatal)
+            named |= stop.Code == ExitCode.InputOutput && stop.Message.StartsWith(Devices[device] + ":", StringComparison.Ordinal) && stop.Message.Contains(Errno.Name(errno), StringComparison.Ordinal);
+        Must(named, history, $"code {(int)stop.Code} and not the device and errno that failed: {stop.Message}");
+    }
+
+    private void Merge(IBlockQueue queue, SimDisk[] disks, Func<Arena, IWorker<DecodeJob>>? worker, bool verify = false, int granule = 1)
+    {
+        _arena.Reset();
+        MergeCase merge = _case with { Granule = granule, Options = _case.Options with { VerifyFirst = verify || _case.Options.VerifyFirst } };
+        using SimWorkers workers = new(worker?.Invoke(_arena) ?? new DecodeWorker(_arena), _seed);
+        using MergeEngine engine = MergeEngine.Open(SimMerge.Setup(merge, disks, _arena, _seed, queue, workers));
+        try
+        {
+            MergeResult result = engine.Run();
+            if (SimMerge.DurableCount(disks[0]) != result.OpsTotal) throw new LostDataException($"{_case.Name}: the merge ended and its count is not durable");
+        }
+        catch (SnapuserdException) when (engine.DurableCount > SimMerge.DurableCount(disks[0]))
+        {
+            throw new LostDataException($"{_case.Name}: the stopped engine believes that {engine.DurableCount} ops are durable, on the medium are {SimMerge.DurableCount(disks[0])}");
+        }
+    }
+
+    private FaultyQueue Read(int granule, int k, FaultKind kind)
+    {
+        string history = $"reading, request {k}: {kind}, granule {granule}";
+        SimDisk[] disks = Start();
+        _arena.Reset();
+        using FaultyQueue queue = new(disks, _arena, _case.QueueDepth, granule, _seed, k < 0 ? int.MaxValue : k, kind);
+        using SimWorkers workers = new(new DecodeWorker(_arena), _seed);
+        Runs++;
+        int errors = 0;
+        try
+        {
+            using MergedImage image = MergedImage.Open(SimMerge.Setup(_case with { Granule = granule }, disks, _arena, _seed, queue, workers));
+            for (long offset = 0; offset < image.Length;)
+            {
+                int length = Page.Size;
+                try
+                {
+                    ReadOnlySpan<byte> chunk = image.Read(offset);
+                    length = chunk.Length;
+                    for (int at = 0; at < length; at += Page.Size)
+                    {
+                        int count = Math.Min(Page.Size, length - at);
+                        Must(chunk.Slice(at, count).SequenceEqual(_case.Target[(int)((offset + at) / Page.Size)].Bytes[..count]), history, $"block {(offset + at) / Page.Size} is read wrong");
+                    }
+                }
+                catch (SnapuserdException e)
+                {
+                    Names(queue, e, history);
+                    errors++;
+                    // What happened once is over: the same read again must be right.
+                    if (kind.Reach is FaultReach.Once or FaultReach.Plain)
+                    {
+                        Must(errors == 1 || kind.Reach == FaultReach.Plain, history, $"a second read failed: {e.Message}");
+                        if (kind.Reach == FaultReach.Once) continue;
+                    }
+                }
+                offset += length;
+            }
+        }
+        catch (SnapuserdException e)
+        {
+            Names(queue, e, history);
+            errors++;
+        }
+        Must(!queue.Wrote, history, "a reader writes");
+        Must(errors > 0 || queue.Fatal.Count == 0, history, "no read failed although a request had to");
+        if (errors > 0) Stopped++;
+        else Absorbed++;
+        return queue;
+    }
+
+    /// <summary>From where a fault has stopped a merge: the process begins again, or the power fails first and what was not flushed is lost, or not.</summary>
+    private void Recover(SimDisk[] disks, string history)
+    {
+        RunOn(Array.ConvertAll(disks, disk => disk.AfterDeath(_ => true)), $"{history}; then the next run");
+        RunOn(Array.ConvertAll(disks, disk => new SimDisk(disk.Durable)), $"{history}; then a power cut that loses what was unflushed");
+        RunOn(Array.ConvertAll(disks, WithPending), $"{history}; then a power cut that loses nothing");
+    }
+
+    private static SimDisk WithPending(SimDisk disk)
+    {
+        Image image = disk.Durable.Copy();
+        foreach (PendingPage page in disk.Pending) image.Set(page.Number, page.Contents);
+        return new SimDisk(image);
+    }
+
+    private void RunOn(SimDisk[] disks, string history)
+    {
+        ulong hash = 0;
+        foreach (SimDisk disk in disks) hash = Chance.Mix(hash + disk.Hash);
+        if (!_recovered.Add(hash)) return;
+        try
+        {
+            int wrong = SimMerge.FirstWrongPage(_case, disks, _arena, _seed);
+            Must(wrong < 0, history, $"block {wrong} of the merged image is read wrong");
+            SimMerge.Run(_case, disks, _arena, _seed, () => { });
+        }
+        catch (SnapuserdException e) when (_case.MayBeLost && e.Code == ExitCode.CowCorrupt && e.Message.Contains("lost", StringComparison.Ordinal))
+        {
+            return;
+        }
+        catch (Exception e) when (e is not LostDataException)
+        {
+            throw new LostDataException($"{_case.Name}: seed {_seed}, {history}: {e.Message}", e);
+        }
+        Reached(disks, history);
+    }
+
+    private void Reached(SimDisk[] disks, string history)
+    {
+        int wrong = disks[1].Durable.FirstDifference(_case.Target);
+        Must(wrong < 0, history, $"block {wrong} of the base is wrong, or not durable, after the merge");
+    }
+
+    private void Must(bool holds, string history, string what)
+    {
+        if (!holds) throw new LostDataException($"{_case.Name}: seed {_seed}, {history}: {what}");
+    }
+
+    private sealed class FailingWorker(IWorker<DecodeJob> inner, int first, int error) : IWorker<DecodeJob>
+    {
+        private int _jobs;
+
+        public bool Failed { get; private set; }
+
+        public int PayloadsIn(MergeCase merge)
+        {
+            using CowFile cow = CowFile.Read(new MemorySource(merge.Cow.ToArray()));
+            int payloads = 0;
+            for (int op = 0; op < cow.OpCount; op++)
+                if (cow[op].HasData && !cow.IsRaw(cow[op])) payloads++;
+            return payloads;
+        }
+
+        public int Do(in DecodeJob job)
+        {
+            if (_jobs++ != first) return inner.Do(job);
+            Failed = true;
+            return error;
+        }
+
+        public void Dispose() => inner.Dispose();
+    }
+}
+
+/// <summary>`simulator faults [CASE …]`: every fault at every request of the small cases, then of the golden COWs at a stride, until the time is over.</summary>
+public static class Faults
+{
+    /// <summary>The golden COWs whose requests are sampled, each with the share of the faults that a round takes: a run of one takes a tenth of a second.</summary>
+    public static IEnumerable<(string Name, int Stride)> GoldenStrides => [("v3-lz4-64k-xor", 4001), ("v2-lz4-xor", 7001), ("v2-zstd-noscratch", 7001), ("v3-zstd-nocopy", 997)];
+
+    public static int Simulate(Budget budget)
+    {
+        Stopwatch clock = Stopwatch.StartNew();
+        long runs = 0, absorbed = 0, stopped = 0, recovered = 0;
+        void Count(FaultSweep sweep)
+        {
+            Console.Error.WriteLine($"{clock.Elapsed.TotalSeconds:F1} s: {sweep.Counts}");
+            (runs, absorbed, stopped, recovered) = (runs + sweep.Runs, absorbed + sweep.Absorbed, stopped + sweep.Stopped, recovered + sweep.Recovered);
+        }
+        try
+        {
+            foreach (string name in SmallCases.Names)
+                if ((budget.Words.Length == 0 || budget.Words.Contains(name)) && clock.Elapsed.TotalSeconds < budget.Seconds)
+                    Small(name, 2, budget.Seed, 1, Count);
+            foreach ((string name, int stride) in GoldenStrides)
+            {
+                if (budget.Words.Length > 0 || clock.Elapsed.TotalSeconds >= budget.Seconds) continue;
+                using FaultSweep sweep = new(Golden(name), budget.Seed);
+                sweep.Sweep(stride, (int)(budget.Seed % (ulong)stride));
+                Count(sweep);
+            }
+        }
+        catch (LostDataException e)
+        {
+            Console.Error.WriteLine(e);
+            Console.Error.WriteLine($"again: simulator faults --seed {budget.Seed} {string.Join(' ', budget.Words)}");
+            return 1;
+        }
+        Console.WriteLine($"faults: {runs} runs with a fault, {absorbed} absorbed, {stopped} stopped, {recovered} states recovered, seed {budget.Seed}, {clock.Elapsed.TotalSeconds:F1} s");
+        return 0;
+    }
+
+    /// <summary>Everything a small case can meet, from its beginning and from a claimed window; of the faults of requests every <paramref name="stride"/>-th.</summary>
+    public static void Small(string name, int window, ulong seed, int stride, Action<FaultSweep> count)
+    {
+        MergeCase merge = SmallCases.Make(name, window);
+        using (FaultSweep sweep = new(merge, seed))
+        {
+            sweep.Sweep(stride);
+            sweep.SweepWaits(stride);
+            sweep.SweepWork();
+            sweep.SweepReads(stride);
+            count(sweep);
+        }
+        if (FaultSweep.ClaimedWindow(merge, seed) is not { } claimed) return;
+        using FaultSweep replay = new(merge with { Name = merge.Name + ", replayed" }, seed + 1, claimed);
+        replay.Sweep(stride, 1);
+        replay.SweepWaits(stride);
+        replay.SweepReads(stride);
+        count(replay);
+    }
+
+    /// <summary>The merge of a golden COW from its beginning.</summary>
+    public static MergeCase Golden(string name)
+    {
+        bool noScratch = name.EndsWith("noscratch", StringComparison.Ordinal);
+        return new MergeCase(name, new Image(Support.Golden.Cow(name)), new Image(Support.Golden.Old), new Image(Support.Golden.New))
+        {
+            ArenaBytes = 8 << 20,
+            QueueDepth = 32,
+            MayBeLost = noScratch,
+            Options = new MergeOptions { VerifyFirst = false, CheckpointBytes = 256 << 10, AllowUnsafe = noScratch },
+        };
+    }
+}

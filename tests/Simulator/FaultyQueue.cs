@@ -1,0 +1,191 @@
+using System;
+using System.Collections.Generic;
+using Snapuserd.Block;
+using Snapuserd.Interop;
+
+namespace Snapuserd.Tests.Simulator;
+
+/// <summary>How far a fault reaches.</summary>
+public enum FaultReach
+{
+    /// <summary>One request.</summary>
+    Once,
+    /// <summary>That request and every later one to its device.</summary>
+    Device,
+    /// <summary>That request and every later one.</summary>
+    All,
+    /// <summary>That request and every later one, but not the plain calls.</summary>
+    Queued,
+    /// <summary>That request is cancelled, and the plain call that stands in for it gets the fault.</summary>
+    Plain,
+}
+
+/// <summary>
+/// What happens to a request: <paramref name="Errno"/> (positive) if it is not 0, else no more than <paramref name="Length"/> bytes move; a
+/// negative length is so many fewer than were asked for. A flush that fails may drop its data.
+/// </summary>
+public readonly record struct FaultKind(int Errno, int Length, FaultReach Reach, bool DropsDirty = false)
+{
+    /// <summary>Bytes that move of <paramref name="asked"/>; <paramref name="asked"/> itself when the request is too small for this fault.</summary>
+    public int Moved(int asked) => Length >= 0 ? Math.Min(Length, asked) : asked + Length > 0 ? asked + Length : asked;
+
+    public override string ToString() =>
+        $"{(Errno != 0 ? Interop.Errno.Name(Errno) : Length == 0 ? "nothing" : Length > 0 ? $"{Length} bytes" : $"{-Length} bytes too few")}{(DropsDirty ? " and lost data" : "")}, {Reach}";
+}
+
+/// <summary>
+/// A <see cref="SimQueue"/> whose request number <paramref name="first"/> meets with a fault. It keeps book of what it did to the engine, so
+/// that the right outcome is known, and refuses what an engine must not do around a fault: write to Base before what a predecessor
+/// left was flushed, flush again after a flush has failed, go on behind a short transfer anywhere but at its last whole granule, or ask for ever.
+/// </summary>
+public sealed class FaultyQueue(SimDisk[] disks, Arena arena, int depth, int granule, ulong seed, int first, FaultKind kind) : IBlockQueue
+{
+    /// <summary>Requests after which a run of a small case asks in vain: forty times what the longest absorbed fault takes.</summary>
+    public const int MostRequests = 200_000;
+
+    private readonly Dictionary<uint, BlockRequest> _asked = [];
+    private readonly HashSet<(BlockVerb Verb, int Device, long Offset)> _cancelled = [];
+    private readonly Dictionary<(BlockVerb Verb, int Device, long End), long> _goesOnAt = [];
+    private readonly bool[] _flushed = new bool[disks.Length];
+    private SimQueue? _queue;
+    private bool _plain;
+    private bool _flushFailed;
+    private int _device = -1;
+
+    /// <summary>Faults delivered.</summary>
+    public int Delivered { get; private set; }
+
+    /// <summary>Device and errno of every fault that nothing can absorb.</summary>
+    public HashSet<(int Device, int Errno)> Fatal { get; } = [];
+
+    /// <summary>A request was short of a whole granule: asked again for ever it ends in EIO.</summary>
+    public bool BelowGranule { get; private set; }
+
+    /// <summary>Every request so far, in the order in which they were queued.</summary>
+    public List<BlockRequest> Requests { get; } = [];
+
+    /// <summary>Something was queued to be written.</summary>
+    public bool Wrote { get; private set; }
+
+    /// <summary>Number of the wait that fails with <see cref="BreaksWith"/>, or −1.</summary>
+    public int BreaksAtWait { get; init; } = -1;
+
+    /// <summary>Errno of a broken queue.</summary>
+    public int BreaksWith { get; init; } = Errno.EBADF;
+
+    /// <summary>Every other wait ends with nothing, as one does that was woken up.</summary>
+    public bool WakesUp { get; init; }
+
+    /// <summary>Waits so far.</summary>
+    public int Waits { get; private set; }
+
+    private SimQueue Queue => _queue ??= new SimQueue(disks, arena, depth, seed, () => { }, Next);
+
+    public int Depth => depth;
+
+    public bool TryQueue(in BlockRequest request)
+    {
+        if (!Queue.TryQueue(request)) return false;
+        _asked[request.Tag] = request;
+        return true;
+    }
+
+    public int Wait(Span<BlockCompletion> completions)
+    {
+        int wait = Waits++;
+        if (BreaksAtWait >= 0 && wait >= BreaksAtWait) return -BreaksWith;
+        if (WakesUp && wait % 2 == 0) return 0;
+        int count = Queue.Wait(completions);
+        foreach (BlockCompletion completion in completions[..count]) Ended(_asked[completion.Tag], completion.Result);
+        return count;
+    }
+
+    public int Perform(in BlockRequest request)
+    {
+        _plain = true;
+        int result = Queue.Perform(request);
+        _plain = false;
+        Ended(request, result);
+        return result;
+    }
+
+    public void Dispose()
+    {
+        // Of a broken queue nothing can be said; the others must be empty.
+        if (BreaksAtWait < 0) Queue.Dispose();
+    }
+
+    private Fault? Next(int number, BlockRequest request)
+    {
+        if (number >= MostRequests) throw new ContractViolationException($"{number} requests, and no end to it");
+        Requests.Add(request);
+        Order(request);
+        if (number < first || !Meets(number, request)) return null;
+        int result = kind.Errno != 0 ? -kind.Errno : kind.Moved(request.Buffer.Length);
+        if (kind.Reach == FaultReach.Plain && !_plain)
+        {
+            _cancelled.Add((request.Verb, request.Device, request.Offset));
+            result = -Errno.ECANCELED;
+        }
+        if (request.Verb == BlockVerb.Flush)
+        {
+            if (result >= 0) return null;
+            Fatal.Add((request.Device, -result));
+            Delivered++;
+            return new Fault(result, kind.DropsDirty);
+        }
+        if (result == request.Buffer.Length) return null;
+        Delivered++;
+        if (result == 0) Fatal.Add((request.Device, Errno.EIO));
+        else if (result > 0 && result < granule) BelowGranule = true;
+        else if (result < 0 && (_plain || -result is not (Errno.EINTR or Errno.EAGAIN or Errno.ECANCELED))) Fatal.Add((request.Device, -result));
+        return new Fault(result);
+    }
+
+    private bool Meets(int number, in BlockRequest request)
+    {
+        if (number == first)
+        {
+            _device = request.Device;
+            return true;
+        }
+        return kind.Reach switch
+        {
+            FaultReach.Once => false,
+            FaultReach.Device => request.Device == _device,
+            FaultReach.All => true,
+            FaultReach.Queued => !_plain,
+            _ => _plain && _cancelled.Contains((request.Verb, request.Device, request.Offset)),
+        };
+    }
+
+    private void Order(in BlockRequest request)
+    {
+        if (request.Verb == BlockVerb.Flush)
+        {
+            if (_flushFailed) throw new ContractViolationException($"device {request.Device} is flushed after a flush has failed");
+            return;
+        }
+        if (request.Verb == BlockVerb.Write)
+        {
+            Wrote = true;
+            if (request.Device == 1 && !(_flushed[0] && _flushed[1])) throw new ContractViolationException("the base is written before COW and base were flushed");
+        }
+        (BlockVerb, int, long) end = (request.Verb, request.Device, request.Offset + request.Buffer.Length);
+        if (_goesOnAt.Remove(end, out long at) && request.Offset != at)
+            throw new ContractViolationException($"{request.Verb} goes on at {request.Offset} of device {request.Device} instead of {at}");
+    }
+
+    private void Ended(in BlockRequest request, int result)
+    {
+        if (request.Verb == BlockVerb.Flush)
+        {
+            if (result < 0) _flushFailed = true;
+            else _flushed[request.Device] = true;
+        }
+        else if (result >= granule && result < request.Buffer.Length)
+        {
+            _goesOnAt[(request.Verb, request.Device, request.Offset + request.Buffer.Length)] = request.Offset + result - (result % granule);
+        }
+    }
+}
