@@ -45,7 +45,7 @@ public sealed class FaultyQueue(SimDisk[] disks, Arena arena, int depth, int gra
 
     private readonly Dictionary<uint, BlockRequest> _asked = [];
     private readonly HashSet<(BlockVerb Verb, int Device, long Offset)> _cancelled = [];
-    private readonly Dictionary<(BlockVerb Verb, int Device, long End), long> _goesOnAt = [];
+    private readonly Dictionary<(BlockVerb Verb, int Device, long End, int BufferEnd), long> _goesOnAt = [];
     private readonly bool[] _flushed = new bool[disks.Length];
     private SimQueue? _queue;
     private bool _plain;
@@ -139,7 +139,8 @@ public sealed class FaultyQueue(SimDisk[] disks, Arena arena, int depth, int gra
         if (result == 0) Fatal.Add((request.Device, Errno.EIO));
         else if (result > 0 && result < granule) BelowGranule = true;
         else if (result < 0 && (_plain || -result is not (Errno.EINTR or Errno.EAGAIN or Errno.ECANCELED))) Fatal.Add((request.Device, -result));
-        return new Fault(result);
+        // Past the page cache, a sector is written whole or not at all (design §5), also where a device reports a part of one.
+        return new Fault(result, WholeSectors: granule > 1);
     }
 
     private bool Meets(int number, in BlockRequest request)
@@ -171,10 +172,13 @@ public sealed class FaultyQueue(SimDisk[] disks, Arena arena, int depth, int gra
             Wrote = true;
             if (request.Device == 1 && !(_flushed[0] && _flushed[1])) throw new ContractViolationException("the base is written before COW and base were flushed");
         }
-        (BlockVerb, int, long) end = (request.Verb, request.Device, request.Offset + request.Buffer.Length);
+        (BlockVerb, int, long, int) end = End(request);
         if (_goesOnAt.Remove(end, out long at) && request.Offset != at)
             throw new ContractViolationException($"{request.Verb} goes on at {request.Offset} of device {request.Device} instead of {at}");
     }
+
+    private static (BlockVerb Verb, int Device, long End, int BufferEnd) End(in BlockRequest request) =>
+        (request.Verb, request.Device, request.Offset + request.Buffer.Length, request.Buffer.Offset + request.Buffer.Length);
 
     private void Ended(in BlockRequest request, int result)
     {
@@ -185,7 +189,7 @@ public sealed class FaultyQueue(SimDisk[] disks, Arena arena, int depth, int gra
         }
         else if (result >= granule && result < request.Buffer.Length)
         {
-            _goesOnAt[(request.Verb, request.Device, request.Offset + request.Buffer.Length)] = request.Offset + result - (result % granule);
+            _goesOnAt[End(request)] = request.Offset + result - (result % granule);
         }
     }
 }

@@ -9,8 +9,11 @@ namespace Snapuserd.Tests.Simulator;
 /// <summary>The engine broke the contract of the block queue (design §4).</summary>
 public sealed class ContractViolationException(string what) : Exception(what);
 
-/// <summary>What happens to one request instead of success: a negative errno, a number of bytes, and for a flush whether the cache drops its dirty data.</summary>
-public readonly record struct Fault(int Result, bool DropsDirty = false);
+/// <summary>
+/// What happens to one request instead of success: a negative errno, a number of bytes, and for a flush whether the cache drops its dirty data.
+/// With <paramref name="WholeSectors"/> a short write leaves no part of a sector behind, as a device does whatever it reports.
+/// </summary>
+public readonly record struct Fault(int Result, bool DropsDirty = false, bool WholeSectors = false);
 
 /// <summary>
 /// Simulated devices behind the engine's own seam. Requests complete in an order that the seed decides; buffers are watched while the
@@ -160,6 +163,7 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
 
             default:
                 long end = request.Offset + Math.Max(0, result);
+                if (flight.Fault is { WholeSectors: true }) end &= -Page.Sector;
                 Span<byte> mixed = stackalloc byte[Page.Size];
                 for (int i = 0; i < disk.Pending.Count; i++)
                 {
