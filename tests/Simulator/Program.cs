@@ -49,7 +49,13 @@ public static class Program
             }
         }
         budget = budget with { Words = args[at..] };
-        if (args[0] == "all") return All(budget);
+        switch (args[0])
+        {
+            case "all": return All(budget);
+            // These two are about the simulator itself, and take the time that they take.
+            case "battery": return Battery.Simulate(budget);
+            case "sabotage": return Sabotages.Simulate(budget);
+        }
         foreach ((string name, _, Func<Budget, int> run) in Simulations)
             if (name == args[0]) return run(budget);
         return Usage();

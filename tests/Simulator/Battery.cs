@@ -1,0 +1,201 @@
+using System;
+using System.Buffers.Binary;
+using System.Collections.Generic;
+using System.Diagnostics;
+using Snapuserd.Block;
+using Snapuserd.Cow;
+using Snapuserd.Interop;
+using Snapuserd.Merge;
+using Snapuserd.Tests.Support;
+
+namespace Snapuserd.Tests.Simulator;
+
+/// <summary>
+/// `simulator battery`: a short part of every simulation, the same each time. The engine passes; a sabotaged one (<see cref="Sabotages"/>) must not,
+/// and then the last line says which check it was that noticed.
+/// </summary>
+public static class Battery
+{
+    /// <summary>How the line begins that says by which check a sabotage was caught.</summary>
+    public const string Caught = "caught by ";
+
+    /// <summary>What is tried, in this order: what is quick and notices most comes first.</summary>
+    private static readonly (string Name, Action Try)[] Steps =
+    [
+        ("the windows of an undisturbed merge", () => All(Windows)),
+        ("one crash at any step", () => All(merge => Crash(merge, new Thoroughness { Seed = 1, Crashes = 1, ExhaustiveUpTo = 7, Samples = 8 }))),
+        ("faults of requests", () => { foreach (string name in SmallCases.Names) Faults.Small(name, 2, 1, 7, _ => { }); }),
+        ("scratch that is not what the count announces", () => All(Scratch)),
+        ("a flush that fails and drops its data", () => All(LostFlush)),
+        ("a window that only the page cache holds", () => All(CachedWindow)),
+        ("two crashes at sector grain", () => All(merge => Crash(merge, new Thoroughness { Seed = 2, Grain = Page.Sector, Crashes = 2, ExhaustiveUpTo = 3, Samples = 3, Stride = 3 }))),
+    ];
+
+    /// <summary>0 if nothing was found, else 1.</summary>
+    public static int Simulate(Budget budget)
+    {
+        Stopwatch clock = Stopwatch.StartNew();
+        foreach ((string name, Action attempt) in Steps)
+        {
+            try
+            {
+                attempt();
+                Console.Error.WriteLine($"{clock.Elapsed.TotalSeconds:F1} s: {name}");
+            }
+            catch (Exception e)
+            {
+                Console.WriteLine($"{Caught}{Check(e)}, in \"{name}\", seed {budget.Seed}: {e.Message.ReplaceLineEndings(" ")}");
+                return 1;
+            }
+        }
+        Console.WriteLine($"battery: nothing found in {Steps.Length} simulations, {clock.Elapsed.TotalSeconds:F1} s");
+        return 0;
+    }
+
+    /// <summary>What noticed: the exception at the bottom says it.</summary>
+    private static string Check(Exception e)
+    {
+        while (e.InnerException is { } inner) e = inner;
+        return e switch
+        {
+            ContractViolationException => "the contract of the block queue",
+            InvalidOperationException => Sabotage.Assertion,
+            SnapuserdException stop => $"a merge that must not stop (code {(int)stop.Code})",
+            LostDataException => "the comparison with what must come out",
+            _ => $"an exception ({e.GetType().Name})",
+        };
+    }
+
+    private static void All(Action<MergeCase> attempt)
+    {
+        foreach (string name in SmallCases.Names) attempt(SmallCases.Make(name));
+    }
+
+    private static void Crash(MergeCase merge, Thoroughness how) => new Explorer(merge, how).Explore();
+
+    /// <summary>
+    /// Rule 3, read off the medium: whenever state 2 is durable, the entries are exactly the next min(W, run of ordered ops) ops from the count
+    /// on, entry i in slot i, and every slot holds what its block must become. Recovery by the engine itself would take fewer; Android's
+    /// groups would not fit after that.
+    /// </summary>
+    private static void Windows(MergeCase merge)
+    {
+        using CowFile cow = CowFile.Read(new MemorySource(merge.Cow.ToArray()));
+        ScratchLayout layout = new(cow.Header.HeaderBytes, cow.Header.ScratchBytes);
+        using Arena arena = new(merge.ArenaBytes);
+        SimDisk[] disks = merge.Disks();
+        SimMerge.Run(merge, disks, arena, 1, () =>
+        {
+            if (layout.Window == 0 || disks[0].Durable[0].Bytes[layout.StateOffset] != ScratchLayout.Valid) return;
+            int count = SimMerge.DurableCount(disks[0]), due = 0;
+            byte[] head = new byte[layout.SlotOffset(layout.Window)];
+            disks[0].Durable.Read(0, head);
+            while (due < layout.Window && count + due < cow.Order.Count && cow[cow.Order.OpIndex(count + due)].IsOrdered) due++;
+            for (int i = 0; i < layout.Window; i++)
+            {
+                ReadOnlySpan<byte> entry = head.AsSpan((int)layout.EntryOffset(i), ScratchLayout.EntryBytes);
+                (ulong block, ulong offset) found = (BinaryPrimitives.ReadUInt64LittleEndian(entry), BinaryPrimitives.ReadUInt64LittleEndian(entry[8..]));
+                uint block = i < due ? cow[cow.Order.OpIndex(count + i)].NewBlock : 0;
+                if (found != (i < due ? (block, (ulong)layout.SlotOffset(i)) : (0, 0)))
+                    throw new LostDataException($"{merge.Name}: at count {count} the window has {due} ops, and entry {i} is {found}");
+                if (i < due && !head.AsSpan((int)layout.SlotOffset(i), Page.Size).SequenceEqual(merge.Target[(int)block].Bytes))
+                    throw new LostDataException($"{merge.Name}: at count {count} slot {i} does not hold what block {block} must become");
+                if (i == due) break;
+            }
+        });
+        if (disks[1].Durable.FirstDifference(merge.Target) is >= 0 and int wrong) throw new LostDataException($"{merge.Name}: block {wrong} is wrong after an undisturbed merge");
+    }
+
+    /// <summary>
+    /// A window is on disk, and then its list of entries is not the one that the count announces: 65 before anything is written, unless the
+    /// entries are those of the ops just counted, which Android leaves.
+    /// </summary>
+    private static void Scratch(MergeCase merge)
+    {
+        if (FaultSweep.ClaimedWindow(merge, 1) is not { } claimed) return;
+        using CowFile cow = CowFile.Read(new MemorySource(merge.Cow.ToArray()));
+        ScratchLayout layout = new(cow.Header.HeaderBytes, cow.Header.ScratchBytes);
+        int entry = (int)layout.EntryOffset(0), next = (int)layout.EntryOffset(1);
+        Refuses(merge, claimed, "the first entry names another block", page => page[entry] ^= 1);
+        Refuses(merge, claimed, "the first entry points elsewhere", page => page[entry + 9] ^= 16);
+        Refuses(merge, claimed, "there is no entry", page => page.AsSpan(entry, 16).Clear());
+        if (BinaryPrimitives.ReadUInt64LittleEndian(claimed[0].Cache[0].Bytes[(next + 8)..]) == 0) return;
+        Refuses(merge, claimed, "the second entry names another block", page => page[next] ^= 1);
+        Refuses(merge, claimed, "the entries have changed places", page =>
+        {
+            byte[] first = page[entry..next];
+            page.AsSpan(next, 16).CopyTo(page.AsSpan(entry));
+            first.CopyTo(page.AsSpan(next));
+        });
+
+        // The window is merged and counted, and the state byte says all the same that it is valid.
+        using Arena arena = new(merge.ArenaBytes);
+        SimDisk[] counted = Copy(claimed);
+        SimDisk[]? stale = null;
+        int from = SimMerge.DurableCount(claimed[0]);
+        SimMerge.Run(merge, counted, arena, 1, () =>
+        {
+            if (stale is null && SimMerge.DurableCount(counted[0]) > from) stale = Copy(counted);
+        });
+        SimDisk[] left = Copy(claimed);
+        byte[] head = claimed[0].Cache[0].Bytes.ToArray();
+        BinaryPrimitives.WriteUInt64LittleEndian(head.AsSpan(CowHeader.MergeCountOffset), (ulong)SimMerge.DurableCount(stale![0]));
+        Image cowImage = left[0].Cache.Copy();
+        cowImage.Set(0, new Page(head));
+        new Explorer(merge, new Thoroughness { Seed = 1, Crashes = 1, ExhaustiveUpTo = 4, Samples = 2 })
+            .Explore([new SimDisk(cowImage), new SimDisk(stale[1].Durable), .. merge.Source is { } source ? [new SimDisk(source)] : Array.Empty<SimDisk>()], "a counted window is still marked valid");
+    }
+
+    private static void Refuses(MergeCase merge, SimDisk[] claimed, string what, Action<byte[]> change)
+    {
+        byte[] page = claimed[0].Cache[0].Bytes.ToArray();
+        change(page);
+        Image cow = claimed[0].Cache.Copy();
+        cow.Set(0, new Page(page));
+        SimDisk[] disks = Copy(claimed);
+        disks[0] = new SimDisk(cow);
+        using Arena arena = new(merge.ArenaBytes);
+        try
+        {
+            SimMerge.Run(merge, disks, arena, 1, () => throw new LostDataException($"{merge.Name}: {what}, and all the same something is written"));
+        }
+        catch (SnapuserdException e) when (e.Code == ExitCode.CowCorrupt)
+        {
+            return;
+        }
+        throw new LostDataException($"{merge.Name}: {what}, and nobody noticed");
+    }
+
+    /// <summary>Every flush of a merge fails in turn, and its data never reaches the medium though readers see it; after that the machine crashes, too.</summary>
+    private static void LostFlush(MergeCase merge)
+    {
+        if (merge.MayBeLost) return;
+        using Arena arena = new(merge.ArenaBytes);
+        for (int fail = 0; ; fail++)
+        {
+            SimDisk[] disks = merge.Disks();
+            int flushes = 0;
+            try
+            {
+                SimMerge.Run(merge, disks, arena, 3, () => { }, (_, request) => request.Verb == BlockVerb.Flush && flushes++ == fail ? new Fault(-Errno.EIO, DropsDirty: true) : null);
+                if (flushes <= fail) return;
+                throw new LostDataException($"{merge.Name}: flush {fail} failed and the merge went on");
+            }
+            catch (SnapuserdException e) when (e.Code == ExitCode.InputOutput)
+            {
+            }
+            new Explorer(merge, new Thoroughness { Seed = 3, Crashes = 1, ExhaustiveUpTo = 5, Samples = 4 }).Explore(Copy(disks), $"flush {fail} failed");
+        }
+    }
+
+    /// <summary>Header, entries and slots look written; on the medium the COW is as it was before.</summary>
+    private static void CachedWindow(MergeCase merge)
+    {
+        if (FaultSweep.ClaimedWindow(merge, 1) is not { } claimed || SimMerge.DurableCount(claimed[0]) != 0) return;
+        SimDisk[] disks = Copy(claimed);
+        disks[0] = SimDisk.AfterDroppedFlush(merge.Cow, claimed[0].Cache);
+        new Explorer(merge, new Thoroughness { Seed = 9, Crashes = 2, ExhaustiveUpTo = 6, Samples = 8 }).Explore(disks, "a flush of scratch failed unseen");
+    }
+
+    private static SimDisk[] Copy(SimDisk[] disks) => Array.ConvertAll(disks, disk => disk.AfterDeath(_ => true));
+}
