@@ -2,6 +2,7 @@ using System;
 using System.Buffers.Binary;
 using System.Collections.Generic;
 using System.Diagnostics;
+using System.IO;
 using Snapuserd.Block;
 using Snapuserd.Cow;
 using Snapuserd.Interop;
@@ -56,6 +57,8 @@ public static class Battery
     private static string Check(Exception e)
     {
         while (e.InnerException is { } inner) e = inner;
+        // That the simulator does not run at all is no catch.
+        if (e is IOException or TypeLoadException or MissingMemberException or BadImageFormatException or InvalidProgramException) throw e;
         return e switch
         {
             ContractViolationException => "the contract of the block queue",

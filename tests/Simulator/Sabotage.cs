@@ -71,7 +71,7 @@ public sealed record Sabotage(string Name, string What, params SourceEdit[] Edit
             if (name.StartsWith("Snapuserd.", StringComparison.Ordinal) || name.StartsWith("xunit.", StringComparison.Ordinal) || name.StartsWith("simulator.", StringComparison.Ordinal))
                 if (!name.EndsWith(".pdb", StringComparison.Ordinal)) File.Copy(file, Path.Combine(folder, name), overwrite: true);
         }
-        if (Edits.Length > 0) Compiler.Compile($"Snapuserd.{Project}", Sources(), folder);
+        Compiler.Compile($"Snapuserd.{Project}", Sources(), folder);
 
         ProcessStartInfo start = new(Compiler.Host, [Path.Combine(folder, "simulator.dll"), "battery"]) { RedirectStandardOutput = true, RedirectStandardError = true };
         // Such a process lives for a second or two: nothing pays that takes longer to warm up.
@@ -127,9 +127,10 @@ internal static class Compiler
         arguments.AddRange(Framework.Select(file => $"-r:{file}"));
         foreach (string file in Directory.EnumerateFiles(folder, "Snapuserd.*.dll"))
             if (Path.GetFileNameWithoutExtension(file) != assembly && !file.Contains("Tests", StringComparison.Ordinal)) arguments.Add($"-r:{file}");
-        // Who may see the internals is written in the project file; the assembly that was built from it knows.
-        StringBuilder friends = new();
-        foreach (InternalsVisibleToAttribute friend in Assembly.Load(assembly).GetCustomAttributes<InternalsVisibleToAttribute>())
+        // Version and friends are written in project files; the assembly that was built from them knows.
+        Assembly built = Assembly.Load(assembly);
+        StringBuilder friends = new($"[assembly: System.Reflection.AssemblyVersion(\"{built.GetName().Version}\")]\n");
+        foreach (InternalsVisibleToAttribute friend in built.GetCustomAttributes<InternalsVisibleToAttribute>())
             friends.AppendLine($"[assembly: System.Runtime.CompilerServices.InternalsVisibleTo(\"{friend.AssemblyName}\")]");
         sources = new Dictionary<string, string>(sources) { ["Friends.cs"] = friends.ToString() };
         foreach ((string name, string text) in sources)

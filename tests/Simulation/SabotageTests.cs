@@ -1,0 +1,65 @@
+using System;
+using System.Collections.Concurrent;
+using System.Collections.Generic;
+using System.Linq;
+using Snapuserd.Tests.Simulator;
+using Xunit;
+using Xunit.Abstractions;
+
+namespace Snapuserd.Tests.Simulation;
+
+/// <summary>All sabotages, built and tried once, as many at a time as there are processors.</summary>
+public sealed class SabotageRuns
+{
+    private readonly Lazy<ConcurrentDictionary<string, SabotageResult>> _results = new(() =>
+    {
+        ConcurrentDictionary<string, SabotageResult> results = new();
+        Sabotages.Run([.. Sabotages.None, .. Sabotages.All], result => results[result.Name] = result);
+        return results;
+    });
+
+    public SabotageResult Of(string name) => _results.Value[name];
+}
+
+/// <summary>The simulator is shown to bite: the engine's source is changed in many ways, and each change is noticed.</summary>
+public sealed class SabotageTests(SabotageRuns runs, ITestOutputHelper output) : IClassFixture<SabotageRuns>
+{
+    public static IEnumerable<object[]> Names => Sabotages.All.Select(sabotage => new object[] { sabotage.Name });
+
+    public static IEnumerable<object[]> Controls => Sabotages.None.Select(sabotage => new object[] { sabotage.Name });
+
+    [Theory]
+    [MemberData(nameof(Names))]
+    public void Sabotaged_engine_is_caught(string name)
+    {
+        SabotageResult result = runs.Of(name);
+        output.WriteLine($"{Sabotages.All.First(sabotage => sabotage.Name == name).What}: {result.Line}");
+        Assert.True(Sabotages.IsRight(result), result.Line);
+    }
+
+    [Theory]
+    [MemberData(nameof(Controls))]
+    public void Engine_that_is_built_in_the_same_way_without_a_change_passes(string name)
+    {
+        SabotageResult result = runs.Of(name);
+        output.WriteLine(result.Line);
+        Assert.True(Sabotages.IsRight(result), result.Line);
+    }
+
+    [Fact]
+    public void Sabotages_differ_and_each_still_fits_the_source()
+    {
+        Assert.True(Sabotages.All.Count >= 15, $"only {Sabotages.All.Count}");
+        Assert.Equal(Sabotages.All.Count, Sabotages.All.Select(sabotage => sabotage.Name).Distinct().Count());
+        foreach (Sabotage sabotage in Sabotages.All.Concat(Sabotages.None)) Assert.NotEmpty(sabotage.Sources());
+    }
+
+    [Fact]
+    public void Snippet_that_is_gone_or_there_twice_is_reported()
+    {
+        InvalidOperationException gone = Assert.Throws<InvalidOperationException>(() => new Sabotage("gone", "", new SourceEdit("Merge/CowHead.cs", "void Commit()", "no such text", "")).Sources());
+        Assert.Contains("the sabotage gone needs to be brought up to date", gone.Message, StringComparison.Ordinal);
+        InvalidOperationException twice = Assert.Throws<InvalidOperationException>(() => new Sabotage("twice", "", new SourceEdit("Merge/CowHead.cs", "", "FlushPage0();", "")).Sources());
+        Assert.Contains("more than once", twice.Message, StringComparison.Ordinal);
+    }
+}
