@@ -74,7 +74,17 @@ public static class Battery
         foreach (string name in SmallCases.Names) attempt(SmallCases.Make(name));
     }
 
-    private static void Crash(MergeCase merge, Thoroughness how) => new Explorer(merge, how).Explore();
+    private static void Crash(MergeCase merge, Thoroughness how)
+    {
+        using Explorer explorer = new(merge, how);
+        explorer.Explore();
+    }
+
+    private static void Crash(MergeCase merge, Thoroughness how, SimDisk[] disks, string history)
+    {
+        using Explorer explorer = new(merge, how);
+        explorer.Explore(disks, history);
+    }
 
     /// <summary>
     /// Rule 3, read off the medium: whenever state 2 is durable, the entries are exactly the next min(W, run of ordered ops) ops from the count
@@ -145,8 +155,8 @@ public static class Battery
         BinaryPrimitives.WriteUInt64LittleEndian(head.AsSpan(CowHeader.MergeCountOffset), (ulong)SimMerge.DurableCount(stale![0]));
         Image cowImage = left[0].Cache.Copy();
         cowImage.Set(0, new Page(head));
-        new Explorer(merge, new Thoroughness { Seed = 1, Crashes = 1, ExhaustiveUpTo = 4, Samples = 2 })
-            .Explore([new SimDisk(cowImage), new SimDisk(stale[1].Durable), .. merge.Source is { } source ? [new SimDisk(source)] : Array.Empty<SimDisk>()], "a counted window is still marked valid");
+        Crash(merge, new Thoroughness { Seed = 1, Crashes = 1, ExhaustiveUpTo = 4, Samples = 2 },
+            [new SimDisk(cowImage), new SimDisk(stale[1].Durable), .. merge.Source is { } source ? [new SimDisk(source)] : Array.Empty<SimDisk>()], "a counted window is still marked valid");
     }
 
     private static void Refuses(MergeCase merge, SimDisk[] claimed, string what, Action<byte[]> change)
@@ -187,7 +197,7 @@ public static class Battery
             catch (SnapuserdException e) when (e.Code == ExitCode.InputOutput)
             {
             }
-            new Explorer(merge, new Thoroughness { Seed = 3, Crashes = 1, ExhaustiveUpTo = 5, Samples = 4 }).Explore(Copy(disks), $"flush {fail} failed");
+            Crash(merge, new Thoroughness { Seed = 3, Crashes = 1, ExhaustiveUpTo = 5, Samples = 4 }, Copy(disks), $"flush {fail} failed");
         }
     }
 
@@ -197,7 +207,7 @@ public static class Battery
         if (FaultSweep.ClaimedWindow(merge, 1) is not { } claimed || SimMerge.DurableCount(claimed[0]) != 0) return;
         SimDisk[] disks = Copy(claimed);
         disks[0] = SimDisk.AfterDroppedFlush(merge.Cow, claimed[0].Cache);
-        new Explorer(merge, new Thoroughness { Seed = 9, Crashes = 2, ExhaustiveUpTo = 6, Samples = 8 }).Explore(disks, "a flush of scratch failed unseen");
+        Crash(merge, new Thoroughness { Seed = 9, Crashes = 2, ExhaustiveUpTo = 6, Samples = 8 }, disks, "a flush of scratch failed unseen");
     }
 
     private static SimDisk[] Copy(SimDisk[] disks) => Array.ConvertAll(disks, disk => disk.AfterDeath(_ => true));

@@ -1,6 +1,5 @@
 using System;
 using System.Collections.Generic;
-using System.Diagnostics;
 using System.Linq;
 using Snapuserd.Block;
 using Snapuserd.Cow;
@@ -241,7 +240,7 @@ public sealed class FaultSweep : IDisposable
 
     private void Merge(IBlockQueue queue, SimDisk[] disks, Func<Arena, IWorker<DecodeJob>>? worker, bool verify = false, int granule = 1)
     {
-        _arena.Reset();
+        SimMerge.Clean(_arena);
         MergeCase merge = _case with { Granule = granule, Options = _case.Options with { VerifyFirst = verify || _case.Options.VerifyFirst } };
         using SimWorkers workers = new(worker?.Invoke(_arena) ?? new DecodeWorker(_arena), _seed);
         using MergeEngine engine = MergeEngine.Open(SimMerge.Setup(merge, disks, _arena, _seed, queue, workers));
@@ -260,7 +259,7 @@ public sealed class FaultSweep : IDisposable
     {
         string history = $"reading, request {k}: {kind}, granule {granule}";
         SimDisk[] disks = Start();
-        _arena.Reset();
+        SimMerge.Clean(_arena);
         using FaultyQueue queue = new(disks, _arena, _case.QueueDepth, granule, _seed, k < 0 ? int.MaxValue : k, kind);
         using SimWorkers workers = new(new DecodeWorker(_arena), _seed);
         Runs++;
@@ -389,21 +388,20 @@ public static class Faults
 
     public static int Simulate(Budget budget)
     {
-        Stopwatch clock = Stopwatch.StartNew();
-        long runs = 0, absorbed = 0, stopped = 0, recovered = 0;
+        double until = budget.Tally.Seconds + budget.Seconds;
         void Count(FaultSweep sweep)
         {
-            Console.Error.WriteLine($"{clock.Elapsed.TotalSeconds:F1} s: {sweep.Counts}");
-            (runs, absorbed, stopped, recovered) = (runs + sweep.Runs, absorbed + sweep.Absorbed, stopped + sweep.Stopped, recovered + sweep.Recovered);
+            Console.Error.WriteLine(sweep.Counts);
+            budget.Tally.Add(cases: 1, runs: sweep.Runs, states: sweep.Recovered, distinct: sweep.Recovered);
         }
         try
         {
             foreach (string name in SmallCases.Names)
-                if ((budget.Words.Length == 0 || budget.Words.Contains(name)) && clock.Elapsed.TotalSeconds < budget.Seconds)
+                if ((budget.Words.Length == 0 || budget.Words.Contains(name)) && budget.Tally.Seconds < until)
                     Small(name, 2, budget.Seed, 1, Count);
             foreach ((string name, int stride) in GoldenStrides)
             {
-                if (budget.Words.Length > 0 || clock.Elapsed.TotalSeconds >= budget.Seconds) continue;
+                if (budget.Words.Length > 0 || budget.Tally.Seconds >= until) continue;
                 using FaultSweep sweep = new(Golden(name), budget.Seed);
                 sweep.Sweep(stride, (int)(budget.Seed % (ulong)stride));
                 Count(sweep);
@@ -411,11 +409,10 @@ public static class Faults
         }
         catch (LostDataException e)
         {
-            Console.Error.WriteLine(e);
-            Console.Error.WriteLine($"again: simulator faults --seed {budget.Seed} {string.Join(' ', budget.Words)}");
-            return 1;
+            budget.Tally.Add(lost: 1);
+            return Program.Failed("faults", e, $"--seed {budget.Seed} {string.Join(' ', budget.Words)}");
         }
-        Console.WriteLine($"faults: {runs} runs with a fault, {absorbed} absorbed, {stopped} stopped, {recovered} states recovered, seed {budget.Seed}, {clock.Elapsed.TotalSeconds:F1} s");
+        Console.WriteLine($"faults, seed {budget.Seed}: {budget.Tally}");
         return 0;
     }
 

@@ -56,8 +56,8 @@ public static class SimMerge
         Options = merge.Options,
     };
 
-    // A run must not find in memory what an earlier one has read. Filling more than a small arena would cost more than the run.
-    private static void Clean(Arena arena)
+    /// <summary>An arena for the next run, which must not find in memory what an earlier one has read. Filling more than a small arena would cost more than the run.</summary>
+    public static void Clean(Arena arena)
     {
         arena.Reset();
         arena[new Slice(0, Math.Min(arena.Size, 1 << 20))].Fill(0xa5);
