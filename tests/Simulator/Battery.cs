@@ -25,10 +25,11 @@ public static class Battery
     [
         ("the windows of an undisturbed merge", () => All(Windows)),
         ("one crash at any step", () => All(merge => Crash(merge, new Thoroughness { Seed = 1, Crashes = 1, ExhaustiveUpTo = 7, Samples = 8 }))),
-        ("faults of requests", () => { foreach (string name in SmallCases.Names) Faults.Small(name, 2, 1, 7, _ => { }); }),
         ("scratch that is not what the count announces", () => All(Scratch)),
         ("a flush that fails and drops its data", () => All(LostFlush)),
         ("a window that only the page cache holds", () => All(CachedWindow)),
+        ("faults of requests", () => { foreach (string name in SmallCases.Names) Faults.Small(name, 2, 1, 7, _ => { }); }),
+        ("programs of two ops", () => Sample(5)),
         ("two crashes at sector grain", () => All(merge => Crash(merge, new Thoroughness { Seed = 2, Grain = Page.Sector, Crashes = 2, ExhaustiveUpTo = 3, Samples = 3, Stride = 3 }))),
     ];
 
@@ -72,6 +73,17 @@ public static class Battery
     private static void All(Action<MergeCase> attempt)
     {
         foreach (string name in SmallCases.Names) attempt(SmallCases.Make(name));
+    }
+
+    /// <summary>Every <paramref name="stride"/>-th of the programs of two ops.</summary>
+    private static void Sample(int stride)
+    {
+        using Arena arena = new(256 << 10);
+        Tally tally = new();
+        int number = 0;
+        foreach ((SmallOp[] ops, int _) in Programs.AllLists(2, 1))
+            if (number++ % stride == 0)
+                foreach (SmallProgram program in Programs.Variants(ops, 1)) Programs.Check(program, 1, arena, tally);
     }
 
     private static void Crash(MergeCase merge, Thoroughness how)

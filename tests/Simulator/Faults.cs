@@ -428,6 +428,11 @@ public static class Faults
             sweep.SweepReads(stride);
             count(sweep);
         }
+        using (FaultSweep verified = new(merge with { Name = merge.Name + ", payloads checked first", Options = merge.Options with { VerifyFirst = true } }, seed + 2))
+        {
+            verified.Sweep(stride * 3, 2);
+            count(verified);
+        }
         if (FaultSweep.ClaimedWindow(merge, seed) is not { } claimed) return;
         using FaultSweep replay = new(merge with { Name = merge.Name + ", replayed" }, seed + 1, claimed);
         replay.Sweep(stride, 1);

@@ -1,0 +1,218 @@
+using System;
+using System.Collections.Generic;
+using System.Linq;
+using Snapuserd.Block;
+using Snapuserd.Interop;
+using Snapuserd.Tests.Support;
+using Xunit;
+
+namespace Snapuserd.Tests.Block;
+
+/// <summary>
+/// Whole transfers over the ring queue, on a kernel of which one call after the other goes wrong, and one completion after the other
+/// comes back short or failed. The device is an array.
+/// </summary>
+public sealed class RingFaultTests
+{
+    private const ulong WakeUpData = 1UL << 32;
+    private const int Depth = 4;
+    private const int Transfer = 8192;
+    private const int Count = 12;
+    private const int Seed = 5;
+
+    /// <summary>What a call of io_uring_enter does instead of its work.</summary>
+    public enum Call
+    {
+        /// <summary>-EINTR, -EAGAIN or -EBUSY, and nothing is taken.</summary>
+        Refuses,
+        /// <summary>Of what is offered one request is taken.</summary>
+        TakesOne,
+        /// <summary>Everything is taken and nothing completes; the call returns early, as a signal makes it.</summary>
+        CompletesNothing,
+    }
+
+    /// <summary>A ring over an array of bytes as the only device.</summary>
+    private sealed class Machine : IDisposable
+    {
+        private readonly FakeRingKernel _kernel = new(8, 16, uint.MaxValue - 5);
+        private readonly WakeUp _wakeUp = new();
+        private readonly Random _random = new(Seed);
+
+        public Machine(int granule)
+        {
+            Granule = granule;
+            _kernel.OnEnter = Enter;
+            Assert.Equal(0, MappedMemory.Map(4096, out MappedMemory? buffer));
+            Queue = new RingQueue(null, new Ring(_kernel.Memory, _kernel), [-1], Arena, _wakeUp, buffer!, Depth, fixedBuffer: false);
+            Transfers = new Transfers(Queue, [granule]);
+            _random.NextBytes(Device);
+        }
+
+        public int Granule { get; }
+        public byte[] Device { get; } = new byte[2 * Count * Transfer];
+        public Arena Arena { get; } = new(1 << 20);
+        public RingQueue Queue { get; }
+        public Transfers Transfers { get; }
+        public int Calls { get; private set; }
+        public int Completions { get; private set; }
+
+        /// <summary>What call number n does: what kind of thing, and the errno; null for what a good kernel does.</summary>
+        public Func<int, (Call Kind, int Errno)?> OnCall { get; set; } = _ => null;
+
+        /// <summary>The result of completion number n of a request for so many bytes.</summary>
+        public Func<int, int, int> OnCompletion { get; set; } = (_, length) => length;
+
+        /// <summary>Copies the first half of the device into the second, block by block, with everything in flight that fits, and flushes.</summary>
+        public TransferFailure? CopyHalf()
+        {
+            for (int i = 0; i < Count; i++) Transfers.Read(0, i * Transfer, Buffer(i));
+            if (Transfers.Drain() is { } unread) return unread;
+            for (int i = 0; i < Count; i++) Transfers.Write(0, (Count + i) * Transfer, Buffer(i));
+            if (Transfers.Drain() is { } unwritten) return unwritten;
+            Transfers.Flush(0);
+            return Transfers.Drain();
+        }
+
+        public bool Halves() => Device.AsSpan(0, Count * Transfer).SequenceEqual(Device.AsSpan(Count * Transfer));
+
+        public void Dispose()
+        {
+            OnCall = _ => null;
+            _kernel.OnEnter = (k, submit, _) =>
+            {
+                int taken = k.Take(submit);
+                while (k.InFlight.Count > 0) k.Complete(k.InFlight[0], -Errno.ECANCELED);
+                return taken;
+            };
+            Queue.Dispose();
+            _kernel.Dispose();
+            _wakeUp.Dispose();
+            Arena.Dispose();
+        }
+
+        private static Slice Buffer(int i) => new(i * Transfer, Transfer);
+
+        private int Enter(FakeRingKernel kernel, uint submit, uint complete)
+        {
+            (Call Kind, int Errno)? fault = OnCall(Calls++);
+            if (fault is { Kind: Call.Refuses }) return -fault.Value.Errno;
+            int taken = kernel.Take(fault is { Kind: Call.TakesOne } ? Math.Min(1, submit) : submit);
+            if (fault is { Kind: Call.CompletesNothing }) return taken;
+            // Some of them, in any order; at least one if somebody waits.
+            IoUringSqe[] requests = kernel.InFlight.Where(request => request.UserData != WakeUpData).ToArray();
+            _random.Shuffle(requests);
+            foreach (IoUringSqe request in requests.Take(_random.Next((int)complete, requests.Length + 1))) kernel.Complete(request, Do(request));
+            return taken;
+        }
+
+        private int Do(in IoUringSqe request)
+        {
+            if (request.Opcode == IoUringAbi.IORING_OP_FSYNC) return 0;
+            int result = OnCompletion(Completions++, (int)request.Len);
+            if (result <= 0) return result;
+            Assert.True((int)request.Off % Granule == 0 && (int)request.Len % Granule == 0, $"{request.Len} bytes at {request.Off} are no multiple of {Granule}");
+            Span<byte> device = Device.AsSpan((int)request.Off, result);
+            Span<byte> memory = Arena[new Slice((int)((nint)request.Addr - Arena.Address), result)];
+            if (request.Opcode == IoUringAbi.IORING_OP_READ) device.CopyTo(memory);
+            else memory.CopyTo(device);
+            return result;
+        }
+    }
+
+    [Theory]
+    [InlineData(Call.Refuses, Errno.EINTR)]
+    [InlineData(Call.Refuses, Errno.EAGAIN)]
+    [InlineData(Call.Refuses, Errno.EBUSY)]
+    [InlineData(Call.TakesOne, 0)]
+    [InlineData(Call.CompletesNothing, 0)]
+    public void Call_that_goes_wrong_at_any_time_for_a_while_changes_nothing(Call kind, int errno)
+    {
+        foreach (int inARow in new[] { 1, 3 })
+        {
+            int calls = 1;
+            for (int k = 0; k < calls; k++)
+            {
+                using Machine machine = new(512) { OnCall = n => n >= k && n < k + inARow ? (kind, errno) : null };
+                Assert.Null(machine.CopyHalf());
+                Assert.True(machine.Halves(), $"seed {Seed}: call {k}: the copy is wrong");
+                Assert.Equal(0, machine.Transfers.InFlight);
+                calls = machine.Calls;
+            }
+            Assert.True(calls > 5, $"only {calls} calls");
+        }
+    }
+
+    [Theory]
+    [InlineData(Errno.EBADF)]
+    [InlineData(Errno.EFAULT)]
+    [InlineData(Errno.ENXIO)]
+    public void Call_that_fails_for_good_at_any_time_breaks_the_queue_with_its_errno(int errno)
+    {
+        Machine clean = new(1);
+        Assert.Null(clean.CopyHalf());
+        int calls = clean.Calls;
+        clean.Dispose();
+        for (int k = 0; k < calls; k++)
+        {
+            Machine machine = new(1) { OnCall = n => n >= k ? (Call.Refuses, errno) : null };
+            SnapuserdException error = Assert.Throws<SnapuserdException>(() => { machine.CopyHalf(); });
+            Assert.Equal(ExitCode.InputOutput, error.Code);
+            Assert.Contains(Errno.Name(errno), error.Message, StringComparison.Ordinal);
+            Assert.True(machine.Transfers.Broken && machine.Queue.Leaked);
+            // What the kernel may still write to stays mapped, so there is nothing to dispose of but the test's own parts.
+            machine.Dispose();
+        }
+    }
+
+    public static IEnumerable<object[]> Ends =>
+        from granule in new[] { 1, 512, 4096 }
+        from moved in new[] { 1, 511, 512, 513, 4095, 4096, 4097, -1, -511, -512, -4096 }
+        select new object[] { granule, moved };
+
+    [Theory]
+    [MemberData(nameof(Ends))]
+    public void Completion_that_comes_back_short_at_any_time_goes_on_at_a_granule(int granule, int moved)
+    {
+        int Short(int length) => moved > 0 ? Math.Min(moved, length) : Math.Max(1, length + moved);
+        int completions = 1;
+        for (int k = 0; k < completions; k++)
+        {
+            using Machine machine = new(granule) { OnCompletion = (n, length) => n == k ? Short(length) : length };
+            Assert.Null(machine.CopyHalf());
+            Assert.True(machine.Halves(), $"seed {Seed}: completion {k}: the copy is wrong");
+            completions = Math.Min(machine.Completions, 2 * Count);
+        }
+    }
+
+    [Theory]
+    [InlineData(0, Errno.EIO)]
+    [InlineData(-Errno.EIO, Errno.EIO)]
+    [InlineData(-Errno.ENOSPC, Errno.ENOSPC)]
+    [InlineData(-Errno.ENODEV, Errno.ENODEV)]
+    [InlineData(-Errno.ECANCELED, Errno.EBADF)]
+    public void Completion_that_fails_at_any_time_is_the_failure_of_its_transfer_and_nothing_stays_in_flight(int result, int errno)
+    {
+        for (int k = 0; k < 2 * Count; k++)
+        {
+            // A cancelled request is tried by the plain call, which here meets a descriptor that nobody has.
+            using Machine machine = new(1) { OnCompletion = (n, length) => n == k ? result : length };
+            TransferFailure failure = Assert.NotNull(machine.CopyHalf());
+            Assert.Equal(-errno, failure.Errno);
+            Assert.Equal(k < Count ? BlockVerb.Read : BlockVerb.Write, failure.Request.Verb);
+            Assert.Equal(0, machine.Transfers.InFlight);
+        }
+    }
+
+    [Theory]
+    [InlineData(Errno.EINTR)]
+    [InlineData(Errno.EAGAIN)]
+    public void Completion_that_says_try_again_at_any_time_is_asked_again(int errno)
+    {
+        for (int k = 0; k < 2 * Count; k++)
+        {
+            using Machine machine = new(4096) { OnCompletion = (n, length) => n >= k && n < k + 8 ? -errno : length };
+            Assert.Null(machine.CopyHalf());
+            Assert.True(machine.Halves(), $"seed {Seed}: completion {k}: the copy is wrong");
+        }
+    }
+}
