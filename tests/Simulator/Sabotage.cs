@@ -81,9 +81,9 @@ public sealed record Sabotage(string Name, string What, params SourceEdit[] Edit
         StringBuilder errors = new();
         process.ErrorDataReceived += (_, line) => { lock (errors) errors.AppendLine(line.Data); };
         process.BeginErrorReadLine();
-        // A battery that never ends is no catch; two minutes are ten times what the whole of it takes.
+        // A battery that never ends is no catch; ten minutes are a hundred times what the whole of it takes on a quiet machine.
         System.Threading.Tasks.Task<string> reading = process.StandardOutput.ReadToEndAsync();
-        if (!reading.Wait(TimeSpan.FromMinutes(2))) process.Kill();
+        if (!reading.Wait(TimeSpan.FromMinutes(10))) process.Kill();
         string output = reading.Result;
         process.WaitForExit();
         string last = output.TrimEnd().Split('\n')[^1];
