@@ -22,8 +22,8 @@ help: ## this list
 test: build ## run every test and print how many passed
 	./build.sh test
 
-simulate: ## crash merges in every way for SECONDS=60 from SEED=1; the last line counts
-	@./build.sh simulate all --seconds $(SECONDS) --seed $(SEED)
+simulate: ## crash merges in every way for SECONDS=60 from SEED=1; the last line counts; SABOTAGE=name|all breaks the engine first
+	@./build.sh simulate $(if $(SABOTAGE),sabotage $(SABOTAGE),all --seconds $(SECONDS) --seed $(SEED))
 
 guest-test: build ## tests in a virtual machine with a stock Debian kernel, power cuts included
 	./tests/Guest/run.sh

@@ -409,8 +409,7 @@ public static class Faults
         }
         catch (LostDataException e)
         {
-            budget.Tally.Add(lost: 1);
-            return Program.Failed("faults", e, $"--seed {budget.Seed} {string.Join(' ', budget.Words)}");
+            return Program.Failed("faults", budget, Program.Lost("faults", $"--seed {budget.Seed} {string.Join(' ', budget.Words)}".TrimEnd(), e));
         }
         Console.WriteLine($"faults, seed {budget.Seed}: {budget.Tally}");
         return 0;
