@@ -78,12 +78,12 @@ public static class Battery
     /// <summary>Every <paramref name="stride"/>-th of the programs of two ops.</summary>
     private static void Sample(int stride)
     {
-        using Arena arena = new(256 << 10);
+        using Arenas arenas = new();
         Tally tally = new();
         int number = 0;
         foreach ((SmallOp[] ops, int _) in Programs.AllLists(2, 1))
             if (number++ % stride == 0)
-                foreach (SmallProgram program in Programs.Variants(ops, 1)) Programs.Check(program, 1, arena, tally);
+                foreach (SmallProgram program in Programs.Variants(ops, 1)) Programs.Check(program, 1, arenas, tally);
     }
 
     private static void Crash(MergeCase merge, Thoroughness how)

@@ -89,7 +89,7 @@ public static class Sabotages
         new("ECANCELED-is-final", "a cancelled request is not tried by the plain call", new SourceEdit(Transfers, "void Progress(", " or -Errno.ECANCELED) result", ") result")),
         new("first-failure-forgotten", "a drain forgets a failure when a later transfer is whole", new SourceEdit(Transfers, "void End(", "if (errno < 0) _failure ??=", "_failure = errno >= 0 ? null :")),
         new("wrong-errno", "the sentence names another errno than the device's", new SourceEdit(Transfers, "void End(", "_attempts[slot].Whole, errno)", "_attempts[slot].Whole, -Errno.EINVAL)")),
-        new("worker-error-ignored", "a payload that does not decode is written as it is", new SourceEdit(Stage, "void Reap(", "if (result < 0 &&", "if (result > 0 &&")),
+        new("worker-error-ignored", "what a worker that failed left is written as it is", new SourceEdit(Stage, "void Reap(", "if (result < 0 &&", "if (result > 0 &&")),
     ];
 
     /// <summary>The product as it is, built in the same way: nothing may be found.</summary>
