@@ -29,6 +29,17 @@ public sealed class FaultTests(ITestOutputHelper output)
         Assert.InRange(sweeps, 2, 3);
     }
 
+    [Fact]
+    public void Any_fault_while_much_is_in_flight_is_absorbed_or_stops_the_merge_where_the_next_run_goes_on()
+    {
+        using FaultSweep sweep = new(Faults.Stream(), 6);
+        sweep.Sweep(stride: 5);
+        sweep.SweepWaits(stride: 3);
+        sweep.SweepReads(stride: 5);
+        output.WriteLine(sweep.Counts);
+        Assert.True(sweep.Absorbed > 100 && sweep.Stopped > 100 && sweep.Recovered > 10, sweep.Counts);
+    }
+
     [Theory]
     [MemberData(nameof(Sampled))]
     public void Faults_of_a_whole_merge_are_absorbed_or_stop_it_where_the_next_run_goes_on(string name, int stride)

@@ -25,6 +25,7 @@ public static class Battery
     [
         ("the windows of an undisturbed merge", () => All(Windows)),
         ("one crash at any step", () => All(merge => Crash(merge, new Thoroughness { Seed = 1, Crashes = 1, ExhaustiveUpTo = 7, Samples = 8 }))),
+        ("one crash at any step of a long run", () => { for (ulong seed = 1; seed <= 3; seed++) Crash(Faults.Stream(), new Thoroughness { Seed = seed, Crashes = 1, ExhaustiveUpTo = 2, Samples = 2 }); }),
         ("scratch that is not what the count announces", () => All(Scratch)),
         ("a flush that fails and drops its data", () => All(LostFlush)),
         ("a window that only the page cache holds", () => All(CachedWindow)),

@@ -395,6 +395,13 @@ public static class Faults
             foreach (string name in SmallCases.Names)
                 if ((budget.Words.Length == 0 || budget.Words.Contains(name)) && budget.Tally.Seconds < until)
                     Small(name, 2, budget.Seed, 1, Count);
+            if (budget.Words is [] or ["stream"])
+            {
+                using FaultSweep stream = new(Stream(), budget.Seed);
+                stream.Sweep();
+                stream.SweepReads();
+                Count(stream);
+            }
             foreach ((string name, int stride) in GoldenStrides)
             {
                 if (budget.Words.Length > 0 || budget.Tally.Seconds >= until) continue;
@@ -434,6 +441,26 @@ public static class Faults
         replay.SweepWaits(stride);
         replay.SweepReads(stride);
         count(replay);
+    }
+
+    /// <summary>
+    /// Copies and Replaces that nothing holds back, all over the device and several times the memory that the engine has: it may have some written while it reads
+    /// others, and while it counts what was written before.
+    /// </summary>
+    public static MergeCase Stream()
+    {
+        const int Ops = 96 + 1;
+        byte[] old = SmallCases.Random(77, 2 * Ops);
+        CowBuilder cow = new() { ScratchBytes = SmallCases.ScratchFor(2), MaxUnitBytes = 8192 };
+        for (uint i = 0; i < Ops; i++)
+        {
+            if (i % 3 == 2) cow.Replace((i * 7) % Ops, SmallCases.Random(i, 1));
+            else cow.Copy((i * 7) % Ops, i + Ops);
+        }
+        return new MergeCase("stream", new Image(cow.Build()), new Image(old), new Image(NaiveMerger.Merge(cow, old)))
+        {
+            Options = new MergeOptions { VerifyFirst = false, CheckpointBytes = 10 * CowOp.BlockSize },
+        };
     }
 
     /// <summary>The merge of a golden COW from its beginning.</summary>
