@@ -84,6 +84,7 @@ internal sealed class OpReaderV2(IByteSource source, CowHeader header)
             if (clustered && slotsLeft-- == 0)
                 throw Bad($"the cluster of {header.ClusterOps} ops that ends at byte {position} has no Cluster op");
 
+            if (algorithm != 0 && type is not (CowOpType.Replace or CowOpType.Xor)) CheckAlgorithm(position, type, algorithm, ref compression);
             long next = position + RecordBytes;
             switch (type)
             {
@@ -168,6 +169,15 @@ internal sealed class OpReaderV2(IByteSource source, CowHeader header)
         if (dataOffset > (ulong)_length || (ulong)dataLength > (ulong)_length - dataOffset || dataOffset > PackedOp.Max48)
             throw Wrong(field, dataOffset, $"so {dataLength} bytes of data reach beyond the file of {_length}");
         return new CowOp(type, (uint)newBlock, 1, type == CowOpType.Xor ? (long)from : 0, (long)dataOffset, dataLength);
+    }
+
+    /// <summary>A record without data has no use for an algorithm, but Android takes the first that any record names for the whole file (cow-format §7.1).</summary>
+    private void CheckAlgorithm(long position, CowOpType type, byte algorithm, ref CowCompression? compression)
+    {
+        string what = $"the {type} op at byte {position}: compression is {algorithm}";
+        if (algorithm > (byte)CowCompression.Zstd) throw Bad($"{what}, which is unknown");
+        compression ??= (CowCompression)algorithm;
+        if ((byte)compression != algorithm) throw Bad($"{what}, but earlier ops have {(byte)compression}: one file has one algorithm");
     }
 
     private void ReadList(CowTally tally, long position, int dataLength, ulong from, bool fill, Span<int> list)
