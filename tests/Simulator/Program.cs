@@ -52,6 +52,7 @@ public static class Program
         switch (args[0])
         {
             case "all": return All(budget);
+            case "fuzz": return Fuzz.Run(budget);
             // These two are about the simulator itself, and take the time that they take.
             case "battery": return Battery.Simulate(budget);
             case "sabotage": return Sabotages.Simulate(budget);

@@ -1,0 +1,98 @@
+using System;
+using System.Collections.Generic;
+using Snapuserd.Block;
+
+namespace Snapuserd.Tests.Simulator;
+
+/// <summary>More was asked of a device than any merge of so small a file can need.</summary>
+public sealed class HangException(string what) : Exception(what);
+
+/// <summary>
+/// Devices that are arrays, for trials by the hundred thousand: no cache and no crash (see <see cref="SimQueue"/>), but every range is
+/// checked, racing requests are refused, completions come in an order that the seed decides, and requests are counted against a limit.
+/// <paramref name="lie"/> may change what a read gives: device, offset, bytes.
+/// </summary>
+public sealed class ByteQueue(byte[][] devices, Arena arena, int depth, ulong seed, int limit, Action<int, long, Memory<byte>>? lie = null) : IBlockQueue
+{
+    private readonly Chance _chance = new(seed);
+    private readonly List<BlockRequest> _flights = [];
+
+    public int Depth => depth;
+
+    /// <summary>Requests so far.</summary>
+    public int Requests { get; private set; }
+
+    /// <summary>Writes so far, by device.</summary>
+    public int[] Writes { get; } = new int[devices.Length];
+
+    public bool TryQueue(in BlockRequest request)
+    {
+        if (_flights.Count == depth) return false;
+        Check(request);
+        _flights.Add(request);
+        return true;
+    }
+
+    public int Wait(Span<BlockCompletion> completions)
+    {
+        if (_flights.Count == 0) throw new ContractViolationException("waiting with nothing in flight would last for ever");
+        int wanted = Math.Min(completions.Length, 1 + _chance.Below(_flights.Count));
+        for (int i = 0; i < wanted; i++)
+        {
+            int choice = _chance.Below(_flights.Count);
+            BlockRequest request = _flights[choice];
+            _flights.RemoveAt(choice);
+            completions[i] = new BlockCompletion(request.Tag, Complete(request));
+        }
+        return wanted;
+    }
+
+    public int Perform(in BlockRequest request)
+    {
+        Check(request);
+        return Complete(request);
+    }
+
+    public void Dispose()
+    {
+        if (_flights.Count > 0) throw new ContractViolationException($"the queue is closed with {_flights.Count} requests in flight");
+    }
+
+    private void Check(in BlockRequest request)
+    {
+        if (++Requests > limit) throw new HangException($"more than {limit} requests");
+        if (request.Verb == BlockVerb.Flush) return;
+        int length = arena[request.Buffer].Length;
+        if (length == 0) throw new ContractViolationException($"an empty {request.Verb}");
+        if (request.Offset < 0 || request.Offset > devices[request.Device].Length - length)
+            throw new ContractViolationException($"{request.Verb} of {length} bytes at {request.Offset} goes beyond device {request.Device} of {devices[request.Device].Length}");
+        foreach (BlockRequest other in _flights)
+        {
+            if (other.Verb == BlockVerb.Flush || (request.Verb == BlockVerb.Read && other.Verb == BlockVerb.Read)) continue;
+            if (other.Device == request.Device && other.Offset < request.Offset + length && request.Offset < other.Offset + other.Buffer.Length)
+                throw new ContractViolationException($"{request.Verb} at {request.Offset} races with {other.Verb} at {other.Offset} on device {request.Device}");
+        }
+    }
+
+    private int Complete(in BlockRequest request)
+    {
+        if (request.Verb == BlockVerb.Flush) return 0;
+        Span<byte> buffer = arena[request.Buffer], place = devices[request.Device].AsSpan((int)request.Offset, buffer.Length);
+        if (request.Verb == BlockVerb.Write)
+        {
+            Writes[request.Device]++;
+            buffer.CopyTo(place);
+        }
+        else if (lie == null)
+        {
+            place.CopyTo(buffer);
+        }
+        else
+        {
+            byte[] told = place.ToArray();
+            lie(request.Device, request.Offset, told);
+            told.CopyTo(buffer);
+        }
+        return buffer.Length;
+    }
+}

@@ -1,0 +1,176 @@
+using System;
+using System.Collections.Generic;
+using System.Diagnostics;
+using System.Globalization;
+using System.IO;
+using System.Linq;
+using System.Threading;
+
+namespace Snapuserd.Tests.Simulator;
+
+/// <summary>What a fuzzing run met.</summary>
+public sealed class FuzzCounts
+{
+    public long Files { get; set; }
+    public long Accepted { get; set; }
+    public long Runs { get; set; }
+    public long Liars { get; set; }
+    /// <summary>Files by the rule they broke, to the judge.</summary>
+    public SortedDictionary<string, long> Refused { get; } = new(StringComparer.Ordinal);
+    /// <summary>Different sentences of the product.</summary>
+    public HashSet<string> Sentences { get; } = [];
+
+    public void Add(FuzzCounts other)
+    {
+        Files += other.Files;
+        Accepted += other.Accepted;
+        Runs += other.Runs;
+        Liars += other.Liars;
+        foreach ((string rule, long count) in other.Refused) Refused[rule] = Refused.GetValueOrDefault(rule) + count;
+        Sentences.UnionWith(other.Sentences);
+    }
+}
+
+/// <summary>
+/// Makes files by the grammar, spoils them and tries them (<see cref="HostileTrial"/>). A spoiled file whose outcome is new, by rule and
+/// by sentence, joins those that are spoiled further.
+/// </summary>
+public sealed class Fuzzer(ulong seed)
+{
+    private const int MostKept = 400;
+
+    private readonly Chance _chance = new(seed);
+    private readonly List<HostileFile> _corpus = [];
+    private readonly List<HostileFile> _good = [];
+    private readonly HashSet<HostileOutcome> _outcomes = [];
+    private ulong _number;
+
+    public FuzzCounts Counts { get; } = new();
+
+    /// <summary>The file that is being tried, or was when a trial failed, its base and the seed of the trial.</summary>
+    public HostileFile? Current { get; private set; }
+    public ulong TrialSeed { get; private set; }
+
+    /// <summary>Tries one file; throws what <see cref="HostileTrial.Try"/> throws.</summary>
+    public void Step(HostileTrial trial)
+    {
+        TrialSeed = Chance.Mix(seed + _number++);
+        HostileFile origin = Origin();
+        // Every so often a file as it was generated, so that the grammar itself is known to make good ones.
+        Current = _corpus.Count == 0 || _chance.Percent(5) ? origin : HostileFiles.Mutate(origin, _chance, _corpus);
+        long runs = trial.Runs;
+        HostileOutcome outcome = trial.Try(Current.Bytes, HostileFiles.Base(TrialSeed), TrialSeed);
+        if (_chance.Percent(10))
+        {
+            Counts.Liars++;
+            ulong lies = _chance.Next();
+            trial.TryLiar(Current.Bytes, HostileFiles.Base(TrialSeed), TrialSeed, _chance.Below(12), (offset, bytes) => Lie(lies + (ulong)offset, bytes.Span));
+        }
+        Counts.Files++;
+        Counts.Runs += trial.Runs - runs;
+        Counts.Sentences.Add(outcome.Sentence);
+        if (outcome.Accepted) Counts.Accepted++;
+        else Counts.Refused[outcome.Rule!] = Counts.Refused.GetValueOrDefault(outcome.Rule!) + 1;
+        if (Current.Bytes.Length > 100_000) return;
+        if (outcome.Accepted) Keep(_good);
+        else if (_outcomes.Add(outcome)) Keep(_corpus);
+    }
+
+    /// <summary>What is accepted goes furthest when it is spoiled; what is refused in a new way is halfway to another new way.</summary>
+    private HostileFile Origin() => _chance.Below(100) switch
+    {
+        < 50 when _good.Count > 0 => _good[_chance.Below(_good.Count)],
+        < 65 when _corpus.Count > 0 => _corpus[_chance.Below(_corpus.Count)],
+        _ => HostileFiles.Generate(_chance),
+    };
+
+    private void Keep(List<HostileFile> list)
+    {
+        if (list.Count < MostKept) list.Add(Current!);
+        else list[_chance.Below(MostKept)] = Current!;
+    }
+
+    /// <summary>Changes a few bits, or bytes, of what a read gives.</summary>
+    public static void Lie(ulong seed, Span<byte> bytes)
+    {
+        Chance chance = new(seed);
+        int times = 1 + chance.Below(3);
+        for (int i = 0; i < times; i++)
+        {
+            // What counts lies at the front of a page, or anywhere.
+            int at = chance.Below(chance.Percent(50) ? Math.Min(128, bytes.Length) : bytes.Length);
+            bytes[at] = chance.Percent(50) ? (byte)(bytes[at] ^ (1 << chance.Below(8))) : (byte)chance.Next();
+        }
+    }
+}
+
+/// <summary>`simulator fuzz`: a fuzzer per processor until the time is over. With FILE and SEED as words it tries that file alone.</summary>
+public static class Fuzz
+{
+    private const string Folder = "build/fuzz";
+
+    public static int Run(Budget budget)
+    {
+        if (budget.Words.Length > 0) return Again(budget.Words[0], budget.Seed);
+        Stopwatch time = Stopwatch.StartNew();
+        Fuzzer[] fuzzers = [.. Enumerable.Range(0, Environment.ProcessorCount).Select(number => new Fuzzer(Chance.Mix(budget.Seed) + (ulong)number))];
+        Exception? failed = null;
+        Thread[] threads = Array.ConvertAll(fuzzers, fuzzer => new Thread(() =>
+        {
+            using HostileTrial trial = new();
+            try
+            {
+                while (time.Elapsed.TotalSeconds < budget.Seconds && Volatile.Read(ref failed) == null) fuzzer.Step(trial);
+            }
+            catch (Exception e)
+            {
+                if (Interlocked.CompareExchange(ref failed, e, null) == null) Report(fuzzer, budget.Seed, e);
+            }
+        }));
+        foreach (Thread thread in threads) thread.Start();
+        foreach (Thread thread in threads) thread.Join();
+
+        FuzzCounts counts = new();
+        foreach (Fuzzer fuzzer in fuzzers) counts.Add(fuzzer.Counts);
+        foreach ((string rule, long count) in counts.Refused.OrderByDescending(pair => pair.Value)) Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{count,10}  {rule}"));
+        Console.WriteLine(string.Create(CultureInfo.InvariantCulture,
+            $"fuzz: seed {budget.Seed}: {counts.Files} files, {counts.Accepted} accepted, {counts.Files - counts.Accepted} refused by {counts.Refused.Count} rules in {counts.Sentences.Count} different sentences, "
+            + $"{counts.Liars} read from a device that lies, {counts.Runs} runs, {counts.Files / time.Elapsed.TotalSeconds:0} files/s, {(failed == null ? 0 : 1)} failed"));
+        return failed == null ? 0 : 1;
+    }
+
+    private static void Report(Fuzzer fuzzer, ulong seed, Exception e)
+    {
+        Directory.CreateDirectory(Folder);
+        string path = string.Create(CultureInfo.InvariantCulture, $"{Folder}/{fuzzer.TrialSeed:x16}.cow");
+        File.WriteAllBytes(path, fuzzer.Current!.Bytes);
+        Console.Error.WriteLine($"fuzz: seed {seed}: {e.Message}");
+        if (e is not HostileException || e.InnerException != null) Console.Error.WriteLine((e.InnerException ?? e).ToString());
+        Console.Error.WriteLine(string.Create(CultureInfo.InvariantCulture, $"fuzz: again with: make fuzz FILE={path} SEED={fuzzer.TrialSeed}"));
+    }
+
+    private static int Again(string path, ulong seed)
+    {
+        byte[] file = File.ReadAllBytes(path), baseImage = HostileFiles.Base(seed);
+        using HostileTrial trial = new();
+        try
+        {
+            HostileOutcome outcome = trial.Try(file, baseImage, seed);
+            Console.WriteLine(outcome.Accepted ? "accepted, and the image is the judge's" : $"refused by the rule '{outcome.Rule}': {outcome.Sentence}");
+            Lies(trial, file, baseImage, seed);
+            return 0;
+        }
+        catch (Exception e)
+        {
+            Console.Error.WriteLine($"{e.Message}\n{e.InnerException}");
+            return 1;
+        }
+    }
+
+    private static void Lies(HostileTrial trial, byte[] file, byte[] baseImage, ulong seed)
+    {
+        for (ulong lies = 0; lies < 1000; lies++)
+            for (int from = 0; from < 12; from++)
+                trial.TryLiar(file, baseImage, seed, from, (offset, bytes) => Fuzzer.Lie(Chance.Mix(seed + lies) + (ulong)offset, bytes.Span));
+    }
+}
