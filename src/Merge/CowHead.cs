@@ -63,10 +63,10 @@ internal sealed class CowHead
         return _arena[_image];
     }
 
-    /// <summary><c>num_merge_ops</c> in the image.</summary>
+    /// <summary><c>num_merge_ops</c> in the image. What was read again from a device that changes may be any number: <see cref="int.MaxValue"/> stands for all that no count can be.</summary>
     public int Count
     {
-        get => checked((int)BinaryPrimitives.ReadUInt64LittleEndian(Image[CowHeader.MergeCountOffset..]));
+        get => (int)Math.Min(int.MaxValue, BinaryPrimitives.ReadUInt64LittleEndian(Image[CowHeader.MergeCountOffset..]));
         set => BinaryPrimitives.WriteUInt64LittleEndian(Change()[CowHeader.MergeCountOffset..], (ulong)value);
     }
 

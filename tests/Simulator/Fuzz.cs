@@ -63,8 +63,7 @@ public sealed class Fuzzer(ulong seed)
         if (_chance.Percent(10))
         {
             Counts.Liars++;
-            ulong lies = _chance.Next();
-            trial.TryLiar(Current.Bytes, HostileFiles.Base(TrialSeed), TrialSeed, _chance.Below(12), (offset, bytes) => Lie(lies + (ulong)offset, bytes.Span));
+            TryLiar(trial, Current.Bytes, TrialSeed);
         }
         Counts.Files++;
         Counts.Runs += trial.Runs - runs;
@@ -88,6 +87,13 @@ public sealed class Fuzzer(ulong seed)
     {
         if (list.Count < MostKept) list.Add(Current!);
         else list[_chance.Below(MostKept)] = Current!;
+    }
+
+    /// <summary>The file on a device that lies, how and from when on being the seed's.</summary>
+    public static void TryLiar(HostileTrial trial, byte[] file, ulong seed)
+    {
+        ulong lies = Chance.Mix(seed);
+        trial.TryLiar(file, HostileFiles.Base(seed), seed, (int)(lies % 12), (offset, bytes) => Lie(lies + (ulong)offset, bytes.Span));
     }
 
     /// <summary>Changes a few bits, or bytes, of what a read gives.</summary>
@@ -157,7 +163,7 @@ public static class Fuzz
         {
             HostileOutcome outcome = trial.Try(file, baseImage, seed);
             Console.WriteLine(outcome.Accepted ? "accepted, and the image is the judge's" : $"refused by the rule '{outcome.Rule}': {outcome.Sentence}");
-            Lies(trial, file, baseImage, seed);
+            Fuzzer.TryLiar(trial, file, seed);
             return 0;
         }
         catch (Exception e)
@@ -165,12 +171,5 @@ public static class Fuzz
             Console.Error.WriteLine($"{e.Message}\n{e.InnerException}");
             return 1;
         }
-    }
-
-    private static void Lies(HostileTrial trial, byte[] file, byte[] baseImage, ulong seed)
-    {
-        for (ulong lies = 0; lies < 1000; lies++)
-            for (int from = 0; from < 12; from++)
-                trial.TryLiar(file, baseImage, seed, from, (offset, bytes) => Fuzzer.Lie(Chance.Mix(seed + lies) + (ulong)offset, bytes.Span));
     }
 }

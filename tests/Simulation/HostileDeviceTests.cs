@@ -1,0 +1,64 @@
+using System;
+using System.Buffers.Binary;
+using Snapuserd.Cow;
+using Snapuserd.Tests.Simulator;
+using Xunit;
+using Xunit.Abstractions;
+
+namespace Snapuserd.Tests.Simulation;
+
+/// <summary>
+/// A COW that changes between two reads of it. No file can promise an image then; what is promised is that every access stays in range,
+/// that the run ends with a typed error or with "done", and that only blocks change which some op writes.
+/// </summary>
+public sealed class HostileDeviceTests(ITestOutputHelper output)
+{
+    [Theory]
+    [InlineData(1)]
+    [InlineData(int.MaxValue + 1L)]
+    [InlineData(-1)]
+    public void Count_that_changes_behind_the_validation_is_another_merge_and_nothing_is_written(long count)
+    {
+        HostileFile file = HostileFiles.Small(3, CowCompression.Gz);
+        byte[] baseImage = HostileFiles.Base(0);
+        using HostileTrial trial = new();
+        bool first = true;
+        HostileOutcome outcome = trial.TryLiar(file.Bytes, baseImage, 1, 0, (offset, bytes) =>
+        {
+            // The second time that the header is read as a part of a page: not by the parser.
+            if (offset != 0) return;
+            if (!first) BinaryPrimitives.WriteInt64LittleEndian(bytes.Span[CowHeader.MergeCountOffset..], count);
+            first = false;
+        });
+        Assert.Equal("InUse", outcome.Rule);
+        Assert.Contains("num_merge_ops changed", outcome.Sentence);
+    }
+
+    [Theory]
+    [InlineData(2, CowCompression.Gz)]
+    [InlineData(2, CowCompression.None)]
+    [InlineData(3, CowCompression.Zstd)]
+    [InlineData(3, CowCompression.Lz4)]
+    public void Device_that_lies_from_any_read_on_gets_a_typed_answer_and_no_block_that_no_op_writes(int version, CowCompression compression)
+    {
+        const ulong seeds = 500;
+        HostileFile file = HostileFiles.Small(version, compression, window: version == 3);
+        using HostileTrial trial = new();
+        int done = 0, refused = 0;
+        for (ulong seed = 0; seed < seeds; seed++)
+        {
+            try
+            {
+                ulong lies = Chance.Mix(seed);
+                HostileOutcome outcome = trial.TryLiar(file.Bytes, HostileFiles.Base(seed), seed, (int)(lies % 12), (offset, bytes) => Fuzzer.Lie(lies + (ulong)offset, bytes.Span));
+                if (outcome.Accepted) done++; else refused++;
+            }
+            catch (HostileException e)
+            {
+                throw new HostileException($"seed {seed}: {e.Message}", e);
+            }
+        }
+        output.WriteLine($"{done} done, {refused} refused");
+        Assert.True(done > 0 && refused > 0, $"{done} done, {refused} refused: the lies are not about what matters");
+    }
+}
