@@ -5,6 +5,7 @@ using System.Globalization;
 using System.IO;
 using System.Linq;
 using System.Threading;
+using Snapuserd.Tests.Support;
 
 namespace Snapuserd.Tests.Simulator;
 
@@ -89,6 +90,15 @@ public sealed class Fuzzer(ulong seed)
         else list[_chance.Below(MostKept)] = Current!;
     }
 
+    /// <summary>Writes the file that failed to build/fuzz and returns the command that tries it again.</summary>
+    public string SaveCurrent()
+    {
+        string folder = Path.Combine(Binary.Root, "build", "fuzz"), name = string.Create(CultureInfo.InvariantCulture, $"{TrialSeed:x16}.cow");
+        Directory.CreateDirectory(folder);
+        File.WriteAllBytes(Path.Combine(folder, name), Current!.Bytes);
+        return string.Create(CultureInfo.InvariantCulture, $"make fuzz FILE=build/fuzz/{name} SEED={TrialSeed}");
+    }
+
     /// <summary>The file on a device that lies, how and from when on being the seed's.</summary>
     public static void TryLiar(HostileTrial trial, byte[] file, ulong seed)
     {
@@ -113,8 +123,6 @@ public sealed class Fuzzer(ulong seed)
 /// <summary>`simulator fuzz`: a fuzzer per processor until the time is over. With FILE and SEED as words it tries that file alone.</summary>
 public static class Fuzz
 {
-    private const string Folder = "build/fuzz";
-
     public static int Run(Budget budget)
     {
         if (budget.Words.Length > 0) return Again(budget.Words[0], budget.Seed);
@@ -147,12 +155,9 @@ public static class Fuzz
 
     private static void Report(Fuzzer fuzzer, ulong seed, Exception e)
     {
-        Directory.CreateDirectory(Folder);
-        string path = string.Create(CultureInfo.InvariantCulture, $"{Folder}/{fuzzer.TrialSeed:x16}.cow");
-        File.WriteAllBytes(path, fuzzer.Current!.Bytes);
         Console.Error.WriteLine($"fuzz: seed {seed}: {e.Message}");
         if (e is not HostileException || e.InnerException != null) Console.Error.WriteLine((e.InnerException ?? e).ToString());
-        Console.Error.WriteLine(string.Create(CultureInfo.InvariantCulture, $"fuzz: again with: make fuzz FILE={path} SEED={fuzzer.TrialSeed}"));
+        Console.Error.WriteLine($"fuzz: again with: {fuzzer.SaveCurrent()}");
     }
 
     private static int Again(string path, ulong seed)

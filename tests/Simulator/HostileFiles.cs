@@ -134,6 +134,29 @@ public static class HostileFiles
         return window ? WithWindow(file, 0, 2, new Chance(1)) : file;
     }
 
+    /// <summary>A file of a Copy, a Zero and one Replace that is stored as <paramref name="payload"/>.</summary>
+    public static HostileFile WithPayload(int version, HostilePayload payload)
+    {
+        // Built with the payload raw, so that it is there as it is; then told its algorithm and its length.
+        HostileFile file = Of(new CowBuilder { Version = version, ClusterOps = version == 2 ? 6 : 0, ScratchBytes = SmallCases.ScratchFor(1) }.Copy(1, 2).Zero(3).Replace(4, new byte[4096]));
+        int op = file.Ops[2], data = file.Data[0];
+        byte[] bytes = [.. file.Bytes[..data], .. payload.Stored, .. file.Bytes[(data + 4096)..]];
+        if (version == 3)
+        {
+            BinaryPrimitives.WriteInt32LittleEndian(bytes.AsSpan(70), (int)payload.Algorithm);
+            BinaryPrimitives.WriteInt32LittleEndian(bytes.AsSpan(74), 4096);
+            BinaryPrimitives.WriteInt32LittleEndian(bytes.AsSpan(op), payload.Stored.Length);
+        }
+        else
+        {
+            bytes[op + 1] = (byte)payload.Algorithm;
+            BinaryPrimitives.WriteUInt16LittleEndian(bytes.AsSpan(op + 2), checked((ushort)payload.Stored.Length));
+            // The Cluster op behind it skips what is stored.
+            BinaryPrimitives.WriteInt64LittleEndian(bytes.AsSpan(op + 20 + 12), data + payload.Stored.Length - (op + 40));
+        }
+        return file with { Bytes = bytes };
+    }
+
     /// <summary>A well-formed file most of the time; what it does to itself is left to chance.</summary>
     public static HostileFile Generate(Chance chance)
     {

@@ -53,6 +53,12 @@ public sealed class NaiveVerdict
     /// <summary>The merged image; ops whose payload does not decode are left out.</summary>
     public byte[] Image { get; set; } = [];
 
+    /// <summary>
+    /// Scratch holds something else for a block that is copied onto itself than the base does. Slots have no checksum; whoever reads that
+    /// block behind the window reads one or the other, and both are wrong by one account.
+    /// </summary>
+    public bool Ambiguous { get; set; }
+
     /// <summary>The first rule that is broken on the way to an image, or null.</summary>
     public string? ForImage => Read ?? Devices ?? Order ?? Scratch ?? NeededPayload;
 }
@@ -402,7 +408,9 @@ public sealed class NaiveReader
             if (Window == 0 && op.Type == 6 && op.Reads.Contains(op.Block)) _verdict.InPlace = "in place without scratch";
             if (position < _verdict.Count + left)
             {
-                _file.AsSpan((int)SlotAt(position - _verdict.Count), 4096).CopyTo(image.AsSpan((int)op.Block * 4096));
+                Span<byte> slot = _file.AsSpan((int)SlotAt(position - _verdict.Count), 4096), place = image.AsSpan((int)op.Block * 4096, 4096);
+                _verdict.Ambiguous |= op.OntoItself && !slot.SequenceEqual(place);
+                slot.CopyTo(place);
                 continue;
             }
             byte[]? result = op.Type switch
