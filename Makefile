@@ -10,7 +10,7 @@ export TFM
 SECONDS ?= 60
 SEED ?= 1
 
-.PHONY: build help test simulate guest-test demo lint bench reproducible install clean
+.PHONY: build help test simulate fuzz guest-test demo lint bench reproducible install clean
 .NOTPARALLEL:
 
 build: ## compile build/snapuserd (the default)
@@ -34,6 +34,9 @@ demo: build ## two updates, one created here, each killed half-way and resumed
 lint: ## formatting, style, and the rules of this code base
 	./tests/lint.sh
 	./build.sh format-check
+
+fuzz: ## hostile COWs beside a judge: [SECONDS=60] [SEED=n] [FILE=…]
+	@./build.sh simulate fuzz --seconds $(SECONDS) --seed $(SEED) $(FILE)
 
 bench: build ## speed, each number beside its ceiling
 	./build.sh bench-tool

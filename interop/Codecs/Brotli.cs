@@ -4,8 +4,9 @@ using System.Runtime.InteropServices;
 namespace Snapuserd.Interop;
 
 /// <summary>
-/// The brotli decoder. It has no reset, so each stream makes a state and frees it: some 5 KiB and what the stream's window needs, at most
-/// 16 MiB, because the large-window extension stays off.
+/// The brotli decoder. It has no reset, so each stream makes a state and frees it: some 5 KiB, its Huffman tables, and a ring of the size
+/// that the stream says, which a stream of twenty bytes can say to be 16 MiB, and have filled before a byte comes out. So memory goes
+/// through an allocator that gives no more than <see cref="MostAtOnce"/> at once.
 /// </summary>
 [LibraryHeader("brotli/decode.h")]
 public static unsafe class Brotli
@@ -18,12 +19,21 @@ public static unsafe class Brotli
     private const int BROTLI_DECODER_ERROR_ALLOC_BLOCK_TYPE_TREES = -30;
 
     /// <summary>
-    /// Decodes one whole stream. Returns the decoder's own answer (a BROTLI_DECODER_RESULT), or -ENOMEM.
+    /// The largest piece of memory that a state gets. The ring of a stream of 256 KiB, which is the largest unit, takes less than 514 KiB;
+    /// 256 trees of distance codes, the largest table, 1.6 MiB. Too small a number refuses streams that are valid; too large a one is what
+    /// each worker may need beside the arena.
+    /// </summary>
+    private const int MostAtOnce = 2 << 20;
+
+    /// <summary>
+    /// Decodes one whole stream. Returns the decoder's own answer (a BROTLI_DECODER_RESULT), or -ENOMEM. A stream that wants a ring which
+    /// no unit fills answers BROTLI_DECODER_RESULT_NEEDS_MORE_OUTPUT: it has more in it than there is room for.
     /// </summary>
     public static int Decompress(ReadOnlySpan<byte> input, Span<byte> output, out int consumed, out int written)
     {
         consumed = written = 0;
-        void* state = BrotliDecoderCreateInstance(null, null, null);
+        bool refused = false;
+        void* state = BrotliDecoderCreateInstance(&Allocate, &Free, &refused);
         if (state == null) return -Errno.ENOMEM;
         int result;
         fixed (byte* from = input)
@@ -38,13 +48,36 @@ public static unsafe class Brotli
         // The codes of failed allocations are consecutive.
         if (result == BROTLI_DECODER_RESULT_ERROR
             && BrotliDecoderGetErrorCode(state) is <= BROTLI_DECODER_ERROR_ALLOC_CONTEXT_MODES and >= BROTLI_DECODER_ERROR_ALLOC_BLOCK_TYPE_TREES)
-            result = -Errno.ENOMEM;
+            result = refused ? BROTLI_DECODER_RESULT_NEEDS_MORE_OUTPUT : -Errno.ENOMEM;
         BrotliDecoderDestroyInstance(state);
         return result;
     }
 
+    [UnmanagedCallersOnly]
+    private static void* Allocate(void* refused, nuint size)
+    {
+        if (size > MostAtOnce)
+        {
+            *(bool*)refused = true;
+            return null;
+        }
+        try
+        {
+            return NativeMemory.Alloc(size);
+        }
+        catch (OutOfMemoryException)
+        {
+            // No exception may leave for C.
+            return null;
+        }
+    }
+
+    [UnmanagedCallersOnly]
+    private static void Free(void* refused, void* address) => NativeMemory.Free(address);
+
     [DllImport("libbrotlidec")]
-    private static extern void* BrotliDecoderCreateInstance(void* alloc_func, void* free_func, void* opaque);
+    private static extern void* BrotliDecoderCreateInstance(
+        delegate* unmanaged<void*, nuint, void*> alloc_func, delegate* unmanaged<void*, void*, void> free_func, void* opaque);
 
     [DllImport("libbrotlidec")]
     private static extern int BrotliDecoderDecompressStream(

@@ -243,7 +243,7 @@ public static class HostileFiles
         {
             int entry = file.ScratchAt + 1 + (16 * written), slot = file.ScratchAt + metadata + (4096 * written);
             NaiveOp op = verdict.Ops[verdict.MergeOrder[count + written]];
-            if (!op.Ordered || entry + 32 > file.ScratchAt + metadata || slot + 4096 > file.ScratchAt + file.ScratchBytes) break;
+            if (!op.Ordered || slot + 4096 > bytes.Length || entry + 32 > file.ScratchAt + metadata || slot + 4096 > file.ScratchAt + file.ScratchBytes) break;
             BinaryPrimitives.WriteInt64LittleEndian(bytes.AsSpan(entry), op.Block);
             BinaryPrimitives.WriteInt64LittleEndian(bytes.AsSpan(entry + 8), slot);
             Payload(chance.Below(6), 1).CopyTo(bytes, slot);

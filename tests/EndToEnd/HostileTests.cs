@@ -1,0 +1,114 @@
+using System;
+using System.Buffers.Binary;
+using System.Collections.Generic;
+using System.Globalization;
+using System.IO;
+using System.Text.RegularExpressions;
+using Snapuserd.Cow;
+using Snapuserd.Tests.Simulator;
+using Snapuserd.Tests.Support;
+using Xunit;
+using Xunit.Abstractions;
+
+namespace Snapuserd.Tests.EndToEnd;
+
+/// <summary>Hostile files through the built program: the same verdicts as in the simulator, and bounds that only a process shows.</summary>
+public sealed partial class HostileTests(ITestOutputHelper output)
+{
+    public static IEnumerable<object[]> Seeds => [[1], [2], [3], [4], [5], [6]];
+
+    [Theory]
+    [MemberData(nameof(Seeds))]
+    public void Program_answers_a_spoiled_file_as_the_judge_does(int seed)
+    {
+        const int files = 4;
+        using TempFolder folder = new();
+        Chance chance = new((ulong)seed);
+        byte[] baseImage = HostileFiles.Base(0);
+        File.WriteAllBytes(folder["base"], baseImage);
+        for (int i = 0; i < files; i++)
+        {
+            HostileFile file = HostileFiles.Mutate(HostileFiles.Generate(chance), chance, []);
+            NaiveVerdict verdict = NaiveReader.Judge(file.Bytes, baseImage);
+            if (verdict.Ambiguous) continue;
+            File.WriteAllBytes(folder["cow"], file.Bytes);
+            File.WriteAllBytes(folder["merged"], baseImage);
+
+            Expect(verdict.Read ?? verdict.Order, "inspect", folder["cow"], "--ops", "--json");
+            Expect(verdict.Read ?? verdict.Order ?? verdict.Payload, "verify", "--cow", folder["cow"]);
+            Expect(verdict.ForImage, "extract", "--cow", folder["cow"], "--base", folder["base"], "--output", folder["out"]);
+            if (verdict.ForImage == null) Assert.Equal(verdict.Image, File.ReadAllBytes(folder["out"]));
+            Assert.Equal(file.Bytes, File.ReadAllBytes(folder["cow"]));
+            Assert.Equal(baseImage, File.ReadAllBytes(folder["base"]));
+
+            string? refused = verdict.ForImage ?? (verdict.Major == 1 ? "version 1" : verdict.Count == 0 ? verdict.Payload : null);
+            BinaryResult merge = Expect(refused, "merge", "--cow", folder["cow"], "--base", folder["merged"], "--memory", "8M", "--progress", "never", "--allow-unsafe");
+            byte[] merged = File.ReadAllBytes(folder["merged"]);
+            // A payload that is bad behind the first count is found when others are written.
+            if (refused == null) Assert.Equal(verdict.Image, merged);
+            else if (verdict.Read != null || verdict.Count == 0) Assert.Equal(baseImage, merged);
+            File.Delete(folder["out"]);
+            output.WriteLine($"{refused ?? "merged"}: {merge.Error}");
+        }
+    }
+
+    private static BinaryResult Expect(string? rule, params string[] arguments)
+    {
+        BinaryResult result = Binary.Run(arguments);
+        Assert.True(result.ExitCode == (rule == null ? 0 : 65), $"{arguments[0]} of a file with '{rule}': {result}");
+        return result;
+    }
+
+    [Theory]
+    [InlineData(1L << 31, 65)]
+    [InlineData((1L << 31) - 1, 65)]
+    [InlineData(1L << 20, 65)]
+    public void Claim_of_two_thousand_million_ops_in_a_file_of_holes_ends_at_the_first_op(long ops, int exitCode)
+    {
+        // A file of holes has room for any claim. What is mapped for it must not be touched, and not be asked for in earnest.
+        using TempFolder folder = new();
+        byte[] head = new CowBuilder { ScratchBytes = 0 }.Zero(0).Build();
+        BinaryPrimitives.WriteInt64LittleEndian(head.AsSpan(54), ops);
+        BinaryPrimitives.WriteInt64LittleEndian(head.AsSpan(62), ops);
+        using (FileStream file = File.Create(folder["cow"]))
+        {
+            file.Write(head);
+            file.SetLength(head.Length + (ops * 16));
+        }
+        File.WriteAllBytes(folder["base"], new byte[65536]);
+        foreach (string[] arguments in (string[][])[["verify", "--cow", folder["cow"]], ["inspect", folder["cow"]], ["merge", "--cow", folder["cow"], "--base", folder["base"], "--memory", "8M"]])
+        {
+            BinaryResult result = Binary.Run(arguments);
+            Assert.True(result.ExitCode == exitCode, result.ToString());
+            Assert.Contains(ops > int.MaxValue ? "more than the 2147483647" : "op 1 (block 0): type is 0", result.Error, StringComparison.Ordinal);
+        }
+    }
+
+    [Fact]
+    public void Brotli_bomb_gets_no_more_memory_than_a_unit_needs()
+    {
+        // The stream claims 16 MiB at once; the decoder would take a ring of that size and fill it before it says that the unit is full.
+        const long most = 4 << 20, arena = 8 << 20;
+        using TempFolder folder = new();
+        foreach (HostilePayload payload in HostilePayloads.All)
+        {
+            if (payload.Algorithm != CowCompression.Brotli || !payload.Name.Contains("bomb", StringComparison.Ordinal)) continue;
+            File.WriteAllBytes(folder["cow"], HostileFiles.WithPayload(3, payload).Bytes);
+            BinaryResult result = Binary.RunProgram("strace", ["-f", "-e", "trace=mmap", "-o", folder["trace"], Binary.Path, "verify", "--cow", folder["cow"], "--memory", "8M"]);
+            Assert.True(result.ExitCode == 65, result.ToString());
+            int calls = 0;
+            foreach (string line in File.ReadAllLines(folder["trace"]))
+            {
+                // What is mapped without access is only reserved, by the collector; and the arena is what --memory says.
+                if (Mapped().Match(line) is not { Success: true } match) continue;
+                calls++;
+                long bytes = long.Parse(match.Groups[1].Value, CultureInfo.InvariantCulture);
+                Assert.True(bytes is < most or arena, $"{payload.Name}: {line}");
+            }
+            Assert.True(calls > 0, "strace saw no mmap");
+        }
+    }
+
+    [GeneratedRegex(@"mmap\(NULL, (\d+), PROT_READ\|PROT_WRITE, MAP_PRIVATE\|MAP_ANONYMOUS")]
+    private static partial Regex Mapped();
+}
