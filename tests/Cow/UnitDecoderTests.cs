@@ -35,6 +35,25 @@ public sealed class UnitDecoderTests
     }
 
     [Theory]
+    [InlineData(1, 10)]
+    [InlineData(5, 16)]
+    [InlineData(9, 24)]
+    [InlineData(11, 24)]
+    public void Largest_unit_decodes_from_brotli_of_any_window_whatever_is_in_it(int quality, int window)
+    {
+        // Text, numbers and noise in turns make many block types and trees: what a state takes beside its ring.
+        byte[] plain = Text(256 * 1024), stored = new byte[plain.Length + 4096], unit = new byte[plain.Length];
+        var random = new Random(quality);
+        for (int at = 0; at < plain.Length; at += 8192)
+            if (at % 3 == 0) random.NextBytes(plain.AsSpan(at, 8192));
+            else if (at % 3 == 1) for (int i = 0; i < 8192; i++) plain[at + i] = (byte)(random.Next(1 + (at / 2048)) + (i % 4));
+        Assert.True(System.IO.Compression.BrotliEncoder.TryCompress(plain, stored, out int length, quality, window));
+        using var decoder = new UnitDecoder();
+        Assert.Equal(0, decoder.Decode(CowCompression.Brotli, stored.AsSpan(0, length), unit));
+        Assert.Equal(plain, unit);
+    }
+
+    [Theory]
     [MemberData(nameof(Streams))]
     public void Decoder_is_as_new_after_every_error(CowCompression algorithm)
     {

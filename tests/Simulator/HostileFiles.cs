@@ -86,7 +86,7 @@ public sealed record HostileFile(byte[] Bytes, int Version, int[] Ops, int[] Dat
         ulong[] values =
         [
             0, 1, 2, max, max - 1, sign, sign - 1, sign + 1, old + 1, old - 1, old ^ sign, old * 2, 4095, 4096, 4097, 511, 512, file, file + 1, file - 1, file - 20, file / 4096,
-            int.MaxValue, 1UL << 31, uint.MaxValue, 1UL << 32, (1UL << 48) - 1, 1UL << 48, long.MaxValue, ulong.MaxValue - 19, ulong.MaxValue - 15, 262144, 262145, max / 16, (max / 16) + 1, max / 20, max / 4096,
+            0x574f436661736e75, int.MaxValue, 1UL << 31, uint.MaxValue, 1UL << 32, (1UL << 48) - 1, 1UL << 48, long.MaxValue, ulong.MaxValue - 19, ulong.MaxValue - 15, 262144, 262145, max / 16, (max / 16) + 1, max / 20, max / 4096,
         ];
         return values.Select(value => value & max).Distinct();
     }

@@ -29,12 +29,22 @@ public sealed partial class HostileTrial : IDisposable
     // Small enough to be filled with rubbish for every run, and large enough for any unit and a v2 payload; --memory is 8 MiB at least.
     private readonly Arena _small = new(1 << 20);
     private readonly Arena _least = new(8 << 20);
+    // Kept for all files: a decoder must be as new behind whatever it was given.
+    private readonly DecodeWorker _smallWorker, _leastWorker;
+
+    public HostileTrial()
+    {
+        _smallWorker = new DecodeWorker(_small);
+        _leastWorker = new DecodeWorker(_least);
+    }
 
     /// <summary>Runs of the product.</summary>
     public long Runs { get; private set; }
 
     public void Dispose()
     {
+        _smallWorker.Dispose();
+        _leastWorker.Dispose();
         _small.Dispose();
         _least.Dispose();
     }
@@ -262,10 +272,9 @@ public sealed partial class HostileTrial : IDisposable
         Runs++;
         arena.Reset();
         if (arena == _small) arena[new Slice(0, 256 << 10)].Fill((byte)seed);
-        byte[]? cowBefore = arena == _small ? (byte[])cow.Clone() : null, imageBefore = arena == _small ? (byte[])image.Clone() : null;
         // Every page of a small file is asked for a few times; what depends on its claims would be far beyond.
         queue = new ByteQueue([cow, image], arena, 1 + (int)(seed % 9), seed, 2000 + ((cow.Length + image.Length) / 4), lie);
-        InlineWorkQueue<DecodeJob> workers = new(new DecodeWorker(arena), 1 + (int)(seed % 5));
+        InlineWorkQueue<DecodeJob> workers = new(arena == _small ? _smallWorker : _leastWorker, 1 + (int)(seed % 5));
         long before = GC.GetAllocatedBytesForCurrentThread();
         string sentence = "";
         code = ExitCode.Done;
@@ -290,18 +299,13 @@ public sealed partial class HostileTrial : IDisposable
         {
             throw new HostileException($"{name}: {e.GetType().Name}: {e.Message}", e);
         }
-        finally
-        {
-            workers.Dispose();
-        }
         // Whatever the end was, nothing may be in flight behind it.
         queue.Dispose();
         long allocated = GC.GetAllocatedBytesForCurrentThread() - before;
         if (allocated > ManagedBytes + image.Length) throw new HostileException($"{name} allocates {allocated} bytes");
         if (code != ExitCode.OutOfResources || arena != _small || lie != null) return sentence;
-        // The least that --memory can be must do.
-        cowBefore!.CopyTo(cow, 0);
-        imageBefore!.CopyTo(image, 0);
+        // The least that --memory can be must do; and too little is noticed before anything is written.
+        if (queue.Writes[0] + queue.Writes[1] > 0) throw new HostileException($"{name} writes before it notices: {sentence}");
         return Run(name, cow, image, seed, _least, lie, run, out code, out queue);
     }
 
