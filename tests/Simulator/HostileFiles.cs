@@ -125,7 +125,8 @@ public static class HostileFiles
             OpCountMaxSlack = 2,
         };
         if (version == 3 || builder.ClusterOps > 0) builder.Sequence(0, 1, 2, 3);
-        builder.Label(1).Copy(0, 1).Copy(1, 2).Xor(2, 2 * 4096, Payload(1, 1));
+        // In place, which wants scratch; without it another block.
+        builder.Label(1).Copy(0, 1).Copy(1, 2).Xor(2, (scratch ? 2ul : 6) * 4096, Payload(1, 1));
         if (compression != CowCompression.None) builder.Xor(3, (4 * 4096) + 9, Payload(2, 1));
         else builder.Copy(3, 4);
         builder.Label(2).Replace(5, Payload(3, version == 3 ? 2 : 1)).Zero(4).Replace(12, Payload(5, 1)).Zero(9).Zero(9);
