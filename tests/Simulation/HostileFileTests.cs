@@ -3,6 +3,7 @@ using System.Collections.Generic;
 using System.Linq;
 using Snapuserd.Cow;
 using Snapuserd.Tests.Simulator;
+using Snapuserd.Tests.Support;
 using Xunit;
 using Xunit.Abstractions;
 
@@ -145,6 +146,29 @@ public sealed class HostileFieldTests(ITestOutputHelper output) : HostileFileSwe
     [InlineData("v3 zstd, sequence")]
     [InlineData("v3 lz4, window left in scratch")]
     public void Pairs_of_fields_are_refused_or_mean_what_the_judge_says(string name) => Sweep(name, Pairs(Make(name), 4000), 100, 1000);
+}
+
+/// <summary>The judge itself, on files that Android wrote.</summary>
+public sealed class NaiveReaderTests
+{
+    [Theory]
+    [MemberData(nameof(Golden.CowNames), MemberType = typeof(Golden))]
+    public void Judge_makes_the_new_image_of_every_golden_file(string name)
+    {
+        NaiveVerdict verdict = NaiveReader.Judge(Golden.Cow(name), Golden.Old);
+        Assert.Null(verdict.ForImage);
+        Assert.Null(verdict.Payload);
+        Assert.True(Golden.New.AsSpan().SequenceEqual(verdict.Image));
+    }
+
+    [Theory]
+    [MemberData(nameof(Golden.HalfNames), MemberType = typeof(Golden))]
+    public void Judge_makes_the_new_image_of_every_merge_that_Android_left_half_done(string name)
+    {
+        NaiveVerdict verdict = NaiveReader.Judge(Golden.HalfCow(name), Golden.HalfBase(name));
+        Assert.Null(verdict.ForImage);
+        Assert.True(Golden.New.AsSpan().SequenceEqual(verdict.Image));
+    }
 }
 
 /// <summary>Payloads that are not what a writer makes, and what a whole run of the fuzzer meets.</summary>
