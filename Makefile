@@ -38,9 +38,10 @@ lint: ## formatting, style, and the rules of this code base
 fuzz: ## hostile COWs beside a judge: [SECONDS=60] [SEED=n] [FILE=…]
 	@./build.sh simulate fuzz --seconds $(SECONDS) --seed $(SEED) $(FILE)
 
+# `make bench ONLY=merge,v3-lz4,tmpfs` measures a part of it, ARGS="--runs 3" passes options on (tests/Benchmarks/README.md).
 bench: build ## speed, each number beside its ceiling
 	./build.sh bench-tool
-	./build/bench/benchmarks --snapuserd build/snapuserd
+	./build/bench/benchmarks --snapuserd build/snapuserd $(if $(ONLY),--only '$(ONLY)') $(ARGS)
 
 reproducible: ## build twice in two folders; fails unless the two are one
 	./tests/reproducible.sh

@@ -1,5 +1,6 @@
 using System;
 using System.IO;
+using Snapuserd.Tests.Benchmarks.Merging;
 
 namespace Snapuserd.Tests.Benchmarks;
 
@@ -11,36 +12,62 @@ internal static class Program
 {
     private static int Main(string[] args)
     {
-        string? snapuserd = null;
-        bool tiny = false;
-        for (int i = 0; i < args.Length; i++)
+        if (BenchOptions.Parse(args) is not { } options)
         {
-            if (args[i] == "--tiny") tiny = true;
-            else if (args[i] == "--snapuserd" && i + 1 < args.Length) snapuserd = args[++i];
-            else
-            {
-                Console.Error.WriteLine("usage: benchmarks [--snapuserd PATH] [--tiny]");
-                return 64;
-            }
+            Console.Error.WriteLine(BenchOptions.Usage);
+            return 64;
         }
-        Run(Console.Out, snapuserd, tiny);
-        return 0;
+        if (options.Sweep == null)
+        {
+            if (options.Only.Length == 0) Run(Console.Out, options.Snapuserd, options.Tiny);
+            else RunNamed(Console.Out, options);
+        }
+        if (options.Snapuserd == null || options.Tiny) return 0;
+        return MergeBenchmark.Run(Console.Out, options);
     }
 
-    /// <summary>Everything, or with <paramref name="tiny"/> so little of it that the tests can run it.</summary>
+    /// <summary>Everything but merges, or with <paramref name="tiny"/> so little of it that the tests can run it.</summary>
     internal static void Run(TextWriter output, string? snapuserd, bool tiny)
     {
-        int turns = tiny ? 3 : 25;
+        RunKernels(output, tiny);
+        RunParsing(output, tiny);
+        RunWriting(output, tiny);
+        if (snapuserd != null) RunStart(output, snapuserd, tiny);
+    }
+
+    private static void RunNamed(TextWriter output, BenchOptions options)
+    {
+        if (options.Wants("kernels")) RunKernels(output, options.Tiny);
+        if (options.Wants("parsing")) RunParsing(output, options.Tiny);
+        if (options.Wants("writing")) RunWriting(output, options.Tiny);
+        if (options.Snapuserd != null && options.Wants("start")) RunStart(output, options.Snapuserd, options.Tiny);
+    }
+
+    private static void RunKernels(TextWriter output, bool tiny)
+    {
         output.WriteLine("kernels, one thread");
         // A batch that stays in the last-level cache, and one that does not.
-        Kernels.Run(output, tiny ? 1 << 16 : 2 << 20, turns);
-        if (!tiny) Kernels.Run(output, 64 << 20, turns);
+        Kernels.Run(output, tiny ? 1 << 16 : 2 << 20, TurnsOf(tiny));
+        if (!tiny) Kernels.Run(output, 64 << 20, TurnsOf(tiny));
+    }
+
+    private static void RunParsing(TextWriter output, bool tiny)
+    {
         output.WriteLine("parsing");
-        Parsing.Run(output, tiny ? 1000 : 1_000_000, turns);
+        Parsing.Run(output, tiny ? 1000 : 1_000_000, TurnsOf(tiny));
+    }
+
+    private static void RunWriting(TextWriter output, bool tiny)
+    {
         output.WriteLine("writing a COW");
         Writing.Run(output, tiny ? 16 : 8192, tiny ? 3 : 5);
-        if (snapuserd == null) return;
+    }
+
+    private static void RunStart(TextWriter output, string snapuserd, bool tiny)
+    {
         output.WriteLine("start to exit");
         StartUp.Run(output, snapuserd, tiny ? 3 : 41);
     }
+
+    private static int TurnsOf(bool tiny) => tiny ? 3 : 25;
 }

@@ -8,6 +8,9 @@ namespace Snapuserd.Tests.Benchmarks;
 /// <summary>Times of one thing measured several times, in seconds.</summary>
 internal readonly record struct Times(double Median, double Least, double Most)
 {
+    /// <summary>"0.530 [0.510-0.602]", in seconds.</summary>
+    internal string Text => string.Create(CultureInfo.InvariantCulture, $"{Median:0.000} [{Least:0.000}-{Most:0.000}]");
+
     internal static Times Of(double[] seconds)
     {
         Array.Sort(seconds);

@@ -1,0 +1,63 @@
+using System;
+using System.Diagnostics;
+using Snapuserd.Block;
+using Snapuserd.Interop;
+using Snapuserd.Merge;
+
+namespace Snapuserd.Tests.Benchmarks.Merging;
+
+/// <summary>What can be chosen for a run of the engine; the defaults are the program's.</summary>
+internal sealed record EngineChoices
+{
+    internal int Memory { get; init; } = 32 << 20;
+    internal int Depth { get; init; } = 32;
+    internal int Threads { get; init; } = Environment.ProcessorCount;
+    internal bool Direct { get; init; }
+    internal long CheckpointBytes { get; init; } = new MergeOptions().CheckpointBytes;
+    internal long CheckpointMilliseconds { get; init; } = new MergeOptions().CheckpointMilliseconds;
+    /// <summary>By how much every flush takes longer than it does.</summary>
+    internal int FlushMilliseconds { get; init; }
+
+    internal DeviceAccess Access => DeviceAccess.Write | DeviceAccess.Exclusive | (Direct ? DeviceAccess.Direct : 0);
+}
+
+/// <summary>
+/// A merge by the engine in this process, over the production queue, with a queue around it that counts and traces. The program makes its
+/// setup in src/Cli/DeviceSet.cs; this is the same again, and the one place here that has to follow it.
+/// </summary>
+internal sealed record EngineRun(
+    double Seconds, MergeResult Result, long Requests, long Waits, long BytesRead, long BytesWritten, long Flushes,
+    long OpenAllocated, long RunAllocated, int Collections, long Ops, long TargetBytes)
+{
+    internal static EngineRun Of(string basePath, string cowPath, EngineChoices choices, Trace? trace = null)
+    {
+        long start = Stopwatch.GetTimestamp();
+        using Devices devices = new([cowPath, basePath], choices.Access, choices.Memory, choices.Depth);
+        IBlockQueue queue = choices.FlushMilliseconds > 0 ? new SlowFlushQueue(devices.Queue, devices.WakeUp, choices.FlushMilliseconds) : devices.Queue;
+        TracingQueue tracing = new(queue, trace);
+        using WorkQueue<DecodeJob> workers = new(choices.Threads, 64, () => new DecodeWorker(devices.Arena), devices.WakeUp);
+        MergeDevice baseDevice = new(1, basePath, devices[1].Length);
+        MergeSetup setup = new()
+        {
+            Io = new Transfers(tracing, devices.Granules),
+            Arena = devices.Arena,
+            Workers = workers,
+            Time = new MonotonicClock(),
+            Cow = new MergeDevice(0, cowPath, devices[0].Length),
+            Base = baseDevice,
+            Source = baseDevice,
+            Options = new MergeOptions { VerifyFirst = false, CheckpointBytes = choices.CheckpointBytes, CheckpointMilliseconds = choices.CheckpointMilliseconds },
+        };
+        long before = GC.GetAllocatedBytesForCurrentThread();
+        int collections = GC.CollectionCount(0);
+        using MergeEngine engine = MergeEngine.Open(setup);
+        long opened = GC.GetAllocatedBytesForCurrentThread();
+        MergeResult result = engine.Run();
+        double seconds = Stopwatch.GetElapsedTime(start).TotalSeconds;
+        long allocated = GC.GetAllocatedBytesForCurrentThread();
+        if (queue is SlowFlushQueue slow) slow.Stop();
+        return new EngineRun(
+            seconds, result, tracing.Requests, tracing.Waits, tracing.BytesRead, tracing.BytesWritten, tracing.Flushes,
+            opened - before, allocated - opened, GC.CollectionCount(0) - collections, result.OpsTotal, result.BaseBytesWritten);
+    }
+}

@@ -1,0 +1,169 @@
+using System;
+using System.Collections.Generic;
+using System.IO;
+using System.Runtime.InteropServices;
+
+namespace Snapuserd.Tests.Benchmarks.Merging;
+
+/// <summary>
+/// What an update does to an image, in blocks of a 512 MiB image of 131072; other sizes take their share. <paramref name="Moved"/> blocks
+/// are found elsewhere in the old image; <paramref name="Inserted"/> ones too, but with 37 bytes inserted in front of them;
+/// <paramref name="Edited"/> ones keep their place and get a few other bytes; <paramref name="Shifted"/> ones lie three blocks further on, so that
+/// every one of them overwrites what the next but two is made of.
+/// </summary>
+internal sealed record Mix(string Name, int Moved, int Inserted, int Edited, int Replaced, int Zeroed, int Shifted)
+{
+    /// <summary>The mixes there are.</summary>
+    internal static readonly Mix[] All =
+    [
+        // 73.6 k blocks: copy 33 k, zero 5 k, and with xor 19 k of them and 16 k replaced, without 35 k replaced.
+        new("mix", Moved: 33000, Inserted: 13000, Edited: 6300, Replaced: 16200, Zeroed: 5000, Shifted: 0),
+        new("copy", Moved: 60000, Inserted: 0, Edited: 0, Replaced: 9000, Zeroed: 4600, Shifted: 0),
+        new("xor", Moved: 8000, Inserted: 48000, Edited: 0, Replaced: 13000, Zeroed: 4600, Shifted: 0),
+        new("replace", Moved: 8000, Inserted: 0, Edited: 0, Replaced: 61000, Zeroed: 4600, Shifted: 0),
+        new("chains", Moved: 0, Inserted: 0, Edited: 0, Replaced: 10000, Zeroed: 3600, Shifted: 60000),
+    ];
+}
+
+/// <summary>An old image and what a mix makes of it, both in memory while they are made.</summary>
+internal static class Pair
+{
+    internal const int Block = 4096;
+
+    // The blocks that the numbers of a mix refer to.
+    private const int Whole = 131072;
+
+    /// <summary>Writes the old image of <paramref name="bytes"/> bytes, and for each mix what becomes of it. Files that are there stay.</summary>
+    internal static void Make(string folder, long bytes, bool ofThisMachine, IEnumerable<Mix> mixes, TextWriter log)
+    {
+        int blocks = checked((int)(bytes / Block));
+        byte[]? old = null, fresh = null;
+        foreach (Mix mix in mixes)
+        {
+            string path = Path.Combine(folder, $"new-{mix.Name}.img");
+            if (File.Exists(path) && File.Exists(Path.Combine(folder, "old.img"))) continue;
+            if (old == null)
+            {
+                log.WriteLine($"making images of {bytes >> 20} MiB in {folder}: {mix.Name} and what is missing beside it");
+                using Content content = new(ofThisMachine);
+                old = new byte[bytes];
+                content.Read(old);
+                // What is replaced comes from other files.
+                fresh = new byte[bytes / 2];
+                content.Read(fresh);
+                if (content.Invented > 0 && ofThisMachine) log.WriteLine($"this machine's files did not suffice: {content.Invented >> 20} MiB are made up");
+                Save(Path.Combine(folder, "old.img"), old);
+            }
+            byte[] target = (byte[])old.Clone();
+            new Update(mix, blocks, old, fresh!, target).Make();
+            Save(path, target);
+        }
+    }
+
+    private static void Save(string path, byte[] bytes)
+    {
+        File.WriteAllBytes(path + ".part", bytes);
+        File.Move(path + ".part", path, overwrite: true);
+    }
+
+    /// <summary>
+    /// The image is cut into stretches, as long as files are, and each gets a part to play. Moved and inserted contents go to stretches whose
+    /// old contents nobody wants any more; replacements and zeros go where contents were taken from. So the copies of a mix wait for
+    /// nothing but one another's stretches, as in an update between two images that were laid out afresh.
+    /// </summary>
+    private sealed class Update(Mix mix, int blocks, byte[] old, byte[] fresh, byte[] target)
+    {
+        private const int Shift = 3, Insert = 37, InsertAt = 9000;
+
+        private readonly Random _random = new(2);
+        private int _freshAt;
+
+        internal void Make()
+        {
+            List<(int Start, int Length)> stretches = [];
+            for (int at = 0; at < blocks;)
+            {
+                // Files of a system partition: many of some 100 KiB, some of megabytes.
+                int length = Math.Min(_random.Next(4) == 0 ? _random.Next(256, 1024) : _random.Next(16, 128), blocks - at);
+                stretches.Add((at, length));
+                at += length;
+            }
+            _random.Shuffle(CollectionsMarshal.AsSpan(stretches));
+            Stack<(int Start, int Length)> free = new(stretches), sources = new();
+
+            for (int left = Share(mix.Shifted); left > 0;) left -= ShiftBlocks(Take(free, left));
+            for (int left = Share(mix.Edited); left > 0;) left -= Edit(Take(free, int.MaxValue), left);
+            for (int left = Share(mix.Moved); left > 0;)
+            {
+                (int from, int to, int length) = FromTo(free, sources, left);
+                Span(old, from, length).CopyTo(Span(target, to, length));
+                left -= length;
+            }
+            for (int left = Share(mix.Inserted); left > 0;)
+            {
+                (int from, int to, int length) = FromTo(free, sources, left);
+                Span<byte> room = Span(target, to, length), contents = Span(old, from, length);
+                int at = Math.Min(InsertAt, contents.Length / 2);
+                contents[..at].CopyTo(room);
+                room.Slice(at, Insert).Fill((byte)'+');
+                contents[at..^Insert].CopyTo(room[(at + Insert)..]);
+                left -= length;
+            }
+            for (int left = Share(mix.Replaced); left > 0;)
+            {
+                (int start, int length) = Take(sources.Count > 0 ? sources : free, left);
+                for (int i = 0; i < length; i++)
+                {
+                    Span<byte> from = Span(fresh, _freshAt++ % (fresh.Length / Block), 1);
+                    from.CopyTo(Span(target, start + i, 1));
+                }
+                left -= length;
+            }
+            for (int left = Share(mix.Zeroed); left > 0;)
+            {
+                (int start, int length) = Take(sources.Count > 0 ? sources : free, left);
+                Span(target, start, length).Clear();
+                left -= length;
+            }
+        }
+
+        private int Share(int count) => (int)((long)count * blocks / Whole);
+
+        private static Span<byte> Span(byte[] image, int start, int length) => image.AsSpan(start * Block, length * Block);
+
+        private static (int Start, int Length) Take(Stack<(int Start, int Length)> from, int most)
+        {
+            (int start, int length) = from.Pop();
+            return (start, Math.Min(length, most));
+        }
+
+        /// <summary>A stretch that is wanted elsewhere, and one of which nothing is wanted.</summary>
+        private static (int From, int To, int Length) FromTo(Stack<(int Start, int Length)> free, Stack<(int Start, int Length)> sources, int most)
+        {
+            (int from, int fromLength) = free.Pop();
+            (int to, int toLength) = free.Pop();
+            int length = Math.Min(Math.Min(fromLength, toLength), most);
+            sources.Push((from, length));
+            if (length < toLength) free.Push((to + length, toLength - length));
+            if (length < fromLength) free.Push((from + length, fromLength - length));
+            return (from, to, length);
+        }
+
+        private int ShiftBlocks((int Start, int Length) stretch)
+        {
+            (int start, int length) = stretch;
+            if (length <= Shift) return length;
+            Span(old, start, length - Shift).CopyTo(Span(target, start + Shift, length - Shift));
+            return length - Shift;
+        }
+
+        /// <summary>Every second block gets a handful of other bytes. Returns how many blocks did, <paramref name="most"/> at the most.</summary>
+        private int Edit((int Start, int Length) stretch, int most)
+        {
+            int count = 0;
+            for (int i = 0; i < stretch.Length && count < most; i += 2, count++)
+                _random.NextBytes(Span(target, stretch.Start + i, 1).Slice(_random.Next(Block - 16), 16));
+            return count;
+        }
+    }
+}

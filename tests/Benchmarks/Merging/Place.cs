@@ -1,0 +1,192 @@
+using System;
+using System.Collections.Generic;
+using System.IO;
+using Snapuserd.Block;
+using Snapuserd.Cow;
+using Snapuserd.Interop;
+
+namespace Snapuserd.Tests.Benchmarks.Merging;
+
+/// <summary>
+/// Where base and COW lie while they are merged: files of a file system, or loop devices over two of them with direct I/O on. A place holds
+/// copies, which <see cref="Restore"/> brings back to what they were by writing only what a merge of this COW overwrites.
+/// </summary>
+internal sealed class Place : IDisposable
+{
+    private const int Chunk = 1 << 20;
+
+    // Scratch and everything before it, in whole pages: what a merge writes to a COW.
+    private const int HeadBytes = (2 << 20) + 4096;
+
+    private readonly List<string> _files = [];
+    private readonly List<string> _loops = [];
+    private readonly byte[] _buffer = GC.AllocateUninitializedArray<byte>(Chunk, pinned: true);
+    private string _pristineBase = "", _pristineCow = "";
+    private List<(long Offset, long Length)> _overwritten = [];
+
+    private Place(string name, string folder)
+    {
+        Name = name;
+        Folder = folder;
+    }
+
+    /// <summary>"ext4", "tmpfs", "loop": the file system, or what stands on it.</summary>
+    internal string Name { get; }
+
+    /// <summary>What a merge writes to.</summary>
+    internal string Base { get; private set; } = "";
+
+    /// <summary>What it reads, and counts in.</summary>
+    internal string Cow { get; private set; } = "";
+
+    /// <summary>Reads can come from a medium, so it makes a difference what the page cache holds.</summary>
+    internal bool CanBeCold => Name != "tmpfs";
+
+    private string Folder { get; }
+
+    /// <summary>Files in a folder on whatever file system it lies.</summary>
+    internal static Place OfFolder(string folder)
+    {
+        Directory.CreateDirectory(folder);
+        return new Place(FileSystemOf(folder), folder);
+    }
+
+    /// <summary>Loop devices over files in a folder.</summary>
+    internal static Place OfLoops(string folder)
+    {
+        Directory.CreateDirectory(folder);
+        return new Place("loop", folder);
+    }
+
+    /// <summary>Copies an image and a COW here, in place of those before.</summary>
+    internal void Take(string pristineBase, string pristineCow)
+    {
+        Release();
+        (_pristineBase, _pristineCow) = (pristineBase, pristineCow);
+        Base = Copy(pristineBase, "base.img");
+        Cow = Copy(pristineCow, "cow.img");
+        _overwritten = Overwritten(pristineCow);
+        if (Name != "loop") return;
+        Base = Loop(Base);
+        Cow = Loop(Cow);
+    }
+
+    /// <summary>Brings base and COW back to what they were, durably, and into the page cache or out of it.</summary>
+    internal void Restore(bool cold)
+    {
+        RestoreRanges(_pristineBase, Base, _overwritten);
+        RestoreRanges(_pristineCow, Cow, [(0, Math.Min(HeadBytes, new FileInfo(_pristineCow).Length))]);
+        Cool(cold);
+    }
+
+    /// <summary>The same for who wrote nothing.</summary>
+    internal void Cool(bool cold)
+    {
+        if (cold && CanBeCold)
+        {
+            File.WriteAllText("/proc/sys/vm/drop_caches", "3");
+            return;
+        }
+        Touch(Base);
+        Touch(Cow);
+    }
+
+    /// <summary>Fails unless the base holds <paramref name="image"/>.</summary>
+    internal void Compare(string image)
+    {
+        byte[] other = new byte[Chunk];
+        using FileStream is_ = new(Base, FileMode.Open, FileAccess.Read), should = new(image, FileMode.Open, FileAccess.Read);
+        for (long at = 0; ; at += Chunk)
+        {
+            int count = should.ReadAtLeast(other, Chunk, throwOnEndOfStream: false);
+            if (count == 0) return;
+            is_.ReadExactly(_buffer.AsSpan(0, count));
+            if (!_buffer.AsSpan(0, count).SequenceEqual(other.AsSpan(0, count))) throw new InvalidOperationException($"{Base} is not {image} between bytes {at} and {at + count}");
+        }
+    }
+
+    public void Dispose()
+    {
+        Release();
+        if (Directory.Exists(Folder)) Directory.Delete(Folder, recursive: true);
+    }
+
+    /// <summary>The type of the file system that a folder lies on.</summary>
+    private static string FileSystemOf(string folder)
+    {
+        (string Point, string Type) best = ("", "files");
+        foreach (string line in File.ReadLines("/proc/mounts"))
+        {
+            string[] fields = line.Split(' ');
+            string point = fields[1] == "/" ? "/" : fields[1] + "/";
+            if ((Path.GetFullPath(folder) + "/").StartsWith(point, StringComparison.Ordinal) && point.Length >= best.Point.Length) best = (point, fields[2]);
+        }
+        return best.Type;
+    }
+
+    /// <summary>Copied byte by byte, so that no block is missing that a merge would have to find room for.</summary>
+    private string Copy(string from, string name)
+    {
+        string to = Path.Combine(Folder, name);
+        _files.Add(to);
+        using FileStream source = new(from, FileMode.Open, FileAccess.Read), target = new(to, FileMode.Create, FileAccess.Write);
+        source.CopyTo(target, Chunk);
+        // Loop devices have whole sectors only.
+        target.Write(new byte[(int)(-target.Length & 4095)]);
+        target.Flush(flushToDisk: true);
+        return to;
+    }
+
+    private string Loop(string file)
+    {
+        string loop = ProgramRun.Run("losetup", ["--direct-io=on", "--find", "--show", file]).LastLine;
+        _loops.Add(loop);
+        return loop;
+    }
+
+    private void Release()
+    {
+        foreach (string loop in _loops) _ = ProgramRun.Run("losetup", ["--detach", loop]);
+        _loops.Clear();
+        foreach (string file in _files) File.Delete(file);
+        _files.Clear();
+    }
+
+    private static List<(long Offset, long Length)> Overwritten(string cowPath)
+    {
+        using Devices devices = new([cowPath], DeviceAccess.Read, 8 << 20);
+        using CowFile cow = devices.ReadCow();
+        List<(long, long)> blocks = [];
+        for (int i = 0; i < cow.OpCount; i++) blocks.Add(((long)cow[i].NewBlock * CowOp.BlockSize, cow[i].UnitBytes));
+        return Ranges.Joined(blocks);
+    }
+
+    private void RestoreRanges(string from, string to, List<(long Offset, long Length)> ranges)
+    {
+        int source = Open(from, Libc.O_RDONLY), target = Open(to, Libc.O_RDWR);
+        foreach ((long offset, long length) in ranges)
+            for (long done = 0; done < length; done += Chunk)
+            {
+                Span<byte> bytes = _buffer.AsSpan(0, (int)Math.Min(Chunk, length - done));
+                nint read = Libc.PRead(source, bytes, offset + done);
+                if (read != bytes.Length || Libc.PWrite(target, bytes, offset + done) != bytes.Length) throw new IOException($"cannot restore {to}");
+            }
+        if (Libc.FSync(target) < 0) throw new IOException($"cannot flush {to}");
+        _ = Libc.Close(source);
+        _ = Libc.Close(target);
+    }
+
+    private void Touch(string path)
+    {
+        int fd = Open(path, Libc.O_RDONLY);
+        long offset = 0;
+        for (nint read; (read = Libc.PRead(fd, _buffer.AsSpan(), offset)) > 0; offset += read) { }
+        _ = Libc.Close(fd);
+    }
+
+    private static int Open(string path, int flags)
+    {
+        int fd = Libc.OpenAt(Libc.AT_FDCWD, path, flags | Libc.O_CLOEXEC);
+        return fd >= 0 ? fd : throw new IOException($"cannot open {path}: {Errno.Name(fd)}");
+    }
+}

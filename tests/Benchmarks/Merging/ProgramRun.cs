@@ -1,0 +1,44 @@
+using System;
+using System.Diagnostics;
+using System.Text.Json;
+using Snapuserd.Interop;
+
+namespace Snapuserd.Tests.Benchmarks.Merging;
+
+/// <summary>A run of a program as a whole: wall time from start to exit, CPU seconds, the last line that it printed.</summary>
+internal sealed record ProgramRun(double Seconds, double CpuSeconds, string LastLine)
+{
+    // Of the processes that were waited for.
+    private const int RusageChildren = -1;
+
+    /// <summary>A number of the JSON object in the last line.</summary>
+    internal double this[string key] => JsonDocument.Parse(LastLine).RootElement.GetProperty(key).GetDouble();
+
+    /// <summary>Runs <paramref name="program"/>; anything but exit code 0 is an exception with what it complained about.</summary>
+    internal static ProgramRun Run(string program, string[] arguments)
+    {
+        double cpu = ChildrenCpu();
+        long start = Stopwatch.GetTimestamp();
+        using Process process = Process.Start(new ProcessStartInfo(program, arguments) { RedirectStandardOutput = true, RedirectStandardError = true })!;
+        string output = process.StandardOutput.ReadToEnd(), error = process.StandardError.ReadToEnd();
+        process.WaitForExit();
+        double seconds = Stopwatch.GetElapsedTime(start).TotalSeconds;
+        if (process.ExitCode != 0) throw new InvalidOperationException($"{program} {string.Join(' ', arguments)} ended with {process.ExitCode}: {error}");
+        string[] lines = output.TrimEnd('\n').Split('\n');
+        return new ProgramRun(seconds, ChildrenCpu() - cpu, lines[^1]);
+    }
+
+    /// <summary>
+    /// The same through a shell that forks: the kernel gives a process the peak of the memory of the one that forked it, and that one is large.
+    /// </summary>
+    internal static ProgramRun RunForked(string program, string[] arguments) =>
+        Run("/bin/sh", ["-c", "\"$0\" \"$@\"; exit $?", program, .. arguments]);
+
+    private static double ChildrenCpu()
+    {
+        _ = Libc.GetRUsage(RusageChildren, out ResourceUsage usage);
+        return Seconds(usage.UserTime) + Seconds(usage.SystemTime);
+
+        static double Seconds(TimeVal time) => time.Seconds + (time.Microseconds / 1e6);
+    }
+}

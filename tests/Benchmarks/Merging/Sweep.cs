@@ -1,0 +1,73 @@
+using System;
+using System.IO;
+using System.Text;
+
+namespace Snapuserd.Tests.Benchmarks.Merging;
+
+/// <summary>One choice of the engine, tried with several values in turns: the tables that decide the defaults (README, "Choices").</summary>
+internal static class Sweep
+{
+    private static readonly string[] s_usual = ["v3-lz4", "v3-lz4-xor", "v3-zstd-64k-xor", "copy-v3-lz4", "chains-v3-lz4"];
+
+    internal static int Run(TextWriter output, BenchOptions options, string folder)
+    {
+        (string Name, EngineChoices Choices)[]? values = options.Sweep switch
+        {
+            "depth" => Array.ConvertAll([4, 8, 16, 32, 64, 128], depth => ($"{depth}", new EngineChoices { Depth = depth })),
+            "memory" => Array.ConvertAll([8, 16, 32, 64, 128], memory => ($"{memory} MiB", new EngineChoices { Memory = memory << 20 })),
+            "interval" => Array.ConvertAll([8, 16, 32, 64, 128, 256], mebibytes => ($"{mebibytes} MiB", new EngineChoices { CheckpointBytes = (long)mebibytes << 20, CheckpointMilliseconds = 10_000 })),
+            "threads" => Array.ConvertAll([1, 2, 3, 4], threads => ($"{threads}", new EngineChoices { Threads = threads })),
+            "io" => [("buffered", new EngineChoices()), ("direct", new EngineChoices { Direct = true })],
+            _ => null,
+        };
+        if (values == null)
+        {
+            Console.Error.WriteLine(BenchOptions.Usage);
+            return 64;
+        }
+        var head = new StringBuilder($"\n{options.Sweep}: seconds, median [range] of {options.Runs} runs of the engine in this process\n\n| COW | place |");
+        foreach ((string name, EngineChoices _) in values) head.Append($" {name} |");
+        head.Append("\n|---|---|");
+        foreach ((string _, EngineChoices _) in values) head.Append("---|");
+        bool headed = false;
+
+        foreach (CowVariant variant in CowVariant.All)
+        {
+            if (options.Only.Length == 0 && Array.IndexOf(s_usual, variant.Name) < 0) continue;
+            foreach ((string place, Func<Place> make, bool cold) in new (string, Func<Place>, bool)[]
+                {
+                    ("disk warm", () => MergeBenchmark.OnDisk(options), false), ("disk cold", () => MergeBenchmark.OnDisk(options), true),
+                    ("loop cold", () => Place.OfLoops(Path.Combine(options.Data, "run")), true),
+                })
+            {
+                if (!options.Wants($"{variant.Name} {place}")) continue;
+                string cow = MergeBenchmark.Prepare(output, options, folder, variant);
+                if (!headed) output.WriteLine(head);
+                headed = true;
+                output.WriteLine($"| {variant.Name} | {place} |{Row(make, cold, Path.Combine(folder, "old.img"), cow, values, options.Runs)}");
+                output.Flush();
+            }
+        }
+        return 0;
+    }
+
+    private static string Row(Func<Place> make, bool cold, string old, string cow, (string Name, EngineChoices Choices)[] values, int runs)
+    {
+        using Place place = make();
+        place.Take(old, cow);
+        double[][] seconds = Array.ConvertAll(values, _ => new double[runs]);
+        for (int run = -1; run < runs; run++)
+        {
+            for (int i = 0; i < values.Length; i++)
+            {
+                int value = (i + run + 1) % values.Length;
+                place.Restore(cold);
+                double time = EngineRun.Of(place.Base, place.Cow, values[value].Choices).Seconds;
+                if (run >= 0) seconds[value][run] = time;
+            }
+        }
+        var row = new StringBuilder();
+        foreach (double[] times in seconds) row.Append($" {Times.Of(times).Text} |");
+        return row.ToString();
+    }
+}
