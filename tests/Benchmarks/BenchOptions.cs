@@ -61,12 +61,17 @@ internal sealed record BenchOptions
     internal bool Wants(string name)
     {
         string[] own = name.Split(' ');
-        return Array.TrueForAll(Only, word => Array.Exists(own, one => word.EndsWith('*') ? one.StartsWith(word[..^1], StringComparison.Ordinal) : one == word));
+        return Array.TrueForAll(Only, word => Array.Exists(own, one => Matches(word, one)));
     }
+
+    /// <summary>Whether one of the words is this one, or begins like it: it was asked for by name.</summary>
+    internal bool Names(string word) => Array.Exists(Only, one => Matches(one, word));
 
     /// <summary>Whether something in a section may be: the words say nothing of it, or name it.</summary>
     internal bool WantsSection(string section) =>
         Only.Length == 0 || Array.Exists(Only, word => word == section) || !Array.Exists(Only, word => Array.Exists(s_sections, known => known == word));
+
+    private static bool Matches(string asked, string own) => asked.EndsWith('*') ? own.StartsWith(asked[..^1], StringComparison.Ordinal) : own == asked;
 
     private static readonly string[] s_sections = ["kernels", "parsing", "writing", "start", "merge", "counts", "flush", "scaling"];
 }

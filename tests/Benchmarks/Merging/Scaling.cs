@@ -14,8 +14,8 @@ internal static class Scaling
 {
     internal static void Run(TextWriter output, BenchOptions options)
     {
-        output.WriteLine("\nScaling, on tmpfs\n\n| ops | image | seconds | µs per op | peak MiB | bytes per op over the smallest | of allowed |\n|---|---|---|---|---|---|---|");
-        double? least = null;
+        output.WriteLine("\nScaling, on tmpfs\n\n| ops | image | seconds | µs per op | peak MiB | bytes per further op | of allowed |\n|---|---|---|---|---|---|---|");
+        (int Ops, double Peak)? smaller = null;
         foreach (int ops in options.Quick ? new[] { 1_000, 10_000, 100_000 } : [1_000, 10_000, 100_000, 1_000_000])
         {
             string folder = $"/dev/shm/snapuserd-bench-{Environment.ProcessId}-scaling";
@@ -29,10 +29,11 @@ internal static class Scaling
             try
             {
                 (double seconds, double peak) = Measure(folder, ops, options);
-                least ??= peak;
+                string further = smaller is { } one ? ((peak - one.Peak) / (ops - one.Ops)).ToString("0.0", CultureInfo.InvariantCulture) : "-";
+                smaller = (ops, peak);
                 double allowed = (32 << 20) + (16 << 20) + (48.0 * ops);
                 output.WriteLine(string.Create(CultureInfo.InvariantCulture,
-                    $"| {ops} | {(double)ops * 4 * CowOp.BlockSize / (1 << 30):0.00} GiB | {seconds:0.000} | {seconds * 1e6 / ops:0.00} | {peak / (1 << 20):0.0} | {(peak - least) / ops:0.0} | {peak / allowed:0.00} {(peak <= allowed ? '+' : '-')} |"));
+                    $"| {ops} | {(double)ops * 4 * CowOp.BlockSize / (1 << 30):0.00} GiB | {seconds:0.000} | {seconds * 1e6 / ops:0.00} | {peak / (1 << 20):0.0} | {further} | {peak / allowed:0.00} {(peak <= allowed ? '+' : '-')} |"));
                 output.Flush();
             }
             finally
@@ -59,7 +60,8 @@ internal static class Scaling
         return (Times.Of(seconds).Median, peak);
     }
 
-    private static void Write(string path, int ops)
+    /// <summary>The COW of so many ops, a multiple of 4.</summary>
+    internal static void Write(string path, int ops)
     {
         using FileCowOutput file = FileCowOutput.Create(path);
         using CowWriter writer = CowWriter.Create(file, new CowWriterOptions { Compression = CowCompression.Lz4, MaxBlocks = 4 * (uint)ops, OpCountMax = (ulong)ops });

@@ -33,7 +33,7 @@ internal static class Sweep
 
         foreach (CowVariant variant in CowVariant.All)
         {
-            if (options.Only.Length == 0 && Array.IndexOf(s_usual, variant.Name) < 0) continue;
+            if (!options.Names(variant.Name) && Array.IndexOf(s_usual, variant.Name) < 0) continue;
             foreach ((string place, Func<Place> make, bool cold) in new (string, Func<Place>, bool)[]
                 {
                     ("disk warm", () => MergeBenchmark.OnDisk(options), false), ("disk cold", () => MergeBenchmark.OnDisk(options), true),
