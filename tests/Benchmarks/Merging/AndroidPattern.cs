@@ -46,7 +46,7 @@ internal sealed unsafe class AndroidPattern : IDisposable
     {
         _cowFd = Open(place.Cow);
         _baseFd = Open(place.Base);
-        using (Devices devices = new([place.Cow], DeviceAccess.Read, 8 << 20)) _cow = devices.ReadCow();
+        using (Devices devices = new(place.Cow)) _cow = devices.ReadCow();
         _headBytes = _cow.Header.HeaderBytes + (2 << 20);
         _head = Libc.MMap(0, _headBytes, Libc.PROT_READ | Libc.PROT_WRITE, Libc.MAP_SHARED, _cowFd, 0);
         if (_head is < 0 and > -4096) throw new IOException($"cannot map {place.Cow}: {Errno.Name((int)_head)}");

@@ -21,7 +21,7 @@ internal static class Ceilings
     internal static double Replay(Place place, Trace trace, EngineChoices choices)
     {
         long start = Stopwatch.GetTimestamp();
-        using (Devices devices = new([place.Cow, place.Base], choices.Access, choices.Memory, choices.Depth))
+        using (Devices devices = choices.Open(place.Cow, place.Base))
         {
             List<TracedRequest> requests = trace.Requests;
             bool[] ended = new bool[requests.Count];
@@ -68,10 +68,10 @@ internal static class Ceilings
     /// </summary>
     internal static double Ideal(Place place, IdealTrace ideal, bool direct)
     {
-        DeviceAccess access = DeviceAccess.Write | DeviceAccess.Exclusive | (direct ? DeviceAccess.Direct : 0);
+        DeviceAccess access = Devices.Alone | (direct ? DeviceAccess.Direct : 0);
         const int depth = 32;
         long start = Stopwatch.GetTimestamp();
-        using (Devices devices = new([place.Cow, place.Base], access, depth * Large, depth))
+        using (Devices devices = new([(place.Cow, access), (place.Base, access)], depth * Large, depth))
         {
             Stack<int> free = new(depth);
             for (int slot = depth - 1; slot >= 0; slot--) free.Push(slot);

@@ -11,11 +11,20 @@ internal sealed class Devices : IDisposable
     private readonly List<BlockDevice> _devices = [];
     private readonly List<IDisposable> _owned = [];
 
-    internal Devices(string[] paths, DeviceAccess access, int memory, int depth = 32)
+    /// <summary>How a merge opens what it writes.</summary>
+    internal const DeviceAccess Alone = DeviceAccess.Write | DeviceAccess.Exclusive;
+
+    /// <summary>One file or device, to read a COW from it.</summary>
+    internal Devices(string path)
+        : this([(path, DeviceAccess.Read)], 8 << 20)
+    {
+    }
+
+    internal Devices((string Path, DeviceAccess Access)[] files, int memory, int depth = 32)
     {
         try
         {
-            foreach (string path in paths) _devices.Add(BlockDevice.Open(path, access));
+            foreach ((string path, DeviceAccess access) in files) _devices.Add(BlockDevice.Open(path, access));
             _owned.Add(WakeUp = new WakeUp());
             _owned.Add(Arena = new Arena(memory));
             Queue = RingQueue.TryCreate(_devices.ToArray(), Arena, WakeUp, depth, out RingQueue? ring) == null
@@ -37,8 +46,6 @@ internal sealed class Devices : IDisposable
     internal IBlockQueue Queue { get; } = null!;
 
     internal BlockDevice this[int index] => _devices[index];
-
-    internal bool AnyDirect => _devices.Exists(device => device.IsDirect);
 
     internal int[] Granules => Array.ConvertAll(_devices.ToArray(), device => device.Granule);
 

@@ -12,13 +12,16 @@ internal sealed record EngineChoices
     internal int Memory { get; init; } = 32 << 20;
     internal int Depth { get; init; } = 32;
     internal int Threads { get; init; } = Environment.ProcessorCount;
+    /// <summary>The base past the page cache. The COW stays buffered: payloads begin anywhere.</summary>
     internal bool Direct { get; init; }
     internal long CheckpointBytes { get; init; } = new MergeOptions().CheckpointBytes;
     internal long CheckpointMilliseconds { get; init; } = new MergeOptions().CheckpointMilliseconds;
     /// <summary>By how much every flush takes longer than it does.</summary>
     internal int FlushMilliseconds { get; init; }
 
-    internal DeviceAccess Access => DeviceAccess.Write | DeviceAccess.Exclusive | (Direct ? DeviceAccess.Direct : 0);
+    /// <summary>COW and base, opened as they are for a merge.</summary>
+    internal Devices Open(string cowPath, string basePath) =>
+        new([(cowPath, Devices.Alone), (basePath, Devices.Alone | (Direct ? DeviceAccess.Direct : 0))], Memory, Depth);
 }
 
 /// <summary>
@@ -32,7 +35,7 @@ internal sealed record EngineRun(
     internal static EngineRun Of(string basePath, string cowPath, EngineChoices choices, Trace? trace = null)
     {
         long start = Stopwatch.GetTimestamp();
-        using Devices devices = new([cowPath, basePath], choices.Access, choices.Memory, choices.Depth);
+        using Devices devices = choices.Open(cowPath, basePath);
         IBlockQueue queue = choices.FlushMilliseconds > 0 ? new SlowFlushQueue(devices.Queue, devices.WakeUp, choices.FlushMilliseconds) : devices.Queue;
         TracingQueue tracing = new(queue, trace);
         using WorkQueue<DecodeJob> workers = new(choices.Threads, 64, () => new DecodeWorker(devices.Arena), devices.WakeUp);

@@ -29,6 +29,19 @@ internal static class MergeBenchmark
         foreach (CowVariant variant in CowVariant.All)
             if (options.All || options.Names(variant.Name) || Array.IndexOf(s_usual, variant.Name) >= 0) variants.Add(variant);
 
+        IDisposable[] cleaners = Place.CleanUpOnSignals();
+        try
+        {
+            return Run(output, options, folder, variants);
+        }
+        finally
+        {
+            foreach (IDisposable cleaner in cleaners) cleaner.Dispose();
+        }
+    }
+
+    private static int Run(TextWriter output, BenchOptions options, string folder, List<CowVariant> variants)
+    {
         if (options.Sweep != null) return Sweep.Run(output, options, folder);
         if (options.WantsSection("merge")) Merges(output, options, folder, variants);
         if (options.WantsSection("counts")) CountTable.Run(output, options, folder, variants);

@@ -48,7 +48,7 @@ internal sealed class MergeCell
         List<CowOp> units = [];
         CowCompression algorithm;
         byte[] file = File.ReadAllBytes(cowPath);
-        using (Devices devices = new([cowPath], DeviceAccess.Read, 8 << 20))
+        using (Devices devices = new(cowPath))
         using (CowFile cow = devices.ReadCow())
         {
             ideal = new IdealTrace(cow);

@@ -8,8 +8,8 @@ namespace Snapuserd.Tests.Benchmarks.Merging;
 /// <summary>
 /// What an update does to an image, in blocks of a 512 MiB image of 131072; other sizes take their share. <paramref name="Moved"/> blocks
 /// are found elsewhere in the old image; <paramref name="Inserted"/> ones too, but with 37 bytes inserted in front of them;
-/// <paramref name="Edited"/> ones keep their place and get a few other bytes; <paramref name="Shifted"/> ones lie three blocks further on, so that
-/// every one of them overwrites what the next but two is made of.
+/// <paramref name="Edited"/> ones keep their place and get a few other bytes; <paramref name="Shifted"/> ones lie one block further on, so that
+/// every one of them overwrites what another is made of.
 /// </summary>
 internal sealed record Mix(string Name, int Moved, int Inserted, int Edited, int Replaced, int Zeroed, int Shifted)
 {
@@ -73,7 +73,7 @@ internal static class Pair
     /// </summary>
     private sealed class Update(Mix mix, int blocks, byte[] old, byte[] fresh, byte[] target)
     {
-        private const int Shift = 3, Insert = 37, InsertAt = 9000;
+        private const int Shift = 1, Insert = 37, InsertAt = 9000;
 
         private readonly Random _random = new(2);
         private int _freshAt;
@@ -84,7 +84,10 @@ internal static class Pair
             for (int at = 0; at < blocks;)
             {
                 // Files of a system partition: many of some 100 KiB, some of megabytes.
-                int length = Math.Min(_random.Next(4) == 0 ? _random.Next(256, 1024) : _random.Next(16, 128), blocks - at);
+                int length = _random.Next(4) == 0 ? _random.Next(256, 1024) : _random.Next(16, 128);
+                // Many short chains merge side by side, a step of each in turn, without the journal; a few long ones cannot.
+                if (mix.Shifted > 0) length = Math.Min(4 * length + 512, blocks / 16);
+                length = Math.Min(length, blocks - at);
                 stretches.Add((at, length));
                 at += length;
             }

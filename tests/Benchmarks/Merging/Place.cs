@@ -1,6 +1,8 @@
 using System;
 using System.Collections.Generic;
 using System.IO;
+using System.Runtime.InteropServices;
+using System.Threading;
 using Snapuserd.Block;
 using Snapuserd.Cow;
 using Snapuserd.Interop;
@@ -18,6 +20,8 @@ internal sealed class Place : IDisposable
     // Scratch and everything before it, in whole pages: what a merge writes to a COW.
     private const int HeadBytes = (2 << 20) + 4096;
 
+    private static Place? s_open;
+
     private readonly List<string> _files = [];
     private readonly List<string> _loops = [];
     private readonly byte[] _buffer = GC.AllocateUninitializedArray<byte>(Chunk, pinned: true);
@@ -28,6 +32,7 @@ internal sealed class Place : IDisposable
     {
         Name = name;
         Folder = folder;
+        Volatile.Write(ref s_open, this);
     }
 
     /// <summary>"ext4", "tmpfs", "loop": the file system, or what stands on it.</summary>
@@ -43,6 +48,15 @@ internal sealed class Place : IDisposable
     internal bool CanBeCold => Name != "tmpfs";
 
     private string Folder { get; }
+
+    /// <summary>From here on a signal that ends the benchmark removes what it left in memory and lets go of loop devices.</summary>
+    internal static IDisposable[] CleanUpOnSignals() => Array.ConvertAll([PosixSignal.SIGINT, PosixSignal.SIGTERM, PosixSignal.SIGHUP], signal =>
+        PosixSignalRegistration.Create(signal, context =>
+        {
+            context.Cancel = true;
+            Volatile.Read(ref s_open)?.Dispose();
+            Environment.Exit(75);
+        }));
 
     /// <summary>Files in a folder on whatever file system it lies.</summary>
     internal static Place OfFolder(string folder)
@@ -109,6 +123,7 @@ internal sealed class Place : IDisposable
     {
         Release();
         if (Directory.Exists(Folder)) Directory.Delete(Folder, recursive: true);
+        Volatile.Write(ref s_open, null);
     }
 
     /// <summary>The type of the file system that a folder lies on.</summary>
@@ -154,7 +169,7 @@ internal sealed class Place : IDisposable
 
     private static List<(long Offset, long Length)> Overwritten(string cowPath)
     {
-        using Devices devices = new([cowPath], DeviceAccess.Read, 8 << 20);
+        using Devices devices = new(cowPath);
         using CowFile cow = devices.ReadCow();
         List<(long, long)> blocks = [];
         for (int i = 0; i < cow.OpCount; i++) blocks.Add(((long)cow[i].NewBlock * CowOp.BlockSize, cow[i].UnitBytes));

@@ -1,6 +1,7 @@
 using System;
 using System.IO;
 using System.Text;
+using Snapuserd.Block;
 
 namespace Snapuserd.Tests.Benchmarks.Merging;
 
@@ -56,18 +57,27 @@ internal static class Sweep
         using Place place = make();
         place.Take(old, cow);
         double[][] seconds = Array.ConvertAll(values, _ => new double[runs]);
+        string?[] refused = new string?[values.Length];
         for (int run = -1; run < runs; run++)
         {
             for (int i = 0; i < values.Length; i++)
             {
                 int value = (i + run + 1) % values.Length;
+                if (refused[value] != null) continue;
                 place.Restore(cold);
-                double time = EngineRun.Of(place.Base, place.Cow, values[value].Choices).Seconds;
-                if (run >= 0) seconds[value][run] = time;
+                try
+                {
+                    double time = EngineRun.Of(place.Base, place.Cow, values[value].Choices).Seconds;
+                    if (run >= 0) seconds[value][run] = time;
+                }
+                catch (SnapuserdException e)
+                {
+                    refused[value] = $"exit code {(int)e.Code}";
+                }
             }
         }
         var row = new StringBuilder();
-        foreach (double[] times in seconds) row.Append($" {Times.Of(times).Text} |");
+        for (int i = 0; i < values.Length; i++) row.Append($" {refused[i] ?? Times.Of(seconds[i]).Text} |");
         return row.ToString();
     }
 }
