@@ -15,7 +15,7 @@ internal sealed record BenchOptions
           --only WORDS      only what has all these words in its name, such as "merge,v3-lz4,tmpfs" or "counts"; "v3*" is every word that begins so
           --runs N          measured runs of each thing; 7 unless given
           --quick           3 runs, images of 64 MiB, scaling up to 100,000 ops
-          --all             every COW at every place, warm and cold (an hour)
+          --all             every COW at every place, warm and cold: an hour or more
           --tiny            next to nothing of everything but merges
           --sweep WHAT      instead of all that: one choice of the engine, tried with several values
         """;

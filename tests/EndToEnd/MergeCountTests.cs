@@ -15,7 +15,7 @@ namespace Snapuserd.Tests.EndToEnd;
 /// </summary>
 public sealed class MergeCountTests(MergeCountTests.Images images, ITestOutputHelper output) : IClassFixture<MergeCountTests.Images>
 {
-    private static readonly EngineChoices s_choices = new() { CheckpointMilliseconds = long.MaxValue, Threads = 2 };
+    private static readonly EngineChoices s_choices = new() { CheckpointMilliseconds = long.MaxValue };
 
     /// <summary>The made-up pair, once for all tests, and COWs made of it by the built program.</summary>
     public sealed class Images : IDisposable

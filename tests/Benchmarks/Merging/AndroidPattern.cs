@@ -147,8 +147,13 @@ internal sealed unsafe class AndroidPattern : IDisposable
                 while (i + run < count && Op(from + i + run).SourceByte == first.SourceByte + ((long)run * CowOp.BlockSize)) run++;
                 Prepare(uring, new IoUringSqe
                 {
-                    Opcode = IORING_OP_READ, Flags = IOSQE_ASYNC, Fd = _baseFd, Off = (ulong)first.SourceByte,
-                    Addr = (ulong)(dataAddress + ((nint)i * CowOp.BlockSize)), Len = (uint)(run * CowOp.BlockSize), UserData = (ulong)(run * CowOp.BlockSize),
+                    Opcode = IORING_OP_READ,
+                    Flags = IOSQE_ASYNC,
+                    Fd = _baseFd,
+                    Off = (ulong)first.SourceByte,
+                    Addr = (ulong)(dataAddress + ((nint)i * CowOp.BlockSize)),
+                    Len = (uint)(run * CowOp.BlockSize),
+                    UserData = (ulong)(run * CowOp.BlockSize),
                 });
                 queued++;
                 for (int k = i; k < i + run; k++)
@@ -194,8 +199,13 @@ internal sealed unsafe class AndroidPattern : IDisposable
                 while (i + run < count && Op(from + i + run).NewBlock == first.NewBlock + run) run++;
                 Prepare(uring, new IoUringSqe
                 {
-                    Opcode = IORING_OP_WRITE, Flags = IOSQE_ASYNC | IOSQE_IO_LINK, Fd = _baseFd, Off = (ulong)first.NewBlock * CowOp.BlockSize,
-                    Addr = (ulong)(_head + DataOffset + ((nint)i * CowOp.BlockSize)), Len = (uint)(run * CowOp.BlockSize), UserData = (ulong)(run * CowOp.BlockSize),
+                    Opcode = IORING_OP_WRITE,
+                    Flags = IOSQE_ASYNC | IOSQE_IO_LINK,
+                    Fd = _baseFd,
+                    Off = (ulong)first.NewBlock * CowOp.BlockSize,
+                    Addr = (ulong)(_head + DataOffset + ((nint)i * CowOp.BlockSize)),
+                    Len = (uint)(run * CowOp.BlockSize),
+                    UserData = (ulong)(run * CowOp.BlockSize),
                 });
                 queued++;
                 i += run;

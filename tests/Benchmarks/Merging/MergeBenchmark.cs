@@ -12,8 +12,8 @@ namespace Snapuserd.Tests.Benchmarks.Merging;
 internal static class MergeBenchmark
 {
     /// <summary>
-    /// What is merged unless more is asked for, on disk and tmpfs, and what cold and on loop devices too: a quarter of an hour, where all of it
-    /// takes more than an hour. Every codec is there, and every mix.
+    /// What is merged unless more is asked for, on disk and tmpfs, and what cold and on loop devices too: about a quarter of an hour by estimate, where all of it
+    /// would take more than an hour. Every codec is there, and every mix.
     /// </summary>
     private static readonly string[] s_usual =
         ["v2-gz", "v2-brotli-xor", "v3-lz4", "v3-lz4-xor", "v3-zstd-64k-xor", "copy-v3-lz4", "xor-v3-lz4", "replace-v3-zstd-64k", "chains-v3-lz4"];
