@@ -3,8 +3,38 @@ using Snapuserd.Interop;
 
 namespace Snapuserd.Block;
 
-/// <summary>A transfer that did not end well: what was asked for, and the negative errno it ended with.</summary>
-public readonly record struct TransferFailure(BlockRequest Request, int Errno);
+/// <summary>
+/// A transfer that did not end well: what was asked for, the negative errno it ended with, and how many of its bytes were moved before.
+/// </summary>
+public readonly record struct TransferFailure(BlockRequest Request, int Errno, int Done = 0);
+
+/// <summary>Transfers that somebody waits for together.</summary>
+public sealed class TransferGroup
+{
+    private TransferFailure? _failure;
+
+    /// <summary>Transfers of the group that have not ended yet.</summary>
+    public int InFlight { get; private set; }
+
+    /// <summary>Nothing of the group is in flight.</summary>
+    public bool IsDone => InFlight == 0;
+
+    /// <summary>The first failure since the last call, or null if every transfer was whole.</summary>
+    public TransferFailure? TakeFailure()
+    {
+        TransferFailure? failure = _failure;
+        _failure = null;
+        return failure;
+    }
+
+    internal void Begin() => InFlight++;
+
+    internal void End(TransferFailure? failure)
+    {
+        InFlight--;
+        _failure ??= failure;
+    }
+}
 
 /// <summary>
 /// Whole transfers over a <see cref="IBlockQueue"/>, whose single attempts may come back short, interrupted or told to try again.
@@ -28,12 +58,13 @@ public sealed class Transfers
     private readonly Attempt[] _attempts;
     private readonly int[] _free;
     private readonly BlockCompletion[] _completions;
+    private readonly TransferGroup _alone = new();
     private int _freeCount;
-    private TransferFailure? _failure;
 
     private struct Attempt
     {
         public BlockRequest Whole;
+        public TransferGroup Group;
         public int Done;
         public int Tries;
     }
@@ -58,22 +89,26 @@ public sealed class Transfers
     /// <summary>The queue broke with requests in flight: their buffers belong to the kernel for ever, and nothing may be unmapped.</summary>
     public bool Broken { get; private set; }
 
+    /// <summary>A transfer could start now without waiting for another one.</summary>
+    public bool HasRoom => _freeCount > 0;
+
     /// <summary>Starts a read of <paramref name="buffer"/>.Length bytes; waits for room first if the queue is full.</summary>
-    public void Read(int device, long offset, Slice buffer) => Start(new BlockRequest(BlockVerb.Read, device, offset, buffer, 0));
+    public void Read(int device, long offset, Slice buffer, TransferGroup? group = null) => Start(new BlockRequest(BlockVerb.Read, device, offset, buffer, 0), group);
 
     /// <summary>Starts a write of <paramref name="buffer"/>.Length bytes; waits for room first if the queue is full.</summary>
-    public void Write(int device, long offset, Slice buffer) => Start(new BlockRequest(BlockVerb.Write, device, offset, buffer, 0));
+    public void Write(int device, long offset, Slice buffer, TransferGroup? group = null) => Start(new BlockRequest(BlockVerb.Write, device, offset, buffer, 0), group);
 
-    /// <summary>Starts a flush, which covers the writes that a <see cref="Drain"/> has reaped before.</summary>
-    public void Flush(int device) => Start(new BlockRequest(BlockVerb.Flush, device, 0, default, 0));
+    /// <summary>Starts a flush, which covers the writes that were reaped before: those whose group is done.</summary>
+    public void Flush(int device, TransferGroup? group = null) => Start(new BlockRequest(BlockVerb.Flush, device, 0, default, 0), group);
 
-    /// <summary>Waits until nothing is in flight. Returns the first failure since the last call, or null if every transfer was whole.</summary>
+    /// <summary>Blocks until a transfer has got on or the queue was woken up. Something must be in flight.</summary>
+    public void Wait() => Reap();
+
+    /// <summary>Waits until every transfer without a group has ended. Returns the first failure since the last call, or null if every one was whole.</summary>
     public TransferFailure? Drain()
     {
-        while (InFlight > 0) Reap();
-        TransferFailure? failure = _failure;
-        _failure = null;
-        return failure;
+        while (!_alone.IsDone) Reap();
+        return _alone.TakeFailure();
     }
 
     /// <summary>After an error that ends the run: waits until no buffer is in use any more, and lets nothing that goes wrong on the way hide that error.</summary>
@@ -81,7 +116,8 @@ public sealed class Transfers
     {
         try
         {
-            Drain();
+            while (InFlight > 0) Reap();
+            _ = _alone.TakeFailure();
         }
         catch (Exception)
         {
@@ -89,12 +125,14 @@ public sealed class Transfers
         }
     }
 
-    private void Start(in BlockRequest request)
+    private void Start(in BlockRequest request, TransferGroup? group)
     {
         if (request.Verb != BlockVerb.Flush && request.Buffer.Length == 0) return;
         while (_freeCount == 0) Reap();
         int slot = _free[--_freeCount];
-        _attempts[slot] = new Attempt { Whole = request };
+        group ??= _alone;
+        group.Begin();
+        _attempts[slot] = new Attempt { Whole = request, Group = group };
         Ask(slot);
     }
 
@@ -164,7 +202,8 @@ public sealed class Transfers
 
     private void End(int slot, int errno)
     {
-        if (errno < 0) _failure ??= new TransferFailure(_attempts[slot].Whole, errno);
+        ref readonly Attempt attempt = ref _attempts[slot];
+        attempt.Group.End(errno < 0 ? new TransferFailure(attempt.Whole, errno, attempt.Done) : null);
         _free[_freeCount++] = slot;
     }
 }

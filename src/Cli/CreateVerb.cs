@@ -131,7 +131,7 @@ internal static class CreateVerb
         using Arena arena = new((int)Math.Clamp(job.Arguments.Number("--memory", DefaultMemory) / 2, SmallestArena, LargestArena));
         using ImageQueue queue = new([cow, job.Source], arena, 32);
         using WakeUp wakeUp = new();
-        using WorkQueue<DecodeJob> workers = new(job.Options.Threads, 64, () => new DecodeWorker(arena), wakeUp);
+        using WorkQueue<DecodeJob> workers = new(job.Options.Threads, 64, () => new DecodeWorker(), wakeUp);
         // A target that grew is merged into a base that was grown before.
         MergeDevice image = new(1, job.Source.Name, Math.Max(job.Source.Length, job.Target.Length));
         MergeSetup setup = new()

@@ -38,7 +38,7 @@ internal sealed class DeviceSet : IDisposable
             _arena = new Arena((int)arguments.Number("--memory", Verbs.DefaultMemory));
             BlockDevice[] devices = _source != null ? [_cow, _base!, _source] : _base != null ? [_cow, _base] : [_cow];
             _queue = MakeQueue(invocation, devices);
-            _workers = new InlineWorkQueue<DecodeJob>(new DecodeWorker(_arena), 64);
+            _workers = new InlineWorkQueue<DecodeJob>(new DecodeWorker(), 64);
             MergeDevice baseDevice = _base == null ? new MergeDevice(0, cow, _cow.Length) : new MergeDevice(1, basePath!, _base.Length);
             Setup = new MergeSetup
             {

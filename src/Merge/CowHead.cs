@@ -1,5 +1,6 @@
 using System;
 using System.Buffers.Binary;
+using System.Collections.Generic;
 using Snapuserd.Block;
 using Snapuserd.Cow;
 using Snapuserd.Interop;
@@ -10,6 +11,10 @@ namespace Snapuserd.Merge;
 /// The head of the COW, from byte 0 to the end of scratch, as one image in memory: header with <c>num_merge_ops</c>, state byte, entries
 /// and slots (<see cref="ScratchLayout"/>). Every write to the COW comes out of this image, in whole pages, and never goes behind the
 /// file's old end. Rule 2 of design §5 is asserted here, on every write.
+/// <para>
+/// What takes several writes and flushes is a sequence of waits: each step begins I/O and yields the group that must be done before the
+/// next step. Whoever enumerates it does other things meanwhile.
+/// </para>
 /// </summary>
 internal sealed class CowHead
 {
@@ -19,6 +24,8 @@ internal sealed class CowHead
     private readonly Arena _arena;
     private readonly MergeDevice _cow;
     private readonly Slice _image;
+    private readonly int _requestBytes;
+    private readonly TransferGroup _transfers = new();
     private readonly byte[] _durablePage0;
     private bool _durableKnown;
     private bool _page0Unflushed;
@@ -35,6 +42,7 @@ internal sealed class CowHead
         _io = setup.Io;
         _arena = setup.Arena;
         _cow = setup.Cow;
+        _requestBytes = setup.Options.RequestBytes;
         long bytes = Math.Min(layout.HeadBytes(slots), _cow.Length);
         Slice? image = bytes <= _arena.Free ? _arena.Take((int)bytes, Page, (int)layout.DataOffset) : null;
         _image = image ?? throw new SnapuserdException(ExitCode.OutOfResources,
@@ -87,8 +95,15 @@ internal sealed class CowHead
     /// <summary>The state byte that a power cut would leave, as far as it is known: 2 until the start has flushed.</summary>
     public byte DurableState => !_durableKnown ? ScratchLayout.Valid : Layout.Window == 0 ? ScratchLayout.NeverUsed : _durablePage0[Layout.StateOffset];
 
-    /// <summary>Arena slice of a slot.</summary>
+    /// <summary>Arena slice of a slot, for reading.</summary>
     public Slice Slot(int index) => _image.Part((int)Layout.SlotOffset(index), CowOp.BlockSize);
+
+    /// <summary>Puts the contents that the op of a slot will write into the image.</summary>
+    public void SetSlot(int index, Slice contents)
+    {
+        _changed = true;
+        _arena[contents].CopyTo(_arena[Slot(index)]);
+    }
 
     /// <summary>An entry of the metadata list as it lies in the image.</summary>
     public (ulong NewBlock, ulong FileOffset) Entry(int index)
@@ -98,10 +113,11 @@ internal sealed class CowHead
     }
 
     /// <summary>Reads the image from the COW.</summary>
-    public void Load()
+    public IEnumerable<TransferGroup> Load()
     {
-        _io.Read(_cow.Number, 0, _image);
-        Settle("reading the head of");
+        _io.Read(_cow.Number, 0, _image, _transfers);
+        yield return _transfers;
+        Check("reading the head of");
     }
 
     /// <summary>
@@ -109,42 +125,57 @@ internal sealed class CowHead
     /// read and flushed. A killed predecessor or a failed flush may have left them in the page cache only, where they look written and are
     /// not durable. The slots go first: a claim on the medium without its slots would be believed after a cut.
     /// </summary>
-    public void MakeDurable(int entries)
+    public IEnumerable<TransferGroup> MakeDurable(int entries)
     {
         Assert(!_durableKnown && !_changed, "what the predecessor left is not written back as it was read");
         const string doing = "writing back the head of";
         if (entries > 0)
         {
             WriteSlots(entries);
-            Settle(doing);
+            yield return _transfers;
+            Check(doing);
             Flush();
+            yield return _transfers;
+            Check("flushing");
         }
-        WritePage(0);
-        Settle(doing);
-        FlushPage0();
+        WritePage0();
+        yield return _transfers;
+        Check(doing);
+        Flush();
+        yield return _transfers;
+        Check("flushing");
+        Page0IsDurable();
     }
 
     /// <summary>Writes all pages that a window of <paramref name="entries"/> ops uses, page 0 included, and flushes. Rule 2: only while no valid window is on disk, and without claiming one.</summary>
-    public void WriteScratch(int entries)
+    public IEnumerable<TransferGroup> WriteScratch(int entries)
     {
         Assert(_durableKnown && DurableState != ScratchLayout.Valid, "rule 2: scratch is written while a valid window is on disk");
         Assert(State != ScratchLayout.Valid, "rule 2: scratch is written together with a state byte that calls it valid");
         Assert(SameAsDurable(0, Layout.StateOffset), "rule 3: the header changes together with scratch");
-        WritePage(0);
+        WritePage0();
         WriteSlots(entries);
-        Settle("writing the scratch of");
-        FlushPage0();
+        yield return _transfers;
+        Check("writing the scratch of");
+        Flush();
+        yield return _transfers;
+        Check("flushing");
+        Page0IsDurable();
     }
 
-    /// <summary>Writes page 0, on which only magic, count and state byte may have changed, and flushes: they are durable when this returns.</summary>
-    public void Commit()
+    /// <summary>Writes page 0, on which only magic, count and state byte may have changed, and flushes: they are durable at the end.</summary>
+    public IEnumerable<TransferGroup> Commit()
     {
         Assert(_durableKnown, "page 0 is written before what the predecessor left was made durable");
         Assert(SameAsDurable(sizeof(ulong), CowHeader.MergeCountOffset) && SameAsDurable(CowHeader.MergeCountOffset + sizeof(ulong), Layout.StateOffset)
             && SameAsDurable(Layout.StateOffset + 1, _durablePage0.Length), "rule 2: more than magic, count and state changes on page 0");
-        WritePage(0);
-        Settle("writing the header of");
-        FlushPage0();
+        WritePage0();
+        yield return _transfers;
+        Check("writing the header of");
+        Flush();
+        yield return _transfers;
+        Check("flushing");
+        Page0IsDurable();
     }
 
     /// <summary>Puts the entries of the window of <paramref name="blocks"/> into the image: one per slot, and the terminator.</summary>
@@ -161,43 +192,49 @@ internal sealed class CowHead
     /// <summary>The pages behind page 0 that hold entries and slots of a window, each once.</summary>
     private void WriteSlots(int entries)
     {
-        long entriesEnd = Layout.EntryOffset(entries + 1);
-        for (long page = Page; page < entriesEnd; page += Page) WritePage(page);
-        long slotsFrom = Math.Max(Layout.DataOffset & -Page, (entriesEnd + Page - 1) & -Page);
-        for (long page = Math.Max(Page, slotsFrom); page < Layout.SlotOffset(entries); page += Page) WritePage(page);
+        long entriesEnd = (Layout.EntryOffset(entries + 1) + Page - 1) & -Page;
+        long slotsEnd = (Layout.SlotOffset(entries) + Page - 1) & -Page;
+        long slotsFrom = Math.Max(Layout.DataOffset & -Page, entriesEnd);
+        Write(Page, entriesEnd);
+        Write(Math.Max(Page, slotsFrom), slotsEnd);
     }
 
-    private void WritePage(long offset)
+    private void WritePage0()
     {
-        if (offset == 0)
+        Assert(!_page0Unflushed, "page 0 is written while an earlier write of it is not flushed");
+        _page0Unflushed = true;
+        Write(0, Page);
+    }
+
+    /// <summary>Writes whole pages of the image, but nothing behind the file's end.</summary>
+    private void Write(long from, long to)
+    {
+        to = Math.Min(to, _image.Length);
+        for (; from < to; from += _requestBytes)
         {
-            Assert(!_page0Unflushed, "page 0 is written while an earlier write of it is not flushed");
-            _page0Unflushed = true;
+            int length = (int)Math.Min(_requestBytes, to - from);
+            _io.Write(_cow.Number, from, _image.Part((int)from, length), _transfers);
+            BytesWritten += length;
         }
-        Slice page = _image.Part((int)offset, (int)Math.Min(Page, _image.Length - offset));
-        _io.Write(_cow.Number, offset, page);
-        BytesWritten += page.Length;
     }
 
     private void Flush()
     {
         Flushes++;
-        _io.Flush(_cow.Number);
-        Settle("flushing");
+        _io.Flush(_cow.Number, _transfers);
     }
 
-    private void FlushPage0()
+    private void Page0IsDurable()
     {
-        Flush();
         Image[.._durablePage0.Length].CopyTo(_durablePage0);
         _durableKnown = true;
         _page0Unflushed = false;
     }
 
-    private void Settle(string doing)
+    private void Check(string doing)
     {
-        if (_io.Drain() is { } failure)
-            throw new SnapuserdException(ExitCode.InputOutput, $"{_cow.Name}: {doing} the COW at byte {failure.Request.Offset} failed: {Reason.Of(failure.Errno)}");
+        if (_transfers.TakeFailure() is { } failure)
+            throw new SnapuserdException(ExitCode.InputOutput, $"{_cow.Name}: {doing} the COW at byte {failure.Request.Offset + failure.Done} failed: {Reason.Of(failure.Errno)}");
     }
 
     private bool SameAsDurable(int from, int to) => from >= to || Image[from..to].SequenceEqual(_durablePage0.AsSpan(from, to - from));

@@ -1,31 +1,30 @@
+using System;
 using Snapuserd.Block;
 using Snapuserd.Cow;
 
 namespace Snapuserd.Merge;
 
-/// <summary>
-/// Makes one unit of a payload: <paramref name="Stored"/> as it lies in the COW, decompressed into <paramref name="Unit"/>, and for an
-/// Xor (<paramref name="Target"/> not empty) XORed into the source block that waits in <paramref name="Target"/>. With
-/// <see cref="CowCompression.None"/> the unit is what was stored, and both slices are the same.
-/// </summary>
-public readonly record struct DecodeJob(CowCompression Algorithm, Slice Stored, Slice Unit, Slice Target);
+/// <summary>Decompression and XOR for some ops that follow each other in one batch.</summary>
+public readonly struct DecodeJob
+{
+    private readonly Batch _batch;
+    private readonly int _from;
+    private readonly int _to;
 
-/// <summary>A worker that does <see cref="DecodeJob"/>s in an arena, with codec contexts of its own.</summary>
-public sealed class DecodeWorker(Arena arena) : IWorker<DecodeJob>
+    internal DecodeJob(Batch batch, int from, int to) => (_batch, _from, _to) = (batch, from, to);
+
+    /// <summary>Makes the contents. Returns 0, or the first negative <see cref="UnitError"/>. <paramref name="block"/> is 4096 bytes of the worker's own.</summary>
+    internal int Do(UnitDecoder decoder, Span<byte> block) => _batch.Decode(_from, _to, decoder, block);
+}
+
+/// <summary>A worker that does <see cref="DecodeJob"/>s, with codec contexts of its own.</summary>
+public sealed class DecodeWorker : IWorker<DecodeJob>
 {
     private readonly UnitDecoder _decoder = new();
+    private readonly byte[] _block = new byte[CowOp.BlockSize];
 
-    /// <summary>0, or the decoder's negative error.</summary>
-    public int Do(in DecodeJob job)
-    {
-        if (job.Algorithm != CowCompression.None)
-        {
-            int result = _decoder.Decode(job.Algorithm, arena[job.Stored], arena[job.Unit]);
-            if (result < 0) return result;
-        }
-        if (job.Target.Length > 0) XorKernel.XorInto(arena[job.Target], arena[job.Unit]);
-        return 0;
-    }
+    /// <inheritdoc/>
+    public int Do(in DecodeJob job) => job.Do(_decoder, _block);
 
     /// <inheritdoc/>
     public void Dispose() => _decoder.Dispose();

@@ -1,4 +1,5 @@
 using System;
+using System.Collections.Generic;
 using Snapuserd.Block;
 using Snapuserd.Cow;
 using Snapuserd.Interop;
@@ -8,15 +9,21 @@ namespace Snapuserd.Merge;
 /// <summary>
 /// The merge: a deterministic walk through the merge order, over nothing but the <see cref="MergeSetup"/> it is given.
 /// <code>
-///          +--------------------------- count = total: done
-///          v
-/// Start -> Step --- rule 1 lets a run of ops through -----> Plain: read, make, write; checkpoint now and then
-///          ^  |---- an ordered op, scratch there ---------> Window: save in scratch, claim it, write, count
-///          |  +---- an Xor in place, no scratch (unsafe) -> mark the file, write, count and unmark
-///          +---------------------------------------------------------------------------------------+
+///   plan:      steps of ops that rule 1 lets through | windows for scratch | Xors in place without scratch
+///                |
+///   pipeline:  fill -> read -> decompress, XOR -> ready        (any number of batches ahead, in merge order)
+///                                                   |
+///   first in line:  plain   -> written to Base as soon as its limit is durable, with others beside it
+///                   window  -> saved in scratch, claimed, written, counted
+///                   unsafe  -> the file marked, written, counted and unmarked
+///   beside it: a checkpoint now and then, or when somebody's limit waits for one
 /// </code>
-/// <c>_durable</c> is the count that a power cut would leave; <c>_written</c> is the position up to which Base is written. They differ
-/// only inside a plain run. Whatever stands between them is written again after a crash, which rule 1 makes harmless.
+/// <c>_durable</c> is the count that a power cut would leave; <c>_written</c> is the position up to which Base is written. Whatever stands
+/// between them, and what is being written behind, is written again after a crash, which rule 1 makes harmless. Making contents ahead of time is harmless too: in a valid
+/// order no op reads what an earlier one writes, and no op writes what an earlier one has still to read.
+/// <para>
+/// A protocol is a sequence of waits: each step begins I/O and yields the transfers that must be done before the next step. One runs at a time.
+/// </para>
 /// </summary>
 public sealed class MergeEngine : IDisposable
 {
@@ -27,15 +34,27 @@ public sealed class MergeEngine : IDisposable
     private readonly CowFile _cow;
     private readonly MergePlan _plan;
     private readonly CowHead _head;
-    private readonly Stage _stage;
+    private readonly Pipeline _pipeline;
     private readonly uint[] _windowBlocks;
+    private readonly TransferGroup _transfers = new();
     private readonly long _bytesTotal;
     private readonly int _resumedFrom;
 
+    // What the count and Base are.
     private int _durable;
     private int _written;
     private int _journaledTo;
     private int _unsafeTo;
+
+    // How far the plan has gone: the position behind the last batch, what is left of its step, and the durable count that the plan may expect there.
+    private int _planned;
+    private MergeStep _step;
+    private int _expected;
+
+    // What is going on.
+    private IEnumerator<TransferGroup>? _protocol;
+    private int _staged;
+    private bool _checkpointDue;
     private long _bytesDone;
     private long _bytesSinceCheckpoint;
     private long _lastCheckpoint;
@@ -52,7 +71,7 @@ public sealed class MergeEngine : IDisposable
         _cow = cow;
         _plan = plan;
         _head = new CowHead(setup, new ScratchLayout(cow.Header.HeaderBytes, cow.Header.ScratchBytes), plan.LongestWindowFrom((int)cow.Header.NumMergeOps));
-        _stage = Stage.InRestOf(setup, cow);
+        _pipeline = Pipeline.InRestOf(setup, cow);
         _windowBlocks = new uint[_head.Slots];
         _resumedFrom = (int)cow.Header.NumMergeOps;
         _durable = _written = _resumedFrom;
@@ -137,16 +156,23 @@ public sealed class MergeEngine : IDisposable
         try
         {
             _setup.Observer?.Progress(new MergeProgress(_written, _plan.Count, _bytesDone, _bytesTotal));
-            if (_setup.Options.VerifyFirst && _durable == 0) _stage.VerifyPayloads();
+            if (_setup.Options.VerifyFirst && _durable == 0) _pipeline.VerifyPayloads();
             Start();
-            while (_written < _plan.Count) Step();
-            if (_durable < _written) Checkpoint();
+            while (!IsFinished())
+            {
+                // Each of them does what can be done now without waiting.
+                bool changed = _pipeline.Advance();
+                changed |= Plan();
+                changed |= Write();
+                changed |= Continue();
+                if (!changed) _pipeline.Wait();
+            }
             return Result;
         }
         catch
         {
-            // Buffers of requests in flight must not be reused or unmapped. If the queue itself broke there is no waiting for them.
-            if (!_setup.Io.Broken) _setup.Io.Abandon();
+            // Buffers of requests in flight must not be reused or unmapped.
+            _pipeline.Abandon();
             throw;
         }
     }
@@ -169,177 +195,324 @@ public sealed class MergeEngine : IDisposable
     /// <summary>Makes durable what a predecessor left, and finishes or forgets its window. Nothing is written before scratch was found good.</summary>
     private void Start()
     {
-        _head.Load();
+        Finish(_head.Load());
         if (_head.Count != _resumedFrom)
             throw new SnapuserdException(ExitCode.InUse, $"{_cow.Name}: num_merge_ops changed from {_resumedFrom} to {_head.Count} while it was read; another merge is running");
 
         LeftWindow left = LeftWindow.Read(_cow, _plan, _head, _durable);
-        _head.MakeDurable(left.IsStale ? 0 : left.Entries);
-        FlushBase();
+        Finish(_head.MakeDurable(left.IsStale ? 0 : left.Entries));
+        Finish(FlushBase());
         _lastCheckpoint = _setup.Time.Milliseconds;
 
         if (left.IsStale)
         {
             _head.State = ScratchLayout.Invalid;
-            _head.Commit();
+            Finish(_head.Commit());
         }
         else if (left.Entries > 0)
         {
             _replayed = left.Entries;
-            WriteWindow(left.Entries);
+            Finish(WriteWindow(left.Entries, null));
         }
+        _planned = _expected = _written;
+    }
+
+    private void Finish(IEnumerable<TransferGroup> protocol)
+    {
+        foreach (TransferGroup transfers in protocol)
+            while (!transfers.IsDone) _setup.Io.Wait();
+    }
+
+    /// <summary>Everything is merged and durable. Exit code 75 if asked to stop, once what was begun is finished and counted.</summary>
+    private bool IsFinished()
+    {
+        if (_protocol != null) return false;
+        if (_setup.Stop.Requested)
+        {
+            if (_pipeline.Count > 0 && _pipeline[0].Phase is BatchPhase.Writing or BatchPhase.Written) return false;
+            if (_written == _durable && _written < _plan.Count)
+                throw new SnapuserdException(ExitCode.Interrupted, $"stopped at op {_durable} of {_plan.Count}; the same command goes on from there");
+            _checkpointDue = true;
+        }
+        return _durable == _plan.Count;
+    }
+
+    /// <summary>Fills free rooms with the ops that come next. True if anything changed.</summary>
+    private bool Plan()
+    {
+        bool changed = false;
+        while (_planned < _plan.Count && !_setup.Stop.Requested)
+        {
+            if (_step.Ops == 0) NextStep();
+            if (_pipeline.TryOpen(_planned, _step) is not { } batch) break;
+            int end = _planned + _step.Ops;
+            while (_planned < end && TryPlan(batch)) _planned++;
+            if (batch.To == batch.From) throw new InvalidOperationException("a room does not take a single op");
+            _step = _step with { Ops = end - _planned };
+            if (_step.Kind is StepKind.Journal or StepKind.Unsafe) _expected = _planned;
+            batch.Close();
+            changed = true;
+        }
+        return changed;
+    }
+
+    private void NextStep()
+    {
+        _step = _plan.Next(_expected, _planned);
+        if (_step.Kind != StepKind.Checkpoint) return;
+        _expected = _planned;
+        _step = _plan.Next(_expected, _planned);
+    }
+
+    private bool TryPlan(Batch batch)
+    {
+        // A window has an entry for each of its ops, also for a Copy onto itself.
+        if (_step.Kind != StepKind.Journal && _plan.IsNoOp(_planned))
+        {
+            batch.Skip();
+            return true;
+        }
+        return batch.TryAdd(_plan.Limit(_planned));
+    }
+
+    /// <summary>Has written what may be written, in merge order, and takes leave of what is. True if anything changed.</summary>
+    private bool Write()
+    {
+        bool changed = Retire();
+        for (int place = 0; place < _pipeline.Count; place++)
+        {
+            Batch batch = _pipeline[place];
+            if (batch.Phase is BatchPhase.Writing or BatchPhase.Written) continue;
+            if (batch.Phase != BatchPhase.Ready || _setup.Stop.Requested) break;
+            if (batch.HasFailed)
+            {
+                // In merge order, so that the same file always gets the same sentence, and when all that comes before is counted.
+                if (place > 0 || _protocol != null) break;
+                if (_written == _durable) batch.ThrowIfFailed();
+                _checkpointDue = true;
+                break;
+            }
+            if (batch.Step.Kind != StepKind.Plain)
+            {
+                if (place == 0) changed |= BeginProtocol(batch);
+                break;
+            }
+            if (batch.Limit > _durable)
+            {
+                _checkpointDue |= _written >= batch.Limit;
+                break;
+            }
+            CheckRule1(batch);
+            batch.BeginWriting();
+            changed = true;
+        }
+        if (_checkpointDue && _protocol == null) changed |= Begin(Checkpoint());
+        return changed;
+    }
+
+    /// <summary>Takes leave of written plain batches, in merge order: not before a window that comes first and is written from scratch memory.</summary>
+    private bool Retire()
+    {
+        bool changed = false;
+        while (_pipeline.Count > 0 && _pipeline[0] is { Phase: BatchPhase.Written, Step.Kind: StepKind.Plain } batch && batch.From == _written)
+        {
+            batch.ThrowIfFailed();
+            Advance(batch.To);
+            _pipeline.Release();
+            changed = true;
+        }
+        if (!changed) return false;
+        _checkpointDue |= _written == _plan.Count || _bytesSinceCheckpoint >= _setup.Options.CheckpointBytes
+            || _setup.Time.Milliseconds - _lastCheckpoint >= _setup.Options.CheckpointMilliseconds;
+        return true;
+    }
+
+    /// <summary>The first batch is a window, or a part of one, or unsafe: it has a protocol of its own, which begins when everything before it is durable.</summary>
+    private bool BeginProtocol(Batch batch)
+    {
+        if (_protocol != null) return false;
+        if (_written > _durable)
+        {
+            _checkpointDue = true;
+            return false;
+        }
+        if (batch.Step.Kind == StepKind.Unsafe) return Begin(WriteUnsafe(batch));
+
+        if (batch.From != _durable + _staged) throw new InvalidOperationException("rule 3: a window begins behind the durable count");
+        foreach (ref readonly Batch.Item item in batch.Items) _head.SetSlot(item.Position - _durable, item.Data);
+        int parts = _staged;
+        _staged += batch.Items.Length;
+        bool whole = batch.To - batch.From == batch.Step.Ops;
+        // What does not fit into one room is written from scratch memory in the end.
+        if (parts > 0 || !whole) _pipeline.Release();
+        if (!whole) return true;
+        int window = _staged;
+        _staged = 0;
+        return Begin(Journal(window, parts == 0 ? batch : null));
+    }
+
+    private bool Begin(IEnumerable<TransferGroup> protocol)
+    {
+        _protocol = protocol.GetEnumerator();
+        Step();
+        return true;
+    }
+
+    /// <summary>Goes on with the protocol that runs. True if anything changed.</summary>
+    private bool Continue()
+    {
+        bool changed = false;
+        while (_protocol is { Current.IsDone: true })
+        {
+            Step();
+            changed = true;
+        }
+        return changed;
     }
 
     private void Step()
     {
-        StopIfAsked();
-        MergeStep step = _plan.Next(_durable, _written);
-        switch (step.Kind)
-        {
-            case StepKind.Checkpoint: Checkpoint(); break;
-            case StepKind.Plain: Plain(step.Ops); break;
-            case StepKind.Journal: Journal(step.Ops); break;
-            default: Unsafe(); break;
-        }
+        if (_protocol!.MoveNext()) return;
+        _protocol.Dispose();
+        _protocol = null;
     }
 
-    private void Plain(int run)
+    /// <summary>Makes everything that is written durable and counts it, while later ops go on under the old count.</summary>
+    private IEnumerable<TransferGroup> Checkpoint()
     {
-        int end = _written + run;
-        while (_written < end)
-        {
-            int from = _written;
-            _stage.Clear();
-            int position = from;
-            while (position < end && (_plan.IsNoOp(position) || _stage.TryAdd(position))) position++;
-            _stage.Produce();
-            WriteStage();
-            Advance(position);
-            if (_written < end) StopIfAsked();
-            if (_bytesSinceCheckpoint >= _setup.Options.CheckpointBytes
-                || _setup.Time.Milliseconds - _lastCheckpoint >= _setup.Options.CheckpointMilliseconds) Checkpoint();
-        }
+        int to = _written;
+        _checkpointDue = false;
+        _bytesSinceCheckpoint = 0;
+        foreach (TransferGroup transfers in FlushBase()) yield return transfers;
+        _head.Count = to;
+        foreach (TransferGroup transfers in _head.Commit()) yield return transfers;
+        Counted(to);
     }
 
-    private void Journal(int window)
+    /// <summary>The window at the count, whose contents are in the head's slots and, unless <paramref name="batch"/> is null, in a room as well.</summary>
+    private IEnumerable<TransferGroup> Journal(int window, Batch? batch)
     {
-        if (_written != _durable) throw new InvalidOperationException("rule 3: a window begins behind the durable count");
-        for (int staged = 0; staged < window;)
-        {
-            _stage.Clear();
-            int from = staged;
-            while (staged < window && _stage.TryAdd(_written + staged, _head.Slot(staged))) staged++;
-            if (staged == from) throw new InvalidOperationException("the stage does not take a single op");
-            _stage.Produce();
-        }
+        if (_written != _durable || window != _plan.WindowAt(_written)) throw new InvalidOperationException("rule 3: the window is not the one that the count announces");
         for (int i = 0; i < window; i++) _windowBlocks[i] = _plan[_written + i].NewBlock;
         _head.State = ScratchLayout.Invalid;
         _head.SetEntries(_windowBlocks.AsSpan(0, window));
-        _head.WriteScratch(window);
+        foreach (TransferGroup transfers in _head.WriteScratch(window)) yield return transfers;
         _head.State = ScratchLayout.Valid;
-        if (_head.Count != _written || window != _plan.WindowAt(_written)) throw new InvalidOperationException("rule 3: the window is not the one that the count announces");
-        _head.Commit();
+        foreach (TransferGroup transfers in _head.Commit()) yield return transfers;
         _journaled += window;
-        WriteWindow(window);
+        foreach (TransferGroup transfers in WriteWindow(window, batch)) yield return transfers;
     }
 
-    /// <summary>Writes the window in the image, whose scratch is durable, to Base and counts it.</summary>
-    private void WriteWindow(int window)
+    /// <summary>Writes the window whose scratch is durable to Base and counts it.</summary>
+    private IEnumerable<TransferGroup> WriteWindow(int window, Batch? batch)
     {
-        _stage.Clear();
-        _journaledTo = _written + window;
-        for (int i = 0; i < window; i++) WriteBase(_written + i, _plan[_written + i], _head.Slot(i));
-        Settle();
-        Advance(_written + window);
-        FlushBase();
-        _head.Count = _written;
+        int end = _journaledTo = _written + window;
+        if (batch != null)
+        {
+            foreach (TransferGroup transfers in WriteFirst(batch)) yield return transfers;
+        }
+        else
+        {
+            WriteSlots(window);
+            yield return _transfers;
+            if (_transfers.TakeFailure() is { } failure) throw ExplainSlot(failure);
+            Advance(end);
+        }
+        foreach (TransferGroup transfers in FlushBase()) yield return transfers;
+        // Plain ops behind the window may have been written beside it; the flush does not cover them.
+        _head.Count = end;
         _head.State = ScratchLayout.Invalid;
-        Counted();
+        foreach (TransferGroup transfers in _head.Commit()) yield return transfers;
+        Counted(end);
     }
 
     /// <summary>
-    /// A run of Xors in place without scratch, on the user's word. The magic says "unsafe" while Base is between two states, so that a
+    /// Xors in place without scratch, on the user's word. The magic says "unsafe" while Base is between two states, so that a
     /// run after a crash knows; the commit restores it together with the count.
     /// </summary>
-    private void Unsafe()
+    private IEnumerable<TransferGroup> WriteUnsafe(Batch batch)
     {
         if (!_setup.Options.AllowUnsafe || _plan.Window > 0) throw new InvalidOperationException("rule 1: an op that reads what it overwrites is neither journaled nor allowed");
-        _stage.Clear();
-        int position = _written;
-        while (position < _plan.Count && _plan.IsInPlace(position) && _stage.TryAdd(position)) position++;
-        _stage.Produce();
         _head.Magic = CowHeader.UnsafeMagic;
-        _head.Commit();
-        _unsafeTo = position;
-        WriteStage();
-        Advance(position);
-        FlushBase();
+        foreach (TransferGroup transfers in _head.Commit()) yield return transfers;
+        int end = _unsafeTo = batch.To;
+        foreach (TransferGroup transfers in WriteFirst(batch)) yield return transfers;
+        foreach (TransferGroup transfers in FlushBase()) yield return transfers;
         _head.Magic = CowHeader.Magic;
-        _head.Count = _written;
-        Counted();
+        _head.Count = end;
+        foreach (TransferGroup transfers in _head.Commit()) yield return transfers;
+        Counted(end);
     }
 
-    /// <summary>Makes everything written durable and counts it.</summary>
-    private void Checkpoint()
+    /// <summary>Writes the first batch, whose protocol this is, and takes leave of it.</summary>
+    private IEnumerable<TransferGroup> WriteFirst(Batch batch)
     {
-        FlushBase();
-        _head.Count = _written;
-        Counted();
+        CheckRule1(batch);
+        batch.BeginWriting(wait: true);
+        yield return batch.Transfers;
+        batch.Advance();
+        batch.ThrowIfFailed();
+        Advance(batch.To);
+        _pipeline.Release();
     }
 
-    private void Counted()
+    /// <summary>Writes a window from the head's slots, together what is contiguous both there and on Base.</summary>
+    private void WriteSlots(int window)
     {
-        _head.Commit();
-        _durable = _written;
-        _checkpoints++;
-        _bytesSinceCheckpoint = 0;
-        _lastCheckpoint = _setup.Time.Milliseconds;
+        int positions = _written;
+        if (_head.DurableState != ScratchLayout.Valid || positions != _durable || positions + window > _journaledTo)
+            throw new InvalidOperationException("rule 1: a window is written whose scratch is not durable");
+        for (int i = 0; i < window;)
+        {
+            uint block = _plan[positions + i].NewBlock;
+            int run = 1;
+            while (i + run < window && run * CowOp.BlockSize < _setup.Options.RequestBytes && _plan[positions + i + run].NewBlock == block + run) run++;
+            _setup.Io.Write(_setup.Base.Number, (long)block * CowOp.BlockSize, _head.Slot(i) with { Length = run * CowOp.BlockSize }, _transfers);
+            i += run;
+        }
     }
 
-    private void WriteStage()
+    private SnapuserdException ExplainSlot(in TransferFailure failure)
     {
-        foreach (ref readonly Stage.Item item in _stage.Items) WriteBase(item.Position, item.Op, item.Data);
-        Settle();
+        int slot = (failure.Request.Buffer.Offset + failure.Done - _head.Slot(0).Offset) / CowOp.BlockSize;
+        return new SnapuserdException(ExitCode.InputOutput,
+            $"{_setup.Base.Name}: writing {failure.Request.Buffer.Length - failure.Done} bytes at {failure.Request.Offset + failure.Done} for {_plan.Describe(_durable + slot)} failed: {Reason.Of(failure.Errno)}");
     }
 
-    private void WriteBase(int position, in CowOp op, Slice data)
+    private void CheckRule1(Batch batch)
     {
-        bool journaled = position >= _durable && position < _journaledTo && _head.DurableState == ScratchLayout.Valid && data == _head.Slot(position - _durable);
-        bool allowed = position >= _durable && position < _unsafeTo && _head.Magic == CowHeader.UnsafeMagic;
-        if (_plan.Limit(position) > _durable && !journaled && !allowed)
-            throw new InvalidOperationException($"rule 1: position {position} overwrites a block that is read from position {_durable} on");
-        _setup.Io.Write(_setup.Base.Number, (long)op.NewBlock * CowOp.BlockSize, data);
-        _blocks += op.Blocks;
+        bool journaled = batch.From >= _durable && batch.To <= _journaledTo && _head.DurableState == ScratchLayout.Valid;
+        bool allowed = batch.From >= _durable && batch.To <= _unsafeTo && _head.Magic == CowHeader.UnsafeMagic;
+        if (batch.Limit > _durable && !journaled && !allowed)
+            throw new InvalidOperationException($"rule 1: positions {batch.From} to {batch.To} overwrite a block that is read from position {_durable} on");
     }
 
-    private void Settle()
-    {
-        if (_setup.Io.Drain() is { } failure) throw _stage.Explain(failure);
-    }
-
-    private void FlushBase()
+    private IEnumerable<TransferGroup> FlushBase()
     {
         _baseFlushes++;
-        _setup.Io.Flush(_setup.Base.Number);
-        if (_setup.Io.Drain() is { } failure)
+        _setup.Io.Flush(_setup.Base.Number, _transfers);
+        yield return _transfers;
+        if (_transfers.TakeFailure() is { } failure)
             throw new SnapuserdException(ExitCode.InputOutput, $"{_setup.Base.Name}: flushing failed: {Reason.Of(failure.Errno)}; nothing behind op {_durable} of {_plan.Count} is counted");
+    }
+
+    private void Counted(int count)
+    {
+        _durable = count;
+        _checkpoints++;
+        _lastCheckpoint = _setup.Time.Milliseconds;
+        if (count == _written) (_bytesSinceCheckpoint, _checkpointDue) = (0, false);
     }
 
     private void Advance(int position)
     {
         for (; _written < position; _written++)
         {
-            int bytes = _plan[_written].UnitBytes;
-            _bytesDone += bytes;
-            _bytesSinceCheckpoint += bytes;
+            CowOp op = _plan[_written];
+            _bytesDone += op.UnitBytes;
+            _bytesSinceCheckpoint += op.UnitBytes;
+            if (_written < _journaledTo || !_plan.IsNoOp(_written)) _blocks += op.Blocks;
         }
         _setup.Observer?.Progress(new MergeProgress(_written, _plan.Count, _bytesDone, _bytesTotal));
-    }
-
-    private void StopIfAsked()
-    {
-        if (!_setup.Stop.Requested) return;
-        if (_durable < _written) Checkpoint();
-        throw new SnapuserdException(ExitCode.Interrupted, $"stopped at op {_durable} of {_plan.Count}; the same command goes on from there");
     }
 }

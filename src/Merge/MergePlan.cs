@@ -80,7 +80,15 @@ internal sealed class MergePlan : IDisposable
         // A plain run ends with two flushes, a window takes four and writes every byte twice: a run of more than half the window's ops is
         // cheaper. An Xor in place makes a run of none.
         if (window > 0 && run <= window / 2) return new MergeStep(StepKind.Journal, window);
-        return run > 0 ? new MergeStep(StepKind.Plain, run) : new MergeStep(StepKind.Unsafe, 1);
+        return run > 0 ? new MergeStep(StepKind.Plain, run) : new MergeStep(StepKind.Unsafe, InPlaceRun(written));
+    }
+
+    /// <summary>How many Xors in place follow each other.</summary>
+    private int InPlaceRun(int from)
+    {
+        int position = from;
+        while (position < Count && IsInPlace(position)) position++;
+        return position - from;
     }
 
     /// <summary>How many ops from <paramref name="from"/> on rule 1 lets through while <paramref name="durable"/> is the durable count.</summary>

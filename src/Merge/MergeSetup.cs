@@ -14,7 +14,7 @@ public sealed record MergeSetup
     public required Transfers Io { get; init; }
     /// <summary>All buffer memory there is; taken once, when the engine opens.</summary>
     public required Arena Arena { get; init; }
-    /// <summary>Decompression; its workers use the same arena.</summary>
+    /// <summary>Decompression and XOR, in the same arena.</summary>
     public required IWorkQueue<DecodeJob> Workers { get; init; }
     /// <summary>The clock by which checkpoints come.</summary>
     public required ITimeSource Time { get; init; }
@@ -58,6 +58,10 @@ public sealed record MergeOptions
     public long CheckpointBytes { get; init; } = 64 << 20;
     /// <summary>Milliseconds between checkpoints, for devices so slow that 64 MiB take longer.</summary>
     public long CheckpointMilliseconds { get; init; } = 250;
+    /// <summary>Bytes of a request at the most, unless one unit is longer.</summary>
+    public int RequestBytes { get; init; } = 1 << 20;
+    /// <summary>Bytes of contents after which a decode job ends: enough work to outweigh what handing it over costs.</summary>
+    public int JobBytes { get; init; } = 128 << 10;
 }
 
 /// <summary>How far a merge is. Ops are counted as the header counts them; bytes are bytes of Base.</summary>

@@ -18,7 +18,7 @@ public sealed class MergedImage : IDisposable
     private readonly CowFile _cow;
     private readonly MergePlan _plan;
     private readonly CowHead? _head;
-    private readonly Stage _stage;
+    private readonly Pipeline _pipeline;
     private readonly Slice _chunk;
     private readonly int _count;
     private readonly int _windowEnd;
@@ -33,13 +33,14 @@ public sealed class MergedImage : IDisposable
         if (layout.Window > 0)
         {
             _head = new CowHead(setup, layout, plan.LongestWindowFrom(_count));
-            _head.Load();
+            foreach (TransferGroup transfers in _head.Load())
+                while (!transfers.IsDone) setup.Io.Wait();
             LeftWindow left = LeftWindow.Read(cow, plan, _head, _count);
             if (!left.IsStale) _windowEnd = _count + left.Entries;
         }
         int chunk = Math.Clamp(setup.Arena.Free / 8, CowOp.BlockSize, MostChunk) & -CowOp.BlockSize;
         _chunk = setup.Arena.Take(chunk) ?? throw new SnapuserdException(ExitCode.OutOfResources, "the buffer memory is too small; try a larger --memory");
-        _stage = Stage.InRestOf(setup, cow);
+        _pipeline = Pipeline.InRestOf(setup, cow);
     }
 
     /// <summary>Reads and validates the COW against the devices. Exit code 65 when it is corrupt or does not fit.</summary>
@@ -69,7 +70,7 @@ public sealed class MergedImage : IDisposable
     public long Length => _setup.Base.Length;
 
     /// <summary>Decodes every payload of the COW, those of counted ops included. Exit code 65 at the first that does not decode, 75 when asked to stop.</summary>
-    public void VerifyPayloads() => _stage.VerifyPayloads();
+    public void VerifyPayloads() => _pipeline.VerifyPayloads();
 
     /// <summary>
     /// The image from <paramref name="offset"/> (a multiple of 4096) on, as much as one chunk holds; empty at the end. Valid until the
@@ -79,37 +80,49 @@ public sealed class MergedImage : IDisposable
     {
         int length = (int)Math.Min(_chunk.Length, Length - offset);
         Slice chunk = _chunk.Part(0, Math.Max(0, length));
-        _setup.Io.Read(_setup.Base.Number, offset, chunk);
-        if (_setup.Io.Drain() is { } failure) throw _stage.Explain(failure);
-
-        long block = offset / CowOp.BlockSize, end = (offset + length + CowOp.BlockSize - 1) / CowOp.BlockSize;
-        _stage.Clear();
-        while (block < end)
+        Batch batch = _pipeline.TryOpen(0)!;
+        try
         {
-            int position = _cow.Order.PositionWriting(block);
-            if (position < 0)
+            _setup.Io.Read(_setup.Base.Number, offset, chunk);
+            if (_setup.Io.Drain() is { } failure) throw batch.Explain(failure);
+
+            long block = offset / CowOp.BlockSize, end = (offset + length + CowOp.BlockSize - 1) / CowOp.BlockSize;
+            while (block < end)
             {
-                block++;
-                continue;
+                int position = _cow.Order.PositionWriting(block);
+                if (position < 0)
+                {
+                    block++;
+                    continue;
+                }
+                CowOp op = _plan[position];
+                if (position < _count)
+                {
+                    // Counted: Base has it.
+                }
+                else if (position < _windowEnd)
+                {
+                    _setup.Arena[_head!.Slot(position - _count)].CopyTo(_setup.Arena[chunk.Part((int)((block * CowOp.BlockSize) - offset), CowOp.BlockSize)]);
+                }
+                else if (!batch.TryAddAt(position))
+                {
+                    Overlay(batch, offset, chunk);
+                    continue;
+                }
+                block = op.NewBlock + op.Blocks;
             }
-            CowOp op = _plan[position];
-            if (position < _count)
-            {
-                // Counted: Base has it.
-            }
-            else if (position < _windowEnd)
-            {
-                _setup.Arena[_head!.Slot(position - _count)].CopyTo(_setup.Arena[chunk.Part((int)((block * CowOp.BlockSize) - offset), CowOp.BlockSize)]);
-            }
-            else if (!_stage.TryAdd(position))
-            {
-                Overlay(offset, chunk);
-                continue;
-            }
-            block = op.NewBlock + op.Blocks;
+            Overlay(batch, offset, chunk);
+            return _setup.Arena[chunk];
         }
-        Overlay(offset, chunk);
-        return _setup.Arena[chunk];
+        catch
+        {
+            _pipeline.Abandon();
+            throw;
+        }
+        finally
+        {
+            _pipeline.Release();
+        }
     }
 
     /// <inheritdoc/>
@@ -119,15 +132,15 @@ public sealed class MergedImage : IDisposable
         _cow.Dispose();
     }
 
-    private void Overlay(long offset, Slice chunk)
+    private void Overlay(Batch batch, long offset, Slice chunk)
     {
-        _stage.Produce();
-        foreach (ref readonly Stage.Item item in _stage.Items)
+        _pipeline.Produce(batch);
+        foreach (ref readonly Batch.Item item in batch.Items)
         {
             long start = (long)item.Op.NewBlock * CowOp.BlockSize;
             long from = Math.Max(start, offset), to = Math.Min(start + item.Data.Length, offset + chunk.Length);
             _setup.Arena[item.Data.Part((int)(from - start), (int)(to - from))].CopyTo(_setup.Arena[chunk.Part((int)(from - offset), (int)(to - from))]);
         }
-        _stage.Clear();
+        batch.Clear(0);
     }
 }

@@ -15,7 +15,7 @@ public static class PayloadCheck
         try
         {
             cow.Order.Check(setup.SharedBlocks, default);
-            Stage.InRestOf(setup, cow).VerifyPayloads(setup.Observer);
+            Pipeline.InRestOf(setup, cow).VerifyPayloads(setup.Observer);
             return cow;
         }
         catch

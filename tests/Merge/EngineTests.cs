@@ -219,7 +219,10 @@ public sealed class EngineTests
     {
         MergeCase merge = Case(Chain(2, 4), SmallCases.Random(1, 8));
         SimDisk[] disks = merge.Disks();
-        SnapuserdException e = Refused(merge, disks, ExitCode.InputOutput, (_, request) => request.Device == 1 && request.Verb == BlockVerb.Read && request.Offset == 8192 ? new Fault(0) : null);
+        // Whatever it is read together with: what comes before it is read, and then nothing.
+        Fault? NothingAt8192(int number, BlockRequest request) =>
+            request.Device == 1 && request.Verb == BlockVerb.Read && request.Offset <= 8192 && request.Offset + request.Buffer.Length > 8192 ? new Fault((int)(8192 - request.Offset)) : null;
+        SnapuserdException e = Refused(merge, disks, ExitCode.InputOutput, NothingAt8192);
         Assert.Contains("base", e.Message);
         Assert.Contains("op 1", e.Message);
         Assert.Contains("8192", e.Message);
@@ -370,7 +373,7 @@ public sealed class EngineTests
             SimDisk[] disks = merge.Disks();
             using Arena arena = new(merge.ArenaBytes);
             using SimQueue queue = new(disks, arena, 8, 1, () => { });
-            using SimWorkers workers = new(new DecodeWorker(arena), 1);
+            using SimWorkers workers = new(new DecodeWorker(), 1);
             using MergeEngine engine = MergeEngine.Open(SimMerge.Setup(merge, disks, arena, 1, queue, workers) with { SharedBlocks = true });
             engine.Run();
             Assert.Equal(-1, disks[1].Durable.FirstDifference(merge.Target));
@@ -433,7 +436,7 @@ public sealed class EngineTests
         using Arena arena = new(merge.ArenaBytes);
         using SimQueue queue = new(disks, arena, 8, 1, () => { });
         using WakeUp wakeUp = new();
-        using WorkQueue<DecodeJob> workers = new(threads, 4, () => new DecodeWorker(arena), wakeUp);
+        using WorkQueue<DecodeJob> workers = new(threads, 4, () => new DecodeWorker(), wakeUp);
         using MergeEngine engine = MergeEngine.Open(SimMerge.Setup(merge, disks, arena, 1, queue, workers));
         engine.Run();
         Assert.Equal(-1, disks[1].Durable.FirstDifference(merge.Target));
@@ -472,7 +475,7 @@ public sealed class EngineTests
         SimDisk[] disks = merge.Disks();
         using Arena arena = new(merge.ArenaBytes);
         using SimQueue queue = new(disks, arena, merge.QueueDepth, 1, () => { });
-        using SimWorkers workers = new(new DecodeWorker(arena), 1);
+        using SimWorkers workers = new(new DecodeWorker(), 1);
         using MergeEngine engine = MergeEngine.Open(SimMerge.Setup(merge, disks, arena, 1, queue, workers));
         Assert.Equal(noScratch && !trusted, engine.MayHideDamage);
     }

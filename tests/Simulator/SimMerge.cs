@@ -15,7 +15,7 @@ public static class SimMerge
     {
         Clean(arena);
         using SimQueue queue = new(Devices(merge, disks), arena, merge.QueueDepth, seed, step, faults, pages);
-        using SimWorkers workers = new(new DecodeWorker(arena), seed);
+        using SimWorkers workers = new(new DecodeWorker(), seed);
         using MergeEngine engine = MergeEngine.Open(Setup(merge, disks, arena, seed, queue, workers) with { Stop = stop ?? new StopFlag() });
         return engine.Run();
     }
@@ -25,7 +25,7 @@ public static class SimMerge
     {
         Clean(arena);
         using SimQueue queue = new(Devices(merge, disks), arena, merge.QueueDepth, seed, () => throw new ContractViolationException("a reader writes"));
-        using SimWorkers workers = new(new DecodeWorker(arena), seed);
+        using SimWorkers workers = new(new DecodeWorker(), seed);
         using MergedImage image = MergedImage.Open(Setup(merge, disks, arena, seed, queue, workers));
         for (long offset = 0; offset < image.Length;)
         {

@@ -1,0 +1,450 @@
+using System;
+using Snapuserd.Block;
+using Snapuserd.Cow;
+
+namespace Snapuserd.Merge;
+
+/// <summary>How far a batch is.</summary>
+internal enum BatchPhase
+{
+    /// <summary>Ops are added.</summary>
+    Filling,
+    /// <summary>Sources and payloads are being read.</summary>
+    Reading,
+    /// <summary>Payloads are being decompressed and XORed.</summary>
+    Decoding,
+    /// <summary>The contents are made, or the making has failed.</summary>
+    Ready,
+    /// <summary>The contents are being written to Base.</summary>
+    Writing,
+    /// <summary>Base has the contents.</summary>
+    Written,
+}
+
+/// <summary>
+/// Some ops that follow each other, on their way from sources and payloads to Base, in a room of memory of their own:
+/// <code>
+/// | contents, ascending by destination ... | payloads as stored, ascending by place in the COW ... |
+/// </code>
+/// so that what is contiguous on a device is contiguous in memory and takes one request, whatever the order of the ops.
+/// </summary>
+internal sealed class Batch
+{
+    /// <summary>
+    /// Ops per batch at the most, whatever the room: they bound the bookkeeping, some 130 bytes each, and the decode jobs. A room of 4 MiB
+    /// holds 1024 single blocks.
+    /// </summary>
+    public const int MostOps = 2048;
+
+    /// <summary>
+    /// Bytes between two payloads that are read along rather than skipped: the ops of a v2 cluster lie between its payloads, 200 × 20 bytes as
+    /// Android writes them. Reading 4 KiB too much costs less than a request of its own on any device.
+    /// </summary>
+    private const int MostGap = 4096;
+
+    /// <summary>Bits for the index of an item in a key that sorts.</summary>
+    private const int IndexBits = 12;
+
+    private readonly MergeSetup _setup;
+    private readonly CowFile _cow;
+    private readonly Slice _room;
+    private readonly Item[] _items;
+    private readonly ulong[] _byBlock;
+    private readonly ulong[] _pieces;
+    private readonly TransferGroup _transfers = new();
+    private int _contents;
+    private int _stored;
+    private int _pieceCount;
+    private int _cursor;
+    private bool _crashed;
+    private TransferFailure? _failure;
+
+    /// <summary>What the batch holds of one op: <see cref="Data"/> is what goes to the op's blocks.</summary>
+    public struct Item
+    {
+        /// <summary>Position in merge order, or index in file order for a payload check.</summary>
+        public int Position;
+        /// <summary>Index in file order.</summary>
+        public int Index;
+        /// <summary>The op.</summary>
+        public CowOp Op;
+        /// <summary>The op's new contents, <see cref="CowOp.UnitBytes"/> long.</summary>
+        public Slice Data;
+        /// <summary>The payload as stored; the same as <see cref="Data"/> if it is the contents.</summary>
+        public Slice Stored;
+        /// <summary>How the payload is compressed.</summary>
+        public CowCompression Compression;
+        /// <summary>Contents come from the source first.</summary>
+        public bool ReadsSource;
+        /// <summary>0, or why the payload does not decode; written by a worker.</summary>
+        public int Error;
+
+        /// <summary>A worker has something to do.</summary>
+        public readonly bool NeedsWork => Op.HasData && (Compression != CowCompression.None || ReadsSource);
+    }
+
+    /// <summary>A batch in <paramref name="room"/>, which holds at least <see cref="LeastRoom"/> bytes and begins on a page.</summary>
+    public Batch(MergeSetup setup, CowFile cow, Slice room, int mostOps)
+    {
+        _setup = setup;
+        _cow = cow;
+        _room = room;
+        _items = new Item[mostOps];
+        _byBlock = new ulong[mostOps];
+        _pieces = new ulong[2 * mostOps];
+    }
+
+    /// <summary>Bytes of room that any single op of a COW fits into: its unit, and its payload as stored.</summary>
+    public static int LeastRoom(CowFile cow) => (cow.MaxUnitBytes + cow.MaxStoredBytes + CowOp.BlockSize - 1) & -CowOp.BlockSize;
+
+    /// <summary>Position of the first op.</summary>
+    public int From { get; private set; }
+
+    /// <summary>Position behind the last op. Ops with nothing to write are counted and are no items.</summary>
+    public int To { get; private set; }
+
+    /// <summary>Which step of the plan the batch belongs to.</summary>
+    public MergeStep Step { get; private set; }
+
+    /// <summary>The durable count from which on every op of the batch may be written without the journal.</summary>
+    public int Limit { get; private set; }
+
+    /// <summary>Items.</summary>
+    public int Count { get; private set; }
+
+    /// <summary>Bytes of contents.</summary>
+    public int ContentBytes => _contents;
+
+    /// <summary>Jobs that workers have not ended yet.</summary>
+    public int Jobs { get; private set; }
+
+    /// <summary>What its jobs are tagged with: its number in the pipeline.</summary>
+    public uint Tag { get; init; }
+
+    /// <summary>How far it is.</summary>
+    public BatchPhase Phase { get; private set; }
+
+    /// <summary>The items, in the order in which they were added.</summary>
+    public ReadOnlySpan<Item> Items => _items.AsSpan(0, Count);
+
+    /// <summary>Begins anew, with ops from <paramref name="from"/> on.</summary>
+    public void Clear(int from, MergeStep step = default)
+    {
+        (From, To, Step, Limit) = (from, from, step, 0);
+        (Count, _contents, _stored, _pieceCount, _cursor, Jobs, _crashed, _failure) = (0, 0, 0, 0, 0, 0, false, null);
+        Phase = BatchPhase.Filling;
+    }
+
+    /// <summary>Counts the op at <see cref="To"/>, which has nothing to write.</summary>
+    public void Skip() => To++;
+
+    /// <summary>Adds the op at <see cref="To"/>; false if it does not fit any more.</summary>
+    public bool TryAdd(int limit)
+    {
+        int index = _cow.Order.OpIndex(To);
+        CowOp op = _cow[index];
+        if (!TryAdd(To, index, op, op.IsOrdered)) return false;
+        Limit = Math.Max(Limit, limit);
+        To++;
+        return true;
+    }
+
+    /// <summary>Adds the op at <paramref name="position"/>, wherever the batch stands; false if it does not fit any more.</summary>
+    public bool TryAddAt(int position)
+    {
+        int index = _cow.Order.OpIndex(position);
+        CowOp op = _cow[index];
+        return TryAdd(position, index, op, op.IsOrdered);
+    }
+
+    /// <summary>Adds the payload of the op with an index in file order, to be decoded and nothing else; false if it does not fit any more.</summary>
+    public bool TryAddPayload(int index)
+    {
+        if (!TryAdd(index, index, _cow[index], readsSource: false)) return false;
+        To = index + 1;
+        return true;
+    }
+
+    /// <summary>No more ops: gives everything its place in the room. The reads are issued by <see cref="Advance"/>.</summary>
+    public void Close()
+    {
+        PlaceContents();
+        PlacePayloads();
+        AddSources();
+        _pieces.AsSpan(0, _pieceCount).Sort();
+        _cursor = 0;
+        Phase = BatchPhase.Reading;
+    }
+
+    /// <summary>
+    /// Issues what the queues take and follows the batch from reading to ready, or from writing to written. True if anything changed.
+    /// </summary>
+    public bool Advance()
+    {
+        bool changed = false;
+        if (Phase == BatchPhase.Reading)
+        {
+            changed = IssueReads();
+            if (_cursor < _pieceCount || !_transfers.IsDone) return changed;
+            _cursor = 0;
+            _failure = _transfers.TakeFailure();
+            Phase = _failure is null ? BatchPhase.Decoding : BatchPhase.Ready;
+            changed = true;
+        }
+        if (Phase == BatchPhase.Decoding)
+        {
+            changed |= PostJobs();
+            if (_cursor < Count || Jobs > 0) return changed;
+            Phase = BatchPhase.Ready;
+            return true;
+        }
+        if (Phase == BatchPhase.Writing)
+        {
+            changed = IssueWrites(wait: false);
+            if (_cursor < Count || !_transfers.IsDone) return changed;
+            _failure = _transfers.TakeFailure();
+            Phase = BatchPhase.Written;
+            return true;
+        }
+        return changed;
+    }
+
+    /// <summary>What is being read or written.</summary>
+    public TransferGroup Transfers => _transfers;
+
+    /// <summary><see cref="ThrowIfFailed"/> would throw.</summary>
+    public bool HasFailed
+    {
+        get
+        {
+            if (_failure is not null || _crashed) return true;
+            foreach (ref readonly Item item in Items)
+                if (item.Error < 0) return true;
+            return false;
+        }
+    }
+
+    /// <summary>A job of this batch has ended.</summary>
+    public void JobEnded(int result)
+    {
+        Jobs--;
+        _crashed |= result == WorkQueue<DecodeJob>.Crashed;
+    }
+
+    /// <summary>Exit code 74 if a device has failed, 65 if a payload does not decode, naming the first op that this concerns.</summary>
+    public void ThrowIfFailed()
+    {
+        if (_failure is { } failure) throw Explain(failure);
+        foreach (ref readonly Item item in Items)
+            if (item.Error < 0) throw Explain(item);
+        if (_crashed) throw new SnapuserdException(ExitCode.Internal, $"{_cow.Name}: a worker failed between {_cow.Describe(_items[0].Index)} and {_cow.Describe(_items[Count - 1].Index)}");
+    }
+
+    /// <summary>Begins to write the contents to Base; the rest is issued by <see cref="Advance"/>, unless <paramref name="wait"/> says to wait for room in the queue.</summary>
+    public void BeginWriting(bool wait = false)
+    {
+        if (Phase != BatchPhase.Ready) throw new InvalidOperationException($"a batch that is {Phase} cannot be written");
+        Phase = BatchPhase.Writing;
+        _cursor = 0;
+        if (wait) IssueWrites(wait);
+    }
+
+    /// <summary>What a worker does: makes the contents of the items from <paramref name="from"/> to before <paramref name="to"/> that have a payload.</summary>
+    public int Decode(int from, int to, UnitDecoder decoder, Span<byte> block)
+    {
+        int first = 0;
+        foreach (ref Item item in _items.AsSpan(from, to - from))
+        {
+            if (!item.NeedsWork) continue;
+            item.Error = Decode(item, decoder, block);
+            if (first == 0) first = item.Error;
+        }
+        return first;
+    }
+
+    /// <summary>The sentence for a transfer that failed, with the op it was for.</summary>
+    public SnapuserdException Explain(in TransferFailure failure)
+    {
+        BlockRequest request = failure.Request;
+        string device = request.Device == _setup.Cow.Number ? _setup.Cow.Name : request.Device == _setup.Base.Number ? _setup.Base.Name : _setup.Source.Name;
+        string what = request.Verb == BlockVerb.Read ? "reading" : "writing";
+        int first = request.Buffer.Offset + failure.Done;
+        string whose = "";
+        foreach (ref readonly Item item in Items)
+            if (Holds(item.Data, first) || Holds(item.Stored, first)) { whose = $" for {_cow.Describe(item.Index)}"; break; }
+        return new SnapuserdException(ExitCode.InputOutput,
+            $"{device}: {what} {request.Buffer.Length - failure.Done} bytes at {request.Offset + failure.Done}{whose} failed: {Reason.Of(failure.Errno)}");
+    }
+
+    private static bool Holds(Slice slice, int offset) => offset >= slice.Offset && offset < slice.Offset + slice.Length;
+
+    private SnapuserdException Explain(in Item item) => item.Error == (int)UnitError.OutOfMemory
+        // The file is as good as it was; the next run may have the memory.
+        ? new SnapuserdException(ExitCode.OutOfResources, $"{_cow.Name}: {_cow.Describe(item.Index)}: {UnitDecoder.Describe(item.Error)}")
+        : new SnapuserdException(ExitCode.CowCorrupt,
+            $"{_cow.Name}: {_cow.Describe(item.Index)}: its payload of {item.Op.DataLength} bytes at {item.Op.DataOffset}: {UnitDecoder.Describe(item.Error)}");
+
+    private bool TryAdd(int position, int index, in CowOp op, bool readsSource)
+    {
+        if (Count == _items.Length) return false;
+        Item item = new() { Position = position, Index = index, Op = op, ReadsSource = readsSource };
+        if (op.HasData) item.Compression = _cow.AlgorithmOf(op);
+        int stored = item.NeedsWork ? op.DataLength : 0;
+        if (op.UnitBytes + stored > _room.Length - _contents - _stored) return false;
+        _contents += op.UnitBytes;
+        _stored += stored;
+        _items[Count++] = item;
+        return true;
+    }
+
+    /// <summary>Contents, ascending by destination; payloads that are the contents are read right there.</summary>
+    private void PlaceContents()
+    {
+        Span<ulong> order = _byBlock.AsSpan(0, Count);
+        for (int i = 0; i < Count; i++) order[i] = ((ulong)_items[i].Op.NewBlock << IndexBits) | (uint)i;
+        order.Sort();
+        int at = 0;
+        foreach (ulong key in order)
+        {
+            ref Item item = ref _items[Index(key)];
+            item.Data = _room.Part(at, item.Op.UnitBytes);
+            at += item.Op.UnitBytes;
+            if (item.Op.Type == CowOpType.Zero) _setup.Arena[item.Data].Clear();
+            if (!item.Op.HasData || item.NeedsWork) continue;
+            item.Stored = item.Data;
+            AddPiece(item.Op.DataOffset, PieceKind.Payload, Index(key));
+        }
+    }
+
+    /// <summary>Payloads behind them, ascending by place in the COW, with small gaps as they are there.</summary>
+    private void PlacePayloads()
+    {
+        int before = _pieceCount;
+        for (int i = 0; i < Count; i++)
+            if (_items[i].NeedsWork) AddPiece(_items[i].Op.DataOffset, PieceKind.Payload, i);
+        Span<ulong> pieces = _pieces.AsSpan(before, _pieceCount - before);
+        pieces.Sort();
+        int at = _contents, spare = _room.Length - _contents - _stored;
+        long end = -1;
+        foreach (ulong piece in pieces)
+        {
+            ref Item item = ref _items[Index(piece)];
+            long gap = item.Op.DataOffset - end;
+            if (end >= 0 && gap > 0 && gap <= MostGap && gap <= spare)
+            {
+                at += (int)gap;
+                spare -= (int)gap;
+            }
+            item.Stored = _room.Part(at, item.Op.DataLength);
+            at += item.Op.DataLength;
+            end = item.Op.DataOffset + item.Op.DataLength;
+        }
+    }
+
+    private void AddSources()
+    {
+        for (int i = 0; i < Count; i++)
+            if (_items[i].ReadsSource) AddPiece(_items[i].Op.SourceByte, PieceKind.Source, i);
+    }
+
+    private enum PieceKind
+    {
+        Source = 0,
+        Payload = 1,
+    }
+
+    /// <summary>Offsets have 48 bits (cow-format §12) and an op's source lies inside 2^32 blocks, so kind, offset and index fit into one number that sorts.</summary>
+    private void AddPiece(long offset, PieceKind kind, int index) => _pieces[_pieceCount++] = ((ulong)kind << 62) | ((ulong)offset << IndexBits) | (uint)index;
+
+    private static int Index(ulong key) => (int)(key & ((1 << IndexBits) - 1));
+
+    private BlockRequest Piece(int number)
+    {
+        ulong key = _pieces[number];
+        ref readonly Item item = ref _items[Index(key)];
+        return key >> 62 == (ulong)PieceKind.Source
+            ? new BlockRequest(BlockVerb.Read, _setup.Source.Number, item.Op.SourceByte, item.Data, 0)
+            : new BlockRequest(BlockVerb.Read, _setup.Cow.Number, item.Op.DataOffset, item.Stored, 0);
+    }
+
+    private bool IssueReads()
+    {
+        int from = _cursor;
+        while (_cursor < _pieceCount && _setup.Io.HasRoom)
+        {
+            BlockRequest read = Piece(_cursor++);
+            while (_cursor < _pieceCount && TryExtend(ref read, Piece(_cursor))) _cursor++;
+            _setup.Io.Read(read.Device, read.Offset, read.Buffer, _transfers);
+        }
+        return _cursor > from;
+    }
+
+    /// <summary>Makes one request of two if the second lies behind the first both on the device and in memory; between payloads also with a gap.</summary>
+    private bool TryExtend(ref BlockRequest request, in BlockRequest next)
+    {
+        if (next.Device != request.Device) return false;
+        long gap = next.Offset - (request.Offset + request.Buffer.Length);
+        long gapInMemory = next.Buffer.Offset - ((long)request.Buffer.Offset + request.Buffer.Length);
+        // Between contents there are other contents, never a gap to read over; payloads lie behind all contents.
+        bool payloads = request.Device == _setup.Cow.Number && request.Buffer.Offset >= _room.Offset + _contents;
+        if (gap != gapInMemory || gap < 0 || (gap > 0 && !payloads)) return false;
+        int length = request.Buffer.Length + (int)gap + next.Buffer.Length;
+        if (length > _setup.Options.RequestBytes) return false;
+        request = request with { Buffer = new Slice(request.Buffer.Offset, length) };
+        return true;
+    }
+
+    private bool PostJobs()
+    {
+        bool posted = false;
+        while (_cursor < Count)
+        {
+            int to = _cursor, bytes = 0;
+            for (; to < Count && bytes < _setup.Options.JobBytes; to++)
+                if (_items[to].NeedsWork) bytes += _items[to].Op.UnitBytes;
+            if (bytes > 0)
+            {
+                if (!_setup.Workers.TryPost(new DecodeJob(this, _cursor, to), Tag)) return posted;
+                Jobs++;
+                posted = true;
+            }
+            _cursor = to;
+        }
+        return posted;
+    }
+
+    private int Decode(in Item item, UnitDecoder decoder, Span<byte> block)
+    {
+        ReadOnlySpan<byte> stored = _setup.Arena[item.Stored];
+        Span<byte> data = _setup.Arena[item.Data];
+        if (!item.ReadsSource) return decoder.Decode(item.Compression, stored, data);
+        if (item.Compression != CowCompression.None)
+        {
+            int result = decoder.Decode(item.Compression, stored, block);
+            if (result < 0) return result;
+            stored = block;
+        }
+        XorKernel.XorInto(data, stored);
+        return 0;
+    }
+
+    private bool IssueWrites(bool wait)
+    {
+        int from = _cursor;
+        while (_cursor < Count && (wait || _setup.Io.HasRoom))
+        {
+            ref readonly Item first = ref _items[Index(_byBlock[_cursor++])];
+            long offset = (long)first.Op.NewBlock * CowOp.BlockSize;
+            Slice run = first.Data;
+            while (_cursor < Count)
+            {
+                ref readonly Item next = ref _items[Index(_byBlock[_cursor])];
+                if ((long)next.Op.NewBlock * CowOp.BlockSize != offset + run.Length || run.Length + next.Data.Length > _setup.Options.RequestBytes) break;
+                run = new Slice(run.Offset, run.Length + next.Data.Length);
+                _cursor++;
+            }
+            _setup.Io.Write(_setup.Base.Number, offset, run, _transfers);
+        }
+        return _cursor > from;
+    }
+}

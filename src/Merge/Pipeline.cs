@@ -1,0 +1,161 @@
+using System;
+using Snapuserd.Block;
+using Snapuserd.Cow;
+
+namespace Snapuserd.Merge;
+
+/// <summary>
+/// Batches in merge order, each in a room of its own: while the first is written the next are decompressed, read and filled.
+/// Rooms are given out in merge order and come back in merge order, so no op ever waits for memory that a later one holds.
+/// </summary>
+internal sealed class Pipeline
+{
+    /// <summary>
+    /// Bytes of a room, if memory allows for <see cref="LeastRooms"/> of that size. Longer batches find more neighbours, shorter ones overlap better;
+    /// tests/Benchmarks/README.md has the table.
+    /// </summary>
+    private const int RoomBytes = 4 << 20;
+
+    /// <summary>One is written, one is decompressed, one is read, one is filled.</summary>
+    private const int LeastRooms = 4;
+
+    private readonly MergeSetup _setup;
+    private readonly CowFile _cow;
+    private readonly Batch[] _batches;
+    private int _first;
+    private int _jobs;
+
+    private Pipeline(MergeSetup setup, CowFile cow, Slice memory, int room)
+    {
+        _setup = setup;
+        _cow = cow;
+        _batches = new Batch[memory.Length / room];
+        int mostOps = Math.Clamp(Math.Min(room / CowOp.BlockSize, cow.Order.Count), 1, Batch.MostOps);
+        for (int i = 0; i < _batches.Length; i++)
+            _batches[i] = new Batch(setup, cow, memory.Part(i * room, room), mostOps) { Tag = (uint)i };
+    }
+
+    /// <summary>A pipeline in all the memory that is left; exit code 71 if that is too little.</summary>
+    public static Pipeline InRestOf(MergeSetup setup, CowFile cow)
+    {
+        int least = Batch.LeastRoom(cow), memory = (setup.Arena.Free - CowOp.BlockSize) & -CowOp.BlockSize;
+        if (memory < least)
+            throw new SnapuserdException(ExitCode.OutOfResources, $"{cow.Name}: {least} bytes of buffers are needed beside its scratch, {setup.Arena.Free} are left; try a larger --memory");
+        int room = Math.Max(least, Math.Min(RoomBytes, memory / LeastRooms) & -CowOp.BlockSize);
+        return new Pipeline(setup, cow, setup.Arena.Take(memory / room * room)!.Value, room);
+    }
+
+    /// <summary>Batches on their way.</summary>
+    public int Count { get; private set; }
+
+    /// <summary>The batch at a place in the line; 0 is the one whose ops come first.</summary>
+    public Batch this[int place] => _batches[(_first + place) % _batches.Length];
+
+    /// <summary>Takes the next room for a batch that begins at <paramref name="from"/>; null when all are in use.</summary>
+    public Batch? TryOpen(int from, MergeStep step = default)
+    {
+        if (Count == _batches.Length) return null;
+        Batch batch = this[Count++];
+        batch.Clear(from, step);
+        return batch;
+    }
+
+    /// <summary>The first batch is done with, and its room free.</summary>
+    public void Release()
+    {
+        _first = (_first + 1) % _batches.Length;
+        Count--;
+    }
+
+    /// <summary>Takes what workers and devices have finished and hands them what they can take, first batch first. True if anything changed.</summary>
+    public bool Advance()
+    {
+        bool changed = false;
+        while (_jobs > 0 && _setup.Workers.TryReap(out uint tag, out int result)) changed |= JobEnded(tag, result);
+        for (int i = 0; i < Count; i++)
+        {
+            Batch batch = this[i];
+            int before = batch.Jobs;
+            changed |= batch.Advance();
+            _jobs += batch.Jobs - before;
+        }
+        return changed;
+    }
+
+    /// <summary>Blocks until a device or a worker has finished something.</summary>
+    public void Wait()
+    {
+        // A worker that ends a job wakes the queue as well.
+        if (_setup.Io.InFlight > 0) _setup.Io.Wait();
+        else if (_jobs > 0) _setup.Workers.WaitForEnd();
+        else throw new InvalidOperationException("the engine waits for nothing");
+    }
+
+    /// <summary>Waits until no buffer and no batch is in use any more, whatever comes of it.</summary>
+    public void Abandon()
+    {
+        // If the queue itself broke there is no waiting for its requests.
+        if (!_setup.Io.Broken) _setup.Io.Abandon();
+        while (_jobs > 0)
+        {
+            _setup.Workers.WaitForEnd();
+            while (_jobs > 0 && _setup.Workers.TryReap(out uint tag, out int result)) JobEnded(tag, result);
+        }
+    }
+
+    /// <summary>Makes the contents of one batch that was filled, and waits for them. Exit code 74 if a device fails, 65 if a payload does not decode.</summary>
+    public void Produce(Batch batch)
+    {
+        batch.Close();
+        while (batch.Phase != BatchPhase.Ready)
+            if (!Advance()) Wait();
+        batch.ThrowIfFailed();
+    }
+
+    /// <summary>Decodes every payload of the COW, and tells <paramref name="observer"/>. Exit code 65 at the first that does not decode, 75 when asked to stop.</summary>
+    public void VerifyPayloads(IMergeObserver? observer = null)
+    {
+        try
+        {
+            Verify(observer);
+        }
+        catch
+        {
+            Abandon();
+            throw;
+        }
+    }
+
+    private void Verify(IMergeObserver? observer)
+    {
+        long bytes = 0, total = 0;
+        for (int index = 0; index < _cow.OpCount; index++) total += _cow[index].UnitBytes;
+        for (int index = 0; index < _cow.OpCount || Count > 0;)
+        {
+            if (_setup.Stop.Requested) throw new SnapuserdException(ExitCode.Interrupted, $"stopped while checking payloads, at op {index} of {_cow.OpCount}; nothing was written");
+            bool changed = false;
+            while (index < _cow.OpCount && TryOpen(index) is { } batch)
+            {
+                while (index < _cow.OpCount && (!_cow[index].HasData || batch.TryAddPayload(index))) bytes += _cow[index++].UnitBytes;
+                batch.Close();
+                changed = true;
+            }
+            changed |= Advance();
+            while (Count > 0 && this[0].Phase == BatchPhase.Ready)
+            {
+                this[0].ThrowIfFailed();
+                Release();
+                observer?.Progress(new MergeProgress(index, _cow.OpCount, bytes, total));
+                changed = true;
+            }
+            if (!changed) Wait();
+        }
+    }
+
+    private bool JobEnded(uint tag, int result)
+    {
+        _jobs--;
+        _batches[(int)tag].JobEnded(result);
+        return true;
+    }
+}
