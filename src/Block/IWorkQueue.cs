@@ -4,7 +4,7 @@ namespace Snapuserd.Block;
 /// CPU work that runs beside the I/O: decompression mostly. Jobs end in any order; the order is the implementation's, so that the
 /// simulator can choose it. Posting and reaping happen on the thread that owns the block queue; a job that ends signals its wake-up.
 /// </summary>
-public interface IWorkQueue<TJob> where TJob : struct
+public interface IWorkQueue<TJob> : System.IDisposable where TJob : struct
 {
     /// <summary>How many jobs may be posted and not reaped.</summary>
     int Capacity { get; }

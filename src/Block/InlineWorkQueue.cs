@@ -3,7 +3,7 @@ using System;
 namespace Snapuserd.Block;
 
 /// <summary>A work queue without threads: a job is done when it is posted. For one processor, and for tests that want one order.</summary>
-public sealed class InlineWorkQueue<TJob> : IWorkQueue<TJob>, IDisposable where TJob : struct
+public sealed class InlineWorkQueue<TJob> : IWorkQueue<TJob> where TJob : struct
 {
     private readonly IWorker<TJob> _worker;
     private readonly WakeUp? _wakeUp;

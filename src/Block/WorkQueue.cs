@@ -7,7 +7,7 @@ namespace Snapuserd.Block;
 /// A bounded work queue on threads of its own. A worker that throws ends its job with <see cref="Crashed"/> and goes on with the next one:
 /// under PID 1 an exception that leaves a thread is a kernel panic.
 /// </summary>
-public sealed class WorkQueue<TJob> : IWorkQueue<TJob>, IDisposable where TJob : struct
+public sealed class WorkQueue<TJob> : IWorkQueue<TJob> where TJob : struct
 {
     /// <summary>The result of a job whose worker threw; <see cref="FirstCrash"/> says what.</summary>
     public const int Crashed = int.MinValue;
@@ -27,7 +27,7 @@ public sealed class WorkQueue<TJob> : IWorkQueue<TJob>, IDisposable where TJob :
     private readonly object _ends = new();
     private readonly Posted[] _posted;
     private readonly (uint Tag, int Result)[] _ended;
-    private readonly Thread[] _threads;
+    private readonly Thread?[] _threads;
     private readonly IWorker<TJob>[] _workers;
     private readonly WakeUp _wakeUp;
     private int _postedFirst;
@@ -40,8 +40,8 @@ public sealed class WorkQueue<TJob> : IWorkQueue<TJob>, IDisposable where TJob :
     private Exception? _firstCrash;
 
     /// <summary>
-    /// Starts <paramref name="threads"/> threads, each with a worker of its own from <paramref name="makeWorker"/>, which runs here. Every end of
-    /// a job signals <paramref name="wakeUp"/>. Exit code 71 when a thread cannot be started.
+    /// Makes a queue for <paramref name="threads"/> threads, each with a worker of its own from <paramref name="makeWorker"/>, which runs here. Every end of
+    /// a job signals <paramref name="wakeUp"/>. The threads start with the first job: many a merge has none.
     /// </summary>
     public WorkQueue(int threads, int capacity, Func<IWorker<TJob>> makeWorker, WakeUp wakeUp)
     {
@@ -51,22 +51,10 @@ public sealed class WorkQueue<TJob> : IWorkQueue<TJob>, IDisposable where TJob :
         _posted = new Posted[capacity];
         _ended = new (uint, int)[capacity];
         _workers = new IWorker<TJob>[threads];
-        _threads = new Thread[threads];
+        _threads = new Thread?[threads];
         try
         {
             for (int i = 0; i < threads; i++) _workers[i] = makeWorker();
-            for (int i = 0; i < threads; i++)
-            {
-                IWorker<TJob> worker = _workers[i];
-                Thread thread = new(() => Run(worker), StackSize) { IsBackground = true, Name = $"worker {i}" };
-                thread.Start();
-                _threads[i] = thread;
-            }
-        }
-        catch (Exception e) when (e is OutOfMemoryException or ThreadStartException)
-        {
-            Dispose();
-            throw new SnapuserdException(ExitCode.OutOfResources, $"cannot start {threads} worker threads; try fewer");
         }
         catch
         {
@@ -81,11 +69,12 @@ public sealed class WorkQueue<TJob> : IWorkQueue<TJob>, IDisposable where TJob :
     /// <summary>What the first worker that threw has thrown, for the sentence and the trace of exit code 70; null if none did.</summary>
     public Exception? FirstCrash => Volatile.Read(ref _firstCrash);
 
-    /// <inheritdoc/>
+    /// <summary>Posts a job; false when <see cref="Capacity"/> jobs are under way. The first starts the threads: exit code 71 if not even one can be started.</summary>
     public bool TryPost(in TJob job, uint tag)
     {
         ObjectDisposedException.ThrowIf(_disposed, this);
         if (_underWay == Capacity) return false;
+        if (_threads[0] is null) StartThreads();
         _underWay++;
         lock (_posts)
         {
@@ -132,6 +121,26 @@ public sealed class WorkQueue<TJob> : IWorkQueue<TJob>, IDisposable where TJob :
         }
         foreach (Thread? thread in _threads) thread?.Join();
         foreach (IWorker<TJob>? worker in _workers) worker?.Dispose();
+    }
+
+    /// <summary>Where the system has no more threads to give, the first of them does the work of all.</summary>
+    private void StartThreads()
+    {
+        for (int i = 0; i < _threads.Length; i++)
+        {
+            IWorker<TJob> worker = _workers[i];
+            Thread thread = new(() => Run(worker), StackSize) { IsBackground = true, Name = $"worker {i}" };
+            try
+            {
+                thread.Start();
+            }
+            catch (Exception e) when (e is OutOfMemoryException or ThreadStartException)
+            {
+                if (i > 0) return;
+                throw new SnapuserdException(ExitCode.OutOfResources, "cannot start a worker thread; try --threads 1 or more memory");
+            }
+            _threads[i] = thread;
+        }
     }
 
     private void Run(IWorker<TJob> worker)

@@ -13,13 +13,19 @@ internal sealed class DeviceSet : IDisposable
     // Enough to keep an NVMe drive or a RAID busy with 4 KiB requests; more only adds latency to a stop. Android used 32 in 2022 and 8 today.
     internal const int DefaultDepth = 32;
 
+    // Beyond this many the devices are slower than the codecs; each takes some 200 KiB for its contexts.
+    private const int MostThreads = 16;
+
+    // Two rooms full of jobs of 128 KiB: enough that no thread waits for the engine to come round.
+    private const int JobsUnderWay = 64;
+
     private readonly BlockDevice _cow;
     private readonly BlockDevice? _base;
     private readonly BlockDevice? _source;
     private readonly WakeUp _wakeUp;
     private readonly Arena _arena;
     private readonly IBlockQueue _queue;
-    private readonly InlineWorkQueue<DecodeJob> _workers;
+    private readonly IWorkQueue<DecodeJob> _workers;
 
     /// <summary>Opens what the options name. <paramref name="writes"/>: COW and base are written, so they are opened for this process alone. <paramref name="stop"/> outlives it.</summary>
     internal DeviceSet(Invocation invocation, bool writes, StopSignals stop)
@@ -38,7 +44,10 @@ internal sealed class DeviceSet : IDisposable
             _arena = new Arena((int)arguments.Number("--memory", Verbs.DefaultMemory));
             BlockDevice[] devices = _source != null ? [_cow, _base!, _source] : _base != null ? [_cow, _base] : [_cow];
             _queue = MakeQueue(invocation, devices);
-            _workers = new InlineWorkQueue<DecodeJob>(new DecodeWorker(), 64);
+            int threads = (int)arguments.Number("--threads", Math.Clamp(Environment.ProcessorCount, 1, MostThreads));
+            _workers = threads == 1
+                ? new InlineWorkQueue<DecodeJob>(new DecodeWorker(), JobsUnderWay)
+                : new WorkQueue<DecodeJob>(threads, JobsUnderWay, () => new DecodeWorker(), _wakeUp);
             MergeDevice baseDevice = _base == null ? new MergeDevice(0, cow, _cow.Length) : new MergeDevice(1, basePath!, _base.Length);
             Setup = new MergeSetup
             {

@@ -17,6 +17,7 @@ internal static class Verbs
     private static readonly Option s_io = new("--io", OptionKind.Choice, "auto|uring|sync", "How devices are read and written: auto takes io_uring and falls back to plain system calls, saying so in one line whatever --progress is; uring fails instead (69, or 71 for want of memory or descriptors).") { Choices = ["auto", "uring", "sync"] };
     private static readonly Option s_depth = new("--queue-depth", OptionKind.Count, "N", "Requests in flight at once, 1 to 1024; 32 unless given.") { Minimum = 1, Maximum = 1024 };
     private static readonly Option s_memory = new("--memory", OptionKind.Size, "SIZE", "Memory for buffers, 8M to 1G; 32M unless given. The process needs about 6 MB and 36 bytes per op beside it.") { Minimum = SmallestMemory, Maximum = LargestMemory };
+    private static readonly Option s_threads = new("--threads", OptionKind.Count, "N", "Threads to decompress with, 1 to 64; one per processor, but no more than 16, unless given.") { Minimum = 1, Maximum = 64 };
     private static readonly Option s_json = new("--json", OptionKind.Flag, "", "Print one JSON object per line on standard output.");
     private static readonly Option s_progress = new("--progress", OptionKind.Choice, "auto|never|plain", "auto draws a bar on a terminal and prints a line now and then elsewhere; plain prints lines (JSON objects with --json), the first at once and one at the end; never prints none.") { Choices = ["auto", "never", "plain"] };
 
@@ -24,7 +25,7 @@ internal static class Verbs
     [
         new("merge", "Merges a COW into its base. Interrupted at any moment, by a signal, a crash or a power cut, the same command goes on where it stopped.", [],
         [
-            s_cow with { Help = "The COW file, of format 2 or 3." }, s_base with { Required = true }, s_source, s_separate, s_io, s_depth, s_memory,
+            s_cow with { Help = "The COW file, of format 2 or 3." }, s_base with { Required = true }, s_source, s_separate, s_io, s_depth, s_memory, s_threads,
             new("--no-verify-first", OptionKind.Flag, "", "Do not decode every payload before the first write. A payload that turns out to be damaged then stops a merge half-way, and the base can neither go on nor back."),
             new("--allow-unsafe", OptionKind.Flag, "", "Merge even where a COW without scratch space makes a crash unrecoverable; a crash at such a block loses the base, and the next run says so. Without it such a COW is refused (64)."),
             s_json, s_progress,
@@ -37,7 +38,7 @@ internal static class Verbs
         [
             s_cow, s_base, s_source with { Needs = "--base" }, s_separate,
             new("--sha256", OptionKind.Sha256, "HEX", "What the merged image must hash to.") { Needs = "--base" },
-            s_io, s_memory, s_json, s_progress,
+            s_io, s_memory, s_threads, s_json, s_progress,
         ],
         "Ops that are merged already are taken from the base as it is: whether that is the right base only --sha256 can tell. This is what Android's inspect_cow calls --decompress.",
         VerifyVerb.Run) { OutputIsResult = true },
@@ -76,7 +77,7 @@ internal static class Verbs
         [
             s_cow, s_base with { Required = true }, s_source, s_separate,
             new("--output", OptionKind.Text, "FILE", "The image to write, a regular file; one that exists is replaced, and keeps its mode.") { Required = true },
-            s_io, s_memory, s_json, s_progress,
+            s_io, s_memory, s_threads, s_json, s_progress,
         ],
         "The image is as long as the base. It is written as FILE.part and gets its name when it is whole and durable; a run that fails removes FILE.part, "
         + "and what a power cut or SIGKILL leaves of it is used again by the next run.",
