@@ -64,7 +64,7 @@ public sealed class StepsOfOtherMergesTests(ITestOutputHelper output) : GoldenCr
 
     [Theory]
     [InlineData("v3-lz4-64k-xor", 211)]
-    [InlineData("v2-gz-copyonly", 307)]
+    [InlineData("v2-gz-copyonly", 67)]
     public void A_second_crash_during_the_recovery_loses_nothing(string name, int stride) =>
         Explore(name, OneCrash(0, stride) with { Crashes = 2 });
 }

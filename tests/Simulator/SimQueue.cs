@@ -88,7 +88,8 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
             foreach (Flight other in _flights)
             {
                 if (other.Request.Verb == BlockVerb.Flush || (request.Verb == BlockVerb.Read && other.Request.Verb == BlockVerb.Read)) continue;
-                if (disks[other.Request.Device] == disks[request.Device] && Overlap(other.Request.Offset, other.Request.Buffer.Length, request.Offset, buffer.Length))
+                if (disks[other.Request.Device] == disks[request.Device] && Overlap(other.Request.Offset, other.Request.Buffer.Length, request.Offset, buffer.Length)
+                    && !(request.Verb == BlockVerb.Write ? ChangesNothingFor(request, buffer, other.Request) : ChangesNothingFor(other.Request, other.Watched, request)))
                     throw new ContractViolationException($"{request.Verb} at {request.Offset} races with {other.Request.Verb} at {other.Request.Offset} on device {request.Device}");
                 if (Overlap(other.Request.Buffer.Offset, other.Request.Buffer.Length, request.Buffer.Offset, request.Buffer.Length)
                     && !(request.Verb == BlockVerb.Write && other.Request.Verb == BlockVerb.Write))
@@ -124,6 +125,16 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
             disk.Pending.Add(new PendingPage(page, Keep(contents), _writes));
             done += count;
         }
+    }
+
+    /// <summary>A read that meets a write sees the same bytes whichever comes first: those that lie there. Two writes never may meet.</summary>
+    private bool ChangesNothingFor(in BlockRequest write, ReadOnlySpan<byte> data, in BlockRequest read)
+    {
+        if (read.Verb != BlockVerb.Read) return false;
+        long from = Math.Max(write.Offset, read.Offset), to = Math.Min(write.Offset + write.Buffer.Length, read.Offset + read.Buffer.Length);
+        byte[] there = new byte[to - from];
+        disks[write.Device].Cache.Read(from, there);
+        return data.Slice((int)(from - write.Offset), there.Length).SequenceEqual(there);
     }
 
     private Page Keep(ReadOnlySpan<byte> contents) => pages is null ? new Page(contents) : pages.Of(contents);
