@@ -143,7 +143,7 @@ public sealed class FaultSweep : IDisposable
                 FailingWorker? worker = null;
                 try
                 {
-                    Merge(queue, disks, arena => worker = new FailingWorker(new DecodeWorker(arena), k), verify);
+                    Merge(queue, disks, () => worker = new FailingWorker(new DecodeWorker(), k), verify);
                     if (!worker!.Failed) break;
                     Must(false, history, "the merge ended as if nothing had happened");
                 }
@@ -234,11 +234,11 @@ public sealed class FaultSweep : IDisposable
         Must(named, history, $"code {(int)stop.Code} and not the device and errno that failed: {stop.Message}");
     }
 
-    private void Merge(IBlockQueue queue, SimDisk[] disks, Func<Arena, IWorker<DecodeJob>>? worker, bool verify = false, int granule = 1)
+    private void Merge(IBlockQueue queue, SimDisk[] disks, Func<IWorker<DecodeJob>>? worker, bool verify = false, int granule = 1)
     {
         SimMerge.Clean(_arena);
         MergeCase merge = _case with { Granule = granule, Options = _case.Options with { VerifyFirst = verify || _case.Options.VerifyFirst } };
-        using SimWorkers workers = new(worker?.Invoke(_arena) ?? new DecodeWorker(_arena), _seed);
+        using SimWorkers workers = new(worker?.Invoke() ?? new DecodeWorker(), _seed);
         using MergeEngine engine = MergeEngine.Open(SimMerge.Setup(merge, disks, _arena, _seed, queue, workers));
         try
         {
@@ -257,7 +257,7 @@ public sealed class FaultSweep : IDisposable
         SimDisk[] disks = Start();
         SimMerge.Clean(_arena);
         using FaultyQueue queue = new(disks, _arena, _case.QueueDepth, granule, _seed, k < 0 ? int.MaxValue : k, kind);
-        using SimWorkers workers = new(new DecodeWorker(_arena), _seed);
+        using SimWorkers workers = new(new DecodeWorker(), _seed);
         Runs++;
         int errors = 0;
         try

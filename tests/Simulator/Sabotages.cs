@@ -17,58 +17,61 @@ public static class Sabotages
     private const string Left = "Merge/LeftWindow.cs";
     private const string Plan = "Merge/MergePlan.cs";
     private const string Image = "Merge/MergedImage.cs";
-    private const string Stage = "Merge/Stage.cs";
+    private const string Batch = "Merge/Batch.cs";
     private const string Transfers = "Block/Transfers.cs";
 
-    /// <summary>The bookkeeping of a flush of page 0, without the flush.</summary>
-    private const string AsIfFlushed = "{ Image[.._durablePage0.Length].CopyTo(_durablePage0); _durableKnown = true; _page0Unflushed = false; }";
+    private const string FlushBase = "foreach (TransferGroup transfers in FlushBase()) yield return transfers;";
 
     /// <summary>All of them, by name.</summary>
     public static IReadOnlyList<Sabotage> All { get; } =
     [
         // Flushes.
-        new("start-leaves-cow-unflushed", "the start writes page 0 back and does not flush it", new SourceEdit(Head, "void MakeDurable(", "FlushPage0();", AsIfFlushed)),
-        new("start-leaves-slots-unflushed", "the start writes slots back and flushes them only together with page 0", new SourceEdit(Head, "void MakeDurable(", " Flush();", " ;")),
-        new("start-leaves-base-unflushed", "the start does not flush Base", new SourceEdit(Engine, "void Start()", "FlushBase();", "")),
-        new("start-writes-back-page-0-only", "the start does not write back the slots of a valid window", new SourceEdit(Head, "void MakeDurable(", "if (entries > 0)", "if (false)")),
-        new("start-writes-back-nothing", "the start only flushes", new SourceEdit(Head, "void MakeDurable(", "if (entries > 0)", "if (false)"), new SourceEdit(Head, "void MakeDurable(", "WritePage(0);", "")),
-        new("scratch-unflushed", "a window is claimed before its scratch was flushed", new SourceEdit(Head, "void WriteScratch(", "FlushPage0();", AsIfFlushed)),
-        new("claim-unflushed", "Base is written before the claim of its window was flushed", new SourceEdit(Head, "void Commit()", "FlushPage0();", $"if (State == 2) {AsIfFlushed} else FlushPage0();")),
-        new("count-unflushed", "a count is believed before it was flushed", new SourceEdit(Head, "void Commit()", "FlushPage0();", $"if (State != 2) {AsIfFlushed} else FlushPage0();")),
-        new("window-counted-before-its-base-is-flushed", "a window is counted without a flush of Base", new SourceEdit(Engine, "void WriteWindow(", "FlushBase();", "")),
-        new("replay-counted-before-its-base-is-flushed", "a replayed window is counted without a flush of Base", new SourceEdit(Engine, "void WriteWindow(", "FlushBase();", "if (_replayed == 0 || _checkpoints > 0) FlushBase();")),
-        new("checkpoint-without-flush-of-base", "a checkpoint counts what was not flushed", new SourceEdit(Engine, "void Checkpoint()", "FlushBase();", "")),
-        new("count-before-base", "a checkpoint counts first and flushes Base behind it", new SourceEdit(Engine, "void Checkpoint()", "FlushBase();", ""), new SourceEdit(Engine, "void Checkpoint()", "Counted();", "Counted(); FlushBase();")),
-        new("no-final-checkpoint", "the last ops are not counted", new SourceEdit(Engine, "MergeResult Run()", "if (_durable < _written) Checkpoint();", "")),
-        new("final-count-unwritten", "the last count stays in memory", new SourceEdit(Engine, "void Counted()", "_head.Commit();", "if (_written < _plan.Count) _head.Commit();")),
-        new("page-0-flushed-before-it-is-reaped", "the flush of a count or claim is queued while its write is in flight", new SourceEdit(Head, "void Commit()", "Settle(\"writing the header of\");", "")),
-        new("scratch-flushed-before-it-is-reaped", "the flush of scratch is queued while its writes are in flight", new SourceEdit(Head, "void WriteScratch(", "Settle(\"writing the scratch of\");", "")),
-        new("window-flushed-before-it-is-reaped", "the flush of Base is queued while a window is in flight", new SourceEdit(Engine, "void WriteWindow(", "Settle();", "")),
+        new("start-leaves-cow-unflushed", "the start writes page 0 back and does not flush it", new SourceEdit(Head, "MakeDurable(", "Check(doing);\n        Flush();", "Check(doing);")),
+        new("start-leaves-slots-unflushed", "the start writes slots back and flushes them only together with page 0", new SourceEdit(Head, "MakeDurable(", "Check(doing);\n            Flush();", "Check(doing);")),
+        new("start-leaves-base-unflushed", "the start does not flush Base", new SourceEdit(Engine, "void Start()", "Finish(FlushBase());", "")),
+        new("start-writes-back-page-0-only", "the start does not write back the slots of a valid window", new SourceEdit(Head, "MakeDurable(", "if (entries > 0)", "if (entries < 0)")),
+        new("start-writes-back-nothing", "the start only flushes", new SourceEdit(Head, "MakeDurable(", "if (entries > 0)", "if (entries < 0)"), new SourceEdit(Head, "MakeDurable(", "WritePage0();", "")),
+        new("scratch-unflushed", "a window is claimed before its scratch was flushed", new SourceEdit(Head, "WriteScratch(", "Flush();", "")),
+        new("claim-unflushed", "Base is written before the claim of its window was flushed", new SourceEdit(Head, " Commit()", "Flush();", "if (State != 2) Flush();")),
+        new("count-unflushed", "a count is believed before it was flushed", new SourceEdit(Head, " Commit()", "Flush();", "if (State == 2) Flush();")),
+        new("window-counted-before-its-base-is-flushed", "a window is counted without a flush of Base", new SourceEdit(Engine, " WriteWindow(int", FlushBase, "")),
+        new("replay-counted-before-its-base-is-flushed", "a replayed window is counted without a flush of Base", new SourceEdit(Engine, " WriteWindow(int", FlushBase, "if (_replayed == 0 || _checkpoints > 0) " + FlushBase)),
+        new("checkpoint-without-flush-of-base", "a checkpoint counts what was not flushed", new SourceEdit(Engine, "> Checkpoint()", FlushBase, "")),
+        new("count-before-base", "a checkpoint counts first and flushes Base behind it", new SourceEdit(Engine, "> Checkpoint()", FlushBase, ""), new SourceEdit(Engine, "> Checkpoint()", "Counted(to);", "Counted(to); " + FlushBase)),
+        new("no-final-checkpoint", "the last ops are not counted", new SourceEdit(Engine, "bool IsFinished()", "return _durable == _plan.Count;", "return _written == _plan.Count;")),
+        new("final-count-unwritten", "the last count stays in memory", new SourceEdit(Engine, "> Checkpoint()", "foreach (TransferGroup transfers in _head.Commit())", "if (to < _plan.Count) foreach (TransferGroup transfers in _head.Commit())")),
+        new("page-0-flushed-before-it-is-reaped", "the flush of a count or claim is queued while its write is in flight", new SourceEdit(Head, " Commit()", "yield return _transfers;\n        Check(\"writing the header of\");", "")),
+        new("scratch-flushed-before-it-is-reaped", "the flush of scratch is queued while its writes are in flight", new SourceEdit(Head, "WriteScratch(", "yield return _transfers;\n        Check(\"writing the scratch of\");", "")),
+        new("window-flushed-before-it-is-reaped", "the flush of Base is queued while a window is in flight", new SourceEdit(Engine, "> WriteFirst(", "yield return batch.Transfers;", "if (batch.Count < 0) yield return batch.Transfers;")),
         new("failed-flush-asked-again", "a flush that fails is asked again, and the second one believed", new SourceEdit(Transfers, "void Progress(", "End(slot, result < 0 ? result : 0);", "if (result < 0) Ask(slot); else End(slot, 0);")),
-        new("failed-flush-ignored", "a flush that fails counts as done", new SourceEdit(Transfers, "void End(", "if (errno < 0)", "if (errno < 0 && _attempts[slot].Whole.Verb != BlockVerb.Flush)")),
+        new("failed-flush-ignored", "a flush that fails counts as done", new SourceEdit(Transfers, "void End(int", "errno < 0 ?", "errno < 0 && attempt.Whole.Verb != BlockVerb.Flush ?")),
 
         // Rules 1 to 3.
-        new("claim-with-the-scratch", "the state byte says valid in the same write as the data", new SourceEdit(Head, "void WriteScratch(", "WritePage(0);", "_arena[_image][Layout.StateOffset] = 2; WritePage(0);")),
-        new("claim-before-the-scratch", "page 0 says valid and is flushed, then the slots are written", new SourceEdit(Head, "void WriteScratch(", "WriteSlots(entries);", "_arena[_image][Layout.StateOffset] = 2; FlushPage0(); WriteSlots(entries);")),
-        new("scratch-written-while-a-window-is-valid", "the scratch of the second window is written while the claim of the first is on the medium", new SourceEdit(Head, "void Commit()", "FlushPage0();", $"if (State != 2 && Count < 4) {AsIfFlushed} else FlushPage0();")) { WithoutAssertion = true },
-        new("window-stays-claimed", "the count moves on and the state byte stays valid", new SourceEdit(Engine, "void WriteWindow(", "_head.State = ScratchLayout.Invalid;", "")),
-        new("replace-exempt-from-rule-1", "a Replace or Zero overwrites what ops behind the count still read", new SourceEdit(Plan, "int PlainRun(", "limits[position] <= durable", "(limits[position] <= durable || !this[position].IsOrdered)")),
-        new("replace-exempt-from-rule-1-unasserted", "the same, and the assertion is gone", new SourceEdit(Plan, "int PlainRun(", "limits[position] <= durable", "(limits[position] <= durable || !this[position].IsOrdered)"), new SourceEdit(Engine, "void WriteBase(", "if (_plan.Limit(position) > _durable", "if (op.IsOrdered && _plan.Limit(position) > _durable")) { WithoutAssertion = true },
-        new("limit-off-by-one", "an op overwrites what the op at the count still reads", new SourceEdit(Plan, "int PlainRun(", "limits[position] <= durable", "limits[position] <= durable + 1")),
+        new("claim-with-the-scratch", "the state byte says valid in the same write as the data", new SourceEdit(Head, "WriteScratch(", "WritePage0();", "_arena[_image][Layout.StateOffset] = 2; WritePage0();")),
+        new("claim-before-the-scratch", "page 0 says valid and is flushed, then the slots are written", new SourceEdit(Head, "WriteScratch(", "WritePage0();", "_arena[_image][Layout.StateOffset] = 2; WritePage0(); yield return _transfers; Flush(); yield return _transfers; Page0IsDurable();")),
+        new("scratch-written-while-a-window-is-valid", "the scratch of the second window is written while the claim of the first is on the medium", new SourceEdit(Head, " Commit()", "Flush();", "if (State == 2 || Count >= 4) Flush();")) { WithoutAssertion = true },
+        new("window-stays-claimed", "the count moves on and the state byte stays valid", new SourceEdit(Engine, " WriteWindow(int", "_head.State = ScratchLayout.Invalid;", "")),
+        new("replace-exempt-from-rule-1", "a Replace or Zero overwrites what ops behind the count still read", new SourceEdit(Plan, "int PlainRun(", "limits[position] <= durable", "(limits[position] <= durable || !this[position].IsOrdered)"), new SourceEdit(Engine, "bool Write()", "if (batch.Limit > _durable)", "if (batch.Limit > _plan.Count)")),
+        new("replace-exempt-from-rule-1-unasserted", "the same, and the batch knows nothing of it", new SourceEdit(Plan, "int PlainRun(", "limits[position] <= durable", "(limits[position] <= durable || !this[position].IsOrdered)"), new SourceEdit(Engine, "bool TryPlan(", "batch.TryAdd(_plan.Limit(_planned))", "batch.TryAdd(_plan[_planned].IsOrdered ? _plan.Limit(_planned) : 0)")) { WithoutAssertion = true },
+        new("limit-off-by-one", "an op overwrites what the op at the count still reads", new SourceEdit(Plan, "int PlainRun(", "limits[position] <= durable", "limits[position] <= durable + 1"), new SourceEdit(Engine, "bool Write()", "if (batch.Limit > _durable)", "if (batch.Limit > _durable + 1)")),
         new("limit-off-by-one-unasserted", "the same, and the assertion is off by one as well", new SourceEdit(Plan, "int PlainRun(", "limits[position] <= durable", "limits[position] <= durable + 1"), new SourceEdit(Plan, "int Limit(", "Limits[position]", "Limits[position] - 1")) { WithoutAssertion = true },
-        new("rule-1-by-what-is-written", "the limit is compared with what is written instead of what is durable", new SourceEdit(Plan, "MergeStep Next(", "PlainRun(durable, written)", "PlainRun(written, written)")),
+        new("rule-1-by-what-is-written", "the limit is compared with what is written instead of what is durable", new SourceEdit(Engine, "bool Write()", "if (batch.Limit > _durable)", "if (batch.Limit > _written)")),
+        new("rule-1-by-what-is-written-unasserted", "the same, and the assertion compares likewise", new SourceEdit(Engine, "bool Write()", "if (batch.Limit > _durable)", "if (batch.Limit > _written)"), new SourceEdit(Engine, "void CheckRule1(", "batch.Limit > _durable", "batch.Limit > _written")) { WithoutAssertion = true },
+        new("checkpoint-counts-what-came-behind-its-flush", "a checkpoint counts what was written while Base was being flushed", new SourceEdit(Engine, "> Checkpoint()", "_head.Count = to;", "_head.Count = to = _written;")),
+        new("batch-counts-as-written-when-it-is-begun", "a batch is taken leave of while its writes are in flight", new SourceEdit(Engine, "bool Retire()", "Phase: BatchPhase.Written,", "Phase: BatchPhase.Written or BatchPhase.Writing,")),
+        new("stops-with-requests-in-flight", "an error ends the run before what is in flight is reaped", new SourceEdit(Engine, "MergeResult Run()", "_pipeline.Abandon();", "")),
         new("window-shorter-than-W", "a window leaves the last op for the next one", new SourceEdit(Plan, "int WindowAt(", "from + Window :", "from + Window - 1 :")),
         new("window-goes-on-behind-a-replace", "the run of a window is taken as longer than it is", new SourceEdit(Plan, "int WindowAt(", "&& this[position].IsOrdered", "")),
         new("entries-off-by-one", "entry i names the op behind its own", new SourceEdit(Head, "void SetEntries(", "? blocks[i] :", "? blocks[Math.Min(i + 1, blocks.Length - 1)] :")),
         new("entries-without-terminator", "the list of entries does not end", new SourceEdit(Head, "void SetEntries(", "i <= blocks.Length", "i < blocks.Length")),
         new("entry-points-at-the-wrong-slot", "entry i points at slot i + 1", new SourceEdit(Head, "void SetEntries(", "(ulong)Layout.SlotOffset(i)", "(ulong)Layout.SlotOffset(i + 1)")),
         new("wrong-slot", "the contents of a window are in each other's slots", new SourceEdit(Head, "Slice Slot(", "Layout.SlotOffset(index)", "Layout.SlotOffset(index == 0 && Slots > 1 ? 1 : index == 1 ? 0 : index)")),
-        new("last-slot-unwritten", "the page behind the last whole one of the slots is not written", new SourceEdit(Head, "void WriteSlots(", "page < Layout.SlotOffset(entries)", "page < Layout.SlotOffset(entries) - Page")),
-        new("unsafe-op-unmarked-unasserted", "an Xor in place without scratch does not change the magic first", new SourceEdit(Engine, "void Unsafe()", "_head.Magic = CowHeader.UnsafeMagic;", ""), new SourceEdit(Engine, "void WriteBase(", "&& _head.Magic == CowHeader.UnsafeMagic", "")) { WithoutAssertion = true },
+        new("last-slot-unwritten", "the page behind the last whole one of the slots is not written", new SourceEdit(Head, "void WriteSlots(", "(Layout.SlotOffset(entries) + Page - 1) & -Page", "((Layout.SlotOffset(entries) + Page - 1) & -Page) - Page")),
+        new("unsafe-op-unmarked-unasserted", "an Xor in place without scratch does not change the magic first", new SourceEdit(Engine, "> WriteUnsafe(", "_head.Magic = CowHeader.UnsafeMagic;", ""), new SourceEdit(Engine, "void CheckRule1(", "&& _head.Magic == CowHeader.UnsafeMagic", "")) { WithoutAssertion = true },
 
         // Recovery.
         new("journal-not-replayed", "a valid window is forgotten at the start", new SourceEdit(Left, "LeftWindow Read(", "if (head.State != ScratchLayout.Valid) return default;", "if (head.State < 3) return default;")),
-        new("journal-not-replayed-unasserted", "the same, and nothing is asserted before scratch is written", new SourceEdit(Left, "LeftWindow Read(", "if (head.State != ScratchLayout.Valid) return default;", "if (head.State < 3) return default;"), new SourceEdit(Head, "void WriteScratch(", "DurableState != ScratchLayout.Valid", "true")) { WithoutAssertion = true },
+        new("journal-not-replayed-unasserted", "the same, and nothing is asserted before scratch is written", new SourceEdit(Left, "LeftWindow Read(", "if (head.State != ScratchLayout.Valid) return default;", "if (head.State < 3) return default;"), new SourceEdit(Head, "WriteScratch(", "DurableState != ScratchLayout.Valid", "true")) { WithoutAssertion = true },
         new("torn-scratch-trusted", "entries are not compared with the ops that the count announces", new SourceEdit(Left, "LeftWindow Read(", "&& differs == entries", "")),
         new("entry-offsets-trusted", "only the block of an entry is compared", new SourceEdit(Left, "int FirstDifference(", "head.Entry(i) != (op.NewBlock, (ulong)head.Layout.SlotOffset(i))", "head.Entry(i).NewBlock != op.NewBlock")),
         new("stale-window-replayed", "a window that is counted already is written again", new SourceEdit(Left, "LeftWindow Read(", "return new LeftWindow(entries, true);", "return new LeftWindow(entries, false);")),
@@ -82,14 +85,14 @@ public static class Sabotages
         new("nothing-accepted", "a request that moves nothing counts as done", new SourceEdit(Transfers, "void Progress(", "if (result == 0 || result > remaining) { End(slot, -Errno.EIO); return; }", "if (result == 0) { End(slot, 0); return; }")),
         new("short-transfer-goes-on-at-its-byte", "a short transfer does not go back to its last whole granule", new SourceEdit(Transfers, "void Progress(", "result - (result % _granules[attempt.Whole.Device])", "result")),
         new("short-transfer-skips-a-byte", "a short transfer goes on a byte too far", new SourceEdit(Transfers, "void Progress(", "attempt.Done += whole;", "attempt.Done += Math.Min(whole + 1, remaining - 1);")),
-        new("error-of-a-write-ignored", "a write that fails counts as done", new SourceEdit(Transfers, "void End(", "if (errno < 0)", "if (errno < 0 && _attempts[slot].Whole.Verb != BlockVerb.Write)")),
-        new("error-of-a-read-ignored", "a read that fails counts as done", new SourceEdit(Transfers, "void End(", "if (errno < 0)", "if (errno < 0 && _attempts[slot].Whole.Verb != BlockVerb.Read)")),
+        new("error-of-a-write-ignored", "a write that fails counts as done", new SourceEdit(Transfers, "void End(int", "errno < 0 ?", "errno < 0 && attempt.Whole.Verb != BlockVerb.Write ?")),
+        new("error-of-a-read-ignored", "a read that fails counts as done", new SourceEdit(Transfers, "void End(int", "errno < 0 ?", "errno < 0 && attempt.Whole.Verb != BlockVerb.Read ?")),
         new("EAGAIN-for-ever", "EAGAIN is asked again without end", new SourceEdit(Transfers, "void Progress(", " && ++attempt.Tries <= AttemptsBeforePlain", "")),
         new("EAGAIN-counts-as-done", "a request that was told to try again counts as done", new SourceEdit(Transfers, "void Progress(", "<= AttemptsBeforePlain) { Ask(slot); return; }", "<= AttemptsBeforePlain) { End(slot, 0); return; }")),
         new("ECANCELED-is-final", "a cancelled request is not tried by the plain call", new SourceEdit(Transfers, "void Progress(", " or -Errno.ECANCELED) result", ") result")),
-        new("first-failure-forgotten", "a drain forgets a failure when a later transfer is whole", new SourceEdit(Transfers, "void End(", "if (errno < 0) _failure ??=", "_failure = errno >= 0 ? null :")),
-        new("wrong-errno", "the sentence names another errno than the device's", new SourceEdit(Transfers, "void End(", "_attempts[slot].Whole, errno)", "_attempts[slot].Whole, -Errno.EINVAL)")),
-        new("worker-error-ignored", "what a worker that failed left is written as it is", new SourceEdit(Stage, "void Reap(", "if (result < 0 &&", "if (result > 0 &&")),
+        new("first-failure-forgotten", "a drain forgets a failure when a later transfer is whole", new SourceEdit(Transfers, "void End(TransferFailure?", "_failure ??= failure;", "_failure = failure;")),
+        new("wrong-errno", "the sentence names another errno than the device's", new SourceEdit(Transfers, "void End(int", "attempt.Whole, errno,", "attempt.Whole, -Errno.EINVAL,")),
+        new("worker-error-ignored", "what a worker that failed left is written as it is", new SourceEdit(Batch, "void JobEnded(", "_crashed |=", "_ =")),
     ];
 
     /// <summary>The product as it is, built in the same way: nothing may be found.</summary>
