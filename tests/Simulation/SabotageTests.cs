@@ -59,7 +59,7 @@ public sealed class SabotageTests(SabotageRuns runs, ITestOutputHelper output) :
     {
         InvalidOperationException gone = Assert.Throws<InvalidOperationException>(() => new Sabotage("gone", "", new SourceEdit("Merge/CowHead.cs", "void Commit()", "no such text", "")).Sources());
         Assert.Contains("the sabotage gone needs to be brought up to date", gone.Message, StringComparison.Ordinal);
-        InvalidOperationException twice = Assert.Throws<InvalidOperationException>(() => new Sabotage("twice", "", new SourceEdit("Merge/CowHead.cs", "", "FlushPage0();", "")).Sources());
+        InvalidOperationException twice = Assert.Throws<InvalidOperationException>(() => new Sabotage("twice", "", new SourceEdit("Merge/CowHead.cs", "", "Page0IsDurable();", "")).Sources());
         Assert.Contains("more than once", twice.Message, StringComparison.Ordinal);
     }
 }

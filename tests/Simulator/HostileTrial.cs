@@ -30,13 +30,8 @@ public sealed partial class HostileTrial : IDisposable
     private readonly Arena _small = new(1 << 20);
     private readonly Arena _least = new(8 << 20);
     // Kept for all files: a decoder must be as new behind whatever it was given.
-    private readonly DecodeWorker _smallWorker, _leastWorker;
-
-    public HostileTrial()
-    {
-        _smallWorker = new DecodeWorker(_small);
-        _leastWorker = new DecodeWorker(_least);
-    }
+    private readonly DecodeWorker _smallWorker = new();
+    private readonly DecodeWorker _leastWorker = new();
 
     /// <summary>Runs of the product.</summary>
     public long Runs { get; private set; }
