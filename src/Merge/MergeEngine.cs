@@ -71,7 +71,7 @@ public sealed class MergeEngine : IDisposable
         _cow = cow;
         _plan = plan;
         _head = new CowHead(setup, new ScratchLayout(cow.Header.HeaderBytes, cow.Header.ScratchBytes), plan.LongestWindowFrom((int)cow.Header.NumMergeOps));
-        _pipeline = Pipeline.InRestOf(setup, cow);
+        _pipeline = Pipeline.InRestOf(setup, cow, MergeForecast.Of(plan, (int)cow.Header.NumMergeOps).Windows > 0);
         _windowBlocks = new uint[_head.Slots];
         _resumedFrom = (int)cow.Header.NumMergeOps;
         _durable = _written = _resumedFrom;

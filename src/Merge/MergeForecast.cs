@@ -12,6 +12,12 @@ public readonly record struct MergeForecast(int Journaled, int Windows, int Unpr
     public static MergeForecast Of(CowFile cow, bool sharedBlocks = true, int from = 0)
     {
         using MergePlan plan = new(cow, new ScratchLayout(cow.Header.HeaderBytes, cow.Header.ScratchBytes).Window, sharedBlocks, sourceIsBase: sharedBlocks);
+        return Of(plan, from);
+    }
+
+    /// <summary>The same of a plan that is made already.</summary>
+    internal static MergeForecast Of(MergePlan plan, int from)
+    {
         int journaled = 0, windows = 0, unprotected = 0, checkpoints = 0;
         for (int durable = from, written = from; written < plan.Count;)
         {

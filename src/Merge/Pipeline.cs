@@ -11,13 +11,19 @@ namespace Snapuserd.Merge;
 internal sealed class Pipeline
 {
     /// <summary>
-    /// Bytes of a room, if memory allows for <see cref="LeastRooms"/> of that size. Longer batches find more neighbours, shorter ones overlap better;
-    /// tests/Benchmarks/README.md has the table.
+    /// Bytes of a room, if memory allows for <see cref="LeastRooms"/> of that size. Longer batches find more neighbours, shorter ones are
+    /// still in the processor's cache when they are written; tests/Benchmarks/README.md has the table.
     /// </summary>
-    private const int RoomBytes = 4 << 20;
+    private const int RoomBytes = 1 << 20;
+
+    /// <summary>The same for a merge that journals: a window of 510 ops with its payloads, so that it can be written in the order of its blocks.</summary>
+    private const int WindowRoomBytes = 3 << 20;
 
     /// <summary>One is written, one is decompressed, one is read, one is filled.</summary>
     private const int LeastRooms = 4;
+
+    /// <summary>More than this only spreads the work over more memory than a cache has.</summary>
+    private const int MostRooms = 8;
 
     private readonly MergeSetup _setup;
     private readonly CowFile _cow;
@@ -35,14 +41,15 @@ internal sealed class Pipeline
             _batches[i] = new Batch(setup, cow, memory.Part(i * room, room), mostOps) { Tag = (uint)i };
     }
 
-    /// <summary>A pipeline in all the memory that is left; exit code 71 if that is too little.</summary>
-    public static Pipeline InRestOf(MergeSetup setup, CowFile cow)
+    /// <summary>A pipeline in the memory that is left, or as much of it as is of use; exit code 71 if it is too little.</summary>
+    public static Pipeline InRestOf(MergeSetup setup, CowFile cow, bool journals = false)
     {
         int least = Batch.LeastRoom(cow), memory = (setup.Arena.Free - CowOp.BlockSize) & -CowOp.BlockSize;
         if (memory < least)
             throw new SnapuserdException(ExitCode.OutOfResources, $"{cow.Name}: {least} bytes of buffers are needed beside its scratch, {setup.Arena.Free} are left; try a larger --memory");
-        int room = Math.Max(least, Math.Min(RoomBytes, memory / LeastRooms) & -CowOp.BlockSize);
-        return new Pipeline(setup, cow, setup.Arena.Take(memory / room * room)!.Value, room);
+        int room = Math.Max(least, Math.Min(journals ? WindowRoomBytes : RoomBytes, memory / LeastRooms) & -CowOp.BlockSize);
+        int rooms = Math.Min(memory / room, MostRooms);
+        return new Pipeline(setup, cow, setup.Arena.Take(rooms * room)!.Value, room);
     }
 
     /// <summary>Batches on their way.</summary>

@@ -11,8 +11,8 @@ internal sealed record EngineChoices
 {
     internal int Memory { get; init; } = 32 << 20;
     internal int Depth { get; init; } = 32;
-    /// <summary>Threads that decode; 1 is the engine's own, between its requests, as in the program today.</summary>
-    internal int Threads { get; init; } = 1;
+    /// <summary>Threads that decode; with 1 it is the engine's own.</summary>
+    internal int Threads { get; init; } = Environment.ProcessorCount;
     /// <summary>The base past the page cache. The COW stays buffered: payloads begin anywhere.</summary>
     internal bool Direct { get; init; }
     internal long CheckpointBytes { get; init; } = new MergeOptions().CheckpointBytes;
@@ -39,8 +39,8 @@ internal sealed record EngineRun(
         using Devices devices = choices.Open(cowPath, basePath);
         IBlockQueue queue = choices.FlushMilliseconds > 0 ? new SlowFlushQueue(devices.Queue, devices.WakeUp, choices.FlushMilliseconds) : devices.Queue;
         TracingQueue tracing = new(queue, trace);
-        using InlineWorkQueue<DecodeJob>? inline = choices.Threads > 1 ? null : new(new DecodeWorker(devices.Arena), 64);
-        using WorkQueue<DecodeJob>? threads = choices.Threads > 1 ? new(choices.Threads, 64, () => new DecodeWorker(devices.Arena), devices.WakeUp) : null;
+        using InlineWorkQueue<DecodeJob>? inline = choices.Threads > 1 ? null : new(new DecodeWorker(), 64);
+        using WorkQueue<DecodeJob>? threads = choices.Threads > 1 ? new(choices.Threads, 64, () => new DecodeWorker(), devices.WakeUp) : null;
         MergeDevice baseDevice = new(1, basePath, devices[1].Length);
         MergeSetup setup = new()
         {
