@@ -148,7 +148,7 @@ public sealed class MergeOrder
         Span<PackedOp> ops = cow.Ops;
         Span<ulong> index = cow.BlockIndex;
         for (int i = 0; i < ops.Length; i++) index[i] = Key(ops[i].NewBlock, i);
-        index.Sort();
+        BlockSort.Sort(index);
         order.FindConflict(ops, index);
         order.Count = cow.Rule switch
         {
@@ -157,11 +157,12 @@ public sealed class MergeOrder
             _ => Listed(cow, ops, index, cow.OrderSlots),
         };
 
-        // From here on the index answers with positions. The same op may stand at several; the lowest comes first.
+        // From here on the index answers with positions. The same op may stand at several; the lowest comes first. In file order they are the same.
+        if (cow.Rule == OrderRule.FileOrder) return order;
         Span<int> slots = order.Slots;
         index = cow.BlockIndex[..order.Count];
         for (int i = 0; i < slots.Length; i++) index[i] = Key(ops[slots[i]].NewBlock, i);
-        index.Sort();
+        BlockSort.Sort(index);
         return order;
     }
 

@@ -109,6 +109,9 @@ internal sealed class Batch
     /// <summary>The durable count from which on every op of the batch may be written without the journal.</summary>
     public int Limit { get; private set; }
 
+    /// <summary>The durable count that the plan expects when the batch is written; the limit of a plain batch is no higher.</summary>
+    public int Expected { get; private set; }
+
     /// <summary>Items.</summary>
     public int Count { get; private set; }
 
@@ -128,9 +131,9 @@ internal sealed class Batch
     public ReadOnlySpan<Item> Items => _items.AsSpan(0, Count);
 
     /// <summary>Begins anew, with ops from <paramref name="from"/> on.</summary>
-    public void Clear(int from, MergeStep step = default)
+    public void Clear(int from, MergeStep step = default, int expected = 0)
     {
-        (From, To, Step, Limit) = (from, from, step, 0);
+        (From, To, Step, Limit, Expected) = (from, from, step, 0, expected);
         (Count, _contents, _stored, _pieceCount, _cursor, Jobs, _crashed, _failure) = (0, 0, 0, 0, 0, 0, false, null);
         Phase = BatchPhase.Filling;
     }

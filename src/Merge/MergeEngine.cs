@@ -244,7 +244,7 @@ public sealed class MergeEngine : IDisposable
         while (_planned < _plan.Count && !_setup.Stop.Requested)
         {
             if (_step.Ops == 0) NextStep();
-            if (_pipeline.TryOpen(_planned, _step) is not { } batch) break;
+            if (_pipeline.TryOpen(_planned, _step, _expected) is not { } batch) break;
             int end = _planned + _step.Ops;
             while (_planned < end && TryPlan(batch)) _planned++;
             if (batch.To == batch.From) throw new InvalidOperationException("a room does not take a single op");
@@ -299,7 +299,8 @@ public sealed class MergeEngine : IDisposable
             }
             if (batch.Limit > _durable)
             {
-                _checkpointDue |= _written >= batch.Limit;
+                // The limit alone would do, but the next batch of the step would need another checkpoint.
+                _checkpointDue |= _written >= batch.Expected;
                 break;
             }
             CheckRule1(batch);

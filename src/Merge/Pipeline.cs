@@ -59,11 +59,11 @@ internal sealed class Pipeline
     public Batch this[int place] => _batches[(_first + place) % _batches.Length];
 
     /// <summary>Takes the next room for a batch that begins at <paramref name="from"/>; null when all are in use.</summary>
-    public Batch? TryOpen(int from, MergeStep step = default)
+    public Batch? TryOpen(int from, MergeStep step = default, int expected = 0)
     {
         if (Count == _batches.Length) return null;
         Batch batch = this[Count++];
-        batch.Clear(from, step);
+        batch.Clear(from, step, expected);
         return batch;
     }
 

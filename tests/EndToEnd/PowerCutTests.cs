@@ -14,7 +14,7 @@ namespace Snapuserd.Tests.EndToEnd;
 /// </summary>
 public sealed class PowerCutTests(ITestOutputHelper output)
 {
-    private const int Blocks = 96, Ops = 64;
+    private const int Blocks = 128, Ops = 100;
 
     /// <summary>A COW with chains through small windows, Xor over their own sources, and plain ops; 4 ops per window.</summary>
     private static CowBuilder Make(Random random, out byte[] old)
@@ -23,18 +23,18 @@ public sealed class PowerCutTests(ITestOutputHelper output)
         random.NextBytes(old);
         byte[] payload = new byte[CowOp.BlockSize];
         CowBuilder cow = new() { ScratchBytes = 6 * CowOp.BlockSize };
-        for (uint i = 0; i < 12; i++) cow.Copy(i, i + 1);
-        for (uint i = 12; i < 24; i++)
+        for (uint i = 0; i < 40; i++) cow.Copy(i, i + 1);
+        for (uint i = 40; i < 60; i++)
         {
             random.NextBytes(payload);
             cow.Xor(i, (i * (ulong)CowOp.BlockSize) + (i % 2 == 0 ? 0u : 41u), payload);
         }
-        for (uint i = 30; i < 60; i++)
+        for (uint i = 70; i < 100; i++)
         {
             random.NextBytes(payload);
             cow.Replace(i, payload);
         }
-        for (uint i = 60; i < 70; i++) cow.Zero(i);
+        for (uint i = 100; i < 110; i++) cow.Zero(i);
         return cow;
     }
 
@@ -57,15 +57,15 @@ public sealed class PowerCutTests(ITestOutputHelper output)
                 // The second cut of a round hits the other kind of queue.
                 BinaryResult killed = KillAt.Merge(when, cow.Path, target.Path, cut == 0 ? io : io == "sync" ? "uring" : "sync");
                 Assert.True(killed.ExitCode is 137 or 0, $"seed {seed}, round {round}: {killed}");
-                byte[] seen = Unlocked.Read(target.Path, Blocks * CowOp.BlockSize);
+                byte[] seen = Unlocked.Read(target.Path, Blocks * CowOp.BlockSize), seenCow = Unlocked.Read(cow.Path, (int)new FileInfo(desk.Cow).Length);
                 cow.Cut();
                 target.Cut();
-                if (!seen.AsSpan().SequenceEqual(File.ReadAllBytes(desk.Base))) lost++;
+                if (!seen.AsSpan().SequenceEqual(File.ReadAllBytes(desk.Base)) || !seenCow.AsSpan().SequenceEqual(File.ReadAllBytes(desk.Cow))) lost++;
                 if (desk.MergedOps is > 0 and < Ops) between++;
             }
             desk.Finish(round % 3 == 0 ? "sync" : "uring", $"seed {seed}, round {round}");
         }
-        output.WriteLine($"{io}, seed {seed}: {rounds} merges, {rounds / 2} resumes cut; {lost} cuts lost writes to the base, {between} left a count in the middle");
+        output.WriteLine($"{io}, seed {seed}: {rounds} merges, {rounds / 2} resumes cut; {lost} cuts lost writes, {between} left a count in the middle");
         Assert.True(lost > 0 && between > 1, "the cuts missed the merge");
     }
 

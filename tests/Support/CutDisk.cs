@@ -21,10 +21,11 @@ public sealed class CutDisk : IDisposable
     public CutDisk(string image)
     {
         Directory.CreateDirectory(_folder["fs"]);
-        _server = Binary.StartProgram("nbdkit", ["--foreground", "--exit-with-parent", "-U", _folder["sock"], "--filter=cache", "file", image, "cache=writeback", "cache-min-block-size=4096"]);
+        _server = Binary.StartProgram("nbdkit", ["--foreground", "--exit-with-parent", "-U", _folder["sock"], "-P", _folder["pid"], "--filter=cache", "file", image, "cache=writeback", "cache-min-block-size=4096"]);
         try
         {
-            Wait(() => File.Exists(_folder["sock"]), _server);
+            // The socket is there a little sooner than the server listens to it; the file with its number is written afterwards.
+            Wait(() => File.Exists(_folder["pid"]), _server);
         }
         catch
         {

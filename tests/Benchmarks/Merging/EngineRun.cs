@@ -17,12 +17,21 @@ internal sealed record EngineChoices
     internal bool Direct { get; init; }
     internal long CheckpointBytes { get; init; } = new MergeOptions().CheckpointBytes;
     internal long CheckpointMilliseconds { get; init; } = new MergeOptions().CheckpointMilliseconds;
+    /// <summary>Bytes of a request at the most.</summary>
+    internal int RequestBytes { get; init; } = new MergeOptions().RequestBytes;
+
+    /// <summary>Bytes that one thread decodes at a time.</summary>
+    internal int JobBytes { get; init; } = new MergeOptions().JobBytes;
+
     /// <summary>By how much every flush takes longer than it does.</summary>
     internal int FlushMilliseconds { get; init; }
 
     /// <summary>COW and base, opened as they are for a merge.</summary>
     internal Devices Open(string cowPath, string basePath) =>
-        new([(cowPath, Devices.Alone), (basePath, Devices.Alone | (Direct ? DeviceAccess.Direct : 0))], Memory, Depth);
+        Direct
+            // Sources of xored blocks lie anywhere, so they are read through the page cache.
+            ? new([(cowPath, Devices.Alone), (basePath, Devices.Alone | DeviceAccess.Direct), (basePath, DeviceAccess.Read)], Memory, Depth)
+            : new([(cowPath, Devices.Alone), (basePath, Devices.Alone)], Memory, Depth);
 }
 
 /// <summary>
@@ -50,8 +59,15 @@ internal sealed record EngineRun(
             Time = new MonotonicClock(),
             Cow = new MergeDevice(0, cowPath, devices[0].Length),
             Base = baseDevice,
-            Source = baseDevice,
-            Options = new MergeOptions { VerifyFirst = false, CheckpointBytes = choices.CheckpointBytes, CheckpointMilliseconds = choices.CheckpointMilliseconds },
+            Source = choices.Direct ? baseDevice with { Number = 2 } : baseDevice,
+            Options = new MergeOptions
+            {
+                VerifyFirst = false,
+                CheckpointBytes = choices.CheckpointBytes,
+                CheckpointMilliseconds = choices.CheckpointMilliseconds,
+                RequestBytes = choices.RequestBytes,
+                JobBytes = choices.JobBytes,
+            },
         };
         long before = GC.GetAllocatedBytesForCurrentThread();
         int collections = GC.CollectionCount(0);

@@ -18,6 +18,8 @@ internal static class Sweep
             "memory" => Array.ConvertAll([8, 16, 32, 64, 128], memory => ($"{memory} MiB", new EngineChoices { Memory = memory << 20 })),
             "interval" => Array.ConvertAll([8, 16, 32, 64, 128, 256], mebibytes => ($"{mebibytes} MiB", new EngineChoices { CheckpointBytes = (long)mebibytes << 20, CheckpointMilliseconds = 10_000 })),
             "threads" => Array.ConvertAll([1, 2, 3, 4], threads => ($"{threads}", new EngineChoices { Threads = threads })),
+            "request" => Array.ConvertAll([32, 128, 512, 1024, 2048], kibibytes => ($"{kibibytes} KiB", new EngineChoices { RequestBytes = kibibytes << 10 })),
+            "job" => Array.ConvertAll([32, 64, 128, 256, 512], kibibytes => ($"{kibibytes} KiB", new EngineChoices { JobBytes = kibibytes << 10 })),
             "io" => [("buffered", new EngineChoices()), ("direct", new EngineChoices { Direct = true })],
             _ => null,
         };

@@ -1,0 +1,63 @@
+using System;
+using System.Numerics;
+
+namespace Snapuserd.Cow;
+
+/// <summary>
+/// Sorts keys whose upper 32 bits are block numbers. Half of what opening a COW of a million ops took was sorting by comparison; dealing the keys out by the leading bits of
+/// their blocks first, in place, leaves runs of a few hundred.
+/// </summary>
+public static class BlockSort
+{
+    /// <summary>2048 buckets: their counts fit the first-level cache, and a million keys give buckets of 500.</summary>
+    private const int BucketBits = 11;
+    private const int Buckets = 1 << BucketBits;
+
+    /// <summary>Fewer keys are sorted sooner than the buckets are counted.</summary>
+    private const int FewKeys = 1024;
+
+    /// <summary>Ascending by the whole key.</summary>
+    public static void Sort(Span<ulong> keys)
+    {
+        ulong most = 0;
+        bool sorted = true;
+        for (int i = 0; i < keys.Length; i++)
+        {
+            sorted &= i == 0 || keys[i - 1] <= keys[i];
+            most = Math.Max(most, keys[i]);
+        }
+        if (sorted) return;
+        if (keys.Length < FewKeys)
+        {
+            keys.Sort();
+            return;
+        }
+
+        int shift = Math.Max(0, 64 - BitOperations.LeadingZeroCount(most) - BucketBits);
+        Span<int> ends = stackalloc int[Buckets];
+        ends.Clear();
+        foreach (ulong key in keys) ends[(int)(key >> shift)]++;
+        Span<int> next = stackalloc int[Buckets];
+        int start = 0;
+        for (int bucket = 0; bucket < Buckets; bucket++)
+        {
+            next[bucket] = start;
+            start = ends[bucket] += start;
+        }
+
+        start = 0;
+        for (int bucket = 0; bucket < Buckets; bucket++)
+        {
+            // Every swap brings one key home for good.
+            while (next[bucket] < ends[bucket])
+            {
+                ref ulong here = ref keys[next[bucket]];
+                int home = (int)(here >> shift);
+                int to = next[home]++;
+                if (home != bucket) (here, keys[to]) = (keys[to], here);
+            }
+            keys[start..ends[bucket]].Sort();
+            start = ends[bucket];
+        }
+    }
+}

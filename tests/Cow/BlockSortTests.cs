@@ -1,0 +1,36 @@
+using System;
+using System.Linq;
+using Snapuserd.Cow;
+using Xunit;
+
+namespace Snapuserd.Tests.Cow;
+
+public sealed class BlockSortTests
+{
+    [Theory]
+    [InlineData(0, 1)]
+    [InlineData(1, 7)]
+    [InlineData(1023, 1 << 20)]
+    [InlineData(1024, 1 << 20)]
+    [InlineData(70_000, 1 << 17)]
+    [InlineData(70_000, 40)]
+    [InlineData(50_000, 1)]
+    [InlineData(50_000, int.MaxValue)]
+    public void Keys_come_out_ascending_whatever_their_blocks_are(int count, int blocks)
+    {
+        foreach (int seed in new[] { 1, 2, 3 })
+        {
+            Random random = new(seed);
+            ulong[] keys = new ulong[count];
+            for (int i = 0; i < count; i++) keys[i] = ((ulong)(uint)(random.Next(blocks) * 2L) << 32) | (uint)i;
+            ulong[] expected = [.. keys.Order()];
+            BlockSort.Sort(keys);
+            Assert.Equal(expected, keys);
+            BlockSort.Sort(keys);
+            Assert.Equal(expected, keys);
+            Array.Reverse(keys);
+            BlockSort.Sort(keys);
+            Assert.Equal(expected, keys);
+        }
+    }
+}
