@@ -54,6 +54,7 @@ public sealed class MergeEngine : IDisposable
     // What is going on.
     private IEnumerator<TransferGroup>? _protocol;
     private int _staged;
+    private bool _stopping;
     private bool _checkpointDue;
     private long _bytesDone;
     private long _bytesSinceCheckpoint;
@@ -226,8 +227,10 @@ public sealed class MergeEngine : IDisposable
     /// <summary>Everything is merged and durable. Exit code 75 if asked to stop, once what was begun is finished and counted.</summary>
     private bool IsFinished()
     {
+        // Looked at once per turn: a request that comes in the middle of one would leave a turn that does nothing and has nothing to wait for.
+        _stopping = _setup.Stop.Requested;
         if (_protocol != null) return false;
-        if (_setup.Stop.Requested)
+        if (_stopping)
         {
             if (_pipeline.Count > 0 && _pipeline[0].Phase is BatchPhase.Writing or BatchPhase.Written) return false;
             if (_written == _durable && _written < _plan.Count)
@@ -241,7 +244,7 @@ public sealed class MergeEngine : IDisposable
     private bool Plan()
     {
         bool changed = false;
-        while (_planned < _plan.Count && !_setup.Stop.Requested)
+        while (_planned < _plan.Count && !_stopping)
         {
             if (_step.Ops == 0) NextStep();
             if (_pipeline.TryOpen(_planned, _step, _expected) is not { } batch) break;
@@ -283,7 +286,7 @@ public sealed class MergeEngine : IDisposable
         {
             Batch batch = _pipeline[place];
             if (batch.Phase is BatchPhase.Writing or BatchPhase.Written) continue;
-            if (batch.Phase != BatchPhase.Ready || _setup.Stop.Requested) break;
+            if (batch.Phase != BatchPhase.Ready || _stopping) break;
             if (batch.HasFailed)
             {
                 // In merge order, so that the same file always gets the same sentence, and when all that comes before is counted.
