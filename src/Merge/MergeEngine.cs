@@ -302,8 +302,8 @@ public sealed class MergeEngine : IDisposable
             }
             if (batch.Limit > _durable)
             {
-                // The limit alone would do, but the next batch of the step would need another checkpoint.
-                _checkpointDue |= _written >= batch.Expected;
+                // The limit alone would do, but the next batch of the step would need another checkpoint; and the one that runs may be the one it waits for.
+                _checkpointDue |= _protocol == null && _written >= batch.Expected;
                 break;
             }
             CheckRule1(batch);
@@ -327,7 +327,8 @@ public sealed class MergeEngine : IDisposable
         }
         if (!changed) return false;
         _checkpointDue |= _written == _plan.Count || _bytesSinceCheckpoint >= _setup.Options.CheckpointBytes
-            || _setup.Time.Milliseconds - _lastCheckpoint >= _setup.Options.CheckpointMilliseconds;
+            // The time since the last one is over until the one that runs has ended; nothing that is written meanwhile makes another one due.
+            || (_protocol == null && _setup.Time.Milliseconds - _lastCheckpoint >= _setup.Options.CheckpointMilliseconds);
         return true;
     }
 

@@ -495,6 +495,43 @@ public sealed class EngineTests
         Assert.Equal(2 * 4096, result.CowBytesWritten);
     }
 
+    private sealed class StepClock : ITimeSource
+    {
+        public long Milliseconds { get; set; }
+    }
+
+    [Fact]
+    public void What_is_written_beside_a_checkpoint_by_time_makes_no_other_one_due()
+    {
+        CowBuilder cow = new() { MaxUnitBytes = 4096 };
+        for (uint i = 0; i < 4000; i++) cow.Zero(i);
+        MergeCase merge = Case(cow, SmallCases.Random(1, 4000));
+        using Arena arena = new(merge.ArenaBytes);
+        StepClock clock = new();
+        SimDisk[] disks = merge.Disks();
+        using SimQueue queue = new(disks, arena, merge.QueueDepth, 1, () => clock.Milliseconds++);
+        using SimWorkers workers = new(new DecodeWorker(), 1);
+        using MergeEngine engine = MergeEngine.Open(SimMerge.Setup(merge, disks, arena, 1, queue, workers) with { Time = clock });
+        MergeResult result = engine.Run();
+        Assert.InRange(clock.Milliseconds, 2 * Plain.CheckpointMilliseconds, 3 * Plain.CheckpointMilliseconds);
+        Assert.Equal(3, result.Checkpoints);   // two by time, and the last
+    }
+
+    [Theory]
+    [InlineData(1)]
+    [InlineData(2)]
+    [InlineData(4)]
+    public void Batch_that_waits_for_a_checkpoint_gets_one_and_not_two(ulong seed)
+    {
+        CowBuilder cow = new() { MaxUnitBytes = 4096 };
+        cow.Copy(1000, 0);
+        for (uint i = 0; i < 400; i++) cow.Zero(100 + i);
+        cow.Zero(0);
+        MergeCase merge = Case(cow, SmallCases.Random(1, 1001), Plain with { CheckpointMilliseconds = long.MaxValue });
+        using Arena arena = new(merge.ArenaBytes);
+        Assert.Equal(2, SimMerge.Run(merge, merge.Disks(), arena, seed, () => { }).Checkpoints);
+    }
+
     [Fact]
     public void Chain_goes_through_windows_of_exactly_W_ops()
     {
