@@ -14,14 +14,14 @@ internal readonly record struct CountBound(double ReadPerByte, double WrittenPer
     /// <summary>By name of the <see cref="CowVariant"/>.</summary>
     internal static readonly Dictionary<string, CountBound> Of = new()
     {
-        ["v2-gz-xor"] = new(1.1, 1.1, 10, 2.3),
-        ["v3-lz4"] = new(1.06, 1.01, 6, 1.95),
-        ["v3-lz4-xor"] = new(1.09, 1.1, 10, 2.3),
-        ["v3-zstd-64k"] = new(0.95, 1.01, 6, 1.23),
-        ["copy-v3-lz4"] = new(1.1, 1.01, 6, 1.96),
-        ["xor-v3-zstd-64k"] = new(1.05, 1.01, 6, 2.27),
-        ["replace-v3-zstd-64k"] = new(0.77, 1.01, 6, 0.41),
-        ["chains-v3-lz4"] = new(1.11, 1.84, 28, 2.8),
+        ["v2-gz-xor"] = new(1.1, 1.1, 10, 0.21),
+        ["v3-lz4"] = new(1.06, 1.01, 6, 0.12),
+        ["v3-lz4-xor"] = new(1.09, 1.1, 10, 0.21),
+        ["v3-zstd-64k"] = new(0.95, 1.01, 6, 0.12),
+        ["copy-v3-lz4"] = new(1.1, 1.01, 6, 0.025),
+        ["xor-v3-zstd-64k"] = new(1.05, 1.01, 6, 0.035),
+        ["replace-v3-zstd-64k"] = new(0.77, 1.01, 6, 0.022),
+        ["chains-v3-lz4"] = new(1.11, 1.84, 28, 0.037),
     };
 
     /// <summary>
