@@ -129,11 +129,13 @@ public sealed class Transfers
     {
         if (request.Verb != BlockVerb.Flush && request.Buffer.Length == 0) return;
         while (_freeCount == 0) Reap();
-        int slot = _free[--_freeCount];
+        int slot = _free[_freeCount - 1];
         group ??= _alone;
-        group.Begin();
         _attempts[slot] = new Attempt { Whole = request, Group = group };
         Ask(slot);
+        // Only now: a request that the queue throws out is not in flight, and nobody must wait for it.
+        _freeCount--;
+        group.Begin();
     }
 
     private void Ask(int slot)

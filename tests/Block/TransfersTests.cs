@@ -256,4 +256,19 @@ public sealed class TransfersTests
         Assert.True(transfers.Broken);
         Assert.Equal(1, transfers.InFlight);
     }
+
+    [Fact]
+    public void Request_that_the_queue_throws_out_is_not_waited_for()
+    {
+        // A slice outside the arena is a defect of ours; it must end the run, not hang it.
+        using Arena arena = new(4096);
+        using WakeUp wakeUp = new();
+        using SyncQueue queue = new([-1], arena, wakeUp, 1);
+        Transfers transfers = new(queue, [1]);
+        Assert.Throws<ArgumentOutOfRangeException>(() => transfers.Read(0, 0, new Slice(4096, 1)));
+        Assert.Equal(0, transfers.InFlight);
+        Assert.Null(transfers.Drain());
+        transfers.Abandon();
+        Assert.False(transfers.Broken);
+    }
 }
