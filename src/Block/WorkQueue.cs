@@ -123,7 +123,7 @@ public sealed class WorkQueue<TJob> : IWorkQueue<TJob> where TJob : struct
         foreach (IWorker<TJob>? worker in _workers) worker?.Dispose();
     }
 
-    /// <summary>Where the system has no more threads to give, the first of them does the work of all.</summary>
+    /// <summary>Where the system has no more threads to give, those that it gave do the work of all.</summary>
     private void StartThreads()
     {
         for (int i = 0; i < _threads.Length; i++)
