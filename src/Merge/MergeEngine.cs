@@ -306,6 +306,8 @@ public sealed class MergeEngine : IDisposable
                 _checkpointDue |= _protocol == null && _written >= batch.Expected;
                 break;
             }
+            // However long a flush takes, what a crash undoes is what one checkpoint counts and what the next will.
+            if (_protocol != null && _bytesSinceCheckpoint >= _setup.Options.CheckpointBytes) break;
             CheckRule1(batch);
             batch.BeginWriting();
             changed = true;

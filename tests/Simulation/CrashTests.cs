@@ -72,6 +72,19 @@ public sealed class CrashTests(ITestOutputHelper output)
     }
 
     [Theory]
+    [InlineData(false, 1)]
+    [InlineData(true, 1)]
+    [InlineData(true, 8)]
+    public void A_crash_undoes_two_checkpoint_intervals_at_the_most_also_while_a_flush_takes_long(bool slow, int blocks)
+    {
+        MergeCase merge = Faults.LongStream(blocks) with { SlowFlushes = slow };
+        using Arena arena = new(merge.ArenaBytes);
+        int steps = 0;
+        for (ulong seed = 1; seed <= 4; seed++) SimMerge.Run(merge, merge.Disks(), arena, seed, () => steps++);
+        Assert.True(steps > 100);
+    }
+
+    [Theory]
     [InlineData("chain-up", 2)]
     [InlineData("chain-down", 3)]
     [InlineData("xor-in-place", 3)]

@@ -26,6 +26,7 @@ public static class Battery
         ("the windows of an undisturbed merge", () => All(Windows)),
         ("one crash at any step", () => All(merge => Crash(merge, new Thoroughness { Seed = 1, Crashes = 1, ExhaustiveUpTo = 7, Samples = 8 }))),
         ("one crash at any step of a long run", () => { for (ulong seed = 1; seed <= 3; seed++) Crash(Faults.Stream(), new Thoroughness { Seed = seed, Crashes = 1, ExhaustiveUpTo = 2, Samples = 2 }); }),
+        ("flushes that take long", () => Undisturbed(Faults.LongStream(8))),
         ("scratch that is not what the count announces", () => All(Scratch)),
         ("a flush that fails and drops its data", () => All(LostFlush)),
         ("a window that only the page cache holds", () => All(CachedWindow)),
@@ -85,6 +86,12 @@ public static class Battery
         foreach ((SmallOp[] ops, int _) in Programs.AllLists(2, 1))
             if (number++ % stride == 0)
                 foreach (SmallProgram program in Programs.Variants(ops, 1)) Programs.Check(program, 1, arenas, tally);
+    }
+
+    private static void Undisturbed(MergeCase merge)
+    {
+        using Arena arena = new(merge.ArenaBytes);
+        SimMerge.Run(merge, merge.Disks(), arena, 1, () => { });
     }
 
     private static void Crash(MergeCase merge, Thoroughness how)

@@ -16,6 +16,8 @@ public sealed record MergeCase(string Name, Image Cow, Image Base, Image Target)
     public MergeOptions Options { get; init; } = new() { VerifyFirst = false };
     public int ArenaBytes { get; init; } = 256 << 10;
     public int QueueDepth { get; init; } = 8;
+    /// <summary>Flushes take longer than anything else that is in flight.</summary>
+    public bool SlowFlushes { get; init; }
     /// <summary>Multiple of bytes at which short transfers go on: 1 as with buffered files, or the alignment of direct I/O.</summary>
     public int Granule { get; init; } = 1;
     /// <summary>An Xor in place without scratch: after a crash in the middle of it, exit code 65 that says so is the right answer.</summary>

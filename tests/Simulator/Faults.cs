@@ -463,6 +463,21 @@ public static class Faults
         };
     }
 
+    /// <summary>Forty times the memory, in a row and held back by nothing, so that what is in memory does not hide how far behind a checkpoint is; one every <paramref name="blocks"/>.</summary>
+    public static MergeCase LongStream(int blocks)
+    {
+        const int Ops = 1280;
+        byte[] old = SmallCases.Random(8, 2 * Ops);
+        CowBuilder cow = new() { ScratchBytes = SmallCases.ScratchFor(2) };
+        for (uint i = 0; i < Ops; i++) cow.Copy(i, i + Ops);
+        return new MergeCase("long stream", new Image(cow.Build()), new Image(old), new Image(NaiveMerger.Merge(cow, old)))
+        {
+            ArenaBytes = 128 << 10,
+            SlowFlushes = true,
+            Options = new MergeOptions { VerifyFirst = false, CheckpointBytes = blocks * Page.Size, CheckpointMilliseconds = 1 << 30 },
+        };
+    }
+
     /// <summary>The merge of a golden COW from its beginning.</summary>
     public static MergeCase Golden(string name)
     {

@@ -103,6 +103,7 @@ public static class RandomRuns
         // A depth of 1 is what the synchronous queue does; deep ones are a ring.
         QueueDepth = chance.Percent(30) ? 1 : 1 << chance.Below(7),
         ArenaBytes = (128 << 10) << chance.Below(5),
+        SlowFlushes = chance.Percent(30),
         Options = merge.Options with
         {
             VerifyFirst = chance.Percent(30),
@@ -139,7 +140,7 @@ public static class RandomRuns
             PageStore pages = new();
             try
             {
-                Result = WithMemory(arena => SimMerge.Run(merge, disks, arena, seed, Step, stop: _stop, pages: pages));
+                Result = WithMemory(arena => SimMerge.Run(merge with { ArenaBytes = _memory }, disks, arena, seed, Step, stop: _stop, pages: pages));
             }
             catch (SnapuserdException e) when (e.Code == ExitCode.Interrupted && _stop.Requested)
             {

@@ -39,6 +39,8 @@ public static class Sabotages
         new("checkpoint-without-flush-of-base", "a checkpoint counts what was not flushed", new SourceEdit(Engine, "> Checkpoint()", FlushBase, "")),
         new("count-before-base", "a checkpoint counts first and flushes Base behind it", new SourceEdit(Engine, "> Checkpoint()", FlushBase, ""), new SourceEdit(Engine, "> Checkpoint()", "Counted(to);", "Counted(to); " + FlushBase)),
         new("no-final-checkpoint", "the last ops are not counted", new SourceEdit(Engine, "bool IsFinished()", "return _durable == _plan.Count;", "return _written == _plan.Count;")),
+        new("no-checkpoint-by-bytes", "checkpoints come by time alone", new SourceEdit(Engine, "bool Retire()", "|| _bytesSinceCheckpoint >= _setup.Options.CheckpointBytes", "")),
+        new("writes-on-whatever-a-flush-takes", "a checkpoint whose flush takes long does not hold back what comes behind the next one", new SourceEdit(Engine, "bool Write()", "if (_protocol != null && _bytesSinceCheckpoint >= _setup.Options.CheckpointBytes) break;", "")),
         new("final-count-unwritten", "the last count stays in memory", new SourceEdit(Engine, "> Checkpoint()", "foreach (TransferGroup transfers in _head.Commit())", "if (to < _plan.Count) foreach (TransferGroup transfers in _head.Commit())")),
         new("page-0-flushed-before-it-is-reaped", "the flush of a count or claim is queued while its write is in flight", new SourceEdit(Head, " Commit()", "yield return _transfers;\n        Check(\"writing the header of\");", "")),
         new("scratch-flushed-before-it-is-reaped", "the flush of scratch is queued while its writes are in flight", new SourceEdit(Head, "WriteScratch(", "yield return _transfers;\n        Check(\"writing the scratch of\");", "")),
@@ -135,7 +137,8 @@ public static class Sabotages
         List<Sabotage> chosen = [.. None.Concat(All).Where(sabotage => budget.Words.Contains(sabotage.Name) || budget.Words is [] or ["all"])];
         if (chosen.Count == 0)
         {
-            Console.Error.WriteLine($"simulator sabotage all | {string.Join(" | ", All.Select(sabotage => sabotage.Name))}");
+            Console.Error.WriteLine($"simulator: there is no sabotage called {string.Join(' ', budget.Words)}; there are");
+            Console.Error.WriteLine($"all | {string.Join(" | ", All.Select(sabotage => sabotage.Name))}");
             return 64;
         }
         int bad = 0;

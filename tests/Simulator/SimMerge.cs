@@ -10,13 +10,19 @@ namespace Snapuserd.Tests.Simulator;
 /// <summary>One run of the real engine over simulated devices: queue, workers, clock and arena are the simulator's.</summary>
 public static class SimMerge
 {
-    /// <summary>Runs a merge to its end, or throws what the engine throws.</summary>
+    /// <summary>Runs a merge to its end, or throws what the engine throws; throws as well where a crash would undo more than two checkpoint intervals (<see cref="Undone"/>).</summary>
     public static MergeResult Run(MergeCase merge, SimDisk[] disks, Arena arena, ulong seed, Action step, Func<int, BlockRequest, Fault?>? faults = null, StopFlag? stop = null, PageStore? pages = null)
     {
         Clean(arena);
-        using SimQueue queue = new(Devices(merge, disks), arena, merge.QueueDepth, seed, step, faults, pages);
+        Undone undone = new(merge, disks[0]);
+        void Step()
+        {
+            undone.Check();
+            step();
+        }
+        using SimQueue queue = new(Devices(merge, disks), arena, merge.QueueDepth, seed, Step, faults, pages) { SlowFlushes = merge.SlowFlushes };
         using SimWorkers workers = new(new DecodeWorker(), seed);
-        using MergeEngine engine = MergeEngine.Open(Setup(merge, disks, arena, seed, queue, workers) with { Stop = stop ?? new StopFlag() });
+        using MergeEngine engine = MergeEngine.Open(Setup(merge, disks, arena, seed, queue, workers) with { Stop = stop ?? new StopFlag(), Observer = undone });
         return engine.Run();
     }
 
@@ -67,6 +73,41 @@ public static class SimMerge
 
     /// <summary>num_merge_ops as a power cut would leave it.</summary>
     public static int DurableCount(SimDisk cow) => (int)BinaryPrimitives.ReadUInt64LittleEndian(cow.Durable[0].Bytes[CowHeader.MergeCountOffset..]);
+}
+
+/// <summary>
+/// What a crash would have done again: bytes of Base behind the durable count that are written. Two checkpoint intervals (design §8), that of the checkpoint
+/// that is under way and that of the next, and with each what was in memory when it was full; windows of scratch are in memory, too.
+/// </summary>
+internal sealed class Undone(MergeCase merge, SimDisk cow) : IMergeObserver
+{
+    private readonly Queue<MergeProgress> _uncounted = new();
+    private long _counted;
+    private long _written;
+    private bool _said;
+
+    public void Progress(in MergeProgress progress)
+    {
+        if (_uncounted.Count == 0) _counted = progress.BytesDone;
+        _uncounted.Enqueue(progress);
+        _written = progress.BytesDone;
+    }
+
+    public void Check()
+    {
+        int count = SimMerge.DurableCount(cow);
+        while (_uncounted.TryPeek(out MergeProgress progress) && progress.OpsDone <= count)
+        {
+            _counted = progress.BytesDone;
+            // The last one stays, so that the next is not taken for the first.
+            if (_uncounted.Count == 1) break;
+            _uncounted.Dequeue();
+        }
+        if (_said || _written - _counted <= 2 * (merge.Options.CheckpointBytes + merge.ArenaBytes)) return;
+        // Once: the engine must be left to reap what is in flight.
+        _said = true;
+        throw new LostDataException($"a crash now would undo {_written - _counted} bytes, with {merge.Options.CheckpointBytes} between checkpoints and {merge.ArenaBytes} of memory");
+    }
 }
 
 /// <summary>Workers whose jobs end in an order that the seed decides.</summary>

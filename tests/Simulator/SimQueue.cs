@@ -35,6 +35,9 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
 
     public int Depth => depth;
 
+    /// <summary>A flush ends when nothing else is in flight: as where all of a page cache must be written back first.</summary>
+    public bool SlowFlushes { get; init; }
+
     /// <summary>Requests so far, by which faults are numbered.</summary>
     public int Requests { get; private set; }
 
@@ -53,6 +56,15 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
         for (int i = 0; i < wanted; i++)
         {
             int choice = _chance.Below(_flights.Count);
+            if (SlowFlushes && _flights[choice].Request.Verb == BlockVerb.Flush && _flights.FindIndex(flight => flight.Request.Verb != BlockVerb.Flush) is >= 0 and int other)
+            {
+                // Time does not go on to the end of a flush in the same wait in which something else has ended.
+                choice = other;
+            }
+            else if (SlowFlushes && i > 0 && _flights[choice].Request.Verb == BlockVerb.Flush)
+            {
+                return i;
+            }
             Flight flight = _flights[choice];
             _flights[choice] = _flights[^1];
             _flights.RemoveAt(_flights.Count - 1);
