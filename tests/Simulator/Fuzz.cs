@@ -162,7 +162,16 @@ public static class Fuzz
 
     private static int Again(string path, ulong seed)
     {
-        byte[] file = File.ReadAllBytes(path), baseImage = HostileFiles.Base(seed);
+        byte[] file, baseImage = HostileFiles.Base(seed);
+        try
+        {
+            file = File.ReadAllBytes(path);
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+        {
+            Console.Error.WriteLine($"fuzz: {e.Message}");
+            return 66;
+        }
         using HostileTrial trial = new();
         try
         {

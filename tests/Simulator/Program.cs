@@ -45,7 +45,9 @@ public static class Program
             {
                 case "--seconds" when int.TryParse(value, NumberStyles.None, CultureInfo.InvariantCulture, out int seconds): budget = budget with { Seconds = seconds }; break;
                 case "--seed" when ulong.TryParse(value, NumberStyles.None, CultureInfo.InvariantCulture, out ulong seed): budget = budget with { Seed = seed }; break;
-                default: return Usage();
+                default:
+                    Console.Error.WriteLine($"simulator: {args[at]} {value}: expected --seconds or --seed, and a whole number of 0 or more");
+                    return Usage();
             }
         }
         budget = budget with { Words = args[at..] };
@@ -59,6 +61,7 @@ public static class Program
         }
         foreach ((string name, _, Func<Budget, int> run) in Simulations)
             if (name == args[0]) return run(budget);
+        Console.Error.WriteLine($"simulator: there is no simulation called {args[0]}");
         return Usage();
     }
 
@@ -93,6 +96,9 @@ public static class Program
         Console.Error.WriteLine("usage: simulator NAME [--seconds N] [--seed N] [WORD ...]");
         Console.Error.WriteLine("names: all");
         foreach ((string name, _, _) in Simulations) Console.Error.WriteLine($"       {name}");
+        Console.Error.WriteLine("       fuzz [FILE]");
+        Console.Error.WriteLine("       sabotage all | NAME ...");
+        Console.Error.WriteLine("       battery");
         return 64;
     }
 }
