@@ -16,7 +16,7 @@ internal sealed class DeviceSet : IDisposable
     // Beyond this many the devices are slower than the codecs; each takes some 200 KiB for its contexts.
     private const int MostThreads = 16;
 
-    // Two rooms full of jobs of 128 KiB: enough that no thread waits for the engine to come round.
+    // More than all rooms of a merge without windows hold: no thread waits for the engine to come round.
     private const int JobsUnderWay = 64;
 
     private readonly BlockDevice _cow;
@@ -25,7 +25,7 @@ internal sealed class DeviceSet : IDisposable
     private readonly WakeUp _wakeUp;
     private readonly Arena _arena;
     private readonly IBlockQueue _queue;
-    private readonly IWorkQueue<DecodeJob> _workers;
+    private readonly WorkQueue<DecodeJob> _workers;
 
     /// <summary>Opens what the options name. <paramref name="writes"/>: COW and base are written, so they are opened for this process alone. <paramref name="stop"/> outlives it.</summary>
     internal DeviceSet(Invocation invocation, bool writes, StopSignals stop)
@@ -45,9 +45,8 @@ internal sealed class DeviceSet : IDisposable
             BlockDevice[] devices = _source != null ? [_cow, _base!, _source] : _base != null ? [_cow, _base] : [_cow];
             _queue = MakeQueue(invocation, devices);
             int threads = (int)arguments.Number("--threads", Math.Clamp(Environment.ProcessorCount, 1, MostThreads));
-            _workers = threads == 1
-                ? new InlineWorkQueue<DecodeJob>(new DecodeWorker(), JobsUnderWay)
-                : new WorkQueue<DecodeJob>(threads, JobsUnderWay, () => new DecodeWorker(), _wakeUp);
+            // Also with a single one: the devices are not to wait while the engine decodes.
+            _workers = new WorkQueue<DecodeJob>(threads, JobsUnderWay, () => new DecodeWorker(), _wakeUp);
             MergeDevice baseDevice = _base == null ? new MergeDevice(0, cow, _cow.Length) : new MergeDevice(1, basePath!, _base.Length);
             Setup = new MergeSetup
             {

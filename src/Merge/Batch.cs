@@ -31,10 +31,10 @@ internal enum BatchPhase
 internal sealed class Batch
 {
     /// <summary>
-    /// Ops per batch at the most, whatever the room: they bound the bookkeeping, some 130 bytes each, and the decode jobs. A room of 4 MiB
-    /// holds 1024 single blocks.
+    /// Ops per batch at the most, whatever the room: they bound the bookkeeping, some 130 bytes each, and the decode jobs. A room of 3 MiB
+    /// holds 768 single blocks.
     /// </summary>
-    public const int MostOps = 2048;
+    public const int MostOps = 1024;
 
     /// <summary>
     /// Bytes between two payloads that are read along rather than skipped: the ops of a v2 cluster lie between its payloads, 200 × 20 bytes as
@@ -56,7 +56,7 @@ internal sealed class Batch
     private int _stored;
     private int _pieceCount;
     private int _cursor;
-    private bool _crashed;
+    private bool _jobFailed;
     private TransferFailure? _failure;
 
     /// <summary>What the batch holds of one op: <see cref="Data"/> is what goes to the op's blocks.</summary>
@@ -134,7 +134,7 @@ internal sealed class Batch
     public void Clear(int from, MergeStep step = default, int expected = 0)
     {
         (From, To, Step, Limit, Expected) = (from, from, step, 0, expected);
-        (Count, _contents, _stored, _pieceCount, _cursor, Jobs, _crashed, _failure) = (0, 0, 0, 0, 0, 0, false, null);
+        (Count, _contents, _stored, _pieceCount, _cursor, Jobs, _jobFailed, _failure) = (0, 0, 0, 0, 0, 0, false, null);
         Phase = BatchPhase.Filling;
     }
 
@@ -216,22 +216,13 @@ internal sealed class Batch
     public TransferGroup Transfers => _transfers;
 
     /// <summary><see cref="ThrowIfFailed"/> would throw.</summary>
-    public bool HasFailed
-    {
-        get
-        {
-            if (_failure is not null || _crashed) return true;
-            foreach (ref readonly Item item in Items)
-                if (item.Error < 0) return true;
-            return false;
-        }
-    }
+    public bool HasFailed => _failure is not null || _jobFailed;
 
     /// <summary>A job of this batch has ended.</summary>
     public void JobEnded(int result)
     {
         Jobs--;
-        _crashed |= result == WorkQueue<DecodeJob>.Crashed;
+        _jobFailed |= result < 0;
     }
 
     /// <summary>Exit code 74 if a device has failed, 65 if a payload does not decode, naming the first op that this concerns.</summary>
@@ -240,7 +231,7 @@ internal sealed class Batch
         if (_failure is { } failure) throw Explain(failure);
         foreach (ref readonly Item item in Items)
             if (item.Error < 0) throw Explain(item);
-        if (_crashed) throw new SnapuserdException(ExitCode.Internal, $"{_cow.Name}: a worker failed between {_cow.Describe(_items[0].Index)} and {_cow.Describe(_items[Count - 1].Index)}");
+        if (_jobFailed) throw new SnapuserdException(ExitCode.Internal, $"{_cow.Name}: a worker failed between {_cow.Describe(_items[0].Index)} and {_cow.Describe(_items[Count - 1].Index)}");
     }
 
     /// <summary>Begins to write the contents to Base; the rest is issued by <see cref="Advance"/>, unless <paramref name="wait"/> says to wait for room in the queue.</summary>
@@ -403,7 +394,7 @@ internal sealed class Batch
         while (_cursor < Count)
         {
             int to = _cursor, bytes = 0;
-            for (; to < Count && bytes < _setup.Options.JobBytes; to++)
+            for (; to < Count && (to == _cursor || bytes < _setup.Options.JobBytes); to++)
                 if (_items[to].NeedsWork) bytes += _items[to].Op.UnitBytes;
             if (bytes > 0)
             {

@@ -16,7 +16,7 @@ internal sealed class Pipeline
     /// </summary>
     private const int RoomBytes = 1 << 20;
 
-    /// <summary>The same for a merge that journals: a window of 510 ops with its payloads, so that it can be written in the order of its blocks.</summary>
+    /// <summary>The same for a merge that journals: a window of 510 ops with its payloads, unless they are hardly compressed, so that it can be written in the order of its blocks.</summary>
     private const int WindowRoomBytes = 3 << 20;
 
     /// <summary>One is written, one is decompressed, one is read, one is filled.</summary>
