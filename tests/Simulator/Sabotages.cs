@@ -94,7 +94,7 @@ public static class Sabotages
         new("ECANCELED-is-final", "a cancelled request is not tried by the plain call", new SourceEdit(Transfers, "void Progress(", " or -Errno.ECANCELED) result", ") result")),
         new("first-failure-forgotten", "a drain forgets a failure when a later transfer is whole", new SourceEdit(Transfers, "void End(TransferFailure?", "_failure ??= failure;", "_failure = failure;")),
         new("wrong-errno", "the sentence names another errno than the device's", new SourceEdit(Transfers, "void End(int", "attempt.Whole, errno,", "attempt.Whole, -Errno.EINVAL,")),
-        new("worker-error-ignored", "what a worker that failed left is written as it is", new SourceEdit(Batch, "void JobEnded(", "_crashed |=", "_ =")),
+        new("worker-error-ignored", "what a worker that failed left is written as it is", new SourceEdit(Batch, "void JobEnded(", "_jobFailed |=", "_ =")),
     ];
 
     /// <summary>The product as it is, built in the same way: nothing may be found.</summary>

@@ -88,6 +88,7 @@ internal sealed class Place : IDisposable
     /// <summary>Brings base and COW back to what they were, durably, and into the page cache or out of it.</summary>
     internal void Restore(bool cold)
     {
+        LetGo();
         RestoreRanges(_pristineBase, Base, _overwritten);
         RestoreRanges(_pristineCow, Cow, [(0, Math.Min(HeadBytes, new FileInfo(_pristineCow).Length))]);
         Cool(cold);
@@ -108,6 +109,7 @@ internal sealed class Place : IDisposable
     /// <summary>Fails unless the base holds <paramref name="image"/>.</summary>
     internal void Compare(string image)
     {
+        LetGo();
         byte[] other = new byte[Chunk];
         using FileStream is_ = new(Base, FileMode.Open, FileAccess.Read), should = new(image, FileMode.Open, FileAccess.Read);
         for (long at = 0; ; at += Chunk)
@@ -140,6 +142,13 @@ internal sealed class Place : IDisposable
     }
 
     /// <summary>Copied byte by byte, so that no block is missing that a merge would have to find room for.</summary>
+    /// <summary>The kernel takes a closed ring apart in its own time, and until then the lock of its merge is there: opening waits for it.</summary>
+    private void LetGo()
+    {
+        BlockDevice.Open(Base, DeviceAccess.Shared).Dispose();
+        BlockDevice.Open(Cow, DeviceAccess.Shared).Dispose();
+    }
+
     private string Copy(string from, string name)
     {
         string to = Path.Combine(Folder, name);
