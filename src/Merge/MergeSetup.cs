@@ -52,11 +52,11 @@ public sealed record MergeOptions
     /// <summary>Merge an Xor that reads its own destination even if there is no scratch to protect it.</summary>
     public bool AllowUnsafe { get; init; }
     /// <summary>
-    /// Bytes written to Base between checkpoints. A checkpoint costs two flushes; 64 MiB makes them rare on any disk, and bounds what a
-    /// crash repeats to a second or two of a slow one.
+    /// Bytes written to Base between checkpoints. The flush of a checkpoint is what sets a disk to work that otherwise only collects: 32 MiB
+    /// were quicker than 64 (tests/Benchmarks/README.md), and are still no more than one flush per 16 MiB. It also bounds what a crash repeats.
     /// </summary>
-    public long CheckpointBytes { get; init; } = 64 << 20;
-    /// <summary>Milliseconds between checkpoints, for devices so slow that 64 MiB take longer.</summary>
+    public long CheckpointBytes { get; init; } = 32 << 20;
+    /// <summary>Milliseconds between checkpoints, for devices so slow that 32 MiB take longer.</summary>
     public long CheckpointMilliseconds { get; init; } = 250;
     /// <summary>Bytes of a request at the most, unless one unit is longer.</summary>
     public int RequestBytes { get; init; } = 1 << 20;
