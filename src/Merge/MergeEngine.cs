@@ -58,6 +58,7 @@ public sealed class MergeEngine : IDisposable
     private bool _checkpointDue;
     private long _bytesDone;
     private long _bytesSinceCheckpoint;
+    private long _bytesUncounted;
     private long _lastCheckpoint;
 
     private int _replayed;
@@ -306,8 +307,11 @@ public sealed class MergeEngine : IDisposable
                 _checkpointDue |= _protocol == null && _written >= batch.Expected;
                 break;
             }
-            // However long a flush takes, what a crash undoes is what one checkpoint counts and what the next will.
-            if (_protocol != null && _bytesSinceCheckpoint >= _setup.Options.CheckpointBytes) break;
+            if (_bytesUncounted >= _setup.Options.UncountedBytes)
+            {
+                _checkpointDue |= _protocol == null;
+                break;
+            }
             CheckRule1(batch);
             batch.BeginWriting();
             changed = true;
@@ -505,7 +509,7 @@ public sealed class MergeEngine : IDisposable
 
     private void Counted(int count)
     {
-        _durable = count;
+        for (; _durable < count; _durable++) _bytesUncounted -= _plan[_durable].UnitBytes;
         _checkpoints++;
         _lastCheckpoint = _setup.Time.Milliseconds;
         if (count == _written) (_bytesSinceCheckpoint, _checkpointDue) = (0, false);
@@ -518,6 +522,7 @@ public sealed class MergeEngine : IDisposable
             CowOp op = _plan[_written];
             _bytesDone += op.UnitBytes;
             _bytesSinceCheckpoint += op.UnitBytes;
+            _bytesUncounted += op.UnitBytes;
             if (_written < _journaledTo || !_plan.IsNoOp(_written)) _blocks += op.Blocks;
         }
         _setup.Observer?.Progress(new MergeProgress(_written, _plan.Count, _bytesDone, _bytesTotal));

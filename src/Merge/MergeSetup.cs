@@ -56,6 +56,11 @@ public sealed record MergeOptions
     /// were quicker than 64 (tests/Benchmarks/README.md), and are still no more than one flush per 16 MiB. It also bounds what a crash repeats.
     /// </summary>
     public long CheckpointBytes { get; init; } = 32 << 20;
+    /// <summary>
+    /// Bytes written to Base and not counted at the most, beside what is in memory: what a crash repeats. Writing goes on while a
+    /// checkpoint's flush takes its time, but no further than this. Six intervals hide flushes of 5 ms behind the writing.
+    /// </summary>
+    public long UncountedBytes { get; init; } = 192 << 20;
     /// <summary>Milliseconds between checkpoints, for devices so slow that 32 MiB take longer.</summary>
     public long CheckpointMilliseconds { get; init; } = 250;
     /// <summary>Bytes of a request at the most, unless one unit is longer.</summary>

@@ -59,7 +59,8 @@ public static class SimMerge
             : merge.AnotherPath ? new MergeDevice(2, "base by another path", disks[1].Cache.Length)
             : new MergeDevice(1, "base", disks[1].Cache.Length),
         SharedBlocks = disks.Length < 3,
-        Options = merge.Options,
+        // As tight as design §8 promises it: two intervals.
+        Options = merge.Options with { UncountedBytes = 2 * Math.Min(merge.Options.CheckpointBytes, 1L << 40) },
     };
 
     /// <summary>An arena for the next run, which must not find in memory what an earlier one has read. Filling more than a small arena would cost more than the run.</summary>
