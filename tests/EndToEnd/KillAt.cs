@@ -4,7 +4,7 @@ using Snapuserd.Tests.Support;
 
 namespace Snapuserd.Tests.EndToEnd;
 
-/// <summary>Runs a program and kills it at the entry of its k-th system call, over all threads: killat.c, compiled once per test run.</summary>
+/// <summary>Runs a program and kills it at the entry of the k-th system call of its main thread: killat.c, compiled once per test run.</summary>
 internal static class KillAt
 {
     private static readonly Lazy<string> s_killat = new(() => SmallProgram.Compile("killat"));

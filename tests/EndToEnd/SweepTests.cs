@@ -9,7 +9,7 @@ using Xunit.Abstractions;
 
 namespace Snapuserd.Tests.EndToEnd;
 
-/// <summary>A small merge that journals several windows, killed with SIGKILL at the entry of each of its system calls, one by one; the same for its resume.</summary>
+/// <summary>A small merge that journals several windows, killed with SIGKILL at the entry of each system call of the thread that does all I/O, one by one; the same for its resume.</summary>
 public sealed class SweepOfTheRingTests(ITestOutputHelper output)
 {
     [Fact]

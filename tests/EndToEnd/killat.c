@@ -1,7 +1,8 @@
 /*
- * killat K[,PID...] PROGRAM ARGUMENT...: runs PROGRAM and sends it SIGKILL at the entry of its K-th system call, counted over all of its threads
- * from the first call behind execve on; the call is not made. Opening a file is not counted: a merge looks at up to 512 names of loop devices,
- * which changes nothing, so that a kill there is a kill at the next call. With PIDs these are killed instead, and the program goes on without
+ * killat K[,PID...] PROGRAM ARGUMENT...: runs PROGRAM and sends it SIGKILL at the entry of the K-th system call of its main thread, counted
+ * from the first call behind execve on; the call is not made. The main thread is the one that makes every call which changes anything: the others
+ * decompress. Opening a file is not counted: a merge looks at up to 512 names of loop devices, which changes nothing, so that a kill there is a kill
+ * at the next call. Nor is waiting for another thread (futex, sched_yield, and the read of its wake-up), which comes as often as chance will have it. With PIDs these are killed instead, and the program goes on without
  * them. With K = 0 nothing is killed, and the number of calls is printed on standard error.
  *
  * Exits with 137 if the program was killed, else as the program did. (strace counts each kind of call for itself and in each thread for
@@ -66,8 +67,8 @@ int main(int argc, char **argv)
         int signal = WSTOPSIG(status);
         if (signal == (SIGTRAP | 0x80)) {
             struct ptrace_syscall_info info;
-            if (running && ptrace(PTRACE_GET_SYSCALL_INFO, thread, sizeof info, &info) > 0 && info.op == PTRACE_SYSCALL_INFO_ENTRY
-                && info.entry.nr != SYS_openat && ++seen == k)
+            if (running && thread == child && ptrace(PTRACE_GET_SYSCALL_INFO, thread, sizeof info, &info) > 0 && info.op == PTRACE_SYSCALL_INFO_ENTRY
+                && info.entry.nr != SYS_openat && info.entry.nr != SYS_futex && info.entry.nr != SYS_sched_yield && info.entry.nr != SYS_read && ++seen == k)
                 kill_at_last(child, rest);
             signal = 0;
         } else if (signal == SIGTRAP && status >> 16 != 0) {
