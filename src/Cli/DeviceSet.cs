@@ -78,6 +78,16 @@ internal sealed class DeviceSet : IDisposable
     internal bool Contains(BlockDevice device) =>
         device.SameFileAs(_cow) || (_base?.SameFileAs(device) ?? false) || (_source?.SameFileAs(device) ?? false);
 
+    /// <summary>
+    /// After an I/O error: what was written beside the request that failed is still in the page cache, and its write-back may fail as well. The
+    /// kernel tells that once, to whoever flushes next; it is to be this run, which ends anyway, and not the one that goes on. Nobody believes a success here.
+    /// </summary>
+    internal void TakeErrors()
+    {
+        if (_base != null) _ = Libc.FSync(_base.Fd);
+        _ = Libc.FSync(_cow.Fd);
+    }
+
     public void Dispose()
     {
         _workers?.Dispose();

@@ -44,6 +44,11 @@ internal static class MergeVerb
             Tell(invocation, result, devices.Io, observer.Seconds);
             return ExitCode.Done;
         }
+        catch (SnapuserdException e) when (e.Code == ExitCode.InputOutput)
+        {
+            devices.TakeErrors();
+            throw;
+        }
         catch (SnapuserdException e) when (e.Code == ExitCode.Interrupted)
         {
             if (!invocation.Arguments.Has("--json")) throw;

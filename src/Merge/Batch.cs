@@ -115,9 +115,6 @@ internal sealed class Batch
     /// <summary>Items.</summary>
     public int Count { get; private set; }
 
-    /// <summary>Bytes of contents.</summary>
-    public int ContentBytes => _contents;
-
     /// <summary>Jobs that workers have not ended yet.</summary>
     public int Jobs { get; private set; }
 
@@ -144,9 +141,7 @@ internal sealed class Batch
     /// <summary>Adds the op at <see cref="To"/>; false if it does not fit any more.</summary>
     public bool TryAdd(int limit)
     {
-        int index = _cow.Order.OpIndex(To);
-        CowOp op = _cow[index];
-        if (!TryAdd(To, index, op, op.IsOrdered)) return false;
+        if (!TryAddAt(To)) return false;
         Limit = Math.Max(Limit, limit);
         To++;
         return true;

@@ -58,7 +58,8 @@ public sealed record MergeOptions
     public long CheckpointBytes { get; init; } = 32 << 20;
     /// <summary>
     /// Bytes written to Base and not counted at the most, beside what is in memory: what a crash repeats. Writing goes on while a
-    /// checkpoint's flush takes its time, but no further than this. Six intervals hide flushes of 5 ms behind the writing.
+    /// checkpoint's flush takes its time, but no further than this. Six
+    /// intervals cost less than two where a flush takes 5 ms longer, and do not hide it whole (tests/Benchmarks/README.md).
     /// </summary>
     public long UncountedBytes { get; init; } = 192 << 20;
     /// <summary>Milliseconds between checkpoints, for devices so slow that 32 MiB take longer.</summary>

@@ -11,7 +11,7 @@ internal sealed record EngineChoices
 {
     internal int Memory { get; init; } = 32 << 20;
     internal int Depth { get; init; } = 32;
-    /// <summary>Threads that decode; with 1 it is the engine's own.</summary>
+    /// <summary>Threads that decode.</summary>
     internal int Threads { get; init; } = Environment.ProcessorCount;
     /// <summary>The base past the page cache. The COW stays buffered: payloads begin anywhere.</summary>
     internal bool Direct { get; init; }
@@ -48,14 +48,13 @@ internal sealed record EngineRun(
         using Devices devices = choices.Open(cowPath, basePath);
         IBlockQueue queue = choices.FlushMilliseconds > 0 ? new SlowFlushQueue(devices.Queue, devices.WakeUp, choices.FlushMilliseconds) : devices.Queue;
         TracingQueue tracing = new(queue, trace);
-        using InlineWorkQueue<DecodeJob>? inline = choices.Threads > 1 ? null : new(new DecodeWorker(), 64);
-        using WorkQueue<DecodeJob>? threads = choices.Threads > 1 ? new(choices.Threads, 64, () => new DecodeWorker(), devices.WakeUp) : null;
+        using WorkQueue<DecodeJob> workers = new(choices.Threads, 64, () => new DecodeWorker(), devices.WakeUp);
         MergeDevice baseDevice = new(1, basePath, devices[1].Length);
         MergeSetup setup = new()
         {
             Io = new Transfers(tracing, devices.Granules),
             Arena = devices.Arena,
-            Workers = (IWorkQueue<DecodeJob>?)inline ?? threads!,
+            Workers = workers,
             Time = new MonotonicClock(),
             Cow = new MergeDevice(0, cowPath, devices[0].Length),
             Base = baseDevice,
