@@ -85,6 +85,31 @@ public sealed class CrashTests(ITestOutputHelper output)
     }
 
     [Theory]
+    [InlineData(16)]
+    [InlineData(32)]
+    public void Checkpoint_comes_by_bytes_also_where_more_intervals_may_be_written_uncounted(int blocks)
+    {
+        for (ulong seed = 1; seed <= 4; seed++) output.WriteLine($"a checkpoint every {blocks} blocks: {Faults.CheckpointsByBytes(blocks, seed)}");
+    }
+
+    [Theory]
+    [InlineData(2)]
+    [InlineData(5)]
+    public void Checkpoint_comes_by_the_clock_on_a_slow_device(int stepMilliseconds)
+    {
+        MergeCase merge = Faults.SlowStream(stepMilliseconds);
+        using Arena arena = new(merge.ArenaBytes);
+        for (ulong seed = 1; seed <= 4; seed++)
+        {
+            long steps = 0;
+            MergeResult result = SimMerge.Run(merge, merge.Disks(), arena, seed, () => steps++);
+            output.WriteLine($"{result.Checkpoints} checkpoints in {steps * stepMilliseconds} ms");
+            // Each takes two intervals at the most, which the run has checked at every step, and one at the least, apart from the one at the end.
+            Assert.InRange(result.Checkpoints, 2, 2 + (steps * stepMilliseconds / merge.Options.CheckpointMilliseconds));
+        }
+    }
+
+    [Theory]
     [InlineData("chain-up", 2)]
     [InlineData("chain-down", 3)]
     [InlineData("xor-in-place", 3)]

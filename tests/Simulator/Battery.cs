@@ -27,6 +27,8 @@ public static class Battery
         ("one crash at any step", () => All(merge => Crash(merge, new Thoroughness { Seed = 1, Crashes = 1, ExhaustiveUpTo = 7, Samples = 8 }))),
         ("one crash at any step of a long run", () => { for (ulong seed = 1; seed <= 3; seed++) Crash(Faults.Stream(), new Thoroughness { Seed = seed, Crashes = 1, ExhaustiveUpTo = 2, Samples = 2 }); }),
         ("flushes that take long", () => Undisturbed(Faults.LongStream(8))),
+        ("checkpoints by bytes", () => Faults.CheckpointsByBytes(16, 1)),
+        ("checkpoints by the clock", () => Undisturbed(Faults.SlowStream(5))),
         ("scratch that is not what the count announces", () => All(Scratch)),
         ("a flush that fails and drops its data", () => All(LostFlush)),
         ("a window that only the page cache holds", () => All(CachedWindow)),

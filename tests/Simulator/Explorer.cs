@@ -18,6 +18,10 @@ public sealed record MergeCase(string Name, Image Cow, Image Base, Image Target)
     public int QueueDepth { get; init; } = 8;
     /// <summary>Flushes take longer than anything else that is in flight.</summary>
     public bool SlowFlushes { get; init; }
+    /// <summary>Checkpoint intervals that may be written and not counted; two are as tight as it gets, the program has six.</summary>
+    public int UncountedIntervals { get; init; } = 2;
+    /// <summary>Milliseconds that each step takes; 0 is a clock that jumps whenever it is read.</summary>
+    public int StepMilliseconds { get; init; }
     /// <summary>Multiple of bytes at which short transfers go on: 1 as with buffered files, or the alignment of direct I/O.</summary>
     public int Granule { get; init; } = 1;
     /// <summary>An Xor in place without scratch: after a crash in the middle of it, exit code 65 that says so is the right answer.</summary>

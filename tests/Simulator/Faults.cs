@@ -480,6 +480,39 @@ public static class Faults
         };
     }
 
+    /// <summary>
+    /// The same with flushes that end like anything else and six intervals allowed, as in the program: that what may be written and not counted is used up is
+    /// no reason for a checkpoint here, so that they come by bytes.
+    /// </summary>
+    public static MergeCase QuickStream(int blocks) => LongStream(blocks) with { SlowFlushes = false, UncountedIntervals = 6 };
+
+    /// <summary>
+    /// Runs <see cref="QuickStream"/>, in intervals longer than a batch; throws unless there is a checkpoint for every three intervals at the least, and returns
+    /// how many there are.
+    /// </summary>
+    public static int CheckpointsByBytes(int blocks, ulong seed)
+    {
+        MergeCase merge = QuickStream(blocks);
+        using Arena arena = new(merge.ArenaBytes);
+        MergeResult result = SimMerge.Run(merge, merge.Disks(), arena, seed, () => { });
+        // One interval until it is due, one for what is written while the last one takes its time, one for what is written together.
+        if (result.Checkpoints < result.OpsTotal / (3 * blocks)) throw new LostDataException($"{merge.Name}: {result.OpsTotal} blocks, and {result.Checkpoints} checkpoints although one is due every {blocks}");
+        return result.Checkpoints;
+    }
+
+    /// <summary>The long stream on a device that takes <paramref name="stepMilliseconds"/> for whatever it does: checkpoints come by the clock, long before the bytes are together.</summary>
+    public static MergeCase SlowStream(int stepMilliseconds)
+    {
+        MergeCase merge = LongStream(1);
+        return merge with
+        {
+            Name = "slow stream",
+            SlowFlushes = false,
+            StepMilliseconds = stepMilliseconds,
+            Options = merge.Options with { CheckpointBytes = 1L << 40, CheckpointMilliseconds = new MergeOptions().CheckpointMilliseconds },
+        };
+    }
+
     /// <summary>The merge of a golden COW from its beginning.</summary>
     public static MergeCase Golden(string name)
     {

@@ -10,20 +10,31 @@ namespace Snapuserd.Tests.Simulator;
 /// <summary>One run of the real engine over simulated devices: queue, workers, clock and arena are the simulator's.</summary>
 public static class SimMerge
 {
-    /// <summary>Runs a merge to its end, or throws what the engine throws; throws as well where a crash would undo more than two checkpoint intervals (<see cref="Undone"/>).</summary>
+    /// <summary>Runs a merge to its end, or throws what the engine throws; throws as well where a crash would undo more than it may (<see cref="Undone"/>).</summary>
     public static MergeResult Run(MergeCase merge, SimDisk[] disks, Arena arena, ulong seed, Action step, Func<int, BlockRequest, Fault?>? faults = null, StopFlag? stop = null, PageStore? pages = null)
     {
         Clean(arena);
-        Undone undone = new(merge, disks[0]);
+        StepTime time = new();
+        Undone undone = new(merge, disks[0], time);
         void Step()
         {
+            time.Milliseconds += merge.StepMilliseconds;
             undone.Check();
             step();
         }
         using SimQueue queue = new(Devices(merge, disks), arena, merge.QueueDepth, seed, Step, faults, pages) { SlowFlushes = merge.SlowFlushes };
         using SimWorkers workers = new(new DecodeWorker(), seed);
-        using MergeEngine engine = MergeEngine.Open(Setup(merge, disks, arena, seed, queue, workers) with { Stop = stop ?? new StopFlag(), Observer = undone });
-        return engine.Run();
+        MergeSetup setup = Setup(merge, disks, arena, seed, queue, workers) with { Stop = stop ?? new StopFlag(), Observer = undone };
+        using MergeEngine engine = MergeEngine.Open(merge.StepMilliseconds > 0 ? setup with { Time = time } : setup);
+        try
+        {
+            MergeResult result = engine.Run();
+            return undone.Lost is { } lost ? throw lost : result;
+        }
+        catch (SnapuserdException) when (undone.Lost is { } lost)
+        {
+            throw lost;
+        }
     }
 
     /// <summary>Reads the merged image, as `extract` would, and returns the number of the first page that is not the target's, or −1.</summary>
@@ -59,8 +70,7 @@ public static class SimMerge
             : merge.AnotherPath ? new MergeDevice(2, "base by another path", disks[1].Cache.Length)
             : new MergeDevice(1, "base", disks[1].Cache.Length),
         SharedBlocks = disks.Length < 3,
-        // As tight as design §8 promises it: two intervals.
-        Options = merge.Options with { UncountedBytes = 2 * Math.Min(merge.Options.CheckpointBytes, 1L << 40) },
+        Options = merge.Options with { UncountedBytes = merge.UncountedIntervals * Math.Min(merge.Options.CheckpointBytes, 1L << 40) },
     };
 
     /// <summary>An arena for the next run, which must not find in memory what an earlier one has read. Filling more than a small arena would cost more than the run.</summary>
@@ -77,38 +87,50 @@ public static class SimMerge
 }
 
 /// <summary>
-/// What a crash would have done again: bytes of Base behind the durable count that are written. Two checkpoint intervals (design §8), that of the checkpoint
-/// that is under way and that of the next, and with each what was in memory when it was full; windows of scratch are in memory, too.
+/// What a crash would have done again: bytes of Base behind the durable count that are written. Not more than the intervals that the case allows, and what
+/// was in memory when the last of them was full, and the same of windows of scratch, which are in memory, too. Where steps take time, nothing is
+/// older than two intervals of time either: that of the checkpoint that was under way when it was written, and its own.
 /// </summary>
-internal sealed class Undone(MergeCase merge, SimDisk cow) : IMergeObserver
+internal sealed class Undone(MergeCase merge, SimDisk cow, StepTime time) : IMergeObserver
 {
-    private readonly Queue<MergeProgress> _uncounted = new();
+    private readonly Queue<(MergeProgress Progress, long Time)> _uncounted = new();
     private long _counted;
     private long _written;
-    private bool _said;
+
+    /// <summary>What was wrong first. Thrown at the end of the run: whoever throws in the middle of the engine's call leaves requests that nobody reaps.</summary>
+    public LostDataException? Lost { get; private set; }
 
     public void Progress(in MergeProgress progress)
     {
         if (_uncounted.Count == 0) _counted = progress.BytesDone;
-        _uncounted.Enqueue(progress);
+        _uncounted.Enqueue((progress, time.Milliseconds));
         _written = progress.BytesDone;
     }
 
     public void Check()
     {
         int count = SimMerge.DurableCount(cow);
-        while (_uncounted.TryPeek(out MergeProgress progress) && progress.OpsDone <= count)
+        while (_uncounted.TryPeek(out (MergeProgress Progress, long Time) first) && first.Progress.OpsDone <= count)
         {
-            _counted = progress.BytesDone;
+            _counted = first.Progress.BytesDone;
             // The last one stays, so that the next is not taken for the first.
             if (_uncounted.Count == 1) break;
             _uncounted.Dequeue();
         }
-        if (_said || _written - _counted <= 2 * (merge.Options.CheckpointBytes + merge.ArenaBytes)) return;
-        // Once: the engine must be left to reap what is in flight.
-        _said = true;
-        throw new LostDataException($"a crash now would undo {_written - _counted} bytes, with {merge.Options.CheckpointBytes} between checkpoints and {merge.ArenaBytes} of memory");
+        string? wrong = null;
+        if (_written - _counted > (merge.UncountedIntervals * merge.Options.CheckpointBytes) + (2L * merge.ArenaBytes))
+            wrong = $"with {merge.Options.CheckpointBytes} between checkpoints and {merge.ArenaBytes} of memory";
+        else if (merge.StepMilliseconds > 0 && _uncounted.TryPeek(out (MergeProgress Progress, long Time) oldest) && oldest.Progress.OpsDone > count
+            && time.Milliseconds - oldest.Time > 2 * merge.Options.CheckpointMilliseconds)
+            wrong = $"the first of them written {time.Milliseconds - oldest.Time} ms ago, with {merge.Options.CheckpointMilliseconds} between checkpoints";
+        if (wrong != null) Lost ??= new LostDataException($"a crash would undo {_written - _counted} bytes, {wrong}");
     }
+}
+
+/// <summary>A clock that stands still until it is moved.</summary>
+internal sealed class StepTime : ITimeSource
+{
+    public long Milliseconds { get; set; }
 }
 
 /// <summary>Workers whose jobs end in an order that the seed decides.</summary>
