@@ -4,13 +4,16 @@ using Snapuserd.Tests.Support;
 
 namespace Snapuserd.Tests.EndToEnd;
 
-/// <summary>Runs a program and kills it at the entry of the k-th system call of its main thread: killat.c, compiled once per test run.</summary>
+/// <summary>Runs a program and kills it at the entry of the k-th system call of its main thread, or of all its threads: killat.c, compiled once per test run.</summary>
 internal static class KillAt
 {
     private static readonly Lazy<string> s_killat = new(() => SmallProgram.Compile("killat"));
 
     /// <summary>A merge that is killed at call <paramref name="call"/>: exit code 137, or what the merge said if it was done before.</summary>
     public static BinaryResult Merge(int call, string cow, string target, string io) => Run(call.ToString(CultureInfo.InvariantCulture), cow, target, io);
+
+    /// <summary>The same with the calls of all threads counted, of which another run may make some more or fewer.</summary>
+    public static BinaryResult MergeAtCallOfAnyThread(int call, string cow, string target, string io) => Run($"all:{call}", cow, target, io);
 
     /// <summary>A merge at whose call <paramref name="call"/> the processes <paramref name="victims"/> are killed, and which goes on without them.</summary>
     public static BinaryResult MergeWithout(int[] victims, int call, string cow, string target, string io) => Run(string.Join(',', [call, .. victims]), cow, target, io);

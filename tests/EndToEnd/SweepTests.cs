@@ -2,6 +2,7 @@ using System;
 using System.Buffers.Binary;
 using System.Collections.Generic;
 using System.IO;
+using System.Security.Cryptography;
 using Snapuserd.Cow;
 using Snapuserd.Tests.Support;
 using Xunit;
@@ -9,7 +10,11 @@ using Xunit.Abstractions;
 
 namespace Snapuserd.Tests.EndToEnd;
 
-/// <summary>A small merge that journals several windows, killed with SIGKILL at the entry of each system call of the thread that does all I/O, one by one; the same for its resume.</summary>
+/// <summary>
+/// A small merge that journals several windows, killed with SIGKILL at the entry of each system call of the thread that does all I/O, one by one; the same
+/// for its resume. These calls are the same in every run, so it is known which states the kills must leave. Then both again over the calls of all
+/// threads, which come in another order every time: nothing is said of the states there, except that each is finished by the next run.
+/// </summary>
 public sealed class SweepOfTheRingTests(ITestOutputHelper output)
 {
     [Fact]
@@ -17,6 +22,12 @@ public sealed class SweepOfTheRingTests(ITestOutputHelper output)
 
     [Fact]
     public void Resume_killed_at_each_of_its_system_calls_is_finished_by_the_next_run() => new Sweep(output, "uring").Resume();
+
+    [Fact]
+    public void Merge_killed_at_each_system_call_of_any_thread_is_finished_by_the_next_run() => new Sweep(output, "uring", allThreads: true).Merge();
+
+    [Fact]
+    public void Resume_killed_at_each_system_call_of_any_thread_is_finished_by_the_next_run() => new Sweep(output, "uring", allThreads: true).Resume();
 }
 
 /// <summary>The same over plain system calls; a class of its own, so that the two run side by side.</summary>
@@ -27,22 +38,32 @@ public sealed class SweepOfPlainCallsTests(ITestOutputHelper output)
 
     [Fact]
     public void Resume_killed_at_each_of_its_system_calls_is_finished_by_the_next_run() => new Sweep(output, "sync").Resume();
+
+    [Fact]
+    public void Merge_killed_at_each_system_call_of_any_thread_is_finished_by_the_next_run() => new Sweep(output, "sync", allThreads: true).Merge();
+
+    [Fact]
+    public void Resume_killed_at_each_system_call_of_any_thread_is_finished_by_the_next_run() => new Sweep(output, "sync", allThreads: true).Resume();
 }
 
-/// <summary>One sweep. What a killed run leaves is what its calls did to two files; each state is resumed once.</summary>
+/// <summary>One sweep. What a killed run leaves is what its calls did to two files; each state is resumed once by each kind of queue that it falls to.</summary>
 file sealed class Sweep
 {
     // Four ops fit into a window of this scratch (ScratchLayout), so fourteen ops in a chain turn it over several times.
     private const int Blocks = 24, ScratchBytes = 6 * CowOp.BlockSize, Header = 78;
 
-    private readonly ITestOutputHelper _output;
+    // The same for all sweeps of a resume.
+    private static readonly Lazy<(byte[] Cow, byte[] Image)> s_claimed = new(() => new Sweep(null, "sync").Claimed());
+
+    private readonly ITestOutputHelper? _output;
     private readonly string _io;
+    private readonly bool _allThreads;
     private readonly byte[] _old = new byte[Blocks * CowOp.BlockSize];
     private readonly byte[] _cow, _new;
 
-    public Sweep(ITestOutputHelper output, string io)
+    public Sweep(ITestOutputHelper? output, string io, bool allThreads = false)
     {
-        (_output, _io) = (output, io);
+        (_output, _io, _allThreads) = (output, io, allThreads);
         Random random = new(24);
         random.NextBytes(_old);
         byte[] payload = new byte[CowOp.BlockSize];
@@ -61,6 +82,7 @@ file sealed class Sweep
     public void Merge()
     {
         HashSet<(ulong Count, byte State)> seen = Run(_cow, _old, "merge");
+        if (_allThreads) return;
         // It bites: kills fell before the first write, into windows that had been claimed, between windows, and behind the last count.
         Assert.Contains((0UL, (byte)0), seen);
         Assert.Contains((0UL, (byte)2), seen);
@@ -71,8 +93,18 @@ file sealed class Sweep
 
     public void Resume()
     {
+        (byte[] cow, byte[] image) = s_claimed.Value;
+        HashSet<(ulong Count, byte State)> seen = Run(cow, image, "resume");
+        if (_allThreads) return;
+        Assert.Contains(State(cow), seen);
+        Assert.Contains(seen, one => one.Count > State(cow).Count && one.State == 2);
+        Assert.Contains(seen, one => one.Count == 16);
+    }
+
+    /// <summary>What the first kill leaves that finds a window claimed behind others that are done, and a part of it on the base.</summary>
+    private (byte[] Cow, byte[] Image) Claimed()
+    {
         using TempFolder folder = new();
-        // The first kill that leaves a window claimed behind others that are done, and a part of it on the base.
         byte[]? claimed = null;
         for (int when = 1; ; when++)
         {
@@ -82,12 +114,7 @@ file sealed class Sweep
             byte[] cow = File.ReadAllBytes(folder["cow"]), image = File.ReadAllBytes(folder["base"]);
             if (State(cow) is not { Count: > 0, State: 2 }) continue;
             claimed ??= image;
-            if (image.AsSpan().SequenceEqual(claimed)) continue;
-            HashSet<(ulong Count, byte State)> seen = Run(cow, image, "resume");
-            Assert.Contains(State(cow), seen);
-            Assert.Contains(seen, one => one.Count > State(cow).Count && one.State == 2);
-            Assert.Contains(seen, one => one.Count == 16);
-            return;
+            if (!image.AsSpan().SequenceEqual(claimed)) return (cow, image);
         }
     }
 
@@ -95,22 +122,27 @@ file sealed class Sweep
     {
         using TempFolder folder = new();
         HashSet<(ulong Count, byte State)> seen = [];
+        HashSet<(string Left, string Io)> resumed = [];
         int when = 1, killed = 0;
         // The count of calls is a little different from run to run (a ring reaps what has come); the sweep ends where three runs in a row were through.
         for (int done = 0; done < 3; when++)
         {
             Put(folder, cow, image);
-            BinaryResult result = KillAt.Merge(when, folder["cow"], folder["base"], _io);
+            BinaryResult result = _allThreads ? KillAt.MergeAtCallOfAnyThread(when, folder["cow"], folder["base"], _io) : KillAt.Merge(when, folder["cow"], folder["base"], _io);
             Assert.True(result.ExitCode is 0 or 137, $"{name}, {_io}, killed at call {when}: {result}");
             done = result.ExitCode == 0 ? done + 1 : 0;
             killed += result.ExitCode == 0 ? 0 : 1;
-            seen.Add(State(Unlocked.Read(folder["cow"], Header + 1)));
+            byte[] left = Unlocked.ReadSettled(folder["cow"]), leftBase = Unlocked.ReadSettled(folder["base"]);
+            seen.Add(State(left));
             // Resumed through the other kind of queue as often as through the same.
-            BinaryResult last = Binary.Run("merge", "--cow", folder["cow"], "--base", folder["base"], "--io", when % 2 == 0 ? "uring" : "sync", "--progress", "never");
+            string next = when % 2 == 0 ? "uring" : "sync";
+            if (!resumed.Add((Convert.ToHexString(SHA256.HashData((byte[])[.. left, .. leftBase])), next))) continue;
+            BinaryResult last = Binary.Run("merge", "--cow", folder["cow"], "--base", folder["base"], "--io", next, "--progress", "never");
             Assert.True(last.ExitCode == 0, $"{name}, {_io}, killed at call {when}: {last}");
             Assert.True(_new.AsSpan().SequenceEqual(File.ReadAllBytes(folder["base"])), $"{name}, {_io}, killed at call {when}: the base is not the target");
         }
-        _output.WriteLine($"{name}, {_io}: killed at each of {killed} calls; {seen.Count} states of count and scratch seen");
+        Assert.True(killed > 200, $"{name}, {_io}: killed at {killed} calls only");
+        _output?.WriteLine($"{name}, {_io}: killed at each of {killed} calls{(_allThreads ? " of all threads" : "")}; {seen.Count} states of count and scratch seen, {resumed.Count} states of the files resumed");
         return seen;
     }
 

@@ -1,9 +1,13 @@
 /*
- * killat K[,PID...] PROGRAM ARGUMENT...: runs PROGRAM and sends it SIGKILL at the entry of the K-th system call of its main thread, counted
+ * killat [all:]K[,PID...] PROGRAM ARGUMENT...: runs PROGRAM and sends it SIGKILL at the entry of the K-th system call of its main thread, counted
  * from the first call behind execve on; the call is not made. The main thread is the one that makes every call which changes anything: the others
  * decompress. Opening a file is not counted: a merge looks at up to 512 names of loop devices, which changes nothing, so that a kill there is a kill
- * at the next call. Nor is waiting for another thread (futex, sched_yield, and the read of its wake-up), which comes as often as chance will have it. With PIDs these are killed instead, and the program goes on without
+ * at the next call. Nor is waiting for another thread (futex, sched_yield, and the read of its wake-up), which comes as often as chance will have it.
+ * So the K-th call is the same one in every run. With PIDs these are killed instead, and the program goes on without
  * them. With K = 0 nothing is killed, and the number of calls is printed on standard error.
+ *
+ * With "all:" the calls of all threads are counted, whatever they are, in the order in which they come; only the names of loop devices are left out.
+ * Which call is the K-th then depends on how the threads happen to run.
  *
  * Exits with 137 if the program was killed, else as the program did. (strace counts each kind of call for itself and in each thread for
  * itself, so that no series of its "when=" goes through all calls.)
@@ -13,6 +17,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/ptrace.h>
 #include <linux/ptrace.h>
 #include <sys/syscall.h>
@@ -30,12 +35,27 @@ static void kill_at_last(pid_t child, const char *pids)
     }
 }
 
+/* The first eight bytes of the name that is opened are one word of the program's memory. */
+static int opens_a_loop_device(pid_t thread, const struct ptrace_syscall_info *call)
+{
+    if (call->entry.nr != SYS_openat) return 0;
+    long word = ptrace(PTRACE_PEEKDATA, thread, call->entry.args[1], 0);
+    return memcmp(&word, "/dev/loo", sizeof word) == 0;
+}
+
+static int repeats_in_every_run(const struct ptrace_syscall_info *call)
+{
+    long nr = call->entry.nr;
+    return nr != SYS_openat && nr != SYS_futex && nr != SYS_sched_yield && nr != SYS_read;
+}
+
 int main(int argc, char **argv)
 {
     char *rest = "";
-    long k = argc > 2 ? strtol(argv[1], &rest, 10) : -1, seen = 0;
+    int all = argc > 2 && strncmp(argv[1], "all:", 4) == 0;
+    long k = argc > 2 ? strtol(argv[1] + (all ? 4 : 0), &rest, 10) : -1, seen = 0;
     if (k < 0 || (*rest != 0 && *rest != ',')) {
-        fprintf(stderr, "usage: killat K[,PID...] PROGRAM ARGUMENT...\n");
+        fprintf(stderr, "usage: killat [all:]K[,PID...] PROGRAM ARGUMENT...\n");
         return 64;
     }
     pid_t child = fork();
@@ -67,8 +87,8 @@ int main(int argc, char **argv)
         int signal = WSTOPSIG(status);
         if (signal == (SIGTRAP | 0x80)) {
             struct ptrace_syscall_info info;
-            if (running && thread == child && ptrace(PTRACE_GET_SYSCALL_INFO, thread, sizeof info, &info) > 0 && info.op == PTRACE_SYSCALL_INFO_ENTRY
-                && info.entry.nr != SYS_openat && info.entry.nr != SYS_futex && info.entry.nr != SYS_sched_yield && info.entry.nr != SYS_read && ++seen == k)
+            if (running && ptrace(PTRACE_GET_SYSCALL_INFO, thread, sizeof info, &info) > 0 && info.op == PTRACE_SYSCALL_INFO_ENTRY
+                && (all ? !opens_a_loop_device(thread, &info) : thread == child && repeats_in_every_run(&info)) && ++seen == k)
                 kill_at_last(child, rest);
             signal = 0;
         } else if (signal == SIGTRAP && status >> 16 != 0) {

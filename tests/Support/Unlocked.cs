@@ -1,4 +1,5 @@
 using System;
+using System.IO;
 using Snapuserd.Interop;
 
 namespace Snapuserd.Tests.Support;
@@ -9,19 +10,43 @@ namespace Snapuserd.Tests.Support;
 /// </summary>
 public static class Unlocked
 {
+    /// <summary>All of a file, once the kernel has let go of the lock of a killed merge, and with it of what the merge had in flight.</summary>
+    public static byte[] ReadSettled(string path)
+    {
+        int fd = Open(path);
+        int locked = Libc.Flock(fd, Libc.LOCK_EX);
+        if (locked != 0) throw new InvalidOperationException($"{path}: flock answers {locked}");
+        byte[] bytes = Read(fd, path, checked((int)new FileInfo(path).Length));
+        // Closing alone would not do: a process that another test starts at this moment has the descriptor, too, until it becomes its program.
+        _ = Libc.Flock(fd, Libc.LOCK_UN);
+        _ = Libc.Close(fd);
+        return bytes;
+    }
+
     /// <summary>The first <paramref name="count"/> bytes of a file or device.</summary>
     public static byte[] Read(string path, int count)
     {
-        byte[] bytes = new byte[count];
+        int fd = Open(path);
+        byte[] bytes = Read(fd, path, count);
+        _ = Libc.Close(fd);
+        return bytes;
+    }
+
+    private static int Open(string path)
+    {
         int fd = Libc.OpenAt(Libc.AT_FDCWD, path, Libc.O_RDONLY | Libc.O_CLOEXEC);
-        if (fd < 0) throw new InvalidOperationException($"{path}: open answers {fd}");
+        return fd >= 0 ? fd : throw new InvalidOperationException($"{path}: open answers {fd}");
+    }
+
+    private static byte[] Read(int fd, string path, int count)
+    {
+        byte[] bytes = new byte[count];
         for (int read = 0; read < count;)
         {
             nint now = Libc.PRead(fd, bytes.AsSpan(read), read);
             if (now <= 0) throw new InvalidOperationException($"{path}: a read at {read} answers {now}");
             read += (int)now;
         }
-        _ = Libc.Close(fd);
         return bytes;
     }
 }
