@@ -14,7 +14,6 @@ namespace Snapuserd.Tests.Block;
 /// </summary>
 public sealed class RingFaultTests
 {
-    private const ulong WakeUpData = 1UL << 32;
     private const int Depth = 4;
     private const int Transfer = 8192;
     private const int Count = 12;
@@ -32,26 +31,20 @@ public sealed class RingFaultTests
     }
 
     /// <summary>A ring over an array of bytes as the only device.</summary>
-    private sealed class Machine : IDisposable
+    private sealed class Machine : FakeRing
     {
-        private readonly FakeRingKernel _kernel = new(8, 16, uint.MaxValue - 5);
-        private readonly WakeUp _wakeUp = new();
         private readonly Random _random = new(Seed);
 
-        public Machine(int granule)
+        public Machine(int granule) : base(Depth, 8, 16, 1 << 20, [-1])
         {
             Granule = granule;
-            _kernel.OnEnter = Enter;
-            Assert.Equal(0, MappedMemory.Map(4096, out MappedMemory? buffer));
-            Queue = new RingQueue(null, new Ring(_kernel.Memory, _kernel), [-1], Arena, _wakeUp, buffer!, Depth, fixedBuffer: false);
+            Kernel.OnEnter = Enter;
             Transfers = new Transfers(Queue, [granule]);
             _random.NextBytes(Device);
         }
 
         public int Granule { get; }
         public byte[] Device { get; } = new byte[2 * Count * Transfer];
-        public Arena Arena { get; } = new(1 << 20);
-        public RingQueue Queue { get; }
         public Transfers Transfers { get; }
         public int Calls { get; private set; }
         public int Completions { get; private set; }
@@ -75,21 +68,6 @@ public sealed class RingFaultTests
 
         public bool Halves() => Device.AsSpan(0, Count * Transfer).SequenceEqual(Device.AsSpan(Count * Transfer));
 
-        public void Dispose()
-        {
-            OnCall = _ => null;
-            _kernel.OnEnter = (k, submit, _) =>
-            {
-                int taken = k.Take(submit);
-                while (k.InFlight.Count > 0) k.Complete(k.InFlight[0], -Errno.ECANCELED);
-                return taken;
-            };
-            Queue.Dispose();
-            _kernel.Dispose();
-            _wakeUp.Dispose();
-            Arena.Dispose();
-        }
-
         private static Slice Buffer(int i) => new(i * Transfer, Transfer);
 
         private int Enter(FakeRingKernel kernel, uint submit, uint complete)
@@ -99,7 +77,7 @@ public sealed class RingFaultTests
             int taken = kernel.Take(fault is { Kind: Call.TakesOne } ? Math.Min(1, submit) : submit);
             if (fault is { Kind: Call.CompletesNothing }) return taken;
             // Some of them, in any order; at least one if somebody waits.
-            IoUringSqe[] requests = kernel.InFlight.Where(request => request.UserData != WakeUpData).ToArray();
+            IoUringSqe[] requests = Requests(kernel);
             _random.Shuffle(requests);
             foreach (IoUringSqe request in requests.Take(_random.Next((int)complete, requests.Length + 1))) kernel.Complete(request, Do(request));
             return taken;

@@ -11,31 +11,14 @@ namespace Snapuserd.Tests.Block;
 /// <summary>What the ring queue makes of a kernel that interrupts, refuses, takes less, or never answers.</summary>
 public sealed class RingQueueTests
 {
-    private const ulong WakeUpData = 1UL << 32;
-
-    /// <summary>A ring queue over a kernel of the test's making. The wake-up's read stays in flight unless the test ends it.</summary>
-    private sealed class Fixture : IDisposable
+    private sealed class Fixture : FakeRing
     {
-        public Fixture(int depth, uint entries, uint completions)
+        public Fixture(int depth, uint entries, uint completions) : base(depth, entries, completions, 65536, [100, 101]) => Kernel.OnEnter = (k, submit, _) =>
         {
-            Kernel = new FakeRingKernel(entries, completions, uint.MaxValue - 5);
-            Kernel.OnEnter = (k, submit, _) =>
-            {
-                int taken = k.Take(submit);
-                CompleteAll();
-                return taken;
-            };
-            Assert.Equal(0, MappedMemory.Map(4096, out MappedMemory? buffer));
-            Queue = new RingQueue(null, new Ring(Kernel.Memory, Kernel), [100, 101], Arena, WakeUp, buffer!, depth, fixedBuffer: false);
-        }
-
-        public Arena Arena { get; } = new(65536);
-
-        public WakeUp WakeUp { get; } = new();
-
-        public FakeRingKernel Kernel { get; }
-
-        public RingQueue Queue { get; }
+            int taken = k.Take(submit);
+            CompleteAll();
+            return taken;
+        };
 
         public BlockCompletion[] Completions { get; } = new BlockCompletion[64];
 
@@ -43,25 +26,10 @@ public sealed class RingQueueTests
 
         public void CompleteAll()
         {
-            foreach (IoUringSqe request in Kernel.InFlight.Where(r => r.UserData != WakeUpData).ToArray()) Kernel.Complete(request, (int)request.Len);
+            foreach (IoUringSqe request in Requests(Kernel)) Kernel.Complete(request, (int)request.Len);
         }
 
         public uint[] Reaped(int count) => Completions.AsSpan(0, count).ToArray().Select(c => c.Tag).ToArray();
-
-        public void Dispose()
-        {
-            // Every kernel here lets go of what it has at the end, whatever the test made of it.
-            Kernel.OnEnter = (k, submit, _) =>
-            {
-                int taken = k.Take(submit);
-                while (k.InFlight.Count > 0) k.Complete(k.InFlight[0], -Errno.ECANCELED);
-                return taken;
-            };
-            Queue.Dispose();
-            Kernel.Dispose();
-            WakeUp.Dispose();
-            Arena.Dispose();
-        }
     }
 
     [Fact]
@@ -82,10 +50,10 @@ public sealed class RingQueueTests
         Assert.Equal(3, fixture.Queue.Wait(fixture.Completions));
         Assert.Equal(
             [(IoUringAbi.IORING_OP_READ, 101, 4096ul, 4096u), (IoUringAbi.IORING_OP_WRITE, 101, 8192ul, 4096u), (IoUringAbi.IORING_OP_FSYNC, 101, 0ul, 0u)],
-            seen.Where(r => r.UserData != WakeUpData).Select(r => (r.Opcode, r.Fd, r.Off, r.Len)));
+            seen.Where(r => r.UserData != FakeRing.WakeUpData).Select(r => (r.Opcode, r.Fd, r.Off, r.Len)));
         Assert.Equal(IoUringAbi.IORING_FSYNC_DATASYNC, seen.Single(r => r.UserData == 3).FsyncFlags);
         Assert.All(seen, r => Assert.Equal(0, r.Flags));
-        Assert.Equal(1, seen.Count(r => r.UserData == WakeUpData));
+        Assert.Equal(1, seen.Count(r => r.UserData == FakeRing.WakeUpData));
     }
 
     [Fact]
@@ -184,7 +152,7 @@ public sealed class RingQueueTests
         fixture.Kernel.OnEnter = (k, submit, _) =>
         {
             int taken = k.Take(submit);
-            foreach (IoUringSqe request in k.InFlight.Where(r => r.UserData != WakeUpData).Reverse().ToArray()) k.Complete(request, -(int)request.UserData);
+            foreach (IoUringSqe request in Enumerable.Reverse(FakeRing.Requests(k))) k.Complete(request, -(int)request.UserData);
             return taken;
         };
         for (uint tag = 1; tag <= 8; tag++) fixture.Ask(tag);
@@ -239,7 +207,7 @@ public sealed class RingQueueTests
         fixture.Kernel.OnEnter = (k, submit, _) =>
         {
             int taken = k.Take(submit);
-            k.Complete(k.InFlight.Single(r => r.UserData == WakeUpData), enters++ < 3 ? result : sizeof(ulong));
+            k.Complete(k.InFlight.Single(r => r.UserData == FakeRing.WakeUpData), enters++ < 3 ? result : sizeof(ulong));
             return taken;
         };
         Assert.Equal(0, fixture.Queue.Wait(fixture.Completions));
@@ -280,7 +248,7 @@ public sealed class RingQueueTests
         fixture.Queue.Dispose();
         Assert.False(fixture.Queue.Leaked);
         Assert.Equal(4, enters);
-        Assert.DoesNotContain(fixture.Kernel.InFlight, r => r.UserData is 1 or WakeUpData);
+        Assert.DoesNotContain(fixture.Kernel.InFlight, r => r.UserData is 1 or FakeRing.WakeUpData);
     }
 
     [Fact]
@@ -294,7 +262,7 @@ public sealed class RingQueueTests
         {
             int taken = k.Take(submit);
             byte[] count = new byte[8];
-            k.Complete(k.InFlight.Single(r => r.UserData == WakeUpData), (int)Libc.Read(fixture.WakeUp.Fd, count));
+            k.Complete(k.InFlight.Single(r => r.UserData == FakeRing.WakeUpData), (int)Libc.Read(fixture.WakeUp.Fd, count));
             return taken;
         };
         fixture.Queue.Dispose();

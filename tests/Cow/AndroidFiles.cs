@@ -1,5 +1,7 @@
 using System;
 using System.Text;
+using Snapuserd.Cow;
+using Xunit;
 
 namespace Snapuserd.Tests.Cow;
 
@@ -36,5 +38,15 @@ internal static class AndroidFiles
         byte[] block = new byte[4096];
         Encoding.ASCII.GetBytes(text).CopyTo(block, 0);
         return block;
+    }
+
+    /// <summary>The contents of the unit of op <paramref name="index"/>, decoded from <paramref name="file"/>.</summary>
+    public static byte[] Unit(CowFile cow, byte[] file, int index)
+    {
+        using var decoder = new UnitDecoder();
+        CowOp op = cow[index];
+        byte[] unit = new byte[op.UnitBytes];
+        Assert.Equal(0, decoder.Decode(cow.AlgorithmOf(op), file.AsSpan((int)op.DataOffset, op.DataLength), unit));
+        return unit;
     }
 }

@@ -19,15 +19,6 @@ public sealed class ReaderV2Tests
         new CowBuilder { Version = 2, Compression = compression, ClusterOps = 8, ScratchBytes = 0 }
             .Copy(10, 20).Replace(50, s_t).Xor(51, 98314, s_m).Zero(7);
 
-    private static byte[] Payload(CowFile cow, byte[] file, int index)
-    {
-        using var decoder = new UnitDecoder();
-        CowOp op = cow[index];
-        byte[] unit = new byte[op.UnitBytes];
-        Assert.Equal(0, decoder.Decode(cow.AlgorithmOf(op), file.AsSpan((int)op.DataOffset, op.DataLength), unit));
-        return unit;
-    }
-
     [Fact]
     public void Androids_file_is_read_op_by_op()
     {
@@ -38,8 +29,8 @@ public sealed class ReaderV2Tests
         Assert.Equal(new CowOp(CowOpType.Xor, 51, 1, 98314, 214, 41), cow[2]);
         Assert.Equal(new CowOp(CowOpType.Zero, 7, 1, 0, 0, 0), cow[3]);
         Assert.Equal((4, 2, 1, 9ul), (cow.OpCount, cow.ClusterCount, cow.LabelCount, cow.LastLabel));
-        Assert.Equal(s_t, Payload(cow, file, 1));
-        Assert.Equal(s_m, Payload(cow, file, 2));
+        Assert.Equal(s_t, AndroidFiles.Unit(cow, file, 1));
+        Assert.Equal(s_m, AndroidFiles.Unit(cow, file, 2));
     }
 
     [Fact]
@@ -90,7 +81,7 @@ public sealed class ReaderV2Tests
             for (int i = 0; i < expected.Length; i++)
             {
                 Assert.Equal((expected[i].Type, expected[i].NewBlock, (long)expected[i].Source), (cow[i].Type, cow[i].NewBlock, cow[i].Source));
-                if (cow[i].HasData) Assert.Equal(expected[i].Plain, Payload(cow, file, i));
+                if (cow[i].HasData) Assert.Equal(expected[i].Plain, AndroidFiles.Unit(cow, file, i));
             }
         }
     }
@@ -125,7 +116,7 @@ public sealed class ReaderV2Tests
         using CowFile cow = CowFile.Read(new MemorySource(file));
         Assert.Equal(4096, cow[0].DataLength);
         Assert.False(cow.IsRaw(cow[0]));
-        Assert.Equal(plain, Payload(cow, file, 0));
+        Assert.Equal(plain, AndroidFiles.Unit(cow, file, 0));
     }
 
     [Fact]
@@ -138,7 +129,7 @@ public sealed class ReaderV2Tests
         using CowFile cow = CowFile.Read(new MemorySource(file));
         Assert.InRange(cow[0].DataLength, 4097, 4200);
         Assert.Equal(cow[0].DataLength, cow.MaxStoredBytes);
-        Assert.Equal(plain, Payload(cow, file, 0));
+        Assert.Equal(plain, AndroidFiles.Unit(cow, file, 0));
     }
 
     [Theory]
@@ -152,7 +143,7 @@ public sealed class ReaderV2Tests
         using CowFile cow = CowFile.Read(new MemorySource(file));
         Assert.True(cow.IsRaw(cow[0]));
         Assert.False(cow.IsRaw(cow[1]));
-        Assert.Equal(plain, Payload(cow, file, 0));
+        Assert.Equal(plain, AndroidFiles.Unit(cow, file, 0));
         Assert.Equal(compression, cow.Compression);
     }
 

@@ -19,15 +19,6 @@ public sealed class ReaderV3Tests
 
     private static byte[] Unit(int blocks) => Enumerable.Range(0, blocks).SelectMany(i => AndroidFiles.Block($"block {i} of the unit")).ToArray();
 
-    private static byte[] Payload(CowFile cow, byte[] file, int index)
-    {
-        using var decoder = new UnitDecoder();
-        CowOp op = cow[index];
-        byte[] unit = new byte[op.UnitBytes];
-        Assert.Equal(0, decoder.Decode(cow.AlgorithmOf(op), file.AsSpan((int)op.DataOffset, op.DataLength), unit));
-        return unit;
-    }
-
     [Fact]
     public void Androids_file_is_read_op_by_op()
     {
@@ -37,8 +28,8 @@ public sealed class ReaderV3Tests
         Assert.Equal(new CowOp(CowOpType.Replace, 48, 2, 0, 230, 66), cow[1]);
         Assert.Equal(new CowOp(CowOpType.Xor, 51, 1, 98314, 296, 41), cow[2]);
         Assert.Equal(new CowOp(CowOpType.Zero, 7, 1, 0, 0, 0), cow[3]);
-        Assert.Equal(s_t.Concat(s_t), Payload(cow, file, 1));
-        Assert.Equal(s_m, Payload(cow, file, 2));
+        Assert.Equal(s_t.Concat(s_t), AndroidFiles.Unit(cow, file, 1));
+        Assert.Equal(s_m, AndroidFiles.Unit(cow, file, 2));
         Assert.Equal(new[] { 2, 0, 3, 1 }, Enumerable.Range(0, 4).Select(cow.Order.OpIndex));
         Assert.Equal(new[] { new ResumePoint(9, 3) }, cow.ResumePoints);
         Assert.Equal((8192, 9ul, 2, 2L), (cow.MaxUnitBytes, cow.LastLabel, cow.SequenceCount, cow.ReplaceBlocks));
@@ -59,7 +50,7 @@ public sealed class ReaderV3Tests
         Assert.Equal(new CowOp(CowOpType.Copy, 10, 1, 20, 0, 0), cow[0]);
         Assert.Equal(new CowOp(CowOpType.Replace, 16, 16, 0, 194, 65536), cow[1]);
         Assert.True(cow.IsRaw(cow[1]));
-        Assert.Equal(file[194..], Payload(cow, file, 1));
+        Assert.Equal(file[194..], AndroidFiles.Unit(cow, file, 1));
     }
 
     [Fact]
@@ -96,7 +87,7 @@ public sealed class ReaderV3Tests
             byte[] file = builder.Build();
             using CowFile cow = CowFile.Read(new MemorySource(file));
             Assert.Equal(maxUnit, cow.MaxUnitBytes);
-            for (int i = 0; i < cow.OpCount; i++) Assert.Equal(builder.Ops[i].Plain, Payload(cow, file, i));
+            for (int i = 0; i < cow.OpCount; i++) Assert.Equal(builder.Ops[i].Plain, AndroidFiles.Unit(cow, file, i));
             Assert.True(cow.IsRaw(cow[0]));
             Assert.Equal(compression == CowCompression.None, cow.IsRaw(cow[1]));
         }
@@ -184,7 +175,7 @@ public sealed class ReaderV3Tests
         byte[] file = builder.Build();
         using CowFile cow = CowFile.Read(new MemorySource(file));
         for (int i = 0; i <= Count; i++) Assert.Equal((uint)(i + 1), cow[cow.Order.OpIndex(i)].NewBlock);
-        Assert.Equal(s_t, Payload(cow, file, Count));
+        Assert.Equal(s_t, AndroidFiles.Unit(cow, file, Count));
     }
 
     [Fact]

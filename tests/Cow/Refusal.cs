@@ -7,7 +7,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Cow;
 
-/// <summary>Asks for the sentence with which a file is refused.</summary>
+/// <summary>Asks for the sentence with which a file, or a call, is refused.</summary>
 internal static class Refusal
 {
     public const string Name = "/dev/block/bad.cow";
@@ -23,6 +23,14 @@ internal static class Refusal
         Assert.StartsWith(Name, refusal.Message, StringComparison.Ordinal);
         Assert.DoesNotContain("\n", refusal.Message, StringComparison.Ordinal);
         return refusal.Message;
+    }
+
+    /// <summary>Expects <paramref name="action"/> to end with <paramref name="code"/> and a sentence that has <paramref name="part"/> in it.</summary>
+    public static void With(ExitCode code, string part, Action action)
+    {
+        SnapuserdException refusal = Assert.Throws<SnapuserdException>(action);
+        Assert.Equal(code, refusal.Code);
+        Assert.Contains(part, refusal.Message, StringComparison.Ordinal);
     }
 
     /// <summary>Writes the lowest <paramref name="size"/> bytes of <paramref name="value"/>.</summary>

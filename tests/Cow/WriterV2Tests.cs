@@ -51,14 +51,6 @@ public sealed class WriterV2Tests
         _ => 'S',
     }));
 
-    private static byte[] Payload(byte[] file, CowFile cow, int op)
-    {
-        using var decoder = new UnitDecoder(cow.Compression);
-        byte[] unit = new byte[cow[op].UnitBytes];
-        Assert.Equal(0, decoder.Decode(cow.AlgorithmOf(cow[op]), file.AsSpan((int)cow[op].DataOffset, cow[op].DataLength), unit));
-        return unit;
-    }
-
     private static byte[] Noise(int blocks, int seed)
     {
         byte[] bytes = new byte[blocks * 4096];
@@ -78,13 +70,6 @@ public sealed class WriterV2Tests
         writer.Finish();
         Assert.Equal(output.Length, writer.Size);
         return output.Bytes;
-    }
-
-    private static void Refused(ExitCode code, string part, Action action)
-    {
-        SnapuserdException refusal = Assert.Throws<SnapuserdException>(action);
-        Assert.Equal(code, refusal.Code);
-        Assert.Contains(part, refusal.Message, StringComparison.Ordinal);
     }
 
     [Fact]
@@ -110,7 +95,7 @@ public sealed class WriterV2Tests
         Assert.Equal(4096, Records(file)[1].DataLength);
         Assert.Equal(new Record(CowOpType.Zero, 0, 52, 0), Records(file)[3]);
         using CowFile cow = CowFile.Read(new MemorySource(file));
-        Assert.Equal(s_t, Payload(file, cow, 1));
+        Assert.Equal(s_t, AndroidFiles.Unit(cow, file, 1));
     }
 
     [Fact]
@@ -120,8 +105,8 @@ public sealed class WriterV2Tests
         using CowFile cow = CowFile.Read(new MemorySource(file));
         Assert.Equal([98314L, 98314 + 4096], new[] { cow[0].Source, cow[1].Source });
         Assert.Equal(51u, cow[1].NewBlock);
-        Assert.Equal(s_m, Payload(file, cow, 0));
-        Assert.Equal(s_t, Payload(file, cow, 1));
+        Assert.Equal(s_m, AndroidFiles.Unit(cow, file, 0));
+        Assert.Equal(s_t, AndroidFiles.Unit(cow, file, 1));
     }
 
     [Fact]
@@ -131,7 +116,7 @@ public sealed class WriterV2Tests
         using CowFile cow = CowFile.Read(new MemorySource(file));
         Assert.Equal([56, 41], new[] { cow[0].DataLength, cow[1].DataLength });
         Assert.Equal(51u, cow[1].NewBlock);
-        Assert.Equal(s_m, Payload(file, cow, 1));
+        Assert.Equal(s_m, AndroidFiles.Unit(cow, file, 1));
     }
 
     [Theory]
@@ -158,10 +143,10 @@ public sealed class WriterV2Tests
         });
         using CowFile cow = CowFile.Read(new MemorySource(file));
         Assert.Equal(2309, cow.OpCount);
-        Assert.Equal(xor, Payload(file, cow, 0));
-        for (int i = 0; i < 2048; i++) Assert.True(first.AsSpan(i * 4096, 4096).SequenceEqual(Payload(file, cow, 1 + i)), $"block {i}");
-        for (int i = 0; i < 259; i++) Assert.True(second.AsSpan(i * 4096, 4096).SequenceEqual(Payload(file, cow, 2049 + i)), $"block {i} of the second run");
-        Assert.Equal(s_t, Payload(file, cow, 2308));
+        Assert.Equal(xor, AndroidFiles.Unit(cow, file, 0));
+        for (int i = 0; i < 2048; i++) Assert.True(first.AsSpan(i * 4096, 4096).SequenceEqual(AndroidFiles.Unit(cow, file, 1 + i)), $"block {i}");
+        for (int i = 0; i < 259; i++) Assert.True(second.AsSpan(i * 4096, 4096).SequenceEqual(AndroidFiles.Unit(cow, file, 2049 + i)), $"block {i} of the second run");
+        Assert.Equal(s_t, AndroidFiles.Unit(cow, file, 2308));
     }
 
     [Fact]
@@ -218,8 +203,8 @@ public sealed class WriterV2Tests
         Assert.Equal("RLR", Types(output.Bytes));
         using CowFile cow = Read(output);
         Assert.Equal(3ul, cow.LastLabel);
-        Assert.Equal(s_t, Payload(output.Bytes, cow, 0));
-        Assert.Equal(s_m, Payload(output.Bytes, cow, 1));
+        Assert.Equal(s_t, AndroidFiles.Unit(cow, output.Bytes, 0));
+        Assert.Equal(s_m, AndroidFiles.Unit(cow, output.Bytes, 1));
     }
 
     [Fact]
@@ -235,7 +220,7 @@ public sealed class WriterV2Tests
         }
         output.Truncate(output.Length - 3);
         byte[] before = output.Bytes;
-        Refused(ExitCode.CowCorrupt, "cannot go on at label 1", () => CowWriter.OpenAt(output, 1, s_plain));
+        Refusal.With(ExitCode.CowCorrupt, "cannot go on at label 1", () => CowWriter.OpenAt(output, 1, s_plain));
         Assert.Equal(before, output.Bytes);
         using (var writer = CowWriter.OpenAt(output, 0, s_plain))
         {
@@ -285,7 +270,7 @@ public sealed class WriterV2Tests
             writer.Label(6);
         }
         byte[] unfinished = output.Bytes;
-        Refused(ExitCode.CowCorrupt, "label 12", () => CowWriter.OpenAt(output, 12, options));
+        Refusal.With(ExitCode.CowCorrupt, "label 12", () => CowWriter.OpenAt(output, 12, options));
         Assert.Equal(unfinished, output.Bytes);
         using (var writer = CowWriter.OpenAt(output, 5, options))
         {
@@ -296,8 +281,8 @@ public sealed class WriterV2Tests
         Assert.Equal("RRLZZL", Types(output.Bytes).Replace("C", "", StringComparison.Ordinal));
         using CowFile cow = Read(output);
         Assert.Equal(5ul, cow.LastLabel);
-        Assert.Equal(s_t, Payload(output.Bytes, cow, 0));
-        Assert.Equal(s_m, Payload(output.Bytes, cow, 1));
+        Assert.Equal(s_t, AndroidFiles.Unit(cow, output.Bytes, 0));
+        Assert.Equal(s_m, AndroidFiles.Unit(cow, output.Bytes, 1));
 
         // What is written behind the label is what a writer gives that was never interrupted.
         using (var writer = CowWriter.OpenAt(output, 4, options))
@@ -386,7 +371,7 @@ public sealed class WriterV2Tests
 
         var output = new MemoryOutput();
         CowWriter.Create(output, options).Dispose();
-        Refused(ExitCode.CowCorrupt, "footer", () => CowWriter.Reopen(output, options));
+        Refusal.With(ExitCode.CowCorrupt, "footer", () => CowWriter.Reopen(output, options));
         using (var writer = CowWriter.Create(output, options)) writer.Finish();
         foreach (Action<CowWriter> step in steps)
         {
@@ -428,7 +413,7 @@ public sealed class WriterV2Tests
             using CowFile cow = Read(output);
             Assert.Equal(clusters, cow.ClusterCount);
             Assert.Equal(8, cow.OpCount);
-            for (int i = 0; i < 8; i++) Assert.Equal(Filled(i + 1), Payload(output.Bytes, cow, i));
+            for (int i = 0; i < 8; i++) Assert.Equal(Filled(i + 1), AndroidFiles.Unit(cow, output.Bytes, i));
         }
     }
 
@@ -497,7 +482,7 @@ public sealed class WriterV2Tests
         }
         using (var writer = CowWriter.OpenAt(output, 1, options))
         {
-            Refused(ExitCode.Usage, "before the first op", () => writer.Sequence(list));
+            Refusal.With(ExitCode.Usage, "before the first op", () => writer.Sequence(list));
             writer.Zero(6, 5);
             writer.Finish();
         }
@@ -557,7 +542,7 @@ public sealed class WriterV2Tests
         using CowFile cow = CowFile.Read(new MemorySource(file));
         Assert.Equal(4096, cow[0].DataLength);
         Assert.False(cow.IsRaw(cow[0]));
-        Assert.Equal(block, Payload(file, cow, 0));
+        Assert.Equal(block, AndroidFiles.Unit(cow, file, 0));
     }
 
     [Theory]
@@ -573,7 +558,7 @@ public sealed class WriterV2Tests
         Assert.Equal(raw, cow.IsRaw(cow[0]));
         Assert.Equal(raw, cow[0].DataLength == 4096);
         Assert.Equal((byte)compression, file[38 + CowWriterOptions.DefaultScratchBytes + 1]);
-        Assert.Equal(noise, Payload(file, cow, 0));
+        Assert.Equal(noise, AndroidFiles.Unit(cow, file, 0));
     }
 
     [Fact]
@@ -581,7 +566,7 @@ public sealed class WriterV2Tests
     {
         byte[] file = Write(s_plain, writer =>
         {
-            Refused(ExitCode.Usage, "without clusters", () => writer.Sequence([1]));
+            Refusal.With(ExitCode.Usage, "without clusters", () => writer.Sequence([1]));
             writer.Zero(1);
         });
         Assert.Equal("Z", Types(file));
@@ -591,21 +576,21 @@ public sealed class WriterV2Tests
     public void File_that_cannot_be_appended_to_is_left_as_it_is()
     {
         byte[] v1 = new CowBuilder { Version = 1 }.Zero(1).Label(2).Build();
-        Refused(ExitCode.CowCorrupt, "version 1", () => CowWriter.Reopen(new MemoryOutput(v1), s_plain));
+        Refusal.With(ExitCode.CowCorrupt, "version 1", () => CowWriter.Reopen(new MemoryOutput(v1), s_plain));
         byte[] begun = new CowBuilder { Version = 2, NumMergeOps = 1 }.Zero(1).Label(2).Build();
-        Refused(ExitCode.CowCorrupt, "merge has begun", () => CowWriter.OpenAt(new MemoryOutput(begun), 2, s_plain));
-        Refused(ExitCode.CowCorrupt, "not a COW", () => CowWriter.Reopen(new MemoryOutput(), s_plain));
+        Refusal.With(ExitCode.CowCorrupt, "merge has begun", () => CowWriter.OpenAt(new MemoryOutput(begun), 2, s_plain));
+        Refusal.With(ExitCode.CowCorrupt, "not a COW", () => CowWriter.Reopen(new MemoryOutput(), s_plain));
         byte[] gz = new CowBuilder { Version = 2, Compression = CowCompression.Gz }.Replace(1, s_t).Label(2).Build();
         var output = new MemoryOutput(gz);
-        Refused(ExitCode.Usage, "its payloads are gz", () => CowWriter.OpenAt(output, 2, s_plain));
-        Refused(ExitCode.CowCorrupt, "the footer comes without it", () => CowWriter.OpenAt(output, 3, s_plain with { Compression = CowCompression.Gz }));
+        Refusal.With(ExitCode.Usage, "its payloads are gz", () => CowWriter.OpenAt(output, 2, s_plain));
+        Refusal.With(ExitCode.CowCorrupt, "the footer comes without it", () => CowWriter.OpenAt(output, 3, s_plain with { Compression = CowCompression.Gz }));
         Assert.Equal(gz, output.Bytes);
-        Refused(ExitCode.Usage, "estimate", () => CowWriter.Reopen(new NullCowOutput(), s_plain));
+        Refusal.With(ExitCode.Usage, "estimate", () => CowWriter.Reopen(new NullCowOutput(), s_plain));
         // A Cluster op that leads elsewhere than the lengths of the ops say.
         var builder = new CowBuilder { Version = 2, ClusterOps = 3, ScratchBytes = 0, Compression = CowCompression.Gz }.Replace(1, s_t).Zero(2).Zero(3).Label(4);
         byte[] skewed = builder.Build();
         Refusal.Put(skewed, builder.OpOffsets[1] + 2, 2, 5);
-        Refused(ExitCode.CowCorrupt, "does not fit the clusters", () => CowWriter.OpenAt(new MemoryOutput(skewed), 4, s_plain with { Compression = CowCompression.Gz }));
+        Refusal.With(ExitCode.CowCorrupt, "does not fit the clusters", () => CowWriter.OpenAt(new MemoryOutput(skewed), 4, s_plain with { Compression = CowCompression.Gz }));
     }
 
     [Fact]

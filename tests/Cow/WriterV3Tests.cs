@@ -34,21 +34,6 @@ public sealed class WriterV3Tests
         return output.Bytes;
     }
 
-    private static void Refused(ExitCode code, string part, Action action)
-    {
-        SnapuserdException refusal = Assert.Throws<SnapuserdException>(action);
-        Assert.Equal(code, refusal.Code);
-        Assert.Contains(part, refusal.Message, StringComparison.Ordinal);
-    }
-
-    private static byte[] Payload(byte[] file, CowFile cow, int op)
-    {
-        using var decoder = new UnitDecoder(cow.Compression);
-        byte[] unit = new byte[cow[op].UnitBytes];
-        Assert.Equal(0, decoder.Decode(cow.AlgorithmOf(cow[op]), file.AsSpan((int)cow[op].DataOffset, cow[op].DataLength), unit));
-        return unit;
-    }
-
     [Fact]
     public void Empty_file_has_androids_header()
     {
@@ -68,14 +53,14 @@ public sealed class WriterV3Tests
         {
             byte[] file = Write(s_plain with { OpCountMax = 20, Compression = compression, MaxUnitBytes = unit, Threads = threads }, writer =>
             {
-                Refused(ExitCode.Usage, "21 more ops do not fit: 0 of 20", () => writer.Zero(1, 21));
+                Refusal.With(ExitCode.Usage, "21 more ops do not fit: 0 of 20", () => writer.Zero(1, 21));
                 writer.Zero(1, 19);
-                Refused(ExitCode.Usage, "19 of 20", () => writer.Zero(30, 19));
-                Refused(ExitCode.Usage, "19 of 20", () => writer.Replace(30, Noise(3, 1)));
+                Refusal.With(ExitCode.Usage, "19 of 20", () => writer.Zero(30, 19));
+                Refusal.With(ExitCode.Usage, "19 of 20", () => writer.Replace(30, Noise(3, 1)));
                 writer.Zero(20);
-                Refused(ExitCode.Usage, "20 of 20", () => writer.Replace(30, s_t));
-                Refused(ExitCode.Usage, "20 of 20", () => writer.Xor(30, 0, s_t));
-                Refused(ExitCode.Usage, "20 of 20", () => writer.Copy(30, 0));
+                Refusal.With(ExitCode.Usage, "20 of 20", () => writer.Replace(30, s_t));
+                Refusal.With(ExitCode.Usage, "20 of 20", () => writer.Xor(30, 0, s_t));
+                Refusal.With(ExitCode.Usage, "20 of 20", () => writer.Copy(30, 0));
                 Assert.Equal(20, writer.OpCount);
             });
             using CowFile cow = CowFile.Read(new MemorySource(file));
@@ -100,7 +85,7 @@ public sealed class WriterV3Tests
             byte[] file = Write(new CowWriterOptions { MaxBlocks = 77, OpCountMax = zero }, writer => writer.Zero(76));
             using CowFile cow = CowFile.Read(new MemorySource(file));
             Assert.Equal(77ul, cow.Header.OpCountMax);
-            Refused(ExitCode.Usage, "needs the number of ops", () => CowWriter.Create(new MemoryOutput(), new CowWriterOptions { OpCountMax = zero }));
+            Refusal.With(ExitCode.Usage, "needs the number of ops", () => CowWriter.Create(new MemoryOutput(), new CowWriterOptions { OpCountMax = zero }));
         }
     }
 
@@ -126,8 +111,8 @@ public sealed class WriterV3Tests
                 Assert.Equal(new CowOp(CowOpType.Zero, 50 + (uint)i, 1, 0, 0, 0), cow[i]);
                 Assert.Equal(new CowOp(CowOpType.Copy, 60 + (uint)i, 1, 1000 + i, 0, 0), cow[5 + i]);
                 Assert.Equal((70 + (uint)i, 80 + (uint)i, 98314 + (4096L * i)), (cow[10 + i].NewBlock, cow[15 + i].NewBlock, cow[15 + i].Source));
-                Assert.Equal(raw[(4096 * i)..(4096 * (i + 1))], Payload(file, cow, 10 + i));
-                Assert.Equal(xor[(4096 * i)..(4096 * (i + 1))], Payload(file, cow, 15 + i));
+                Assert.Equal(raw[(4096 * i)..(4096 * (i + 1))], AndroidFiles.Unit(cow, file, 10 + i));
+                Assert.Equal(xor[(4096 * i)..(4096 * (i + 1))], AndroidFiles.Unit(cow, file, 15 + i));
             }
         }
     }
@@ -209,10 +194,10 @@ public sealed class WriterV3Tests
             Assert.Equal(4u, cow.Header.ResumeCount);
             Assert.Equal([new(30, 3), new(40, 4), new(50, 5), new(60, 6)], cow.ResumePoints);
         }
-        Refused(ExitCode.CowCorrupt, "its labels are 30, 40, 50, 60", () => CowWriter.OpenAt(output, 20, s_plain));
+        Refusal.With(ExitCode.CowCorrupt, "its labels are 30, 40, 50, 60", () => CowWriter.OpenAt(output, 20, s_plain));
         using (var writer = CowWriter.OpenAt(output, 50, s_plain))
         {
-            Refused(ExitCode.Usage, "label 45 does not rise", () => writer.Label(45));
+            Refusal.With(ExitCode.Usage, "label 45 does not rise", () => writer.Label(45));
             writer.Zero(9);
             writer.Label(55);
             writer.Finish();
@@ -249,7 +234,7 @@ public sealed class WriterV3Tests
         });
         using CowFile cow = CowFile.Read(new MemorySource(file));
         Assert.Equal(list, Enumerable.Range(0, cow.Order.Count).Select(i => cow[cow.Order.OpIndex(i)].NewBlock));
-        Assert.Equal(s_t, Payload(file, cow, 16383));
+        Assert.Equal(s_t, AndroidFiles.Unit(cow, file, 16383));
     }
 
     [Fact]
@@ -258,16 +243,16 @@ public sealed class WriterV3Tests
         byte[] file = Write(s_plain, writer =>
         {
             writer.Sequence([1]);
-            Refused(ExitCode.Usage, "once", () => writer.Sequence([2]));
+            Refusal.With(ExitCode.Usage, "once", () => writer.Sequence([2]));
             writer.Copy(1, 2);
-            Refused(ExitCode.Usage, "before the first op", () => writer.Sequence([2]));
+            Refusal.With(ExitCode.Usage, "before the first op", () => writer.Sequence([2]));
         });
         using CowFile cow = CowFile.Read(new MemorySource(file));
         Assert.Equal(1, cow.SequenceCount);
         _ = Write(s_plain, writer =>
         {
             writer.Label(1);
-            Refused(ExitCode.Usage, "first label", () => writer.Sequence([2]));
+            Refusal.With(ExitCode.Usage, "first label", () => writer.Sequence([2]));
         });
     }
 
@@ -355,14 +340,14 @@ public sealed class WriterV3Tests
         });
         using CowFile cow = CowFile.Read(new MemorySource(file));
         Assert.Equal(1, cow[0].Blocks);
-        Assert.Equal(xor, Payload(file, cow, 0));
+        Assert.Equal(xor, AndroidFiles.Unit(cow, file, 0));
         int op = 1;
         for (int run = 0; run < runs.Length; run++)
         {
             foreach ((int first, int blocks) in Cut(runs[run].Length / 4096, unit / 4096, cluster))
             {
                 Assert.Equal(((uint)((run * 400) + first), blocks), (cow[op].NewBlock, cow[op].Blocks));
-                Assert.True(runs[run].AsSpan(first * 4096, blocks * 4096).SequenceEqual(Payload(file, cow, op)), $"block {first} of run {run}");
+                Assert.True(runs[run].AsSpan(first * 4096, blocks * 4096).SequenceEqual(AndroidFiles.Unit(cow, file, op)), $"block {first} of run {run}");
                 op++;
             }
         }
@@ -415,7 +400,7 @@ public sealed class WriterV3Tests
         using CowFile cow = CowFile.Read(new MemorySource(file));
         Assert.True(cow.IsRaw(cow[0]));
         Assert.Equal(65536, cow[0].DataLength);
-        Assert.Equal(noise, Payload(file, cow, 0));
+        Assert.Equal(noise, AndroidFiles.Unit(cow, file, 0));
     }
 
     [Fact]
@@ -462,22 +447,22 @@ public sealed class WriterV3Tests
     {
         byte[] file = new CowBuilder { Compression = CowCompression.Gz, ScratchBytes = 0 }.Zero(1).Label(2).Build();
         var output = new MemoryOutput(file);
-        Refused(ExitCode.Usage, "its payloads are gz", () => CowWriter.OpenAt(output, 2, s_plain));
-        Refused(ExitCode.CowCorrupt, "cannot go on at label 3: its labels are 2", () => CowWriter.OpenAt(output, 3, s_plain with { Compression = CowCompression.Gz }));
+        Refusal.With(ExitCode.Usage, "its payloads are gz", () => CowWriter.OpenAt(output, 2, s_plain));
+        Refusal.With(ExitCode.CowCorrupt, "cannot go on at label 3: its labels are 2", () => CowWriter.OpenAt(output, 3, s_plain with { Compression = CowCompression.Gz }));
         Assert.Equal(file, output.Bytes);
         byte[] none = new CowBuilder { ScratchBytes = 0 }.Zero(1).Build();
-        Refused(ExitCode.CowCorrupt, "there is no label in it", () => CowWriter.OpenAt(new MemoryOutput(none), 3, s_plain));
+        Refusal.With(ExitCode.CowCorrupt, "there is no label in it", () => CowWriter.OpenAt(new MemoryOutput(none), 3, s_plain));
         byte[] begun = new CowBuilder { NumMergeOps = 1 }.Zero(1).Label(2).Build();
-        Refused(ExitCode.CowCorrupt, "merge has begun", () => CowWriter.OpenAt(new MemoryOutput(begun), 2, s_plain));
+        Refusal.With(ExitCode.CowCorrupt, "merge has begun", () => CowWriter.OpenAt(new MemoryOutput(begun), 2, s_plain));
         byte[] old = (byte[])none.Clone();
         Refusal.Put(old, 12, 2, 74);
-        Refused(ExitCode.CowCorrupt, "too old", () => CowWriter.Reopen(new MemoryOutput(Padded(old)), s_plain));
+        Refusal.With(ExitCode.CowCorrupt, "too old", () => CowWriter.Reopen(new MemoryOutput(Padded(old)), s_plain));
         byte[] odd = (byte[])none.Clone();
         Refusal.Put(odd, 74, 4, 12288);
-        Refused(ExitCode.CowCorrupt, "no power of two", () => CowWriter.Reopen(new MemoryOutput(odd), s_plain));
+        Refusal.With(ExitCode.CowCorrupt, "no power of two", () => CowWriter.Reopen(new MemoryOutput(odd), s_plain));
         byte[] broken = new CowBuilder { ScratchBytes = 0 }.Zero(1).Label(2).Build();
         Refusal.Put(broken, 78 + 64 + 8, 8, 0xFUL << 60);
-        Refused(ExitCode.CowCorrupt, "type is 15", () => CowWriter.OpenAt(new MemoryOutput(broken), 2, s_plain));
+        Refusal.With(ExitCode.CowCorrupt, "type is 15", () => CowWriter.OpenAt(new MemoryOutput(broken), 2, s_plain));
     }
 
     [Fact]

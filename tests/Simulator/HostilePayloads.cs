@@ -3,7 +3,6 @@ using System.Collections.Generic;
 using System.IO;
 using System.IO.Compression;
 using System.Linq;
-using System.Runtime.InteropServices;
 using Snapuserd.Cow;
 using Snapuserd.Tests.Support;
 
@@ -13,7 +12,7 @@ namespace Snapuserd.Tests.Simulator;
 public sealed record HostilePayload(string Name, CowCompression Algorithm, byte[] Stored, bool Decodes = false);
 
 /// <summary>Bombs, streams that end early or late, and frames that say little or too much, for a unit of one block.</summary>
-public static unsafe class HostilePayloads
+public static class HostilePayloads
 {
     private static readonly byte[] s_block = [.. Enumerable.Range(0, 4096).Select(i => (byte)(i / 300))];
 
@@ -44,12 +43,12 @@ public static unsafe class HostilePayloads
         }
         byte[] sixteen = new byte[16 << 20];
         Add("a bomb of 16 MiB, window 24", CowCompression.Brotli, Brotli(sixteen, 11, 24));
-        Add("a bomb of 16 MiB", CowCompression.Zstd, Zstd(sixteen, (100, 19)));
+        Add("a bomb of 16 MiB", CowCompression.Zstd, Compressors.Zstd(sixteen, (100, 19)));
         Add("window 24, one block", CowCompression.Brotli, Brotli(s_block, 5, 24), true);
         Add("window 10, one block", CowCompression.Brotli, Brotli(s_block, 5, 10), true);
-        Add("no content size", CowCompression.Zstd, Zstd(s_block, (200, 0)), true);
-        Add("no content size, a bomb of 1 MiB", CowCompression.Zstd, Zstd(new byte[1 << 20], (200, 0)));
-        byte[] summed = Zstd(s_block, (201, 1));
+        Add("no content size", CowCompression.Zstd, Compressors.Zstd(s_block, (200, 0)), true);
+        Add("no content size, a bomb of 1 MiB", CowCompression.Zstd, Compressors.Zstd(new byte[1 << 20], (200, 0)));
+        byte[] summed = Compressors.Zstd(s_block, (201, 1));
         Add("a checksum", CowCompression.Zstd, summed, true);
         summed = (byte[])summed.Clone();
         summed[^1] ^= 1;
@@ -93,29 +92,4 @@ public static unsafe class HostilePayloads
         using (GZipStream gzip = new(stored, CompressionLevel.Fastest)) gzip.Write(plain);
         return stored.ToArray();
     }
-
-    private static byte[] Zstd(byte[] plain, (int Parameter, int Value) setting)
-    {
-        byte[] room = new byte[plain.Length + 1024];
-        nint context = ZSTD_createCCtx();
-        _ = ZSTD_CCtx_setParameter(context, setting.Parameter, setting.Value);
-        nuint length;
-        fixed (byte* from = plain)
-        fixed (byte* to = room)
-            length = ZSTD_compress2(context, to, (nuint)room.Length, from, (nuint)plain.Length);
-        _ = ZSTD_freeCCtx(context);
-        return room[..checked((int)length)];
-    }
-
-    [DllImport("zstd")]
-    private static extern nint ZSTD_createCCtx();
-
-    [DllImport("zstd")]
-    private static extern nuint ZSTD_CCtx_setParameter(nint context, int parameter, int value);
-
-    [DllImport("zstd")]
-    private static extern nuint ZSTD_compress2(nint context, byte* dest, nuint destCapacity, byte* source, nuint sourceSize);
-
-    [DllImport("zstd")]
-    private static extern nuint ZSTD_freeCCtx(nint context);
 }

@@ -39,18 +39,26 @@ public static unsafe class Compressors
                     length = (nuint)packed;
                     break;
                 case CowCompression.Zstd:
-                    nint context = ZSTD_createCCtx();
-                    _ = ZSTD_CCtx_setParameter(context, ZstdLevel, level ?? 3);
-                    _ = ZSTD_CCtx_setParameter(context, ZstdWindowLog, int.Log2(windowBytes));
-                    length = ZSTD_compress2(context, to, length, from, (nuint)plain.Length);
-                    _ = ZSTD_freeCCtx(context);
-                    if (ZSTD_isError(length) != 0) throw new InvalidOperationException("ZSTD_compress2 failed");
-                    break;
+                    return Zstd(plain, (ZstdLevel, level ?? 3), (ZstdWindowLog, int.Log2(windowBytes)));
                 default:
                     throw new ArgumentOutOfRangeException(nameof(algorithm));
             }
         }
         return room.AsSpan(0, (int)length).ToArray();
+    }
+
+    /// <summary><paramref name="plain"/> as one frame with these parameters (ZSTD_cParameter).</summary>
+    public static byte[] Zstd(ReadOnlySpan<byte> plain, params ReadOnlySpan<(int Parameter, int Value)> settings)
+    {
+        byte[] room = new byte[(plain.Length * 2) + 1024];
+        nint context = ZSTD_createCCtx();
+        foreach ((int parameter, int value) in settings) _ = ZSTD_CCtx_setParameter(context, parameter, value);
+        nuint length;
+        fixed (byte* to = room)
+        fixed (byte* from = plain)
+            length = ZSTD_compress2(context, to, (nuint)room.Length, from, (nuint)plain.Length);
+        _ = ZSTD_freeCCtx(context);
+        return ZSTD_isError(length) == 0 ? room.AsSpan(0, (int)length).ToArray() : throw new InvalidOperationException("ZSTD_compress2 failed");
     }
 
     [DllImport("z")]

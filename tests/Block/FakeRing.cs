@@ -1,0 +1,50 @@
+using System;
+using System.Linq;
+using Snapuserd.Block;
+using Snapuserd.Interop;
+using Snapuserd.Tests.Support;
+using Xunit;
+
+namespace Snapuserd.Tests.Block;
+
+/// <summary>A ring queue over a kernel of the test's making. The wake-up's read stays in flight unless the test ends it.</summary>
+internal abstract class FakeRing : IDisposable
+{
+    /// <summary>What the read of the wake-up has for user data; everything else is a request of the test.</summary>
+    public const ulong WakeUpData = 1UL << 32;
+
+    protected FakeRing(int depth, uint entries, uint completions, int arenaSize, int[] devices)
+    {
+        // The counters stand where they are about to wrap.
+        Kernel = new FakeRingKernel(entries, completions, uint.MaxValue - 5);
+        Arena = new Arena(arenaSize);
+        Assert.Equal(0, MappedMemory.Map(4096, out MappedMemory? buffer));
+        Queue = new RingQueue(null, new Ring(Kernel.Memory, Kernel), devices, Arena, WakeUp, buffer!, depth, fixedBuffer: false);
+    }
+
+    public FakeRingKernel Kernel { get; }
+
+    public Arena Arena { get; }
+
+    public WakeUp WakeUp { get; } = new();
+
+    public RingQueue Queue { get; }
+
+    /// <summary>The requests in flight, without the read of the wake-up; a copy.</summary>
+    public static IoUringSqe[] Requests(FakeRingKernel kernel) => kernel.InFlight.Where(request => request.UserData != WakeUpData).ToArray();
+
+    public void Dispose()
+    {
+        // Every kernel here lets go of what it has at the end, whatever the test made of it.
+        Kernel.OnEnter = (k, submit, _) =>
+        {
+            int taken = k.Take(submit);
+            while (k.InFlight.Count > 0) k.Complete(k.InFlight[0], -Errno.ECANCELED);
+            return taken;
+        };
+        Queue.Dispose();
+        Kernel.Dispose();
+        WakeUp.Dispose();
+        Arena.Dispose();
+    }
+}
