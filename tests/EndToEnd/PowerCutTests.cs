@@ -45,27 +45,28 @@ public sealed class PowerCutTests(ITestOutputHelper output)
     {
         const int rounds = 16;
         using Desk desk = new(seed, io);
-        int lost = 0, between = 0;
-        for (int round = 0; round < rounds; round++)
+        int lost = 0, between = 0, round = 0;
+        // One call in ten lies between a write to the base and its flush. If chance, or a kernel that reaps in another way, missed all of these, there are more rounds.
+        for (; round < rounds || (lost == 0 && round < 3 * rounds); round++)
         {
             desk.Reset();
             // One cut in each part of the merge, and one more in the resume of every other round.
             for (int cut = 0; cut <= round % 2; cut++)
             {
-                int when = desk.Moment(cut == 0 ? round : desk.Random.Next(round), rounds);
+                int when = desk.Moment(cut == 0 ? round % rounds : desk.Random.Next(round % rounds), rounds);
                 using CutDisk cow = new(desk.Cow), target = new(desk.Base);
                 // The second cut of a round hits the other kind of queue.
                 BinaryResult killed = KillAt.Merge(when, cow.Path, target.Path, cut == 0 ? io : io == "sync" ? "uring" : "sync");
                 Assert.True(killed.ExitCode is 137 or 0, $"seed {seed}, round {round}: {killed}");
-                byte[] seen = Unlocked.Read(target.Path, Blocks * CowOp.BlockSize), seenCow = Unlocked.Read(cow.Path, (int)new FileInfo(desk.Cow).Length);
+                byte[] seen = Unlocked.Read(target.Path, Blocks * CowOp.BlockSize);
                 cow.Cut();
                 target.Cut();
-                if (!seen.AsSpan().SequenceEqual(File.ReadAllBytes(desk.Base)) || !seenCow.AsSpan().SequenceEqual(File.ReadAllBytes(desk.Cow))) lost++;
+                if (!seen.AsSpan().SequenceEqual(File.ReadAllBytes(desk.Base))) lost++;
                 if (desk.MergedOps is > 0 and < Ops) between++;
             }
             desk.Finish(round % 3 == 0 ? "sync" : "uring", $"seed {seed}, round {round}");
         }
-        output.WriteLine($"{io}, seed {seed}: {rounds} merges, {rounds / 2} resumes cut; {lost} cuts lost writes, {between} left a count in the middle");
+        output.WriteLine($"{io}, seed {seed}: {round} merges, {round / 2} resumes cut; {lost} cuts lost writes to the base, {between} left a count in the middle");
         Assert.True(lost > 0 && between > 1, "the cuts missed the merge");
     }
 
