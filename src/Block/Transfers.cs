@@ -9,7 +9,7 @@ namespace Snapuserd.Block;
 public readonly record struct TransferFailure(BlockRequest Request, int Errno, int Done = 0);
 
 /// <summary>Transfers that somebody waits for together.</summary>
-public sealed class TransferGroup
+public sealed class TransferGroup : IPending
 {
     private TransferFailure? _failure;
 

@@ -29,6 +29,12 @@ public sealed class MergeOrder
     public int PositionWriting(long block)
     {
         int cursor = 0;
+        return PositionWriting(block, ref cursor);
+    }
+
+    /// <summary>The same for one block after the other: <paramref name="cursor"/>, 0 at first, is where the last answer stood, and the next mostly stands beside it.</summary>
+    public int PositionWriting(long block, ref int cursor)
+    {
         int position = Writer(_cow.BlockIndex[..Count], _cow.Ops, Slots, block, ref cursor);
         GC.KeepAlive(_cow);
         return position;

@@ -40,11 +40,16 @@ public sealed class MergeEngine : IDisposable
     private readonly long _bytesTotal;
     private readonly int _resumedFrom;
 
-    // What the count and Base are.
+    // What the count and Base are: the count on disk, the one that readers were told, the one that all of them go by.
     private int _durable;
+    private int _published;
+    private int _released;
     private int _written;
     private int _journaledTo;
     private int _unsafeTo;
+
+    // What the predecessor left, once it was read.
+    private LeftWindow? _left;
 
     // How far the plan has gone: the position behind the last batch, what is left of its step, and the durable count that the plan may expect there.
     private int _planned;
@@ -52,7 +57,7 @@ public sealed class MergeEngine : IDisposable
     private int _expected;
 
     // What is going on.
-    private IEnumerator<TransferGroup>? _protocol;
+    private IEnumerator<IPending>? _protocol;
     private int _staged;
     private bool _stopping;
     private bool _checkpointDue;
@@ -76,7 +81,7 @@ public sealed class MergeEngine : IDisposable
         _pipeline = Pipeline.InRestOf(setup, cow, MergeForecast.Of(plan, (int)cow.Header.NumMergeOps).Windows > 0);
         _windowBlocks = new uint[_head.Slots];
         _resumedFrom = (int)cow.Header.NumMergeOps;
-        _durable = _written = _resumedFrom;
+        _durable = _published = _released = _written = _resumedFrom;
         for (int position = 0; position < plan.Count; position++)
         {
             int bytes = plan[position].UnitBytes;
@@ -164,6 +169,7 @@ public sealed class MergeEngine : IDisposable
             {
                 // Each of them does what can be done now without waiting.
                 bool changed = _pipeline.Advance();
+                changed |= Follow();
                 changed |= Plan();
                 changed |= Write();
                 changed |= Continue();
@@ -178,6 +184,15 @@ public sealed class MergeEngine : IDisposable
             throw;
         }
     }
+
+    /// <summary>
+    /// Reads the head of the COW and publishes to <see cref="MergeSetup.Readers"/> where ops are to be read: nobody may read before. <see cref="Run"/> does it
+    /// unless it was done. Exit code 65 when what scratch holds is none of the states that Android or this engine leave.
+    /// </summary>
+    public void Open() => _left ??= Prepare();
+
+    /// <summary>The block in a slot of the window that <see cref="OpHomes.Window"/> speaks of; for readers who have entered, from any thread.</summary>
+    public ReadOnlySpan<byte> WindowBlock(int slot) => _setup.Arena[_head.Slot(slot)];
 
     /// <inheritdoc/>
     public void Dispose()
@@ -197,11 +212,7 @@ public sealed class MergeEngine : IDisposable
     /// <summary>Makes durable what a predecessor left, and finishes or forgets its window. Nothing is written before scratch was found good.</summary>
     private void Start()
     {
-        Finish(_head.Load());
-        if (_head.Count != _resumedFrom)
-            throw new SnapuserdException(ExitCode.InUse, $"{_cow.Name}: num_merge_ops changed from {_resumedFrom} to {_head.Count} while it was read; another merge is running");
-
-        LeftWindow left = LeftWindow.Read(_cow, _plan, _head, _durable);
+        LeftWindow left = _left ?? Prepare();
         Finish(_head.MakeDurable(left.IsStale ? 0 : left.Entries));
         Finish(FlushBase());
         _lastCheckpoint = _setup.Time.Milliseconds;
@@ -219,10 +230,20 @@ public sealed class MergeEngine : IDisposable
         _planned = _expected = _written;
     }
 
-    private void Finish(IEnumerable<TransferGroup> protocol)
+    private LeftWindow Prepare()
     {
-        foreach (TransferGroup transfers in protocol)
-            while (!transfers.IsDone) _setup.Io.Wait();
+        Finish(_head.Load());
+        if (_head.Count != _resumedFrom)
+            throw new SnapuserdException(ExitCode.InUse, $"{_cow.Name}: num_merge_ops changed from {_resumedFrom} to {_head.Count} while it was read; another merge is running");
+        LeftWindow left = LeftWindow.Read(_cow, _plan, _head, _durable);
+        _setup.Readers.Publish(new OpHomes(_durable, left.IsStale ? 0 : left.Entries));
+        return left;
+    }
+
+    private void Finish(IEnumerable<IPending> protocol)
+    {
+        foreach (IPending pending in protocol)
+            while (!pending.IsDone) _setup.Io.Wait();
     }
 
     /// <summary>Everything is merged and durable. Exit code 75 if asked to stop, once what was begun is finished and counted.</summary>
@@ -238,7 +259,7 @@ public sealed class MergeEngine : IDisposable
                 throw new SnapuserdException(ExitCode.Interrupted, $"stopped at op {_durable} of {_plan.Count}; the same command goes on from there");
             _checkpointDue = true;
         }
-        return _durable == _plan.Count;
+        return _durable == _plan.Count && _published == _durable;
     }
 
     /// <summary>Fills free rooms with the ops that come next. True if anything changed.</summary>
@@ -301,10 +322,10 @@ public sealed class MergeEngine : IDisposable
                 if (place == 0) changed |= BeginProtocol(batch);
                 break;
             }
-            if (batch.Limit > _durable)
+            if (batch.Limit > _released)
             {
-                // The limit alone would do, but the next batch of the step would need another checkpoint; and the one that runs may be the one it waits for.
-                _checkpointDue |= _protocol == null && _written >= batch.Expected;
+                // Readers may be all it waits for. The limit alone would do, but the next batch of the step would need another checkpoint; and the one that runs may be the one it waits for.
+                _checkpointDue |= batch.Limit > _durable && _protocol == null && _written >= batch.Expected;
                 break;
             }
             if (_bytesUncounted >= _setup.Options.UncountedBytes)
@@ -347,6 +368,8 @@ public sealed class MergeEngine : IDisposable
             _checkpointDue = true;
             return false;
         }
+        // The memory of the last window is still being read.
+        if (_released < _durable) return false;
         if (batch.Step.Kind == StepKind.Unsafe) return Begin(WriteUnsafe(batch));
 
         if (batch.From != _durable + _staged) throw new InvalidOperationException("rule 3: a window begins behind the durable count");
@@ -362,7 +385,7 @@ public sealed class MergeEngine : IDisposable
         return Begin(Journal(window, parts == 0 ? batch : null));
     }
 
-    private bool Begin(IEnumerable<TransferGroup> protocol)
+    private bool Begin(IEnumerable<IPending> protocol)
     {
         _protocol = protocol.GetEnumerator();
         Step();
@@ -389,38 +412,41 @@ public sealed class MergeEngine : IDisposable
     }
 
     /// <summary>Makes everything that is written durable and counts it, while later ops go on under the old count.</summary>
-    private IEnumerable<TransferGroup> Checkpoint()
+    private IEnumerable<IPending> Checkpoint()
     {
         int to = _written;
         _checkpointDue = false;
         _bytesSinceCheckpoint = 0;
-        foreach (TransferGroup transfers in FlushBase()) yield return transfers;
+        foreach (IPending pending in FlushBase()) yield return pending;
         _head.Count = to;
-        foreach (TransferGroup transfers in _head.Commit()) yield return transfers;
+        foreach (IPending pending in _head.Commit()) yield return pending;
         Counted(to);
     }
 
     /// <summary>The window at the count, whose contents are in the head's slots and, unless <paramref name="batch"/> is null, in a room as well.</summary>
-    private IEnumerable<TransferGroup> Journal(int window, Batch? batch)
+    private IEnumerable<IPending> Journal(int window, Batch? batch)
     {
-        if (_written != _durable || window != _plan.WindowAt(_written)) throw new InvalidOperationException("rule 3: the window is not the one that the count announces");
+        if (_written != _durable || _released != _durable || window != _plan.WindowAt(_written)) throw new InvalidOperationException("rule 3: the window is not the one that the count announces");
         for (int i = 0; i < window; i++) _windowBlocks[i] = _plan[_written + i].NewBlock;
         _head.State = ScratchLayout.Invalid;
         _head.SetEntries(_windowBlocks.AsSpan(0, window));
-        foreach (TransferGroup transfers in _head.WriteScratch(window)) yield return transfers;
+        foreach (IPending pending in _head.WriteScratch(window)) yield return pending;
         _head.State = ScratchLayout.Valid;
-        foreach (TransferGroup transfers in _head.Commit()) yield return transfers;
+        foreach (IPending pending in _head.Commit()) yield return pending;
         _journaled += window;
-        foreach (TransferGroup transfers in WriteWindow(window, batch)) yield return transfers;
+        // The base writes destroy what the window's ops read; readers find its contents in memory from here on.
+        _setup.Readers.Publish(new OpHomes(_durable, window));
+        while (!_setup.Readers.IsDone) yield return _setup.Readers;
+        foreach (IPending pending in WriteWindow(window, batch)) yield return pending;
     }
 
     /// <summary>Writes the window whose scratch is durable to Base and counts it.</summary>
-    private IEnumerable<TransferGroup> WriteWindow(int window, Batch? batch)
+    private IEnumerable<IPending> WriteWindow(int window, Batch? batch)
     {
         int end = _journaledTo = _written + window;
         if (batch != null)
         {
-            foreach (TransferGroup transfers in WriteFirst(batch)) yield return transfers;
+            foreach (IPending pending in WriteFirst(batch)) yield return pending;
         }
         else
         {
@@ -429,11 +455,11 @@ public sealed class MergeEngine : IDisposable
             if (_transfers.TakeFailure() is { } failure) throw ExplainSlot(failure);
             Advance(end);
         }
-        foreach (TransferGroup transfers in FlushBase()) yield return transfers;
+        foreach (IPending pending in FlushBase()) yield return pending;
         // Plain ops behind the window may have been written beside it; the flush does not cover them.
         _head.Count = end;
         _head.State = ScratchLayout.Invalid;
-        foreach (TransferGroup transfers in _head.Commit()) yield return transfers;
+        foreach (IPending pending in _head.Commit()) yield return pending;
         Counted(end);
     }
 
@@ -441,22 +467,22 @@ public sealed class MergeEngine : IDisposable
     /// Xors in place without scratch, on the user's word. The magic says "unsafe" while Base is between two states, so that a
     /// run after a crash knows; the commit restores it together with the count.
     /// </summary>
-    private IEnumerable<TransferGroup> WriteUnsafe(Batch batch)
+    private IEnumerable<IPending> WriteUnsafe(Batch batch)
     {
         if (!_setup.Options.AllowUnsafe || _plan.Window > 0) throw new InvalidOperationException("rule 1: an op that reads what it overwrites is neither journaled nor allowed");
         _head.Magic = CowHeader.UnsafeMagic;
-        foreach (TransferGroup transfers in _head.Commit()) yield return transfers;
+        foreach (IPending pending in _head.Commit()) yield return pending;
         int end = _unsafeTo = batch.To;
-        foreach (TransferGroup transfers in WriteFirst(batch)) yield return transfers;
-        foreach (TransferGroup transfers in FlushBase()) yield return transfers;
+        foreach (IPending pending in WriteFirst(batch)) yield return pending;
+        foreach (IPending pending in FlushBase()) yield return pending;
         _head.Magic = CowHeader.Magic;
         _head.Count = end;
-        foreach (TransferGroup transfers in _head.Commit()) yield return transfers;
+        foreach (IPending pending in _head.Commit()) yield return pending;
         Counted(end);
     }
 
     /// <summary>Writes the first batch, whose protocol this is, and takes leave of it.</summary>
-    private IEnumerable<TransferGroup> WriteFirst(Batch batch)
+    private IEnumerable<IPending> WriteFirst(Batch batch)
     {
         CheckRule1(batch);
         batch.BeginWriting(wait: true);
@@ -494,11 +520,11 @@ public sealed class MergeEngine : IDisposable
     {
         bool journaled = batch.From >= _durable && batch.To <= _journaledTo && _head.DurableState == ScratchLayout.Valid;
         bool allowed = batch.From >= _durable && batch.To <= _unsafeTo && _head.Magic == CowHeader.UnsafeMagic;
-        if (batch.Limit > _durable && !journaled && !allowed)
-            throw new InvalidOperationException($"rule 1: positions {batch.From} to {batch.To} overwrite a block that is read from position {_durable} on");
+        if (batch.Limit > _released && !journaled && !allowed)
+            throw new InvalidOperationException($"rule 1: positions {batch.From} to {batch.To} overwrite a block that is read from position {_released} on");
     }
 
-    private IEnumerable<TransferGroup> FlushBase()
+    private IEnumerable<IPending> FlushBase()
     {
         _baseFlushes++;
         _setup.Io.Flush(_setup.Base.Number, _transfers);
@@ -513,6 +539,23 @@ public sealed class MergeEngine : IDisposable
         _checkpoints++;
         _lastCheckpoint = _setup.Time.Milliseconds;
         if (count == _written) (_bytesSinceCheckpoint, _checkpointDue) = (0, false);
+        Follow();
+    }
+
+    /// <summary>Has readers follow the durable count: published at once or when the last switch is over, and of use to the merge when all have followed. True if anything changed.</summary>
+    private bool Follow()
+    {
+        if (_released == _durable || !_setup.Readers.IsDone) return false;
+        int before = _released;
+        _released = _published;
+        if (_published < _durable)
+        {
+            _published = _durable;
+            _setup.Readers.Publish(new OpHomes(_durable, 0));
+            if (_setup.Readers.IsDone) _released = _published;
+            return true;
+        }
+        return _released != before;
     }
 
     private void Advance(int position)

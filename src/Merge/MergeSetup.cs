@@ -34,6 +34,8 @@ public sealed record MergeSetup
     public StopFlag Stop { get; init; } = new();
     /// <summary>Who wants to know how far it is.</summary>
     public IMergeObserver? Observer { get; init; }
+    /// <summary>Those who read the merged image meanwhile. Its wake-up is the one that the queue of <see cref="Io"/> listens to.</summary>
+    public ReaderGate Readers { get; init; } = new();
 
     /// <summary>Reads the COW through a window of arena memory: a sixteenth of it, which is plenty at 256 KiB, where a disk streams.</summary>
     internal CowFile ReadCow()

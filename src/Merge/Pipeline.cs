@@ -89,11 +89,11 @@ internal sealed class Pipeline
         return changed;
     }
 
-    /// <summary>Blocks until a device or a worker has finished something.</summary>
+    /// <summary>Blocks until a device or a worker has finished something, or the last of the readers that somebody waits for has left.</summary>
     public void Wait()
     {
-        // A worker that ends a job wakes the queue as well.
-        if (_setup.Io.InFlight > 0) _setup.Io.Wait();
+        // A worker that ends a job wakes the queue as well, and so does that reader.
+        if (_setup.Io.InFlight > 0 || !_setup.Readers.IsDone) _setup.Io.Wait();
         else if (_jobs > 0) _setup.Workers.WaitForEnd();
         else throw new InvalidOperationException("the engine waits for nothing");
     }

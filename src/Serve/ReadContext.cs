@@ -1,0 +1,47 @@
+using System;
+using Snapuserd.Block;
+
+namespace Snapuserd.Serve;
+
+/// <summary>What a serving thread reads the view with: memory, a queue of plain system calls, and a buffer per read. Made, used and disposed of by that thread.</summary>
+public sealed class ReadContext : IDisposable
+{
+    private readonly WakeUp _wakeUp = new();
+    private readonly Arena _arena;
+    private readonly SyncQueue _queue;
+    private readonly Slice[] _buffers;
+
+    /// <summary>
+    /// For <paramref name="reads"/> reads at a time of up to <paramref name="bufferBytes"/> bytes. <paramref name="devices"/> are those of the view's engine, by number.
+    /// Takes <see cref="Bytes"/> of memory; exit code 71 if there is none.
+    /// </summary>
+    public ReadContext(SnapshotView view, BlockDevice[] devices, int reads, int bufferBytes)
+    {
+        _arena = new Arena(Bytes(view, reads, bufferBytes));
+        _queue = new SyncQueue(devices, _arena, _wakeUp, reads);
+        Reader = new ViewReader(view, new Transfers(_queue, Array.ConvertAll(devices, device => device.Granule)), _arena, reads);
+        _buffers = new Slice[reads];
+        for (int i = 0; i < reads; i++) _buffers[i] = _arena.Take(bufferBytes)!.Value;
+    }
+
+    /// <summary>Bytes of memory for <paramref name="reads"/> reads at a time of up to <paramref name="bufferBytes"/>.</summary>
+    public static int Bytes(SnapshotView view, int reads, int bufferBytes) => checked(reads * (ViewReader.BytesPerRead(view) + ((bufferBytes + 4095) & -4096)));
+
+    /// <summary>Reads into the buffers.</summary>
+    public ViewReader Reader { get; }
+
+    /// <summary>The buffer of a read, by its number.</summary>
+    public Slice Buffer(int read) => _buffers[read];
+
+    /// <summary>The bytes of a buffer, or of a part of it.</summary>
+    public Span<byte> this[Slice slice] => _arena[slice];
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        Reader.Dispose();
+        _queue.Dispose();
+        _arena.Dispose();
+        _wakeUp.Dispose();
+    }
+}

@@ -1,0 +1,99 @@
+using System;
+using Snapuserd.Block;
+using Snapuserd.Cow;
+using Snapuserd.Interop;
+
+namespace Snapuserd.Serve;
+
+/// <summary>The end of a read: its tag, and how many bytes were read (all that were asked for) or a negative errno.</summary>
+public readonly record struct ViewCompletion(uint Tag, int Result);
+
+/// <summary>
+/// One thread's way to read a <see cref="SnapshotView"/>: a fixed number of reads at a time, each with memory of its own. A read that fails
+/// ends with −EIO and concerns no other. Not thread-safe.
+/// </summary>
+public sealed class ViewReader : IDisposable
+{
+    private readonly SnapshotView _view;
+    private readonly Transfers _io;
+    private readonly UnitDecoder _decoder = new();
+    private readonly ViewRead[] _reads;
+    private readonly int[] _active;
+    private int _activeCount;
+
+    /// <summary>
+    /// A reader for <paramref name="reads"/> reads at a time over <paramref name="io"/>, whose device numbers are those of the view's engine. It takes
+    /// <see cref="BytesPerRead"/> of <paramref name="arena"/> for each; exit code 71 if there is less. Both stay the caller's and outlive it.
+    /// </summary>
+    public ViewReader(SnapshotView view, Transfers io, Arena arena, int reads)
+    {
+        ArgumentOutOfRangeException.ThrowIfNegativeOrZero(reads);
+        _view = view;
+        _io = io;
+        _reads = new ViewRead[reads];
+        _active = new int[reads];
+        int bytes = BytesPerRead(view);
+        for (int i = 0; i < reads; i++)
+        {
+            Slice memory = arena.Take(bytes) ?? throw new SnapuserdException(ExitCode.OutOfResources, $"reading takes {bytes} bytes of buffer memory, {arena.Free} are left; try a larger --memory");
+            _reads[i] = new ViewRead(view, io, arena, memory, _decoder);
+            _active[i] = i;
+        }
+    }
+
+    /// <summary>Bytes of memory that a read needs beside its buffer: for payloads as they are stored, and for a unit of which only a part is wanted.</summary>
+    public static int BytesPerRead(SnapshotView view) => ViewRead.MemoryBytes(view.Cow);
+
+    /// <summary>Reads under way.</summary>
+    public int Count => _activeCount;
+
+    /// <summary>Another read can begin.</summary>
+    public bool HasRoom => _activeCount < _reads.Length;
+
+    /// <summary>
+    /// Begins a read of <paramref name="buffer"/>.Length bytes at <paramref name="offset"/> of the image, any offset and length; behind the
+    /// image's end it fails with −EINVAL. <see cref="HasRoom"/> is true. The buffer belongs to the read until its completion was reaped.
+    /// </summary>
+    public void Begin(long offset, Slice buffer, uint tag)
+    {
+        if (!HasRoom) throw new InvalidOperationException($"{_activeCount} reads are under way already");
+        _reads[_active[_activeCount++]].Begin(offset, buffer, tag);
+    }
+
+    /// <summary>Takes a read that has ended; false if none has. Does what can be done without waiting for a device: decoding, above all.</summary>
+    public bool TryReap(out ViewCompletion completion)
+    {
+        for (int i = 0; i < _activeCount; i++)
+        {
+            ViewRead read = _reads[_active[i]];
+            if (!read.Advance()) continue;
+            completion = new ViewCompletion(read.Tag, read.Result);
+            _activeCount--;
+            (_active[i], _active[_activeCount]) = (_active[_activeCount], _active[i]);
+            return true;
+        }
+        completion = default;
+        return false;
+    }
+
+    /// <summary>Blocks until a device has got on or the queue was woken up. Something is under way.</summary>
+    public void Wait() => _io.Wait();
+
+    /// <summary>Reads and waits for it; nothing else is under way. Returns the bytes read or a negative errno.</summary>
+    public int Read(long offset, Slice buffer)
+    {
+        Begin(offset, buffer, 0);
+        ViewCompletion completion;
+        while (!TryReap(out completion)) Wait();
+        return completion.Result;
+    }
+
+    /// <summary>Waits for what is in flight and lets the merge go on.</summary>
+    public void Dispose()
+    {
+        _io.Abandon();
+        for (int i = 0; i < _activeCount; i++) _reads[_active[i]].Abandon();
+        _activeCount = 0;
+        _decoder.Dispose();
+    }
+}
