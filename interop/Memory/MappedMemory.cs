@@ -30,6 +30,19 @@ public sealed unsafe class MappedMemory : IDisposable
         return 0;
     }
 
+    /// <summary>
+    /// Maps what a driver shares with us, for reading: <paramref name="length"/> bytes at <paramref name="offset"/> of a descriptor. Returns 0, or a
+    /// negative errno with <paramref name="memory"/> null.
+    /// </summary>
+    public static int MapShared(int fd, long offset, nint length, out MappedMemory? memory)
+    {
+        memory = null;
+        nint address = Libc.MMap(0, length, Libc.PROT_READ, Libc.MAP_SHARED | Libc.MAP_POPULATE, fd, offset);
+        if (address is < 0 and > -4096) return (int)address;
+        memory = new MappedMemory((byte*)address, length);
+        return 0;
+    }
+
     /// <summary><paramref name="count"/> values of <typeparamref name="T"/> from byte <paramref name="offset"/> on.</summary>
     public Span<T> Span<T>(nint offset, int count) where T : unmanaged
     {

@@ -28,6 +28,7 @@ public sealed class RingQueue : IBlockQueue
     // A tag has 32 bits, so whatever is above them is ours.
     private const ulong WakeUpData = 1UL << 32;
     private const ulong CancelData = 2UL << 32;
+    private const ulong CommandData = 3UL << 32;
 
     private readonly IoUring? _uring;
     private readonly Ring _ring;
@@ -39,6 +40,7 @@ public sealed class RingQueue : IBlockQueue
     private bool _listening;
     private int _broken;
     private bool _disposed;
+    private Action<uint, int>? _onCommand;
 
     internal RingQueue(IoUring? uring, Ring ring, int[] fds, Arena arena, WakeUp wakeUp, MappedMemory wakeUpBuffer, int depth, bool fixedBuffer)
     {
@@ -55,18 +57,18 @@ public sealed class RingQueue : IBlockQueue
     /// <summary>
     /// Makes a ring for <paramref name="depth"/> requests over <paramref name="devices"/>, which requests name by their index. The thread
     /// that calls this must be the only one that uses the queue. Returns null, or why there is no ring; <see cref="SyncQueue"/> does the same more slowly.
-    /// Devices, arena and wake-up stay the caller's and outlive the queue.
+    /// Devices, arena and wake-up stay the caller's and outlive the queue. <paramref name="commands"/> is how many of <see cref="TryCommand"/> may be in flight besides.
     /// </summary>
-    public static RingRefusal? TryCreate(ReadOnlySpan<BlockDevice> devices, Arena arena, WakeUp wakeUp, int depth, out RingQueue? queue) =>
-        TryCreate(BlockDevice.Descriptors(devices), arena, wakeUp, depth, out queue, pin: AnyDirect(devices));
+    public static RingRefusal? TryCreate(ReadOnlySpan<BlockDevice> devices, Arena arena, WakeUp wakeUp, int depth, out RingQueue? queue, int commands = 0) =>
+        TryCreate(BlockDevice.Descriptors(devices), arena, wakeUp, depth, out queue, pin: AnyDirect(devices), commands);
 
-    internal static RingRefusal? TryCreate(int[] fds, Arena arena, WakeUp wakeUp, int depth, out RingQueue? queue, bool pin = true)
+    internal static RingRefusal? TryCreate(int[] fds, Arena arena, WakeUp wakeUp, int depth, out RingQueue? queue, bool pin = true, int commands = 0)
     {
         queue = null;
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(depth);
         ArgumentOutOfRangeException.ThrowIfGreaterThan(depth, MaximumDepth);
         // One more for the read of the wake-up and one for the cancellation at the end.
-        int result = IoUring.Open((uint)depth + 2, 0, 0, out IoUring? uring);
+        int result = IoUring.Open((uint)(depth + commands) + 2, 0, 0, out IoUring? uring);
         if (result < 0) return RingRefusal.Of(result);
         const uint Needed = IORING_FEAT_NODROP | IORING_FEAT_RW_CUR_POS;
         if ((uring!.Features & Needed) != Needed)
@@ -115,6 +117,21 @@ public sealed class RingQueue : IBlockQueue
         if (!_ring.TryPrepare(Entry(request))) return false;
         _inFlight++;
         return true;
+    }
+
+    /// <summary>
+    /// Who gets the ends of commands, by tag and result, within <see cref="Wait"/>: it may queue nothing there, and the wait returns then as it does for a wake-up.
+    /// </summary>
+    public void ListenToCommands(Action<uint, int> ended) => _onCommand = ended;
+
+    /// <summary>
+    /// Queues a driver's own command (IORING_OP_URING_CMD) of up to 16 bytes, so that one thread waits for devices and for a driver at once. False when
+    /// the ring is full. Commands use no memory of ours: those still in flight when the queue is disposed of are cancelled by the kernel.
+    /// </summary>
+    public bool TryCommand(int fd, uint command, ReadOnlySpan<byte> bytes, uint tag)
+    {
+        ObjectDisposedException.ThrowIf(_disposed, this);
+        return _ring.TryPrepare(new IoUringSqe { Opcode = IORING_OP_URING_CMD, Fd = fd, CmdOp = command, UserData = CommandData | tag }, bytes);
     }
 
     /// <inheritdoc/>
@@ -226,6 +243,10 @@ public sealed class RingQueue : IBlockQueue
                     break;
                 case CancelData:
                     break;
+                case >= CommandData:
+                    woken = true;
+                    _onCommand?.Invoke((uint)completion.UserData, completion.Res);
+                    break;
                 default:
                     _inFlight--;
                     completions[count++] = new BlockCompletion((uint)completion.UserData, completion.Res);
@@ -254,7 +275,7 @@ public sealed class RingQueue : IBlockQueue
         while (_ring.TryTakeBack(out ulong data))
         {
             if (data == WakeUpData) _listening = false;
-            else _inFlight--;
+            else if (data < CommandData) _inFlight--;
         }
         if (_inFlight == 0 && !_listening) return true;
 

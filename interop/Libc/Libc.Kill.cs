@@ -1,0 +1,13 @@
+using System.Runtime.InteropServices;
+
+namespace Snapuserd.Interop;
+
+[LibraryHeader("signal.h")]
+public static unsafe partial class Libc
+{
+    /// <summary>kill(2); signal 0 only asks whether the process is there. Returns 0 or a negative errno: -ESRCH when it is not.</summary>
+    public static int Kill(int process, int number) => kill(process, number) < 0 ? -Marshal.GetLastPInvokeError() : 0;
+
+    [DllImport("libc", SetLastError = true)]
+    private static extern int kill(int pid, int sig);
+}

@@ -1,0 +1,184 @@
+using System;
+using System.Threading;
+using Snapuserd.Block;
+using Snapuserd.Interop;
+using static Snapuserd.Interop.IoUringAbi;
+
+namespace Snapuserd.Serve;
+
+/// <summary>
+/// The kernel's ublk driver. Control commands go through a ring and a thread of their own: a command may wait for the queues' threads (START_DEV for
+/// the partition table that they read), and its requests have twice the size of theirs.
+/// </summary>
+internal sealed class UblkDriver : IUblkDriver
+{
+    private const string ControlPath = "/dev/ublk-control";
+
+    /// <summary>As for any thread of ours: address space is all that it costs.</summary>
+    private const int StackSize = 512 * 1024;
+
+    private readonly object _gate = new();
+    private readonly int _fd;
+    private readonly MappedMemory _buffer;
+    private readonly Thread _thread;
+    private IoUringSqe _request;
+    private UblksrvCtrlCmd _command;
+    private int _result;
+    private State _state = State.Starting;
+
+    private enum State { Starting, Idle, Posted, Ended, Gone }
+
+    /// <summary>Opens the control device and starts the thread. Exit code 69 without driver or io_uring, 77 without permission, 71 without memory.</summary>
+    public UblkDriver()
+    {
+        _fd = Libc.OpenAt(Libc.AT_FDCWD, ControlPath, Libc.O_RDWR | Libc.O_CLOEXEC);
+        if (_fd < 0)
+        {
+            throw _fd switch
+            {
+                -Errno.ENOENT or -Errno.ENXIO or -Errno.ENODEV => new SnapuserdException(ExitCode.Unavailable, $"there is no {ControlPath}: the kernel module ublk_drv is not loaded (modprobe ublk_drv), or this kernel has none; try --device nbd"),
+                -Errno.EACCES or -Errno.EPERM => new SnapuserdException(ExitCode.Permission, $"cannot open {ControlPath}: {Reason.Of(_fd)}"),
+                _ => new SnapuserdException(ExitCode.OutOfResources, $"cannot open {ControlPath}: {Reason.Of(_fd)}"),
+            };
+        }
+        int mapped = MappedMemory.Map(Libc.PageSize, out MappedMemory? buffer);
+        if (mapped < 0)
+        {
+            _ = Libc.Close(_fd);
+            throw new SnapuserdException(ExitCode.OutOfResources, $"cannot map a page: {Reason.Of(mapped)}");
+        }
+        _buffer = buffer!;
+        _thread = new Thread(Run, StackSize) { IsBackground = true, Name = "ublk control" };
+        try
+        {
+            _thread.Start();
+        }
+        catch (Exception e) when (e is OutOfMemoryException or ThreadStartException)
+        {
+            _state = State.Gone;
+            Free();
+            throw new SnapuserdException(ExitCode.OutOfResources, "cannot start a thread");
+        }
+        lock (_gate)
+        {
+            while (_state == State.Starting) Monitor.Wait(_gate);
+            if (_state == State.Idle) return;
+        }
+        _thread.Join();
+        Free();
+        throw new SnapuserdException(ExitCode.Unavailable, $"ublk needs io_uring with requests of 128 bytes (Linux 5.19), and the system does not give it: {Reason.Of(_result)}; try --device nbd");
+    }
+
+    /// <inheritdoc/>
+    public int Control(uint command, int id, ulong data, Span<byte> buffer, int milliseconds = -1)
+    {
+        lock (_gate)
+        {
+            if (_state != State.Idle) return -Errno.EBUSY;
+            buffer.CopyTo(_buffer.Span<byte>(0, buffer.Length));
+            _request = new IoUringSqe { Opcode = IORING_OP_URING_CMD, Fd = _fd, CmdOp = command };
+            _command = new UblksrvCtrlCmd { DevId = (uint)id, QueueId = ushort.MaxValue, Len = (ushort)buffer.Length, Addr = buffer.IsEmpty ? 0 : (ulong)_buffer.Address, Data = data };
+            _state = State.Posted;
+            Monitor.PulseAll(_gate);
+            while (_state == State.Posted)
+            {
+                if (milliseconds < 0) Monitor.Wait(_gate);
+                else if (!Monitor.Wait(_gate, milliseconds) && _state == State.Posted) return -Errno.ETIMEDOUT;
+            }
+            if (_state == State.Gone) return -Errno.EIO;
+            _state = State.Idle;
+            _buffer.Span<byte>(0, buffer.Length).CopyTo(buffer);
+            return _result;
+        }
+    }
+
+    /// <inheritdoc/>
+    public int OpenCharacterDevice(int id) => Libc.OpenAt(Libc.AT_FDCWD, $"/dev/ublkc{id}", Libc.O_RDWR | Libc.O_CLOEXEC);
+
+    /// <inheritdoc/>
+    public string PathOf(int id) => $"/dev/ublkb{id}";
+
+    /// <inheritdoc/>
+    public RingQueue MakeRing(BlockDevice[] devices, Arena arena, WakeUp wakeUp, int depth, int commands)
+    {
+        if (RingQueue.TryCreate(devices, arena, wakeUp, depth, out RingQueue? ring, commands) is { } refusal)
+            throw new SnapuserdException(ExitCode.Unavailable, $"ublk needs io_uring: {refusal.Sentence}; try --device nbd");
+        return ring!;
+    }
+
+    /// <summary>Ends the thread. A command that takes for ever keeps it, and the process' end ends both.</summary>
+    public void Dispose()
+    {
+        lock (_gate)
+        {
+            if (_state != State.Idle) return;
+            _state = State.Gone;
+            Monitor.PulseAll(_gate);
+        }
+        _thread.Join();
+        Free();
+    }
+
+    private void Free()
+    {
+        _buffer.Dispose();
+        _ = Libc.Close(_fd);
+    }
+
+    private void Run()
+    {
+        try
+        {
+            int result = IoUring.Open(1, IORING_SETUP_SQE128, 0, out IoUring? uring);
+            if (result < 0)
+            {
+                _result = result;
+                Turn(State.Gone);
+                return;
+            }
+            Turn(State.Idle);
+            while (Take())
+            {
+                _result = Execute(uring!.Ring);
+                Turn(State.Ended);
+            }
+            uring!.Close();
+        }
+        catch (Exception)
+        {
+            _result = -Errno.ENOMEM;
+            Turn(State.Gone);
+        }
+    }
+
+    private void Turn(State state)
+    {
+        lock (_gate)
+        {
+            _state = state;
+            Monitor.PulseAll(_gate);
+        }
+    }
+
+    private bool Take()
+    {
+        lock (_gate)
+        {
+            while (_state is not (State.Posted or State.Gone)) Monitor.Wait(_gate);
+            return _state == State.Posted;
+        }
+    }
+
+    private int Execute(Ring ring)
+    {
+        if (!ring.TryPrepare(_request, System.Runtime.InteropServices.MemoryMarshal.AsBytes(new ReadOnlySpan<UblksrvCtrlCmd>(in _command)))) return -Errno.EBUSY;
+        while (true)
+        {
+            int taken = ring.Enter(1);
+            if (ring.TryReap(out IoUringCqe completion)) return completion.Res;
+            if (taken >= 0 || taken == -Errno.EINTR) continue;
+            if (taken is not (-Errno.EAGAIN or -Errno.EBUSY)) return ring.TryTakeBack(out _) ? taken : -Errno.EIO;
+            _ = Libc.Poll(default, 1);
+        }
+    }
+}

@@ -1,0 +1,236 @@
+using System;
+using System.Runtime.InteropServices;
+using System.Threading;
+using Snapuserd.Block;
+using Snapuserd.Interop;
+using static Snapuserd.Interop.UblkAbi;
+
+namespace Snapuserd.Serve;
+
+/// <summary>
+/// One queue of a ublk device, made, used and disposed of by one thread: the driver wants all commands of a queue from whoever fetched its tags. One ring
+/// carries the driver's commands and the reads of the devices, so that one wait listens to both and one thread has many reads under way.
+/// <code>
+///   fetch every tag -> (request comes) -> wait for a free read, in the order of coming -> read -> copy to the driver -> commit and fetch again -> …
+///                                                                                                 until every tag came back aborted
+/// </code>
+/// </summary>
+internal sealed class UblkQueue : IDisposable
+{
+    /// <summary>A read of 512 KiB of single blocks takes many requests of the devices; more than four each, for all reads together, only wait in the disk.</summary>
+    private const int RequestsPerRead = 4, FewestRequests = 32, MostRequests = 256;
+
+    private readonly int _fd;
+    private readonly int _number;
+    private readonly UblkGeometry _geometry;
+    private readonly WakeUp _wakeUp;
+    private readonly Arena _arena;
+    private readonly RingQueue _ring;
+    private readonly ViewReader _reader;
+    private readonly MappedMemory _descriptors;
+    private readonly Slice[] _buffers;
+    private readonly int[] _tagOf;
+    private readonly int[] _freeReads;
+    private readonly TagQueue _arrived;
+    private readonly TagQueue _waiting;
+    private int _freeReadCount;
+    private int _lostErrno;
+    private bool _begun;
+
+    /// <summary>
+    /// Takes memory, ring and the mapping of the requests; <paramref name="fd"/> is /dev/ublkcN and stays the caller's, as does <paramref name="wakeUp"/>,
+    /// which only this queue listens to. Exit code 71 without memory, 69 without io_uring.
+    /// </summary>
+    public UblkQueue(SnapshotView view, BlockDevice[] devices, IUblkDriver driver, int fd, int number, UblkGeometry geometry, WakeUp wakeUp)
+    {
+        (_fd, _number, _geometry, _wakeUp) = (fd, number, geometry, wakeUp);
+        int result = MappedMemory.MapShared(fd, DescriptorOffset(number), DescriptorLength(geometry.Depth), out MappedMemory? descriptors);
+        if (result < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"ublk: the requests of queue {number} cannot be mapped: {Reason.Of(result)}");
+        _descriptors = descriptors!;
+        try
+        {
+            int reads = geometry.Reads;
+            _arena = new Arena(reads * (ViewReader.BytesPerRead(view) + geometry.MaxIoBytes));
+            try
+            {
+                _ring = driver.MakeRing(devices, _arena, wakeUp, Math.Clamp(reads * RequestsPerRead, FewestRequests, MostRequests), geometry.Depth);
+                try
+                {
+                    _reader = new ViewReader(view, new Transfers(_ring, Array.ConvertAll(devices, device => device.Granule)), _arena, reads);
+                    _buffers = new Slice[reads];
+                    for (int i = 0; i < reads; i++) _buffers[i] = _arena.Take(geometry.MaxIoBytes)!.Value;
+                }
+                catch
+                {
+                    _ring.Dispose();
+                    throw;
+                }
+            }
+            catch
+            {
+                _arena.Dispose();
+                throw;
+            }
+        }
+        catch
+        {
+            _descriptors.Dispose();
+            throw;
+        }
+        _tagOf = new int[geometry.Reads];
+        _freeReads = new int[geometry.Reads];
+        for (int i = geometry.Reads - 1; i >= 0; i--) _freeReads[_freeReadCount++] = i;
+        _arrived = new TagQueue(geometry.Depth);
+        _waiting = new TagQueue(geometry.Depth);
+        _ring.ListenToCommands(Ended);
+    }
+
+    /// <summary>Tags that are the driver's to give or ours to answer. 0: all came back aborted, or none was fetched.</summary>
+    public int Tags { get; private set; }
+
+    /// <summary>Fetches every tag and returns when the kernel has taken all of that. Exit code 74 when it refused one.</summary>
+    public void Fetch()
+    {
+        for (int tag = 0; tag < _geometry.Depth; tag++) Issue(UBLK_U_IO_FETCH_REQ, tag, 0);
+        Tags = _geometry.Depth;
+        // A wake-up of our own, so that the wait submits and returns.
+        _wakeUp.Signal();
+        _reader.Wait();
+        CheckLost();
+    }
+
+    /// <summary>
+    /// Answers requests until every tag came back aborted, or <paramref name="abandon"/> says so behind a wake-up. Throws when the ring or the driver
+    /// fails; disposing of the queue then makes the driver take back what was not answered.
+    /// </summary>
+    public void Serve(Func<bool> abandon)
+    {
+        while (Tags > 0 && !abandon())
+        {
+            _begun = false;
+            while (_arrived.Count > 0) Arrive(_arrived.Take());
+            while (_reader.TryReap(out ViewCompletion completion)) Finish(completion);
+            Begin();
+            // A read that needed no device has ended already.
+            if (!_begun || !TryFinish()) _reader.Wait();
+            CheckLost();
+        }
+    }
+
+    /// <summary>Waits for the devices' reads and closes the ring; the driver gets back whatever it had given.</summary>
+    public void Dispose()
+    {
+        _reader.Dispose();
+        _ring.Dispose();
+        _arena.Dispose();
+        _descriptors.Dispose();
+    }
+
+    private bool TryFinish()
+    {
+        bool any = false;
+        while (_reader.TryReap(out ViewCompletion completion))
+        {
+            Finish(completion);
+            any = true;
+        }
+        return any;
+    }
+
+    /// <summary>The end of a command, in the midst of a wait.</summary>
+    private void Ended(uint tag, int result)
+    {
+        if (result == UBLK_IO_RES_OK)
+        {
+            _arrived.Add((int)tag);
+            return;
+        }
+        Tags--;
+        // What else may come is no abort: the driver did not understand us, or has no memory, and the tag's request would wait for ever.
+        if (result != UBLK_IO_RES_ABORT && _lostErrno == 0) _lostErrno = result;
+    }
+
+    private void CheckLost()
+    {
+        if (_lostErrno != 0) throw new SnapuserdException(ExitCode.InputOutput, $"ublk: queue {_number}: the driver refused a command: {Reason.Of(_lostErrno)}");
+    }
+
+    private void Arrive(int tag)
+    {
+        ref readonly UblksrvIoDesc request = ref Request(tag);
+        switch ((byte)request.OpFlags)
+        {
+            case UBLK_IO_OP_READ when request.NrSectors > 0 && request.NrSectors <= (uint)_geometry.MaxIoBytes / 512: _waiting.Add(tag); break;
+            case UBLK_IO_OP_READ: Commit(tag, -Errno.EIO); break;
+            case UBLK_IO_OP_FLUSH: Commit(tag, 0); break;
+            case UBLK_IO_OP_WRITE: Commit(tag, -Errno.EPERM); break;
+            default: Commit(tag, -Errno.EOPNOTSUPP); break;
+        }
+    }
+
+    private void Begin()
+    {
+        while (_waiting.Count > 0 && _freeReadCount > 0)
+        {
+            int tag = _waiting.Take();
+            int read = _freeReads[--_freeReadCount];
+            _tagOf[read] = tag;
+            ref readonly UblksrvIoDesc request = ref Request(tag);
+            // A sector behind 2^54 is behind any image, and the multiplication must not wrap around.
+            long offset = request.StartSector < 1UL << 54 ? (long)request.StartSector * 512 : long.MaxValue;
+            _reader.Begin(offset, _buffers[read].Part(0, (int)request.NrSectors * 512), (uint)read);
+            _begun = true;
+        }
+    }
+
+    private void Finish(ViewCompletion completion)
+    {
+        int read = (int)completion.Tag, tag = _tagOf[read];
+        _freeReads[_freeReadCount++] = read;
+        Commit(tag, completion.Result > 0 ? Copy(tag, _buffers[read].Part(0, completion.Result)) : -Errno.EIO);
+    }
+
+    /// <summary>Hands the bytes of a request to the driver; all of them, or −EIO.</summary>
+    private int Copy(int tag, Slice bytes)
+    {
+        for (int done = 0; done < bytes.Length;)
+        {
+            nint written = Libc.PWrite(_fd, _arena.AddressOf(bytes) + done, bytes.Length - done, UserCopyOffset(_number, tag) + done);
+            if (written == -Errno.EINTR) continue;
+            if (written <= 0) return -Errno.EIO;
+            done += (int)written;
+        }
+        return bytes.Length;
+    }
+
+    private void Commit(int tag, int result) => Issue(UBLK_U_IO_COMMIT_AND_FETCH_REQ, tag, result);
+
+    private void Issue(uint command, int tag, int result)
+    {
+        UblksrvIoCmd bytes = new() { QueueId = (ushort)_number, Tag = (ushort)tag, Result = result };
+        // The ring has room for a command per tag, and a tag has one command at a time.
+        if (!_ring.TryCommand(_fd, command, MemoryMarshal.AsBytes(new ReadOnlySpan<UblksrvIoCmd>(in bytes)), (uint)tag))
+            throw new InvalidOperationException($"no room for a command of tag {tag}");
+    }
+
+    private ref UblksrvIoDesc Request(int tag) => ref _descriptors.Span<UblksrvIoDesc>(tag * Marshal.SizeOf<UblksrvIoDesc>(), 1)[0];
+
+    /// <summary>Tags in the order in which they came; every tag is in it once at the most.</summary>
+    private sealed class TagQueue(int capacity)
+    {
+        private readonly int[] _tags = new int[capacity];
+        private int _first;
+
+        public int Count { get; private set; }
+
+        public void Add(int tag) => _tags[(_first + Count++) % _tags.Length] = tag;
+
+        public int Take()
+        {
+            int tag = _tags[_first];
+            _first = (_first + 1) % _tags.Length;
+            Count--;
+            return tag;
+        }
+    }
+}

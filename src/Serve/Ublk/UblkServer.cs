@@ -1,0 +1,451 @@
+using System;
+using System.Runtime.InteropServices;
+using System.Threading;
+using Snapuserd.Block;
+using Snapuserd.Interop;
+using static Snapuserd.Interop.UblkAbi;
+
+namespace Snapuserd.Serve;
+
+/// <summary>
+/// A <see cref="SnapshotView"/> as /dev/ublkbN, Linux 6.5 and later. Control commands and queues have threads of their own.
+/// <code>
+///   features -> add, parameters (or: start recovery) -> open /dev/ublkcN -> every queue fetches every tag -> start (or: end recovery) -> one read
+///   stop -> every tag came back aborted, queues closed -> close /dev/ublkcN -> delete
+/// </code>
+/// The device outlives a killed server (UBLK_F_USER_RECOVERY): its requests wait, those that were under way as well (_REISSUE), and the next server with
+/// the same number takes it over, so that its readers see a pause and no error.
+/// <para>
+/// Bytes go to the driver by pwrite (UBLK_F_USER_COPY, of the same kernel as GET_FEATURES, which is needed anyway): a buffer is needed per read under way
+/// then, not per tag, and a device that is taken over needs no more memory than any other.
+/// </para>
+/// </summary>
+public sealed class UblkServer : IBlockServer
+{
+    private const ulong NeededFeatures = UBLK_F_USER_RECOVERY | UBLK_F_USER_RECOVERY_REISSUE | UBLK_F_CMD_IOCTL_ENCODE | UBLK_F_USER_COPY;
+
+    /// <summary>"snap" in the upper half of what the driver keeps for its server: a device of ours. The lower half says of what.</summary>
+    private const uint Mark = 0x736e6170;
+
+    /// <summary>Milliseconds between two looks at something that only time changes.</summary>
+    private const int LookMilliseconds = 10;
+
+    /// <summary>How long a dead server may take to be gone: its last reads of a slow disk end first. Too short, and the device is called in use although it is not.</summary>
+    private const int DeathMilliseconds = 20_000;
+
+    /// <summary>The same if somebody has the process number of the server: a zombie, which is as dead, or a server that lives.</summary>
+    private const int DoubtMilliseconds = 1_000;
+
+    /// <summary>How long the device may take to be gone for good before Stop returns; somebody may have it open. Nothing but its number depends on it.</summary>
+    private const int GoneMilliseconds = 2_000;
+
+    /// <summary>How long the queues may take to give up behind a stop that succeeded: every tag has come back by then.</summary>
+    private const int QueueMilliseconds = 10_000;
+
+    /// <summary>udev may make a node with a delay; devtmpfs makes it at once.</summary>
+    private const int NodeMilliseconds = 3_000;
+
+    /// <summary>As for any thread of ours: address space is all that it costs.</summary>
+    private const int StackSize = 512 * 1024;
+
+    private readonly object _gate = new();
+    private readonly SnapshotView _view;
+    private readonly BlockDevice[] _devices;
+    private readonly UblkOptions _options;
+    private readonly WakeUp _wakeUp;
+    private readonly Func<IUblkDriver> _makeDriver;
+    private IUblkDriver? _driver;
+    private Thread[] _threads = [];
+    private WakeUp[] _wakeUps = [];
+    private SnapuserdException? _failed;
+    private string? _trouble;
+    private int _fetched;
+    private int _id = -1;
+    private int _fd = -1;
+    private bool _stopping;
+    private bool _abandoned;
+    private bool _ended;
+
+    /// <summary>
+    /// A server for <paramref name="view"/>, whose devices by number are <paramref name="devices"/>. <paramref name="wakeUp"/> is signalled when
+    /// <see cref="Trouble"/> appears. Nothing happens before <see cref="Start"/>; all of it stays the caller's and outlives the server.
+    /// </summary>
+    public UblkServer(SnapshotView view, BlockDevice[] devices, UblkOptions options, WakeUp wakeUp)
+        : this(view, devices, options, wakeUp, () => new UblkDriver())
+    {
+    }
+
+    internal UblkServer(SnapshotView view, BlockDevice[] devices, UblkOptions options, WakeUp wakeUp, Func<IUblkDriver> makeDriver) =>
+        (_view, _devices, _options, _wakeUp, _makeDriver) = (view, devices, options, wakeUp, makeDriver);
+
+    /// <inheritdoc/>
+    public string? Trouble => Volatile.Read(ref _trouble);
+
+    /// <summary>Number of the device, −1 before <see cref="Start"/>.</summary>
+    public int Id => _id;
+
+    /// <summary>A device of a server that was killed was taken over.</summary>
+    public bool Recovered { get; private set; }
+
+    /// <inheritdoc/>
+    public string Start()
+    {
+        if (_view.Length % 512 != 0 || _view.Length == 0)
+            throw new SnapuserdException(ExitCode.Unavailable, $"a ublk device has whole sectors of 512 bytes, and the image has {_view.Length} bytes; try --device nbd");
+        _driver = _makeDriver();
+        try
+        {
+            CheckFeatures();
+            int bytesPerRead = ViewReader.BytesPerRead(_view);
+            UblkGeometry geometry = _options.Id >= 0 && TryTakeOver(bytesPerRead) is { } taken ? taken : Add(UblkGeometry.For(_options, bytesPerRead), bytesPerRead);
+            OpenCharacterDevice();
+            StartQueues(geometry);
+            Check(_driver.Control(Recovered ? UBLK_U_CMD_END_USER_RECOVERY : UBLK_U_CMD_START_DEV, _id, (ulong)Libc.GetPid(), default), Recovered ? "taken over" : "started");
+            ReadOnce(_driver.PathOf(_id));
+            if (Recovered) _options.Report?.Invoke($"{_driver.PathOf(_id)}: taken over from a server that was killed");
+            return _driver.PathOf(_id);
+        }
+        catch
+        {
+            Stop();
+            throw;
+        }
+    }
+
+    /// <inheritdoc/>
+    public void Stop()
+    {
+        lock (_gate)
+        {
+            if (_stopping)
+            {
+                while (!_ended) Monitor.Wait(_gate);
+                return;
+            }
+            _stopping = true;
+        }
+        try
+        {
+            if (_driver != null) Remove(_driver);
+        }
+        finally
+        {
+            lock (_gate)
+            {
+                _ended = true;
+                Monitor.PulseAll(_gate);
+            }
+        }
+    }
+
+    /// <summary>Stops, if nobody has.</summary>
+    public void Dispose() => Stop();
+
+    /// <summary>
+    /// Removes device <paramref name="id"/> if its server is dead and was one of ours: those who read it get errors and need not wait for ever. For
+    /// whoever gives up starting servers. False if there is no such device, or it is not removed; never throws.
+    /// </summary>
+    public static bool RemoveDead(int id)
+    {
+        try
+        {
+            using IUblkDriver driver = new UblkDriver();
+            UblksrvCtrlDevInfo info = default;
+            if (Info(driver, id, ref info) < 0 || info.ServerFlags >> 32 != Mark || !IsDead(info)) return false;
+            _ = driver.Control(UBLK_U_CMD_STOP_DEV, id, 0, default);
+            return Delete(driver, id);
+        }
+        catch (SnapuserdException)
+        {
+            return false;
+        }
+    }
+
+    private void CheckFeatures()
+    {
+        Span<ulong> features = stackalloc ulong[1];
+        features[0] = 0;
+        int result = _driver!.Control(UBLK_U_CMD_GET_FEATURES, -1, 0, MemoryMarshal.AsBytes(features));
+        if (result is -Errno.EPERM or -Errno.EACCES) throw new SnapuserdException(ExitCode.Permission, $"ublk devices are for privileged processes (CAP_SYS_ADMIN): {Reason.Of(result)}");
+        if (result < 0 || (features[0] & NeededFeatures) != NeededFeatures)
+            throw new SnapuserdException(ExitCode.Unavailable, $"the ublk driver of this kernel ({Libc.KernelRelease()}) is older than Linux 6.5 and lacks what is needed here; try --device nbd");
+    }
+
+    /// <summary>Looks what there is under the number that was asked for; null: nothing (any more), to be added. Exit code 76 when somebody else has it.</summary>
+    private UblkGeometry? TryTakeOver(int bytesPerRead)
+    {
+        int id = _options.Id;
+        string path = _driver!.PathOf(id);
+        UblksrvCtrlDevInfo info = default;
+        int wait = 0;
+        for (; ; wait += LookMilliseconds)
+        {
+            int result = Info(_driver, id, ref info);
+            if (result == -Errno.ENODEV) return null;
+            if (result < 0) throw new SnapuserdException(ExitCode.InputOutput, $"{path}: the driver does not say what it is: {Reason.Of(result)}");
+            if (info.State != UBLK_S_DEV_LIVE) break;
+            // A server that was killed holds on to the device until its last request has ended.
+            if (wait >= (IsGone(info.Pid) ? DeathMilliseconds : DoubtMilliseconds)) throw InUse(path, info);
+            _ = Libc.Poll(default, LookMilliseconds);
+        }
+        if (info.State == UBLK_S_DEV_DEAD)
+        {
+            // Never started, or stopped and never deleted.
+            if (!IsDead(info)) throw InUse(path, info);
+            RemoveStale(id, "was never started or was stopped");
+            return null;
+        }
+        if (info.ServerFlags >> 32 != Mark) throw new SnapuserdException(ExitCode.InUse, $"{path} belongs to another ublk server, which is gone; let that one take it over, or delete the device");
+        UblkGeometry geometry = UblkGeometry.Of(info, _options, bytesPerRead);
+        if (info.ServerFlags != Identity() || (info.Flags & NeededFeatures) != NeededFeatures || SectorsOf(id) != (ulong)_view.Length / 512 || !geometry.IsSane(bytesPerRead))
+        {
+            RemoveStale(id, "was another image's");
+            return null;
+        }
+        for (; ; wait += LookMilliseconds)
+        {
+            int result = _driver.Control(UBLK_U_CMD_START_USER_RECOVERY, id, 0, default);
+            if (result == 0) break;
+            if (result != -Errno.EBUSY) throw new SnapuserdException(ExitCode.InputOutput, $"{path} cannot be taken over: {Reason.Of(result)}");
+            if (wait >= DeathMilliseconds) throw InUse(path, info);
+            _ = Libc.Poll(default, LookMilliseconds);
+        }
+        (_id, Recovered) = (id, true);
+        return geometry;
+    }
+
+    private static SnapuserdException InUse(string path, in UblksrvCtrlDevInfo info) =>
+        new(ExitCode.InUse, $"{path} is served by another process{(info.Pid > 0 ? $" ({info.Pid})" : "")}; stop that one, or choose another --name");
+
+    private void RemoveStale(int id, string what)
+    {
+        _ = _driver!.Control(UBLK_U_CMD_STOP_DEV, id, 0, default);
+        string path = _driver.PathOf(id);
+        if (!Delete(_driver, id)) throw new SnapuserdException(ExitCode.InUse, $"{path} {what}, and its server is gone, but somebody has it open: close or unmount it");
+        _options.Report?.Invoke($"{path} {what}, and its server is gone: removed");
+    }
+
+    private UblkGeometry Add(UblkGeometry wanted, int bytesPerRead)
+    {
+        UblksrvCtrlDevInfo info = new()
+        {
+            NrHwQueues = (ushort)wanted.Queues,
+            QueueDepth = (ushort)wanted.Depth,
+            MaxIoBufBytes = (uint)wanted.MaxIoBytes,
+            DevId = (uint)_options.Id,
+            Pid = Libc.GetPid(),
+            Flags = NeededFeatures,
+            ServerFlags = Identity(),
+        };
+        int result = _driver!.Control(UBLK_U_CMD_ADD_DEV, _options.Id, 0, MemoryMarshal.AsBytes(new Span<UblksrvCtrlDevInfo>(ref info)));
+        if (result == -Errno.EEXIST) throw new SnapuserdException(ExitCode.InUse, $"{_driver.PathOf(_options.Id)} is being made by another process");
+        Check(result, "made");
+        _id = (int)info.DevId;
+        if ((info.Flags & NeededFeatures) != NeededFeatures) throw new SnapuserdException(ExitCode.Unavailable, "the ublk driver made a device without what was asked for; try --device nbd");
+
+        UblkParams parameters = new()
+        {
+            Len = (uint)Marshal.SizeOf<UblkParams>(),
+            Types = UBLK_PARAM_TYPE_BASIC,
+            Basic = new UblkParamBasic
+            {
+                Attrs = UBLK_ATTR_READ_ONLY,
+                // Any file system mounts on sectors of 512 bytes; 4096 is what the image is made of, and a unit what is best asked for at once.
+                LogicalBsShift = 9,
+                PhysicalBsShift = 12,
+                IoMinShift = 12,
+                IoOptShift = (byte)int.Log2(Math.Clamp(_view.Cow.MaxUnitBytes, 4096, wanted.MaxIoBytes)),
+                MaxSectors = (uint)wanted.MaxIoBytes / 512,
+                DevSectors = (ulong)_view.Length / 512,
+            },
+        };
+        Check(_driver.Control(UBLK_U_CMD_SET_PARAMS, _id, 0, MemoryMarshal.AsBytes(new Span<UblkParams>(ref parameters))), "given its size");
+        return UblkGeometry.Of(info, _options, bytesPerRead);
+    }
+
+    private void OpenCharacterDevice()
+    {
+        for (int wait = 0; ; wait += LookMilliseconds)
+        {
+            _fd = _driver!.OpenCharacterDevice(_id);
+            if (_fd >= 0) return;
+            // Not made yet, or still held by the ring of a server that was killed.
+            if (_fd is not (-Errno.ENOENT or -Errno.EBUSY or -Errno.EINTR) || wait >= NodeMilliseconds)
+            {
+                throw _fd == -Errno.ENOENT
+                    ? new SnapuserdException(ExitCode.Unavailable, $"there is no /dev/ublkc{_id}: mount devtmpfs on /dev, or run udev or mdev")
+                    : new SnapuserdException(_fd == -Errno.EBUSY ? ExitCode.InUse : ExitCode.Permission, $"cannot open /dev/ublkc{_id}: {Reason.Of(_fd)}");
+            }
+            _ = Libc.Poll(default, LookMilliseconds);
+        }
+    }
+
+    private void StartQueues(UblkGeometry geometry)
+    {
+        _wakeUps = new WakeUp[geometry.Queues];
+        for (int i = 0; i < geometry.Queues; i++) _wakeUps[i] = new WakeUp();
+        Thread[] threads = new Thread[geometry.Queues];
+        for (int i = 0; i < geometry.Queues; i++)
+        {
+            int number = i;
+            threads[i] = new Thread(() => Run(number, geometry), StackSize) { IsBackground = true, Name = $"ublk queue {i}" };
+            try
+            {
+                threads[i].Start();
+            }
+            catch (Exception e) when (e is OutOfMemoryException or ThreadStartException)
+            {
+                throw new SnapuserdException(ExitCode.OutOfResources, "cannot start a thread");
+            }
+            _threads = threads[..(i + 1)];
+        }
+        lock (_gate)
+        {
+            while (_fetched < geometry.Queues && _failed == null) Monitor.Wait(_gate);
+            if (_failed is { } failed) throw failed;
+        }
+    }
+
+    private void Run(int number, UblkGeometry geometry)
+    {
+        try
+        {
+            using UblkQueue queue = new(_view, _devices, _driver!, _fd, number, geometry, _wakeUps[number]);
+            queue.Fetch();
+            lock (_gate)
+            {
+                _fetched++;
+                Monitor.PulseAll(_gate);
+            }
+            queue.Serve(() => Volatile.Read(ref _abandoned));
+            if (!Volatile.Read(ref _stopping)) Fail(new SnapuserdException(ExitCode.InputOutput, $"/dev/ublkb{_id} was stopped by another process"));
+        }
+        catch (SnapuserdException e)
+        {
+            Fail(e);
+        }
+        catch (Exception e)
+        {
+            Fail(new SnapuserdException(ExitCode.Internal, $"ublk: queue {number}: {e.GetType().Name}: {e.Message}"));
+        }
+    }
+
+    private void Fail(SnapuserdException why)
+    {
+        lock (_gate)
+        {
+            _failed ??= why;
+            Monitor.PulseAll(_gate);
+            if (_stopping) return;
+        }
+        Interlocked.CompareExchange(ref _trouble, why.Message, null);
+        _wakeUp.Signal();
+    }
+
+    /// <summary>The device is usable when a read of it was answered, even by an error: one bad block is one bad block.</summary>
+    private void ReadOnce(string path)
+    {
+        int fd;
+        for (int wait = 0; ; wait += LookMilliseconds)
+        {
+            fd = Libc.OpenAt(Libc.AT_FDCWD, path, Libc.O_RDONLY | Libc.O_CLOEXEC | Libc.O_DIRECT);
+            if (fd >= 0) break;
+            if (fd is not (-Errno.ENOENT or -Errno.ENXIO or -Errno.EINTR) || wait >= NodeMilliseconds)
+            {
+                throw new SnapuserdException(fd == -Errno.ENOENT ? ExitCode.Unavailable : ExitCode.InputOutput,
+                    $"the device is there, but {path} cannot be opened: {Reason.Of(fd)}{(fd == -Errno.ENOENT ? "; mount devtmpfs on /dev, or run udev or mdev" : "")}");
+            }
+            _ = Libc.Poll(default, LookMilliseconds);
+        }
+        int mapped = MappedMemory.Map(Libc.PageSize, out MappedMemory? page);
+        nint read = mapped;
+        if (mapped == 0)
+        {
+            using (page)
+            {
+                do read = Libc.PRead(fd, page!.Address, 512, 0);
+                while (read == -Errno.EINTR);
+            }
+        }
+        _ = Libc.Close(fd);
+        if (read != 512 && (read != -Errno.EIO || _view.Failures == 0)) throw new SnapuserdException(ExitCode.InputOutput, $"{path}: reading its first sector failed: {Reason.Of((int)read)}");
+    }
+
+    private void Remove(IUblkDriver driver)
+    {
+        if (_id >= 0)
+        {
+            // The queues go on answering: the driver waits for what is under way, and then gives every tag back.
+            int stopped = driver.Control(UBLK_U_CMD_STOP_DEV, _id, 0, default);
+            if (stopped < 0) Abandon();
+        }
+        foreach (Thread thread in _threads)
+        {
+            if (thread.Join(QueueMilliseconds)) continue;
+            Abandon();
+            thread.Join();
+        }
+        foreach (WakeUp? wakeUp in _wakeUps) wakeUp?.Dispose();
+        if (_fd >= 0) _ = Libc.Close(_fd);
+        _fd = -1;
+        if (_id >= 0) _ = Delete(driver, _id);
+        driver.Dispose();
+    }
+
+    private void Abandon()
+    {
+        Volatile.Write(ref _abandoned, true);
+        for (int i = 0; i < _threads.Length; i++) _wakeUps[i].Signal();
+    }
+
+    /// <summary>Deletes a device that was stopped; false if somebody has it open: it goes when the last of them is gone. Never waits for that.</summary>
+    private static bool Delete(IUblkDriver driver, int id)
+    {
+        int result = driver.Control(UBLK_U_CMD_DEL_DEV_ASYNC, id, 0, default);
+        // Before Linux 6.7 there is only the command that waits.
+        if (result is -Errno.EOPNOTSUPP or -Errno.EINVAL) return driver.Control(UBLK_U_CMD_DEL_DEV, id, 0, default, GoneMilliseconds) is 0 or -Errno.ENODEV;
+        UblksrvCtrlDevInfo info = default;
+        for (int wait = 0; wait < GoneMilliseconds; wait += LookMilliseconds)
+        {
+            if (Info(driver, id, ref info) == -Errno.ENODEV) return true;
+            _ = Libc.Poll(default, LookMilliseconds);
+        }
+        return false;
+    }
+
+    private static int Info(IUblkDriver driver, int id, ref UblksrvCtrlDevInfo info) =>
+        driver.Control(UBLK_U_CMD_GET_DEV_INFO, id, 0, MemoryMarshal.AsBytes(new Span<UblksrvCtrlDevInfo>(ref info)));
+
+    private static bool IsGone(int process) => process <= 0 || Libc.Kill(process, 0) == -Errno.ESRCH;
+
+    private static bool IsDead(in UblksrvCtrlDevInfo info) => info.State == UBLK_S_DEV_QUIESCED || IsGone(info.Pid);
+
+    private ulong SectorsOf(int id)
+    {
+        UblkParams parameters = new() { Len = (uint)Marshal.SizeOf<UblkParams>() };
+        return _driver!.Control(UBLK_U_CMD_GET_PARAMS, id, 0, MemoryMarshal.AsBytes(new Span<UblkParams>(ref parameters))) < 0 ? 0 : parameters.Basic.DevSectors;
+    }
+
+    /// <summary>Which image this is, as far as 32 bits can say: a device is taken over only by a server of the same one. Nothing in it changes while it is merged.</summary>
+    private ulong Identity()
+    {
+        uint hash = 2166136261;
+        foreach (long value in (ReadOnlySpan<long>)[_view.Length, _view.Cow.Length, _view.Cow.OpCount, _view.Cow.BaseBytes, _view.Cow.SourceBytes, _view.Cow.ReplaceBlocks])
+            for (int shift = 0; shift < 64; shift += 8) hash = (hash ^ (byte)(value >> shift)) * 16777619;
+        return ((ulong)Mark << 32) | hash;
+    }
+
+    private void Check(int result, string what)
+    {
+        if (result >= 0) return;
+        ExitCode code = result switch
+        {
+            -Errno.EPERM or -Errno.EACCES => ExitCode.Permission,
+            -Errno.ENOMEM or -Errno.ENOSPC or -Errno.EMFILE => ExitCode.OutOfResources,
+            -Errno.EEXIST or -Errno.EBUSY => ExitCode.InUse,
+            -Errno.EOPNOTSUPP or -Errno.EINVAL => ExitCode.Unavailable,
+            _ => ExitCode.InputOutput,
+        };
+        throw new SnapuserdException(code, $"the ublk device{(_id >= 0 ? $" {_id}" : "")} cannot be {what}: {Reason.Of(result)}");
+    }
+}
