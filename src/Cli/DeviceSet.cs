@@ -29,6 +29,12 @@ internal sealed class DeviceSet : IDisposable
 
     /// <summary>Opens what the options name. <paramref name="writes"/>: COW and base are written, so they are opened for this process alone. <paramref name="stop"/> outlives it.</summary>
     internal DeviceSet(Invocation invocation, bool writes, StopSignals stop)
+        : this(invocation, writes, stop, (int)invocation.Arguments.Number("--memory", Verbs.DefaultMemory))
+    {
+    }
+
+    /// <summary>The same with another share of the memory: <paramref name="arenaBytes"/> bytes of buffers.</summary>
+    internal DeviceSet(Invocation invocation, bool writes, StopSignals stop, int arenaBytes)
     {
         _wakeUp = stop.WakeUp;
         Arguments arguments = invocation.Arguments;
@@ -41,16 +47,16 @@ internal sealed class DeviceSet : IDisposable
             _cow = BlockDevice.Open(cow, access);
             if (basePath != null) _base = BlockDevice.Open(basePath, access);
             if (sourcePath != null) _source = OpenSource(sourcePath, arguments.Has("--source-separate"));
-            _arena = new Arena((int)arguments.Number("--memory", Verbs.DefaultMemory));
-            BlockDevice[] devices = _source != null ? [_cow, _base!, _source] : _base != null ? [_cow, _base] : [_cow];
-            _queue = MakeQueue(invocation, devices);
+            _arena = new Arena(arenaBytes);
+            Devices = _source != null ? [_cow, _base!, _source] : _base != null ? [_cow, _base] : [_cow];
+            _queue = MakeQueue(invocation, Devices);
             int threads = (int)arguments.Number("--threads", Math.Clamp(Environment.ProcessorCount, 1, MostThreads));
             // Also with a single one: the devices are not to wait while the engine decodes.
             _workers = new WorkQueue<DecodeJob>(threads, JobsUnderWay, () => new DecodeWorker(), _wakeUp);
             MergeDevice baseDevice = _base == null ? new MergeDevice(0, cow, _cow.Length) : new MergeDevice(1, basePath!, _base.Length);
             Setup = new MergeSetup
             {
-                Io = new Transfers(_queue, Array.ConvertAll(devices, device => device.Granule)),
+                Io = new Transfers(_queue, Array.ConvertAll(Devices, device => device.Granule)),
                 Arena = _arena,
                 Workers = _workers,
                 Time = new MonotonicClock(),
@@ -67,6 +73,9 @@ internal sealed class DeviceSet : IDisposable
             throw;
         }
     }
+
+    /// <summary>The devices by number: COW, base, source if it is another.</summary>
+    internal BlockDevice[] Devices { get; }
 
     /// <summary>What the engine takes.</summary>
     internal MergeSetup Setup { get; }

@@ -36,6 +36,12 @@ internal static class MergeVerb
             AllowUnsafe = invocation.Arguments.Has("--allow-unsafe"),
         };
         using MergeEngine engine = MergeEngine.Open(devices.Setup with { Options = options, Observer = observer });
+        return Run(invocation, engine, devices, observer);
+    }
+
+    /// <summary>Merges and tells what came of it.</summary>
+    internal static ExitCode Run(Invocation invocation, MergeEngine engine, DeviceSet devices, ProgressObserver observer)
+    {
         if (engine.MayHideDamage)
             invocation.Output.Diagnose($"snapuserd: {devices.Setup.Cow.Name} has no scratch: if Android's own engine was killed while merging it, the base may be damaged already, and nothing in the COW can show it");
         try

@@ -54,19 +54,19 @@ internal static class CommandLine
             if (Lost(output)) output.Diagnose($"snapuserd: the command is done, but its result could not be printed: {Reason.Of(output.Failure)}");
             return code;
         }
-        catch (SnapuserdException e)
-        {
-            return Report(output, json, e.Code, e.Message, null);
-        }
-        catch (Exception e) when (IsOutOfMemory(e))
-        {
-            return Report(output, json, ExitCode.OutOfResources, "out of memory; try a smaller --memory", null);
-        }
         catch (Exception e)
         {
-            return Report(output, json, ExitCode.Internal, $"a defect of this program ({e.GetType().Name}): {e.Message}", e.StackTrace);
+            return Report(output, json, e);
         }
     }
+
+    /// <summary>Tells of an error, in JSON as well if <paramref name="json"/>, and returns its exit code.</summary>
+    internal static ExitCode Report(Output output, bool json, Exception e) => e switch
+    {
+        SnapuserdException expected => Report(output, json, expected.Code, expected.Message, null),
+        _ when IsOutOfMemory(e) => Report(output, json, ExitCode.OutOfResources, "out of memory; try a smaller --memory", null),
+        _ => Report(output, json, ExitCode.Internal, $"a defect of this program ({e.GetType().Name}): {e.Message}", e.StackTrace),
+    };
 
     /// <summary>The version of the binary, as its project file says it.</summary>
     internal const string Version = BuildConstants.Version;

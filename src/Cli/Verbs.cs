@@ -34,6 +34,24 @@ internal static class Verbs
         + "The COW and the base are checked completely before the first write, unless --no-verify-first was given. A device that somebody else holds or locks is waited for during 2 seconds, then the answer is 76.",
         MergeVerb.Run),
 
+        new("serve", "Shows the merged image as a block device before a byte of it is merged, and while it is merged, until it is told to stop.", [],
+        [
+            s_cow with { Help = "The COW file, of format 2 or 3." }, s_base with { Required = true }, s_source, s_separate,
+            new("--device", OptionKind.Choice, "auto|ublk|nbd|dm-user", "What to serve it as: /dev/ublkbN (kernels from 6.5 on), /dev/nbdN, or Android's dm-user; auto takes ublk, and nbd where the kernel has no ublk.") { Choices = ["auto", "ublk", "nbd", "dm-user"] },
+            new("--name", OptionKind.Text, "NAME", "Which one: ublkb3, nbd3, or the name of the dm-user device, which has no default. The next free one unless given."),
+            new("--socket", OptionKind.Text, "PATH", "Serve NBD on this Unix socket to programs (nbdcopy, qemu, fio), not to the kernel; only with --device nbd."),
+            new("--merge", OptionKind.Flag, "", "Merge meanwhile, as `merge` does."),
+            new("--no-verify-first", OptionKind.Flag, "", "Do not decode every payload before the first write, as `merge` would.") { Needs = "--merge" },
+            s_io with { Help = "How the merge reads and writes, as `merge` takes it." }, s_depth,
+            s_memory with { Help = "Memory for buffers, 8M to 1G; 32M unless given. The process needs about 6 MB and 36 bytes per op beside it." }, s_threads,
+            new("--ready-fd", OptionKind.Count, "N", "Write the device's path to descriptor N when it is usable, and close it.") { Minimum = 0, Maximum = 1 << 20 },
+            s_json, s_progress,
+        ],
+        "The path of the device is the first line on standard output, as soon as the device can be used; $NOTIFY_SOCKET is told as well. Reads that fail are answered with an I/O error and told on "
+        + "standard error; nothing else ends by them. When the merge is done or has failed, the device stays. SIGTERM, SIGINT and SIGHUP stop the merge at its next checkpoint, answer the requests that came and remove the device; the exit "
+        + "code is 0, or that of the merge: 75 if it was not done, and the same command goes on.",
+        ServeVerb.Run),
+
         new("verify", "Decodes everything in a COW; with a base, also computes the merged image's SHA-256 without writing anything.", [],
         [
             s_cow, s_base, s_source with { Needs = "--base" }, s_separate,

@@ -417,9 +417,9 @@ public sealed class MergeEngine : IDisposable
         int to = _written;
         _checkpointDue = false;
         _bytesSinceCheckpoint = 0;
-        foreach (IPending pending in FlushBase()) yield return pending;
+        foreach (TransferGroup transfers in FlushBase()) yield return transfers;
         _head.Count = to;
-        foreach (IPending pending in _head.Commit()) yield return pending;
+        foreach (TransferGroup transfers in _head.Commit()) yield return transfers;
         Counted(to);
     }
 
@@ -430,9 +430,9 @@ public sealed class MergeEngine : IDisposable
         for (int i = 0; i < window; i++) _windowBlocks[i] = _plan[_written + i].NewBlock;
         _head.State = ScratchLayout.Invalid;
         _head.SetEntries(_windowBlocks.AsSpan(0, window));
-        foreach (IPending pending in _head.WriteScratch(window)) yield return pending;
+        foreach (TransferGroup transfers in _head.WriteScratch(window)) yield return transfers;
         _head.State = ScratchLayout.Valid;
-        foreach (IPending pending in _head.Commit()) yield return pending;
+        foreach (TransferGroup transfers in _head.Commit()) yield return transfers;
         _journaled += window;
         // The base writes destroy what the window's ops read; readers find its contents in memory from here on.
         _setup.Readers.Publish(new OpHomes(_durable, window));
@@ -455,11 +455,11 @@ public sealed class MergeEngine : IDisposable
             if (_transfers.TakeFailure() is { } failure) throw ExplainSlot(failure);
             Advance(end);
         }
-        foreach (IPending pending in FlushBase()) yield return pending;
+        foreach (TransferGroup transfers in FlushBase()) yield return transfers;
         // Plain ops behind the window may have been written beside it; the flush does not cover them.
         _head.Count = end;
         _head.State = ScratchLayout.Invalid;
-        foreach (IPending pending in _head.Commit()) yield return pending;
+        foreach (TransferGroup transfers in _head.Commit()) yield return transfers;
         Counted(end);
     }
 
@@ -471,13 +471,13 @@ public sealed class MergeEngine : IDisposable
     {
         if (!_setup.Options.AllowUnsafe || _plan.Window > 0) throw new InvalidOperationException("rule 1: an op that reads what it overwrites is neither journaled nor allowed");
         _head.Magic = CowHeader.UnsafeMagic;
-        foreach (IPending pending in _head.Commit()) yield return pending;
+        foreach (TransferGroup transfers in _head.Commit()) yield return transfers;
         int end = _unsafeTo = batch.To;
         foreach (IPending pending in WriteFirst(batch)) yield return pending;
-        foreach (IPending pending in FlushBase()) yield return pending;
+        foreach (TransferGroup transfers in FlushBase()) yield return transfers;
         _head.Magic = CowHeader.Magic;
         _head.Count = end;
-        foreach (IPending pending in _head.Commit()) yield return pending;
+        foreach (TransferGroup transfers in _head.Commit()) yield return transfers;
         Counted(end);
     }
 
@@ -524,7 +524,7 @@ public sealed class MergeEngine : IDisposable
             throw new InvalidOperationException($"rule 1: positions {batch.From} to {batch.To} overwrite a block that is read from position {_released} on");
     }
 
-    private IEnumerable<IPending> FlushBase()
+    private IEnumerable<TransferGroup> FlushBase()
     {
         _baseFlushes++;
         _setup.Io.Flush(_setup.Base.Number, _transfers);

@@ -1,0 +1,32 @@
+using System.Threading;
+
+namespace Snapuserd.Cli;
+
+/// <summary>
+/// Tells of reads that failed: the first ones, then the hundredth, the thousandth and so on, so that a
+/// broken disk does not fill the log of the machine that runs on it.
+/// </summary>
+internal sealed class ReadFailures(Invocation invocation)
+{
+    private const int InFull = 20;
+
+    private int _count;
+
+    /// <summary>Reads that failed so far.</summary>
+    internal int Count => Volatile.Read(ref _count);
+
+    /// <summary>Takes the sentence about one; from any thread.</summary>
+    internal void Tell(string sentence)
+    {
+        int count = Interlocked.Increment(ref _count);
+        if (count > InFull && !IsPowerOfTen(count)) return;
+        if (invocation.Arguments.Has("--json")) invocation.Output.Result(JsonLine.Event("read_failed").Add("message", sentence).Add("count", count).ToString());
+        invocation.Output.Diagnose(count <= InFull ? $"snapuserd: {sentence}" : $"snapuserd: {sentence}; {count} reads have failed so far");
+    }
+
+    private static bool IsPowerOfTen(int number)
+    {
+        while (number % 10 == 0) number /= 10;
+        return number == 1;
+    }
+}

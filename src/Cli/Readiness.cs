@@ -1,0 +1,49 @@
+using System;
+using System.Text;
+using Snapuserd.Block;
+using Snapuserd.Interop;
+
+namespace Snapuserd.Cli;
+
+/// <summary>
+/// Says that the device is usable, to everybody who may wait for it: a line on standard output, a line on the descriptor of `--ready-fd`, which is closed behind it, and
+/// a message to the service manager that $NOTIFY_SOCKET names (sd_notify(3)).
+/// </summary>
+internal sealed class Readiness
+{
+    private readonly Invocation _invocation;
+    private readonly int _fd;
+
+    /// <summary>Exit code 64 when `--ready-fd` names no open descriptor.</summary>
+    internal Readiness(Invocation invocation)
+    {
+        _invocation = invocation;
+        _fd = (int)invocation.Arguments.Number("--ready-fd", -1);
+        if (_fd >= 0 && Libc.Fcntl(_fd, Libc.F_GETFD, 0) < 0) throw new SnapuserdException(ExitCode.Usage, $"--ready-fd {_fd}: no such descriptor is open");
+    }
+
+    internal void Tell(string device, long bytes)
+    {
+        if (_invocation.Arguments.Has("--json")) _invocation.Output.Result(JsonLine.Event("ready").Add("device", device).Add("bytes", bytes).ToString());
+        else _invocation.Output.Result(device);
+        if (_fd >= 0)
+        {
+            // Whoever waits may be gone; the device is wanted all the same.
+            _ = Libc.Write(_fd, Encoding.UTF8.GetBytes(device + "\n"));
+            if (_fd > 2) _ = Libc.Close(_fd);
+        }
+        Notify($"READY=1\nSTATUS=serving {device}");
+    }
+
+    internal void TellStopping() => Notify("STOPPING=1");
+
+    private static void Notify(string message)
+    {
+        if (Environment.GetEnvironmentVariable("NOTIFY_SOCKET") is not { Length: > 1 } path) return;
+        int fd = Libc.Socket(Libc.AF_UNIX, Libc.SOCK_DGRAM | Libc.SOCK_CLOEXEC, 0);
+        if (fd < 0) return;
+        // The manager may be gone as well; nobody is to wait for one that is stuck.
+        _ = Libc.SendTo(fd, Encoding.UTF8.GetBytes(message), Libc.MSG_NOSIGNAL | Libc.MSG_DONTWAIT, path);
+        _ = Libc.Close(fd);
+    }
+}
