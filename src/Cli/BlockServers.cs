@@ -1,3 +1,5 @@
+using System;
+using System.Globalization;
 using Snapuserd.Block;
 using Snapuserd.Serve;
 
@@ -7,11 +9,56 @@ namespace Snapuserd.Cli;
 internal static class BlockServers
 {
     /// <summary>
-    /// Starts serving <paramref name="view"/> with at most <paramref name="memory"/> bytes of buffers. <paramref name="device"/> is what readers open. `auto` takes ublk, and
+    /// Starts to serve <paramref name="view"/> with at most <paramref name="memory"/> bytes of buffers. <paramref name="device"/> is what readers open. `auto` takes ublk, and
     /// NBD where the kernel has no ublk (69).
     /// </summary>
     internal static IBlockServer Start(Invocation invocation, SnapshotView view, BlockDevice[] devices, int memory, WakeUp wakeUp, out string device)
     {
-        throw new SnapuserdException(ExitCode.Unavailable, "no block server yet");
+        string kind = invocation.Arguments.Choice("--device");
+        if (kind != "auto") return Start(kind, invocation, view, devices, memory, wakeUp, out device);
+        try
+        {
+            return Start("ublk", invocation, view, devices, memory, wakeUp, out device);
+        }
+        catch (SnapuserdException e) when (e.Code == ExitCode.Unavailable)
+        {
+            invocation.Output.Diagnose($"snapuserd: going on with NBD: {e.Message}");
+            return Start("nbd", invocation, view, devices, memory, wakeUp, out device);
+        }
+    }
+
+    private static IBlockServer Start(string kind, Invocation invocation, SnapshotView view, BlockDevice[] devices, int memory, WakeUp wakeUp, out string device)
+    {
+        IBlockServer server = Make(kind, invocation, view, devices, memory, wakeUp);
+        try
+        {
+            device = server.Start();
+            return server;
+        }
+        catch
+        {
+            server.Dispose();
+            throw;
+        }
+    }
+
+    private static IBlockServer Make(string kind, Invocation invocation, SnapshotView view, BlockDevice[] devices, int memory, WakeUp wakeUp)
+    {
+        if (kind == "ublk")
+        {
+            UblkOptions options = new() { Id = Number(invocation, "ublkb"), MemoryBytes = memory, Report = sentence => invocation.Output.Diagnose($"snapuserd: {sentence}") };
+            return new UblkServer(view, devices, options, wakeUp);
+        }
+        throw new SnapuserdException(ExitCode.Unavailable, $"--device {kind} is not there yet");
+    }
+
+    /// <summary>N of `--name` PREFIXN or /dev/PREFIXN; −1 if it was not given.</summary>
+    private static int Number(Invocation invocation, string prefix)
+    {
+        if (invocation.Arguments.Text("--name") is not { } name) return -1;
+        string number = name.StartsWith("/dev/" + prefix, StringComparison.Ordinal) ? name[(5 + prefix.Length)..] : name.StartsWith(prefix, StringComparison.Ordinal) ? name[prefix.Length..] : "";
+        return int.TryParse(number, NumberStyles.None, CultureInfo.InvariantCulture, out int result)
+            ? result
+            : throw new SnapuserdException(ExitCode.Usage, $"--name {name}: it takes a name like {prefix}0");
     }
 }
