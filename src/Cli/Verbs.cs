@@ -43,7 +43,7 @@ internal static class Verbs
             new("--merge", OptionKind.Flag, "", "Merge meanwhile, as `merge` does."),
             new("--no-verify-first", OptionKind.Flag, "", "Do not decode every payload before the first write, as `merge` would.") { Needs = "--merge" },
             s_io with { Help = "How the merge reads and writes, as `merge` takes it." }, s_depth,
-            s_memory with { Help = "Memory for buffers, 8M to 1G; 32M unless given. The process needs about 6 MB and 36 bytes per op beside it." }, s_threads,
+            s_memory with { Help = "Memory for buffers, 8M to 1G; 32M unless given. The process needs about 5 MB and 36 bytes per op beside it." }, s_threads,
             new("--ready-fd", OptionKind.Count, "N", "Write the device's path to descriptor N when it is usable, and close it.") { Minimum = 0, Maximum = 1 << 20 },
             s_json, s_progress,
         ],
