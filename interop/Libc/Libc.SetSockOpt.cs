@@ -1,0 +1,33 @@
+using System.Runtime.InteropServices;
+
+namespace Snapuserd.Interop;
+
+/// <summary>A span of time as socket options take it.</summary>
+[CType("struct timeval", FieldPrefix = "tv_")]
+[LibraryHeader("sys/time.h")]
+[StructLayout(LayoutKind.Sequential)]
+public struct TimeValue
+{
+    public long Sec;
+    [CName("tv_usec")]
+    public long Microseconds;
+}
+
+[LibraryHeader("sys/socket.h")]
+public static unsafe partial class Libc
+{
+    public const int SOL_SOCKET = 1;
+    /// <summary>An int: bytes that may wait in the socket; the kernel doubles it and keeps it below net.core.wmem_max.</summary>
+    public const int SO_SNDBUF = 7;
+    /// <summary>A <see cref="TimeValue"/>: a receive that takes longer ends with EAGAIN; zero for no limit.</summary>
+    public const int SO_RCVTIMEO = 20;
+    /// <summary>The same as <see cref="SO_SNDBUF"/> without the limit, for those who may administer the network.</summary>
+    public const int SO_SNDBUFFORCE = 32;
+
+    /// <summary>setsockopt(2). Returns 0 or a negative errno.</summary>
+    public static int SetSockOpt<T>(int fd, int level, int option, T value) where T : unmanaged =>
+        setsockopt(fd, level, option, &value, (uint)sizeof(T)) < 0 ? -Marshal.GetLastPInvokeError() : 0;
+
+    [DllImport("libc", SetLastError = true)]
+    private static extern int setsockopt(int sockfd, int level, int optname, void* optval, uint optlen);
+}

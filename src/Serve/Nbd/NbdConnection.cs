@@ -1,0 +1,301 @@
+using System;
+using System.Buffers.Binary;
+using System.Threading;
+using Snapuserd.Interop;
+
+namespace Snapuserd.Serve;
+
+/// <summary>
+/// One client from its first byte to its last. Threads of its own take its requests in turn, each reads and answers the one it took, and answers go out in the order in
+/// which they are ready:
+/// <code>
+///   take the receive lock -> receive a request -> let go -> read the view -> take the send lock -> send -> again
+/// </code>
+/// A client that stops reading holds up these threads and nothing else: the view was left when the bytes were in the buffer.
+/// <para>
+/// A read that is longer than a buffer is read and sent in parts. With structured replies an error in any part is told with its offset. A simple reply says in its header that
+/// all is well, before the data: an error in the first part is still told, after that the only truth left is to hang up.
+/// </para>
+/// </summary>
+internal sealed class NbdConnection
+{
+    /// <summary>Data of a write, which are thrown away before it is refused, up to here: no client sends more than the longest request.</summary>
+    private const uint MostSkipped = 2 * NbdExport.LongestRequest;
+
+    private readonly NbdExport _export;
+    private readonly NbdSocket _socket;
+    private readonly object _receiving = new();
+    private readonly object _sending = new();
+    private readonly Thread?[] _helpers;
+    private int _helperCount;
+    private int _waiting;
+    private bool _structured;
+    private bool _ended;
+
+    /// <summary>Takes over the descriptor of a connected socket.</summary>
+    public NbdConnection(NbdExport export, int fd)
+    {
+        _export = export;
+        _socket = new NbdSocket(fd);
+        _helpers = new Thread?[export.MostHelpers];
+    }
+
+    /// <summary>The client said that it is leaving.</summary>
+    public bool Disconnected { get; private set; }
+
+    /// <summary>At least one request came.</summary>
+    public bool WasUsed { get; private set; }
+
+    /// <summary>Serves until the client has left or was dropped; then the socket is closed. Never throws. A client that speaks the handshake has <paramref name="handshakeSeconds"/>, 0: there is none.</summary>
+    public void Run(int handshakeSeconds)
+    {
+        try
+        {
+            if (handshakeSeconds > 0)
+            {
+                _socket.LimitSilence(handshakeSeconds);
+                NbdNegotiation negotiation = new(_socket, _export);
+                if (!negotiation.Run()) return;
+                _structured = negotiation.Structured;
+                _socket.LimitSilence(0);
+            }
+            Serve();
+        }
+        catch (Exception e)
+        {
+            Abort(e);
+        }
+        finally
+        {
+            // None is added any more: whoever adds one looks at the flag under the same lock.
+            lock (_receiving) _ended = true;
+            for (int i = 0; i < _helperCount; i++) _helpers[i]!.Join();
+            _socket.Dispose();
+        }
+    }
+
+    /// <summary>No more requests; those that came are answered. From any thread.</summary>
+    public void StopReceiving() => _socket.StopReceiving();
+
+    /// <summary>Ends it now. From any thread.</summary>
+    public void HangUp() => _socket.HangUp();
+
+    private void Serve()
+    {
+        using ReadContext context = new(_export.View, _export.Devices, 1, _export.BufferBytes);
+        while (TryReceive(out NbdRequest request)) Answer(context, request);
+    }
+
+    private void Help()
+    {
+        try
+        {
+            Serve();
+        }
+        catch (Exception e)
+        {
+            Abort(e);
+        }
+        _export.GiveSpare();
+    }
+
+    private void Abort(Exception e)
+    {
+        _export.Caught(e);
+        _socket.HangUp();
+    }
+
+    private void Drop(string why)
+    {
+        _export.Report($"NBD: a client was dropped: {why}");
+        _socket.HangUp();
+    }
+
+    /// <summary>Waits for the next request; false when there is none any more.</summary>
+    private bool TryReceive(out NbdRequest request)
+    {
+        Interlocked.Increment(ref _waiting);
+        lock (_receiving)
+        {
+            Interlocked.Decrement(ref _waiting);
+            request = default;
+            if (_ended) return false;
+            _ended = !ReceiveOne(out request);
+            if (_ended) return false;
+            WasUsed = true;
+            // Somebody has to be there for the next one while this thread answers.
+            if (Volatile.Read(ref _waiting) == 0) AddHelper();
+            return true;
+        }
+    }
+
+    private bool ReceiveOne(out NbdRequest request)
+    {
+        Span<byte> bytes = stackalloc byte[NbdWire.RequestBytes];
+        request = default;
+        if (_socket.Receive(bytes) < 0) return false;
+        if (!NbdRequest.TryParse(bytes, out request))
+        {
+            Drop("a request without its magic came");
+            return false;
+        }
+        switch (request.Type)
+        {
+            case NbdWire.NBD_CMD_DISC:
+                Disconnected = true;
+                return false;
+            case NbdWire.NBD_CMD_WRITE when request.Length > MostSkipped:
+                Drop($"it wants to write {request.Length} bytes at once, to an export that is read-only");
+                return false;
+            case NbdWire.NBD_CMD_WRITE:
+                return _socket.Skip(request.Length) == 0;
+            default:
+                return true;
+        }
+    }
+
+    private void AddHelper()
+    {
+        if (_helperCount == _helpers.Length || !_export.TryTakeSpare()) return;
+        Thread helper = new(Help, NbdExport.StackBytes) { IsBackground = true, Name = "nbd" };
+        try
+        {
+            helper.Start();
+            _helpers[_helperCount++] = helper;
+        }
+        catch (Exception e) when (e is OutOfMemoryException or ThreadStartException)
+        {
+            // Those that there are do the work.
+            _export.GiveSpare();
+        }
+    }
+
+    private void Answer(ReadContext context, in NbdRequest request)
+    {
+        int error = request.Type switch
+        {
+            NbdWire.NBD_CMD_READ => CheckRead(request),
+            NbdWire.NBD_CMD_FLUSH => request.Flags == 0 ? 0 : Errno.EINVAL,
+            NbdWire.NBD_CMD_WRITE or NbdWire.NBD_CMD_TRIM or NbdWire.NBD_CMD_WRITE_ZEROES => Errno.EPERM,
+            _ => Errno.EINVAL,
+        };
+        if (request.Type != NbdWire.NBD_CMD_READ) SendSimple(request, error, default);
+        else if (error != 0) SendReadError(request, error, 0);
+        else if (_structured) ReadChunks(context, request);
+        else ReadSimple(context, request);
+    }
+
+    private int CheckRead(in NbdRequest request)
+    {
+        if ((request.Flags & ~(_structured ? NbdProtocol.CommandDf : 0)) != 0) return Errno.EINVAL;
+        if (request.Length is 0 or > NbdExport.LongestRequest) return Errno.EINVAL;
+        ulong length = (ulong)_export.View.Length;
+        if (request.Length > length || request.Offset > length - request.Length) return Errno.EINVAL;
+        return (request.Flags & NbdProtocol.CommandDf) != 0 && request.Length > _export.BufferBytes ? Errno.EOVERFLOW : 0;
+    }
+
+    private void ReadChunks(ReadContext context, in NbdRequest request)
+    {
+        Span<byte> head = stackalloc byte[NbdProtocol.ChunkBytes + 8];
+        for (int done = 0; done < request.Length;)
+        {
+            int part = Part(request, done);
+            if (Read(context, request, done, part, out ReadOnlySpan<byte> bytes) < 0)
+            {
+                SendReadError(request, Errno.EIO, request.Offset + (ulong)done);
+                return;
+            }
+            done += part;
+            WriteChunk(head, request, done == request.Length, NbdProtocol.ChunkOffsetData, 8 + part);
+            BinaryPrimitives.WriteUInt64BigEndian(head[NbdProtocol.ChunkBytes..], request.Offset + (ulong)(done - part));
+            if (!Send(head, bytes)) return;
+        }
+    }
+
+    private void ReadSimple(ReadContext context, in NbdRequest request)
+    {
+        int part = Part(request, 0);
+        if (Read(context, request, 0, part, out ReadOnlySpan<byte> bytes) < 0)
+        {
+            SendReadError(request, Errno.EIO, 0);
+            return;
+        }
+        // The parts belong together; nothing may come between.
+        lock (_sending)
+        {
+            if (!SendSimple(request, 0, bytes)) return;
+            for (int done = part; done < request.Length; done += part)
+            {
+                part = Part(request, done);
+                if (Read(context, request, done, part, out bytes) < 0)
+                {
+                    Drop($"reading failed at {request.Offset + (ulong)done} in the middle of an answer, and without structured replies there is no other way to say so");
+                    return;
+                }
+                if (!Send(bytes, default)) return;
+            }
+        }
+    }
+
+    /// <summary>Parts behind the first begin where the buffer's multiples lie in the image, so that they tear few units.</summary>
+    private int Part(in NbdRequest request, int done)
+    {
+        int rest = (int)request.Length - done, buffer = _export.BufferBytes;
+        return rest <= buffer ? rest : buffer - (int)((request.Offset + (ulong)done) % (ulong)buffer);
+    }
+
+    private static int Read(ReadContext context, in NbdRequest request, int done, int part, out ReadOnlySpan<byte> bytes)
+    {
+        Block.Slice buffer = context.Buffer(0).Part(0, part);
+        bytes = context[buffer];
+        return context.Reader.Read((long)request.Offset + done, buffer);
+    }
+
+    private void SendReadError(in NbdRequest request, int error, ulong offset)
+    {
+        if (!_structured)
+        {
+            SendSimple(request, error, default);
+            return;
+        }
+        // Error:32, length of a message:16, no message; with the offset of the read that failed if one did.
+        bool known = error == Errno.EIO;
+        Span<byte> chunk = stackalloc byte[NbdProtocol.ChunkBytes + 6 + 8];
+        int payload = known ? 14 : 6;
+        WriteChunk(chunk, request, true, known ? NbdProtocol.ChunkErrorOffset : NbdProtocol.ChunkError, payload);
+        BinaryPrimitives.WriteInt32BigEndian(chunk[NbdProtocol.ChunkBytes..], error);
+        BinaryPrimitives.WriteUInt16BigEndian(chunk[(NbdProtocol.ChunkBytes + 4)..], 0);
+        BinaryPrimitives.WriteUInt64BigEndian(chunk[(NbdProtocol.ChunkBytes + 6)..], offset);
+        Send(chunk[..(NbdProtocol.ChunkBytes + payload)], default);
+    }
+
+    private static void WriteChunk(Span<byte> head, in NbdRequest request, bool done, ushort type, int length)
+    {
+        BinaryPrimitives.WriteUInt32BigEndian(head, NbdProtocol.StructuredReplyMagic);
+        BinaryPrimitives.WriteUInt16BigEndian(head[4..], done ? NbdProtocol.ChunkDone : (ushort)0);
+        BinaryPrimitives.WriteUInt16BigEndian(head[6..], type);
+        BinaryPrimitives.WriteUInt64BigEndian(head[8..], request.Cookie);
+        BinaryPrimitives.WriteInt32BigEndian(head[16..], length);
+    }
+
+    private bool SendSimple(in NbdRequest request, int error, ReadOnlySpan<byte> bytes)
+    {
+        Span<byte> head = stackalloc byte[NbdWire.ReplyBytes];
+        BinaryPrimitives.WriteUInt32BigEndian(head, NbdWire.NBD_REPLY_MAGIC);
+        BinaryPrimitives.WriteInt32BigEndian(head[4..], error);
+        BinaryPrimitives.WriteUInt64BigEndian(head[8..], request.Cookie);
+        return Send(head, bytes);
+    }
+
+    /// <summary>False when the client has gone: what comes after it finds that out as well.</summary>
+    private bool Send(ReadOnlySpan<byte> head, ReadOnlySpan<byte> body)
+    {
+        lock (_sending)
+        {
+            if (_socket.Send(head, body) == 0) return true;
+        }
+        // Half an answer may have gone out; nothing that follows would be understood.
+        _socket.HangUp();
+        return false;
+    }
+}

@@ -1,0 +1,177 @@
+using System;
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
+using System.Text;
+using Snapuserd.Block;
+using Snapuserd.Interop;
+
+namespace Snapuserd.Serve;
+
+/// <summary>The kernel's NBD client, as it is told what to do: by generic netlink, so nothing has to stay in a call for as long as the device lives. One thread at a time.</summary>
+internal sealed class NbdControl : IDisposable
+{
+    /// <summary>A message with a few sockets and a long identifier; answers are shorter.</summary>
+    private const int MessageBytes = 4096;
+
+    private readonly byte[] _message = new byte[MessageBytes];
+    private readonly byte[] _answer = new byte[MessageBytes];
+    private readonly ushort _family;
+    private int _fd;
+    private int _length;
+    private uint _sequence;
+
+    /// <summary>Finds the family. Exit code 69 when this kernel has no NBD, 71 without descriptors.</summary>
+    public NbdControl()
+    {
+        _fd = Libc.Socket(Libc.AF_NETLINK, Libc.SOCK_RAW | Libc.SOCK_CLOEXEC, Libc.NETLINK_GENERIC);
+        if (_fd is -Errno.EMFILE or -Errno.ENFILE or -Errno.ENOMEM) throw new SnapuserdException(ExitCode.OutOfResources, $"cannot talk to the kernel's NBD driver: {Reason.Of(_fd)}");
+        if (_fd < 0) throw new SnapuserdException(ExitCode.Unavailable, $"this kernel has no generic netlink, by which NBD devices are made: {Reason.Of(_fd)}");
+        try
+        {
+            Begin(NbdNetlink.GENL_ID_CTRL, NbdNetlink.CTRL_CMD_GETFAMILY, 1);
+            Add(NbdNetlink.CTRL_ATTR_FAMILY_NAME, "nbd");
+            int result = Call(NbdNetlink.CTRL_ATTR_FAMILY_ID, out uint family);
+            if (result < 0) throw new SnapuserdException(ExitCode.Unavailable, $"this kernel has no NBD driver; try modprobe nbd, or --socket for clients in user space ({Errno.Name(result)})");
+            _family = (ushort)family;
+        }
+        catch
+        {
+            Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>Makes a device of connected sockets; an index of −1 means one that is free. Returns its index, or a negative errno.</summary>
+    public int Connect(int index, long lengthBytes, int blockBytes, ushort flags, NbdOptions options, string identifier, ReadOnlySpan<int> sockets)
+    {
+        Begin(_family, NbdNetlink.NBD_CMD_CONNECT, NbdNetlink.NBD_GENL_VERSION);
+        if (index >= 0) Add(NbdNetlink.NBD_ATTR_INDEX, (uint)index);
+        Add(NbdNetlink.NBD_ATTR_SIZE_BYTES, (ulong)lengthBytes);
+        Add(NbdNetlink.NBD_ATTR_BLOCK_SIZE_BYTES, (ulong)blockBytes);
+        Add(NbdNetlink.NBD_ATTR_TIMEOUT, (ulong)options.RequestSeconds);
+        Add(NbdNetlink.NBD_ATTR_DEAD_CONN_TIMEOUT, (ulong)options.DeadConnectionSeconds);
+        Add(NbdNetlink.NBD_ATTR_SERVER_FLAGS, (ulong)flags);
+        Add(NbdNetlink.NBD_ATTR_BACKEND_IDENTIFIER, identifier);
+        AddSockets(sockets);
+        int result = Call(NbdNetlink.NBD_ATTR_INDEX, out uint connected);
+        return result < 0 ? result : (int)connected;
+    }
+
+    /// <summary>
+    /// Offers sockets for the places of dead ones. Returns 0 or a negative errno; 0 also when the kernel had no use for them, which shows in their other ends being at
+    /// their end once ours are closed.
+    /// </summary>
+    public int Reconnect(int index, string identifier, ReadOnlySpan<int> sockets)
+    {
+        Begin(_family, NbdNetlink.NBD_CMD_RECONFIGURE, NbdNetlink.NBD_GENL_VERSION);
+        Add(NbdNetlink.NBD_ATTR_INDEX, (uint)index);
+        Add(NbdNetlink.NBD_ATTR_BACKEND_IDENTIFIER, identifier);
+        AddSockets(sockets);
+        return Call(0, out _);
+    }
+
+    /// <summary>Takes a device apart; its requests fail. Returns 0 or a negative errno.</summary>
+    public int Disconnect(int index)
+    {
+        Begin(_family, NbdNetlink.NBD_CMD_DISCONNECT, NbdNetlink.NBD_GENL_VERSION);
+        Add(NbdNetlink.NBD_ATTR_INDEX, (uint)index);
+        return Call(0, out _);
+    }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        if (_fd >= 0) _ = Libc.Close(_fd);
+        _fd = -1;
+    }
+
+    private void Begin(ushort family, byte command, byte version)
+    {
+        _length = Unsafe.SizeOf<NetlinkHeader>();
+        MemoryMarshal.Write(_message, new NetlinkHeader { Type = family, Flags = NbdNetlink.NLM_F_REQUEST | NbdNetlink.NLM_F_ACK, Sequence = ++_sequence });
+        Append(new GenericHeader { Command = command, Version = version });
+    }
+
+    private void Append<T>(T value) where T : struct
+    {
+        MemoryMarshal.Write(_message.AsSpan(_length), value);
+        _length += Unsafe.SizeOf<T>();
+    }
+
+    private void Add<T>(ushort type, T value) where T : struct
+    {
+        Append(new NetlinkAttribute { Length = (ushort)(Unsafe.SizeOf<NetlinkAttribute>() + Unsafe.SizeOf<T>()), Type = type });
+        Append(value);
+    }
+
+    private void Add(ushort type, string text)
+    {
+        int bytes = Encoding.UTF8.GetByteCount(text) + 1;
+        Append(new NetlinkAttribute { Length = (ushort)(Unsafe.SizeOf<NetlinkAttribute>() + bytes), Type = type });
+        Span<byte> padded = _message.AsSpan(_length, (bytes + 3) & -4);
+        padded.Clear();
+        Encoding.UTF8.GetBytes(text, padded);
+        _length += padded.Length;
+    }
+
+    private void AddSockets(ReadOnlySpan<int> sockets)
+    {
+        int attribute = Unsafe.SizeOf<NetlinkAttribute>(), item = (2 * attribute) + sizeof(uint);
+        Append(new NetlinkAttribute { Length = (ushort)(attribute + (sockets.Length * item)), Type = NbdNetlink.NBD_ATTR_SOCKETS });
+        foreach (int socket in sockets)
+        {
+            Append(new NetlinkAttribute { Length = (ushort)item, Type = NbdNetlink.NBD_SOCK_ITEM });
+            Add(NbdNetlink.NBD_SOCK_FD, (uint)socket);
+        }
+    }
+
+    /// <summary>Sends the message and takes its answers up to the one that says how it went. <paramref name="value"/> is the attribute <paramref name="wanted"/> of the others.</summary>
+    private int Call(ushort wanted, out uint value)
+    {
+        value = 0;
+        MemoryMarshal.Write(_message, MemoryMarshal.Read<NetlinkHeader>(_message) with { Length = (uint)_length });
+        nint sent;
+        do sent = Libc.Send(_fd, _message.AsSpan(0, _length), 0);
+        while (sent == -Errno.EINTR);
+        if (sent < 0) return (int)sent;
+        while (true)
+        {
+            nint got = Libc.Recv(_fd, _answer, 0);
+            if (got == -Errno.EINTR) continue;
+            if (got < 0) return (int)got;
+            if (Take(_answer.AsSpan(0, (int)got), wanted, ref value) is { } result) return result;
+        }
+    }
+
+    /// <summary>One datagram of messages. Returns what the error message among them says, null if there is none.</summary>
+    private int? Take(ReadOnlySpan<byte> bytes, ushort wanted, ref uint value)
+    {
+        int before = Unsafe.SizeOf<NetlinkHeader>();
+        while (bytes.Length >= before)
+        {
+            NetlinkHeader header = MemoryMarshal.Read<NetlinkHeader>(bytes);
+            if (header.Length < before || header.Length > bytes.Length) return -Errno.EBADMSG;
+            ReadOnlySpan<byte> body = bytes[before..(int)header.Length];
+            bytes = bytes[Math.Min(((int)header.Length + 3) & -4, bytes.Length)..];
+            // An answer to a call that was given up.
+            if (header.Sequence != _sequence) continue;
+            if (header.Type == NbdNetlink.NLMSG_ERROR) return body.Length < sizeof(int) ? -Errno.EBADMSG : MemoryMarshal.Read<int>(body);
+            if (body.Length > Unsafe.SizeOf<GenericHeader>()) TakeAttributes(body[Unsafe.SizeOf<GenericHeader>()..], wanted, ref value);
+        }
+        return null;
+    }
+
+    private static void TakeAttributes(ReadOnlySpan<byte> bytes, ushort wanted, ref uint value)
+    {
+        int before = Unsafe.SizeOf<NetlinkAttribute>();
+        while (bytes.Length >= before)
+        {
+            NetlinkAttribute attribute = MemoryMarshal.Read<NetlinkAttribute>(bytes);
+            if (attribute.Length < before || attribute.Length > bytes.Length) return;
+            ReadOnlySpan<byte> body = bytes[before..attribute.Length];
+            if ((attribute.Type & NbdNetlink.NLA_TYPE_MASK) == wanted)
+                value = body.Length >= sizeof(uint) ? MemoryMarshal.Read<uint>(body) : body.Length >= sizeof(ushort) ? MemoryMarshal.Read<ushort>(body) : value;
+            bytes = bytes[Math.Min((attribute.Length + 3) & -4, bytes.Length)..];
+        }
+    }
+}

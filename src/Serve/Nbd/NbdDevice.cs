@@ -1,0 +1,298 @@
+using System;
+using System.Globalization;
+using System.Text;
+using System.Threading;
+using Snapuserd.Block;
+using Snapuserd.Interop;
+
+namespace Snapuserd.Serve;
+
+/// <summary>
+/// A view as a kernel's /dev/nbdN: one end of a few socket pairs is handed to the kernel, the other ends are served here. The kernel speaks without handshake and knows
+/// simple replies only.
+/// <para>
+/// A server that was killed leaves a device whose requests wait for <see cref="NbdOptions.DeadConnectionSeconds"/>. The next one with the same
+/// <see cref="NbdOptions.Identifier"/> takes it over: readers see a pause.
+/// </para>
+/// </summary>
+public sealed class NbdDevice : IBlockServer
+{
+    /// <summary>Longest identifier in bytes; the kernel shows it as a line of sysfs.</summary>
+    private const int LongestIdentifier = 1024;
+
+    /// <summary>As many devices are searched for one that a predecessor has left. The module makes 16 unless told otherwise.</summary>
+    private const int MostDevices = 256;
+
+    /// <summary>
+    /// Tries, <see cref="TryMilliseconds"/> apart, to bring a connection back that the kernel has given up because an answer took too long: it ends the connection a
+    /// moment before it has a place for the next one.
+    /// </summary>
+    private const int Tries = 50;
+
+    private const int TryMilliseconds = 20;
+
+    private readonly SnapshotView _view;
+    private readonly BlockDevice[] _devices;
+    private readonly NbdOptions _options;
+    private readonly NbdExport _export;
+    private readonly string _identifier;
+    private readonly object _gate = new();
+    private readonly object _stopping = new();
+    private readonly NbdConnection?[] _connections;
+    private readonly Thread?[] _threads;
+    private readonly ITimeSource _time = new MonotonicClock();
+    private NbdControl? _control;
+    private int _index = -1;
+    private bool _stop;
+
+    /// <summary>
+    /// Makes a device for <paramref name="view"/>, which it reads from <paramref name="devices"/>, those of the view's engine by number. All of it stays the caller's.
+    /// <paramref name="wakeUp"/> is signalled when <see cref="Trouble"/> appears. Exit code 71 when <see cref="NbdOptions.MemoryBytes"/> is too little.
+    /// </summary>
+    public NbdDevice(SnapshotView view, BlockDevice[] devices, NbdOptions options, WakeUp wakeUp)
+    {
+        (_view, _devices, _options) = (view, devices, options);
+        _export = new NbdExport(view, devices, options, Math.Max(options.DeviceConnections, 1), wakeUp);
+        _connections = new NbdConnection?[_export.Connections];
+        _threads = new Thread?[_export.Connections];
+        _identifier = options.Identifier.Length > 0 ? options.Identifier : $"snapuserd {view.Devices.Cow.Name} {view.Devices.Base.Name}";
+        while (Encoding.UTF8.GetByteCount(_identifier) > LongestIdentifier) _identifier = _identifier[..^1];
+    }
+
+    /// <inheritdoc/>
+    public string? Trouble => _export.Trouble;
+
+    /// <summary>
+    /// Attaches, and returns the device's path. Exit code 64 for a name that is none, 69 when the kernel has no NBD, 76 when the device that was asked for is in use, 77
+    /// without CAP_SYS_ADMIN, 71 without descriptors or threads.
+    /// </summary>
+    public string Start()
+    {
+        int index = IndexOf(_options.Device);
+        int[] ours = new int[_connections.Length], theirs = new int[_connections.Length];
+        Array.Fill(ours, -1);
+        Array.Fill(theirs, -1);
+        try
+        {
+            _control = new NbdControl();
+            if (index < 0)
+            {
+                index = FindOwn();
+                if (index >= 0 && !TryTakeOver(index, ours, theirs)) index = -1;
+            }
+            if (_index < 0) Attach(index, ours, theirs);
+            Serve(ours);
+            return $"/dev/nbd{_index.ToString(CultureInfo.InvariantCulture)}";
+        }
+        catch
+        {
+            Close(theirs);
+            Stop();
+            Close(ours);
+            throw;
+        }
+    }
+
+    /// <inheritdoc/>
+    public void Stop()
+    {
+        lock (_stopping)
+        {
+            lock (_gate) _stop = true;
+            if (_control == null) return;
+            // The kernel says goodbye on every connection; one that does not take its answers any more is hung up on.
+            if (_index >= 0) _ = _control.Disconnect(_index);
+            long end = _time.Milliseconds + _options.DrainMilliseconds;
+            for (int i = 0; i < _threads.Length; i++)
+            {
+                if (_threads[i] is not { } thread) continue;
+                if (!thread.Join((int)Math.Clamp(end - _time.Milliseconds, 0, int.MaxValue)))
+                {
+                    lock (_gate) _connections[i]?.HangUp();
+                    thread.Join();
+                }
+                _threads[i] = null;
+            }
+            _index = -1;
+            _control.Dispose();
+            _control = null;
+        }
+    }
+
+    /// <inheritdoc/>
+    public void Dispose() => Stop();
+
+    /// <summary>−1 for one that is free.</summary>
+    private static int IndexOf(string device)
+    {
+        if (device.Length == 0) return -1;
+        string number = device.StartsWith("/dev/nbd", StringComparison.Ordinal) ? device[8..] : device.StartsWith("nbd", StringComparison.Ordinal) ? device[3..] : device;
+        if (!int.TryParse(number, NumberStyles.None, CultureInfo.InvariantCulture, out int index))
+            throw new SnapuserdException(ExitCode.Usage, $"{device} is no NBD device; they are called /dev/nbd0, /dev/nbd1 and so on");
+        return index;
+    }
+
+    private void Attach(int index, int[] ours, int[] theirs)
+    {
+        Pair(ours, theirs);
+        int sector = _devices[_view.Devices.Base.Number].LogicalSector;
+        int result = _control!.Connect(index, _view.Length, _view.Length % sector == 0 ? sector : 512, NbdExport.Flags(structured: false), _options, _identifier, theirs);
+        Close(theirs);
+        if (result >= 0)
+        {
+            _index = result;
+            return;
+        }
+        Close(ours);
+        if (result == -Errno.EBUSY && TryTakeOver(index, ours, theirs)) return;
+        string name = index < 0 ? "an NBD device" : $"/dev/nbd{index.ToString(CultureInfo.InvariantCulture)}";
+        throw result switch
+        {
+            -Errno.EBUSY => new SnapuserdException(ExitCode.InUse, $"{name} is in use; detach it (nbd-client -d), or take another one"),
+            -Errno.EPERM or -Errno.EACCES => new SnapuserdException(ExitCode.Permission, $"attaching {name} takes CAP_SYS_ADMIN ({Errno.Name(result)})"),
+            -Errno.ENOMEM or -Errno.EMFILE => new SnapuserdException(ExitCode.OutOfResources, $"cannot attach {name}: {Reason.Of(result)}"),
+            _ => new SnapuserdException(ExitCode.Unavailable, $"the kernel does not attach {name}: {Reason.Of(result)}"),
+        };
+    }
+
+    /// <summary>The device of a predecessor that was killed, if /sys is mounted to tell; −1 otherwise.</summary>
+    private int FindOwn()
+    {
+        Span<byte> bytes = stackalloc byte[LongestIdentifier + 1];
+        byte[] own = Encoding.UTF8.GetBytes(_identifier);
+        for (int i = 0; i < MostDevices; i++)
+        {
+            int fd = Libc.OpenAt(Libc.AT_FDCWD, $"/sys/block/nbd{i.ToString(CultureInfo.InvariantCulture)}/backend", Libc.O_RDONLY | Libc.O_CLOEXEC);
+            if (fd < 0) continue;
+            nint got = Libc.Read(fd, bytes);
+            _ = Libc.Close(fd);
+            if (got > 0 && bytes[..(int)got].TrimEnd((byte)'\n').SequenceEqual(own)) return i;
+        }
+        return -1;
+    }
+
+    /// <summary>Puts sockets into the places that a dead server has left; false if it was none, or another one's, or is not as long as the view.</summary>
+    private bool TryTakeOver(int index, int[] ours, int[] theirs)
+    {
+        if (LengthOf(index) != _view.Length) return false;
+        Pair(ours, theirs);
+        int result = _control!.Reconnect(index, _identifier, theirs);
+        Close(theirs);
+        bool taken = false;
+        for (int i = 0; i < ours.Length; i++)
+        {
+            if (result == 0 && IsTaken(ours[i])) taken = true;
+            else Close(ours.AsSpan(i, 1));
+        }
+        if (taken) _index = index;
+        return taken;
+    }
+
+    /// <summary>Whether the kernel has kept the other end: with ours of it closed, it would be at its end otherwise.</summary>
+    private static bool IsTaken(int socket)
+    {
+        Span<PollFd> look = [new PollFd { Fd = socket }];
+        return Libc.Poll(look, 0) >= 0 && (look[0].ReturnedEvents & Libc.POLLHUP) == 0;
+    }
+
+    private static long LengthOf(int index)
+    {
+        int fd = Libc.OpenAt(Libc.AT_FDCWD, $"/dev/nbd{index.ToString(CultureInfo.InvariantCulture)}", Libc.O_RDONLY | Libc.O_CLOEXEC);
+        if (fd < 0) return -1;
+        ulong bytes = 0;
+        int result = Libc.Ioctl(fd, Libc.BLKGETSIZE64, ref bytes);
+        _ = Libc.Close(fd);
+        return result < 0 ? -1 : (long)bytes;
+    }
+
+    private static void Pair(Span<int> ours, Span<int> theirs)
+    {
+        for (int i = 0; i < ours.Length; i++)
+        {
+            int result = Libc.SocketPair(Libc.AF_UNIX, Libc.SOCK_STREAM | Libc.SOCK_CLOEXEC, out ours[i], out theirs[i]);
+            if (result < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"cannot make sockets for an NBD device: {Reason.Of(result)}");
+        }
+    }
+
+    private void Serve(int[] sockets)
+    {
+        for (int i = 0; i < sockets.Length; i++)
+        {
+            if (sockets[i] < 0) continue;
+            int place = i;
+            _connections[i] = new NbdConnection(_export, sockets[i]);
+            sockets[i] = -1;
+            Thread thread = new(() => Serve(place), NbdExport.StackBytes) { IsBackground = true, Name = "nbd" };
+            try
+            {
+                thread.Start();
+            }
+            catch (Exception e) when (e is OutOfMemoryException or ThreadStartException)
+            {
+                throw new SnapuserdException(ExitCode.OutOfResources, "the system has no thread left to serve with");
+            }
+            _threads[i] = thread;
+        }
+    }
+
+    /// <summary>A connection, and the ones that follow it when the kernel gives it up. Never throws.</summary>
+    private void Serve(int place)
+    {
+        try
+        {
+            for (int tries = Tries; ;)
+            {
+                NbdConnection connection = _connections[place]!;
+                connection.Run(handshakeSeconds: 0);
+                if (connection.Disconnected)
+                {
+                    lock (_gate)
+                    {
+                        if (!_stop) _export.Fail($"NBD: somebody has detached /dev/nbd{_index.ToString(CultureInfo.InvariantCulture)}");
+                    }
+                    return;
+                }
+                if (connection.WasUsed) tries = Tries;
+                else _ = Libc.Poll(default, TryMilliseconds);
+                lock (_gate)
+                {
+                    if (_stop) return;
+                    if (--tries == 0 || !TryReconnect(place))
+                    {
+                        _export.Fail($"NBD: the kernel has given up a connection of /dev/nbd{_index.ToString(CultureInfo.InvariantCulture)} and takes no new one");
+                        return;
+                    }
+                }
+            }
+        }
+        catch (Exception e)
+        {
+            _export.Caught(e);
+        }
+    }
+
+    /// <summary>Under the lock, which Stop takes before it lets go of the control.</summary>
+    private bool TryReconnect(int place)
+    {
+        Span<int> ours = [-1], theirs = [-1];
+        Pair(ours, theirs);
+        int result = _control!.Reconnect(_index, _identifier, theirs);
+        Close(theirs);
+        if (result < 0)
+        {
+            Close(ours);
+            return false;
+        }
+        _connections[place] = new NbdConnection(_export, ours[0]);
+        return true;
+    }
+
+    private static void Close(Span<int> fds)
+    {
+        foreach (ref int fd in fds)
+        {
+            if (fd >= 0) _ = Libc.Close(fd);
+            fd = -1;
+        }
+    }
+}

@@ -1,0 +1,108 @@
+using System;
+using System.Threading;
+using Snapuserd.Block;
+using Snapuserd.Interop;
+
+namespace Snapuserd.Serve;
+
+/// <summary>What all connections share: the view, the memory, and whom to tell about trouble.</summary>
+internal sealed class NbdExport
+{
+    /// <summary>The longest request: what clients take for the limit where nobody states one (proto.md, "Block size constraints").</summary>
+    public const int LongestRequest = 32 << 20;
+
+    /// <summary>What a file system asks for, and the ops' blocks.</summary>
+    public const int PreferredBlock = 4096;
+
+    /// <summary>Stack of a serving thread in bytes, as a worker's.</summary>
+    public const int StackBytes = 512 * 1024;
+
+    /// <summary>
+    /// A thread's buffer: what copying programs ask for at a time. Where that leaves room for fewer threads than <see cref="FewThreads"/> it becomes smaller, down to
+    /// what must be answered in one piece if a client insists (proto.md, NBD_CMD_FLAG_DF).
+    /// </summary>
+    private const int LargestBuffer = 256 << 10;
+
+    private const int SmallestBuffer = 64 << 10;
+
+    /// <summary>Two programs that open four connections each.</summary>
+    private const int FewThreads = 8;
+
+    private readonly Action<string>? _report;
+    private readonly WakeUp _wakeUp;
+    private string? _trouble;
+    private int _spare;
+
+    /// <summary>For <paramref name="connections"/> connections at the most. Exit code 71 if the memory is too small for one.</summary>
+    public NbdExport(SnapshotView view, BlockDevice[] devices, NbdOptions options, int connections, WakeUp wakeUp)
+    {
+        (View, Devices, Name, _report, _wakeUp) = (view, devices, options.ExportName, options.Report, wakeUp);
+        BufferBytes = LargestBuffer;
+        while (BufferBytes > SmallestBuffer && Threads(options) < FewThreads) BufferBytes /= 2;
+        int threads = Threads(options);
+        if (threads == 0)
+            throw new SnapuserdException(ExitCode.OutOfResources, $"serving takes {ReadContext.Bytes(view, 1, BufferBytes)} bytes of buffer memory at the least, {options.MemoryBytes} are there; try a larger --memory");
+        // One thread for every connection is kept for it, so that no client can have them all; half of them go to those who ask for much.
+        Connections = Math.Clamp(Math.Min(connections, Math.Max(threads / 2, FewThreads)), 1, threads);
+        _spare = threads - Connections;
+        MostHelpers = Math.Max(options.ThreadsPerConnection, 1) - 1;
+    }
+
+    public SnapshotView View { get; }
+
+    public BlockDevice[] Devices { get; }
+
+    public string Name { get; }
+
+    /// <summary>Bytes of a thread's buffer.</summary>
+    public int BufferBytes { get; }
+
+    /// <summary>Connections at a time.</summary>
+    public int Connections { get; }
+
+    /// <summary>Threads that a connection may have beside its first.</summary>
+    public int MostHelpers { get; }
+
+    /// <summary>What a connection can do.</summary>
+    public static ushort Flags(bool structured) =>
+        (ushort)(NbdWire.NBD_FLAG_HAS_FLAGS | NbdWire.NBD_FLAG_READ_ONLY | NbdWire.NBD_FLAG_SEND_FLUSH | NbdWire.NBD_FLAG_CAN_MULTI_CONN | (structured ? NbdProtocol.SendDf : 0));
+
+    /// <summary>Null while all is well.</summary>
+    public string? Trouble => Volatile.Read(ref _trouble);
+
+    /// <summary>Memory for another thread, if there is any left.</summary>
+    public bool TryTakeSpare()
+    {
+        if (Interlocked.Decrement(ref _spare) >= 0) return true;
+        Interlocked.Increment(ref _spare);
+        return false;
+    }
+
+    /// <summary>Gives it back.</summary>
+    public void GiveSpare() => Interlocked.Increment(ref _spare);
+
+    /// <summary>A client was dropped.</summary>
+    public void Report(string sentence) => _report?.Invoke(sentence);
+
+    /// <summary>It is over, or a thread has failed.</summary>
+    public void Fail(string sentence)
+    {
+        if (Interlocked.CompareExchange(ref _trouble, sentence, null) == null) _wakeUp.Signal();
+    }
+
+    /// <summary>What a thread ended with that should not have: one client's bad luck if memory is short, a defect of ours otherwise. Never throws.</summary>
+    public void Caught(Exception e)
+    {
+        try
+        {
+            if (e is SnapuserdException { Code: ExitCode.OutOfResources } or OutOfMemoryException) Report($"NBD: a client was dropped: {e.Message}");
+            else Fail($"NBD: a thread has failed: {e}");
+        }
+        catch (Exception)
+        {
+            Fail("NBD: a thread has failed, and so did telling about it");
+        }
+    }
+
+    private int Threads(NbdOptions options) => options.MemoryBytes / ReadContext.Bytes(View, 1, BufferBytes);
+}

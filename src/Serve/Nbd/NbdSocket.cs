@@ -1,0 +1,102 @@
+using System;
+using Snapuserd.Interop;
+
+namespace Snapuserd.Serve;
+
+/// <summary>
+/// A client's socket: whole messages in, whole messages out. One thread receives and one sends at a time; whoever wants an end to that hangs up, from any thread.
+/// </summary>
+internal sealed class NbdSocket : IDisposable
+{
+    /// <summary>What is received ahead: a busy client's requests come by the dozen for one system call.</summary>
+    private const int AheadBytes = 4096;
+
+    private readonly object _closing = new();
+    private readonly byte[] _ahead = new byte[AheadBytes];
+    private int _first;
+    private int _count;
+    private int _fd;
+
+    /// <summary>Takes over the descriptor.</summary>
+    public NbdSocket(int fd) => _fd = fd;
+
+    /// <summary>A receive that waits longer fails with −EAGAIN; 0: never.</summary>
+    public void LimitSilence(int seconds) => _ = Libc.SetSockOpt(_fd, Libc.SOL_SOCKET, Libc.SO_RCVTIMEO, new TimeValue { Sec = seconds });
+
+    /// <summary>Fills <paramref name="target"/>. Returns 0, −ENODATA when the peer has closed before the first byte, −ECONNRESET when it did so later, or another negative errno.</summary>
+    public int Receive(Span<byte> target)
+    {
+        bool begun = false;
+        while (!target.IsEmpty)
+        {
+            if (_count == 0)
+            {
+                nint got = Libc.Recv(_fd, _ahead, 0);
+                if (got == -Errno.EINTR) continue;
+                if (got < 0) return (int)got;
+                if (got == 0) return begun ? -Errno.ECONNRESET : -Errno.ENODATA;
+                (_first, _count) = (0, (int)got);
+            }
+            int part = Math.Min(_count, target.Length);
+            _ahead.AsSpan(_first, part).CopyTo(target);
+            (_first, _count) = (_first + part, _count - part);
+            target = target[part..];
+            begun = true;
+        }
+        return 0;
+    }
+
+    /// <summary>Receives bytes and forgets them. Returns 0 or a negative errno.</summary>
+    public int Skip(long bytes)
+    {
+        Span<byte> rest = stackalloc byte[1024];
+        while (bytes > 0)
+        {
+            int part = (int)Math.Min(bytes, rest.Length);
+            int error = Receive(rest[..part]);
+            if (error < 0) return error;
+            bytes -= part;
+        }
+        return 0;
+    }
+
+    /// <summary>Sends both, one behind the other, and waits for a peer that is slow to take them. Returns 0 or a negative errno.</summary>
+    public int Send(ReadOnlySpan<byte> head, ReadOnlySpan<byte> body)
+    {
+        while (head.Length + body.Length > 0)
+        {
+            nint sent = Libc.SendMsg(_fd, head, body, Libc.MSG_NOSIGNAL);
+            if (sent == -Errno.EINTR) continue;
+            if (sent < 0) return (int)sent;
+            int ofHead = (int)Math.Min(sent, head.Length);
+            head = head[ofHead..];
+            body = body[((int)sent - ofHead)..];
+        }
+        return 0;
+    }
+
+    /// <summary>What the peer has sent can still be received, but no more.</summary>
+    public void StopReceiving() => Shutdown(Libc.SHUT_RD);
+
+    /// <summary>Whoever sends or receives gets an error or the end.</summary>
+    public void HangUp() => Shutdown(Libc.SHUT_RDWR);
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        lock (_closing)
+        {
+            if (_fd >= 0) _ = Libc.Close(_fd);
+            _fd = -1;
+        }
+    }
+
+    private void Shutdown(int how)
+    {
+        // Not a descriptor that somebody else has been given meanwhile.
+        lock (_closing)
+        {
+            if (_fd >= 0) _ = Libc.Shutdown(_fd, how);
+        }
+    }
+}
