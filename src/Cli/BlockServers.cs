@@ -49,6 +49,20 @@ internal static class BlockServers
             UblkOptions options = new() { Id = Number(invocation, "ublkb"), MemoryBytes = memory, Report = sentence => invocation.Output.Diagnose($"snapuserd: {sentence}") };
             return new UblkServer(view, devices, options, wakeUp);
         }
+        if (kind == "nbd")
+        {
+            string? socket = invocation.Arguments.Text("--socket");
+            int number = socket == null ? Number(invocation, "nbd") : -1;
+            NbdOptions options = new()
+            {
+                SocketPath = socket ?? "",
+                ExportName = socket == null ? "" : invocation.Arguments.Text("--name") ?? "",
+                Device = number < 0 ? "" : number.ToString(CultureInfo.InvariantCulture),
+                MemoryBytes = memory,
+                Report = sentence => invocation.Output.Diagnose($"snapuserd: {sentence}"),
+            };
+            return socket == null ? new NbdDevice(view, devices, options, wakeUp) : new NbdServer(view, devices, options, wakeUp);
+        }
         throw new SnapuserdException(ExitCode.Unavailable, $"--device {kind} is not there yet");
     }
 
