@@ -1,0 +1,20 @@
+. /common.sh
+mkdir /mnt
+serve --merge
+check "mount" mount -t ext4 -o ro "$device" /mnt
+check "the files" files
+[ "$failed" -ne 0 ] || echo CUT
+tries=0
+while [ "$tries" -lt 300 ]; do
+    count=$(merged)
+    [ "${count%% *}" != "${count##* }" ] || break
+    usleep 200000
+    tries=$((tries + 1))
+done
+say "merged: $count"
+check "the files when all is merged" files
+check "the image when all is merged" image
+umount /mnt
+stop
+[ "$ended" -eq 0 ] || failed=1
+exit $failed

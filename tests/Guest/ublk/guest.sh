@@ -1,0 +1,62 @@
+. /common.sh
+mkdir /mnt
+
+# Served and not merged: nothing is written, the number is taken, writes are refused.
+before=$(cat /dev/vda /dev/vdb | sha256sum)
+serve
+check "the image before the merge" image
+expect 76 "a number that is taken" snapuserd serve --cow /dev/vda --base /dev/vdb --device ublk --name ublkb0 --progress never
+expect 1 "a write" dd if=/dev/zero of="$device" bs=4096 count=1 conv=fsync
+check "mount" mount -t ext4 -o ro "$device" /mnt
+check "the files before the merge" files
+umount /mnt
+stop
+[ "$ended" -eq 0 ] || { say "FAILED: the server ended with $ended"; failed=1; }
+[ "$before" = "$(cat /dev/vda /dev/vdb | sha256sum)" ] || { say "FAILED: something was written"; failed=1; }
+
+# Served and merged, with readers all the time; the server is killed three times in their midst.
+serve --merge
+check "mount" mount -t ext4 -o ro "$device" /mnt
+check "the files while it is merged" files
+(
+    while [ ! -e /tmp/enough ]; do
+        files >/dev/null 2>&1 || echo files >>/tmp/lost
+        image || echo image >>/tmp/lost
+        echo >>/tmp/rounds
+    done
+) &
+reader=$!
+for kill in 1 2 3; do
+    usleep ${kill}00000
+    kill -KILL "$server"
+    wait "$server"
+    say "killed at $(snapuserd inspect --cow /dev/vda 2>&1 | sed -n 's/^Merge ops: *//p') ops merged, the device is $([ -e "$device" ] && echo there || echo gone)"
+    serve --merge
+done
+: >/tmp/enough
+wait "$reader"
+say "$(wc -l </tmp/rounds) rounds of all files and the image, through three kills"
+[ ! -e /tmp/lost ] || { say "FAILED: readers saw errors or other bytes: $(sort /tmp/lost | uniq -c | tr '\n' ' ')"; failed=1; }
+grep -c 'taken over' /tmp/serve.err | sed 's/^/ublk: times taken over: /'
+[ "$(grep -c 'taken over' /tmp/serve.err)" -eq 3 ] || failed=1
+
+# All is merged at last, and the view is still the image.
+tries=0
+while [ "$tries" -lt 300 ]; do
+    count=$(merged)
+    [ "${count%% *}" != "${count##* }" ] || break
+    usleep 200000
+    tries=$((tries + 1))
+done
+say "merged: $count"
+check "the files when all is merged" files
+check "the image when all is merged" image
+umount /mnt
+stop
+[ "$ended" -eq 0 ] || { say "FAILED: the server ended with $ended"; failed=1; }
+
+# Killed, and nobody takes over: the next server of another image removes the device.
+check "nothing holds the driver" rmmod ublk_drv
+expect 69 "no driver" snapuserd serve --cow /dev/vda --base /dev/vdb --device ublk --progress never
+[ "$failed" -eq 0 ] || cat /tmp/serve.err
+exit $failed

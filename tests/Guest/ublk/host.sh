@@ -1,0 +1,55 @@
+# A file system is mounted from the merged view over ublk: before and while it is merged, through a SIGKILL of the server, and behind a power cut.
+. "$HERE/../lib.sh"
+RANDOM=${SEED:-6}
+# The merge is to take some seconds.
+slow=throttling.bps-total=4000000
+
+# Two states of a file system: files that stay, that change in place, that move, and that are new.
+mkdir old new
+for number in 1 2 3 4 5 6 7 8 9 10 11 12; do
+    head -c $((RANDOM * 32 + 4096)) </dev/urandom >"old/$number"
+    cp "old/$number" "new/$number"
+done
+for number in 2 5 8; do
+    dd if=/dev/urandom of="new/$number" bs=4096 seek=7 count=20 conv=notrunc status=none
+    seq $((RANDOM % 1000)) 60000 >>"new/$number"
+done
+mv new/3 new/moved
+seq 1 200000 >new/text
+head -c 3000000 </dev/zero >new/zeroes
+for state in old new; do
+    mke2fs -q -F -t ext4 -O ^has_journal -b 4096 -d "$state" "$state.img" 24M
+done
+"$SNAPUSERD" create --source old.img --target new.img --output cow --compression zstd --block-factor 64k --xor --progress never
+truncate -s %4096 cow
+sha256sum <new.img >image.sum
+(cd new && sha256sum -- *) >files.sum
+
+cp "$HERE/guest.sh" test.sh
+cp "$HERE/common.sh" common.sh
+archive guest test.sh common.sh image.sum files.sum
+cp "$HERE/cut.sh" test.sh
+archive cut test.sh common.sh image.sum files.sum
+
+export SMP=2
+fresh cow raw cow.0
+fresh old.img raw base.0
+code=0
+boot "file=cow.0,format=qcow2,$slow" "file=base.0,format=qcow2,$slow" || code=$?
+grep -E '^ublk: ' console || true
+[ "$code" -eq 0 ] || fail "the guest ended with $code"
+same base.0 qcow2 new.img || fail "the base is not the target"
+
+# Another one loses its power while it serves and merges; the next boot serves and merges the rest.
+fresh cow raw cow.1
+fresh old.img raw base.1
+code=0
+boot -a cut -l console.cut -c 500 "file=cow.1,format=qcow2,$slow" "file=base.1,format=qcow2,$slow" || code=$?
+[ "$code" -eq 137 ] || fail "status $code instead of a power cut"
+fresh cow.1 qcow2 cow.2
+fresh base.1 qcow2 base.2
+code=0
+boot -a cut -l console.again "file=cow.2,format=qcow2" "file=base.2,format=qcow2" || code=$?
+grep -E '^ublk: ' console.cut console.again | sed 's/^[^:]*://' || true
+[ "$code" -eq 0 ] || fail "the guest ended with $code behind the power cut"
+same base.2 qcow2 new.img || fail "behind the power cut the base is not the target"

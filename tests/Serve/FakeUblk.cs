@@ -1,0 +1,311 @@
+using System;
+using System.Collections.Concurrent;
+using System.Collections.Generic;
+using System.IO;
+using System.Linq;
+using System.Runtime.InteropServices;
+using System.Threading;
+using Snapuserd.Block;
+using Snapuserd.Interop;
+using Snapuserd.Serve;
+using Snapuserd.Tests.Support;
+using Xunit;
+using static Snapuserd.Interop.UblkAbi;
+
+namespace Snapuserd.Tests.Serve;
+
+/// <summary>
+/// A ublk driver that is no kernel: /dev/ublkcN is a sparse file that takes the bytes of reads, rings are fakes whose commands are answered as
+/// Documentation/block/ublk.rst says, and what must not happen (a start before all fetches, a deletion with a tag out) is written down in <see cref="Faults"/>.
+/// </summary>
+internal sealed class FakeUblk : IUblkDriver
+{
+    internal const ulong AllFeatures = UBLK_F_USER_RECOVERY | UBLK_F_USER_RECOVERY_REISSUE | UBLK_F_CMD_IOCTL_ENCODE | UBLK_F_USER_COPY;
+
+    private readonly object _gate = new();
+    private readonly TempFolder _folder = new();
+    private readonly List<string> _log = [];
+    private readonly List<FakeRingKernel> _rings = [];
+    private UblksrvCtrlDevInfo _info;
+    private UblkParams _params;
+    private Tag[] _tags = [];
+    private bool _exists;
+    private int _fd = -1;
+    private int _next;
+
+    private enum TagState { Unfetched, Active, Given, Aborting, Aborted }
+
+    private sealed class Tag
+    {
+        internal int Queue, Number, Error;
+        internal TagState State;
+        internal IoUringSqe Command;
+        internal TaskResult? Result;
+    }
+
+    internal sealed class TaskResult
+    {
+        internal readonly ManualResetEventSlim Done = new();
+        internal int Result, Queue, Tag;
+    }
+
+    internal ulong Features { get; set; } = AllFeatures;
+
+    /// <summary>What a command about a read is refused with, once; 0: nothing.</summary>
+    internal int RefuseNextCommit { get; set; }
+
+    /// <summary>What went against the rules.</summary>
+    internal ConcurrentQueue<string> Faults { get; } = new();
+
+    internal UblksrvCtrlDevInfo Info => _info;
+
+    internal UblkParams Params => _params;
+
+    internal string[] Log { get { lock (_gate) return [.. _log]; } }
+
+    internal bool Exists => _exists;
+
+    /// <summary>There is a device already, as a server left it.</summary>
+    internal void Leave(ushort state, int process, ulong serverFlags, ulong sectors, int queues = 1, int depth = 16)
+    {
+        _exists = true;
+        _info = new UblksrvCtrlDevInfo { State = state, Pid = process, ServerFlags = serverFlags, NrHwQueues = (ushort)queues, QueueDepth = (ushort)depth, MaxIoBufBytes = 64 << 10, Flags = AllFeatures };
+        _params = new UblkParams { Len = 112, Types = UBLK_PARAM_TYPE_BASIC, Basic = new UblkParamBasic { DevSectors = sectors } };
+        MakeTags();
+    }
+
+    public int Control(uint command, int id, ulong data, Span<byte> buffer, int milliseconds = -1)
+    {
+        switch (command)
+        {
+            case UBLK_U_CMD_GET_FEATURES:
+                MemoryMarshal.Write(buffer, Features);
+                return Features == 0 ? -Errno.EOPNOTSUPP : 0;
+            case UBLK_U_CMD_ADD_DEV:
+                Note("add");
+                if (_exists) return -Errno.EEXIST;
+                _info = MemoryMarshal.Read<UblksrvCtrlDevInfo>(buffer);
+                if (_info.DevId == uint.MaxValue) _info.DevId = 0;
+                _info.Flags &= AllFeatures;
+                _info.State = UBLK_S_DEV_DEAD;
+                MemoryMarshal.Write(buffer, _info);
+                _exists = true;
+                MakeTags();
+                return 0;
+        }
+        if (!_exists) return -Errno.ENODEV;
+        switch (command)
+        {
+            case UBLK_U_CMD_GET_DEV_INFO:
+                MemoryMarshal.Write(buffer, _info);
+                return 0;
+            case UBLK_U_CMD_SET_PARAMS:
+                Note("params");
+                _params = MemoryMarshal.Read<UblkParams>(buffer);
+                return 0;
+            case UBLK_U_CMD_GET_PARAMS:
+                MemoryMarshal.Write(buffer, _params);
+                return 0;
+            case UBLK_U_CMD_START_USER_RECOVERY:
+                Note("recover");
+                return _info.State == UBLK_S_DEV_QUIESCED ? 0 : -Errno.EBUSY;
+            case UBLK_U_CMD_START_DEV:
+            case UBLK_U_CMD_END_USER_RECOVERY:
+                Note(command == UBLK_U_CMD_START_DEV ? "start" : "recovered");
+                lock (_gate)
+                {
+                    foreach (Tag tag in _tags) if (tag.State != TagState.Active) Faults.Enqueue($"started, but tag {tag.Number} of queue {tag.Queue} is {tag.State}");
+                }
+                if (data == 0) return -Errno.EINVAL;
+                (_info.State, _info.Pid) = (UBLK_S_DEV_LIVE, (int)data);
+                return 0;
+            case UBLK_U_CMD_STOP_DEV:
+                Note("stop");
+                Stop();
+                return 0;
+            case UBLK_U_CMD_DEL_DEV_ASYNC:
+                Note("delete");
+                lock (_gate)
+                {
+                    foreach (Tag tag in _tags) if (tag.State is TagState.Active or TagState.Given or TagState.Aborting) Faults.Enqueue($"deleted, but tag {tag.Number} of queue {tag.Queue} is {tag.State}");
+                }
+                if (_fd >= 0 && Libc.Fcntl(_fd, Libc.F_GETFL, 0) >= 0) Faults.Enqueue("deleted, but the character device is open");
+                _exists = false;
+                return 0;
+            default:
+                return -Errno.EOPNOTSUPP;
+        }
+    }
+
+    public int OpenCharacterDevice(int id)
+    {
+        File.WriteAllBytes(PathOf(id), new byte[4096]);
+        string path = Path.Combine(_folder.Path, "ublkc");
+        _fd = Libc.OpenAt(Libc.AT_FDCWD, path, Libc.O_RDWR | Libc.O_CREAT | Libc.O_CLOEXEC, 0x180);
+        if (_fd >= 0) _ = Libc.FTruncate(_fd, UBLKSRV_IO_BUF_OFFSET);
+        return _fd;
+    }
+
+    public string PathOf(int id) => Path.Combine(_folder.Path, $"ublkb{id}");
+
+    public RingQueue MakeRing(BlockDevice[] devices, Arena arena, WakeUp wakeUp, int depth, int commands)
+    {
+        uint entries = System.Numerics.BitOperations.RoundUpToPowerOf2((uint)(depth + commands + 2));
+        FakeRingKernel kernel = new(entries, entries * 2) { OnEnter = (ring, submit, complete) => Enter(ring, submit, complete, wakeUp) };
+        lock (_gate) _rings.Add(kernel);
+        Assert.Equal(0, MappedMemory.Map(Libc.PageSize, out MappedMemory? buffer));
+        return new RingQueue(null, new Ring(kernel.Memory, kernel), BlockDevice.Descriptors(devices), arena, wakeUp, buffer!, depth, fixedBuffer: false);
+    }
+
+    /// <summary>Hands a request to the server, when a tag is free, and returns without waiting for its answer.</summary>
+    internal TaskResult Post(byte op, long sector, int sectors)
+    {
+        while (true)
+        {
+            lock (_gate)
+            {
+                // In turn, so that all are used.
+                int index = Array.FindIndex(_tags, _next, tag => tag.State == TagState.Active);
+                if (index < 0) index = Array.FindIndex(_tags, tag => tag.State == TagState.Active);
+                if (index >= 0)
+                {
+                    Tag tag = _tags[index];
+                    _next = (index + 1) % _tags.Length;
+                    UblksrvIoDesc request = new() { OpFlags = op, NrSectors = (uint)sectors, StartSector = (ulong)sector };
+                    _ = Libc.PWrite(_fd, MemoryMarshal.AsBytes(new ReadOnlySpan<UblksrvIoDesc>(in request)), DescriptorOffset(tag.Queue) + (tag.Number * 24));
+                    tag.Result = new TaskResult { Queue = tag.Queue, Tag = tag.Number };
+                    tag.State = TagState.Given;
+                    tag.Error = 0;
+                    return tag.Result;
+                }
+            }
+            Thread.Yield();
+        }
+    }
+
+    /// <summary>Waits for the answer.</summary>
+    internal static int Answer(TaskResult request)
+    {
+        request.Done.Wait();
+        return request.Result;
+    }
+
+    /// <summary>The bytes that the server has written for a request; to be looked at before its tag is used again.</summary>
+    internal byte[] Bytes(TaskResult request, int length)
+    {
+        byte[] bytes = new byte[length];
+        using FileStream file = File.Open(Path.Combine(_folder.Path, "ublkc"), FileMode.Open, FileAccess.Read, FileShare.ReadWrite);
+        file.Position = UserCopyOffset(request.Queue, request.Tag);
+        file.ReadExactly(bytes);
+        return bytes;
+    }
+
+    /// <summary>Aborts every tag, as when somebody else stops the device.</summary>
+    internal void Stop()
+    {
+        lock (_gate)
+        {
+            // The kernel waits for what is under way.
+            while (Array.Exists(_tags, tag => tag.State == TagState.Given)) Monitor.Wait(_gate);
+            foreach (Tag tag in _tags) if (tag.State == TagState.Active) (tag.State, tag.Error) = (TagState.Aborting, -Errno.ENODEV);
+            (_info.State, _info.Pid) = (UBLK_S_DEV_DEAD, -1);
+        }
+    }
+
+    // The server disposes of a driver once, but the test looks at it behind that.
+    public void Dispose()
+    {
+    }
+
+    internal void Free()
+    {
+        foreach (FakeRingKernel ring in _rings) ring.Dispose();
+        _folder.Dispose();
+    }
+
+    private void Note(string what)
+    {
+        lock (_gate) _log.Add(what);
+    }
+
+    private void MakeTags() =>
+        _tags = [.. Enumerable.Range(0, _info.NrHwQueues * _info.QueueDepth).Select(i => new Tag { Queue = i / _info.QueueDepth, Number = i % _info.QueueDepth })];
+
+    private int Enter(FakeRingKernel ring, uint submit, uint complete, WakeUp wakeUp)
+    {
+        int taken = ring.Take(submit);
+        while (true)
+        {
+            bool any = false;
+            foreach (IoUringSqe request in ring.InFlight.ToArray())
+            {
+                if (TryEnd(request, wakeUp, out int result))
+                {
+                    ring.Complete(request, result);
+                    any = true;
+                }
+            }
+            if (any || complete == 0) return taken;
+            // A kernel would sleep here; nothing depends on how long.
+            Span<PollFd> poll = [new PollFd { Fd = wakeUp.Fd, Events = Libc.POLLIN }];
+            _ = Libc.Poll(poll, 1);
+        }
+    }
+
+    private bool TryEnd(in IoUringSqe request, WakeUp wakeUp, out int result)
+    {
+        result = 0;
+        if (request.Opcode == IoUringAbi.IORING_OP_READ && request.Fd == wakeUp.Fd)
+        {
+            Span<PollFd> poll = [new PollFd { Fd = wakeUp.Fd, Events = Libc.POLLIN }];
+            if (Libc.Poll(poll, 0) <= 0) return false;
+            result = (int)Libc.Read(wakeUp.Fd, new byte[8]);
+            return true;
+        }
+        if (request.Opcode == IoUringAbi.IORING_OP_READ)
+        {
+            result = (int)Libc.PRead(request.Fd, (nint)request.Addr, (nint)request.Len, (long)request.Off);
+            return true;
+        }
+        if (request.Opcode == IoUringAbi.IORING_OP_ASYNC_CANCEL) return true;
+        Assert.Equal(IoUringAbi.IORING_OP_URING_CMD, request.Opcode);
+        return TryEndCommand(request, out result);
+    }
+
+    /// <summary>A command is "seen" when it is taken first; it ends when its tag has a request or is aborted.</summary>
+    private bool TryEndCommand(in IoUringSqe request, out int result)
+    {
+        Span<ulong> words = [request.Addr3, request.Reserved];
+        UblksrvIoCmd command = MemoryMarshal.Read<UblksrvIoCmd>(MemoryMarshal.AsBytes(words));
+        lock (_gate)
+        {
+            Tag tag = _tags[(command.QueueId * _info.QueueDepth) + command.Tag];
+            if (tag.State == TagState.Unfetched && request.CmdOp == UBLK_U_IO_FETCH_REQ) tag.State = TagState.Active;
+            else if (tag.State == TagState.Given && request.CmdOp == UBLK_U_IO_COMMIT_AND_FETCH_REQ && tag.Error > 0)
+            {
+                if (RefuseNextCommit != 0)
+                {
+                    (result, RefuseNextCommit) = (RefuseNextCommit, 0);
+                    (tag.State, tag.Error) = (TagState.Aborted, 0);
+                    Monitor.PulseAll(_gate);
+                    return true;
+                }
+                tag.Result!.Result = command.Result;
+                (tag.State, tag.Error) = (TagState.Active, 0);
+                tag.Result.Done.Set();
+                Monitor.PulseAll(_gate);
+            }
+            result = tag.Error;
+            if (tag.State == TagState.Aborting)
+            {
+                tag.State = TagState.Aborted;
+                return true;
+            }
+            if (tag.State != TagState.Given || tag.Error > 0) return false;
+            // From here on the server has it, and only its commit may come.
+            tag.Error = 1;
+            result = UBLK_IO_RES_OK;
+            return true;
+        }
+    }
+}

@@ -1,0 +1,208 @@
+using System;
+using System.Collections.Generic;
+using Snapuserd.Block;
+using Snapuserd.Interop;
+using Snapuserd.Serve;
+using Snapuserd.Tests.Support;
+using Xunit;
+using static Snapuserd.Interop.UblkAbi;
+
+namespace Snapuserd.Tests.Serve;
+
+public sealed class UblkTests
+{
+    private const int SmallMemory = 1 << 20;
+
+    [Fact]
+    public void Started_when_every_tag_is_fetched_and_deleted_when_every_tag_is_back()
+    {
+        using Case test = new(new UblkOptions { Queues = 2, Depth = 8 });
+        Assert.Equal(test.Driver.PathOf(0), test.Server.Start());
+        Assert.Equal((2, 8), (test.Driver.Info.NrHwQueues, test.Driver.Info.QueueDepth));
+        UblkParamBasic parameters = test.Driver.Params.Basic;
+        Assert.Equal((UBLK_ATTR_READ_ONLY, 9, 12), (parameters.Attrs, parameters.LogicalBsShift, parameters.PhysicalBsShift));
+        Assert.Equal((ulong)test.Fixture.View.Length, parameters.DevSectors * 512);
+        Assert.Equal(test.Driver.Info.MaxIoBufBytes, parameters.MaxSectors * 512);
+        test.Server.Stop();
+        Assert.Equal(["add", "params", "start", "stop", "delete"], test.Driver.Log);
+        Assert.False(test.Driver.Exists);
+        Assert.Null(test.Server.Trouble);
+    }
+
+    [Fact]
+    public void Reads_beyond_what_is_read_at_a_time_wait_their_turn_and_all_get_their_bytes()
+    {
+        using Case test = new(new UblkOptions { Queues = 2, Depth = 64, MemoryBytes = SmallMemory });
+        test.Server.Start();
+        byte[] target = Golden.New;
+        Random random = new(7);
+        int most = (int)test.Driver.Info.MaxIoBufBytes / 512;
+        for (int round = 0; round < 4; round++)
+        {
+            // No tag is given twice in a round: what the server has written for it stays to be looked at.
+            List<(FakeUblk.TaskResult Request, int Sector, int Sectors)> posted = [];
+            for (int i = 0; i < 128; i++)
+            {
+                int sectors = random.Next(1, most + 1), sector = random.Next(0, (target.Length / 512) - sectors);
+                posted.Add((test.Driver.Post(UBLK_IO_OP_READ, sector, sectors), sector, sectors));
+            }
+            foreach ((FakeUblk.TaskResult request, int sector, int sectors) in posted)
+            {
+                Assert.Equal(sectors * 512, FakeUblk.Answer(request));
+                Assert.True(target.AsSpan(sector * 512, sectors * 512).SequenceEqual(test.Driver.Bytes(request, sectors * 512)), $"{sectors} sectors at {sector}");
+            }
+        }
+    }
+
+    [Fact]
+    public void Every_request_gets_one_answer_and_only_reads_get_bytes()
+    {
+        using Case test = new(new UblkOptions { Queues = 1, Depth = 4 });
+        test.Server.Start();
+        long end = test.Fixture.View.Length / 512;
+        int most = (int)test.Driver.Info.MaxIoBufBytes / 512;
+        Assert.Equal(-Errno.EPERM, Answer(UBLK_IO_OP_WRITE, 0, 8));
+        Assert.Equal(0, Answer(UBLK_IO_OP_FLUSH, 0, 0));
+        foreach (byte other in new byte[] { 3, 4, 5, 10, 18, 255 }) Assert.Equal(-Errno.EOPNOTSUPP, Answer(other, 0, 8));
+        Assert.Equal(-Errno.EIO, Answer(UBLK_IO_OP_READ, end, 1));
+        Assert.Equal(-Errno.EIO, Answer(UBLK_IO_OP_READ, end - 1, 2));
+        Assert.Equal(-Errno.EIO, Answer(UBLK_IO_OP_READ, -1, 1));
+        Assert.Equal(-Errno.EIO, Answer(UBLK_IO_OP_READ, 0, 0));
+        Assert.Equal(-Errno.EIO, Answer(UBLK_IO_OP_READ, 0, most + 1));
+        Assert.Equal(512, Answer(UBLK_IO_OP_READ, end - 1, 1));
+        Assert.Null(test.Server.Trouble);
+
+        int Answer(byte op, long sector, int sectors) => FakeUblk.Answer(test.Driver.Post(op, sector, sectors));
+    }
+
+    [Theory]
+    [InlineData(0UL)]
+    [InlineData(UBLK_F_USER_RECOVERY | UBLK_F_USER_RECOVERY_REISSUE | UBLK_F_CMD_IOCTL_ENCODE)]
+    public void Older_driver_is_refused_before_anything_is_made(ulong features)
+    {
+        using Case test = new(new UblkOptions());
+        test.Driver.Features = features;
+        SnapuserdException refusal = Assert.Throws<SnapuserdException>(test.Server.Start);
+        Assert.Equal(ExitCode.Unavailable, refusal.Code);
+        Assert.Contains("6.5", refusal.Message, StringComparison.Ordinal);
+        Assert.Empty(test.Driver.Log);
+    }
+
+    [Fact]
+    public void Device_of_a_living_server_is_left_alone()
+    {
+        using Case test = new(new UblkOptions { Id = 3 });
+        test.Driver.Leave(UBLK_S_DEV_LIVE, Libc.GetPid(), 0, 8);
+        Assert.Equal(ExitCode.InUse, Assert.Throws<SnapuserdException>(test.Server.Start).Code);
+        Assert.Empty(test.Driver.Log);
+    }
+
+    [Fact]
+    public void Device_of_a_killed_server_is_taken_over_with_its_own_queues()
+    {
+        using Case first = new(new UblkOptions { Id = 0 });
+        first.Server.Start();
+        using Case test = new(new UblkOptions { Id = 0, Queues = 1, Depth = 64 });
+        test.Driver.Leave(UBLK_S_DEV_QUIESCED, 1, first.Driver.Info.ServerFlags, (ulong)test.Fixture.View.Length / 512, queues: 2, depth: 16);
+        test.Server.Start();
+        Assert.True(test.Server.Recovered);
+        Assert.Equal(["recover", "recovered"], test.Driver.Log);
+        FakeUblk.TaskResult request = test.Driver.Post(UBLK_IO_OP_READ, 16, 8);
+        Assert.Equal(4096, FakeUblk.Answer(request));
+        Assert.True(Golden.New.AsSpan(8192, 4096).SequenceEqual(test.Driver.Bytes(request, 4096)));
+        test.Server.Stop();
+        Assert.Equal(["recover", "recovered", "stop", "delete"], test.Driver.Log);
+    }
+
+    [Fact]
+    public void Device_of_a_killed_server_of_another_image_is_removed()
+    {
+        using Case first = new(new UblkOptions { Id = 0 });
+        first.Server.Start();
+        using Case test = new(new UblkOptions { Id = 0 });
+        test.Driver.Leave(UBLK_S_DEV_QUIESCED, 1, first.Driver.Info.ServerFlags ^ 1, (ulong)test.Fixture.View.Length / 512);
+        test.Server.Start();
+        Assert.False(test.Server.Recovered);
+        Assert.Equal(["stop", "delete", "add", "params", "start"], test.Driver.Log);
+    }
+
+    [Fact]
+    public void Device_of_a_killed_server_that_is_not_ours_is_left_alone()
+    {
+        using Case test = new(new UblkOptions { Id = 0 });
+        test.Driver.Leave(UBLK_S_DEV_QUIESCED, 1, 5, (ulong)test.Fixture.View.Length / 512);
+        Assert.Equal(ExitCode.InUse, Assert.Throws<SnapuserdException>(test.Server.Start).Code);
+        Assert.Empty(test.Driver.Log);
+    }
+
+    [Fact]
+    public void Refused_command_is_told_and_the_device_can_still_be_removed()
+    {
+        using Case test = new(new UblkOptions { Queues = 1, Depth = 4 });
+        test.Server.Start();
+        test.Driver.RefuseNextCommit = -Errno.EINVAL;
+        _ = test.Driver.Post(UBLK_IO_OP_READ, 0, 8);
+        Assert.True(test.WaitForTrouble());
+        Assert.Contains("refused", test.Server.Trouble, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void Device_that_somebody_else_stops_is_trouble()
+    {
+        using Case test = new(new UblkOptions { Queues = 1, Depth = 4 });
+        test.Server.Start();
+        test.Driver.Stop();
+        Assert.True(test.WaitForTrouble());
+        Assert.Contains("stopped by another", test.Server.Trouble, StringComparison.Ordinal);
+        test.Server.Stop();
+        Assert.False(test.Driver.Exists);
+    }
+
+    [Theory]
+    [InlineData(16 << 20, 4)]
+    [InlineData(12 << 20, 1)]
+    [InlineData(3 << 20, 4)]
+    [InlineData(1 << 20, 2)]
+    public void Buffers_stay_within_the_memory(int memory, int queues)
+    {
+        foreach (int perRead in new[] { 136 << 10, 392 << 10 })
+        {
+            UblkGeometry geometry = UblkGeometry.For(new UblkOptions { MemoryBytes = memory, Queues = queues }, perRead);
+            Assert.InRange(geometry.Queues, 1, queues);
+            Assert.True(geometry.Queues * geometry.Reads * (perRead + geometry.MaxIoBytes) <= memory, geometry.ToString());
+            Assert.True(geometry.Queues == 1 || geometry.Reads >= 8, geometry.ToString());
+        }
+    }
+
+    private sealed class Case : IDisposable
+    {
+        private readonly WakeUp _wakeUp = new();
+
+        internal Case(UblkOptions options)
+        {
+            Fixture = new ViewFixture(Golden.Cow("v3-zstd-256k-xor"), Golden.Old);
+            Server = new UblkServer(Fixture.View, Fixture.Devices, options, _wakeUp, () => Driver);
+        }
+
+        internal ViewFixture Fixture { get; }
+
+        internal FakeUblk Driver { get; } = new();
+
+        internal UblkServer Server { get; }
+
+        internal bool WaitForTrouble()
+        {
+            while (!_wakeUp.Take()) { }
+            return Server.Trouble != null;
+        }
+
+        public void Dispose()
+        {
+            Server.Dispose();
+            Assert.Empty(Driver.Faults);
+            Fixture.Dispose();
+            Driver.Free();
+            _wakeUp.Dispose();
+        }
+    }
+}
