@@ -1,5 +1,4 @@
 using System;
-using System.Text;
 using Snapuserd.Block;
 using Snapuserd.Interop;
 
@@ -10,13 +9,15 @@ internal static class RootStorage
 {
     /// <summary>
     /// Shutdown kills every process of the initrd but those whose argv[0] begins with '@' (systemd.io/ROOT_STORAGE_DAEMONS). The name is given at
-    /// the start of a program only, so in an initrd this program starts itself again, under that name. <paramref name="words"/> are its arguments.
+    /// the start of a program only, so in an initrd this program starts itself again, under that name.
     /// </summary>
-    internal static void TakeName(ReadOnlySpan<string> words)
+    internal static void TakeName()
     {
-        if (Environment.GetCommandLineArgs()[0].StartsWith('@') || !Exists("/etc/initrd-release")) return;
-        // If that fails, so be it: a device that is there until shutdown is better than none.
-        _ = Libc.ExecV("/proc/self/exe", ["@snapuserd", .. words]);
+        string[] arguments = Environment.GetCommandLineArgs();
+        if (arguments[0].StartsWith('@') || !Exists("/etc/initrd-release")) return;
+        arguments[0] = "@snapuserd";
+        // If that fails, so be it: a device that is there until shutdown begins is better than none.
+        _ = Libc.ExecV("/proc/self/exe", arguments);
     }
 
     /// <summary>

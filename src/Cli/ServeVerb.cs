@@ -10,6 +10,9 @@ internal static class ServeVerb
 {
     internal static ExitCode Run(Invocation invocation)
     {
+        // A client of the socket is a program among others; what the kernel serves may be all there is.
+        bool mayBeRoot = invocation.Arguments.Text("--socket") == null;
+        if (mayBeRoot) RootStorage.TakeName();
         var ready = new Readiness(invocation);
         bool merges = invocation.Arguments.Has("--merge");
         int memory = (int)invocation.Arguments.Number("--memory", Verbs.DefaultMemory);
@@ -25,6 +28,7 @@ internal static class ServeVerb
         };
         using MergeEngine engine = MergeEngine.Open(setup);
         engine.Open();
+        if (mayBeRoot) RootStorage.StayInMemory(invocation.Output);
         var failures = new ReadFailures(invocation);
         using var view = new SnapshotView(engine, setup, memory / 8, failures.Tell);
         using IBlockServer server = BlockServers.Start(invocation, view, devices.Devices, memory / 8 * 3, stop.WakeUp, out string device);
