@@ -1,4 +1,5 @@
 using System;
+using System.Buffers.Binary;
 using System.Runtime.InteropServices;
 
 namespace Snapuserd.Interop;
@@ -11,15 +12,18 @@ namespace Snapuserd.Interop;
 [LibraryHeader("zstd_errors.h")]
 public sealed unsafe class Zstd : IDisposable
 {
-    /// <summary>ZSTD_error_memory_allocation of zstd_errors.h, negated.</summary>
-    [CName("-(int)ZSTD_error_memory_allocation")]
-    public const int MemoryAllocation = -64;
+    /// <summary>ZSTD_error_prefix_unknown of zstd_errors.h, negated: no frame, or one of zstd before 0.8.</summary>
+    [CName("-(int)ZSTD_error_prefix_unknown")]
+    public const int PrefixUnknown = -10;
     /// <summary>ZSTD_error_dstSize_tooSmall, negated.</summary>
     [CName("-(int)ZSTD_error_dstSize_tooSmall")]
     public const int DestinationTooSmall = -70;
     /// <summary>ZSTD_error_srcSize_wrong, negated: the input ends early, or something follows the frame.</summary>
     [CName("-(int)ZSTD_error_srcSize_wrong")]
     public const int SourceSizeWrong = -72;
+
+    /// <summary>Magics of zstd 0.2 to 0.7 (zstd_v02.h to zstd_v07.h), which lie just below today's.</summary>
+    private const uint FirstLegacyMagic = 0xFD2FB522, LastLegacyMagic = 0xFD2FB527;
 
     private void* _context;
 
@@ -33,10 +37,14 @@ public sealed unsafe class Zstd : IDisposable
         return context == null ? -Errno.ENOMEM : 0;
     }
 
-    /// <summary>Decodes whole frames, all of <paramref name="input"/>. Returns the bytes written, or zstd's error code, negative.</summary>
+    /// <summary>
+    /// Decodes whole frames, all of <paramref name="input"/>. Returns the bytes written, or zstd's error code, negative. It needs no memory but the
+    /// context's. Frames of zstd before 0.8 are refused, whatever the library that is linked knows.
+    /// </summary>
     public int Decompress(ReadOnlySpan<byte> input, Span<byte> output)
     {
         ObjectDisposedException.ThrowIf(_context == null, this);
+        if (input.Length >= 4 && BinaryPrimitives.ReadUInt32LittleEndian(input) is >= FirstLegacyMagic and <= LastLegacyMagic) return PrefixUnknown;
         fixed (byte* from = input)
         fixed (byte* to = output)
         {

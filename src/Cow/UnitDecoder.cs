@@ -138,7 +138,6 @@ public sealed class UnitDecoder : IDisposable
             >= 0 => Ended(0, unit.Length - written),
             Zstd.DestinationTooSmall => UnitError.TooLong,
             Zstd.SourceSizeWrong => UnitError.Truncated,
-            Zstd.MemoryAllocation => UnitError.OutOfMemory,
             _ => UnitError.Corrupt,
         };
     }

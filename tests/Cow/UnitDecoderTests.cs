@@ -168,6 +168,14 @@ public sealed class UnitDecoderTests
         Assert.Equal(UnitError.None, Decode(decoder, CowCompression.Zstd, frame, 1));
     }
 
+    [Fact]
+    public void Zstd_frame_of_a_version_before_0_8_is_refused()
+    {
+        // Version 0.7, one segment of 1 byte: a raw block of 1 byte and the end. libzstd.so with its decoders of old formats takes it.
+        using var decoder = new UnitDecoder();
+        Assert.Equal(UnitError.Corrupt, Decode(decoder, CowCompression.Zstd, [0x27, 0xb5, 0x2f, 0xfd, 0x20, 0x01, 0x40, 0x00, 0x01, 0x41, 0xc0, 0x00, 0x00], 1));
+    }
+
     [Theory]
     [InlineData(4095)]
     [InlineData(4097)]
