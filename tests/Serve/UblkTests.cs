@@ -49,7 +49,13 @@ public sealed class UblkTests
             foreach ((FakeUblk.TaskResult request, int sector, int sectors) in posted)
             {
                 Assert.Equal(sectors * 512, FakeUblk.Answer(request));
-                Assert.True(target.AsSpan(sector * 512, sectors * 512).SequenceEqual(test.Driver.Bytes(request, sectors * 512)), $"{sectors} sectors at {sector}");
+                byte[] got = test.Driver.Bytes(request, sectors * 512);
+                int common = target.AsSpan(sector * 512, sectors * 512).CommonPrefixLength(got);
+                if (common == got.Length) continue;
+                int last = got.Length - 1;
+                while (got[last] == target[(sector * 512) + last]) last--;
+                byte[] again = test.Driver.Bytes(request, sectors * 512);
+                Assert.Fail($"round {round}: {sectors} sectors at {sector}, tag {request.Tag} of queue {request.Queue}: bytes {common} to {last} of {got.Length} differ, again {target.AsSpan(sector * 512, sectors * 512).CommonPrefixLength(again)}, zero {got.AsSpan(common, last - common).IndexOfAnyExcept((byte)0)}, found in target {target.AsSpan().IndexOf(got.AsSpan(common, 64))}");
             }
         }
     }

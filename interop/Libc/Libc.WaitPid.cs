@@ -1,0 +1,33 @@
+using System.Runtime.InteropServices;
+
+namespace Snapuserd.Interop;
+
+[LibraryHeader("sys/wait.h")]
+public static unsafe partial class Libc
+{
+    private const int P_PID = 1;
+    private const int WEXITED = 4;
+    private const int WNOWAIT = 0x1000000;
+
+    /// <summary>Blocks until a child has ended, and leaves it to be collected by <see cref="WaitPid"/>: its number stays its own until then. Returns 0 or a negative errno.</summary>
+    public static int WaitForEnd(int child) => waitid(P_PID, child, null, WEXITED | WNOWAIT) < 0 ? -Marshal.GetLastPInvokeError() : 0;
+
+    /// <summary>
+    /// Collects a child that has ended. Returns 0 or a negative errno. <paramref name="code"/> is what it exited with, or −1 if a signal killed it,
+    /// whose number is <paramref name="signal"/>.
+    /// </summary>
+    public static int WaitPid(int child, out int code, out int signal)
+    {
+        int status = 0;
+        int result = waitpid(child, &status, 0);
+        signal = status & 0x7f;
+        code = signal == 0 ? (status >> 8) & 0xff : -1;
+        return result < 0 ? -Marshal.GetLastPInvokeError() : 0;
+    }
+
+    [DllImport("libc", SetLastError = true)]
+    private static extern int waitid(int idtype, int id, void* info, int options);
+
+    [DllImport("libc", SetLastError = true)]
+    private static extern int waitpid(int pid, int* status, int options);
+}
