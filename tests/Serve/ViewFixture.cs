@@ -18,7 +18,7 @@ internal sealed class ViewFixture : IDisposable
     private readonly SyncQueue _queue;
     private readonly WorkQueue<DecodeJob> _workers;
 
-    internal ViewFixture(byte[] cow, byte[] old, bool allowUnsafe = false)
+    internal ViewFixture(byte[] cow, byte[] old, bool allowUnsafe = false, IMergeObserver? observer = null)
     {
         string cowPath = Path.Combine(_folder.Path, "cow"), basePath = Path.Combine(_folder.Path, "base");
         File.WriteAllBytes(cowPath, cow);
@@ -36,6 +36,7 @@ internal sealed class ViewFixture : IDisposable
             Base = new MergeDevice(1, basePath, old.Length),
             Source = new MergeDevice(1, basePath, old.Length),
             Readers = new ReaderGate(_wakeUp),
+            Observer = observer,
             Options = new MergeOptions { CheckpointBytes = 256 << 10, UncountedBytes = 512 << 10, AllowUnsafe = allowUnsafe },
         };
         Engine = MergeEngine.Open(setup);

@@ -123,6 +123,7 @@ internal sealed class NbdConnection
             _ended = !ReceiveOne(out request);
             if (_ended) return false;
             WasUsed = true;
+            _export.Count();
             // Somebody has to be there for the next one while this thread answers.
             if (Volatile.Read(ref _waiting) == 0) AddHelper();
             return true;

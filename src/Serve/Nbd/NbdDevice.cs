@@ -62,6 +62,9 @@ public sealed class NbdDevice : IBlockServer
     /// <inheritdoc/>
     public string? Trouble => _export.Trouble;
 
+    /// <summary>Requests that came so far, on all connections.</summary>
+    public long Requests => _export.Requests;
+
     /// <summary>
     /// Attaches, and returns the device's path. Exit code 64 for a name that is none, 69 when the kernel has no NBD, 76 when the device that was asked for is in use, 77
     /// without CAP_SYS_ADMIN, 71 without descriptors or threads.

@@ -32,6 +32,7 @@ internal sealed class NbdExport
     private readonly WakeUp _wakeUp;
     private string? _trouble;
     private int _spare;
+    private long _requests;
 
     /// <summary>For <paramref name="connections"/> connections at the most. Exit code 71 if the memory is too small for one.</summary>
     public NbdExport(SnapshotView view, BlockDevice[] devices, NbdOptions options, int connections, WakeUp wakeUp)
@@ -69,6 +70,12 @@ internal sealed class NbdExport
 
     /// <summary>Null while all is well.</summary>
     public string? Trouble => Volatile.Read(ref _trouble);
+
+    /// <summary>Requests that came so far.</summary>
+    public long Requests => Volatile.Read(ref _requests);
+
+    /// <summary>One more.</summary>
+    public void Count() => Interlocked.Increment(ref _requests);
 
     /// <summary>Memory for another thread, if there is any left.</summary>
     public bool TryTakeSpare()

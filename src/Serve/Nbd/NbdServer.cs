@@ -45,6 +45,9 @@ public sealed class NbdServer : IBlockServer
     /// <inheritdoc/>
     public string? Trouble => _export.Trouble;
 
+    /// <summary>Requests that came so far, on all connections.</summary>
+    public long Requests => _export.Requests;
+
     /// <summary>
     /// Listens, and returns the socket's path. Exit code 64 for a path that is none, 73 when it cannot be made or is something else than a socket, 76 when a
     /// server listens there, 77 without permission, 71 without descriptors or threads.
