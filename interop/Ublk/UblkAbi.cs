@@ -152,7 +152,6 @@ public static class UblkAbi
     public const int UBLK_MAX_QUEUE_DEPTH = 4096;
 
     public const int UBLK_IO_RES_OK = 0;
-    public const int UBLK_IO_RES_ABORT = -Errno.ENODEV;
 
     public const long UBLKSRV_CMD_BUF_OFFSET = 0;
     public const long UBLKSRV_IO_BUF_OFFSET = 0x80000000;

@@ -17,6 +17,9 @@ namespace Snapuserd.Serve;
 /// </summary>
 internal sealed class UblkQueue : IDisposable
 {
+    /// <summary>UBLK_IO_RES_ABORT of linux/ublk_cmd.h: the tag comes back because the device stops.</summary>
+    private const int Aborted = -Errno.ENODEV;
+
     /// <summary>A read of 512 KiB of single blocks takes many requests of the devices; more than four each, for all reads together, only wait in the disk.</summary>
     private const int RequestsPerRead = 4, FewestRequests = 32, MostRequests = 256;
 
@@ -147,7 +150,7 @@ internal sealed class UblkQueue : IDisposable
         }
         Tags--;
         // What else may come is no abort: the driver did not understand us, or has no memory, and the tag's request would wait for ever.
-        if (result != UBLK_IO_RES_ABORT && _lostErrno == 0) _lostErrno = result;
+        if (result != Aborted && _lostErrno == 0) _lostErrno = result;
     }
 
     private void CheckLost()
