@@ -38,6 +38,7 @@ public struct IoUringSqe
     [FieldOffset(24)] public uint Len;
     [FieldOffset(28)] public uint RwFlags;
     [FieldOffset(28)] public uint FsyncFlags;
+    [FieldOffset(28)] public uint SyncRangeFlags;
     [FieldOffset(28)] public uint CancelFlags;
     /// <summary>Poll mask as the kernel wants it on a little-endian machine.</summary>
     [FieldOffset(28)][CName("poll32_events")] public uint Poll32Events;
@@ -173,6 +174,7 @@ public static class IoUringAbi
     public const byte IORING_OP_WRITE_FIXED = 5;
     public const byte IORING_OP_POLL_ADD = 6;
     public const byte IORING_OP_POLL_REMOVE = 7;
+    public const byte IORING_OP_SYNC_FILE_RANGE = 8;         // 5.2
     public const byte IORING_OP_TIMEOUT = 11;
     public const byte IORING_OP_ASYNC_CANCEL = 14;            // 5.5
     public const byte IORING_OP_READ = 22;                    // 5.6

@@ -11,15 +11,19 @@ public enum BlockVerb : byte
     Write,
     /// <summary>Make every write whose completion was reaped before durable (fdatasync).</summary>
     Flush,
+    /// <summary>
+    /// A hint: begin to write back what was written, without waiting for it. Promises nothing and needs nothing: a device may ignore it or refuse it.
+    /// </summary>
+    WriteBack,
 }
 
 /// <summary>
 /// One request to a block queue. <paramref name="Device"/> is the number the queue was made with, <paramref name="Offset"/> is in bytes,
-/// <paramref name="Buffer"/> lies in the queue's arena; a flush has neither. <paramref name="Tag"/> comes back with the completion.
+/// <paramref name="Buffer"/> lies in the queue's arena; only reads and writes have these two. <paramref name="Tag"/> comes back with the completion.
 /// </summary>
 public readonly record struct BlockRequest(BlockVerb Verb, int Device, long Offset, Slice Buffer, uint Tag);
 
-/// <summary>The end of a request: <paramref name="Result"/> is the number of bytes moved (0 for a flush), or a negative errno.</summary>
+/// <summary>The end of a request: <paramref name="Result"/> is the number of bytes moved (0 where none are), or a negative errno.</summary>
 public readonly record struct BlockCompletion(uint Tag, int Result);
 
 /// <summary>

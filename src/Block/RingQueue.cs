@@ -194,6 +194,8 @@ public sealed class RingQueue : IBlockQueue
         int fd = _fds[request.Device];
         if (request.Verb == BlockVerb.Flush)
             return new IoUringSqe { Opcode = IORING_OP_FSYNC, Fd = fd, FsyncFlags = IORING_FSYNC_DATASYNC, UserData = request.Tag };
+        if (request.Verb == BlockVerb.WriteBack)
+            return new IoUringSqe { Opcode = IORING_OP_SYNC_FILE_RANGE, Fd = fd, SyncRangeFlags = Libc.SYNC_FILE_RANGE_WRITE, UserData = request.Tag };
         byte opcode = request.Verb == BlockVerb.Read
             ? FixedBuffer ? IORING_OP_READ_FIXED : IORING_OP_READ
             : FixedBuffer ? IORING_OP_WRITE_FIXED : IORING_OP_WRITE;

@@ -37,7 +37,7 @@ public sealed class SyncQueue : IBlockQueue
     /// <inheritdoc/>
     public bool TryQueue(in BlockRequest request)
     {
-        if (request.Verb != BlockVerb.Flush) _ = _arena.AddressOf(request.Buffer);
+        if (request.Verb is BlockVerb.Read or BlockVerb.Write) _ = _arena.AddressOf(request.Buffer);
         if ((uint)request.Device >= (uint)_fds.Length) throw new ArgumentOutOfRangeException(nameof(request), $"device {request.Device} of {_fds.Length}");
         if (_count == _queued.Length) return false;
         _queued[(_first + _count) % _queued.Length] = request;

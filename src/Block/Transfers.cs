@@ -101,6 +101,15 @@ public sealed class Transfers
     /// <summary>Starts a flush, which covers the writes that were reaped before: those whose group is done.</summary>
     public void Flush(int device, TransferGroup? group = null) => Start(new BlockRequest(BlockVerb.Flush, device, 0, default, 0), group);
 
+    /// <summary>
+    /// Asks the device to begin writing back what was written, which shortens the next flush. A hint: it promises nothing, is never repeated, and how it
+    /// ends is told to nobody. Past the page cache there is nothing to write back.
+    /// </summary>
+    public void WriteBack(int device, TransferGroup group)
+    {
+        if (_granules[device] == 1) Start(new BlockRequest(BlockVerb.WriteBack, device, 0, default, 0), group);
+    }
+
     /// <summary>Blocks until a transfer has got on or the queue was woken up. Something must be in flight.</summary>
     public void Wait() => Reap();
 
@@ -127,7 +136,7 @@ public sealed class Transfers
 
     private void Start(in BlockRequest request, TransferGroup? group)
     {
-        if (request.Verb != BlockVerb.Flush && request.Buffer.Length == 0) return;
+        if (request.Verb is BlockVerb.Read or BlockVerb.Write && request.Buffer.Length == 0) return;
         while (_freeCount == 0) Reap();
         int slot = _free[_freeCount - 1];
         group ??= _alone;
@@ -148,7 +157,7 @@ public sealed class Transfers
     {
         ref Attempt attempt = ref _attempts[slot];
         BlockRequest whole = attempt.Whole;
-        return whole.Verb == BlockVerb.Flush
+        return whole.Verb is BlockVerb.Flush or BlockVerb.WriteBack
             ? whole with { Tag = (uint)slot }
             : whole with
             {
@@ -175,6 +184,11 @@ public sealed class Transfers
         if (attempt.Whole.Verb == BlockVerb.Flush)
         {
             End(slot, result < 0 ? result : 0);
+            return;
+        }
+        if (attempt.Whole.Verb == BlockVerb.WriteBack)
+        {
+            End(slot, 0);
             return;
         }
         if (result is -Errno.EINTR or -Errno.EAGAIN && ++attempt.Tries <= AttemptsBeforePlain) { Ask(slot); return; }

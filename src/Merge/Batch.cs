@@ -53,6 +53,7 @@ internal sealed class Batch
     private readonly ulong[] _pieces;
     private readonly TransferGroup _transfers = new();
     private int _contents;
+    private long _skipped;
     private int _stored;
     private int _pieceCount;
     private int _cursor;
@@ -131,12 +132,19 @@ internal sealed class Batch
     public void Clear(int from, MergeStep step = default, int expected = 0)
     {
         (From, To, Step, Limit, Expected) = (from, from, step, 0, expected);
-        (Count, _contents, _stored, _pieceCount, _cursor, Jobs, _jobFailed, _failure) = (0, 0, 0, 0, 0, 0, false, null);
+        (Count, _contents, _skipped, _stored, _pieceCount, _cursor, Jobs, _jobFailed, _failure) = (0, 0, 0, 0, 0, 0, 0, false, null);
         Phase = BatchPhase.Filling;
     }
 
-    /// <summary>Counts the op at <see cref="To"/>, which has nothing to write.</summary>
-    public void Skip() => To++;
+    /// <summary>Bytes that its ops stand for, written or not.</summary>
+    public long Bytes => _contents + _skipped;
+
+    /// <summary>Counts the op at <see cref="To"/>, which stands for so many bytes and has nothing to write.</summary>
+    public void Skip(int bytes)
+    {
+        _skipped += bytes;
+        To++;
+    }
 
     /// <summary>Adds the op at <see cref="To"/>; false if it does not fit any more.</summary>
     public bool TryAdd(int limit)

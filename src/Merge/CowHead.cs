@@ -28,6 +28,7 @@ internal sealed class CowHead
     private readonly TransferGroup _transfers = new();
     private readonly byte[] _durablePage0;
     private bool _durableKnown;
+    private bool _writtenBack;
     private bool _page0Unflushed;
     private bool _changed;
 
@@ -95,6 +96,12 @@ internal sealed class CowHead
     /// <summary>The state byte that a power cut would leave, as far as it is known: 2 until the start has flushed.</summary>
     public byte DurableState => !_durableKnown ? ScratchLayout.Valid : Layout.Window == 0 ? ScratchLayout.NeverUsed : _durablePage0[Layout.StateOffset];
 
+    /// <summary>
+    /// What the predecessor left has been written back, durable or not: from here on no write changes a byte that a payload has, not even in a file that
+    /// somebody else changed between two reads.
+    /// </summary>
+    public bool IsWrittenBack => _writtenBack;
+
     /// <summary>Arena slice of a slot, for reading.</summary>
     public Slice Slot(int index) => _image.Part((int)Layout.SlotOffset(index), CowOp.BlockSize);
 
@@ -141,6 +148,7 @@ internal sealed class CowHead
         WritePage0();
         yield return _transfers;
         Check(doing);
+        _writtenBack = true;
         Flush();
         yield return _transfers;
         Check("flushing");

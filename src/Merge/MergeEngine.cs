@@ -37,6 +37,7 @@ public sealed class MergeEngine : IDisposable
     private readonly Pipeline _pipeline;
     private readonly uint[] _windowBlocks;
     private readonly TransferGroup _transfers = new();
+    private readonly TransferGroup _writeBack = new();
     private readonly long _bytesTotal;
     private readonly int _resumedFrom;
 
@@ -45,6 +46,7 @@ public sealed class MergeEngine : IDisposable
     private int _published;
     private int _released;
     private int _written;
+    private bool _recovered;
     private int _journaledTo;
     private int _unsafeTo;
 
@@ -64,6 +66,7 @@ public sealed class MergeEngine : IDisposable
     private long _bytesDone;
     private long _bytesSinceCheckpoint;
     private long _bytesUncounted;
+    private long _bytesSinceWriteBack;
     private long _lastCheckpoint;
 
     private int _replayed;
@@ -209,25 +212,42 @@ public sealed class MergeEngine : IDisposable
                     $"{cow.Name}: {plan.Describe(position)} reads the block it overwrites, and the COW has no scratch to protect it: a power cut there would lose the block; --allow-unsafe merges all the same");
     }
 
-    /// <summary>Makes durable what a predecessor left, and finishes or forgets its window. Nothing is written before scratch was found good.</summary>
+    /// <summary>Looks at what a predecessor left, and begins to make it durable. Nothing is written before scratch was found good.</summary>
     private void Start()
     {
         LeftWindow left = _left ?? Prepare();
-        Finish(_head.MakeDurable(left.IsStale ? 0 : left.Entries));
-        Finish(FlushBase());
+        _planned = _expected = _durable + (left.IsStale ? 0 : left.Entries);
+        Begin(Recover(left));
+    }
+
+    /// <summary>
+    /// Makes durable what a predecessor left, on both devices side by side, and finishes or forgets its window. Once the head is written back, later ops are read and
+    /// decoded beside the flushes, since none reads what the window writes; none is written before this has ended.
+    /// </summary>
+    private IEnumerable<IPending> Recover(LeftWindow left)
+    {
+        BeginFlushOfBase();
+        foreach (TransferGroup transfers in _head.MakeDurable(left.IsStale ? 0 : left.Entries))
+        {
+            yield return transfers;
+            // A flush that has failed ends the run; nothing more is flushed then, lest it look durable.
+            CheckFlushOfBase();
+        }
+        yield return _transfers;
+        CheckFlushOfBase();
         _lastCheckpoint = _setup.Time.Milliseconds;
 
         if (left.IsStale)
         {
             _head.State = ScratchLayout.Invalid;
-            Finish(_head.Commit());
+            foreach (TransferGroup transfers in _head.Commit()) yield return transfers;
         }
         else if (left.Entries > 0)
         {
             _replayed = left.Entries;
-            Finish(WriteWindow(left.Entries, null));
+            foreach (IPending pending in WriteWindow(left.Entries, null)) yield return pending;
         }
-        _planned = _expected = _written;
+        _recovered = true;
     }
 
     private LeftWindow Prepare()
@@ -259,14 +279,14 @@ public sealed class MergeEngine : IDisposable
                 throw new SnapuserdException(ExitCode.Interrupted, $"stopped at op {_durable} of {_plan.Count}; the same command goes on from there");
             _checkpointDue = true;
         }
-        return _durable == _plan.Count && _published == _durable;
+        return _durable == _plan.Count && _published == _durable && _writeBack.IsDone;
     }
 
     /// <summary>Fills free rooms with the ops that come next. True if anything changed.</summary>
     private bool Plan()
     {
         bool changed = false;
-        while (_planned < _plan.Count && !_stopping)
+        while (_planned < _plan.Count && !_stopping && _head.IsWrittenBack)
         {
             if (_step.Ops == 0) NextStep();
             if (_pipeline.TryOpen(_planned, _step, _expected) is not { } batch) break;
@@ -294,7 +314,7 @@ public sealed class MergeEngine : IDisposable
         // A window has an entry for each of its ops, also for a Copy onto itself.
         if (_step.Kind != StepKind.Journal && _plan.IsNoOp(_planned))
         {
-            batch.Skip();
+            batch.Skip(_plan[_planned].UnitBytes);
             return true;
         }
         return batch.TryAdd(_plan.Limit(_planned));
@@ -303,11 +323,17 @@ public sealed class MergeEngine : IDisposable
     /// <summary>Has written what may be written, in merge order, and takes leave of what is. True if anything changed.</summary>
     private bool Write()
     {
+        if (!_recovered) return false;
         bool changed = Retire();
+        long uncounted = _bytesUncounted;
         for (int place = 0; place < _pipeline.Count; place++)
         {
             Batch batch = _pipeline[place];
-            if (batch.Phase is BatchPhase.Writing or BatchPhase.Written) continue;
+            if (batch.Phase is BatchPhase.Writing or BatchPhase.Written)
+            {
+                uncounted += batch.Bytes;
+                continue;
+            }
             if (batch.Phase != BatchPhase.Ready || _stopping) break;
             if (batch.HasFailed)
             {
@@ -328,13 +354,14 @@ public sealed class MergeEngine : IDisposable
                 _checkpointDue |= batch.Limit > _durable && _protocol == null && _written >= batch.Expected;
                 break;
             }
-            if (_bytesUncounted >= _setup.Options.UncountedBytes)
+            if (uncounted >= _setup.Options.UncountedBytes)
             {
-                _checkpointDue |= _protocol == null;
+                _checkpointDue |= _protocol == null && _written > _durable;
                 break;
             }
             CheckRule1(batch);
             batch.BeginWriting();
+            uncounted += batch.Bytes;
             changed = true;
         }
         if (_checkpointDue && _protocol == null) changed |= Begin(Checkpoint());
@@ -353,10 +380,19 @@ public sealed class MergeEngine : IDisposable
             changed = true;
         }
         if (!changed) return false;
+        AskForWriteBack();
         _checkpointDue |= _written == _plan.Count || _bytesSinceCheckpoint >= _setup.Options.CheckpointBytes
             // The time since the last one is over until the one that runs has ended; nothing that is written meanwhile makes another one due.
             || (_protocol == null && _setup.Time.Milliseconds - _lastCheckpoint >= _setup.Options.CheckpointMilliseconds);
         return true;
+    }
+
+    /// <summary>Sets the device to work on what it has in its cache. One such request at a time, and none that something else would have to wait for.</summary>
+    private void AskForWriteBack()
+    {
+        if (_setup.Options.WriteBackBytes == 0 || _bytesSinceWriteBack < _setup.Options.WriteBackBytes || !_writeBack.IsDone || !_setup.Io.HasRoom) return;
+        _bytesSinceWriteBack = 0;
+        _setup.Io.WriteBack(_setup.Base.Number, _writeBack);
     }
 
     /// <summary>The first batch is a window, or a part of one, or unsafe: it has a protocol of its own, which begins when everything before it is durable.</summary>
@@ -518,6 +554,7 @@ public sealed class MergeEngine : IDisposable
 
     private void CheckRule1(Batch batch)
     {
+        if (!_recovered) throw new InvalidOperationException("Base is written before what the predecessor left was made durable");
         bool journaled = batch.From >= _durable && batch.To <= _journaledTo && _head.DurableState == ScratchLayout.Valid;
         bool allowed = batch.From >= _durable && batch.To <= _unsafeTo && _head.Magic == CowHeader.UnsafeMagic;
         if (batch.Limit > _released && !journaled && !allowed)
@@ -526,9 +563,19 @@ public sealed class MergeEngine : IDisposable
 
     private IEnumerable<TransferGroup> FlushBase()
     {
+        BeginFlushOfBase();
+        yield return _transfers;
+        CheckFlushOfBase();
+    }
+
+    private void BeginFlushOfBase()
+    {
         _baseFlushes++;
         _setup.Io.Flush(_setup.Base.Number, _transfers);
-        yield return _transfers;
+    }
+
+    private void CheckFlushOfBase()
+    {
         if (_transfers.TakeFailure() is { } failure)
             throw new SnapuserdException(ExitCode.InputOutput, $"{_setup.Base.Name}: flushing failed: {Reason.Of(failure.Errno)}; nothing behind op {_durable} of {_plan.Count} is counted");
     }
@@ -566,6 +613,7 @@ public sealed class MergeEngine : IDisposable
             _bytesDone += op.UnitBytes;
             _bytesSinceCheckpoint += op.UnitBytes;
             _bytesUncounted += op.UnitBytes;
+            _bytesSinceWriteBack += op.UnitBytes;
             if (_written < _journaledTo || !_plan.IsNoOp(_written)) _blocks += op.Blocks;
         }
         _setup.Observer?.Progress(new MergeProgress(_written, _plan.Count, _bytesDone, _bytesTotal));

@@ -64,6 +64,11 @@ public sealed record MergeOptions
     /// intervals cost less than two where a flush takes 5 ms longer, and do not hide it whole (tests/Benchmarks/README.md).
     /// </summary>
     public long UncountedBytes { get; init; } = 192 << 20;
+    /// <summary>
+    /// Bytes written to Base after which the device is asked to begin writing them back, so that it works while more is made ready and a flush finds less to do;
+    /// 0 for never. Nothing rests on it.
+    /// </summary>
+    public long WriteBackBytes { get; init; } = 4 << 20;
     /// <summary>Milliseconds between checkpoints, for devices so slow that 32 MiB take longer.</summary>
     public long CheckpointMilliseconds { get; init; } = 250;
     /// <summary>Bytes of a request at the most, unless one unit is longer.</summary>

@@ -8,7 +8,7 @@ internal sealed record BenchOptions
 {
     internal const string Usage = """
         usage: benchmarks [--snapuserd PATH] [--data FOLDER] [--only WORD[,WORD]] [--runs N] [--quick] [--all] [--tiny]
-                          [--sweep depth|memory|interval|threads|request|job|io]
+                          [--sweep depth|memory|interval|writeback|threads|request|job|io]
 
           --snapuserd PATH  the program; without it only what needs no program is measured
           --data FOLDER     where images, COWs and copies are kept; its file system is one of the places. Beside the benchmark unless given

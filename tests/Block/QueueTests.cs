@@ -66,6 +66,23 @@ public sealed class QueueTests
 
     [Theory]
     [MemberData(nameof(Kinds))]
+    public void Hint_to_write_back_ends_with_0_on_a_file(string kind)
+    {
+        using QueueFixture fixture = new(kind, 65536, 4);
+        Transfers transfers = new(fixture.Queue, [1]);
+        transfers.Write(0, 4096, fixture.Arena.Take(4096)!.Value);
+        Assert.Null(transfers.Drain());
+        Assert.True(fixture.Queue.TryQueue(new BlockRequest(BlockVerb.WriteBack, 0, 0, default, 9)));
+        BlockCompletion[] ends = new BlockCompletion[4];
+        int count;
+        do count = fixture.Queue.Wait(ends);
+        while (count == 0);
+        Assert.Equal(1, count);
+        Assert.Equal(new BlockCompletion(9, 0), ends[0]);
+    }
+
+    [Theory]
+    [MemberData(nameof(Kinds))]
     public void Full_queue_refuses_and_takes_again_after_a_wait(string kind)
     {
         using QueueFixture fixture = new(kind, 65536, 4);

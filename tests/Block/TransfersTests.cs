@@ -196,6 +196,38 @@ public sealed class TransfersTests
         Assert.Equal(new BlockRequest(BlockVerb.Read, 0, 4096, Buffer, 0), transfers.Drain()!.Value.Request);
     }
 
+    [Theory]
+    [InlineData(Errno.EINVAL)]
+    [InlineData(Errno.ESPIPE)]
+    [InlineData(Errno.EAGAIN)]
+    [InlineData(Errno.EINTR)]
+    [InlineData(Errno.ECANCELED)]
+    [InlineData(Errno.EIO)]
+    public void Hint_to_write_back_that_fails_is_asked_once_and_is_no_failure(int errno)
+    {
+        ScriptedQueue queue = new(1) { Attempt = (_, _) => -errno };
+        Transfers transfers = new(queue, [1]);
+        TransferGroup group = new();
+        transfers.WriteBack(0, group);
+        Assert.False(group.IsDone);
+        transfers.Wait();
+        Assert.True(group.IsDone);
+        Assert.Null(group.TakeFailure());
+        Assert.Equal(BlockVerb.WriteBack, Assert.Single(queue.Asked).Verb);
+        Assert.Empty(queue.Performed);
+    }
+
+    [Fact]
+    public void Direct_device_is_not_asked_to_write_back()
+    {
+        ScriptedQueue queue = new(1);
+        Transfers transfers = new(queue, [512]);
+        TransferGroup group = new();
+        transfers.WriteBack(0, group);
+        Assert.True(group.IsDone);
+        Assert.Empty(queue.Asked);
+    }
+
     [Fact]
     public void Failed_flush_is_a_failure()
     {

@@ -69,14 +69,14 @@ public sealed class ByteQueue(byte[][] devices, Arena arena, int depth, ulong se
     private void Check(in BlockRequest request)
     {
         if (++Requests > limit) throw new HangException($"more than {limit} requests");
-        if (request.Verb == BlockVerb.Flush) return;
+        if (request.Verb is BlockVerb.Flush or BlockVerb.WriteBack) return;
         int length = arena[request.Buffer].Length;
         if (length == 0) throw new ContractViolationException($"an empty {request.Verb}");
         if (request.Offset < 0 || request.Offset > devices[request.Device].Length - length)
             throw new ContractViolationException($"{request.Verb} of {length} bytes at {request.Offset} goes beyond device {request.Device} of {devices[request.Device].Length}");
         foreach (BlockRequest other in _flights)
         {
-            if (other.Verb == BlockVerb.Flush || (request.Verb == BlockVerb.Read && other.Verb == BlockVerb.Read)) continue;
+            if (other.Verb is BlockVerb.Flush or BlockVerb.WriteBack || (request.Verb == BlockVerb.Read && other.Verb == BlockVerb.Read)) continue;
             if (other.Device == request.Device && other.Offset < request.Offset + length && request.Offset < other.Offset + other.Buffer.Length
                 && !(request.Verb == BlockVerb.Write ? ChangesNothingFor(request, other) : ChangesNothingFor(other, request)))
                 throw new ContractViolationException($"{request.Verb} at {request.Offset} races with {other.Verb} at {other.Offset} on device {request.Device}");
@@ -85,7 +85,7 @@ public sealed class ByteQueue(byte[][] devices, Arena arena, int depth, ulong se
 
     private int Complete(in BlockRequest request)
     {
-        if (request.Verb == BlockVerb.Flush) return 0;
+        if (request.Verb is BlockVerb.Flush or BlockVerb.WriteBack) return 0;
         Span<byte> buffer = arena[request.Buffer], place = devices[request.Device].AsSpan((int)request.Offset, buffer.Length);
         if (request.Verb == BlockVerb.Write)
         {

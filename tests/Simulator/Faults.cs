@@ -177,7 +177,7 @@ public sealed class FaultSweep : IDisposable
 
     public void Dispose() => _arena.Dispose();
 
-    private static bool Matters(in FaultKind kind, in BlockRequest request) => request.Verb == BlockVerb.Flush
+    private static bool Matters(in FaultKind kind, in BlockRequest request) => request.Verb is BlockVerb.Flush or BlockVerb.WriteBack
         ? kind.Errno != 0 && kind.Reach != FaultReach.Plain
         : !kind.DropsDirty && (kind.Errno != 0 || kind.Moved(request.Buffer.Length) < request.Buffer.Length);
 

@@ -127,6 +127,12 @@ public sealed class FaultyQueue(SimDisk[] disks, Arena arena, int depth, int gra
             _cancelled.Add((request.Verb, request.Device, request.Offset));
             result = -Errno.ECANCELED;
         }
+        if (request.Verb == BlockVerb.WriteBack)
+        {
+            // Nobody is told how a hint ends.
+            Delivered++;
+            return new Fault(result);
+        }
         if (request.Verb == BlockVerb.Flush)
         {
             if (result >= 0) return null;

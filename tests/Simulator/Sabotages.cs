@@ -26,9 +26,12 @@ public static class Sabotages
     public static IReadOnlyList<Sabotage> All { get; } =
     [
         // Flushes.
-        new("start-leaves-cow-unflushed", "the start writes page 0 back and does not flush it", new SourceEdit(Head, "MakeDurable(", "Check(doing);\n        Flush();", "Check(doing);")),
+        new("start-leaves-cow-unflushed", "the start writes page 0 back and does not flush it", new SourceEdit(Head, "MakeDurable(", "_writtenBack = true;\n        Flush();", "_writtenBack = true;")),
         new("start-leaves-slots-unflushed", "the start writes slots back and flushes them only together with page 0", new SourceEdit(Head, "MakeDurable(", "Check(doing);\n            Flush();", "Check(doing);")),
-        new("start-leaves-base-unflushed", "the start does not flush Base", new SourceEdit(Engine, "void Start()", "Finish(FlushBase());", "")),
+        new("start-leaves-base-unflushed", "the start does not flush Base", new SourceEdit(Engine, "> Recover(", "BeginFlushOfBase();", "")),
+        new("start-does-not-wait-for-base", "what the pipeline has made is written while the start still flushes Base", new SourceEdit(Engine, "> Recover(", "yield return _transfers;\n        CheckFlushOfBase();", "")),
+        new("writes-before-the-start-has-flushed", "the first batch is written while the start still makes durable what was left", new SourceEdit(Engine, "bool Write()", "if (!_recovered) return false;", ""), new SourceEdit(Engine, "void CheckRule1(", "if (!_recovered)", "if (_durable < 0)")) { WithoutAssertion = true },
+        new("start-flushes-on-after-a-failed-flush", "the start goes on with the COW when the flush of Base has failed", new SourceEdit(Engine, "> Recover(", "CheckFlushOfBase();\n        }", "}")),
         new("start-writes-back-page-0-only", "the start does not write back the slots of a valid window", new SourceEdit(Head, "MakeDurable(", "if (entries > 0)", "if (entries < 0)")),
         new("start-writes-back-nothing", "the start only flushes", new SourceEdit(Head, "MakeDurable(", "if (entries > 0)", "if (entries < 0)"), new SourceEdit(Head, "MakeDurable(", "WritePage0();", "")),
         new("scratch-unflushed", "a window is claimed before its scratch was flushed", new SourceEdit(Head, "WriteScratch(", "Flush();", "")),
@@ -38,10 +41,10 @@ public static class Sabotages
         new("replay-counted-before-its-base-is-flushed", "a replayed window is counted without a flush of Base", new SourceEdit(Engine, " WriteWindow(int", FlushBase, "if (_replayed == 0 || _checkpoints > 0) " + FlushBase)),
         new("checkpoint-without-flush-of-base", "a checkpoint counts what was not flushed", new SourceEdit(Engine, "> Checkpoint()", FlushBase, "")),
         new("count-before-base", "a checkpoint counts first and flushes Base behind it", new SourceEdit(Engine, "> Checkpoint()", FlushBase, ""), new SourceEdit(Engine, "> Checkpoint()", "Counted(to);", "Counted(to); " + FlushBase)),
-        new("no-final-checkpoint", "the last ops are not counted", new SourceEdit(Engine, "bool IsFinished()", "return _durable == _plan.Count && _published == _durable;", "return _written == _plan.Count;")),
+        new("no-final-checkpoint", "the last ops are not counted", new SourceEdit(Engine, "bool IsFinished()", "return _durable == _plan.Count && _published == _durable && _writeBack.IsDone;", "return _written == _plan.Count && _writeBack.IsDone;")),
         new("no-checkpoint-by-bytes", "checkpoints come by time, or when no more may be written uncounted", new SourceEdit(Engine, "bool Retire()", "|| _bytesSinceCheckpoint >= _setup.Options.CheckpointBytes", "")),
         new("no-checkpoint-by-time", "checkpoints come by bytes alone, however long these take", new SourceEdit(Engine, "bool Retire()", "_setup.Time.Milliseconds - _lastCheckpoint >= _setup.Options.CheckpointMilliseconds", "_lastCheckpoint < 0")),
-        new("writes-on-whatever-a-flush-takes", "a checkpoint whose flush takes long does not hold back what comes behind the next one", new SourceEdit(Engine, "bool Write()", "if (_bytesUncounted >= _setup.Options.UncountedBytes)", "if (_bytesUncounted < 0)")),
+        new("writes-on-whatever-a-flush-takes", "a checkpoint whose flush takes long does not hold back what comes behind the next one", new SourceEdit(Engine, "bool Write()", "if (uncounted >= _setup.Options.UncountedBytes)", "if (uncounted < 0)")),
         new("final-count-unwritten", "the last count stays in memory", new SourceEdit(Engine, "> Checkpoint()", "foreach (TransferGroup transfers in _head.Commit())", "if (to < _plan.Count) foreach (TransferGroup transfers in _head.Commit())")),
         new("page-0-flushed-before-it-is-reaped", "the flush of a count or claim is queued while its write is in flight", new SourceEdit(Head, " Commit()", "yield return _transfers;\n        Check(\"writing the header of\");", "")),
         new("scratch-flushed-before-it-is-reaped", "the flush of scratch is queued while its writes are in flight", new SourceEdit(Head, "WriteScratch(", "yield return _transfers;\n        Check(\"writing the scratch of\");", "")),

@@ -70,7 +70,12 @@ public static class SimMerge
             : merge.AnotherPath ? new MergeDevice(2, "base by another path", disks[1].Cache.Length)
             : new MergeDevice(1, "base", disks[1].Cache.Length),
         SharedBlocks = disks.Length < 3,
-        Options = merge.Options with { UncountedBytes = merge.UncountedIntervals * Math.Min(merge.Options.CheckpointBytes, 1L << 40) },
+        Options = merge.Options with
+        {
+            UncountedBytes = merge.UncountedIntervals * Math.Min(merge.Options.CheckpointBytes, 1L << 40),
+            // Every other seed hints after each batch, the others never.
+            WriteBackBytes = (long)(seed & 1),
+        },
     };
 
     /// <summary>An arena for the next run, which must not find in memory what an earlier one has read. Filling more than a small arena would cost more than the run.</summary>

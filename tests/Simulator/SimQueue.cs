@@ -25,6 +25,8 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
     // What a buffer holds while a read into it is under way.
     private const byte Unread = 0xdb;
 
+    private static readonly int[] s_endsOfHints = [0, -Errno.EINVAL, -Errno.ESPIPE, -Errno.EAGAIN, -Errno.EINTR, -Errno.ECANCELED, -Errno.EIO];
+
     private readonly record struct Flight(BlockRequest Request, byte[] Watched, long Queued, Fault? Fault);
 
     private readonly Chance _chance = new(seed);
@@ -92,14 +94,14 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
         int number = Requests++;
         Fault? fault = faults?.Invoke(number, request);
         byte[] watched = [];
-        if (request.Verb != BlockVerb.Flush)
+        if (request.Verb is BlockVerb.Read or BlockVerb.Write)
         {
             Span<byte> buffer = arena[request.Buffer];
             if (request.Offset < 0 || request.Offset + buffer.Length > disks[request.Device].Cache.Length)
                 throw new ContractViolationException($"{request.Verb} of {buffer.Length} bytes at {request.Offset} goes beyond device {request.Device}");
             foreach (Flight other in _flights)
             {
-                if (other.Request.Verb == BlockVerb.Flush || (request.Verb == BlockVerb.Read && other.Request.Verb == BlockVerb.Read)) continue;
+                if (other.Request.Verb is BlockVerb.Flush or BlockVerb.WriteBack || (request.Verb == BlockVerb.Read && other.Request.Verb == BlockVerb.Read)) continue;
                 if (disks[other.Request.Device] == disks[request.Device] && Overlap(other.Request.Offset, other.Request.Buffer.Length, request.Offset, buffer.Length)
                     && !(request.Verb == BlockVerb.Write ? ChangesNothingFor(request, buffer, other.Request) : ChangesNothingFor(other.Request, other.Watched, request)))
                     throw new ContractViolationException($"{request.Verb} at {request.Offset} races with {other.Request.Verb} at {other.Request.Offset} on device {request.Device}");
@@ -161,6 +163,8 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
     private int Complete(Flight flight)
     {
         BlockRequest request = flight.Request;
+        // No promise at all: what a cut leaves is any subset of what is pending, hint or no hint; and how it ends must not matter.
+        if (request.Verb == BlockVerb.WriteBack) return flight.Fault?.Result ?? s_endsOfHints[_chance.Below(s_endsOfHints.Length)];
         if (request.Verb != BlockVerb.Flush)
         {
             ReadOnlySpan<byte> buffer = arena[request.Buffer];

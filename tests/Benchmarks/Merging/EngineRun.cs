@@ -17,6 +17,7 @@ internal sealed record EngineChoices
     internal bool Direct { get; init; }
     internal long CheckpointBytes { get; init; } = new MergeOptions().CheckpointBytes;
     internal long CheckpointMilliseconds { get; init; } = new MergeOptions().CheckpointMilliseconds;
+    internal long WriteBackBytes { get; init; } = new MergeOptions().WriteBackBytes;
     /// <summary>Bytes of a request at the most.</summary>
     internal int RequestBytes { get; init; } = new MergeOptions().RequestBytes;
 
@@ -64,6 +65,7 @@ internal sealed record EngineRun(
                 VerifyFirst = false,
                 CheckpointBytes = choices.CheckpointBytes,
                 CheckpointMilliseconds = choices.CheckpointMilliseconds,
+                WriteBackBytes = choices.WriteBackBytes,
                 RequestBytes = choices.RequestBytes,
                 JobBytes = choices.JobBytes,
             },

@@ -91,7 +91,7 @@ internal static class MergeBenchmark
         foreach (string line in missed) output.WriteLine("  " + line);
     }
 
-    private static Place OnTmpfs() => Place.OfFolder($"/dev/shm/snapuserd-bench-{Environment.ProcessId}");
+    internal static Place OnTmpfs() => Place.OfFolder($"/dev/shm/snapuserd-bench-{Environment.ProcessId}");
 
     /// <summary>The engine on a device whose flush takes 5 ms longer, beside the same without, in this process.</summary>
     private static void Flushes(TextWriter output, BenchOptions options, string folder, List<CowVariant> variants)

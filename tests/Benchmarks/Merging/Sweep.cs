@@ -17,6 +17,7 @@ internal static class Sweep
             "depth" => Array.ConvertAll([4, 8, 16, 32, 64, 128], depth => ($"{depth}", new EngineChoices { Depth = depth })),
             "memory" => Array.ConvertAll([8, 16, 32, 64, 128], memory => ($"{memory} MiB", new EngineChoices { Memory = memory << 20 })),
             "interval" => Array.ConvertAll([8, 16, 32, 64, 128, 256], mebibytes => ($"{mebibytes} MiB", new EngineChoices { CheckpointBytes = (long)mebibytes << 20, CheckpointMilliseconds = 10_000 })),
+            "writeback" => Array.ConvertAll([0, 2, 4, 8, 16], mebibytes => (mebibytes == 0 ? "never" : $"{mebibytes} MiB", new EngineChoices { WriteBackBytes = (long)mebibytes << 20 })),
             "threads" => Array.ConvertAll([1, 2, 3, 4], threads => ($"{threads}", new EngineChoices { Threads = threads })),
             "request" => Array.ConvertAll([32, 128, 512, 1024, 2048], kibibytes => ($"{kibibytes} KiB", new EngineChoices { RequestBytes = kibibytes << 10 })),
             "job" => Array.ConvertAll([32, 64, 128, 256, 512], kibibytes => ($"{kibibytes} KiB", new EngineChoices { JobBytes = kibibytes << 10 })),
@@ -39,7 +40,7 @@ internal static class Sweep
             if (!options.Names(variant.Name) && Array.IndexOf(s_usual, variant.Name) < 0) continue;
             foreach ((string place, Func<Place> make, bool cold) in new (string, Func<Place>, bool)[]
                 {
-                    ("disk warm", () => MergeBenchmark.OnDisk(options), false), ("disk cold", () => MergeBenchmark.OnDisk(options), true),
+                    ("disk warm", () => MergeBenchmark.OnDisk(options), false), ("tmpfs warm", MergeBenchmark.OnTmpfs, false), ("disk cold", () => MergeBenchmark.OnDisk(options), true),
                     ("loop cold", () => Place.OfLoops(Path.Combine(options.Data, "run")), true),
                 })
             {

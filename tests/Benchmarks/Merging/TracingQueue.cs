@@ -45,7 +45,7 @@ internal sealed class TracingQueue(IBlockQueue inner, Trace? trace) : IBlockQueu
         {
             case BlockVerb.Read: BytesRead += request.Buffer.Length; break;
             case BlockVerb.Write: BytesWritten += request.Buffer.Length; break;
-            default: Flushes++; break;
+            case BlockVerb.Flush: Flushes++; break;
         }
         if (trace != null)
         {
@@ -69,7 +69,7 @@ internal sealed class TracingQueue(IBlockQueue inner, Trace? trace) : IBlockQueu
             {
                 case BlockVerb.Read: _readsEnded++; break;
                 case BlockVerb.Write: _writesEnded++; break;
-                default: _flushesEnded++; break;
+                case BlockVerb.Flush: _flushesEnded++; break;
             }
         }
         return count;
