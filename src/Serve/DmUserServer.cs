@@ -1,0 +1,188 @@
+using System;
+using System.Runtime.InteropServices;
+using System.Threading;
+using Snapuserd.Block;
+using Snapuserd.Interop;
+
+namespace Snapuserd.Serve;
+
+/// <summary>
+/// Answers what Android's device-mapper target "user" asks at /dev/dm-user/NAME. The target, and the block device that it is a part of, belong to whoever
+/// made them: there must be one when this starts, it ends when that one is removed, and requests that come when this has ended fail.
+/// </summary>
+public sealed class DmUserServer : IBlockServer
+{
+    /// <summary>Longest part of an answer: what a file system asks for at a time (256 pages), and what Android's daemon sends.</summary>
+    private const int LongestPart = 1 << 20;
+
+    /// <summary>Below this the calls for the many parts cost more than another thread gains.</summary>
+    private const int ShortestPart = 64 << 10;
+
+    /// <summary>A signal that comes before its thread has entered the call it is to interrupt is lost, so it is sent again after this many milliseconds.</summary>
+    private const int SignalAgain = 10;
+
+    private readonly SnapshotView _view;
+    private readonly BlockDevice[] _devices;
+    private readonly DmUserOptions _options;
+    private readonly WakeUp _wakeUp;
+    private readonly StopFlag _stop = new();
+    private readonly object _gate = new();
+    private DmUserWorker[] _workers = [];
+    private int _preparing;
+    private int _serving;
+    private SnapuserdException? _refusal;
+    private string? _trouble;
+
+    /// <summary>
+    /// A server of <paramref name="view"/>; <paramref name="devices"/> are those of the view's engine, by number. <paramref name="wakeUp"/> is signalled when
+    /// there is <see cref="Trouble"/>. All three stay the caller's and outlive this.
+    /// </summary>
+    public DmUserServer(SnapshotView view, BlockDevice[] devices, DmUserOptions options, WakeUp wakeUp)
+    {
+        ArgumentOutOfRangeException.ThrowIfNegativeOrZero(options.Threads);
+        (_view, _devices, _options, _wakeUp) = (view, devices, options, wakeUp);
+        Path = $"/dev/dm-user/{options.Name}";
+    }
+
+    /// <summary>The control device.</summary>
+    public string Path { get; }
+
+    /// <inheritdoc/>
+    public string? Trouble => Volatile.Read(ref _trouble);
+
+    /// <summary>Opens a channel per thread and serves. Returns the control device's path; requests that came before are answered now.</summary>
+    public string Start()
+    {
+        if (_options.Name.Length == 0 || _options.Name.Contains('/'))
+            throw new SnapuserdException(ExitCode.Usage, $"'{_options.Name}' is no name of a dm-user device: it is what follows /dev/dm-user/");
+        (int threads, int part) = Share();
+        ChannelSignal.Prepare();
+        DmUserWorker[] workers = new DmUserWorker[threads];
+        for (int i = 0; i < threads; i++)
+        {
+            int channel = Open();
+            if (channel < 0)
+            {
+                for (int made = 0; made < i; made++) workers[made].CloseUnused();
+                throw Refusal(channel);
+            }
+            workers[i] = new DmUserWorker(_view, _devices, part, channel, Open, _stop) { Report = _options.Report, Patience = _options.Patience, Ready = OnReady, Ended = OnEnded };
+        }
+        lock (_gate) (_workers, _preparing, _serving) = (workers, threads, threads);
+        for (int i = 0; i < threads; i++)
+        {
+            if (workers[i].TryStart(i)) continue;
+            for (int rest = i; rest < threads; rest++)
+            {
+                workers[rest].CloseUnused();
+                OnReady(null);
+                OnEnded(null);
+            }
+            lock (_gate) _refusal ??= new SnapuserdException(ExitCode.OutOfResources, "cannot start a thread for dm-user; try more memory");
+            break;
+        }
+        lock (_gate)
+        {
+            while (_preparing > 0) Monitor.Wait(_gate);
+        }
+        if (_refusal is null) return Path;
+        Stop();
+        throw _refusal;
+    }
+
+    /// <summary>Answers what is under way and closes the channels. The device stays; the kernel fails what is asked of it from now on.</summary>
+    public void Stop()
+    {
+        _stop.Request();
+        DmUserWorker[] workers;
+        lock (_gate) workers = _workers;
+        foreach (DmUserWorker worker in workers)
+        {
+            // The driver has no poll: a thread that waits for a request can be told by a signal only.
+            do ChannelSignal.Send(worker.ThreadId);
+            while (!worker.Join(SignalAgain));
+        }
+    }
+
+    /// <inheritdoc/>
+    public void Dispose() => Stop();
+
+    /// <summary>Threads, and bytes of a part of an answer, that fit into the memory.</summary>
+    private (int Threads, int Part) Share()
+    {
+        int fixedBytes = ReadContext.Bytes(_view, 1, DmUserWorker.HeadRoom);
+        for (int threads = _options.Threads; ; threads--)
+        {
+            int part = Math.Min(LongestPart, ((_options.MemoryBytes / threads) - fixedBytes) & -4096);
+            if (part >= ShortestPart) return (threads, part);
+            if (threads == 1)
+                throw new SnapuserdException(ExitCode.OutOfResources, $"serving by dm-user takes {fixedBytes + ShortestPart} bytes of buffer memory, there are {_options.MemoryBytes}; try a larger --memory");
+        }
+    }
+
+    private int Open() => _options.Open is { } open ? open() : Libc.OpenAt(Libc.AT_FDCWD, Path, Libc.O_RDWR | Libc.O_CLOEXEC);
+
+    private SnapuserdException Refusal(int errno) => -errno switch
+    {
+        Errno.ENOENT or Errno.ENOTDIR or Errno.ENXIO or Errno.ENODEV =>
+            new SnapuserdException(ExitCode.Unavailable, $"{Path} cannot be opened: {Reason.Of(errno)}; it appears when a device-mapper table with a line '… user 0 SECTORS {_options.Name}' is loaded, which takes an Android kernel"),
+        Errno.EACCES or Errno.EPERM => new SnapuserdException(ExitCode.Permission, $"{Path} cannot be opened: {Reason.Of(errno)}"),
+        Errno.EBUSY => new SnapuserdException(ExitCode.InUse, $"{Path} cannot be opened: {Reason.Of(errno)}"),
+        Errno.ENOMEM or Errno.EMFILE or Errno.ENFILE => new SnapuserdException(ExitCode.OutOfResources, $"{Path} cannot be opened: {Reason.Of(errno)}"),
+        _ => new SnapuserdException(ExitCode.InputOutput, $"{Path} cannot be opened: {Reason.Of(errno)}"),
+    };
+
+    private void OnReady(SnapuserdException? refusal)
+    {
+        lock (_gate)
+        {
+            _refusal ??= refusal;
+            _preparing--;
+            Monitor.PulseAll(_gate);
+        }
+    }
+
+    private void OnEnded(string? failure)
+    {
+        lock (_gate)
+        {
+            _serving--;
+            if (_serving == 0 && !_stop.Requested) failure ??= $"{Path}: the device-mapper device was removed";
+            if (failure is null || _trouble is not null) return;
+            Volatile.Write(ref _trouble, failure);
+        }
+        _wakeUp.Signal();
+    }
+
+    /// <summary>SIGUSR2 as a way to get a thread out of a system call; it does nothing else.</summary>
+    private static class ChannelSignal
+    {
+        private static readonly object s_gate = new();
+        // Never disposed of: a signal whose handler was taken away meanwhile would end the process.
+        private static PosixSignalRegistration? s_registration;
+
+        public static void Prepare()
+        {
+            lock (s_gate)
+            {
+                if (s_registration is not null) return;
+                try
+                {
+                    s_registration = PosixSignalRegistration.Create((PosixSignal)Libc.SIGUSR2, context => context.Cancel = true);
+                }
+                catch (TypeInitializationException)
+                {
+                    throw new SnapuserdException(ExitCode.OutOfResources, "cannot listen for signals: no descriptor or no memory is left, try to raise the limit (ulimit -n)");
+                }
+                // The runtime installs handlers after which calls begin again.
+                int error = Libc.SigInterrupt(Libc.SIGUSR2);
+                if (error < 0) throw new SnapuserdException(ExitCode.Internal, $"siginterrupt failed: {Reason.Of(error)}");
+            }
+        }
+
+        public static void Send(int thread)
+        {
+            if (thread != 0) _ = Libc.TgKill(Libc.GetPid(), thread, Libc.SIGUSR2);
+        }
+    }
+}
