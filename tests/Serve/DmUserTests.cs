@@ -355,7 +355,7 @@ public sealed class DmUserTests
         internal bool WaitForTrouble()
         {
             using Arena arena = new(4096);
-            using SyncQueue queue = new([], arena, _wakeUp, 1);
+            using SyncQueue queue = new(Array.Empty<BlockDevice>(), arena, _wakeUp, 1);
             while (Server.Trouble is null) _ = queue.Wait(new BlockCompletion[1]);
             return true;
         }
