@@ -23,6 +23,7 @@ internal static class Program
             else RunNamed(Console.Out, options);
         }
         if (options.Snapuserd == null || options.Tiny) return 0;
+        if (options.Sweep == null && options.WantsSection("nbd")) NbdReading.Run(Console.Out, options);
         return MergeBenchmark.Run(Console.Out, options);
     }
 

@@ -1,0 +1,105 @@
+using System;
+using System.Diagnostics;
+using System.Globalization;
+using System.IO;
+using System.Text.Json;
+using Snapuserd.Tests.Benchmarks.Merging;
+
+namespace Snapuserd.Tests.Benchmarks;
+
+/// <summary>The view over NBD, beside nbdkit serving the plain target image: the same clients, in turns.</summary>
+internal static class NbdReading
+{
+    private static readonly string[] s_variants = ["v3-none", "v3-lz4", "v3-zstd-64k-xor", "v2-gz"];
+
+    /// <summary>Requests of one random run: a second or two.</summary>
+    private const int RandomReads = 60_000;
+
+    internal static void Run(TextWriter output, BenchOptions options)
+    {
+        string folder = Path.Combine(options.Data, options.Quick ? "64M" : "512M");
+        Directory.CreateDirectory(folder);
+        output.WriteLine("reading over NBD");
+        foreach (string name in s_variants)
+        {
+            CowVariant variant = Array.Find(CowVariant.All, variant => variant.Name == name)!;
+            if (!options.Wants($"nbd {name}")) continue;
+            string cow = MergeBenchmark.Prepare(output, options, folder, variant);
+            string target = Path.Combine(folder, $"new-{variant.Mix}.img");
+            using Served theirs = new(target, "nbdkit", ["-f", "--readonly", "-U", "{}", "file", target]);
+            using Served ours = new(target, options.Snapuserd!, ["serve", "--device", "nbd", "--socket", "{}", "--cow", cow, "--base", Path.Combine(folder, "old.img"), "--progress", "never"]);
+            double bytes = new FileInfo(target).Length;
+            Print(output, $"{name} nbdcopy", InTurns(() => Copy(theirs), () => Copy(ours), options.Runs), bytes / 1e6, "MB/s");
+            Print(output, $"{name} 4 KiB random, 1 at a time", InTurns(() => Random(theirs, 1), () => Random(ours, 1), options.Runs), RandomReads / 4e3, "kIOPS");
+            Print(output, $"{name} 4 KiB random, 32 at a time", InTurns(() => Random(theirs, 32), () => Random(ours, 32), options.Runs), RandomReads / 1e3, "kIOPS");
+            output.Flush();
+        }
+    }
+
+    private static void Print(TextWriter output, string name, (Times, Times) times, double amount, string unit) => Turns.Print(output, name, "nbdkit file", times, amount, unit);
+
+    private static (Times Theirs, Times Ours) InTurns(Func<double> theirs, Func<double> ours, int count)
+    {
+        double[] first = new double[count], second = new double[count];
+        theirs();
+        ours();
+        for (int i = 0; i < count; i++)
+        {
+            first[i] = theirs();
+            second[i] = ours();
+        }
+        return (Times.Of(first), Times.Of(second));
+    }
+
+    private static double Copy(Served server)
+    {
+        long start = Stopwatch.GetTimestamp();
+        ProgramRun.Run("nbdcopy", [server.Uri, "null:"]);
+        return Stopwatch.GetElapsedTime(start).TotalSeconds;
+    }
+
+    /// <summary>As fio measures it, without its own start.</summary>
+    private static double Random(Served server, int depth)
+    {
+        int reads = depth == 1 ? RandomReads / 4 : RandomReads;
+        ProcessStartInfo start = new("fio",
+        [
+            "--name=r", "--ioengine=nbd", $"--uri={server.Uri}", "--rw=randread", "--bs=4k", "--randrepeat=1", $"--iodepth={depth}", $"--number_ios={reads}", "--readonly", "--output-format=json",
+        ]) { RedirectStandardOutput = true };
+        using Process process = Process.Start(start)!;
+        string text = process.StandardOutput.ReadToEnd();
+        process.WaitForExit();
+        if (process.ExitCode != 0) throw new InvalidOperationException($"fio ended with {process.ExitCode}");
+        JsonElement read = JsonDocument.Parse(text[text.IndexOf('{', StringComparison.Ordinal)..]).RootElement.GetProperty("jobs")[0].GetProperty("read");
+        return reads / read.GetProperty("iops").GetDouble();
+    }
+
+    /// <summary>A server on a socket of its own, until it is disposed of.</summary>
+    private sealed class Served : IDisposable
+    {
+        private readonly string _folder = Directory.CreateTempSubdirectory("snapuserd-nbd-").FullName;
+        private readonly Process _process;
+
+        internal Served(string image, string program, string[] arguments)
+        {
+            string socket = Path.Combine(_folder, "socket");
+            Uri = $"nbd+unix:///?socket={socket}";
+            // The image is warm for both before either is measured.
+            using (FileStream file = File.OpenRead(image)) file.CopyTo(Stream.Null);
+            ProcessStartInfo start = new(program, Array.ConvertAll(arguments, argument => argument == "{}" ? socket : argument)) { RedirectStandardOutput = true };
+            _process = Process.Start(start)!;
+            while (!File.Exists(socket) && !_process.HasExited) System.Threading.Thread.Sleep(1);
+            if (_process.HasExited) throw new InvalidOperationException(string.Create(CultureInfo.InvariantCulture, $"{program} ended with {_process.ExitCode}"));
+        }
+
+        internal string Uri { get; }
+
+        public void Dispose()
+        {
+            _process.Kill();
+            _process.WaitForExit();
+            _process.Dispose();
+            Directory.Delete(_folder, recursive: true);
+        }
+    }
+}
