@@ -52,6 +52,9 @@ missing_test_packages() {
     # A block device whose power can be cut (tests/Support/CutDisk.cs).
     command -v nbdkit >/dev/null || echo nbdkit
     command -v nbdfuse >/dev/null || echo libnbd-bin
+    # Clients of the NBD server that nobody here wrote, beside nbdinfo and nbdcopy.
+    command -v qemu-img >/dev/null || echo qemu-utils
+    command -v fio >/dev/null || echo fio
     # A kernel's own headers, because those of the distribution's libc may be older than the interfaces that are used here.
     if ! ls -d /usr/src/linux-headers-6.12.*-common >/dev/null 2>&1 && command -v apt-cache >/dev/null; then
         apt-cache pkgnames linux-headers-6.12. | grep -E '^linux-headers-6\.12\.[0-9]+[^-]*-common$' | sort -V | tail -n 1

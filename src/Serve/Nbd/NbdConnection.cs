@@ -6,7 +6,7 @@ using Snapuserd.Interop;
 namespace Snapuserd.Serve;
 
 /// <summary>
-/// One client from its first byte to its last. Threads of its own take its requests in turn, each reads and answers the one it took, and answers go out in the order in
+/// One client from its first byte to its last. Threads of its own, more when it asks for more than one thing at a time, take its requests in turn, each reads and answers the one it took, and answers go out in the order in
 /// which they are ready:
 /// <code>
 ///   take the receive lock -> receive a request -> let go -> read the view -> take the send lock -> send -> again
@@ -22,12 +22,19 @@ internal sealed class NbdConnection
     /// <summary>Data of a write, which are thrown away before it is refused, up to here: no client sends more than the longest request.</summary>
     private const uint MostSkipped = 2 * NbdExport.LongestRequest;
 
+    /// <summary>
+    /// Requests in a row that were there before somebody came for them, after which there is another thread. A client that asks for one thing at a time is served quickest by one:
+    /// two would hand the receive lock to and fro.
+    /// </summary>
+    private const int Busy = 2;
+
     private readonly NbdExport _export;
     private readonly NbdSocket _socket;
     private readonly object _receiving = new();
     private readonly object _sending = new();
     private readonly Thread?[] _helpers;
     private int _helperCount;
+    private int _inARow;
     private int _waiting;
     private bool _structured;
     private bool _ended;
@@ -37,6 +44,7 @@ internal sealed class NbdConnection
     {
         _export = export;
         _socket = new NbdSocket(fd);
+        _socket.HoldAnswers(export.BufferBytes);
         _helpers = new Thread?[export.MostHelpers];
     }
 
@@ -124,8 +132,8 @@ internal sealed class NbdConnection
             if (_ended) return false;
             WasUsed = true;
             _export.Count();
-            // Somebody has to be there for the next one while this thread answers.
-            if (Volatile.Read(ref _waiting) == 0) AddHelper();
+            _inARow = _socket.Waited ? 0 : _inARow + 1;
+            if (_inARow >= Busy && Volatile.Read(ref _waiting) == 0) AddHelper();
             return true;
         }
     }

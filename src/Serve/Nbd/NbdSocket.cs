@@ -23,15 +23,27 @@ internal sealed class NbdSocket : IDisposable
     /// <summary>A receive that waits longer fails with −EAGAIN; 0: never.</summary>
     public void LimitSilence(int seconds) => _ = Libc.SetSockOpt(_fd, Libc.SOL_SOCKET, Libc.SO_RCVTIMEO, new TimeValue { Sec = seconds });
 
+    /// <summary>Answers of up to that many bytes go to the kernel in one go, as far as it allows, and their thread to the next request.</summary>
+    public void HoldAnswers(int bytes) => _ = Libc.SetSockOpt(_fd, Libc.SOL_SOCKET, Libc.SO_SNDBUF, bytes);
+
+    /// <summary>The last <see cref="Receive"/> had to wait for the peer: there was nothing to do.</summary>
+    public bool Waited { get; private set; }
+
     /// <summary>Fills <paramref name="target"/>. Returns 0, −ENODATA when the peer has closed before the first byte, −ECONNRESET when it did so later, or another negative errno.</summary>
     public int Receive(Span<byte> target)
     {
         bool begun = false;
+        Waited = false;
         while (!target.IsEmpty)
         {
             if (_count == 0)
             {
-                nint got = Libc.Recv(_fd, _ahead, 0);
+                nint got = Libc.Recv(_fd, _ahead, Waited ? 0 : Libc.MSG_DONTWAIT);
+                if (got == -Errno.EAGAIN && !Waited)
+                {
+                    Waited = true;
+                    continue;
+                }
                 if (got == -Errno.EINTR) continue;
                 if (got < 0) return (int)got;
                 if (got == 0) return begun ? -Errno.ECONNRESET : -Errno.ENODATA;
