@@ -6,6 +6,7 @@ namespace Snapuserd.Interop;
 public static unsafe partial class Libc
 {
     public const int SIGPIPE = 13;
+    public const int SIGTERM = 15;
     public const int SIGXFSZ = 25;
 
     /// <summary>signal(2) with SIG_IGN: the signal is dropped from now on. Returns 0 or a negative errno.</summary>

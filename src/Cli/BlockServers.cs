@@ -66,6 +66,11 @@ internal static class BlockServers
         throw new SnapuserdException(ExitCode.Unavailable, $"--device {kind} is not there yet");
     }
 
+    /// <summary>Number of the device that `--supervise` is about; 64 unless it is a ublk device with a name, which is what a second server finds again.</summary>
+    internal static int SupervisedDevice(Invocation invocation) => invocation.Arguments.Choice("--device") == "ublk"
+        ? Number(invocation, "ublkb")
+        : throw new SnapuserdException(ExitCode.Usage, "--supervise goes with --device ublk: only that device waits for another server when its own was killed");
+
     /// <summary>N of `--name` PREFIXN or /dev/PREFIXN; −1 if it was not given.</summary>
     private static int Number(Invocation invocation, string prefix)
     {

@@ -13,6 +13,7 @@ internal static class ServeVerb
         // A client of the socket is a program among others; what the kernel serves may be all there is.
         bool mayBeRoot = invocation.Arguments.Text("--socket") == null;
         if (mayBeRoot) RootStorage.TakeName();
+        if (invocation.Arguments.Has("--supervise")) return Supervisor.Run(invocation, BlockServers.SupervisedDevice(invocation));
         var ready = new Readiness(invocation);
         bool merges = invocation.Arguments.Has("--merge");
         int memory = (int)invocation.Arguments.Number("--memory", Verbs.DefaultMemory);

@@ -161,6 +161,21 @@ public sealed class UblkServer : IBlockServer
         }
     }
 
+    /// <summary>Device <paramref name="id"/> is one of ours and waits for a server, as its readers do. Never throws.</summary>
+    public static bool IsWaiting(int id)
+    {
+        try
+        {
+            using IUblkDriver driver = new UblkDriver();
+            UblksrvCtrlDevInfo info = default;
+            return Info(driver, id, ref info) == 0 && info.ServerFlags >> 32 == Mark && info.State == UBLK_S_DEV_QUIESCED;
+        }
+        catch (SnapuserdException)
+        {
+            return false;
+        }
+    }
+
     private void CheckFeatures()
     {
         Span<ulong> features = stackalloc ulong[1];

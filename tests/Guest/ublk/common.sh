@@ -36,7 +36,7 @@ serve() {
     snapuserd serve --cow /dev/vda --base /dev/vdb --device ublk --name ublkb0 --progress never "$@" >/tmp/ready 2>>/tmp/serve.err &
     server=$!
     read -r said </tmp/ready || said=nothing
-    [ "$said" = "$device" ] || { say "FAILED: the server said $said"; cat /tmp/serve.err; failed=1; }
+    [ "$said" = "$device" ] || { say "FAILED: the server said $said"; cat /tmp/serve.err; exit 1; }
 }
 
 # stop: ends the server; it leaves no device behind.
@@ -49,7 +49,7 @@ stop() {
 
 files() {
     echo 3 >/proc/sys/vm/drop_caches
-    (cd /mnt && sha256sum -c /files.sum)
+    (cd /mnt/files && sha256sum -c /files.sum)
 }
 
 image() {

@@ -55,7 +55,6 @@ umount /mnt
 stop
 [ "$ended" -eq 0 ] || { say "FAILED: the server ended with $ended"; failed=1; }
 
-# Killed, and nobody takes over: the next server of another image removes the device.
 check "nothing holds the driver" rmmod ublk_drv
 expect 69 "no driver" snapuserd serve --cow /dev/vda --base /dev/vdb --device ublk --progress never
 [ "$failed" -eq 0 ] || cat /tmp/serve.err

@@ -4,32 +4,34 @@ RANDOM=${SEED:-6}
 # The merge is to take some seconds.
 slow=throttling.bps-total=4000000
 
-# Two states of a file system: files that stay, that change in place, that move, and that are new.
-mkdir old new
-for number in 1 2 3 4 5 6 7 8 9 10 11 12; do
-    head -c $((RANDOM * 32 + 4096)) </dev/urandom >"old/$number"
-    cp "old/$number" "new/$number"
-done
+# Two states of a root file system: files that stay, that change in place, that move, and that are new.
+mkdir -p old/files old/bin old/dev old/proc old/tmp
+cp "$(command -v busybox)" old/bin/busybox
+for applet in $(busybox --list); do [ -e "old/bin/$applet" ] || ln -s busybox "old/bin/$applet"; done
+install -m 755 "$HERE/second.sh" old/second
+for number in 1 2 3 4 5 6 7 8 9 10 11 12; do head -c $((RANDOM * 24 + 4096)) </dev/urandom >"old/files/$number"; done
+cp -a old new
 for number in 2 5 8; do
-    dd if=/dev/urandom of="new/$number" bs=4096 seek=7 count=20 conv=notrunc status=none
-    seq $((RANDOM % 1000)) 60000 >>"new/$number"
+    dd if=/dev/urandom of="new/files/$number" bs=4096 seek=7 count=20 conv=notrunc status=none
+    seq $((RANDOM % 1000)) 60000 >>"new/files/$number"
 done
-mv new/3 new/moved
-seq 1 200000 >new/text
-head -c 3000000 </dev/zero >new/zeroes
-for state in old new; do
-    mke2fs -q -F -t ext4 -O ^has_journal -b 4096 -d "$state" "$state.img" 24M
-done
+mv new/files/3 new/files/moved
+seq 1 200000 >new/files/text
+head -c 3000000 </dev/zero >new/files/zeroes
+(cd new/files && sha256sum -- *) >files.sum
+cp files.sum new/files.sum
+for state in old new; do mke2fs -q -F -t ext4 -O ^has_journal -b 4096 -d "$state" "$state.img" 20M >/dev/null; done
 "$SNAPUSERD" create --source old.img --target new.img --output cow --compression zstd --block-factor 64k --xor --progress never
 truncate -s %4096 cow
 sha256sum <new.img >image.sum
-(cd new && sha256sum -- *) >files.sum
 
 cp "$HERE/guest.sh" test.sh
 cp "$HERE/common.sh" common.sh
 archive guest test.sh common.sh image.sum files.sum
 cp "$HERE/cut.sh" test.sh
 archive cut test.sh common.sh image.sum files.sum
+install -m 755 "$HERE/root.sh" root-init
+archive root root-init image.sum
 
 export SMP=2
 fresh cow raw cow.0
@@ -53,3 +55,12 @@ boot -a cut -l console.again "file=cow.2,format=qcow2" "file=base.2,format=qcow2
 grep -E '^ublk: ' console.cut console.again | sed 's/^[^:]*://' || true
 [ "$code" -eq 0 ] || fail "the guest ended with $code behind the power cut"
 same base.2 qcow2 new.img || fail "behind the power cut the base is not the target"
+
+# A third one has its root file system there, and the server is killed under its feet.
+fresh cow raw cow.3
+fresh old.img raw base.3
+code=0
+boot -a root -i /root-init -l console.root "file=cow.3,format=qcow2,$slow" "file=base.3,format=qcow2,$slow" || code=$?
+grep -E '^ublk: ' console.root || true
+[ "$code" -eq 0 ] || fail "the guest ended with $code"
+same base.3 qcow2 new.img || fail "the base under the root file system is not the target"

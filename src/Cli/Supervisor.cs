@@ -1,0 +1,184 @@
+using System;
+using System.Collections;
+using System.Runtime.InteropServices;
+using Snapuserd.Block;
+using Snapuserd.Interop;
+using Snapuserd.Serve;
+
+namespace Snapuserd.Cli;
+
+/// <summary>
+/// `serve --supervise`: a parent that does nothing but start the server again when it was killed, so that those who read the device see a pause. What it needs
+/// for that is in its memory from the start, because the file system that it came from may be gone, or may be on the very device: the program as a file in
+/// memory, and itself locked. It needs no /proc, and it follows switch_root.
+/// <code>
+///   killed by a signal -> again; ended while the device waits for a server -> again, a few times; ended otherwise -> its exit code is ours
+/// </code>
+/// </summary>
+internal sealed class Supervisor : IDisposable
+{
+    /// <summary>Times in a row that a server may end within <see cref="ShortMilliseconds"/>, and what passes between them the longer the more: six seconds of pause for the readers in all.</summary>
+    private const int MostFailures = 10, ShortMilliseconds = 10_000, PauseMilliseconds = 100;
+
+    private readonly object _gate = new();
+    private readonly PosixSignalRegistration[] _registrations;
+    private int _child;
+    private bool _stop;
+
+    private Supervisor() => _registrations =
+    [
+        PosixSignalRegistration.Create(PosixSignal.SIGTERM, OnSignal),
+        PosixSignalRegistration.Create(PosixSignal.SIGINT, OnSignal),
+        PosixSignalRegistration.Create(PosixSignal.SIGHUP, OnSignal),
+    ];
+
+    /// <summary>Supervises until the server ends by itself, or cannot be kept alive: then the device is removed, so that nobody waits for it for ever.</summary>
+    internal static ExitCode Run(Invocation invocation, int device)
+    {
+        foreach (string option in (ReadOnlySpan<string>)["--cow", "--base", "--source"])
+            if (invocation.Arguments.Text(option) is { } path && !path.StartsWith('/'))
+                throw new SnapuserdException(ExitCode.Usage, $"{option} {path}: --supervise takes absolute paths, because the root may change meanwhile");
+        using Supervisor supervisor = new();
+        int program = OwnProgram();
+        try
+        {
+            // All of it, at once: what would have to be read in to start the server again may be on its device.
+            int locked = Libc.MLockAll(Libc.MCL_CURRENT | Libc.MCL_FUTURE);
+            if (locked < 0) invocation.Output.Diagnose($"snapuserd: the supervisor's memory is not locked: {Reason.Of(locked)}");
+            return supervisor.Supervise(invocation.Output, program, device);
+        }
+        finally
+        {
+            _ = Libc.Close(program);
+        }
+    }
+
+    /// <summary>The signals end the process again.</summary>
+    public void Dispose()
+    {
+        foreach (PosixSignalRegistration registration in _registrations) registration.Dispose();
+    }
+
+    private ExitCode Supervise(Output output, int program, int device)
+    {
+        string[] words = Environment.GetCommandLineArgs();
+        string[] environment = EnvironmentOf();
+        string[] arguments = Without(words, again: false);
+        MonotonicClock clock = new();
+        for (int failures = 0; ;)
+        {
+            long began = clock.Milliseconds;
+            lock (_gate)
+            {
+                if (_stop) break;
+                _child = Libc.ForkExec(program, arguments, environment);
+                if (_child < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"the server cannot be started: {Reason.Of(_child)}");
+            }
+            arguments = Without(words, again: true);
+            (int code, int signal) = Wait();
+            failures = clock.Milliseconds - began < ShortMilliseconds ? failures + 1 : 0;
+            if (code >= 0 && (_stop || code == 0 || !UblkServer.IsWaiting(device))) return (ExitCode)code;
+            if (_stop) break;
+            string how = code >= 0 ? $"ended with {code}" : $"was killed by signal {signal}";
+            if (failures >= MostFailures)
+            {
+                _ = UblkServer.RemoveDead(device);
+                throw new SnapuserdException(ExitCode.Internal, $"the server {how}, {failures} times in a row: the device is removed");
+            }
+            output.Diagnose($"snapuserd: the server {how}: starting it again");
+            _ = Libc.Poll(default, failures * PauseMilliseconds);
+            FollowRoot();
+        }
+        _ = UblkServer.RemoveDead(device);
+        return ExitCode.Interrupted;
+    }
+
+    private (int Code, int Signal) Wait()
+    {
+        int result;
+        do result = Libc.WaitForEnd(_child);
+        while (result == -Errno.EINTR);
+        // Its number is nobody else's until it is collected, and a signal must not reach whoever gets it next.
+        lock (_gate)
+        {
+            int code = 0, signal = 0;
+            if (result == 0) result = Libc.WaitPid(_child, out code, out signal);
+            _child = 0;
+            return result < 0 ? throw new SnapuserdException(ExitCode.Internal, $"the server cannot be waited for: {Reason.Of(result)}") : (code, signal);
+        }
+    }
+
+    private void OnSignal(PosixSignalContext context)
+    {
+        context.Cancel = true;
+        lock (_gate)
+        {
+            _stop = true;
+            if (_child > 0) _ = Libc.Kill(_child, Libc.SIGTERM);
+        }
+    }
+
+    /// <summary>
+    /// switch_root moves the new root over the old one and changes its own root only; ours is the old one then, empty, and the way into the new one is "/..",
+    /// which leads to what lies on top.
+    /// </summary>
+    private static void FollowRoot()
+    {
+        if (Libc.Statx(Libc.AT_FDCWD, "/", 0, Libc.STATX_BASIC_STATS, out StatxData mine) < 0 || Libc.Statx(Libc.AT_FDCWD, "/..", 0, Libc.STATX_BASIC_STATS, out StatxData top) < 0) return;
+        if ((mine.DevMajor, mine.DevMinor, mine.Ino) == (top.DevMajor, top.DevMinor, top.Ino)) return;
+        if (Libc.ChDir("/..") == 0) _ = Libc.ChRoot(".");
+    }
+
+    /// <summary>This program as a file in memory; or, where the system gives none to be executed, as it is: that will do if it lies in a ramdisk.</summary>
+    private static int OwnProgram()
+    {
+        int own = -Errno.ENOENT;
+        if (Libc.ExecutedPath() is { } path) own = Libc.OpenAt(Libc.AT_FDCWD, path, Libc.O_RDONLY | Libc.O_CLOEXEC);
+        if (own < 0) own = Libc.OpenAt(Libc.AT_FDCWD, "/proc/self/exe", Libc.O_RDONLY | Libc.O_CLOEXEC);
+        if (own < 0) throw new SnapuserdException(ExitCode.InputMissing, $"--supervise: this program's own file cannot be opened: {Reason.Of(own)}");
+        int copy = Libc.MemFdCreate();
+        if (copy >= 0 && TryCopy(own, copy))
+        {
+            _ = Libc.Close(own);
+            return copy;
+        }
+        if (copy >= 0) _ = Libc.Close(copy);
+        return own;
+    }
+
+    private static bool TryCopy(int from, int to)
+    {
+        byte[] buffer = new byte[64 << 10];
+        for (long done = 0; ;)
+        {
+            nint read = Libc.PRead(from, buffer, done);
+            if (read == -Errno.EINTR) continue;
+            if (read <= 0) return read == 0;
+            if (Libc.PWrite(to, buffer.AsSpan(0, (int)read), done) != read) return false;
+            done += read;
+        }
+    }
+
+    /// <summary>The server's command line; once it was ready, nobody is to be told of that again, and the descriptor is gone.</summary>
+    private static string[] Without(string[] words, bool again)
+    {
+        string[] kept = new string[words.Length];
+        int count = 0;
+        for (int i = 0; i < words.Length; i++)
+        {
+            if (words[i] == "--supervise") continue;
+            if (again && words[i] == "--ready-fd") i++;
+            else if (!again || !words[i].StartsWith("--ready-fd=", StringComparison.Ordinal)) kept[count++] = words[i];
+        }
+        return kept[..count];
+    }
+
+    private static string[] EnvironmentOf()
+    {
+        IDictionary variables = Environment.GetEnvironmentVariables();
+        string[] environment = new string[variables.Count];
+        int count = 0;
+        foreach (DictionaryEntry variable in variables) environment[count++] = $"{variable.Key}={variable.Value}";
+        return environment;
+    }
+}

@@ -1,0 +1,16 @@
+#!/bin/busybox sh
+# The first process of a ramdisk without /proc: the root file system comes from the view, which is supervised from before switch_root on.
+/bin/busybox --install -s /bin
+export PATH=/bin:/sbin
+mount -t devtmpfs dev /dev
+while read -r module; do
+    insmod "/modules/$module"
+done </modules/order
+mkdir /new
+mkfifo /ready
+snapuserd serve --supervise --merge --cow /dev/vda --base /dev/vdb --device ublk --name ublkb0 --progress never >/ready 2>/dev/console &
+supervisor=$!
+read -r device </ready
+mount -t ext4 -o ro "$device" /new || echo "ublk: FAILED: no root"
+mount --move /dev /new/dev
+exec switch_root /new /second "$supervisor" "$(cut -d ' ' -f 1 /image.sum)"

@@ -1,0 +1,47 @@
+#!/bin/busybox sh
+# The first process behind switch_root, from the file system that is served: kills the server under its own feet, twice.
+supervisor=$1
+image=$2
+failed=0
+mount -t proc proc /proc
+mount -t tmpfs tmp /tmp
+
+# server: the number of the supervisor's child, waited for.
+server() {
+    while :; do
+        for folder in /proc/[0-9]*; do
+            read -r number _ _ parent _ <"$folder/stat" 2>/dev/null || continue
+            if [ "$parent" = "$supervisor" ]; then
+                echo "$number"
+                return
+            fi
+        done
+        usleep 50000
+    done
+}
+
+files() {
+    echo 3 >/proc/sys/vm/drop_caches
+    (cd /files && sha256sum -c /files.sum) >/tmp/files 2>&1 || { echo "ublk: FAILED: $1"; head -n 3 /tmp/files; failed=1; }
+}
+
+echo "ublk: behind switch_root, root on $(grep ' / ext4' /proc/mounts | cut -d ' ' -f 1); the supervisor: $(grep -E 'VmRSS|VmLck' /proc/"$supervisor"/status | tr -d '\n' | tr -s '\t ' ' ')"
+files "the files of the root"
+first=$(server)
+kill -KILL "$first"
+files "the files behind a kill"
+second=$(server)
+kill -KILL "$second"
+files "the files behind a second kill"
+third=$(server)
+[ "$first" != "$second" ] && [ "$second" != "$third" ] || { echo "ublk: FAILED: servers $first $second $third"; failed=1; }
+echo "ublk: the root file system was read through two kills of its server"
+tries=0
+while [ "$tries" -lt 60 ] && [ "$(sha256sum </dev/vdb | cut -d ' ' -f 1)" != "$image" ]; do
+    tries=$((tries + 1))
+    usleep 200000
+done
+files "the files when all is merged"
+[ "$tries" -lt 60 ] || { echo "ublk: FAILED: the merge does not end"; failed=1; }
+echo "GUEST status $failed"
+poweroff -f
