@@ -15,6 +15,7 @@ internal static class BlockServers
     internal static IBlockServer Start(Invocation invocation, SnapshotView view, BlockDevice[] devices, int memory, WakeUp wakeUp, out string device)
     {
         string kind = invocation.Arguments.Choice("--device");
+        if (kind == "auto" && invocation.Arguments.Has("--name")) throw new SnapuserdException(ExitCode.Usage, "--name goes with a --device of a kind, because the names differ");
         if (kind != "auto") return Start(kind, invocation, view, devices, memory, wakeUp, out device);
         try
         {
@@ -44,26 +45,28 @@ internal static class BlockServers
 
     private static IBlockServer Make(string kind, Invocation invocation, SnapshotView view, BlockDevice[] devices, int memory, WakeUp wakeUp)
     {
+        Action<string> report = sentence => invocation.Output.Diagnose($"snapuserd: {sentence}");
+        string? name = invocation.Arguments.Text("--name"), socket = invocation.Arguments.Text("--socket");
+        if (socket != null && kind != "nbd") throw new SnapuserdException(ExitCode.Usage, $"--socket goes with --device nbd, not with --device {kind}");
         if (kind == "ublk")
         {
-            UblkOptions options = new() { Id = Number(invocation, "ublkb"), MemoryBytes = memory, Report = sentence => invocation.Output.Diagnose($"snapuserd: {sentence}") };
-            return new UblkServer(view, devices, options, wakeUp);
+            return new UblkServer(view, devices, new UblkOptions { Id = Number(invocation, "ublkb"), MemoryBytes = memory, Report = report }, wakeUp);
         }
         if (kind == "nbd")
         {
-            string? socket = invocation.Arguments.Text("--socket");
             int number = socket == null ? Number(invocation, "nbd") : -1;
             NbdOptions options = new()
             {
                 SocketPath = socket ?? "",
-                ExportName = socket == null ? "" : invocation.Arguments.Text("--name") ?? "",
+                ExportName = socket == null ? "" : name ?? "",
                 Device = number < 0 ? "" : number.ToString(CultureInfo.InvariantCulture),
                 MemoryBytes = memory,
-                Report = sentence => invocation.Output.Diagnose($"snapuserd: {sentence}"),
+                Report = report,
             };
             return socket == null ? new NbdDevice(view, devices, options, wakeUp) : new NbdServer(view, devices, options, wakeUp);
         }
-        throw new SnapuserdException(ExitCode.Unavailable, $"--device {kind} is not there yet");
+        if (name == null) throw new SnapuserdException(ExitCode.Usage, "--device dm-user takes a --name: that of the device below /dev/dm-user");
+        return new DmUserServer(view, devices, new DmUserOptions { Name = name, MemoryBytes = memory, Report = report }, wakeUp);
     }
 
     /// <summary>Number of the device that `--supervise` is about; 64 unless it is a ublk device with a name, which is what a second server finds again.</summary>
