@@ -65,7 +65,9 @@ internal static class BlockServers
             };
             return socket == null ? new NbdDevice(view, devices, options, wakeUp) : new NbdServer(view, devices, options, wakeUp);
         }
-        if (name == null) throw new SnapuserdException(ExitCode.Usage, "--device dm-user takes a --name: that of the device below /dev/dm-user");
+        if (name == null) throw new SnapuserdException(ExitCode.Usage, "--device dm-user takes --name NAME, the last word of the device-mapper table's line");
+        const string folder = "/dev/dm-user/";
+        name = name.StartsWith(folder, StringComparison.Ordinal) ? name[folder.Length..] : name;
         return new DmUserServer(view, devices, new DmUserOptions { Name = name, MemoryBytes = memory, Report = report }, wakeUp);
     }
 
