@@ -25,6 +25,9 @@ internal static class KillAt
         return result.ExitCode == 0 ? int.Parse(result.Error.AsSpan().Trim(), CultureInfo.InvariantCulture) : throw new InvalidOperationException(result.ToString());
     }
 
+    /// <summary>The program with other arguments, killed at call <paramref name="call"/> of its main thread.</summary>
+    public static BinaryResult Serve(int call, string[] arguments) => Binary.RunProgram(s_killat.Value, [call.ToString(CultureInfo.InvariantCulture), Binary.Path, .. arguments]);
+
     private static BinaryResult Run(string what, string cow, string target, string io) => Binary.RunProgram(s_killat.Value,
         [what, Binary.Path, "merge", "--cow", cow, "--base", target, "--io", io, "--progress", "never"]);
 }
