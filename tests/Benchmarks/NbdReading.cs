@@ -29,14 +29,22 @@ internal static class NbdReading
             using Served theirs = new(target, "nbdkit", ["-f", "--readonly", "-U", "{}", "file", target]);
             using Served ours = new(target, options.Snapuserd!, ["serve", "--device", "nbd", "--socket", "{}", "--cow", cow, "--base", Path.Combine(folder, "old.img"), "--progress", "never"]);
             double bytes = new FileInfo(target).Length;
-            Print(output, $"{name} nbdcopy", InTurns(() => Copy(theirs), () => Copy(ours), options.Runs), bytes / 1e6, "MB/s");
-            Print(output, $"{name} 4 KiB random, 1 at a time", InTurns(() => Random(theirs, 1), () => Random(ours, 1), options.Runs), RandomReads / 4e3, "kIOPS");
-            Print(output, $"{name} 4 KiB random, 32 at a time", InTurns(() => Random(theirs, 32), () => Random(ours, 32), options.Runs), RandomReads / 1e3, "kIOPS");
+            Measure($"{name} nbdcopy", Copy, bytes / 1e6, "MB/s");
+            Measure($"{name} 4 KiB random, 1 by 1", server => Random(server, 1), RandomReads / 4e3, "kIOPS");
+            Measure($"{name} 4 KiB random, 32 at once", server => Random(server, 32), RandomReads / 1e3, "kIOPS");
             output.Flush();
+
+            void Measure(string what, Func<Served, double> run, double amount, string unit)
+            {
+                double theirCpu = theirs.CpuSeconds, ourCpu = ours.CpuSeconds;
+                (Times, Times) times = InTurns(() => run(theirs), () => run(ours), options.Runs);
+                Turns.Print(output, what, "nbdkit file", times, amount, unit);
+                // Does not depend on who else is busy on this machine.
+                (theirCpu, ourCpu) = (theirs.CpuSeconds - theirCpu, ours.CpuSeconds - ourCpu);
+                output.WriteLine(string.Create(CultureInfo.InvariantCulture, $"  {"",-34} CPU seconds of a run: nbdkit {theirCpu / (options.Runs + 1):0.000}, ours {ourCpu / (options.Runs + 1):0.000}, ratio {theirCpu / ourCpu:0.00}"));
+            }
         }
     }
-
-    private static void Print(TextWriter output, string name, (Times, Times) times, double amount, string unit) => Turns.Print(output, name, "nbdkit file", times, amount, unit);
 
     private static (Times Theirs, Times Ours) InTurns(Func<double> theirs, Func<double> ours, int count)
     {
@@ -65,7 +73,10 @@ internal static class NbdReading
         ProcessStartInfo start = new("fio",
         [
             "--name=r", "--ioengine=nbd", $"--uri={server.Uri}", "--rw=randread", "--bs=4k", "--randrepeat=1", $"--iodepth={depth}", $"--number_ios={reads}", "--readonly", "--output-format=json",
-        ]) { RedirectStandardOutput = true };
+        ])
+        {
+            RedirectStandardOutput = true,
+        };
         using Process process = Process.Start(start)!;
         string text = process.StandardOutput.ReadToEnd();
         process.WaitForExit();
@@ -93,6 +104,15 @@ internal static class NbdReading
         }
 
         internal string Uri { get; }
+
+        internal double CpuSeconds
+        {
+            get
+            {
+                _process.Refresh();
+                return _process.TotalProcessorTime.TotalSeconds;
+            }
+        }
 
         public void Dispose()
         {
