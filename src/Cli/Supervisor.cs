@@ -10,7 +10,8 @@ namespace Snapuserd.Cli;
 /// <summary>
 /// `serve --supervise`: a parent that does nothing but start the server again when it was killed, so that those who read the device see a pause. What it needs
 /// for that is in its memory from the start, because the file system that it came from may be gone, or may be on the very device: the program as a file in
-/// memory, and itself locked. It needs no /proc, and it follows switch_root.
+/// memory, and itself locked; and both live in a root of their own, an empty one, which has nothing but /dev and the folders of the files that were named. So no
+/// path that they look up can lead to the device, which answers nothing while its server is dead, and paths mean the same before switch_root and behind it.
 /// <code>
 ///   killed by a signal -> again; ended while the device waits for a server -> again, a few times; ended otherwise -> its exit code is ours
 /// </code>
@@ -35,13 +36,12 @@ internal sealed class Supervisor : IDisposable
     /// <summary>Supervises until the server ends by itself, or cannot be kept alive: then the device is removed, so that nobody waits for it for ever.</summary>
     internal static ExitCode Run(Invocation invocation, int device)
     {
-        foreach (string option in (ReadOnlySpan<string>)["--cow", "--base", "--source"])
-            if (invocation.Arguments.Text(option) is { } path && !path.StartsWith('/'))
-                throw new SnapuserdException(ExitCode.Usage, $"{option} {path}: --supervise takes absolute paths, because the root may change meanwhile");
+        string[] folders = FoldersOf(invocation.Arguments);
         using Supervisor supervisor = new();
         int program = OwnProgram();
         try
         {
+            MoveOut(folders);
             // All of it, at once: what would have to be read in to start the server again may be on its device.
             int locked = Libc.MLockAll(Libc.MCL_CURRENT | Libc.MCL_FUTURE);
             if (locked < 0) invocation.Output.Diagnose($"snapuserd: the supervisor's memory is not locked: {Reason.Of(locked)}");
@@ -87,7 +87,6 @@ internal sealed class Supervisor : IDisposable
             }
             output.Diagnose($"snapuserd: the server {how}: starting it again");
             _ = Libc.Poll(default, failures * PauseMilliseconds);
-            FollowRoot();
         }
         _ = UblkServer.RemoveDead(device);
         return ExitCode.Interrupted;
@@ -118,15 +117,57 @@ internal sealed class Supervisor : IDisposable
         }
     }
 
-    /// <summary>
-    /// switch_root moves the new root over the old one and changes its own root only; ours is the old one then, empty, and the way into the new one is "/..",
-    /// which leads to what lies on top.
-    /// </summary>
-    private static void FollowRoot()
+    /// <summary>The folders that the server opens something in; "/dev" first.</summary>
+    private static string[] FoldersOf(Arguments arguments)
     {
-        if (Libc.Statx(Libc.AT_FDCWD, "/", 0, Libc.STATX_BASIC_STATS, out StatxData mine) < 0 || Libc.Statx(Libc.AT_FDCWD, "/..", 0, Libc.STATX_BASIC_STATS, out StatxData top) < 0) return;
-        if ((mine.DevMajor, mine.DevMinor, mine.Ino) == (top.DevMajor, top.DevMinor, top.Ino)) return;
-        if (Libc.ChDir("/..") == 0) _ = Libc.ChRoot(".");
+        string[] folders = ["/dev", "", "", "", ""];
+        int count = 1;
+        foreach (string option in (ReadOnlySpan<string>)["--cow", "--base", "--source", "$NOTIFY_SOCKET"])
+        {
+            bool isOption = option[0] == '-';
+            string? path = isOption ? arguments.Text(option) : Environment.GetEnvironmentVariable("NOTIFY_SOCKET");
+            if (path == null || (!isOption && !path.StartsWith('/'))) continue;
+            int slash = path.LastIndexOf('/');
+            if (!path.StartsWith('/') || slash == 0 || path.Contains("/..", StringComparison.Ordinal))
+                throw new SnapuserdException(ExitCode.Usage, $"{option} {path}: --supervise takes absolute paths, of files in folders and without \"..\", because the root may change meanwhile");
+            string folder = path[..slash];
+            if (!Array.Exists(folders[..count], known => folder == known || folder.StartsWith(known + "/", StringComparison.Ordinal))) folders[count++] = folder;
+        }
+        return folders[..count];
+    }
+
+    /// <summary>
+    /// Gives this thread, and with it the servers, a root of their own with those folders of the old one. In a mount namespace of its own, so that nobody sees
+    /// it, nothing that is moved or removed elsewhere is moved or removed here, and what is unmounted elsewhere is unmounted here as well.
+    /// </summary>
+    private static void MoveOut(string[] folders)
+    {
+        Check(Libc.Unshare(Libc.CLONE_NEWNS), "a mount namespace");
+        Check(Libc.Mount("none", "/", "none", Libc.MS_REC | Libc.MS_SLAVE), "a mount namespace");
+        Check(Libc.Mount("none", "/", "ramfs", 0), "an empty root");
+        // "/" is still the old root, and ".." of a root is what lies on top of it.
+        Check(Libc.ChDir("/.."), "an empty root");
+        foreach (string folder in folders) Check(Bind(folder), folder);
+        // Only for sentences and oom_score_adj.
+        _ = Bind("/proc");
+        Check(Libc.ChRoot("."), "an empty root");
+    }
+
+    private static int Bind(string folder)
+    {
+        for (int slash = folder.IndexOf('/', 1); ; slash = folder.IndexOf('/', slash + 1))
+        {
+            int made = Libc.MkDir("." + (slash < 0 ? folder : folder[..slash]), 0x1ed);
+            if (made < 0 && made != -Errno.EEXIST) return made;
+            if (slash < 0) return Libc.Mount(folder, "." + folder, "none", Libc.MS_BIND | Libc.MS_REC);
+        }
+    }
+
+    private static void Check(int result, string what)
+    {
+        if (result >= 0) return;
+        ExitCode code = result is -Errno.EPERM or -Errno.EACCES ? ExitCode.Permission : result == -Errno.ENOENT ? ExitCode.InputMissing : ExitCode.Unavailable;
+        throw new SnapuserdException(code, $"--supervise cannot have {what}: {Reason.Of(result)}");
     }
 
     /// <summary>This program as a file in memory; or, where the system gives none to be executed, as it is: that will do if it lies in a ramdisk.</summary>
