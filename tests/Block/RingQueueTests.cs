@@ -57,6 +57,34 @@ public sealed class RingQueueTests
     }
 
     [Fact]
+    public void Command_of_a_driver_goes_beside_the_requests_and_its_end_goes_to_whoever_listens()
+    {
+        using Fixture fixture = new(4, 8, 16);
+        List<IoUringSqe> seen = [];
+        fixture.Kernel.OnEnter = (k, submit, _) =>
+        {
+            int taken = k.Take(submit);
+            seen.AddRange(k.InFlight);
+            foreach (IoUringSqe command in k.InFlight.Where(r => r.Opcode == IoUringAbi.IORING_OP_URING_CMD).ToArray()) k.Complete(command, -Errno.ENODEV);
+            fixture.CompleteAll();
+            return taken;
+        };
+        List<(uint, int)> ended = [];
+        fixture.Queue.ListenToCommands((tag, result) => ended.Add((tag, result)));
+        fixture.Ask(3);
+        Assert.True(fixture.Queue.TryCommand(77, 0xc0107520, [1, 0, 3, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0], 3));
+        Assert.Equal([3u], fixture.Reaped(fixture.Queue.Wait(fixture.Completions)));
+        Assert.Equal([(3u, -Errno.ENODEV)], ended);
+        IoUringSqe command = seen.Single(r => r.Opcode == IoUringAbi.IORING_OP_URING_CMD);
+        Assert.Equal((77, 0xc0107520u, 0x30001ul, 9ul), (command.Fd, command.CmdOp, command.Addr3, command.Reserved));
+
+        // Alone it ends the wait as a wake-up does.
+        Assert.True(fixture.Queue.TryCommand(77, 1, [], 4));
+        Assert.Equal(0, fixture.Queue.Wait(fixture.Completions));
+        Assert.Equal((4u, -Errno.ENODEV), ended[^1]);
+    }
+
+    [Fact]
     public void Interrupted_wait_waits_on()
     {
         using Fixture fixture = new(4, 8, 16);

@@ -1,9 +1,10 @@
 . /common.sh
 mkdir /mnt
+say "before: $(merged) ops merged"
 serve --merge
 check "mount" mount -t ext4 -o ro "$device" /mnt
-check "the files" files
 [ "$failed" -ne 0 ] || echo CUT
+check "the files" files
 tries=0
 while [ "$tries" -lt 300 ]; do
     count=$(merged)

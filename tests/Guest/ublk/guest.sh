@@ -17,7 +17,6 @@ stop
 # Served and merged, with readers all the time; the server is killed three times in their midst.
 serve --merge
 check "mount" mount -t ext4 -o ro "$device" /mnt
-check "the files while it is merged" files
 (
     while [ ! -e /tmp/enough ]; do
         files >/dev/null 2>&1 || echo files >>/tmp/lost
@@ -27,7 +26,7 @@ check "the files while it is merged" files
 ) &
 reader=$!
 for kill in 1 2 3; do
-    usleep ${kill}00000
+    usleep ${kill}50000
     kill -KILL "$server"
     wait "$server"
     say "killed at $(snapuserd inspect --cow /dev/vda 2>&1 | sed -n 's/^Merge ops: *//p') ops merged, the device is $([ -e "$device" ] && echo there || echo gone)"

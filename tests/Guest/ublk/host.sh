@@ -1,8 +1,8 @@
 # A file system is mounted from the merged view over ublk: before and while it is merged, through a SIGKILL of the server, and behind a power cut.
 . "$HERE/../lib.sh"
 RANDOM=${SEED:-6}
-# The merge is to take some seconds.
-slow=throttling.bps-total=4000000
+# The merge is to take some seconds: bytes per second.
+slow=throttling.bps-total=6000000
 
 # Two states of a root file system: files that stay, that change in place, that move, and that are new.
 mkdir -p old/files old/bin old/dev old/proc old/tmp
@@ -46,13 +46,13 @@ same base.0 qcow2 new.img || fail "the base is not the target"
 fresh cow raw cow.1
 fresh old.img raw base.1
 code=0
-boot -a cut -l console.cut -c 500 "file=cow.1,format=qcow2,$slow" "file=base.1,format=qcow2,$slow" || code=$?
+boot -a cut -l console.cut -c 1000 "file=cow.1,format=qcow2,$slow" "file=base.1,format=qcow2,$slow" || code=$?
 [ "$code" -eq 137 ] || fail "status $code instead of a power cut"
 fresh cow.1 qcow2 cow.2
 fresh base.1 qcow2 base.2
 code=0
 boot -a cut -l console.again "file=cow.2,format=qcow2" "file=base.2,format=qcow2" || code=$?
-grep -E '^ublk: ' console.cut console.again | sed 's/^[^:]*://' || true
+grep -hE '^ublk: ' console.cut console.again || true
 [ "$code" -eq 0 ] || fail "the guest ended with $code behind the power cut"
 same base.2 qcow2 new.img || fail "behind the power cut the base is not the target"
 
