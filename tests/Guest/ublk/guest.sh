@@ -26,7 +26,13 @@ check "mount" mount -t ext4 -o ro "$device" /mnt
 ) &
 reader=$!
 for kill in 1 2 3; do
-    usleep ${kill}50000
+    # The second one when something is merged, which the first did not wait for.
+    tries=0
+    while [ "$kill" -eq 2 ] && [ "$tries" -lt 100 ] && [ "$(merged | cut -d ' ' -f 1)" = 0 ]; do
+        tries=$((tries + 1))
+        usleep 100000
+    done
+    usleep ${kill}00000
     kill -KILL "$server"
     wait "$server"
     say "killed at $(snapuserd inspect --cow /dev/vda 2>&1 | sed -n 's/^Merge ops: *//p') ops merged, the device is $([ -e "$device" ] && echo there || echo gone)"
@@ -54,6 +60,11 @@ umount /mnt
 stop
 [ "$ended" -eq 0 ] || { say "FAILED: the server ended with $ended"; failed=1; }
 
+# Supervised: a signal to the parent is one to the server, and how that ends is how the parent ends.
+serve --supervise
+check "the image, supervised" image
+stop
+[ "$ended" -eq 0 ] || { say "FAILED: the supervisor ended with $ended"; failed=1; }
 check "nothing holds the driver" rmmod ublk_drv
 expect 69 "no driver" snapuserd serve --cow /dev/vda --base /dev/vdb --device ublk --progress never
 [ "$failed" -eq 0 ] || cat /tmp/serve.err
