@@ -67,6 +67,7 @@ missing_guest_packages() {
     command -v qemu-img >/dev/null || echo qemu-utils
     busybox --help 2>/dev/null | grep -q insmod || echo busybox-static
     command -v cpio >/dev/null || echo cpio
+    command -v mke2fs >/dev/null || echo e2fsprogs
     command -v modprobe >/dev/null || echo kmod
     command -v xz >/dev/null || echo xz-utils
     command -v zstd >/dev/null || echo zstd

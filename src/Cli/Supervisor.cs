@@ -76,6 +76,7 @@ internal sealed class Supervisor : IDisposable
             }
             arguments = Without(words, again: true);
             (int code, int signal) = Wait();
+            if (code == Libc.NotExecuted) throw new SnapuserdException(ExitCode.Unavailable, "--supervise: the system does not start this program from its descriptor (execveat)");
             failures = clock.Milliseconds - began < ShortMilliseconds ? failures + 1 : 0;
             if (code >= 0 && (_stop || code == 0 || !UblkServer.IsWaiting(device))) return (ExitCode)code;
             if (_stop) break;

@@ -32,7 +32,7 @@ for kill in 1 2 3; do
         tries=$((tries + 1))
         usleep 100000
     done
-    usleep ${kill}00000
+    [ "$kill" -eq 2 ] || usleep 200000
     kill -KILL "$server"
     wait "$server"
     say "killed at $(snapuserd inspect --cow /dev/vda 2>&1 | sed -n 's/^Merge ops: *//p') ops merged, the device is $([ -e "$device" ] && echo there || echo gone)"

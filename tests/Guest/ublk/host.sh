@@ -2,7 +2,7 @@
 . "$HERE/../lib.sh"
 RANDOM=${SEED:-6}
 # The merge is to take some seconds: bytes per second.
-slow=throttling.bps-total=6000000
+slow=throttling.bps-total=4000000
 
 # Two states of a root file system: files that stay, that change in place, that move, and that are new.
 mkdir -p old/files old/bin old/dev old/proc old/tmp
