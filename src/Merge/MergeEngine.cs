@@ -176,7 +176,8 @@ public sealed class MergeEngine : IDisposable
                 changed |= Plan();
                 changed |= Write();
                 changed |= Continue();
-                if (!changed) _pipeline.Wait();
+                // A turn that changed nothing has looked at the readers, if it waits for them, and found some inside.
+                if (!changed) _pipeline.Wait(forReaders: _released < _durable || _protocol is { Current: ReaderGate });
             }
             return Result;
         }
@@ -271,15 +272,18 @@ public sealed class MergeEngine : IDisposable
     {
         // Looked at once per turn: a request that comes in the middle of one would leave a turn that does nothing and has nothing to wait for.
         _stopping = _setup.Stop.Requested;
-        if (_protocol != null) return false;
+        // A window that waits for readers has nothing on Base yet: the next run finds it in scratch.
+        bool held = _stopping && _protocol is { Current: ReaderGate };
+        if (_protocol != null && !held) return false;
         if (_stopping)
         {
-            if (_pipeline.Count > 0 && _pipeline[0].Phase is BatchPhase.Writing or BatchPhase.Written) return false;
+            if (!held && _pipeline.Count > 0 && _pipeline[0].Phase is BatchPhase.Writing or BatchPhase.Written) return false;
             if (_written == _durable && _written < _plan.Count)
                 throw new SnapuserdException(ExitCode.Interrupted, $"stopped at op {_durable} of {_plan.Count}; the same command goes on from there");
-            _checkpointDue = true;
+            _checkpointDue |= _written > _durable;
         }
-        return _durable == _plan.Count && _published == _durable && _writeBack.IsDone;
+        // Readers are told of the last count as well, unless nobody has time to wait for those who are inside.
+        return _durable == _plan.Count && (_published == _durable || _stopping) && _writeBack.IsDone;
     }
 
     /// <summary>Fills free rooms with the ops that come next. True if anything changed.</summary>

@@ -89,11 +89,14 @@ internal sealed class Pipeline
         return changed;
     }
 
-    /// <summary>Blocks until a device or a worker has finished something, or the last of the readers that somebody waits for has left.</summary>
-    public void Wait()
+    /// <summary>
+    /// Blocks until a device or a worker has finished something, or with <paramref name="forReaders"/> the last of the readers that were inside when
+    /// the caller looked has left.
+    /// </summary>
+    public void Wait(bool forReaders = false)
     {
-        // A worker that ends a job wakes the queue as well, and so does that reader.
-        if (_setup.Io.InFlight > 0 || !_setup.Readers.IsDone) _setup.Io.Wait();
+        // A worker that ends a job wakes the queue as well, and so does that reader; who has left since the caller looked has woken it already.
+        if (_setup.Io.InFlight > 0 || forReaders) _setup.Io.Wait();
         else if (_jobs > 0) _setup.Workers.WaitForEnd();
         else throw new InvalidOperationException("the engine waits for nothing");
     }

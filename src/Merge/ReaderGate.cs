@@ -1,3 +1,4 @@
+using System;
 using System.Threading;
 using Snapuserd.Block;
 
@@ -27,6 +28,9 @@ public sealed class ReaderGate : IPending
     private long _homes;
     private int _epoch;
 
+    /// <summary>Called where another thread may come between two steps that only work together. Null but in tests, which are the other thread.</summary>
+    internal Action? Interleave { get; init; }
+
     /// <summary>A gate whose last reader signals <paramref name="wakeUp"/>; null where nobody ever enters.</summary>
     public ReaderGate(WakeUp? wakeUp = null) => _wakeUp = wakeUp;
 
@@ -49,6 +53,7 @@ public sealed class ReaderGate : IPending
         while (true)
         {
             int epoch = Volatile.Read(ref _epoch);
+            Interleave?.Invoke();
             Interlocked.Increment(ref _inside[Place(epoch)]);
             // Who read the number before a switch and counted behind it may stand under a number that nobody looks at any more.
             if (Volatile.Read(ref _epoch) == epoch) return epoch;
@@ -66,6 +71,7 @@ public sealed class ReaderGate : IPending
     internal void Publish(OpHomes homes)
     {
         Volatile.Write(ref _homes, ((long)homes.Counted << 32) | (uint)homes.Window);
+        Interleave?.Invoke();
         // A full fence: whoever enters under the new number sees the new homes, and who entered before is seen by IsDone.
         Interlocked.Increment(ref _epoch);
     }

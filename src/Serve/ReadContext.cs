@@ -11,6 +11,9 @@ public sealed class ReadContext : IDisposable
     private readonly SyncQueue _queue;
     private readonly Slice[] _buffers;
 
+    /// <summary>Requests that one turn through the queue takes at the least: 1 MiB of single blocks is many of them.</summary>
+    private const int LeastDepth = 32;
+
     /// <summary>
     /// For <paramref name="reads"/> reads at a time of up to <paramref name="bufferBytes"/> bytes. <paramref name="devices"/> are those of the view's engine, by number.
     /// Takes <see cref="Bytes"/> of memory; exit code 71 if there is none.
@@ -18,7 +21,7 @@ public sealed class ReadContext : IDisposable
     public ReadContext(SnapshotView view, BlockDevice[] devices, int reads, int bufferBytes)
     {
         _arena = new Arena(Bytes(view, reads, bufferBytes));
-        _queue = new SyncQueue(devices, _arena, _wakeUp, reads);
+        _queue = new SyncQueue(devices, _arena, _wakeUp, Math.Max(LeastDepth, reads));
         Reader = new ViewReader(view, new Transfers(_queue, Array.ConvertAll(devices, device => device.Granule)), _arena, reads);
         _buffers = new Slice[reads];
         for (int i = 0; i < reads; i++) _buffers[i] = _arena.Take(bufferBytes)!.Value;

@@ -39,6 +39,8 @@ internal sealed class ViewRead
     private int _itemCount;
     private int _storedUsed;
     private int _cursor;
+    // Where the merge order was looked up last: the next read is mostly the one behind.
+    private int _place;
     private int _pass;
     private bool _entered;
     private bool _ended;
@@ -83,6 +85,9 @@ internal sealed class ViewRead
 
     /// <summary>Bytes read, all that were asked for, or a negative errno.</summary>
     public int Result { get; private set; }
+
+    /// <summary>Payloads decoded by all reads in this place.</summary>
+    public long Decodes { get; private set; }
 
     /// <summary>Begins: plans the first round and issues it.</summary>
     public void Begin(long offset, Slice buffer, uint tag)
@@ -165,7 +170,6 @@ internal sealed class ViewRead
     {
         MergeOrder order = _view.Cow.Order;
         (MergeDevice cow, MergeDevice target, MergeDevice source) = _view.Devices;
-        int cursor = 0;
         while (_planned < _buffer.Length && _pieceCount < MostPieces && _itemCount < MostPieces)
         {
             long at = _offset + _planned;
@@ -177,11 +181,16 @@ internal sealed class ViewRead
                 continue;
             }
             long block = at / CowOp.BlockSize;
-            int position = order.PositionWriting(block, ref cursor);
+            int position = order.PositionWriting(block, ref _place);
             if (position < 0)
             {
-                long next = order.NextWritten(block + 1);
-                Read(target.Number, at, next > (at + wanted) / CowOp.BlockSize ? wanted : (int)Math.Min(wanted, (next * CowOp.BlockSize) - at));
+                long rest = ((block + 1) * CowOp.BlockSize) - at;
+                if (wanted > rest)
+                {
+                    long next = order.NextWritten(block + 1);
+                    if (next <= (at + wanted) / CowOp.BlockSize) wanted = (int)Math.Min(wanted, (next * CowOp.BlockSize) - at);
+                }
+                Read(target.Number, at, wanted);
                 continue;
             }
             int index = order.OpIndex(position);
@@ -193,7 +202,7 @@ internal sealed class ViewRead
             else if (op.Type == CowOpType.Copy) Read(source.Number, op.SourceByte + from, wanted);
             else if (op.Type == CowOpType.Zero) Target(wanted).Clear();
             else if (op.Type == CowOpType.Replace && _view.Cow.IsRaw(op) && op.DataLength == op.UnitBytes) Read(cow.Number, op.DataOffset + from, wanted);
-            else if (op.Type == CowOpType.Replace && _view.Cache.TryCopy(index, from, _arena[_buffer.Part(_planned, wanted)])) _planned += wanted;
+            else if (op.Type == CowOpType.Replace && (op.Blocks > 1 || wanted < op.UnitBytes) && _view.Cache.TryCopy(index, from, _arena[_buffer.Part(_planned, wanted)])) _planned += wanted;
             else if (!TryAdd(index, op, from, wanted)) return;
         }
     }
@@ -259,6 +268,7 @@ internal sealed class ViewRead
     private int Decode(in Item item)
     {
         CowCompression algorithm = _view.Cow.AlgorithmOf(item.Op);
+        if (algorithm != CowCompression.None) Decodes++;
         ReadOnlySpan<byte> stored = _arena[item.Stored];
         Span<byte> target = _arena[item.Target];
         if (item.Op.Type == CowOpType.Xor)

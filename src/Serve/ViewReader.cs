@@ -47,6 +47,17 @@ public sealed class ViewReader : IDisposable
     /// <summary>Reads under way.</summary>
     public int Count => _activeCount;
 
+    /// <summary>Payloads that were decoded so far.</summary>
+    public long Decodes
+    {
+        get
+        {
+            long decodes = 0;
+            foreach (ViewRead read in _reads) decodes += read.Decodes;
+            return decodes;
+        }
+    }
+
     /// <summary>Another read can begin.</summary>
     public bool HasRoom => _activeCount < _reads.Length;
 

@@ -174,7 +174,8 @@ public sealed class EngineTests
         byte[] bytes = cow.Build();
         MergeCase merge = new("bad payload", new Image(bytes), new Image(old), new Image(NaiveMerger.Merge(cow, old))) { Options = new MergeOptions() };
         bytes[cow.DataOffsets[2]] ^= 0xff;
-        merge = merge with { Cow = new Image(bytes) };
+        // A reader would be told as well.
+        merge = merge with { Cow = new Image(bytes), Readers = false };
         SimDisk[] disks = merge.Disks();
         SnapuserdException e = Refused(merge, disks, ExitCode.CowCorrupt);
         Assert.Contains("op 2", e.Message);
@@ -191,7 +192,7 @@ public sealed class EngineTests
         cow.Copy(0, 1).Copy(1, 2).Copy(2, 3).Replace(4, new byte[4096]);
         byte[] bytes = cow.Build();
         bytes[cow.DataOffsets[3]] ^= 0xff;
-        MergeCase merge = new("bad payload", new Image(bytes), new Image(old), new Image(old)) { Options = Plain };
+        MergeCase merge = new("bad payload", new Image(bytes), new Image(old), new Image(old)) { Options = Plain, Readers = false };
         SimDisk[] disks = merge.Disks();
         SnapuserdException e = Refused(merge, disks, ExitCode.CowCorrupt);
         Assert.Contains("op 3", e.Message);

@@ -15,30 +15,43 @@ internal sealed class ViewFixture : IDisposable
     private readonly TempFolder _folder = new();
     private readonly WakeUp _wakeUp = new();
     private readonly Arena _arena = new(ArenaBytes);
-    private readonly SyncQueue _queue;
+    private readonly IBlockQueue _queue;
     private readonly WorkQueue<DecodeJob> _workers;
 
-    internal ViewFixture(byte[] cow, byte[] old, bool allowUnsafe = false, IMergeObserver? observer = null)
+    /// <summary><paramref name="source"/> is a device of its own for Copy and Xor; with <paramref name="anotherPath"/> they read the base by another name.</summary>
+    internal ViewFixture(byte[] cow, byte[] old, bool allowUnsafe = false, byte[]? source = null, bool anotherPath = false, bool ring = false, IMergeObserver? observer = null)
     {
         string cowPath = Path.Combine(_folder.Path, "cow"), basePath = Path.Combine(_folder.Path, "base");
         File.WriteAllBytes(cowPath, cow);
         File.WriteAllBytes(basePath, old);
         Devices = [BlockDevice.Open(cowPath, DeviceAccess.Write), BlockDevice.Open(basePath, DeviceAccess.Write)];
-        _queue = new SyncQueue(Devices, _arena, _wakeUp, 32);
+        int sourceNumber = 1;
+        if (source is not null || anotherPath)
+        {
+            string sourcePath = Path.Combine(_folder.Path, "source");
+            if (source is not null) File.WriteAllBytes(sourcePath, source);
+            else File.CreateSymbolicLink(sourcePath, basePath);
+            Devices = [.. Devices, BlockDevice.Open(sourcePath, DeviceAccess.Read)];
+            sourceNumber = 2;
+        }
+        _queue = ring && RingQueue.TryCreate(Devices, _arena, _wakeUp, 32, out RingQueue? made) is null ? made! : new SyncQueue(Devices, _arena, _wakeUp, 32);
         _workers = new WorkQueue<DecodeJob>(2, 64, () => new DecodeWorker(), _wakeUp);
         MergeSetup setup = new()
         {
-            Io = new Transfers(_queue, [1, 1]),
+            Io = new Transfers(_queue, [1, 1, 1]),
             Arena = _arena,
             Workers = _workers,
             Time = new MonotonicClock(),
             Cow = new MergeDevice(0, cowPath, cow.Length),
             Base = new MergeDevice(1, basePath, old.Length),
-            Source = new MergeDevice(1, basePath, old.Length),
+            Source = new MergeDevice(sourceNumber, Devices[sourceNumber].Path, source?.Length ?? old.Length),
+            SharedBlocks = source is null,
+            Stop = Stop,
             Readers = new ReaderGate(_wakeUp),
             Observer = observer,
-            Options = new MergeOptions { CheckpointBytes = 256 << 10, UncountedBytes = 512 << 10, AllowUnsafe = allowUnsafe },
+            Options = new MergeOptions { CheckpointBytes = 64 << 10, UncountedBytes = 128 << 10, AllowUnsafe = allowUnsafe },
         };
+        Gate = setup.Readers;
         Engine = MergeEngine.Open(setup);
         Engine.Open();
         View = new SnapshotView(Engine, setup, 1 << 20, sentence => Trouble = sentence);
@@ -49,6 +62,11 @@ internal sealed class ViewFixture : IDisposable
     internal MergeEngine Engine { get; }
 
     internal SnapshotView View { get; }
+
+    internal StopFlag Stop { get; } = new();
+
+    /// <summary>Where the gate says that ops are.</summary>
+    internal ReaderGate Gate { get; }
 
     /// <summary>The last sentence about a read that failed.</summary>
     internal string? Trouble { get; private set; }

@@ -23,6 +23,7 @@ public static class Battery
     /// <summary>What is tried, in this order: what is quick and notices most comes first.</summary>
     private static readonly (string Name, Action Try)[] Steps =
     [
+        ("readers who enter at any moment", () => GateCases.Check()),
         ("the windows of an undisturbed merge", () => All(Windows)),
         ("one crash at any step", () => All(merge => Crash(merge, new Thoroughness { Seed = 1, Crashes = 1, ExhaustiveUpTo = 7, Samples = 8 }))),
         ("one crash at any step of a long run", () => { for (ulong seed = 1; seed <= 3; seed++) Crash(Faults.Stream(), new Thoroughness { Seed = seed, Crashes = 1, ExhaustiveUpTo = 2, Samples = 2 }); }),

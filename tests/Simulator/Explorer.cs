@@ -26,6 +26,12 @@ public sealed record MergeCase(string Name, Image Cow, Image Base, Image Target)
     public int Granule { get; init; } = 1;
     /// <summary>An Xor in place without scratch: after a crash in the middle of it, exit code 65 that says so is the right answer.</summary>
     public bool MayBeLost { get; init; }
+    /// <summary>The merged image is read before, during and after every run (<see cref="SimReaders"/>).</summary>
+    public bool Readers { get; init; } = true;
+    /// <summary>A reader who enters before the first step and never leaves: the merge ends with <see cref="StuckException"/> where it must wait for him.</summary>
+    public bool StuckReader { get; init; }
+    /// <summary>What happens to the requests of readers, by their number.</summary>
+    public Func<int, BlockRequest, Fault?>? ReaderFaults { get; init; }
 
     /// <summary>Fresh disks: COW, base, and the source if it is another.</summary>
     public SimDisk[] Disks() => Source is { } source ? [new SimDisk(Cow), new SimDisk(Base), new SimDisk(source)] : [new SimDisk(Cow), new SimDisk(Base)];
@@ -111,6 +117,12 @@ public sealed class Explorer : IDisposable
     }
 
     /// <summary>
+    /// In which of the runs the merged image is read: every n-th, from the first on. Readers more than double the cost of a run of a few ops, so that tests, which have minutes,
+    /// have them in some; `simulator`, which has hours, has them in all.
+    /// </summary>
+    public static int ReadersEvery { get; set; } = 6;
+
+    /// <summary>
     /// Called once for each distinct crash state, before it is recovered, with what the devices hold: it may read them and must not change
     /// them (<see cref="SimDisk.AfterDeath"/> makes a copy). What it throws is reported like a loss, with seed and history.
     /// </summary>
@@ -162,7 +174,7 @@ public sealed class Explorer : IDisposable
             if (world.Crashes > 0) EveryState?.Invoke(_case, world.Disks);
             int unlike = SimMerge.FirstWrongPage(_case, world.Disks, _arena, _how.Seed);
             if (unlike >= 0) throw new LostDataException($"block {unlike} of the merged image, read without merging, is wrong");
-            MergeResult result = SimMerge.Run(_case, world.Disks, _arena, _how.Seed + (ulong)world.Crashes, _stepped, pages: _pages);
+            MergeResult result = SimMerge.Run(_case with { Readers = _case.Readers && Runs % ReadersEvery == 1 % ReadersEvery }, world.Disks, _arena, _how.Seed + (ulong)world.Crashes, _stepped, pages: _pages);
             First ??= result;
             int wrong = world.Disks[1].Durable.FirstDifference(_case.Target);
             if (wrong >= 0) throw new LostDataException($"block {wrong} of the base is wrong, or not durable, after the merge");

@@ -51,6 +51,8 @@ public static class Program
             }
         }
         budget = budget with { Words = args[at..] };
+        // The battery is timed like a test.
+        if (args[0] != "battery") Explorer.ReadersEvery = 1;
         switch (args[0])
         {
             case "all": return All(budget);
@@ -60,7 +62,12 @@ public static class Program
             case "sabotage": return Sabotages.Simulate(budget);
         }
         foreach ((string name, _, Func<Budget, int> run) in Simulations)
-            if (name == args[0]) return run(budget);
+        {
+            if (name != args[0]) continue;
+            int result = run(budget);
+            Console.WriteLine(SimReaders.Counts);
+            return result;
+        }
         Console.Error.WriteLine($"simulator: there is no simulation called {args[0]}");
         return Usage();
     }
@@ -75,6 +82,7 @@ public static class Program
             status |= run(part);
             budget.Tally.Add(part.Tally);
         }
+        Console.WriteLine(SimReaders.Counts);
         Console.WriteLine($"all, seed {budget.Seed}: {budget.Tally}");
         return status;
     }

@@ -19,6 +19,8 @@ public static class Sabotages
     private const string Image = "Merge/MergedImage.cs";
     private const string Batch = "Merge/Batch.cs";
     private const string Transfers = "Block/Transfers.cs";
+    private const string Gate = "Merge/ReaderGate.cs";
+    private const string Read = "Serve/ViewRead.cs";
 
     private const string FlushBase = "foreach (TransferGroup transfers in FlushBase()) yield return transfers;";
 
@@ -41,7 +43,7 @@ public static class Sabotages
         new("replay-counted-before-its-base-is-flushed", "a replayed window is counted without a flush of Base", new SourceEdit(Engine, " WriteWindow(int", FlushBase, "if (_replayed == 0 || _checkpoints > 0) " + FlushBase)),
         new("checkpoint-without-flush-of-base", "a checkpoint counts what was not flushed", new SourceEdit(Engine, "> Checkpoint()", FlushBase, "")),
         new("count-before-base", "a checkpoint counts first and flushes Base behind it", new SourceEdit(Engine, "> Checkpoint()", FlushBase, ""), new SourceEdit(Engine, "> Checkpoint()", "Counted(to);", "Counted(to); " + FlushBase)),
-        new("no-final-checkpoint", "the last ops are not counted", new SourceEdit(Engine, "bool IsFinished()", "return _durable == _plan.Count && _published == _durable && _writeBack.IsDone;", "return _written == _plan.Count && _writeBack.IsDone;")),
+        new("no-final-checkpoint", "the last ops are not counted", new SourceEdit(Engine, "bool IsFinished()", "return _durable == _plan.Count && (_published == _durable || _stopping) && _writeBack.IsDone;", "return _written == _plan.Count && _writeBack.IsDone;")),
         new("no-checkpoint-by-bytes", "checkpoints come by time, or when no more may be written uncounted", new SourceEdit(Engine, "bool Retire()", "|| _bytesSinceCheckpoint >= _setup.Options.CheckpointBytes", "")),
         new("no-checkpoint-by-time", "checkpoints come by bytes alone, however long these take", new SourceEdit(Engine, "bool Retire()", "_setup.Time.Milliseconds - _lastCheckpoint >= _setup.Options.CheckpointMilliseconds", "_lastCheckpoint < 0")),
         new("writes-on-whatever-a-flush-takes", "a checkpoint whose flush takes long does not hold back what comes behind the next one", new SourceEdit(Engine, "bool Write()", "if (uncounted >= _setup.Options.UncountedBytes)", "if (uncounted < 0)")),
@@ -75,6 +77,22 @@ public static class Sabotages
         new("last-slot-unwritten", "the page behind the last whole one of the slots is not written", new SourceEdit(Head, "void WriteSlots(", "(Layout.SlotOffset(entries) + Page - 1) & -Page", "((Layout.SlotOffset(entries) + Page - 1) & -Page) - Page")),
         new("unsafe-op-unmarked-unasserted", "an Xor in place without scratch does not change the magic first", new SourceEdit(Engine, "> WriteUnsafe(", "_head.Magic = CowHeader.UnsafeMagic;", ""), new SourceEdit(Engine, "void CheckRule1(", "&& _head.Magic == CowHeader.UnsafeMagic", "")) { WithoutAssertion = true },
 
+        // Readers.
+        new("window-written-with-readers-inside", "a window overwrites what those still read who entered before it was published", new SourceEdit(Engine, "> Journal(", "while (!_setup.Readers.IsDone) yield return _setup.Readers;", "")),
+        new("window-memory-reused-with-readers-inside", "the next window takes the place of one that is being read", new SourceEdit(Engine, "bool BeginProtocol(", "if (_released < _durable) return false;", ""), new SourceEdit(Engine, "> Journal(", "|| _released != _durable", "")) { WithoutAssertion = true },
+        new("limit-by-what-is-durable", "an op overwrites a source whose op is counted and still being read", new SourceEdit(Engine, "bool Write()", "if (batch.Limit > _released)", "if (batch.Limit > _durable)")),
+        new("limit-by-what-is-durable-unasserted", "the same, and the assertion compares likewise", new SourceEdit(Engine, "bool Write()", "if (batch.Limit > _released)", "if (batch.Limit > _durable)"), new SourceEdit(Engine, "void CheckRule1(", "batch.Limit > _released", "batch.Limit > _durable")) { WithoutAssertion = true },
+        new("published-with-readers-inside", "a second switch is published while readers from before the first are inside", new SourceEdit(Engine, "bool Follow()", "|| !_setup.Readers.IsDone", "")),
+        new("count-published-before-it-is-durable", "readers are sent to Base when a checkpoint begins", new SourceEdit(Engine, "> Checkpoint()", "_checkpointDue = false;", "_checkpointDue = false; if (_released == _durable) _setup.Readers.Publish(new OpHomes(to, 0));")),
+        new("window-published-before-it-is-durable", "readers are sent to a window that is not claimed yet", new SourceEdit(Engine, "> Journal(", "_head.State = ScratchLayout.Valid;", "_setup.Readers.Publish(new OpHomes(_durable, window)); _head.State = ScratchLayout.Valid;"), new SourceEdit(Engine, "> Journal(", "_journaled += window;\n        // The base writes destroy what the window's ops read; readers find its contents in memory from here on.\n        _setup.Readers.Publish(new OpHomes(_durable, window));", "_journaled += window;")),
+        new("left-window-not-published", "after a crash readers are sent to sources that the window overwrites", new SourceEdit(Engine, "LeftWindow Prepare()", "left.IsStale ? 0 : left.Entries", "0")),
+        new("count-and-window-in-two-words", "a reader may see a count with the window of another", new SourceEdit(Gate, "void Publish(", "Volatile.Write(ref _homes, ((long)homes.Counted << 32) | (uint)homes.Window);", "Volatile.Write(ref _homes, ((long)homes.Counted << 32) | (uint)_homes); Interleave?.Invoke(); Volatile.Write(ref _homes, ((long)homes.Counted << 32) | (uint)homes.Window);")),
+        new("enter-without-second-look", "a reader counts himself under a number that nobody looks at", new SourceEdit(Gate, "int Enter()", "if (Volatile.Read(ref _epoch) == epoch) return epoch;", "return epoch;")),
+        new("leave-without-signal", "the last reader leaves and wakes nobody", new SourceEdit(Gate, "void Leave(int", "_wakeUp?.Signal();", "_ = _wakeUp;")),
+        new("reader-leaves-before-its-reads-ended", "a read leaves the gate as soon as its requests are issued", new SourceEdit(Read, "void BeginRound()", "Issue();", "Issue(); Leave();"), new SourceEdit(Read, "void EndRound()", "Leave();", "")),
+        new("window-forgotten-by-readers", "a read takes an op of the window from its source", new SourceEdit(Read, "void Plan(", "position - homes.Counted < homes.Window", "position < 0")),
+        new("unit-read-from-its-beginning", "a part of a unit is given as if it were its beginning", new SourceEdit(Read, "int Decode(", "unit.Slice(item.From, target.Length)", "unit[..target.Length]")),
+
         // Recovery.
         new("journal-not-replayed", "a valid window is forgotten at the start", new SourceEdit(Left, "LeftWindow Read(", "if (head.State != ScratchLayout.Valid) return default;", "if (head.State < 3) return default;")),
         new("journal-not-replayed-unasserted", "the same, and nothing is asserted before scratch is written", new SourceEdit(Left, "LeftWindow Read(", "if (head.State != ScratchLayout.Valid) return default;", "if (head.State < 3) return default;"), new SourceEdit(Head, "WriteScratch(", "DurableState != ScratchLayout.Valid", "true")) { WithoutAssertion = true },
@@ -105,6 +123,7 @@ public static class Sabotages
     public static IReadOnlyList<Sabotage> None { get; } =
     [
         new("nothing-in-Merge", "Merge is compiled as it is", new SourceEdit(Head, "", "class CowHead", "class CowHead")),
+        new("nothing-in-Serve", "Serve is compiled as it is", new SourceEdit(Read, "", "class ViewRead", "class ViewRead")),
         new("nothing-in-Block", "Block is compiled as it is", new SourceEdit(Transfers, "", "class Transfers", "class Transfers")),
     ];
 

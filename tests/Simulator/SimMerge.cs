@@ -16,24 +16,50 @@ public static class SimMerge
         Clean(arena);
         StepTime time = new();
         Undone undone = new(merge, disks[0], time);
+        SimQueue? queue = null;
         void Step()
         {
             time.Milliseconds += merge.StepMilliseconds;
             undone.Check();
+            queue?.Readers?.Run();
             step();
         }
-        using SimQueue queue = new(Devices(merge, disks), arena, merge.QueueDepth, seed, Step, faults, pages) { SlowFlushes = merge.SlowFlushes };
+        using SimQueue own = queue = new(Devices(merge, disks), arena, merge.QueueDepth, seed, Step, faults, pages) { SlowFlushes = merge.SlowFlushes };
         using SimWorkers workers = new(new DecodeWorker(), seed);
-        MergeSetup setup = Setup(merge, disks, arena, seed, queue, workers) with { Stop = stop ?? new StopFlag(), Observer = undone };
+        using WakeUp wakeUp = new();
+        MergeSetup setup = Setup(merge, disks, arena, seed, queue, workers) with { Stop = stop ?? new StopFlag(), Observer = undone, Readers = new ReaderGate(wakeUp) };
         using MergeEngine engine = MergeEngine.Open(merge.StepMilliseconds > 0 ? setup with { Time = time } : setup);
+        undone.LeaveOut(engine.Cow);
         try
         {
-            MergeResult result = engine.Run();
+            MergeResult result = merge.Readers ? RunBesideReaders(merge, Devices(merge, disks), engine, setup, wakeUp, queue, seed) : engine.Run();
             return undone.Lost is { } lost ? throw lost : result;
         }
         catch (SnapuserdException) when (undone.Lost is { } lost)
         {
             throw lost;
+        }
+    }
+
+    private static MergeResult RunBesideReaders(MergeCase merge, SimDisk[] devices, MergeEngine engine, MergeSetup setup, WakeUp wakeUp, SimQueue queue, ulong seed)
+    {
+        engine.Open();
+        using SimReaders readers = new(merge, devices, engine, setup, wakeUp, queue, seed) { Stuck = merge.StuckReader };
+        readers.ReadAll();
+        // An Xor in place without scratch destroys what it reads, on the user's word: that is merged or served, not both.
+        if (merge.MayBeLost || (merge.Options.AllowUnsafe && new ScratchLayout(engine.Cow.Header.HeaderBytes, engine.Cow.Header.ScratchBytes).Window == 0)) return engine.Run();
+        queue.Readers = readers;
+        try
+        {
+            MergeResult result = engine.Run();
+            readers.ReadToEnd();
+            return result;
+        }
+        catch (SnapuserdException)
+        {
+            // Stopped or failed: the image is what it was.
+            readers.ReadToEnd();
+            throw;
         }
     }
 
@@ -101,9 +127,20 @@ internal sealed class Undone(MergeCase merge, SimDisk cow, StepTime time) : IMer
     private readonly Queue<(MergeProgress Progress, long Time)> _uncounted = new();
     private long _counted;
     private long _written;
+    private long _nothing;
 
     /// <summary>What was wrong first. Thrown at the end of the run: whoever throws in the middle of the engine's call leaves requests that nobody reaps.</summary>
     public LostDataException? Lost { get; private set; }
+
+    /// <summary>Ops that write nothing take no memory and are not done again: any number of them may stand among the others.</summary>
+    public void LeaveOut(CowFile file)
+    {
+        for (int position = 0; position < file.Order.Count; position++)
+        {
+            CowOp op = file[file.Order.OpIndex(position)];
+            if (file.Order.PositionWriting(op.NewBlock) != position || (op.Type == CowOpType.Copy && op.Source == op.NewBlock)) _nothing += op.UnitBytes;
+        }
+    }
 
     public void Progress(in MergeProgress progress)
     {
@@ -123,7 +160,7 @@ internal sealed class Undone(MergeCase merge, SimDisk cow, StepTime time) : IMer
             _uncounted.Dequeue();
         }
         string? wrong = null;
-        if (_written - _counted > (merge.UncountedIntervals * merge.Options.CheckpointBytes) + (2L * merge.ArenaBytes))
+        if (_written - _counted > (merge.UncountedIntervals * merge.Options.CheckpointBytes) + (2L * merge.ArenaBytes) + _nothing)
             wrong = $"with {merge.Options.CheckpointBytes} between checkpoints and {merge.ArenaBytes} of memory";
         else if (merge.StepMilliseconds > 0 && _uncounted.TryPeek(out (MergeProgress Progress, long Time) oldest) && oldest.Progress.OpsDone > count
             && time.Milliseconds - oldest.Time > 2 * merge.Options.CheckpointMilliseconds)

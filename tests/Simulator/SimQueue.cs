@@ -40,6 +40,12 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
     /// <summary>A flush ends when nothing else is in flight: as where all of a page cache must be written back first.</summary>
     public bool SlowFlushes { get; init; }
 
+    /// <summary>Queues of other threads on the same disks: their requests must not meet this one's either.</summary>
+    public SimQueue[] Beside { get; set; } = [];
+
+    /// <summary>Those who read beside the thread of this queue, while it waits and otherwise.</summary>
+    public SimReaders? Readers { get; set; }
+
     /// <summary>Requests so far, by which faults are numbered.</summary>
     public int Requests { get; private set; }
 
@@ -53,7 +59,13 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
 
     public int Wait(Span<BlockCompletion> completions)
     {
-        if (_flights.Count == 0) throw new ContractViolationException("waiting with nothing in flight would last for ever");
+        Readers?.Run();
+        if (_flights.Count == 0)
+        {
+            Readers?.WakeUp();
+            if (Readers is null) throw new ContractViolationException("waiting with nothing in flight would last for ever");
+            return 0;
+        }
         int wanted = Math.Min(completions.Length, 1 + _chance.Below(_flights.Count));
         for (int i = 0; i < wanted; i++)
         {
@@ -99,12 +111,12 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
             Span<byte> buffer = arena[request.Buffer];
             if (request.Offset < 0 || request.Offset + buffer.Length > disks[request.Device].Cache.Length)
                 throw new ContractViolationException($"{request.Verb} of {buffer.Length} bytes at {request.Offset} goes beyond device {request.Device}");
+            foreach (SimQueue queue in Beside)
+                foreach (Flight other in queue._flights) CheckRace(request, buffer, other, queue);
             foreach (Flight other in _flights)
             {
                 if (other.Request.Verb is BlockVerb.Flush or BlockVerb.WriteBack || (request.Verb == BlockVerb.Read && other.Request.Verb == BlockVerb.Read)) continue;
-                if (disks[other.Request.Device] == disks[request.Device] && Overlap(other.Request.Offset, other.Request.Buffer.Length, request.Offset, buffer.Length)
-                    && !(request.Verb == BlockVerb.Write ? ChangesNothingFor(request, buffer, other.Request) : ChangesNothingFor(other.Request, other.Watched, request)))
-                    throw new ContractViolationException($"{request.Verb} at {request.Offset} races with {other.Request.Verb} at {other.Request.Offset} on device {request.Device}");
+                CheckRace(request, buffer, other, this);
                 if (Overlap(other.Request.Buffer.Offset, other.Request.Buffer.Length, request.Buffer.Offset, request.Buffer.Length)
                     && !(request.Verb == BlockVerb.Write && other.Request.Verb == BlockVerb.Write))
                     throw new ContractViolationException($"a buffer is used by two requests: {request} and {other.Request}");
@@ -123,6 +135,18 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
             step();
         }
     }
+
+    /// <summary>Two requests in flight on one place, of which one writes something else than lies there, and it does not matter whose they are.</summary>
+    private void CheckRace(in BlockRequest request, ReadOnlySpan<byte> buffer, Flight flight, SimQueue whose)
+    {
+        BlockRequest other = flight.Request;
+        if (other.Verb is BlockVerb.Flush or BlockVerb.WriteBack || (request.Verb == BlockVerb.Read && other.Verb == BlockVerb.Read)) return;
+        if (whose.Disk(other.Device) != Disk(request.Device) || !Overlap(other.Offset, other.Buffer.Length, request.Offset, buffer.Length)) return;
+        if (!(request.Verb == BlockVerb.Write ? ChangesNothingFor(request, buffer, other) : ChangesNothingFor(other, flight.Watched, request)))
+            throw new ContractViolationException($"{request.Verb} at {request.Offset} races with {other.Verb} at {other.Offset} on device {request.Device}{(whose == this ? "" : " by another thread")}");
+    }
+
+    private SimDisk Disk(int device) => disks[device];
 
     private void Land(in BlockRequest request, ReadOnlySpan<byte> data)
     {

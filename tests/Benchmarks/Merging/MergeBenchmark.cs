@@ -44,6 +44,7 @@ internal static class MergeBenchmark
     {
         if (options.Sweep != null) return Sweep.Run(output, options, folder);
         if (options.WantsSection("merge")) Merges(output, options, folder, variants);
+        if (options.WantsSection("serve")) Serving.Run(output, options, folder);
         if (options.WantsSection("counts")) CountTable.Run(output, options, folder, variants);
         if (options.WantsSection("flush")) Flushes(output, options, folder, variants);
         if (options.WantsSection("scaling") && options.Wants("scaling")) Scaling.Run(output, options);

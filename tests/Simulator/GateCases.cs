@@ -1,0 +1,141 @@
+using System;
+using System.Collections.Generic;
+using Snapuserd.Merge;
+
+namespace Snapuserd.Tests.Simulator;
+
+/// <summary>
+/// The gate between merge and readers, with the merge reduced to what it does there: publish, look until all have left, destroy the old home, and again.
+/// A reader is held up at every place where another thread may come between, and there the merge makes any number of steps; while the merge publishes, other
+/// readers come. Whatever a reader was sent to must be there as long as he stays.
+/// </summary>
+public static class GateCases
+{
+    // Publish, look and destroy, twice and a half: each counter of the gate has its turn again.
+    private const int MostSteps = 8;
+
+    /// <summary>Places at which a reader's way in can be held up; beyond that the merge stands still.</summary>
+    private const int MostPauses = 4;
+
+    /// <summary>Goes through all of them; returns how many there were.</summary>
+    public static int Check()
+    {
+        int schedules = 0;
+        int[] steps = new int[MostPauses];
+        for (int before = 0; before < 6; before++)
+        {
+            for (int number = 0; number < Math.Pow(MostSteps, MostPauses); number++)
+            {
+                int rest = number;
+                for (int i = 0; i < MostPauses; i++, rest /= MostSteps) steps[i] = rest % MostSteps;
+                new Schedule(before, steps).Run();
+                schedules++;
+            }
+        }
+        return schedules;
+    }
+
+    private sealed class Schedule
+    {
+        private readonly ReaderGate _gate;
+        private readonly int _before;
+        private readonly int[] _steps;
+        private readonly List<(int Pass, OpHomes Homes)> _guests = [];
+        private int _pause;
+        private int _state;
+        private int _published;
+        private int _destroyed;
+        private bool _publishing;
+
+        public Schedule(int before, int[] steps)
+        {
+            (_before, _steps) = (before, steps);
+            _gate = new ReaderGate { Interleave = ComeBetween };
+            _gate.Publish(new OpHomes(0, 0));
+        }
+
+        public void Run()
+        {
+            _pause = MostPauses;
+            Merge(_before);
+            _pause = 0;
+            int pass = _gate.Enter();
+            OpHomes homes = _gate.Homes;
+            ComeBetween();
+            See(homes);
+            ComeBetween();
+            See(homes);
+            _gate.Leave(pass);
+            foreach ((int guest, OpHomes seen) in _guests)
+            {
+                See(seen);
+                _gate.Leave(guest);
+            }
+            // Nobody is inside: nothing holds the merge up any more.
+            int published = _published;
+            _pause = MostPauses;
+            _guests.Clear();
+            Merge(6, guests: false);
+            if (_published < published + 2) throw new LostDataException($"the merge waits for readers who have left: {this}");
+        }
+
+        private void ComeBetween()
+        {
+            if (_publishing)
+            {
+                // In the middle of the merge's step: another reader comes, and stays.
+                if (_guests.Count == 2) return;
+                bool was = _publishing;
+                _publishing = false;
+                int pause = _pause;
+                _pause = MostPauses;
+                int pass = _gate.Enter();
+                _guests.Add((pass, _gate.Homes));
+                See(_guests[^1].Homes);
+                (_publishing, _pause) = (was, pause);
+                return;
+            }
+            if (_pause < MostPauses) Merge(_steps[_pause++]);
+        }
+
+        private void Merge(int steps, bool guests = true)
+        {
+            for (; steps > 0; steps--)
+            {
+                foreach ((_, OpHomes seen) in _guests) See(seen);
+                switch (_state)
+                {
+                    case 0:
+                        _publishing = guests;
+                        _published++;
+                        _gate.Publish(new OpHomes(_published, _published));
+                        _publishing = false;
+                        _state = 1;
+                        break;
+                    case 1 when _gate.IsDone:
+                        _state = 2;
+                        break;
+                    case 2:
+                        _destroyed = _published;
+                        _state = 0;
+                        break;
+                }
+                // A guest stays for some steps, so that the merge has to wait for him.
+                if (_state == 1 && _guests.Count > 0 && steps % 3 == 0)
+                {
+                    See(_guests[0].Homes);
+                    _gate.Leave(_guests[0].Pass);
+                    _guests.RemoveAt(0);
+                }
+            }
+        }
+
+        private void See(OpHomes homes)
+        {
+            if (homes.Counted != homes.Window) throw new LostDataException($"count and window of two moments: {homes}; {this}");
+            if (homes.Counted < _destroyed) throw new LostDataException($"a reader who is inside was sent to {homes}, and all before {_destroyed} is destroyed; {this}");
+        }
+
+        public override string ToString() => $"{_before} steps before, then {string.Join(", ", _steps)} where the reader is held up";
+    }
+}

@@ -1,0 +1,327 @@
+using System;
+using System.Threading;
+using Snapuserd.Block;
+using Snapuserd.Cow;
+using Snapuserd.Interop;
+using Snapuserd.Merge;
+using Snapuserd.Serve;
+
+namespace Snapuserd.Tests.Simulator;
+
+/// <summary>
+/// Readers beside a merge, who get on by the seed whenever the merge has made a step, and when it waits for them. Two kinds:
+/// <list type="bullet">
+/// <item>Some are the product's: a <see cref="ViewReader"/> over a queue of its own on the same disks, which begins reads of random ranges, is slow with
+/// its requests, and whose results are compared with the target.</item>
+/// <item>One knows nothing of the product but the gate: it enters, and as long as it stays looks at every step whether all that was published when it
+/// entered still lies there: every block, on the devices, in what is in flight to them, and in window memory.</item>
+/// </list>
+/// </summary>
+public sealed class SimReaders : IDisposable
+{
+    // Of a longer image only some blocks are looked at in each step.
+    private const int LookAt = 24;
+    private const int BufferBytes = 32 << 10;
+
+    private readonly MergeCase _case;
+    private readonly SimDisk[] _disks;
+    private readonly MergeEngine _engine;
+    private readonly MergeSetup _setup;
+    private readonly WakeUp _wakeUp;
+    private readonly SimQueue _beside;
+    private readonly Chance _chance;
+    private readonly SnapshotView _view;
+    private readonly ProductReader _reader;
+    private bool _running;
+    private bool _broken;
+
+    // The one who looks at the gate.
+    private int _pass;
+    private bool _inside;
+    private OpHomes _homes;
+    private int _patience;
+
+    /// <summary><paramref name="disks"/> by device number. <paramref name="engine"/> has been opened.</summary>
+    public SimReaders(MergeCase merge, SimDisk[] disks, MergeEngine engine, MergeSetup setup, WakeUp wakeUp, SimQueue beside, ulong seed)
+    {
+        (_case, _disks, _engine, _setup, _wakeUp, _beside) = (merge, disks, engine, setup, wakeUp, beside);
+        _chance = new Chance(seed ^ 0x5eade55);
+        // A cache of one unit is the most that goes wrong.
+        _view = new SnapshotView(engine, setup, 1, sentence => Trouble = sentence);
+        _reader = new ProductReader(this);
+    }
+
+    /// <summary>Reads that were compared, of all cases.</summary>
+    public static long Reads => Interlocked.Read(ref _reads);
+
+    /// <summary>Blocks that were looked at where the gate says they are, of all cases.</summary>
+    public static long Looks => Interlocked.Read(ref _looks);
+
+    /// <summary>Times that a merge waited for nothing but readers, of all cases.</summary>
+    public static long Waits => Interlocked.Read(ref _waits);
+
+    /// <summary>All of that in one line.</summary>
+    public static string Counts => $"readers: {Reads} reads compared, {Looks} blocks looked at, {Waits} waits of the merge for readers alone";
+
+    /// <summary>Reads that failed where a fault was injected, of all cases.</summary>
+    public static long Failures => Interlocked.Read(ref _failures);
+
+    private static long _failures;
+    private static long _reads;
+    private static long _looks;
+    private static long _waits;
+
+    /// <summary>The last sentence about a read that failed.</summary>
+    public string Trouble { get; private set; } = "";
+
+    /// <summary>Somebody never gets on: nobody leaves until the merge is over.</summary>
+    public bool Stuck { get; init; }
+
+    /// <summary>The merge has made a step: everybody may get on, or stay.</summary>
+    public void Run()
+    {
+        // A reader's own request is a step as well.
+        if (_running || _broken) return;
+        _running = true;
+        try
+        {
+            CheckPublished();
+            if (_inside) Look();
+            if (!_inside && (Stuck || _chance.Percent(30))) Enter();
+            else if (_inside && _chance.Percent(_patience)) Leave();
+            if (_chance.Percent(_reader.Pace)) _reader.GetOn(mayBegin: true);
+            _running = false;
+        }
+        catch
+        {
+            // What the engine does on its way out must not lead here again.
+            _broken = true;
+            throw;
+        }
+    }
+
+    /// <summary>The merge waits with nothing in flight: whoever is inside gets on until somebody has woken it.</summary>
+    public void WakeUp()
+    {
+        if (_broken) throw new ContractViolationException("waiting after a reader has failed");
+        Interlocked.Increment(ref _waits);
+        _running = true;
+        while (!_wakeUp.TryTake())
+        {
+            bool reads = _reader.IsReading;
+            if (Stuck && !reads && _inside) throw new StuckException();
+            if (!reads && !_inside) throw new ContractViolationException("waiting with nothing in flight and no reader inside would last for ever");
+            if (_inside && !Stuck && (!reads || _chance.Percent(50))) Leave();
+            else _reader.GetOn(mayBegin: false);
+        }
+        _running = false;
+    }
+
+    /// <summary>The merge is over: everybody leaves, what was read is compared, and the whole image is read once more.</summary>
+    public void ReadToEnd()
+    {
+        if (_broken) return;
+        _running = true;
+        if (_inside) Leave();
+        while (_reader.IsReading) _reader.GetOn(mayBegin: false);
+        _reader.ReadAll();
+        _running = false;
+    }
+
+    /// <summary>The whole image, in pieces of all sizes.</summary>
+    public void ReadAll()
+    {
+        if (_broken) return;
+        _running = true;
+        _reader.ReadAll();
+        _running = false;
+    }
+
+    public void Dispose()
+    {
+        if (_inside) _setup.Readers.Leave(_pass);
+        _reader.Dispose();
+        _view.Dispose();
+    }
+
+    private void Enter()
+    {
+        _pass = _setup.Readers.Enter();
+        _homes = _setup.Readers.Homes;
+        _inside = true;
+        _patience = Stuck ? 0 : _chance.Below(3) switch { 0 => 50, 1 => 10, _ => 0 };
+    }
+
+    private void Leave()
+    {
+        Look();
+        _inside = false;
+        _setup.Readers.Leave(_pass);
+    }
+
+    /// <summary>What readers are told is durable: a count and a window that a cut would leave.</summary>
+    private void CheckPublished()
+    {
+        OpHomes homes = _setup.Readers.Homes;
+        int count = SimMerge.DurableCount(_disks[0]);
+        if (homes.Counted > count && homes.Counted > Left) throw new LostDataException($"readers are sent to Base for the ops before {homes.Counted}, and the durable count is {count}");
+        // A window that has just been counted is no longer claimed.
+        if (homes.Window == 0 || homes.Counted == Left || count > homes.Counted) return;
+        ScratchLayout layout = new(_engine.Cow.Header.HeaderBytes, _engine.Cow.Header.ScratchBytes);
+        if (_disks[0].Durable[0].Bytes[layout.StateOffset] != ScratchLayout.Valid) throw new LostDataException($"readers are sent to the window at {homes.Counted}, which is not durable");
+    }
+
+    // What the run before left may be in the cache only: it is right to read, and durable before anything is written.
+    private int Left => (int)_engine.Cow.Header.NumMergeOps;
+
+    private void Look()
+    {
+        int pages = _case.Target.Pages, looks = Math.Min(pages, LookAt);
+        int first = looks == pages ? 0 : _chance.Below(pages);
+        for (int i = 0; i < looks; i++) Look((first + i) % pages);
+        Interlocked.Add(ref _looks, looks);
+    }
+
+    private void Look(int block)
+    {
+        MergeOrder order = _engine.Cow.Order;
+        int position = order.PositionWriting(block);
+        CowOp op = position < 0 ? default : _engine.Cow[order.OpIndex(position)];
+        if (position < _homes.Counted)
+        {
+            // Base has it, be it that no op writes it.
+            LookFor(_setup.Base.Number, (long)block * Page.Size, _case.Target[block].Bytes, block, "Base");
+            return;
+        }
+        if (position < _homes.Counted + _homes.Window)
+        {
+            if (!_engine.WindowBlock(position - _homes.Counted).SequenceEqual(_case.Target[block].Bytes)) throw Gone(block, "window memory");
+            return;
+        }
+        if (!op.IsOrdered) return;
+        Span<byte> source = stackalloc byte[Page.Size];
+        (_case.Source ?? _case.Base).Read(op.SourceByte, source);
+        LookFor(_setup.Source.Number, op.SourceByte, source, block, "its source");
+    }
+
+    private void LookFor(int device, long offset, ReadOnlySpan<byte> due, int block, string where)
+    {
+        SimDisk disk = _disks[device];
+        due = due[..(int)Math.Min(due.Length, disk.Cache.Length - offset)];
+        Span<byte> there = stackalloc byte[Page.Size];
+        there = there[..due.Length];
+        disk.Cache.Read(offset, there);
+        if (!there.SequenceEqual(due)) throw Gone(block, where);
+        foreach (PendingPage page in disk.Pending)
+        {
+            if (!page.InFlight) continue;
+            long start = (long)page.Number * Page.Size, from = Math.Max(start, offset), to = Math.Min(start + Page.Size, offset + due.Length);
+            if (from < to && !page.Contents.Bytes[(int)(from - start)..(int)(to - start)].SequenceEqual(due[(int)(from - offset)..(int)(to - offset)])) throw Gone(block, $"{where}, by a write that is in flight,");
+        }
+    }
+
+    private LostDataException Gone(int block, string where) =>
+        new($"a reader entered when {_homes} held and is still inside: block {block} is no longer what it was in {where} with {_setup.Readers.Homes} published");
+
+    /// <summary>The product's reader, with two reads at a time.</summary>
+    private sealed class ProductReader : IDisposable
+    {
+        private readonly SimReaders _all;
+        private readonly Arena _arena;
+        private readonly SimQueue _queue;
+        private readonly ViewReader _reader;
+        private readonly Slice[] _buffers = new Slice[2];
+        private readonly (long Offset, Slice Buffer)[] _asked = new (long, Slice)[2];
+        private int _busy;
+
+        public ProductReader(SimReaders all)
+        {
+            _all = all;
+            _arena = new Arena((2 * (ViewReader.BytesPerRead(all._view) + BufferBytes)) + Page.Size);
+            _queue = new SimQueue(all._disks, _arena, 2, all._chance.Next(), () => throw new ContractViolationException("a reader writes"), all._case.ReaderFaults) { Beside = [all._beside] };
+            all._beside.Beside = [_queue];
+            _reader = new ViewReader(all._view, new Transfers(_queue, [1, 1, 1]), _arena, 2);
+            for (int i = 0; i < 2; i++) _buffers[i] = _arena.Take(BufferBytes)!.Value;
+            Pace = 50;
+        }
+
+        /// <summary>In how many of a hundred steps it gets on.</summary>
+        public int Pace { get; private set; }
+
+        public bool IsReading => _reader.Count > 0;
+
+        public void GetOn(bool mayBegin)
+        {
+            while (_reader.TryReap(out ViewCompletion completion)) Compare(completion);
+            if (mayBegin && _reader.HasRoom && (_reader.Count == 0 || _all._chance.Percent(30)))
+            {
+                Chance chance = _all._chance;
+                int most = (int)Math.Min(BufferBytes, _all._view.Length);
+                int length = 1 + chance.Below(chance.Percent(50) ? most : Math.Min(most, Page.Size));
+                long offset = chance.Below((int)_all._view.Length - length + 1);
+                if (chance.Percent(40)) offset &= -Page.Size;
+                Pace = chance.Below(3) switch { 0 => 60, 1 => 20, _ => 3 };
+                Begin(offset, length);
+                return;
+            }
+            if (!IsReading) return;
+            _reader.Wait();
+            while (_reader.TryReap(out ViewCompletion completion)) Compare(completion);
+        }
+
+        public void ReadAll()
+        {
+            long at = 0, length = _all._view.Length;
+            while (at < length || IsReading)
+            {
+                while (at < length && _reader.HasRoom)
+                {
+                    int bytes = (int)Math.Min(length - at, 1 + _all._chance.Below(BufferBytes));
+                    Begin(at, bytes);
+                    at += bytes;
+                }
+                GetOn(mayBegin: false);
+            }
+        }
+
+        public void Dispose()
+        {
+            _reader.Dispose();
+            _queue.Dispose();
+            _arena.Dispose();
+            _all._beside.Beside = [];
+        }
+
+        private void Begin(long offset, int length)
+        {
+            int slot = (_busy & 1) == 0 ? 0 : 1;
+            _busy |= 1 << slot;
+            _asked[slot] = (offset, _buffers[slot].Part(0, length));
+            _reader.Begin(offset, _asked[slot].Buffer, (uint)slot);
+        }
+
+        private void Compare(in ViewCompletion completion)
+        {
+            (long offset, Slice buffer) = _asked[(int)completion.Tag];
+            _busy &= ~(1 << (int)completion.Tag);
+            Interlocked.Increment(ref _reads);
+            if (completion.Result == -Errno.EIO && _all._case.ReaderFaults is not null)
+            {
+                Interlocked.Increment(ref _failures);
+                return;
+            }
+            if (completion.Result != buffer.Length) throw new LostDataException($"a read of {buffer.Length} bytes at {offset} ends with {completion.Result}: {_all.Trouble}");
+            ReadOnlySpan<byte> read = _arena[buffer];
+            for (int done = 0; done < read.Length;)
+            {
+                int page = (int)((offset + done) / Page.Size), from = (int)((offset + done) % Page.Size), count = Math.Min(read.Length - done, Page.Size - from);
+                if (!read.Slice(done, count).SequenceEqual(_all._case.Target[page].Bytes.Slice(from, count)))
+                    throw new LostDataException($"a read of {buffer.Length} bytes at {offset} shows a wrong block {page} with {_all._setup.Readers.Homes} published");
+                done += count;
+            }
+        }
+    }
+}
+
+/// <summary>The merge waits for a reader who stays for ever.</summary>
+public sealed class StuckException() : Exception("the merge waits for a reader who stays for ever");
