@@ -40,6 +40,9 @@ public sealed class Arena : IDisposable
     /// <summary>Bytes not handed out yet.</summary>
     public int Free => Size - _used;
 
+    /// <summary>A ring has the pages themselves, not only their addresses.</summary>
+    internal bool IsRegistered { get; set; }
+
     /// <summary>Address of byte 0 for the kernel and the codecs.</summary>
     public nint Address => _memory.Address;
 
@@ -64,6 +67,16 @@ public sealed class Arena : IDisposable
         if (length < 0 || start + length > Size) return null;
         _used = (int)(start + length);
         return new Slice((int)start, length);
+    }
+
+    /// <summary>
+    /// Gives the memory of a slice that begins and ends on pages back to the system, also where it is locked; it reads as zeros when it is used again. Where the
+    /// kernel refuses (locked, before 5.18) it stays as it is, and where it is registered with a ring, which would go on with the old pages.
+    /// </summary>
+    public void Forget(Slice slice)
+    {
+        if (IsRegistered) return;
+        if (Libc.MAdvise(AddressOf(slice), slice.Length, Libc.MADV_DONTNEED_LOCKED) < 0) _ = Libc.MAdvise(AddressOf(slice), slice.Length, Libc.MADV_DONTNEED);
     }
 
     /// <summary>Takes everything back that was handed out: the next run starts from an empty arena.</summary>

@@ -85,6 +85,7 @@ public sealed class RingQueue : IBlockQueue
         // Pinning touches every page of the arena (15 ms and 32 MiB of memory for the default size), and only direct requests gain from it.
         // Mostly RLIMIT_MEMLOCK says no; then the kernel pins the pages again for every direct request.
         bool fixedBuffer = pin && uring.RegisterBuffer(arena.Address, arena.Size) == 0;
+        arena.IsRegistered |= fixedBuffer;
         queue = new RingQueue(uring, uring.Ring, fds, arena, wakeUp, wakeUpBuffer!, depth, fixedBuffer);
         return null;
     }

@@ -122,6 +122,9 @@ internal sealed class Batch
     /// <summary>What its jobs are tagged with: its number in the pipeline.</summary>
     public uint Tag { get; init; }
 
+    /// <summary>The room counts as in use, for those who share the memory.</summary>
+    public bool IsTaken { get; set; }
+
     /// <summary>How far it is.</summary>
     public BatchPhase Phase { get; private set; }
 
@@ -138,6 +141,9 @@ internal sealed class Batch
 
     /// <summary>Bytes that its ops stand for, written or not.</summary>
     public long Bytes => _contents + _skipped;
+
+    /// <summary>Gives the room's memory back to the system until it is used again.</summary>
+    public void Forget() => _setup.Arena.Forget(_room);
 
     /// <summary>Counts the op at <see cref="To"/>, which stands for so many bytes and has nothing to write.</summary>
     public void Skip(int bytes)

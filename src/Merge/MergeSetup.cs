@@ -14,6 +14,8 @@ public sealed record MergeSetup
     public required Transfers Io { get; init; }
     /// <summary>All buffer memory there is; taken once, when the engine opens.</summary>
     public required Arena Arena { get; init; }
+    /// <summary>How much of the arena may be in use, where several merges share what there is; null: all of it.</summary>
+    public MemoryShare? Share { get; init; }
     /// <summary>Decompression and XOR, in the same arena.</summary>
     public required IWorkQueue<DecodeJob> Workers { get; init; }
     /// <summary>The clock by which checkpoints come.</summary>

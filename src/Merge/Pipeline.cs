@@ -28,6 +28,10 @@ internal sealed class Pipeline
     private readonly MergeSetup _setup;
     private readonly CowFile _cow;
     private readonly Batch[] _batches;
+    private readonly Batch[] _line;
+    private readonly Batch[] _free;
+    private readonly int _roomBytes;
+    private int _freeCount;
     private int _first;
     private int _jobs;
 
@@ -37,8 +41,17 @@ internal sealed class Pipeline
         _cow = cow;
         _batches = new Batch[memory.Length / room];
         int mostOps = Math.Clamp(Math.Min(room / CowOp.BlockSize, cow.Order.Count), 1, Batch.MostOps);
-        for (int i = 0; i < _batches.Length; i++)
-            _batches[i] = new Batch(setup, cow, memory.Part(i * room, room), mostOps) { Tag = (uint)i };
+        _line = new Batch[_batches.Length];
+        _free = new Batch[_batches.Length];
+        _roomBytes = room;
+        for (int i = _batches.Length - 1; i >= 0; i--)
+            _free[_freeCount++] = _batches[i] = new Batch(setup, cow, memory.Part(i * room, room), mostOps) { Tag = (uint)i, IsTaken = setup.Share == null };
+        if (setup.Share is not { } share) return;
+        // Beside the rooms: the head of the COW, and what it was read through. With one room a merge can go on whatever the others take.
+        int other = setup.Arena.Size - setup.Arena.Free - memory.Length;
+        _batches[0].IsTaken = share.TryTake(other + room);
+        if (!_batches[0].IsTaken)
+            throw new SnapuserdException(ExitCode.OutOfResources, $"{cow.Name}: {other + room} bytes of buffers are needed, and several merges share them; try a larger --memory");
     }
 
     /// <summary>A pipeline in the memory that is left, or as much of it as is of use; exit code 71 if it is too little.</summary>
@@ -56,13 +69,17 @@ internal sealed class Pipeline
     public int Count { get; private set; }
 
     /// <summary>The batch at a place in the line; 0 is the one whose ops come first.</summary>
-    public Batch this[int place] => _batches[(_first + place) % _batches.Length];
+    public Batch this[int place] => _line[(_first + place) % _line.Length];
 
-    /// <summary>Takes the next room for a batch that begins at <paramref name="from"/>; null when all are in use.</summary>
+    /// <summary>Takes a room for a batch that begins at <paramref name="from"/>; null when all are in use, or all that this merge may use.</summary>
     public Batch? TryOpen(int from, MergeStep step = default, int expected = 0)
     {
-        if (Count == _batches.Length) return null;
-        Batch batch = this[Count++];
+        if (_freeCount == 0) return null;
+        // The one that was used last: the processor's cache may still have it. Those that were never taken lie at the bottom.
+        Batch batch = _free[_freeCount - 1];
+        if (!batch.IsTaken && !(batch.IsTaken = _setup.Share!.TryTake(_roomBytes))) return null;
+        _freeCount--;
+        _line[(_first + Count++) % _line.Length] = batch;
         batch.Clear(from, step, expected);
         return batch;
     }
@@ -70,8 +87,29 @@ internal sealed class Pipeline
     /// <summary>The first batch is done with, and its room free.</summary>
     public void Release()
     {
-        _first = (_first + 1) % _batches.Length;
+        Batch batch = this[0];
+        _first = (_first + 1) % _line.Length;
         Count--;
+        if (_setup.Share is { HasTooMuch: true } share && HasAnother(batch))
+        {
+            batch.Forget();
+            share.Give(_roomBytes);
+            batch.IsTaken = false;
+            // To the bottom: what is taken is used before more is asked for.
+            _free.AsSpan(0, _freeCount).CopyTo(_free.AsSpan(1));
+            _free[0] = batch;
+            _freeCount++;
+            return;
+        }
+        _free[_freeCount++] = batch;
+    }
+
+    /// <summary>The last room is never given back.</summary>
+    private bool HasAnother(Batch batch)
+    {
+        foreach (Batch other in _batches)
+            if (other.IsTaken && other != batch) return true;
+        return false;
     }
 
     /// <summary>Takes what workers and devices have finished and hands them what they can take, first batch first. True if anything changed.</summary>

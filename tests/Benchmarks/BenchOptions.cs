@@ -73,5 +73,5 @@ internal sealed record BenchOptions
 
     private static bool Matches(string asked, string own) => asked.EndsWith('*') ? own.StartsWith(asked[..^1], StringComparison.Ordinal) : own == asked;
 
-    private static readonly string[] s_sections = ["kernels", "parsing", "writing", "start", "merge", "serve", "counts", "flush", "scaling", "nbd"];
+    private static readonly string[] s_sections = ["kernels", "parsing", "writing", "start", "merge", "serve", "counts", "flush", "shared", "scaling", "nbd"];
 }

@@ -11,6 +11,8 @@ internal sealed record EngineChoices
 {
     internal int Memory { get; init; } = 32 << 20;
     internal int Depth { get; init; } = 32;
+    /// <summary>Part of the memory that this merge may use, of what several share.</summary>
+    internal MemoryShare? Share { get; init; }
     /// <summary>Threads that decode.</summary>
     internal int Threads { get; init; } = Environment.ProcessorCount;
     /// <summary>The base past the page cache. The COW stays buffered: payloads begin anywhere.</summary>
@@ -55,6 +57,7 @@ internal sealed record EngineRun(
         {
             Io = new Transfers(tracing, devices.Granules),
             Arena = devices.Arena,
+            Share = choices.Share,
             Workers = workers,
             Time = new MonotonicClock(),
             Cow = new MergeDevice(0, cowPath, devices[0].Length),

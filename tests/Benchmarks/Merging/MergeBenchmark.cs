@@ -47,6 +47,7 @@ internal static class MergeBenchmark
         if (options.WantsSection("serve")) Serving.Run(output, options, folder);
         if (options.WantsSection("counts")) CountTable.Run(output, options, folder, variants);
         if (options.WantsSection("flush")) Flushes(output, options, folder, variants);
+        if (options.WantsSection("shared")) Sharing.Run(output, options, folder, [.. variants.FindAll(variant => Array.IndexOf(s_everywhere, variant.Name) >= 0 || variant.Name == "v2-gz")]);
         if (options.WantsSection("scaling") && options.Wants("scaling")) Scaling.Run(output, options);
         return 0;
     }

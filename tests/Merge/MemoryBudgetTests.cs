@@ -1,0 +1,175 @@
+using System;
+using System.Collections.Generic;
+using System.Threading;
+using Snapuserd.Block;
+using Snapuserd.Merge;
+using Snapuserd.Tests.Simulator;
+using Snapuserd.Tests.Support;
+using Xunit;
+
+namespace Snapuserd.Tests.Merge;
+
+public sealed class MemoryBudgetTests
+{
+    private const int Sure = 1 << 20;
+
+    [Fact]
+    public void Every_merge_is_sure_of_its_part_and_takes_no_more_than_the_others()
+    {
+        MemoryBudget budget = new(10 * Sure, 3, Sure);
+        using MemoryShare first = budget.Join();
+        Assert.Equal(8 * Sure, budget.MostBytes);
+        Assert.True(first.TryTake(8 * Sure));
+        Assert.False(first.TryTake(1));
+
+        using MemoryShare second = budget.Join();
+        Assert.True(first.HasTooMuch);
+        Assert.True(second.TryTake(Sure));
+        Assert.False(second.TryTake(1));
+        using MemoryShare third = budget.Join();
+        Assert.True(third.TryTake(Sure));
+        Assert.Equal(10 * Sure, budget.Taken.Now);
+
+        // A third of ten each, as soon as the first has given back.
+        first.Give(5 * Sure);
+        Assert.False(first.HasTooMuch);
+        Assert.False(second.TryTake((10 * Sure / 3) - Sure + 1));
+        Assert.True(second.TryTake((10 * Sure / 3) - Sure));
+        Assert.True(third.TryTake((10 * Sure / 3) - Sure));
+        third.Dispose();
+        // Two are left, and one may come.
+        Assert.True(second.TryTake(Sure));
+        Assert.Throws<ArgumentOutOfRangeException>(() => new MemoryBudget(Sure, 2, Sure));
+    }
+
+    [Fact]
+    public void One_more_than_there_may_be_is_refused_until_another_leaves()
+    {
+        MemoryBudget budget = new(4 * Sure, 2, Sure);
+        MemoryShare first = budget.Join();
+        using MemoryShare second = budget.Join();
+        Assert.Throws<InvalidOperationException>(() => budget.Join());
+        first.Dispose();
+        first.Dispose();
+        using MemoryShare third = budget.Join();
+    }
+
+    [Theory]
+    [InlineData(1)]
+    [InlineData(2)]
+    [InlineData(3)]
+    public void Shares_that_come_and_go_never_hold_more_than_there_is(int seed)
+    {
+        const int merges = 4;
+        Random random = new(seed);
+        MemoryBudget budget = new(9 * Sure, merges, Sure);
+        List<MemoryShare> shares = [];
+        for (int step = 0; step < 20_000; step++)
+        {
+            if (shares.Count < merges && random.Next(50) == 0) shares.Add(budget.Join());
+            if (shares.Count == 0) continue;
+            MemoryShare share = shares[random.Next(shares.Count)];
+            long bytes = random.Next(1, Sure);
+            switch (random.Next(100))
+            {
+                case 0: share.Dispose(); shares.Remove(share); break;
+                case < 50 when share.Taken > 0: share.Give(Math.Min(bytes, share.Taken)); break;
+                // What a merge is sure of it gets at once.
+                default: Assert.True(share.TryTake(bytes) || share.Taken + bytes > Sure); break;
+            }
+            Assert.InRange(budget.Taken.Now, 0, 9 * Sure);
+        }
+        Assert.True(budget.Taken.Peak > 7 * Sure, $"no more than {budget.Taken.Peak} were ever taken");
+    }
+
+    [Fact]
+    public void A_merge_begins_and_ends_beside_one_that_holds_all_it_may_and_does_not_move()
+    {
+        // The first is held up in the middle of its writing, with every room it may have; the second has to make do with what it is sure of.
+        MemoryBudget budget = new(9 * Sure, 2, 3 * Sure);
+        Held held = new();
+        Exception? failure = null;
+        long alone = 0, beside = 0;
+        Thread first = new(() =>
+        {
+            try
+            {
+                using MemoryShare share = budget.Join();
+                held.At = () => alone = share.Taken;
+                held.Behind = () => beside = Math.Max(beside, share.Taken);
+                Merge(share, held);
+            }
+            catch (Exception e)
+            {
+                failure = e;
+            }
+            finally
+            {
+                held.Stopped.Set();
+            }
+        });
+        first.Start();
+        held.Stopped.Wait();
+        Assert.Null(failure);
+        Assert.InRange(alone, (4 * Sure) + 1, 6 * Sure);
+
+        long second = 0;
+        MemoryShare late = budget.Join();
+        Merge(late, new Watcher(() => second = Math.Max(second, late.Taken)));
+        Assert.InRange(second, 1, Math.Max(3 * Sure, (9 * Sure) - alone));
+        // It stays, and has still something to do, when the first goes on: that one gives back until both are equal.
+        held.Go.Set();
+        first.Join();
+        late.Dispose();
+        Assert.Null(failure);
+        Assert.InRange(beside, 1, (9 * Sure / 2) + (1 << 20));
+        Assert.InRange(budget.Taken.Peak, 1, 9 * Sure);
+        Assert.Equal(0, budget.Taken.Now);
+    }
+
+    private static void Merge(MemoryShare share, IMergeObserver observer)
+    {
+        const int blocks = 4096;
+        byte[] old = new byte[blocks * 4096];
+        new Random(5).NextBytes(old);
+        CowBuilder cow = new() { ScratchBytes = 0 };
+        for (uint i = 0; i < blocks / 2; i++) cow.Copy(i + (blocks / 2), i);
+        MergeCase merge = new("shared", new Image(cow.Build()), new Image(old), new Image(NaiveMerger.Merge(cow, old))) { Options = new MergeOptions { VerifyFirst = false, CheckpointBytes = 1 << 20 } };
+        SimDisk[] disks = merge.Disks();
+        using Arena arena = new(6 * Sure);
+        using SimQueue queue = new(disks, arena, 32, 1, () => { });
+        using SimWorkers workers = new(new DecodeWorker(), 1);
+        using MergeEngine engine = MergeEngine.Open(SimMerge.Setup(merge, disks, arena, 1, queue, workers) with { Share = share, Observer = observer });
+        engine.Run();
+        Assert.Equal(-1, disks[1].Cache.FirstDifference(merge.Target));
+    }
+
+    private sealed class Watcher(Action look) : IMergeObserver
+    {
+        public void Progress(in MergeProgress progress) => look();
+    }
+
+    /// <summary>Stops the merge's thread in the middle, until it is told to go on.</summary>
+    private sealed class Held : IMergeObserver
+    {
+        private bool _was;
+
+        internal ManualResetEventSlim Stopped { get; } = new();
+
+        internal ManualResetEventSlim Go { get; } = new();
+
+        internal Action At { get; set; } = () => { };
+
+        internal Action Behind { get; set; } = () => { };
+
+        public void Progress(in MergeProgress progress)
+        {
+            if (_was && progress.OpsDone * 10 > progress.OpsTotal * 9) Behind();
+            if (_was || progress.OpsDone * 2 < progress.OpsTotal) return;
+            _was = true;
+            At();
+            Stopped.Set();
+            Go.Wait();
+        }
+    }
+}
