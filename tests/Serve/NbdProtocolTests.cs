@@ -322,6 +322,29 @@ public sealed class NbdProtocolTests
         Assert.Null(fixture.Server.Trouble);
     }
 
+    [Fact]
+    public void Request_that_ended_a_connection_gets_its_error_when_it_is_asked_again()
+    {
+        // That is what the kernel does, over the next connection, until there is an answer.
+        using NbdFixture fixture = new();
+        (long bad, int length) = fixture.Damage();
+        using (NbdClient first = NbdClient.Ready(fixture.Path))
+        {
+            first.SendRequest(0, 10, 0, (uint)fixture.Target.Length);
+            Assert.Equal(0u, first.TakeReply().Error);
+            first.Drain();
+        }
+        using NbdClient client = NbdClient.Ready(fixture.Path);
+        client.SendRequest(0, 11, 0, (uint)fixture.Target.Length);
+        NbdReply reply = client.TakeReply();
+        Assert.Equal((11ul, 5u), (reply.Cookie, reply.Error));
+        // The connection goes on, and long answers without the bad unit are whole.
+        Assert.True(fixture.Target.AsSpan(0, (int)bad).SequenceEqual(client.Read(0, (int)bad, structured: false)), "what can be read is not");
+        int behind = (int)bad + length;
+        Assert.True(fixture.Target.AsSpan(behind).SequenceEqual(client.Read(behind, fixture.Target.Length - behind, structured: false)), "what can be read is not");
+        Assert.Single(fixture.Reports);
+    }
+
     private static byte[] All(NbdClient client)
     {
         List<byte> all = [];

@@ -14,7 +14,8 @@ namespace Snapuserd.Serve;
 /// A client that stops reading holds up these threads and nothing else: the view was left when the bytes were in the buffer.
 /// <para>
 /// A read that is longer than a buffer is read and sent in parts. With structured replies an error in any part is told with its offset. A simple reply says in its header that
-/// all is well, before the data: an error in the first part is still told, after that the only truth left is to hang up.
+/// all is well, before the data: an error in the first part is still told, after that the only truth left is to hang up. The kernel asks the same again then, over the next
+/// connection and for as long as it takes; so once that has happened, long requests are read to their end before the first part is sent.
 /// </para>
 /// </summary>
 internal sealed class NbdConnection
@@ -224,7 +225,7 @@ internal sealed class NbdConnection
     private void ReadSimple(ReadContext context, in NbdRequest request)
     {
         int part = Part(request, 0);
-        if (Read(context, request, 0, part, out ReadOnlySpan<byte> bytes) < 0)
+        if ((_export.ReadsTwice && !CanRead(context, request, part)) || Read(context, request, 0, part, out ReadOnlySpan<byte> bytes) < 0)
         {
             SendReadError(request, Errno.EIO, 0);
             return;
@@ -238,12 +239,24 @@ internal sealed class NbdConnection
                 part = Part(request, done);
                 if (Read(context, request, done, part, out bytes) < 0)
                 {
+                    _export.ReadsTwice = true;
                     Drop($"reading failed at {request.Offset + (ulong)done} in the middle of an answer, and without structured replies there is no other way to say so");
                     return;
                 }
                 if (!Send(bytes, default)) return;
             }
         }
+    }
+
+    /// <summary>Whether everything from <paramref name="done"/> on can be read.</summary>
+    private bool CanRead(ReadContext context, in NbdRequest request, int done)
+    {
+        for (int part; done < request.Length; done += part)
+        {
+            part = Part(request, done);
+            if (Read(context, request, done, part, out _) < 0) return false;
+        }
+        return true;
     }
 
     /// <summary>Parts behind the first begin where the buffer's multiples lie in the image, so that they tear few units.</summary>

@@ -31,6 +31,7 @@ internal sealed class NbdExport
     private readonly Action<string>? _report;
     private readonly WakeUp _wakeUp;
     private string? _trouble;
+    private bool _readsTwice;
     private int _spare;
     private long _requests;
 
@@ -73,6 +74,13 @@ internal sealed class NbdExport
 
     /// <summary>Requests that came so far.</summary>
     public long Requests => Volatile.Read(ref _requests);
+
+    /// <summary>A read has failed in the middle of a simple answer: what takes several parts is read twice from here on, so that the next error is one reply.</summary>
+    public bool ReadsTwice
+    {
+        get => Volatile.Read(ref _readsTwice);
+        set => Volatile.Write(ref _readsTwice, value);
+    }
 
     /// <summary>One more.</summary>
     public void Count() => Interlocked.Increment(ref _requests);
