@@ -1,3 +1,4 @@
+using System;
 using System.Threading;
 
 namespace Snapuserd.Block;
@@ -6,9 +7,13 @@ namespace Snapuserd.Block;
 public sealed class StopFlag
 {
     private bool _requested;
+    private Func<bool>? _reason;
 
-    /// <summary>True once somebody asked.</summary>
-    public bool Requested => Volatile.Read(ref _requested);
+    /// <summary>True once somebody asked, or a reason has come up.</summary>
+    public bool Requested => Volatile.Read(ref _requested) || (_reason?.Invoke() ?? false);
+
+    /// <summary>Another reason to stop, looked at whenever the request is; it stays once it is there. Set by the thread that reads the flag.</summary>
+    public void StopAlsoWhen(Func<bool> reason) => _reason = reason;
 
     /// <summary>Asks; for good.</summary>
     public void Request() => Volatile.Write(ref _requested, true);

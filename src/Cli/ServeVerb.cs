@@ -1,5 +1,6 @@
 using System;
 using Snapuserd.Block;
+using Snapuserd.Interop;
 using Snapuserd.Merge;
 using Snapuserd.Serve;
 
@@ -8,6 +9,9 @@ namespace Snapuserd.Cli;
 /// <summary>`serve`.</summary>
 internal static class ServeVerb
 {
+    /// <summary>Between two looks for a stop where none is announced: short for whoever sends a SIGTERM, and no load.</summary>
+    private const int LookMilliseconds = 100;
+
     internal static ExitCode Run(Invocation invocation)
     {
         // A client of the socket is a program among others; what the kernel serves may be all there is.
@@ -35,15 +39,31 @@ internal static class ServeVerb
         using IBlockServer server = BlockServers.Start(invocation, view, devices.Devices, memory / 8 * 3, stop.WakeUp, out string device);
 
         ready.Tell(device, view.Length);
+        // Those who read a ublk device wait for the next server by then, and that one for the end of this process.
+        stop.Flag.StopAlsoWhen(() => server.Trouble != null);
         ExitCode code = merges ? Merge(invocation, engine, devices, observer) : ExitCode.Done;
         // Whatever became of the merge, the device stays as long as somebody wants it.
-        while (!stop.Flag.Requested && server.Trouble == null) setup.Io.Wait();
+        while (!stop.Flag.Requested) Rest(setup.Io);
         ready.TellStopping();
         string? trouble = server.Trouble;
         server.Stop();
         if (trouble != null) throw new SnapuserdException(ExitCode.InputOutput, trouble);
         if (invocation.Arguments.Has("--json")) invocation.Output.Result(JsonLine.Event("closed").Add("device", device).Add("failed_reads", failures.Count).ToString());
         return code;
+    }
+
+    /// <summary>Waits until there may be something to look at. A merge may have ended because its queue broke, which nothing wakes any more; the servers have queues of their own.</summary>
+    private static void Rest(Transfers io)
+    {
+        try
+        {
+            if (io.Broken) _ = Libc.Poll(default, LookMilliseconds);
+            else io.Wait();
+        }
+        catch (SnapuserdException) when (io.Broken)
+        {
+            // It broke just now.
+        }
     }
 
     private static ExitCode Merge(Invocation invocation, MergeEngine engine, DeviceSet devices, ProgressObserver observer)

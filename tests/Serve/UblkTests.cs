@@ -159,6 +159,19 @@ public sealed class UblkTests
         Assert.False(test.Driver.Exists);
     }
 
+    [Fact]
+    public void Merge_stops_when_the_device_has_failed_because_its_readers_wait_for_the_next_server()
+    {
+        using Case test = new(new UblkOptions { Queues = 1, Depth = 4 });
+        test.Server.Start();
+        test.Fixture.Stop.StopAlsoWhen(() => test.Server.Trouble != null);
+        test.Driver.RefuseNextCommit = -Errno.EINVAL;
+        _ = test.Driver.Post(UBLK_IO_OP_READ, 0, 8);
+        Assert.True(test.WaitForTrouble());
+        Assert.Equal(ExitCode.Interrupted, Assert.Throws<SnapuserdException>(test.Fixture.Engine.Run).Code);
+        Assert.False(test.Fixture.Engine.Result.AlreadyMerged);
+    }
+
     [Theory]
     [InlineData(16 << 20, 4)]
     [InlineData(12 << 20, 1)]
