@@ -12,7 +12,7 @@ namespace Snapuserd.Cli;
 internal sealed class Readiness
 {
     private readonly Invocation _invocation;
-    private readonly int _fd;
+    private int _fd;
 
     /// <summary>Exit code 64 when `--ready-fd` names no open descriptor.</summary>
     internal Readiness(Invocation invocation)
@@ -30,9 +30,16 @@ internal sealed class Readiness
         {
             // Whoever waits may be gone; the device is wanted all the same.
             _ = Libc.Write(_fd, Encoding.UTF8.GetBytes(device + "\n"));
-            if (_fd > 2) _ = Libc.Close(_fd);
+            Close();
         }
         Notify($"READY=1\nSTATUS=serving {device}");
+    }
+
+    /// <summary>Lets go of the descriptor, unless it is one of the three that everybody has.</summary>
+    internal void Close()
+    {
+        if (_fd > 2) _ = Libc.Close(_fd);
+        _fd = -1;
     }
 
     internal void TellStopping() => Notify("STOPPING=1");

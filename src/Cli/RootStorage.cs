@@ -28,6 +28,12 @@ internal static class RootStorage
     {
         int locked = Libc.MLockAll(Libc.MCL_CURRENT | Libc.MCL_FUTURE | Libc.MCL_ONFAULT);
         if (locked < 0) output.Diagnose($"snapuserd: its memory is not locked ({Reason.Of(locked)}): under memory pressure it may have to be read from the device that it serves");
+        BeKilledLast(output);
+    }
+
+    /// <summary>The half of it that concerns the others.</summary>
+    internal static void BeKilledLast(Output output)
+    {
         int fd = Libc.OpenAt(Libc.AT_FDCWD, "/proc/self/oom_score_adj", Libc.O_WRONLY | Libc.O_CLOEXEC);
         nint written = fd < 0 ? fd : Libc.Write(fd, "-1000"u8);
         if (fd >= 0) _ = Libc.Close(fd);

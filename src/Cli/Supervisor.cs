@@ -37,6 +37,7 @@ internal sealed class Supervisor : IDisposable
     internal static ExitCode Run(Invocation invocation, int device)
     {
         string[] folders = FoldersOf(invocation.Arguments);
+        Readiness ready = new(invocation);
         using Supervisor supervisor = new();
         int program = OwnProgram();
         try
@@ -45,7 +46,8 @@ internal sealed class Supervisor : IDisposable
             // All of it, at once: what would have to be read in to start the server again may be on its device.
             int locked = Libc.MLockAll(Libc.MCL_CURRENT | Libc.MCL_FUTURE);
             if (locked < 0) invocation.Output.Diagnose($"snapuserd: the supervisor's memory is not locked: {Reason.Of(locked)}");
-            return supervisor.Supervise(invocation.Output, program, device);
+            RootStorage.BeKilledLast(invocation.Output);
+            return supervisor.Supervise(invocation.Output, ready, program, device);
         }
         finally
         {
@@ -59,7 +61,7 @@ internal sealed class Supervisor : IDisposable
         foreach (PosixSignalRegistration registration in _registrations) registration.Dispose();
     }
 
-    private ExitCode Supervise(Output output, int program, int device)
+    private ExitCode Supervise(Output output, Readiness ready, int program, int device)
     {
         string[] words = Environment.GetCommandLineArgs();
         string[] environment = EnvironmentOf();
@@ -75,6 +77,8 @@ internal sealed class Supervisor : IDisposable
                 if (_child < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"the server cannot be started: {Reason.Of(_child)}");
             }
             arguments = Without(words, again: true);
+            // It is the server's from here on: whoever reads it to its end waits for one process only.
+            ready.Close();
             (int code, int signal) = Wait();
             if (code == Libc.NotExecuted) throw new SnapuserdException(ExitCode.Unavailable, "--supervise: the system does not start this program from its descriptor (execveat)");
             failures = clock.Milliseconds - began < ShortMilliseconds ? failures + 1 : 0;

@@ -14,6 +14,9 @@ public sealed class UblkTests
     /// <summary>One queue with two reads at a time.</summary>
     private const int SmallMemory = 1 << 20;
 
+    /// <summary>Beyond the kernel's largest process number, which is 4194304.</summary>
+    private const int NoProcess = int.MaxValue;
+
     [Fact]
     public void Started_when_every_tag_is_fetched_and_deleted_when_every_tag_is_back()
     {
@@ -134,6 +137,24 @@ public sealed class UblkTests
         test.Driver.Leave(UBLK_S_DEV_QUIESCED, 1, 5, (ulong)test.Fixture.View.Length / 512);
         Assert.Equal(ExitCode.InUse, Assert.Throws<SnapuserdException>(test.Server.Start).Code);
         Assert.Empty(test.Driver.Log);
+    }
+
+    [Theory]
+    [InlineData(UBLK_S_DEV_QUIESCED, NoProcess, true)]
+    // The driver comes round to its server's death only a while later.
+    [InlineData(UBLK_S_DEV_LIVE, NoProcess, true)]
+    [InlineData(UBLK_S_DEV_LIVE, 1, false)]
+    [InlineData(UBLK_S_DEV_DEAD, NoProcess, false)]
+    public void Device_waits_for_a_server_from_the_death_of_its_own_on(ushort state, int process, bool waits)
+    {
+        using Case first = new(new UblkOptions { Id = 0 });
+        first.Server.Start();
+        ulong flags = first.Driver.Info.ServerFlags;
+        first.Server.Stop();
+        first.Driver.Leave(state, process, flags, (ulong)first.Fixture.View.Length / 512);
+        Assert.Equal(waits, UblkServer.IsWaiting(0, () => first.Driver));
+        first.Driver.Leave(state, process, 5, (ulong)first.Fixture.View.Length / 512);
+        Assert.False(UblkServer.IsWaiting(0, () => first.Driver));
     }
 
     [Fact]

@@ -161,14 +161,16 @@ public sealed class UblkServer : IBlockServer
         }
     }
 
-    /// <summary>Device <paramref name="id"/> is one of ours and waits for a server, as its readers do. Never throws.</summary>
-    public static bool IsWaiting(int id)
+    /// <summary>Device <paramref name="id"/> is one of ours and waits for a server, as its readers do, or will as soon as the driver has seen that its own is dead. Never throws.</summary>
+    public static bool IsWaiting(int id) => IsWaiting(id, () => new UblkDriver());
+
+    internal static bool IsWaiting(int id, Func<IUblkDriver> makeDriver)
     {
         try
         {
-            using IUblkDriver driver = new UblkDriver();
+            using IUblkDriver driver = makeDriver();
             UblksrvCtrlDevInfo info = default;
-            return Info(driver, id, ref info) == 0 && info.ServerFlags >> 32 == Mark && info.State == UBLK_S_DEV_QUIESCED;
+            return Info(driver, id, ref info) == 0 && info.ServerFlags >> 32 == Mark && info.State != UBLK_S_DEV_DEAD && IsDead(info);
         }
         catch (SnapuserdException)
         {

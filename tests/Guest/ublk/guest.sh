@@ -61,8 +61,14 @@ stop
 [ "$ended" -eq 0 ] || { say "FAILED: the server ended with $ended"; failed=1; }
 
 # Supervised: a signal to the parent is one to the server, and how that ends is how the parent ends.
-serve --supervise
+mkfifo /tmp/told
+cat /tmp/told >/tmp/told.path &
+told=$!
+serve --supervise --ready-fd 7 7>/tmp/told
 check "the image, supervised" image
+# Told, and told to the end: the parent does not hold on to the descriptor either.
+[ "$(cat /tmp/told.path)" = "$device" ] || { say "FAILED: --ready-fd got '$(cat /tmp/told.path)'"; failed=1; }
+if kill -0 "$told" 2>/dev/null; then say "FAILED: --ready-fd is still open"; failed=1; fi
 stop
 [ "$ended" -eq 0 ] || { say "FAILED: the supervisor ended with $ended"; failed=1; }
 check "nothing holds the driver" rmmod ublk_drv
