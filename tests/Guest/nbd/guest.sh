@@ -107,7 +107,9 @@ for name in "--name nbd0" ""; do
     done
     kill -KILL "$server"
     wait "$server"
-    say "killed at $(merged) ops merged"
+    count=$(merged)
+    say "killed at $count ops merged"
+    [ "${count%% *}" -gt 0 ] && [ "${count%% *}" -lt "${count##* }" ] || { say "FAILED: that is not in the middle"; failed=1; }
     # shellcheck disable=SC2086 # two words or none
     serve --merge $name
 done

@@ -60,3 +60,17 @@ image() {
 merged() {
     snapuserd inspect --cow /dev/vda | sed -n 's/^Merge ops: *//p'
 }
+
+# await: waits until something is merged.
+await() {
+    tries=0
+    while [ "$tries" -lt 200 ] && [ "$(merged | cut -d ' ' -f 1)" = 0 ]; do
+        tries=$((tries + 1))
+        usleep 50000
+    done
+}
+
+# midway COUNT: a COUNT of merged is one in the middle.
+midway() {
+    [ "${1%% *}" -gt 0 ] && [ "${1%% *}" -lt "${1##* }" ]
+}

@@ -46,7 +46,7 @@ same base.0 qcow2 new.img || fail "the base is not the target"
 fresh cow raw cow.1
 fresh old.img raw base.1
 code=0
-boot -a cut -l console.cut -c 1000 "file=cow.1,format=qcow2,$slow" "file=base.1,format=qcow2,$slow" || code=$?
+boot -a cut -l console.cut -c 100 "file=cow.1,format=qcow2,$slow" "file=base.1,format=qcow2,$slow" || code=$?
 [ "$code" -eq 137 ] || fail "status $code instead of a power cut"
 fresh cow.1 qcow2 cow.2
 fresh base.1 qcow2 base.2
@@ -54,6 +54,9 @@ code=0
 boot -a cut -l console.again "file=cow.2,format=qcow2" "file=base.2,format=qcow2" || code=$?
 grep -hE '^ublk: ' console.cut console.again || true
 [ "$code" -eq 0 ] || fail "the guest ended with $code behind the power cut"
+# Had the cut come before the first checkpoint or behind the last, it would have cut no merge.
+before=$(sed -n 's/^ublk: before: \([0-9]*\) of \([0-9]*\) ops.*/\1 \2/p' console.again)
+[ "${before%% *}" -gt 0 ] && [ "${before%% *}" -lt "${before##* }" ] || fail "the cut was not in the middle: $before"
 same base.2 qcow2 new.img || fail "behind the power cut the base is not the target"
 
 # A third one has its root file system there, and the server is killed under its feet.
