@@ -217,7 +217,7 @@ public sealed class BlockDevice : IDisposable
             if (result == 0) return;
             if (result == -Errno.EINTR) continue;
             if (result != -Errno.EAGAIN) Check(Path, result, false);
-            if (--tries == 0) throw new SnapuserdException(ExitCode.InUse, $"{Path} is locked by another program: a merge that still runs, or a reader");
+            if (--tries == 0) throw new SnapuserdException(ExitCode.InUse, $"{Path} is locked by another program: a merge or a server that still runs, or a reader");
             _ = Libc.Poll(default, TryMilliseconds);
         }
     }

@@ -8,6 +8,18 @@ namespace Snapuserd.Cli;
 /// <summary>Chooses what `--device` asks for and starts it.</summary>
 internal static class BlockServers
 {
+    /// <summary>Exit code 64 if `--device`, `--name` and `--socket` do not go together; before anything is opened, locked or protected.</summary>
+    internal static void Check(Invocation invocation)
+    {
+        string kind = invocation.Arguments.Choice("--device");
+        bool named = invocation.Arguments.Has("--name"), socket = invocation.Arguments.Has("--socket");
+        if (socket && kind != "nbd") throw new SnapuserdException(ExitCode.Usage, $"--socket takes --device nbd beside it, not --device {kind}");
+        if (named && kind == "auto") throw new SnapuserdException(ExitCode.Usage, "--name takes a --device other than auto beside it, because each kind has names of its own");
+        if (!named && kind == "dm-user") throw new SnapuserdException(ExitCode.Usage, "--device dm-user takes --name NAME, the last word of the device-mapper table's line");
+        if (kind == "ublk") _ = Number(invocation, "ublkb");
+        if (kind == "nbd" && !socket) _ = Number(invocation, "nbd");
+    }
+
     /// <summary>
     /// Starts to serve <paramref name="view"/> with at most <paramref name="memory"/> bytes of buffers. <paramref name="device"/> is what readers open. `auto` takes ublk, and
     /// NBD where the kernel has no ublk (69).
@@ -15,7 +27,6 @@ internal static class BlockServers
     internal static IBlockServer Start(Invocation invocation, SnapshotView view, BlockDevice[] devices, int memory, WakeUp wakeUp, out string device)
     {
         string kind = invocation.Arguments.Choice("--device");
-        if (kind == "auto" && invocation.Arguments.Has("--name")) throw new SnapuserdException(ExitCode.Usage, "--name goes with a --device of a kind, because the names differ");
         if (kind != "auto") return Start(kind, invocation, view, devices, memory, wakeUp, out device);
         try
         {
@@ -23,7 +34,7 @@ internal static class BlockServers
         }
         catch (SnapuserdException e) when (e.Code == ExitCode.Unavailable)
         {
-            invocation.Output.Diagnose($"snapuserd: going on with NBD: {e.Message}");
+            invocation.Output.Diagnose($"snapuserd: going on with NBD, because ublk is not there: {e.Message}");
             return Start("nbd", invocation, view, devices, memory, wakeUp, out device);
         }
     }
@@ -47,7 +58,6 @@ internal static class BlockServers
     {
         Action<string> report = sentence => invocation.Output.Diagnose($"snapuserd: {sentence}");
         string? name = invocation.Arguments.Text("--name"), socket = invocation.Arguments.Text("--socket");
-        if (socket != null && kind != "nbd") throw new SnapuserdException(ExitCode.Usage, $"--socket goes with --device nbd, not with --device {kind}");
         if (kind == "ublk")
         {
             return new UblkServer(view, devices, new UblkOptions { Id = Number(invocation, "ublkb"), MemoryBytes = memory, Report = report }, wakeUp);
@@ -65,9 +75,8 @@ internal static class BlockServers
             };
             return socket == null ? new NbdDevice(view, devices, options, wakeUp) : new NbdServer(view, devices, options, wakeUp);
         }
-        if (name == null) throw new SnapuserdException(ExitCode.Usage, "--device dm-user takes --name NAME, the last word of the device-mapper table's line");
         const string folder = "/dev/dm-user/";
-        name = name.StartsWith(folder, StringComparison.Ordinal) ? name[folder.Length..] : name;
+        name = name!.StartsWith(folder, StringComparison.Ordinal) ? name[folder.Length..] : name;
         return new DmUserServer(view, devices, new DmUserOptions { Name = name, MemoryBytes = memory, Report = report }, wakeUp);
     }
 

@@ -26,6 +26,9 @@ internal sealed class Readiness
     {
         if (_invocation.Arguments.Has("--json")) _invocation.Output.Result(JsonLine.Event("ready").Add("device", device).Add("bytes", bytes).ToString());
         else _invocation.Output.Result(device);
+        // Now, not when the server ends: whoever was to read it waits for it.
+        int failure = _invocation.Output.Failure;
+        if (failure is not 0 and not -Errno.EPIPE) _invocation.Output.Diagnose($"snapuserd: {device} is served, but that could not be printed: {Reason.Of(failure)}");
         if (_fd >= 0)
         {
             // Whoever waits may be gone; the device is wanted all the same.

@@ -14,6 +14,7 @@ internal static class ServeVerb
 
     internal static ExitCode Run(Invocation invocation)
     {
+        BlockServers.Check(invocation);
         // A client of the socket is a program among others; what the kernel serves may be all there is.
         bool mayBeRoot = invocation.Arguments.Text("--socket") == null;
         if (mayBeRoot) RootStorage.TakeName();

@@ -94,6 +94,15 @@ public sealed class ServeTests : IDisposable
     }
 
     [Fact]
+    public void A_device_whose_path_cannot_be_printed_is_served_all_the_same()
+    {
+        using Process server = Binary.StartProgram("/bin/sh", ["-c", "exec \"$0\" \"$@\" >/dev/full", Binary.Path, .. Arguments([])]);
+        Assert.Equal($"snapuserd: {_socket} is served, but that could not be printed: no space is left (ENOSPC)", server.StandardError.ReadLine());
+        Assert.Equal(Golden.New, Copy());
+        Assert.Equal(0, End(server));
+    }
+
+    [Fact]
     public void Service_manager_is_told_when_it_is_ready_and_when_it_stops()
     {
         using Socket manager = new(AddressFamily.Unix, SocketType.Dgram, ProtocolType.Unspecified) { ReceiveTimeout = 60_000 };
@@ -130,7 +139,10 @@ public sealed class ServeTests : IDisposable
 
     [Theory]
     [InlineData(64, "--socket", "serve", "--device", "ublk", "--socket", "s")]
+    [InlineData(64, "not --device auto", "serve", "--socket", "s")]
     [InlineData(64, "--name", "serve", "--device", "auto", "--name", "x")]
+    [InlineData(64, "nbd0", "serve", "--device", "nbd", "--name", "x")]
+    [InlineData(64, "--name", "serve", "--device", "dm-user")]
     [InlineData(64, "--supervise", "serve", "--device", "nbd", "--supervise")]
     [InlineData(64, "ublkb", "serve", "--device", "ublk", "--name", "x")]
     [InlineData(64, "999", "serve", "--device", "nbd", "--ready-fd", "999")]
@@ -140,6 +152,8 @@ public sealed class ServeTests : IDisposable
         BinaryResult result = Binary.Run([.. arguments, "--cow", _cow, "--base", _base]);
         Assert.True(result.ExitCode == code, result.ToString());
         Assert.Contains(word, result.Error);
+        // One sentence: a command line that makes no sense is refused before anything is tried, which would talk about itself.
+        Assert.Single(result.Error.TrimEnd().Split('\n'));
         Assert.Empty(result.Output);
         Assert.Equal(Golden.Cow(Vector), File.ReadAllBytes(_cow));
     }
