@@ -12,6 +12,7 @@ internal static class BlockServers
     internal static void Check(Invocation invocation)
     {
         string kind = invocation.Arguments.Choice("--device");
+        if (invocation.Arguments.Has("--supervise")) _ = SupervisedDevice(invocation);
         bool named = invocation.Arguments.Has("--name"), socket = invocation.Arguments.Has("--socket");
         if (socket && kind != "nbd") throw new SnapuserdException(ExitCode.Usage, $"--socket takes --device nbd beside it, not --device {kind}");
         if (named && kind == "auto") throw new SnapuserdException(ExitCode.Usage, "--name takes a --device other than auto beside it, because each kind has names of its own");
@@ -27,13 +28,14 @@ internal static class BlockServers
     internal static IBlockServer Start(Invocation invocation, SnapshotView view, BlockDevice[] devices, int memory, WakeUp wakeUp, out string device)
     {
         string kind = invocation.Arguments.Choice("--device");
-        if (kind != "auto") return Start(kind, invocation, view, devices, memory, wakeUp, out device);
+        if (kind is not ("auto" or "ublk")) return Start(kind, invocation, view, devices, memory, wakeUp, out device);
         try
         {
             return Start("ublk", invocation, view, devices, memory, wakeUp, out device);
         }
         catch (SnapuserdException e) when (e.Code == ExitCode.Unavailable)
         {
+            if (kind == "ublk") throw new SnapuserdException(e.Code, $"{e.Message}; try --device nbd");
             invocation.Output.Diagnose($"snapuserd: going on with NBD, because ublk is not there: {e.Message}");
             return Start("nbd", invocation, view, devices, memory, wakeUp, out device);
         }

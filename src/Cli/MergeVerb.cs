@@ -42,8 +42,7 @@ internal static class MergeVerb
     /// <summary>Merges and tells what came of it.</summary>
     internal static ExitCode Run(Invocation invocation, MergeEngine engine, DeviceSet devices, ProgressObserver observer)
     {
-        if (engine.MayHideDamage)
-            invocation.Output.Diagnose($"snapuserd: {devices.Setup.Cow.Name} has no scratch: if Android's own engine was killed while merging it, the base may be damaged already, and nothing in the COW can show it");
+        WarnOfHiddenDamage(invocation, engine);
         try
         {
             MergeResult result = engine.Run();
@@ -62,6 +61,13 @@ internal static class MergeVerb
             invocation.Output.Diagnose($"snapuserd: {e.Message}");
             return e.Code;
         }
+    }
+
+    /// <summary>Says so where Android's engine may have left a base that looks good and is not.</summary>
+    internal static void WarnOfHiddenDamage(Invocation invocation, MergeEngine engine)
+    {
+        if (engine.MayHideDamage)
+            invocation.Output.Diagnose($"snapuserd: {engine.Cow.Name} has no scratch: if Android's own engine was killed while merging it, the base may be damaged already, and nothing in the COW can show it");
     }
 
     /// <summary>

@@ -39,6 +39,7 @@ internal static class ServeVerb
         using var view = new SnapshotView(engine, setup, memory / 8, failures.Tell);
         using IBlockServer server = BlockServers.Start(invocation, view, devices.Devices, memory / 8 * 3, stop.WakeUp, out string device);
 
+        if (!merges) MergeVerb.WarnOfHiddenDamage(invocation, engine);
         ready.Tell(device, view.Length);
         // Those who read a ublk device wait for the next server by then, and that one for the end of this process.
         stop.Flag.StopAlsoWhen(() => server.Trouble != null);

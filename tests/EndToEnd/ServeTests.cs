@@ -19,6 +19,7 @@ public sealed class ServeTests : IDisposable
     private readonly string _cow;
     private readonly string _base;
     private readonly string _socket;
+    private readonly List<Process> _servers = [];
 
     public ServeTests()
     {
@@ -27,12 +28,21 @@ public sealed class ServeTests : IDisposable
         File.WriteAllBytes(_base, Golden.Old);
     }
 
-    public void Dispose() => _folder.Dispose();
+    public void Dispose()
+    {
+        // A test that failed leaves its server behind.
+        foreach (Process server in _servers)
+        {
+            if (!server.HasExited) server.Kill(entireProcessTree: true);
+            server.Dispose();
+        }
+        _folder.Dispose();
+    }
 
     [Fact]
     public void The_first_line_is_the_path_and_the_device_is_usable_by_then()
     {
-        using Process server = Start();
+        Process server = Start();
         Assert.Equal(_socket, server.StandardOutput.ReadLine());
         Assert.Equal(Golden.New, Copy());
         Assert.Equal(0, End(server));
@@ -44,7 +54,7 @@ public sealed class ServeTests : IDisposable
     [Fact]
     public void Merged_meanwhile_and_read_before_and_after()
     {
-        using Process server = Start("--merge", "--json");
+        Process server = Start("--merge", "--json");
         JsonElement ready = Line(server);
         Assert.Equal(("ready", _socket, Golden.New.LongLength), (Event(ready), ready.GetProperty("device").GetString()!, ready.GetProperty("bytes").GetInt64()));
         Assert.Equal(Golden.New, Copy());
@@ -67,7 +77,7 @@ public sealed class ServeTests : IDisposable
         // The middle of the payloads, which follow 2 MiB of scratch.
         cow[(2 << 20) + ((cow.Length - (2 << 20)) / 2)] ^= 0x55;
         File.WriteAllBytes(_cow, cow);
-        using Process server = Start("--merge", "--no-verify-first", "--json");
+        Process server = Start("--merge", "--no-verify-first", "--json");
         Assert.Equal("ready", Event(Line(server)));
         JsonElement error = Line(server);
         Assert.Equal(("error", 65), (Event(error), error.GetProperty("exit_code").GetInt32()));
@@ -85,7 +95,7 @@ public sealed class ServeTests : IDisposable
     public void Ready_fd_gets_the_path_and_is_closed()
     {
         string ready = _folder["ready"];
-        using Process server = Binary.StartProgram("/bin/sh", ["-c", "mkfifo \"$1\"; exec 9<>\"$1\"; shift; exec \"$0\" \"$@\" --ready-fd 9 2>/dev/null >/dev/null", Binary.Path, ready, .. Arguments([])]);
+        Process server = Kept(Binary.StartProgram("/bin/sh", ["-c", "mkfifo \"$1\"; exec 9<>\"$1\"; shift; exec \"$0\" \"$@\" --ready-fd 9 2>/dev/null >/dev/null", Binary.Path, ready, .. Arguments([])]));
         // The shell's write end goes with the server's descriptor 9: what is read to its end was closed.
         while (!File.Exists(ready)) System.Threading.Thread.Yield();
         Assert.Equal(_socket + "\n", File.ReadAllText(ready));
@@ -96,7 +106,7 @@ public sealed class ServeTests : IDisposable
     [Fact]
     public void A_device_whose_path_cannot_be_printed_is_served_all_the_same()
     {
-        using Process server = Binary.StartProgram("/bin/sh", ["-c", "exec \"$0\" \"$@\" >/dev/full", Binary.Path, .. Arguments([])]);
+        Process server = Kept(Binary.StartProgram("/bin/sh", ["-c", "exec \"$0\" \"$@\" >/dev/full", Binary.Path, .. Arguments([])]));
         Assert.Equal($"snapuserd: {_socket} is served, but that could not be printed: no space is left (ENOSPC)", server.StandardError.ReadLine());
         Assert.Equal(Golden.New, Copy());
         Assert.Equal(0, End(server));
@@ -107,7 +117,7 @@ public sealed class ServeTests : IDisposable
     {
         using Socket manager = new(AddressFamily.Unix, SocketType.Dgram, ProtocolType.Unspecified) { ReceiveTimeout = 60_000 };
         manager.Bind(new UnixDomainSocketEndPoint(_folder["notify"]));
-        using Process server = Binary.StartProgram(Binary.Path, Arguments([]), new Dictionary<string, string> { ["NOTIFY_SOCKET"] = _folder["notify"] });
+        Process server = Kept(Binary.StartProgram(Binary.Path, Arguments([]), new Dictionary<string, string> { ["NOTIFY_SOCKET"] = _folder["notify"] }));
         byte[] message = new byte[4096];
         string first = Encoding.UTF8.GetString(message, 0, manager.Receive(message));
         Assert.Equal($"READY=1\nSTATUS=serving {_socket}", first);
@@ -128,7 +138,7 @@ public sealed class ServeTests : IDisposable
             File.WriteAllBytes(_base, Golden.Old);
             BinaryResult killed = KillAt.Serve(kill * calls * 3 / 4 / kills, [.. Arguments(["--merge", "--io", "sync"])]);
             Assert.True(killed.ExitCode == 137, killed.ToString());
-            using Process server = Start();
+            Process server = Start();
             Assert.Equal(_socket, server.StandardOutput.ReadLine());
             Assert.Equal(Golden.New, Copy());
             Assert.Equal(0, End(server));
@@ -162,7 +172,7 @@ public sealed class ServeTests : IDisposable
     public void Devices_that_a_merge_holds_are_76_and_a_merge_waits_for_no_server()
     {
         using (new FileStream(_base, FileMode.Open, FileAccess.Read, FileShare.None)) Assert.Equal(76, Binary.Run(Arguments([])).ExitCode);
-        using Process server = Start();
+        Process server = Start();
         Assert.Equal(_socket, server.StandardOutput.ReadLine());
         Assert.Equal(76, Binary.Run("merge", "--cow", _cow, "--base", _base).ExitCode);
         Assert.Equal(76, Binary.Run([.. Arguments(["--merge"])]).ExitCode);
@@ -176,7 +186,7 @@ public sealed class ServeTests : IDisposable
         File.WriteAllBytes(_cow, Golden.Cow("v2-zstd-noscratch"));
         BinaryResult refused = Binary.Run(Arguments(["--merge"]));
         Assert.True(refused.ExitCode == 64, refused.ToString());
-        using Process server = Start();
+        Process server = Start();
         Assert.Equal(_socket, server.StandardOutput.ReadLine());
         Assert.Equal(Golden.New, Copy());
         Assert.Equal(0, End(server));
@@ -188,7 +198,13 @@ public sealed class ServeTests : IDisposable
 
     private string[] Arguments(string[] more) => ["serve", "--cow", _cow, "--base", _base, "--device", "nbd", "--socket", _socket, "--progress", "never", .. more];
 
-    private Process Start(params string[] more) => Binary.Start(Arguments(more));
+    private Process Start(params string[] more) => Kept(Binary.Start(Arguments(more)));
+
+    private Process Kept(Process server)
+    {
+        _servers.Add(server);
+        return server;
+    }
 
     /// <summary>The whole view as nbdcopy reads it.</summary>
     private byte[] Copy()

@@ -54,6 +54,9 @@ internal sealed class FakeUblk : IUblkDriver
     /// <summary>What a command about a read is refused with, once; 0: nothing.</summary>
     internal int RefuseNextCommit { get; set; }
 
+    /// <summary>What a start, or the end of a recovery, is refused with; 0: nothing.</summary>
+    internal int RefuseStart { get; set; }
+
     /// <summary>What went against the rules.</summary>
     internal ConcurrentQueue<string> Faults { get; } = new();
 
@@ -117,6 +120,7 @@ internal sealed class FakeUblk : IUblkDriver
                     foreach (Tag tag in _tags) if (tag.State != TagState.Active) Faults.Enqueue($"started, but tag {tag.Number} of queue {tag.Queue} is {tag.State}");
                 }
                 if (data == 0) return -Errno.EINVAL;
+                if (RefuseStart != 0) return RefuseStart;
                 (_info.State, _info.Pid) = (UBLK_S_DEV_LIVE, (int)data);
                 return 0;
             case UBLK_U_CMD_STOP_DEV:

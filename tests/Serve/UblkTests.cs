@@ -119,6 +119,19 @@ public sealed class UblkTests
     }
 
     [Fact]
+    public void Device_that_cannot_be_taken_over_to_the_end_goes_on_waiting()
+    {
+        using Case first = new(new UblkOptions { Id = 0 });
+        first.Server.Start();
+        using Case test = new(new UblkOptions { Id = 0 });
+        test.Driver.Leave(UBLK_S_DEV_QUIESCED, 1, first.Driver.Info.ServerFlags, (ulong)test.Fixture.View.Length / 512);
+        test.Driver.RefuseStart = -Errno.ENOMEM;
+        Assert.Equal(ExitCode.OutOfResources, Assert.Throws<SnapuserdException>(test.Server.Start).Code);
+        Assert.Equal(["recover", "recovered"], test.Driver.Log);
+        Assert.True(test.Driver.Exists);
+    }
+
+    [Fact]
     public void Device_of_a_killed_server_of_another_image_is_removed()
     {
         using Case first = new(new UblkOptions { Id = 0 });

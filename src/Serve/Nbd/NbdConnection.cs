@@ -1,6 +1,7 @@
 using System;
 using System.Buffers.Binary;
 using System.Threading;
+using Snapuserd.Block;
 using Snapuserd.Interop;
 
 namespace Snapuserd.Serve;
@@ -91,19 +92,34 @@ internal sealed class NbdConnection
 
     private void Serve()
     {
-        using ReadContext context = new(_export.View, _export.Devices, 1, _export.BufferBytes);
+        using ReadContext context = MakeContext();
+        Serve(context);
+    }
+
+    private void Serve(ReadContext context)
+    {
         while (TryReceive(out NbdRequest request)) Answer(context, request);
     }
+
+    private ReadContext MakeContext() => new(_export.View, _export.Devices, 1, _export.BufferBytes);
 
     private void Help()
     {
         try
         {
-            Serve();
+            using ReadContext context = MakeContext();
+            try
+            {
+                Serve(context);
+            }
+            catch (Exception e)
+            {
+                Abort(e);
+            }
         }
-        catch (Exception e)
+        catch (SnapuserdException)
         {
-            Abort(e);
+            // No memory or no descriptor for another one: the first thread goes on alone.
         }
         _export.GiveSpare();
     }

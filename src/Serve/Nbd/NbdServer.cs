@@ -123,7 +123,7 @@ public sealed class NbdServer : IBlockServer
         {
             Span<PollFd> fds = stackalloc PollFd[2];
             Span<byte> rung = stackalloc byte[8];
-            bool shortage = false;
+            bool shortage = false, told = false;
             while (true)
             {
                 int place;
@@ -141,11 +141,16 @@ public sealed class NbdServer : IBlockServer
                 if (fds[0].ReturnedEvents != 0) _ = Libc.Read(_bell, rung);
                 if (fds[1].ReturnedEvents == 0) continue;
                 int fd = Libc.Accept4(_listener, Libc.SOCK_CLOEXEC);
-                if (fd >= 0) shortage = !LetIn(fd, place);
+                if (fd >= 0)
+                {
+                    shortage = !LetIn(fd, place);
+                    told = false;
+                }
                 else if (fd is -Errno.EMFILE or -Errno.ENFILE or -Errno.ENOMEM)
                 {
-                    _export.Report($"NBD: a client has to wait: {Reason.Of(fd)}");
-                    shortage = true;
+                    // Once per shortage, which may last for days.
+                    if (!told) _export.Report($"NBD: clients have to wait: {Reason.Of(fd)}");
+                    shortage = told = true;
                 }
             }
         }

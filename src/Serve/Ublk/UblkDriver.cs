@@ -36,7 +36,7 @@ internal sealed class UblkDriver : IUblkDriver
         {
             throw _fd switch
             {
-                -Errno.ENOENT or -Errno.ENXIO or -Errno.ENODEV => new SnapuserdException(ExitCode.Unavailable, $"there is no {ControlPath}: the kernel module ublk_drv is not loaded (modprobe ublk_drv), or this kernel has none; try --device nbd"),
+                -Errno.ENOENT or -Errno.ENXIO or -Errno.ENODEV => new SnapuserdException(ExitCode.Unavailable, $"there is no {ControlPath}: the kernel module ublk_drv is not loaded (modprobe ublk_drv), or this kernel has none"),
                 -Errno.EACCES or -Errno.EPERM => new SnapuserdException(ExitCode.Permission, $"cannot open {ControlPath}: {Reason.Of(_fd)}"),
                 _ => new SnapuserdException(ExitCode.OutOfResources, $"cannot open {ControlPath}: {Reason.Of(_fd)}"),
             };
@@ -66,7 +66,7 @@ internal sealed class UblkDriver : IUblkDriver
         }
         _thread.Join();
         Free();
-        throw new SnapuserdException(ExitCode.Unavailable, $"ublk needs io_uring with requests of 128 bytes (Linux 5.19), and the system does not give it: {Reason.Of(_result)}; try --device nbd");
+        throw new SnapuserdException(ExitCode.Unavailable, $"ublk needs io_uring with requests of 128 bytes (Linux 5.19), and the system does not give it: {Reason.Of(_result)}");
     }
 
     /// <inheritdoc/>
@@ -102,7 +102,7 @@ internal sealed class UblkDriver : IUblkDriver
     public RingQueue MakeRing(BlockDevice[] devices, Arena arena, WakeUp wakeUp, int depth, int commands)
     {
         if (RingQueue.TryCreate(devices, arena, wakeUp, depth, out RingQueue? ring, commands) is { } refusal)
-            throw new SnapuserdException(ExitCode.Unavailable, $"ublk needs io_uring: {refusal.Sentence}; try --device nbd");
+            throw new SnapuserdException(ExitCode.Unavailable, $"ublk needs io_uring: {refusal.Sentence}");
         return ring!;
     }
 

@@ -62,6 +62,7 @@ public sealed class UblkServer : IBlockServer
     private int _fetched;
     private int _id = -1;
     private int _fd = -1;
+    private bool _started;
     private bool _stopping;
     private bool _abandoned;
     private bool _ended;
@@ -91,7 +92,7 @@ public sealed class UblkServer : IBlockServer
     public string Start()
     {
         if (_view.Length % 512 != 0 || _view.Length == 0)
-            throw new SnapuserdException(ExitCode.Unavailable, $"a ublk device has whole sectors of 512 bytes, and the image has {_view.Length} bytes; try --device nbd");
+            throw new SnapuserdException(ExitCode.Unavailable, $"a ublk device has whole sectors of 512 bytes, and the image has {_view.Length} bytes");
         _driver = _makeDriver();
         try
         {
@@ -101,6 +102,7 @@ public sealed class UblkServer : IBlockServer
             OpenCharacterDevice();
             StartQueues(geometry);
             Check(_driver.Control(Recovered ? UBLK_U_CMD_END_USER_RECOVERY : UBLK_U_CMD_START_DEV, _id, (ulong)Libc.GetPid(), default), Recovered ? "taken over" : "started");
+            _started = true;
             ReadOnce(_driver.PathOf(_id));
             if (Recovered) _options.Report?.Invoke($"{_driver.PathOf(_id)}: taken over from a server that was killed");
             return _driver.PathOf(_id);
@@ -185,7 +187,7 @@ public sealed class UblkServer : IBlockServer
         int result = _driver!.Control(UBLK_U_CMD_GET_FEATURES, -1, 0, MemoryMarshal.AsBytes(features));
         if (result is -Errno.EPERM or -Errno.EACCES) throw new SnapuserdException(ExitCode.Permission, $"ublk devices are for privileged processes (CAP_SYS_ADMIN): {Reason.Of(result)}");
         if (result < 0 || (features[0] & NeededFeatures) != NeededFeatures)
-            throw new SnapuserdException(ExitCode.Unavailable, $"the ublk driver of this kernel ({Libc.KernelRelease()}) is older than Linux 6.5 and lacks what is needed here; try --device nbd");
+            throw new SnapuserdException(ExitCode.Unavailable, $"the ublk driver of this kernel ({Libc.KernelRelease()}) is older than Linux 6.5 and lacks what is needed here");
     }
 
     /// <summary>Looks what there is under the number that was asked for; null: nothing (any more), to be added. Exit code 76 when somebody else has it.</summary>
@@ -258,7 +260,7 @@ public sealed class UblkServer : IBlockServer
         if (result == -Errno.EEXIST) throw new SnapuserdException(ExitCode.InUse, $"{_driver.PathOf(_options.Id)} is being made by another process");
         Check(result, "made");
         _id = (int)info.DevId;
-        if ((info.Flags & NeededFeatures) != NeededFeatures) throw new SnapuserdException(ExitCode.Unavailable, "the ublk driver made a device without what was asked for; try --device nbd");
+        if ((info.Flags & NeededFeatures) != NeededFeatures) throw new SnapuserdException(ExitCode.Unavailable, "the ublk driver made a device without what was asked for");
 
         UblkParams parameters = new()
         {
@@ -390,7 +392,10 @@ public sealed class UblkServer : IBlockServer
 
     private void Remove(IUblkDriver driver)
     {
-        if (_id >= 0)
+        // A device that was not taken over to the end waits as before: its readers are better off with the next server than with errors.
+        bool leave = Recovered && !_started;
+        if (leave) Abandon();
+        else if (_id >= 0)
         {
             // The queues go on answering: the driver waits for what is under way, and then gives every tag back.
             int stopped = driver.Control(UBLK_U_CMD_STOP_DEV, _id, 0, default);
@@ -405,7 +410,7 @@ public sealed class UblkServer : IBlockServer
         foreach (WakeUp? wakeUp in _wakeUps) wakeUp?.Dispose();
         if (_fd >= 0) _ = Libc.Close(_fd);
         _fd = -1;
-        if (_id >= 0) _ = Delete(driver, _id);
+        if (_id >= 0 && !leave) _ = Delete(driver, _id);
         driver.Dispose();
     }
 
