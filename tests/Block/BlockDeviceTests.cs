@@ -81,7 +81,7 @@ public sealed class BlockDeviceTests
         string path = File_(folder, "f", 4096);
         using (BlockDevice.Open(path, DeviceAccess.Write | DeviceAccess.Exclusive))
         {
-            Refused(ExitCode.InUse, path, DeviceAccess.Write | DeviceAccess.Exclusive, "a merge that still runs");
+            Refused(ExitCode.InUse, path, DeviceAccess.Write | DeviceAccess.Exclusive, "a merge or a server that still runs");
             BlockDevice.Open(path, DeviceAccess.Read).Dispose();
         }
         BlockDevice.Open(path, DeviceAccess.Write | DeviceAccess.Exclusive).Dispose();
