@@ -21,7 +21,8 @@ truncate -s %4096 cow
 sha256sum <new.img >image.sum
 (cd new && sha256sum -- *) >files.sum
 cp "$HERE/guest.sh" test.sh
-archive guest test.sh image.sum files.sum
+cp "$HERE/../serving.sh" .
+archive guest test.sh serving.sh image.sum files.sum
 
 fresh cow raw cow.0
 fresh old.img raw base.0

@@ -7,17 +7,5 @@ check "mount" mount -t ext4 -o ro "$device" /mnt
 await
 [ "$failed" -ne 0 ] || echo CUT
 check "the files" files
-tries=0
-while [ "$tries" -lt 300 ]; do
-    count=$(merged)
-    [ "${count%% *}" != "${count##* }" ] || break
-    usleep 200000
-    tries=$((tries + 1))
-done
-say "merged: $count"
-check "the files when all is merged" files
-check "the image when all is merged" image
-umount /mnt
-stop
-[ "$ended" -eq 0 ] || failed=1
+to_the_end
 exit $failed

@@ -11,20 +11,12 @@ check "mount" mount -t ext4 -o ro "$device" /mnt
 check "the files before the merge" files
 umount /mnt
 stop
-[ "$ended" -eq 0 ] || { say "FAILED: the server ended with $ended"; failed=1; }
 [ "$before" = "$(cat /dev/vda /dev/vdb | sha256sum)" ] || { say "FAILED: something was written"; failed=1; }
 
 # Served and merged, with readers all the time; the server is killed three times in their midst.
 serve --merge
 check "mount" mount -t ext4 -o ro "$device" /mnt
-(
-    while [ ! -e /tmp/enough ]; do
-        files >/dev/null 2>&1 || echo files >>/tmp/lost
-        image || echo image >>/tmp/lost
-        echo >>/tmp/rounds
-    done
-) &
-reader=$!
+read_on
 for kill in 1 2 3; do
     # The first one while nothing is merged, the others between the first checkpoint and the last.
     if [ "$kill" -gt 1 ]; then await; fi
@@ -35,27 +27,11 @@ for kill in 1 2 3; do
     if [ "$kill" -gt 1 ] && ! midway "$count"; then say "FAILED: that is not in the middle"; failed=1; fi
     serve --merge
 done
-: >/tmp/enough
-wait "$reader"
-say "$(wc -l </tmp/rounds) rounds of all files and the image, through three kills"
-[ ! -e /tmp/lost ] || { say "FAILED: readers saw errors or other bytes: $(sort /tmp/lost | uniq -c | tr '\n' ' ')"; failed=1; }
+enough
 grep -c 'taken over' /tmp/serve.err | sed 's/^/ublk: times taken over: /'
 [ "$(grep -c 'taken over' /tmp/serve.err)" -eq 3 ] || failed=1
 
-# All is merged at last, and the view is still the image.
-tries=0
-while [ "$tries" -lt 300 ]; do
-    count=$(merged)
-    [ "${count%% *}" != "${count##* }" ] || break
-    usleep 200000
-    tries=$((tries + 1))
-done
-say "merged: $count"
-check "the files when all is merged" files
-check "the image when all is merged" image
-umount /mnt
-stop
-[ "$ended" -eq 0 ] || { say "FAILED: the server ended with $ended"; failed=1; }
+to_the_end
 
 # Supervised: a signal to the parent is one to the server, and how that ends is how the parent ends.
 mkfifo /tmp/told
@@ -67,7 +43,6 @@ check "the image, supervised" image
 [ "$(cat /tmp/told.path)" = "$device" ] || { say "FAILED: --ready-fd got '$(cat /tmp/told.path)'"; failed=1; }
 if kill -0 "$told" 2>/dev/null; then say "FAILED: --ready-fd is still open"; failed=1; fi
 stop
-[ "$ended" -eq 0 ] || { say "FAILED: the supervisor ended with $ended"; failed=1; }
 check "nothing holds the driver" rmmod ublk_drv
 expect 69 "no driver" snapuserd serve --cow /dev/vda --base /dev/vdb --device ublk --progress never
 [ "$failed" -eq 0 ] || cat /tmp/serve.err

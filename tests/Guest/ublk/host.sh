@@ -26,10 +26,10 @@ truncate -s %4096 cow
 sha256sum <new.img >image.sum
 
 cp "$HERE/guest.sh" test.sh
-cp "$HERE/common.sh" common.sh
-archive guest test.sh common.sh image.sum files.sum
+cp "$HERE/common.sh" "$HERE/../serving.sh" .
+archive guest test.sh common.sh serving.sh image.sum files.sum
 cp "$HERE/cut.sh" test.sh
-archive cut test.sh common.sh image.sum files.sum
+archive cut test.sh common.sh serving.sh image.sum files.sum
 install -m 755 "$HERE/root.sh" root-init
 archive root root-init image.sum
 
