@@ -66,12 +66,11 @@ internal static class BlockServers
         }
         if (kind == "nbd")
         {
-            int number = socket == null ? Number(invocation, "nbd") : -1;
             NbdOptions options = new()
             {
                 SocketPath = socket ?? "",
                 ExportName = socket == null ? "" : name ?? "",
-                Device = number < 0 ? "" : number.ToString(CultureInfo.InvariantCulture),
+                Device = socket == null ? name ?? "" : "",
                 MemoryBytes = memory,
                 Report = report,
             };

@@ -12,9 +12,6 @@ internal sealed class ReadFailures(Invocation invocation)
 
     private int _count;
 
-    /// <summary>Reads that failed so far.</summary>
-    internal int Count => Volatile.Read(ref _count);
-
     /// <summary>Takes the sentence about one; from any thread.</summary>
     internal void Tell(string sentence)
     {

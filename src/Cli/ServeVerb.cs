@@ -35,8 +35,7 @@ internal static class ServeVerb
         using MergeEngine engine = MergeEngine.Open(setup);
         engine.Open();
         if (mayBeRoot) RootStorage.StayInMemory(invocation.Output);
-        var failures = new ReadFailures(invocation);
-        using var view = new SnapshotView(engine, setup, memory / 8, failures.Tell);
+        using var view = new SnapshotView(engine, setup, memory / 8, new ReadFailures(invocation).Tell);
         using IBlockServer server = BlockServers.Start(invocation, view, devices.Devices, memory / 8 * 3, stop.WakeUp, out string device);
 
         if (!merges) MergeVerb.WarnOfHiddenDamage(invocation, engine);
@@ -50,7 +49,7 @@ internal static class ServeVerb
         string? trouble = server.Trouble;
         server.Stop();
         if (trouble != null) throw new SnapuserdException(ExitCode.InputOutput, trouble);
-        if (invocation.Arguments.Has("--json")) invocation.Output.Result(JsonLine.Event("closed").Add("device", device).Add("failed_reads", failures.Count).ToString());
+        if (invocation.Arguments.Has("--json")) invocation.Output.Result(JsonLine.Event("closed").Add("device", device).Add("failed_reads", view.Failures).ToString());
         return code;
     }
 

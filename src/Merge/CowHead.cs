@@ -28,7 +28,6 @@ internal sealed class CowHead
     private readonly TransferGroup _transfers = new();
     private readonly byte[] _durablePage0;
     private bool _durableKnown;
-    private bool _writtenBack;
     private bool _page0Unflushed;
     private bool _changed;
 
@@ -100,7 +99,7 @@ internal sealed class CowHead
     /// What the predecessor left has been written back, durable or not: from here on no write changes a byte that a payload has, not even in a file that
     /// somebody else changed between two reads.
     /// </summary>
-    public bool IsWrittenBack => _writtenBack;
+    public bool IsWrittenBack { get; private set; }
 
     /// <summary>Arena slice of a slot, for reading.</summary>
     public Slice Slot(int index) => _image.Part((int)Layout.SlotOffset(index), CowOp.BlockSize);
@@ -148,7 +147,7 @@ internal sealed class CowHead
         WritePage0();
         yield return _transfers;
         Check(doing);
-        _writtenBack = true;
+        IsWrittenBack = true;
         Flush();
         yield return _transfers;
         Check("flushing");

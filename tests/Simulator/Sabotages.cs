@@ -28,7 +28,7 @@ public static class Sabotages
     public static IReadOnlyList<Sabotage> All { get; } =
     [
         // Flushes.
-        new("start-leaves-cow-unflushed", "the start writes page 0 back and does not flush it", new SourceEdit(Head, "MakeDurable(", "_writtenBack = true;\n        Flush();", "_writtenBack = true;")),
+        new("start-leaves-cow-unflushed", "the start writes page 0 back and does not flush it", new SourceEdit(Head, "MakeDurable(", "IsWrittenBack = true;\n        Flush();", "IsWrittenBack = true;")),
         new("start-leaves-slots-unflushed", "the start writes slots back and flushes them only together with page 0", new SourceEdit(Head, "MakeDurable(", "Check(doing);\n            Flush();", "Check(doing);")),
         new("start-leaves-base-unflushed", "the start does not flush Base", new SourceEdit(Engine, "> Recover(", "BeginFlushOfBase();", "")),
         new("start-does-not-wait-for-base", "what the pipeline has made is written while the start still flushes Base", new SourceEdit(Engine, "> Recover(", "yield return _transfers;\n        CheckFlushOfBase();", "")),
