@@ -7,19 +7,22 @@ namespace Snapuserd.Cli;
 /// <summary>
 /// SIGTERM, SIGINT and SIGHUP as a request instead of an end. The handler sets a flag and wakes whoever waits for I/O; the command stops
 /// at its next safe point. (signalfd would need the signals blocked in every thread, and the collector's are not ours to block.)
-/// A command has one, made before it opens anything and disposed last: in between no signal ends it and none is forgotten.
+/// A command has one, made before it opens anything and disposed last. From then on no signal ends the process any more: an impatient second one, between the last
+/// result and the exit, must not make a failure of what is done.
 /// </summary>
 internal sealed class StopSignals : IDisposable
 {
     private readonly object _gate = new();
-    private readonly PosixSignalRegistration[] _registrations;
     private bool _closed;
+
+    // Rooted here, or the collector would end the last command's registrations.
+    private static PosixSignalRegistration[] s_registrations = [];
 
     internal StopSignals()
     {
         try
         {
-            _registrations =
+            s_registrations =
             [
                 PosixSignalRegistration.Create(PosixSignal.SIGTERM, OnSignal),
                 PosixSignalRegistration.Create(PosixSignal.SIGINT, OnSignal),
@@ -41,11 +44,10 @@ internal sealed class StopSignals : IDisposable
     /// <summary>Signalled by every signal; for the one queue of the command to listen to.</summary>
     internal WakeUp WakeUp { get; } = new();
 
-    /// <summary>The signals end the process again.</summary>
+    /// <summary>Nobody waits for signals any more; those that come are forgotten.</summary>
     public void Dispose()
     {
-        foreach (PosixSignalRegistration registration in _registrations) registration.Dispose();
-        // A handler may have begun on its own thread before it was unregistered; it must not write to a number that is somebody else's by then.
+        // A handler may have begun on its own thread; it must not write to a number that is somebody else's by then.
         lock (_gate)
         {
             if (_closed) return;

@@ -70,6 +70,19 @@ public sealed class ServeTests : IDisposable
     }
 
     [Fact]
+    public void Sigterm_again_and_again_until_the_end_changes_nothing()
+    {
+        for (int round = 0; round < 5; round++)
+        {
+            Process server = Start();
+            Assert.Equal(_socket, server.StandardOutput.ReadLine());
+            // A zombie takes signals as well: what ends this is the exit that was noticed.
+            while (!server.HasExited) _ = Libc.Kill(server.Id, SIGTERM);
+            Assert.Equal(0, server.ExitCode);
+        }
+    }
+
+    [Fact]
     public void A_merge_that_fails_leaves_the_device_and_its_exit_code()
     {
         // A codec with a checksum: lz4 would decode to something else.
