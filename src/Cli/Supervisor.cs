@@ -16,17 +16,19 @@ namespace Snapuserd.Cli;
 ///   killed by a signal -> again; ended while the device waits for a server -> again, a few times; ended otherwise -> its exit code is ours
 /// </code>
 /// </summary>
-internal sealed class Supervisor : IDisposable
+internal sealed class Supervisor
 {
     /// <summary>Times in a row that a server may end within <see cref="ShortMilliseconds"/>, and what passes between them the longer the more: six seconds of pause for the readers in all.</summary>
     private const int MostFailures = 10, ShortMilliseconds = 10_000, PauseMilliseconds = 100;
 
     private readonly object _gate = new();
-    private readonly PosixSignalRegistration[] _registrations;
     private int _child;
     private bool _stop;
 
-    private Supervisor() => _registrations =
+    // Rooted here until the process ends: a second signal at the very end must not make a failure of what is done.
+    private static PosixSignalRegistration[] s_registrations = [];
+
+    private Supervisor() => s_registrations =
     [
         PosixSignalRegistration.Create(PosixSignal.SIGTERM, OnSignal),
         PosixSignalRegistration.Create(PosixSignal.SIGINT, OnSignal),
@@ -38,7 +40,7 @@ internal sealed class Supervisor : IDisposable
     {
         string[] folders = FoldersOf(invocation.Arguments);
         Readiness ready = new(invocation);
-        using Supervisor supervisor = new();
+        Supervisor supervisor = new();
         int program = OwnProgram();
         try
         {
@@ -53,12 +55,6 @@ internal sealed class Supervisor : IDisposable
         {
             _ = Libc.Close(program);
         }
-    }
-
-    /// <summary>The signals end the process again.</summary>
-    public void Dispose()
-    {
-        foreach (PosixSignalRegistration registration in _registrations) registration.Dispose();
     }
 
     private ExitCode Supervise(Output output, Readiness ready, int program, int device)
