@@ -1,4 +1,5 @@
 using Snapuserd.Block;
+using Snapuserd.Daemon;
 using Snapuserd.Merge;
 
 namespace Snapuserd.Cli;
@@ -11,7 +12,7 @@ internal static class ExtractVerb
         var observer = new ProgressObserver(invocation, "extract");
         using var stop = new StopSignals();
         using var output = new ImageFile(invocation.Arguments.Required("--output"));
-        using (var devices = new DeviceSet(invocation, writes: false, stop))
+        using (var devices = DeviceArguments.Open(invocation, writes: false, stop))
         {
             // Only behind the devices, which hold their locks by now: what they are made of must not be emptied.
             output.RefuseAny(devices);

@@ -1,5 +1,6 @@
 using System;
 using Snapuserd.Block;
+using Snapuserd.Daemon;
 using Snapuserd.Interop;
 
 namespace Snapuserd.Cli;

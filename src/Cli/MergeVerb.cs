@@ -1,6 +1,8 @@
+using System;
 using System.Globalization;
 using Snapuserd.Block;
 using Snapuserd.Cow;
+using Snapuserd.Daemon;
 using Snapuserd.Interop;
 using Snapuserd.Merge;
 
@@ -16,7 +18,7 @@ internal static class MergeVerb
         DeviceSet devices;
         try
         {
-            devices = new DeviceSet(invocation, writes: true, stop);
+            devices = DeviceArguments.Open(invocation, writes: true, stop);
         }
         catch (SnapuserdException e) when (e.Code is ExitCode.InUse or ExitCode.Permission)
         {
@@ -36,31 +38,27 @@ internal static class MergeVerb
             AllowUnsafe = invocation.Arguments.Has("--allow-unsafe"),
         };
         using MergeEngine engine = MergeEngine.Open(devices.Setup with { Options = options, Observer = observer });
-        return Run(invocation, engine, devices, observer);
-    }
-
-    /// <summary>Merges and tells what came of it.</summary>
-    internal static ExitCode Run(Invocation invocation, MergeEngine engine, DeviceSet devices, ProgressObserver observer)
-    {
         WarnOfHiddenDamage(invocation, engine);
         try
         {
-            MergeResult result = engine.Run();
-            Tell(invocation, result, devices.Io, observer.Seconds);
+            Tell(invocation, engine.Run(), devices.Io, observer.Seconds);
             return ExitCode.Done;
         }
-        catch (SnapuserdException e) when (e.Code == ExitCode.InputOutput)
+        catch (SnapuserdException e)
         {
-            devices.TakeErrors();
-            throw;
+            if (e.Code == ExitCode.InputOutput) devices.TakeErrors();
+            return TellStopped(invocation, engine, devices.Io, observer.Seconds, e);
         }
-        catch (SnapuserdException e) when (e.Code == ExitCode.Interrupted)
-        {
-            if (!invocation.Arguments.Has("--json")) throw;
-            invocation.Output.Result(Line("stopped", engine.Result, devices.Io, observer.Seconds).Add("count", engine.DurableCount).ToString());
-            invocation.Output.Diagnose($"snapuserd: {e.Message}");
-            return e.Code;
-        }
+    }
+
+    /// <summary>Tells why a merge has stopped; returns its exit code.</summary>
+    internal static ExitCode TellStopped(Invocation invocation, MergeEngine engine, string io, double seconds, Exception reason)
+    {
+        bool json = invocation.Arguments.Has("--json");
+        if (!json || reason is not SnapuserdException { Code: ExitCode.Interrupted } interrupted) return CommandLine.Report(invocation.Output, json, reason);
+        invocation.Output.Result(Line("stopped", engine.Result, io, seconds).Add("count", engine.DurableCount).ToString());
+        invocation.Output.Diagnose($"snapuserd: {interrupted.Message}");
+        return interrupted.Code;
     }
 
     /// <summary>Says so where Android's engine may have left a base that looks good and is not.</summary>
@@ -92,7 +90,8 @@ internal static class MergeVerb
         }
     }
 
-    private static void Tell(Invocation invocation, MergeResult result, string io, double seconds)
+    /// <summary>Tells what a merge did.</summary>
+    internal static void Tell(Invocation invocation, MergeResult result, string io, double seconds)
     {
         if (invocation.Arguments.Has("--json"))
         {

@@ -1,17 +1,14 @@
 using System;
 using Snapuserd.Block;
-using Snapuserd.Interop;
+using Snapuserd.Daemon;
 using Snapuserd.Merge;
 using Snapuserd.Serve;
 
 namespace Snapuserd.Cli;
 
-/// <summary>`serve`.</summary>
+/// <summary>`serve`: one <see cref="Snapshot"/> on the main thread.</summary>
 internal static class ServeVerb
 {
-    /// <summary>Between two looks for a stop where none is announced: short for whoever sends a SIGTERM, and no load.</summary>
-    private const int LookMilliseconds = 100;
-
     internal static ExitCode Run(Invocation invocation)
     {
         BlockServers.Check(invocation);
@@ -21,62 +18,50 @@ internal static class ServeVerb
         if (invocation.Arguments.Has("--supervise")) return Supervisor.Run(invocation, BlockServers.SupervisedDevice(invocation));
         var ready = new Readiness(invocation);
         bool merges = invocation.Arguments.Has("--merge");
-        int memory = (int)invocation.Arguments.Number("--memory", Verbs.DefaultMemory);
-        var observer = new ProgressObserver(invocation, "merge");
+        var observer = new Observer(invocation);
         using var stop = new StopSignals();
-        using var devices = new DeviceSet(invocation, writes: merges, stop, memory / 2);
-        MergeSetup setup = devices.Setup with
-        {
-            Observer = merges ? observer : null,
-            Readers = new ReaderGate(stop.WakeUp),
-            // An Xor in place without scratch has no home for readers while it is written: such a COW is served or merged, not both.
-            Options = new MergeOptions { VerifyFirst = !invocation.Arguments.Has("--no-verify-first"), AllowUnsafe = !merges },
-        };
-        using MergeEngine engine = MergeEngine.Open(setup);
-        engine.Open();
+        using var snapshot = new Snapshot(Options(invocation, observer), stop.Flag, stop.WakeUp);
+        snapshot.Open();
         if (mayBeRoot) RootStorage.StayInMemory(invocation.Output);
-        using var view = new SnapshotView(engine, setup, memory / 8, new ReadFailures(invocation).Tell);
-        using IBlockServer server = BlockServers.Start(invocation, view, devices.Devices, memory / 8 * 3, stop.WakeUp, out string device);
-
-        if (!merges) MergeVerb.WarnOfHiddenDamage(invocation, engine);
-        ready.Tell(device, view.Length);
-        // Those who read a ublk device wait for the next server by then, and that one for the end of this process.
-        stop.Flag.StopAlsoWhen(() => server.Trouble != null);
-        ExitCode code = merges ? Merge(invocation, engine, devices, observer) : ExitCode.Done;
-        // Whatever became of the merge, the device stays as long as somebody wants it.
-        while (!stop.Flag.Requested) Rest(setup.Io);
+        string device = snapshot.Serve((SnapshotView view, BlockDevice[] devices, int memory, WakeUp wakeUp, out string path) =>
+            BlockServers.Start(invocation, view, devices, memory, wakeUp, out path));
+        MergeVerb.WarnOfHiddenDamage(invocation, snapshot.Engine);
+        ready.Tell(device, snapshot.Length);
+        if (merges) _ = snapshot.RequestMerge();
+        ExitCode code = snapshot.Run();
         ready.TellStopping();
-        string? trouble = server.Trouble;
-        server.Stop();
+        string? trouble = snapshot.Trouble;
+        snapshot.StopServing();
         if (trouble != null) throw new SnapuserdException(ExitCode.InputOutput, trouble);
-        if (invocation.Arguments.Has("--json")) invocation.Output.Result(JsonLine.Event("closed").Add("device", device).Add("failed_reads", view.Failures).ToString());
+        if (invocation.Arguments.Has("--json")) invocation.Output.Result(JsonLine.Event("closed").Add("device", device).Add("failed_reads", snapshot.Status.FailedReads).ToString());
         return code;
     }
 
-    /// <summary>Waits until there may be something to look at. A merge may have ended because its queue broke, which nothing wakes any more; the servers have queues of their own.</summary>
-    private static void Rest(Transfers io)
+    private static SnapshotOptions Options(Invocation invocation, Observer observer)
     {
-        try
+        Arguments arguments = invocation.Arguments;
+        int memory = (int)arguments.Number("--memory", Verbs.DefaultMemory);
+        return new SnapshotOptions
         {
-            if (io.Broken) _ = Libc.Poll(default, LookMilliseconds);
-            else io.Wait();
-        }
-        catch (SnapuserdException) when (io.Broken)
-        {
-            // It broke just now.
-        }
+            Name = arguments.Text("--name") ?? arguments.Required("--cow"),
+            Devices = DeviceArguments.Read(invocation, writes: arguments.Has("--merge"), memory / 2),
+            VerifyFirst = !arguments.Has("--no-verify-first"),
+            CacheBytes = memory / 8,
+            ServerBytes = memory / 8 * 3,
+            Observer = observer,
+            ReadFailed = new ReadFailures(invocation).Tell,
+        };
     }
 
-    private static ExitCode Merge(Invocation invocation, MergeEngine engine, DeviceSet devices, ProgressObserver observer)
+    /// <summary>Tells of the merge as `merge` does.</summary>
+    private sealed class Observer(Invocation invocation) : ISnapshotObserver
     {
-        try
-        {
-            return MergeVerb.Run(invocation, engine, devices, observer);
-        }
-        catch (Exception e)
-        {
-            // Also a defect of ours: readers find every block where they found it before.
-            return CommandLine.Report(invocation.Output, invocation.Arguments.Has("--json"), e);
-        }
+        private readonly ProgressObserver _progress = new(invocation, "merge");
+
+        public void Progress(in MergeProgress progress) => _progress.Progress(progress);
+
+        public void Merged(Snapshot snapshot, MergeResult result) => MergeVerb.Tell(invocation, result, snapshot.Devices.Io, _progress.Seconds);
+
+        public void Stopped(Snapshot snapshot, Exception reason) => _ = MergeVerb.TellStopped(invocation, snapshot.Engine, snapshot.Devices.Io, _progress.Seconds, reason);
     }
 }

@@ -1,6 +1,7 @@
 using System;
 using Snapuserd.Block;
 using Snapuserd.Cow;
+using Snapuserd.Daemon;
 using Snapuserd.Interop;
 using Snapuserd.Merge;
 
@@ -14,7 +15,7 @@ internal static class VerifyVerb
         Arguments arguments = invocation.Arguments;
         var observer = new ProgressObserver(invocation, "verify");
         using var stop = new StopSignals();
-        using var devices = new DeviceSet(invocation, writes: false, stop);
+        using var devices = DeviceArguments.Open(invocation, writes: false, stop);
         int ops;
         string? hash = null;
         if (arguments.Has("--base"))

@@ -63,6 +63,7 @@ public sealed class MergeEngine : IDisposable
     private int _staged;
     private bool _stopping;
     private bool _checkpointDue;
+    private bool _held;
     private long _bytesDone;
     private long _bytesSinceCheckpoint;
     private long _bytesUncounted;
@@ -137,6 +138,9 @@ public sealed class MergeEngine : IDisposable
         Checkpoints = _checkpoints,
     };
 
+    /// <summary>How far it is; for the thread that merges.</summary>
+    public MergeProgress Progress => new(_written, _plan.Count, _bytesDone, _bytesTotal);
+
     /// <summary>The count on disk: where the next run would go on.</summary>
     public int DurableCount => _durable;
 
@@ -159,13 +163,15 @@ public sealed class MergeEngine : IDisposable
     /// <summary>
     /// Merges what is left; with nothing left it only makes sure that this is durable, since the count may have been read from a page
     /// cache that a killed run left dirty. Throws 65 before the first write to Base when a payload or the scratch is bad, 74 when a device fails, 75
-    /// when asked to stop; after 74 and 75 the same command goes on at the last checkpoint.
+    /// when asked to stop; after 74 and 75 the same command goes on at the last checkpoint. Where several merges share memory, <paramref name="share"/> is what this one
+    /// has of it.
     /// </summary>
-    public MergeResult Run()
+    public MergeResult Run(MemoryShare? share = null)
     {
         try
         {
-            _setup.Observer?.Progress(new MergeProgress(_written, _plan.Count, _bytesDone, _bytesTotal));
+            if (share != null) _pipeline.Join(share);
+            _setup.Observer?.Progress(Progress);
             if (_setup.Options.VerifyFirst && _durable == 0) _pipeline.VerifyPayloads();
             Start();
             while (!IsFinished())
@@ -176,8 +182,8 @@ public sealed class MergeEngine : IDisposable
                 changed |= Plan();
                 changed |= Write();
                 changed |= Continue();
-                // A turn that changed nothing has looked at the readers, if it waits for them, and found some inside.
-                if (!changed) _pipeline.Wait(forReaders: _released < _durable || _protocol is { Current: ReaderGate });
+                // A turn that changed nothing has looked at the readers, if it waits for them, and found some inside; and at the pace, which whoever changes it wakes it for.
+                if (!changed) _pipeline.Wait(forOthers: _held || _released < _durable || _protocol is { Current: ReaderGate });
             }
             return Result;
         }
@@ -329,6 +335,7 @@ public sealed class MergeEngine : IDisposable
     {
         if (!_recovered) return false;
         bool changed = Retire();
+        _held = false;
         long uncounted = _bytesUncounted;
         for (int place = 0; place < _pipeline.Count; place++)
         {
@@ -347,9 +354,20 @@ public sealed class MergeEngine : IDisposable
                 _checkpointDue = true;
                 break;
             }
+            if (!_setup.Pace.MayWrite(_setup.Time.Milliseconds))
+            {
+                // What is written is made durable first: a pause may be long, and end with the power.
+                _held = true;
+                _checkpointDue |= _protocol == null && _written > _durable;
+                break;
+            }
             if (batch.Step.Kind != StepKind.Plain)
             {
-                if (place == 0) changed |= BeginProtocol(batch);
+                if (place == 0 && BeginProtocol(batch))
+                {
+                    _setup.Pace.Take(batch.Bytes);
+                    changed = true;
+                }
                 break;
             }
             if (batch.Limit > _released)
@@ -365,6 +383,7 @@ public sealed class MergeEngine : IDisposable
             }
             CheckRule1(batch);
             batch.BeginWriting();
+            _setup.Pace.Take(batch.Bytes);
             uncounted += batch.Bytes;
             changed = true;
         }
@@ -620,6 +639,6 @@ public sealed class MergeEngine : IDisposable
             _bytesSinceWriteBack += op.UnitBytes;
             if (_written < _journaledTo || !_plan.IsNoOp(_written)) _blocks += op.Blocks;
         }
-        _setup.Observer?.Progress(new MergeProgress(_written, _plan.Count, _bytesDone, _bytesTotal));
+        _setup.Observer?.Progress(Progress);
     }
 }

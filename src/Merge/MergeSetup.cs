@@ -14,8 +14,6 @@ public sealed record MergeSetup
     public required Transfers Io { get; init; }
     /// <summary>All buffer memory there is; taken once, when the engine opens.</summary>
     public required Arena Arena { get; init; }
-    /// <summary>How much of the arena may be in use, where several merges share what there is; null: all of it.</summary>
-    public MemoryShare? Share { get; init; }
     /// <summary>Decompression and XOR, in the same arena.</summary>
     public required IWorkQueue<DecodeJob> Workers { get; init; }
     /// <summary>The clock by which checkpoints come.</summary>
@@ -34,6 +32,8 @@ public sealed record MergeSetup
     public MergeOptions Options { get; init; } = new();
     /// <summary>Set from outside to stop at the next checkpoint.</summary>
     public StopFlag Stop { get; init; } = new();
+    /// <summary>Whether and how fast to go on, as somebody else wants it meanwhile.</summary>
+    public MergePace Pace { get; init; } = new();
     /// <summary>Who wants to know how far it is.</summary>
     public IMergeObserver? Observer { get; init; }
     /// <summary>Those who read the merged image meanwhile. Its wake-up is the one that the queue of <see cref="Io"/> listens to.</summary>

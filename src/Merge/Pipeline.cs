@@ -31,6 +31,7 @@ internal sealed class Pipeline
     private readonly Batch[] _line;
     private readonly Batch[] _free;
     private readonly int _roomBytes;
+    private MemoryShare? _share;
     private int _freeCount;
     private int _first;
     private int _jobs;
@@ -45,13 +46,7 @@ internal sealed class Pipeline
         _free = new Batch[_batches.Length];
         _roomBytes = room;
         for (int i = _batches.Length - 1; i >= 0; i--)
-            _free[_freeCount++] = _batches[i] = new Batch(setup, cow, memory.Part(i * room, room), mostOps) { Tag = (uint)i, IsTaken = setup.Share == null };
-        if (setup.Share is not { } share) return;
-        // Beside the rooms: the head of the COW, and what it was read through. With one room a merge can go on whatever the others take.
-        int other = setup.Arena.Size - setup.Arena.Free - memory.Length;
-        _batches[0].IsTaken = share.TryTake(other + room);
-        if (!_batches[0].IsTaken)
-            throw new SnapuserdException(ExitCode.OutOfResources, $"{cow.Name}: {other + room} bytes of buffers are needed, and several merges share them; try a larger --memory");
+            _free[_freeCount++] = _batches[i] = new Batch(setup, cow, memory.Part(i * room, room), mostOps) { Tag = (uint)i, IsTaken = true };
     }
 
     /// <summary>A pipeline in the memory that is left, or as much of it as is of use; exit code 71 if it is too little.</summary>
@@ -63,6 +58,17 @@ internal sealed class Pipeline
         int room = Math.Max(least, Math.Min(journals ? WindowRoomBytes : RoomBytes, memory / LeastRooms) & -CowOp.BlockSize);
         int rooms = Math.Min(memory / room, MostRooms);
         return new Pipeline(setup, cow, setup.Arena.Take(rooms * room)!.Value, room);
+    }
+
+    /// <summary>From here on no more memory is used than <paramref name="share"/> gives; nothing has been opened yet. Exit code 71 if that is too little for a single room.</summary>
+    public void Join(MemoryShare share)
+    {
+        // Beside the rooms: the head of the COW, and what it was read through. With one room a merge can go on whatever the others take.
+        int other = _setup.Arena.Size - _setup.Arena.Free - (_batches.Length * _roomBytes);
+        if (!share.TryTake(other + _roomBytes))
+            throw new SnapuserdException(ExitCode.OutOfResources, $"{_cow.Name}: {other + _roomBytes} bytes of buffers are needed, and several merges share them; try a larger --memory");
+        foreach (Batch batch in _batches) batch.IsTaken = batch == _batches[0];
+        _share = share;
     }
 
     /// <summary>Batches on their way.</summary>
@@ -77,7 +83,7 @@ internal sealed class Pipeline
         if (_freeCount == 0) return null;
         // The one that was used last: the processor's cache may still have it. Those that were never taken lie at the bottom.
         Batch batch = _free[_freeCount - 1];
-        if (!batch.IsTaken && !(batch.IsTaken = _setup.Share!.TryTake(_roomBytes))) return null;
+        if (!batch.IsTaken && !(batch.IsTaken = _share!.TryTake(_roomBytes))) return null;
         _freeCount--;
         _line[(_first + Count++) % _line.Length] = batch;
         batch.Clear(from, step, expected);
@@ -90,7 +96,7 @@ internal sealed class Pipeline
         Batch batch = this[0];
         _first = (_first + 1) % _line.Length;
         Count--;
-        if (_setup.Share is { HasTooMuch: true } share && HasAnother(batch))
+        if (_share is { HasTooMuch: true } share && HasAnother(batch))
         {
             batch.Forget();
             share.Give(_roomBytes);
@@ -128,13 +134,13 @@ internal sealed class Pipeline
     }
 
     /// <summary>
-    /// Blocks until a device or a worker has finished something, or with <paramref name="forReaders"/> the last of the readers that were inside when
-    /// the caller looked has left.
+    /// Blocks until a device or a worker has finished something, or with <paramref name="forOthers"/> the queue is woken: by the last of the readers that were inside when
+    /// the caller looked, or by whoever lets the merge go on.
     /// </summary>
-    public void Wait(bool forReaders = false)
+    public void Wait(bool forOthers = false)
     {
-        // A worker that ends a job wakes the queue as well, and so does that reader; who has left since the caller looked has woken it already.
-        if (_setup.Io.InFlight > 0 || forReaders) _setup.Io.Wait();
+        // A worker that ends a job wakes the queue as well; who has left or spoken since the caller looked has woken it already.
+        if (_setup.Io.InFlight > 0 || forOthers) _setup.Io.Wait();
         else if (_jobs > 0) _setup.Workers.WaitForEnd();
         else throw new InvalidOperationException("the engine waits for nothing");
     }

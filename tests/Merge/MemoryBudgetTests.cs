@@ -139,8 +139,8 @@ public sealed class MemoryBudgetTests
         using Arena arena = new(6 * Sure);
         using SimQueue queue = new(disks, arena, 32, 1, () => { });
         using SimWorkers workers = new(new DecodeWorker(), 1);
-        using MergeEngine engine = MergeEngine.Open(SimMerge.Setup(merge, disks, arena, 1, queue, workers) with { Share = share, Observer = observer });
-        engine.Run();
+        using MergeEngine engine = MergeEngine.Open(SimMerge.Setup(merge, disks, arena, 1, queue, workers) with { Observer = observer });
+        engine.Run(share);
         Assert.Equal(-1, disks[1].Cache.FirstDifference(merge.Target));
     }
 

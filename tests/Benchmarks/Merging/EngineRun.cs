@@ -39,7 +39,7 @@ internal sealed record EngineChoices
 
 /// <summary>
 /// A merge by the engine in this process, over the production queue, with a queue around it that counts and traces. The program makes its
-/// setup in src/Cli/DeviceSet.cs; this is the same again, and the one place here that has to follow it.
+/// setup in src/Daemon/DeviceSet.cs; this is the same again, and the one place here that has to follow it.
 /// </summary>
 internal sealed record EngineRun(
     double Seconds, MergeResult Result, long Requests, long Waits, long BytesRead, long BytesWritten, long Flushes,
@@ -57,7 +57,6 @@ internal sealed record EngineRun(
         {
             Io = new Transfers(tracing, devices.Granules),
             Arena = devices.Arena,
-            Share = choices.Share,
             Workers = workers,
             Time = new MonotonicClock(),
             Cow = new MergeDevice(0, cowPath, devices[0].Length),
@@ -77,7 +76,7 @@ internal sealed record EngineRun(
         int collections = GC.CollectionCount(0);
         using MergeEngine engine = MergeEngine.Open(setup);
         long opened = GC.GetAllocatedBytesForCurrentThread();
-        MergeResult result = engine.Run();
+        MergeResult result = engine.Run(choices.Share);
         double seconds = Stopwatch.GetElapsedTime(start).TotalSeconds;
         long allocated = GC.GetAllocatedBytesForCurrentThread();
         if (queue is SlowFlushQueue slow) slow.Stop();

@@ -3,16 +3,13 @@ using Snapuserd.Block;
 using Snapuserd.Interop;
 using Snapuserd.Merge;
 
-namespace Snapuserd.Cli;
+namespace Snapuserd.Daemon;
 
 /// <summary>
-/// The devices of one command, opened and locked, with everything the engine needs to move their bytes: queue, buffers, workers, clock.
+/// The devices of one merge or view, opened and locked, with everything the engine needs to move their bytes: queue, buffers, workers, clock.
 /// </summary>
-internal sealed class DeviceSet : IDisposable
+public sealed class DeviceSet : IDisposable
 {
-    // Enough to keep an NVMe drive or a RAID busy with 4 KiB requests; more only adds latency to a stop. Android used 32 in 2022 and 8 today.
-    internal const int DefaultDepth = 32;
-
     // Beyond this many the devices are slower than the codecs; each takes some 200 KiB for its contexts.
     private const int MostThreads = 16;
 
@@ -27,30 +24,26 @@ internal sealed class DeviceSet : IDisposable
     private readonly IBlockQueue _queue;
     private readonly WorkQueue<DecodeJob> _workers;
 
-    /// <summary>Opens what the options name. <paramref name="writes"/>: COW and base are written, so they are opened for this process alone. <paramref name="stop"/> outlives it.</summary>
-    internal DeviceSet(Invocation invocation, bool writes, StopSignals stop)
-        : this(invocation, writes, stop, (int)invocation.Arguments.Number("--memory", Verbs.DefaultMemory))
+    /// <summary>
+    /// Opens what the options name. <paramref name="stop"/> and <paramref name="wakeUp"/> outlive it. Exit codes as <see cref="BlockDevice.Open"/> has them, 64 for paths
+    /// that do not go together, 69 and 71 for a queue that cannot be had.
+    /// </summary>
+    public DeviceSet(DeviceOptions options, StopFlag stop, WakeUp wakeUp)
     {
-    }
-
-    /// <summary>The same with another share of the memory: <paramref name="arenaBytes"/> bytes of buffers.</summary>
-    internal DeviceSet(Invocation invocation, bool writes, StopSignals stop, int arenaBytes)
-    {
-        _wakeUp = stop.WakeUp;
-        Arguments arguments = invocation.Arguments;
-        string cow = arguments.Required("--cow");
-        string? basePath = arguments.Text("--base"), sourcePath = arguments.Text("--source");
-        DeviceAccess access = writes ? DeviceAccess.Write | DeviceAccess.Exclusive : DeviceAccess.Shared;
+        _wakeUp = wakeUp;
+        string cow = options.Cow;
+        string? basePath = options.Base, sourcePath = options.Source;
+        DeviceAccess access = options.Writes ? DeviceAccess.Write | DeviceAccess.Exclusive : DeviceAccess.Shared;
         try
         {
             if (basePath != null) RefuseSame(cow, basePath);
             _cow = BlockDevice.Open(cow, access);
             if (basePath != null) _base = BlockDevice.Open(basePath, access);
-            if (sourcePath != null) _source = OpenSource(sourcePath, arguments.Has("--source-separate"));
-            _arena = new Arena(arenaBytes);
+            if (sourcePath != null) _source = OpenSource(sourcePath, options.SourceSeparate);
+            _arena = new Arena(options.ArenaBytes);
             Devices = _source != null ? [_cow, _base!, _source] : _base != null ? [_cow, _base] : [_cow];
-            _queue = MakeQueue(invocation, Devices);
-            int threads = (int)arguments.Number("--threads", Math.Clamp(Environment.ProcessorCount, 1, MostThreads));
+            _queue = MakeQueue(options, Devices);
+            int threads = options.Threads > 0 ? options.Threads : Math.Clamp(Environment.ProcessorCount, 1, MostThreads);
             // Also with a single one: the devices are not to wait while the engine decodes.
             _workers = new WorkQueue<DecodeJob>(threads, JobsUnderWay, () => new DecodeWorker(), _wakeUp);
             MergeDevice baseDevice = _base == null ? new MergeDevice(0, cow, _cow.Length) : new MergeDevice(1, basePath!, _base.Length);
@@ -63,8 +56,8 @@ internal sealed class DeviceSet : IDisposable
                 Cow = new MergeDevice(0, cow, _cow.Length),
                 Base = baseDevice,
                 Source = _source == null ? baseDevice : new MergeDevice(2, sourcePath!, _source.Length),
-                SharedBlocks = !arguments.Has("--source-separate"),
-                Stop = stop.Flag,
+                SharedBlocks = !options.SourceSeparate,
+                Stop = stop,
             };
         }
         catch
@@ -75,28 +68,29 @@ internal sealed class DeviceSet : IDisposable
     }
 
     /// <summary>The devices by number: COW, base, source if it is another.</summary>
-    internal BlockDevice[] Devices { get; }
+    public BlockDevice[] Devices { get; }
 
     /// <summary>What the engine takes.</summary>
-    internal MergeSetup Setup { get; }
+    public MergeSetup Setup { get; }
 
     /// <summary>"uring" or "sync".</summary>
-    internal string Io => _queue is RingQueue ? "uring" : "sync";
+    public string Io => _queue is RingQueue ? "uring" : "sync";
 
     /// <summary>True if <paramref name="path"/> is one of the devices, whatever it is called.</summary>
-    internal bool Contains(BlockDevice device) =>
+    public bool Contains(BlockDevice device) =>
         device.SameFileAs(_cow) || (_base?.SameFileAs(device) ?? false) || (_source?.SameFileAs(device) ?? false);
 
     /// <summary>
     /// After an I/O error: what was written beside the request that failed is still in the page cache, and its write-back may fail as well. The
     /// kernel tells that once, to whoever flushes next; it is to be this run, which ends anyway, and not the one that goes on. Nobody believes a success here.
     /// </summary>
-    internal void TakeErrors()
+    public void TakeErrors()
     {
         if (_base != null) _ = Libc.FSync(_base.Fd);
         _ = Libc.FSync(_cow.Fd);
     }
 
+    /// <summary>Closes them, unless the kernel may still write to the buffers.</summary>
     public void Dispose()
     {
         _workers?.Dispose();
@@ -137,21 +131,19 @@ internal sealed class DeviceSet : IDisposable
         return null;
     }
 
-    private IBlockQueue MakeQueue(Invocation invocation, BlockDevice[] devices)
+    private IBlockQueue MakeQueue(DeviceOptions options, BlockDevice[] devices)
     {
-        string io = invocation.Arguments.Choice("--io");
-        int depth = (int)invocation.Arguments.Number("--queue-depth", DefaultDepth);
-        if (io != "sync")
+        if (options.Io != IoChoice.Sync)
         {
-            RingRefusal? refusal = RingQueue.TryCreate(devices, _arena, _wakeUp, depth, out RingQueue? ring);
+            RingRefusal? refusal = RingQueue.TryCreate(devices, _arena, _wakeUp, options.QueueDepth, out RingQueue? ring);
             if (refusal is not { } why) return ring!;
-            if (io == "uring")
+            if (options.Io == IoChoice.Uring)
             {
                 bool exhausted = why.Errno is -Errno.ENOMEM or -Errno.EMFILE or -Errno.ENFILE;
                 throw new SnapuserdException(exhausted ? ExitCode.OutOfResources : ExitCode.Unavailable, why.Sentence);
             }
-            invocation.Output.Diagnose($"snapuserd: going on without io_uring: {why.Sentence}");
+            options.Report($"going on without io_uring: {why.Sentence}");
         }
-        return new SyncQueue(devices, _arena, _wakeUp, depth);
+        return new SyncQueue(devices, _arena, _wakeUp, options.QueueDepth);
     }
 }

@@ -1,0 +1,30 @@
+using Snapuserd.Daemon;
+
+namespace Snapuserd.Cli;
+
+/// <summary>What a command line says about devices.</summary>
+internal static class DeviceArguments
+{
+    /// <summary>Opens what the options name, with all of `--memory` for buffers.</summary>
+    internal static DeviceSet Open(Invocation invocation, bool writes, StopSignals stop) =>
+        new(Read(invocation, writes, (int)invocation.Arguments.Number("--memory", Verbs.DefaultMemory)), stop.Flag, stop.WakeUp);
+
+    /// <summary>What the options name, with <paramref name="arenaBytes"/> bytes of buffers.</summary>
+    internal static DeviceOptions Read(Invocation invocation, bool writes, int arenaBytes)
+    {
+        Arguments arguments = invocation.Arguments;
+        DeviceOptions options = new()
+        {
+            Cow = arguments.Required("--cow"),
+            Base = arguments.Text("--base"),
+            Source = arguments.Text("--source"),
+            SourceSeparate = arguments.Has("--source-separate"),
+            Writes = writes,
+            Io = arguments.Choice("--io") switch { "sync" => IoChoice.Sync, "uring" => IoChoice.Uring, _ => IoChoice.Auto },
+            ArenaBytes = arenaBytes,
+            Threads = (int)arguments.Number("--threads", 0),
+            Report = sentence => invocation.Output.Diagnose($"snapuserd: {sentence}"),
+        };
+        return options with { QueueDepth = (int)arguments.Number("--queue-depth", options.QueueDepth) };
+    }
+}

@@ -1,0 +1,310 @@
+using System;
+using System.Threading;
+using Snapuserd.Block;
+using Snapuserd.Interop;
+using Snapuserd.Merge;
+using Snapuserd.Serve;
+
+namespace Snapuserd.Daemon;
+
+/// <summary>Starts a device over a view: <paramref name="memory"/> bytes of buffers, <paramref name="wakeUp"/> is signalled when it is in trouble. <paramref name="device"/> is what readers open.</summary>
+public delegate IBlockServer ServerStart(SnapshotView view, BlockDevice[] devices, int memory, WakeUp wakeUp, out string device);
+
+/// <summary>Hears what becomes of a snapshot's merge, on the thread that merges.</summary>
+public interface ISnapshotObserver : IMergeObserver
+{
+    /// <summary>Everything is merged and durable.</summary>
+    void Merged(Snapshot snapshot, MergeResult result);
+
+    /// <summary>The merge ended before that: interrupted (75), or for good.</summary>
+    void Stopped(Snapshot snapshot, Exception reason);
+}
+
+/// <summary>What a snapshot is made of.</summary>
+public sealed record SnapshotOptions
+{
+    /// <summary>What it is called by those who control it.</summary>
+    public required string Name { get; init; }
+    /// <summary>Its devices. They are opened for writing if it may ever be merged.</summary>
+    public required DeviceOptions Devices { get; init; }
+    /// <summary>Decode every payload before the first write.</summary>
+    public bool VerifyFirst { get; init; } = true;
+    /// <summary>Bytes of the cache of decoded units, and of a server's buffers.</summary>
+    public required int CacheBytes { get; init; }
+    /// <inheritdoc cref="CacheBytes"/>
+    public required int ServerBytes { get; init; }
+    /// <summary>Where its merge waits for its turn; null if it need not.</summary>
+    public MergeSlots? Slots { get; init; }
+    /// <summary>Hears what becomes of its merge.</summary>
+    public ISnapshotObserver? Observer { get; init; }
+    /// <summary>Takes a sentence for every read that fails, from any thread.</summary>
+    public Action<string>? ReadFailed { get; init; }
+}
+
+/// <summary>
+/// A COW and its base while a process serves and merges them. One thread owns it: it opens, starts to serve, and runs, which is where the merge happens; what others want of it they
+/// ask for from any thread, and it is done at the next occasion.
+/// <code>
+///   Open -> Serve -> Run:  Serving -- RequestMerge --> Queued -> Merging -> Merged
+///                                                                       \-> Failed, or interrupted: Serving
+///   RequestStop ends Run in any state; Dispose removes the device.
+/// </code>
+/// </summary>
+public sealed class Snapshot : IDisposable, IMergeObserver
+{
+    /// <summary>Between two looks for a stop where none is announced: short for whoever sends a SIGTERM, and no load.</summary>
+    private const int LookMilliseconds = 100;
+
+    private readonly object _gate = new();
+    private readonly SnapshotOptions _options;
+    private readonly StopFlag _stop;
+    private readonly WakeUp _wakeUp;
+    private readonly MonotonicClock _clock = new();
+    private readonly MergePace _pace = new();
+    private DeviceSet? _devices;
+    private MergeSetup? _setup;
+    private MergeEngine? _engine;
+    private SnapshotView? _view;
+    private IBlockServer? _server;
+
+    // What others may ask for and see, under the gate.
+    private SnapshotStatus _status;
+    private MergeProgress _progress;
+    private bool _mergeRequested;
+    private bool _disposed;
+    private long _mergeBegan = -1;
+
+    /// <summary>Opens nothing yet. <paramref name="stop"/> and <paramref name="wakeUp"/> are its own, and outlive it.</summary>
+    public Snapshot(SnapshotOptions options, StopFlag stop, WakeUp wakeUp)
+    {
+        (_options, _stop, _wakeUp) = (options, stop, wakeUp);
+        _status = new SnapshotStatus { Name = options.Name, Cow = options.Devices.Cow, Base = options.Devices.Base ?? "" };
+    }
+
+    /// <summary>What it is called by those who control it.</summary>
+    public string Name => _options.Name;
+
+    /// <summary>Whether it may be merged at all.</summary>
+    public bool CanMerge => _options.Devices.Writes;
+
+    /// <summary>What its merge has done so far; for the thread that owns it.</summary>
+    public MergeEngine Engine => _engine ?? throw new InvalidOperationException("the snapshot was not opened");
+
+    /// <summary>Its devices; for the thread that owns it.</summary>
+    public DeviceSet Devices => _devices ?? throw new InvalidOperationException("the snapshot was not opened");
+
+    /// <summary>Bytes of the image; once it was opened.</summary>
+    public long Length => _setup?.Base.Length ?? throw new InvalidOperationException("the snapshot was not opened");
+
+    /// <summary>Why the device is gone, or null.</summary>
+    public string? Trouble => _server?.Trouble;
+
+    /// <summary>How it is at this moment. Any thread.</summary>
+    public SnapshotStatus Status
+    {
+        get
+        {
+            lock (_gate)
+            {
+                return _status with
+                {
+                    OpsDone = _progress.OpsDone,
+                    OpsTotal = _progress.OpsTotal,
+                    BytesDone = _progress.BytesDone,
+                    BytesTotal = _progress.BytesTotal,
+                    Paused = _pace.IsPaused,
+                    BytesPerSecond = _pace.BytesPerSecond,
+                    FailedReads = _view?.Failures ?? 0,
+                    MergeSeconds = _status.State == SnapshotState.Merging ? SecondsOfMerge : _status.MergeSeconds,
+                };
+            }
+        }
+    }
+
+    /// <summary>Opens the devices and reads the COW. Exit codes as <see cref="DeviceSet"/> and <see cref="MergeEngine.Open(MergeSetup)"/> have them.</summary>
+    public void Open()
+    {
+        _devices = new DeviceSet(_options.Devices, _stop, _wakeUp);
+        _setup = _devices.Setup with
+        {
+            Observer = this,
+            Pace = _pace,
+            Readers = new ReaderGate(_wakeUp),
+            // An Xor in place without scratch has no home for readers while it is written: such a COW is served or merged, not both.
+            Options = new MergeOptions { VerifyFirst = _options.VerifyFirst, AllowUnsafe = !CanMerge },
+        };
+        _engine = MergeEngine.Open(_setup);
+        _engine.Open();
+        MergeResult result = _engine.Result;
+        lock (_gate) _progress = _engine.Progress;
+        Change(status => status with
+        {
+            State = _mergeRequested ? SnapshotState.Queued : result.AlreadyMerged ? SnapshotState.Merged : SnapshotState.Serving,
+            ResumedFrom = result.ResumedFrom,
+        });
+    }
+
+    /// <summary>Makes it readable; returns what readers open.</summary>
+    public string Serve(ServerStart start)
+    {
+        SnapshotView view = new(Engine, _setup!, _options.CacheBytes, _options.ReadFailed);
+        lock (_gate) _view = view;
+        _server = start(view, Devices.Devices, _options.ServerBytes, _wakeUp, out string device);
+        Change(status => status with { Device = device });
+        return device;
+    }
+
+    /// <summary>Serves, and merges when it is asked to, until it is asked to stop or its device is gone. Returns what became of the merge: 0 if there was none.</summary>
+    public ExitCode Run()
+    {
+        // Those who read a ublk device wait for the next server by then, and that one for the end of this process.
+        if (_server is { } server) _stop.StopAlsoWhen(() => server.Trouble != null);
+        ExitCode code = ExitCode.Done;
+        // Whatever became of the merge, the device stays as long as somebody wants it.
+        while (!_stop.Requested)
+        {
+            if (IsMyTurn(out MemoryShare? share)) code = Merge(share);
+            else Rest();
+        }
+        _options.Slots?.GiveUp(this);
+        return code;
+    }
+
+    /// <summary>Asks for the merge, once. False if it cannot be merged, was asked before, or there is nothing left to do. Any thread.</summary>
+    public bool RequestMerge()
+    {
+        lock (_gate)
+        {
+            if (!CanMerge || _mergeRequested || _status.State is not (SnapshotState.Serving or SnapshotState.Opening or SnapshotState.Merged)) return false;
+            _mergeRequested = true;
+            if (_status.State == SnapshotState.Serving) _status = _status with { State = SnapshotState.Queued };
+            _options.Slots?.Queue(this);
+        }
+        Wake();
+        return true;
+    }
+
+    /// <summary>Holds the merge as soon as what is being written is written and counted. Any thread.</summary>
+    public void Pause()
+    {
+        _pace.Pause();
+        Wake();
+    }
+
+    /// <summary>Lets it go on. Any thread.</summary>
+    public void Resume()
+    {
+        _pace.Resume();
+        Wake();
+    }
+
+    /// <summary>Limits what the merge writes, in bytes per second; 0 for no limit. Whoever sets one wakes the snapshot every few milliseconds, as long as <see cref="NeedsTicks"/>. Any thread.</summary>
+    public void SetRate(long bytesPerSecond)
+    {
+        _pace.BytesPerSecond = bytesPerSecond;
+        Wake();
+    }
+
+    /// <summary>Its merge goes on by the time that passes.</summary>
+    public bool NeedsTicks => _pace.IsLimited && Status.State == SnapshotState.Merging;
+
+    /// <summary>Ends <see cref="Run"/>. Any thread.</summary>
+    public void RequestStop()
+    {
+        _stop.Request();
+        Wake();
+    }
+
+    /// <summary>Has its thread look at what there is to look at. Any thread.</summary>
+    public void Wake()
+    {
+        lock (_gate)
+            if (!_disposed) _wakeUp.Signal();
+    }
+
+    /// <inheritdoc/>
+    void IMergeObserver.Progress(in MergeProgress progress)
+    {
+        // Comes with every batch: a new status each time would be the only garbage of a merge.
+        lock (_gate) _progress = progress;
+        _options.Observer?.Progress(progress);
+    }
+
+    /// <summary>Answers the requests that came, and removes the device. For the thread that owns it.</summary>
+    public void StopServing() => _server?.Stop();
+
+    /// <summary>Removes the device if it is still there, and closes everything.</summary>
+    public void Dispose()
+    {
+        _server?.Dispose();
+        _view?.Dispose();
+        _engine?.Dispose();
+        _devices?.Dispose();
+        lock (_gate)
+        {
+            _disposed = true;
+            _status = _status with { State = SnapshotState.Ended, Device = "" };
+        }
+    }
+
+    private double SecondsOfMerge => _mergeBegan < 0 ? 0 : (_clock.Milliseconds - _mergeBegan) / 1000.0;
+
+    private bool IsMyTurn(out MemoryShare? share)
+    {
+        share = null;
+        lock (_gate)
+        {
+            if (!_mergeRequested || _mergeBegan >= 0) return false;
+        }
+        return _options.Slots == null || (share = _options.Slots.TryEnter(this)) != null;
+    }
+
+    private ExitCode Merge(MemoryShare? share)
+    {
+        lock (_gate) _mergeBegan = _clock.Milliseconds;
+        Change(status => status with { State = SnapshotState.Merging });
+        try
+        {
+            MergeResult result = Engine.Run(share);
+            End(SnapshotState.Merged, "");
+            _options.Observer?.Merged(this, result);
+            return ExitCode.Done;
+        }
+        catch (Exception e)
+        {
+            // Also a defect of ours: readers find every block where they found it before.
+            SnapuserdException? known = e as SnapuserdException;
+            if (known?.Code == ExitCode.InputOutput) Devices.TakeErrors();
+            End(known?.Code == ExitCode.Interrupted ? SnapshotState.Serving : SnapshotState.Failed, e.Message);
+            _options.Observer?.Stopped(this, e);
+            return known?.Code ?? ExitCode.Internal;
+        }
+        finally
+        {
+            if (share != null) _options.Slots!.Leave(share);
+        }
+    }
+
+    private void End(SnapshotState state, string error) =>
+        Change(status => status with { State = state, Error = error, MergeSeconds = SecondsOfMerge });
+
+    private void Change(Func<SnapshotStatus, SnapshotStatus> change)
+    {
+        lock (_gate) _status = change(_status);
+    }
+
+    /// <summary>Waits until there may be something to look at. A merge may have ended because its queue broke, which nothing wakes any more; the servers have queues of their own.</summary>
+    private void Rest()
+    {
+        Transfers io = _setup!.Io;
+        try
+        {
+            if (io.Broken) _ = Libc.Poll(default, LookMilliseconds);
+            else io.Wait();
+        }
+        catch (SnapuserdException) when (io.Broken)
+        {
+            // It broke just now.
+        }
+    }
+}

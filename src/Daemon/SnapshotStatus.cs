@@ -1,0 +1,58 @@
+namespace Snapuserd.Daemon;
+
+/// <summary>Where a snapshot is in its life.</summary>
+public enum SnapshotState
+{
+    /// <summary>Its COW is being read.</summary>
+    Opening,
+    /// <summary>It shows the new image; nothing of it is being merged.</summary>
+    Serving,
+    /// <summary>It waits for its turn to merge.</summary>
+    Queued,
+    /// <summary>It is being merged, or would be if it were not paused.</summary>
+    Merging,
+    /// <summary>Everything is merged and durable; it is shown as before.</summary>
+    Merged,
+    /// <summary>Its merge has failed; it is shown as before, and the next process may go on.</summary>
+    Failed,
+    /// <summary>It is gone.</summary>
+    Ended,
+}
+
+/// <summary>What a snapshot has to say of itself at one moment.</summary>
+public sealed record SnapshotStatus
+{
+    /// <summary>What it is called by those who control it.</summary>
+    public required string Name { get; init; }
+    /// <summary>Path of its COW.</summary>
+    public required string Cow { get; init; }
+    /// <summary>Path of its base.</summary>
+    public required string Base { get; init; }
+    /// <summary>What readers open; empty while there is nothing.</summary>
+    public string Device { get; init; } = "";
+    /// <summary>Where it is in its life.</summary>
+    public SnapshotState State { get; init; }
+    /// <summary>Its merge is held, or will be from its first write on.</summary>
+    public bool Paused { get; init; }
+    /// <summary>Ops written to Base, counted as the header counts them; all there are.</summary>
+    public int OpsDone { get; init; }
+    /// <inheritdoc cref="OpsDone"/>
+    public int OpsTotal { get; init; }
+    /// <summary>Bytes of Base that those ops stand for.</summary>
+    public long BytesDone { get; init; }
+    /// <inheritdoc cref="BytesDone"/>
+    public long BytesTotal { get; init; }
+    /// <summary>Ops that earlier processes had merged.</summary>
+    public int ResumedFrom { get; init; }
+    /// <summary>Seconds since its merge began, or that it took.</summary>
+    public double MergeSeconds { get; init; }
+    /// <summary>Bytes per second that are written at the most; 0 for no limit.</summary>
+    public long BytesPerSecond { get; init; }
+    /// <summary>Reads that ended with an error.</summary>
+    public int FailedReads { get; init; }
+    /// <summary>Why it has failed; empty if it has not.</summary>
+    public string Error { get; init; } = "";
+
+    /// <summary>Percent of its ops that are merged, 0 to 100.</summary>
+    public double Percent => OpsTotal == 0 ? (State == SnapshotState.Merged ? 100 : 0) : 100.0 * OpsDone / OpsTotal;
+}
