@@ -44,6 +44,21 @@ public sealed class CrashTests(ITestOutputHelper output)
 
     [Theory]
     [MemberData(nameof(Small))]
+    public void A_crash_at_any_step_of_a_small_merge_that_is_paused_and_slowed_now_and_then_loses_nothing(string name, int window)
+    {
+        MergeCase merge = SmallCases.Make(name, window) with { Paced = true };
+        foreach (ulong seed in new ulong[] { 4, 5 })
+        {
+            using Explorer explorer = new(merge, new Thoroughness { Seed = seed, Crashes = 1 });
+            explorer.Explore();
+            output.WriteLine($"seed {seed}: {explorer.Counts}");
+            Assert.True(explorer.Runs > 10);
+            Assert.Equal(merge.MayBeLost, explorer.Lost > 0);
+        }
+    }
+
+    [Theory]
+    [MemberData(nameof(Small))]
     public void A_flush_that_fails_and_drops_its_data_stops_the_merge_and_the_next_run_reaches_the_target(string name, int window)
     {
         MergeCase merge = SmallCases.Make(name, window);

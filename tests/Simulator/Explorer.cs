@@ -26,6 +26,9 @@ public sealed record MergeCase(string Name, Image Cow, Image Base, Image Target)
     public int Granule { get; init; } = 1;
     /// <summary>An Xor in place without scratch: after a crash in the middle of it, exit code 65 that says so is the right answer.</summary>
     public bool MayBeLost { get; init; }
+    /// <summary>Somebody pauses the merge, slows it down and lets it go on (<see cref="SimPace"/>).</summary>
+    public bool Paced { get; init; }
+
     /// <summary>The merged image is read before, during and after every run (<see cref="SimReaders"/>).</summary>
     public bool Readers { get; init; } = true;
     /// <summary>A reader who enters before the first step and never leaves: the merge ends with <see cref="StuckException"/> where it must wait for him.</summary>

@@ -64,7 +64,7 @@ public static class RandomRuns
                 merge = OtherWays(merge, chance);
                 tally.Add(runs: 1);
                 // The same choices with and without readers, who have a chance of their own.
-                Leg run = new(merge with { Readers = ((ulong)leg + seed) % 2 == 0 }, chance, arenas, disks, count);
+                Leg run = new(merge with { Readers = ((ulong)leg + seed) % 2 == 0, Paced = ((ulong)leg + seed) % 3 == 0 }, chance, arenas, disks, count);
                 int unlike = run.FirstWrongPage();
                 if (unlike >= 0) throw new LostDataException($"block {unlike} of the merged image, read without merging, is wrong");
                 run.Merge(leg > 0 && chance.Percent(25) ? 1 + chance.Below(steps) : 0);

@@ -67,7 +67,7 @@ public static class Sabotages
         new("rule-1-by-what-is-written-unasserted", "the same, and the assertion compares likewise", new SourceEdit(Engine, "bool Write()", "if (batch.Limit > _released)", "if (batch.Limit > _written)"), new SourceEdit(Engine, "void CheckRule1(", "batch.Limit > _released", "batch.Limit > _written")) { WithoutAssertion = true },
         new("checkpoint-counts-what-came-behind-its-flush", "a checkpoint counts what was written while Base was being flushed", new SourceEdit(Engine, "> Checkpoint()", "_head.Count = to;", "_head.Count = to = _written;")),
         new("batch-counts-as-written-when-it-is-begun", "a batch is taken leave of while its writes are in flight", new SourceEdit(Engine, "bool Retire()", "Phase: BatchPhase.Written,", "Phase: BatchPhase.Written or BatchPhase.Writing,")),
-        new("stops-with-requests-in-flight", "an error ends the run before what is in flight is reaped", new SourceEdit(Engine, "MergeResult Run()", "_pipeline.Abandon();", "")),
+        new("stops-with-requests-in-flight", "an error ends the run before what is in flight is reaped", new SourceEdit(Engine, "MergeResult Run(", "_pipeline.Abandon();", "")),
         new("window-shorter-than-W", "a window leaves the last op for the next one", new SourceEdit(Plan, "int WindowAt(", "from + Window :", "from + Window - 1 :")),
         new("window-goes-on-behind-a-replace", "the run of a window is taken as longer than it is", new SourceEdit(Plan, "int WindowAt(", "&& this[position].IsOrdered", "")),
         new("entries-off-by-one", "entry i names the op behind its own", new SourceEdit(Head, "void SetEntries(", "? blocks[i] :", "? blocks[Math.Min(i + 1, blocks.Length - 1)] :")),

@@ -27,7 +27,9 @@ public static class SimMerge
         using SimQueue own = queue = new(Devices(merge, disks), arena, merge.QueueDepth, seed, Step, faults, pages) { SlowFlushes = merge.SlowFlushes };
         using SimWorkers workers = new(new DecodeWorker(), seed);
         using WakeUp wakeUp = new();
-        MergeSetup setup = Setup(merge, disks, arena, seed, queue, workers) with { Stop = stop ?? new StopFlag(), Observer = undone, Readers = new ReaderGate(wakeUp) };
+        SimPace? pace = merge.Paced ? new SimPace(seed) : null;
+        queue.Pace = pace;
+        MergeSetup setup = Setup(merge, disks, arena, seed, queue, workers) with { Stop = stop ?? new StopFlag(), Observer = undone, Readers = new ReaderGate(wakeUp), Pace = pace?.Pace ?? new MergePace() };
         using MergeEngine engine = MergeEngine.Open(merge.StepMilliseconds > 0 ? setup with { Time = time } : setup);
         undone.LeaveOut(engine.Cow);
         try

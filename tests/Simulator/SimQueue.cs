@@ -46,6 +46,9 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
     /// <summary>Those who read beside the thread of this queue, while it waits and otherwise.</summary>
     public SimReaders? Readers { get; set; }
 
+    /// <summary>Who pauses the merge and lets it go on.</summary>
+    public SimPace? Pace { get; set; }
+
     /// <summary>Requests so far, by which faults are numbered.</summary>
     public int Requests { get; private set; }
 
@@ -60,8 +63,10 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
     public int Wait(Span<BlockCompletion> completions)
     {
         Readers?.Run();
+        bool held = Pace?.Look(idle: _flights.Count == 0) ?? false;
         if (_flights.Count == 0)
         {
+            if (held) return 0;
             Readers?.WakeUp();
             if (Readers is null) throw new ContractViolationException("waiting with nothing in flight would last for ever");
             return 0;

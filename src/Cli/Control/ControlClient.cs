@@ -1,0 +1,116 @@
+using System;
+using System.Text;
+using Snapuserd.Block;
+using Snapuserd.Interop;
+
+namespace Snapuserd.Cli.Control;
+
+/// <summary>
+/// The other end of a control socket. Each line that comes from there begins with a character that says what it is: a space for a line of the result, '~' for one that the next
+/// takes the place of, '.' for the end, '!' for the end with an exit code, a space and a sentence.
+/// </summary>
+internal sealed class ControlClient : IDisposable
+{
+    /// <summary>The first packet, which tells a server of lines from one of Android's clients.</summary>
+    internal const string Greeting = "ctl 1\n";
+
+    /// <summary>Milliseconds that a server has to answer: it answers from a thread that waits for nothing.</summary>
+    private const int AnswerMilliseconds = 10_000;
+
+    /// <summary>Bytes of a line at the most, paths and sentences included.</summary>
+    private const int LongestLine = 64 << 10;
+
+    private readonly string _path;
+    private readonly int _fd;
+    private readonly byte[] _buffer = new byte[LongestLine];
+    private int _length;
+
+    /// <summary>Connects. Exit code 66 when nobody listens at <paramref name="path"/>, 77 when that is not for this user.</summary>
+    internal ControlClient(string path)
+    {
+        _path = path;
+        _fd = Libc.Socket(Libc.AF_UNIX, Libc.SOCK_STREAM | Libc.SOCK_CLOEXEC, 0);
+        if (_fd < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"cannot make a socket: {Reason.Of(_fd)}");
+        int result = Libc.Connect(_fd, path);
+        if (result >= 0) result = (int)Send(Greeting);
+        if (result >= 0) return;
+        Dispose();
+        throw result switch
+        {
+            -Errno.ENOENT or -Errno.ECONNREFUSED => new SnapuserdException(ExitCode.InputMissing, $"nothing listens at {path}"),
+            -Errno.EACCES or -Errno.EPERM => new SnapuserdException(ExitCode.Permission, $"{path} is not for this user: {Reason.Of(result)}"),
+            -Errno.ENAMETOOLONG => new SnapuserdException(ExitCode.Usage, $"{path} is too long for a socket, which takes {UnixAddress.LongestPath} bytes"),
+            _ => new SnapuserdException(ExitCode.InputOutput, $"{path}: {Reason.Of(result)}"),
+        };
+    }
+
+    /// <summary>Sends a request and hands every line of the reply to <paramref name="show"/>, with true if the next takes its place. Throws what the server says.</summary>
+    internal void Ask(string request, Action<string, bool> show)
+    {
+        nint sent = Send(request + "\n");
+        if (sent < 0) throw Gone((int)sent);
+        while (true)
+        {
+            string line = NextLine();
+            switch (line.Length == 0 ? '\0' : line[0])
+            {
+                case ' ': show(line[1..], false); break;
+                case '~': show(line[1..], true); break;
+                case '.': return;
+                case '!': throw ErrorOf(line);
+                default: throw new SnapuserdException(ExitCode.InputOutput, $"{_path} answers in another language than that of snapuserd");
+            }
+        }
+    }
+
+    public void Dispose() => _ = Libc.Close(_fd);
+
+    private static SnapuserdException ErrorOf(string line)
+    {
+        int space = line.IndexOf(' ');
+        return space > 1 && int.TryParse(line.AsSpan(1, space - 1), out int code) && code is > 0 and < 128
+            ? new SnapuserdException((ExitCode)code, line[(space + 1)..])
+            : new SnapuserdException(ExitCode.InputOutput, line[1..]);
+    }
+
+    private nint Send(string text)
+    {
+        ReadOnlySpan<byte> rest = Encoding.UTF8.GetBytes(text);
+        while (rest.Length > 0)
+        {
+            nint sent = Libc.Send(_fd, rest, Libc.MSG_NOSIGNAL);
+            if (sent == -Errno.EINTR) continue;
+            if (sent < 0) return sent;
+            rest = rest[(int)sent..];
+        }
+        return 0;
+    }
+
+    private string NextLine()
+    {
+        while (true)
+        {
+            int end = Array.IndexOf(_buffer, (byte)'\n', 0, _length);
+            if (end >= 0)
+            {
+                string line = Encoding.UTF8.GetString(_buffer, 0, end);
+                _length -= end + 1;
+                Array.Copy(_buffer, end + 1, _buffer, 0, _length);
+                return line;
+            }
+            if (_length == _buffer.Length) throw new SnapuserdException(ExitCode.InputOutput, $"{_path} sends a line without an end");
+            Span<PollFd> one = [new PollFd { Fd = _fd, Events = Libc.POLLIN }];
+            int ready = Libc.Poll(one, AnswerMilliseconds);
+            if (ready == -Errno.EINTR) continue;
+            if (ready == 0) throw new SnapuserdException(ExitCode.InputOutput, $"{_path} does not answer");
+            nint got = Libc.Recv(_fd, _buffer.AsSpan(_length), 0);
+            if (got == -Errno.EINTR) continue;
+            if (got <= 0) throw Gone((int)got);
+            _length += (int)got;
+        }
+    }
+
+    private SnapuserdException Gone(int errno) => errno is 0 or -Errno.EPIPE or -Errno.ECONNRESET
+        ? new SnapuserdException(ExitCode.InputOutput, $"the server at {_path} has closed the connection")
+        : new SnapuserdException(ExitCode.InputOutput, $"{_path}: {Reason.Of(errno)}");
+}

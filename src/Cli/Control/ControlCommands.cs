@@ -1,0 +1,133 @@
+using System;
+using Snapuserd.Block;
+using System.Collections.Generic;
+using System.Globalization;
+using System.Text;
+using Snapuserd.Daemon;
+
+namespace Snapuserd.Cli.Control;
+
+/// <summary>Where the lines of a reply go.</summary>
+internal interface IReplyLines
+{
+    /// <summary>A line of the result.</summary>
+    void Line(string text);
+
+    /// <summary>A line that the next one takes the place of: the state of something that goes on.</summary>
+    void Passing(string text);
+}
+
+/// <summary>
+/// What a server does with the lines that `ctl` sends: COMMAND, a space, its words; "json " before it asks for JSON objects. A name is the last word and may have spaces in it.
+/// <code>
+///   list | status [NAME] | merge [NAME] | pause [NAME] | resume [NAME] | rate BYTES [NAME] | watch [NAME] | stop [NAME]
+/// </code>
+/// Without a name it concerns all snapshots of the process.
+/// </summary>
+internal sealed class ControlCommands(Func<IReadOnlyList<Snapshot>> snapshots)
+{
+    /// <summary>Commands that `ctl` knows, for its help and its check of the command line.</summary>
+    internal static readonly string[] Names = ["list", "status", "merge", "pause", "resume", "rate", "watch", "stop"];
+
+    /// <summary>
+    /// Does what <paramref name="line"/> says. Null when it is done; otherwise the exit code for `ctl` and a sentence. `watch` writes how things are at the moment:
+    /// <see cref="IsOver"/> says whether to ask again.
+    /// </summary>
+    internal (ExitCode Code, string Sentence)? Do(string line, IReplyLines reply)
+    {
+        bool json = Take(ref line, "json");
+        int space = line.IndexOf(' ');
+        string command = space < 0 ? line : line[..space], rest = space < 0 ? "" : line[(space + 1)..];
+        long rate = 0;
+        if (command == "rate")
+        {
+            space = rest.IndexOf(' ');
+            string number = space < 0 ? rest : rest[..space];
+            rest = space < 0 ? "" : rest[(space + 1)..];
+            if (!long.TryParse(number, NumberStyles.None, CultureInfo.InvariantCulture, out rate)) return (ExitCode.Usage, $"'{number}' is not a number of bytes per second");
+        }
+        List<Snapshot> chosen = Choose(rest);
+        if (chosen.Count == 0 && rest.Length > 0) return (ExitCode.InputMissing, $"there is no snapshot {rest} here{Known()}");
+        switch (command)
+        {
+            case "list":
+                foreach (Snapshot one in chosen) reply.Line(json ? StatusText.Json(one.Status) : StatusText.Short(one.Status));
+                return null;
+            case "status":
+                foreach (Snapshot one in chosen) reply.Line(json ? StatusText.Json(one.Status) : StatusText.Long(one.Status));
+                return null;
+            case "watch":
+                foreach (Snapshot one in chosen)
+                {
+                    SnapshotStatus status = one.Status;
+                    string text = json ? StatusText.Json(status) : StatusText.Short(status);
+                    if (GoesOn(status)) reply.Passing(text);
+                    else reply.Line(text);
+                }
+                return null;
+            case "merge":
+                foreach (Snapshot one in chosen)
+                    if (Refusal(one) is { } refusal) return refusal;
+                return null;
+            case "pause":
+                foreach (Snapshot one in chosen) one.Pause();
+                return null;
+            case "resume":
+                foreach (Snapshot one in chosen) one.Resume();
+                return null;
+            case "rate":
+                foreach (Snapshot one in chosen) one.SetRate(rate);
+                return null;
+            case "stop":
+                foreach (Snapshot one in chosen) one.RequestStop();
+                return null;
+            default:
+                return (ExitCode.Usage, Arguments.Unknown("command", command, Names));
+        }
+    }
+
+    /// <summary>Whether `watch` has nothing more to tell: no merge of those it is about goes on or waits.</summary>
+    internal bool IsOver(string line)
+    {
+        _ = Take(ref line, "json");
+        _ = Take(ref line, "watch");
+        foreach (Snapshot one in Choose(line == "watch" ? "" : line))
+            if (GoesOn(one.Status)) return false;
+        return true;
+    }
+
+    private static bool GoesOn(SnapshotStatus status) => status.State is SnapshotState.Opening or SnapshotState.Queued or SnapshotState.Merging;
+
+    private static (ExitCode Code, string Sentence)? Refusal(Snapshot snapshot)
+    {
+        SnapshotStatus status = snapshot.Status;
+        // Asked for twice is asked for once; what is merged is what was wanted.
+        if (status.State is SnapshotState.Queued or SnapshotState.Merging or SnapshotState.Merged) return null;
+        if (snapshot.RequestMerge()) return null;
+        return !snapshot.CanMerge ? (ExitCode.Usage, $"{status.Name} was opened for reading only; start it with --merge-on-request")
+            : status.Error.Length > 0 ? (ExitCode.InputOutput, $"{status.Name} has failed: {status.Error}")
+            : (ExitCode.Interrupted, $"{status.Name} is about to end");
+    }
+
+    private static bool Take(ref string line, string word)
+    {
+        if (!line.StartsWith(word + " ", StringComparison.Ordinal)) return false;
+        line = line[(word.Length + 1)..];
+        return true;
+    }
+
+    private List<Snapshot> Choose(string name)
+    {
+        List<Snapshot> chosen = [];
+        foreach (Snapshot one in snapshots())
+            if (name.Length == 0 || one.Name == name) chosen.Add(one);
+        return chosen;
+    }
+
+    private string Known()
+    {
+        StringBuilder known = new();
+        foreach (Snapshot one in snapshots()) known.Append(known.Length == 0 ? "; there is " : ", ").Append(one.Name);
+        return known.ToString();
+    }
+}
