@@ -129,6 +129,27 @@ public sealed class BlockDevice : IDisposable
         return false;
     }
 
+    /// <summary>
+    /// Gives up the exclusive hold and the lock of a block device, and the right to write to it, without disturbing those who read: the same number is another descriptor from one moment to the next. Both end when
+    /// the last request that began before has ended, which may be a while: whoever wants the device then has to try more than once. Exit codes as those of <see cref="Open"/>; it is as before then.
+    /// </summary>
+    public void GiveUpHold()
+    {
+        if (!IsBlockDevice) return;
+        Check(Path, Libc.Statx(Fd, Libc.STATX_BASIC_STATS, out StatxData mine), false);
+        int flags = Libc.Fcntl(Fd, Libc.F_GETFL, 0);
+        Check(Path, flags, false);
+        int fd = OpenAgain(Path, flags & Libc.O_DIRECT, mine);
+        // The path may lead elsewhere by now: the root is another, or the link was moved.
+        if (fd == -Errno.ENOENT) fd = OpenAgain($"/proc/self/fd/{Fd}", flags & Libc.O_DIRECT, mine);
+        Check(Path, fd, false);
+        int result;
+        do result = Libc.Dup3(fd, Fd, Libc.O_CLOEXEC);
+        while (result is -Errno.EINTR or -Errno.EBUSY);
+        _ = Libc.Close(fd);
+        Check(Path, result, false);
+    }
+
     /// <summary>Closes it, and with it lets go of lock and exclusive hold. Nothing may be in flight.</summary>
     public void Dispose()
     {
@@ -147,6 +168,19 @@ public sealed class BlockDevice : IDisposable
     }
 
     private static uint Kind(in StatxData status) => status.Mode & (uint)Libc.S_IFMT;
+
+    /// <summary>For reading, if it is the device that <paramref name="mine"/> tells of; -ENOENT if it is another.</summary>
+    private static int OpenAgain(string path, int flags, in StatxData mine)
+    {
+        int fd;
+        do fd = Libc.OpenAt(Libc.AT_FDCWD, path, Libc.O_RDONLY | Libc.O_CLOEXEC | Libc.O_NOCTTY | flags);
+        while (fd == -Errno.EINTR);
+        if (fd < 0) return fd;
+        int result = Libc.Statx(fd, Libc.STATX_BASIC_STATS, out StatxData other);
+        if (result == 0 && (other.Mode, other.RdevMajor, other.RdevMinor) == (mine.Mode, mine.RdevMajor, mine.RdevMinor)) return fd;
+        _ = Libc.Close(fd);
+        return result < 0 ? result : -Errno.ENOENT;
+    }
 
     private static void CheckKind(string path, in StatxData status)
     {

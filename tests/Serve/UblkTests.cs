@@ -202,7 +202,7 @@ public sealed class UblkTests
         test.Driver.RefuseNextCommit = -Errno.EINVAL;
         _ = test.Driver.Post(UBLK_IO_OP_READ, 0, 8);
         Assert.True(test.WaitForTrouble());
-        Assert.Equal(ExitCode.Interrupted, Assert.Throws<SnapuserdException>(test.Fixture.Engine.Run).Code);
+        Assert.Equal(ExitCode.Interrupted, Assert.Throws<SnapuserdException>(() => test.Fixture.Engine.Run()).Code);
         Assert.False(test.Fixture.Engine.Result.AlreadyMerged);
     }
 

@@ -1,0 +1,103 @@
+using System;
+using System.Diagnostics.CodeAnalysis;
+using System.Runtime.InteropServices;
+
+namespace Snapuserd.Interop;
+
+// Linux's device mapper (linux/dm-ioctl.h, Documentation/admin-guide/device-mapper), all of it through ioctls of /dev/mapper/control:
+//
+//   0     DmIoctl          what is asked, by name; DataSize bytes in all, filled with what is answered
+//   312   at DataStart     TABLE_LOAD    a DmTargetSpec, its parameters as text with a closing zero, and so on at multiples of 8
+//                          TABLE_STATUS  the same from the kernel
+//                          LIST_DEVICES  DmNameList: device, distance to the next (0: the last), name with a closing zero
+//
+// A device has two slots for tables: TABLE_LOAD fills the inactive one and opens the devices it names (a claim, as O_EXCL makes one); DEV_SUSPEND
+// without DM_SUSPEND_FLAG ("resume") waits until nothing is in flight, makes it the active one, and lets go of the devices of the old one.
+
+/// <summary>The head of every message.</summary>
+[CType("struct dm_ioctl")]
+[KernelHeader("linux/dm-ioctl.h")]
+[StructLayout(LayoutKind.Sequential)]
+public unsafe struct DmIoctl
+{
+    /// <summary>Of the interface: major, minor, patch. The kernel refuses another major and a newer minor than its own.</summary>
+    public fixed uint Version[3];
+    /// <summary>Bytes of the whole message, this included.</summary>
+    public uint DataSize;
+    /// <summary>Where what follows begins, from the start of this.</summary>
+    public uint DataStart;
+    public uint TargetCount;
+    public int OpenCount;
+    /// <summary>DM_…_FLAG</summary>
+    public uint Flags;
+    /// <summary>In with resume and remove: a cookie of udev; 0 for none.</summary>
+    public uint EventNr;
+    public uint Padding;
+    /// <summary>Major and minor as <see cref="Libc.DecodeDevice"/> takes them.</summary>
+    public ulong Dev;
+    public fixed byte Name[DeviceMapperAbi.DM_NAME_LEN];
+    public fixed byte Uuid[DeviceMapperAbi.DM_UUID_LEN];
+    public fixed byte Data[7];
+
+    /// <summary>The name with its closing zero.</summary>
+    [UnscopedRef]
+    public Span<byte> NameBytes => MemoryMarshal.CreateSpan(ref Name[0], DeviceMapperAbi.DM_NAME_LEN);
+
+    /// <summary>The identifier with its closing zero; only where no name is given, or to give a new device both.</summary>
+    [UnscopedRef]
+    public Span<byte> UuidBytes => MemoryMarshal.CreateSpan(ref Uuid[0], DeviceMapperAbi.DM_UUID_LEN);
+
+    /// <summary>Says which interface this program was written for. The lowest minor there is will do for all of it.</summary>
+    public void SetVersion() => Version[0] = DeviceMapperAbi.DM_VERSION_MAJOR;
+}
+
+/// <summary>A line of a table; its parameters follow at once.</summary>
+[CType("struct dm_target_spec")]
+[KernelHeader("linux/dm-ioctl.h")]
+[StructLayout(LayoutKind.Sequential)]
+public unsafe struct DmTargetSpec
+{
+    /// <summary>In sectors of 512 bytes, as the length is.</summary>
+    public ulong SectorStart;
+    public ulong Length;
+    public int Status;
+    /// <summary>Distance to the next: from this one when it is loaded, from the first when it is read.</summary>
+    public uint Next;
+    public fixed byte TargetType[DeviceMapperAbi.DM_MAX_TYPE_NAME];
+
+    /// <summary>"linear" with its closing zero.</summary>
+    [UnscopedRef]
+    public Span<byte> TypeBytes => MemoryMarshal.CreateSpan(ref TargetType[0], DeviceMapperAbi.DM_MAX_TYPE_NAME);
+}
+
+/// <summary>The constants of linux/dm-ioctl.h that we use, under their own names.</summary>
+[KernelHeader("linux/dm-ioctl.h")]
+public static class DeviceMapperAbi
+{
+    public const uint DM_VERSION = 0xc138fd00;
+    public const uint DM_LIST_DEVICES = 0xc138fd02;
+    public const uint DM_DEV_CREATE = 0xc138fd03;
+    public const uint DM_DEV_REMOVE = 0xc138fd04;
+    public const uint DM_DEV_SUSPEND = 0xc138fd06;
+    public const uint DM_DEV_STATUS = 0xc138fd07;
+    public const uint DM_TABLE_LOAD = 0xc138fd09;
+    public const uint DM_TABLE_CLEAR = 0xc138fd0a;
+    public const uint DM_TABLE_STATUS = 0xc138fd0c;
+
+    /// <summary>Bytes of a name, of an identifier, and of a target's type, with their closing zeros.</summary>
+    public const int DM_NAME_LEN = 128;
+    public const int DM_UUID_LEN = 129;
+    public const int DM_MAX_TYPE_NAME = 16;
+
+    /// <summary>The one major version there has been since Linux 2.6.</summary>
+    public const uint DM_VERSION_MAJOR = 4;
+
+    public const uint DM_READONLY_FLAG = 1 << 0;
+    public const uint DM_SUSPEND_FLAG = 1 << 1;
+    public const uint DM_STATUS_TABLE_FLAG = 1 << 4;
+    public const uint DM_ACTIVE_PRESENT_FLAG = 1 << 5;
+    public const uint DM_INACTIVE_PRESENT_FLAG = 1 << 6;
+    public const uint DM_BUFFER_FULL_FLAG = 1 << 8;
+    public const uint DM_SKIP_LOCKFS_FLAG = 1 << 10;
+    public const uint DM_QUERY_INACTIVE_TABLE_FLAG = 1 << 12;
+}
