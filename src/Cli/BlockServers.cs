@@ -17,6 +17,11 @@ internal static class BlockServers
         if (socket && kind != "nbd") throw new SnapuserdException(ExitCode.Usage, $"--socket takes --device nbd beside it, not --device {kind}");
         if (named && kind == "auto") throw new SnapuserdException(ExitCode.Usage, "--name takes a --device other than auto beside it, because each kind has names of its own");
         if (!named && kind == "dm-user") throw new SnapuserdException(ExitCode.Usage, "--device dm-user takes --name NAME, the last word of the device-mapper table's line");
+        if (invocation.Arguments.Text("--mapper") is { } mapper)
+        {
+            MappedDevice.CheckName(mapper);
+            if (socket) throw new SnapuserdException(ExitCode.Usage, "--mapper takes a block device below it, and --socket makes none");
+        }
         if (kind == "ublk") _ = Number(invocation, "ublkb");
         if (kind == "nbd" && !socket) _ = Number(invocation, "nbd");
     }
@@ -85,6 +90,9 @@ internal static class BlockServers
     internal static int SupervisedDevice(Invocation invocation) => invocation.Arguments.Choice("--device") == "ublk"
         ? Number(invocation, "ublkb")
         : throw new SnapuserdException(ExitCode.Usage, "--supervise goes with --device ublk: only that device waits for another server when its own was killed");
+
+    /// <summary>Number of the ublk device that was asked for by name; −1 if none was.</summary>
+    internal static int UblkNumber(Invocation invocation) => invocation.Arguments.Choice("--device") == "ublk" ? Number(invocation, "ublkb") : -1;
 
     /// <summary>N of `--name` PREFIXN or /dev/PREFIXN; −1 if it was not given.</summary>
     private static int Number(Invocation invocation, string prefix)

@@ -22,6 +22,14 @@ internal static class ServeVerb
         using var stop = new StopSignals();
         using var snapshot = new Snapshot(Options(invocation, observer), stop.Flag, stop.WakeUp);
         snapshot.Open();
+        if (snapshot.IsPlain)
+        {
+            // Its last server was killed behind the hand-over; what is left to do is to remove the device that nobody reads any more.
+            int left = BlockServers.UblkNumber(invocation);
+            if (left >= 0) _ = UblkServer.RemoveDead(left);
+            ready.Tell(snapshot.Status.Device, snapshot.Length);
+            return ExitCode.Done;
+        }
         if (mayBeRoot) RootStorage.StayInMemory(invocation.Output);
         string device = snapshot.Serve((SnapshotView view, BlockDevice[] devices, int memory, WakeUp wakeUp, out string path) =>
             BlockServers.Start(invocation, view, devices, memory, wakeUp, out path));
@@ -49,6 +57,7 @@ internal static class ServeVerb
             CacheBytes = memory / 8,
             ServerBytes = memory / 8 * 3,
             Observer = observer,
+            Mapper = arguments.Text("--mapper"),
             ReadFailed = new ReadFailures(invocation).Tell,
         };
     }

@@ -40,6 +40,7 @@ internal static class Verbs
             new("--device", OptionKind.Choice, "auto|ublk|nbd|dm-user", "What to serve it as: /dev/ublkbN (kernels from 6.5 on), /dev/nbdN, or Android's dm-user; auto takes ublk, and nbd where the kernel has no ublk.") { Choices = ["auto", "ublk", "nbd", "dm-user"] },
             new("--name", OptionKind.Text, "NAME", "Which one: ublkb3, nbd3, or the name of the dm-user device, which has no default. The next free one unless given. With --socket, the name of the export, which has none unless given."),
             new("--socket", OptionKind.Text, "PATH", "Serve NBD on this Unix socket to programs (nbdcopy, qemu, fio), not to the kernel; only with --device nbd."),
+            new("--mapper", OptionKind.Text, "NAME", "Have /dev/mapper/NAME stand over the device. When all is merged it stands on the base instead, also while it is mounted; the device is removed then, and the server ends with 0."),
             new("--merge", OptionKind.Flag, "", "Merge meanwhile, as `merge` does."),
             new("--no-verify-first", OptionKind.Flag, "", "Do not decode every payload before the first write, as `merge` would.") { Needs = "--merge" },
             s_io with { Help = "How the merge reads and writes, as `merge` takes it." }, s_depth, s_memory, s_threads,

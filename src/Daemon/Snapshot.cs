@@ -37,6 +37,10 @@ public sealed record SnapshotOptions
     public MergeSlots? Slots { get; init; }
     /// <summary>Hears what becomes of its merge.</summary>
     public ISnapshotObserver? Observer { get; init; }
+    /// <summary>
+    /// Name of the mapped device that is to stand over it, and on the base when all is merged; null for none. See <see cref="MappedDevice"/>.
+    /// </summary>
+    public string? Mapper { get; init; }
     /// <summary>Takes a sentence for every read that fails, from any thread.</summary>
     public Action<string>? ReadFailed { get; init; }
 }
@@ -47,6 +51,7 @@ public sealed record SnapshotOptions
 /// <code>
 ///   Open -> Serve -> Run:  Serving -- RequestMerge --> Queued -> Merging -> Merged
 ///                                                                       \-> Failed, or interrupted: Serving
+///   with a mapped device:  Merged -> Plain, and Run ends
 ///   RequestStop ends Run in any state; Dispose removes the device.
 /// </code>
 /// </summary>
@@ -66,6 +71,8 @@ public sealed class Snapshot : IDisposable, IMergeObserver
     private MergeEngine? _engine;
     private SnapshotView? _view;
     private IBlockServer? _server;
+    private MappedDevice? _mapped;
+    private bool _handOverTried;
 
     // What others may ask for and see, under the gate.
     private SnapshotStatus _status;
@@ -121,10 +128,18 @@ public sealed class Snapshot : IDisposable, IMergeObserver
         }
     }
 
-    /// <summary>Opens the devices and reads the COW. Exit codes as <see cref="DeviceSet"/> and <see cref="MergeEngine.Open(MergeSetup)"/> have them.</summary>
+    /// <summary>The mapped device stands on the base: there is nothing to serve.</summary>
+    public bool IsPlain => Status.State == SnapshotState.Plain;
+
+    /// <summary>
+    /// Opens the devices and reads the COW. Exit codes as <see cref="DeviceSet"/>, <see cref="MergeEngine.Open(MergeSetup)"/> and <see cref="MappedDevice"/> have them. Afterwards it <see cref="IsPlain"/> if an earlier
+    /// process has handed over and was killed before its end.
+    /// </summary>
     public void Open()
     {
-        _devices = new DeviceSet(_options.Devices, _stop, _wakeUp);
+        bool handedOver = _options.Mapper is { } name && OpenMapped(name);
+        // The base is the mapped device's by then, which has the only claim on it.
+        _devices = new DeviceSet(handedOver ? _options.Devices with { Writes = false } : _options.Devices, _stop, _wakeUp);
         _setup = _devices.Setup with
         {
             Observer = this,
@@ -136,11 +151,14 @@ public sealed class Snapshot : IDisposable, IMergeObserver
         _engine = MergeEngine.Open(_setup);
         _engine.Open();
         MergeResult result = _engine.Result;
+        if (handedOver && !result.AlreadyMerged)
+            throw new SnapuserdException(ExitCode.InUse, $"{_mapped!.Path} stands on {_options.Devices.Base} itself, and {_options.Devices.Cow} is not merged: whoever reads it sees the old image, and is not to see another from one moment to the next");
         lock (_gate) _progress = _engine.Progress;
         Change(status => status with
         {
-            State = _mergeRequested ? SnapshotState.Queued : result.AlreadyMerged ? SnapshotState.Merged : SnapshotState.Serving,
+            State = handedOver ? SnapshotState.Plain : _mergeRequested ? SnapshotState.Queued : result.AlreadyMerged ? SnapshotState.Merged : SnapshotState.Serving,
             ResumedFrom = result.ResumedFrom,
+            Device = handedOver ? _mapped!.Path : "",
         });
     }
 
@@ -150,20 +168,29 @@ public sealed class Snapshot : IDisposable, IMergeObserver
         SnapshotView view = new(Engine, _setup!, _options.CacheBytes, _options.ReadFailed);
         lock (_gate) _view = view;
         _server = start(view, Devices.Devices, _options.ServerBytes, _wakeUp, out string device);
-        Change(status => status with { Device = device });
-        return device;
+        if (_mapped is { } mapped)
+        {
+            mapped.StandOn(MapperTarget.Of(device, readOnly: true, Length));
+            device = mapped.Path;
+        }
+        string path = device;
+        Change(status => status with { Device = path });
+        return path;
     }
 
-    /// <summary>Serves, and merges when it is asked to, until it is asked to stop or its device is gone. Returns what became of the merge: 0 if there was none.</summary>
+    /// <summary>
+    /// Serves, and merges when it is asked to, until it is asked to stop, or its device is gone, or nobody needs it any more. Returns what became of the merge and of what came behind it: 0 if there was none.
+    /// </summary>
     public ExitCode Run()
     {
         // Those who read a ublk device wait for the next server by then, and that one for the end of this process.
         if (_server is { } server) _stop.StopAlsoWhen(() => server.Trouble != null);
         ExitCode code = ExitCode.Done;
         // Whatever became of the merge, the device stays as long as somebody wants it.
-        while (!_stop.Requested)
+        while (!_stop.Requested && !IsPlain)
         {
             if (IsMyTurn(out MemoryShare? share)) code = Merge(share);
+            else if (_mapped != null && !_handOverTried && Status.State == SnapshotState.Merged) code = HandOver(_mapped);
             else Rest();
         }
         _options.Slots?.GiveUp(this);
@@ -230,8 +257,23 @@ public sealed class Snapshot : IDisposable, IMergeObserver
         _options.Observer?.Progress(progress);
     }
 
-    /// <summary>Answers the requests that came, and removes the device. For the thread that owns it.</summary>
-    public void StopServing() => _server?.Stop();
+    /// <summary>Answers the requests that came, and removes the device, and the mapped one above it unless that stands on the base or somebody has it open. For the thread that owns it.</summary>
+    public void StopServing()
+    {
+        if (_mapped is { } mapped && _server != null && !IsPlain)
+        {
+            try
+            {
+                mapped.Look();
+                if (mapped.OpenCount == 0) mapped.Remove();
+            }
+            catch (SnapuserdException)
+            {
+                // Whoever has it open gets errors, as without it.
+            }
+        }
+        _server?.Stop();
+    }
 
     /// <summary>Removes the device if it is still there, and closes everything.</summary>
     public void Dispose()
@@ -240,6 +282,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
         _view?.Dispose();
         _engine?.Dispose();
         _devices?.Dispose();
+        _mapped?.Dispose();
         lock (_gate)
         {
             _disposed = true;
@@ -282,6 +325,42 @@ public sealed class Snapshot : IDisposable, IMergeObserver
         finally
         {
             if (share != null) _options.Slots!.Leave(share);
+        }
+    }
+
+    /// <summary>Finds what there is of the mapped device. True if it stands on the base.</summary>
+    private bool OpenMapped(string name)
+    {
+        string path = _options.Devices.Base ?? throw new SnapuserdException(ExitCode.Usage, "a mapped device takes a base");
+        _mapped = MappedDevice.Open(name);
+        // What a process has left that was killed between its last two steps claims the base.
+        _mapped.Discard();
+        return MapperTarget.Of(path, readOnly: false).IsUnder(_mapped.Table);
+    }
+
+    /// <summary>Puts the mapped device on the base. If that fails it goes on as it is: served, and merged.</summary>
+    private ExitCode HandOver(MappedDevice mapped)
+    {
+        _handOverTried = true;
+        try
+        {
+            BlockDevice target = Devices.Devices[1];
+            // Whoever writes to the base from now on must not find those writes undone because a count was lower on the disk than in a page cache.
+            foreach (BlockDevice device in (ReadOnlySpan<BlockDevice>)[target, Devices.Devices[0]])
+            {
+                int flushed = Libc.FSync(device.Fd);
+                if (flushed < 0) throw new SnapuserdException(ExitCode.InputOutput, $"{device.Path} cannot be flushed, so {mapped.Path} stays where it is: {Reason.Of(flushed)}");
+            }
+            target.GiveUpHold();
+            mapped.StandOn(MapperTarget.Of(target.Path, readOnly: false, Length));
+            Change(status => status with { State = SnapshotState.Plain });
+            return ExitCode.Done;
+        }
+        catch (SnapuserdException e)
+        {
+            Change(status => status with { Error = e.Message });
+            _options.Observer?.Stopped(this, e);
+            return e.Code;
         }
     }
 

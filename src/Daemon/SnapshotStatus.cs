@@ -13,6 +13,8 @@ public enum SnapshotState
     Merging,
     /// <summary>Everything is merged and durable; it is shown as before.</summary>
     Merged,
+    /// <summary>All is merged, and the mapped device above it stands on the base: nothing is served any more.</summary>
+    Plain,
     /// <summary>Its merge has failed; it is shown as before, and the next process may go on.</summary>
     Failed,
     /// <summary>It is gone.</summary>
@@ -54,5 +56,5 @@ public sealed record SnapshotStatus
     public string Error { get; init; } = "";
 
     /// <summary>Percent of its ops that are merged, 0 to 100.</summary>
-    public double Percent => OpsTotal == 0 ? (State == SnapshotState.Merged ? 100 : 0) : 100.0 * OpsDone / OpsTotal;
+    public double Percent => OpsTotal == 0 ? (State is SnapshotState.Merged or SnapshotState.Plain ? 100 : 0) : 100.0 * OpsDone / OpsTotal;
 }
