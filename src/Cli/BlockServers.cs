@@ -41,7 +41,7 @@ internal static class BlockServers
         catch (SnapuserdException e) when (e.Code == ExitCode.Unavailable)
         {
             if (kind == "ublk") throw new SnapuserdException(e.Code, $"{e.Message}; try --device nbd");
-            invocation.Output.Diagnose($"snapuserd: going on with NBD, because ublk is not there: {e.Message}");
+            invocation.Output.Write(Priority.Warning, "no_ublk", $"going on with NBD, because ublk is not there: {e.Message}");
             return Start("nbd", invocation, view, devices, memory, wakeUp, out device);
         }
     }
@@ -63,7 +63,7 @@ internal static class BlockServers
 
     private static IBlockServer Make(string kind, Invocation invocation, SnapshotView view, BlockDevice[] devices, int memory, WakeUp wakeUp)
     {
-        Action<string> report = sentence => invocation.Output.Diagnose($"snapuserd: {sentence}");
+        Action<string> report = sentence => invocation.Output.Write(Priority.Warning, "server", sentence);
         string? name = invocation.Arguments.Text("--name"), socket = invocation.Arguments.Text("--socket");
         if (kind == "ublk")
         {

@@ -1,3 +1,4 @@
+using Snapuserd.Block;
 using Snapuserd.Daemon;
 
 namespace Snapuserd.Cli;
@@ -23,7 +24,7 @@ internal static class DeviceArguments
             Io = arguments.Choice("--io") switch { "sync" => IoChoice.Sync, "uring" => IoChoice.Uring, _ => IoChoice.Auto },
             ArenaBytes = arenaBytes,
             Threads = (int)arguments.Number("--threads", 0),
-            Report = sentence => invocation.Output.Diagnose($"snapuserd: {sentence}"),
+            Report = sentence => invocation.Output.Write(Priority.Warning, "devices", sentence),
         };
         return options with { QueueDepth = (int)arguments.Number("--queue-depth", options.QueueDepth) };
     }

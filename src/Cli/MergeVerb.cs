@@ -52,20 +52,25 @@ internal static class MergeVerb
     }
 
     /// <summary>Tells why a merge has stopped; returns its exit code.</summary>
-    internal static ExitCode TellStopped(Invocation invocation, MergeEngine engine, string io, double seconds, Exception reason)
+    internal static ExitCode TellStopped(Invocation invocation, MergeEngine engine, string io, double seconds, Exception reason, SnapshotStatus? served = null)
     {
         bool json = invocation.Arguments.Has("--json");
-        if (!json || reason is not SnapuserdException { Code: ExitCode.Interrupted } interrupted) return CommandLine.Report(invocation.Output, json, reason);
-        invocation.Output.Result(Line("stopped", engine.Result, io, seconds).Add("count", engine.DurableCount).ToString());
-        invocation.Output.Diagnose($"snapuserd: {interrupted.Message}");
-        return interrupted.Code;
+        SnapuserdException? interrupted = reason is SnapuserdException { Code: ExitCode.Interrupted } known ? known : null;
+        if (json && interrupted != null)
+        {
+            invocation.Output.Result(Line("stopped", engine.Result, io, seconds).Add("count", engine.DurableCount).ToString());
+            invocation.Output.Write(Priority.Warning, "error", interrupted.Message, new LogValue("exit_code", (int)interrupted.Code));
+        }
+        ExitCode code = json && interrupted != null ? interrupted.Code : CommandLine.Report(invocation.Output, json, reason);
+        Summarize(invocation, interrupted != null ? "stopped" : "failed", $"the merge stands at op {engine.DurableCount} of {engine.Result.OpsTotal}", engine.Result, seconds, served);
+        return code;
     }
 
     /// <summary>Says so where Android's engine may have left a base that looks good and is not.</summary>
     internal static void WarnOfHiddenDamage(Invocation invocation, MergeEngine engine)
     {
         if (engine.MayHideDamage)
-            invocation.Output.Diagnose($"snapuserd: {engine.Cow.Name} has no scratch: if Android's own engine was killed while merging it, the base may be damaged already, and nothing in the COW can show it");
+            invocation.Output.Write(Priority.Warning, "hidden_damage", $"{engine.Cow.Name} has no scratch: if Android's own engine was killed while merging it, the base may be damaged already, and nothing in the COW can show it");
     }
 
     /// <summary>
@@ -91,8 +96,9 @@ internal static class MergeVerb
     }
 
     /// <summary>Tells what a merge did.</summary>
-    internal static void Tell(Invocation invocation, MergeResult result, string io, double seconds)
+    internal static void Tell(Invocation invocation, MergeResult result, string io, double seconds, SnapshotStatus? served = null)
     {
+        Summarize(invocation, "merged", result.AlreadyMerged ? $"all {result.OpsTotal} ops were merged already" : "merged", result, seconds, served);
         if (invocation.Arguments.Has("--json"))
         {
             invocation.Output.Result(Line("done", result, io, seconds).ToString());
@@ -114,7 +120,18 @@ internal static class MergeVerb
         .Add("ops", result.OpsTotal).Add("blocks", result.Blocks).Add("bytes_written", result.BaseBytesWritten).Add("seconds", seconds)
         .Add("resumed_from", result.ResumedFrom).Add("io", io).Add("replayed", result.Replayed).Add("journaled", result.Journaled)
         .Add("cow_bytes_written", result.CowBytesWritten).Add("checkpoints", result.Checkpoints).Add("flushes", result.Flushes)
-        .Add("already_merged", result.AlreadyMerged).Add("peak_memory", PeakMemory());
+        .Add("already_merged", result.AlreadyMerged).Add("peak_memory", PeakMemory()).Add("times_resumed", Resumptions.Times(result));
+
+    /// <summary>The last record about a merge, whatever became of it.</summary>
+    private static void Summarize(Invocation invocation, string name, string what, MergeResult result, double seconds, SnapshotStatus? served)
+    {
+        int resumed = Resumptions.Times(result);
+        string readers = served is { Reads: > 0 } ? $", {Units.Count(served.Reads, "read")} served, the slowest in {Units.Milliseconds(served.WorstReadSeconds)}" : "";
+        invocation.Output.Write(Priority.Notice, name, string.Create(CultureInfo.InvariantCulture,
+            $"{what}: {Units.Count(result.OpsTotal, "op")} in all, {Units.Count(result.Blocks, "block")} and {Units.Bytes(result.BaseBytesWritten)} written in {seconds:0.000} s, resumed {Units.Count(resumed, "time")}{readers}"),
+            new("ops", result.OpsTotal), new("resumed_from", result.ResumedFrom), new("blocks", result.Blocks), new("bytes_written", result.BaseBytesWritten), new("seconds", seconds),
+            new("times_resumed", resumed), new("reads", served?.Reads ?? 0), new("worst_read_seconds", served?.WorstReadSeconds ?? 0));
+    }
 
     /// <summary>Peak of resident memory in bytes, or −1.</summary>
     internal static long PeakMemory() => Libc.GetRUsage(Libc.RUSAGE_SELF, out ResourceUsage usage) < 0 ? -1 : usage.PeakKibibytes * 1024;

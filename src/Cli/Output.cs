@@ -1,14 +1,16 @@
 using System;
 using System.Text;
+using Snapuserd.Block;
 using Snapuserd.Interop;
 
 namespace Snapuserd.Cli;
 
 /// <summary>
 /// Lines on standard output and standard error by plain write(2). A stream that fails once is silent from then on: a reader that went away
-/// (EPIPE) must not stop a merge. <see cref="Failure"/> keeps the errno for a command whose output is its result.
+/// (EPIPE) must not stop a merge. <see cref="Failure"/> keeps the errno for a command whose output is its result. What happens beside the results is
+/// told in records, which `--log` may send elsewhere.
 /// </summary>
-internal sealed class Output
+internal sealed class Output : ILog
 {
     private readonly int _resultsFd;
     private readonly int _diagnosticsFd;
@@ -19,6 +21,7 @@ internal sealed class Output
     private bool _resultsDead;
     private bool _diagnosticsDead;
     private bool _barIsUp;
+    private KernelLog? _kernel;
 
     /// <param name="wereClosed">The mask of <see cref="StandardDescriptors.Reserve"/>: what was closed at start stays silent.</param>
     internal Output(int wereClosed, int resultsFd = 1, int diagnosticsFd = 2)
@@ -59,13 +62,55 @@ internal sealed class Output
         }
     }
 
-    /// <summary>A line for the operator, on standard error.</summary>
-    internal void Diagnose(ReadOnlySpan<char> line)
+    /// <summary>Where records go.</summary>
+    internal LogForm Log { get; private set; }
+
+    /// <summary>Sends records there from here on. Where the kernel's log cannot be written, they stay on standard error, with a sentence about that.</summary>
+    internal void LogTo(LogForm form)
     {
         lock (_gate)
         {
-            WipeBar();
-            if (!_diagnosticsDead && Write(_diagnosticsFd, line, "\n") < 0) _diagnosticsDead = true;
+            Log = form;
+            if (form != LogForm.Kernel) return;
+            int fd = Libc.OpenAt(Libc.AT_FDCWD, KernelLog.Path, Libc.O_WRONLY | Libc.O_CLOEXEC);
+            if (fd >= 0) _kernel = new KernelLog(fd, new MonotonicClock(), Libc.GetPid());
+            else LeaveKernelLog(fd);
+        }
+    }
+
+    /// <inheritdoc/>
+    public void Write(Priority priority, string name, string sentence, params ReadOnlySpan<LogValue> values)
+    {
+        lock (_gate)
+        {
+            // One sentence is one line, whatever a path in it contains.
+            if (_kernel != null) TellKernel(priority, sentence);
+            else if (Log == LogForm.Json) Line(Json(priority, name, sentence, values));
+            else if (priority <= Priority.Warning) Line($"snapuserd: {sentence.ReplaceLineEndings(" ")}");
+        }
+    }
+
+    /// <summary>A warning without a name of its own; its sentence may begin with the program's name.</summary>
+    internal void Diagnose(string sentence) =>
+        Write(Priority.Warning, "warning", sentence.StartsWith("snapuserd: ", StringComparison.Ordinal) ? sentence["snapuserd: ".Length..] : sentence);
+
+    /// <summary>How far it is, which has a form of its own on standard error and a rhythm of its own in the kernel's log: the caller asks for <see cref="Log"/>.</summary>
+    internal void WriteProgress(string line, params ReadOnlySpan<LogValue> values)
+    {
+        lock (_gate)
+        {
+            if (_kernel != null) TellKernel(Priority.Information, line);
+            else Line(Log == LogForm.Json ? Json(Priority.Information, "progress", line, values) : line);
+        }
+    }
+
+    /// <summary>Where a defect showed, behind the record that says so.</summary>
+    internal void WriteTrace(string trace)
+    {
+        lock (_gate)
+        {
+            if (_kernel != null) TellKernel(Priority.Error, trace);
+            else Line(Log == LogForm.Json ? Json(Priority.Error, "trace", trace, default) : trace);
         }
     }
 
@@ -78,6 +123,34 @@ internal sealed class Output
             if (Write(_diagnosticsFd, $"\r{bar}", "\e[K") < 0) _diagnosticsDead = true;
             _barIsUp = true;
         }
+    }
+
+    private void TellKernel(Priority priority, string sentence)
+    {
+        int error = _kernel!.Write(priority, sentence);
+        if (error >= 0) return;
+        LeaveKernelLog(error);
+        if (priority <= Priority.Warning) Line($"snapuserd: {sentence.ReplaceLineEndings(" ")}");
+    }
+
+    private void LeaveKernelLog(int error)
+    {
+        (_kernel, Log) = (null, LogForm.StandardError);
+        Line($"snapuserd: {KernelLog.Path} cannot be written, so the log goes to standard error: {Reason.Of(error)}");
+    }
+
+    private static string Json(Priority priority, string name, string sentence, ReadOnlySpan<LogValue> values)
+    {
+        _ = Libc.ClockGetTime(Libc.CLOCK_MONOTONIC, out TimeSpec now);
+        JsonLine line = new JsonLine().Add("priority", (int)priority).Add("event", name).Add("message", sentence).Add("uptime", now.Sec + (now.Nsec / 1e9));
+        foreach (LogValue value in values) line.Add(value.Key, value.Value);
+        return line.ToString();
+    }
+
+    private void Line(ReadOnlySpan<char> line)
+    {
+        WipeBar();
+        if (!_diagnosticsDead && Write(_diagnosticsFd, line, "\n") < 0) _diagnosticsDead = true;
     }
 
     private void WipeBar()

@@ -44,6 +44,7 @@ internal static class CommandLine
             if (words[0] is "--version" or "version") return Print(output, $"snapuserd {Version}");
             if (words[0] == "help") return Print(output, words.Length == 1 ? Verbs.HelpText() : Find(verbs, words[1]).HelpText());
             Verb verb = Find(verbs, words[0]);
+            output.LogTo(LogForms.Of(verb, words.AsSpan(1)));
             Arguments arguments = Arguments.Parse(verb, words.AsSpan(1));
             if (arguments.Help) return Print(output, verb.HelpText());
             json = arguments.Has("--json");
@@ -51,7 +52,7 @@ internal static class CommandLine
             if (code != ExitCode.Done) return code;
             if (verb.OutputIsResult) return Written(output);
             // What was done stays done; but an empty file must not look like a merge that had nothing to say.
-            if (Lost(output)) output.Diagnose($"snapuserd: the command is done, but its result could not be printed: {Reason.Of(output.Failure)}");
+            if (Lost(output)) output.Write(Priority.Warning, "output_lost", $"the command is done, but its result could not be printed: {Reason.Of(output.Failure)}");
             return code;
         }
         catch (Exception e)
@@ -95,7 +96,7 @@ internal static class CommandLine
     private static ExitCode Written(Output output)
     {
         if (!Lost(output)) return ExitCode.Done;
-        output.Diagnose($"snapuserd: standard output: writing failed: {Reason.Of(output.Failure)}");
+        output.Write(Priority.Error, "output_lost", $"standard output: writing failed: {Reason.Of(output.Failure)}");
         return ExitCode.InputOutput;
     }
 
@@ -105,9 +106,8 @@ internal static class CommandLine
     private static ExitCode Report(Output output, bool json, ExitCode code, string sentence, string? trace)
     {
         if (json) output.Result(JsonLine.Event("error").Add("exit_code", (int)code).Add("message", sentence).ToString());
-        // One sentence is one line, whatever a path in it contains.
-        output.Diagnose($"snapuserd: {sentence.ReplaceLineEndings(" ")}");
-        if (trace != null) output.Diagnose(trace);
+        output.Write(code == ExitCode.Interrupted ? Priority.Warning : Priority.Error, "error", sentence, new LogValue("exit_code", (int)code));
+        if (trace != null) output.WriteTrace(trace);
         return code;
     }
 }

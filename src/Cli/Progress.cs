@@ -1,6 +1,7 @@
 using System;
 using System.Globalization;
 using System.Text;
+using Snapuserd.Block;
 
 namespace Snapuserd.Cli;
 
@@ -29,6 +30,10 @@ internal sealed class Progress
     private const double PlainInterval = 5;
     private const double JsonInterval = 1;
 
+    // In the kernel's log, a record per tenth, and even of a quick merge no more than five of the ten that the kernel takes in five seconds.
+    private const int Steps = 10;
+    private const double StepInterval = 1;
+
     // The rate is an average over about this many seconds, so that a flush does not make the remaining time jump.
     private const double RateMemory = 5;
 
@@ -46,6 +51,8 @@ internal sealed class Progress
     private double _measuredAt = double.NaN;
     private long _measuredBytes;
     private double _shownAt = double.NegativeInfinity;
+    private int _step;
+    private double _steppedAt = double.NegativeInfinity;
 
     /// <param name="what">The verb, as the line begins: "merge".</param>
     /// <param name="columns">Width of the terminal, asked before every bar because windows are resized.</param>
@@ -60,6 +67,9 @@ internal sealed class Progress
         _columns = columns;
         _asked = asked;
     }
+
+    /// <summary>Tells of every tenth as well, to the kernel's log.</summary>
+    internal bool TellsSteps { get; init; }
 
     /// <summary>What `--progress` and `--json` ask for on these streams.</summary>
     internal static ProgressForm FormOf(string choice, bool json, bool terminal) => (choice, json, terminal) switch
@@ -77,7 +87,9 @@ internal sealed class Progress
     {
         _bytes = Math.Min(Math.Max(_bytes, bytes), _totalBytes);
         _ops = Math.Min(Math.Max(_ops, ops), _totalOps);
+        bool first = double.IsNaN(_measuredAt);
         Measure(now);
+        if (TellsSteps) Step(now, first);
         double interval = _form switch { ProgressForm.Bar => BarInterval, ProgressForm.Json => JsonInterval, _ => PlainInterval };
         bool last = _asked && !_ended && _bytes == _totalBytes;
         if (_form == ProgressForm.Silent || _ended || (now - _shownAt < interval && !last)) return;
@@ -92,9 +104,21 @@ internal sealed class Progress
                 _output.Result(JsonLine.Event("progress").Add("ops", _ops).Add("total_ops", _totalOps).Add("bytes", _bytes).Add("total_bytes", _totalBytes).Add("bytes_per_second", _rate).ToString());
                 break;
             default:
-                _output.Diagnose(Line(int.MaxValue));
+                _output.WriteProgress(Line(int.MaxValue), Values);
                 break;
         }
+    }
+
+    private LogValue[] Values => [new("ops", _ops), new("total_ops", _totalOps), new("bytes", _bytes), new("total_bytes", _totalBytes), new("bytes_per_second", _rate)];
+
+    private void Step(double now, bool first)
+    {
+        int step = _totalBytes == 0 ? Steps : (int)((double)_bytes / _totalBytes * Steps);
+        bool told = first || (step > _step && now - _steppedAt >= StepInterval);
+        if (!told) return;
+        (_step, _steppedAt) = (step, now);
+        // Where it begins is told by whoever begins.
+        if (!first) _output.WriteProgress(Line(int.MaxValue), Values);
     }
 
     private void Measure(double now)

@@ -1,5 +1,6 @@
 using System;
 using System.Diagnostics;
+using Snapuserd.Block;
 using Snapuserd.Merge;
 
 namespace Snapuserd.Cli;
@@ -19,8 +20,14 @@ internal sealed class ProgressObserver(Invocation invocation, string what) : IMe
         if (_progress == null)
         {
             string choice = invocation.Arguments.Choice("--progress");
-            ProgressForm form = Cli.Progress.FormOf(choice, invocation.Arguments.Has("--json"), invocation.Output.HasTerminal);
-            _progress = new Progress(invocation.Output, form, what, progress.BytesTotal, progress.OpsTotal, () => invocation.Output.TerminalColumns, choice == "plain");
+            // A bar and JSON objects on one stream would spoil each other.
+            ProgressForm form = Cli.Progress.FormOf(choice, invocation.Arguments.Has("--json"), invocation.Output.HasTerminal && invocation.Output.Log != LogForm.Json);
+            bool kernel = invocation.Output.Log == LogForm.Kernel;
+            if (kernel && form == ProgressForm.Plain) form = ProgressForm.Silent;
+            _progress = new Progress(invocation.Output, form, what, progress.BytesTotal, progress.OpsTotal, () => invocation.Output.TerminalColumns, choice == "plain") { TellsSteps = kernel && choice != "never" };
+            invocation.Output.Write(Priority.Notice, "begin",
+                $"{what} of {invocation.Arguments.Required("--cow")} and {invocation.Arguments.Text("--base")} begins at op {progress.OpsDone} of {progress.OpsTotal}, {Units.Bytes(progress.BytesTotal - progress.BytesDone)} are left",
+                new("ops", progress.OpsDone), new("total_ops", progress.OpsTotal), new("bytes", progress.BytesDone), new("total_bytes", progress.BytesTotal));
         }
         _progress.Report(progress.BytesDone, progress.OpsDone, Seconds);
     }

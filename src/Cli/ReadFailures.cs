@@ -1,4 +1,5 @@
 using System.Threading;
+using Snapuserd.Block;
 
 namespace Snapuserd.Cli;
 
@@ -18,7 +19,7 @@ internal sealed class ReadFailures(Invocation invocation)
         int count = Interlocked.Increment(ref _count);
         if (count > InFull && !IsPowerOfTen(count)) return;
         if (invocation.Arguments.Has("--json")) invocation.Output.Result(JsonLine.Event("read_failed").Add("message", sentence).Add("count", count).ToString());
-        invocation.Output.Diagnose(count <= InFull ? $"snapuserd: {sentence}" : $"snapuserd: {sentence}; {count} reads have failed so far");
+        invocation.Output.Write(Priority.Warning, "read_failed", count <= InFull ? sentence : $"{sentence}; {count} reads have failed so far", new LogValue("count", count));
     }
 
     private static bool IsPowerOfTen(int number)

@@ -28,13 +28,14 @@ internal sealed class Readiness
         else _invocation.Output.Result(device);
         // Now, not when the server ends: whoever was to read it waits for it.
         int failure = _invocation.Output.Failure;
-        if (failure is not 0 and not -Errno.EPIPE) _invocation.Output.Diagnose($"snapuserd: {device} is served, but that could not be printed: {Reason.Of(failure)}");
+        if (failure is not 0 and not -Errno.EPIPE) _invocation.Output.Write(Priority.Warning, "output_lost", $"{device} is served, but that could not be printed: {Reason.Of(failure)}");
         if (_fd >= 0)
         {
             // Whoever waits may be gone; the device is wanted all the same.
             _ = Libc.Write(_fd, Encoding.UTF8.GetBytes(device + "\n"));
             Close();
         }
+        _invocation.Output.Write(Priority.Notice, "ready", $"{device} shows the new image of {_invocation.Arguments.Text("--base")}, {Units.Bytes(bytes)}", new LogValue("bytes", bytes));
         Notify($"READY=1\nSTATUS=serving {device}");
     }
 

@@ -27,7 +27,7 @@ internal static class RootStorage
     internal static void StayInMemory(Output output)
     {
         int locked = Libc.MLockAll(Libc.MCL_CURRENT | Libc.MCL_FUTURE | Libc.MCL_ONFAULT);
-        if (locked < 0) output.Diagnose($"snapuserd: its memory is not locked ({Reason.Of(locked)}): under memory pressure it may have to be read from the device that it serves");
+        if (locked < 0) output.Write(Priority.Warning, "memory_not_locked", $"its memory is not locked ({Reason.Of(locked)}): under memory pressure it may have to be read from the device that it serves");
         BeKilledLast(output);
     }
 
@@ -37,7 +37,7 @@ internal static class RootStorage
         int fd = Libc.OpenAt(Libc.AT_FDCWD, "/proc/self/oom_score_adj", Libc.O_WRONLY | Libc.O_CLOEXEC);
         nint written = fd < 0 ? fd : Libc.Write(fd, "-1000"u8);
         if (fd >= 0) _ = Libc.Close(fd);
-        if (written < 0) output.Diagnose($"snapuserd: oom_score_adj could not be set ({Reason.Of((int)written)}): it may be killed when memory is short");
+        if (written < 0) output.Write(Priority.Warning, "may_be_killed", $"oom_score_adj could not be set ({Reason.Of((int)written)}): it may be killed when memory is short");
     }
 
     private static bool Exists(string path)

@@ -41,7 +41,11 @@ internal static class ServeVerb
         string? trouble = snapshot.Trouble;
         snapshot.StopServing();
         if (trouble != null) throw new SnapuserdException(ExitCode.InputOutput, trouble);
-        if (invocation.Arguments.Has("--json")) invocation.Output.Result(JsonLine.Event("closed").Add("device", device).Add("failed_reads", snapshot.Status.FailedReads).ToString());
+        SnapshotStatus status = snapshot.Status;
+        if (invocation.Arguments.Has("--json"))
+            invocation.Output.Result(JsonLine.Event("closed").Add("device", device).Add("failed_reads", status.FailedReads).Add("reads", status.Reads).Add("worst_read_seconds", status.WorstReadSeconds).ToString());
+        invocation.Output.Write(Priority.Notice, "closed", $"{device} is closed after {Units.Count(status.Reads, "read")}, {status.FailedReads} of which failed; the slowest took {Units.Milliseconds(status.WorstReadSeconds)}",
+            new("reads", status.Reads), new("failed_reads", status.FailedReads), new("worst_read_seconds", status.WorstReadSeconds));
         return code;
     }
 
@@ -58,6 +62,7 @@ internal static class ServeVerb
             ServerBytes = memory / 8 * 3,
             Observer = observer,
             Mapper = arguments.Text("--mapper"),
+            TimesResumed = Resumptions.Counted,
             ReadFailed = new ReadFailures(invocation).Tell,
         };
     }
@@ -69,8 +74,8 @@ internal static class ServeVerb
 
         public void Progress(in MergeProgress progress) => _progress.Progress(progress);
 
-        public void Merged(Snapshot snapshot, MergeResult result) => MergeVerb.Tell(invocation, result, snapshot.Devices.Io, _progress.Seconds);
+        public void Merged(Snapshot snapshot, MergeResult result) => MergeVerb.Tell(invocation, result, snapshot.Devices.Io, _progress.Seconds, snapshot.Status);
 
-        public void Stopped(Snapshot snapshot, Exception reason) => _ = MergeVerb.TellStopped(invocation, snapshot.Engine, snapshot.Devices.Io, _progress.Seconds, reason);
+        public void Stopped(Snapshot snapshot, Exception reason) => _ = MergeVerb.TellStopped(invocation, snapshot.Engine, snapshot.Devices.Io, _progress.Seconds, reason, snapshot.Status);
     }
 }

@@ -23,6 +23,7 @@ internal sealed class Supervisor
 
     private readonly object _gate = new();
     private int _child;
+    private int _resumed;
     private bool _stop;
 
     // Rooted here until the process ends: a second signal at the very end must not make a failure of what is done.
@@ -40,14 +41,14 @@ internal sealed class Supervisor
     {
         string[] folders = FoldersOf(invocation.Arguments);
         Readiness ready = new(invocation);
-        Supervisor supervisor = new();
+        Supervisor supervisor = new() { _resumed = Resumptions.Before(invocation.Arguments.Required("--cow")) };
         int program = OwnProgram();
         try
         {
             MoveOut(folders);
             // All of it, at once: what would have to be read in to start the server again may be on its device.
             int locked = Libc.MLockAll(Libc.MCL_CURRENT | Libc.MCL_FUTURE);
-            if (locked < 0) invocation.Output.Diagnose($"snapuserd: the supervisor's memory is not locked: {Reason.Of(locked)}");
+            if (locked < 0) invocation.Output.Write(Priority.Warning, "memory_not_locked", $"the supervisor's memory is not locked: {Reason.Of(locked)}");
             RootStorage.BeKilledLast(invocation.Output);
             return supervisor.Supervise(invocation.Output, ready, program, device);
         }
@@ -60,7 +61,6 @@ internal sealed class Supervisor
     private ExitCode Supervise(Output output, Readiness ready, int program, int device)
     {
         string[] words = Environment.GetCommandLineArgs();
-        string[] environment = EnvironmentOf();
         string[] arguments = Without(words, again: false);
         MonotonicClock clock = new();
         for (int failures = 0; ;)
@@ -69,7 +69,7 @@ internal sealed class Supervisor
             lock (_gate)
             {
                 if (_stop) break;
-                _child = Libc.ForkExec(program, arguments, environment);
+                _child = Libc.ForkExec(program, arguments, EnvironmentOf(_resumed++));
                 if (_child < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"the server cannot be started: {Reason.Of(_child)}");
             }
             arguments = Without(words, again: true);
@@ -86,7 +86,7 @@ internal sealed class Supervisor
                 _ = UblkServer.RemoveDead(device);
                 throw new SnapuserdException(ExitCode.Internal, $"the server {how}, {failures} times in a row: the device is removed");
             }
-            output.Diagnose($"snapuserd: the server {how}: starting it again");
+            output.Write(Priority.Warning, "restart", $"the server {how}: starting it again");
             _ = Libc.Poll(default, failures * PauseMilliseconds);
         }
         _ = UblkServer.RemoveDead(device);
@@ -215,9 +215,11 @@ internal sealed class Supervisor
         return kept[..count];
     }
 
-    private static string[] EnvironmentOf()
+    /// <summary>Ours, and how often the merge was taken up again.</summary>
+    private static string[] EnvironmentOf(int resumed)
     {
         IDictionary variables = Environment.GetEnvironmentVariables();
+        variables[Resumptions.Variable] = resumed;
         string[] environment = new string[variables.Count];
         int count = 0;
         foreach (DictionaryEntry variable in variables) environment[count++] = $"{variable.Key}={variable.Value}";

@@ -28,7 +28,7 @@ internal static class Verbs
             s_cow with { Help = "The COW file, of format 2 or 3." }, s_base with { Required = true }, s_source, s_separate, s_io, s_depth, s_memory, s_threads,
             new("--no-verify-first", OptionKind.Flag, "", "Do not decode every payload before the first write. A payload that turns out to be damaged then stops a merge half-way, and the base can neither go on nor back."),
             new("--allow-unsafe", OptionKind.Flag, "", "Merge even where a COW without scratch space makes a crash unrecoverable; a crash at such a block loses the base, and the next run says so. Without it such a COW is refused (64)."),
-            s_json, s_progress,
+            LogForms.Option, s_json, s_progress,
         ],
         "SIGTERM, SIGINT and SIGHUP stop at the next checkpoint with exit code 75; one that was ignored when the program started (SIGINT in the background jobs of sh, SIGHUP under nohup) stays ignored. "
         + "The COW and the base are checked completely before the first write, unless --no-verify-first was given. A device that somebody else holds or locks is waited for during 2 seconds, then the answer is 76.",
@@ -46,7 +46,7 @@ internal static class Verbs
             s_io with { Help = "How the merge reads and writes, as `merge` takes it." }, s_depth, s_memory, s_threads,
             new("--ready-fd", OptionKind.Count, "N", "Write the device's path to descriptor N when it is usable, and close it.") { Minimum = 0, Maximum = 1 << 20 },
             new("--supervise", OptionKind.Flag, "", "Start the server as a child, and again whenever it was killed: who reads the device sees a pause and no error. With --device ublk, a --name, and absolute paths. Started before switch_root it goes on behind it.") { Needs = "--name" },
-            s_json, s_progress,
+            LogForms.Option, s_json, s_progress,
         ],
         "The path of the device is the first line on standard output, as soon as the device can be used; $NOTIFY_SOCKET is told as well. Reads that fail are answered with an I/O error and told on "
         + "standard error; nothing else ends by them. When the merge is done or has failed, the device stays. SIGTERM, SIGINT and SIGHUP stop the merge at its next checkpoint, answer the requests that came and remove the device; the exit "

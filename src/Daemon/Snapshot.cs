@@ -35,6 +35,8 @@ public sealed record SnapshotOptions
     public required int ServerBytes { get; init; }
     /// <summary>Where its merge waits for its turn; null if it need not.</summary>
     public MergeSlots? Slots { get; init; }
+    /// <summary>How often its merge was taken up again, if somebody counted before this process began.</summary>
+    public int? TimesResumed { get; init; }
     /// <summary>Hears what becomes of its merge.</summary>
     public ISnapshotObserver? Observer { get; init; }
     /// <summary>
@@ -113,6 +115,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
         {
             lock (_gate)
             {
+                ReadTimes times = _view?.Times ?? default;
                 return _status with
                 {
                     OpsDone = _progress.OpsDone,
@@ -122,6 +125,8 @@ public sealed class Snapshot : IDisposable, IMergeObserver
                     Paused = _pace.IsPaused,
                     BytesPerSecond = _pace.BytesPerSecond,
                     FailedReads = _view?.Failures ?? 0,
+                    Reads = times.Reads,
+                    WorstReadSeconds = times.WorstMicroseconds / 1e6,
                     MergeSeconds = _status.State == SnapshotState.Merging ? SecondsOfMerge : _status.MergeSeconds,
                 };
             }
@@ -159,6 +164,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
             State = handedOver ? SnapshotState.Plain : _mergeRequested ? SnapshotState.Queued : result.AlreadyMerged ? SnapshotState.Merged : SnapshotState.Serving,
             ResumedFrom = result.ResumedFrom,
             Device = handedOver ? _mapped!.Path : "",
+            TimesResumed = _options.TimesResumed ?? (result.WasResumed ? 1 : 0),
         });
     }
 

@@ -52,6 +52,12 @@ public sealed record SnapshotStatus
     public long BytesPerSecond { get; init; }
     /// <summary>Reads that ended with an error.</summary>
     public int FailedReads { get; init; }
+    /// <summary>Reads that clients asked for.</summary>
+    public long Reads { get; init; }
+    /// <summary>Seconds that the slowest of them took, from its arrival to its answer being ready.</summary>
+    public double WorstReadSeconds { get; init; }
+    /// <summary>How often its merge was taken up again, as far as this process and those before it that were supervised know.</summary>
+    public int TimesResumed { get; init; }
     /// <summary>Why it has failed; empty if it has not.</summary>
     public string Error { get; init; } = "";
 

@@ -110,6 +110,8 @@ public sealed record MergeResult
     public int Flushes { get; init; }
     /// <summary>Times the durable count advanced in this run.</summary>
     public int Checkpoints { get; init; }
+    /// <summary>An earlier run had begun and not ended.</summary>
+    public bool WasResumed => ResumedFrom + Replayed > 0 && !AlreadyMerged;
     /// <summary>Nothing was left to do.</summary>
     public bool AlreadyMerged => ResumedFrom == OpsTotal;
 }

@@ -33,6 +33,9 @@ public sealed class ReadContext : IDisposable
     /// <summary>Reads into the buffers.</summary>
     public ViewReader Reader { get; }
 
+    /// <summary>How long the request that is being answered has been read for so far; a server's own account.</summary>
+    internal long Ticks { get; set; }
+
     /// <summary>The buffer of a read, by its number.</summary>
     public Slice Buffer(int read) => _buffers[read];
 

@@ -1,10 +1,14 @@
 using System;
+using System.Diagnostics;
 using System.Threading;
 using Snapuserd.Block;
 using Snapuserd.Cow;
 using Snapuserd.Merge;
 
 namespace Snapuserd.Serve;
+
+/// <summary>Reads that clients asked for, and the longest time from the arrival of one to its answer being ready, in microseconds.</summary>
+public readonly record struct ReadTimes(long Reads, long WorstMicroseconds);
 
 /// <summary>
 /// The merged image before, while and after it is merged, for any number of threads, each with a <see cref="ViewReader"/> of its own. The
@@ -15,6 +19,8 @@ public sealed class SnapshotView : IDisposable
     private readonly MergeEngine _engine;
     private readonly Action<string>? _report;
     private int _failures;
+    private long _reads;
+    private long _worst;
 
     /// <summary>
     /// A view of what <paramref name="engine"/> merges; it was opened (<see cref="MergeEngine.Open()"/>) and outlives the view.
@@ -37,6 +43,9 @@ public sealed class SnapshotView : IDisposable
     /// <summary>Reads that ended with an error so far.</summary>
     public int Failures => Volatile.Read(ref _failures);
 
+    /// <summary>What clients of all servers of it have asked for and waited for so far.</summary>
+    public ReadTimes Times => new(Volatile.Read(ref _reads), Volatile.Read(ref _worst));
+
     /// <summary>The COW.</summary>
     public CowFile Cow => _engine.Cow;
 
@@ -52,6 +61,25 @@ public sealed class SnapshotView : IDisposable
     {
         Interlocked.Increment(ref _failures);
         _report?.Invoke(sentence);
+    }
+
+    /// <summary>The moment at which a request came, for <see cref="Answered"/>.</summary>
+    internal static long Now => Stopwatch.GetTimestamp();
+
+    /// <summary>A client's read is ready to be sent, or has failed; <paramref name="came"/> is the moment at which it came.</summary>
+    internal void Answered(long came) => Took(Now - came);
+
+    /// <summary>The same for a read that went out in parts, so that the client had a share in how long it took: <paramref name="ticks"/> without that share.</summary>
+    internal void Took(long ticks)
+    {
+        long microseconds = ticks / (Stopwatch.Frequency / 1_000_000);
+        Interlocked.Increment(ref _reads);
+        for (long worst = Volatile.Read(ref _worst); microseconds > worst;)
+        {
+            long seen = Interlocked.CompareExchange(ref _worst, microseconds, worst);
+            if (seen == worst) break;
+            worst = seen;
+        }
     }
 
     /// <summary>Frees the cache; no reader is left by then.</summary>

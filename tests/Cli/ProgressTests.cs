@@ -3,6 +3,7 @@ using System.IO;
 using System.Linq;
 using System.Text.Json;
 using Microsoft.Win32.SafeHandles;
+using Snapuserd.Block;
 using Snapuserd.Cli;
 using Snapuserd.Tests.Support;
 using Xunit;
@@ -134,9 +135,9 @@ public sealed class ProgressTests : IDisposable
     {
         var progress = new Progress(_output, ProgressForm.Bar, "merge", 100, 10, () => 20);
         progress.Report(10, 1, 0);
-        _output.Diagnose("said");
-        _output.Diagnose("again");
-        Assert.EndsWith("\e[K\r\e[Ksaid\nagain\n", Diagnostics());
+        _output.Write(Priority.Warning, "a", "said");
+        _output.Write(Priority.Error, "b", "again");
+        Assert.EndsWith("\e[K\r\e[Ksnapuserd: said\nsnapuserd: again\n", Diagnostics());
     }
 
     [Theory]

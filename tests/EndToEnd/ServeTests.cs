@@ -66,6 +66,8 @@ public sealed class ServeTests : IDisposable
         _ = Libc.Kill(server.Id, SIGTERM);
         JsonElement closed = Line(server);
         Assert.Equal(("closed", 0), (Event(closed), closed.GetProperty("failed_reads").GetInt32()));
+        Assert.True(closed.GetProperty("reads").GetInt64() >= 2, "two copies take a read each at the least");
+        Assert.InRange(closed.GetProperty("worst_read_seconds").GetDouble(), 0.000_001, 60);
         Assert.Equal(0, End(server));
     }
 

@@ -172,10 +172,15 @@ internal sealed class DmUserWorker
         Slice buffer = context.Buffer(0);
         long offset = (long)request.Sector * 512, end = offset + (long)request.Len;
         int headBytes = DmUser.MessageBytes;
+        long ticks = 0;
         do
         {
             int bytes = (int)Math.Min(_part, end - offset);
-            if (context.Reader.Read(offset, buffer.Part(HeadRoom, bytes)) != bytes)
+            long began = SnapshotView.Now;
+            bool read = context.Reader.Read(offset, buffer.Part(HeadRoom, bytes)) == bytes;
+            ticks += SnapshotView.Now - began;
+            if (!read || offset + bytes == end) _view.Took(ticks);
+            if (!read)
             {
                 // The view has said why.
                 if (headBytes > 0) return Reply(request, DmUser.DM_USER_RESP_ERROR);

@@ -270,7 +270,7 @@ internal sealed class NbdConnection
         for (int part; done < request.Length; done += part)
         {
             part = Part(request, done);
-            if (Read(context, request, done, part, out _) < 0) return false;
+            if (Fetch(context, request, done, part) < 0) return false;
         }
         return true;
     }
@@ -282,11 +282,23 @@ internal sealed class NbdConnection
         return rest <= buffer ? rest : buffer - (int)((request.Offset + (ulong)done) % (ulong)buffer);
     }
 
-    private static int Read(ReadContext context, in NbdRequest request, int done, int part, out ReadOnlySpan<byte> bytes)
+    /// <summary>Reads the next part; with the last one, and with an error, the request is as good as answered.</summary>
+    private int Read(ReadContext context, in NbdRequest request, int done, int part, out ReadOnlySpan<byte> bytes)
     {
-        Block.Slice buffer = context.Buffer(0).Part(0, part);
-        bytes = context[buffer];
-        return context.Reader.Read((long)request.Offset + done, buffer);
+        int result = Fetch(context, request, done, part);
+        bytes = context[context.Buffer(0).Part(0, part)];
+        if (result >= 0 && done + part < request.Length) return result;
+        _export.View.Took(context.Ticks);
+        context.Ticks = 0;
+        return result;
+    }
+
+    private static int Fetch(ReadContext context, in NbdRequest request, int done, int part)
+    {
+        long began = SnapshotView.Now;
+        int result = context.Reader.Read((long)request.Offset + done, context.Buffer(0).Part(0, part));
+        context.Ticks += SnapshotView.Now - began;
+        return result;
     }
 
     private void SendReadError(in NbdRequest request, int error, ulong offset)

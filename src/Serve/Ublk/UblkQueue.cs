@@ -23,6 +23,7 @@ internal sealed class UblkQueue : IDisposable
     /// <summary>A read of 512 KiB of single blocks takes many requests of the devices; more than four each, for all reads together, only wait in the disk.</summary>
     private const int RequestsPerRead = 4, FewestRequests = 32, MostRequests = 256;
 
+    private readonly SnapshotView _view;
     private readonly int _fd;
     private readonly int _number;
     private readonly UblkGeometry _geometry;
@@ -34,6 +35,7 @@ internal sealed class UblkQueue : IDisposable
     private readonly Slice[] _buffers;
     private readonly int[] _tagOf;
     private readonly int[] _freeReads;
+    private readonly long[] _came;
     private readonly TagQueue _arrived;
     private readonly TagQueue _waiting;
     private int _freeReadCount;
@@ -46,7 +48,7 @@ internal sealed class UblkQueue : IDisposable
     /// </summary>
     public UblkQueue(SnapshotView view, BlockDevice[] devices, IUblkDriver driver, int fd, int number, UblkGeometry geometry, WakeUp wakeUp)
     {
-        (_fd, _number, _geometry, _wakeUp) = (fd, number, geometry, wakeUp);
+        (_view, _fd, _number, _geometry, _wakeUp) = (view, fd, number, geometry, wakeUp);
         int result = MappedMemory.MapShared(fd, DescriptorOffset(number), DescriptorLength(geometry.Depth), out MappedMemory? descriptors);
         if (result < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"ublk: the requests of queue {number} cannot be mapped: {Reason.Of(result)}");
         _descriptors = descriptors!;
@@ -83,6 +85,7 @@ internal sealed class UblkQueue : IDisposable
         _tagOf = new int[geometry.Reads];
         _freeReads = new int[geometry.Reads];
         for (int i = geometry.Reads - 1; i >= 0; i--) _freeReads[_freeReadCount++] = i;
+        _came = new long[geometry.Depth];
         _arrived = new TagQueue(geometry.Depth);
         _waiting = new TagQueue(geometry.Depth);
         _ring.ListenToCommands(Ended);
@@ -163,7 +166,10 @@ internal sealed class UblkQueue : IDisposable
         ref readonly UblksrvIoDesc request = ref Request(tag);
         switch ((byte)request.OpFlags)
         {
-            case UBLK_IO_OP_READ when request.NrSectors > 0 && request.NrSectors <= (uint)_geometry.MaxIoBytes / 512: _waiting.Add(tag); break;
+            case UBLK_IO_OP_READ when request.NrSectors > 0 && request.NrSectors <= (uint)_geometry.MaxIoBytes / 512:
+                _came[tag] = SnapshotView.Now;
+                _waiting.Add(tag);
+                break;
             case UBLK_IO_OP_READ: Commit(tag, -Errno.EIO); break;
             case UBLK_IO_OP_FLUSH: Commit(tag, 0); break;
             case UBLK_IO_OP_WRITE: Commit(tag, -Errno.EPERM); break;
@@ -190,7 +196,9 @@ internal sealed class UblkQueue : IDisposable
     {
         int read = (int)completion.Tag, tag = _tagOf[read];
         _freeReads[_freeReadCount++] = read;
-        Commit(tag, completion.Result > 0 ? Copy(tag, _buffers[read].Part(0, completion.Result)) : -Errno.EIO);
+        int result = completion.Result > 0 ? Copy(tag, _buffers[read].Part(0, completion.Result)) : -Errno.EIO;
+        _view.Answered(_came[tag]);
+        Commit(tag, result);
     }
 
     /// <summary>Hands the bytes of a request to the driver; all of them, or −EIO.</summary>

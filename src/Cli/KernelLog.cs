@@ -1,0 +1,100 @@
+using System;
+using System.Globalization;
+using System.Text;
+using Snapuserd.Block;
+using Snapuserd.Interop;
+
+namespace Snapuserd.Cli;
+
+/// <summary>
+/// Records for the kernel's log: one write(2) each to /dev/kmsg, "&lt;5&gt;snapuserd[123]: sentence". Not thread-safe.
+/// <para>
+/// Unless printk.devkmsg=on says otherwise, the kernel drops what comes behind the tenth record within five seconds from one descriptor, and tells nobody. So that is
+/// done here instead, with a reserve for what matters, and the next record says how many were left out.
+/// </para>
+/// </summary>
+internal sealed class KernelLog
+{
+    internal const string Path = "/dev/kmsg";
+
+    /// <summary>Bytes of a record, head included: from 976 on, depending on its version, the kernel refuses it (EINVAL), and a console cuts it.</summary>
+    internal const int MostBytes = 900;
+
+    /// <summary>Records that a sentence may become; two paths of the greatest length and what is wrong with them fit. A stack trace is cut there.</summary>
+    private const int MostParts = 10;
+
+    /// <summary>The kernel's own limit (DEFAULT_RATELIMIT_BURST in DEFAULT_RATELIMIT_INTERVAL), which it counts in ticks: a tenth of a second is none too many. The last two are for errors and notices.</summary>
+    private const int Burst = 10, Reserve = 2, IntervalMilliseconds = 5_100;
+
+    private readonly int _fd;
+    private readonly ITimeSource _time;
+    private readonly string _name;
+    private readonly byte[] _bytes = new byte[MostBytes];
+
+    // When the last records went out, the oldest where the next will be.
+    private readonly long[] _sent = new long[Burst];
+    private int _next;
+    private int _leftOut;
+
+    /// <summary>Over an open descriptor, which stays open. <paramref name="process"/> is its number, for the head of each record.</summary>
+    internal KernelLog(int fd, ITimeSource time, int process)
+    {
+        (_fd, _time) = (fd, time);
+        _name = string.Create(CultureInfo.InvariantCulture, $"snapuserd[{process}]: ");
+        Array.Fill(_sent, long.MinValue / 2);
+    }
+
+    /// <summary>Writes a record, or several if it is too long for one. Returns 0 or a negative errno; what is left out is no error.</summary>
+    internal int Write(Priority priority, string sentence)
+    {
+        if (!HasRoom(priority))
+        {
+            _leftOut++;
+            return 0;
+        }
+        if (_leftOut > 0) sentence = $"{sentence} ({Units.Count(_leftOut, "record")} left out before this one)";
+        byte[] text = Encoding.UTF8.GetBytes(OneLine(sentence));
+        int head = Encoding.UTF8.GetBytes($"<{(int)priority}>{_name}", _bytes);
+        int done = 0;
+        for (int part = 0; part < MostParts; part++)
+        {
+            int room = MostBytes - head, length = text.Length - done;
+            if (length > room)
+            {
+                length = room;
+                // A character stays whole: its bytes behind the first are 10xxxxxx.
+                while (length > 0 && (text[done + length] & 0xc0) == 0x80) length--;
+            }
+            text.AsSpan(done, length).CopyTo(_bytes.AsSpan(head));
+            int error = Send(_bytes.AsSpan(0, head + length));
+            if (error < 0) return error;
+            done += length;
+            if (done == text.Length || !HasRoom(priority)) break;
+        }
+        _leftOut = 0;
+        return 0;
+    }
+
+    private bool HasRoom(Priority priority)
+    {
+        bool matters = priority is Priority.Error or Priority.Notice;
+        return _time.Milliseconds - _sent[(_next + (matters ? 0 : Reserve)) % Burst] > IntervalMilliseconds;
+    }
+
+    private int Send(ReadOnlySpan<byte> record)
+    {
+        nint written;
+        do written = Libc.Write(_fd, record);
+        while (written == -Errno.EINTR);
+        if (written < 0) return (int)written;
+        _sent[_next] = _time.Milliseconds;
+        _next = (_next + 1) % Burst;
+        return 0;
+    }
+
+    /// <summary>Without line feeds and whatever else a console would obey: a path may contain anything.</summary>
+    private static string OneLine(string sentence) => string.Create(sentence.Length, sentence, static (line, text) =>
+    {
+        for (int i = 0; i < line.Length; i++) line[i] = char.IsControl(text[i]) || text[i] is '\u2028' or '\u2029' ? ' ' : text[i];
+    });
+}

@@ -1,0 +1,35 @@
+using System;
+
+namespace Snapuserd.Cli;
+
+/// <summary>Where records go: what `--log` chooses.</summary>
+internal enum LogForm
+{
+    /// <summary>Warnings, errors and progress as lines on standard error.</summary>
+    StandardError,
+    /// <summary>Everything as records of the kernel's log.</summary>
+    Kernel,
+    /// <summary>Everything as JSON objects on standard error.</summary>
+    Json,
+}
+
+/// <summary>The option `--log`.</summary>
+internal static class LogForms
+{
+    internal static readonly Option Option = new("--log", OptionKind.Choice, "stderr|kmsg|json",
+        "Where to tell what happens: warnings, errors and progress as lines on standard error; or everything, with a summary of the merge, to the kernel's log, or as JSON objects on standard error.")
+    { Choices = ["stderr", "kmsg", "json"] };
+
+    /// <summary>What the arguments of a verb choose, if it has the option; also when they make no sense, because that is to be told there as well.</summary>
+    internal static LogForm Of(Verb verb, ReadOnlySpan<string> words)
+    {
+        if (Array.IndexOf(verb.Options, Option) < 0) return LogForm.StandardError;
+        string word = "";
+        for (int i = 0; i < words.Length; i++)
+        {
+            if (words[i] == Option.Name && i + 1 < words.Length) word = words[i + 1];
+            else if (words[i].StartsWith("--log=", StringComparison.Ordinal)) word = words[i]["--log=".Length..];
+        }
+        return word switch { "kmsg" => LogForm.Kernel, "json" => LogForm.Json, _ => LogForm.StandardError };
+    }
+}

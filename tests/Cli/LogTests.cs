@@ -1,0 +1,182 @@
+using System;
+using System.Collections.Generic;
+using System.IO;
+using System.Linq;
+using System.Text;
+using System.Text.Json;
+using Microsoft.Win32.SafeHandles;
+using Snapuserd.Block;
+using Snapuserd.Cli;
+using Snapuserd.Interop;
+using Snapuserd.Tests.Support;
+using Xunit;
+
+namespace Snapuserd.Tests.Cli;
+
+/// <summary>Records in the kernel's log, of which a socket that keeps its messages apart takes the place, and on standard error.</summary>
+public sealed class LogTests : IDisposable
+{
+    private readonly Clock _clock = new();
+    private readonly int _ours;
+    private readonly int _theirs;
+    private readonly KernelLog _log;
+
+    public LogTests()
+    {
+        Assert.Equal(0, Libc.SocketPair(Libc.AF_UNIX, Libc.SOCK_DGRAM | Libc.SOCK_CLOEXEC, out _ours, out _theirs));
+        _log = new KernelLog(_ours, _clock, 17);
+    }
+
+    public void Dispose()
+    {
+        _ = Libc.Close(_ours);
+        _ = Libc.Close(_theirs);
+    }
+
+    [Fact]
+    public void A_record_is_one_write_with_its_priority_and_the_number_of_the_process()
+    {
+        foreach (Priority priority in Enum.GetValues<Priority>()) Assert.Equal(0, _log.Write(priority, $"is {priority}"));
+        Assert.Equal(["<3>snapuserd[17]: is Error", "<4>snapuserd[17]: is Warning", "<5>snapuserd[17]: is Notice", "<6>snapuserd[17]: is Information"], Taken());
+    }
+
+    [Fact]
+    public void Whatever_a_path_contains_a_record_is_one_line()
+    {
+        Assert.Equal(0, _log.Write(Priority.Error, "a\nb\r\nc\u001b[2Jd\u2028e\u0085f\0g"));
+        Assert.Equal("<3>snapuserd[17]: a b  c [2Jd e f g", Assert.Single(Taken()));
+    }
+
+    [Theory]
+    [InlineData(1)]
+    [InlineData(2)]
+    [InlineData(3)]
+    [InlineData(4)]
+    public void A_long_sentence_becomes_several_records_none_too_long_and_no_character_torn(int bytesPerCharacter)
+    {
+        string character = bytesPerCharacter switch { 1 => "x", 2 => "ä", 3 => "€", _ => "𝄞" };
+        string sentence = string.Concat(Enumerable.Repeat(character, 5000 / bytesPerCharacter)) + ": Permission denied";
+        Assert.Equal(0, _log.Write(Priority.Error, sentence));
+        List<string> records = Taken();
+        Assert.Equal(6, records.Count);
+        Assert.All(records, record => Assert.InRange(Encoding.UTF8.GetByteCount(record), 1, KernelLog.MostBytes));
+        Assert.All(records, record => Assert.StartsWith("<3>snapuserd[17]: ", record));
+        Assert.Equal(sentence, string.Concat(records.Select(record => record["<3>snapuserd[17]: ".Length..])));
+    }
+
+    [Fact]
+    public void The_kernel_never_gets_more_records_than_it_takes_and_the_next_one_counts_what_is_missing()
+    {
+        List<long> sent = [];
+        long seed = 1;
+        for (int i = 0; i < 2000; i++)
+        {
+            seed = ((seed * 1103515245) + 12345) & 0x7fffffff;
+            _clock.Milliseconds += seed % 700;
+            Assert.Equal(0, _log.Write((Priority)(3 + (seed / 1000 % 4)), "said"));
+            foreach (string _ in Taken()) sent.Add(_clock.Milliseconds);
+        }
+        Assert.InRange(sent.Count, 1000, 1999);
+        // What ___ratelimit of the kernel counts: ten within five seconds, wherever it begins to count.
+        for (int i = 10; i < sent.Count; i++) Assert.True(sent[i] - sent[i - 10] > 5000, $"record {i}");
+
+        _clock.Milliseconds += 60_000;
+        Taken();
+        for (int i = 0; i < 30; i++) Assert.Equal(0, _log.Write(Priority.Information, "said"));
+        Assert.Equal(8, Taken().Count);
+        // What matters has two places of its own.
+        Assert.Equal(0, _log.Write(Priority.Notice, "done"));
+        Assert.Equal("<5>snapuserd[17]: done (22 records left out before this one)", Assert.Single(Taken()));
+        Assert.Equal(0, _log.Write(Priority.Error, "failed"));
+        Assert.Equal("<3>snapuserd[17]: failed", Assert.Single(Taken()));
+        Assert.Equal(0, _log.Write(Priority.Error, "failed"));
+        Assert.Empty(Taken());
+    }
+
+    [Fact]
+    public void An_error_of_the_log_is_returned()
+    {
+        KernelLog log = new(-1, _clock, 1);
+        Assert.Equal(-Errno.EBADF, log.Write(Priority.Error, "said"));
+    }
+
+    [Fact]
+    public void Progress_in_the_kernels_log_is_a_record_a_tenth_and_no_more_than_one_a_second()
+    {
+        Assert.Equal(["merge  10% ", "merge  20% ", "merge  30% ", "merge  40% ", "merge  50% ", "merge  60% ", "merge  70% ", "merge  80% ", "merge  90% ", "merge 100% "], Steps(0.06));
+        Assert.InRange(Steps(0.006).Length, 5, 6);
+        Assert.Empty(Steps(0.0005));
+    }
+
+    [Fact]
+    public void Json_records_have_priority_event_message_and_numbers_and_standard_error_shows_what_matters()
+    {
+        string json = Told(LogForm.Json, output =>
+        {
+            output.Write(Priority.Notice, "merged", "all is\nmerged", new LogValue("ops", 7), new LogValue("seconds", 0.25));
+            output.WriteProgress("merge 10%", new LogValue("bytes", 1L << 40));
+            output.WriteTrace("at a\nat b");
+        });
+        JsonElement[] records = json.TrimEnd('\n').Split('\n').Select(line => JsonDocument.Parse(line).RootElement).ToArray();
+        Assert.Equal(["priority", "event", "message", "uptime", "ops", "seconds"], records[0].EnumerateObject().Select(member => member.Name));
+        Assert.Equal((5, "merged", "all is\nmerged", 7, 0.25),
+            (records[0].GetProperty("priority").GetInt32(), records[0].GetProperty("event").GetString(), records[0].GetProperty("message").GetString(), records[0].GetProperty("ops").GetInt32(), records[0].GetProperty("seconds").GetDouble()));
+        Assert.Equal((6, "progress", 1L << 40), (records[1].GetProperty("priority").GetInt32(), records[1].GetProperty("event").GetString(), records[1].GetProperty("bytes").GetInt64()));
+        Assert.Equal((3, "trace"), (records[2].GetProperty("priority").GetInt32(), records[2].GetProperty("event").GetString()));
+
+        Assert.Equal("snapuserd: 3\nsnapuserd: 4\nprogress\n", Told(LogForm.StandardError, output =>
+        {
+            foreach (Priority priority in Enum.GetValues<Priority>()) output.Write(priority, "event", $"{(int)priority}");
+            output.WriteProgress("progress");
+        }));
+    }
+
+    [Theory]
+    [InlineData("merge --log kmsg --nonsense", LogForm.Kernel)]
+    [InlineData("merge --nonsense --log=json", LogForm.Json)]
+    [InlineData("merge --log", LogForm.StandardError)]
+    [InlineData("merge --log syslog", LogForm.StandardError)]
+    [InlineData("serve --log=kmsg", LogForm.Kernel)]
+    [InlineData("inspect --log=kmsg", LogForm.StandardError)]
+    internal void The_log_is_known_before_the_other_options_are_understood(string words, LogForm expected)
+    {
+        string[] split = words.Split(' ');
+        Assert.Equal(expected, LogForms.Of(Array.Find(Verbs.All, verb => verb.Name == split[0])!, split.AsSpan(1)));
+    }
+
+    /// <summary>A thousand reports of a merge, <paramref name="seconds"/> apart.</summary>
+    private string[] Steps(double seconds)
+    {
+        string said = Told(LogForm.StandardError, output =>
+        {
+            Progress progress = new(output, ProgressForm.Silent, "merge", 1000, 1000, () => 80) { TellsSteps = true };
+            for (int i = 0; i <= 1000; i++) progress.Report(i, i, i * seconds);
+        });
+        return said.Split('\n', StringSplitOptions.RemoveEmptyEntries).Select(line => line[..11]).ToArray();
+    }
+
+    private static string Told(LogForm form, Action<Output> tell)
+    {
+        using TempFolder folder = new();
+        using (SafeFileHandle diagnostics = File.OpenHandle(folder["diagnostics"], FileMode.CreateNew, FileAccess.Write, FileShare.ReadWrite))
+        {
+            Output output = new(0, -1, (int)diagnostics.DangerousGetHandle());
+            output.LogTo(form);
+            tell(output);
+        }
+        return File.ReadAllText(folder["diagnostics"]);
+    }
+
+    private List<string> Taken()
+    {
+        List<string> taken = [];
+        byte[] bytes = new byte[4096];
+        while (Libc.Recv(_theirs, bytes, Libc.MSG_DONTWAIT) is > 0 and nint length) taken.Add(new UTF8Encoding(false, true).GetString(bytes, 0, (int)length));
+        return taken;
+    }
+
+    private sealed class Clock : ITimeSource
+    {
+        public long Milliseconds { get; set; } = 1000;
+    }
+}

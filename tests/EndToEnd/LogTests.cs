@@ -1,0 +1,111 @@
+using System;
+using System.IO;
+using System.Linq;
+using System.Text.Json;
+using Snapuserd.Tests.Support;
+using Xunit;
+
+namespace Snapuserd.Tests.EndToEnd;
+
+/// <summary>`--log` of the built binary; a regular file in an otherwise empty root takes the place of /dev/kmsg.</summary>
+public sealed class LogTests : IDisposable
+{
+    private const string Vector = "v3-zstd-4k-xor";
+    private readonly TempFolder _folder = new();
+
+    public LogTests()
+    {
+        File.WriteAllBytes(_folder["cow"], Golden.Cow(Vector));
+        File.WriteAllBytes(_folder["base"], Golden.Old);
+    }
+
+    public void Dispose() => _folder.Dispose();
+
+    [RootFact]
+    public void The_kernels_log_gets_beginning_and_summary_and_standard_error_nothing()
+    {
+        File.Copy(Binary.Path, _folder["snapuserd"]);
+        Directory.CreateDirectory(_folder["dev"]);
+        File.WriteAllText(_folder["dev/kmsg"], "");
+        BinaryResult result = Binary.RunProgram("chroot", [_folder.Path, "/snapuserd", "merge", "--cow", "/cow", "--base", "/base", "--log", "kmsg"]);
+        Assert.True(result.ExitCode == 0, result.ToString());
+        Assert.Equal("", result.Error);
+        Assert.StartsWith("merged ", result.Output);
+        Assert.Equal(Golden.New, File.ReadAllBytes(_folder["base"]));
+        // A file does not keep writes apart, and records have no line feed.
+        string[] records = Records();
+        Assert.Equal(2, records.Length);
+        Assert.Matches(@"^<5>snapuserd\[\d+\]: merge of /cow and /base begins at op 0 of \d+, .* are left$", records[0]);
+        Assert.Matches(@"^<5>snapuserd\[\d+\]: merged: \d+ ops in all, \d+ blocks and .* written in \d+\.\d\d\d s, resumed 0 times$", records[1]);
+    }
+
+    [RootFact]
+    public void A_command_line_that_makes_no_sense_is_told_there_as_well()
+    {
+        File.Copy(Binary.Path, _folder["snapuserd"]);
+        Directory.CreateDirectory(_folder["dev"]);
+        File.WriteAllText(_folder["dev/kmsg"], "");
+        BinaryResult result = Binary.RunProgram("chroot", [_folder.Path, "/snapuserd", "merge", "--bsae", "/base", "--log=kmsg"]);
+        Assert.Equal((64, ""), (result.ExitCode, result.Error));
+        Assert.Matches(@"^<3>snapuserd\[\d+\]: merge: unknown option '--bsae'; did you mean --base\? ", Assert.Single(Records()));
+    }
+
+    [RootFact]
+    public void Without_a_kernels_log_a_sentence_says_so_and_the_merge_goes_on()
+    {
+        File.Copy(Binary.Path, _folder["snapuserd"]);
+        BinaryResult result = Binary.RunProgram("chroot", [_folder.Path, "/snapuserd", "merge", "--cow", "/cow", "--base", "/base", "--log", "kmsg"]);
+        Assert.True(result.ExitCode == 0, result.ToString());
+        Assert.Equal("snapuserd: /dev/kmsg cannot be written, so the log goes to standard error: there is no such file or folder (ENOENT)\n", result.Error);
+        Assert.Equal(Golden.New, File.ReadAllBytes(_folder["base"]));
+    }
+
+    [RootFact]
+    public void A_kernels_log_that_takes_nothing_more_is_left_and_nothing_is_lost()
+    {
+        File.Copy(Binary.Path, _folder["snapuserd"]);
+        Directory.CreateDirectory(_folder["dev"]);
+        // Of any write it says that no space is left.
+        Assert.Equal(0, Binary.RunProgram("mknod", [_folder["dev/kmsg"], "c", "1", "7"]).ExitCode);
+        BinaryResult result = Binary.RunProgram("chroot", [_folder.Path, "/snapuserd", "merge", "--cow", "/none", "--base", "/base", "--log", "kmsg"]);
+        string[] lines = result.Error.TrimEnd('\n').Split('\n');
+        Assert.Equal((66, 2), (result.ExitCode, lines.Length));
+        Assert.StartsWith("snapuserd: /dev/kmsg cannot be written, so the log goes to standard error: ", lines[0]);
+        Assert.StartsWith("snapuserd: cannot open /none: ", lines[1]);
+    }
+
+    [Fact]
+    public void Json_records_tell_of_the_whole_merge_and_results_stay_results()
+    {
+        BinaryResult result = Binary.Run("merge", "--cow", _folder["cow"], "--base", _folder["base"], "--log", "json", "--json", "--progress", "never");
+        JsonElement[] records = result.Error.TrimEnd('\n').Split('\n').Select(line => JsonDocument.Parse(line).RootElement).ToArray();
+        Assert.Equal(["begin", "merged"], records.Select(record => record.GetProperty("event").GetString()));
+        JsonElement done = JsonDocument.Parse(result.Output).RootElement;
+        foreach (string key in new[] { "ops", "blocks", "bytes_written", "times_resumed", "resumed_from" })
+            Assert.Equal(done.GetProperty(key).GetInt64(), records[1].GetProperty(key).GetInt64());
+        Assert.Equal(0, done.GetProperty("times_resumed").GetInt32());
+
+        result = Binary.Run("merge", "--cow", _folder["missing"], "--base", _folder["base"], "--log", "json");
+        JsonElement error = JsonDocument.Parse(result.Error).RootElement;
+        Assert.Equal((66, 3, "error", 66), (result.ExitCode, error.GetProperty("priority").GetInt32(), error.GetProperty("event").GetString(), error.GetProperty("exit_code").GetInt32()));
+    }
+
+    [Theory]
+    [InlineData(null, 1)]
+    [InlineData("0", 0)]
+    [InlineData("4", 4)]
+    [InlineData("-4", 1)]
+    public void A_merge_that_goes_on_counts_one_and_what_a_supervisor_has_counted(string? counted, int expected)
+    {
+        byte[] cow = Golden.Cow(Vector);
+        // num_merge_ops: the first op is merged, and its block is as the target has it.
+        cow[26] = 1;
+        File.WriteAllBytes(_folder["cow"], cow);
+        File.WriteAllBytes(_folder["base"], Golden.New);
+        string[] environment = counted == null ? [] : [$"SNAPUSERD_RESUMED={counted}"];
+        BinaryResult result = Binary.RunProgram("env", [.. environment, Binary.Path, "merge", "--cow", _folder["cow"], "--base", _folder["base"], "--json"]);
+        Assert.Equal(expected, JsonDocument.Parse(result.Output.TrimEnd('\n').Split('\n')[^1]).RootElement.GetProperty("times_resumed").GetInt32());
+    }
+
+    private string[] Records() => File.ReadAllText(_folder["dev/kmsg"]).Split('<', StringSplitOptions.RemoveEmptyEntries).Select(record => "<" + record).ToArray();
+}
