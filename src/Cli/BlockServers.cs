@@ -22,6 +22,8 @@ internal static class BlockServers
             MappedDevice.CheckName(mapper);
             if (socket) throw new SnapuserdException(ExitCode.Usage, "--mapper takes a block device below it, and --socket makes none");
         }
+        if (invocation.Arguments.Has("--merge") && invocation.Arguments.Has("--merge-on-request")) throw new SnapuserdException(ExitCode.Usage, "--merge and --merge-on-request: at once or when asked to, not both");
+        if (invocation.Arguments.Has("--no-verify-first") && !Merges(invocation)) throw new SnapuserdException(ExitCode.Usage, "--no-verify-first needs --merge or --merge-on-request");
         if (kind == "ublk") _ = Number(invocation, "ublkb");
         if (kind == "nbd" && !socket) _ = Number(invocation, "nbd");
     }
@@ -90,6 +92,9 @@ internal static class BlockServers
     internal static int SupervisedDevice(Invocation invocation) => invocation.Arguments.Choice("--device") == "ublk"
         ? Number(invocation, "ublkb")
         : throw new SnapuserdException(ExitCode.Usage, "--supervise goes with --device ublk: only that device waits for another server when its own was killed");
+
+    /// <summary>The view may be merged: at once or when it is asked for.</summary>
+    internal static bool Merges(Invocation invocation) => invocation.Arguments.Has("--merge") || invocation.Arguments.Has("--merge-on-request");
 
     /// <summary>Number of the ublk device that was asked for by name; −1 if none was.</summary>
     internal static int UblkNumber(Invocation invocation) => invocation.Arguments.Choice("--device") == "ublk" ? Number(invocation, "ublkb") : -1;

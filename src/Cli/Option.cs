@@ -53,7 +53,7 @@ internal sealed class Arguments
     /// <summary>`--help` was among the arguments before anything was wrong.</summary>
     internal bool Help { get; private set; }
 
-    /// <summary>What is not an option, as many as <see cref="Verb.Operands"/> asks for.</summary>
+    /// <summary>What is not an option, as many as <see cref="Verb.Operands"/> and <see cref="Verb.OptionalOperands"/> ask for.</summary>
     internal IReadOnlyList<string> Operands => _operands;
 
     /// <summary>Whether the option was given.</summary>
@@ -125,8 +125,8 @@ internal sealed class Arguments
 
     private void AddOperand(string word)
     {
-        if (_operands.Count == _verb.Operands.Length) throw Wrong($"unexpected argument '{word}'");
-        if (word.Length == 0) throw Wrong($"{_verb.Operands[_operands.Count]} is empty");
+        if (_operands.Count == _verb.Operands.Length + _verb.OptionalOperands.Length) throw Wrong($"unexpected argument '{word}'");
+        if (word.Length == 0) throw Wrong($"{(_operands.Count < _verb.Operands.Length ? _verb.Operands[_operands.Count] : _verb.OptionalOperands[_operands.Count - _verb.Operands.Length])} is empty");
         _operands.Add(word);
     }
 

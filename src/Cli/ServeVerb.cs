@@ -56,7 +56,7 @@ internal static class ServeVerb
         return new SnapshotOptions
         {
             Name = arguments.Text("--name") ?? arguments.Required("--cow"),
-            Devices = DeviceArguments.Read(invocation, writes: arguments.Has("--merge"), memory / 2),
+            Devices = DeviceArguments.Read(invocation, writes: BlockServers.Merges(invocation), memory / 2),
             VerifyFirst = !arguments.Has("--no-verify-first"),
             CacheBytes = memory / 8,
             ServerBytes = memory / 8 * 3,

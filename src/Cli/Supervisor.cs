@@ -121,9 +121,9 @@ internal sealed class Supervisor
     /// <summary>The folders that the server opens something in; "/dev" first.</summary>
     private static string[] FoldersOf(Arguments arguments)
     {
-        string[] folders = ["/dev", "", "", "", ""];
+        string[] folders = ["/dev", "", "", "", "", ""];
         int count = 1;
-        foreach (string option in (ReadOnlySpan<string>)["--cow", "--base", "--source", "$NOTIFY_SOCKET"])
+        foreach (string option in (ReadOnlySpan<string>)["--cow", "--base", "--source", "--control", "$NOTIFY_SOCKET"])
         {
             bool isOption = option[0] == '-';
             string? path = isOption ? arguments.Text(option) : Environment.GetEnvironmentVariable("NOTIFY_SOCKET");

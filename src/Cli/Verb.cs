@@ -22,6 +22,9 @@ internal sealed record Verb(string Name, string Summary, string[] Operands, Opti
     /// <summary>The output is the result: if it cannot be written, the command has failed. A merge goes on without its output.</summary>
     internal bool OutputIsResult { get; init; }
 
+    /// <summary>What may follow the operands, in this order.</summary>
+    internal string[] OptionalOperands { get; init; } = [];
+
     /// <summary>The option that may stand for the only operand.</summary>
     internal string? OperandOption { get; init; }
 
@@ -35,6 +38,7 @@ internal sealed record Verb(string Name, string Summary, string[] Operands, Opti
         string[] parts =
         [
             .. Operands,
+            .. Array.ConvertAll(OptionalOperands, operand => $"[{operand}]"),
             .. Array.ConvertAll(Array.FindAll(Options, option => option.Required), UsagePart),
             .. Array.ConvertAll(Array.FindAll(Options, option => !option.Required && option.Name != OperandOption), UsagePart),
         ];

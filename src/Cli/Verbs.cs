@@ -1,4 +1,5 @@
 using System.Text;
+using Snapuserd.Cli.Control;
 
 namespace Snapuserd.Cli;
 
@@ -42,7 +43,9 @@ internal static class Verbs
             new("--socket", OptionKind.Text, "PATH", "Serve NBD on this Unix socket to programs (nbdcopy, qemu, fio), not to the kernel; only with --device nbd."),
             new("--mapper", OptionKind.Text, "NAME", "Have /dev/mapper/NAME stand over the device. When all is merged it stands on the base instead, also while it is mounted; the device is removed then, and the server ends with 0."),
             new("--merge", OptionKind.Flag, "", "Merge meanwhile, as `merge` does."),
-            new("--no-verify-first", OptionKind.Flag, "", "Do not decode every payload before the first write, as `merge` would.") { Needs = "--merge" },
+            new("--merge-on-request", OptionKind.Flag, "", "Merge when `ctl merge` asks for it.") { Needs = "--control" },
+            new("--control", OptionKind.Text, "PATH", "Listen on this Unix socket for `ctl`."),
+            new("--no-verify-first", OptionKind.Flag, "", "Do not decode every payload before the first write, as `merge` would."),
             s_io with { Help = "How the merge reads and writes, as `merge` takes it." }, s_depth, s_memory, s_threads,
             new("--ready-fd", OptionKind.Count, "N", "Write the device's path to descriptor N when it is usable, and close it.") { Minimum = 0, Maximum = 1 << 20 },
             new("--supervise", OptionKind.Flag, "", "Start the server as a child, and again whenever it was killed: who reads the device sees a pause and no error. With --device ublk, a --name, and absolute paths. Started before switch_root it goes on behind it.") { Needs = "--name" },
@@ -52,6 +55,16 @@ internal static class Verbs
         + "standard error; nothing else ends by them. When the merge is done or has failed, the device stays. SIGTERM, SIGINT and SIGHUP stop the merge at its next checkpoint, answer the requests that came and remove the device; the exit "
         + "code is 0, or that of the merge: 75 if it was not done, and the same command goes on.",
         ServeVerb.Run),
+
+        new("ctl", "Asks servers how they are, and tells them what to do.", ["COMMAND"],
+        [
+            new("--socket", OptionKind.Text, "PATH", $"Where the server listens (its --control or --socket). Unless given, everything in {CtlVerb.DefaultFolder}."),
+            new("--all", OptionKind.Flag, "", "For merge and stop: all snapshots, where there are several."),
+            s_json,
+        ],
+        "Commands, for the snapshot that is called NAME or for all there are: list; status [NAME]; merge [NAME] begins to merge; pause [NAME] and resume [NAME] hold the merge and let it go on; rate SIZE|off [NAME] "
+        + "limits the bytes it writes per second; watch [NAME] shows progress until nothing is merged any more; stop [NAME] ends the server, which removes its device. Exit code 66: no server or no such snapshot.",
+        CtlVerb.Run) { OptionalOperands = ["SIZE", "NAME"], OutputIsResult = true },
 
         new("verify", "Decodes everything in a COW; with a base, also computes the merged image's SHA-256 without writing anything.", [],
         [
