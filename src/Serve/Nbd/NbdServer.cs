@@ -23,9 +23,8 @@ public sealed class NbdServer : IBlockServer
     private readonly object _stopping = new();
     private readonly Client?[] _clients;
     private readonly ITimeSource _time = new MonotonicClock();
-    private (uint Major, uint Minor, ulong Inode) _file;
     private Thread? _acceptor;
-    private int _listener = -1;
+    private SocketFile? _socket;
     private int _bell = -1;
     private bool _stop;
 
@@ -57,19 +56,9 @@ public sealed class NbdServer : IBlockServer
         string path = _options.SocketPath;
         try
         {
-            _bell = Check(path, Libc.EventFd(0, Libc.EFD_CLOEXEC | Libc.EFD_NONBLOCK));
-            _listener = Check(path, Libc.Socket(Libc.AF_UNIX, Libc.SOCK_STREAM | Libc.SOCK_CLOEXEC | Libc.SOCK_NONBLOCK, 0));
-            // The file that bind makes gets the socket's mode: there is no moment in which others could connect, and no umask to be changed.
-            Check(path, Libc.FChMod(_listener, 0x180));
-            int bound = Libc.Bind(_listener, path);
-            if (bound == -Errno.EADDRINUSE)
-            {
-                RemoveStale(path);
-                bound = Libc.Bind(_listener, path);
-            }
-            Check(path, bound);
-            _file = Identity(path) ?? default;
-            Check(path, Libc.Listen(_listener, Backlog));
+            _bell = Libc.EventFd(0, Libc.EFD_CLOEXEC | Libc.EFD_NONBLOCK);
+            if (_bell < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"cannot make an eventfd: {Reason.Of(_bell)}");
+            _socket = SocketFile.Listen(path, Backlog);
             Thread acceptor = new(Accept, NbdExport.StackBytes) { IsBackground = true, Name = "nbd accept" };
             StartThread(acceptor);
             _acceptor = acceptor;
@@ -105,10 +94,7 @@ public sealed class NbdServer : IBlockServer
                 client.Connection.HangUp();
                 client.Thread.Join();
             }
-            // Not the file of a server that has taken the name meanwhile.
-            if (_file != default && Identity(_options.SocketPath) == _file) _ = Libc.Unlink(_options.SocketPath);
-            _file = default;
-            Close(ref _listener);
+            _socket?.Dispose();
             lock (_gate) Close(ref _bell);
         }
     }
@@ -134,13 +120,13 @@ public sealed class NbdServer : IBlockServer
                 }
                 fds[0] = new PollFd { Fd = _bell, Events = Libc.POLLIN };
                 // A negative descriptor is not looked at: whoever is too many waits until somebody has left.
-                fds[1] = new PollFd { Fd = place < 0 || shortage ? -1 : _listener, Events = Libc.POLLIN };
+                fds[1] = new PollFd { Fd = place < 0 || shortage ? -1 : _socket!.Fd, Events = Libc.POLLIN };
                 int ready = Libc.Poll(fds, shortage ? ShortageMilliseconds : -1);
                 shortage = false;
                 if (ready <= 0) continue;
                 if (fds[0].ReturnedEvents != 0) _ = Libc.Read(_bell, rung);
                 if (fds[1].ReturnedEvents == 0) continue;
-                int fd = Libc.Accept4(_listener, Libc.SOCK_CLOEXEC);
+                int fd = Libc.Accept4(_socket!.Fd, Libc.SOCK_CLOEXEC);
                 if (fd >= 0)
                 {
                     shortage = !LetIn(fd, place);
@@ -195,38 +181,6 @@ public sealed class NbdServer : IBlockServer
         one.Clear();
         one[0] = 1;
         if (_bell >= 0) _ = Libc.Write(_bell, one);
-    }
-
-    /// <summary>Removes the socket of a server that has died; whoever is alive has it accepted, or at least queued.</summary>
-    private static void RemoveStale(string path)
-    {
-        int found = Libc.Statx(Libc.AT_FDCWD, path, Libc.AT_SYMLINK_NOFOLLOW, Libc.STATX_BASIC_STATS, out StatxData status);
-        if (found == -Errno.ENOENT) return;
-        Check(path, found);
-        if ((status.Mode & (uint)Libc.S_IFMT) != Libc.S_IFSOCK) throw new SnapuserdException(ExitCode.CannotCreate, $"cannot make the socket {path}: there is something else of that name");
-        int fd = Check(path, Libc.Socket(Libc.AF_UNIX, Libc.SOCK_STREAM | Libc.SOCK_CLOEXEC | Libc.SOCK_NONBLOCK, 0));
-        int connected = Libc.Connect(fd, path);
-        _ = Libc.Close(fd);
-        if (connected == -Errno.ENOENT) return;
-        if (connected != -Errno.ECONNREFUSED) throw new SnapuserdException(ExitCode.InUse, $"a server listens at {path} already");
-        Check(path, Libc.Unlink(path));
-    }
-
-    private static (uint Major, uint Minor, ulong Inode)? Identity(string path) =>
-        Libc.Statx(Libc.AT_FDCWD, path, Libc.AT_SYMLINK_NOFOLLOW, Libc.STATX_BASIC_STATS, out StatxData status) < 0 ? null : (status.DevMajor, status.DevMinor, status.Ino);
-
-    private static int Check(string path, int result)
-    {
-        if (result >= 0) return result;
-        throw result switch
-        {
-            -Errno.ENAMETOOLONG => new SnapuserdException(ExitCode.Usage, $"the path of a socket has {UnixAddress.LongestPath} bytes at the most: {path}"),
-            -Errno.EINVAL => new SnapuserdException(ExitCode.Usage, $"'{path}' is no path for a socket"),
-            -Errno.EACCES or -Errno.EPERM or -Errno.EROFS => new SnapuserdException(ExitCode.Permission, $"cannot make the socket {path}: {Reason.Of(result)}"),
-            -Errno.EMFILE or -Errno.ENFILE or -Errno.ENOMEM => new SnapuserdException(ExitCode.OutOfResources, $"cannot make the socket {path}: {Reason.Of(result)}"),
-            -Errno.EADDRINUSE => new SnapuserdException(ExitCode.InUse, $"a server listens at {path} already"),
-            _ => new SnapuserdException(ExitCode.CannotCreate, $"cannot make the socket {path}: {Reason.Of(result)}"),
-        };
     }
 
     private static void StartThread(Thread thread)
