@@ -238,8 +238,15 @@ public sealed class Snapshot : IDisposable, IMergeObserver
         Wake();
     }
 
-    /// <summary>Its merge goes on by the time that passes.</summary>
-    public bool NeedsTicks => _pace.IsLimited && Status.State == SnapshotState.Merging;
+    /// <summary>Its merge goes on by the time that passes, or soon will: nobody is told when its turn comes.</summary>
+    public bool NeedsTicks
+    {
+        get
+        {
+            if (!_pace.IsLimited) return false;
+            lock (_gate) return _mergeRequested && !_disposed && (_mergeBegan < 0 || _status.State == SnapshotState.Merging);
+        }
+    }
 
     /// <summary>Ends <see cref="Run"/>. Any thread.</summary>
     public void RequestStop()

@@ -1,0 +1,287 @@
+using System;
+using System.Collections.Generic;
+using System.Threading;
+using Snapuserd.Block;
+using Snapuserd.Interop;
+
+namespace Snapuserd.Daemon;
+
+/// <summary>What a <see cref="ControlServer"/> is told.</summary>
+public sealed class ControlOptions
+{
+    /// <summary>Understands Android's messages; null if they are all refused.</summary>
+    public IControlRequests? Messages { get; init; }
+
+    /// <summary>Understands the lines of `ctl`; null if they are all refused.</summary>
+    public IControlRequests? Lines { get; init; }
+
+    /// <summary>What time moves.</summary>
+    public IControlTicks[] Ticks { get; init; } = [];
+
+    /// <summary>Lets everybody in that the socket's own mode lets in, because somebody else made it so on purpose; only root and the own user otherwise.</summary>
+    public bool AnyPeer { get; init; }
+
+    /// <summary>Gets a sentence about every client that was refused or whose request failed, on the server's thread.</summary>
+    public Action<string>? Report { get; init; }
+}
+
+/// <summary>
+/// Takes requests on a Unix socket: one thread, one poll, and nothing in it that waits for anybody. Two languages: a connection that begins with the line "ctl 1" sends lines and
+/// gets lines (JSON objects); any other sends messages as Android's libsnapshot does, one to a packet of at most 512 bytes (daemon.md §2, §3).
+/// <code>
+///   client -- request --> IControlRequests -- ControlReply, at once or later, from any thread --> buffer -- poll --> client
+/// </code>
+/// </summary>
+public sealed class ControlServer : IDisposable
+{
+    /// <summary>Bytes of a request at the most: what Android's server receives at once.</summary>
+    public const int LongestRequest = 512;
+
+    /// <summary>Clients at a time. A person and some scripts need a handful; the bound is there for those that were forgotten.</summary>
+    public const int MostClients = 128;
+
+    /// <summary>
+    /// Bytes of an answer that may wait for a client beside what its socket holds (200 KiB); a client that lets more lie is dropped. A thousand snapshots' status lines.
+    /// </summary>
+    internal const int MostWaiting = 256 << 10;
+
+    /// <summary>Clients that may wait to be let in. Android's server has 4, and its clients try again; ours should not have to.</summary>
+    internal const int Backlog = 64;
+
+    /// <summary>Before the next try when a client could not be let in for want of descriptors or memory, in milliseconds.</summary>
+    private const int ShortageMilliseconds = 100;
+
+    private const int StackBytes = 512 << 10;
+
+    private readonly ControlOptions _options;
+    private readonly Action _ring;
+    private readonly List<ControlClient> _clients = [];
+    private readonly MonotonicClock _time = new();
+    private readonly object _gate = new();
+    private readonly int _bell;
+    private SocketFile? _file;
+    private int _listener;
+    private int _rung;
+    private int _ownThread;
+    private bool _stop;
+    private bool _accepting = true;
+    private bool _bellClosed;
+    private string? _trouble;
+    private Thread? _thread;
+
+    private ControlServer(ControlOptions options, SocketFile? file, int listener)
+    {
+        (_options, _file, _listener, _ring) = (options, file, listener, Ring);
+        _bell = Libc.EventFd(0, Libc.EFD_CLOEXEC | Libc.EFD_NONBLOCK);
+        if (_bell < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"cannot make an eventfd: {Reason.Of(_bell)}");
+    }
+
+    /// <summary>The first line of a connection of lines.</summary>
+    public static ReadOnlySpan<byte> Greeting => "ctl 1\n"u8;
+
+    /// <summary>Null while it serves; a sentence if it had to give up.</summary>
+    public string? Trouble => Volatile.Read(ref _trouble);
+
+    /// <summary>Listens at <paramref name="path"/> and serves. Exit codes as <see cref="SocketFile.Listen"/> has them.</summary>
+    public static ControlServer Start(string path, ControlOptions options)
+    {
+        SocketFile file = SocketFile.Listen(path, Backlog);
+        return Start(options, file, file.Fd);
+    }
+
+    /// <summary>Serves on a socket that somebody else made and bound, which is the server's from here on. Exit code 64 if it is none.</summary>
+    public static ControlServer Adopt(int socket, ControlOptions options)
+    {
+        int flags = Libc.Fcntl(socket, Libc.F_GETFL, 0);
+        int result = flags < 0 ? flags : Libc.Fcntl(socket, Libc.F_SETFL, flags | Libc.SOCK_NONBLOCK);
+        if (result >= 0) result = Libc.Listen(socket, Backlog);
+        if (result < 0) throw new SnapuserdException(ExitCode.Usage, $"descriptor {socket} is no socket that could listen: {Reason.Of(result)}");
+        return Start(options, null, socket);
+    }
+
+    /// <summary>No more clients are let in and the socket's file goes; those that are there stay. From any thread.</summary>
+    public void StopAccepting()
+    {
+        Volatile.Write(ref _accepting, false);
+        Ring();
+    }
+
+    /// <summary>Has the thread look at what there is to look at: ticks that have become due by something it does not know. From any thread.</summary>
+    public void Ring()
+    {
+        // Its own thread looks at everything before it waits.
+        if (Environment.CurrentManagedThreadId == Volatile.Read(ref _ownThread)) return;
+        if (Interlocked.Exchange(ref _rung, 1) != 0) return;
+        Span<byte> one = stackalloc byte[8];
+        one.Clear();
+        one[0] = 1;
+        // Not a descriptor that somebody else has been given meanwhile.
+        lock (_gate)
+            if (!_bellClosed) _ = Libc.Write(_bell, one);
+    }
+
+    /// <summary>Closes every connection, after what waits for it was sent as far as the sockets take it. From any thread but its own.</summary>
+    public void Dispose()
+    {
+        Volatile.Write(ref _stop, true);
+        Ring();
+        _thread?.Join();
+        _thread = null;
+        CloseListener();
+        lock (_gate)
+        {
+            if (!_bellClosed) _ = Libc.Close(_bell);
+            _bellClosed = true;
+        }
+    }
+
+    private static ControlServer Start(ControlOptions options, SocketFile? file, int listener)
+    {
+        ControlServer server;
+        try
+        {
+            server = new(options, file, listener);
+        }
+        catch
+        {
+            file?.Dispose();
+            throw;
+        }
+        Thread thread = new(server.Run, StackBytes) { IsBackground = true, Name = "control" };
+        try
+        {
+            thread.Start();
+        }
+        catch (Exception e) when (e is OutOfMemoryException or ThreadStartException)
+        {
+            server.Dispose();
+            throw new SnapuserdException(ExitCode.OutOfResources, "the system has no thread left for the control socket");
+        }
+        server._thread = thread;
+        return server;
+    }
+
+    /// <summary>Never throws.</summary>
+    private void Run()
+    {
+        Volatile.Write(ref _ownThread, Environment.CurrentManagedThreadId);
+        try
+        {
+            Serve();
+        }
+        catch (Exception e)
+        {
+            Volatile.Write(ref _trouble, $"the control socket is no longer served: {e.Message}");
+            _options.Report?.Invoke(_trouble!);
+        }
+        foreach (ControlClient client in _clients) client.Close();
+        _clients.Clear();
+        CloseListener();
+    }
+
+    private void Serve()
+    {
+        Span<PollFd> fds = stackalloc PollFd[MostClients + 2];
+        bool shortage = false, told = false;
+        while (true)
+        {
+            // Before anything is looked at: what is done from here on rings again.
+            Interlocked.Exchange(ref _rung, 0);
+            bool stop = Volatile.Read(ref _stop);
+            if (!Volatile.Read(ref _accepting)) CloseListener();
+            Tick();
+            bool again = false;
+            for (int i = _clients.Count - 1; i >= 0; i--)
+            {
+                again |= _clients[i].Advance();
+                if (!_clients[i].IsOver && !stop) continue;
+                _clients[i].Close();
+                _clients.RemoveAt(i);
+            }
+            if (stop) return;
+
+            int timeout = again ? 0 : Due();
+            if (shortage && (timeout < 0 || timeout > ShortageMilliseconds)) timeout = ShortageMilliseconds;
+            int count = _clients.Count;
+            fds[0] = new PollFd { Fd = _bell, Events = Libc.POLLIN };
+            // A negative descriptor is not looked at.
+            fds[1] = new PollFd { Fd = shortage ? -1 : _listener, Events = Libc.POLLIN };
+            for (int i = 0; i < count; i++) fds[i + 2] = new PollFd { Fd = _clients[i].HungUp ? -1 : _clients[i].Fd, Events = _clients[i].Events };
+            int ready = Libc.Poll(fds[..(count + 2)], timeout);
+            shortage = false;
+            if (ready < 0 && ready != -Errno.EINTR) throw new SnapuserdException(ExitCode.OutOfResources, $"poll failed: {Reason.Of(ready)}");
+            if (ready <= 0) continue;
+            if (fds[0].ReturnedEvents != 0) Silence();
+            for (int i = 0; i < count; i++) _clients[i].React(fds[i + 2].ReturnedEvents);
+            if (fds[1].ReturnedEvents == 0) continue;
+            int refused = Accept();
+            shortage = refused < 0;
+            // Once per shortage, which may last for days.
+            if (shortage && !told) _options.Report?.Invoke($"clients of the control socket have to wait: {Reason.Of(refused)}");
+            told = shortage;
+        }
+    }
+
+    private void Tick()
+    {
+        if (_options.Ticks.Length == 0) return;
+        long now = _time.Milliseconds;
+        foreach (IControlTicks ticks in _options.Ticks)
+            if (ticks.Due(now) == 0) ticks.Tick(now);
+    }
+
+    /// <summary>Milliseconds until something is due; −1 if nothing is.</summary>
+    private int Due()
+    {
+        if (_options.Ticks.Length == 0) return -1;
+        long now = _time.Milliseconds;
+        int timeout = -1;
+        foreach (IControlTicks ticks in _options.Ticks)
+        {
+            int due = ticks.Due(now);
+            if (due >= 0 && (timeout < 0 || due < timeout)) timeout = due;
+        }
+        return timeout;
+    }
+
+    /// <summary>Lets one client in; the errno if there is no place to put it. Whoever comes is heard at least once, so that nobody waits for a server that will not answer.</summary>
+    private int Accept()
+    {
+        int fd = Libc.Accept4(_listener, Libc.SOCK_CLOEXEC | Libc.SOCK_NONBLOCK);
+        if (fd is -Errno.EMFILE or -Errno.ENFILE or -Errno.ENOMEM) return fd;
+        if (fd < 0) return 0;
+        if (Refusal(fd) is { } why)
+        {
+            _ = Libc.Close(fd);
+            _options.Report?.Invoke($"a client of the control socket was refused: {why}");
+            return 0;
+        }
+        _clients.Add(new ControlClient(fd, _options, _ring));
+        return 0;
+    }
+
+    private string? Refusal(int fd)
+    {
+        if (_clients.Count >= MostClients) return $"there are {MostClients} already";
+        if (_options.AnyPeer) return null;
+        int result = Libc.GetSockOpt(fd, Libc.SOL_SOCKET, Libc.SO_PEERCRED, out PeerCredentials peer);
+        if (result < 0) return $"nobody says who it is: {Reason.Of(result)}";
+        return peer.Uid == 0 || peer.Uid == Libc.GetEUid() ? null : $"process {peer.Pid} belongs to user {peer.Uid}";
+    }
+
+    private void Silence()
+    {
+        Span<byte> count = stackalloc byte[8];
+        _ = Libc.Read(_bell, count);
+    }
+
+    private void CloseListener()
+    {
+        lock (_gate)
+        {
+            if (_file != null) _file.Dispose();
+            else if (_listener >= 0) _ = Libc.Close(_listener);
+            (_file, _listener) = (null, -1);
+        }
+    }
+}
