@@ -1,5 +1,6 @@
 using System;
 using Snapuserd.Block;
+using Snapuserd.Cli.Control;
 using Snapuserd.Daemon;
 using Snapuserd.Merge;
 using Snapuserd.Serve;
@@ -21,6 +22,8 @@ internal static class ServeVerb
         var observer = new Observer(invocation);
         using var stop = new StopSignals();
         using var snapshot = new Snapshot(Options(invocation, observer), stop.Flag, stop.WakeUp);
+        // Before anything else, so that a path that cannot be had is known before there is a device.
+        using ControlServer? control = Listen(invocation, snapshot);
         snapshot.Open();
         if (snapshot.IsPlain)
         {
@@ -49,13 +52,26 @@ internal static class ServeVerb
         return code;
     }
 
+    private static ControlServer? Listen(Invocation invocation, Snapshot snapshot)
+    {
+        if (invocation.Arguments.Text("--control") is not { } path) return null;
+        CtlRequests requests = new(() => [snapshot]);
+        ControlOptions options = new()
+        {
+            Lines = requests,
+            Ticks = [requests, new RateTicks(() => [snapshot])],
+            Report = sentence => invocation.Output.Diagnose($"snapuserd: {sentence}"),
+        };
+        return ControlServer.Start(path, options);
+    }
+
     private static SnapshotOptions Options(Invocation invocation, Observer observer)
     {
         Arguments arguments = invocation.Arguments;
         int memory = (int)arguments.Number("--memory", Verbs.DefaultMemory);
         return new SnapshotOptions
         {
-            Name = arguments.Text("--name") ?? arguments.Required("--cow"),
+            Name = arguments.Text("--mapper") ?? arguments.Text("--name") ?? System.IO.Path.GetFileName(arguments.Required("--cow")),
             Devices = DeviceArguments.Read(invocation, writes: BlockServers.Merges(invocation), memory / 2),
             VerifyFirst = !arguments.Has("--no-verify-first"),
             CacheBytes = memory / 8,

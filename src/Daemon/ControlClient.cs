@@ -214,7 +214,7 @@ internal sealed class ControlClient(int fd, ControlOptions options, Action ring)
         int length = _input.AsSpan(0, _received).IndexOf((byte)'\n');
         if (length < 0)
         {
-            if (_received == InputBytes) Refuse("""{"event":"error","exit_code":64,"message":"a line has 512 bytes at the most"}""");
+            if (_received == InputBytes) Refuse("!64 a line has 512 bytes at the most");
             return null;
         }
         string line = Encoding.UTF8.GetString(_input.AsSpan(0, length));
@@ -243,7 +243,7 @@ internal sealed class ControlClient(int fd, ControlOptions options, Action ring)
         lock (_gate) _reply = reply;
         if (requests == null)
         {
-            reply.End(_language == Language.Lines ? """{"event":"error","exit_code":69,"message":"this server does not know ctl"}""" : "fail", close: true);
+            reply.End(_language == Language.Lines ? "!69 this server does not know ctl" : "fail", close: true);
             return;
         }
         try
@@ -254,7 +254,7 @@ internal sealed class ControlClient(int fd, ControlOptions options, Action ring)
         {
             // A defect of ours, or no memory; the others go on.
             options.Report?.Invoke($"a control request failed: {e.Message}");
-            reply.End(_language == Language.Lines ? """{"event":"error","exit_code":70,"message":"the request failed"}""" : "fail", close: true);
+            reply.End(_language == Language.Lines ? "!70 the request failed" : "fail", close: true);
         }
     }
 }

@@ -96,13 +96,20 @@ internal sealed class ControlCommands(Func<IReadOnlyList<Snapshot>> snapshots)
         return true;
     }
 
+    /// <summary>The command goes on until <see cref="IsOver"/>.</summary>
+    internal static bool IsWatch(string line)
+    {
+        _ = Take(ref line, "json");
+        return line == "watch" || line.StartsWith("watch ", StringComparison.Ordinal);
+    }
+
     private static bool GoesOn(SnapshotStatus status) => status.State is SnapshotState.Opening or SnapshotState.Queued or SnapshotState.Merging;
 
     private static (ExitCode Code, string Sentence)? Refusal(Snapshot snapshot)
     {
         SnapshotStatus status = snapshot.Status;
         // Asked for twice is asked for once; what is merged is what was wanted.
-        if (status.State is SnapshotState.Queued or SnapshotState.Merging or SnapshotState.Merged) return null;
+        if (status.State is SnapshotState.Queued or SnapshotState.Merging or SnapshotState.Merged or SnapshotState.Plain) return null;
         if (snapshot.RequestMerge()) return null;
         return !snapshot.CanMerge ? (ExitCode.Usage, $"{status.Name} was opened for reading only; start it with --merge-on-request")
             : status.Error.Length > 0 ? (ExitCode.InputOutput, $"{status.Name} has failed: {status.Error}")

@@ -42,7 +42,7 @@ internal static class CtlVerb
         bool bar = command == "watch" && !json && output.HasTerminal;
         foreach (string socket in sockets)
         {
-            using ControlClient client = new(socket);
+            using ControlConnection client = new(socket);
             client.Ask(request, (line, passing) =>
             {
                 if (passing && bar) output.Bar(line);

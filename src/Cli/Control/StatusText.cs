@@ -17,6 +17,7 @@ internal static class StatusText
         if (status.ResumedFrom > 0) text += $"; resumed at op {status.ResumedFrom}";
         if (status.MergeSeconds > 0) text += string.Create(CultureInfo.InvariantCulture, $"; {status.MergeSeconds:0.0} s");
         if (status.BytesPerSecond > 0) text += $"; at most {Units.Bytes(status.BytesPerSecond)}/s";
+        if (status.Reads > 0) text += string.Create(CultureInfo.InvariantCulture, $"; {Units.Count(status.Reads, "read")}, the slowest {status.WorstReadSeconds * 1000:0.0} ms");
         if (status.FailedReads > 0) text += $"; {Units.Count(status.FailedReads, "read")} failed";
         return status.Error.Length > 0 ? $"{text}; {status.Error}" : text;
     }
@@ -26,12 +27,12 @@ internal static class StatusText
         .Add("name", status.Name).Add("state", Word(status)).Add("paused", status.Paused).Add("device", status.Device).Add("cow", status.Cow).Add("base", status.Base)
         .Add("percent", status.Percent).Add("ops", status.OpsDone).Add("total_ops", status.OpsTotal).Add("bytes", status.BytesDone).Add("total_bytes", status.BytesTotal)
         .Add("resumed_from", status.ResumedFrom).Add("seconds", status.MergeSeconds).Add("bytes_per_second_limit", status.BytesPerSecond)
-        .Add("failed_reads", status.FailedReads).Add("error", status.Error.Length > 0 ? status.Error : null).ToString();
+        .Add("times_resumed", status.TimesResumed).Add("reads", status.Reads).Add("worst_read_seconds", status.WorstReadSeconds).Add("failed_reads", status.FailedReads).Add("error", status.Error.Length > 0 ? status.Error : null).ToString();
 
     private static string Head(SnapshotStatus status)
     {
-        string word = Word(status) + (status.Paused && status.State is not (SnapshotState.Merged or SnapshotState.Failed) ? ", paused" : "");
-        return status.OpsTotal == 0 || status.State == SnapshotState.Merged ? word
+        string word = Word(status) + (status.Paused && status.State is not (SnapshotState.Merged or SnapshotState.Plain or SnapshotState.Failed) ? ", paused" : "");
+        return status.OpsTotal == 0 || status.State is SnapshotState.Merged or SnapshotState.Plain ? word
             // Cut, not rounded: 100 % is said only when nothing is left.
             : string.Create(CultureInfo.InvariantCulture, $"{word}, {(int)status.Percent} %, {Units.Bytes(status.BytesDone)} of {Units.Bytes(status.BytesTotal)}, {status.OpsDone} of {status.OpsTotal} ops");
     }
@@ -43,6 +44,7 @@ internal static class StatusText
         SnapshotState.Queued => "queued",
         SnapshotState.Merging => "merging",
         SnapshotState.Merged => "merged",
+        SnapshotState.Plain => "plain",
         SnapshotState.Failed => "failed",
         _ => "ended",
     };

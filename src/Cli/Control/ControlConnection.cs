@@ -9,7 +9,7 @@ namespace Snapuserd.Cli.Control;
 /// The other end of a control socket. Each line that comes from there begins with a character that says what it is: a space for a line of the result, '~' for one that the next
 /// takes the place of, '.' for the end, '!' for the end with an exit code, a space and a sentence.
 /// </summary>
-internal sealed class ControlClient : IDisposable
+internal sealed class ControlConnection : IDisposable
 {
     /// <summary>The first packet, which tells a server of lines from one of Android's clients.</summary>
     internal const string Greeting = "ctl 1\n";
@@ -26,7 +26,7 @@ internal sealed class ControlClient : IDisposable
     private int _length;
 
     /// <summary>Connects. Exit code 66 when nobody listens at <paramref name="path"/>, 77 when that is not for this user.</summary>
-    internal ControlClient(string path)
+    internal ControlConnection(string path)
     {
         _path = path;
         _fd = Libc.Socket(Libc.AF_UNIX, Libc.SOCK_STREAM | Libc.SOCK_CLOEXEC, 0);

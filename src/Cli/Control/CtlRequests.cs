@@ -1,0 +1,72 @@
+using System;
+using System.Collections.Generic;
+using Snapuserd.Block;
+using Snapuserd.Daemon;
+
+namespace Snapuserd.Cli.Control;
+
+/// <summary>
+/// Answers the lines of `ctl` on a <see cref="ControlServer"/> (<see cref="ControlConnection"/> has the form of the answers). What is watched is looked at twice a second, and told if it has changed.
+/// </summary>
+internal sealed class CtlRequests(Func<IReadOnlyList<Snapshot>> snapshots) : IControlRequests, IControlTicks
+{
+    /// <summary>Between two looks: often enough for eyes.</summary>
+    private const int LookMilliseconds = 500;
+
+    private readonly ControlCommands _commands = new(snapshots);
+    private readonly List<Watcher> _watchers = [];
+    private long _next;
+
+    /// <inheritdoc/>
+    public void Request(string text, ControlReply reply)
+    {
+        string line = text.TrimEnd('\r');
+        Lines lines = new(reply);
+        if (_commands.Do(line, lines) is { } wrong) reply.End($"!{(int)wrong.Code} {wrong.Sentence.ReplaceLineEndings(" ")}");
+        else if (ControlCommands.IsWatch(line) && !_commands.IsOver(line)) _watchers.Add(new Watcher(line, lines));
+        else reply.End(".");
+    }
+
+    /// <inheritdoc/>
+    public int Due(long now) => _watchers.Count == 0 ? -1 : (int)Math.Clamp(_next - now, 0, LookMilliseconds);
+
+    /// <inheritdoc/>
+    public void Tick(long now)
+    {
+        _next = now + LookMilliseconds;
+        for (int i = _watchers.Count - 1; i >= 0; i--)
+        {
+            Watcher watcher = _watchers[i];
+            // Before the look: what it tells is the end then.
+            bool over = _commands.IsOver(watcher.Line);
+            (ExitCode Code, string Sentence)? gone = _commands.Do(watcher.Line, watcher.Lines);
+            if (!over && gone == null && watcher.Lines.Reply.IsWanted) continue;
+            watcher.Lines.Reply.End(gone is { } wrong ? $"!{(int)wrong.Code} {wrong.Sentence}" : ".");
+            _watchers.RemoveAt(i);
+        }
+    }
+
+    private sealed record Watcher(string Line, Lines Lines);
+
+    /// <summary>Leaves out a line that says what the last one of that snapshot said.</summary>
+    private sealed class Lines(ControlReply reply) : IReplyLines
+    {
+        private readonly List<string> _told = [];
+
+        internal ControlReply Reply => reply;
+
+        public void Line(string text) => Tell(' ', text);
+
+        public void Passing(string text) => Tell('~', text);
+
+        private void Tell(char kind, string text)
+        {
+            string line = $"{kind}{text.ReplaceLineEndings(" ")}";
+            if (_told.Contains(line)) return;
+            // As many as there are snapshots: what was told before that is old.
+            if (_told.Count >= 64) _told.RemoveAt(0);
+            _told.Add(line);
+            _ = reply.Send(line);
+        }
+    }
+}

@@ -1,0 +1,176 @@
+using System;
+using System.Collections.Generic;
+using System.Diagnostics;
+using System.IO;
+using System.Text.Json;
+using Snapuserd.Interop;
+using Snapuserd.Tests.Support;
+using Xunit;
+
+namespace Snapuserd.Tests.EndToEnd;
+
+/// <summary>`ctl` and the control socket of `serve`, the built binary on both ends.</summary>
+public sealed class CtlTests : IDisposable
+{
+    private const string Vector = "v3-lz4-descending";
+    private const int SIGTERM = 15;
+    private readonly TempFolder _folder = new();
+    private readonly string _cow;
+    private readonly string _base;
+    private readonly string _control;
+    private readonly List<Process> _servers = [];
+
+    public CtlTests()
+    {
+        (_cow, _base, _control) = (_folder["cow"], _folder["base"], _folder["control"]);
+        File.WriteAllBytes(_cow, Golden.Cow(Vector));
+        File.WriteAllBytes(_base, Golden.Old);
+    }
+
+    public void Dispose()
+    {
+        foreach (Process server in _servers)
+        {
+            if (!server.HasExited) server.Kill(entireProcessTree: true);
+            server.Dispose();
+        }
+        _folder.Dispose();
+    }
+
+    [Fact]
+    public void Merge_comes_when_it_is_asked_for_and_watch_ends_with_it()
+    {
+        Process server = Start("--merge-on-request");
+        JsonElement before = Status();
+        Assert.Equal(("cow", "serving", 0), (Text(before, "name"), Text(before, "state"), before.GetProperty("ops").GetInt32()));
+        Assert.Equal(Golden.Old, Unlocked.Read(_base, Golden.Old.Length));
+        Assert.Equal(0, Ctl("merge").ExitCode);
+        // Asked for twice is asked for once.
+        Assert.Equal(0, Ctl("merge", "cow").ExitCode);
+        BinaryResult watch = Ctl("watch");
+        Assert.Equal(0, watch.ExitCode);
+        Assert.Contains("cow: merged", watch.Output);
+        JsonElement after = Status();
+        Assert.Equal(("merged", 100), (Text(after, "state"), after.GetProperty("percent").GetInt32()));
+        Assert.Equal(Golden.Row(Vector).MergeOps, after.GetProperty("ops").GetInt32());
+        Assert.Equal(Golden.New, Unlocked.Read(_base, Golden.New.Length));
+        Assert.Equal(0, Ctl("stop").ExitCode);
+        Assert.True(server.WaitForExit(60_000));
+        Assert.Equal(0, server.ExitCode);
+        Assert.False(File.Exists(_control));
+    }
+
+    [Fact]
+    public void Paused_before_it_begins_it_writes_nothing_until_it_is_resumed()
+    {
+        Process server = Start("--merge-on-request");
+        Assert.Equal(0, Ctl("pause").ExitCode);
+        Assert.Equal(0, Ctl("merge").ExitCode);
+        // It reads ahead and checks every payload, and may not write; what it says of itself does not change any more.
+        while (Text(Status(), "state") != "merging") { }
+        JsonElement held = Status();
+        Assert.True(held.GetProperty("paused").GetBoolean());
+        Assert.Equal(0, held.GetProperty("ops").GetInt32());
+        Assert.Equal(Golden.Old, Unlocked.Read(_base, Golden.Old.Length));
+        Assert.Contains("paused", Ctl("list").Output);
+        Assert.Equal(0, Ctl("resume").ExitCode);
+        Assert.Equal(0, Ctl("watch").ExitCode);
+        Assert.Equal(Golden.New, Unlocked.Read(_base, Golden.New.Length));
+        Assert.Equal(0, End(server));
+    }
+
+    [Fact]
+    public void Rate_set_before_the_merge_begins_slows_it_and_off_lets_it_go()
+    {
+        Process server = Start("--merge-on-request");
+        // A batch goes through whole; the next one would have to wait for hours.
+        Assert.Equal(0, Ctl("rate", "1k").ExitCode);
+        Assert.Equal(1024, Status().GetProperty("bytes_per_second_limit").GetInt64());
+        Assert.Equal(0, Ctl("merge").ExitCode);
+        Assert.Equal(0, Ctl("rate", "off").ExitCode);
+        Assert.Equal(0, Ctl("rate", "1G").ExitCode);
+        Assert.Equal(0, Ctl("watch").ExitCode);
+        Assert.Equal("merged", Text(Status(), "state"));
+        Assert.Equal(0, End(server));
+    }
+
+    [Fact]
+    public void Stop_in_a_pause_leaves_a_merge_that_goes_on()
+    {
+        Process server = Start("--merge-on-request");
+        Assert.Equal(0, Ctl("pause").ExitCode);
+        Assert.Equal(0, Ctl("merge").ExitCode);
+        while (Text(Status(), "state") != "merging") { }
+        Assert.Equal(0, Ctl("stop").ExitCode);
+        Assert.True(server.WaitForExit(60_000));
+        Assert.Equal(75, server.ExitCode);
+        Assert.Equal(0, Binary.Run("merge", "--cow", _cow, "--base", _base, "--progress", "never").ExitCode);
+        Assert.Equal(Golden.New, File.ReadAllBytes(_base));
+    }
+
+    [Theory]
+    [InlineData(64, "did you mean status?", "staus")]
+    [InlineData(64, "rate takes a SIZE", "rate")]
+    [InlineData(64, "not a size", "rate", "fast")]
+    [InlineData(64, "unexpected argument", "list", "cow")]
+    [InlineData(66, "there is no snapshot bow here; there is cow", "status", "bow")]
+    [InlineData(64, "--merge-on-request", "merge")]
+    public void What_makes_no_sense_is_one_sentence(int code, string words, params string[] arguments)
+    {
+        Process server = Start();
+        BinaryResult result = Ctl(arguments);
+        Assert.True(result.ExitCode == code, result.ToString());
+        Assert.Contains(words, result.Error);
+        Assert.Single(result.Error.TrimEnd().Split('\n'));
+        Assert.Equal(0, End(server));
+    }
+
+    [Fact]
+    public void No_server_is_66_and_what_answers_in_another_language_is_74()
+    {
+        BinaryResult nobody = Ctl("status");
+        Assert.Equal(66, nobody.ExitCode);
+        Assert.Contains("nothing listens", nobody.Error);
+        Process server = Start();
+        // The NBD socket greets, too.
+        BinaryResult other = Binary.Run("ctl", "status", "--socket", _folder["nbd"]);
+        Assert.True(other.ExitCode == 74, other.ToString());
+        Assert.Equal(0, End(server));
+    }
+
+    [Fact]
+    public void Socket_is_for_its_owner_only_and_not_taken_from_a_living_server()
+    {
+        Process server = Start();
+        Assert.Equal(UnixFileMode.UserRead | UnixFileMode.UserWrite, File.GetUnixFileMode(_control));
+        BinaryResult second = Binary.Run("serve", "--cow", _cow, "--base", _base, "--device", "nbd", "--socket", _folder["other"], "--control", _control);
+        Assert.True(second.ExitCode == 76, second.ToString());
+        server.Kill();
+        server.WaitForExit();
+        // That of a dead one is.
+        Process third = Start();
+        Assert.Equal("serving", Text(Status(), "state"));
+        Assert.Equal(0, End(third));
+    }
+
+    private static string Text(JsonElement line, string key) => line.GetProperty(key).GetString()!;
+
+    private JsonElement Status() => JsonDocument.Parse(Ctl("status", "--json").Output).RootElement;
+
+    private BinaryResult Ctl(params string[] words) => Binary.Run(["ctl", .. words, "--socket", _control]);
+
+    private Process Start(params string[] more)
+    {
+        Process server = Binary.Start(["serve", "--cow", _cow, "--base", _base, "--device", "nbd", "--socket", _folder["nbd"], "--control", _control, "--progress", "never", .. more]);
+        _servers.Add(server);
+        Assert.Equal(_folder["nbd"], server.StandardOutput.ReadLine());
+        return server;
+    }
+
+    private static int End(Process server)
+    {
+        _ = Libc.Kill(server.Id, SIGTERM);
+        Assert.True(server.WaitForExit(60_000), "still running a minute after SIGTERM");
+        return server.ExitCode;
+    }
+}
