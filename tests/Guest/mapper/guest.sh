@@ -1,0 +1,110 @@
+kind=ublk
+options="--name ublkb0 --mapper root"
+device=/dev/mapper/root
+files=/mnt/files
+gone() {
+    [ ! -e /dev/ublkb0 ] && [ ! -e "$device" ] && [ ! -h "$device" ]
+}
+. /serving.sh
+say() {
+    echo "mapper: $*"
+}
+mkdir /mnt
+base=$(cat /sys/block/vdb/dev)
+sectors=$(cat /sys/block/vdb/size)
+on_base="$sectors linear $base 0 rw"
+
+# on WHAT WORDS: the table is that.
+on() {
+    found=$(/dm table root 2>&1)
+    [ "$found" = "$2" ] || { say "FAILED: $1: the table is $found, not $2"; failed=1; }
+}
+
+# ended WHAT: the server has ended by itself, with 0, and nothing is left of the device below.
+ended() {
+    wait "$server"
+    code=$?
+    [ "$code" -eq 0 ] || { say "FAILED: $1: the server ended with $code"; tail -n 5 /tmp/serve.err; failed=1; }
+    [ ! -e /dev/ublkb0 ] || { say "FAILED: $1: /dev/ublkb0 is still there"; failed=1; }
+}
+
+# Somebody else's device, and names.
+/dm create other
+expect 76 "another's name" snapuserd serve --cow /dev/vda --base /dev/vdb --device ublk --name ublkb0 --mapper other --progress never
+/dm remove other
+expect 64 "a name that is none" snapuserd serve --cow /dev/vda --base /dev/vdb --device ublk --name ublkb0 --mapper a/b --progress never
+
+# Served and not merged: nothing is swapped, and nothing is left.
+serve
+on "served" "$sectors linear $(cat /sys/block/ublkb0/dev) 0 ro"
+check "the image before the merge" image
+expect 1 "a write" dd if=/dev/zero of="$device" bs=4096 count=1 conv=fsync
+stop
+
+# Supervised and merged under a mount, the server killed in between; then the table is another, and nobody serves.
+serve --supervise --merge
+check "mount" mount -t ext4 -o ro,noload "$device" /mnt
+read_on
+await
+child=$(cat "/proc/$server/task/$server/children" 2>/dev/null || pgrep -P "$server")
+kill -KILL $child
+say "killed at $(merged) ops merged"
+ended "supervised"
+enough
+say "handed over: $(/dm table root)"
+on "handed over" "$on_base"
+check "the files behind the hand-over" files
+check "the image behind the hand-over" image
+umount /mnt
+
+# A supervised server that comes again has nothing to do.
+expect 0 "again, when the table stands on the base" snapuserd serve --supervise --cow /dev/vda --base /dev/vdb --device ublk $options --merge --progress never
+on "again" "$on_base"
+check "remove" /dm remove root
+
+# Killed before and behind each call to the device mapper; the mount waits for the next server, which does the rest.
+point=0
+kills=0
+readers=0
+while :; do
+    point=$((point + 1))
+    /dm kill "$point" snapuserd serve --cow /dev/vda --base /dev/vdb --device ublk $options --merge --progress never >/dev/null 2>>/tmp/serve.err
+    code=$?
+    [ "$code" -eq 137 ] || break
+    kills=$((kills + 1))
+    left=$(/dm table root 2>&1)
+    reader=
+    # The node comes last: who finds it finds a device.
+    if [ -e "$device" ]; then
+        (mount -t ext4 -o ro,noload "$device" /mnt && files >/dev/null 2>&1 && umount /mnt) &
+        reader=$!
+        readers=$((readers + 1))
+    fi
+    snapuserd serve --cow /dev/vda --base /dev/vdb --device ublk $options --merge --progress never >/dev/null 2>>/tmp/serve.err &
+    server=$!
+    ended "killed at point $point"
+    [ -z "$reader" ] || wait "$reader" || { say "FAILED: point $point: the reader saw an error"; failed=1; }
+    say "point $point left $left; now $(/dm table root)"
+    on "killed at point $point" "$on_base"
+    check "remove" /dm remove root
+    rm -f "$device"
+done
+check "the image behind the kills" image
+say "killed at $kills points of the hand-over, with readers at $readers of them; at the one behind the last the server ended with $code"
+[ "$code" -eq 0 ] || failed=1
+[ "$kills" -ge 16 ] && [ "$readers" -ge 6 ] || { say "FAILED: that is not all of the hand-over"; failed=1; }
+on "at the end" "$on_base"
+
+# What is mounted read-only is made writable without being unmounted.
+/dm remove root
+mount -t ext4 -o ro /dev/vdb /mnt && umount /mnt
+serve --merge
+check "mount" mount -t ext4 -o ro,noload "$device" /mnt
+ended "at the last"
+check "the files" files
+check "remount" mount -o remount,rw /mnt
+echo "written behind the hand-over" >/mnt/written
+check "sync" sync
+umount /mnt
+[ "$failed" -eq 0 ] || cat /tmp/serve.err
+exit $failed

@@ -1,0 +1,37 @@
+# A mapped device stands over the merged view, is mounted, and stands on the base when all is merged; through kills at every step of the hand-over.
+. "$HERE/../lib.sh"
+RANDOM=${SEED:-8}
+# The merge is to take some seconds: bytes per second.
+slow=throttling.bps-total=6000000
+
+mkdir -p old/files
+for number in 1 2 3 4 5 6; do head -c $((RANDOM * 24 + 4096)) </dev/urandom >"old/files/$number"; done
+cp -a old new
+for number in 2 5; do
+    dd if=/dev/urandom of="new/files/$number" bs=4096 seek=7 count=20 conv=notrunc status=none
+    seq $((RANDOM % 1000)) 60000 >>"new/files/$number"
+done
+mv new/files/3 new/files/moved
+seq 1 200000 >new/files/text
+(cd new/files && sha256sum -- *) >files.sum
+# With a journal, which is what a root file system has.
+for state in old new; do mke2fs -q -F -t ext4 -b 4096 -d "$state" "$state.img" 16M >/dev/null; done
+"$SNAPUSERD" create --source old.img --target new.img --output cow --compression zstd --block-factor 64k --xor --progress never
+truncate -s %4096 cow
+sha256sum <new.img >image.sum
+gcc -static -O1 -Wall -Werror -o dm "$HERE/dm.c"
+
+cp "$HERE/guest.sh" test.sh
+cp "$HERE/../serving.sh" .
+archive guest test.sh serving.sh image.sum files.sum dm
+export SMP=2
+fresh cow raw cow.0
+fresh old.img raw base.0
+code=0
+boot -t 180 "file=cow.0,format=qcow2,$slow" "file=base.0,format=qcow2,$slow" || code=$?
+grep -E '^mapper: ' console || true
+[ "$code" -eq 0 ] || fail "the guest ended with $code"
+# Mounted read-write from the mapped device at the end: what was written there is on the base.
+qemu-img convert -f qcow2 -O raw base.0 base.end
+[ "$(debugfs -R 'cat /written' base.end 2>/dev/null)" = "written behind the hand-over" ] || fail "the base lacks what was written through the mapped device"
+e2fsck -fn base.end >/dev/null 2>&1 || fail "the base is no clean file system"
