@@ -267,4 +267,24 @@ public sealed class BlockDeviceTests
         LoopDevice.Call("mknod", folder["nothing"], "b", "240", "7");
         Refused(ExitCode.InputMissing, folder["nothing"], DeviceAccess.Read, "ENXIO");
     }
+
+    [RootFact]
+    public void Hold_is_given_up_while_the_same_number_goes_on_reading()
+    {
+        using TempFolder folder = new();
+        File_(folder, "f", 1 << 20);
+        using LoopDevice loop = new(folder["f"]);
+        using BlockDevice device = BlockDevice.Open(loop.Path, DeviceAccess.Write | DeviceAccess.Exclusive | DeviceAccess.Direct);
+        Assert.Equal(-Errno.EBUSY, Libc.OpenAt(Libc.AT_FDCWD, loop.Path, Libc.O_RDONLY | Libc.O_EXCL));
+        (int number, int flags) = (device.Fd, Libc.Fcntl(device.Fd, Libc.F_GETFL, 0));
+        device.GiveUpHold();
+        Assert.Equal(number, device.Fd);
+        // What it was but for the right to write: past the page cache, and closed by execve.
+        Assert.Equal(flags & ~Libc.O_RDWR, Libc.Fcntl(number, Libc.F_GETFL, 0));
+        Assert.Equal(1, Libc.Fcntl(number, Libc.F_GETFD, 0));
+        Assert.Equal(0, MappedMemory.Map(4096, out MappedMemory? page));
+        using (page) Assert.Equal(4096, Libc.PRead(number, page!.Address, 4096, 0));
+        using BlockDevice next = BlockDevice.Open(loop.Path, DeviceAccess.Write | DeviceAccess.Exclusive);
+        Assert.Equal(1 << 20, next.Length);
+    }
 }

@@ -1,0 +1,46 @@
+using System;
+using Snapuserd.Block;
+using Snapuserd.Interop;
+using static Snapuserd.Interop.DeviceMapperAbi;
+
+namespace Snapuserd.Serve;
+
+/// <summary>The mapped devices there are, whoever made them, by their names.</summary>
+public static class MapperNames
+{
+    /// <summary>Room for some hundred devices, and for all that a phone or a machine with logical volumes could have: a name has at most 127 bytes.</summary>
+    private const int FirstBytes = 16 << 10, MostBytes = 1 << 20;
+
+    /// <summary>
+    /// Path of the first of <paramref name="names"/> that is a mapped device, or null. By the kernel's own name, which needs no node in /dev/mapper. Exit code 69 without a device mapper, 77 without
+    /// permission, 71.
+    /// </summary>
+    public static string? Find(params ReadOnlySpan<string> names)
+    {
+        using MapperDriver driver = new();
+        return Find(driver, names) is { } minor ? PathOf(minor) : null;
+    }
+
+    /// <summary>Minor number of that device.</summary>
+    internal static uint? Find(IMapperDriver driver, ReadOnlySpan<string> names)
+    {
+        for (int bytes = FirstBytes; ; bytes *= 4)
+        {
+            byte[] message = new byte[bytes];
+            MapperMessage.Write(message, "", 0);
+            int result = driver.Control(DM_LIST_DEVICES, message);
+            if (result < 0) throw new SnapuserdException(result is -Errno.EPERM or -Errno.EACCES ? ExitCode.Permission : ExitCode.Unavailable, $"the device mapper does not tell its devices: {Reason.Of(result)}");
+            if ((MapperMessage.Head(message).Flags & DM_BUFFER_FULL_FLAG) != 0 && bytes < MostBytes) continue;
+            foreach (string name in names)
+                if (MapperMessage.FindDevice(message, name) is { } device) return Libc.DecodeDevice(device).Minor;
+            return null;
+        }
+    }
+
+    /// <summary>Android's ueventd makes its nodes one folder further down.</summary>
+    private static string PathOf(uint minor)
+    {
+        string android = $"/dev/block/dm-{minor}";
+        return Libc.Statx(Libc.AT_FDCWD, android, 0, Libc.STATX_BASIC_STATS, out _) == 0 ? android : $"/dev/dm-{minor}";
+    }
+}

@@ -1,0 +1,275 @@
+using System;
+using System.Linq;
+using System.Runtime.InteropServices;
+using System.Text;
+using Snapuserd.Block;
+using Snapuserd.Interop;
+using Snapuserd.Serve;
+using Xunit;
+using static Snapuserd.Interop.DeviceMapperAbi;
+
+namespace Snapuserd.Tests.Serve;
+
+/// <summary>Messages to the device mapper, and what becomes of a mapped device through all of its life.</summary>
+public sealed class MapperTests
+{
+    private static readonly MapperTarget s_served = new("/dev/ublkb0", 259, 7, 2048, true);
+    private static readonly MapperTarget s_base = new("/dev/vda3", 254, 3, 2048, false);
+    private const string Served = "259:7 0", Base = "254:3 0";
+
+    private static ExitCode Refused(Action action) => Assert.Throws<SnapuserdException>(action).Code;
+
+    private static FakeMapper.Device Ours(FakeMapper kernel, string name = "root") => kernel.Devices[name];
+
+    private static void StandOn(FakeMapper kernel, in MapperTarget target)
+    {
+        using MappedDevice device = MappedDevice.Open("root", kernel);
+        device.StandOn(target);
+    }
+
+    [Fact]
+    public void Messages_are_what_the_header_says_byte_by_byte()
+    {
+        byte[] message = new byte[512];
+        message.AsSpan().Fill(0xaa);
+        byte[] expected = new byte[512];
+        expected[0] = 4;
+        (expected[12], expected[13]) = (0, 2);
+        (expected[16], expected[17]) = (0x38, 1);
+        Encoding.ASCII.GetBytes("root").CopyTo(expected, 48);
+        byte[] creation = [.. expected];
+        Encoding.ASCII.GetBytes("SNAPUSERD-root").CopyTo(creation, 176);
+        MapperMessage.WriteCreation(message, "root");
+        Assert.Equal(creation, message);
+
+        byte[] table = [.. expected];
+        table[20] = 1;
+        table[28] = 1;
+        (table[320], table[321]) = (0x00, 0x08);
+        table[332] = 40 + 16;
+        Encoding.ASCII.GetBytes("linear").CopyTo(table, 336);
+        Encoding.ASCII.GetBytes("259:1234 0").CopyTo(table, 352);
+        message.AsSpan().Fill(0xaa);
+        MapperMessage.WriteTable(message, "root", s_served with { Minor = 1234 });
+        Assert.Equal(table, message);
+
+        table[28] = 0;
+        MapperMessage.WriteTable(message, "root", s_served with { Minor = 1234, ReadOnly = false });
+        Assert.Equal(table, message);
+    }
+
+    [Theory]
+    [InlineData(1, 0u, "linear", "259:7 0", "linear", 259u, 7u, 0L)]
+    [InlineData(1, 0u, "linear", "259:7 4096", "linear", 259u, 7u, 4096L)]
+    [InlineData(1, 0u, "verity", "1 259:7 259:8 4096", "verity", 0u, 0u, 0L)]
+    [InlineData(1, 0u, "linear", "/dev/sda 0", "linear", 0u, 0u, 0L)]
+    [InlineData(1, 0u, "linear", "", "linear", 0u, 0u, 0L)]
+    [InlineData(1, DM_BUFFER_FULL_FLAG, "linear", "259:7 0", "several", 0u, 0u, 0L)]
+    [InlineData(2, 0u, "linear", "259:7 0", "several", 0u, 0u, 0L)]
+    public void Tables_are_read_and_only_one_line_of_linear_is_understood(int lines, uint flags, string type, string parameters, string readType, uint major, uint minor, long start)
+    {
+        byte[] message = new byte[1024];
+        MapperMessage.Write(message, "x", flags);
+        MemoryMarshal.Write(message.AsSpan(20), lines);
+        MemoryMarshal.Write(message.AsSpan(320), 99L);
+        Encoding.ASCII.GetBytes(type).CopyTo(message, 336);
+        Encoding.ASCII.GetBytes(parameters).CopyTo(message, 352);
+        MapperTable table = MapperMessage.ReadTable(message)!.Value;
+        Assert.Equal((readType, major, minor, start), (table.Type, table.Major, table.Minor, table.StartSectors));
+        Assert.Equal(readType == "several" ? 0 : 99, table.Sectors);
+    }
+
+    [Fact]
+    public void Answers_that_point_behind_their_end_are_not_followed()
+    {
+        byte[] message = new byte[1024];
+        MapperMessage.Write(message, "x", 0);
+        MemoryMarshal.Write(message.AsSpan(20), 1);
+        foreach (uint start in (uint[])[1000, 1024, uint.MaxValue])
+        {
+            MemoryMarshal.Write(message.AsSpan(16), start);
+            Assert.Equal("several", MapperMessage.ReadTable(message)!.Value.Type);
+            Assert.Null(MapperMessage.FindDevice(message, "x") is 0 ? 0UL : null);
+        }
+    }
+
+    [Theory]
+    [InlineData("root", true)]
+    [InlineData("system_a-cow", true)]
+    [InlineData("A.b:c@d#e+f=g", true)]
+    [InlineData("", false)]
+    [InlineData(".", false)]
+    [InlineData("..", false)]
+    [InlineData("control", false)]
+    [InlineData("a/b", false)]
+    [InlineData("a b", false)]
+    [InlineData("a\\x2fb", false)]
+    [InlineData("a\0", false)]
+    [InlineData("wurzelgerät", false)]
+    public void Names_are_those_that_every_tool_writes_alike(string name, bool good)
+    {
+        FakeMapper kernel = new();
+        if (good) MappedDevice.Open(name, kernel).Dispose();
+        else Assert.Equal(ExitCode.Usage, Refused(() => MappedDevice.Open(name, kernel)));
+        Assert.Equal(good, kernel.Commands.Count > 0);
+    }
+
+    [Fact]
+    public void Longest_name_has_118_characters_and_its_identifier_fits()
+    {
+        FakeMapper kernel = new();
+        string name = new('n', 118);
+        using (MappedDevice device = MappedDevice.Open(name, kernel)) device.StandOn(s_served);
+        Assert.Equal("SNAPUSERD-" + name, Ours(kernel, name).Uuid);
+        Assert.Equal(ExitCode.Usage, Refused(() => MappedDevice.CheckName(name + "n")));
+    }
+
+    [Fact]
+    public void Device_is_made_read_only_over_what_is_served_and_writable_over_the_base()
+    {
+        FakeMapper kernel = new();
+        using MappedDevice device = MappedDevice.Open("root", kernel);
+        Assert.False(device.Exists);
+        device.StandOn(s_served);
+        Assert.Equal((Served, 2048L, true, "SNAPUSERD-root"), (Ours(kernel).Active, Ours(kernel).ActiveSectors, Ours(kernel).ActiveReadOnly, Ours(kernel).Uuid));
+        Assert.Equal((FakeMapper.Major, 0u), kernel.Nodes["root"]);
+        Assert.True(s_served.IsUnder(device.Table));
+        Ours(kernel).Open = 1;
+        device.StandOn(s_base);
+        Assert.Equal((Base, 2048L, false), (Ours(kernel).Active, Ours(kernel).ActiveSectors, Ours(kernel).ActiveReadOnly));
+        Assert.True(s_base.IsUnder(device.Table));
+        Assert.Equal(ExitCode.InUse, Refused(device.Remove));
+        Ours(kernel).Open = 0;
+        device.Remove();
+        Assert.Empty(kernel.Devices);
+        Assert.Empty(kernel.Nodes);
+    }
+
+    [Fact]
+    public void Device_that_stands_where_it_should_is_left_as_it_is()
+    {
+        FakeMapper kernel = new();
+        StandOn(kernel, s_served);
+        kernel.Commands.Clear();
+        StandOn(kernel, s_served);
+        Assert.All(kernel.Commands, command => Assert.Equal(DM_TABLE_STATUS, command));
+        // Another length, or right to write, is another table.
+        StandOn(kernel, s_served with { Sectors = 4096 });
+        Assert.Equal(4096, Ours(kernel).ActiveSectors);
+        StandOn(kernel, s_served with { Sectors = 4096, ReadOnly = false });
+        Assert.False(Ours(kernel).ActiveReadOnly);
+    }
+
+    [Fact]
+    public void Device_that_somebody_suspended_is_resumed()
+    {
+        FakeMapper kernel = new();
+        StandOn(kernel, s_served);
+        Ours(kernel).Suspended = true;
+        StandOn(kernel, s_served);
+        Assert.False(Ours(kernel).Suspended);
+    }
+
+    [Fact]
+    public void Device_of_somebody_else_is_76_and_is_not_touched()
+    {
+        FakeMapper kernel = new();
+        kernel.Devices["root"] = new FakeMapper.Device { Uuid = "LVM-root", Active = Base };
+        Assert.Equal(ExitCode.InUse, Refused(() => MappedDevice.Open("root", kernel)));
+        Assert.Equal([DM_TABLE_STATUS], kernel.Commands);
+    }
+
+    [Fact]
+    public void Base_that_is_held_for_a_moment_is_waited_for_and_one_that_stays_so_is_76()
+    {
+        FakeMapper kernel = new();
+        StandOn(kernel, s_served);
+        kernel.BusyLoads = 3;
+        StandOn(kernel, s_base);
+        Assert.Equal((Base, 3), (Ours(kernel).Active, kernel.Pauses));
+        StandOn(kernel, s_served);
+        kernel.Claimed.Add("254:3");
+        Assert.Equal(ExitCode.InUse, Refused(() => StandOn(kernel, s_base)));
+        Assert.Equal((Served, null), (Ours(kernel).Active, Ours(kernel).Inactive));
+    }
+
+    [Fact]
+    public void Swap_that_a_signal_interrupts_is_made_again_and_not_for_ever()
+    {
+        FakeMapper kernel = new();
+        StandOn(kernel, s_served);
+        kernel.Interruptions = 5;
+        StandOn(kernel, s_base);
+        Assert.Equal(Base, Ours(kernel).Active);
+        kernel.Interruptions = 1000;
+        Assert.Equal(ExitCode.InputOutput, Refused(() => StandOn(kernel, s_served)));
+        Assert.Equal((Base, null), (Ours(kernel).Active, Ours(kernel).Inactive));
+    }
+
+    [Theory]
+    [InlineData(Errno.EPERM, ExitCode.Permission)]
+    [InlineData(Errno.ENOMEM, ExitCode.OutOfResources)]
+    [InlineData(Errno.ENXIO, ExitCode.InputMissing)]
+    [InlineData(Errno.EINVAL, ExitCode.InputOutput)]
+    [InlineData(Errno.ENOTTY, ExitCode.Unavailable)]
+    public void Device_whose_first_table_is_refused_does_not_stay(int errno, ExitCode code)
+    {
+        FakeMapper kernel = new() { Refuse = command => command == DM_TABLE_LOAD ? -errno : 0 };
+        Assert.Equal(code, Refused(() => StandOn(kernel, s_served)));
+        Assert.Empty(kernel.Devices);
+    }
+
+    /// <summary>Every point of: take what is there, stand on what is served, stand on the base. The next process does it all again; it never finds a base that a dead one claims.</summary>
+    [Fact]
+    public void Process_killed_at_any_call_is_followed_by_one_that_gets_to_the_end()
+    {
+        int point = 1, swapped = 0, pending = 0;
+        for (bool killed = true; killed; point++)
+        {
+            FakeMapper kernel = new() { KillAt = point };
+            killed = false;
+            try
+            {
+                HandOver(kernel);
+            }
+            catch (FakeMapper.Killed)
+            {
+                killed = true;
+            }
+            string? left = kernel.Devices.TryGetValue("root", out FakeMapper.Device? device) ? device.Active : null;
+            Assert.Contains(left, (string?[])[null, Served, Base]);
+            // Nobody sees a node before there is something to read.
+            Assert.Equal(kernel.Nodes.ContainsKey("root"), kernel.Nodes.ContainsKey("root") && left != null);
+            if (left == Base) swapped++;
+            if (device?.Inactive != null) pending++;
+            kernel.Revive();
+            HandOver(kernel);
+            Assert.Equal((Base, null), (Ours(kernel).Active, Ours(kernel).Inactive));
+        }
+        Assert.InRange(point, 20, 40);
+        Assert.True(swapped > 2 && pending >= 4, $"{swapped} behind the swap, {pending} with a table that waited");
+
+        static void HandOver(FakeMapper kernel)
+        {
+            using MappedDevice device = MappedDevice.Open("root", kernel);
+            device.Discard();
+            Assert.DoesNotContain(kernel.Devices.Values, known => known.Inactive != null);
+            if (!s_base.IsUnder(device.Table)) device.StandOn(s_served);
+            device.StandOn(s_base);
+        }
+    }
+
+    [Fact]
+    public void Devices_are_found_by_the_first_name_that_there_is()
+    {
+        FakeMapper kernel = new();
+        Assert.Null(MapperNames.Find(kernel, ["system"]));
+        foreach (string name in (string[])["vendor", "system-verity", "system"]) kernel.Devices[name] = new FakeMapper.Device { Minor = (uint)kernel.Devices.Count };
+        Assert.Equal(1u, MapperNames.Find(kernel, ["vroot", "system-verity", "system"]));
+        Assert.Equal(0u, MapperNames.Find(kernel, ["vendor"]));
+        Assert.Null(MapperNames.Find(kernel, ["syste", "system-"]));
+        // More than the first message has room for.
+        foreach (int number in Enumerable.Range(3, 500)) kernel.Devices[$"a-rather-long-name-of-a-logical-volume-{number}"] = new FakeMapper.Device { Minor = (uint)number };
+        Assert.Equal(502u, MapperNames.Find(kernel, ["a-rather-long-name-of-a-logical-volume-502"]) is { } minor ? minor : 0);
+    }
+}
