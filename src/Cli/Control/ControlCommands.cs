@@ -1,8 +1,8 @@
 using System;
-using Snapuserd.Block;
 using System.Collections.Generic;
 using System.Globalization;
 using System.Text;
+using Snapuserd.Block;
 using Snapuserd.Daemon;
 
 namespace Snapuserd.Cli.Control;
