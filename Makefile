@@ -10,7 +10,7 @@ export TFM
 SECONDS ?= 60
 SEED ?= 1
 
-.PHONY: build help test simulate fuzz guest-test demo lint bench reproducible install clean
+.PHONY: build help test simulate fuzz guest-test demo lint bench reproducible install install-man install-completion clean
 .NOTPARALLEL:
 
 build: ## compile build/snapuserd (the default)
@@ -48,6 +48,13 @@ reproducible: ## build twice in two folders; fails unless the two are one
 
 install: build ## copy to $(DESTDIR)$(PREFIX)/bin
 	install -D -m 0755 build/snapuserd $(DESTDIR)$(PREFIX)/bin/snapuserd
+
+install-man: ## man pages to $(DESTDIR)$(PREFIX)/share/man
+	install -D -m 0644 docs/man/snapuserd.8 $(DESTDIR)$(PREFIX)/share/man/man8/snapuserd.8
+	install -D -m 0644 docs/man/snapuserd-cow.5 $(DESTDIR)$(PREFIX)/share/man/man5/snapuserd-cow.5
+
+install-completion: ## completion for bash to $(DESTDIR)$(PREFIX)/share/bash-completion
+	install -D -m 0644 src/Boot/bash-completion/snapuserd $(DESTDIR)$(PREFIX)/share/bash-completion/completions/snapuserd
 
 clean: ## remove everything that was built
 	./build.sh clean

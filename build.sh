@@ -55,6 +55,8 @@ missing_test_packages() {
     # Clients of the NBD server that nobody here wrote, beside nbdinfo and nbdcopy.
     command -v qemu-img >/dev/null || echo qemu-utils
     command -v fio >/dev/null || echo fio
+    # Reads the man pages as they will be read.
+    command -v mandoc >/dev/null || echo mandoc
     # A kernel's own headers, because those of the distribution's libc may be older than the interfaces that are used here.
     if ! ls -d /usr/src/linux-headers-6.12.*-common >/dev/null 2>&1 && command -v apt-cache >/dev/null; then
         apt-cache pkgnames linux-headers-6.12. | grep -E '^linux-headers-6\.12\.[0-9]+[^-]*-common$' | sort -V | tail -n 1
@@ -142,6 +144,7 @@ usage: ./build.sh [COMMAND]
   test-deps        the same for the tests
   guest-deps       the same for the tests in a virtual machine
   test [ARG …]     run the tests against build/snapuserd; ARGs go to `dotnet test`
+  docs             bring man page and bash completion up to date with the command line
   format-check     fail unless whitespace and style are as .editorconfig says
   clean            remove everything that was built
 TFM=net10.0 in the environment builds for another framework.
@@ -172,6 +175,7 @@ case ${1:-build} in
     test-deps) deps; require missing_test_packages ;;
     guest-deps) require missing_guest_packages ;;
     test) shift; deps; require missing_test_packages; test_all "$@" ;;
+    docs) sdk; SNAPUSERD_WRITE_DOCS=1 dotnet test tests/Cli -c Release -v quiet --nologo --filter FullyQualifiedName~Man_page_and_completion_have ;;
     format-check)
         sdk
         dotnet restore snapuserd-cs.sln -v quiet --nologo

@@ -1,0 +1,142 @@
+using System;
+using System.Collections.Generic;
+using System.IO;
+using System.Linq;
+using System.Text.RegularExpressions;
+using Snapuserd.Block;
+using Snapuserd.Cli;
+using Snapuserd.Tests.Support;
+using Xunit;
+
+namespace Snapuserd.Tests.Cli;
+
+/// <summary>Man pages and bash completion: that they say what the program does, and that those who read them take them.</summary>
+public sealed class GeneratedDocsTests
+{
+    private static readonly string s_manual = Path.Combine(Binary.Root, "docs/man/snapuserd.8");
+    private static readonly string s_format = Path.Combine(Binary.Root, "docs/man/snapuserd-cow.5");
+    private static readonly string s_completion = Path.Combine(Binary.Root, "src/Boot/bash-completion/snapuserd");
+
+    [Fact]
+    public void Man_page_and_completion_have_the_verbs_and_options_that_there_are()
+    {
+        foreach ((string path, string comment, string part) in new[] { (s_manual, ".\\\"", GeneratedDocs.Manual(Verbs.All)), (s_completion, "#", GeneratedDocs.Completion(Verbs.All)) })
+        {
+            string text = File.ReadAllText(path), wanted = GeneratedDocs.Replace(text, comment, part);
+            if (Environment.GetEnvironmentVariable("SNAPUSERD_WRITE_DOCS") == "1") File.WriteAllText(path, wanted);
+            else Assert.True(text == wanted, $"{path} is not what the command line is: run ./build.sh docs");
+        }
+    }
+
+    [Fact]
+    public void Every_verb_and_option_of_the_help_is_in_the_man_page_and_the_reverse()
+    {
+        // Read without the generator, which may be wrong: what a reader of either sees.
+        string manual = File.ReadAllText(s_manual);
+        string[] sections = Regex.Split(Regex.Match(manual, @"^\.Sh VERBS$(.*?)^\.Sh ", RegexOptions.Multiline | RegexOptions.Singleline).Groups[1].Value, @"^\.Ss ", RegexOptions.Multiline)[1..];
+        Assert.Equal(Verbs.All.Select(verb => verb.Name), sections.Select(section => section[..section.IndexOf('\n')]));
+        string explained = string.Join('\n', Regex.Matches(manual, @"^\.It Fl -[a-z0-9-]+", RegexOptions.Multiline).Select(match => match.Value));
+        foreach ((Verb verb, string section) in Verbs.All.Zip(sections))
+        {
+            string[] help = Options(Regex.Matches(verb.HelpText(), @"^  --([a-z0-9-]+)", RegexOptions.Multiline)).Where(name => name != "help").Order(StringComparer.Ordinal).ToArray();
+            Assert.Equal(help, Options(Regex.Matches(section[..section.IndexOf(".Ed\n", StringComparison.Ordinal)], @"^\.(?:Op )?Fl -([a-z0-9-]+)", RegexOptions.Multiline)).Order(StringComparer.Ordinal));
+            Assert.All(help, name => Assert.Contains($".It Fl -{name}", explained));
+        }
+        foreach (ExitCode code in Enum.GetValues<ExitCode>()) Assert.Contains($"\n.It {(int)code}\n", manual);
+    }
+
+    [Fact]
+    public void Man_pages_give_mandoc_nothing_to_complain_of()
+    {
+        // "style" would also demand that every page that is referred to is installed here.
+        BinaryResult result = Binary.RunProgram("mandoc", ["-T", "lint", "-W", "warning", s_manual, s_format]);
+        Assert.True(result.ExitCode == 0 && result.Output.Length + result.Error.Length == 0, result.ToString());
+        // And what a reader sees has no roff left in it, and the options with the two dashes that are to be typed.
+        string shown = Regex.Replace(Binary.RunProgram("mandoc", ["-T", "ascii", "-O", "width=200", s_manual]).Output, ".\b", "");
+        Assert.Contains("--no-verify-first", shown);
+        Assert.DoesNotMatch(@"(?m)\\[&e-]|^\.[A-Z]", shown);
+    }
+
+    public static TheoryData<string, string> Completions => new()
+    {
+        { "", "merge serve verify inspect create extract help version --help --version" },
+        { "me", "merge" },
+        { "help ex", "extract" },
+        { "merge --c", "--cow" },
+        { "merge --cow x --b", "--base" },
+        { "merge --io ", "auto uring sync" },
+        { "merge --io u", "uring" },
+        { "merge --io=", "auto uring sync" },
+        { "merge --io=s", "sync" },
+        { "merge --log ", "stderr kmsg json" },
+        { "serve --device n", "nbd" },
+        { "merge --memory ", "" },
+        { "merge --cow ", "folder/ image.img a\\ b.cow" },
+        { "merge --cow im", "image.img" },
+        { "merge --cow=im", "image.img" },
+        { "merge --cow folder/", "folder/inner.cow" },
+        { "merge --json --json", "" },
+        { "inspect ", "folder/ image.img a\\ b.cow" },
+        { "inspect -", "--cow --ops --order --raw --json --help" },
+        { "inspect --order r", "reverse-merge" },
+        { "nonsense --", "" },
+        { "merge --nonsense ", "" },
+    };
+
+    [Theory]
+    [MemberData(nameof(Completions))]
+    public void Bash_completes(string typed, string expected)
+    {
+        using TempFolder folder = new();
+        foreach (string name in new[] { "image.img", "a b.cow" }) File.WriteAllText(folder[name], "");
+        Directory.CreateDirectory(folder["folder"]);
+        File.WriteAllText(folder["folder/inner.cow"], "");
+        string[] said = Complete(folder.Path, typed);
+        string[] wanted = expected.Replace("\\ ", "\0", StringComparison.Ordinal).Split(' ', StringSplitOptions.RemoveEmptyEntries).Select(word => word.Replace('\0', ' ')).ToArray();
+        // The first words are a list that grows with the verbs; all of it is compared elsewhere.
+        if (typed.Length == 0) Assert.Subset(said.ToHashSet(), wanted.ToHashSet());
+        else Assert.Equal(wanted.Order(StringComparer.Ordinal), said.Order(StringComparer.Ordinal));
+    }
+
+    [Fact]
+    public void Bash_completes_every_option_of_every_verb()
+    {
+        using TempFolder folder = new();
+        Assert.Equal(Verbs.All.Select(verb => verb.Name).Concat(["help", "version", "--help", "--version"]).Order(StringComparer.Ordinal), Complete(folder.Path, "").Order(StringComparer.Ordinal));
+        foreach (Verb verb in Verbs.All) Assert.Equal(verb.OptionNames.Order(StringComparer.Ordinal), Complete(folder.Path, verb.Name + " --").Order(StringComparer.Ordinal));
+    }
+
+    [RootFact]
+    public void Bash_completes_devices()
+    {
+        using TempFolder folder = new();
+        Assert.Equal(0, Binary.RunProgram("mknod", [folder["block"], "b", "7", "250"]).ExitCode);
+        Assert.Equal(0, Binary.RunProgram("mknod", [folder["null"], "c", "1", "3"]).ExitCode);
+        File.WriteAllText(folder["base.img"], "");
+        Assert.Equal(["base.img", "block"], Complete(folder.Path, "merge --base b").Order(StringComparer.Ordinal));
+        Assert.Empty(Complete(folder.Path, "merge --base n"));
+    }
+
+    private static IEnumerable<string> Options(MatchCollection matches) => matches.Select(match => match.Groups[1].Value);
+
+    /// <summary>What bash offers behind <paramref name="typed"/>; words are cut as bash cuts them, at blanks and equals signs.</summary>
+    private static string[] Complete(string folder, string typed)
+    {
+        const string script = """
+            cd "$2" || exit 1
+            . "$1" || exit 1
+            COMP_LINE="snapuserd $3"
+            COMP_POINT=${#COMP_LINE}
+            read -r -a words <<<"${COMP_LINE//=/ = }"
+            COMP_WORDS=("${words[@]}")
+            case $COMP_LINE in *' ') COMP_WORDS+=('') ;; esac
+            COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+            complete -p snapuserd >/dev/null || exit 1
+            _snapuserd snapuserd "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
+            [ ${#COMPREPLY[@]} -eq 0 ] || printf '%s\n' "${COMPREPLY[@]}"
+            """;
+        BinaryResult result = Binary.RunProgram("bash", ["--norc", "-u", "-c", script, "bash", s_completion, folder, typed]);
+        Assert.True(result.ExitCode == 0 && result.Error.Length == 0, result.ToString());
+        return result.Output.Split('\n', StringSplitOptions.RemoveEmptyEntries);
+    }
+}
