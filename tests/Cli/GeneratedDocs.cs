@@ -4,6 +4,7 @@ using System.Linq;
 using System.Text;
 using System.Text.RegularExpressions;
 using Snapuserd.Cli;
+using Snapuserd.Cli.Control;
 
 namespace Snapuserd.Tests.Cli;
 
@@ -50,7 +51,7 @@ internal static partial class GeneratedDocs
     /// <summary>The table of the completion: a line per verb, a word per option, with what its value is behind the equals sign.</summary>
     internal static string Completion(Verb[] verbs)
     {
-        var text = new StringBuilder($"_snapuserd_verbs='{string.Join(' ', verbs.Select(verb => verb.Name))} help version'\n_snapuserd_table() {{\n    case $1 in\n");
+        var text = new StringBuilder($"_snapuserd_verbs='{string.Join(' ', verbs.Select(verb => verb.Name))} help version'\n_snapuserd_commands='{string.Join(' ', ControlCommands.Names)}'\n_snapuserd_table() {{\n    case $1 in\n");
         foreach (Verb verb in verbs)
         {
             IEnumerable<string> words = [.. verb.Operands.Take(1).Select(_ => $"@{verb.Name}"), .. verb.Options.Select(Word), "--help"];

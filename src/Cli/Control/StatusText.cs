@@ -14,10 +14,10 @@ internal static class StatusText
     internal static string Long(SnapshotStatus status)
     {
         string text = $"{Short(status)}; cow {status.Cow}, base {status.Base}";
-        if (status.ResumedFrom > 0) text += $"; resumed at op {status.ResumedFrom}";
+        if (status.TimesResumed > 0) text += $"; resumed {Units.Count(status.TimesResumed, "time")}, at op {status.ResumedFrom}";
         if (status.MergeSeconds > 0) text += string.Create(CultureInfo.InvariantCulture, $"; {status.MergeSeconds:0.0} s");
         if (status.BytesPerSecond > 0) text += $"; at most {Units.Bytes(status.BytesPerSecond)}/s";
-        if (status.Reads > 0) text += string.Create(CultureInfo.InvariantCulture, $"; {Units.Count(status.Reads, "read")}, the slowest {status.WorstReadSeconds * 1000:0.0} ms");
+        if (status.Reads > 0) text += $"; {Units.Count(status.Reads, "read")}, the slowest in {Units.Milliseconds(status.WorstReadSeconds)}";
         if (status.FailedReads > 0) text += $"; {Units.Count(status.FailedReads, "read")} failed";
         return status.Error.Length > 0 ? $"{text}; {status.Error}" : text;
     }
@@ -27,7 +27,8 @@ internal static class StatusText
         .Add("name", status.Name).Add("state", Word(status)).Add("paused", status.Paused).Add("device", status.Device).Add("cow", status.Cow).Add("base", status.Base)
         .Add("percent", status.Percent).Add("ops", status.OpsDone).Add("total_ops", status.OpsTotal).Add("bytes", status.BytesDone).Add("total_bytes", status.BytesTotal)
         .Add("resumed_from", status.ResumedFrom).Add("seconds", status.MergeSeconds).Add("bytes_per_second_limit", status.BytesPerSecond)
-        .Add("times_resumed", status.TimesResumed).Add("reads", status.Reads).Add("worst_read_seconds", status.WorstReadSeconds).Add("failed_reads", status.FailedReads).Add("error", status.Error.Length > 0 ? status.Error : null).ToString();
+        .Add("times_resumed", status.TimesResumed).Add("reads", status.Reads).Add("worst_read_seconds", status.WorstReadSeconds)
+        .Add("failed_reads", status.FailedReads).Add("error", status.Error.Length > 0 ? status.Error : null).ToString();
 
     private static string Head(SnapshotStatus status)
     {
