@@ -15,8 +15,15 @@ public enum Priority
     Information = 6,
 }
 
-/// <summary>A number that belongs to a record: its key, in small letters with underscores, and what it is.</summary>
-public readonly record struct LogValue(string Key, double Value);
+/// <summary>A number that belongs to a record. (No record struct: nobody compares or prints it, and the code for that would be in every ramdisk.)</summary>
+public readonly struct LogValue(string key, double value)
+{
+    /// <summary>In small letters with underscores; stays the same for ever.</summary>
+    public string Key { get; } = key;
+
+    /// <summary>What it is; integers are exact up to 2^53.</summary>
+    public double Value { get; } = value;
+}
 
 /// <summary>Takes records of what happens. Any thread; never throws, and never waits for anybody but whoever reads the log.</summary>
 public interface ILog

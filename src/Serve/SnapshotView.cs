@@ -8,7 +8,14 @@ using Snapuserd.Merge;
 namespace Snapuserd.Serve;
 
 /// <summary>Reads that clients asked for, and the longest time from the arrival of one to its answer being ready, in microseconds.</summary>
-public readonly record struct ReadTimes(long Reads, long WorstMicroseconds);
+public readonly struct ReadTimes(long reads, long worstMicroseconds)
+{
+    /// <summary>How many there were, failed ones included.</summary>
+    public long Reads { get; } = reads;
+
+    /// <summary>The slowest of them.</summary>
+    public long WorstMicroseconds { get; } = worstMicroseconds;
+}
 
 /// <summary>
 /// The merged image before, while and after it is merged, for any number of threads, each with a <see cref="ViewReader"/> of its own. The
