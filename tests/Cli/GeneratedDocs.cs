@@ -36,6 +36,7 @@ internal static partial class GeneratedDocs
         {
             text.Append($".Ss {verb.Name}\n.Bd -ragged\n.Nm\n.Cm {verb.Name}\n");
             foreach (string operand in verb.Operands) text.Append($".Ar {operand}\n");
+            foreach (string operand in verb.OptionalOperands) text.Append($".Op Ar {operand}\n");
             foreach (Option option in verb.Options.OrderBy(option => !option.Required))
                 text.Append(option.Required ? $".{Signature(option)}\n" : $".Op {Signature(option)}\n");
             text.Append($".Ed\n.Pp\n{Sentences(verb.Summary)}");

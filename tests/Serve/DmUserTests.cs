@@ -55,6 +55,8 @@ public sealed class DmUserTests
             service.Peer.Read(at >> 20 & 3, (ulong)at, (ulong)at / 512, bytes)!.CopyTo(image, at);
         }
         Assert.True(target.AsSpan().SequenceEqual(image));
+        Assert.True(fixture.View.Times.Reads >= (4 * 20) + (image.Length >> 20));
+        Assert.InRange(fixture.View.Times.WorstMicroseconds, 1, 60_000_000);
         Assert.Null(service.Server.Trouble);
         Assert.Empty(service.Reports);
     }

@@ -46,6 +46,26 @@ public sealed class NbdServerTests
         using (NbdClient client = NbdClient.Ready(dead)) fixture.Compare(client, structured: false, seed: 1, reads: 2);
     }
 
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public void Every_read_is_counted_once_however_many_parts_it_takes_and_whether_it_fails(bool structured)
+    {
+        using NbdFixture fixture = new();
+        using NbdClient client = NbdClient.Ready(fixture.Path, structured);
+        Assert.Equal((0, 0), (fixture.View.View.Times.Reads, fixture.View.View.Times.WorstMicroseconds));
+        // Longer than any buffer of the server.
+        _ = client.Read(4096, 700_000, structured);
+        Assert.Equal(1, fixture.View.View.Times.Reads);
+        _ = client.Read(0, 512, structured);
+        Assert.Equal(2, fixture.View.View.Times.Reads);
+        Assert.InRange(fixture.View.View.Times.WorstMicroseconds, 1, 60_000_000);
+        (long offset, _) = fixture.Damage();
+        client.SendRequest(0, 7, (ulong)offset, 4096);
+        Assert.NotEqual(0u, client.TakeReply(4096).Error);
+        Assert.Equal((3, 1), (fixture.View.View.Times.Reads, fixture.View.View.Failures));
+    }
+
     [Fact]
     public void Paths_that_cannot_be_a_socket_are_refused()
     {

@@ -75,6 +75,9 @@ public sealed class UblkTests
         Assert.Equal(-Errno.EIO, Answer(UBLK_IO_OP_READ, 0, most + 1));
         Assert.Equal(512, Answer(UBLK_IO_OP_READ, end - 1, 1));
         Assert.Null(test.Server.Trouble);
+        // What the view was asked for; not what the server refuses by itself.
+        Assert.Equal(4, test.Fixture.View.Times.Reads);
+        Assert.InRange(test.Fixture.View.Times.WorstMicroseconds, 1, 60_000_000);
 
         int Answer(byte op, long sector, int sectors) => FakeUblk.Answer(test.Driver.Post(op, sector, sectors));
     }
