@@ -11,6 +11,7 @@ public static unsafe partial class Libc
     public const int SOCK_STREAM = 1;
     public const int SOCK_DGRAM = 2;
     public const int SOCK_RAW = 3;
+    public const int SOCK_SEQPACKET = 5;
     public const int SOCK_CLOEXEC = 0x80000;
     public const int SOCK_NONBLOCK = 0x800;
     /// <summary>The protocol of a netlink socket to families that are known by name.</summary>

@@ -39,6 +39,13 @@ public sealed class WakeUp : IDisposable
     /// <summary>The queue has read the eventfd: from here on a signal is a new one. A full fence, so what was done before a swallowed signal is seen.</summary>
     internal void Taken() => Interlocked.Exchange(ref _signalled, 0);
 
+    /// <summary>For a thread that has no queue: blocks until there is a signal or the time is over; −1 for no limit. True if there was one, which is taken.</summary>
+    public bool Wait(int milliseconds)
+    {
+        Span<PollFd> fds = [new PollFd { Fd = _fd, Events = Libc.POLLIN }];
+        return Libc.Poll(fds, milliseconds) > 0 && Take();
+    }
+
     /// <summary>Takes a signal if there is one, without blocking.</summary>
     internal bool TryTake()
     {

@@ -65,6 +65,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
     private readonly object _gate = new();
     private readonly SnapshotOptions _options;
     private readonly StopFlag _stop;
+    private readonly StopFlag _mergeStop = new();
     private readonly WakeUp _wakeUp;
     private readonly MonotonicClock _clock = new();
     private readonly MergePace _pace = new();
@@ -80,6 +81,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
     private SnapshotStatus _status;
     private MergeProgress _progress;
     private bool _mergeRequested;
+    private bool _mergesEnded;
     private bool _disposed;
     private long _mergeBegan = -1;
 
@@ -87,6 +89,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
     public Snapshot(SnapshotOptions options, StopFlag stop, WakeUp wakeUp)
     {
         (_options, _stop, _wakeUp) = (options, stop, wakeUp);
+        _mergeStop.StopAlsoWhen(() => stop.Requested);
         _status = new SnapshotStatus { Name = options.Name, Cow = options.Devices.Cow, Base = options.Devices.Base ?? "" };
     }
 
@@ -133,6 +136,15 @@ public sealed class Snapshot : IDisposable, IMergeObserver
         }
     }
 
+    /// <summary>Somebody has asked for its merge. Any thread.</summary>
+    public bool MergeRequested
+    {
+        get
+        {
+            lock (_gate) return _mergeRequested;
+        }
+    }
+
     /// <summary>The mapped device stands on the base: there is nothing to serve.</summary>
     public bool IsPlain => Status.State == SnapshotState.Plain;
 
@@ -148,6 +160,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
         _setup = _devices.Setup with
         {
             Observer = this,
+            Stop = _mergeStop,
             Pace = _pace,
             Readers = new ReaderGate(_wakeUp),
             // An Xor in place without scratch has no home for readers while it is written: such a COW is served or merged, not both.
@@ -199,7 +212,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
             else if (_mapped != null && !_handOverTried && Status.State == SnapshotState.Merged) code = HandOver(_mapped);
             else Rest();
         }
-        _options.Slots?.GiveUp(this);
+        RefuseMerges();
         return code;
     }
 
@@ -208,7 +221,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
     {
         lock (_gate)
         {
-            if (!CanMerge || _mergeRequested || _status.State is not (SnapshotState.Serving or SnapshotState.Opening or SnapshotState.Merged)) return false;
+            if (!CanMerge || _mergeRequested || _mergesEnded || _status.State is not (SnapshotState.Serving or SnapshotState.Opening or SnapshotState.Merged)) return false;
             _mergeRequested = true;
             if (_status.State == SnapshotState.Serving) _status = _status with { State = SnapshotState.Queued };
             _options.Slots?.Queue(this);
@@ -246,6 +259,14 @@ public sealed class Snapshot : IDisposable, IMergeObserver
             if (!_pace.IsLimited) return false;
             lock (_gate) return _mergeRequested && !_disposed && (_mergeBegan < 0 || _status.State == SnapshotState.Merging);
         }
+    }
+
+    /// <summary>Stops its merge at the next checkpoint, or before it begins, for good: the next process may go on. It is served as before. Any thread.</summary>
+    public void EndMerge()
+    {
+        _mergeStop.Request();
+        RefuseMerges();
+        Wake();
     }
 
     /// <summary>Ends <see cref="Run"/>. Any thread.</summary>
@@ -291,6 +312,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
     /// <summary>Removes the device if it is still there, and closes everything.</summary>
     public void Dispose()
     {
+        RefuseMerges();
         _server?.Dispose();
         _view?.Dispose();
         _engine?.Dispose();
@@ -305,12 +327,23 @@ public sealed class Snapshot : IDisposable, IMergeObserver
 
     private double SecondsOfMerge => _mergeBegan < 0 ? 0 : (_clock.Milliseconds - _mergeBegan) / 1000.0;
 
+    /// <summary>From here on nobody queues it; who stands in line without ever coming to its turn would hold up the others.</summary>
+    private void RefuseMerges()
+    {
+        lock (_gate)
+        {
+            _mergesEnded = true;
+            if (_status.State == SnapshotState.Queued) _status = _status with { State = SnapshotState.Serving };
+        }
+        _options.Slots?.GiveUp(this);
+    }
+
     private bool IsMyTurn(out MemoryShare? share)
     {
         share = null;
         lock (_gate)
         {
-            if (!_mergeRequested || _mergeBegan >= 0) return false;
+            if (!_mergeRequested || _mergesEnded || _mergeBegan >= 0) return false;
         }
         return _options.Slots == null || (share = _options.Slots.TryEnter(this)) != null;
     }
