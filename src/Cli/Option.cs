@@ -125,8 +125,8 @@ internal sealed class Arguments
 
     private void AddOperand(string word)
     {
-        if (_operands.Count == _verb.Operands.Length + _verb.OptionalOperands.Length) throw Wrong($"unexpected argument '{word}'");
-        if (word.Length == 0) throw Wrong($"{(_operands.Count < _verb.Operands.Length ? _verb.Operands[_operands.Count] : _verb.OptionalOperands[_operands.Count - _verb.Operands.Length])} is empty");
+        if (_operands.Count >= _verb.Operands.Length + _verb.OptionalOperands.Length && !_verb.OperandsRepeat) throw Wrong($"unexpected argument '{word}'");
+        if (word.Length == 0) throw Wrong($"{(_operands.Count < _verb.Operands.Length ? _verb.Operands[_operands.Count] : _verb.OptionalOperands[Math.Min(_operands.Count - _verb.Operands.Length, _verb.OptionalOperands.Length - 1)])} is empty");
         _operands.Add(word);
     }
 

@@ -19,7 +19,9 @@ internal static class Program
             _ = Libc.IgnoreSignal(Libc.SIGPIPE);
             // A file that reaches its limit (ulimit -f) is one of write(2) as well, and not the end of an extract that could still clean up.
             _ = Libc.IgnoreSignal(Libc.SIGXFSZ);
-            return (int)CommandLine.Run(Verbs.All, args, new Output(wereClosed));
+            bool hasSocket = Environment.GetEnvironmentVariable(AndroidWords.SocketVariable + AndroidWords.Socket) != null;
+            string[] words = AndroidWords.Translate(Environment.GetCommandLineArgs()[0], args, Array.Find(Verbs.All, verb => verb.Name == "daemon")!, hasSocket) ?? args;
+            return (int)CommandLine.Run(Verbs.All, words, new Output(wereClosed));
         }
         catch (Exception e)
         {

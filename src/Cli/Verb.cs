@@ -25,6 +25,9 @@ internal sealed record Verb(string Name, string Summary, string[] Operands, Opti
     /// <summary>What may follow the operands, in this order.</summary>
     internal string[] OptionalOperands { get; init; } = [];
 
+    /// <summary>The last of them may come any number of times.</summary>
+    internal bool OperandsRepeat { get; init; }
+
     /// <summary>The option that may stand for the only operand.</summary>
     internal string? OperandOption { get; init; }
 
@@ -38,7 +41,7 @@ internal sealed record Verb(string Name, string Summary, string[] Operands, Opti
         string[] parts =
         [
             .. Operands,
-            .. Array.ConvertAll(OptionalOperands, operand => $"[{operand}]"),
+            .. Array.ConvertAll(OptionalOperands, operand => OperandsRepeat ? $"[{operand} ...]" : $"[{operand}]"),
             .. Array.ConvertAll(Array.FindAll(Options, option => option.Required), UsagePart),
             .. Array.ConvertAll(Array.FindAll(Options, option => !option.Required && option.Name != OperandOption), UsagePart),
         ];

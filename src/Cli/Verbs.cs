@@ -56,6 +56,28 @@ internal static class Verbs
         + "code is 0, or that of the merge: 75 if it was not done, and the same command goes on.",
         ServeVerb.Run),
 
+        new("daemon", "Serves and merges any number of snapshots, under the control of Android's libsnapshot or of `ctl`; Android's own flags call it as well (docs/daemon.md).", [],
+        [
+            new("--socket", OptionKind.Text, "PATH", "Listen on this Unix socket. A name without a slash is one that init has opened (ANDROID_SOCKET_NAME), or else /dev/socket/NAME."),
+            new("--no-socket", OptionKind.Flag, "", "Serve NAME,COW,SOURCE,BASE … and then take the socket over from a proxy at /dev/socket/snapuserd_proxy."),
+            new("--socket-handoff", OptionKind.Flag, "", "Be that proxy: hand the socket that init has opened to the daemon, and end."),
+            new("--device", OptionKind.Choice, "dm-user|ublk|nbd", "What to serve snapshots as; dm-user unless given, whose devices their makers remove. Others are made here, and end with their snapshots.") { Choices = ["dm-user", "ublk", "nbd"] },
+            new("--socket-folder", OptionKind.Text, "DIR", "With --device nbd: serve on sockets DIR/NAME to programs, not to the kernel."),
+            new("--merges", OptionKind.Count, "N", "Merges at a time; 2 unless given. The others wait for their turn.") { Minimum = 1, Maximum = 64 },
+            new("--no-verify-first", OptionKind.Flag, "", "Do not decode every payload before the first write, as `merge` would."),
+            s_io with { Help = "How merges read and write, as `merge` takes it." },
+            s_memory with { Help = "Memory for the buffers of all merges together, 8M per merge at the least; 32M unless given. Each snapshot takes 5 MB beside it." },
+            s_threads with { Help = "Threads of each snapshot to decompress with; one per processor, but no more than 4, unless given." },
+            new("--worker-count", OptionKind.Count, "N", "Threads that serve a dm-user device; 4 unless given, and 1 if there is a socket from the start.") { Minimum = 1, Maximum = 64 },
+            new("--user-snapshot", OptionKind.Flag, "", "Taken for granted."),
+            new("--io-uring", OptionKind.Flag, "", "Taken for granted: where the kernel has it, it is used; see --io."),
+            new("--o-direct", OptionKind.Flag, "", "Taken, without effect."),
+            new("--cow-op-merge-size", OptionKind.Count, "N", "Taken, without effect: --memory bounds what is done at once."),
+            LogForms.Option, s_json with { Help = "Print errors as JSON objects on standard output." },
+        ],
+        "SIGTERM, SIGINT and SIGHUP stop merges at their next checkpoints. Devices that are made here are removed then; dm-user devices are served until they are removed, and the daemon ends with the last one.",
+        DaemonVerb.Run) { OptionalOperands = ["NAME,COW,SOURCE,BASE"], OperandsRepeat = true },
+
         new("ctl", "Asks servers how they are, and tells them what to do.", ["COMMAND"],
         [
             new("--socket", OptionKind.Text, "PATH", $"Where the server listens (its --control or --socket). Unless given, everything in {CtlVerb.DefaultFolder}."),

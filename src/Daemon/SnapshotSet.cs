@@ -58,6 +58,7 @@ public sealed class SnapshotSet : IDisposable
     private readonly List<Member> _members = [];
     private Snapshot[] _snapshots = [];
     private int _completed;
+    private int _leaving;
     private bool _terminating;
 
     private enum Verification
@@ -106,12 +107,12 @@ public sealed class SnapshotSet : IDisposable
         }
     }
 
-    /// <summary>There is no snapshot, not even one that is about to end.</summary>
+    /// <summary>There is no snapshot, not even one that is about to end, and everybody who waited for an end was told.</summary>
     public bool IsEmpty
     {
         get
         {
-            lock (_gate) return _members.Count == 0;
+            lock (_gate) return _members.Count + _leaving == 0;
         }
     }
 
@@ -294,7 +295,7 @@ public sealed class SnapshotSet : IDisposable
                 AskToEnd(member);
                 member.Snapshot.RequestStop();
             }
-            while (_members.Count > 0) Monitor.Wait(_gate);
+            while (_members.Count + _leaving > 0) Monitor.Wait(_gate);
         }
     }
 
@@ -331,8 +332,12 @@ public sealed class SnapshotSet : IDisposable
         {
             _options.Report?.Invoke($"{member.Name}: {e.Message}");
         }
+        if (!told)
+        {
+            // When its name is free again.
+            lock (_gate) member.WhenEnded.Add(() => opened(-1));
+        }
         End(member);
-        if (!told) opened(-1);
     }
 
     private bool IsToStart(Member member)
@@ -378,6 +383,7 @@ public sealed class SnapshotSet : IDisposable
         lock (_gate)
         {
             if (merged) _completed++;
+            _leaving++;
             _ = _members.Remove(member);
             Publish();
             started = member.Started;
@@ -385,7 +391,13 @@ public sealed class SnapshotSet : IDisposable
         }
         started?.Invoke(false);
         foreach (Action ended in member.WhenEnded) ended();
-        _changed.Signal();
+        lock (_gate)
+        {
+            _leaving--;
+            // Before anybody can see that the set is empty and dispose of what is signalled.
+            _changed.Signal();
+            Monitor.PulseAll(_gate);
+        }
     }
 
     /// <summary>Under the gate.</summary>
