@@ -26,7 +26,7 @@ internal sealed class ProgressObserver(Invocation invocation, string what) : IMe
             if (kernel && form == ProgressForm.Plain) form = ProgressForm.Silent;
             _progress = new Progress(invocation.Output, form, what, progress.BytesTotal, progress.OpsTotal, () => invocation.Output.TerminalColumns, choice == "plain") { TellsSteps = kernel && choice != "never" };
             invocation.Output.Write(Priority.Notice, "begin",
-                $"{what} of {invocation.Arguments.Required("--cow")} and {invocation.Arguments.Text("--base")} begins at op {progress.OpsDone} of {progress.OpsTotal}, {Units.Bytes(progress.BytesTotal - progress.BytesDone)} are left",
+                $"{what} of {invocation.Arguments.Text("--cow") ?? invocation.Arguments.Text("--output")} begins at op {progress.OpsDone} of {progress.OpsTotal}, {Units.Bytes(progress.BytesTotal - progress.BytesDone)} are left",
                 new("ops", progress.OpsDone), new("total_ops", progress.OpsTotal), new("bytes", progress.BytesDone), new("total_bytes", progress.BytesTotal));
         }
         _progress.Report(progress.BytesDone, progress.OpsDone, Seconds);
