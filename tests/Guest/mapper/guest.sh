@@ -95,16 +95,30 @@ say "killed at $kills points of the hand-over, with readers at $readers of them;
 [ "$kills" -ge 16 ] && [ "$readers" -ge 6 ] || { say "FAILED: that is not all of the hand-over"; failed=1; }
 on "at the end" "$on_base"
 
-# What is mounted read-only is made writable without being unmounted.
+# Over NBD, and by plain calls, it is the same.
 /dm remove root
-mount -t ext4 -o ro /dev/vdb /mnt && umount /mnt
+kind=nbd
+options="--name nbd0 --mapper root --io sync"
 serve --merge
-check "mount" mount -t ext4 -o ro,noload "$device" /mnt
+check "mount over NBD" mount -t ext4 -o ro,noload "$device" /mnt
+ended "over NBD"
+[ ! -e /sys/block/nbd0/pid ] || { say "FAILED: /dev/nbd0 is still there"; failed=1; }
+on "over NBD" "$on_base"
+check "the files over NBD" files
+umount /mnt
+
+# What is mounted read-only is made writable without being unmounted; and then the power goes.
+/dm remove root
+kind=ublk
+options="--name ublkb0 --mapper root"
+serve --merge
+check "mount" mount -t ext4 -o ro "$device" /mnt
 ended "at the last"
 check "the files" files
 check "remount" mount -o remount,rw /mnt
 echo "written behind the hand-over" >/mnt/written
 check "sync" sync
-umount /mnt
-[ "$failed" -eq 0 ] || cat /tmp/serve.err
-exit $failed
+[ "$failed" -ne 0 ] || echo CUT
+sleep 10
+cat /tmp/serve.err
+exit 1
