@@ -63,6 +63,7 @@ public sealed class ControlServer : IDisposable
     private int _listener;
     private int _rung;
     private int _ownThread;
+    private long _turns;
     private bool _stop;
     private bool _accepting = true;
     private bool _bellClosed;
@@ -78,6 +79,9 @@ public sealed class ControlServer : IDisposable
 
     /// <summary>The first line of a connection of lines.</summary>
     public static ReadOnlySpan<byte> Greeting => "ctl 1\n"u8;
+
+    /// <summary>Turns of the loop so far.</summary>
+    internal long Turns => Interlocked.Read(ref _turns);
 
     /// <summary>Null while it serves; a sentence if it had to give up.</summary>
     public string? Trouble => Volatile.Read(ref _trouble);
@@ -185,6 +189,7 @@ public sealed class ControlServer : IDisposable
         bool shortage = false, told = false;
         while (true)
         {
+            Interlocked.Increment(ref _turns);
             // Before anything is looked at: what is done from here on rings again.
             Interlocked.Exchange(ref _rung, 0);
             bool stop = Volatile.Read(ref _stop);
@@ -252,8 +257,8 @@ public sealed class ControlServer : IDisposable
         if (fd < 0) return 0;
         if (Refusal(fd) is { } why)
         {
-            _ = Libc.Close(fd);
             _options.Report?.Invoke($"a client of the control socket was refused: {why}");
+            _ = Libc.Close(fd);
             return 0;
         }
         _clients.Add(new ControlClient(fd, _options, _ring));
