@@ -1,0 +1,333 @@
+using System;
+using System.Collections.Generic;
+using System.Threading;
+using Snapuserd.Cow;
+using Snapuserd.Daemon;
+using Snapuserd.Tests.Support;
+using Xunit;
+using Xunit.Abstractions;
+
+namespace Snapuserd.Tests.Daemon;
+
+/// <summary>What Android's tests of its daemon do to snapshots (test-catalog §4, §6): merged while read, paused, restarted at any moment, several at a time, one beside others that fail.</summary>
+public sealed class LifecycleTests(ITestOutputHelper log)
+{
+    private const int Blocks = 1024;
+
+    /// <summary>Snapshots of test-catalog §4 by name: chains of copies that overwrite what the next one reads, in both directions, and Xors, with scratch.</summary>
+    public static IEnumerable<object[]> Chains => [["descending"], ["ascending"], ["ordered"], ["inverted"]];
+
+    [Fact]
+    public void A_merge_that_was_paused_for_longer_than_a_second_goes_on_at_once_when_it_is_resumed()
+    {
+        using SetFixture fixture = new();
+        using Talker client = fixture.Client();
+        fixture.Serve(client, "a");
+        Assert.Equal("success", client.Ask("pause_merge"));
+        Assert.Equal("success", client.Ask("initiate_merge,a"));
+        fixture.Until("a", SnapshotState.Merging);
+        Assert.Equal(Golden.New, fixture.Servers["a"].Read(0, Golden.New.Length));
+        // Android's daemon looks again after a second at the latest when it starts, and never when it is parked.
+        Thread.Sleep(1100);
+        Assert.Equal((SnapshotState.Merging, 0, true), (fixture.Status("a").State, fixture.Status("a").OpsDone, fixture.Status("a").Paused));
+        Assert.Equal(Golden.Old, fixture.Base("a"));
+        Assert.Equal("success", client.Ask("resume_merge"));
+        fixture.Until("a", SnapshotState.Merged);
+        Assert.Equal(Golden.New, fixture.Base("a"));
+        fixture.Servers["a"].Remove();
+    }
+
+    [Fact]
+    public void A_rate_slows_a_merge_down_and_its_end_lets_it_go()
+    {
+        using SetFixture fixture = new();
+        using Talker client = fixture.Client();
+        fixture.Serve(client, "a");
+        Snapshot snapshot = fixture.Set.Snapshots[0];
+        RateTicks ticks = new(() => fixture.Set.Snapshots);
+        Assert.Equal(-1, ticks.Due(0));
+        snapshot.SetRate(1);
+        Assert.Equal(-1, ticks.Due(0));
+        Assert.Equal("success", client.Ask("initiate_merge,a"));
+        Assert.Equal(0, ticks.Due(0));
+        ticks.Tick(0);
+        Assert.InRange(ticks.Due(5), 1, 20);
+        fixture.Until("a", SnapshotState.Merging);
+        snapshot.SetRate(0);
+        fixture.Until("a", SnapshotState.Merged);
+        Assert.Equal(-1, ticks.Due(0));
+        fixture.Servers["a"].Remove();
+    }
+
+    [Fact]
+    public void Two_merge_at_a_time_and_the_next_begins_when_one_is_done_although_its_device_stays()
+    {
+        using SetFixture fixture = new();
+        using Talker client = fixture.Client();
+        string[] names = ["a", "b", "c", "d", "e"];
+        foreach (string name in names) fixture.Serve(client, name);
+        Assert.Equal("success", client.Ask("pause_merge"));
+        foreach (string name in names) Assert.Equal("success", client.Ask($"initiate_merge,{name}"));
+        fixture.Until("a", SnapshotState.Merging);
+        fixture.Until("b", SnapshotState.Merging);
+        Assert.Equal([SnapshotState.Merging, SnapshotState.Merging, SnapshotState.Queued, SnapshotState.Queued, SnapshotState.Queued], States(fixture));
+        foreach (string name in names) Assert.Equal("snapshot-merge", client.Ask($"getstatus,{name}"));
+        fixture.Set.Snapshots[1].Resume();
+        fixture.Until("b", SnapshotState.Merged);
+        fixture.Until("c", SnapshotState.Merging);
+        Assert.Equal([SnapshotState.Merging, SnapshotState.Merged, SnapshotState.Merging, SnapshotState.Queued, SnapshotState.Queued], States(fixture));
+        Assert.Equal("20.000000", client.Ask("merge_percent"));
+        // One that waits in line leaves it, and one that merges gives its place to the last.
+        fixture.Servers["d"].Remove();
+        SetFixture.Until(() => fixture.Set.Snapshots.Length == 4, "the end of d");
+        fixture.Servers["a"].Remove();
+        fixture.Until("e", SnapshotState.Merging);
+        Assert.Equal("success", client.Ask("resume_merge"));
+        fixture.Until("c", SnapshotState.Merged);
+        fixture.Until("e", SnapshotState.Merged);
+        foreach (string name in (string[])["b", "c", "e"])
+        {
+            Assert.Equal(Golden.New, fixture.Base(name));
+            fixture.Servers[name].Remove();
+        }
+        SetFixture.Until(() => fixture.Set.IsEmpty, "the end");
+        Assert.Equal("100.000000", client.Ask("merge_percent"));
+        Assert.Equal(Golden.Old, fixture.Base("d"));
+        Assert.Equal(Golden.Old, fixture.Base("a"));
+    }
+
+    [Fact]
+    public void One_that_fails_frees_its_place_counts_as_nothing_and_disturbs_nobody()
+    {
+        using SetFixture fixture = new(merges: 1, verifyFirst: false);
+        using Talker client = fixture.Client();
+        // A codec with a checksum; the middle of the payloads, which follow 2 MiB of scratch.
+        byte[] cow = Golden.Cow("v2-gz-xor");
+        cow[(2 << 20) + ((cow.Length - (2 << 20)) / 2)] ^= 0x55;
+        fixture.Serve(client, "bad", cow);
+        fixture.Serve(client, "good");
+        Assert.Equal("success", client.Ask("initiate_merge,bad"));
+        Assert.Equal("success", client.Ask("initiate_merge,good"));
+        fixture.Until("good", SnapshotState.Merged);
+        Assert.Equal("snapshot-merge-failed", client.Ask("getstatus,bad"));
+        Assert.Equal("snapshot-merge-complete", client.Ask("getstatus,good"));
+        Assert.NotEqual("", fixture.Status("bad").Error);
+        // Its first blocks are there as before.
+        Assert.Equal(Golden.New[..65536], fixture.Servers["bad"].Read(0, 65536));
+        fixture.Servers["bad"].Remove();
+        SetFixture.Until(() => fixture.Set.Snapshots.Length == 1, "the end of the one that failed");
+        Assert.Equal("100.000000", client.Ask("merge_percent"));
+        fixture.Servers["good"].Remove();
+        SetFixture.Until(() => fixture.Set.IsEmpty, "the end");
+        Assert.Equal("100.000000", client.Ask("merge_percent"));
+    }
+
+    [Fact]
+    public void A_failed_merge_that_left_does_not_count_as_done()
+    {
+        using SetFixture fixture = new(verifyFirst: false);
+        using Talker client = fixture.Client();
+        byte[] cow = Golden.Cow("v2-gz-xor");
+        cow[(2 << 20) + ((cow.Length - (2 << 20)) / 2)] ^= 0x55;
+        fixture.Serve(client, "bad", cow);
+        Assert.Equal("success", client.Ask("initiate_merge,bad"));
+        fixture.Until("bad", SnapshotState.Failed);
+        fixture.Servers["bad"].Remove();
+        SetFixture.Until(() => fixture.Set.IsEmpty, "the end");
+        Assert.Equal("0.000000", client.Ask("merge_percent"));
+    }
+
+    [Theory]
+    [MemberData(nameof(Chains))]
+    public void Restarted_at_random_moments_and_read_all_the_while_it_ends_in_the_target(string name)
+    {
+        (byte[] cow, byte[] old, byte[] target) = Chain(name);
+        using SetFixture fixture = new(foreign: false);
+        using Talker client = fixture.Client();
+        const int seed = 20260;
+        Random random = new(seed);
+        log.WriteLine($"seed {seed}");
+        _ = fixture.Files("x", cow, old);
+        int restarts = 0, resumed = 0;
+        for (bool merged = false; !merged; restarts++)
+        {
+            Assert.StartsWith("success,", client.Ask(fixture.Init("x")), StringComparison.Ordinal);
+            if (fixture.Status("x").ResumedFrom > 0) resumed++;
+            Assert.Equal("success", client.Ask("start,x"));
+            // A rate that lets some hundred blocks through between two restarts at first, and all of them in the end.
+            fixture.Set.Snapshots[0].SetRate(restarts < 25 ? 512 << 10 : 0);
+            Assert.Equal("success", client.Ask("initiate_merge,x"));
+            int wanted = random.Next(0, Blocks / 4), from = fixture.Status("x").OpsDone;
+            SetFixture.Until(() =>
+            {
+                fixture.Set.Snapshots[0].Wake();
+                SnapshotStatus status = fixture.Status("x");
+                int block = random.Next(Blocks - 8);
+                Assert.Equal(target.AsSpan(block * 4096, 8 * 4096).ToArray(), fixture.Servers["x"].Read(block * 4096L, 8 * 4096));
+                return status.State == SnapshotState.Merged || (restarts < 25 && status.OpsDone - from >= wanted);
+            }, "some of the merge");
+            merged = fixture.Status("x").State == SnapshotState.Merged;
+            if (merged) Assert.Equal(target, fixture.Servers["x"].Read(0, target.Length));
+            Assert.Equal("success", client.Ask("delete,x"));
+        }
+        log.WriteLine($"{restarts} starts, {resumed} of them in the midst");
+        Assert.True(resumed > 0, "no restart came in the midst of the merge");
+        Assert.Equal(target, fixture.Base("x"));
+        Assert.Equal("100.000000", client.Ask("merge_percent"));
+    }
+
+    [Fact]
+    public void Deleted_while_it_merges_it_stops_at_a_checkpoint_and_the_next_goes_on()
+    {
+        using SetFixture fixture = new(foreign: false);
+        using Talker client = fixture.Client();
+        (byte[] cow, byte[] old, byte[] target) = Chain("ordered");
+        fixture.Serve(client, "a", cow, old);
+        Assert.Equal("success", client.Ask("initiate_merge,a"));
+        Assert.Equal("success", client.Ask("delete,a"));
+        Assert.Empty(fixture.Set.Snapshots);
+        Assert.StartsWith("success,", client.Ask(fixture.Init("a")), StringComparison.Ordinal);
+        Assert.Equal("success", client.Ask("start,a"));
+        Assert.Equal(target, fixture.Servers["a"].Read(0, target.Length));
+        Assert.Equal("success", client.Ask("initiate_merge,a"));
+        fixture.Until("a", SnapshotState.Merged);
+        Assert.Equal("success", client.Ask("delete,a"));
+        Assert.Equal(target, fixture.Base("a"));
+    }
+
+    [Fact]
+    public void Ops_that_name_a_block_twice_are_merged_and_counted_twice()
+    {
+        CowBuilder builder = new() { Version = 2 };
+        builder.Zero(3).Zero(3);
+        using SetFixture fixture = new();
+        using Talker client = fixture.Client();
+        byte[] old = Image(1, 16);
+        fixture.Serve(client, "a", builder.Build(), old);
+        Assert.Equal("success", client.Ask("initiate_merge,a"));
+        fixture.Until("a", SnapshotState.Merged);
+        Assert.Equal((2, 2), (fixture.Status("a").OpsDone, fixture.Status("a").OpsTotal));
+        old.AsSpan(3 * 4096, 4096).Clear();
+        Assert.Equal(old, fixture.Base("a"));
+        fixture.Servers["a"].Remove();
+    }
+
+    [Fact]
+    public void First_stage_snapshots_are_replaced_by_those_of_the_second_on_the_same_files()
+    {
+        // DaemonTransition of test-catalog §6: the old device goes when the new table is in its place, and with it the lock on the files.
+        using SetFixture first = new(), second = new();
+        using Talker old = first.Client(), now = second.Client();
+        first.Serve(old, "system-init");
+        old.Send("detach");
+        string init = first.Init("system-init").Replace("system-init,", "system,", StringComparison.Ordinal);
+        now.Send(init);
+        first.Servers["system-init"].Remove();
+        Assert.StartsWith("success,", now.Receive(), StringComparison.Ordinal);
+        SetFixture.Until(() => first.Set.IsEmpty, "the end of the first daemon");
+        Assert.Equal("success", now.Ask("start,system"));
+        Assert.Equal(Golden.New, second.Servers["system"].Read(0, Golden.New.Length));
+        second.Servers["system"].Remove();
+        SetFixture.Until(() => second.Set.IsEmpty, "the end of the second daemon");
+    }
+
+    [Fact]
+    public void Many_clients_make_and_end_snapshots_at_the_same_time()
+    {
+        using SetFixture fixture = new(foreign: false);
+        const int clients = 6;
+        Exception? failure = null;
+        Thread[] threads = new Thread[clients];
+        for (int i = 0; i < clients; i++)
+        {
+            string name = $"p{i}";
+            string init = fixture.Files(name);
+            threads[i] = new Thread(() =>
+            {
+                try
+                {
+                    using Talker client = fixture.Client();
+                    for (int round = 0; round < 5; round++)
+                    {
+                        Assert.StartsWith("success,", client.Ask(init), StringComparison.Ordinal);
+                        Assert.Equal("success", client.Ask($"start,{name}"));
+                        if (round == 4)
+                        {
+                            Assert.Equal("success", client.Ask($"initiate_merge,{name}"));
+                            SetFixture.Until(() => client.Ask($"getstatus,{name}") == "snapshot-merge-complete", "merge");
+                        }
+                        Assert.Equal("success", client.Ask($"delete,{name}"));
+                    }
+                }
+                catch (Exception e)
+                {
+                    Interlocked.CompareExchange(ref failure, e, null);
+                }
+            });
+            threads[i].Start();
+        }
+        foreach (Thread thread in threads) thread.Join();
+        Assert.Null(failure);
+        for (int i = 0; i < clients; i++) Assert.Equal(Golden.New, fixture.Base($"p{i}"));
+        Assert.True(fixture.Set.IsEmpty);
+    }
+
+    private static SnapshotState[] States(SetFixture fixture) => Array.ConvertAll(fixture.Set.Snapshots, one => one.Status.State);
+
+    private static byte[] Image(int seed, int blocks)
+    {
+        byte[] bytes = new byte[blocks * 4096];
+        new Random(seed).NextBytes(bytes);
+        return bytes;
+    }
+
+    /// <summary>The COW, the old image and the new one, by the test-catalog's names: copies in a chain (block i+1 from i, or i from i+1), and copies from the image's second half before Xors in it, upwards or downwards.</summary>
+    private static (byte[] Cow, byte[] Old, byte[] New) Chain(string name)
+    {
+        byte[] old = Image(5, Blocks), target = (byte[])old.Clone();
+        CowBuilder builder = new() { Version = 2, Compression = CowCompression.Gz };
+        List<(uint New, ulong Source, bool Xor)> ops = [];
+        switch (name)
+        {
+            case "descending":
+                for (uint i = Blocks - 1; i > 0; i--) ops.Add((i, i - 1, false));
+                break;
+            case "ascending":
+                for (uint i = 0; i < Blocks - 1; i++) ops.Add((i, i + 1, false));
+                break;
+            default:
+                // What an Xor reads of its neighbour is read before the neighbour is written: the one behind it in this direction, the one before it in the other.
+                bool inverted = name == "inverted";
+                for (uint i = 0; i < Blocks / 2; i++) ops.Add((i, i + (Blocks / 2), false));
+                for (uint i = (Blocks / 2) + 1; i < Blocks - 1; i++) ops.Add((i, ((ulong)i * 4096) + 5 - (inverted ? 10u : 0), true));
+                if (inverted)
+                {
+                    ops.Reverse(0, Blocks / 2);
+                    ops.Reverse(Blocks / 2, ops.Count - (Blocks / 2));
+                }
+                break;
+        }
+        byte[] payload = new byte[4096];
+        payload.AsSpan().Fill(0x21);
+        foreach ((uint block, ulong source, bool xor) in ops)
+        {
+            if (xor)
+            {
+                builder.Xor(block, source, payload);
+                for (int i = 0; i < 4096; i++) target[(block * 4096) + i] = (byte)(old[(int)source + i] ^ 0x21);
+            }
+            else
+            {
+                builder.Copy(block, source);
+                old.AsSpan((int)source * 4096, 4096).CopyTo(target.AsSpan((int)block * 4096));
+            }
+        }
+        // The writer's order is the merge's where a sequence says so.
+        uint[] order = new uint[ops.Count];
+        for (int i = 0; i < order.Length; i++) order[i] = ops[i].New;
+        CowBuilder sequenced = new() { Version = 2, Compression = CowCompression.Gz, ClusterOps = 200 };
+        sequenced.Sequence(order);
+        foreach (BuiltOp op in builder.Ops) sequenced.Add(op);
+        return (sequenced.Build(), old, target);
+    }
+}
