@@ -5,6 +5,7 @@ namespace Snapuserd.Interop;
 public static unsafe partial class Libc
 {
     public const int F_GETFD = 1;
+    public const int F_SETFD = 2;
     public const int F_GETFL = 3;
     public const int F_SETFL = 4;
 

@@ -14,7 +14,14 @@ public static unsafe partial class Libc
     /// Starts the program that <paramref name="executable"/> is a descriptor of, as a child with <paramref name="arguments"/> as its argv and
     /// <paramref name="environment"/> ("NAME=value") as its environment. Needs no path and no /proc, which posix_spawn does. Returns the child's number, or a negative errno.
     /// </summary>
-    public static int ForkExec(int executable, ReadOnlySpan<string> arguments, ReadOnlySpan<string> environment)
+    public static int ForkExec(int executable, ReadOnlySpan<string> arguments, ReadOnlySpan<string> environment) =>
+        ForkExec(executable, arguments, environment, ownSession: false, -1, -1, -1);
+
+    /// <summary>
+    /// The same; the child leads a session of its own if asked to, so that no terminal's signals reach it, and its three standard streams are copies of these descriptors, or for negative
+    /// ones what they were.
+    /// </summary>
+    public static int ForkExec(int executable, ReadOnlySpan<string> arguments, ReadOnlySpan<string> environment, bool ownSession, int input, int output, int diagnostics)
     {
         byte* memory = (byte*)NativeMemory.AllocZeroed((nuint)(BytesOf(arguments) + BytesOf(environment) + sizeof(byte*)));
         byte** argv = (byte**)memory;
@@ -27,6 +34,10 @@ public static unsafe partial class Libc
         int child = fork();
         if (child == 0)
         {
+            if (ownSession) _ = setsid();
+            if (input >= 0) _ = dup2(input, 0);
+            if (output >= 0) _ = dup2(output, 1);
+            if (diagnostics >= 0) _ = dup2(diagnostics, 2);
             _ = execveat(executable, &nothing, argv, envp, AT_EMPTY_PATH);
             _exit(NotExecuted);
         }
@@ -55,6 +66,14 @@ public static unsafe partial class Libc
     [DllImport("libc")]
     [SuppressGCTransition]
     private static extern int fork();
+
+    [DllImport("libc")]
+    [SuppressGCTransition]
+    private static extern int setsid();
+
+    [DllImport("libc")]
+    [SuppressGCTransition]
+    private static extern int dup2(int oldfd, int newfd);
 
     [DllImport("libc")]
     [SuppressGCTransition]

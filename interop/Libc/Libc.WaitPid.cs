@@ -6,6 +6,7 @@ namespace Snapuserd.Interop;
 public static unsafe partial class Libc
 {
     private const int P_PID = 1;
+    private const int WNOHANG = 1;
     private const int WEXITED = 4;
     private const int WNOWAIT = 0x1000000;
 
@@ -18,11 +19,20 @@ public static unsafe partial class Libc
     /// </summary>
     public static int WaitPid(int child, out int code, out int signal)
     {
+        int result = Wait(child, 0, out code, out signal);
+        return result < 0 ? result : 0;
+    }
+
+    /// <summary>The same without waiting. Returns the child's number, 0 while it lives, or a negative errno.</summary>
+    public static int TryWaitPid(int child, out int code, out int signal) => Wait(child, WNOHANG, out code, out signal);
+
+    private static int Wait(int child, int options, out int code, out int signal)
+    {
         int status = 0;
-        int result = waitpid(child, &status, 0);
+        int result = waitpid(child, &status, options);
         signal = status & 0x7f;
         code = signal == 0 ? (status >> 8) & 0xff : -1;
-        return result < 0 ? -Marshal.GetLastPInvokeError() : 0;
+        return result < 0 ? -Marshal.GetLastPInvokeError() : result;
     }
 
     [DllImport("libc", SetLastError = true)]

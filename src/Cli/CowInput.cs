@@ -30,6 +30,9 @@ internal sealed class CowInput : IDisposable
     /// <summary>The descriptor, for calls that are no transfers.</summary>
     internal int Fd => _device.Fd;
 
+    /// <summary>It is a device, which is longer than what it holds.</summary>
+    internal bool IsBlockDevice => _device.IsBlockDevice;
+
     public void Dispose()
     {
         _queue.Dispose();

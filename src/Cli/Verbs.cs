@@ -1,4 +1,5 @@
 using System.Text;
+using Snapuserd.Cli.Boot;
 using Snapuserd.Cli.Control;
 
 namespace Snapuserd.Cli;
@@ -77,6 +78,21 @@ internal static class Verbs
         ],
         "SIGTERM, SIGINT and SIGHUP stop merges at their next checkpoints. Devices that are made here are removed then; dm-user devices are served until they are removed, and the daemon ends with the last one.",
         DaemonVerb.Run) { OptionalOperands = ["NAME,COW,SOURCE,BASE"], OperandsRepeat = true },
+
+        new("boot", "What an init script calls before it mounts: looks at every update of a table, and puts /dev/mapper/NAME on what can be mounted.", [],
+        [
+            new("--table", OptionKind.Text, "FILE", $"The table; {BootTable.DefaultPath} unless given. A row is: name cow base [source] [phase]."),
+            new("--cmdline", OptionKind.Text, "FILE", $"What the kernel's command line is; {BootVerb.DefaultCommandLine} unless given."),
+            new("--control-folder", OptionKind.Text, "DIR", $"Where the servers listen for `ctl`, on a socket for each row; {CtlVerb.DefaultFolder} unless given."),
+            new("--wait", OptionKind.Count, "SECONDS", "How long to wait for devices that come late, all together; 30 unless given.") { Maximum = KernelCommandLine.LongestWait },
+            new("--dry-run", OptionKind.Flag, "", "Say what would be done, and do nothing."),
+            LogForms.Option, s_json,
+        ],
+        "Prints a line per row, \"NAME plain|old|served|merged /dev/mapper/NAME\": there is no update, or it is merged; the update cannot be used or is not wanted, so the old image is there, read-only; the new image is served "
+        + "while it is merged; it was merged just now. A row that cannot be used has a sentence on standard error instead, and the exit code is that of the first: boot from none then. The kernel's command line may say "
+        + "snapuserd=off, snapuserd.merge=background|manual|before|rollback, snapuserd.device=auto|ublk|nbd, snapuserd.verify=on|off, snapuserd.wait=SECONDS, snapuserd.table=FILE, and as often as needed "
+        + "snapuserd.row=NAME,COW,BASE[,SOURCE[,PHASE]]. What it says comes before the options. See docs/boot.md.",
+        BootVerb.Run) { OutputIsResult = true },
 
         new("ctl", "Asks servers how they are, and tells them what to do.", ["COMMAND"],
         [

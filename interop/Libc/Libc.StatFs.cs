@@ -1,0 +1,45 @@
+using System.Runtime.InteropServices;
+
+namespace Snapuserd.Interop;
+
+/// <summary>What statfs(2) says of a file system.</summary>
+[CType("struct statfs", FieldPrefix = "f_")]
+[LibraryHeader("sys/vfs.h")]
+[StructLayout(LayoutKind.Sequential)]
+public unsafe struct StatFsData
+{
+    /// <summary>Which file system it is: a magic number.</summary>
+    public long Type;
+    public long Bsize;
+    public ulong Blocks;
+    public ulong Bfree;
+    public ulong Bavail;
+    public ulong Files;
+    public ulong Ffree;
+    public ulong Fsid;
+    public long Namelen;
+    public long Frsize;
+    public long Flags;
+    public fixed long Spare[4];
+}
+
+[LibraryHeader("linux/magic.h")]
+public static unsafe partial class Libc
+{
+    public const long TMPFS_MAGIC = 0x01021994;
+    public const long RAMFS_MAGIC = 0x858458f6;
+
+    /// <summary>statfs(2): the file system that a path lies on. Returns 0 or a negative errno.</summary>
+    public static int StatFs(string path, out StatFsData data)
+    {
+        data = default;
+        byte* buffer = stackalloc byte[CPath.Capacity];
+        int encoded = CPath.Encode(path, new System.Span<byte>(buffer, CPath.Capacity));
+        if (encoded < 0) return encoded;
+        fixed (StatFsData* target = &data)
+            return statfs(buffer, target) < 0 ? -Marshal.GetLastPInvokeError() : 0;
+    }
+
+    [DllImport("libc", SetLastError = true)]
+    private static extern int statfs(byte* path, StatFsData* buffer);
+}

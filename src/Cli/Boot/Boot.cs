@@ -1,0 +1,252 @@
+using System;
+using System.Collections.Generic;
+using System.Globalization;
+using Snapuserd.Block;
+using Snapuserd.Interop;
+
+namespace Snapuserd.Cli.Boot;
+
+/// <summary>How a boot goes about its rows.</summary>
+internal sealed record BootOptions
+{
+    /// <summary>When to merge.</summary>
+    internal MergePolicy Merge { get; init; }
+    /// <summary>"auto", "ublk" or "nbd".</summary>
+    internal string Device { get; init; } = "auto";
+    /// <summary>Decode every payload of an update before it is used for the first time.</summary>
+    internal bool Verify { get; init; } = true;
+    /// <summary>Seconds to wait for devices, all together.</summary>
+    internal int Wait { get; init; }
+    /// <summary>Where servers listen.</summary>
+    internal required string ControlFolder { get; init; }
+    /// <summary>Only say what would be done.</summary>
+    internal bool DryRun { get; init; }
+}
+
+/// <summary>What became of a row: <paramref name="State"/> is plain, old, served, merged or failed. <paramref name="Command"/> is what starts its server, if it is served.</summary>
+internal sealed record RowResult(BootRow Row, string State, string Why, ExitCode Code, string[] Command)
+{
+    internal bool IsUsable => Code == ExitCode.Done;
+}
+
+/// <summary>
+/// A boot, row by row in the order of the phases: looks, decides (<see cref="BootDecision"/>), and sees to it that /dev/mapper/NAME stands on what was decided.
+/// <para>
+/// Phases order merges: in the background only the rows of the first phase that has anything left to merge are merged; those of later phases are served, and wait for `ctl merge` or for a
+/// boot that finds the earlier ones merged. Nobody has to live on for that. Before mounting, rows are merged one after the other.
+/// </para>
+/// </summary>
+internal sealed class Boot(IBootSystem system, ILog log, BootOptions options)
+{
+    private readonly List<int> _ublk = [];
+    private int _index;
+
+    /// <summary>Does what is due for <paramref name="rows"/>; hands what became of each to <paramref name="tell"/>, and returns the code of the first that failed.</summary>
+    internal ExitCode Run(List<BootRow> rows, Action<RowResult> tell)
+    {
+        long deadline = system.Milliseconds + (options.Wait * 1000L);
+        List<(BootRow Row, RowDevices? Devices, BootDecision Decision)> plan = [];
+        int merging = int.MaxValue;
+        foreach (BootRow row in InPhases(rows))
+        {
+            (RowDevices? devices, BootDecision decision) = Decide(row, deadline);
+            // A row that failed or stays old is not merged, so what comes behind it waits as well.
+            if (decision.Action != BootAction.Plain) merging = Math.Min(merging, row.Phase);
+            plan.Add((row, devices, decision));
+        }
+        ExitCode code = ExitCode.Done;
+        foreach ((BootRow row, RowDevices? devices, BootDecision decision) in plan)
+        {
+            RowResult result = Carry(row, devices, decision, mayMerge: row.Phase == merging);
+            if (!result.IsUsable && code == ExitCode.Done) code = result.Code;
+            tell(result);
+            _index++;
+        }
+        return code;
+    }
+
+    /// <summary>By phase, and as they were written within one.</summary>
+    private static List<BootRow> InPhases(List<BootRow> rows)
+    {
+        List<BootRow> sorted = [];
+        for (int phase = 1; phase <= BootTable.LastPhase; phase++)
+            foreach (BootRow row in rows)
+                if (row.Phase == phase) sorted.Add(row);
+        return sorted;
+    }
+
+    private (RowDevices? Devices, BootDecision Decision) Decide(BootRow row, long deadline)
+    {
+        try
+        {
+            RowDevices devices = RowDevices.Find(system, row, deadline);
+            return (devices, BootDecision.Of(row, devices.State, devices.IsMarked, options.Merge));
+        }
+        catch (SnapuserdException e)
+        {
+            return (null, new BootDecision(BootAction.Fail, e.Message, e.Code));
+        }
+    }
+
+    private RowResult Carry(BootRow row, RowDevices? devices, BootDecision decision, bool mayMerge)
+    {
+        try
+        {
+            return devices == null || decision.Action == BootAction.Fail ? Failed(row, decision.Code, decision.Why) : Carry(row, devices, decision, mayMerge, options.DryRun);
+        }
+        catch (SnapuserdException e)
+        {
+            return Failed(row, e.Code, e.Message);
+        }
+    }
+
+    private RowResult Carry(BootRow row, RowDevices devices, BootDecision decision, bool mayMerge, bool dryRun)
+    {
+        // Who is served already, by an earlier boot of this boot, is served well.
+        if (!dryRun && system.Listens(ControlOf(row))) return new RowResult(row, "served", "a server listens already", ExitCode.Done, []);
+        switch (decision.Action)
+        {
+            case BootAction.Plain:
+                return Plain(row, devices, decision.Why);
+            case BootAction.Old:
+                return Old(row, decision.Why);
+            case BootAction.Merge:
+                if (dryRun) return new RowResult(row, "merged", decision.Why, ExitCode.Done, MergeCommand(row));
+                return MergeNow(row, devices, "") ?? OldIfUntouched(row, "it cannot be merged") ?? Serve(row, devices, decision.Why, mayMerge: false, verified: true)
+                    ?? Failed(row, ExitCode.InputOutput, $"{decision.Why}, and it can be neither merged nor served");
+            default:
+                if (!dryRun && devices.State.Kind == CowKind.Untouched && options.Verify && Verify(row) is { } damage) return Old(row, $"the update cannot be used, and nothing of it is merged: {damage}");
+                return Serve(row, devices, decision.Why, mayMerge, devices.State.Kind == CowKind.Untouched && options.Verify) ?? OldIfUntouched(row, "it cannot be served")
+                    ?? MergeNow(row, devices, "it cannot be served, so it is merged before it is mounted") ?? Failed(row, ExitCode.Unavailable, $"{decision.Why}, and it can be neither served nor merged");
+        }
+    }
+
+    private RowResult Plain(BootRow row, RowDevices devices, string why)
+    {
+        if (!options.DryRun)
+        {
+            if (devices.State.Kind == CowKind.Merged) system.Flush(row);
+            system.StandOnBase(row, readOnly: false);
+            if (devices is { State.Kind: CowKind.Merged, IsMarked: true }) MergingMark.Remove(row.Cow);
+        }
+        return Done(row, "plain", why);
+    }
+
+    /// <summary>Read-only: what is written to an old image makes the update useless, which is there to stay.</summary>
+    private RowResult Old(BootRow row, string why)
+    {
+        if (!options.DryRun) system.StandOnBase(row, readOnly: true);
+        log.Write(options.Merge == MergePolicy.Rollback ? Priority.Notice : Priority.Error, "old", $"{row.Name} is the OLD image: {why}");
+        return Done(row, "old", why);
+    }
+
+    private RowResult? OldIfUntouched(BootRow row, string why)
+    {
+        // Looked at again, because whoever failed may have begun.
+        CowState state = RowDevices.LookAgain(system, row);
+        return state.BaseIsUntouched && state.Kind is CowKind.Untouched or CowKind.Corrupt ? Old(row, $"{why}, and {state.Sentence}") : null;
+    }
+
+    private string? Verify(BootRow row)
+    {
+        try
+        {
+            system.Verify(row);
+            return null;
+        }
+        catch (SnapuserdException e)
+        {
+            return e.Message;
+        }
+    }
+
+    /// <summary>Null if it cannot be served.</summary>
+    private RowResult? Serve(BootRow row, RowDevices devices, string why, bool mayMerge, bool verified)
+    {
+        string? merge = mayMerge && options.Merge == MergePolicy.Background ? "--merge" : "--merge-on-request";
+        if (!options.DryRun && devices.CowIsFile && MergingMark.Make(row.Cow) is < 0 and int error)
+        {
+            log.Write(Priority.Error, "no_mark", $"{row.Name} is served but not merged: {MergingMark.PathOf(row.Cow)} cannot be made: {Reason.Of(error)}");
+            merge = null;
+        }
+        bool ublk = options.Device == "ublk" || (options.Device == "auto" && system.HasUblk);
+        while (true)
+        {
+            string[] command = ServeCommand(row, ublk, merge, verified);
+            if (options.DryRun) return new RowResult(row, "served", why, ExitCode.Done, command);
+            ExitCode code = system.Serve(command);
+            if (code == ExitCode.Done) return Done(row, "served", why) with { Command = command };
+            log.Write(Priority.Error, "not_served", $"{row.Name} cannot be served over {(ublk ? "ublk" : "NBD")}: the server ended with {(int)code}{Module(code, ublk)}");
+            if (!ublk || options.Device != "auto" || code != ExitCode.Unavailable) return null;
+            ublk = false;
+        }
+    }
+
+    private static string Module(ExitCode code, bool ublk) => code != ExitCode.Unavailable ? "" : $"; the modules are {(ublk ? "ublk_drv" : "nbd")} and dm_mod (modprobe)";
+
+    private string[] ServeCommand(BootRow row, bool ublk, string? merge, bool verified)
+    {
+        List<string> words = ["@snapuserd", "serve", "--cow", row.Cow, "--base", row.Base];
+        if (row.Source != null) words.AddRange(["--source", row.Source]);
+        words.AddRange(["--mapper", row.Name, "--control", ControlOf(row)]);
+        if (ublk) words.AddRange(["--device", "ublk", "--name", $"ublkb{UblkNumber()}", "--supervise"]);
+        else words.AddRange(["--device", "nbd"]);
+        if (merge != null)
+        {
+            words.Add(merge);
+            if (verified) words.Add("--no-verify-first");
+        }
+        words.AddRange(["--progress", "never", "--log", "kmsg"]);
+        return [.. words];
+    }
+
+    /// <summary>Its place in the table, so that a boot that comes again finds a device whose server has died; if that is somebody else's, the next.</summary>
+    private string UblkNumber()
+    {
+        int number = _index;
+        while (_ublk.Contains(number) || system.IsUblkTaken(number)) number++;
+        _ublk.Add(number);
+        return number.ToString(CultureInfo.InvariantCulture);
+    }
+
+    /// <summary>Null if it cannot be merged to its end.</summary>
+    private RowResult? MergeNow(BootRow row, RowDevices devices, string warning)
+    {
+        if (warning.Length > 0) log.Write(Priority.Warning, "merge_before", $"{row.Name}: {warning}");
+        if (devices.CowIsFile && MergingMark.Make(row.Cow) is < 0 and int error)
+        {
+            log.Write(Priority.Error, "no_mark", $"{row.Name} cannot be merged: {MergingMark.PathOf(row.Cow)} cannot be made: {Reason.Of(error)}");
+            return null;
+        }
+        ExitCode code = system.Merge(MergeCommand(row));
+        if (code != ExitCode.Done)
+        {
+            log.Write(Priority.Error, "not_merged", $"{row.Name} cannot be merged: the merge ended with {(int)code}");
+            return null;
+        }
+        system.StandOnBase(row, readOnly: false);
+        if (devices.CowIsFile) MergingMark.Remove(row.Cow);
+        return Done(row, "merged", $"{row.Cow} is merged");
+    }
+
+    private static string[] MergeCommand(BootRow row)
+    {
+        List<string> words = ["snapuserd", "merge", "--cow", row.Cow, "--base", row.Base];
+        if (row.Source != null) words.AddRange(["--source", row.Source]);
+        return [.. words];
+    }
+
+    private string ControlOf(BootRow row) => $"{options.ControlFolder}/{row.Name}";
+
+    private RowResult Done(BootRow row, string state, string why)
+    {
+        log.Write(Priority.Notice, "row", $"{row.Path} is {state}: {why}");
+        return new RowResult(row, state, why, ExitCode.Done, []);
+    }
+
+    private RowResult Failed(BootRow row, ExitCode code, string why)
+    {
+        log.Write(Priority.Error, "row_failed", $"{row.Name} cannot be used: {why}");
+        return new RowResult(row, "failed", why, code, []);
+    }
+}

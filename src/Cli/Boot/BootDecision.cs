@@ -1,0 +1,49 @@
+using Snapuserd.Block;
+
+namespace Snapuserd.Cli.Boot;
+
+/// <summary>What a boot does about a row.</summary>
+internal enum BootAction
+{
+    /// <summary>The base itself: there is no update, or all of it is merged.</summary>
+    Plain,
+    /// <summary>The base itself, which is the old image, although there is an update.</summary>
+    Old,
+    /// <summary>The new image, before or while it is merged.</summary>
+    Serve,
+    /// <summary>Merge here and now, then the base.</summary>
+    Merge,
+    /// <summary>Nothing that could be mounted.</summary>
+    Fail,
+}
+
+/// <summary>
+/// What is to be done and why; <paramref name="Code"/> is that of a failure.
+/// <code>
+///   COW            policy      action
+///   absent         any         Plain;  Fail (66) if a mark beside it says that its merge may have begun
+///   blank          any         Plain
+///   merged         any         Plain
+///   corrupt        any         Old if the base is untouched for certain, else Fail (what is wrong with it: 65, 74, 77 …)
+///   untouched      rollback    Old
+///                  before      Merge;  what cannot be merged and is still untouched: Old
+///                  others      Serve;  what cannot be served and is still untouched: Old
+///   begun          rollback    Fail (64)
+///                  before      Merge;  what cannot be merged: Serve; neither: Fail
+///                  others      Serve;  what cannot be served: Merge; neither: Fail
+/// </code>
+/// </summary>
+internal sealed record BootDecision(BootAction Action, string Why, ExitCode Code = ExitCode.Done)
+{
+    internal static BootDecision Of(BootRow row, CowState state, bool isMarked, MergePolicy policy) => state.Kind switch
+    {
+        CowKind.Absent when isMarked => new(BootAction.Fail,
+            $"{row.Cow} is gone, but {MergingMark.PathOf(row.Cow)} says that its merge may have begun, so {row.Base} may be neither the old image nor the new one: bring the COW back, or write an image to the base and remove the mark", ExitCode.InputMissing),
+        CowKind.Absent or CowKind.Blank or CowKind.Merged => new(BootAction.Plain, state.Sentence),
+        CowKind.Corrupt when state.BaseIsUntouched => new(BootAction.Old, $"the update cannot be used, and nothing of it is merged: {state.Sentence}"),
+        CowKind.Corrupt => new(BootAction.Fail, $"{state.Sentence}; whether {row.Base} is the old image cannot be known", state.Code),
+        CowKind.Untouched when policy == MergePolicy.Rollback => new(BootAction.Old, $"snapuserd.merge=rollback, and {state.Sentence}"),
+        CowKind.Begun when policy == MergePolicy.Rollback => new(BootAction.Fail, $"snapuserd.merge=rollback, but {state.Sentence}: there is no way back to the old image", ExitCode.Usage),
+        _ => new(policy == MergePolicy.Before ? BootAction.Merge : BootAction.Serve, state.Sentence),
+    };
+}

@@ -1,0 +1,96 @@
+using System;
+using System.Collections.Generic;
+using System.Text;
+using Snapuserd.Block;
+using Snapuserd.Cli.Control;
+using Snapuserd.Interop;
+
+namespace Snapuserd.Cli.Boot;
+
+/// <summary>`boot`: what an init script calls before it mounts.</summary>
+internal static class BootVerb
+{
+    /// <summary>Seconds to wait for devices unless somebody says otherwise: a slow USB disk, or a RAID that waits for its last member.</summary>
+    internal const int DefaultWait = 30;
+
+    internal const string DefaultCommandLine = "/proc/cmdline";
+
+    /// <summary>The kernel's own limit is 2 KiB on most architectures.</summary>
+    private const int LongestCommandLine = 64 << 10;
+
+    internal static ExitCode Run(Invocation invocation)
+    {
+        Arguments arguments = invocation.Arguments;
+        KernelCommandLine line = KernelCommandLine.Parse(ReadCommandLine(invocation));
+        foreach (string warning in line.Warnings) invocation.Output.Diagnose(warning);
+        if (line.Off)
+        {
+            invocation.Output.Write(Priority.Notice, "off", "snapuserd=off on the kernel's command line: nothing is done");
+            return ExitCode.Done;
+        }
+        List<BootRow> rows = Rows(invocation, line);
+        string folder = arguments.Text("--control-folder") ?? CtlVerb.DefaultFolder;
+        foreach (BootRow row in rows)
+        {
+            if (Encoding.UTF8.GetByteCount($"{folder}/{row.Name}") > UnixAddress.LongestPath)
+                throw BootTable.Wrong(row.Origin, $"the socket {folder}/{row.Name} would have more than {UnixAddress.LongestPath} bytes");
+        }
+        if (rows.Count == 0) invocation.Output.Write(Priority.Notice, "no_rows", "there is no row in any table: nothing is done");
+        bool dryRun = arguments.Has("--dry-run"), json = arguments.Has("--json");
+        BootOptions options = new()
+        {
+            Merge = line.Merge,
+            Device = line.Device,
+            Verify = line.Verify,
+            Wait = line.Wait >= 0 ? line.Wait : (int)arguments.Number("--wait", DefaultWait),
+            ControlFolder = folder,
+            DryRun = dryRun,
+        };
+        using BootSystem system = new(invocation, folder);
+        return new Boot(system, invocation.Output, options).Run(rows, result => Tell(invocation.Output, result, json, dryRun));
+    }
+
+    private static void Tell(Output output, RowResult result, bool json, bool dryRun)
+    {
+        if (json)
+        {
+            JsonLine row = JsonLine.Event("row").Add("name", result.Row.Name).Add("state", result.State).Add("device", result.IsUsable ? result.Row.Path : null).Add("message", result.Why).Add("exit_code", (int)result.Code);
+            if (result.Command.Length > 0) row.Add("command", string.Join(' ', result.Command));
+            output.Result(row.ToString());
+        }
+        else if (dryRun)
+        {
+            output.Result($"{result.Row.Name} {result.State} {(result.IsUsable ? result.Row.Path : "-")}: {result.Why}");
+            if (result.Command.Length > 0) output.Result($"  {string.Join(' ', result.Command)}");
+        }
+        else if (result.IsUsable)
+        {
+            output.Result($"{result.Row.Name} {result.State} {result.Row.Path}");
+        }
+    }
+
+    private static string ReadCommandLine(Invocation invocation)
+    {
+        string? given = invocation.Arguments.Text("--cmdline");
+        byte[]? bytes = SmallFile.Read(given ?? DefaultCommandLine, LongestCommandLine);
+        if (bytes != null) return Encoding.UTF8.GetString(bytes);
+        if (given != null) throw new SnapuserdException(ExitCode.InputMissing, $"{given} does not exist");
+        invocation.Output.Diagnose($"{DefaultCommandLine} is not there, so what the kernel's command line says is not known (is /proc mounted?)");
+        return "";
+    }
+
+    /// <summary>Those of the table, and those of the kernel's command line, which take the place of rows of their name.</summary>
+    private static List<BootRow> Rows(Invocation invocation, KernelCommandLine line)
+    {
+        string? named = line.Table ?? invocation.Arguments.Text("--table");
+        string path = named ?? BootTable.DefaultPath;
+        byte[]? bytes = SmallFile.Read(path, BootTable.MostBytes);
+        // Without a table there may be rows all the same; but one that somebody names is to be there.
+        if (bytes == null && named != null) throw new SnapuserdException(ExitCode.InputMissing, $"the table {path} does not exist");
+        List<BootRow> rows = [];
+        foreach (BootRow row in bytes == null ? [] : BootTable.Parse(path, bytes))
+            if (!line.Rows.Exists(other => other.Name == row.Name)) BootTable.Add(rows, row);
+        foreach (BootRow row in line.Rows) BootTable.Add(rows, row);
+        return rows;
+    }
+}

@@ -1,0 +1,43 @@
+using Snapuserd.Block;
+
+namespace Snapuserd.Cli.Boot;
+
+/// <summary>What a boot does to the system it runs in. The tests have one that only writes it down.</summary>
+internal interface IBootSystem
+{
+    /// <summary>A clock that does not go back, in milliseconds.</summary>
+    long Milliseconds { get; }
+
+    /// <summary>Lets <paramref name="milliseconds"/> pass.</summary>
+    void Pause(int milliseconds);
+
+    /// <summary>The kernel has ublk.</summary>
+    bool HasUblk { get; }
+
+    /// <summary>The folder lies in memory (ramfs, tmpfs): it cannot have kept anything over a boot.</summary>
+    bool IsInMemory(string folder);
+
+    /// <summary>There is a device of that number with a living server, or one that is none of ours.</summary>
+    bool IsUblkTaken(int number);
+
+    /// <summary>A server listens there.</summary>
+    bool Listens(string socket);
+
+    /// <summary>Decodes every payload; throws what is wrong.</summary>
+    void Verify(BootRow row);
+
+    /// <summary>
+    /// Starts a server with these arguments, in a session of its own, and waits until it is ready or has ended. Returns 0 when it is ready, otherwise the code it ended with, or 74 if
+    /// it did neither in time and was killed.
+    /// </summary>
+    ExitCode Serve(string[] arguments);
+
+    /// <summary>Runs `merge` with these arguments to its end, and shows its progress; returns its exit code.</summary>
+    ExitCode Merge(string[] arguments);
+
+    /// <summary>Has /dev/mapper/NAME of <paramref name="row"/> stand on its base.</summary>
+    void StandOnBase(BootRow row, bool readOnly);
+
+    /// <summary>What the COW says of the base is durable, on both.</summary>
+    void Flush(BootRow row);
+}

@@ -1,0 +1,78 @@
+using System;
+using Snapuserd.Block;
+using Snapuserd.Interop;
+
+namespace Snapuserd.Cli.Boot;
+
+/// <summary>
+/// What there is of a row's files. Devices may come late, and so may the file system that the COW lies on: what is not there is waited for. A COW that is not there means "no update" only
+/// where it would be seen if there were one: its folder exists and is not in memory, where a folder is only the place that a file system has yet to be mounted on.
+/// </summary>
+internal sealed class RowDevices
+{
+    private const int PauseMilliseconds = 50;
+
+    private RowDevices(CowState state, bool cowIsFile, bool isMarked) => (State, CowIsFile, IsMarked) = (state, cowIsFile, isMarked);
+
+    /// <summary>The COW's.</summary>
+    internal CowState State { get; }
+
+    /// <summary>The COW is a file, beside which a mark can lie.</summary>
+    internal bool CowIsFile { get; }
+
+    /// <summary>A mark lies there.</summary>
+    internal bool IsMarked { get; }
+
+    /// <summary>Waits until everything of <paramref name="row"/> is there, then looks at it. Exit code 66 when the clock of <paramref name="system"/> shows <paramref name="deadline"/> before that.</summary>
+    internal static RowDevices Find(IBootSystem system, BootRow row, long deadline)
+    {
+        while (true)
+        {
+            string? missing = null;
+            long baseBytes = Length(row.Base, ref missing), sourceBytes = row.Source == null ? baseBytes : Length(row.Source, ref missing);
+            bool isDevice = row.Cow.StartsWith("/dev/", StringComparison.Ordinal);
+            bool there = isDevice ? Length(row.Cow, ref missing) > 0 : IsThere(system, row.Cow, ref missing);
+            if (missing == null)
+            {
+                bool isMarked = !isDevice && MergingMark.IsThere(row.Cow);
+                return new RowDevices(there ? CowState.Read(row.Cow, baseBytes, sourceBytes, row.Source == null) : CowState.Absent, !isDevice, isMarked);
+            }
+            if (system.Milliseconds >= deadline) throw new SnapuserdException(ExitCode.InputMissing, missing);
+            system.Pause(PauseMilliseconds);
+        }
+    }
+
+    /// <summary>Looks again, without waiting.</summary>
+    internal static CowState LookAgain(IBootSystem system, BootRow row) => Find(system, row, long.MinValue).State;
+
+    /// <summary>Bytes of a device or file. One that is not there, or a device that nothing is behind yet, is <paramref name="missing"/>; whatever else is wrong will not pass, and is thrown.</summary>
+    private static long Length(string path, ref string? missing)
+    {
+        try
+        {
+            using BlockDevice device = BlockDevice.Open(path, DeviceAccess.Read);
+            if (device.IsBlockDevice && device.Length == 0) missing ??= $"{path} has no bytes: nothing is behind that device";
+            return device.Length;
+        }
+        catch (SnapuserdException e) when (e.Code == ExitCode.InputMissing)
+        {
+            missing ??= e.Message;
+            return 0;
+        }
+    }
+
+    private static bool IsThere(IBootSystem system, string cow, ref string? missing)
+    {
+        int result = Libc.Statx(Libc.AT_FDCWD, cow, 0, Libc.STATX_BASIC_STATS, out _);
+        if (result == 0) return true;
+        // A link to nothing is something that is not there, and not nothing.
+        bool isLink = Libc.Statx(Libc.AT_FDCWD, cow, Libc.AT_SYMLINK_NOFOLLOW, Libc.STATX_BASIC_STATS, out _) == 0;
+        string folder = cow.LastIndexOf('/') is > 0 and int slash ? cow[..slash] : "/";
+        int fd = Libc.OpenAt(Libc.AT_FDCWD, folder, Libc.O_RDONLY | Libc.O_DIRECTORY | Libc.O_CLOEXEC);
+        if (fd >= 0) _ = Libc.Close(fd);
+        if (isLink || result != -Errno.ENOENT) missing ??= $"{cow} cannot be seen: {Reason.Of(result)}";
+        else if (fd < 0) missing ??= $"{folder}, the folder of the COW, cannot be seen: {Reason.Of(fd)}";
+        else if (system.IsInMemory(folder)) missing ??= $"{cow} is not there, and its folder is in memory: the file system that has the COW is not mounted";
+        return false;
+    }
+}

@@ -1,0 +1,32 @@
+using System;
+using Snapuserd.Block;
+using Snapuserd.Interop;
+
+namespace Snapuserd.Cli.Boot;
+
+/// <summary>Files that are read as a whole: tables, and what /proc shows, which has no length before it is read.</summary>
+internal static class SmallFile
+{
+    /// <summary>The bytes of a file, at most one more than <paramref name="most"/>; null if it does not exist. Exit codes 74 and 77 if it cannot be read.</summary>
+    internal static byte[]? Read(string path, int most)
+    {
+        int fd = Libc.OpenAt(Libc.AT_FDCWD, path, Libc.O_RDONLY | Libc.O_CLOEXEC | Libc.O_NOCTTY);
+        if (fd is -Errno.ENOENT or -Errno.ENOTDIR) return null;
+        if (fd < 0) throw Bad(path, fd);
+        byte[] bytes = new byte[most + 1];
+        int length = 0;
+        nint read;
+        do
+        {
+            read = Libc.Read(fd, bytes.AsSpan(length));
+            if (read > 0) length += (int)read;
+        }
+        while (read == -Errno.EINTR || (read > 0 && length < bytes.Length));
+        _ = Libc.Close(fd);
+        if (read < 0) throw Bad(path, (int)read);
+        return bytes[..length];
+    }
+
+    private static SnapuserdException Bad(string path, int errno) =>
+        new(errno is -Errno.EACCES or -Errno.EPERM ? ExitCode.Permission : ExitCode.InputOutput, $"{path} cannot be read: {Reason.Of(errno)}");
+}
