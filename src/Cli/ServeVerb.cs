@@ -60,7 +60,7 @@ internal static class ServeVerb
         {
             Lines = requests,
             Ticks = [requests, new RateTicks(() => [snapshot])],
-            Report = sentence => invocation.Output.Diagnose($"snapuserd: {sentence}"),
+            Report = sentence => invocation.Output.Write(Priority.Warning, "server", sentence),
         };
         return ControlServer.Start(path, options);
     }

@@ -79,6 +79,9 @@ public sealed class GeneratedDocsTests
         { "inspect ", "folder/ image.img a\\ b.cow" },
         { "inspect -", "--cow --ops --order --raw --json --help" },
         { "inspect --order r", "reverse-merge" },
+        { "ctl p", "pause" },
+        { "ctl --json st", "status stop" },
+        { "ctl --socket im", "image.img" },
         { "nonsense --", "" },
         { "merge --nonsense ", "" },
     };
