@@ -22,25 +22,17 @@ public static unsafe partial class Libc
     /// <summary>Descriptors that arrive are not inherited by programs that this one starts.</summary>
     public const int MSG_CMSG_CLOEXEC = 0x40000000;
 
-    /// <summary>A <see cref="ControlHeader"/> with one descriptor, filled up to the next one as CMSG_SPACE does it.</summary>
-    [StructLayout(LayoutKind.Sequential)]
-    private struct OneDescriptor
-    {
-        public ControlHeader Header;
-        public int Fd;
-        public int Filling;
-    }
+    /// <summary>Bytes of a <see cref="ControlHeader"/> and one descriptor, and as far as the next would begin (CMSG_LEN and CMSG_SPACE).</summary>
+    private const int OneDescriptorLength = 20, OneDescriptorSpace = 24;
 
     /// <summary>sendmsg(2) of one byte together with a descriptor, of which the receiver gets one of its own. Returns 1 or a negative errno.</summary>
     public static nint SendDescriptor(int socket, byte data, int fd, int flags)
     {
-        OneDescriptor control = new()
-        {
-            Header = new ControlHeader { Length = sizeof(ControlHeader) + sizeof(int), Level = SOL_SOCKET, Type = SCM_RIGHTS },
-            Fd = fd,
-        };
+        ulong* control = stackalloc ulong[OneDescriptorSpace / sizeof(ulong)];
+        *(ControlHeader*)control = new ControlHeader { Length = OneDescriptorLength, Level = SOL_SOCKET, Type = SCM_RIGHTS };
+        *(int*)((byte*)control + sizeof(ControlHeader)) = fd;
         IoVector piece = new() { Base = &data, Len = 1 };
-        MessageHeader message = new() { Iov = &piece, IovLength = 1, Control = &control, ControlLength = sizeof(OneDescriptor) };
+        MessageHeader message = new() { Iov = &piece, IovLength = 1, Control = control, ControlLength = OneDescriptorSpace };
         nint done = sendmsg(socket, &message, flags);
         return done < 0 ? -Marshal.GetLastPInvokeError() : done;
     }
@@ -48,14 +40,15 @@ public static unsafe partial class Libc
     /// <summary>recvmsg(2) of one byte and the descriptor that came with it; −1 if none did. Returns the number of bytes, 0 when the peer has closed, or a negative errno.</summary>
     public static nint ReceiveDescriptor(int socket, out byte data, out int fd, int flags)
     {
-        OneDescriptor control = default;
+        ulong* control = stackalloc ulong[OneDescriptorSpace / sizeof(ulong)];
+        ControlHeader* header = (ControlHeader*)control;
         byte received = 0;
         IoVector piece = new() { Base = &received, Len = 1 };
-        MessageHeader message = new() { Iov = &piece, IovLength = 1, Control = &control, ControlLength = sizeof(OneDescriptor) };
+        MessageHeader message = new() { Iov = &piece, IovLength = 1, Control = control, ControlLength = OneDescriptorSpace };
         nint done = recvmsg(socket, &message, flags);
         if (done < 0) done = -Marshal.GetLastPInvokeError();
-        bool one = done > 0 && message.ControlLength >= sizeof(ControlHeader) + sizeof(int) && control.Header is { Level: SOL_SOCKET, Type: SCM_RIGHTS };
-        (data, fd) = (received, one ? control.Fd : -1);
+        bool one = done > 0 && message.ControlLength >= OneDescriptorLength && header->Level == SOL_SOCKET && header->Type == SCM_RIGHTS;
+        (data, fd) = (received, one ? *(int*)(header + 1) : -1);
         return done;
     }
 

@@ -1,0 +1,145 @@
+using System;
+using System.IO;
+using System.Net.Sockets;
+using System.Threading;
+using Snapuserd.Block;
+using Snapuserd.Daemon;
+using Snapuserd.Interop;
+using Snapuserd.Tests.Support;
+using Xunit;
+
+namespace Snapuserd.Tests.Daemon;
+
+/// <summary>The hand-over of the control socket and the property service, each side with a peer that does what it should, and one that does not.</summary>
+public sealed class HandOverTests : IDisposable
+{
+    private readonly TempFolder _folder = new();
+    private readonly WakeUp _wakeUp = new();
+
+    public void Dispose()
+    {
+        _wakeUp.Dispose();
+        _folder.Dispose();
+    }
+
+    [Fact]
+    public void A_socket_goes_from_the_proxy_to_the_daemon_and_serves_there()
+    {
+        string control = _folder["control"], proxyPath = _folder["proxy"];
+        Assert.Equal(-1, SocketHandOver.Take(proxyPath));
+        int socket = Bound(control, Libc.SOCK_STREAM), proxy = Bound(proxyPath, Libc.SOCK_SEQPACKET);
+        // Bound, but nobody listens yet.
+        Assert.Equal(-1, SocketHandOver.Take(proxyPath));
+        using ManualResetEventSlim ready = new();
+        Exception? failure = null;
+        Thread giver = new(() => failure = Record.Exception(() => SocketHandOver.Give(proxy, socket, ready.Set, _wakeUp, () => false)));
+        giver.Start();
+        ready.Wait();
+        int taken = SocketHandOver.Take(proxyPath);
+        giver.Join();
+        Assert.Null(failure);
+        Assert.True(taken >= 0);
+        _ = Libc.Close(socket);
+        Script script = new();
+        using ControlServer server = ControlServer.Adopt(taken, new ControlOptions { Messages = script, AnyPeer = true });
+        using Talker client = new(control);
+        Assert.Equal("got x", client.Ask("x"));
+        _ = Libc.Close(proxy);
+        Assert.Equal(-1, SocketHandOver.Take(proxyPath));
+    }
+
+    [Theory]
+    [InlineData("")]
+    [InlineData("b")]
+    [InlineData("a")]
+    public void A_proxy_believes_no_other_answer_than_the_one_it_waits_for(string answer)
+    {
+        string proxyPath = _folder["proxy"];
+        int socket = Bound(_folder["control"], Libc.SOCK_STREAM), proxy = Bound(proxyPath, Libc.SOCK_SEQPACKET);
+        using ManualResetEventSlim ready = new();
+        Exception? failure = null;
+        Thread giver = new(() => failure = Record.Exception(() => SocketHandOver.Give(proxy, socket, ready.Set, _wakeUp, () => false)));
+        giver.Start();
+        ready.Wait();
+        using (Socket daemon = new(AddressFamily.Unix, SocketType.Seqpacket, ProtocolType.Unspecified))
+        {
+            daemon.Connect(new UnixDomainSocketEndPoint(proxyPath));
+            byte[] mark = new byte[1];
+            Assert.Equal(1, daemon.Receive(mark));
+            Assert.Equal((byte)'a', mark[0]);
+            if (answer.Length > 0) Assert.Equal(1, daemon.Send([(byte)answer[0]]));
+        }
+        giver.Join();
+        if (answer == "a") Assert.Null(failure);
+        else Assert.Equal(ExitCode.InputOutput, Assert.IsType<SnapuserdException>(failure).Code);
+        _ = Libc.Close(socket);
+        _ = Libc.Close(proxy);
+    }
+
+    [Fact]
+    public void A_daemon_takes_no_byte_without_a_socket_and_waits_for_the_next_proxy_if_one_dies()
+    {
+        string path = _folder["proxy"];
+        using Socket proxy = new(AddressFamily.Unix, SocketType.Seqpacket, ProtocolType.Unspecified);
+        proxy.Bind(new UnixDomainSocketEndPoint(path));
+        proxy.Listen(4);
+        int taken = 0;
+        Exception? failure = null;
+        foreach (bool speaks in (bool[])[false, true])
+        {
+            Thread taker = new(() => failure = Record.Exception(() => taken = SocketHandOver.Take(path)));
+            taker.Start();
+            using (Socket daemon = proxy.Accept())
+            {
+                if (speaks) Assert.Equal(1, daemon.Send("a"u8));
+            }
+            taker.Join();
+            if (!speaks) Assert.Equal((-1, null), (taken, failure));
+            else Assert.Equal(ExitCode.InputOutput, Assert.IsType<SnapuserdException>(failure).Code);
+        }
+    }
+
+    [Fact]
+    public void A_proxy_that_is_told_to_stop_stops()
+    {
+        int socket = Bound(_folder["control"], Libc.SOCK_STREAM), proxy = Bound(_folder["proxy"], Libc.SOCK_SEQPACKET);
+        bool ready = false;
+        Assert.Equal(ExitCode.Interrupted, Assert.Throws<SnapuserdException>(() => SocketHandOver.Give(proxy, socket, () => ready = true, _wakeUp, () => true)).Code);
+        Assert.True(ready);
+        _ = Libc.Close(socket);
+        _ = Libc.Close(proxy);
+    }
+
+    [Theory]
+    [InlineData(0u)]
+    [InlineData(24u)]
+    public void A_property_is_set_in_the_words_of_bionic(uint answer)
+    {
+        string path = _folder["property_service"];
+        Assert.Null(PropertyService.Set("snapuserd.ready", "true", path));
+        using Socket service = new(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+        service.Bind(new UnixDomainSocketEndPoint(path));
+        service.Listen(1);
+        string? why = "";
+        Thread setter = new(() => why = PropertyService.Set("snapuserd.ready", "true", path));
+        setter.Start();
+        byte[] message = new byte[4096];
+        using (Socket client = service.Accept())
+        {
+            int length = client.Receive(message);
+            Assert.Equal("\u0001\0\u0002\0\u000f\0\0\0snapuserd.ready\u0004\0\0\0true", System.Text.Encoding.Latin1.GetString(message, 0, length));
+            _ = client.Send(BitConverter.GetBytes(answer));
+        }
+        setter.Join();
+        if (answer == 0) Assert.Null(why);
+        else Assert.Contains("24", why, StringComparison.Ordinal);
+    }
+
+    private static int Bound(string path, int type)
+    {
+        int fd = Libc.Socket(Libc.AF_UNIX, type | Libc.SOCK_CLOEXEC, 0);
+        Assert.True(fd >= 0);
+        Assert.Equal(0, Libc.Bind(fd, path));
+        return fd;
+    }
+}
