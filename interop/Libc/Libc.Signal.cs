@@ -6,6 +6,7 @@ namespace Snapuserd.Interop;
 public static unsafe partial class Libc
 {
     public const int SIGKILL = 9;
+    public const int SIGUSR1 = 10;
     public const int SIGPIPE = 13;
     public const int SIGTERM = 15;
     public const int SIGXFSZ = 25;

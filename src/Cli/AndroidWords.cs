@@ -4,7 +4,7 @@ using System.Collections.Generic;
 namespace Snapuserd.Cli;
 
 /// <summary>
-/// Android's way of calling: no verb, but the flags of its daemon in gflags' spelling (daemon.md §1): one dash or two, `_` for `-`, -name=value or -name value, -name, -noname or -name=false
+/// Android's way of calling: no verb, but the flags of its daemon in gflags' spelling (daemon §1): one dash or two, `_` for `-`, -name=value or -name value, -name, -noname or -name=false
 /// for a flag that is on or off. It becomes the verb `daemon` with the same options.
 /// </summary>
 internal static class AndroidWords

@@ -32,7 +32,7 @@ internal static class DaemonVerb
     /// <summary>Milliseconds between two looks whether a verification is to be stopped.</summary>
     private const int VerifyMilliseconds = 200;
 
-    // Where Android's init waits for the daemon that serves its root; the first folder is there when the metadata is kept in scratch space (daemon.md §4.3).
+    // Where Android's init waits for the daemon that serves its root; the first folder is there when the metadata is kept in scratch space (daemon §4.3).
     private static readonly string[] s_aliveFolders = ["/mnt/scratch_ota_metadata_super/ota", "/metadata/ota"];
 
     internal static ExitCode Run(Invocation invocation)
@@ -47,6 +47,8 @@ internal static class DaemonVerb
         bool forKernel = arguments.Text("--socket-folder") == null;
         if (!forKernel && arguments.Choice("--device") != "nbd") throw new SnapuserdException(ExitCode.Usage, "daemon: --socket-folder takes --device nbd beside it");
         if (forKernel) RootStorage.TakeName();
+        // Android's daemon takes it and does nothing; whoever sends it must not end this one.
+        _ = Libc.IgnoreSignal(Libc.SIGUSR1);
         MergeSlots slots = Slots(arguments);
 
         using var stop = new StopSignals();
@@ -64,7 +66,7 @@ internal static class DaemonVerb
     private static int? Inherited(string name) =>
         int.TryParse(Environment.GetEnvironmentVariable(AndroidWords.SocketVariable + name), NumberStyles.None, CultureInfo.InvariantCulture, out int fd) ? fd : null;
 
-    /// <summary>The proxy of daemon.md §4.4.</summary>
+    /// <summary>The proxy of daemon §4.4.</summary>
     private static ExitCode HandOver(Invocation invocation)
     {
         string name = invocation.Arguments.Text("--socket") ?? AndroidWords.Socket;
@@ -273,7 +275,7 @@ internal static class DaemonVerb
                 "nbd" when _arguments.Text("--socket-folder") is { } folder =>
                     new NbdServer(view, devices, new NbdOptions { SocketPath = $"{folder}/{name}", ExportName = name, MemoryBytes = memory, Report = report }, wakeUp),
                 "nbd" => new NbdDevice(view, devices, new NbdOptions { MemoryBytes = memory, Report = report }, wakeUp),
-                // One thread where there is a socket: during an installation, memory counts and speed does not (daemon.md §4.2).
+                // One thread where there is a socket: during an installation, memory counts and speed does not (daemon §4.2).
                 _ => new DmUserServer(view, devices, new DmUserOptions { Name = name, Threads = _verifies ? (int)_arguments.Number("--worker-count", 4) : 1, MemoryBytes = memory, Report = report }, wakeUp),
             };
             try
@@ -325,7 +327,7 @@ internal static class DaemonVerb
         {
             SnapshotStatus status = snapshot.Status;
             output.Write(priority, name, string.Create(CultureInfo.InvariantCulture, $"{snapshot.Name}: {what}; {status.OpsDone} of {Units.Count(status.OpsTotal, "op")} in {status.MergeSeconds:0.000} s"),
-                new("ops", status.OpsTotal), new("ops_done", status.OpsDone), new("seconds", status.MergeSeconds));
+                new("ops", status.OpsTotal), new("count", status.OpsDone), new("seconds", status.MergeSeconds));
         }
     }
 }

@@ -4,7 +4,7 @@ using System.Globalization;
 namespace Snapuserd.Daemon;
 
 /// <summary>
-/// The requests of Android's libsnapshot (daemon.md §3): words with commas between them, nothing escaped, a comma at the end without a word behind it. Words behind those that a
+/// The requests of Android's libsnapshot (daemon §3): words with commas between them, nothing escaped, a comma at the end without a word behind it. Words behind those that a
 /// request knows are as wrong as missing ones, except where Android's daemon does not look at them either.
 /// </summary>
 public sealed class AndroidRequests(SnapshotSet set) : IControlRequests

@@ -27,7 +27,7 @@ public sealed class ControlOptions
 
 /// <summary>
 /// Takes requests on a Unix socket: one thread, one poll, and nothing in it that waits for anybody. Two languages: a connection that begins with the line "ctl 1" sends lines and
-/// gets lines, whose first character says what they are (a space or '~' for a part of the answer, '.' for its end, '!' for an exit code and a sentence); any other sends messages as Android's libsnapshot does, one to a packet of at most 512 bytes (daemon.md §2, §3).
+/// gets lines, whose first character says what they are (a space or '~' for a part of the answer, '.' for its end, '!' for an exit code and a sentence); any other sends messages as Android's libsnapshot does, one to a packet of at most 512 bytes (daemon §2, §3).
 /// <code>
 ///   client -- request --> IControlRequests -- ControlReply, at once or later, from any thread --> buffer -- poll --> client
 /// </code>

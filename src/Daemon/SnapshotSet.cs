@@ -37,7 +37,7 @@ public sealed record SnapshotSetOptions
 public readonly record struct SnapshotRequest(string Name, string Cow, string Source, string Base);
 
 /// <summary>
-/// The snapshots of a process, by name, each on a thread of its own (daemon.md §3, §4). Nothing here waits for a snapshot, except what says so: who wants to know how something went
+/// The snapshots of a process, by name, each on a thread of its own (daemon §3, §4). Nothing here waits for a snapshot, except what says so: who wants to know how something went
 /// is called back, mostly on that snapshot's thread.
 /// <code>
 ///   Add -> opening -> open -- Start --> served -> merged, or not -- Delete, or the device is gone --> ended, and forgotten
@@ -45,7 +45,7 @@ public readonly record struct SnapshotRequest(string Name, string Cow, string So
 /// </summary>
 public sealed class SnapshotSet : IDisposable
 {
-    /// <summary>How long Android's client waits for one snapshot's verification (merge.md §17).</summary>
+    /// <summary>How long Android's client waits for one snapshot's verification (daemon §6).</summary>
     private const int VerifyMilliseconds = 10_000;
 
     /// <summary>The engine's protocols and a stack trace; nothing in it is recursive.</summary>
@@ -120,7 +120,7 @@ public sealed class SnapshotSet : IDisposable
     public Snapshot[] Snapshots => Volatile.Read(ref _snapshots);
 
     /// <summary>
-    /// Percent that are merged, on average over those that are served and those that were merged and have left (merge.md §13; a merge that failed does not count as done); 0 for none
+    /// Percent that are merged, on average over those that are served and those that were merged and have left (daemon §5; a merge that failed does not count as done); 0 for none
     /// at all, for which Android's daemon says "nan".
     /// </summary>
     public double MergePercent
@@ -204,7 +204,7 @@ public sealed class SnapshotSet : IDisposable
         }
     }
 
-    /// <summary>How it is, in the words of merge.md §12.</summary>
+    /// <summary>How it is, in the words of daemon §5.</summary>
     public string StatusOf(string name)
     {
         Snapshot? snapshot;
@@ -270,7 +270,7 @@ public sealed class SnapshotSet : IDisposable
         _changed.Signal();
     }
 
-    /// <summary>Tells whether all that stands over the snapshots could be read (merge.md §17): waits for that for ten seconds per snapshot, on a thread of its own.</summary>
+    /// <summary>Tells whether all that stands over the snapshots could be read (daemon §6): waits for that for ten seconds per snapshot, on a thread of its own.</summary>
     public void VerifyUpdate(Action<bool> verified)
     {
         Thread thread = new(() => verified(IsVerified()), StackBytes) { IsBackground = true, Name = "update-verify" };

@@ -5,7 +5,7 @@ using Snapuserd.Interop;
 namespace Snapuserd.Daemon;
 
 /// <summary>
-/// How a daemon that was started before there was an init with sockets gets the socket that init has made since (daemon.md §4.4): a second process, the proxy, inherits it and hands it
+/// How a daemon that was started before there was an init with sockets gets the socket that init has made since (daemon §4.4): a second process, the proxy, inherits it and hands it
 /// over. One byte 'a' with the descriptor, one byte 'a' back.
 /// </summary>
 public static class SocketHandOver

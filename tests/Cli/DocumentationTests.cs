@@ -22,6 +22,7 @@ public sealed class DocumentationTests
     [Theory]
     [InlineData("cow-format", "docs/format.md")]
     [InlineData("design", "docs/design.md")]
+    [InlineData("daemon", "docs/daemon.md")]
     public void Every_section_that_a_comment_cites_exists(string name, string document)
     {
         string text = File.ReadAllText(Path.Combine(Binary.Root, document));

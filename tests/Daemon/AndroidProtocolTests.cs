@@ -10,7 +10,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Daemon;
 
-/// <summary>Every request of Android's client and its answers, byte by byte (daemon.md §3).</summary>
+/// <summary>Every request of Android's client and its answers, byte by byte (daemon §3).</summary>
 public sealed class AndroidProtocolTests
 {
     /// <summary>What does not depend on a snapshot: the message, the answer, and whether the connection stays.</summary>
