@@ -1,6 +1,7 @@
 using System;
 using System.Globalization;
 using Snapuserd.Block;
+using Snapuserd.Cli.Boot;
 using Snapuserd.Cow;
 using Snapuserd.Daemon;
 using Snapuserd.Interop;
@@ -98,6 +99,7 @@ internal static class MergeVerb
     /// <summary>Tells what a merge did.</summary>
     internal static void Tell(Invocation invocation, MergeResult result, string io, double seconds, SnapshotStatus? served = null)
     {
+        MergingMark.Remove(invocation.Arguments.Required("--cow"));
         Summarize(invocation, "merged", result.AlreadyMerged ? $"all {result.OpsTotal} ops were merged already" : "merged", result, seconds, served);
         if (invocation.Arguments.Has("--json"))
         {

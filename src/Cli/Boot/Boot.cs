@@ -112,7 +112,7 @@ internal sealed class Boot(IBootSystem system, ILog log, BootOptions options)
                 return Old(row, decision.Why);
             case BootAction.Merge:
                 if (dryRun) return new RowResult(row, "merged", decision.Why, ExitCode.Done, MergeCommand(row));
-                return MergeNow(row, devices, "") ?? OldIfUntouched(row, "it cannot be merged") ?? Serve(row, devices, decision.Why, mayMerge: false, verified: true)
+                return MergeNow(row, devices, "") ?? OldIfUntouched(row, "it cannot be merged") ?? Serve(row, devices, decision.Why, mayMerge: false, verified: false)
                     ?? Failed(row, ExitCode.InputOutput, $"{decision.Why}, and it can be neither merged nor served");
             default:
                 if (!dryRun && devices.State.Kind == CowKind.Untouched && options.Verify && Verify(row) is { } damage) return Old(row, $"the update cannot be used, and nothing of it is merged: {damage}");

@@ -1,0 +1,112 @@
+using System;
+using System.Collections.Generic;
+using System.Linq;
+using System.Text;
+using Snapuserd.Block;
+using Snapuserd.Cli.Boot;
+using Xunit;
+
+namespace Snapuserd.Tests.Cli.Boot;
+
+/// <summary>The table of a boot: what is a row, and what is said of a line that is none.</summary>
+public sealed class BootTableTests
+{
+    private static List<BootRow> Parse(string text) => BootTable.Parse("table", Encoding.UTF8.GetBytes(text));
+
+    private static string Refusal(ReadOnlySpan<byte> bytes)
+    {
+        byte[] table = bytes.ToArray();
+        SnapuserdException e = Assert.Throws<SnapuserdException>(() => BootTable.Parse("/etc/t", table));
+        Assert.Equal(ExitCode.Usage, e.Code);
+        return e.Message;
+    }
+
+    [Theory]
+    [InlineData("root /data/a.cow /dev/sda2", "root", "/data/a.cow", "/dev/sda2", null, 1)]
+    [InlineData("\troot \t /data/a.cow\t/dev/sda2  ", "root", "/data/a.cow", "/dev/sda2", null, 1)]
+    [InlineData("root /data/a.cow /dev/sda2\r", "root", "/data/a.cow", "/dev/sda2", null, 1)]
+    [InlineData("root /data/a.cow /dev/sda2 # the rest", "root", "/data/a.cow", "/dev/sda2", null, 1)]
+    [InlineData("root /data/a#b.cow /dev/sda2", "root", "/data/a#b.cow", "/dev/sda2", null, 1)]
+    [InlineData("root /data/a.cow /dev/sda2 /dev/sda3", "root", "/data/a.cow", "/dev/sda2", "/dev/sda3", 1)]
+    [InlineData("root /data/a.cow /dev/sda2 - 2", "root", "/data/a.cow", "/dev/sda2", null, 2)]
+    [InlineData("root /data/a.cow /dev/sda2 /dev/sda3 99", "root", "/data/a.cow", "/dev/sda2", "/dev/sda3", 99)]
+    [InlineData("root \"/my data/a \\\"b\\\" \\\\ #c.cow\" \"/dev/sda2\"", "root", "/my data/a \"b\" \\ #c.cow", "/dev/sda2", null, 1)]
+    [InlineData("root PARTLABEL=cow UUID=1234-ab LABEL=src", "root", "/dev/disk/by-partlabel/cow", "/dev/disk/by-uuid/1234-ab", "/dev/disk/by-label/src", 1)]
+    [InlineData("root /data/ä.cow PARTUUID=77", "root", "/data/ä.cow", "/dev/disk/by-partuuid/77", null, 1)]
+    public void A_line_is_a_row(string line, string name, string cow, string basePath, string? source, int phase)
+    {
+        BootRow row = Assert.Single(Parse($"# comment\n\n   # another\n{line}\n"));
+        Assert.Equal(new BootRow(name, cow, basePath, source, phase, "table:4"), row);
+        Assert.Equal(row, Assert.Single(Parse($"# comment\n\n   # another\n{line}")));
+    }
+
+    [Theory]
+    [InlineData("root", "a row has at least three fields, name cow base, and this one has 1")]
+    [InlineData("root /a", "a row has at least three fields, name cow base, and this one has 2")]
+    [InlineData("root /a /b - 1 more", "a row has at most five fields, name cow base source phase, and 'more' is a sixth; a field with blanks in it needs quotes")]
+    [InlineData("\"\" /a /b", "\"\" cannot be the name of a mapped device: it is empty")]
+    [InlineData("ro/ot /a /b", "\"ro/ot\" cannot be the name of a mapped device: only letters, digits and #+-.:=@_ can be in it")]
+    [InlineData("control /a /b", "\"control\" cannot be the name of a mapped device: that is no name for a device")]
+    [InlineData(".hidden /a /b", "name is '.hidden', which begins with a point")]
+    [InlineData("root a.cow /b", "cow is 'a.cow', must be an absolute path, or UUID=, LABEL=, PARTUUID= or PARTLABEL= and what udev knows")]
+    [InlineData("root \"\" /b", "cow is empty")]
+    [InlineData("root /a/ /b", "cow is '/a/'; a path here has no '.', '..' or empty part")]
+    [InlineData("root / /b", "cow is '/'; a path here has no '.', '..' or empty part")]
+    [InlineData("root /x/../a /b", "cow is '/x/../a'; a path here has no '.', '..' or empty part")]
+    [InlineData("root /x/a /b/.", "base is '/b/.'; a path here has no '.', '..' or empty part")]
+    [InlineData("root /x//a /b", "cow is '/x//a'; a path here has no '.', '..' or empty part")]
+    [InlineData("root /a UUID=", "base is 'UUID=', which names nothing")]
+    [InlineData("root /a LABEL=../../sda", "base is 'LABEL=../../sda', which names nothing")]
+    [InlineData("root /a /b 2", "source is '2'; if that is the phase, the source is missing before it: write -")]
+    [InlineData("root /a /b - 0", "phase is '0', must be a number from 1 to 99")]
+    [InlineData("root /a /b - 100", "phase is '100', must be a number from 1 to 99")]
+    [InlineData("root /a /b - -1", "phase is '-1', must be a number from 1 to 99")]
+    [InlineData("root /a /b - two", "phase is 'two', must be a number from 1 to 99")]
+    [InlineData("root /a /a", "/a is the COW and the base")]
+    [InlineData("root /a /b /a", "/a is the COW and the source")]
+    [InlineData("root \"/a /b", "the quote that begins at '/a /b' does not end")]
+    [InlineData("root \"/a\"x /b", "'x' follows the quote that ends '/a': a blank is missing")]
+    [InlineData("root /a\"b /c", "a quote in the middle of '/a\"…': quotes stand around the whole field")]
+    [InlineData("root \"/a\\n\" /c", "a backslash in quotes stands before a quote or another backslash only")]
+    [InlineData("root \"/a\\", "a backslash in quotes stands before a quote or another backslash only")]
+    [InlineData("root /a\u0001 /b", "cow has a control character in it")]
+    [InlineData("root /a\0 /b", "byte 8 of the line is zero, so this is no text")]
+    [InlineData("one /a /b\none /c /d", "the name one is that of /etc/t:2 already")]
+    [InlineData("one /a /b\ntwo /a /d", "the COW /a is that of /etc/t:2 already")]
+    [InlineData("one /a /b\ntwo /c /b", "the base /b is that of /etc/t:2 already")]
+    public void A_line_that_is_none_is_refused_with_its_place(string lines, string sentence)
+    {
+        int line = 2 + lines.Count(c => c == '\n');
+        Assert.Equal($"/etc/t:{line}: {sentence}", Refusal(Encoding.UTF8.GetBytes($"\n{lines}\n")));
+    }
+
+    [Fact]
+    public void Bytes_that_are_no_text_and_tables_without_measure_are_refused()
+    {
+        Assert.Equal("/etc/t:1: the line is not UTF-8", Refusal("root /\xff /b"u8.ToArray().Select(b => b == 0xc3 ? (byte)0xff : b).ToArray()));
+        Assert.Equal("/etc/t: it has more than 65536 bytes, so it is no table", Refusal(new byte[65537]));
+        Assert.Equal($"/etc/t:65: there are more than 64 rows", Refusal(Encoding.UTF8.GetBytes(string.Concat(Enumerable.Range(0, 65).Select(i => $"n{i} /a{i} /b{i}\n")))));
+        Assert.Contains("more than 4095 bytes", Refusal(Encoding.UTF8.GetBytes($"root /{new string('a', 4095)} /b")));
+    }
+
+    [Fact]
+    public void Whatever_the_bytes_there_are_rows_or_a_sentence()
+    {
+        const string alphabet = "root /a b\"\"\\\\#\n\n\t-12UUID=.\r\0\u00e4";
+        Random random = new(7);
+        int rows = 0, refused = 0;
+        for (int i = 0; i < 20_000; i++)
+        {
+            byte[] table = Encoding.UTF8.GetBytes(string.Concat(Enumerable.Range(0, random.Next(40)).Select(_ => alphabet[random.Next(alphabet.Length)])) + (i % 2 == 0 ? " /c /d" : ""));
+            try
+            {
+                rows += BootTable.Parse("t", table).Count;
+            }
+            catch (SnapuserdException e) when (e.Code == ExitCode.Usage && e.Message.StartsWith("t:", StringComparison.Ordinal))
+            {
+                refused++;
+            }
+        }
+        Assert.True(rows > 20 && refused > 1000, $"{rows} rows, {refused} refused");
+    }
+}

@@ -1,0 +1,348 @@
+using System;
+using System.Buffers.Binary;
+using System.Collections.Generic;
+using System.IO;
+using System.Linq;
+using Snapuserd.Block;
+using Snapuserd.Cli.Boot;
+using Snapuserd.Tests.Support;
+using Xunit;
+
+namespace Snapuserd.Tests.Cli.Boot;
+
+/// <summary>A boot over real files and a system that only writes down what it is told.</summary>
+public sealed class BootTests : IDisposable
+{
+    private readonly TempFolder _folder = new();
+    private readonly FakeSystem _system = new();
+    private readonly List<string> _log = [];
+
+    public void Dispose() => _folder.Dispose();
+
+    /// <summary>What a COW may be like when a machine starts.</summary>
+    public enum Given
+    {
+        Absent,
+        Untouched,
+        Begun,
+        Merged,
+        DamagedOps,
+        DamagedOpsBegun,
+        Garbage,
+        NoScratch,
+    }
+
+    private BootRow Row(string name = "root", Given given = Given.Untouched, int phase = 1)
+    {
+        string cow = _folder[name + ".cow"], target = _folder[name + ".img"];
+        byte[] bytes = Golden.Cow(given == Given.NoScratch ? "v2-zstd-noscratch" : "v3-lz4-64k-xor");
+        if (given == Given.Begun) bytes = Golden.HalfCow("half-v3-lz4-64k-xor-M3io_uring");
+        if (given == Given.Merged) BinaryPrimitives.WriteUInt64LittleEndian(bytes.AsSpan(26), (ulong)Golden.Row("v3-lz4-64k-xor").MergeOps);
+        if (given is Given.DamagedOps or Given.DamagedOpsBegun) Array.Fill(bytes, (byte)0xff, (2 << 20) + 78, 20_000);
+        if (given == Given.DamagedOpsBegun) bytes[78] = 1;
+        if (given == Given.Garbage) bytes.AsSpan(0, 100).Fill(7);
+        if (given != Given.Absent) File.WriteAllBytes(cow, bytes);
+        File.WriteAllBytes(target, Golden.Old);
+        return new BootRow(name, cow, target, null, phase, "table:1");
+    }
+
+    private string Mark(BootRow row) => row.Cow + ".merging";
+
+    private (List<RowResult> Rows, ExitCode Code) Boot(BootOptions options, params BootRow[] rows)
+    {
+        List<RowResult> results = [];
+        ExitCode code = new Snapuserd.Cli.Boot.Boot(_system, new ListLog(_log), options).Run([.. rows], results.Add);
+        Assert.Equal(rows.Length, results.Count);
+        return (results, code);
+    }
+
+    private BootOptions Options(MergePolicy policy = MergePolicy.Background) => new() { Merge = policy, ControlFolder = "/run/x" };
+
+    // Given, policy, what serving and merging answer -> state, exit code, and what was done, in order.
+    [Theory]
+    [InlineData(Given.Absent, "all", 0, 0, "plain", 0, "rw")]
+    [InlineData(Given.Merged, "all", 0, 0, "plain", 0, "flush,rw")]
+    [InlineData(Given.Garbage, "all", 0, 0, "failed", 65, "")]
+    [InlineData(Given.DamagedOps, "all", 0, 0, "old", 0, "ro")]
+    [InlineData(Given.DamagedOpsBegun, "all", 0, 0, "failed", 65, "")]
+    [InlineData(Given.Untouched, "background", 0, 0, "served", 0, "verify,serve --merge --no-verify-first")]
+    [InlineData(Given.Untouched, "background", 69, 0, "old", 0, "verify,serve --merge --no-verify-first,serve nbd --merge --no-verify-first,ro")]
+    [InlineData(Given.Untouched, "background", 74, 0, "old", 0, "verify,serve --merge --no-verify-first,ro")]
+    [InlineData(Given.Untouched, "manual", 0, 0, "served", 0, "verify,serve --merge-on-request --no-verify-first")]
+    [InlineData(Given.Untouched, "manual", 76, 0, "old", 0, "verify,serve --merge-on-request --no-verify-first,ro")]
+    [InlineData(Given.Untouched, "before", 0, 0, "merged", 0, "merge,rw")]
+    [InlineData(Given.Untouched, "before", 0, 65, "old", 0, "merge,ro")]
+    [InlineData(Given.Untouched, "rollback", 0, 0, "old", 0, "ro")]
+    [InlineData(Given.Begun, "background", 0, 0, "served", 0, "serve --merge")]
+    [InlineData(Given.Begun, "background", 69, 0, "merged", 0, "serve --merge,serve nbd --merge,merge,rw")]
+    [InlineData(Given.Begun, "background", 69, 74, "failed", 69, "serve --merge,serve nbd --merge,merge")]
+    [InlineData(Given.Begun, "manual", 0, 0, "served", 0, "serve --merge-on-request")]
+    [InlineData(Given.Begun, "before", 0, 0, "merged", 0, "merge,rw")]
+    [InlineData(Given.Begun, "before", 0, 74, "served", 0, "merge,serve --merge-on-request")]
+    [InlineData(Given.Begun, "before", 74, 74, "failed", 74, "merge,serve --merge-on-request")]
+    [InlineData(Given.Begun, "rollback", 0, 0, "failed", 64, "")]
+    [InlineData(Given.NoScratch, "background", 0, 0, "served", 0, "serve --merge")]
+    [InlineData(Given.NoScratch, "background", 64, 64, "failed", 69, "serve --merge,merge")]
+    [InlineData(Given.NoScratch, "rollback", 0, 0, "failed", 64, "")]
+    public void Every_decision_is_the_documented_one(Given given, string policies, int serve, int merge, string state, int code, string done)
+    {
+        foreach (MergePolicy policy in Enum.GetValues<MergePolicy>())
+        {
+            if (policies != "all" && !policy.ToString().Equals(policies, StringComparison.OrdinalIgnoreCase)) continue;
+            _system.Done.Clear();
+            BootRow row = Row(given: given);
+            byte[] before = File.ReadAllBytes(row.Base), cow = given == Given.Absent ? [] : File.ReadAllBytes(row.Cow);
+            File.Delete(Mark(row));
+            (_system.ServeCode, _system.MergeCode) = ((ExitCode)serve, (ExitCode)merge);
+            (List<RowResult> rows, ExitCode exit) = Boot(Options(policy), row);
+            Assert.Equal((state, (ExitCode)code, done), (rows[0].State, exit, string.Join(',', _system.Done)));
+            // What may be merged has a mark from before that on; who merged takes it away.
+            bool mayMerge = done.Contains("merge", StringComparison.Ordinal) && state != "merged";
+            Assert.Equal(mayMerge, File.Exists(Mark(row)));
+            Assert.True(_system.MarkedBeforeMerges);
+            if (given != Given.Absent) Assert.Equal(cow, File.ReadAllBytes(row.Cow));
+            Assert.Equal(before, File.ReadAllBytes(row.Base));
+        }
+    }
+
+    [Fact]
+    public void An_update_with_damaged_payloads_is_not_served_and_the_old_image_is_read_only()
+    {
+        _system.Damage = new SnapuserdException(ExitCode.CowCorrupt, "op 7 does not decode");
+        (List<RowResult> rows, ExitCode code) = Boot(Options(), Row());
+        Assert.Equal(("old", ExitCode.Done, "verify,ro"), (rows[0].State, code, string.Join(',', _system.Done)));
+        Assert.Contains(_log, line => line.StartsWith("Error root is the OLD image: the update cannot be used, and nothing of it is merged: op 7", StringComparison.Ordinal));
+        _system.Done.Clear();
+        Assert.Equal("served", Boot(Options() with { Verify = false }, Row()).Rows[0].State);
+        Assert.Equal("serve --merge", string.Join(',', _system.Done));
+    }
+
+    [Fact]
+    public void A_server_that_began_to_merge_and_died_is_not_followed_by_the_old_image()
+    {
+        BootRow row = Row();
+        _system.ServeCode = ExitCode.InputOutput;
+        // The first thing a merge does to the COW: the state byte becomes 1.
+        _system.OnServe = () =>
+        {
+            byte[] cow = File.ReadAllBytes(row.Cow);
+            cow[78] = 1;
+            File.WriteAllBytes(row.Cow, cow);
+        };
+        _system.MergeCode = ExitCode.InputOutput;
+        (List<RowResult> rows, ExitCode code) = Boot(Options(), row);
+        Assert.Equal(("failed", ExitCode.Unavailable), (rows[0].State, code));
+        Assert.DoesNotContain("ro", _system.Done);
+    }
+
+    [Fact]
+    public void A_cow_that_is_gone_is_an_update_that_never_was_only_without_a_mark()
+    {
+        BootRow row = Row(given: Given.Absent);
+        File.WriteAllText(Mark(row), "");
+        (List<RowResult> rows, ExitCode code) = Boot(Options(), row);
+        Assert.Equal(("failed", ExitCode.InputMissing, ""), (rows[0].State, code, string.Join(',', _system.Done)));
+    }
+
+    [Fact]
+    public void A_mark_beside_a_merged_cow_goes()
+    {
+        BootRow row = Row(given: Given.Merged);
+        File.WriteAllText(Mark(row), "");
+        Assert.Equal("plain", Boot(Options(), row).Rows[0].State);
+        Assert.False(File.Exists(Mark(row)));
+    }
+
+    [Fact]
+    public void A_mark_that_cannot_be_made_leaves_the_row_served_and_unmerged()
+    {
+        BootRow row = Row(given: Given.Begun);
+        Directory.CreateDirectory(Mark(row));
+        Assert.Equal("served", Boot(Options(), row).Rows[0].State);
+        Assert.Equal("serve", string.Join(',', _system.Done));
+        _system.Done.Clear();
+        Assert.Equal("served", Boot(Options(MergePolicy.Before), row).Rows[0].State);
+        Assert.Equal("serve", string.Join(',', _system.Done));
+    }
+
+    [Fact]
+    public void What_comes_late_is_waited_for_and_what_does_not_come_fails_with_66()
+    {
+        BootRow row = Row();
+        string late = row.Base + ".late";
+        File.Move(row.Base, late);
+        _system.OnPause = pauses =>
+        {
+            if (pauses == 7) File.Move(late, row.Base);
+        };
+        Assert.Equal("served", Boot(Options() with { Wait = 30 }, row).Rows[0].State);
+
+        _system.Done.Clear();
+        _system.OnPause = null;
+        BootRow missing = row with { Cow = "/dev/snapuserd-no-such-device" };
+        long began = _system.Milliseconds;
+        (List<RowResult> rows, ExitCode code) = Boot(Options() with { Wait = 30 }, missing, Row("usr", Given.Absent));
+        Assert.Equal((ExitCode.InputMissing, "failed", "plain"), (code, rows[0].State, rows[1].State));
+        Assert.InRange(_system.Milliseconds - began, 30_000, 30_100);
+        Assert.Equal("rw", string.Join(',', _system.Done));
+    }
+
+    [Theory]
+    [InlineData("no folder")]
+    [InlineData("memory")]
+    [InlineData("link")]
+    [InlineData("folder is a file")]
+    public void A_cow_that_could_not_be_seen_is_not_absent(string why)
+    {
+        BootRow row = Row(given: Given.Absent);
+        if (why == "no folder") row = row with { Cow = _folder["none/root.cow"] };
+        if (why == "memory") _system.InMemory = true;
+        if (why == "link") File.CreateSymbolicLink(row.Cow, _folder["nowhere"]);
+        if (why == "folder is a file") row = row with { Cow = row.Base + "/root.cow" };
+        (List<RowResult> rows, ExitCode code) = Boot(Options(), row);
+        Assert.Equal((ExitCode.InputMissing, "failed", ""), (code, rows[0].State, string.Join(',', _system.Done)));
+    }
+
+    [Fact]
+    public void Later_phases_wait_with_their_merges()
+    {
+        (List<RowResult> rows, _) = Boot(Options(), Row("c", phase: 3), Row("a", Given.Absent), Row("b2", phase: 2), Row("b1", phase: 2));
+        Assert.Equal(["a plain", "b2 served", "b1 served", "c served"], rows.Select(one => $"{one.Row.Name} {one.State}"));
+        Assert.Equal(["--merge", "--merge", "--merge-on-request"], rows.Skip(1).Select(one => one.Command.Single(word => word.StartsWith("--merge", StringComparison.Ordinal))));
+    }
+
+    [Fact]
+    public void A_phase_with_a_row_that_failed_or_is_old_holds_later_ones()
+    {
+        foreach (Given given in new[] { Given.Garbage, Given.DamagedOps })
+        {
+            (List<RowResult> rows, _) = Boot(Options(), Row("first", given), Row("second", Given.Begun, phase: 2));
+            Assert.Contains("--merge-on-request", rows[1].Command);
+        }
+    }
+
+    [Fact]
+    public void Each_server_has_a_number_of_its_own_and_leaves_those_of_others_alone()
+    {
+        _system.Taken.Add(1);
+        (List<RowResult> rows, _) = Boot(Options(), Row("a"), Row("b"), Row("c"), Row("d", Given.Absent), Row("e"));
+        Assert.Equal(["ublkb0", "ublkb2", "ublkb3", "ublkb4"], rows.Where(one => one.Command.Length > 0).Select(one => one.Command[Array.IndexOf(one.Command, "--name") + 1]));
+    }
+
+    [Fact]
+    public void A_server_is_told_all_it_needs()
+    {
+        BootRow row = Row() with { Source = _folder["root.img"] };
+        RowResult result = Boot(Options(), row).Rows[0];
+        Assert.Equal(
+            $"@snapuserd serve --cow {row.Cow} --base {row.Base} --source {row.Source} --mapper root --control /run/x/root --device ublk --name ublkb0 --supervise --merge --no-verify-first --progress never --log kmsg",
+            string.Join(' ', result.Command));
+        result = Boot(Options() with { Device = "nbd" }, row).Rows[0];
+        Assert.Equal(
+            $"@snapuserd serve --cow {row.Cow} --base {row.Base} --source {row.Source} --mapper root --control /run/x/root --device nbd --merge --no-verify-first --progress never --log kmsg",
+            string.Join(' ', result.Command));
+        // Without ublk nobody tries it, unless it was asked for.
+        _system.HasUblk = false;
+        Assert.Contains("nbd", Boot(Options(), row).Rows[0].Command);
+        Assert.Contains("ublk", Boot(Options() with { Device = "ublk" }, row).Rows[0].Command);
+    }
+
+    [Fact]
+    public void A_row_that_is_served_already_is_left_alone()
+    {
+        _system.Listening.Add("/run/x/root");
+        Assert.Equal("served", Boot(Options(), Row()).Rows[0].State);
+        Assert.Empty(_system.Done);
+    }
+
+    [Fact]
+    public void A_device_mapper_that_fails_is_the_code_of_the_row()
+    {
+        _system.NoMapper = new SnapuserdException(ExitCode.Unavailable, "no device mapper");
+        (List<RowResult> rows, ExitCode code) = Boot(Options(), Row(given: Given.Absent), Row("b", Given.Garbage));
+        Assert.Equal((ExitCode.Unavailable, "failed", "no device mapper", ExitCode.CowCorrupt), (code, rows[0].State, rows[0].Why, rows[1].Code));
+    }
+
+    [Fact]
+    public void A_dry_run_does_nothing_at_all()
+    {
+        foreach (Given given in Enum.GetValues<Given>())
+            foreach (MergePolicy policy in Enum.GetValues<MergePolicy>())
+            {
+                BootRow row = Row(given: given);
+                _ = Boot(Options(policy) with { DryRun = true }, row);
+                Assert.Empty(_system.Done);
+                Assert.False(File.Exists(Mark(row)));
+            }
+    }
+
+    private sealed class ListLog(List<string> lines) : ILog
+    {
+        public void Write(Priority priority, string name, string sentence, params ReadOnlySpan<LogValue> values) => lines.Add($"{priority} {sentence}");
+    }
+
+    private sealed class FakeSystem : IBootSystem
+    {
+        private int _pauses;
+
+        internal List<string> Done { get; } = [];
+        internal HashSet<int> Taken { get; } = [];
+        internal HashSet<string> Listening { get; } = [];
+        internal ExitCode ServeCode { get; set; }
+        internal ExitCode MergeCode { get; set; }
+        internal SnapuserdException? Damage { get; set; }
+        internal SnapuserdException? NoMapper { get; set; }
+        internal Action? OnServe { get; set; }
+        internal Action<int>? OnPause { get; set; }
+        internal bool InMemory { get; set; }
+        internal bool MarkedBeforeMerges { get; private set; } = true;
+
+        public long Milliseconds { get; private set; } = 1_000_000;
+
+        public bool HasUblk { get; set; } = true;
+
+        public void Pause(int milliseconds)
+        {
+            Milliseconds += milliseconds;
+            OnPause?.Invoke(++_pauses);
+        }
+
+        public bool IsInMemory(string folder) => InMemory;
+
+        public bool IsUblkTaken(int number) => Taken.Contains(number);
+
+        public bool Listens(string socket) => Listening.Contains(socket);
+
+        public void Verify(BootRow row)
+        {
+            Done.Add("verify");
+            if (Damage != null) throw Damage;
+        }
+
+        public ExitCode Serve(string[] arguments)
+        {
+            string? merge = arguments.FirstOrDefault(word => word.StartsWith("--merge", StringComparison.Ordinal));
+            Done.Add(string.Join(' ', new[] { "serve", arguments.Contains("nbd") ? "nbd" : null, merge, arguments.Contains("--no-verify-first") ? "--no-verify-first" : null }.Where(word => word != null)));
+            if (merge != null) CheckMark(arguments);
+            OnServe?.Invoke();
+            return ServeCode;
+        }
+
+        public ExitCode Merge(string[] arguments)
+        {
+            Done.Add("merge");
+            CheckMark(arguments);
+            return MergeCode;
+        }
+
+        public void StandOnBase(BootRow row, bool readOnly)
+        {
+            if (NoMapper != null) throw NoMapper;
+            Done.Add(readOnly ? "ro" : "rw");
+        }
+
+        public void Flush(BootRow row) => Done.Add("flush");
+
+        private void CheckMark(string[] arguments) => MarkedBeforeMerges &= File.Exists(arguments[Array.IndexOf(arguments, "--cow") + 1] + ".merging");
+    }
+}
