@@ -45,6 +45,6 @@ public sealed class AndroidWordsTests
     public void No_word_at_all_is_Androids_if_there_is_a_socket_from_init()
     {
         Assert.Null(AndroidWords.Translate("snapuserd", [], s_daemon, hasSocket: false));
-        Assert.Equal(["daemon", "--socket=snapuserd", "--log=kmsg"], AndroidWords.Translate("snapuserd", [], s_daemon, hasSocket: true));
+        Assert.Equal(["daemon", "--socket=snapuserd", "--log=kmsg"], AndroidWords.Translate("snapuserd", [], s_daemon, hasSocket: true)!);
     }
 }
