@@ -35,7 +35,7 @@ public sealed class LogTests : IDisposable
         // A file does not keep writes apart, and records have no line feed.
         string[] records = Records();
         Assert.Equal(2, records.Length);
-        Assert.Matches(@"^<5>snapuserd\[\d+\]: merge of /cow and /base begins at op 0 of \d+, .* are left$", records[0]);
+        Assert.Matches(@"^<5>snapuserd\[\d+\]: merge of /cow begins at op 0 of \d+, .* are left$", records[0]);
         Assert.Matches(@"^<5>snapuserd\[\d+\]: merged: \d+ ops in all, \d+ blocks and .* written in \d+\.\d\d\d s, resumed 0 times$", records[1]);
     }
 
