@@ -2,6 +2,10 @@
 
 PREFIX ?= /usr/local
 DESTDIR ?=
+# Where initramfs-tools and dracut look for what the administrator adds; packages say /usr/share/initramfs-tools.
+INITRAMFS_TOOLS ?= /etc/initramfs-tools
+DRACUT ?= /usr/lib/dracut
+SYSTEMD ?= /etc/systemd/system
 # `make TFM=net10.0` builds for another framework (README, "Why net9.0").
 TFM ?= net9.0
 export TFM
@@ -55,6 +59,25 @@ install-man: ## man pages to $(DESTDIR)$(PREFIX)/share/man
 
 install-completion: ## completion for bash to $(DESTDIR)$(PREFIX)/share/bash-completion
 	install -D -m 0644 src/Boot/bash-completion/snapuserd $(DESTDIR)$(PREFIX)/share/bash-completion/completions/snapuserd
+
+# The program's place goes into the files that name it. A table that is there already is somebody's.
+placed = sed 's|@SNAPUSERD@|$(PREFIX)/bin/snapuserd|g'
+table = test -e $(DESTDIR)/etc/snapuserd/table || install -D -m 0644 src/Boot/table $(DESTDIR)/etc/snapuserd/table
+
+install-initramfs-tools: install ## and the hook and boot script of initramfs-tools, and an empty table
+	install -d $(DESTDIR)$(INITRAMFS_TOOLS)/hooks $(DESTDIR)$(INITRAMFS_TOOLS)/scripts/local-top
+	$(placed) src/Boot/initramfs-tools/hooks/snapuserd >$(DESTDIR)$(INITRAMFS_TOOLS)/hooks/snapuserd
+	$(placed) src/Boot/initramfs-tools/scripts/local-top/snapuserd >$(DESTDIR)$(INITRAMFS_TOOLS)/scripts/local-top/snapuserd
+	chmod 0755 $(DESTDIR)$(INITRAMFS_TOOLS)/hooks/snapuserd $(DESTDIR)$(INITRAMFS_TOOLS)/scripts/local-top/snapuserd
+	$(table)
+
+install-dracut: install ## and the module of dracut, with the systemd unit, and an empty table
+	install -d $(DESTDIR)$(DRACUT)/modules.d/90snapuserd
+	for file in module-setup.sh snapuserd-boot.sh; do \
+	    $(placed) src/Boot/dracut/90snapuserd/$$file >$(DESTDIR)$(DRACUT)/modules.d/90snapuserd/$$file && \
+	    chmod 0755 $(DESTDIR)$(DRACUT)/modules.d/90snapuserd/$$file || exit 1; done
+	install -m 0644 src/Boot/systemd/snapuserd-boot.service $(DESTDIR)$(DRACUT)/modules.d/90snapuserd/snapuserd-boot.service
+	$(table)
 
 clean: ## remove everything that was built
 	./build.sh clean

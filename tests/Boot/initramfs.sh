@@ -1,0 +1,46 @@
+#!/bin/bash
+# initramfs.sh KERNEL OUT TABLE [HOOK]: makes an initramfs as the README tells a user to: `make install-initramfs-tools`, the table, mkinitramfs. All
+# that happens in an overlay of this machine's file system, in a mount namespace of its own, so that nothing of the machine changes. KERNEL is
+# what fetch-kernel.sh printed.
+set -euo pipefail
+ROOT=$(CDPATH='' cd -- "$(dirname -- "$0")/../.." && pwd)
+if [ "${INSIDE:-}" != yes ]; then
+    # Somebody who is not root is root of a user namespace.
+    user=$([ "$(id -u)" -eq 0 ] || echo --user --map-root-user)
+    # shellcheck disable=SC2086 # two words or none
+    INSIDE=yes exec unshare $user --mount "$0" "$@"
+fi
+kernel=$1
+out=$2
+table=$3
+release=$(basename "$kernel")
+
+layer=$(mktemp -d)
+trap 'umount -R "$layer"; rmdir "$layer"' EXIT
+mount -t tmpfs -o size=512m tmpfs "$layer"
+system=$layer/system
+mkdir "$layer/upper" "$layer/work" "$system"
+mount -t overlay -o "lowerdir=/,upperdir=$layer/upper,workdir=$layer/work" overlay "$system"
+for folder in proc dev; do mount --rbind "/$folder" "$system/$folder"; done
+mkdir -p "$system/lib/modules/$release" "$system/boot" "$system/tmp" "$system/var/tmp"
+mount --bind "$kernel/lib/modules/$release" "$system/lib/modules/$release"
+cp "$kernel/boot/config-$release" "$system/boot/"
+
+# -o: what was built is what is tested.
+make -s -C "$ROOT" -o build install-initramfs-tools DESTDIR="$system" PREFIX=/usr/local
+install -D -m 0644 "$table" "$system/etc/snapuserd/table"
+# Few modules, because a guest without hardware virtualisation is slow, and little compression.
+cat >"$system/etc/initramfs-tools/initramfs.conf" <<CONF
+MODULES=list
+BUSYBOX=y
+KEYMAP=n
+COMPRESS=zstd
+COMPRESSLEVEL=1
+DEVICE=
+NFSROOT=auto
+RUNSIZE=10%
+FSTYPE=ext4
+CONF
+printf '%s\n' virtio_pci virtio_blk ext4 >"$system/etc/initramfs-tools/modules"
+chroot "$system" mkinitramfs -o /boot/initrd.img "$release"
+cp "$system/boot/initrd.img" "$out"
