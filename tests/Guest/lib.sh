@@ -33,15 +33,15 @@ archive() {
     rm -rf "$name.root" "$name.own"
 }
 
-# boot [-a ARCHIVE] [-i INIT] [-l LOG] [-c MS] [-t SECONDS] DRIVE…: boots a guest with ARCHIVE.cpio (default: guest) and returns the status of
-# its /test.sh. A DRIVE is what follows "-drive if=virtio,"; the first is /dev/vda. INIT is the first process (default: /init). The console
-# goes to LOG. With -c, QEMU gets SIGKILL that many milliseconds after the guest's line "CUT": 137, or 0 if it was off by then. 124: no answer
+# boot [-a ARCHIVE] [-i INIT] [-k WORDS] [-l LOG] [-c MS] [-t SECONDS] DRIVE…: boots a guest with ARCHIVE.cpio (default: guest) and returns the
+# status of its /test.sh. A DRIVE is what follows "-drive if=virtio,"; the first is /dev/vda. INIT is the first process (default: /init). WORDS
+# go to the end of the kernel command line. The console goes to LOG. With -c, QEMU gets SIGKILL that many milliseconds after the guest's line "CUT": 137, or 0 if it was off by then. 124: no answer
 # in time; 125: the guest ended without one.
 boot() {
-    local name=guest init=/init log=console cut='' limit=120 drives=() drive option line status='' code=0 OPTIND=1
-    while getopts a:i:l:c:t: option; do
+    local name=guest init=/init words='' log=console cut='' limit=120 drives=() drive option line status='' code=0 OPTIND=1
+    while getopts a:i:k:l:c:t: option; do
         case $option in
-            a) name=$OPTARG ;; i) init=$OPTARG ;; l) log=$OPTARG ;; c) cut=$OPTARG ;; t) limit=$OPTARG ;;
+            a) name=$OPTARG ;; i) init=$OPTARG ;; k) words=$OPTARG ;; l) log=$OPTARG ;; c) cut=$OPTARG ;; t) limit=$OPTARG ;;
             *) fail "boot: unknown option" ;;
         esac
     done
@@ -53,7 +53,7 @@ boot() {
     mkfifo "$log.fifo"
     # With several processors all on one thread: kernels that patch their code while another processor runs it have died of the other way.
     qemu-system-x86_64 -accel "tcg${SMP:+,thread=single}" -cpu max -smp "${SMP:-1}" -m 256 -nodefaults -no-reboot -display none -serial stdio \
-        -kernel "$KERNEL/vmlinux" -initrd "$name.cpio" -append "console=ttyS0 quiet panic=-1 rdinit=$init" \
+        -kernel "$KERNEL/vmlinux" -initrd "$name.cpio" -append "console=ttyS0 quiet panic=-1 rdinit=$init $words" \
         "${drives[@]}" </dev/null >"$log.fifo" 2>&1 &
     local qemu=$! watchdog killer=''
     rm -f "$log.late"
