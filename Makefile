@@ -14,7 +14,7 @@ export TFM
 SECONDS ?= 60
 SEED ?= 1
 
-.PHONY: build help test simulate fuzz guest-test demo lint bench reproducible install install-man install-completion clean
+.PHONY: build help test simulate fuzz guest-test boot-test demo lint bench reproducible install install-man install-completion clean
 .NOTPARALLEL:
 
 build: ## compile build/snapuserd (the default)
@@ -31,6 +31,9 @@ simulate: ## crash merges in every way for SECONDS=60 from SEED=1; the last line
 
 guest-test: build ## tests in a virtual machine with a stock Debian kernel, power cuts included
 	./tests/Guest/run.sh
+
+boot-test: build ## boots through an update in QEMU, with an initramfs that mkinitramfs makes; power cuts, rollback, bad cases
+	./tests/Boot/run.sh
 
 demo: build ## two updates, one created here, each killed half-way and resumed
 	./tests/demo.sh

@@ -75,6 +75,14 @@ missing_guest_packages() {
     command -v zstd >/dev/null || echo zstd
 }
 
+# missing_boot_packages: the same for the tests that boot through an update, with what makes a Debian's initramfs.
+missing_boot_packages() {
+    missing_guest_packages
+    command -v mkinitramfs >/dev/null || echo initramfs-tools-core
+    command -v udevadm >/dev/null || echo udev
+    command -v dmsetup >/dev/null || echo dmsetup
+}
+
 # require FUNCTION: installs what FUNCTION says is missing if it can (root on a Debian), else says how and stops.
 require() {
     packages=$("$1" | tr '\n' ' ')
@@ -143,6 +151,7 @@ usage: ./build.sh [COMMAND]
   deps             check what the build needs; as root on a Debian, install it
   test-deps        the same for the tests
   guest-deps       the same for the tests in a virtual machine
+  boot-deps        the same for those that boot through an update
   test [ARG …]     run the tests against build/snapuserd; ARGs go to `dotnet test`
   docs             bring man page and bash completion up to date with the command line
   format-check     fail unless whitespace and style are as .editorconfig says
@@ -174,6 +183,7 @@ case ${1:-build} in
     deps) deps ;;
     test-deps) deps; require missing_test_packages ;;
     guest-deps) require missing_guest_packages ;;
+    boot-deps) require missing_boot_packages ;;
     test) shift; deps; require missing_test_packages; test_all "$@" ;;
     docs) sdk; SNAPUSERD_WRITE_DOCS=1 dotnet test tests/Cli -c Release -v quiet --nologo --filter FullyQualifiedName~Man_page_and_completion_have ;;
     format-check)

@@ -1,0 +1,39 @@
+# What the scenarios share, on top of ../Guest/lib.sh.
+. "$ROOT/tests/Guest/lib.sh"
+root="root=/dev/mapper/system ro image=$(cat image.sum)"
+# The merge is to take a minute, however fast this machine is, and nothing else is to: bytes per second that are written.
+slow=throttling.bps-write=150000
+
+# disks: fresh overlays of the two disks: base.0 and cow.0.
+disks() {
+    rm -f base.* cow.*
+    fresh old.img raw base.0
+    fresh cow raw cow.0
+}
+
+# start LOG WORDS DRIVE…: boots, and shows what the guest says of it; its status is in $code.
+start() {
+    local log=$1 words=$2
+    shift 2
+    code=0
+    boot ${CUT:+-c "$CUT"} -a "${ARCHIVE:-initramfs}" -l "$log" -t "${LIMIT:-100}" -k "$root $words" "$@" || code=$?
+    grep -aE '^boot: |^snapuserd: |^recovery: ' "$log" | cut -c -220 || true
+    ! grep -aq '^boot: FAILED' "$log" || fail "$log has a failure"
+}
+
+# ended WANTED WHAT
+ended() {
+    [ "$code" -eq "$1" ] || fail "$2: the guest ended with $code instead of $1"
+}
+
+# shows LOG PATTERN WHAT: the log has such a line.
+shows() {
+    grep -aqE -- "$2" "$1" || fail "$3: nothing like '$2' in $1"
+}
+
+# state COW: "N of M", as the disk of a machine that is off says it.
+state() {
+    qemu-img convert -f qcow2 -O raw "$1" "$1.raw"
+    "$SNAPUSERD" inspect "$1.raw" | sed -n 's/^Merge ops: *//p'
+    rm -f "$1.raw"
+}

@@ -1,0 +1,89 @@
+#!/bin/bash
+# run.sh [SCENARIO…]: boots a stock Debian kernel in QEMU through an update, with an initramfs that this machine's own mkinitramfs makes with the hook
+# as it is installed; all scenarios unless some are named. The last line is "N passed, N failed".
+#
+# A scenario is a file NAME.sh beside this one. It sees the variables of ../Guest/lib.sh, and finds old.img and new.img (two states of a root file
+# system), cow (what `create` made of them), and the archives initramfs.cpio, nbd.cpio and recovery.cpio in its folder.
+# SEED says when plugs are pulled; JOBS scenarios run at a time.
+set -euo pipefail
+HERE=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
+ROOT=$(dirname "$(dirname "$HERE")")
+SNAPUSERD=$ROOT/build/snapuserd
+JOBS=${JOBS:-$(nproc)}
+cache=$ROOT/build/guest
+results=$ROOT/build/test-results/Boot
+# The results of an earlier run must not pass for those of this one.
+rm -rf "$results"
+
+"$ROOT/build.sh" boot-deps
+[ -x "$SNAPUSERD" ] || { echo "run.sh: there is no build/snapuserd; run make build" >&2; exit 1; }
+KERNEL=$("$ROOT/tests/Guest/fetch-kernel.sh" "$cache" linux-image-6.12-cloud-amd64)
+# Debian 12's own kernel has no ublk_drv.
+NBD_KERNEL=$("$ROOT/tests/Guest/fetch-kernel.sh" "$cache" linux-image-cloud-amd64)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+trap 'exit 1' INT TERM
+echo "kernels: $(basename "$KERNEL"), $(basename "$NBD_KERNEL")"
+
+if [ $# -eq 0 ]; then
+    # The longest one first.
+    set -- ublk
+    for file in "$HERE"/*.sh; do
+        case $(basename "$file" .sh) in ublk | run | initramfs | images | lib) ;; *) set -- "$@" "$(basename "$file" .sh)" ;; esac
+    done
+fi
+for scenario in "$@"; do
+    [ -e "$HERE/$scenario.sh" ] || { echo "run.sh: there is no scenario $scenario" >&2; exit 1; }
+done
+export ROOT SNAPUSERD KERNEL NBD_KERNEL HERE
+
+mkdir "$work/common"
+(cd "$work/common" && "$HERE/images.sh")
+"$HERE/initramfs.sh" "$KERNEL" "$work/common/initramfs.cpio" "$work/common/table"
+"$HERE/initramfs.sh" "$NBD_KERNEL" "$work/common/nbd.cpio" "$work/common/table"
+INITRAMFS=$work/common/modules.cpio
+export INITRAMFS
+"$ROOT/tests/Guest/initramfs.sh" "$KERNEL" "$INITRAMFS" "$SNAPUSERD" virtio_pci virtio_blk ext4 ublk_drv dm-mod
+echo "the images, the update and the initramfs were made in $SECONDS s"
+
+# scenario NAME: runs one; its output goes to NAME.output, its end to NAME.end.
+scenario() {
+    local began=$SECONDS status=failed
+    mkdir "$work/$1"
+    ln -s "$work/common"/* "$work/$1/"
+    if (cd "$work/$1" && FOLDER=$work/$1 bash "$HERE/$1.sh") >"$work/$1.output" 2>&1; then status=passed; fi
+    rm -rf "${cache:?}/log/boot-$1"
+    mkdir -p "$cache/log/boot-$1"
+    cp "$work/$1.output" "$work/$1"/console* "$cache/log/boot-$1/" 2>/dev/null || true
+    rm -rf "${work:?}/$1"
+    echo "$status $((SECONDS - began))" >"$work/$1.end"
+}
+
+for name in "$@"; do
+    while [ "$(jobs -rp | wc -l)" -ge "$JOBS" ]; do wait -n || true; done
+    scenario "$name" &
+done
+wait
+passed=0
+failed=0
+for name in "$@"; do
+    read -r status seconds <"$work/$name.end"
+    sed 's/^/    /' "$work/$name.output"
+    if [ "$status" = passed ]; then
+        passed=$((passed + 1))
+        echo "passed: $name, $seconds s"
+    else
+        failed=$((failed + 1))
+        for console in "$cache/log/boot-$name"/console*; do
+            echo "$console:"
+            tail -n 25 "$console" || true
+        done
+        echo "FAILED: $name, $seconds s; see build/guest/log/boot-$name"
+    fi
+done
+# In the words of the other test results, so that tests/sum.sh adds them up.
+mkdir -p "$results"
+echo "<Counters total=\"$((passed + failed))\" executed=\"$((passed + failed))\" passed=\"$passed\" failed=\"$failed\" />" >"$results/Boot.trx"
+echo "all of it took $SECONDS s"
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]
