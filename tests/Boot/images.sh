@@ -16,14 +16,14 @@ echo new >new/version
 for number in 2 5; do dd if=/dev/urandom of="new/files/$number" bs=4096 seek=7 count=50 conv=notrunc status=none; done
 mv new/files/3 new/files/moved
 seq 1 150000 >new/files/text
-head -c 3000000 </dev/urandom >new/files/added
+head -c 6000000 </dev/urandom >new/files/added
 for state in old new; do
     (cd "$state" && find bin/busybox bin/snapuserd sbin/init version files -type f -exec sha256sum {} +) >"$state.sum"
     mv "$state.sum" "$state/files.sum"
     mke2fs -q -F -t ext4 -b 4096 -d "$state" "$state.img" 24M >/dev/null
 done
 rm -rf old new
-"$SNAPUSERD" create --source old.img --target new.img --output cow --compression zstd --block-factor 64k --xor --progress never >create.out
+"$SNAPUSERD" create --source old.img --target new.img --output cow --compression zstd --block-factor 4k --xor --progress never >create.out
 # A disk has whole sectors.
 truncate -s %4096 cow
 sha256sum <new.img | cut -d ' ' -f 1 >image.sum

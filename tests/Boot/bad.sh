@@ -1,0 +1,37 @@
+# What must not go wrong: no COW, one that cannot be used, and one that is gone in the midst of its merge.
+. "$HERE/lib.sh"
+disks
+
+# A disk that nothing was ever written to is no update.
+truncate -s 8M zeros
+start console.absent boottest=look "file=base.0,format=qcow2" "file=zeros,format=raw,snapshot=on"
+ended 0 "no update"
+shows console.absent 'system is plain' "the plain device"
+shows console.absent 'up .*: the old image, on vda, 0 servers' "the plain device"
+
+# A payload is damaged, and nothing is merged: the old image, and a message.
+cp --remove-destination "$(readlink -f cow)" damaged
+chmod u+w damaged
+"$SNAPUSERD" inspect damaged --ops | grep -i replace | head -n 3 >ops.out || true
+size=$(stat -c %s damaged)
+dd if=/dev/urandom of=damaged bs=4096 seek=$((size / 4096 * 3 / 4)) count=4 conv=notrunc status=none
+start console.damaged boottest=look "file=base.0,format=qcow2" "file=damaged,format=raw,snapshot=on"
+ended 0 "a damaged update"
+shows console.damaged 'system is old' "the old device"
+shows console.damaged 'up .*: the old image, on vda, 0 servers' "the old device"
+shows console.damaged 'snapuserd: .*OLD image' "a message"
+same base.0 qcow2 old.img || fail "the base has changed"
+
+# Half merged, and then without its COW: no root.
+CUT=0 start console.cut boottest=cut "file=base.0,format=qcow2,$slow" "file=cow.0,format=qcow2"
+ended 137 "the cut"
+count=$(state cow.0)
+echo "the plug was pulled with $count ops merged"
+[ "${count%% *}" -gt 0 ] && [ "${count%% *}" -lt "${count##* }" ] || fail "that is not in the midst of the merge"
+fresh base.0 qcow2 base.1
+start console.gone "boottest=look snapuserd.wait=3" "file=base.1,format=qcow2"
+[ "$code" -eq 125 ] || fail "it booted without its COW: $code"
+shows console.gone 'vdb' "a message that names the COW"
+shows console.gone 'can neither be served nor finished' "the panic"
+! grep -aq 'boot: up' console.gone || fail "it booted without its COW"
+grep -aE 'snapuserd|panic' console.gone | cut -c -200

@@ -1,0 +1,24 @@
+# A merge that lost its power is finished by a recovery ramdisk, with progress on the console; the system boots from the plain device then.
+. "$HERE/lib.sh"
+disks
+CUT=300 start console.cut boottest=cut "file=base.0,format=qcow2,$slow" "file=cow.0,format=qcow2"
+ended 137 "the cut"
+count=$(state cow.0)
+echo "the plug was pulled with $count ops merged"
+[ "${count%% *}" -gt 0 ] && [ "${count%% *}" -lt "${count##* }" ] || fail "that is not in the midst of the merge"
+fresh base.0 qcow2 base.1
+fresh cow.0 qcow2 cow.1
+
+mkdir -p etc/snapuserd
+cp table etc/snapuserd/table
+cp "$ROOT/src/Boot/recovery/finish-updates" .
+echo 'exec sh /finish-updates' >test.sh
+archive recovery finish-updates test.sh etc
+root='' ARCHIVE=recovery start console.recovery '' "file=base.1,format=qcow2,throttling.bps-write=2000000" "file=cow.1,format=qcow2"
+ended 0 "the recovery"
+shows console.recovery '^merge .*[0-9]%' "progress on the console"
+grep -a '^merge ' console.recovery | sed -n '1p;$p'
+shows console.recovery '^recovery: system is the new image' "the end of the recovery"
+same base.1 qcow2 new.img || fail "the base is not the new image"
+start console.plain boottest=plain "file=base.1,format=qcow2" "file=cow.1,format=qcow2"
+ended 0 "the boot behind it"
