@@ -135,8 +135,8 @@ internal sealed class Boot(IBootSystem system, ILog log, BootOptions options)
     /// <summary>Read-only: what is written to an old image makes the update useless, which is there to stay.</summary>
     private RowResult Old(BootRow row, string why)
     {
+        log.Write(options.Merge == MergePolicy.Rollback ? Priority.Notice : Priority.Error, "old", $"{row.Name}: the OLD image is taken: {why}");
         if (!options.DryRun) system.StandOnBase(row, readOnly: true);
-        log.Write(options.Merge == MergePolicy.Rollback ? Priority.Notice : Priority.Error, "old", $"{row.Name} is the OLD image: {why}");
         return Done(row, "old", why);
     }
 

@@ -111,7 +111,7 @@ public sealed class BootTests : IDisposable
         _system.Damage = new SnapuserdException(ExitCode.CowCorrupt, "op 7 does not decode");
         (List<RowResult> rows, ExitCode code) = Boot(Options(), Row());
         Assert.Equal(("old", ExitCode.Done, "verify,ro"), (rows[0].State, code, string.Join(',', _system.Done)));
-        Assert.Contains(_log, line => line.StartsWith("Error root is the OLD image: the update cannot be used, and nothing of it is merged: op 7", StringComparison.Ordinal));
+        Assert.Contains(_log, line => line.StartsWith("Error root: the OLD image is taken: the update cannot be used, and nothing of it is merged: op 7", StringComparison.Ordinal));
         _system.Done.Clear();
         Assert.Equal("served", Boot(Options() with { Verify = false }, Row()).Rows[0].State);
         Assert.Equal("serve --merge", string.Join(',', _system.Done));

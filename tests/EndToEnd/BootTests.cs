@@ -1,0 +1,97 @@
+using System;
+using System.Collections.Generic;
+using System.IO;
+using System.Linq;
+using System.Text.Json;
+using Snapuserd.Tests.Support;
+using Xunit;
+
+namespace Snapuserd.Tests.EndToEnd;
+
+/// <summary>`boot` with the built binary, as far as it goes without a device mapper: what it says it would do, and what it does before it needs one.</summary>
+public sealed class BootTests : IDisposable
+{
+    private readonly TempFolder _folder = new();
+
+    public void Dispose() => _folder.Dispose();
+
+    private void Write(string name, byte[] bytes) => File.WriteAllBytes(_folder[name], bytes);
+
+    private BinaryResult Boot(string table, string line, params string[] more)
+    {
+        File.WriteAllText(_folder["table"], table);
+        File.WriteAllText(_folder["cmdline"], line);
+        return Binary.Run(["boot", "--table", _folder["table"], "--cmdline", _folder["cmdline"], "--control-folder", _folder["run"], "--wait", "0", .. more]);
+    }
+
+    [Fact]
+    public void The_plan_of_a_boot_as_json()
+    {
+        Write("new.cow", Golden.Cow("v3-lz4-64k-xor"));
+        Write("half.cow", Golden.HalfCow("half-v2-gz-xor-F2sync"));
+        Write("bad.cow", Golden.Cow("v2-gz-xor")[..^100]);
+        Write("garbage.cow", new byte[5000]);
+        foreach (string name in new[] { "a", "b", "c", "d", "e", "f" }) Write(name, Golden.Old);
+        string table = string.Concat(
+            new[] { "a new", "b half", "c bad", "d none", "e garbage" }.Select(row => row.Split(' ')).Select(row => $"{row[0]} {_folder[row[1]]}.cow {_folder[row[0]]}\n"));
+        Dictionary<string, byte[]> before = Directory.EnumerateFiles(_folder.Path).ToDictionary(path => path, File.ReadAllBytes);
+        BinaryResult result = Boot(table, $"quiet snapuserd.device=nbd snapuserd.row=f,/dev/snapuserd-none,{_folder["f"]}", "--dry-run", "--json");
+        Assert.Equal(65, result.ExitCode);
+        JsonElement[] rows = result.Output.Split('\n', StringSplitOptions.RemoveEmptyEntries).Select(line => JsonDocument.Parse(line).RootElement).ToArray();
+        Assert.All(rows, row => Assert.Equal("row", row.GetProperty("event").GetString()));
+        Assert.Equal(
+            ["a served 0", "b served 0", "c old 0", "d plain 0", "e failed 65", "f failed 66"],
+            rows.Select(row => $"{row.GetProperty("name").GetString()} {row.GetProperty("state").GetString()} {row.GetProperty("exit_code").GetInt32()}"));
+        Assert.Equal("/dev/mapper/a", rows[0].GetProperty("device").GetString());
+        Assert.Equal(JsonValueKind.Null, rows[4].GetProperty("device").ValueKind);
+        Assert.Contains(" --device nbd --merge", rows[0].GetProperty("command").GetString());
+        foreach ((string path, byte[] bytes) in before) Assert.Equal(bytes, File.ReadAllBytes(path));
+        Assert.DoesNotContain(Directory.EnumerateFiles(_folder.Path), path => path.EndsWith(".merging", StringComparison.Ordinal));
+    }
+
+    [Fact]
+    public void Off_and_an_empty_table_do_nothing_and_nonsense_does_nothing_either()
+    {
+        Assert.Equal((0, "", ""), Boot("root /a /b", "snapuserd=off") is var off ? (off.ExitCode, off.Output, off.Error) : default);
+        Assert.Equal((0, "", ""), Boot("# nothing", "") is var empty ? (empty.ExitCode, empty.Output, empty.Error) : default);
+        BinaryResult wrong = Boot("# one\nroot /a", "");
+        Assert.Equal((64, ""), (wrong.ExitCode, wrong.Output));
+        Assert.Contains($"{_folder["table"]}:2: a row has at least three fields", wrong.Error);
+        Assert.Equal(64, Boot("", "snapuserd.merge=now").ExitCode);
+        File.WriteAllText(_folder["cmdline"], "quiet");
+        Assert.Equal(66, Binary.Run("boot", "--table", _folder["none"], "--cmdline", _folder["cmdline"]).ExitCode);
+        Assert.Equal(66, Binary.Run("boot", "--table", _folder["table"], "--cmdline", _folder["none"]).ExitCode);
+    }
+
+    /// <summary>A base that is a file cannot be mapped, so no server starts; what was begun is merged all the same, and then the mapped device is missing.</summary>
+    [Fact]
+    public void What_cannot_be_served_and_has_begun_is_merged_with_progress_on_standard_error()
+    {
+        Write("half.cow", Golden.HalfCow("half-v3-lz4-64k-xor-M3io_uring"));
+        Write("base", Golden.HalfBase("half-v3-lz4-64k-xor-M3io_uring"));
+        BinaryResult result = Boot($"root {_folder["half.cow"]} {_folder["base"]}", "snapuserd.device=nbd");
+        Assert.True(result.ExitCode is 64 or 69, result.ToString());
+        Assert.Equal("", result.Output);
+        Assert.Contains("root: it cannot be served, so it is merged before it is mounted", result.Error);
+        Assert.Contains("merge 100%", result.Error);
+        Assert.Equal(Golden.New, File.ReadAllBytes(_folder["base"]));
+        Assert.False(File.Exists(_folder["half.cow.merging"]));
+    }
+
+    [Fact]
+    public void A_damaged_payload_leaves_base_and_cow_as_they_are()
+    {
+        byte[] cow = Golden.Cow("v3-lz4-64k-xor");
+        cow.AsSpan(cow.Length - 3000).Fill(0xee);
+        Write("cow", cow);
+        Write("base", Golden.Old);
+        foreach (string policy in new[] { "background", "manual", "before", "rollback" })
+        {
+            BinaryResult result = Boot($"root {_folder["cow"]} {_folder["base"]}", $"snapuserd.device=nbd snapuserd.merge={policy}");
+            Assert.True(result.ExitCode is 64 or 69, result.ToString());
+            if (policy != "rollback") Assert.Contains("root: the OLD image is taken: ", result.Error);
+            Assert.Equal(Golden.Old, File.ReadAllBytes(_folder["base"]));
+            Assert.Equal(cow, File.ReadAllBytes(_folder["cow"]));
+        }
+    }
+}
