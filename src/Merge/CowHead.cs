@@ -130,10 +130,15 @@ internal sealed class CowHead
     /// Start of a run: page 0, and with state 2 the pages of the first <paramref name="entries"/> slots, are written back as they were
     /// read and flushed. A killed predecessor or a failed flush may have left them in the page cache only, where they look written and are
     /// not durable. The slots go first: a claim on the medium without its slots would be believed after a cut.
+    /// <para>
+    /// A merge that <paramref name="begins"/> makes one change, which no engine minds: a state byte of 0 becomes 1. Ops are written to Base before they are counted, so a count of 0 says nothing about Base;
+    /// together with a state byte of 0 it says that nobody has begun, and whoever wants the old image back can have it.
+    /// </para>
     /// </summary>
-    public IEnumerable<TransferGroup> MakeDurable(int entries)
+    public IEnumerable<TransferGroup> MakeDurable(int entries, bool begins)
     {
         Assert(!_durableKnown && !_changed, "what the predecessor left is not written back as it was read");
+        if (begins && Layout.Window > 0 && State == ScratchLayout.NeverUsed) State = ScratchLayout.Invalid;
         const string doing = "writing back the head of";
         if (entries > 0)
         {

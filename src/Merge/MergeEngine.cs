@@ -234,7 +234,7 @@ public sealed class MergeEngine : IDisposable
     private IEnumerable<IPending> Recover(LeftWindow left)
     {
         BeginFlushOfBase();
-        foreach (TransferGroup transfers in _head.MakeDurable(left.IsStale ? 0 : left.Entries))
+        foreach (TransferGroup transfers in _head.MakeDurable(left.IsStale ? 0 : left.Entries, begins: _durable == 0 && _plan.Count > 0))
         {
             yield return transfers;
             // A flush that has failed ends the run; nothing more is flushed then, lest it look durable.

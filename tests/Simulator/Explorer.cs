@@ -104,6 +104,7 @@ public sealed class Explorer : IDisposable
     private bool[] _lands = [];
 
     private World _current = null!;
+    private SimDisk[] _start = [];
     private int _step;
     private int _count;
     private long _changes;
@@ -155,6 +156,7 @@ public sealed class Explorer : IDisposable
     /// <summary>The same from a state that something else has left.</summary>
     public void Explore(SimDisk[] disks, string history)
     {
+        _start = Array.ConvertAll(disks, disk => disk.AfterDeath(_ => true));
         _toDo.Enqueue(new World(disks, 0, 0, new History(null, history, 0)));
         while (_toDo.TryDequeue(out World? world)) Run(world);
     }
@@ -174,6 +176,8 @@ public sealed class Explorer : IDisposable
         try
         {
             if (_count < world.Count) throw new LostDataException($"the crash leaves the count {_count}, where {world.Count} was durable");
+            CheckUntouched(world.Disks[0].Durable, world.Disks[1].Durable, _start[1].Durable);
+            CheckUntouched(world.Disks[0].Cache, world.Disks[1].Cache, _start[1].Cache);
             if (world.Crashes > 0) EveryState?.Invoke(_case, world.Disks);
             int unlike = SimMerge.FirstWrongPage(_case, world.Disks, _arena, _how.Seed);
             if (unlike >= 0) throw new LostDataException($"block {unlike} of the merged image, read without merging, is wrong");
@@ -191,6 +195,14 @@ public sealed class Explorer : IDisposable
         {
             throw new LostDataException($"{_case.Name}: seed {_how.Seed}, grain {_how.Grain}, history: {world.History}: {e.Message}", e);
         }
+    }
+
+    /// <summary>A COW that says that nobody has begun to merge it is believed by whoever wants the old image back.</summary>
+    private static void CheckUntouched(Image cow, Image now, Image old)
+    {
+        if (!SimMerge.SaysUntouched(cow)) return;
+        int changed = now.FirstDifference(old);
+        if (changed >= 0) throw new LostDataException($"count and state byte are 0, as if no merge had begun, but block {changed} of the base is written");
     }
 
     private void Step()

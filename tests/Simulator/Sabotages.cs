@@ -35,6 +35,7 @@ public static class Sabotages
         new("writes-before-the-start-has-flushed", "the first batch is written while the start still makes durable what was left", new SourceEdit(Engine, "bool Write()", "if (!_recovered) return false;", ""), new SourceEdit(Engine, "void CheckRule1(", "if (!_recovered)", "if (_durable < 0)")) { WithoutAssertion = true },
         new("start-flushes-on-after-a-failed-flush", "the start goes on with the COW when the flush of Base has failed", new SourceEdit(Engine, "> Recover(", "CheckFlushOfBase();\n        }", "}")),
         new("start-writes-back-page-0-only", "the start does not write back the slots of a valid window", new SourceEdit(Head, "MakeDurable(", "if (entries > 0)", "if (entries < 0)")),
+        new("start-leaves-no-trace", "the start does not make the state byte 1", new SourceEdit(Head, "MakeDurable(", "if (begins &&", "if (!begins &&")),
         new("start-writes-back-nothing", "the start only flushes", new SourceEdit(Head, "MakeDurable(", "if (entries > 0)", "if (entries < 0)"), new SourceEdit(Head, "MakeDurable(", "WritePage0();", "")),
         new("scratch-unflushed", "a window is claimed before its scratch was flushed", new SourceEdit(Head, "WriteScratch(", "Flush();", "")),
         new("claim-unflushed", "Base is written before the claim of its window was flushed", new SourceEdit(Head, " Commit()", "Flush();", "if (State != 2) Flush();")),

@@ -117,6 +117,15 @@ public static class SimMerge
 
     /// <summary>num_merge_ops as a power cut would leave it.</summary>
     public static int DurableCount(SimDisk cow) => (int)BinaryPrimitives.ReadUInt64LittleEndian(cow.Durable[0].Bytes[CowHeader.MergeCountOffset..]);
+
+    /// <summary>The COW has scratch, and its count and its state byte say that no merge has begun.</summary>
+    public static bool SaysUntouched(Image cow)
+    {
+        ReadOnlySpan<byte> head = cow[0].Bytes;
+        int headerBytes = BinaryPrimitives.ReadUInt16LittleEndian(head[12..]);
+        return BinaryPrimitives.ReadUInt64LittleEndian(head[CowHeader.MergeCountOffset..]) == 0 && head[headerBytes] == ScratchLayout.NeverUsed
+            && new ScratchLayout(headerBytes, BinaryPrimitives.ReadUInt32LittleEndian(head[34..])).Window > 0;
+    }
 }
 
 /// <summary>
