@@ -23,7 +23,8 @@ internal enum BootAction
 ///   COW            policy      action
 ///   absent         any         Plain;  Fail (66) if a mark beside it says that its merge may have begun
 ///   blank          any         Plain
-///   merged         any         Plain
+///   merged         rollback    Fail (64): the old image is gone
+///                  others      Plain
 ///   corrupt        any         Old if the base is untouched for certain, else Fail (what is wrong with it: 65, 74, 77 …)
 ///   untouched      rollback    Old
 ///                  before      Merge;  what cannot be merged and is still untouched: Old
@@ -39,6 +40,7 @@ internal sealed record BootDecision(BootAction Action, string Why, ExitCode Code
     {
         CowKind.Absent when isMarked => new(BootAction.Fail,
             $"{row.Cow} is gone, but {MergingMark.PathOf(row.Cow)} says that its merge may have begun, so {row.Base} may be neither the old image nor the new one: bring the COW back, or write an image to the base and remove the mark", ExitCode.InputMissing),
+        CowKind.Merged when policy == MergePolicy.Rollback => new(BootAction.Fail, $"snapuserd.merge=rollback, but {state.Sentence}: there is no way back to the old image", ExitCode.Usage),
         CowKind.Absent or CowKind.Blank or CowKind.Merged => new(BootAction.Plain, state.Sentence),
         CowKind.Corrupt when state.BaseIsUntouched => new(BootAction.Old, $"the update cannot be used, and nothing of it is merged: {state.Sentence}"),
         CowKind.Corrupt => new(BootAction.Fail, $"{state.Sentence}; whether {row.Base} is the old image cannot be known", state.Code),

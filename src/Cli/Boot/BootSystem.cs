@@ -14,8 +14,8 @@ internal sealed class BootSystem(Invocation invocation, string controlFolder) : 
 {
     private const string UblkControl = "/dev/ublk-control";
 
-    /// <summary>A server reads the COW's ops before it is ready: a million of them are 16 MB, which the slowest card gives in a few seconds.</summary>
-    private const int ReadyMilliseconds = 60_000;
+    /// <summary>A server reads the COW's ops before it is ready: a million of them are 16 MB, which the slowest card gives in a few seconds; a disk that recovers from errors may take minutes, and is given them.</summary>
+    private const int ReadyMilliseconds = 300_000;
 
     private const int LookMilliseconds = 50;
 

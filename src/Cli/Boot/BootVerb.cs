@@ -21,8 +21,10 @@ internal static class BootVerb
     internal static ExitCode Run(Invocation invocation)
     {
         Arguments arguments = invocation.Arguments;
-        KernelCommandLine line = KernelCommandLine.Parse(ReadCommandLine(invocation));
+        string? text = ReadCommandLine(invocation);
+        KernelCommandLine line = KernelCommandLine.Parse(text ?? "");
         foreach (string warning in line.Warnings) invocation.Output.Diagnose(warning);
+        if (line.IsDoubtful) invocation.Output.Diagnose("the kernel's command line has a word that is not understood and none about merging: nothing is merged unless somebody asks for it (ctl merge)");
         if (line.Off)
         {
             invocation.Output.Write(Priority.Notice, "off", "snapuserd=off on the kernel's command line: nothing is done");
@@ -39,7 +41,8 @@ internal static class BootVerb
         bool dryRun = arguments.Has("--dry-run"), json = arguments.Has("--json");
         BootOptions options = new()
         {
-            Merge = line.Merge,
+            // What is not known may be a rollback.
+            Merge = text == null ? MergePolicy.Manual : line.Merge,
             Device = line.Device,
             Verify = line.Verify,
             Wait = line.Wait >= 0 ? line.Wait : (int)arguments.Number("--wait", DefaultWait),
@@ -69,14 +72,14 @@ internal static class BootVerb
         }
     }
 
-    private static string ReadCommandLine(Invocation invocation)
+    private static string? ReadCommandLine(Invocation invocation)
     {
         string? given = invocation.Arguments.Text("--cmdline");
         byte[]? bytes = SmallFile.Read(given ?? DefaultCommandLine, LongestCommandLine);
         if (bytes != null) return Encoding.UTF8.GetString(bytes);
         if (given != null) throw new SnapuserdException(ExitCode.InputMissing, $"{given} does not exist");
-        invocation.Output.Diagnose($"{DefaultCommandLine} is not there, so what the kernel's command line says is not known (is /proc mounted?)");
-        return "";
+        invocation.Output.Diagnose($"{DefaultCommandLine} is not there, so what the kernel's command line says is not known (is /proc mounted?): nothing is merged unless somebody asks for it");
+        return null;
     }
 
     /// <summary>Those of the table, and those of the kernel's command line, which take the place of rows of their name.</summary>

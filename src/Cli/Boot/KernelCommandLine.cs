@@ -26,8 +26,16 @@ internal sealed class KernelCommandLine
 
     /// <summary>snapuserd=off: this boot goes without us.</summary>
     internal bool Off { get; private set; }
-    /// <summary>snapuserd.merge=</summary>
-    internal MergePolicy Merge { get; private set; }
+    /// <summary>
+    /// snapuserd.merge=; unless it is there: in the background, but by hand if there is a word that nobody understands. It may have been a rollback, misspelt, and after a merge there is none.
+    /// </summary>
+    internal MergePolicy Merge => _merge ?? (IsDoubtful ? MergePolicy.Manual : MergePolicy.Background);
+
+    /// <summary>When to merge is not said, and may have been meant to be.</summary>
+    internal bool IsDoubtful => _merge == null && Warnings.Count > 0;
+
+    private MergePolicy? _merge;
+
     /// <summary>snapuserd.device=: "auto", "ublk" or "nbd".</summary>
     internal string Device { get; private set; } = "auto";
     /// <summary>snapuserd.wait= in seconds; −1 if it does not say.</summary>
@@ -96,7 +104,7 @@ internal sealed class KernelCommandLine
         switch (key)
         {
             case "snapuserd.merge":
-                Merge = (MergePolicy)Choose(key, value, "background", "manual", "before", "rollback");
+                _merge = (MergePolicy)Choose(key, value, "background", "manual", "before", "rollback");
                 break;
             case "snapuserd.device":
                 ReadOnlySpan<string> kinds = ["auto", "ublk", "nbd"];

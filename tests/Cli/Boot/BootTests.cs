@@ -61,7 +61,10 @@ public sealed class BootTests : IDisposable
     // Given, policy, what serving and merging answer -> state, exit code, and what was done, in order.
     [Theory]
     [InlineData(Given.Absent, "all", 0, 0, "plain", 0, "rw")]
-    [InlineData(Given.Merged, "all", 0, 0, "plain", 0, "flush,rw")]
+    [InlineData(Given.Merged, "background", 0, 0, "plain", 0, "flush,rw")]
+    [InlineData(Given.Merged, "manual", 0, 0, "plain", 0, "flush,rw")]
+    [InlineData(Given.Merged, "before", 0, 0, "plain", 0, "flush,rw")]
+    [InlineData(Given.Merged, "rollback", 0, 0, "failed", 64, "")]
     [InlineData(Given.Garbage, "all", 0, 0, "failed", 65, "")]
     [InlineData(Given.DamagedOps, "all", 0, 0, "old", 0, "ro")]
     [InlineData(Given.DamagedOpsBegun, "all", 0, 0, "failed", 65, "")]

@@ -116,6 +116,9 @@ public sealed class KernelCommandLineTests
         Assert.True(KernelCommandLine.Parse("snapuserd=off").Off);
         Assert.False(KernelCommandLine.Parse("snapuserd=off snapuserd=on").Off);
         Assert.Equal("the kernel's command line: unknown word 'snapuserd.tabel'; did you mean snapuserd.table?", Assert.Single(KernelCommandLine.Parse("snapuserd.tabel=/x").Warnings));
+        // It may have been a rollback, misspelt; after a merge there is none.
+        Assert.Equal(MergePolicy.Manual, KernelCommandLine.Parse("snapuserd.mrege=rollback").Merge);
+        Assert.Equal(MergePolicy.Background, KernelCommandLine.Parse("snapuserd.mrege=rollback snapuserd.merge=background").Merge);
     }
 
     [Theory]
