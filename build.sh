@@ -81,6 +81,8 @@ missing_boot_packages() {
     command -v mkinitramfs >/dev/null || echo initramfs-tools-core
     command -v udevadm >/dev/null || echo udev
     command -v dmsetup >/dev/null || echo dmsetup
+    command -v dracut >/dev/null || echo dracut-core
+    [ -x /lib/systemd/systemd ] || echo systemd
 }
 
 # require FUNCTION: installs what FUNCTION says is missing if it can (root on a Debian), else says how and stops.

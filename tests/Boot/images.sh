@@ -4,7 +4,9 @@ set -euo pipefail
 RANDOM=12
 
 # Files that stay, that change in place, that move, and that are new. The program is in both: who boots from it can ask `ctl`.
-mkdir -p old/files old/bin old/sbin old/dev old/proc old/sys old/run old/tmp old/root
+mkdir -p old/files old/bin old/sbin old/dev old/proc old/sys old/run old/tmp old/root old/etc
+# systemd takes nothing for a root that has no os-release.
+echo ID=test >old/etc/os-release
 cp "$(command -v busybox)" old/bin/busybox
 for applet in $(busybox --list); do [ -e "old/bin/$applet" ] || ln -s busybox "old/bin/$applet"; done
 cp "$SNAPUSERD" old/bin/snapuserd

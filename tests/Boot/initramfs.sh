@@ -1,7 +1,7 @@
 #!/bin/bash
-# initramfs.sh KERNEL OUT TABLE [HOOK]: makes an initramfs as the README tells a user to: `make install-initramfs-tools`, the table, mkinitramfs. All
-# that happens in an overlay of this machine's file system, in a mount namespace of its own, so that nothing of the machine changes. KERNEL is
-# what fetch-kernel.sh printed.
+# initramfs.sh KERNEL OUT TABLE [dracut|dracut-systemd]: makes an initramfs as the README tells a user to: `make install-initramfs-tools`, the table,
+# mkinitramfs; or the same with dracut. All that happens in an overlay of this machine's file system, in a mount namespace of its own, so that nothing
+# of the machine changes. KERNEL is what fetch-kernel.sh printed.
 set -euo pipefail
 ROOT=$(CDPATH='' cd -- "$(dirname -- "$0")/../.." && pwd)
 if [ "${INSIDE:-}" != yes ]; then
@@ -13,6 +13,7 @@ fi
 kernel=$1
 out=$2
 table=$3
+tool=${4:-initramfs-tools}
 release=$(basename "$kernel")
 
 layer=$(mktemp -d)
@@ -21,16 +22,17 @@ mount -t tmpfs -o size=512m tmpfs "$layer"
 system=$layer/system
 mkdir "$layer/upper" "$layer/work" "$system"
 mount -t overlay -o "lowerdir=/,upperdir=$layer/upper,workdir=$layer/work" overlay "$system"
-for folder in proc dev; do mount --rbind "/$folder" "$system/$folder"; done
+for folder in proc sys dev; do mount --rbind "/$folder" "$system/$folder"; done
 mkdir -p "$system/lib/modules/$release" "$system/boot" "$system/tmp" "$system/var/tmp"
 mount --bind "$kernel/lib/modules/$release" "$system/lib/modules/$release"
 cp "$kernel/boot/config-$release" "$system/boot/"
 
-# -o: what was built is what is tested.
-make -s -C "$ROOT" -o build install-initramfs-tools DESTDIR="$system" PREFIX=/usr/local
+# -o: what was built is what is tested. Few modules, because a guest without hardware virtualisation is slow, and little compression.
+make -s -C "$ROOT" -o build "install-${tool%-systemd}" DESTDIR="$system" PREFIX=/usr/local
 install -D -m 0644 "$table" "$system/etc/snapuserd/table"
-# Few modules, because a guest without hardware virtualisation is slow, and little compression.
-cat >"$system/etc/initramfs-tools/initramfs.conf" <<CONF
+case $tool in
+    initramfs-tools)
+        cat >"$system/etc/initramfs-tools/initramfs.conf" <<CONF
 MODULES=list
 BUSYBOX=y
 KEYMAP=n
@@ -41,6 +43,14 @@ NFSROOT=auto
 RUNSIZE=10%
 FSTYPE=ext4
 CONF
-printf '%s\n' virtio_pci virtio_blk ext4 >"$system/etc/initramfs-tools/modules"
-chroot "$system" mkinitramfs -o /boot/initrd.img "$release"
+        printf '%s\n' virtio_pci virtio_blk ext4 >"$system/etc/initramfs-tools/modules"
+        chroot "$system" mkinitramfs -o /boot/initrd.img "$release"
+        ;;
+    dracut*)
+        modules="dash base fs-lib rootfs-block udev-rules shutdown snapuserd"
+        [ "$tool" = dracut ] || modules="$modules systemd systemd-initrd systemd-udevd dracut-systemd"
+        chroot "$system" dracut --quiet --force --no-hostonly --no-hostonly-cmdline --no-early-microcode --compress "zstd -1" -m "$modules" --add-drivers "virtio_pci virtio_blk ext4" \
+            --kver "$release" /boot/initrd.img
+        ;;
+esac
 cp "$system/boot/initrd.img" "$out"

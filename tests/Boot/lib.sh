@@ -1,8 +1,10 @@
 # What the scenarios share, on top of ../Guest/lib.sh.
 . "$ROOT/tests/Guest/lib.sh"
 root="root=/dev/mapper/system ro image=$(cat image.sum)"
-# The merge is to take a minute, however fast this machine is, and nothing else is to: bytes per second that are written.
-slow=throttling.bps-write=150000
+# The merge is to outlive the boot, however slow this machine is, and nothing else is to be slow: bytes per second that are written.
+slow=throttling.bps-write=60000
+# A merge on request, at a pace that leaves time to cut it.
+on_request="boottest=cut rate=200k snapuserd.merge=manual"
 
 # disks: fresh overlays of the two disks: base.0 and cow.0.
 disks() {
@@ -16,7 +18,7 @@ start() {
     local log=$1 words=$2
     shift 2
     code=0
-    boot ${CUT:+-c "$CUT"} -i "${INIT:-/init}" -a "${ARCHIVE:-initramfs}" -l "$log" -t "${LIMIT:-200}" -k "$root $words" "$@" || code=$?
+    boot ${CUT:+-c "$CUT"} -i "${INIT:-/init}" -a "${ARCHIVE:-initramfs}" -l "$log" -t "${LIMIT:-300}" -k "$root $words" "$@" || code=$?
     grep -aE '^boot: |^snapuserd: |^recovery: ' "$log" | cut -c -220 || true
     ! grep -aq '^boot: FAILED' "$log" || fail "$log has a failure"
 }
@@ -36,4 +38,12 @@ state() {
     qemu-img convert -f qcow2 -O raw "$1" "$1.raw"
     "$SNAPUSERD" inspect "$1.raw" | sed -n 's/^Merge ops: *//p'
     rm -f "$1.raw"
+}
+
+# midway COW: its merge is neither done nor to be begun.
+midway() {
+    local count
+    count=$(state "$1")
+    echo "$1: $count ops merged"
+    [ "${count%% *}" -gt 0 ] && [ "${count%% *}" -lt "${count##* }" ]
 }

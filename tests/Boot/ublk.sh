@@ -10,12 +10,12 @@ for cut in 0 1 2 3 4; do
     if [ "$cut" -eq 0 ]; then
         start "console.$cut" boottest=cut "file=base.$cut,format=qcow2,$slow" "file=cow.$cut,format=qcow2"
     else
-        start "console.$cut" "boottest=cut rate=400k snapuserd.merge=manual" "file=base.$cut,format=qcow2" "file=cow.$cut,format=qcow2"
+        start "console.$cut" "$on_request" "file=base.$cut,format=qcow2" "file=cow.$cut,format=qcow2"
     fi
     ended 137 "cut $cut"
     shows "console.$cut" 'up .*: the new image, on ublkb0' "the root of boot $cut"
     count=$(state "cow.$cut")
-    echo "cut $cut: plug pulled $CUT ms behind a checkpoint: $count ops merged"
+    echo "cut $cut: plug pulled $CUT ms behind $([ "$cut" -eq 0 ] && echo "the boot" || echo "a checkpoint"): $count ops merged"
     [ "${count%% *}" -le 0 ] || [ "${count%% *}" -ge "${count##* }" ] || middle=$((middle + 1))
     fresh "base.$cut" qcow2 "base.$((cut + 1))"
     fresh "cow.$cut" qcow2 "cow.$((cut + 1))"

@@ -2,13 +2,13 @@
 # Module of dracut: puts snapuserd, its table and the modules it may need into the initramfs. It comes with every initramfs once it is installed.
 
 check() {
-    [ -x @SNAPUSERD@ ] || return 1
+    require_binaries @SNAPUSERD@ dmsetup || return 1
     return 0
 }
 
 depends() {
-    # For the rules that make /dev/disk/by-…, which the table may name.
-    echo udev-rules
+    # For the rules that make /dev/disk/by-…, which the table may name, and those of device mapper: systemd waits for a device that udev calls /dev/mapper/NAME.
+    echo udev-rules dm
 }
 
 installkernel() {
