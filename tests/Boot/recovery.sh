@@ -14,8 +14,8 @@ echo 'exec sh /finish-updates' >test.sh
 archive recovery finish-updates test.sh etc
 root='' ARCHIVE=recovery start console.recovery '' "file=base.1,format=qcow2,throttling.bps-write=2000000" "file=cow.1,format=qcow2"
 ended 0 "the recovery"
-shows console.recovery '^merge .*[0-9]%' "progress on the console"
-grep -a '^merge ' console.recovery | sed -n '1p;$p'
+shows console.recovery 'merge +[0-9]+% ' "progress on the console"
+tr '\r' '\n' <console.recovery | grep -a '^merge ' | sed -n '1p' || true
 shows console.recovery '^recovery: system is the new image' "the end of the recovery"
 same base.1 qcow2 new.img || fail "the base is not the new image"
 start console.plain boottest=plain "file=base.1,format=qcow2" "file=cow.1,format=qcow2"
