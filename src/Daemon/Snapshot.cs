@@ -393,6 +393,8 @@ public sealed class Snapshot : IDisposable, IMergeObserver
         try
         {
             BlockDevice target = Devices.Devices[1];
+            // Behind switch_root a process of the ramdisk is left with an empty root, and the system's lies on top of it. Where nothing does, this changes nothing.
+            _ = Libc.ChRoot("/..");
             // Whoever writes to the base from now on must not find those writes undone because a count was lower on the disk than in a page cache.
             foreach (BlockDevice device in (ReadOnlySpan<BlockDevice>)[target, Devices.Devices[0]])
             {
