@@ -14,7 +14,7 @@ export TFM
 SECONDS ?= 60
 SEED ?= 1
 
-.PHONY: build help test simulate fuzz guest-test boot-test demo lint bench reproducible install install-man install-completion clean
+.PHONY: build help test simulate fuzz guest-test boot-test demo lint bench reproducible install install-man install-completion install-initramfs-tools install-dracut install-systemd install-examples clean
 .NOTPARALLEL:
 
 build: ## compile build/snapuserd (the default)
@@ -74,13 +74,22 @@ install-initramfs-tools: install ## and the hook and boot script of initramfs-to
 	chmod 0755 $(DESTDIR)$(INITRAMFS_TOOLS)/hooks/snapuserd $(DESTDIR)$(INITRAMFS_TOOLS)/scripts/local-top/snapuserd
 	$(table)
 
-install-dracut: install ## and the module of dracut, with the systemd unit, and an empty table
+install-dracut: install ## and the module of dracut, with its systemd unit, and an empty table
 	install -d $(DESTDIR)$(DRACUT)/modules.d/90snapuserd
-	for file in module-setup.sh snapuserd-boot.sh; do \
-	    $(placed) src/Boot/dracut/90snapuserd/$$file >$(DESTDIR)$(DRACUT)/modules.d/90snapuserd/$$file && \
-	    chmod 0755 $(DESTDIR)$(DRACUT)/modules.d/90snapuserd/$$file || exit 1; done
-	install -m 0644 src/Boot/systemd/snapuserd-boot.service $(DESTDIR)$(DRACUT)/modules.d/90snapuserd/snapuserd-boot.service
+	cp -f src/Boot/dracut/90snapuserd/* src/Boot/systemd/snapuserd-boot.service $(DESTDIR)$(DRACUT)/modules.d/90snapuserd/
+	$(placed) src/Boot/dracut/90snapuserd/module-setup.sh >$(DESTDIR)$(DRACUT)/modules.d/90snapuserd/module-setup.sh
 	$(table)
+
+install-systemd: install ## and the unit that begins to merge when the new system has proved to work
+	install -d $(DESTDIR)$(SYSTEMD)
+	$(placed) src/Boot/systemd/snapuserd-merge.service >$(DESTDIR)$(SYSTEMD)/snapuserd-merge.service
+
+install-examples: ## a busybox init, a recovery ramdisk's script, Android's .rc, the initrd unit, to $(DESTDIR)$(PREFIX)/share/doc/snapuserd
+	install -D -m 0755 src/Boot/busybox/init $(DESTDIR)$(PREFIX)/share/doc/snapuserd/busybox/init
+	install -D -m 0755 src/Boot/recovery/finish-updates $(DESTDIR)$(PREFIX)/share/doc/snapuserd/recovery/finish-updates
+	install -D -m 0644 src/Boot/android/snapuserd.rc $(DESTDIR)$(PREFIX)/share/doc/snapuserd/android/snapuserd.rc
+	install -D -m 0644 src/Boot/systemd/snapuserd-boot.service $(DESTDIR)$(PREFIX)/share/doc/snapuserd/systemd/snapuserd-boot.service
+	install -D -m 0644 src/Boot/table $(DESTDIR)$(PREFIX)/share/doc/snapuserd/table
 
 clean: ## remove everything that was built
 	./build.sh clean

@@ -1,34 +1,55 @@
 #!/bin/bash
-# Module of dracut: puts snapuserd, its table and the modules it may need into the initramfs. It comes with every initramfs once it is installed.
+# Module of dracut: puts snapuserd, its table and the modules it may need into the initramfs, and has `snapuserd boot` called before the root file
+# system is looked for: by snapuserd-boot.service where the initramfs has systemd, else by hooks.
+#
+#   make install-dracut [DRACUT=/usr/lib/dracut]     then `dracut --force`; the kernel command line says root=/dev/mapper/NAME
+#
+# shellcheck disable=SC2154 # dracut's variables
+#
+# `make install-dracut` writes the path of the program here.
+snapuserd=@SNAPUSERD@
 
+# called by dracut
 check() {
-    require_binaries @SNAPUSERD@ dmsetup || return 1
+    require_binaries "$snapuserd" || return 1
     return 0
 }
 
+# called by dracut
 depends() {
-    # For the rules that make /dev/disk/by-…, which the table may name, and those of device mapper: systemd waits for a device that udev calls /dev/mapper/NAME.
-    echo udev-rules dm
+    # For the rules that make /dev/disk/by-…, which the table may name. Not dm: it insists on dmsetup, and what is needed of its rules is below.
+    echo udev-rules rootfs-block
 }
 
+# called by dracut
 installkernel() {
-    instmods ublk_drv nbd dm-mod loop
+    # Whatever this machine has loaded just now.
+    hostonly='' instmods dm_mod ublk_drv nbd loop
 }
 
+# called by dracut
 install() {
-    inst @SNAPUSERD@ /usr/bin/snapuserd
-    if [ -e /etc/snapuserd/table ]; then
+    inst_binary "$snapuserd" /usr/bin/snapuserd
+    inst_multiple modprobe cat
+    inst_script "$moddir/snapuserd-drivers.sh" /usr/lib/snapuserd/drivers
+    if [[ -e $dracutsysrootdir/etc/snapuserd/table ]]; then
         inst_simple /etc/snapuserd/table
     else
-        dwarn "snapuserd: there is no /etc/snapuserd/table; only what the kernel command line names will be served"
+        dwarning "snapuserd: there is no /etc/snapuserd/table; only what the kernel command line names will be served"
     fi
-    if dracut_module_included systemd; then
+    inst_rules "$moddir/91-snapuserd.rules"
+
+    if dracut_module_included "systemd"; then
         inst_simple "$moddir/snapuserd-boot.service" "$systemdsystemunitdir/snapuserd-boot.service"
-        $SYSTEMCTL -q --root "$initdir" enable snapuserd-boot.service
+        # Nothing is mounted unless it has ended well: the row of the root may be usable when that of /usr is not.
+        local unit
+        for unit in initrd-root-device.target sysroot.mount sysusr-usr.mount; do
+            mkdir -p "$initdir$systemdsystemunitdir/$unit.requires"
+            ln_r "$systemdsystemunitdir/snapuserd-boot.service" "$systemdsystemunitdir/$unit.requires/snapuserd-boot.service"
+        done
     else
-        inst_multiple modprobe
-        inst_hook pre-mount 10 "$moddir/snapuserd-boot.sh"
-        # Nobody waits for a device that this very hook makes.
-        inst_hook initqueue/settled 10 "$moddir/snapuserd-boot.sh"
+        inst_hook initqueue/settled 05 "$moddir/snapuserd-boot.sh"
+        inst_hook initqueue/finished 05 "$moddir/snapuserd-done.sh"
+        dracut_need_initqueue
     fi
 }

@@ -1,13 +1,21 @@
 #!/bin/sh
-# Hook of dracut where there is no systemd in the initramfs: /dev/mapper/NAME for every row of the table, before the root file system is looked for.
-# Sourced; it may be called several times, and `boot` leaves alone who is served.
-[ ! -e /run/snapuserd.booted ] || return 0
-getargbool 1 snapuserd || return 0
-modprobe -q dm-mod
-modprobe -q loop
-modprobe -q ublk_drv || modprobe -q nbd
-if snapuserd boot; then
-    : >/run/snapuserd.booted
-else
-    die "snapuserd: an update can neither be served nor finished (see above)"
-fi
+# Hook of dracut without systemd, run once when the first devices are there: /dev/mapper/NAME for every row of the table.
+# shellcheck disable=SC2154 # $job is dracut's: this file, so that it does not run again
+command -v emergency_shell >/dev/null || . /lib/dracut-lib.sh
+
+sh /usr/lib/snapuserd/drivers
+
+# A device that is not what it is to be must not become the root: a shell instead, and another try when that is left.
+until snapuserd_rows=$(snapuserd boot); do
+    emergency_shell -n snapuserd "snapuserd: an update can neither be served nor finished (see above). 'snapuserd boot' tries again, and so does leaving this shell."
+done
+# shellcheck disable=SC2154 # $root is dracut's
+echo "$snapuserd_rows" | while read -r _ state path; do
+    info "snapuserd: $path is $state"
+    # fsck fails to open a device that is read-only.
+    case $state in
+        served | old) [ "block:$path" != "$root" ] || echo rd.skipfsck >/etc/cmdline.d/90-snapuserd.conf ;;
+    esac
+done
+: >/run/snapuserd-boot.done
+rm -f -- "$job"
