@@ -11,7 +11,7 @@ shows console.absent 'up .*: the old image, on vda, 0 servers' "the plain device
 
 # A payload is damaged, and nothing is merged: the old image, and a message. One that is compressed: a COW has no checksums, so raw bytes are right whatever they are.
 cp --remove-destination "$(readlink -f cow)" damaged
-offset=$("$SNAPUSERD" inspect damaged --ops --json | grep '"type":"replace"' | grep '"compression":"zstd"' | head -n 1 | sed 's/.*"data_offset":\([0-9]*\).*/\1/')
+offset=$("$SNAPUSERD" inspect damaged --ops --json | grep '"type":"replace"' | grep '"compression":"zstd"' | sed -n '1s/.*"data_offset":\([0-9]*\).*/\1/p')
 [ -n "$offset" ] || fail "the COW has no compressed payload"
 dd if=/dev/zero of=damaged bs=1 seek="$offset" count=8 conv=notrunc status=none
 ! "$SNAPUSERD" verify --cow damaged >verify.out 2>&1 || fail "that is no damage"
