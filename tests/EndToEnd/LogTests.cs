@@ -24,7 +24,7 @@ public sealed class LogTests : IDisposable
     [RootFact]
     public void The_kernels_log_gets_beginning_and_summary_and_standard_error_nothing()
     {
-        File.Copy(Binary.Path, _folder["snapuserd"]);
+        Binary.CopyTo(_folder["snapuserd"]);
         Directory.CreateDirectory(_folder["dev"]);
         File.WriteAllText(_folder["dev/kmsg"], "");
         BinaryResult result = Binary.RunProgram("chroot", [_folder.Path, "/snapuserd", "merge", "--cow", "/cow", "--base", "/base", "--log", "kmsg"]);
@@ -42,7 +42,7 @@ public sealed class LogTests : IDisposable
     [RootFact]
     public void A_command_line_that_makes_no_sense_is_told_there_as_well()
     {
-        File.Copy(Binary.Path, _folder["snapuserd"]);
+        Binary.CopyTo(_folder["snapuserd"]);
         Directory.CreateDirectory(_folder["dev"]);
         File.WriteAllText(_folder["dev/kmsg"], "");
         BinaryResult result = Binary.RunProgram("chroot", [_folder.Path, "/snapuserd", "merge", "--bsae", "/base", "--log=kmsg"]);
@@ -53,7 +53,7 @@ public sealed class LogTests : IDisposable
     [RootFact]
     public void Without_a_kernels_log_a_sentence_says_so_and_the_merge_goes_on()
     {
-        File.Copy(Binary.Path, _folder["snapuserd"]);
+        Binary.CopyTo(_folder["snapuserd"]);
         BinaryResult result = Binary.RunProgram("chroot", [_folder.Path, "/snapuserd", "merge", "--cow", "/cow", "--base", "/base", "--log", "kmsg"]);
         Assert.True(result.ExitCode == 0, result.ToString());
         Assert.Equal("snapuserd: /dev/kmsg cannot be written, so the log goes to standard error: there is no such file or folder (ENOENT)\n", result.Error);
@@ -63,7 +63,7 @@ public sealed class LogTests : IDisposable
     [RootFact]
     public void A_kernels_log_that_takes_nothing_more_is_left_and_nothing_is_lost()
     {
-        File.Copy(Binary.Path, _folder["snapuserd"]);
+        Binary.CopyTo(_folder["snapuserd"]);
         Directory.CreateDirectory(_folder["dev"]);
         // Of any write it says that no space is left.
         Assert.Equal(0, Binary.RunProgram("mknod", [_folder["dev/kmsg"], "c", "1", "7"]).ExitCode);

@@ -24,7 +24,7 @@ public sealed class SurroundingsTests : IDisposable
     [RootFact]
     public void It_merges_in_an_otherwise_empty_root_without_dev_proc_and_sys()
     {
-        File.Copy(Binary.Path, _folder["snapuserd"]);
+        Binary.CopyTo(_folder["snapuserd"]);
         BinaryResult version = Binary.RunProgram("chroot", [_folder.Path, "/snapuserd", "--version"]);
         Assert.Equal((0, ""), (version.ExitCode, version.Error));
 
@@ -40,7 +40,7 @@ public sealed class SurroundingsTests : IDisposable
     {
         // Without a /dev/null something else has to keep the numbers 0 to 2 from the devices. chroot itself wants its streams, so a shell
         // inside closes them; a static one is not everywhere, hence the program's own: the streams are closed before chroot is run.
-        File.Copy(Binary.Path, _folder["snapuserd"]);
+        Binary.CopyTo(_folder["snapuserd"]);
         BinaryResult result = Binary.RunProgram("/bin/sh",
             ["-c", "exec chroot \"$0\" /snapuserd merge --cow /cow --base /base <&- >&- 2>&-", _folder.Path]);
         Assert.True(result.ExitCode == 0, result.ToString());

@@ -44,6 +44,15 @@ public static class Binary
     /// <summary>Starts the program without waiting for it; both streams are redirected and must be read.</summary>
     public static Process Start(params string[] arguments) => StartProgram(Path, arguments);
 
+    /// <summary>
+    /// Copies the binary, by another process: this one forks on other threads meanwhile, and a child that holds the descriptor of a file being written for a moment makes its execution fail (ETXTBSY).
+    /// </summary>
+    public static void CopyTo(string path)
+    {
+        BinaryResult copied = RunProgram("cp", [Path, path]);
+        if (copied.ExitCode != 0) throw new IOException(copied.ToString());
+    }
+
     /// <summary>Runs any program to its end.</summary>
     public static BinaryResult RunProgram(string program, IEnumerable<string> arguments, IReadOnlyDictionary<string, string>? environment = null)
     {
