@@ -30,6 +30,6 @@ fresh base.0 qcow2 base.1
 start console.gone "boottest=look snapuserd.wait=3" "file=base.1,format=qcow2"
 [ "$code" -eq 125 ] || fail "it booted without its COW: $code"
 shows console.gone 'vdb' "a message that names the COW"
-shows console.gone 'can neither be served nor finished' "the panic"
+shows console.gone 'a device of the table cannot be used' "the panic"
 ! grep -aq 'boot: up' console.gone || fail "it booted without its COW"
 grep -aE 'snapuserd|panic' console.gone | cut -c -200

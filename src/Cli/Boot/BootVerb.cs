@@ -37,8 +37,9 @@ internal static class BootVerb
             if (Encoding.UTF8.GetByteCount($"{folder}/{row.Name}") > UnixAddress.LongestPath)
                 throw BootTable.Wrong(row.Origin, $"the socket {folder}/{row.Name} would have more than {UnixAddress.LongestPath} bytes");
         }
-        if (rows.Count == 0) invocation.Output.Write(Priority.Notice, "no_rows", "there is no row in any table: nothing is done");
         bool dryRun = arguments.Has("--dry-run"), json = arguments.Has("--json");
+        // An initramfs without a table is nothing to talk about; whoever asks what would be done wants to hear of it.
+        if (rows.Count == 0) invocation.Output.Write(dryRun ? Priority.Warning : Priority.Notice, "no_rows", "there is no row in any table: nothing is done");
         BootOptions options = new()
         {
             // What is not known may be a rollback.

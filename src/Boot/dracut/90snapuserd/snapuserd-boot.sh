@@ -7,7 +7,7 @@ sh /usr/lib/snapuserd/drivers
 
 # A device that is not what it is to be must not become the root: a shell instead, and another try when that is left.
 until snapuserd_rows=$(snapuserd boot); do
-    emergency_shell -n snapuserd "snapuserd: an update can neither be served nor finished (see above). 'snapuserd boot' tries again, and so does leaving this shell."
+    emergency_shell -n snapuserd "snapuserd: a device of the table cannot be used; the reason is above. 'snapuserd boot' tries again, and so does leaving this shell."
 done
 # shellcheck disable=SC2154 # $root is dracut's
 echo "$snapuserd_rows" | while read -r _ state path; do
