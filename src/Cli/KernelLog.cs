@@ -58,7 +58,7 @@ internal sealed class KernelLog
         int done = 0;
         for (int part = 0; part < MostParts; part++)
         {
-            int room = MostBytes - head, length = text.Length - done;
+            int room = MostBytes - head - 1, length = text.Length - done;
             if (length > room)
             {
                 length = room;
@@ -66,7 +66,9 @@ internal sealed class KernelLog
                 while (length > 0 && (text[done + length] & 0xc0) == 0x80) length--;
             }
             text.AsSpan(done, length).CopyTo(_bytes.AsSpan(head));
-            int error = Send(_bytes.AsSpan(0, head + length));
+            // Without a line feed some kernels keep it back until the next record, which may go on with the line.
+            _bytes[head + length] = (byte)'\n';
+            int error = Send(_bytes.AsSpan(0, head + length + 1));
             if (error < 0) return error;
             done += length;
             if (done == text.Length || !HasRoom(priority)) break;

@@ -23,7 +23,8 @@ internal static class ServeVerb
         using var stop = new StopSignals();
         using var snapshot = new Snapshot(Options(invocation, observer), stop.Flag, stop.WakeUp);
         // Before anything else, so that a path that cannot be had is known before there is a device.
-        using ControlServer? control = Listen(invocation, snapshot);
+        CtlRequests requests = new(() => [snapshot]);
+        using ControlServer? control = Listen(invocation, snapshot, requests);
         snapshot.Open();
         if (snapshot.IsPlain)
         {
@@ -40,6 +41,7 @@ internal static class ServeVerb
         ready.Tell(device, snapshot.Length);
         if (merges) _ = snapshot.RequestMerge();
         ExitCode code = snapshot.Run();
+        requests.EndWatches();
         ready.TellStopping();
         string? trouble = snapshot.Trouble;
         snapshot.StopServing();
@@ -52,10 +54,9 @@ internal static class ServeVerb
         return code;
     }
 
-    private static ControlServer? Listen(Invocation invocation, Snapshot snapshot)
+    private static ControlServer? Listen(Invocation invocation, Snapshot snapshot, CtlRequests requests)
     {
         if (invocation.Arguments.Text("--control") is not { } path) return null;
-        CtlRequests requests = new(() => [snapshot]);
         ControlOptions options = new()
         {
             Lines = requests,
@@ -90,8 +91,10 @@ internal static class ServeVerb
 
         public void Progress(in MergeProgress progress) => _progress.Progress(progress);
 
-        public void Merged(Snapshot snapshot, MergeResult result) => MergeVerb.Tell(invocation, result, snapshot.Devices.Io, _progress.Seconds, snapshot.Status);
+        public void Merged(Snapshot snapshot, MergeResult result) => MergeVerb.Tell(invocation, result, snapshot.Devices.Io, snapshot.Status.MergeSeconds, snapshot.Status);
 
-        public void Stopped(Snapshot snapshot, Exception reason) => _ = MergeVerb.TellStopped(invocation, snapshot.Engine, snapshot.Devices.Io, _progress.Seconds, reason, snapshot.Status);
+        public void HandedOver(Snapshot snapshot) => invocation.Output.Write(Priority.Notice, "plain", $"{snapshot.Status.Device} stands on {snapshot.Status.Base} from now on");
+
+        public void Stopped(Snapshot snapshot, Exception reason) => _ = MergeVerb.TellStopped(invocation, snapshot.Engine, snapshot.Devices.Io, snapshot.Status.MergeSeconds, reason, snapshot.Status);
     }
 }

@@ -18,6 +18,11 @@ public interface ISnapshotObserver : IMergeObserver
 
     /// <summary>The merge ended before that: interrupted (75), or for good.</summary>
     void Stopped(Snapshot snapshot, Exception reason);
+
+    /// <summary>The mapped device stands on the base from now on.</summary>
+    void HandedOver(Snapshot snapshot)
+    {
+    }
 }
 
 /// <summary>What a snapshot is made of.</summary>
@@ -404,6 +409,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
             target.GiveUpHold();
             mapped.StandOn(MapperTarget.Of(target.Path, readOnly: false, Length));
             Change(status => status with { State = SnapshotState.Plain });
+            _options.Observer?.HandedOver(this);
             return ExitCode.Done;
         }
         catch (SnapuserdException e)

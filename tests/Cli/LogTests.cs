@@ -171,7 +171,12 @@ public sealed class LogTests : IDisposable
     {
         List<string> taken = [];
         byte[] bytes = new byte[4096];
-        while (Libc.Recv(_theirs, bytes, Libc.MSG_DONTWAIT) is > 0 and nint length) taken.Add(new UTF8Encoding(false, true).GetString(bytes, 0, (int)length));
+        while (Libc.Recv(_theirs, bytes, Libc.MSG_DONTWAIT) is > 0 and nint length)
+        {
+            // A record without its line feed stays with the kernel until the next one.
+            Assert.Equal((byte)'\n', bytes[length - 1]);
+            taken.Add(new UTF8Encoding(false, true).GetString(bytes, 0, (int)length - 1));
+        }
         return taken;
     }
 

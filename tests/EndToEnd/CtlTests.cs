@@ -108,6 +108,23 @@ public sealed class CtlTests : IDisposable
         Assert.Equal(Golden.New, File.ReadAllBytes(_base));
     }
 
+    [Fact]
+    public void Watch_ends_well_when_the_server_does()
+    {
+        Process server = Start("--merge-on-request");
+        Assert.Equal(0, Ctl("pause").ExitCode);
+        Assert.Equal(0, Ctl("merge").ExitCode);
+        Process watch = Binary.Start("ctl", "watch", "--socket", _control);
+        _servers.Add(watch);
+        // It has been told how things are, so it is waited for.
+        Assert.StartsWith("cow: ", watch.StandardOutput.ReadLine());
+        Assert.Equal(0, Ctl("stop").ExitCode);
+        Assert.True(watch.WaitForExit(60_000));
+        Assert.Equal((0, ""), (watch.ExitCode, watch.StandardError.ReadToEnd()));
+        Assert.True(server.WaitForExit(60_000));
+        Assert.Equal(75, server.ExitCode);
+    }
+
     [Theory]
     [InlineData(64, "did you mean status?", "staus")]
     [InlineData(64, "rate takes a SIZE", "rate")]

@@ -170,7 +170,7 @@ internal sealed class Boot(IBootSystem system, ILog log, BootOptions options)
             merge = null;
         }
         bool ublk = options.Device == "ublk" || (options.Device == "auto" && system.HasUblk);
-        if (!ublk && options.Device == "auto") log.Write(Priority.Warning, "no_ublk", $"{row.Name} is served over NBD, because there is no ublk (modprobe ublk_drv): a server that is killed takes the device with it");
+        if (!ublk && options.Device == "auto") log.Write(Priority.Notice, "no_ublk", $"{row.Name} is served over NBD, because there is no ublk (ublk_drv): a server that is killed takes the device with it");
         while (true)
         {
             string[] command = ServeCommand(row, ublk, merge, verified);

@@ -15,7 +15,24 @@ internal sealed class CtlRequests(Func<IReadOnlyList<Snapshot>> snapshots) : ICo
 
     private readonly ControlCommands _commands = new(snapshots);
     private readonly List<Watcher> _watchers = [];
+    private readonly object _gate = new();
+    private bool _ended;
     private long _next;
+
+    /// <summary>The process is about to end: whoever watches is told how things are, and that this is all. Any thread.</summary>
+    internal void EndWatches()
+    {
+        lock (_gate)
+        {
+            foreach (Watcher watcher in _watchers)
+            {
+                _ = _commands.Do(watcher.Line, watcher.Lines);
+                watcher.Lines.Reply.End(".");
+            }
+            _watchers.Clear();
+            _ended = true;
+        }
+    }
 
     /// <inheritdoc/>
     public void Request(string text, ControlReply reply)
@@ -23,17 +40,34 @@ internal sealed class CtlRequests(Func<IReadOnlyList<Snapshot>> snapshots) : ICo
         string line = text.TrimEnd('\r');
         Lines lines = new(reply);
         if (_commands.Do(line, lines) is { } wrong) reply.End($"!{(int)wrong.Code} {wrong.Sentence.ReplaceLineEndings(" ")}");
-        else if (ControlCommands.IsWatch(line) && !_commands.IsOver(line)) _watchers.Add(new Watcher(line, lines));
+        else if (ControlCommands.IsWatch(line) && !_commands.IsOver(line)) Watch(new Watcher(line, lines));
         else reply.End(".");
     }
 
     /// <inheritdoc/>
-    public int Due(long now) => _watchers.Count == 0 ? -1 : (int)Math.Clamp(_next - now, 0, LookMilliseconds);
+    public int Due(long now)
+    {
+        lock (_gate) return _watchers.Count == 0 ? -1 : (int)Math.Clamp(_next - now, 0, LookMilliseconds);
+    }
 
     /// <inheritdoc/>
     public void Tick(long now)
     {
         _next = now + LookMilliseconds;
+        lock (_gate) Look();
+    }
+
+    private void Watch(Watcher watcher)
+    {
+        lock (_gate)
+        {
+            if (_ended) watcher.Lines.Reply.End(".");
+            else _watchers.Add(watcher);
+        }
+    }
+
+    private void Look()
+    {
         for (int i = _watchers.Count - 1; i >= 0; i--)
         {
             Watcher watcher = _watchers[i];

@@ -60,11 +60,11 @@ internal static class CtlVerb
         List<string> names = [];
         int result = folder < 0 ? folder : Libc.NamesIn(folder, names);
         if (folder >= 0) _ = Libc.Close(folder);
-        if (result is -Errno.ENOENT) throw new SnapuserdException(ExitCode.InputMissing, $"no server runs: there is no {DefaultFolder}; say where one listens with --socket");
+        if (result is -Errno.ENOENT) throw new SnapuserdException(ExitCode.InputMissing, $"no server runs, so nothing is served or merged (there is no {DefaultFolder}); one that listens elsewhere takes --socket");
         if (result < 0) throw new SnapuserdException(result == -Errno.EACCES ? ExitCode.Permission : ExitCode.InputOutput, $"{DefaultFolder}: {Reason.Of(result)}");
         names.Sort(StringComparer.Ordinal);
         if (name != null && names.Contains(name)) names = [name];
-        if (names.Count == 0) throw new SnapuserdException(ExitCode.InputMissing, $"no server runs: {DefaultFolder} is empty; say where one listens with --socket");
+        if (names.Count == 0) throw new SnapuserdException(ExitCode.InputMissing, $"no server runs, so nothing is served or merged ({DefaultFolder} is empty); one that listens elsewhere takes --socket");
         return names.ConvertAll(one => $"{DefaultFolder}/{one}");
     }
 
