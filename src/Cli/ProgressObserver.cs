@@ -1,6 +1,7 @@
 using System;
 using System.Diagnostics;
 using Snapuserd.Block;
+using Snapuserd.Cli.Boot;
 using Snapuserd.Merge;
 
 namespace Snapuserd.Cli;
@@ -10,6 +11,8 @@ internal sealed class ProgressObserver(Invocation invocation, string what) : IMe
 {
     private readonly long _start = Stopwatch.GetTimestamp();
     private Progress? _progress;
+    private long _first = -1;
+    private bool _marked;
 
     /// <summary>Seconds since the command began.</summary>
     internal double Seconds => Stopwatch.GetElapsedTime(_start).TotalSeconds;
@@ -28,6 +31,12 @@ internal sealed class ProgressObserver(Invocation invocation, string what) : IMe
             invocation.Output.Write(Priority.Notice, "begin",
                 $"{what} of {invocation.Arguments.Text("--cow") ?? invocation.Arguments.Text("--output")} begins at op {progress.OpsDone} of {progress.OpsTotal}, {Units.Bytes(progress.BytesTotal - progress.BytesDone)} are left",
                 new("ops", progress.OpsDone), new("total_ops", progress.OpsTotal), new("bytes", progress.BytesDone), new("total_bytes", progress.BytesTotal));
+        }
+        if (_first < 0) _first = progress.BytesDone;
+        if (!_marked && progress.BytesDone > _first && what == "merge" && invocation.Arguments.Text("--cow") is { } cow)
+        {
+            _marked = true;
+            MergingMark.SayBegun(cow);
         }
         _progress.Report(progress.BytesDone, progress.OpsDone, Seconds);
     }

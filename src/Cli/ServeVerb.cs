@@ -39,7 +39,12 @@ internal static class ServeVerb
             BlockServers.Start(invocation, view, devices, memory, wakeUp, out path));
         MergeVerb.WarnOfHiddenDamage(invocation, snapshot.Engine);
         ready.Tell(device, snapshot.Length);
-        if (merges) _ = snapshot.RequestMerge();
+        if (merges)
+        {
+            _ = snapshot.RequestMerge();
+            // A rate may have been set before there was anything to slow down.
+            control?.Ring();
+        }
         ExitCode code = snapshot.Run();
         requests.EndWatches();
         ready.TellStopping();

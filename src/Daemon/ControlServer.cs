@@ -99,7 +99,11 @@ public sealed class ControlServer : IDisposable
         int flags = Libc.Fcntl(socket, Libc.F_GETFL, 0);
         int result = flags < 0 ? flags : Libc.Fcntl(socket, Libc.F_SETFL, flags | Libc.SOCK_NONBLOCK);
         if (result >= 0) result = Libc.Listen(socket, Backlog);
-        if (result < 0) throw new SnapuserdException(ExitCode.Usage, $"descriptor {socket} is no socket that could listen: {Reason.Of(result)}");
+        if (result < 0)
+        {
+            _ = Libc.Close(socket);
+            throw new SnapuserdException(ExitCode.Usage, $"what was to be the control socket cannot listen: {Reason.Of(result)}");
+        }
         return Start(options, null, socket);
     }
 

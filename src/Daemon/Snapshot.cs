@@ -228,7 +228,8 @@ public sealed class Snapshot : IDisposable, IMergeObserver
     {
         lock (_gate)
         {
-            if (!CanMerge || _mergeRequested || _mergesEnded || _status.State is not (SnapshotState.Serving or SnapshotState.Opening or SnapshotState.Merged)) return false;
+            // Who is not served yet does not run, and would hold up those behind it in the line.
+            if (!CanMerge || _view == null || _mergeRequested || _mergesEnded || _status.State is not (SnapshotState.Serving or SnapshotState.Opening or SnapshotState.Merged)) return false;
             _mergeRequested = true;
             if (_status.State == SnapshotState.Serving) _status = _status with { State = SnapshotState.Queued };
             _options.Slots?.Queue(this);

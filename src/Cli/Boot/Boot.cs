@@ -80,7 +80,7 @@ internal sealed class Boot(IBootSystem system, ILog log, BootOptions options)
         try
         {
             RowDevices devices = RowDevices.Find(system, row, deadline);
-            return (devices, BootDecision.Of(row, devices.State, devices.IsMarked, options.Merge));
+            return (devices, BootDecision.Of(row, devices.State, devices.IsMarked, devices.SaysBegun, options.Merge));
         }
         catch (SnapuserdException e)
         {
@@ -136,7 +136,12 @@ internal sealed class Boot(IBootSystem system, ILog log, BootOptions options)
     private RowResult Old(BootRow row, string why)
     {
         log.Write(options.Merge == MergePolicy.Rollback ? Priority.Notice : Priority.Error, "old", $"{row.Name}: the OLD image is taken: {why}");
-        if (!options.DryRun) system.StandOnBase(row, readOnly: true);
+        if (!options.DryRun)
+        {
+            system.StandOnBase(row, readOnly: true);
+            // Nothing of it is merged, for certain: whoever deletes the COW then must not be told that something was.
+            MergingMark.Remove(row.Cow);
+        }
         return Done(row, "old", why);
     }
 
@@ -175,7 +180,16 @@ internal sealed class Boot(IBootSystem system, ILog log, BootOptions options)
         {
             string[] command = ServeCommand(row, ublk, merge, verified);
             if (options.DryRun) return new RowResult(row, "served", why, ExitCode.Done, command);
-            ExitCode code = system.Serve(command);
+            ExitCode code;
+            try
+            {
+                code = system.Serve(command);
+            }
+            catch (SnapuserdException e)
+            {
+                log.Write(Priority.Error, "not_served", $"{row.Name}: {e.Message}");
+                code = e.Code;
+            }
             if (code == ExitCode.Done) return Done(row, "served", why) with { Command = command };
             log.Write(Priority.Error, "not_served", $"{row.Name} cannot be served over {(ublk ? "ublk" : "NBD")}: the server ended with {(int)code}{Module(code, ublk)}");
             if (!ublk || options.Device != "auto" || code != ExitCode.Unavailable) return null;

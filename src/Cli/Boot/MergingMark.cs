@@ -5,7 +5,7 @@ using Snapuserd.Interop;
 namespace Snapuserd.Cli.Boot;
 
 /// <summary>
-/// An empty file beside a COW that is a file: its merge may have begun, so that a COW that is missing is not taken for an update that never was. It is durable before a merge may begin, and goes
+/// A file beside a COW that is a file: its merge may have begun (or has, if it is not empty), so that a COW that is missing is not taken for an update that never was. It is durable before a merge may begin, and goes
 /// when all is merged and durable: by whoever merged, or, if that was killed in between, by the next boot. Whoever deletes a merged COW deletes the mark first.
 /// </summary>
 internal static class MergingMark
@@ -14,6 +14,18 @@ internal static class MergingMark
 
     /// <summary>There is a mark, or it cannot be known that there is none.</summary>
     internal static bool IsThere(string cow) => Libc.Statx(Libc.AT_FDCWD, PathOf(cow), Libc.AT_SYMLINK_NOFOLLOW, Libc.STATX_BASIC_STATS, out _) != -Errno.ENOENT;
+
+    /// <summary>The mark says that a merge did write to the base: a COW beside it of which nothing is merged is not the COW that was.</summary>
+    internal static bool SaysBegun(string cow) => Libc.Statx(Libc.AT_FDCWD, PathOf(cow), Libc.AT_SYMLINK_NOFOLLOW, Libc.STATX_BASIC_STATS, out StatxData status) == 0 && status.Size > 0;
+
+    /// <summary>Has the mark say so, if there is one. Never fails: without it the COW's own state is what there is.</summary>
+    internal static void SayBegun(string cow)
+    {
+        int fd = Libc.OpenAt(Libc.AT_FDCWD, PathOf(cow), Libc.O_WRONLY | Libc.O_NOFOLLOW | Libc.O_CLOEXEC);
+        if (fd < 0) return;
+        if (Libc.Write(fd, "begun\n"u8) > 0) _ = Libc.FSync(fd);
+        _ = Libc.Close(fd);
+    }
 
     /// <summary>Makes a durable mark. Returns 0 or a negative errno.</summary>
     internal static int Make(string cow)

@@ -12,7 +12,7 @@ internal sealed class RowDevices
 {
     private const int PauseMilliseconds = 50;
 
-    private RowDevices(CowState state, bool cowIsFile, bool isMarked) => (State, CowIsFile, IsMarked) = (state, cowIsFile, isMarked);
+    private RowDevices(CowState state, bool cowIsFile, bool isMarked, bool saysBegun) => (State, CowIsFile, IsMarked, SaysBegun) = (state, cowIsFile, isMarked, saysBegun);
 
     /// <summary>The COW's.</summary>
     internal CowState State { get; }
@@ -22,6 +22,9 @@ internal sealed class RowDevices
 
     /// <summary>A mark lies there.</summary>
     internal bool IsMarked { get; }
+
+    /// <summary>And it says that a merge has written to the base.</summary>
+    internal bool SaysBegun { get; }
 
     /// <summary>Waits until everything of <paramref name="row"/> is there, then looks at it. Exit code 66 when the clock of <paramref name="system"/> shows <paramref name="deadline"/> before that.</summary>
     internal static RowDevices Find(IBootSystem system, BootRow row, long deadline)
@@ -35,7 +38,7 @@ internal sealed class RowDevices
             if (missing == null)
             {
                 bool isMarked = !isDevice && MergingMark.IsThere(row.Cow);
-                return new RowDevices(there ? CowState.Read(row.Cow, baseBytes, sourceBytes, row.Source == null) : CowState.Absent, !isDevice, isMarked);
+                return new RowDevices(there ? CowState.Read(row.Cow, baseBytes, sourceBytes, row.Source == null) : CowState.Absent, !isDevice, isMarked, !isDevice && MergingMark.SaysBegun(row.Cow));
             }
             if (system.Milliseconds >= deadline) throw new SnapuserdException(ExitCode.InputMissing, missing);
             system.Pause(PauseMilliseconds);

@@ -113,6 +113,7 @@ internal sealed class ControlCommands(Func<IReadOnlyList<Snapshot>> snapshots)
         if (snapshot.RequestMerge()) return null;
         return !snapshot.CanMerge ? (ExitCode.Usage, $"{status.Name} was opened for reading only; start it with --merge-on-request")
             : status.Error.Length > 0 ? (ExitCode.InputOutput, $"{status.Name} has failed: {status.Error}")
+            : status.Device.Length == 0 ? (ExitCode.InUse, $"{status.Name} is not served yet")
             : (ExitCode.Interrupted, $"{status.Name} is about to end");
     }
 

@@ -47,15 +47,20 @@ internal sealed class ControlConnection : IDisposable
     /// <summary>Sends a request and hands every line of the reply to <paramref name="show"/>, with true if the next takes its place. Throws what the server says.</summary>
     internal void Ask(string request, Action<string, bool> show)
     {
+        int wait = AnswerMilliseconds;
         nint sent = Send(request + "\n");
         if (sent < 0) throw Gone((int)sent);
         while (true)
         {
-            string line = NextLine();
+            string line = NextLine(wait);
             switch (line.Length == 0 ? '\0' : line[0])
             {
                 case ' ': show(line[1..], false); break;
-                case '~': show(line[1..], true); break;
+                case '~':
+                    show(line[1..], true);
+                    // It goes on when something has changed, whenever that is.
+                    wait = -1;
+                    break;
                 case '.': return;
                 case '!': throw ErrorOf(line);
                 default: throw new SnapuserdException(ExitCode.InputOutput, $"{_path} answers in another language than that of snapuserd");
@@ -86,7 +91,7 @@ internal sealed class ControlConnection : IDisposable
         return 0;
     }
 
-    private string NextLine()
+    private string NextLine(int milliseconds)
     {
         while (true)
         {
@@ -100,7 +105,7 @@ internal sealed class ControlConnection : IDisposable
             }
             if (_length == _buffer.Length) throw new SnapuserdException(ExitCode.InputOutput, $"{_path} sends a line without an end");
             Span<PollFd> one = [new PollFd { Fd = _fd, Events = Libc.POLLIN }];
-            int ready = Libc.Poll(one, AnswerMilliseconds);
+            int ready = Libc.Poll(one, milliseconds);
             if (ready == -Errno.EINTR) continue;
             if (ready == 0) throw new SnapuserdException(ExitCode.InputOutput, $"{_path} does not answer");
             nint got = Libc.Recv(_fd, _buffer.AsSpan(_length), 0);

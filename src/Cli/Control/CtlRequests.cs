@@ -26,6 +26,7 @@ internal sealed class CtlRequests(Func<IReadOnlyList<Snapshot>> snapshots) : ICo
         {
             foreach (Watcher watcher in _watchers)
             {
+                watcher.Lines.Begin();
                 _ = _commands.Do(watcher.Line, watcher.Lines);
                 watcher.Lines.Reply.End(".");
             }
@@ -73,6 +74,7 @@ internal sealed class CtlRequests(Func<IReadOnlyList<Snapshot>> snapshots) : ICo
             Watcher watcher = _watchers[i];
             // Before the look: what it tells is the end then.
             bool over = _commands.IsOver(watcher.Line);
+            watcher.Lines.Begin();
             (ExitCode Code, string Sentence)? gone = _commands.Do(watcher.Line, watcher.Lines);
             if (!over && gone == null && watcher.Lines.Reply.IsWanted) continue;
             watcher.Lines.Reply.End(gone is { } wrong ? $"!{(int)wrong.Code} {wrong.Sentence}" : ".");
@@ -85,9 +87,13 @@ internal sealed class CtlRequests(Func<IReadOnlyList<Snapshot>> snapshots) : ICo
     /// <summary>Leaves out a line that says what the last one of that snapshot said.</summary>
     private sealed class Lines(ControlReply reply) : IReplyLines
     {
-        private readonly List<string> _told = [];
+        private List<string> _told = [];
+        private List<string> _before = [];
 
         internal ControlReply Reply => reply;
+
+        /// <summary>Another look begins.</summary>
+        internal void Begin() => (_before, _told) = (_told, []);
 
         public void Line(string text) => Tell(' ', text);
 
@@ -96,11 +102,8 @@ internal sealed class CtlRequests(Func<IReadOnlyList<Snapshot>> snapshots) : ICo
         private void Tell(char kind, string text)
         {
             string line = $"{kind}{text.ReplaceLineEndings(" ")}";
-            if (_told.Contains(line)) return;
-            // As many as there are snapshots: what was told before that is old.
-            if (_told.Count >= 64) _told.RemoveAt(0);
             _told.Add(line);
-            _ = reply.Send(line);
+            if (!_before.Contains(line)) _ = reply.Send(line);
         }
     }
 }

@@ -40,15 +40,27 @@ internal static class CtlVerb
         request = $"{(json ? "json " : "")}{request}{(name == null ? "" : " " + name)}";
         Output output = invocation.Output;
         bool bar = command == "watch" && !json && output.HasTerminal;
+        SnapuserdException? first = null;
+        int answers = 0;
         foreach (string socket in sockets)
         {
-            using ControlConnection client = new(socket);
-            client.Ask(request, (line, passing) =>
+            try
             {
-                if (passing && bar) output.Bar(line);
-                else output.Result(line);
-            });
+                using ControlConnection client = new(socket);
+                client.Ask(request, (line, passing) =>
+                {
+                    if (passing && bar) output.Bar(line);
+                    else output.Result(line);
+                });
+                answers++;
+            }
+            catch (SnapuserdException e) when (sockets.Count > 1)
+            {
+                // One that is gone, or has no snapshot of that name, says nothing about the others; what one of them refuses is told when all were asked.
+                if (first == null || first.Code == ExitCode.InputMissing) first = e;
+            }
         }
+        if (first != null && (answers == 0 || first.Code != ExitCode.InputMissing)) throw first;
         return ExitCode.Done;
     }
 

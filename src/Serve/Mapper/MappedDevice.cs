@@ -190,7 +190,9 @@ public sealed class MappedDevice : IDisposable
             MapperMessage.Write(message, Name, DM_SKIP_LOCKFS_FLAG);
             int result = _driver.Control(DM_DEV_SUSPEND, message);
             Look();
-            if (result == 0 || target.IsSameAs(Table)) return;
+            // Not the result: a resume without a new table, which somebody may have cleared meanwhile, succeeds as well.
+            if (target.IsSameAs(Table)) return;
+            if (result == 0) result = -Errno.EINTR;
             // A signal ends the wait for reads in flight; the kernel forgets the table that was to come, and says EINVAL.
             if (result is not (-Errno.EINVAL or -Errno.EINTR) || interruptions == MostInterruptions)
             {

@@ -99,8 +99,8 @@ public sealed class BootTests : IDisposable
             (_system.ServeCode, _system.MergeCode) = ((ExitCode)serve, (ExitCode)merge);
             (List<RowResult> rows, ExitCode exit) = Boot(Options(policy), row);
             Assert.Equal((state, (ExitCode)code, done), (rows[0].State, exit, string.Join(',', _system.Done)));
-            // What may be merged has a mark from before that on; who merged takes it away.
-            bool mayMerge = done.Contains("merge", StringComparison.Ordinal) && state != "merged";
+            // What may be merged has a mark from before that on; who merged takes it away, and so does who takes the old image: nothing is merged then, for certain.
+            bool mayMerge = done.Contains("merge", StringComparison.Ordinal) && state is not ("merged" or "old");
             Assert.Equal(mayMerge, File.Exists(Mark(row)));
             Assert.True(_system.MarkedBeforeMerges);
             if (given != Given.Absent) Assert.Equal(cow, File.ReadAllBytes(row.Cow));
@@ -145,6 +145,32 @@ public sealed class BootTests : IDisposable
         File.WriteAllText(Mark(row), "");
         (List<RowResult> rows, ExitCode code) = Boot(Options(), row);
         Assert.Equal(("failed", ExitCode.InputMissing, ""), (rows[0].State, code, string.Join(',', _system.Done)));
+    }
+
+    [Fact]
+    public void Another_copy_of_a_cow_whose_merge_has_begun_is_neither_served_nor_old()
+    {
+        foreach (MergePolicy policy in Enum.GetValues<MergePolicy>())
+        {
+            BootRow row = Row();
+            File.WriteAllText(Mark(row), "begun\n");
+            (List<RowResult> rows, ExitCode code) = Boot(Options(policy), row);
+            Assert.Equal(("failed", ExitCode.CowCorrupt), (rows[0].State, code));
+            Assert.Empty(_system.Done);
+            Assert.Contains("another file than the one that was merged", rows[0].Why);
+            File.Delete(Mark(row));
+        }
+    }
+
+    [Fact]
+    public void Old_image_boots_on_when_the_cow_is_deleted_behind_a_rollback()
+    {
+        BootRow row = Row();
+        Assert.Equal("served", Boot(Options(MergePolicy.Manual), row).Rows[0].State);
+        Assert.True(File.Exists(Mark(row)));
+        Assert.Equal("old", Boot(Options(MergePolicy.Rollback), row).Rows[0].State);
+        File.Delete(row.Cow);
+        Assert.Equal("plain", Boot(Options(), row).Rows[0].State);
     }
 
     [Fact]
