@@ -1,6 +1,7 @@
 using System;
 using System.Text;
 using Snapuserd.Block;
+using Snapuserd.Daemon;
 using Snapuserd.Interop;
 
 namespace Snapuserd.Cli.Control;
@@ -11,9 +12,6 @@ namespace Snapuserd.Cli.Control;
 /// </summary>
 internal sealed class ControlConnection : IDisposable
 {
-    /// <summary>The first packet, which tells a server of lines from one of Android's clients.</summary>
-    internal const string Greeting = "ctl 1\n";
-
     /// <summary>Milliseconds that a server has to answer: it answers from a thread that waits for nothing.</summary>
     private const int AnswerMilliseconds = 10_000;
 
@@ -32,7 +30,7 @@ internal sealed class ControlConnection : IDisposable
         _fd = Libc.Socket(Libc.AF_UNIX, Libc.SOCK_STREAM | Libc.SOCK_CLOEXEC, 0);
         if (_fd < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"cannot make a socket: {Reason.Of(_fd)}");
         int result = Libc.Connect(_fd, path);
-        if (result >= 0) result = (int)Send(Greeting);
+        if (result >= 0) result = (int)Send(ControlServer.Greeting);
         if (result >= 0) return;
         Dispose();
         throw result switch
@@ -48,7 +46,7 @@ internal sealed class ControlConnection : IDisposable
     internal void Ask(string request, Action<string, bool> show)
     {
         int wait = AnswerMilliseconds;
-        nint sent = Send(request + "\n");
+        nint sent = Send(Encoding.UTF8.GetBytes(request + "\n"));
         if (sent < 0) throw Gone((int)sent);
         while (true)
         {
@@ -78,9 +76,8 @@ internal sealed class ControlConnection : IDisposable
             : new SnapuserdException(ExitCode.InputOutput, line[1..]);
     }
 
-    private nint Send(string text)
+    private nint Send(ReadOnlySpan<byte> rest)
     {
-        ReadOnlySpan<byte> rest = Encoding.UTF8.GetBytes(text);
         while (rest.Length > 0)
         {
             nint sent = Libc.Send(_fd, rest, Libc.MSG_NOSIGNAL);
