@@ -8,7 +8,9 @@ snapuserd=$root/build/snapuserd
 
 folder=$(mktemp -d)
 loop=
+server=
 cleanup() {
+    if [ -n "$server" ]; then kill -KILL "$server" 2>/dev/null || true; fi
     if [ -n "$loop" ]; then losetup --detach "$loop" || true; fi
     rm -rf "$folder"
 }
@@ -26,26 +28,28 @@ merged() {
     "$snapuserd" inspect cow | sed -n 's/^Merge ops: *//p'
 }
 
-# killed COW OLD: merges until a SIGKILL comes a little later with every try and falls into the middle.
+# killed COW OLD: merges so slowly that it would take minutes, while the merged view is served, until the COW says that some ops are merged; then comes a SIGKILL.
 killed() {
-    for hundredths in 00 01 02 03 04 05 06 07 08 09 10 12 14 16 18 20 25 30 40 50 70 90; do
-        for milli in 0 3 6; do
-            cp "$1" cow
-            dd if="$2" of="$base" bs=1M conv=notrunc status=none
-            "$snapuserd" merge --cow cow --base "$base" --progress never >/dev/null &
-            process=$!
-            sleep "0.$hundredths$milli"
-            kill -KILL "$process" 2>/dev/null || true
-            wait "$process" 2>/dev/null || true
-            count=$(merged)
-            if [ "${count%% *}" -gt 0 ] && [ "${count%% *}" -lt "${count##* }" ]; then
-                echo "killed: SIGKILL after 0.$hundredths$milli s, $count ops merged"
-                return
-            fi
-        done
+    cp "$1" cow
+    dd if="$2" of="$base" bs=1M conv=notrunc status=none
+    rm -f ready view control
+    mkfifo ready
+    "$snapuserd" serve --cow cow --base "$base" --device nbd --socket view --control control --merge-on-request --progress never >ready &
+    server=$!
+    read -r _ <ready
+    "$snapuserd" ctl rate 64k --socket control >/dev/null
+    "$snapuserd" ctl merge --socket control >/dev/null
+    count=$(merged)
+    while [ "${count%% *}" -eq 0 ]; do
+        kill -0 "$server"
+        count=$(merged)
     done
-    echo "demo: the merge was never caught half-way" >&2
-    exit 1
+    kill -KILL "$server"
+    wait "$server" 2>/dev/null || true
+    server=
+    count=$(merged)
+    [ "${count%% *}" -lt "${count##* }" ] || { echo "demo: the merge was not slowed down" >&2; exit 1; }
+    echo "killed: SIGKILL, $count ops merged"
 }
 
 # update COW OLD NEW: the whole story of one update.

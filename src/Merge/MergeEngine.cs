@@ -354,11 +354,12 @@ public sealed class MergeEngine : IDisposable
                 _checkpointDue = true;
                 break;
             }
-            if (!_setup.Pace.MayWrite(_setup.Time.Milliseconds))
+            long now = _setup.Time.Milliseconds;
+            if (!_setup.Pace.MayWrite(now))
             {
-                // What is written is made durable first: a pause may be long, and end with the power.
+                // A pause may be long, and end with the power: what is written is made durable first. A rate holds after every batch, where that would be a flush each.
                 _held = true;
-                _checkpointDue |= _protocol == null && _written > _durable;
+                _checkpointDue |= _protocol == null && _written > _durable && (_setup.Pace.IsPaused || now - _lastCheckpoint >= _setup.Options.CheckpointMilliseconds);
                 break;
             }
             if (batch.Step.Kind != StepKind.Plain)

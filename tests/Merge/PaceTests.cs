@@ -99,6 +99,70 @@ public sealed class PaceTests
         Assert.Equal(-1, disks[1].Cache.FirstDifference(merge.Base));
     }
 
+    [Fact]
+    public void Rate_makes_no_checkpoint_that_time_does_not_make_due()
+    {
+        byte[] old = SmallCases.Random(7, 8192);
+        CowBuilder cow = new() { ScratchBytes = 0 };
+        for (uint i = 0; i < 4096; i++) cow.Copy(i + 4096, i);
+        MergeCase merge = new("slow", new Image(cow.Build()), new Image(old), new Image(NaiveMerger.Merge(cow, old))) { Options = new MergeOptions { VerifyFirst = false } };
+        SimDisk[] disks = merge.Disks();
+        // 16 MiB in 4 s, in batches of 64 KiB or so: held some 200 times.
+        MergePace pace = new() { BytesPerSecond = 4 << 20 };
+        using Arena arena = new(256 << 10);
+        using SimQueue queue = new(disks, arena, 32, 1, () => { });
+        using SimWorkers workers = new(new DecodeWorker(), 1);
+        Clock clock = new();
+        int held = 0;
+        Waiter waiter = new(queue, () =>
+        {
+            held++;
+            clock.Milliseconds++;
+        });
+        using MergeEngine engine = MergeEngine.Open(SimMerge.Setup(merge, disks, arena, 1, waiter, workers) with { Time = clock, Pace = pace });
+        MergeResult result = engine.Run();
+        Assert.InRange(held, 100, int.MaxValue);
+        // One by time in each quarter of a second, and the last; whatever is written is counted soon, however slow the merge is.
+        long due = clock.Milliseconds / merge.Options.CheckpointMilliseconds;
+        Assert.InRange(result.Checkpoints, due / 2, due + 1);
+        Assert.Equal(-1, disks[1].Durable.FirstDifference(merge.Target));
+    }
+
+    [Fact]
+    public void Slow_merge_counts_what_it_wrote_before_it_may_write_more()
+    {
+        byte[] old = SmallCases.Random(7, 512);
+        CowBuilder cow = new() { ScratchBytes = 0 };
+        for (uint i = 0; i < 256; i++) cow.Copy(i + 256, i);
+        MergeCase merge = new("slow", new Image(cow.Build()), new Image(old), new Image(NaiveMerger.Merge(cow, old))) { Options = new MergeOptions { VerifyFirst = false } };
+        SimDisk[] disks = merge.Disks();
+        // A batch takes minutes.
+        MergePace pace = new() { BytesPerSecond = 256 };
+        using Arena arena = new(256 << 10);
+        using SimQueue queue = new(disks, arena, 32, 1, () => { });
+        using SimWorkers workers = new(new DecodeWorker(), 1);
+        Clock clock = new();
+        int counted = 0;
+        Waiter waiter = new(queue, () =>
+        {
+            // A second of nothing; then it has been counted, and may go on.
+            if (clock.Milliseconds < 1000) clock.Milliseconds += 10;
+            else
+            {
+                counted = SimMerge.DurableCount(disks[0]);
+                pace.BytesPerSecond = 0;
+            }
+        });
+        using MergeEngine engine = MergeEngine.Open(SimMerge.Setup(merge, disks, arena, 1, waiter, workers) with { Time = clock, Pace = pace });
+        engine.Run();
+        Assert.InRange(counted, 1, 255);
+    }
+
+    private sealed class Clock : ITimeSource
+    {
+        public long Milliseconds { get; set; }
+    }
+
     /// <summary>Pauses when half is written.</summary>
     private sealed class Pauser(MergePace pace) : IMergeObserver
     {
