@@ -60,6 +60,16 @@ internal sealed class ControlClient(int fd, ControlOptions options, Action ring)
     /// <summary>The client has hung up while its request is under way; nothing about its socket is news any more.</summary>
     public bool HungUp { get; private set; }
 
+    /// <summary>It has not said a word yet, nor the whole of a greeting; looks whether there is one by now. For the server's thread.</summary>
+    public bool IsSilent
+    {
+        get
+        {
+            if (_language == Language.Unknown && !_peerEnded) Receive();
+            return _language == Language.Unknown;
+        }
+    }
+
     /// <summary>Whether somebody still wants what this reply yields.</summary>
     public bool Wants(ControlReply reply)
     {

@@ -37,7 +37,10 @@ public sealed class ControlServer : IDisposable
     /// <summary>Bytes of a request at the most: what Android's server receives at once.</summary>
     public const int LongestRequest = 512;
 
-    /// <summary>Clients at a time. A person and some scripts need a handful; the bound is there for those that were forgotten.</summary>
+    /// <summary>
+    /// Clients at a time. A person and some scripts need a handful; the bound is there for those that were forgotten. When all places are taken, whoever has been there longest without
+    /// having asked for anything makes room; one that has spoken keeps its place for as long as it likes, as Android's clients do.
+    /// </summary>
     public const int MostClients = 128;
 
     /// <summary>
@@ -259,7 +262,10 @@ public sealed class ControlServer : IDisposable
         int fd = Libc.Accept4(_listener, Libc.SOCK_CLOEXEC | Libc.SOCK_NONBLOCK);
         if (fd is -Errno.EMFILE or -Errno.ENFILE or -Errno.ENOMEM) return fd;
         if (fd < 0) return 0;
-        if (Refusal(fd) is { } why)
+        // In this order: who may not come in drives out nobody.
+        string? why = Refusal(fd);
+        if (why == null && _clients.Count >= MostClients && !MakeRoom()) why = $"there are {MostClients} already";
+        if (why != null)
         {
             _options.Report?.Invoke($"a client of the control socket was refused: {why}");
             _ = Libc.Close(fd);
@@ -269,9 +275,23 @@ public sealed class ControlServer : IDisposable
         return 0;
     }
 
+    /// <summary>Drops the client that has been silent longest; they are in the order in which they came.</summary>
+    private bool MakeRoom()
+    {
+        for (int i = 0; i < _clients.Count; i++)
+        {
+            // It may have spoken, or left, since the last look.
+            if (!_clients[i].IsSilent) continue;
+            _clients[i].Close();
+            _clients.RemoveAt(i);
+            _options.Report?.Invoke("a client of the control socket that never asked for anything was dropped, because another wanted its place");
+            return true;
+        }
+        return false;
+    }
+
     private string? Refusal(int fd)
     {
-        if (_clients.Count >= MostClients) return $"there are {MostClients} already";
         if (_options.AnyPeer) return null;
         int result = Libc.GetSockOpt(fd, Libc.SOL_SOCKET, Libc.SO_PEERCRED, out PeerCredentials peer);
         if (result < 0) return $"nobody says who it is: {Reason.Of(result)}";

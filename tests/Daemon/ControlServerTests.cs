@@ -310,6 +310,27 @@ public sealed class ControlServerTests : IDisposable
         foreach (Talker client in clients) client.Dispose();
     }
 
+    [Theory]
+    [InlineData("")]
+    [InlineData("ctl ")]
+    public void Who_never_asked_for_anything_makes_room_when_all_places_are_taken(string beginning)
+    {
+        List<Talker> clients = [];
+        // The first speaks, and stays whatever comes; the others are silent, or stop in the midst of a greeting.
+        for (int i = 0; i < ControlServer.MostClients; i++) clients.Add(new Talker(_path, i == 0 || beginning.Length == 0 ? null : beginning));
+        Assert.Equal("got x", clients[0].Ask("x"));
+        using Talker next = new(_path);
+        Assert.Equal("got y", next.Ask("y"));
+        // The one that had been silent longest, and nobody else.
+        Assert.Equal("", clients[1].Receive());
+        Assert.Contains("never asked", Assert.Single(Reports), StringComparison.Ordinal);
+        for (int i = 2; i < clients.Count; i++) Assert.Equal($"got {beginning}x{i}", clients[i].Ask($"x{i}"));
+        Assert.Equal("got z", clients[0].Ask("z"));
+        // All have spoken by now.
+        using (Talker more = new(_path)) Assert.Equal("", more.Receive());
+        foreach (Talker client in clients) client.Dispose();
+    }
+
     [Fact]
     public void Idle_clients_cost_no_time()
     {
