@@ -23,6 +23,7 @@ public static unsafe partial class Libc
     public const short POLLERR = 8;
     public const short POLLHUP = 16;
     public const short POLLNVAL = 32;
+    public const short POLLRDHUP = 0x2000;
 
     /// <summary>poll(2); the timeout in milliseconds, negative for none. Returns how many descriptors have news, 0 when the time is over, or a negative errno.</summary>
     public static int Poll(Span<PollFd> fds, int timeoutMilliseconds)

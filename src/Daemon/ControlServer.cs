@@ -23,6 +23,9 @@ public sealed class ControlOptions
 
     /// <summary>Gets a sentence about every client that was refused or whose request failed, on the server's thread.</summary>
     public Action<string>? Report { get; init; }
+
+    /// <summary>Signalled when <see cref="ControlServer.Trouble"/> appears.</summary>
+    public WakeUp? WakeUp { get; init; }
 }
 
 /// <summary>
@@ -188,6 +191,7 @@ public sealed class ControlServer : IDisposable
         foreach (ControlClient client in _clients) client.Close();
         _clients.Clear();
         CloseListener();
+        if (Trouble != null) _options.WakeUp?.Signal();
     }
 
     private void Serve()
@@ -217,7 +221,7 @@ public sealed class ControlServer : IDisposable
             int count = _clients.Count;
             fds[0] = new PollFd { Fd = _bell, Events = Libc.POLLIN };
             // A negative descriptor is not looked at.
-            fds[1] = new PollFd { Fd = shortage ? -1 : _listener, Events = Libc.POLLIN };
+            fds[1] = new PollFd { Fd = shortage ? -1 : _listener, Events = Libc.POLLIN | Libc.POLLRDHUP };
             for (int i = 0; i < count; i++) fds[i + 2] = new PollFd { Fd = _clients[i].HungUp ? -1 : _clients[i].Fd, Events = _clients[i].Events };
             int ready = Libc.Poll(fds[..(count + 2)], timeout);
             shortage = false;
@@ -226,6 +230,8 @@ public sealed class ControlServer : IDisposable
             if (fds[0].ReturnedEvents != 0) Silence();
             for (int i = 0; i < count; i++) _clients[i].React(fds[i + 2].ReturnedEvents);
             if (fds[1].ReturnedEvents == 0) continue;
+            // It was inherited, and somebody else who has it has shut it down: it is ready for ever, and nobody can come.
+            if ((fds[1].ReturnedEvents & (Libc.POLLRDHUP | Libc.POLLHUP | Libc.POLLERR)) != 0) throw new SnapuserdException(ExitCode.InputOutput, "somebody has shut the socket down");
             int refused = Accept();
             shortage = refused < 0;
             // Once per shortage, which may last for days.

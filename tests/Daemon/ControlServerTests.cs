@@ -451,6 +451,26 @@ public sealed class ControlServerTests : IDisposable
         _ = Libc.Close(fd);
     }
 
+    [Theory]
+    [InlineData(Libc.SHUT_RD)]
+    [InlineData(Libc.SHUT_RDWR)]
+    public void A_socket_that_somebody_shuts_down_is_no_longer_served_and_that_is_said(int how)
+    {
+        int fd = Libc.Socket(Libc.AF_UNIX, Libc.SOCK_STREAM | Libc.SOCK_CLOEXEC, 0);
+        Assert.Equal(0, Libc.Bind(fd, _folder["shut"]));
+        using WakeUp wakeUp = new();
+        List<string> reports = [];
+        using ControlServer server = ControlServer.Adopt(fd, new ControlOptions { Messages = _messages, AnyPeer = true, Report = reports.Add, WakeUp = wakeUp });
+        using Talker client = new(_folder["shut"]);
+        Assert.Equal("got x", client.Ask("x"));
+        Assert.Null(server.Trouble);
+        Assert.Equal(0, Libc.Shutdown(fd, how));
+        Assert.True(wakeUp.Wait(60_000), "nobody is told");
+        Assert.Contains("shut", server.Trouble, StringComparison.Ordinal);
+        Assert.Equal([server.Trouble!], reports);
+        Assert.Equal("", client.Receive());
+    }
+
     [Fact]
     public void Ticks_come_while_they_are_due_and_not_otherwise()
     {
