@@ -100,6 +100,7 @@ internal static class DaemonVerb
         private readonly SnapshotSet _set;
         private readonly bool _isForeign;
         private readonly bool _verifies;
+        private string _path = "";
         private string _lastTrouble = "";
 
         internal Daemon(Invocation invocation, MergeSlots slots, StopSignals stop, bool isForeign)
@@ -126,7 +127,11 @@ internal static class DaemonVerb
             try
             {
                 // Before anything else, so that a socket that cannot be had is known before there is a snapshot.
-                if (!waitsForSocket) server = Listen(SocketOf(_arguments.Required("--socket")));
+                if (!waitsForSocket)
+                {
+                    (int inherited, _path) = SocketOf(_arguments.Required("--socket"));
+                    server = Listen((inherited, _path));
+                }
                 if (_arguments.Text("--socket-folder") == null) RootStorage.StayInMemory(Output);
                 if (waitsForSocket) StartAll();
                 bool told = false;
@@ -146,7 +151,14 @@ internal static class DaemonVerb
                     }
                     else
                     {
-                        server ??= TakeOver();
+                        if (server?.Trouble != null)
+                        {
+                            // It has said so.
+                            server.Dispose();
+                            server = null;
+                        }
+                        // What was signalled meanwhile is looked at before anything is waited for.
+                        if (server == null && (server = Renew()) != null) continue;
                     }
                     _ = _stop.WakeUp.Wait(server == null && !_set.IsTerminating ? ProxyMilliseconds : -1);
                 }
@@ -158,12 +170,13 @@ internal static class DaemonVerb
             }
         }
 
-        /// <summary>The socket from the proxy, once there is one. Whatever is wrong with it: what is served here may be all the system there is, so it goes on without.</summary>
-        private ControlServer? TakeOver()
+        /// <summary>A socket in the place of one that there is not yet, or no longer: ours once more, or that from the proxy, once there is one. Whatever is wrong with it: what is served here may be all the system there is, so it goes on without.</summary>
+        private ControlServer? Renew()
         {
             try
             {
-                int socket = SocketHandOver.Take(SocketFolder + ProxySocket);
+                if (_path.Length > 0) return Listen((-1, _path));
+                int socket = SocketHandOver.Take(SocketFolder + ProxySocket, _stop.WakeUp, () => _stop.Flag.Requested || _set.IsTerminating);
                 return socket < 0 ? null : Listen((socket, ""));
             }
             catch (SnapuserdException e)
@@ -184,6 +197,7 @@ internal static class DaemonVerb
                 Ticks = [requests, new RateTicks(() => _set.Snapshots)],
                 AnyPeer = socket.Inherited >= 0,
                 Report = sentence => Output.Diagnose($"snapuserd: {sentence}"),
+                WakeUp = _stop.WakeUp,
             };
             ControlServer server = socket.Inherited >= 0 ? ControlServer.Adopt(socket.Inherited, options) : ControlServer.Start(socket.Path, options);
             SetProperty(Output, "snapuserd.ready");
@@ -193,27 +207,15 @@ internal static class DaemonVerb
         /// <summary>Serves what the command line names, all at a time; one that cannot be served is the end, because the system that is about to start needs them all.</summary>
         private void StartAll()
         {
-            object gate = new();
-            int left = _arguments.Operands.Count;
-            string? failed = null;
+            List<SnapshotRequest> requests = [];
             foreach (string word in _arguments.Operands)
             {
                 string[] parts = word.Split(',');
-                _set.Add(new SnapshotRequest(parts[0], parts[1], parts[2], parts[3]), bytes => { });
-                _set.Start(parts[0], started =>
-                {
-                    lock (gate)
-                    {
-                        left--;
-                        if (!started) failed ??= parts[0];
-                        System.Threading.Monitor.PulseAll(gate);
-                    }
-                });
+                requests.Add(new SnapshotRequest(parts[0], parts[1], parts[2], parts[3]));
             }
-            lock (gate)
-            {
-                while (left > 0) System.Threading.Monitor.Wait(gate);
-            }
+            string? failed = _set.ServeAll(requests, () => _stop.Flag.Requested);
+            // Whoever has sent a signal wants none of them.
+            if (_stop.Flag.Requested) return;
             if (failed != null) throw new SnapuserdException(ExitCode.Unavailable, $"{failed} cannot be served; the daemon ends with all others");
             TellAlive();
         }

@@ -194,6 +194,28 @@ public sealed class SnapshotSet : IDisposable
         started(false);
     }
 
+    /// <summary>
+    /// Opens and serves all of them at a time, and waits until that has gone well or failed; returns the name of the first that failed, or null. Waits no longer once
+    /// <paramref name="isOver"/>, which is asked again whenever the set's wake-up is signalled. For the thread that listens to that.
+    /// </summary>
+    public string? ServeAll(IReadOnlyList<SnapshotRequest> requests, Func<bool> isOver)
+    {
+        int left = requests.Count;
+        string? failed = null;
+        foreach (SnapshotRequest request in requests)
+        {
+            Add(request, bytes => { });
+            Start(request.Name, started =>
+            {
+                if (!started) Interlocked.CompareExchange(ref failed, request.Name, null);
+                Interlocked.Decrement(ref left);
+                _changed.Signal();
+            });
+        }
+        while (Volatile.Read(ref left) > 0 && !isOver()) _ = _changed.Wait(-1);
+        return Volatile.Read(ref failed);
+    }
+
     /// <summary>Asks for the merge. False if there is no such snapshot, it is not served, or it cannot be merged; twice is once.</summary>
     public bool InitiateMerge(string name)
     {

@@ -1,4 +1,5 @@
 using System;
+using System.Collections.Generic;
 using System.IO;
 using System.Net.Sockets;
 using System.Threading;
@@ -26,16 +27,16 @@ public sealed class HandOverTests : IDisposable
     public void A_socket_goes_from_the_proxy_to_the_daemon_and_serves_there()
     {
         string control = _folder["control"], proxyPath = _folder["proxy"];
-        Assert.Equal(-1, SocketHandOver.Take(proxyPath));
+        Assert.Equal(-1, Take(proxyPath));
         int socket = Bound(control, Libc.SOCK_STREAM), proxy = Bound(proxyPath, Libc.SOCK_SEQPACKET);
         // Bound, but nobody listens yet.
-        Assert.Equal(-1, SocketHandOver.Take(proxyPath));
+        Assert.Equal(-1, Take(proxyPath));
         using ManualResetEventSlim ready = new();
         Exception? failure = null;
         Thread giver = new(() => failure = Record.Exception(() => SocketHandOver.Give(proxy, socket, ready.Set, _wakeUp, () => false)));
         giver.Start();
         ready.Wait();
-        int taken = SocketHandOver.Take(proxyPath);
+        int taken = Take(proxyPath);
         giver.Join();
         Assert.Null(failure);
         Assert.True(taken >= 0);
@@ -45,7 +46,7 @@ public sealed class HandOverTests : IDisposable
         using Talker client = new(control);
         Assert.Equal("got x", client.Ask("x"));
         _ = Libc.Close(proxy);
-        Assert.Equal(-1, SocketHandOver.Take(proxyPath));
+        Assert.Equal(-1, Take(proxyPath));
     }
 
     [Theory]
@@ -87,7 +88,7 @@ public sealed class HandOverTests : IDisposable
         Exception? failure = null;
         foreach (bool speaks in (bool[])[false, true])
         {
-            Thread taker = new(() => failure = Record.Exception(() => taken = SocketHandOver.Take(path)));
+            Thread taker = new(() => failure = Record.Exception(() => taken = Take(path)));
             taker.Start();
             using (Socket daemon = proxy.Accept())
             {
@@ -97,6 +98,71 @@ public sealed class HandOverTests : IDisposable
             if (!speaks) Assert.Equal((-1, null), (taken, failure));
             else Assert.Equal(ExitCode.InputOutput, Assert.IsType<SnapuserdException>(failure).Code);
         }
+    }
+
+    [Fact]
+    public void A_proxy_that_lets_nobody_in_is_no_proxy_yet()
+    {
+        string path = _folder["proxy"];
+        using Socket proxy = new(AddressFamily.Unix, SocketType.Seqpacket, ProtocolType.Unspecified);
+        proxy.Bind(new UnixDomainSocketEndPoint(path));
+        proxy.Listen(1);
+        List<int> waiting = [];
+        int connected;
+        do
+        {
+            waiting.Add(Libc.Socket(Libc.AF_UNIX, Libc.SOCK_SEQPACKET | Libc.SOCK_CLOEXEC | Libc.SOCK_NONBLOCK, 0));
+            connected = Libc.Connect(waiting[^1], path);
+        }
+        while (connected == 0);
+        Assert.Equal(-Errno.EAGAIN, connected);
+        int taken = 0;
+        Thread taker = new(() => taken = Take(path)) { IsBackground = true };
+        taker.Start();
+        Assert.True(taker.Join(60_000), "it waits for a proxy that lets nobody in");
+        Assert.Equal(-1, taken);
+        foreach (int one in waiting) _ = Libc.Close(one);
+    }
+
+    [Fact]
+    public void A_daemon_that_waits_for_a_silent_proxy_hears_that_it_is_to_stop()
+    {
+        string path = _folder["proxy"];
+        using Socket proxy = new(AddressFamily.Unix, SocketType.Seqpacket, ProtocolType.Unspecified);
+        proxy.Bind(new UnixDomainSocketEndPoint(path));
+        proxy.Listen(4);
+        bool over = false;
+        int taken = 0;
+        Thread taker = new(() => taken = SocketHandOver.Take(path, _wakeUp, () => Volatile.Read(ref over))) { IsBackground = true };
+        taker.Start();
+        using Socket daemon = proxy.Accept();
+        Volatile.Write(ref over, true);
+        _wakeUp.Signal();
+        taker.Join();
+        Assert.Equal(-1, taken);
+    }
+
+    [Fact]
+    public void A_proxy_that_waits_for_a_silent_daemon_hears_that_it_is_to_stop()
+    {
+        string path = _folder["proxy"];
+        int socket = Bound(_folder["control"], Libc.SOCK_STREAM), proxy = Bound(path, Libc.SOCK_SEQPACKET);
+        using ManualResetEventSlim ready = new();
+        bool over = false;
+        Exception? failure = null;
+        Thread giver = new(() => failure = Record.Exception(() => SocketHandOver.Give(proxy, socket, ready.Set, _wakeUp, () => Volatile.Read(ref over))));
+        giver.Start();
+        ready.Wait();
+        using Socket daemon = new(AddressFamily.Unix, SocketType.Seqpacket, ProtocolType.Unspecified);
+        daemon.Connect(new UnixDomainSocketEndPoint(path));
+        // It has the descriptor, so it is the answer that is waited for.
+        Assert.Equal(1, daemon.Receive(new byte[1]));
+        Volatile.Write(ref over, true);
+        _wakeUp.Signal();
+        giver.Join();
+        Assert.Equal(ExitCode.Interrupted, Assert.IsType<SnapuserdException>(failure).Code);
+        _ = Libc.Close(socket);
+        _ = Libc.Close(proxy);
     }
 
     [Fact]
@@ -134,6 +200,8 @@ public sealed class HandOverTests : IDisposable
         if (answer == 0) Assert.Null(why);
         else Assert.Contains("24", why, StringComparison.Ordinal);
     }
+
+    private int Take(string path) => SocketHandOver.Take(path, _wakeUp, () => false);
 
     private static int Bound(string path, int type)
     {

@@ -232,6 +232,33 @@ public sealed class LifecycleTests(ITestOutputHelper log)
     }
 
     [Fact]
+    public void All_are_served_or_the_first_that_cannot_be_is_named()
+    {
+        using SetFixture fixture = new(foreign: false);
+        foreach (string name in (string[])["a", "b", "c"]) _ = fixture.Files(name);
+        Assert.Null(fixture.Set.ServeAll([fixture.Request("a"), fixture.Request("b")], () => false));
+        Assert.Equal(Golden.New, fixture.Servers["b"].Read(0, Golden.New.Length));
+        Assert.Equal("d", fixture.Set.ServeAll([fixture.Request("c"), fixture.Request("d")], () => false));
+    }
+
+    [Fact]
+    public void Who_waits_for_all_to_be_served_hears_a_stop_meanwhile()
+    {
+        using ManualResetEventSlim go = new();
+        using SetFixture fixture = new(check: _ => go.Wait());
+        _ = fixture.Files("a");
+        bool over = false;
+        string? failed = "";
+        Thread waiter = new(() => failed = fixture.Set.ServeAll([fixture.Request("a")], () => Volatile.Read(ref over)));
+        waiter.Start();
+        Volatile.Write(ref over, true);
+        fixture.Changed.Signal();
+        waiter.Join();
+        Assert.Null(failed);
+        go.Set();
+    }
+
+    [Fact]
     public void Many_clients_make_and_end_snapshots_at_the_same_time()
     {
         using SetFixture fixture = new(foreign: false);

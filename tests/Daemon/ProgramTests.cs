@@ -129,6 +129,25 @@ public sealed class ProgramTests : IDisposable
         Assert.True(File.Exists(_socket));
     }
 
+    [Fact]
+    public void The_socket_of_init_that_somebody_shuts_down_ends_nothing_else()
+    {
+        // A parent that keeps what its child inherits.
+        Process parent = Kept(Binary.StartProgram("perl", ["-MSocket", "-MFcntl", "-e",
+            "$| = 1; socket(S, AF_UNIX, SOCK_STREAM, 0); bind(S, sockaddr_un($ARGV[1])) or die; fcntl(S, F_SETFD, 0); $ENV{ANDROID_SOCKET_snapuserd} = fileno(S); $p = fork; exec { $ARGV[0] } 'snapuserd', '-user_snapshot', '-log=stderr' unless $p; print qq($p\n); <STDIN>; shutdown(S, 2); waitpid($p, 0); print $? >> 8, qq(\n)", Binary.Path, _socket]));
+        int daemon = int.Parse(parent.StandardOutput.ReadLine()!, System.Globalization.CultureInfo.InvariantCulture);
+        using Talker client = Connect(parent);
+        Assert.Equal("active", client.Ask("query"));
+        parent.StandardInput.WriteLine();
+        Assert.Equal("", client.Receive());
+        string? line;
+        do line = parent.StandardError.ReadLine();
+        while (line != null && !line.Contains("no longer served", StringComparison.Ordinal));
+        Assert.NotNull(line);
+        _ = Libc.Kill(daemon, Libc.SIGTERM);
+        Assert.Equal((0, "0\n"), End(parent));
+    }
+
     [RootFact]
     public void The_second_stage_serves_before_there_is_a_socket_and_gets_it_from_the_proxy()
     {
@@ -161,6 +180,34 @@ public sealed class ProgramTests : IDisposable
         Assert.Equal("1\nproxy 0\nactive\nsnapshot\nsuccess\n100.000000\nsuccess\ndaemon 0\n", result.Output);
         Assert.Equal("20001 snapuserd.proxy_ready=true\n20001 snapuserd.ready=true\n", File.ReadAllText(properties));
         Assert.Equal(Golden.New, File.ReadAllBytes(_folder["base"]));
+    }
+
+    [RootFact]
+    public void A_proxy_that_lets_nobody_in_does_not_keep_the_daemon_from_its_signals()
+    {
+        const string script = """
+            set -eu
+            mount --make-rprivate /
+            mount -t tmpfs tmpfs /mnt
+            mkdir -p /mnt/scratch_ota_metadata_super/ota
+            mount -t tmpfs tmpfs /dev
+            mknod /dev/null c 1 3
+            mkdir /dev/socket
+            mkfifo /dev/full
+            perl -MSocket -MFcntl -e 'socket(P, AF_UNIX, SOCK_SEQPACKET, 0); bind(P, sockaddr_un("/dev/socket/snapuserd_proxy")) or die; listen(P, 1);
+                do { socket(my $s, AF_UNIX, SOCK_SEQPACKET, 0); push @keep, $s; fcntl($s, F_SETFL, O_NONBLOCK) } while connect($keep[-1], sockaddr_un("/dev/socket/snapuserd_proxy")); open(F, ">", "/dev/full"); close(F); sleep' &
+            proxy=$!
+            read -r _ </dev/full || :
+            "$1" -no_socket -user_snapshot --device=nbd --socket_folder="$2/devices" -log=stderr "system_b,$2/cow,$2/base,$2/base" &
+            daemon=$!
+            until [ -s /mnt/scratch_ota_metadata_super/ota/daemon-alive-indicator ] || ! kill -0 $daemon; do sleep 0.01; done
+            kill -TERM $daemon
+            wait $daemon
+            echo "daemon $?"
+            kill $proxy
+            """;
+        BinaryResult result = Binary.RunProgram("unshare", ["-m", "sh", "-c", script, "sh", Binary.Path, _folder.Path]);
+        Assert.True(result.Output == "daemon 0\n", result.ToString());
     }
 
     [Fact]

@@ -23,7 +23,7 @@ internal sealed class SetFixture : IDisposable
     private readonly MergeSlots _slots;
     private readonly ControlServer _server;
 
-    internal SetFixture(bool foreign = true, int merges = 2, Func<string, StopFlag, bool>? verify = null, bool verifyFirst = true)
+    internal SetFixture(bool foreign = true, int merges = 2, Func<string, StopFlag, bool>? verify = null, bool verifyFirst = true, Action<string>? check = null)
     {
         _slots = new MergeSlots(new MemoryBudget(merges * (16L << 20), merges), merges);
         Set = new SnapshotSet(new SnapshotSetOptions
@@ -56,6 +56,7 @@ internal sealed class SetFixture : IDisposable
             },
             DeviceIsForeign = foreign,
             Verify = verify,
+            Check = check,
             Report = sentence => Reports.Enqueue(sentence),
         }, _changed);
         Socket = _folder["control"];
@@ -63,6 +64,9 @@ internal sealed class SetFixture : IDisposable
     }
 
     internal SnapshotSet Set { get; }
+
+    /// <summary>What the set signals.</summary>
+    internal WakeUp Changed => _changed;
 
     internal string Socket { get; }
 
@@ -82,6 +86,9 @@ internal sealed class SetFixture : IDisposable
         File.WriteAllBytes(_folder[name + ".base"], old ?? Golden.Old);
         return Init(name);
     }
+
+    /// <summary>A request for files that are there.</summary>
+    internal SnapshotRequest Request(string name) => new(name, _folder[name + ".cow"], _folder[name + ".base"], _folder[name + ".base"]);
 
     /// <summary>The init of files that are there.</summary>
     internal string Init(string name) => $"init,{name},{_folder[name + ".cow"]},{_folder[name + ".base"]},{_folder[name + ".base"]}";
