@@ -189,7 +189,8 @@ internal static class DaemonVerb
 
         private ControlServer Listen((int Inherited, string Path) socket)
         {
-            CtlRequests requests = new(() => _set.Snapshots);
+            // As if Android's client had said so: whoever has made a device removes it first, and one that is not served yet goes at once.
+            CtlRequests requests = new(() => _set.Snapshots, one => _set.Delete(one.Name, () => { }));
             ControlOptions options = new()
             {
                 Messages = new AndroidRequests(_set),

@@ -23,7 +23,7 @@ internal static class ServeVerb
         using var stop = new StopSignals();
         using var snapshot = new Snapshot(Options(invocation, observer), stop.Flag, stop.WakeUp);
         // Before anything else, so that a path that cannot be had is known before there is a device.
-        CtlRequests requests = new(() => [snapshot]);
+        CtlRequests requests = new(() => [snapshot], one => one.RequestStop());
         using ControlServer? control = Listen(invocation, snapshot, requests);
         snapshot.Open();
         if (snapshot.IsPlain)

@@ -97,11 +97,11 @@ internal static class Verbs
         new("ctl", "Asks servers how they are, and tells them what to do.", ["COMMAND"],
         [
             new("--socket", OptionKind.Text, "PATH", $"Where the server listens (its --control or --socket). Unless given, everything in {CtlVerb.DefaultFolder}."),
-            new("--all", OptionKind.Flag, "", "For merge and stop: all snapshots, where there are several."),
+            new("--all", OptionKind.Flag, "", "For merge, pause, resume, rate and stop: all snapshots, where there are several."),
             s_json,
         ],
-        "Commands, for the snapshot that is called NAME or for all there are: list; status [NAME]; merge [NAME] begins to merge; pause [NAME] and resume [NAME] hold the merge and let it go on; rate SIZE|off [NAME] "
-        + "limits the bytes it writes per second; watch [NAME] shows progress until nothing is merged any more; stop [NAME] ends the server, which removes its device. Exit code 66: no server or no such snapshot.",
+        "Commands: list; status [NAME]; watch [NAME] shows progress until nothing is merged any more; these are for all snapshots unless there is a NAME. merge [NAME] begins to merge; pause [NAME] and resume [NAME] hold the merge and let it go on; "
+        + "rate SIZE|off [NAME] limits the bytes it writes per second; stop [NAME] ends the server, or a daemon's snapshot, and removes the device; these take a NAME or --all (64) where there are several. Exit code 66: no server or no such snapshot.",
         CtlVerb.Run) { OptionalOperands = ["SIZE", "NAME"], OutputIsResult = true },
 
         new("verify", "Decodes everything in a COW; with a base, also computes the merged image's SHA-256 without writing anything.", [],

@@ -62,6 +62,34 @@ public sealed class ProgramTests : IDisposable
     }
 
     [Fact]
+    public void Ctl_stops_the_snapshot_that_it_names_whether_or_not_it_is_served()
+    {
+        Process daemon = Start("daemon", "--socket", _socket, "--device", "nbd", "--socket-folder", _folder["devices"]);
+        using Talker client = Connect(daemon);
+        Assert.StartsWith("success,", client.Ask(Init), StringComparison.Ordinal);
+        Assert.Equal("success", client.Ask("start,system_b"));
+        File.WriteAllBytes(_folder["cow2"], Golden.Cow(SetFixture.Vector));
+        File.WriteAllBytes(_folder["base2"], Golden.Old);
+        Assert.StartsWith("success,", client.Ask($"init,vendor_b,{_folder["cow2"]},{_folder["base2"]},{_folder["base2"]}"), StringComparison.Ordinal);
+        BinaryResult unclear = Ctl("stop");
+        Assert.True(unclear.ExitCode == 64, unclear.ToString());
+        Assert.Contains("there is system_b, vendor_b", unclear.Error, StringComparison.Ordinal);
+        Assert.Equal(64, Ctl("pause", "vendor_b", "--all").ExitCode);
+        // Opened and not started: nobody has made a device of it.
+        Assert.Equal(0, Ctl("stop", "vendor_b").ExitCode);
+        SetFixture.Until(() => !Ctl("list").Output.Contains("vendor_b", StringComparison.Ordinal), "the end of what is not served");
+        Assert.Equal(Golden.New, Copy());
+        // The only one needs no name.
+        Assert.Equal(0, Ctl("pause").ExitCode);
+        Assert.Equal(0, Ctl("stop", "--all").ExitCode);
+        SetFixture.Until(() => Ctl("list").Output.Length == 0, "the end of what is served");
+        Assert.False(File.Exists(_folder["devices/system_b"]));
+        Assert.Equal("active", client.Ask("query"));
+        client.Send("stop");
+        Assert.Equal((0, ""), End(daemon));
+    }
+
+    [Fact]
     public void Sigterm_ends_what_is_served_and_the_merge_goes_on_in_the_next_process()
     {
         for (int round = 0; round < 2; round++)
@@ -260,6 +288,8 @@ public sealed class ProgramTests : IDisposable
     }
 
     private string Init => $"init,system_b,{_folder["cow"]},{_folder["base"]},{_folder["base"]}";
+
+    private BinaryResult Ctl(params string[] words) => Binary.Run(["ctl", .. words, "--socket", _socket]);
 
     private Process Start(params string[] words) => Kept(Binary.Start(words));
 

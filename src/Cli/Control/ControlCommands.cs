@@ -20,14 +20,18 @@ internal interface IReplyLines
 /// <summary>
 /// What a server does with the lines that `ctl` sends: COMMAND, a space, its words; "json " before it asks for JSON objects. A name is the last word and may have spaces in it.
 /// <code>
-///   list | status [NAME] | merge [NAME] | pause [NAME] | resume [NAME] | rate BYTES [NAME] | watch [NAME] | stop [NAME]
+///   list | status [NAME] | watch [NAME] | merge [NAME] | pause [NAME] | resume [NAME] | rate BYTES [NAME] | stop [NAME]
 /// </code>
-/// Without a name it concerns all snapshots of the process.
+/// Without a name the first three concern all snapshots of the process. The others change something: where there are several snapshots they take a name, or "all " before the command.
+/// <paramref name="stop"/> ends a snapshot.
 /// </summary>
-internal sealed class ControlCommands(Func<IReadOnlyList<Snapshot>> snapshots)
+internal sealed class ControlCommands(Func<IReadOnlyList<Snapshot>> snapshots, Action<Snapshot> stop)
 {
     /// <summary>Commands that `ctl` knows, for its help and its check of the command line.</summary>
     internal static readonly string[] Names = ["list", "status", "merge", "pause", "resume", "rate", "watch", "stop"];
+
+    /// <summary>Whether a command changes something, so that it says of what.</summary>
+    internal static bool Changes(string command) => command is "merge" or "pause" or "resume" or "rate" or "stop";
 
     /// <summary>
     /// Does what <paramref name="line"/> says. Null when it is done; otherwise the exit code for `ctl` and a sentence. `watch` writes how things are at the moment:
@@ -35,7 +39,7 @@ internal sealed class ControlCommands(Func<IReadOnlyList<Snapshot>> snapshots)
     /// </summary>
     internal (ExitCode Code, string Sentence)? Do(string line, IReplyLines reply)
     {
-        bool json = Take(ref line, "json");
+        bool json = Take(ref line, "json"), all = Take(ref line, "all");
         int space = line.IndexOf(' ');
         string command = space < 0 ? line : line[..space], rest = space < 0 ? "" : line[(space + 1)..];
         long rate = 0;
@@ -48,6 +52,7 @@ internal sealed class ControlCommands(Func<IReadOnlyList<Snapshot>> snapshots)
         }
         List<Snapshot> chosen = Choose(rest);
         if (chosen.Count == 0 && rest.Length > 0) return (ExitCode.InputMissing, $"there is no snapshot {rest} here{Known()}");
+        if (chosen.Count > 1 && rest.Length == 0 && !all && Changes(command)) return (ExitCode.Usage, $"{command} takes a NAME where there are several snapshots, or --all{Known()}");
         switch (command)
         {
             case "list":
@@ -79,7 +84,7 @@ internal sealed class ControlCommands(Func<IReadOnlyList<Snapshot>> snapshots)
                 foreach (Snapshot one in chosen) one.SetRate(rate);
                 return null;
             case "stop":
-                foreach (Snapshot one in chosen) one.RequestStop();
+                foreach (Snapshot one in chosen) stop(one);
                 return null;
             default:
                 return (ExitCode.Usage, Arguments.Unknown("command", command, Names));

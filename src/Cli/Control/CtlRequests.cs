@@ -6,14 +6,14 @@ using Snapuserd.Daemon;
 namespace Snapuserd.Cli.Control;
 
 /// <summary>
-/// Answers the lines of `ctl` on a <see cref="ControlServer"/> (<see cref="ControlConnection"/> has the form of the answers). What is watched is looked at twice a second, and told if it has changed.
+/// Answers the lines of `ctl` on a <see cref="ControlServer"/> (<see cref="ControlConnection"/> has the form of the answers). What is watched is looked at twice a second, and told if it has changed. <paramref name="stop"/> ends a snapshot.
 /// </summary>
-internal sealed class CtlRequests(Func<IReadOnlyList<Snapshot>> snapshots) : IControlRequests, IControlTicks
+internal sealed class CtlRequests(Func<IReadOnlyList<Snapshot>> snapshots, Action<Snapshot> stop) : IControlRequests, IControlTicks
 {
     /// <summary>Between two looks: often enough for eyes.</summary>
     private const int LookMilliseconds = 500;
 
-    private readonly ControlCommands _commands = new(snapshots);
+    private readonly ControlCommands _commands = new(snapshots, stop);
     private readonly List<Watcher> _watchers = [];
     private readonly object _gate = new();
     private bool _ended;

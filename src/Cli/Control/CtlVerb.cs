@@ -33,11 +33,11 @@ internal static class CtlVerb
 
     private static ExitCode Ask(Invocation invocation, string command, string request, string? name)
     {
-        bool json = invocation.Arguments.Has("--json");
+        bool json = invocation.Arguments.Has("--json"), all = invocation.Arguments.Has("--all"), changes = ControlCommands.Changes(command);
+        if (all && name != null) throw Wrong($"{command} takes a NAME or --all, not both");
         List<string> sockets = Sockets(invocation, name);
-        if (sockets.Count > 1 && command is "merge" or "stop" && !invocation.Arguments.Has("--all"))
-            throw Wrong($"{command} takes a NAME where there are several snapshots, or --all");
-        request = $"{(json ? "json " : "")}{request}{(name == null ? "" : " " + name)}";
+        if (sockets.Count > 1 && changes && name == null && !all) throw Wrong($"{command} takes a NAME where there are several snapshots, or --all");
+        request = $"{(json ? "json " : "")}{(all && changes ? "all " : "")}{request}{(name == null ? "" : " " + name)}";
         Output output = invocation.Output;
         bool bar = command == "watch" && !json && output.HasTerminal;
         SnapuserdException? first = null;
