@@ -5,7 +5,7 @@ namespace Snapuserd.Daemon;
 
 /// <summary>
 /// How many snapshots of a process merge at a time: they wait in line, share the memory, and free their place when their merge has ended, whatever came of it. (Android's
-/// daemon frees it only when the device is gone.) Any thread.
+/// daemon frees it only when the device is gone.) Those that are paused keep their place in the line, and the others pass them. Any thread.
 /// </summary>
 public sealed class MergeSlots(MemoryBudget budget, int merges)
 {
@@ -27,8 +27,8 @@ public sealed class MergeSlots(MemoryBudget budget, int merges)
     {
         lock (_gate)
         {
-            if (_merging == merges || _line.Count == 0 || _line[0] != snapshot) return null;
-            _line.RemoveAt(0);
+            if (_merging == merges || First != snapshot) return null;
+            _ = _line.Remove(snapshot);
             _merging++;
             WakeFirst();
             return budget.Join();
@@ -56,8 +56,12 @@ public sealed class MergeSlots(MemoryBudget budget, int merges)
         }
     }
 
-    private void WakeFirst()
+    /// <summary>Whose turn it is now looks at that.</summary>
+    internal void WakeFirst()
     {
-        if (_merging < merges && _line.Count > 0) _line[0].Wake();
+        lock (_gate)
+            if (_merging < merges) First?.Wake();
     }
+
+    private Snapshot? First => _line.Find(one => !one.IsPaused);
 }

@@ -217,7 +217,14 @@ public sealed class Snapshot : IDisposable, IMergeObserver
             else if (_mapped != null && !_handOverTried && Status.State == SnapshotState.Merged) code = HandOver(_mapped);
             else Rest();
         }
+        bool neverBegan = Status.State == SnapshotState.Queued;
         RefuseMerges();
+        if (neverBegan)
+        {
+            SnapuserdException reason = new(ExitCode.Interrupted, "stopped before the merge began");
+            _options.Observer?.Stopped(this, reason);
+            code = reason.Code;
+        }
         // A stop that comes just when all is merged must not take the device away under a mount that could have the base. (Without a server nobody answers the reads that the swap waits for.)
         if (_mapped != null && !_handOverTried && Trouble == null && Status.State == SnapshotState.Merged) code = HandOver(_mapped);
         return code;
@@ -238,11 +245,13 @@ public sealed class Snapshot : IDisposable, IMergeObserver
         return true;
     }
 
-    /// <summary>Holds the merge as soon as what is being written is written and counted. Any thread.</summary>
+    /// <summary>Holds the merge as soon as what is being written is written and counted; one that has not begun does not begin, so that the base and the COW stay as they are. Any thread.</summary>
     public void Pause()
     {
         _pace.Pause();
         Wake();
+        // Those behind it need not wait for it.
+        _options.Slots?.WakeFirst();
     }
 
     /// <summary>Lets it go on. Any thread.</summary>
@@ -251,6 +260,9 @@ public sealed class Snapshot : IDisposable, IMergeObserver
         _pace.Resume();
         Wake();
     }
+
+    /// <summary>It is paused. Any thread.</summary>
+    internal bool IsPaused => _pace.IsPaused;
 
     /// <summary>Limits what the merge writes, in bytes per second; 0 for no limit. Whoever sets one wakes the snapshot every few milliseconds, as long as <see cref="NeedsTicks"/>. Any thread.</summary>
     public void SetRate(long bytesPerSecond)
@@ -264,7 +276,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
     {
         get
         {
-            if (!_pace.IsLimited) return false;
+            if (!_pace.IsLimited || _pace.IsPaused) return false;
             lock (_gate) return _mergeRequested && !_disposed && (_mergeBegan < 0 || _status.State == SnapshotState.Merging);
         }
     }
@@ -352,6 +364,8 @@ public sealed class Snapshot : IDisposable, IMergeObserver
         lock (_gate)
         {
             if (!_mergeRequested || _mergesEnded || _mergeBegan >= 0) return false;
+            // A merge that begins says so in the COW, and from then on there may be no way back.
+            if (_status.State == SnapshotState.Queued && _pace.IsPaused) return false;
         }
         return _options.Slots == null || (share = _options.Slots.TryEnter(this)) != null;
     }

@@ -7,9 +7,9 @@ public enum SnapshotState
     Opening,
     /// <summary>It shows the new image; nothing of it is being merged.</summary>
     Serving,
-    /// <summary>It waits for its turn to merge.</summary>
+    /// <summary>It waits for its turn to merge, or was paused before that.</summary>
     Queued,
-    /// <summary>It is being merged, or would be if it were not paused.</summary>
+    /// <summary>Its merge has begun, and goes on unless it is paused.</summary>
     Merging,
     /// <summary>Everything is merged and durable; it is shown as before.</summary>
     Merged,
@@ -34,7 +34,7 @@ public sealed record SnapshotStatus
     public string Device { get; init; } = "";
     /// <summary>Where it is in its life.</summary>
     public SnapshotState State { get; init; }
-    /// <summary>Its merge is held, or will be from its first write on.</summary>
+    /// <summary>Its merge is held, or will not begin.</summary>
     public bool Paused { get; init; }
     /// <summary>Ops written to Base, counted as the header counts them; all there are.</summary>
     public int OpsDone { get; init; }

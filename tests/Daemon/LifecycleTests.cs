@@ -1,5 +1,7 @@
 using System;
 using System.Collections.Generic;
+using System.Globalization;
+using System.IO;
 using System.Threading;
 using Snapuserd.Cow;
 using Snapuserd.Daemon;
@@ -23,18 +25,74 @@ public sealed class LifecycleTests(ITestOutputHelper log)
         using SetFixture fixture = new();
         using Talker client = fixture.Client();
         fixture.Serve(client, "a");
-        Assert.Equal("success", client.Ask("pause_merge"));
+        // One batch, and no other for hours.
+        fixture.Set.Snapshots[0].SetRate(1);
         Assert.Equal("success", client.Ask("initiate_merge,a"));
-        fixture.Until("a", SnapshotState.Merging);
+        SetFixture.Until(() => fixture.Status("a").OpsDone > 0, "the first batch");
+        Assert.Equal("success", client.Ask("pause_merge"));
+        fixture.Set.Snapshots[0].SetRate(0);
+        int done = fixture.Status("a").OpsDone;
         Assert.Equal(Golden.New, fixture.Servers["a"].Read(0, Golden.New.Length));
         // Android's daemon looks again after a second at the latest when it starts, and never when it is parked.
         Thread.Sleep(1100);
-        Assert.Equal((SnapshotState.Merging, 0, true), (fixture.Status("a").State, fixture.Status("a").OpsDone, fixture.Status("a").Paused));
-        Assert.Equal(Golden.Old, fixture.Base("a"));
+        Assert.Equal((SnapshotState.Merging, done, true), (fixture.Status("a").State, fixture.Status("a").OpsDone, fixture.Status("a").Paused));
+        Assert.NotEqual(fixture.Status("a").OpsTotal, done);
         Assert.Equal("success", client.Ask("resume_merge"));
         fixture.Until("a", SnapshotState.Merged);
         Assert.Equal(Golden.New, fixture.Base("a"));
         fixture.Servers["a"].Remove();
+    }
+
+    [Fact]
+    public void Paused_before_it_begins_a_merge_does_not_begin_and_holds_up_nobody()
+    {
+        using SetFixture fixture = new(merges: 1);
+        using Talker client = fixture.Client();
+        fixture.Serve(client, "a");
+        byte[] cow = Unlocked.Read(fixture["a.cow"], Golden.Cow(SetFixture.Vector).Length);
+        Assert.Equal("success", client.Ask("pause_merge"));
+        fixture.Serve(client, "b");
+        fixture.Serve(client, "c");
+        fixture.Set.Snapshots[1].Pause();
+        // First in the line, and then first of those that may go.
+        Assert.Equal("success", client.Ask("initiate_merge,a"));
+        Assert.Equal("success", client.Ask("initiate_merge,b"));
+        Assert.Equal("success", client.Ask("initiate_merge,c"));
+        fixture.Until("c", SnapshotState.Merged);
+        Assert.Equal([SnapshotState.Queued, SnapshotState.Queued, SnapshotState.Merged], States(fixture));
+        Assert.Equal("snapshot-merge", client.Ask("getstatus,a"));
+        Assert.Equal(Golden.Old, fixture.Base("a"));
+        // Not even that it has begun.
+        Assert.Equal(cow, Unlocked.Read(fixture["a.cow"], cow.Length));
+        fixture.Set.Snapshots[1].Resume();
+        fixture.Until("b", SnapshotState.Merged);
+        Assert.Equal([SnapshotState.Queued, SnapshotState.Merged, SnapshotState.Merged], States(fixture));
+        // Ended before it began, it is as it was.
+        fixture.Servers["a"].Remove();
+        SetFixture.Until(() => fixture.Set.Snapshots.Length == 2, "the end of a");
+        Assert.Equal(cow, File.ReadAllBytes(fixture["a.cow"]));
+        Assert.Equal(Golden.Old, File.ReadAllBytes(fixture["a.base"]));
+        fixture.Servers["b"].Remove();
+        fixture.Servers["c"].Remove();
+    }
+
+    [Fact]
+    public void The_last_one_in_the_way_that_is_paused_lets_the_next_one_pass()
+    {
+        using SetFixture fixture = new(merges: 1);
+        using Talker client = fixture.Client();
+        foreach (string name in (string[])["a", "b", "c"]) fixture.Serve(client, name);
+        Snapshot[] snapshots = fixture.Set.Snapshots;
+        snapshots[0].SetRate(1);
+        foreach (string name in (string[])["a", "b", "c"]) Assert.Equal("success", client.Ask($"initiate_merge,{name}"));
+        fixture.Until("a", SnapshotState.Merging);
+        snapshots[1].Pause();
+        snapshots[0].SetRate(0);
+        fixture.Until("c", SnapshotState.Merged);
+        Assert.Equal([SnapshotState.Merged, SnapshotState.Queued, SnapshotState.Merged], States(fixture));
+        snapshots[1].Resume();
+        fixture.Until("b", SnapshotState.Merged);
+        foreach (string name in (string[])["a", "b", "c"]) fixture.Servers[name].Remove();
     }
 
     [Fact]
@@ -66,23 +124,24 @@ public sealed class LifecycleTests(ITestOutputHelper log)
         using Talker client = fixture.Client();
         string[] names = ["a", "b", "c", "d", "e"];
         foreach (string name in names) fixture.Serve(client, name);
-        Assert.Equal("success", client.Ask("pause_merge"));
+        // One batch of each, and no other for hours.
+        foreach (Snapshot one in fixture.Set.Snapshots) one.SetRate(1);
         foreach (string name in names) Assert.Equal("success", client.Ask($"initiate_merge,{name}"));
         fixture.Until("a", SnapshotState.Merging);
         fixture.Until("b", SnapshotState.Merging);
         Assert.Equal([SnapshotState.Merging, SnapshotState.Merging, SnapshotState.Queued, SnapshotState.Queued, SnapshotState.Queued], States(fixture));
         foreach (string name in names) Assert.Equal("snapshot-merge", client.Ask($"getstatus,{name}"));
-        fixture.Set.Snapshots[1].Resume();
+        fixture.Set.Snapshots[1].SetRate(0);
         fixture.Until("b", SnapshotState.Merged);
         fixture.Until("c", SnapshotState.Merging);
         Assert.Equal([SnapshotState.Merging, SnapshotState.Merged, SnapshotState.Merging, SnapshotState.Queued, SnapshotState.Queued], States(fixture));
-        Assert.Equal("20.000000", client.Ask("merge_percent"));
+        Assert.InRange(double.Parse(client.Ask("merge_percent"), CultureInfo.InvariantCulture), 20, 59.9);
         // One that waits in line leaves it, and one that merges gives its place to the last.
         fixture.Servers["d"].Remove();
         SetFixture.Until(() => fixture.Set.Snapshots.Length == 4, "the end of d");
         fixture.Servers["a"].Remove();
         fixture.Until("e", SnapshotState.Merging);
-        Assert.Equal("success", client.Ask("resume_merge"));
+        foreach (Snapshot one in fixture.Set.Snapshots) one.SetRate(0);
         fixture.Until("c", SnapshotState.Merged);
         fixture.Until("e", SnapshotState.Merged);
         foreach (string name in (string[])["b", "c", "e"])
@@ -93,7 +152,22 @@ public sealed class LifecycleTests(ITestOutputHelper log)
         SetFixture.Until(() => fixture.Set.IsEmpty, "the end");
         Assert.Equal("100.000000", client.Ask("merge_percent"));
         Assert.Equal(Golden.Old, fixture.Base("d"));
-        Assert.Equal(Golden.Old, fixture.Base("a"));
+    }
+
+    [Fact]
+    public void One_that_is_not_served_does_not_stand_in_line()
+    {
+        using SetFixture fixture = new(merges: 1);
+        using Talker client = fixture.Client();
+        Assert.StartsWith("success,", client.Ask(fixture.Files("idle")), StringComparison.Ordinal);
+        // Whoever asks the snapshot itself, as ctl does.
+        Assert.False(fixture.Set.Snapshots[0].RequestMerge());
+        Assert.False(fixture.Set.Snapshots[0].MergeRequested);
+        fixture.Serve(client, "a");
+        Assert.Equal("success", client.Ask("initiate_merge,a"));
+        fixture.Until("a", SnapshotState.Merged);
+        Assert.Equal("success", client.Ask("delete,idle"));
+        fixture.Servers["a"].Remove();
     }
 
     [Fact]

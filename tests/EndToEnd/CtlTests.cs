@@ -66,13 +66,13 @@ public sealed class CtlTests : IDisposable
         Process server = Start("--merge-on-request");
         Assert.Equal(0, Ctl("pause").ExitCode);
         Assert.Equal(0, Ctl("merge").ExitCode);
-        // It reads ahead and checks every payload, and may not write; what it says of itself does not change any more.
-        while (Text(Status(), "state") != "merging") { }
         JsonElement held = Status();
-        Assert.True(held.GetProperty("paused").GetBoolean());
+        Assert.Equal(("queued", true), (Text(held, "state"), held.GetProperty("paused").GetBoolean()));
         Assert.Equal(0, held.GetProperty("ops").GetInt32());
         Assert.Equal(Golden.Old, Unlocked.Read(_base, Golden.Old.Length));
-        Assert.Contains("paused", Ctl("list").Output);
+        // Not even that it has begun, so the way back is open.
+        Assert.Equal(Golden.Cow(Vector), Unlocked.Read(_cow, Golden.Cow(Vector).Length));
+        Assert.Contains("queued, paused", Ctl("list").Output);
         Assert.Equal(0, Ctl("resume").ExitCode);
         Assert.Equal(0, Ctl("watch").ExitCode);
         Assert.Equal(Golden.New, Unlocked.Read(_base, Golden.New.Length));
@@ -95,12 +95,30 @@ public sealed class CtlTests : IDisposable
     }
 
     [Fact]
-    public void Stop_in_a_pause_leaves_a_merge_that_goes_on()
+    public void Stopped_in_a_pause_before_it_begins_it_leaves_everything_as_it_was()
     {
         Process server = Start("--merge-on-request");
         Assert.Equal(0, Ctl("pause").ExitCode);
         Assert.Equal(0, Ctl("merge").ExitCode);
-        while (Text(Status(), "state") != "merging") { }
+        Assert.Equal(0, Ctl("stop").ExitCode);
+        Assert.True(server.WaitForExit(60_000));
+        Assert.Equal(75, server.ExitCode);
+        Assert.Contains("before the merge began", server.StandardError.ReadToEnd());
+        Assert.Equal(Golden.Cow(Vector), File.ReadAllBytes(_cow));
+        Assert.Equal(Golden.Old, File.ReadAllBytes(_base));
+    }
+
+    [Fact]
+    public void Stop_in_a_pause_leaves_a_merge_that_goes_on()
+    {
+        Process server = Start("--merge-on-request");
+        // One batch, and no other for hours.
+        Assert.Equal(0, Ctl("rate", "1").ExitCode);
+        Assert.Equal(0, Ctl("merge").ExitCode);
+        while (Status().GetProperty("ops").GetInt32() == 0) { }
+        Assert.Equal(0, Ctl("pause").ExitCode);
+        Assert.Equal(0, Ctl("rate", "off").ExitCode);
+        Assert.Equal("merging", Text(Status(), "state"));
         Assert.Equal(0, Ctl("stop").ExitCode);
         Assert.True(server.WaitForExit(60_000));
         Assert.Equal(75, server.ExitCode);
