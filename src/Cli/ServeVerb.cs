@@ -21,7 +21,9 @@ internal static class ServeVerb
         bool merges = invocation.Arguments.Has("--merge");
         var observer = new Observer(invocation);
         using var stop = new StopSignals();
-        using var snapshot = new Snapshot(Options(invocation, observer), stop.Flag, stop.WakeUp);
+        var standing = StandingRequests.Inherited(invocation.Output);
+        using var snapshot = new Snapshot(Options(invocation, observer, standing), stop.Flag, stop.WakeUp);
+        standing?.Restore(snapshot);
         // Before anything else, so that a path that cannot be had is known before there is a device.
         CtlRequests requests = new(() => [snapshot], one => one.RequestStop());
         using ControlServer? control = Listen(invocation, snapshot, requests);
@@ -39,7 +41,7 @@ internal static class ServeVerb
             BlockServers.Start(invocation, view, devices, memory, wakeUp, out path));
         MergeVerb.WarnOfHiddenDamage(invocation, snapshot.Engine);
         ready.Tell(device, snapshot.Length);
-        if (merges)
+        if (merges || standing is { MergeAsked: true })
         {
             _ = snapshot.RequestMerge();
             // A rate may have been set before there was anything to slow down.
@@ -71,7 +73,7 @@ internal static class ServeVerb
         return ControlServer.Start(path, options);
     }
 
-    private static SnapshotOptions Options(Invocation invocation, Observer observer)
+    private static SnapshotOptions Options(Invocation invocation, Observer observer, StandingRequests? standing)
     {
         Arguments arguments = invocation.Arguments;
         int memory = (int)arguments.Number("--memory", Verbs.DefaultMemory);
@@ -85,6 +87,7 @@ internal static class ServeVerb
             Observer = observer,
             Mapper = arguments.Text("--mapper"),
             TimesResumed = Resumptions.Counted,
+            Asked = standing == null ? null : standing.Note,
             ReadFailed = new ReadFailures(invocation).Tell,
         };
     }

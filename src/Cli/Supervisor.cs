@@ -24,6 +24,7 @@ internal sealed class Supervisor
     private readonly object _gate = new();
     private int _child;
     private int _resumed;
+    private int _requests = -1;
     private bool _stop;
 
     // Rooted here until the process ends: a second signal at the very end must not make a failure of what is done.
@@ -43,6 +44,8 @@ internal sealed class Supervisor
         Readiness ready = new(invocation);
         Supervisor supervisor = new() { _resumed = Resumptions.Before(invocation.Arguments.Required("--cow")) };
         int program = OwnProgram();
+        supervisor._requests = StandingRequests.Make();
+        if (supervisor._requests < 0) invocation.Output.Write(Priority.Warning, "requests_forgotten", $"what ctl asks for is forgotten if the server is killed: {Reason.Of(supervisor._requests)}");
         try
         {
             MoveOut(folders);
@@ -55,6 +58,7 @@ internal sealed class Supervisor
         finally
         {
             _ = Libc.Close(program);
+            if (supervisor._requests >= 0) _ = Libc.Close(supervisor._requests);
         }
     }
 
@@ -69,7 +73,7 @@ internal sealed class Supervisor
             lock (_gate)
             {
                 if (_stop) break;
-                _child = Libc.ForkExec(program, arguments, EnvironmentOf(_resumed++));
+                _child = Libc.ForkExec(program, arguments, Environ());
                 if (_child < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"the server cannot be started: {Reason.Of(_child)}");
             }
             arguments = Without(words, again: true);
@@ -215,11 +219,12 @@ internal sealed class Supervisor
         return kept[..count];
     }
 
-    /// <summary>Ours, and how often the merge was taken up again.</summary>
-    private static string[] EnvironmentOf(int resumed)
+    /// <summary>Ours, how often the merge was taken up again, and where servers note what they are asked for.</summary>
+    private string[] Environ()
     {
         IDictionary variables = Environment.GetEnvironmentVariables();
-        variables[Resumptions.Variable] = resumed;
+        variables[Resumptions.Variable] = _resumed++;
+        if (_requests >= 0) variables[StandingRequests.Variable] = _requests;
         string[] environment = new string[variables.Count];
         int count = 0;
         foreach (DictionaryEntry variable in variables) environment[count++] = $"{variable.Key}={variable.Value}";

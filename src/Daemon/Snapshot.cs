@@ -48,6 +48,10 @@ public sealed record SnapshotOptions
     /// Name of the mapped device that is to stand over it, and on the base when all is merged; null for none. See <see cref="MappedDevice"/>.
     /// </summary>
     public string? Mapper { get; init; }
+    /// <summary>
+    /// Hears that its merge was asked for, paused, resumed or given a rate, which somebody may want to outlast this process; from any thread, before whoever asked is told that it was done.
+    /// </summary>
+    public Action<Snapshot>? Asked { get; init; }
     /// <summary>Takes a sentence for every read that fails, from any thread.</summary>
     public Action<string>? ReadFailed { get; init; }
 }
@@ -241,6 +245,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
             if (_status.State == SnapshotState.Serving) _status = _status with { State = SnapshotState.Queued };
             _options.Slots?.Queue(this);
         }
+        _options.Asked?.Invoke(this);
         Wake();
         return true;
     }
@@ -249,6 +254,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
     public void Pause()
     {
         _pace.Pause();
+        _options.Asked?.Invoke(this);
         Wake();
         // Those behind it need not wait for it.
         _options.Slots?.WakeFirst();
@@ -258,6 +264,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
     public void Resume()
     {
         _pace.Resume();
+        _options.Asked?.Invoke(this);
         Wake();
     }
 
@@ -268,6 +275,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
     public void SetRate(long bytesPerSecond)
     {
         _pace.BytesPerSecond = bytesPerSecond;
+        _options.Asked?.Invoke(this);
         Wake();
     }
 

@@ -127,6 +127,55 @@ public sealed class CtlTests : IDisposable
     }
 
     [Fact]
+    public void Server_in_the_place_of_a_killed_one_goes_on_as_that_one_was_told()
+    {
+        string noted = _folder["noted"];
+        File.WriteAllBytes(noted, new byte[10]);
+        // As a supervisor starts it, of which it inherits where to note what it is told.
+        Process StartNoting()
+        {
+            Process server = Binary.StartProgram("/bin/sh", ["-c", "exec 9<>\"$1\"; shift; SNAPUSERD_REQUESTS=9 exec \"$0\" \"$@\"", Binary.Path, noted,
+                "serve", "--cow", _cow, "--base", _base, "--device", "nbd", "--socket", _folder["nbd"], "--control", _control, "--progress", "never", "--merge-on-request"]);
+            _servers.Add(server);
+            Assert.Equal(_folder["nbd"], server.StandardOutput.ReadLine());
+            return server;
+        }
+
+        void Kill(Process server)
+        {
+            server.Kill();
+            server.WaitForExit();
+        }
+
+        Process first = StartNoting();
+        Assert.Equal(0, Ctl("pause").ExitCode);
+        Assert.Equal(0, Ctl("rate", "1").ExitCode);
+        Kill(first);
+        Process second = StartNoting();
+        JsonElement status = Status();
+        Assert.Equal(("serving", true, 1L), (Text(status, "state"), status.GetProperty("paused").GetBoolean(), status.GetProperty("bytes_per_second_limit").GetInt64()));
+        Assert.Equal(0, Ctl("merge").ExitCode);
+        Kill(second);
+        Process third = StartNoting();
+        // It says that it is served before it has asked for its own merge.
+        do status = Status();
+        while (Text(status, "state") == "serving");
+        Assert.Equal(("queued", true, 0), (Text(status, "state"), status.GetProperty("paused").GetBoolean(), status.GetProperty("ops").GetInt32()));
+        Assert.Equal(0, Ctl("resume").ExitCode);
+        while (Status().GetProperty("ops").GetInt32() == 0) { }
+        Kill(third);
+        Process fourth = StartNoting();
+        do status = Status();
+        while (Text(status, "state") is "serving" or "queued");
+        Assert.Equal(("merging", false, 1L), (Text(status, "state"), status.GetProperty("paused").GetBoolean(), status.GetProperty("bytes_per_second_limit").GetInt64()));
+        Assert.Equal(0, Ctl("rate", "off").ExitCode);
+        Assert.Equal(0, Ctl("watch").ExitCode);
+        Assert.Equal(Golden.New, Unlocked.Read(_base, Golden.New.Length));
+        Assert.Equal(0, End(fourth));
+        Assert.Equal("", fourth.StandardError.ReadToEnd());
+    }
+
+    [Fact]
     public void Watch_ends_well_when_the_server_does()
     {
         Process server = Start("--merge-on-request");

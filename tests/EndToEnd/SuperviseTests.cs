@@ -1,5 +1,6 @@
 using System;
 using System.IO;
+using System.Text.RegularExpressions;
 using Snapuserd.Tests.Support;
 using Xunit;
 
@@ -40,5 +41,21 @@ public sealed class SuperviseTests
         result = Binary.Run(Options(folder["missing"]));
         Assert.Equal(66, result.ExitCode);
         Assert.DoesNotContain("starting it again", result.Error, StringComparison.Ordinal);
+    }
+
+    [RootFact]
+    public void Server_inherits_where_to_note_what_it_is_told()
+    {
+        using TempFolder folder = new();
+        File.WriteAllBytes(folder["base"], new byte[8192]);
+        string log = folder["log"];
+        BinaryResult result = Binary.RunProgram("strace", ["-f", "-qq", "-v", "-s", "4096", "-e", "trace=execveat,pread64", "-o", log,
+            Binary.Path, "serve", "--cow", folder["missing"], "--base", folder["base"], "--device", "ublk", "--name", "ublkb7", "--supervise"]);
+        Assert.Equal(66, result.ExitCode);
+        Assert.DoesNotContain("is forgotten", result.Error, StringComparison.Ordinal);
+        Match given = Regex.Match(File.ReadAllText(log), "SNAPUSERD_REQUESTS=([0-9]+)");
+        Assert.True(given.Success, "the server is told nothing");
+        // It is there, and says that nothing was asked for.
+        Assert.Contains($"pread64({given.Groups[1].Value}, \"\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\", 10, 0) = 10", File.ReadAllText(log), StringComparison.Ordinal);
     }
 }
