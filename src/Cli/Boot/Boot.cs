@@ -112,13 +112,28 @@ internal sealed class Boot(IBootSystem system, ILog log, BootOptions options)
                 return Old(row, decision.Why);
             case BootAction.Merge:
                 if (dryRun) return new RowResult(row, "merged", decision.Why, ExitCode.Done, MergeCommand(row));
-                return MergeNow(row, devices, "") ?? OldIfUntouched(row, "it cannot be merged") ?? Serve(row, devices, decision.Why, mayMerge: false, verified: false)
+                return MergeNow(row, devices, "") ?? OldIfUntouched(row, RowDevices.LookAgain(system, row), "it cannot be merged") ?? Serve(row, devices, decision.Why, mayMerge: false, verified: false)
                     ?? Failed(row, ExitCode.InputOutput, $"{decision.Why}, and it can be neither merged nor served");
             default:
                 if (!dryRun && devices.State.Kind == CowKind.Untouched && options.Verify && Verify(row) is { } damage) return Old(row, $"the update cannot be used, and nothing of it is merged: {damage}");
-                return Serve(row, devices, decision.Why, mayMerge, devices.State.Kind == CowKind.Untouched && options.Verify) ?? OldIfUntouched(row, "it cannot be served")
-                    ?? MergeNow(row, devices, "it cannot be served, so it is merged before it is mounted") ?? Failed(row, ExitCode.Unavailable, $"{decision.Why}, and it can be neither served nor merged");
+                return Serve(row, devices, decision.Why, mayMerge, devices.State.Kind == CowKind.Untouched && options.Verify) ?? NotServed(row, devices, mayMerge);
         }
+    }
+
+    /// <summary>What is left when there is no server. It is looked at again, because the one that failed may have begun.</summary>
+    private RowResult NotServed(BootRow row, RowDevices devices, bool mayMerge)
+    {
+        CowState state = RowDevices.LookAgain(system, row);
+        if (OldIfUntouched(row, state, "it cannot be served") is { } old) return old;
+        // What has begun can only go on, whoever has asked for it. What may not have is begun only for those who want it merged.
+        bool merges = state.Kind is CowKind.Begun or CowKind.Merged || (state.Kind == CowKind.Doubtful && mayMerge && options.Merge == MergePolicy.Background);
+        if (!merges)
+        {
+            return Failed(row, ExitCode.Unavailable, state.Kind == CowKind.Doubtful
+                ? $"{state.Sentence}; it cannot be served, and nobody has asked to merge it now, which cannot be undone: load ublk_drv or nbd, and dm_mod, or say snapuserd.merge=before on the kernel's command line"
+                : $"it cannot be served, and {state.Sentence}");
+        }
+        return MergeNow(row, devices, "it cannot be served, so it is merged before it is mounted") ?? Failed(row, ExitCode.Unavailable, $"{state.Sentence}, and it can be neither served nor merged");
     }
 
     private RowResult Plain(BootRow row, RowDevices devices, string why)
@@ -145,12 +160,8 @@ internal sealed class Boot(IBootSystem system, ILog log, BootOptions options)
         return Done(row, "old", why);
     }
 
-    private RowResult? OldIfUntouched(BootRow row, string why)
-    {
-        // Looked at again, because whoever failed may have begun.
-        CowState state = RowDevices.LookAgain(system, row);
-        return state.BaseIsUntouched && state.Kind is CowKind.Untouched or CowKind.Corrupt ? Old(row, $"{why}, and {state.Sentence}") : null;
-    }
+    private RowResult? OldIfUntouched(BootRow row, CowState state, string why) =>
+        state.BaseIsUntouched && state.Kind is CowKind.Untouched or CowKind.Corrupt ? Old(row, $"{why}, and {state.Sentence}") : null;
 
     private string? Verify(BootRow row)
     {

@@ -32,7 +32,11 @@ internal enum BootAction
 ///                  others      Serve;  what cannot be served and is still untouched: Old
 ///   begun          rollback    Fail (64)
 ///                  before      Merge;  what cannot be merged: Serve; neither: Fail
-///                  others      Serve;  what cannot be served: Merge; neither: Fail
+///                  others      Serve;  what cannot be served: Merge, because there is no other way any more; neither: Fail
+///   doubtful       rollback    Fail (64)
+///                  before      as begun
+///                  background  as begun, but it is merged only if it would have been merged behind the boot
+///                  manual      Serve;  what cannot be served: Fail, because nobody has asked for a merge and it may not have begun
 /// </code>
 /// </summary>
 internal sealed record BootDecision(BootAction Action, string Why, ExitCode Code = ExitCode.Done)
@@ -48,7 +52,7 @@ internal sealed record BootDecision(BootAction Action, string Why, ExitCode Code
         CowKind.Corrupt when state.BaseIsUntouched => new(BootAction.Old, $"the update cannot be used, and nothing of it is merged: {state.Sentence}"),
         CowKind.Corrupt => new(BootAction.Fail, $"{state.Sentence}; whether {row.Base} is the old image cannot be known", state.Code),
         CowKind.Untouched when policy == MergePolicy.Rollback => new(BootAction.Old, $"snapuserd.merge=rollback, and {state.Sentence}"),
-        CowKind.Begun when policy == MergePolicy.Rollback => new(BootAction.Fail, $"snapuserd.merge=rollback, but {state.Sentence}: there is no way back to the old image", ExitCode.Usage),
+        CowKind.Begun or CowKind.Doubtful when policy == MergePolicy.Rollback => new(BootAction.Fail, $"snapuserd.merge=rollback, but {state.Sentence}: there is no way back to the old image", ExitCode.Usage),
         _ => new(policy == MergePolicy.Before ? BootAction.Merge : BootAction.Serve, state.Sentence),
     };
 }

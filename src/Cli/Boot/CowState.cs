@@ -14,8 +14,10 @@ internal enum CowKind
     Blank,
     /// <summary>A COW that nobody has begun to merge: the base is the old image.</summary>
     Untouched,
-    /// <summary>A COW whose merge has begun, or may have: the base may be neither the old image nor the new one.</summary>
+    /// <summary>A COW whose merge has begun: the base may be neither the old image nor the new one, and to go on is the only way.</summary>
     Begun,
+    /// <summary>A COW of which nothing shows whether its merge has begun: the base may be the old image, or neither.</summary>
+    Doubtful,
     /// <summary>All is merged: the base is the new image.</summary>
     Merged,
     /// <summary>Something that cannot be served: <see cref="CowState.BaseIsUntouched"/> says what the base is.</summary>
@@ -74,10 +76,8 @@ internal sealed record CowState(CowKind Kind, bool BaseIsUntouched, ExitCode Cod
             cow.CheckDevices(baseBytes, sourceBytes);
             cow.Order.Check(sharedDevices: true, default, sourceIsBase);
             if (untouched) return new CowState(CowKind.Untouched, true, ExitCode.Done, $"nothing of {source.Name} is merged");
-            string how = header.NumMergeOps > 0 ? $"{header.NumMergeOps} of {total} ops of {source.Name} are merged"
-                : state < 0 ? $"nothing shows whether the merge of {source.Name} has begun, because it has no scratch"
-                : $"the merge of {source.Name} has begun";
-            return new CowState(CowKind.Begun, false, ExitCode.Done, how);
+            if (header.NumMergeOps == 0 && state < 0) return new CowState(CowKind.Doubtful, false, ExitCode.Done, $"nothing shows whether the merge of {source.Name} has begun, because it has no scratch");
+            return new CowState(CowKind.Begun, false, ExitCode.Done, header.NumMergeOps > 0 ? $"{header.NumMergeOps} of {total} ops of {source.Name} are merged" : $"the merge of {source.Name} has begun");
         }
         catch (SnapuserdException e)
         {

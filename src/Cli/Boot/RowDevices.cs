@@ -37,8 +37,11 @@ internal sealed class RowDevices
             bool there = isDevice ? Length(row.Cow, ref missing) > 0 : IsThere(system, row.Cow, ref missing);
             if (missing == null)
             {
-                bool isMarked = !isDevice && MergingMark.IsThere(row.Cow);
-                return new RowDevices(there ? CowState.Read(row.Cow, baseBytes, sourceBytes, row.Source == null) : CowState.Absent, !isDevice, isMarked, !isDevice && MergingMark.SaysBegun(row.Cow));
+                bool isMarked = !isDevice && MergingMark.IsThere(row.Cow), saysBegun = !isDevice && MergingMark.SaysBegun(row.Cow);
+                CowState state = there ? CowState.Read(row.Cow, baseBytes, sourceBytes, row.Source == null) : CowState.Absent;
+                // What the COW cannot say, its mark can.
+                if (state.Kind == CowKind.Doubtful && saysBegun) state = state with { Kind = CowKind.Begun, Sentence = $"the merge of {row.Cow} has begun, says {MergingMark.PathOf(row.Cow)}" };
+                return new RowDevices(state, !isDevice, isMarked, saysBegun);
             }
             if (system.Milliseconds >= deadline) throw new SnapuserdException(ExitCode.InputMissing, missing);
             system.Pause(PauseMilliseconds);

@@ -86,7 +86,12 @@ public sealed class BootTests : IDisposable
     [InlineData(Given.Begun, "rollback", 0, 0, "failed", 64, "")]
     [InlineData(Given.NoScratch, "background", 0, 0, "served", 0, "serve --merge")]
     [InlineData(Given.NoScratch, "background", 64, 64, "failed", 69, "serve --merge,merge")]
+    [InlineData(Given.NoScratch, "background", 69, 0, "merged", 0, "serve --merge,serve nbd --merge,merge,rw")]
+    [InlineData(Given.NoScratch, "manual", 0, 0, "served", 0, "serve --merge-on-request")]
+    [InlineData(Given.NoScratch, "manual", 69, 0, "failed", 69, "serve --merge-on-request,serve nbd --merge-on-request")]
+    [InlineData(Given.NoScratch, "before", 0, 0, "merged", 0, "merge,rw")]
     [InlineData(Given.NoScratch, "rollback", 0, 0, "failed", 64, "")]
+    [InlineData(Given.Begun, "manual", 69, 0, "merged", 0, "serve --merge-on-request,serve nbd --merge-on-request,merge,rw")]
     public void Every_decision_is_the_documented_one(Given given, string policies, int serve, int merge, string state, int code, string done)
     {
         foreach (MergePolicy policy in Enum.GetValues<MergePolicy>())
@@ -136,6 +141,23 @@ public sealed class BootTests : IDisposable
         (List<RowResult> rows, ExitCode code) = Boot(Options(), row);
         Assert.Equal(("failed", ExitCode.Unavailable), (rows[0].State, code));
         Assert.DoesNotContain("ro", _system.Done);
+    }
+
+    [Fact]
+    public void A_merge_that_nobody_asked_for_is_not_begun_where_nothing_shows_whether_it_was()
+    {
+        BootRow row = Row(given: Given.NoScratch);
+        _system.ServeCode = ExitCode.Unavailable;
+        (List<RowResult> rows, _) = Boot(Options(MergePolicy.Manual), row);
+        Assert.DoesNotContain("merge", _system.Done);
+        Assert.Contains("nobody has asked to merge it now, which cannot be undone: load ublk_drv or nbd, and dm_mod, or say snapuserd.merge=before", rows[0].Why);
+        // A later phase waits for its merge as well.
+        (rows, _) = Boot(Options(), Row("first", Given.Garbage), row with { Phase = 2 });
+        Assert.Equal("failed", rows[1].State);
+        Assert.DoesNotContain("merge", _system.Done);
+        // The mark knows.
+        File.WriteAllText(Mark(row), "begun\n");
+        Assert.Equal("merged", Boot(Options(MergePolicy.Manual), row).Rows[0].State);
     }
 
     [Fact]

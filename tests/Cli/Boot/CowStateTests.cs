@@ -27,7 +27,7 @@ public sealed class CowStateTests
         byte[] cow = Golden.Cow(name);
         CowState state = Of(cow, baseBytes: Golden.Old.Length);
         bool scratch = Golden.Row(name).Scratch;
-        Assert.Equal((scratch ? CowKind.Untouched : CowKind.Begun, scratch), (state.Kind, state.BaseIsUntouched));
+        Assert.Equal((scratch ? CowKind.Untouched : CowKind.Doubtful, scratch), (state.Kind, state.BaseIsUntouched));
         // A device is longer than what it holds.
         Array.Resize(ref cow, cow.Length + 100_000);
         Assert.Equal(state, Of(cow, device: true, Golden.Old.Length));
@@ -121,7 +121,7 @@ public sealed class CowStateTests
     public void Scratch_too_small_for_a_window_proves_nothing()
     {
         CowState state = Of(new CowBuilder { ScratchBytes = 4096 }.Copy(1, 5).Build());
-        Assert.Equal((CowKind.Begun, false), (state.Kind, state.BaseIsUntouched));
+        Assert.Equal((CowKind.Doubtful, false), (state.Kind, state.BaseIsUntouched));
     }
 
     [Fact]
