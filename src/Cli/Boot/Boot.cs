@@ -32,8 +32,8 @@ internal sealed record RowResult(BootRow Row, string State, string Why, ExitCode
 /// <summary>
 /// A boot, row by row in the order of the phases: looks, decides (<see cref="BootDecision"/>), and sees to it that /dev/mapper/NAME stands on what was decided.
 /// <para>
-/// Phases order merges: in the background only the rows of the first phase that has anything left to merge are merged; those of later phases are served, and wait for `ctl merge` or for a
-/// boot that finds the earlier ones merged. Nobody has to live on for that. Before mounting, rows are merged one after the other.
+/// Phases order merges: a row may be merged when all of the earlier phases are plain or merged. Others are served, and wait for `ctl merge` or for a boot that finds the earlier ones merged;
+/// nobody has to live on for that. What can only be merged, because it has begun and cannot be served, is merged all the same: its order was broken when it began.
 /// </para>
 /// </summary>
 internal sealed class Boot(IBootSystem system, ILog log, BootOptions options)
@@ -46,18 +46,18 @@ internal sealed class Boot(IBootSystem system, ILog log, BootOptions options)
     {
         long deadline = system.Milliseconds + (options.Wait * 1000L);
         List<(BootRow Row, RowDevices? Devices, BootDecision Decision)> plan = [];
-        int merging = int.MaxValue;
         foreach (BootRow row in InPhases(rows))
         {
             (RowDevices? devices, BootDecision decision) = Decide(row, deadline);
-            // A row that failed or stays old is not merged, so what comes behind it waits as well.
-            if (decision.Action != BootAction.Plain) merging = Math.Min(merging, row.Phase);
             plan.Add((row, devices, decision));
         }
         ExitCode code = ExitCode.Done;
+        int merging = int.MaxValue;
         foreach ((BootRow row, RowDevices? devices, BootDecision decision) in plan)
         {
-            RowResult result = Carry(row, devices, decision, mayMerge: row.Phase == merging);
+            RowResult result = Carry(row, devices, decision, mayMerge: row.Phase <= merging);
+            // A row that is yet to be merged holds what comes behind it, and so does one that failed or stays old.
+            if (result.State is not ("plain" or "merged")) merging = Math.Min(merging, row.Phase);
             if (!result.IsUsable && code == ExitCode.Done) code = result.Code;
             tell(result);
             _index++;
@@ -110,11 +110,12 @@ internal sealed class Boot(IBootSystem system, ILog log, BootOptions options)
                 return Plain(row, devices, decision.Why);
             case BootAction.Old:
                 return Old(row, decision.Why);
-            case BootAction.Merge:
+            case BootAction.Merge when mayMerge:
                 if (dryRun) return new RowResult(row, "merged", decision.Why, ExitCode.Done, MergeCommand(row));
                 return MergeNow(row, devices, "") ?? OldIfUntouched(row, RowDevices.LookAgain(system, row), "it cannot be merged") ?? Serve(row, devices, decision.Why, mayMerge: false, verified: false)
                     ?? Failed(row, ExitCode.InputOutput, $"{decision.Why}, and it can be neither merged nor served");
             default:
+                if (decision.Action == BootAction.Merge) log.Write(Priority.Warning, "held", $"{row.Name} is not merged yet, because a row of an earlier phase is not: it is served");
                 if (!dryRun && devices.State.Kind == CowKind.Untouched && options.Verify && Verify(row) is { } damage) return Old(row, $"the update cannot be used, and nothing of it is merged: {damage}");
                 return Serve(row, devices, decision.Why, mayMerge, devices.State.Kind == CowKind.Untouched && options.Verify) ?? NotServed(row, devices, mayMerge);
         }
@@ -130,7 +131,7 @@ internal sealed class Boot(IBootSystem system, ILog log, BootOptions options)
         if (!merges)
         {
             return Failed(row, ExitCode.Unavailable, state.Kind == CowKind.Doubtful
-                ? $"{state.Sentence}; it cannot be served, and nobody has asked to merge it now, which cannot be undone: load ublk_drv or nbd, and dm_mod, or say snapuserd.merge=before on the kernel's command line"
+                ? $"{state.Sentence}; it cannot be served, and {(mayMerge ? "nobody has asked to merge it now, which" : "rows of earlier phases are to be merged before it; a merge")} cannot be undone: load ublk_drv or nbd, and dm_mod{(mayMerge ? ", or say snapuserd.merge=before on the kernel's command line" : "")}"
                 : $"it cannot be served, and {state.Sentence}");
         }
         return MergeNow(row, devices, "it cannot be served, so it is merged before it is mounted") ?? Failed(row, ExitCode.Unavailable, $"{state.Sentence}, and it can be neither served nor merged");

@@ -37,6 +37,7 @@ internal enum BootAction
 ///                  before      as begun
 ///                  background  as begun, but it is merged only if it would have been merged behind the boot
 ///                  manual      Serve;  what cannot be served: Fail, because nobody has asked for a merge and it may not have begun
+///   Merge, and merging in the background, is for rows of which all of the earlier phases are plain or merged; others are served until they are asked to merge.
 /// </code>
 /// </summary>
 internal sealed record BootDecision(BootAction Action, string Why, ExitCode Code = ExitCode.Done)

@@ -151,6 +151,7 @@ public sealed class BootTests : IDisposable
         (List<RowResult> rows, _) = Boot(Options(MergePolicy.Manual), row);
         Assert.DoesNotContain("merge", _system.Done);
         Assert.Contains("nobody has asked to merge it now, which cannot be undone: load ublk_drv or nbd, and dm_mod, or say snapuserd.merge=before", rows[0].Why);
+        Assert.Equal(ExitCode.Unavailable, rows[0].Code);
         // A later phase waits for its merge as well.
         (rows, _) = Boot(Options(), Row("first", Given.Garbage), row with { Phase = 2 });
         Assert.Equal("failed", rows[1].State);
@@ -270,6 +271,46 @@ public sealed class BootTests : IDisposable
             (List<RowResult> rows, _) = Boot(Options(), Row("first", given), Row("second", Given.Begun, phase: 2));
             Assert.Contains("--merge-on-request", rows[1].Command);
         }
+    }
+
+    [Theory]
+    [InlineData(Given.Garbage, "failed")]
+    [InlineData(Given.DamagedOps, "old")]
+    [InlineData(Given.Begun, "served")]
+    public void Nothing_is_merged_before_mounting_that_an_earlier_phase_holds(Given first, string state)
+    {
+        _system.MergeCode = ExitCode.InputOutput;
+        foreach (Given later in new[] { Given.Untouched, Given.NoScratch, Given.Begun })
+        {
+            _system.Done.Clear();
+            (List<RowResult> rows, _) = Boot(Options(MergePolicy.Before), Row("first", first), Row("later", later, phase: 2), Row("none", Given.Absent, phase: 2));
+            Assert.Equal([state, "served", "plain"], rows.Select(row => row.State));
+            Assert.Contains("--merge-on-request", rows[1].Command);
+            Assert.Equal(first == Given.Begun ? 1 : 0, _system.Done.Count(what => what == "merge"));
+            Assert.Equal(later == Given.Untouched, _system.Done.Contains("verify"));
+        }
+    }
+
+    [Fact]
+    public void What_an_earlier_phase_holds_and_cannot_be_served_is_merged_only_if_it_has_begun()
+    {
+        _system.ServeCode = ExitCode.Unavailable;
+        foreach (MergePolicy policy in new[] { MergePolicy.Before, MergePolicy.Background })
+        {
+            _system.Done.Clear();
+            (List<RowResult> rows, _) = Boot(
+                Options(policy), Row("first", Given.Garbage), Row("a", Given.Untouched, phase: 2), Row("b", Given.NoScratch, phase: 2), Row("c", Given.Begun, phase: 2));
+            Assert.Equal(["failed", "old", "failed", "merged"], rows.Select(row => row.State));
+            Assert.Single(_system.Done, "merge");
+            Assert.Contains("rows of earlier phases are to be merged before it", rows[2].Why);
+        }
+    }
+
+    [Fact]
+    public void Phases_are_merged_before_mounting_as_long_as_none_fails()
+    {
+        (List<RowResult> rows, _) = Boot(Options(MergePolicy.Before), Row("c", phase: 3), Row("a"), Row("b", Given.Absent, phase: 2), Row("d", Given.Begun, phase: 4));
+        Assert.Equal(["a merged", "b plain", "c merged", "d merged"], rows.Select(one => $"{one.Row.Name} {one.State}"));
     }
 
     [Fact]
