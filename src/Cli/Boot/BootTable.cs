@@ -82,7 +82,9 @@ internal static class BootTable
         return new BootRow(name, cow, basePath, source, phase, origin);
     }
 
-    /// <summary>Adds a row to others; exit code 64 if it shares a name, a COW or a base with one of them.</summary>
+    /// <summary>
+    /// Adds a row to others; exit code 64 if it shares a name, a COW or a base with one of them, or if what one of the two reads is what the other writes: a base is written by its merge, and a COW by its own. Two may share a source.
+    /// </summary>
     internal static void Add(List<BootRow> rows, BootRow row)
     {
         foreach (BootRow other in rows)
@@ -90,9 +92,21 @@ internal static class BootTable
             if (other.Name == row.Name) throw Wrong(row.Origin, $"the name {row.Name} is that of {other.Origin} already");
             if (other.Cow == row.Cow) throw Wrong(row.Origin, $"the COW {row.Cow} is that of {other.Origin} already");
             if (other.Base == row.Base) throw Wrong(row.Origin, $"the base {row.Base} is that of {other.Origin} already");
+            Part(row, row.Cow, "COW", other, other.Base, "base");
+            Part(row, row.Base, "base", other, other.Cow, "COW");
+            // Also where phases keep their merges apart: whoever calls `ctl merge` does not.
+            Part(row, row.Source, "source", other, other.Base, "base");
+            Part(row, row.Base, "base", other, other.Source, "source");
+            Part(row, row.Source, "source", other, other.Cow, "COW");
+            Part(row, row.Cow, "COW", other, other.Source, "source");
         }
         if (rows.Count == MostRows) throw Wrong(row.Origin, $"there are more than {MostRows} rows");
         rows.Add(row);
+    }
+
+    private static void Part(BootRow row, string? path, string what, BootRow other, string? otherPath, string otherWhat)
+    {
+        if (path != null && path == otherPath) throw Wrong(row.Origin, $"{path} is the {what} here and the {otherWhat} of {other.Origin}");
     }
 
     internal static SnapuserdException Wrong(string origin, string what) => new(ExitCode.Usage, $"{origin}: {what}");
@@ -163,6 +177,8 @@ internal static class BootTable
         if (text[0] != '/')
         {
             bool phase = field == "source" && int.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out _);
+            int equals = text.IndexOf('=');
+            if (equals > 0 && Arguments.Unknown("tag", text[..(equals + 1)], tags) is var unknown && unknown.EndsWith('?')) throw Wrong(origin, $"{field} is '{text}': {unknown}");
             throw Wrong(origin, phase ? $"source is '{text}'; if that is the phase, the source is missing before it: write -" : $"{field} is '{text}', must be an absolute path, or UUID=, LABEL=, PARTUUID= or PARTLABEL= and what udev knows");
         }
         foreach (char c in text)

@@ -49,6 +49,10 @@ public sealed class BootTableTests
     [InlineData("control /a /b", "\"control\" cannot be the name of a mapped device: that is no name for a device")]
     [InlineData(".hidden /a /b", "name is '.hidden', which begins with a point")]
     [InlineData("root a.cow /b", "cow is 'a.cow', must be an absolute path, or UUID=, LABEL=, PARTUUID= or PARTLABEL= and what udev knows")]
+    [InlineData("root PARTLABLE=cow /b", "cow is 'PARTLABLE=cow': unknown tag 'PARTLABLE='; did you mean PARTLABEL=?")]
+    [InlineData("root /a partlabel=x", "base is 'partlabel=x', must be an absolute path, or UUID=, LABEL=, PARTUUID= or PARTLABEL= and what udev knows")]
+    [InlineData("root /a /b UIUD=x", "source is 'UIUD=x': unknown tag 'UIUD='; did you mean UUID=?")]
+    [InlineData("root /a NAME=x", "base is 'NAME=x', must be an absolute path, or UUID=, LABEL=, PARTUUID= or PARTLABEL= and what udev knows")]
     [InlineData("root \"\" /b", "cow is empty")]
     [InlineData("root /a/ /b", "cow is '/a/'; a path here has no '.', '..' or empty part")]
     [InlineData("root / /b", "cow is '/'; a path here has no '.', '..' or empty part")]
@@ -74,11 +78,21 @@ public sealed class BootTableTests
     [InlineData("one /a /b\none /c /d", "the name one is that of /etc/t:2 already")]
     [InlineData("one /a /b\ntwo /a /d", "the COW /a is that of /etc/t:2 already")]
     [InlineData("one /a /b\ntwo /c /b", "the base /b is that of /etc/t:2 already")]
+    [InlineData("one /a /b\ntwo /b /d", "/b is the COW here and the base of /etc/t:2")]
+    [InlineData("one /a /b\ntwo /c /a", "/a is the base here and the COW of /etc/t:2")]
+    [InlineData("one /a /b\ntwo /c /d /b 2", "/b is the source here and the base of /etc/t:2")]
+    [InlineData("one /a /b /d\ntwo /c /d", "/d is the base here and the source of /etc/t:2")]
+    [InlineData("one /a /b\ntwo /c /d /a", "/a is the source here and the COW of /etc/t:2")]
+    [InlineData("one /a /b /c\ntwo /c /d", "/c is the COW here and the source of /etc/t:2")]
     public void A_line_that_is_none_is_refused_with_its_place(string lines, string sentence)
     {
         int line = 2 + lines.Count(c => c == '\n');
         Assert.Equal($"/etc/t:{line}: {sentence}", Refusal(Encoding.UTF8.GetBytes($"\n{lines}\n")));
     }
+
+    [Fact]
+    public void Rows_may_share_a_source_and_a_row_may_name_its_base_as_source() =>
+        Assert.Equal(3, Parse("one /a /b /s\ntwo /c /d /s 2\nthree /e /f /f").Count);
 
     [Fact]
     public void Bytes_that_are_no_text_and_tables_without_measure_are_refused()
