@@ -218,6 +218,21 @@ public sealed class BootTests : IDisposable
     }
 
     [Fact]
+    public void A_file_of_somebody_else_where_the_mark_would_be_stays_what_it_is()
+    {
+        foreach (Given given in new[] { Given.Untouched, Given.Begun, Given.NoScratch })
+        {
+            _system.Done.Clear();
+            BootRow row = Row(given: given);
+            File.WriteAllText(Mark(row), "my notes about this merge");
+            Assert.Equal("served", Boot(Options(), row).Rows[0].State);
+            Assert.DoesNotContain(_system.Done, what => what.Contains("--merge", StringComparison.Ordinal));
+            if (given == Given.Untouched) Assert.Equal("old", Boot(Options(MergePolicy.Rollback), row).Rows[0].State);
+            Assert.Equal("my notes about this merge", File.ReadAllText(Mark(row)));
+        }
+    }
+
+    [Fact]
     public void What_comes_late_is_waited_for_and_what_does_not_come_fails_with_66()
     {
         BootRow row = Row();
