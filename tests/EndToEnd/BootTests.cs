@@ -1,7 +1,9 @@
 using System;
 using System.Collections.Generic;
+using System.Diagnostics;
 using System.IO;
 using System.Linq;
+using System.Net.Sockets;
 using System.Text.Json;
 using Snapuserd.Tests.Support;
 using Xunit;
@@ -76,6 +78,71 @@ public sealed class BootTests : IDisposable
         Assert.Contains("merge 100%", result.Error);
         Assert.Equal(Golden.New, File.ReadAllBytes(_folder["base"]));
         Assert.False(File.Exists(_folder["half.cow.merging"]));
+    }
+
+    /// <summary>Somebody's own server for the same COW and base, of another device; and one that does not answer.</summary>
+    [Fact]
+    public void Who_listens_on_the_socket_of_a_row_is_asked_whether_it_serves_it()
+    {
+        Write("root", Golden.Cow("v3-lz4-descending"));
+        Write("base", Golden.Old);
+        Directory.CreateDirectory(_folder["run"]);
+        string table = $"root {_folder["root"]} {_folder["base"]}";
+        using (Process server = Binary.Start("serve", "--cow", _folder["root"], "--base", _folder["base"], "--device", "nbd", "--socket", _folder["nbd"], "--control", _folder["run/root"], "--progress", "never"))
+        {
+            try
+            {
+                Assert.Equal(_folder["nbd"], server.StandardOutput.ReadLine());
+                BinaryResult result = Boot(table, "");
+                Assert.True(result.ExitCode == 76, result.ToString());
+                Assert.Equal("", result.Output);
+                Assert.Contains($"root cannot be used: somebody listens on its socket who does not serve it: the server at {_folder["run/root"]} has another device than /dev/mapper/root", result.Error);
+            }
+            finally
+            {
+                server.Kill();
+                server.WaitForExit();
+            }
+        }
+        File.Delete(_folder["run/root"]);
+        using Socket silent = new(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+        silent.Bind(new UnixDomainSocketEndPoint(_folder["run/root"]));
+        silent.Listen(1);
+        BinaryResult hung = Boot(table, "");
+        Assert.True(hung.ExitCode == 76, hung.ToString());
+        Assert.Contains("run/root does not answer", hung.Error);
+        Assert.Equal(Golden.Old, File.ReadAllBytes(_folder["base"]));
+    }
+
+    [Fact]
+    public void Two_boots_are_not_at_work_at_a_time()
+    {
+        Write("half.cow", Golden.HalfCow("half-v3-lz4-64k-xor-M3io_uring"));
+        Write("base", Golden.HalfBase("half-v3-lz4-64k-xor-M3io_uring"));
+        File.WriteAllText(_folder["table"], $"root {_folder["half.cow"]} {_folder["base"]}");
+        File.WriteAllText(_folder["cmdline"], "snapuserd.device=nbd snapuserd.merge=before");
+        string[] arguments = ["boot", "--table", _folder["table"], "--cmdline", _folder["cmdline"], "--control-folder", _folder["run"], "--wait", "0"];
+        // Another boot that takes its time.
+        using Process other = Binary.StartProgram("flock", [_folder["run.lock"], "sh", "-c", "echo locked; read go"]);
+        Assert.Equal("locked", other.StandardOutput.ReadLine());
+        using Process first = Binary.Start(arguments), second = Binary.Start(arguments);
+        try
+        {
+            foreach (Process boot in new[] { first, second }) Assert.Contains("another snapuserd boot is at work", boot.StandardError.ReadLine());
+            Assert.Equal(Golden.HalfBase("half-v3-lz4-64k-xor-M3io_uring"), File.ReadAllBytes(_folder["base"]));
+            Assert.False(first.HasExited || second.HasExited);
+        }
+        finally
+        {
+            other.StandardInput.WriteLine();
+        }
+        // One of them merges; the other finds it done. Neither has a device mapper for a base that is a file.
+        string told = first.StandardError.ReadToEnd() + second.StandardError.ReadToEnd();
+        Assert.True(first.WaitForExit(60_000) && second.WaitForExit(60_000));
+        Assert.True(first.ExitCode is 64 or 69 && second.ExitCode is 64 or 69, told);
+        Assert.Single(told.Split('\n'), line => line.Contains("merge 100%", StringComparison.Ordinal));
+        Assert.DoesNotContain("locked by another program", told);
+        Assert.Equal(Golden.New, File.ReadAllBytes(_folder["base"]));
     }
 
     [Fact]

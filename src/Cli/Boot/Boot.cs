@@ -38,17 +38,20 @@ internal sealed record RowResult(BootRow Row, string State, string Why, ExitCode
 /// </summary>
 internal sealed class Boot(IBootSystem system, ILog log, BootOptions options)
 {
+    private const int PauseMilliseconds = 50;
+
     private readonly List<int> _ublk = [];
     private int _index;
+    private long _deadline;
 
     /// <summary>Does what is due for <paramref name="rows"/>; hands what became of each to <paramref name="tell"/>, and returns the code of the first that failed.</summary>
     internal ExitCode Run(List<BootRow> rows, Action<RowResult> tell)
     {
-        long deadline = system.Milliseconds + (options.Wait * 1000L);
+        _deadline = system.Milliseconds + (options.Wait * 1000L);
         List<(BootRow Row, RowDevices? Devices, BootDecision Decision)> plan = [];
         foreach (BootRow row in InPhases(rows))
         {
-            (RowDevices? devices, BootDecision decision) = Decide(row, deadline);
+            (RowDevices? devices, BootDecision decision) = Decide(row);
             plan.Add((row, devices, decision));
         }
         ExitCode code = ExitCode.Done;
@@ -75,11 +78,11 @@ internal sealed class Boot(IBootSystem system, ILog log, BootOptions options)
         return sorted;
     }
 
-    private (RowDevices? Devices, BootDecision Decision) Decide(BootRow row, long deadline)
+    private (RowDevices? Devices, BootDecision Decision) Decide(BootRow row)
     {
         try
         {
-            RowDevices devices = RowDevices.Find(system, row, deadline);
+            RowDevices devices = RowDevices.Find(system, row, _deadline);
             return (devices, BootDecision.Of(row, devices.State, devices.IsMarked, devices.SaysBegun, options.Merge));
         }
         catch (SnapuserdException e)
@@ -102,8 +105,7 @@ internal sealed class Boot(IBootSystem system, ILog log, BootOptions options)
 
     private RowResult Carry(BootRow row, RowDevices devices, BootDecision decision, bool mayMerge, bool dryRun)
     {
-        // Who is served already, by an earlier boot of this boot, is served well.
-        if (!dryRun && system.Listens(ControlOf(row))) return new RowResult(row, "served", "a server listens already", ExitCode.Done, []);
+        if (!dryRun && Running(row) is { } running) return running;
         switch (decision.Action)
         {
             case BootAction.Plain:
@@ -135,6 +137,18 @@ internal sealed class Boot(IBootSystem system, ILog log, BootOptions options)
                 : $"it cannot be served, and {state.Sentence}");
         }
         return MergeNow(row, devices, "it cannot be served, so it is merged before it is mounted") ?? Failed(row, ExitCode.Unavailable, $"{state.Sentence}, and it can be neither served nor merged");
+    }
+
+    /// <summary>What an earlier boot has started is left alone if it says that it serves this very row; whoever else is on its socket may have its devices as well. Null if nobody is.</summary>
+    private RowResult? Running(BootRow row)
+    {
+        while (system.Ask(ControlOf(row), row) is { } server)
+        {
+            if (server.Serves) return new RowResult(row, "served", server.Sentence, ExitCode.Done, []);
+            if (!server.Changes || system.Milliseconds >= _deadline) return Failed(row, ExitCode.InUse, server.Sentence);
+            system.Pause(PauseMilliseconds);
+        }
+        return null;
     }
 
     private RowResult Plain(BootRow row, RowDevices devices, string why)
@@ -171,13 +185,13 @@ internal sealed class Boot(IBootSystem system, ILog log, BootOptions options)
             system.Verify(row);
             return null;
         }
-        catch (SnapuserdException e)
+        catch (SnapuserdException e) when (e.Code != ExitCode.InUse)
         {
             return e.Message;
         }
     }
 
-    /// <summary>Null if it cannot be served.</summary>
+    /// <summary>Null if it cannot be served; failed if somebody else has it.</summary>
     private RowResult? Serve(BootRow row, RowDevices devices, string why, bool mayMerge, bool verified)
     {
         string? merge = mayMerge && options.Merge == MergePolicy.Background ? "--merge" : "--merge-on-request";
@@ -203,11 +217,15 @@ internal sealed class Boot(IBootSystem system, ILog log, BootOptions options)
                 code = e.Code;
             }
             if (code == ExitCode.Done) return Done(row, "served", why) with { Command = command };
+            if (code == ExitCode.InUse) return Taken(row);
             log.Write(Priority.Error, "not_served", $"{row.Name} cannot be served over {(ublk ? "ublk" : "NBD")}: the server ended with {(int)code}{Module(code, ublk)}");
             if (!ublk || options.Device != "auto" || code != ExitCode.Unavailable) return null;
             ublk = false;
         }
     }
+
+    /// <summary>Whoever has the COW or the base may be writing to it at this moment: the base is neither the old image nor anything else that could be mounted.</summary>
+    private RowResult Taken(BootRow row) => Failed(row, ExitCode.InUse, $"somebody else has {row.Cow} or {row.Base}, or what it would be served over: a merge, a server, a mount (the reason is above, or in the kernel's log)");
 
     private static string Module(ExitCode code, bool ublk) => code != ExitCode.Unavailable ? "" : $"; the modules are {(ublk ? "ublk_drv" : "nbd")} and dm_mod (modprobe)";
 
@@ -236,7 +254,7 @@ internal sealed class Boot(IBootSystem system, ILog log, BootOptions options)
         return number.ToString(CultureInfo.InvariantCulture);
     }
 
-    /// <summary>Null if it cannot be merged to its end.</summary>
+    /// <summary>Null if it cannot be merged to its end; failed if somebody else has it.</summary>
     private RowResult? MergeNow(BootRow row, RowDevices devices, string warning)
     {
         if (warning.Length > 0) log.Write(Priority.Warning, "merge_before", $"{row.Name}: {warning}");
@@ -246,6 +264,7 @@ internal sealed class Boot(IBootSystem system, ILog log, BootOptions options)
             return null;
         }
         ExitCode code = system.Merge(MergeCommand(row));
+        if (code == ExitCode.InUse) return Taken(row);
         if (code != ExitCode.Done)
         {
             log.Write(Priority.Error, "not_merged", $"{row.Name} cannot be merged: the merge ended with {(int)code}");

@@ -15,7 +15,7 @@ internal sealed class BootSystem(Invocation invocation, string controlFolder) : 
     private const string UblkControl = "/dev/ublk-control";
 
     /// <summary>A server reads the COW's ops before it is ready: a million of them are 16 MB, which the slowest card gives in a few seconds; a disk that recovers from errors may take minutes, and is given them.</summary>
-    private const int ReadyMilliseconds = 300_000;
+    internal const int ReadyMilliseconds = 300_000;
 
     private const int LookMilliseconds = 50;
 
@@ -36,14 +36,7 @@ internal sealed class BootSystem(Invocation invocation, string controlFolder) : 
     public bool IsUblkTaken(int number) =>
         (Exists($"/dev/ublkb{number}") || Exists($"/dev/ublkc{number}")) && !UblkServer.IsWaiting(number);
 
-    public bool Listens(string socket)
-    {
-        int fd = Libc.Socket(Libc.AF_UNIX, Libc.SOCK_STREAM | Libc.SOCK_CLOEXEC, 0);
-        if (fd < 0) return false;
-        bool listens = Libc.Connect(fd, socket) >= 0;
-        _ = Libc.Close(fd);
-        return listens;
-    }
+    public RowServer? Ask(string socket, BootRow row) => RowServer.Ask(socket, row);
 
     public void Verify(BootRow row)
     {
@@ -135,7 +128,10 @@ internal sealed class BootSystem(Invocation invocation, string controlFolder) : 
                 if (read > 0) return ExitCode.Done;
                 closed = read != -Errno.EINTR;
             }
-            if (Libc.TryWaitPid(child, out int code, out _) != 0) return code switch { < 0 => ExitCode.Internal, 0 => ExitCode.InUse, Libc.NotExecuted => ExitCode.Unavailable, _ => (ExitCode)code };
+            if (Libc.TryWaitPid(child, out int code, out _) == 0) continue;
+            // It may have told and ended between two looks, as one does that finds everything done. Without having told it was stopped.
+            if (!closed && Libc.Poll(one, 0) > 0 && Libc.Read(ready, line) > 0) return ExitCode.Done;
+            return code switch { < 0 => ExitCode.Internal, 0 => ExitCode.Interrupted, Libc.NotExecuted => ExitCode.Unavailable, _ => (ExitCode)code };
         }
         End(child);
         return ExitCode.InputOutput;

@@ -15,6 +15,9 @@ internal static class BootVerb
 
     internal const string DefaultCommandLine = "/proc/cmdline";
 
+    /// <summary>For another boot to end, beside the time that it waits for devices: what it gives a server to become ready. One that merges before mounting may take longer, and is waited for by calling again.</summary>
+    private const int OtherMilliseconds = BootSystem.ReadyMilliseconds;
+
     /// <summary>The kernel's own limit is 2 KiB on most architectures.</summary>
     private const int LongestCommandLine = 64 << 10;
 
@@ -51,6 +54,7 @@ internal static class BootVerb
             DryRun = dryRun,
         };
         using BootSystem system = new(invocation, folder);
+        using BootLock? alone = rows.Count == 0 || dryRun ? null : BootLock.Take(folder, system, invocation.Output, (options.Wait * 1000L) + OtherMilliseconds);
         return new Boot(system, invocation.Output, options).Run(rows, result => Tell(invocation.Output, result, json, dryRun));
     }
 

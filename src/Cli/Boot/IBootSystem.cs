@@ -20,8 +20,8 @@ internal interface IBootSystem
     /// <summary>There is a device of that number with a living server, or one that is none of ours.</summary>
     bool IsUblkTaken(int number);
 
-    /// <summary>A server listens there.</summary>
-    bool Listens(string socket);
+    /// <summary>Asks who listens there what it does for <paramref name="row"/>, for a few seconds at the most; null if nobody listens.</summary>
+    RowServer? Ask(string socket, BootRow row);
 
     /// <summary>Decodes every payload; throws what is wrong.</summary>
     void Verify(BootRow row);

@@ -15,27 +15,40 @@ internal sealed class ControlConnection : IDisposable
     /// <summary>Milliseconds that a server has to answer: it answers from a thread that waits for nothing.</summary>
     private const int AnswerMilliseconds = 10_000;
 
+    /// <summary>Between two tries to be let in.</summary>
+    private const int TryMilliseconds = 20;
+
     /// <summary>Bytes of a line at the most, paths and sentences included.</summary>
     private const int LongestLine = 64 << 10;
 
     private readonly string _path;
     private readonly int _fd;
     private readonly byte[] _buffer = new byte[LongestLine];
+    private readonly MonotonicClock _clock = new();
+    private readonly long _deadline;
     private int _length;
 
-    /// <summary>Connects. Exit code 66 when nobody listens at <paramref name="path"/>, 77 when that is not for this user.</summary>
-    internal ControlConnection(string path)
+    /// <summary>
+    /// Connects. Exit code 66 when nobody listens at <paramref name="path"/>, 74 when whoever does lets nobody in, 77 when that is not for this user. With a <paramref name="limit"/>, in milliseconds, everything that
+    /// is asked here has an end by then, whatever the other end does.
+    /// </summary>
+    internal ControlConnection(string path, int limit = 0)
     {
         _path = path;
-        _fd = Libc.Socket(Libc.AF_UNIX, Libc.SOCK_STREAM | Libc.SOCK_CLOEXEC, 0);
+        _deadline = limit > 0 ? _clock.Milliseconds + limit : long.MaxValue;
+        _fd = Libc.Socket(Libc.AF_UNIX, Libc.SOCK_STREAM | Libc.SOCK_CLOEXEC | Libc.SOCK_NONBLOCK, 0);
         if (_fd < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"cannot make a socket: {Reason.Of(_fd)}");
-        int result = Libc.Connect(_fd, path);
+        int result;
+        // A full line of others before this one is no error, and none that would tell when it gets shorter.
+        for (long end = Math.Min(_deadline, _clock.Milliseconds + AnswerMilliseconds); (result = Libc.Connect(_fd, path)) == -Errno.EAGAIN && _clock.Milliseconds < end;)
+            _ = Libc.Poll(default, TryMilliseconds);
         if (result >= 0) result = (int)Send(ControlServer.Greeting);
         if (result >= 0) return;
         Dispose();
         throw result switch
         {
             -Errno.ENOENT or -Errno.ECONNREFUSED => new SnapuserdException(ExitCode.InputMissing, $"nothing listens at {path}"),
+            -Errno.EAGAIN => new SnapuserdException(ExitCode.InputOutput, $"{path} does not answer"),
             -Errno.EACCES or -Errno.EPERM => new SnapuserdException(ExitCode.Permission, $"{path} is not for this user: {Reason.Of(result)}"),
             -Errno.ENAMETOOLONG => new SnapuserdException(ExitCode.Usage, $"{path} is too long for a socket, which takes {UnixAddress.LongestPath} bytes"),
             _ => new SnapuserdException(ExitCode.InputOutput, $"{path}: {Reason.Of(result)}"),
@@ -102,11 +115,13 @@ internal sealed class ControlConnection : IDisposable
             }
             if (_length == _buffer.Length) throw new SnapuserdException(ExitCode.InputOutput, $"{_path} sends a line without an end");
             Span<PollFd> one = [new PollFd { Fd = _fd, Events = Libc.POLLIN }];
-            int ready = Libc.Poll(one, milliseconds);
+            if (_deadline != long.MaxValue) milliseconds = (int)Math.Max(0, _deadline - _clock.Milliseconds);
+            // Also if there is always something more to read.
+            int ready = milliseconds == 0 ? 0 : Libc.Poll(one, milliseconds);
             if (ready == -Errno.EINTR) continue;
             if (ready == 0) throw new SnapuserdException(ExitCode.InputOutput, $"{_path} does not answer");
             nint got = Libc.Recv(_fd, _buffer.AsSpan(_length), 0);
-            if (got == -Errno.EINTR) continue;
+            if (got is -Errno.EINTR or -Errno.EAGAIN) continue;
             if (got <= 0) throw Gone((int)got);
             _length += (int)got;
         }

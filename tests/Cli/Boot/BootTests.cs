@@ -72,7 +72,13 @@ public sealed class BootTests : IDisposable
     [InlineData(Given.Untouched, "background", 69, 0, "old", 0, "verify,serve --merge --no-verify-first,serve nbd --merge --no-verify-first,ro")]
     [InlineData(Given.Untouched, "background", 74, 0, "old", 0, "verify,serve --merge --no-verify-first,ro")]
     [InlineData(Given.Untouched, "manual", 0, 0, "served", 0, "verify,serve --merge-on-request --no-verify-first")]
-    [InlineData(Given.Untouched, "manual", 76, 0, "old", 0, "verify,serve --merge-on-request --no-verify-first,ro")]
+    [InlineData(Given.Untouched, "manual", 75, 0, "old", 0, "verify,serve --merge-on-request --no-verify-first,ro")]
+    [InlineData(Given.Untouched, "background", 76, 0, "failed", 76, "verify,serve --merge --no-verify-first")]
+    [InlineData(Given.Untouched, "manual", 76, 0, "failed", 76, "verify,serve --merge-on-request --no-verify-first")]
+    [InlineData(Given.Untouched, "before", 0, 76, "failed", 76, "merge")]
+    [InlineData(Given.Begun, "background", 76, 0, "failed", 76, "serve --merge")]
+    [InlineData(Given.Begun, "before", 0, 76, "failed", 76, "merge")]
+    [InlineData(Given.Begun, "background", 69, 76, "failed", 76, "serve --merge,serve nbd --merge,merge")]
     [InlineData(Given.Untouched, "before", 0, 0, "merged", 0, "merge,rw")]
     [InlineData(Given.Untouched, "before", 0, 65, "old", 0, "merge,ro")]
     [InlineData(Given.Untouched, "rollback", 0, 0, "old", 0, "ro")]
@@ -357,9 +363,74 @@ public sealed class BootTests : IDisposable
     [Fact]
     public void A_row_that_is_served_already_is_left_alone()
     {
-        _system.Listening.Add("/run/x/root");
-        Assert.Equal("served", Boot(Options(), Row()).Rows[0].State);
+        _system.Server = socket => socket == "/run/x/root" ? new RowServer(true, false, "a server has it already") : null;
+        (List<RowResult> rows, _) = Boot(Options(), Row(), Row("later", phase: 2));
+        Assert.Equal(["served", "served"], rows.Select(row => row.State));
+        Assert.Equal("verify,serve --merge-on-request --no-verify-first", string.Join(',', _system.Done));
+    }
+
+    [Fact]
+    public void Who_listens_and_does_not_serve_the_row_fails_it()
+    {
+        _system.Server = _ => new RowServer(false, false, "somebody else is there");
+        foreach (Given given in new[] { Given.Absent, Given.Untouched, Given.Begun, Given.Merged, Given.DamagedOps, Given.NoScratch })
+            foreach (MergePolicy policy in new[] { MergePolicy.Background, MergePolicy.Before })
+            {
+                (List<RowResult> rows, ExitCode code) = Boot(Options(policy), Row(given: given));
+                Assert.Equal(("failed", ExitCode.InUse, "somebody else is there"), (rows[0].State, code, rows[0].Why));
+                Assert.Empty(_system.Done);
+            }
+    }
+
+    [Fact]
+    public void A_server_that_begins_or_ends_is_waited_for()
+    {
+        RowServer changing = new(false, true, "it is not ready");
+        int asked = 0;
+        _system.Server = _ => ++asked > 5 ? new RowServer(true, false, "") : changing;
+        Assert.Equal("served", Boot(Options() with { Wait = 30 }, Row()).Rows[0].State);
         Assert.Empty(_system.Done);
+        asked = 0;
+        _system.Server = _ => ++asked > 5 ? null : changing;
+        Assert.Equal("served", Boot(Options() with { Wait = 30 }, Row()).Rows[0].State);
+        Assert.Equal("verify,serve --merge --no-verify-first", string.Join(',', _system.Done));
+        _system.Done.Clear();
+        _system.Server = _ => changing;
+        (List<RowResult> rows, ExitCode code) = Boot(Options() with { Wait = 30 }, Row());
+        Assert.Equal(("failed", ExitCode.InUse, "it is not ready"), (rows[0].State, code, rows[0].Why));
+        Assert.Empty(_system.Done);
+    }
+
+    [Fact]
+    public void A_cow_that_somebody_has_while_it_is_verified_is_not_taken_for_damaged()
+    {
+        _system.Damage = new SnapuserdException(ExitCode.InUse, "it is locked");
+        (List<RowResult> rows, ExitCode code) = Boot(Options(), Row());
+        Assert.Equal(("failed", ExitCode.InUse, "verify"), (rows[0].State, code, string.Join(',', _system.Done)));
+    }
+
+    [Fact]
+    public void Two_boots_wait_for_each_other_and_not_for_ever()
+    {
+        string folder = _folder["run"];
+        ListLog log = new(_log);
+        BootLock first = BootLock.Take(folder, _system, log, 1000);
+        Assert.Empty(_log);
+        long began = _system.Milliseconds;
+        SnapuserdException e = Assert.Throws<SnapuserdException>(() => BootLock.Take(folder + "/", _system, log, 1000));
+        Assert.Equal(ExitCode.InUse, e.Code);
+        Assert.InRange(_system.Milliseconds - began, 1000, 1100);
+        Assert.Equal($"Warning another snapuserd boot is at work ({folder}.lock is locked): this one waits for its end", Assert.Single(_log));
+        int until = _system.Pauses + 3;
+        _system.OnPause = pauses =>
+        {
+            if (pauses == until) first.Dispose();
+        };
+        using BootLock second = BootLock.Take(folder, _system, log, 1000);
+        Assert.Equal(until, _system.Pauses);
+        // Without a place for it there is none, and no harm.
+        BootLock.Take(_folder["none/run"], _system, log, 1000).Dispose();
+        Assert.StartsWith($"Warning {_folder["none/run"]}.lock cannot be made", _log[^1], StringComparison.Ordinal);
     }
 
     [Fact]
@@ -394,7 +465,8 @@ public sealed class BootTests : IDisposable
 
         internal List<string> Done { get; } = [];
         internal HashSet<int> Taken { get; } = [];
-        internal HashSet<string> Listening { get; } = [];
+        internal Func<string, RowServer?> Server { get; set; } = _ => null;
+        internal int Pauses => _pauses;
         internal ExitCode ServeCode { get; set; }
         internal ExitCode MergeCode { get; set; }
         internal SnapuserdException? Damage { get; set; }
@@ -418,7 +490,7 @@ public sealed class BootTests : IDisposable
 
         public bool IsUblkTaken(int number) => Taken.Contains(number);
 
-        public bool Listens(string socket) => Listening.Contains(socket);
+        public RowServer? Ask(string socket, BootRow row) => Server(socket);
 
         public void Verify(BootRow row)
         {

@@ -1,0 +1,170 @@
+using System;
+using System.Collections.Generic;
+using System.IO;
+using System.Net.Sockets;
+using System.Text;
+using System.Threading;
+using Snapuserd.Block;
+using Snapuserd.Cli.Boot;
+using Snapuserd.Cli.Control;
+using Snapuserd.Daemon;
+using Snapuserd.Tests.Support;
+using Xunit;
+
+namespace Snapuserd.Tests.Cli.Boot;
+
+/// <summary>Who listens on a row's socket: believed only if it says that it serves that very row, and asked for a bounded time.</summary>
+public sealed class RowServerTests : IDisposable
+{
+    private static readonly BootRow s_row = new("root", "/data/my \"best\".cow", "/dev/sda2", null, 1, "table:1");
+
+    private readonly TempFolder _folder = new();
+
+    private string Path => _folder["socket"];
+
+    public void Dispose() => _folder.Dispose();
+
+    private static SnapshotStatus Status(SnapshotState state) => new() { Name = s_row.Name, Cow = s_row.Cow, Base = s_row.Base, Device = s_row.Path, State = state };
+
+    private static RowServer Of(SnapshotStatus status) => RowServer.Of(StatusText.Json(status), "/run/root", s_row);
+
+    [Fact]
+    public void A_status_says_whether_it_serves_the_row()
+    {
+        foreach (SnapshotState state in Enum.GetValues<SnapshotState>())
+        {
+            RowServer server = Of(Status(state) with { Paused = state == SnapshotState.Merging });
+            bool changes = state is SnapshotState.Opening or SnapshotState.Ended;
+            Assert.Equal((!changes && state != SnapshotState.Failed, changes), (server.Serves, server.Changes));
+        }
+        Assert.Equal((false, true), Of(Status(SnapshotState.Serving) with { Device = "" }) is var early ? (early.Serves, early.Changes) : default);
+        foreach (SnapshotStatus other in new[]
+        {
+            Status(SnapshotState.Serving) with { Name = "roo" }, Status(SnapshotState.Serving) with { Cow = "/data/my " }, Status(SnapshotState.Serving) with { Base = "/dev/sda" },
+            Status(SnapshotState.Serving) with { Device = "/dev/ublkb0" }, Status(SnapshotState.Serving) with { Cow = "/x\",\"cow\":\"/data/my \\\"best\\\".cow" },
+        })
+        {
+            RowServer server = Of(other);
+            Assert.Equal((false, false), (server.Serves, server.Changes));
+            Assert.StartsWith("somebody listens on its socket who does not serve it: the server at /run/root has another ", server.Sentence, StringComparison.Ordinal);
+        }
+        foreach (string line in new[] { "", "{}", "root: serving", "{\"event\":\"snapshot\",\"name\":\"root\"}" }) Assert.False(RowServer.Of(line, "/run/root", s_row).Serves);
+    }
+
+    [Fact]
+    public void Nobody_is_nobody_and_a_device_that_is_not_there_is_not_served()
+    {
+        Assert.Null(RowServer.Ask(Path, s_row));
+        File.WriteAllText(Path, "");
+        Assert.Null(RowServer.Ask(Path, s_row));
+        File.Delete(Path);
+        BootRow row = s_row with { Name = "snapuserd-test-no-such-device" };
+        SnapshotStatus status = Status(SnapshotState.Merging) with { Name = row.Name, Device = row.Path };
+        using Socket listener = Listen(1);
+        Thread thread = Answer(listener, $" {StatusText.Json(status)}\n.\n");
+        RowServer? server = RowServer.Ask(Path, row);
+        thread.Join();
+        Assert.Equal((false, false), (server!.Serves, server.Changes));
+        Assert.Contains(row.Path, server.Sentence);
+    }
+
+    [Theory]
+    [InlineData("!66 there is no snapshot root here; there is other\n", "there is no snapshot root here")]
+    [InlineData("!69 this server does not know ctl\n", "does not know ctl")]
+    [InlineData("NBDMAGIC\n", "another language")]
+    [InlineData("", "has closed the connection")]
+    [InlineData(".\n", "another COW or base")]
+    public void Whatever_else_answers_does_not_serve_the_row(string answer, string sentence)
+    {
+        using Socket listener = Listen(1);
+        Thread thread = Answer(listener, answer);
+        RowServer? server = RowServer.Ask(Path, s_row);
+        thread.Join();
+        Assert.Equal((false, false), (server!.Serves, server.Changes));
+        Assert.Contains(sentence, server.Sentence);
+    }
+
+    [Fact]
+    public void Who_never_lets_anybody_in_never_answers_or_never_ends_is_left()
+    {
+        using (Socket full = Listen(0))
+        {
+            List<Socket> others = [];
+            try
+            {
+                while (true)
+                {
+                    Socket other = new(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified) { Blocking = false };
+                    others.Add(other);
+                    other.Connect(new UnixDomainSocketEndPoint(Path));
+                }
+            }
+            catch (SocketException)
+            {
+                // Its line is full.
+            }
+            Unanswered(() => new ControlConnection(Path, 100).Dispose());
+            others.ForEach(other => other.Dispose());
+        }
+        File.Delete(Path);
+        using Socket silent = Listen(8);
+        Unanswered(() => Ask());
+        File.Delete(Path);
+        using Socket talker = Listen(1);
+        Thread thread = new(() =>
+        {
+            try
+            {
+                using Socket client = talker.Accept();
+                while (true) _ = client.Send(Encoding.UTF8.GetBytes(" and another thing\n~\n"));
+            }
+            catch (SocketException)
+            {
+                // It has left.
+            }
+        });
+        thread.Start();
+        Unanswered(() => Ask());
+        thread.Join();
+    }
+
+    private static void Unanswered(Action action)
+    {
+        SnapuserdException e = Assert.Throws<SnapuserdException>(action);
+        Assert.Equal(ExitCode.InputOutput, e.Code);
+        Assert.EndsWith("does not answer", e.Message, StringComparison.Ordinal);
+    }
+
+    private void Ask()
+    {
+        using ControlConnection connection = new(Path, 100);
+        connection.Ask("json status root", (_, _) => { });
+    }
+
+    private Socket Listen(int backlog)
+    {
+        Socket listener = new(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+        listener.Bind(new UnixDomainSocketEndPoint(Path));
+        listener.Listen(backlog);
+        return listener;
+    }
+
+    private static Thread Answer(Socket listener, string answer)
+    {
+        Thread thread = new(() =>
+        {
+            using Socket client = listener.Accept();
+            // The greeting and a line: whoever closes with bytes unread has the other end's answer thrown away.
+            int lines = 0;
+            byte[] buffer = new byte[100];
+            for (int got = 1; lines < 2 && got > 0;)
+            {
+                got = client.Receive(buffer);
+                foreach (byte one in buffer.AsSpan(0, got)) lines += one == '\n' ? 1 : 0;
+            }
+            _ = client.Send(Encoding.UTF8.GetBytes(answer));
+        });
+        thread.Start();
+        return thread;
+    }
+}
