@@ -230,7 +230,8 @@ public sealed class Snapshot : IDisposable, IMergeObserver
             code = reason.Code;
         }
         // A stop that comes just when all is merged must not take the device away under a mount that could have the base. (Without a server nobody answers the reads that the swap waits for.)
-        if (_mapped != null && !_handOverTried && Trouble == null && Status.State == SnapshotState.Merged) code = HandOver(_mapped);
+        // One that failed before is tried once more: nothing has become worse since.
+        if (_mapped != null && Trouble == null && Status.State == SnapshotState.Merged) code = HandOver(_mapped);
         return code;
     }
 

@@ -2,7 +2,9 @@ using System;
 using System.Collections.Generic;
 using System.Diagnostics;
 using System.IO;
+using System.Text;
 using System.Text.Json;
+using System.Threading;
 using Snapuserd.Interop;
 using Snapuserd.Tests.Support;
 using Xunit;
@@ -91,6 +93,52 @@ public sealed class CtlTests : IDisposable
         Assert.Equal(0, Ctl("rate", "1G").ExitCode);
         Assert.Equal(0, Ctl("watch").ExitCode);
         Assert.Equal("merged", Text(Status(), "state"));
+        Assert.Equal(0, End(server));
+    }
+
+    [Fact]
+    public void Rate_set_before_serve_has_asked_for_its_merge_slows_it_and_does_not_keep_it_for_ever()
+    {
+        // What it prints has no room: it stands between being ready and asking for its merge until somebody reads.
+        string pipe = _folder["stdout"];
+        Assert.Equal(0, Binary.RunProgram("mkfifo", [pipe]).ExitCode);
+        Process server = Binary.StartProgram("perl", ["-MFcntl", "-e", "sysopen(F, shift, O_RDWR | O_NONBLOCK) or die; 1 while syswrite(F, qq(\\0) x 4096); fcntl(F, F_SETFL, O_RDWR); open(STDOUT, '>&', \\*F); exec @ARGV",
+            pipe, Binary.Path, "serve", "--cow", _cow, "--base", _base, "--device", "nbd", "--socket", _folder["nbd"], "--control", _control, "--progress", "never", "--merge"]);
+        _servers.Add(server);
+        while (Ctl("rate", "8M").ExitCode != 0) Assert.False(server.HasExited);
+        FileStream output = new(pipe, FileMode.Open, FileAccess.Read);
+        // Nobody asks the server for anything meanwhile, which would wake it.
+        string text = "";
+        Thread reader = new(() =>
+        {
+            byte[] bytes = new byte[65536];
+            int read;
+            while (!text.Contains("merged ", StringComparison.Ordinal) && (read = output.Read(bytes)) > 0) text += Encoding.UTF8.GetString(bytes, 0, read).TrimStart('\0');
+        }) { IsBackground = true };
+        reader.Start();
+        Assert.True(reader.Join(60_000), "the merge waits for a tick that nobody gives it");
+        output.Dispose();
+        Assert.StartsWith(_folder["nbd"] + "\n", text, StringComparison.Ordinal);
+        Assert.Equal(Golden.New, Unlocked.Read(_base, Golden.New.Length));
+        Assert.Equal(0, End(server));
+    }
+
+    [Fact]
+    public void Time_of_a_merge_counts_from_its_beginning_and_not_from_that_of_the_server()
+    {
+        Process server = Binary.Start("serve", "--cow", _cow, "--base", _base, "--device", "nbd", "--socket", _folder["nbd"], "--control", _control, "--progress", "never", "--merge-on-request", "--json");
+        _servers.Add(server);
+        Assert.Equal("ready", Text(JsonDocument.Parse(server.StandardOutput.ReadLine()!).RootElement, "event"));
+        // Some time in which nothing is merged.
+        for (int i = 0; i < 10; i++) Assert.Equal("serving", Text(Status(), "state"));
+        // The merge lies between these two moments, however long it takes, so its time is not more than what is between them; but for what two roundings to a millisecond make of it.
+        long asked = Stopwatch.GetTimestamp();
+        Assert.Equal(0, Ctl("merge").ExitCode);
+        JsonElement done = JsonDocument.Parse(server.StandardOutput.ReadLine()!).RootElement;
+        double most = Stopwatch.GetElapsedTime(asked).TotalSeconds + 0.001;
+        Assert.Equal("done", Text(done, "event"));
+        Assert.InRange(done.GetProperty("seconds").GetDouble(), 0, most);
+        Assert.InRange(Status().GetProperty("seconds").GetDouble(), 0, most);
         Assert.Equal(0, End(server));
     }
 

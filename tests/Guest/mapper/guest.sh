@@ -42,7 +42,7 @@ expect 1 "a write" dd if=/dev/zero of="$device" bs=4096 count=1 conv=fsync
 stop
 
 # Supervised and merged under a mount, the server killed in between; then the table is another, and nobody serves.
-serve --supervise --merge
+serve --supervise --merge --log json
 check "mount" mount -t ext4 -o ro,noload "$device" /mnt
 read_on
 await
@@ -53,6 +53,7 @@ ended "supervised"
 enough
 say "handed over: $(/dm table root)"
 on "handed over" "$on_base"
+check "that is told" grep -q "$device stands on /dev/vdb from now on" /tmp/serve.err
 check "the files behind the hand-over" files
 check "the image behind the hand-over" image
 umount /mnt

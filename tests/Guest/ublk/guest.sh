@@ -43,6 +43,17 @@ check "the image, supervised" image
 [ "$(cat /tmp/told.path)" = "$device" ] || { say "FAILED: --ready-fd got '$(cat /tmp/told.path)'"; failed=1; }
 if kill -0 "$told" 2>/dev/null; then say "FAILED: --ready-fd is still open"; failed=1; fi
 stop
+# Killed, it has a successor that knows what ctl has said.
+serve --supervise --merge-on-request --control /tmp/ctl
+check "a pause" snapuserd ctl pause --socket /tmp/ctl
+check "a rate" snapuserd ctl rate 5M --socket /tmp/ctl
+kill -KILL $(cat "/proc/$server/task/$server/children" 2>/dev/null || pgrep -P "$server")
+until snapuserd ctl status --json --socket /tmp/ctl >/tmp/status 2>&1; do sleep 0.1; done
+say "behind a kill: $(cat /tmp/status)"
+check "a pause behind a kill" grep -q '"paused":true' /tmp/status
+check "a rate behind a kill" grep -q '"bytes_per_second_limit":5242880' /tmp/status
+check "the image behind a kill" image
+stop
 check "nothing holds the driver" rmmod ublk_drv
 expect 69 "no driver" snapuserd serve --cow /dev/vda --base /dev/vdb --device ublk --progress never
 [ "$failed" -eq 0 ] || cat /tmp/serve.err
