@@ -28,6 +28,12 @@ public static unsafe partial class Libc
 {
     public const long TMPFS_MAGIC = 0x01021994;
     public const long RAMFS_MAGIC = 0x858458f6;
+    public const long OVERLAYFS_SUPER_MAGIC = 0x794c7630;
+    public const long AUTOFS_SUPER_MAGIC = 0x0187;
+    public const long SQUASHFS_MAGIC = 0x73717368;
+    public const long EROFS_SUPER_MAGIC_V1 = 0xe0f5e1e2;
+    public const long CRAMFS_MAGIC = 0x28cd3d45;
+    public const long ISOFS_SUPER_MAGIC = 0x9660;
 
     /// <summary>statfs(2): the file system that a path lies on. Returns 0 or a negative errno.</summary>
     public static int StatFs(string path, out StatFsData data)

@@ -59,6 +59,8 @@ public static unsafe partial class Libc
     public const uint STATX_BASIC_STATS = 0x7ff;
     /// <summary>Answered by Linux 6.1 and later.</summary>
     public const uint STATX_DIOALIGN = 0x2000;
+    /// <summary>An attribute: something is mounted there. Linux 5.8 and later.</summary>
+    public const ulong STATX_ATTR_MOUNT_ROOT = 0x2000;
     public const int S_IFMT = 0xf000;
     public const int S_IFSOCK = 0xc000;
     public const int S_IFREG = 0x8000;

@@ -31,7 +31,7 @@ internal sealed class BootSystem(Invocation invocation, string controlFolder) : 
 
     public void Pause(int milliseconds) => _ = Libc.Poll(default, milliseconds);
 
-    public bool IsInMemory(string folder) => Libc.StatFs(folder, out StatFsData data) == 0 && data.Type is Libc.TMPFS_MAGIC or Libc.RAMFS_MAGIC;
+    public string? Doubt(string folder) => CowFolder.Doubt(folder);
 
     public bool IsUblkTaken(int number) =>
         (Exists($"/dev/ublkb{number}") || Exists($"/dev/ublkc{number}")) && !UblkServer.IsWaiting(number);

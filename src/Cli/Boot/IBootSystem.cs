@@ -14,8 +14,8 @@ internal interface IBootSystem
     /// <summary>The kernel has ublk.</summary>
     bool HasUblk { get; }
 
-    /// <summary>The folder lies in memory (ramfs, tmpfs): it cannot have kept anything over a boot.</summary>
-    bool IsInMemory(string folder);
+    /// <summary>Why a COW that is not to be seen in <paramref name="folder"/> may be on a file system that is yet to be mounted there; null if it would be seen.</summary>
+    string? Doubt(string folder);
 
     /// <summary>There is a device of that number with a living server, or one that is none of ours.</summary>
     bool IsUblkTaken(int number);

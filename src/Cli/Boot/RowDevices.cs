@@ -6,7 +6,7 @@ namespace Snapuserd.Cli.Boot;
 
 /// <summary>
 /// What there is of a row's files. Devices may come late, and so may the file system that the COW lies on: what is not there is waited for. A COW that is not there means "no update" only
-/// where it would be seen if there were one: its folder exists and is not in memory, where a folder is only the place that a file system has yet to be mounted on.
+/// where it would be seen if there were one (<see cref="CowFolder"/>): a folder may be only the place that a file system has yet to be mounted on.
 /// </summary>
 internal sealed class RowDevices
 {
@@ -78,7 +78,7 @@ internal sealed class RowDevices
         if (fd >= 0) _ = Libc.Close(fd);
         if (isLink || result != -Errno.ENOENT) missing ??= $"{cow} cannot be seen: {Reason.Of(result)}";
         else if (fd < 0) missing ??= $"{folder}, the folder of the COW, cannot be seen: {Reason.Of(fd)}";
-        else if (system.IsInMemory(folder)) missing ??= $"{cow} is not there, and its folder is in memory: the file system that has the COW is not mounted";
+        else if (system.Doubt(folder) is { } doubt) missing ??= $"{cow} is not there, and {doubt}";
         return false;
     }
 }

@@ -262,14 +262,14 @@ public sealed class BootTests : IDisposable
 
     [Theory]
     [InlineData("no folder")]
-    [InlineData("memory")]
+    [InlineData("doubt")]
     [InlineData("link")]
     [InlineData("folder is a file")]
     public void A_cow_that_could_not_be_seen_is_not_absent(string why)
     {
         BootRow row = Row(given: Given.Absent);
         if (why == "no folder") row = row with { Cow = _folder["none/root.cow"] };
-        if (why == "memory") _system.InMemory = true;
+        if (why == "doubt") _system.Doubtful = "its folder is only a place";
         if (why == "link") File.CreateSymbolicLink(row.Cow, _folder["nowhere"]);
         if (why == "folder is a file") row = row with { Cow = row.Base + "/root.cow" };
         (List<RowResult> rows, ExitCode code) = Boot(Options(), row);
@@ -473,7 +473,7 @@ public sealed class BootTests : IDisposable
         internal SnapuserdException? NoMapper { get; set; }
         internal Action? OnServe { get; set; }
         internal Action<int>? OnPause { get; set; }
-        internal bool InMemory { get; set; }
+        internal string? Doubtful { get; set; }
         internal bool MarkedBeforeMerges { get; private set; } = true;
 
         public long Milliseconds { get; private set; } = 1_000_000;
@@ -486,7 +486,7 @@ public sealed class BootTests : IDisposable
             OnPause?.Invoke(++_pauses);
         }
 
-        public bool IsInMemory(string folder) => InMemory;
+        public string? Doubt(string folder) => Doubtful;
 
         public bool IsUblkTaken(int number) => Taken.Contains(number);
 
