@@ -144,10 +144,8 @@ public sealed class ExtractTests : IDisposable
     [Fact]
     public void A_signal_in_the_last_flush_is_75_and_leaves_nothing()
     {
-        BinaryResult result = Binary.RunProgram("strace",
-            // The signal arrives when the call before the flush returns; the flush then lasts a second, far longer than the handler needs.
-            ["-f", "-qq", "-o", "/dev/null", "-e", "trace=ftruncate,fsync", "-e", "inject=ftruncate:signal=SIGTERM:when=2", "-e", "inject=fsync:delay_enter=1000000:when=1",
-             Binary.Path, "extract", "--cow", _folder["cow"], "--base", _folder["base"], "--output", _out]);
+        string[] command = KillAt.SignalledAt(15, 1, "fsync", "extract", "--cow", _folder["cow"], "--base", _folder["base"], "--output", _out);
+        BinaryResult result = Binary.RunProgram(command[0], command[1..]);
         Assert.True(result.ExitCode == 75, result.ToString());
         Only();
     }

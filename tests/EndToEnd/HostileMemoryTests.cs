@@ -21,7 +21,7 @@ public sealed class HostileMemoryTests(ITestOutputHelper output)
     private const long Mebi = 1 << 20;
     private const string Memory = "8M";
 
-    private static readonly Lazy<string> s_peak = new(() => SmallProgram.Compile("peak"));
+    private static readonly Lazy<string> s_peak = new(() => CProgram.Compile("EndToEnd", "peak"));
 
     /// <summary>A file, how long a hole makes it, and how many ops a reader finds in it.</summary>
     private sealed record Trap(string Name, byte[] Head, long Length, long Ops);

@@ -3,7 +3,6 @@ using System.Diagnostics;
 using System.IO;
 using System.Linq;
 using System.Text.Json;
-using System.Threading.Tasks;
 using Snapuserd.Interop;
 using Snapuserd.Tests.Support;
 using Xunit;
@@ -171,7 +170,8 @@ public sealed class MergeTests : IDisposable
     [InlineData("SIGHUP")]
     public void A_signal_stops_at_a_checkpoint_with_75_and_the_same_command_goes_on(string signal)
     {
-        Stopped(Signalled("--default-signal", signal, "merge", "--cow", _cow, "--base", _base, "--io", "sync"));
+        // What the signal does at the start is said and not inherited: a shell starts its background jobs with SIGINT ignored.
+        Stopped(Binary.RunProgram("env", [$"--default-signal={signal["SIG".Length..]}", .. KillAt.SignalledAt(Number(signal), 3, "fdatasync", "merge", "--cow", _cow, "--base", _base, "--io", "sync")]));
         GoesOn("sync");
     }
 
@@ -180,7 +180,9 @@ public sealed class MergeTests : IDisposable
     [InlineData("SIGHUP")]
     public void A_signal_that_was_ignored_at_the_start_stays_ignored(string signal)
     {
-        BinaryResult result = Signalled("--ignore-signal", signal, "merge", "--cow", _cow, "--base", _base, "--io", "sync");
+        // The third flush brings it.
+        BinaryResult result = Binary.RunProgram("env", [$"--ignore-signal={signal["SIG".Length..]}", "strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync", "-e", $"inject=fdatasync:signal={signal}:when=3",
+            Binary.Path, "merge", "--cow", _cow, "--base", _base, "--io", "sync"]);
         Assert.True(result.ExitCode == 0, result.ToString());
         Assert.Equal(Golden.New, File.ReadAllBytes(_base));
     }
@@ -192,41 +194,25 @@ public sealed class MergeTests : IDisposable
     [InlineData(40)]
     public void A_signal_at_any_read_of_a_verification_is_75(int when)
     {
-        BinaryResult result = Binary.RunProgram("strace",
-            ["-f", "-qq", "-o", "/dev/null", "-e", "trace=pread64", "-e", $"inject=pread64:signal=SIGTERM:delay_exit=100000:when={when}",
-             Binary.Path, "verify", "--cow", _cow, "--base", _base, "--io", "sync", "--memory", "8M", "--progress", "never"]);
-        Stopped(result);
+        string[] command = KillAt.SignalledAt(Number("SIGTERM"), when, "pread64", "verify", "--cow", _cow, "--base", _base, "--io", "sync", "--memory", "8M", "--progress", "never");
+        Stopped(Binary.RunProgram(command[0], command[1..]));
     }
-
-    /// <summary>
-    /// The third flush brings the signal; every write takes 2 ms, so that it has been seen long before the merge is done. What the signal
-    /// does at the start is said and not inherited: a shell starts its background jobs with SIGINT ignored.
-    /// </summary>
-    private static BinaryResult Signalled(string disposition, string signal, params string[] arguments) => Binary.RunProgram("env",
-        [$"{disposition}={signal["SIG".Length..]}", "strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync,pwrite64",
-         "-e", $"inject=fdatasync:signal={signal}:when=3", "-e", "inject=pwrite64:delay_enter=2000", Binary.Path, .. arguments]);
 
     [Fact]
-    public async Task A_signal_while_the_ring_is_waited_for_stops_it_as_well()
+    public void A_signal_while_the_ring_is_waited_for_stops_it_as_well()
     {
-        using Process strace = Binary.StartProgram("strace",
-            ["-f", "-qq", "-e", "trace=io_uring_enter", "-e", "signal=none", "-e", "inject=io_uring_enter:delay_enter=20000",
-             Binary.Path, "merge", "--cow", _cow, "--base", _base, "--io", "uring", "--progress", "never"]);
-        strace.StandardInput.Close();
-        Task<string> output = strace.StandardOutput.ReadToEndAsync();
-        // The third turn of the ring is under way: signals are listened to, and most of the merge is still to come.
-        for (int turn = 0; turn < 3;)
-        {
-            string line = await strace.StandardError.ReadLineAsync() ?? throw new EndOfStreamException("the merge was over before the third turn of the ring");
-            if (line.Contains("io_uring_enter(")) turn++;
-        }
-        string child = File.ReadAllText($"/proc/{strace.Id}/task/{strace.Id}/children").Trim();
-        Assert.Equal(0, Binary.RunProgram("/bin/kill", ["-TERM", child]).ExitCode);
-        string[] said = (await strace.StandardError.ReadToEndAsync()).Split('\n').Where(line => line.Contains("snapuserd: ")).ToArray();
-        await strace.WaitForExitAsync();
-        Stopped(new BinaryResult(strace.ExitCode, await output, string.Join('\n', said) + "\n"));
+        // At the third turn of the ring signals are listened to, and most of the merge is still to come.
+        string[] command = KillAt.SignalledAt(Number("SIGTERM"), 3, "io_uring_enter", "merge", "--cow", _cow, "--base", _base, "--io", "uring", "--progress", "never");
+        Stopped(Binary.RunProgram(command[0], command[1..]));
         GoesOn("uring");
     }
+
+    private static int Number(string signal) => signal switch
+    {
+        "SIGHUP" => 1,
+        "SIGINT" => 2,
+        _ => 15,
+    };
 
     [RootFact]
     public void The_cow_as_its_own_base_is_64_through_a_loop_device_as_well()
@@ -271,27 +257,19 @@ public sealed class MergeTests : IDisposable
     }
 
     [RootFact]
-    public async Task A_second_merge_through_a_loop_device_over_the_base_is_76_while_the_first_runs()
+    public void A_second_merge_through_a_loop_device_over_the_base_is_76_while_the_first_runs()
     {
         using LoopDevice loop = new(_base);
         File.Copy(_cow, _folder["second"]);
-        using Process strace = Binary.StartProgram("strace",
-            ["-f", "-qq", "-e", "trace=pwrite64", "-e", "signal=none", "-e", "inject=pwrite64:delay_enter=30000",
-             Binary.Path, "merge", "--cow", _cow, "--base", _base, "--io", "sync", "--progress", "never"]);
-        strace.StandardInput.Close();
-        Task<string> output = strace.StandardOutput.ReadToEndAsync();
-        // The first write is under way, and several hundred more of 30 ms each are to come.
-        while (!(await strace.StandardError.ReadLineAsync() ?? throw new EndOfStreamException("the merge was over before its first write")).Contains("pwrite64(")) { }
-        Task<string> rest = strace.StandardError.ReadToEndAsync();
-        string child = File.ReadAllText($"/proc/{strace.Id}/task/{strace.Id}/children").Trim();
+        using Process first = KillAt.Hold(1, "pwrite64", "merge", "--cow", _cow, "--base", _base, "--io", "sync", "--progress", "never");
         Refused(76, Binary.Run("merge", "--cow", _folder["second"], "--base", loop.Path));
-        Assert.False(strace.HasExited, "the first merge was over too early to be in anybody's way");
-        Assert.Equal(0, Binary.RunProgram("/bin/kill", ["-TERM", child]).ExitCode);
-        _ = await rest;
-        _ = await output;
-        await strace.WaitForExitAsync();
         Assert.Equal(Golden.Cow(Vector), File.ReadAllBytes(_folder["second"]));
-        GoesOn("sync");
+        first.StandardInput.Close();
+        Assert.StartsWith("merged ", first.StandardOutput.ReadToEnd());
+        Assert.Equal("", first.StandardError.ReadToEnd());
+        first.WaitForExit();
+        Assert.Equal(0, first.ExitCode);
+        Assert.Equal(Golden.New, File.ReadAllBytes(_base));
     }
 
     [RootFact]

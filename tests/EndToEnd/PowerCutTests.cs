@@ -46,8 +46,9 @@ public sealed class PowerCutTests(ITestOutputHelper output)
         const int rounds = 16;
         using Desk desk = new(seed, io);
         int lost = 0, between = 0, round = 0;
-        // One call in ten lies between a write to the base and its flush. If chance, or a kernel that reaps in another way, missed all of these, there are more rounds.
-        for (; round < rounds || (lost == 0 && round < 3 * rounds); round++)
+        // One cut in twenty falls between a write to the base and its flush, and half of them between the first count and the last. As long as chance has missed these there are more rounds; that it
+        // misses them in a thousand cuts is out of the question.
+        for (; round < rounds || ((lost == 0 || between < 2) && round < 40 * rounds); round++)
         {
             desk.Reset();
             // One cut in each part of the merge, and one more in the resume of every other round.

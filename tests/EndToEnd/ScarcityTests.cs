@@ -179,7 +179,7 @@ public sealed class ScarcityTests(ITestOutputHelper output)
     [InlineData(38)]
     public void Under_a_seccomp_filter_without_io_uring_auto_merges_with_plain_calls_and_uring_is_69(int errno)
     {
-        string noring = SmallProgram.Compile("noring");
+        string noring = CProgram.Compile("EndToEnd", "noring");
         using Files files = new();
         string number = errno.ToString(CultureInfo.InvariantCulture);
         BinaryResult asked = Binary.RunProgram(noring, [number, Binary.Path, .. files.Merge("uring")]);

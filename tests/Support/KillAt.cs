@@ -1,13 +1,15 @@
 using System;
+using System.Diagnostics;
 using System.Globalization;
-using Snapuserd.Tests.Support;
 
-namespace Snapuserd.Tests.EndToEnd;
+namespace Snapuserd.Tests.Support;
 
-/// <summary>Runs a program and kills it at the entry of the k-th system call of its main thread, or of all its threads: killat.c, compiled once per test run.</summary>
-internal static class KillAt
+/// <summary>
+/// Runs a program and kills it, signals it or holds it at the entry of the k-th system call of its main thread, or kills it at that of all its threads: killat.c, compiled once per test run.
+/// </summary>
+public static class KillAt
 {
-    private static readonly Lazy<string> s_killat = new(() => SmallProgram.Compile("killat"));
+    private static readonly Lazy<string> s_killat = new(() => CProgram.Compile("Support", "killat"));
 
     /// <summary>A merge that is killed at call <paramref name="call"/>: exit code 137, or what the merge said if it was done before.</summary>
     public static BinaryResult Merge(int call, string cow, string target, string io) => Run(call.ToString(CultureInfo.InvariantCulture), cow, target, io);
@@ -27,6 +29,31 @@ internal static class KillAt
 
     /// <summary>The program with other arguments, killed at call <paramref name="call"/> of its main thread.</summary>
     public static BinaryResult Serve(int call, string[] arguments) => Binary.RunProgram(s_killat.Value, [call.ToString(CultureInfo.InvariantCulture), Binary.Path, .. arguments]);
+
+    /// <summary>
+    /// A command line that runs the program, which gets a signal at call <paramref name="call"/> of its main thread among those called <paramref name="name"/>, and has taken notice of it when that call is made.
+    /// For signals that the program listens to, and calls that are made when all of its threads run.
+    /// </summary>
+    public static string[] SignalledAt(int signal, int call, string name, params string[] arguments) => [s_killat.Value, $"signal={signal}:{call}@{Number(name)}", Binary.Path, .. arguments];
+
+    /// <summary>Starts the program and holds its main thread at that call until the standard input of the process that is returned is closed; when this returns, it is held.</summary>
+    public static Process Hold(int call, string name, params string[] arguments)
+    {
+        Process process = Binary.StartProgram(s_killat.Value, [$"hold:{call}@{Number(name)}", Binary.Path, .. arguments]);
+        string? said = process.StandardError.ReadLine();
+        return said == "held" ? process : throw new InvalidOperationException($"not held, but: {said} {process.StandardError.ReadToEnd()}");
+    }
+
+    /// <summary>Of a system call, on x86-64.</summary>
+    private static int Number(string name) => name switch
+    {
+        "pread64" => 17,
+        "pwrite64" => 18,
+        "fsync" => 74,
+        "fdatasync" => 75,
+        "io_uring_enter" => 426,
+        _ => throw new ArgumentOutOfRangeException(nameof(name), name, "add its number"),
+    };
 
     private static BinaryResult Run(string what, string cow, string target, string io) => Binary.RunProgram(s_killat.Value,
         [what, Binary.Path, "merge", "--cow", cow, "--base", target, "--io", io, "--progress", "never"]);

@@ -1,5 +1,5 @@
 /*
- * killat [all:]K[,PID...] PROGRAM ARGUMENT...: runs PROGRAM and sends it SIGKILL at the entry of the K-th system call of its main thread, counted
+ * killat [all:|signal=N:|hold:]K[@CALL][,PID...] PROGRAM ARGUMENT...: runs PROGRAM and sends it SIGKILL at the entry of the K-th system call of its main thread, counted
  * from the first call behind execve on; the call is not made. The main thread is the one that makes every call which changes anything: the others
  * decompress. Opening a file is not counted: a merge looks at up to 512 names of loop devices, which changes nothing, so that a kill there is a kill
  * at the next call. Nor is waiting for another thread (futex, sched_yield, and the read of its wake-up), which comes as often as chance will have it.
@@ -7,7 +7,11 @@
  * them. With K = 0 nothing is killed, and the number of calls is printed on standard error.
  *
  * With "all:" the calls of all threads are counted, whatever they are, in the order in which they come; only the names of loop devices are left out.
- * Which call is the K-th then depends on how the threads happen to run.
+ * Which call is the K-th then depends on how the threads happen to run. With "@CALL" only calls of that number are counted, of the main thread.
+ *
+ * With "signal=N:" the program gets signal N instead, and its main thread stays where it is until the program has taken notice: until a thread ends that
+ * began behind the signal, which is the one that the runtime starts for a handler. With "hold:" the program stands still at that call, "held" is written
+ * to standard error, and it goes on when standard input ends.
  *
  * Exits with 137 if the program was killed, else as the program did. (strace counts each kind of call for itself and in each thread for
  * itself, so that no series of its "when=" goes through all calls.)
@@ -43,6 +47,23 @@ static int opens_a_loop_device(pid_t thread, const struct ptrace_syscall_info *c
     return memcmp(&word, "/dev/loo", sizeof word) == 0;
 }
 
+/* The threads that have come since the signal; there is one for the handler, and few others. */
+static pid_t newcomers[64];
+static int newcomer_count;
+
+static int is_newcomer(pid_t thread)
+{
+    for (int i = 0; i < newcomer_count; i++) if (newcomers[i] == thread) return 1;
+    return 0;
+}
+
+static void hold(void)
+{
+    char byte;
+    fprintf(stderr, "held\n");
+    while (read(STDIN_FILENO, &byte, 1) > 0 || errno == EINTR) errno = 0;
+}
+
 static int repeats_in_every_run(const struct ptrace_syscall_info *call)
 {
     long nr = call->entry.nr;
@@ -51,11 +72,18 @@ static int repeats_in_every_run(const struct ptrace_syscall_info *call)
 
 int main(int argc, char **argv)
 {
-    char *rest = "";
-    int all = argc > 2 && strncmp(argv[1], "all:", 4) == 0;
-    long k = argc > 2 ? strtol(argv[1] + (all ? 4 : 0), &rest, 10) : -1, seen = 0;
+    char *rest = argc > 2 ? argv[1] : "";
+    int all = strncmp(rest, "all:", 4) == 0, holds = strncmp(rest, "hold:", 5) == 0, sends = 0;
+    if (all) rest += 4;
+    if (holds) rest += 5;
+    if (strncmp(rest, "signal=", 7) == 0) {
+        sends = strtol(rest + 7, &rest, 10);
+        if (*rest == ':') rest++;
+    }
+    long k = *rest >= '0' && *rest <= '9' ? strtol(rest, &rest, 10) : -1, only = -1, seen = 0;
+    if (*rest == '@') only = strtol(rest + 1, &rest, 10);
     if (k < 0 || (*rest != 0 && *rest != ',')) {
-        fprintf(stderr, "usage: killat [all:]K[,PID...] PROGRAM ARGUMENT...\n");
+        fprintf(stderr, "usage: killat [all:|signal=N:|hold:]K[@CALL][,PID...] PROGRAM ARGUMENT...\n");
         return 64;
     }
     pid_t child = fork();
@@ -65,7 +93,7 @@ int main(int argc, char **argv)
         execv(argv[2], argv + 2);
         _exit(127);
     }
-    int status, running = 0;
+    int status, running = 0, waits = 0;
     if (child < 0 || waitpid(child, &status, 0) != child || !WIFSTOPPED(status)
         || ptrace(PTRACE_SETOPTIONS, child, 0, PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE | PTRACE_O_TRACEEXEC | PTRACE_O_EXITKILL) != 0
         || ptrace(PTRACE_SYSCALL, child, 0, 0) != 0) {
@@ -80,6 +108,10 @@ int main(int argc, char **argv)
             return 126;
         }
         if (WIFEXITED(status) || WIFSIGNALED(status)) {
+            if (waits && is_newcomer(thread)) {
+                waits = 0;
+                ptrace(PTRACE_SYSCALL, child, 0, 0);
+            }
             if (thread != child) continue;
             if (k == 0) fprintf(stderr, "%ld\n", seen);
             return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
@@ -87,16 +119,27 @@ int main(int argc, char **argv)
         int signal = WSTOPSIG(status);
         if (signal == (SIGTRAP | 0x80)) {
             struct ptrace_syscall_info info;
-            if (running && ptrace(PTRACE_GET_SYSCALL_INFO, thread, sizeof info, &info) > 0 && info.op == PTRACE_SYSCALL_INFO_ENTRY
-                && (all ? !opens_a_loop_device(thread, &info) : thread == child && repeats_in_every_run(&info)) && ++seen == k)
-                kill_at_last(child, rest);
+            if (running && ptrace(PTRACE_GET_SYSCALL_INFO, thread, sizeof info, &info) > 0 && info.op == PTRACE_SYSCALL_INFO_ENTRY) {
+                int counts = all ? !opens_a_loop_device(thread, &info) : thread == child && (only < 0 ? repeats_in_every_run(&info) : (long)info.entry.nr == only);
+                if (counts && ++seen == k) {
+                    if (sends > 0) {
+                        kill(child, sends);
+                        waits = 1;
+                        continue;
+                    }
+                    if (holds) hold();
+                    else kill_at_last(child, rest);
+                }
+            }
             signal = 0;
         } else if (signal == SIGTRAP && status >> 16 != 0) {
             if (status >> 16 == PTRACE_EVENT_EXEC) running = 1;
             signal = 0;
         } else if (signal == SIGSTOP && thread != child) {
             signal = 0; /* A new thread begins with it. */
+            if (waits && newcomer_count < (int)(sizeof newcomers / sizeof *newcomers)) newcomers[newcomer_count++] = thread;
         }
-        ptrace(PTRACE_SYSCALL, thread, 0, signal);
+        /* Threads whose calls are not counted run on: one that calls sched_yield over and over would keep us from looking at the others. */
+        ptrace(all || thread == child ? PTRACE_SYSCALL : PTRACE_CONT, thread, 0, signal);
     }
 }

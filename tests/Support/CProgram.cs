@@ -1,0 +1,17 @@
+using System;
+using System.IO;
+
+namespace Snapuserd.Tests.Support;
+
+/// <summary>Small programs in C, which do to a process what it cannot do to itself.</summary>
+public static class CProgram
+{
+    /// <summary>Compiles NAME.c of a folder below tests with the machine's C compiler and returns the path of the program.</summary>
+    public static string Compile(string folder, string name)
+    {
+        string program = Path.Combine(AppContext.BaseDirectory, name);
+        BinaryResult result = Binary.RunProgram("/bin/sh",
+            ["-c", "exec $(command -v cc clang gcc | head -n 1) -O1 -Wall -Wextra -Werror -o \"$0\" \"$1\"", program, Path.Combine(Binary.Root, "tests", folder, name + ".c")]);
+        return result.ExitCode == 0 ? program : throw new InvalidOperationException($"{name}.c does not compile: {result}");
+    }
+}
