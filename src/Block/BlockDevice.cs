@@ -41,6 +41,7 @@ public sealed class BlockDevice : IDisposable
     private readonly uint _kind;
     private List<StorageRange> _storage = [];
     private List<int> _heldLoops = [];
+    private bool _locked;
 
     private BlockDevice(string path, int fd, in StatxData status)
     {
@@ -155,7 +156,12 @@ public sealed class BlockDevice : IDisposable
     {
         foreach (int loop in _heldLoops) _ = Libc.Close(loop);
         _heldLoops = [];
-        if (Fd >= 0) _ = Libc.Close(Fd);
+        if (Fd >= 0)
+        {
+            // Closing alone keeps the lock for as long as a child that was forked a moment ago, and has not yet become its program, has the same file open.
+            if (_locked) _ = Libc.Flock(Fd, Libc.LOCK_UN);
+            _ = Libc.Close(Fd);
+        }
         Fd = -1;
     }
 
@@ -248,7 +254,11 @@ public sealed class BlockDevice : IDisposable
         for (int tries = LockTries; ;)
         {
             int result = Libc.Flock(Fd, kind | Libc.LOCK_NB);
-            if (result == 0) return;
+            if (result == 0)
+            {
+                _locked = true;
+                return;
+            }
             if (result == -Errno.EINTR) continue;
             if (result != -Errno.EAGAIN) Check(Path, result, false);
             if (--tries == 0) throw new SnapuserdException(ExitCode.InUse, $"{Path} is locked by another program: a merge or a server that still runs, or a reader");

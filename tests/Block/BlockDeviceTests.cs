@@ -268,6 +268,24 @@ public sealed class BlockDeviceTests
         Refused(ExitCode.InputMissing, folder["nothing"], DeviceAccess.Read, "ENXIO");
     }
 
+    [Theory]
+    [InlineData(DeviceAccess.Write | DeviceAccess.Exclusive)]
+    [InlineData(DeviceAccess.Read | DeviceAccess.Shared)]
+    public void Lock_ends_with_the_device_even_if_a_child_still_has_its_descriptor(DeviceAccess access)
+    {
+        using TempFolder folder = new();
+        string path = File_(folder, "f", 4096);
+        const int F_DUPFD = 0;
+        int copy;
+        using (BlockDevice device = BlockDevice.Open(path, access))
+        {
+            // A descriptor that is inherited shares the lock, as one that is duplicated does.
+            copy = Libc.Fcntl(device.Fd, F_DUPFD, 0);
+            Assert.True(copy >= 0);
+        }
+        using (new FileStream(path, FileMode.Open, FileAccess.ReadWrite, FileShare.None)) Assert.Equal(0, Libc.Close(copy));
+    }
+
     [RootFact]
     public void Hold_is_given_up_while_the_same_number_goes_on_reading()
     {

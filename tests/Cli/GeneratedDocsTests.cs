@@ -138,7 +138,8 @@ public sealed class GeneratedDocsTests
             _snapuserd snapuserd "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
             [ ${#COMPREPLY[@]} -eq 0 ] || printf '%s\n' "${COMPREPLY[@]}"
             """;
-        BinaryResult result = Binary.RunProgram("bash", ["--norc", "-u", "-c", script, "bash", s_completion, folder, typed]);
+        // Not even a home is taken for granted, as in a shell that an init script starts.
+        BinaryResult result = Binary.RunProgram("env", ["--unset=HOME", "bash", "--norc", "-u", "-c", script, "bash", s_completion, folder, typed]);
         Assert.True(result.ExitCode == 0 && result.Error.Length == 0, result.ToString());
         return result.Output.Split('\n', StringSplitOptions.RemoveEmptyEntries);
     }

@@ -127,6 +127,7 @@ public sealed class ProgramTests : IDisposable
             _ = Libc.Kill(daemon.Id, SIGKILL);
             daemon.WaitForExit();
             Assert.True(File.Exists(_socket));
+            Unlocked.Settle(_folder["cow"], _folder["base"]);
         }
         Assert.Equal(Golden.New, Unlocked.ReadSettled(_folder["base"]));
     }
@@ -191,6 +192,7 @@ public sealed class ProgramTests : IDisposable
             perl -MSocket -e 'socket(S, AF_UNIX, SOCK_STREAM, 0); bind(S, sockaddr_un("/dev/socket/property_service")) or die; listen(S, 9); open(O, ">", $ARGV[0]); select((select(O), $| = 1)[0]);
                 while (accept(C, S)) { sysread(C, $m, 4096); ($c, $n, $v) = unpack("L L/a L/a", $m); printf O "%x %s=%s\n", $c, $n, $v; syswrite(C, pack("L", 0)); close C }' "$3" &
             service=$!
+            until [ -e "$3" ]; do kill -0 $service; done
             "$1" -no_socket -user_snapshot --device=nbd --socket_folder="$2/devices" -log=stderr "system_b,$2/cow,$2/base,$2/base" &
             daemon=$!
             until [ -s /mnt/scratch_ota_metadata_super/ota/daemon-alive-indicator ] || ! kill -0 $daemon; do sleep 0.01; done

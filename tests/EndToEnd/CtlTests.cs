@@ -247,6 +247,7 @@ public sealed class CtlTests : IDisposable
         File.WriteAllText(mark, "");
         BinaryResult killed = Binary.RunProgram("strace", ["-f", "-qq", "-o", "/dev/null", "-e", "trace=unlink", "-e", "inject=unlink:signal=KILL:when=1", Binary.Path, "merge", "--cow", _cow, "--base", _base, "--progress", "never"]);
         Assert.Equal(137, killed.ExitCode);
+        Unlocked.Settle(_cow, _base);
         Assert.Equal("begun\n", File.ReadAllText(mark));
         Assert.Equal(0, Binary.Run("merge", "--cow", _cow, "--base", _base, "--progress", "never").ExitCode);
         Assert.False(File.Exists(mark));

@@ -49,11 +49,13 @@ public sealed class KillTests(ITestOutputHelper output)
             // How many calls a ring takes depends on how many completions each of them finds; a run that was faster has fewer.
             if (result.ExitCode == 0) limit = when - 1;
 
+            Unlocked.Settle(cow, target);
             if (when % 3 == 0)
             {
                 BinaryResult second = Killed(cow, target, io, calls, 1 + (when / 2));
                 if (second.ExitCode == 137) again++;
                 else Assert.True(second.ExitCode == 0, second.ToString());
+                Unlocked.Settle(cow, target);
             }
             // Resumed through the other kind of queue as often as through the same.
             BinaryResult last = Binary.Run("merge", "--cow", cow, "--base", target, "--io", when % 2 == 0 ? "uring" : "sync", "--progress", "never");
@@ -96,6 +98,7 @@ public sealed class KillTests(ITestOutputHelper output)
                 Assert.True(result.ExitCode == 0, result.ToString());
                 (limit, missed) = (when, missed + 1);
             }
+            Unlocked.Settle(cow.Path, target.Path);
             BinaryResult last = Binary.Run("merge", "--cow", cow.Path, "--base", target.Path, "--io", (killed + missed) % 2 == 0 ? "uring" : "sync", "--progress", "never");
             Assert.True(last.ExitCode == 0, $"seed {seed}, killed at call {when}: {last}");
             LoopDevice.Call("blockdev", "--flushbufs", target.Path);

@@ -65,11 +65,18 @@ public sealed class MergeCountTests(MergeCountTests.Images images, ITestOutputHe
         foreach ((int size, int index) in new[] { (400, 0), (400, 0), (4000, 1) })
         {
             // The first run of all also compiles; the second is the one that counts.
-            Scaling.Write(folder["cow"], size);
-            using (FileStream image = File.Create(folder["base"])) image.SetLength(4L * size * 4096);
-            EngineRun run = EngineRun.Of(folder["base"], folder["cow"], s_choices);
+            EngineRun run;
+            int runs = 0;
+            do
+            {
+                Scaling.Write(folder["cow"], size);
+                using (FileStream image = File.Create(folder["base"])) image.SetLength(4L * size * 4096);
+                run = EngineRun.Of(folder["base"], folder["cow"], s_choices);
+                File.Delete(folder["cow"]);
+            }
+            // A collection, which other tests cause at any time, takes what is left of a thread's buffer from it, and up to 8 KiB then count as allocated although nobody has them.
+            while (run.Collections > 0 && ++runs < 50);
             (ops[index], allocated[index]) = (run.Ops, run.RunAllocated);
-            File.Delete(folder["cow"]);
             output.WriteLine($"{run.Ops} ops: {run.RunAllocated} bytes while it ran, {run.OpenAllocated} before");
         }
         Assert.InRange((double)(allocated[1] - allocated[0]) / (ops[1] - ops[0]), double.MinValue, CountBound.AllocatedPerOp);

@@ -4,6 +4,7 @@ using System.Globalization;
 using System.IO;
 using System.Linq;
 using System.Text.Json;
+using System.Threading;
 using Snapuserd.Cow;
 using Snapuserd.Tests.Support;
 using Xunit;
@@ -251,6 +252,20 @@ public sealed class ScarcityTests(ITestOutputHelper output)
         public BinaryResult Run(params string[] command) =>
             Binary.RunProgram("/bin/sh", ["-c", "echo $$ >\"$0/cgroup.procs\" && \"$@\"; exit $?", _path, .. command]);
 
-        public void Dispose() => Directory.Delete(_path);
+        public void Dispose()
+        {
+            // A kernel may need a moment to count out the last process behind its end.
+            for (long end = Environment.TickCount64 + 60_000; ; Thread.Yield())
+            {
+                try
+                {
+                    Directory.Delete(_path);
+                    return;
+                }
+                catch (IOException) when (Environment.TickCount64 < end)
+                {
+                }
+            }
+        }
     }
 }

@@ -151,6 +151,7 @@ public sealed class ServeTests : IDisposable
             File.WriteAllBytes(_base, Golden.Old);
             BinaryResult killed = KillAt.Serve(kill * calls * 3 / 4 / kills, [.. Arguments(["--merge", "--io", "sync"])]);
             Assert.True(killed.ExitCode == 137, killed.ToString());
+            Unlocked.Settle(_cow, _base);
             Process server = Start();
             Assert.Equal(_socket, server.StandardOutput.ReadLine());
             Assert.Equal(Golden.New, Copy());

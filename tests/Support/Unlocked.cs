@@ -13,14 +13,16 @@ public static class Unlocked
     /// <summary>All of a file, once the kernel has let go of the lock of a killed merge, and with it of what the merge had in flight.</summary>
     public static byte[] ReadSettled(string path)
     {
-        int fd = Open(path);
-        int locked = Libc.Flock(fd, Libc.LOCK_EX);
-        if (locked != 0) throw new InvalidOperationException($"{path}: flock answers {locked}");
+        int fd = OpenSettled(path);
         byte[] bytes = Read(fd, path, checked((int)new FileInfo(path).Length));
-        // Closing alone would not do: a process that another test starts at this moment has the descriptor, too, until it becomes its program.
-        _ = Libc.Flock(fd, Libc.LOCK_UN);
-        _ = Libc.Close(fd);
+        CloseSettled(fd);
         return bytes;
+    }
+
+    /// <summary>Waits until the kernel has let go of the locks of a killed merge, however long the disk takes for what it had in flight. The program itself waits for two seconds.</summary>
+    public static void Settle(params string[] paths)
+    {
+        foreach (string path in paths) CloseSettled(OpenSettled(path));
     }
 
     /// <summary>The first <paramref name="count"/> bytes of a file or device.</summary>
@@ -30,6 +32,21 @@ public static class Unlocked
         byte[] bytes = Read(fd, path, count);
         _ = Libc.Close(fd);
         return bytes;
+    }
+
+    private static int OpenSettled(string path)
+    {
+        int fd = Open(path), locked;
+        do locked = Libc.Flock(fd, Libc.LOCK_EX);
+        while (locked == -Errno.EINTR);
+        return locked == 0 ? fd : throw new InvalidOperationException($"{path}: flock answers {locked}");
+    }
+
+    private static void CloseSettled(int fd)
+    {
+        // Closing alone would not do: a process that another test starts at this moment has the descriptor, too, until it becomes its program.
+        _ = Libc.Flock(fd, Libc.LOCK_UN);
+        _ = Libc.Close(fd);
     }
 
     private static int Open(string path)
