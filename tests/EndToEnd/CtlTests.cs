@@ -114,7 +114,8 @@ public sealed class CtlTests : IDisposable
             byte[] bytes = new byte[65536];
             int read;
             while (!text.Contains("merged ", StringComparison.Ordinal) && (read = output.Read(bytes)) > 0) text += Encoding.UTF8.GetString(bytes, 0, read).TrimStart('\0');
-        }) { IsBackground = true };
+        })
+        { IsBackground = true };
         reader.Start();
         Assert.True(reader.Join(60_000), "the merge waits for a tick that nobody gives it");
         output.Dispose();
