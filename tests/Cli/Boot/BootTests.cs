@@ -430,7 +430,7 @@ public sealed class BootTests : IDisposable
         Assert.Equal(until, _system.Pauses);
         // Without a place for it there is none, and no harm.
         BootLock.Take(_folder["none/run"], _system, log, 1000).Dispose();
-        Assert.StartsWith($"Warning {_folder["none/run"]}.lock cannot be made", _log[^1], StringComparison.Ordinal);
+        Assert.StartsWith($"Notice {_folder["none/run"]}.lock cannot be made", _log[^1], StringComparison.Ordinal);
     }
 
     [Fact]
