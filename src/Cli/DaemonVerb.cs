@@ -79,7 +79,7 @@ internal static class DaemonVerb
 
     private static void SetProperty(Output output, string name)
     {
-        if (PropertyService.Set(name, "true") is { } why) output.Write(Priority.Warning, "warning", why);
+        if (PropertyService.Set(name, "true") is { } why) output.Write(Priority.Warning, "property", why);
     }
 
     private static MergeSlots Slots(Arguments arguments)
@@ -197,7 +197,7 @@ internal static class DaemonVerb
                 Lines = requests,
                 Ticks = [requests, new RateTicks(() => _set.Snapshots)],
                 AnyPeer = socket.Inherited >= 0,
-                Report = sentence => Output.Diagnose($"snapuserd: {sentence}"),
+                Report = sentence => Output.Write(Priority.Warning, "control", sentence),
                 WakeUp = _stop.WakeUp,
             };
             ControlServer server = socket.Inherited >= 0 ? ControlServer.Adopt(socket.Inherited, options) : ControlServer.Start(socket.Path, options);
@@ -232,7 +232,7 @@ internal static class DaemonVerb
                 if (fd >= 0) _ = Libc.Close(fd);
                 if (fd != -Errno.ENOENT) break;
             }
-            if (result < 0 && result != -Errno.ENOENT) Output.Write(Priority.Warning, "warning", $"daemon-alive-indicator cannot be written: {Reason.Of(result)}");
+            if (result < 0 && result != -Errno.ENOENT) Output.Write(Priority.Warning, "alive_indicator", $"daemon-alive-indicator cannot be written: {Reason.Of(result)}");
         }
 
         private SnapshotOptions Make(SnapshotRequest request)
@@ -247,7 +247,7 @@ internal static class DaemonVerb
                 Io = io,
                 ArenaBytes = _slots.MostBytes,
                 Threads = (int)_arguments.Number("--threads", Math.Clamp(Environment.ProcessorCount, 1, MostThreads)),
-                Report = sentence => Output.Diagnose($"snapuserd: {request.Name}: {sentence}"),
+                Report = sentence => Output.Write(Priority.Warning, "snapshot", $"{request.Name}: {sentence}"),
             };
             return new SnapshotOptions
             {
@@ -271,7 +271,7 @@ internal static class DaemonVerb
 
         private IBlockServer Serve(string name, SnapshotView view, BlockDevice[] devices, int memory, WakeUp wakeUp, out string device)
         {
-            Action<string> report = sentence => Output.Diagnose($"snapuserd: {name}: {sentence}");
+            Action<string> report = sentence => Output.Write(Priority.Warning, "server", $"{name}: {sentence}");
             IBlockServer server = _arguments.Choice("--device") switch
             {
                 "ublk" => new UblkServer(view, devices, new UblkOptions { Id = -1, MemoryBytes = memory, Report = report }, wakeUp),
@@ -299,10 +299,10 @@ internal static class DaemonVerb
             if (!UpdateVerifier.IsVerified(name)) return false;
             if (UpdateVerifier.FindDevice(name) is not { } path)
             {
-                Output.Diagnose($"snapuserd: {name} is not verified: there is no mapped device of that partition");
+                Output.Write(Priority.Warning, "not_verified", $"{name} is not verified: there is no mapped device of that partition");
                 return false;
             }
-            using UpdateVerifier verifier = new(path, sentence => Output.Diagnose($"snapuserd: {sentence}"));
+            using UpdateVerifier verifier = new(path, sentence => Output.Write(Priority.Warning, "not_verified", sentence));
             verifier.Start();
             UpdateVerdict verdict;
             while ((verdict = verifier.Wait(VerifyMilliseconds)) == UpdateVerdict.Unknown && !stop.Requested) { }

@@ -90,10 +90,6 @@ internal sealed class Output : ILog
         }
     }
 
-    /// <summary>A warning without a name of its own; its sentence may begin with the program's name.</summary>
-    internal void Diagnose(string sentence) =>
-        Write(Priority.Warning, "warning", sentence.StartsWith("snapuserd: ", StringComparison.Ordinal) ? sentence["snapuserd: ".Length..] : sentence);
-
     /// <summary>How far it is, which has a form of its own on standard error and a rhythm of its own in the kernel's log: the caller asks for <see cref="Log"/>.</summary>
     internal void WriteProgress(string line, params ReadOnlySpan<LogValue> values)
     {

@@ -41,7 +41,7 @@ internal sealed class BootSystem(Invocation invocation, string controlFolder) : 
     public void Verify(BootRow row)
     {
         using WakeUp wakeUp = new();
-        DeviceOptions options = new() { Cow = row.Cow, ArenaBytes = (int)Verbs.DefaultMemory, Report = invocation.Output.Diagnose };
+        DeviceOptions options = new() { Cow = row.Cow, ArenaBytes = (int)Verbs.DefaultMemory, Report = sentence => invocation.Output.Write(Priority.Warning, "row", $"{row.Name}: {sentence}") };
         using DeviceSet devices = new(options, new StopFlag(), wakeUp);
         using var cow = PayloadCheck.Run(devices.Setup);
     }

@@ -26,8 +26,8 @@ internal static class BootVerb
         Arguments arguments = invocation.Arguments;
         string? text = ReadCommandLine(invocation);
         KernelCommandLine line = KernelCommandLine.Parse(text ?? "");
-        foreach (string warning in line.Warnings) invocation.Output.Diagnose(warning);
-        if (line.IsDoubtful) invocation.Output.Diagnose("the kernel's command line has a word that is not understood and none about merging: nothing is merged unless somebody asks for it (ctl merge)");
+        foreach (string warning in line.Warnings) invocation.Output.Write(Priority.Warning, "command_line", warning);
+        if (line.IsDoubtful) invocation.Output.Write(Priority.Warning, "command_line", "the kernel's command line has a word that is not understood and none about merging: nothing is merged unless somebody asks for it (ctl merge)");
         if (line.Off)
         {
             invocation.Output.Write(Priority.Notice, "off", "snapuserd=off on the kernel's command line: nothing is done");
@@ -83,7 +83,7 @@ internal static class BootVerb
         byte[]? bytes = SmallFile.Read(given ?? DefaultCommandLine, LongestCommandLine);
         if (bytes != null) return Encoding.UTF8.GetString(bytes);
         if (given != null) throw new SnapuserdException(ExitCode.InputMissing, $"{given} does not exist");
-        invocation.Output.Diagnose($"{DefaultCommandLine} is not there, so what the kernel's command line says is not known (is /proc mounted?): nothing is merged unless somebody asks for it");
+        invocation.Output.Write(Priority.Warning, "command_line", $"{DefaultCommandLine} is not there, so what the kernel's command line says is not known (is /proc mounted?): nothing is merged unless somebody asks for it");
         return null;
     }
 
