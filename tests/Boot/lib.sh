@@ -18,7 +18,7 @@ start() {
     local log=$1 words=$2
     shift 2
     code=0
-    boot ${CUT:+-c "$CUT"} -i "${INIT:-/init}" -a "${ARCHIVE:-initramfs}" -l "$log" -t "${LIMIT:-300}" -k "$root $words" "$@" || code=$?
+    boot ${CUT:+-c "$CUT"} -i "${INIT:-/init}" -a "${ARCHIVE:-initramfs}" -l "$log" -k "$root $words" "$@" || code=$?
     grep -aE '^boot: |^snapuserd: |^recovery: ' "$log" | cut -c -220 || true
     ! grep -aq '^boot: FAILED' "$log" || fail "$log has a failure"
 }

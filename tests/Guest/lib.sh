@@ -34,11 +34,11 @@ archive() {
 }
 
 # boot [-a ARCHIVE] [-i INIT] [-k WORDS] [-l LOG] [-c MS] [-t SECONDS] DRIVE…: boots a guest with ARCHIVE.cpio (default: guest) and returns the
-# status of its /test.sh. A DRIVE is what follows "-drive if=virtio,"; the first is /dev/vda. INIT is the first process (default: /init). WORDS
+# status of its /test.sh. After SECONDS (default: 600, many times what any of them takes) it is taken to hang. A DRIVE is what follows "-drive if=virtio,"; the first is /dev/vda. INIT is the first process (default: /init). WORDS
 # go to the end of the kernel command line. The console goes to LOG. With -c, QEMU gets SIGKILL that many milliseconds after the guest's line "CUT": 137, or 0 if it was off by then. 124: no answer
 # in time; 125: the guest ended without one.
 boot() {
-    local name=guest init=/init words='' log=console cut='' limit=120 drives=() drive option line status='' code=0 OPTIND=1
+    local name=guest init=/init words='' log=console cut='' limit=600 drives=() drive option line status='' code=0 OPTIND=1
     while getopts a:i:k:l:c:t: option; do
         case $option in
             a) name=$OPTARG ;; i) init=$OPTARG ;; k) words=$OPTARG ;; l) log=$OPTARG ;; c) cut=$OPTARG ;; t) limit=$OPTARG ;;

@@ -69,7 +69,7 @@ merged() {
 # await: waits until something is merged.
 await() {
     tries=0
-    while [ "$tries" -lt 200 ] && [ "$(merged | cut -d ' ' -f 1)" = 0 ]; do
+    while [ "$tries" -lt 6000 ] && [ "$(merged | cut -d ' ' -f 1)" = 0 ]; do
         tries=$((tries + 1))
         usleep 50000
     done
@@ -103,7 +103,7 @@ enough() {
 # to_the_end: waits until all is merged; the view is still the image.
 to_the_end() {
     tries=0
-    while [ "$tries" -lt 300 ]; do
+    while [ "$tries" -lt 1500 ]; do
         count=$(merged)
         [ "${count%% *}" != "${count##* }" ] || break
         usleep 200000

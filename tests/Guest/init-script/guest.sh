@@ -4,19 +4,43 @@ cow=/dev/vda
 base=/dev/vdb
 [ "$(cat /proc/1/comm)" = init ] || { echo "the first process is not init"; exit 1; }
 
-# On these slow disks the first merge is far from its end when the loop begins and when it is killed.
+# holds PROCESS DEVICE: waits until the process has opened the device; it listens to signals by then.
+holds() {
+    until ls -l "/proc/$1/fd" 2>/dev/null | grep -q "$2"; do
+        kill -0 "$1" || exit 1
+        usleep 20000
+    done
+}
+
+# On these slow disks the first merge is far from its end when the loop begins; it stands still then, until the loop has tried in vain.
 snapuserd merge --cow "$cow" --base "$base" --progress never &
 holder=$!
-sleep 1
-{ sleep 4; kill -KILL "$holder"; } &
+holds "$holder" "$base"
+kill -STOP "$holder"
+mkdir /tmp/bin
+cat >/tmp/bin/snapuserd <<END
+#!/bin/sh
+$(command -v snapuserd) "\$@"
+code=\$?
+[ "\$code" -ne 76 ] || : >/tmp/in-vain
+exit "\$code"
+END
+chmod 755 /tmp/bin/snapuserd
+{
+    until [ -e /tmp/in-vain ]; do usleep 20000; done
+    kill -KILL "$holder"
+} &
+path=$PATH
+PATH=/tmp/bin:$PATH
 . /merge-loop.sh
+PATH=$path
 echo "the loop: tried $tries times in vain, then merged"
 
 cow=/dev/vdc
 base=/dev/vdd
 snapuserd merge --cow "$cow" --base "$base" --progress plain >/dev/console 2>&1 &
 process=$!
-sleep 1
+holds "$process" "$base"
 kill -TERM "$process"
 wait "$process"
 code=$?

@@ -28,7 +28,7 @@ export SMP=2
 fresh cow raw cow.0
 fresh old.img raw base.0
 code=0
-boot -t 180 -c 0 "file=cow.0,format=qcow2,$slow" "file=base.0,format=qcow2,$slow" || code=$?
+boot -c 0 "file=cow.0,format=qcow2,$slow" "file=base.0,format=qcow2,$slow" || code=$?
 grep -E '^mapper: ' console || true
 [ "$code" -eq 137 ] || fail "the guest ended with $code instead of a power cut"
 # What was written through the mapped device is on the base, and a merge has nothing to do that would undo it.

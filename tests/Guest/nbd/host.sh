@@ -27,7 +27,7 @@ archive guest test.sh serving.sh image.sum files.sum
 fresh cow raw cow.0
 fresh old.img raw base.0
 code=0
-boot -t 240 "file=cow.0,format=qcow2,$slow" "file=base.0,format=qcow2,$slow" || code=$?
+boot "file=cow.0,format=qcow2,$slow" "file=base.0,format=qcow2,$slow" || code=$?
 grep -E '^nbd: ' console || true
 [ "$code" -eq 0 ] || fail "the guest ended with $code"
 same base.0 qcow2 new.img || fail "the base is not the target"
