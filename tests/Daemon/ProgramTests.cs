@@ -183,6 +183,9 @@ public sealed class ProgramTests : IDisposable
         string properties = _folder["properties"];
         const string script = """
             set -eu
+            service=
+            daemon=
+            trap 'kill -KILL $service $daemon 2>/dev/null || true' EXIT
             mount --make-rprivate /
             mount -t tmpfs tmpfs /mnt
             mkdir -p /mnt/scratch_ota_metadata_super/ota
@@ -204,7 +207,7 @@ public sealed class ProgramTests : IDisposable
                 for ("query", "getstatus,system_b", "initiate_merge,system_b") { print ask($_), "\n" } 1 until ask("getstatus,system_b") eq "snapshot-merge-complete"; print ask("merge_percent"), "\n"; print ask("delete,system_b"), "\n"; syswrite(S, "detach")'
             wait $daemon
             echo "daemon $?"
-            kill $service
+            daemon=
             """;
         BinaryResult result = Binary.RunProgram("unshare", ["-m", "sh", "-c", script, "sh", Binary.Path, _folder.Path, properties]);
         Assert.Equal("1\nproxy 0\nactive\nsnapshot\nsuccess\n100.000000\nsuccess\ndaemon 0\n", result.Output);

@@ -65,6 +65,8 @@ public static class Binary
             process.Kill(entireProcessTree: true);
             throw new TimeoutException($"{program} {string.Join(' ', arguments)} still runs after {s_limit}");
         }
+        // A child that the program leaves behind may have its streams.
+        if (!Task.WaitAll([output, error], s_limit)) throw new TimeoutException($"{program} {string.Join(' ', arguments)} ended with {process.ExitCode}, and somebody it left behind still has its output after {s_limit}");
         return new BinaryResult(process.ExitCode, output.Result, error.Result);
     }
 
