@@ -22,7 +22,7 @@ for cut in 0 1 2 3 4; do
 done
 [ "$middle" -ge 3 ] || fail "only $middle of 5 cuts were in the midst of the merge"
 CUT=
-start console.end "boottest=merge kill=yes" "file=base.5,format=qcow2,throttling.bps-write=200000" "file=cow.5,format=qcow2"
+start console.end "boottest=merge kill=yes rate=50k snapuserd.merge=manual" "file=base.5,format=qcow2" "file=cow.5,format=qcow2"
 ended 0 "the end of the merge"
 same base.5 qcow2 new.img || fail "the base is not the new image"
 start console.plain boottest=plain "file=base.5,format=qcow2" "file=cow.5,format=qcow2"

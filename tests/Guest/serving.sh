@@ -40,6 +40,18 @@ serve() {
     [ "$said" = "$device" ] || { say "FAILED: the server said $said"; cat /tmp/serve.err; exit 1; }
 }
 
+# serve_slowly OPTION …: starts it and has it merge so slowly that a kill comes in the midst of that, however fast or slow this machine is; `faster` is the end of that.
+serve_slowly() {
+    serve --merge-on-request --control /tmp/control "$@"
+    check "a rate" snapuserd ctl rate 20k --socket /tmp/control
+    check "a merge on request" snapuserd ctl merge --socket /tmp/control
+}
+
+# faster: a server that is about to come again has no socket for a moment.
+faster() {
+    until snapuserd ctl rate off --socket /tmp/control >/tmp/output 2>&1; do usleep 100000; done
+}
+
 # stop: ends the server; it leaves no device behind.
 stop() {
     kill "$server"

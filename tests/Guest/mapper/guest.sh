@@ -42,13 +42,16 @@ expect 1 "a write" dd if=/dev/zero of="$device" bs=4096 count=1 conv=fsync
 stop
 
 # Supervised and merged under a mount, the server killed in between; then the table is another, and nobody serves.
-serve --supervise --merge --log json
+serve_slowly --supervise --log json
 check "mount" mount -t ext4 -o ro,noload "$device" /mnt
 read_on
 await
 child=$(cat "/proc/$server/task/$server/children" 2>/dev/null || pgrep -P "$server")
 kill -KILL $child
-say "killed at $(merged) ops merged"
+count=$(merged)
+say "killed at $count ops merged"
+midway "$count" || { say "FAILED: that is not in the middle"; failed=1; }
+faster
 ended "supervised"
 enough
 say "handed over: $(/dm table root)"

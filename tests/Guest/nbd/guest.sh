@@ -32,19 +32,18 @@ kill "$holder"
 wait "$holder"
 
 # Served and merged, with readers all the time; the server is killed in their midst, and its successor is told the name once and finds it once.
-serve --merge
+serve_slowly
 check "mount" mount -t ext4 -o ro "$device" /mnt
 check "the files while it is merged" files
 read_on
-for name in "--name nbd0" ""; do
+for name in nbd0 ""; do
     await
     kill -KILL "$server"
     wait "$server"
     count=$(merged)
     say "killed at $count ops merged"
     midway "$count" || { say "FAILED: that is not in the middle"; failed=1; }
-    # shellcheck disable=SC2086 # two words or none
-    serve --merge $name
+    if [ -n "$name" ]; then serve_slowly --name "$name"; else serve --merge; fi
 done
 enough
 to_the_end

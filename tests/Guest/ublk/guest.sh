@@ -14,18 +14,18 @@ stop
 [ "$before" = "$(cat /dev/vda /dev/vdb | sha256sum)" ] || { say "FAILED: something was written"; failed=1; }
 
 # Served and merged, with readers all the time; the server is killed three times in their midst.
-serve --merge
+serve_slowly
 check "mount" mount -t ext4 -o ro "$device" /mnt
 read_on
 for kill in 1 2 3; do
-    # The first one while nothing is merged, the others between the first checkpoint and the last.
+    # The first one at the beginning, the others between the first checkpoint and the last.
     if [ "$kill" -gt 1 ]; then await; fi
     kill -KILL "$server"
     wait "$server"
     count=$(merged)
     say "killed at $count ops merged, the device is $([ -e "$device" ] && echo there || echo gone)"
     if [ "$kill" -gt 1 ] && ! midway "$count"; then say "FAILED: that is not in the middle"; failed=1; fi
-    serve --merge
+    if [ "$kill" -lt 3 ]; then serve_slowly; else serve --merge; fi
 done
 enough
 grep -c 'taken over' /tmp/serve.err | sed 's/^/ublk: times taken over: /'

@@ -37,11 +37,11 @@ third=$(server)
 [ "$first" != "$second" ] && [ "$second" != "$third" ] || { echo "ublk: FAILED: servers $first $second $third"; failed=1; }
 echo "ublk: the root file system was read through two kills of its server"
 tries=0
-while [ "$tries" -lt 60 ] && [ "$(sha256sum </dev/vdb | cut -d ' ' -f 1)" != "$image" ]; do
+while [ "$tries" -lt 1500 ] && [ "$(sha256sum </dev/vdb | cut -d ' ' -f 1)" != "$image" ]; do
     tries=$((tries + 1))
     usleep 200000
 done
 files "the files when all is merged"
-[ "$tries" -lt 60 ] || { echo "ublk: FAILED: the merge does not end"; failed=1; }
+[ "$tries" -lt 1500 ] || { echo "ublk: FAILED: the merge does not end"; failed=1; }
 echo "GUEST status $failed"
 poweroff -f
