@@ -1,7 +1,7 @@
 #!/bin/sh
 # sum.sh DIRECTORY STATUS [MORE]: adds up the .trx files below DIRECTORY and prints "N passed, N failed[, N skipped]".
-# STATUS is what `dotnet test` ended with: if it is not 0 although no test failed (a build error, a crashed test host), that is one
-# failure. MORE failures are added. The exit code is 0 only if nothing failed.
+# STATUS is what `dotnet test` ended with: if it is not 0 although no test failed (a build error, a crashed test host), or if there are no
+# results at all, that is one failure. MORE failures are added. The exit code is 0 only if nothing failed.
 set -eu
 
 directory=$1
@@ -14,7 +14,7 @@ find "$directory" -name '*.trx' -exec sed -n 's/.*<Counters total="\([0-9]*\)".*
         { total += $1; passed += $2; failed += $3 }
         END {
             skipped = total - passed - failed
-            if (status != 0 && failed == 0) failed = 1
+            if ((status != 0 || total == 0) && failed == 0) failed = 1
             failed += more
             printf "%d passed, %d failed%s\n", passed, failed, (skipped > 0 ? sprintf(", %d skipped", skipped) : "")
             exit (failed > 0 || passed == 0)
