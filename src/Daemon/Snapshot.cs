@@ -381,8 +381,8 @@ public sealed class Snapshot : IDisposable, IMergeObserver
 
     private ExitCode Merge(MemoryShare? share)
     {
-        lock (_gate) _mergeBegan = _clock.Milliseconds;
-        Change(status => status with { State = SnapshotState.Merging });
+        // Both at once: between them it would need no ticks, and nobody who has seen that looks again.
+        lock (_gate) (_mergeBegan, _status) = (_clock.Milliseconds, _status with { State = SnapshotState.Merging });
         try
         {
             MergeResult result = Engine.Run(share);

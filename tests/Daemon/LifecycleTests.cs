@@ -96,6 +96,24 @@ public sealed class LifecycleTests(ITestOutputHelper log)
     }
 
     [Fact]
+    public void A_merge_with_a_rate_needs_ticks_from_the_moment_it_is_asked_for()
+    {
+        using SetFixture fixture = new();
+        using Talker client = fixture.Client();
+        for (int i = 0; i < 50; i++)
+        {
+            fixture.Serve(client, $"a{i}");
+            Snapshot one = fixture.Set.Snapshots[0];
+            one.SetRate(1);
+            Assert.True(one.RequestMerge());
+            // Whoever looks in between and sees none gives none, for ever.
+            while (one.Status.OpsDone == 0) Assert.True(one.NeedsTicks, $"no ticks in try {i}");
+            fixture.Servers[$"a{i}"].Remove();
+            SetFixture.Until(() => fixture.Set.IsEmpty, "the end");
+        }
+    }
+
+    [Fact]
     public void A_rate_slows_a_merge_down_and_its_end_lets_it_go()
     {
         using SetFixture fixture = new();
