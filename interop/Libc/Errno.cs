@@ -41,6 +41,7 @@ public static class Errno
     public const int EBADMSG = 74;
     public const int EOVERFLOW = 75;
     public const int EOPNOTSUPP = 95;
+    public const int EAFNOSUPPORT = 97;
     public const int EADDRINUSE = 98;
     public const int ECONNRESET = 104;
     public const int ENOTCONN = 107;
@@ -94,6 +95,7 @@ public static class Errno
         EBADMSG => nameof(EBADMSG),
         EOVERFLOW => nameof(EOVERFLOW),
         EOPNOTSUPP => nameof(EOPNOTSUPP),
+        EAFNOSUPPORT => nameof(EAFNOSUPPORT),
         EADDRINUSE => nameof(EADDRINUSE),
         ECONNRESET => nameof(ECONNRESET),
         ENOTCONN => nameof(ENOTCONN),

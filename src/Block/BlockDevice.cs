@@ -152,6 +152,12 @@ public sealed class BlockDevice : IDisposable
     }
 
     /// <summary>Closes it, and with it lets go of lock and exclusive hold. Nothing may be in flight.</summary>
+    public void CloseInUse()
+    {
+        _locked = false;
+        Dispose();
+    }
+
     public void Dispose()
     {
         foreach (int loop in _heldLoops) _ = Libc.Close(loop);

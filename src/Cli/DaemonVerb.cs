@@ -124,6 +124,7 @@ internal static class DaemonVerb
         internal ExitCode Run(bool waitsForSocket)
         {
             ControlServer? server = null;
+            RateTicks ticks = new(() => _set.Snapshots);
             try
             {
                 // Before anything else, so that a socket that cannot be had is known before there is a snapshot.
@@ -159,6 +160,8 @@ internal static class DaemonVerb
                         }
                         // What was signalled meanwhile is looked at before anything is waited for.
                         if (server == null && (server = Renew()) != null) continue;
+                        // A server does it for those whose merges have a rate; without one they must not stand still.
+                        if (server == null) ticks.Tick(0);
                     }
                     _ = _stop.WakeUp.Wait(server == null && !_set.IsTerminating ? ProxyMilliseconds : -1);
                 }

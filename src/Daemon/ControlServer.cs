@@ -158,7 +158,9 @@ public sealed class ControlServer : IDisposable
         }
         catch
         {
-            file?.Dispose();
+            // A file closes its own.
+            if (file == null) _ = Libc.Close(listener);
+            else file.Dispose();
             throw;
         }
         Thread thread = new(server.Run, StackBytes) { IsBackground = true, Name = "control" };

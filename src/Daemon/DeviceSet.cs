@@ -98,9 +98,11 @@ public sealed class DeviceSet : IDisposable
         // The kernel may still write to buffers that could not be reaped; the process is about to end, and they stay mapped until then.
         bool inUse = Setup is { Io.Broken: true } || _queue is RingQueue { Leaked: true };
         if (!inUse) _arena?.Dispose();
-        _source?.Dispose();
-        _base?.Dispose();
-        _cow?.Dispose();
+        foreach (BlockDevice? device in (ReadOnlySpan<BlockDevice?>)[_source, _base, _cow])
+        {
+            if (inUse) device?.CloseInUse();
+            else device?.Dispose();
+        }
     }
 
     /// <summary>Before anything is locked: a lock that this process holds itself would be taken for another merge.</summary>

@@ -221,17 +221,15 @@ public sealed class Snapshot : IDisposable, IMergeObserver
             else if (_mapped != null && !_handOverTried && Status.State == SnapshotState.Merged) code = HandOver(_mapped);
             else Rest();
         }
-        bool neverBegan = Status.State == SnapshotState.Queued;
-        RefuseMerges();
-        if (neverBegan)
+        if (RefuseMerges())
         {
             SnapuserdException reason = new(ExitCode.Interrupted, "stopped before the merge began");
             _options.Observer?.Stopped(this, reason);
             code = reason.Code;
         }
         // A stop that comes just when all is merged must not take the device away under a mount that could have the base. (Without a server nobody answers the reads that the swap waits for.)
-        // One that failed before is tried once more: nothing has become worse since.
-        if (_mapped != null && Trouble == null && Status.State == SnapshotState.Merged) code = HandOver(_mapped);
+        // One that failed before is not tried again: of a flush that failed the second would seem to succeed.
+        if (_mapped != null && !_handOverTried && Trouble == null && Status.State == SnapshotState.Merged) code = HandOver(_mapped);
         return code;
     }
 
@@ -286,7 +284,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
         get
         {
             if (!_pace.IsLimited || _pace.IsPaused) return false;
-            lock (_gate) return _mergeRequested && !_disposed && (_mergeBegan < 0 || _status.State == SnapshotState.Merging);
+            lock (_gate) return _mergeRequested && !_mergesEnded && !_disposed && (_mergeBegan < 0 || _status.State == SnapshotState.Merging);
         }
     }
 
@@ -356,15 +354,18 @@ public sealed class Snapshot : IDisposable, IMergeObserver
 
     private double SecondsOfMerge => _mergeBegan < 0 ? 0 : (_clock.Milliseconds - _mergeBegan) / 1000.0;
 
-    /// <summary>From here on nobody queues it; who stands in line without ever coming to its turn would hold up the others.</summary>
-    private void RefuseMerges()
+    /// <summary>From here on nobody queues it; who stands in line without ever coming to its turn would hold up the others. True if it stood in line.</summary>
+    private bool RefuseMerges()
     {
+        bool queued;
         lock (_gate)
         {
             _mergesEnded = true;
-            if (_status.State == SnapshotState.Queued) _status = _status with { State = SnapshotState.Serving };
+            queued = _status.State == SnapshotState.Queued;
+            if (queued) _status = _status with { State = SnapshotState.Serving };
         }
         _options.Slots?.GiveUp(this);
+        return queued;
     }
 
     private bool IsMyTurn(out MemoryShare? share)

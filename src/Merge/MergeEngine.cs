@@ -173,6 +173,7 @@ public sealed class MergeEngine : IDisposable
             if (share != null) _pipeline.Join(share);
             _setup.Observer?.Progress(Progress);
             if (_setup.Options.VerifyFirst && _durable == 0) _pipeline.VerifyPayloads();
+            AwaitResume();
             Start();
             while (!IsFinished())
             {
@@ -218,6 +219,18 @@ public sealed class MergeEngine : IDisposable
                 throw new SnapuserdException(ExitCode.Usage,
                     $"{cow.Name}: {plan.Describe(position)} reads the block it overwrites, and the COW has no scratch to protect it: a power cut there would lose the block; --allow-unsafe merges all the same");
     }
+
+    /// <summary>What is paused by now does not begin: the first write to the COW says that there may be no way back.</summary>
+    private void AwaitResume()
+    {
+        while (_setup.Pace.IsPaused)
+        {
+            if (_setup.Stop.Requested) throw Interrupted();
+            _pipeline.Wait(forOthers: true);
+        }
+    }
+
+    private SnapuserdException Interrupted() => new(ExitCode.Interrupted, $"stopped at op {_durable} of {_plan.Count}; the same command goes on from there");
 
     /// <summary>Looks at what a predecessor left, and begins to make it durable. Nothing is written before scratch was found good.</summary>
     private void Start()
@@ -284,8 +297,7 @@ public sealed class MergeEngine : IDisposable
         if (_stopping)
         {
             if (!held && _pipeline.Count > 0 && _pipeline[0].Phase is BatchPhase.Writing or BatchPhase.Written) return false;
-            if (_written == _durable && _written < _plan.Count)
-                throw new SnapuserdException(ExitCode.Interrupted, $"stopped at op {_durable} of {_plan.Count}; the same command goes on from there");
+            if (_written == _durable && _written < _plan.Count) throw Interrupted();
             _checkpointDue |= _written > _durable;
         }
         // Readers are told of the last count as well, unless nobody has time to wait for those who are inside.

@@ -286,6 +286,20 @@ public sealed class BlockDeviceTests
         using (new FileStream(path, FileMode.Open, FileAccess.ReadWrite, FileShare.None)) Assert.Equal(0, Libc.Close(copy));
     }
 
+    [Fact]
+    public void Lock_of_a_device_that_is_closed_in_use_stays_for_as_long_as_somebody_uses_it()
+    {
+        using TempFolder folder = new();
+        string path = File_(folder, "f", 4096);
+        BlockDevice device = BlockDevice.Open(path, DeviceAccess.Write | DeviceAccess.Exclusive);
+        // A request under way holds the open file as a duplicate does.
+        int copy = Libc.Fcntl(device.Fd, 0, 0);
+        device.CloseInUse();
+        Refused(ExitCode.InUse, path, DeviceAccess.Write | DeviceAccess.Exclusive, "locked");
+        Assert.Equal(0, Libc.Close(copy));
+        BlockDevice.Open(path, DeviceAccess.Write | DeviceAccess.Exclusive).Dispose();
+    }
+
     [RootFact]
     public void Hold_is_given_up_while_the_same_number_goes_on_reading()
     {

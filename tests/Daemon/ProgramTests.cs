@@ -163,16 +163,23 @@ public sealed class ProgramTests : IDisposable
     {
         // A parent that keeps what its child inherits.
         Process parent = Kept(Binary.StartProgram("perl", ["-MSocket", "-MFcntl", "-e",
-            "$| = 1; socket(S, AF_UNIX, SOCK_STREAM, 0); bind(S, sockaddr_un($ARGV[1])) or die; fcntl(S, F_SETFD, 0); $ENV{ANDROID_SOCKET_snapuserd} = fileno(S); $p = fork; exec { $ARGV[0] } 'snapuserd', '-user_snapshot', '-log=stderr' unless $p; print qq($p\n); <STDIN>; shutdown(S, 2); waitpid($p, 0); print $? >> 8, qq(\n)", Binary.Path, _socket]));
+            "$| = 1; socket(S, AF_UNIX, SOCK_STREAM, 0); bind(S, sockaddr_un($ARGV[1])) or die; fcntl(S, F_SETFD, 0); $ENV{ANDROID_SOCKET_snapuserd} = fileno(S); $p = fork; exec { $ARGV[0] } 'snapuserd', '-user_snapshot', '-device=nbd', '-socket_folder', $ARGV[2], '-log=stderr' unless $p; print qq($p\n); <STDIN>; shutdown(S, 2); waitpid($p, 0); print $? >> 8, qq(\n)", Binary.Path, _socket, _folder["devices"]]));
         int daemon = int.Parse(parent.StandardOutput.ReadLine()!, System.Globalization.CultureInfo.InvariantCulture);
         using Talker client = Connect(parent);
         Assert.Equal("active", client.Ask("query"));
+        // A merge with a rate, which goes on by the time that passes, for some seconds.
+        Assert.StartsWith("success,", client.Ask(Init), StringComparison.Ordinal);
+        Assert.Equal("success", client.Ask("start,system_b"));
+        Assert.Equal(0, Ctl("rate", "1M").ExitCode);
+        Assert.Equal("success", client.Ask("initiate_merge,system_b"));
         parent.StandardInput.WriteLine();
         Assert.Equal("", client.Receive());
         string? line;
         do line = parent.StandardError.ReadLine();
         while (line != null && !line.Contains("no longer served", StringComparison.Ordinal));
         Assert.NotNull(line);
+        SetFixture.Until(() => Unlocked.Read(_folder["base"], Golden.New.Length).AsSpan().SequenceEqual(Golden.New), "the merge, although nobody listens");
+        Assert.Equal(Golden.New, Copy());
         _ = Libc.Kill(daemon, Libc.SIGTERM);
         Assert.Equal((0, "0\n"), End(parent));
     }

@@ -79,6 +79,32 @@ public sealed class PaceTests
     }
 
     [Fact]
+    public void Merge_that_is_paused_before_its_first_write_writes_nothing_to_either_device()
+    {
+        byte[] old = SmallCases.Random(7, 64);
+        CowBuilder cow = new() { ScratchBytes = 2 << 20 };
+        for (uint i = 0; i < 32; i++) cow.Replace(i, SmallCases.Random(i, 1));
+        MergeCase merge = new("paused", new Image(cow.Build()), new Image(old), new Image(NaiveMerger.Merge(cow, old)));
+        SimDisk[] disks = merge.Disks();
+        MergePace pace = new();
+        pace.Pause();
+        using Arena arena = new(4 << 20);
+        using SimQueue queue = new(disks, arena, 32, 1, () => { });
+        using SimWorkers workers = new(new DecodeWorker(), 1);
+        int looks = 0;
+        Waiter waiter = new(queue, () =>
+        {
+            Assert.Equal(-1, disks[0].Cache.FirstDifference(merge.Cow));
+            Assert.Equal(-1, disks[1].Cache.FirstDifference(merge.Base));
+            if (++looks == 3) pace.Resume();
+        });
+        using MergeEngine engine = MergeEngine.Open(SimMerge.Setup(merge, disks, arena, 1, waiter, workers) with { Pace = pace });
+        engine.Run();
+        Assert.Equal(3, looks);
+        Assert.Equal(-1, disks[1].Durable.FirstDifference(merge.Target));
+    }
+
+    [Fact]
     public void Paused_merge_stops_when_it_is_asked_to()
     {
         byte[] old = SmallCases.Random(7, 64);

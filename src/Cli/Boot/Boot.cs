@@ -40,6 +40,9 @@ internal sealed class Boot(IBootSystem system, ILog log, BootOptions options)
 {
     private const int PauseMilliseconds = 50;
 
+    /// <summary>For a server that is about to begin or to end, also when the time to wait for devices is over.</summary>
+    private const int ServerMilliseconds = 10_000;
+
     private readonly List<int> _ublk = [];
     private int _index;
     private long _deadline;
@@ -95,7 +98,12 @@ internal sealed class Boot(IBootSystem system, ILog log, BootOptions options)
     {
         try
         {
-            return devices == null || decision.Action == BootAction.Fail ? Failed(row, decision.Code, decision.Why) : Carry(row, devices, decision, mayMerge, options.DryRun);
+            if (devices == null || decision.Action == BootAction.Fail) return Failed(row, decision.Code, decision.Why);
+            if (options.DryRun) return Carry(row, devices, decision, mayMerge, dryRun: true);
+            if (Running(row, out bool waited) is { } running) return running;
+            // Whoever has ended meanwhile may have written.
+            if (waited) (devices, decision) = Decide(row);
+            return devices == null || decision.Action == BootAction.Fail ? Failed(row, decision.Code, decision.Why) : Carry(row, devices, decision, mayMerge, dryRun: false);
         }
         catch (SnapuserdException e)
         {
@@ -105,20 +113,23 @@ internal sealed class Boot(IBootSystem system, ILog log, BootOptions options)
 
     private RowResult Carry(BootRow row, RowDevices devices, BootDecision decision, bool mayMerge, bool dryRun)
     {
-        if (!dryRun && Running(row) is { } running) return running;
         switch (decision.Action)
         {
             case BootAction.Plain:
                 return Plain(row, devices, decision.Why);
             case BootAction.Old:
-                return Old(row, decision.Why);
+                return OldIfUntouched(row, RowDevices.LookAgain(system, row), decision.Why) ?? Failed(row, ExitCode.InUse, $"somebody has begun to merge {row.Cow} since it was looked at");
             case BootAction.Merge when mayMerge:
                 if (dryRun) return new RowResult(row, "merged", decision.Why, ExitCode.Done, MergeCommand(row));
-                return MergeNow(row, devices, "") ?? OldIfUntouched(row, RowDevices.LookAgain(system, row), "it cannot be merged") ?? Serve(row, devices, decision.Why, mayMerge: false, verified: false)
+                return MergeNow(row, devices, "") ?? OldIfUntouched(row, RowDevices.LookAgain(system, row), $"it cannot be merged, and {devices.State.Sentence}") ?? Serve(row, devices, decision.Why, mayMerge: false, verified: false)
                     ?? Failed(row, ExitCode.InputOutput, $"{decision.Why}, and it can be neither merged nor served");
             default:
                 if (decision.Action == BootAction.Merge) log.Write(Priority.Warning, "held", $"{row.Name} is not merged yet, because a row of an earlier phase is not: it is served");
-                if (!dryRun && devices.State.Kind == CowKind.Untouched && options.Verify && Verify(row) is { } damage) return Old(row, $"the update cannot be used, and nothing of it is merged: {damage}");
+                if (!dryRun && devices.State.Kind == CowKind.Untouched && options.Verify && Verify(row) is { } damage)
+                {
+                    return OldIfUntouched(row, RowDevices.LookAgain(system, row), $"the update cannot be used, and nothing of it is merged: {damage}")
+                        ?? Failed(row, ExitCode.InUse, $"somebody has begun to merge {row.Cow} since it was looked at; {damage}");
+                }
                 return Serve(row, devices, decision.Why, mayMerge, devices.State.Kind == CowKind.Untouched && options.Verify) ?? NotServed(row, devices, mayMerge);
         }
     }
@@ -127,7 +138,7 @@ internal sealed class Boot(IBootSystem system, ILog log, BootOptions options)
     private RowResult NotServed(BootRow row, RowDevices devices, bool mayMerge)
     {
         CowState state = RowDevices.LookAgain(system, row);
-        if (OldIfUntouched(row, state, "it cannot be served") is { } old) return old;
+        if (OldIfUntouched(row, state, $"it cannot be served, and {state.Sentence}") is { } old) return old;
         // What has begun can only go on, whoever has asked for it. What may not have is begun only for those who want it merged.
         bool merges = state.Kind is CowKind.Begun or CowKind.Merged || (state.Kind == CowKind.Doubtful && mayMerge && options.Merge == MergePolicy.Background);
         if (!merges)
@@ -140,12 +151,15 @@ internal sealed class Boot(IBootSystem system, ILog log, BootOptions options)
     }
 
     /// <summary>What an earlier boot has started is left alone if it says that it serves this very row; whoever else is on its socket may have its devices as well. Null if nobody is.</summary>
-    private RowResult? Running(BootRow row)
+    private RowResult? Running(BootRow row, out bool waited)
     {
+        long deadline = Math.Max(_deadline, system.Milliseconds + ServerMilliseconds);
+        waited = false;
         while (system.Ask(ControlOf(row), row) is { } server)
         {
             if (server.Serves) return new RowResult(row, "served", server.Sentence, ExitCode.Done, []);
-            if (!server.Changes || system.Milliseconds >= _deadline) return Failed(row, ExitCode.InUse, server.Sentence);
+            if (!server.Changes || system.Milliseconds >= deadline) return Failed(row, ExitCode.InUse, server.Sentence);
+            waited = true;
             system.Pause(PauseMilliseconds);
         }
         return null;
@@ -176,7 +190,7 @@ internal sealed class Boot(IBootSystem system, ILog log, BootOptions options)
     }
 
     private RowResult? OldIfUntouched(BootRow row, CowState state, string why) =>
-        state.BaseIsUntouched && state.Kind is CowKind.Untouched or CowKind.Corrupt ? Old(row, $"{why}, and {state.Sentence}") : null;
+        state.BaseIsUntouched && state.Kind is CowKind.Untouched or CowKind.Corrupt ? Old(row, why) : null;
 
     private string? Verify(BootRow row)
     {
@@ -224,8 +238,11 @@ internal sealed class Boot(IBootSystem system, ILog log, BootOptions options)
         }
     }
 
-    /// <summary>Whoever has the COW or the base may be writing to it at this moment: the base is neither the old image nor anything else that could be mounted.</summary>
-    private RowResult Taken(BootRow row) => Failed(row, ExitCode.InUse, $"somebody else has {row.Cow} or {row.Base}, or what it would be served over: a merge, a server, a mount (the reason is above, or in the kernel's log)");
+    /// <summary>
+    /// Whoever has the COW or the base may be writing to it at this moment: the base is neither the old image nor anything else that could be mounted. Unless that is the device that an
+    /// earlier boot has put on the old image, which keeps everybody else away from it.
+    /// </summary>
+    private RowResult Taken(BootRow row) => (system.IsOld(row) ? OldIfUntouched(row, RowDevices.LookAgain(system, row), "an earlier boot has taken it") : null) ?? Failed(row, ExitCode.InUse, $"somebody else has {row.Cow} or {row.Base}, or what it would be served over: a merge, a server, a mount (the reason is above, or in the kernel's log)");
 
     private static string Module(ExitCode code, bool ublk) => code != ExitCode.Unavailable ? "" : $"; the modules are {(ublk ? "ublk_drv" : "nbd")} and dm_mod (modprobe)";
 

@@ -38,6 +38,19 @@ internal sealed class BootSystem(Invocation invocation, string controlFolder) : 
 
     public RowServer? Ask(string socket, BootRow row) => RowServer.Ask(socket, row);
 
+    public bool IsOld(BootRow row)
+    {
+        try
+        {
+            using MappedDevice mapped = MappedDevice.Open(row.Name);
+            return mapped.Table is { ReadOnly: true } && MapperTarget.Of(row.Base, readOnly: true).IsUnder(mapped.Table);
+        }
+        catch (SnapuserdException)
+        {
+            return false;
+        }
+    }
+
     public void Verify(BootRow row)
     {
         using WakeUp wakeUp = new();

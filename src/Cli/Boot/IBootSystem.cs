@@ -23,6 +23,9 @@ internal interface IBootSystem
     /// <summary>Asks who listens there what it does for <paramref name="row"/>, for a few seconds at the most; null if nobody listens.</summary>
     RowServer? Ask(string socket, BootRow row);
 
+    /// <summary>The row's mapped device stands on its base already, read-only: it was taken for old.</summary>
+    bool IsOld(BootRow row);
+
     /// <summary>Decodes every payload; throws what is wrong.</summary>
     void Verify(BootRow row);
 

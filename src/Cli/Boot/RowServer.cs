@@ -53,10 +53,11 @@ internal sealed record RowServer(bool Serves, bool Changes, string Sentence)
     internal static RowServer Of(string line, string socket, BootRow row)
     {
         if (!Says(line, "name", row.Name) || !Says(line, "cow", row.Cow) || !Says(line, "base", row.Base)) return Another($"the server at {socket} has another COW or base");
-        if (Says(line, "state", "failed")) return Another($"the server at {socket} says that its merge has failed (snapuserd ctl status {row.Name}); stop it (snapuserd ctl stop {row.Name}) for another try");
         // It has no device yet, or none any more.
         if (Says(line, "state", "opening") || Says(line, "state", "ended") || Says(line, "device", "")) return new RowServer(false, true, $"the server at {socket} is not ready");
         if (!Says(line, "device", row.Path)) return Another($"the server at {socket} has another device than {row.Path}");
+        // The device shows the new image whatever became of the merge.
+        if (Says(line, "state", "failed")) return new RowServer(true, false, $"a server has it already, whose merge has failed (snapuserd ctl status {row.Name}); stop it (snapuserd ctl stop {row.Name}) for another try");
         foreach (string state in (ReadOnlySpan<string>)["serving", "queued", "merging", "merged", "plain"])
             if (Says(line, "state", state)) return new RowServer(true, false, "a server has it already");
         return Another($"the server at {socket} is of another kind");

@@ -37,6 +37,7 @@ internal sealed class ControlConnection : IDisposable
         _path = path;
         _deadline = limit > 0 ? _clock.Milliseconds + limit : long.MaxValue;
         _fd = Libc.Socket(Libc.AF_UNIX, Libc.SOCK_STREAM | Libc.SOCK_CLOEXEC | Libc.SOCK_NONBLOCK, 0);
+        if (_fd == -Errno.EAFNOSUPPORT) throw new SnapuserdException(ExitCode.InputMissing, $"nothing listens at {path}: this kernel has no Unix sockets");
         if (_fd < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"cannot make a socket: {Reason.Of(_fd)}");
         int result;
         // A full line of others before this one is no error, and none that would tell when it gets shorter.
@@ -47,7 +48,7 @@ internal sealed class ControlConnection : IDisposable
         Dispose();
         throw result switch
         {
-            -Errno.ENOENT or -Errno.ECONNREFUSED => new SnapuserdException(ExitCode.InputMissing, $"nothing listens at {path}"),
+            -Errno.ENOENT or -Errno.ENOTDIR or -Errno.ECONNREFUSED => new SnapuserdException(ExitCode.InputMissing, $"nothing listens at {path}"),
             -Errno.EAGAIN => new SnapuserdException(ExitCode.InputOutput, $"{path} does not answer"),
             -Errno.EACCES or -Errno.EPERM => new SnapuserdException(ExitCode.Permission, $"{path} is not for this user: {Reason.Of(result)}"),
             -Errno.ENAMETOOLONG => new SnapuserdException(ExitCode.Usage, $"{path} is too long for a socket, which takes {UnixAddress.LongestPath} bytes"),

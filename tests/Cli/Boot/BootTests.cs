@@ -131,6 +131,63 @@ public sealed class BootTests : IDisposable
         Assert.Equal("serve --merge", string.Join(',', _system.Done));
     }
 
+    [Theory]
+    [InlineData(Given.Untouched, nameof(MergePolicy.Background), "old", "verify,serve --merge --no-verify-first,ro")]
+    [InlineData(Given.Untouched, nameof(MergePolicy.Manual), "old", "verify,serve --merge-on-request --no-verify-first,ro")]
+    [InlineData(Given.Untouched, nameof(MergePolicy.Before), "old", "merge,ro")]
+    [InlineData(Given.Begun, nameof(MergePolicy.Background), "failed", "serve --merge")]
+    [InlineData(Given.Begun, nameof(MergePolicy.Before), "failed", "merge")]
+    [InlineData(Given.NoScratch, nameof(MergePolicy.Before), "failed", "merge")]
+    public void What_an_earlier_boot_took_for_old_is_old_again_although_its_own_device_has_the_base(Given given, string policy, string state, string done)
+    {
+        (_system.Old, _system.ServeCode, _system.MergeCode) = (true, ExitCode.InUse, ExitCode.InUse);
+        (List<RowResult> rows, ExitCode code) = Boot(Options(Enum.Parse<MergePolicy>(policy)), Row(given: given));
+        Assert.Equal((state, state == "old" ? ExitCode.Done : ExitCode.InUse, done), (rows[0].State, code, string.Join(',', _system.Done)));
+    }
+
+    [Theory]
+    [InlineData(nameof(MergePolicy.Background))]
+    [InlineData(nameof(MergePolicy.Rollback))]
+    public void A_merge_that_began_since_the_look_at_its_row_leaves_no_old_image(string policy)
+    {
+        BootRow row = Row();
+        // Somebody's merge begins while another row is looked after; this row's payloads cannot be read any more.
+        _system.Damage = new SnapuserdException(ExitCode.OutOfResources, "no memory");
+        _system.OnStand = () =>
+        {
+            byte[] cow = File.ReadAllBytes(row.Cow);
+            cow[78] = 1;
+            File.WriteAllBytes(row.Cow, cow);
+        };
+        (List<RowResult> rows, ExitCode code) = Boot(Options(Enum.Parse<MergePolicy>(policy)), Row("first", Given.DamagedOps), row);
+        Assert.Equal(["old", "failed"], rows.Select(one => one.State));
+        Assert.Equal(ExitCode.InUse, code);
+    }
+
+    [Fact]
+    public void A_row_whose_server_has_ended_meanwhile_is_looked_at_again()
+    {
+        BootRow row = Row();
+        _system.Server = _ => _system.Pauses < 3 ? new RowServer(false, true, "it is about to end") : null;
+        _system.OnPause = pauses =>
+        {
+            byte[] cow = File.ReadAllBytes(row.Cow);
+            cow[78] = 1;
+            File.WriteAllBytes(row.Cow, cow);
+        };
+        (List<RowResult> rows, ExitCode code) = Boot(Options(MergePolicy.Rollback), row);
+        Assert.Equal(("failed", ExitCode.Usage), (rows[0].State, code));
+        Assert.DoesNotContain("ro", _system.Done);
+    }
+
+    [Fact]
+    public void A_server_that_begins_or_ends_is_waited_for_when_the_time_for_devices_is_over()
+    {
+        _system.OnPause = _ => { };
+        _system.Server = _ => _system.Pauses < 5 ? new RowServer(false, true, "it is not ready") : new RowServer(true, false, "it is");
+        Assert.Equal("served", Boot(Options() with { Wait = 0 }, Row()).Rows[0].State);
+    }
+
     [Fact]
     public void A_server_that_began_to_merge_and_died_is_not_followed_by_the_old_image()
     {
@@ -472,8 +529,10 @@ public sealed class BootTests : IDisposable
         internal SnapuserdException? Damage { get; set; }
         internal SnapuserdException? NoMapper { get; set; }
         internal Action? OnServe { get; set; }
+        internal Action? OnStand { get; set; }
         internal Action<int>? OnPause { get; set; }
         internal string? Doubtful { get; set; }
+        internal bool Old { get; set; }
         internal bool MarkedBeforeMerges { get; private set; } = true;
 
         public long Milliseconds { get; private set; } = 1_000_000;
@@ -487,6 +546,8 @@ public sealed class BootTests : IDisposable
         }
 
         public string? Doubt(string folder) => Doubtful;
+
+        public bool IsOld(BootRow row) => Old;
 
         public bool IsUblkTaken(int number) => Taken.Contains(number);
 
@@ -517,6 +578,7 @@ public sealed class BootTests : IDisposable
         public void StandOnBase(BootRow row, bool readOnly)
         {
             if (NoMapper != null) throw NoMapper;
+            OnStand?.Invoke();
             Done.Add(readOnly ? "ro" : "rw");
         }
 

@@ -35,7 +35,8 @@ public sealed class RowServerTests : IDisposable
         {
             RowServer server = Of(Status(state) with { Paused = state == SnapshotState.Merging });
             bool changes = state is SnapshotState.Opening or SnapshotState.Ended;
-            Assert.Equal((!changes && state != SnapshotState.Failed, changes), (server.Serves, server.Changes));
+            Assert.Equal((!changes, changes), (server.Serves, server.Changes));
+            Assert.Equal(state == SnapshotState.Failed, server.Sentence.Contains("has failed", StringComparison.Ordinal));
         }
         Assert.Equal((false, true), Of(Status(SnapshotState.Serving) with { Device = "" }) is var early ? (early.Serves, early.Changes) : default);
         foreach (SnapshotStatus other in new[]
@@ -57,6 +58,7 @@ public sealed class RowServerTests : IDisposable
         Assert.Null(RowServer.Ask(Path, s_row));
         File.WriteAllText(Path, "");
         Assert.Null(RowServer.Ask(Path, s_row));
+        Assert.Null(RowServer.Ask(Path + "/below", s_row));
         File.Delete(Path);
         BootRow row = s_row with { Name = "snapuserd-test-no-such-device" };
         SnapshotStatus status = Status(SnapshotState.Merging) with { Name = row.Name, Device = row.Path };
