@@ -52,141 +52,145 @@ public sealed class PaceTests
     [Fact]
     public void Paused_merge_counts_what_it_wrote_and_writes_nothing_until_it_is_resumed()
     {
-        byte[] old = SmallCases.Random(7, 512);
-        CowBuilder cow = new() { ScratchBytes = 0 };
-        for (uint i = 0; i < 256; i++) cow.Copy(i + 256, i);
-        MergeCase merge = new("paused", new Image(cow.Build()), new Image(old), new Image(NaiveMerger.Merge(cow, old))) { Options = new MergeOptions { VerifyFirst = false } };
-        SimDisk[] disks = merge.Disks();
-        MergePace pace = new();
-        StopFlag stop = new();
-        using Arena arena = new(256 << 10);
-        using SimQueue queue = new(disks, arena, 32, 1, () => { });
-        using SimWorkers workers = new(new DecodeWorker(), 1);
-        Pauser pauser = new(pace);
-        Waiter waiter = new(queue, () =>
+        using HeldMerge merge = new(Copies(256), 512);
+        Pauser pauser = new(merge.Pace);
+        merge.Run(() =>
         {
             // Nothing is in flight any more: the merge is held. What was written before is durable, and looking again changes nothing.
-            int count = SimMerge.DurableCount(disks[0]);
+            int count = merge.DurableCount;
             Assert.Equal(pauser.Written, count);
             Assert.InRange(count, 1, 255);
-            Assert.Empty(disks[1].Pending);
-            if (++pauser.Looks == 3) pace.Resume();
-        });
-        using MergeEngine engine = MergeEngine.Open(SimMerge.Setup(merge, disks, arena, 1, waiter, workers) with { Observer = pauser, Pace = pace, Stop = stop });
-        engine.Run();
+            Assert.Empty(merge.Base.Pending);
+            if (++pauser.Looks == 3) merge.Pace.Resume();
+        }, pauser);
         Assert.Equal(3, pauser.Looks);
-        Assert.Equal(-1, disks[1].Durable.FirstDifference(merge.Target));
     }
 
     [Fact]
     public void Merge_that_is_paused_before_its_first_write_writes_nothing_to_either_device()
     {
-        byte[] old = SmallCases.Random(7, 64);
-        CowBuilder cow = new() { ScratchBytes = 2 << 20 };
+        CowBuilder cow = new();
         for (uint i = 0; i < 32; i++) cow.Replace(i, SmallCases.Random(i, 1));
-        MergeCase merge = new("paused", new Image(cow.Build()), new Image(old), new Image(NaiveMerger.Merge(cow, old)));
-        SimDisk[] disks = merge.Disks();
-        MergePace pace = new();
-        pace.Pause();
-        using Arena arena = new(4 << 20);
-        using SimQueue queue = new(disks, arena, 32, 1, () => { });
-        using SimWorkers workers = new(new DecodeWorker(), 1);
+        using HeldMerge merge = new(cow, 64, new MergeOptions(), arenaBytes: 4 << 20);
+        merge.Pace.Pause();
         int looks = 0;
-        Waiter waiter = new(queue, () =>
+        merge.Run(() =>
         {
-            Assert.Equal(-1, disks[0].Cache.FirstDifference(merge.Cow));
-            Assert.Equal(-1, disks[1].Cache.FirstDifference(merge.Base));
-            if (++looks == 3) pace.Resume();
+            Assert.Equal(-1, merge.Cow.Cache.FirstDifference(merge.Case.Cow));
+            Assert.Equal(-1, merge.Base.Cache.FirstDifference(merge.Case.Base));
+            if (++looks == 3) merge.Pace.Resume();
         });
-        using MergeEngine engine = MergeEngine.Open(SimMerge.Setup(merge, disks, arena, 1, waiter, workers) with { Pace = pace });
-        engine.Run();
         Assert.Equal(3, looks);
-        Assert.Equal(-1, disks[1].Durable.FirstDifference(merge.Target));
     }
 
     [Fact]
     public void Paused_merge_stops_when_it_is_asked_to()
     {
-        byte[] old = SmallCases.Random(7, 64);
-        CowBuilder cow = new() { ScratchBytes = 0 };
-        for (uint i = 0; i < 32; i++) cow.Copy(i + 32, i);
-        MergeCase merge = new("paused", new Image(cow.Build()), new Image(old), new Image(NaiveMerger.Merge(cow, old))) { Options = new MergeOptions { VerifyFirst = false } };
-        SimDisk[] disks = merge.Disks();
-        MergePace pace = new();
-        pace.Pause();
-        StopFlag stop = new();
-        using Arena arena = new(256 << 10);
-        using SimQueue queue = new(disks, arena, 32, 1, () => { });
-        using SimWorkers workers = new(new DecodeWorker(), 1);
-        Waiter waiter = new(queue, stop.Request);
-        using MergeEngine engine = MergeEngine.Open(SimMerge.Setup(merge, disks, arena, 1, waiter, workers) with { Pace = pace, Stop = stop });
-        SnapuserdException e = Assert.Throws<SnapuserdException>(() => engine.Run());
+        using HeldMerge merge = new(Copies(32), 64);
+        merge.Pace.Pause();
+        SnapuserdException e = Assert.Throws<SnapuserdException>(() => merge.Run(merge.Stop.Request));
         Assert.Equal(ExitCode.Interrupted, e.Code);
-        Assert.Equal(-1, disks[1].Cache.FirstDifference(merge.Base));
+        Assert.Equal(-1, merge.Base.Cache.FirstDifference(merge.Case.Base));
     }
 
     [Fact]
     public void Rate_makes_no_checkpoint_that_time_does_not_make_due()
     {
-        byte[] old = SmallCases.Random(7, 8192);
-        CowBuilder cow = new() { ScratchBytes = 0 };
-        for (uint i = 0; i < 4096; i++) cow.Copy(i + 4096, i);
-        MergeCase merge = new("slow", new Image(cow.Build()), new Image(old), new Image(NaiveMerger.Merge(cow, old))) { Options = new MergeOptions { VerifyFirst = false } };
-        SimDisk[] disks = merge.Disks();
+        using HeldMerge merge = new(Copies(4096), 8192);
         // 16 MiB in 4 s, in batches of 64 KiB or so: held some 200 times.
-        MergePace pace = new() { BytesPerSecond = 4 << 20 };
-        using Arena arena = new(256 << 10);
-        using SimQueue queue = new(disks, arena, 32, 1, () => { });
-        using SimWorkers workers = new(new DecodeWorker(), 1);
-        Clock clock = new();
+        merge.Pace.BytesPerSecond = 4 << 20;
         int held = 0;
-        Waiter waiter = new(queue, () =>
+        MergeResult result = merge.Run(() =>
         {
             held++;
-            clock.Milliseconds++;
+            merge.Clock.Milliseconds++;
         });
-        using MergeEngine engine = MergeEngine.Open(SimMerge.Setup(merge, disks, arena, 1, waiter, workers) with { Time = clock, Pace = pace });
-        MergeResult result = engine.Run();
         Assert.InRange(held, 100, int.MaxValue);
         // One by time in each quarter of a second, and the last; whatever is written is counted soon, however slow the merge is.
-        long due = clock.Milliseconds / merge.Options.CheckpointMilliseconds;
+        long due = merge.Clock.Milliseconds / merge.Case.Options.CheckpointMilliseconds;
         Assert.InRange(result.Checkpoints, due / 2, due + 1);
-        Assert.Equal(-1, disks[1].Durable.FirstDifference(merge.Target));
     }
 
     [Fact]
     public void Slow_merge_counts_what_it_wrote_before_it_may_write_more()
     {
-        byte[] old = SmallCases.Random(7, 512);
-        CowBuilder cow = new() { ScratchBytes = 0 };
-        for (uint i = 0; i < 256; i++) cow.Copy(i + 256, i);
-        MergeCase merge = new("slow", new Image(cow.Build()), new Image(old), new Image(NaiveMerger.Merge(cow, old))) { Options = new MergeOptions { VerifyFirst = false } };
-        SimDisk[] disks = merge.Disks();
+        using HeldMerge merge = new(Copies(256), 512);
         // A batch takes minutes.
-        MergePace pace = new() { BytesPerSecond = 256 };
-        using Arena arena = new(256 << 10);
-        using SimQueue queue = new(disks, arena, 32, 1, () => { });
-        using SimWorkers workers = new(new DecodeWorker(), 1);
-        Clock clock = new();
+        merge.Pace.BytesPerSecond = 256;
         int counted = 0;
-        Waiter waiter = new(queue, () =>
+        merge.Run(() =>
         {
             // A second of nothing; then it has been counted, and may go on.
-            if (clock.Milliseconds < 1000) clock.Milliseconds += 10;
+            if (merge.Clock.Milliseconds < 1000) merge.Clock.Milliseconds += 10;
             else
             {
-                counted = SimMerge.DurableCount(disks[0]);
-                pace.BytesPerSecond = 0;
+                counted = merge.DurableCount;
+                merge.Pace.BytesPerSecond = 0;
             }
         });
-        using MergeEngine engine = MergeEngine.Open(SimMerge.Setup(merge, disks, arena, 1, waiter, workers) with { Time = clock, Pace = pace });
-        engine.Run();
         Assert.InRange(counted, 1, 255);
+    }
+
+    /// <summary>Without scratch: copies of the first <paramref name="count"/> blocks to those behind them.</summary>
+    private static CowBuilder Copies(uint count)
+    {
+        CowBuilder cow = new() { ScratchBytes = 0 };
+        for (uint i = 0; i < count; i++) cow.Copy(i + count, i);
+        return cow;
     }
 
     private sealed class Clock : ITimeSource
     {
         public long Milliseconds { get; set; }
+    }
+
+    /// <summary>A merge of simulated disks into a base of so many random blocks, in whose waits with nothing in flight a test does what it likes.</summary>
+    private sealed class HeldMerge : IDisposable
+    {
+        private readonly Arena _arena;
+        private readonly SimQueue _queue;
+        private readonly SimWorkers _workers = new(new DecodeWorker(), 1);
+        private readonly SimDisk[] _disks;
+
+        internal HeldMerge(CowBuilder cow, int blocks, MergeOptions? options = null, int arenaBytes = 256 << 10)
+        {
+            byte[] old = SmallCases.Random(7, blocks);
+            Case = new MergeCase("held", new Image(cow.Build()), new Image(old), new Image(NaiveMerger.Merge(cow, old))) { Options = options ?? new MergeOptions { VerifyFirst = false } };
+            _disks = Case.Disks();
+            _arena = new Arena(arenaBytes);
+            _queue = new SimQueue(_disks, _arena, 32, 1, () => { });
+        }
+
+        internal MergeCase Case { get; }
+
+        internal MergePace Pace { get; } = new();
+
+        internal Clock Clock { get; } = new();
+
+        internal StopFlag Stop { get; } = new();
+
+        internal SimDisk Cow => _disks[0];
+
+        internal SimDisk Base => _disks[1];
+
+        internal int DurableCount => SimMerge.DurableCount(Cow);
+
+        /// <summary>Merges to the end, which is the target.</summary>
+        internal MergeResult Run(Action idle, IMergeObserver? observer = null)
+        {
+            using MergeEngine engine = MergeEngine.Open(
+                SimMerge.Setup(Case, _disks, _arena, 1, new Waiter(_queue, idle), _workers) with { Observer = observer, Time = Clock, Pace = Pace, Stop = Stop });
+            MergeResult result = engine.Run();
+            Assert.Equal(-1, Base.Durable.FirstDifference(Case.Target));
+            return result;
+        }
+
+        public void Dispose()
+        {
+            _workers.Dispose();
+            _queue.Dispose();
+            _arena.Dispose();
+        }
     }
 
     /// <summary>Pauses when half is written.</summary>
