@@ -151,13 +151,14 @@ public sealed class BlockDevice : IDisposable
         Check(Path, result, false);
     }
 
-    /// <summary>Closes it, and with it lets go of lock and exclusive hold. Nothing may be in flight.</summary>
+    /// <summary>Closes it while the kernel may still write through it: lock and exclusive hold stay until the last of that has ended.</summary>
     public void CloseInUse()
     {
         _locked = false;
         Dispose();
     }
 
+    /// <summary>Closes it, and with it lets go of lock and exclusive hold. Nothing may be in flight (<see cref="CloseInUse"/>).</summary>
     public void Dispose()
     {
         foreach (int loop in _heldLoops) _ = Libc.Close(loop);

@@ -99,11 +99,11 @@ internal sealed class Boot(IBootSystem system, ILog log, BootOptions options)
         try
         {
             if (devices == null || decision.Action == BootAction.Fail) return Failed(row, decision.Code, decision.Why);
-            if (options.DryRun) return Carry(row, devices, decision, mayMerge, dryRun: true);
-            if (Running(row, out bool waited) is { } running) return running;
+            bool waited = false;
+            if (!options.DryRun && Running(row, out waited) is { } running) return running;
             // Whoever has ended meanwhile may have written.
             if (waited) (devices, decision) = Decide(row);
-            return devices == null || decision.Action == BootAction.Fail ? Failed(row, decision.Code, decision.Why) : Carry(row, devices, decision, mayMerge, dryRun: false);
+            return devices == null || decision.Action == BootAction.Fail ? Failed(row, decision.Code, decision.Why) : CarryOut(row, devices, decision, mayMerge);
         }
         catch (SnapuserdException e)
         {
@@ -111,7 +111,7 @@ internal sealed class Boot(IBootSystem system, ILog log, BootOptions options)
         }
     }
 
-    private RowResult Carry(BootRow row, RowDevices devices, BootDecision decision, bool mayMerge, bool dryRun)
+    private RowResult CarryOut(BootRow row, RowDevices devices, BootDecision decision, bool mayMerge)
     {
         switch (decision.Action)
         {
@@ -120,12 +120,12 @@ internal sealed class Boot(IBootSystem system, ILog log, BootOptions options)
             case BootAction.Old:
                 return OldIfUntouched(row, RowDevices.LookAgain(system, row), decision.Why) ?? Failed(row, ExitCode.InUse, $"somebody has begun to merge {row.Cow} since it was looked at");
             case BootAction.Merge when mayMerge:
-                if (dryRun) return new RowResult(row, "merged", decision.Why, ExitCode.Done, MergeCommand(row));
+                if (options.DryRun) return new RowResult(row, "merged", decision.Why, ExitCode.Done, MergeCommand(row));
                 return MergeNow(row, devices, "") ?? OldIfUntouched(row, RowDevices.LookAgain(system, row), $"it cannot be merged, and {devices.State.Sentence}") ?? Serve(row, devices, decision.Why, mayMerge: false, verified: false)
                     ?? Failed(row, ExitCode.InputOutput, $"{decision.Why}, and it can be neither merged nor served");
             default:
                 if (decision.Action == BootAction.Merge) log.Write(Priority.Warning, "held", $"{row.Name} is not merged yet, because a row of an earlier phase is not: it is served");
-                if (!dryRun && devices.State.Kind == CowKind.Untouched && options.Verify && Verify(row) is { } damage)
+                if (!options.DryRun && devices.State.Kind == CowKind.Untouched && options.Verify && Verify(row) is { } damage)
                 {
                     return OldIfUntouched(row, RowDevices.LookAgain(system, row), $"the update cannot be used, and nothing of it is merged: {damage}")
                         ?? Failed(row, ExitCode.InUse, $"somebody has begun to merge {row.Cow} since it was looked at; {damage}");
