@@ -18,6 +18,8 @@ public enum DeviceAccess
     Shared = 8,
     /// <summary>Past the page cache, where the device can; see <see cref="BlockDevice.IsDirect"/>.</summary>
     Direct = 4,
+    /// <summary>With <see cref="Exclusive"/>: also where the file system has no locks, so that nothing keeps other programs away.</summary>
+    WithoutLock = 16,
 }
 
 /// <summary>A block device or a regular file that stands for one, opened, measured and locked.</summary>
@@ -39,8 +41,10 @@ public sealed class BlockDevice : IDisposable
     private const int TryMilliseconds = 20;
 
     private readonly uint _kind;
-    private List<StorageRange> _storage = [];
-    private List<int> _heldLoops = [];
+    private StorageIdentity? _storage;
+    private StorageLocks? _locks;
+    private List<int> _held = [];
+    private int _inherited = -1;
     private bool _locked;
 
     private BlockDevice(string path, int fd, in StatxData status)
@@ -74,11 +78,29 @@ public sealed class BlockDevice : IDisposable
     /// <summary>What buffer addresses must be multiples of, in bytes: 1 unless <see cref="IsDirect"/>.</summary>
     public int MemoryAlignment { get; private set; } = 1;
 
+    /// <summary>Which bytes it is, whatever it is called.</summary>
+    public StorageIdentity Storage => _storage ?? throw new InvalidOperationException($"{Path} was not opened");
+
+    /// <summary>A sentence if the file system has no locks, so that nothing keeps other programs away; null if it is locked, or was not to be.</summary>
+    public string? NotLocked { get; private set; }
+
+    /// <summary>The descriptors that keep others away from it, to be inherited by a child (<see cref="InheritedHolds"/>): its own, and those of its locks and its other names.</summary>
+    public IEnumerable<int> Holds
+    {
+        get
+        {
+            yield return Fd;
+            foreach (int fd in _held) yield return fd;
+            foreach (int fd in _locks?.Descriptors ?? []) yield return fd;
+        }
+    }
+
     /// <summary>
     /// Opens a device. Fails with 64 for what is neither a block device nor a regular file, 66 when it is not there, 71 without memory or
-    /// descriptors, 74 when it cannot be read, 76 when somebody uses it, 77 when it is read-only or not allowed.
+    /// descriptors, 74 when it cannot be read, 76 when another program or process uses it, 77 when it is read-only or not allowed, 69 when it is to be used alone and its file system has no locks.
+    /// What it shares with <paramref name="besides"/> is locked by that device, which this process has opened before.
     /// </summary>
-    public static BlockDevice Open(string path, DeviceAccess access)
+    public static BlockDevice Open(string path, DeviceAccess access, BlockDevice? besides = null)
     {
         bool write = (access & DeviceAccess.Write) != 0;
         // Looked at before it is opened, because opening a tape, a terminal or a pipe does something.
@@ -86,7 +108,9 @@ public sealed class BlockDevice : IDisposable
         CheckKind(path, status);
 
         int flags = Libc.O_CLOEXEC | Libc.O_NOCTTY | Libc.O_NONBLOCK | (write ? Libc.O_RDWR : Libc.O_RDONLY);
-        if (Kind(status) == Libc.S_IFBLK && (access & DeviceAccess.Exclusive) != 0) flags |= Libc.O_EXCL;
+        bool alone = (access & DeviceAccess.Exclusive) != 0;
+        int inherited = (access & (DeviceAccess.Exclusive | DeviceAccess.Shared)) != 0 ? InheritedHolds.Find(status) : -1;
+        if (Kind(status) == Libc.S_IFBLK && alone && inherited < 0) flags |= Libc.O_EXCL;
         int fd;
         for (int tries = LockTries; ;)
         {
@@ -96,43 +120,35 @@ public sealed class BlockDevice : IDisposable
             _ = Libc.Poll(default, TryMilliseconds);
         }
         Check(path, fd, write);
+        BlockDevice? device = null;
         try
         {
             Check(path, Libc.Statx(fd, Libc.STATX_BASIC_STATS | Libc.STATX_DIOALIGN, out status), write);
             CheckKind(path, status);
-            BlockDevice device = new(path, fd, status);
+            device = new BlockDevice(path, fd, status) { _inherited = inherited };
             device.Measure(status, write);
-            device._storage = Storage.RangesOf(fd, status, device.Length);
+            device._storage = StorageResolver.Of(fd, status, device.Length, out List<(uint Major, uint Minor)> unclaimed);
             // Only the opening must not block; with the flag left on, older kernels answer every cold read of a ring with EAGAIN.
             Check(path, Libc.Fcntl(fd, Libc.F_SETFL, flags & ~Libc.O_NONBLOCK), write);
-            if ((access & DeviceAccess.Exclusive) != 0)
-            {
-                device.Lock(Libc.LOCK_EX);
-                if (!device.IsBlockDevice) device.HoldLoops();
-            }
-            else if ((access & DeviceAccess.Shared) != 0) device.Lock(Libc.LOCK_SH);
+            if (alone || (access & DeviceAccess.Shared) != 0) device.Lock(status, access, unclaimed, besides);
             if ((access & DeviceAccess.Direct) != 0) device.GoDirect(status);
             return device;
         }
         catch
         {
-            _ = Libc.Close(fd);
+            if (device != null) device.Dispose();
+            else _ = Libc.Close(fd);
             throw;
         }
     }
 
-    /// <summary>True if both have a byte of storage in common, whatever their paths: one file or device, or a loop device over it.</summary>
-    public bool SameFileAs(BlockDevice other)
-    {
-        foreach (StorageRange mine in _storage)
-            foreach (StorageRange theirs in other._storage)
-                if (mine.Overlaps(theirs)) return true;
-        return false;
-    }
+    /// <summary>True if both have a byte of storage in common, whatever their paths: one file or device, or a window onto it.</summary>
+    public bool SameFileAs(BlockDevice other) => Storage.RelationTo(other.Storage, out _) is StorageRelation.Equal or StorageRelation.Overlapping;
 
     /// <summary>
     /// Gives up the exclusive hold and the lock of a block device, and the right to write to it, without disturbing those who read: the same number is another descriptor from one moment to the next. Both end when
-    /// the last request that began before has ended, which may be a while: whoever wants the device then has to try more than once. Exit codes as those of <see cref="Open"/>; it is as before then.
+    /// the last request that began before has ended, which may be a while: whoever wants the device then has to try more than once. Our own processes stay away until it is closed
+    /// (<see cref="StorageLocks"/>). Exit codes as those of <see cref="Open"/>; it is as before then.
     /// </summary>
     public void GiveUpHold()
     {
@@ -149,20 +165,22 @@ public sealed class BlockDevice : IDisposable
         while (result is -Errno.EINTR or -Errno.EBUSY);
         _ = Libc.Close(fd);
         Check(Path, result, false);
+        if (_inherited < 0) return;
+        InheritedHolds.Close(_inherited);
+        _inherited = -1;
     }
 
     /// <summary>Closes it while the kernel may still write through it: lock and exclusive hold stay until the last of that has ended.</summary>
     public void CloseInUse()
     {
         _locked = false;
+        _locks?.Leave();
         Dispose();
     }
 
     /// <summary>Closes it, and with it lets go of lock and exclusive hold. Nothing may be in flight (<see cref="CloseInUse"/>).</summary>
     public void Dispose()
     {
-        foreach (int loop in _heldLoops) _ = Libc.Close(loop);
-        _heldLoops = [];
         if (Fd >= 0)
         {
             // Closing alone keeps the lock for as long as a child that was forked a moment ago, and has not yet become its program, has the same file open.
@@ -170,6 +188,10 @@ public sealed class BlockDevice : IDisposable
             _ = Libc.Close(Fd);
         }
         Fd = -1;
+        foreach (int fd in _held) _ = Libc.Close(fd);
+        _held = [];
+        _locks?.Dispose();
+        _locks = null;
     }
 
     /// <summary>The descriptors of several devices, in their order.</summary>
@@ -249,28 +271,97 @@ public sealed class BlockDevice : IDisposable
         LogicalSector = sector;
     }
 
-    /// <summary>A file may be in use through a loop device over it, which neither the lock nor anything else about the file shows.</summary>
-    private void HoldLoops()
+    /// <summary>
+    /// Keeps others away, as far as <paramref name="access"/> asks for it: our own processes by what the storage is (<see cref="StorageLocks"/>), other programs by flock on this file and on
+    /// the one below a loop device, and by holding every other device over the same storage.
+    /// </summary>
+    private void Lock(in StatxData status, DeviceAccess access, List<(uint Major, uint Minor)> unclaimed, BlockDevice? besides)
     {
-        _heldLoops = Storage.HoldLoopsOver(_storage[0], out string? busy);
-        if (busy != null) throw new SnapuserdException(ExitCode.InUse, $"{Path} is in use through {busy}: mounted, mapped, or held by another program");
+        bool alone = (access & DeviceAccess.Exclusive) != 0;
+        _locks = Await(() => StorageLocks.TryTake(Storage, alone, whole: !IsBlockDevice, besides?._locks))
+            ?? throw new SnapuserdException(ExitCode.InUse, $"{Path} is locked by another snapuserd, under this or another name: a merge or a server that still runs, or a reader");
+        if (_inherited >= 0) AwaitPredecessor();
+        else Flock(alone, (access & DeviceAccess.WithoutLock) != 0);
+        (uint, uint)? self = IsBlockDevice ? (status.RdevMajor, status.RdevMinor) : null;
+        // A file below both is locked by the other device, perhaps for that alone.
+        if (self is { } device && besides?.SameFileAs(this) != true) LockFileBelow(device);
+        if (alone) HoldOtherNames(self, unclaimed);
     }
 
-    private void Lock(int kind)
+    /// <summary>Takes flock's lock, which other programs go by.</summary>
+    private void Flock(bool alone, bool goWithout)
     {
-        for (int tries = LockTries; ;)
+        // udev looks at no disk that somebody has locked alone; among our own processes the locks above do that.
+        int kind = alone && !(IsBlockDevice && _locks is { IsEffective: true }) ? Libc.LOCK_EX : Libc.LOCK_SH;
+        int result = AwaitFlock(Fd, kind);
+        // A network file system locks alone only through a descriptor that may write.
+        if (result == -Errno.EBADF && kind == Libc.LOCK_EX) result = AwaitFlock(Fd, Libc.LOCK_SH);
+        _locked = result == 0;
+        if (_locked) return;
+        if (result == -Errno.EAGAIN) throw new SnapuserdException(ExitCode.InUse, $"{Path} is locked by another program: a merge or a server that still runs, or a reader");
+        if (result is not (-Errno.ENOLCK or -Errno.ENOSYS or -Errno.EOPNOTSUPP or -Errno.EPERM or -Errno.EACCES or -Errno.EINVAL or -Errno.EBADF or -Errno.ENOTTY)) Check(Path, result, false);
+        string system = FileSystemName.Of(Path);
+        if (alone && !goWithout)
         {
-            int result = Libc.Flock(Fd, kind | Libc.LOCK_NB);
-            if (result == 0)
-            {
-                _locked = true;
-                return;
-            }
-            if (result == -Errno.EINTR) continue;
-            if (result != -Errno.EAGAIN) Check(Path, result, false);
-            if (--tries == 0) throw new SnapuserdException(ExitCode.InUse, $"{Path} is locked by another program: a merge or a server that still runs, or a reader");
-            _ = Libc.Poll(default, TryMilliseconds);
+            throw new SnapuserdException(ExitCode.Unavailable,
+                $"cannot lock {Path}: {system} has no locks (flock: {Reason.Of(result)}); --no-lock goes on without: nothing then keeps another program from the file");
         }
+        NotLocked = $"{Path} is not locked: {system} has no locks (flock: {Reason.Of(result)}); nothing keeps another program from writing to it meanwhile";
+    }
+
+    /// <summary>
+    /// This process was started to take the place of one that may have been killed, and what keeps others away is inherited. But the kernel may still be at work on the last requests of that process, and
+    /// must not be when this one begins. They belong to the file that it had opened, and so does this lock.
+    /// </summary>
+    private void AwaitPredecessor()
+    {
+        int fd = Fd;
+        bool mine = Await(() => LockAll(fd) is not (-Errno.EAGAIN or -Errno.EACCES) ? this : null) != null;
+        if (!mine) throw new SnapuserdException(ExitCode.InUse, $"{Path}: the kernel is still at work on the last requests of a process that was killed");
+    }
+
+    private static int LockAll(int fd)
+    {
+        bool writes = (Libc.Fcntl(fd, Libc.F_GETFL, 0) & Libc.O_ACCMODE) == Libc.O_RDWR;
+        return Libc.LockRange(fd, new FileLock { Type = writes ? Libc.F_WRLCK : Libc.F_RDLCK });
+    }
+
+    private void LockFileBelow((uint Major, uint Minor) self)
+    {
+        string path = "";
+        int fd = -1;
+        bool free = Await(() => OtherNames.LockFileBelow(self, out path, out fd) == 0 ? this : null) != null;
+        if (!free) throw new SnapuserdException(ExitCode.InUse, $"{Path} is a loop device over {path}, which is locked by another program: a merge or a server that still runs");
+        if (fd >= 0) _held.Add(fd);
+    }
+
+    private void HoldOtherNames((uint Major, uint Minor)? self, List<(uint Major, uint Minor)> unclaimed)
+    {
+        string? busy = null;
+        List<int>? held = Await(() => OtherNames.Hold(Storage, self, unclaimed, out busy) is var names && busy == null ? names : null);
+        if (held == null) throw new SnapuserdException(ExitCode.InUse, $"{Path} is in use through {busy}: mounted, mapped, or held by another program");
+        _held.AddRange(held);
+    }
+
+    private static int AwaitFlock(int fd, int kind)
+    {
+        int result = 0;
+        _ = Await(() =>
+        {
+            do result = Libc.Flock(fd, kind | Libc.LOCK_NB);
+            while (result == -Errno.EINTR);
+            return result == -Errno.EAGAIN ? null : s_done;
+        });
+        return result;
+    }
+
+    private static readonly object s_done = new();
+
+    /// <summary>Tries for as long as a holder that is about to end may take; null if it still holds then.</summary>
+    private static T? Await<T>(Func<T?> attempt) where T : class
+    {
+        for (int tries = LockTries; ; _ = Libc.Poll(default, TryMilliseconds))
+            if (attempt() is var done && (done != null || --tries == 0)) return done;
     }
 
     private void GoDirect(in StatxData status)

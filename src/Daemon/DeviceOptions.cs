@@ -26,6 +26,8 @@ public sealed record DeviceOptions
     public bool SourceSeparate { get; init; }
     /// <summary>COW and base are written, so they are opened for this process alone.</summary>
     public bool Writes { get; init; }
+    /// <summary>Devices that are written may lie on file systems without locks.</summary>
+    public bool WithoutLock { get; init; }
     /// <summary>How they are read and written.</summary>
     public IoChoice Io { get; init; }
     /// <summary>Requests in flight at once. 32 keep an NVMe drive or a RAID busy with 4 KiB requests; more only adds latency to a stop. Android used 32 in 2022 and 8 today.</summary>

@@ -34,12 +34,15 @@ public sealed class DeviceSet : IDisposable
         string cow = options.Cow;
         string? basePath = options.Base, sourcePath = options.Source;
         DeviceAccess access = options.Writes ? DeviceAccess.Write | DeviceAccess.Exclusive : DeviceAccess.Shared;
+        if (options.WithoutLock) access |= DeviceAccess.WithoutLock;
         try
         {
-            if (basePath != null) RefuseSame(cow, basePath);
+            bool ownSource = Relate(options, out ReadOnlyMemory<SharedRange>? overlap);
             _cow = BlockDevice.Open(cow, access);
             if (basePath != null) _base = BlockDevice.Open(basePath, access);
-            if (sourcePath != null) _source = OpenSource(sourcePath, options.SourceSeparate);
+            if (ownSource) _source = BlockDevice.Open(sourcePath!, DeviceAccess.Shared, _base);
+            foreach (BlockDevice? device in (ReadOnlySpan<BlockDevice?>)[_cow, _base, _source])
+                if (device?.NotLocked is { } sentence) options.Report(sentence);
             _arena = new Arena(options.ArenaBytes);
             Devices = _source != null ? [_cow, _base!, _source] : _base != null ? [_cow, _base] : [_cow];
             _queue = MakeQueue(options, Devices);
@@ -105,32 +108,50 @@ public sealed class DeviceSet : IDisposable
         }
     }
 
-    /// <summary>Before anything is locked: a lock that this process holds itself would be taken for another merge.</summary>
-    private static void RefuseSame(string cowPath, string basePath)
+    /// <summary>
+    /// Looks at which bytes the devices have in common, before anything is locked: a lock that this process holds itself would be taken for another merge's. Exit code 64 for devices that do not go together. True if the source is a
+    /// device of its own; <paramref name="overlap"/> then is what it shares with a base that is written, or null if that is nothing.
+    /// </summary>
+    private static bool Relate(DeviceOptions options, out ReadOnlyMemory<SharedRange>? overlap)
     {
-        using BlockDevice cow = BlockDevice.Open(cowPath, DeviceAccess.Read);
-        using BlockDevice other = BlockDevice.Open(basePath, DeviceAccess.Read);
-        if (cow.SameFileAs(other)) throw new SnapuserdException(ExitCode.Usage, $"{cowPath} and {basePath} are the same; the COW cannot be its own base");
+        overlap = null;
+        using BlockDevice cow = BlockDevice.Open(options.Cow, DeviceAccess.Read);
+        using BlockDevice? target = options.Base == null ? null : BlockDevice.Open(options.Base, DeviceAccess.Read);
+        using BlockDevice? source = options.Source == null ? null : BlockDevice.Open(options.Source, DeviceAccess.Read);
+        if (target != null) RefuseShared(cow, target, "its own base", options.Writes);
+        if (options.Writes && target is { Storage.OverlapsItself: true }) throw new SnapuserdException(ExitCode.Usage, $"{target.Path} has the same storage at two places; it cannot be written as a base");
+        if (source == null) return false;
+        RefuseShared(cow, source, "the source as well", options.Writes);
+        if (target == null) return true;
+        switch (source.Storage.RelationTo(target.Storage, out string layer))
+        {
+            case StorageRelation.Equal when options.SourceSeparate:
+                // Believing it would let the merge overwrite blocks that it still has to read.
+                throw new SnapuserdException(ExitCode.Usage, $"--source-separate is given, but {source.Path} is the base itself");
+            case StorageRelation.Equal:
+                // One device, one number: what is written to the base is what the source reads.
+                return false;
+            case StorageRelation.Overlapping when options.Writes && options.SourceSeparate:
+                throw new SnapuserdException(ExitCode.Usage, $"--source-separate is given, but {source.Path} and {target.Path} share storage");
+            case StorageRelation.Overlapping when options.Writes:
+                overlap = source.Storage.SharedWith(target.Storage).ToArray();
+                return true;
+            case StorageRelation.Unknown when options.Writes && !options.SourceSeparate:
+                throw new SnapuserdException(ExitCode.Usage,
+                    $"cannot tell which bytes {source.Path} and {target.Path} share: {layer} stands between them and a device below both; --source-separate says that they share none");
+            default:
+                return true;
+        }
     }
 
-    private BlockDevice? OpenSource(string path, bool separate)
+    /// <summary>Exit code 64 if the COW has a byte in common with <paramref name="other"/>, or may have one and is to be written.</summary>
+    private static void RefuseShared(BlockDevice cow, BlockDevice other, string role, bool writes)
     {
-        BlockDevice source = BlockDevice.Open(path, DeviceAccess.Read);
-        if (source.SameFileAs(_cow))
-        {
-            source.Dispose();
-            throw new SnapuserdException(ExitCode.Usage, $"{path} is the COW; it cannot be the source as well");
-        }
-        if (_base == null || !source.SameFileAs(_base)) return source;
-        if (separate)
-        {
-            // Believing it would let the merge overwrite blocks that it still has to read.
-            source.Dispose();
-            throw new SnapuserdException(ExitCode.Usage, $"--source-separate is given, but {path} is the base itself");
-        }
-        // One device, one number: what is written to the base is what the source reads.
-        source.Dispose();
-        return null;
+        StorageRelation relation = cow.Storage.RelationTo(other.Storage, out string layer);
+        if (relation is StorageRelation.Equal or StorageRelation.Overlapping)
+            throw new SnapuserdException(ExitCode.Usage, $"{cow.Path} and {other.Path} are the same or share storage; the COW cannot be {role}");
+        if (relation == StorageRelation.Unknown && writes)
+            throw new SnapuserdException(ExitCode.Usage, $"cannot tell which bytes {cow.Path} and {other.Path} share: {layer} stands between them and a device below both; use another place for the COW");
     }
 
     private IBlockQueue MakeQueue(DeviceOptions options, BlockDevice[] devices)

@@ -1,0 +1,101 @@
+using System;
+using System.Collections.Generic;
+using System.Globalization;
+using System.Runtime.InteropServices;
+using System.Text;
+using Snapuserd.Interop;
+using static Snapuserd.Interop.DeviceMapperAbi;
+
+namespace Snapuserd.Block;
+
+/// <summary>
+/// A line of a device-mapper table: <paramref name="Length"/> bytes from <paramref name="Start"/> of the mapped device on. For a "linear" one they are the bytes from
+/// <paramref name="Offset"/> of device <paramref name="Major"/>:<paramref name="Minor"/>; of any other <paramref name="Type"/> no more is known.
+/// </summary>
+internal readonly record struct DeviceTableLine(string Type, long Start, long Length, uint Major, uint Minor, long Offset)
+{
+    internal bool IsLinear => Type == "linear";
+
+    /// <summary>No device is behind it: reads give zeros or errors.</summary>
+    internal bool IsNothing => Type is "zero" or "error";
+}
+
+/// <summary>Reads the active table of a device-mapper device by its number (linux/dm-ioctl.h). /sys shows only which devices are below, not where.</summary>
+internal static class DeviceTable
+{
+    private const int HeadBytes = 312, LineBytes = 40, FirstBuffer = 16 << 10, LargestBuffer = 4 << 20, SectorBytes = 512;
+
+    /// <summary>The lines in order; null if the table cannot be read.</summary>
+    internal static List<DeviceTableLine>? Read(uint major, uint minor)
+    {
+        int control = KernelTree.Dev.Open("mapper/control", Libc.O_RDWR);
+        if (control < 0) control = Libc.OpenAt(Libc.AT_FDCWD, "/dev/mapper/control", Libc.O_RDWR | Libc.O_CLOEXEC);
+        if (control < 0) return null;
+        try
+        {
+            for (int size = FirstBuffer; size <= LargestBuffer; size *= 4)
+            {
+                byte[] message = new byte[size];
+                ref DmIoctl head = ref MemoryMarshal.AsRef<DmIoctl>(message.AsSpan());
+                head.SetVersion();
+                (head.DataSize, head.DataStart, head.Flags) = ((uint)size, HeadBytes, DM_STATUS_TABLE_FLAG);
+                head.Dev = Libc.EncodeDevice(major, minor);
+                if (Libc.Ioctl(control, DM_TABLE_STATUS, ref message[0]) < 0) return null;
+                if ((head.Flags & DM_BUFFER_FULL_FLAG) == 0) return Parse(message);
+            }
+            return null;
+        }
+        finally
+        {
+            _ = Libc.Close(control);
+        }
+    }
+
+    /// <summary>The answer to TABLE_STATUS; null if it is not what the kernel's header says.</summary>
+    internal static List<DeviceTableLine>? Parse(ReadOnlySpan<byte> message)
+    {
+        DmIoctl head = MemoryMarshal.Read<DmIoctl>(message);
+        List<DeviceTableLine> lines = [];
+        if (head.DataStart > message.Length) return null;
+        ReadOnlySpan<byte> table = message[(int)head.DataStart..];
+        long at = 0;
+        for (uint i = 0; i < head.TargetCount; i++)
+        {
+            if (at < 0 || at > table.Length - LineBytes) return null;
+            DmTargetSpec spec = MemoryMarshal.Read<DmTargetSpec>(table[(int)at..]);
+            string type = Text(spec.TypeBytes), parameters = Text(table[((int)at + LineBytes)..]);
+            if (spec.SectorStart > long.MaxValue / SectorBytes || spec.Length > long.MaxValue / SectorBytes) return null;
+            DeviceTableLine line = new(type, (long)spec.SectorStart * SectorBytes, (long)spec.Length * SectorBytes, 0, 0, 0);
+            if (line.IsLinear)
+            {
+                if (!ParseLinear(parameters, ref line)) return null;
+            }
+            lines.Add(line);
+            // Counted from the first line, unlike in a table that is loaded.
+            at = spec.Next;
+        }
+        return lines;
+    }
+
+    /// <summary>"major:minor start", the start in sectors.</summary>
+    private static bool ParseLinear(ReadOnlySpan<char> parameters, ref DeviceTableLine line)
+    {
+        int colon = parameters.IndexOf(':'), blank = parameters.IndexOf(' ');
+        if (colon < 0 || blank < colon
+            || !uint.TryParse(parameters[..colon], NumberStyles.None, CultureInfo.InvariantCulture, out uint major)
+            || !uint.TryParse(parameters[(colon + 1)..blank], NumberStyles.None, CultureInfo.InvariantCulture, out uint minor)
+            || !long.TryParse(parameters[(blank + 1)..].Trim(), NumberStyles.None, CultureInfo.InvariantCulture, out long start)
+            || start > long.MaxValue / SectorBytes)
+        {
+            return false;
+        }
+        line = line with { Major = major, Minor = minor, Offset = start * SectorBytes };
+        return true;
+    }
+
+    private static string Text(ReadOnlySpan<byte> bytes)
+    {
+        int end = bytes.IndexOf((byte)0);
+        return Encoding.UTF8.GetString(end < 0 ? bytes : bytes[..end]);
+    }
+}

@@ -1,0 +1,52 @@
+using System;
+using Snapuserd.Interop;
+
+namespace Snapuserd.Block;
+
+/// <summary>
+/// Which file it is. The same file has one number through every path, hard link and bind mount; through an overlayfs it has another than in the overlay's upper layer, which
+/// is looked for where the mount table says that it is.
+/// </summary>
+internal static class FileIdentity
+{
+    /// <summary>The file that <paramref name="fd"/> is open on.</summary>
+    internal static StorageBottom Of(int fd, in StatxData status)
+    {
+        StorageBottom file = StorageBottom.OfFile(status.DevMajor, status.DevMinor, status.Ino);
+        // Only file systems without a device of their own can be an overlay.
+        return status.DevMajor == 0 ? InUpperLayer(fd, status) ?? file : file;
+    }
+
+    /// <summary>The file in the upper layer, if this is an overlay's and the layer can be seen from here.</summary>
+    private static StorageBottom? InUpperLayer(int fd, in StatxData status)
+    {
+        if (Libc.ReadLink($"/proc/self/fd/{fd}", out string path) < 0 || !path.StartsWith('/')) return null;
+        if (Libc.StatFs(path, out StatFsData system) < 0 || system.Type != Libc.OVERLAYFS_SUPER_MAGIC) return null;
+        foreach (string line in SmallText.Read("/proc/self/mountinfo").Split('\n'))
+        {
+            // "36 35 0:45 /root /mount options - overlay source lowerdir=...,upperdir=...,workdir=..."
+            string[] fields = line.Split(' ');
+            int dash = Array.IndexOf(fields, "-");
+            if (fields.Length < 6 || dash < 0 || dash + 3 >= fields.Length || fields[2] != $"{status.DevMajor}:{status.DevMinor}" || fields[dash + 1] != "overlay") continue;
+            string mount = Unescaped(fields[4]), root = Unescaped(fields[3]);
+            if (mount != "/" && path != mount && !path.StartsWith(mount + "/", StringComparison.Ordinal)) continue;
+            foreach (string option in fields[dash + 3].Split(','))
+            {
+                if (!option.StartsWith("upperdir=", StringComparison.Ordinal)) continue;
+                string upper = $"{Unescaped(option["upperdir=".Length..])}{(root == "/" ? "" : root)}/{(mount == "/" ? path : path[mount.Length..])}";
+                if (Libc.Statx(Libc.AT_FDCWD, upper, Libc.AT_SYMLINK_NOFOLLOW, Libc.STATX_BASIC_STATS, out StatxData there) == 0
+                    && (there.Mode, there.Size) == (status.Mode, status.Size))
+                    return StorageBottom.OfFile(there.DevMajor, there.DevMinor, there.Ino);
+            }
+        }
+        return null;
+    }
+
+    /// <summary>Blanks, tabs, newlines and backslashes are written as three octal digits there.</summary>
+    private static string Unescaped(string field)
+    {
+        if (!field.Contains('\\', StringComparison.Ordinal)) return field;
+        return field.Replace("\\040", " ", StringComparison.Ordinal).Replace("\\011", "\t", StringComparison.Ordinal)
+            .Replace("\\012", "\n", StringComparison.Ordinal).Replace("\\134", "\\", StringComparison.Ordinal);
+    }
+}

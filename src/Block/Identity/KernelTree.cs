@@ -1,0 +1,95 @@
+using System.Collections.Generic;
+using System.Threading;
+using Snapuserd.Interop;
+
+namespace Snapuserd.Block;
+
+/// <summary>
+/// A file system that the kernel has only one of, reached where it is mounted, or else by a mount of our own that is in no tree (fsopen and fsmount, Linux 5.2):
+/// a ramdisk need not mount /sys, and /dev may be something else in a container.
+/// </summary>
+internal sealed class KernelTree
+{
+    private readonly string _type;
+    private readonly string _mountPoint;
+    private readonly long _magic;
+    private int _folder = Unknown;
+
+    private const int Unknown = int.MinValue;
+
+    /// <param name="type">As /proc/filesystems has it.</param>
+    /// <param name="mountPoint">Where it usually is mounted.</param>
+    /// <param name="magic">statfs(2) of a path in it, which proves that the usual place is it; 0 if that proves nothing.</param>
+    private KernelTree(string type, string mountPoint, long magic) => (_type, _mountPoint, _magic) = (type, mountPoint, magic);
+
+    /// <summary>/sys.</summary>
+    internal static KernelTree Sys { get; } = new("sysfs", "/sys", Libc.SYSFS_MAGIC);
+
+    /// <summary>The one devtmpfs, whatever /dev is here; /dev where the kernel does not give it.</summary>
+    internal static KernelTree Dev { get; } = new("devtmpfs", "/dev", 0);
+
+    /// <summary>Its root folder, for the *at calls; a negative errno if it cannot be had. Never closed.</summary>
+    internal int Folder
+    {
+        get
+        {
+            int known = Volatile.Read(ref _folder);
+            if (known != Unknown) return known;
+            int opened = OpenFolder();
+            int first = Interlocked.CompareExchange(ref _folder, opened, Unknown);
+            if (first == Unknown) return opened;
+            if (opened >= 0) _ = Libc.Close(opened);
+            return first;
+        }
+    }
+
+    /// <summary>Opens a path below the root folder. A descriptor or a negative errno.</summary>
+    internal int Open(string path, int flags)
+    {
+        if (Folder < 0) return Folder;
+        int fd;
+        do fd = Libc.OpenAt(Folder, path, flags | Libc.O_CLOEXEC);
+        while (fd == -Errno.EINTR);
+        return fd;
+    }
+
+    /// <summary>A small text file without the white space at its end; null if it cannot be read.</summary>
+    internal string? ReadText(string path) => SmallText.Read(Open(path, Libc.O_RDONLY))?.TrimEnd();
+
+    /// <summary>The names in a folder; null if it cannot be read.</summary>
+    internal List<string>? Names(string path)
+    {
+        int fd = Open(path, Libc.O_RDONLY | Libc.O_DIRECTORY);
+        if (fd < 0) return null;
+        List<string> names = [];
+        int result = Libc.NamesIn(fd, names);
+        _ = Libc.Close(fd);
+        return result < 0 ? null : names;
+    }
+
+    private int OpenFolder()
+    {
+        const int flags = Libc.O_RDONLY | Libc.O_DIRECTORY | Libc.O_CLOEXEC;
+        if (_magic != 0 && Libc.StatFs(_mountPoint, out StatFsData there) == 0 && there.Type == _magic) return Libc.OpenAt(Libc.AT_FDCWD, _mountPoint, flags);
+        int detached = Detached(_type);
+        if (detached >= 0)
+        {
+            // The mount's own descriptor cannot be read; the folder keeps the mount.
+            int folder = Libc.OpenAt(detached, ".", flags);
+            _ = Libc.Close(detached);
+            if (folder >= 0) return folder;
+            detached = folder;
+        }
+        return _magic != 0 ? detached : Libc.OpenAt(Libc.AT_FDCWD, _mountPoint, flags);
+    }
+
+    private static int Detached(string type)
+    {
+        int context = Libc.FsOpen(type, Libc.FSOPEN_CLOEXEC);
+        if (context < 0) return context;
+        int result = Libc.FsCreate(context);
+        if (result == 0) result = Libc.FsMount(context, Libc.FSMOUNT_CLOEXEC);
+        _ = Libc.Close(context);
+        return result;
+    }
+}

@@ -1,0 +1,34 @@
+using System;
+using System.Text;
+using Snapuserd.Interop;
+
+namespace Snapuserd.Block;
+
+/// <summary>Text files of the kernel's, which have no length before they are read.</summary>
+internal static class SmallText
+{
+    private const int MostBytes = 4 << 20;
+
+    /// <summary>All of a file by its path; empty if it cannot be read.</summary>
+    internal static string Read(string path) => Read(Libc.OpenAt(Libc.AT_FDCWD, path, Libc.O_RDONLY | Libc.O_CLOEXEC)) ?? "";
+
+    /// <summary>All of an open file, which is closed; null if it cannot be read, also for a negative <paramref name="fd"/>.</summary>
+    internal static string? Read(int fd)
+    {
+        if (fd < 0) return null;
+        byte[] buffer = new byte[4096];
+        int length = 0;
+        nint got;
+        while (true)
+        {
+            got = Libc.Read(fd, buffer.AsSpan(length));
+            if (got == -Errno.EINTR) continue;
+            if (got <= 0) break;
+            length += (int)got;
+            if (length == MostBytes) break;
+            if (length == buffer.Length) Array.Resize(ref buffer, length * 2);
+        }
+        _ = Libc.Close(fd);
+        return got < 0 ? null : Encoding.UTF8.GetString(buffer, 0, length);
+    }
+}

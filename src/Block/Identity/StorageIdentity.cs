@@ -1,0 +1,155 @@
+using System;
+using System.Collections.Generic;
+
+namespace Snapuserd.Block;
+
+/// <summary>How the storage of two devices or files relates.</summary>
+public enum StorageRelation
+{
+    /// <summary>No byte in common.</summary>
+    Disjoint,
+    /// <summary>The same bytes in the same order.</summary>
+    Equal,
+    /// <summary>Some bytes in common, or all in another order.</summary>
+    Overlapping,
+    /// <summary>A device below both, through a layer whose bytes cannot be followed. Counts as overlapping where something is written.</summary>
+    Unknown,
+}
+
+/// <summary>What lies below a bottom without being followed byte by byte: the layer's name for messages, and ranges that may hold any of its bytes.</summary>
+internal sealed record StorageLayer(string Name, List<StoragePiece> Below);
+
+/// <summary>
+/// Which bytes a device or file really is: an ordered list of pieces, seen through loop devices, partitions, dm-linear, and whatever node or path leads to them.
+/// <code>
+///   /dev/loop3p1   ->  partition 1 of loop3  ->  loop3 over disk.img from 1 MiB on  ->  [ disk.img: 2 MiB .. 10 MiB ]
+///   /dev/dm-0      ->  linear, two targets   ->  [ sda: 64 MiB .. 96 MiB ] [ sdb: 0 .. 32 MiB ]
+///   /dev/dm-1      ->  crypt over sda2       ->  [ dm-1: 0 .. end ], with a layer "crypt" over [ sda: 1 GiB .. 2 GiB ]
+/// </code>
+/// </summary>
+public sealed class StorageIdentity
+{
+    private readonly Dictionary<StorageBottom, StorageLayer> _layers;
+
+    internal StorageIdentity(List<StoragePiece> pieces, Dictionary<StorageBottom, StorageLayer> layers)
+    {
+        Pieces = Joined(pieces);
+        _layers = layers;
+    }
+
+    /// <summary>In the order of the device's bytes; neighbours that continue each other are one.</summary>
+    internal List<StoragePiece> Pieces { get; }
+
+    /// <summary>
+    /// How this relates to <paramref name="other"/>. With <see cref="StorageRelation.Unknown"/>, <paramref name="layer"/> names what stands between; it is empty otherwise.
+    /// </summary>
+    public StorageRelation RelationTo(StorageIdentity other, out string layer)
+    {
+        layer = "";
+        foreach (StoragePiece mine in Pieces)
+            foreach (StoragePiece theirs in other.Pieces)
+                if (mine.Overlaps(theirs)) return IsSameListAs(other) ? StorageRelation.Equal : StorageRelation.Overlapping;
+        layer = LayerOver(other, thereToo: true) ?? other.LayerOver(this, thereToo: false) ?? "";
+        return layer.Length > 0 ? StorageRelation.Unknown : StorageRelation.Disjoint;
+    }
+
+    /// <summary>The bytes that this, as a source, has in common with <paramref name="target"/>, as a base; in the order of the source.</summary>
+    public List<SharedRange> SharedWith(StorageIdentity target)
+    {
+        List<SharedRange> shared = [];
+        long sourceAt = 0;
+        foreach (StoragePiece mine in Pieces)
+        {
+            long targetAt = 0;
+            foreach (StoragePiece theirs in target.Pieces)
+            {
+                if (mine.Overlaps(theirs))
+                {
+                    long from = Math.Max(mine.Offset, theirs.Offset), to = Math.Min(mine.End, theirs.End);
+                    shared.Add(new SharedRange(sourceAt + from - mine.Offset, targetAt + from - theirs.Offset, to - from));
+                }
+                targetAt += theirs.Length;
+            }
+            sourceAt += mine.Length;
+        }
+        return shared;
+    }
+
+    /// <summary>Two of its own pieces have bytes in common: a write to one place shows at another.</summary>
+    public bool OverlapsItself
+    {
+        get
+        {
+            for (int i = 0; i < Pieces.Count; i++)
+                for (int j = 0; j < i; j++)
+                    if (Pieces[i].Overlaps(Pieces[j])) return true;
+            return false;
+        }
+    }
+
+    /// <summary>Everything below the bottoms that are devices, for locks: who writes through a layer must not meet who writes what is below it.</summary>
+    internal IEnumerable<StoragePiece> BelowDevices()
+    {
+        foreach (StoragePiece piece in Pieces)
+            if (!piece.Bottom.IsFile)
+                foreach (StoragePiece below in Below(piece.Bottom)) yield return below;
+    }
+
+    private static List<StoragePiece> Joined(List<StoragePiece> pieces)
+    {
+        List<StoragePiece> joined = [];
+        foreach (StoragePiece piece in pieces)
+        {
+            if (joined.Count > 0 && joined[^1] is var last && last.Bottom == piece.Bottom && last.End == piece.Offset)
+                joined[^1] = last with { Length = last.Length + piece.Length };
+            else joined.Add(piece);
+        }
+        return joined;
+    }
+
+    private bool IsSameListAs(StorageIdentity other)
+    {
+        if (Pieces.Count != other.Pieces.Count) return false;
+        for (int i = 0; i < Pieces.Count; i++)
+            if (Pieces[i] != other.Pieces[i]) return false;
+        return true;
+    }
+
+    /// <summary>A layer of this with something of <paramref name="other"/> below it: its pieces, or, if <paramref name="thereToo"/>, what is below those as well.</summary>
+    private string? LayerOver(StorageIdentity other, bool thereToo)
+    {
+        foreach (StoragePiece mine in Pieces)
+        {
+            if (!_layers.TryGetValue(mine.Bottom, out StorageLayer? layer)) continue;
+            foreach (StoragePiece below in Below(mine.Bottom))
+                foreach (StoragePiece theirs in other.Pieces)
+                {
+                    if (below.Overlaps(theirs)) return layer.Name;
+                    // Two files are two files, ranges of one bottom are known, and a file system gives no byte of a device to a volume beside its own.
+                    if (!thereToo || mine.Bottom == theirs.Bottom || mine.Bottom.IsFile || theirs.Bottom.IsFile) continue;
+                    foreach (StoragePiece deeper in other.Below(theirs.Bottom))
+                        if (below.Overlaps(deeper)) return layer.Name;
+                }
+        }
+        return null;
+    }
+
+    private List<StoragePiece> Below(StorageBottom bottom)
+    {
+        List<StoragePiece> all = [];
+        Collect(bottom);
+        return all;
+
+        void Collect(StorageBottom at)
+        {
+            if (!_layers.TryGetValue(at, out StorageLayer? layer)) return;
+            foreach (StoragePiece piece in layer.Below)
+            {
+                // A stack has no circles; what is shared by two branches need not be told twice.
+                if (all.Contains(piece)) continue;
+                all.Add(piece);
+                Collect(piece.Bottom);
+            }
+        }
+    }
+}

@@ -1,0 +1,127 @@
+using System;
+using System.Collections.Generic;
+using Snapuserd.Interop;
+
+namespace Snapuserd.Block;
+
+/// <summary>Follows a device or file down to its bottoms (<see cref="StorageIdentity"/>). What cannot be asked, for want of permission or of /sys, is a bottom itself.</summary>
+internal sealed class StorageResolver
+{
+    /// <summary>Loop over loop over loop: more than a few levels are a mistake or an attack.</summary>
+    private const int MostLevels = 16;
+
+    private readonly Dictionary<StorageBottom, StorageLayer> _layers = [];
+
+    /// <summary>Devices that a bottom was reached through by a window whose driver does not claim what is below it: a loop device.</summary>
+    private readonly List<(uint Major, uint Minor)> _unclaimed = [];
+
+    private StorageResolver()
+    {
+    }
+
+    /// <summary>The storage of an open file or block device of <paramref name="length"/> bytes.</summary>
+    internal static StorageIdentity Of(int fd, in StatxData status, long length) => Of(fd, status, length, out _);
+
+    /// <summary>The same; <paramref name="unclaimed"/> gets the block devices below that somebody else can mount although this device is in use.</summary>
+    internal static StorageIdentity Of(int fd, in StatxData status, long length, out List<(uint Major, uint Minor)> unclaimed)
+    {
+        StorageResolver resolver = new();
+        List<StoragePiece> pieces = [];
+        if ((status.Mode & (uint)Libc.S_IFMT) == (uint)Libc.S_IFBLK) resolver.Device(fd, status.RdevMajor, status.RdevMinor, 0, length, 0, pieces);
+        // An empty file has a place of its own as well, which the first byte that is written to it is at.
+        else resolver.File(FileIdentity.Of(fd, status), 0, Math.Max(1, length), 0, pieces);
+        unclaimed = resolver._unclaimed;
+        return new StorageIdentity(pieces, resolver._layers);
+    }
+
+    /// <summary>The storage of a block device by its number.</summary>
+    internal static StorageIdentity Of(uint major, uint minor)
+    {
+        StorageResolver resolver = new();
+        List<StoragePiece> pieces = [];
+        resolver.Device(-1, major, minor, 0, BlockNode.Length(major, minor), 0, pieces);
+        return new StorageIdentity(pieces, resolver._layers);
+    }
+
+    private void Device(int fd, uint major, uint minor, long offset, long length, int level, List<StoragePiece> pieces)
+    {
+        if (length <= 0) return;
+        if (level < MostLevels)
+        {
+            // First, because a partition of a loop device answers the ioctl of the whole.
+            if (BlockNode.Partition(major, minor) is { } partition)
+            {
+                Device(-1, partition.Major, partition.Minor, Sum(partition.Offset, offset), length, level + 1, pieces);
+                return;
+            }
+            if (major == Libc.LOOP_MAJOR && TryLoop(fd, minor, offset, length, level, pieces)) return;
+            if (BlockNode.IsMapped(major, minor) && DeviceTable.Read(major, minor) is { } table)
+            {
+                Mapped(major, minor, table, offset, length, level, pieces);
+                return;
+            }
+        }
+        StorageBottom bottom = StorageBottom.OfDevice(major, minor);
+        if (BlockNode.Slaves(major, minor) is { Count: > 0 } slaves) AddLayer(bottom, BlockNode.Kind(major, minor), slaves, level);
+        pieces.Add(new StoragePiece(bottom, offset, length));
+    }
+
+    private bool TryLoop(int fd, uint minor, long offset, long length, int level, List<StoragePiece> pieces)
+    {
+        int own = fd >= 0 ? -1 : BlockNode.Open(Libc.LOOP_MAJOR, minor, Libc.O_RDONLY | Libc.O_NONBLOCK);
+        LoopInfo64 info = default;
+        int result = fd >= 0 || own >= 0 ? Libc.Ioctl(fd >= 0 ? fd : own, Libc.LOOP_GET_STATUS64, ref info) : own;
+        if (own >= 0) _ = Libc.Close(own);
+        if (result < 0) return false;
+        long start = Sum((long)Math.Min(info.Offset, long.MaxValue), offset);
+        if (info.RDevice != 0)
+        {
+            (uint major, uint number) = Libc.DecodeDevice(info.RDevice);
+            if (!_unclaimed.Contains((major, number))) _unclaimed.Add((major, number));
+            Device(-1, major, number, start, length, level + 1, pieces);
+            return true;
+        }
+        (uint fileMajor, uint fileMinor) = Libc.DecodeDevice(info.Device);
+        File(StorageBottom.OfFile(fileMajor, fileMinor, info.Inode), start, length, level + 1, pieces);
+        return true;
+    }
+
+    private void Mapped(uint major, uint minor, List<DeviceTableLine> table, long offset, long length, int level, List<StoragePiece> pieces)
+    {
+        long end = Sum(offset, length);
+        foreach (DeviceTableLine line in table)
+        {
+            long from = Math.Max(offset, line.Start), to = Math.Min(end, Sum(line.Start, line.Length));
+            if (from >= to) continue;
+            if (line.IsLinear)
+            {
+                Device(-1, line.Major, line.Minor, Sum(line.Offset, from - line.Start), to - from, level + 1, pieces);
+                continue;
+            }
+            StorageBottom bottom = StorageBottom.OfDevice(major, minor);
+            if (!line.IsNothing) AddLayer(bottom, $"dm-{line.Type} (dm-{minor})", BlockNode.Slaves(major, minor), level);
+            pieces.Add(new StoragePiece(bottom, from, to - from));
+        }
+    }
+
+    /// <summary>A file is on a device, if its file system has one: whoever writes that device writes the file.</summary>
+    private void File(StorageBottom file, long offset, long length, int level, List<StoragePiece> pieces)
+    {
+        // Major 0 is no device: tmpfs, overlayfs, network file systems, btrfs.
+        if (file.Major != 0) AddLayer(file, "the file system that it lies on", [(file.Major, file.Minor)], level);
+        pieces.Add(new StoragePiece(file, offset, length));
+    }
+
+    private void AddLayer(StorageBottom over, string name, List<(uint Major, uint Minor)> devices, int level)
+    {
+        if (level >= MostLevels || _layers.ContainsKey(over)) return;
+        List<StoragePiece> below = [];
+        _layers.Add(over, new StorageLayer(name, below));
+        int unclaimed = _unclaimed.Count;
+        foreach ((uint major, uint minor) in devices) Device(-1, major, minor, 0, BlockNode.Length(major, minor), level + 1, below);
+        // Below a layer every device is claimed by it, or by the mount.
+        _unclaimed.RemoveRange(unclaimed, _unclaimed.Count - unclaimed);
+    }
+
+    private static long Sum(long one, long other) => one > long.MaxValue - other ? long.MaxValue : one + other;
+}
