@@ -89,7 +89,7 @@ public sealed class BlockDevice : IDisposable
     {
         get
         {
-            yield return Fd;
+            if (Fd >= 0) yield return Fd;
             foreach (int fd in _held) yield return fd;
             foreach (int fd in _locks?.Descriptors ?? []) yield return fd;
         }
@@ -166,8 +166,17 @@ public sealed class BlockDevice : IDisposable
         _ = Libc.Close(fd);
         Check(Path, result, false);
         if (_inherited < 0) return;
-        InheritedHolds.Close(_inherited);
+        InheritedHolds.GiveUp(_inherited);
         _inherited = -1;
+    }
+
+    /// <summary>Closes the device, with the exclusive hold and the lock that other programs go by, and keeps everything that keeps our own processes away.</summary>
+    public void KeepLocks()
+    {
+        if (_locked) _ = Libc.Flock(Fd, Libc.LOCK_UN);
+        _locked = false;
+        if (Fd >= 0) _ = Libc.Close(Fd);
+        Fd = -1;
     }
 
     /// <summary>Closes it while the kernel may still write through it: lock and exclusive hold stay until the last of that has ended.</summary>
@@ -278,8 +287,7 @@ public sealed class BlockDevice : IDisposable
     private void Lock(in StatxData status, DeviceAccess access, List<(uint Major, uint Minor)> unclaimed, BlockDevice? besides)
     {
         bool alone = (access & DeviceAccess.Exclusive) != 0;
-        _locks = Await(() => StorageLocks.TryTake(Storage, alone, whole: !IsBlockDevice, besides?._locks))
-            ?? throw new SnapuserdException(ExitCode.InUse, $"{Path} is locked by another snapuserd, under this or another name: a merge or a server that still runs, or a reader");
+        _locks = LockStorage(alone, besides?._locks);
         if (_inherited >= 0) AwaitPredecessor();
         else Flock(alone, (access & DeviceAccess.WithoutLock) != 0);
         (uint, uint)? self = IsBlockDevice ? (status.RdevMajor, status.RdevMinor) : null;
@@ -287,6 +295,12 @@ public sealed class BlockDevice : IDisposable
         if (self is { } device && besides?.SameFileAs(this) != true) LockFileBelow(device);
         if (alone) HoldOtherNames(self, unclaimed);
     }
+
+    /// <summary>The locks of <see cref="StorageClaim"/>, which outlast this device.</summary>
+    internal StorageLocks Reserve() => LockStorage(alone: true, null);
+
+    private StorageLocks LockStorage(bool alone, StorageLocks? besides) => Await(() => StorageLocks.TryTake(Storage, alone, whole: !IsBlockDevice, besides))
+        ?? throw new SnapuserdException(ExitCode.InUse, $"{Path} is locked by another snapuserd, under this or another name: a merge or a server that still runs, or a reader");
 
     /// <summary>Takes flock's lock, which other programs go by.</summary>
     private void Flock(bool alone, bool goWithout)

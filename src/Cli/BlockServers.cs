@@ -94,7 +94,10 @@ internal static class BlockServers
         : throw new SnapuserdException(ExitCode.Usage, "--supervise goes with --device ublk: only that device waits for another server when its own was killed");
 
     /// <summary>The view may be merged: at once or when it is asked for.</summary>
-    internal static bool Merges(Invocation invocation) => invocation.Arguments.Has("--merge") || invocation.Arguments.Has("--merge-on-request");
+    internal static bool Merges(Invocation invocation) => Merges(invocation.Arguments);
+
+    /// <inheritdoc cref="Merges(Invocation)"/>
+    internal static bool Merges(Arguments arguments) => arguments.Has("--merge") || arguments.Has("--merge-on-request");
 
     /// <summary>Number of the ublk device that was asked for by name; −1 if none was.</summary>
     internal static int UblkNumber(Invocation invocation) => invocation.Arguments.Choice("--device") == "ublk" ? Number(invocation, "ublkb") : -1;

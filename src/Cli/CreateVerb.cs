@@ -36,11 +36,14 @@ internal static class CreateVerb
         using FileImageReader source = FileImageReader.Open(arguments.Required("--source")), target = FileImageReader.Open(arguments.Required("--target"));
         if (source.Device.SameFileAs(target.Device))
             throw new SnapuserdException(ExitCode.Usage, $"{source.Name} and {target.Name} are the same; there is nothing to update");
+        foreach (FileImageReader image in (ReadOnlySpan<FileImageReader>)[source, target])
+            if (image.Device.NotLocked is { } sentence) invocation.Output.Write(Priority.Warning, "devices", sentence);
         Job job = new(invocation, source, target, options, stop.Flag);
         var clock = new ProgressObserver(invocation, "create");
 
+        // Before the comparison: what it would replace must not begin to be merged, or be used, while this takes its time.
+        using CowPart output = CowPart.Create(arguments.Required("--output"), arguments.Has("--no-lock"), source.Device, target.Device);
         using DiffPlan plan = Compare(job);
-        using CowPart output = CowPart.Create(arguments.Required("--output"), source.Device, target.Device);
         (long ops, long bytes) = Write(job, plan, output);
         MergeForecast forecast = Check(job, output);
         output.Finish();

@@ -247,6 +247,7 @@ internal static class DaemonVerb
                 Base = request.Base,
                 Source = request.Source == request.Base ? null : request.Source,
                 Writes = true,
+                WithoutLock = _arguments.Has("--no-lock"),
                 Io = io,
                 ArenaBytes = _slots.MostBytes,
                 Threads = (int)_arguments.Number("--threads", Math.Clamp(Environment.ProcessorCount, 1, MostThreads)),

@@ -21,6 +21,7 @@ internal static class DeviceArguments
             Source = arguments.Text("--source"),
             SourceSeparate = arguments.Has("--source-separate"),
             Writes = writes,
+            WithoutLock = arguments.Has("--no-lock"),
             Io = arguments.Choice("--io") switch { "sync" => IoChoice.Sync, "uring" => IoChoice.Uring, _ => IoChoice.Auto },
             ArenaBytes = arenaBytes,
             Threads = (int)arguments.Number("--threads", 0),

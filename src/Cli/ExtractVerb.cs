@@ -14,9 +14,8 @@ internal static class ExtractVerb
         using var output = new ImageFile(invocation.Arguments.Required("--output"));
         using (var devices = DeviceArguments.Open(invocation, writes: false, stop))
         {
-            // Only behind the devices, which hold their locks by now: what they are made of must not be emptied.
-            output.RefuseAny(devices);
-            output.Create();
+            // Only after the devices, which hold their locks by now: what they are made of must not be emptied.
+            output.Create(devices, invocation.Arguments.Has("--no-lock"));
             using MergedImage image = MergedImage.Open(devices.Setup);
             MergedReading.Read(image, stop.Flag, observer, output.Append);
         }

@@ -15,7 +15,7 @@ internal sealed class ImageFile : IDisposable
     private const uint Permissions = 0xfff;
 
     private readonly PartName _name;
-    private int _fd = -1;
+    private BlockDevice? _part;
 
     /// <summary>Looks at the name and creates nothing yet. Exit code 73 when there is something under it that is no regular file.</summary>
     internal ImageFile(string path)
@@ -30,30 +30,25 @@ internal sealed class ImageFile : IDisposable
     /// <summary>Bytes so far.</summary>
     internal long Length { get; private set; }
 
-    /// <summary>Exit code 64 if the final name or that of the part belongs to one of the devices that are read.</summary>
-    internal void RefuseAny(DeviceSet devices) => _name.Refuse(devices.Contains);
-
-    /// <summary>Creates the part, or takes over what a killed run left of one. Exit code 73 when it cannot be created, 76 while another run writes it.</summary>
-    internal void Create()
+    /// <summary>
+    /// Locks what will be replaced, and creates the part or takes over what a killed run left of one. Exit code 64 if either name belongs to one of the <paramref name="devices"/> that are read, 65 if there is a COW
+    /// whose merge has begun, 69 if it cannot be locked (not with <paramref name="withoutLock"/>), 73 when it cannot be created, 76 while another run writes it or another program uses it.
+    /// </summary>
+    internal void Create(DeviceSet devices, bool withoutLock)
     {
-        while (true)
+        _name.Claim(devices.Contains, withoutLock);
+        DeviceAccess access = DeviceAccess.Write | DeviceAccess.Exclusive | (withoutLock ? DeviceAccess.WithoutLock : 0);
+        do
         {
             // No link is followed here: whoever can plant one at this name must not choose what is overwritten.
             const int flags = Libc.O_CREAT | Libc.O_WRONLY | Libc.O_CLOEXEC | Libc.O_NOFOLLOW | Libc.O_NONBLOCK;
-            int fd = Libc.OpenAt(Libc.AT_FDCWD, _name.Temporary, flags, Convert.ToUInt32("644", 8));
-            if (fd == -Errno.EINTR) continue;
+            int fd;
+            do fd = Libc.OpenAt(Libc.AT_FDCWD, _name.Temporary, flags, Convert.ToUInt32("644", 8));
+            while (fd == -Errno.EINTR);
             if (fd < 0) throw new SnapuserdException(ExitCode.CannotCreate, $"cannot create {_name.Temporary}: {Reason.Of(fd)}");
-            try
-            {
-                if (Take(fd)) return;
-            }
-            catch
-            {
-                _ = Libc.Close(fd);
-                throw;
-            }
             _ = Libc.Close(fd);
         }
+        while (!Take(access));
     }
 
     /// <summary>Writes the next bytes. Exit code 74 when that fails, mostly because no space is left.</summary>
@@ -75,52 +70,75 @@ internal sealed class ImageFile : IDisposable
     /// <summary>Makes the file durable, gives it its name, and makes that durable. Exit code 75, and no file, if a stop was asked for before the name changed.</summary>
     internal void Finish(StopFlag stop)
     {
-        Check(Libc.FTruncate(_fd, Length), "setting its length");
+        Check(Libc.FTruncate(Fd, Length), "setting its length");
         if (_name.Exists)
         {
-            if (Libc.GetEUid() == 0) Check(Libc.FChOwn(_fd, _name.Existing.Uid, _name.Existing.Gid), "setting its owner");
-            Check(Libc.FChMod(_fd, _name.Existing.Mode & Permissions), "setting its mode");
+            if (Libc.GetEUid() == 0) Check(Libc.FChOwn(Fd, _name.Existing.Uid, _name.Existing.Gid), "setting its owner");
+            Check(Libc.FChMod(Fd, _name.Existing.Mode & Permissions), "setting its mode");
         }
-        Check(Libc.FSync(_fd), "flushing");
+        Check(Libc.FSync(Fd), "flushing");
         if (stop.Requested) throw new SnapuserdException(ExitCode.Interrupted, $"stopped before {Path} got its name; nothing was changed");
         int published = _name.Publish(out string doing);
         Check(published, doing);
-        _ = Libc.Close(_fd);
-        _fd = -1;
+        _part!.Dispose();
+        _part = null;
     }
 
     /// <summary>Removes what was not finished.</summary>
     public void Dispose()
     {
-        if (_fd < 0) return;
-        // Before the lock is let go of: behind that the name may be another run's.
-        _ = Libc.Unlink(_name.Temporary);
-        _ = Libc.Close(_fd);
-        _fd = -1;
+        // Before the lock is let go of: after that the name may be another run's.
+        if (_part != null) _ = Libc.Unlink(_name.Temporary);
+        _part?.Dispose();
+        _part = null;
+        _name.Dispose();
     }
 
-    /// <summary>Locks the part and empties it. False if it got another name between open and lock: then it is a finished image, and not ours.</summary>
-    private bool Take(int fd)
+    private int Fd => _part!.Fd;
+
+    /// <summary>Locks the part and empties it. False if the name is another file's by now: then that was a finished image, and not ours.</summary>
+    private bool Take(DeviceAccess access)
     {
-        int locked;
-        do locked = Libc.Flock(fd, Libc.LOCK_EX | Libc.LOCK_NB);
-        while (locked == -Errno.EINTR);
-        if (locked == -Errno.EAGAIN) throw new SnapuserdException(ExitCode.InUse, $"{_name.Temporary} is locked by another program: an extract to the same file that still runs");
-        Check(locked, "locking it");
-        Check(Libc.Statx(fd, Libc.STATX_BASIC_STATS, out StatxData mine), "looking at it");
-        if ((mine.Mode & (uint)Libc.S_IFMT) != (uint)Libc.S_IFREG) throw new SnapuserdException(ExitCode.CannotCreate, $"{_name.Temporary} exists and is not a regular file");
-        int there = Libc.Statx(Libc.AT_FDCWD, _name.Temporary, Libc.AT_SYMLINK_NOFOLLOW, Libc.STATX_BASIC_STATS, out StatxData named);
-        if (there < 0 || (named.DevMajor, named.DevMinor, named.Ino) != (mine.DevMajor, mine.DevMinor, mine.Ino)) return false;
-        Check(Libc.FTruncate(fd, 0), "emptying it");
-        _fd = fd;
-        return true;
+        BlockDevice? part = null;
+        try
+        {
+            if (Libc.ReadLink(_name.Temporary, out _) == 0) throw new SnapuserdException(ExitCode.CannotCreate, $"cannot create {_name.Temporary}: it is a symbolic link");
+            part = BlockDevice.Open(_name.Temporary, access);
+            if (part.IsBlockDevice) throw new SnapuserdException(ExitCode.CannotCreate, $"{_name.Temporary} exists and is not a regular file");
+            Check(Libc.Statx(part.Fd, Libc.STATX_BASIC_STATS, out StatxData mine), "looking at it");
+            int there = Libc.Statx(Libc.AT_FDCWD, _name.Temporary, Libc.AT_SYMLINK_NOFOLLOW, Libc.STATX_BASIC_STATS, out StatxData named);
+            if (there < 0 || (named.DevMajor, named.DevMinor, named.Ino) != (mine.DevMajor, mine.DevMinor, mine.Ino))
+            {
+                part.Dispose();
+                return false;
+            }
+            BegunCow.Refuse(_name.Temporary);
+            Check(Libc.FTruncate(part.Fd, 0), "emptying it");
+            _part = part;
+            return true;
+        }
+        catch (SnapuserdException e) when (e.Code is ExitCode.Usage or ExitCode.Permission)
+        {
+            part?.Dispose();
+            throw new SnapuserdException(ExitCode.CannotCreate, $"cannot create {_name.Temporary}: {e.Message}");
+        }
+        catch (SnapuserdException e) when (e.Code == ExitCode.InputMissing && part == null)
+        {
+            // It got its final name between the two calls.
+            return false;
+        }
+        catch
+        {
+            part?.Dispose();
+            throw;
+        }
     }
 
     private void Write(ReadOnlySpan<byte> bytes, long offset)
     {
         while (bytes.Length > 0)
         {
-            nint written = Libc.PWrite(_fd, bytes, offset);
+            nint written = Libc.PWrite(Fd, bytes, offset);
             if (written == -Errno.EINTR) continue;
             Check((int)(written == 0 ? -Errno.EIO : written), $"writing at {offset}");
             bytes = bytes[(int)written..];

@@ -8,12 +8,14 @@ namespace Snapuserd.Cli;
 /// The two names of a file that is written: NAME.part while it grows, and NAME when it is whole and durable, so that there is never half a
 /// file under that name. Links at NAME are followed, so that the file behind them is what is replaced.
 /// </summary>
-internal sealed class PartName
+internal sealed class PartName : IDisposable
 {
     // As many as the kernel follows itself.
     private const int MostLinks = 40;
 
     private readonly StatxData _existing;
+    private BlockDevice? _replaced;
+    private DeviceAccess _access;
 
     /// <summary>Looks at what is there; creates nothing.</summary>
     internal PartName(string path)
@@ -47,8 +49,11 @@ internal sealed class PartName
 
     private int Kind => (int)(_existing.Mode & (uint)Libc.S_IFMT);
 
-    /// <summary>Exit code 64 if either name belongs to something that <paramref name="isRead"/> says this command reads.</summary>
-    internal void Refuse(Func<BlockDevice, bool> isRead)
+    /// <summary>
+    /// Locks the file that will be replaced until this is disposed, and looks at what would be lost. Exit code 64 if either name belongs to something that <paramref name="isRead"/> says this command reads, 65 if it is a COW whose
+    /// merge has begun, 76 if another program or process uses it, 77 if it may not be opened, 69 if it cannot be locked; <paramref name="withoutLock"/>: not for that.
+    /// </summary>
+    internal void Claim(Func<BlockDevice, bool> isRead, bool withoutLock)
     {
         foreach (string name in (ReadOnlySpan<string>)[Target, Temporary])
         {
@@ -57,11 +62,57 @@ internal sealed class PartName
             using BlockDevice existing = BlockDevice.Open(name, DeviceAccess.Read);
             if (isRead(existing)) throw new SnapuserdException(ExitCode.Usage, $"{name} is read by this very command; write to another file");
         }
+        _access = DeviceAccess.Exclusive | (withoutLock ? DeviceAccess.WithoutLock : 0);
+        if (IsFile) _replaced = Hold();
     }
 
-    /// <summary>Gives the durable file its name and makes the name durable too. Returns 0 or a negative errno, with what was being done.</summary>
+    /// <summary>Lets go of the file that was replaced, or was to be.</summary>
+    public void Dispose() => _replaced?.Dispose();
+
+    /// <summary>Opens the file under the final name for this process alone. Exit codes as <see cref="Claim"/>.</summary>
+    private BlockDevice Hold()
+    {
+        BlockDevice held;
+        try
+        {
+            held = BlockDevice.Open(Target, _access | DeviceAccess.Write);
+        }
+        catch (SnapuserdException e) when (e.Code == ExitCode.Permission)
+        {
+            // To be replaced it need not be writable.
+            held = BlockDevice.Open(Target, _access);
+        }
+        try
+        {
+            BegunCow.Refuse(Target);
+            return held;
+        }
+        catch
+        {
+            held.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>Looks again at what will be replaced: it may be another file by now, and another engine, which knows none of our locks, may have begun to merge it.</summary>
+    private void ExamineAgain()
+    {
+        bool there = Libc.Statx(Libc.AT_FDCWD, Target, 0, Libc.STATX_BASIC_STATS, out StatxData now) == 0;
+        if (!there) return;
+        if (_replaced == null)
+        {
+            _replaced = Hold();
+            return;
+        }
+        if ((now.DevMajor, now.DevMinor, now.Ino) != (_existing.DevMajor, _existing.DevMinor, _existing.Ino))
+            throw new SnapuserdException(ExitCode.InUse, $"{Path} was replaced by another program meanwhile, and is left as it is now");
+        BegunCow.Refuse(Target);
+    }
+
+    /// <summary>Gives the durable file its name and makes the name durable too. Returns 0 or a negative errno, with what was being done; exit codes as <see cref="Claim"/> if what it would replace has changed.</summary>
     internal int Publish(out string doing)
     {
+        ExamineAgain();
         doing = "renaming it into place";
         int result = Libc.Rename(Temporary, Target);
         if (result < 0) return result;

@@ -11,7 +11,8 @@ namespace Snapuserd.Cli;
 /// `serve --supervise`: a parent that does nothing but start the server again when it was killed, so that those who read the device see a pause. What it needs
 /// for that is in its memory from the start, because the file system that it came from may be gone, or may be on the very device: the program as a file in
 /// memory, and itself locked; and both live in a root of their own, an empty one, which has nothing but /dev and the folders of the files that were named. So no
-/// path that they look up can lead to the device, which answers nothing while its server is dead, and paths mean the same before switch_root and behind it.
+/// path that they look up can lead to the device, which answers nothing while its server is dead, and paths mean the same before switch_root and after it.
+/// It also holds the COW, the base and the source (<see cref="SupervisorHolds"/>), so that they are free at no moment between two servers.
 /// <code>
 ///   killed by a signal -> again; ended while the device waits for a server -> again, a few times; ended otherwise -> its exit code is ours
 /// </code>
@@ -25,6 +26,7 @@ internal sealed class Supervisor
     private int _child;
     private int _resumed;
     private int _requests = -1;
+    private SupervisorHolds? _holds;
     private bool _stop;
 
     // Rooted here until the process ends: a second signal at the very end must not make a failure of what is done.
@@ -46,9 +48,12 @@ internal sealed class Supervisor
         int program = OwnProgram();
         supervisor._requests = StandingRequests.Make();
         if (supervisor._requests < 0) invocation.Output.Write(Priority.Warning, "requests_forgotten", $"what ctl asks for is forgotten if the server is killed: {Reason.Of(supervisor._requests)}");
+        supervisor._holds = new SupervisorHolds(invocation);
         try
         {
+            supervisor._holds.TakeMissing();
             MoveOut(folders);
+            supervisor._holds.Listen();
             // All of it, at once: what would have to be read in to start the server again may be on its device.
             int locked = Libc.MLockAll(Libc.MCL_CURRENT | Libc.MCL_FUTURE);
             if (locked < 0) invocation.Output.Write(Priority.Warning, "memory_not_locked", $"the supervisor's memory is not locked: {Reason.Of(locked)}");
@@ -59,6 +64,7 @@ internal sealed class Supervisor
         {
             _ = Libc.Close(program);
             if (supervisor._requests >= 0) _ = Libc.Close(supervisor._requests);
+            supervisor._holds.Dispose();
         }
     }
 
@@ -70,6 +76,7 @@ internal sealed class Supervisor
         for (int failures = 0; ;)
         {
             long began = clock.Milliseconds;
+            _holds!.TakeMissing();
             lock (_gate)
             {
                 if (_stop) break;
@@ -225,6 +232,8 @@ internal sealed class Supervisor
         IDictionary variables = Environment.GetEnvironmentVariables();
         variables[Resumptions.Variable] = _resumed++;
         if (_requests >= 0) variables[StandingRequests.Variable] = _requests;
+        variables[InheritedHolds.Variable] = _holds!.ForChild();
+        variables[InheritedHolds.ReleaseVariable] = _holds.ReleaseSocket;
         string[] environment = new string[variables.Count];
         int count = 0;
         foreach (DictionaryEntry variable in variables) environment[count++] = $"{variable.Key}={variable.Value}";

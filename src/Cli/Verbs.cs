@@ -20,6 +20,7 @@ internal static class Verbs
     private static readonly Option s_depth = new("--queue-depth", OptionKind.Count, "N", "Requests in flight at once, 1 to 1024; 32 unless given.") { Minimum = 1, Maximum = 1024 };
     private static readonly Option s_memory = new("--memory", OptionKind.Size, "SIZE", "Memory for buffers, 8M to 1G; 32M unless given. The process needs about 5 MB and 36 bytes per op beside it.") { Minimum = SmallestMemory, Maximum = LargestMemory };
     private static readonly Option s_threads = new("--threads", OptionKind.Count, "N", "Threads to decompress with, 1 to 64; one per processor, but no more than 16, unless given.") { Minimum = 1, Maximum = 64 };
+    private static readonly Option s_noLock = new("--no-lock", OptionKind.Flag, "", "Go on where a file system has no locks (flock), which is 69 otherwise: nothing then keeps other programs from the files.");
     private static readonly Option s_json = new("--json", OptionKind.Flag, "", "Print one JSON object per line on standard output.");
     private static readonly Option s_progress = new("--progress", OptionKind.Choice, "auto|never|plain", "auto draws a bar on a terminal and prints a line now and then elsewhere; plain prints lines (JSON objects with --json), the first at once and one at the end; never prints none.") { Choices = ["auto", "never", "plain"] };
 
@@ -30,7 +31,7 @@ internal static class Verbs
             s_cow with { Help = "The COW file, of format 2 or 3." }, s_base with { Required = true }, s_source, s_separate, s_io, s_depth, s_memory, s_threads,
             new("--no-verify-first", OptionKind.Flag, "", "Do not decode every payload before the first write. A payload that turns out to be damaged then stops a merge half-way, and the base can neither go on nor back."),
             new("--allow-unsafe", OptionKind.Flag, "", "Merge even where a COW without scratch space makes a crash unrecoverable; a crash at such a block loses the base, and the next run says so. Without it such a COW is refused (64)."),
-            LogForms.Option, s_json, s_progress,
+            s_noLock, LogForms.Option, s_json, s_progress,
         ],
         "SIGTERM, SIGINT and SIGHUP stop at the next checkpoint with exit code 75; one that was ignored when the program started (SIGINT in the background jobs of sh, SIGHUP under nohup) stays ignored. "
         + "The COW and the base are checked completely before the first write, unless --no-verify-first was given. A device that somebody else holds or locks is waited for during 2 seconds, then the answer is 76.",
@@ -50,7 +51,7 @@ internal static class Verbs
             s_io with { Help = "How the merge reads and writes, as `merge` takes it." }, s_depth, s_memory, s_threads,
             new("--ready-fd", OptionKind.Count, "N", "Write the device's path to descriptor N when it is usable, and close it.") { Minimum = 0, Maximum = 1 << 20 },
             new("--supervise", OptionKind.Flag, "", "Start the server as a child, and again whenever it was killed: who reads the device sees a pause and no error. With --device ublk, a --name, and absolute paths. Started before switch_root it goes on behind it.") { Needs = "--name" },
-            LogForms.Option, s_json, s_progress,
+            s_noLock, LogForms.Option, s_json, s_progress,
         ],
         "The path of the device is the first line on standard output, as soon as the device can be used; $NOTIFY_SOCKET is told as well. Reads that fail are answered with an I/O error and told on "
         + "standard error; nothing else ends by them. When the merge is done or has failed, the device stays. SIGTERM, SIGINT and SIGHUP stop the merge at its next checkpoint, answer the requests that came and remove the device; the exit "
@@ -74,7 +75,7 @@ internal static class Verbs
             new("--io-uring", OptionKind.Flag, "", "Taken for granted: where the kernel has it, it is used; see --io."),
             new("--o-direct", OptionKind.Flag, "", "Taken, without effect."),
             new("--cow-op-merge-size", OptionKind.Count, "N", "Taken, without effect: --memory bounds what is done at once."),
-            LogForms.Option, s_json with { Help = "Print errors as JSON objects on standard output." },
+            s_noLock, LogForms.Option, s_json with { Help = "Print errors as JSON objects on standard output." },
         ],
         "SIGTERM, SIGINT and SIGHUP stop merges at their next checkpoints. Devices that are made here are removed then; dm-user devices are served until they are removed, and the daemon ends with the last one.",
         DaemonVerb.Run) { OptionalOperands = ["NAME,COW,SOURCE,BASE"], OperandsRepeat = true },
@@ -128,7 +129,7 @@ internal static class Verbs
         [
             new("--source", OptionKind.Text, "OLD", "The image or device that the update starts from.") { Required = true },
             new("--target", OptionKind.Text, "NEW", "The image or device that it leads to.") { Required = true },
-            new("--output", OptionKind.Text, "COW", "The file to write, or a block device; an existing file is replaced when the new one is whole.") { Required = true },
+            new("--output", OptionKind.Text, "COW", "The file to write, or a block device; an existing file is replaced when the new one is whole. A COW whose merge has begun (65) and what is in use (76) are not.") { Required = true },
             new("--format", OptionKind.Choice, "3|2", "The COW format; 3 unless given.") { Choices = ["3", "2"] },
             new("--compression", OptionKind.Text, "ALG[,LEVEL]", "none, gz, brotli, lz4 or zstd, with a level; lz4 unless given."),
             new("--block-factor", OptionKind.Size, "SIZE", "Largest unit that is compressed as one, 4k to 256k, format 3 only; 4k unless given. Larger ones are smaller in sum.") { Minimum = 4096, Maximum = 256 << 10 },
@@ -138,7 +139,7 @@ internal static class Verbs
             new("--threads", OptionKind.Count, "N", "Threads to compare and compress with; one per processor unless given. The file does not depend on it.") { Minimum = 1, Maximum = 256 },
             new("--memory", OptionKind.Size, "SIZE", "Memory for buffers, 8M to 1G; 64M unless given. 32 bytes per block of the larger image come on top.") { Minimum = SmallestMemory, Maximum = LargestMemory },
             new("--no-check", OptionKind.Flag, "", "Do not compare what the COW makes of OLD with NEW, byte for byte, before it gets its name."),
-            s_json, s_progress,
+            s_noLock, s_json, s_progress,
         ],
         "It says how many ops will need the journal when they are merged: those cost four flushes per window of 510 and are written twice.",
         CreateVerb.Run),
@@ -146,8 +147,8 @@ internal static class Verbs
         new("extract", "Writes the merged image to a file, leaving COW and base as they are.", [],
         [
             s_cow, s_base with { Required = true }, s_source, s_separate,
-            new("--output", OptionKind.Text, "FILE", "The image to write, a regular file; one that exists is replaced, and keeps its mode.") { Required = true },
-            s_io, s_memory, s_threads, s_json, s_progress,
+            new("--output", OptionKind.Text, "FILE", "The image to write, a regular file; one that exists is replaced, and keeps its mode. A COW whose merge has begun (65) and a file in use (76) are not.") { Required = true },
+            s_io, s_memory, s_threads, s_noLock, s_json, s_progress,
         ],
         "The image is as long as the base. It is written as FILE.part and gets its name when it is whole and durable; a run that fails removes FILE.part, "
         + "and what a power cut or SIGKILL leaves of it is used again by the next run.",

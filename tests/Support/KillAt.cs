@@ -51,6 +51,7 @@ public static class KillAt
         "pwrite64" => 18,
         "fsync" => 74,
         "fdatasync" => 75,
+        "rename" => 82,
         "io_uring_enter" => 426,
         _ => throw new ArgumentOutOfRangeException(nameof(name), name, "add its number"),
     };

@@ -1,12 +1,12 @@
 /*
  * killat [all:|signal=N:|hold:]K[@CALL][,PID...] PROGRAM ARGUMENT...: runs PROGRAM and sends it SIGKILL at the entry of the K-th system call of its main thread, counted
  * from the first call behind execve on; the call is not made. The main thread is the one that makes every call which changes anything: the others
- * decompress. Opening a file is not counted: a merge looks at up to 512 names of loop devices, which changes nothing, so that a kill there is a kill
+ * decompress. Opening a file is not counted, nor is asking the kernel about block devices, which changes nothing, so that a kill there is a kill
  * at the next call. Nor is waiting for another thread (futex, sched_yield, and the read of its wake-up), which comes as often as chance will have it.
  * So the K-th call is the same one in every run. With PIDs these are killed instead, and the program goes on without
  * them. With K = 0 nothing is killed, and the number of calls is printed on standard error.
  *
- * With "all:" the calls of all threads are counted, whatever they are, in the order in which they come; only the names of loop devices are left out.
+ * With "all:" the calls of all threads are counted, whatever they are, in the order in which they come; only the questions about block devices are left out.
  * Which call is the K-th then depends on how the threads happen to run. With "@CALL" only calls of that number are counted, of the main thread.
  *
  * With "signal=N:" the program gets signal N instead, and its main thread stays where it is until the program has taken notice: until a thread that began
@@ -19,6 +19,7 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -42,12 +43,29 @@ static void kill_at_last(pid_t child, const char *pids)
     }
 }
 
-/* The first eight bytes of the name that is opened are one word of the program's memory. */
-static int opens_a_loop_device(pid_t thread, const struct ptrace_syscall_info *call)
+/*
+ * What is opened relative to a folder's descriptor is how the program asks the kernel about block devices (/sys, the nodes of devtmpfs) and where its lock files are. How often it
+ * asks depends on the devices that the machine has at that moment, and no answer changes anything.
+ */
+static char looked_up[4096];
+static pid_t looks_up;
+
+static int is_lookup(pid_t thread, const struct ptrace_syscall_info *call)
 {
-    if (call->entry.nr != SYS_openat) return 0;
-    long word = ptrace(PTRACE_PEEKDATA, thread, call->entry.args[1], 0);
-    return memcmp(&word, "/dev/loo", sizeof word) == 0;
+    long nr = call->entry.nr, fd = (int)call->entry.args[0];
+    int relative = fd != AT_FDCWD && (nr == SYS_openat || nr == SYS_mkdirat || nr == SYS_unlinkat);
+    int about = fd >= 0 && fd < (long)sizeof looked_up && looked_up[fd]
+        && (nr == SYS_read || nr == SYS_close || nr == SYS_ioctl || nr == SYS_statx || nr == SYS_fcntl || nr == SYS_getdents64 || nr == SYS_flock);
+    if (nr == SYS_openat && relative) looks_up = thread;
+    if (nr == SYS_close && about) looked_up[fd] = 0;
+    return relative || about;
+}
+
+static void note_lookup(pid_t thread, const struct ptrace_syscall_info *call)
+{
+    if (thread != looks_up) return;
+    looks_up = 0;
+    if (call->exit.rval >= 0 && call->exit.rval < (long)sizeof looked_up) looked_up[call->exit.rval] = 1;
 }
 
 /* The threads that have come since the signal; there is one for the handler, and few others. */
@@ -134,8 +152,10 @@ int main(int argc, char **argv)
         int signal = WSTOPSIG(status);
         if (signal == (SIGTRAP | 0x80)) {
             struct ptrace_syscall_info info;
-            if (running && ptrace(PTRACE_GET_SYSCALL_INFO, thread, sizeof info, &info) > 0 && info.op == PTRACE_SYSCALL_INFO_ENTRY) {
-                int counts = all ? !opens_a_loop_device(thread, &info) : thread == child && (only < 0 ? repeats_in_every_run(&info) : (long)info.entry.nr == only);
+            int known = running && ptrace(PTRACE_GET_SYSCALL_INFO, thread, sizeof info, &info) > 0;
+            if (known && info.op == PTRACE_SYSCALL_INFO_EXIT) note_lookup(thread, &info);
+            if (known && info.op == PTRACE_SYSCALL_INFO_ENTRY) {
+                int counts = !is_lookup(thread, &info) && (all || (thread == child && (only < 0 ? repeats_in_every_run(&info) : (long)info.entry.nr == only)));
                 if (counts && ++seen == k) {
                     if (sends > 0) {
                         kill(child, sends);

@@ -14,7 +14,14 @@ public static class InheritedHolds
     /// <summary>The environment variable with the numbers of the descriptors, separated by commas.</summary>
     public const string Variable = "SNAPUSERD_HELD";
 
+    /// <summary>The environment variable with the number of a socket: a byte on it asks the process that holds the base to let go of it, and a byte comes back when it has.</summary>
+    public const string ReleaseVariable = "SNAPUSERD_RELEASE";
+
+    /// <summary>What a process that does nothing else has for an answer.</summary>
+    private const int AnswerMilliseconds = 10_000;
+
     private static readonly object s_gate = new();
+    private static readonly List<int> s_own = [];
     private static List<(int Fd, StatxData Status)>? s_all;
 
     /// <summary>The descriptor of the file or device that <paramref name="status"/> tells of; −1 if it was not inherited.</summary>
@@ -34,12 +41,50 @@ public static class InheritedHolds
         }
     }
 
-    /// <summary>Closes the hold on a block device: it is given up for good.</summary>
-    internal static void Close(int fd)
+    /// <summary>The descriptor is one that this process locked for itself and its children (<see cref="StorageClaim"/>); what it locks is locked alone.</summary>
+    internal static bool IsOwn(int fd)
+    {
+        lock (s_gate) return s_own.Contains(fd);
+    }
+
+    /// <summary>Has this process use what it locked itself as if it were inherited, and its children inherit it.</summary>
+    internal static void Add(int fd)
     {
         lock (s_gate)
         {
-            if (All.RemoveAll(held => held.Fd == fd) > 0) _ = Libc.Close(fd);
+            if (Libc.Statx(fd, Libc.STATX_BASIC_STATS, out StatxData status) != 0 || Libc.Fcntl(fd, Libc.F_SETFD, 0) < 0) return;
+            All.Add((fd, status));
+            s_own.Add(fd);
+        }
+    }
+
+    /// <summary>Takes back <see cref="Add"/>.</summary>
+    internal static void Remove(int fd)
+    {
+        lock (s_gate)
+        {
+            _ = All.RemoveAll(held => held.Fd == fd);
+            _ = s_own.Remove(fd);
+        }
+    }
+
+    /// <summary>Gives up the hold on the base for good, here and in the process that it was inherited from. Exit code 76 if that does not answer.</summary>
+    internal static void GiveUp(int fd)
+    {
+        lock (s_gate)
+        {
+            if (All.RemoveAll(held => held.Fd == fd) == 0) return;
+            _ = Libc.Close(fd);
+            if (!int.TryParse(Environment.GetEnvironmentVariable(ReleaseVariable), NumberStyles.None, CultureInfo.InvariantCulture, out int socket)) return;
+            Span<byte> one = [0];
+            // A holder that is gone holds nothing.
+            if (Libc.Send(socket, one, Libc.MSG_NOSIGNAL) != 1) return;
+            Span<PollFd> answer = [new PollFd { Fd = socket, Events = Libc.POLLIN }];
+            int ready;
+            do ready = Libc.Poll(answer, AnswerMilliseconds);
+            while (ready == -Errno.EINTR);
+            if (ready == 0) throw new SnapuserdException(ExitCode.InUse, "the supervisor does not let go of the base");
+            if (ready > 0) _ = Libc.Read(socket, one);
         }
     }
 

@@ -177,6 +177,8 @@ public sealed class StorageLocks : IDisposable
         {
             int fd = FileOf(folder, piece.Bottom);
             if (fd < 0) return GoWithout();
+            // A shared lock would take the place of the one that this process has alone.
+            if (!alone && InheritedHolds.IsOwn(fd)) return true;
             int result;
             do result = Libc.LockRange(fd, new FileLock { Type = alone ? Libc.F_WRLCK : Libc.F_RDLCK, Start = piece.Offset, Length = piece.End - piece.Offset });
             while (result == -Errno.EINTR);

@@ -99,11 +99,15 @@ internal sealed class Boot(IBootSystem system, ILog log, BootOptions options)
         try
         {
             if (devices == null || decision.Action == BootAction.Fail) return Failed(row, decision.Code, decision.Why);
-            bool waited = false;
-            if (!options.DryRun && Running(row, out waited) is { } running) return running;
-            // Whoever has ended meanwhile may have written.
-            if (waited) (devices, decision) = Decide(row);
-            return devices == null || decision.Action == BootAction.Fail ? Failed(row, decision.Code, decision.Why) : CarryOut(row, devices, decision, mayMerge);
+            if (options.DryRun) return CarryOut(row, devices, decision, mayMerge);
+            if (Running(row) is { } running) return running;
+            if (Claim(row) is not { } claim) return Taken(row);
+            using (claim)
+            {
+                // Until now another process may have written.
+                (devices, decision) = Decide(row);
+                return devices == null || decision.Action == BootAction.Fail ? Failed(row, decision.Code, decision.Why) : CarryOut(row, devices, decision, mayMerge);
+            }
         }
         catch (SnapuserdException e)
         {
@@ -151,18 +155,30 @@ internal sealed class Boot(IBootSystem system, ILog log, BootOptions options)
     }
 
     /// <summary>What an earlier boot has started is left alone if it says that it serves this very row; whoever else is on its socket may have its devices as well. Null if nobody is.</summary>
-    private RowResult? Running(BootRow row, out bool waited)
+    private RowResult? Running(BootRow row)
     {
         long deadline = Math.Max(_deadline, system.Milliseconds + ServerMilliseconds);
-        waited = false;
         while (system.Ask(ControlOf(row), row) is { } server)
         {
             if (server.Serves) return new RowResult(row, "served", server.Sentence, ExitCode.Done, []);
             if (!server.Changes || system.Milliseconds >= deadline) return Failed(row, ExitCode.InUse, server.Sentence);
-            waited = true;
             system.Pause(PauseMilliseconds);
         }
         return null;
+    }
+
+    /// <summary>Null if another process has the COW or the base.</summary>
+    private IDisposable? Claim(BootRow row)
+    {
+        try
+        {
+            return system.Claim(row);
+        }
+        catch (SnapuserdException e) when (e.Code == ExitCode.InUse)
+        {
+            log.Write(Priority.Error, "taken", $"{row.Name}: {e.Message}");
+            return null;
+        }
     }
 
     private RowResult Plain(BootRow row, RowDevices devices, string why)

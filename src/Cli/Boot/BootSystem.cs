@@ -51,6 +51,8 @@ internal sealed class BootSystem(Invocation invocation, string controlFolder) : 
         }
     }
 
+    public IDisposable Claim(BootRow row) => StorageClaim.Take(row.Cow, row.Base);
+
     public void Verify(BootRow row)
     {
         using WakeUp wakeUp = new();
@@ -172,6 +174,7 @@ internal sealed class BootSystem(Invocation invocation, string controlFolder) : 
     private static string[] Environment()
     {
         IDictionary variables = System.Environment.GetEnvironmentVariables();
+        variables[InheritedHolds.Variable] = InheritedHolds.ForChild([]);
         string[] environment = new string[variables.Count];
         int count = 0;
         foreach (DictionaryEntry variable in variables) environment[count++] = $"{variable.Key}={variable.Value}";

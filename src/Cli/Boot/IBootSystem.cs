@@ -1,3 +1,4 @@
+using System;
 using Snapuserd.Block;
 
 namespace Snapuserd.Cli.Boot;
@@ -25,6 +26,9 @@ internal interface IBootSystem
 
     /// <summary>The row's mapped device stands on its base already, read-only: it was taken for old.</summary>
     bool IsOld(BootRow row);
+
+    /// <summary>Keeps other merges and servers from the row's COW and base until the returned is disposed, and those that are started meanwhile hold them. Throws 76 if another has them.</summary>
+    IDisposable Claim(BootRow row);
 
     /// <summary>Decodes every payload; throws what is wrong.</summary>
     void Verify(BootRow row);

@@ -18,9 +18,9 @@ public sealed class FileCowOutput : ICowOutput, IDisposable
 
     /// <summary>
     /// Opens <paramref name="path"/>, makes it first if it is not there; what it holds stays until the writer begins. Exit code 73 if that
-    /// cannot be done, 71 without descriptors or memory, 76 when somebody else uses it.
+    /// cannot be done, 71 without descriptors or memory, 76 when another program uses it, 69 when it cannot be locked and <paramref name="access"/> does not say that it need not be.
     /// </summary>
-    public static FileCowOutput Create(string path)
+    public static FileCowOutput Create(string path, DeviceAccess access = DeviceAccess.Exclusive)
     {
         // Only what does not exist is made here: a device node, a link or a busy file is left to the one place that knows how to open it.
         if (Libc.Statx(Libc.AT_FDCWD, path, 0, Libc.STATX_BASIC_STATS, out _) < 0)
@@ -33,16 +33,16 @@ public sealed class FileCowOutput : ICowOutput, IDisposable
         }
         try
         {
-            return Open(path);
+            return Open(path, access);
         }
-        catch (SnapuserdException e) when (e.Code is not (ExitCode.InUse or ExitCode.OutOfResources))
+        catch (SnapuserdException e) when (e.Code is not (ExitCode.InUse or ExitCode.OutOfResources or ExitCode.Unavailable))
         {
             throw new SnapuserdException(ExitCode.CannotCreate, e.Message);
         }
     }
 
     /// <summary>Opens a file or device that exists, for appending. Exit codes as <see cref="BlockDevice.Open"/>.</summary>
-    public static FileCowOutput Open(string path) => new(BlockDevice.Open(path, DeviceAccess.Write | DeviceAccess.Exclusive));
+    public static FileCowOutput Open(string path, DeviceAccess access = DeviceAccess.Exclusive) => new(BlockDevice.Open(path, DeviceAccess.Write | access));
 
     /// <inheritdoc/>
     public string Name => _device.Path;

@@ -145,23 +145,48 @@ public sealed class BootTests : IDisposable
         Assert.Equal((state, state == "old" ? ExitCode.Done : ExitCode.InUse, done), (rows[0].State, code, string.Join(',', _system.Done)));
     }
 
+    private static void BeginMerge(BootRow row)
+    {
+        byte[] cow = File.ReadAllBytes(row.Cow);
+        cow[78] = 1;
+        File.WriteAllBytes(row.Cow, cow);
+    }
+
     [Theory]
-    [InlineData(nameof(MergePolicy.Background))]
-    [InlineData(nameof(MergePolicy.Rollback))]
-    public void A_merge_that_began_since_the_look_at_its_row_leaves_no_old_image(string policy)
+    [InlineData(nameof(MergePolicy.Background), "served", ExitCode.Done)]
+    [InlineData(nameof(MergePolicy.Rollback), "failed", ExitCode.Usage)]
+    public void A_merge_that_began_before_its_row_was_claimed_is_seen(string policy, string state, ExitCode expected)
     {
         BootRow row = Row();
-        // Somebody's merge begins while another row is looked after; this row's payloads cannot be read any more.
-        _system.Damage = new SnapuserdException(ExitCode.OutOfResources, "no memory");
-        _system.OnStand = () =>
-        {
-            byte[] cow = File.ReadAllBytes(row.Cow);
-            cow[78] = 1;
-            File.WriteAllBytes(row.Cow, cow);
-        };
+        // Another process merges while another row is looked after.
+        _system.OnStand = () => BeginMerge(row);
         (List<RowResult> rows, ExitCode code) = Boot(Options(Enum.Parse<MergePolicy>(policy)), Row("first", Given.DamagedOps), row);
-        Assert.Equal(["old", "failed"], rows.Select(one => one.State));
-        Assert.Equal(ExitCode.InUse, code);
+        Assert.Equal(["old", state], rows.Select(one => one.State));
+        Assert.Equal(expected, code);
+    }
+
+    [Fact]
+    public void A_merge_that_began_since_the_look_at_its_row_leaves_no_old_image()
+    {
+        BootRow row = Row();
+        // Another engine merges while the payloads are checked, which cannot be read any more.
+        (_system.Damage, _system.OnVerify) = (new SnapuserdException(ExitCode.OutOfResources, "no memory"), () => BeginMerge(row));
+        (List<RowResult> rows, ExitCode code) = Boot(Options(MergePolicy.Background), row);
+        Assert.Equal(("failed", ExitCode.InUse), (rows[0].State, code));
+    }
+
+    [Theory]
+    [InlineData(Given.Untouched)]
+    [InlineData(Given.Begun)]
+    public void A_row_that_another_process_uses_is_76_and_nothing_is_done(Given given)
+    {
+        _system.IsUsed = true;
+        foreach (MergePolicy policy in new[] { MergePolicy.Background, MergePolicy.Before })
+        {
+            (List<RowResult> rows, ExitCode code) = Boot(Options(policy), Row(given: given));
+            Assert.Equal(("failed", ExitCode.InUse), (rows[0].State, code));
+            Assert.Empty(_system.Done);
+        }
     }
 
     [Fact]
@@ -171,9 +196,7 @@ public sealed class BootTests : IDisposable
         _system.Server = _ => _system.Pauses < 3 ? new RowServer(false, true, "it is about to end") : null;
         _system.OnPause = pauses =>
         {
-            byte[] cow = File.ReadAllBytes(row.Cow);
-            cow[78] = 1;
-            File.WriteAllBytes(row.Cow, cow);
+            BeginMerge(row);
         };
         (List<RowResult> rows, ExitCode code) = Boot(Options(MergePolicy.Rollback), row);
         Assert.Equal(("failed", ExitCode.Usage), (rows[0].State, code));
@@ -196,9 +219,7 @@ public sealed class BootTests : IDisposable
         // The first thing a merge does to the COW: the state byte becomes 1.
         _system.OnServe = () =>
         {
-            byte[] cow = File.ReadAllBytes(row.Cow);
-            cow[78] = 1;
-            File.WriteAllBytes(row.Cow, cow);
+            BeginMerge(row);
         };
         _system.MergeCode = ExitCode.InputOutput;
         (List<RowResult> rows, ExitCode code) = Boot(Options(), row);
@@ -529,6 +550,7 @@ public sealed class BootTests : IDisposable
         internal SnapuserdException? Damage { get; set; }
         internal SnapuserdException? NoMapper { get; set; }
         internal Action? OnServe { get; set; }
+        internal Action? OnVerify { get; set; }
         internal Action? OnStand { get; set; }
         internal Action<int>? OnPause { get; set; }
         internal string? Doubtful { get; set; }
@@ -553,9 +575,14 @@ public sealed class BootTests : IDisposable
 
         public RowServer? Ask(string socket, BootRow row) => Server(socket);
 
+        internal bool IsUsed { get; set; }
+
+        public IDisposable Claim(BootRow row) => IsUsed ? throw new SnapuserdException(ExitCode.InUse, "it is locked by another snapuserd") : new MemoryStream();
+
         public void Verify(BootRow row)
         {
             Done.Add("verify");
+            OnVerify?.Invoke();
             if (Damage != null) throw Damage;
         }
 
