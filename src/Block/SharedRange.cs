@@ -1,7 +1,14 @@
 namespace Snapuserd.Block;
 
 /// <summary>
-/// Bytes that a source and a base have in common: source bytes [<paramref name="SourceOffset"/>, + <paramref name="Length"/>) and base bytes
-/// [<paramref name="BaseOffset"/>, + <paramref name="Length"/>) are the same storage. All three in bytes.
+/// Storage that source and base have in common: bytes [<paramref name="SourceOffset"/>, +<paramref name="Length"/>) of the source are the very same
+/// storage as bytes [<paramref name="BaseOffset"/>, +<paramref name="Length"/>) of the base. All three are multiples of 512.
 /// </summary>
-public readonly record struct SharedRange(long SourceOffset, long BaseOffset, long Length);
+public readonly record struct SharedRange(long SourceOffset, long BaseOffset, long Length)
+{
+    /// <summary>Bytes by which a byte's offset on the base is higher than on the source.</summary>
+    public long Shift => BaseOffset - SourceOffset;
+
+    /// <summary>The first byte of the source behind the range.</summary>
+    public long SourceEnd => SourceOffset + Length;
+}

@@ -97,6 +97,58 @@ public sealed class MergeOrder
         GC.KeepAlive(_cow);
     }
 
+    /// <summary>
+    /// The same for a source that shares storage with Base in the places that <paramref name="map"/> names, and is not Base itself: what counts is the
+    /// storage, not the number of a block. An op may read what an earlier one writes, so a limit may be any position: one more than the highest
+    /// position whose op reads storage that p writes. A limit above p + 1 says that a later op reads what p destroys. A Copy of storage onto itself
+    /// gives −1. Exit code 65 for a block that is written twice.
+    /// </summary>
+    public void CheckOverlap(StorageMap map, Span<int> limits)
+    {
+        if (limits.Length != Count) throw new ArgumentException($"{limits.Length} limits for {Count} positions", nameof(limits));
+        limits.Clear();
+        CheckWrites();
+        Span<PackedOp> ops = _cow.Ops;
+        Span<int> slots = Slots;
+        Span<ulong> index = _cow.BlockIndex[..Count];
+        MarkDuplicates(index, limits);
+        int place = 0;
+        for (int position = 0; position < slots.Length; position++)
+        {
+            if (!ops[slots[position]].IsOrdered) continue;
+            CowOp op = ops[slots[position]].Unpack();
+            if (IsNoOp(op, map))
+            {
+                limits[position] = -1;
+                continue;
+            }
+            for (int cursor = 0; map.Next(op.SourceByte, CowOp.BlockSize, ref cursor, out SharedRange part);)
+            {
+                long last = (part.BaseOffset + part.Length - 1) / CowOp.BlockSize;
+                for (long block = part.BaseOffset / CowOp.BlockSize; block <= last; block++)
+                {
+                    int writer = Writer(index, ops, slots, block, ref place);
+                    if (writer >= 0 && !IsNoOp(ops[slots[writer]].Unpack(), map)) limits[writer] = Math.Max(limits[writer], position + 1);
+                }
+            }
+        }
+        GC.KeepAlive(_cow);
+    }
+
+    /// <summary>The first stretch of what the op at <paramref name="reader"/> reads that the op at <paramref name="writer"/> overwrites; null if there is none.</summary>
+    public SharedRange? Destroyed(StorageMap map, int writer, int reader)
+    {
+        CowOp op = _cow[OpIndex(reader)], other = _cow[OpIndex(writer)];
+        if (!op.IsOrdered) return null;
+        long from = (long)other.NewBlock * CowOp.BlockSize, to = from + other.UnitBytes;
+        for (int cursor = 0; map.Next(op.SourceByte, CowOp.BlockSize, ref cursor, out SharedRange part);)
+        {
+            long start = Math.Max(part.BaseOffset, from), end = Math.Min(part.BaseOffset + part.Length, to);
+            if (start < end) return new SharedRange(start - part.Shift, start, end - start);
+        }
+        return null;
+    }
+
     /// <summary>Two writes of one block in flight at once would be a race, though of equals; and one is enough.</summary>
     private static void MarkDuplicates(Span<ulong> index, Span<int> limits)
     {
@@ -178,6 +230,9 @@ public sealed class MergeOrder
 
     /// <summary>Puts a block onto itself: nothing to read, nothing to write when source and base are one device.</summary>
     private static bool IsNoOp(in CowOp op) => op.Type == CowOpType.Copy && op.Source == op.NewBlock;
+
+    /// <summary>The same where source and base share storage: what the op reads lies exactly where it writes.</summary>
+    private static bool IsNoOp(in CowOp op, StorageMap map) => op.Type == CowOpType.Copy && map.LiesExactlyAt(op.SourceByte, CowOp.BlockSize, (long)op.NewBlock * CowOp.BlockSize);
 
     private static int InFileOrder(Span<PackedOp> ops, Span<ulong> index, Span<int> slots)
     {

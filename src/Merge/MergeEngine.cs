@@ -20,7 +20,8 @@ namespace Snapuserd.Merge;
 /// </code>
 /// <c>_durable</c> is the count that a power cut would leave; <c>_written</c> is the position up to which Base is written. Whatever stands
 /// between them, and what is being written behind, is written again after a crash, which rule 1 makes harmless. Making contents ahead of time is harmless too: in a valid
-/// order no op reads what an earlier one writes, and no op writes what an earlier one has still to read.
+/// order no op reads what an earlier one writes, and no op writes what an earlier one has still to read. Where source and base overlap an op may read what an earlier one
+/// writes, but only inside one window, and a window is read as a whole before the first of its writes to Base.
 /// <para>
 /// A protocol is a sequence of waits: each step begins I/O and yields the transfers that must be done before the next step. One runs at a time.
 /// </para>
@@ -96,7 +97,8 @@ public sealed class MergeEngine : IDisposable
 
     /// <summary>
     /// Reads and validates the COW against the devices, without writing anything. Exit code 65 when it is corrupt, does not fit, or
-    /// cannot be merged; 64 when it can be merged only with <see cref="MergeOptions.AllowUnsafe"/>; 71 when the arena is too small.
+    /// cannot be merged; 64 when it can be merged only with <see cref="MergeOptions.AllowUnsafe"/>; 71 when the arena is too small. Whether a source that
+    /// overlaps Base allows the merge is found out by <see cref="Run"/>, before its first write: what cannot be merged can still be served.
     /// </summary>
     public static MergeEngine Open(MergeSetup setup)
     {
@@ -109,8 +111,9 @@ public sealed class MergeEngine : IDisposable
                 throw new SnapuserdException(ExitCode.CowCorrupt, $"{cow.Name}: version {cow.Header.Major} has no room to merge safely; it can be inspected and extracted only");
             cow.CheckDevices(setup.Base.Length, setup.Source.Length);
             ScratchLayout layout = new(cow.Header.HeaderBytes, cow.Header.ScratchBytes);
-            plan = new MergePlan(cow, layout.Window, setup.SharedBlocks, setup.SourceIsBase);
-            if (layout.Window == 0 && !setup.Options.AllowUnsafe) RefuseInPlace(cow, plan);
+            plan = new MergePlan(cow, layout.Window, setup.SharedBlocks, setup.SourceIsBase, setup.Overlap);
+            // Where source and base overlap only merging is refused, and what is served can still be read.
+            if (layout.Window == 0 && !setup.Options.AllowUnsafe && setup.Overlap is null) RefuseInPlace(cow, plan);
             return new MergeEngine(setup, cow, plan);
         }
         catch
@@ -172,6 +175,7 @@ public sealed class MergeEngine : IDisposable
         {
             if (share != null) _pipeline.Join(share);
             _setup.Observer?.Progress(Progress);
+            if (_setup.Overlap is not null) RefuseOverlap();
             if (_setup.Options.VerifyFirst && _durable == 0) _pipeline.VerifyPayloads();
             AwaitResume();
             Start();
@@ -218,6 +222,14 @@ public sealed class MergeEngine : IDisposable
             if (plan.IsInPlace(position))
                 throw new SnapuserdException(ExitCode.Usage,
                     $"{cow.Name}: {plan.Describe(position)} reads the block it overwrites, and the COW has no scratch to protect it: a power cut there would lose the block; --allow-unsafe merges all the same");
+    }
+
+    /// <summary>Nothing is written unless all that is left can be merged although source and base overlap. Exit codes 64 and 65.</summary>
+    private void RefuseOverlap()
+    {
+        LeftWindow left = _left ??= Prepare();
+        _plan.CheckMergeable(_durable + (left.IsStale ? 0 : left.Entries), _setup);
+        if (_plan.Window == 0 && !_setup.Options.AllowUnsafe) RefuseInPlace(_cow, _plan);
     }
 
     /// <summary>What is paused by now does not begin: the first write to the COW says that there may be no way back.</summary>
@@ -276,6 +288,7 @@ public sealed class MergeEngine : IDisposable
         if (_head.Count != _resumedFrom)
             throw new SnapuserdException(ExitCode.InUse, $"{_cow.Name}: num_merge_ops changed from {_resumedFrom} to {_head.Count} while it was read; another merge is running");
         LeftWindow left = LeftWindow.Read(_cow, _plan, _head, _durable);
+        _plan.CheckSources(_durable + (left.IsStale ? 0 : left.Entries), _setup);
         _setup.Readers.Publish(new OpHomes(_durable, left.IsStale ? 0 : left.Entries));
         return left;
     }
@@ -516,6 +529,7 @@ public sealed class MergeEngine : IDisposable
     private IEnumerable<IPending> WriteWindow(int window, Batch? batch)
     {
         int end = _journaledTo = _written + window;
+        if (!_plan.IsSafe(end)) throw new InvalidOperationException($"rule 1: the window from {_written} to {end} overwrites what an op behind it reads");
         if (batch != null)
         {
             foreach (IPending pending in WriteFirst(batch)) yield return pending;
@@ -591,8 +605,8 @@ public sealed class MergeEngine : IDisposable
     private void CheckRule1(Batch batch)
     {
         if (!_recovered) throw new InvalidOperationException("Base is written before what the predecessor left was made durable");
-        bool journaled = batch.From >= _durable && batch.To <= _journaledTo && _head.DurableState == ScratchLayout.Valid;
-        bool allowed = batch.From >= _durable && batch.To <= _unsafeTo && _head.Magic == CowHeader.UnsafeMagic;
+        bool journaled = batch.From >= _durable && batch.To <= _journaledTo && batch.Limit <= _journaledTo && _head.DurableState == ScratchLayout.Valid;
+        bool allowed = batch.From >= _durable && batch.To <= _unsafeTo && batch.Limit <= _unsafeTo && _head.Magic == CowHeader.UnsafeMagic;
         if (batch.Limit > _released && !journaled && !allowed)
             throw new InvalidOperationException($"rule 1: positions {batch.From} to {batch.To} overwrite a block that is read from position {_released} on");
     }

@@ -18,6 +18,8 @@ public readonly record struct MergeForecast(int Journaled, int Windows, int Unpr
     /// <summary>The same of a plan that is made already.</summary>
     internal static MergeForecast Of(MergePlan plan, int from)
     {
+        // Where the rest cannot be merged no step leads to the end.
+        if (!plan.IsSafe(from)) return default;
         int journaled = 0, windows = 0, unprotected = 0, checkpoints = 0;
         for (int durable = from, written = from; written < plan.Count;)
         {

@@ -1,4 +1,5 @@
 using System;
+using System.Collections.Generic;
 using Snapuserd.Block;
 using Snapuserd.Cow;
 using Snapuserd.Interop;
@@ -26,23 +27,45 @@ internal readonly record struct MergeStep(StepKind Kind, int Ops);
 /// durable count has reached its <see cref="Limit"/>, which is the position behind the last op that reads one of them.
 /// A valid order has no reader behind the writer, so the limit is at most the op's own position plus 1, and it is that exactly when the
 /// op reads what it overwrites.
+/// <para>
+/// Where Source shares storage with Base under other block numbers (<see cref="StorageMap"/>), a later op may read what an earlier one overwrites. Then both
+/// must be in one window: its ops are all read before the first of them is written. No count may ever stand between the two, and not every window fits, because
+/// its length is given. <see cref="IsSafe"/> says from which counts the rest can be merged, and each step of the plan ends at one.
+/// </para>
 /// </summary>
 internal sealed class MergePlan : IDisposable
 {
+    // What a byte per count says: nothing reads what is gone, but no step leads on; something reads what is gone; the rest can be merged.
+    private const byte Stuck = 0, Gone = 1, Safe = 2;
+
     private readonly CowFile _cow;
     private readonly MappedMemory? _limits;
+    private readonly MappedMemory? _counts;
+    private readonly StorageMap? _map;
 
-    /// <summary>Checks the order (exit code 65 if an op reads what an earlier one writes) and works out the limits: 4 bytes per op.</summary>
-    public MergePlan(CowFile cow, int window, bool sharedBlocks, bool sourceIsBase)
+    /// <summary>
+    /// Checks the order (exit code 65 if an op reads what an earlier one writes) and works out the limits: 4 bytes per op. With an
+    /// <paramref name="overlap"/> any order will do, and it takes 5.
+    /// </summary>
+    public MergePlan(CowFile cow, int window, bool sharedBlocks, bool sourceIsBase, ReadOnlyMemory<SharedRange>? overlap = null)
     {
         _cow = cow;
         Window = window;
         if (Count == 0) return;
-        int result = MappedMemory.Map((nint)Count * sizeof(int), out _limits);
-        if (result < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"cannot map memory for {Count} ops: {Reason.Of(result)}");
+        _limits = Map((nint)Count * sizeof(int));
         try
         {
-            cow.Order.Check(sharedBlocks, Limits, sourceIsBase);
+            if (overlap is { } ranges)
+            {
+                _map = new StorageMap(ranges.Span);
+                cow.Order.CheckOverlap(_map, Limits);
+                _counts = Map((nint)Count + 1);
+                FindSafeCounts();
+            }
+            else
+            {
+                cow.Order.Check(sharedBlocks, Limits, sourceIsBase);
+            }
         }
         catch
         {
@@ -59,13 +82,119 @@ internal sealed class MergePlan : IDisposable
 
     private Span<int> Limits => _limits!.Span<int>(0, Count);
 
+    private Span<byte> Counts => _counts!.Span<byte>(0, Count + 1);
+
+    /// <summary>Everything from the durable count <paramref name="count"/> on can be merged, without scratch perhaps only on the user's word.</summary>
+    public bool IsSafe(int count) => _counts is null || Counts[count] == Safe;
+
+    /// <summary>
+    /// Throws unless the rest can be merged from the durable count <paramref name="count"/> on: 65 where the source of an op is gone already (<see cref="CheckSources"/>),
+    /// 64 where no checkpoint and no window leads to the end.
+    /// </summary>
+    public void CheckMergeable(int count, MergeSetup setup)
+    {
+        if (IsSafe(count)) return;
+        CheckSources(count, setup);
+        (int writer, int reader) = FirstObstacle(count);
+        string why = Window == 0 ? "and the COW has no scratch to protect it"
+            : !HoldsOrderedOnly(writer, reader) ? "and the scratch takes copies and xors only, without a replace or zero among them"
+            : $"and no window of {Window} ops in the scratch can begin so that it protects them";
+        throw new SnapuserdException(ExitCode.Usage,
+            $"{_cow.Name}: cannot be merged into {setup.Base.Name}: {Conflict(writer, reader, setup)}, {why}; nothing was written; "
+            + "merge with --source naming a copy of the source elsewhere, or extract the image");
+    }
+
+    /// <summary>
+    /// Throws 65 if an op from the durable count <paramref name="count"/> on reads what a counted op has overwritten: what it needs is gone, for readers as well. This engine
+    /// never leaves such a count.
+    /// </summary>
+    public void CheckSources(int count, MergeSetup setup)
+    {
+        if (_counts is null || Counts[count] != Gone) return;
+        (int writer, int reader) = PairAcross(count);
+        throw new SnapuserdException(ExitCode.CowCorrupt,
+            $"{_cow.Name}: {count} of {Count} ops are counted, and {Conflict(writer, reader, setup)}: what it reads is gone, so the image is lost unless --source names the wrong device");
+    }
+
+    /// <summary>For each count whether the rest can be merged from there: from the last to the first, by what one step reaches.</summary>
+    private void FindSafeCounts()
+    {
+        ReadOnlySpan<int> limits = Limits;
+        Span<byte> counts = Counts;
+        int reach = 0, count = Count;
+        for (int at = 0; at < count; at++)
+        {
+            counts[at] = reach > at ? Gone : Stuck;
+            reach = Math.Max(reach, limits[at]);
+        }
+        counts[count] = Safe;
+        int endOfRun = count;
+        for (int at = count - 1; at >= 0; at--)
+        {
+            if (!this[at].IsOrdered) endOfRun = at;
+            if (counts[at] == Gone) continue;
+            int window = Math.Min(Window, endOfRun - at);
+            bool plain = limits[at] <= at && counts[at + 1] == Safe;
+            bool journaled = window > 0 && counts[at + window] == Safe;
+            bool inPlace = Window == 0 && limits[at] == at + 1 && counts[at + 1] == Safe;
+            if (plain || journaled || inPlace) counts[at] = Safe;
+        }
+    }
+
+    /// <summary>The pair of writer and later reader at which merging from <paramref name="count"/> on ends, however it is done: none of its steps gets further.</summary>
+    private (int Writer, int Reader) FirstObstacle(int count)
+    {
+        ReadOnlySpan<byte> counts = Counts;
+        // What can be reached is Stuck as well, so it needs no memory but a queue: a step leads forward, to one of two places.
+        SortedSet<int> toDo = [count];
+        int furthest = count;
+        while (toDo.Count > 0)
+        {
+            int at = toDo.Min;
+            toDo.Remove(at);
+            furthest = at;
+            if (Limit(at) <= at + (Window == 0 ? 1 : 0) && counts[at + 1] != Gone) toDo.Add(at + 1);
+            if (WindowAt(at) is > 0 and int window && counts[at + window] != Gone) toDo.Add(at + window);
+        }
+        if (Limit(furthest) > furthest + 1) return (furthest, Limit(furthest) - 1);
+        return PairAcross(furthest + WindowAt(furthest));
+    }
+
+    /// <summary>A writer before <paramref name="count"/> and a reader from there on.</summary>
+    private (int Writer, int Reader) PairAcross(int count)
+    {
+        for (int writer = count - 1; writer >= 0; writer--)
+            if (Limit(writer) > count) return (writer, Limit(writer) - 1);
+        throw new InvalidOperationException($"nothing is read across count {count}");
+    }
+
+    private bool HoldsOrderedOnly(int from, int to)
+    {
+        for (int position = from; position <= to; position++)
+            if (!this[position].IsOrdered) return false;
+        return true;
+    }
+
+    private string Conflict(int writer, int reader, MergeSetup setup)
+    {
+        SharedRange range = _cow.Order.Destroyed(_map!, writer, reader) ?? throw new InvalidOperationException("two ops that do not meet");
+        return $"{Describe(reader)} reads block {range.SourceOffset / CowOp.BlockSize} of {setup.Source.Name}, which {Describe(writer)} overwrites before it"
+            + $" (byte {range.SourceOffset} of the source is byte {range.BaseOffset} of the base, a shift of {range.Shift} bytes)";
+    }
+
+    private static MappedMemory Map(nint bytes)
+    {
+        int result = MappedMemory.Map(bytes, out MappedMemory? memory);
+        return result < 0 ? throw new SnapuserdException(ExitCode.OutOfResources, $"cannot map {bytes} bytes of memory for the ops: {Reason.Of(result)}") : memory!;
+    }
+
     /// <summary>The op at a position of the merge order.</summary>
     public CowOp this[int position] => _cow[_cow.Order.OpIndex(position)];
 
     /// <summary>The durable count from which on the op's blocks may be overwritten without the journal.</summary>
     public int Limit(int position) => Limits[position];
 
-    /// <summary>The op reads what it overwrites: an Xor in place. No checkpoint helps, only the journal does.</summary>
+    /// <summary>The op overwrites what it or a later one reads: an Xor in place. No checkpoint helps, only the journal does.</summary>
     public bool IsInPlace(int position) => Limit(position) > position;
 
     /// <summary>There is nothing to write: a Copy onto itself, or a duplicate of an op that comes before.</summary>
@@ -77,6 +206,7 @@ internal sealed class MergePlan : IDisposable
         int run = PlainRun(durable, written);
         if (run == 0 && written > durable) return new MergeStep(StepKind.Checkpoint, 0);
         int window = written == durable ? WindowAt(written) : 0;
+        if (!IsSafe(written + window)) window = 0;
         // A plain run ends with two flushes, a window takes four and writes every byte twice: a run of more than half the window's ops is
         // cheaper. An Xor in place makes a run of none.
         if (window > 0 && run <= window / 2) return new MergeStep(StepKind.Journal, window);
@@ -96,7 +226,7 @@ internal sealed class MergePlan : IDisposable
     {
         ReadOnlySpan<int> limits = Limits;
         int position = from;
-        while (position < limits.Length && limits[position] <= durable) position++;
+        while (position < limits.Length && limits[position] <= durable && IsSafe(position + 1)) position++;
         return position - from;
     }
 
@@ -125,5 +255,9 @@ internal sealed class MergePlan : IDisposable
     public string Describe(int position) => _cow.Describe(_cow.Order.OpIndex(position));
 
     /// <inheritdoc/>
-    public void Dispose() => _limits?.Dispose();
+    public void Dispose()
+    {
+        _counts?.Dispose();
+        _limits?.Dispose();
+    }
 }

@@ -38,6 +38,7 @@ public sealed class MergedImage : IDisposable
             LeftWindow left = LeftWindow.Read(cow, plan, _head, _count);
             if (!left.IsStale) _windowEnd = _count + left.Entries;
         }
+        plan.CheckSources(_windowEnd, setup);
         int chunk = Math.Clamp(setup.Arena.Free / 8, CowOp.BlockSize, MostChunk) & -CowOp.BlockSize;
         _chunk = setup.Arena.Take(chunk) ?? throw new SnapuserdException(ExitCode.OutOfResources, "the buffer memory is too small; try a larger --memory");
         _pipeline = Pipeline.InRestOf(setup, cow);
@@ -52,7 +53,7 @@ public sealed class MergedImage : IDisposable
         {
             cow = setup.ReadCow();
             cow.CheckDevices(setup.Base.Length, setup.Source.Length);
-            plan = new MergePlan(cow, new ScratchLayout(cow.Header.HeaderBytes, cow.Header.ScratchBytes).Window, setup.SharedBlocks, setup.SourceIsBase);
+            plan = new MergePlan(cow, new ScratchLayout(cow.Header.HeaderBytes, cow.Header.ScratchBytes).Window, setup.SharedBlocks, setup.SourceIsBase, setup.Overlap);
             return new MergedImage(setup, cow, plan);
         }
         catch

@@ -14,7 +14,7 @@ public static class PayloadCheck
         CowFile cow = setup.ReadCow();
         try
         {
-            cow.Order.Check(setup.SharedBlocks, default);
+            cow.Order.Check(setup.SharedBlocks && setup.Overlap is null, default);
             Pipeline.InRestOf(setup, cow).VerifyPayloads(setup.Observer);
             return cow;
         }
