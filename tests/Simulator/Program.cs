@@ -26,6 +26,7 @@ public static class Program
     private static readonly (string Name, int Share, Func<Budget, int> Run)[] Simulations =
     [
         ("programs", 5, Programs.Simulate),
+        ("overlaps", 2, Overlaps.Simulate),
         ("random", 4, RandomRuns.Simulate),
         ("cases", 1, SmallCases.Simulate),
         ("android", 2, AndroidSimulation.Simulate),

@@ -75,7 +75,7 @@ public static class Programs
     public const int Blocks = 4;
 
     // Where in its first block an unaligned source begins: not at a sector, and in the first of them.
-    private const int Unaligned = 37;
+    internal const int Unaligned = 37;
 
     private static readonly SmallOp[] _ops = AllOps();
     private static readonly int[][] _renamings = Permutations();
@@ -268,22 +268,23 @@ public static class Programs
     {
         CowBuilder cow = new() { Version = program.Version, ScratchBytes = program.Window == 0 ? 0 : SmallCases.ScratchFor(program.Window), MaxUnitBytes = 2 * CowOp.BlockSize };
         if (program.Sequence.Length > 0) cow.Sequence([.. program.Sequence.Select(block => (uint)(block - '0'))]);
-        for (int i = 0; i < program.Ops.Length; i++)
-        {
-            SmallOp op = program.Ops[i];
-            ulong from = (ulong)op.From * CowOp.BlockSize;
-            ReadOnlySpan<byte> payload = _payloads[i];
-            switch (op.Kind)
-            {
-                case 'C': cow.Copy((uint)op.Block, (ulong)op.From); break;
-                case 'X': cow.Xor((uint)op.Block, from, payload[..CowOp.BlockSize]); break;
-                case 'Y': cow.Xor((uint)op.Block, from + Unaligned, payload[..CowOp.BlockSize]); break;
-                case 'R': cow.Replace((uint)op.Block, payload[..CowOp.BlockSize]); break;
-                case 'S': cow.Replace((uint)op.Block, payload); break;
-                default: cow.Zero((uint)op.Block); break;
-            }
-        }
+        for (int i = 0; i < program.Ops.Length; i++) Add(cow, program.Ops[i], _payloads[i]);
         return cow;
+    }
+
+    /// <summary>Adds an op with the payload of two blocks, or the part of it that it needs.</summary>
+    internal static void Add(CowBuilder cow, SmallOp op, ReadOnlySpan<byte> payload)
+    {
+        ulong from = (ulong)op.From * CowOp.BlockSize;
+        switch (op.Kind)
+        {
+            case 'C': cow.Copy((uint)op.Block, (ulong)op.From); break;
+            case 'X': cow.Xor((uint)op.Block, from, payload[..CowOp.BlockSize]); break;
+            case 'Y': cow.Xor((uint)op.Block, from + Unaligned, payload[..CowOp.BlockSize]); break;
+            case 'R': cow.Replace((uint)op.Block, payload[..CowOp.BlockSize]); break;
+            case 'S': cow.Replace((uint)op.Block, payload); break;
+            default: cow.Zero((uint)op.Block); break;
+        }
     }
 
     private static SmallOp[] AllOps()

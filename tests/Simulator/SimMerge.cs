@@ -24,7 +24,7 @@ public static class SimMerge
             queue?.Readers?.Run();
             step();
         }
-        using SimQueue own = queue = new(Devices(merge, disks), arena, merge.QueueDepth, seed, Step, faults, pages) { SlowFlushes = merge.SlowFlushes };
+        using SimQueue own = queue = new(Devices(merge, disks), arena, merge.QueueDepth, seed, Step, faults, pages) { SlowFlushes = merge.SlowFlushes, Overlap = merge.Overlap ?? [] };
         using SimWorkers workers = new(new DecodeWorker(), seed);
         using WakeUp wakeUp = new();
         SimPace? pace = merge.Paced ? new SimPace(seed) : null;
@@ -69,7 +69,7 @@ public static class SimMerge
     public static int FirstWrongPage(MergeCase merge, SimDisk[] disks, Arena arena, ulong seed)
     {
         Clean(arena);
-        using SimQueue queue = new(Devices(merge, disks), arena, merge.QueueDepth, seed, () => throw new ContractViolationException("a reader writes"));
+        using SimQueue queue = new(Devices(merge, disks), arena, merge.QueueDepth, seed, () => throw new ContractViolationException("a reader writes")) { Overlap = merge.Overlap ?? [] };
         using SimWorkers workers = new(new DecodeWorker(), seed);
         using MergedImage image = MergedImage.Open(Setup(merge, disks, arena, seed, queue, workers));
         for (long offset = 0; offset < image.Length;)
@@ -97,7 +97,8 @@ public static class SimMerge
         Source = disks.Length > 2 ? new MergeDevice(2, "source", disks[2].Cache.Length)
             : merge.AnotherPath ? new MergeDevice(2, "base by another path", disks[1].Cache.Length)
             : new MergeDevice(1, "base", disks[1].Cache.Length),
-        SharedBlocks = disks.Length < 3,
+        SharedBlocks = disks.Length < 3 || merge.Overlap is not null,
+        Overlap = merge.Overlap,
         Options = merge.Options with
         {
             UncountedBytes = merge.UncountedIntervals * Math.Min(merge.Options.CheckpointBytes, 1L << 40),

@@ -40,6 +40,12 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
     /// <summary>A flush ends when nothing else is in flight: as where all of a page cache must be written back first.</summary>
     public bool SlowFlushes { get; init; }
 
+    /// <summary>
+    /// Parts of device 2 that are parts of device 1. Each has a cache of its own, as two block devices over one disk have: what was written to the one and
+    /// is not on the medium may be missing in a read of the other.
+    /// </summary>
+    public SharedRange[] Overlap { get; init; } = [];
+
     /// <summary>Queues of other threads on the same disks: their requests must not meet this one's either.</summary>
     public SimQueue[] Beside { get; set; } = [];
 
@@ -122,7 +128,7 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
             {
                 if (other.Request.Verb is BlockVerb.Flush or BlockVerb.WriteBack || (request.Verb == BlockVerb.Read && other.Request.Verb == BlockVerb.Read)) continue;
                 CheckRace(request, buffer, other, this);
-                if (Overlap(other.Request.Buffer.Offset, other.Request.Buffer.Length, request.Buffer.Offset, request.Buffer.Length)
+                if (Meet(other.Request.Buffer.Offset, other.Request.Buffer.Length, request.Buffer.Offset, request.Buffer.Length)
                     && !(request.Verb == BlockVerb.Write && other.Request.Verb == BlockVerb.Write))
                     throw new ContractViolationException($"a buffer is used by two requests: {request} and {other.Request}");
             }
@@ -146,9 +152,41 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
     {
         BlockRequest other = flight.Request;
         if (other.Verb is BlockVerb.Flush or BlockVerb.WriteBack || (request.Verb == BlockVerb.Read && other.Verb == BlockVerb.Read)) return;
-        if (whose.Disk(other.Device) != Disk(request.Device) || !Overlap(other.Offset, other.Buffer.Length, request.Offset, buffer.Length)) return;
-        if (!(request.Verb == BlockVerb.Write ? ChangesNothingFor(request, buffer, other) : ChangesNothingFor(other, flight.Watched, request)))
-            throw new ContractViolationException($"{request.Verb} at {request.Offset} races with {other.Verb} at {other.Offset} on device {request.Device}{(whose == this ? "" : " by another thread")}");
+        foreach ((SimDisk disk, long offset, int length) in Places(request))
+        {
+            foreach ((SimDisk otherDisk, long otherOffset, int otherLength) in whose.Places(other))
+            {
+                if (otherDisk != disk || !Meet(otherOffset, otherLength, offset, length)) continue;
+                if (!(request.Verb == BlockVerb.Write
+                    ? ChangesNothingFor(request, buffer, other.Verb, otherOffset, otherLength)
+                    : ChangesNothingFor(other, flight.Watched, request.Verb, offset, length)))
+                    throw new ContractViolationException($"{request.Verb} at {request.Offset} races with {other.Verb} at {other.Offset} on device {request.Device}{(whose == this ? "" : " by another thread")}");
+            }
+        }
+    }
+
+    /// <summary>What a request means on the disks: with an overlap the shared parts of a read of the source are parts of Base.</summary>
+    private List<(SimDisk Disk, long Offset, int Length)> Places(in BlockRequest request)
+    {
+        List<(SimDisk, long, int)> places = [(disks[request.Device], request.Offset, request.Buffer.Length)];
+        if (request.Device != 2) return places;
+        foreach (SharedRange range in Overlap)
+        {
+            long start = Math.Max(request.Offset, range.SourceOffset), end = Math.Min(request.Offset + request.Buffer.Length, range.SourceOffset + range.Length);
+            if (start < end) places.Add((disks[1], start + range.BaseOffset - range.SourceOffset, (int)(end - start)));
+        }
+        return places;
+    }
+
+    private void ReadShared(long offset, Span<byte> buffer)
+    {
+        foreach (SharedRange range in Overlap)
+        {
+            long start = Math.Max(offset, range.SourceOffset), end = Math.Min(offset + buffer.Length, range.SourceOffset + range.Length);
+            if (start >= end) continue;
+            Span<byte> part = buffer[(int)(start - offset)..(int)(end - offset)];
+            (_chance.Percent(50) ? disks[1].Cache : disks[1].Durable).Read(start + range.BaseOffset - range.SourceOffset, part);
+        }
     }
 
     private SimDisk Disk(int device) => disks[device];
@@ -171,10 +209,10 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
     }
 
     /// <summary>A read that meets a write sees the same bytes whichever comes first: those that lie there. Two writes never may meet.</summary>
-    private bool ChangesNothingFor(in BlockRequest write, ReadOnlySpan<byte> data, in BlockRequest read)
+    private bool ChangesNothingFor(in BlockRequest write, ReadOnlySpan<byte> data, BlockVerb other, long offset, int length)
     {
-        if (read.Verb != BlockVerb.Read) return false;
-        long from = Math.Max(write.Offset, read.Offset), to = Math.Min(write.Offset + write.Buffer.Length, read.Offset + read.Buffer.Length);
+        if (other != BlockVerb.Read) return false;
+        long from = Math.Max(write.Offset, offset), to = Math.Min(write.Offset + write.Buffer.Length, offset + length);
         byte[] there = new byte[to - from];
         disks[write.Device].Cache.Read(from, there);
         return data.Slice((int)(from - write.Offset), there.Length).SequenceEqual(there);
@@ -215,6 +253,7 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
             case BlockVerb.Read:
                 int got = Math.Min(result, request.Buffer.Length);
                 if (got > 0) disk.Cache.Read(request.Offset, arena[request.Buffer][..got]);
+                if (got > 0 && request.Device == 2) ReadShared(request.Offset, arena[request.Buffer][..got]);
                 return result;
 
             default:
@@ -251,5 +290,5 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
         return page.Number >= from && page.Number < to;
     }
 
-    private static bool Overlap(long a, long aLength, long b, long bLength) => a < b + bLength && b < a + aLength;
+    private static bool Meet(long a, long aLength, long b, long bLength) => a < b + bLength && b < a + aLength;
 }

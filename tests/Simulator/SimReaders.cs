@@ -206,6 +206,16 @@ public sealed class SimReaders : IDisposable
 
     private void LookFor(int device, long offset, ReadOnlySpan<byte> due, int block, string where)
     {
+        if (device == 2)
+        {
+            // What the source has in common with Base lies there.
+            foreach (SharedRange range in _case.Overlap ?? [])
+            {
+                long start = Math.Max(offset, range.SourceOffset), end = Math.Min(offset + due.Length, range.SourceOffset + range.Length);
+                if (start < end) LookFor(1, start + range.BaseOffset - range.SourceOffset, due[(int)(start - offset)..(int)(end - offset)], block, where);
+            }
+            if (_case.Overlap is not null) return;
+        }
         SimDisk disk = _disks[device];
         due = due[..(int)Math.Min(due.Length, disk.Cache.Length - offset)];
         Span<byte> there = stackalloc byte[Page.Size];

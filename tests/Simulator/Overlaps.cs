@@ -1,0 +1,494 @@
+using System;
+using System.Buffers.Binary;
+using System.Collections.Generic;
+using System.Globalization;
+using System.Linq;
+using System.Numerics;
+using System.Text;
+using System.Threading;
+using Snapuserd.Block;
+using Snapuserd.Cow;
+using Snapuserd.Merge;
+using Snapuserd.Tests.Support;
+
+namespace Snapuserd.Tests.Simulator;
+
+/// <summary>
+/// Which storage a source is made of, as a word: pieces by sectors, "p3" three of its own, "b8+16" sixteen of the base from its eighth on. A source that
+/// begins 3 sectors before the base and is as long: "p3,b0+29".
+/// </summary>
+public sealed record Geometry(string Word)
+{
+    /// <summary>For each sector of the source the sector of the base on which it lies, −1 for none.</summary>
+    public int[] Sectors { get; } = [.. Word.Split(',').SelectMany(piece =>
+    {
+        string[] numbers = piece[1..].Split('+');
+        int first = int.Parse(numbers[0], CultureInfo.InvariantCulture);
+        return piece[0] == 'p' ? Enumerable.Repeat(-1, first) : Enumerable.Range(first, int.Parse(numbers[1], CultureInfo.InvariantCulture));
+    })];
+
+    /// <summary>A source of <paramref name="length"/> sectors that begins <paramref name="start"/> sectors behind the beginning of a base of <paramref name="baseLength"/>, or before it; null if the two do not meet.</summary>
+    public static Geometry? Shifted(int start, int length, int baseLength)
+    {
+        int before = Math.Max(0, -start), from = Math.Max(0, start), shared = Math.Min(length - before, baseLength - from), after = length - before - shared;
+        return shared <= 0 ? null : new Geometry($"{(before > 0 ? $"p{before}," : "")}b{from}+{shared}{(after > 0 ? $",p{after}" : "")}");
+    }
+
+    /// <summary>One to five pieces of the base and of its own, some of them twice, in any order.</summary>
+    public static Geometry Random(Chance chance, int baseLength, int most)
+    {
+        StringBuilder word = new();
+        int pieces = 1 + chance.Below(5);
+        for (int i = 0; i < pieces; i++)
+        {
+            int from = chance.Below(baseLength), length = 1 + chance.Below(chance.Percent(50) ? 9 : most);
+            if (chance.Percent(30)) from &= -Page.Sectors;
+            if (i > 0) word.Append(',');
+            if (chance.Percent(25)) word.Append(CultureInfo.InvariantCulture, $"p{length}");
+            else word.Append(CultureInfo.InvariantCulture, $"b{from}+{Math.Min(length, baseLength - from)}");
+        }
+        return new Geometry(word.ToString());
+    }
+
+    /// <summary>What the product is told of it: ranges in any order, some of them cut in two.</summary>
+    public SharedRange[] Ranges(Chance chance)
+    {
+        List<SharedRange> ranges = [];
+        for (int at = 0; at < Sectors.Length; at++)
+        {
+            if (Sectors[at] < 0) continue;
+            bool goesOn = at > 0 && Sectors[at - 1] >= 0 && Sectors[at] == Sectors[at - 1] + 1 && !chance.Percent(5);
+            if (goesOn) ranges[^1] = ranges[^1] with { Length = ranges[^1].Length + Page.Sector };
+            else ranges.Add(new SharedRange((long)at * Page.Sector, (long)Sectors[at] * Page.Sector, Page.Sector));
+        }
+        return [.. ranges.OrderBy(_ => chance.Next())];
+    }
+
+    /// <summary>What the source holds before anything is merged: parts of the base, and bytes of its own.</summary>
+    public byte[] Contents(byte[] target, byte[] own)
+    {
+        byte[] bytes = own.AsSpan(0, Sectors.Length * Page.Sector).ToArray();
+        for (int at = 0; at < Sectors.Length; at++)
+            if (Sectors[at] >= 0) target.AsSpan(Sectors[at] * Page.Sector, Page.Sector).CopyTo(bytes.AsSpan(at * Page.Sector));
+        return bytes;
+    }
+
+    public override string ToString() => Word;
+}
+
+/// <summary>A small program over a base and a source that overlap.</summary>
+public sealed record OverlapProgram(SmallOp[] Ops, Geometry Source)
+{
+    /// <summary>Ops per window of scratch; 0 for no scratch.</summary>
+    public int Window { get; init; } = 2;
+    public int Grain { get; init; } = Page.Size;
+    public int Version { get; init; } = 3;
+
+    /// <summary>As a word on a command line: w2:g4096:v3:p3,b0+29:C01X11.</summary>
+    public override string ToString() => $"w{Window}:g{Grain}:v{Version}:{Source}:{string.Concat(Ops)}";
+
+    public static OverlapProgram Parse(string word)
+    {
+        string[] parts = word.Split(':');
+        int Number(int index) => int.Parse(parts[index][1..], CultureInfo.InvariantCulture);
+        SmallOp[] ops = SmallProgram.Parse($"v3.w0.g0.q.p0:{parts[4]}").Ops;
+        return new OverlapProgram(ops, new Geometry(parts[3])) { Window = Number(0), Grain = Number(1), Version = Number(2) };
+    }
+}
+
+/// <summary>
+/// Programs whose source overlaps the base: by every shift of a sector up to more than three blocks either way, with sources as long as the base, longer and
+/// shorter, and with sources made of several pieces. Each must be refused before the first write, and then <see cref="NaiveOverlap"/> must not find a
+/// way either, or come out as <see cref="NaiveMerger"/> says, with power cuts, deaths and readers as in <see cref="Programs"/>. The merged image can be
+/// read in any case. The same holds for every count at which another engine, or an older one, could have left the merge.
+/// <para>
+/// Two programs are alike if the same parts of what their ops write and read meet, with the same windows; one of each is tried.
+/// </para>
+/// </summary>
+public static class Overlaps
+{
+    private const int Blocks = Programs.Blocks;
+    private const int BaseSectors = Blocks * Page.Sectors;
+
+    // Sectors before and behind the base at which a source begins at the most: three blocks, and all that is less than one more.
+    private const int FurthestShift = 31;
+
+    private static readonly byte[] _base = SmallCases.Random(141, Blocks);
+    private static readonly byte[] _own = SmallCases.Random(142, 64);
+    private static readonly byte[][] _payloads = [.. Enumerable.Range(0, 8).Select(i => SmallCases.Random(150 + i, 2))];
+    private static readonly int[] _lengths = [BaseSectors, BaseSectors / 2, BaseSectors * 3 / 2, BaseSectors + 3];
+
+    private static readonly long[] _verdicts = new long[4];
+
+    /// <summary>How many starts and counts had each verdict, of all cases.</summary>
+    public static string Verdicts => $"{Of(OverlapVerdict.Mergeable)} merged, {Of(OverlapVerdict.WithUnsafeOps)} merged on the user's word, {Of(OverlapVerdict.NoWay)} refused, {Of(OverlapVerdict.SourceGone)} too late";
+
+    /// <summary>How many had this verdict.</summary>
+    public static long Of(OverlapVerdict verdict) => Interlocked.Read(ref _verdicts[(int)verdict]);
+
+    /// <summary>Every shift with every length.</summary>
+    public static IReadOnlyList<Geometry> Shifts { get; } =
+    [
+        .. _lengths.SelectMany(length => Enumerable.Range(-FurthestShift, (2 * FurthestShift) + 1).Select(start => Geometry.Shifted(start, length, BaseSectors))).OfType<Geometry>(),
+    ];
+
+    /// <summary>All lists of <paramref name="length"/> ops over every shift, without those that are like one before; in an order that the seed chooses, and with windows and formats.</summary>
+    public static IEnumerable<OverlapProgram> All(int length, ulong seed)
+    {
+        HashSet<string> met = [];
+        SmallOp[][] opsOf = [.. Shifts.Select(OpsOn)];
+        int most = opsOf.Max(ops => ops.Length);
+        long lists = (long)BigInteger.Pow(most, length) * Shifts.Count;
+        long stride = (long)(Chance.Mix(seed) % (ulong)lists) | 1;
+        while (BigInteger.GreatestCommonDivisor(stride, lists) != 1) stride += 2;
+        long number = (long)(Chance.Mix(seed + 1) % (ulong)lists);
+        for (long i = 0; i < lists; i++, number = (long)(((BigInteger)number + stride) % lists))
+        {
+            int shift = (int)(number % Shifts.Count);
+            SmallOp[] ops = new SmallOp[length];
+            bool fits = true;
+            long rest = number / Shifts.Count;
+            for (int at = 0; at < length && fits; at++, rest /= most)
+            {
+                fits = rest % most < opsOf[shift].Length;
+                if (fits) ops[at] = opsOf[shift][rest % most];
+            }
+            if (!fits) continue;
+            OverlapProgram program = new(ops, Shifts[shift]);
+            if (Signature(program) is not { } signature || !met.Add(signature)) continue;
+            foreach (OverlapProgram variant in Variants(program, seed + (ulong)i)) yield return variant;
+        }
+    }
+
+    /// <summary>Programs of <paramref name="least"/> ops and up to three more, over sources of several pieces or with a shift, without end.</summary>
+    public static IEnumerable<OverlapProgram> Some(int least, ulong seed)
+    {
+        Chance chance = new(seed);
+        while (true)
+        {
+            Geometry source = chance.Percent(60) ? Geometry.Random(chance, BaseSectors, 24) : Shifts[chance.Below(Shifts.Count)];
+            SmallOp[] possible = OpsOn(source);
+            SmallOp[] ops = [.. Enumerable.Range(0, least + chance.Below(4)).Select(_ => possible[chance.Below(possible.Length)])];
+            // Most lists by chance write a block twice; those that survive have each block once.
+            HashSet<int> written = [];
+            ops = [.. ops.Where(op => written.Add(op.Block) && (op.Kind != 'S' || written.Add(op.Block + 1)))];
+            OverlapProgram program = new(ops, source);
+            if (ops.Length == 0 || Signature(program) is null) continue;
+            yield return program with
+            {
+                Window = chance.Below(5),
+                Grain = chance.Percent(10) ? Page.Sector : Page.Size,
+                Version = chance.Percent(20) && Array.TrueForAll(ops, op => op.Kind != 'S') ? 2 : 3,
+            };
+        }
+    }
+
+    /// <summary>Checks a program; throws if the promise does not hold.</summary>
+    public static void Check(OverlapProgram program, ulong seed, Arenas arenas, Tally tally)
+    {
+        Chance chance = new(Chance.Mix(seed));
+        CowBuilder cow = Build(program);
+        byte[] source = program.Source.Contents(_base, _own);
+        MergeOptions options = new() { VerifyFirst = false, CheckpointBytes = (1 + (int)(chance.Next() % 3)) * (long)CowOp.BlockSize };
+        MergeCase merge = new(program.ToString(), new Image(cow.Build()), new Image(_base), new Image(NaiveMerger.Merge(cow.Ops, source, _base)))
+        {
+            Options = options,
+            Source = new Image(source),
+            Overlap = program.Source.Ranges(chance),
+        };
+        Check(merge, new NaiveOverlap(cow, program.Window, program.Source.Sectors), program.Grain, seed, arenas, tally);
+    }
+
+    /// <summary>Checks a case against the model; a long one is not crashed at every step.</summary>
+    public static void Check(MergeCase merge, NaiveOverlap model, int grain, ulong seed, Arenas arenas, Tally tally, int stride = 1)
+    {
+        tally.Add(cases: 1);
+        for (int count = 0; count < model.Count; count += count > 0 ? stride : 1)
+        {
+            OverlapVerdict verdict = model.From(count);
+            Interlocked.Increment(ref _verdicts[(int)verdict]);
+            SimDisk[] Disks() => LeftAt(merge, model, count);
+            MergeCase onTheUsersWord = merge with { MayBeLost = true, Options = merge.Options with { AllowUnsafe = true } };
+            tally.Add(runs: 1);
+            switch (verdict)
+            {
+                case OverlapVerdict.SourceGone:
+                    Refused(merge, Disks(), seed, arenas, ExitCode.CowCorrupt, isReadable: false);
+                    continue;
+                case OverlapVerdict.NoWay:
+                    Refused(merge, Disks(), seed, arenas, ExitCode.Usage);
+                    Refused(onTheUsersWord with { MayBeLost = false }, Disks(), seed, arenas, ExitCode.Usage);
+                    continue;
+                case OverlapVerdict.WithUnsafeOps:
+                    Refused(merge, Disks(), seed, arenas, ExitCode.Usage);
+                    break;
+            }
+            MergeCase allowed = verdict == OverlapVerdict.Mergeable ? merge : onTheUsersWord;
+            if (count > 0)
+            {
+                // What follows a crash in the middle is what follows the crashes of the run from the start, from any count.
+                Merges(allowed, Disks(), count, seed, arenas);
+                continue;
+            }
+            Thoroughness how = stride > 1 ? new Thoroughness { Seed = seed, Crashes = 2, ExhaustiveUpTo = 3, Samples = 2, Stride = 5 * stride, Phase = (int)(seed % (ulong)(5 * stride)), Grain = grain }
+                : grain == Page.Size ? new Thoroughness { Seed = seed, Crashes = 2, ExhaustiveUpTo = 6, Samples = 8 }
+                : new Thoroughness { Seed = seed, Crashes = 1, Grain = grain, ExhaustiveUpTo = 8 };
+            using Explorer explorer = new(allowed, how, arenas[allowed]);
+            explorer.Explore(Disks(), "start");
+            tally.Add(0, explorer.Runs, explorer.States, explorer.Distinct);
+        }
+    }
+
+    /// <summary>Checks programs on all processors until they or the seconds are over; throws at the first that is lost, with the command that repeats it.</summary>
+    public static void CheckAll(IEnumerable<OverlapProgram> programs, ulong seed, Tally tally, double seconds = double.PositiveInfinity) =>
+        Crew.Share(programs, (program, arenas) =>
+        {
+            try
+            {
+                Check(program, seed, arenas, tally);
+            }
+            catch (Exception e)
+            {
+                throw Program.Lost("overlaps", $"--seed {seed} only {program}", e);
+            }
+        }, seconds);
+
+    /// <summary>Long programs of random ops, with windows of up to 40 or 510, on all processors.</summary>
+    public static void CheckLong(IEnumerable<ulong> seeds, Tally tally, double seconds = double.PositiveInfinity) =>
+        Crew.Share(seeds, (seed, arenas) =>
+        {
+            try
+            {
+                (MergeCase merge, NaiveOverlap model) = new LongOverlap(new Chance(Chance.Mix(seed))).ToCase($"long overlap {seed}");
+                Check(merge, model, Page.Size, seed, arenas, tally, stride: 7);
+            }
+            catch (Exception e)
+            {
+                throw Program.Lost("overlaps", $"--seed {seed} long", e);
+            }
+        }, seconds);
+
+    /// <summary>All of one and two ops, then some of more, then long ones. Words: `only PROGRAM`, `long` for one long case.</summary>
+    public static int Simulate(Budget budget)
+    {
+        static IEnumerable<ulong> Seeds(ulong from)
+        {
+            for (ulong seed = from; ; seed++) yield return seed;
+        }
+
+        try
+        {
+            if (budget.Words is ["only", string word]) CheckAll([OverlapProgram.Parse(word)], budget.Seed, budget.Tally);
+            else if (budget.Words is ["long"]) CheckLong([budget.Seed], budget.Tally);
+            else
+            {
+                CheckAll(All(1, budget.Seed).Concat(All(2, budget.Seed)), budget.Seed, budget.Tally, budget.Seconds / 2.0);
+                CheckAll(Some(3, budget.Seed), budget.Seed, budget.Tally, (budget.Seconds * 3 / 4.0) - budget.Tally.Seconds);
+                CheckLong(Seeds(budget.Seed), budget.Tally, budget.Seconds - budget.Tally.Seconds);
+            }
+        }
+        catch (LostDataException e)
+        {
+            return Program.Failed("overlaps", budget, e);
+        }
+        Console.WriteLine(Verdicts);
+        Console.WriteLine($"overlaps, seed {budget.Seed}: {budget.Tally}");
+        return 0;
+    }
+
+    /// <summary>Whether <paramref name="program"/> is an image that can be merged or read at all, and what sets it apart; null if not.</summary>
+    private static string? Signature(OverlapProgram program)
+    {
+        CowBuilder cow = Build(program);
+        if (NaiveOrder.Limits(cow, shared: false) is null) return null;
+        NaiveOverlap model = new(cow, 0, program.Source.Sectors);
+        StringBuilder signature = new();
+        for (int writer = 0; writer < model.Count; writer++)
+        {
+            IReadOnlySet<int> writes = model.At(writer).Writes;
+            signature.Append(program.Ops[writer].Kind).Append(writes.Count);
+            for (int reader = 0; reader < model.Count && writes.Count > 0; reader++)
+            {
+                int[] met = [.. model.At(reader).Reads.Where(writes.Contains)];
+                if (met.Length > 0) signature.Append(CultureInfo.InvariantCulture, $" {reader}:{met.Min() - writes.Min()}+{met.Length}");
+            }
+            signature.Append(';');
+        }
+        return signature.ToString();
+    }
+
+    private static IEnumerable<OverlapProgram> Variants(OverlapProgram program, ulong seed)
+    {
+        ulong chance = Chance.Mix(seed);
+        yield return program;
+        yield return program with { Window = 0 };
+        if (program.Ops.Length > 1) yield return program with { Window = 1, Grain = chance % 8 == 0 ? Page.Sector : Page.Size };
+        if ((chance >> 8) % 8 == 0 && Array.TrueForAll(program.Ops, op => op.Kind != 'S')) yield return program with { Version = 2, Window = (int)(chance >> 4 & 1) + 1 };
+    }
+
+    /// <summary>All ops that lie inside both devices.</summary>
+    private static SmallOp[] OpsOn(Geometry source)
+    {
+        List<SmallOp> ops = [];
+        int sourceBytes = source.Sectors.Length * Page.Sector;
+        foreach (char kind in SmallOp.Kinds)
+        {
+            for (int block = 0; block + (kind == 'S' ? 2 : 1) <= Blocks; block++)
+            {
+                SmallOp first = new(kind, block, 0);
+                for (int from = 0; first.Reads ? (from + 1) * Page.Size + (kind == 'Y' ? Programs.Unaligned : 0) <= sourceBytes : from == 0; from++) ops.Add(first with { From = from });
+            }
+        }
+        return [.. ops];
+    }
+
+    private static CowBuilder Build(OverlapProgram program)
+    {
+        CowBuilder cow = new() { Version = program.Version, ScratchBytes = program.Window == 0 ? 0 : SmallCases.ScratchFor(program.Window), MaxUnitBytes = 2 * CowOp.BlockSize };
+        for (int i = 0; i < program.Ops.Length; i++) Programs.Add(cow, program.Ops[i], _payloads[i]);
+        return cow;
+    }
+
+    /// <summary>The devices as an engine leaves them that has counted so many ops, each of them right.</summary>
+    private static SimDisk[] LeftAt(MergeCase merge, NaiveOverlap model, int count)
+    {
+        Image cow = merge.Cow.Copy(), target = merge.Base.Copy();
+        if (count > 0)
+        {
+            byte[] head = cow[0].Bytes.ToArray();
+            BinaryPrimitives.WriteUInt64LittleEndian(head.AsSpan(CowHeader.MergeCountOffset), (ulong)count);
+            cow.Set(0, new Page(head));
+        }
+        for (int position = 0; position < count; position++)
+            foreach (int sector in model.At(position).Writes)
+                target.Set(sector / Page.Sectors, merge.Target[sector / Page.Sectors]);
+        return [new SimDisk(cow), new SimDisk(target), new SimDisk(merge.Source!)];
+    }
+
+    private static void Merges(MergeCase merge, SimDisk[] disks, int count, ulong seed, Arenas arenas)
+    {
+        try
+        {
+            int unlike = SimMerge.FirstWrongPage(merge, disks, arenas[merge], seed);
+            if (unlike >= 0) throw new LostDataException($"block {unlike} of the merged image, read without merging, is wrong");
+            SimMerge.Run(merge, disks, arenas[merge], seed, () => { });
+            int wrong = disks[1].Durable.FirstDifference(merge.Target);
+            if (wrong >= 0) throw new LostDataException($"block {wrong} of the base is wrong after the merge");
+        }
+        catch (Exception e)
+        {
+            throw new LostDataException($"{merge.Name}, left at count {count}: {e.Message}", e);
+        }
+    }
+
+    private static void Refused(MergeCase merge, SimDisk[] disks, ulong seed, Arenas arenas, ExitCode due, bool isReadable = true)
+    {
+        string what;
+        try
+        {
+            if (isReadable && SimMerge.FirstWrongPage(merge, disks, arenas[merge], seed) is >= 0 and int wrong) throw new LostDataException($"block {wrong} of the merged image is wrong");
+            if (!isReadable) CannotBeRead(merge, disks, seed, arenas);
+            // Readers see the whole image before and after the refusal.
+            SimMerge.Run(merge, disks, arenas[merge], seed, () => throw new LostDataException("the base or the COW is written, or flushed"));
+            what = "a whole merge";
+        }
+        catch (SnapuserdException e)
+        {
+            if (e.Code == due && (due == ExitCode.CowCorrupt || merge.Options.AllowUnsafe || e.Message.Contains("--allow-unsafe", StringComparison.Ordinal) || e.Message.Contains("a shift of", StringComparison.Ordinal))) return;
+            what = $"{e.Code}, {e.Message}";
+        }
+        catch (LostDataException e)
+        {
+            what = e.Message;
+        }
+        throw new LostDataException($"{merge.Name}: at count {SimMerge.DurableCount(disks[0])} it must be refused with {due} before the first write; instead: {what}");
+    }
+
+    private static void CannotBeRead(MergeCase merge, SimDisk[] disks, ulong seed, Arenas arenas)
+    {
+        try
+        {
+            SimMerge.FirstWrongPage(merge, disks, arenas[merge], seed);
+        }
+        catch (SnapuserdException e) when (e.Code == ExitCode.CowCorrupt)
+        {
+            return;
+        }
+        throw new LostDataException("an image whose sources are gone is read");
+    }
+}
+
+/// <summary>Up to a hundred ops by chance: shifts up and down, Xors in place, scattered ops, over a source that overlaps the base.</summary>
+internal sealed class LongOverlap
+{
+    private readonly Chance _chance;
+    private readonly Geometry _source;
+    private readonly int _blocks;
+    private readonly bool[] _written;
+    private readonly CowBuilder _cow;
+    private readonly int _window;
+
+    public LongOverlap(Chance chance)
+    {
+        _chance = chance;
+        _blocks = 8 + chance.Below(40);
+        int sectors = _blocks * Page.Sectors;
+        int shift = chance.Below(2) == 0 ? chance.Below(33) - 16 : chance.Below(sectors) - (sectors / 2);
+        _source = (chance.Percent(70) ? Geometry.Shifted(shift, sectors + chance.Below(40), sectors) : null) ?? Geometry.Random(chance, sectors, sectors);
+        _written = new bool[_blocks];
+        _window = chance.Percent(15) ? 0 : chance.Percent(10) ? 510 : 1 + chance.Below(chance.Percent(50) ? 6 : 40);
+        _cow = new CowBuilder { ScratchBytes = _window == 0 ? 0 : _window == 510 ? 2 << 20 : SmallCases.ScratchFor(_window) };
+        int wanted = 1 + chance.Below(60);
+        for (int tries = 0; tries < wanted && _cow.Ops.Count < wanted; tries++) Some();
+        if (_cow.Ops.Count == 0) _cow.Zero(0);
+    }
+
+    public (MergeCase Merge, NaiveOverlap Model) ToCase(string name)
+    {
+        byte[] old = SmallCases.Random((long)(_chance.Next() >> 8), _blocks);
+        byte[] source = _source.Contents(old, SmallCases.Random((long)(_chance.Next() >> 8), (_source.Sectors.Length / Page.Sectors) + 1));
+        MergeCase merge = new($"{name}: {_source}, W={_window}, {_cow.Ops.Count} ops", new Image(_cow.Build()), new Image(old), new Image(NaiveMerger.Merge(_cow.Ops, source, old)))
+        {
+            Source = new Image(source),
+            Overlap = _source.Ranges(_chance),
+            ArenaBytes = _window == 510 ? 4 << 20 : 512 << 10,
+            Options = new MergeOptions { VerifyFirst = false, CheckpointBytes = (1 + _chance.Below(8)) * (long)CowOp.BlockSize },
+        };
+        return (merge, new NaiveOverlap(_cow, _window, _source.Sectors));
+    }
+
+    private void Some()
+    {
+        int at = _chance.Below(_blocks), length = 1 + _chance.Below(12), from = _chance.Below(_blocks), step = _chance.Percent(50) ? 1 : -1, shift = _chance.Below(5) - 2;
+        int kind = _chance.Below(6);
+        for (int i = 0; i < length; i++)
+        {
+            int block = at + (i * step);
+            switch (kind)
+            {
+                case 0: if (!TryRead(block, (block + shift) * 4096L, xor: false)) return; break;
+                case 1: if (!TryRead(block, (from + (i * step)) * 4096L, xor: false)) return; break;
+                case 2: if (!TryRead(block, block * 4096L, xor: true)) return; break;
+                case 3: if (!TryRead(block, (block * 4096L) + (shift * 512) + _chance.Below(3), xor: true)) return; break;
+                // Scattered, as updates are: one after the other does not meet.
+                case 4: if (!TryRead(_chance.Below(_blocks), _chance.Below(_blocks) * 4096L, xor: false)) return; break;
+                default:
+                    if (block < 0 || block >= _blocks || _written[block]) return;
+                    _written[block] = true;
+                    if (_chance.Percent(50)) _cow.Zero((uint)block);
+                    else _cow.Replace((uint)block, SmallCases.Random(block, 1));
+                    if (i > 1) return;
+                    break;
+            }
+        }
+    }
+
+    private bool TryRead(int block, long from, bool xor)
+    {
+        if (block < 0 || block >= _blocks || _written[block] || from < 0 || from + 4096 > _source.Sectors.Length * 512L) return false;
+        _written[block] = true;
+        if (xor) _cow.Xor((uint)block, (ulong)from, SmallCases.Random(block + 100, 1));
+        else _cow.Copy((uint)block, (ulong)(from / 4096));
+        return true;
+    }
+}

@@ -1,0 +1,100 @@
+using System;
+using System.Collections.Generic;
+using System.Linq;
+using Snapuserd.Cow;
+
+namespace Snapuserd.Tests.Support;
+
+/// <summary>What can be merged from some count on, when source and base overlap.</summary>
+public enum OverlapVerdict
+{
+    /// <summary>Some sequence of checkpoints and windows leads to the end, each safe against a crash.</summary>
+    Mergeable,
+    /// <summary>The same, but an op without scratch overwrites what it reads itself.</summary>
+    WithUnsafeOps,
+    /// <summary>Every op can still be read, and no such sequence exists.</summary>
+    NoWay,
+    /// <summary>An op that is not counted reads what a counted one has overwritten.</summary>
+    SourceGone,
+}
+
+/// <summary>
+/// Rule 1 over sectors, tried out: which counts can be reached from a count, by ops that are written and counted one at a time and by windows of exactly the
+/// next min(W, run of ordered ops) ops. <paramref name="source"/> has the sector of the base on which each sector of the source lies, −1 for none. It knows
+/// nothing of the product, and takes as long as it takes.
+/// </summary>
+public sealed class NaiveOverlap
+{
+    private const int Sector = 512;
+    private const int SectorsPerBlock = 8;
+
+    private readonly List<HashSet<int>> _reads = [];
+    private readonly List<HashSet<int>> _writes = [];
+    private readonly List<bool> _ordered = [];
+    private readonly int _window;
+
+    public NaiveOverlap(CowBuilder cow, int window, int[] source)
+    {
+        _window = window;
+        BuiltOp[] ops = [.. cow.Ops.Where(op => op.Type is not (CowOpType.Label or CowOpType.Sequence))];
+        HashSet<int> met = [];
+        foreach (int index in NaiveOrder.Of(cow))
+        {
+            BuiltOp op = ops[index];
+            bool ordered = op.Type is CowOpType.Copy or CowOpType.Xor;
+            int blocks = op.Type == CowOpType.Replace ? op.Plain!.Length / (SectorsPerBlock * Sector) : 1;
+            List<int> writes = [.. Enumerable.Range((int)op.NewBlock * SectorsPerBlock, blocks * SectorsPerBlock)];
+            List<int> reads = [];
+            if (ordered)
+            {
+                long from = op.Type == CowOpType.Copy ? (long)op.Source * SectorsPerBlock * Sector : (long)op.Source;
+                for (long sector = from / Sector; sector * Sector < from + (SectorsPerBlock * Sector); sector++) reads.Add(source[sector]);
+            }
+            // Of several ops for one block the first is meant; a copy of storage onto itself leaves what is there.
+            bool nothing = !met.Add(index) || (op.Type == CowOpType.Copy && reads.SequenceEqual(writes));
+            _ordered.Add(ordered);
+            _reads.Add(nothing ? [] : [.. reads.Where(sector => sector >= 0)]);
+            _writes.Add(nothing ? [] : [.. writes]);
+        }
+    }
+
+    public int Count => _ordered.Count;
+
+    /// <summary>What the op at a position writes and reads, as sectors of the base: nothing if it has nothing to do.</summary>
+    public (IReadOnlySet<int> Writes, IReadOnlySet<int> Reads) At(int position) => (_writes[position], _reads[position]);
+
+    /// <summary>What can be done from a count on.</summary>
+    public OverlapVerdict From(int count)
+    {
+        for (int writer = 0; writer < count; writer++)
+            if (IsReadFrom(count, _writes[writer])) return OverlapVerdict.SourceGone;
+        return Reaches(count, allowUnsafe: false) ? OverlapVerdict.Mergeable : Reaches(count, allowUnsafe: true) ? OverlapVerdict.WithUnsafeOps : OverlapVerdict.NoWay;
+    }
+
+    private bool Reaches(int from, bool allowUnsafe)
+    {
+        bool[] reached = new bool[Count + 1];
+        reached[from] = true;
+        for (int at = from; at < Count; at++)
+        {
+            if (!reached[at]) continue;
+            // Written and counted by itself: after a crash in between it and all that come later run again.
+            if (!IsReadFrom(at, _writes[at])) reached[at + 1] = true;
+            if (allowUnsafe && _window == 0 && !IsReadFrom(at + 1, _writes[at])) reached[at + 1] = true;
+            // A window: after a crash its ops come out of scratch, and all behind it run again.
+            int end = at;
+            while (end < Count && end < at + _window && _ordered[end]) end++;
+            bool fits = end > at;
+            for (int position = at; position < end; position++) fits &= !IsReadFrom(end, _writes[position]);
+            if (fits) reached[end] = true;
+        }
+        return reached[Count];
+    }
+
+    private bool IsReadFrom(int position, HashSet<int> sectors)
+    {
+        for (; position < Count; position++)
+            if (_reads[position].Overlaps(sectors)) return true;
+        return false;
+    }
+}
