@@ -288,7 +288,7 @@ public sealed class MergeEngine : IDisposable
         if (_head.Count != _resumedFrom)
             throw new SnapuserdException(ExitCode.InUse, $"{_cow.Name}: num_merge_ops changed from {_resumedFrom} to {_head.Count} while it was read; another merge is running");
         LeftWindow left = LeftWindow.Read(_cow, _plan, _head, _durable);
-        _plan.CheckSources(_durable + (left.IsStale ? 0 : left.Entries), _setup);
+        _plan.CheckSources(_durable, left, _setup);
         _setup.Readers.Publish(new OpHomes(_durable, left.IsStale ? 0 : left.Entries));
         return left;
     }

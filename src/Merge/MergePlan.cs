@@ -88,13 +88,13 @@ internal sealed class MergePlan : IDisposable
     public bool IsSafe(int count) => _counts is null || Counts[count] == Safe;
 
     /// <summary>
-    /// Throws unless the rest can be merged from the durable count <paramref name="count"/> on: 65 where the source of an op is gone already (<see cref="CheckSources"/>),
-    /// 64 where no checkpoint and no window leads to the end.
+    /// Throws 64 if no checkpoints and windows lead from the durable count <paramref name="count"/> to the end; no source is gone yet
+    /// (<see cref="CheckSources(int, LeftWindow, MergeSetup)"/>).
     /// </summary>
     public void CheckMergeable(int count, MergeSetup setup)
     {
         if (IsSafe(count)) return;
-        CheckSources(count, setup);
+        if (Counts[count] == Gone) throw new InvalidOperationException("whether sources are gone is found out first");
         (int writer, int reader) = FirstObstacle(count);
         string why = Window == 0 ? "and the COW has no scratch to protect it"
             : !HoldsOrderedOnly(writer, reader) ? "and the scratch takes copies and xors only, without a replace or zero among them"
@@ -105,15 +105,22 @@ internal sealed class MergePlan : IDisposable
     }
 
     /// <summary>
-    /// Throws 65 if an op from the durable count <paramref name="count"/> on reads what a counted op has overwritten: what it needs is gone, for readers as well. This engine
-    /// never leaves such a count.
+    /// Throws 65 if an op that is not counted reads what one before it has overwritten: what it needs is gone, for readers as well. A window that was left counts as
+    /// written, and what it holds was read when everything before it was. This engine never leaves such a state.
     /// </summary>
-    public void CheckSources(int count, MergeSetup setup)
+    public void CheckSources(int count, LeftWindow left, MergeSetup setup)
+    {
+        CheckSources(count, setup);
+        if (!left.IsStale) CheckSources(count + left.Entries, setup);
+    }
+
+    private void CheckSources(int count, MergeSetup setup)
     {
         if (_counts is null || Counts[count] != Gone) return;
         (int writer, int reader) = PairAcross(count);
         throw new SnapuserdException(ExitCode.CowCorrupt,
-            $"{_cow.Name}: {count} of {Count} ops are counted, and {Conflict(writer, reader, setup)}: what it reads is gone, so the image is lost unless --source names the wrong device");
+            $"{_cow.Name}: the merge has gone as far as op {count} of {Count}, and {Conflict(writer, reader, setup)}: what it reads is gone; "
+            + "if --source names the device that the merge began with, the image is lost");
     }
 
     /// <summary>For each count whether the rest can be merged from there: from the last to the first, by what one step reaches.</summary>

@@ -29,16 +29,17 @@ public sealed class MergedImage : IDisposable
         _cow = cow;
         _plan = plan;
         _count = _windowEnd = (int)cow.Header.NumMergeOps;
+        LeftWindow left = default;
         ScratchLayout layout = new(cow.Header.HeaderBytes, cow.Header.ScratchBytes);
         if (layout.Window > 0)
         {
             _head = new CowHead(setup, layout, plan.LongestWindowFrom(_count));
             foreach (TransferGroup transfers in _head.Load())
                 while (!transfers.IsDone) setup.Io.Wait();
-            LeftWindow left = LeftWindow.Read(cow, plan, _head, _count);
+            left = LeftWindow.Read(cow, plan, _head, _count);
             if (!left.IsStale) _windowEnd = _count + left.Entries;
         }
-        plan.CheckSources(_windowEnd, setup);
+        plan.CheckSources(_count, left, setup);
         int chunk = Math.Clamp(setup.Arena.Free / 8, CowOp.BlockSize, MostChunk) & -CowOp.BlockSize;
         _chunk = setup.Arena.Take(chunk) ?? throw new SnapuserdException(ExitCode.OutOfResources, "the buffer memory is too small; try a larger --memory");
         _pipeline = Pipeline.InRestOf(setup, cow);

@@ -3,6 +3,7 @@ using System.Buffers.Binary;
 using System.Collections.Generic;
 using System.Diagnostics;
 using System.IO;
+using System.Linq;
 using Snapuserd.Block;
 using Snapuserd.Cow;
 using Snapuserd.Interop;
@@ -20,6 +21,9 @@ public static class Battery
     /// <summary>How the line begins that says by which check a sabotage was caught.</summary>
     public const string Caught = "caught by ";
 
+    /// <summary>The name of the step whose source overlaps the base.</summary>
+    public const string Overlaps = "bases and sources that overlap";
+
     /// <summary>What is tried, in this order: what is quick and notices most comes first.</summary>
     private static readonly (string Name, Action Try)[] Steps =
     [
@@ -35,15 +39,17 @@ public static class Battery
         ("a window that only the page cache holds", () => All(CachedWindow)),
         ("faults of requests", () => { foreach (string name in SmallCases.Names) Faults.Small(name, 2, 1, 7, _ => { }); }),
         ("programs of two ops", () => Sample(5)),
+        (Overlaps, SomeOverlaps),
         ("two crashes at sector grain", () => All(merge => Crash(merge, new Thoroughness { Seed = 2, Grain = Page.Sector, Crashes = 2, ExhaustiveUpTo = 3, Samples = 3, Stride = 3 }))),
     ];
 
-    /// <summary>0 if nothing was found, else 1.</summary>
+    /// <summary>0 if nothing was found, else 1. A word is the name of the one step to take.</summary>
     public static int Simulate(Budget budget)
     {
         Stopwatch clock = Stopwatch.StartNew();
         foreach ((string name, Action attempt) in Steps)
         {
+            if (budget.Words is [string only] && only != name) continue;
             try
             {
                 attempt();
@@ -89,6 +95,15 @@ public static class Battery
         foreach ((SmallOp[] ops, int _) in Programs.AllLists(2, 1))
             if (number++ % stride == 0)
                 foreach (SmallProgram program in Programs.Variants(ops, 1)) Programs.Check(program, 1, arenas, tally);
+    }
+
+    /// <summary>A few hundred programs over every kind of overlap, and some long ones.</summary>
+    private static void SomeOverlaps()
+    {
+        Tally tally = new();
+        Simulator.Overlaps.CheckAll(Simulator.Overlaps.All(2, 3).Take(150).Concat(Simulator.Overlaps.Some(3, 3).Take(150)), 3, tally);
+        OverlapGraphs.CheckAll(OverlapGraphs.All(6, 1).Take(2000), 1, tally, stride: 9);
+        Simulator.Overlaps.CheckLong(Enumerable.Range(1, 20).Select(seed => (ulong)seed), tally);
     }
 
     private static void Undisturbed(MergeCase merge)

@@ -208,6 +208,7 @@ public static class Overlaps
             OverlapVerdict verdict = model.From(count);
             Interlocked.Increment(ref _verdicts[(int)verdict]);
             SimDisk[] Disks() => LeftAt(merge, model, count);
+            CheckWindow(merge, model, count, seed, arenas, tally);
             MergeCase onTheUsersWord = merge with { MayBeLost = true, Options = merge.Options with { AllowUnsafe = true } };
             tally.Add(runs: 1);
             switch (verdict)
@@ -268,7 +269,7 @@ public static class Overlaps
             }
         }, seconds);
 
-    /// <summary>All of one and two ops, then some of more, then long ones. Words: `only PROGRAM`, `long` for one long case.</summary>
+    /// <summary>All of one and two ops, then graphs of up to six, some of more, and long ones. Words: `only PROGRAM`, `graph WORD`, `long` for one long case.</summary>
     public static int Simulate(Budget budget)
     {
         static IEnumerable<ulong> Seeds(ulong from)
@@ -279,11 +280,14 @@ public static class Overlaps
         try
         {
             if (budget.Words is ["only", string word]) CheckAll([OverlapProgram.Parse(word)], budget.Seed, budget.Tally);
+            else if (budget.Words is ["graph", string graph]) OverlapGraphs.CheckAll([graph], budget.Seed, budget.Tally);
             else if (budget.Words is ["long"]) CheckLong([budget.Seed], budget.Tally);
             else
             {
-                CheckAll(All(1, budget.Seed).Concat(All(2, budget.Seed)), budget.Seed, budget.Tally, budget.Seconds / 2.0);
-                CheckAll(Some(3, budget.Seed), budget.Seed, budget.Tally, (budget.Seconds * 3 / 4.0) - budget.Tally.Seconds);
+                CheckAll(All(1, budget.Seed).Concat(All(2, budget.Seed)), budget.Seed, budget.Tally, budget.Seconds * 0.4);
+                IEnumerable<string> graphs = Enumerable.Range(2, 5).SelectMany(ops => OverlapGraphs.All(ops, budget.Seed));
+                OverlapGraphs.CheckAll(graphs, budget.Seed, budget.Tally, seconds: (budget.Seconds * 0.7) - budget.Tally.Seconds);
+                CheckAll(Some(3, budget.Seed), budget.Seed, budget.Tally, (budget.Seconds * 0.85) - budget.Tally.Seconds);
                 CheckLong(Seeds(budget.Seed), budget.Tally, budget.Seconds - budget.Tally.Seconds);
             }
         }
@@ -349,8 +353,27 @@ public static class Overlaps
         return cow;
     }
 
-    /// <summary>The devices as an engine leaves them that has counted so many ops, each of them right.</summary>
-    private static SimDisk[] LeftAt(MergeCase merge, NaiveOverlap model, int count)
+    /// <summary>A window of any length that another engine has left at a count, as it was when it was claimed, or half or all of it written to the base.</summary>
+    private static void CheckWindow(MergeCase merge, NaiveOverlap model, int count, ulong seed, Arenas arenas, Tally tally)
+    {
+        Chance chance = new(Chance.Mix(seed + (ulong)count));
+        int most = model.WindowAt(count);
+        if (most == 0) return;
+        // Android's and this program's is the longest.
+        int entries = chance.Percent(70) ? most : 1 + chance.Below(most), written = chance.Below(3) * entries / 2;
+        OverlapVerdict verdict = model.From(count) == OverlapVerdict.SourceGone ? OverlapVerdict.SourceGone : model.From(count + entries);
+        Interlocked.Increment(ref _verdicts[(int)verdict]);
+        tally.Add(runs: 1);
+        SimDisk[] disks = LeftAt(merge, model, count, entries, written);
+        if (verdict == OverlapVerdict.Mergeable) Merges(merge, disks, count, seed, arenas);
+        else Refused(merge, disks, seed, arenas, verdict == OverlapVerdict.SourceGone ? ExitCode.CowCorrupt : ExitCode.Usage, isReadable: verdict == OverlapVerdict.NoWay);
+    }
+
+    /// <summary>
+    /// The devices as an engine leaves them that has counted so many ops, each of them right; with <paramref name="entries"/> a window of so many is claimed,
+    /// of which <paramref name="written"/> are on the base as well.
+    /// </summary>
+    private static SimDisk[] LeftAt(MergeCase merge, NaiveOverlap model, int count, int entries = 0, int written = 0)
     {
         Image cow = merge.Cow.Copy(), target = merge.Base.Copy();
         if (count > 0)
@@ -359,7 +382,21 @@ public static class Overlaps
             BinaryPrimitives.WriteUInt64LittleEndian(head.AsSpan(CowHeader.MergeCountOffset), (ulong)count);
             cow.Set(0, new Page(head));
         }
-        for (int position = 0; position < count; position++)
+        if (entries > 0)
+        {
+            byte[] bytes = cow.ToArray();
+            ScratchLayout layout = new(BinaryPrimitives.ReadUInt16LittleEndian(bytes.AsSpan(12)), BinaryPrimitives.ReadUInt32LittleEndian(bytes.AsSpan(34)));
+            bytes[layout.StateOffset] = ScratchLayout.Valid;
+            for (int i = 0; i < entries; i++)
+            {
+                Span<byte> entry = bytes.AsSpan((int)layout.EntryOffset(i), ScratchLayout.EntryBytes);
+                BinaryPrimitives.WriteUInt64LittleEndian(entry, model.BlockAt(count + i));
+                BinaryPrimitives.WriteUInt64LittleEndian(entry[8..], (ulong)layout.SlotOffset(i));
+                merge.Target[(int)model.BlockAt(count + i)].Bytes.CopyTo(bytes.AsSpan((int)layout.SlotOffset(i)));
+            }
+            cow = new Image(bytes);
+        }
+        for (int position = 0; position < count + written; position++)
             foreach (int sector in model.At(position).Writes)
                 target.Set(sector / Page.Sectors, merge.Target[sector / Page.Sectors]);
         return [new SimDisk(cow), new SimDisk(target), new SimDisk(merge.Source!)];

@@ -29,6 +29,9 @@ public sealed record Sabotage(string Name, string What, params SourceEdit[] Edit
     /// <summary>The assertion that guards this was taken out together with what it guards, so that the simulation alone must notice.</summary>
     public bool WithoutAssertion { get; init; }
 
+    /// <summary>The one step of the battery that can notice; all of them if empty.</summary>
+    public string Step { get; init; } = "";
+
     private string Project => Edits[0].File[..Edits[0].File.IndexOf('/', StringComparison.Ordinal)];
 
     /// <summary>The sources of the project with the edits made, by path below src. Throws when one of them does not fit any more.</summary>
@@ -73,7 +76,7 @@ public sealed record Sabotage(string Name, string What, params SourceEdit[] Edit
         }
         Compiler.Compile($"Snapuserd.{Project}", Sources(), folder);
 
-        ProcessStartInfo start = new(Compiler.Host, [Path.Combine(folder, "simulator.dll"), "battery"]) { RedirectStandardOutput = true, RedirectStandardError = true };
+        ProcessStartInfo start = new(Compiler.Host, [Path.Combine(folder, "simulator.dll"), "battery", .. Step.Length > 0 ? [Step] : Array.Empty<string>()]) { RedirectStandardOutput = true, RedirectStandardError = true };
         // Such a process lives for a second or two: nothing pays that takes longer to warm up.
         start.Environment["DOTNET_TieredPGO"] = "0";
         start.Environment["DOTNET_TieredCompilation"] = "1";

@@ -21,6 +21,8 @@ public static class Sabotages
     private const string Transfers = "Block/Transfers.cs";
     private const string Gate = "Merge/ReaderGate.cs";
     private const string Read = "Serve/ViewRead.cs";
+    private const string Order = "Cow/MergeOrder.cs";
+    private const string Map = "Block/StorageMap.cs";
 
     private const string FlushBase = "foreach (TransferGroup transfers in FlushBase()) yield return transfers;";
 
@@ -104,6 +106,26 @@ public static class Sabotages
         new("reads-ignore-the-window", "the merged image is read as if no window had been left", new SourceEdit(Image, "", "_windowEnd = _count + left.Entries;", "_windowEnd = _count;")),
         new("reads-repeat-counted-ops", "the merged image is made of sources that are overwritten already", new SourceEdit(Image, "", "if (position < _count)", "if (false)"), new SourceEdit(Image, "", "if (position < _windowEnd)", "if (position >= _count && position < _windowEnd)")),
 
+        // A source that overlaps Base.
+        new("overlap-ignored", "a source that shares storage with Base is taken for Base, block by block", new SourceEdit(Plan, "public MergePlan(", "if (overlap is { } ranges)", "if (overlap is { Length: < 0 } ranges)")) { Step = Battery.Overlaps },
+        new("overlap-first-block-only", "of the two blocks of Base that a source block may lie on only the first counts", new SourceEdit(Order, "void CheckOverlap(", "block <= last;", "block <= Math.Min(last, part.BaseOffset / CowOp.BlockSize);")) { Step = Battery.Overlaps },
+        new("overlap-first-range-only", "of the ranges that an op reads only the first counts", new SourceEdit(Order, "void CheckOverlap(", "ref cursor, out SharedRange part);)", "ref cursor, out SharedRange part) && cursor < 2;)")) { Step = Battery.Overlaps },
+        new("overlap-later-reader-forgotten", "an op may overwrite what a later one reads", new SourceEdit(Order, "void CheckOverlap(", "limits[writer] = Math.Max(limits[writer], position + 1);", "limits[writer] = Math.Max(limits[writer], Math.Min(writer, position) + 1);")) { Step = Battery.Overlaps },
+        new("overlap-earlier-reader-forgotten", "an op need not wait for an earlier one that reads what it overwrites", new SourceEdit(Order, "void CheckOverlap(", "writer >= 0 &&", "writer >= position &&")) { Step = Battery.Overlaps },
+        new("overlap-copy-onto-itself-by-number", "a copy from the block of the same number has nothing to do, whatever storage that is", new SourceEdit(Order, "bool IsNoOp(in CowOp op, StorageMap map)", "map.LiesExactlyAt(op.SourceByte, CowOp.BlockSize, (long)op.NewBlock * CowOp.BlockSize)", "op.Source == op.NewBlock")) { Step = Battery.Overlaps },
+        new("overlap-range-of-one-sector-too-few", "the end of a shared range is looked up a sector too early", new SourceEdit(Map, "int FirstThatEndsBehind(", "_ends[middle] <= offset", "_ends[middle] <= offset + Sector")) { Step = Battery.Overlaps },
+        new("overlap-window-placed-anywhere", "a window begins wherever it is cheap, and may end between a writer and its reader", new SourceEdit(Plan, "MergeStep Next(", "if (!IsSafe(written + window)) window = 0;", "")) { Step = Battery.Overlaps },
+        new("overlap-window-placed-anywhere-unasserted", "the same, and nothing is asserted before the window is written", new SourceEdit(Plan, "MergeStep Next(", "if (!IsSafe(written + window)) window = 0;", ""), new SourceEdit(Engine, "> WriteWindow(int", "if (!_plan.IsSafe(end))", "if (end < 0)"), new SourceEdit(Engine, "void CheckRule1(", "&& batch.Limit <= _journaledTo &&", "&&")) { Step = Battery.Overlaps, WithoutAssertion = true },
+        new("overlap-plain-run-past-the-window", "ops are written and counted up to the middle of what needs a window, which then begins too late", new SourceEdit(Plan, "int PlainRun(", " && IsSafe(position + 1)", "")) { Step = Battery.Overlaps },
+        new("overlap-windows-as-long-as-needed", "a window is taken to be as long as its run of ordered ops", new SourceEdit(Plan, "void FindSafeCounts()", "Math.Min(Window, endOfRun - at)", "Window == 0 ? 0 : endOfRun - at")) { Step = Battery.Overlaps },
+        new("overlap-windows-across-a-replace", "a window is taken to go on behind a replace", new SourceEdit(Plan, "void FindSafeCounts()", "if (!this[at].IsOrdered) endOfRun = at;", "")) { Step = Battery.Overlaps },
+        new("overlap-never-journaled", "what a window could protect is refused", new SourceEdit(Plan, "void FindSafeCounts()", "window > 0 && counts[at + window] == Safe", "false")) { Step = Battery.Overlaps },
+        new("overlap-not-refused", "a merge begins although no order makes it safe", new SourceEdit(Engine, "MergeResult Run(", "if (_setup.Overlap is not null) RefuseOverlap();", "")) { Step = Battery.Overlaps },
+        new("overlap-refused-too-late", "the refusal comes when the start has written the head back", new SourceEdit(Engine, "MergeResult Run(", "if (_setup.Overlap is not null) RefuseOverlap();", ""), new SourceEdit(Engine, "MergeResult Run(", "Start();", "Start(); while (!_recovered) { Continue(); if (!_recovered) _pipeline.Wait(); } if (_setup.Overlap is not null) RefuseOverlap();")) { Step = Battery.Overlaps },
+        new("overlap-merges-on-with-sources-gone", "a count between a writer and its reader is gone on with", new SourceEdit(Plan, "private void CheckSources(", "Counts[count] != Gone", "Counts[count] <= Safe"), new SourceEdit(Plan, "void CheckMergeable(", "if (IsSafe(count)) return;", "if (Counts[count] != Stuck) return;")) { Step = Battery.Overlaps },
+        new("overlap-window-that-was-left-not-looked-at", "a window that was left is replayed although it overwrites what later ops read", new SourceEdit(Plan, "public void CheckSources(", "if (!left.IsStale) CheckSources(count + left.Entries, setup);", "")) { Step = Battery.Overlaps },
+        new("overlap-reads-sources-that-are-gone", "an image is read although a counted op has overwritten what another needs", new SourceEdit(Image, "private MergedImage(", "plan.CheckSources(_count, left, setup);", "")) { Step = Battery.Overlaps },
+
         // Single requests.
         new("short-read-accepted", "a short read counts as a whole one", new SourceEdit(Transfers, "void Progress(", "if (result < 0) { End(slot, result); return; }", "if (result < 0) { End(slot, result); return; } if (result > 0 && attempt.Whole.Verb == BlockVerb.Read) { End(slot, 0); return; }")),
         new("short-write-accepted", "a short write counts as a whole one", new SourceEdit(Transfers, "void Progress(", "if (result < 0) { End(slot, result); return; }", "if (result < 0) { End(slot, result); return; } if (result > 0 && attempt.Whole.Verb == BlockVerb.Write) { End(slot, 0); return; }")),
@@ -124,6 +146,7 @@ public static class Sabotages
     public static IReadOnlyList<Sabotage> None { get; } =
     [
         new("nothing-in-Merge", "Merge is compiled as it is", new SourceEdit(Head, "", "class CowHead", "class CowHead")),
+        new("nothing-in-Cow", "Cow is compiled as it is", new SourceEdit(Order, "", "class MergeOrder", "class MergeOrder")) { Step = Battery.Overlaps },
         new("nothing-in-Serve", "Serve is compiled as it is", new SourceEdit(Read, "", "class ViewRead", "class ViewRead")),
         new("nothing-in-Block", "Block is compiled as it is", new SourceEdit(Transfers, "", "class Transfers", "class Transfers")),
     ];

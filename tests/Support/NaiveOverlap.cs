@@ -31,6 +31,7 @@ public sealed class NaiveOverlap
     private readonly List<HashSet<int>> _reads = [];
     private readonly List<HashSet<int>> _writes = [];
     private readonly List<bool> _ordered = [];
+    private readonly List<uint> _blocks = [];
     private readonly int _window;
 
     public NaiveOverlap(CowBuilder cow, int window, int[] source)
@@ -52,6 +53,7 @@ public sealed class NaiveOverlap
             }
             // Of several ops for one block the first is meant; a copy of storage onto itself leaves what is there.
             bool nothing = !met.Add(index) || (op.Type == CowOpType.Copy && reads.SequenceEqual(writes));
+            _blocks.Add(op.NewBlock);
             _ordered.Add(ordered);
             _reads.Add(nothing ? [] : [.. reads.Where(sector => sector >= 0)]);
             _writes.Add(nothing ? [] : [.. writes]);
@@ -62,6 +64,17 @@ public sealed class NaiveOverlap
 
     /// <summary>What the op at a position writes and reads, as sectors of the base: nothing if it has nothing to do.</summary>
     public (IReadOnlySet<int> Writes, IReadOnlySet<int> Reads) At(int position) => (_writes[position], _reads[position]);
+
+    /// <summary>The block that the op at a position writes first.</summary>
+    public uint BlockAt(int position) => _blocks[position];
+
+    /// <summary>How many ops a window at a count has.</summary>
+    public int WindowAt(int count)
+    {
+        int end = count;
+        while (end < Count && end < count + _window && _ordered[end]) end++;
+        return end - count;
+    }
 
     /// <summary>What can be done from a count on.</summary>
     public OverlapVerdict From(int count)
@@ -82,8 +95,7 @@ public sealed class NaiveOverlap
             if (!IsReadFrom(at, _writes[at])) reached[at + 1] = true;
             if (allowUnsafe && _window == 0 && !IsReadFrom(at + 1, _writes[at])) reached[at + 1] = true;
             // A window: after a crash its ops come out of scratch, and all behind it run again.
-            int end = at;
-            while (end < Count && end < at + _window && _ordered[end]) end++;
+            int end = at + WindowAt(at);
             bool fits = end > at;
             for (int position = at; position < end; position++) fits &= !IsReadFrom(end, _writes[position]);
             if (fits) reached[end] = true;
