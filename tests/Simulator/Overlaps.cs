@@ -284,7 +284,14 @@ public static class Overlaps
             else if (budget.Words is ["long"]) CheckLong([budget.Seed], budget.Tally);
             else
             {
-                CheckAll(All(1, budget.Seed).Concat(All(2, budget.Seed)), budget.Seed, budget.Tally, budget.Seconds * 0.4);
+                bool whole = false;
+                IEnumerable<OverlapProgram> Small()
+                {
+                    foreach (OverlapProgram program in All(1, budget.Seed).Concat(All(2, budget.Seed))) yield return program;
+                    whole = true;
+                }
+                CheckAll(Small(), budget.Seed, budget.Tally, budget.Seconds * 0.4);
+                if (whole) budget.Tally.Covered = $"all {budget.Tally.Cases} programs of up to two ops over every shift";
                 IEnumerable<string> graphs = Enumerable.Range(2, 5).SelectMany(ops => OverlapGraphs.All(ops, budget.Seed));
                 OverlapGraphs.CheckAll(graphs, budget.Seed, budget.Tally, seconds: (budget.Seconds * 0.7) - budget.Tally.Seconds);
                 CheckAll(Some(3, budget.Seed), budget.Seed, budget.Tally, (budget.Seconds * 0.85) - budget.Tally.Seconds);

@@ -98,7 +98,8 @@ public static class SimMerge
             : merge.AnotherPath ? new MergeDevice(2, "base by another path", disks[1].Cache.Length)
             : new MergeDevice(1, "base", disks[1].Cache.Length),
         SharedBlocks = disks.Length < 3 || merge.Overlap is not null,
-        Overlap = merge.Overlap,
+        // An array that is null would become ranges that are none.
+        Overlap = merge.Overlap is { } ranges ? ranges : null,
         Options = merge.Options with
         {
             UncountedBytes = merge.UncountedIntervals * Math.Min(merge.Options.CheckpointBytes, 1L << 40),

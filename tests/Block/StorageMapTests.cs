@@ -1,0 +1,64 @@
+using System;
+using System.Collections.Generic;
+using System.Linq;
+using Snapuserd.Block;
+using Xunit;
+
+namespace Snapuserd.Tests.Block;
+
+/// <summary>Where the bytes of a source lie on the base.</summary>
+public sealed class StorageMapTests
+{
+    [Fact]
+    public void Every_byte_of_a_source_is_found_on_the_base_in_any_order_of_ranges()
+    {
+        for (int seed = 1; seed <= 300; seed++)
+        {
+            Random random = new(seed);
+            SharedRange[] ranges = [.. Enumerable.Range(0, random.Next(6)).Select(_ => new SharedRange(random.Next(20) * 512L, random.Next(20) * 512L, (1 + random.Next(8)) * 512L))];
+            StorageMap map = new(ranges);
+            for (int tries = 0; tries < 30; tries++)
+            {
+                long from = random.Next(30 * 512), length = 1 + random.Next(4096), to = random.Next(30) * 512;
+                SortedSet<(long Byte, long On)> due = [], found = [];
+                foreach (SharedRange range in ranges)
+                    for (long at = Math.Max(from, range.SourceOffset); at < Math.Min(from + length, range.SourceOffset + range.Length); at++) due.Add((at, at - range.SourceOffset + range.BaseOffset));
+                for (int cursor = 0; map.Next(from, length, ref cursor, out SharedRange part);)
+                    for (long i = 0; i < part.Length; i++) found.Add((part.SourceOffset + i, part.BaseOffset + i));
+                Assert.True(due.SetEquals(found), $"seed {seed}: {string.Join(' ', ranges)}, bytes {from} to {from + length}");
+                bool exact = due.Count == length && due.All(pair => pair.On - pair.Byte == to - from);
+                Assert.Equal(exact, map.LiesExactlyAt(from, length, to));
+            }
+        }
+    }
+
+    [Fact]
+    public void A_block_across_two_ranges_that_continue_each_other_lies_exactly_there()
+    {
+        StorageMap map = new([new SharedRange(4608, 8704, 4096), new SharedRange(0, 4096, 4608)]);
+        Assert.True(map.LiesExactlyAt(4096, 4096, 8192));
+        Assert.False(map.LiesExactlyAt(4096, 4096, 4096));
+        Assert.False(map.LiesExactlyAt(8192, 4096, 12288));
+    }
+
+    [Theory]
+    [InlineData(100, 0, 512)]
+    [InlineData(0, 256, 512)]
+    [InlineData(0, 0, 513)]
+    [InlineData(0, 0, 0)]
+    [InlineData(-512, 0, 512)]
+    [InlineData(0, 512, long.MaxValue - 511)]
+    public void A_range_that_is_not_made_of_sectors_is_refused(long source, long target, long length) =>
+        Assert.Throws<ArgumentException>(() => new StorageMap([new SharedRange(source, target, length)]));
+
+    [Fact]
+    public void Offsets_beyond_a_pebibyte_are_kept()
+    {
+        const long Far = (1L << 60) + 512;
+        StorageMap map = new([new SharedRange(Far, 512, 8192), new SharedRange(512, Far, 8192)]);
+        int cursor = 0;
+        Assert.True(map.Next(Far + 100, 4096, ref cursor, out SharedRange part));
+        Assert.Equal(new SharedRange(Far + 100, 612, 4096), part);
+        Assert.True(map.LiesExactlyAt(512, 4096, Far));
+    }
+}
