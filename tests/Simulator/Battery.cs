@@ -39,8 +39,8 @@ public static class Battery
         ("a window that only the page cache holds", () => All(CachedWindow)),
         ("faults of requests", () => { foreach (string name in SmallCases.Names) Faults.Small(name, 2, 1, 7, _ => { }); }),
         ("programs of two ops", () => Sample(5)),
-        (Overlaps, SomeOverlaps),
         ("two crashes at sector grain", () => All(merge => Crash(merge, new Thoroughness { Seed = 2, Grain = Page.Sector, Crashes = 2, ExhaustiveUpTo = 3, Samples = 3, Stride = 3 }))),
+        (Overlaps, SomeOverlaps),
     ];
 
     /// <summary>0 if nothing was found, else 1. A word is the name of the one step to take.</summary>

@@ -99,7 +99,7 @@ public static class SimMerge
             : new MergeDevice(1, "base", disks[1].Cache.Length),
         SharedBlocks = disks.Length < 3 || merge.Overlap is not null,
         // An array that is null would become ranges that are none.
-        Overlap = merge.Overlap is { } ranges ? ranges : null,
+        Overlap = merge.Overlap is { } ranges ? new ReadOnlyMemory<SharedRange>(ranges) : default(ReadOnlyMemory<SharedRange>?),
         Options = merge.Options with
         {
             UncountedBytes = merge.UncountedIntervals * Math.Min(merge.Options.CheckpointBytes, 1L << 40),
