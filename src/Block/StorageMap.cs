@@ -8,24 +8,20 @@ namespace Snapuserd.Block;
 /// </summary>
 public sealed class StorageMap
 {
-    /// <summary>Bytes that storage is shared by: a sector, the smallest unit in which devices are cut.</summary>
-    private const int Sector = 512;
-
     // Ascending by source offset; ranges that continue each other are one.
     private readonly SharedRange[] _ranges;
 
     // The highest source end of all ranges up to this one: ranges may overlap on the source.
     private readonly long[] _ends;
 
-    /// <summary>A map of <paramref name="ranges"/>. An argument exception for a range that is negative, empty or not made of whole sectors.</summary>
+    /// <summary>A map of <paramref name="ranges"/>. An argument exception for a range that is empty or goes beyond what offsets can be.</summary>
     public StorageMap(ReadOnlySpan<SharedRange> ranges)
     {
         SharedRange[] sorted = ranges.ToArray();
         foreach (SharedRange range in sorted)
         {
-            bool whole = ((range.SourceOffset | range.BaseOffset | range.Length) & (Sector - 1)) == 0;
             bool fits = range is { SourceOffset: >= 0, BaseOffset: >= 0, Length: > 0 } && range.Length <= long.MaxValue - Math.Max(range.SourceOffset, range.BaseOffset);
-            if (!whole || !fits) throw new ArgumentException($"{range} is not a range of sectors", nameof(ranges));
+            if (!fits) throw new ArgumentException($"{range} is not a range of bytes", nameof(ranges));
         }
         Array.Sort(sorted, (a, b) => a.Shift != b.Shift ? a.Shift.CompareTo(b.Shift) : a.SourceOffset.CompareTo(b.SourceOffset));
         int count = 0;

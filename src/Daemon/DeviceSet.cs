@@ -43,6 +43,7 @@ public sealed class DeviceSet : IDisposable
             if (ownSource) _source = BlockDevice.Open(sourcePath!, DeviceAccess.Shared, _base);
             foreach (BlockDevice? device in (ReadOnlySpan<BlockDevice?>)[_cow, _base, _source])
                 if (device?.NotLocked is { } sentence) options.Report(sentence);
+            if (overlap != null) SharedCaches.MakeCoherent(_source!, _base!);
             _arena = new Arena(options.ArenaBytes);
             Devices = _source != null ? [_cow, _base!, _source] : _base != null ? [_cow, _base] : [_cow];
             _queue = MakeQueue(options, Devices);
@@ -60,6 +61,7 @@ public sealed class DeviceSet : IDisposable
                 Base = baseDevice,
                 Source = _source == null ? baseDevice : new MergeDevice(2, sourcePath!, _source.Length),
                 SharedBlocks = !options.SourceSeparate,
+                Overlap = overlap,
                 Stop = stop,
             };
         }
@@ -110,7 +112,7 @@ public sealed class DeviceSet : IDisposable
 
     /// <summary>
     /// Looks at which bytes the devices have in common, before anything is locked: a lock that this process holds itself would be taken for another merge's. Exit code 64 for devices that do not go together. True if the source is a
-    /// device of its own; <paramref name="overlap"/> then is what it shares with a base that is written, or null if that is nothing.
+    /// device of its own; <paramref name="overlap"/> then is what it shares with the base, or null if that is nothing.
     /// </summary>
     private static bool Relate(DeviceOptions options, out ReadOnlyMemory<SharedRange>? overlap)
     {
@@ -133,7 +135,8 @@ public sealed class DeviceSet : IDisposable
                 return false;
             case StorageRelation.Overlapping when options.Writes && options.SourceSeparate:
                 throw new SnapuserdException(ExitCode.Usage, $"--source-separate is given, but {source.Path} and {target.Path} share storage");
-            case StorageRelation.Overlapping when options.Writes:
+            case StorageRelation.Overlapping:
+                // Readers take it into account as well: what they need may be gone.
                 overlap = source.Storage.SharedWith(target.Storage).ToArray();
                 return true;
             case StorageRelation.Unknown when options.Writes && !options.SourceSeparate:

@@ -15,7 +15,7 @@ public sealed class StorageMapTests
         for (int seed = 1; seed <= 300; seed++)
         {
             Random random = new(seed);
-            SharedRange[] ranges = [.. Enumerable.Range(0, random.Next(6)).Select(_ => new SharedRange(random.Next(20) * 512L, random.Next(20) * 512L, (1 + random.Next(8)) * 512L))];
+            SharedRange[] ranges = [.. Enumerable.Range(0, random.Next(6)).Select(_ => new SharedRange(random.Next(20) * 512L, random.Next(20) * 512L, (1 + random.Next(8)) * (seed % 5 == 0 ? 500L : 512L)))];
             StorageMap map = new(ranges);
             for (int tries = 0; tries < 30; tries++)
             {
@@ -42,13 +42,10 @@ public sealed class StorageMapTests
     }
 
     [Theory]
-    [InlineData(100, 0, 512)]
-    [InlineData(0, 256, 512)]
-    [InlineData(0, 0, 513)]
     [InlineData(0, 0, 0)]
     [InlineData(-512, 0, 512)]
     [InlineData(0, 512, long.MaxValue - 511)]
-    public void A_range_that_is_not_made_of_sectors_is_refused(long source, long target, long length) =>
+    public void A_range_that_is_empty_or_beyond_all_offsets_is_refused(long source, long target, long length) =>
         Assert.Throws<ArgumentException>(() => new StorageMap([new SharedRange(source, target, length)]));
 
     [Fact]
