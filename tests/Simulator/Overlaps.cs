@@ -462,8 +462,8 @@ public static class Overlaps
     }
 }
 
-/// <summary>Up to a hundred ops by chance: shifts up and down, Xors in place, scattered ops, over a source that overlaps the base.</summary>
-internal sealed class LongOverlap
+/// <summary>Up to sixty ops by chance: shifts up and down, Xors in place, scattered ops, over a source that overlaps the base.</summary>
+public sealed class LongOverlap
 {
     private readonly Chance _chance;
     private readonly Geometry _source;
@@ -472,13 +472,17 @@ internal sealed class LongOverlap
     private readonly CowBuilder _cow;
     private readonly int _window;
 
-    public LongOverlap(Chance chance)
+    /// <summary>Ops over a base of some blocks and any source.</summary>
+    public LongOverlap(Chance chance) : this(chance, 8 + chance.Below(40), null) { }
+
+    /// <summary>Ops over a base of <paramref name="blocks"/> and <paramref name="source"/>, or any.</summary>
+    public LongOverlap(Chance chance, int blocks, Geometry? source)
     {
         _chance = chance;
-        _blocks = 8 + chance.Below(40);
+        _blocks = blocks;
         int sectors = _blocks * Page.Sectors;
         int shift = chance.Below(2) == 0 ? chance.Below(33) - 16 : chance.Below(sectors) - (sectors / 2);
-        _source = (chance.Percent(70) ? Geometry.Shifted(shift, sectors + chance.Below(40), sectors) : null) ?? Geometry.Random(chance, sectors, sectors);
+        _source = source ?? (chance.Percent(70) ? Geometry.Shifted(shift, sectors + chance.Below(40), sectors) : null) ?? Geometry.Random(chance, sectors, sectors);
         _written = new bool[_blocks];
         _window = chance.Percent(15) ? 0 : chance.Percent(10) ? 510 : 1 + chance.Below(chance.Percent(50) ? 6 : 40);
         _cow = new CowBuilder { ScratchBytes = _window == 0 ? 0 : _window == 510 ? 2 << 20 : SmallCases.ScratchFor(_window) };
@@ -487,6 +491,13 @@ internal sealed class LongOverlap
         if (_cow.Ops.Count == 0) _cow.Zero(0);
     }
 
+    /// <summary>What the ops are.</summary>
+    public CowBuilder Cow => _cow;
+
+    /// <summary>What must come of them, with the storage made of a base and of what else a source has.</summary>
+    public NaiveOverlap Model => new(_cow, _window, _source.Sectors);
+
+    /// <summary>A case for the simulator.</summary>
     public (MergeCase Merge, NaiveOverlap Model) ToCase(string name)
     {
         byte[] old = SmallCases.Random((long)(_chance.Next() >> 8), _blocks);
@@ -498,7 +509,7 @@ internal sealed class LongOverlap
             ArenaBytes = _window == 510 ? 4 << 20 : 512 << 10,
             Options = new MergeOptions { VerifyFirst = false, CheckpointBytes = (1 + _chance.Below(8)) * (long)CowOp.BlockSize },
         };
-        return (merge, new NaiveOverlap(_cow, _window, _source.Sectors));
+        return (merge, Model);
     }
 
     private void Some()
