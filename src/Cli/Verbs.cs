@@ -14,7 +14,7 @@ internal static class Verbs
 
     private static readonly Option s_cow = new("--cow", OptionKind.Text, "FILE", "The COW file, of format 1 to 3.") { Required = true };
     private static readonly Option s_base = new("--base", OptionKind.Text, "DEV", "The device or image file that the COW belongs to.");
-    private static readonly Option s_source = new("--source", OptionKind.Text, "DEV", "Where copied and xored blocks are read from; the base, unless it is given.");
+    private static readonly Option s_source = new("--source", OptionKind.Text, "DEV", "Where copied and xored blocks are read from; the base, unless it is given. It may share storage with the base; if no order of writes is safe then, merging ends with 64, and reading works.");
     private static readonly Option s_separate = new("--source-separate", OptionKind.Flag, "", "The source shares no block with the base, so it is never overwritten.") { Needs = "--source" };
     private static readonly Option s_io = new("--io", OptionKind.Choice, "auto|uring|sync", "How devices are read and written: auto takes io_uring and falls back to plain system calls, saying so in one line whatever --progress is; uring fails instead (69, or 71 for want of memory or descriptors).") { Choices = ["auto", "uring", "sync"] };
     private static readonly Option s_depth = new("--queue-depth", OptionKind.Count, "N", "Requests in flight at once, 1 to 1024; 32 unless given.") { Minimum = 1, Maximum = 1024 };
