@@ -7,15 +7,14 @@ using Snapuserd.Interop;
 namespace Snapuserd.Serve;
 
 /// <summary>
-/// One client from its first byte to its last. Threads of its own, more when it asks for more than one thing at a time, take its requests in turn, each reads and answers the one it took, and answers go out in the order in
+/// One connection of the kernel to an <see cref="NbdDevice"/>, from its first byte to its last; without handshake and structured replies. Threads of its own, more when it asks for more than one thing at a time, take its requests in turn, each reads and answers the one it took, and answers go out in the order in
 /// which they are ready:
 /// <code>
 ///   take the receive lock -> receive a request -> let go -> read the view -> take the send lock -> send -> again
 /// </code>
-/// A client that stops reading holds up these threads and nothing else: the view was left when the bytes were in the buffer.
+/// The view was left when the bytes were in the buffer, so that the merge waits for no reader.
 /// <para>
-/// A read that is longer than a buffer is read and sent in parts. With structured replies an error in any part is told with its offset. A simple reply says in its header that
-/// all is well, before the data: an error in the first part is still told, after that the only truth left is to hang up. The kernel asks the same again then, over the next
+/// A read that is longer than a buffer is read and sent in parts. A simple reply says in its header that all is well, before the data: an error in the first part is still told, after that the only truth left is to hang up. The kernel asks the same again then, over the next
 /// connection and for as long as it takes; so once that has happened, long requests are read to their end before the first part is sent.
 /// </para>
 /// </summary>
@@ -38,7 +37,6 @@ internal sealed class NbdConnection
     private int _helperCount;
     private int _inARow;
     private int _waiting;
-    private bool _structured;
     private bool _ended;
 
     /// <summary>Takes over the descriptor of a connected socket.</summary>
@@ -56,19 +54,11 @@ internal sealed class NbdConnection
     /// <summary>At least one request came.</summary>
     public bool WasUsed { get; private set; }
 
-    /// <summary>Serves until the client has left or was dropped; then the socket is closed. Never throws. A client that speaks the handshake has <paramref name="handshakeSeconds"/>, 0: there is none.</summary>
-    public void Run(int handshakeSeconds)
+    /// <summary>Serves until the client has left or was dropped; then the socket is closed. Never throws.</summary>
+    public void Run()
     {
         try
         {
-            if (handshakeSeconds > 0)
-            {
-                _socket.LimitSilence(handshakeSeconds);
-                NbdNegotiation negotiation = new(_socket, _export);
-                if (!negotiation.Run()) return;
-                _structured = negotiation.Structured;
-                _socket.LimitSilence(0);
-            }
             Serve();
         }
         catch (Exception e)
@@ -83,9 +73,6 @@ internal sealed class NbdConnection
             _socket.Dispose();
         }
     }
-
-    /// <summary>No more requests; those that came are answered. From any thread.</summary>
-    public void StopReceiving() => _socket.StopReceiving();
 
     /// <summary>Ends it now. From any thread.</summary>
     public void HangUp() => _socket.HangUp();
@@ -205,37 +192,16 @@ internal sealed class NbdConnection
             NbdWire.NBD_CMD_WRITE or NbdWire.NBD_CMD_TRIM or NbdWire.NBD_CMD_WRITE_ZEROES => Errno.EPERM,
             _ => Errno.EINVAL,
         };
-        if (request.Type != NbdWire.NBD_CMD_READ) SendSimple(request, error, default);
-        else if (error != 0) SendReadError(request, error, 0);
-        else if (_structured) ReadChunks(context, request);
+        if (request.Type != NbdWire.NBD_CMD_READ || error != 0) SendSimple(request, error, default);
         else ReadSimple(context, request);
     }
 
     private int CheckRead(in NbdRequest request)
     {
-        if ((request.Flags & ~(_structured ? NbdProtocol.CommandDf : 0)) != 0) return Errno.EINVAL;
+        if (request.Flags != 0) return Errno.EINVAL;
         if (request.Length is 0 or > NbdExport.LongestRequest) return Errno.EINVAL;
         ulong length = (ulong)_export.View.Length;
-        if (request.Length > length || request.Offset > length - request.Length) return Errno.EINVAL;
-        return (request.Flags & NbdProtocol.CommandDf) != 0 && request.Length > _export.BufferBytes ? Errno.EOVERFLOW : 0;
-    }
-
-    private void ReadChunks(ReadContext context, in NbdRequest request)
-    {
-        Span<byte> head = stackalloc byte[NbdProtocol.ChunkBytes + 8];
-        for (int done = 0; done < request.Length;)
-        {
-            int part = Part(request, done);
-            if (Read(context, request, done, part, out ReadOnlySpan<byte> bytes) < 0)
-            {
-                SendReadError(request, Errno.EIO, request.Offset + (ulong)done);
-                return;
-            }
-            done += part;
-            WriteChunk(head, request, done == request.Length, NbdProtocol.ChunkOffsetData, 8 + part);
-            BinaryPrimitives.WriteUInt64BigEndian(head[NbdProtocol.ChunkBytes..], request.Offset + (ulong)(done - part));
-            if (!Send(head, bytes)) return;
-        }
+        return request.Length > length || request.Offset > length - request.Length ? Errno.EINVAL : 0;
     }
 
     private void ReadSimple(ReadContext context, in NbdRequest request)
@@ -243,7 +209,7 @@ internal sealed class NbdConnection
         int part = Part(request, 0);
         if ((_export.ReadsTwice && !CanRead(context, request, part)) || Read(context, request, 0, part, out ReadOnlySpan<byte> bytes) < 0)
         {
-            SendReadError(request, Errno.EIO, 0);
+            SendSimple(request, Errno.EIO, default);
             return;
         }
         // The parts belong together; nothing may come between.
@@ -256,7 +222,7 @@ internal sealed class NbdConnection
                 if (Read(context, request, done, part, out bytes) < 0)
                 {
                     _export.ReadsTwice = true;
-                    Drop($"reading failed at {request.Offset + (ulong)done} in the middle of an answer, and without structured replies there is no other way to say so");
+                    Drop($"reading failed at {request.Offset + (ulong)done} in the middle of an answer, and there is no other way to say so");
                     return;
                 }
                 if (!Send(bytes, default)) return;
@@ -299,33 +265,6 @@ internal sealed class NbdConnection
         int result = context.Reader.Read((long)request.Offset + done, context.Buffer(0).Part(0, part));
         context.Ticks += SnapshotView.Now - began;
         return result;
-    }
-
-    private void SendReadError(in NbdRequest request, int error, ulong offset)
-    {
-        if (!_structured)
-        {
-            SendSimple(request, error, default);
-            return;
-        }
-        // Error:32, length of a message:16, no message; with the offset of the read that failed if one did.
-        bool known = error == Errno.EIO;
-        Span<byte> chunk = stackalloc byte[NbdProtocol.ChunkBytes + 6 + 8];
-        int payload = known ? 14 : 6;
-        WriteChunk(chunk, request, true, known ? NbdProtocol.ChunkErrorOffset : NbdProtocol.ChunkError, payload);
-        BinaryPrimitives.WriteInt32BigEndian(chunk[NbdProtocol.ChunkBytes..], error);
-        BinaryPrimitives.WriteUInt16BigEndian(chunk[(NbdProtocol.ChunkBytes + 4)..], 0);
-        BinaryPrimitives.WriteUInt64BigEndian(chunk[(NbdProtocol.ChunkBytes + 6)..], offset);
-        Send(chunk[..(NbdProtocol.ChunkBytes + payload)], default);
-    }
-
-    private static void WriteChunk(Span<byte> head, in NbdRequest request, bool done, ushort type, int length)
-    {
-        BinaryPrimitives.WriteUInt32BigEndian(head, NbdProtocol.StructuredReplyMagic);
-        BinaryPrimitives.WriteUInt16BigEndian(head[4..], done ? NbdProtocol.ChunkDone : (ushort)0);
-        BinaryPrimitives.WriteUInt16BigEndian(head[6..], type);
-        BinaryPrimitives.WriteUInt64BigEndian(head[8..], request.Cookie);
-        BinaryPrimitives.WriteInt32BigEndian(head[16..], length);
     }
 
     private bool SendSimple(in NbdRequest request, int error, ReadOnlySpan<byte> bytes)

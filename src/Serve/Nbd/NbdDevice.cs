@@ -246,7 +246,7 @@ public sealed class NbdDevice : IBlockServer
             for (int tries = Tries; ;)
             {
                 NbdConnection connection = _connections[place]!;
-                connection.Run(handshakeSeconds: 0);
+                connection.Run();
                 if (connection.Disconnected)
                 {
                     lock (_gate)

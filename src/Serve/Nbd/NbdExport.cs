@@ -1,4 +1,5 @@
 using System;
+using System.Text;
 using System.Threading;
 using Snapuserd.Block;
 using Snapuserd.Interop;
@@ -28,6 +29,12 @@ internal sealed class NbdExport
     /// <summary>Two programs that open four connections each.</summary>
     private const int FewThreads = 8;
 
+    /// <summary>
+    /// Buffers per worker beside its own. A client with four requests at a time has three that wait while one is sent; more waiting answers than that
+    /// cannot make anything faster.
+    /// </summary>
+    private const int SpareBuffers = 3;
+
     private readonly Action<string>? _report;
     private readonly WakeUp _wakeUp;
     private string? _trouble;
@@ -38,7 +45,10 @@ internal sealed class NbdExport
     /// <summary>For <paramref name="connections"/> connections at the most. Exit code 71 if the memory is too small for one.</summary>
     public NbdExport(SnapshotView view, BlockDevice[] devices, NbdOptions options, int connections, WakeUp wakeUp)
     {
-        (View, Devices, Name, _report, _wakeUp) = (view, devices, options.ExportName, options.Report, wakeUp);
+        (View, Devices, _report, _wakeUp) = (view, devices, options.Report, wakeUp);
+        NameBytes = Encoding.UTF8.GetBytes(options.ExportName);
+        if (NameBytes.Length > NbdProtocol.LongestString)
+            throw new SnapuserdException(ExitCode.Usage, $"the name of an NBD export has {NbdProtocol.LongestString} bytes at most, this one has {NameBytes.Length}");
         BufferBytes = LargestBuffer;
         while (BufferBytes > SmallestBuffer && Threads(options) < FewThreads) BufferBytes /= 2;
         int threads = Threads(options);
@@ -48,19 +58,33 @@ internal sealed class NbdExport
         Connections = Math.Clamp(Math.Min(connections, Math.Max(threads / 2, FewThreads)), 1, threads);
         _spare = threads - Connections;
         MostHelpers = Math.Max(options.ThreadsPerConnection, 1) - 1;
+        MostAnswers = Math.Max(options.ThreadsPerConnection, 1);
+        Workers = Math.Clamp(options.Workers, 1, threads);
+        int rest = options.MemoryBytes - (Workers * ReadContext.Bytes(view, 1, BufferBytes));
+        Buffers = Workers + Math.Min(rest / BufferBytes, SpareBuffers * Workers);
     }
 
     public SnapshotView View { get; }
 
     public BlockDevice[] Devices { get; }
 
-    public string Name { get; }
+    /// <summary>The export's name as it is sent.</summary>
+    public byte[] NameBytes { get; }
 
     /// <summary>Bytes of a thread's buffer.</summary>
     public int BufferBytes { get; }
 
     /// <summary>Connections at a time.</summary>
     public int Connections { get; }
+
+    /// <summary>Requests of one client that are answered at a time.</summary>
+    public int MostAnswers { get; }
+
+    /// <summary>Threads that serve all clients of a socket.</summary>
+    public int Workers { get; }
+
+    /// <summary>Buffers that these share: one for each, and some for answers that wait until their client takes them.</summary>
+    public int Buffers { get; }
 
     /// <summary>Threads that a connection may have beside its first.</summary>
     public int MostHelpers { get; }

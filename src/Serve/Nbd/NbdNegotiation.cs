@@ -1,143 +1,264 @@
 using System;
 using System.Buffers.Binary;
-using System.Text;
 using Snapuserd.Interop;
 
 namespace Snapuserd.Serve;
 
-/// <summary>The handshake with a client up to the first request (proto.md, "Fixed newstyle negotiation").</summary>
-internal sealed class NbdNegotiation(NbdSocket socket, NbdExport export)
+/// <summary>What the handshake needs next.</summary>
+internal enum NegotiationStep
 {
+    /// <summary>More bytes of the client.</summary>
+    More,
+    /// <summary>Requests follow.</summary>
+    Done,
+    /// <summary>The client said that it is leaving: close once the reply is sent.</summary>
+    Leave,
+    /// <summary>The client broke the protocol: close at once.</summary>
+    Drop,
+}
+
+/// <summary>
+/// The handshake with a client up to the first request (proto.md, "Fixed newstyle negotiation"), as a state machine over the client's bytes. It stores no option's data, so a
+/// client that stops in the middle of one costs nothing but this object.
+/// </summary>
+internal sealed class NbdNegotiation(NbdExport export)
+{
+    /// <summary>Bytes that the replies to one option take at most: three infos and a name, or a list's entry, with their heads.</summary>
+    public const int LongestReply = 256 + NbdProtocol.LongestString;
+
     /// <summary>A name of the longest kind and what else INFO and GO may ask for.</summary>
     private const int LongestData = 2 * NbdProtocol.LongestString;
 
     /// <summary>An option with more data than that is read to its end and refused, up to here; beyond it the client is dropped.</summary>
     private const int MostSkipped = 1 << 20;
 
-    /// <summary>Clients need half a dozen. A client that never ends would keep its place.</summary>
+    /// <summary>Clients need half a dozen.</summary>
     private const int MostOptions = 256;
 
-    private readonly byte[] _data = new byte[LongestData];
+    private enum Part
+    {
+        Flags,
+        Head,
+        Data,
+    }
+
+    private readonly byte[] _head = new byte[NbdProtocol.OptionBytes];
+    private Part _part;
+    private int _have;
+    private int _options;
+    private uint _option;
+    private uint _length;
+    private uint _left;
     private bool _noZeroes;
+
+    // The data of EXPORT_NAME (a name), INFO and GO (length of the name:32, the name, number of infos:16, infos:16 each), as far as it came.
+    private uint _nameLength;
+    private bool _matches;
+    private ushort _infoCount;
+    private ushort _info;
+    private bool _wantsName;
 
     /// <summary>The client wants reads to be answered in chunks.</summary>
     public bool Structured { get; private set; }
 
-    /// <summary>True when requests follow. False when the client has left, or is to be dropped.</summary>
-    public bool Run()
+    /// <summary>Why the client is to be dropped.</summary>
+    public string Why { get; private set; } = "";
+
+    /// <summary>Bytes that <see cref="Feed"/> takes at most: up to the end of what has begun, so that no byte of a request is received.</summary>
+    public int Wanted => _part switch
     {
-        Span<byte> hello = stackalloc byte[18];
-        BinaryPrimitives.WriteUInt64BigEndian(hello, NbdProtocol.InitMagic);
-        BinaryPrimitives.WriteUInt64BigEndian(hello[8..], NbdProtocol.OptionMagic);
-        BinaryPrimitives.WriteUInt16BigEndian(hello[16..], NbdProtocol.FixedNewstyle | NbdProtocol.NoZeroes);
-        Span<byte> flags = stackalloc byte[4];
-        if (socket.Send(hello, default) < 0 || socket.Receive(flags) < 0) return false;
-        uint agreed = BinaryPrimitives.ReadUInt32BigEndian(flags);
+        Part.Flags => 4 - _have,
+        Part.Head => NbdProtocol.OptionBytes - _have,
+        _ => (int)_left,
+    };
+
+    /// <summary>Writes the server's first words to <paramref name="target"/> and returns their length.</summary>
+    public static int Greet(Span<byte> target)
+    {
+        BinaryPrimitives.WriteUInt64BigEndian(target, NbdProtocol.InitMagic);
+        BinaryPrimitives.WriteUInt64BigEndian(target[8..], NbdProtocol.OptionMagic);
+        BinaryPrimitives.WriteUInt16BigEndian(target[16..], NbdProtocol.FixedNewstyle | NbdProtocol.NoZeroes);
+        return 18;
+    }
+
+    /// <summary>
+    /// Takes at most <see cref="Wanted"/> bytes. If they end an option, its replies (at most <see cref="LongestReply"/> bytes) go to <paramref name="reply"/> and their length to
+    /// <paramref name="replyBytes"/>; they are sent before anything else happens.
+    /// </summary>
+    public NegotiationStep Feed(ReadOnlySpan<byte> bytes, Span<byte> reply, out int replyBytes)
+    {
+        replyBytes = 0;
+        if (_part == Part.Data)
+        {
+            TakeData(bytes);
+            _left -= (uint)bytes.Length;
+            return _left > 0 ? NegotiationStep.More : EndOption(reply, out replyBytes);
+        }
+        bytes.CopyTo(_head.AsSpan(_have));
+        _have += bytes.Length;
+        if (Wanted > 0) return NegotiationStep.More;
+        _have = 0;
+        return _part == Part.Flags ? TakeFlags() : TakeHead(reply, out replyBytes);
+    }
+
+    private NegotiationStep TakeFlags()
+    {
+        uint agreed = BinaryPrimitives.ReadUInt32BigEndian(_head);
         if ((agreed & ~(uint)(NbdProtocol.FixedNewstyle | NbdProtocol.NoZeroes)) != 0) return Drop($"it sent the unknown flags 0x{agreed:x}");
         _noZeroes = (agreed & NbdProtocol.NoZeroes) != 0;
+        _part = Part.Head;
+        return NegotiationStep.More;
+    }
 
-        Span<byte> head = stackalloc byte[NbdProtocol.OptionBytes];
-        for (int i = 0; i < MostOptions; i++)
+    private NegotiationStep TakeHead(Span<byte> reply, out int replyBytes)
+    {
+        replyBytes = 0;
+        if (BinaryPrimitives.ReadUInt64BigEndian(_head) != NbdProtocol.OptionMagic) return Drop("an option without its magic came");
+        _options++;
+        (_option, _length) = (BinaryPrimitives.ReadUInt32BigEndian(_head.AsSpan(8)), BinaryPrimitives.ReadUInt32BigEndian(_head.AsSpan(12)));
+        if (_length > LongestData && (_length > MostSkipped || _option == NbdProtocol.OptExportName)) return Drop($"option {_option} came with {_length} bytes");
+        _left = _length;
+        (_nameLength, _matches, _infoCount, _info, _wantsName) = (0, true, 0, 0, false);
+        _part = Part.Data;
+        return _left > 0 ? NegotiationStep.More : EndOption(reply, out replyBytes);
+    }
+
+    private void TakeData(ReadOnlySpan<byte> bytes)
+    {
+        if (_length > LongestData) return;
+        uint at = _length - _left;
+        if (_option == NbdProtocol.OptExportName)
         {
-            if (socket.Receive(head) < 0) return false;
-            if (BinaryPrimitives.ReadUInt64BigEndian(head) != NbdProtocol.OptionMagic) return Drop("an option without its magic came");
-            uint option = BinaryPrimitives.ReadUInt32BigEndian(head[8..]), length = BinaryPrimitives.ReadUInt32BigEndian(head[12..]);
-            if (length > LongestData)
-            {
-                if (length > MostSkipped || option == NbdProtocol.OptExportName) return Drop($"option {option} came with {length} bytes");
-                if (socket.Skip(length) < 0 || !Reply(option, NbdProtocol.RepErrTooBig, default)) return false;
-                continue;
-            }
-            Span<byte> data = _data.AsSpan(0, (int)length);
-            if (socket.Receive(data) < 0) return false;
-            switch (option)
+            foreach (byte value in bytes) TakeNameByte(at++, value);
+        }
+        else if (_option is NbdProtocol.OptInfo or NbdProtocol.OptGo)
+        {
+            foreach (byte value in bytes) TakeInfoByte(at++, value);
+        }
+    }
+
+    private void TakeNameByte(uint at, byte value) => _matches &= at < export.NameBytes.Length && export.NameBytes[at] == value;
+
+    private void TakeInfoByte(uint at, byte value)
+    {
+        if (at < 4)
+        {
+            _nameLength = (_nameLength << 8) | value;
+            return;
+        }
+        ulong behind = 4 + (ulong)_nameLength;
+        if (at < behind)
+        {
+            TakeNameByte(at - 4, value);
+            return;
+        }
+        uint number = (uint)(at - behind);
+        if (number < 2)
+        {
+            _infoCount = (ushort)((_infoCount << 8) | value);
+            return;
+        }
+        _info = (ushort)((_info << 8) | value);
+        if (number % 2 == 1) _wantsName |= _info == NbdProtocol.InfoName;
+    }
+
+    /// <summary>All of an option has come.</summary>
+    private NegotiationStep EndOption(Span<byte> reply, out int replyBytes)
+    {
+        _part = Part.Head;
+        ReplyWriter writer = new(reply, _option);
+        NegotiationStep step = NegotiationStep.More;
+        if (_length > LongestData)
+        {
+            writer.Add(NbdProtocol.RepErrTooBig, default);
+        }
+        else
+        {
+            switch (_option)
             {
                 case NbdProtocol.OptExportName:
-                    return IsOurs(data) ? SendExport() : Drop("it asked for an export that there is not");
+                    if (!IsOurs(_length)) step = Drop("it asked for an export that there is not");
+                    else step = AddExport(ref writer);
+                    break;
                 case NbdProtocol.OptAbort:
-                    _ = Reply(option, NbdProtocol.RepAck, default);
-                    return false;
+                    writer.Add(NbdProtocol.RepAck, default);
+                    step = NegotiationStep.Leave;
+                    break;
+                case NbdProtocol.OptList when _length > 0:
+                case NbdProtocol.OptStructuredReply when _length > 0:
+                    writer.Add(NbdProtocol.RepErrInvalid, default);
+                    break;
+                case NbdProtocol.OptList:
+                    AddList(ref writer);
+                    break;
+                case NbdProtocol.OptStructuredReply:
+                    Structured = true;
+                    writer.Add(NbdProtocol.RepAck, default);
+                    break;
+                case NbdProtocol.OptInfo or NbdProtocol.OptGo:
+                    step = AddInfo(ref writer);
+                    break;
                 default:
-                    if (!Answer(option, data, out bool go)) return false;
-                    if (go) return true;
+                    // TLS, metadata contexts, extended headers, and what will be invented.
+                    writer.Add(NbdProtocol.RepErrUnsupported, default);
                     break;
             }
         }
-        return Drop($"it sent {MostOptions} options and chose no export");
-    }
-
-    private bool Answer(uint option, ReadOnlySpan<byte> data, out bool go)
-    {
-        go = false;
-        switch (option)
-        {
-            case NbdProtocol.OptList:
-                return data.IsEmpty ? SendList() : Reply(option, NbdProtocol.RepErrInvalid, default);
-            case NbdProtocol.OptStructuredReply:
-                if (!data.IsEmpty) return Reply(option, NbdProtocol.RepErrInvalid, default);
-                Structured = true;
-                return Reply(option, NbdProtocol.RepAck, default);
-            case NbdProtocol.OptInfo or NbdProtocol.OptGo:
-                return SendInfo(option, data, out go);
-            default:
-                // TLS, metadata contexts, extended headers, and what will be invented.
-                return Reply(option, NbdProtocol.RepErrUnsupported, default);
-        }
+        if (step == NegotiationStep.More && _options == MostOptions) step = Drop($"it sent {MostOptions} options and chose no export");
+        replyBytes = writer.Length;
+        return step;
     }
 
     /// <summary>The empty name stands for whatever a server has.</summary>
-    private bool IsOurs(ReadOnlySpan<byte> name) => name.IsEmpty || name.SequenceEqual(Encoding.UTF8.GetBytes(export.Name));
+    private bool IsOurs(uint nameLength) => nameLength == 0 || (_matches && nameLength == export.NameBytes.Length);
 
-    private bool SendExport()
+    private NegotiationStep AddExport(ref ReplyWriter writer)
     {
         Span<byte> answer = stackalloc byte[10 + NbdProtocol.ZeroBytes];
         answer.Clear();
         WriteExport(answer);
-        return socket.Send(_noZeroes ? answer[..10] : answer, default) == 0;
+        writer.AddRaw(_noZeroes ? answer[..10] : answer);
+        return NegotiationStep.Done;
     }
 
-    private bool SendList()
+    private void AddList(ref ReplyWriter writer)
     {
-        byte[] name = Encoding.UTF8.GetBytes(export.Name);
-        byte[] entry = new byte[4 + name.Length];
-        BinaryPrimitives.WriteInt32BigEndian(entry, name.Length);
-        name.CopyTo(entry, 4);
-        return Reply(NbdProtocol.OptList, NbdProtocol.RepServer, entry) && Reply(NbdProtocol.OptList, NbdProtocol.RepAck, default);
+        Span<byte> length = stackalloc byte[4];
+        BinaryPrimitives.WriteInt32BigEndian(length, export.NameBytes.Length);
+        writer.Add(NbdProtocol.RepServer, length, export.NameBytes);
+        writer.Add(NbdProtocol.RepAck, default);
     }
 
-    /// <summary>The data: length of the name:32, the name, number of infos:16, infos:16 each.</summary>
-    private bool SendInfo(uint option, ReadOnlySpan<byte> data, out bool go)
+    private NegotiationStep AddInfo(ref ReplyWriter writer)
     {
-        go = false;
-        if (data.Length < 6) return Reply(option, NbdProtocol.RepErrInvalid, default);
-        uint nameLength = BinaryPrimitives.ReadUInt32BigEndian(data);
-        if (nameLength > NbdProtocol.LongestString || nameLength > data.Length - 6) return Reply(option, NbdProtocol.RepErrInvalid, default);
-        ReadOnlySpan<byte> name = data.Slice(4, (int)nameLength), infos = data[(6 + (int)nameLength)..];
-        if (infos.Length != 2 * BinaryPrimitives.ReadUInt16BigEndian(data[(4 + (int)nameLength)..])) return Reply(option, NbdProtocol.RepErrInvalid, default);
-        if (!IsOurs(name)) return Reply(option, NbdProtocol.RepErrUnknown, default);
-
+        if (_length < 6 || _nameLength > NbdProtocol.LongestString || _nameLength > _length - 6 || _length - 6 - _nameLength != 2u * _infoCount)
+        {
+            writer.Add(NbdProtocol.RepErrInvalid, default);
+            return NegotiationStep.More;
+        }
+        if (!IsOurs(_nameLength))
+        {
+            writer.Add(NbdProtocol.RepErrUnknown, default);
+            return NegotiationStep.More;
+        }
         Span<byte> about = stackalloc byte[12];
         BinaryPrimitives.WriteUInt16BigEndian(about, NbdProtocol.InfoExport);
         WriteExport(about[2..]);
-        if (!Reply(option, NbdProtocol.RepInfo, about)) return false;
+        writer.Add(NbdProtocol.RepInfo, about);
         Span<byte> sizes = stackalloc byte[14];
         BinaryPrimitives.WriteUInt16BigEndian(sizes, NbdProtocol.InfoBlockSize);
         BinaryPrimitives.WriteUInt32BigEndian(sizes[2..], 1);
         BinaryPrimitives.WriteUInt32BigEndian(sizes[6..], NbdExport.PreferredBlock);
         BinaryPrimitives.WriteUInt32BigEndian(sizes[10..], NbdExport.LongestRequest);
-        if (!Reply(option, NbdProtocol.RepInfo, sizes)) return false;
-        for (int i = 0; i < infos.Length; i += 2)
+        writer.Add(NbdProtocol.RepInfo, sizes);
+        if (_wantsName)
         {
-            if (BinaryPrimitives.ReadUInt16BigEndian(infos[i..]) != NbdProtocol.InfoName) continue;
-            byte[] own = Encoding.UTF8.GetBytes(export.Name);
-            byte[] info = new byte[2 + own.Length];
-            BinaryPrimitives.WriteUInt16BigEndian(info, NbdProtocol.InfoName);
-            own.CopyTo(info, 2);
-            if (!Reply(option, NbdProtocol.RepInfo, info)) return false;
-            break;
+            Span<byte> kind = stackalloc byte[2];
+            BinaryPrimitives.WriteUInt16BigEndian(kind, NbdProtocol.InfoName);
+            writer.Add(NbdProtocol.RepInfo, kind, export.NameBytes);
         }
-        go = option == NbdProtocol.OptGo;
-        return Reply(option, NbdProtocol.RepAck, default);
+        writer.Add(NbdProtocol.RepAck, default);
+        return _option == NbdProtocol.OptGo ? NegotiationStep.Done : NegotiationStep.More;
     }
 
     private void WriteExport(Span<byte> target)
@@ -146,19 +267,35 @@ internal sealed class NbdNegotiation(NbdSocket socket, NbdExport export)
         BinaryPrimitives.WriteUInt16BigEndian(target[8..], NbdExport.Flags(Structured));
     }
 
-    private bool Reply(uint option, uint type, ReadOnlySpan<byte> data)
+    private NegotiationStep Drop(string why)
     {
-        Span<byte> head = stackalloc byte[NbdProtocol.OptionReplyBytes];
-        BinaryPrimitives.WriteUInt64BigEndian(head, NbdProtocol.OptionReplyMagic);
-        BinaryPrimitives.WriteUInt32BigEndian(head[8..], option);
-        BinaryPrimitives.WriteUInt32BigEndian(head[12..], type);
-        BinaryPrimitives.WriteInt32BigEndian(head[16..], data.Length);
-        return socket.Send(head, data) == 0;
+        Why = why;
+        return NegotiationStep.Drop;
     }
 
-    private bool Drop(string why)
+    /// <summary>Writes one option's replies one after the other.</summary>
+    private ref struct ReplyWriter(Span<byte> target, uint option)
     {
-        export.Report($"NBD: a client was dropped: {why}");
-        return false;
+        private readonly Span<byte> _target = target;
+
+        public int Length { get; private set; }
+
+        public void Add(uint type, scoped ReadOnlySpan<byte> data, scoped ReadOnlySpan<byte> more = default)
+        {
+            Span<byte> head = _target[Length..];
+            BinaryPrimitives.WriteUInt64BigEndian(head, NbdProtocol.OptionReplyMagic);
+            BinaryPrimitives.WriteUInt32BigEndian(head[8..], option);
+            BinaryPrimitives.WriteUInt32BigEndian(head[12..], type);
+            BinaryPrimitives.WriteInt32BigEndian(head[16..], data.Length + more.Length);
+            Length += NbdProtocol.OptionReplyBytes;
+            AddRaw(data);
+            AddRaw(more);
+        }
+
+        public void AddRaw(scoped ReadOnlySpan<byte> data)
+        {
+            data.CopyTo(_target[Length..]);
+            Length += data.Length;
+        }
     }
 }

@@ -1,4 +1,5 @@
 using System;
+using Snapuserd.Block;
 
 namespace Snapuserd.Serve;
 
@@ -18,15 +19,28 @@ public sealed class NbdOptions
     public int MemoryBytes { get; init; } = 16 << 20;
 
     /// <summary>
-    /// Clients at a time, as far as the memory reaches; more wait until one has left. Sixteen are four programs of the kind that opens four connections.
+    /// Clients of <see cref="NbdServer"/> at a time, as far as RLIMIT_NOFILE reaches. More wait until one has left; when none does for <see cref="CrowdedSeconds"/>, they are
+    /// refused. A client that owes nothing costs a descriptor and some hundred bytes.
     /// </summary>
-    public int MaxConnections { get; init; } = 16;
+    public int MaxConnections { get; init; } = 2048;
 
-    /// <summary>Threads of one connection, started as requests arrive. More than the devices and processors can use at once only take memory.</summary>
+    /// <summary>Threads of <see cref="NbdServer"/>, for all clients together, as far as the memory reaches. More than the devices and processors can use at once only take memory.</summary>
+    public int Workers { get; init; } = 8;
+
+    /// <summary>Requests of one connection that are served at a time; for <see cref="NbdDevice"/> threads, started as requests arrive.</summary>
     public int ThreadsPerConnection { get; init; } = 4;
 
-    /// <summary>Seconds that a client may be silent in during the handshake: it has a place that others may wait for.</summary>
+    /// <summary>Seconds that a client has for the whole handshake.</summary>
     public int HandshakeSeconds { get; init; } = 30;
+
+    /// <summary>Seconds after which a client is dropped that takes nothing of what it has asked for.</summary>
+    public int AnswerSeconds { get; init; } = 30;
+
+    /// <summary>Seconds that clients wait for a place when there is none.</summary>
+    public int CrowdedSeconds { get; init; } = 30;
+
+    /// <summary>What these seconds are measured by.</summary>
+    public ITimeSource Time { get; init; } = new MonotonicClock();
 
     /// <summary>Milliseconds that Stop gives clients to take the answers to what they asked for, before it hangs up.</summary>
     public int DrainMilliseconds { get; init; } = 5000;

@@ -1,4 +1,5 @@
 using System;
+using System.Collections.Generic;
 using System.Threading;
 using Snapuserd.Block;
 using Snapuserd.Interop;
@@ -7,28 +8,50 @@ namespace Snapuserd.Serve;
 
 /// <summary>
 /// A view as a read-only NBD export on a Unix socket that only its owner may open, for clients in user space. The newstyle handshake and structured replies, without TLS
-/// and metadata contexts. See <see cref="NbdConnection"/> for how a client is served.
+/// and metadata contexts.
+/// <para>
+/// One thread lets clients in and looks at their time; a fixed number of workers serves all of them, see <see cref="NbdSession"/>. A client that is connected and owes nothing costs
+/// a descriptor and some hundred bytes.
+/// </para>
 /// </summary>
 public sealed class NbdServer : IBlockServer
 {
-    /// <summary>Clients that may wait to be let in; more get EAGAIN from their system.</summary>
-    private const int Backlog = 128;
+    /// <summary>Clients that may wait to be let in; more get EAGAIN from their system, or wait in connect. So many that a thousand may come at once.</summary>
+    private const int Backlog = 1024;
 
     /// <summary>Before the next try when a client could not be let in for want of descriptors or memory, in milliseconds.</summary>
     private const int ShortageMilliseconds = 100;
 
+    /// <summary>
+    /// Bytes that the kernel may hold for a client that does not take them; it doubles the number. The first <see cref="FewClients"/> get what keeps a copying program busy.
+    /// With more, speed per client matters less than the sum: 2,000 clients together hold 130 MB of the kernel's memory at most, not 850.
+    /// </summary>
+    private const int LargeSocket = 256 << 10, SmallSocket = 32 << 10, FewClients = 32;
+
+    /// <summary>What epoll says when the workers are to end; no session has it.</summary>
+    private const ulong StopId = ulong.MaxValue;
+
     private readonly NbdOptions _options;
     private readonly NbdExport _export;
+    private readonly BlockDevice[] _devices;
     private readonly object _gate = new();
     private readonly object _stopping = new();
-    private readonly Client?[] _clients;
-    private readonly ITimeSource _time = new MonotonicClock();
+    private readonly ITimeSource _clock = new MonotonicClock();
+    private readonly List<NbdWorker> _workers = [];
+    private readonly List<Thread> _threads = [];
+    private NbdSession?[] _sessions = [];
+    private int[] _places = [];
+    private int _free;
+    private uint _generation;
+    private Arena? _arena;
     private Thread? _acceptor;
     private SocketFile? _socket;
     private int _bell = -1;
+    private int _end = -1;
+    private int _spare = -1;
+    private int _promised;
+    private int _watching;
     private bool _stop;
-
-    private sealed record Client(NbdConnection Connection, Thread Thread);
 
     /// <summary>
     /// Makes a server for <paramref name="view"/>, which it reads from <paramref name="devices"/>, those of the view's engine by number. All of it stays the caller's.
@@ -36,9 +59,8 @@ public sealed class NbdServer : IBlockServer
     /// </summary>
     public NbdServer(SnapshotView view, BlockDevice[] devices, NbdOptions options, WakeUp wakeUp)
     {
-        _options = options;
-        _export = new NbdExport(view, devices, options, options.MaxConnections, wakeUp);
-        _clients = new Client?[_export.Connections];
+        (_options, _devices) = (options, devices);
+        _export = new NbdExport(view, devices, options, 1, wakeUp);
     }
 
     /// <inheritdoc/>
@@ -46,6 +68,27 @@ public sealed class NbdServer : IBlockServer
 
     /// <summary>Requests that came so far, on all connections.</summary>
     public long Requests => _export.Requests;
+
+    /// <summary>Clients that are connected.</summary>
+    public int Connections
+    {
+        get
+        {
+            lock (_gate) return _sessions.Length - _free;
+        }
+    }
+
+    /// <summary>Buffers that hold data of an answer.</summary>
+    internal int BuffersInUse => Buffers.InUse;
+
+    /// <summary>Threads of the server.</summary>
+    internal int Threads => _threads.Count + 1;
+
+    internal NbdBuffers Buffers { get; private set; } = null!;
+
+    internal int Epoll { get; private set; } = -1;
+
+    internal long Now => _options.Time.Milliseconds;
 
     /// <summary>
     /// Listens, and returns the socket's path. Exit code 64 for a path that is none, 73 when it cannot be made or is something else than a socket, 76 when a
@@ -56,9 +99,14 @@ public sealed class NbdServer : IBlockServer
         string path = _options.SocketPath;
         try
         {
-            _bell = Libc.EventFd(0, Libc.EFD_CLOEXEC | Libc.EFD_NONBLOCK);
-            if (_bell < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"cannot make an eventfd: {Reason.Of(_bell)}");
+            _bell = Check(Libc.EventFd(0, Libc.EFD_CLOEXEC | Libc.EFD_NONBLOCK), "an eventfd");
+            _end = Check(Libc.EventFd(0, Libc.EFD_CLOEXEC | Libc.EFD_NONBLOCK), "an eventfd");
+            _spare = Check(Libc.EventFd(0, Libc.EFD_CLOEXEC | Libc.EFD_NONBLOCK), "an eventfd");
+            Epoll = Check(Libc.EpollCreate1(Libc.EPOLL_CLOEXEC), "an epoll descriptor");
+            _ = Check(Libc.EpollCtl(Epoll, Libc.EPOLL_CTL_ADD, _end, Libc.EPOLLIN, StopId), "an epoll descriptor");
             _socket = SocketFile.Listen(path, Backlog);
+            MakePlaces();
+            MakeWorkers();
             Thread acceptor = new(Accept, NbdExport.StackBytes) { IsBackground = true, Name = "nbd accept" };
             StartThread(acceptor);
             _acceptor = acceptor;
@@ -76,68 +124,201 @@ public sealed class NbdServer : IBlockServer
     {
         lock (_stopping)
         {
-            Client[] clients;
             lock (_gate)
             {
                 _stop = true;
-                Ring();
+                Ring(_bell);
             }
             _acceptor?.Join();
             _acceptor = null;
-            lock (_gate) clients = Array.FindAll(_clients, client => client != null)!;
-            foreach (Client client in clients) client.Connection.StopReceiving();
+            foreach (NbdSession session in Sessions()) session.StopReceiving();
             // A client that does not take its answers must not keep the system from going down.
-            long end = _time.Milliseconds + _options.DrainMilliseconds;
-            foreach (Client client in clients)
+            if (!WaitUntilEmpty(_options.DrainMilliseconds))
             {
-                if (client.Thread.Join((int)Math.Clamp(end - _time.Milliseconds, 0, int.MaxValue))) continue;
-                client.Connection.HangUp();
-                client.Thread.Join();
+                foreach (NbdSession session in Sessions()) session.HangUp();
+                _ = WaitUntilEmpty(int.MaxValue);
             }
+            // Nobody reads it, so every worker sees it.
+            Ring(_end);
+            foreach (Thread thread in _threads) thread.Join();
+            _threads.Clear();
+            foreach (NbdWorker worker in _workers) worker.Dispose();
+            _workers.Clear();
+            _arena?.Dispose();
+            _arena = null;
             _socket?.Dispose();
-            lock (_gate) Close(ref _bell);
+            NbdDescriptors.Release(_promised);
+            _promised = 0;
+            lock (_gate)
+            {
+                Close(ref _bell);
+                Close(ref _end);
+                Close(ref _spare);
+                if (Epoll >= 0) _ = Libc.Close(Epoll);
+                Epoll = -1;
+            }
         }
     }
 
     /// <inheritdoc/>
     public void Dispose() => Stop();
 
-    /// <summary>Lets clients in until it is over. Never throws.</summary>
+    /// <summary>Drops the clients whose time is over. Returns the milliseconds until that is to be asked again, −1 if no client has anything to do in a given time.</summary>
+    internal int CheckTimes()
+    {
+        long next = long.MaxValue;
+        foreach (NbdSession session in Sessions()) session.CheckTime(_options, ref next);
+        // What begins meanwhile has its own time, and must be seen before that is over.
+        return next == long.MaxValue ? -1 : (int)Math.Clamp(next - Now, 0, Math.Min(_options.HandshakeSeconds, _options.AnswerSeconds) * 1000L);
+    }
+
+    /// <summary>A session owes something from now on: the thread that looks at the time must not sleep for ever.</summary>
+    internal void Watch()
+    {
+        if (Interlocked.Exchange(ref _watching, 1) == 0) Ring(_bell);
+    }
+
+    /// <summary>The session is closed.</summary>
+    internal void Remove(NbdSession session)
+    {
+        int place = (int)(uint)session.Id;
+        lock (_gate)
+        {
+            Volatile.Write(ref _sessions[place], null);
+            _places[_free++] = place;
+            if (_free == 1) Ring(_bell);
+            if (_free == _sessions.Length) Monitor.PulseAll(_gate);
+        }
+    }
+
+    internal Span<byte> Data(NbdBuffer buffer, int from, int length) => _arena![buffer.Slice.Part(from, length)];
+
+    private void MakePlaces()
+    {
+        _promised = NbdDescriptors.Promise(Math.Max(_options.MaxConnections, 1));
+        _sessions = new NbdSession?[_promised];
+        _places = new int[_promised];
+        for (int i = 0; i < _promised; i++) _places[i] = _promised - 1 - i;
+        _free = _promised;
+    }
+
+    private void MakeWorkers()
+    {
+        int perReader = ViewReader.BytesPerRead(_export.View);
+        _arena = new Arena(checked((_export.Workers * perReader) + (_export.Buffers * _export.BufferBytes)));
+        Buffers = new NbdBuffers(_arena, _export.Buffers, _export.BufferBytes);
+        for (int i = 0; i < _export.Workers; i++)
+        {
+            NbdWorker worker = new(_export.View, _devices, _arena);
+            _workers.Add(worker);
+            Thread thread = new(() => Work(worker), NbdExport.StackBytes) { IsBackground = true, Name = "nbd" };
+            try
+            {
+                StartThread(thread);
+            }
+            catch (SnapuserdException) when (i > 0)
+            {
+                // Those that there are do the work.
+                return;
+            }
+            _threads.Add(thread);
+        }
+    }
+
+    /// <summary>Gives sessions their turns until the server ends. Never throws.</summary>
+    private void Work(NbdWorker worker)
+    {
+        while (true)
+        {
+            if (Libc.EpollWait(Epoll, out uint events, out ulong id, -1) <= 0) continue;
+            while (true)
+            {
+                if (id == StopId) return;
+                NbdSession? session = Find(id);
+                if (session == null || !session.Turn(worker, events)) break;
+                // Its answer is long. Others first, if there are any.
+                events = 0;
+                if (Libc.EpollWait(Epoll, out uint others, out ulong other, 0) <= 0) continue;
+                session.Yield();
+                (events, id) = (others, other);
+            }
+        }
+    }
+
+    private NbdSession? Find(ulong id)
+    {
+        NbdSession? session = Volatile.Read(ref _sessions[(int)(uint)id]);
+        return session?.Id == id ? session : null;
+    }
+
+    private NbdSession[] Sessions()
+    {
+        lock (_gate) return Array.FindAll(_sessions, session => session != null)!;
+    }
+
+    private bool WaitUntilEmpty(int milliseconds)
+    {
+        long end = _clock.Milliseconds + milliseconds;
+        lock (_gate)
+        {
+            while (_free < _sessions.Length)
+            {
+                long left = end - _clock.Milliseconds;
+                if (left <= 0) return false;
+                Monitor.Wait(_gate, (int)Math.Min(left, int.MaxValue));
+            }
+            return true;
+        }
+    }
+
+    /// <summary>Lets clients in, and drops those whose time is over, until it is the end. Never throws.</summary>
     private void Accept()
     {
         try
         {
             Span<PollFd> fds = stackalloc PollFd[2];
             Span<byte> rung = stackalloc byte[8];
-            bool shortage = false, told = false;
+            // Since when there is no place, or no descriptor, for those who wait; whether they are turned away.
+            long crowdedSince = -1;
+            bool told = false;
+            int shortage = 0;
             while (true)
             {
-                int place;
+                Volatile.Write(ref _watching, 0);
+                int wait = CheckTimes();
+                if (wait >= 0) Volatile.Write(ref _watching, 1);
+                bool full;
                 lock (_gate)
                 {
                     if (_stop) return;
-                    place = Array.IndexOf(_clients, null);
+                    full = _free == 0;
                 }
+                bool crowded = full || shortage < 0;
+                if (!crowded) (crowdedSince, told) = (-1, false);
+                else if (crowdedSince < 0) crowdedSince = Now;
+                long patience = crowded ? crowdedSince + (_options.CrowdedSeconds * 1000L) - Now : 0;
+                if (crowded && !told)
+                {
+                    told = true;
+                    _export.Report(full ? $"NBD: there are {_sessions.Length} clients; more have to wait until one leaves" : $"NBD: clients have to wait: {Reason.Of(shortage)}");
+                }
+                if (crowded && patience > 0) wait = Sooner(wait, patience);
+                if (shortage < 0) wait = Sooner(wait, ShortageMilliseconds);
                 fds[0] = new PollFd { Fd = _bell, Events = Libc.POLLIN };
-                // A negative descriptor is not looked at: whoever is too many waits until somebody has left.
-                fds[1] = new PollFd { Fd = place < 0 || shortage ? -1 : _socket!.Fd, Events = Libc.POLLIN };
-                int ready = Libc.Poll(fds, shortage ? ShortageMilliseconds : -1);
-                shortage = false;
-                if (ready <= 0) continue;
-                if (fds[0].ReturnedEvents != 0) _ = Libc.Read(_bell, rung);
-                if (fds[1].ReturnedEvents == 0) continue;
-                int fd = Libc.Accept4(_socket!.Fd, Libc.SOCK_CLOEXEC);
-                if (fd >= 0)
+                // A negative descriptor is not looked at.
+                fds[1] = new PollFd { Fd = crowded && patience > 0 ? -1 : _socket!.Fd, Events = Libc.POLLIN };
+                int ready = Libc.Poll(fds, wait);
+                if (ready > 0 && fds[0].ReturnedEvents != 0) _ = Libc.Read(_bell, rung);
+                if (crowded && patience <= 0)
                 {
-                    shortage = !LetIn(fd, place);
-                    told = false;
+                    // Better a client that hears it than one that waits for ever.
+                    if (ready > 0 && fds[1].ReturnedEvents != 0) TurnAway();
+                    shortage = 0;
+                    continue;
                 }
-                else if (fd is -Errno.EMFILE or -Errno.ENFILE or -Errno.ENOMEM)
-                {
-                    // Once per shortage, which may last for days.
-                    if (!told) _export.Report($"NBD: clients have to wait: {Reason.Of(fd)}");
-                    shortage = told = true;
-                }
+                bool tried = shortage < 0;
+                shortage = 0;
+                if (!full && (tried || (ready > 0 && fds[1].ReturnedEvents != 0))) shortage = LetIn();
             }
         }
         catch (Exception e)
@@ -146,42 +327,54 @@ public sealed class NbdServer : IBlockServer
         }
     }
 
-    private bool LetIn(int fd, int place)
-    {
-        NbdConnection connection = new(_export, fd);
-        Thread thread = new(() => Serve(connection, place), NbdExport.StackBytes) { IsBackground = true, Name = "nbd" };
-        lock (_gate) _clients[place] = new Client(connection, thread);
-        try
-        {
-            StartThread(thread);
-            return true;
-        }
-        catch (SnapuserdException e)
-        {
-            _export.Report($"NBD: a client was dropped: {e.Message}");
-            _ = Libc.Close(fd);
-            lock (_gate) _clients[place] = null;
-            return false;
-        }
-    }
+    private static int Sooner(int wait, long other) => wait < 0 ? (int)Math.Min(other, int.MaxValue) : (int)Math.Min(wait, other);
 
-    private void Serve(NbdConnection connection, int place)
+    /// <summary>Lets one in who waits. Returns 0, or a negative errno if the system has no descriptor or memory for it.</summary>
+    private int LetIn()
     {
-        connection.Run(_options.HandshakeSeconds);
+        int fd = Libc.Accept4(_socket!.Fd, Libc.SOCK_CLOEXEC | Libc.SOCK_NONBLOCK);
+        if (fd < 0) return fd is -Errno.EAGAIN or -Errno.EINTR ? 0 : fd;
+        int place, count;
+        NbdSession session;
         lock (_gate)
         {
-            _clients[place] = null;
-            Ring();
+            place = _places[--_free];
+            count = _sessions.Length - _free;
+            // Who has the place next is not mistaken for who had it before. All ones is the end.
+            _generation = (_generation + 1) & int.MaxValue;
+            session = new NbdSession(this, _export, fd, ((ulong)_generation << 32) | (uint)place, count <= FewClients ? LargeSocket : SmallSocket);
+            Volatile.Write(ref _sessions[place], session);
         }
+        int started = session.Start();
+        if (started >= 0) return 0;
+        _export.Report($"NBD: a client was dropped: {Reason.Of(started)}");
+        session.HangUp();
+        return 0;
     }
 
-    private void Ring()
+    /// <summary>Hangs up on one who waits, if need be with the descriptor that is kept for this.</summary>
+    private void TurnAway()
+    {
+        int fd = Libc.Accept4(_socket!.Fd, Libc.SOCK_CLOEXEC | Libc.SOCK_NONBLOCK);
+        if (fd is -Errno.EMFILE or -Errno.ENFILE && _spare >= 0)
+        {
+            Close(ref _spare);
+            fd = Libc.Accept4(_socket!.Fd, Libc.SOCK_CLOEXEC | Libc.SOCK_NONBLOCK);
+        }
+        if (fd >= 0) _ = Libc.Close(fd);
+        if (_spare < 0) _spare = Libc.EventFd(0, Libc.EFD_CLOEXEC | Libc.EFD_NONBLOCK);
+    }
+
+    private static void Ring(int bell)
     {
         Span<byte> one = stackalloc byte[8];
         one.Clear();
         one[0] = 1;
-        if (_bell >= 0) _ = Libc.Write(_bell, one);
+        if (bell >= 0) _ = Libc.Write(bell, one);
     }
+
+    private static int Check(int result, string what) =>
+        result >= 0 ? result : throw new SnapuserdException(ExitCode.OutOfResources, $"cannot make {what}: {Reason.Of(result)}");
 
     private static void StartThread(Thread thread)
     {

@@ -20,9 +20,6 @@ internal sealed class NbdSocket : IDisposable
     /// <summary>Takes over the descriptor.</summary>
     public NbdSocket(int fd) => _fd = fd;
 
-    /// <summary>A receive that waits longer fails with −EAGAIN; 0: never.</summary>
-    public void LimitSilence(int seconds) => _ = Libc.SetSockOpt(_fd, Libc.SOL_SOCKET, Libc.SO_RCVTIMEO, new TimeValue { Sec = seconds });
-
     /// <summary>Answers of up to that many bytes go to the kernel in one go, as far as it allows, and their thread to the next request.</summary>
     public void HoldAnswers(int bytes) => _ = Libc.SetSockOpt(_fd, Libc.SOL_SOCKET, Libc.SO_SNDBUF, bytes);
 
@@ -87,11 +84,15 @@ internal sealed class NbdSocket : IDisposable
         return 0;
     }
 
-    /// <summary>What the peer has sent can still be received, but no more.</summary>
-    public void StopReceiving() => Shutdown(Libc.SHUT_RD);
-
     /// <summary>Whoever sends or receives gets an error or the end.</summary>
-    public void HangUp() => Shutdown(Libc.SHUT_RDWR);
+    public void HangUp()
+    {
+        // Not a descriptor that somebody else has been given meanwhile.
+        lock (_closing)
+        {
+            if (_fd >= 0) _ = Libc.Shutdown(_fd, Libc.SHUT_RDWR);
+        }
+    }
 
     /// <inheritdoc/>
     public void Dispose()
@@ -100,15 +101,6 @@ internal sealed class NbdSocket : IDisposable
         {
             if (_fd >= 0) _ = Libc.Close(_fd);
             _fd = -1;
-        }
-    }
-
-    private void Shutdown(int how)
-    {
-        // Not a descriptor that somebody else has been given meanwhile.
-        lock (_closing)
-        {
-            if (_fd >= 0) _ = Libc.Shutdown(_fd, how);
         }
     }
 }

@@ -1,0 +1,211 @@
+using System;
+using System.Buffers.Binary;
+using Snapuserd.Block;
+using Snapuserd.Interop;
+
+namespace Snapuserd.Serve;
+
+/// <summary>How far the next piece of an answer is.</summary>
+internal enum NbdAnswerState
+{
+    /// <summary>No request.</summary>
+    Free,
+    /// <summary>It is to be read, or read again.</summary>
+    NeedsData,
+    /// <summary>A worker reads it.</summary>
+    Reading,
+    /// <summary>It is to be sent.</summary>
+    Ready,
+}
+
+/// <summary>
+/// The answer to one request, made in pieces: each is read, sent as far as the client takes it, and forgotten. With structured replies every piece is a chunk, and an error in any
+/// is told with its offset. A simple reply says in its header that all is well, before the data: an error in the first piece is still told, after that the only truth left
+/// is to hang up.
+/// </summary>
+internal sealed class NbdAnswer
+{
+    private readonly byte[] _head = new byte[NbdProtocol.ChunkBytes + 14];
+    private NbdRequest _request;
+    private long _ticks;
+    private int _headBytes;
+    private int _sent;
+    private bool _told;
+
+    /// <summary>How far it is.</summary>
+    public NbdAnswerState State { get; set; }
+
+    /// <summary>The piece's data while the answer waits; null if they were evicted. Belongs to <see cref="NbdBuffers"/>.</summary>
+    public NbdBuffer? Buffer { get; set; }
+
+    /// <summary>Bytes of the piece's data.</summary>
+    public int Piece { get; private set; }
+
+    /// <summary>Bytes of data in the pieces before this one.</summary>
+    public int Done { get; private set; }
+
+    /// <summary>No piece follows this one.</summary>
+    public bool IsLast { get; private set; }
+
+    /// <summary>A part of the piece has gone out: nothing else may before the rest of it.</summary>
+    public bool IsBegun => _sent > 0;
+
+    /// <summary>Bytes of the piece's head that have not gone out.</summary>
+    public ReadOnlySpan<byte> Head => _head.AsSpan(Math.Min(_sent, _headBytes), Math.Max(_headBytes - _sent, 0));
+
+    /// <summary>Where in the piece's data that begins which has not gone out.</summary>
+    public int From => Math.Max(_sent - _headBytes, 0);
+
+    /// <summary>The piece has gone out.</summary>
+    public bool IsSent => _sent == _headBytes + Piece;
+
+    /// <summary>Begins. A request that is refused is ready at once.</summary>
+    public void Begin(NbdExport export, in NbdRequest request, bool structured)
+    {
+        (_request, _ticks, _sent, _told, Done, Piece, IsLast) = (request, 0, 0, false, 0, 0, false);
+        if (request.Type == NbdWire.NBD_CMD_READ)
+        {
+            int error = CheckRead(export, structured);
+            if (error != 0) SetError(error, 0, structured);
+            else State = NbdAnswerState.NeedsData;
+            return;
+        }
+        SetSimple(request.Type switch
+        {
+            NbdWire.NBD_CMD_FLUSH => request.Flags == 0 ? 0 : Errno.EINVAL,
+            NbdWire.NBD_CMD_WRITE or NbdWire.NBD_CMD_TRIM or NbdWire.NBD_CMD_WRITE_ZEROES => Errno.EPERM,
+            _ => Errno.EINVAL,
+        });
+        IsLast = true;
+        State = NbdAnswerState.Ready;
+    }
+
+    /// <summary>
+    /// Reads the next piece into <paramref name="buffer"/>, or again what of it has not gone out; <paramref name="pieceBytes"/> at most, unless the client wants all in one. Returns
+    /// null, or why the client has to be dropped.
+    /// </summary>
+    public string? Read(NbdExport export, ViewReader reader, Slice buffer, bool structured, int pieceBytes)
+    {
+        if (IsBegun)
+        {
+            // The head that has gone out promises these bytes.
+            int from = From;
+            return from == Piece || Fetch(reader, Done + from, buffer.Part(from, Piece - from)) >= 0 ? null : Broken(Done + from);
+        }
+        int part = NextPiece((_request.Flags & NbdProtocol.CommandDf) != 0 ? buffer.Length : Math.Min(pieceBytes, buffer.Length), Done);
+        bool checkAll = !structured && Done == 0 && export.ReadsTwice;
+        if ((checkAll && !CanRead(reader, buffer, part)) || Fetch(reader, Done, buffer.Part(0, part)) < 0)
+        {
+            Tell(export);
+            if (!structured && Done > 0)
+            {
+                // The client asks the same again, and is to get an error then.
+                export.ReadsTwice = true;
+                return Broken(Done);
+            }
+            SetError(Errno.EIO, _request.Offset + (ulong)Done, structured);
+            return null;
+        }
+        Piece = part;
+        IsLast = Done + part == _request.Length;
+        if (structured) SetChunk(NbdProtocol.ChunkOffsetData, 8 + part, _request.Offset + (ulong)Done);
+        else if (Done == 0) SetSimple(0);
+        else _headBytes = 0;
+        if (IsLast) Tell(export);
+        return null;
+    }
+
+    /// <summary>That many bytes more have gone out.</summary>
+    public void Sent(int bytes) => _sent += bytes;
+
+    /// <summary>Goes on to the next piece.</summary>
+    public void Next()
+    {
+        Done += Piece;
+        (Piece, _sent, _headBytes) = (0, 0, 0);
+        State = NbdAnswerState.NeedsData;
+    }
+
+    private int CheckRead(NbdExport export, bool structured)
+    {
+        if ((_request.Flags & ~(structured ? NbdProtocol.CommandDf : 0)) != 0) return Errno.EINVAL;
+        if (_request.Length is 0 or > NbdExport.LongestRequest) return Errno.EINVAL;
+        ulong length = (ulong)export.View.Length;
+        if (_request.Length > length || _request.Offset > length - _request.Length) return Errno.EINVAL;
+        return (_request.Flags & NbdProtocol.CommandDf) != 0 && _request.Length > export.BufferBytes ? Errno.EOVERFLOW : 0;
+    }
+
+    /// <summary>Pieces after the first begin where multiples of their size lie in the image, so that they tear few units.</summary>
+    private int NextPiece(int pieceBytes, int done)
+    {
+        int rest = (int)_request.Length - done;
+        return rest <= pieceBytes ? rest : pieceBytes - (int)((_request.Offset + (ulong)done) % (ulong)pieceBytes);
+    }
+
+    /// <summary>Whether everything after the first <paramref name="done"/> bytes can be read.</summary>
+    private bool CanRead(ViewReader reader, Slice buffer, int done)
+    {
+        for (int part; done < _request.Length; done += part)
+        {
+            part = NextPiece(buffer.Length, done);
+            if (Fetch(reader, done, buffer.Part(0, part)) < 0) return false;
+        }
+        return true;
+    }
+
+    private int Fetch(ViewReader reader, int at, Slice target)
+    {
+        long began = SnapshotView.Now;
+        int result = reader.Read((long)_request.Offset + at, target);
+        _ticks += SnapshotView.Now - began;
+        return result;
+    }
+
+    /// <summary>Counts the read, once.</summary>
+    private void Tell(NbdExport export)
+    {
+        if (!_told) export.View.Took(_ticks);
+        _told = true;
+    }
+
+    private string Broken(int at) =>
+        $"reading failed at {_request.Offset + (ulong)at} in the middle of an answer, and what was sent of it leaves no other way to say so";
+
+    private void SetError(int error, ulong offset, bool structured)
+    {
+        (Piece, IsLast) = (0, true);
+        State = NbdAnswerState.Ready;
+        if (!structured)
+        {
+            SetSimple(error);
+            return;
+        }
+        // Error:32, length of a message:16, no message; with the offset of the read that failed if one did.
+        bool known = error == Errno.EIO;
+        SetChunk(known ? NbdProtocol.ChunkErrorOffset : NbdProtocol.ChunkError, known ? 14 : 6, 0);
+        BinaryPrimitives.WriteInt32BigEndian(_head.AsSpan(NbdProtocol.ChunkBytes), error);
+        BinaryPrimitives.WriteUInt16BigEndian(_head.AsSpan(NbdProtocol.ChunkBytes + 4), 0);
+        BinaryPrimitives.WriteUInt64BigEndian(_head.AsSpan(NbdProtocol.ChunkBytes + 6), offset);
+        _headBytes = NbdProtocol.ChunkBytes + (known ? 14 : 6);
+    }
+
+    private void SetSimple(int error)
+    {
+        BinaryPrimitives.WriteUInt32BigEndian(_head, NbdWire.NBD_REPLY_MAGIC);
+        BinaryPrimitives.WriteInt32BigEndian(_head.AsSpan(4), error);
+        BinaryPrimitives.WriteUInt64BigEndian(_head.AsSpan(8), _request.Cookie);
+        _headBytes = NbdWire.ReplyBytes;
+    }
+
+    /// <summary>The head of a chunk of data; <paramref name="length"/> bytes follow it, the offset with them.</summary>
+    private void SetChunk(ushort type, int length, ulong offset)
+    {
+        BinaryPrimitives.WriteUInt32BigEndian(_head, NbdProtocol.StructuredReplyMagic);
+        BinaryPrimitives.WriteUInt16BigEndian(_head.AsSpan(4), IsLast ? NbdProtocol.ChunkDone : (ushort)0);
+        BinaryPrimitives.WriteUInt16BigEndian(_head.AsSpan(6), type);
+        BinaryPrimitives.WriteUInt64BigEndian(_head.AsSpan(8), _request.Cookie);
+        BinaryPrimitives.WriteInt32BigEndian(_head.AsSpan(16), length);
+        BinaryPrimitives.WriteUInt64BigEndian(_head.AsSpan(NbdProtocol.ChunkBytes), offset);
+        _headBytes = NbdProtocol.ChunkBytes + 8;
+    }
+}

@@ -1,0 +1,38 @@
+using System;
+using Snapuserd.Block;
+
+namespace Snapuserd.Serve;
+
+/// <summary>What one of the threads of an <see cref="NbdServer"/> works with: a reader of the view, and memory for what it receives and for handshakes.</summary>
+internal sealed class NbdWorker : IDisposable
+{
+    /// <summary>Requests that one turn through the queue takes at least: 1 MiB of single blocks is many of them.</summary>
+    private const int LeastDepth = 32;
+
+    /// <summary>Bytes of a refused write that are received at a time.</summary>
+    private const int ScratchBytes = 16 << 10;
+
+    private readonly WakeUp _wakeUp = new();
+    private readonly SyncQueue _queue;
+
+    /// <summary>Takes the reader's memory from <paramref name="arena"/>, which stays the caller's.</summary>
+    public NbdWorker(SnapshotView view, BlockDevice[] devices, Arena arena)
+    {
+        _queue = new SyncQueue(devices, arena, _wakeUp, LeastDepth);
+        Reader = new ViewReader(view, new Transfers(_queue, Array.ConvertAll(devices, device => device.Granule)), arena, 1);
+    }
+
+    public ViewReader Reader { get; }
+
+    public byte[] Scratch { get; } = new byte[ScratchBytes];
+
+    public byte[] Reply { get; } = new byte[NbdNegotiation.LongestReply];
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        Reader.Dispose();
+        _queue.Dispose();
+        _wakeUp.Dispose();
+    }
+}
