@@ -73,6 +73,9 @@ internal sealed class NbdClient : IDisposable
         return total;
     }
 
+    /// <summary>Something has come that was not taken yet.</summary>
+    internal bool HasData => _socket.Available > 0;
+
     internal void CloseSending() => _socket.Shutdown(SocketShutdown.Send);
 
     internal void Greet(uint flags = 3)
@@ -137,6 +140,12 @@ internal sealed class NbdClient : IDisposable
     internal byte[] Read(long offset, int length, bool structured)
     {
         SendRequest(0, 77, (ulong)offset, (uint)length);
+        return TakeRead(offset, length, structured);
+    }
+
+    /// <summary>The answer to a read with the cookie 77.</summary>
+    internal byte[] TakeRead(long offset, int length, bool structured)
+    {
         if (!structured)
         {
             NbdReply reply = TakeReply(length);

@@ -32,6 +32,8 @@ internal sealed class NbdFixture : IDisposable
             MaxConnections = options.MaxConnections,
             ThreadsPerConnection = options.ThreadsPerConnection,
             DrainMilliseconds = options.DrainMilliseconds,
+            Workers = options.Workers,
+            Time = options.Time,
             Report = Reports.Enqueue,
         });
         if (start) Server.Start();

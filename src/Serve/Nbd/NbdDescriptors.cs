@@ -20,7 +20,7 @@ internal static class NbdDescriptors
     {
         lock (s_gate)
         {
-            int promised = Math.Clamp(Limit((ulong)s_promised + (ulong)wanted + Others) - s_promised, 1, wanted);
+            int promised = Share(Raise((ulong)s_promised + (ulong)wanted + Others), s_promised, wanted);
             s_promised += promised;
             return promised;
         }
@@ -32,18 +32,22 @@ internal static class NbdDescriptors
         lock (s_gate) s_promised -= promised;
     }
 
-    /// <summary>Raises the limit to <paramref name="needed"/> if that can be done, and returns how many descriptors servers may have.</summary>
-    private static int Limit(ulong needed)
+    /// <summary>
+    /// How many of <paramref name="wanted"/> a server gets where <paramref name="promised"/> are promised to others. With a small limit the rest of the process keeps half of it.
+    /// </summary>
+    internal static int Share(ulong limit, int promised, int wanted)
     {
-        if (Libc.GetLimit(Libc.RLIMIT_NOFILE, out ResourceLimit limit) < 0) return int.MaxValue;
-        if (limit.Current < needed && limit.Current < limit.Maximum)
-        {
-            ResourceLimit raised = limit;
-            raised.Current = Math.Min(needed, limit.Maximum);
-            if (Libc.SetLimit(Libc.RLIMIT_NOFILE, raised) >= 0) limit = raised;
-        }
-        // With a limit this small, half of it: the rest of the process needs some as well.
-        ulong others = Math.Min(Others, limit.Current / 2);
-        return (int)Math.Min(limit.Current - others, int.MaxValue);
+        ulong free = limit - Math.Min(Others, limit / 2);
+        return free <= (ulong)promised ? 1 : (int)Math.Max(1, Math.Min((ulong)wanted, free - (ulong)promised));
+    }
+
+    /// <summary>Raises the soft limit to <paramref name="needed"/>, or as far as it goes, and returns it.</summary>
+    private static ulong Raise(ulong needed)
+    {
+        if (Libc.GetLimit(Libc.RLIMIT_NOFILE, out ResourceLimit limit) < 0) return needed;
+        if (limit.Current >= needed || limit.Current >= limit.Maximum) return limit.Current;
+        ResourceLimit raised = limit;
+        raised.Current = Math.Min(needed, limit.Maximum);
+        return Libc.SetLimit(Libc.RLIMIT_NOFILE, raised) >= 0 ? raised.Current : limit.Current;
     }
 }

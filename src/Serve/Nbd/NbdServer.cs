@@ -172,6 +172,9 @@ public sealed class NbdServer : IBlockServer
         return next == long.MaxValue ? -1 : (int)Math.Clamp(next - Now, 0, Math.Min(_options.HandshakeSeconds, _options.AnswerSeconds) * 1000L);
     }
 
+    /// <summary>The thread that lets clients in looks at everything again: the time has changed, and not by itself.</summary>
+    internal void LookAgain() => Ring(_bell);
+
     /// <summary>A session owes something from now on: the thread that looks at the time must not sleep for ever.</summary>
     internal void Watch()
     {

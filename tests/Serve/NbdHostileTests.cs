@@ -1,0 +1,392 @@
+using System;
+using System.Collections.Generic;
+using System.Linq;
+using System.Net.Sockets;
+using System.Threading;
+using Snapuserd.Block;
+using Snapuserd.Serve;
+using Snapuserd.Tests.Support;
+using Xunit;
+
+namespace Snapuserd.Tests.Serve;
+
+/// <summary>Clients that stop in every place in which a client can stop, and what it costs the others: nothing. Time is given, so nothing waits for it.</summary>
+public sealed class NbdHostileTests
+{
+    private const int Minute = 60_000;
+
+    private readonly TestClock _clock = new();
+
+    /// <summary>A clock that the test sets.</summary>
+    private sealed class TestClock : ITimeSource
+    {
+        private long _now = 1_000_000;
+
+        public long Milliseconds => Volatile.Read(ref _now);
+
+        internal void Pass(long milliseconds) => Interlocked.Add(ref _now, milliseconds);
+    }
+
+    private NbdFixture Fixture(int maxConnections = 2048, int? memory = null) =>
+        new(options: new NbdOptions { Time = _clock, MaxConnections = maxConnections, MemoryBytes = memory ?? (16 << 20), DrainMilliseconds = 1 });
+
+    /// <summary>Waits for what the server does on threads of its own; a minute is the end of a test that fails.</summary>
+    private static void Until(Func<bool> condition, string what)
+    {
+        long end = Environment.TickCount64 + Minute;
+        while (!condition())
+        {
+            if (Environment.TickCount64 > end) throw new InvalidOperationException($"it never came to this: {what}");
+            Thread.Yield();
+        }
+    }
+
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void Client_that_was_idle_for_minutes_still_reads_after_a_hundred_hostile_ones(bool structured)
+    {
+        using NbdFixture fixture = Fixture();
+        using NbdClient idle = NbdClient.Ready(fixture.Path, structured);
+        fixture.Compare(idle, structured, seed: 1, reads: 3);
+        _clock.Pass(10 * Minute);
+        fixture.Server.CheckTimes();
+
+        List<NbdClient> silent = [], deaf = [], slow = [];
+        for (int i = 0; i < 100; i++)
+        {
+            NbdClient client;
+            switch (i % 5)
+            {
+                case 0:
+                    // Never says a word.
+                    silent.Add(new NbdClient(fixture.Path));
+                    break;
+                case 1:
+                    // Stops in the middle of an option's data.
+                    silent.Add(client = new NbdClient(fixture.Path));
+                    client.Greet();
+                    client.Send(NbdClient.Option(6, new byte[100], 5000));
+                    break;
+                case 2:
+                    // Asks for much and takes nothing.
+                    deaf.Add(client = NbdClient.Ready(fixture.Path, i % 2 == 0));
+                    for (ulong n = 0; n < 50; n++) client.SendRequest(0, n, 0, (uint)fixture.Target.Length);
+                    Until(() => client.HasData, "the first bytes of an answer");
+                    break;
+                case 3:
+                    // Stops in the middle of a request.
+                    slow.Add(client = NbdClient.Ready(fixture.Path));
+                    client.Send(NbdClient.Request(0, 7, 4096, 4096).AsSpan(0, 20));
+                    break;
+                default:
+                    // Stops in the middle of the data of a write.
+                    slow.Add(client = NbdClient.Ready(fixture.Path));
+                    client.SendRequest(1, 7, 0, 100_000);
+                    client.Send(new byte[50_000]);
+                    break;
+            }
+        }
+        Read(idle, 2);
+
+        _clock.Pass(31_000);
+        fixture.Server.CheckTimes();
+        Until(() => fixture.Server.Connections == 1 + slow.Count, "those who owe an answer or a handshake are gone");
+        Assert.Equal(silent.Count + deaf.Count, fixture.Reports.Count);
+        Assert.Equal(silent.Count, fixture.Reports.Count(r => r.Contains("did not end the handshake within 30 seconds", StringComparison.Ordinal)));
+        Assert.Equal(deaf.Count, fixture.Reports.Count(r => r.Contains("took nothing of what it asked for in 30 seconds", StringComparison.Ordinal)));
+        foreach (NbdClient client in silent) client.Drain();
+        Read(idle, 3);
+
+        // What was begun can be ended, whenever that is: it cost nothing.
+        _clock.Pass(60 * Minute);
+        fixture.Server.CheckTimes();
+        for (int i = 0; i < slow.Count; i++)
+        {
+            if (i % 2 == 0)
+            {
+                slow[i].Send(NbdClient.Request(0, 7, 4096, 4096).AsSpan(20));
+                Assert.True(fixture.Target.AsSpan(4096, 4096).SequenceEqual(slow[i].TakeReply(4096).Payload), $"{i}");
+            }
+            else
+            {
+                slow[i].Send(new byte[50_000]);
+                Assert.Equal(1u, slow[i].TakeReply().Error);
+            }
+        }
+        Assert.Null(fixture.Server.Trouble);
+        foreach (NbdClient client in (List<NbdClient>)[.. silent, .. deaf, .. slow]) client.Dispose();
+
+        void Read(NbdClient client, int seed)
+        {
+            fixture.Compare(client, structured, seed, reads: 10);
+            using NbdClient fresh = NbdClient.Ready(fixture.Path, structured: true);
+            fixture.Compare(fresh, structured: true, seed, reads: 3);
+        }
+    }
+
+    [Fact]
+    public void Thousand_idle_clients_cost_no_thread_and_no_buffer_and_all_read_after_an_hour()
+    {
+        using NbdFixture fixture = Fixture();
+        int threads = fixture.Server.Threads;
+        // All at once, and each with its handshake only when the others are there.
+        List<NbdClient> clients = Enumerable.Range(0, 1000).Select(_ => new NbdClient(fixture.Path)).ToList();
+        foreach (NbdClient client in clients)
+        {
+            client.Greet();
+            client.SendOption(1);
+        }
+        foreach (NbdClient client in clients) client.Take(10);
+        Assert.Equal(1000, fixture.Server.Connections);
+        for (int round = 0; round < 2; round++)
+        {
+            for (int i = 0; i < clients.Count; i++)
+            {
+                int offset = i * 4096 % (fixture.Target.Length - 8192);
+                Assert.True(fixture.Target.AsSpan(offset, 5000).SequenceEqual(clients[i].Read(offset, 5000, structured: false)), $"client {i}");
+            }
+            Until(() => fixture.Server.BuffersInUse == 0, "no buffer is in use");
+            Assert.Equal(threads, fixture.Server.Threads);
+            _clock.Pass(60 * Minute);
+            Assert.Equal(-1, fixture.Server.CheckTimes());
+            Assert.Equal(1000, fixture.Server.Connections);
+        }
+        Assert.Empty(fixture.Reports);
+        foreach (NbdClient client in clients) client.Dispose();
+        Until(() => fixture.Server.Connections == 0, "all have left");
+    }
+
+    [Fact]
+    public void Handshake_that_trickles_has_thirty_seconds_in_all()
+    {
+        using NbdFixture fixture = Fixture();
+        using NbdClient client = new(fixture.Path), quick = new(fixture.Path);
+        client.Take(18);
+        foreach (byte b in (byte[])[0, 0, 0])
+        {
+            client.Send([b]);
+            _clock.Pass(9_999);
+            fixture.Server.CheckTimes();
+        }
+        Assert.Equal(2, fixture.Server.Connections);
+        client.Send([3]);
+        // The other one makes it in the last moment.
+        quick.Greet();
+        quick.SendOption(1);
+        quick.Take(10);
+        _clock.Pass(3);
+        fixture.Server.CheckTimes();
+        Assert.Equal(0, client.Drain());
+        Until(() => fixture.Server.Connections == 1, "only the quick one is left");
+        fixture.Compare(quick, structured: false, seed: 1, reads: 3);
+    }
+
+    [Fact]
+    public void Client_that_takes_its_answer_slowly_gets_all_of_it_and_one_that_stops_is_dropped()
+    {
+        using NbdFixture fixture = Fixture();
+        using NbdClient client = NbdClient.Ready(fixture.Path);
+        client.SendRequest(0, 5, 0, (uint)fixture.Target.Length);
+        byte[] head = client.Take(16);
+        Assert.Equal(0u, NbdClient.Read32(head, 4));
+        const int part = 128 << 10;
+        for (int at = 0; at < fixture.Target.Length; at += part)
+        {
+            int length = Math.Min(part, fixture.Target.Length - at);
+            Assert.True(fixture.Target.AsSpan(at, length).SequenceEqual(client.Take(length)), $"{at}");
+            _clock.Pass(29_000);
+            fixture.Server.CheckTimes();
+        }
+        // It has taken all, so it is welcome for as long as it likes.
+        _clock.Pass(60 * Minute);
+        fixture.Server.CheckTimes();
+        fixture.Compare(client, structured: false, seed: 2, reads: 3);
+        Assert.Empty(fixture.Reports);
+
+        // An answer that fits into the socket as a whole was not taken either.
+        client.SendRequest(0, 6, 0, 4096);
+        Until(() => client.HasData, "the answer");
+        _clock.Pass(30_001);
+        fixture.Server.CheckTimes();
+        Until(() => fixture.Server.Connections == 0, "it is dropped");
+        Assert.Contains("took nothing", Assert.Single(fixture.Reports), StringComparison.Ordinal);
+    }
+
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void Answers_that_wait_lose_their_buffers_to_others_and_are_whole_all_the_same(bool structured)
+    {
+        // Room for one worker and one buffer.
+        int least;
+        using (ViewFixture view = new(Golden.Cow(NbdFixture.Zstd), Golden.Old)) least = ReadContext.Bytes(view.View, 1, 64 << 10);
+        using NbdFixture fixture = Fixture(memory: least);
+        NbdClient[] stalled = Enumerable.Range(0, 20).Select(_ => NbdClient.Ready(fixture.Path, structured)).ToArray();
+        foreach (NbdClient client in stalled) client.SendRequest(0, 77, 0, (uint)fixture.Target.Length);
+        foreach (NbdClient client in stalled) Until(() => client.HasData, "an answer's beginning");
+        using NbdClient live = NbdClient.Ready(fixture.Path, structured: true);
+        fixture.Compare(live, structured: true, seed: 1, reads: 20);
+        foreach (NbdClient client in stalled.AsEnumerable().Reverse())
+            Assert.True(fixture.Target.AsSpan().SequenceEqual(client.TakeRead(0, fixture.Target.Length, structured)), "an answer is not whole");
+        Assert.True(fixture.Server.Buffers.Evictions > 0, "nothing was evicted");
+        Assert.Null(fixture.Server.Trouble);
+        foreach (NbdClient client in stalled) client.Dispose();
+    }
+
+    [Fact]
+    public void Client_that_never_stops_asking_does_not_keep_another_from_its_answers()
+    {
+        using NbdFixture fixture = Fixture();
+        using NbdClient greedy = NbdClient.Ready(fixture.Path, structured: true);
+        bool stop = false;
+        Thread thread = new(() =>
+        {
+            for (ulong i = 0; i < 16; i++) greedy.SendRequest(0, i, 0, (uint)fixture.Target.Length);
+            for (int open = 16; open > 0;)
+            {
+                if (!greedy.TakeReply().Done) continue;
+                if (Volatile.Read(ref stop)) open--;
+                else greedy.SendRequest(0, 99, 0, (uint)fixture.Target.Length);
+            }
+        });
+        thread.Start();
+        using NbdClient modest = NbdClient.Ready(fixture.Path);
+        fixture.Compare(modest, structured: false, seed: 4, reads: 50);
+        Volatile.Write(ref stop, true);
+        thread.Join();
+        Assert.Null(fixture.Server.Trouble);
+    }
+
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void Client_that_ends_its_half_gets_all_answers_before_the_end(bool structured)
+    {
+        using NbdFixture fixture = Fixture();
+        using NbdClient client = NbdClient.Ready(fixture.Path, structured);
+        client.SendRequest(0, 77, 0, (uint)fixture.Target.Length);
+        client.SendRequest(3, 78, 0, 0);
+        client.CloseSending();
+        // Twenty-nine seconds is not thirty.
+        Until(() => client.HasData, "an answer's beginning");
+        _clock.Pass(29_000);
+        fixture.Server.CheckTimes();
+        if (structured)
+        {
+            long data = 0;
+            int ends = 0;
+            while (ends < 2)
+            {
+                NbdReply reply = client.TakeReply();
+                if (reply.Cookie == 77) data += reply.Payload.Length - 8;
+                if (reply.Done) ends++;
+            }
+            Assert.Equal(fixture.Target.Length, data);
+        }
+        else
+        {
+            // In which order the two come is the server's choice.
+            HashSet<ulong> cookies = [];
+            for (int i = 0; i < 2; i++)
+            {
+                byte[] head = client.Take(16);
+                ulong cookie = System.Buffers.Binary.BinaryPrimitives.ReadUInt64BigEndian(head.AsSpan(8));
+                Assert.True(cookies.Add(cookie));
+                if (cookie == 77) Assert.Equal(fixture.Target, client.Take(fixture.Target.Length));
+            }
+        }
+        Assert.Equal(0, client.Drain());
+    }
+
+    [Fact]
+    public void Clients_that_go_in_the_middle_of_everything_leave_nothing_behind()
+    {
+        using NbdFixture fixture = Fixture();
+        for (int seed = 0; seed < 300; seed++)
+        {
+            Random random = new(seed);
+            using NbdClient client = seed % 3 == 0 ? new(fixture.Path) : NbdClient.Ready(fixture.Path, seed % 2 == 0);
+            if (seed % 3 == 0) continue;
+            for (ulong i = 0; i < (ulong)random.Next(1, 30); i++) client.SendRequest(0, i, 0, (uint)random.Next(1, fixture.Target.Length));
+            client.Send(NbdClient.Request(1, 1, 0, 5000).AsSpan(0, random.Next(1, 29)));
+            if (random.Next(2) == 0) client.Take(random.Next(1, 16));
+        }
+        Until(() => fixture.Server.Connections == 0, "all are gone");
+        Until(() => fixture.Server.BuffersInUse == 0, "all buffers are free");
+        Assert.Empty(fixture.Reports);
+        using NbdClient live = NbdClient.Ready(fixture.Path);
+        fixture.Compare(live, structured: false, seed: 1, reads: 10);
+    }
+
+    [Fact]
+    public void Replies_of_a_handshake_that_are_not_taken_wait_and_the_handshake_goes_on()
+    {
+        using NbdFixture fixture = Fixture();
+        using NbdClient client = new(fixture.Path);
+        client.Greet();
+        // Requests and data of the longest kind before the first reply is taken.
+        for (int i = 0; i < 200; i++) client.SendOption(3);
+        client.SendOption(6, new byte[9000]);
+        client.SendOption(7, NbdClient.Info("", [1, 1, 3, 0, 77]));
+        client.SendRequest(0, 77, 4096, 4096);
+        for (int i = 0; i < 200; i++)
+        {
+            Assert.Equal(2u, client.TakeOptionReply().Type);
+            Assert.Equal(1u, client.TakeOptionReply().Type);
+        }
+        Assert.Equal(0x80000009, client.TakeOptionReply().Type);
+        while (client.TakeOptionReply().Type != 1) { }
+        Assert.True(fixture.Target.AsSpan(4096, 4096).SequenceEqual(client.TakeReply(4096).Payload));
+    }
+
+    [Fact]
+    public void Clients_too_many_wait_for_a_place_and_are_turned_away_when_none_comes()
+    {
+        using NbdFixture fixture = Fixture(maxConnections: 2);
+        NbdClient first = NbdClient.Ready(fixture.Path);
+        using NbdClient second = NbdClient.Ready(fixture.Path);
+        Until(() => !fixture.Reports.IsEmpty, "that the house is full is said");
+        Assert.Contains("there are 2 clients", Assert.Single(fixture.Reports), StringComparison.Ordinal);
+        using (NbdClient third = new(fixture.Path))
+        {
+            _clock.Pass(30_001);
+            fixture.Server.LookAgain();
+            Assert.Equal(0, third.Drain());
+        }
+        fixture.Compare(first, structured: false, seed: 1, reads: 3);
+        fixture.Compare(second, structured: false, seed: 1, reads: 3);
+        first.Dispose();
+        Until(() => fixture.Server.Connections == 1, "one has left");
+        using NbdClient fourth = NbdClient.Ready(fixture.Path);
+        fixture.Compare(fourth, structured: false, seed: 1, reads: 3);
+    }
+
+    [Fact]
+    public void Name_that_no_client_could_ask_for_is_refused()
+    {
+        using NbdFixture fixture = Fixture();
+        Assert.Equal(ExitCode.Usage, Assert.Throws<SnapuserdException>(() => fixture.Make(new NbdOptions { SocketPath = fixture.Path + "2", ExportName = new string('x', 4097) })).Code);
+        using NbdServer server = fixture.Make(new NbdOptions { SocketPath = fixture.Path + "2", ExportName = new string('x', 4096) });
+        server.Start();
+        using NbdClient client = new(fixture.Path + "2");
+        client.Greet();
+        client.SendOption(3);
+        Assert.Equal(4100, client.TakeOptionReply().Data.Length);
+        Assert.Equal(1u, client.TakeOptionReply().Type);
+        client.SendOption(7, NbdClient.Info(new string('x', 4096), [1]));
+        while (client.TakeOptionReply().Type != 1) { }
+        fixture.Compare(client, structured: false, seed: 1, reads: 3);
+    }
+
+    [Theory]
+    [InlineData(ulong.MaxValue, 0, 2048, 2048)]
+    [InlineData(1024ul, 0, 2048, 768)]
+    [InlineData(1024ul, 700, 2048, 68)]
+    [InlineData(1024ul, 768, 2048, 1)]
+    [InlineData(1024ul, 5000, 2048, 1)]
+    [InlineData(64ul, 0, 2048, 32)]
+    [InlineData(0ul, 0, 2048, 1)]
+    public void Servers_share_the_descriptors_that_the_process_may_have(ulong limit, int promised, int wanted, int share) =>
+        Assert.Equal(share, NbdDescriptors.Share(limit, promised, wanted));
+}
