@@ -1,3 +1,4 @@
+using System;
 using System.Runtime.InteropServices;
 
 namespace Snapuserd.Cow;
@@ -13,6 +14,8 @@ internal struct PackedOp
     public const int Bytes = 20;
     /// <summary>Largest source or data offset.</summary>
     public const ulong Max48 = (1UL << 48) - 1;
+    /// <summary>Largest length of a payload, type and factor.</summary>
+    public const uint MaxDataLength = (1u << TypeShift) - 1, MaxType = 7, MaxFactor = 7;
 
     private const int TypeShift = 20, FactorShift = 23;
     private const uint ListedBit = 1u << 31;
@@ -26,6 +29,9 @@ internal struct PackedOp
 
     public PackedOp(CowOpType type, uint newBlock, int factor, ulong source, ulong dataOffset, uint dataLength)
     {
+        // The readers refuse all of this with a sentence (exit code 65); here it would be lost without a word.
+        if (source > Max48 || dataOffset > Max48 || dataLength > MaxDataLength || (uint)type > MaxType || (uint)factor > MaxFactor)
+            throw new ArgumentOutOfRangeException(nameof(source), $"{type} of block {newBlock}: source {source}, factor {factor}, {dataLength} bytes at {dataOffset} do not fit");
         NewBlock = newBlock;
         _bits = dataLength | ((uint)type << TypeShift) | ((uint)factor << FactorShift);
         _sourceLow = (uint)source;

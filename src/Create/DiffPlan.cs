@@ -22,7 +22,7 @@ public sealed class DiffPlan : IDisposable
     internal DiffPlan(NativeArray<PackedRun> runs) => _runs = runs;
 
     /// <summary>Runs in the plan.</summary>
-    public int RunCount => (int)_runs.Length;
+    public int RunCount => checked((int)_runs.Length);
 
     /// <summary>The run at a position of the order.</summary>
     public DiffRun this[int position] => _runs[position].Unpack();
@@ -58,7 +58,9 @@ internal readonly struct PackedRun(CowOpType type, uint newBlock, long source, i
 {
     private const int TypeShift = 48;
 
-    private readonly ulong _bits = (ulong)source | ((ulong)type << TypeShift);
+    private readonly ulong _bits = (ulong)source <= PackedChange.SourceMask
+        ? (ulong)source | ((ulong)type << TypeShift)
+        : throw new ArgumentOutOfRangeException(nameof(source), $"{type} of block {newBlock}: source {source} does not fit");
     private readonly uint _newBlock = newBlock;
     private readonly int _count = count;
 

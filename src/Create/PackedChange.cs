@@ -1,3 +1,4 @@
+using System;
 using Snapuserd.Cow;
 
 namespace Snapuserd.Create;
@@ -22,8 +23,8 @@ internal readonly record struct PackedChange(ulong Bits)
     public static PackedChange Pending => new(PendingKind << KindShift);
     public static PackedChange Zero => new((ulong)CowOpType.Zero << KindShift);
     public static PackedChange Replace => new((ulong)CowOpType.Replace << KindShift);
-    public static PackedChange Copy(long block) => new(((ulong)CowOpType.Copy << KindShift) | ((ulong)UnknownCost << CostShift) | (ulong)block);
-    public static PackedChange Xor(long offset, int extraCost) => new(((ulong)CowOpType.Xor << KindShift) | ((ulong)extraCost << CostShift) | (ulong)offset);
+    public static PackedChange Copy(long block) => Pack(CowOpType.Copy, UnknownCost, block);
+    public static PackedChange Xor(long offset, int extraCost) => Pack(CowOpType.Xor, extraCost, offset);
 
     public CowOpType Type => (CowOpType)(Bits >> KindShift);
     public bool IsUnchanged => Bits == 0;
@@ -32,7 +33,14 @@ internal readonly record struct PackedChange(ulong Bits)
     public long Source => (long)(Bits & SourceMask);
     public int ExtraCost => (int)(Bits >> CostShift) & UnknownCost;
 
-    public PackedChange WithExtraCost(int cost) => new((Bits & ~((ulong)UnknownCost << CostShift)) | ((ulong)cost << CostShift));
+    public PackedChange WithExtraCost(int cost) => Pack(Type, cost, Source);
+
+    /// <summary>Images have at most 2^32 blocks (<see cref="Differ.MaximumImageBytes"/>), so a source that does not fit is a defect of ours; it would become another kind of op.</summary>
+    private static PackedChange Pack(CowOpType type, int cost, long source)
+    {
+        if ((ulong)source > SourceMask || (uint)cost > UnknownCost) throw new ArgumentOutOfRangeException(nameof(source), $"{type}: source {source} and cost {cost} do not fit");
+        return new PackedChange(((ulong)type << KindShift) | ((ulong)cost << CostShift) | (ulong)source);
+    }
 
     /// <summary>Byte offset of what an ordered op reads.</summary>
     public long SourceByte => Type == CowOpType.Copy ? Source * CowOp.BlockSize : Source;

@@ -42,8 +42,11 @@ internal sealed class Batch
     /// </summary>
     private const int MostGap = 4096;
 
-    /// <summary>Bits for the index of an item in a key that sorts.</summary>
-    private const int IndexBits = 12;
+    /// <summary>Bits of a key that sorts: the index of an item, where a piece is read, what kind it is.</summary>
+    private const int IndexBits = 12, PlaceBits = 50, KindShift = IndexBits + PlaceBits;
+
+    /// <summary>Sources sort by the KiB.</summary>
+    private const int SourceShift = 10;
 
     private readonly MergeSetup _setup;
     private readonly CowFile _cow;
@@ -350,14 +353,26 @@ internal sealed class Batch
             if (_items[i].ReadsSource) AddPiece(_items[i].Op.SourceByte, PieceKind.Source, i);
     }
 
-    private enum PieceKind
+    internal enum PieceKind
     {
         Source = 0,
         Payload = 1,
     }
 
-    /// <summary>Offsets have 48 bits (cow-format §12) and an op's source lies inside 2^32 blocks, so kind, offset and index fit into one number that sorts.</summary>
-    private void AddPiece(long offset, PieceKind kind, int index) => _pieces[_pieceCount++] = ((ulong)kind << 62) | ((ulong)offset << IndexBits) | (uint)index;
+    /// <summary>Adds a read to the list that <see cref="Close"/> sorts.</summary>
+    private void AddPiece(long offset, PieceKind kind, int index) => _pieces[_pieceCount++] = PieceKey(kind, offset, index);
+
+    /// <summary>
+    /// Kind:1 at bit 62, place:50, index:12; sorts by kind, then by place. A payload's place is its byte, which has 48 bits (cow-format §12). A source's is its KiB: a Copy's source
+    /// is a block of 48 bits, so its byte has 60. Sources within one KiB, which only unaligned Xors can have, sort by index; the order decides what is read together, not what is read.
+    /// </summary>
+    internal static ulong PieceKey(PieceKind kind, long offset, int index)
+    {
+        ulong place = (ulong)(kind == PieceKind.Source ? offset >> SourceShift : offset);
+        if (place >> PlaceBits != 0 || (uint)index >> IndexBits != 0)
+            throw new ArgumentOutOfRangeException(nameof(offset), $"{kind} {index} at {offset} does not fit into a sort key");
+        return ((ulong)kind << KindShift) | (place << IndexBits) | (uint)index;
+    }
 
     private static int Index(ulong key) => (int)(key & ((1 << IndexBits) - 1));
 
@@ -365,7 +380,7 @@ internal sealed class Batch
     {
         ulong key = _pieces[number];
         ref readonly Item item = ref _items[Index(key)];
-        return key >> 62 == (ulong)PieceKind.Source
+        return key >> KindShift == (ulong)PieceKind.Source
             ? new BlockRequest(BlockVerb.Read, _setup.Source.Number, item.Op.SourceByte, item.Data, 0)
             : new BlockRequest(BlockVerb.Read, _setup.Cow.Number, item.Op.DataOffset, item.Stored, 0);
     }

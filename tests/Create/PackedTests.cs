@@ -1,0 +1,50 @@
+using System;
+using Snapuserd.Cow;
+using Snapuserd.Create;
+using Xunit;
+
+namespace Snapuserd.Tests.Create;
+
+/// <summary>What is packed into fewer bits than its type has: whole at its largest, refused one above.</summary>
+public sealed class PackedTests
+{
+    private const long Max48 = (1L << 48) - 1;
+
+    [Fact]
+    public void Packed_change_holds_every_field_at_its_largest()
+    {
+        PackedChange copy = PackedChange.Copy(Max48), xor = PackedChange.Xor(Max48, PackedChange.UnknownCost);
+        Assert.Equal((CowOpType.Copy, Max48, PackedChange.UnknownCost), (copy.Type, copy.Source, copy.ExtraCost));
+        Assert.Equal((CowOpType.Xor, Max48, PackedChange.UnknownCost), (xor.Type, xor.Source, xor.ExtraCost));
+        Assert.Equal((Max48 * 4096, Max48, Max48), (copy.SourceByte, copy.FirstRead, copy.LastRead));
+        Assert.Equal((Max48, Max48 / 4096, (Max48 / 4096) + 1), (xor.SourceByte, xor.FirstRead, xor.LastRead));
+        foreach (int cost in (int[])[0, 4096, PackedChange.UnknownCost])
+        {
+            Assert.Equal((CowOpType.Xor, Max48, cost), (xor.WithExtraCost(cost).Type, xor.WithExtraCost(cost).Source, xor.WithExtraCost(cost).ExtraCost));
+            Assert.True(PackedChange.Pending.WithExtraCost(cost).IsPending);
+        }
+    }
+
+    [Theory]
+    [InlineData(Max48 + 1, 0)]
+    [InlineData(-1L, 0)]
+    [InlineData(0L, PackedChange.UnknownCost + 1)]
+    [InlineData(0L, -1)]
+    public void Packed_change_loses_nothing_without_a_word(long source, int cost)
+    {
+        Assert.Throws<ArgumentOutOfRangeException>(() => PackedChange.Xor(source, cost));
+        if (cost == 0) Assert.Throws<ArgumentOutOfRangeException>(() => PackedChange.Copy(source));
+        else Assert.Throws<ArgumentOutOfRangeException>(() => PackedChange.Replace.WithExtraCost(cost));
+    }
+
+    [Theory]
+    [InlineData(CowOpType.Copy)]
+    [InlineData(CowOpType.Xor)]
+    [InlineData(CowOpType.Replace)]
+    public void Packed_run_holds_every_field_at_its_largest_and_loses_nothing_without_a_word(CowOpType type)
+    {
+        Assert.Equal(new DiffRun(type, uint.MaxValue, Max48, int.MaxValue), new PackedRun(type, uint.MaxValue, Max48, int.MaxValue).Unpack());
+        Assert.Throws<ArgumentOutOfRangeException>(() => new PackedRun(type, 0, Max48 + 1, 1));
+        Assert.Throws<ArgumentOutOfRangeException>(() => new PackedRun(type, 0, -1, 1));
+    }
+}

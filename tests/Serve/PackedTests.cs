@@ -1,0 +1,35 @@
+using System;
+using Snapuserd.Interop;
+using Snapuserd.Serve;
+using Xunit;
+
+namespace Snapuserd.Tests.Serve;
+
+/// <summary>What is packed into fewer bits than its type has, at its largest.</summary>
+public sealed class PackedTests
+{
+    [Fact]
+    public void Ublk_offsets_of_the_last_queue_and_tag_do_not_meet_others()
+    {
+        // The most that the kernel's interface has room for: 12 bits of queue, 16 of tag (of which it uses 12), 25 of bytes.
+        const int queue = 4095, tag = UblkAbi.UBLK_MAX_QUEUE_DEPTH - 1;
+        long last = UblkAbi.UserCopyOffset(queue, tag);
+        Assert.Equal(UblkAbi.UserCopyOffset(0, 0) + ((long)queue << 41) + ((long)tag << 25), last);
+        Assert.Equal(1L << 25, last - UblkAbi.UserCopyOffset(queue, tag - 1));
+        Assert.True(UblkAbi.UserCopyOffset(queue, 0) - UblkAbi.UserCopyOffset(queue - 1, tag) >= 1L << 25);
+        Assert.True(last > 0 && last + (1L << 25) < 1L << 54, $"{last}");
+        // A device that a dead server has left may be of any kind; what does not fit is not taken over.
+        Assert.True(new UblkGeometry(queue + 1, tag + 1, 32 << 20, 1).IsSane(4096));
+        Assert.False(new UblkGeometry(queue + 2, tag + 1, 4096, 1).IsSane(4096));
+        Assert.False(new UblkGeometry(1, tag + 2, 4096, 1).IsSane(4096));
+        Assert.False(new UblkGeometry(1, 1, (32 << 20) + 512, 1).IsSane(4096));
+    }
+
+    [Fact]
+    public void Nbd_request_holds_every_field_at_its_largest()
+    {
+        byte[] bytes = NbdClient.Request(ushort.MaxValue, ulong.MaxValue, ulong.MaxValue, uint.MaxValue, ushort.MaxValue);
+        Assert.True(NbdRequest.TryParse(bytes, out NbdRequest request));
+        Assert.Equal(new NbdRequest(ushort.MaxValue, ushort.MaxValue, ulong.MaxValue, ulong.MaxValue, uint.MaxValue), request);
+    }
+}
