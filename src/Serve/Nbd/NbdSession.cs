@@ -8,7 +8,7 @@ namespace Snapuserd.Serve;
 /// One client of an <see cref="NbdServer"/> from its first byte to its last: a descriptor and what is known of its requests, and neither a thread nor a buffer. Workers take turns
 /// at it when epoll says that it has sent something or takes something:
 /// <code>
-///   turn: send what waits -> receive at most one request -> read at most one piece -> send it -> let epoll choose whose turn is next
+///   turn: send what waits -> receive what there are places for -> read at most one piece -> send it -> let epoll choose whose turn is next
 /// </code>
 /// No worker waits for a client. The socket does not block; what the client does not take waits in <see cref="NbdBuffers"/> and may be evicted from there. Several workers may have
 /// a turn at one session, each with another of its answers.
@@ -23,6 +23,9 @@ internal sealed class NbdSession
     /// Parts of a handshake in one turn. A client needs a dozen.
     /// </summary>
     private const int PartsPerTurn = 64;
+
+    /// <summary>Requests in a row that were there when the one before them was answered, after which more than one worker serves the client.</summary>
+    private const int Busy = 2;
 
     /// <summary>Data of a write, which are thrown away before it is refused, up to here: no client sends more than the longest request.</summary>
     private const uint MostSkipped = 2 * NbdExport.LongestRequest;
@@ -44,6 +47,7 @@ internal sealed class NbdSession
     private uint _skip;
     private int _count;
     private int _cursor;
+    private int _inARow;
     private int _inside;
     private uint _armed;
     private long _progressAt;
@@ -95,14 +99,15 @@ internal sealed class NbdSession
             {
                 if (events != 0) _armed = 0;
                 if ((events & ~Libc.EPOLLIN) != 0) Unblock();
-                if (Flush()) Receive(worker);
+                if (Flush()) _ = Receive(worker);
                 answer = TakeWork();
-                // Another worker may go on with the next request meanwhile.
-                if (answer != null) Arm();
+                // Another worker may go on with the next request meanwhile. A client that asks for one thing at a time is served quickest by one worker.
+                if (answer != null && _inARow >= Busy) Arm();
             }
             if (answer != null) Read(worker, answer);
             lock (_gate)
             {
+                if (answer != null && !_dead && !_blocked) _inARow = Receive(worker) ? _inARow + 1 : 0;
                 more = !_dead && !_blocked && HasWork();
                 Arm();
             }
@@ -346,46 +351,68 @@ internal sealed class NbdSession
         return Libc.Ioctl(_fd, Libc.TIOCOUTQ, ref queued) < 0 ? 0 : queued;
     }
 
-    /// <summary>Takes what the client sent: some parts of a handshake, or one request, or some of the data of a write.</summary>
-    private void Receive(NbdWorker worker)
+    /// <summary>
+    /// Takes what the client sent: some parts of a handshake, or as many requests as there are places for, or some of the data of a write. True if there was a request.
+    /// </summary>
+    private bool Receive(NbdWorker worker)
     {
-        if (_ended) return;
         for (int i = 0; _negotiation != null; i++)
         {
-            if (i == PartsPerTurn || !Negotiate(worker)) return;
+            if (_ended || i == PartsPerTurn || !Negotiate(worker)) return false;
         }
-        if (_count == _export.MostAnswers) return;
-        if (_skip == 0)
+        int free = _export.MostAnswers - _count;
+        if (_ended || free == 0) return false;
+        // So many bytes hold no more requests than that, whatever they are.
+        int wanted = _skip > 0 ? (int)Math.Min(_skip, (uint)worker.Scratch.Length) : Math.Min(free * _header.Length, worker.Scratch.Length) - _headerBytes;
+        ReadOnlySpan<byte> bytes = worker.Scratch.AsSpan(0, ReceiveInto(worker.Scratch.AsSpan(0, wanted)));
+        bool begun = false;
+        while (!bytes.IsEmpty && !_ended && !_dead)
         {
-            int got = ReceiveInto(_header.AsSpan(_headerBytes));
-            if (got == 0) return;
-            _headerBytes += got;
-            if (_headerBytes < _header.Length) return;
+            if (_skip > 0)
+            {
+                // The data of a write that is going to be refused.
+                int skipped = (int)Math.Min(_skip, (uint)bytes.Length);
+                bytes = bytes[skipped..];
+                _skip -= (uint)skipped;
+                if (_skip > 0) break;
+                Begin(_write);
+                begun = true;
+                continue;
+            }
+            int part = Math.Min(_header.Length - _headerBytes, bytes.Length);
+            bytes[..part].CopyTo(_header.AsSpan(_headerBytes));
+            bytes = bytes[part..];
+            _headerBytes += part;
+            if (_headerBytes < _header.Length) break;
             _headerBytes = 0;
-            if (!NbdRequest.TryParse(_header, out NbdRequest request))
-            {
-                Kill("a request without its magic came");
-                return;
-            }
-            switch (request.Type)
-            {
-                case NbdWire.NBD_CMD_DISC:
-                    _ended = true;
-                    return;
-                case NbdWire.NBD_CMD_WRITE when request.Length > MostSkipped:
-                    Kill($"it wants to write {request.Length} bytes at once, to an export that is read-only");
-                    return;
-                case NbdWire.NBD_CMD_WRITE when request.Length > 0:
-                    (_write, _skip) = (request, request.Length);
-                    break;
-                default:
-                    Begin(request);
-                    return;
-            }
+            begun |= TakeRequest();
         }
-        // The data of a write that is going to be refused.
-        _skip -= (uint)ReceiveInto(worker.Scratch.AsSpan(0, (int)Math.Min(_skip, worker.Scratch.Length)));
-        if (_skip == 0 && !_ended && !_dead) Begin(_write);
+        return begun;
+    }
+
+    /// <summary>A header is complete. True if its request has begun.</summary>
+    private bool TakeRequest()
+    {
+        if (!NbdRequest.TryParse(_header, out NbdRequest request))
+        {
+            Kill("a request without its magic came");
+            return false;
+        }
+        switch (request.Type)
+        {
+            case NbdWire.NBD_CMD_DISC:
+                _ended = true;
+                return false;
+            case NbdWire.NBD_CMD_WRITE when request.Length > MostSkipped:
+                Kill($"it wants to write {request.Length} bytes at once, to an export that is read-only");
+                return false;
+            case NbdWire.NBD_CMD_WRITE when request.Length > 0:
+                (_write, _skip) = (request, request.Length);
+                return false;
+            default:
+                Begin(request);
+                return true;
+        }
     }
 
     /// <summary>Takes one part of the handshake, or some of its bytes. False if there is nothing to take now.</summary>
