@@ -223,13 +223,16 @@ public sealed class NbdHostileTests
         using (ViewFixture view = new(Golden.Cow(NbdFixture.Zstd), Golden.Old)) least = ReadContext.Bytes(view.View, 1, 64 << 10);
         using NbdFixture fixture = Fixture(memory: least);
         NbdClient[] stalled = Enumerable.Range(0, 20).Select(_ => NbdClient.Ready(fixture.Path, structured)).ToArray();
-        foreach (NbdClient client in stalled) client.SendRequest(0, 77, 0, (uint)fixture.Target.Length);
-        foreach (NbdClient client in stalled) Until(() => client.HasData, "an answer's beginning");
+        for (int i = 0; i < stalled.Length; i++)
+        {
+            stalled[i].SendRequest(0, 77, 0, (uint)fixture.Target.Length);
+            // It has the buffer now; the one before has lost it.
+            Until(() => fixture.Server.Buffers.Waiting == (1, i), $"the answer to client {i} waits");
+        }
         using NbdClient live = NbdClient.Ready(fixture.Path, structured: true);
         fixture.Compare(live, structured: true, seed: 1, reads: 20);
         foreach (NbdClient client in stalled.AsEnumerable().Reverse())
             Assert.True(fixture.Target.AsSpan().SequenceEqual(client.TakeRead(0, fixture.Target.Length, structured)), "an answer is not whole");
-        Assert.True(fixture.Server.Buffers.Evictions > 0, "nothing was evicted");
         Assert.Null(fixture.Server.Trouble);
         foreach (NbdClient client in stalled) client.Dispose();
     }

@@ -29,6 +29,8 @@ internal sealed class NbdBuffers
     private readonly int _count;
     private NbdBuffer? _oldest;
     private NbdBuffer? _newest;
+    private int _parked;
+    private long _evicted;
 
     /// <summary>Takes <paramref name="count"/> buffers of the arena, which holds them.</summary>
     public NbdBuffers(Arena arena, int count, int bytes)
@@ -47,8 +49,14 @@ internal sealed class NbdBuffers
         }
     }
 
-    /// <summary>Answers that lost their data so far.</summary>
-    public long Evictions { get; private set; }
+    /// <summary>Answers that wait with their data, and how many have lost theirs so far.</summary>
+    public (int Parked, long Evicted) Waiting
+    {
+        get
+        {
+            lock (_gate) return (_parked, _evicted);
+        }
+    }
 
     /// <summary>A buffer for a worker that holds none: there is always one that is free or parked, because there are as many as workers.</summary>
     public NbdBuffer Take()
@@ -60,7 +68,7 @@ internal sealed class NbdBuffers
             Unlink(buffer);
             buffer.Parked!.Buffer = null;
             buffer.Parked = null;
-            Evictions++;
+            _evicted++;
             return buffer;
         }
     }
@@ -76,6 +84,7 @@ internal sealed class NbdBuffers
             if (_newest != null) _newest.Newer = buffer;
             else _oldest = buffer;
             _newest = buffer;
+            _parked++;
         }
     }
 
@@ -105,5 +114,6 @@ internal sealed class NbdBuffers
         if (buffer.Newer != null) buffer.Newer.Older = buffer.Older;
         else _newest = buffer.Older;
         (buffer.Older, buffer.Newer) = (null, null);
+        _parked--;
     }
 }

@@ -170,7 +170,7 @@ public sealed class NbdServer : IBlockServer
     internal int CheckTimes()
     {
         long next = long.MaxValue;
-        foreach (NbdSession session in Sessions()) session.CheckTime(_options, ref next);
+        for (int i = 0; i < _sessions.Length; i++) Volatile.Read(ref _sessions[i])?.CheckTime(_options, ref next);
         // What begins meanwhile has its own time, and must be seen before that is over.
         return next == long.MaxValue ? -1 : (int)Math.Clamp(next - Now, 0, Math.Min(_options.HandshakeSeconds, _options.AnswerSeconds) * 1000L);
     }
@@ -316,16 +316,11 @@ public sealed class NbdServer : IBlockServer
                 fds[1] = new PollFd { Fd = crowded && patience > 0 ? -1 : _socket!.Fd, Events = Libc.POLLIN };
                 int ready = Libc.Poll(fds, wait);
                 if (ready > 0 && fds[0].ReturnedEvents != 0) _ = Libc.Read(_bell, rung);
-                if (crowded && patience <= 0)
-                {
-                    // Better a client that hears it than one that waits for ever.
-                    if (ready > 0 && fds[1].ReturnedEvents != 0) TurnAway();
-                    shortage = 0;
-                    continue;
-                }
-                bool tried = shortage < 0;
-                shortage = 0;
-                if (!full && (tried || (ready > 0 && fds[1].ReturnedEvents != 0))) shortage = LetIn();
+                // After a shortage it is tried again, whether somebody waits or not.
+                if (shortage == 0 && (ready <= 0 || fds[1].ReturnedEvents == 0)) continue;
+                if (!full) shortage = LetIn();
+                // Better a client that hears it than one that waits for ever.
+                if ((full || shortage < 0) && crowded && patience <= 0) TurnAway();
             }
         }
         catch (Exception e)

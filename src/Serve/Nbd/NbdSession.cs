@@ -1,5 +1,4 @@
 using System;
-using System.Threading;
 using Snapuserd.Interop;
 
 namespace Snapuserd.Serve;
@@ -19,9 +18,7 @@ namespace Snapuserd.Serve;
 /// </summary>
 internal sealed class NbdSession
 {
-    /// <summary>
-    /// Parts of a handshake in one turn. A client needs a dozen.
-    /// </summary>
+    /// <summary>Parts of a handshake in one turn. A client needs a dozen.</summary>
     private const int PartsPerTurn = 64;
 
     /// <summary>Requests in a row that were there when the one before them was answered, after which more than one worker serves the client.</summary>
@@ -41,7 +38,6 @@ internal sealed class NbdSession
     private NbdRequest _write;
     private byte[]? _unsent;
     private NbdAnswer? _sending;
-    private string? _why;
     private int _fd;
     private int _headerBytes;
     private uint _skip;
@@ -174,8 +170,9 @@ internal sealed class NbdSession
                     {
                         _owes = false;
                     }
-                    else if (queued < _queued)
+                    else if (queued == 0 || queued < _queued)
                     {
+                        // It takes something, though not enough yet for more to be sent. The kernel frees memory by the message, some 40 KiB.
                         (_queued, _progressAt) = (queued, now);
                     }
                     else
@@ -218,8 +215,7 @@ internal sealed class NbdSession
     {
         if (_dead) return;
         _dead = true;
-        _why = why;
-        if (_why != null) _export.Report($"NBD: a client was dropped: {_why}");
+        if (why != null) _export.Report($"NBD: a client was dropped: {why}");
         _ = Libc.Shutdown(_fd, Libc.SHUT_RDWR);
         ReleaseParked();
     }
