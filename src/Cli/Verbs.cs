@@ -42,7 +42,7 @@ internal static class Verbs
             s_cow with { Help = "The COW file, of format 2 or 3." }, s_base with { Required = true }, s_source, s_separate,
             new("--device", OptionKind.Choice, "auto|ublk|nbd|dm-user", "What to serve it as: /dev/ublkbN (kernels from 6.5 on), /dev/nbdN, or Android's dm-user; auto takes ublk, and nbd where the kernel has no ublk.") { Choices = ["auto", "ublk", "nbd", "dm-user"] },
             new("--name", OptionKind.Text, "NAME", "Which one: ublkb3, nbd3, or the name of the dm-user device, which has no default. The next free one unless given. With --socket, the name of the export, which has none unless given."),
-            new("--socket", OptionKind.Text, "PATH", "Serve NBD on this Unix socket to programs (nbdcopy, qemu, fio), not to the kernel; only with --device nbd."),
+            new("--socket", OptionKind.Text, "PATH", "Serve NBD on this Unix socket to programs (nbdcopy, qemu, fio), not to the kernel; only with --device nbd. Up to 2048 clients at a time, as far as RLIMIT_NOFILE allows. An idle client is never dropped; one that does not finish the handshake, or takes nothing of its answers, is dropped after 30 seconds."),
             new("--mapper", OptionKind.Text, "NAME", "Have /dev/mapper/NAME stand over the device. When all is merged it stands on the base instead, also while it is mounted; the device is removed then, and the server ends with 0."),
             new("--merge", OptionKind.Flag, "", "Merge meanwhile, as `merge` does."),
             new("--merge-on-request", OptionKind.Flag, "", "Merge when `ctl merge` asks for it.") { Needs = "--control" },
