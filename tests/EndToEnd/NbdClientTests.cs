@@ -9,7 +9,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.EndToEnd;
 
-/// <summary>`serve --socket` of the built binary with more clients than anybody needs, most of them of no use. What waits for time is in tests/Serve, where time is given.</summary>
+/// <summary>`serve --socket` of the built binary with many clients that stop or idle. Tests of deadlines are in tests/Serve, where time is injected.</summary>
 public sealed class NbdClientTests : IDisposable
 {
     private const string Vector = "v3-lz4-descending";
@@ -67,14 +67,14 @@ public sealed class NbdClientTests : IDisposable
     }
 
     [Fact]
-    public void Where_descriptors_are_few_those_who_are_in_are_served_and_the_others_wait()
+    public void With_few_descriptors_connected_clients_are_served_and_new_ones_wait()
     {
         Start("ulimit -n 64;");
         // Half of the limit; the rest is for devices, sockets and rings.
         for (int i = 0; i < 32; i++) Compare(Ready());
         NbdClient late = Kept(new NbdClient(_folder["nbd"]));
         foreach (NbdClient client in _clients.Take(32)) Compare(client);
-        Assert.Contains("there are 32 clients; more have to wait", _server!.StandardError.ReadLine(), StringComparison.Ordinal);
+        Assert.Contains("there are 32 clients; new ones have to wait", _server!.StandardError.ReadLine(), StringComparison.Ordinal);
         _clients[5].Dispose();
         late.Greet();
         late.SendOption(1);

@@ -10,7 +10,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Serve;
 
-/// <summary>Clients that stop in every place in which a client can stop, and what it costs the others: nothing. Time is given, so nothing waits for it.</summary>
+/// <summary>Clients that stop at every point of the protocol, beside others that must be served. The tests set the time, so none of them waits for it.</summary>
 public sealed class NbdHostileTests
 {
     private const int Minute = 60_000;
@@ -30,7 +30,7 @@ public sealed class NbdHostileTests
     private NbdFixture Fixture(int maxConnections = 2048, int? memory = null) =>
         new(options: new NbdOptions { Time = _clock, MaxConnections = maxConnections, MemoryBytes = memory ?? (16 << 20), DrainMilliseconds = 1 });
 
-    /// <summary>Waits for what the server does on threads of its own; a minute is the end of a test that fails.</summary>
+    /// <summary>Waits for a state that the server's threads reach by themselves; fails after a minute.</summary>
     private static void Until(Func<bool> condition, string what)
     {
         long end = Environment.TickCount64 + Minute;
@@ -69,7 +69,7 @@ public sealed class NbdHostileTests
                     client.Send(NbdClient.Option(6, new byte[100], 5000));
                     break;
                 case 2:
-                    // Asks for much and takes nothing.
+                    // Requests much and reads nothing.
                     deaf.Add(client = NbdClient.Ready(fixture.Path, i % 2 == 0));
                     for (ulong n = 0; n < 50; n++) client.SendRequest(0, n, 0, (uint)fixture.Target.Length);
                     Until(() => client.HasData, "the first bytes of an answer");
@@ -91,14 +91,14 @@ public sealed class NbdHostileTests
 
         _clock.Pass(31_000);
         fixture.Server.CheckTimes();
-        Until(() => fixture.Server.Connections == 1 + slow.Count, "those who owe an answer or a handshake are gone");
+        Until(() => fixture.Server.Connections == 1 + slow.Count, "clients that owe a handshake or do not read are dropped");
         Assert.Equal(silent.Count + deaf.Count, fixture.Reports.Count);
-        Assert.Equal(silent.Count, fixture.Reports.Count(r => r.Contains("did not end the handshake within 30 seconds", StringComparison.Ordinal)));
-        Assert.Equal(deaf.Count, fixture.Reports.Count(r => r.Contains("took nothing of what it asked for in 30 seconds", StringComparison.Ordinal)));
+        Assert.Equal(silent.Count, fixture.Reports.Count(r => r.Contains("did not finish the handshake within 30 seconds", StringComparison.Ordinal)));
+        Assert.Equal(deaf.Count, fixture.Reports.Count(r => r.Contains("read nothing of its answers for 30 seconds", StringComparison.Ordinal)));
         foreach (NbdClient client in silent) client.Drain();
         Read(idle, 3);
 
-        // What was begun can be ended, whenever that is: it cost nothing.
+        // A request or payload that has begun may be completed at any time.
         _clock.Pass(60 * Minute);
         fixture.Server.CheckTimes();
         for (int i = 0; i < slow.Count; i++)
@@ -210,7 +210,7 @@ public sealed class NbdHostileTests
         _clock.Pass(30_001);
         fixture.Server.CheckTimes();
         Until(() => fixture.Server.Connections == 0, "it is dropped");
-        Assert.Contains("took nothing", Assert.Single(fixture.Reports), StringComparison.Ordinal);
+        Assert.Contains("read nothing", Assert.Single(fixture.Reports), StringComparison.Ordinal);
     }
 
     [Theory]

@@ -19,9 +19,8 @@ internal enum NbdAnswerState
 }
 
 /// <summary>
-/// The answer to one request, made in pieces: each is read, sent as far as the client takes it, and forgotten. With structured replies every piece is a chunk, and an error in any
-/// is told with its offset. A simple reply says in its header that all is well, before the data: an error in the first piece is still told, after that the only truth left
-/// is to hang up.
+/// The answer to one request, made in pieces that are read and sent one after the other. With structured replies each piece is a chunk, and an error in any of them is reported
+/// with its offset. The header of a simple reply reports success before the data: an error in the first piece is still reported, a later one can only end the connection.
 /// </summary>
 internal sealed class NbdAnswer
 {
@@ -81,8 +80,8 @@ internal sealed class NbdAnswer
     }
 
     /// <summary>
-    /// Reads the next piece into <paramref name="buffer"/>, or again what of it has not gone out; <paramref name="pieceBytes"/> at most, unless the client wants all in one. Returns
-    /// null, or why the client has to be dropped.
+    /// Reads the next piece into <paramref name="buffer"/>, or rereads the unsent rest of one that was evicted. A piece has at most <paramref name="pieceBytes"/>, unless the client
+    /// forbids fragments. Returns null, or why the client has to be dropped.
     /// </summary>
     public string? Read(NbdExport export, ViewReader reader, Slice buffer, bool structured, int pieceBytes)
     {
@@ -99,7 +98,7 @@ internal sealed class NbdAnswer
             Tell(export);
             if (!structured && Done > 0)
             {
-                // The client asks the same again, and is to get an error then.
+                // A client that repeats the request then gets an error.
                 export.ReadsTwice = true;
                 return Broken(Done);
             }
@@ -169,7 +168,7 @@ internal sealed class NbdAnswer
     }
 
     private string Broken(int at) =>
-        $"reading failed at {_request.Offset + (ulong)at} in the middle of an answer, and what was sent of it leaves no other way to say so";
+        $"reading failed at {_request.Offset + (ulong)at} in the middle of an answer, and the bytes already sent leave no other way to report it";
 
     private void SetError(int error, ulong offset, bool structured)
     {

@@ -18,9 +18,9 @@ internal sealed class NbdBuffer(Slice slice)
 }
 
 /// <summary>
-/// A fixed number of buffers for all clients. A worker holds at most one at a time. An answer whose client does not take it keeps its buffer only until a worker needs one: then
-/// the answer that has waited longest loses its data, which are read again when its client goes on. So clients that do not take their answers keep nobody from being served.
-/// Thread-safe; its lock is taken after that of a session.
+/// A fixed pool of buffers for all clients. A worker holds at most one at a time. An answer that its client does not read keeps its buffer until a worker needs one; then the
+/// answer parked longest loses its data, which are read again when the client continues. So stalled clients cannot exhaust the buffers.
+/// Thread-safe; a session's lock may be held when its lock is taken, not the reverse.
 /// </summary>
 internal sealed class NbdBuffers
 {
@@ -49,7 +49,7 @@ internal sealed class NbdBuffers
         }
     }
 
-    /// <summary>Answers that wait with their data, and how many have lost theirs so far.</summary>
+    /// <summary>Answers that are parked with their data, and evictions so far.</summary>
     public (int Parked, long Evicted) Waiting
     {
         get
@@ -58,7 +58,7 @@ internal sealed class NbdBuffers
         }
     }
 
-    /// <summary>A buffer for a worker that holds none: there is always one that is free or parked, because there are as many as workers.</summary>
+    /// <summary>Takes a free buffer or evicts one. The caller holds none; there are as many buffers as workers, so one is free or parked.</summary>
     public NbdBuffer Take()
     {
         lock (_gate)
@@ -73,7 +73,7 @@ internal sealed class NbdBuffers
         }
     }
 
-    /// <summary>A worker leaves its buffer with an answer that has to wait.</summary>
+    /// <summary>Leaves a worker's buffer with an answer that cannot be sent now.</summary>
     public void Park(NbdAnswer answer, NbdBuffer buffer)
     {
         lock (_gate)
@@ -88,7 +88,7 @@ internal sealed class NbdBuffers
         }
     }
 
-    /// <summary>The worker takes over the answer's buffer; null if the data are gone.</summary>
+    /// <summary>Takes a parked buffer back so that it cannot be evicted; null if it has been.</summary>
     public NbdBuffer? Reclaim(NbdAnswer answer)
     {
         lock (_gate)
@@ -101,7 +101,7 @@ internal sealed class NbdBuffers
         }
     }
 
-    /// <summary>A worker needs its buffer no more.</summary>
+    /// <summary>Returns a buffer to the pool.</summary>
     public void Give(NbdBuffer buffer)
     {
         lock (_gate) _free.Push(buffer);

@@ -9,7 +9,7 @@ namespace Snapuserd.Serve;
 /// </summary>
 internal static class NbdDescriptors
 {
-    /// <summary>Descriptors for all else: devices, rings, control sockets and their clients, and some more.</summary>
+    /// <summary>Descriptors reserved for devices, rings, control sockets and their clients.</summary>
     private const int Others = 256;
 
     private static readonly Lock s_gate = new();

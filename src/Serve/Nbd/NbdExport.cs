@@ -30,8 +30,7 @@ internal sealed class NbdExport
     private const int FewThreads = 8;
 
     /// <summary>
-    /// Buffers per worker beside its own. A client with four requests at a time has three that wait while one is sent; more waiting answers than that
-    /// cannot make anything faster.
+    /// Buffers per worker beside its own. A client with four requests at a time has three answers parked while one is sent; more parked answers would not make anything faster.
     /// </summary>
     private const int SpareBuffers = 3;
 
@@ -80,10 +79,10 @@ internal sealed class NbdExport
     /// <summary>Requests of one client that are answered at a time.</summary>
     public int MostAnswers { get; }
 
-    /// <summary>Threads that serve all clients of a socket.</summary>
+    /// <summary>Threads of an <see cref="NbdServer"/>, for all clients together.</summary>
     public int Workers { get; }
 
-    /// <summary>Buffers that these share: one for each, and some for answers that wait until their client takes them.</summary>
+    /// <summary>Buffers that the workers share: one each, and more for answers that clients have not read yet.</summary>
     public int Buffers { get; }
 
     /// <summary>Threads that a connection may have beside its first.</summary>

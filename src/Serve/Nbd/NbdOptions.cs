@@ -19,8 +19,8 @@ public sealed class NbdOptions
     public int MemoryBytes { get; init; } = 16 << 20;
 
     /// <summary>
-    /// Clients of <see cref="NbdServer"/> at a time, as far as RLIMIT_NOFILE reaches. More wait until one has left; when none does for <see cref="CrowdedSeconds"/>, they are
-    /// refused. A client that owes nothing costs a descriptor and some hundred bytes.
+    /// Clients of <see cref="NbdServer"/> at a time, as far as RLIMIT_NOFILE allows. Further ones wait until one leaves; if none leaves for <see cref="CrowdedSeconds"/>, they are
+    /// refused. An idle client costs a descriptor and a few hundred bytes.
     /// </summary>
     public int MaxConnections { get; init; } = 2048;
 
@@ -33,13 +33,13 @@ public sealed class NbdOptions
     /// <summary>Seconds that a client has for the whole handshake.</summary>
     public int HandshakeSeconds { get; init; } = 30;
 
-    /// <summary>Seconds after which a client is dropped that takes nothing of what it has asked for.</summary>
+    /// <summary>Seconds without progress in reading an answer after which a client is dropped.</summary>
     public int AnswerSeconds { get; init; } = 30;
 
-    /// <summary>Seconds that clients wait for a place when there is none.</summary>
+    /// <summary>Seconds that clients wait for a free slot before they are refused.</summary>
     public int CrowdedSeconds { get; init; } = 30;
 
-    /// <summary>What these seconds are measured by.</summary>
+    /// <summary>The clock for these seconds.</summary>
     public ITimeSource Time { get; init; } = new MonotonicClock();
 
     /// <summary>Milliseconds that Stop gives clients to take the answers to what they asked for, before it hangs up.</summary>

@@ -10,28 +10,28 @@ namespace Snapuserd.Serve;
 /// A view as a read-only NBD export on a Unix socket that only its owner may open, for clients in user space. The newstyle handshake and structured replies, without TLS
 /// and metadata contexts.
 /// <para>
-/// One thread lets clients in and looks at their time; a fixed number of workers serves all of them, see <see cref="NbdSession"/>. A client that is connected and owes nothing costs
-/// a descriptor and some hundred bytes.
+/// One thread accepts clients and enforces deadlines; a fixed number of workers serves all clients, see <see cref="NbdSession"/>. An idle client costs a descriptor and a few
+/// hundred bytes.
 /// </para>
 /// </summary>
 public sealed class NbdServer : IBlockServer
 {
-    /// <summary>Clients that may wait to be let in; more get EAGAIN from their system, or wait in connect. So many that a thousand may come at once.</summary>
+    /// <summary>Clients that may wait to be accepted: a thousand may connect at once. More get EAGAIN from their kernel, or wait in connect.</summary>
     private const int Backlog = 1024;
 
-    /// <summary>Before the next try when a client could not be let in for want of descriptors or memory, in milliseconds.</summary>
+    /// <summary>Milliseconds before the next accept after one failed for want of descriptors or memory.</summary>
     private const int ShortageMilliseconds = 100;
 
     /// <summary>
-    /// Bytes that the kernel may hold for a client that does not take them; it doubles the number. The first <see cref="FewClients"/> get what keeps a copying program busy.
-    /// With more, speed per client matters less than the sum: 2,000 clients together hold 130 MB of the kernel's memory at most, not 850.
+    /// Send buffer of a socket in bytes; the kernel doubles it. The first <see cref="FewClients"/> get enough to keep a copying program busy. With more, the sum matters more:
+    /// 2048 clients that read nothing hold at most 140 MB of kernel memory, not 850.
     /// </summary>
     private const int LargeSocket = 256 << 10, SmallSocket = 32 << 10, FewClients = 32;
 
-    /// <summary>Turns of one client before another may have one; looking for another is a system call. Turns are short: 256 KiB at most.</summary>
+    /// <summary>Turns of one client before the worker asks epoll for another, which is a system call. A turn reads 256 KiB at most.</summary>
     private const int TurnsInARow = 4;
 
-    /// <summary>What epoll says when the workers are to end; no session has it.</summary>
+    /// <summary>Epoll data of the event that ends the workers; no session has it.</summary>
     private const ulong StopId = ulong.MaxValue;
 
     private readonly NbdOptions _options;
@@ -135,13 +135,13 @@ public sealed class NbdServer : IBlockServer
             _acceptor?.Join();
             _acceptor = null;
             foreach (NbdSession session in Sessions()) session.StopReceiving();
-            // A client that does not take its answers must not keep the system from going down.
+            // A client that does not read its answers must not delay a shutdown.
             if (!WaitUntilEmpty(_options.DrainMilliseconds))
             {
                 foreach (NbdSession session in Sessions()) session.HangUp();
                 _ = WaitUntilEmpty(int.MaxValue);
             }
-            // Nobody reads it, so every worker sees it.
+            // It is never read, so every worker sees it.
             Ring(_end);
             foreach (Thread thread in _threads) thread.Join();
             _threads.Clear();
@@ -166,19 +166,19 @@ public sealed class NbdServer : IBlockServer
     /// <inheritdoc/>
     public void Dispose() => Stop();
 
-    /// <summary>Drops the clients whose time is over. Returns the milliseconds until that is to be asked again, −1 if no client has anything to do in a given time.</summary>
+    /// <summary>Drops the clients whose deadline has passed. Returns the milliseconds until the next check, −1 if no client has a deadline.</summary>
     internal int CheckTimes()
     {
         long next = long.MaxValue;
         for (int i = 0; i < _sessions.Length; i++) Volatile.Read(ref _sessions[i])?.CheckTime(_options, ref next);
-        // What begins meanwhile has its own time, and must be seen before that is over.
+        // A deadline that starts during the wait must be seen in time.
         return next == long.MaxValue ? -1 : (int)Math.Clamp(next - Now, 0, Math.Min(_options.HandshakeSeconds, _options.AnswerSeconds) * 1000L);
     }
 
-    /// <summary>The thread that lets clients in looks at everything again: the time has changed, and not by itself.</summary>
+    /// <summary>Wakes the accepting thread; for tests that change the time.</summary>
     internal void LookAgain() => Ring(_bell);
 
-    /// <summary>A session owes something from now on: the thread that looks at the time must not sleep for ever.</summary>
+    /// <summary>A session's deadline starts: wakes the accepting thread if it waits without a timeout.</summary>
     internal void Watch()
     {
         if (Interlocked.Exchange(ref _watching, 1) == 0) Ring(_bell);
@@ -224,14 +224,14 @@ public sealed class NbdServer : IBlockServer
             }
             catch (SnapuserdException) when (i > 0)
             {
-                // Those that there are do the work.
+                // The workers that were started do the work.
                 return;
             }
             _threads.Add(thread);
         }
     }
 
-    /// <summary>Gives sessions their turns until the server ends. Never throws.</summary>
+    /// <summary>Runs turns of sessions until the server ends. Never throws.</summary>
     private void Work(NbdWorker worker)
     {
         while (true)
@@ -242,7 +242,7 @@ public sealed class NbdServer : IBlockServer
                 if (id == StopId) return;
                 NbdSession? session = Find(id);
                 if (session == null || !session.Turn(worker, events)) break;
-                // It asks for much. Others first, if there are any.
+                // It has more work. Other clients that are ready come first.
                 events = 0;
                 if (turns % TurnsInARow != 0) continue;
                 if (Libc.EpollWait(Epoll, out uint others, out ulong other, 0) <= 0) continue;
@@ -278,14 +278,14 @@ public sealed class NbdServer : IBlockServer
         }
     }
 
-    /// <summary>Lets clients in, and drops those whose time is over, until it is the end. Never throws.</summary>
+    /// <summary>Accepts clients and enforces deadlines until the server ends. Never throws.</summary>
     private void Accept()
     {
         try
         {
             Span<PollFd> fds = stackalloc PollFd[2];
             Span<byte> rung = stackalloc byte[8];
-            // Since when there is no place, or no descriptor, for those who wait; whether they are turned away.
+            // Since when new clients wait because slots or descriptors are exhausted; whether that was reported.
             long crowdedSince = -1;
             bool told = false;
             int shortage = 0;
@@ -307,7 +307,7 @@ public sealed class NbdServer : IBlockServer
                 if (crowded && !told)
                 {
                     told = true;
-                    _export.Report(full ? $"NBD: there are {_sessions.Length} clients; more have to wait until one leaves" : $"NBD: clients have to wait: {Reason.Of(shortage)}");
+                    _export.Report(full ? $"NBD: there are {_sessions.Length} clients; new ones have to wait until one leaves" : $"NBD: clients have to wait: {Reason.Of(shortage)}");
                 }
                 if (crowded && patience > 0) wait = Sooner(wait, patience);
                 if (shortage < 0) wait = Sooner(wait, ShortageMilliseconds);
@@ -316,10 +316,10 @@ public sealed class NbdServer : IBlockServer
                 fds[1] = new PollFd { Fd = crowded && patience > 0 ? -1 : _socket!.Fd, Events = Libc.POLLIN };
                 int ready = Libc.Poll(fds, wait);
                 if (ready > 0 && fds[0].ReturnedEvents != 0) _ = Libc.Read(_bell, rung);
-                // After a shortage it is tried again, whether somebody waits or not.
+                // After a failed accept it tries again, whether a client waits or not.
                 if (shortage == 0 && (ready <= 0 || fds[1].ReturnedEvents == 0)) continue;
                 if (!full) shortage = LetIn();
-                // Better a client that hears it than one that waits for ever.
+                // A refused client can report an error; one that waits in the backlog cannot.
                 if ((full || shortage < 0) && crowded && patience <= 0) TurnAway();
             }
         }
@@ -331,7 +331,7 @@ public sealed class NbdServer : IBlockServer
 
     private static int Sooner(int wait, long other) => wait < 0 ? (int)Math.Min(other, int.MaxValue) : (int)Math.Min(wait, other);
 
-    /// <summary>Lets one in who waits. Returns 0, or a negative errno if the system has no descriptor or memory for it.</summary>
+    /// <summary>Accepts a client. Returns 0, or a negative errno for want of descriptors or memory.</summary>
     private int LetIn()
     {
         int fd = Libc.Accept4(_socket!.Fd, Libc.SOCK_CLOEXEC | Libc.SOCK_NONBLOCK);
@@ -342,7 +342,7 @@ public sealed class NbdServer : IBlockServer
         {
             place = _places[--_free];
             count = _sessions.Length - _free;
-            // Who has the place next is not mistaken for who had it before. All ones is the end.
+            // Tells a session from earlier ones in the same slot. 31 bits, so the id is never StopId.
             _generation = (_generation + 1) & int.MaxValue;
             session = new NbdSession(this, _export, fd, ((ulong)_generation << 32) | (uint)place, count <= FewClients ? LargeSocket : SmallSocket);
             Volatile.Write(ref _sessions[place], session);
@@ -354,7 +354,7 @@ public sealed class NbdServer : IBlockServer
         return 0;
     }
 
-    /// <summary>Hangs up on one who waits, if need be with the descriptor that is kept for this.</summary>
+    /// <summary>Refuses a waiting client: accepts it and closes it, with the reserved descriptor if there is no other.</summary>
     private void TurnAway()
     {
         int fd = Libc.Accept4(_socket!.Fd, Libc.SOCK_CLOEXEC | Libc.SOCK_NONBLOCK);

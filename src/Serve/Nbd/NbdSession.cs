@@ -4,16 +4,15 @@ using Snapuserd.Interop;
 namespace Snapuserd.Serve;
 
 /// <summary>
-/// One client of an <see cref="NbdServer"/> from its first byte to its last: a descriptor and what is known of its requests, and neither a thread nor a buffer. Workers take turns
-/// at it when epoll says that it has sent something or takes something:
+/// One client of an <see cref="NbdServer"/>: a descriptor and the state of its requests, without a thread or a buffer of its own. A worker runs a turn when epoll reports the
+/// socket readable or writable:
 /// <code>
-///   turn: send what waits -> receive what there are places for -> read at most one piece -> send it -> let epoll choose whose turn is next
+///   turn: send pending data -> receive requests while slots are free -> read at most one piece -> send it -> rearm epoll
 /// </code>
-/// No worker waits for a client. The socket does not block; what the client does not take waits in <see cref="NbdBuffers"/> and may be evicted from there. Several workers may have
-/// a turn at one session, each with another of its answers.
+/// A worker never waits for a client. The socket is non-blocking; data that the client does not take stay in <see cref="NbdBuffers"/>, where they may be evicted. Several workers may
+/// run turns of one session at a time, each for another of its answers.
 /// <para>
-/// A session that owes nothing is kept for ever. It is dropped when the handshake is not done, or when the client takes nothing of what it asked for, within the time that the
-/// options give.
+/// An idle session is never dropped. A session is dropped only when its handshake, or the client's progress in reading an answer, exceeds the time in the options.
 /// </para>
 /// </summary>
 internal sealed class NbdSession
@@ -21,10 +20,10 @@ internal sealed class NbdSession
     /// <summary>Parts of a handshake in one turn. A client needs a dozen.</summary>
     private const int PartsPerTurn = 64;
 
-    /// <summary>Requests in a row that were there when the one before them was answered, after which more than one worker serves the client.</summary>
+    /// <summary>Consecutive answers after which the next request had already arrived; from then on more than one worker serves the client.</summary>
     private const int Busy = 2;
 
-    /// <summary>Data of a write, which are thrown away before it is refused, up to here: no client sends more than the longest request.</summary>
+    /// <summary>Longest write whose payload is received and discarded before the refusal; a longer one ends the connection.</summary>
     private const uint MostSkipped = 2 * NbdExport.LongestRequest;
 
     private readonly NbdServer _server;
@@ -54,7 +53,7 @@ internal sealed class NbdSession
     private bool _ended;
     private bool _dead;
 
-    /// <summary>Takes over the descriptor of a connected socket that does not block. <paramref name="id"/> is what epoll is to say for it.</summary>
+    /// <summary>Takes ownership of a connected non-blocking socket. <paramref name="id"/> is its epoll data.</summary>
     public NbdSession(NbdServer server, NbdExport export, int fd, ulong id, int socketBytes)
     {
         (_server, _export, _fd, Id) = (server, export, fd, id);
@@ -81,8 +80,8 @@ internal sealed class NbdSession
     }
 
     /// <summary>
-    /// A turn, after epoll has said <paramref name="events"/>, or 0 after a turn that returned true: there is more to read at once, so either another turn or
-    /// <see cref="Yield"/> follows. Never throws.
+    /// Runs a turn for <paramref name="events"/> of epoll, or 0 after a turn that returned true. True means that another piece can be read at once: the caller runs another turn or
+    /// calls <see cref="Yield"/>. Never throws.
     /// </summary>
     public bool Turn(NbdWorker worker, uint events)
     {
@@ -97,7 +96,7 @@ internal sealed class NbdSession
                 if ((events & ~Libc.EPOLLIN) != 0) Unblock();
                 if (Flush()) _ = Receive(worker);
                 answer = TakeWork();
-                // Another worker may go on with the next request meanwhile. A client that asks for one thing at a time is served quickest by one worker.
+                // Lets another worker take the next request. A client with one request at a time is faster with one worker.
                 if (answer != null && _inARow >= Busy) Arm();
             }
             if (answer != null) Read(worker, answer);
@@ -117,7 +116,7 @@ internal sealed class NbdSession
         return more;
     }
 
-    /// <summary>Lets epoll choose whose turn is next: this session is in line again as soon as its socket takes something.</summary>
+    /// <summary>Gives up the turn: epoll reports the session again, after others that are ready, when its socket is writable.</summary>
     public void Yield()
     {
         lock (_gate)
@@ -126,7 +125,7 @@ internal sealed class NbdSession
         }
     }
 
-    /// <summary>No more requests; those that came are answered. From any thread.</summary>
+    /// <summary>Receives no more; requests that have arrived are still answered. From any thread.</summary>
     public void StopReceiving()
     {
         lock (_gate)
@@ -135,7 +134,7 @@ internal sealed class NbdSession
         }
     }
 
-    /// <summary>Ends it now. From any thread.</summary>
+    /// <summary>Closes the connection at once. From any thread.</summary>
     public void HangUp()
     {
         if (!TryEnter()) return;
@@ -143,7 +142,7 @@ internal sealed class NbdSession
         Leave();
     }
 
-    /// <summary>Drops the client if its time is over; otherwise lowers <paramref name="next"/> to the moment at which that is to be asked again, if there is one.</summary>
+    /// <summary>Drops the client if a deadline has passed; otherwise lowers <paramref name="next"/> to its next deadline, if it has one.</summary>
     public void CheckTime(NbdOptions options, ref long next)
     {
         if (!TryEnter()) return;
@@ -152,12 +151,12 @@ internal sealed class NbdSession
             long now = _server.Now;
             if (_dead)
             {
-                // A worker is about to close it.
+                // The last worker in it closes it.
             }
             else if (_negotiation != null || _unsent != null)
             {
                 long end = _startedAt + (options.HandshakeSeconds * 1000L);
-                if (now >= end) Kill($"it did not end the handshake within {options.HandshakeSeconds} seconds");
+                if (now >= end) Kill($"it did not finish the handshake within {options.HandshakeSeconds} seconds");
                 else next = Math.Min(next, end);
             }
             else if (_owes)
@@ -172,12 +171,12 @@ internal sealed class NbdSession
                     }
                     else if (queued == 0 || queued < _queued)
                     {
-                        // It takes something, though not enough yet for more to be sent. The kernel frees memory by the message, some 40 KiB.
+                        // It reads, though not enough yet to make the socket writable. The kernel frees socket memory per message of some 40 KiB.
                         (_queued, _progressAt) = (queued, now);
                     }
                     else
                     {
-                        Kill($"it took nothing of what it asked for in {options.AnswerSeconds} seconds");
+                        Kill($"it read nothing of its answers for {options.AnswerSeconds} seconds");
                     }
                 }
                 if (!_dead && _owes) next = Math.Min(next, _progressAt + wait);
@@ -196,7 +195,7 @@ internal sealed class NbdSession
         }
     }
 
-    /// <summary>The last one out of a session that is over closes it.</summary>
+    /// <summary>Ends an entry. The last one to leave a session that has ended closes the socket.</summary>
     private void Leave()
     {
         lock (_gate)
@@ -210,7 +209,7 @@ internal sealed class NbdSession
         _server.Remove(this);
     }
 
-    /// <summary>It is over; <paramref name="why"/> the client is dropped, null if it has left.</summary>
+    /// <summary>Ends the session; <paramref name="why"/> says why the client is dropped, null if it has left.</summary>
     private void Kill(string? why)
     {
         if (_dead) return;
@@ -229,7 +228,7 @@ internal sealed class NbdSession
         }
     }
 
-    /// <summary>The client has taken something, or has gone, which sending will show.</summary>
+    /// <summary>The socket is writable again, or the client has gone, which the next send will show.</summary>
     private void Unblock()
     {
         if (!_blocked) return;
@@ -237,7 +236,7 @@ internal sealed class NbdSession
         _progressAt = _server.Now;
     }
 
-    /// <summary>Asks epoll for what the session waits for.</summary>
+    /// <summary>Arms epoll for the event that the session waits for.</summary>
     private void Arm()
     {
         if (_dead || _fd < 0) return;
@@ -252,7 +251,7 @@ internal sealed class NbdSession
         _ = Libc.EpollCtl(_server.Epoll, Libc.EPOLL_CTL_MOD, _fd, _armed | Libc.EPOLLONESHOT, Id);
     }
 
-    /// <summary>Sends what waits. False if the client does not take all of it.</summary>
+    /// <summary>Sends all pending data. False if the socket is full or the session has ended.</summary>
     private bool Flush()
     {
         if (_dead || _blocked) return false;
@@ -261,7 +260,7 @@ internal sealed class NbdSession
             _unsent = null;
             if (!SendReply(rest)) return false;
         }
-        // What has begun comes first; there may be nothing to send of it yet.
+        // The answer that has begun comes first, and blocks the others while its next piece is being read.
         if (_sending != null)
         {
             if (_sending.State == NbdAnswerState.Ready) SendParked(_sending);
@@ -286,7 +285,7 @@ internal sealed class NbdSession
         else answer.State = NbdAnswerState.NeedsData;
     }
 
-    /// <summary>Sends as much of a piece as the client takes. Consumes the buffer.</summary>
+    /// <summary>Sends as much of a piece as the socket takes. Parks or returns the buffer.</summary>
     private void Send(NbdAnswer answer, NbdBuffer? buffer)
     {
         int from = answer.From;
@@ -298,7 +297,7 @@ internal sealed class NbdSession
         _queued = Queued();
         if (sent < 0 && sent != -Errno.EAGAIN)
         {
-            // It has gone. Half an answer may have gone out; nothing that follows would be understood.
+            // The client has gone.
             if (buffer != null) _server.Buffers.Give(buffer);
             Kill(null);
             return;
@@ -326,7 +325,7 @@ internal sealed class NbdSession
         }
     }
 
-    /// <summary>There will be something for the client to take, from now on if it has taken all so far.</summary>
+    /// <summary>Called before every send: starts the deadline, or restarts it if the client has read since the last send.</summary>
     private void Owe()
     {
         if (!_owes)
@@ -340,7 +339,7 @@ internal sealed class NbdSession
         if (queued == 0 || queued < _queued) _progressAt = _server.Now;
     }
 
-    /// <summary>Bytes of memory that hold what the client has not taken.</summary>
+    /// <summary>Bytes of socket memory that hold data which the client has not read.</summary>
     private int Queued()
     {
         int queued = 0;
@@ -348,7 +347,7 @@ internal sealed class NbdSession
     }
 
     /// <summary>
-    /// Takes what the client sent: some parts of a handshake, or as many requests as there are places for, or some of the data of a write. True if there was a request.
+    /// Receives parts of a handshake, as many requests as there are free slots, or a part of a write's payload. True if a request has begun.
     /// </summary>
     private bool Receive(NbdWorker worker)
     {
@@ -358,7 +357,7 @@ internal sealed class NbdSession
         }
         int free = _export.MostAnswers - _count;
         if (_ended || free == 0) return false;
-        // So many bytes hold no more requests than that, whatever they are.
+        // This many bytes hold at most as many requests as there are free slots.
         int wanted = _skip > 0 ? (int)Math.Min(_skip, (uint)worker.Scratch.Length) : Math.Min(free * _header.Length, worker.Scratch.Length) - _headerBytes;
         ReadOnlySpan<byte> bytes = worker.Scratch.AsSpan(0, ReceiveInto(worker.Scratch.AsSpan(0, wanted)));
         bool begun = false;
@@ -366,7 +365,7 @@ internal sealed class NbdSession
         {
             if (_skip > 0)
             {
-                // The data of a write that is going to be refused.
+                // The payload of a write, which will be refused.
                 int skipped = (int)Math.Min(_skip, (uint)bytes.Length);
                 bytes = bytes[skipped..];
                 _skip -= (uint)skipped;
@@ -411,7 +410,7 @@ internal sealed class NbdSession
         }
     }
 
-    /// <summary>Takes one part of the handshake, or some of its bytes. False if there is nothing to take now.</summary>
+    /// <summary>Receives and handles one part of the handshake, or some of its bytes. False if nothing more can be handled now.</summary>
     private bool Negotiate(NbdWorker worker)
     {
         int got = ReceiveInto(worker.Scratch.AsSpan(0, Math.Min(_negotiation!.Wanted, worker.Scratch.Length)));
@@ -431,7 +430,7 @@ internal sealed class NbdSession
         return SendReply(worker.Reply.AsSpan(0, replyBytes)) && !_ended;
     }
 
-    /// <summary>Sends a reply of the handshake; what the client does not take waits in memory of its own.</summary>
+    /// <summary>Sends a reply of the handshake; keeps a copy of the bytes that the socket does not take.</summary>
     private bool SendReply(ReadOnlySpan<byte> reply)
     {
         if (reply.IsEmpty) return true;
@@ -450,14 +449,14 @@ internal sealed class NbdSession
         return false;
     }
 
-    /// <summary>Receives what is there. 0 if nothing is, and when the client has ended or has gone.</summary>
+    /// <summary>Receives without waiting. 0 if nothing has arrived, and at the end of the stream or after an error, which it notes.</summary>
     private int ReceiveInto(Span<byte> target)
     {
         nint got;
         do got = Libc.Recv(_fd, target, Libc.MSG_DONTWAIT);
         while (got == -Errno.EINTR);
         if (got > 0) return (int)got;
-        // It may have closed its sending half only: what it has asked for is still answered.
+        // It may have shut down its sending side only: its requests are still answered.
         if (got == 0) _ended = true;
         else if (got != -Errno.EAGAIN) Kill(null);
         return 0;
@@ -484,7 +483,7 @@ internal sealed class NbdSession
         return false;
     }
 
-    /// <summary>An answer that is to be read now: the one that others wait for, or the next in turn. Null while the client does not take what there is.</summary>
+    /// <summary>Picks the answer whose next piece is read now: the one that has begun, or the next in turn. Null while the socket is full.</summary>
     private NbdAnswer? TakeWork()
     {
         if (_dead || _blocked) return null;
@@ -498,7 +497,7 @@ internal sealed class NbdSession
         return found;
     }
 
-    /// <summary>Reads a piece, without the lock, and sends it if nothing else is being sent.</summary>
+    /// <summary>Reads a piece without the lock, then sends it unless another answer has begun.</summary>
     private void Read(NbdWorker worker, NbdAnswer answer)
     {
         NbdBuffer buffer = _server.Buffers.Take();

@@ -3,7 +3,7 @@ using Snapuserd.Block;
 
 namespace Snapuserd.Serve;
 
-/// <summary>What one of the threads of an <see cref="NbdServer"/> works with: a reader of the view, and memory for what it receives and for handshakes.</summary>
+/// <summary>One worker thread's resources: a reader of the view, and memory to receive into and to build handshake replies in.</summary>
 internal sealed class NbdWorker : IDisposable
 {
     /// <summary>Requests that one turn through the queue takes at least: 1 MiB of single blocks is many of them.</summary>
