@@ -1,9 +1,8 @@
 using System;
-using System.Text;
 
 namespace Snapuserd.Interop;
 
-/// <summary>A path as the C library wants it: UTF-8 with a closing zero, in memory of the caller's stack.</summary>
+/// <summary>A path as the C library wants it: the bytes that <see cref="ByteText"/> has for it and a closing zero, in memory of the caller's stack.</summary>
 internal static class CPath
 {
     /// <summary>PATH_MAX of Linux in bytes, the closing zero included. The kernel refuses longer ones itself.</summary>
@@ -13,7 +12,8 @@ internal static class CPath
     internal static int Encode(ReadOnlySpan<char> path, Span<byte> buffer)
     {
         if (path.Contains('\0')) return -Errno.EINVAL;
-        if (!Encoding.UTF8.TryGetBytes(path, buffer[..^1], out int written)) return -Errno.ENAMETOOLONG;
+        int written = ByteText.Encode(path, buffer[..^1]);
+        if (written < 0) return -Errno.ENAMETOOLONG;
         buffer[written] = 0;
         return 0;
     }

@@ -1,7 +1,6 @@
 using System;
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
-using System.Text;
 
 namespace Snapuserd.Interop;
 
@@ -18,14 +17,14 @@ public static unsafe partial class Libc
         int encoded = CPath.Encode(path, new Span<byte>(program, CPath.Capacity));
         if (encoded < 0) return encoded;
         int size = (arguments.Length + 1) * sizeof(byte*);
-        foreach (string argument in arguments) size += Encoding.UTF8.GetByteCount(argument) + 1;
+        foreach (string argument in arguments) size += ByteText.GetByteCount(argument) + 1;
         byte* memory = (byte*)NativeMemory.AllocZeroed((nuint)size);
         byte** argv = (byte**)memory;
         Span<byte> text = new(memory + ((arguments.Length + 1) * sizeof(byte*)), size - ((arguments.Length + 1) * sizeof(byte*)));
         for (int i = 0; i < arguments.Length; i++)
         {
             argv[i] = (byte*)Unsafe.AsPointer(ref MemoryMarshal.GetReference(text));
-            text = text[(Encoding.UTF8.GetBytes(arguments[i], text) + 1)..];
+            text = text[(ByteText.Encode(arguments[i], text) + 1)..];
         }
         _ = execv(program, argv);
         int errno = -Marshal.GetLastPInvokeError();

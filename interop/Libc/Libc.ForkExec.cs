@@ -1,7 +1,6 @@
 using System;
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
-using System.Text;
 
 namespace Snapuserd.Interop;
 
@@ -49,7 +48,7 @@ public static unsafe partial class Libc
     private static int BytesOf(ReadOnlySpan<string> strings)
     {
         int size = (strings.Length + 1) * sizeof(byte*);
-        foreach (string text in strings) size += Encoding.UTF8.GetByteCount(text) + 1;
+        foreach (string text in strings) size += ByteText.GetByteCount(text) + 1;
         return size;
     }
 
@@ -59,7 +58,7 @@ public static unsafe partial class Libc
         for (int i = 0; i < strings.Length; i++)
         {
             pointers[i] = (byte*)Unsafe.AsPointer(ref MemoryMarshal.GetReference(text));
-            text = text[(Encoding.UTF8.GetBytes(strings[i], text) + 1)..];
+            text = text[(ByteText.Encode(strings[i], text) + 1)..];
         }
     }
 

@@ -2,7 +2,6 @@ using System;
 using System.Buffers.Binary;
 using System.Collections.Generic;
 using System.Runtime.InteropServices;
-using System.Text;
 
 namespace Snapuserd.Interop;
 
@@ -11,7 +10,7 @@ public static unsafe partial class Libc
     /// <summary>Bytes of struct dirent64 before its name: d_ino, d_off, d_reclen, d_type.</summary>
     private const int NameOffset = 19;
 
-    /// <summary>The names in the folder that <paramref name="fd"/> was opened on, by getdents64(2), without "." and ".."; names that are not UTF-8 come out damaged. Returns 0 or a negative errno.</summary>
+    /// <summary>The names in the folder that <paramref name="fd"/> was opened on, by getdents64(2), without "." and "..". Returns 0 or a negative errno.</summary>
     public static int NamesIn(int fd, List<string> names)
     {
         byte[] buffer = new byte[8192];
@@ -24,7 +23,7 @@ public static unsafe partial class Libc
             {
                 int length = BinaryPrimitives.ReadUInt16LittleEndian(rest[16..]);
                 ReadOnlySpan<byte> name = rest[NameOffset..length];
-                string text = Encoding.UTF8.GetString(name[..name.IndexOf((byte)0)]);
+                string text = ByteText.Decode(name[..name.IndexOf((byte)0)]);
                 if (text is not ("." or "..")) names.Add(text);
                 rest = rest[length..];
             }

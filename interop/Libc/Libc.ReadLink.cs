@@ -1,6 +1,5 @@
 using System;
 using System.Runtime.InteropServices;
-using System.Text;
 
 namespace Snapuserd.Interop;
 
@@ -17,7 +16,7 @@ public static unsafe partial class Libc
         nint length = readlink(buffer, link, CPath.Capacity);
         if (length < 0) return -Marshal.GetLastPInvokeError();
         if (length == CPath.Capacity) return -Errno.ENAMETOOLONG;
-        target = Encoding.UTF8.GetString(link, (int)length);
+        target = ByteText.Decode(new ReadOnlySpan<byte>(link, (int)length));
         return 0;
     }
 

@@ -25,7 +25,7 @@ public static unsafe partial class Libc
     public static string KernelRelease()
     {
         UtsName name = default;
-        return uname(&name) < 0 ? "" : Marshal.PtrToStringUTF8((nint)name.Release) ?? "";
+        return uname(&name) < 0 ? "" : ByteText.Decode(name.Release) ?? "";
     }
 
     [DllImport("libc", SetLastError = true)]

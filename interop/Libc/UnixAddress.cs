@@ -1,6 +1,5 @@
 using System;
 using System.Runtime.InteropServices;
-using System.Text;
 
 namespace Snapuserd.Interop;
 
@@ -22,6 +21,6 @@ public unsafe struct UnixAddress
         address = new UnixAddress { Family = Libc.AF_UNIX };
         if (path.Length == 0 || path.Contains('\0')) return -Errno.EINVAL;
         fixed (byte* target = address.Path)
-            return Encoding.UTF8.TryGetBytes(path, new Span<byte>(target, LongestPath), out _) ? 0 : -Errno.ENAMETOOLONG;
+            return ByteText.Encode(path, new Span<byte>(target, LongestPath)) >= 0 ? 0 : -Errno.ENAMETOOLONG;
     }
 }

@@ -64,7 +64,7 @@ internal static class DaemonVerb
     }
 
     private static int? Inherited(string name) =>
-        int.TryParse(Environment.GetEnvironmentVariable(AndroidWords.SocketVariable + name), NumberStyles.None, CultureInfo.InvariantCulture, out int fd) ? fd : null;
+        int.TryParse(OwnProcess.Variable(AndroidWords.SocketVariable + name), NumberStyles.None, CultureInfo.InvariantCulture, out int fd) ? fd : null;
 
     /// <summary>The proxy of daemon §4.4.</summary>
     private static ExitCode HandOver(Invocation invocation)

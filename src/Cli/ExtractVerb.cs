@@ -1,3 +1,4 @@
+using System;
 using Snapuserd.Block;
 using Snapuserd.Daemon;
 using Snapuserd.Merge;
@@ -9,6 +10,7 @@ internal static class ExtractVerb
 {
     internal static ExitCode Run(Invocation invocation)
     {
+        if (invocation.Arguments.Required("--output") == StreamImage.Dash) return Stream(invocation);
         var observer = new ProgressObserver(invocation, "extract");
         using var stop = new StopSignals();
         using var output = new ImageFile(invocation.Arguments.Required("--output"));
@@ -24,6 +26,35 @@ internal static class ExtractVerb
             invocation.Output.Result(JsonLine.Event("done").Add("bytes", output.Length).Add("output", output.Path).Add("seconds", observer.Seconds).ToString());
         else
             invocation.Output.Result($"wrote {Units.Bytes(output.Length)} to {output.Path}");
+        return ExitCode.Done;
+    }
+
+    /// <summary>Whether the arguments ask for the image on standard output, where no result can be told then; also when they make no sense otherwise.</summary>
+    internal static bool Streams(Verb verb, ReadOnlySpan<string> words)
+    {
+        if (verb.Run != Run) return false;
+        for (int i = 0; i < words.Length; i++)
+            if (words[i] == "--output=-" || (words[i] == "--output" && i + 1 < words.Length && words[i + 1] == StreamImage.Dash)) return true;
+        return false;
+    }
+
+    private static ExitCode Stream(Invocation invocation)
+    {
+        var observer = new ProgressObserver(invocation, "extract");
+        using var stop = new StopSignals();
+        StreamImage output = new(stop.Flag);
+        output.Check(invocation.Output);
+        using (var devices = DeviceArguments.Open(invocation, writes: false, stop))
+        {
+            output.RefuseAny(devices);
+            using MergedImage image = MergedImage.Open(devices.Setup);
+            MergedReading.Read(image, stop.Flag, observer, output.Append);
+        }
+        output.Finish();
+        if (invocation.Arguments.Has("--json"))
+            invocation.Output.Result(JsonLine.Event("done").Add("bytes", output.Length).Add("output", StreamImage.Dash).Add("seconds", observer.Seconds).ToString());
+        else
+            invocation.Output.Result($"wrote {Units.Bytes(output.Length)} to standard output");
         return ExitCode.Done;
     }
 }

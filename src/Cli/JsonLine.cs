@@ -1,12 +1,14 @@
 using System;
 using System.Globalization;
 using System.Text;
+using Snapuserd.Interop;
 
 namespace Snapuserd.Cli;
 
 /// <summary>
-/// One JSON object on one line (RFC 8259), keys in the order in which they were added. Text that is not valid UTF-16, which a path can
-/// turn into, comes out as U+FFFD; everything below U+0020 is escaped, so the line stays one line.
+/// One JSON object on one line (RFC 8259), keys in the order in which they were added. Always valid Unicode, also where a name is not (<see cref="ByteText"/>): in every string a byte that is no part of
+/// valid UTF-8 is the four characters \xHH, with two small hexadecimal digits, and a backslash is \x5c. So whoever replaces each \xHH of a parsed string by that byte has the name's own bytes.
+/// Control characters have JSON's own escapes, so the line stays one line and does nothing to a terminal.
 /// </summary>
 internal sealed class JsonLine
 {
@@ -70,20 +72,27 @@ internal sealed class JsonLine
     private void Quote(string text)
     {
         _text.Append('"');
-        for (int i = 0; i < text.Length; i++)
+        ReadOnlySpan<char> rest = text;
+        Span<char> pair = stackalloc char[2];
+        while (rest.Length > 0)
         {
-            char c = text[i];
-            switch (c)
+            if (ByteText.Next(ref rest, out byte single, out Rune rune))
+            {
+                // JSON's own escape of the backslash comes before it.
+                VisibleText.AppendByte(_text.Append('\\'), single);
+                continue;
+            }
+            switch (rune.Value)
             {
                 case '"': _text.Append("\\\""); break;
-                case '\\': _text.Append("\\\\"); break;
+                case '\\': _text.Append("\\\\x5c"); break;
                 case '\n': _text.Append("\\n"); break;
                 case '\r': _text.Append("\\r"); break;
                 case '\t': _text.Append("\\t"); break;
-                case < ' ' or '\x7f': _text.Append("\\u").Append(((int)c).ToString("x4", CultureInfo.InvariantCulture)); break;
                 default:
-                    if (char.IsHighSurrogate(c) && i + 1 < text.Length && char.IsLowSurrogate(text[i + 1])) _text.Append(c).Append(text[++i]);
-                    else _text.Append(char.IsSurrogate(c) ? '\ufffd' : c);
+                    // All of them are below U+10000.
+                    if (VisibleText.IsControl(rune)) _text.Append("\\u").Append(rune.Value.ToString("x4", CultureInfo.InvariantCulture));
+                    else _text.Append(pair[..rune.EncodeToUtf16(pair)]);
                     break;
             }
         }

@@ -1,6 +1,5 @@
 using System;
 using System.Globalization;
-using System.Text;
 using Snapuserd.Block;
 using Snapuserd.Interop;
 
@@ -53,8 +52,8 @@ internal sealed class KernelLog
             return 0;
         }
         if (_leftOut > 0) sentence = $"{sentence} ({Units.Count(_leftOut, "record")} left out before this one)";
-        byte[] text = Encoding.UTF8.GetBytes(OneLine(sentence));
-        int head = Encoding.UTF8.GetBytes($"<{(int)priority}>{_name}", _bytes);
+        byte[] text = ByteText.Encode(VisibleText.OnTerminal(sentence));
+        int head = ByteText.Encode($"<{(int)priority}>{_name}", _bytes);
         int done = 0;
         for (int part = 0; part < MostParts; part++)
         {
@@ -93,10 +92,4 @@ internal sealed class KernelLog
         _next = (_next + 1) % Burst;
         return 0;
     }
-
-    /// <summary>Without line feeds and whatever else a console would obey: a path may contain anything.</summary>
-    private static string OneLine(string sentence) => string.Create(sentence.Length, sentence, static (line, text) =>
-    {
-        for (int i = 0; i < line.Length; i++) line[i] = char.IsControl(text[i]) || text[i] is '\u2028' or '\u2029' ? ' ' : text[i];
-    });
 }

@@ -37,6 +37,12 @@ internal sealed record Option(string Name, OptionKind Kind, string Placeholder, 
     /// <summary>Largest number of a Count or Size.</summary>
     internal long Maximum { get; init; } = long.MaxValue;
 
+    /// <summary>What is wrong with "-" for a file, as the end of "'-' would be "; null where it is a value like any other.</summary>
+    internal string? DashIs { get; init; }
+
+    /// <summary><see cref="DashIs"/> of a file that is read.</summary>
+    internal const string StandardInput = "standard input, which cannot be read in any order";
+
     /// <summary>Another option without which this one means nothing.</summary>
     internal string? Needs { get; init; }
 }
@@ -137,6 +143,10 @@ internal sealed class Arguments
             if (_operands.Count > 0) throw Wrong($"{_verb.Operands[0]} is given twice");
             _operands.Add(operand);
         }
+        else if (_operands.Count > 0 && Array.Find(_verb.Options, one => one.Name == _verb.OperandOption) is { } option)
+        {
+            if (_operands[0] == "-" && option.DashIs is { } stream) throw Wrong($"{_verb.Operands[0]} '-' would be {stream}; a file of that name is ./-");
+        }
         if (_operands.Count < _verb.Operands.Length) throw Wrong($"{_verb.Operands[_operands.Count]} is missing");
         foreach (Option option in _verb.Options)
         {
@@ -163,6 +173,7 @@ internal sealed class Arguments
                 return 0;
             default:
                 if (text.Contains('\0')) throw Wrong($"option {option.Name}: a path has no zero byte");
+                if (text == "-" && option.DashIs is { } stream) throw Wrong($"option {option.Name}: '-' would be {stream}; a file of that name is ./-");
                 return 0;
         }
     }

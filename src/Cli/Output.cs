@@ -1,5 +1,4 @@
 using System;
-using System.Text;
 using Snapuserd.Block;
 using Snapuserd.Interop;
 
@@ -12,7 +11,7 @@ namespace Snapuserd.Cli;
 /// </summary>
 internal sealed class Output : ILog
 {
-    private readonly int _resultsFd;
+    private int _resultsFd;
     private readonly int _diagnosticsFd;
 
     // One write per line keeps lines whole between processes up to PIPE_BUF; longer ones grow the buffer.
@@ -21,6 +20,8 @@ internal sealed class Output : ILog
     private bool _resultsDead;
     private bool _diagnosticsDead;
     private bool _barIsUp;
+    private bool? _resultsTerminal;
+    private bool? _diagnosticsTerminal;
     private KernelLog? _kernel;
 
     /// <param name="wereClosed">The mask of <see cref="StandardDescriptors.Reserve"/>: what was closed at start stays silent.</param>
@@ -28,7 +29,7 @@ internal sealed class Output : ILog
     {
         _resultsFd = resultsFd;
         _diagnosticsFd = diagnosticsFd;
-        _resultsDead = (wereClosed & (1 << 1)) != 0;
+        _resultsDead = ResultsWereClosed = (wereClosed & (1 << 1)) != 0;
         _diagnosticsDead = (wereClosed & (1 << 2)) != 0;
     }
 
@@ -48,18 +49,30 @@ internal sealed class Output : ILog
         }
     }
 
-    /// <summary>A line of the result, on standard output.</summary>
-    internal void Result(ReadOnlySpan<char> line)
+    /// <summary>A line of the result, on standard output: with the bytes of the names in it as they are, unless it is a terminal.</summary>
+    internal void Result(string line) => ResultText((_resultsTerminal ??= Libc.IsATty(_resultsFd)) ? VisibleText.OnTerminal(line) : line);
+
+    /// <summary>Text of the result without names in it, of any number of lines.</summary>
+    internal void ResultText(string text)
     {
         lock (_gate)
         {
             WipeBar();
             if (_resultsDead) return;
-            int error = Write(_resultsFd, line, "\n");
+            int error = Write(_resultsFd, text, "\n");
             if (error >= 0) return;
             _resultsDead = true;
             Failure = error;
         }
+    }
+
+    /// <summary>Standard output was closed when the program started.</summary>
+    internal bool ResultsWereClosed { get; }
+
+    /// <summary>From here on standard output is for data: results go to standard error.</summary>
+    internal void ResultsToDiagnostics()
+    {
+        lock (_gate) (_resultsFd, _resultsDead, _resultsTerminal) = (_diagnosticsFd, _diagnosticsDead, null);
     }
 
     /// <summary>Where records go.</summary>
@@ -83,10 +96,9 @@ internal sealed class Output : ILog
     {
         lock (_gate)
         {
-            // One sentence is one line, whatever a path in it contains.
             if (_kernel != null) TellKernel(priority, sentence);
             else if (Log == LogForm.Json) Line(Json(priority, name, sentence, values));
-            else if (priority <= Priority.Warning) Line($"snapuserd: {sentence.ReplaceLineEndings(" ")}");
+            else if (priority <= Priority.Warning) Line(Record(sentence));
         }
     }
 
@@ -111,12 +123,12 @@ internal sealed class Output : ILog
     }
 
     /// <summary>Draws <paramref name="bar"/> over the last line of the terminal; the next line wipes it away.</summary>
-    internal void Bar(ReadOnlySpan<char> bar)
+    internal void Bar(string bar)
     {
         lock (_gate)
         {
             if (_diagnosticsDead) return;
-            if (Write(_diagnosticsFd, $"\r{bar}", "\e[K") < 0) _diagnosticsDead = true;
+            if (Write(_diagnosticsFd, $"\r{VisibleText.OnTerminal(bar)}", "\e[K") < 0) _diagnosticsDead = true;
             _barIsUp = true;
         }
     }
@@ -126,13 +138,13 @@ internal sealed class Output : ILog
         int error = _kernel!.Write(priority, sentence);
         if (error >= 0) return;
         LeaveKernelLog(error);
-        if (priority <= Priority.Warning) Line($"snapuserd: {sentence.ReplaceLineEndings(" ")}");
+        if (priority <= Priority.Warning) Line(Record(sentence));
     }
 
     private void LeaveKernelLog(int error)
     {
         (_kernel, Log) = (null, LogForm.StandardError);
-        Line($"snapuserd: {KernelLog.Path} cannot be written, so the log goes to standard error: {Reason.Of(error)}");
+        Line(Record($"{KernelLog.Path} cannot be written, so the log goes to standard error: {Reason.Of(error)}"));
     }
 
     private static string Json(Priority priority, string name, string sentence, ReadOnlySpan<LogValue> values)
@@ -143,7 +155,10 @@ internal sealed class Output : ILog
         return line.ToString();
     }
 
-    private void Line(ReadOnlySpan<char> line)
+    /// <summary>One sentence is one line, whatever a path in it contains.</summary>
+    private string Record(string sentence) => $"snapuserd: {((_diagnosticsTerminal ??= Libc.IsATty(_diagnosticsFd)) ? VisibleText.OnTerminal(sentence) : VisibleText.OnOneLine(sentence))}";
+
+    private void Line(string line)
     {
         WipeBar();
         if (!_diagnosticsDead && Write(_diagnosticsFd, line, "\n") < 0) _diagnosticsDead = true;
@@ -158,10 +173,10 @@ internal sealed class Output : ILog
 
     private int Write(int fd, ReadOnlySpan<char> text, ReadOnlySpan<char> end)
     {
-        int most = Encoding.UTF8.GetMaxByteCount(text.Length + end.Length);
+        int most = ByteText.GetByteCount(text) + end.Length;
         if (_bytes.Length < most) _bytes = new byte[most];
-        int length = Encoding.UTF8.GetBytes(text, _bytes);
-        length += Encoding.UTF8.GetBytes(end, _bytes.AsSpan(length));
+        int length = ByteText.Encode(text, _bytes);
+        length += ByteText.Encode(end, _bytes.AsSpan(length));
 
         ReadOnlySpan<byte> rest = _bytes.AsSpan(0, length);
         while (rest.Length > 0)

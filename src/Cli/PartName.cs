@@ -22,7 +22,7 @@ internal sealed class PartName : IDisposable
     {
         Path = path;
         Target = Followed(path);
-        Temporary = Target + ".part";
+        Temporary = TemporaryFor(Target);
         Exists = Libc.Statx(Libc.AT_FDCWD, Target, 0, Libc.STATX_BASIC_STATS, out _existing) == 0;
     }
 
@@ -125,6 +125,19 @@ internal sealed class PartName : IDisposable
         _ = Libc.Close(fd);
         // Some file systems have nothing to flush for a folder, and say EINVAL.
         return result == -Errno.EINVAL ? 0 : result;
+    }
+
+    /// <summary>With ".part" behind it; where a name would have more than NAME_MAX bytes then, in place of its last bytes.</summary>
+    private static string TemporaryFor(string target)
+    {
+        const int nameMax = 255;
+        const string end = ".part", otherEnd = ".temp";
+        int folder = target.LastIndexOf('/') + 1;
+        byte[] name = ByteText.Encode(target.AsSpan(folder));
+        // What is too long by itself is refused when it is created.
+        if (name.Length + end.Length <= nameMax || name.Length > nameMax) return target + end;
+        string start = target[..folder] + ByteText.Decode(name.AsSpan(0, nameMax - end.Length));
+        return start + end == target ? start + otherEnd : start + end;
     }
 
     /// <summary>Where the links at <paramref name="path"/> lead; the file behind the last one need not exist.</summary>

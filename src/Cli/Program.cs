@@ -10,7 +10,7 @@ internal static class Program
     /// The only way out of the process: every error becomes a sentence on standard error and an exit code. Never an abort, which is a
     /// kernel panic when the process is number 1.
     /// </summary>
-    private static int Main(string[] args)
+    private static int Main()
     {
         try
         {
@@ -19,8 +19,9 @@ internal static class Program
             _ = Libc.IgnoreSignal(Libc.SIGPIPE);
             // A file that reaches its limit (ulimit -f) is one of write(2) as well, and not the end of an extract that could still clean up.
             _ = Libc.IgnoreSignal(Libc.SIGXFSZ);
-            bool hasSocket = Environment.GetEnvironmentVariable(AndroidWords.SocketVariable + AndroidWords.Socket) != null;
-            string[] words = AndroidWords.Translate(Environment.GetCommandLineArgs()[0], args, Array.Find(Verbs.All, verb => verb.Name == "daemon")!, hasSocket) ?? args;
+            bool hasSocket = OwnProcess.Variable(AndroidWords.SocketVariable + AndroidWords.Socket) != null;
+            string[] given = OwnProcess.Arguments(), args = given[1..];
+            string[] words = AndroidWords.Translate(given[0], args, Array.Find(Verbs.All, verb => verb.Name == "daemon")!, hasSocket) ?? args;
             return (int)CommandLine.Run(Verbs.All, words, new Output(wereClosed));
         }
         catch (Exception e)
@@ -47,6 +48,7 @@ internal static class CommandLine
             if (words[0] == "help") return Print(output, words.Length == 1 ? Verbs.HelpText() : Find(verbs, words[1]).HelpText());
             Verb verb = Find(verbs, words[0]);
             output.LogTo(LogForms.Of(verb, words.AsSpan(1)));
+            if (ExtractVerb.Streams(verb, words.AsSpan(1))) output.ResultsToDiagnostics();
             Arguments arguments = Arguments.Parse(verb, words.AsSpan(1));
             if (arguments.Help) return Print(output, verb.HelpText());
             json = arguments.Has("--json");
@@ -91,7 +93,7 @@ internal static class CommandLine
 
     private static ExitCode Print(Output output, string text)
     {
-        output.Result(text);
+        output.ResultText(text);
         return Written(output);
     }
 

@@ -1,5 +1,4 @@
 using System;
-using System.Text;
 using Snapuserd.Block;
 using Snapuserd.Interop;
 
@@ -32,11 +31,12 @@ internal sealed class Readiness
         if (_fd >= 0)
         {
             // Whoever waits may be gone; the device is wanted all the same.
-            _ = Libc.Write(_fd, Encoding.UTF8.GetBytes(device + "\n"));
+            _ = Libc.Write(_fd, ByteText.Encode(device + "\n"));
             Close();
         }
         _invocation.Output.Write(Priority.Notice, "ready", $"{device} shows the new image of {_invocation.Arguments.Text("--base")}, {Units.Bytes(bytes)}", new LogValue("bytes", bytes));
-        Notify($"READY=1\nSTATUS=serving {device}");
+        // Lines for the manager, which takes UTF-8 only: nothing in a path may become another line.
+        Notify($"READY=1\nSTATUS=serving {VisibleText.OnTerminal(device)}");
     }
 
     /// <summary>Lets go of the descriptor, unless it is one of the three that everybody has.</summary>
@@ -50,11 +50,11 @@ internal sealed class Readiness
 
     private static void Notify(string message)
     {
-        if (Environment.GetEnvironmentVariable("NOTIFY_SOCKET") is not { Length: > 1 } path) return;
+        if (OwnProcess.Variable("NOTIFY_SOCKET") is not { Length: > 1 } path) return;
         int fd = Libc.Socket(Libc.AF_UNIX, Libc.SOCK_DGRAM | Libc.SOCK_CLOEXEC, 0);
         if (fd < 0) return;
         // The manager may be gone as well; nobody is to wait for one that is stuck.
-        _ = Libc.SendTo(fd, Encoding.UTF8.GetBytes(message), Libc.MSG_NOSIGNAL | Libc.MSG_DONTWAIT, path);
+        _ = Libc.SendTo(fd, ByteText.Encode(message), Libc.MSG_NOSIGNAL | Libc.MSG_DONTWAIT, path);
         _ = Libc.Close(fd);
     }
 }

@@ -2,6 +2,7 @@ using System;
 using System.Globalization;
 using Snapuserd.Block;
 using Snapuserd.Cow;
+using Snapuserd.Interop;
 using Snapuserd.Merge;
 
 namespace Snapuserd.Cli;
@@ -16,7 +17,7 @@ internal static class Resumptions
     internal const string Variable = "SNAPUSERD_RESUMED";
 
     /// <summary>What a supervisor has said; null if there is none.</summary>
-    internal static int? Counted => int.TryParse(Environment.GetEnvironmentVariable(Variable), NumberStyles.None, CultureInfo.InvariantCulture, out int count) ? count : null;
+    internal static int? Counted => int.TryParse(OwnProcess.Variable(Variable), NumberStyles.None, CultureInfo.InvariantCulture, out int count) ? count : null;
 
     /// <summary>Times up to the run that <paramref name="result"/> is about.</summary>
     internal static int Times(MergeResult result) => Counted ?? (result.WasResumed ? 1 : 0);

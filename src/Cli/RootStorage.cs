@@ -1,4 +1,3 @@
-using System;
 using Snapuserd.Block;
 using Snapuserd.Interop;
 
@@ -13,7 +12,7 @@ internal static class RootStorage
     /// </summary>
     internal static void TakeName()
     {
-        string[] arguments = Environment.GetCommandLineArgs();
+        string[] arguments = OwnProcess.Arguments();
         if (arguments[0].StartsWith('@') || !Exists("/etc/initrd-release")) return;
         arguments[0] = "@snapuserd";
         // If that fails, so be it: a device that is there until shutdown begins is better than none.

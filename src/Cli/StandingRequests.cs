@@ -72,7 +72,7 @@ internal sealed class StandingRequests
 
     /// <summary>For a server: what its supervisor has; null if there is none.</summary>
     internal static StandingRequests? Inherited(Output output) =>
-        int.TryParse(Environment.GetEnvironmentVariable(Variable), NumberStyles.None, CultureInfo.InvariantCulture, out int fd) ? new StandingRequests(fd, output) : null;
+        int.TryParse(OwnProcess.Variable(Variable), NumberStyles.None, CultureInfo.InvariantCulture, out int fd) ? new StandingRequests(fd, output) : null;
 
     /// <summary>Has a snapshot that is new keep the pause and the rate. The merge is asked for when it can be (<see cref="MergeAsked"/>).</summary>
     internal void Restore(Snapshot snapshot)

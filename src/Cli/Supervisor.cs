@@ -1,5 +1,5 @@
 using System;
-using System.Collections;
+using System.Globalization;
 using System.Runtime.InteropServices;
 using Snapuserd.Block;
 using Snapuserd.Interop;
@@ -70,7 +70,7 @@ internal sealed class Supervisor
 
     private ExitCode Supervise(Output output, Readiness ready, int program, int device)
     {
-        string[] words = Environment.GetCommandLineArgs();
+        string[] words = OwnProcess.Arguments();
         string[] arguments = Without(words, again: false);
         MonotonicClock clock = new();
         for (int failures = 0; ;)
@@ -137,7 +137,7 @@ internal sealed class Supervisor
         foreach (string option in (ReadOnlySpan<string>)["--cow", "--base", "--source", "--control", "$NOTIFY_SOCKET"])
         {
             bool isOption = option[0] == '-';
-            string? path = isOption ? arguments.Text(option) : Environment.GetEnvironmentVariable("NOTIFY_SOCKET");
+            string? path = isOption ? arguments.Text(option) : OwnProcess.Variable("NOTIFY_SOCKET");
             if (path == null || (!isOption && !path.StartsWith('/'))) continue;
             int slash = path.LastIndexOf('/');
             if (!path.StartsWith('/') || slash == 0 || path.Contains("/..", StringComparison.Ordinal))
@@ -229,14 +229,16 @@ internal sealed class Supervisor
     /// <summary>Ours, how often the merge was taken up again, and where servers note what they are asked for.</summary>
     private string[] Environ()
     {
-        IDictionary variables = Environment.GetEnvironmentVariables();
-        variables[Resumptions.Variable] = _resumed++;
-        if (_requests >= 0) variables[StandingRequests.Variable] = _requests;
-        variables[InheritedHolds.Variable] = _holds!.ForChild();
-        variables[InheritedHolds.ReleaseVariable] = _holds.ReleaseSocket;
-        string[] environment = new string[variables.Count];
-        int count = 0;
-        foreach (DictionaryEntry variable in variables) environment[count++] = $"{variable.Key}={variable.Value}";
-        return environment;
+        (string Name, string Value)[] own =
+        [
+            (Resumptions.Variable, Number(_resumed++)),
+            (InheritedHolds.Variable, _holds!.ForChild()),
+            (InheritedHolds.ReleaseVariable, Number(_holds.ReleaseSocket)),
+            .. _requests < 0 ? [] : ((string, string)[])[(StandingRequests.Variable, Number(_requests))],
+        ];
+        string[] inherited = Array.FindAll(OwnProcess.Environment(), variable => !Array.Exists(own, one => variable.StartsWith($"{one.Name}=", StringComparison.Ordinal)));
+        return [.. inherited, .. Array.ConvertAll(own, one => $"{one.Name}={one.Value}")];
+
+        static string Number(int value) => value.ToString(CultureInfo.InvariantCulture);
     }
 }

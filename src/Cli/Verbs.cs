@@ -12,9 +12,9 @@ internal static class Verbs
     private const long SmallestMemory = 8L << 20;
     private const long LargestMemory = 1L << 30;
 
-    private static readonly Option s_cow = new("--cow", OptionKind.Text, "FILE", "The COW file, of format 1 to 3.") { Required = true };
-    private static readonly Option s_base = new("--base", OptionKind.Text, "DEV", "The device or image file that the COW belongs to.");
-    private static readonly Option s_source = new("--source", OptionKind.Text, "DEV", "Where copied and xored blocks are read from; the base, unless it is given. It may share storage with the base; if no order of writes is safe then, merging ends with 64, and reading works.");
+    private static readonly Option s_cow = new("--cow", OptionKind.Text, "FILE", "The COW file, of format 1 to 3.") { Required = true, DashIs = Option.StandardInput };
+    private static readonly Option s_base = new("--base", OptionKind.Text, "DEV", "The device or image file that the COW belongs to.") { DashIs = Option.StandardInput };
+    private static readonly Option s_source = new("--source", OptionKind.Text, "DEV", "Where copied and xored blocks are read from; the base, unless it is given. It may share storage with the base; if no order of writes is safe then, merging ends with 64, and reading works.") { DashIs = Option.StandardInput };
     private static readonly Option s_separate = new("--source-separate", OptionKind.Flag, "", "The source shares no block with the base, so it is never overwritten.") { Needs = "--source" };
     private static readonly Option s_io = new("--io", OptionKind.Choice, "auto|uring|sync", "How devices are read and written: auto takes io_uring and falls back to plain system calls, saying so in one line whatever --progress is; uring fails instead (69, or 71 for want of memory or descriptors).") { Choices = ["auto", "uring", "sync"] };
     private static readonly Option s_depth = new("--queue-depth", OptionKind.Count, "N", "Requests in flight at once, 1 to 1024; 32 unless given.") { Minimum = 1, Maximum = 1024 };
@@ -82,8 +82,8 @@ internal static class Verbs
 
         new("boot", "What an init script calls before it mounts: looks at every update of a table, and puts /dev/mapper/NAME on what can be mounted.", [],
         [
-            new("--table", OptionKind.Text, "FILE", $"The table; {BootTable.DefaultPath} unless given. A row is: name cow base [source] [phase]."),
-            new("--cmdline", OptionKind.Text, "FILE", $"What the kernel's command line is; {BootVerb.DefaultCommandLine} unless given."),
+            new("--table", OptionKind.Text, "FILE", $"The table; {BootTable.DefaultPath} unless given. A row is: name cow base [source] [phase].") { DashIs = Option.StandardInput },
+            new("--cmdline", OptionKind.Text, "FILE", $"What the kernel's command line is; {BootVerb.DefaultCommandLine} unless given.") { DashIs = Option.StandardInput },
             new("--control-folder", OptionKind.Text, "DIR", $"Where the servers listen for `ctl`, on a socket for each row; {CtlVerb.DefaultFolder} unless given."),
             new("--wait", OptionKind.Count, "SECONDS", "How long to wait for devices that come late, all together; 30 unless given.") { Maximum = KernelCommandLine.LongestWait },
             new("--dry-run", OptionKind.Flag, "", "Say what would be done, and do nothing."),
@@ -127,9 +127,9 @@ internal static class Verbs
 
         new("create", "Compares two images and writes the COW that turns the first into the second, in Android's format.", [],
         [
-            new("--source", OptionKind.Text, "OLD", "The image or device that the update starts from.") { Required = true },
-            new("--target", OptionKind.Text, "NEW", "The image or device that it leads to.") { Required = true },
-            new("--output", OptionKind.Text, "COW", "The file to write, or a block device; an existing file is replaced when the new one is whole. A COW whose merge has begun (65) and what is in use (76) are not.") { Required = true },
+            new("--source", OptionKind.Text, "OLD", "The image or device that the update starts from.") { Required = true, DashIs = Option.StandardInput },
+            new("--target", OptionKind.Text, "NEW", "The image or device that it leads to.") { Required = true, DashIs = Option.StandardInput },
+            new("--output", OptionKind.Text, "COW", "The file to write, or a block device; an existing file is replaced when the new one is whole. A COW whose merge has begun (65) and what is in use (76) are not.") { Required = true, DashIs = "standard output, and a COW cannot be streamed: its beginning is written last, and it is read again for the check" },
             new("--format", OptionKind.Choice, "3|2", "The COW format; 3 unless given.") { Choices = ["3", "2"] },
             new("--compression", OptionKind.Text, "ALG[,LEVEL]", "none, gz, brotli, lz4 or zstd, with a level; lz4 unless given."),
             new("--block-factor", OptionKind.Size, "SIZE", "Largest unit that is compressed as one, 4k to 256k, format 3 only; 4k unless given. Larger ones are smaller in sum.") { Minimum = 4096, Maximum = 256 << 10 },
@@ -147,7 +147,7 @@ internal static class Verbs
         new("extract", "Writes the merged image to a file, leaving COW and base as they are.", [],
         [
             s_cow, s_base with { Required = true }, s_source, s_separate,
-            new("--output", OptionKind.Text, "FILE", "The image to write, a regular file; one that exists is replaced, and keeps its mode. A COW whose merge has begun (65) and a file in use (76) are not.") { Required = true },
+            new("--output", OptionKind.Text, "FILE", "The image to write, a regular file; one that exists is replaced, and keeps its mode. A COW whose merge has begun (65) and a file in use (76) are not. - streams it to standard output, which is no terminal then; what would be printed there goes to standard error.") { Required = true },
             s_io, s_memory, s_threads, s_noLock, s_json, s_progress,
         ],
         "The image is as long as the base. It is written as FILE.part and gets its name when it is whole and durable; a run that fails removes FILE.part, "

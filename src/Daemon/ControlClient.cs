@@ -1,5 +1,4 @@
 using System;
-using System.Text;
 using Snapuserd.Block;
 using Snapuserd.Interop;
 
@@ -141,7 +140,7 @@ internal sealed class ControlClient(int fd, ControlOptions options, Action ring)
     private bool TryStore(string part)
     {
         bool line = _language == Language.Lines;
-        int bytes = Encoding.UTF8.GetByteCount(part) + (line ? 1 : 0);
+        int bytes = ByteText.GetByteCount(part) + (line ? 1 : 0);
         if (_waiting + bytes > ControlServer.MostWaiting)
         {
             _dropped = true;
@@ -149,7 +148,7 @@ internal sealed class ControlClient(int fd, ControlOptions options, Action ring)
         }
         // Most clients never need it: what is small goes out at once.
         if (_output.Length < _waiting + bytes) Array.Resize(ref _output, Math.Max(_waiting + bytes, _output.Length * 2));
-        int end = _waiting + Encoding.UTF8.GetBytes(part, _output.AsSpan(_waiting));
+        int end = _waiting + ByteText.Encode(part, _output.AsSpan(_waiting));
         if (line) _output[end] = (byte)'\n';
         _waiting += bytes;
         return true;
@@ -197,7 +196,7 @@ internal sealed class ControlClient(int fd, ControlOptions options, Action ring)
             _received = 0;
             // Acting on the first part of a message that was meant to be longer could mean acting on another path.
             if (length > ControlServer.LongestRequest) Refuse("fail");
-            else Ask(options.Messages, Encoding.UTF8.GetString(_input.AsSpan(0, length)));
+            else Ask(options.Messages, ByteText.Decode(_input.AsSpan(0, length)));
         }
         // Lines are taken by Advance, which comes next.
     }
@@ -227,7 +226,7 @@ internal sealed class ControlClient(int fd, ControlOptions options, Action ring)
             if (_received == InputBytes) Refuse("!64 a line has 512 bytes at the most");
             return null;
         }
-        string line = Encoding.UTF8.GetString(_input.AsSpan(0, length));
+        string line = ByteText.Decode(_input.AsSpan(0, length));
         Forget(length + 1);
         return line;
     }

@@ -24,7 +24,7 @@ public sealed class ControlReply
 public interface IControlRequests
 {
     /// <summary>
-    /// One message of Android, or one line without its line feed: of at most 512 bytes, whatever they are; what is no UTF-8 comes as U+FFFD. Called on the server's thread, one
+    /// One message of Android, or one line without its line feed: of at most 512 bytes, whatever they are (ByteText). Called on the server's thread, one
     /// at a time, so it does not wait for anything: what takes long ends <paramref name="reply"/> later, from another thread.
     /// </summary>
     void Request(string text, ControlReply reply);

@@ -1,6 +1,5 @@
 using System;
 using System.Runtime.InteropServices;
-using System.Text;
 using Snapuserd.Block;
 using Snapuserd.Interop;
 
@@ -31,7 +30,7 @@ public static class PropertyService
             int connected = Libc.Connect(fd, path);
             if (connected is -Errno.ENOENT or -Errno.ENOTDIR) return null;
             if (connected < 0) return Failed(name, connected);
-            byte[] message = new byte[12 + Encoding.UTF8.GetByteCount(name) + Encoding.UTF8.GetByteCount(value)];
+            byte[] message = new byte[12 + ByteText.GetByteCount(name) + ByteText.GetByteCount(value)];
             Write(message, SetCommand);
             int end = Append(message, Append(message, 4, name), value);
             if (end != message.Length) throw new InvalidOperationException("the message has another length than its parts");
@@ -55,7 +54,7 @@ public static class PropertyService
 
     private static int Append(Span<byte> message, int at, string text)
     {
-        int length = Encoding.UTF8.GetBytes(text, message[(at + 4)..]);
+        int length = ByteText.Encode(text, message[(at + 4)..]);
         Write(message[at..], (uint)length);
         return at + 4 + length;
     }

@@ -1,6 +1,9 @@
 using System.Linq;
+using System.Text;
 using System.Text.Json;
+using System.Text.RegularExpressions;
 using Snapuserd.Cli;
+using Snapuserd.Interop;
 using Xunit;
 
 namespace Snapuserd.Tests.Cli;
@@ -18,8 +21,44 @@ public sealed class JsonLineTests
             string line = JsonLine.Event("x").Add("path", text).ToString();
             Assert.DoesNotContain('\n', line);
             Assert.DoesNotContain('\r', line);
-            Assert.Equal(text, JsonDocument.Parse(line).RootElement.GetProperty("path").GetString());
+            // The one character that is written otherwise, because it begins the escape of a byte.
+            Assert.Equal(text.Replace("\\", "\\x5c"), JsonDocument.Parse(line).RootElement.GetProperty("path").GetString());
         }
+    }
+
+    [Fact]
+    public void Every_name_of_one_and_two_bytes_comes_back_through_a_parser()
+    {
+        for (int length = 1; length <= 2; length++)
+            for (int all = 0; all < 1 << (8 * length); all++) Roundtrip([.. Enumerable.Range(0, length).Select(i => (byte)(all >> (8 * i)))]);
+    }
+
+    [Fact]
+    public void Longer_names_of_the_bytes_that_matter_come_back_through_a_parser()
+    {
+        byte[] alphabet = [0x0a, 0x1b, 0x22, 0x41, 0x5c, 0x5c, 0x78, 0x66, 0x7f, 0x80, 0x9f, 0xb2, 0xbf, 0xc0, 0xc3, 0xe2, 0xed, 0xf0, 0xf4, 0xff];
+        const int seed = 1913;
+        System.Random random = new(seed);
+        for (int i = 0; i < 20_000; i++) Roundtrip([.. Enumerable.Range(0, random.Next(16)).Select(_ => alphabet[random.Next(alphabet.Length)])]);
+    }
+
+    [Fact]
+    public void A_byte_that_is_no_utf8_is_backslash_x_and_a_backslash_too()
+    {
+        Assert.Equal("""{"t":"a\\xffb\\x5cxff\\x5c\u001b\u2028\u202e\u0085"}""", new JsonLine().Add("t", "a\udcffb\\xff\\\u001b\u2028\u202e\u0085").ToString());
+    }
+
+    /// <summary>A line that is valid UTF-8, in which a parser finds a string of valid Unicode, and in that, with each \xHH replaced, the bytes of the name.</summary>
+    private static void Roundtrip(byte[] name)
+    {
+        string line = new JsonLine().Add("path", ByteText.Decode(name)).ToString();
+        byte[] utf8 = ByteText.Encode(line);
+        string parsed = JsonDocument.Parse(new UTF8Encoding(false, throwOnInvalidBytes: true).GetString(utf8)).RootElement.GetProperty("path").GetString()!;
+        MatchCollection escapes = Regex.Matches(parsed, @"\\x[0-9a-f]{2}");
+        Assert.Equal(parsed.Count(c => c == '\\'), escapes.Count);
+        // Latin-1 has a character for each byte.
+        string bytes = Regex.Replace(Encoding.Latin1.GetString(Encoding.UTF8.GetBytes(parsed)), @"\\x([0-9a-f]{2})", escape => ((char)System.Convert.ToByte(escape.Groups[1].Value, 16)).ToString());
+        Assert.Equal(System.Convert.ToHexString(name), System.Convert.ToHexString(Encoding.Latin1.GetBytes(bytes)));
     }
 
     [Fact]

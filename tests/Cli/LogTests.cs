@@ -43,8 +43,8 @@ public sealed class LogTests : IDisposable
     [Fact]
     public void Whatever_a_path_contains_a_record_is_one_line()
     {
-        Assert.Equal(0, _log.Write(Priority.Error, "a\nb\r\nc\u001b[2Jd\u2028e\u0085f\0g"));
-        Assert.Equal("<3>snapuserd[17]: a b  c [2Jd e f g", Assert.Single(Taken()));
+        Assert.Equal(0, _log.Write(Priority.Error, "a\nb\r\nc\u001b[2Jd\u2028e\u0085f\0g\udc9b\u202e\u00e4"));
+        Assert.Equal(@"<3>snapuserd[17]: a\x0ab\x0d\x0ac\x1b[2Jd\xe2\x80\xa8e\xc2\x85f\x00g\x9b\xe2\x80\xae" + "\u00e4", Assert.Single(Taken()));
     }
 
     [Theory]
@@ -131,6 +131,13 @@ public sealed class LogTests : IDisposable
         }));
     }
 
+    [Fact]
+    public void On_standard_error_a_name_keeps_its_bytes_and_cannot_forge_a_record()
+    {
+        byte[] told = ToldBytes(LogForm.StandardError, output => output.Write(Priority.Error, "event", "cannot open a\udcff\udc9b\nsnapuserd: forged\u001b[2J\u00e4"));
+        Assert.Equal("snapuserd: cannot open a\u00ff\u009b\\x0asnapuserd: forged\\x1b[2J\u00c3\u00a4\n", Encoding.Latin1.GetString(told));
+    }
+
     [Theory]
     [InlineData("merge --log kmsg --nonsense", LogForm.Kernel)]
     [InlineData("merge --nonsense --log=json", LogForm.Json)]
@@ -155,7 +162,9 @@ public sealed class LogTests : IDisposable
         return said.Split('\n', StringSplitOptions.RemoveEmptyEntries).Select(line => line[..11]).ToArray();
     }
 
-    private static string Told(LogForm form, Action<Output> tell)
+    private static string Told(LogForm form, Action<Output> tell) => new UTF8Encoding(false, true).GetString(ToldBytes(form, tell));
+
+    private static byte[] ToldBytes(LogForm form, Action<Output> tell)
     {
         using TempFolder folder = new();
         using (SafeFileHandle diagnostics = File.OpenHandle(folder["diagnostics"], FileMode.CreateNew, FileAccess.Write, FileShare.ReadWrite))
@@ -164,7 +173,7 @@ public sealed class LogTests : IDisposable
             output.LogTo(form);
             tell(output);
         }
-        return File.ReadAllText(folder["diagnostics"]);
+        return File.ReadAllBytes(folder["diagnostics"]);
     }
 
     private List<string> Taken()

@@ -2,7 +2,6 @@ using System;
 using System.Collections.Generic;
 using System.Globalization;
 using System.Runtime.InteropServices;
-using System.Text;
 using Snapuserd.Interop;
 using static Snapuserd.Interop.DeviceMapperAbi;
 
@@ -96,6 +95,6 @@ internal static class DeviceTable
     private static string Text(ReadOnlySpan<byte> bytes)
     {
         int end = bytes.IndexOf((byte)0);
-        return Encoding.UTF8.GetString(end < 0 ? bytes : bytes[..end]);
+        return ByteText.Decode(end < 0 ? bytes : bytes[..end]);
     }
 }

@@ -75,7 +75,7 @@ public static class InheritedHolds
         {
             if (All.RemoveAll(held => held.Fd == fd) == 0) return;
             _ = Libc.Close(fd);
-            if (!int.TryParse(Environment.GetEnvironmentVariable(ReleaseVariable), NumberStyles.None, CultureInfo.InvariantCulture, out int socket)) return;
+            if (!int.TryParse(OwnProcess.Variable(ReleaseVariable), NumberStyles.None, CultureInfo.InvariantCulture, out int socket)) return;
             Span<byte> one = [0];
             // A holder that is gone holds nothing.
             if (Libc.Send(socket, one, Libc.MSG_NOSIGNAL) != 1) return;
@@ -105,7 +105,7 @@ public static class InheritedHolds
     private static List<(int Fd, StatxData Status)> Read()
     {
         List<(int, StatxData)> all = [];
-        foreach (string number in (Environment.GetEnvironmentVariable(Variable) ?? "").Split(',', StringSplitOptions.RemoveEmptyEntries))
+        foreach (string number in (OwnProcess.Variable(Variable) ?? "").Split(',', StringSplitOptions.RemoveEmptyEntries))
         {
             if (!int.TryParse(number, NumberStyles.None, CultureInfo.InvariantCulture, out int fd)) continue;
             if (Libc.Statx(fd, Libc.STATX_BASIC_STATS, out StatxData status) == 0) all.Add((fd, status));

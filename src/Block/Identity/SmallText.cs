@@ -1,5 +1,4 @@
 using System;
-using System.Text;
 using Snapuserd.Interop;
 
 namespace Snapuserd.Block;
@@ -29,6 +28,6 @@ internal static class SmallText
             if (length == buffer.Length) Array.Resize(ref buffer, length * 2);
         }
         _ = Libc.Close(fd);
-        return got < 0 ? null : Encoding.UTF8.GetString(buffer, 0, length);
+        return got < 0 ? null : ByteText.Decode(buffer.AsSpan(0, length));
     }
 }

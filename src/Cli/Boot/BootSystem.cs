@@ -1,5 +1,4 @@
 using System;
-using System.Collections;
 using System.Globalization;
 using Snapuserd.Block;
 using Snapuserd.Daemon;
@@ -173,11 +172,8 @@ internal sealed class BootSystem(Invocation invocation, string controlFolder) : 
 
     private static string[] Environment()
     {
-        IDictionary variables = System.Environment.GetEnvironmentVariables();
-        variables[InheritedHolds.Variable] = InheritedHolds.ForChild([]);
-        string[] environment = new string[variables.Count];
-        int count = 0;
-        foreach (DictionaryEntry variable in variables) environment[count++] = $"{variable.Key}={variable.Value}";
-        return environment;
+        const string holds = InheritedHolds.Variable + "=";
+        string[] inherited = Array.FindAll(OwnProcess.Environment(), variable => !variable.StartsWith(holds, StringComparison.Ordinal));
+        return [.. inherited, holds + InheritedHolds.ForChild([])];
     }
 }

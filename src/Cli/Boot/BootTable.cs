@@ -21,7 +21,7 @@ internal sealed record BootRow(string Name, string Cow, string Base, string? Sou
 ///   name cow base [source] [phase]      # a comment begins the line or follows a blank
 ///   "in quotes"                         a field with blanks or '#' in it; \" and \\ stand for the characters behind the backslash, nothing else does
 ///   -                                   in place of the source: none
-///   UUID=… LABEL=… PARTUUID=… PARTLABEL=…   in place of a path: the link that udev makes in /dev/disk
+///   UUID=… LABEL=… PARTUUID=… PARTLABEL=…   in place of a path: the link that udev makes in /dev/disk, for the label as it is or as udev writes it
 /// </code>
 /// </summary>
 internal static class BootTable
@@ -36,8 +36,6 @@ internal static class BootTable
     internal const int LastPhase = 99;
 
     private const int LongestPath = 4095;
-
-    private static readonly UTF8Encoding s_strict = new(false, throwOnInvalidBytes: true);
 
     /// <summary>The rows of a table, which sentences call <paramref name="file"/>. Exit code 64 for the first line that is not in order, "file:line: what is wrong".</summary>
     internal static List<BootRow> Parse(string file, ReadOnlySpan<byte> bytes)
@@ -115,14 +113,7 @@ internal static class BootTable
     {
         int zero = line.IndexOf((byte)0);
         if (zero >= 0) throw Wrong(origin, $"byte {zero + 1} of the line is zero, so this is no text");
-        try
-        {
-            return s_strict.GetString(line);
-        }
-        catch (ArgumentException)
-        {
-            throw Wrong(origin, "the line is not UTF-8");
-        }
+        return ByteText.Decode(line);
     }
 
     private static List<string> Fields(string origin, string line)
@@ -170,8 +161,9 @@ internal static class BootTable
         {
             if (!text.StartsWith(tags[i], StringComparison.Ordinal)) continue;
             string value = text[tags[i].Length..];
-            if (value.Length == 0 || value.Contains('/') || value is "." or "..") throw Wrong(origin, $"{field} is '{text}', which names nothing");
-            text = $"/dev/disk/{folders[i]}/{value}";
+            if (value is "" or "." or "..") throw Wrong(origin, $"{field} is '{text}', which names nothing");
+            text = $"/dev/disk/{folders[i]}/{UdevName.Of(value)}";
+            break;
         }
         if (text.Length == 0) throw Wrong(origin, $"{field} is empty");
         if (text[0] != '/')
@@ -185,7 +177,7 @@ internal static class BootTable
             if (char.IsControl(c)) throw Wrong(origin, $"{field} has a control character in it");
         if (text.EndsWith('/') || text.Contains("//", StringComparison.Ordinal) || $"{text}/".Contains("/../", StringComparison.Ordinal) || $"{text}/".Contains("/./", StringComparison.Ordinal))
             throw Wrong(origin, $"{field} is '{text}'; a path here has no '.', '..' or empty part");
-        if (Encoding.UTF8.GetByteCount(text) > LongestPath) throw Wrong(origin, $"{field} has more than {LongestPath} bytes");
+        if (ByteText.GetByteCount(text) > LongestPath) throw Wrong(origin, $"{field} has more than {LongestPath} bytes");
         return text;
     }
 }

@@ -1,6 +1,5 @@
 using System;
 using System.Collections.Generic;
-using System.Text;
 using Snapuserd.Block;
 using Snapuserd.Cli.Control;
 using Snapuserd.Interop;
@@ -37,7 +36,7 @@ internal static class BootVerb
         string folder = arguments.Text("--control-folder") ?? CtlVerb.DefaultFolder;
         foreach (BootRow row in rows)
         {
-            if (Encoding.UTF8.GetByteCount($"{folder}/{row.Name}") > UnixAddress.LongestPath)
+            if (ByteText.GetByteCount($"{folder}/{row.Name}") > UnixAddress.LongestPath)
                 throw BootTable.Wrong(row.Origin, $"the socket {folder}/{row.Name} would have more than {UnixAddress.LongestPath} bytes");
         }
         bool dryRun = arguments.Has("--dry-run"), json = arguments.Has("--json");
@@ -81,7 +80,7 @@ internal static class BootVerb
     {
         string? given = invocation.Arguments.Text("--cmdline");
         byte[]? bytes = SmallFile.Read(given ?? DefaultCommandLine, LongestCommandLine);
-        if (bytes != null) return Encoding.UTF8.GetString(bytes);
+        if (bytes != null) return ByteText.Decode(bytes);
         if (given != null) throw new SnapuserdException(ExitCode.InputMissing, $"{given} does not exist");
         invocation.Output.Write(Priority.Warning, "command_line", $"{DefaultCommandLine} is not there, so what the kernel's command line says is not known (is /proc mounted?): nothing is merged unless somebody asks for it");
         return null;

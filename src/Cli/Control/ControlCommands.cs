@@ -129,11 +129,15 @@ internal sealed class ControlCommands(Func<IReadOnlyList<Snapshot>> snapshots, A
         return true;
     }
 
+    /// <summary>Those of that name; all, if it is empty. A name with a line feed cannot be sent, and goes by what is printed for it.</summary>
     private List<Snapshot> Choose(string name)
     {
         List<Snapshot> chosen = [];
         foreach (Snapshot one in snapshots())
             if (name.Length == 0 || one.Name == name) chosen.Add(one);
+        if (chosen.Count > 0) return chosen;
+        foreach (Snapshot one in snapshots())
+            if (VisibleText.OnOneLine(one.Name) == name || VisibleText.OnTerminal(one.Name) == name) chosen.Add(one);
         return chosen;
     }
 

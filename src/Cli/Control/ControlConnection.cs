@@ -1,5 +1,4 @@
 using System;
-using System.Text;
 using Snapuserd.Block;
 using Snapuserd.Daemon;
 using Snapuserd.Interop;
@@ -60,7 +59,7 @@ internal sealed class ControlConnection : IDisposable
     internal void Ask(string request, Action<string, bool> show)
     {
         int wait = AnswerMilliseconds;
-        nint sent = Send(Encoding.UTF8.GetBytes(request + "\n"));
+        nint sent = Send(ByteText.Encode(request + "\n"));
         if (sent < 0) throw Gone((int)sent);
         while (true)
         {
@@ -109,7 +108,7 @@ internal sealed class ControlConnection : IDisposable
             int end = Array.IndexOf(_buffer, (byte)'\n', 0, _length);
             if (end >= 0)
             {
-                string line = Encoding.UTF8.GetString(_buffer, 0, end);
+                string line = ByteText.Decode(_buffer.AsSpan(0, end));
                 _length -= end + 1;
                 Array.Copy(_buffer, end + 1, _buffer, 0, _length);
                 return line;

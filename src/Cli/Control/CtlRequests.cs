@@ -40,7 +40,7 @@ internal sealed class CtlRequests(Func<IReadOnlyList<Snapshot>> snapshots, Actio
     {
         string line = text.TrimEnd('\r');
         Lines lines = new(reply);
-        if (_commands.Do(line, lines) is { } wrong) reply.End($"!{(int)wrong.Code} {wrong.Sentence.ReplaceLineEndings(" ")}");
+        if (_commands.Do(line, lines) is { } wrong) reply.End($"!{(int)wrong.Code} {VisibleText.OnOneLine(wrong.Sentence)}");
         else if (ControlCommands.IsWatch(line) && !_commands.IsOver(line)) Watch(new Watcher(line, lines));
         else reply.End(".");
     }
@@ -77,7 +77,7 @@ internal sealed class CtlRequests(Func<IReadOnlyList<Snapshot>> snapshots, Actio
             watcher.Lines.Begin();
             (ExitCode Code, string Sentence)? gone = _commands.Do(watcher.Line, watcher.Lines);
             if (!over && gone == null && watcher.Lines.Reply.IsWanted) continue;
-            watcher.Lines.Reply.End(gone is { } wrong ? $"!{(int)wrong.Code} {wrong.Sentence}" : ".");
+            watcher.Lines.Reply.End(gone is { } wrong ? $"!{(int)wrong.Code} {VisibleText.OnOneLine(wrong.Sentence)}" : ".");
             _watchers.RemoveAt(i);
         }
     }
@@ -101,7 +101,7 @@ internal sealed class CtlRequests(Func<IReadOnlyList<Snapshot>> snapshots, Actio
 
         private void Tell(char kind, string text)
         {
-            string line = $"{kind}{text.ReplaceLineEndings(" ")}";
+            string line = $"{kind}{VisibleText.OnOneLine(text)}";
             _told.Add(line);
             if (!_before.Contains(line)) _ = reply.Send(line);
         }

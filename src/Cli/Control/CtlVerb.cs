@@ -27,7 +27,6 @@ internal static class CtlVerb
             request += " " + (rate ?? throw Wrong($"'{words[1]}' is not a size such as 33554432, 32M or 32MiB")).ToString(CultureInfo.InvariantCulture);
         }
         string? name = words.Count == most && most > 1 ? words[most - 1] : null;
-        if (name != null && name.AsSpan().ContainsAny('\n', '\r')) throw Wrong("a name has no line feed");
         return Ask(invocation, command, request, name);
     }
 
@@ -37,7 +36,7 @@ internal static class CtlVerb
         if (all && name != null) throw Wrong($"{command} takes a NAME or --all, not both");
         List<string> sockets = Sockets(invocation, name);
         if (sockets.Count > 1 && changes && name == null && !all) throw Wrong($"{command} takes a NAME where there are several snapshots, or --all");
-        request = $"{(json ? "json " : "")}{(all && changes ? "all " : "")}{request}{(name == null ? "" : " " + name)}";
+        request = $"{(json ? "json " : "")}{(all && changes ? "all " : "")}{request}{(name == null ? "" : " " + Sendable(name))}";
         Output output = invocation.Output;
         bool bar = command == "watch" && !json && output.HasTerminal;
         SnapuserdException? first = null;
@@ -63,6 +62,9 @@ internal static class CtlVerb
         if (first != null && (answers == 0 || first.Code != ExitCode.InputMissing)) throw first;
         return ExitCode.Done;
     }
+
+    /// <summary>A request is one line: a name with a line feed goes by what is printed for it, which the server knows too.</summary>
+    private static string Sendable(string name) => name.AsSpan().ContainsAny('\n', '\r') ? VisibleText.OnOneLine(name) : name;
 
     /// <summary>The socket of `--socket`; that of the name, if there is one; or all there are.</summary>
     private static List<string> Sockets(Invocation invocation, string? name)

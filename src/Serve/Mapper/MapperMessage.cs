@@ -1,7 +1,6 @@
 using System;
 using System.Globalization;
 using System.Runtime.InteropServices;
-using System.Text;
 using Snapuserd.Interop;
 using static Snapuserd.Interop.DeviceMapperAbi;
 
@@ -49,14 +48,14 @@ internal static class MapperMessage
         head.DataSize = (uint)message.Length;
         head.DataStart = HeadBytes;
         head.Flags = flags;
-        _ = Encoding.ASCII.GetBytes(name, head.NameBytes);
+        _ = ByteText.Encode(name, head.NameBytes[..^1]);
     }
 
     /// <summary>DEV_CREATE of a device of ours.</summary>
     internal static void WriteCreation(Span<byte> message, string name)
     {
         Write(message, name, 0);
-        _ = Encoding.ASCII.GetBytes(Identifier(name), Head(message).UuidBytes);
+        _ = ByteText.Encode(Identifier(name), Head(message).UuidBytes);
     }
 
     /// <summary>TABLE_LOAD of dm-linear over the whole of a device, or its first sectors.</summary>
@@ -66,10 +65,10 @@ internal static class MapperMessage
         Head(message).TargetCount = 1;
         ref DmTargetSpec line = ref MemoryMarshal.AsRef<DmTargetSpec>(message[HeadBytes..]);
         line.Length = (ulong)target.Sectors;
-        _ = Encoding.ASCII.GetBytes(MapperTable.Linear, line.TypeBytes);
+        _ = ByteText.Encode(MapperTable.Linear, line.TypeBytes);
         // By number, which means the same in every mount namespace and behind switch_root. "major:minor start" and a zero.
         string parameters = string.Create(CultureInfo.InvariantCulture, $"{target.Major}:{target.Minor} 0");
-        int length = Encoding.ASCII.GetBytes(parameters, message[(HeadBytes + LineBytes)..]) + 1;
+        int length = ByteText.Encode(parameters, message[(HeadBytes + LineBytes)..]) + 1;
         line.Next = (uint)(LineBytes + ((length + 7) & ~7));
     }
 
@@ -117,6 +116,6 @@ internal static class MapperMessage
     internal static string Text(ReadOnlySpan<byte> bytes)
     {
         int end = bytes.IndexOf((byte)0);
-        return Encoding.UTF8.GetString(end < 0 ? bytes : bytes[..end]);
+        return ByteText.Decode(end < 0 ? bytes : bytes[..end]);
     }
 }

@@ -1,7 +1,6 @@
 using System;
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
-using System.Text;
 using Snapuserd.Block;
 using Snapuserd.Interop;
 
@@ -106,11 +105,11 @@ internal sealed class NbdControl : IDisposable
 
     private void Add(ushort type, string text)
     {
-        int bytes = Encoding.UTF8.GetByteCount(text) + 1;
+        int bytes = ByteText.GetByteCount(text) + 1;
         Append(new NetlinkAttribute { Length = (ushort)(Unsafe.SizeOf<NetlinkAttribute>() + bytes), Type = type });
         Span<byte> padded = _message.AsSpan(_length, (bytes + 3) & -4);
         padded.Clear();
-        Encoding.UTF8.GetBytes(text, padded);
+        _ = ByteText.Encode(text, padded);
         _length += padded.Length;
     }
 

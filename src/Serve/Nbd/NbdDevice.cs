@@ -1,6 +1,5 @@
 using System;
 using System.Globalization;
-using System.Text;
 using System.Threading;
 using Snapuserd.Block;
 using Snapuserd.Interop;
@@ -56,7 +55,8 @@ public sealed class NbdDevice : IBlockServer
         _connections = new NbdConnection?[_export.Connections];
         _threads = new Thread?[_export.Connections];
         _identifier = options.Identifier.Length > 0 ? options.Identifier : $"snapuserd {view.Devices.Cow.Name} {view.Devices.Base.Name}";
-        while (Encoding.UTF8.GetByteCount(_identifier) > LongestIdentifier) _identifier = _identifier[..^1];
+        byte[] identifier = ByteText.Encode(_identifier);
+        if (identifier.Length > LongestIdentifier) _identifier = ByteText.Decode(identifier.AsSpan(0, LongestIdentifier));
     }
 
     /// <inheritdoc/>
@@ -162,14 +162,16 @@ public sealed class NbdDevice : IBlockServer
     private int FindOwn()
     {
         Span<byte> bytes = stackalloc byte[LongestIdentifier + 1];
-        byte[] own = Encoding.UTF8.GetBytes(_identifier);
+        byte[] own = ByteText.Encode(_identifier);
         for (int i = 0; i < MostDevices; i++)
         {
             int fd = Libc.OpenAt(Libc.AT_FDCWD, $"/sys/block/nbd{i.ToString(CultureInfo.InvariantCulture)}/backend", Libc.O_RDONLY | Libc.O_CLOEXEC);
             if (fd < 0) continue;
             nint got = Libc.Read(fd, bytes);
             _ = Libc.Close(fd);
-            if (got > 0 && bytes[..(int)got].TrimEnd((byte)'\n').SequenceEqual(own)) return i;
+            // The kernel puts one line feed behind it.
+            if (got > 0 && bytes[(int)got - 1] == (byte)'\n') got--;
+            if (got > 0 && bytes[..(int)got].SequenceEqual(own)) return i;
         }
         return -1;
     }

@@ -1,0 +1,103 @@
+using System;
+using Snapuserd.Block;
+using Snapuserd.Daemon;
+using Snapuserd.Interop;
+
+namespace Snapuserd.Cli;
+
+/// <summary>An image on standard output, for `extract --output -`: a pipe, a socket, or a file or device that the caller has opened. Nothing else is written there; results go to standard error.</summary>
+internal sealed class StreamImage(StopFlag stop)
+{
+    /// <summary>What `--output` is then.</summary>
+    internal const string Dash = "-";
+
+    private const int Fd = 1;
+
+    /// <summary>PIPE_BUF: so much is taken at once by a pipe that is ready for writing, so that nothing waits where no signal is seen.</summary>
+    private const int PipeBytes = 4096;
+
+    /// <summary>Between two looks whether to stop, while the reader takes nothing.</summary>
+    private const int LookMilliseconds = 100;
+
+    private uint _kind;
+
+    /// <summary>Bytes so far.</summary>
+    internal long Length { get; private set; }
+
+    /// <summary>Exit code 64 for a terminal, 73 if standard output is closed or cannot be written to.</summary>
+    internal void Check(Output output)
+    {
+        if (output.ResultsWereClosed) throw new SnapuserdException(ExitCode.CannotCreate, "extract: --output -: standard output is closed");
+        if (Libc.IsATty(Fd)) throw new SnapuserdException(ExitCode.Usage, "extract: --output -: standard output is a terminal, and an image is not for reading; redirect it to a pipe or a file (one named \"-\" is ./-)");
+        int flags = Libc.Fcntl(Fd, Libc.F_GETFL, 0);
+        if (flags >= 0 && (flags & Libc.O_ACCMODE) == Libc.O_RDONLY) throw new SnapuserdException(ExitCode.CannotCreate, "extract: --output -: standard output is open for reading only");
+        int result = Libc.Statx(Fd, Libc.STATX_BASIC_STATS, out StatxData status);
+        if (result < 0) throw Failed("looking at it", result);
+        _kind = status.Mode & (uint)Libc.S_IFMT;
+    }
+
+    /// <summary>Exit code 64 if it leads to one of the devices that are read.</summary>
+    internal void RefuseAny(DeviceSet devices)
+    {
+        if (!IsStored) return;
+        int result = Libc.Statx(Fd, Libc.STATX_BASIC_STATS, out StatxData own);
+        if (result < 0) throw Failed("looking at it", result);
+        bool isRead = Array.Exists(devices.Devices, device => Libc.Statx(device.Fd, Libc.STATX_BASIC_STATS, out StatxData status) == 0 && IsSame(own, status));
+        // What lies below a loop device or a partition shows by a path only.
+        const string path = "/proc/self/fd/1";
+        if (!isRead && Libc.Statx(Libc.AT_FDCWD, path, 0, Libc.STATX_BASIC_STATS, out StatxData there) == 0 && IsSame(own, there))
+        {
+            using BlockDevice device = BlockDevice.Open(path, DeviceAccess.Read);
+            isRead = devices.Contains(device);
+        }
+        if (isRead) throw new SnapuserdException(ExitCode.Usage, "extract: --output -: standard output is read by this very command; write to another file");
+    }
+
+    /// <summary>Writes the next bytes. Exit code 74 when that fails, also when the reader has gone: the image is not whole. 75 when asked to stop.</summary>
+    internal void Append(ReadOnlySpan<byte> bytes)
+    {
+        while (bytes.Length > 0)
+        {
+            AwaitRoom();
+            nint written = _kind switch
+            {
+                Libc.S_IFSOCK => Libc.Send(Fd, bytes, Libc.MSG_NOSIGNAL | Libc.MSG_DONTWAIT),
+                Libc.S_IFIFO => Libc.Write(Fd, bytes[..Math.Min(bytes.Length, PipeBytes)]),
+                _ => Libc.Write(Fd, bytes),
+            };
+            if (written is -Errno.EINTR or -Errno.EAGAIN) continue;
+            if (written <= 0) throw Failed($"writing at {Length}", written == 0 ? -Errno.EIO : (int)written);
+            Length += written;
+            bytes = bytes[(int)written..];
+        }
+    }
+
+    /// <summary>Makes it durable if it is a file or a device; a write that the system has only promised may still fail there.</summary>
+    internal void Finish()
+    {
+        int result = IsStored ? Libc.FSync(Fd) : 0;
+        if (result < 0) throw Failed("flushing", result);
+    }
+
+    private bool IsStored => _kind is Libc.S_IFREG or Libc.S_IFBLK;
+
+    private void AwaitRoom()
+    {
+        if (IsStored) return;
+        while (true)
+        {
+            if (stop.Requested) throw new SnapuserdException(ExitCode.Interrupted, $"stopped after {Length} bytes of the image; nothing was changed");
+            Span<PollFd> one = [new PollFd { Fd = Fd, Events = Libc.POLLOUT }];
+            // An error shows as being ready, and then in the write.
+            int ready = Libc.Poll(one, LookMilliseconds);
+            if (ready > 0) return;
+            if (ready < 0 && ready != -Errno.EINTR) throw Failed("waiting for it", ready);
+        }
+    }
+
+    private static bool IsSame(in StatxData one, in StatxData other) => (one.Mode & (uint)Libc.S_IFMT) == (other.Mode & (uint)Libc.S_IFMT)
+        && ((one.Mode & (uint)Libc.S_IFMT) == Libc.S_IFBLK ? (one.RdevMajor, one.RdevMinor) == (other.RdevMajor, other.RdevMinor)
+            : (one.DevMajor, one.DevMinor, one.Ino) == (other.DevMajor, other.DevMinor, other.Ino));
+
+    private static SnapuserdException Failed(string doing, int errno) => new(ExitCode.InputOutput, $"standard output: {doing} failed: {Reason.Of(errno)}");
+}
