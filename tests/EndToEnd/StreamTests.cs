@@ -1,0 +1,201 @@
+using System;
+using System.Diagnostics;
+using System.IO;
+using System.Linq;
+using System.Text;
+using System.Text.Json;
+using Snapuserd.Interop;
+using Snapuserd.Tests.Support;
+using Xunit;
+
+namespace Snapuserd.Tests.EndToEnd;
+
+/// <summary>`extract --output -`, and "-" where there is no stream. A character in what a shell prints is a byte.</summary>
+public sealed class StreamTests : IDisposable
+{
+    private const string Vector = "v3-zstd-256k-xor";
+    private readonly RawShell _shell = new();
+    private readonly string _image = Encoding.Latin1.GetString(Golden.New);
+
+    public StreamTests()
+    {
+        File.WriteAllBytes(_shell["cow"], Golden.Cow(Vector));
+        File.WriteAllBytes(_shell["base"], Golden.Old);
+        File.WriteAllBytes(_shell["new"], Golden.New);
+    }
+
+    public void Dispose() => _shell.Dispose();
+
+    [Theory]
+    [InlineData("--output -")]
+    [InlineData("--output=-")]
+    [InlineData("--output - --json")]
+    [InlineData("--output - --json --progress plain")]
+    [InlineData("--output - --progress plain --io sync")]
+    public void Nothing_but_the_image_is_on_standard_output(string options)
+    {
+        foreach (string destination in (string[])["", "| cat", ">out; cat out", ">>empty; cat empty"])
+        {
+            RawResult result = _shell.Run($"$P extract --cow cow --base base {options} {destination}");
+            Assert.Equal(0, result.ExitCode);
+            Assert.True(result.Output == _image, $"{destination}: {result.Output.Length} bytes");
+            if (!options.Contains("json", StringComparison.Ordinal)) Assert.EndsWith("wrote 4.5 MiB to standard output\n", result.Error);
+            else
+            {
+                JsonElement done = JsonDocument.Parse(result.Error.TrimEnd('\n').Split('\n')[^1]).RootElement;
+                Assert.Equal(("done", "-", Golden.New.Length), (done.GetProperty("event").GetString(), done.GetProperty("output").GetString(), done.GetProperty("bytes").GetInt32()));
+            }
+            _ = _shell.Run("rm -f out empty");
+        }
+        Assert.Equal(["base", "cow", "new"], _shell.Names("."));
+    }
+
+    [Fact]
+    public void It_goes_on_where_standard_output_is()
+    {
+        RawResult result = _shell.Run("(printf head; $P extract --cow cow --base base --output -; printf tail) >out && cat out");
+        Assert.True(result.Output == "head" + _image + "tail", $"{result.Output.Length} bytes");
+    }
+
+    [Fact]
+    public void A_reader_of_one_byte_at_a_time_and_a_pipe_that_does_not_block_get_the_whole_image()
+    {
+        Assert.Equal(0, _shell.Run("$P extract --cow cow --base base --output - | dd bs=1777 iflag=fullblock 2>/dev/null | cmp - new").ExitCode);
+        // perl has the pipe not block for both who share it.
+        Assert.Equal(0, _shell.Run("perl -MFcntl -e 'fcntl(STDOUT, F_SETFL, fcntl(STDOUT, F_GETFL, 0) | O_NONBLOCK) or die; exec @ARGV' \"$P\" extract --cow cow --base base --output - | cmp - new").ExitCode);
+    }
+
+    [Fact]
+    public void A_socket_takes_it_as_well()
+    {
+        RawResult result = _shell.Run("""
+            perl -MSocket -e 'socketpair(A, B, AF_UNIX, SOCK_STREAM, 0) or die; if (!fork) { close A; open(STDOUT, ">&B"); exec @ARGV } close B; binmode A; print while read(A, $_, 65536); wait; exit($? >> 8)' "$P" extract --cow cow --base base --output - | cmp - new
+            """);
+        Assert.True(result.ExitCode == 0, result.ToString());
+    }
+
+    [Fact]
+    public void A_reader_that_leaves_is_74_because_the_image_is_not_whole()
+    {
+        RawResult result = _shell.Run("{ $P extract --cow cow --base base --output -; echo $? >code; } | head -c 1000 | wc -c; cat code");
+        Assert.Equal("1000\n74\n", result.Output);
+        Assert.Matches(@"^snapuserd: standard output: writing at \d+ failed: .*\(EPIPE\)\n$", result.Error);
+    }
+
+    [Fact]
+    public void A_full_disk_and_a_file_that_may_not_grow_are_74()
+    {
+        RawResult full = _shell.Run("$P extract --cow cow --base base --output - >/dev/full");
+        Assert.Equal(74, full.ExitCode);
+        Assert.Matches(@"^snapuserd: standard output: writing at 0 failed: .*\(ENOSPC\)\n$", full.Error);
+        RawResult limit = _shell.Run("ulimit -f 1000; $P extract --cow cow --base base --output - >out");
+        Assert.Equal(74, limit.ExitCode);
+        Assert.Contains("EFBIG", limit.Error);
+    }
+
+    [Fact]
+    public void A_terminal_is_64_and_a_closed_or_read_only_standard_output_is_73()
+    {
+        RawResult terminal = _shell.Run("SHELL=/bin/sh script -qec \"'$P' extract --cow cow --base base --output - 2>err\" /dev/null </dev/null; echo $? >code");
+        Assert.Equal("", terminal.Output);
+        Assert.Equal("64\n", _shell.Run("cat code").Output);
+        Assert.Contains("standard output is a terminal", _shell.Run("cat err").Output);
+        RawResult closed = _shell.Run("$P extract --cow cow --base base --output - >&-");
+        Assert.Equal((73, "snapuserd: extract: --output -: standard output is closed\n"), (closed.ExitCode, closed.Error));
+        RawResult reading = _shell.Run("$P extract --cow cow --base base --output - 1<new");
+        Assert.Equal((73, "snapuserd: extract: --output -: standard output is open for reading only\n"), (reading.ExitCode, reading.Error));
+        // Whatever the devices are like: nothing was looked at.
+        Assert.Equal(73, _shell.Run("$P extract --cow nothing --base nothing --output - >&-").ExitCode);
+    }
+
+    [Theory]
+    [InlineData("1<>cow")]
+    [InlineData(">>cow")]
+    [InlineData("1<>base")]
+    [InlineData(">>base")]
+    public void Standard_output_that_is_an_input_is_64_and_nothing_is_written(string redirection)
+    {
+        RawResult result = _shell.Run($"ln cow other; $P extract --cow other --base base --output - {redirection}");
+        Assert.True(result.ExitCode == 64, result.ToString());
+        Assert.Contains("standard output is read by this very command", result.Error);
+        Assert.Equal(Golden.Cow(Vector), File.ReadAllBytes(_shell["cow"]));
+        Assert.Equal(Golden.Old, File.ReadAllBytes(_shell["base"]));
+    }
+
+    [RootFact]
+    public void The_file_behind_a_loop_device_that_is_read_is_64_as_standard_output()
+    {
+        using LoopDevice loop = new(_shell["base"]);
+        Assert.Equal(64, _shell.Run($"$P extract --cow cow --base {loop.Path} --output - >>base").ExitCode);
+        Assert.Equal(Golden.Old, File.ReadAllBytes(_shell["base"]));
+    }
+
+    [Fact]
+    public void Errors_are_on_standard_error_and_json_too()
+    {
+        foreach (string arguments in (string[])["extract --json --output - --cow nothing --base base", "extract --json --output - --cow cow", "extract --json --output=- --nonsense"])
+        {
+            RawResult result = _shell.Run($"$P {arguments} | wc -c");
+            Assert.Equal("0\n", result.Output);
+            string[] lines = result.Error.TrimEnd('\n').Split('\n');
+            Assert.Equal(2, lines.Length);
+            Assert.Equal("error", JsonDocument.Parse(lines[0]).RootElement.GetProperty("event").GetString());
+            Assert.StartsWith("snapuserd: ", lines[1]);
+        }
+    }
+
+    [Fact]
+    public void A_signal_while_the_reader_takes_nothing_is_75()
+    {
+        using Process process = Binary.Start("extract", "--cow", _shell["cow"], "--base", _shell["base"], "--output", "-");
+        // One byte of it: from here on signals are requests. A pipe holds less than the rest.
+        Assert.NotEqual(-1, process.StandardOutput.BaseStream.ReadByte());
+        Assert.Equal(0, Libc.Kill(process.Id, 15));
+        Assert.True(process.WaitForExit(60_000));
+        Assert.Equal(75, process.ExitCode);
+        Assert.Matches(@"^snapuserd: stopped (after|at byte) \d+ ", process.StandardError.ReadToEnd());
+    }
+
+    [Fact]
+    public void Create_has_no_stream_and_says_why()
+    {
+        foreach (string option in (string[])["--output -", "--output=-", "--output - --format 2"])
+        {
+            RawResult result = _shell.Run($"$P create --source base --target new {option}");
+            Assert.Equal((64, ""), (result.ExitCode, result.Output));
+            Assert.Contains("'-' would be standard output, and a COW cannot be streamed: ", result.Error);
+            Assert.Contains("a file of that name is ./-", result.Error);
+        }
+        Assert.Equal(["base", "cow", "new"], _shell.Names("."));
+    }
+
+    [Theory]
+    [InlineData("inspect -")]
+    [InlineData("inspect --cow -")]
+    [InlineData("inspect -- -")]
+    [InlineData("verify --cow -")]
+    [InlineData("verify --cow cow --base -")]
+    [InlineData("merge --cow - --base base")]
+    [InlineData("merge --cow cow --base=-")]
+    [InlineData("merge --cow cow --base base --source -")]
+    [InlineData("serve --cow - --base base --device nbd --socket s")]
+    [InlineData("extract --cow - --base base --output o")]
+    [InlineData("create --source - --target new --output o")]
+    [InlineData("create --source base --target - --output o")]
+    [InlineData("boot --table -")]
+    [InlineData("boot --cmdline -")]
+    public void Standard_input_is_no_input_and_64(string arguments)
+    {
+        RawResult result = _shell.Run($"cp cow ./-; $P {arguments} <cow");
+        Assert.True(result.ExitCode == 64, result.ToString());
+        Assert.Contains("'-' would be standard input, which cannot be read in any order; a file of that name is ./-", result.Error);
+    }
+
+    [Fact]
+    public void A_file_called_dash_goes_by_its_folder()
+    {
+        RawResult result = _shell.Run("cp cow ./-; $P extract --cow ./- --base base --output ./out && mkdir d && cd d && $P extract --cow ../- --base ../base --output ./- && cmp ./- ../new");
+        Assert.True(result.ExitCode == 0, result.ToString());
+        Assert.Equal(["-"], _shell.Names("d"));
+    }
+}

@@ -1,0 +1,55 @@
+using System;
+using System.IO;
+using System.Text;
+
+namespace Snapuserd.Tests.Support;
+
+/// <summary>How a script ended, and what it printed: bytes, of which each is a character (Latin-1).</summary>
+public sealed record RawResult(int ExitCode, string Output, string Error)
+{
+    /// <inheritdoc/>
+    public override string ToString() => $"exit code {ExitCode}\nstdout: {Output}\nstderr: {Error}";
+}
+
+/// <summary>
+/// Runs shell scripts in a folder of their own. Names of any bytes pass through, which .NET's Process and File do not let: in the strings here a character up to U+00FF stands for the byte of its
+/// number.
+/// </summary>
+public sealed class RawShell : IDisposable
+{
+    private readonly TempFolder _own = new();
+    private readonly TempFolder _folder = new();
+
+    /// <summary>The folder that scripts run in, empty at first.</summary>
+    public string Folder => _folder.Path;
+
+    /// <summary>The path of a file in it, of an ordinary name.</summary>
+    public string this[string name] => _folder[name];
+
+    /// <summary>The word that stands for <paramref name="bytes"/>.</summary>
+    public static string Quote(string bytes) => $"'{bytes.Replace("'", "'\\''", StringComparison.Ordinal)}'";
+
+    /// <summary>Runs a script of sh, in which $P is the built program.</summary>
+    public RawResult Run(string script)
+    {
+        File.WriteAllBytes(_own["script"], Encoding.Latin1.GetBytes($"P={Quote(Binary.Path)}\ncd {Quote(Folder)}\n{script}\n"));
+        BinaryResult result = Binary.RunProgram("/bin/sh", ["-c", "exec /bin/sh \"$1/script\" >\"$1/out\" 2>\"$1/err\"", "sh", _own.Path]);
+        return new RawResult(result.ExitCode, Encoding.Latin1.GetString(File.ReadAllBytes(_own["out"])), Encoding.Latin1.GetString(File.ReadAllBytes(_own["err"])));
+    }
+
+    /// <summary>The names in a folder below, sorted.</summary>
+    public string[] Names(string folder)
+    {
+        string listed = Run($"cd {Quote(folder)} && find . -mindepth 1 -printf '%P\\0'").Output;
+        string[] names = listed.Split('\0', StringSplitOptions.RemoveEmptyEntries);
+        Array.Sort(names, StringComparer.Ordinal);
+        return names;
+    }
+
+    /// <summary>.NET could not remove what it cannot name.</summary>
+    public void Dispose()
+    {
+        Binary.RunProgram("rm", ["-rf", _folder.Path]);
+        _own.Dispose();
+    }
+}
