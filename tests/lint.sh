@@ -44,6 +44,8 @@ product=$(sources src interop)
     ban 'System\.Net(\.|;)' 'sockets are raw calls' $product
     ban 'System\.IO\.Compression|(^|[^A-Za-z_])(BrotliStream|GZipStream|DeflateStream|ZLibStream)' 'the codecs are statically linked C libraries' $product
     ban 'System\.Security\.Cryptography|(^|[^A-Za-z_])SHA256(\.|Managed)' 'the framework loads OpenSSL at run time; interop/Codecs/Sodium' $product
+    ban 'Encoding\.(UTF8|Default)|PtrToString|GetCommandLineArgs|GetEnvironmentVariable' 'names are bytes, not UTF-8: interop/Libc/ByteText and OwnProcess' \
+        $(echo "$product" | grep -v -e '^interop/Libc/ByteText\.cs$' -e '^interop/Entry/RawArguments\.cs$')
     ban 'Environment\.(Exit|FailFast)' 'an abort under PID 1 is a panic: throw, and let Main answer' $product
 }
 

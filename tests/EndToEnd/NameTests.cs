@@ -217,6 +217,22 @@ public sealed class NameTests : IDisposable
         Assert.Equal("b\u00ff", Unescaped(status.GetProperty("base").GetString()!));
     }
 
+    [RootFact]
+    public void Starting_again_under_the_name_for_an_initrd_keeps_the_arguments()
+    {
+        // In a mount namespace of its own, and a root that says it is an initrd.
+        Done(_shell.Run("""
+            mkdir -p root/proc root/etc root/dev; cp "$P" root/snapuserd; : >root/etc/initrd-release
+            export P; unshare -m --propagation private sh -c '
+                mount --rbind /proc root/proc || exit 1
+                chroot root /snapuserd daemon --device nbd --socket "$1" 2>err &
+                while ! test -S "root/$1" && kill -0 $!; do :; done
+                tr "\0" "|" </proc/$!/cmdline >words
+                kill $!; wait $!' sh 'SOCKET'
+            """.Replace("SOCKET", "./d\u00ff\n\u00fe", StringComparison.Ordinal)));
+        Assert.Equal("@snapuserd|daemon|--device|nbd|--socket|./d\u00ff\n\u00fe|", _shell.Run("cat words").Output);
+    }
+
     [Fact]
     public void An_empty_name_is_64_with_every_option()
     {

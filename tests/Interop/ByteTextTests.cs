@@ -79,6 +79,22 @@ public sealed class ByteTextTests
         Assert.Equal("EFBFBD78EFBFBDEFBFBD", Convert.ToHexString(ByteText.Encode("\ud83dx\ude00\udc7f")));
 
     [Fact]
+    public void A_child_gets_arguments_and_environment_of_any_bytes()
+    {
+        using Support.TempFolder folder = new();
+        string argument = ByteText.Decode(Convert.FromHexString("FFC3A4EDB2800AC0AF")), variable = ByteText.Decode(Convert.FromHexString("FE80E28220"));
+        int shell = Libc.OpenAt(Libc.AT_FDCWD, "/bin/sh", Libc.O_RDONLY | Libc.O_CLOEXEC);
+        int output = Libc.OpenAt(Libc.AT_FDCWD, folder["output"], Libc.O_RDWR | Libc.O_CREAT | Libc.O_CLOEXEC, 0x180);
+        int child = Libc.ForkExec(shell, ["sh", "-c", "printf '%s|%s' \"$1\" \"$V\"", "sh", argument], ["V=" + variable], ownSession: false, -1, output, -1);
+        Assert.True(child > 0);
+        Assert.Equal(0, Libc.WaitPid(child, out int code, out int signal));
+        Assert.Equal((0, 0), (code, signal));
+        _ = Libc.Close(shell);
+        _ = Libc.Close(output);
+        Assert.Equal("FFC3A4EDB2800AC0AF7CFE80E28220", Convert.ToHexString(System.IO.File.ReadAllBytes(folder["output"])));
+    }
+
+    [Fact]
     public void A_file_of_any_name_is_made_listed_linked_and_removed_by_it()
     {
         using Support.TempFolder folder = new();

@@ -45,7 +45,7 @@ internal sealed class NbdExport
     public NbdExport(SnapshotView view, BlockDevice[] devices, NbdOptions options, int connections, WakeUp wakeUp)
     {
         (View, Devices, _report, _wakeUp) = (view, devices, options.Report, wakeUp);
-        NameBytes = Encoding.UTF8.GetBytes(options.ExportName);
+        NameBytes = ByteText.Encode(options.ExportName);
         if (NameBytes.Length > NbdProtocol.LongestString)
             throw new SnapuserdException(ExitCode.Usage, $"the name of an NBD export has {NbdProtocol.LongestString} bytes at most, this one has {NameBytes.Length}");
         BufferBytes = LargestBuffer;
