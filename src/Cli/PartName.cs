@@ -24,6 +24,9 @@ internal sealed class PartName : IDisposable
         Target = Followed(path);
         Temporary = TemporaryFor(Target);
         Exists = Libc.Statx(Libc.AT_FDCWD, Target, 0, Libc.STATX_BASIC_STATS, out _existing) == 0;
+        // /dev/stdout may lead to a pipe or a deleted file, which only look as if they had a name.
+        if (!Exists && Libc.Statx(Libc.AT_FDCWD, path, 0, Libc.STATX_BASIC_STATS, out _) == 0)
+            throw new SnapuserdException(ExitCode.CannotCreate, $"cannot create {path}: it leads to an open file that has no name (extract streams with --output -)");
     }
 
     /// <summary>As the user gave it.</summary>

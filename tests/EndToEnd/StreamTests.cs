@@ -157,6 +157,19 @@ public sealed class StreamTests : IDisposable
     }
 
     [Fact]
+    public void A_path_that_leads_to_a_pipe_or_a_deleted_file_is_73_and_names_the_stream()
+    {
+        foreach (string verb in (string[])["extract --cow cow --base base", "create --source base --target new"])
+            foreach (string destination in (string[])["| cat", ">gone"])
+            {
+                RawResult result = _shell.Run($"{{ rm -f gone; $P {verb} --output /dev/stdout; echo $? >code; }} {destination}; cat code; rm code");
+                Assert.Equal("73\n", result.Output);
+                Assert.Equal("snapuserd: cannot create /dev/stdout: it leads to an open file that has no name (extract streams with --output -)\n", result.Error);
+            }
+        Assert.Equal(["base", "cow", "new"], _shell.Names("."));
+    }
+
+    [Fact]
     public void Create_has_no_stream_and_says_why()
     {
         foreach (string option in (string[])["--output -", "--output=-", "--output - --format 2"])
