@@ -2,7 +2,6 @@ using System;
 using System.Collections.Generic;
 using System.Diagnostics;
 using System.IO;
-using Snapuserd.Block;
 using Snapuserd.Tests.Support;
 using Xunit;
 
@@ -225,20 +224,6 @@ public sealed class StorageTests : IDisposable
         Assert.Equal(Golden.New, File.ReadAllBytes(_folder["disk"])[length..]);
         File.WriteAllBytes(_folder["cow2"], Golden.Cow(Vector));
         Refused(76, "merge", "--cow", _folder["cow2"], "--base", whole.Path);
-    }
-
-    [RootFact]
-    public void What_a_process_claims_is_76_for_others_and_free_for_the_child_it_starts()
-    {
-        using StorageClaim claim = StorageClaim.Take(_cow, _base, _folder["missing"]);
-        using LoopDevice target = new(_base);
-        Refused(76, "merge", "--cow", _cow, "--base", _base);
-        Refused(76, "merge", "--cow", _cow, "--base", target.Path);
-        Refused(76, "create", "--source", _folder["base"], "--target", _cow, "--output", _folder["out"]);
-        Unchanged();
-        BinaryResult child = Binary.RunProgram(Binary.Path, ["merge", "--cow", _cow, "--base", _base], new Dictionary<string, string> { [InheritedHolds.Variable] = InheritedHolds.ForChild([]) });
-        Assert.True(child.ExitCode == 0, child.ToString());
-        Assert.Equal(Golden.New, File.ReadAllBytes(_base));
     }
 
     private static bool Copy(string from, string to)

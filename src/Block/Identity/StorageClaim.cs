@@ -12,6 +12,9 @@ public sealed class StorageClaim : IDisposable
 {
     private readonly List<StorageLocks> _locks = [];
 
+    /// <summary>Open so that no other file can get the inode of one that is deleted meanwhile.</summary>
+    private readonly List<BlockDevice> _devices = [];
+
     private StorageClaim()
     {
     }
@@ -41,12 +44,15 @@ public sealed class StorageClaim : IDisposable
             locks.Leave();
         }
         _locks.Clear();
+        foreach (BlockDevice device in _devices) device.Dispose();
+        _devices.Clear();
     }
 
     private void Add(string path)
     {
-        using BlockDevice? device = TryOpen(path);
+        BlockDevice? device = TryOpen(path);
         if (device == null) return;
+        _devices.Add(device);
         _locks.Add(device.Reserve());
         foreach (int fd in _locks[^1].Descriptors) InheritedHolds.Add(fd);
     }
