@@ -18,7 +18,8 @@ public static unsafe partial class Libc
     public const uint EPOLLONESHOT = 1u << 30;
 
     /// <summary>
-    /// Bytes before the data of a struct epoll_event (events:32, data:64). The only struct here whose layout depends on the architecture: packed on x86-64, padded elsewhere.
+    /// Bytes before the data of a struct epoll_event (events:32, data:64). The only struct here whose layout depends on the architecture:
+    /// packed on x86-64, padded elsewhere.
     /// </summary>
     private static int EpollDataOffset => RuntimeInformation.ProcessArchitecture == Architecture.X64 ? 4 : 8;
 

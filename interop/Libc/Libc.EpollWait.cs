@@ -5,7 +5,10 @@ namespace Snapuserd.Interop;
 
 public static unsafe partial class Libc
 {
-    /// <summary>epoll_wait(2) for one event; the timeout in milliseconds, negative for none. Returns 1, 0 when the time is over, or a negative errno.</summary>
+    /// <summary>
+    /// epoll_wait(2) for one event; the timeout in milliseconds, negative for none. Returns 1, 0 when the time is over, or a negative
+    /// errno.
+    /// </summary>
     public static int EpollWait(int epoll, out uint events, out ulong data, int timeoutMilliseconds)
     {
         byte* raw = stackalloc byte[16];

@@ -28,7 +28,10 @@ public static unsafe partial class Libc
     public const uint BLKGETSIZE64 = 0x80081272;
     /// <summary>Reads a <see cref="WindowSize"/>.</summary>
     public const uint TIOCGWINSZ = 0x5413;
-    /// <summary>Reads, as 32 bits, the bytes of socket memory that the peer has not received yet (SIOCOUTQ of a socket). For Unix sockets memory, not payload.</summary>
+    /// <summary>
+    /// Reads, as 32 bits, the bytes of socket memory that the peer has not received yet (SIOCOUTQ of a socket). For Unix sockets memory,
+    /// not payload.
+    /// </summary>
     public const uint TIOCOUTQ = 0x5411;
 
     /// <summary>ioctl(2) with a structure or number that <paramref name="argument"/> stands for. Returns the request's value or a negative errno.</summary>

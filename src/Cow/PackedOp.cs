@@ -31,7 +31,11 @@ internal struct PackedOp
     {
         // The readers refuse all of this with a sentence (exit code 65); here it would be lost without a word.
         if (source > Max48 || dataOffset > Max48 || dataLength > MaxDataLength || (uint)type > MaxType || (uint)factor > MaxFactor)
-            throw new ArgumentOutOfRangeException(nameof(source), $"{type} of block {newBlock}: source {source}, factor {factor}, {dataLength} bytes at {dataOffset} do not fit");
+        {
+            throw new ArgumentOutOfRangeException(
+                nameof(source),
+                $"{type} of block {newBlock}: source {source}, factor {factor}, {dataLength} bytes at {dataOffset} do not fit");
+        }
         NewBlock = newBlock;
         _bits = dataLength | ((uint)type << TypeShift) | ((uint)factor << FactorShift);
         _sourceLow = (uint)source;

@@ -35,10 +35,14 @@ internal readonly record struct PackedChange(ulong Bits)
 
     public PackedChange WithExtraCost(int cost) => Pack(Type, cost, Source);
 
-    /// <summary>Images have at most 2^32 blocks (<see cref="Differ.MaximumImageBytes"/>), so a source that does not fit is a defect of ours; it would become another kind of op.</summary>
+    /// <summary>
+    /// Images have at most 2^32 blocks (<see cref="Differ.MaximumImageBytes"/>), so a source that does not fit is a defect of ours; it
+    /// would become another kind of op.
+    /// </summary>
     private static PackedChange Pack(CowOpType type, int cost, long source)
     {
-        if ((ulong)source > SourceMask || (uint)cost > UnknownCost) throw new ArgumentOutOfRangeException(nameof(source), $"{type}: source {source} and cost {cost} do not fit");
+        if ((ulong)source > SourceMask || (uint)cost > UnknownCost)
+            throw new ArgumentOutOfRangeException(nameof(source), $"{type}: source {source} and cost {cost} do not fit");
         return new PackedChange(((ulong)type << KindShift) | ((ulong)cost << CostShift) | (ulong)source);
     }
 

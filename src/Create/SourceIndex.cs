@@ -31,7 +31,8 @@ internal sealed class SourceIndex : IDisposable
         for (long i = 0; i < hashes.Length; i++)
             if (hashes[i] != 0) count++;
         // Entries are counted in 32 bits; an image of 16 TiB without an empty block would have one too many.
-        if (count > uint.MaxValue) throw new SnapuserdException(ExitCode.OutOfResources, $"{count} blocks of the old image are more than can be looked up");
+        if (count > uint.MaxValue)
+            throw new SnapuserdException(ExitCode.OutOfResources, $"{count} blocks of the old image are more than can be looked up");
         // Four to eight entries per bucket: a binary search over them stays in one or two cache lines, and the buckets cost 1 byte per block.
         int bits = count < 16 ? 2 : BitOperations.Log2((ulong)count) - 2;
         _shift = 64 - bits;

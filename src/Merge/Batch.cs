@@ -363,8 +363,9 @@ internal sealed class Batch
     private void AddPiece(long offset, PieceKind kind, int index) => _pieces[_pieceCount++] = PieceKey(kind, offset, index);
 
     /// <summary>
-    /// Kind:1 at bit 62, place:50, index:12; sorts by kind, then by place. A payload's place is its byte, which has 48 bits (cow-format §12). A source's is its KiB: a Copy's source
-    /// is a block of 48 bits, so its byte has 60. Sources within one KiB, which only unaligned Xors can have, sort by index: the order decides which reads are joined, not their content.
+    /// Kind:1 at bit 62, place:50, index:12; sorts by kind, then by place. A payload's place is its byte, which has 48 bits (cow-format
+    /// §12). A source's is its KiB: a Copy's source is a block of 48 bits, so its byte has 60. Sources within one KiB, which only unaligned
+    /// Xors can have, sort by index: the order decides which reads are joined, not their content.
     /// </summary>
     internal static ulong PieceKey(PieceKind kind, long offset, int index)
     {

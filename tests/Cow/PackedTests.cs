@@ -18,7 +18,8 @@ public sealed class PackedTests
     [InlineData(CowOpType.Replace, uint.MaxValue, 7, 0ul, Max48, (1u << 20) - 1)]
     [InlineData(CowOpType.Zero, 0u, 0, 0ul, 0ul, 0u)]
     [InlineData(CowOpType.Sequence, uint.MaxValue, 7, Max48, Max48, (1u << 20) - 1)]
-    public void Packed_op_holds_every_field_at_its_largest(CowOpType type, uint newBlock, int factor, ulong source, ulong dataOffset, uint dataLength)
+    public void Packed_op_holds_every_field_at_its_largest(
+        CowOpType type, uint newBlock, int factor, ulong source, ulong dataOffset, uint dataLength)
     {
         PackedOp packed = new(type, newBlock, factor, source, dataOffset, dataLength);
         foreach (bool listed in (bool[])[true, false])
@@ -48,14 +49,16 @@ public sealed class PackedTests
     {
         byte[] payload = new byte[4096];
         payload[5] = 1;
-        byte[] file = new CowBuilder { Version = version, ScratchBytes = 0 }.Copy(uint.MaxValue, Max48).Xor(uint.MaxValue - 1, Max48, payload).Zero(0).Replace(uint.MaxValue - 2, payload).Build();
+        byte[] file = new CowBuilder { Version = version, ScratchBytes = 0 }
+            .Copy(uint.MaxValue, Max48).Xor(uint.MaxValue - 1, Max48, payload).Zero(0).Replace(uint.MaxValue - 2, payload).Build();
         using CowFile cow = CowFile.Read(new MemorySource(file));
         CowOp[] ops = Enumerable.Range(0, cow.OpCount).Select(i => cow[i]).ToArray();
         Assert.Equal((uint.MaxValue, (long)Max48, (long)Max48 * 4096), (ops[0].NewBlock, ops[0].Source, ops[0].SourceByte));
         Assert.Equal((uint.MaxValue - 1, (long)Max48, 2), (ops[1].NewBlock, ops[1].Source, ops[1].SourceBlocks));
         Assert.Equal((1L << 44, 1L << 60), (cow.BaseBytes, cow.SourceBytes));
         // No writer of a block is found that nobody writes, however far away.
-        foreach (long block in (long[])[1, 1L << 32, (1L << 32) + 1, (1L << 48) - 1, 1L << 48, 1L << 51, long.MaxValue]) Assert.Equal(-1, cow.Order.PositionWriting(block));
+        foreach (long block in (long[])[1, 1L << 32, (1L << 32) + 1, (1L << 48) - 1, 1L << 48, 1L << 51, long.MaxValue])
+            Assert.Equal(-1, cow.Order.PositionWriting(block));
         foreach (CowOp op in ops) Assert.Equal(op, cow[cow.Order.OpIndex(cow.Order.PositionWriting(op.NewBlock))]);
         Assert.Equal(uint.MaxValue - 2, cow.Order.NextWritten(1));
         Assert.Equal(long.MaxValue, cow.Order.NextWritten(1L << 32));
@@ -73,7 +76,12 @@ public sealed class PackedTests
         foreach (int count in (int[])[3, 5000])
         {
             Random random = new(count);
-            ulong[] keys = Enumerable.Range(0, count).Select(i => (i % 3) switch { 0 => ulong.MaxValue - (ulong)i, 1 => (ulong)uint.MaxValue << 32 | (uint)i, _ => (ulong)random.NextInt64() }).ToArray();
+            ulong[] keys = Enumerable.Range(0, count).Select(i => (i % 3) switch
+            {
+                0 => ulong.MaxValue - (ulong)i,
+                1 => (ulong)uint.MaxValue << 32 | (uint)i,
+                _ => (ulong)random.NextInt64(),
+            }).ToArray();
             ulong[] sorted = keys.Order().ToArray();
             BlockSort.Sort(keys);
             Assert.Equal(sorted, keys);

@@ -20,7 +20,8 @@ public sealed class PackedTests
         Assert.Equal((Max48, Max48 / 4096, (Max48 / 4096) + 1), (xor.SourceByte, xor.FirstRead, xor.LastRead));
         foreach (int cost in (int[])[0, 4096, PackedChange.UnknownCost])
         {
-            Assert.Equal((CowOpType.Xor, Max48, cost), (xor.WithExtraCost(cost).Type, xor.WithExtraCost(cost).Source, xor.WithExtraCost(cost).ExtraCost));
+            PackedChange changed = xor.WithExtraCost(cost);
+            Assert.Equal((CowOpType.Xor, Max48, cost), (changed.Type, changed.Source, changed.ExtraCost));
             Assert.True(PackedChange.Pending.WithExtraCost(cost).IsPending);
         }
     }
@@ -43,7 +44,8 @@ public sealed class PackedTests
     [InlineData(CowOpType.Replace)]
     public void Packed_run_holds_every_field_at_its_largest_and_loses_nothing_without_a_word(CowOpType type)
     {
-        Assert.Equal(new DiffRun(type, uint.MaxValue, Max48, int.MaxValue), new PackedRun(type, uint.MaxValue, Max48, int.MaxValue).Unpack());
+        DiffRun largest = new(type, uint.MaxValue, Max48, int.MaxValue);
+        Assert.Equal(largest, new PackedRun(type, uint.MaxValue, Max48, int.MaxValue).Unpack());
         Assert.Throws<ArgumentOutOfRangeException>(() => new PackedRun(type, 0, Max48 + 1, 1));
         Assert.Throws<ArgumentOutOfRangeException>(() => new PackedRun(type, 0, -1, 1));
     }

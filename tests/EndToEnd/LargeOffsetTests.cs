@@ -8,7 +8,10 @@ using Xunit;
 
 namespace Snapuserd.Tests.EndToEnd;
 
-/// <summary>Sources that lie as far away as the format can say: 2^48 blocks for a Copy, 2^48 bytes for an Xor. Sparse files of up to 8 EiB on a tmpfs, which is the only file system with them.</summary>
+/// <summary>
+/// Sources that lie as far away as the format can say: 2^48 blocks for a Copy, 2^48 bytes for an Xor. Sparse files of up to 8 EiB on a
+/// tmpfs, which is the only file system with them.
+/// </summary>
 public sealed class LargeOffsetTests : IDisposable
 {
     private const int BlockBytes = CowOp.BlockSize;
@@ -17,6 +20,8 @@ public sealed class LargeOffsetTests : IDisposable
 
     private readonly TmpFs _files = new(64 << 20);
     private readonly List<Process> _servers = [];
+
+    private string[] Devices => ["--cow", _files["cow"], "--base", _files["base"], "--source", _files["source"], "--source-separate"];
 
     public void Dispose()
     {
@@ -29,9 +34,14 @@ public sealed class LargeOffsetTests : IDisposable
     }
 
     /// <summary>What an op reads: a block for Copy, a byte for Xor.</summary>
-    private static readonly ulong[] s_copies = [0, 1, (1ul << 32) - 1, 1ul << 32, (1ul << 38) - 1, 1ul << 38, (1ul << 38) + 1, (1ul << 40) + 5, (1ul << 47) - 1, 1ul << 47, (1ul << 48) - 2, (1ul << 48) - 1];
+    private static readonly ulong[] s_copies =
+    [
+        0, 1, (1ul << 32) - 1, 1ul << 32, (1ul << 38) - 1, 1ul << 38, (1ul << 38) + 1, (1ul << 40) + 5,
+        (1ul << 47) - 1, 1ul << 47, (1ul << 48) - 2, (1ul << 48) - 1,
+    ];
 
-    private static readonly ulong[] s_xors = [0, 4095, (1ul << 44) - 1, 1ul << 44, (1ul << 47) - 4096, (1ul << 47) + 123, (1ul << 48) - 4096, (1ul << 48) - 1];
+    private static readonly ulong[] s_xors =
+        [0, 4095, (1ul << 44) - 1, 1ul << 44, (1ul << 47) - 4096, (1ul << 47) + 123, (1ul << 48) - 4096, (1ul << 48) - 1];
 
     public static TheoryData<int, string, long> Cases
     {
@@ -56,7 +66,7 @@ public sealed class LargeOffsetTests : IDisposable
     public void Sources_beyond_a_pebibyte_are_merged_extracted_and_served(int version, string io, long sourceBytes)
     {
         byte[] target = Write(version, sourceBytes);
-        string[] devices = ["--cow", _files["cow"], "--base", _files["base"], "--source", _files["source"], "--source-separate"];
+        string[] devices = Devices;
 
         Succeed("extract", [.. devices, "--io", io, "--output", _files["extracted"], "--progress", "never"]);
         Assert.Equal(target, File.ReadAllBytes(_files["extracted"]));
@@ -83,9 +93,10 @@ public sealed class LargeOffsetTests : IDisposable
         byte[] before = File.ReadAllBytes(_files["base"]);
         foreach (string verb in (string[])["merge", "extract"])
         {
-            BinaryResult result = Binary.Run([verb, "--cow", _files["cow"], "--base", _files["base"], "--source", _files["source"], "--source-separate", "--progress", "never",
-                .. verb == "extract" ? (string[])["--output", _files["extracted"]] : []]);
-            Assert.True(result.ExitCode == 65 && result.Error.Contains($"reads up to byte {1L << 60}", StringComparison.Ordinal), result.ToString());
+            string[] output = verb == "extract" ? ["--output", _files["extracted"]] : [];
+            BinaryResult result = Binary.Run([verb, .. Devices, .. output, "--progress", "never"]);
+            Assert.Equal(65, result.ExitCode);
+            Assert.Contains($"reads up to byte {1L << 60}", result.Error, StringComparison.Ordinal);
         }
         Assert.Equal(before, File.ReadAllBytes(_files["base"]));
         Assert.False(File.Exists(_files["extracted"]));
@@ -103,7 +114,7 @@ public sealed class LargeOffsetTests : IDisposable
         File.WriteAllBytes(_files["cow"], builder.Build());
         File.WriteAllBytes(_files["base"], new byte[BaseBlocks * BlockBytes]);
         MakeSparse("source", LargestFile);
-        BinaryResult result = Binary.Run(["merge", "--cow", _files["cow"], "--base", _files["base"], "--source", _files["source"], "--source-separate", "--progress", "never"]);
+        BinaryResult result = Binary.Run(["merge", .. Devices, "--progress", "never"]);
         Assert.True(result.ExitCode == 65 && result.Error.Contains("48 bits", StringComparison.Ordinal), result.ToString());
     }
 
@@ -126,7 +137,7 @@ public sealed class LargeOffsetTests : IDisposable
         string[] devices = ["--cow", _files["cow"], "--base", _files["base"]];
         Process server = Binary.Start(["serve", .. devices, "--device", "nbd", "--socket", _files["socket"], "--progress", "never"]);
         _servers.Add(server);
-        Assert.True(server.StandardOutput.ReadLine() == _files["socket"], server.HasExited ? server.StandardError.ReadToEnd() : "it says something else");
+        Assert.Equal(_files["socket"], server.StandardOutput.ReadLine());
         using (Tests.Serve.NbdClient client = Tests.Serve.NbdClient.Ready(_files["socket"]))
         {
             Assert.Equal(end, client.Read(baseBytes - end.Length, end.Length, structured: false));
@@ -151,7 +162,9 @@ public sealed class LargeOffsetTests : IDisposable
         }
     }
 
-    /// <summary>Writes a COW that reads all of the places above, mixed with payloads, its base and its source. Returns the target.</summary>
+    /// <summary>
+    /// Writes a COW that reads all of the places above, mixed with payloads, its base and its source. Returns the target.
+    /// </summary>
     private byte[] Write(int version, long sourceBytes)
     {
         Random random = new(version);

@@ -9,7 +9,9 @@ using Xunit;
 
 namespace Snapuserd.Tests.EndToEnd;
 
-/// <summary>`serve --socket` of the built binary with many clients that stop or idle. Tests of deadlines are in tests/Serve, where time is injected.</summary>
+/// <summary>
+/// `serve --socket` of the built binary with many clients that stop or idle. Tests of deadlines are in tests/Serve, where time is injected.
+/// </summary>
 public sealed class NbdClientTests : IDisposable
 {
     private const string Vector = "v3-lz4-descending";
@@ -92,8 +94,8 @@ public sealed class NbdClientTests : IDisposable
 
     private void Start(string before = "")
     {
-        _server = Binary.StartProgram("sh",
-            ["-c", $"{before} exec \"$0\" \"$@\"", Binary.Path, "serve", "--cow", _folder["cow"], "--base", _folder["base"], "--device", "nbd", "--socket", _folder["nbd"], "--progress", "never"]);
+        string[] serve = ["serve", "--cow", _folder["cow"], "--base", _folder["base"], "--device", "nbd", "--socket", _folder["nbd"]];
+        _server = Binary.StartProgram("sh", ["-c", $"{before} exec \"$0\" \"$@\"", Binary.Path, .. serve, "--progress", "never"]);
         Assert.Equal(_folder["nbd"], _server.StandardOutput.ReadLine());
     }
 
@@ -108,11 +110,17 @@ public sealed class NbdClientTests : IDisposable
     private static void Compare(NbdClient client)
     {
         foreach ((int offset, int length) in ((int, int)[])[(0, 4096), (12345, 70_000), (Golden.New.Length - 100, 100)])
-            Assert.True(Golden.New.AsSpan(offset, length).SequenceEqual(client.Read(offset, length, structured: false)), $"{length} bytes at {offset}");
+        {
+            byte[] got = client.Read(offset, length, structured: false);
+            Assert.True(Golden.New.AsSpan(offset, length).SequenceEqual(got), $"{length} bytes at {offset}");
+        }
     }
 
-    private string Status(string field) =>
-        File.ReadLines($"/proc/{_server!.Id}/status").First(line => line.StartsWith(field + ":", StringComparison.Ordinal))[(field.Length + 1)..].Trim();
+    private string Status(string field)
+    {
+        string found = File.ReadLines($"/proc/{_server!.Id}/status").First(line => line.StartsWith(field + ":", StringComparison.Ordinal));
+        return found[(field.Length + 1)..].Trim();
+    }
 
     private int Threads() => int.Parse(Status("Threads"), System.Globalization.CultureInfo.InvariantCulture);
 

@@ -16,7 +16,8 @@ public sealed class PackedTests
     {
         (Batch.PieceKind Kind, long Offset)[] places =
         [
-            .. new long[] { 0, 4096, (1L << 50) - 4096, 1L << 50, (1L << 50) + 4096, 1L << 52, 1L << 59, FurthestSource, (1L << 60) - 1 }.Select(at => (Batch.PieceKind.Source, at)),
+            .. new long[] { 0, 4096, (1L << 50) - 4096, 1L << 50, (1L << 50) + 4096, 1L << 52, 1L << 59, FurthestSource, (1L << 60) - 1 }
+                .Select(at => (Batch.PieceKind.Source, at)),
             .. new long[] { 0, 1, 4096, 1L << 47, FurthestPayload - 1, FurthestPayload }.Select(at => (Batch.PieceKind.Payload, at)),
         ];
         ulong[] keys = places.Select(place => Batch.PieceKey(place.Kind, place.Offset, LastIndex)).ToArray();

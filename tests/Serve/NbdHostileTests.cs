@@ -10,7 +10,10 @@ using Xunit;
 
 namespace Snapuserd.Tests.Serve;
 
-/// <summary>Clients that stop at every point of the protocol, beside others that must be served. The tests set the time, so none of them waits for it.</summary>
+/// <summary>
+/// Clients that stop at every point of the protocol, beside others that must be served. The tests set the time, so none of them waits for
+/// it.
+/// </summary>
 public sealed class NbdHostileTests
 {
     private const int Minute = 60_000;
@@ -28,7 +31,13 @@ public sealed class NbdHostileTests
     }
 
     private NbdFixture Fixture(int maxConnections = 2048, int? memory = null) =>
-        new(options: new NbdOptions { Time = _clock, MaxConnections = maxConnections, MemoryBytes = memory ?? (16 << 20), DrainMilliseconds = 1 });
+        new(options: new NbdOptions
+        {
+            Time = _clock,
+            MaxConnections = maxConnections,
+            MemoryBytes = memory ?? (16 << 20),
+            DrainMilliseconds = 1,
+        });
 
     /// <summary>Waits for a state that the server's threads reach by themselves; fails after a minute.</summary>
     private static void Until(Func<bool> condition, string what)
@@ -93,8 +102,8 @@ public sealed class NbdHostileTests
         fixture.Server.CheckTimes();
         Until(() => fixture.Server.Connections == 1 + slow.Count, "clients that owe a handshake or do not read are dropped");
         Assert.Equal(silent.Count + deaf.Count, fixture.Reports.Count);
-        Assert.Equal(silent.Count, fixture.Reports.Count(r => r.Contains("did not finish the handshake within 30 seconds", StringComparison.Ordinal)));
-        Assert.Equal(deaf.Count, fixture.Reports.Count(r => r.Contains("read nothing of its answers for 30 seconds", StringComparison.Ordinal)));
+        Assert.Equal(silent.Count, fixture.Reports.Count(r => r.Contains("not finish the handshake within 30 s", StringComparison.Ordinal)));
+        Assert.Equal(deaf.Count, fixture.Reports.Count(r => r.Contains("read nothing of its answers for 30 s", StringComparison.Ordinal)));
         foreach (NbdClient client in silent) client.Drain();
         Read(idle, 3);
 
@@ -144,7 +153,8 @@ public sealed class NbdHostileTests
             for (int i = 0; i < clients.Count; i++)
             {
                 int offset = i * 4096 % (fixture.Target.Length - 8192);
-                Assert.True(fixture.Target.AsSpan(offset, 5000).SequenceEqual(clients[i].Read(offset, 5000, structured: false)), $"client {i}");
+                byte[] got = clients[i].Read(offset, 5000, structured: false);
+                Assert.True(fixture.Target.AsSpan(offset, 5000).SequenceEqual(got), $"client {i}");
             }
             Until(() => fixture.Server.BuffersInUse == 0, "no buffer is in use");
             Assert.Equal(threads, fixture.Server.Threads);
@@ -232,7 +242,10 @@ public sealed class NbdHostileTests
         using NbdClient live = NbdClient.Ready(fixture.Path, structured: true);
         fixture.Compare(live, structured: true, seed: 1, reads: 20);
         foreach (NbdClient client in stalled.AsEnumerable().Reverse())
-            Assert.True(fixture.Target.AsSpan().SequenceEqual(client.TakeRead(0, fixture.Target.Length, structured)), "an answer is not whole");
+        {
+            byte[] got = client.TakeRead(0, fixture.Target.Length, structured);
+            Assert.True(fixture.Target.AsSpan().SequenceEqual(got), "an answer is not whole");
+        }
         Assert.Null(fixture.Server.Trouble);
         foreach (NbdClient client in stalled) client.Dispose();
     }
@@ -369,7 +382,8 @@ public sealed class NbdHostileTests
     public void Name_that_no_client_could_ask_for_is_refused()
     {
         using NbdFixture fixture = Fixture();
-        Assert.Equal(ExitCode.Usage, Assert.Throws<SnapuserdException>(() => fixture.Make(new NbdOptions { SocketPath = fixture.Path + "2", ExportName = new string('x', 4097) })).Code);
+        NbdOptions tooLong = new() { SocketPath = fixture.Path + "2", ExportName = new string('x', 4097) };
+        Assert.Equal(ExitCode.Usage, Assert.Throws<SnapuserdException>(() => fixture.Make(tooLong)).Code);
         using NbdServer server = fixture.Make(new NbdOptions { SocketPath = fixture.Path + "2", ExportName = new string('x', 4096) });
         server.Start();
         using NbdClient client = new(fixture.Path + "2");

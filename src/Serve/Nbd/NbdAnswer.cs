@@ -19,8 +19,9 @@ internal enum NbdAnswerState
 }
 
 /// <summary>
-/// The answer to one request, made in pieces that are read and sent one after the other. With structured replies each piece is a chunk, and an error in any of them is reported
-/// with its offset. The header of a simple reply reports success before the data: an error in the first piece is still reported, a later one can only end the connection.
+/// The answer to one request, made in pieces that are read and sent one after the other. With structured replies each piece is a chunk, and
+/// an error in any of them is reported with its offset. The header of a simple reply reports success before the data: an error in the first
+/// piece is still reported, a later one can only end the connection.
 /// </summary>
 internal sealed class NbdAnswer
 {
@@ -80,8 +81,8 @@ internal sealed class NbdAnswer
     }
 
     /// <summary>
-    /// Reads the next piece into <paramref name="buffer"/>, or rereads the unsent rest of one that was evicted. A piece has at most <paramref name="pieceBytes"/>, unless the client
-    /// forbids fragments. Returns null, or why the client has to be dropped.
+    /// Reads the next piece into <paramref name="buffer"/>, or rereads the unsent rest of one that was evicted. A piece has at most
+    /// <paramref name="pieceBytes"/>, unless the client forbids fragments. Returns null, or why the client has to be dropped.
     /// </summary>
     public string? Read(NbdExport export, ViewReader reader, Slice buffer, bool structured, int pieceBytes)
     {
@@ -168,7 +169,7 @@ internal sealed class NbdAnswer
     }
 
     private string Broken(int at) =>
-        $"reading failed at {_request.Offset + (ulong)at} in the middle of an answer, and the bytes already sent leave no other way to report it";
+        $"reading failed at {_request.Offset + (ulong)at} in the middle of an answer, which can only be reported by ending the connection";
 
     private void SetError(int error, ulong offset, bool structured)
     {

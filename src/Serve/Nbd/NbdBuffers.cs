@@ -18,9 +18,9 @@ internal sealed class NbdBuffer(Slice slice)
 }
 
 /// <summary>
-/// A fixed pool of buffers for all clients. A worker holds at most one at a time. An answer that its client does not read keeps its buffer until a worker needs one; then the
-/// answer parked longest loses its data, which are read again when the client continues. So stalled clients cannot exhaust the buffers.
-/// Thread-safe; a session's lock may be held when its lock is taken, not the reverse.
+/// A fixed pool of buffers for all clients. A worker holds at most one at a time. An answer that its client does not read keeps its buffer
+/// until a worker needs one; then the answer parked longest loses its data, which are read again when the client continues. So stalled
+/// clients cannot exhaust the buffers. Thread-safe; a session's lock may be held when its lock is taken, not the reverse.
 /// </summary>
 internal sealed class NbdBuffers
 {
@@ -58,7 +58,9 @@ internal sealed class NbdBuffers
         }
     }
 
-    /// <summary>Takes a free buffer or evicts one. The caller holds none; there are as many buffers as workers, so one is free or parked.</summary>
+    /// <summary>
+    /// Takes a free buffer or evicts one. The caller holds none; there are as many buffers as workers, so one is free or parked.
+    /// </summary>
     public NbdBuffer Take()
     {
         lock (_gate)

@@ -7,14 +7,17 @@ using Snapuserd.Interop;
 namespace Snapuserd.Serve;
 
 /// <summary>
-/// One connection of the kernel to an <see cref="NbdDevice"/>, from its first byte to its last; without handshake and structured replies. Threads of its own, more when it asks for more than one thing at a time, take its requests in turn, each reads and answers the one it took, and answers go out in the order in
+/// One connection of the kernel to an <see cref="NbdDevice"/>, from its first byte to its last; without handshake and structured replies.
+/// Threads of its own, more when it asks for more than one thing at a time, take its requests in turn, each reads and answers the one it
+/// took, and answers go out in the order in
 /// which they are ready:
 /// <code>
 ///   take the receive lock -> receive a request -> let go -> read the view -> take the send lock -> send -> again
 /// </code>
 /// The view was left when the bytes were in the buffer, so that the merge waits for no reader.
 /// <para>
-/// A read that is longer than a buffer is read and sent in parts. A simple reply says in its header that all is well, before the data: an error in the first part is still told, after that the only truth left is to hang up. The kernel asks the same again then, over the next
+/// A read that is longer than a buffer is read and sent in parts. A simple reply says in its header that all is well, before the data: an
+/// error in the first part is still told, after that the only truth left is to hang up. The kernel asks the same again then, over the next
 /// connection and for as long as it takes; so once that has happened, long requests are read to their end before the first part is sent.
 /// </para>
 /// </summary>
@@ -222,7 +225,7 @@ internal sealed class NbdConnection
                 if (Read(context, request, done, part, out bytes) < 0)
                 {
                     _export.ReadsTwice = true;
-                    Drop($"reading failed at {request.Offset + (ulong)done} in the middle of an answer, and there is no other way to say so");
+                    Drop($"reading failed at {request.Offset + (ulong)done} in the middle of an answer");
                     return;
                 }
                 if (!Send(bytes, default)) return;

@@ -5,7 +5,8 @@ using Snapuserd.Interop;
 namespace Snapuserd.Serve;
 
 /// <summary>
-/// Shares the descriptors that RLIMIT_NOFILE allows among the NBD servers of this process. The soft limit, often 1024, is raised towards the hard one as far as they need.
+/// Shares the descriptors that RLIMIT_NOFILE allows among the NBD servers of this process. The soft limit, often 1024, is raised towards
+/// the hard one as far as they need.
 /// </summary>
 internal static class NbdDescriptors
 {
@@ -33,7 +34,8 @@ internal static class NbdDescriptors
     }
 
     /// <summary>
-    /// How many of <paramref name="wanted"/> a server gets where <paramref name="promised"/> are promised to others. With a small limit the rest of the process keeps half of it.
+    /// How many of <paramref name="wanted"/> a server gets where <paramref name="promised"/> are promised to others. With a small limit the
+    /// rest of the process keeps half of it.
     /// </summary>
     internal static int Share(ulong limit, int promised, int wanted)
     {

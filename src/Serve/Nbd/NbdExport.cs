@@ -30,7 +30,8 @@ internal sealed class NbdExport
     private const int FewThreads = 8;
 
     /// <summary>
-    /// Buffers per worker beside its own. A client with four requests at a time has three answers parked while one is sent; more parked answers would not make anything faster.
+    /// Buffers per worker beside its own. A client with four requests at a time has three answers parked while one is sent; more parked
+    /// answers would not make anything faster.
     /// </summary>
     private const int SpareBuffers = 3;
 
@@ -47,7 +48,10 @@ internal sealed class NbdExport
         (View, Devices, _report, _wakeUp) = (view, devices, options.Report, wakeUp);
         NameBytes = ByteText.Encode(options.ExportName);
         if (NameBytes.Length > NbdProtocol.LongestString)
-            throw new SnapuserdException(ExitCode.Usage, $"the name of an NBD export has {NbdProtocol.LongestString} bytes at most, this one has {NameBytes.Length}");
+        {
+            string limit = $"the name of an NBD export has {NbdProtocol.LongestString} bytes at most";
+            throw new SnapuserdException(ExitCode.Usage, $"{limit}, this one has {NameBytes.Length}");
+        }
         BufferBytes = LargestBuffer;
         while (BufferBytes > SmallestBuffer && Threads(options) < FewThreads) BufferBytes /= 2;
         int threads = Threads(options);

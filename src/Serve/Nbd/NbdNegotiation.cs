@@ -18,8 +18,8 @@ internal enum NegotiationStep
 }
 
 /// <summary>
-/// The handshake with a client up to the first request (proto.md, "Fixed newstyle negotiation"), as a state machine over the client's bytes. It stores no option's data, so a
-/// client that stops in the middle of one costs nothing but this object.
+/// The handshake with a client up to the first request (proto.md, "Fixed newstyle negotiation"), as a state machine over the client's
+/// bytes. It stores no option's data, so a client that stops in the middle of one costs nothing but this object.
 /// </summary>
 internal sealed class NbdNegotiation(NbdExport export)
 {
@@ -51,7 +51,8 @@ internal sealed class NbdNegotiation(NbdExport export)
     private uint _left;
     private bool _noZeroes;
 
-    // The data of EXPORT_NAME (a name), INFO and GO (length of the name:32, the name, number of infos:16, infos:16 each), as far as it came.
+    // The data of EXPORT_NAME (a name), INFO and GO (length of the name:32, the name, number of infos:16, infos:16 each), as far as it
+    // came.
     private uint _nameLength;
     private bool _matches;
     private ushort _infoCount;
@@ -64,7 +65,9 @@ internal sealed class NbdNegotiation(NbdExport export)
     /// <summary>Why the client is to be dropped.</summary>
     public string Why { get; private set; } = "";
 
-    /// <summary>Bytes that <see cref="Feed"/> takes at most: up to the end of what has begun, so that no byte of a request is received.</summary>
+    /// <summary>
+    /// Bytes that <see cref="Feed"/> takes at most: up to the end of what has begun, so that no byte of a request is received.
+    /// </summary>
     public int Wanted => _part switch
     {
         Part.Flags => 4 - _have,
@@ -82,7 +85,8 @@ internal sealed class NbdNegotiation(NbdExport export)
     }
 
     /// <summary>
-    /// Takes at most <see cref="Wanted"/> bytes. If they end an option, its replies (at most <see cref="LongestReply"/> bytes) go to <paramref name="reply"/> and their length to
+    /// Takes at most <see cref="Wanted"/> bytes. If they end an option, its replies (at most <see cref="LongestReply"/> bytes) go to
+    /// <paramref name="reply"/> and their length to
     /// <paramref name="replyBytes"/>; they are sent before anything else happens.
     /// </summary>
     public NegotiationStep Feed(ReadOnlySpan<byte> bytes, Span<byte> reply, out int replyBytes)
@@ -115,8 +119,10 @@ internal sealed class NbdNegotiation(NbdExport export)
         replyBytes = 0;
         if (BinaryPrimitives.ReadUInt64BigEndian(_head) != NbdProtocol.OptionMagic) return Drop("an option without its magic came");
         _options++;
-        (_option, _length) = (BinaryPrimitives.ReadUInt32BigEndian(_head.AsSpan(8)), BinaryPrimitives.ReadUInt32BigEndian(_head.AsSpan(12)));
-        if (_length > LongestData && (_length > MostSkipped || _option == NbdProtocol.OptExportName)) return Drop($"option {_option} came with {_length} bytes");
+        _option = BinaryPrimitives.ReadUInt32BigEndian(_head.AsSpan(8));
+        _length = BinaryPrimitives.ReadUInt32BigEndian(_head.AsSpan(12));
+        if (_length > LongestData && (_length > MostSkipped || _option == NbdProtocol.OptExportName))
+            return Drop($"option {_option} came with {_length} bytes");
         _left = _length;
         (_nameLength, _matches, _infoCount, _info, _wantsName) = (0, true, 0, 0, false);
         _part = Part.Data;
@@ -231,7 +237,8 @@ internal sealed class NbdNegotiation(NbdExport export)
 
     private NegotiationStep AddInfo(ref ReplyWriter writer)
     {
-        if (_length < 6 || _nameLength > NbdProtocol.LongestString || _nameLength > _length - 6 || _length - 6 - _nameLength != 2u * _infoCount)
+        bool sane = _length >= 6 && _nameLength <= NbdProtocol.LongestString && _nameLength <= _length - 6;
+        if (!sane || _length - 6 - _nameLength != 2u * _infoCount)
         {
             writer.Add(NbdProtocol.RepErrInvalid, default);
             return NegotiationStep.More;

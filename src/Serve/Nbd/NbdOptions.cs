@@ -19,15 +19,20 @@ public sealed class NbdOptions
     public int MemoryBytes { get; init; } = 16 << 20;
 
     /// <summary>
-    /// Clients of <see cref="NbdServer"/> at a time, as far as RLIMIT_NOFILE allows. Further ones wait until one leaves; if none leaves for <see cref="CrowdedSeconds"/>, they are
-    /// refused. An idle client costs a descriptor and a few hundred bytes.
+    /// Clients of <see cref="NbdServer"/> at a time, as far as RLIMIT_NOFILE allows. Further ones wait until one leaves; if none leaves for
+    /// <see cref="CrowdedSeconds"/>, they are refused. An idle client costs a descriptor and a few hundred bytes.
     /// </summary>
     public int MaxConnections { get; init; } = 2048;
 
-    /// <summary>Threads of <see cref="NbdServer"/>, for all clients together, as far as the memory reaches. More than the devices and processors can use at once only take memory.</summary>
+    /// <summary>
+    /// Threads of <see cref="NbdServer"/>, for all clients together, as far as the memory reaches. More than the devices and processors can
+    /// use at once only take memory.
+    /// </summary>
     public int Workers { get; init; } = 8;
 
-    /// <summary>Requests of one connection that are served at a time; for <see cref="NbdDevice"/> threads, started as requests arrive.</summary>
+    /// <summary>
+    /// Requests of one connection that are served at a time; for <see cref="NbdDevice"/> threads, started as requests arrive.
+    /// </summary>
     public int ThreadsPerConnection { get; init; } = 4;
 
     /// <summary>Seconds that a client has for the whole handshake.</summary>

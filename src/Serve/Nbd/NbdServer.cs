@@ -10,25 +10,29 @@ namespace Snapuserd.Serve;
 /// A view as a read-only NBD export on a Unix socket that only its owner may open, for clients in user space. The newstyle handshake and structured replies, without TLS
 /// and metadata contexts.
 /// <para>
-/// One thread accepts clients and enforces deadlines; a fixed number of workers serves all clients, see <see cref="NbdSession"/>. An idle client costs a descriptor and a few
-/// hundred bytes.
+/// One thread accepts clients and enforces deadlines; a fixed number of workers serves all clients, see <see cref="NbdSession"/>. An idle
+/// client costs a descriptor and a few hundred bytes.
 /// </para>
 /// </summary>
 public sealed class NbdServer : IBlockServer
 {
-    /// <summary>Clients that may wait to be accepted: a thousand may connect at once. More get EAGAIN from their kernel, or wait in connect.</summary>
+    /// <summary>
+    /// Clients that may wait to be accepted: a thousand may connect at once. More get EAGAIN from their kernel, or wait in connect.
+    /// </summary>
     private const int Backlog = 1024;
 
     /// <summary>Milliseconds before the next accept after one failed for want of descriptors or memory.</summary>
     private const int ShortageMilliseconds = 100;
 
     /// <summary>
-    /// Send buffer of a socket in bytes; the kernel doubles it. The first <see cref="FewClients"/> get enough to keep a copying program busy. With more, the sum matters more:
-    /// 2048 clients that read nothing hold at most 140 MB of kernel memory, not 850.
+    /// Send buffer of a socket in bytes; the kernel doubles it. The first <see cref="FewClients"/> get enough to keep a copying program
+    /// busy. With more, the sum matters more: 2048 clients that read nothing hold at most 140 MB of kernel memory, not 850.
     /// </summary>
     private const int LargeSocket = 256 << 10, SmallSocket = 32 << 10, FewClients = 32;
 
-    /// <summary>Turns of one client before the worker asks epoll for another, which is a system call. A turn reads 256 KiB at most.</summary>
+    /// <summary>
+    /// Turns of one client before the worker asks epoll for another, which is a system call. A turn reads 256 KiB at most.
+    /// </summary>
     private const int TurnsInARow = 4;
 
     /// <summary>Epoll data of the event that ends the workers; no session has it.</summary>
@@ -166,13 +170,16 @@ public sealed class NbdServer : IBlockServer
     /// <inheritdoc/>
     public void Dispose() => Stop();
 
-    /// <summary>Drops the clients whose deadline has passed. Returns the milliseconds until the next check, −1 if no client has a deadline.</summary>
+    /// <summary>
+    /// Drops the clients whose deadline has passed. Returns the milliseconds until the next check, −1 if no client has a deadline.
+    /// </summary>
     internal int CheckTimes()
     {
         long next = long.MaxValue;
         for (int i = 0; i < _sessions.Length; i++) Volatile.Read(ref _sessions[i])?.CheckTime(_options, ref next);
         // A deadline that starts during the wait must be seen in time.
-        return next == long.MaxValue ? -1 : (int)Math.Clamp(next - Now, 0, Math.Min(_options.HandshakeSeconds, _options.AnswerSeconds) * 1000L);
+        long longest = Math.Min(_options.HandshakeSeconds, _options.AnswerSeconds) * 1000L;
+        return next == long.MaxValue ? -1 : (int)Math.Clamp(next - Now, 0, longest);
     }
 
     /// <summary>Wakes the accepting thread; for tests that change the time.</summary>
@@ -307,7 +314,9 @@ public sealed class NbdServer : IBlockServer
                 if (crowded && !told)
                 {
                     told = true;
-                    _export.Report(full ? $"NBD: there are {_sessions.Length} clients; new ones have to wait until one leaves" : $"NBD: clients have to wait: {Reason.Of(shortage)}");
+                    _export.Report(full
+                        ? $"NBD: there are {_sessions.Length} clients; new ones have to wait until one leaves"
+                        : $"NBD: clients have to wait: {Reason.Of(shortage)}");
                 }
                 if (crowded && patience > 0) wait = Sooner(wait, patience);
                 if (shortage < 0) wait = Sooner(wait, ShortageMilliseconds);
@@ -344,7 +353,8 @@ public sealed class NbdServer : IBlockServer
             count = _sessions.Length - _free;
             // Tells a session from earlier ones in the same slot. 31 bits, so the id is never StopId.
             _generation = (_generation + 1) & int.MaxValue;
-            session = new NbdSession(this, _export, fd, ((ulong)_generation << 32) | (uint)place, count <= FewClients ? LargeSocket : SmallSocket);
+            ulong id = ((ulong)_generation << 32) | (uint)place;
+            session = new NbdSession(this, _export, fd, id, count <= FewClients ? LargeSocket : SmallSocket);
             Volatile.Write(ref _sessions[place], session);
         }
         int started = session.Start();

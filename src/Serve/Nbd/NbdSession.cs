@@ -4,15 +4,16 @@ using Snapuserd.Interop;
 namespace Snapuserd.Serve;
 
 /// <summary>
-/// One client of an <see cref="NbdServer"/>: a descriptor and the state of its requests, without a thread or a buffer of its own. A worker runs a turn when epoll reports the
-/// socket readable or writable:
+/// One client of an <see cref="NbdServer"/>: a descriptor and the state of its requests, without a thread or a buffer of its own. A worker
+/// runs a turn when epoll reports the socket readable or writable:
 /// <code>
 ///   turn: send pending data -> receive requests while slots are free -> read at most one piece -> send it -> rearm epoll
 /// </code>
-/// A worker never waits for a client. The socket is non-blocking; data that the client does not take stay in <see cref="NbdBuffers"/>, where they may be evicted. Several workers may
-/// run turns of one session at a time, each for another of its answers.
+/// A worker never waits for a client. The socket is non-blocking; data that the client does not take stay in <see cref="NbdBuffers"/>,
+/// where they may be evicted. Several workers may run turns of one session at a time, each for another of its answers.
 /// <para>
-/// An idle session is never dropped. A session is dropped only when its handshake, or the client's progress in reading an answer, exceeds the time in the options.
+/// An idle session is never dropped. A session is dropped only when its handshake, or the client's progress in reading an answer, exceeds
+/// the time in the options.
 /// </para>
 /// </summary>
 internal sealed class NbdSession
@@ -20,7 +21,9 @@ internal sealed class NbdSession
     /// <summary>Parts of a handshake in one turn. A client needs a dozen.</summary>
     private const int PartsPerTurn = 64;
 
-    /// <summary>Consecutive answers after which the next request had already arrived; from then on more than one worker serves the client.</summary>
+    /// <summary>
+    /// Consecutive answers after which the next request had already arrived; from then on more than one worker serves the client.
+    /// </summary>
     private const int Busy = 2;
 
     /// <summary>Longest write whose payload is received and discarded before the refusal; a longer one ends the connection.</summary>
@@ -80,8 +83,8 @@ internal sealed class NbdSession
     }
 
     /// <summary>
-    /// Runs a turn for <paramref name="events"/> of epoll, or 0 after a turn that returned true. True means that another piece can be read at once: the caller runs another turn or
-    /// calls <see cref="Yield"/>. Never throws.
+    /// Runs a turn for <paramref name="events"/> of epoll, or 0 after a turn that returned true. True means that another piece can be read
+    /// at once: the caller runs another turn or calls <see cref="Yield"/>. Never throws.
     /// </summary>
     public bool Turn(NbdWorker worker, uint events)
     {
@@ -142,7 +145,9 @@ internal sealed class NbdSession
         Leave();
     }
 
-    /// <summary>Drops the client if a deadline has passed; otherwise lowers <paramref name="next"/> to its next deadline, if it has one.</summary>
+    /// <summary>
+    /// Drops the client if a deadline has passed; otherwise lowers <paramref name="next"/> to its next deadline, if it has one.
+    /// </summary>
     public void CheckTime(NbdOptions options, ref long next)
     {
         if (!TryEnter()) return;
@@ -171,7 +176,8 @@ internal sealed class NbdSession
                     }
                     else if (queued == 0 || queued < _queued)
                     {
-                        // It reads, though not enough yet to make the socket writable. The kernel frees socket memory per message of some 40 KiB.
+                        // It reads, though not enough yet to make the socket writable. The kernel frees socket memory per message of some
+                        // 40 KiB.
                         (_queued, _progressAt) = (queued, now);
                     }
                     else
@@ -347,7 +353,8 @@ internal sealed class NbdSession
     }
 
     /// <summary>
-    /// Receives parts of a handshake, as many requests as there are free slots, or a part of a write's payload. True if a request has begun.
+    /// Receives parts of a handshake, as many requests as there are free slots, or a part of a write's payload. True if a request has
+    /// begun.
     /// </summary>
     private bool Receive(NbdWorker worker)
     {
@@ -358,7 +365,8 @@ internal sealed class NbdSession
         int free = _export.MostAnswers - _count;
         if (_ended || free == 0) return false;
         // This many bytes hold at most as many requests as there are free slots.
-        int wanted = _skip > 0 ? (int)Math.Min(_skip, (uint)worker.Scratch.Length) : Math.Min(free * _header.Length, worker.Scratch.Length) - _headerBytes;
+        int most = worker.Scratch.Length;
+        int wanted = _skip > 0 ? (int)Math.Min(_skip, (uint)most) : Math.Min(free * _header.Length, most) - _headerBytes;
         ReadOnlySpan<byte> bytes = worker.Scratch.AsSpan(0, ReceiveInto(worker.Scratch.AsSpan(0, wanted)));
         bool begun = false;
         while (!bytes.IsEmpty && !_ended && !_dead)
@@ -449,7 +457,9 @@ internal sealed class NbdSession
         return false;
     }
 
-    /// <summary>Receives without waiting. 0 if nothing has arrived, and at the end of the stream or after an error, which it notes.</summary>
+    /// <summary>
+    /// Receives without waiting. 0 if nothing has arrived, and at the end of the stream or after an error, which it notes.
+    /// </summary>
     private int ReceiveInto(Span<byte> target)
     {
         nint got;
@@ -483,7 +493,9 @@ internal sealed class NbdSession
         return false;
     }
 
-    /// <summary>Picks the answer whose next piece is read now: the one that has begun, or the next in turn. Null while the socket is full.</summary>
+    /// <summary>
+    /// Picks the answer whose next piece is read now: the one that has begun, or the next in turn. Null while the socket is full.
+    /// </summary>
     private NbdAnswer? TakeWork()
     {
         if (_dead || _blocked) return null;
