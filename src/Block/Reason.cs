@@ -34,7 +34,7 @@ public static class Reason
             Errno.EINVAL => $"the system does not take such a request ({name})",
             Errno.EPIPE => $"nobody reads it any more ({name})",
             Errno.ECANCELED => $"the request was cancelled ({name})",
-            _ => $"the system answered {name}",
+            int other => Errno.Text(other) is { } text ? $"{text} ({name})" : $"the system answered {name}",
         };
     }
 }
