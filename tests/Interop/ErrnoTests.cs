@@ -1,0 +1,55 @@
+using System;
+using System.Collections.Generic;
+using System.Globalization;
+using System.Linq;
+using System.Runtime.InteropServices;
+using System.Text.RegularExpressions;
+using Snapuserd.Interop;
+using Snapuserd.Tests.Support;
+using Xunit;
+
+namespace Snapuserd.Tests.Interop;
+
+/// <summary>The error numbers against the C library. Their values are checked with all other constants (<see cref="AbiTests"/>).</summary>
+public sealed partial class ErrnoTests
+{
+    [GeneratedRegex(@"^#define (E[A-Z0-9]+) ([0-9]+)$", RegexOptions.Multiline)]
+    private static partial Regex Definition();
+
+    /// <summary>Every number that errno.h has; other names of the same number are defined by that name.</summary>
+    private static Dictionary<int, string> Header()
+    {
+        BinaryResult result = Binary.RunProgram("/bin/sh", ["-c", "echo '#include <errno.h>' | $(command -v cc clang gcc | head -n 1) -E -dM -"]);
+        Assert.True(result.ExitCode == 0, result.ToString());
+        return Definition().Matches(result.Output).ToDictionary(match => int.Parse(match.Groups[2].ValueSpan, CultureInfo.InvariantCulture), match => match.Groups[1].Value);
+    }
+
+    [Fact]
+    public void Every_errno_of_the_C_headers_has_its_name_and_the_words_of_strerror()
+    {
+        Dictionary<int, string> header = Header();
+        Assert.True(header.Count > 130, $"only {header.Count} definitions found");
+        foreach ((int number, string name) in header)
+        {
+            Assert.Equal((name, name), (Errno.Name(number), Errno.Name(-number)));
+            Assert.Equal(Marshal.GetPInvokeErrorMessage(number), Errno.Text(number), ignoreCase: true);
+            Assert.Equal(Errno.Text(number), Errno.Text(-number));
+        }
+    }
+
+    [Fact]
+    public void A_number_without_a_name_is_printed_and_has_no_words()
+    {
+        Dictionary<int, string> header = Header();
+        foreach (int number in (int[])[0, 41, 58, 134, 511, 512, 530, 4095])
+        {
+            Assert.DoesNotContain(number, header.Keys);
+            Assert.Equal($"errno {number}", Errno.Name(-number));
+            Assert.Null(Errno.Text(number));
+        }
+    }
+
+    [Fact]
+    public void What_the_kernel_lets_out_by_mistake_has_a_name_too() =>
+        Assert.Equal(("ENOTSUPP", true), (Errno.Name(-524), Errno.IsUnsupported(-524)));
+}
