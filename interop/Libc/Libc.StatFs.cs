@@ -45,6 +45,7 @@ public static unsafe partial class Libc
     public const long AFS_SUPER_MAGIC = 0x5346414f;
     public const long MSDOS_SUPER_MAGIC = 0x4d44;
     public const long EXFAT_SUPER_MAGIC = 0x2011bab0;
+    /// <summary>ext2, ext3 and ext4 have one number.</summary>
     public const long EXT4_SUPER_MAGIC = 0xef53;
     public const long XFS_SUPER_MAGIC = 0x58465342;
     public const long BTRFS_SUPER_MAGIC = 0x9123683e;
@@ -61,6 +62,17 @@ public static unsafe partial class Libc
         fixed (StatFsData* target = &data)
             return statfs(buffer, target) < 0 ? -Marshal.GetLastPInvokeError() : 0;
     }
+
+    /// <summary>fstatfs(2): the same of an open file. Returns 0 or a negative errno.</summary>
+    public static int FStatFs(int fd, out StatFsData data)
+    {
+        data = default;
+        fixed (StatFsData* target = &data)
+            return fstatfs(fd, target) < 0 ? -Marshal.GetLastPInvokeError() : 0;
+    }
+
+    [DllImport("libc", SetLastError = true)]
+    private static extern int fstatfs(int fd, StatFsData* buffer);
 
     [DllImport("libc", SetLastError = true)]
     private static extern int statfs(byte* path, StatFsData* buffer);

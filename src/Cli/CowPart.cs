@@ -65,12 +65,12 @@ internal sealed class CowPart : IDisposable
     /// <summary>The writer has finished: from here on it can be read, and what it holds be judged.</summary>
     internal void Written() => _held?.Release();
 
-    /// <summary>Gives the file, which the writer has made durable, its name.</summary>
-    internal void Finish()
+    /// <summary>Gives the file, which the writer has made durable, its name. <paramref name="warn"/> takes a sentence about what the file system lacks.</summary>
+    internal void Finish(Action<string> warn)
     {
         if (!_name.IsBlockDevice)
         {
-            int result = _name.Publish(out string doing);
+            int result = _name.Publish(_file.Fd, warn, out string doing);
             if (result < 0) throw new SnapuserdException(ExitCode.CannotCreate, $"{Name}: {doing} failed: {Reason.Of(result)}");
         }
         _finished = true;

@@ -46,7 +46,7 @@ internal static class CreateVerb
         using DiffPlan plan = Compare(job);
         (long ops, long bytes) = Write(job, plan, output);
         MergeForecast forecast = Check(job, output);
-        output.Finish();
+        output.Finish(sentence => invocation.Output.Write(Priority.Warning, "output", sentence));
         Tell(job, plan, output, ops, bytes, forecast, clock.Seconds);
         return ExitCode.Done;
     }

@@ -21,7 +21,7 @@ internal static class ExtractVerb
             using MergedImage image = MergedImage.Open(devices.Setup);
             MergedReading.Read(image, stop.Flag, observer, output.Append);
         }
-        output.Finish(stop.Flag);
+        output.Finish(stop.Flag, sentence => invocation.Output.Write(Priority.Warning, "output", sentence));
         if (invocation.Arguments.Has("--json"))
             invocation.Output.Result(JsonLine.Event("done").Add("bytes", output.Length).Add("output", output.Path).Add("seconds", observer.Seconds).ToString());
         else

@@ -67,18 +67,15 @@ internal sealed class ImageFile : IDisposable
         }
     }
 
-    /// <summary>Makes the file durable, gives it its name, and makes that durable. Exit code 75, and no file, if a stop was asked for before the name changed.</summary>
-    internal void Finish(StopFlag stop)
+    /// <summary>Makes the file durable, gives it its name, and makes that durable. Exit code 75, and no file, if a stop was asked for before the name changed.
+    /// <paramref name="warn"/> takes a sentence about what the file system lacks.</summary>
+    internal void Finish(StopFlag stop, Action<string> warn)
     {
-        Check(Libc.FTruncate(Fd, Length), "setting its length");
-        if (_name.Exists)
-        {
-            if (Libc.GetEUid() == 0) Check(Libc.FChOwn(Fd, _name.Existing.Uid, _name.Existing.Gid), "setting its owner");
-            Check(Libc.FChMod(Fd, _name.Existing.Mode & Permissions), "setting its mode");
-        }
+        SetLength();
+        if (_name.Exists) TakeAttributes(warn);
         Check(Libc.FSync(Fd), "flushing");
         if (stop.Requested) throw new SnapuserdException(ExitCode.Interrupted, $"stopped before {Path} got its name; nothing was changed");
-        int published = _name.Publish(out string doing);
+        int published = _name.Publish(Fd, warn, out string doing);
         Check(published, doing);
         _part!.Dispose();
         _part = null;
@@ -113,7 +110,14 @@ internal sealed class ImageFile : IDisposable
                 return false;
             }
             BegunCow.Refuse(_name.Temporary);
-            Check(Libc.FTruncate(part.Fd, 0), "emptying it");
+            int emptied = mine.Size > 0 ? Libc.FTruncate(part.Fd, 0) : 0;
+            // Where no file can be made shorter, another takes its name.
+            if (Errno.IsUnsupported(emptied) && Libc.Unlink(_name.Temporary) == 0)
+            {
+                part.Dispose();
+                return false;
+            }
+            Check(emptied, "emptying it");
             _part = part;
             return true;
         }
@@ -134,12 +138,40 @@ internal sealed class ImageFile : IDisposable
         }
     }
 
+    private void SetLength()
+    {
+        Check(Libc.Statx(Fd, Libc.STATX_BASIC_STATS, out StatxData mine), "looking at it");
+        if ((long)mine.Size == Length) return;
+        int result = Libc.FTruncate(Fd, Length);
+        // What is missing at the end is zeros: a written one makes the others.
+        if (Errno.IsUnsupported(result) && (long)mine.Size < Length) Write([0], Length - 1);
+        else Check(result, "setting its length");
+    }
+
+    /// <summary>Owner and mode of the file that is replaced, where the file system has such things.</summary>
+    private void TakeAttributes(Action<string> warn)
+    {
+        ref readonly StatxData old = ref _name.Existing;
+        Check(Libc.Statx(Fd, Libc.STATX_BASIC_STATS, out StatxData mine), "looking at it");
+        if (Libc.GetEUid() == 0 && (mine.Uid, mine.Gid) != (old.Uid, old.Gid)) CheckAttribute(Libc.FChOwn(Fd, old.Uid, old.Gid), "owner", warn);
+        // A change of owner may have taken a bit of the mode away.
+        CheckAttribute(Libc.FChMod(Fd, old.Mode & Permissions), "mode", warn);
+    }
+
+    private void CheckAttribute(int result, string what, Action<string> warn)
+    {
+        if (Errno.IsUnsupported(result) || result is -Errno.EPERM or -Errno.EINVAL)
+            warn($"{Path} does not get the {what} of the file it replaces: {Reason.Of(result)}");
+        else Check(result, $"setting its {what}");
+    }
+
     private void Write(ReadOnlySpan<byte> bytes, long offset)
     {
+        int tries = 0;
         while (bytes.Length > 0)
         {
             nint written = Libc.PWrite(Fd, bytes, offset);
-            if (written == -Errno.EINTR) continue;
+            if (Retry.Again(written, ref tries)) continue;
             Check((int)(written == 0 ? -Errno.EIO : written), $"writing at {offset}");
             bytes = bytes[(int)written..];
             offset += written;

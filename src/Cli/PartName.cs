@@ -112,8 +112,12 @@ internal sealed class PartName : IDisposable
         BegunCow.Refuse(Target);
     }
 
-    /// <summary>Gives the durable file its name and makes the name durable too. Returns 0 or a negative errno, with what was being done; exit codes as <see cref="Claim"/> if what it would replace has changed.</summary>
-    internal int Publish(out string doing)
+    /// <summary>
+    /// Gives the durable file <paramref name="fd"/> its name and makes the name durable too. Returns 0 or a negative errno, with what was being done; exit codes as <see cref="Claim"/> if what it would replace
+    /// has changed.
+    /// <paramref name="warn"/> takes a sentence if the folder cannot be flushed.
+    /// </summary>
+    internal int Publish(int fd, Action<string> warn, out string doing)
     {
         ExamineAgain();
         doing = "renaming it into place";
@@ -121,13 +125,9 @@ internal sealed class PartName : IDisposable
         if (result < 0) return result;
         // The name is the folder's: without this a power cut could still take it back.
         doing = "flushing its folder";
-        string folder = System.IO.Path.GetDirectoryName(Target) is { Length: > 0 } parent ? parent : ".";
-        int fd = Libc.OpenAt(Libc.AT_FDCWD, folder, Libc.O_RDONLY | Libc.O_DIRECTORY | Libc.O_CLOEXEC);
-        if (fd < 0) return fd;
-        result = Libc.FSync(fd);
-        _ = Libc.Close(fd);
-        // Some file systems have nothing to flush for a folder, and say EINVAL.
-        return result == -Errno.EINVAL ? 0 : result;
+        result = FolderFlush.Of(Target, fd, out int unsupported);
+        if (unsupported < 0) warn(FolderFlush.Warning(Path, unsupported));
+        return result;
     }
 
     /// <summary>With ".part" behind it; where a name would have more than NAME_MAX bytes then, in place of its last bytes.</summary>

@@ -39,15 +39,22 @@ internal static class MergingMark
         _ = Libc.Close(fd);
     }
 
-    /// <summary>Makes a durable mark. Returns 0 or a negative errno; -EEXIST if something of that name is no mark.</summary>
+    /// <summary>
+    /// Makes a durable mark. Returns 0 or a negative errno; -EEXIST if something of that name is no mark.
+    /// <para>
+    /// A mark that a power cut can take away is none: the base could be half merged, the COW lost with the same cut, and the next boot would take the base for the old
+    /// image. Where the folder cannot be flushed, and flushing all of the file system is not known to be as good, this is a failure: the row is served and not merged.
+    /// </para>
+    /// </summary>
     internal static int Make(string cow)
     {
         int fd = Open(cow, Libc.O_RDWR | Libc.O_CREAT);
         if (fd < 0) return fd;
-        int result = Libc.FSync(fd);
-        _ = Libc.Close(fd);
+        int result = Libc.FSync(fd), unsupported = 0;
         // Also if it was there before: whoever made it may have been killed before this.
-        return result < 0 ? result : FlushFolder(cow);
+        if (result >= 0) result = FolderFlush.Of(cow, fd, out unsupported);
+        _ = Libc.Close(fd);
+        return result < 0 ? result : unsupported;
     }
 
     /// <summary>Removes the mark if there is one. Never fails: one that stays is removed by the next boot.</summary>
@@ -55,8 +62,8 @@ internal static class MergingMark
     {
         int fd = Open(cow, Libc.O_RDWR);
         if (fd < 0) return;
+        if (Libc.Unlink(PathOf(cow)) == 0) _ = FolderFlush.Of(cow, fd, out _);
         _ = Libc.Close(fd);
-        if (Libc.Unlink(PathOf(cow)) == 0) _ = FlushFolder(cow);
     }
 
     /// <summary>Opens the mark, without following a link or waiting for the other end of a pipe. -EEXIST if it is none.</summary>
@@ -79,15 +86,5 @@ internal static class MergingMark
         for (int i = 0; i < read; i++)
             if (text[i] != Begun[i] && text[i] != 0) return false;
         return true;
-    }
-
-    private static int FlushFolder(string cow)
-    {
-        int slash = cow.LastIndexOf('/');
-        int fd = Libc.OpenAt(Libc.AT_FDCWD, slash < 0 ? "." : slash == 0 ? "/" : cow[..slash], Libc.O_RDONLY | Libc.O_DIRECTORY | Libc.O_CLOEXEC);
-        if (fd < 0) return fd;
-        int result = Libc.FSync(fd);
-        _ = Libc.Close(fd);
-        return result;
     }
 }

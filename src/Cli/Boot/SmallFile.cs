@@ -15,13 +15,14 @@ internal static class SmallFile
         if (fd < 0) throw Bad(path, fd);
         byte[] bytes = new byte[most + 1];
         int length = 0;
+        int tries = 0;
         nint read;
         do
         {
             read = Libc.Read(fd, bytes.AsSpan(length));
             if (read > 0) length += (int)read;
         }
-        while (read == -Errno.EINTR || (read > 0 && length < bytes.Length));
+        while ((read > 0 && length < bytes.Length) || Retry.Again(read, ref tries));
         _ = Libc.Close(fd);
         if (read < 0) throw Bad(path, (int)read);
         return bytes[..length];

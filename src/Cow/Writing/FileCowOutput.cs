@@ -47,6 +47,9 @@ public sealed class FileCowOutput : ICowOutput, IDisposable
     /// <inheritdoc/>
     public string Name => _device.Path;
 
+    /// <summary>The descriptor, for calls that move no bytes.</summary>
+    public int Fd => _device.Fd;
+
     /// <inheritdoc/>
     public long Length => _length;
 
@@ -56,10 +59,11 @@ public sealed class FileCowOutput : ICowOutput, IDisposable
     /// <inheritdoc/>
     public void Write(long offset, ReadOnlySpan<byte> bytes)
     {
+        int tries = 0;
         while (bytes.Length > 0)
         {
             nint done = Libc.PWrite(_device.Fd, bytes, offset);
-            if (done == -Errno.EINTR) continue;
+            if (Retry.Again(done, ref tries)) continue;
             if (done <= 0) throw Failed($"writing {bytes.Length} bytes at {offset}", done == 0 ? -Errno.EIO : (int)done);
             bytes = bytes[(int)done..];
             offset += done;
@@ -70,10 +74,11 @@ public sealed class FileCowOutput : ICowOutput, IDisposable
     /// <inheritdoc/>
     public void Read(long offset, Span<byte> destination)
     {
+        int tries = 0;
         while (destination.Length > 0)
         {
             nint done = Libc.PRead(_device.Fd, destination, offset);
-            if (done == -Errno.EINTR) continue;
+            if (Retry.Again(done, ref tries)) continue;
             if (done <= 0) throw Failed($"reading {destination.Length} bytes at {offset}", done == 0 ? -Errno.EIO : (int)done);
             destination = destination[(int)done..];
             offset += done;
@@ -92,7 +97,7 @@ public sealed class FileCowOutput : ICowOutput, IDisposable
     /// <inheritdoc/>
     public void Truncate(long length)
     {
-        if (_device.IsBlockDevice) return;
+        if (_device.IsBlockDevice || length == _length) return;
         int result;
         do result = Libc.FTruncate(_device.Fd, length);
         while (result == -Errno.EINTR);

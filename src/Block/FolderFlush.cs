@@ -1,0 +1,57 @@
+using Snapuserd.Interop;
+
+namespace Snapuserd.Block;
+
+/// <summary>Makes a created, renamed or removed name durable, also where a folder cannot be flushed.</summary>
+public static class FolderFlush
+{
+    /// <summary>
+    /// Flushes the folder of <paramref name="path"/>. Returns 0, or a negative errno if the device failed, no space was left, or the folder is gone.
+    /// <para>
+    /// Some file systems and sandboxes have no fsync for a folder (EINVAL, EBADF, ENOSYS, EOPNOTSUPP, EPERM, EROFS), and a folder without read permission
+    /// cannot be opened. Then all of the file system is flushed through <paramref name="fd"/>, the file itself. <paramref name="unsupported"/> is 0 if that
+    /// is as good; else the answer for the folder: the name is there, but it may not outlast a power cut.
+    /// </para>
+    /// </summary>
+    public static int Of(string path, int fd, out int unsupported)
+    {
+        unsupported = 0;
+        int slash = path.LastIndexOf('/');
+        string folder = slash < 0 ? "." : slash == 0 ? "/" : path[..slash];
+        int result = Flush(folder);
+        if (!IsLacking(result)) return result;
+        int all = Libc.SyncFs(fd);
+        // XFS, ext4 and others write the rename to the journal together with the file.
+        if (IsLacking(all)) all = Libc.FSync(fd);
+        else if (all == 0 && FlushesAll(fd)) return 0;
+        if (all < 0 && !IsLacking(all)) return all;
+        unsupported = result;
+        return 0;
+    }
+
+    /// <summary>The sentence for an output whose name may not outlast a power cut.</summary>
+    public static string Warning(string path, int unsupported) =>
+        $"{path} is written and in place, but its folder cannot be flushed: {Reason.Of(unsupported)}; a power cut soon after this may undo the new name: run sync, or write to another file system";
+
+    private static int Flush(string folder)
+    {
+        int fd;
+        do fd = Libc.OpenAt(Libc.AT_FDCWD, folder, Libc.O_RDONLY | Libc.O_DIRECTORY | Libc.O_CLOEXEC);
+        while (fd == -Errno.EINTR);
+        if (fd < 0) return fd;
+        int result, tries = 0;
+        // No data is lost with a folder's answer, so that asking again is safe.
+        do result = Libc.FSync(fd);
+        while (result == -Errno.EINTR && ++tries <= Transfers.AttemptsBeforePlain);
+        _ = Libc.Close(fd);
+        return result;
+    }
+
+    private static bool IsLacking(int result) =>
+        Errno.IsUnsupported(result) || result is -Errno.EINVAL or -Errno.EBADF or -Errno.EPERM or -Errno.EACCES or -Errno.EROFS;
+
+    /// <summary>The file system is one whose syncfs is known to make names durable. FUSE and network file systems answer 0 without doing anything.</summary>
+    private static bool FlushesAll(int fd) => Libc.FStatFs(fd, out StatFsData data) == 0
+        && data.Type is Libc.EXT4_SUPER_MAGIC or Libc.XFS_SUPER_MAGIC or Libc.BTRFS_SUPER_MAGIC or Libc.F2FS_SUPER_MAGIC
+            or Libc.TMPFS_MAGIC or Libc.RAMFS_MAGIC or Libc.MSDOS_SUPER_MAGIC or Libc.EXFAT_SUPER_MAGIC;
+}
