@@ -9,9 +9,15 @@ namespace Snapuserd.Create;
 public sealed class FileImageReader : IImageReader, IDisposable
 {
     private readonly BlockDevice _device;
+    private readonly HoleProof? _proof;
     private bool _noHoles;
 
-    private FileImageReader(BlockDevice device) => _device = device;
+    private FileImageReader(BlockDevice device)
+    {
+        _device = device;
+        _noHoles = device.IsBlockDevice;
+        if (!_noHoles) _proof = new HoleProof(device);
+    }
 
     /// <summary>
     /// Opens an image beside other readers. Exit code 64 for what is neither a file nor a block device, 66 when it is not there, 74 when it
@@ -34,10 +40,11 @@ public sealed class FileImageReader : IImageReader, IDisposable
     /// <inheritdoc/>
     public void Read(long offset, Span<byte> destination)
     {
+        int tries = 0;
         while (!destination.IsEmpty)
         {
             nint done = Libc.PRead(_device.Fd, destination, offset);
-            if (done == -Errno.EINTR) continue;
+            if (Retry.Again(done, ref tries)) continue;
             if (done < 0) throw new SnapuserdException(ExitCode.InputOutput, $"{Name}: reading {destination.Length} bytes at {offset} failed: {Reason.Of((int)done)}");
             if (done == 0) throw new SnapuserdException(ExitCode.InputOutput, $"{Name} has become shorter while it was read: it ends before byte {offset + destination.Length}");
             destination = destination[(int)done..];
@@ -54,14 +61,19 @@ public sealed class FileImageReader : IImageReader, IDisposable
         if (found == -Errno.ENXIO) found = Length;
         else if (found < 0)
         {
-            // Block devices and some file systems cannot tell; asking once is enough.
+            // Some file systems cannot tell; asking once is enough.
             Volatile.Write(ref _noHoles, true);
             return false;
         }
-        nextData = Math.Min(found, Length);
+        // The map only says where to read the quick way: what it calls a hole is read.
+        if (found > offset) nextData = _proof!.ZerosUntil(offset, Math.Min(found, Length));
         return nextData > offset;
     }
 
     /// <summary>Closes it. No thread may be reading.</summary>
-    public void Dispose() => _device.Dispose();
+    public void Dispose()
+    {
+        _proof?.Dispose();
+        _device.Dispose();
+    }
 }

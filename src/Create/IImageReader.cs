@@ -16,8 +16,8 @@ public interface IImageReader
     void Read(long offset, Span<byte> destination);
 
     /// <summary>
-    /// True if a hole is known to begin at <paramref name="offset"/> or before and to reach to <paramref name="nextData"/>, which is
-    /// <see cref="Length"/> if only zeros follow. False costs nothing but reading.
+    /// True if all bytes from <paramref name="offset"/> to <paramref name="nextData"/>, which is at most <see cref="Length"/>, were proved to be zeros: quicker than by
+    /// <see cref="Read"/>, and not by trusting what a file system says of its holes. More zeros may follow. False costs nothing but reading.
     /// </summary>
     bool TrySkipHole(long offset, out long nextData);
 }

@@ -1,0 +1,94 @@
+using System;
+using System.Collections.Generic;
+using Snapuserd.Block;
+using Snapuserd.Interop;
+
+namespace Snapuserd.Create;
+
+/// <summary>
+/// Proves by reading that what a hole map calls a hole is zeros: maps of FUSE and network file systems, and of some kernels for data just written, have been wrong. Past the page
+/// cache a hole of ext4 reads at the speed of memory and pushes nothing out of the cache; through it at a few hundred MB/s.
+/// </summary>
+internal sealed class HoleProof : IDisposable
+{
+    /// <summary>Bytes of one read: they stay in the processor's cache while they are compared.</summary>
+    private const int ReadBytes = 1 << 20;
+
+    /// <summary>A multiple of every alignment that direct I/O asks for.</summary>
+    private const int Alignment = 4096;
+
+    /// <summary>Bytes that are proved at once: what one task of a comparison reads.</summary>
+    private const long MostBytes = 16L * ReadBytes;
+
+    private readonly object _gate = new();
+    private readonly Stack<MappedMemory> _buffers = new();
+    private readonly BlockDevice _device;
+    private int _direct = -1;
+
+    /// <summary>Opens the file a second time, past the page cache; without that it reads through it.</summary>
+    internal HoleProof(BlockDevice device)
+    {
+        _device = device;
+        int fd;
+        do fd = Libc.OpenAt(Libc.AT_FDCWD, device.Path, Libc.O_RDONLY | Libc.O_DIRECT | Libc.O_CLOEXEC | Libc.O_NOCTTY | Libc.O_NONBLOCK);
+        while (fd == -Errno.EINTR);
+        if (fd < 0) return;
+        if (Identity(fd) is { } other && other == Identity(device.Fd)) _direct = fd;
+        else _ = Libc.Close(fd);
+    }
+
+    /// <summary>How far from <paramref name="offset"/> on, and at most to <paramref name="end"/>, zeros were read; <paramref name="offset"/> if nothing was proved.</summary>
+    internal long ZerosUntil(long offset, long end)
+    {
+        if (offset % Alignment != 0) return offset;
+        if (Take() is not { } memory) return offset;
+        long at = offset;
+        end = Math.Min(end, offset + MostBytes);
+        while (at < end)
+        {
+            Span<byte> bytes = memory.Span<byte>(0, (int)Math.Min(ReadBytes, end - at));
+            int read = Read(memory, bytes, at);
+            if (read <= 0 || !ZeroKernel.IsZero(bytes[..read])) break;
+            at += read;
+            // A short read is the end of the file, or a reason to leave the rest to those who say what is wrong.
+            if (read < bytes.Length) break;
+        }
+        lock (_gate) _buffers.Push(memory);
+        return at;
+    }
+
+    /// <summary>No thread may be reading.</summary>
+    public void Dispose()
+    {
+        if (_direct >= 0) _ = Libc.Close(_direct);
+        _direct = -1;
+        foreach (MappedMemory memory in _buffers) memory.Dispose();
+        _buffers.Clear();
+    }
+
+    private static (uint, uint, ulong)? Identity(int fd) =>
+        Libc.Statx(fd, Libc.STATX_BASIC_STATS, out StatxData status) == 0 ? (status.DevMajor, status.DevMinor, status.Ino) : null;
+
+    private MappedMemory? Take()
+    {
+        lock (_gate)
+            if (_buffers.TryPop(out MappedMemory? free)) return free;
+        return MappedMemory.Map(ReadBytes, out MappedMemory? fresh) < 0 ? null : fresh;
+    }
+
+    private int Read(MappedMemory memory, Span<byte> bytes, long offset)
+    {
+        if (_direct >= 0)
+        {
+            // The end of the file need not lie on a sector: the buffer is larger, and what comes back is as long as what is there.
+            nint aligned = (bytes.Length + Alignment - 1) & -Alignment, direct;
+            do direct = Libc.PRead(_direct, memory.Address, (int)aligned, offset);
+            while (direct == -Errno.EINTR);
+            if (direct > 0) return (int)Math.Min(direct, bytes.Length);
+        }
+        nint read;
+        do read = Libc.PRead(_device.Fd, bytes, offset);
+        while (read == -Errno.EINTR);
+        return (int)read;
+    }
+}
