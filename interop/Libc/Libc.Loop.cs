@@ -1,3 +1,5 @@
+using System;
+using System.Diagnostics.CodeAnalysis;
 using System.Runtime.InteropServices;
 
 namespace Snapuserd.Interop;
@@ -28,6 +30,10 @@ public unsafe struct LoopInfo64
     [CName("lo_encrypt_key")]
     public fixed byte EncryptKey[32];
     public fixed ulong Init[2];
+
+    /// <summary>The name of the file as it was set up, padded with zeros; cut to 63 bytes.</summary>
+    [UnscopedRef]
+    public readonly ReadOnlySpan<byte> Name => MemoryMarshal.CreateReadOnlySpan(in FileName[0], 64);
 }
 
 [LibraryHeader("linux/loop.h")]

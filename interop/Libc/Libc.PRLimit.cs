@@ -17,6 +17,7 @@ public struct ResourceLimit
 [LibraryHeader("sys/resource.h")]
 public static unsafe partial class Libc
 {
+    public const int RLIMIT_FSIZE = 1;
     public const int RLIMIT_NOFILE = 7;
     public const int RLIMIT_MEMLOCK = 8;
     public const ulong RLIM_INFINITY = ulong.MaxValue;

@@ -40,6 +40,14 @@ public sealed class MergeOrder
         return position;
     }
 
+    /// <summary>The positions sorted by the first block that they write: <paramref name="rank"/> 0 is the lowest. Those of duplicates stand side by side.</summary>
+    public int PositionByBlock(int rank)
+    {
+        int position = (int)(uint)_cow.BlockIndex[rank];
+        GC.KeepAlive(_cow);
+        return position;
+    }
+
     /// <summary>The first block from <paramref name="block"/> on that some op writes; <see cref="long.MaxValue"/> if none does.</summary>
     public long NextWritten(long block)
     {

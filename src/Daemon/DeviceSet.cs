@@ -63,6 +63,7 @@ public sealed class DeviceSet : IDisposable
                 SharedBlocks = !options.SourceSeparate,
                 Overlap = overlap,
                 Stop = stop,
+                Storage = options.Writes ? new StorageReserver(Devices, stop, options.Report) : null,
             };
         }
         catch

@@ -167,7 +167,7 @@ public sealed class MergeEngine : IDisposable
     /// Merges what is left; with nothing left it only makes sure that this is durable, since the count may have been read from a page
     /// cache that a killed run left dirty. Throws 65 before the first write to Base when a payload or the scratch is bad, 74 when a device fails, 75
     /// when asked to stop; after 74 and 75 the same command goes on at the last checkpoint. Where several merges share memory, <paramref name="share"/> is what this one
-    /// has of it.
+    /// has of it. It throws 74 as well, before the first write, if the file systems below have no room for all that it would write (<see cref="MergeSetup.Storage"/>).
     /// </summary>
     public MergeResult Run(MemoryShare? share = null)
     {
@@ -178,6 +178,7 @@ public sealed class MergeEngine : IDisposable
             if (_setup.Overlap is not null) RefuseOverlap();
             if (_setup.Options.VerifyFirst && _durable == 0) _pipeline.VerifyPayloads();
             AwaitResume();
+            ReserveStorage();
             Start();
             while (!IsFinished())
             {
@@ -240,6 +241,16 @@ public sealed class MergeEngine : IDisposable
             if (_setup.Stop.Requested) throw Interrupted();
             _pipeline.Wait(forOthers: true);
         }
+    }
+
+    /// <summary>
+    /// A file that is COW or Base may have holes where the merge writes. Without room for all of them the merge does not begin: it would leave Base between two images.
+    /// </summary>
+    private void ReserveStorage()
+    {
+        if (_setup.Storage is not { } storage) return;
+        storage.Reserve(_setup.Cow, [new ByteRange(0, _head.Image.Length)]);
+        storage.Reserve(_setup.Base, _plan.WrittenFrom(_durable));
     }
 
     private SnapuserdException Interrupted() => new(ExitCode.Interrupted, $"stopped at op {_durable} of {_plan.Count}; the same command goes on from there");

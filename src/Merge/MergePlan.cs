@@ -258,6 +258,30 @@ internal sealed class MergePlan : IDisposable
         return longest;
     }
 
+    /// <summary>
+    /// What the ops from <paramref name="from"/> on write to Base: ascending, and each byte once. A Copy onto itself is among them if there is scratch, since a window writes it
+    /// as well.
+    /// </summary>
+    public IEnumerable<ByteRange> WrittenFrom(int from)
+    {
+        long start = 0, end = 0;
+        for (int rank = 0; rank < Count; rank++)
+        {
+            int position = _cow.Order.PositionByBlock(rank);
+            if (position < from) continue;
+            CowOp op = this[position];
+            if (IsNoOp(position) && (Window == 0 || !op.IsOrdered)) continue;
+            long at = op.NewBlock * (long)CowOp.BlockSize;
+            if (at > end)
+            {
+                if (end > start) yield return new ByteRange(start, end - start);
+                start = at;
+            }
+            end = Math.Max(end, at + op.UnitBytes);
+        }
+        if (end > start) yield return new ByteRange(start, end - start);
+    }
+
     /// <summary>How an error names the op at a position: "op 7 (xor of block 50)", with the op's index in file order.</summary>
     public string Describe(int position) => _cow.Describe(_cow.Order.OpIndex(position));
 

@@ -41,6 +41,8 @@ public sealed record MergeSetup
     public MergePace Pace { get; init; } = new();
     /// <summary>Who wants to know how far it is.</summary>
     public IMergeObserver? Observer { get; init; }
+    /// <summary>Reserves storage before the first write; null where there is nothing to reserve.</summary>
+    public IStorageReserver? Storage { get; init; }
     /// <summary>Those who read the merged image meanwhile. Its wake-up is the one that the queue of <see cref="Io"/> listens to.</summary>
     public ReaderGate Readers { get; init; } = new();
 

@@ -38,6 +38,9 @@ public sealed record MergeCase(string Name, Image Cow, Image Base, Image Target)
     /// <summary>What happens to the requests of readers, by their number.</summary>
     public Func<int, BlockRequest, Fault?>? ReaderFaults { get; init; }
 
+    /// <summary>The room below the devices, for each run; unlimited if null.</summary>
+    public Func<SimStorage>? Storage { get; init; }
+
     /// <summary>Fresh disks: COW, base, and the source if it is another.</summary>
     public SimDisk[] Disks() => Source is { } source ? [new SimDisk(Cow), new SimDisk(Base), new SimDisk(source)] : [new SimDisk(Cow), new SimDisk(Base)];
 }
