@@ -55,6 +55,9 @@ missing_test_packages() {
     # Clients of the NBD server that nobody here wrote, beside nbdinfo and nbdcopy.
     command -v qemu-img >/dev/null || echo qemu-utils
     command -v fio >/dev/null || echo fio
+    # File systems that lack something (tests/Support/lackingfs.c), and a small one to fill up.
+    [ -f /usr/include/fuse3/fuse.h ] || echo libfuse3-dev
+    command -v mkfs.ext4 >/dev/null || echo e2fsprogs
     # Reads the man pages as they will be read.
     command -v mandoc >/dev/null || echo mandoc
     # A kernel's own headers, because those of the distribution's libc may be older than the interfaces that are used here.

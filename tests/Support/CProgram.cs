@@ -7,11 +7,12 @@ namespace Snapuserd.Tests.Support;
 public static class CProgram
 {
     /// <summary>Compiles NAME.c of a folder below tests with the machine's C compiler and returns the path of the program.</summary>
-    public static string Compile(string folder, string name)
+    /// <param name="options">Options of the compiler for a library, between shell words.</param>
+    public static string Compile(string folder, string name, string options = "")
     {
         string program = Path.Combine(AppContext.BaseDirectory, name);
         BinaryResult result = Binary.RunProgram("/bin/sh",
-            ["-c", "exec $(command -v cc clang gcc | head -n 1) -O1 -Wall -Wextra -Werror -o \"$0\" \"$1\"", program, Path.Combine(Binary.Root, "tests", folder, name + ".c")]);
+            ["-c", "exec $(command -v cc clang gcc | head -n 1) -O1 -Wall -Wextra -Werror -o \"$0\" \"$1\" " + options, program, Path.Combine(Binary.Root, "tests", folder, name + ".c")]);
         return result.ExitCode == 0 ? program : throw new InvalidOperationException($"{name}.c does not compile: {result}");
     }
 }
