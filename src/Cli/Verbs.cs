@@ -34,7 +34,8 @@ internal static class Verbs
             s_noLock, LogForms.Option, s_json, s_progress,
         ],
         "SIGTERM, SIGINT and SIGHUP stop at the next checkpoint with exit code 75; one that was ignored when the program started (SIGINT in the background jobs of sh, SIGHUP under nohup) stays ignored. "
-        + "The COW and the base are checked completely before the first write, unless --no-verify-first was given. A device that somebody else holds or locks is waited for during 2 seconds, then the answer is 76.",
+        + "The COW and the base are checked completely before the first write, unless --no-verify-first was given. Then the holes that it will fill are reserved, in files and in the files behind loop devices; "
+        + "without room for them it ends with 74, says how many bytes are missing, and has written nothing. Space that nothing can reserve (files that share extents, compressed file systems, thin volumes) may still run out in the middle: make room, and the same command goes on. A device that somebody else holds or locks is waited for during 2 seconds, then the answer is 76.",
         MergeVerb.Run),
 
         new("serve", "Shows the merged image as a block device before a byte of it is merged, and while it is merged, until it is told to stop.", [],
@@ -141,7 +142,7 @@ internal static class Verbs
             new("--no-check", OptionKind.Flag, "", "Do not compare what the COW makes of OLD with NEW, byte for byte, before it gets its name."),
             s_noLock, s_json, s_progress,
         ],
-        "It says how many ops will need the journal when they are merged: those cost four flushes per window of 510 and are written twice.",
+        "It says how many ops will need the journal when they are merged: those cost four flushes per window of 510 and are written twice. What a file system calls a hole is read as well, past the page cache: such maps can be wrong.",
         CreateVerb.Run),
 
         new("extract", "Writes the merged image to a file, leaving COW and base as they are.", [],
