@@ -8,7 +8,6 @@ namespace Snapuserd.Interop;
 public static unsafe partial class Libc
 {
     public const int AT_FDCWD = -100;
-    public const int O_ACCMODE = 3;
     public const int O_RDONLY = 0;
     public const int O_WRONLY = 1;
     public const int O_RDWR = 2;

@@ -42,11 +42,11 @@ internal static class ExtractVerb
     {
         var observer = new ProgressObserver(invocation, "extract");
         using var stop = new StopSignals();
-        StreamImage output = new(stop.Flag);
+        using StreamImage output = new(stop.Flag);
         output.Check(invocation.Output);
         using (var devices = DeviceArguments.Open(invocation, writes: false, stop))
         {
-            output.RefuseAny(devices);
+            output.Claim(devices, invocation.Arguments.Has("--no-lock"));
             using MergedImage image = MergedImage.Open(devices.Setup);
             MergedReading.Read(image, stop.Flag, observer, output.Append);
         }

@@ -6,7 +6,7 @@ using Snapuserd.Interop;
 namespace Snapuserd.Cli;
 
 /// <summary>An image on standard output, for `extract --output -`: a pipe, a socket, or a file or device that the caller has opened. Nothing else is written there; results go to standard error.</summary>
-internal sealed class StreamImage(StopFlag stop)
+internal sealed class StreamImage(StopFlag stop) : IDisposable
 {
     /// <summary>What `--output` is then.</summary>
     internal const string Dash = "-";
@@ -20,6 +20,7 @@ internal sealed class StreamImage(StopFlag stop)
     private const int LookMilliseconds = 100;
 
     private uint _kind;
+    private BlockDevice? _held;
 
     /// <summary>Bytes so far.</summary>
     internal long Length { get; private set; }
@@ -36,22 +37,33 @@ internal sealed class StreamImage(StopFlag stop)
         _kind = status.Mode & (uint)Libc.S_IFMT;
     }
 
-    /// <summary>Exit code 64 if it leads to one of the devices that are read.</summary>
-    internal void RefuseAny(DeviceSet devices)
+    /// <summary>
+    /// Locks the file or device that it leads to. Exit code 64 if it is one of the <paramref name="devices"/> that are read, 65 if it is a COW whose merge has begun, 76 if another program or process uses it. Where
+    /// /proc is not mounted, or the file is not this user's to open, only one of the devices themselves is found.
+    /// </summary>
+    internal void Claim(DeviceSet devices, bool withoutLock)
     {
         if (!IsStored) return;
         int result = Libc.Statx(Fd, Libc.STATX_BASIC_STATS, out StatxData own);
         if (result < 0) throw Failed("looking at it", result);
-        bool isRead = Array.Exists(devices.Devices, device => Libc.Statx(device.Fd, Libc.STATX_BASIC_STATS, out StatxData status) == 0 && IsSame(own, status));
-        // What lies below a loop device or a partition shows by a path only.
+        if (Array.Exists(devices.Devices, device => Libc.Statx(device.Fd, Libc.STATX_BASIC_STATS, out StatxData status) == 0 && IsSame(own, status))) throw IsRead();
         const string path = "/proc/self/fd/1";
-        if (!isRead && Libc.Statx(Libc.AT_FDCWD, path, 0, Libc.STATX_BASIC_STATS, out StatxData there) == 0 && IsSame(own, there))
+        if (Libc.Statx(Libc.AT_FDCWD, path, 0, Libc.STATX_BASIC_STATS, out StatxData there) != 0 || !IsSame(own, there)) return;
+        try
         {
-            using BlockDevice device = BlockDevice.Open(path, DeviceAccess.Read);
-            isRead = devices.Contains(device);
+            using (BlockDevice device = BlockDevice.Open(path, DeviceAccess.Read))
+                if (devices.Contains(device)) throw IsRead();
+            _held = BlockDevice.Open(path, DeviceAccess.Write | DeviceAccess.Exclusive | (withoutLock ? DeviceAccess.WithoutLock : 0));
+            BegunCow.Refuse(path);
         }
-        if (isRead) throw new SnapuserdException(ExitCode.Usage, "extract: --output -: standard output is read by this very command; write to another file");
+        catch (SnapuserdException e) when (e.Code == ExitCode.Permission)
+        {
+            // It may be written to all the same: whoever opened it was allowed to.
+        }
     }
+
+    /// <summary>Lets go of it.</summary>
+    public void Dispose() => _held?.Dispose();
 
     /// <summary>Writes the next bytes. Exit code 74 when that fails, also when the reader has gone: the image is not whole. 75 when asked to stop.</summary>
     internal void Append(ReadOnlySpan<byte> bytes)
@@ -98,6 +110,8 @@ internal sealed class StreamImage(StopFlag stop)
     private static bool IsSame(in StatxData one, in StatxData other) => (one.Mode & (uint)Libc.S_IFMT) == (other.Mode & (uint)Libc.S_IFMT)
         && ((one.Mode & (uint)Libc.S_IFMT) == Libc.S_IFBLK ? (one.RdevMajor, one.RdevMinor) == (other.RdevMajor, other.RdevMinor)
             : (one.DevMajor, one.DevMinor, one.Ino) == (other.DevMajor, other.DevMinor, other.Ino));
+
+    private static SnapuserdException IsRead() => new(ExitCode.Usage, "extract: --output -: standard output is read by this very command; write to another file");
 
     private static SnapuserdException Failed(string doing, int errno) => new(ExitCode.InputOutput, $"standard output: {doing} failed: {Reason.Of(errno)}");
 }

@@ -131,6 +131,18 @@ public sealed class StreamTests : IDisposable
     }
 
     [Fact]
+    public void Standard_output_that_is_a_begun_cow_is_65_and_one_that_is_locked_76()
+    {
+        byte[] begun = Golden.HalfCow("half-v3-lz4-64k-xor-F1sync");
+        File.WriteAllBytes(_shell["begun"], begun);
+        Assert.Equal(65, _shell.Run("$P extract --cow cow --base base --output - 1<>begun").ExitCode);
+        Assert.Equal(begun, File.ReadAllBytes(_shell["begun"]));
+        RawResult locked = _shell.Run("echo theirs >locked; flock locked sh -c '\"$1\" extract --cow cow --base base --output - >>locked' sh \"$P\"");
+        Assert.True(locked.ExitCode == 76, locked.ToString());
+        Assert.Equal("theirs\n", File.ReadAllText(_shell["locked"]));
+    }
+
+    [Fact]
     public void Errors_are_on_standard_error_and_json_too()
     {
         foreach (string arguments in (string[])["extract --json --output - --cow nothing --base base", "extract --json --output - --cow cow", "extract --json --output=- --nonsense"])
