@@ -60,6 +60,10 @@ internal sealed class StreamImage(StopFlag stop) : IDisposable
         {
             // It may be written to all the same: whoever opened it was allowed to.
         }
+        catch (SnapuserdException e) when (e.Code is ExitCode.InUse or ExitCode.CowCorrupt)
+        {
+            throw new SnapuserdException(e.Code, $"standard output: {e.Message}");
+        }
     }
 
     /// <summary>Lets go of it.</summary>
