@@ -1,17 +1,21 @@
 using System;
 using System.Buffers;
+using System.Runtime.InteropServices;
 using System.Text;
 
 namespace Snapuserd.Interop;
 
 /// <summary>
-/// Names as the kernel has them, in strings. File names, arguments and environment variables are bytes without a zero; most are UTF-8, and none has to be.
+/// Names as the kernel has them, in strings. File names, arguments and environment variables are bytes without a zero; most are UTF-8,
+/// and none has to be.
 /// <code>
 ///   valid UTF-8                  the characters that it stands for
 ///   any other byte, 0x80..0xFF   one lone surrogate, U+DC80..U+DCFF
 /// </code>
-/// UTF-8 has no surrogates, so the two never meet, and every sequence of bytes comes back exactly: <c>Encode(Decode(bytes))</c> is <c>bytes</c>. That includes
-/// sequences that only look like UTF-8: encoded surrogates (ED B2 80), overlong forms and what is cut short. Python calls this "surrogateescape" (PEP 383).
+/// UTF-8 has no surrogates, so the two never meet, and every sequence of bytes comes back exactly: <c>Encode(Decode(bytes))</c> is
+/// <c>bytes</c>. That includes
+/// sequences that only look like UTF-8: encoded surrogates (ED B2 80), overlong forms and what is cut short. Python calls this
+/// "surrogateescape" (PEP 383).
 /// </summary>
 public static class ByteText
 {
@@ -27,7 +31,8 @@ public static class ByteText
         int length = 0;
         while (bytes.Length > 0)
         {
-            if (Rune.DecodeFromUtf8(bytes, out Rune rune, out int used) == OperationStatus.Done) length += rune.EncodeToUtf16(text.AsSpan(length));
+            bool valid = Rune.DecodeFromUtf8(bytes, out Rune rune, out int used) == OperationStatus.Done;
+            if (valid) length += rune.EncodeToUtf16(text.AsSpan(length));
             // All bytes of an ill-formed sequence are above 0x7F.
             else foreach (byte wrong in bytes[..used]) text[length++] = (char)(Escape + wrong);
             bytes = bytes[used..];
@@ -35,8 +40,11 @@ public static class ByteText
         return new string(text, 0, length);
     }
 
-    /// <summary>The string that stands for the bytes up to the closing zero at <paramref name="address"/>; null for a null pointer.</summary>
-    internal static unsafe string? Decode(byte* address) => address == null ? null : Decode(System.Runtime.InteropServices.MemoryMarshal.CreateReadOnlySpanFromNullTerminated(address));
+    /// <summary>
+    /// The string that stands for the bytes up to the closing zero at <paramref name="address"/>; null for a null pointer.
+    /// </summary>
+    internal static unsafe string? Decode(byte* address) =>
+        address == null ? null : Decode(MemoryMarshal.CreateReadOnlySpanFromNullTerminated(address));
 
     /// <summary>Bytes that <paramref name="text"/> stands for.</summary>
     public static int GetByteCount(ReadOnlySpan<char> text)
@@ -47,7 +55,10 @@ public static class ByteText
         return count;
     }
 
-    /// <summary>Writes the bytes that <paramref name="text"/> stands for to <paramref name="target"/>. Returns how many they are, or -1 if they do not fit.</summary>
+    /// <summary>
+    /// Writes the bytes that <paramref name="text"/> stands for to <paramref name="target"/>. Returns how many they are, or -1 if they
+    /// do not fit.
+    /// </summary>
     public static int Encode(ReadOnlySpan<char> text, Span<byte> target)
     {
         if (!HasSurrogates(text)) return Encoding.UTF8.TryGetBytes(text, target, out int written) ? written : -1;
@@ -71,7 +82,8 @@ public static class ByteText
     }
 
     /// <summary>
-    /// Takes the first character off <paramref name="text"/>: true for a byte that is no part of valid UTF-8. A lone surrogate that stands for no byte, which only text that was cut can have,
+    /// Takes the first character off <paramref name="text"/>: true for a byte that is no part of valid UTF-8. A lone surrogate that
+    /// stands for no byte, which only text that was cut can have,
     /// is U+FFFD.
     /// </summary>
     public static bool Next(ref ReadOnlySpan<char> text, out byte single, out Rune rune)

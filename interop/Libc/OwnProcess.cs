@@ -2,11 +2,15 @@ using System;
 
 namespace Snapuserd.Interop;
 
-/// <summary>What this process was started with, as strings that keep every byte (<see cref="ByteText"/>): the framework's own replace what is not UTF-8.</summary>
+/// <summary>
+/// What this process was started with, as strings that keep every byte (<see cref="ByteText"/>): the framework's own replace what is
+/// not UTF-8.
+/// </summary>
 public static class OwnProcess
 {
     /// <summary>argv, the program's own name first; one that is empty if whoever executed it gave none.</summary>
-    public static string[] Arguments() => RawArguments.Arguments() is { Length: > 0 } arguments ? Array.ConvertAll(arguments, argument => ByteText.Decode(argument)) : [""];
+    public static string[] Arguments() =>
+        RawArguments.Arguments() is { Length: > 0 } arguments ? Array.ConvertAll(arguments, argument => ByteText.Decode(argument)) : [""];
 
     /// <summary>The environment, each variable as NAME=value.</summary>
     public static string[] Environment() => Array.ConvertAll(RawArguments.Variables(), variable => ByteText.Decode(variable));

@@ -5,7 +5,10 @@ using Snapuserd.Interop;
 
 namespace Snapuserd.Cli;
 
-/// <summary>An image on standard output, for `extract --output -`: a pipe, a socket, or a file or device that the caller has opened. Nothing else is written there; results go to standard error.</summary>
+/// <summary>
+/// An image on standard output, for `extract --output -`: a pipe, a socket, or a file or device that the caller has opened. Nothing
+/// else is written there; results go to standard error.
+/// </summary>
 internal sealed class StreamImage(StopFlag stop) : IDisposable
 {
     /// <summary>What `--output` is then.</summary>
@@ -13,7 +16,9 @@ internal sealed class StreamImage(StopFlag stop) : IDisposable
 
     private const int Fd = 1;
 
-    /// <summary>PIPE_BUF: so much is taken at once by a pipe that is ready for writing, so that nothing waits where no signal is seen.</summary>
+    /// <summary>
+    /// PIPE_BUF: so much is taken at once by a pipe that is ready for writing, so that nothing waits where no signal is seen.
+    /// </summary>
     private const int PipeBytes = 4096;
 
     /// <summary>Between two looks whether to stop, while the reader takes nothing.</summary>
@@ -29,16 +34,22 @@ internal sealed class StreamImage(StopFlag stop) : IDisposable
     internal void Check(Output output)
     {
         if (output.ResultsWereClosed) throw new SnapuserdException(ExitCode.CannotCreate, "extract: --output -: standard output is closed");
-        if (Libc.IsATty(Fd)) throw new SnapuserdException(ExitCode.Usage, "extract: --output -: standard output is a terminal, and an image is not for reading; redirect it to a pipe or a file (one named \"-\" is ./-)");
+        if (Libc.IsATty(Fd))
+        {
+            throw new SnapuserdException(ExitCode.Usage, "extract: --output -: standard output is a terminal, and an image is not "
+                + "for reading; redirect it to a pipe or a file (one named \"-\" is ./-)");
+        }
         int flags = Libc.Fcntl(Fd, Libc.F_GETFL, 0);
-        if (flags >= 0 && (flags & Libc.O_ACCMODE) == Libc.O_RDONLY) throw new SnapuserdException(ExitCode.CannotCreate, "extract: --output -: standard output is open for reading only");
+        if (flags >= 0 && (flags & Libc.O_ACCMODE) == Libc.O_RDONLY)
+            throw new SnapuserdException(ExitCode.CannotCreate, "extract: --output -: standard output is open for reading only");
         int result = Libc.Statx(Fd, Libc.STATX_BASIC_STATS, out StatxData status);
         if (result < 0) throw Failed("looking at it", result);
         _kind = status.Mode & (uint)Libc.S_IFMT;
     }
 
     /// <summary>
-    /// Locks the file or device that it leads to. Exit code 64 if it is one of the <paramref name="devices"/> that are read, 65 if it is a COW whose merge has begun, 76 if another program or process uses it. Where
+    /// Locks the file or device that it leads to. Exit code 64 if it is one of the <paramref name="devices"/> that are read, 65 if it
+    /// is a COW whose merge has begun, 76 if another program or process uses it. Where
     /// /proc is not mounted, or the file is not this user's to open, only one of the devices themselves is found.
     /// </summary>
     internal void Claim(DeviceSet devices, bool withoutLock)
@@ -46,7 +57,8 @@ internal sealed class StreamImage(StopFlag stop) : IDisposable
         if (!IsStored) return;
         int result = Libc.Statx(Fd, Libc.STATX_BASIC_STATS, out StatxData own);
         if (result < 0) throw Failed("looking at it", result);
-        if (Array.Exists(devices.Devices, device => Libc.Statx(device.Fd, Libc.STATX_BASIC_STATS, out StatxData status) == 0 && IsSame(own, status))) throw IsRead();
+        foreach (BlockDevice read in devices.Devices)
+            if (Libc.Statx(read.Fd, Libc.STATX_BASIC_STATS, out StatxData status) == 0 && IsSame(own, status)) throw IsRead();
         const string path = "/proc/self/fd/1";
         if (Libc.Statx(Libc.AT_FDCWD, path, 0, Libc.STATX_BASIC_STATS, out StatxData there) != 0 || !IsSame(own, there)) return;
         try
@@ -69,7 +81,10 @@ internal sealed class StreamImage(StopFlag stop) : IDisposable
     /// <summary>Lets go of it.</summary>
     public void Dispose() => _held?.Dispose();
 
-    /// <summary>Writes the next bytes. Exit code 74 when that fails, also when the reader has gone: the image is not whole. 75 when asked to stop.</summary>
+    /// <summary>
+    /// Writes the next bytes. Exit code 74 when that fails, also when the reader has gone: the image is not whole. 75 when asked to
+    /// stop.
+    /// </summary>
     internal void Append(ReadOnlySpan<byte> bytes)
     {
         while (bytes.Length > 0)
@@ -102,7 +117,8 @@ internal sealed class StreamImage(StopFlag stop) : IDisposable
         if (IsStored) return;
         while (true)
         {
-            if (stop.Requested) throw new SnapuserdException(ExitCode.Interrupted, $"stopped after {Length} bytes of the image; nothing was changed");
+            if (stop.Requested)
+                throw new SnapuserdException(ExitCode.Interrupted, $"stopped after {Length} bytes of the image; nothing was changed");
             Span<PollFd> one = [new PollFd { Fd = Fd, Events = Libc.POLLOUT }];
             // An error shows as being ready, and then in the write.
             int ready = Libc.Poll(one, LookMilliseconds);
@@ -115,7 +131,9 @@ internal sealed class StreamImage(StopFlag stop) : IDisposable
         && ((one.Mode & (uint)Libc.S_IFMT) == Libc.S_IFBLK ? (one.RdevMajor, one.RdevMinor) == (other.RdevMajor, other.RdevMinor)
             : (one.DevMajor, one.DevMinor, one.Ino) == (other.DevMajor, other.DevMinor, other.Ino));
 
-    private static SnapuserdException IsRead() => new(ExitCode.Usage, "extract: --output -: standard output is read by this very command; write to another file");
+    private static SnapuserdException IsRead() =>
+        new(ExitCode.Usage, "extract: --output -: standard output is read by this very command; write to another file");
 
-    private static SnapuserdException Failed(string doing, int errno) => new(ExitCode.InputOutput, $"standard output: {doing} failed: {Reason.Of(errno)}");
+    private static SnapuserdException Failed(string doing, int errno) =>
+        new(ExitCode.InputOutput, $"standard output: {doing} failed: {Reason.Of(errno)}");
 }

@@ -6,7 +6,8 @@ using Snapuserd.Interop;
 namespace Snapuserd.Cli;
 
 /// <summary>
-/// Text with names in it, made safe for where it goes. A file name may hold a line feed, which would forge a record, or an escape sequence, which a terminal obeys. Each byte of such a
+/// Text with names in it, made safe for where it goes. A file name may hold a line feed, which would forge a record, or an escape
+/// sequence, which a terminal obeys. Each byte of such a
 /// character is written as \xHH, with two small hexadecimal digits. Names (<see cref="ByteText"/>) keep all other bytes.
 /// </summary>
 internal static class VisibleText
@@ -14,16 +15,22 @@ internal static class VisibleText
     /// <summary>One line whatever is in <paramref name="text"/>: control characters are escaped. Bytes that are not UTF-8 stay.</summary>
     internal static string OnOneLine(string text) => Escaped(text, bytes: false);
 
-    /// <summary>The same for a terminal, a kernel's console and those who take UTF-8 only: bytes that are not UTF-8 are escaped as well, because 0x80 to 0x9F are control characters to some terminals.</summary>
+    /// <summary>
+    /// The same for a terminal, a kernel's console and those who take UTF-8 only: bytes that are not UTF-8 are escaped as well, because
+    /// 0x80 to 0x9F are control characters to some terminals.
+    /// </summary>
     internal static string OnTerminal(string text) => Escaped(text, bytes: true);
 
     /// <summary>
-    /// Characters that do something instead of being seen: C0, DEL and C1; the separators of lines and paragraphs; and those that change the direction of what follows, by which a name can look like another.
+    /// Characters that do something instead of being seen: C0, DEL and C1; the separators of lines and paragraphs; and those that
+    /// change the direction of what follows, by which a name can look like another.
     /// </summary>
-    internal static bool IsControl(Rune rune) => Rune.IsControl(rune) || rune.Value is 0x61c or 0x200e or 0x200f or (>= 0x2028 and <= 0x202e) or (>= 0x2066 and <= 0x2069);
+    internal static bool IsControl(Rune rune) =>
+        Rune.IsControl(rune) || rune.Value is 0x61c or 0x200e or 0x200f or (>= 0x2028 and <= 0x202e) or (>= 0x2066 and <= 0x2069);
 
     /// <summary>Appends \xHH.</summary>
-    internal static void AppendByte(StringBuilder text, byte value) => text.Append(@"\x").Append(value.ToString("x2", CultureInfo.InvariantCulture));
+    internal static void AppendByte(StringBuilder text, byte value) =>
+        text.Append(@"\x").Append(value.ToString("x2", CultureInfo.InvariantCulture));
 
     private static string Escaped(string text, bool bytes)
     {

@@ -10,7 +10,10 @@ using Xunit;
 
 namespace Snapuserd.Tests.EndToEnd;
 
-/// <summary>File names, arguments and environment of any bytes, from the command line of the built binary to the file and back into what it says. A character here is a byte.</summary>
+/// <summary>
+/// File names, arguments and environment of any bytes, from the command line of the built binary to the file and back into what it
+/// says. A character here is a byte.
+/// </summary>
 public sealed class NameTests : IDisposable
 {
     private const string Vector = "v3-zstd-256k-xor";

@@ -12,7 +12,8 @@ public sealed record RawResult(int ExitCode, string Output, string Error)
 }
 
 /// <summary>
-/// Runs shell scripts in a folder of their own. Names of any bytes pass through, which .NET's Process and File do not let: in the strings here a character up to U+00FF stands for the byte of its
+/// Runs shell scripts in a folder of their own. Names of any bytes pass through, which .NET's Process and File do not let: in the
+/// strings here a character up to U+00FF stands for the byte of its
 /// number.
 /// </summary>
 public sealed class RawShell : IDisposable

@@ -5,13 +5,15 @@ using Snapuserd.Interop;
 namespace Snapuserd.Cli.Boot;
 
 /// <summary>
-/// How udev writes a label as the name of a link in /dev/disk (systemd's encode_devnode_name): letters, digits and "#+-.:=@_" of ASCII and the characters of valid UTF-8 stay, every other byte is \xHH.
+/// How udev writes a label as the name of a link in /dev/disk (systemd's encode_devnode_name): letters, digits and "#+-.:=@_" of ASCII
+/// and the characters of valid UTF-8 stay, every other byte is \xHH.
 /// "my root" is "my\x20root", "/boot" is "\x2fboot".
 /// </summary>
 internal static class UdevName
 {
     /// <summary>
-    /// The name for <paramref name="label"/>. A \xHH with two small hexadecimal digits stays as it is, so that a label can also be given as udev shows it, with a comma or a quote in it; whoever means
+    /// The name for <paramref name="label"/>. A \xHH with two small hexadecimal digits stays as it is, so that a label can also be
+    /// given as udev shows it, with a comma or a quote in it; whoever means
     /// those four characters writes \x5cxHH.
     /// </summary>
     internal static string Of(string label)
@@ -40,5 +42,6 @@ internal static class UdevName
         ? char.IsAsciiLetterOrDigit((char)rune.Value) || "#+-.:=@_".Contains((char)rune.Value, StringComparison.Ordinal)
         : (rune.Value & 0xfffe) != 0xfffe && rune.Value is not (>= 0xfdd0 and <= 0xfdef);
 
-    private static bool IsEscape(ReadOnlySpan<char> text) => text.Length >= 4 && text[0] == '\\' && text[1] == 'x' && char.IsAsciiHexDigitLower(text[2]) && char.IsAsciiHexDigitLower(text[3]);
+    private static bool IsEscape(ReadOnlySpan<char> text) =>
+        text.Length >= 4 && text[0] == '\\' && text[1] == 'x' && char.IsAsciiHexDigitLower(text[2]) && char.IsAsciiHexDigitLower(text[3]);
 }
