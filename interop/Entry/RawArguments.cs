@@ -11,6 +11,25 @@ namespace Snapuserd.Interop;
 /// </summary>
 public static unsafe class RawArguments
 {
+    /// <summary>
+    /// Only for Program.Main, first of all: the runtime has started. A fatal signal is exit code 70 from now on, and was 71 before.
+    /// <para>
+    /// Also lets the runtime reserve the memory for its types now, while the entry's check of the address space still holds. It would do so for the first
+    /// exception, and where it fails then, it throws another exception about that, and so on until the stack is full.
+    /// </para>
+    /// </summary>
+    public static void RuntimeHasStarted()
+    {
+        _ = snapuserd_argc();
+        try
+        {
+            throw new InvalidOperationException();
+        }
+        catch (InvalidOperationException)
+        {
+        }
+    }
+
     /// <summary>A copy of argv, the program's own name first. Without the terminating zeros.</summary>
     public static byte[][] Arguments()
     {

@@ -13,6 +13,7 @@ internal sealed class Inspect
 {
     // Blocks of the sequence list per line, as Android's tool prints them.
     private const int SequencePerLine = 10;
+    private const int SequencePerPiece = 1024;
 
     private readonly Output _output;
     private readonly IByteSource _source;
@@ -161,23 +162,34 @@ internal sealed class Inspect
     /// <summary>The sequence list: the blocks of the first ops in merge order.</summary>
     private void Sequence(bool json)
     {
-        var blocks = new uint[_cow.SequenceCount];
-        for (int i = 0; i < blocks.Length; i++) blocks[i] = _cow[_cow.Order.OpIndex(i)].NewBlock;
+        int count = _cow.SequenceCount;
+        var line = new StringBuilder();
         if (json)
         {
-            _output.Result(JsonLine.Event("sequence").Add("blocks", blocks).ToString());
+            // In pieces: a list has an entry for every block of an image.
+            line.Append("{\"event\":\"sequence\",\"blocks\":[");
+            for (int i = 0; i < count; i++)
+            {
+                if (i > 0) line.Append(',');
+                line.Append(CultureInfo.InvariantCulture, $"{SequenceBlock(i)}");
+                if ((i + 1) % SequencePerPiece != 0) continue;
+                _output.ResultPiece(line.ToString());
+                line.Clear();
+            }
+            _output.Result(line.Append("]}").ToString());
             return;
         }
-        if (blocks.Length > 0) _output.Result("Sequence list:");
-        var line = new StringBuilder();
-        for (int i = 0; i < blocks.Length; i++)
+        if (count > 0) _output.Result("Sequence list:");
+        for (int i = 0; i < count; i++)
         {
-            line.Append(CultureInfo.InvariantCulture, $" {blocks[i],6}");
-            if ((i + 1) % SequencePerLine != 0 && i + 1 < blocks.Length) continue;
+            line.Append(CultureInfo.InvariantCulture, $" {SequenceBlock(i),6}");
+            if ((i + 1) % SequencePerLine != 0 && i + 1 < count) continue;
             _output.Result(line.ToString());
             line.Clear();
         }
     }
+
+    private uint SequenceBlock(int position) => _cow[_cow.Order.OpIndex(position)].NewBlock;
 
     /// <summary>Every record of formats 1 and 2, the fields as they are stored.</summary>
     private void Records(bool json)

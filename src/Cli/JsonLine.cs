@@ -46,19 +46,6 @@ internal sealed class JsonLine
         return this;
     }
 
-    internal JsonLine Add(string key, ReadOnlySpan<uint> values)
-    {
-        Key(key);
-        _text.Append('[');
-        for (int i = 0; i < values.Length; i++)
-        {
-            if (i > 0) _text.Append(',');
-            _text.Append(values[i].ToString(CultureInfo.InvariantCulture));
-        }
-        _text.Append(']');
-        return this;
-    }
-
     /// <summary>The finished line, without a line feed.</summary>
     public override string ToString() => _text.ToString() + "}";
 

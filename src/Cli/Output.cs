@@ -53,13 +53,19 @@ internal sealed class Output : ILog
     internal void Result(string line) => ResultText((_resultsTerminal ??= Libc.IsATty(_resultsFd)) ? VisibleText.OnTerminal(line) : line);
 
     /// <summary>Text of the result without names in it, of any number of lines.</summary>
-    internal void ResultText(string text)
+    internal void ResultText(string text) => Result(text, "
+");
+
+    /// <summary>A piece, without names in it, of a line of the result that is too long to be built in memory; <see cref="Result(string)"/> ends the line.</summary>
+    internal void ResultPiece(ReadOnlySpan<char> piece) => Result(piece, "");
+
+    private void Result(ReadOnlySpan<char> text, ReadOnlySpan<char> end)
     {
         lock (_gate)
         {
             WipeBar();
             if (_resultsDead) return;
-            int error = Write(_resultsFd, text, "\n");
+            int error = Write(_resultsFd, text, end);
             if (error >= 0) return;
             _resultsDead = true;
             Failure = error;

@@ -14,6 +14,7 @@ internal static class Program
     {
         try
         {
+            RawArguments.RuntimeHasStarted();
             int wereClosed = StandardDescriptors.Reserve();
             // A reader that goes away is an errno of write(2), not the end of a merge.
             _ = Libc.IgnoreSignal(Libc.SIGPIPE);

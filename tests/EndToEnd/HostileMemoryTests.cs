@@ -53,6 +53,28 @@ public sealed class HostileMemoryTests(ITestOutputHelper output)
     [Fact]
     public void What_only_a_hole_has_room_for_takes_no_more_than_memory_and_16_MiB() => Try(Holes(), least: 12);
 
+    [Fact]
+    public void A_sequence_list_of_half_a_million_blocks_is_listed_as_JSON_in_16_MiB_and_48_bytes_per_op()
+    {
+        const int blocks = 500_000;
+        CowBuilder cow = new() { ScratchBytes = 0 };
+        uint[] sequence = new uint[blocks];
+        for (uint i = 0; i < blocks; i++)
+        {
+            cow.Copy(i, blocks + i);
+            sequence[i] = i;
+        }
+        using TempFolder folder = new();
+        File.WriteAllBytes(folder["cow"], cow.Sequence(sequence).Build());
+        BinaryResult result = Binary.RunProgram(s_peak.Value, [Binary.Path, "inspect", folder["cow"], "--order", "merge", "--ops", "--json"]);
+        Assert.True(result.ExitCode == 0, result.Error);
+        string line = result.Output.Split('\n').Single(one => one.StartsWith("{\"event\":\"sequence\"", StringComparison.Ordinal));
+        Assert.Equal($"{{\"event\":\"sequence\",\"blocks\":[{string.Join(',', sequence)}]}}", line);
+        long peak = 1024 * long.Parse(result.Error.TrimEnd('\n').Split('\n')[^1], CultureInfo.InvariantCulture);
+        output.WriteLine($"{peak / 1024} KiB");
+        Assert.InRange(peak, Mebi, (16 * Mebi) + (48L * blocks));
+    }
+
     private static IEnumerable<Trap> Holes()
     {
         byte[] one = new CowBuilder { ScratchBytes = 0 }.Zero(0).Build();
