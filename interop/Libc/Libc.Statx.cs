@@ -77,7 +77,11 @@ public static unsafe partial class Libc
         int encoded = CPath.Encode(path, new Span<byte>(buffer, CPath.Capacity));
         if (encoded < 0) return encoded;
         fixed (StatxData* target = &data)
-            return statx(directory, buffer, flags, mask, target) < 0 ? -Marshal.GetLastPInvokeError() : 0;
+        {
+            if (statx(directory, buffer, flags, mask, target) >= 0) return 0;
+            int error = -Marshal.GetLastPInvokeError();
+            return error == -Errno.EPERM ? StatxByFStatAt(directory, buffer, flags, target) : error;
+        }
     }
 
     /// <summary>statx(2) of an open file. Returns 0 or a negative errno.</summary>

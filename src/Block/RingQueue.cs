@@ -76,6 +76,12 @@ public sealed class RingQueue : IBlockQueue
             uring.Close();
             return RingRefusal.TooOld();
         }
+        result = Probe(uring.Ring);
+        if (result < 0)
+        {
+            uring.Close();
+            return RingRefusal.OfProbe(result);
+        }
         result = MappedMemory.Map(Libc.PageSize, out MappedMemory? wakeUpBuffer);
         if (result < 0)
         {
@@ -88,6 +94,21 @@ public sealed class RingQueue : IBlockQueue
         arena.IsRegistered |= fixedBuffer;
         queue = new RingQueue(uring, uring.Ring, fds, arena, wakeUp, wakeUpBuffer!, depth, fixedBuffer);
         return null;
+    }
+
+    /// <summary>
+    /// Has a request that does nothing done by one of the kernel's own worker threads. Flushes need one, and so do reads and writes that would block.
+    /// Where none can be started (RLIMIT_NPROC, pids.max) requests end with ECANCELED; the first one that was started stays as long as the ring.
+    /// </summary>
+    private static int Probe(Ring ring)
+    {
+        if (!ring.TryPrepare(new IoUringSqe { Opcode = IORING_OP_NOP, Flags = IOSQE_ASYNC, UserData = CancelData })) return -Errno.EIO;
+        while (true)
+        {
+            int entered = ring.Enter(1);
+            if (ring.TryReap(out IoUringCqe completion)) return completion.Res;
+            if (entered < 0 && entered != -Errno.EINTR) return entered;
+        }
     }
 
     private static bool AnyDirect(ReadOnlySpan<BlockDevice> devices)

@@ -18,6 +18,15 @@ public readonly record struct RingRefusal(int Errno, string Sentence)
         _ => $"io_uring_setup failed with {Interop.Errno.Name(errno)}",
     });
 
+    /// <summary>The sentence for an errno of the first request, which needs one of the kernel's worker threads.</summary>
+    internal static RingRefusal OfProbe(int errno) => errno switch
+    {
+        -Interop.Errno.ECANCELED or -Interop.Errno.EAGAIN or -Interop.Errno.ENOMEM => new(-Interop.Errno.ENOMEM,
+            "no thread for io_uring's requests can be started, try to raise the limits (ulimit -u, pids.max of the cgroup)"),
+        -Interop.Errno.ENOSYS or -Interop.Errno.EPERM or -Interop.Errno.EACCES => Of(errno),
+        _ => new(errno, $"io_uring does not work here: a request that does nothing ended with {Interop.Errno.Name(errno)}"),
+    };
+
     /// <summary>The sentence for a ring without IORING_OP_READ, or one that may lose completions.</summary>
     internal static RingRefusal TooOld() => new(-Interop.Errno.EOPNOTSUPP, $"this kernel's io_uring ({Libc.KernelRelease()}) is older than 5.6 and cannot do plain reads and writes");
 

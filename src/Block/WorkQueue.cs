@@ -137,7 +137,7 @@ public sealed class WorkQueue<TJob> : IWorkQueue<TJob> where TJob : struct
             catch (Exception e) when (e is OutOfMemoryException or ThreadStartException)
             {
                 if (i > 0) return;
-                throw new SnapuserdException(ExitCode.OutOfResources, "cannot start a worker thread; try --threads 1 or more memory");
+                throw new SnapuserdException(ExitCode.OutOfResources, "cannot start a worker thread; try --threads 1, more memory, or to raise the limits (ulimit -u, pids.max of the cgroup)");
             }
             _threads[i] = thread;
         }

@@ -34,7 +34,7 @@ internal sealed class StopSignals : IDisposable
         {
             // The first registration makes the runtime's pipe and the thread that reads it. It keeps the errno to itself, but these are what can be short.
             WakeUp.Dispose();
-            throw new SnapuserdException(ExitCode.OutOfResources, "cannot listen for signals: no descriptor or no memory is left, try to raise the limit (ulimit -n)");
+            throw new SnapuserdException(ExitCode.OutOfResources, "cannot listen for signals: no descriptor, thread or memory is left, try to raise the limits (ulimit -n, ulimit -u, pids.max of the cgroup)");
         }
     }
 

@@ -269,6 +269,7 @@ public sealed class ControlServer : IDisposable
     {
         int fd = Libc.Accept4(_listener, Libc.SOCK_CLOEXEC | Libc.SOCK_NONBLOCK);
         if (fd is -Errno.EMFILE or -Errno.ENFILE or -Errno.ENOMEM) return fd;
+        if (fd is -Errno.EPERM or -Errno.ENOSYS) throw new SnapuserdException(ExitCode.Unavailable, $"no client of the control socket can be let in: {Reason.Of(fd)}");
         if (fd < 0) return 0;
         // In this order: who may not come in drives out nobody.
         string? why = Refusal(fd);

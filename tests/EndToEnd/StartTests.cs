@@ -1,5 +1,10 @@
+using System;
 using System.Collections.Generic;
+using System.Globalization;
 using System.IO;
+using System.Linq;
+using System.Text.Json;
+using System.Threading;
 using Snapuserd.Tests.Support;
 using Xunit;
 
@@ -36,5 +41,145 @@ public sealed class StartTests
             new Dictionary<string, string> { [name] = value });
         Assert.True(result.ExitCode == 0, result.ToString());
         Assert.Equal(Golden.New, File.ReadAllBytes(folder["base"]));
+    }
+
+    [Theory]
+    [InlineData("version")]
+    [InlineData("inspect COW --ops")]
+    [InlineData("verify --cow COW --base BASE")]
+    [InlineData("extract --cow COW --base BASE --output OUTPUT")]
+    [InlineData("create --source BASE --target NEW --output OUTPUT --progress never")]
+    public void With_any_address_space_a_verb_works_or_says_71(string words)
+    {
+        using Files files = new();
+        // Below 8 MiB the kernel itself cannot map the program, and ends it before its first instruction.
+        List<int> codes = [];
+        for (int mebi = 8; mebi <= 200; mebi += 3)
+        {
+            BinaryResult result = files.Run(["prlimit", "--core=0", string.Create(CultureInfo.InvariantCulture, $"--as={mebi << 20}"), Binary.Path], words);
+            Assert.True(result.ExitCode is 0 or 71, $"{mebi} MiB: {result}");
+            if (result.ExitCode == 71) Assert.Matches("^snapuserd: [^\\n]+\\n$", result.Error);
+            codes.Add(result.ExitCode);
+        }
+        // More address space never makes it worse.
+        Assert.Equal(codes.OrderDescending(), codes);
+        Assert.Equal([0, 71], codes.Distinct().Order());
+    }
+
+    [Theory]
+    [InlineData(1 << 20)]
+    [InlineData(8 << 20)]
+    [InlineData(70 << 20)]
+    [InlineData(100 << 20)]
+    [InlineData(256 << 20)]
+    public void Where_the_kernel_maps_nothing_larger_than_that_a_merge_works_or_says_71(int most)
+    {
+        using Files files = new();
+        BinaryResult result = files.Run([CProgram.Compile("Support", "refuse"), "map", most.ToString(CultureInfo.InvariantCulture), Binary.Path], "merge --cow COW --base BASE --json");
+        Assert.True(result.ExitCode == (most >= 80 << 20 ? 0 : 71), result.ToString());
+        if (result.ExitCode == 0) files.IsTarget();
+        else Assert.Equal(71, JsonDocument.Parse(result.Output).RootElement.GetProperty("exit_code").GetInt32());
+        if (result.ExitCode == 71) Assert.Equal($"snapuserd: {JsonDocument.Parse(result.Output).RootElement.GetProperty("message").GetString()}\n", result.Error);
+    }
+
+    [Fact]
+    public void Threads_are_not_made_by_clone3()
+    {
+        using Files files = new();
+        BinaryResult result = files.Run(["strace", "-f", "-qq", "-e", "trace=clone,clone3", "-o", files["trace"], Binary.Path], "merge --cow COW --base BASE");
+        Assert.True(result.ExitCode == 0, result.ToString());
+        string trace = File.ReadAllText(files["trace"]);
+        Assert.Contains("clone(", trace);
+        Assert.DoesNotContain("clone3", trace);
+    }
+
+    [RootTheory]
+    [InlineData("pids", "auto")]
+    [InlineData("pids", "sync")]
+    [InlineData("nproc", "auto")]
+    [InlineData("nproc", "sync")]
+    public void With_any_number_of_tasks_allowed_a_merge_works_or_says_71_and_the_next_run_merges(string limit, string io)
+    {
+        List<int> codes = [];
+        for (int tasks = 1; tasks <= 10; tasks++)
+        {
+            using Files files = new();
+            // A user of its own, because RLIMIT_NPROC counts what all processes of a user have.
+            int user = 3_000_000 + (Environment.ProcessId % 10_000 * 100) + tasks;
+            using PidsGroup? group = limit == "pids" ? new PidsGroup(tasks) : null;
+            string[] prefix = group != null
+                ? ["/bin/sh", "-c", "echo $$ >\"$0/cgroup.procs\" && exec \"$@\"", group.Path]
+                : ["setpriv", $"--reuid={user}", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all", "prlimit", $"--nproc={tasks}:{tasks}"];
+            BinaryResult result = files.Run([.. prefix, files["snapuserd"]], $"merge --cow COW --base BASE --io {io} --progress never");
+            Assert.True(result.ExitCode is 0 or 71, $"{tasks} tasks: {result}");
+            if (result.ExitCode == 71) Assert.Matches("(?m)^snapuserd: .*(thread|tasks)", result.Error);
+            codes.Add(result.ExitCode);
+            if (result.ExitCode != 0) Assert.Equal(0, files.Run([Binary.Path], "merge --cow COW --base BASE --progress never").ExitCode);
+            files.IsTarget();
+        }
+        // It bites, and five are enough with this program's threads: main, finalizer, signals, one worker, and one of the kernel's or another worker.
+        Assert.Equal(71, codes[0]);
+        Assert.All(codes[4..], code => Assert.Equal(0, code));
+    }
+
+    /// <summary>A COW and its base, in a folder that any user may use.</summary>
+    private sealed class Files : IDisposable
+    {
+        private readonly TempFolder _folder = new();
+
+        public Files()
+        {
+            File.WriteAllBytes(_folder["cow"], Golden.Cow(Vector));
+            File.WriteAllBytes(_folder["base"], Golden.Old);
+            File.WriteAllBytes(_folder["new"], Golden.New);
+            Binary.CopyTo(_folder["snapuserd"]);
+            BinaryResult opened = Binary.RunProgram("chmod", ["-R", "a+rwX", _folder.Path]);
+            Assert.True(opened.ExitCode == 0, opened.ToString());
+        }
+
+        public string this[string name] => _folder[name];
+
+        public BinaryResult Run(string[] prefix, string words) => Binary.RunProgram(prefix[0], [.. prefix[1..], .. words.Split(' ').Select(word => word switch
+        {
+            "COW" => _folder["cow"],
+            "BASE" => _folder["base"],
+            "NEW" => _folder["new"],
+            "OUTPUT" => _folder["output"],
+            _ => word,
+        })]);
+
+        public void IsTarget() => Assert.True(Golden.New.AsSpan().SequenceEqual(File.ReadAllBytes(_folder["base"])), "the base is not the target");
+
+        public void Dispose() => _folder.Dispose();
+    }
+
+    /// <summary>A cgroup, of version 1 or 2, that allows so many tasks.</summary>
+    private sealed class PidsGroup : IDisposable
+    {
+        public PidsGroup(int tasks)
+        {
+            string parent = File.Exists("/sys/fs/cgroup/cgroup.controllers") ? "/sys/fs/cgroup" : "/sys/fs/cgroup/pids";
+            Path = System.IO.Path.Combine(parent, $"snapuserd-test-{Guid.NewGuid():N}");
+            Directory.CreateDirectory(Path);
+            File.WriteAllText(System.IO.Path.Combine(Path, "pids.max"), tasks.ToString(CultureInfo.InvariantCulture));
+        }
+
+        public string Path { get; }
+
+        public void Dispose()
+        {
+            // A kernel may need a moment to count out the last process behind its end.
+            for (long end = Environment.TickCount64 + 60_000; ; Thread.Yield())
+            {
+                try
+                {
+                    Directory.Delete(Path);
+                    return;
+                }
+                catch (IOException) when (Environment.TickCount64 < end)
+                {
+                }
+            }
+        }
     }
 }

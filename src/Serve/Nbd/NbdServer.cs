@@ -243,7 +243,13 @@ public sealed class NbdServer : IBlockServer
     {
         while (true)
         {
-            if (Libc.EpollWait(Epoll, out uint events, out ulong id, -1) <= 0) continue;
+            int found = Libc.EpollWait(Epoll, out uint events, out ulong id, -1);
+            if (found is -Errno.EPERM or -Errno.ENOSYS)
+            {
+                _export.Fail($"NBD: no client can be served: epoll_wait failed: {Reason.Of(found)}");
+                return;
+            }
+            if (found <= 0) continue;
             for (int turns = 1; ; turns++)
             {
                 if (id == StopId) return;
@@ -324,10 +330,22 @@ public sealed class NbdServer : IBlockServer
                 // A negative descriptor is not looked at.
                 fds[1] = new PollFd { Fd = crowded && patience > 0 ? -1 : _socket!.Fd, Events = Libc.POLLIN };
                 int ready = Libc.Poll(fds, wait);
+                if (ready is -Errno.EPERM or -Errno.ENOSYS)
+                {
+                    // A sandbox forbids it: without it this thread would not sleep.
+                    _export.Fail($"NBD: no client can be let in: poll failed: {Reason.Of(ready)}");
+                    return;
+                }
                 if (ready > 0 && fds[0].ReturnedEvents != 0) _ = Libc.Read(_bell, rung);
                 // After a failed accept it tries again, whether a client waits or not.
                 if (shortage == 0 && (ready <= 0 || fds[1].ReturnedEvents == 0)) continue;
                 if (!full) shortage = LetIn();
+                if (shortage is -Errno.EPERM or -Errno.ENOSYS)
+                {
+                    // A sandbox forbids it, and will the next time: clients would wait for ever, and this thread would not sleep.
+                    _export.Fail($"NBD: no client can be let in: {Reason.Of(shortage)}");
+                    return;
+                }
                 // A refused client can report an error; one that waits in the backlog cannot.
                 if ((full || shortage < 0) && crowded && patience <= 0) TurnAway();
             }

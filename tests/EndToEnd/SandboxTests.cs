@@ -1,0 +1,239 @@
+using System;
+using System.Collections.Generic;
+using System.Diagnostics;
+using System.Globalization;
+using System.IO;
+using System.Linq;
+using System.Net.Sockets;
+using System.Security.Cryptography;
+using System.Text;
+using System.Text.RegularExpressions;
+using System.Threading;
+using System.Threading.Tasks;
+using Snapuserd.Interop;
+using Snapuserd.Tests.Support;
+using Xunit;
+using Xunit.Abstractions;
+
+namespace Snapuserd.Tests.EndToEnd;
+
+/// <summary>
+/// Every system call that a verb makes, found by strace, is refused once with EPERM and once with ENOSYS, by a seccomp filter. The verb works as without, or
+/// ends with an exit code of the table and a sentence. Never a signal, a hang, wrong bytes, or success with a part of the result; and a merge that failed is
+/// finished by the same command without the filter.
+/// </summary>
+public sealed class SandboxTests(ITestOutputHelper output)
+{
+    private const string Vector = "v3-zstd-4k-xor";
+    private const int EPERM = 1, ENOSYS = 38, KilledByLimit = 137;
+
+    /// <summary>Refused, they end the C library's start, or keep it from ending; docs/start.md says what happens.</summary>
+    private static readonly string[] s_ofTheLibrary = ["execve", "brk", "arch_prctl", "mprotect", "futex", "exit_group", "exit", "rt_sigreturn"];
+
+    /// <summary>
+    /// What waits for others is woken by write and read, also by the runtime for its signals, and lets them go by close. No sandbox refuses these, and a server
+    /// under one that does may hang, or end with 70 because the runtime aborts.
+    /// </summary>
+    private static readonly string[] s_ofEveryServer = ["read", "write", "close"];
+
+    private static readonly int[] s_table = [0, 64, 65, 66, 69, 71, 73, 74, 75, 76, 77];
+
+    private static readonly Lazy<string> s_refuse = new(() => CProgram.Compile("Support", "refuse"));
+
+    private static readonly string s_hash = Convert.ToHexString(SHA256.HashData(Golden.New));
+
+    private readonly TempFolder _folder = new();
+
+    public static TheoryData<string> Verbs => ["version", "help", "merge auto", "merge sync", "merge uring", "inspect", "verify", "extract", "create", "serve", "serve merge",
+        "supervise", "daemon", "ctl", "boot"];
+
+    [Theory]
+    [MemberData(nameof(Verbs))]
+    public void Each_system_call_that_a_sandbox_refuses_is_done_without_or_ends_in_the_table(string verb)
+    {
+        string[] arguments = Arguments(verb);
+        List<(int Number, string Name)> calls = Calls(verb, arguments);
+        List<string> failures = [];
+        Dictionary<string, int> codes = [];
+        int tried = 0;
+        foreach ((int number, string name) in calls)
+        {
+            if (s_ofTheLibrary.Contains(name)) continue;
+            if ((verb is "serve" or "serve merge" or "supervise" or "daemon" or "boot") && s_ofEveryServer.Contains(name)) continue;
+            foreach (int errno in new[] { EPERM, ENOSYS })
+            {
+                Prepare();
+                tried++;
+                (int code, string error, string? wrong) = Run(verb,
+                    ["-s", "KILL", "30", s_refuse.Value, errno.ToString(CultureInfo.InvariantCulture), number.ToString(CultureInfo.InvariantCulture), Binary.Path, .. arguments]);
+                if (!s_table.Contains(code)) wrong = code == KilledByLimit ? "hangs, or was killed" : "an exit code that is not in the table";
+                else if (code != 0 && name != "write" && !Regex.IsMatch(error, "(?m)^snapuserd: ")) wrong = "no sentence";
+                else if (code != 0 && verb.StartsWith("merge", StringComparison.Ordinal) && !Finishes()) wrong = "the next merge does not give the target";
+                if (code != 0) codes[$"{name} {code}"] = codes.GetValueOrDefault($"{name} {code}") + 1;
+                if (wrong != null) failures.Add($"{verb}: {name} answers {(errno == EPERM ? "EPERM" : "ENOSYS")}: {wrong} (exit code {code}: {error.Trim()})");
+            }
+        }
+        output.WriteLine($"{verb}: {tried} runs; not done without: {string.Join(", ", codes.Keys)}");
+        _folder.Dispose();
+        Assert.True(failures.Count == 0, string.Join('\n', failures));
+        Assert.True(tried > 20, $"only {tried} runs");
+    }
+
+    private string[] Arguments(string verb) => verb.Split(' ') switch
+    {
+        ["version"] => ["version"],
+        ["help"] => ["help", "merge"],
+        ["merge", var io] => ["merge", "--cow", _folder["cow"], "--base", _folder["base"], "--io", io, "--progress", "never"],
+        ["inspect"] => ["inspect", _folder["cow"], "--ops"],
+        ["verify"] => ["verify", "--cow", _folder["cow"], "--base", _folder["base"], "--sha256", s_hash],
+        ["extract"] => ["extract", "--cow", _folder["cow"], "--base", _folder["base"], "--output", _folder["output"], "--progress", "never"],
+        ["create"] => ["create", "--source", _folder["base"], "--target", _folder["new"], "--output", _folder["output"], "--progress", "never"],
+        ["serve"] => ["serve", "--cow", _folder["cow"], "--base", _folder["base"], "--device", "nbd", "--socket", _folder["nbd"], "--progress", "never"],
+        ["serve", "merge"] => [.. Arguments("serve"), "--merge", "--control", _folder["control"]],
+        ["supervise"] => ["serve", "--cow", _folder["cow"], "--base", _folder["base"], "--device", "ublk", "--name", "ublkb7", "--supervise"],
+        ["daemon"] => ["daemon", "--socket", _folder["control"], "--device", "nbd", "--socket-folder", _folder["devices"]],
+        ["ctl"] => ["ctl", "--socket", _folder["control"], "status"],
+        ["boot"] => ["boot", "--table", _folder["table"], "--cmdline", _folder["cmdline"], "--control-folder", _folder["run"], "--wait", "0"],
+        _ => throw new ArgumentOutOfRangeException(nameof(verb), verb, "no such case"),
+    };
+
+    private void Prepare()
+    {
+        foreach (string path in Directory.GetFileSystemEntries(_folder.Path))
+        {
+            if (Directory.Exists(path)) Directory.Delete(path, recursive: true);
+            else File.Delete(path);
+        }
+        File.WriteAllBytes(_folder["cow"], Golden.Cow(Vector));
+        File.WriteAllBytes(_folder["base"], Golden.Old);
+        File.WriteAllBytes(_folder["new"], Golden.New);
+        Directory.CreateDirectory(_folder["devices"]);
+        File.WriteAllText(_folder["table"], $"a {_folder["cow"]} {_folder["base"]}\n");
+        File.WriteAllText(_folder["cmdline"], "quiet");
+    }
+
+    /// <summary>The calls of a run without a filter, by number and name, of all threads and children.</summary>
+    private List<(int Number, string Name)> Calls(string verb, string[] arguments)
+    {
+        Prepare();
+        string trace = Path.GetTempFileName();
+        (int code, string error, string? wrong) = Run(verb, ["-s", "KILL", "100", "strace", "-f", "-qq", "-n", "-o", trace, Binary.Path, .. arguments]);
+        Assert.True(wrong == null && s_table.Contains(code), $"{verb} without a filter: {code} {wrong} {error}");
+        // boot needs a device mapper, and the supervisor's server a ublk driver.
+        // A server that still merges when it is told to end stops at a checkpoint (75).
+        if (verb is not ("boot" or "supervise")) Assert.True(code == 0 || (code == 75 && verb == "serve merge"), $"{verb} without a filter: {code} {error}");
+        MatchCollection found = Regex.Matches(File.ReadAllText(trace), @"(?m)^\d+ +\[ *(\d+)\] ([a-z0-9_]+)\(");
+        File.Delete(trace);
+        return found.Select(one => (int.Parse(one.Groups[1].ValueSpan, CultureInfo.InvariantCulture), one.Groups[2].Value)).Distinct().OrderBy(one => one).ToList();
+    }
+
+    private bool Finishes()
+    {
+        BinaryResult last = Binary.Run("merge", "--cow", _folder["cow"], "--base", _folder["base"], "--progress", "never");
+        return last.ExitCode == 0 && Golden.New.AsSpan().SequenceEqual(File.ReadAllBytes(_folder["base"]));
+    }
+
+    /// <summary>Runs `timeout` with a command, and looks at what a verb that says that it succeeded has done. Returns what is wrong with that, or null.</summary>
+    private (int Code, string Error, string? Wrong) Run(string verb, string[] command)
+    {
+        if (verb is "serve" or "serve merge") return Serve(command, merges: verb == "serve merge");
+        if (verb == "daemon") return Daemon(command);
+        if (verb == "ctl") return Ctl(command);
+        BinaryResult result = Binary.RunProgram("timeout", command);
+        string? wrong = (result.ExitCode, verb) switch
+        {
+            (not 0, "extract") => File.Exists(_folder["output"]) ? Is(_folder["output"], Golden.New) : null,
+            (not 0, "create") => File.Exists(_folder["output"]) && !IsRight(_folder["output"]) ? "there is an output" : null,
+            (not 0, _) => null,
+            (_, "version") => result.Output.StartsWith("snapuserd ", StringComparison.Ordinal) ? null : "no version",
+            (_, "help") => result.Output.Contains("--cow FILE", StringComparison.Ordinal) ? null : "no help",
+            (_, "inspect") => result.Output.Split('\n').Length > Golden.Row(Vector).MergeOps ? null : "not all ops",
+            (_, "extract") => Is(_folder["output"], Golden.New),
+            (_, "create") => IsRight(_folder["output"]) ? null : "the COW is not right",
+            (_, "merge auto" or "merge sync" or "merge uring") => Is(_folder["base"], Golden.New),
+            _ => null,
+        };
+        return (result.ExitCode, result.Error, wrong);
+    }
+
+    private bool IsRight(string cow) => Binary.Run("verify", "--cow", cow, "--base", _folder["base"], "--sha256", s_hash).ExitCode == 0;
+
+    private static string? Is(string path, byte[] expected) => expected.AsSpan().SequenceEqual(File.ReadAllBytes(path)) ? null : $"{Path.GetFileName(path)} is wrong";
+
+    private (int Code, string Error, string? Wrong) Serve(string[] command, bool merges)
+    {
+        using Process server = Binary.StartProgram("timeout", command);
+        Task<string> error = server.StandardError.ReadToEndAsync();
+        string? wrong = null;
+        if (server.StandardOutput.ReadLine() is not null)
+        {
+            BinaryResult copy = Binary.RunProgram("timeout", ["-s", "KILL", "10", "nbdcopy", $"nbd+unix:///?socket={_folder["nbd"]}", _folder["copy"]]);
+            // The client is told, or sees that the server has gone.
+            if (copy.ExitCode == KilledByLimit) wrong = "the client waits for ever";
+            else if (copy.ExitCode == 0) wrong = Is(_folder["copy"], Golden.New);
+        }
+        _ = Libc.Kill(server.Id, Libc.SIGTERM);
+        server.WaitForExit();
+        if (merges && !Finishes()) wrong ??= "the next merge does not give the target";
+        return (server.ExitCode, error.Result, wrong);
+    }
+
+    private (int Code, string Error, string? Wrong) Daemon(string[] command)
+    {
+        using Process daemon = Binary.StartProgram("timeout", command);
+        Task<string> error = daemon.StandardError.ReadToEndAsync();
+        string? wrong = null;
+        using Socket client = new(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified) { ReceiveTimeout = 20_000 };
+        while (!daemon.HasExited && !client.Connected)
+        {
+            try
+            {
+                client.Connect(new UnixDomainSocketEndPoint(_folder["control"]));
+            }
+            catch (SocketException)
+            {
+                Thread.Sleep(1);
+            }
+        }
+        if (client.Connected && Ask(client, $"init,system_b,{_folder["cow"]},{_folder["base"]},{_folder["base"]}").StartsWith("success", StringComparison.Ordinal)
+            && Ask(client, "start,system_b") == "success")
+        {
+            BinaryResult copy = Binary.RunProgram("timeout", ["-s", "KILL", "10", "nbdcopy", $"nbd+unix:///?socket={_folder["devices/system_b"]}", _folder["copy"]]);
+            if (copy.ExitCode == KilledByLimit) wrong = "the client waits for ever";
+            else if (copy.ExitCode == 0) wrong = Is(_folder["copy"], Golden.New);
+        }
+        _ = Libc.Kill(daemon.Id, Libc.SIGTERM);
+        daemon.WaitForExit();
+        return (daemon.ExitCode, error.Result, wrong);
+    }
+
+    private static string Ask(Socket client, string message)
+    {
+        try
+        {
+            client.Send(Encoding.ASCII.GetBytes(message));
+            byte[] answer = new byte[200];
+            return Encoding.ASCII.GetString(answer, 0, client.Receive(answer));
+        }
+        catch (SocketException)
+        {
+            return "";
+        }
+    }
+
+    private (int Code, string Error, string? Wrong) Ctl(string[] command)
+    {
+        using Process server = Binary.Start(Arguments("serve merge"));
+        try
+        {
+            Assert.NotNull(server.StandardOutput.ReadLine());
+            BinaryResult result = Binary.RunProgram("timeout", command);
+            return (result.ExitCode, result.Error, result.ExitCode != 0 || result.Output.Contains("cow", StringComparison.Ordinal) ? null : "no status");
+        }
+        finally
+        {
+            server.Kill();
+            server.WaitForExit();
+        }
+    }
+}
