@@ -1,8 +1,9 @@
 namespace Snapuserd.Block;
 
 /// <summary>
-/// Storage that source and base have in common: bytes [<paramref name="SourceOffset"/>, +<paramref name="Length"/>) of the source are the very same
-/// storage as bytes [<paramref name="BaseOffset"/>, +<paramref name="Length"/>) of the base. All three in bytes; multiples of 512 except over files and loop devices of odd lengths and offsets.
+/// Storage that source and base have in common: bytes [<paramref name="SourceOffset"/>, +<paramref name="Length"/>) of the source are the
+/// very same storage as bytes [<paramref name="BaseOffset"/>, +<paramref name="Length"/>) of the base. All three in bytes; multiples of 512
+/// except over files and loop devices of odd lengths and offsets.
 /// </summary>
 public readonly record struct SharedRange(long SourceOffset, long BaseOffset, long Length)
 {

@@ -3,8 +3,8 @@ using System;
 namespace Snapuserd.Block;
 
 /// <summary>
-/// Where the bytes of a source lie on a base that shares storage with it. Ranges may come in any order and with any shift, and several source ranges
-/// may lie on one base range. Immutable.
+/// Where the bytes of a source lie on a base that shares storage with it. Ranges may come in any order and with any shift, and several
+/// source ranges may lie on one base range. Immutable.
 /// </summary>
 public sealed class StorageMap
 {
@@ -14,13 +14,16 @@ public sealed class StorageMap
     // The highest source end of all ranges up to this one: ranges may overlap on the source.
     private readonly long[] _ends;
 
-    /// <summary>A map of <paramref name="ranges"/>. An argument exception for a range that is empty or goes beyond what offsets can be.</summary>
+    /// <summary>
+    /// A map of <paramref name="ranges"/>. An argument exception for a range that is empty or goes beyond what offsets can be.
+    /// </summary>
     public StorageMap(ReadOnlySpan<SharedRange> ranges)
     {
         SharedRange[] sorted = ranges.ToArray();
         foreach (SharedRange range in sorted)
         {
-            bool fits = range is { SourceOffset: >= 0, BaseOffset: >= 0, Length: > 0 } && range.Length <= long.MaxValue - Math.Max(range.SourceOffset, range.BaseOffset);
+            bool fits = range is { SourceOffset: >= 0, BaseOffset: >= 0, Length: > 0 }
+                && range.Length <= long.MaxValue - Math.Max(range.SourceOffset, range.BaseOffset);
             if (!fits) throw new ArgumentException($"{range} is not a range of bytes", nameof(ranges));
         }
         Array.Sort(sorted, (a, b) => a.Shift != b.Shift ? a.Shift.CompareTo(b.Shift) : a.SourceOffset.CompareTo(b.SourceOffset));
@@ -40,8 +43,8 @@ public sealed class StorageMap
     }
 
     /// <summary>
-    /// The next part of the source bytes [<paramref name="from"/>, +<paramref name="length"/>) that lies on the base. <paramref name="cursor"/> is 0 at
-    /// first. False when there is none left.
+    /// The next part of the source bytes [<paramref name="from"/>, +<paramref name="length"/>) that lies on the base.
+    /// <paramref name="cursor"/> is 0 at first. False when there is none left.
     /// </summary>
     public bool Next(long from, long length, ref int cursor, out SharedRange part)
     {
@@ -60,11 +63,16 @@ public sealed class StorageMap
         return false;
     }
 
-    /// <summary>All of the source bytes [<paramref name="from"/>, +<paramref name="length"/>) lie on the base from <paramref name="to"/> on, and nowhere else.</summary>
+    /// <summary>
+    /// All of the source bytes [<paramref name="from"/>, +<paramref name="length"/>) lie on the base from <paramref name="to"/> on, and
+    /// nowhere else.
+    /// </summary>
     public bool LiesExactlyAt(long from, long length, long to)
     {
         int cursor = 0;
-        return Next(from, length, ref cursor, out SharedRange part) && part == new SharedRange(from, to, length) && !Next(from, length, ref cursor, out _);
+        return Next(from, length, ref cursor, out SharedRange part)
+            && part == new SharedRange(from, to, length)
+            && !Next(from, length, ref cursor, out _);
     }
 
     private int FirstThatEndsBehind(long offset)

@@ -106,10 +106,10 @@ public sealed class MergeOrder
     }
 
     /// <summary>
-    /// The same for a source that shares storage with Base in the places that <paramref name="map"/> names, and is not Base itself: what counts is the
-    /// storage, not the number of a block. An op may read what an earlier one writes, so a limit may be any position: one more than the highest
-    /// position whose op reads storage that p writes. A limit above p + 1 says that a later op reads what p destroys. A Copy of storage onto itself
-    /// gives −1. Exit code 65 for a block that is written twice.
+    /// The same for a source that shares storage with Base in the places that <paramref name="map"/> names, and is not Base itself: what
+    /// counts is the storage, not the number of a block. An op may read what an earlier one writes, so a limit may be any position: one
+    /// more than the highest position whose op reads storage that p writes. A limit above p + 1 says that a later op reads what p destroys.
+    /// A Copy of storage onto itself gives −1. Exit code 65 for a block that is written twice.
     /// </summary>
     public void CheckOverlap(StorageMap map, Span<int> limits)
     {
@@ -143,7 +143,10 @@ public sealed class MergeOrder
         GC.KeepAlive(_cow);
     }
 
-    /// <summary>The first stretch of what the op at <paramref name="reader"/> reads that the op at <paramref name="writer"/> overwrites; null if there is none.</summary>
+    /// <summary>
+    /// The first stretch of what the op at <paramref name="reader"/> reads that the op at <paramref name="writer"/> overwrites; null if
+    /// there is none.
+    /// </summary>
     public SharedRange? Destroyed(StorageMap map, int writer, int reader)
     {
         CowOp op = _cow[OpIndex(reader)], other = _cow[OpIndex(writer)];
@@ -240,7 +243,8 @@ public sealed class MergeOrder
     private static bool IsNoOp(in CowOp op) => op.Type == CowOpType.Copy && op.Source == op.NewBlock;
 
     /// <summary>The same where source and base share storage: what the op reads lies exactly where it writes.</summary>
-    private static bool IsNoOp(in CowOp op, StorageMap map) => op.Type == CowOpType.Copy && map.LiesExactlyAt(op.SourceByte, CowOp.BlockSize, (long)op.NewBlock * CowOp.BlockSize);
+    private static bool IsNoOp(in CowOp op, StorageMap map) =>
+        op.Type == CowOpType.Copy && map.LiesExactlyAt(op.SourceByte, CowOp.BlockSize, (long)op.NewBlock * CowOp.BlockSize);
 
     private static int InFileOrder(Span<PackedOp> ops, Span<ulong> index, Span<int> slots)
     {

@@ -20,8 +20,9 @@ namespace Snapuserd.Merge;
 /// </code>
 /// <c>_durable</c> is the count that a power cut would leave; <c>_written</c> is the position up to which Base is written. Whatever stands
 /// between them, and what is being written behind, is written again after a crash, which rule 1 makes harmless. Making contents ahead of time is harmless too: in a valid
-/// order no op reads what an earlier one writes, and no op writes what an earlier one has still to read. Where source and base overlap an op may read what an earlier one
-/// writes, but only inside one window, and a window is read as a whole before the first of its writes to Base.
+/// order no op reads what an earlier one writes, and no op writes what an earlier one has still to read. Where source and base overlap an
+/// op may read what an earlier one writes, but only inside one window, and a window is read as a whole before the first of its writes to
+/// Base.
 /// <para>
 /// A protocol is a sequence of waits: each step begins I/O and yields the transfers that must be done before the next step. One runs at a time.
 /// </para>
@@ -97,8 +98,9 @@ public sealed class MergeEngine : IDisposable
 
     /// <summary>
     /// Reads and validates the COW against the devices, without writing anything. Exit code 65 when it is corrupt, does not fit, or
-    /// cannot be merged; 64 when it can be merged only with <see cref="MergeOptions.AllowUnsafe"/>; 71 when the arena is too small. Whether a source that
-    /// overlaps Base allows the merge is found out by <see cref="Run"/>, before its first write: what cannot be merged can still be served.
+    /// cannot be merged; 64 when it can be merged only with <see cref="MergeOptions.AllowUnsafe"/>; 71 when the arena is too small. Whether
+    /// a source that overlaps Base allows the merge is found out by <see cref="Run"/>, before its first write: what cannot be merged can
+    /// still be served.
     /// </summary>
     public static MergeEngine Open(MergeSetup setup)
     {
@@ -540,7 +542,8 @@ public sealed class MergeEngine : IDisposable
     private IEnumerable<IPending> WriteWindow(int window, Batch? batch)
     {
         int end = _journaledTo = _written + window;
-        if (!_plan.IsSafe(end)) throw new InvalidOperationException($"rule 1: the window from {_written} to {end} overwrites what an op behind it reads");
+        if (!_plan.IsSafe(end))
+            throw new InvalidOperationException($"rule 1: the window from {_written} to {end} overwrites what an op behind it reads");
         if (batch != null)
         {
             foreach (IPending pending in WriteFirst(batch)) yield return pending;
@@ -616,7 +619,8 @@ public sealed class MergeEngine : IDisposable
     private void CheckRule1(Batch batch)
     {
         if (!_recovered) throw new InvalidOperationException("Base is written before what the predecessor left was made durable");
-        bool journaled = batch.From >= _durable && batch.To <= _journaledTo && batch.Limit <= _journaledTo && _head.DurableState == ScratchLayout.Valid;
+        bool journaled = batch.From >= _durable && batch.To <= _journaledTo && batch.Limit <= _journaledTo &&
+            _head.DurableState == ScratchLayout.Valid;
         bool allowed = batch.From >= _durable && batch.To <= _unsafeTo && batch.Limit <= _unsafeTo && _head.Magic == CowHeader.UnsafeMagic;
         if (batch.Limit > _released && !journaled && !allowed)
             throw new InvalidOperationException($"rule 1: positions {batch.From} to {batch.To} overwrite a block that is read from position {_released} on");

@@ -28,9 +28,10 @@ internal readonly record struct MergeStep(StepKind Kind, int Ops);
 /// A valid order has no reader behind the writer, so the limit is at most the op's own position plus 1, and it is that exactly when the
 /// op reads what it overwrites.
 /// <para>
-/// Where Source shares storage with Base under other block numbers (<see cref="StorageMap"/>), a later op may read what an earlier one overwrites. Then both
-/// must be in one window: its ops are all read before the first of them is written. No count may ever stand between the two, and not every window fits, because
-/// its length is given. <see cref="IsSafe"/> says from which counts the rest can be merged, and each step of the plan ends at one.
+/// Where Source shares storage with Base under other block numbers (<see cref="StorageMap"/>), a later op may read what an earlier one
+/// overwrites. Then both must be in one window: its ops are all read before the first of them is written. No count may ever stand between
+/// the two, and not every window fits, because its length is given. <see cref="IsSafe"/> says from which counts the rest can be merged, and
+/// each step of the plan ends at one.
 /// </para>
 /// </summary>
 internal sealed class MergePlan : IDisposable
@@ -84,7 +85,9 @@ internal sealed class MergePlan : IDisposable
 
     private Span<byte> Counts => _counts!.Span<byte>(0, Count + 1);
 
-    /// <summary>Everything from the durable count <paramref name="count"/> on can be merged, without scratch perhaps only on the user's word.</summary>
+    /// <summary>
+    /// Everything from the durable count <paramref name="count"/> on can be merged, without scratch perhaps only on the user's word.
+    /// </summary>
     public bool IsSafe(int count) => _counts is null || Counts[count] == Safe;
 
     /// <summary>
@@ -105,8 +108,9 @@ internal sealed class MergePlan : IDisposable
     }
 
     /// <summary>
-    /// Throws 65 if an op that is not counted reads what one before it has overwritten: what it needs is gone, for readers as well. A window that was left counts as
-    /// written, and what it holds was read when everything before it was. This engine never leaves such a state.
+    /// Throws 65 if an op that is not counted reads what one before it has overwritten: what it needs is gone, for readers as well. A
+    /// window that was left counts as written, and what it holds was read when everything before it was. This engine never leaves such a
+    /// state.
     /// </summary>
     public void CheckSources(int count, LeftWindow left, MergeSetup setup)
     {
@@ -119,8 +123,8 @@ internal sealed class MergePlan : IDisposable
         if (_counts is null || Counts[count] != Gone) return;
         (int writer, int reader) = PairAcross(count);
         throw new SnapuserdException(ExitCode.CowCorrupt,
-            $"{_cow.Name}: the merge has gone as far as op {count} of {Count}, and {Conflict(writer, reader, setup)}: what it reads is gone; "
-            + "if --source names the device that the merge began with, the image is lost");
+            $"{_cow.Name}: the merge has gone as far as op {count} of {Count}, and {Conflict(writer, reader, setup)}: "
+            + "what it reads is gone; if --source names the device that the merge began with, the image is lost");
     }
 
     /// <summary>For each count whether the rest can be merged from there: from the last to the first, by what one step reaches.</summary>
@@ -148,7 +152,10 @@ internal sealed class MergePlan : IDisposable
         }
     }
 
-    /// <summary>The pair of writer and later reader at which merging from <paramref name="count"/> on ends, however it is done: none of its steps gets further.</summary>
+    /// <summary>
+    /// The pair of writer and later reader at which merging from <paramref name="count"/> on ends, however it is done: none of its steps
+    /// gets further.
+    /// </summary>
     private (int Writer, int Reader) FirstObstacle(int count)
     {
         ReadOnlySpan<byte> counts = Counts;
@@ -185,14 +192,16 @@ internal sealed class MergePlan : IDisposable
     private string Conflict(int writer, int reader, MergeSetup setup)
     {
         SharedRange range = _cow.Order.Destroyed(_map!, writer, reader) ?? throw new InvalidOperationException("two ops that do not meet");
-        return $"{Describe(reader)} reads block {range.SourceOffset / CowOp.BlockSize} of {setup.Source.Name}, which {Describe(writer)} overwrites before it"
-            + $" (byte {range.SourceOffset} of the source is byte {range.BaseOffset} of the base, a shift of {range.Shift} bytes)";
+        return $"{Describe(reader)} reads block {range.SourceOffset / CowOp.BlockSize} of {setup.Source.Name}, "
+            + $"which {Describe(writer)} overwrites before it "
+            + $"(byte {range.SourceOffset} of the source is byte {range.BaseOffset} of the base, a shift of {range.Shift} bytes)";
     }
 
     private static MappedMemory Map(nint bytes)
     {
         int result = MappedMemory.Map(bytes, out MappedMemory? memory);
-        return result < 0 ? throw new SnapuserdException(ExitCode.OutOfResources, $"cannot map {bytes} bytes of memory for the ops: {Reason.Of(result)}") : memory!;
+        if (result < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"cannot map {bytes} bytes for the ops: {Reason.Of(result)}");
+        return memory!;
     }
 
     /// <summary>The op at a position of the merge order.</summary>

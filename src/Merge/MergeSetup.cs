@@ -29,8 +29,9 @@ public sealed record MergeSetup
     /// <summary>Source is Base itself, not only another way to its blocks.</summary>
     public bool SourceIsBase => SharedBlocks && Source.Number == Base.Number;
     /// <summary>
-    /// What storage a source of its own has in common with Base, in any order: then this alone says what a write to Base destroys for those that read
-    /// Source (design §5), and <see cref="SharedBlocks"/> says nothing. Empty if they share nothing; null if <see cref="SharedBlocks"/> decides.
+    /// What storage a source of its own has in common with Base, in any order: then this alone says what a write to Base destroys for those
+    /// that read Source (design §5), and <see cref="SharedBlocks"/> says nothing. Empty if they share nothing; null if
+    /// <see cref="SharedBlocks"/> decides.
     /// </summary>
     public ReadOnlyMemory<SharedRange>? Overlap { get; init; }
     /// <summary>How to merge.</summary>

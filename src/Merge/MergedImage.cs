@@ -54,7 +54,8 @@ public sealed class MergedImage : IDisposable
         {
             cow = setup.ReadCow();
             cow.CheckDevices(setup.Base.Length, setup.Source.Length);
-            plan = new MergePlan(cow, new ScratchLayout(cow.Header.HeaderBytes, cow.Header.ScratchBytes).Window, setup.SharedBlocks, setup.SourceIsBase, setup.Overlap);
+            int window = new ScratchLayout(cow.Header.HeaderBytes, cow.Header.ScratchBytes).Window;
+            plan = new MergePlan(cow, window, setup.SharedBlocks, setup.SourceIsBase, setup.Overlap);
             return new MergedImage(setup, cow, plan);
         }
         catch

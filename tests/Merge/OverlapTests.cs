@@ -8,7 +8,10 @@ using Xunit;
 
 namespace Snapuserd.Tests.Merge;
 
-/// <summary>A source that shares storage with the base and is not the base: what a user would see. Every shift and every order is in tests/Simulation.</summary>
+/// <summary>
+/// A source that shares storage with the base and is not the base: what a user would see. Every shift and every order is in
+/// tests/Simulation.
+/// </summary>
 public sealed class OverlapTests
 {
     private static readonly byte[] s_old = SmallCases.Random(7, 12);

@@ -7,7 +7,10 @@ using Xunit.Abstractions;
 
 namespace Snapuserd.Tests.Simulation;
 
-/// <summary>A base and a source that share storage, and are not the same: each program is refused before the first write, and with reason, or ends in the target.</summary>
+/// <summary>
+/// A base and a source that share storage, and are not the same: each program is refused before the first write, and with reason, or ends
+/// in the target.
+/// </summary>
 public sealed class OverlapTests(ITestOutputHelper output)
 {
     private const ulong Seed = 1;

@@ -13,7 +13,9 @@ public sealed record MergeCase(string Name, Image Cow, Image Base, Image Target)
     public Image? Source { get; init; }
     /// <summary>Copy and Xor read Base by another path: a device number of its own, and the same blocks.</summary>
     public bool AnotherPath { get; init; }
-    /// <summary>What storage the source has in common with Base: those bytes of <see cref="Source"/> are only what they were at first.</summary>
+    /// <summary>
+    /// What storage the source has in common with Base: those bytes of <see cref="Source"/> are only what they were at first.
+    /// </summary>
     public SharedRange[]? Overlap { get; init; }
     public MergeOptions Options { get; init; } = new() { VerifyFirst = false };
     public int ArenaBytes { get; init; } = 256 << 10;

@@ -10,9 +10,9 @@ using Snapuserd.Tests.Support;
 namespace Snapuserd.Tests.Simulator;
 
 /// <summary>
-/// Every way in which the ops of a small program can read what the others write: op i writes block 2i of the base, and reads storage of the block that some
-/// op writes, or storage of the source alone, or is a replace. That is what decides where windows have to begin; what else overlaps is the matter of
-/// <see cref="Overlaps"/>.
+/// Every way in which the ops of a small program can read what the others write: op i writes block 2i of the base, and reads storage of the
+/// block that some op writes, or storage of the source alone, or is a replace. That is what decides where windows have to begin; what else
+/// overlaps is the matter of <see cref="Overlaps"/>.
 /// </summary>
 public static class OverlapGraphs
 {
@@ -24,8 +24,8 @@ public static class OverlapGraphs
     public static long Count(int ops) => (long)BigInteger.Pow(ops + 2, ops);
 
     /// <summary>
-    /// The graphs of so many ops, in an order that the seed chooses, as words: "w3:k2:c.c0x1R", a window of 3 ops, a shift of 2 sectors, a copy of the
-    /// source's own storage, a copy of what op 0 writes, an Xor of what op 1 writes, a replace.
+    /// The graphs of so many ops, in an order that the seed chooses, as words: "w3:k2:c.c0x1R", a window of 3 ops, a shift of 2 sectors, a
+    /// copy of the source's own storage, a copy of what op 0 writes, an Xor of what op 1 writes, a replace.
     /// </summary>
     public static IEnumerable<string> All(int ops, ulong seed)
     {
@@ -45,7 +45,9 @@ public static class OverlapGraphs
         }
     }
 
-    /// <summary>Checks one graph; throws if the promise does not hold. Every <paramref name="stride"/>-th of its steps is crashed.</summary>
+    /// <summary>
+    /// Checks one graph; throws if the promise does not hold. Every <paramref name="stride"/>-th of its steps is crashed.
+    /// </summary>
     public static void Check(string word, ulong seed, Arenas arenas, Tally tally, int stride = 1)
     {
         string[] parts = word.Split(':');
@@ -78,7 +80,10 @@ public static class OverlapGraphs
         Overlaps.Check(merge, new NaiveOverlap(cow, window, geometry.Sectors), Page.Size, seed, arenas, tally, stride);
     }
 
-    /// <summary>Checks graphs on all processors until they or the seconds are over; throws at the first that is lost, with the command that repeats it.</summary>
+    /// <summary>
+    /// Checks graphs on all processors until they or the seconds are over; throws at the first that is lost, with the command that repeats
+    /// it.
+    /// </summary>
     public static void CheckAll(IEnumerable<string> words, ulong seed, Tally tally, int stride = 1, double seconds = double.PositiveInfinity) =>
         Crew.Share(words, (word, arenas) =>
         {

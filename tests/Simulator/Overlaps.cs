@@ -14,8 +14,8 @@ using Snapuserd.Tests.Support;
 namespace Snapuserd.Tests.Simulator;
 
 /// <summary>
-/// Which storage a source is made of, as a word: pieces by sectors, "p3" three of its own, "b8+16" sixteen of the base from its eighth on. A source that
-/// begins 3 sectors before the base and is as long: "p3,b0+29".
+/// Which storage a source is made of, as a word: pieces by sectors, "p3" three of its own, "b8+16" sixteen of the base from its eighth on.
+/// A source that begins 3 sectors before the base and is as long: "p3,b0+29".
 /// </summary>
 public sealed record Geometry(string Word)
 {
@@ -27,7 +27,10 @@ public sealed record Geometry(string Word)
         return piece[0] == 'p' ? Enumerable.Repeat(-1, first) : Enumerable.Range(first, int.Parse(numbers[1], CultureInfo.InvariantCulture));
     })];
 
-    /// <summary>A source of <paramref name="length"/> sectors that begins <paramref name="start"/> sectors behind the beginning of a base of <paramref name="baseLength"/>, or before it; null if the two do not meet.</summary>
+    /// <summary>
+    /// A source of <paramref name="length"/> sectors that begins <paramref name="start"/> sectors behind the beginning of a base of
+    /// <paramref name="baseLength"/>, or before it; null if the two do not meet.
+    /// </summary>
     public static Geometry? Shifted(int start, int length, int baseLength)
     {
         int before = Math.Max(0, -start), from = Math.Max(0, start), shared = Math.Min(length - before, baseLength - from), after = length - before - shared;
@@ -97,10 +100,11 @@ public sealed record OverlapProgram(SmallOp[] Ops, Geometry Source)
 }
 
 /// <summary>
-/// Programs whose source overlaps the base: by every shift of a sector up to more than three blocks either way, with sources as long as the base, longer and
-/// shorter, and with sources made of several pieces. Each must be refused before the first write, and then <see cref="NaiveOverlap"/> must not find a
-/// way either, or come out as <see cref="NaiveMerger"/> says, with power cuts, deaths and readers as in <see cref="Programs"/>. The merged image can be
-/// read in any case. The same holds for every count at which another engine, or an older one, could have left the merge.
+/// Programs whose source overlaps the base: by every shift of a sector up to more than three blocks either way, with sources as long as the
+/// base, longer and shorter, and with sources made of several pieces. Each must be refused before the first write, and then
+/// <see cref="NaiveOverlap"/> must not find a way either, or come out as <see cref="NaiveMerger"/> says, with power cuts, deaths and
+/// readers as in <see cref="Programs"/>. The merged image can be read in any case. The same holds for every count at which another engine,
+/// or an older one, could have left the merge.
 /// <para>
 /// Two programs are alike if the same parts of what their ops write and read meet, with the same windows; one of each is tried.
 /// </para>
@@ -132,7 +136,10 @@ public static class Overlaps
         .. _lengths.SelectMany(length => Enumerable.Range(-FurthestShift, (2 * FurthestShift) + 1).Select(start => Geometry.Shifted(start, length, BaseSectors))).OfType<Geometry>(),
     ];
 
-    /// <summary>All lists of <paramref name="length"/> ops over every shift, without those that are like one before; in an order that the seed chooses, and with windows and formats.</summary>
+    /// <summary>
+    /// All lists of <paramref name="length"/> ops over every shift, without those that are like one before; in an order that the seed
+    /// chooses, and with windows and formats.
+    /// </summary>
     public static IEnumerable<OverlapProgram> All(int length, ulong seed)
     {
         HashSet<string> met = [];
@@ -160,7 +167,9 @@ public static class Overlaps
         }
     }
 
-    /// <summary>Programs of <paramref name="least"/> ops and up to three more, over sources of several pieces or with a shift, without end.</summary>
+    /// <summary>
+    /// Programs of <paramref name="least"/> ops and up to three more, over sources of several pieces or with a shift, without end.
+    /// </summary>
     public static IEnumerable<OverlapProgram> Some(int least, ulong seed)
     {
         Chance chance = new(seed);
@@ -240,7 +249,10 @@ public static class Overlaps
         }
     }
 
-    /// <summary>Checks programs on all processors until they or the seconds are over; throws at the first that is lost, with the command that repeats it.</summary>
+    /// <summary>
+    /// Checks programs on all processors until they or the seconds are over; throws at the first that is lost, with the command that
+    /// repeats it.
+    /// </summary>
     public static void CheckAll(IEnumerable<OverlapProgram> programs, ulong seed, Tally tally, double seconds = double.PositiveInfinity) =>
         Crew.Share(programs, (program, arenas) =>
         {
@@ -269,7 +281,10 @@ public static class Overlaps
             }
         }, seconds);
 
-    /// <summary>All of one and two ops, then graphs of up to six, some of more, and long ones. Words: `only PROGRAM`, `graph WORD`, `long` for one long case.</summary>
+    /// <summary>
+    /// All of one and two ops, then graphs of up to six, some of more, and long ones. Words: `only PROGRAM`, `graph WORD`, `long` for one
+    /// long case.
+    /// </summary>
     public static int Simulate(Budget budget)
     {
         static IEnumerable<ulong> Seeds(ulong from)
@@ -307,7 +322,9 @@ public static class Overlaps
         return 0;
     }
 
-    /// <summary>Whether <paramref name="program"/> is an image that can be merged or read at all, and what sets it apart; null if not.</summary>
+    /// <summary>
+    /// Whether <paramref name="program"/> is an image that can be merged or read at all, and what sets it apart; null if not.
+    /// </summary>
     private static string? Signature(OverlapProgram program)
     {
         CowBuilder cow = Build(program);
@@ -360,7 +377,10 @@ public static class Overlaps
         return cow;
     }
 
-    /// <summary>A window of any length that another engine has left at a count, as it was when it was claimed, or half or all of it written to the base.</summary>
+    /// <summary>
+    /// A window of any length that another engine has left at a count, as it was when it was claimed, or half or all of it written to the
+    /// base.
+    /// </summary>
     private static void CheckWindow(MergeCase merge, NaiveOverlap model, int count, ulong seed, Arenas arenas, Tally tally)
     {
         Chance chance = new(Chance.Mix(seed + (ulong)count));
@@ -377,8 +397,8 @@ public static class Overlaps
     }
 
     /// <summary>
-    /// The devices as an engine leaves them that has counted so many ops, each of them right; with <paramref name="entries"/> a window of so many is claimed,
-    /// of which <paramref name="written"/> are on the base as well.
+    /// The devices as an engine leaves them that has counted so many ops, each of them right; with <paramref name="entries"/> a window of
+    /// so many is claimed, of which <paramref name="written"/> are on the base as well.
     /// </summary>
     private static SimDisk[] LeftAt(MergeCase merge, NaiveOverlap model, int count, int entries = 0, int written = 0)
     {

@@ -41,8 +41,8 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
     public bool SlowFlushes { get; init; }
 
     /// <summary>
-    /// Parts of device 2 that are parts of device 1. Each has a cache of its own, as two block devices over one disk have: what was written to the one and
-    /// is not on the medium may be missing in a read of the other.
+    /// Parts of device 2 that are parts of device 1. Each has a cache of its own, as two block devices over one disk have: what was written
+    /// to the one and is not on the medium may be missing in a read of the other.
     /// </summary>
     public SharedRange[] Overlap { get; init; } = [];
 

@@ -19,9 +19,9 @@ public enum OverlapVerdict
 }
 
 /// <summary>
-/// Rule 1 over sectors, tried out: which counts can be reached from a count, by ops that are written and counted one at a time and by windows of exactly the
-/// next min(W, run of ordered ops) ops. <paramref name="source"/> has the sector of the base on which each sector of the source lies, −1 for none. It knows
-/// nothing of the product, and takes as long as it takes.
+/// Rule 1 over sectors, tried out: which counts can be reached from a count, by ops that are written and counted one at a time and by
+/// windows of exactly the next min(W, run of ordered ops) ops. <paramref name="source"/> has the sector of the base on which each sector of
+/// the source lies, −1 for none. It knows nothing of the product, and takes as long as it takes.
 /// </summary>
 public sealed class NaiveOverlap
 {
