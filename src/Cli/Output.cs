@@ -53,8 +53,7 @@ internal sealed class Output : ILog
     internal void Result(string line) => ResultText((_resultsTerminal ??= Libc.IsATty(_resultsFd)) ? VisibleText.OnTerminal(line) : line);
 
     /// <summary>Text of the result without names in it, of any number of lines.</summary>
-    internal void ResultText(string text) => Result(text, "
-");
+    internal void ResultText(string text) => Result(text, "\n");
 
     /// <summary>A piece, without names in it, of a line of the result that is too long to be built in memory; <see cref="Result(string)"/> ends the line.</summary>
     internal void ResultPiece(ReadOnlySpan<char> piece) => Result(piece, "");

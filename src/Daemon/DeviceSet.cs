@@ -43,7 +43,7 @@ public sealed class DeviceSet : IDisposable
             if (ownSource) _source = BlockDevice.Open(sourcePath!, DeviceAccess.Shared, _base);
             foreach (BlockDevice? device in (ReadOnlySpan<BlockDevice?>)[_cow, _base, _source])
                 if (device?.NotLocked is { } sentence) options.Report(sentence);
-            if (overlap != null) SharedCaches.MakeCoherent(_source!, _base!);
+            if (overlap is { Length: > 0 }) SharedCaches.MakeCoherent(_source!, _base!);
             _arena = new Arena(options.ArenaBytes);
             Devices = _source != null ? [_cow, _base!, _source] : _base != null ? [_cow, _base] : [_cow];
             _queue = MakeQueue(options, Devices);
@@ -143,6 +143,10 @@ public sealed class DeviceSet : IDisposable
             case StorageRelation.Unknown when options.Writes && !options.SourceSeparate:
                 throw new SnapuserdException(ExitCode.Usage,
                     $"cannot tell which bytes {source.Path} and {target.Path} share: {layer} stands between them and a device below both; --source-separate says that they share none");
+            case StorageRelation.Unknown:
+                // Nothing is written, so no order of writes can be wrong.
+                overlap = ReadOnlyMemory<SharedRange>.Empty;
+                return true;
             default:
                 return true;
         }
