@@ -130,8 +130,8 @@ public sealed class StorageLocks : IDisposable
     }
 
     /// <summary>
-    /// The ranges to lock, in an order that is the same in every process, so that two that want the same ranges do not each get a part. Who writes through a layer has
-    /// a shared lock on all below it: two volumes of one pool go together, and whoever writes to the pool's device does not.
+    /// The ranges to lock, in an order that is the same in every process, so that two that want the same ranges do not each get a part. Who reads or writes through a layer has
+    /// a shared lock on all below it: two volumes of one pool go together, and a process that writes to the pool's device itself is kept away.
     /// </summary>
     private static List<(StoragePiece Piece, bool Alone)> Wanted(StorageIdentity storage, bool exclusive, bool whole, StorageLocks? besides)
     {
@@ -141,8 +141,8 @@ public sealed class StorageLocks : IDisposable
             StoragePiece all = whole && piece.Bottom.IsFile ? piece with { Length = long.MaxValue - piece.Offset } : piece;
             foreach (StoragePiece rest in Except(all, besides)) wanted.Add((rest, exclusive));
         }
-        if (exclusive)
-            foreach (StoragePiece piece in storage.BelowDevices()) wanted.Add((piece, false));
+        foreach (StoragePiece piece in storage.BelowDevices())
+            foreach (StoragePiece rest in Except(piece, besides)) wanted.Add((rest, false));
         // Of one bottom the exclusive ones come last, so that they are what is left where ranges meet.
         wanted.Sort((one, other) => one.Piece.Bottom.CompareTo(other.Piece.Bottom) is not 0 and int order ? order
             : (one.Alone, one.Piece.Offset).CompareTo((other.Alone, other.Piece.Offset)));
