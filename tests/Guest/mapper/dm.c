@@ -3,7 +3,11 @@
  *
  *   dm table NAME        prints "SECTORS linear MAJOR:MINOR 0 ro|rw" of the active table, and " pending" if another one waits
  *   dm create NAME       a device without a table, whose identifier is somebody else's
+ *   dm make NAME         a device with the table of standard input, whose lines are "START LENGTH TYPE ARGUMENTS" in sectors; prints its path, /dev/dm-N
  *   dm remove NAME
+ *   dm at PROCESS COMMAND
+ *                        waits until the main thread of a running process is about to load a table, and runs COMMAND in a shell while the thread stands there.
+ *                        Exits as COMMAND did; 1 if the process ended before
  *   dm kill K PROGRAM ARGUMENT...
  *                        runs PROGRAM and sends it SIGKILL around the calls that its main thread makes to the device mapper: K = 2n - 1 is before the n-th of them, K = 2n
  *                        behind it. Exits with 137 if it was killed, else as the program did.
@@ -19,6 +23,7 @@
 #include <sys/ptrace.h>
 #include <linux/ptrace.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -55,6 +60,63 @@ static int table(const char *name)
     return 0;
 }
 
+static int make(const char *name)
+{
+    if (control(DM_DEV_CREATE, name, 0)) return 1;
+    printf("/dev/dm-%u\n", minor(message.head.dev));
+    memset(&message, 0, sizeof message);
+    char type[DM_MAX_TYPE_NAME], arguments[512];
+    unsigned long long start, length;
+    char *at = message.bytes + sizeof message.head;
+    int lines = 0;
+    while (scanf("%llu %llu %15s %511[^\n]", &start, &length, type, arguments) == 4) {
+        struct dm_target_spec *line = (void *)at;
+        size_t bytes = (sizeof *line + strlen(arguments) + 1 + 7) & ~(size_t)7;
+        if (at + bytes > message.bytes + sizeof message) return 1;
+        line->sector_start = start;
+        line->length = length;
+        line->next = (unsigned)bytes;
+        strcpy(line->target_type, type);
+        strcpy((char *)(line + 1), arguments);
+        at += bytes;
+        lines++;
+    }
+    message.head.target_count = (unsigned)lines;
+    int failed = control(DM_TABLE_LOAD, name, 0);
+    if (!failed) {
+        memset(&message, 0, sizeof message);
+        failed = control(DM_DEV_SUSPEND, name, 0);
+    }
+    if (failed) {
+        memset(&message, 0, sizeof message);
+        control(DM_DEV_REMOVE, name, 0);
+    }
+    return failed;
+}
+
+static int run_at(pid_t process, const char *command)
+{
+    int status;
+    if (ptrace(PTRACE_SEIZE, process, 0, PTRACE_O_TRACESYSGOOD) < 0 || ptrace(PTRACE_INTERRUPT, process, 0, 0) < 0) {
+        perror("dm at");
+        return 1;
+    }
+    while (waitpid(process, &status, 0) == process && WIFSTOPPED(status)) {
+        struct ptrace_syscall_info call;
+        int signal = WSTOPSIG(status);
+        // Every stop that is no signal's: of a system call, or by the interruption above.
+        if (signal == (SIGTRAP | 0x80) || status >> 16) signal = 0;
+        if (WSTOPSIG(status) == (SIGTRAP | 0x80) && ptrace(PTRACE_GET_SYSCALL_INFO, process, sizeof call, &call) > 0
+            && call.op == PTRACE_SYSCALL_INFO_ENTRY && call.entry.nr == SYS_ioctl && (unsigned)call.entry.args[1] == (unsigned)DM_TABLE_LOAD) {
+            int result = system(command);
+            return WIFEXITED(result) ? WEXITSTATUS(result) : 1;
+        }
+        ptrace(PTRACE_SYSCALL, process, 0, signal);
+    }
+    fprintf(stderr, "dm at: the process ended before it loaded a table\n");
+    return 1;
+}
+
 static int kill_at(long k, char **program)
 {
     pid_t child = fork();
@@ -86,6 +148,8 @@ static int kill_at(long k, char **program)
 int main(int argc, char **argv)
 {
     if (argc > 3 && !strcmp(argv[1], "kill")) return kill_at(atol(argv[2]), argv + 3);
+    if (argc == 4 && !strcmp(argv[1], "at")) return run_at(atoi(argv[2]), argv[3]);
+    if (argc == 3 && !strcmp(argv[1], "make")) return make(argv[2]);
     if (argc == 3 && !strcmp(argv[1], "table")) return table(argv[2]);
     if (argc == 3 && !strcmp(argv[1], "remove")) return control(DM_DEV_REMOVE, argv[2], 0);
     if (argc == 3 && !strcmp(argv[1], "create")) {

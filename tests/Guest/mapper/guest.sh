@@ -1,15 +1,7 @@
-kind=ublk
-options="--name ublkb0 --mapper root"
-device=/dev/mapper/root
-files=/mnt/files
-gone() {
-    [ ! -e /dev/ublkb0 ] && [ ! -e "$device" ] && [ ! -h "$device" ]
-}
-. /serving.sh
-say() {
-    echo "mapper: $*"
-}
-mkdir /mnt
+. /common.sh
+mkdir /mnt /mnt2
+dd if=/dev/vda of="$fresh" bs=1M 2>/dev/null
+dd if=/dev/zero of=/tmp/zeros bs=1M count=1 2>/dev/null
 base=$(cat /sys/block/vdb/dev)
 sectors=$(cat /sys/block/vdb/size)
 on_base="$sectors linear $base 0 rw"
@@ -41,17 +33,60 @@ check "the image before the merge" image
 expect 1 "a write" dd if=/dev/zero of="$device" bs=4096 count=1 conv=fsync
 stop
 
+# The server is killed again and again, at moments that the host has drawn: no supervisor keeps its own next server out. (After ten in a row it would give up.)
+while read -r moments; do
+    serve --supervise --merge-on-request --control /tmp/control
+    next=
+    for moment in $moments; do
+        next=$(child "$next")
+        usleep "$moment"
+        kill -KILL "$next"
+        nobody "$next"
+    done
+    check "the image behind the kills" image
+    stop
+done </moments
+say "killed $(wc -w </moments) times at random moments; started again $(grep -c 'was killed by signal 9: starting it again' /tmp/serve.err) times"
+[ "$(grep -c 'was killed by signal 9: starting it again' /tmp/serve.err)" -eq "$(wc -w </moments)" ] || { say "FAILED: a next server ended otherwise"; cat /tmp/serve.err; failed=1; }
+
+# The supervisor is killed and its server lives: the server has what it needs itself.
+serve --supervise --merge-on-request --control /tmp/control
+left=$(child)
+looped=$(loop 0 /dev/vdb)
+kill -KILL "$server"
+wait "$server"
+rivals "without a supervisor"
+kill -KILL "$left"
+nobody "$left"
+# Another one takes the device over: with both dead, nothing is held.
+serve
+stop
+
 # Supervised and merged under a mount, the server killed in between; then the table is another, and nobody serves.
+: >/tmp/serve.err
 serve_slowly --supervise --log json
 check "mount" mount -t ext4 -o ro,noload "$device" /mnt
 read_on
 await
-child=$(cat "/proc/$server/task/$server/children" 2>/dev/null || pgrep -P "$server")
-kill -KILL $child
+kill -STOP "$server"
+next=$(child)
+kill -KILL "$next"
+nobody "$next"
 count=$(merged)
 say "killed at $count ops merged"
 midway "$count" || { say "FAILED: that is not in the middle"; failed=1; }
+rivals "between two servers"
+kill -CONT "$server"
+next=$(child "$next")
+rivals "with the next server"
+
+# Killed between the give-up of the base and the load of the table that takes it: the supervisor has let go of it, and still nobody else merges.
+/dm at "$next" "sh /table.sh $server $next $looped" >/tmp/at 2>&1 &
+at=$!
 faster
+wait "$at" || { say "FAILED: at the table"; failed=1; }
+cat /tmp/at
+kill -CONT "$server"
 ended "supervised"
 enough
 say "handed over: $(/dm table root)"
@@ -59,6 +94,11 @@ on "handed over" "$on_base"
 check "that is told" grep -q "$device stands on /dev/vdb from now on" /tmp/serve.err
 check "the files behind the hand-over" files
 check "the image behind the hand-over" image
+rival 76 /dev/vdb "handed over: another merge" snapuserd merge --cow @ --base /dev/vdb --progress never
+rival 76 "$looped" "handed over: another merge through a loop device" snapuserd merge --cow @ --base "$looped" --progress never
+rival 76 "$device" "handed over: a merge into what is mounted" snapuserd merge --cow @ --base "$device" --progress never
+refused
+losetup -d "$looped"
 umount /mnt
 
 # A supervised server that comes again has nothing to do.

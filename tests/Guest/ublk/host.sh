@@ -31,7 +31,7 @@ archive guest test.sh common.sh serving.sh image.sum files.sum
 cp "$HERE/cut.sh" test.sh
 archive cut test.sh common.sh serving.sh image.sum files.sum
 install -m 755 "$HERE/root.sh" root-init
-archive root root-init image.sum
+archive root root-init image.sum cow
 
 export SMP=2
 fresh cow raw cow.0
