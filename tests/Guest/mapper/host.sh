@@ -23,9 +23,9 @@ gcc -static -O1 -Wall -Werror -o dm "$HERE/dm.c"
 
 cp "$HERE/guest.sh" test.sh
 cp "$HERE/common.sh" "$HERE/table.sh" "$HERE/../serving.sh" "$HERE/../rivals.sh" .
-# Three servers' supervisors, and moments to kill the servers at, in microseconds: while they start, and later.
-for supervisor in 1 2 3; do
-    for kill in 1 2 3 4 5 6 7; do printf '%s ' $((RANDOM * 10)); done
+# Four supervisors, and moments to kill the servers at, in microseconds: while they start, and later.
+for supervisor in 1 2 3 4; do
+    for kill in 1 2 3 4 5; do printf '%s ' $((RANDOM * 10)); done
     echo
 done >moments
 archive guest test.sh common.sh table.sh serving.sh rivals.sh image.sum files.sum moments dm

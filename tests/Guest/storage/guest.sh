@@ -153,8 +153,11 @@ merge 76 /dev/vdc /dev/vdc
 merge 76 loop "$(loop 1048576 /dev/vdc)"
 merge 76 loop "$(loop 0 /dev/vdc1)"
 merge 76 loop "$(loop 4096 /dev/vdc1)"
+inside=$(map inside "0 8192 linear $(cat /sys/class/block/vdc1/dev) 2000")
+merge 76 "$inside" "$inside"
 merge 0 '' /dev/vdc2
 refused
+/dm remove inside
 holds old /dev/vdc1
 holds new /dev/vdc2
 drop
