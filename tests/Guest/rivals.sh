@@ -1,9 +1,10 @@
-# Commands that must not get what another process has. Who includes it has a command `say`, an untouched COW at $fresh, and says what $base is.
-# They run beside each other, because each of them tries for two seconds.
+# Runs commands that must be refused because another process has their storage. The script that includes it sets $fresh, the path of an
+# untouched COW, and has a command `say`. The commands run in parallel, because each of them waits two seconds for the locks.
 rivals=0
 pending=
 
-# rival CODE PATTERN WHAT COMMAND …: the command is to end with CODE (no: with any but 0) and a sentence that has PATTERN. `@` in an argument is a COW that this command has for itself.
+# rival CODE PATTERN WHAT COMMAND …: the command must end with CODE ("no": with any but 0) and print PATTERN. An argument `@` becomes
+# the path of a copy of the COW for this command alone.
 rival() {
     (
         wanted=$1
@@ -27,7 +28,7 @@ rival() {
     rivals=$((rivals + 1))
 }
 
-# refused: waits for them.
+# refused: waits for all of them.
 refused() {
     # shellcheck disable=SC2086 # a list
     wait $pending
@@ -35,7 +36,7 @@ refused() {
     [ ! -e /tmp/rivals.failed ] || failed=1
 }
 
-# node PATH: another node of the same number, whose path is printed.
+# node PATH: makes another node of the same device and prints its path.
 node() {
     name=/tmp/node.$(basename "$1")
     # shellcheck disable=SC2046 # two words
@@ -43,7 +44,7 @@ node() {
     echo "$name"
 }
 
-# loop OFFSET PATH: a loop device, whose path is printed.
+# loop OFFSET PATH: makes a loop device and prints its path.
 loop() {
     loop=$(losetup -f)
     losetup -o "$1" "$loop" "$2"

@@ -130,8 +130,9 @@ public sealed class StorageLocks : IDisposable
     }
 
     /// <summary>
-    /// The ranges to lock, in an order that is the same in every process, so that two that want the same ranges do not each get a part. Who reads or writes through a layer has
-    /// a shared lock on all below it: two volumes of one pool go together, and a process that writes to the pool's device itself is kept away.
+    /// The ranges to lock, in an order that is the same in every process, so that two that want the same ranges do not each get a part.
+    /// A process that reads or writes through a layer has a shared lock on all below it: two volumes of one pool go together, and a merge
+    /// into the pool's device is kept away.
     /// </summary>
     private static List<(StoragePiece Piece, bool Alone)> Wanted(StorageIdentity storage, bool exclusive, bool whole, StorageLocks? besides)
     {

@@ -11,10 +11,10 @@ say() {
     echo "mapper: $*"
 }
 . /rivals.sh
-# A COW of another update of the same base, as far as who may merge is concerned.
+# An untouched copy of the COW: for locks it is another update of the same base.
 fresh=/tmp/fresh.cow
 
-# child [PROCESS]: the server of the supervisor $server, waited for; another than PROCESS.
+# child [PROCESS]: waits for a server of the supervisor $server, other than PROCESS, and prints it.
 child() {
     child=
     while [ -z "$child" ] || [ "$child" = "${1:-}" ]; do
@@ -24,12 +24,13 @@ child() {
     echo "$child"
 }
 
-# nobody PROCESS: waits until it has ended, also if its parent has not heard of it.
-nobody() {
+# ended_process PROCESS: waits until it has ended, even if its parent has not collected it.
+ended_process() {
     until ! grep -qv ' Z ' "/proc/$1/stat" 2>/dev/null; do usleep 20000; done
 }
 
-# rivals WHEN [given-up]: no other command of ours gets the COW or the base by any name; and no other program the base, unless the hold on it is given up for the table.
+# rivals WHEN [given-up]: other commands of ours are refused the COW and the base, by any name. A mount of the base is refused too, unless
+# the server has given it up for the table.
 rivals() {
     rival 76 /dev/vdb "$1: another merge" snapuserd merge --cow @ --base /dev/vdb --progress never
     rival 76 "$looped" "$1: another merge through a loop device" snapuserd merge --cow @ --base "$looped" --progress never

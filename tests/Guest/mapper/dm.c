@@ -3,11 +3,12 @@
  *
  *   dm table NAME        prints "SECTORS linear MAJOR:MINOR 0 ro|rw" of the active table, and " pending" if another one waits
  *   dm create NAME       a device without a table, whose identifier is somebody else's
- *   dm make NAME         a device with the table of standard input, whose lines are "START LENGTH TYPE ARGUMENTS" in sectors; prints its path, /dev/dm-N
+ *   dm make NAME         a device with the table of standard input, whose lines are "START LENGTH TYPE ARGUMENTS" in sectors; prints
+ *                        its path, /dev/dm-N
  *   dm remove NAME
  *   dm at PROCESS COMMAND
- *                        waits until the main thread of a running process is about to load a table, and runs COMMAND in a shell while the thread stands there.
- *                        Exits as COMMAND did; 1 if the process ended before
+ *                        waits until the main thread of a running process is about to load a table, stops it there and runs COMMAND
+ *                        in a shell. Exits as COMMAND did; 1 if the process ended first
  *   dm kill K PROGRAM ARGUMENT...
  *                        runs PROGRAM and sends it SIGKILL around the calls that its main thread makes to the device mapper: K = 2n - 1 is before the n-th of them, K = 2n
  *                        behind it. Exits with 137 if it was killed, else as the program did.
@@ -107,7 +108,8 @@ static int run_at(pid_t process, const char *command)
         // Every stop that is no signal's: of a system call, or by the interruption above.
         if (signal == (SIGTRAP | 0x80) || status >> 16) signal = 0;
         if (WSTOPSIG(status) == (SIGTRAP | 0x80) && ptrace(PTRACE_GET_SYSCALL_INFO, process, sizeof call, &call) > 0
-            && call.op == PTRACE_SYSCALL_INFO_ENTRY && call.entry.nr == SYS_ioctl && (unsigned)call.entry.args[1] == (unsigned)DM_TABLE_LOAD) {
+            && call.op == PTRACE_SYSCALL_INFO_ENTRY && call.entry.nr == SYS_ioctl
+            && (unsigned)call.entry.args[1] == (unsigned)DM_TABLE_LOAD) {
             int result = system(command);
             return WIFEXITED(result) ? WEXITSTATUS(result) : 1;
         }

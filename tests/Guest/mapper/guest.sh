@@ -33,7 +33,8 @@ check "the image before the merge" image
 expect 1 "a write" dd if=/dev/zero of="$device" bs=4096 count=1 conv=fsync
 stop
 
-# The server is killed again and again, at moments that the host has drawn: no supervisor keeps its own next server out. (After ten in a row it would give up.)
+# Kills the server again and again, at random moments that the host has chosen: what a supervisor holds never keeps its own next server out.
+# Several supervisors, because one gives up after ten kills in a row.
 while read -r moments; do
     serve --supervise --merge-on-request --control /tmp/control
     next=
@@ -41,15 +42,17 @@ while read -r moments; do
         next=$(child "$next")
         usleep "$moment"
         kill -KILL "$next"
-        nobody "$next"
+        ended_process "$next"
     done
-    check "the image behind the kills" image
+    check "the image after the kills" image
     stop
 done </moments
-say "killed $(wc -w </moments) times at random moments; started again $(grep -c 'was killed by signal 9: starting it again' /tmp/serve.err) times"
-[ "$(grep -c 'was killed by signal 9: starting it again' /tmp/serve.err)" -eq "$(wc -w </moments)" ] || { say "FAILED: a next server ended otherwise"; cat /tmp/serve.err; failed=1; }
+kills=$(wc -w </moments)
+again=$(grep -c 'was killed by signal 9: starting it again' /tmp/serve.err)
+say "killed $kills times at random moments; started again $again times"
+[ "$again" -eq "$kills" ] || { say "FAILED: a next server ended otherwise"; cat /tmp/serve.err; failed=1; }
 
-# The supervisor is killed and its server lives: the server has what it needs itself.
+# The supervisor is killed and its server lives: the server holds everything itself.
 serve --supervise --merge-on-request --control /tmp/control
 left=$(child)
 looped=$(loop 0 /dev/vdb)
@@ -57,12 +60,12 @@ kill -KILL "$server"
 wait "$server"
 rivals "without a supervisor"
 kill -KILL "$left"
-nobody "$left"
-# Another one takes the device over: with both dead, nothing is held.
+ended_process "$left"
+# With both dead nothing is held: another server takes the device over.
 serve
 stop
 
-# Supervised and merged under a mount, the server killed in between; then the table is another, and nobody serves.
+# Supervised and merged under a mount, the server killed in between; then the table is another, and there is no server.
 : >/tmp/serve.err
 serve_slowly --supervise --log json
 check "mount" mount -t ext4 -o ro,noload "$device" /mnt
@@ -71,7 +74,7 @@ await
 kill -STOP "$server"
 next=$(child)
 kill -KILL "$next"
-nobody "$next"
+ended_process "$next"
 count=$(merged)
 say "killed at $count ops merged"
 midway "$count" || { say "FAILED: that is not in the middle"; failed=1; }
@@ -80,7 +83,8 @@ kill -CONT "$server"
 next=$(child "$next")
 rivals "with the next server"
 
-# Killed between the give-up of the base and the load of the table that takes it: the supervisor has let go of it, and still nobody else merges.
+# Killed after it gave up the base and before it loaded the table: the supervisor has let go of the base too, and another merge is still
+# refused.
 /dm at "$next" "sh /table.sh $server $next $looped" >/tmp/at 2>&1 &
 at=$!
 faster

@@ -23,7 +23,7 @@ gcc -static -O1 -Wall -Werror -o dm "$HERE/dm.c"
 
 cp "$HERE/guest.sh" test.sh
 cp "$HERE/common.sh" "$HERE/table.sh" "$HERE/../serving.sh" "$HERE/../rivals.sh" .
-# Four supervisors, and moments to kill the servers at, in microseconds: while they start, and later.
+# A line for each supervisor: microseconds after which its servers are killed, during their start or later.
 for supervisor in 1 2 3 4; do
     for kill in 1 2 3 4 5; do printf '%s ' $((RANDOM * 10)); done
     echo

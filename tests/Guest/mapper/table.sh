@@ -1,4 +1,5 @@
-# Runs while the server $2 of the supervisor $1 is about to put the mapped device on the base, which it has given up for that; $3 is a loop device over it.
+# Runs while the server $2 of the supervisor $1 is about to load the table that puts the mapped device on the base. The server has given up
+# the base for that. $3 is a loop device over the base.
 . /common.sh
 server=$1
 next=$2
@@ -7,6 +8,6 @@ rivals=100
 kill -STOP "$server"
 rivals "given up" given-up
 kill -KILL "$next"
-nobody "$next"
+ended_process "$next"
 rivals "given up, and killed" given-up
 exit "$failed"

@@ -4,35 +4,36 @@ say() {
 }
 . /rivals.sh
 fresh=/cow
-bytes=4194304
 one=$(cat /sys/block/vda/dev)
 two=$(cat /sys/block/vdb/dev)
 three=$(cat /sys/block/vdc/dev)
 
-# map NAME LINE…: a mapped device with these lines, whose path is printed.
+# map NAME LINE…: makes a mapped device with these lines and prints its path.
 map() {
     name=$1
     shift
     printf '%s\n' "$@" | /dm make "$name"
 }
 
-# put DEVICE…: each holds the old image.
+# put DEVICE…: writes the old image to each.
 put() {
     for device in "$@"; do dd if=/old.img of="$device" bs=1M conv=notrunc,fsync 2>/dev/null; done
 }
 
-# holds IMAGE DEVICE…: each holds that image, on the disk itself: every device has a page cache of its own.
+# holds IMAGE DEVICE…: each device must hold that image. Read from the disk, because every device has a page cache of its own.
 holds() {
     image=$1
     shift
     sync
     echo 3 >/proc/sys/vm/drop_caches
     for device in "$@"; do
-        dd if="$device" bs=1M count=4 2>/dev/null | cmp -s - "/$image.img" || { say "FAILED: $part: $device does not hold the $image image"; failed=1; }
+        dd if="$device" bs=1M count=4 2>/dev/null | cmp -s - "/$image.img" && continue
+        say "FAILED: $part: $device does not hold the $image image"
+        failed=1
     done
 }
 
-# hold BASE OPTION…: a server has it.
+# hold BASE OPTION…: starts a server with that base.
 hold() {
     rm -f /tmp/ready /tmp/held.cow
     mkfifo /tmp/ready
@@ -42,13 +43,13 @@ hold() {
     read -r said </tmp/ready || { say "FAILED: $part: no server"; cat /tmp/serve.err; exit 1; }
 }
 
-# drop: the server ends.
+# drop: ends the server.
 drop() {
     kill "$holder"
     wait "$holder" || { say "FAILED: $part: the server ended with $?"; cat /tmp/serve.err; failed=1; }
 }
 
-# merge CODE PATTERN BASE [OPTION…]: a merge of a COW of its own, beside the other commands, ends with CODE.
+# merge CODE PATTERN BASE [OPTION…]: a merge into BASE must end with CODE (see rival).
 merge() {
     code=$1
     pattern=$2
@@ -56,17 +57,19 @@ merge() {
     rival "$code" "$pattern" "$part: merge --base $*" snapuserd merge --cow @ --base "$@" --progress never
 }
 
-# reading CODE PATTERN BASE [OPTION…]: `verify` and `extract`.
+# reading CODE PATTERN BASE [OPTION…]: so must `verify` and `extract`.
 reading() {
     code=$1
     pattern=$2
     shift 2
     rival "$code" "$pattern" "$part: verify --base $*" snapuserd verify --cow @ --base "$@" --progress never
-    rival "$code" "$pattern" "$part: extract --base $*" snapuserd extract --cow @ --base "$@" --output "/tmp/extracted.$rivals" --progress never
+    rival "$code" "$pattern" "$part: extract --base $*" \
+        snapuserd extract --cow @ --base "$@" --output "/tmp/extracted.$rivals" --progress never
 }
 
 part="pieces of two disks"
-# The same pieces twice, told in other lines; one that shares their last sector; one over the first; two that begin where they end.
+# The same pieces twice, in other lines; a device that shares their last sector; one on top of the first; two that begin where the
+# pieces end.
 pieces=$(map pieces "0 4096 linear $one 2048" "4096 4096 linear $two 0")
 again=$(map again "0 1024 linear $one 2048" "1024 3072 linear $one 3072" "4096 4096 linear $two 0")
 sector=$(map sector "0 8192 linear $two 4095")
@@ -84,7 +87,7 @@ merge 76 /tmp/node "$(node "$pieces")"
 merge 76 /dev/vda /dev/vda
 reading 0 '' "$again"
 merge 0 '' "$beside"
-# Where neither /dev nor /sys nor /proc is: nodes that were made by hand.
+# Without /dev, /sys and /proc: a node made by mknod.
 mkdir /bare
 cp /bin/snapuserd /cow /bare
 cp -a "$(node "$again")" /bare/node
@@ -109,7 +112,7 @@ until snapuserd ctl status --json --socket /tmp/control | grep -q '"state":"merg
 drop
 holds new "$pieces" "$again"
 for number in /sys/block/loop*/loop; do losetup -d "/dev/$(basename "$(dirname "$number")")"; done
-say "$part: one storage, whatever it is called"
+say "$part: one storage, by any name"
 
 part="two names of one base"
 put "$pieces"
@@ -141,7 +144,8 @@ crypt=$(map crypt "0 $size crypt cipher_null-ecb - 0 $two 40000")
 dd if=/cow of="$window" bs=4096 conv=fsync 2>/dev/null
 rival 64 'share storage' "$part: merge" snapuserd merge --cow "$window" --base "$before" --progress never
 rival 64 'share storage' "$part: verify" snapuserd verify --cow "$window" --base "$before" --progress never
-rival 64 'share storage' "$part: extract" snapuserd extract --cow "$window" --base "$pieces" --source "$before" --output /tmp/no --progress never
+rival 64 'share storage' "$part: extract" \
+    snapuserd extract --cow "$window" --base "$pieces" --source "$before" --output /tmp/no --progress never
 rival 64 'dm-crypt' "$part: merge through a layer" snapuserd merge --cow "$crypt" --base "$before" --progress never
 refused
 for name in crypt before window; do /dm remove "$name"; done
@@ -178,7 +182,7 @@ holds new /dev/vdc1
 for number in /sys/block/loop*/loop; do losetup -d "/dev/$(basename "$(dirname "$number")")"; done
 put /dev/vdc1
 hold /dev/vdc1
-# The last 48 sectors of the partition, and what comes behind it.
+# The last 48 sectors of the partition, and what follows it.
 tail=$(map tail "0 8192 linear $three 12240")
 merge 76 "$tail" "$tail"
 refused
@@ -214,12 +218,12 @@ hold "$below" --merge-on-request --control /tmp/control
 reading 76 "$crypt" "$crypt"
 refused
 drop
-# The lock on what is below a source is not in the way of the base that this very merge has locked.
+# The lock below a source does not conflict with the base, which the same merge has locked.
 put "$elsewhere"
 merge 0 '' "$elsewhere" --source "$crypt" --source-separate
 refused
 holds new "$elsewhere"
-say "$part: a layer that nobody sees through"
+say "$part: a layer that cannot be followed"
 
 part="md"
 echo md_test >/sys/module/md_mod/parameters/new_array
@@ -263,13 +267,13 @@ drop
 holds old /tmp/upper/base
 
 part="udev"
-# It looks at a whole disk only while it has a shared lock of it.
+# udev probes a disk only while it has a shared lock on the node.
 echo clear >/sys/block/md_test/md/array_state
 losetup -d "$looped"
 put /dev/vdd
 hold /dev/vdd --merge-on-request --control /tmp/control
 /flock sh /dev/vdd || { say "FAILED: $part: a shared lock is refused"; failed=1; }
-if /flock ex /dev/vdd 2>/dev/null; then say "FAILED: $part: a lock for one alone is given"; failed=1; fi
+if /flock ex /dev/vdd 2>/dev/null; then say "FAILED: $part: an exclusive lock is given"; failed=1; fi
 merge 76 /dev/vdd /dev/vdd
 refused
 drop

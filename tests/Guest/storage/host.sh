@@ -1,8 +1,9 @@
-# One storage by several names that only a kernel gives: mapped devices, partitions, md, crypt, overlayfs. Who has it by one name keeps others away by all of them.
+# One storage by several names: mapped devices, partitions, md, dm-crypt, overlayfs. A process that uses it by one name is met by all of
+# them.
 . "$HERE/../lib.sh"
 head -c 4M </dev/urandom >old.img
 cp old.img new.img
-# Blocks that move, in both directions, and blocks that are new: so that what was read at a wrong moment, or from a wrong place, shows.
+# Blocks that move in both directions, and new ones: a read from a wrong place or at a wrong time gives a wrong image.
 dd if=old.img of=new.img bs=4096 skip=100 seek=130 count=300 conv=notrunc status=none
 dd if=old.img of=new.img bs=4096 skip=700 seek=650 count=200 conv=notrunc status=none
 dd if=/dev/urandom of=new.img bs=4096 seek=1000 count=8 conv=notrunc status=none
@@ -12,7 +13,7 @@ gcc -static -O1 -Wall -Werror -o dm "$HERE/../mapper/dm.c"
 gcc -static -O1 -Wall -Werror -o flock "$HERE/flock.c"
 
 for disk in one two three four; do truncate -s 32M "$disk"; done
-# Two partitions of 5 MiB, one behind the other, from 1 MiB on: a DOS table, whose entries have the type at 4, the first sector at 8 and the number of sectors at 12.
+# A DOS table with two partitions of 5 MiB, from 1 MiB on. An entry has the type at 4, the first sector at 8 and the number of sectors at 12.
 printf '\0\0\0\0\203\0\0\0\0\010\0\0\0\050\0\0''\0\0\0\0\203\0\0\0\0\060\0\0\0\050\0\0' | dd of=three bs=1 seek=446 conv=notrunc status=none
 printf '\125\252' | dd of=three bs=1 seek=510 conv=notrunc status=none
 

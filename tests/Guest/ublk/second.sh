@@ -26,7 +26,7 @@ files() {
 
 echo "ublk: behind switch_root, root on $(grep ' / ext4' /proc/mounts | cut -d ' ' -f 1); the supervisor: $(grep -E 'VmRSS|VmLck' /proc/"$supervisor"/status | tr -d '\n' | tr -s '\t ' ' ')"
 files "the files of the root"
-# The merge that was begun in the ramdisk is met from here, by any node of its base.
+# A merge that began in the ramdisk keeps another one away after switch_root, by any node of its base.
 mknod /tmp/node b $(stat -c '0x%t 0x%T' /dev/vdb)
 for base in /dev/vdb /tmp/node; do
     /tmp/snapuserd merge --cow /tmp/cow --base "$base" --progress never >/tmp/rival 2>&1
