@@ -50,21 +50,22 @@ internal static class OtherNames
         int loop = BlockNode.Open(major, minor, Libc.O_RDONLY | Libc.O_NONBLOCK);
         int result = loop < 0 ? loop : Libc.Ioctl(loop, Libc.LOOP_GET_STATUS64, ref info);
         if (loop >= 0) _ = Libc.Close(loop);
-        if (result < 0 || KernelTree.Sys.ReadText($"dev/block/{major}:{minor}/loop/backing_file") is not { Length: > 0 } named) return 0;
+        if (result < 0) return 0;
         if (info.RDevice != 0) return LockFileBelow(Libc.DecodeDevice(info.RDevice), out path, out fd);
-        path = named;
-        int opened = Libc.OpenAt(Libc.AT_FDCWD, named, Libc.O_RDONLY | Libc.O_CLOEXEC | Libc.O_NONBLOCK | Libc.O_NOCTTY);
-        if (opened < 0) return 0;
-        // The name may be another file's in this root, or by now.
-        bool same = Libc.Statx(opened, Libc.STATX_BASIC_STATS, out StatxData status) == 0
-            && (status.DevMajor, status.DevMinor) == Libc.DecodeDevice(info.Device) && status.Ino == info.Inode;
-        if (same && InheritedHolds.Find(status) < 0) result = Libc.Flock(opened, Libc.LOCK_SH | Libc.LOCK_NB);
-        if (same && result == 0)
+        if (LoopBackingFile.Open(minor, info, Libc.O_RDONLY) is not { } file) return 0;
+        path = file.Path;
+        // A supervisor that locked it did so for us as well.
+        result = Libc.Statx(file.Fd, Libc.STATX_BASIC_STATS, out StatxData status);
+        if (result == 0 && InheritedHolds.Find(status) < 0)
         {
-            fd = opened;
-            return 0;
+            result = Libc.Flock(file.Fd, Libc.LOCK_SH | Libc.LOCK_NB);
+            if (result == 0)
+            {
+                fd = file.Fd;
+                return 0;
+            }
         }
-        _ = Libc.Close(opened);
+        file.Dispose();
         return result == -Errno.EAGAIN ? result : 0;
     }
 
