@@ -15,7 +15,7 @@ namespace Snapuserd.Tests.EndToEnd;
 /// </summary>
 public sealed class LackingFileSystemTests(ITestOutputHelper output)
 {
-    private const int EPERM = 1, EINTR = 4, EIO = 5, EBADF = 9, EAGAIN = 11, EACCES = 13, EINVAL = 22, EFBIG = 27, ENOSPC = 28, EROFS = 30, ENOSYS = 38, EOPNOTSUPP = 95, EDQUOT = 122;
+    private const int EPERM = 1, EINTR = 4, EIO = 5, EBADF = 9, EAGAIN = 11, EACCES = 13, EINVAL = 22, EFBIG = 27, ENOSPC = 28, EROFS = 30, ENOLCK = 37, ENOSYS = 38, EOPNOTSUPP = 95, EDQUOT = 122;
 
     /// <summary>Exit codes of the table.</summary>
     private static readonly int[] s_codes = [0, 64, 65, 66, 69, 70, 71, 73, 74, 75, 76, 77];
@@ -110,6 +110,31 @@ public sealed class LackingFileSystemTests(ITestOutputHelper output)
         }
         output.WriteLine($"{verb}: {rules.Length} rows, {failed} of them failed");
         Assert.True(failed > 2, $"{verb}: only {failed} rows failed; the file system does not do what it is told to");
+    }
+
+    [RootTheory]
+    [MemberData(nameof(Verbs))]
+    public void Without_locks_what_reads_goes_on_and_what_writes_names_the_file_system_and_wants_to_be_told(string verb)
+    {
+        bool writes = verb is "create" or "extract" or "merge" or "merge-sync";
+        // FUSE answers ENOSYS itself, by locks that only its own host sees.
+        foreach (int errno in (int[])[ENOLCK, EOPNOTSUPP, EPERM])
+        {
+            using Place place = new(sparse: false);
+            BinaryResult result = place.Run(verb, $"flock={errno}");
+            Assert.True(result.ExitCode == (writes ? 69 : 0), $"{verb}, {errno}: {result}");
+            if (verb is not "inspect" and not "serve") Assert.Contains("fuse has no locks (flock: ", result.Error);
+            if (!writes)
+            {
+                place.AssertRight(verb, $"{verb}, {errno}");
+                continue;
+            }
+            Assert.Contains("--no-lock", result.Error);
+            place.AssertUntouched();
+            BinaryResult told = place.Run(verb, $"flock={errno}", "--no-lock");
+            Assert.True(told.ExitCode == 0, $"{verb}, {errno}: {told}");
+            place.AssertRight(verb, $"{verb}, {errno}, --no-lock");
+        }
     }
 
     [RootTheory]
@@ -225,11 +250,11 @@ public sealed class LackingFileSystemTests(ITestOutputHelper output)
             string[] command = verb switch
             {
                 "create" => ["create", "--source", old, "--target", image, "--output", result, "--progress", "never", .. more],
-                "extract" => ["extract", "--cow", cow, "--base", old, "--output", result, "--progress", "never"],
+                "extract" => ["extract", "--cow", cow, "--base", old, "--output", result, "--progress", "never", .. more],
                 "verify" => ["verify", "--cow", cow, "--base", old, "--progress", "never"],
                 "inspect" => ["inspect", cow],
-                "merge" => ["merge", "--cow", cow, "--base", old, "--progress", "never"],
-                _ => ["merge", "--cow", cow, "--base", old, "--io", "sync", "--progress", "never"],
+                "merge" => ["merge", "--cow", cow, "--base", old, "--progress", "never", .. more],
+                _ => ["merge", "--cow", cow, "--base", old, "--io", "sync", "--progress", "never", .. more],
             };
             return verb == "serve" ? _place.Run(rule, "/bin/sh", "-c", Serve, Binary.Path, _folder["served"], cow, old) : _place.Run(rule, [Binary.Path, .. command]);
         }

@@ -1,4 +1,5 @@
 using System;
+using System.Text;
 using Snapuserd.Interop;
 
 namespace Snapuserd.Block;
@@ -42,11 +43,17 @@ internal static class FileIdentity
         return null;
     }
 
-    /// <summary>Blanks, tabs, newlines and backslashes are written as three octal digits there.</summary>
+    /// <summary>Blanks, newlines, backslashes and the like are written as a backslash and three octal digits there.</summary>
     private static string Unescaped(string field)
     {
-        if (!field.Contains('\\', StringComparison.Ordinal)) return field;
-        return field.Replace("\\040", " ", StringComparison.Ordinal).Replace("\\011", "\t", StringComparison.Ordinal)
-            .Replace("\\012", "\n", StringComparison.Ordinal).Replace("\\134", "\\", StringComparison.Ordinal);
+        StringBuilder text = new(field.Length);
+        for (int i = 0; i < field.Length; i++)
+        {
+            bool escaped = field[i] == '\\' && i + 3 < field.Length && field[i + 1] is >= '0' and <= '3' && field[i + 2] is >= '0' and <= '7' && field[i + 3] is >= '0' and <= '7';
+            if (escaped) text.Append((char)(((field[i + 1] - '0') << 6) | ((field[i + 2] - '0') << 3) | (field[i + 3] - '0')));
+            else text.Append(field[i]);
+            if (escaped) i += 3;
+        }
+        return text.ToString();
     }
 }
