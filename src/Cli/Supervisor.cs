@@ -87,6 +87,7 @@ internal sealed class Supervisor
             // It is the server's from here on: whoever reads it to its end waits for one process only.
             ready.Close();
             (int code, int signal) = Wait();
+            _holds.TakeBaseAgain();
             if (code == Libc.NotExecuted) throw new SnapuserdException(ExitCode.Unavailable, "--supervise: the system does not start this program from its descriptor (execveat)");
             failures = clock.Milliseconds - began < ShortMilliseconds ? failures + 1 : 0;
             if (code >= 0 && (_stop || code == 0 || !UblkServer.IsWaiting(device))) return (ExitCode)code;

@@ -21,6 +21,7 @@ internal sealed class SupervisorHolds : IDisposable
     private readonly int _ours;
     private BlockDevice? _cow, _base, _source;
     private bool _baseIsGivenUp;
+    private int _baseAgain = -1;
 
     /// <summary>Holds nothing yet. Exit code 71 without descriptors.</summary>
     internal SupervisorHolds(Invocation invocation)
@@ -75,6 +76,8 @@ internal sealed class SupervisorHolds : IDisposable
             _base?.Dispose();
             _cow?.Dispose();
             (_source, _base, _cow) = (null, null, null);
+            if (_baseAgain >= 0) _ = Libc.Close(_baseAgain);
+            _baseAgain = -1;
         }
         _ = Libc.Shutdown(_ours, Libc.SHUT_RDWR);
     }
@@ -91,8 +94,22 @@ internal sealed class SupervisorHolds : IDisposable
             {
                 _baseIsGivenUp = true;
                 _base?.KeepLocks();
+                if (_baseAgain >= 0) _ = Libc.Close(_baseAgain);
+                _baseAgain = -1;
             }
             _ = Libc.Send(_ours, one, Libc.MSG_NOSIGNAL);
+        }
+    }
+
+    /// <summary>
+    /// A server that was killed after the base was given up may not have put the mapped device there. Held again, nobody can mount the base before the next server. Without waiting: if it did, the mapped device has it.
+    /// </summary>
+    internal void TakeBaseAgain()
+    {
+        lock (_gate)
+        {
+            if (!_baseIsGivenUp || _baseAgain >= 0 || _base is not { IsBlockDevice: true }) return;
+            _baseAgain = Libc.OpenAt(Libc.AT_FDCWD, _base.Path, Libc.O_RDWR | Libc.O_EXCL | Libc.O_CLOEXEC | Libc.O_NONBLOCK);
         }
     }
 
@@ -107,6 +124,7 @@ internal sealed class SupervisorHolds : IDisposable
         List<int> all = [];
         foreach (BlockDevice? device in (ReadOnlySpan<BlockDevice?>)[_cow, _base, _source])
             if (device != null) all.AddRange(device.Holds);
+        if (_baseAgain >= 0) all.Add(_baseAgain);
         return all;
     }
 }
