@@ -24,6 +24,7 @@ public static unsafe partial class Libc
     public const short F_RDLCK = 0;
     public const short F_WRLCK = 1;
     public const short F_UNLCK = 2;
+    public const int F_OFD_GETLK = 36;
     public const int F_OFD_SETLK = 37;
 
     /// <summary>
@@ -31,4 +32,9 @@ public static unsafe partial class Libc
     /// inherited, duplicated or passed from it. Returns 0, -EAGAIN or -EACCES when another open file has a lock in the way, or another negative errno.
     /// </summary>
     public static int LockRange(int fd, FileLock range) => fcntl(fd, F_OFD_SETLK, (nint)(&range)) < 0 ? -Marshal.GetLastPInvokeError() : 0;
+
+    /// <summary>
+    /// fcntl(2) with F_OFD_GETLK: whether another open file has a lock that would keep <paramref name="range"/> from being locked; nothing is locked. Returns 1, 0, or a negative errno.
+    /// </summary>
+    public static int IsRangeLocked(int fd, FileLock range) => fcntl(fd, F_OFD_GETLK, (nint)(&range)) < 0 ? -Marshal.GetLastPInvokeError() : range.Type == F_UNLCK ? 0 : 1;
 }

@@ -20,6 +20,8 @@ public enum DeviceAccess
     Direct = 4,
     /// <summary>With <see cref="Exclusive"/>: also where the file system has no locks, so that nothing keeps other programs away.</summary>
     WithoutLock = 16,
+    /// <summary>With <see cref="Exclusive"/> or <see cref="Shared"/>: to keep others away for a child, which opens it once more for its I/O (<see cref="InheritedHolds"/>).</summary>
+    HoldOnly = 32,
 }
 
 /// <summary>A block device or a regular file that stands for one, opened, measured and locked.</summary>
@@ -40,12 +42,16 @@ public sealed class BlockDevice : IDisposable
 
     private const int TryMilliseconds = 20;
 
+    /// <summary>Times that a path may lead elsewhere when its lock was waited for.</summary>
+    private const int MostMoves = 5;
+
     private readonly uint _kind;
     private StorageIdentity? _storage;
     private StorageLocks? _locks;
     private List<int> _held = [];
     private int _inherited = -1;
     private bool _locked;
+    private bool _rangeLocked;
 
     private BlockDevice(string path, int fd, in StatxData status)
     {
@@ -102,6 +108,14 @@ public sealed class BlockDevice : IDisposable
     /// </summary>
     public static BlockDevice Open(string path, DeviceAccess access, BlockDevice? besides = null)
     {
+        for (int tries = MostMoves; tries > 0; tries--)
+            if (OpenOnce(path, access, besides) is { } device) return device;
+        throw new SnapuserdException(ExitCode.InUse, $"{path} leads to another file or device each time it is opened");
+    }
+
+    /// <summary>Null if another file or device is there by the time that this one is locked.</summary>
+    private static BlockDevice? OpenOnce(string path, DeviceAccess access, BlockDevice? besides)
+    {
         bool write = (access & DeviceAccess.Write) != 0;
         // Looked at before it is opened, because opening a tape, a terminal or a pipe does something.
         Check(path, Libc.Statx(Libc.AT_FDCWD, path, 0, Libc.STATX_BASIC_STATS, out StatxData status), write);
@@ -130,7 +144,15 @@ public sealed class BlockDevice : IDisposable
             device._storage = StorageResolver.Of(fd, status, device.Length, out List<(uint Major, uint Minor)> unclaimed);
             // Only the opening must not block; with the flag left on, older kernels answer every cold read of a ring with EAGAIN.
             Check(path, Libc.Fcntl(fd, Libc.F_SETFL, flags & ~Libc.O_NONBLOCK), write);
-            if (alone || (access & DeviceAccess.Shared) != 0) device.Lock(status, access, unclaimed, besides);
+            if (alone || (access & DeviceAccess.Shared) != 0)
+            {
+                device.Lock(status, access, unclaimed, besides);
+                if (!device.IsStillThere(status, write))
+                {
+                    device.Dispose();
+                    return null;
+                }
+            }
             if ((access & DeviceAccess.Direct) != 0) device.GoDirect(status);
             return device;
         }
@@ -182,7 +204,7 @@ public sealed class BlockDevice : IDisposable
     /// <summary>Closes it while the kernel may still write through it: lock and exclusive hold stay until the last of that has ended.</summary>
     public void CloseInUse()
     {
-        _locked = false;
+        _locked = _rangeLocked = false;
         _locks?.Leave();
         Dispose();
     }
@@ -194,6 +216,7 @@ public sealed class BlockDevice : IDisposable
         {
             // Closing alone keeps the lock for as long as a child that was forked a moment ago, and has not yet become its program, has the same file open.
             if (_locked) _ = Libc.Flock(Fd, Libc.LOCK_UN);
+            if (_rangeLocked) _ = Libc.LockRange(Fd, new FileLock { Type = Libc.F_UNLCK });
             _ = Libc.Close(Fd);
         }
         Fd = -1;
@@ -289,7 +312,12 @@ public sealed class BlockDevice : IDisposable
         bool alone = (access & DeviceAccess.Exclusive) != 0;
         _locks = LockStorage(alone, besides?._locks);
         if (_inherited >= 0) AwaitPredecessor();
-        else Flock(alone, (access & DeviceAccess.WithoutLock) != 0);
+        else
+        {
+            Flock(alone, (access & DeviceAccess.WithoutLock) != 0);
+            // Also met by a process that shares the node and no place for locks: one in a container. Not udev's kind of lock.
+            if (IsBlockDevice && (access & DeviceAccess.HoldOnly) == 0) AwaitNode();
+        }
         (uint, uint)? self = IsBlockDevice ? (status.RdevMajor, status.RdevMinor) : null;
         // A file below both is locked by the other device, perhaps for that alone.
         if (self is { } device && besides?.SameFileAs(this) != true) LockFileBelow(device);
@@ -302,11 +330,26 @@ public sealed class BlockDevice : IDisposable
     private StorageLocks LockStorage(bool alone, StorageLocks? besides) => Await(() => StorageLocks.TryTake(Storage, alone, whole: !IsBlockDevice, besides))
         ?? throw new SnapuserdException(ExitCode.InUse, $"{Path} is locked by another snapuserd, under this or another name: a merge or a server that still runs, or a reader");
 
+    /// <summary>
+    /// Whoever had the lock may have put another file under the name, made this one longer, or set up the loop device again. What is used is what the path leads to now.
+    /// </summary>
+    private bool IsStillThere(in StatxData opened, bool write)
+    {
+        if (Libc.Statx(Libc.AT_FDCWD, Path, 0, Libc.STATX_BASIC_STATS, out StatxData now) < 0) return false;
+        if ((now.DevMajor, now.DevMinor, now.Ino, now.RdevMajor, now.RdevMinor) != (opened.DevMajor, opened.DevMinor, opened.Ino, opened.RdevMajor, opened.RdevMinor)) return false;
+        Check(Path, Libc.Statx(Fd, Libc.STATX_BASIC_STATS, out now), write);
+        Measure(now, write);
+        StorageIdentity locked = Storage;
+        _storage = StorageResolver.Of(Fd, now, Length);
+        // A file that has grown is locked to its end; a device is what it was, or another.
+        return !IsBlockDevice || locked.IsSameAs(_storage);
+    }
+
     /// <summary>Takes flock's lock, which other programs go by.</summary>
     private void Flock(bool alone, bool goWithout)
     {
         // udev looks at no disk that somebody has locked alone; among our own processes the locks above do that.
-        int kind = alone && !(IsBlockDevice && _locks is { IsEffective: true }) ? Libc.LOCK_EX : Libc.LOCK_SH;
+        int kind = alone && !(IsBlockDevice && _locks is { IsEverywhere: true }) ? Libc.LOCK_EX : Libc.LOCK_SH;
         int result = AwaitFlock(Fd, kind);
         // A network file system locks alone only through a descriptor that may write.
         if (result == -Errno.EBADF && kind == Libc.LOCK_EX) result = AwaitFlock(Fd, Libc.LOCK_SH);
@@ -329,9 +372,20 @@ public sealed class BlockDevice : IDisposable
     /// </summary>
     private void AwaitPredecessor()
     {
+        if (!TryAwaitAll()) throw new SnapuserdException(ExitCode.InUse, $"{Path}: the kernel is still at work on the last requests of a process that was killed");
+    }
+
+    private void AwaitNode()
+    {
+        if (!TryAwaitAll()) throw new SnapuserdException(ExitCode.InUse, $"{Path} is locked by another program: a merge or a server that still runs, or a reader");
+        _rangeLocked = true;
+    }
+
+    /// <summary>Locks all bytes of the open file itself (F_OFD_SETLK), alone if it can be written. False if another open file has a lock in the way.</summary>
+    private bool TryAwaitAll()
+    {
         int fd = Fd;
-        bool mine = Await(() => LockAll(fd) is not (-Errno.EAGAIN or -Errno.EACCES) ? this : null) != null;
-        if (!mine) throw new SnapuserdException(ExitCode.InUse, $"{Path}: the kernel is still at work on the last requests of a process that was killed");
+        return Await(() => LockAll(fd) is not (-Errno.EAGAIN or -Errno.EACCES) ? this : null) != null;
     }
 
     private static int LockAll(int fd)

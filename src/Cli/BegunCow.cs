@@ -11,6 +11,9 @@ namespace Snapuserd.Cli;
 /// </summary>
 internal static class BegunCow
 {
+    // Of the header (CowHeader.cs): the version, the header's size, and where the count ends and the size of scratch stands.
+    private const int MajorAt = 8, HeaderSizeAt = 12, CountEnd = 34;
+
     /// <summary>Exit code 65 if <paramref name="path"/> holds a begun COW. What is no COW, an untouched one or a merged one may be replaced.</summary>
     internal static void Refuse(string path)
     {
@@ -20,9 +23,8 @@ internal static class BegunCow
             using CowInput input = new(path);
             why = Why(input.Source);
         }
-        catch (SnapuserdException e) when (e.Code is ExitCode.CowCorrupt or ExitCode.InputMissing)
+        catch (SnapuserdException e) when (e.Code == ExitCode.InputMissing)
         {
-            // Without a header that can be read there is no merge that could go on.
             return;
         }
         if (why != null)
@@ -39,23 +41,26 @@ internal static class BegunCow
         if (source.Length < magic.Length) return null;
         source.Read(0, magic);
         if (BinaryPrimitives.ReadUInt64LittleEndian(magic) == CowHeader.UnsafeMagic) return "it was killed while it overwrote a block without scratch";
-        CowHeader header = CowHeader.Parse(source);
-        int state = 0;
-        if (header.Major >= 2 && header.ScratchBytes > 0)
-        {
-            Span<byte> one = stackalloc byte[1];
-            source.Read(new ScratchLayout(header.HeaderBytes, header.ScratchBytes).StateOffset, one);
-            state = one[0];
-        }
-        if (header.Major < 2 || (header.NumMergeOps == 0 && state == ScratchLayout.NeverUsed)) return null;
+        if (BinaryPrimitives.ReadUInt64LittleEndian(magic) != CowHeader.Magic || source.Length < CountEnd) return null;
+        // As it lies there, before anything is checked: a COW that was cut off or damaged after its merge began is no less the only one.
+        Span<byte> start = stackalloc byte[CountEnd];
+        source.Read(0, start);
+        int major = BinaryPrimitives.ReadUInt16LittleEndian(start[MajorAt..]), header = BinaryPrimitives.ReadUInt16LittleEndian(start[HeaderSizeAt..]);
+        if (major is not (2 or 3)) return null;
+        ulong count = BinaryPrimitives.ReadUInt64LittleEndian(start[CowHeader.MergeCountOffset..]);
+        Span<byte> state = stackalloc byte[1 + sizeof(uint)];
+        state.Clear();
+        if (source.Length >= CountEnd + sizeof(uint)) source.Read(CountEnd, state[1..]);
+        if (BinaryPrimitives.ReadUInt32LittleEndian(state[1..]) > 0 && header > CountEnd && header < source.Length) source.Read(header, state[..1]);
+        if (count == 0 && state[0] == ScratchLayout.NeverUsed) return null;
         try
         {
             using CowFile cow = CowFile.Read(source);
-            return header.NumMergeOps >= (ulong)cow.Order.Count ? null : $"{header.NumMergeOps} of {cow.Order.Count} ops are merged";
+            return count >= (ulong)cow.Order.Count ? null : $"{count} of {cow.Order.Count} ops are merged";
         }
         catch (SnapuserdException e) when (e.Code == ExitCode.CowCorrupt)
         {
-            return $"{header.NumMergeOps} ops are merged, and its ops are damaged";
+            return $"{count} ops are merged, and the file is damaged";
         }
     }
 }

@@ -119,9 +119,8 @@ internal sealed class PartName : IDisposable
     /// </summary>
     internal int Publish(int fd, Action<string> warn, out string doing)
     {
-        ExamineAgain();
         doing = "renaming it into place";
-        int result = Libc.Rename(Temporary, Target);
+        int result = Rename();
         if (result < 0) return result;
         // The name is the folder's: without this a power cut could still take it back.
         doing = "flushing its folder";
@@ -130,7 +129,20 @@ internal sealed class PartName : IDisposable
         return result;
     }
 
-    /// <summary>With ".part" behind it; where a name would have more than NAME_MAX bytes then, in place of its last bytes.</summary>
+    /// <summary>A name that was free must be free still: what appears at the last moment is looked at as well.</summary>
+    private int Rename()
+    {
+        while (true)
+        {
+            ExamineAgain();
+            if (_replaced != null) return Libc.Rename(Temporary, Target);
+            int result = Libc.RenameToNewName(Temporary, Target);
+            if (result == -Errno.EEXIST) continue;
+            return result is -Errno.EINVAL or -Errno.ENOSYS or -Errno.EPERM ? Libc.Rename(Temporary, Target) : result;
+        }
+    }
+
+    /// <summary>With ".part" after it; where a name would have more than NAME_MAX bytes then, in place of its last bytes.</summary>
     private static string TemporaryFor(string target)
     {
         const int nameMax = 255;

@@ -43,12 +43,12 @@ internal sealed class SupervisorHolds : IDisposable
     {
         lock (_gate)
         {
-            DeviceAccess access = (BlockServers.Merges(_arguments) ? DeviceAccess.Write | DeviceAccess.Exclusive : DeviceAccess.Shared) | (_arguments.Has("--no-lock") ? DeviceAccess.WithoutLock : 0);
+            DeviceAccess access = (BlockServers.Merges(_arguments) ? DeviceAccess.Write | DeviceAccess.Exclusive : DeviceAccess.Shared) | DeviceAccess.HoldOnly | (_arguments.Has("--no-lock") ? DeviceAccess.WithoutLock : 0);
             try
             {
                 _cow ??= BlockDevice.Open(_arguments.Required("--cow"), access);
                 if (!_baseIsGivenUp) _base ??= BlockDevice.Open(_arguments.Required("--base"), access);
-                if (_arguments.Text("--source") is { } source && _source == null && _base != null && !IsBase(source)) _source = BlockDevice.Open(source, DeviceAccess.Shared, _base);
+                if (_arguments.Text("--source") is { } source && _source == null && _base != null && !IsBase(source)) _source = BlockDevice.Open(source, DeviceAccess.Shared | DeviceAccess.HoldOnly, _base);
             }
             catch (SnapuserdException)
             {

@@ -34,7 +34,7 @@ internal static class Verbs
             s_noLock, LogForms.Option, s_json, s_progress,
         ],
         "SIGTERM, SIGINT and SIGHUP stop at the next checkpoint with exit code 75; one that was ignored when the program started (SIGINT in the background jobs of sh, SIGHUP under nohup) stays ignored. "
-        + "The COW and the base are checked completely before the first write, unless --no-verify-first was given. Then the holes that it will fill are reserved, in files and in the files behind loop devices; "
+        + "The COW and the base are checked completely before the first write, unless --no-verify-first was given. Then the holes that it will fill are reserved, in files and in the files below loop devices; "
         + "without room for them it ends with 74, says how many bytes are missing, and has written nothing. Space that nothing can reserve (files that share extents, compressed file systems, thin volumes) may still run out in the middle: make room, and the same command goes on. A device that somebody else holds or locks is waited for during 2 seconds, then the answer is 76.",
         MergeVerb.Run),
 

@@ -41,6 +41,7 @@ public sealed class DeviceSet : IDisposable
             _cow = BlockDevice.Open(cow, access);
             if (basePath != null) _base = BlockDevice.Open(basePath, access);
             if (ownSource) _source = BlockDevice.Open(sourcePath!, DeviceAccess.Shared, _base);
+            CheckUnmoved(options, ownSource, overlap);
             foreach (BlockDevice? device in (ReadOnlySpan<BlockDevice?>)[_cow, _base, _source])
                 if (device?.NotLocked is { } sentence) options.Report(sentence);
             if (overlap is { Length: > 0 }) SharedCaches.MakeCoherent(_source!, _base!);
@@ -117,10 +118,27 @@ public sealed class DeviceSet : IDisposable
     /// </summary>
     private static bool Relate(DeviceOptions options, out ReadOnlyMemory<SharedRange>? overlap)
     {
-        overlap = null;
         using BlockDevice cow = BlockDevice.Open(options.Cow, DeviceAccess.Read);
         using BlockDevice? target = options.Base == null ? null : BlockDevice.Open(options.Base, DeviceAccess.Read);
         using BlockDevice? source = options.Source == null ? null : BlockDevice.Open(options.Source, DeviceAccess.Read);
+        return Relate(options, cow, target, source, out overlap);
+    }
+
+    /// <summary>
+    /// What was opened and locked must relate as what was looked at before: a link may have been moved, or a loop device set up again, while a lock was waited for. Exit code 76 if not.
+    /// </summary>
+    private void CheckUnmoved(DeviceOptions options, bool ownSource, ReadOnlyMemory<SharedRange>? overlap)
+    {
+        // A source that is the base itself is not opened; what it leads to now is looked at.
+        using BlockDevice? looked = options.Source != null && !ownSource ? BlockDevice.Open(options.Source, DeviceAccess.Read) : null;
+        bool own = Relate(options, _cow, _base, looked ?? _source, out ReadOnlyMemory<SharedRange>? now);
+        if (own != ownSource || now.HasValue != overlap.HasValue || !now.GetValueOrDefault().Span.SequenceEqual(overlap.GetValueOrDefault().Span))
+            throw new SnapuserdException(ExitCode.InUse, "COW, base or source was exchanged for another file or device while it was opened; nothing was written");
+    }
+
+    private static bool Relate(DeviceOptions options, BlockDevice cow, BlockDevice? target, BlockDevice? source, out ReadOnlyMemory<SharedRange>? overlap)
+    {
+        overlap = null;
         if (target != null) RefuseShared(cow, target, "its own base", options.Writes);
         if (options.Writes && target is { Storage.OverlapsItself: true }) throw new SnapuserdException(ExitCode.Usage, $"{target.Path} has the same storage at two places; it cannot be written as a base");
         if (source == null) return false;

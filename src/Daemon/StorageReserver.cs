@@ -36,8 +36,17 @@ public sealed class StorageReserver(BlockDevice[] devices, StopFlag stop, Action
             Reserve(device.Name, open.Fd, 0, ranges);
             return;
         }
-        using LoopBackingFile? backing = LoopBackingFile.Open(open);
-        if (backing != null) Reserve($"{backing.Path} (behind {device.Name})", backing.Fd, backing.Offset, ranges);
+        foreach ((LoopBackingFile file, long deviceOffset, long fileOffset, long length) in open.Storage.FilesBelow())
+            Reserve($"{file.Path} (below {device.Name})", file.Fd, fileOffset - deviceOffset, Clipped(ranges, deviceOffset, deviceOffset + length));
+    }
+
+    private static IEnumerable<ByteRange> Clipped(IEnumerable<ByteRange> ranges, long start, long end)
+    {
+        foreach (ByteRange range in ranges)
+        {
+            long from = Math.Max(range.Offset, start), to = Math.Min(range.Offset + range.Length, end);
+            if (from < to) yield return new ByteRange(from, to - from);
+        }
     }
 
     /// <summary>RLIMIT_FSIZE also ends writes in the middle of a file that is longer than it.</summary>

@@ -543,7 +543,7 @@ public sealed class MergeEngine : IDisposable
     {
         int end = _journaledTo = _written + window;
         if (!_plan.IsSafe(end))
-            throw new InvalidOperationException($"rule 1: the window from {_written} to {end} overwrites what an op behind it reads");
+            throw new InvalidOperationException($"rule 1: the window from {_written} to {end} overwrites what a later op reads");
         if (batch != null)
         {
             foreach (IPending pending in WriteFirst(batch)) yield return pending;

@@ -55,6 +55,22 @@ public sealed class OutputTests : IDisposable
             case "unsafe magic":
                 "unsafCOW"u8.CopyTo(cow);
                 break;
+            case "count, cut in scratch":
+                cow[CountAt] = 7;
+                Array.Resize(ref cow, 1 << 20);
+                break;
+            case "count, cut in its ops":
+                cow[CountAt] = 7;
+                Array.Resize(ref cow, (2 << 20) + 78 + 100);
+                break;
+            case "count, header only":
+                cow[CountAt] = 7;
+                Array.Resize(ref cow, 78);
+                break;
+            case "count, blocks of no known size":
+                cow[CountAt] = 7;
+                cow[18] ^= 0x55;
+                break;
             case "count and damaged ops":
                 cow[CountAt] = 1;
                 cow.AsSpan(cow.Length / 2).Fill(0xee);
@@ -63,7 +79,7 @@ public sealed class OutputTests : IDisposable
         return cow;
     }
 
-    public static TheoryData<string> WaysToBegin => ["count", "state 1", "state 2", "state of no engine", "unsafe magic", "count and damaged ops", "half of a merge by Android"];
+    public static TheoryData<string> WaysToBegin => ["count", "count, cut in scratch", "count, cut in its ops", "count, header only", "count, blocks of no known size", "state 1", "state 2", "state of no engine", "unsafe magic", "count and damaged ops", "half of a merge by Android"];
 
     [Theory]
     [MemberData(nameof(WaysToBegin))]

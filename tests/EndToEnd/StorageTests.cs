@@ -226,6 +226,141 @@ public sealed class StorageTests : IDisposable
         Refused(76, "merge", "--cow", _folder["cow2"], "--base", whole.Path);
     }
 
+    [Fact]
+    public void A_file_that_gets_its_name_while_another_is_being_locked_is_the_one_that_is_merged()
+    {
+        // Held at its first lock, that of the COW, until a new COW has the name; the old one is kept.
+        File.Copy(_cow, _folder["next"]);
+        using Process merge = KillAt.Hold(1, "flock", "merge", "--cow", _cow, "--base", _base, "--progress", "never");
+        LoopDevice.Call("ln", _cow, _folder["kept"]);
+        File.Move(_folder["next"], _cow, overwrite: true);
+        merge.StandardInput.Close();
+        merge.WaitForExit();
+        Assert.Equal(0, merge.ExitCode);
+        Assert.Equal(s_padded, File.ReadAllBytes(_folder["kept"]));
+        Assert.NotEqual(s_padded, File.ReadAllBytes(_cow));
+        Assert.Equal(Golden.New, File.ReadAllBytes(_base));
+    }
+
+    [Fact]
+    public void A_source_that_leads_to_the_base_by_the_time_it_is_opened_is_76()
+    {
+        File.WriteAllBytes(_folder["source"], Golden.Old);
+        File.CreateSymbolicLink(_folder["link"], _folder["source"]);
+        // Held at its second lock, that of the base; the source comes after it.
+        using Process merge = KillAt.Hold(2, "flock", "merge", "--cow", _cow, "--base", _base, "--source", _folder["link"], "--progress", "never");
+        File.Delete(_folder["link"]);
+        File.CreateSymbolicLink(_folder["link"], _base);
+        merge.StandardInput.Close();
+        merge.WaitForExit();
+        Assert.Equal(76, merge.ExitCode);
+        Unchanged();
+    }
+
+    [RootFact]
+    public void Without_a_descriptor_to_spare_nothing_is_taken_for_free()
+    {
+        using LoopDevice target = new(_base);
+        File.WriteAllBytes(_folder["cow2"], s_padded);
+        Serve(_cow, _base);
+        for (int limit = 4; limit <= 40; limit++)
+        {
+            BinaryResult result = Binary.RunProgram("sh", ["-c", $"ulimit -n {limit}; exec \"$0\" merge --io sync --cow \"$1\" --base \"$2\"", Binary.Path, _folder["cow2"], target.Path]);
+            Assert.True(result.ExitCode is 71 or 76, $"{limit} descriptors: {result}");
+        }
+        Unchanged();
+    }
+
+    /// <summary>A script with mounts of its own; $1 is the folder, $P the program, and `served COW BASE OPTION…` starts a server and waits until it is ready.</summary>
+    private string Scripted(string script)
+    {
+        const string served = """
+            served() { mkfifo "$1/r" 2>/dev/null; "$P" serve --cow "$2" --base "$3" --device nbd --socket "$1/s" --progress never $4 >"$1/r" & server=$!; read -r line <"$1/r"; }
+            code() { "$@" >/dev/null 2>"$F/said"; echo "$?"; }
+            """;
+        BinaryResult result = Binary.RunProgram("unshare", ["-m", "--propagation", "private", "sh", "-c", $"P=$0; F=$1\n{served}\n{script}\n[ -z \"$server\" ] || kill $server; wait", Binary.Path, _folder.Path]);
+        Assert.True(result.ExitCode == 0, result.ToString());
+        return result.Output.Trim();
+    }
+
+    [RootFact]
+    public void A_loop_device_over_a_file_in_an_overlay_is_the_file_in_the_upper_layer()
+    {
+        Directory.CreateDirectory(_folder["t"]);
+        File.WriteAllBytes(_folder["cow2"], s_padded);
+        string codes = Scripted("""
+            mount -t tmpfs none "$F/t" && cd "$F/t" && mkdir l u w m && mount -t overlay -o lowerdir=l,upperdir=u,workdir=w none m || exit 1
+            cp "$F/base" m/base
+            served "$F" "$F/cow" "$F/t/u/base" "--merge-on-request --control $F/control"
+            L=$(losetup --find --show m/base) || exit 1
+            code "$P" merge --cow "$F/cow2" --base "$L"
+            code "$P" verify --cow "$F/cow2" --base "$L"
+            code "$P" merge --cow "$F/cow2" --base m/base
+            losetup -d "$L"
+            cmp u/base "$F/base" && echo same
+            """);
+        Assert.Equal("76\n76\n76\nsame", codes);
+    }
+
+    [RootFact]
+    public void A_reader_in_a_container_meets_a_merge_on_the_node_that_it_was_given()
+    {
+        using LoopDevice target = new(_base);
+        File.WriteAllBytes(_folder["cow2"], s_padded);
+        Serve(_cow, target.Path, "--merge-on-request", "--control", _folder["control"]);
+        // Its /dev is its own, and it may not mount: nothing of ours is shared but the node.
+        string codes = Scripted($$"""
+            mkdir "$F/dev" && touch "$F/dev/node" && mount -t tmpfs none "$F/dev" && touch "$F/dev/node" && mount --bind {{target.Path}} "$F/dev/node" && mount --move "$F/dev" /dev || exit 1
+            code setpriv --bounding-set=-sys_admin "$P" verify --cow "$F/cow2" --base /dev/node
+            code setpriv --bounding-set=-sys_admin "$P" merge --cow "$F/cow2" --base /dev/node
+            """);
+        Assert.Equal("76\n76", codes);
+        Unchanged();
+    }
+
+    [RootFact]
+    public void A_place_for_locks_that_others_may_write_to_is_77()
+    {
+        Directory.CreateDirectory(_folder["open"]);
+        string codes = Scripted("""
+            mount -t tmpfs none /dev || exit 1
+            ln -s "$F/open" /dev/.snapuserd
+            code setpriv --bounding-set=-sys_admin "$P" merge --cow "$F/cow" --base "$F/base"
+            rm /dev/.snapuserd && mkdir -m 0777 /dev/.snapuserd
+            code setpriv --bounding-set=-sys_admin "$P" merge --cow "$F/cow" --base "$F/base"
+            rmdir /dev/.snapuserd && mkdir -m 0700 /dev/.snapuserd && chown 65534 /dev/.snapuserd
+            code setpriv --bounding-set=-sys_admin "$P" merge --cow "$F/cow" --base "$F/base"
+            grep -c "/dev/.snapuserd" "$F/said"
+            """);
+        Assert.Equal("77\n77\n77\n1", codes);
+        Unchanged();
+    }
+
+    [RootTheory]
+    [InlineData("loop over loop")]
+    [InlineData("partition")]
+    public void A_full_file_system_far_below_is_told_before_the_first_write(string window)
+    {
+        // All blocks are new, and the base is a hole.
+        byte[] noise = new byte[8 << 20];
+        new Random(13).NextBytes(noise);
+        File.WriteAllBytes(_folder["old"], new byte[8 << 20]);
+        File.WriteAllBytes(_folder["new"], noise);
+        Create("old", "new", "full.cow");
+        Directory.CreateDirectory(_folder["t"]);
+        string codes = Scripted($"""
+            mount -t tmpfs -o size=5M none "$F/t" && truncate -s 9M "$F/t/base" || exit 1
+            L=$(losetup --find --show --partscan "$F/t/base") || exit 1
+            if [ "{window}" = partition ]; then addpart "$L" 1 8 16384 && B=$L"p1"; else B=$(losetup --find --show --offset 4096 --sizelimit 8388608 "$L"); fi
+            code "$P" merge --cow "$F/full.cow" --base "$B" --progress never
+            grep -c "nothing was written" "$F/said"
+            cmp -n 9437184 "$F/t/base" /dev/zero && echo untouched
+            [ "{window}" = partition ] || losetup -d "$B"
+            losetup -d "$L"
+            """);
+        Assert.Equal("74\n1\nuntouched", codes);
+    }
+
     private static bool Copy(string from, string to)
     {
         File.Copy(from, to, overwrite: true);

@@ -49,6 +49,7 @@ public static class KillAt
     {
         "pread64" => 17,
         "pwrite64" => 18,
+        "flock" => 73,
         "fsync" => 74,
         "fdatasync" => 75,
         "rename" => 82,

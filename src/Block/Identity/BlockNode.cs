@@ -79,7 +79,7 @@ internal static class BlockNode
         int result = -Errno.ENOENT;
         foreach (bool own in (ReadOnlySpan<bool>)[true, false])
         {
-            int fd = own ? KernelTree.Dev.Open(name, flags) : Libc.OpenAt(Libc.AT_FDCWD, $"/dev/{name}", flags | Libc.O_CLOEXEC);
+            int fd = own ? KernelTree.Dev.Open(name, flags) : Scarcity.Check(Libc.OpenAt(Libc.AT_FDCWD, $"/dev/{name}", flags | Libc.O_CLOEXEC), name);
             if (fd < 0)
             {
                 if (own || fd != -Errno.ENOENT) result = fd;

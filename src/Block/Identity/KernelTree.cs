@@ -14,6 +14,7 @@ internal sealed class KernelTree
     private readonly string _mountPoint;
     private readonly long _magic;
     private int _folder = Unknown;
+    private volatile bool _isGenuine;
 
     private const int Unknown = int.MinValue;
 
@@ -35,7 +36,7 @@ internal sealed class KernelTree
         {
             int known = Volatile.Read(ref _folder);
             if (known != Unknown) return known;
-            int opened = OpenFolder();
+            int opened = Scarcity.Check(OpenFolder(), _mountPoint);
             int first = Interlocked.CompareExchange(ref _folder, opened, Unknown);
             if (first == Unknown) return opened;
             if (opened >= 0) _ = Libc.Close(opened);
@@ -50,7 +51,7 @@ internal sealed class KernelTree
         int fd;
         do fd = Libc.OpenAt(Folder, path, flags | Libc.O_CLOEXEC);
         while (fd == -Errno.EINTR);
-        return fd;
+        return Scarcity.Check(fd, path);
     }
 
     /// <summary>A small text file without the white space at its end; null if it cannot be read.</summary>
@@ -67,9 +68,13 @@ internal sealed class KernelTree
         return result < 0 ? null : names;
     }
 
+    /// <summary>This is the kernel's own, and not only what is mounted at the usual place.</summary>
+    internal bool IsGenuine => Folder >= 0 && _isGenuine;
+
     private int OpenFolder()
     {
         const int flags = Libc.O_RDONLY | Libc.O_DIRECTORY | Libc.O_CLOEXEC;
+        _isGenuine = true;
         if (_magic != 0 && Libc.StatFs(_mountPoint, out StatFsData there) == 0 && there.Type == _magic) return Libc.OpenAt(Libc.AT_FDCWD, _mountPoint, flags);
         int detached = Detached(_type);
         if (detached >= 0)
@@ -80,6 +85,8 @@ internal sealed class KernelTree
             if (folder >= 0) return folder;
             detached = folder;
         }
+        _isGenuine = false;
+        if (detached is -Errno.EMFILE or -Errno.ENFILE or -Errno.ENOMEM) return detached;
         return _magic != 0 ? detached : Libc.OpenAt(Libc.AT_FDCWD, _mountPoint, flags);
     }
 

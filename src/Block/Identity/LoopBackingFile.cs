@@ -6,7 +6,7 @@ namespace Snapuserd.Block;
 /// <summary>The file below a loop device, opened by name and compared with what the driver says of it.</summary>
 public sealed class LoopBackingFile : IDisposable
 {
-    private LoopBackingFile(string path, int fd, long offset) => (Path, Fd, Offset) = (path, fd, offset);
+    private LoopBackingFile(string path, int fd) => (Path, Fd) = (path, fd);
 
     /// <summary>Its name.</summary>
     public string Path { get; }
@@ -14,20 +14,18 @@ public sealed class LoopBackingFile : IDisposable
     /// <summary>Its descriptor; the caller's, if it does not dispose this.</summary>
     public int Fd { get; }
 
-    /// <summary>Where in the file the device begins, in bytes.</summary>
-    public long Offset { get; }
-
     /// <summary>
-    /// Opens the file for reading and writing. Null if <paramref name="device"/> is no loop device, or stands over another device, or the file cannot be found: it was deleted, lies in another
+    /// Opens the file below loop device <paramref name="minor"/> for reading and writing. Null if it stands over another device, or the file cannot be found: it was deleted, lies in another
     /// mount namespace, or may not be written.
     /// </summary>
-    public static LoopBackingFile? Open(BlockDevice device)
+    internal static LoopBackingFile? Open(uint minor)
     {
         LoopInfo64 info = default;
-        if (Libc.Statx(device.Fd, Libc.STATX_BASIC_STATS, out StatxData status) < 0 || status.RdevMajor != Libc.LOOP_MAJOR) return null;
-        // A partition gets the whole device's answer.
-        if (BlockNode.Partition(status.RdevMajor, status.RdevMinor) != null || Libc.Ioctl(device.Fd, Libc.LOOP_GET_STATUS64, ref info) < 0) return null;
-        return Open(status.RdevMinor, info, Libc.O_RDWR);
+        int loop = BlockNode.Open(Libc.LOOP_MAJOR, minor, Libc.O_RDONLY | Libc.O_NONBLOCK);
+        if (loop < 0) return null;
+        int result = Libc.Ioctl(loop, Libc.LOOP_GET_STATUS64, ref info);
+        _ = Libc.Close(loop);
+        return result < 0 ? null : Open(minor, info, Libc.O_RDWR);
     }
 
     /// <summary>The same for loop device <paramref name="minor"/>, whose driver says <paramref name="info"/>, with <paramref name="flags"/> of open(2).</summary>
@@ -40,11 +38,11 @@ public sealed class LoopBackingFile : IDisposable
         foreach (string path in (ReadOnlySpan<string>)[inSys.EndsWith('\n') ? inSys[..^1] : inSys, NameIn(info)])
         {
             if (path.Length == 0) continue;
-            int fd = Libc.OpenAt(Libc.AT_FDCWD, path, flags | Libc.O_CLOEXEC | Libc.O_NOCTTY | Libc.O_NONBLOCK);
+            int fd = Scarcity.Check(Libc.OpenAt(Libc.AT_FDCWD, path, flags | Libc.O_CLOEXEC | Libc.O_NOCTTY | Libc.O_NONBLOCK), path);
             if (fd < 0) continue;
             // The name may be another file's in this root, or by now.
             if (Libc.Statx(fd, Libc.STATX_BASIC_STATS, out StatxData file) == 0 && (file.Mode & (uint)Libc.S_IFMT) == Libc.S_IFREG
-                && (file.DevMajor, file.DevMinor, file.Ino) == (major, fileMinor, info.Inode)) return new LoopBackingFile(path, fd, (long)info.Offset);
+                && (file.DevMajor, file.DevMinor, file.Ino) == (major, fileMinor, info.Inode)) return new LoopBackingFile(path, fd);
             _ = Libc.Close(fd);
         }
         return null;

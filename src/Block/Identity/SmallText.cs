@@ -9,7 +9,7 @@ internal static class SmallText
     private const int MostBytes = 4 << 20;
 
     /// <summary>All of a file by its path; empty if it cannot be read.</summary>
-    internal static string Read(string path) => Read(Libc.OpenAt(Libc.AT_FDCWD, path, Libc.O_RDONLY | Libc.O_CLOEXEC)) ?? "";
+    internal static string Read(string path) => Read(Scarcity.Check(Libc.OpenAt(Libc.AT_FDCWD, path, Libc.O_RDONLY | Libc.O_CLOEXEC), path)) ?? "";
 
     /// <summary>All of an open file, which is closed; null if it cannot be read, also for a negative <paramref name="fd"/>.</summary>
     internal static string? Read(int fd)

@@ -31,10 +31,13 @@ public sealed class StorageIdentity
 {
     private readonly Dictionary<StorageBottom, StorageLayer> _layers;
 
-    internal StorageIdentity(List<StoragePiece> pieces, Dictionary<StorageBottom, StorageLayer> layers)
+    private readonly Dictionary<StorageBottom, uint> _loops;
+
+    internal StorageIdentity(List<StoragePiece> pieces, Dictionary<StorageBottom, StorageLayer> layers, Dictionary<StorageBottom, uint>? loops = null)
     {
         Pieces = Joined(pieces);
         _layers = layers;
+        _loops = loops ?? [];
     }
 
     /// <summary>In the order of the device's bytes; neighbours that continue each other are one.</summary>
@@ -48,7 +51,7 @@ public sealed class StorageIdentity
         layer = "";
         foreach (StoragePiece mine in Pieces)
             foreach (StoragePiece theirs in other.Pieces)
-                if (mine.Overlaps(theirs)) return IsSameListAs(other) ? StorageRelation.Equal : StorageRelation.Overlapping;
+                if (mine.Overlaps(theirs)) return IsSameAs(other) ? StorageRelation.Equal : StorageRelation.Overlapping;
         layer = LayerOver(other, thereToo: true) ?? other.LayerOver(this, thereToo: false) ?? "";
         return layer.Length > 0 ? StorageRelation.Unknown : StorageRelation.Disjoint;
     }
@@ -73,6 +76,23 @@ public sealed class StorageIdentity
             sourceAt += mine.Length;
         }
         return shared;
+    }
+
+    /// <summary>
+    /// The parts of the device that are parts of files below loop devices, with those files opened for writing, one at a time; a file that cannot be opened is left out. The part at
+    /// device bytes [DeviceOffset, + Length) is at file bytes [FileOffset, + Length).
+    /// </summary>
+    public IEnumerable<(LoopBackingFile File, long DeviceOffset, long FileOffset, long Length)> FilesBelow()
+    {
+        long at = 0;
+        foreach (StoragePiece piece in Pieces)
+        {
+            if (_loops.TryGetValue(piece.Bottom, out uint minor) && LoopBackingFile.Open(minor) is { } file)
+            {
+                using (file) yield return (file, at, piece.Offset, piece.Length);
+            }
+            at += piece.Length;
+        }
     }
 
     /// <summary>Two of its own pieces have bytes in common: a write to one place shows at another.</summary>
@@ -107,7 +127,8 @@ public sealed class StorageIdentity
         return joined;
     }
 
-    private bool IsSameListAs(StorageIdentity other)
+    /// <summary>The same pieces in the same order.</summary>
+    internal bool IsSameAs(StorageIdentity other)
     {
         if (Pieces.Count != other.Pieces.Count) return false;
         for (int i = 0; i < Pieces.Count; i++)

@@ -29,8 +29,8 @@ public sealed class StorageLocks : IDisposable
     {
     }
 
-    /// <summary>The folder of the lock files can be used; if not, nothing is locked here.</summary>
-    internal bool IsEffective { get; private set; } = true;
+    /// <summary>All was locked, in the one place that every process of this kernel has. If not, a process that has another place, or none, is met only by what other programs go by.</summary>
+    internal bool IsEverywhere { get; private set; } = true;
 
     /// <summary>The descriptors, to be inherited by a child.</summary>
     internal IEnumerable<int> Descriptors
@@ -49,11 +49,8 @@ public sealed class StorageLocks : IDisposable
     {
         StorageLocks locks = new();
         int folder = OpenFolder();
-        if (folder < 0)
-        {
-            locks.IsEffective = false;
-            return locks;
-        }
+        locks.IsEverywhere = folder >= 0 && KernelTree.Dev.IsGenuine;
+        if (folder < 0) return locks;
         try
         {
             foreach ((StoragePiece piece, bool alone) in Wanted(storage, exclusive, whole, besides))
@@ -107,7 +104,7 @@ public sealed class StorageLocks : IDisposable
     {
         int fd = OpenName(major, minor);
         if (fd < 0) return false;
-        bool noted = Libc.LockRange(fd, new FileLock { Type = Libc.F_WRLCK }) is -Errno.EAGAIN or -Errno.EACCES;
+        bool noted = Libc.IsRangeLocked(fd, new FileLock { Type = Libc.F_WRLCK }) == 1;
         _ = Libc.Close(fd);
         return noted;
     }
@@ -177,14 +174,14 @@ public sealed class StorageLocks : IDisposable
         while (true)
         {
             int fd = FileOf(folder, piece.Bottom);
-            if (fd < 0) return GoWithout();
+            if (fd < 0) return GoWithout(fd);
             // A shared lock would take the place of the one that this process has alone.
             if (!alone && InheritedHolds.IsOwn(fd)) return true;
             int result;
             do result = Libc.LockRange(fd, new FileLock { Type = alone ? Libc.F_WRLCK : Libc.F_RDLCK, Start = piece.Offset, Length = piece.End - piece.Offset });
             while (result == -Errno.EINTR);
             if (result is -Errno.EAGAIN or -Errno.EACCES) return false;
-            if (result < 0) return GoWithout();
+            if (result < 0) return GoWithout(result);
             // The last holder removes the file; what was locked then may be a file without a name, where nobody is met.
             if (!IsNamed(folder, piece.Bottom, fd)) continue;
             _locked.Add(piece);
@@ -217,19 +214,36 @@ public sealed class StorageLocks : IDisposable
         return _files[^1].Fd;
     }
 
-    private bool GoWithout()
+    /// <summary>For what is not to be had here, or not for this user. Exit codes 71 and 77 for anything else: going on would leave others unmet that do have it.</summary>
+    private bool GoWithout(int result)
     {
-        IsEffective = false;
-        return true;
+        IsEverywhere = false;
+        if (IsUnavailable(result)) return true;
+        bool scarce = result is -Errno.EMFILE or -Errno.ENFILE or -Errno.ENOMEM or -Errno.ENOSPC or -Errno.ENOLCK;
+        throw scarce ? new SnapuserdException(ExitCode.OutOfResources, $"storage cannot be locked in {Place}: {Reason.Of(result)}") : Broken(Reason.Of(result));
     }
 
+    private static bool IsUnavailable(int result) =>
+        result is -Errno.EPERM or -Errno.EACCES or -Errno.ENOSYS or -Errno.ENOENT or -Errno.EROFS or -Errno.EINVAL or -Errno.EOPNOTSUPP or -Errno.ENODEV;
+
+    private static SnapuserdException Broken(string why) =>
+        new(ExitCode.Permission, $"storage cannot be locked: {Place}: {why}; it is to be a folder of root's with mode 0700, and whatever else is there can be removed");
+
+    private static string Place => $"/dev/{Folder}";
+
+    /// <summary>The folder of the lock files; a negative errno if there is none for this user. Exit code 77 if something else is in its place.</summary>
     private static int OpenFolder()
     {
         int root = KernelTree.Dev.Folder;
         if (root < 0) return root;
         int made = Libc.MkDirAt(root, Folder, FolderMode);
         if (made is < 0 and not -Errno.EEXIST) return made;
-        return KernelTree.Dev.Open(Folder, Libc.O_RDONLY | Libc.O_DIRECTORY | Libc.O_NOFOLLOW);
+        int fd = KernelTree.Dev.Open(Folder, Libc.O_RDONLY | Libc.O_DIRECTORY | Libc.O_NOFOLLOW);
+        if (fd < 0) return IsUnavailable(fd) ? fd : throw Broken(Reason.Of(fd));
+        // Whoever else can write there could keep every merge from its storage, or let two of them have it.
+        if (Libc.GetEUid() != 0 || Libc.Statx(fd, Libc.STATX_BASIC_STATS, out StatxData status) < 0 || (status.Uid == 0 && (status.Mode & 0x3f) == 0)) return fd;
+        _ = Libc.Close(fd);
+        throw Broken("it belongs to another user, or others may use it");
     }
 
     private static int OpenFile(int folder, string name)

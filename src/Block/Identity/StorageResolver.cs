@@ -15,6 +15,9 @@ internal sealed class StorageResolver
     /// <summary>Devices that a bottom was reached through by a window whose driver does not claim what is below it: a loop device.</summary>
     private readonly List<(uint Major, uint Minor)> _unclaimed = [];
 
+    /// <summary>A loop device over each file that was found below one.</summary>
+    private readonly Dictionary<StorageBottom, uint> _loops = [];
+
     private StorageResolver()
     {
     }
@@ -31,7 +34,7 @@ internal sealed class StorageResolver
         // An empty file has a place of its own as well, which the first byte that is written to it is at.
         else resolver.File(FileIdentity.Of(fd, status), 0, Math.Max(1, length), 0, pieces);
         unclaimed = resolver._unclaimed;
-        return new StorageIdentity(pieces, resolver._layers);
+        return new StorageIdentity(pieces, resolver._layers, resolver._loops);
     }
 
     /// <summary>The storage of a block device by its number.</summary>
@@ -40,7 +43,7 @@ internal sealed class StorageResolver
         StorageResolver resolver = new();
         List<StoragePiece> pieces = [];
         resolver.Device(-1, major, minor, 0, BlockNode.Length(major, minor), 0, pieces);
-        return new StorageIdentity(pieces, resolver._layers);
+        return new StorageIdentity(pieces, resolver._layers, resolver._loops);
     }
 
     private void Device(int fd, uint major, uint minor, long offset, long length, int level, List<StoragePiece> pieces)
@@ -81,9 +84,20 @@ internal sealed class StorageResolver
             Device(-1, major, number, start, length, level + 1, pieces);
             return true;
         }
-        (uint fileMajor, uint fileMinor) = Libc.DecodeDevice(info.Device);
-        File(StorageBottom.OfFile(fileMajor, fileMinor, info.Inode), start, length, level + 1, pieces);
+        StorageBottom file = FileBelow(minor, info);
+        if (!_loops.ContainsKey(file)) _loops.Add(file, minor);
+        File(file, start, length, level + 1, pieces);
         return true;
+    }
+
+    /// <summary>The file of a loop device; if it may be on an overlayfs, the one in the upper layer, as it is for who opens it by name.</summary>
+    private static StorageBottom FileBelow(uint minor, in LoopInfo64 info)
+    {
+        (uint major, uint fileMinor) = Libc.DecodeDevice(info.Device);
+        StorageBottom file = StorageBottom.OfFile(major, fileMinor, info.Inode);
+        if (major != 0) return file;
+        using LoopBackingFile? open = LoopBackingFile.Open(minor, info, Libc.O_RDONLY);
+        return open != null && Libc.Statx(open.Fd, Libc.STATX_BASIC_STATS, out StatxData status) == 0 ? FileIdentity.Of(open.Fd, status) : file;
     }
 
     private void Mapped(uint major, uint minor, List<DeviceTableLine> table, long offset, long length, int level, List<StoragePiece> pieces)
