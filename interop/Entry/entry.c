@@ -8,6 +8,7 @@
 #include <alloca.h>
 #include <malloc.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -25,6 +26,8 @@ extern char **environ;
 
 /* The runtime's main(), which the linker renames with --wrap=main. Returns -1 if the runtime cannot start, else the exit code of Program.Main. */
 int __real_main(int argc, char **argv);
+int __real_sched_getaffinity(pid_t pid, size_t size, cpu_set_t *set);
+int __wrap_sched_getaffinity(pid_t pid, size_t size, cpu_set_t *set);
 int __wrap_main(int argc, char **argv);
 int snapuserd_argc(void);
 const char *const *snapuserd_argv(void);
@@ -68,6 +71,15 @@ static void on_fatal_signal(int number)
         _exit(report(INTERNAL, number == SIGSYS ? "a sandbox forbids a system call (SIGSYS)"
             : "the .NET runtime stopped (SIGABRT or a fault): a defect, or no memory is left; a merge goes on when the same command is run again"));
     _exit(report(OUT_OF_RESOURCES, CANNOT_START "no memory or address space, or a sandbox forbids a system call; try to raise the limit (ulimit -v)"));
+}
+
+/* The runtime divides by the number of processors, which is 0 for it where a sandbox refuses this call, or the getpid before it. */
+int __wrap_sched_getaffinity(pid_t pid, size_t size, cpu_set_t *set)
+{
+    if (__real_sched_getaffinity(pid, size, set) == 0 || __real_sched_getaffinity(0, size, set) == 0) return 0;
+    CPU_ZERO_S(size, set);
+    CPU_SET_S(0, size, set);
+    return 0;
 }
 
 int __wrap_main(int argc, char **argv)

@@ -15,12 +15,16 @@ public sealed class WakeUp : IDisposable
     private int _signalled;
     private bool _disposed;
 
-    /// <summary>Makes the eventfd; exit code 71 if the system refuses.</summary>
+    /// <summary>Makes the eventfd; exit code 71 if the system refuses that, or to write or read it: whoever waited for it would wait for ever.</summary>
     public WakeUp()
     {
         // Blocking on purpose: a ring completes the read of a non-blocking descriptor with EAGAIN instead of waiting.
         _fd = Libc.EventFd(0, Libc.EFD_CLOEXEC);
         if (_fd < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"cannot make an eventfd: {Reason.Of(_fd)}");
+        int refused = Try();
+        if (refused >= 0) return;
+        _ = Libc.Close(_fd);
+        throw new SnapuserdException(ExitCode.OutOfResources, $"cannot use an eventfd: {Reason.Of(refused)}; allow read and write in the sandbox");
     }
 
     /// <summary>The eventfd, whose read of 8 bytes ends when it was signalled.</summary>
@@ -60,6 +64,20 @@ public sealed class WakeUp : IDisposable
         if (Libc.Read(_fd, MemoryMarshal.AsBytes(new Span<ulong>(ref count))) != sizeof(ulong)) return false;
         Taken();
         return true;
+    }
+
+    /// <summary>Signals and takes the signal, as everybody will. A negative errno if a sandbox forbids it.</summary>
+    private int Try()
+    {
+        ulong value = 1;
+        Span<byte> bytes = MemoryMarshal.AsBytes(new Span<ulong>(ref value));
+        nint result;
+        do result = Libc.Write(_fd, bytes);
+        while (result == -Errno.EINTR);
+        if (result < 0) return (int)result;
+        do result = Libc.Read(_fd, bytes);
+        while (result == -Errno.EINTR);
+        return (int)result;
     }
 
     /// <summary>Closes the eventfd; the queue that listens and all who might signal are gone by then.</summary>

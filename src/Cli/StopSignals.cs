@@ -22,19 +22,12 @@ internal sealed class StopSignals : IDisposable
     {
         try
         {
-            s_registrations =
-            [
-                PosixSignalRegistration.Create(PosixSignal.SIGTERM, OnSignal),
-                PosixSignalRegistration.Create(PosixSignal.SIGINT, OnSignal),
-                // A console that goes away must not end a merge between two checkpoints any more than a SIGTERM.
-                PosixSignalRegistration.Create(PosixSignal.SIGHUP, OnSignal),
-            ];
+            s_registrations = Register(OnSignal);
         }
-        catch (TypeInitializationException)
+        catch (SnapuserdException)
         {
-            // The first registration makes the runtime's pipe and the thread that reads it. It keeps the errno to itself, but these are what can be short.
             WakeUp.Dispose();
-            throw new SnapuserdException(ExitCode.OutOfResources, "cannot listen for signals: no descriptor, thread or memory is left, try to raise the limits (ulimit -n, ulimit -u, pids.max of the cgroup)");
+            throw;
         }
     }
 
@@ -53,6 +46,27 @@ internal sealed class StopSignals : IDisposable
             if (_closed) return;
             _closed = true;
             WakeUp.Dispose();
+        }
+    }
+
+    /// <summary>Registers a handler of SIGTERM, SIGINT and SIGHUP, for as long as what it returns is kept; exit code 71 if the system refuses.</summary>
+    internal static PosixSignalRegistration[] Register(Action<PosixSignalContext> handler)
+    {
+        try
+        {
+            return
+            [
+                PosixSignalRegistration.Create(PosixSignal.SIGTERM, handler),
+                PosixSignalRegistration.Create(PosixSignal.SIGINT, handler),
+                // A console that goes away must not end a merge between two checkpoints any more than a SIGTERM.
+                PosixSignalRegistration.Create(PosixSignal.SIGHUP, handler),
+            ];
+        }
+        catch (TypeInitializationException)
+        {
+            // The first registration makes the runtime's pipe and the thread that reads it. It keeps the errno to itself, but these are what can be short.
+            throw new SnapuserdException(ExitCode.OutOfResources,
+                "cannot listen for signals: no descriptor, thread or memory is left, or a sandbox forbids pipe2; try to raise the limits (ulimit -n, ulimit -u, pids.max of the cgroup)");
         }
     }
 

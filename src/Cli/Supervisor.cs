@@ -32,17 +32,18 @@ internal sealed class Supervisor
     // Rooted here until the process ends: a second signal at the very end must not make a failure of what is done.
     private static PosixSignalRegistration[] s_registrations = [];
 
-    private Supervisor() => s_registrations =
-    [
-        PosixSignalRegistration.Create(PosixSignal.SIGTERM, OnSignal),
-        PosixSignalRegistration.Create(PosixSignal.SIGINT, OnSignal),
-        PosixSignalRegistration.Create(PosixSignal.SIGHUP, OnSignal),
-    ];
+    private Supervisor()
+    {
+        // The runtime's thread for signals reads and writes a pipe, and does not end well where that is refused.
+        using (new WakeUp())
+            s_registrations = StopSignals.Register(OnSignal);
+    }
 
     /// <summary>Supervises until the server ends by itself, or cannot be kept alive: then the device is removed, so that nobody waits for it for ever.</summary>
     internal static ExitCode Run(Invocation invocation, int device)
     {
         string[] folders = FoldersOf(invocation.Arguments);
+        Child.RequireCalls(supervises: true);
         Readiness ready = new(invocation);
         Supervisor supervisor = new() { _resumed = Resumptions.Before(invocation.Arguments.Required("--cow")) };
         int program = OwnProgram();

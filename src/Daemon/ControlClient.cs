@@ -115,6 +115,8 @@ internal sealed class ControlClient(int fd, ControlOptions options, Action ring)
     public void Close()
     {
         lock (_gate) _dropped = true;
+        // Where a sandbox refuses close, the client is to see the end all the same.
+        _ = Libc.Shutdown(Fd, Libc.SHUT_RDWR);
         _ = Libc.Close(Fd);
     }
 

@@ -277,6 +277,7 @@ public sealed class ControlServer : IDisposable
         if (why != null)
         {
             _options.Report?.Invoke($"a client of the control socket was refused: {why}");
+            _ = Libc.Shutdown(fd, Libc.SHUT_RDWR);
             _ = Libc.Close(fd);
             return 0;
         }

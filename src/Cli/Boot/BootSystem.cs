@@ -93,11 +93,10 @@ internal sealed class BootSystem(Invocation invocation, string controlFolder) : 
         string[] words = [.. arguments, "--progress", invocation.Output.HasTerminal ? "auto" : "plain"];
         int child = Libc.ForkExec(Program, words, Environment(), ownSession: false, -1, output: 2, -1);
         if (child < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"a merge cannot be started: {Reason.Of(child)}");
-        int result;
-        do result = Libc.WaitForEnd(child);
+        int result, code;
+        do result = Libc.WaitPid(child, out code, out _);
         while (result == -Errno.EINTR);
-        _ = Libc.WaitPid(child, out int code, out _);
-        return code < 0 ? ExitCode.Internal : (ExitCode)code;
+        return result < 0 || code < 0 ? ExitCode.Internal : (ExitCode)code;
     }
 
     public void StandOnBase(BootRow row, bool readOnly)
@@ -122,7 +121,15 @@ internal sealed class BootSystem(Invocation invocation, string controlFolder) : 
         if (_program >= 0) _ = Libc.Close(_program);
     }
 
-    private int Program => _program >= 0 ? _program : _program = OpenProgram();
+    /// <summary>Our own file, for a child that can be waited for.</summary>
+    private int Program
+    {
+        get
+        {
+            Child.RequireCalls(supervises: false);
+            return _program >= 0 ? _program : _program = OpenProgram();
+        }
+    }
 
     private static bool Exists(string path) => Libc.Statx(Libc.AT_FDCWD, path, 0, Libc.STATX_BASIC_STATS, out _) == 0;
 

@@ -391,7 +391,11 @@ public sealed class NbdServer : IBlockServer
             Close(ref _spare);
             fd = Libc.Accept4(_socket!.Fd, Libc.SOCK_CLOEXEC | Libc.SOCK_NONBLOCK);
         }
-        if (fd >= 0) _ = Libc.Close(fd);
+        if (fd >= 0)
+        {
+            _ = Libc.Shutdown(fd, Libc.SHUT_RDWR);
+            _ = Libc.Close(fd);
+        }
         if (_spare < 0) _spare = Libc.EventFd(0, Libc.EFD_CLOEXEC | Libc.EFD_NONBLOCK);
     }
 

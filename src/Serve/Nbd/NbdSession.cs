@@ -208,6 +208,8 @@ internal sealed class NbdSession
         {
             if (--_inside > 0 || !(_dead || (_ended && _count == 0 && _unsent == null))) return;
             _ = Libc.EpollCtl(_server.Epoll, Libc.EPOLL_CTL_DEL, _fd, 0, 0);
+            // Where a sandbox refuses close, the client is to see the end all the same.
+            if (!_dead) _ = Libc.Shutdown(_fd, Libc.SHUT_RDWR);
             _ = Libc.Close(_fd);
             _fd = -1;
             ReleaseParked();
