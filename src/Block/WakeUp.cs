@@ -27,8 +27,8 @@ public sealed class WakeUp : IDisposable
         throw new SnapuserdException(ExitCode.OutOfResources, $"cannot use an eventfd: {Reason.Of(refused)}; allow read and write in the sandbox");
     }
 
-    /// <summary>The eventfd, whose read of 8 bytes ends when it was signalled.</summary>
-    internal int Fd => _fd;
+    /// <summary>The eventfd, whose read of 8 bytes ends when it was signalled. A signal handler may add 1 to it, which is one more signal.</summary>
+    public int Fd => _fd;
 
     /// <summary>Wakes the queue's thread, now or at its next wait. From any thread; costs a system call only for the first of several.</summary>
     public void Signal()

@@ -1,6 +1,6 @@
 using System;
-using System.Runtime.InteropServices;
 using Snapuserd.Block;
+using Snapuserd.Interop;
 
 namespace Snapuserd.Cli;
 
@@ -12,17 +12,14 @@ namespace Snapuserd.Cli;
 /// </summary>
 internal sealed class StopSignals : IDisposable
 {
-    private readonly object _gate = new();
     private bool _closed;
-
-    // Rooted here, or the collector would end the last command's registrations.
-    private static PosixSignalRegistration[] s_registrations = [];
 
     internal StopSignals()
     {
         try
         {
-            s_registrations = Register(OnSignal);
+            // A console that goes away must not end a merge between two checkpoints any more than a SIGTERM.
+            Listen(WakeUp.Fd);
         }
         catch (SnapuserdException)
         {
@@ -32,52 +29,24 @@ internal sealed class StopSignals : IDisposable
     }
 
     /// <summary>Set by the first signal.</summary>
-    internal StopFlag Flag { get; } = new();
+    internal StopFlag Flag { get; } = new(() => EndSignals.HaveCome);
 
     /// <summary>Signalled by every signal; for the one queue of the command to listen to.</summary>
     internal WakeUp WakeUp { get; } = new();
 
+    /// <summary>Listens with an eventfd, or with none if it is −1; exit code 71 if the system refuses.</summary>
+    internal static void Listen(int bell)
+    {
+        int result = EndSignals.Listen(bell);
+        if (result < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"cannot listen for signals: {Reason.Of(result)}; allow rt_sigaction in the sandbox");
+    }
+
     /// <summary>Nobody waits for signals any more; those that come are forgotten.</summary>
     public void Dispose()
     {
-        // A handler may have begun on its own thread; it must not write to a number that is somebody else's by then.
-        lock (_gate)
-        {
-            if (_closed) return;
-            _closed = true;
-            WakeUp.Dispose();
-        }
-    }
-
-    /// <summary>Registers a handler of SIGTERM, SIGINT and SIGHUP, for as long as what it returns is kept; exit code 71 if the system refuses.</summary>
-    internal static PosixSignalRegistration[] Register(Action<PosixSignalContext> handler)
-    {
-        try
-        {
-            return
-            [
-                PosixSignalRegistration.Create(PosixSignal.SIGTERM, handler),
-                PosixSignalRegistration.Create(PosixSignal.SIGINT, handler),
-                // A console that goes away must not end a merge between two checkpoints any more than a SIGTERM.
-                PosixSignalRegistration.Create(PosixSignal.SIGHUP, handler),
-            ];
-        }
-        catch (TypeInitializationException)
-        {
-            // The first registration makes the runtime's pipe and the thread that reads it. It keeps the errno to itself, but these are what can be short.
-            throw new SnapuserdException(ExitCode.OutOfResources,
-                "cannot listen for signals: no descriptor, thread or memory is left, or a sandbox forbids pipe2; try to raise the limits (ulimit -n, ulimit -u, pids.max of the cgroup)");
-        }
-    }
-
-    private void OnSignal(PosixSignalContext context)
-    {
-        context.Cancel = true;
-        lock (_gate)
-        {
-            if (_closed) return;
-            Flag.Request();
-            WakeUp.Signal();
-        }
+        if (_closed) return;
+        _closed = true;
+        _ = EndSignals.Listen(-1);
+        WakeUp.Dispose();
     }
 }

@@ -1,6 +1,5 @@
 using System;
 using System.Globalization;
-using System.Runtime.InteropServices;
 using Snapuserd.Block;
 using Snapuserd.Interop;
 using Snapuserd.Serve;
@@ -22,22 +21,12 @@ internal sealed class Supervisor
     /// <summary>Times in a row that a server may end within <see cref="ShortMilliseconds"/>, and what passes between them the longer the more: six seconds of pause for the readers in all.</summary>
     private const int MostFailures = 10, ShortMilliseconds = 10_000, PauseMilliseconds = 100;
 
-    private readonly object _gate = new();
-    private int _child;
     private int _resumed;
     private int _requests = -1;
     private SupervisorHolds? _holds;
-    private bool _stop;
 
-    // Rooted here until the process ends: a second signal at the very end must not make a failure of what is done.
-    private static PosixSignalRegistration[] s_registrations = [];
-
-    private Supervisor()
-    {
-        // The runtime's thread for signals reads and writes a pipe, and does not end well where that is refused.
-        using (new WakeUp())
-            s_registrations = StopSignals.Register(OnSignal);
-    }
+    // No signal ends the process any more: a second one at the very end must not make a failure of what is done.
+    private Supervisor() => StopSignals.Listen(-1);
 
     /// <summary>Supervises until the server ends by itself, or cannot be kept alive: then the device is removed, so that nobody waits for it for ever.</summary>
     internal static ExitCode Run(Invocation invocation, int device)
@@ -78,21 +67,19 @@ internal sealed class Supervisor
         {
             long began = clock.Milliseconds;
             _holds!.TakeMissing();
-            lock (_gate)
-            {
-                if (_stop) break;
-                _child = Libc.ForkExec(program, arguments, Environ());
-                if (_child < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"the server cannot be started: {Reason.Of(_child)}");
-            }
+            if (EndSignals.HaveCome) break;
+            int child = Libc.ForkExec(program, arguments, Environ());
+            if (child < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"the server cannot be started: {Reason.Of(child)}");
+            EndSignals.Forward(child);
             arguments = Without(words, again: true);
             // It is the server's from here on: whoever reads it to its end waits for one process only.
             ready.Close();
-            (int code, int signal) = Wait();
+            (int code, int signal) = Wait(child);
             _holds.TakeBaseAgain();
             if (code == Libc.NotExecuted) throw new SnapuserdException(ExitCode.Unavailable, "--supervise: the system does not start this program from its descriptor (execveat)");
             failures = clock.Milliseconds - began < ShortMilliseconds ? failures + 1 : 0;
-            if (code >= 0 && (_stop || code == 0 || !UblkServer.IsWaiting(device))) return (ExitCode)code;
-            if (_stop) break;
+            if (code >= 0 && (EndSignals.HaveCome || code == 0 || !UblkServer.IsWaiting(device))) return (ExitCode)code;
+            if (EndSignals.HaveCome) break;
             string how = code >= 0 ? $"ended with {code}" : $"was killed by signal {signal}";
             if (failures >= MostFailures)
             {
@@ -106,29 +93,15 @@ internal sealed class Supervisor
         return ExitCode.Interrupted;
     }
 
-    private (int Code, int Signal) Wait()
+    private static (int Code, int Signal) Wait(int child)
     {
-        int result;
-        do result = Libc.WaitForEnd(_child);
+        int result, code = 0, signal = 0;
+        do result = Libc.WaitForEnd(child);
         while (result == -Errno.EINTR);
         // Its number is nobody else's until it is collected, and a signal must not reach whoever gets it next.
-        lock (_gate)
-        {
-            int code = 0, signal = 0;
-            if (result == 0) result = Libc.WaitPid(_child, out code, out signal);
-            _child = 0;
-            return result < 0 ? throw new SnapuserdException(ExitCode.Internal, $"the server cannot be waited for: {Reason.Of(result)}") : (code, signal);
-        }
-    }
-
-    private void OnSignal(PosixSignalContext context)
-    {
-        context.Cancel = true;
-        lock (_gate)
-        {
-            _stop = true;
-            if (_child > 0) _ = Libc.Kill(_child, Libc.SIGTERM);
-        }
+        EndSignals.Forward(0);
+        if (result == 0) result = Libc.WaitPid(child, out code, out signal);
+        return result < 0 ? throw new SnapuserdException(ExitCode.Internal, $"the server cannot be waited for: {Reason.Of(result)}") : (code, signal);
     }
 
     /// <summary>The folders that the server opens something in; "/dev" first.</summary>

@@ -132,6 +132,12 @@ internal sealed class NbdExport
         if (Interlocked.CompareExchange(ref _trouble, sentence, null) == null) _wakeUp.Signal();
     }
 
+    /// <summary>Gives up if a call on a client's socket failed because a sandbox forbids it: all clients would be dropped.</summary>
+    public void FailIfForbidden(nint errno)
+    {
+        if (errno is -Errno.EPERM or -Errno.ENOSYS) Fail($"NBD: no client can be served: {Reason.Of((int)errno)}");
+    }
+
     /// <summary>What a thread ended with that should not have: one client's bad luck if memory is short, a defect of ours otherwise. Never throws.</summary>
     public void Caught(Exception e)
     {

@@ -379,6 +379,7 @@ public sealed class NbdServer : IBlockServer
         if (started >= 0) return 0;
         _export.Report($"NBD: a client was dropped: {Reason.Of(started)}");
         session.HangUp();
+        _export.FailIfForbidden(started);
         return 0;
     }
 

@@ -76,7 +76,8 @@ internal sealed class NbdSession
             Span<byte> hello = stackalloc byte[32];
             hello = hello[..NbdNegotiation.Greet(hello)];
             // A fresh socket takes these few bytes; one that does not is a client that has gone.
-            _ = Libc.SendMsg(_fd, hello, default, Libc.MSG_NOSIGNAL | Libc.MSG_DONTWAIT);
+            nint greeted = Libc.SendMsg(_fd, hello, default, Libc.MSG_NOSIGNAL | Libc.MSG_DONTWAIT);
+            if (greeted is -Errno.EPERM or -Errno.ENOSYS) return (int)greeted;
             _armed = Libc.EPOLLIN;
             return Libc.EpollCtl(_server.Epoll, Libc.EPOLL_CTL_ADD, _fd, _armed | Libc.EPOLLONESHOT, Id);
         }
@@ -227,6 +228,13 @@ internal sealed class NbdSession
         ReleaseParked();
     }
 
+    /// <summary>The socket has failed: the client has gone, unless a sandbox forbids the call, and then no client can be served.</summary>
+    private void Gone(nint errno)
+    {
+        Kill(null);
+        _export.FailIfForbidden(errno);
+    }
+
     private void ReleaseParked()
     {
         foreach (NbdAnswer? answer in _answers)
@@ -305,9 +313,8 @@ internal sealed class NbdSession
         _queued = Queued();
         if (sent < 0 && sent != -Errno.EAGAIN)
         {
-            // The client has gone.
             if (buffer != null) _server.Buffers.Give(buffer);
-            Kill(null);
+            Gone(sent);
             return;
         }
         if (sent > 0) answer.Sent((int)sent);
@@ -449,7 +456,7 @@ internal sealed class NbdSession
         while (sent == -Errno.EINTR);
         if (sent < 0 && sent != -Errno.EAGAIN)
         {
-            Kill(null);
+            Gone(sent);
             return false;
         }
         reply = reply[(int)Math.Max(sent, 0)..];
@@ -470,7 +477,7 @@ internal sealed class NbdSession
         if (got > 0) return (int)got;
         // It may have shut down its sending side only: its requests are still answered.
         if (got == 0) _ended = true;
-        else if (got != -Errno.EAGAIN) Kill(null);
+        else if (got != -Errno.EAGAIN) Gone(got);
         return 0;
     }
 
