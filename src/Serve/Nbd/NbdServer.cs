@@ -113,10 +113,12 @@ public sealed class NbdServer : IBlockServer
             _ = Check(Libc.EpollCtl(Epoll, Libc.EPOLL_CTL_ADD, _end, Libc.EPOLLIN, StopId), "an epoll descriptor");
             _socket = SocketFile.Listen(path, Backlog);
             MakePlaces();
-            MakeWorkers();
+            MakeBuffers();
+            // Before the workers, which take all the threads that they can get.
             Thread acceptor = new(Accept, NbdExport.StackBytes) { IsBackground = true, Name = "nbd accept" };
             StartThread(acceptor);
             _acceptor = acceptor;
+            MakeWorkers();
             return path;
         }
         catch
@@ -215,14 +217,18 @@ public sealed class NbdServer : IBlockServer
         _free = _promised;
     }
 
-    private void MakeWorkers()
+    private void MakeBuffers()
     {
         int perReader = ViewReader.BytesPerRead(_export.View);
         _arena = new Arena(checked((_export.Workers * perReader) + (_export.Buffers * _export.BufferBytes)));
         Buffers = new NbdBuffers(_arena, _export.Buffers, _export.BufferBytes);
+    }
+
+    private void MakeWorkers()
+    {
         for (int i = 0; i < _export.Workers; i++)
         {
-            NbdWorker worker = new(_export.View, _devices, _arena);
+            NbdWorker worker = new(_export.View, _devices, _arena!);
             _workers.Add(worker);
             Thread thread = new(() => Work(worker), NbdExport.StackBytes) { IsBackground = true, Name = "nbd" };
             try
