@@ -1,10 +1,15 @@
 using System;
 using System.Collections.Generic;
+using System.Diagnostics;
 using System.Globalization;
 using System.IO;
 using System.Linq;
+using System.Net.Sockets;
+using System.Text;
 using System.Text.Json;
 using System.Threading;
+using System.Threading.Tasks;
+using Snapuserd.Interop;
 using Snapuserd.Tests.Support;
 using Xunit;
 
@@ -96,31 +101,118 @@ public sealed class StartTests
     [RootTheory]
     [InlineData("pids", "auto")]
     [InlineData("pids", "sync")]
+    [InlineData("pids", "uring")]
     [InlineData("nproc", "auto")]
     [InlineData("nproc", "sync")]
+    [InlineData("nproc", "uring")]
     public void With_any_number_of_tasks_allowed_a_merge_works_or_says_71_and_the_next_run_merges(string limit, string io)
     {
         List<int> codes = [];
-        for (int tasks = 1; tasks <= 10; tasks++)
+        for (int tasks = 1; tasks <= 12; tasks++)
         {
             using Files files = new();
-            // A user of its own, because RLIMIT_NPROC counts what all processes of a user have.
-            int user = 3_000_000 + (Environment.ProcessId % 10_000 * 100) + tasks;
             using PidsGroup? group = limit == "pids" ? new PidsGroup(tasks) : null;
-            string[] prefix = group != null
-                ? ["/bin/sh", "-c", "echo $$ >\"$0/cgroup.procs\" && exec \"$@\"", group.Path]
-                : ["setpriv", $"--reuid={user}", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all", "prlimit", $"--nproc={tasks}:{tasks}"];
-            BinaryResult result = files.Run([.. prefix, files["snapuserd"]], $"merge --cow COW --base BASE --io {io} --progress never");
+            BinaryResult result = files.Run([.. Limited(tasks, group), files["snapuserd"]], $"merge --cow COW --base BASE --io {io} --progress never");
             Assert.True(result.ExitCode is 0 or 71, $"{tasks} tasks: {result}");
             if (result.ExitCode == 71) Assert.Matches("(?m)^snapuserd: .*(thread|tasks)", result.Error);
             codes.Add(result.ExitCode);
             if (result.ExitCode != 0) Assert.Equal(0, files.Run([Binary.Path], "merge --cow COW --base BASE --progress never").ExitCode);
             files.IsTarget();
         }
-        // It bites, and five are enough with this program's threads: main, finalizer, signals, one worker, and one of the kernel's or another worker.
+        // It bites, and four are enough with this program's threads: main, finalizer, one worker, and one of the kernel's or another worker.
         Assert.Equal(71, codes[0]);
-        Assert.All(codes[4..], code => Assert.Equal(0, code));
+        Assert.All(codes[3..], code => Assert.Equal(0, code));
     }
+
+    [RootTheory]
+    [InlineData("pids", "verify --cow COW --base BASE")]
+    [InlineData("pids", "extract --cow COW --base BASE --output OUTPUT")]
+    [InlineData("pids", "create --source BASE --target NEW --output OUTPUT --progress never")]
+    [InlineData("nproc", "verify --cow COW --base BASE")]
+    [InlineData("nproc", "extract --cow COW --base BASE --output OUTPUT")]
+    [InlineData("nproc", "create --source BASE --target NEW --output OUTPUT --progress never")]
+    public void With_any_number_of_tasks_allowed_a_verb_works_or_says_71(string limit, string words)
+    {
+        List<int> codes = [];
+        for (int tasks = 1; tasks <= 12; tasks++)
+        {
+            using Files files = new();
+            using PidsGroup? group = limit == "pids" ? new PidsGroup(tasks) : null;
+            BinaryResult result = files.Run([.. Limited(tasks, group), files["snapuserd"]], words);
+            Assert.True(result.ExitCode is 0 or 71, $"{tasks} tasks: {result}");
+            if (result.ExitCode == 71) Assert.Matches("(?m)^snapuserd: .*(thread|tasks)", result.Error);
+            codes.Add(result.ExitCode);
+        }
+        Assert.Equal(71, codes[0]);
+        Assert.All(codes[3..], code => Assert.Equal(0, code));
+    }
+
+    [RootTheory]
+    [InlineData("pids", 5)]
+    [InlineData("nproc", 5)]
+    public void With_any_number_of_tasks_allowed_a_server_serves_or_says_71_and_a_signal_ends_it(string limit, int enough)
+    {
+        for (int tasks = 1; tasks <= 12; tasks++)
+        {
+            using Files files = new();
+            using PidsGroup? group = limit == "pids" ? new PidsGroup(tasks) : null;
+            using Process server = files.Start([.. Limited(tasks, group), files["snapuserd"]], "serve --cow COW --base BASE --device nbd --socket SOCKET --progress never");
+            Task<string> error = server.StandardError.ReadToEndAsync();
+            if (server.StandardOutput.ReadLine() is not null)
+            {
+                BinaryResult copy = Binary.RunProgram("nbdcopy", [$"nbd+unix:///?socket={files["socket"]}", files["copy"]]);
+                Assert.True(copy.ExitCode == 0, $"{tasks} tasks: {copy}");
+                Assert.True(Golden.New.AsSpan().SequenceEqual(File.ReadAllBytes(files["copy"])), $"{tasks} tasks: not the target");
+            }
+            _ = Libc.Kill(server.Id, Libc.SIGTERM);
+            server.WaitForExit();
+            Assert.True(server.ExitCode == 0 || (server.ExitCode == 71 && tasks < enough), $"{tasks} tasks: {server.ExitCode} {error.Result}");
+            if (server.ExitCode == 71) Assert.Matches("(?m)^snapuserd: .*(thread|tasks)", error.Result);
+        }
+    }
+
+    [RootTheory]
+    [InlineData("pids")]
+    [InlineData("nproc")]
+    public void Where_no_task_is_left_a_signal_ends_the_daemon_as_it_should(string limit)
+    {
+        List<int> codes = [];
+        for (int tasks = 1; tasks <= 8; tasks++)
+        {
+            using Files files = new();
+            using PidsGroup? group = limit == "pids" ? new PidsGroup(tasks) : null;
+            using Process daemon = files.Start([.. Limited(tasks, group), files["snapuserd"]], "daemon --socket SOCKET --device nbd --socket-folder FOLDER");
+            Task<string> error = daemon.StandardError.ReadToEndAsync();
+            using Socket client = new(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+            while (!daemon.HasExited && !client.Connected)
+            {
+                try
+                {
+                    client.Connect(new UnixDomainSocketEndPoint(files["socket"]));
+                }
+                catch (SocketException)
+                {
+                    Thread.Yield();
+                }
+            }
+            if (client.Connected)
+            {
+                // Its answer comes when it has all the threads that it can get.
+                client.Send(Encoding.ASCII.GetBytes($"init,a,{files["cow"]},{files["base"]},{files["base"]}"));
+                _ = client.Receive(new byte[200]);
+            }
+            _ = Libc.Kill(daemon.Id, Libc.SIGTERM);
+            daemon.WaitForExit();
+            Assert.True(daemon.ExitCode is 0 or 71, $"{tasks} tasks: {daemon.ExitCode} {error.Result}");
+            codes.Add(daemon.ExitCode);
+        }
+        Assert.Equal([71, 0], codes.Distinct());
+    }
+
+    /// <summary>The words before a command's that let it have so many tasks: a cgroup, or a user of its own, because RLIMIT_NPROC counts what all processes of a user have.</summary>
+    private static string[] Limited(int tasks, PidsGroup? group) => group != null
+        ? ["/bin/sh", "-c", "echo $$ >\"$0/cgroup.procs\" && exec \"$@\"", group.Path]
+        : ["setpriv", $"--reuid={3_000_000 + (Environment.ProcessId % 10_000 * 100) + tasks}", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all", "prlimit", $"--nproc={tasks}:{tasks}"];
 
     /// <summary>A COW and its base, in a folder that any user may use.</summary>
     private sealed class Files : IDisposable
@@ -139,14 +231,20 @@ public sealed class StartTests
 
         public string this[string name] => _folder[name];
 
-        public BinaryResult Run(string[] prefix, string words) => Binary.RunProgram(prefix[0], [.. prefix[1..], .. words.Split(' ').Select(word => word switch
+        public BinaryResult Run(string[] prefix, string words) => Binary.RunProgram(prefix[0], [.. prefix[1..], .. Words(words)]);
+
+        public Process Start(string[] prefix, string words) => Binary.StartProgram(prefix[0], [.. prefix[1..], .. Words(words)]);
+
+        private IEnumerable<string> Words(string words) => words.Split(' ').Select(word => word switch
         {
             "COW" => _folder["cow"],
             "BASE" => _folder["base"],
             "NEW" => _folder["new"],
             "OUTPUT" => _folder["output"],
+            "SOCKET" => _folder["socket"],
+            "FOLDER" => _folder.Path,
             _ => word,
-        })]);
+        });
 
         public void IsTarget() => Assert.True(Golden.New.AsSpan().SequenceEqual(File.ReadAllBytes(_folder["base"])), "the base is not the target");
 

@@ -11,8 +11,12 @@ public static class CProgram
     public static string Compile(string folder, string name, string options = "")
     {
         string program = Path.Combine(AppContext.BaseDirectory, name);
+        // Under a name of its own first: another test may run the program at this moment.
+        string compiled = $"{program}.{Guid.NewGuid():N}";
         BinaryResult result = Binary.RunProgram("/bin/sh",
-            ["-c", "exec $(command -v cc clang gcc | head -n 1) -O1 -Wall -Wextra -Werror -o \"$0\" \"$1\" " + options, program, Path.Combine(Binary.Root, "tests", folder, name + ".c")]);
-        return result.ExitCode == 0 ? program : throw new InvalidOperationException($"{name}.c does not compile: {result}");
+            ["-c", "exec $(command -v cc clang gcc | head -n 1) -O1 -Wall -Wextra -Werror -o \"$0\" \"$1\" " + options, compiled, Path.Combine(Binary.Root, "tests", folder, name + ".c")]);
+        if (result.ExitCode != 0) throw new InvalidOperationException($"{name}.c does not compile: {result}");
+        File.Move(compiled, program, overwrite: true);
+        return program;
     }
 }
