@@ -3,8 +3,8 @@
  * It keeps the arguments as the kernel passed them, so that file names stay bytes. It removes the variables that configure the runtime: the constants in
  * the binary are the ones that were tested. And where the runtime cannot start or go on (it returns -1, aborts or faults), the program ends with a
  * sentence and an exit code of the table, not with 255 or a signal.
- * Later it takes the signals that ask for an end: the runtime would make a pipe, a thread that reads it, and one more thread for every signal that
- * comes, and aborts where a system has no thread left.
+ * Later it takes the signals that ask for an end: the runtime would make a pipe, a thread that reads it, and one more thread for every
+ * signal that comes, and aborts where a system has no thread left.
  */
 #define _GNU_SOURCE
 #include <alloca.h>
@@ -108,8 +108,8 @@ static void wait_for_handlers(void)
 }
 
 /*
- * From now on SIGTERM, SIGINT and SIGHUP set what snapuserd_stopped() points to, and ring this eventfd unless it is -1. Signals that were ignored at the
- * start stay ignored. Returns 0 or a negative errno.
+ * From now on SIGTERM, SIGINT and SIGHUP set what snapuserd_stopped() points to, and ring this eventfd unless it is -1. Signals that were
+ * ignored at the start stay ignored. Returns 0 or a negative errno.
  */
 int snapuserd_listen(int bell)
 {
@@ -120,7 +120,8 @@ int snapuserd_listen(int bell)
     atomic_store(&bell_to_ring, bell);
     wait_for_handlers();
     for (size_t i = 0; i < sizeof stops / sizeof *stops; i++)
-        if (sigaction(stops[i], NULL, &before) != 0 || (before.sa_handler != SIG_IGN && sigaction(stops[i], &action, NULL) != 0)) return -errno;
+        if (sigaction(stops[i], NULL, &before) != 0 ||
+            (before.sa_handler != SIG_IGN && sigaction(stops[i], &action, NULL) != 0)) return -errno;
     return 0;
 }
 

@@ -3,7 +3,10 @@ using System.Threading;
 
 namespace Snapuserd.Block;
 
-/// <summary>Asks a run to stop at its next safe point. Set from another thread, or by what <paramref name="signalled"/> says, which stays true; read by the engine.</summary>
+/// <summary>
+/// Asks a run to stop at its next safe point. Set from another thread, or by what <paramref name="signalled"/> says, which stays true; read by
+/// the engine.
+/// </summary>
 public sealed class StopFlag(Func<bool>? signalled = null)
 {
     private bool _requested;

@@ -15,7 +15,9 @@ public sealed class WakeUp : IDisposable
     private int _signalled;
     private bool _disposed;
 
-    /// <summary>Makes the eventfd; exit code 71 if the system refuses that, or to write or read it: whoever waited for it would wait for ever.</summary>
+    /// <summary>
+    /// Makes the eventfd; exit code 71 if the system refuses that, or to write or read it: whoever waited for it would wait for ever.
+    /// </summary>
     public WakeUp()
     {
         // Blocking on purpose: a ring completes the read of a non-blocking descriptor with EAGAIN instead of waiting.
@@ -24,10 +26,11 @@ public sealed class WakeUp : IDisposable
         int refused = Try();
         if (refused >= 0) return;
         _ = Libc.Close(_fd);
-        throw new SnapuserdException(ExitCode.OutOfResources, $"cannot use an eventfd: {Reason.Of(refused)}; allow read and write in the sandbox");
+        throw new SnapuserdException(ExitCode.OutOfResources,
+            $"cannot use an eventfd: {Reason.Of(refused)}; allow read and write in the sandbox");
     }
 
-    /// <summary>The eventfd, whose read of 8 bytes ends when it was signalled. A signal handler may add 1 to it, which is one more signal.</summary>
+    /// <summary>The eventfd, whose read of 8 bytes ends when it was signalled. A handler of signals may add 1 to it: one more signal.</summary>
     public int Fd => _fd;
 
     /// <summary>Wakes the queue's thread, now or at its next wait. From any thread; costs a system call only for the first of several.</summary>

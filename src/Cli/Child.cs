@@ -7,8 +7,8 @@ namespace Snapuserd.Cli;
 internal static class Child
 {
     /// <summary>
-    /// Exit code 69 if a sandbox refuses to collect a child, or to do what else a supervisor does: to wait for one before it is collected, and to signal it. Asked before there is a child,
-    /// because it would go on behind a parent that has ended.
+    /// Exit code 69 if a sandbox refuses to collect a child, or to do what else a supervisor does: to wait for one before it is collected, and to
+    /// signal it. Asked before there is a child, because it would go on behind a parent that has ended.
     /// </summary>
     internal static void RequireCalls(bool supervises)
     {
@@ -23,7 +23,8 @@ internal static class Child
 
     private static void Require(string call, int result)
     {
-        if (result is -Errno.EPERM or -Errno.ENOSYS)
-            throw new SnapuserdException(ExitCode.Unavailable, $"a process that is started could not be waited for and ended: {call} failed: {Reason.Of(result)}; allow it in the sandbox");
+        if (result is not (-Errno.EPERM or -Errno.ENOSYS)) return;
+        throw new SnapuserdException(ExitCode.Unavailable,
+            $"a process that is started could not be waited for and ended: {call} failed: {Reason.Of(result)}; allow it in the sandbox");
     }
 }

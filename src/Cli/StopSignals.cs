@@ -38,7 +38,8 @@ internal sealed class StopSignals : IDisposable
     internal static void Listen(int bell)
     {
         int result = EndSignals.Listen(bell);
-        if (result < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"cannot listen for signals: {Reason.Of(result)}; allow rt_sigaction in the sandbox");
+        if (result < 0)
+            throw new SnapuserdException(ExitCode.OutOfResources, $"cannot listen for signals: {Reason.Of(result)}; allow rt_sigaction in the sandbox");
     }
 
     /// <summary>Nobody waits for signals any more; those that come are forgotten.</summary>

@@ -69,7 +69,8 @@ public sealed class SandboxTests(ITestOutputHelper output)
         using LoopDevice cow = new(images["cow"]), target = new(images["base"]);
         (_cow, _base) = (cow.Path, target.Path);
         string hide = $"mount -t tmpfs none /sys && mount --bind {cow.Path} {images["cow"]} && mount --bind {target.Path} {images["base"]}"
-            + $" && mount -t tmpfs none /dev && touch {cow.Path} {target.Path} && mount --bind {images["cow"]} {cow.Path} && mount --bind {images["base"]} {target.Path} && exec \"$@\"";
+            + $" && mount -t tmpfs none /dev && touch {cow.Path} {target.Path} && mount --bind {images["cow"]} {cow.Path}"
+            + $" && mount --bind {images["base"]} {target.Path} && exec \"$@\"";
         if (verb.Contains("without", StringComparison.Ordinal)) Sweep("merge auto", ["unshare", "--mount", "sh", "-c", hide, "sh"]);
         else Sweep(verb, []);
     }
@@ -89,7 +90,8 @@ public sealed class SandboxTests(ITestOutputHelper output)
                 Prepare();
                 tried++;
                 (int code, string error, string? wrong) = Run(verb,
-                    ["-s", "KILL", "30", .. prefix, s_refuse.Value, errno.ToString(CultureInfo.InvariantCulture), number.ToString(CultureInfo.InvariantCulture), Binary.Path, .. arguments]);
+                    ["-s", "KILL", "30", .. prefix, s_refuse.Value, errno.ToString(CultureInfo.InvariantCulture),
+                        number.ToString(CultureInfo.InvariantCulture), Binary.Path, .. arguments]);
                 if (!s_table.Contains(code) && !(code == 70 && name == ReturnFromSignal)) wrong = code == KilledByLimit ? "hangs, or was killed" : "an exit code that is not in the table";
                 // Standard error is written by the call that is refused.
                 else if (code != 0 && name != "write" && !Regex.IsMatch(error, "(?m)^snapuserd: ")) wrong = "no sentence";

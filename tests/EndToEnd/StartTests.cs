@@ -156,7 +156,8 @@ public sealed class StartTests
         {
             using Files files = new();
             using PidsGroup? group = limit == "pids" ? new PidsGroup(tasks) : null;
-            using Process server = files.Start([.. Limited(tasks, group), files["snapuserd"]], "serve --cow COW --base BASE --device nbd --socket SOCKET --progress never");
+            using Process server = files.Start([.. Limited(tasks, group), files["snapuserd"]],
+                "serve --cow COW --base BASE --device nbd --socket SOCKET --progress never");
             Task<string> error = server.StandardError.ReadToEndAsync();
             if (server.StandardOutput.ReadLine() is not null)
             {
@@ -181,7 +182,8 @@ public sealed class StartTests
         {
             using Files files = new();
             using PidsGroup? group = limit == "pids" ? new PidsGroup(tasks) : null;
-            using Process daemon = files.Start([.. Limited(tasks, group), files["snapuserd"]], "daemon --socket SOCKET --device nbd --socket-folder FOLDER");
+            using Process daemon = files.Start([.. Limited(tasks, group), files["snapuserd"]],
+                "daemon --socket SOCKET --device nbd --socket-folder FOLDER");
             Task<string> error = daemon.StandardError.ReadToEndAsync();
             using Socket client = new(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
             while (!daemon.HasExited && !client.Connected)
@@ -209,10 +211,14 @@ public sealed class StartTests
         Assert.Equal([71, 0], codes.Distinct());
     }
 
-    /// <summary>The words before a command's that let it have so many tasks: a cgroup, or a user of its own, because RLIMIT_NPROC counts what all processes of a user have.</summary>
+    /// <summary>
+    /// The words before a command's that let it have so many tasks: a cgroup, or a user of its own, because RLIMIT_NPROC counts what all processes
+    /// of a user have.
+    /// </summary>
     private static string[] Limited(int tasks, PidsGroup? group) => group != null
         ? ["/bin/sh", "-c", "echo $$ >\"$0/cgroup.procs\" && exec \"$@\"", group.Path]
-        : ["setpriv", $"--reuid={3_000_000 + (Environment.ProcessId % 10_000 * 100) + tasks}", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all", "prlimit", $"--nproc={tasks}:{tasks}"];
+        : ["setpriv", $"--reuid={3_000_000 + (Environment.ProcessId % 10_000 * 100) + tasks}", "--clear-groups", "--bounding-set=-all",
+            "--inh-caps=-all", "prlimit", $"--nproc={tasks}:{tasks}"];
 
     /// <summary>A COW and its base, in a folder that any user may use.</summary>
     private sealed class Files : IDisposable
