@@ -28,7 +28,8 @@ public sealed class FileCowOutput : ICowOutput, IDisposable
             int fd;
             do fd = Libc.OpenAt(Libc.AT_FDCWD, path, Libc.O_CREAT | Libc.O_EXCL | Libc.O_WRONLY | Libc.O_CLOEXEC, Convert.ToUInt32("644", 8));
             while (fd == -Errno.EINTR);
-            if (fd < 0) throw new SnapuserdException(ExitCode.CannotCreate, $"{path}: cannot be created: {Reason.Of(fd)}");
+            bool scarce = fd is -Errno.EMFILE or -Errno.ENFILE or -Errno.ENOMEM;
+            if (fd < 0) throw new SnapuserdException(scarce ? ExitCode.OutOfResources : ExitCode.CannotCreate, $"{path}: cannot be created: {Reason.Of(fd)}");
             _ = Libc.Close(fd);
         }
         try

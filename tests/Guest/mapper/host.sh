@@ -23,7 +23,7 @@ gcc -static -O1 -Wall -Werror -o dm "$HERE/dm.c"
 
 cp "$HERE/guest.sh" test.sh
 cp "$HERE/common.sh" "$HERE/table.sh" "$HERE/../serving.sh" "$HERE/../rivals.sh" .
-# A line for each supervisor: microseconds after which its servers are killed, during their start or later.
+# A line for each supervisor: microseconds after which its servers are killed once they are up.
 for supervisor in 1 2 3 4; do
     for kill in 1 2 3 4 5; do printf '%s ' $((RANDOM * 10)); done
     echo
