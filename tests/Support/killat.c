@@ -9,9 +9,7 @@
  * With "all:" the calls of all threads are counted, whatever they are, in the order in which they come; only the questions about block devices are left out.
  * Which call is the K-th then depends on how the threads happen to run. With "@CALL" only calls of that number are counted, of the main thread.
  *
- * With "signal=N:" the program gets signal N instead, and its main thread stays where it is until the program has taken notice: until a thread that began
- * behind the signal ends, or lies down for a long time. The runtime starts a thread for a handler of SIGTERM or SIGINT, and has that of SIGHUP called by its
- * pool, whose threads wait for more to do for 20 seconds. With "hold:" the program stands still at that call, "held" is written to standard error, and it
+ * With "signal=N:" the main thread gets signal N instead: its handler runs when that call ends, before the program sees the result. With "hold:" the program stands still at that call, "held" is written to standard error, and it
  * goes on when standard input ends.
  *
  * Exits with 137 if the program was killed, else as the program did. (strace counts each kind of call for itself and in each thread for
@@ -25,11 +23,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ptrace.h>
-#include <linux/futex.h>
 #include <linux/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 static void kill_at_last(pid_t child, const char *pids)
@@ -68,28 +64,6 @@ static void note_lookup(pid_t thread, const struct ptrace_syscall_info *call)
     if (call->exit.rval >= 0 && call->exit.rval < (long)sizeof looked_up) looked_up[call->exit.rval] = 1;
 }
 
-/* The threads that have come since the signal; there is one for the handler, and few others. */
-static pid_t newcomers[64];
-static int newcomer_count;
-
-static int is_newcomer(pid_t thread)
-{
-    for (int i = 0; i < newcomer_count; i++) if (newcomers[i] == thread) return 1;
-    return 0;
-}
-
-/* Whether a call is a wait for seconds. The timeout of FUTEX_WAIT_BITSET is a moment, that of FUTEX_WAIT a time. */
-static int lies_down(pid_t thread, const struct ptrace_syscall_info *call)
-{
-    const long seconds = 5;
-    if (call->entry.nr != SYS_futex || call->entry.args[3] == 0) return 0;
-    int op = call->entry.args[1];
-    struct timespec now = { 0, 0 };
-    if ((op & FUTEX_CMD_MASK) == FUTEX_WAIT_BITSET) clock_gettime(op & FUTEX_CLOCK_REALTIME ? CLOCK_REALTIME : CLOCK_MONOTONIC, &now);
-    else if ((op & FUTEX_CMD_MASK) != FUTEX_WAIT) return 0;
-    return ptrace(PTRACE_PEEKDATA, thread, call->entry.args[3], 0) - now.tv_sec >= seconds;
-}
-
 static void hold(void)
 {
     char byte;
@@ -126,7 +100,7 @@ int main(int argc, char **argv)
         execv(argv[2], argv + 2);
         _exit(127);
     }
-    int status, running = 0, waits = 0;
+    int status, running = 0;
     if (child < 0 || waitpid(child, &status, 0) != child || !WIFSTOPPED(status)
         || ptrace(PTRACE_SETOPTIONS, child, 0, PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE | PTRACE_O_TRACEEXEC | PTRACE_O_EXITKILL) != 0
         || ptrace(PTRACE_SYSCALL, child, 0, 0) != 0) {
@@ -141,10 +115,6 @@ int main(int argc, char **argv)
             return 126;
         }
         if (WIFEXITED(status) || WIFSIGNALED(status)) {
-            if (waits && is_newcomer(thread)) {
-                waits = 0;
-                ptrace(PTRACE_SYSCALL, child, 0, 0);
-            }
             if (thread != child) continue;
             if (k == 0) fprintf(stderr, "%ld\n", seen);
             return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
@@ -158,16 +128,9 @@ int main(int argc, char **argv)
                 int counts = !is_lookup(thread, &info) && (all || (thread == child && (only < 0 ? repeats_in_every_run(&info) : (long)info.entry.nr == only)));
                 if (counts && ++seen == k) {
                     if (sends > 0) {
-                        kill(child, sends);
-                        waits = 1;
-                        continue;
-                    }
-                    if (holds) hold();
+                        syscall(SYS_tgkill, child, child, sends);
+                    } else if (holds) hold();
                     else kill_at_last(child, rest);
-                }
-                if (waits && is_newcomer(thread) && lies_down(thread, &info)) {
-                    waits = 0;
-                    ptrace(PTRACE_SYSCALL, child, 0, 0);
                 }
             }
             signal = 0;
@@ -176,9 +139,8 @@ int main(int argc, char **argv)
             signal = 0;
         } else if (signal == SIGSTOP && thread != child) {
             signal = 0; /* A new thread begins with it. */
-            if (waits && newcomer_count < (int)(sizeof newcomers / sizeof *newcomers)) newcomers[newcomer_count++] = thread;
         }
         /* Threads whose calls are not counted run on: one that calls sched_yield over and over would keep us from looking at the others. */
-        ptrace(all || thread == child || is_newcomer(thread) ? PTRACE_SYSCALL : PTRACE_CONT, thread, 0, signal);
+        ptrace(all || thread == child ? PTRACE_SYSCALL : PTRACE_CONT, thread, 0, signal);
     }
 }
