@@ -125,8 +125,12 @@ deps() {
 publish() {
     mkdir -p build/artifacts
     # Without the folder's name in it, so that every folder gives the same object.
-    $(compiler) -c -O2 -fPIE -std=gnu11 -Wall -Wextra -Werror -fno-stack-clash-protection -ffile-prefix-map="$root"=/snapuserd-cs -o build/artifacts/entry.o interop/Entry/entry.c
-    dotnet publish "$1" -c Release -p:EntryObject="$root/build/artifacts/entry.o" --artifacts-path build/artifacts -o build/artifacts/out/"$1" -v quiet --nologo
+    for part in entry sandbox signals; do
+        $(compiler) -c -O2 -fPIE -std=gnu11 -Wall -Wextra -Werror -fno-stack-clash-protection -ffile-prefix-map="$root"=/snapuserd-cs \
+            -o "build/artifacts/$part.o" "interop/Entry/$part.c"
+    done
+    ld.lld -r -o build/artifacts/start.o build/artifacts/entry.o build/artifacts/sandbox.o build/artifacts/signals.o
+    dotnet publish "$1" -c Release -p:EntryObject="$root/build/artifacts/start.o" --artifacts-path build/artifacts -o build/artifacts/out/"$1" -v quiet --nologo
     mkdir -p "$2" build/symbols
     for file in build/artifacts/out/"$1"/*; do
         case $file in

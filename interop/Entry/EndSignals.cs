@@ -4,7 +4,7 @@ using System.Threading;
 namespace Snapuserd.Interop;
 
 /// <summary>
-/// SIGTERM, SIGINT and SIGHUP, which interop/Entry/entry.c takes: without a thread or a pipe, which a system may have no more of.
+/// SIGTERM, SIGINT and SIGHUP, which interop/Entry/signals.c takes: without a thread or a pipe, which a system may have no more of.
 /// </summary>
 public static unsafe class EndSignals
 {

@@ -1,0 +1,70 @@
+/*
+ * The signals that ask for an end: SIGTERM, SIGINT and SIGHUP. The .NET runtime would make a pipe, a thread that reads it, and one more thread for
+ * every signal that comes, and aborts where a system has no thread left.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <unistd.h>
+
+int snapuserd_listen(int bell);
+void snapuserd_forward(int child);
+const atomic_int *snapuserd_stopped(void);
+
+static atomic_int stopped, handlers_running, bell_to_ring = -1, child_to_end;
+static pid_t own_process;
+
+static void on_stop(int number)
+{
+    const int error = errno;
+    const uint64_t one = 1;
+    if (getpid() != own_process) { /* A child between fork and exec: it ends, and its parent sees that. */
+        signal(number, SIG_DFL);
+        raise(number);
+        return;
+    }
+    atomic_fetch_add(&handlers_running, 1);
+    atomic_store(&stopped, 1);
+    const int bell = atomic_load(&bell_to_ring), child = atomic_load(&child_to_end);
+    if (bell >= 0 && write(bell, &one, sizeof one) < 0) errno = error; /* It was tried when it was made. */
+    if (child > 0) kill(child, SIGTERM);
+    atomic_fetch_sub(&handlers_running, 1);
+    errno = error;
+}
+
+/* What a handler on another thread uses is not to be closed, or to become somebody else's, before that handler has ended. */
+static void wait_for_handlers(void)
+{
+    while (atomic_load(&handlers_running) != 0) sched_yield();
+}
+
+/*
+ * From now on SIGTERM, SIGINT and SIGHUP set what snapuserd_stopped() points to, and ring this eventfd unless it is -1. Signals that were
+ * ignored at the start stay ignored. Returns 0 or a negative errno.
+ */
+int snapuserd_listen(int bell)
+{
+    static const int stops[] = { SIGTERM, SIGINT, SIGHUP };
+    const struct sigaction action = { .sa_handler = on_stop, .sa_flags = SA_RESTART };
+    struct sigaction before;
+    own_process = getpid();
+    atomic_store(&bell_to_ring, bell);
+    wait_for_handlers();
+    for (size_t i = 0; i < sizeof stops / sizeof *stops; i++)
+        if (sigaction(stops[i], NULL, &before) != 0 ||
+            (before.sa_handler != SIG_IGN && sigaction(stops[i], &action, NULL) != 0)) return -errno;
+    return 0;
+}
+
+/* Those signals also end this child, which has not been collected; none from now on if it is 0. */
+void snapuserd_forward(int child)
+{
+    atomic_store(&child_to_end, child);
+    if (child > 0 && atomic_load(&stopped)) kill(child, SIGTERM);
+    if (child <= 0) wait_for_handlers();
+}
+
+const atomic_int *snapuserd_stopped(void) { return &stopped; }
