@@ -13,7 +13,7 @@ public static unsafe class EndSignals
 
     /// <summary>
     /// They are requests from now on, not ends, and each adds 1 to the eventfd <paramref name="bell"/>; −1 for none. When this has returned,
-    /// nobody rings the one before. Returns 0 or a negative errno.
+    /// no handler rings the one before. Returns 0 or a negative errno.
     /// </summary>
     public static int Listen(int bell) => snapuserd_listen(bell);
 

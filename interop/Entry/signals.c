@@ -35,7 +35,7 @@ static void on_stop(int number)
     errno = error;
 }
 
-/* What a handler on another thread uses is not to be closed, or to become somebody else's, before that handler has ended. */
+/* What a handler on another thread uses must not be closed or reused before that handler has ended. */
 static void wait_for_handlers(void)
 {
     while (atomic_load(&handlers_running) != 0) sched_yield();

@@ -8,7 +8,7 @@ namespace Snapuserd.Interop;
 /// </summary>
 public static class OwnProcess
 {
-    /// <summary>argv, the program's own name first; one that is empty if whoever executed it gave none.</summary>
+    /// <summary>argv, the program's own name first; one empty string if the caller of execve gave none.</summary>
     public static string[] Arguments() =>
         RawArguments.Arguments() is { Length: > 0 } arguments ? Array.ConvertAll(arguments, argument => ByteText.Decode(argument)) : [""];
 

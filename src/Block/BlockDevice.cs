@@ -169,7 +169,7 @@ public sealed class BlockDevice : IDisposable
 
     /// <summary>
     /// Gives up the exclusive hold and the lock of a block device, and the right to write to it, without disturbing those who read: the same number is another descriptor from one moment to the next. Both end when
-    /// the last request that began before has ended, which may be a while: whoever wants the device then has to try more than once. Our own processes stay away until it is closed
+    /// the last request that began before has ended, which may be a while: the next holder has to try more than once. Our own processes stay away until it is closed
     /// (<see cref="StorageLocks"/>). Exit codes as those of <see cref="Open"/>; it is as before then.
     /// </summary>
     public void GiveUpHold()
@@ -331,7 +331,7 @@ public sealed class BlockDevice : IDisposable
         ?? throw new SnapuserdException(ExitCode.InUse, $"{Path} is locked by another snapuserd, under this or another name: a merge or a server that still runs, or a reader");
 
     /// <summary>
-    /// Whoever had the lock may have put another file under the name, made this one longer, or set up the loop device again. What is used is what the path leads to now.
+    /// The previous holder may have put another file under the name, made this one longer, or set up the loop device again. What is used is what the path leads to now.
     /// </summary>
     private bool IsStillThere(in StatxData opened, bool write)
     {
@@ -348,7 +348,7 @@ public sealed class BlockDevice : IDisposable
     /// <summary>Takes flock's lock, which other programs go by.</summary>
     private void Flock(bool alone, bool goWithout)
     {
-        // udev looks at no disk that somebody has locked alone; among our own processes the locks above do that.
+        // udev skips a disk that is locked exclusively; among our own processes the locks above do that.
         int kind = alone && !(IsBlockDevice && _locks is { IsEverywhere: true }) ? Libc.LOCK_EX : Libc.LOCK_SH;
         int result = AwaitFlock(Fd, kind);
         // A network file system locks alone only through a descriptor that may write.

@@ -16,7 +16,7 @@ public sealed class WakeUp : IDisposable
     private bool _disposed;
 
     /// <summary>
-    /// Makes the eventfd; exit code 71 if the system refuses that, or to write or read it: whoever waited for it would wait for ever.
+    /// Makes the eventfd; exit code 71 if the system refuses that, or to write or read it: a wait for it would never end.
     /// </summary>
     public WakeUp()
     {

@@ -3,7 +3,7 @@ using Snapuserd.Interop;
 
 namespace Snapuserd.Cli;
 
-/// <summary>The calls that whoever starts a process needs to see it end.</summary>
+/// <summary>The calls that a parent needs to see its child end.</summary>
 internal static class Child
 {
     /// <summary>

@@ -48,7 +48,7 @@ internal sealed class CowPart : IDisposable
                 throw new SnapuserdException(ExitCode.CannotCreate, $"{path} exists and is neither a regular file nor a block device");
             name.Claim(device => Array.Exists(inputs, device.SameFileAs), withoutLock);
             DeviceAccess access = DeviceAccess.Exclusive | (withoutLock ? DeviceAccess.WithoutLock : 0);
-            // Whoever can plant a link at the part's name must not choose what is overwritten.
+            // A user who can plant a link at the part's name must not choose what is overwritten.
             if (!name.IsBlockDevice && Libc.ReadLink(name.Temporary, out _) == 0) throw new SnapuserdException(ExitCode.CannotCreate, $"cannot create {name.Temporary}: it is a symbolic link");
             file = name.IsBlockDevice ? FileCowOutput.Open(name.Target, access) : FileCowOutput.Create(name.Temporary, access);
             BegunCow.Refuse(file.Name);
@@ -86,7 +86,7 @@ internal sealed class CowPart : IDisposable
 
     private void Undo()
     {
-        // What was there and was not written to is not ours; an empty part is nobody's.
+        // What was there and was not written to stays; an empty part goes.
         if (!_begun && (_held != null || _file.Length > 0)) return;
         if (_held is null)
         {

@@ -7,7 +7,7 @@ namespace Snapuserd.Cli;
 
 /// <summary>
 /// One JSON object on one line (RFC 8259), keys in the order in which they were added. Always valid Unicode, also where a name is not (<see cref="ByteText"/>): in every string a byte that is no part of
-/// valid UTF-8 is the four characters \xHH, with two small hexadecimal digits, and a backslash is \x5c. So whoever replaces each \xHH of a parsed string by that byte has the name's own bytes.
+/// valid UTF-8 is the four characters \xHH, with two small hexadecimal digits, and a backslash is \x5c. A reader who replaces each \xHH of a parsed string by that byte gets the name's own bytes.
 /// Control characters have JSON's own escapes, so the line stays one line and does nothing to a terminal.
 /// </summary>
 internal sealed class JsonLine

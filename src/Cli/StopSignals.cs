@@ -42,7 +42,7 @@ internal sealed class StopSignals : IDisposable
             throw new SnapuserdException(ExitCode.OutOfResources, $"cannot listen for signals: {Reason.Of(result)}; allow rt_sigaction in the sandbox");
     }
 
-    /// <summary>Nobody waits for signals any more; those that come are forgotten.</summary>
+    /// <summary>Stops listening; signals that come later are forgotten.</summary>
     public void Dispose()
     {
         if (_closed) return;

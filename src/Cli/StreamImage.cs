@@ -70,7 +70,7 @@ internal sealed class StreamImage(StopFlag stop) : IDisposable
         }
         catch (SnapuserdException e) when (e.Code == ExitCode.Permission)
         {
-            // It may be written to all the same: whoever opened it was allowed to.
+            // It may be written to all the same: the process that opened it was allowed to.
         }
         catch (SnapuserdException e) when (e.Code is ExitCode.InUse or ExitCode.CowCorrupt)
         {

@@ -102,7 +102,7 @@ internal sealed class SupervisorHolds : IDisposable
     }
 
     /// <summary>
-    /// A server that was killed after the base was given up may not have put the mapped device there. Held again, nobody can mount the base before the next server. Without waiting: if it did, the mapped device has it.
+    /// A server that was killed after the base was given up may not have put the mapped device there. While it is held again, no program can mount the base before the next server starts. Without waiting: if it did, the mapped device has it.
     /// </summary>
     internal void TakeBaseAgain()
     {

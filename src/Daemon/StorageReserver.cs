@@ -133,7 +133,7 @@ public sealed class StorageReserver(BlockDevice[] devices, StopFlag stop, Action
     private static bool KnowsHoles(in StatFsData system) =>
         system.Type is Libc.EXT4_SUPER_MAGIC or Libc.XFS_SUPER_MAGIC or Libc.BTRFS_SUPER_MAGIC or Libc.F2FS_SUPER_MAGIC or Libc.TMPFS_MAGIC;
 
-    /// <summary>The holes of a file of <paramref name="size"/> bytes; all of it, if nobody knows them.</summary>
+    /// <summary>The holes of a file of <paramref name="size"/> bytes; all of it, if they are unknown.</summary>
     private sealed class Holes(int fd, long size, bool known)
     {
         private bool _known = known;
@@ -157,7 +157,7 @@ public sealed class StorageReserver(BlockDevice[] devices, StopFlag stop, Action
             }
         }
 
-        /// <summary>Bytes that are no holes; 0 if nobody knows.</summary>
+        /// <summary>Bytes that are no holes; 0 if unknown.</summary>
         internal long DataBytes()
         {
             if (!_known) return 0;

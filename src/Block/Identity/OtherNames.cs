@@ -6,7 +6,7 @@ namespace Snapuserd.Block;
 
 /// <summary>
 /// Other devices with bytes of the same storage. The kernel keeps one device for one user (O_EXCL, a mount, a mapped device), but it does not know that two loop devices
-/// are one file, nor what two mapped devices share. So whoever wants storage alone holds all its other names alone as well.
+/// are one file, nor what two mapped devices share. So an exclusive user holds every other name of the storage as well.
 /// </summary>
 internal static class OtherNames
 {
@@ -36,7 +36,7 @@ internal static class OtherNames
     }
 
     /// <summary>
-    /// Files below loop devices that <paramref name="self"/> is a window onto, locked (flock) as a reader locks them: whoever uses the file itself alone is kept away, and waited for. Other
+    /// Files below loop devices that <paramref name="self"/> is a window onto, locked (flock) as a reader locks them: an exclusive user of the file itself is kept away, and waited for. Other
     /// windows onto it are the business of <see cref="StorageLocks"/>.
     /// </summary>
     internal static int LockFileBelow((uint Major, uint Minor) self, out string path, out int fd)
@@ -74,7 +74,7 @@ internal static class OtherNames
 
     /// <summary>
     /// The devices to hold. Not the device itself, nor those below it that a partition or the device mapper claims. Of a disk with partitions its overlapping partitions,
-    /// because the kernel gives a disk to nobody while another partition of it is mounted, and no partition of a disk that somebody has.
+    /// because the kernel refuses a disk while another partition of it is mounted, and a partition while its disk is held.
     /// </summary>
     private static List<(uint Major, uint Minor)> Candidates(StorageIdentity storage, (uint Major, uint Minor)? self, List<(uint Major, uint Minor)> unclaimed)
     {

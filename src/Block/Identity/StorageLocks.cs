@@ -72,7 +72,7 @@ public sealed class StorageLocks : IDisposable
         }
     }
 
-    /// <summary>Releases them, and removes the files that nobody else has locked. What was inherited stays with this process until it ends.</summary>
+    /// <summary>Releases them, and removes the files that no other process has locked. What was inherited stays with this process until it ends.</summary>
     public void Dispose()
     {
         int folder = _files.Count > 0 ? OpenFolder() : -1;
@@ -118,7 +118,7 @@ public sealed class StorageLocks : IDisposable
         return fd;
     }
 
-    /// <summary>Closes the files and leaves the locks to whoever else has them open, such as a child.</summary>
+    /// <summary>Closes the files and leaves the locks to other processes that have them open, such as a child.</summary>
     internal void Leave()
     {
         foreach ((_, int fd, bool inherited) in _files)
@@ -182,7 +182,7 @@ public sealed class StorageLocks : IDisposable
             while (result == -Errno.EINTR);
             if (result is -Errno.EAGAIN or -Errno.EACCES) return false;
             if (result < 0) return GoWithout(result);
-            // The last holder removes the file; what was locked then may be a file without a name, where nobody is met.
+            // The last holder removes the file; what was locked then may be a file without a name, where no other process is met.
             if (!IsNamed(folder, piece.Bottom, fd)) continue;
             _locked.Add(piece);
             return true;
@@ -195,7 +195,7 @@ public sealed class StorageLocks : IDisposable
         if (Libc.Statx(fd, Libc.STATX_BASIC_STATS, out StatxData mine) < 0 || Libc.Statx(folder, Name(bottom), Libc.AT_SYMLINK_NOFOLLOW, Libc.STATX_BASIC_STATS, out StatxData named) is < 0 and not -Errno.ENOENT) return true;
         if ((mine.DevMajor, mine.DevMinor, mine.Ino) == (named.DevMajor, named.DevMinor, named.Ino)) return true;
         int at = _files.FindIndex(file => file.Bottom == bottom);
-        // An inherited one without a name was removed by hand: the parent's lock meets nobody either, and a new one is all there can be.
+        // An inherited one without a name was removed by hand: the parent's lock meets no other process either, so a new file is used.
         if (!_files[at].Inherited) _ = Libc.Close(fd);
         _files.RemoveAt(at);
         return false;
@@ -240,7 +240,7 @@ public sealed class StorageLocks : IDisposable
         if (made is < 0 and not -Errno.EEXIST) return made;
         int fd = KernelTree.Dev.Open(Folder, Libc.O_RDONLY | Libc.O_DIRECTORY | Libc.O_NOFOLLOW);
         if (fd < 0) return IsUnavailable(fd) ? fd : throw Broken(Reason.Of(fd));
-        // Whoever else can write there could keep every merge from its storage, or let two of them have it.
+        // Another user who can write there could block every merge, or let two of them run.
         if (Libc.GetEUid() != 0 || Libc.Statx(fd, Libc.STATX_BASIC_STATS, out StatxData status) < 0 || (status.Uid == 0 && (status.Mode & 0x3f) == 0)) return fd;
         _ = Libc.Close(fd);
         throw Broken("it belongs to another user, or others may use it");

@@ -25,7 +25,7 @@ internal sealed class StorageResolver
     /// <summary>The storage of an open file or block device of <paramref name="length"/> bytes.</summary>
     internal static StorageIdentity Of(int fd, in StatxData status, long length) => Of(fd, status, length, out _);
 
-    /// <summary>The same; <paramref name="unclaimed"/> gets the block devices below that somebody else can mount although this device is in use.</summary>
+    /// <summary>The same; <paramref name="unclaimed"/> gets the block devices below that can be mounted although this device is in use.</summary>
     internal static StorageIdentity Of(int fd, in StatxData status, long length, out List<(uint Major, uint Minor)> unclaimed)
     {
         StorageResolver resolver = new();
@@ -118,7 +118,7 @@ internal sealed class StorageResolver
         }
     }
 
-    /// <summary>A file is on a device, if its file system has one: whoever writes that device writes the file.</summary>
+    /// <summary>A file is on a device, if its file system has one: a write to that device may be a write to the file.</summary>
     private void File(StorageBottom file, long offset, long length, int level, List<StoragePiece> pieces)
     {
         // Major 0 is no device: tmpfs, overlayfs, network file systems, btrfs.
