@@ -10,6 +10,6 @@ public readonly record struct SharedRange(long SourceOffset, long BaseOffset, lo
     /// <summary>Bytes by which a byte's offset on the base is higher than on the source.</summary>
     public long Shift => BaseOffset - SourceOffset;
 
-    /// <summary>The first byte of the source behind the range.</summary>
+    /// <summary>The first byte of the source after the range.</summary>
     public long SourceEnd => SourceOffset + Length;
 }

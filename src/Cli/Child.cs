@@ -8,7 +8,7 @@ internal static class Child
 {
     /// <summary>
     /// Exit code 69 if a sandbox refuses to collect a child, or to do what else a supervisor does: to wait for one before it is collected, and to
-    /// signal it. Asked before there is a child, because it would go on behind a parent that has ended.
+    /// signal it. Asked before there is a child, because it would go on after its parent has ended.
     /// </summary>
     internal static void RequireCalls(bool supervises)
     {

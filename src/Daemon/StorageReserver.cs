@@ -8,7 +8,7 @@ using Snapuserd.Merge;
 namespace Snapuserd.Daemon;
 
 /// <summary>
-/// Reserves the holes that a merge will write, in the files that are its devices or stand behind a loop device, by fallocate(2). Only what reads as zeros is touched, and it
+/// Reserves the holes that a merge will write, in the files that are its devices or lie below a loop device, by fallocate(2). Only what reads as zeros is touched, and it
 /// reads as zeros afterwards; sizes stay. Never called on a block device, where fallocate discards.
 /// <para>
 /// Not every write is covered: file systems that write elsewhere than they read (shared extents of reflinked files, btrfs with snapshots or compression, ZFS), thin volumes,

@@ -94,4 +94,20 @@ public sealed class StorageLocksTests
         }
         Assert.Equal(0, Count());
     }
+
+    [RootFact]
+    public void A_lock_file_that_another_process_has_made_meanwhile_keeps_its_name()
+    {
+        using TempFolder folder = new();
+        File.WriteAllBytes(folder["image"], new byte[4096]);
+        string inode = LoopDevice.Call("stat", "-c", "%i", folder["image"]).Trim(), name;
+        using (BlockDevice.Open(folder["image"], DeviceAccess.Shared))
+        {
+            name = Assert.Single(Directory.GetFiles("/dev/.snapuserd", $"*-{inode}"));
+            File.Delete(name);
+            File.WriteAllText(name, "");
+        }
+        Assert.True(File.Exists(name), "the next holder's file was removed");
+        File.Delete(name);
+    }
 }

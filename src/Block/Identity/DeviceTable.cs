@@ -15,7 +15,7 @@ internal readonly record struct DeviceTableLine(string Type, long Start, long Le
 {
     internal bool IsLinear => Type == "linear";
 
-    /// <summary>No device is behind it: reads give zeros or errors.</summary>
+    /// <summary>No device is below it: reads give zeros or errors.</summary>
     internal bool IsNothing => Type is "zero" or "error";
 }
 

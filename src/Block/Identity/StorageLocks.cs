@@ -75,11 +75,12 @@ public sealed class StorageLocks : IDisposable
     /// <summary>Releases them, and removes the files that no other process has locked. What was inherited stays with this process until it ends.</summary>
     public void Dispose()
     {
-        int folder = _files.Count > 0 ? OpenFolder() : -1;
+        int folder = _files.Count > 0 ? TryOpenFolder() : -1;
         foreach ((StorageBottom bottom, int fd, bool inherited) in _files)
         {
             if (inherited) continue;
-            if (folder >= 0 && Libc.LockRange(fd, new FileLock { Type = Libc.F_WRLCK }) == 0) _ = Libc.UnlinkAt(folder, Name(bottom));
+            // The name may be a later file's, which another process has locked. While this one is locked alone, its own name stays.
+            if (folder >= 0 && Libc.LockRange(fd, new FileLock { Type = Libc.F_WRLCK }) == 0 && HasName(folder, bottom, fd)) _ = Libc.UnlinkAt(folder, Name(bottom));
             // Closing alone keeps the lock while a child that was just forked, and is not yet its program, has the same file open.
             _ = Libc.LockRange(fd, new FileLock { Type = Libc.F_UNLCK });
             _ = Libc.Close(fd);
@@ -192,13 +193,21 @@ public sealed class StorageLocks : IDisposable
     /// <summary>The lock file still has its name; if not, it is forgotten.</summary>
     private bool IsNamed(int folder, StorageBottom bottom, int fd)
     {
-        if (Libc.Statx(fd, Libc.STATX_BASIC_STATS, out StatxData mine) < 0 || Libc.Statx(folder, Name(bottom), Libc.AT_SYMLINK_NOFOLLOW, Libc.STATX_BASIC_STATS, out StatxData named) is < 0 and not -Errno.ENOENT) return true;
-        if ((mine.DevMajor, mine.DevMinor, mine.Ino) == (named.DevMajor, named.DevMinor, named.Ino)) return true;
+        if (HasName(folder, bottom, fd)) return true;
         int at = _files.FindIndex(file => file.Bottom == bottom);
         // An inherited one without a name was removed by hand: the parent's lock meets no other process either, so a new file is used.
         if (!_files[at].Inherited) _ = Libc.Close(fd);
         _files.RemoveAt(at);
         return false;
+    }
+
+    /// <summary>The bottom's name in the folder is that of the open file; also where that cannot be asked.</summary>
+    private static bool HasName(int folder, in StorageBottom bottom, int fd)
+    {
+        if (Libc.Statx(fd, Libc.STATX_BASIC_STATS, out StatxData mine) < 0) return true;
+        int result = Libc.Statx(folder, Name(bottom), Libc.AT_SYMLINK_NOFOLLOW, Libc.STATX_BASIC_STATS, out StatxData named);
+        if (result is < 0 and not -Errno.ENOENT) return true;
+        return (mine.DevMajor, mine.DevMinor, mine.Ino) == (named.DevMajor, named.DevMinor, named.Ino);
     }
 
     /// <summary>The lock file of a bottom: the one that is open already, the one that was inherited, or one that is opened now. A descriptor or a negative errno.</summary>
@@ -244,6 +253,19 @@ public sealed class StorageLocks : IDisposable
         if (Libc.GetEUid() != 0 || Libc.Statx(fd, Libc.STATX_BASIC_STATS, out StatxData status) < 0 || (status.Uid == 0 && (status.Mode & 0x3f) == 0)) return fd;
         _ = Libc.Close(fd);
         throw Broken("it belongs to another user, or others may use it");
+    }
+
+    /// <summary>The same for the end of a lock, which must come without a descriptor to spare as well: then the file stays, which harms nothing.</summary>
+    private static int TryOpenFolder()
+    {
+        try
+        {
+            return OpenFolder();
+        }
+        catch (SnapuserdException)
+        {
+            return -1;
+        }
     }
 
     private static int OpenFile(int folder, string name)
