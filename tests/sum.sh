@@ -2,6 +2,7 @@
 # sum.sh DIRECTORY STATUS [MORE]: adds up the .trx files below DIRECTORY and prints "N passed, N failed[, N skipped]".
 # STATUS is what `dotnet test` ended with: if it is not 0 although no test failed (a build error, a crashed test host), or if there are no
 # results at all, that is one failure. MORE failures are added. The exit code is 0 only if nothing failed.
+# Before that line, each test that failed with the first lines of its message: a long log is often cut in the middle, but not at its end.
 set -eu
 
 directory=$1
@@ -9,6 +10,19 @@ status=$2
 more=${3:-0}
 mkdir -p "$directory"
 echo "$status" >"$directory/status"
+find "$directory" -name '*.trx' -exec awk '
+    /<UnitTestResult .* outcome="Failed"/ {
+        name = $0
+        sub(/.* testName="/, "", name)
+        sub(/".*/, "", name)
+        print "failed: " name
+        lines = 0
+        within = 1
+    }
+    /<Message>/ { message = within }
+    message && lines < 12 { line = $0; gsub(/<[^>]*>/, "", line); print "    " substr(line, 1, 300); lines++ }
+    /<\/Message>/ { message = 0; within = 0 }
+    ' {} +
 find "$directory" -name '*.trx' -exec sed -n 's/.*<Counters total="\([0-9]*\)".* passed="\([0-9]*\)" failed="\([0-9]*\)".*/\1 \2 \3/p' {} + |
     awk -v status="$status" -v more="$more" '
         { total += $1; passed += $2; failed += $3 }
