@@ -6,9 +6,12 @@ DESTDIR ?=
 INITRAMFS_TOOLS ?= /etc/initramfs-tools
 DRACUT ?= /usr/lib/dracut
 SYSTEMD ?= /etc/systemd/system
-# `make TFM=net10.0` builds for another framework (README, "Why net9.0").
-TFM ?= net9.0
-export TFM
+# `make TFM=…` builds for another framework, `make ARCH=arm64` (or amd64) for another architecture than this machine's.
+TFM ?= net10.0
+ARCH ?= $(subst aarch64,arm64,$(subst x86_64,amd64,$(shell uname -m)))
+export TFM ARCH
+# build.sh puts the program of another architecture into a folder of its own.
+OUTPUT = build$(if $(filter $(ARCH),$(subst aarch64,arm64,$(subst x86_64,amd64,$(shell uname -m)))),,/$(ARCH))
 
 # `make simulate SECONDS=600 SEED=7`; a failure prints the command that repeats it.
 SECONDS ?= 60
@@ -48,13 +51,13 @@ fuzz: ## hostile COWs beside a judge: [SECONDS=60] [SEED=n] [FILE=…]
 # `make bench ONLY=merge,v3-lz4,tmpfs` measures a part of it, ARGS="--runs 3" passes options on (tests/Benchmarks/README.md).
 bench: build ## speed, each number beside its ceiling
 	./build.sh bench-tool
-	./build/bench/benchmarks --snapuserd build/snapuserd $(if $(ONLY),--only '$(ONLY)') $(ARGS)
+	./$(OUTPUT)/bench/benchmarks --snapuserd $(OUTPUT)/snapuserd $(if $(ONLY),--only '$(ONLY)') $(ARGS)
 
 reproducible: ## build twice in two folders; fails unless the two are one
 	./tests/reproducible.sh
 
 install: build ## copy to $(DESTDIR)$(PREFIX)/bin
-	install -D -m 0755 build/snapuserd $(DESTDIR)$(PREFIX)/bin/snapuserd
+	install -D -m 0755 $(OUTPUT)/snapuserd $(DESTDIR)$(PREFIX)/bin/snapuserd
 
 install-man: ## man pages to $(DESTDIR)$(PREFIX)/share/man
 	install -D -m 0644 docs/man/snapuserd.8 $(DESTDIR)$(PREFIX)/share/man/man8/snapuserd.8

@@ -7,9 +7,30 @@ caller=$PWD
 root=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 cd "$root"
 
-# The framework to build for (README, "Why net9.0"); MSBuild takes it from the environment.
-TFM=${TFM:-net9.0}
+# The framework to build for; MSBuild takes it from the environment.
+TFM=${TFM:-net10.0}
 export TFM
+
+fail() {
+    echo "build.sh: $1" >&2
+    exit 1
+}
+
+# The architecture to build for, in Debian's words: this machine's unless ARCH says another.
+case $(uname -m) in
+    x86_64) host=amd64 ;;
+    aarch64) host=arm64 ;;
+    *) host=unknown ;;
+esac
+ARCH=${ARCH:-$host}
+case $ARCH in
+    amd64) rid=linux-x64 triple=x86_64-linux-gnu ;;
+    arm64) rid=linux-arm64 triple=aarch64-linux-gnu ;;
+    *) fail "ARCH is amd64 or arm64, not '$ARCH' (32-bit machines are out of scope)" ;;
+esac
+export ARCH
+# Where the program and what belongs to it lie: build for this machine's, build/ARCH for another's.
+if [ "$ARCH" = "$host" ]; then output=build; else output=build/$ARCH; fi
 
 # No telemetry, and nothing that goes on running when the build has ended: no MSBuild node, no MSBuild server, no compiler server.
 # A machine without libicu has an SDK that refuses to start unless it is told that it needs none.
@@ -17,14 +38,9 @@ export DOTNET_CLI_TELEMETRY_OPTOUT=1 DOTNET_NOLOGO=1 DOTNET_SKIP_FIRST_TIME_EXPE
 export DOTNET_CLI_USE_MSBUILD_SERVER=0 MSBUILDDISABLENODEREUSE=1 UseSharedCompilation=false
 export DOTNET_SYSTEM_GLOBALIZATION_INVARIANT=1
 
-fail() {
-    echo "build.sh: $1" >&2
-    exit 1
-}
-
-# compiler: prints the C compiler that NativeAOT will link with; it prefers clang and takes gcc otherwise.
+# compiler: prints the C compiler that NativeAOT will link with; it prefers clang and takes gcc otherwise, which makes code for this machine only.
 compiler() {
-    command -v clang || command -v gcc
+    command -v clang || { [ "$ARCH" = "$host" ] && command -v gcc; }
 }
 
 # has_file NAME: whether the linker finds a file such as libz.a or rcrt1.o.
@@ -33,10 +49,22 @@ has_file() {
     [ -f "$("$cc" -print-file-name="$1")" ]
 }
 
+# sysroot: prints the folder with the libraries of ARCH and their headers, and makes it where it is not there yet: Debian's packages, unpacked.
+# Nothing is installed, and nobody has to be root.
+sysroot() {
+    packages='libc6 libc6-dev linux-libc-dev libgcc-12-dev zlib1g-dev libbrotli-dev liblz4-dev libzstd-dev libsodium-dev'
+    # shellcheck disable=SC2086 # one word per package
+    interop/Sysroot/fetch.sh "$ARCH" bookworm $packages
+}
+
 # missing_packages: prints the Debian packages of what the build needs and the machine has not.
 missing_packages() {
     compiler >/dev/null || echo clang
     command -v ld.lld >/dev/null || echo lld
+    if [ "$ARCH" != "$host" ]; then
+        command -v llvm-objcopy >/dev/null || echo llvm
+        return
+    fi
     command -v objcopy >/dev/null || echo binutils
     has_file rcrt1.o || echo libc6-dev
     has_file libz.a || echo zlib1g-dev
@@ -120,21 +148,34 @@ deps() {
     require missing_packages
 }
 
-# publish PROJECT DIRECTORY: compiles a project to native code. Intermediate files go to build/artifacts, so that this does not meet a
-# `dotnet test` that runs at the same time.
+# publish PROJECT DIRECTORY: compiles a project to native code for ARCH. Intermediate files go to build/artifacts/ARCH, so that this does not meet a
+# `dotnet test` that runs at the same time, or a build for another architecture.
 publish() {
-    mkdir -p build/artifacts
+    artifacts=build/artifacts/$ARCH
+    mkdir -p "$artifacts"
+    cross=
+    target=
+    if [ "$ARCH" != "$host" ]; then
+        root_of_target=$(sysroot)
+        target="--target=$triple --sysroot=$root_of_target"
+        cross="-p:SysRoot=$root_of_target -p:ObjCopyName=llvm-objcopy"
+    fi
+    # gcc knows the flags of every architecture; clang for arm64 has no stack clash protection that one could leave out, and says so.
+    quiet=
+    case $(compiler) in *clang) quiet=-Wno-unused-command-line-argument ;; esac
     # Without the folder's name in it, so that every folder gives the same object.
     for part in entry sandbox signals; do
-        $(compiler) -c -O2 -fPIE -std=gnu11 -Wall -Wextra -Werror -fno-stack-clash-protection -ffile-prefix-map="$root"=/snapuserd-cs \
-            -o "build/artifacts/$part.o" "interop/Entry/$part.c"
+        # shellcheck disable=SC2086 # no word or two
+        "$(compiler)" $target -c -O2 -fPIE -std=gnu11 -Wall -Wextra -Werror $quiet -fno-stack-clash-protection -ffile-prefix-map="$root"=/snapuserd-cs \
+            -o "$artifacts/$part.o" "interop/Entry/$part.c"
     done
-    ld.lld -r -o build/artifacts/start.o build/artifacts/entry.o build/artifacts/sandbox.o build/artifacts/signals.o
-    dotnet publish "$1" -c Release -p:EntryObject="$root/build/artifacts/start.o" --artifacts-path build/artifacts -o build/artifacts/out/"$1" -v quiet --nologo
-    mkdir -p "$2" build/symbols
-    for file in build/artifacts/out/"$1"/*; do
+    ld.lld -r -o "$artifacts/start.o" "$artifacts/entry.o" "$artifacts/sandbox.o" "$artifacts/signals.o"
+    # shellcheck disable=SC2086 # no word or two
+    dotnet publish "$1" -c Release -p:RuntimeIdentifier=$rid -p:EntryObject="$root/$artifacts/start.o" $cross --artifacts-path "$artifacts" -o "$artifacts/out/$1" -v quiet --nologo
+    mkdir -p "$2" "$output/symbols"
+    for file in "$artifacts/out/$1"/*; do
         case $file in
-            *.dbg) cp -f "$file" build/symbols/ ;;
+            *.dbg) cp -f "$file" "$output/symbols/" ;;
             *.pdb) ;;
             # By rename, so that a running copy stays what it is.
             *) cp -f "$file" "$2/.new" && mv -f "$2/.new" "$2/${file##*/}" ;;
@@ -156,11 +197,13 @@ test_all() {
 help() {
     cat <<'END'
 usage: ./build.sh [COMMAND]
-  build            compile build/snapuserd: static-pie, stripped; symbols in build/symbols (the default)
+  build            compile build/snapuserd: static-pie, stripped; symbols in build/symbols (the default).
+                   For another machine's architecture: build/ARCH/snapuserd
   publish DIR      the same into DIR
   bench-tool       compile build/bench/benchmarks
   tool ARG …       run tests/Tools in the caller's folder
   simulate [NAME ARG …]  run a simulation, or all of them: power cuts and deaths of merges; --seconds N, --seed N
+  sysroot          print the folder with the libraries of another ARCH; fetch them if they are not there
   deps             check what the build needs; as root on a Debian, install it
   test-deps        the same for the tests
   guest-deps       the same for the tests in a virtual machine
@@ -169,15 +212,16 @@ usage: ./build.sh [COMMAND]
   docs             bring man page and bash completion up to date with the command line
   format-check     fail unless whitespace and style are as .editorconfig says
   clean            remove everything that was built
-TFM=net10.0 in the environment builds for another framework.
+In the environment: ARCH=amd64 or arm64, for another architecture than this machine's; TFM=net10.0, the framework.
 END
 }
 
 case ${1:-build} in
-    build) deps; publish src/Cli build ;;
+    build) deps; publish src/Cli "$output" ;;
     publish) [ $# -eq 2 ] || fail "publish needs a directory"; deps
         case $2 in /*) publish src/Cli "$2" ;; *) publish src/Cli "$caller/$2" ;; esac ;;
-    bench-tool) deps; publish tests/Benchmarks build/bench ;;
+    bench-tool) deps; publish tests/Benchmarks "$output/bench" ;;
+    sysroot) sysroot ;;
     tool)
         shift
         sdk

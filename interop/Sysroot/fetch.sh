@@ -1,0 +1,69 @@
+#!/bin/sh
+# fetch.sh ARCH SUITE PACKAGE…: fetches packages of a Debian suite for an architecture (amd64, arm64), unpacks them below one folder, and prints that
+# folder. What is there already is not fetched again. Nothing is installed: apt runs with a configuration, lists and a cache of its own, so that
+# neither this machine's packages nor its architectures change, and nobody has to be root.
+# In the environment: FETCH_CACHE, where it keeps all that (build/cache); DEBIAN_MIRROR, where it fetches from; CODENAME=archive for old suites.
+set -eu
+root=$(CDPATH='' cd -- "$(dirname -- "$0")/../.." && pwd)
+[ $# -ge 3 ] || { echo "usage: fetch.sh ARCH SUITE PACKAGE…" >&2; exit 2; }
+arch=$1
+suite=$2
+shift 2
+cache=${FETCH_CACHE:-$root/build/cache}
+mirror=${DEBIAN_MIRROR:-http://deb.debian.org}
+apt=$cache/apt-$arch-$suite
+name=$(echo "$arch $suite $*" | sha256sum | cut -c -12)
+folder=$cache/$suite-$arch-$name
+
+fail() {
+    echo "fetch.sh: $1" >&2
+    exit 1
+}
+
+if [ -e "$folder/.complete" ]; then
+    echo "$folder"
+    exit
+fi
+command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || fail "apt-get and dpkg-deb are needed to fetch Debian's packages for $arch"
+keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+[ -e "$keyring" ] || fail "$keyring is missing (Debian package debian-archive-keyring)"
+
+mkdir -p "$apt/state/lists/partial" "$apt/cache/archives/partial" "$apt/etc"
+: >"$apt/state/status"
+cat >"$apt/etc/sources.list" <<END
+deb [signed-by=$keyring] $mirror/debian $suite main
+deb [signed-by=$keyring] $mirror/debian-security $suite-security main
+END
+cat >"$apt/etc/apt.conf" <<END
+APT::Architecture "$arch";
+APT::Architectures { "$arch"; };
+APT::Sandbox::User "root";
+APT::Install-Recommends "false";
+Dir::State "$apt/state/";
+Dir::State::status "$apt/state/status";
+Dir::Cache "$apt/cache/";
+Dir::Etc::SourceList "$apt/etc/sources.list";
+Dir::Etc::SourceParts "/dev/null";
+Dir::Etc::Preferences "/dev/null";
+Dir::Etc::PreferencesParts "/dev/null";
+Acquire::Languages "none";
+Acquire::Retries "3";
+END
+export APT_CONFIG="$apt/etc/apt.conf"
+
+rm -rf "$folder.new"
+mkdir -p "$folder.new/.debs"
+cd "$folder.new/.debs"
+# Lists that are too old name a package that the mirror no longer has: then they are fetched again.
+if ! [ -e "$apt/listed" ] || ! apt-get download -qq "$@" >&2; then
+    apt-get update -qq >&2 || fail "the package lists of $suite for $arch cannot be fetched from $mirror"
+    : >"$apt/listed"
+    apt-get download -qq "$@" >&2 || fail "not all of these can be fetched for $arch from $suite: $*"
+fi
+cd ..
+for package in .debs/*.deb; do dpkg-deb -x "$package" .; done
+rm -rf .debs
+: >.complete
+rm -rf "$folder"
+mv "$folder.new" "$folder"
+echo "$folder"
