@@ -119,6 +119,7 @@ internal sealed class FakeUblk : IUblkDriver
                 {
                     foreach (Tag tag in _tags) if (tag.State != TagState.Active) Faults.Enqueue($"started, but tag {tag.Number} of queue {tag.Queue} is {tag.State}");
                 }
+                if (!IsCharacterDeviceOpen) Faults.Enqueue("started, but the character device is closed");
                 if (data == 0) return -Errno.EINVAL;
                 if (RefuseStart != 0) return RefuseStart;
                 (_info.State, _info.Pid) = (UBLK_S_DEV_LIVE, (int)data);
@@ -134,7 +135,7 @@ internal sealed class FakeUblk : IUblkDriver
                     // The end of a ring, which a fake does not see, gives all of its tags back.
                     foreach (Tag tag in _tags) if (!_givenUp && tag.State is (TagState.Active or TagState.Given or TagState.Aborting)) Faults.Enqueue($"deleted, but tag {tag.Number} of queue {tag.Queue} is {tag.State}");
                 }
-                if (_fd >= 0 && Libc.Fcntl(_fd, Libc.F_GETFL, 0) >= 0) Faults.Enqueue("deleted, but the character device is open");
+                if (IsCharacterDeviceOpen) Faults.Enqueue("deleted, but the character device is open");
                 _exists = false;
                 return 0;
             default:
@@ -145,11 +146,15 @@ internal sealed class FakeUblk : IUblkDriver
     public int OpenCharacterDevice(int id)
     {
         File.WriteAllBytes(PathOf(id), new byte[4096]);
-        string path = Path.Combine(_folder.Path, "ublkc");
-        _fd = Libc.OpenAt(Libc.AT_FDCWD, path, Libc.O_RDWR | Libc.O_CREAT | Libc.O_CLOEXEC, 0x180);
+        _fd = Libc.OpenAt(Libc.AT_FDCWD, CharacterPath, Libc.O_RDWR | Libc.O_CREAT | Libc.O_CLOEXEC, 0x180);
         if (_fd >= 0) _ = Libc.FTruncate(_fd, UBLKSRV_IO_BUF_OFFSET);
         return _fd;
     }
+
+    private string CharacterPath => Path.Combine(_folder.Path, "ublkc");
+
+    /// <summary>By the file's name: another test that runs meanwhile may have been given the same number.</summary>
+    private bool IsCharacterDeviceOpen => _fd >= 0 && new FileInfo($"/proc/self/fd/{_fd}").LinkTarget == CharacterPath;
 
     public string PathOf(int id) => Path.Combine(_folder.Path, $"ublkb{id}");
 
@@ -199,7 +204,7 @@ internal sealed class FakeUblk : IUblkDriver
     internal byte[] Bytes(TaskResult request, int length)
     {
         byte[] bytes = new byte[length];
-        using FileStream file = File.Open(Path.Combine(_folder.Path, "ublkc"), FileMode.Open, FileAccess.Read, FileShare.ReadWrite);
+        using FileStream file = File.Open(CharacterPath, FileMode.Open, FileAccess.Read, FileShare.ReadWrite);
         file.Position = UserCopyOffset(request.Queue, request.Tag);
         file.ReadExactly(bytes);
         return bytes;
