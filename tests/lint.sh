@@ -49,6 +49,43 @@ product=$(sources src interop)
     ban 'Environment\.(Exit|FailFast)' 'an abort under PID 1 is a panic: throw, and let Main answer' $product
 }
 
+# A block, a page of the system, a sector and a granule are 4096 bytes on most machines and are four things: interop/Sizes.cs names them.
+# In "FILE NAME", NAME is on the line that may have the number, because there it is something else:
+#   a flag's bit, a limit or an encoding that a header defines under that name, or a count of things that are no bytes.
+numbers='
+interop/DeviceMapper/DeviceMapperAbi.cs DM_QUERY_INACTIVE_TABLE_FLAG
+interop/IoUring/IoUringAbi.cs IORING_SETUP_SINGLE_ISSUER
+interop/Libc/Libc.Limits.cs PATH_MAX
+interop/Libc/Libc.Limits.cs PIPE_BUF
+interop/Libc/Libc.Loop.cs DecodeDevice
+interop/Libc/Libc.Loop.cs EncodeDevice
+interop/Libc/Libc.MkNod.cs device
+interop/Libc/Libc.Mount.cs MS_BIND
+interop/Libc/Libc.Statx.cs AT_EMPTY_PATH
+interop/Libc/Libc.Statx.cs S_IFIFO
+interop/Nbd/NbdWire.cs LongestString
+interop/Ublk/UblkAbi.cs UBLK_MAX_QUEUE_DEPTH
+interop/Ublk/UblkAbi.cs UBLK_MAX_NR_QUEUES
+src/Block/RingQueue.cs MaximumDepth
+src/Create/StopPoll.cs Every
+src/Merge/Batch.cs IndexBits
+src/Serve/Nbd/NbdControl.cs MessageBytes
+src/Serve/Nbd/NbdSocket.cs AheadBytes
+'
+# is_number FILE LINE: whether the list above lets the line have it.
+is_number() {
+    echo "$numbers" | while read -r place name; do
+        if [ "$place" = "$1" ]; then case $2 in *"$name"*) echo yes ;; esac; fi
+    done | grep -q yes
+}
+size='(^|[^A-Za-z0-9_.])(4_?09[56]|0x(1000|fff)|4 ?<< ?10|4 ?\* ?1024|1024 ?\* ?4)([uUlL]*)([^A-Za-z0-9_]|$)|(<<|>>) ?12([^0-9]|$)|(Shift|Bits) = 12([^0-9]|$)'
+for file in $product; do
+    if [ "$file" = interop/Sizes.cs ]; then continue; fi
+    code "$file" | grep -E "$size" | while IFS= read -r line; do
+        is_number "$file" "$line" || offend "$file:$line: a block, a page, a sector and a granule have names: interop/Sizes.cs"
+    done
+done
+
 # Packages: what design and licence review have let in, and nothing else.
 allowed=' Microsoft.DotNet.ILCompiler Microsoft.NET.ILLink.Tasks xunit xunit.runner.visualstudio Microsoft.NET.Test.Sdk coverlet.collector '
 projects=$(find . \( -name bin -o -name obj -o -name build -o -name .git \) -prune -o \( -name '*.csproj' -o -name '*.props' -o -name '*.targets' \) -print | sort)

@@ -133,7 +133,7 @@ public sealed unsafe partial class IoUring : IRingKernel
     private int Map(nint length, long offset, out nint address)
     {
         address = Libc.MMap(0, length, Libc.PROT_READ | Libc.PROT_WRITE, Libc.MAP_SHARED | Libc.MAP_POPULATE, _fd, offset);
-        if (address is >= 0 or <= -4096) return 0;
+        if (address >= 0) return 0;
         int result = (int)address;
         address = 0;
         return result;

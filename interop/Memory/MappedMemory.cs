@@ -6,11 +6,13 @@ namespace Snapuserd.Interop;
 /// <summary>Anonymous, page-aligned memory outside the managed heap, given out as spans. Zero-filled; costs nothing until it is touched.</summary>
 public sealed unsafe class MappedMemory : IDisposable
 {
+    private readonly SystemMemory _system;
     private byte* _start;
 
-    private MappedMemory(byte* start, nint length)
+    private MappedMemory(SystemMemory system, nint address, nint length)
     {
-        _start = start;
+        _system = system;
+        _start = (byte*)address;
         Length = length;
     }
 
@@ -20,13 +22,21 @@ public sealed unsafe class MappedMemory : IDisposable
     /// <summary>Address of the first byte, for the kernel and the C library; 0 once disposed.</summary>
     public nint Address => (nint)_start;
 
-    /// <summary>Maps <paramref name="length"/> bytes. Returns 0, or a negative errno with <paramref name="memory"/> null.</summary>
-    public static int Map(nint length, out MappedMemory? memory)
+    /// <summary>The pages that the memory consists of.</summary>
+    public SystemMemory System => _system;
+
+    /// <summary>
+    /// Maps <paramref name="length"/> bytes of <paramref name="system"/>, which is the running kernel unless a test gives another. Returns 0, or a negative errno with
+    /// <paramref name="memory"/> null.
+    /// </summary>
+    public static int Map(nint length, out MappedMemory? memory, SystemMemory? system = null)
     {
         memory = null;
-        nint address = Libc.MMap(0, length, Libc.PROT_READ | Libc.PROT_WRITE, Libc.MAP_PRIVATE | Libc.MAP_ANONYMOUS | Libc.MAP_NORESERVE, -1, 0);
-        if (address is < 0 and > -4096) return (int)address;
-        memory = new MappedMemory((byte*)address, length);
+        system ??= SystemMemory.Own;
+        nint address = system.Map(length);
+        // User space is the lower half of the addresses on every 64-bit Linux, so what is negative is an errno.
+        if (address < 0) return (int)address;
+        memory = new MappedMemory(system, address, length);
         return 0;
     }
 
@@ -38,9 +48,25 @@ public sealed unsafe class MappedMemory : IDisposable
     {
         memory = null;
         nint address = Libc.MMap(0, length, Libc.PROT_READ, Libc.MAP_SHARED | Libc.MAP_POPULATE, fd, offset);
-        if (address is < 0 and > -4096) return (int)address;
-        memory = new MappedMemory((byte*)address, length);
+        if (address < 0) return (int)address;
+        memory = new MappedMemory(SystemMemory.Own, address, length);
         return 0;
+    }
+
+    /// <summary>
+    /// Gives the whole pages among the <paramref name="length"/> bytes at <paramref name="offset"/> back to the system; they read as zeros afterwards.
+    /// The rest of the range, on pages that it shares with its neighbours, stays as it is. Returns the bytes that were given back, or a negative errno.
+    /// </summary>
+    public nint Discard(nint offset, nint length)
+    {
+        if (_start == null || offset < 0 || length < 0 || offset > Length - length)
+            throw new ArgumentOutOfRangeException(nameof(offset), $"{length} bytes at {offset} of {Length} bytes");
+        // A mapping begins on a page, and the page that holds its last byte has no neighbour of ours.
+        nint from = (nint)Sizes.RoundUp((long)offset, _system.Page);
+        nint to = offset + length == Length ? Length : (nint)Sizes.RoundDown((long)offset + length, _system.Page);
+        if (from >= to) return 0;
+        int result = _system.Discard(Address + from, to - from);
+        return result < 0 ? result : to - from;
     }
 
     /// <summary><paramref name="count"/> values of <typeparamref name="T"/> from byte <paramref name="offset"/> on.</summary>
@@ -54,7 +80,7 @@ public sealed unsafe class MappedMemory : IDisposable
     /// <summary>Unmaps. Spans and addresses given out before are dead from here on.</summary>
     public void Dispose()
     {
-        if (_start != null) _ = Libc.MUnmap((nint)_start, Length);
+        if (_start != null) _ = _system.Unmap((nint)_start, Length);
         _start = null;
         Length = 0;
         GC.SuppressFinalize(this);

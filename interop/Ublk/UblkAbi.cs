@@ -6,7 +6,7 @@ namespace Snapuserd.Interop;
 //
 //   /dev/ublk-control   UBLK_U_CMD_…  a UblksrvCtrlCmd in a request of 128 bytes; may block, so it has a ring and a thread of its own
 //   /dev/ublkcN         UBLK_U_IO_…   a UblksrvIoCmd in a request of 64 bytes, from the one thread that fetched the queue's tags
-//                       mmap          one array of UblksrvIoDesc per queue, [tag]; queue q begins at q * MaxQueueDepth * 24 bytes
+//                       mmap          one array of UblksrvIoDesc per queue, [tag]; queue q begins at q times the longest such array, in whole pages
 //                       pwrite        with UBLK_F_USER_COPY: the bytes of a read, at an offset that names queue, tag and place
 //   /dev/ublkbN         the block device, from START_DEV on
 //
@@ -150,6 +150,7 @@ public static class UblkAbi
 
     public const int UBLK_FEATURES_LEN = 8;
     public const int UBLK_MAX_QUEUE_DEPTH = 4096;
+    public const int UBLK_MAX_NR_QUEUES = 1 << 12;
 
     public const int UBLK_IO_RES_OK = 0;
 
@@ -177,9 +178,13 @@ public static class UblkAbi
     /// <summary>Where the bytes of a tag's request are written to with UBLK_F_USER_COPY, as an offset of /dev/ublkcN.</summary>
     public static long UserCopyOffset(int queue, int tag) => UBLKSRV_IO_BUF_OFFSET + ((long)queue << UBLK_QID_OFF) + ((long)tag << UBLK_TAG_OFF);
 
-    /// <summary>Where a queue's descriptors are mapped from.</summary>
-    public static unsafe long DescriptorOffset(int queue) => UBLKSRV_CMD_BUF_OFFSET + ((long)queue * UBLK_MAX_QUEUE_DEPTH * sizeof(UblksrvIoDesc));
+    /// <summary>
+    /// Where a queue's descriptors are mapped from, on a kernel with pages of <paramref name="page"/> bytes: as many bytes per queue as the deepest one maps
+    /// (ublk_max_cmd_buf_size). That is 96 KiB, and 128 KiB with pages of 64 KiB. Kernels without d369735e02ef ("fix ublk_ch_mmap() for 64K page size", 6.13, and
+    /// stable releases since December 2024) refuse every queue but the first there (EINVAL), because no page begins where they look for the others.
+    /// </summary>
+    public static long DescriptorOffset(int queue, int page) => UBLKSRV_CMD_BUF_OFFSET + ((long)queue * DescriptorLength(UBLK_MAX_QUEUE_DEPTH, page));
 
     /// <summary>Length of that mapping for a queue of <paramref name="depth"/> tags; the driver takes no other.</summary>
-    public static unsafe nint DescriptorLength(int depth) => ((depth * sizeof(UblksrvIoDesc)) + Libc.PageSize - 1) & -Libc.PageSize;
+    public static unsafe nint DescriptorLength(int depth, int page) => Sizes.RoundUp(depth * sizeof(UblksrvIoDesc), page);
 }

@@ -21,14 +21,17 @@ public readonly record struct Slice(int Offset, int Length)
 /// </summary>
 public sealed class Arena : IDisposable
 {
+    /// <summary>Bytes to which a slice is aligned unless the caller asks for more or less: direct I/O works with it.</summary>
+    public const int Alignment = Sizes.Granule;
+
     private readonly MappedMemory _memory;
     private int _used;
     private bool _abandoned;
 
-    /// <summary>Maps <paramref name="size"/> bytes; exit code 71 if the system refuses.</summary>
-    public Arena(int size)
+    /// <summary>Maps <paramref name="size"/> bytes; exit code 71 if the system refuses. <paramref name="system"/> is the running kernel unless a test gives another.</summary>
+    public Arena(int size, SystemMemory? system = null)
     {
-        int result = MappedMemory.Map(size, out MappedMemory? memory);
+        int result = MappedMemory.Map(size, out MappedMemory? memory, system);
         if (result < 0)
             throw new SnapuserdException(ExitCode.OutOfResources, $"cannot map {size} bytes of buffer memory: {Reason.Of(result)}; try a smaller --memory");
         _memory = memory!;
@@ -36,6 +39,9 @@ public sealed class Arena : IDisposable
 
     /// <summary>Size in bytes.</summary>
     public int Size => (int)_memory.Length;
+
+    /// <summary>Whose pages the memory consists of: <see cref="Forget"/> gives back whole ones.</summary>
+    public SystemMemory System => _memory.System;
 
     /// <summary>Bytes not handed out yet.</summary>
     public int Free => Size - _used;
@@ -61,22 +67,22 @@ public sealed class Arena : IDisposable
     /// Hands out <paramref name="length"/> bytes such that the byte at <paramref name="bias"/> of the slice lies on a multiple of
     /// <paramref name="alignment"/> (a power of two). Null if the arena is too small.
     /// </summary>
-    public Slice? Take(int length, int alignment = 4096, int bias = 0)
+    public Slice? Take(int length, int alignment = Alignment, int bias = 0)
     {
-        long start = (((long)_used + bias + alignment - 1) & -alignment) - bias;
+        long start = Sizes.RoundUp((long)_used + bias, alignment) - bias;
         if (length < 0 || start + length > Size) return null;
         _used = (int)(start + length);
         return new Slice((int)start, length);
     }
 
     /// <summary>
-    /// Gives the memory of a slice that begins and ends on pages back to the system, also where it is locked; it reads as zeros when it is used again. Where the
-    /// kernel refuses (locked, before 5.18) it stays as it is, and where it is registered with a ring, which would go on with the old pages.
+    /// Gives the whole system pages of a slice back to the system, locked ones too; the slice's contents are undefined from here on. A page that
+    /// the slice shares with a neighbour stays, because the kernel gives back whole pages only: take slices that are to be forgotten aligned to <see cref="SystemMemory.Page"/> and as
+    /// multiples of it. Nothing is given back where the kernel refuses (locked, before 5.18) or the arena is registered with a ring, which would go on using the old pages.
     /// </summary>
     public void Forget(Slice slice)
     {
-        if (IsRegistered) return;
-        if (Libc.MAdvise(AddressOf(slice), slice.Length, Libc.MADV_DONTNEED_LOCKED) < 0) _ = Libc.MAdvise(AddressOf(slice), slice.Length, Libc.MADV_DONTNEED);
+        if (!IsRegistered) _ = _memory.Discard(slice.Offset, slice.Length);
     }
 
     /// <summary>Takes everything back that was handed out: the next run starts from an empty arena.</summary>

@@ -82,7 +82,7 @@ public sealed class RingQueue : IBlockQueue
             uring.Close();
             return RingRefusal.OfProbe(result);
         }
-        result = MappedMemory.Map(Libc.PageSize, out MappedMemory? wakeUpBuffer);
+        result = MappedMemory.Map(Sizes.SystemPage, out MappedMemory? wakeUpBuffer);
         if (result < 0)
         {
             uring.Close();

@@ -42,7 +42,7 @@ public sealed class TransferSource(Transfers transfers, Arena arena, Slice windo
     {
         _load = Math.Min(window.Length, offset == _start + _valid ? _load * 2 : ShortLoad);
         _valid = 0;
-        _start = offset & -4096L;
+        _start = Sizes.RoundDown(offset, Sizes.Granule);
         int count = (int)Math.Min(_load, length - _start);
         transfers.Read(device, _start, window.Part(0, count));
         if (transfers.Drain() is { } failure)

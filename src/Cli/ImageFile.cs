@@ -12,7 +12,10 @@ namespace Snapuserd.Cli;
 internal sealed class ImageFile : IDisposable
 {
     // What is left of a mode when the kind of file is taken away.
-    private const uint Permissions = 0xfff;
+    private const uint Permissions = ushort.MaxValue & ~(uint)Libc.S_IFMT;
+
+    /// <summary>Zeros of so many bytes, and multiples, become holes: a file system's own blocks are mostly as long.</summary>
+    private const int HoleBytes = Sizes.Block;
 
     private readonly PartName _name;
     private BlockDevice? _part;
@@ -60,13 +63,12 @@ internal sealed class ImageFile : IDisposable
     /// <summary>Writes the next bytes. Exit code 74 when that fails, mostly because no space is left.</summary>
     internal void Append(ReadOnlySpan<byte> bytes)
     {
-        const int grain = 4096;
         while (bytes.Length > 0)
         {
             int zeros = 0;
-            while (zeros < bytes.Length && ZeroKernel.IsZero(bytes.Slice(zeros, Math.Min(grain, bytes.Length - zeros)))) zeros = Math.Min(zeros + grain, bytes.Length);
+            while (zeros < bytes.Length && ZeroKernel.IsZero(bytes.Slice(zeros, Math.Min(HoleBytes, bytes.Length - zeros)))) zeros = Math.Min(zeros + HoleBytes, bytes.Length);
             int end = zeros;
-            while (end < bytes.Length && !ZeroKernel.IsZero(bytes.Slice(end, Math.Min(grain, bytes.Length - end)))) end = Math.Min(end + grain, bytes.Length);
+            while (end < bytes.Length && !ZeroKernel.IsZero(bytes.Slice(end, Math.Min(HoleBytes, bytes.Length - end)))) end = Math.Min(end + HoleBytes, bytes.Length);
             Write(bytes[zeros..end], Length + zeros);
             Length += end;
             bytes = bytes[end..];

@@ -17,9 +17,9 @@ internal sealed class StreamImage(StopFlag stop) : IDisposable
     private const int Fd = 1;
 
     /// <summary>
-    /// PIPE_BUF: so much is taken at once by a pipe that is ready for writing, so that nothing waits where no signal is seen.
+    /// So much is taken at once by a pipe that is ready for writing, so that nothing waits where no signal is seen.
     /// </summary>
-    private const int PipeBytes = 4096;
+    private const int PipeBytes = Libc.PIPE_BUF;
 
     /// <summary>Between two looks whether to stop, while the reader takes nothing.</summary>
     private const int LookMilliseconds = 100;

@@ -1,6 +1,7 @@
 using System.Text;
 using Snapuserd.Cli.Boot;
 using Snapuserd.Cli.Control;
+using Snapuserd.Interop;
 
 namespace Snapuserd.Cli;
 
@@ -133,7 +134,7 @@ internal static class Verbs
             new("--output", OptionKind.Text, "COW", "The file to write, or a block device; an existing file is replaced when the new one is whole. A COW whose merge has begun (65) and what is in use (76) are not.") { Required = true, DashIs = "standard output, and a COW cannot be streamed: its beginning is written last, and it is read again for the check" },
             new("--format", OptionKind.Choice, "3|2", "The COW format; 3 unless given.") { Choices = ["3", "2"] },
             new("--compression", OptionKind.Text, "ALG[,LEVEL]", "none, gz, brotli, lz4 or zstd, with a level; lz4 unless given."),
-            new("--block-factor", OptionKind.Size, "SIZE", "Largest unit that is compressed as one, 4k to 256k, format 3 only; 4k unless given. Larger ones are smaller in sum.") { Minimum = 4096, Maximum = 256 << 10 },
+            new("--block-factor", OptionKind.Size, "SIZE", "Largest unit that is compressed as one, 4k to 256k, format 3 only; 4k unless given. Larger ones are smaller in sum.") { Minimum = Sizes.Block, Maximum = 256 << 10 },
             new("--cluster-ops", OptionKind.Count, "N", "Ops per cluster, format 2 only: 0 for none, or 2 and more; 1024 unless given, as Android's writer.") { Minimum = 0, Maximum = 65536 },
             new("--op-slots", OptionKind.Count, "N", "Room for N ops, format 3; as many as there are unless given. Android's tools that map a COW without a slot switch take this for the image's length in blocks.") { Minimum = 0, Maximum = int.MaxValue },
             new("--xor", OptionKind.Flag, "", "Store the difference to similar blocks where that is smaller."),

@@ -1,3 +1,5 @@
+using Snapuserd.Interop;
+
 namespace Snapuserd.Cow;
 
 /// <summary>Kinds of op, with their on-disk values (cow-format §3).</summary>
@@ -31,7 +33,7 @@ public enum CowCompression : byte
 public readonly record struct CowOp(CowOpType Type, uint NewBlock, int Blocks, long Source, long DataOffset, int DataLength)
 {
     /// <summary>Bytes per block; the only size Android's daemon takes.</summary>
-    public const int BlockSize = 4096;
+    public const int BlockSize = Sizes.Block;
 
     /// <summary>Copy or Xor: has to run in the order the COW gives, because it reads the source.</summary>
     public bool IsOrdered => Type is CowOpType.Copy or CowOpType.Xor;

@@ -14,9 +14,6 @@ internal sealed class HoleProof : IDisposable
     /// <summary>Bytes of one read: they stay in the processor's cache while they are compared.</summary>
     private const int ReadBytes = 1 << 20;
 
-    /// <summary>A multiple of every alignment that direct I/O asks for.</summary>
-    private const int Alignment = 4096;
-
     /// <summary>Bytes that are proved at once: what one task of a comparison reads.</summary>
     private const long MostBytes = 16L * ReadBytes;
 
@@ -40,7 +37,7 @@ internal sealed class HoleProof : IDisposable
     /// <summary>How far from <paramref name="offset"/> on, and at most to <paramref name="end"/>, zeros were read; <paramref name="offset"/> if nothing was proved.</summary>
     internal long ZerosUntil(long offset, long end)
     {
-        if (offset % Alignment != 0) return offset;
+        if (offset % Sizes.Granule != 0) return offset;
         if (Take() is not { } memory) return offset;
         long at = offset;
         end = Math.Min(end, offset + MostBytes);
@@ -81,7 +78,7 @@ internal sealed class HoleProof : IDisposable
         if (_direct >= 0)
         {
             // The end of the file need not lie on a sector: the buffer is larger, and what comes back is as long as what is there.
-            nint aligned = (bytes.Length + Alignment - 1) & -Alignment, direct;
+            nint aligned = Sizes.RoundUp(bytes.Length, Sizes.Granule), direct;
             do direct = Libc.PRead(_direct, memory.Address, (int)aligned, offset);
             while (direct == -Errno.EINTR);
             if (direct > 0) return (int)Math.Min(direct, bytes.Length);

@@ -1,6 +1,7 @@
 using System;
 using Snapuserd.Block;
 using Snapuserd.Cow;
+using Snapuserd.Interop;
 
 namespace Snapuserd.Merge;
 
@@ -40,7 +41,7 @@ internal sealed class Batch
     /// Bytes between two payloads that are read along rather than skipped: the ops of a v2 cluster lie between its payloads, 200 × 20 bytes as
     /// Android writes them. Reading 4 KiB too much costs less than a request of its own on any device.
     /// </summary>
-    private const int MostGap = 4096;
+    private const int MostGap = Sizes.Block;
 
     /// <summary>Bits of a key that sorts: the index of an item, where a piece is read, what kind it is.</summary>
     private const int IndexBits = 12, PlaceBits = 50, KindShift = IndexBits + PlaceBits;

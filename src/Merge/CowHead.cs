@@ -18,7 +18,7 @@ namespace Snapuserd.Merge;
 /// </summary>
 internal sealed class CowHead
 {
-    private const int Page = 4096;
+    private const int Page = Sizes.Block;
 
     private readonly Transfers _io;
     private readonly Arena _arena;

@@ -1,6 +1,7 @@
 using System;
 using Snapuserd.Block;
 using Snapuserd.Cow;
+using Snapuserd.Interop;
 
 namespace Snapuserd.Merge;
 
@@ -52,13 +53,28 @@ internal sealed class Pipeline
     /// <summary>A pipeline in the memory that is left, or as much of it as is of use; exit code 71 if it is too little.</summary>
     public static Pipeline InRestOf(MergeSetup setup, CowFile cow, bool journals = false)
     {
-        int least = Batch.LeastRoom(cow), memory = (setup.Arena.Free - CowOp.BlockSize) & -CowOp.BlockSize;
+        int least = Batch.LeastRoom(cow), most = journals ? WindowRoomBytes : RoomBytes;
+        int grain = Grain(setup.Arena, least);
+        int memory = MemoryIn(setup.Arena, grain);
         if (memory < least)
             throw new SnapuserdException(ExitCode.OutOfResources, $"{cow.Name}: {least} bytes of buffers are needed beside its scratch, {setup.Arena.Free} are left; try a larger --memory");
-        int room = Math.Max(least, Math.Min(journals ? WindowRoomBytes : RoomBytes, memory / LeastRooms) & -CowOp.BlockSize);
+        int room = Math.Max(Sizes.RoundUp(least, grain), Sizes.RoundDown(Math.Min(most, memory / LeastRooms), grain));
         int rooms = Math.Min(memory / room, MostRooms);
-        return new Pipeline(setup, cow, setup.Arena.Take(rooms * room)!.Value, room);
+        return new Pipeline(setup, cow, setup.Arena.Take(rooms * room, grain)!.Value, room);
     }
+
+    /// <summary>
+    /// Bytes of which a room is a multiple: a page of the system, because a room that is given back goes in whole pages. Where memory is so short that pages would leave fewer than
+    /// <see cref="LeastRooms"/> rooms, or none, rooms are multiples of a block, and of one that is given back the system gets the pages that lie inside it.
+    /// </summary>
+    private static int Grain(Arena arena, int least)
+    {
+        int page = Math.Max(arena.System.Page, Arena.Alignment), memory = MemoryIn(arena, page);
+        return memory / LeastRooms >= page && memory >= Sizes.RoundUp(least, page) ? page : Arena.Alignment;
+    }
+
+    /// <summary>Bytes that are left for rooms when the first of them begins on a multiple of <paramref name="grain"/>.</summary>
+    private static int MemoryIn(Arena arena, int grain) => Math.Max(0, Sizes.RoundDown(arena.Free - grain, grain));
 
     /// <summary>From here on no more memory is used than <paramref name="share"/> gives; nothing has been opened yet. Exit code 71 if that is too little for a single room.</summary>
     public void Join(MemoryShare share)

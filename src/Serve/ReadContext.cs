@@ -1,5 +1,6 @@
 using System;
 using Snapuserd.Block;
+using Snapuserd.Interop;
 
 namespace Snapuserd.Serve;
 
@@ -28,7 +29,7 @@ public sealed class ReadContext : IDisposable
     }
 
     /// <summary>Bytes of memory for <paramref name="reads"/> reads at a time of up to <paramref name="bufferBytes"/>.</summary>
-    public static int Bytes(SnapshotView view, int reads, int bufferBytes) => checked(reads * (ViewReader.BytesPerRead(view) + ((bufferBytes + 4095) & -4096)));
+    public static int Bytes(SnapshotView view, int reads, int bufferBytes) => checked(reads * (ViewReader.BytesPerRead(view) + Sizes.RoundUp(bufferBytes, Arena.Alignment)));
 
     /// <summary>Reads into the buffers.</summary>
     public ViewReader Reader { get; }

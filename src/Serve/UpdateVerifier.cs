@@ -1,6 +1,7 @@
 using System;
 using System.Threading;
 using Snapuserd.Block;
+using Snapuserd.Interop;
 
 namespace Snapuserd.Serve;
 
@@ -30,7 +31,7 @@ public sealed class UpdateVerifier : IDisposable
     private const int ManyThreads = 3;
 
     /// <summary>A dm-verity device consists of whole blocks.</summary>
-    private const int BlockBytes = 4096;
+    private const int BlockBytes = Sizes.Block;
 
     /// <summary>As for any thread of ours: address space is all that it costs.</summary>
     private const int StackSize = 512 * 1024;

@@ -63,7 +63,7 @@ public sealed class IoUringTests
     public void Memory_that_is_not_there_is_not_registered()
     {
         Assert.Equal(0, IoUring.Open(4, 0, 0, out IoUring? made));
-        Assert.Equal(-Errno.EFAULT, made!.RegisterBuffer(Libc.PageSize, Libc.PageSize));
+        Assert.Equal(-Errno.EFAULT, made!.RegisterBuffer(Sizes.SystemPage, Sizes.SystemPage));
         made.Close();
     }
 }

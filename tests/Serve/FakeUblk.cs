@@ -163,7 +163,7 @@ internal sealed class FakeUblk : IUblkDriver
         uint entries = System.Numerics.BitOperations.RoundUpToPowerOf2((uint)(depth + commands + 2));
         FakeRingKernel kernel = new(entries, entries * 2) { OnEnter = (ring, submit, complete) => Enter(ring, submit, complete, wakeUp) };
         lock (_gate) _rings.Add(kernel);
-        Assert.Equal(0, MappedMemory.Map(Libc.PageSize, out MappedMemory? buffer));
+        Assert.Equal(0, MappedMemory.Map(Sizes.SystemPage, out MappedMemory? buffer));
         return new RingQueue(null, new Ring(kernel.Memory, kernel), BlockDevice.Descriptors(devices), arena, wakeUp, buffer!, depth, fixedBuffer: false);
     }
 
@@ -182,7 +182,7 @@ internal sealed class FakeUblk : IUblkDriver
                     Tag tag = _tags[index];
                     _next = (index + 1) % _tags.Length;
                     UblksrvIoDesc request = new() { OpFlags = op, NrSectors = (uint)sectors, StartSector = (ulong)sector };
-                    _ = Libc.PWrite(_fd, MemoryMarshal.AsBytes(new ReadOnlySpan<UblksrvIoDesc>(in request)), DescriptorOffset(tag.Queue) + (tag.Number * 24));
+                    _ = Libc.PWrite(_fd, MemoryMarshal.AsBytes(new ReadOnlySpan<UblksrvIoDesc>(in request)), DescriptorOffset(tag.Queue, Sizes.SystemPage) + (tag.Number * 24));
                     tag.Result = new TaskResult { Queue = tag.Queue, Tag = tag.Number };
                     tag.State = TagState.Given;
                     tag.Error = 0;

@@ -32,4 +32,27 @@ public sealed class PackedTests
         Assert.True(NbdRequest.TryParse(bytes, out NbdRequest request));
         Assert.Equal(new NbdRequest(ushort.MaxValue, ushort.MaxValue, ulong.MaxValue, ulong.MaxValue, uint.MaxValue), request);
     }
+
+    /// <summary>Where ublk_ch_mmap of Linux looks for a queue: its offset divided by what the deepest queue maps, without a remainder; and the only length it takes.</summary>
+    [Theory]
+    [InlineData(4 << 10, 96 << 10)]
+    [InlineData(16 << 10, 96 << 10)]
+    [InlineData(64 << 10, 128 << 10)]
+    public void Descriptors_of_a_ublk_queue_are_mapped_from_where_a_kernel_with_such_pages_has_them(int page, int stride)
+    {
+        foreach (int queue in (ReadOnlySpan<int>)[0, 1, 2, 3, 4, 63, UblkAbi.UBLK_MAX_NR_QUEUES - 1])
+        {
+            long offset = UblkAbi.DescriptorOffset(queue, page);
+            Assert.Equal(UblkAbi.UBLKSRV_CMD_BUF_OFFSET + ((long)queue * stride), offset);
+            // mmap itself takes no offset that is not on a page.
+            Assert.Equal(0, offset % page);
+            Assert.True(offset < UblkAbi.UBLKSRV_IO_BUF_OFFSET);
+        }
+        foreach (int depth in (ReadOnlySpan<int>)[1, 64, 170, 171, 128, 683, 2731, UblkAbi.UBLK_MAX_QUEUE_DEPTH])
+        {
+            nint length = UblkAbi.DescriptorLength(depth, page);
+            Assert.Equal((depth * 24) + page - 1 - (((depth * 24) + page - 1) % page), length);
+            Assert.True(length <= stride);
+        }
+    }
 }

@@ -24,6 +24,9 @@ public static class Battery
     /// <summary>The name of the step whose source overlaps the base.</summary>
     public const string Overlaps = "bases and sources that overlap";
 
+    /// <summary>The name of the step whose memory has pages of 4, 16 and 64 KiB.</summary>
+    public const string Pages = "buffers given back on systems with pages of three sizes";
+
     /// <summary>What is tried, in this order: what is quick and notices most comes first.</summary>
     private static readonly (string Name, Action Try)[] Steps =
     [
@@ -32,6 +35,7 @@ public static class Battery
         ("one crash at any step", () => All(merge => Crash(merge, new Thoroughness { Seed = 1, Crashes = 1, ExhaustiveUpTo = 7, Samples = 8 }))),
         ("one crash at any step of a long run", () => { for (ulong seed = 1; seed <= 3; seed++) Crash(Faults.Stream(), new Thoroughness { Seed = seed, Crashes = 1, ExhaustiveUpTo = 2, Samples = 2 }); }),
         ("flushes that take long", () => Undisturbed(Faults.LongStream(8))),
+        (Pages, Faults.GivesPagesBack),
         ("checkpoints by bytes", () => Faults.CheckpointsByBytes(16, 1)),
         ("checkpoints by the clock", () => Undisturbed(Faults.SlowStream(5))),
         ("scratch that is not what the count announces", () => All(Scratch)),

@@ -2,26 +2,27 @@ using System;
 using System.Collections.Generic;
 using System.Threading;
 using Snapuserd.Block;
+using Snapuserd.Tests.Support;
 
 namespace Snapuserd.Tests.Simulator;
 
 /// <summary>A thread's arenas, one of each size: mapping a fresh one for every run would cost more than most runs.</summary>
 public sealed class Arenas : IDisposable
 {
-    private readonly Dictionary<int, Arena> _bySize = [];
+    private readonly Dictionary<(int Bytes, int Page), Arena> _bySize = [];
 
-    /// <summary>The arena of so many bytes. Whoever runs something in it cleans it first (<see cref="SimMerge"/>).</summary>
-    public Arena this[int bytes]
+    /// <summary>The arena of so many bytes, and of pages of so many. Whoever runs something in it cleans it first (<see cref="SimMerge"/>).</summary>
+    public Arena this[int bytes, int page]
     {
         get
         {
-            if (!_bySize.TryGetValue(bytes, out Arena? arena)) _bySize.Add(bytes, arena = new Arena(bytes));
+            if (!_bySize.TryGetValue((bytes, page), out Arena? arena)) _bySize.Add((bytes, page), arena = new Arena(bytes, new SimulatedPages(page)));
             return arena;
         }
     }
 
     /// <summary>The arena that a case asks for.</summary>
-    public Arena this[MergeCase merge] => this[merge.ArenaBytes];
+    public Arena this[MergeCase merge] => this[merge.ArenaBytes, merge.SystemPage];
 
     public void Dispose()
     {

@@ -3,6 +3,7 @@ using System.Collections.Generic;
 using Snapuserd.Block;
 using Snapuserd.Cow;
 using Snapuserd.Merge;
+using Snapuserd.Tests.Support;
 
 namespace Snapuserd.Tests.Simulator;
 
@@ -19,6 +20,12 @@ public sealed record MergeCase(string Name, Image Cow, Image Base, Image Target)
     public SharedRange[]? Overlap { get; init; }
     public MergeOptions Options { get; init; } = new() { VerifyFirst = false };
     public int ArenaBytes { get; init; } = 256 << 10;
+    /// <summary>Bytes of a page of the simulated kernel; the smallest unless a case says otherwise.</summary>
+    public int SystemPage { get; init; } = SimulatedPages.All[0];
+    /// <summary>Another merge comes and goes, with whom this one has to share its memory: buffers are given back and taken again.</summary>
+    public bool SharesMemory { get; init; }
+    /// <summary>All that is given back must reach the system, and some is given back: there is memory enough for buffers of whole pages.</summary>
+    public bool GivesPagesBack { get; init; }
     public int QueueDepth { get; init; } = 8;
     /// <summary>Flushes take longer than anything else that is in flight.</summary>
     public bool SlowFlushes { get; init; }

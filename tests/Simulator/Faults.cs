@@ -500,6 +500,26 @@ public static class Faults
         return result.Checkpoints;
     }
 
+    /// <summary>
+    /// Runs the long stream beside another merge that comes and goes, on systems with pages of each size. Throws unless all that is given back is whole pages, and none of what is
+    /// still in use.
+    /// </summary>
+    public static void GivesPagesBack()
+    {
+        foreach (int page in SimulatedPages.All)
+        {
+            for (ulong seed = 1; seed <= 3; seed++)
+            {
+                MergeCase merge = QuickStream(64) with { Name = $"pages of {page} bytes", ArenaBytes = 2 << 20, SystemPage = page, SharesMemory = true, GivesPagesBack = true };
+                using Arenas arenas = new();
+                SimDisk[] disks = merge.Disks();
+                SimMerge.Run(merge, disks, arenas[merge], seed, () => { });
+                int wrong = disks[1].Durable.FirstDifference(merge.Target);
+                if (wrong >= 0) throw new LostDataException($"{merge.Name}, seed {seed}: block {wrong} of the base is wrong after the merge");
+            }
+        }
+    }
+
     /// <summary>The long stream on a device that takes <paramref name="stepMilliseconds"/> for whatever it does: checkpoints come by the clock, long before the bytes are together.</summary>
     public static MergeCase SlowStream(int stepMilliseconds)
     {

@@ -63,8 +63,9 @@ public static class RandomRuns
             {
                 merge = OtherWays(merge, chance);
                 tally.Add(runs: 1);
-                // The same choices with and without readers, who have a chance of their own.
-                Leg run = new(merge with { Readers = ((ulong)leg + seed) % 2 == 0, Paced = ((ulong)leg + seed) % 3 == 0 }, chance, arenas, disks, count);
+                // The same choices with and without readers and a second merge, who have a chance of their own.
+                ulong way = (ulong)leg + seed;
+                Leg run = new(merge with { Readers = way % 2 == 0, Paced = way % 3 == 0, SharesMemory = way % 5 < 3, SystemPage = SimulatedPages.All[(int)(way % 7 % 3)] }, chance, arenas, disks, count);
                 int unlike = run.FirstWrongPage();
                 if (unlike >= 0) throw new LostDataException($"block {unlike} of the merged image, read without merging, is wrong");
                 run.Merge(leg > 0 && chance.Percent(25) ? 1 + chance.Below(steps) : 0);
@@ -200,7 +201,7 @@ public static class RandomRuns
             {
                 try
                 {
-                    return run(arenas[_memory]);
+                    return run(arenas[_memory, merge.SystemPage]);
                 }
                 catch (SnapuserdException e) when (e.Code == ExitCode.OutOfResources && _memory < 16 << 20)
                 {

@@ -20,6 +20,8 @@ public static class Sabotages
     private const string Batch = "Merge/Batch.cs";
     private const string Transfers = "Block/Transfers.cs";
     private const string Gate = "Merge/ReaderGate.cs";
+    private const string Line = "Merge/Pipeline.cs";
+    private const string Memory = "Block/Arena.cs";
     private const string Read = "Serve/ViewRead.cs";
     private const string Order = "Cow/MergeOrder.cs";
     private const string Map = "Block/StorageMap.cs";
@@ -125,6 +127,10 @@ public static class Sabotages
         new("overlap-merges-on-with-sources-gone", "a count between a writer and its reader is gone on with", new SourceEdit(Plan, "private void CheckSources(", "Counts[count] != Gone", "Counts[count] <= Safe"), new SourceEdit(Plan, "void CheckMergeable(", "if (IsSafe(count)) return;", "if (Counts[count] != Stuck) return;")) { Step = Battery.Overlaps },
         new("overlap-window-that-was-left-not-looked-at", "a window that was left is replayed although it overwrites what later ops read", new SourceEdit(Plan, "public void CheckSources(", "if (!left.IsStale) CheckSources(count + left.Entries, setup);", "")) { Step = Battery.Overlaps },
         new("overlap-reads-sources-that-are-gone", "an image is read although a counted op has overwritten what another needs", new SourceEdit(Image, "private MergedImage(", "plan.CheckSources(_count, left, setup);", "")) { Step = Battery.Overlaps },
+
+        // Memory.
+        new("rooms-of-blocks", "a room is no whole number of the system's pages, so that not all of it can be given back", new SourceEdit(Line, "static int Grain(", "? page : Arena.Alignment", "? Arena.Alignment : Arena.Alignment")) { Step = Battery.Pages },
+        new("forgets-a-page-of-the-next-room", "a room that is given back takes a page of the next one along", new SourceEdit(Memory, "void Forget(", "slice.Length)", "Math.Min(slice.Length + System.Page, Size - slice.Offset))")) { Step = Battery.Pages },
 
         // Single requests.
         new("short-read-accepted", "a short read counts as a whole one", new SourceEdit(Transfers, "void Progress(", "if (result < 0) { End(slot, result); return; }", "if (result < 0) { End(slot, result); return; } if (result > 0 && attempt.Whole.Verb == BlockVerb.Read) { End(slot, 0); return; }")),

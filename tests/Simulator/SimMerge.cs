@@ -4,6 +4,7 @@ using System.Collections.Generic;
 using Snapuserd.Block;
 using Snapuserd.Cow;
 using Snapuserd.Merge;
+using Snapuserd.Tests.Support;
 
 namespace Snapuserd.Tests.Simulator;
 
@@ -17,11 +18,13 @@ public static class SimMerge
         StepTime time = new();
         Undone undone = new(merge, disks[0], time);
         SimQueue? queue = null;
+        using SimRival? rival = merge.SharesMemory ? new SimRival(arena, seed) : null;
         void Step()
         {
             time.Milliseconds += merge.StepMilliseconds;
             undone.Check();
             queue?.Readers?.Run();
+            rival?.Step();
             step();
         }
         SimStorage storage = merge.Storage?.Invoke() ?? new SimStorage();
@@ -40,7 +43,8 @@ public static class SimMerge
         undone.LeaveOut(engine.Cow);
         try
         {
-            MergeResult result = merge.Readers ? RunBesideReaders(merge, Devices(merge, disks), engine, setup, wakeUp, queue, seed) : engine.Run();
+            MergeResult result = merge.Readers ? RunBesideReaders(merge, Devices(merge, disks), engine, setup, wakeUp, queue, seed, rival?.Share) : engine.Run(rival?.Share);
+            rival?.Check(merge.GivesPagesBack);
             if (storage.Wrong is { } wrong) throw new LostDataException(wrong);
             return undone.Lost is { } lost ? throw lost : result;
         }
@@ -50,17 +54,17 @@ public static class SimMerge
         }
     }
 
-    private static MergeResult RunBesideReaders(MergeCase merge, SimDisk[] devices, MergeEngine engine, MergeSetup setup, WakeUp wakeUp, SimQueue queue, ulong seed)
+    private static MergeResult RunBesideReaders(MergeCase merge, SimDisk[] devices, MergeEngine engine, MergeSetup setup, WakeUp wakeUp, SimQueue queue, ulong seed, MemoryShare? share)
     {
         engine.Open();
         using SimReaders readers = new(merge, devices, engine, setup, wakeUp, queue, seed) { Stuck = merge.StuckReader };
         readers.ReadAll();
         // An Xor in place without scratch destroys what it reads, on the user's word: that is merged or served, not both.
-        if (merge.MayBeLost || (merge.Options.AllowUnsafe && new ScratchLayout(engine.Cow.Header.HeaderBytes, engine.Cow.Header.ScratchBytes).Window == 0)) return engine.Run();
+        if (merge.MayBeLost || (merge.Options.AllowUnsafe && new ScratchLayout(engine.Cow.Header.HeaderBytes, engine.Cow.Header.ScratchBytes).Window == 0)) return engine.Run(share);
         queue.Readers = readers;
         try
         {
-            MergeResult result = engine.Run();
+            MergeResult result = engine.Run(share);
             readers.ReadToEnd();
             return result;
         }
@@ -186,6 +190,63 @@ internal sealed class Undone(MergeCase merge, SimDisk cow, StepTime time) : IMer
             && time.Milliseconds - oldest.Time > 2 * merge.Options.CheckpointMilliseconds)
             wrong = $"the first of them written {time.Milliseconds - oldest.Time} ms ago, with {merge.Options.CheckpointMilliseconds} between checkpoints";
         if (wrong != null) Lost ??= new LostDataException($"a crash would undo {_written - _counted} bytes, {wrong}");
+    }
+}
+
+/// <summary>
+/// A second merge as the first one meets it: a share of the memory that comes and goes, at moments that the seed decides. While it is there the first may
+/// have three quarters of its arena, and gives back what it has beyond.
+/// </summary>
+internal sealed class SimRival : IDisposable
+{
+    private readonly Chance _chance;
+    private readonly MemoryBudget _budget;
+    private readonly Arena _arena;
+    private readonly long _before;
+    private long _taken;
+    private long _given;
+    private MemoryShare? _other;
+
+    public SimRival(Arena arena, ulong seed)
+    {
+        (_arena, _chance) = (arena, new Chance(seed ^ 0x5a5a));
+        _budget = new MemoryBudget(arena.Size + (arena.Size / 2), 2, arena.Size / 2);
+        Share = _budget.Join();
+        _before = Pages?.Discarded ?? 0;
+    }
+
+    /// <summary>What the merge has.</summary>
+    public MemoryShare Share { get; }
+
+    private SimulatedPages? Pages => _arena.System as SimulatedPages;
+
+    /// <summary>Comes, goes, or does nothing.</summary>
+    public void Step()
+    {
+        if (Share.Taken < _taken) _given += _taken - Share.Taken;
+        _taken = Share.Taken;
+        if (_chance.Below(8) != 0) return;
+        if (_other is null) _other = _budget.Join();
+        else
+        {
+            _other.Dispose();
+            _other = null;
+        }
+    }
+
+    /// <summary>Nothing but what was given back went to the system, and with <paramref name="all"/> the whole of it: throws if not.</summary>
+    public void Check(bool all)
+    {
+        if (Pages is not { } pages) return;
+        pages.Check();
+        long discarded = pages.Discarded - _before;
+        if (all && (_given == 0 || discarded < _given)) throw new LostDataException($"{_given} bytes of buffers were given back, of which the system got {discarded}");
+    }
+
+    public void Dispose()
+    {
+        _other?.Dispose();
+        Share.Dispose();
     }
 }
 

@@ -8,6 +8,9 @@ internal static class SmallText
 {
     private const int MostBytes = 4 << 20;
 
+    /// <summary>Bytes of the first read: a file in /sys is no longer than a page of the system.</summary>
+    private static int FirstBytes => Sizes.SystemPage;
+
     /// <summary>All of a file by its path; empty if it cannot be read.</summary>
     internal static string Read(string path) => Read(Scarcity.Check(Libc.OpenAt(Libc.AT_FDCWD, path, Libc.O_RDONLY | Libc.O_CLOEXEC), path)) ?? "";
 
@@ -15,7 +18,7 @@ internal static class SmallText
     internal static string? Read(int fd)
     {
         if (fd < 0) return null;
-        byte[] buffer = new byte[4096];
+        byte[] buffer = new byte[FirstBytes];
         int length = 0;
         nint got;
         while (true)

@@ -35,7 +35,7 @@ internal static class BootTable
     /// <summary>The last phase there may be.</summary>
     internal const int LastPhase = 99;
 
-    private const int LongestPath = 4095;
+    private const int LongestPath = Libc.PATH_MAX - 1;
 
     /// <summary>The rows of a table, which sentences call <paramref name="file"/>. Exit code 64 for the first line that is not in order, "file:line: what is wrong".</summary>
     internal static List<BootRow> Parse(string file, ReadOnlySpan<byte> bytes)

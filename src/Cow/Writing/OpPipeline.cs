@@ -67,7 +67,7 @@ internal sealed class OpPipeline : IDisposable
     public int Threads { get; }
 
     /// <summary>Bytes of arena that a pipeline takes, with what alignment costs.</summary>
-    public static long MemoryFor(CowWriterOptions options) => 2 * (AreaBytes(options) + 4096L);
+    public static long MemoryFor(CowWriterOptions options) => 2 * ((long)AreaBytes(options) + Arena.Alignment);
 
     /// <summary>Adds a run of Copy or Zero ops.</summary>
     public void Add(CowOpType type, uint newBlock, int blocks, ulong source)

@@ -113,7 +113,7 @@ public sealed class DmUserServer : IBlockServer
         int fixedBytes = ReadContext.Bytes(_view, 1, DmUserWorker.HeadRoom);
         for (int threads = _options.Threads; ; threads--)
         {
-            int part = Math.Min(LongestPart, ((_options.MemoryBytes / threads) - fixedBytes) & -4096);
+            int part = Math.Min(LongestPart, Sizes.RoundDown((_options.MemoryBytes / threads) - fixedBytes, Sizes.Block));
             if (part >= ShortestPart) return (threads, part);
             if (threads == 1)
                 throw new SnapuserdException(ExitCode.OutOfResources, $"serving by dm-user takes {fixedBytes + ShortestPart} bytes of buffer memory, there are {_options.MemoryBytes}; try a larger --memory");

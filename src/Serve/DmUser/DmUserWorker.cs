@@ -16,8 +16,8 @@ namespace Snapuserd.Serve;
 /// </summary>
 internal sealed class DmUserWorker
 {
-    /// <summary>Bytes of the buffer before the data, which lie on a page of their own that way; the answer's head lies right before them, so that both leave in one call.</summary>
-    internal const int HeadRoom = 4096;
+    /// <summary>Bytes of the buffer before the data, which are aligned for direct I/O that way; the answer's head lies right before them, so that both leave in one call.</summary>
+    internal const int HeadRoom = Sizes.Granule;
 
     /// <summary>As that of other threads: codecs need a few KiB, a stack trace some more.</summary>
     private const int StackSize = 512 * 1024;

@@ -13,7 +13,7 @@ internal sealed class NbdExport
     public const int LongestRequest = 32 << 20;
 
     /// <summary>What a file system asks for, and the ops' blocks.</summary>
-    public const int PreferredBlock = 4096;
+    public const int PreferredBlock = Sizes.Block;
 
     /// <summary>Stack of a serving thread in bytes, as a worker's.</summary>
     public const int StackBytes = 512 * 1024;

@@ -41,7 +41,7 @@ internal sealed class UblkDriver : IUblkDriver
                 _ => new SnapuserdException(ExitCode.OutOfResources, $"cannot open {ControlPath}: {Reason.Of(_fd)}"),
             };
         }
-        int mapped = MappedMemory.Map(Libc.PageSize, out MappedMemory? buffer);
+        int mapped = MappedMemory.Map(Sizes.SystemPage, out MappedMemory? buffer);
         if (mapped < 0)
         {
             _ = Libc.Close(_fd);

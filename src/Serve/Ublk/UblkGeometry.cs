@@ -36,5 +36,5 @@ internal readonly record struct UblkGeometry(int Queues, int Depth, int MaxIoByt
 
     /// <summary>What a device whose server died must be like to be taken over: a queue's memory is one arena.</summary>
     public bool IsSane(int bytesPerRead) =>
-        Queues is > 0 and <= 4096 && Depth is > 0 and <= UblkAbi.UBLK_MAX_QUEUE_DEPTH && MaxIoBytes is >= 4096 and <= 32 << 20 && Reads * ((long)bytesPerRead + MaxIoBytes) <= 1 << 30;
+        Queues is > 0 and <= UblkAbi.UBLK_MAX_NR_QUEUES && Depth is > 0 and <= UblkAbi.UBLK_MAX_QUEUE_DEPTH && MaxIoBytes is >= Sizes.Block and <= 32 << 20 && Reads * ((long)bytesPerRead + MaxIoBytes) <= 1 << 30;
 }

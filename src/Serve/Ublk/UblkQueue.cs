@@ -49,7 +49,7 @@ internal sealed class UblkQueue : IDisposable
     public UblkQueue(SnapshotView view, BlockDevice[] devices, IUblkDriver driver, int fd, int number, UblkGeometry geometry, WakeUp wakeUp)
     {
         (_view, _fd, _number, _geometry, _wakeUp) = (view, fd, number, geometry, wakeUp);
-        int result = MappedMemory.MapShared(fd, DescriptorOffset(number), DescriptorLength(geometry.Depth), out MappedMemory? descriptors);
+        int result = MappedMemory.MapShared(fd, DescriptorOffset(number, Sizes.SystemPage), DescriptorLength(geometry.Depth, Sizes.SystemPage), out MappedMemory? descriptors);
         if (result < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"ublk: the requests of queue {number} cannot be mapped: {Reason.Of(result)}");
         _descriptors = descriptors!;
         try

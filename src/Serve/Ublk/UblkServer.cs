@@ -269,11 +269,11 @@ public sealed class UblkServer : IBlockServer
             Basic = new UblkParamBasic
             {
                 Attrs = UBLK_ATTR_READ_ONLY,
-                // Any file system mounts on sectors of 512 bytes; 4096 is what the image is made of, and a unit what is best asked for at once.
+                // Any file system mounts on sectors of 512 bytes; blocks are what the image is made of, and a unit what is best asked for at once.
                 LogicalBsShift = 9,
-                PhysicalBsShift = 12,
-                IoMinShift = 12,
-                IoOptShift = (byte)int.Log2(Math.Clamp(_view.Cow.MaxUnitBytes, 4096, wanted.MaxIoBytes)),
+                PhysicalBsShift = Sizes.BlockShift,
+                IoMinShift = Sizes.BlockShift,
+                IoOptShift = (byte)int.Log2(Math.Clamp(_view.Cow.MaxUnitBytes, Sizes.Block, wanted.MaxIoBytes)),
                 MaxSectors = (uint)wanted.MaxIoBytes / 512,
                 DevSectors = (ulong)_view.Length / 512,
             },
@@ -376,7 +376,7 @@ public sealed class UblkServer : IBlockServer
             }
             _ = Libc.Poll(default, LookMilliseconds);
         }
-        int mapped = MappedMemory.Map(Libc.PageSize, out MappedMemory? page);
+        int mapped = MappedMemory.Map(Sizes.SystemPage, out MappedMemory? page);
         nint read = mapped;
         if (mapped == 0)
         {

@@ -1,0 +1,31 @@
+namespace Snapuserd.Interop;
+
+/// <summary>
+/// The memory calls whose effect depends on the kernel's page. Each takes an address that lies on a page and rounds a length up to whole
+/// pages, so a range that does not end on a page takes the bytes behind it along. Tests replace it by one with larger pages.
+/// </summary>
+public unsafe class SystemMemory
+{
+    /// <summary>Pages of <paramref name="page"/> bytes, a power of two.</summary>
+    protected SystemMemory(int page) => Page = page;
+
+    /// <summary>The running kernel's.</summary>
+    public static SystemMemory Own { get; } = new(Sizes.SystemPage);
+
+    /// <summary>Bytes of a page.</summary>
+    public int Page { get; }
+
+    /// <summary>Maps <paramref name="length"/> bytes of zeros that cost nothing until they are touched. Returns the address, on a page, or a negative errno.</summary>
+    public virtual nint Map(nint length) =>
+        Libc.MMap(0, length, Libc.PROT_READ | Libc.PROT_WRITE, Libc.MAP_PRIVATE | Libc.MAP_ANONYMOUS | Libc.MAP_NORESERVE, -1, 0);
+
+    /// <summary>Unmaps the pages from <paramref name="address"/> to the one that holds the last of <paramref name="length"/> bytes. Returns 0 or a negative errno.</summary>
+    public virtual int Unmap(nint address, nint length) => Libc.MUnmap(address, length);
+
+    /// <summary>
+    /// Gives the pages from <paramref name="address"/> to the one that holds the last of <paramref name="length"/> bytes back to the system, locked
+    /// ones too where the kernel can (5.18). They read as zeros afterwards. Returns 0 or a negative errno.
+    /// </summary>
+    public virtual int Discard(nint address, nint length) =>
+        Libc.MAdvise(address, length, Libc.MADV_DONTNEED_LOCKED) < 0 ? Libc.MAdvise(address, length, Libc.MADV_DONTNEED) : 0;
+}

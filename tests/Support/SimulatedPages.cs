@@ -1,0 +1,103 @@
+using System;
+using System.Collections.Generic;
+using Snapuserd.Interop;
+
+namespace Snapuserd.Tests.Support;
+
+/// <summary>
+/// The memory calls of a kernel with pages of <c>page</c> bytes, a multiple of this machine's. They do what such a kernel does: a range that does not
+/// begin on a page is EINVAL, and one that does not end on a page takes all of the last one along. Around each mapping lies a page of neighbours on
+/// either side; bytes between the length that was asked for and the end of the last page belong to the mapping, as they do in a kernel.
+/// <see cref="Check"/> compares the neighbours byte for byte. Any thread.
+/// </summary>
+public sealed class SimulatedPages : SystemMemory
+{
+    private readonly object _gate = new();
+    private readonly List<Mapping> _mappings = [];
+
+    private sealed class Mapping
+    {
+        /// <summary>What was really mapped, with room to align it.</summary>
+        public nint Whole, WholeLength;
+
+        /// <summary>The simulated mapping, in whole pages.</summary>
+        public nint Start, Length;
+
+        public bool Unmapped;
+    }
+
+    public SimulatedPages(int page) : base(page)
+    {
+        if (page % Sizes.SystemPage != 0) throw new ArgumentOutOfRangeException(nameof(page), $"{page} on a machine with pages of {Sizes.SystemPage}");
+    }
+
+    /// <summary>Pages of the sizes that kernels are built for.</summary>
+    public static IReadOnlyList<int> All { get; } = [4 << 10, 16 << 10, 64 << 10];
+
+    /// <summary>Bytes given back so far, in whole pages.</summary>
+    public long Discarded { get; private set; }
+
+    /// <inheritdoc/>
+    public override nint Map(nint length)
+    {
+        if (length <= 0) return -Errno.EINVAL;
+        nint pages = RoundUp(length);
+        nint whole = base.Map(pages + (3 * Page));
+        if (whole < 0) return whole;
+        Mapping mapping = new() { Whole = whole, WholeLength = pages + (3 * Page), Start = RoundUp(whole) + Page, Length = pages };
+        Neighbours(mapping, fill: true);
+        lock (_gate) _mappings.Add(mapping);
+        return mapping.Start;
+    }
+
+    /// <inheritdoc/>
+    public override int Unmap(nint address, nint length)
+    {
+        lock (_gate)
+        {
+            if (address % Page != 0 || length <= 0) return -Errno.EINVAL;
+            foreach (Mapping mapping in _mappings)
+            {
+                if (mapping.Unmapped || address < mapping.Start || address >= mapping.Start + mapping.Length) continue;
+                // Whatever part of a neighbour goes as well is lost, as Check will find.
+                Bytes(address, RoundUp(length)).Clear();
+                mapping.Unmapped = address == mapping.Start && RoundUp(length) == mapping.Length;
+                if (!mapping.Unmapped || !Neighbours(mapping, fill: false)) throw new InvalidOperationException($"munmap of {length} bytes of a mapping of {mapping.Length}");
+                _ = base.Unmap(mapping.Whole, mapping.WholeLength);
+                return 0;
+            }
+            return 0;
+        }
+    }
+
+    /// <inheritdoc/>
+    public override int Discard(nint address, nint length)
+    {
+        if (address % Page != 0) return -Errno.EINVAL;
+        lock (_gate) Discarded += RoundUp(length);
+        return base.Discard(address, RoundUp(length));
+    }
+
+    /// <summary>Throws if a neighbour of any mapping is not what it was.</summary>
+    public void Check()
+    {
+        lock (_gate)
+            foreach (Mapping mapping in _mappings)
+                if (!mapping.Unmapped && !Neighbours(mapping, fill: false)) throw new InvalidOperationException($"the page before or after a mapping of {mapping.Length} bytes has changed");
+    }
+
+    private bool Neighbours(Mapping mapping, bool fill)
+    {
+        foreach (nint at in (ReadOnlySpan<nint>)[mapping.Start - Page, mapping.Start + mapping.Length])
+        {
+            Span<byte> bytes = Bytes(at, Page);
+            if (fill) bytes.Fill(0x5a);
+            else if (bytes.ContainsAnyExcept((byte)0x5a)) return false;
+        }
+        return true;
+    }
+
+    private nint RoundUp(nint bytes) => (nint)Sizes.RoundUp((long)bytes, Page);
+
+    private static unsafe Span<byte> Bytes(nint address, nint length) => new((void*)address, (int)length);
+}
