@@ -1,4 +1,5 @@
 using System;
+using System.Runtime.InteropServices;
 
 namespace Snapuserd.Interop;
 
@@ -42,6 +43,17 @@ public sealed class CNameAttribute(string name) : Attribute
 {
     /// <summary>The name in C.</summary>
     public string Name => name;
+}
+
+/// <summary>
+/// The marked type holds for one architecture only; a type without this attribute holds for all of them. The tests compile each type
+/// against the headers of every architecture that it holds for.
+/// </summary>
+[AttributeUsage(AttributeTargets.Class | AttributeTargets.Struct)]
+public sealed class OnlyOnAttribute(Architecture architecture) : Attribute
+{
+    /// <summary>The architecture.</summary>
+    public Architecture Architecture => architecture;
 }
 
 /// <summary>Says where a layout or a constant comes from that no header of the machine declares, so that the compiler cannot check it.</summary>

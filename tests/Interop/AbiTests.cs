@@ -15,26 +15,33 @@ public sealed class AbiTests(ITestOutputHelper output)
 
     private static bool Has<T>(Type type) where T : Attribute => type.IsDefined(typeof(T), false);
 
-    [Fact]
-    public void Structs_and_constants_of_the_kernel_are_those_of_its_headers()
+    private static Type[] With<T>(Architecture architecture) where T : Attribute => Interop
+        .Where(type => Has<T>(type) && (type.GetCustomAttribute<OnlyOnAttribute>() is not { } only || only.Architecture == architecture)).ToArray();
+
+    [Theory]
+    [InlineData(Architecture.X64)]
+    [InlineData(Architecture.Arm64)]
+    public void Structs_and_constants_of_the_kernel_are_those_of_its_headers(Architecture architecture)
     {
-        Type[] types = Interop.Where(Has<KernelHeaderAttribute>).ToArray();
+        Type[] types = With<KernelHeaderAttribute>(architecture);
         string program = AbiProgram.Write(AbiProgram.Headers<KernelHeaderAttribute>(types), types, out int assertions);
-        string complaints = CCompiler.CheckAgainstKernel(program, out string version);
-        output.WriteLine($"{assertions} assertions against Linux {version}");
+        string complaints = CCompiler.CheckAgainstKernel(program, architecture, out string version);
+        output.WriteLine($"{assertions} assertions against Linux {version} for {architecture}");
         Assert.True(complaints.Length == 0, complaints);
-        Assert.True(assertions > 100, $"only {assertions} assertions: the reflection finds nothing any more");
+        Assert.True(assertions > 300, $"only {assertions} assertions: the reflection finds nothing any more");
     }
 
-    [Fact]
-    public void Structs_and_constants_of_libraries_are_those_of_their_headers()
+    [Theory]
+    [InlineData(Architecture.X64)]
+    [InlineData(Architecture.Arm64)]
+    public void Structs_and_constants_of_libraries_are_those_of_their_headers(Architecture architecture)
     {
-        Type[] types = Interop.Where(Has<LibraryHeaderAttribute>).ToArray();
+        Type[] types = With<LibraryHeaderAttribute>(architecture);
         string program = AbiProgram.Write(AbiProgram.Headers<LibraryHeaderAttribute>(types), types, out int assertions);
-        string complaints = CCompiler.CheckAgainstLibraries(program);
-        output.WriteLine($"{assertions} assertions");
+        string complaints = CCompiler.CheckAgainstLibraries(program, architecture);
+        output.WriteLine($"{assertions} assertions for {architecture}");
         Assert.True(complaints.Length == 0, CCompiler.MissingPackage(complaints) is { } package ? $"a header is missing: apt install {package}\n{complaints}" : complaints);
-        Assert.True(assertions > 100, $"only {assertions} assertions: the reflection finds nothing any more");
+        Assert.True(assertions > 300, $"only {assertions} assertions: the reflection finds nothing any more");
     }
 
     [Fact]
@@ -65,14 +72,44 @@ public sealed class AbiTests(ITestOutputHelper output)
     public void Checker_notices(Type type, string complaint)
     {
         string program = AbiProgram.Write(["time.h", "errno.h"], [type], out _);
-        Assert.Contains(complaint, CCompiler.CheckAgainstLibraries(program), StringComparison.Ordinal);
+        Assert.Contains(complaint, CCompiler.CheckAgainstLibraries(program, Architecture.X64), StringComparison.Ordinal);
+        Assert.Contains(complaint, CCompiler.CheckAgainstLibraries(program, Architecture.Arm64), StringComparison.Ordinal);
+    }
+
+    /// <summary>The headers that each architecture is checked against are its own: x86-64's values pass for x86-64 and fail for arm64.</summary>
+    [Fact]
+    public void Each_architecture_is_checked_against_its_own_headers()
+    {
+        string program = AbiProgram.Write(["fcntl.h", "sys/stat.h"], [typeof(OfX64), typeof(StatOfX64)], out _);
+        Assert.Equal("", CCompiler.CheckAgainstLibraries(program, Architecture.X64));
+        string complaints = CCompiler.CheckAgainstLibraries(program, Architecture.Arm64);
+        foreach (string complaint in new[] { "O_DIRECT is", "O_DIRECTORY is", "O_NOFOLLOW is", "StatOfX64 has 144 bytes" })
+            Assert.Contains(complaint, complaints, StringComparison.Ordinal);
+
+        program = AbiProgram.Write(["linux/fcntl.h"], [typeof(OfX64)], out _);
+        Assert.Equal("", CCompiler.CheckAgainstKernel(program, Architecture.X64, out _));
+        Assert.Contains("O_DIRECT is", CCompiler.CheckAgainstKernel(program, Architecture.Arm64, out _), StringComparison.Ordinal);
     }
 
     [Fact]
     public void Missing_header_is_answered_with_the_package_that_has_it()
     {
-        string complaints = CCompiler.CheckAgainstLibraries("#include <brotli/no_such_thing.h>\n");
+        string complaints = CCompiler.CheckAgainstLibraries("#include <brotli/no_such_thing.h>\n", RuntimeInformation.OSArchitecture);
         Assert.Equal("libbrotli-dev", CCompiler.MissingPackage(complaints));
+    }
+
+    private static class OfX64
+    {
+        public const int O_DIRECT = 0x4000;
+        public const int O_DIRECTORY = 0x10000;
+        public const int O_NOFOLLOW = 0x20000;
+    }
+
+    [CType("struct stat", FieldPrefix = "st_")]
+    [StructLayout(LayoutKind.Sequential, Size = 144)]
+    private struct StatOfX64
+    {
+        public ulong Dev;
     }
 
     private static class WrongValue

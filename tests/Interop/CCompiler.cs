@@ -1,14 +1,17 @@
 using System;
+using System.Collections.Concurrent;
+using System.Collections.Generic;
 using System.ComponentModel;
 using System.Diagnostics;
 using System.IO;
 using System.Linq;
+using System.Runtime.InteropServices;
 using System.Text.RegularExpressions;
 using Snapuserd.Tests.Support;
 
 namespace Snapuserd.Tests.Interop;
 
-/// <summary>The machine's C compiler, as a judge of declarations.</summary>
+/// <summary>The machine's C compilers, as judges of declarations.</summary>
 internal static partial class CCompiler
 {
     /// <summary>
@@ -17,17 +20,32 @@ internal static partial class CCompiler
     /// </summary>
     private const string KernelPackage = "linux-headers-6.12.*-common";
 
-    /// <summary>Compiles against the C library's headers, and those of other libraries. Returns the compiler's complaints.</summary>
-    public static string CheckAgainstLibraries(string program) => Run(program, "-D_GNU_SOURCE");
+    /// <summary>The architectures that the program is built for, by the names that Debian and Linux have for them.</summary>
+    private static readonly Dictionary<Architecture, (string Debian, string Linux, string Triple)> s_names = new()
+    {
+        [Architecture.X64] = ("amd64", "x86", "x86_64-linux-gnu"),
+        [Architecture.Arm64] = ("arm64", "arm64", "aarch64-linux-gnu"),
+    };
 
-    /// <summary>Compiles against the kernel's own headers and nothing else. Returns the compiler's complaints and the version of the headers.</summary>
-    public static string CheckAgainstKernel(string program, out string version)
+    private static readonly ConcurrentDictionary<Architecture, Lazy<string>> s_sysroots = new();
+
+    /// <summary>
+    /// Compiles against an architecture's headers of the C library and of other libraries: this machine's own, or those of the folder that
+    /// another architecture's program is linked with. Returns the compiler's complaints.
+    /// </summary>
+    public static string CheckAgainstLibraries(string program, Architecture architecture) => Run(program, [.. Target(architecture, library: true), "-D_GNU_SOURCE"]);
+
+    /// <summary>
+    /// Compiles against the kernel's own headers for an architecture and nothing else. Returns the compiler's complaints and the version of
+    /// the headers.
+    /// </summary>
+    public static string CheckAgainstKernel(string program, Architecture architecture, out string version)
     {
         string source = NewestHeaders();
         string makefile = File.ReadAllText(Path.Combine(source, "Makefile"));
         version = string.Join('.', new[] { "VERSION", "PATCHLEVEL", "SUBLEVEL" }.Select(part => Regex.Match(makefile, $@"^{part} = (\d+)", RegexOptions.Multiline).Groups[1].Value));
         string uapi = Path.Combine(source, "include/uapi");
-        string machine = Path.Combine(source, "arch/x86/include/uapi");
+        string machine = Path.Combine(source, "arch", s_names[architecture].Linux, "include/uapi");
         using TempFolder generated = new();
         // What the kernel's build would generate: an asm/x.h that is not the architecture's own is the generic one. The two headers
         // that hold compiler attributes are not for user space; "make headers_install" takes their uses out.
@@ -40,7 +58,9 @@ internal static partial class CCompiler
         }
         File.WriteAllText(generated["linux/compiler_types.h"], "");
         File.WriteAllText(generated["linux/compiler.h"], "");
-        return Run(program, "-nostdinc", "-isystem", uapi, "-isystem", machine, "-isystem", generated.Path, "-D__user=", "-D__force=", "-D__EXPORTED_HEADERS__");
+        return Run(program,
+            [.. Target(architecture, library: false), "-nostdinc", "-isystem", uapi, "-isystem", machine, "-isystem", generated.Path,
+                "-D__user=", "-D__force=", "-D__EXPORTED_HEADERS__"]);
     }
 
     /// <summary>The package that a header is missing from, if the complaints are about a missing header.</summary>
@@ -66,12 +86,29 @@ internal static partial class CCompiler
             .FirstOrDefault()
         ?? throw new InvalidOperationException($"the kernel's headers are missing: apt install '{KernelPackage}'");
 
-    private static string Run(string program, params string[] options)
+    /// <summary>Options that make clang compile for an architecture; none for this machine's, for which any compiler does.</summary>
+    private static string[] Target(Architecture architecture, bool library)
     {
-        foreach (string compiler in new[] { "cc", "clang" })
+        if (architecture == RuntimeInformation.OSArchitecture) return [];
+        string target = $"--target={s_names[architecture].Triple}";
+        return library ? [target, $"--sysroot={Sysroot(architecture)}"] : [target];
+    }
+
+    /// <summary>The folder with another architecture's headers, which build.sh fetches where it is not there yet.</summary>
+    private static string Sysroot(Architecture architecture) => s_sysroots.GetOrAdd(architecture, static wanted => new(() =>
+    {
+        BinaryResult result = Binary.RunProgram(Path.Combine(Binary.Root, "build.sh"), ["sysroot"], new Dictionary<string, string> { ["ARCH"] = s_names[wanted].Debian });
+        return result.ExitCode == 0 ? result.Output.TrimEnd('\n') : throw new InvalidOperationException($"build.sh sysroot failed: {result}");
+    })).Value;
+
+    private static string Run(string program, string[] options)
+    {
+        // gcc compiles for its own machine only.
+        bool foreign = options.Any(option => option.StartsWith("--target=", StringComparison.Ordinal));
+        foreach (string compiler in foreign ? ["clang"] : new[] { "cc", "clang" })
         {
             ProcessStartInfo start = new(compiler) { RedirectStandardInput = true, RedirectStandardError = true };
-            foreach (string argument in (string[])["-std=gnu11", "-fsyntax-only", "-fmax-errors=0", .. options, "-x", "c", "-"]) start.ArgumentList.Add(argument);
+            foreach (string argument in (string[])["-std=gnu11", "-fsyntax-only", foreign ? "-ferror-limit=0" : "-fmax-errors=0", .. options, "-x", "c", "-"]) start.ArgumentList.Add(argument);
             Process process;
             try
             {
