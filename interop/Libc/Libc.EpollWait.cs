@@ -1,4 +1,3 @@
-using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 
 namespace Snapuserd.Interop;
@@ -11,9 +10,13 @@ public static unsafe partial class Libc
     /// </summary>
     public static int EpollWait(int epoll, out uint events, out ulong data, int timeoutMilliseconds)
     {
-        byte* raw = stackalloc byte[16];
-        int ready = epoll_wait(epoll, raw, 1, timeoutMilliseconds);
-        (events, data) = ready > 0 ? (*(uint*)raw, Unsafe.ReadUnaligned<ulong>(raw + EpollDataOffset)) : (0, 0);
+        // Room for either layout.
+        EpollEventArm64 aligned = default;
+        EpollEventX64* packed = (EpollEventX64*)&aligned;
+        int ready = epoll_wait(epoll, &aligned, 1, timeoutMilliseconds);
+        if (ready <= 0) (events, data) = (0, 0);
+        else if (RuntimeInformation.ProcessArchitecture == Architecture.X64) (events, data) = (packed->Events, packed->Data);
+        else (events, data) = (aligned.Events, aligned.Data);
         return ready < 0 ? -Marshal.GetLastPInvokeError() : ready;
     }
 

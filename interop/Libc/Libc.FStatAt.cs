@@ -2,31 +2,6 @@ using System.Runtime.InteropServices;
 
 namespace Snapuserd.Interop;
 
-/// <summary>What fstatat(2) fills on x86-64. An architecture with another layout gets its own file.</summary>
-[CType("struct stat", FieldPrefix = "st_")]
-[LibraryHeader("sys/stat.h")]
-[StructLayout(LayoutKind.Sequential)]
-internal unsafe struct StatData
-{
-    public ulong Dev;
-    public ulong Ino;
-    public ulong Nlink;
-    public uint Mode;
-    public uint Uid;
-    public uint Gid;
-    [CName("__pad0")]
-    public int Reserved0;
-    public ulong Rdev;
-    public long Size;
-    public long Blksize;
-    public long Blocks;
-    public TimeSpec Atim;
-    public TimeSpec Mtim;
-    public TimeSpec Ctim;
-    [CName("__glibc_reserved")]
-    public fixed long Reserved1[3];
-}
-
 public static unsafe partial class Libc
 {
     /// <summary>
@@ -35,32 +10,59 @@ public static unsafe partial class Libc
     /// </summary>
     private static int StatxByFStatAt(int directory, byte* path, int flags, StatxData* data)
     {
-        StatData stat = default;
+        // As large as the larger of the two layouts.
+        StatDataX64 stat = default;
         if (fstatat(directory, path, &stat, flags) < 0) return -Marshal.GetLastPInvokeError();
-        (uint major, uint minor) = DecodeDevice(stat.Dev);
-        (uint ownMajor, uint ownMinor) = DecodeDevice(stat.Rdev);
-        *data = new StatxData
-        {
-            Mask = STATX_BASIC_STATS,
-            Blksize = (uint)stat.Blksize,
-            Nlink = (uint)stat.Nlink,
-            Uid = stat.Uid,
-            Gid = stat.Gid,
-            Mode = (ushort)stat.Mode,
-            Ino = stat.Ino,
-            Size = (ulong)stat.Size,
-            Blocks = (ulong)stat.Blocks,
-            Atime = new StatxTimestamp { Sec = stat.Atim.Sec, Nsec = (uint)stat.Atim.Nsec },
-            Mtime = new StatxTimestamp { Sec = stat.Mtim.Sec, Nsec = (uint)stat.Mtim.Nsec },
-            Ctime = new StatxTimestamp { Sec = stat.Ctim.Sec, Nsec = (uint)stat.Ctim.Nsec },
-            DevMajor = major,
-            DevMinor = minor,
-            RdevMajor = ownMajor,
-            RdevMinor = ownMinor,
-        };
+        if (RuntimeInformation.ProcessArchitecture == Architecture.Arm64) Convert((StatDataArm64*)&stat, data);
+        else Convert(&stat, data);
         return 0;
     }
 
+    private static void Convert(StatDataX64* stat, StatxData* data)
+    {
+        *data = new StatxData
+        {
+            Blksize = (uint)stat->Blksize,
+            Nlink = (uint)stat->Nlink,
+            Uid = stat->Uid,
+            Gid = stat->Gid,
+            Mode = (ushort)stat->Mode,
+            Ino = stat->Ino,
+            Size = (ulong)stat->Size,
+            Blocks = (ulong)stat->Blocks,
+        };
+        Complete(data, stat->Dev, stat->Rdev, stat->Atim, stat->Mtim, stat->Ctim);
+    }
+
+    private static void Convert(StatDataArm64* stat, StatxData* data)
+    {
+        *data = new StatxData
+        {
+            Blksize = (uint)stat->Blksize,
+            Nlink = stat->Nlink,
+            Uid = stat->Uid,
+            Gid = stat->Gid,
+            Mode = (ushort)stat->Mode,
+            Ino = stat->Ino,
+            Size = (ulong)stat->Size,
+            Blocks = (ulong)stat->Blocks,
+        };
+        Complete(data, stat->Dev, stat->Rdev, stat->Atim, stat->Mtim, stat->Ctim);
+    }
+
+    /// <summary>Fills in the mask, device numbers and times, which are of one type on all architectures.</summary>
+    private static void Complete(StatxData* data, ulong device, ulong ownDevice, TimeSpec accessed, TimeSpec modified, TimeSpec changed)
+    {
+        data->Mask = STATX_BASIC_STATS;
+        (data->DevMajor, data->DevMinor) = DecodeDevice(device);
+        (data->RdevMajor, data->RdevMinor) = DecodeDevice(ownDevice);
+        data->Atime = Stamp(accessed);
+        data->Mtime = Stamp(modified);
+        data->Ctime = Stamp(changed);
+    }
+
+    private static StatxTimestamp Stamp(TimeSpec time) => new() { Sec = time.Sec, Nsec = (uint)time.Nsec };
+
     [DllImport("libc", SetLastError = true)]
-    private static extern int fstatat(int dirfd, byte* pathname, StatData* buffer, int flags);
+    private static extern int fstatat(int dirfd, byte* pathname, void* buffer, int flags);
 }

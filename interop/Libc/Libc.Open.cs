@@ -3,7 +3,6 @@ using System.Runtime.InteropServices;
 
 namespace Snapuserd.Interop;
 
-// O_DIRECT and O_DIRECTORY differ between architectures; these are x86-64's (asm-generic). arm64 has 0x10000 and 0x4000.
 [LibraryHeader("fcntl.h")]
 public static unsafe partial class Libc
 {
@@ -18,11 +17,12 @@ public static unsafe partial class Libc
     public const int O_TRUNC = 0x200;
     public const int O_APPEND = 0x400;
     public const int O_NONBLOCK = 0x800;
-    public const int O_DIRECT = 0x4000;
-    public const int O_DIRECTORY = 0x10000;
-    public const int O_NOFOLLOW = 0x20000;
     public const int O_CLOEXEC = 0x80000;
     public const int O_PATH = 0x200000;
+
+    public static int O_DIRECT => PerArchitecture(OpenFlagsX64.O_DIRECT, OpenFlagsArm64.O_DIRECT);
+    public static int O_DIRECTORY => PerArchitecture(OpenFlagsX64.O_DIRECTORY, OpenFlagsArm64.O_DIRECTORY);
+    public static int O_NOFOLLOW => PerArchitecture(OpenFlagsX64.O_NOFOLLOW, OpenFlagsArm64.O_NOFOLLOW);
 
     /// <summary>openat(2); <paramref name="mode"/> only counts with O_CREAT. Returns a descriptor or a negative errno.</summary>
     public static int OpenAt(int directory, string path, int flags, uint mode = 0)

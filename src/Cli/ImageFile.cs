@@ -44,7 +44,7 @@ internal sealed class ImageFile : IDisposable
         do
         {
             // No link is followed here: whoever can plant one at this name must not choose what is overwritten.
-            const int flags = Libc.O_CREAT | Libc.O_WRONLY | Libc.O_CLOEXEC | Libc.O_NOFOLLOW | Libc.O_NONBLOCK;
+            int flags = Libc.O_CREAT | Libc.O_WRONLY | Libc.O_CLOEXEC | Libc.O_NOFOLLOW | Libc.O_NONBLOCK;
             int fd;
             do fd = Libc.OpenAt(Libc.AT_FDCWD, _name.Temporary, flags, Convert.ToUInt32("644", 8));
             while (fd == -Errno.EINTR);

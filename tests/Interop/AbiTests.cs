@@ -91,6 +91,25 @@ public sealed class AbiTests(ITestOutputHelper output)
         Assert.Contains("O_DIRECT is", CCompiler.CheckAgainstKernel(program, Architecture.Arm64, out _), StringComparison.Ordinal);
     }
 
+    /// <summary>What differs between architectures is chosen by a property of the same name; here by that of the architecture this runs on.</summary>
+    [Fact]
+    public void Constants_of_one_architecture_are_what_their_property_gives_on_it()
+    {
+        FieldInfo[] constants = Interop.Where(type => type.GetCustomAttribute<OnlyOnAttribute>()?.Architecture == RuntimeInformation.ProcessArchitecture)
+            .SelectMany(AbiProgram.Constants).ToArray();
+        Assert.NotEmpty(constants);
+        Assert.All(constants, constant => Assert.Equal(constant.GetRawConstantValue(), typeof(Libc).GetProperty(constant.Name)?.GetValue(null)));
+    }
+
+    [Fact]
+    public void What_holds_for_one_architecture_only_has_a_counterpart_on_the_other()
+    {
+        string[] OfArchitecture(Architecture architecture) => Interop.Where(type => type.GetCustomAttribute<OnlyOnAttribute>()?.Architecture == architecture)
+            .SelectMany(type => AbiProgram.Constants(type).Select(constant => constant.Name).Prepend(type.GetCustomAttribute<CTypeAttribute>()?.Name ?? ""))
+            .Order(StringComparer.Ordinal).ToArray();
+        Assert.Equal(OfArchitecture(Architecture.X64), OfArchitecture(Architecture.Arm64));
+    }
+
     [Fact]
     public void Missing_header_is_answered_with_the_package_that_has_it()
     {

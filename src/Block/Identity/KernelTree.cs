@@ -73,7 +73,7 @@ internal sealed class KernelTree
 
     private int OpenFolder()
     {
-        const int flags = Libc.O_RDONLY | Libc.O_DIRECTORY | Libc.O_CLOEXEC;
+        int flags = Libc.O_RDONLY | Libc.O_DIRECTORY | Libc.O_CLOEXEC;
         _isGenuine = true;
         if (_magic != 0 && Libc.StatFs(_mountPoint, out StatFsData there) == 0 && there.Type == _magic) return Libc.OpenAt(Libc.AT_FDCWD, _mountPoint, flags);
         int detached = Detached(_type);
