@@ -24,8 +24,8 @@ case $(uname -m) in
 esac
 ARCH=${ARCH:-$host}
 case $ARCH in
-    amd64) rid=linux-x64 triple=x86_64-linux-gnu ;;
-    arm64) rid=linux-arm64 triple=aarch64-linux-gnu ;;
+    amd64) rid=linux-x64 triple=x86_64-linux-gnu emulator=qemu-x86_64-static other=arm64 ;;
+    arm64) rid=linux-arm64 triple=aarch64-linux-gnu emulator=qemu-aarch64-static other=amd64 ;;
     *) fail "ARCH is amd64 or arm64, not '$ARCH' (32-bit machines are out of scope)" ;;
 esac
 export ARCH
@@ -86,12 +86,20 @@ missing_test_packages() {
     # File systems that lack something (tests/Support/lackingfs.c), and a small one to fill up.
     [ -f /usr/include/fuse3/fuse.h ] || echo libfuse3-dev
     command -v mkfs.ext4 >/dev/null || echo e2fsprogs
+    # Compiles constants and structs against the headers of every architecture; gcc knows those of its own only.
+    command -v clang >/dev/null || echo clang
     # Reads the man pages as they will be read.
     command -v mandoc >/dev/null || echo mandoc
     # A kernel's own headers, because those of the distribution's libc may be older than the interfaces that are used here.
     if ! ls -d /usr/src/linux-headers-6.12.*-common >/dev/null 2>&1 && command -v apt-cache >/dev/null; then
         apt-cache pkgnames linux-headers-6.12. | grep -E '^linux-headers-6\.12\.[0-9]+[^-]*-common$' | sort -V | tail -n 1
     fi
+}
+
+# missing_emulation_packages: the same for the tests of a program for another architecture, which an emulator of user programs runs.
+missing_emulation_packages() {
+    missing_test_packages
+    command -v "$emulator" >/dev/null || echo qemu-user-static
 }
 
 # missing_guest_packages: the same for the tests in a virtual machine.
@@ -119,7 +127,10 @@ missing_boot_packages() {
 # require FUNCTION: installs what FUNCTION says is missing if it can (root on a Debian), else says how and stops.
 require() {
     packages=$("$1" | tr '\n' ' ')
-    [ -n "$packages" ] || [ "$1" = missing_test_packages ] || return 0
+    case $1 in
+        missing_test_packages | missing_emulation_packages) ;;
+        *) [ -n "$packages" ] || return 0 ;;
+    esac
     if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
         # The lists first: a fresh machine has none, and then it does not even know what its kernel headers are called.
         if [ -n "$packages" ] || ! ls -d /usr/src/linux-headers-6.12.*-common >/dev/null 2>&1; then
@@ -183,6 +194,20 @@ publish() {
     done
 }
 
+test_deps() {
+    deps
+    require missing_test_packages
+    # The headers of the other architecture, for the tests of constants and structs.
+    (ARCH=$other; sysroot >/dev/null)
+}
+
+# test_emulated: runs the tests that can run the program of another architecture, which has been built.
+test_emulated() {
+    ARCH=$host ./build.sh build
+    publish tests/Kernels "$output/kernels"
+    tests/Emulated/run.sh "$ARCH" "$emulator" build/snapuserd "$output/snapuserd" "$output/kernels/kernels"
+}
+
 test_all() {
     # The results of an earlier run must not be counted with those of this one.
     rm -rf build/test-results
@@ -208,7 +233,8 @@ usage: ./build.sh [COMMAND]
   test-deps        the same for the tests
   guest-deps       the same for the tests in a virtual machine
   boot-deps        the same for those that boot through an update
-  test [ARG …]     run the tests against build/snapuserd; ARGs go to `dotnet test`
+  test [ARG …]     run the tests against build/snapuserd; ARGs go to `dotnet test`.
+                   For another machine's architecture: those that can run in an emulator, against build/ARCH/snapuserd
   docs             bring man page and bash completion up to date with the command line
   format-check     fail unless whitespace and style are as .editorconfig says
   clean            remove everything that was built
@@ -238,10 +264,20 @@ case ${1:-build} in
         DOTNET_GCgen0size=0x4000000 dotnet "tests/Simulator/bin/Release/$TFM/simulator.dll" "$@"
         ;;
     deps) deps ;;
-    test-deps) deps; require missing_test_packages ;;
+    test-deps) if [ "$ARCH" = "$host" ]; then test_deps; else deps; require missing_emulation_packages; fi ;;
     guest-deps) require missing_guest_packages ;;
     boot-deps) require missing_boot_packages ;;
-    test) shift; deps; require missing_test_packages; test_all "$@" ;;
+    test)
+        shift
+        if [ "$ARCH" = "$host" ]; then
+            test_deps
+            test_all "$@"
+        else
+            deps
+            require missing_emulation_packages
+            test_emulated
+        fi
+        ;;
     docs) sdk; SNAPUSERD_WRITE_DOCS=1 dotnet test tests/Cli -c Release -v quiet --nologo --filter FullyQualifiedName~Man_page_and_completion_have ;;
     format-check)
         sdk

@@ -13,12 +13,12 @@ namespace Snapuserd.Tests.EndToEnd;
 public sealed class ElfTests
 {
     private const int TypeDynamic = 3;
-    private const uint SegmentLoad = 1, SegmentDynamic = 2, SegmentInterpreter = 3, SegmentStack = 0x6474e551;
+    private const uint SegmentLoad = 1, SegmentDynamic = 2, SegmentInterpreter = 3, SegmentStack = 0x6474e551, SegmentRelocated = 0x6474e552;
     private const long TagNeeded = 1, TagFlags1 = 0x6ffffffb;
     private const ulong FlagPositionIndependent = 0x08000000;
     private const uint Executable = 1, Writable = 2;
 
-    private readonly byte[] _file = File.ReadAllBytes(Binary.Path);
+    private readonly byte[] _file = File.ReadAllBytes(Binary.CompiledFile);
 
     [Fact]
     public void It_is_a_position_independent_executable()
@@ -53,6 +53,38 @@ public sealed class ElfTests
         string text = Encoding.Latin1.GetString(_file);
         Assert.DoesNotContain(".debug_info", text);
         Assert.DoesNotContain(Binary.Root, text);
+    }
+
+    /// <summary>
+    /// Segments, and what is read-only after relocation, end on pages of the largest size that kernels for the architecture have; on smaller ends a
+    /// part of it would stay writable.
+    /// </summary>
+    [Fact]
+    public void It_is_linked_for_the_largest_pages_of_its_architecture()
+    {
+        const ushort arm64 = 183;
+        ulong page = BinaryPrimitives.ReadUInt16LittleEndian(_file.AsSpan(18)) == arm64 ? 65536u : 4096u;
+        (ulong Address, ulong Size, ulong Alignment)[] loaded = [.. Memory(SegmentLoad)], relocated = [.. Memory(SegmentRelocated)];
+        Assert.All(loaded, segment => Assert.Equal(page, segment.Alignment));
+        Assert.All(relocated, segment => Assert.Equal(0u, (segment.Address + segment.Size) % page));
+        Assert.NotEmpty(relocated);
+    }
+
+    /// <summary>Where the segments of a type lie in memory.</summary>
+    private List<(ulong Address, ulong Size, ulong Alignment)> Memory(uint type)
+    {
+        List<(ulong, ulong, ulong)> segments = [];
+        long table = BinaryPrimitives.ReadInt64LittleEndian(_file.AsSpan(32));
+        int size = BinaryPrimitives.ReadUInt16LittleEndian(_file.AsSpan(54));
+        int count = BinaryPrimitives.ReadUInt16LittleEndian(_file.AsSpan(56));
+        for (int i = 0; i < count; i++)
+        {
+            ReadOnlySpan<byte> entry = _file.AsSpan((int)table + (i * size), size);
+            if (BinaryPrimitives.ReadUInt32LittleEndian(entry) != type) continue;
+            segments.Add((BinaryPrimitives.ReadUInt64LittleEndian(entry[16..]), BinaryPrimitives.ReadUInt64LittleEndian(entry[40..]),
+                BinaryPrimitives.ReadUInt64LittleEndian(entry[48..])));
+        }
+        return segments;
     }
 
     private List<(uint Type, uint Flags, ulong Offset, ulong Size)> Segments()

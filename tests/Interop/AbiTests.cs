@@ -16,7 +16,8 @@ public sealed class AbiTests(ITestOutputHelper output)
     private static bool Has<T>(Type type) where T : Attribute => type.IsDefined(typeof(T), false);
 
     private static Type[] With<T>(Architecture architecture) where T : Attribute => Interop
-        .Where(type => Has<T>(type) && (type.GetCustomAttribute<OnlyOnAttribute>() is not { } only || only.Architecture == architecture)).ToArray();
+        .Where(type => Has<T>(type) && (type.GetCustomAttribute<OnlyOnAttribute>() is not { } only || only.Architecture == architecture))
+        .ToArray();
 
     [Theory]
     [InlineData(Architecture.X64)]
@@ -40,7 +41,8 @@ public sealed class AbiTests(ITestOutputHelper output)
         string program = AbiProgram.Write(AbiProgram.Headers<LibraryHeaderAttribute>(types), types, out int assertions);
         string complaints = CCompiler.CheckAgainstLibraries(program, architecture);
         output.WriteLine($"{assertions} assertions for {architecture}");
-        Assert.True(complaints.Length == 0, CCompiler.MissingPackage(complaints) is { } package ? $"a header is missing: apt install {package}\n{complaints}" : complaints);
+        string? missing = CCompiler.MissingPackage(complaints);
+        Assert.True(complaints.Length == 0, missing != null ? $"a header is missing: apt install {missing}\n{complaints}" : complaints);
         Assert.True(assertions > 300, $"only {assertions} assertions: the reflection finds nothing any more");
     }
 
@@ -76,7 +78,7 @@ public sealed class AbiTests(ITestOutputHelper output)
         Assert.Contains(complaint, CCompiler.CheckAgainstLibraries(program, Architecture.Arm64), StringComparison.Ordinal);
     }
 
-    /// <summary>The headers that each architecture is checked against are its own: x86-64's values pass for x86-64 and fail for arm64.</summary>
+    /// <summary>Each architecture is checked against its own headers: x86-64's values pass for x86-64 and fail for arm64.</summary>
     [Fact]
     public void Each_architecture_is_checked_against_its_own_headers()
     {
@@ -91,21 +93,23 @@ public sealed class AbiTests(ITestOutputHelper output)
         Assert.Contains("O_DIRECT is", CCompiler.CheckAgainstKernel(program, Architecture.Arm64, out _), StringComparison.Ordinal);
     }
 
-    /// <summary>What differs between architectures is chosen by a property of the same name; here by that of the architecture this runs on.</summary>
+    /// <summary>A property of the same name chooses the value of the architecture that it runs on.</summary>
     [Fact]
     public void Constants_of_one_architecture_are_what_their_property_gives_on_it()
     {
-        FieldInfo[] constants = Interop.Where(type => type.GetCustomAttribute<OnlyOnAttribute>()?.Architecture == RuntimeInformation.ProcessArchitecture)
+        Architecture own = RuntimeInformation.ProcessArchitecture;
+        FieldInfo[] constants = Interop.Where(type => type.GetCustomAttribute<OnlyOnAttribute>()?.Architecture == own)
             .SelectMany(AbiProgram.Constants).ToArray();
         Assert.NotEmpty(constants);
-        Assert.All(constants, constant => Assert.Equal(constant.GetRawConstantValue(), typeof(Libc).GetProperty(constant.Name)?.GetValue(null)));
+        Assert.All(constants, one => Assert.Equal(one.GetRawConstantValue(), typeof(Libc).GetProperty(one.Name)?.GetValue(null)));
     }
 
     [Fact]
     public void What_holds_for_one_architecture_only_has_a_counterpart_on_the_other()
     {
-        string[] OfArchitecture(Architecture architecture) => Interop.Where(type => type.GetCustomAttribute<OnlyOnAttribute>()?.Architecture == architecture)
-            .SelectMany(type => AbiProgram.Constants(type).Select(constant => constant.Name).Prepend(type.GetCustomAttribute<CTypeAttribute>()?.Name ?? ""))
+        string[] OfArchitecture(Architecture architecture) => Interop
+            .Where(type => type.GetCustomAttribute<OnlyOnAttribute>()?.Architecture == architecture)
+            .SelectMany(type => AbiProgram.Constants(type).Select(one => one.Name).Prepend(type.GetCustomAttribute<CTypeAttribute>()?.Name ?? ""))
             .Order(StringComparer.Ordinal).ToArray();
         Assert.Equal(OfArchitecture(Architecture.X64), OfArchitecture(Architecture.Arm64));
     }

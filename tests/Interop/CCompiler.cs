@@ -33,7 +33,8 @@ internal static partial class CCompiler
     /// Compiles against an architecture's headers of the C library and of other libraries: this machine's own, or those of the folder that
     /// another architecture's program is linked with. Returns the compiler's complaints.
     /// </summary>
-    public static string CheckAgainstLibraries(string program, Architecture architecture) => Run(program, [.. Target(architecture, library: true), "-D_GNU_SOURCE"]);
+    public static string CheckAgainstLibraries(string program, Architecture architecture) =>
+        Run(program, [.. Target(architecture, library: true), "-D_GNU_SOURCE"]);
 
     /// <summary>
     /// Compiles against the kernel's own headers for an architecture and nothing else. Returns the compiler's complaints and the version of
@@ -97,8 +98,10 @@ internal static partial class CCompiler
     /// <summary>The folder with another architecture's headers, which build.sh fetches where it is not there yet.</summary>
     private static string Sysroot(Architecture architecture) => s_sysroots.GetOrAdd(architecture, static wanted => new(() =>
     {
-        BinaryResult result = Binary.RunProgram(Path.Combine(Binary.Root, "build.sh"), ["sysroot"], new Dictionary<string, string> { ["ARCH"] = s_names[wanted].Debian });
-        return result.ExitCode == 0 ? result.Output.TrimEnd('\n') : throw new InvalidOperationException($"build.sh sysroot failed: {result}");
+        Dictionary<string, string> environment = new() { ["ARCH"] = s_names[wanted].Debian };
+        BinaryResult result = Binary.RunProgram(Path.Combine(Binary.Root, "build.sh"), ["sysroot"], environment);
+        if (result.ExitCode != 0) throw new InvalidOperationException($"build.sh sysroot failed: {result}");
+        return result.Output.TrimEnd('\n');
     })).Value;
 
     private static string Run(string program, string[] options)

@@ -13,12 +13,12 @@ internal sealed class KernelCheck
     /// <summary>Bytes on either side that a kernel must leave alone; the first also makes room for the alignment.</summary>
     private const int Margin = 64;
 
-    /// <summary>Longer ranges, at fewer alignments: a block, several rounds of the 8-bit counts of the difference kernel, and a rest.</summary>
+    /// <summary>Longer ranges, at fewer alignments: a block, and several rounds of the difference kernel's 8-bit counts.</summary>
     private static readonly int[] s_longer = [4080, 4096, 4097, (255 * 16) + 1, (2 * 255 * 16) + 15, 65536, (1 << 18) + 63];
 
     private static readonly int[] s_otherAlignments = [0, 1, 7, 8, 15, 16, 33, 63];
 
-    /// <summary>Each kernel with its check, which takes two offsets and a length in bytes and returns null, or what is wrong.</summary>
+    /// <summary>Each kernel's check: takes two offsets and a length in bytes; returns null, or what is wrong.</summary>
     internal static readonly (string Name, Func<KernelCheck, int, int, int, string?> Check)[] All =
     [
         ("xor", static (memory, to, from, length) => memory.Xor(to, from, length)),
@@ -123,5 +123,6 @@ internal sealed class KernelCheck
         return -1;
     }
 
-    private static int ToAlignment(byte[] pinned) => (int)((Alignments - (Marshal.UnsafeAddrOfPinnedArrayElement(pinned, 0) % Alignments)) % Alignments);
+    private static int ToAlignment(byte[] pinned) =>
+        (int)((Alignments - (Marshal.UnsafeAddrOfPinnedArrayElement(pinned, 0) % Alignments)) % Alignments);
 }

@@ -28,8 +28,21 @@ public static class Binary
     /// <summary>The folder with the solution, found by walking up from the test binary.</summary>
     public static string Root { get; } = FindRoot();
 
-    /// <summary>The program.</summary>
+    /// <summary>The program; for another architecture than this machine's, a script that runs it in an emulator (tests/Emulated).</summary>
     public static string Path => s_path.Value;
+
+    /// <summary>The file that the compiler made: the program, also where <see cref="Path"/> is the script.</summary>
+    public static string CompiledFile => Given("SNAPUSERD_FILE") ?? Path;
+
+    /// <summary>The program is for another architecture and runs in an emulator.</summary>
+    public static bool IsEmulated => CompiledFile != Path;
+
+    /// <summary>This machine's own program beside an emulated one; else the same as <see cref="Path"/>.</summary>
+    public static string Native => Given("SNAPUSERD_NATIVE") ?? Path;
+
+    /// <summary>The path in an environment variable, relative to the root; null if it is not set.</summary>
+    public static string? Given(string variable) =>
+        Environment.GetEnvironmentVariable(variable) is { Length: > 0 } given ? System.IO.Path.GetFullPath(given, Root) : null;
 
     /// <summary>Runs the program with <paramref name="arguments"/>.</summary>
     public static BinaryResult Run(params string[] arguments) => RunProgram(Path, arguments);
@@ -88,8 +101,7 @@ public static class Binary
 
     private static string Find()
     {
-        string? given = Environment.GetEnvironmentVariable("SNAPUSERD");
-        if (!string.IsNullOrEmpty(given)) return System.IO.Path.GetFullPath(given, Root);
+        if (Given("SNAPUSERD") is { } given) return given;
         BinaryResult build = RunProgram(System.IO.Path.Combine(Root, "build.sh"), ["build"]);
         return build.ExitCode == 0 ? System.IO.Path.Combine(Root, "build", "snapuserd") : throw new InvalidOperationException($"build.sh failed: {build}");
     }
