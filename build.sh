@@ -104,7 +104,12 @@ missing_emulation_packages() {
 
 # missing_guest_packages: the same for the tests in a virtual machine.
 missing_guest_packages() {
-    command -v qemu-system-x86_64 >/dev/null || echo qemu-system-x86
+    case $ARCH in
+        amd64) command -v qemu-system-x86_64 >/dev/null || echo qemu-system-x86 ;;
+        arm64) command -v qemu-system-aarch64 >/dev/null || echo qemu-system-arm ;;
+    esac
+    # Test programs for another architecture.
+    if [ "$ARCH" != "$host" ]; then missing_packages; fi
     command -v qemu-img >/dev/null || echo qemu-utils
     busybox --help 2>/dev/null | grep -q insmod || echo busybox-static
     command -v cpio >/dev/null || echo cpio

@@ -1,18 +1,24 @@
 #!/bin/sh
-# fetch.sh ARCH SUITE PACKAGE…: fetches packages of a Debian suite for an architecture (amd64, arm64), unpacks them below one folder, and prints that
+# fetch.sh [--depends] ARCH SUITE PACKAGE…: fetches packages of a Debian suite for an architecture (amd64, arm64), unpacks them below one folder, and prints that
 # folder. What is there already is not fetched again. Nothing is installed: apt runs with a configuration, lists and a cache of its own, so that
 # neither this machine's packages nor its architectures change, and nobody has to be root.
+# With --depends each PACKAGE is a metapackage, such as linux-image-arm64, and what is fetched is the first package that it depends on.
 # In the environment: FETCH_CACHE, where it keeps all that (build/cache); DEBIAN_MIRROR, where it fetches from; CODENAME=archive for old suites.
 set -eu
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/../.." && pwd)
-[ $# -ge 3 ] || { echo "usage: fetch.sh ARCH SUITE PACKAGE…" >&2; exit 2; }
+depends=
+if [ "${1:-}" = --depends ]; then
+    depends=' depends'
+    shift
+fi
+[ $# -ge 3 ] || { echo "usage: fetch.sh [--depends] ARCH SUITE PACKAGE…" >&2; exit 2; }
 arch=$1
 suite=$2
 shift 2
 cache=${FETCH_CACHE:-$root/build/cache}
 mirror=${DEBIAN_MIRROR:-http://deb.debian.org}
 apt=$cache/apt-$arch-$suite
-name=$(echo "$arch $suite $*" | sha256sum | cut -c -12)
+name=$(echo "$arch $suite $*$depends" | sha256sum | cut -c -12)
 folder=$cache/$suite-$arch-$name
 
 fail() {
@@ -51,14 +57,27 @@ Acquire::Retries "3";
 END
 export APT_CONFIG="$apt/etc/apt.conf"
 
+# download PACKAGE…: into the current folder. With --depends, what they depend on.
+download() {
+    if [ -n "$depends" ]; then
+        for package in "$@"; do
+            shift
+            found=$(apt-cache depends "$package" 2>/dev/null | sed -n 's/^ *Depends: \([^<].*\)$/\1/p' | head -n 1)
+            [ -n "$found" ] || return 1
+            set -- "$@" "$found"
+        done
+    fi
+    apt-get download -qq "$@" >&2
+}
+
 rm -rf "$folder.new"
 mkdir -p "$folder.new/.debs"
 cd "$folder.new/.debs"
 # Lists that are too old name a package that the mirror no longer has: then they are fetched again.
-if ! [ -e "$apt/listed" ] || ! apt-get download -qq "$@" >&2; then
+if ! [ -e "$apt/listed" ] || ! download "$@"; then
     apt-get update -qq >&2 || fail "the package lists of $suite for $arch cannot be fetched from $mirror"
     : >"$apt/listed"
-    apt-get download -qq "$@" >&2 || fail "not all of these can be fetched for $arch from $suite: $*"
+    download "$@" || fail "not all of these can be fetched for $arch from $suite: $*"
 fi
 cd ..
 for package in .debs/*.deb; do dpkg-deb -x "$package" .; done

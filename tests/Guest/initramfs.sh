@@ -1,18 +1,19 @@
 #!/bin/bash
-# initramfs.sh KERNEL OUT SNAPUSERD MODULE…: writes the archive that all guests start from: busybox, the program, and the modules (with what
+# initramfs.sh KERNEL OUT SNAPUSERD BUSYBOX MODULE…: writes the archive that all guests start from: both programs, and the modules (with what
 # they need, in loading order). KERNEL is what fetch-kernel.sh printed. A test adds an archive of its own behind this one (boot in lib.sh).
 set -euo pipefail
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 kernel=$1
 out=$2
 snapuserd=$3
-shift 3
+busybox=$4
+shift 4
 release=$(basename "$kernel")
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
 
 mkdir -p "$root"/{bin,sbin,dev,proc,sys,tmp,etc,modules}
-cp "$(command -v busybox)" "$root/bin/busybox"
+cp "$busybox" "$root/bin/busybox"
 ln -s /bin/busybox "$root/sbin/init"
 cp "$snapuserd" "$root/bin/snapuserd"
 install -m 0755 "$here/init" "$root/init"

@@ -1,7 +1,8 @@
 # What the host's side of every guest test uses; run.sh sets the variables:
-#   ROOT       the root of the repository          SNAPUSERD  the built program
+#   ROOT       the root of the repository          SNAPUSERD  the built program, for this machine
 #   KERNEL     the folder of the kernel            INITRAMFS  the archive that all guests start from
 #   FOLDER     a folder for this test, empty       HERE       the folder of the test's own files
+# and what target.sh says of the guest's machine.
 set -euo pipefail
 
 fail() {
@@ -21,6 +22,17 @@ readme_loop() {
     grep -q '^done$' merge-loop.sh || fail "the README has no loop for ramdisks"
 }
 
+# compile SOURCE OUT: compiles a C program for the guest, static.
+compile() {
+    if [ "$FOREIGN" = yes ]; then
+        local triple=x86_64-linux-gnu
+        [ "$ARCH" = amd64 ] || triple=aarch64-linux-gnu
+        clang --target=$triple "--sysroot=$("$ROOT/build.sh" sysroot)" -fuse-ld=lld -static -O1 -Wall -Werror -o "$2" "$1"
+    else
+        gcc -static -O1 -Wall -Werror -o "$2" "$1"
+    fi
+}
+
 # archive NAME FILE…: the archive of one guest's own files, NAME.cpio; files lie in the guest's root.
 archive() {
     local name=$1
@@ -38,7 +50,7 @@ archive() {
 # go to the end of the kernel command line. The console goes to LOG. With -c, QEMU gets SIGKILL that many milliseconds after the guest's line "CUT": 137, or 0 if it was off by then. 124: no answer
 # in time; 125: the guest ended without one.
 boot() {
-    local name=guest init=/init words='' log=console cut='' limit=600 drives=() drive option line status='' code=0 OPTIND=1
+    local name=guest init=/init words='' log=console cut='' limit=600 other='' drives=() drive option line status='' code=0 OPTIND=1
     while getopts a:i:k:l:c:t: option; do
         case $option in
             a) name=$OPTARG ;; i) init=$OPTARG ;; k) words=$OPTARG ;; l) log=$OPTARG ;; c) cut=$OPTARG ;; t) limit=$OPTARG ;;
@@ -53,8 +65,14 @@ boot() {
     mkfifo "$log.fifo"
     # Without no_timer_check a kernel panics where the host is so busy that no timer interrupt comes within its check of some ticks.
     # With several processors all on one thread: kernels that patch their code while another processor runs it have died of the other way.
-    qemu-system-x86_64 -accel "tcg${SMP:+,thread=single}" -cpu max -smp "${SMP:-1}" -m 256 -nodefaults -no-reboot -display none -serial stdio \
-        -kernel "$KERNEL/vmlinux" -initrd "$name.cpio" -append "console=ttyS0 quiet panic=-1 no_timer_check rdinit=$init $words" \
+    # Pointers are signed by something cheaper than what the architecture recommends, which takes half of an emulated processor's time.
+    local machine console=ttyS0
+    case $ARCH in
+        amd64) machine=(qemu-system-x86_64 -cpu max) ;;
+        arm64) machine=(qemu-system-aarch64 -M "virt,gic-version=3" -cpu "max,pauth-impdef=on") console=ttyAMA0 ;;
+    esac
+    "${machine[@]}" -accel "tcg${SMP:+,thread=single}" -smp "${SMP:-1}" -m 256 -nodefaults -no-reboot -display none -serial stdio \
+        -kernel "$KERNEL/vmlinux" -initrd "$name.cpio" -append "console=$console quiet panic=-1 no_timer_check rdinit=$init $words" \
         "${drives[@]}" </dev/null >"$log.fifo" 2>&1 &
     local qemu=$! watchdog killer=''
     rm -f "$log.late"
@@ -65,6 +83,7 @@ boot() {
         printf '%s\n' "$line" >>"$log"
         case $line in
             "GUEST status "*) status=${line##* } ;;
+            "GUEST up "*) case $line in *" ${PAGES%k} kB pages") ;; *) other=$line; kill -KILL "$qemu" ;; esac ;;
             CUT) if [ -n "$cut" ]; then
                 after "$((cut / 1000)).$(printf %03d $((cut % 1000)))" "$qemu" /dev/null
                 killer=$!
@@ -75,6 +94,7 @@ boot() {
     kill "$watchdog" ${killer:+"$killer"} 2>/dev/null || true
     wait "$watchdog" ${killer:+"$killer"} 2>/dev/null || true
     rm -f "$log.fifo"
+    [ -z "$other" ] || fail "that kernel has not pages of $PAGES: $other"
     [ ! -e "$log.late" ] || return 124
     [ "$code" -ne 137 ] || return 137
     return "${status:-125}"

@@ -1,63 +1,82 @@
 #!/bin/bash
 # run.sh [TEST…]: boots a stock Debian kernel in QEMU with the built program and runs the tests there; all of them unless some are named. The
-# last line is "N passed, N failed".
+# last line is "N passed, N failed[, N skipped]".
 #
 # A test is a folder beside this file: host.sh is its part here (lib.sh has what it may call), what it boots is up to it, and the file modules
-# names the kernel modules that its guests need.
+# names the kernel modules that its guests need. A test is skipped if the kernel has not all of them.
 #
-# KERNEL_PACKAGE in the environment names another kernel (linux-image-6.12-cloud-amd64); it is kept in build/guest. JOBS guests run at a time.
+# ARCH and PAGES in the environment say which machine (target.sh). KERNEL_PACKAGE names another kernel than linux-image-6.12-…; with "/SUITE" behind it
+# the kernel of another Debian than 12, such as linux-image-arm64/bullseye. It is kept in build/guest. JOBS guests run at a time.
 set -euo pipefail
 HERE=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 ROOT=$(dirname "$(dirname "$HERE")")
-SNAPUSERD=$ROOT/build/snapuserd
 JOBS=${JOBS:-$(nproc)}
 cache=$ROOT/build/guest
-results=$ROOT/build/test-results/Guest
-# The results of an earlier run must not pass for those of this one.
-rm -rf "$results"
 
 "$ROOT/build.sh" guest-deps
-[ -x "$SNAPUSERD" ] || { echo "run.sh: there is no build/snapuserd; run make build" >&2; exit 1; }
-KERNEL=$("$HERE/fetch-kernel.sh" "$cache" "${KERNEL_PACKAGE:-linux-image-6.12-cloud-amd64}")
+. "$HERE/target.sh"
+results=$ROOT/build/test-results/Guest$VARIANT
+# The results of an earlier run must not pass for those of this one.
+rm -rf "$results"
+KERNEL=$("$HERE/fetch-kernel.sh" "$cache" "${KERNEL_PACKAGE:-$(kernel_package)}" "$ARCH")
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' INT TERM
-echo "kernel: $(basename "$KERNEL")"
+echo "kernel: $(basename "$KERNEL"), $ARCH, pages of $PAGES"
+
+# has MODULE: whether the kernel has it, in a file or built in.
+has() {
+    modprobe -d "$KERNEL" -S "$(basename "$KERNEL")" --show-depends "$1" >/dev/null 2>&1
+}
 
 if [ $# -eq 0 ]; then
     for file in "$HERE"/*/host.sh; do set -- "$@" "$(basename "$(dirname "$file")")"; done
 fi
 modules=(virtio_pci virtio_blk)
+tests=()
+skipped=0
 for test in "$@"; do
     [ -e "$HERE/$test/host.sh" ] || { echo "run.sh: there is no test $test" >&2; exit 1; }
-    if [ -e "$HERE/$test/modules" ]; then mapfile -t -O "${#modules[@]}" modules <"$HERE/$test/modules"; fi
+    own=()
+    if [ -e "$HERE/$test/modules" ]; then mapfile -t own <"$HERE/$test/modules"; fi
+    lacks=
+    for module in "${own[@]}"; do has "$module" || lacks="$lacks $module"; done
+    if [ -n "$lacks" ]; then
+        echo "skipped: $test: this kernel has no module$lacks"
+        skipped=$((skipped + 1))
+    else
+        tests+=("$test")
+        modules+=("${own[@]}")
+    fi
 done
 INITRAMFS=$work/initramfs.cpio
-"$HERE/initramfs.sh" "$KERNEL" "$INITRAMFS" "$SNAPUSERD" "${modules[@]}"
-export ROOT SNAPUSERD KERNEL INITRAMFS JOBS
+"$HERE/initramfs.sh" "$KERNEL" "$INITRAMFS" "$GUEST_SNAPUSERD" "$GUEST_BUSYBOX" "${modules[@]}"
+export ROOT KERNEL INITRAMFS JOBS
 
 passed=0
 failed=0
 mkdir -p "$cache/log"
-for test in "$@"; do
-    rm -rf "${cache:?}/log/$test"
-    mkdir "$work/$test" "$cache/log/$test"
+for test in "${tests[@]}"; do
+    log=${cache:?}/log/$test$VARIANT
+    rm -rf "$log"
+    mkdir "$work/$test" "$log"
     began=$SECONDS
-    if (cd "$work/$test" && FOLDER=$work/$test HERE=$HERE/$test bash "$HERE/$test/host.sh") >"$cache/log/$test/output" 2>&1; then
+    if (cd "$work/$test" && FOLDER=$work/$test HERE=$HERE/$test bash "$HERE/$test/host.sh") >"$log/output" 2>&1; then
         passed=$((passed + 1))
-        sed 's/^/    /' "$cache/log/$test/output"
+        sed 's/^/    /' "$log/output"
         echo "passed: $test, $((SECONDS - began)) s"
     else
         failed=$((failed + 1))
-        cat "$cache/log/$test/output"
-        cp "$work/$test"/console* "$cache/log/$test/" 2>/dev/null || true
-        tail -n 20 "$cache/log/$test"/console* 2>/dev/null || true
-        echo "FAILED: $test, $((SECONDS - began)) s; see build/guest/log/$test"
+        cat "$log/output"
+        cp "$work/$test"/console* "$log/" 2>/dev/null || true
+        tail -n 20 "$log"/console* 2>/dev/null || true
+        echo "FAILED: $test, $((SECONDS - began)) s; see build/guest/log/$test$VARIANT"
     fi
     rm -rf "${work:?}/$test"
 done
 # In the words of the other test results, so that tests/sum.sh adds them up.
 mkdir -p "$results"
-echo "<Counters total=\"$((passed + failed))\" executed=\"$((passed + failed))\" passed=\"$passed\" failed=\"$failed\" />" >"$results/Guest.trx"
-echo "$passed passed, $failed failed"
+echo "<Counters total=\"$((passed + failed + skipped))\" executed=\"$((passed + failed))\" passed=\"$passed\" failed=\"$failed\" />" >"$results/Guest$VARIANT.trx"
+echo "all of it took $SECONDS s"
+echo "$passed passed, $failed failed$([ "$skipped" -eq 0 ] || echo ", $skipped skipped")"
 [ "$failed" -eq 0 ]

@@ -19,7 +19,7 @@ for state in old new; do mke2fs -q -F -t ext4 -b 4096 -d "$state" "$state.img" 1
 "$SNAPUSERD" create --source old.img --target new.img --output cow --compression zstd --block-factor 64k --xor --progress never
 truncate -s %4096 cow
 sha256sum <new.img >image.sum
-gcc -static -O1 -Wall -Werror -o dm "$HERE/dm.c"
+compile "$HERE/dm.c" dm
 
 cp "$HERE/guest.sh" test.sh
 cp "$HERE/common.sh" "$HERE/table.sh" "$HERE/../serving.sh" "$HERE/../rivals.sh" .

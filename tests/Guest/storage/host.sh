@@ -9,8 +9,8 @@ dd if=old.img of=new.img bs=4096 skip=700 seek=650 count=200 conv=notrunc status
 dd if=/dev/urandom of=new.img bs=4096 seek=1000 count=8 conv=notrunc status=none
 "$SNAPUSERD" create --source old.img --target new.img --output cow --compression zstd --progress never
 truncate -s %4096 cow
-gcc -static -O1 -Wall -Werror -o dm "$HERE/../mapper/dm.c"
-gcc -static -O1 -Wall -Werror -o flock "$HERE/flock.c"
+compile "$HERE/../mapper/dm.c" dm
+compile "$HERE/flock.c" flock
 
 for disk in one two three four; do truncate -s 32M "$disk"; done
 # A DOS table with two partitions of 5 MiB, from 1 MiB on. An entry has the type at 4, the first sector at 8 and the number of sectors at 12.

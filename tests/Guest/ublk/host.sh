@@ -6,7 +6,7 @@ slow=throttling.bps-total=4000000
 
 # Two states of a root file system: files that stay, that change in place, that move, and that are new.
 mkdir -p old/files old/bin old/dev old/proc old/tmp
-cp "$(command -v busybox)" old/bin/busybox
+cp "$GUEST_BUSYBOX" old/bin/busybox
 for applet in $(busybox --list); do [ -e "old/bin/$applet" ] || ln -s busybox "old/bin/$applet"; done
 install -m 755 "$HERE/second.sh" old/second
 for number in 1 2 3 4 5 6 7 8 9 10 11 12; do head -c $((RANDOM * 24 + 4096)) </dev/urandom >"old/files/$number"; done
