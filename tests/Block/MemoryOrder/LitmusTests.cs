@@ -1,0 +1,330 @@
+using System;
+using System.Collections.Generic;
+using Xunit;
+
+namespace Snapuserd.Tests.Block.MemoryOrder;
+
+/// <summary>
+/// The explorer against the classic litmus tests, whose answers for ARMv8 are published (Pulte et al., "Simplifying ARM Concurrency", POPL 2018; herd's aarch64.cat).
+/// Each names an outcome; the explorer must find it exactly where it is allowed.
+/// </summary>
+public sealed class LitmusTests
+{
+    private static readonly Dictionary<string, (bool Allowed, Func<MemoryProgram> Make)> s_tests = new()
+    {
+        ["MP"] = (true, () => Message(Order.Plain, Order.Plain)),
+        ["MP+release+plain"] = (true, () => Message(Order.Release, Order.Plain)),
+        ["MP+plain+acquire"] = (true, () => Message(Order.Plain, Order.Acquire)),
+        ["MP+release+acquire"] = (false, () => Message(Order.Release, Order.Acquire)),
+        ["MP+fences"] = (false, () => Message(Order.Plain, Order.Plain, fence: true)),
+        ["MP+release+control"] = (true, MessageWithBranch),
+        ["MP+release+address"] = (false, MessageWithAddress),
+        ["SB"] = (true, () => StoreBuffer(Order.Plain, Order.Plain)),
+        ["SB+release+acquire"] = (true, () => StoreBuffer(Order.Release, Order.Acquire)),
+        ["SB+stlr+ldar"] = (false, () => StoreBuffer(Order.Release, Order.AcquireAfterRelease)),
+        ["SB+fences"] = (false, () => StoreBuffer(Order.Plain, Order.Plain, fence: true)),
+        ["SB+one fence"] = (true, () => StoreBuffer(Order.Plain, Order.Plain, fence: true, oneOnly: true)),
+        ["SB+updates"] = (false, StoreBufferWithUpdates),
+        ["SB+own store first"] = (true, StoreBufferWithOwnStore),
+        ["LB"] = (true, () => LoadBuffer(Order.Plain, data: false, branch: false)),
+        ["LB+acquires"] = (false, () => LoadBuffer(Order.Acquire, data: false, branch: false)),
+        ["LB+data"] = (false, () => LoadBuffer(Order.Plain, data: true, branch: false)),
+        ["LB+control"] = (false, () => LoadBuffer(Order.Plain, data: false, branch: true)),
+        ["S"] = (true, () => StoreTest(Order.Plain, data: true)),
+        ["S+release+data"] = (false, () => StoreTest(Order.Release, data: true)),
+        ["S+release+none"] = (true, () => StoreTest(Order.Release, data: false)),
+        ["R"] = (true, () => ReadTest(fence: false)),
+        ["R+fences"] = (false, () => ReadTest(fence: true)),
+        ["2+2W"] = (true, () => TwoWrites(Order.Plain)),
+        ["2+2W+releases"] = (false, () => TwoWrites(Order.Release)),
+        ["IRIW"] = (true, () => IndependentReads(Order.Plain)),
+        ["IRIW+acquires"] = (false, () => IndependentReads(Order.Acquire)),
+        ["WRC"] = (true, () => WriteToRead(Order.Plain)),
+        ["WRC+release+acquire"] = (false, () => WriteToRead(Order.Release)),
+        ["CoRR"] = (false, CoherentReads),
+        ["CoRW"] = (false, CoherentReadAndWrite),
+        ["CoWW"] = (false, CoherentWrites),
+        ["PPOCA"] = (true, ReadOfASpeculatedStore),
+        ["lost update"] = (false, () => Counter(atomic: true)),
+        ["lost update without atomicity"] = (true, () => Counter(atomic: false)),
+        ["release then plain store"] = (true, StoreAfterRelease),
+        ["nobody rings"] = (true, Sleepers),
+    };
+
+    /// <summary>The names.</summary>
+    public static TheoryData<string> Names => [.. s_tests.Keys];
+
+    [Theory]
+    [MemberData(nameof(Names))]
+    public void The_explorer_finds_an_outcome_where_and_only_where_the_architecture_allows_it(string name)
+    {
+        (bool allowed, Func<MemoryProgram> make) = s_tests[name];
+        string? found = Explorer.FindBad(make(), out int states);
+        Assert.True(states > 1, "nothing was explored");
+        Assert.True(allowed == (found != null), $"{name} is {(allowed ? "allowed, but no order shows it" : $"forbidden, but shown by\n{found}")}");
+    }
+
+    private static MemoryProgram Message(Order write, Order read, bool fence = false)
+    {
+        MemoryProgram p = new();
+        Location x = p.Location("x"), y = p.Location("y");
+        ThreadProgram a = p.Thread("a"), b = p.Thread("b");
+        a.Store(x, 1);
+        if (fence) a.Fence();
+        a.Store(y, 1, write);
+        Register flag = b.Load(y, read);
+        if (fence) b.Fence();
+        Register data = b.Load(x);
+        p.Bad = (r, _) => r[flag] == 1 && r[data] == 0;
+        return p;
+    }
+
+    private static MemoryProgram MessageWithBranch()
+    {
+        MemoryProgram p = new();
+        Location x = p.Location("x"), y = p.Location("y");
+        ThreadProgram a = p.Thread("a"), b = p.Thread("b");
+        a.Store(x, 1);
+        a.Store(y, 1, Order.Release);
+        Register flag = b.Load(y);
+        Register data;
+        using (b.When(r => r[flag] == 1, flag)) data = b.Load(x);
+        p.Bad = (r, _) => r[data] == 0;
+        return p;
+    }
+
+    private static MemoryProgram MessageWithAddress()
+    {
+        MemoryProgram p = new();
+        Location other = p.Location("other", 7), x = p.Location("x"), y = p.Location("y");
+        ThreadProgram a = p.Thread("a"), b = p.Thread("b");
+        a.Store(x, 1);
+        a.Store(y, 1, Order.Release);
+        Register pointer = b.Load(y), data = b.Load([other, x], pointer);
+        p.Bad = (r, _) => r[pointer] == 1 && r[data] == 0;
+        return p;
+    }
+
+    private static MemoryProgram StoreBuffer(Order write, Order read, bool fence = false, bool oneOnly = false)
+    {
+        MemoryProgram p = new();
+        Location x = p.Location("x"), y = p.Location("y");
+        ThreadProgram a = p.Thread("a"), b = p.Thread("b");
+        a.Store(x, 1, write);
+        if (fence) a.Fence();
+        Register fromA = a.Load(y, read);
+        b.Store(y, 1, write);
+        if (fence && !oneOnly) b.Fence();
+        Register fromB = b.Load(x, read);
+        p.Bad = (r, _) => r[fromA] == 0 && r[fromB] == 0;
+        return p;
+    }
+
+    private static MemoryProgram StoreBufferWithUpdates()
+    {
+        MemoryProgram p = new();
+        Location x = p.Location("x"), y = p.Location("y");
+        ThreadProgram a = p.Thread("a"), b = p.Thread("b");
+        a.Update(x, _ => 1, Order.Full);
+        Register fromA = a.Load(y);
+        b.Update(y, _ => 1, Order.Full);
+        Register fromB = b.Load(x);
+        p.Bad = (r, _) => r[fromA] == 0 && r[fromB] == 0;
+        return p;
+    }
+
+    /// <summary>Each thread sees its own store before the other does: an acquire of one's own location is no fence.</summary>
+    private static MemoryProgram StoreBufferWithOwnStore()
+    {
+        MemoryProgram p = new();
+        Location x = p.Location("x"), y = p.Location("y");
+        ThreadProgram a = p.Thread("a"), b = p.Thread("b");
+        a.Store(x, 1);
+        Register ownA = a.Load(x, Order.Acquire), fromA = a.Load(y);
+        b.Store(y, 1);
+        Register ownB = b.Load(y, Order.Acquire), fromB = b.Load(x);
+        p.Bad = (r, _) => r[ownA] == 1 && r[ownB] == 1 && r[fromA] == 0 && r[fromB] == 0;
+        return p;
+    }
+
+    private static MemoryProgram LoadBuffer(Order read, bool data, bool branch)
+    {
+        MemoryProgram p = new();
+        Location x = p.Location("x"), y = p.Location("y");
+        ThreadProgram a = p.Thread("a"), b = p.Thread("b");
+        Register fromA = Half(a, x, y), fromB = Half(b, y, x);
+        p.Bad = (r, _) => r[fromA] == 1 && r[fromB] == 1;
+        return p;
+
+        Register Half(ThreadProgram thread, Location from, Location to)
+        {
+            Register value = thread.Load(from, read);
+            if (branch)
+                using (thread.When(r => r[value] == 1, value)) thread.Store(to, 1);
+            else if (data) thread.Store(to, r => r[value], [value]);
+            else thread.Store(to, 1);
+            return value;
+        }
+    }
+
+    private static MemoryProgram StoreTest(Order write, bool data)
+    {
+        MemoryProgram p = new();
+        Location x = p.Location("x"), y = p.Location("y");
+        ThreadProgram a = p.Thread("a"), b = p.Thread("b");
+        a.Store(x, 2);
+        a.Store(y, 1, write);
+        Register flag = b.Load(y);
+        if (data) b.Store(x, r => r[flag], [flag]);
+        else b.Store(x, 1);
+        p.Bad = (r, memory) => r[flag] == 1 && memory[x.Index] == 2;
+        return p;
+    }
+
+    private static MemoryProgram ReadTest(bool fence)
+    {
+        MemoryProgram p = new();
+        Location x = p.Location("x"), y = p.Location("y");
+        ThreadProgram a = p.Thread("a"), b = p.Thread("b");
+        a.Store(x, 1);
+        if (fence) a.Fence();
+        a.Store(y, 1);
+        b.Store(y, 2);
+        if (fence) b.Fence();
+        Register seen = b.Load(x);
+        p.Bad = (r, memory) => memory[y.Index] == 2 && r[seen] == 0;
+        return p;
+    }
+
+    private static MemoryProgram TwoWrites(Order second)
+    {
+        MemoryProgram p = new();
+        Location x = p.Location("x"), y = p.Location("y");
+        ThreadProgram a = p.Thread("a"), b = p.Thread("b");
+        a.Store(x, 1);
+        a.Store(y, 2, second);
+        b.Store(y, 1);
+        b.Store(x, 2, second);
+        p.Bad = (_, memory) => memory[x.Index] == 1 && memory[y.Index] == 1;
+        return p;
+    }
+
+    private static MemoryProgram IndependentReads(Order read)
+    {
+        MemoryProgram p = new();
+        Location x = p.Location("x"), y = p.Location("y");
+        p.Thread("a").Store(x, 1);
+        p.Thread("b").Store(y, 1);
+        ThreadProgram c = p.Thread("c"), d = p.Thread("d");
+        Register firstC = c.Load(x, read), secondC = c.Load(y, read), firstD = d.Load(y, read), secondD = d.Load(x, read);
+        p.Bad = (r, _) => r[firstC] == 1 && r[secondC] == 0 && r[firstD] == 1 && r[secondD] == 0;
+        return p;
+    }
+
+    private static MemoryProgram WriteToRead(Order write)
+    {
+        MemoryProgram p = new();
+        Location x = p.Location("x"), y = p.Location("y");
+        p.Thread("a").Store(x, 1);
+        ThreadProgram b = p.Thread("b"), c = p.Thread("c");
+        Register first = b.Load(x);
+        b.Store(y, 1, write);
+        Register second = c.Load(y, write == Order.Plain ? Order.Plain : Order.Acquire), third = c.Load(x);
+        p.Bad = (r, _) => r[first] == 1 && r[second] == 1 && r[third] == 0;
+        return p;
+    }
+
+    private static MemoryProgram CoherentReads()
+    {
+        MemoryProgram p = new();
+        Location x = p.Location("x");
+        p.Thread("a").Store(x, 1);
+        ThreadProgram b = p.Thread("b");
+        Register first = b.Load(x), second = b.Load(x);
+        p.Bad = (r, _) => r[first] == 1 && r[second] == 0;
+        return p;
+    }
+
+    private static MemoryProgram CoherentReadAndWrite()
+    {
+        MemoryProgram p = new();
+        Location x = p.Location("x");
+        ThreadProgram a = p.Thread("a");
+        Register read = a.Load(x);
+        a.Store(x, 1);
+        p.Bad = (r, _) => r[read] == 1;
+        return p;
+    }
+
+    private static MemoryProgram CoherentWrites()
+    {
+        MemoryProgram p = new();
+        Location x = p.Location("x");
+        ThreadProgram a = p.Thread("a");
+        a.Store(x, 1);
+        a.Store(x, 2, Order.Release);
+        p.Bad = (_, memory) => memory[x.Index] == 1;
+        return p;
+    }
+
+    private static MemoryProgram ReadOfASpeculatedStore()
+    {
+        MemoryProgram p = new();
+        Location x = p.Location("x"), y = p.Location("y"), z = p.Location("z"), other = p.Location("other", 7);
+        ThreadProgram a = p.Thread("a"), b = p.Thread("b");
+        a.Store(x, 1);
+        a.Fence();
+        a.Store(y, 1);
+        Register flag = b.Load(y), data;
+        using (b.When(r => r[flag] == 1, flag))
+        {
+            b.Store(z, 1);
+            Register own = b.Load(z);
+            data = b.Load([other, x], own);
+        }
+        p.Bad = (r, _) => r[data] == 0;
+        return p;
+    }
+
+    private static MemoryProgram Counter(bool atomic)
+    {
+        MemoryProgram p = new();
+        Location x = p.Location("x");
+        foreach (string name in (string[])["a", "b"])
+        {
+            ThreadProgram thread = p.Thread(name);
+            if (atomic)
+            {
+                thread.Update(x, value => value + 1, Order.Plain);
+                continue;
+            }
+            Register before = thread.Load(x);
+            thread.Store(x, r => r[before] + 1, [before]);
+        }
+        p.Bad = (_, memory) => memory[x.Index] != 2;
+        return p;
+    }
+
+    /// <summary>A release holds back nothing that comes after it.</summary>
+    private static MemoryProgram StoreAfterRelease()
+    {
+        MemoryProgram p = new();
+        Location x = p.Location("x"), y = p.Location("y");
+        ThreadProgram a = p.Thread("a"), b = p.Thread("b");
+        a.Store(x, 1, Order.Release);
+        a.Store(y, 1);
+        Register flag = b.Load(y, Order.Acquire), data = b.Load(x);
+        p.Bad = (r, _) => r[flag] == 1 && r[data] == 0;
+        return p;
+    }
+
+    private static MemoryProgram Sleepers()
+    {
+        MemoryProgram p = new();
+        Location bell = p.Location("bell");
+        Register woken = p.Thread("a").Sleep(bell);
+        p.Thread("b").Load(bell);
+        p.Bad = (r, _) => !r.Has(woken);
+        return p;
+    }
+}
