@@ -13,10 +13,10 @@ internal sealed class KernelTree
     private readonly string _type;
     private readonly string _mountPoint;
     private readonly long _magic;
-    private int _folder = Unknown;
-    private volatile bool _isGenuine;
+    private long _found = Unknown;
 
-    private const int Unknown = int.MinValue;
+    /// <summary>Nothing was looked for yet; and the bit above a descriptor that says that this is the kernel's own.</summary>
+    private const long Unknown = -1, Genuine = 1L << 32;
 
     /// <param name="type">As /proc/filesystems has it.</param>
     /// <param name="mountPoint">Where it usually is mounted.</param>
@@ -30,16 +30,23 @@ internal sealed class KernelTree
     internal static KernelTree Dev { get; } = new("devtmpfs", "/dev", 0);
 
     /// <summary>Its root folder, for the *at calls; a negative errno if it cannot be had. Never closed.</summary>
-    internal int Folder
+    internal int Folder => (int)Found;
+
+    /// <summary>
+    /// Descriptor or errno, and above it <see cref="Genuine"/>: in one word, because several threads may look for it at once, and what one of them finds must not
+    /// be joined to what another is still trying.
+    /// </summary>
+    private long Found
     {
         get
         {
-            int known = Volatile.Read(ref _folder);
+            long known = Volatile.Read(ref _found);
             if (known != Unknown) return known;
-            int opened = Scarcity.Check(OpenFolder(), _mountPoint);
-            int first = Interlocked.CompareExchange(ref _folder, opened, Unknown);
+            int folder = Scarcity.Check(OpenFolder(out bool isGenuine), _mountPoint);
+            long opened = (uint)folder | (isGenuine ? Genuine : 0);
+            long first = Interlocked.CompareExchange(ref _found, opened, Unknown);
             if (first == Unknown) return opened;
-            if (opened >= 0) _ = Libc.Close(opened);
+            if (folder >= 0) _ = Libc.Close(folder);
             return first;
         }
     }
@@ -69,12 +76,12 @@ internal sealed class KernelTree
     }
 
     /// <summary>This is the kernel's own, and not only what is mounted at the usual place.</summary>
-    internal bool IsGenuine => Folder >= 0 && _isGenuine;
+    internal bool IsGenuine => Folder >= 0 && (Found & Genuine) != 0;
 
-    private int OpenFolder()
+    private int OpenFolder(out bool isGenuine)
     {
         int flags = Libc.O_RDONLY | Libc.O_DIRECTORY | Libc.O_CLOEXEC;
-        _isGenuine = true;
+        isGenuine = true;
         if (_magic != 0 && Libc.StatFs(_mountPoint, out StatFsData there) == 0 && there.Type == _magic) return Libc.OpenAt(Libc.AT_FDCWD, _mountPoint, flags);
         int detached = Detached(_type);
         if (detached >= 0)
@@ -85,7 +92,7 @@ internal sealed class KernelTree
             if (folder >= 0) return folder;
             detached = folder;
         }
-        _isGenuine = false;
+        isGenuine = false;
         if (detached is -Errno.EMFILE or -Errno.ENFILE or -Errno.ENOMEM) return detached;
         return _magic != 0 ? detached : Libc.OpenAt(Libc.AT_FDCWD, _mountPoint, flags);
     }

@@ -1,0 +1,575 @@
+using System;
+using System.Collections.Generic;
+using System.Linq;
+
+namespace Snapuserd.Tests.Block.MemoryOrder;
+
+/// <summary>Every protocol of docs/memory-order.md, as a model. Names of barriers are those of the document's table.</summary>
+internal static class Protocols
+{
+    private const string Gate = "src/Merge/ReaderGate.cs", Wake = "src/Block/WakeUp.cs", RingFile = "interop/IoUring/Ring.cs", Signals = "interop/Entry/signals.c";
+    private const string Control = "src/Daemon/ControlServer.cs", Nbd = "src/Serve/Nbd/NbdServer.cs", Session = "src/Serve/Nbd/NbdSession.cs";
+    private const string Set = "src/Daemon/SnapshotSet.cs", DmUser = "src/Serve/DmUser/DmUserServer.cs", DmWorker = "src/Serve/DmUser/DmUserWorker.cs";
+
+    private const string SeenTwice = "what follows is a full fence or depends on the value; Volatile keeps the compiler from reading once for two reads";
+    private const string OnlyDecides = "the value only decides whether a store is made, and nothing speculates stores; Volatile keeps the compiler from not reading again";
+
+    internal static IReadOnlyList<Protocol> All { get; } =
+    [
+        new Protocol
+        {
+            Name = "ReaderGate: a home is destroyed after its last reader has left",
+            Make = GateHomes,
+            Sources =
+            [
+                new(Gate, "internal void Publish(", @"Volatile\.Write\(ref _homes,", @"Interlocked\.Increment\(ref _epoch\)"),
+                new(Gate, "public int Enter(", @"Volatile\.Read\(ref _epoch\)", @"Interlocked\.Increment\(ref _inside\[Place\(epoch\)\]\)", @"Volatile\.Read\(ref _epoch\) == epoch", @"Leave\(epoch\)"),
+                new(Gate, "public OpHomes Homes", @"Volatile\.Read\(ref _homes\)"),
+                new(Gate, "public bool IsDone", @"Volatile\.Read\(ref _inside\[Place\(_epoch - 1\)\]\) == 0"),
+                new(Gate, "public void Leave(", @"Interlocked\.Decrement\(ref _inside\[Place\(pass\)\]\) == 0"),
+                new("src/Serve/ViewRead.cs", "private void BeginRound(", @"Gate\.Enter\(\)", @"Gate\.Homes"),
+            ],
+            NotNeeded = new()
+            {
+                ["Enter: first read"] = SeenTwice,
+                ["Enter: second read"] = SeenTwice,
+                ["IsDone: read"] = OnlyDecides,
+            },
+            Fields =
+            [
+                (Gate, "_homes", []),
+                (Gate, "_inside", []),
+                // The merge thread alone writes the number, so its own read of it is no race.
+                (Gate, "_epoch", [@"public bool IsDone => Volatile\.Read\(ref _inside\[Place\(_epoch - 1\)\]\) == 0;"]),
+            ],
+        },
+        new Protocol
+        {
+            Name = "ReaderGate: the last reader wakes the merge",
+            Make = GateWake,
+            Sources =
+            [
+                new(Gate, "internal void Publish(", @"Interlocked\.Increment\(ref _epoch\)"),
+                new(Gate, "public void Leave(", @"Interlocked\.Decrement\(ref _inside\[Place\(pass\)\]\) == 0", @"Volatile\.Read\(ref _epoch\) != pass", @"Signal\(\)"),
+            ],
+            NotNeeded = new()
+            {
+                ["Leave: read of the number"] = SeenTwice,
+                ["IsDone: read"] = OnlyDecides,
+            },
+        },
+        new Protocol
+        {
+            Name = "WakeUp: no signal is lost",
+            Make = barriers => WakeUps(barriers),
+            Sources =
+            [
+                new(Wake, "public void Signal(", @"Interlocked\.Exchange\(ref _signalled, 1\) != 0\) return", @"Libc\.Write\(_fd"),
+                new(Wake, "internal void Taken(", @"Interlocked\.Exchange\(ref _signalled, 0\)"),
+                new(Wake, "internal bool Take(", @"Libc\.Read\(_fd", @"Taken\(\)"),
+                new("src/Block/RingQueue.cs", "private int Reap(", @"case WakeUpData", @"_wakeUp\.Taken\(\)"),
+            ],
+            Fields = [(Wake, "_signalled", [])],
+        },
+        new Protocol
+        {
+            Name = "Ring: requests",
+            Make = RingRequests,
+            Sources =
+            [
+                new(RingFile, "public uint Pending", @"Volatile\.Read\(ref \*_sqHead\)"),
+                new(RingFile, "public int Enter(uint submit, uint complete)", @"Volatile\.Write\(ref \*_sqTail, _prepared\)", @"_kernel\.Enter\("),
+                new(RingFile, "private byte* Claim(", @"Pending >= Capacity\) return null"),
+            ],
+            NotNeeded = new() { ["Pending: read of the head"] = OnlyDecides },
+            Fields =
+            [
+                (RingFile, "_sqHead", []),
+                // Before the first request nothing else uses the ring.
+                (RingFile, "_sqTail", [@"_prepared = \*_sqTail;"]),
+            ],
+        },
+        new Protocol
+        {
+            Name = "Ring: completions",
+            Make = RingCompletions,
+            Sources =
+            [
+                new(RingFile, "public bool TryReap(", @"head == Volatile\.Read\(ref \*_cqTail\)", @"completion = _cqes\[head & _cqMask\]", @"Volatile\.Write\(ref \*_cqHead, head \+ 1\)"),
+                new(RingFile, "public uint Ready", @"Volatile\.Read\(ref \*_cqTail\)"),
+            ],
+            Fields =
+            [
+                (RingFile, "_cqTail", []),
+                // This side alone writes the head.
+                (RingFile, "_cqHead", [@"public uint Ready => .* - \*_cqHead;", @"uint head = \*_cqHead;"]),
+            ],
+        },
+        new Protocol
+        {
+            Name = "signals.c: a stop signal is seen after its wake-up",
+            Make = SignalWake,
+            Sources =
+            [
+                new(Signals, "static void on_stop(", @"atomic_store\(&stopped, 1\)", @"atomic_load\(&bell_to_ring\)", @"write\(bell"),
+                new("interop/Entry/EndSignals.cs", "public static bool HaveCome", @"Volatile\.Read\(ref \*snapuserd_stopped\(\)\)"),
+                new("src/Block/StopFlag.cs", "public bool Requested", @"Volatile\.Read\(ref _requested\)"),
+            ],
+            NotNeeded = new() { ["HaveCome: read"] = "WakeUp.Taken, before it, is a full fence; Volatile keeps a loop that only asks from asking once" },
+        },
+        new Protocol
+        {
+            Name = "signals.c: no handler rings an eventfd that was closed",
+            Make = SignalBell,
+            Sources =
+            [
+                new(Signals, "static void on_stop(", @"atomic_fetch_add\(&handlers_running, 1\)", @"atomic_load\(&bell_to_ring\)", @"write\(bell", @"atomic_fetch_sub\(&handlers_running, 1\)"),
+                new(Signals, "int snapuserd_listen(int bell)\n", @"atomic_store\(&bell_to_ring, bell\)", @"wait_for_handlers\(\)"),
+                new(Signals, "static void wait_for_handlers(", @"atomic_load\(&handlers_running\) != 0"),
+            ],
+        },
+        new Protocol
+        {
+            Name = "signals.c: a stop signal reaches a child that starts meanwhile",
+            Make = SignalChild,
+            Sources =
+            [
+                new(Signals, "static void on_stop(", @"atomic_store\(&stopped, 1\)", @"atomic_load\(&child_to_end\)", @"kill\(child, SIGTERM\)"),
+                new(Signals, "void snapuserd_forward(int child)\n", @"atomic_store\(&child_to_end, child\)", @"atomic_load\(&stopped\)", @"kill\(child, SIGTERM\)"),
+            ],
+        },
+        new Protocol
+        {
+            Name = "ControlServer: no wake-up is lost",
+            Make = ControlBell,
+            Sources =
+            [
+                new(Control, "public void Ring(", @"Interlocked\.Exchange\(ref _rung, 1\) != 0\) return", @"Libc\.Write\(_bell"),
+                new(Control, "private void Serve(", @"while \(true\)", @"Interlocked\.Exchange\(ref _rung, 0\)", @"Volatile\.Read\(ref _stop\)", @"Tick\(\)", @"Libc\.Poll\(", @"Silence\(\)"),
+            ],
+            Fields = [(Control, "_rung", []), (Control, "_stop", []), (Control, "_accepting", [])],
+        },
+        new Protocol
+        {
+            Name = "NbdServer: a deadline that starts is watched",
+            Make = NbdWatch,
+            Sources =
+            [
+                new(Nbd, "private void Accept(", @"Volatile\.Write\(ref _watching, 0\)", @"CheckTimes\(\)", @"Volatile\.Write\(ref _watching, 1\)", @"Libc\.Poll\("),
+                new(Nbd, "internal void Watch(", @"Interlocked\.Exchange\(ref _watching, 1\) == 0\) Ring\(_bell\)"),
+                new(Session, "public void CheckTime(", @"TryEnter\(\)", @"lock \(_gate\)", @"_owes"),
+                new(Session, "private bool TryEnter(", @"lock \(_gate\)"),
+                new(Session, "private void Owe(", @"_owes = true", @"Watch\(\)"),
+            ],
+            NotNeeded = new()
+            {
+                ["Accept: watching = 0"] = "the session's lock orders it: every deadline is set and looked at under that",
+                ["Watch: exchange"] = "it runs under the session's lock; only that it is one step matters",
+            },
+            Fields = [(Nbd, "_watching", [])],
+        },
+        new Protocol
+        {
+            Name = "An object is published",
+            Make = Publication,
+            Sources =
+            [
+                new(Set, "private void Publish(", @"Volatile\.Write\(ref _snapshots,"),
+                new(Set, "public Snapshot[] Snapshots", @"Volatile\.Read\(ref _snapshots\)"),
+                new(Nbd, "private int LetIn(", @"session = new NbdSession\(", @"Volatile\.Write\(ref _sessions\[place\], session\)"),
+                new(Nbd, "private NbdSession? Find(", @"Volatile\.Read\(ref _sessions\["),
+                new(Control, "public string? Trouble", @"Volatile\.Read\(ref _trouble\)"),
+                new("src/Block/WorkQueue.cs", "public Exception? FirstCrash", @"Volatile\.Read\(ref _firstCrash\)"),
+            ],
+            NotNeeded = new() { ["read of the reference"] = "what is read through a reference comes after it (an address dependency, which .NET promises)" },
+        },
+        new Protocol
+        {
+            Name = "A result is there when the count says so",
+            Make = ServeAll,
+            Sources =
+            [
+                new(Set, "public string? ServeAll(", @"Interlocked\.CompareExchange\(ref failed,", @"Interlocked\.Decrement\(ref left\)", @"Signal\(\)", @"Volatile\.Read\(ref left\) > 0", @"Volatile\.Read\(ref failed\)"),
+            ],
+        },
+        new Protocol
+        {
+            Name = "KernelTree: a folder and what it is",
+            Make = KernelFolder,
+            Sources =
+            [
+                new("src/Block/Identity/KernelTree.cs", "private long Found", @"Volatile\.Read\(ref _found\)", @"OpenFolder\(out bool isGenuine\)", @"Interlocked\.CompareExchange\(ref _found, opened, Unknown\)"),
+            ],
+            NotNeeded = new()
+            {
+                ["Found: read"] = "the word is all there is to read; Volatile keeps the compiler from reading again what was compared",
+                ["Found: exchange"] = "the word is all there is to write; only that the first one wins matters",
+            },
+            Fields = [("src/Block/Identity/KernelTree.cs", "_found", [])],
+        },
+        new Protocol
+        {
+            Name = "dm-user: a worker that starts to read is told to stop",
+            Make = DmUserStop,
+            Sources =
+            [
+                new(DmUser, "public void Stop(", @"_stop\.Request\(\)", @"do ChannelSignal\.Send\(worker\.ThreadId\);", @"while \(!worker\.Join\(SignalAgain\)\)"),
+                new(DmWorker, "public int ThreadId", @"Volatile\.Read\(ref _threadId\)"),
+                new(DmWorker, "private void Run(", @"Volatile\.Write\(ref _threadId, Libc\.GetTid\(\)\)"),
+            ],
+        },
+    ];
+
+    /// <summary>
+    /// Two publications: home 0 moves to 1 and then to 2. Each home is made before it is published and destroyed when <c>IsDone</c> says so. One reader, which
+    /// has to try three times at the most.
+    /// </summary>
+    private static MemoryProgram GateHomes(Barriers b)
+    {
+        MemoryProgram p = new();
+        Location homes = p.Location("_homes"), epoch = p.Location("_epoch");
+        Location[] inside = [p.Location("_inside[0]"), p.Location("_inside[1]")];
+        Location[] home = [p.Location("home 0", 1), p.Location("home 1"), p.Location("home 2")];
+
+        ThreadProgram merge = p.Thread("merge");
+        merge.Store(home[1], 1);
+        merge.Store(homes, 1, b.Of("Publish: homes", Order.Release));
+        merge.Update(epoch, value => value + 1, b.Of("Publish: number", Order.Full));
+        Register left = merge.Load(inside[0], b.Of("IsDone: read", Order.Acquire));
+        using (merge.When(r => r[left] == 0, left))
+        {
+            merge.Store(home[0], 0);
+            merge.Store(home[2], 1);
+            merge.Store(homes, 2, b.Of("Publish: homes", Order.Release));
+            merge.Update(epoch, value => value + 1, b.Of("Publish: number", Order.Full));
+            Register leftAgain = merge.Load(inside[1], b.Of("IsDone: read", Order.Acquire));
+            using (merge.When(r => r[leftAgain] == 0, leftAgain)) merge.Store(home[1], 0);
+        }
+
+        ThreadProgram reader = p.Thread("reader");
+        List<Register> read = [];
+        Try(3);
+        p.Bad = (r, _) => read.Exists(data => r[data] == 0);
+        return p;
+
+        void Try(int times)
+        {
+            Register first = reader.Load(epoch, b.Of("Enter: first read", Order.Acquire));
+            reader.Update(inside, first, value => value + 1, b.Of("Enter: count", Order.Full));
+            Register second = reader.Load(epoch, b.Of("Enter: second read", Order.Acquire));
+            using (reader.When(r => r[second] == r[first], first, second))
+            {
+                Register which = reader.Load(homes, b.Of("Homes: read", Order.Acquire));
+                for (int i = 0; i < home.Length; i++)
+                {
+                    int here = i;
+                    using (reader.When(r => r[which] == here, which)) read.Add(reader.Load(home[i]));
+                }
+                reader.Update(inside, first, value => value - 1, b.Of("Leave: count", Order.Full));
+            }
+            using (reader.When(r => r[second] != r[first], first, second))
+            {
+                reader.Update(inside, first, value => value - 1, b.Of("Leave: count", Order.Full));
+                if (times > 1) Try(times - 1);
+            }
+        }
+    }
+
+    /// <summary>A reader is inside. It leaves while the merge publishes, looks, and goes to sleep if it is still there.</summary>
+    private static MemoryProgram GateWake(Barriers b)
+    {
+        MemoryProgram p = new();
+        Location epoch = p.Location("_epoch"), inside = p.Location("_inside[0]", 1), eventfd = p.Location("wake-up");
+        ThreadProgram reader = p.Thread("reader");
+        Register before = reader.Update(inside, value => value - 1, b.Of("Leave: count", Order.Full));
+        using (reader.When(r => r[before] == 1, before))
+        {
+            Register now = reader.Load(epoch, b.Of("Leave: read of the number", Order.Acquire));
+            using (reader.When(r => r[now] != 0, now)) reader.Ring(eventfd);
+        }
+        ThreadProgram merge = p.Thread("merge");
+        merge.Update(epoch, value => value + 1, b.Of("Publish: number", Order.Full));
+        Register left = merge.Load(inside, b.Of("IsDone: read", Order.Acquire)), woken;
+        using (merge.When(r => r[left] != 0, left)) woken = merge.Sleep(eventfd);
+        p.Bad = (r, _) => r[left] != 0 && !r.Has(woken);
+        return p;
+    }
+
+    /// <summary>
+    /// Two threads leave something to look at and signal; the queue's thread sleeps in the eventfd's read, takes the signal and looks. It must have seen both in the end, awake or asleep.
+    /// <paramref name="takenByStore"/>: what if Taken were a Volatile.Write.
+    /// </summary>
+    internal static MemoryProgram WakeUps(Barriers b, bool takenByStore = false)
+    {
+        MemoryProgram p = new();
+        Location signalled = p.Location("_signalled"), eventfd = p.Location("eventfd");
+        Location[] work = [p.Location("work a"), p.Location("work b")];
+        for (int i = 0; i < work.Length; i++)
+        {
+            ThreadProgram signaller = p.Thread($"signaller {i}");
+            signaller.Store(work[i], 1);
+            Register before = signaller.Update(signalled, _ => 1, b.Of("Signal: exchange", Order.Full));
+            using (signaller.When(r => r[before] == 0, before)) signaller.Ring(eventfd);
+        }
+        ThreadProgram queue = p.Thread("queue");
+        List<Register>[] seen = [[], []];
+        for (int turn = 0; turn < 2; turn++)
+        {
+            Register woken = queue.Sleep(eventfd);
+            // In program order the exchange and the looks come after the read of the eventfd.
+            using IDisposable _ = queue.When(r => r.Has(woken), woken);
+            if (takenByStore) queue.Store(signalled, 0, Order.Release);
+            else queue.Update(signalled, _ => 0, b.Of("Taken: exchange", Order.Full));
+            for (int i = 0; i < work.Length; i++) seen[i].Add(queue.Load(work[i]));
+        }
+        p.Bad = (r, _) => Array.Exists(seen, looks => !looks.Exists(look => r[look] == 1));
+        return p;
+    }
+
+    /// <summary>
+    /// One place for requests, used twice. The kernel's side as linux/io_uring has it: smp_load_acquire of the tail, smp_store_release of the head. On a thread of its own,
+    /// as with IORING_SETUP_SQPOLL: without that it reads the tail within io_uring_enter, and needs less.
+    /// </summary>
+    private static MemoryProgram RingRequests(Barriers b)
+    {
+        MemoryProgram p = new();
+        Location entry = p.Location("entry"), tail = p.Location("sq tail"), head = p.Location("sq head");
+        ThreadProgram process = p.Thread("process");
+        process.Store(entry, 1);
+        process.Store(tail, 1, b.Of("Enter: tail", Order.Release));
+        Register taken = process.Load(head, b.Of("Pending: read of the head", Order.Acquire));
+        using (process.When(r => r[taken] == 1, taken))
+        {
+            process.Store(entry, 2);
+            process.Store(tail, 2, b.Of("Enter: tail", Order.Release));
+        }
+        ThreadProgram kernel = p.Thread("kernel");
+        List<(Register Data, int Wanted)> read = [];
+        for (int i = 0; i < 2; i++)
+        {
+            int next = i + 1;
+            Register there = kernel.Load(tail, Order.Acquire);
+            using IDisposable _ = kernel.When(r => r[there] >= next, there);
+            read.Add((kernel.Load(entry), next));
+            kernel.Store(head, next, Order.Release);
+        }
+        p.Bad = (r, _) => read.Exists(one => r.Has(one.Data) && r[one.Data] != one.Wanted);
+        return p;
+    }
+
+    /// <summary>
+    /// One place for completions, used twice. The kernel fills the buffer of a read and its entry, and publishes the tail with smp_store_release; it reads the head with READ_ONCE and
+    /// writes the place again only if that is free.
+    /// </summary>
+    private static MemoryProgram RingCompletions(Barriers b)
+    {
+        MemoryProgram p = new();
+        Location buffer = p.Location("buffer"), entry = p.Location("entry"), tail = p.Location("cq tail"), head = p.Location("cq head");
+        ThreadProgram kernel = p.Thread("kernel");
+        kernel.Store(buffer, 1);
+        kernel.Store(entry, 1);
+        kernel.Store(tail, 1, Order.Release);
+        Register free = kernel.Load(head);
+        using (kernel.When(r => r[free] == 1, free))
+        {
+            kernel.Store(entry, 2);
+            kernel.Store(tail, 2, Order.Release);
+        }
+        ThreadProgram process = p.Thread("process");
+        List<(Register Data, int Wanted)> read = [];
+        for (int i = 0; i < 2; i++)
+        {
+            int next = i + 1;
+            Register there = process.Load(tail, b.Of("TryReap: read of the tail", Order.Acquire));
+            using IDisposable _ = process.When(r => r[there] >= next, there);
+            read.Add((process.Load(entry), next));
+            read.Add((process.Load(buffer), 1));
+            process.Store(head, next, b.Of("TryReap: head", Order.Release));
+        }
+        p.Bad = (r, _) => read.Exists(one => r.Has(one.Data) && r[one.Data] != one.Wanted);
+        return p;
+    }
+
+    /// <summary>The handler sets the flag and rings; the queue's thread wakes, takes the signal and asks the flag.</summary>
+    private static MemoryProgram SignalWake(Barriers b)
+    {
+        MemoryProgram p = new();
+        Location stopped = p.Location("stopped"), bell = p.Location("bell_to_ring", 5), eventfd = p.Location("eventfd"), signalled = p.Location("_signalled");
+        ThreadProgram handler = p.Thread("handler");
+        handler.Store(stopped, 1, b.Of("handler: stopped = 1", Order.Release));
+        Register which = handler.Load(bell, b.Of("handler: read of the bell", Order.AcquireAfterRelease, Order.Acquire));
+        using (handler.When(r => r[which] == 5, which)) handler.Ring(eventfd);
+        ThreadProgram queue = p.Thread("queue");
+        Register woken = queue.Sleep(eventfd), seen;
+        using (queue.When(r => r.Has(woken), woken))
+        {
+            queue.Update(signalled, _ => 0, Order.Full);
+            seen = queue.Load(stopped, b.Of("HaveCome: read", Order.Acquire));
+        }
+        p.Bad = (r, _) => r[seen] != 1;
+        return p;
+    }
+
+    /// <summary>The main thread gives another eventfd, waits for handlers, and closes the one before.</summary>
+    private static MemoryProgram SignalBell(Barriers b)
+    {
+        MemoryProgram p = new();
+        Location running = p.Location("handlers_running"), bell = p.Location("bell_to_ring", 5), closed = p.Location("old eventfd is closed");
+        ThreadProgram handler = p.Thread("handler");
+        // C's seq_cst update may be a pair of an acquire load and a release store (LDAXR, STLXR) without a fence; no other handler runs here.
+        Register before = handler.Load(running, Order.AcquireAfterRelease);
+        handler.Store(running, r => r[before] + 1, [before], b.Of("handler: running = 1", Order.Release));
+        Register which = handler.Load(bell, b.Of("handler: read of the bell", Order.AcquireAfterRelease, Order.Acquire));
+        Register used;
+        using (handler.When(r => r[which] == 5, which)) used = handler.Update(closed, value => value, Order.Plain);
+        handler.Store(running, 0, b.Of("handler: running = 0", Order.Release));
+        ThreadProgram main = p.Thread("main");
+        main.Store(bell, 6, b.Of("listen: bell", Order.Release));
+        Register count = main.Load(running, b.Of("listen: read of running", Order.AcquireAfterRelease, Order.Acquire));
+        using (main.When(r => r[count] == 0, count)) main.Store(closed, 1);
+        p.Bad = (r, _) => r[used] == 1;
+        return p;
+    }
+
+    /// <summary>A signal comes while a child is made: the handler kills it, or the one who made it does.</summary>
+    private static MemoryProgram SignalChild(Barriers b)
+    {
+        MemoryProgram p = new();
+        Location stopped = p.Location("stopped"), child = p.Location("child_to_end");
+        ThreadProgram handler = p.Thread("handler"), main = p.Thread("main");
+        handler.Store(stopped, 1, b.Of("handler: stopped = 1", Order.Release));
+        Register killed = handler.Load(child, b.Of("handler: read of the child", Order.AcquireAfterRelease, Order.Acquire));
+        main.Store(child, 1, b.Of("forward: child", Order.Release));
+        Register seen = main.Load(stopped, b.Of("forward: read of stopped", Order.AcquireAfterRelease, Order.Acquire));
+        p.Bad = (r, _) => r[killed] == 0 && r[seen] == 0;
+        return p;
+    }
+
+    /// <summary>Two threads ring; the server's thread makes <c>_rung</c> 0, looks, sleeps in poll and reads the eventfd.</summary>
+    private static MemoryProgram ControlBell(Barriers b)
+    {
+        MemoryProgram p = new();
+        Location rung = p.Location("_rung"), bell = p.Location("_bell");
+        Location[] work = [p.Location("work a"), p.Location("work b")];
+        for (int i = 0; i < work.Length; i++)
+        {
+            ThreadProgram ringer = p.Thread($"ringer {i}");
+            ringer.Store(work[i], 1);
+            Register before = ringer.Update(rung, _ => 1, b.Of("Ring: exchange", Order.Full));
+            using (ringer.When(r => r[before] == 0, before)) ringer.Ring(bell);
+        }
+        ThreadProgram server = p.Thread("server");
+        List<Register>[] seen = [[], []];
+        for (int turn = 0; turn < 3; turn++)
+        {
+            server.Update(rung, _ => 0, b.Of("Serve: exchange", Order.Full));
+            for (int i = 0; i < work.Length; i++) seen[i].Add(server.Load(work[i]));
+            if (turn < 2) server.Sleep(bell);
+        }
+        p.Bad = (r, _) => Array.Exists(seen, looks => !looks.Exists(look => r[look] == 1));
+        return p;
+    }
+
+    /// <summary>The accepting thread makes <c>_watching</c> 0, looks for deadlines and sleeps without a limit if there is none; a session begins to have one.</summary>
+    private static MemoryProgram NbdWatch(Barriers b)
+    {
+        MemoryProgram p = new();
+        Location watching = p.Location("_watching", 1), gate = p.Location("session's lock"), owes = p.Location("_owes"), bell = p.Location("_bell");
+        bool sessionLocks = b.Has("Owe: lock"), checkLocks = b.Has("CheckTime: lock");
+        ThreadProgram acceptor = p.Thread("acceptor");
+        acceptor.Store(watching, 0, b.Of("Accept: watching = 0", Order.Release));
+        if (checkLocks) acceptor.Lock(gate);
+        Register deadline = acceptor.Load(owes);
+        if (checkLocks) acceptor.Unlock(gate);
+        Register woken;
+        using (acceptor.When(r => r[deadline] == 0, deadline)) woken = acceptor.Sleep(bell);
+        ThreadProgram session = p.Thread("session");
+        if (sessionLocks) session.Lock(gate);
+        session.Store(owes, 1);
+        Register before = session.Update(watching, _ => 1, b.Of("Watch: exchange", Order.Full));
+        using (session.When(r => r[before] == 0, before)) session.Ring(bell);
+        if (sessionLocks) session.Unlock(gate);
+        p.Bad = (r, _) => r[deadline] == 0 && !r.Has(woken);
+        return p;
+    }
+
+    /// <summary>An object is filled and a reference to it stored; a reader follows the reference.</summary>
+    private static MemoryProgram Publication(Barriers b)
+    {
+        MemoryProgram p = new();
+        Location none = p.Location("the object before", 7), made = p.Location("the object"), reference = p.Location("reference");
+        ThreadProgram writer = p.Thread("writer"), reader = p.Thread("reader");
+        writer.Store(made, 1);
+        writer.Store(reference, 1, b.Of("write of the reference", Order.Release));
+        Register which = reader.Load(reference, b.Of("read of the reference", Order.Acquire));
+        Register data = reader.Load([none, made], which);
+        p.Bad = (r, _) => r[data] == 0;
+        return p;
+    }
+
+    /// <summary>A snapshot's thread says that it failed and counts down; the thread that waits sees 0 and asks whether one failed.</summary>
+    private static MemoryProgram ServeAll(Barriers b)
+    {
+        MemoryProgram p = new();
+        Location failed = p.Location("failed"), left = p.Location("left", 1);
+        ThreadProgram snapshot = p.Thread("snapshot"), waiting = p.Thread("waiting");
+        snapshot.Update(failed, value => value == 0 ? 1 : value, b.Of("failed and left: updates", Order.Full));
+        snapshot.Update(left, value => value - 1, b.Of("failed and left: updates", Order.Full));
+        Register count = waiting.Load(left, b.Of("left: read", Order.Acquire)), name = waiting.Load(failed);
+        p.Bad = (r, _) => r[count] == 0 && r[name] == 0;
+        return p;
+    }
+
+    /// <summary>
+    /// Two threads open the folder, find that it is not the kernel's own, and agree on one; a third asks. As two fields, which it was, one of them still says that it is
+    /// genuine while it tries, and the other has given the folder already.
+    /// </summary>
+    private static MemoryProgram KernelFolder(Barriers b)
+    {
+        const int opened = 1, genuine = 2;
+        MemoryProgram p = new();
+        Location found = p.Location("_found"), isGenuine = p.Location("_isGenuine");
+        bool oneWord = b.Has("one word");
+        foreach (string name in (string[])["opener a", "opener b"])
+        {
+            ThreadProgram opener = p.Thread(name);
+            if (!oneWord)
+            {
+                opener.Store(isGenuine, genuine, Order.Release);
+                opener.Store(isGenuine, 0, Order.Release);
+            }
+            opener.Update(found, value => value == 0 ? opened : value, b.Of("Found: exchange", Order.Full));
+        }
+        ThreadProgram asking = p.Thread("asking");
+        Register folder = asking.Load(found, b.Of("Found: read", Order.Acquire)), bit = asking.Load(oneWord ? found : isGenuine, Order.Acquire);
+        p.Bad = (r, _) => r[folder] == opened && (r[bit] & genuine) != 0;
+        return p;
+    }
+
+    /// <summary>
+    /// The worker gives its number and asks for a stop, and then sleeps in a read that only a signal ends. The order of these is not enough (store buffers), so the signal is sent
+    /// again until the worker has ended; the second time stands for all that come later.
+    /// </summary>
+    private static MemoryProgram DmUserStop(Barriers b)
+    {
+        MemoryProgram p = new();
+        Location stop = p.Location("_stop"), number = p.Location("_threadId"), signal = p.Location("signal");
+        ThreadProgram stopper = p.Thread("stopper");
+        stopper.Store(stop, 1, Order.Release);
+        Register first = stopper.Load(number, Order.Acquire);
+        using (stopper.When(r => r[first] != 0, first)) stopper.Ring(signal);
+        if (b.Has("Stop: again"))
+        {
+            using IDisposable _ = stopper.When(r => r[first] == 0, first);
+            // Some later time finds the number: stores do not stay unseen for ever.
+            stopper.Update([number], null, value => value, Order.Plain, value => value != 0);
+            stopper.Ring(signal);
+        }
+        ThreadProgram worker = p.Thread("worker");
+        worker.Store(number, 1, Order.Release);
+        Register asked = worker.Load(stop, Order.Acquire), woken;
+        using (worker.When(r => r[asked] == 0, asked)) woken = worker.Sleep(signal);
+        p.Bad = (r, _) => r[asked] == 0 && !r.Has(woken);
+        return p;
+    }
+}
