@@ -1,0 +1,74 @@
+using System;
+using System.Collections.Generic;
+using System.IO;
+using System.Linq;
+using Snapuserd.Tests.Support;
+using Xunit;
+
+namespace Snapuserd.Tests.EndToEnd;
+
+/// <summary>
+/// Address spaces that a runtime with its own settings does not start in: twice the machine's memory and up to 256 GiB are more than a sandbox or a kernel with 36 or 39 bits may give
+/// (src/Cli/Cli.csproj). On this machine's architecture a filter refuses every mapping beyond a size. The emulator of another architecture has a smaller space to give. A limit of
+/// RLIMIT_AS would be no test: the runtime asks for it and takes less.
+/// </summary>
+public sealed class AddressSpaceTests
+{
+    private const string Vector = "v3-zstd-4k-xor";
+
+    /// <summary>The runner of the tests for another architecture says which file the emulator runs.</summary>
+    private static bool IsEmulated => !string.IsNullOrEmpty(Environment.GetEnvironmentVariable("SNAPUSERD_FILE"));
+
+    private static string[] Small => IsEmulated ? ["0x4000000000", "0x1000000000"] : ["1073741824"];
+
+    /// <summary>Every small space, and what is to start there.</summary>
+    public static TheoryData<string, string> Starts
+    {
+        get
+        {
+            TheoryData<string, string> starts = [];
+            foreach (string space in Small)
+            {
+                starts.Add(space, "version");
+                starts.Add(space, "help");
+                starts.Add(space, "inspect COW");
+                starts.Add(space, "merge --io sync --cow COW --base BASE --progress never");
+                starts.Add(space, "create --source BASE --target NEW --output OUTPUT --progress never");
+            }
+            return starts;
+        }
+    }
+
+    [Theory]
+    [MemberData(nameof(Starts))]
+    public void In_a_small_address_space_a_verb_does_what_it_does_elsewhere(string space, string words)
+    {
+        using TempFolder folder = new();
+        BinaryResult result = Run(folder, space, words);
+        Assert.True(result.ExitCode == 0, result.ToString());
+        if (words.StartsWith("merge", StringComparison.Ordinal)) Assert.Equal(Golden.New, File.ReadAllBytes(folder["base"]));
+        else if (words.StartsWith("create", StringComparison.Ordinal)) Assert.True(new FileInfo(folder["output"]).Length > 4096);
+        else Assert.NotEmpty(result.Output);
+    }
+
+    /// <summary>The limit bites: in less than the program reserves it does not start, and says so.</summary>
+    [Fact]
+    public void In_a_smaller_one_it_says_71()
+    {
+        using TempFolder folder = new();
+        BinaryResult result = Run(folder, IsEmulated ? "0x4000000" : "33554432", "version");
+        Assert.Equal(71, result.ExitCode);
+        Assert.Matches("^snapuserd: the .NET runtime cannot start: [^\\n]+\\n$", result.Error);
+    }
+
+    private static BinaryResult Run(TempFolder folder, string space, string words)
+    {
+        File.WriteAllBytes(folder["cow"], Golden.Cow(Vector));
+        File.WriteAllBytes(folder["base"], Golden.Old);
+        File.WriteAllBytes(folder["new"], Golden.New);
+        IEnumerable<string> arguments = words.Split(' ').Select(word => word is "COW" or "BASE" or "NEW" or "OUTPUT" ? folder[word.ToLowerInvariant()] : word);
+        // qemu-user takes this for its option -R, wherever it is started.
+        if (IsEmulated) return Binary.RunProgram(Binary.Path, arguments, new Dictionary<string, string> { ["QEMU_RESERVED_VA"] = space });
+        return Binary.RunProgram(CProgram.Compile("Support", "refuse"), ["map", space, Binary.Path, .. arguments]);
+    }
+}
