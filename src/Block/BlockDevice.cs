@@ -28,12 +28,6 @@ public enum DeviceAccess
 public sealed class BlockDevice : IDisposable
 {
     /// <summary>
-    /// Alignment for direct I/O where nobody says: no file system asks for more than a page, and no logical sector is larger. Too large
-    /// costs a few bytes of copying, too small would cost EINVAL.
-    /// </summary>
-    private const int SafeAlignment = 4096;
-
-    /// <summary>
     /// Tries, <see cref="TryMilliseconds"/> apart, for a lock or an exclusive hold. A killed merge keeps both until the kernel has
     /// ended its last request and torn down its ring, behind the death of the process; udev takes a lock for the moment in which it looks
     /// at a device that was written to; a living merge keeps it for good. Two seconds outlast the first two and do not annoy in the other case.
@@ -102,7 +96,7 @@ public sealed class BlockDevice : IDisposable
     }
 
     /// <summary>
-    /// Opens a device. Fails with 64 for what is neither a block device nor a regular file, 66 when it is not there, 71 without memory or
+    /// Opens a device. Fails with 64 for what is neither a block device nor a regular file, or is to be written and has sectors larger than a block, 66 when it is not there, 71 without memory or
     /// descriptors, 74 when it cannot be read, 76 when another program or process uses it, 77 when it is read-only or not allowed, 69 when it is to be used alone and its file system has no locks.
     /// What it shares with <paramref name="besides"/> is locked by that device, which this process has opened before.
     /// </summary>
@@ -299,6 +293,12 @@ public sealed class BlockDevice : IDisposable
         Check(Path, Libc.Ioctl(Fd, Libc.BLKROGET, ref readOnly), write);
         // Some kernels open a write-protected device for writing and fail every write with EPERM.
         if (write && readOnly != 0) Check(Path, -Errno.EROFS, write);
+        // Writing a block would write its neighbours as well, which may be durable and counted (docs/storage.md, "Sectors"). Reading does no harm.
+        if (write && sector > Sizes.LargestSector)
+        {
+            throw new SnapuserdException(ExitCode.Usage,
+                $"cannot open {Path} for writing: its sectors have {sector} bytes, and a power cut while one block of {Sizes.Block} bytes is written could destroy the others in its sector; use a device with sectors of {Sizes.LargestSector} bytes or less");
+        }
         Length = checked((long)bytes);
         LogicalSector = sector;
     }
@@ -436,8 +436,11 @@ public sealed class BlockDevice : IDisposable
     {
         bool known = (status.Mask & Libc.STATX_DIOALIGN) != 0;
         if (known && status.DioOffsetAlign == 0) return;
-        int granule = known ? (int)status.DioOffsetAlign : IsBlockDevice ? LogicalSector : SafeAlignment;
+        // Before Linux 6.1 a file does not say; what is too large for it costs nothing, and what is too small makes the read below fail.
+        int granule = known ? (int)status.DioOffsetAlign : IsBlockDevice ? LogicalSector : Sizes.Granule;
         int alignment = known ? (int)status.DioMemAlign : granule;
+        // Requests and buffers are aligned to that and no more.
+        if (granule > Sizes.Granule || alignment > Arena.Alignment) return;
         int flags = Libc.Fcntl(Fd, Libc.F_GETFL, 0);
         if (flags < 0 || Length < granule || Libc.Fcntl(Fd, Libc.F_SETFL, flags | Libc.O_DIRECT) < 0) return;
 

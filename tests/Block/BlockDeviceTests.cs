@@ -146,6 +146,34 @@ public sealed class BlockDeviceTests
         Assert.NotEqual(0, Libc.Fcntl(device.Fd, Libc.F_GETFL, 0) & Libc.O_DIRECT);
     }
 
+    [RootTheory]
+    [InlineData(512)]
+    [InlineData(4096)]
+    [InlineData(16384)]
+    public void Device_is_read_directly_as_far_as_blocks_are_whole_sectors(int sector)
+    {
+        using TempFolder folder = new();
+        string path = File_(folder, "image", 1 << 20);
+        using LoopDevice loop = new(path, "--sector-size", sector.ToString());
+        using (BlockDevice device = BlockDevice.Open(loop.Path, DeviceAccess.Read | DeviceAccess.Direct))
+        {
+            Assert.Equal(sector, device.LogicalSector);
+            // Buffers and requests are aligned to 4096 bytes, which is too little for the last.
+            Assert.Equal(sector <= 4096, device.IsDirect);
+            Assert.InRange(device.Granule, 1, sector);
+            using Arena arena = new(65536);
+            using WakeUp wakeUp = new();
+            using SyncQueue queue = new([device], arena, wakeUp, 1);
+            Transfers transfers = new(queue, [device.Granule]);
+            Slice buffer = arena.Take(4096)!.Value;
+            transfers.Read(0, 12288, buffer);
+            Assert.Null(transfers.Drain());
+            Assert.True(arena[buffer].SequenceEqual(File.ReadAllBytes(path).AsSpan(12288, 4096)));
+        }
+        if (sector <= 4096) BlockDevice.Open(loop.Path, DeviceAccess.Write | DeviceAccess.Exclusive).Dispose();
+        else Refused(ExitCode.Usage, loop.Path, DeviceAccess.Write | DeviceAccess.Exclusive, "sectors have 16384 bytes");
+    }
+
     [RootFact]
     public void Write_protected_block_device_is_77_for_writing_and_can_be_read()
     {

@@ -138,7 +138,8 @@ public sealed class NbdDevice : IBlockServer
     private void Attach(int index, int[] ours, int[] theirs)
     {
         Pair(ours, theirs);
-        int sector = _devices[_view.Devices.Base.Number].LogicalSector;
+        // As the base's, to which readers may be handed over. That of a base that cannot be merged may be larger than the driver takes.
+        int sector = Math.Min(_devices[_view.Devices.Base.Number].LogicalSector, Sizes.LargestSector);
         int result = _control!.Connect(index, _view.Length, _view.Length % sector == 0 ? sector : 512, NbdExport.Flags(structured: false), _options, _identifier, theirs);
         Close(theirs);
         if (result >= 0)

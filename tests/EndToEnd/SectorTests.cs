@@ -1,0 +1,147 @@
+using System;
+using System.Diagnostics;
+using System.IO;
+using Snapuserd.Tests.Support;
+using Xunit;
+
+namespace Snapuserd.Tests.EndToEnd;
+
+/// <summary>
+/// COW, base and source on loop devices with logical sectors of 512, 4096 and 16,384 bytes, with the files below them opened directly and through the page
+/// cache. Where a sector is larger than a block, what writes is refused with 64 before it has changed a byte, and what reads works.
+/// </summary>
+public sealed class SectorTests : IDisposable
+{
+    private const int Large = 16384;
+    private const string Vector = "v2-gz-xor";
+    private readonly TempFolder _folder = new();
+    private readonly byte[] _cowBytes = Padded(Golden.Cow(Vector));
+
+    public SectorTests()
+    {
+        File.WriteAllBytes(_folder["cow"], _cowBytes);
+        File.WriteAllBytes(_folder["base"], Golden.Old);
+        File.WriteAllBytes(_folder["source"], Golden.Old);
+    }
+
+    public static TheoryData<int, bool> Kinds
+    {
+        get
+        {
+            TheoryData<int, bool> kinds = [];
+            foreach (int sector in (ReadOnlySpan<int>)[512, 4096, Large])
+                foreach (bool direct in (ReadOnlySpan<bool>)[false, true]) kinds.Add(sector, direct);
+            return kinds;
+        }
+    }
+
+    public void Dispose() => _folder.Dispose();
+
+    [RootTheory]
+    [MemberData(nameof(Kinds))]
+    public void Base_with_sectors_no_larger_than_a_block_is_merged(int sector, bool direct)
+    {
+        using LoopDevice target = Loop("base", sector, direct);
+        ReadEverything(_folder["cow"], target.Path);
+        Merges(sector, target.Path, ["--cow", _folder["cow"], "--base", target.Path]);
+    }
+
+    [RootTheory]
+    [MemberData(nameof(Kinds))]
+    public void Cow_with_sectors_no_larger_than_a_block_is_merged(int sector, bool direct)
+    {
+        using LoopDevice cow = Loop("cow", sector, direct);
+        ReadEverything(cow.Path, _folder["base"]);
+        Merges(sector, cow.Path, ["--cow", cow.Path, "--base", _folder["base"]]);
+    }
+
+    [RootTheory]
+    [MemberData(nameof(Kinds))]
+    public void Source_may_have_sectors_of_any_size(int sector, bool direct)
+    {
+        using LoopDevice source = Loop("source", sector, direct);
+        // Whatever does not come from the source is wrong.
+        byte[] other = Golden.Old;
+        ReadEverything(_folder["cow"], _folder["base"], "--source", source.Path);
+        BinaryResult result = Binary.Run("merge", "--progress", "never", "--cow", _folder["cow"], "--base", _folder["base"], "--source", source.Path);
+        Assert.True(result.ExitCode == 0, result.ToString());
+        Assert.Equal(Golden.New, File.ReadAllBytes(_folder["base"]));
+        Assert.Equal(other, File.ReadAllBytes(_folder["source"]));
+    }
+
+    [RootTheory]
+    [MemberData(nameof(Kinds))]
+    public void Cow_is_created_from_images_on_sectors_of_any_size(int sector, bool direct)
+    {
+        File.WriteAllBytes(_folder["new"], Golden.New);
+        using LoopDevice old = Loop("base", sector, direct), wanted = Loop("new", sector, direct);
+        BinaryResult result = Binary.Run("create", "--progress", "never", "--source", old.Path, "--target", wanted.Path, "--output", _folder["made"]);
+        Assert.True(result.ExitCode == 0, result.ToString());
+        result = Binary.Run("extract", "--progress", "never", "--cow", _folder["made"], "--base", old.Path, "--output", _folder["out"]);
+        Assert.True(result.ExitCode == 0, result.ToString());
+        Assert.Equal(Golden.New, File.ReadAllBytes(_folder["out"]));
+
+        // A device to write the COW to is one that it can be merged from.
+        File.WriteAllBytes(_folder["device"], new byte[2 * Golden.New.Length]);
+        using LoopDevice output = Loop("device", sector, direct);
+        result = Binary.Run("create", "--progress", "never", "--source", old.Path, "--target", wanted.Path, "--output", output.Path);
+        Assert.True(result.ExitCode == (sector < Large ? 0 : 64), result.ToString());
+        if (sector < Large) return;
+        Assert.Contains($"cannot open {output.Path} for writing: its sectors have {Large} bytes", result.Error);
+        Assert.Equal(new byte[2 * Golden.New.Length], File.ReadAllBytes(_folder["device"]));
+    }
+
+    private void Merges(int sector, string device, string[] devices)
+    {
+        foreach (string io in sector == Large ? ["auto", "sync"] : new[] { "auto" })
+        {
+            BinaryResult result = Binary.Run(["merge", "--progress", "never", "--io", io, .. devices]);
+            if (sector < Large)
+            {
+                Assert.True(result.ExitCode == 0, result.ToString());
+                Assert.Equal(Golden.New, File.ReadAllBytes(_folder["base"]));
+                return;
+            }
+            Assert.True(result.ExitCode == 64, result.ToString());
+            Assert.Contains($"cannot open {device} for writing: its sectors have {Large} bytes", result.Error);
+        }
+        // A server that is to merge as well; one that only reads was tried before.
+        BinaryResult served = Binary.Run(["serve", "--merge", "--device", "nbd", "--socket", _folder["socket"], .. devices]);
+        Assert.True(served.ExitCode == 64, served.ToString());
+        Assert.Equal(_cowBytes, File.ReadAllBytes(_folder["cow"]));
+        Assert.Equal(Golden.Old, File.ReadAllBytes(_folder["base"]));
+    }
+
+    private void ReadEverything(string cow, string target, params string[] more)
+    {
+        BinaryResult result = Binary.Run("inspect", "--cow", cow);
+        Assert.True(result.ExitCode == 0, result.ToString());
+        result = Binary.Run(["verify", "--progress", "never", "--cow", cow, "--base", target, .. more]);
+        Assert.True(result.ExitCode == 0, result.ToString());
+        result = Binary.Run(["extract", "--progress", "never", "--cow", cow, "--base", target, "--output", _folder["out"], .. more]);
+        Assert.True(result.ExitCode == 0, result.ToString());
+        Assert.Equal(Golden.New, File.ReadAllBytes(_folder["out"]));
+        using Process server = Binary.Start(["serve", "--progress", "never", "--device", "nbd", "--socket", _folder["socket"], "--cow", cow, "--base", target, .. more]);
+        try
+        {
+            Assert.NotNull(server.StandardOutput.ReadLine());
+            LoopDevice.Call("nbdcopy", $"nbd+unix:///?socket={_folder["socket"]}", _folder["served"]);
+            Assert.Equal(Golden.New, File.ReadAllBytes(_folder["served"]));
+        }
+        finally
+        {
+            server.Kill();
+            server.WaitForExit();
+        }
+    }
+
+    private LoopDevice Loop(string name, int sector, bool direct) =>
+        new(_folder[name], "--sector-size", sector.ToString(), $"--direct-io={(direct ? "on" : "off")}");
+
+    /// <summary>Whole sectors of the largest kind, because a loop device has no others.</summary>
+    private static byte[] Padded(byte[] cow)
+    {
+        Array.Resize(ref cow, (cow.Length + Large - 1) & -Large);
+        return cow;
+    }
+}
