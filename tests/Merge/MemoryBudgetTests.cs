@@ -82,9 +82,13 @@ public sealed class MemoryBudgetTests
         Assert.True(budget.Taken.Peak > 7 * Sure, $"no more than {budget.Taken.Peak} were ever taken");
     }
 
-    [Fact]
-    public void A_merge_begins_and_ends_beside_one_that_holds_all_it_may_and_does_not_move()
+    public static TheoryData<int> Pages => [.. SimulatedPages.All];
+
+    [Theory]
+    [MemberData(nameof(Pages))]
+    public void A_merge_begins_and_ends_beside_one_that_holds_all_it_may_and_does_not_move(int page)
     {
+        SimulatedPages pages = new(page), others = new(page);
         // The first is held up in the middle of its writing, with every room it may have; the second has to make do with what it is sure of.
         MemoryBudget budget = new(9 * Sure, 2, 3 * Sure);
         Held held = new();
@@ -97,7 +101,7 @@ public sealed class MemoryBudgetTests
                 using MemoryShare share = budget.Join();
                 held.At = () => alone = share.Taken;
                 held.Behind = () => beside = Math.Max(beside, share.Taken);
-                Merge(share, held);
+                Merge(share, held, pages);
             }
             catch (Exception e)
             {
@@ -115,7 +119,7 @@ public sealed class MemoryBudgetTests
 
         long second = 0;
         MemoryShare late = budget.Join();
-        Merge(late, new Watcher(() => second = Math.Max(second, late.Taken)));
+        Merge(late, new Watcher(() => second = Math.Max(second, late.Taken)), others);
         Assert.InRange(second, 1, Math.Max(3 * Sure, (9 * Sure) - alone));
         // It stays, and has still something to do, when the first goes on: that one gives back until both are equal.
         held.Go.Set();
@@ -125,9 +129,40 @@ public sealed class MemoryBudgetTests
         Assert.InRange(beside, 1, (9 * Sure / 2) + (1 << 20));
         Assert.InRange(budget.Taken.Peak, 1, 9 * Sure);
         Assert.Equal(0, budget.Taken.Now);
+        // What it gave back is the system's: whole pages, however large they are.
+        Assert.InRange(pages.Discarded, alone - beside, long.MaxValue);
+        pages.Check();
+        others.Check();
     }
 
-    private static void Merge(MemoryShare share, IMergeObserver observer)
+    /// <summary>The daemon's `--memory 22M --merges 2`, and the smallest `--memory` there is, are enough on any page, also for a window of Android's usual scratch.</summary>
+    [Theory]
+    [MemberData(nameof(Pages))]
+    public void Least_memory_is_enough_on_pages_of_any_size(int page)
+    {
+        foreach (string name in new[] { "v2-gz-xor", "v3-lz4-64k-xor" })
+        {
+            foreach (int bytes in new[] { 8 << 20, 14 << 20 })
+            {
+                MergeCase merge = Faults.Golden(name) with { ArenaBytes = bytes, SystemPage = page };
+                SimDisk[] disks = merge.Disks();
+                SimulatedPages pages = new(page);
+                using Arena arena = new(bytes, pages);
+                using SimQueue queue = new(disks, arena, 32, 1, () => { });
+                using SimWorkers workers = new(new DecodeWorker(), 1);
+                using MergeEngine engine = MergeEngine.Open(SimMerge.Setup(merge, disks, arena, 1, queue, workers));
+                MemoryBudget budget = new(22 << 20, 2);
+                using MemoryShare share = budget.Join(), other = budget.Join();
+                // All that the other may have beside what this one is sure of.
+                Assert.True(other.TryTake((11 << 20) - 1));
+                engine.Run(share);
+                Assert.Equal(-1, disks[1].Cache.FirstDifference(merge.Target));
+                pages.Check();
+            }
+        }
+    }
+
+    private static void Merge(MemoryShare share, IMergeObserver observer, SimulatedPages pages)
     {
         const int blocks = 4096;
         byte[] old = new byte[blocks * 4096];
@@ -136,7 +171,7 @@ public sealed class MemoryBudgetTests
         for (uint i = 0; i < blocks / 2; i++) cow.Copy(i + (blocks / 2), i);
         MergeCase merge = new("shared", new Image(cow.Build()), new Image(old), new Image(NaiveMerger.Merge(cow, old))) { Options = new MergeOptions { VerifyFirst = false, CheckpointBytes = 1 << 20 } };
         SimDisk[] disks = merge.Disks();
-        using Arena arena = new(6 * Sure);
+        using Arena arena = new(6 * Sure, pages);
         using SimQueue queue = new(disks, arena, 32, 1, () => { });
         using SimWorkers workers = new(new DecodeWorker(), 1);
         using MergeEngine engine = MergeEngine.Open(SimMerge.Setup(merge, disks, arena, 1, queue, workers) with { Observer = observer });
