@@ -10,6 +10,9 @@ SYSTEMD ?= /etc/systemd/system
 TFM ?= net10.0
 ARCH ?= $(subst aarch64,arm64,$(subst x86_64,amd64,$(shell uname -m)))
 export TFM ARCH
+# The page size of the kernel in a virtual machine: `make guest-test ARCH=arm64 PAGES=16k`; the host's own program makes and inspects the COWs there.
+PAGES ?= 4k
+export PAGES
 # build.sh puts the program of another architecture into a folder of its own.
 OUTPUT = build$(if $(filter $(ARCH),$(subst aarch64,arm64,$(subst x86_64,amd64,$(shell uname -m)))),,/$(ARCH))
 
@@ -17,7 +20,7 @@ OUTPUT = build$(if $(filter $(ARCH),$(subst aarch64,arm64,$(subst x86_64,amd64,$
 SECONDS ?= 60
 SEED ?= 1
 
-.PHONY: build help test simulate fuzz guest-test boot-test demo lint bench reproducible install install-man install-completion install-initramfs-tools install-dracut install-systemd install-examples clean
+.PHONY: build host-build help test simulate fuzz guest-test boot-test demo lint bench reproducible install install-man install-completion install-initramfs-tools install-dracut install-systemd install-examples clean
 .NOTPARALLEL:
 
 build: ## compile build/snapuserd (the default)
@@ -32,10 +35,13 @@ test: build ## run every test and print how many passed
 simulate: ## crash merges in every way for SECONDS=60 from SEED=1; the last line counts; SABOTAGE=name|all breaks the engine first
 	@./build.sh simulate $(if $(SABOTAGE),sabotage $(SABOTAGE),all --seconds $(SECONDS) --seed $(SEED))
 
-guest-test: build ## tests in a virtual machine with a stock Debian kernel, power cuts included
+host-build: build
+	$(if $(filter build,$(OUTPUT)),,ARCH= ./build.sh build)
+
+guest-test: host-build ## tests in a virtual machine with a stock Debian kernel, power cuts included; ARCH=arm64, PAGES=16k
 	./tests/Guest/run.sh
 
-boot-test: build ## boots through an update in QEMU, with an initramfs that mkinitramfs makes; power cuts, rollback, bad cases
+boot-test: host-build ## boots through an update in QEMU, with an initramfs that mkinitramfs makes; power cuts, rollback, bad cases
 	./tests/Boot/run.sh
 
 demo: build ## two updates, one created here, each killed half-way and resumed

@@ -1,4 +1,5 @@
 # The example of a busybox init, as it stands: serves, switches the root, and the new root asks for the merge.
+# Self-contained: its ramdisk has nothing of this machine.
 . "$HERE/lib.sh"
 disks
 mkdir -p etc/snapuserd

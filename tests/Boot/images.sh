@@ -7,9 +7,9 @@ RANDOM=12
 mkdir -p old/files old/bin old/sbin old/dev old/proc old/sys old/run old/tmp old/root old/etc
 # systemd takes nothing for a root that has no os-release.
 echo ID=test >old/etc/os-release
-cp "$(command -v busybox)" old/bin/busybox
+cp "$GUEST_BUSYBOX" old/bin/busybox
 for applet in $(busybox --list); do [ -e "old/bin/$applet" ] || ln -s busybox "old/bin/$applet"; done
-cp "$SNAPUSERD" old/bin/snapuserd
+cp "$GUEST_SNAPUSERD" old/bin/snapuserd
 install -m 0755 "$HERE/root-init" old/sbin/init
 for number in 1 2 3 4 5 6 7 8; do head -c $((RANDOM * 16 + 300000)) </dev/urandom >"old/files/$number"; done
 cp -a old new

@@ -4,22 +4,23 @@
 #
 # A scenario is a file NAME.sh beside this one. It sees the variables of ../Guest/lib.sh, and finds old.img and new.img (two states of a root file
 # system), cow (what `create` made of them), and the archives initramfs.cpio, nbd.cpio and recovery.cpio in its folder.
-# SEED says when plugs are pulled; JOBS scenarios run at a time.
+# SEED says when plugs are pulled; JOBS scenarios run at a time. ARCH and PAGES say which machine (../Guest/target.sh). On another architecture than
+# this machine's, whose mkinitramfs and dracut cannot make what boots there, the scenarios with a ramdisk of their own run, and the others are skipped.
 set -euo pipefail
 HERE=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 ROOT=$(dirname "$(dirname "$HERE")")
-SNAPUSERD=$ROOT/build/snapuserd
 JOBS=${JOBS:-$(nproc)}
 cache=$ROOT/build/guest
-results=$ROOT/build/test-results/Boot
-# The results of an earlier run must not pass for those of this one.
-rm -rf "$results"
 
 "$ROOT/build.sh" boot-deps
-[ -x "$SNAPUSERD" ] || { echo "run.sh: there is no build/snapuserd; run make build" >&2; exit 1; }
-KERNEL=$("$ROOT/tests/Guest/fetch-kernel.sh" "$cache" linux-image-6.12-cloud-amd64)
+. "$ROOT/tests/Guest/target.sh"
+results=$ROOT/build/test-results/Boot$VARIANT
+# The results of an earlier run must not pass for those of this one.
+rm -rf "$results"
+KERNEL=$("$ROOT/tests/Guest/fetch-kernel.sh" "$cache" "$(kernel_package)" "$ARCH")
+NBD_KERNEL=$KERNEL
 # Debian 12's own kernel has no ublk_drv.
-NBD_KERNEL=$("$ROOT/tests/Guest/fetch-kernel.sh" "$cache" linux-image-cloud-amd64)
+[ "$FOREIGN" = yes ] || NBD_KERNEL=$("$ROOT/tests/Guest/fetch-kernel.sh" "$cache" "linux-image-cloud-$ARCH" "$ARCH")
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' INT TERM
@@ -32,18 +33,29 @@ if [ $# -eq 0 ]; then
         case $(basename "$file" .sh) in ublk | run | initramfs | images | lib) ;; *) set -- "$@" "$(basename "$file" .sh)" ;; esac
     done
 fi
+scenarios=()
+skipped=0
 for scenario in "$@"; do
     [ -e "$HERE/$scenario.sh" ] || { echo "run.sh: there is no scenario $scenario" >&2; exit 1; }
+    if [ "$FOREIGN" = yes ] && ! grep -q '^# Self-contained' "$HERE/$scenario.sh"; then
+        echo "skipped: $scenario: this machine cannot make its initramfs for $ARCH"
+        skipped=$((skipped + 1))
+    else
+        scenarios+=("$scenario")
+    fi
 done
-export ROOT SNAPUSERD KERNEL NBD_KERNEL HERE
+set -- "${scenarios[@]}"
+export ROOT KERNEL NBD_KERNEL HERE
 
 mkdir "$work/common"
 (cd "$work/common" && "$HERE/images.sh")
-"$HERE/initramfs.sh" "$KERNEL" "$work/common/initramfs.cpio" "$work/common/table"
-"$HERE/initramfs.sh" "$NBD_KERNEL" "$work/common/nbd.cpio" "$work/common/table"
+if [ "$FOREIGN" = no ]; then
+    "$HERE/initramfs.sh" "$KERNEL" "$work/common/initramfs.cpio" "$work/common/table"
+    "$HERE/initramfs.sh" "$NBD_KERNEL" "$work/common/nbd.cpio" "$work/common/table"
+fi
 INITRAMFS=$work/common/modules.cpio
 export INITRAMFS
-"$ROOT/tests/Guest/initramfs.sh" "$KERNEL" "$INITRAMFS" "$SNAPUSERD" virtio_pci virtio_blk ext4 ublk_drv dm-mod
+"$ROOT/tests/Guest/initramfs.sh" "$KERNEL" "$INITRAMFS" "$GUEST_SNAPUSERD" "$GUEST_BUSYBOX" virtio_pci virtio_blk ext4 ublk_drv dm-mod
 echo "the images, the update and the initramfs were made in $SECONDS s"
 
 # scenario NAME: runs one; its output goes to NAME.output, its end to NAME.end.
@@ -52,9 +64,9 @@ scenario() {
     mkdir "$work/$1"
     ln -s "$work/common"/* "$work/$1/"
     if (cd "$work/$1" && FOLDER=$work/$1 bash "$HERE/$1.sh") >"$work/$1.output" 2>&1; then status=passed; fi
-    rm -rf "${cache:?}/log/boot-$1"
-    mkdir -p "$cache/log/boot-$1"
-    cp "$work/$1.output" "$work/$1"/console* "$cache/log/boot-$1/" 2>/dev/null || true
+    rm -rf "${cache:?}/log/boot-$1$VARIANT"
+    mkdir -p "$cache/log/boot-$1$VARIANT"
+    cp "$work/$1.output" "$work/$1"/console* "$cache/log/boot-$1$VARIANT/" 2>/dev/null || true
     rm -rf "${work:?}/$1"
     echo "$status $((SECONDS - began))" >"$work/$1.end"
 }
@@ -74,16 +86,16 @@ for name in "$@"; do
         echo "passed: $name, $seconds s"
     else
         failed=$((failed + 1))
-        for console in "$cache/log/boot-$name"/console*; do
+        for console in "$cache/log/boot-$name$VARIANT"/console*; do
             echo "$console:"
             tail -n 25 "$console" || true
         done
-        echo "FAILED: $name, $seconds s; see build/guest/log/boot-$name"
+        echo "FAILED: $name, $seconds s; see build/guest/log/boot-$name$VARIANT"
     fi
 done
 # In the words of the other test results, so that tests/sum.sh adds them up.
 mkdir -p "$results"
-echo "<Counters total=\"$((passed + failed))\" executed=\"$((passed + failed))\" passed=\"$passed\" failed=\"$failed\" />" >"$results/Boot.trx"
+echo "<Counters total=\"$((passed + failed + skipped))\" executed=\"$((passed + failed))\" passed=\"$passed\" failed=\"$failed\" />" >"$results/Boot$VARIANT.trx"
 echo "all of it took $SECONDS s"
-echo "$passed passed, $failed failed"
+echo "$passed passed, $failed failed$([ "$skipped" -eq 0 ] || echo ", $skipped skipped")"
 [ "$failed" -eq 0 ]

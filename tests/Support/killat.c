@@ -1,5 +1,5 @@
 /*
- * killat [all:|signal=N:|hold:]K[@CALL][,PID...] PROGRAM ARGUMENT...: runs PROGRAM and sends it SIGKILL at the entry of the K-th system call of its main thread, counted
+ * killat [all:|changes:|signal=N:|hold:]K[@CALL][,PID...] PROGRAM ARGUMENT...: runs PROGRAM and sends it SIGKILL at the entry of the K-th system call of its main thread, counted
  * from the first call behind execve on; the call is not made. The main thread is the one that makes every call which changes anything: the others
  * decompress. Opening a file is not counted, nor is asking the kernel about block devices, which changes nothing, so that a kill there is a kill
  * at the next call. Nor is waiting for another thread (futex, sched_yield, and the read of its wake-up), which comes as often as chance will have it.
@@ -8,6 +8,8 @@
  *
  * With "all:" the calls of all threads are counted, whatever they are, in the order in which they come; only the questions about block devices are left out.
  * Which call is the K-th then depends on how the threads happen to run. With "@CALL" only calls of that number are counted, of the main thread.
+ *
+ * With "changes:" only those calls of the main thread are counted that can change a file, or make a change durable.
  *
  * With "signal=N:" the main thread gets signal N instead: its handler runs when that call ends, before the program sees the result. With "hold:" the program stands still at that call, "held" is written to standard error, and it
  * goes on when standard input ends.
@@ -77,11 +79,23 @@ static int repeats_in_every_run(const struct ptrace_syscall_info *call)
     return nr != SYS_openat && nr != SYS_futex && nr != SYS_sched_yield && nr != SYS_read;
 }
 
+static int can_change(long nr)
+{
+    static const long calls[] = {
+        SYS_write, SYS_pwrite64, SYS_pwritev, SYS_pwritev2, SYS_fsync, SYS_fdatasync, SYS_sync_file_range, SYS_fallocate, SYS_ftruncate,
+        SYS_renameat2, SYS_linkat, SYS_unlinkat, SYS_io_uring_enter,
+    };
+    for (unsigned i = 0; i < sizeof calls / sizeof *calls; i++)
+        if (nr == calls[i]) return 1;
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     char *rest = argc > 2 ? argv[1] : "";
-    int all = strncmp(rest, "all:", 4) == 0, holds = strncmp(rest, "hold:", 5) == 0, sends = 0;
+    int all = strncmp(rest, "all:", 4) == 0, holds = strncmp(rest, "hold:", 5) == 0, changes = strncmp(rest, "changes:", 8) == 0, sends = 0;
     if (all) rest += 4;
+    if (changes) rest += 8;
     if (holds) rest += 5;
     if (strncmp(rest, "signal=", 7) == 0) {
         sends = strtol(rest + 7, &rest, 10);
@@ -90,7 +104,7 @@ int main(int argc, char **argv)
     long k = *rest >= '0' && *rest <= '9' ? strtol(rest, &rest, 10) : -1, only = -1, seen = 0;
     if (*rest == '@') only = strtol(rest + 1, &rest, 10);
     if (k < 0 || (*rest != 0 && *rest != ',')) {
-        fprintf(stderr, "usage: killat [all:|signal=N:|hold:]K[@CALL][,PID...] PROGRAM ARGUMENT...\n");
+        fprintf(stderr, "usage: killat [all:|changes:|signal=N:|hold:]K[@CALL][,PID...] PROGRAM ARGUMENT...\n");
         return 64;
     }
     pid_t child = fork();
@@ -126,6 +140,7 @@ int main(int argc, char **argv)
             if (known && info.op == PTRACE_SYSCALL_INFO_EXIT) note_lookup(thread, &info);
             if (known && info.op == PTRACE_SYSCALL_INFO_ENTRY) {
                 int counts = !is_lookup(thread, &info) && (all || (thread == child && (only < 0 ? repeats_in_every_run(&info) : (long)info.entry.nr == only)));
+                if (changes && !can_change((long)info.entry.nr)) counts = 0;
                 if (counts && ++seen == k) {
                     if (sends > 0) {
                         syscall(SYS_tgkill, child, child, sends);
