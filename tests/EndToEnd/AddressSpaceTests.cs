@@ -8,9 +8,10 @@ using Xunit;
 namespace Snapuserd.Tests.EndToEnd;
 
 /// <summary>
-/// Address spaces that a runtime with its own settings does not start in: twice the machine's memory and up to 256 GiB are more than a sandbox or a kernel with 36 or 39 bits may give
-/// (src/Cli/Cli.csproj). On this machine's architecture a filter refuses every mapping beyond a size. The emulator of another architecture has a smaller space to give. A limit of
-/// RLIMIT_AS would be no test: the runtime asks for it and takes less.
+/// Address spaces that a runtime with its own settings does not start in: twice the machine's memory and up to 256 GiB are more than a
+/// sandbox or a kernel with 36 or 39 bits may give (src/Cli/Cli.csproj). On this machine's architecture a filter refuses every mapping
+/// beyond a size. The emulator of another architecture has a smaller space to give. A limit of RLIMIT_AS would be no test: the runtime
+/// asks for it and takes less.
 /// </summary>
 public sealed class AddressSpaceTests
 {
@@ -66,7 +67,8 @@ public sealed class AddressSpaceTests
         File.WriteAllBytes(folder["cow"], Golden.Cow(Vector));
         File.WriteAllBytes(folder["base"], Golden.Old);
         File.WriteAllBytes(folder["new"], Golden.New);
-        IEnumerable<string> arguments = words.Split(' ').Select(word => word is "COW" or "BASE" or "NEW" or "OUTPUT" ? folder[word.ToLowerInvariant()] : word);
+        IEnumerable<string> arguments = words.Split(' ')
+            .Select(word => word is "COW" or "BASE" or "NEW" or "OUTPUT" ? folder[word.ToLowerInvariant()] : word);
         // qemu-user takes this for its option -R, wherever it is started.
         if (IsEmulated) return Binary.RunProgram(Binary.Path, arguments, new Dictionary<string, string> { ["QEMU_RESERVED_VA"] = space });
         return Binary.RunProgram(CProgram.Compile("Support", "refuse"), ["map", space, Binary.Path, .. arguments]);

@@ -5,8 +5,8 @@ using Snapuserd.Interop;
 namespace Snapuserd.Block;
 
 /// <summary>
-/// A file system that the kernel has only one of, reached where it is mounted, or else by a mount of our own that is in no tree (fsopen and fsmount, Linux 5.2):
-/// a ramdisk need not mount /sys, and /dev may be something else in a container.
+/// A file system that the kernel has only one of, reached where it is mounted, or else by a mount of our own that is in no tree (fsopen
+/// and fsmount, Linux 5.2): a ramdisk need not mount /sys, and /dev may be something else in a container.
 /// </summary>
 internal sealed class KernelTree
 {
@@ -33,8 +33,8 @@ internal sealed class KernelTree
     internal int Folder => (int)Found;
 
     /// <summary>
-    /// Descriptor or errno, and above it <see cref="Genuine"/>: in one word, because several threads may look for it at once, and what one of them finds must not
-    /// be joined to what another is still trying.
+    /// Descriptor or errno, and above it <see cref="Genuine"/>: in one word, because several threads may look for it at once, and what
+    /// one of them finds must not be joined to what another is still trying.
     /// </summary>
     private long Found
     {

@@ -7,9 +7,9 @@ namespace Snapuserd.Tests.Block.MemoryOrder;
 /// <summary>
 /// Runs a <see cref="MemoryProgram"/> in every way that the memory model allows, and reports a bad end if there is one.
 /// <para>
-/// The model is the weaker of what .NET promises (dotnet/runtime, docs/design/specs/Memory-model.md) and of what ARMv8 does. Memory is one array: a store
-/// becomes visible to all threads at once (multi-copy atomic). Each step runs any instruction of any thread that no earlier instruction of
-/// its own thread holds back. These hold one back:
+/// The model is the weaker of what .NET promises (dotnet/runtime, docs/design/specs/Memory-model.md) and of what ARMv8 does. Memory is
+/// one array: a store becomes visible to all threads at once (multi-copy atomic). Each step runs any instruction of any thread that no
+/// earlier instruction of its own thread holds back. These hold one back:
 /// </para>
 /// <list type="bullet">
 /// <item>acquire: nothing after it runs before it; release: it runs after everything before it; a full fence or update: both;</item>
@@ -19,8 +19,8 @@ namespace Snapuserd.Tests.Block.MemoryOrder;
 /// <item>a branch: stores and updates wait for its decision, because nothing speculates them. Loads do not wait.</item>
 /// </list>
 /// <para>
-/// Not modelled: two loads of one location made one by a compiler, a load that runs ahead of an address that is not known yet, and loads that take the
-/// value of an update that has not run. Programs are straight on, so loops are written out as often as they can run.
+/// Not modelled: two loads of one location made one by a compiler, a load that runs ahead of an address that is not known yet, and loads
+/// that take the value of an update that has not run. Programs are straight on, so loops are written out as often as they can run.
 /// </para>
 /// </summary>
 internal sealed class Explorer
@@ -169,12 +169,14 @@ internal sealed class Explorer
     private bool MayMeet(State state, Instruction earlier, Instruction later)
     {
         int place = later.PlaceIn(state.Registers);
-        if (earlier.Selector == null || (IsKnown(state, earlier.Selector) && state.Registers.Has(earlier.Selector))) return earlier.PlaceIn(state.Registers) == place;
+        bool known = earlier.Selector == null || (IsKnown(state, earlier.Selector) && state.Registers.Has(earlier.Selector));
+        if (known) return earlier.PlaceIn(state.Registers) == place;
         return Array.Exists(earlier.Places, candidate => candidate.Index == place);
     }
 
     private static bool IsWithin(Instruction later, Instruction earlier) =>
-        earlier.Guards.Length <= later.Guards.Length && earlier.Guards.AsSpan().SequenceEqual(later.Guards.AsSpan(0, earlier.Guards.Length));
+        earlier.Guards.Length <= later.Guards.Length
+        && earlier.Guards.AsSpan().SequenceEqual(later.Guards.AsSpan(0, earlier.Guards.Length));
 
     private string Run(State state, int t, int i, int? forwarded)
     {
@@ -185,6 +187,7 @@ internal sealed class Explorer
         int place = instruction.PlaceIn(state.Registers), before = forwarded ?? state.Memory[place];
         if (instruction.Output != null) state.Values[instruction.Output.Index] = before;
         if (instruction.NewValue != null) state.Memory[place] = instruction.NewValue(before, state.Registers);
-        return $"{step} {_program.LocationNames[place]}: {before}{(instruction.NewValue != null ? $" -> {state.Memory[place]}" : forwarded != null ? " (its own store)" : "")}";
+        string effect = instruction.NewValue != null ? $" -> {state.Memory[place]}" : forwarded != null ? " (its own store)" : "";
+        return $"{step} {_program.LocationNames[place]}: {before}{effect}";
     }
 }

@@ -10,7 +10,9 @@ internal enum Order
     /// <summary>An ordinary access: only dependencies and accesses of the same location hold it in place.</summary>
     Plain,
 
-    /// <summary>A load before everything after it, as Volatile.Read promises: LDAPR. An earlier store with release may still come after it.</summary>
+    /// <summary>
+    /// A load before everything after it, as Volatile.Read promises: LDAPR. An earlier store with release may still come after it.
+    /// </summary>
     Acquire,
 
     /// <summary>A load like that which also stays after every earlier store with release, as C's seq_cst promises: LDAR.</summary>
@@ -29,7 +31,9 @@ internal sealed record Location(int Index, string Name);
 /// <summary>What an instruction leaves to later ones of its thread, and to the check at the end.</summary>
 internal sealed record Register(int Index, string Name);
 
-/// <summary>The values of all registers at a moment; <see cref="None"/> for those of instructions that were skipped or have not run.</summary>
+/// <summary>
+/// The values of all registers at a moment; <see cref="None"/> for those of instructions that were skipped or have not run.
+/// </summary>
 internal readonly struct Registers(int[] values)
 {
     /// <summary>No value.</summary>
@@ -73,7 +77,7 @@ internal sealed class Instruction
     /// <summary>An update that waits until the value is one of these: a system call that blocks.</summary>
     internal Func<int, bool>? Until { get; init; }
 
-    internal bool IsAcquire => Kind == InstructionKind.Update ? Order is Order.Acquire or Order.Full : Order is Order.Acquire or Order.AcquireAfterRelease;
+    internal bool IsAcquire => Kind != InstructionKind.Store && Order is Order.Acquire or Order.AcquireAfterRelease or Order.Full;
 
     internal bool IsRelease => Kind != InstructionKind.Load && Order is Order.Release or Order.Full;
 
@@ -100,14 +104,30 @@ internal sealed class ThreadProgram
     internal Register Load(Location[] places, Register? selector, Order order = Order.Plain)
     {
         Register output = _program.NewRegister($"{Name}.{places[0].Name}");
-        Add(new Instruction { Kind = InstructionKind.Load, Order = order, Guards = Guards, Places = places, Selector = selector, Output = output });
+        Add(new Instruction
+        {
+            Kind = InstructionKind.Load,
+            Order = order,
+            Guards = Guards,
+            Places = places,
+            Selector = selector,
+            Output = output,
+        });
         return output;
     }
 
     internal void Store(Location to, int value, Order order = Order.Plain) => Store(to, _ => value, [], order);
 
     internal void Store(Location to, Func<Registers, int> value, Register[] inputs, Order order = Order.Plain) =>
-        Add(new Instruction { Kind = InstructionKind.Store, Order = order, Guards = Guards, Places = [to], NewValue = (_, r) => value(r), Inputs = inputs });
+        Add(new Instruction
+        {
+            Kind = InstructionKind.Store,
+            Order = order,
+            Guards = Guards,
+            Places = [to],
+            NewValue = (_, r) => value(r),
+            Inputs = inputs,
+        });
 
     /// <summary>Reads and writes in one step, as Interlocked does; returns what was there before.</summary>
     internal Register Update(Location at, Func<int, int> change, Order order) => Update([at], null, change, order);
@@ -129,7 +149,9 @@ internal sealed class ThreadProgram
         return output;
     }
 
-    /// <summary>Sleeps until the location is not 0, and makes it 0: a read of an eventfd. The kernel's own order is not counted on.</summary>
+    /// <summary>
+    /// Sleeps until the location is not 0, and makes it 0: a read of an eventfd. The kernel's own order is not counted on.
+    /// </summary>
     internal Register Sleep(Location eventfd) => Update([eventfd], null, _ => 0, Order.Plain, value => value != 0);
 
     /// <summary>Adds 1 to an eventfd.</summary>
@@ -143,7 +165,9 @@ internal sealed class ThreadProgram
 
     internal void Fence() => Add(new Instruction { Kind = InstructionKind.Fence, Order = Order.Full, Guards = Guards });
 
-    /// <summary>What follows until the result is disposed of runs only if <paramref name="holds"/>. Loads may run ahead of the decision.</summary>
+    /// <summary>
+    /// What follows until the result is disposed of runs only if <paramref name="holds"/>. Loads may run ahead of the decision.
+    /// </summary>
     internal IDisposable When(Func<Registers, bool> holds, params Register[] inputs)
     {
         _guards.Push(new Guard(holds, inputs));

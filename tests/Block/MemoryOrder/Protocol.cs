@@ -26,7 +26,8 @@ internal sealed class Barriers(string? removed = null)
 }
 
 /// <summary>
-/// A member of the source that a model stands for. Its text has to match the patterns in this order; so a change there has to be made in the model, too.
+/// A member of the source that a model stands for. Its text has to match the patterns in this order; so a change there has to be made in
+/// the model, too.
 /// </summary>
 /// <param name="File">Path from the root.</param>
 /// <param name="Member">How the member begins, up to its body.</param>
@@ -47,7 +48,8 @@ internal sealed record Protocol
     internal Dictionary<string, string> NotNeeded { get; init; } = [];
 
     /// <summary>
-    /// Fields that all of this depends on: file, name, and the places where it may be used without Volatile or Interlocked, each a pattern of a line.
+    /// Fields that all of this depends on: file, name, and the places where it may be used without Volatile or Interlocked, each a
+    /// pattern of a line.
     /// </summary>
     internal (string File, string Field, string[] PlainUses)[] Fields { get; init; } = [];
 

@@ -9,8 +9,9 @@ using Xunit;
 namespace Snapuserd.Tests.Block.MemoryOrder;
 
 /// <summary>
-/// The protocols without a lock hold under every order that the memory model allows, and each of their barriers is needed or says why it is there; docs/memory-order.md lists
-/// them. Stress would prove nothing here: an x86 machine orders more than arm64, also where it emulates one.
+/// The protocols without a lock hold under every order that the memory model allows, and each of their barriers is needed or says why it
+/// is there; docs/memory-order.md lists them. Stress would prove nothing here: an x86 machine orders more than arm64, also where it
+/// emulates one.
 /// </summary>
 public sealed class ProtocolTests
 {
@@ -105,7 +106,8 @@ public sealed class ProtocolTests
                 string rest = Regex.Replace(code, $@"(Volatile|Interlocked)\.\w+\(ref \*?{field}\b", "");
                 uses += code == rest ? 0 : 1;
                 if (!Regex.IsMatch(rest, $@"\b{field}\b")) continue;
-                Assert.True(Array.Exists(plainUses, plain => Regex.IsMatch(code, plain)), $"{file} uses {field} without a barrier: {line.Trim()}");
+                bool known = Array.Exists(plainUses, plain => Regex.IsMatch(code, plain));
+                Assert.True(known, $"{file} uses {field} without a barrier: {line.Trim()}");
             }
             Assert.True(uses >= 1, $"{file} has {uses} uses of {field} with a barrier: is that still its name?");
         }
@@ -115,14 +117,17 @@ public sealed class ProtocolTests
     public void The_document_names_every_protocol_and_every_file_that_has_a_barrier()
     {
         foreach (Protocol protocol in Protocols.All)
-            foreach (string barrier in BarriersOf(protocol).Append(protocol.Name)) Assert.Contains(barrier, s_document);
-        string[] files = [.. new[] { "src", "interop" }.SelectMany(folder => Directory.EnumerateFiles(Path.Combine(Binary.Root, folder), "*", SearchOption.AllDirectories))
+            foreach (string name in BarriersOf(protocol).Append(protocol.Name)) Assert.Contains(name, s_document);
+        const string barrier = @"\b(Volatile\.|Interlocked\.|MemoryBarrier|ThreadStatic|atomic_|volatile (?!char)\w+ \w+)";
+        string[] files = [.. new[] { "src", "interop" }
+            .SelectMany(folder => Directory.EnumerateFiles(Path.Combine(Binary.Root, folder), "*", SearchOption.AllDirectories))
             .Where(file => file.EndsWith(".cs", StringComparison.Ordinal) || file.EndsWith(".c", StringComparison.Ordinal))
             .Where(file => !file.Contains("/obj/", StringComparison.Ordinal) && !file.Contains("/bin/", StringComparison.Ordinal))
-            .Where(file => Regex.IsMatch(File.ReadAllText(file), @"\b(Volatile\.|Interlocked\.|MemoryBarrier|ThreadStatic|atomic_|volatile (?!char)\w+ \w+)"))
+            .Where(file => Regex.IsMatch(File.ReadAllText(file), barrier))
             .Select(file => Path.GetFileName(file))];
         Assert.True(files.Length > 20, $"only {files.Length} files: the pattern finds nothing any more");
-        foreach (string file in files) Assert.True(s_document.Contains(file, StringComparison.Ordinal), $"docs/memory-order.md does not name {file}");
+        foreach (string file in files)
+            Assert.True(s_document.Contains(file, StringComparison.Ordinal), $"docs/memory-order.md does not name {file}");
     }
 
     /// <summary>The text from where the member begins to the end of its body.</summary>
@@ -131,7 +136,8 @@ public sealed class ProtocolTests
         string text = File.ReadAllText(Path.Combine(Binary.Root, source.File));
         int start = text.IndexOf(source.Member, StringComparison.Ordinal);
         Assert.True(start >= 0, $"{source.File} has no {source.Member}");
-        Assert.True(text.IndexOf(source.Member, start + 1, StringComparison.Ordinal) < 0, $"{source.File} has {source.Member} more than once");
+        bool once = text.IndexOf(source.Member, start + 1, StringComparison.Ordinal) < 0;
+        Assert.True(once, $"{source.File} has {source.Member} more than once");
         int depth = 0;
         for (int i = start; i < text.Length; i++)
         {

@@ -7,12 +7,23 @@ namespace Snapuserd.Tests.Block.MemoryOrder;
 /// <summary>Every protocol of docs/memory-order.md, as a model. Names of barriers are those of the document's table.</summary>
 internal static class Protocols
 {
-    private const string Gate = "src/Merge/ReaderGate.cs", Wake = "src/Block/WakeUp.cs", RingFile = "interop/IoUring/Ring.cs", Signals = "interop/Entry/signals.c";
-    private const string Control = "src/Daemon/ControlServer.cs", Nbd = "src/Serve/Nbd/NbdServer.cs", Session = "src/Serve/Nbd/NbdSession.cs";
-    private const string Set = "src/Daemon/SnapshotSet.cs", DmUser = "src/Serve/DmUser/DmUserServer.cs", DmWorker = "src/Serve/DmUser/DmUserWorker.cs";
+    private const string Gate = "src/Merge/ReaderGate.cs";
+    private const string Wake = "src/Block/WakeUp.cs";
+    private const string RingFile = "interop/IoUring/Ring.cs";
+    private const string Signals = "interop/Entry/signals.c";
+    private const string Control = "src/Daemon/ControlServer.cs";
+    private const string Nbd = "src/Serve/Nbd/NbdServer.cs";
+    private const string Session = "src/Serve/Nbd/NbdSession.cs";
+    private const string Set = "src/Daemon/SnapshotSet.cs";
+    private const string DmUser = "src/Serve/DmUser/DmUserServer.cs";
+    private const string DmWorker = "src/Serve/DmUser/DmUserWorker.cs";
+    private const string Tree = "src/Block/Identity/KernelTree.cs";
 
-    private const string SeenTwice = "what follows is a full fence or depends on the value; Volatile keeps the compiler from reading once for two reads";
-    private const string OnlyDecides = "the value only decides whether a store is made, and nothing speculates stores; Volatile keeps the compiler from not reading again";
+    private const string SeenTwice =
+        "what follows is a full fence or depends on the value; Volatile keeps the compiler from reading once for two reads";
+
+    private const string OnlyDecides =
+        "the value only decides whether a store is made, and nothing speculates stores; Volatile keeps the compiler from not reading again";
 
     internal static IReadOnlyList<Protocol> All { get; } =
     [
@@ -23,7 +34,9 @@ internal static class Protocols
             Sources =
             [
                 new(Gate, "internal void Publish(", @"Volatile\.Write\(ref _homes,", @"Interlocked\.Increment\(ref _epoch\)"),
-                new(Gate, "public int Enter(", @"Volatile\.Read\(ref _epoch\)", @"Interlocked\.Increment\(ref _inside\[Place\(epoch\)\]\)", @"Volatile\.Read\(ref _epoch\) == epoch", @"Leave\(epoch\)"),
+                new(Gate, "public int Enter(",
+                    @"Volatile\.Read\(ref _epoch\)", @"Interlocked\.Increment\(ref _inside\[Place\(epoch\)\]\)",
+                    @"Volatile\.Read\(ref _epoch\) == epoch", @"Leave\(epoch\)"),
                 new(Gate, "public OpHomes Homes", @"Volatile\.Read\(ref _homes\)"),
                 new(Gate, "public bool IsDone", @"Volatile\.Read\(ref _inside\[Place\(_epoch - 1\)\]\) == 0"),
                 new(Gate, "public void Leave(", @"Interlocked\.Decrement\(ref _inside\[Place\(pass\)\]\) == 0"),
@@ -50,7 +63,9 @@ internal static class Protocols
             Sources =
             [
                 new(Gate, "internal void Publish(", @"Interlocked\.Increment\(ref _epoch\)"),
-                new(Gate, "public void Leave(", @"Interlocked\.Decrement\(ref _inside\[Place\(pass\)\]\) == 0", @"Volatile\.Read\(ref _epoch\) != pass", @"Signal\(\)"),
+                new(Gate, "public void Leave(",
+                    @"Interlocked\.Decrement\(ref _inside\[Place\(pass\)\]\) == 0", @"Volatile\.Read\(ref _epoch\) != pass",
+                    @"Signal\(\)"),
             ],
             NotNeeded = new()
             {
@@ -78,7 +93,8 @@ internal static class Protocols
             Sources =
             [
                 new(RingFile, "public uint Pending", @"Volatile\.Read\(ref \*_sqHead\)"),
-                new(RingFile, "public int Enter(uint submit, uint complete)", @"Volatile\.Write\(ref \*_sqTail, _prepared\)", @"_kernel\.Enter\("),
+                new(RingFile, "public int Enter(uint submit, uint complete)",
+                    @"Volatile\.Write\(ref \*_sqTail, _prepared\)", @"_kernel\.Enter\("),
                 new(RingFile, "private byte* Claim(", @"Pending >= Capacity\) return null"),
             ],
             NotNeeded = new() { ["Pending: read of the head"] = OnlyDecides },
@@ -95,7 +111,9 @@ internal static class Protocols
             Make = RingCompletions,
             Sources =
             [
-                new(RingFile, "public bool TryReap(", @"head == Volatile\.Read\(ref \*_cqTail\)", @"completion = _cqes\[head & _cqMask\]", @"Volatile\.Write\(ref \*_cqHead, head \+ 1\)"),
+                new(RingFile, "public bool TryReap(",
+                    @"head == Volatile\.Read\(ref \*_cqTail\)", @"completion = _cqes\[head & _cqMask\]",
+                    @"Volatile\.Write\(ref \*_cqHead, head \+ 1\)"),
                 new(RingFile, "public uint Ready", @"Volatile\.Read\(ref \*_cqTail\)"),
             ],
             Fields =
@@ -115,7 +133,10 @@ internal static class Protocols
                 new("interop/Entry/EndSignals.cs", "public static bool HaveCome", @"Volatile\.Read\(ref \*snapuserd_stopped\(\)\)"),
                 new("src/Block/StopFlag.cs", "public bool Requested", @"Volatile\.Read\(ref _requested\)"),
             ],
-            NotNeeded = new() { ["HaveCome: read"] = "WakeUp.Taken, before it, is a full fence; Volatile keeps a loop that only asks from asking once" },
+            NotNeeded = new()
+            {
+                ["HaveCome: read"] = "WakeUp.Taken, before it, is a full fence; Volatile keeps a loop that only asks from asking once",
+            },
         },
         new Protocol
         {
@@ -123,7 +144,9 @@ internal static class Protocols
             Make = SignalBell,
             Sources =
             [
-                new(Signals, "static void on_stop(", @"atomic_fetch_add\(&handlers_running, 1\)", @"atomic_load\(&bell_to_ring\)", @"write\(bell", @"atomic_fetch_sub\(&handlers_running, 1\)"),
+                new(Signals, "static void on_stop(",
+                    @"atomic_fetch_add\(&handlers_running, 1\)", @"atomic_load\(&bell_to_ring\)", @"write\(bell",
+                    @"atomic_fetch_sub\(&handlers_running, 1\)"),
                 new(Signals, "int snapuserd_listen(int bell)\n", @"atomic_store\(&bell_to_ring, bell\)", @"wait_for_handlers\(\)"),
                 new(Signals, "static void wait_for_handlers(", @"atomic_load\(&handlers_running\) != 0"),
             ],
@@ -134,8 +157,10 @@ internal static class Protocols
             Make = SignalChild,
             Sources =
             [
-                new(Signals, "static void on_stop(", @"atomic_store\(&stopped, 1\)", @"atomic_load\(&child_to_end\)", @"kill\(child, SIGTERM\)"),
-                new(Signals, "void snapuserd_forward(int child)\n", @"atomic_store\(&child_to_end, child\)", @"atomic_load\(&stopped\)", @"kill\(child, SIGTERM\)"),
+                new(Signals, "static void on_stop(",
+                    @"atomic_store\(&stopped, 1\)", @"atomic_load\(&child_to_end\)", @"kill\(child, SIGTERM\)"),
+                new(Signals, "void snapuserd_forward(int child)\n",
+                    @"atomic_store\(&child_to_end, child\)", @"atomic_load\(&stopped\)", @"kill\(child, SIGTERM\)"),
             ],
         },
         new Protocol
@@ -145,7 +170,9 @@ internal static class Protocols
             Sources =
             [
                 new(Control, "public void Ring(", @"Interlocked\.Exchange\(ref _rung, 1\) != 0\) return", @"Libc\.Write\(_bell"),
-                new(Control, "private void Serve(", @"while \(true\)", @"Interlocked\.Exchange\(ref _rung, 0\)", @"Volatile\.Read\(ref _stop\)", @"Tick\(\)", @"Libc\.Poll\(", @"Silence\(\)"),
+                new(Control, "private void Serve(",
+                    @"while \(true\)", @"Interlocked\.Exchange\(ref _rung, 0\)", @"Volatile\.Read\(ref _stop\)", @"Tick\(\)",
+                    @"Libc\.Poll\(", @"Silence\(\)"),
             ],
             Fields = [(Control, "_rung", []), (Control, "_stop", []), (Control, "_accepting", [])],
         },
@@ -155,7 +182,8 @@ internal static class Protocols
             Make = NbdWatch,
             Sources =
             [
-                new(Nbd, "private void Accept(", @"Volatile\.Write\(ref _watching, 0\)", @"CheckTimes\(\)", @"Volatile\.Write\(ref _watching, 1\)", @"Libc\.Poll\("),
+                new(Nbd, "private void Accept(",
+                    @"Volatile\.Write\(ref _watching, 0\)", @"CheckTimes\(\)", @"Volatile\.Write\(ref _watching, 1\)", @"Libc\.Poll\("),
                 new(Nbd, "internal void Watch(", @"Interlocked\.Exchange\(ref _watching, 1\) == 0\) Ring\(_bell\)"),
                 new(Session, "public void CheckTime(", @"TryEnter\(\)", @"lock \(_gate\)", @"_owes"),
                 new(Session, "private bool TryEnter(", @"lock \(_gate\)"),
@@ -181,7 +209,10 @@ internal static class Protocols
                 new(Control, "public string? Trouble", @"Volatile\.Read\(ref _trouble\)"),
                 new("src/Block/WorkQueue.cs", "public Exception? FirstCrash", @"Volatile\.Read\(ref _firstCrash\)"),
             ],
-            NotNeeded = new() { ["read of the reference"] = "what is read through a reference comes after it (an address dependency, which .NET promises)" },
+            NotNeeded = new()
+            {
+                ["read of the reference"] = "what is read through a reference comes after it (an address dependency, which .NET promises)",
+            },
         },
         new Protocol
         {
@@ -189,7 +220,9 @@ internal static class Protocols
             Make = ServeAll,
             Sources =
             [
-                new(Set, "public string? ServeAll(", @"Interlocked\.CompareExchange\(ref failed,", @"Interlocked\.Decrement\(ref left\)", @"Signal\(\)", @"Volatile\.Read\(ref left\) > 0", @"Volatile\.Read\(ref failed\)"),
+                new(Set, "public string? ServeAll(",
+                    @"Interlocked\.CompareExchange\(ref failed,", @"Interlocked\.Decrement\(ref left\)", @"Signal\(\)",
+                    @"Volatile\.Read\(ref left\) > 0", @"Volatile\.Read\(ref failed\)"),
             ],
         },
         new Protocol
@@ -198,14 +231,16 @@ internal static class Protocols
             Make = KernelFolder,
             Sources =
             [
-                new("src/Block/Identity/KernelTree.cs", "private long Found", @"Volatile\.Read\(ref _found\)", @"OpenFolder\(out bool isGenuine\)", @"Interlocked\.CompareExchange\(ref _found, opened, Unknown\)"),
+                new(Tree, "private long Found",
+                    @"Volatile\.Read\(ref _found\)", @"OpenFolder\(out bool isGenuine\)",
+                    @"Interlocked\.CompareExchange\(ref _found, opened, Unknown\)"),
             ],
             NotNeeded = new()
             {
                 ["Found: read"] = "the word is all there is to read; Volatile keeps the compiler from reading again what was compared",
                 ["Found: exchange"] = "the word is all there is to write; only that the first one wins matters",
             },
-            Fields = [("src/Block/Identity/KernelTree.cs", "_found", [])],
+            Fields = [(Tree, "_found", [])],
         },
         new Protocol
         {
@@ -213,7 +248,8 @@ internal static class Protocols
             Make = DmUserStop,
             Sources =
             [
-                new(DmUser, "public void Stop(", @"_stop\.Request\(\)", @"do ChannelSignal\.Send\(worker\.ThreadId\);", @"while \(!worker\.Join\(SignalAgain\)\)"),
+                new(DmUser, "public void Stop(",
+                    @"_stop\.Request\(\)", @"do ChannelSignal\.Send\(worker\.ThreadId\);", @"while \(!worker\.Join\(SignalAgain\)\)"),
                 new(DmWorker, "public int ThreadId", @"Volatile\.Read\(ref _threadId\)"),
                 new(DmWorker, "private void Run(", @"Volatile\.Write\(ref _threadId, Libc\.GetTid\(\)\)"),
             ],
@@ -221,8 +257,8 @@ internal static class Protocols
     ];
 
     /// <summary>
-    /// Two publications: home 0 moves to 1 and then to 2. Each home is made before it is published and destroyed when <c>IsDone</c> says so. One reader, which
-    /// has to try three times at the most.
+    /// Two publications: home 0 moves to 1 and then to 2. Each home is made before it is published and destroyed when <c>IsDone</c> says
+    /// so. One reader, which has to try three times at the most.
     /// </summary>
     private static MemoryProgram GateHomes(Barriers b)
     {
@@ -296,7 +332,8 @@ internal static class Protocols
     }
 
     /// <summary>
-    /// Two threads leave something to look at and signal; the queue's thread sleeps in the eventfd's read, takes the signal and looks. It must have seen both in the end, awake or asleep.
+    /// Two threads leave something to look at and signal; the queue's thread sleeps in the eventfd's read, takes the signal and looks. It
+    /// must have seen both in the end, awake or asleep.
     /// <paramref name="takenByStore"/>: what if Taken were a Volatile.Write.
     /// </summary>
     internal static MemoryProgram WakeUps(Barriers b, bool takenByStore = false)
@@ -327,8 +364,9 @@ internal static class Protocols
     }
 
     /// <summary>
-    /// One place for requests, used twice. The kernel's side as linux/io_uring has it: smp_load_acquire of the tail, smp_store_release of the head. On a thread of its own,
-    /// as with IORING_SETUP_SQPOLL: without that it reads the tail within io_uring_enter, and needs less.
+    /// One place for requests, used twice. The kernel's side as linux/io_uring has it: smp_load_acquire of the tail, smp_store_release of
+    /// the head. On a thread of its own, as with IORING_SETUP_SQPOLL: without that it reads the tail within io_uring_enter, and needs
+    /// less.
     /// </summary>
     private static MemoryProgram RingRequests(Barriers b)
     {
@@ -358,8 +396,8 @@ internal static class Protocols
     }
 
     /// <summary>
-    /// One place for completions, used twice. The kernel fills the buffer of a read and its entry, and publishes the tail with smp_store_release; it reads the head with READ_ONCE and
-    /// writes the place again only if that is free.
+    /// One place for completions, used twice. The kernel fills the buffer of a read and its entry, and publishes the tail with
+    /// smp_store_release; it reads the head with READ_ONCE and writes the place again only if that is free.
     /// </summary>
     private static MemoryProgram RingCompletions(Barriers b)
     {
@@ -394,7 +432,8 @@ internal static class Protocols
     private static MemoryProgram SignalWake(Barriers b)
     {
         MemoryProgram p = new();
-        Location stopped = p.Location("stopped"), bell = p.Location("bell_to_ring", 5), eventfd = p.Location("eventfd"), signalled = p.Location("_signalled");
+        Location stopped = p.Location("stopped"), bell = p.Location("bell_to_ring", 5);
+        Location eventfd = p.Location("eventfd"), signalled = p.Location("_signalled");
         ThreadProgram handler = p.Thread("handler");
         handler.Store(stopped, 1, b.Of("handler: stopped = 1", Order.Release));
         Register which = handler.Load(bell, b.Of("handler: read of the bell", Order.AcquireAfterRelease, Order.Acquire));
@@ -414,9 +453,11 @@ internal static class Protocols
     private static MemoryProgram SignalBell(Barriers b)
     {
         MemoryProgram p = new();
-        Location running = p.Location("handlers_running"), bell = p.Location("bell_to_ring", 5), closed = p.Location("old eventfd is closed");
+        Location running = p.Location("handlers_running"), bell = p.Location("bell_to_ring", 5);
+        Location closed = p.Location("old eventfd is closed");
         ThreadProgram handler = p.Thread("handler");
-        // C's seq_cst update may be a pair of an acquire load and a release store (LDAXR, STLXR) without a fence; no other handler runs here.
+        // C's seq_cst update may be a pair of an acquire load and a release store (LDAXR, STLXR) without a fence; no other handler runs
+        // here.
         Register before = handler.Load(running, Order.AcquireAfterRelease);
         handler.Store(running, r => r[before] + 1, [before], b.Of("handler: running = 1", Order.Release));
         Register which = handler.Load(bell, b.Of("handler: read of the bell", Order.AcquireAfterRelease, Order.Acquire));
@@ -470,11 +511,15 @@ internal static class Protocols
         return p;
     }
 
-    /// <summary>The accepting thread makes <c>_watching</c> 0, looks for deadlines and sleeps without a limit if there is none; a session begins to have one.</summary>
+    /// <summary>
+    /// The accepting thread makes <c>_watching</c> 0, looks for deadlines and sleeps without a limit if there is none; a session begins
+    /// to have one.
+    /// </summary>
     private static MemoryProgram NbdWatch(Barriers b)
     {
         MemoryProgram p = new();
-        Location watching = p.Location("_watching", 1), gate = p.Location("session's lock"), owes = p.Location("_owes"), bell = p.Location("_bell");
+        Location watching = p.Location("_watching", 1), gate = p.Location("session's lock");
+        Location owes = p.Location("_owes"), bell = p.Location("_bell");
         bool sessionLocks = b.Has("Owe: lock"), checkLocks = b.Has("CheckTime: lock");
         ThreadProgram acceptor = p.Thread("acceptor");
         acceptor.Store(watching, 0, b.Of("Accept: watching = 0", Order.Release));
@@ -507,7 +552,9 @@ internal static class Protocols
         return p;
     }
 
-    /// <summary>A snapshot's thread says that it failed and counts down; the thread that waits sees 0 and asks whether one failed.</summary>
+    /// <summary>
+    /// A snapshot's thread says that it failed and counts down; the thread that waits sees 0 and asks whether one failed.
+    /// </summary>
     private static MemoryProgram ServeAll(Barriers b)
     {
         MemoryProgram p = new();
@@ -521,8 +568,8 @@ internal static class Protocols
     }
 
     /// <summary>
-    /// Two threads open the folder, find that it is not the kernel's own, and agree on one; a third asks. As two fields, which it was, one of them still says that it is
-    /// genuine while it tries, and the other has given the folder already.
+    /// Two threads open the folder, find that it is not the kernel's own, and agree on one; a third asks. As two fields, which it was,
+    /// one of them still says that it is genuine while it tries, and the other has given the folder already.
     /// </summary>
     private static MemoryProgram KernelFolder(Barriers b)
     {
@@ -541,14 +588,15 @@ internal static class Protocols
             opener.Update(found, value => value == 0 ? opened : value, b.Of("Found: exchange", Order.Full));
         }
         ThreadProgram asking = p.Thread("asking");
-        Register folder = asking.Load(found, b.Of("Found: read", Order.Acquire)), bit = asking.Load(oneWord ? found : isGenuine, Order.Acquire);
+        Register folder = asking.Load(found, b.Of("Found: read", Order.Acquire));
+        Register bit = asking.Load(oneWord ? found : isGenuine, Order.Acquire);
         p.Bad = (r, _) => r[folder] == opened && (r[bit] & genuine) != 0;
         return p;
     }
 
     /// <summary>
-    /// The worker gives its number and asks for a stop, and then sleeps in a read that only a signal ends. The order of these is not enough (store buffers), so the signal is sent
-    /// again until the worker has ended; the second time stands for all that come later.
+    /// The worker gives its number and asks for a stop, and then sleeps in a read that only a signal ends. The order of these is not
+    /// enough (store buffers), so the signal is sent again until the worker has ended; the second time stands for all that come later.
     /// </summary>
     private static MemoryProgram DmUserStop(Barriers b)
     {
