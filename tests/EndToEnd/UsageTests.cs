@@ -1,3 +1,6 @@
+using System;
+using System.Buffers.Binary;
+using System.IO;
 using System.Linq;
 using System.Text.Json;
 using Snapuserd.Tests.Support;
@@ -93,7 +96,32 @@ public sealed class UsageTests
     }
 
     [Fact]
-    public void Version_is_that_of_the_build() => Assert.Equal(new BinaryResult(0, "snapuserd 0.1.0\n", ""), Binary.Run("--version"));
+    public void Version_is_that_of_the_build()
+    {
+        BinaryResult result = Binary.Run("--version");
+        Assert.Equal((0, ""), (result.ExitCode, result.Error));
+        string[] lines = result.Output.Split('\n', StringSplitOptions.RemoveEmptyEntries);
+        // The file says itself what it was built for: the machine of an ELF header (elf.h).
+        byte[] head = new byte[20];
+        using (FileStream file = File.OpenRead(Binary.CompiledFile)) file.ReadExactly(head);
+        string architecture = BinaryPrimitives.ReadUInt16LittleEndian(head.AsSpan(18)) switch { 62 => "amd64", 183 => "arm64", ushort other => other.ToString() };
+        Assert.Equal("snapuserd 0.1.0", lines[0]);
+        Assert.Equal($"built for: Linux on {architecture}, kernels from 5.10 on", lines[1]);
+        Assert.StartsWith("proved on: kernels ", lines[2], StringComparison.Ordinal);
+        Assert.Equal(3, lines.Length);
+    }
+
+    [Fact]
+    public void Version_is_to_be_had_as_an_object()
+    {
+        BinaryResult result = Binary.Run("version", "--json");
+        Assert.Equal((0, ""), (result.ExitCode, result.Error));
+        using JsonDocument document = JsonDocument.Parse(result.Output);
+        Assert.Equal("version", document.RootElement.GetProperty("event").GetString());
+        Assert.Equal("0.1.0", document.RootElement.GetProperty("version").GetString());
+        Assert.Contains(document.RootElement.GetProperty("architecture").GetString(), new[] { "amd64", "arm64" });
+        Assert.Matches("^[0-9., and]+$", document.RootElement.GetProperty("proved_kernels").GetString());
+    }
 
     [Theory]
     [InlineData("--help")]
