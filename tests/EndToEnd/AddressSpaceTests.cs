@@ -17,10 +17,7 @@ public sealed class AddressSpaceTests
 {
     private const string Vector = "v3-zstd-4k-xor";
 
-    /// <summary>The runner of the tests for another architecture says which file the emulator runs.</summary>
-    private static bool IsEmulated => !string.IsNullOrEmpty(Environment.GetEnvironmentVariable("SNAPUSERD_FILE"));
-
-    private static string[] Small => IsEmulated ? ["0x4000000000", "0x1000000000"] : ["1073741824"];
+    private static string[] Small => Binary.IsEmulated ? ["0x4000000000", "0x1000000000"] : ["1073741824"];
 
     /// <summary>Every small space, and what is to start there.</summary>
     public static TheoryData<string, string> Starts
@@ -57,7 +54,7 @@ public sealed class AddressSpaceTests
     public void In_a_smaller_one_it_says_71()
     {
         using TempFolder folder = new();
-        BinaryResult result = Run(folder, IsEmulated ? "0x4000000" : "33554432", "version");
+        BinaryResult result = Run(folder, Binary.IsEmulated ? "0x4000000" : "33554432", "version");
         Assert.Equal(71, result.ExitCode);
         Assert.Matches("^snapuserd: the .NET runtime cannot start: [^\\n]+\\n$", result.Error);
     }
@@ -70,7 +67,7 @@ public sealed class AddressSpaceTests
         IEnumerable<string> arguments = words.Split(' ')
             .Select(word => word is "COW" or "BASE" or "NEW" or "OUTPUT" ? folder[word.ToLowerInvariant()] : word);
         // qemu-user takes this for its option -R, wherever it is started.
-        if (IsEmulated) return Binary.RunProgram(Binary.Path, arguments, new Dictionary<string, string> { ["QEMU_RESERVED_VA"] = space });
+        if (Binary.IsEmulated) return Binary.RunProgram(Binary.Path, arguments, new Dictionary<string, string> { ["QEMU_RESERVED_VA"] = space });
         return Binary.RunProgram(CProgram.Compile("Support", "refuse"), ["map", space, Binary.Path, .. arguments]);
     }
 }
