@@ -78,7 +78,7 @@ is_number() {
         if [ "$place" = "$1" ]; then case $2 in *"$name"*) echo yes ;; esac; fi
     done | grep -q yes
 }
-size='(^|[^A-Za-z0-9_.])(4_?09[56]|0x(1000|fff)|4 ?<< ?10|4 ?\* ?1024|1024 ?\* ?4)([uUlL]*)([^A-Za-z0-9_]|$)|(<<|>>) ?12([^0-9]|$)|(Shift|Bits) = 12([^0-9]|$)'
+size='(^|[^A-Za-z0-9_.])(4_?09[56]|0x(1000|[fF][fF][fF])|4 ?<< ?10|4 ?\* ?1024|1024 ?\* ?4)([uUlL]*)([^A-Za-z0-9_]|$)|(<<|>>) ?12([^0-9]|$)|(Shift|Bits) = 12([^0-9]|$)'
 for file in $product; do
     if [ "$file" = interop/Sizes.cs ]; then continue; fi
     code "$file" | grep -E "$size" | while IFS= read -r line; do
