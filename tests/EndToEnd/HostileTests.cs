@@ -17,7 +17,7 @@ namespace Snapuserd.Tests.EndToEnd;
 public sealed partial class HostileTests(ITestOutputHelper output)
 {
     /// <summary>More of them for another architecture, where the simulator does not run.</summary>
-    public static IEnumerable<object[]> Seeds => Enumerable.Range(1, Binary.IsEmulated ? 100 : 6).Select(seed => new object[] { seed });
+    public static IEnumerable<object[]> Seeds => Enumerable.Range(1, Binary.IsEmulated ? 50 : 6).Select(seed => new object[] { seed });
 
     [Theory]
     [MemberData(nameof(Seeds))]
