@@ -1,7 +1,7 @@
 #!/bin/bash
 # fetch-kernel.sh CACHE PACKAGE[/SUITE] [ARCH]: fetches a Debian kernel into CACHE without installing it, and prints its folder, CACHE/RELEASE, which
 # has vmlinux, what QEMU starts, and lib/modules/RELEASE. PACKAGE is a metapackage such as linux-image-6.12-cloud-amd64 of SUITE (bookworm) for ARCH
-# (this machine's). What came from the same metapackage earlier is not fetched again.
+# (this machine's), or the kernel itself, such as linux-image-5.10.0-45-cloud-arm64. What came from the same metapackage earlier is not fetched again.
 set -euo pipefail
 HERE=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 mkdir -p "$1"
@@ -19,7 +19,11 @@ if [ -n "$folder" ]; then
     exit
 fi
 
-fetched=$("$HERE/../../interop/Sysroot/fetch.sh" --depends "$arch" "$suite" "${meta%%/*}") || {
+# A whole version in its name: that is the kernel itself.
+depends=--depends
+case $meta in linux-image-[0-9]*.[0-9]*.[0-9]*) depends= ;; esac
+# shellcheck disable=SC2086 # one word or none
+fetched=$("$HERE/../../interop/Sysroot/fetch.sh" $depends "$arch" "$suite" "${meta%%/*}") || {
     echo "fetch-kernel.sh: $meta cannot be fetched for $arch" >&2
     exit 1
 }
@@ -40,8 +44,8 @@ bytes() { tail -c "+$(($1 + 1))" "$image" | { head -c "$2"; cat >/dev/null; }; }
 
 # QEMU is given an uncompressed kernel. For x86-64 that saves the slowest part of a boot without hardware virtualisation (PVH); for arm64 it is the
 # only form that it takes.
-if [ "$(bytes 4 4)" = zimg ]; then
-    # An EFI image with a packed one inside: its offset at 8, its length at 12 (drivers/firmware/efi/libstub/zboot-header.S).
+if [ "$(number 4 4)" = 1735223674 ]; then
+    # "zimg", an EFI image with a packed one inside: its offset at 8, its length at 12 (drivers/firmware/efi/libstub/zboot-header.S).
     bytes "$(number 8 4)" "$(number 12 4)" >payload
 elif [ "$arch" = amd64 ]; then
     # A bzImage (Documentation/arch/x86/boot.rst): setup sectors at 0x1f1, payload offset at 0x248, length at 0x24c; the last four bytes of the

@@ -10,6 +10,11 @@ merges() {
     dd if="$4" of="$2" bs=1M conv=notrunc,fsync 2>/dev/null
     snapuserd merge --cow "$3" --base "$2" --io "$5" --json --progress never >/tmp/output 2>&1
     code=$?
+    # Without scratch space this one cannot be merged in place; that is said before anything is written.
+    if [ "$1" = v2-zstd-noscratch.cow ]; then
+        [ "$code" -eq 64 ] && cmp -s "$2" "$4" || { echo "vectors: FAILED: $1 into $2, $5: $code"; failed=1; }
+        return
+    fi
     [ "$code" -eq 0 ] || { echo "vectors: FAILED: $1 into $2, $5: $code: $(head -n 1 /tmp/output)"; failed=1; return; }
     # What was asked for is what was done.
     grep -q "\"io\":\"$5\"" /tmp/output || { echo "vectors: FAILED: $1 into $2: not by $5: $(head -n 1 /tmp/output)"; failed=1; }
