@@ -1,46 +1,67 @@
-# Two merges at a time whose memory is too small for both: the first gives a part of its buffers back, while neighbouring buffers are in use. On regular
-# files, in a disk's file system and in memory.
+# Two merges at a time: when the second comes, the first has more than its half of the memory, and gives buffers back while the buffers beside them are
+# in use. Before Arena.Forget gave back whole pages only, the base of the merge with 22512k was wrong in every run on pages of 16 KiB.
 failed=0
 mkdir /mnt /sockets
 mount -t ext4 /dev/vda /mnt || exit 1
 
-# merge FOLDER OPTION…: one round in that folder.
-merge() {
-    folder=$1
-    shift
-    for number in 1 2; do
-        cp /mnt/old.img "$folder/base$number"
-        cp /mnt/cow "$folder/cow$number"
+# complete NAME: whether its merge is.
+complete() {
+    kill -0 "$daemon" || { cat /tmp/daemon.err; exit 1; }
+    [ "$(/ask /tmp/socket "getstatus,$1")" = snapshot-merge-complete ]
+}
+
+# begin NAME: serves the copies of that name.
+begin() {
+    /ask /tmp/socket "init,$1,/mnt/$1.cow,/mnt/$1.base,/mnt/$1.base" "start,$1" >/tmp/answers
+    [ "$(grep -c '^success' /tmp/answers)" -eq 2 ] || { echo "memory: FAILED: $1 does not begin"; cat /tmp/daemon.err; exit 1; }
+}
+
+# writes NAME: waits until its merge has written something.
+writes() {
+    until snapuserd ctl status "$1" --json --socket /tmp/socket | grep -q '"bytes":[1-9]'; do
+        kill -0 "$daemon" || { cat /tmp/daemon.err; exit 1; }
+        usleep 20000
     done
-    snapuserd daemon --socket /tmp/socket --device nbd --socket-folder /sockets --merges 2 --memory 22M "$@" 2>/tmp/daemon.err &
+}
+
+# round MEMORY OPTION…: both merges.
+round() {
+    memory=$1
+    shift
+    for name in first second; do
+        cp /mnt/old.img "/mnt/$name.base"
+        cp /mnt/cow "/mnt/$name.cow"
+    done
+    snapuserd daemon --socket /tmp/socket --device nbd --socket-folder /sockets --merges 2 --memory "$memory" "$@" 2>/tmp/daemon.err &
     daemon=$!
     until [ "$(/ask /tmp/socket query 2>/dev/null)" = active ]; do
         kill -0 "$daemon" || { cat /tmp/daemon.err; exit 1; }
         usleep 20000
     done
-    for number in 1 2; do
-        /ask /tmp/socket "init,$number,$folder/cow$number,$folder/base$number,$folder/base$number" "start,$number"
-    done >/tmp/answers
-    /ask /tmp/socket initiate_merge,1 initiate_merge,2 >>/tmp/answers
-    ! grep -v '^success' /tmp/answers || failed=1
-    for number in 1 2; do
-        until [ "$(/ask /tmp/socket "getstatus,$number")" = snapshot-merge-complete ]; do
-            kill -0 "$daemon" || { cat /tmp/daemon.err; exit 1; }
-            usleep 50000
-        done
+    # The first reads ahead as far as its memory goes, and then writes slowly until the second has begun; that one is there until the first is done.
+    begin first
+    snapuserd ctl rate 1M first --socket /tmp/socket || failed=1
+    /ask /tmp/socket initiate_merge,first >/tmp/answers
+    writes first
+    begin second
+    snapuserd ctl rate 64k second --socket /tmp/socket || failed=1
+    /ask /tmp/socket initiate_merge,second >/tmp/answers
+    writes second
+    for name in first second; do
+        snapuserd ctl rate off "$name" --socket /tmp/socket || failed=1
+        until complete "$name"; do usleep 50000; done
     done
     /ask /tmp/socket stop
     wait "$daemon" || { echo "memory: FAILED: the daemon ended with $?"; cat /tmp/daemon.err; failed=1; }
-    for number in 1 2; do
-        cmp "$folder/base$number" /mnt/new.img || { echo "memory: FAILED: $folder $*: base $number is not the target"; failed=1; }
+    for name in first second; do
+        cmp "/mnt/$name.base" /mnt/new.img || { echo "memory: FAILED: $memory $*: the $name base is not the target"; failed=1; }
     done
-    rm -f "$folder"/base? "$folder"/cow?
+    echo "memory: $memory $*: two merges at a time"
 }
 
-for round in 1 2 3; do
-    merge /mnt --io auto
-    merge /tmp --io auto
-    merge /mnt --io sync
-    echo "memory: round $round of 3: two merges at a time, three times"
-done
+# A buffer is a quarter of what the op table leaves, in blocks. With 16 KiB less it is one block shorter, so that it begins and ends elsewhere in a page.
+round 22528k --io auto
+round 22512k --io sync
+round 22496k --io auto
+round 22480k --io sync
 exit "$failed"

@@ -4,16 +4,24 @@ SEED=${SEED:-3}
 RANDOM=$SEED
 echo "seed $SEED"
 mkdir files
-head -c 24M </dev/urandom >files/old.img
-cp files/old.img files/new.img
-# Blocks that move, in pieces of all sizes, and new ones: what was decompressed waits in buffers.
-for ((piece = 0; piece < 90; piece++)); do
-    dd if=files/old.img of=files/new.img bs=4096 skip=$((RANDOM % 6000)) seek=$((RANDOM % 6000)) count=$((RANDOM % 60 + 1)) conv=notrunc status=none
-    head -c "$((RANDOM * 8))" /dev/urandom | od -An -v -t x1 | dd of=files/new.img bs=4096 seek=$((RANDOM % 5800)) conv=notrunc status=none
+cd files
+
+# Short pieces that stay, that come from elsewhere, and that are new: the merge journals a little, and its buffers are large and many are in use.
+head -c 48M </dev/urandom >old.img
+head -c 6M </dev/urandom | od -An -v -t x1 -w64 >new.txt
+cp old.img new.img
+for ((at = 0; at < 12280; at += 1 + RANDOM % 4)); do
+    count=$((RANDOM % 4 + 1))
+    case $((RANDOM % 3)) in
+        0) dd if=old.img of=new.img bs=4096 skip=$((RANDOM % 12280)) seek="$at" count="$count" conv=notrunc status=none ;;
+        1) dd if=new.txt of=new.img bs=4096 skip=$((RANDOM % 4000)) seek="$at" count="$count" conv=notrunc status=none ;;
+    esac
 done
-"$SNAPUSERD" create --source files/old.img --target files/new.img --output files/cow --compression zstd --block-factor 64k --progress never
+rm new.txt
+"$SNAPUSERD" create --source old.img --target new.img --output cow --compression zstd --block-factor 64k --progress never
+cd ..
 compile "$HERE/ask.c" ask
-mke2fs -q -F -t ext4 -O ^has_journal -b 4096 -d files disk 160M
+mke2fs -q -F -t ext4 -O ^has_journal -b 4096 -d files disk 240M
 cp "$HERE/guest.sh" test.sh
 archive guest test.sh ask
 code=0

@@ -43,7 +43,14 @@ for name in nbd0 ""; do
     count=$(merged)
     say "killed at $count ops merged"
     midway "$count" || { say "FAILED: that is not in the middle"; failed=1; }
-    if [ -n "$name" ]; then serve_slowly --name "$name"; else serve --merge; fi
+    if [ -n "$name" ]; then
+        serve_slowly --name "$name"
+    elif [ -e /sys/block/nbd0/backend ]; then
+        serve --merge
+    else
+        say "this kernel (before 5.14) does not say whose device that is: the name is told again"
+        serve --merge --name nbd0
+    fi
 done
 enough
 to_the_end
