@@ -38,11 +38,11 @@ simulate: ## crash merges in every way for SECONDS=60 from SEED=1; the last line
 host-build: build
 	$(if $(filter build,$(OUTPUT)),,ARCH= ./build.sh build)
 
-guest-test: host-build ## tests in a virtual machine with a stock Debian kernel, power cuts included; ARCH=arm64, PAGES=16k
-	./tests/Guest/run.sh
+guest-test: host-build ## tests in a virtual machine with a stock Debian kernel, power cuts included; [ARCH=arm64] [PAGES=16k] [TESTS="ublk nbd"]
+	./tests/Guest/run.sh $(TESTS)
 
-boot-test: host-build ## boots through an update in QEMU, with an initramfs that mkinitramfs makes; power cuts, rollback, bad cases
-	./tests/Boot/run.sh
+boot-test: host-build ## boots through an update in QEMU, with an initramfs that mkinitramfs makes; power cuts, rollback, bad cases; the same words
+	./tests/Boot/run.sh $(TESTS)
 
 demo: build ## two updates, one created here, each killed half-way and resumed
 	./tests/demo.sh
