@@ -8,13 +8,17 @@ DRACUT ?= /usr/lib/dracut
 SYSTEMD ?= /etc/systemd/system
 # `make TFM=…` builds for another framework, `make ARCH=arm64` (or amd64) for another architecture than this machine's.
 TFM ?= net10.0
-ARCH ?= $(subst aarch64,arm64,$(subst x86_64,amd64,$(shell uname -m)))
+debian = $(subst aarch64,arm64,$(subst x86_64,amd64,$(1)))
+HOST := $(call debian,$(shell uname -m))
+override ARCH := $(call debian,$(or $(ARCH),$(HOST)))
 export TFM ARCH
 # The page size of the kernel in a virtual machine: `make guest-test ARCH=arm64 PAGES=16k`; the host's own program makes and inspects the COWs there.
 PAGES ?= 4k
 export PAGES
 # build.sh puts the program of another architecture into a folder of its own.
-OUTPUT = build$(if $(filter $(ARCH),$(subst aarch64,arm64,$(subst x86_64,amd64,$(shell uname -m)))),,/$(ARCH))
+OUTPUT = build$(if $(filter $(HOST),$(ARCH)),,/$(ARCH))
+# A target that runs the program on this machine.
+native = $(if $(filter $(HOST),$(ARCH)),,$(error `make $@` runs the program on this machine, which is $(HOST)))
 
 # `make simulate SECONDS=600 SEED=7`; a failure prints the command that repeats it.
 SECONDS ?= 60
@@ -36,7 +40,7 @@ simulate: ## crash merges in every way for SECONDS=60 from SEED=1; the last line
 	@./build.sh simulate $(if $(SABOTAGE),sabotage $(SABOTAGE),all --seconds $(SECONDS) --seed $(SEED))
 
 host-build: build
-	$(if $(filter build,$(OUTPUT)),,ARCH= ./build.sh build)
+	$(if $(filter build,$(OUTPUT)),,ARCH=$(HOST) ./build.sh build)
 
 guest-test: host-build ## tests in a virtual machine with a stock Debian kernel, power cuts included; [ARCH=arm64] [PAGES=16k] [TESTS="ublk nbd"]
 	./tests/Guest/run.sh $(TESTS)
@@ -45,7 +49,7 @@ boot-test: host-build ## boots through an update in QEMU, with an initramfs that
 	./tests/Boot/run.sh $(TESTS)
 
 demo: build ## two updates, one created here, each killed half-way and resumed
-	./tests/demo.sh
+	$(native)./tests/demo.sh
 
 lint: ## formatting, style, and the rules of this code base
 	./tests/lint.sh
@@ -56,7 +60,7 @@ fuzz: ## hostile COWs beside a judge: [SECONDS=60] [SEED=n] [FILE=…]
 
 # `make bench ONLY=merge,v3-lz4,tmpfs` measures a part of it, ARGS="--runs 3" passes options on (tests/Benchmarks/README.md).
 bench: build ## speed, each number beside its ceiling
-	./build.sh bench-tool
+	$(native)./build.sh bench-tool
 	./$(OUTPUT)/bench/benchmarks --snapuserd $(OUTPUT)/snapuserd $(if $(ONLY),--only '$(ONLY)') $(ARGS)
 
 reproducible: ## build twice in two folders; fails unless the two are one

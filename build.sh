@@ -23,6 +23,8 @@ case $(uname -m) in
     *) host=unknown ;;
 esac
 ARCH=${ARCH:-$host}
+# The kernel's words for the two are as good.
+case $ARCH in x86_64) ARCH=amd64 ;; aarch64) ARCH=arm64 ;; esac
 case $ARCH in
     amd64) rid=linux-x64 triple=x86_64-linux-gnu emulator=qemu-x86_64-static other=arm64 ;;
     arm64) rid=linux-arm64 triple=aarch64-linux-gnu emulator=qemu-aarch64-static other=amd64 ;;
@@ -31,6 +33,8 @@ esac
 export ARCH
 # Where the program and what belongs to it lie: build for this machine's, build/ARCH for another's.
 if [ "$ARCH" = "$host" ]; then output=build; else output=build/$ARCH; fi
+
+case $root in *[[:space:]]*) fail "the linker is given paths in lists that blanks end: build in a folder without blanks in its path, not in '$root'" ;; esac
 
 # No telemetry, and nothing that goes on running when the build has ended: no MSBuild node, no MSBuild server, no compiler server.
 # A machine without libicu has an SDK that refuses to start unless it is told that it needs none.
@@ -50,7 +54,7 @@ has_file() {
 }
 
 # sysroot: prints the folder with the libraries of ARCH and their headers, and makes it where it is not there yet: Debian's packages, unpacked.
-# Nothing is installed, and nobody has to be root.
+# Nothing is installed, and no root is needed.
 sysroot() {
     packages='libc6 libc6-dev linux-libc-dev libgcc-12-dev zlib1g-dev libbrotli-dev liblz4-dev libzstd-dev libsodium-dev'
     # shellcheck disable=SC2086 # one word per package
@@ -180,12 +184,12 @@ publish() {
     quiet=
     case $(compiler) in *clang) quiet=-Wno-unused-command-line-argument ;; esac
     # Without the folder's name in it, so that every folder gives the same object.
-    for part in entry sandbox signals; do
+    for part in entry sandbox signals relocated; do
         # shellcheck disable=SC2086 # no word or two
         "$(compiler)" $target -c -O2 -fPIE -std=gnu11 -Wall -Wextra -Werror $quiet -fno-stack-clash-protection -ffile-prefix-map="$root"=/snapuserd-cs \
             -o "$artifacts/$part.o" "interop/Entry/$part.c"
     done
-    ld.lld -r -o "$artifacts/start.o" "$artifacts/entry.o" "$artifacts/sandbox.o" "$artifacts/signals.o"
+    ld.lld -r -o "$artifacts/start.o" "$artifacts/entry.o" "$artifacts/sandbox.o" "$artifacts/signals.o" "$artifacts/relocated.o"
     # shellcheck disable=SC2086 # no word or two
     dotnet publish "$1" -c Release -p:RuntimeIdentifier=$rid -p:EntryObject="$root/$artifacts/start.o" $cross --artifacts-path "$artifacts" -o "$artifacts/out/$1" -v quiet --nologo
     mkdir -p "$2" "$output/symbols"
@@ -203,21 +207,22 @@ test_deps() {
     deps
     require missing_test_packages
     # The headers of the other architecture, for the tests of constants and structs.
-    (ARCH=$other; sysroot >/dev/null)
+    (ARCH=$other; sysroot >/dev/null) || echo "build.sh: without the headers of $other its constants cannot be checked: those tests will fail" >&2
 }
 
 # test_emulated: runs the tests that can run the program of another architecture, which has been built.
 test_emulated() {
     ARCH=$host ./build.sh build
-    publish tests/Kernels "$output/kernels"
-    tests/Emulated/run.sh "$ARCH" "$emulator" build/snapuserd "$output/snapuserd" "$output/kernels/kernels"
+    publish tests/Kernels "$output/checks"
+    tests/Emulated/run.sh "$ARCH" "$emulator" build/snapuserd "$output/snapuserd" "$output/checks/kernels"
 }
 
 test_all() {
     # The results of an earlier run must not be counted with those of this one.
     rm -rf build/test-results
-    SNAPUSERD="$root/build/snapuserd"
-    export SNAPUSERD
+    publish tests/Kernels build/checks
+    SNAPUSERD="$root/build/snapuserd" SNAPUSERD_CHECKS="$root/build/checks/kernels"
+    export SNAPUSERD SNAPUSERD_CHECKS
     status=0
     # Every test has an end of its own; one that has none all the same is a failure after a quarter of an hour without a result, and not the end of the patience of CI.
     dotnet test snapuserd-cs.sln -c Release --nologo --blame-hang-timeout 15m --blame-hang-dump-type none "$@" || status=$?
@@ -230,6 +235,7 @@ usage: ./build.sh [COMMAND]
   build            compile build/snapuserd: static-pie, stripped; symbols in build/symbols (the default).
                    For another machine's architecture: build/ARCH/snapuserd
   publish DIR      the same into DIR
+  checks           compile build/checks/kernels, which tests of compiled code run
   bench-tool       compile build/bench/benchmarks
   tool ARG …       run tests/Tools in the caller's folder
   simulate [NAME ARG …]  run a simulation, or all of them: power cuts and deaths of merges; --seconds N, --seed N
@@ -251,6 +257,7 @@ case ${1:-build} in
     build) deps; publish src/Cli "$output" ;;
     publish) [ $# -eq 2 ] || fail "publish needs a directory"; deps
         case $2 in /*) publish src/Cli "$2" ;; *) publish src/Cli "$caller/$2" ;; esac ;;
+    checks) deps; publish tests/Kernels "$output/checks" ;;
     bench-tool) deps; publish tests/Benchmarks "$output/bench" ;;
     sysroot) sysroot ;;
     tool)

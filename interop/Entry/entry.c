@@ -16,28 +16,12 @@
 
 enum { INTERNAL = 70, OUT_OF_RESOURCES = 71 };
 
-/* In bytes. The runtime maps the 64 MiB (on arm64 111 MiB) of src/Cli/Cli.csproj, 4 MiB for types, two stacks and some tables; the rest is for the first error's report. */
-#ifdef __aarch64__
-enum { ADDRESS_SPACE = 127 << 20 };
-#define ADDRESS_SPACE_TEXT "127 MiB"
-#else
-enum { ADDRESS_SPACE = 80 << 20 };
-#define ADDRESS_SPACE_TEXT "80 MiB"
-#endif
-enum { THREAD_STACK = 1 << 20, MAIN_STACK = 512 << 10 };
+/* In bytes. The runtime maps the 111 MiB of src/Collector.props, 4 MiB for types, two stacks and some tables; the rest is for the first error's report. */
+enum { ADDRESS_SPACE = 127 << 20, THREAD_STACK = 1 << 20, MAIN_STACK = 512 << 10 };
 
 #define CANNOT_START "the .NET runtime cannot start: "
 
 extern char **environ;
-
-#ifdef __aarch64__
-/*
- * The end of what is read-only after relocation (RELRO). On arm64 that is a multiple of 64 KiB, for kernels of every page size. lld before version 18 only
- * rounds the number up: no memory lies in the last part, and libc's mprotect fails with ENOMEM or reaches another mapping. This fills it; it takes no
- * space in the file, and no memory because it is never touched.
- */
-static char relro_end[65536] __attribute__((section(".bss.rel.ro"), aligned(65536), used, retain));
-#endif
 
 /* The runtime's main(), which the linker renames with --wrap=main. Returns -1 if the runtime cannot start, else the exit code of Program.Main. */
 int __real_main(int argc, char **argv);
@@ -101,7 +85,7 @@ int __wrap_main(int argc, char **argv)
     if (kept) *kept = NULL;
     for (size_t i = 0; i < sizeof fatal / sizeof *fatal; i++) sigaction(fatal[i], &action, NULL);
     void *room = mmap(NULL, ADDRESS_SPACE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (room == MAP_FAILED) return report(OUT_OF_RESOURCES, CANNOT_START ADDRESS_SPACE_TEXT " of address space cannot be reserved; try to raise the limit (ulimit -v)");
+    if (room == MAP_FAILED) return report(OUT_OF_RESOURCES, CANNOT_START "127 MiB of address space cannot be reserved; try to raise the limit (ulimit -v)");
     munmap(room, ADDRESS_SPACE);
     /* Small stacks and one malloc arena, whatever the limits are; and the main stack grows now, because later it cannot say that it could not. */
     mallopt(M_ARENA_MAX, 1);

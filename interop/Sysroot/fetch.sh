@@ -1,9 +1,10 @@
 #!/bin/sh
 # fetch.sh [--depends] ARCH SUITE PACKAGE…: fetches packages of a Debian suite for an architecture (amd64, arm64), unpacks them below one folder, and prints that
 # folder. What is there already is not fetched again. Nothing is installed: apt runs with a configuration, lists and a cache of its own, so that
-# neither this machine's packages nor its architectures change, and nobody has to be root.
+# neither this machine's packages nor its architectures change, and no root is needed. FOLDER/.complete says which versions it has; `./build.sh clean`
+# makes the next run fetch the newest.
 # With --depends each PACKAGE is a metapackage, such as linux-image-arm64, and what is fetched is the first package that it depends on.
-# In the environment: FETCH_CACHE, where it keeps all that (build/cache); DEBIAN_MIRROR, where it fetches from; CODENAME=archive for old suites.
+# In the environment: FETCH_CACHE, where it keeps all that (build/cache); DEBIAN_MIRROR, where it fetches from (http://deb.debian.org).
 set -eu
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/../.." && pwd)
 depends=
@@ -34,6 +35,14 @@ command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || fail "apt-get
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 [ -e "$keyring" ] || fail "$keyring is missing (Debian package debian-archive-keyring)"
 
+mkdir -p "$cache"
+# One at a time: apt has one set of lists here, and two builds want the same folder. After the wait everything may be there.
+exec 9>"$cache/.lock"
+flock 9
+if [ -e "$folder/.complete" ]; then
+    echo "$folder"
+    exit
+fi
 mkdir -p "$apt/state/lists/partial" "$apt/cache/archives/partial" "$apt/etc"
 : >"$apt/state/status"
 cat >"$apt/etc/sources.list" <<END
@@ -75,14 +84,17 @@ mkdir -p "$folder.new/.debs"
 cd "$folder.new/.debs"
 # Lists that are too old name a package that the mirror no longer has: then they are fetched again.
 if ! [ -e "$apt/listed" ] || ! download "$@"; then
-    apt-get update -qq >&2 || fail "the package lists of $suite for $arch cannot be fetched from $mirror"
+    apt-get update -qq -o APT::Update::Error-Mode=any >&2 || fail "the package lists of $suite for $arch cannot be fetched from $mirror"
     : >"$apt/listed"
     download "$@" || fail "not all of these can be fetched for $arch from $suite: $*"
 fi
 cd ..
-for package in .debs/*.deb; do dpkg-deb -x "$package" .; done
+for package in .debs/*.deb; do
+    dpkg-deb -x "$package" .
+    dpkg-deb --show --showformat='${Package} ${Version}\n' "$package"
+done >.versions
 rm -rf .debs
-: >.complete
+mv .versions .complete
 rm -rf "$folder"
 mv "$folder.new" "$folder"
 echo "$folder"

@@ -165,7 +165,7 @@ internal static class Verbs
         text.Append('\n');
         Verb.AppendEntry(text, "VERB --help, help VERB", "The options of one verb.");
         Verb.AppendEntry(text, "--help, -h, help", "This text.");
-        Verb.AppendEntry(text, "--version, version", "The version, and what it was built for and proved on.");
+        Verb.AppendEntry(text, "--version, version", "The version, and what it was built for and tested on.");
         text.Append("\nExit codes:\n");
         (int Code, string Meaning)[] codes =
         [

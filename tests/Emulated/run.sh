@@ -65,7 +65,7 @@ sed 's/^/    /' "$results/guest"
 
 wrap snapuserd "$program"
 wrap kernels "$kernels"
-export SNAPUSERD="$PWD/$folder/snapuserd" SNAPUSERD_NATIVE="$native" SNAPUSERD_FILE="$program" SNAPUSERD_KERNELS="$PWD/$folder/kernels"
+export SNAPUSERD="$PWD/$folder/snapuserd" SNAPUSERD_NATIVE="$native" SNAPUSERD_FILE="$program" SNAPUSERD_CHECKS="$PWD/$folder/kernels"
 group vectors Conformance "$runs&FullyQualifiedName~GoldenTests"
 group create Conformance "$runs&FullyQualifiedName!~GoldenTests"
 group usage EndToEnd "$runs&(FullyQualifiedName~UsageTests|FullyQualifiedName~OptionTests)"

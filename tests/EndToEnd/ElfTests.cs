@@ -16,6 +16,7 @@ public sealed class ElfTests
     private const uint SegmentLoad = 1, SegmentDynamic = 2, SegmentInterpreter = 3, SegmentStack = 0x6474e551, SegmentRelocated = 0x6474e552;
     private const long TagNeeded = 1, TagFlags1 = 0x6ffffffb;
     private const ulong FlagPositionIndependent = 0x08000000;
+    private const ulong SmallestPage = 4096;
     private const uint Executable = 1, Writable = 2;
 
     private readonly byte[] _file = File.ReadAllBytes(Binary.CompiledFile);
@@ -67,6 +68,9 @@ public sealed class ElfTests
         (ulong Address, ulong Size, ulong Alignment)[] loaded = [.. Memory(SegmentLoad)], relocated = [.. Memory(SegmentRelocated)];
         Assert.All(loaded, segment => Assert.Equal(page, segment.Alignment));
         Assert.All(relocated, segment => Assert.Equal(0u, (segment.Address + segment.Size) % page));
+        // And all of it is loaded: what the linker only rounds up to a page is no memory, and to protect it fails.
+        Assert.All(relocated, segment => Assert.Contains(loaded, one =>
+            one.Address <= segment.Address && segment.Address + segment.Size <= (one.Address + one.Size + SmallestPage - 1) / SmallestPage * SmallestPage));
         Assert.NotEmpty(relocated);
     }
 

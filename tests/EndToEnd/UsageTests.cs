@@ -107,12 +107,12 @@ public sealed class UsageTests
         string architecture = BinaryPrimitives.ReadUInt16LittleEndian(head.AsSpan(18)) switch { 62 => "amd64", 183 => "arm64", ushort other => other.ToString() };
         Assert.Equal("snapuserd 0.1.0", lines[0]);
         Assert.Equal($"built for: Linux on {architecture}, kernels from 5.10 on", lines[1]);
-        Assert.StartsWith("proved on: kernels ", lines[2], StringComparison.Ordinal);
+        Assert.StartsWith("tested on: Linux ", lines[2], StringComparison.Ordinal);
         Assert.Equal(3, lines.Length);
     }
 
     [Fact]
-    public void Version_is_to_be_had_as_an_object()
+    public void Version_is_printed_as_an_object_too()
     {
         BinaryResult result = Binary.Run("version", "--json");
         Assert.Equal((0, ""), (result.ExitCode, result.Error));
@@ -120,7 +120,7 @@ public sealed class UsageTests
         Assert.Equal("version", document.RootElement.GetProperty("event").GetString());
         Assert.Equal("0.1.0", document.RootElement.GetProperty("version").GetString());
         Assert.Contains(document.RootElement.GetProperty("architecture").GetString(), new[] { "amd64", "arm64" });
-        Assert.Matches("^[0-9., and]+$", document.RootElement.GetProperty("proved_kernels").GetString());
+        Assert.Matches("^[0-9., and]+$", document.RootElement.GetProperty("tested_kernels").GetString());
     }
 
     [Theory]

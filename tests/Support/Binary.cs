@@ -24,7 +24,9 @@ public static class Binary
     // whoever waits for CI.
     private static readonly TimeSpan s_limit = TimeSpan.FromMinutes(Environment.GetEnvironmentVariable("SNAPUSERD_FILE") is null or "" ? 2 : 8);
 
-    private static readonly Lazy<string> s_path = new(Find);
+    private static readonly Lazy<string> s_path = new(() => Find("SNAPUSERD", "build", "snapuserd"));
+
+    private static readonly Lazy<string> s_checks = new(() => Find("SNAPUSERD_CHECKS", "checks", "checks/kernels"));
 
     /// <summary>The folder with the solution, found by walking up from the test binary.</summary>
     public static string Root { get; } = FindRoot();
@@ -40,6 +42,9 @@ public static class Binary
 
     /// <summary>This machine's own program beside an emulated one; else the same as <see cref="Path"/>.</summary>
     public static string Native => Given("SNAPUSERD_NATIVE") ?? Path;
+
+    /// <summary>The program of tests/Kernels, compiled ahead of time as the program itself is; found in the same way, by $SNAPUSERD_CHECKS.</summary>
+    public static string CompiledChecks => s_checks.Value;
 
     /// <summary>The path in an environment variable, relative to the root; null if it is not set.</summary>
     public static string? Given(string variable) =>
@@ -100,11 +105,11 @@ public static class Binary
         return Process.Start(start) ?? throw new InvalidOperationException($"{program} did not start");
     }
 
-    private static string Find()
+    private static string Find(string variable, string command, string file)
     {
-        if (Given("SNAPUSERD") is { } given) return given;
-        BinaryResult build = RunProgram(System.IO.Path.Combine(Root, "build.sh"), ["build"]);
-        return build.ExitCode == 0 ? System.IO.Path.Combine(Root, "build", "snapuserd") : throw new InvalidOperationException($"build.sh failed: {build}");
+        if (Given(variable) is { } given) return given;
+        BinaryResult build = RunProgram(System.IO.Path.Combine(Root, "build.sh"), [command]);
+        return build.ExitCode == 0 ? System.IO.Path.Combine(Root, "build", file) : throw new InvalidOperationException($"build.sh failed: {build}");
     }
 
     private static string FindRoot()
