@@ -293,14 +293,15 @@ public sealed class BlockDevice : IDisposable
         Check(Path, Libc.Ioctl(Fd, Libc.BLKROGET, ref readOnly), write);
         // Some kernels open a write-protected device for writing and fail every write with EPERM.
         if (write && readOnly != 0) Check(Path, -Errno.EROFS, write);
-        // Writing a block would write its neighbours as well, which may be durable and counted (docs/storage.md, "Sectors"). Reading does no harm.
-        if (write && sector > Sizes.LargestSector)
-        {
-            throw new SnapuserdException(ExitCode.Usage,
-                $"cannot open {Path} for writing: its sectors have {sector} bytes, and a power cut while one block of {Sizes.Block} bytes is written could destroy the others in its sector; use a device with sectors of {Sizes.LargestSector} bytes or less");
-        }
         Length = checked((long)bytes);
         LogicalSector = sector;
+        if (write) RefuseLargeSectors();
+    }
+
+    /// <summary>Fails with <see cref="LargeSectorException"/> (64) if to write a block is to write its neighbours as well, which may be durable and counted.</summary>
+    public void RefuseLargeSectors()
+    {
+        if (LogicalSector > Sizes.LargestSector) throw new LargeSectorException(Path, LogicalSector);
     }
 
     /// <summary>

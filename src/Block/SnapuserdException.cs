@@ -1,4 +1,5 @@
 using System;
+using Snapuserd.Interop;
 
 namespace Snapuserd.Block;
 
@@ -32,8 +33,15 @@ public enum ExitCode
 }
 
 /// <summary>The one error of everything above interop: a sentence for the user and the exit code that goes with it.</summary>
-public sealed class SnapuserdException(ExitCode code, string sentence) : Exception(sentence)
+public class SnapuserdException(ExitCode code, string sentence) : Exception(sentence)
 {
     /// <summary>What the process exits with if nobody handles this.</summary>
     public ExitCode Code { get; } = code;
 }
+
+/// <summary>A device cannot be written because a logical sector holds several blocks (docs/storage.md, "Sectors"): exit code 64. Reading it does no harm.</summary>
+/// <param name="path">The device.</param>
+/// <param name="sector">Bytes of its logical sector.</param>
+public sealed class LargeSectorException(string path, int sector) : SnapuserdException(ExitCode.Usage,
+    $"cannot open {path} for writing: its sectors have {sector} bytes, and a power cut while one block of {Sizes.Block} bytes is written could destroy "
+    + $"the others in its sector; use a device with sectors of {Sizes.LargestSector} bytes or less");

@@ -21,7 +21,7 @@ internal static class MergeVerb
         {
             devices = DeviceArguments.Open(invocation, writes: true, stop);
         }
-        catch (SnapuserdException e) when (e.Code is ExitCode.InUse or ExitCode.Permission)
+        catch (SnapuserdException e) when (e.Code is ExitCode.InUse or ExitCode.Permission || e is LargeSectorException)
         {
             // Whoever mounts the base after the merge, or the COW read-only, may run the same command again as often as an init script likes.
             if (FinishedBefore(invocation.Arguments) is not { } finished) throw;

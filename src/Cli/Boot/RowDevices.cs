@@ -41,6 +41,9 @@ internal sealed class RowDevices
                 CowState state = there ? CowState.Read(row.Cow, baseBytes, sourceBytes, row.Source == null) : CowState.Absent;
                 // What the COW cannot say, its mark can.
                 if (state.Kind == CowKind.Doubtful && saysBegun) state = state with { Kind = CowKind.Begun, Sentence = $"the merge of {row.Cow} has begun, says {MergingMark.PathOf(row.Cow)}" };
+                // What no merge may write to is not served either: with an untouched base the old image is what there is to boot from.
+                if (state.Kind is CowKind.Untouched or CowKind.Begun or CowKind.Doubtful && (Unwritable(row.Base) ?? Unwritable(row.Cow)) is { } reason)
+                    state = state with { Kind = CowKind.Corrupt, BaseIsUntouched = state.Kind == CowKind.Untouched, Code = reason.Code, Sentence = reason.Message };
                 return new RowDevices(state, !isDevice, isMarked, saysBegun);
             }
             if (system.Milliseconds >= deadline) throw new SnapuserdException(ExitCode.InputMissing, missing);
@@ -64,6 +67,21 @@ internal sealed class RowDevices
         {
             missing ??= e.Message;
             return 0;
+        }
+    }
+
+    /// <summary>Why a merge may not write to a device, whichever program asks; null if it may.</summary>
+    private static LargeSectorException? Unwritable(string path)
+    {
+        try
+        {
+            using BlockDevice device = BlockDevice.Open(path, DeviceAccess.Read);
+            device.RefuseLargeSectors();
+            return null;
+        }
+        catch (LargeSectorException e)
+        {
+            return e;
         }
     }
 
