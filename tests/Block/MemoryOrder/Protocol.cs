@@ -53,6 +53,12 @@ internal sealed record Protocol
     /// </summary>
     internal (string File, string Field, string[] PlainUses)[] Fields { get; init; } = [];
 
+    /// <summary>
+    /// Members that run only under a lock which their callers take: file, name, and how often the file declares or calls it. A new caller
+    /// fails the test until its lock is among the <see cref="Sources"/>.
+    /// </summary>
+    internal (string File, string Member, int Times)[] Mentions { get; init; } = [];
+
     /// <inheritdoc/>
     public override string ToString() => Name;
 }

@@ -17,6 +17,36 @@ public sealed class ProtocolTests
 {
     private static readonly string s_document = File.ReadAllText(Path.Combine(Binary.Root, "docs", "memory-order.md"));
 
+    /// <summary>
+    /// How many uses of Volatile, Interlocked and atomics each file has. docs/memory-order.md says for each what it is for.
+    /// </summary>
+    private static readonly Dictionary<string, int> s_barriers = new()
+    {
+        ["interop/Entry/EndSignals.cs"] = 1,
+        ["interop/Entry/entry.c"] = 1,
+        ["interop/Entry/signals.c"] = 9,
+        ["interop/IoUring/Ring.cs"] = 9,
+        ["src/Block/Identity/KernelTree.cs"] = 2,
+        ["src/Block/StopFlag.cs"] = 2,
+        ["src/Block/WakeUp.cs"] = 3,
+        ["src/Block/WorkQueue.cs"] = 3,
+        ["src/Cli/ReadFailures.cs"] = 1,
+        ["src/Create/AnchorTable.cs"] = 7,
+        ["src/Create/FileImageReader.cs"] = 2,
+        ["src/Create/NativeArray.cs"] = 3,
+        ["src/Daemon/ControlServer.cs"] = 12,
+        ["src/Daemon/SnapshotSet.cs"] = 6,
+        ["src/Merge/ReaderGate.cs"] = 9,
+        ["src/Serve/DmUser/DmUserServer.cs"] = 2,
+        ["src/Serve/DmUser/DmUserWorker.cs"] = 3,
+        ["src/Serve/Nbd/NbdConnection.cs"] = 3,
+        ["src/Serve/Nbd/NbdExport.cs"] = 9,
+        ["src/Serve/Nbd/NbdServer.cs"] = 7,
+        ["src/Serve/SnapshotView.cs"] = 7,
+        ["src/Serve/Ublk/UblkServer.cs"] = 5,
+        ["src/Serve/UpdateVerifier.cs"] = 6,
+    };
+
     /// <summary>All protocols, by name.</summary>
     public static TheoryData<string> Names => [.. Protocols.All.Select(protocol => protocol.Name)];
 
@@ -118,16 +148,44 @@ public sealed class ProtocolTests
     {
         foreach (Protocol protocol in Protocols.All)
             foreach (string name in BarriersOf(protocol).Append(protocol.Name)) Assert.Contains(name, s_document);
-        const string barrier = @"\b(Volatile\.|Interlocked\.|MemoryBarrier|ThreadStatic|atomic_|volatile (?!char)\w+ \w+)";
-        string[] files = [.. new[] { "src", "interop" }
-            .SelectMany(folder => Directory.EnumerateFiles(Path.Combine(Binary.Root, folder), "*", SearchOption.AllDirectories))
-            .Where(file => file.EndsWith(".cs", StringComparison.Ordinal) || file.EndsWith(".c", StringComparison.Ordinal))
-            .Where(file => !file.Contains("/obj/", StringComparison.Ordinal) && !file.Contains("/bin/", StringComparison.Ordinal))
-            .Where(file => Regex.IsMatch(File.ReadAllText(file), barrier))
-            .Select(file => Path.GetFileName(file))];
-        Assert.True(files.Length > 20, $"only {files.Length} files: the pattern finds nothing any more");
-        foreach (string file in files)
-            Assert.True(s_document.Contains(file, StringComparison.Ordinal), $"docs/memory-order.md does not name {file}");
+        foreach (string path in s_barriers.Keys)
+            Assert.Contains(Path.GetFileName(path), s_document);
+    }
+
+    /// <summary>
+    /// A new use, also in a file that has others, fails this until it is counted above; whoever counts it describes it in the document.
+    /// </summary>
+    [Fact]
+    public void Every_use_of_a_barrier_is_counted()
+    {
+        const string barrier = @"\b(Volatile\.|Interlocked\.|MemoryBarrier|ThreadStatic|atomic_(?!int\b)|volatile (?!char)\w+ \w+)";
+        SortedDictionary<string, int> found = new(StringComparer.Ordinal);
+        foreach (string folder in (string[])["interop", "src"])
+        {
+            foreach (string file in Directory.EnumerateFiles(Path.Combine(Binary.Root, folder), "*", SearchOption.AllDirectories))
+            {
+                string path = Path.GetRelativePath(Binary.Root, file);
+                if (!Regex.IsMatch(path, @"\.cs?$") || Regex.IsMatch(path, "/(obj|bin)/")) continue;
+                int uses = File.ReadLines(file).Sum(line => Regex.Count(line.Split("//")[0], barrier));
+                if (uses > 0) found.Add(path, uses);
+            }
+        }
+        string[] differing = [.. found.Keys.Union(s_barriers.Keys)
+            .Where(path => found.GetValueOrDefault(path) != s_barriers.GetValueOrDefault(path))
+            .Select(path => $"{path}: {found.GetValueOrDefault(path)} uses, {s_barriers.GetValueOrDefault(path)} are counted here")];
+        Assert.True(differing.Length == 0, "list these in docs/memory-order.md, then here:\n" + string.Join('\n', differing));
+    }
+
+    [Theory]
+    [MemberData(nameof(Names))]
+    public void A_member_that_counts_on_a_callers_lock_has_no_new_caller(string name)
+    {
+        foreach ((string file, string member, int times) in Find(name).Mentions)
+        {
+            string mention = $@"(?<![\w.]){member}\(";
+            int found = File.ReadLines(Path.Combine(Binary.Root, file)).Sum(line => Regex.Count(line.Split("//")[0], mention));
+            Assert.True(found == times, $"{file} mentions {member} {found} times, not {times}: which lock does the new caller hold?");
+        }
     }
 
     /// <summary>The text from where the member begins to the end of its body.</summary>

@@ -188,6 +188,22 @@ internal static class Protocols
                 new(Session, "public void CheckTime(", @"TryEnter\(\)", @"lock \(_gate\)", @"_owes"),
                 new(Session, "private bool TryEnter(", @"lock \(_gate\)"),
                 new(Session, "private void Owe(", @"_owes = true", @"Watch\(\)"),
+                // Owe runs below these; each pattern holds a lock and what runs under it, without a brace that closes between.
+                new(Session, "public bool Turn(",
+                    @"lock \(_gate\)\s*\{[^}]*\bFlush\(\)[^}]*\bReceive\(", @"lock \(_gate\)\s*\{[^}]*\bReceive\("),
+                new(Session, "private void Read(",
+                    @"lock \(_gate\)\s*\{[^}]*\{[^}]*\bFlush\(\);\s*return;\s*\}[^}]*\bSend\(answer, buffer\)[^}]*\bFlush\(\)"),
+            ],
+            // Every way to Owe, with the declarations: Send from SendParked (twice) and Read; Flush from Turn, Begin and Read (twice).
+            Mentions =
+            [
+                (Session, "Owe", 2),
+                (Session, "Send", 4),
+                (Session, "SendParked", 3),
+                (Session, "Flush", 5),
+                (Session, "Begin", 3),
+                (Session, "TakeRequest", 2),
+                (Session, "Receive", 3),
             ],
             NotNeeded = new()
             {
