@@ -54,24 +54,31 @@ internal sealed class Pipeline
     public static Pipeline InRestOf(MergeSetup setup, CowFile cow, bool journals = false)
     {
         int least = Batch.LeastRoom(cow), most = journals ? WindowRoomBytes : RoomBytes;
-        int grain = Grain(setup.Arena, least);
-        int memory = MemoryIn(setup.Arena, grain);
-        if (memory < least)
+        (int grain, int room, int rooms) = Divide(setup.Arena, least, most);
+        if (rooms == 0)
             throw new SnapuserdException(ExitCode.OutOfResources, $"{cow.Name}: {least} bytes of buffers are needed beside its scratch, {setup.Arena.Free} are left; try a larger --memory");
-        int room = Math.Max(Sizes.RoundUp(least, grain), Sizes.RoundDown(Math.Min(most, memory / LeastRooms), grain));
-        int rooms = Math.Min(memory / room, MostRooms);
         return new Pipeline(setup, cow, setup.Arena.Take(rooms * room, grain)!.Value, room);
     }
 
     /// <summary>
-    /// Bytes of which a room is a multiple: a page of the system, because a room that is given back goes in whole pages. Where memory is so short that pages would leave fewer than
-    /// <see cref="LeastRooms"/> rooms, or none, rooms are multiples of a block, and of one that is given back the system gets the pages that lie inside it.
+    /// The rooms that the rest of <paramref name="arena"/> is divided into: the bytes of which each is a multiple and begins on one, the bytes of each, and how many there are;
+    /// 0 if not even one of <paramref name="least"/> bytes fits.
+    /// <para>
+    /// A room is whole pages of the system, because a room that is given back goes in whole pages. Where memory is so short that pages would leave fewer rooms than blocks do, and
+    /// fewer than <see cref="LeastRooms"/>, rooms are whole blocks, and of one that is given back the system gets the pages that lie inside it.
+    /// </para>
     /// </summary>
-    private static int Grain(Arena arena, int least)
+    internal static (int Grain, int Room, int Rooms) Divide(Arena arena, int least, int most)
     {
-        int page = Math.Max(arena.System.Page, Arena.Alignment), memory = MemoryIn(arena, page);
-        return memory / LeastRooms >= page && memory >= Sizes.RoundUp(least, page) ? page : Arena.Alignment;
+        int page = Math.Max(arena.System.Page, Arena.Alignment);
+        int grain = Fitting(arena, least, page) >= Math.Min(LeastRooms, Fitting(arena, least, Arena.Alignment)) ? page : Arena.Alignment;
+        int memory = MemoryIn(arena, grain);
+        int room = Math.Max(Sizes.RoundUp(least, grain), Sizes.RoundDown(Math.Min(most, memory / LeastRooms), grain));
+        return (grain, room, Math.Min(memory / room, MostRooms));
     }
+
+    /// <summary>The most rooms that fit.</summary>
+    private static int Fitting(Arena arena, int least, int grain) => MemoryIn(arena, grain) / Sizes.RoundUp(least, grain);
 
     /// <summary>Bytes that are left for rooms when the first of them begins on a multiple of <paramref name="grain"/>.</summary>
     private static int MemoryIn(Arena arena, int grain) => Math.Max(0, Sizes.RoundDown(arena.Free - grain, grain));

@@ -162,6 +162,45 @@ public sealed class MemoryBudgetTests
         }
     }
 
+    /// <summary>Pages are worth having only if they cost no room of the four that are at work at a time. Bytes in KiB.</summary>
+    [Theory]
+    // Room for four of 80 KiB, but only for two of two pages each.
+    [InlineData(64, 72, 324 + 64, 4, 4)]
+    [InlineData(64, 72, (4 * 128) + 64, 64, 4)]
+    [InlineData(64, 72, (4 * 128) + 60, 4, 4)]
+    [InlineData(16, 72, (4 * 80) + 16, 16, 4)]
+    [InlineData(16, 72, (4 * 80) + 12, 4, 4)]
+    // Blocks would not give more than pages do.
+    [InlineData(64, 128, 256 + 64, 64, 2)]
+    [InlineData(64, 8, 32, 4, 3)]
+    [InlineData(4, 72, (4 * 72) + 4, 4, 4)]
+    [InlineData(64, 72, 72, 64, 0)]
+    public void Rooms_are_whole_pages_where_that_costs_none_of_four(int page, int least, int memory, int grain, int rooms)
+    {
+        using Arena arena = new(memory << 10, new SimulatedPages(page << 10));
+        (int Grain, int Room, int Rooms) found = Pipeline.Divide(arena, least << 10, 1 << 20);
+        Assert.Equal((grain << 10, rooms), (found.Grain, found.Rooms));
+        Assert.Equal(0, found.Room % found.Grain);
+        if (rooms > 0) Assert.NotNull(arena.Take(found.Rooms * found.Room, found.Grain));
+    }
+
+    [Theory]
+    [MemberData(nameof(Pages))]
+    public void No_page_size_leaves_fewer_rooms_than_blocks_do(int page)
+    {
+        for (int least = 4; least <= 200; least += 12)
+        {
+            for (int memory = least; memory <= 1200; memory += 20)
+            {
+                using Arena arena = new(memory << 10, new SimulatedPages(page));
+                (int grain, int room, int rooms) = Pipeline.Divide(arena, least << 10, 1 << 20);
+                int blocks = Math.Max(0, memory - 4) / least;
+                Assert.True(rooms >= Math.Min(4, blocks), $"{memory} KiB: {rooms} rooms of {room} bytes, of blocks {blocks} of {least} KiB");
+                Assert.True(rooms == 0 || (room >= least << 10 && room % grain == 0));
+            }
+        }
+    }
+
     private static void Merge(MemoryShare share, IMergeObserver observer, SimulatedPages pages)
     {
         const int blocks = 4096;
