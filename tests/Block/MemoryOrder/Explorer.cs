@@ -19,6 +19,11 @@ namespace Snapuserd.Tests.Block.MemoryOrder;
 /// <item>a branch: stores and updates wait for its decision, because nothing speculates them. Loads do not wait.</item>
 /// </list>
 /// <para>
+/// A load also passes what a branch may leave out (a fence, a lock, an update, a store to its location) before the branch is decided, and
+/// takes the value of a store that the branch may let run. Both are guesses, as a processor makes them: an execution whose guess turns
+/// out wrong is discarded, and until then no store or update of the thread that comes later runs.
+/// </para>
+/// <para>
 /// Not modelled: two loads of one location made one by a compiler, a load that runs ahead of an address that is not known yet, and loads
 /// that take the value of an update that has not run. Programs are straight on, so loops are written out as often as they can run.
 /// </para>
@@ -47,26 +52,38 @@ internal sealed class Explorer
         }
     }
 
-    private sealed class State(int[] memory, int[] registers, ulong[] done)
+    private sealed class State(int[] memory, int[] registers, ulong[] done, ulong[] skipped, ulong[] taken)
     {
         internal int[] Memory { get; } = memory;
         internal int[] Values { get; } = registers;
         internal ulong[] Done { get; } = done;
 
+        /// <summary>Instructions that a load has passed on the guess that their branch leaves them out.</summary>
+        internal ulong[] Skipped { get; } = skipped;
+
+        /// <summary>Stores whose value a load has taken on the guess that their branch lets them run.</summary>
+        internal ulong[] Taken { get; } = taken;
+
         internal Registers Registers => new(Values);
 
-        internal State Copy() => new((int[])Memory.Clone(), (int[])Values.Clone(), (ulong[])Done.Clone());
+        internal State Copy() =>
+            new((int[])Memory.Clone(), (int[])Values.Clone(), (ulong[])Done.Clone(), (ulong[])Skipped.Clone(), (ulong[])Taken.Clone());
+
+        internal bool HasGuesses => Array.Exists(Skipped, bits => bits != 0) || Array.Exists(Taken, bits => bits != 0);
 
         internal bool IsDone(int thread, int place) => (Done[thread] >> place & 1) != 0;
 
         internal string Key()
         {
-            char[] key = new char[Memory.Length + Values.Length + (4 * Done.Length)];
+            char[] key = new char[Memory.Length + Values.Length + (12 * Done.Length)];
             int at = 0;
             foreach (int value in Memory) key[at++] = (char)value;
             foreach (int value in Values) key[at++] = value == Registers.None ? char.MaxValue : (char)value;
-            foreach (ulong done in Done)
-                for (int part = 0; part < 64; part += 16) key[at++] = (char)(done >> part);
+            foreach (ulong[] all in (ulong[][])[Done, Skipped, Taken])
+            {
+                foreach (ulong bits in all)
+                    for (int part = 0; part < 64; part += 16) key[at++] = (char)(bits >> part);
+            }
             return new string(key);
         }
     }
@@ -78,9 +95,10 @@ internal sealed class Explorer
     internal static string? FindBad(MemoryProgram program, out int states)
     {
         Explorer explorer = new(program);
-        State start = new([.. program.Initial], new int[program.RegisterCount], new ulong[program.Threads.Count]);
+        int threads = program.Threads.Count;
+        State start = new([.. program.Initial], new int[program.RegisterCount], new ulong[threads], new ulong[threads], new ulong[threads]);
         Array.Fill(start.Values, Registers.None);
-        explorer.Settle(start);
+        _ = explorer.Settle(start);
         string? bad = explorer.Visit(start);
         states = explorer._seen.Count;
         return bad;
@@ -95,18 +113,24 @@ internal sealed class Explorer
         {
             for (int i = 0; i < _threads[t].Length; i++)
             {
-                if (state.IsDone(t, i) || !MayRun(state, t, i, out int? forwarded)) continue;
-                ended = false;
-                State next = state.Copy();
-                string step = Run(next, t, i, forwarded);
-                Settle(next);
-                _path.Add(step);
-                string? bad = Visit(next);
-                if (bad != null) return bad;
-                _path.RemoveAt(_path.Count - 1);
+                if (state.IsDone(t, i)) continue;
+                foreach (Way way in Ways(state, t, i))
+                {
+                    // A thread that can only guess sleeps for ever: whatever a branch depends on comes before it.
+                    ended &= way.IsGuess;
+                    State next = state.Copy();
+                    next.Skipped[t] |= way.Skipped;
+                    next.Taken[t] |= way.Taken;
+                    string step = Run(next, t, i, way.Forwarded);
+                    if (!Settle(next)) continue;
+                    _path.Add(step);
+                    string? bad = Visit(next);
+                    if (bad != null) return bad;
+                    _path.RemoveAt(_path.Count - 1);
+                }
             }
         }
-        if (!ended || !_program.Bad(state.Registers, state.Memory)) return null;
+        if (!ended || state.HasGuesses || !_program.Bad(state.Registers, state.Memory)) return null;
         return string.Join('\n', _path);
     }
 
@@ -126,48 +150,84 @@ internal sealed class Explorer
         return counts;
     }
 
-    /// <summary>Skips what a branch has left out, and drops what loads have read ahead for it.</summary>
-    private void Settle(State state)
+    /// <summary>
+    /// Skips what a branch has left out, and drops what loads have read ahead for it. False if a guess turns out wrong.
+    /// </summary>
+    private bool Settle(State state)
     {
         for (int t = 0; t < _threads.Length; t++)
         {
             for (int i = 0; i < _threads[t].Length; i++)
             {
                 Instruction instruction = _threads[t][i];
-                if (instruction.Guards.Length == 0 || Counts(state, instruction) != false) continue;
-                state.Done[t] |= 1UL << i;
+                if (instruction.Guards.Length == 0 || Counts(state, instruction) is not { } counts) continue;
+                ulong bit = 1UL << i;
+                if (((counts ? state.Skipped : state.Taken)[t] & bit) != 0) return false;
+                state.Skipped[t] &= ~bit;
+                state.Taken[t] &= ~bit;
+                if (counts) continue;
+                state.Done[t] |= bit;
                 if (instruction.Output != null) state.Values[instruction.Output.Index] = Registers.None;
             }
         }
+        return true;
     }
 
-    private bool MayRun(State state, int t, int i, out int? forwarded)
+    /// <summary>A way to run an instruction now: the value of an own store that it takes, and what it guesses of its thread's branches.</summary>
+    private readonly record struct Way(int? Forwarded, ulong Skipped, ulong Taken)
     {
-        forwarded = null;
-        Instruction later = _threads[t][i];
-        if (later.Kind != InstructionKind.Load && Counts(state, later) != true) return false;
-        if (!AreKnown(state, later.Inputs) || (later.Selector != null && !IsKnown(state, later.Selector))) return false;
-        if (later.Selector != null && !state.Registers.Has(later.Selector)) return false;
-        for (int j = i - 1; j >= 0; j--)
-        {
-            if (state.IsDone(t, j)) continue;
-            Instruction earlier = _threads[t][j];
-            if (earlier.Kind == InstructionKind.Fence || later.Kind == InstructionKind.Fence) return false;
-            if (earlier.IsAcquire || later.IsRelease) return false;
-            if (later.Order == Order.AcquireAfterRelease && earlier.IsRelease) return false;
-            if (!MayMeet(state, earlier, later)) continue;
-            if (earlier.Kind != InstructionKind.Store || later.Kind != InstructionKind.Load) return false;
-            // A store that runs later still is seen by its own thread, if it is certain for this load that it will run.
-            if (forwarded != null) continue;
-            if (!AreKnown(state, earlier.Inputs) || (Counts(state, earlier) != true && !IsWithin(later, earlier))) return false;
-            forwarded = earlier.NewValue!(0, state.Registers);
-        }
-        return later.Until == null || later.Until(state.Memory[later.PlaceIn(state.Registers)]);
+        internal bool IsGuess => (Skipped | Taken) != 0;
     }
+
+    private List<Way> Ways(State state, int t, int i)
+    {
+        List<Way> ways = [];
+        Instruction later = _threads[t][i];
+        bool isLoad = later.Kind == InstructionKind.Load;
+        if (!isLoad && Counts(state, later) != true) return ways;
+        ulong guesses = state.Skipped[t] | state.Taken[t];
+        if (isLoad ? (state.Skipped[t] >> i & 1) != 0 : (guesses & ((1UL << i) - 1)) != 0) return ways;
+        if (!AreKnown(state, later.Inputs) || (later.Selector != null && !IsKnown(state, later.Selector))) return ways;
+        if (later.Selector != null && !state.Registers.Has(later.Selector)) return ways;
+        if (later.Until == null || later.Until(state.Memory[later.PlaceIn(state.Registers)])) Pass(state, t, i, i - 1, default, ways);
+        return ways;
+    }
+
+    /// <summary>Adds the ways in which instruction <paramref name="i"/> passes those from <paramref name="j"/> back to the first.</summary>
+    private void Pass(State state, int t, int i, int j, Way way, List<Way> ways)
+    {
+        Instruction later = _threads[t][i];
+        for (; j >= 0; j--)
+        {
+            ulong bit = 1UL << j;
+            if (((state.Done[t] | state.Skipped[t]) & bit) != 0) continue;
+            Instruction earlier = _threads[t][j];
+            bool meets = MayMeet(state, earlier, later), isOrdered = IsOrdered(earlier, later);
+            if (!meets && !isOrdered) continue;
+            // Hidden by a later store of its own thread, whether it runs or not.
+            if (way.Forwarded != null && !isOrdered && earlier.Kind == InstructionKind.Store) continue;
+            bool isUndecided = later.Kind == InstructionKind.Load && !IsWithin(later, earlier)
+                && Counts(state, earlier) == null && (state.Taken[t] & bit) == 0;
+            // What the branch leaves out holds nothing back.
+            if (isUndecided) Pass(state, t, i, j - 1, way with { Skipped = way.Skipped | bit }, ways);
+            if (isOrdered || earlier.Kind != InstructionKind.Store || later.Kind != InstructionKind.Load) return;
+            // A store that runs later still is seen by its own thread.
+            if (!AreKnown(state, earlier.Inputs)) return;
+            way = way with { Forwarded = earlier.NewValue!(0, state.Registers), Taken = isUndecided ? way.Taken | bit : way.Taken };
+        }
+        ways.Add(way);
+    }
+
+    /// <summary>The later one waits for the earlier one, whatever their locations.</summary>
+    private static bool IsOrdered(Instruction earlier, Instruction later) =>
+        earlier.Kind == InstructionKind.Fence || later.Kind == InstructionKind.Fence
+        || earlier.IsAcquire || later.IsRelease
+        || (later.Order == Order.AcquireAfterRelease && earlier.IsRelease);
 
     /// <summary>They go to one location, or it is not known yet.</summary>
     private bool MayMeet(State state, Instruction earlier, Instruction later)
     {
+        if (earlier.Kind == InstructionKind.Fence || later.Kind == InstructionKind.Fence) return false;
         int place = later.PlaceIn(state.Registers);
         bool known = earlier.Selector == null || (IsKnown(state, earlier.Selector) && state.Registers.Has(earlier.Selector));
         if (known) return earlier.PlaceIn(state.Registers) == place;

@@ -6,7 +6,8 @@ namespace Snapuserd.Tests.Block.MemoryOrder;
 
 /// <summary>
 /// The explorer against the classic litmus tests, whose answers for ARMv8 are published (Pulte et al., "Simplifying ARM Concurrency",
-/// POPL 2018; herd's aarch64.cat). Each names an outcome; the explorer must find it exactly where it is allowed.
+/// POPL 2018; herd's aarch64.cat), and against variants around branches, derived from the same rules. Each names an outcome; the explorer
+/// must find it exactly where it is allowed.
 /// </summary>
 public sealed class LitmusTests
 {
@@ -49,6 +50,19 @@ public sealed class LitmusTests
         ["lost update without atomicity"] = (true, () => Counter(atomic: false)),
         ["release then plain store"] = (true, StoreAfterRelease),
         ["a sleeper without a ring"] = (true, Sleepers),
+        ["a sleeper before a branch"] = (true, SleeperBeforeBranch),
+        ["MP+fence+update that is left out"] = (true, () => MessageAroundBranch((b, own, _) => b.Update(own, value => value, Order.Full), taken: false)),
+        ["MP+fence+update that runs"] = (false, () => MessageAroundBranch((b, own, _) => b.Update(own, value => value, Order.Full), taken: true)),
+        ["MP+fence+fence that is left out"] = (true, () => MessageAroundBranch((b, _, _) => b.Fence(), taken: false)),
+        ["MP+fence+fence that runs"] = (false, () => MessageAroundBranch((b, _, _) => b.Fence(), taken: true)),
+        ["MP+fence+lock that is left out"] = (true, () => MessageAroundBranch((b, own, _) => b.Lock(own), taken: false)),
+        ["MP+fence+lock that is taken"] = (false, () => MessageAroundBranch((b, own, _) => b.Lock(own), taken: true)),
+        ["MP+fence+acquire that is left out"] = (true, () => MessageAroundBranch((b, own, _) => b.Load(own, Order.Acquire), taken: false)),
+        ["MP+fence+store of the location that is left out"] = (true, () => MessageAroundBranch((b, _, data) => b.Store(data, 0), taken: false)),
+        ["LB+fence that is left out"] = (false, () => LoadBufferAroundBranch(false)),
+        ["LB+store of a guessed value"] = (false, () => LoadBufferAroundBranch(true)),
+        ["PPOCA after the branch"] = (true, () => ReadAfterASpeculatedStore(1)),
+        ["PPOCA after a branch that is not taken"] = (false, () => ReadAfterASpeculatedStore(2)),
     };
 
     /// <summary>The names.</summary>
@@ -326,6 +340,72 @@ public sealed class LitmusTests
         Register woken = p.Thread("a").Sleep(bell);
         p.Thread("b").Load(bell);
         p.Bad = (r, _) => !r.Has(woken);
+        return p;
+    }
+
+    /// <summary>The branch is over before the data is read, and nothing between orders the reads unless it is taken.</summary>
+    private static MemoryProgram MessageAroundBranch(Action<ThreadProgram, Location, Location> inside, bool taken)
+    {
+        MemoryProgram p = new();
+        Location x = p.Location("x"), y = p.Location("y"), own = p.Location("own");
+        ThreadProgram a = p.Thread("a"), b = p.Thread("b");
+        a.Store(y, 1);
+        a.Fence();
+        a.Store(x, 2);
+        Register flag = b.Load(x);
+        using (b.When(r => r[flag] == (taken ? 2 : 1), flag)) inside(b, own, y);
+        Register data = b.Load(y);
+        p.Bad = (r, _) => r[flag] == 2 && r[data] == 0;
+        return p;
+    }
+
+    /// <summary>A store that comes after a branch does not run before it is decided, nor with a value that was only guessed.</summary>
+    private static MemoryProgram LoadBufferAroundBranch(bool guess)
+    {
+        MemoryProgram p = new();
+        Location x = p.Location("x"), y = p.Location("y"), z = p.Location("z");
+        ThreadProgram a = p.Thread("a"), b = p.Thread("b");
+        Register first = a.Load(x);
+        using (a.When(r => r[first] == 1, first))
+        {
+            if (guess) a.Store(z, 1);
+            else a.Fence();
+        }
+        Register own = a.Load(z);
+        a.Store(y, r => r[own] + 1, [own]);
+        Register second = b.Load(y, Order.Acquire);
+        b.Store(x, 2);
+        p.Bad = (r, _) => r[first] == 2 && r[second] == 1;
+        return p;
+    }
+
+    /// <summary>As PPOCA, with the reads after the branch instead of in it.</summary>
+    private static MemoryProgram ReadAfterASpeculatedStore(int wanted)
+    {
+        MemoryProgram p = new();
+        Location x = p.Location("x"), y = p.Location("y"), z = p.Location("z"), other = p.Location("other");
+        ThreadProgram a = p.Thread("a"), b = p.Thread("b");
+        a.Store(x, 1);
+        a.Fence();
+        a.Store(y, 1);
+        Register flag = b.Load(y);
+        using (b.When(r => r[flag] == wanted, flag)) b.Store(z, 1);
+        Register own = b.Load(z), data = b.Load([other, x], own);
+        p.Bad = (r, _) => r[flag] == 1 && r[own] == 1 && r[data] == 0;
+        return p;
+    }
+
+    /// <summary>A load that could only be made on a guess does not keep a thread that sleeps for ever from ending.</summary>
+    private static MemoryProgram SleeperBeforeBranch()
+    {
+        MemoryProgram p = new();
+        Location bell = p.Location("bell"), x = p.Location("x");
+        ThreadProgram a = p.Thread("a");
+        Register woken = a.Sleep(bell);
+        using (a.When(r => r.Has(woken), woken)) a.Fence();
+        Register data = a.Load(x);
+        p.Thread("b").Load(bell);
+        p.Bad = (r, _) => !r.Has(woken) && !r.Has(data);
         return p;
     }
 }
