@@ -1,12 +1,13 @@
 # What guest and boot tests start from: the machine that is emulated. ROOT is the root of the repository. In the environment:
 #   ARCH   amd64 or arm64 (default: this machine's)
 #   PAGES  4k, or 16k on arm64: the page size of the kernel
+#   KERNEL_PACKAGE  another kernel than the default one (run.sh), or nothing
 # Sets and exports, beside those two:
 #   SNAPUSERD        the program as it was built for this machine, which creates and inspects COWs on this side
 #   GUEST_SNAPUSERD  the program as it was built for the guest
 #   GUEST_BUSYBOX    a static busybox for the guest
 #   FOREIGN          "yes" if the guest's architecture is another than this machine's
-#   VARIANT          what tells the results of this machine apart from those of the default one: "", or "-arm64-16k"
+#   VARIANT          what tells the results of this machine apart from those of the default one: "", "-arm64-16k", "-arm64-4k-linux-image-cloud-arm64"
 case $(uname -m) in aarch64) host=arm64 ;; *) host=amd64 ;; esac
 ARCH=${ARCH:-$host}
 PAGES=${PAGES:-4k}
@@ -19,6 +20,8 @@ case $ARCH-$PAGES in
     *) echo "$0: there is no Debian kernel for ARCH=$ARCH with PAGES=$PAGES" >&2; exit 1 ;;
 esac
 [ "$ARCH-$PAGES" = "$host-4k" ] || VARIANT=-$ARCH-$PAGES
+# A package may come with "/SUITE".
+if [ -n "${KERNEL_PACKAGE:-}" ]; then VARIANT=-$ARCH-$PAGES-${KERNEL_PACKAGE//\//-}; fi
 if [ "$ARCH" != "$host" ]; then
     FOREIGN=yes
     GUEST_SNAPUSERD=$ROOT/build/$ARCH/snapuserd
