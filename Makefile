@@ -27,7 +27,7 @@ SEED ?= 1
 .PHONY: build host-build help test simulate fuzz guest-test boot-test demo lint bench reproducible install install-man install-completion install-initramfs-tools install-dracut install-systemd install-examples clean
 .NOTPARALLEL:
 
-build: ## compile build/snapuserd (the default)
+build: ## compile build/snapuserd (the default); [ARCH=arm64] build/arm64/snapuserd
 	./build.sh build
 
 help: ## this list
@@ -42,10 +42,16 @@ simulate: ## crash merges in every way for SECONDS=60 from SEED=1; the last line
 host-build: build
 	$(if $(filter build,$(OUTPUT)),,ARCH=$(HOST) ./build.sh build)
 
-guest-test: host-build ## tests in a virtual machine with a stock Debian kernel, power cuts included; [ARCH=arm64] [PAGES=16k] [TESTS="ublk nbd"]
+# Before minutes of building.
+pages = $(if $(filter amd64-4k arm64-4k arm64-16k,$(ARCH)-$(PAGES)),,$(error Debian has kernels for ARCH=amd64 with PAGES=4k and for ARCH=arm64 with PAGES=4k or 16k, not for ARCH=$(ARCH) with PAGES=$(PAGES)))
+
+check-pages:
+	@: $(pages)
+
+guest-test: check-pages host-build ## tests in a virtual machine with a stock Debian kernel, power cuts included; [ARCH=arm64] [PAGES=16k] [TESTS="ublk nbd"]
 	./tests/Guest/run.sh $(TESTS)
 
-boot-test: host-build ## boots through an update in QEMU, with an initramfs that mkinitramfs makes; power cuts, rollback, bad cases; the same words
+boot-test: check-pages host-build ## boots through an update in QEMU, with an initramfs that mkinitramfs makes; power cuts, rollback, bad cases; the same words
 	./tests/Boot/run.sh $(TESTS)
 
 demo: build ## two updates, one created here, each killed half-way and resumed
@@ -63,7 +69,7 @@ bench: build ## speed, each number beside its ceiling
 	$(native)./build.sh bench-tool
 	./$(OUTPUT)/bench/benchmarks --snapuserd $(OUTPUT)/snapuserd $(if $(ONLY),--only '$(ONLY)') $(ARGS)
 
-reproducible: ## build twice in two folders; fails unless the two are one
+reproducible: ## build in three folders; fails unless the three are one
 	./tests/reproducible.sh
 
 install: build ## copy to $(DESTDIR)$(PREFIX)/bin

@@ -20,7 +20,7 @@ fail() {
 case $(uname -m) in
     x86_64) host=amd64 ;;
     aarch64) host=arm64 ;;
-    *) host=unknown ;;
+    *) host=$(uname -m) ;;
 esac
 ARCH=${ARCH:-$host}
 # The kernel's words for the two are as good.
@@ -28,7 +28,7 @@ case $ARCH in x86_64) ARCH=amd64 ;; aarch64) ARCH=arm64 ;; esac
 case $ARCH in
     amd64) rid=linux-x64 triple=x86_64-linux-gnu emulator=qemu-x86_64-static other=arm64 ;;
     arm64) rid=linux-arm64 triple=aarch64-linux-gnu emulator=qemu-aarch64-static other=amd64 ;;
-    *) fail "ARCH is amd64 or arm64, not '$ARCH' (32-bit machines are out of scope)" ;;
+    *) fail "ARCH is amd64 (x86_64) or arm64 (aarch64); there is no '$ARCH'" ;;
 esac
 export ARCH
 # Where the program and what belongs to it lie: build for this machine's, build/ARCH for another's.
@@ -249,7 +249,8 @@ usage: ./build.sh [COMMAND]
   docs             bring man page and bash completion up to date with the command line
   format-check     fail unless whitespace and style are as .editorconfig says
   clean            remove everything that was built
-In the environment: ARCH=amd64 or arm64, for another architecture than this machine's; TFM=net10.0, the framework.
+In the environment: ARCH=amd64 or arm64, for another architecture than this machine's; TFM=net10.0, the framework;
+FETCH_CACHE=build/cache and DEBIAN_MIRROR=http://deb.debian.org, for what another architecture needs (interop/Sysroot/fetch.sh).
 END
 }
 

@@ -45,8 +45,13 @@ internal static class CommandLine
         {
             if (words.Length == 0) throw new SnapuserdException(ExitCode.Usage, $"a verb is missing: {Names(verbs)}; see snapuserd --help");
             if (words[0] is "--help" or "-h") return Print(output, Verbs.HelpText());
-            if (words[0] is "--version" or "version") return Print(output, json ? VersionText.Json : VersionText.Text);
-            if (words[0] == "help") return Print(output, words.Length == 1 ? Verbs.HelpText() : Find(verbs, words[1]).HelpText());
+            if (words[0] is "--version" or "version")
+            {
+                if (words.Length > 1 && words[1] is not ("--json" or "--help" or "-h") || words.Length > 2)
+                    throw new SnapuserdException(ExitCode.Usage, $"{words[0]} takes --json and nothing else");
+                return Print(output, json ? VersionText.Json : VersionText.Text);
+            }
+            if (words[0] == "help") return Print(output, words.Length == 1 || words[1] is "help" or "version" ? Verbs.HelpText() : Find(verbs, words[1]).HelpText());
             Verb verb = Find(verbs, words[0]);
             output.LogTo(LogForms.Of(verb, words.AsSpan(1)));
             if (ExtractVerb.Streams(verb, words.AsSpan(1))) output.ResultsToDiagnostics();

@@ -24,5 +24,5 @@ internal static class VersionText
 
     /// <summary>The same as an object.</summary>
     internal static string Json => JsonLine.Event("version").Add("version", CommandLine.Version).Add("architecture", Architecture)
-        .Add("tested_kernels", Kernels).Add("tested_page_kib", Pages).ToString();
+        .Add("tested_kernels", Kernels.Replace(" and ", ",")).Add("tested_page_kib", Pages.Replace(" and ", ",")).ToString();
 }

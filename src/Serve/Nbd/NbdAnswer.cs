@@ -67,7 +67,7 @@ internal sealed class NbdAnswer
         {
             int error = CheckRead(export, structured);
             if (error != 0) SetError(error, 0, structured);
-            else State = NbdAnswerState.NeedsData;
+            State = error != 0 ? NbdAnswerState.Ready : NbdAnswerState.NeedsData;
             return;
         }
         SetSimple(request.Type switch
@@ -82,7 +82,8 @@ internal sealed class NbdAnswer
 
     /// <summary>
     /// Reads the next piece into <paramref name="buffer"/>, or rereads the unsent rest of one that was evicted. A piece has at most
-    /// <paramref name="pieceBytes"/>, unless the client forbids fragments. Returns null, or why the client has to be dropped.
+    /// <paramref name="pieceBytes"/>, unless the client forbids fragments. Returns null, or why the client has to be dropped. The state stays
+    /// <see cref="NbdAnswerState.Reading"/>, because this runs without the session's lock: with another, a second worker would send what this one still has.
     /// </summary>
     public string? Read(NbdExport export, ViewReader reader, Slice buffer, bool structured, int pieceBytes)
     {
@@ -174,7 +175,6 @@ internal sealed class NbdAnswer
     private void SetError(int error, ulong offset, bool structured)
     {
         (Piece, IsLast) = (0, true);
-        State = NbdAnswerState.Ready;
         if (!structured)
         {
             SetSimple(error);

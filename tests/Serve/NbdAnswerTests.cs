@@ -1,0 +1,45 @@
+using Snapuserd.Block;
+using Snapuserd.Interop;
+using Snapuserd.Serve;
+using Xunit;
+
+namespace Snapuserd.Tests.Serve;
+
+/// <summary>Answers whose data cannot be read.</summary>
+public sealed class NbdAnswerTests
+{
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void Answer_that_cannot_be_read_stays_with_its_worker_until_the_session_is_locked(bool structured)
+    {
+        using NbdFixture test = new();
+        (long offset, int length) = test.Damage();
+        using WakeUp wakeUp = new();
+        NbdExport export = new(test.View.View, test.View.Devices, new NbdOptions(), 1, wakeUp);
+        using Arena arena = new(8 << 20);
+        Slice buffer = arena.Take(export.BufferBytes)!.Value;
+        using NbdWorker worker = new(test.View.View, test.View.Devices, arena);
+        NbdAnswer answer = new();
+        answer.Begin(export, new NbdRequest(0, NbdWire.NBD_CMD_READ, 1, (ulong)offset, (uint)length), structured);
+        Assert.Equal(NbdAnswerState.NeedsData, answer.State);
+        // As a session does it, under its lock; what follows runs without.
+        answer.State = NbdAnswerState.Reading;
+        Assert.Null(answer.Read(export, worker.Reader, buffer, structured, export.BufferBytes));
+        Assert.True(answer.IsLast);
+        Assert.Equal(0, answer.Piece);
+        // With another state a second worker would send it, and this one would send it again and count it twice.
+        Assert.Equal(NbdAnswerState.Reading, answer.State);
+    }
+
+    [Fact]
+    public void Request_that_is_refused_is_ready_at_once()
+    {
+        using NbdFixture test = new();
+        using WakeUp wakeUp = new();
+        NbdExport export = new(test.View.View, test.View.Devices, new NbdOptions(), 1, wakeUp);
+        NbdAnswer answer = new();
+        answer.Begin(export, new NbdRequest(0, NbdWire.NBD_CMD_READ, 1, (ulong)test.Target.Length, 4096), structured: false);
+        Assert.Equal(NbdAnswerState.Ready, answer.State);
+    }
+}
