@@ -173,7 +173,9 @@ internal sealed class Explorer
         return true;
     }
 
-    /// <summary>A way to run an instruction now: the value of an own store that it takes, and what it guesses of its thread's branches.</summary>
+    /// <summary>
+    /// A way to run an instruction now: the value that it takes from its thread's own store, and what it guesses of the branches.
+    /// </summary>
     private readonly record struct Way(int? Forwarded, ulong Skipped, ulong Taken)
     {
         internal bool IsGuess => (Skipped | Taken) != 0;
