@@ -52,7 +52,8 @@ public sealed class LitmusTests
         ["a sleeper without a ring"] = (true, Sleepers),
         ["a sleeper before a branch"] = (true, () => SleeperBeforeBranch(guessed: false)),
         ["a sleeper before a branch, with a guess"] = (false, () => SleeperBeforeBranch(guessed: true)),
-        ["MP+fence+update that is left out"] = (true, () => MessageAroundBranch((b, own, _) => b.Update(own, v => v, Order.Full), taken: false)),
+        ["MP+fence+update that is left out"] =
+            (true, () => MessageAroundBranch((b, own, _) => b.Update(own, v => v, Order.Full), taken: false)),
         ["MP+fence+update that runs"] = (false, () => MessageAroundBranch((b, own, _) => b.Update(own, v => v, Order.Full), taken: true)),
         ["MP+fence+fence that is left out"] = (true, () => MessageAroundBranch((b, _, _) => b.Fence(), taken: false)),
         ["MP+fence+fence that runs"] = (false, () => MessageAroundBranch((b, _, _) => b.Fence(), taken: true)),
