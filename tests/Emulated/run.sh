@@ -1,7 +1,8 @@
 #!/bin/sh
 # run.sh ARCH EMULATOR NATIVE PROGRAM KERNELS: the tests that run the program, with the PROGRAM of another architecture in the EMULATOR
-# of user programs. NATIVE is this machine's own program, whose answers are compared with its. Prints the tests that it cannot run
-# (tests/Emulated/in-the-guest), the count of each group, and at the end "N passed, N failed".
+# of user programs. NATIVE is this machine's own program, whose answers are compared with its. Prints the tests that it cannot run, by name:
+# those that a guest test stands for (in-the-guest beside this file), and those that nothing stands for (native-only). Then the count of
+# each group, and at the end "N passed, N failed".
 # In the environment: ONLY="usage hostile", to run these groups.
 set -eu
 cd "$(dirname "$0")/../.."
@@ -42,26 +43,77 @@ group() {
     echo "$1: $(tests/sum.sh "$results/$1" "$code" | tail -n 1)" | tee -a "$results/counts"
 }
 
-entries=$(grep -v -e '^#' -e '^$' "$here/in-the-guest")
-# In a filter an entry must not look like a part of one.
-runs=$(echo "$entries" | sed -e 's/[()\\]/\\&/g' -e 's/^/DisplayName!~/' | paste -s -d '&')
+# entries LIST: its lines that name tests.
+entries() {
+    grep -v -e '^#' -e '^\[' -e '^$' "$here/$1"
+}
+
+# sections LIST: what stands in brackets in it.
+sections() {
+    sed -n 's/^\[\(.*\)\]$/\1/p' "$here/$1"
+}
+
+# section LIST NAME: the entries of a section.
+section() {
+    awk -v name="[$2]" '/^\[/ { within = $0 == name; next } within && !/^#/ && !/^$/' "$here/$1"
+}
+
+# matching ENTRIES TESTS: the lines of TESTS that an entry of the file ENTRIES names. " & " in an entry: all of its parts are in the name.
+matching() {
+    awk 'FILENAME == ARGV[1] { entries[++count] = $0; next }
+        {
+            for (i = 1; i <= count; i++) {
+                parts = split(entries[i], part, " & ")
+                found = 0
+                for (j = 1; j <= parts; j++) found += index($0, part[j]) > 0
+                if (found == parts) { print; next }
+            }
+        }' "$1" "$2"
+}
+
+# show LIST FILE: the tests of FILE, below their sections.
+show() {
+    sections "$1" | while IFS= read -r name; do
+        section "$1" "$name" >"$results/section"
+        echo "    $name" && matching "$results/section" "$2" | sed 's/^/        /'
+    done
+}
+
 for project in Conformance EndToEnd Daemon; do
     dotnet build "tests/$project" -c Release -v quiet --nologo
 done
-
-# An entry that names no test any more would hide that its test has a new name.
 for project in Conformance EndToEnd Daemon; do
     dotnet test "$(built "$project")" --nologo --list-tests | sed -n 's/^    Snapuserd\.Tests\.//p'
 done >"$results/all"
-echo "$entries" | while IFS= read -r entry; do grep -qF -e "$entry" "$results/all" || echo "$entry"; done >"$results/stale"
+
+# An entry that names no test any more would hide that its test has a new name; so would a guest test that is not there.
+for list in in-the-guest native-only; do
+    entries "$list" | while IFS= read -r entry; do
+        echo "$entry" >"$results/entries"
+        matching "$results/entries" "$results/all" | grep -q '' || echo "in $here/$list, but no test: $entry"
+    done
+    # Without a section it has neither a guest test nor a reason.
+    awk -v list="$here/$list" '/^\[.*\]$/ { within = 1 } !within && !/^#/ && !/^$/ { print "in " list ", but in no section: " $0 }' "$here/$list"
+done >"$results/stale"
+sections in-the-guest | while IFS= read -r name; do
+    [ -e "tests/Guest/$name/host.sh" ] || echo "in $here/in-the-guest, but no test in tests/Guest: $name"
+done >>"$results/stale"
 if [ -s "$results/stale" ]; then
-    echo "in $here/in-the-guest, but no test:" && cat "$results/stale"
+    cat "$results/stale"
     status=1
 fi
-echo "$entries" >"$results/entries"
-grep -F -f "$results/entries" "$results/all" | sort >"$results/guest"
-echo "in the guest, not here:"
-sed 's/^/    /' "$results/guest"
+entries in-the-guest >"$results/entries"
+matching "$results/entries" "$results/all" | sort >"$results/guest"
+entries native-only >"$results/entries"
+matching "$results/entries" "$results/all" | grep -vxF -f "$results/guest" | sort >"$results/native"
+in_guest="in the guest: $(grep -c '' "$results/guest") tests"
+native_only="on this machine's architecture only: $(grep -c '' "$results/native") tests, not run"
+echo "$in_guest" && show in-the-guest "$results/guest"
+echo "$native_only" && show native-only "$results/native"
+
+# In a filter an entry must not look like a part of one.
+runs=$({ entries in-the-guest && entries native-only; } | sed -e 's/[()\\]/\\&/g' -e 's/ & /|DisplayName!~/g' -e 's/.*/(DisplayName!~&)/' |
+    paste -s -d '&')
 
 wrap snapuserd "$program"
 wrap kernels "$kernels"
@@ -80,5 +132,6 @@ if [ "$arch" = arm64 ]; then
 fi
 
 cat "$results/counts"
-echo "in the guest, not here: $(grep -c '' "$results/guest") tests"
+echo "$in_guest"
+echo "$native_only"
 tests/sum.sh "$results" "$status"
