@@ -1,5 +1,5 @@
 # The initramfs that dracut makes with the module as it is installed, with systemd in it, whose switch-root spares the servers. And a COW that is none: no
-# root file system, but a sentence and the emergency shell; it is switched off, because nobody is there to leave it.
+# root file system, but a sentence and the emergency shell; it is switched off, because nothing would leave it.
 . "$HERE/lib.sh"
 tool=${tool:-dracut-systemd}
 disks

@@ -5,7 +5,7 @@
 set -euo pipefail
 ROOT=$(CDPATH='' cd -- "$(dirname -- "$0")/../.." && pwd)
 if [ "${INSIDE:-}" != yes ]; then
-    # Somebody who is not root is root of a user namespace.
+    # Without root, this is root of a user namespace.
     user=$([ "$(id -u)" -eq 0 ] || echo --user --map-root-user)
     # shellcheck disable=SC2086 # two words or none
     INSIDE=yes exec unshare $user --mount "$0" "$@"

@@ -15,7 +15,7 @@ for cut in 0 1 2 3 4; do
     ended 137 "cut $cut"
     shows "console.$cut" 'up .*: the new image, on ublkb0' "the root of boot $cut"
     count=$(state "cow.$cut")
-    echo "cut $cut: plug pulled $CUT ms behind $([ "$cut" -eq 0 ] && echo "the boot" || echo "a checkpoint"): $count ops merged"
+    echo "cut $cut: plug pulled $CUT ms after $([ "$cut" -eq 0 ] && echo "the boot" || echo "a checkpoint"): $count ops merged"
     [ "${count%% *}" -le 0 ] || [ "${count%% *}" -ge "${count##* }" ] || middle=$((middle + 1))
     fresh "base.$cut" qcow2 "base.$((cut + 1))"
     fresh "cow.$cut" qcow2 "cow.$((cut + 1))"
@@ -26,5 +26,5 @@ start console.end "boottest=merge kill=yes rate=50k snapuserd.merge=manual" "fil
 ended 0 "the end of the merge"
 same base.5 qcow2 new.img || fail "the base is not the new image"
 start console.plain boottest=plain "file=base.5,format=qcow2" "file=cow.5,format=qcow2"
-ended 0 "the boot behind it"
+ended 0 "the boot after it"
 shows console.plain 'up .*: the new image, on vda, 0 servers' "the plain device"

@@ -46,7 +46,7 @@ archive() {
 }
 
 # boot [-a ARCHIVE] [-i INIT] [-k WORDS] [-l LOG] [-c MS] [-t SECONDS] DRIVE…: boots a guest with ARCHIVE.cpio (default: guest) and returns the
-# status of its /test.sh. After SECONDS (default: 600, many times what any of them takes) it is taken to hang. A DRIVE is what follows "-drive if=virtio,"; the first is /dev/vda. INIT is the first process (default: /init). WORDS
+# status of its /test.sh. After SECONDS (default: 600, many times what any of them takes) it counts as hanging. A DRIVE is what follows "-drive if=virtio,"; the first is /dev/vda. INIT is the first process (default: /init). WORDS
 # go to the end of the kernel command line. The console goes to LOG. With -c, QEMU gets SIGKILL that many milliseconds after the guest's line "CUT": 137, or 0 if it was off by then. 124: no answer
 # in time; 125: the guest ended without one.
 boot() {
@@ -94,7 +94,7 @@ boot() {
     kill "$watchdog" ${killer:+"$killer"} 2>/dev/null || true
     wait "$watchdog" ${killer:+"$killer"} 2>/dev/null || true
     rm -f "$log.fifo"
-    [ -z "$other" ] || fail "that kernel has not pages of $PAGES: $other"
+    [ -z "$other" ] || fail "this kernel's pages are not $PAGES: $other"
     [ ! -e "$log.late" ] || return 124
     [ "$code" -ne 137 ] || return 137
     return "${status:-125}"

@@ -6,7 +6,7 @@
 # names the kernel modules that its guests need. Without one of them a test is skipped on a kernel that KERNEL_PACKAGE names, and fails on the default
 # one, which has them all. No test passed is a failure.
 #
-# ARCH and PAGES in the environment say which machine (target.sh). KERNEL_PACKAGE names another kernel than linux-image-6.12-…; with "/SUITE" behind it
+# ARCH and PAGES in the environment say which machine (target.sh). KERNEL_PACKAGE names another kernel than linux-image-6.12-…; with "/SUITE" after it
 # the kernel of another Debian than 12, such as linux-image-arm64/bullseye. It is kept in build/guest. JOBS guests run at a time.
 set -euo pipefail
 HERE=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)

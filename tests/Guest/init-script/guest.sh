@@ -1,4 +1,4 @@
-# Under busybox init, from an inittab, as a ramdisk does it: the README's loop with a base that somebody else merges at first, and a merge that shows
+# Under busybox init, from an inittab, as a ramdisk does it: the README's loop with a base that another merge has at first, and a merge that shows
 # its progress on the console, is told to stop, and goes on.
 cow=/dev/vda
 base=/dev/vdb

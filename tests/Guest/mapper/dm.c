@@ -2,7 +2,7 @@
  * A judge of mapped devices that shares no code with the program, for guests without dmsetup:
  *
  *   dm table NAME        prints "SECTORS linear MAJOR:MINOR 0 ro|rw" of the active table, and " pending" if another one waits
- *   dm create NAME       a device without a table, whose identifier is somebody else's
+ *   dm create NAME       a device without a table, whose identifier another program chose
  *   dm make NAME         a device with the table of standard input, whose lines are "START LENGTH TYPE ARGUMENTS" in sectors; prints
  *                        its path, /dev/dm-N
  *   dm remove NAME
@@ -11,7 +11,7 @@
  *                        in a shell. Exits as COMMAND did; 1 if the process ended first
  *   dm kill K PROGRAM ARGUMENT...
  *                        runs PROGRAM and sends it SIGKILL around the calls that its main thread makes to the device mapper: K = 2n - 1 is before the n-th of them, K = 2n
- *                        behind it. Exits with 137 if it was killed, else as the program did.
+ *                        after it. Exits with 137 if it was killed, else as the program did.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>

@@ -20,7 +20,7 @@ ended() {
     [ ! -e /dev/ublkb0 ] || { say "FAILED: $1: /dev/ublkb0 is still there"; failed=1; }
 }
 
-# Somebody else's device, and names.
+# Another program's device, and names that are none.
 /dm create other
 expect 76 "another's name" snapuserd serve --cow /dev/vda --base /dev/vdb --device ublk --name ublkb0 --mapper other --progress never
 /dm remove other
@@ -98,8 +98,8 @@ enough
 say "handed over: $(/dm table root)"
 on "handed over" "$on_base"
 check "that is told" grep -q "$device stands on /dev/vdb from now on" /tmp/serve.err
-check "the files behind the hand-over" files
-check "the image behind the hand-over" image
+check "the files after the hand-over" files
+check "the image after the hand-over" image
 rival 76 /dev/vdb "handed over: another merge" snapuserd merge --cow @ --base /dev/vdb --progress never
 rival 76 "$looped" "handed over: another merge through a loop device" snapuserd merge --cow @ --base "$looped" --progress never
 rival 76 "$device" "handed over: a merge into what is mounted" snapuserd merge --cow @ --base "$device" --progress never
@@ -112,7 +112,7 @@ expect 0 "again, when the table stands on the base" snapuserd serve --supervise 
 on "again" "$on_base"
 check "remove" /dm remove root
 
-# Killed before and behind each call to the device mapper; the mount waits for the next server, which does the rest.
+# Killed before and after each call to the device mapper; the mount waits for the next server, which does the rest.
 point=0
 kills=0
 readers=0
@@ -139,8 +139,8 @@ while :; do
     check "remove" /dm remove root
     rm -f "$device"
 done
-check "the image behind the kills" image
-say "killed at $kills points of the hand-over, with readers at $readers of them; at the one behind the last the server ended with $code"
+check "the image after the kills" image
+say "killed at $kills points of the hand-over, with readers at $readers of them; after the last one the server ended with $code"
 [ "$code" -eq 0 ] || failed=1
 [ "$kills" -ge 16 ] && [ "$readers" -ge 6 ] || { say "FAILED: that is not all of the hand-over"; failed=1; }
 on "at the end" "$on_base"
@@ -166,7 +166,7 @@ check "mount" mount -t ext4 -o ro "$device" /mnt
 ended "at the last"
 check "the files" files
 check "remount" mount -o remount,rw /mnt
-echo "written behind the hand-over" >/mnt/written
+echo "written after the hand-over" >/mnt/written
 check "sync" sync
 [ "$failed" -ne 0 ] || echo CUT
 sleep 10

@@ -1,4 +1,4 @@
-# A mapped device stands over the merged view, is mounted, and stands on the base when all is merged; through kills at every step, and a power cut behind it.
+# A mapped device stands over the merged view, is mounted, and stands on the base when all is merged; through kills at every step, and a power cut after that.
 . "$HERE/../lib.sh"
 RANDOM=${SEED:-8}
 # The merge is to take some seconds: bytes per second.
@@ -40,4 +40,4 @@ grep -E '^mapper: ' console || true
 for disk in cow base; do qemu-img convert -f qcow2 -O raw "$disk.0" "$disk.end"; done
 "$SNAPUSERD" merge --cow cow.end --base base.end --progress never
 e2fsck -fp base.end >/dev/null || [ $? -eq 1 ] || fail "the base is no file system that can be mended"
-[ "$(debugfs -R 'cat /written' base.end 2>/dev/null)" = "written behind the hand-over" ] || fail "the base lacks what was written through the mapped device"
+[ "$(debugfs -R 'cat /written' base.end 2>/dev/null)" = "written after the hand-over" ] || fail "the base lacks what was written through the mapped device"

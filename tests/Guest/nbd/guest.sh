@@ -24,7 +24,7 @@ umount /mnt
 stop
 [ "$before" = "$(cat /dev/vda /dev/vdb | sha256sum)" ] || { say "FAILED: something was written"; failed=1; }
 
-# A device that somebody else has is not taken away: here, the one that another program holds open.
+# A device that another program has open is not taken away.
 sleep 1000 <"$device" &
 holder=$!
 expect 76 "a device that is in use" snapuserd serve --cow /dev/vda --base /dev/vdb --device nbd --name nbd0 --progress never
@@ -48,7 +48,7 @@ for name in nbd0 ""; do
     elif [ -e /sys/block/nbd0/backend ]; then
         serve --merge
     else
-        say "this kernel (before 5.14) does not say whose device that is: the name is told again"
+        say "this kernel (before 5.14) does not tell which server a device belongs to: --name is given again"
         serve --merge --name nbd0
     fi
 done

@@ -79,13 +79,13 @@ control() {
     echo "control: the disk holds what was flushed, and nothing else"
 }
 
-# measure: a merge that nobody cuts; the file "span" gets how many milliseconds it takes, for the moments to be parts of that.
+# measure: an uninterrupted merge; the file "span" gets how many milliseconds it takes, for the moments to be parts of that.
 measure() {
     fresh v3.cow raw cow.measure
     fresh old.img raw base.measure
     local code=0
     boot -l console.measure "file=cow.measure,format=qcow2,$slow" "file=base.measure,format=qcow2,$slow" || code=$?
-    [ "$code" -eq 0 ] || fail "the merge that nobody cuts ended with $code"
+    [ "$code" -eq 0 ] || fail "the uninterrupted merge ended with $code"
     same base.measure qcow2 new.img || fail "without a cut the base is not the target"
     sed -n 's/^merged in \([0-9]*\) ms$/\1/p' console.measure >span
 }

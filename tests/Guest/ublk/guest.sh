@@ -49,10 +49,10 @@ check "a pause" snapuserd ctl pause --socket /tmp/ctl
 check "a rate" snapuserd ctl rate 5M --socket /tmp/ctl
 kill -KILL $(cat "/proc/$server/task/$server/children" 2>/dev/null || pgrep -P "$server")
 until snapuserd ctl status --json --socket /tmp/ctl >/tmp/status 2>&1; do sleep 0.1; done
-say "behind a kill: $(cat /tmp/status)"
-check "a pause behind a kill" grep -q '"paused":true' /tmp/status
-check "a rate behind a kill" grep -q '"bytes_per_second_limit":5242880' /tmp/status
-check "the image behind a kill" image
+say "after a kill: $(cat /tmp/status)"
+check "a pause after a kill" grep -q '"paused":true' /tmp/status
+check "a rate after a kill" grep -q '"bytes_per_second_limit":5242880' /tmp/status
+check "the image after a kill" image
 stop
 check "nothing holds the driver" rmmod ublk_drv
 expect 69 "no driver" snapuserd serve --cow /dev/vda --base /dev/vdb --device ublk --progress never

@@ -1,4 +1,4 @@
-# A file system is mounted from the merged view over ublk: before and while it is merged, through a SIGKILL of the server, and behind a power cut.
+# A file system is mounted from the merged view over ublk: before and while it is merged, through a SIGKILL of the server, and after a power cut.
 . "$HERE/../lib.sh"
 RANDOM=${SEED:-6}
 # The merge is to take some seconds: bytes per second.
@@ -53,11 +53,11 @@ fresh base.1 qcow2 base.2
 code=0
 boot -a cut -l console.again "file=cow.2,format=qcow2" "file=base.2,format=qcow2" || code=$?
 grep -hE '^ublk: ' console.cut console.again || true
-[ "$code" -eq 0 ] || fail "the guest ended with $code behind the power cut"
-# Had the cut come before the first checkpoint or behind the last, it would have cut no merge.
+[ "$code" -eq 0 ] || fail "the guest ended with $code after the power cut"
+# Had the cut come before the first checkpoint or after the last, it would have cut no merge.
 before=$(sed -n 's/^ublk: before: \([0-9]*\) of \([0-9]*\) ops.*/\1 \2/p' console.again)
 [ "${before%% *}" -gt 0 ] && [ "${before%% *}" -lt "${before##* }" ] || fail "the cut was not in the middle: $before"
-same base.2 qcow2 new.img || fail "behind the power cut the base is not the target"
+same base.2 qcow2 new.img || fail "after the power cut the base is not the target"
 
 # A third one has its root file system there, and the server is killed under its feet.
 fresh cow raw cow.3

@@ -1,5 +1,5 @@
 #!/bin/busybox sh
-# The first process behind switch_root, from the file system that is served: kills the server under its own feet, twice.
+# The first process after switch_root, from the file system that is served: kills the server under its own feet, twice.
 supervisor=$1
 image=$2
 failed=0
@@ -24,7 +24,7 @@ files() {
     (cd /files && sha256sum -c /files.sum) >/tmp/files 2>&1 || { echo "ublk: FAILED: $1"; head -n 3 /tmp/files; failed=1; }
 }
 
-echo "ublk: behind switch_root, root on $(grep ' / ext4' /proc/mounts | cut -d ' ' -f 1); the supervisor: $(grep -E 'VmRSS|VmLck' /proc/"$supervisor"/status | tr -d '\n' | tr -s '\t ' ' ')"
+echo "ublk: after switch_root, root on $(grep ' / ext4' /proc/mounts | cut -d ' ' -f 1); the supervisor: $(grep -E 'VmRSS|VmLck' /proc/"$supervisor"/status | tr -d '\n' | tr -s '\t ' ' ')"
 files "the files of the root"
 # A merge that began in the ramdisk keeps another one away after switch_root, by any node of its base.
 mknod /tmp/node b $((0x$(stat -c %t /dev/vdb))) $((0x$(stat -c %T /dev/vdb)))
@@ -40,10 +40,10 @@ done
 grep -q 'locked by another snapuserd' /tmp/rival || { echo "ublk: FAILED: not by the locks"; failed=1; }
 first=$(server)
 kill -KILL "$first"
-files "the files behind a kill"
+files "the files after a kill"
 second=$(server)
 kill -KILL "$second"
-files "the files behind a second kill"
+files "the files after a second kill"
 third=$(server)
 [ "$first" != "$second" ] && [ "$second" != "$third" ] || { echo "ublk: FAILED: servers $first $second $third"; failed=1; }
 echo "ublk: the root file system was read through two kills of its server"
