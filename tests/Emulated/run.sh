@@ -93,7 +93,10 @@ for list in in-the-guest native-only; do
         matching "$results/entries" "$results/all" | grep -q '' || echo "in $here/$list, but no test: $entry"
     done
     # Without a section it has neither a guest test nor a reason.
-    awk -v list="$here/$list" '/^\[.*\]$/ { within = 1 } !within && !/^#/ && !/^$/ { print "in " list ", but in no section: " $0 }' "$here/$list"
+    awk -v list="$here/$list" '
+        /^\[.*\]$/ { within = 1 }
+        !within && !/^#/ && !/^$/ { print "in " list ", but in no section: " $0 }
+        ' "$here/$list"
 done >"$results/stale"
 sections in-the-guest | while IFS= read -r name; do
     [ -e "tests/Guest/$name/host.sh" ] || echo "in $here/in-the-guest, but no test in tests/Guest: $name"

@@ -73,12 +73,15 @@ expect 0 "merge, SIGHUP ignored" ignored
 holds /new.img "merge, SIGHUP ignored"
 for call in 1 4 12 40; do
     fresh
-    expect 75 "verify, SIGTERM at read $call" /killat "signal=15:$call@$pread64" /bin/snapuserd verify --cow cow --base base --io sync --progress never
+    expect 75 "verify, SIGTERM at read $call" /killat "signal=15:$call@$pread64" \
+        /bin/snapuserd verify --cow cow --base base --io sync --progress never
 done
 fresh
-expect 75 "create, SIGTERM" /killat "signal=15:1@$pwrite64" /bin/snapuserd create --source /old.img --target /new.img --output out --progress never
+expect 75 "create, SIGTERM" /killat "signal=15:1@$pwrite64" \
+    /bin/snapuserd create --source /old.img --target /new.img --output out --progress never
 only "create, SIGTERM" base cow
-expect 75 "extract, SIGTERM" /killat "signal=15:1@$fsync" /bin/snapuserd extract --cow cow --base base --output out --progress never
+expect 75 "extract, SIGTERM" /killat "signal=15:1@$fsync" \
+    /bin/snapuserd extract --cow cow --base base --output out --progress never
 only "extract, SIGTERM" base cow
 echo "surroundings: signals stop merge, verify, create and extract"
 
@@ -109,7 +112,8 @@ fresh
 # shellcheck disable=SC2086
 expect 0 "merge, log to the kernel" snapuserd $merge --log kmsg
 [ ! -s /tmp/errors ] || lost "merge, log to the kernel: standard error is not empty"
-[ "$(records 'merge of cow begins at op 0 of ')" -eq 1 ] && [ "$(records ': merged: ')" -eq 1 ] || lost "merge, log to the kernel: $(dmesg | tail -n 3)"
+[ "$(records 'merge of cow begins at op 0 of ')" -eq 1 ] && [ "$(records ': merged: ')" -eq 1 ] ||
+    lost "merge, log to the kernel: $(dmesg | tail -n 3)"
 expect 64 "an unknown option" snapuserd merge --bsae base --log=kmsg
 [ ! -s /tmp/errors ] || lost "an unknown option: standard error is not empty"
 [ "$(records "unknown option '--bsae'")" -eq 1 ] || lost "an unknown option: $(dmesg | tail -n 3)"
@@ -138,6 +142,7 @@ holds /new.img "merge without a kernel's log"
 mkdir dev
 mknod dev/kmsg c 1 7
 expect 66 "a full kernel's log" chroot . /snapuserd merge --cow /none --base /base --log kmsg
-grep -q '^snapuserd: /dev/kmsg cannot be written' /tmp/errors && grep -q '^snapuserd: cannot open /none: ' /tmp/errors || lost "a full kernel's log: not both sentences"
+grep -q '^snapuserd: /dev/kmsg cannot be written' /tmp/errors && grep -q '^snapuserd: cannot open /none: ' /tmp/errors ||
+    lost "a full kernel's log: not both sentences"
 echo "surroundings: an empty root is enough"
 exit "$failed"
