@@ -9,7 +9,7 @@ namespace Snapuserd.Tests.EndToEnd;
 
 /// <summary>
 /// Address spaces that a runtime with its own settings does not start in: twice the machine's memory and up to 256 GiB are more than a
-/// sandbox or a kernel with 36 or 39 bits may give (src/Cli/Cli.csproj). On this machine's architecture a filter refuses every mapping
+/// sandbox or a kernel with 36 or 39 bits may give (src/Collector.props). On this machine's architecture a filter refuses every mapping
 /// beyond a size. The emulator of another architecture has a smaller space to give. A limit of RLIMIT_AS would be no test: the runtime
 /// asks for it and takes less.
 /// </summary>
