@@ -171,7 +171,12 @@ public sealed class BlockDeviceTests
             Assert.True(arena[buffer].SequenceEqual(File.ReadAllBytes(path).AsSpan(12288, 4096)));
         }
         if (sector <= 4096) BlockDevice.Open(loop.Path, DeviceAccess.Write | DeviceAccess.Exclusive).Dispose();
-        else Refused(ExitCode.Usage, loop.Path, DeviceAccess.Write | DeviceAccess.Exclusive, "sectors have 16384 bytes");
+        else
+        {
+            LargeSectorException refused = Assert.Throws<LargeSectorException>(() => BlockDevice.Open(loop.Path, DeviceAccess.Write | DeviceAccess.Exclusive));
+            Assert.Equal(ExitCode.Usage, refused.Code);
+            Assert.Contains("sectors have 16384 bytes", refused.Message);
+        }
     }
 
     [RootFact]

@@ -129,7 +129,7 @@ public static class Sabotages
         new("overlap-reads-sources-that-are-gone", "an image is read although a counted op has overwritten what another needs", new SourceEdit(Image, "private MergedImage(", "plan.CheckSources(_count, left, setup);", "")) { Step = Battery.Overlaps },
 
         // Memory.
-        new("rooms-of-blocks", "a room is no whole number of the system's pages, so that not all of it can be given back", new SourceEdit(Line, "static int Grain(", "? page : Arena.Alignment", "? Arena.Alignment : Arena.Alignment")) { Step = Battery.Pages },
+        new("rooms-of-blocks", "a room is no whole number of the system's pages, so that not all of it can be given back", new SourceEdit(Line, "int Rooms) Divide(", "? page : Arena.Alignment", "? Arena.Alignment : Arena.Alignment")) { Step = Battery.Pages },
         new("forgets-a-page-of-the-next-room", "a room that is given back takes a page of the next one along", new SourceEdit(Memory, "void Forget(", "slice.Length)", "Math.Min(slice.Length + System.Page, Size - slice.Offset))")) { Step = Battery.Pages },
 
         // Single requests.
