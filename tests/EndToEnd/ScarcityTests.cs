@@ -15,6 +15,11 @@ namespace Snapuserd.Tests.EndToEnd;
 /// <summary>What is short: room on the disk, memory that may be locked or mapped or used, descriptors, io_uring.</summary>
 public sealed class ScarcityTests(ITestOutputHelper output)
 {
+    /// <summary>Of a program that SIGKILL has ended.</summary>
+    private const int Killed = 137;
+
+    private const int MostKills = 5;
+
     private const string Vector = "v3-zstd-4k-xor";
     private const int Blocks = 1200;
 
@@ -153,11 +158,20 @@ public sealed class ScarcityTests(ITestOutputHelper output)
         LoopDevice.Call("sync", folder["cow"], folder["base"]);
 
         using MemoryGroup group = new(32 << 20);
-        BinaryResult result = group.Run(Binary.Path, "merge", "--cow", folder["cow"], "--base", folder["base"], "--memory", "8M", "--io", io, "--json", "--progress", "never");
+        // Where a group of version 1 is full of pages that a slow disk has yet to write, the kernel may kill the writer for a page of the file system's
+        // own (GFP_NOFS), whatever the writer's memory is. The same command goes on then. That it needs no more than its share is checked by its peak.
+        string[] words = [Binary.Path, "merge", "--cow", folder["cow"], "--base", folder["base"], "--memory", "8M", "--io", io, "--json", "--progress", "never"];
+        BinaryResult result = group.Run(words);
+        for (int kills = 1; result.ExitCode == Killed && kills < MostKills; kills++)
+        {
+            output.WriteLine($"killed, {kills}: {group.Events}");
+            result = group.Run(words);
+        }
 
         Assert.True(result.ExitCode == 0, result.ToString());
         JsonElement done = JsonDocument.Parse(result.Output.TrimEnd('\n').Split('\n')[^1]).RootElement;
         output.WriteLine($"{io}: {group.Events}, peak {done.GetProperty("peak_memory").GetInt64() >> 10} KiB, {done.GetProperty("seconds").GetDouble():F1} s");
+        Assert.InRange(done.GetProperty("peak_memory").GetInt64(), 1, 24 << 20);
         // It bites: the kernel had to take pages back to stay below the limit.
         Assert.True(group.Hits > 0, group.Events);
         byte[] head = Unlocked.Read(folder["base"], blocks * CowOp.BlockSize);
