@@ -18,13 +18,13 @@ export PAGES
 # build.sh puts the program of another architecture into a folder of its own.
 OUTPUT = build$(if $(filter $(HOST),$(ARCH)),,/$(ARCH))
 # A target that runs the program on this machine.
-native = $(if $(filter $(HOST),$(ARCH)),,$(error `make $@` runs the program on this machine, which is $(HOST)))
+native = $(if $(filter $(HOST),$(ARCH)),,$(error `make $(MAKECMDGOALS)` runs the program on this machine, which is $(HOST)))
 
 # `make simulate SECONDS=600 SEED=7`; a failure prints the command that repeats it.
 SECONDS ?= 60
 SEED ?= 1
 
-.PHONY: build host-build help test simulate fuzz guest-test boot-test demo lint bench reproducible install install-man install-completion install-initramfs-tools install-dracut install-systemd install-examples clean
+.PHONY: build host-build check-native check-pages help test simulate fuzz guest-test boot-test demo lint bench reproducible install install-man install-completion install-initramfs-tools install-dracut install-systemd install-examples clean
 .NOTPARALLEL:
 
 build: ## compile build/snapuserd (the default); [ARCH=arm64] build/arm64/snapuserd
@@ -45,6 +45,9 @@ host-build: build
 # Before minutes of building.
 pages = $(if $(filter amd64-4k arm64-4k arm64-16k,$(ARCH)-$(PAGES)),,$(error Debian has kernels for ARCH=amd64 with PAGES=4k and for ARCH=arm64 with PAGES=4k or 16k, not for ARCH=$(ARCH) with PAGES=$(PAGES)))
 
+check-native:
+	@: $(native)
+
 check-pages:
 	@: $(pages)
 
@@ -54,8 +57,8 @@ guest-test: check-pages host-build ## tests in a virtual machine with a stock De
 boot-test: check-pages host-build ## boots through an update in QEMU, with an initramfs that mkinitramfs makes; power cuts, rollback, bad cases; the same words
 	./tests/Boot/run.sh $(TESTS)
 
-demo: build ## two updates, one created here, each killed half-way and resumed
-	$(native)./tests/demo.sh
+demo: check-native build ## two updates, one created here, each killed half-way and resumed
+	./tests/demo.sh
 
 lint: ## formatting, style, and the rules of this code base
 	./tests/lint.sh
@@ -65,8 +68,8 @@ fuzz: ## hostile COWs beside a judge: [SECONDS=60] [SEED=n] [FILE=…]
 	@./build.sh simulate fuzz --seconds $(SECONDS) --seed $(SEED) $(FILE)
 
 # `make bench ONLY=merge,v3-lz4,tmpfs` measures a part of it, ARGS="--runs 3" passes options on (tests/Benchmarks/README.md).
-bench: build ## speed, each number beside its ceiling
-	$(native)./build.sh bench-tool
+bench: check-native build ## speed, each number beside its ceiling
+	./build.sh bench-tool
 	./$(OUTPUT)/bench/benchmarks --snapuserd $(OUTPUT)/snapuserd $(if $(ONLY),--only '$(ONLY)') $(ARGS)
 
 reproducible: ## build in three folders; fails unless the three are one

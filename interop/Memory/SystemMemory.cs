@@ -2,7 +2,7 @@ namespace Snapuserd.Interop;
 
 /// <summary>
 /// The memory calls whose effect depends on the kernel's page. Each takes an address that lies on a page and rounds a length up to whole
-/// pages, so a range that does not end on a page takes the bytes behind it along. Tests replace it by one with larger pages.
+/// pages, so a call also acts on the bytes after a range that does not end on a page. Tests replace this by one with larger pages.
 /// </summary>
 public unsafe class SystemMemory
 {

@@ -13,7 +13,7 @@ internal static class VersionText
     /// <summary>KiB of the system's pages with which the guest tests passed.</summary>
     private static string Pages => IsArm64 ? "4 and 16" : "4";
 
-    /// <summary>Releases of Linux with which the guest tests passed that the kernel has drivers for.</summary>
+    /// <summary>Releases of Linux on which guest tests passed; on which of them which test ran stands in docs/platforms.md.</summary>
     private const string Kernels = "5.10 and 6.12";
 
     /// <summary>Three lines, of which a script reads the first.</summary>

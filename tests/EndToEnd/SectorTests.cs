@@ -1,7 +1,6 @@
 using System;
 using System.Diagnostics;
 using System.IO;
-using Snapuserd.Interop;
 using Snapuserd.Tests.Support;
 using Xunit;
 
@@ -31,12 +30,11 @@ public sealed class SectorTests : IDisposable
         }
     });
 
-    private sealed class LargeSectorFactAttribute : FactAttribute
+    private sealed class LargeSectorFactAttribute : RootFactAttribute
     {
         public LargeSectorFactAttribute()
         {
-            if (Libc.GetEUid() != 0) Skip = "needs root";
-            else if (!s_isLargePossible.Value) Skip = $"this kernel makes no loop device with sectors of {Large} bytes, and the other tests here leave them out";
+            if (Skip == null && !s_isLargePossible.Value) Skip = $"this kernel makes no loop device with sectors of {Large} bytes, and the other tests here leave them out";
         }
     }
 

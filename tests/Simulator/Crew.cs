@@ -11,7 +11,7 @@ public sealed class Arenas : IDisposable
 {
     private readonly Dictionary<(int Bytes, int Page), Arena> _bySize = [];
 
-    /// <summary>The arena of so many bytes, and of pages of so many. Whoever runs something in it cleans it first (<see cref="SimMerge"/>).</summary>
+    /// <summary>The arena of so many bytes, and of pages of so many. Each run clears it first (<see cref="SimMerge"/>).</summary>
     public Arena this[int bytes, int page]
     {
         get

@@ -20,8 +20,8 @@ public sealed record BinaryResult(int ExitCode, string Output, string Error)
 /// </summary>
 public static class Binary
 {
-    // Nothing here takes longer than a second, and in an emulator some ten times as long; a hang must end the test and not the patience of
-    // whoever waits for CI.
+    // Nothing here takes longer than a second, and in an emulator some ten times as long; a hang must end the test, and not CI
+    // at its own limit.
     private static readonly TimeSpan s_limit = TimeSpan.FromMinutes(Environment.GetEnvironmentVariable("SNAPUSERD_FILE") is null or "" ? 2 : 8);
 
     private static readonly Lazy<string> s_path = new(() => Find("SNAPUSERD", "build", "snapuserd"));

@@ -4,7 +4,7 @@ using Xunit;
 namespace Snapuserd.Tests.Support;
 
 /// <summary>A test that needs root, because it makes loop devices or mounts; skipped for others.</summary>
-public sealed class RootFactAttribute : FactAttribute
+public class RootFactAttribute : FactAttribute
 {
     public RootFactAttribute()
     {

@@ -153,7 +153,7 @@ public sealed class ProtocolTests
     }
 
     /// <summary>
-    /// A new use, also in a file that has others, fails this until it is counted above; whoever counts it describes it in the document.
+    /// A new use, also in a file that has others, fails this until it is counted above. The change that counts it also describes it in the document.
     /// </summary>
     [Fact]
     public void Every_use_of_a_barrier_is_counted()
