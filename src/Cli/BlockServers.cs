@@ -24,6 +24,7 @@ internal static class BlockServers
         }
         if (invocation.Arguments.Has("--merge") && invocation.Arguments.Has("--merge-on-request")) throw new SnapuserdException(ExitCode.Usage, "--merge and --merge-on-request: at once or when asked to, not both");
         if (invocation.Arguments.Has("--no-verify-first") && !Merges(invocation)) throw new SnapuserdException(ExitCode.Usage, "--no-verify-first needs --merge or --merge-on-request");
+        if (kind == "dm-user") FileName.Check(DmUserName(invocation), "a dm-user device in /dev/dm-user");
         if (kind == "ublk") _ = Number(invocation, "ublkb");
         if (kind == "nbd" && !socket) _ = Number(invocation, "nbd");
     }
@@ -83,9 +84,15 @@ internal static class BlockServers
             };
             return socket == null ? new NbdDevice(view, devices, options, wakeUp) : new NbdServer(view, devices, options, wakeUp);
         }
+        return new DmUserServer(view, devices, new DmUserOptions { Name = DmUserName(invocation), MemoryBytes = memory, Report = report }, wakeUp);
+    }
+
+    /// <summary>The name of the dm-user device, without its folder.</summary>
+    private static string DmUserName(Invocation invocation)
+    {
         const string folder = "/dev/dm-user/";
-        name = name!.StartsWith(folder, StringComparison.Ordinal) ? name[folder.Length..] : name;
-        return new DmUserServer(view, devices, new DmUserOptions { Name = name, MemoryBytes = memory, Report = report }, wakeUp);
+        string name = invocation.Arguments.Required("--name");
+        return name.StartsWith(folder, StringComparison.Ordinal) ? name[folder.Length..] : name;
     }
 
     /// <summary>Number of the device that `--supervise` is about; 64 unless it is a ublk device with a name, which is what a second server finds again.</summary>

@@ -43,7 +43,10 @@ internal static class DaemonVerb
         if (!waitsForSocket && arguments.Text("--socket") == null) throw new SnapuserdException(ExitCode.Usage, "daemon: it takes --socket PATH, or --no-socket; see snapuserd daemon --help");
         if (!waitsForSocket && arguments.Operands.Count > 0) throw new SnapuserdException(ExitCode.Usage, "daemon: NAME,COW,SOURCE,BASE goes with --no-socket; with a socket, clients say what to serve");
         foreach (string word in arguments.Operands)
+        {
             if (!AndroidWords.IsSnapshot(word)) throw new SnapuserdException(ExitCode.Usage, $"daemon: '{word}' is not of the form NAME,COW,SOURCE,BASE");
+            FileName.Check(word[..word.IndexOf(',')], "a snapshot");
+        }
         bool forKernel = arguments.Text("--socket-folder") == null;
         if (!forKernel && arguments.Choice("--device") != "nbd") throw new SnapuserdException(ExitCode.Usage, "daemon: --socket-folder takes --device nbd beside it");
         if (forKernel) RootStorage.TakeName();
@@ -60,7 +63,9 @@ internal static class DaemonVerb
     internal static (int Inherited, string Path) SocketOf(string name)
     {
         if (Inherited(name) is { } fd) return (fd, "");
-        return (-1, name.Contains('/') ? name : SocketFolder + name);
+        if (name.Contains('/')) return (-1, name);
+        FileName.Check(name, $"a socket in {SocketFolder}");
+        return (-1, SocketFolder + name);
     }
 
     private static int? Inherited(string name) =>

@@ -142,13 +142,16 @@ public sealed class SnapshotSet : IDisposable
         }
     }
 
-    /// <summary>Opens a snapshot; <paramref name="opened"/> gets the bytes of its image, or −1 if that failed, or there is one of that name, or the set is about to end.</summary>
+    /// <summary>
+    /// Opens a snapshot; <paramref name="opened"/> gets the bytes of its image, or −1 if that failed, or there is one of that name, or the set is about to end. The name becomes the last part of paths
+    /// (sockets, dm-user devices), so it must be one (<see cref="FileName"/>).
+    /// </summary>
     public void Add(SnapshotRequest request, Action<long> opened)
     {
         Member member;
         lock (_gate)
         {
-            if (_terminating || request.Name.Length == 0 || Find(request.Name) != null)
+            if (_terminating || FileName.Fault(request.Name) != null || Find(request.Name) != null)
             {
                 member = null!;
             }
@@ -162,7 +165,8 @@ public sealed class SnapshotSet : IDisposable
         }
         if (member == null)
         {
-            _options.Report?.Invoke(IsTerminating ? $"{request.Name} is not opened: the daemon is about to end" : $"'{request.Name}' is not opened: it is no name, or there is one of that name");
+            string why = IsTerminating ? "the daemon is about to end" : FileName.Fault(request.Name) is { } fault ? $"it cannot name a snapshot: {fault}" : "there is one of that name";
+            _options.Report?.Invoke($"'{request.Name}' is not opened: {why}");
             opened(-1);
             return;
         }

@@ -133,6 +133,31 @@ public sealed class ProgramTests : IDisposable
     }
 
     [Fact]
+    public void A_name_that_is_no_file_name_is_refused_and_nothing_is_made_outside_the_folder()
+    {
+        Process daemon = Start("daemon", "--socket", _socket, "--device", "nbd", "--socket-folder", _folder["devices"]);
+        using Talker client = Connect(daemon);
+        Directory.CreateDirectory(_folder["devices/inner"]);
+        string[] before = Everything();
+        foreach (string name in (string[])["../outside", "..", ".", "inner/deep", "/", _folder["absolute"], "cut\0off", "line\nfeed", new string('n', 256)])
+        {
+            Assert.Equal("fail", client.Ask($"init,{name},{_folder["cow"]},{_folder["base"]},{_folder["base"]}"));
+            Assert.Equal("fail", client.Ask($"start,{name}"));
+        }
+        Assert.Equal(before, Everything());
+        // A point is no path, and neither are two of them with something beside.
+        foreach (string name in (string[])["..a", ".hidden", "a..", "äö"])
+        {
+            Assert.StartsWith("success,", client.Ask($"init,{name},{_folder["cow"]},{_folder["base"]},{_folder["base"]}"), StringComparison.Ordinal);
+            Assert.Equal("success", client.Ask($"start,{name}"));
+            Assert.True(File.Exists(_folder[$"devices/{name}"]), name);
+            Assert.Equal("success", client.Ask($"delete,{name}"));
+        }
+        client.Send("stop");
+        Assert.Equal((0, ""), End(daemon));
+    }
+
+    [Fact]
     public void Called_as_Android_calls_it_it_takes_Androids_flags()
     {
         Process daemon = Start($"-socket={_socket}", "-user_snapshot", "--io_uring=true", "-noo_direct", "-worker_count", "2", "-cow-op-merge-size=0", "-device=nbd", "-socket_folder", _folder["devices"], "-log=stderr");
@@ -264,6 +289,9 @@ public sealed class ProgramTests : IDisposable
     [InlineData("it takes --socket PATH, or --no-socket", "daemon")]
     [InlineData("goes with --no-socket", "daemon", "--socket", "/nowhere/x", "a,b,c,d")]
     [InlineData("not of the form", "daemon", "--no-socket", "a,b,c")]
+    [InlineData("'../up' cannot name", "daemon", "--no-socket", "../up,b,c,d")]
+    [InlineData("'..' cannot name", "-no_socket", "..,b,c,d", "-log=stderr")]
+    [InlineData("'..' cannot name", "daemon", "--socket", "..")]
     [InlineData("takes --device nbd", "daemon", "--socket", "x", "--socket-folder", "/nowhere")]
     [InlineData("16 MiB of --memory", "daemon", "--socket", "x", "--memory", "8M")]
     [InlineData("two sockets from init", "daemon", "--socket-handoff")]
@@ -297,6 +325,13 @@ public sealed class ProgramTests : IDisposable
         clients[40].Send("stop");
         Assert.Equal(0, End(daemon).Code);
         foreach (Talker client in clients) client.Dispose();
+    }
+
+    private string[] Everything()
+    {
+        string[] all = Directory.GetFileSystemEntries(_folder.Path, "*", SearchOption.AllDirectories);
+        Array.Sort(all, StringComparer.Ordinal);
+        return all;
     }
 
     private string Init => $"init,system_b,{_folder["cow"]},{_folder["base"]},{_folder["base"]}";

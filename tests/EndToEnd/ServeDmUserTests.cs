@@ -10,6 +10,8 @@ public sealed class ServeDmUserTests
     [Theory]
     [InlineData(null, 64, "--name")]
     [InlineData("a/b", 64, "a/b")]
+    [InlineData("..", 64, "'..' cannot name a dm-user device")]
+    [InlineData("/dev/dm-user/.", 64, "'.' cannot name a dm-user device")]
     [InlineData("no-such-device", 69, "/dev/dm-user/no-such-device")]
     [InlineData("/dev/dm-user/no-such-device", 69, "/dev/dm-user/no-such-device cannot be opened")]
     public void Device_that_is_not_there_is_refused_and_no_path_is_printed(string? name, int exitCode, string word)

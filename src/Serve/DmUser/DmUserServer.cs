@@ -53,8 +53,7 @@ public sealed class DmUserServer : IBlockServer
     /// <summary>Opens a channel per thread and serves. Returns the control device's path; requests that came before are answered now.</summary>
     public string Start()
     {
-        if (_options.Name.Length == 0 || _options.Name.Contains('/'))
-            throw new SnapuserdException(ExitCode.Usage, $"'{_options.Name}' is no name of a dm-user device: it is what follows /dev/dm-user/");
+        FileName.Check(_options.Name, "a dm-user device in /dev/dm-user");
         (int threads, int part) = Share();
         ChannelSignal.Prepare();
         DmUserWorker[] workers = new DmUserWorker[threads];
