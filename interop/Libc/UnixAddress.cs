@@ -23,4 +23,20 @@ public unsafe struct UnixAddress
         fixed (byte* target = address.Path)
             return ByteText.Encode(path, new Span<byte>(target, LongestPath)) >= 0 ? 0 : -Errno.ENAMETOOLONG;
     }
+
+    /// <summary>
+    /// The abstract address of a name: a zero, then the name's bytes, and no file (unix(7)). <paramref name="length"/> is that of the address, which ends with the name. Returns 0, -ENAMETOOLONG, or -EINVAL for an empty name.
+    /// </summary>
+    internal static int OfAbstract(string name, out UnixAddress address, out uint length)
+    {
+        (address, length) = (new UnixAddress { Family = Libc.AF_UNIX }, 0);
+        if (name.Length == 0) return -Errno.EINVAL;
+        fixed (byte* target = address.Path)
+        {
+            int bytes = ByteText.Encode(name, new Span<byte>(target + 1, LongestPath));
+            if (bytes < 0) return -Errno.ENAMETOOLONG;
+            length = (uint)(sizeof(ushort) + 1 + bytes);
+            return 0;
+        }
+    }
 }

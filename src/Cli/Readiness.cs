@@ -11,20 +11,24 @@ namespace Snapuserd.Cli;
 internal sealed class Readiness
 {
     private readonly Invocation _invocation;
+    private readonly string _name;
     private int _fd;
 
-    /// <summary>Exit code 64 when `--ready-fd` names no open descriptor.</summary>
-    internal Readiness(Invocation invocation)
+    /// <summary><paramref name="name"/> is what `ctl` calls the server. Exit code 64 when `--ready-fd` names no open descriptor.</summary>
+    internal Readiness(Invocation invocation, string name)
     {
-        _invocation = invocation;
+        (_invocation, _name) = (invocation, name);
         _fd = (int)invocation.Arguments.Number("--ready-fd", -1);
         if (_fd >= 0 && Libc.Fcntl(_fd, Libc.F_GETFD, 0) < 0) throw new SnapuserdException(ExitCode.Usage, $"--ready-fd {_fd}: no such descriptor is open");
     }
 
     internal void Tell(string device, long bytes)
     {
-        if (_invocation.Arguments.Has("--json")) _invocation.Output.Result(JsonLine.Event("ready").Add("device", device).Add("bytes", bytes).ToString());
+        bool isControlled = _invocation.Arguments.Has("--control");
+        if (_invocation.Arguments.Has("--json")) _invocation.Output.Result(JsonLine.Event("ready").Add("device", device).Add("bytes", bytes).Add("name", isControlled ? _name : null).ToString());
         else _invocation.Output.Result(device);
+        // One line, so that a script reads it as it is; the device's line stays the first.
+        if (isControlled && !_invocation.Arguments.Has("--json")) _invocation.Output.Result($"name {VisibleText.OnOneLine(_name)}");
         // Now, not when the server ends: whoever was to read it waits for it.
         int failure = _invocation.Output.Failure;
         if (failure is not 0 and not -Errno.EPIPE) _invocation.Output.Write(Priority.Warning, "output_lost", $"{device} is served, but that could not be printed: {Reason.Of(failure)}");

@@ -16,13 +16,14 @@ internal static class ServeVerb
         // A client of the socket is a program among others; what the kernel serves may be all there is.
         bool mayBeRoot = invocation.Arguments.Text("--socket") == null;
         if (mayBeRoot) RootStorage.TakeName();
-        if (invocation.Arguments.Has("--supervise")) return Supervisor.Run(invocation, BlockServers.SupervisedDevice(invocation));
-        var ready = new Readiness(invocation);
+        using var name = ServerName.Take(invocation.Arguments);
+        if (invocation.Arguments.Has("--supervise")) return Supervisor.Run(invocation, BlockServers.SupervisedDevice(invocation), name.Text);
+        var ready = new Readiness(invocation, name.Text);
         bool merges = invocation.Arguments.Has("--merge");
         var observer = new Observer(invocation);
         using var stop = new StopSignals();
         var standing = StandingRequests.Inherited(invocation.Output);
-        using var snapshot = new Snapshot(Options(invocation, observer, standing), stop.Flag, stop.WakeUp);
+        using var snapshot = new Snapshot(Options(invocation, name.Text, observer, standing), stop.Flag, stop.WakeUp);
         standing?.Restore(snapshot);
         // Before anything else, so that a path that cannot be had is known before there is a device.
         CtlRequests requests = new(() => [snapshot], one => one.RequestStop());
@@ -73,13 +74,13 @@ internal static class ServeVerb
         return ControlServer.Start(path, options);
     }
 
-    private static SnapshotOptions Options(Invocation invocation, Observer observer, StandingRequests? standing)
+    private static SnapshotOptions Options(Invocation invocation, string name, Observer observer, StandingRequests? standing)
     {
         Arguments arguments = invocation.Arguments;
         int memory = (int)arguments.Number("--memory", Verbs.DefaultMemory);
         return new SnapshotOptions
         {
-            Name = arguments.Text("--mapper") ?? arguments.Text("--name") ?? System.IO.Path.GetFileName(arguments.Required("--cow")),
+            Name = name,
             Devices = DeviceArguments.Read(invocation, writes: BlockServers.Merges(invocation), memory / 2),
             VerifyFirst = !arguments.Has("--no-verify-first"),
             CacheBytes = memory / 8,

@@ -1,6 +1,7 @@
 using System;
 using System.Globalization;
 using Snapuserd.Block;
+using Snapuserd.Cli.Control;
 using Snapuserd.Interop;
 using Snapuserd.Serve;
 
@@ -21,20 +22,25 @@ internal sealed class Supervisor
     /// <summary>Times in a row that a server may end within <see cref="ShortMilliseconds"/>, and what passes between them the longer the more: six seconds of pause for the readers in all.</summary>
     private const int MostFailures = 10, ShortMilliseconds = 10_000, PauseMilliseconds = 100;
 
+    private readonly string _name;
     private int _resumed;
     private int _requests = -1;
     private SupervisorHolds? _holds;
 
     // No signal ends the process any more: a second one at the very end must not make a failure of what is done.
-    private Supervisor() => StopSignals.Listen(-1);
+    private Supervisor(string name)
+    {
+        _name = name;
+        StopSignals.Listen(-1);
+    }
 
     /// <summary>Supervises until the server ends by itself, or cannot be kept alive: then the device is removed, so that nobody waits for it for ever.</summary>
-    internal static ExitCode Run(Invocation invocation, int device)
+    internal static ExitCode Run(Invocation invocation, int device, string name)
     {
         string[] folders = FoldersOf(invocation.Arguments);
         Child.RequireCalls(supervises: true);
-        Readiness ready = new(invocation);
-        Supervisor supervisor = new() { _resumed = Resumptions.Before(invocation.Arguments.Required("--cow")) };
+        Readiness ready = new(invocation, name);
+        Supervisor supervisor = new(name) { _resumed = Resumptions.Before(invocation.Arguments.Required("--cow")) };
         int program = OwnProgram();
         supervisor._requests = StandingRequests.Make();
         if (supervisor._requests < 0) invocation.Output.Write(Priority.Warning, "requests_forgotten", $"what ctl asks for is forgotten if the server is killed: {Reason.Of(supervisor._requests)}");
@@ -201,12 +207,13 @@ internal sealed class Supervisor
         return kept[..count];
     }
 
-    /// <summary>Ours, how often the merge was taken up again, and where servers note what they are asked for.</summary>
+    /// <summary>Ours, how often the merge was taken up again, what `ctl` calls the server, and where servers note what they are asked for.</summary>
     private string[] Environ()
     {
         (string Name, string Value)[] own =
         [
             (Resumptions.Variable, Number(_resumed++)),
+            (ServerName.Variable, _name),
             (InheritedHolds.Variable, _holds!.ForChild()),
             (InheritedHolds.ReleaseVariable, Number(_holds.ReleaseSocket)),
             .. _requests < 0 ? [] : ((string, string)[])[(StandingRequests.Variable, Number(_requests))],

@@ -49,6 +49,7 @@ internal static class Verbs
             new("--merge", OptionKind.Flag, "", "Merge meanwhile, as `merge` does."),
             new("--merge-on-request", OptionKind.Flag, "", "Merge when `ctl merge` asks for it.") { Needs = "--control" },
             new("--control", OptionKind.Text, "PATH", "Listen on this Unix socket for `ctl`."),
+            new("--as", OptionKind.Text, "NAME", "What `ctl` calls this server; 76 if another one with its socket in the same folder has that name. Unless given: --mapper's or --name's NAME or the file name of the COW, with .2, .3 … after it if that is taken. It is the second line on standard output.") { Needs = "--control" },
             new("--no-verify-first", OptionKind.Flag, "", "Do not decode every payload before the first write, as `merge` would."),
             s_io with { Help = "How the merge reads and writes, as `merge` takes it." }, s_depth, s_memory, s_threads,
             new("--ready-fd", OptionKind.Count, "N", "Write the device's path to descriptor N when it is usable, and close it.") { Minimum = 0, Maximum = 1 << 20 },

@@ -63,6 +63,58 @@ public sealed class CtlTests : IDisposable
     }
 
     [Fact]
+    public void Servers_of_one_folder_have_names_of_their_own()
+    {
+        Process ServerOf(string folder, params string[] more)
+        {
+            Directory.CreateDirectory(_folder[folder]);
+            File.WriteAllBytes(_folder[$"{folder}/cow"], Golden.Cow(Vector));
+            File.WriteAllBytes(_folder[$"{folder}/base"], Golden.Old);
+            Process server = Binary.Start(["serve", "--cow", _folder[$"{folder}/cow"], "--base", _folder[$"{folder}/base"], "--device", "nbd", "--socket", _folder[$"{folder}/nbd"], "--progress", "never", .. more]);
+            _servers.Add(server);
+            return server;
+        }
+
+        string NameOf(Process server)
+        {
+            Assert.EndsWith("/nbd", server.StandardOutput.ReadLine(), StringComparison.Ordinal);
+            return server.StandardOutput.ReadLine()!;
+        }
+
+        Directory.CreateDirectory(_folder["ctl"]);
+        Process first = ServerOf("a", "--control", _folder["ctl/a"]), third;
+        Assert.Equal("name cow", NameOf(first));
+        Assert.Equal("name cow.2", NameOf(ServerOf("b", "--control", _folder["ctl/b"])));
+        Assert.Equal("name cow.3", NameOf(third = ServerOf("c", "--control", _folder["ctl/c"])));
+        Assert.Contains("\"name\":\"cow.2\"", Binary.Run("ctl", "status", "cow.2", "--json", "--socket", _folder["ctl/b"]).Output, StringComparison.Ordinal);
+        Assert.Equal(66, Binary.Run("ctl", "status", "cow", "--socket", _folder["ctl/b"]).ExitCode);
+        Process refused = ServerOf("d", "--control", _folder["ctl/d"], "--as", "cow.2");
+        Assert.True(refused.WaitForExit(60_000));
+        Assert.Equal((76, ""), (refused.ExitCode, refused.StandardOutput.ReadToEnd()));
+        Assert.Contains("--as cow.2", refused.StandardError.ReadToEnd(), StringComparison.Ordinal);
+        string longName = new('n', 255);
+        Assert.Equal($"name {longName}", NameOf(ServerOf("e", "--control", _folder["ctl/e"], "--as", longName)));
+        // In another folder nobody is asked, and a killed server has no name any more.
+        Assert.Equal("name cow", NameOf(ServerOf("f", "--control", _folder["f/control"])));
+        first.Kill();
+        first.WaitForExit();
+        Assert.Equal(0, End(third));
+        Assert.Equal("name cow", NameOf(ServerOf("g", "--control", _folder["ctl/g"])));
+        Assert.Equal("name cow.3", NameOf(ServerOf("h", "--control", _folder["ctl/h"])));
+    }
+
+    [Theory]
+    [InlineData("--as needs --control", "--as", "x")]
+    [InlineData("'a/b' cannot name a server", "--as", "a/b", "--control", "/nowhere/x")]
+    [InlineData("'..' cannot name a server", "--as", "..", "--control", "/nowhere/x")]
+    public void What_is_no_name_of_a_server_is_64(string sentence, params string[] words)
+    {
+        BinaryResult result = Binary.Run(["serve", "--cow", _cow, "--base", _base, .. words]);
+        Assert.True(result.ExitCode == 64, result.ToString());
+        Assert.Contains(sentence, result.Error, StringComparison.Ordinal);
+    }
+
+    [Fact]
     public void Paused_before_it_begins_it_writes_nothing_until_it_is_resumed()
     {
         Process server = Start("--merge-on-request");
