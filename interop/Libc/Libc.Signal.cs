@@ -10,6 +10,7 @@ public static unsafe partial class Libc
     public const int SIGPIPE = 13;
     public const int SIGTERM = 15;
     public const int SIGXFSZ = 25;
+    public const int SIGPWR = 30;
 
     /// <summary>signal(2) with SIG_IGN: the signal is dropped from now on. Returns 0 or a negative errno.</summary>
     public static int IgnoreSignal(int number)

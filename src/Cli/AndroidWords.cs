@@ -57,6 +57,8 @@ internal static class AndroidWords
                 result.Add(option.Name);
             }
         }
+        // Android's daemon takes both and does not look at the name then; in our own spelling that is wrong usage.
+        if (result.Contains("--no-socket")) result.RemoveAll(word => word.StartsWith("--socket=", StringComparison.Ordinal));
         // What a boot does is told in the kernel's log.
         if (!log) result.Insert(1, "--log=kmsg");
         if (!socket && !result.Contains("--no-socket")) result.Insert(1, $"--socket={Socket}");

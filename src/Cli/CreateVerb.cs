@@ -96,7 +96,7 @@ internal static class CreateVerb
             Stop = job.Stop,
             Progress = now =>
             {
-                if (observer == null || stage != now.Stage) (stage, observer) = (now.Stage, new ProgressObserver(job.Invocation, StageName(now.Stage)));
+                if (observer == null || stage != now.Stage) (stage, observer) = (now.Stage, new ProgressObserver(job.Invocation, StageName(now.Stage), isPart: true));
                 observer.Progress(new MergeProgress(0, 0, now.Done, now.Total));
             },
         });
@@ -106,7 +106,9 @@ internal static class CreateVerb
     {
         DiffStage.Compare => "compare",
         DiffStage.FindMoved => "moved blocks",
-        DiffStage.FindAnchors or DiffStage.FindSimilar => "similar blocks",
+        DiffStage.FindAnchors => "anchors",
+        DiffStage.FindPlaces => "places",
+        DiffStage.FindSimilar => "similar blocks",
         _ => "order",
     };
 
@@ -116,7 +118,7 @@ internal static class CreateVerb
         // The reader's limit, which is the lower one: what could not be read again must not be written.
         if (ops > int.MaxValue) throw new SnapuserdException(ExitCode.Usage, $"{job.Target.Name}: the update takes {ops} ops, more than a COW can have here; try a larger --block-factor");
         CowWriterOptions options = job.Options with { Stop = job.Stop, OpCountMax = (ulong)Math.Max(Math.Max(ops, 1), job.Arguments.Number("--op-slots", 0)) };
-        var observer = new ProgressObserver(job.Invocation, "write");
+        var observer = new ProgressObserver(job.Invocation, "write", isPart: true);
         long blocks = plan.CopyBlocks + plan.XorBlocks + plan.ReplaceBlocks + plan.ZeroBlocks;
         using CowWriter writer = CowWriter.Create(output.Output, options);
         CowCreation.Write(plan, job.Source, job.Target, writer, job.Stop,
@@ -155,7 +157,7 @@ internal static class CreateVerb
 
     private static void Compare(Job job, MergedImage merged)
     {
-        var observer = new ProgressObserver(job.Invocation, "check");
+        var observer = new ProgressObserver(job.Invocation, "check", isPart: true);
         byte[] wanted = new byte[1 << 20];
         for (long offset = 0; offset < job.Target.Length;)
         {

@@ -37,8 +37,11 @@ internal static class DaemonVerb
 
     internal static ExitCode Run(Invocation invocation)
     {
+        StopSignals.IgnoreOthers();
         Arguments arguments = invocation.Arguments;
         bool waitsForSocket = arguments.Has("--no-socket");
+        if (waitsForSocket && arguments.Has("--socket"))
+            throw new SnapuserdException(ExitCode.Usage, "daemon: --no-socket and --socket: it serves what the command line names or what clients of a socket ask for, not both; see snapuserd daemon --help");
         if (arguments.Has("--socket-handoff")) return HandOver(invocation);
         if (!waitsForSocket && arguments.Text("--socket") == null) throw new SnapuserdException(ExitCode.Usage, "daemon: it takes --socket PATH, or --no-socket; see snapuserd daemon --help");
         if (!waitsForSocket && arguments.Operands.Count > 0) throw new SnapuserdException(ExitCode.Usage, "daemon: NAME,COW,SOURCE,BASE goes with --no-socket; with a socket, clients say what to serve");
@@ -50,8 +53,6 @@ internal static class DaemonVerb
         bool forKernel = arguments.Text("--socket-folder") == null;
         if (!forKernel && arguments.Choice("--device") != "nbd") throw new SnapuserdException(ExitCode.Usage, "daemon: --socket-folder takes --device nbd beside it");
         if (forKernel) RootStorage.TakeName();
-        // Android's daemon takes it and does nothing; whoever sends it must not end this one.
-        _ = Libc.IgnoreSignal(Libc.SIGUSR1);
         MergeSlots slots = Slots(arguments);
 
         using var stop = new StopSignals();

@@ -28,17 +28,19 @@ internal static class MergeVerb
             Tell(invocation, finished, "sync", observer.Seconds);
             return ExitCode.Done;
         }
-        using (devices) return Run(invocation, devices, observer);
+        using (devices) return Run(invocation, devices, observer, stop);
     }
 
-    private static ExitCode Run(Invocation invocation, DeviceSet devices, ProgressObserver observer)
+    private static ExitCode Run(Invocation invocation, DeviceSet devices, ProgressObserver observer, StopSignals stop)
     {
         MergeOptions options = new()
         {
             VerifyFirst = !invocation.Arguments.Has("--no-verify-first"),
             AllowUnsafe = invocation.Arguments.Has("--allow-unsafe"),
         };
-        using MergeEngine engine = MergeEngine.Open(devices.Setup with { Options = options, Observer = observer });
+        MergePace pace = new() { BytesPerSecond = invocation.Arguments.Number("--rate", 0) };
+        using MergeEngine engine = MergeEngine.Open(devices.Setup with { Options = options, Observer = observer, Pace = pace });
+        using RateClock? clock = pace.IsLimited ? new RateClock(stop.WakeUp) : null;
         WarnOfHiddenDamage(invocation, engine);
         try
         {

@@ -1,4 +1,7 @@
 using System;
+using System.Collections.Generic;
+using System.Globalization;
+using System.Text;
 using Snapuserd.Block;
 using Snapuserd.Interop;
 
@@ -19,7 +22,8 @@ internal sealed class Output : ILog
     private readonly object _gate = new();
     private bool _resultsDead;
     private bool _diagnosticsDead;
-    private bool _barIsUp;
+    // What is drawn over the end of the terminal, a width for each line; the cursor stands behind the last.
+    private int[] _bars = [];
     private bool? _resultsTerminal;
     private bool? _diagnosticsTerminal;
     private KernelLog? _kernel;
@@ -40,12 +44,16 @@ internal sealed class Output : ILog
     internal bool HasTerminal => !_diagnosticsDead && Libc.IsATty(_diagnosticsFd);
 
     /// <summary>Columns of the terminal; 80 if it does not say.</summary>
-    internal int TerminalColumns
+    internal int TerminalColumns => TerminalSize.Columns;
+
+    /// <summary>Columns and rows of the terminal; 80 and 24 if it does not say.</summary>
+    internal (int Columns, int Rows) TerminalSize
     {
         get
         {
             WindowSize size = default;
-            return Libc.Ioctl(_diagnosticsFd, Libc.TIOCGWINSZ, ref size) >= 0 && size.Col > 0 ? size.Col : 80;
+            bool said = Libc.Ioctl(_diagnosticsFd, Libc.TIOCGWINSZ, ref size) >= 0;
+            return (said && size.Col > 0 ? size.Col : 80, said && size.Row > 0 ? size.Row : 24);
         }
     }
 
@@ -134,7 +142,32 @@ internal sealed class Output : ILog
         {
             if (_diagnosticsDead) return;
             if (Write(_diagnosticsFd, $"\r{VisibleText.OnTerminal(bar)}", "\e[K") < 0) _diagnosticsDead = true;
-            _barIsUp = true;
+            _bars = [0];
+        }
+    }
+
+    /// <summary>
+    /// Draws lines over the end of the terminal, in the place of those that were drawn there before; the next line of output wipes them away. Each is cut to the width, and of more than the terminal has rows
+    /// the last ones are left out. The width may have changed: a narrower terminal has broken the old lines into several rows.
+    /// </summary>
+    internal void Bars(IReadOnlyList<string> bars)
+    {
+        lock (_gate)
+        {
+            if (_diagnosticsDead) return;
+            (int columns, int rows) = TerminalSize;
+            StringBuilder text = new(Erasure(columns));
+            int count = bars.Count <= rows ? bars.Count : Math.Max(1, rows - 1);
+            int[] widths = new int[count < bars.Count ? count + 1 : count];
+            for (int i = 0; i < widths.Length; i++)
+            {
+                string bar = i < count ? VisibleText.OnTerminal(bars[i]) : $"and {bars.Count - count} more";
+                bar = TextWidth.Cut(bar, columns - 1);
+                widths[i] = TextWidth.Of(bar);
+                text.Append(i > 0 ? "\r\n" : "").Append(bar);
+            }
+            if (Write(_diagnosticsFd, text.ToString(), "") < 0) _diagnosticsDead = true;
+            _bars = widths;
         }
     }
 
@@ -171,9 +204,19 @@ internal sealed class Output : ILog
 
     private void WipeBar()
     {
-        if (!_barIsUp) return;
-        _barIsUp = false;
-        if (!_diagnosticsDead && Write(_diagnosticsFd, "\r", "\e[K") < 0) _diagnosticsDead = true;
+        if (_bars.Length == 0) return;
+        string erasure = Erasure(TerminalColumns);
+        _bars = [];
+        if (!_diagnosticsDead && Write(_diagnosticsFd, erasure, "") < 0) _diagnosticsDead = true;
+    }
+
+    /// <summary>What takes away the lines that are drawn and leaves the cursor where the first began.</summary>
+    private string Erasure(int columns)
+    {
+        if (_bars.Length == 0) return "";
+        int rows = 0;
+        foreach (int width in _bars) rows += Math.Max(1, ((width - 1) / columns) + 1);
+        return rows == 1 ? "\r\e[K" : string.Create(CultureInfo.InvariantCulture, $"\r\e[{rows - 1}A\e[J");
     }
 
     private int Write(int fd, ReadOnlySpan<char> text, ReadOnlySpan<char> end)

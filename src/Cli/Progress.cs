@@ -34,9 +34,6 @@ internal sealed class Progress
     private const int Steps = 10;
     private const double StepInterval = 1;
 
-    // The rate is an average over about this many seconds, so that a flush does not make the remaining time jump.
-    private const double RateMemory = 5;
-
     private readonly Output _output;
     private readonly ProgressForm _form;
     private readonly string _what;
@@ -45,11 +42,10 @@ internal sealed class Progress
     private readonly Func<int> _columns;
     private readonly bool _asked;
     private bool _ended;
+    private bool _announced;
     private long _bytes;
     private long _ops;
-    private double _rate;
-    private double _measuredAt = double.NaN;
-    private long _measuredBytes;
+    private readonly RateMeter _meter = new();
     private double _shownAt = double.NegativeInfinity;
     private int _step;
     private double _steppedAt = double.NegativeInfinity;
@@ -67,6 +63,9 @@ internal sealed class Progress
         _columns = columns;
         _asked = asked;
     }
+
+    /// <summary>It is a phase of several: an event comes before its first JSON object.</summary>
+    internal bool Announces { get; init; }
 
     /// <summary>Tells of every tenth as well, to the kernel's log.</summary>
     internal bool TellsSteps { get; init; }
@@ -87,8 +86,9 @@ internal sealed class Progress
     {
         _bytes = Math.Min(Math.Max(_bytes, bytes), _totalBytes);
         _ops = Math.Min(Math.Max(_ops, ops), _totalOps);
-        bool first = double.IsNaN(_measuredAt);
-        Measure(now);
+        bool first = _meter.Measure(_bytes, now);
+        // A bar is up at once; a line is due when one interval has passed, so that short runs stay short in logs.
+        if (first && _form != ProgressForm.Bar && !_asked) _shownAt = now;
         if (TellsSteps) Step(now, first);
         double interval = _form switch { ProgressForm.Bar => BarInterval, ProgressForm.Json => JsonInterval, _ => PlainInterval };
         bool last = _asked && !_ended && _bytes == _totalBytes;
@@ -101,7 +101,9 @@ internal sealed class Progress
                 _output.Bar(Line(_columns() - 1));
                 break;
             case ProgressForm.Json:
-                _output.Result(JsonLine.Event("progress").Add("ops", _ops).Add("total_ops", _totalOps).Add("bytes", _bytes).Add("total_bytes", _totalBytes).Add("bytes_per_second", _rate).ToString());
+                if (Announces && !_announced) _output.Result(JsonLine.Event("phase").Add("phase", _what).Add("total_ops", _totalOps).Add("total_bytes", _totalBytes).ToString());
+                _announced = true;
+                _output.Result(JsonLine.Event("progress").Add("phase", _what).Add("ops", _ops).Add("total_ops", _totalOps).Add("bytes", _bytes).Add("total_bytes", _totalBytes).Add("bytes_per_second", _meter.BytesPerSecond).ToString());
                 break;
             default:
                 _output.WriteProgress(Line(int.MaxValue), Values);
@@ -109,7 +111,7 @@ internal sealed class Progress
         }
     }
 
-    private LogValue[] Values => [new("ops", _ops), new("total_ops", _totalOps), new("bytes", _bytes), new("total_bytes", _totalBytes), new("bytes_per_second", _rate)];
+    private LogValue[] Values => [new("ops", _ops), new("total_ops", _totalOps), new("bytes", _bytes), new("total_bytes", _totalBytes), new("bytes_per_second", _meter.BytesPerSecond)];
 
     private void Step(double now, bool first)
     {
@@ -121,35 +123,21 @@ internal sealed class Progress
         if (!first) _output.WriteProgress(Line(int.MaxValue), Values);
     }
 
-    private void Measure(double now)
-    {
-        if (double.IsNaN(_measuredAt))
-        {
-            (_measuredAt, _measuredBytes) = (now, _bytes);
-            // A bar is up at once; a line is due when one interval has passed, so that short runs stay short in logs.
-            if (_form != ProgressForm.Bar && !_asked) _shownAt = now;
-            return;
-        }
-        double passed = now - _measuredAt;
-        if (passed < BarInterval) return;
-        double rate = (_bytes - _measuredBytes) / passed;
-        double weight = _rate == 0 ? 1 : 1 - Math.Exp(-passed / RateMemory);
-        _rate += (rate - _rate) * weight;
-        (_measuredAt, _measuredBytes) = (now, _bytes);
-    }
-
     /// <summary>One line of at most <paramref name="columns"/> characters with a bar in it; with int.MaxValue as long as it gets, and without a bar.</summary>
-    private string Line(int columns)
+    private string Line(int columns) => Line(_what, _bytes, _totalBytes, _ops, _totalOps, _meter.BytesPerSecond, columns);
+
+    /// <summary>The line of a run that is <paramref name="bytes"/> far, of which somebody else has measured the <paramref name="rate"/>, in bytes per second; 0 for none.</summary>
+    internal static string Line(string what, long bytes, long totalBytes, long ops, long totalOps, double rate, int columns)
     {
-        double share = _totalBytes == 0 ? 1 : (double)_bytes / _totalBytes;
+        double share = totalBytes == 0 ? 1 : (double)bytes / totalBytes;
         // Cut, not rounded: 100 % is said only when nothing is left.
-        string head = string.Create(CultureInfo.InvariantCulture, $"{_what} {(int)(share * 100),3}%");
+        string head = string.Create(CultureInfo.InvariantCulture, $"{what} {(int)(share * 100),3}%");
         string[] tails =
         [
-            $" {Units.Bytes(_bytes)} of {Units.Bytes(_totalBytes)}",
-            _rate > 0 && _bytes < _totalBytes ? $", {Units.Duration((_totalBytes - _bytes) / _rate)} left" : "",
-            _rate > 0 ? $", {Units.Bytes(_rate)}/s" : "",
-            _totalOps > 0 ? string.Create(CultureInfo.InvariantCulture, $", {_ops} of {_totalOps} ops") : "",
+            $" {Units.Bytes(bytes)} of {Units.Bytes(totalBytes)}",
+            rate > 0 && bytes < totalBytes ? $", {Units.Duration((totalBytes - bytes) / rate)} left" : "",
+            rate > 0 ? $", {Units.Bytes(rate)}/s" : "",
+            totalOps > 0 ? string.Create(CultureInfo.InvariantCulture, $", {ops} of {totalOps} ops") : "",
         ];
         if (columns == int.MaxValue) return head + string.Concat(tails);
 

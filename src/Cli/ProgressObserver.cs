@@ -6,11 +6,18 @@ using Snapuserd.Merge;
 
 namespace Snapuserd.Cli;
 
-/// <summary>Shows the progress of a merge, a check or an extraction as the options ask for it.</summary>
-internal sealed class ProgressObserver(Invocation invocation, string what) : IMergeObserver
+/// <summary>
+/// Shows the progress of a merge, a check or an extraction as the options ask for it, phase by phase: the check of the payloads before a merge has a bar, a rate and a remaining time of its own. A phase that begins is told by
+/// an event of its own where the progress is JSON.
+/// </summary>
+/// <param name="what">The phase that <see cref="Progress"/> is about.</param>
+/// <param name="isPart">Other phases come before or after it, which are told by observers of their own. A run of one phase only has nothing to announce.</param>
+internal sealed class ProgressObserver(Invocation invocation, string what, bool isPart = false) : IMergeObserver
 {
     private readonly long _start = Stopwatch.GetTimestamp();
     private Progress? _progress;
+    private string _phase = "";
+    private bool _isNext;
     private long _first = -1;
     private bool _marked;
 
@@ -18,26 +25,40 @@ internal sealed class ProgressObserver(Invocation invocation, string what) : IMe
     internal double Seconds => Stopwatch.GetElapsedTime(_start).TotalSeconds;
 
     /// <inheritdoc/>
+    public void Checking(in MergeProgress progress) => Report("check", progress);
+
+    /// <inheritdoc/>
     public void Progress(in MergeProgress progress)
     {
-        if (_progress == null)
-        {
-            string choice = invocation.Arguments.Choice("--progress");
-            // A bar and JSON objects on one stream would spoil each other.
-            ProgressForm form = Cli.Progress.FormOf(choice, invocation.Arguments.Has("--json"), invocation.Output.HasTerminal && invocation.Output.Log != LogForm.Json);
-            bool kernel = invocation.Output.Log == LogForm.Kernel;
-            if (kernel && form == ProgressForm.Plain) form = ProgressForm.Silent;
-            _progress = new Progress(invocation.Output, form, what, progress.BytesTotal, progress.OpsTotal, () => invocation.Output.TerminalColumns, choice == "plain") { TellsSteps = kernel && choice != "never" };
-            invocation.Output.Write(Priority.Notice, "begin",
-                $"{what} of {invocation.Arguments.Text("--cow") ?? invocation.Arguments.Text("--output")} begins at op {progress.OpsDone} of {progress.OpsTotal}, {Units.Bytes(progress.BytesTotal - progress.BytesDone)} are left",
-                new("ops", progress.OpsDone), new("total_ops", progress.OpsTotal), new("bytes", progress.BytesDone), new("total_bytes", progress.BytesTotal));
-        }
         if (_first < 0) _first = progress.BytesDone;
         if (!_marked && progress.BytesDone > _first && what == "merge" && invocation.Arguments.Text("--cow") is { } cow)
         {
             _marked = true;
             MergingMark.SayBegun(cow);
         }
+        Report(what, progress);
+    }
+
+    private void Report(string phase, in MergeProgress progress)
+    {
+        if (_progress == null || _phase != phase)
+        {
+            _isNext = _phase.Length > 0;
+            _phase = phase;
+            string choice = invocation.Arguments.Choice("--progress");
+            // A bar and JSON objects on one stream would spoil each other.
+            ProgressForm form = Cli.Progress.FormOf(choice, invocation.Arguments.Has("--json"), invocation.Output.HasTerminal && invocation.Output.Log != LogForm.Json);
+            bool kernel = invocation.Output.Log == LogForm.Kernel;
+            if (kernel && form == ProgressForm.Plain) form = ProgressForm.Silent;
+            _progress = new Progress(invocation.Output, form, phase, progress.BytesTotal, progress.OpsTotal, () => invocation.Output.TerminalColumns, choice == "plain") { Announces = isPart || _isNext || phase != what, TellsSteps = kernel && choice != "never" };
+            // A merge says once that it begins: the check before it is a part of that.
+            if (phase == what) TellBegin(progress);
+        }
         _progress.Report(progress.BytesDone, progress.OpsDone, Seconds);
     }
+
+    private void TellBegin(in MergeProgress progress) =>
+        invocation.Output.Write(Priority.Notice, "begin",
+            $"{what} of {invocation.Arguments.Text("--cow") ?? invocation.Arguments.Text("--output")} begins at op {progress.OpsDone} of {progress.OpsTotal}, {Units.Bytes(progress.BytesTotal - progress.BytesDone)} are left",
+            new("ops", progress.OpsDone), new("total_ops", progress.OpsTotal), new("bytes", progress.BytesDone), new("total_bytes", progress.BytesTotal));
 }

@@ -12,6 +12,7 @@ internal static class ServeVerb
 {
     internal static ExitCode Run(Invocation invocation)
     {
+        StopSignals.IgnoreOthers();
         BlockServers.Check(invocation);
         // A client of the socket is a program among others; what the kernel serves may be all there is.
         bool mayBeRoot = invocation.Arguments.Text("--socket") == null;
@@ -20,14 +21,32 @@ internal static class ServeVerb
         if (invocation.Arguments.Has("--supervise")) return Supervisor.Run(invocation, BlockServers.SupervisedDevice(invocation), name.Text);
         var ready = new Readiness(invocation, name.Text);
         bool merges = invocation.Arguments.Has("--merge");
-        var observer = new Observer(invocation);
         using var stop = new StopSignals();
         var standing = StandingRequests.Inherited(invocation.Output);
+        var observer = new Observer(invocation, standing);
         using var snapshot = new Snapshot(Options(invocation, name.Text, observer, standing), stop.Flag, stop.WakeUp);
         standing?.Restore(snapshot);
         // Before anything else, so that a path that cannot be had is known before there is a device.
-        CtlRequests requests = new(() => [snapshot], one => one.RequestStop());
+        CtlRequests requests = new(() => [snapshot], one =>
+        {
+            standing?.NoteStop();
+            one.RequestStop();
+        });
         using ControlServer? control = Listen(invocation, snapshot, requests);
+        try
+        {
+            return Run(invocation, ready, snapshot, requests, control, merges || standing is { MergeAsked: true });
+        }
+        catch (SnapuserdException e)
+        {
+            // Those who watch it learn why as well.
+            requests.EndWatches(e);
+            throw;
+        }
+    }
+
+    private static ExitCode Run(Invocation invocation, Readiness ready, Snapshot snapshot, CtlRequests requests, ControlServer? control, bool merges)
+    {
         snapshot.Open();
         if (snapshot.IsPlain)
         {
@@ -37,12 +56,12 @@ internal static class ServeVerb
             ready.Tell(snapshot.Status.Device, snapshot.Length);
             return ExitCode.Done;
         }
-        if (mayBeRoot) RootStorage.StayInMemory(invocation.Output);
+        if (invocation.Arguments.Text("--socket") == null) RootStorage.StayInMemory(invocation.Output);
         string device = snapshot.Serve((SnapshotView view, BlockDevice[] devices, int memory, WakeUp wakeUp, out string path) =>
             BlockServers.Start(invocation, view, devices, memory, wakeUp, out path));
         MergeVerb.WarnOfHiddenDamage(invocation, snapshot.Engine);
         ready.Tell(device, snapshot.Length);
-        if (merges || standing is { MergeAsked: true })
+        if (merges)
         {
             _ = snapshot.RequestMerge();
             // A rate may have been set before there was anything to slow down.
@@ -83,6 +102,7 @@ internal static class ServeVerb
             Name = name,
             Devices = DeviceArguments.Read(invocation, writes: BlockServers.Merges(invocation), memory / 2),
             VerifyFirst = !arguments.Has("--no-verify-first"),
+            CheckedOps = standing?.CheckedOps ?? 0,
             CacheBytes = memory / 8,
             ServerBytes = memory / 8 * 3,
             Observer = observer,
@@ -94,11 +114,17 @@ internal static class ServeVerb
     }
 
     /// <summary>Tells of the merge as `merge` does.</summary>
-    private sealed class Observer(Invocation invocation) : ISnapshotObserver
+    private sealed class Observer(Invocation invocation, StandingRequests? standing) : ISnapshotObserver
     {
         private readonly ProgressObserver _progress = new(invocation, "merge");
 
         public void Progress(in MergeProgress progress) => _progress.Progress(progress);
+
+        public void Checking(in MergeProgress progress)
+        {
+            standing?.NoteChecked(progress.OpsDone);
+            _progress.Checking(progress);
+        }
 
         public void Merged(Snapshot snapshot, MergeResult result) => MergeVerb.Tell(invocation, result, snapshot.Devices.Io, snapshot.Status.MergeSeconds, snapshot.Status);
 

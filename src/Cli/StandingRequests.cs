@@ -14,6 +14,8 @@ namespace Snapuserd.Cli;
 ///   0 | 8 bytes | bytes per second; 0 for no limit
 ///   8 | 1 byte  | 1: the merge is paused
 ///   9 | 1 byte  | 1: the merge was asked for
+///  10 | 1 byte  | 1: the server was asked to stop
+///  16 | 4 bytes | ops whose payloads are checked: the COW is locked by the supervisor, so the next server need not do it again
 /// </code>
 /// Little-endian, and written at once: a server is not killed in the midst of a system call that copies ten bytes.
 /// </summary>
@@ -22,7 +24,7 @@ internal sealed class StandingRequests
     /// <summary>The variable in a server's environment that has the descriptor.</summary>
     internal const string Variable = "SNAPUSERD_REQUESTS";
 
-    private const int RateAt = 0, PausedAt = 8, MergeAt = 9, Bytes = 10;
+    private const int RateAt = 0, PausedAt = 8, MergeAt = 9, Bytes = 10, StopAt = 10, CheckedAt = 16;
 
     private readonly object _gate = new();
     private readonly int _fd;
@@ -81,6 +83,36 @@ internal sealed class StandingRequests
         // A file that is not what it should be is no reason to end.
         if (_rate > 0) snapshot.SetRate(_rate);
         lock (_gate) _restored = true;
+    }
+
+    /// <summary>Ops whose payloads an earlier server has checked.</summary>
+    internal int CheckedOps
+    {
+        get
+        {
+            Span<byte> ops = stackalloc byte[sizeof(int)];
+            return Libc.PRead(_fd, ops, CheckedAt) == ops.Length ? Math.Max(0, BinaryPrimitives.ReadInt32LittleEndian(ops)) : 0;
+        }
+    }
+
+    /// <summary>Notes how far the check of the payloads is. If that fails the next server checks more than it needs to.</summary>
+    internal void NoteChecked(int ops)
+    {
+        Span<byte> record = stackalloc byte[sizeof(int)];
+        BinaryPrimitives.WriteInt32LittleEndian(record, ops);
+        _ = Libc.PWrite(_fd, record, CheckedAt);
+    }
+
+    /// <summary>Notes that the server was asked to stop, before whoever asked has an answer: if it is killed before it ends, the supervisor does not start another.</summary>
+    internal void NoteStop() => _ = Libc.PWrite(_fd, [1], StopAt);
+
+    /// <summary>For the supervisor, of the file that it made: a server was asked to stop; and whether it was asked for its merge.</summary>
+    internal static (bool Stop, bool Merge) Asked(int fd)
+    {
+        Span<byte> record = stackalloc byte[StopAt + 1];
+        record.Clear();
+        _ = Libc.PRead(fd, record, 0);
+        return (record[StopAt] != 0, record[MergeAt] != 0);
     }
 
     /// <summary>Notes what is asked of a snapshot now. Any thread.</summary>

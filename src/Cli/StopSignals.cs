@@ -34,6 +34,16 @@ internal sealed class StopSignals : IDisposable
     /// <summary>Signalled by every signal; for the one queue of the command to listen to.</summary>
     internal WakeUp WakeUp { get; } = new();
 
+    /// <summary>
+    /// For what serves, before it opens anything: signals that others send to a daemon of this kind or to all processes, and that must not end it. Android's daemon takes SIGUSR1 and does nothing; SIGPWR says that
+    /// the power may fail, when a server is needed most. What it starts inherits this.
+    /// </summary>
+    internal static void IgnoreOthers()
+    {
+        _ = Libc.IgnoreSignal(Libc.SIGUSR1);
+        _ = Libc.IgnoreSignal(Libc.SIGPWR);
+    }
+
     /// <summary>Listens with an eventfd, or with none if it is −1; exit code 71 if the system refuses.</summary>
     internal static void Listen(int bell)
     {

@@ -23,14 +23,15 @@ internal sealed class Supervisor
     private const int MostFailures = 10, ShortMilliseconds = 10_000, PauseMilliseconds = 100;
 
     private readonly string _name;
+    private readonly bool _merges;
     private int _resumed;
     private int _requests = -1;
     private SupervisorHolds? _holds;
 
     // No signal ends the process any more: a second one at the very end must not make a failure of what is done.
-    private Supervisor(string name)
+    private Supervisor(string name, bool merges)
     {
-        _name = name;
+        (_name, _merges) = (name, merges);
         StopSignals.Listen(-1);
     }
 
@@ -40,7 +41,7 @@ internal sealed class Supervisor
         string[] folders = FoldersOf(invocation.Arguments);
         Child.RequireCalls(supervises: true);
         Readiness ready = new(invocation, name);
-        Supervisor supervisor = new(name) { _resumed = Resumptions.Before(invocation.Arguments.Required("--cow")) };
+        Supervisor supervisor = new(name, invocation.Arguments.Has("--merge")) { _resumed = Resumptions.Before(invocation.Arguments.Required("--cow")) };
         int program = OwnProgram();
         supervisor._requests = StandingRequests.Make();
         if (supervisor._requests < 0) invocation.Output.Write(Priority.Warning, "requests_forgotten", $"what ctl asks for is forgotten if the server is killed: {Reason.Of(supervisor._requests)}");
@@ -86,6 +87,12 @@ internal sealed class Supervisor
             failures = clock.Milliseconds - began < ShortMilliseconds ? failures + 1 : 0;
             if (code >= 0 && (EndSignals.HaveCome || code == 0 || !UblkServer.IsWaiting(device))) return (ExitCode)code;
             if (EndSignals.HaveCome) break;
+            // It was told to stop and killed before it could: nobody wants another.
+            if (_requests >= 0 && StandingRequests.Asked(_requests) is { Stop: true } asked)
+            {
+                _ = UblkServer.RemoveDead(device);
+                return asked.Merge || _merges ? ExitCode.Interrupted : ExitCode.Done;
+            }
             string how = code >= 0 ? $"ended with {code}" : $"was killed by signal {signal}";
             if (failures >= MostFailures)
             {
@@ -214,6 +221,7 @@ internal sealed class Supervisor
         [
             (Resumptions.Variable, Number(_resumed++)),
             (ServerName.Variable, _name),
+            (CtlRequests.SupervisorVariable, Number(Libc.GetPid())),
             (InheritedHolds.Variable, _holds!.ForChild()),
             (InheritedHolds.ReleaseVariable, Number(_holds.ReleaseSocket)),
             .. _requests < 0 ? [] : ((string, string)[])[(StandingRequests.Variable, Number(_requests))],

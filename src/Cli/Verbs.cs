@@ -31,6 +31,7 @@ internal static class Verbs
         [
             s_cow with { Help = "The COW file, of format 2 or 3." }, s_base with { Required = true }, s_source, s_separate, s_io, s_depth, s_memory, s_threads,
             new("--no-verify-first", OptionKind.Flag, "", "Do not decode every payload before the first write. A payload that turns out to be damaged then stops a merge half-way, and the base can neither go on nor back."),
+            new("--rate", OptionKind.Size, "SIZE", "Write at most SIZE bytes per second to the base, over a second or more, as `ctl rate` has it for a server; no limit unless given.") { Minimum = 1 },
             new("--allow-unsafe", OptionKind.Flag, "", "Merge even where a COW without scratch space makes a crash unrecoverable; a crash at such a block loses the base, and the next run says so. Without it such a COW is refused (64)."),
             s_noLock, LogForms.Option, s_json, s_progress,
         ],
@@ -80,7 +81,9 @@ internal static class Verbs
             new("--cow-op-merge-size", OptionKind.Count, "N", "Taken, without effect: --memory bounds what is done at once."),
             s_noLock, LogForms.Option, s_json with { Help = "Print errors as JSON objects on standard output." },
         ],
-        "SIGTERM, SIGINT and SIGHUP stop merges at their next checkpoints. Devices that are made here are removed then; dm-user devices are served until they are removed, and the daemon ends with the last one.",
+        "It takes one of three: --socket PATH, whose clients say what to serve; --no-socket with at least one NAME,COW,SOURCE,BASE, which is then served at once (SOURCE is what copies read and BASE what is merged into; they may be one); "
+        + "or --socket-handoff. NAME becomes the name of a device or socket, so it has no slash and is not . or .. (64). "
+        + "SIGTERM, SIGINT and SIGHUP stop merges at their next checkpoints. Devices that are made here are removed then; dm-user devices are served until they are removed, and the daemon ends with the last one.",
         DaemonVerb.Run) { OptionalOperands = ["NAME,COW,SOURCE,BASE"], OperandsRepeat = true },
 
         new("boot", "What an init script calls before it mounts: looks at every update of a table, and puts /dev/mapper/NAME on what can be mounted.", [],

@@ -13,7 +13,7 @@ internal static class VerifyVerb
     internal static ExitCode Run(Invocation invocation)
     {
         Arguments arguments = invocation.Arguments;
-        var observer = new ProgressObserver(invocation, "verify");
+        var observer = new ProgressObserver(invocation, arguments.Has("--base") ? "hash" : "check");
         using var stop = new StopSignals();
         using var devices = DeviceArguments.Open(invocation, writes: false, stop);
         int ops;
@@ -22,8 +22,7 @@ internal static class VerifyVerb
         {
             using MergedImage image = MergedImage.Open(devices.Setup);
             ops = image.Cow.OpCount;
-            // The hash is the longer part and has the bar to itself.
-            image.VerifyPayloads();
+            image.VerifyPayloads(observer);
             hash = Hash(image, stop.Flag, observer);
         }
         else

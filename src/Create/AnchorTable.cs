@@ -189,7 +189,7 @@ internal sealed class PlacePass : IPassWorker
     }
 
     public static void Run(Comparison comparison, AnchorTable table) =>
-        comparison.Run(DiffStage.FindAnchors, comparison.SourceBlocks, () => new PlacePass(comparison, table));
+        comparison.Run(DiffStage.FindPlaces, comparison.SourceBlocks, () => new PlacePass(comparison, table));
 
     public void Do(long task)
     {

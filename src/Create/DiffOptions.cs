@@ -11,8 +11,10 @@ public enum DiffStage
     Compare,
     /// <summary>Changed blocks are looked up among those of the old image.</summary>
     FindMoved,
-    /// <summary>Anchors of what is still unexplained are looked for in the whole old image.</summary>
+    /// <summary>Anchors of what is still unexplained are chosen; begins anew with fewer of them where memory is short.</summary>
     FindAnchors,
+    /// <summary>Where the old image has those anchors.</summary>
+    FindPlaces,
     /// <summary>What is still unexplained is compared with similar bytes of the old image.</summary>
     FindSimilar,
     /// <summary>Cycles are broken and the merge order is made; counted in blocks of the new image.</summary>

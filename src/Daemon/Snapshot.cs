@@ -34,6 +34,8 @@ public sealed record SnapshotOptions
     public required DeviceOptions Devices { get; init; }
     /// <summary>Decode every payload before the first write.</summary>
     public bool VerifyFirst { get; init; } = true;
+    /// <summary>Ops whose payloads an earlier process has decoded (<see cref="MergeOptions.CheckedOps"/>).</summary>
+    public int CheckedOps { get; init; }
     /// <summary>Bytes of the cache of decoded units, and of a server's buffers.</summary>
     public required int CacheBytes { get; init; }
     /// <inheritdoc cref="CacheBytes"/>
@@ -89,6 +91,8 @@ public sealed class Snapshot : IDisposable, IMergeObserver
     // What others may ask for and see, under the gate.
     private SnapshotStatus _status;
     private MergeProgress _progress;
+    private MergeProgress? _check;
+    private readonly RateMeter _rate = new();
     private bool _mergeRequested;
     private bool _mergesEnded;
     private bool _disposed;
@@ -136,6 +140,8 @@ public sealed class Snapshot : IDisposable, IMergeObserver
                     BytesTotal = _progress.BytesTotal,
                     Paused = _pace.IsPaused,
                     BytesPerSecond = _pace.BytesPerSecond,
+                    CheckPercent = _check is { } check && _status.State == SnapshotState.Merging ? (check.BytesTotal == 0 ? 100 : 100.0 * check.BytesDone / check.BytesTotal) : null,
+                    Rate = _status.State == SnapshotState.Merging && !_pace.IsPaused ? _rate.BytesPerSecond : 0,
                     FailedReads = _view?.Failures ?? 0,
                     Reads = times.Reads,
                     WorstReadSeconds = times.WorstMicroseconds / 1e6,
@@ -173,7 +179,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
             Pace = _pace,
             Readers = new ReaderGate(_wakeUp),
             // An Xor in place without scratch has no home for readers while it is written: such a COW is served or merged, not both.
-            Options = new MergeOptions { VerifyFirst = _options.VerifyFirst, AllowUnsafe = !CanMerge },
+            Options = new MergeOptions { VerifyFirst = _options.VerifyFirst, CheckedOps = _options.CheckedOps, AllowUnsafe = !CanMerge },
         };
         _engine = MergeEngine.Open(_setup);
         _engine.Open();
@@ -314,8 +320,19 @@ public sealed class Snapshot : IDisposable, IMergeObserver
     void IMergeObserver.Progress(in MergeProgress progress)
     {
         // Comes with every batch: a new status each time would be the only garbage of a merge.
-        lock (_gate) _progress = progress;
+        lock (_gate)
+        {
+            (_progress, _check) = (progress, null);
+            _ = _rate.Measure(progress.BytesDone, _clock.Milliseconds / 1000.0);
+        }
         _options.Observer?.Progress(progress);
+    }
+
+    /// <inheritdoc/>
+    void IMergeObserver.Checking(in MergeProgress progress)
+    {
+        lock (_gate) _check = progress;
+        _options.Observer?.Checking(progress);
     }
 
     /// <summary>Answers the requests that came, and removes the device, and the mapped one above it unless that stands on the base or somebody has it open. For the thread that owns it.</summary>
@@ -362,7 +379,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
         {
             _mergesEnded = true;
             queued = _status.State == SnapshotState.Queued;
-            if (queued) _status = _status with { State = SnapshotState.Serving };
+            if (queued) _status = _status with { State = SnapshotState.Serving, EndedWith = ExitCode.Interrupted };
         }
         _options.Slots?.GiveUp(this);
         return queued;
@@ -387,7 +404,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
         try
         {
             MergeResult result = Engine.Run(share);
-            End(SnapshotState.Merged, "");
+            End(SnapshotState.Merged, "", ExitCode.Done);
             _options.Observer?.Merged(this, result);
             return ExitCode.Done;
         }
@@ -396,9 +413,10 @@ public sealed class Snapshot : IDisposable, IMergeObserver
             // Also a defect of ours: readers find every block where they found it before.
             SnapuserdException? known = e as SnapuserdException;
             if (known?.Code == ExitCode.InputOutput) Devices.TakeErrors();
-            End(known?.Code == ExitCode.Interrupted ? SnapshotState.Serving : SnapshotState.Failed, e.Message);
+            ExitCode code = known?.Code ?? (e is OutOfMemoryException ? ExitCode.OutOfResources : ExitCode.Internal);
+            End(code == ExitCode.Interrupted ? SnapshotState.Serving : SnapshotState.Failed, e.Message, code);
             _options.Observer?.Stopped(this, e);
-            return known?.Code ?? ExitCode.Internal;
+            return code;
         }
         finally
         {
@@ -439,14 +457,14 @@ public sealed class Snapshot : IDisposable, IMergeObserver
         }
         catch (SnapuserdException e)
         {
-            Change(status => status with { Error = e.Message });
+            Change(status => status with { Error = e.Message, HandOverFailed = true });
             _options.Observer?.Stopped(this, e);
             return e.Code;
         }
     }
 
-    private void End(SnapshotState state, string error) =>
-        Change(status => status with { State = state, Error = error, MergeSeconds = SecondsOfMerge });
+    private void End(SnapshotState state, string error, ExitCode code) =>
+        Change(status => status with { State = state, Error = error, EndedWith = code, MergeSeconds = SecondsOfMerge });
 
     private void Change(Func<SnapshotStatus, SnapshotStatus> change)
     {

@@ -1,3 +1,5 @@
+using Snapuserd.Block;
+
 namespace Snapuserd.Daemon;
 
 /// <summary>Where a snapshot is in its life.</summary>
@@ -60,6 +62,14 @@ public sealed record SnapshotStatus
     public int TimesResumed { get; init; }
     /// <summary>Why it has failed; empty if it has not.</summary>
     public string Error { get; init; } = "";
+    /// <summary>What ended its merge before all was merged: 75 if it was stopped, another code if it failed; 0 while nothing has.</summary>
+    public ExitCode EndedWith { get; init; }
+    /// <summary>All is merged, but the mapped device could not be put on the base; the next server tries again.</summary>
+    public bool HandOverFailed { get; init; }
+    /// <summary>Percent of the payloads that were decoded, while the merge has not begun to write because they are checked first; null otherwise.</summary>
+    public double? CheckPercent { get; init; }
+    /// <summary>Bytes per second that its merge writes at present, the check of the payloads not counted; 0 if that is not known.</summary>
+    public double Rate { get; init; }
 
     /// <summary>Percent of its ops that are merged, 0 to 100.</summary>
     public double Percent => OpsTotal == 0 ? (State is SnapshotState.Merged or SnapshotState.Plain ? 100 : 0) : 100.0 * OpsDone / OpsTotal;

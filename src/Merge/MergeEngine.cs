@@ -176,9 +176,10 @@ public sealed class MergeEngine : IDisposable
         try
         {
             if (share != null) _pipeline.Join(share);
-            _setup.Observer?.Progress(Progress);
             if (_setup.Overlap is not null) RefuseOverlap();
-            if (_setup.Options.VerifyFirst && _durable == 0) _pipeline.VerifyPayloads();
+            if (_setup.Options.VerifyFirst && _durable == 0) _pipeline.VerifyPayloads(_setup.Observer, _setup.Options.CheckedOps);
+            // Only now: what the check took is no part of the merge's rate.
+            _setup.Observer?.Progress(Progress);
             AwaitResume();
             ReserveStorage();
             Start();

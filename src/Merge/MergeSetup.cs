@@ -61,6 +61,8 @@ public sealed record MergeOptions
 {
     /// <summary>Decode every payload before the first write, while nothing is merged yet.</summary>
     public bool VerifyFirst { get; init; } = true;
+    /// <summary>Ops of the file, from its beginning on, whose payloads an earlier process has decoded while nobody could change the COW; the check goes on behind them.</summary>
+    public int CheckedOps { get; init; }
     /// <summary>Merge an Xor that reads its own destination even if there is no scratch to protect it.</summary>
     public bool AllowUnsafe { get; init; }
     /// <summary>
@@ -95,6 +97,11 @@ public interface IMergeObserver
 {
     /// <summary>Everything up to here is written, not necessarily durable.</summary>
     void Progress(in MergeProgress progress);
+
+    /// <summary>The payloads up to here decode: the check before the first write, which is no part of the merge. Counted in ops of the file and in bytes of their units.</summary>
+    void Checking(in MergeProgress progress)
+    {
+    }
 }
 
 /// <summary>What a finished merge did.</summary>

@@ -72,8 +72,8 @@ public sealed class MergedImage : IDisposable
     /// <summary>Length of the image in bytes: that of Base.</summary>
     public long Length => _setup.Base.Length;
 
-    /// <summary>Decodes every payload of the COW, those of counted ops included. Exit code 65 at the first that does not decode, 75 when asked to stop.</summary>
-    public void VerifyPayloads() => _pipeline.VerifyPayloads();
+    /// <summary>Decodes every payload of the COW, those of counted ops included, and tells <paramref name="observer"/>. Exit code 65 at the first that does not decode, 75 when asked to stop.</summary>
+    public void VerifyPayloads(IMergeObserver? observer = null) => _pipeline.VerifyPayloads(observer);
 
     /// <summary>
     /// The image from <paramref name="offset"/> (a multiple of 4096) on, as much as one chunk holds; empty at the end. Valid until the

@@ -189,12 +189,14 @@ internal sealed class Pipeline
         batch.ThrowIfFailed();
     }
 
-    /// <summary>Decodes every payload of the COW, and tells <paramref name="observer"/>. Exit code 65 at the first that does not decode, 75 when asked to stop.</summary>
-    public void VerifyPayloads(IMergeObserver? observer = null)
+    /// <summary>
+    /// Decodes every payload of the COW from op <paramref name="from"/> on, and tells <paramref name="observer"/>. Exit code 65 at the first that does not decode, 75 when asked to stop.
+    /// </summary>
+    public void VerifyPayloads(IMergeObserver? observer = null, int from = 0)
     {
         try
         {
-            Verify(observer);
+            Verify(observer, Math.Min(from, _cow.OpCount));
         }
         catch
         {
@@ -203,17 +205,23 @@ internal sealed class Pipeline
         }
     }
 
-    private void Verify(IMergeObserver? observer)
+    private void Verify(IMergeObserver? observer, int from)
     {
         long bytes = 0, total = 0;
-        for (int index = 0; index < _cow.OpCount; index++) total += _cow[index].UnitBytes;
-        for (int index = 0; index < _cow.OpCount || Count > 0;)
+        for (int op = 0; op < _cow.OpCount; op++)
+        {
+            total += _cow[op].UnitBytes;
+            if (op < from) bytes += _cow[op].UnitBytes;
+        }
+        observer?.Checking(new MergeProgress(from, _cow.OpCount, bytes, total));
+        int done = from;
+        for (int index = from; index < _cow.OpCount || Count > 0;)
         {
             if (_setup.Stop.Requested) throw new SnapuserdException(ExitCode.Interrupted, $"stopped while checking payloads, at op {index} of {_cow.OpCount}; nothing was written");
             bool changed = false;
             while (index < _cow.OpCount && TryOpen(index) is { } batch)
             {
-                while (index < _cow.OpCount && (!_cow[index].HasData || batch.TryAddPayload(index))) bytes += _cow[index++].UnitBytes;
+                while (index < _cow.OpCount && (!_cow[index].HasData || batch.TryAddPayload(index))) index++;
                 batch.Close();
                 changed = true;
             }
@@ -222,7 +230,9 @@ internal sealed class Pipeline
             {
                 this[0].ThrowIfFailed();
                 Release();
-                observer?.Progress(new MergeProgress(index, _cow.OpCount, bytes, total));
+                // What is decoded, and not what is on its way: the next process goes on here.
+                for (int end = Count > 0 ? this[0].From : index; done < end; done++) bytes += _cow[done].UnitBytes;
+                observer?.Checking(new MergeProgress(done, _cow.OpCount, bytes, total));
                 changed = true;
             }
             if (!changed) Wait();

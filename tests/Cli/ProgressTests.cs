@@ -73,6 +73,20 @@ public sealed class ProgressTests : IDisposable
         Assert.Equal(2, Diagnostics().Count(c => c == '\n'));
     }
 
+    [Fact]
+    public void Lines_of_several_are_cut_to_the_width_and_drawn_in_place_of_the_last_ones()
+    {
+        // Two columns each, so that 39 of them fit 79.
+        _output.Bars([new string('\u754c', 60), "b"]);
+        _output.Bars(["c\n", "d"]);
+        _output.Result("done");
+        _output.Bars([.. Enumerable.Range(0, 30).Select(number => $"{number}")]);
+        string[] drawings = Diagnostics().Split("\r\e[1A\e[J");
+        Assert.Equal([new string('\u754c', 39) + "\r\nb", "c\\x0a\r\nd"], drawings[..2]);
+        // A terminal that does not say has 24 rows.
+        Assert.Equal([.. Enumerable.Range(0, 23).Select(number => $"{number}"), "and 7 more"], drawings[2].Split("\r\n"));
+    }
+
     [Theory]
     [InlineData(ProgressForm.Plain)]
     [InlineData(ProgressForm.Json)]

@@ -285,6 +285,28 @@ public sealed class ProgramTests : IDisposable
         Assert.Empty(Directory.GetFiles(_folder["devices"]));
     }
 
+    [Fact]
+    public void Androids_own_argv_may_name_a_socket_beside_no_socket_which_nobody_makes()
+    {
+        BinaryResult result = Binary.Run("-no_socket", "-socket", _socket, "-log=stderr", "--device=nbd", $"-socket_folder={_folder["devices"]}", $"bad,{_folder["missing"]},{_folder["base"]},{_folder["base"]}");
+        Assert.True(result.ExitCode == 69, result.ToString());
+        Assert.Contains("bad cannot be served", result.Error, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void Signals_that_are_for_others_do_not_end_it()
+    {
+        Process daemon = Start("daemon", "--socket", _socket, "--device", "nbd", "--socket-folder", _folder["devices"]);
+        using Talker client = Connect(daemon);
+        foreach (int signal in (int[])[Libc.SIGUSR1, Libc.SIGPWR])
+        {
+            Assert.Equal(0, Libc.Kill(daemon.Id, signal));
+            Assert.Equal("active", client.Ask("query"));
+        }
+        client.Send("stop");
+        Assert.Equal((0, ""), End(daemon));
+    }
+
     [Theory]
     [InlineData("it takes --socket PATH, or --no-socket", "daemon")]
     [InlineData("goes with --no-socket", "daemon", "--socket", "/nowhere/x", "a,b,c,d")]
@@ -292,6 +314,7 @@ public sealed class ProgramTests : IDisposable
     [InlineData("'../up' cannot name", "daemon", "--no-socket", "../up,b,c,d")]
     [InlineData("'..' cannot name", "-no_socket", "..,b,c,d", "-log=stderr")]
     [InlineData("'..' cannot name", "daemon", "--socket", "..")]
+    [InlineData("--no-socket and --socket", "daemon", "--no-socket", "--socket", "/nowhere/x", "a,b,c,d")]
     [InlineData("takes --device nbd", "daemon", "--socket", "x", "--socket-folder", "/nowhere")]
     [InlineData("16 MiB of --memory", "daemon", "--socket", "x", "--memory", "8M")]
     [InlineData("two sockets from init", "daemon", "--socket-handoff")]

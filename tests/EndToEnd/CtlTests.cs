@@ -273,11 +273,13 @@ public sealed class CtlTests : IDisposable
         Assert.Equal(0, Ctl("watch").ExitCode);
         Assert.Equal(Golden.New, Unlocked.Read(_base, Golden.New.Length));
         Assert.Equal(0, End(fourth));
+        // What the third one has checked.
+        Assert.InRange(BitConverter.ToInt32(File.ReadAllBytes(noted), 16), Golden.Row(Vector).MergeOps, int.MaxValue);
         Assert.Equal("", fourth.StandardError.ReadToEnd());
     }
 
     [Fact]
-    public void Watch_ends_well_when_the_server_does()
+    public void Watch_of_a_merge_that_is_stopped_ends_with_75()
     {
         Process server = Start("--merge-on-request");
         Assert.Equal(0, Ctl("pause").ExitCode);
@@ -288,9 +290,71 @@ public sealed class CtlTests : IDisposable
         Assert.StartsWith("cow: ", watch.StandardOutput.ReadLine());
         Assert.Equal(0, Ctl("stop").ExitCode);
         Assert.True(watch.WaitForExit(60_000));
-        Assert.Equal((0, ""), (watch.ExitCode, watch.StandardError.ReadToEnd()));
+        Assert.Equal(75, watch.ExitCode);
+        Assert.Contains("cow: the merge was stopped at op 0 of", watch.StandardError.ReadToEnd(), StringComparison.Ordinal);
         Assert.True(server.WaitForExit(60_000));
         Assert.Equal(75, server.ExitCode);
+    }
+
+    [Fact]
+    public void Signals_that_are_for_others_end_no_server()
+    {
+        Process server = Start("--merge-on-request");
+        foreach (int signal in (int[])[10, 30])
+        {
+            Assert.Equal(0, Libc.Kill(server.Id, signal));
+            Assert.Equal("serving", Text(Status(), "state"));
+        }
+        Assert.Equal(0, End(server));
+    }
+
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void Stop_of_a_supervised_server_that_is_killed_in_that_moment_ends_when_all_is_gone(bool again)
+    {
+        string noted = _folder["noted"];
+        File.WriteAllBytes(noted, new byte[10]);
+        string[] serve = ["serve", "--cow", _cow, "--base", _base, "--device", "nbd", "--socket", _folder["nbd"], "--control", _control, "--progress", "never", "--merge-on-request"];
+        // In the supervisor's place, which starts another server or ends. The first one is killed when it notes the request.
+        Process supervisor = Binary.StartProgram("/bin/sh", ["-c", """
+            exec 9<>"$1"; again=$2; shift 2
+            export SNAPUSERD_REQUESTS=9 SNAPUSERD_SUPERVISOR=$$
+            strace -f -qq -o /dev/null -e trace=pwrite64 -e inject=pwrite64:signal=KILL:when=1 "$0" "$@"
+            if [ "$again" = True ]; then "$0" "$@"; fi
+            echo gone
+            """, Binary.Path, noted, $"{again}", .. serve]);
+        _servers.Add(supervisor);
+        Assert.Equal(_folder["nbd"], supervisor.StandardOutput.ReadLine());
+        BinaryResult stop = Ctl("stop");
+        Assert.True(stop.ExitCode == 0, stop.ToString());
+        // The second one was told as well, and notes it.
+        Assert.EndsWith("gone\n", supervisor.StandardOutput.ReadToEnd(), StringComparison.Ordinal);
+        Assert.Equal(again, File.ReadAllBytes(noted) is { Length: > 10 } record && record[10] == 1);
+    }
+
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void Payloads_that_an_earlier_server_has_checked_are_not_checked_again(bool isChecked)
+    {
+        // A codec with a checksum; the middle of the payloads, which follow 2 MiB of scratch.
+        byte[] cow = Golden.Cow("v2-gz-xor");
+        cow[(2 << 20) + ((cow.Length - (2 << 20)) / 2)] ^= 0x55;
+        File.WriteAllBytes(_cow, cow);
+        string noted = _folder["noted"];
+        byte[] record = new byte[20];
+        if (isChecked) record[19] = 0x7f;
+        File.WriteAllBytes(noted, record);
+        Process server = Binary.StartProgram("/bin/sh", ["-c", "exec 9<>\"$1\"; shift; SNAPUSERD_REQUESTS=9 exec \"$0\" \"$@\"", Binary.Path, noted,
+            "serve", "--cow", _cow, "--base", _base, "--device", "nbd", "--socket", _folder["nbd"], "--control", _control, "--progress", "never", "--merge-on-request"]);
+        _servers.Add(server);
+        Assert.Equal(_folder["nbd"], server.StandardOutput.ReadLine());
+        Assert.Equal(0, Ctl("merge").ExitCode);
+        Assert.Equal(65, Ctl("watch").ExitCode);
+        // The check would have found it before the first write.
+        Assert.Equal(!isChecked, Unlocked.Read(_base, Golden.Old.Length).AsSpan().SequenceEqual(Golden.Old));
+        Assert.Equal(65, End(server));
     }
 
     [Fact]

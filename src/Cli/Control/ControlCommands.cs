@@ -92,14 +92,23 @@ internal sealed class ControlCommands(Func<IReadOnlyList<Snapshot>> snapshots, A
     }
 
     /// <summary>Whether `watch` has nothing more to tell: no merge of those it is about goes on or waits.</summary>
-    internal bool IsOver(string line)
+    internal bool IsOver(string line) => !Watched(line).Exists(one => GoesOn(one.Status));
+
+    /// <summary>Those that a `watch` is about at this moment.</summary>
+    internal List<Snapshot> Watched(string line)
     {
         _ = Take(ref line, "json");
         _ = Take(ref line, "watch");
-        foreach (Snapshot one in Choose(line == "watch" ? "" : line))
-            if (GoesOn(one.Status)) return false;
-        return true;
+        return Choose(line == "watch" ? "" : line);
     }
+
+    /// <summary>What became of a merge that ended before all was merged, for `ctl`: 75 if it was stopped, the code of its cause if it failed. Null if it was not begun, goes on, or is done.</summary>
+    internal static (ExitCode Code, string Sentence)? Failure(SnapshotStatus status) => status.EndedWith switch
+    {
+        ExitCode.Done => null,
+        ExitCode.Interrupted => (ExitCode.Interrupted, string.Create(CultureInfo.InvariantCulture, $"{status.Name}: the merge was stopped at op {status.OpsDone} of {status.OpsTotal}; the next server goes on from its last checkpoint")),
+        _ => (status.EndedWith, $"{status.Name} has failed: {status.Error}"),
+    };
 
     /// <summary>The command goes on until <see cref="IsOver"/>.</summary>
     internal static bool IsWatch(string line)
@@ -108,7 +117,7 @@ internal sealed class ControlCommands(Func<IReadOnlyList<Snapshot>> snapshots, A
         return line == "watch" || line.StartsWith("watch ", StringComparison.Ordinal);
     }
 
-    private static bool GoesOn(SnapshotStatus status) => status.State is SnapshotState.Opening or SnapshotState.Queued or SnapshotState.Merging;
+    internal static bool GoesOn(SnapshotStatus status) => status.State is SnapshotState.Opening or SnapshotState.Queued or SnapshotState.Merging;
 
     private static (ExitCode Code, string Sentence)? Refusal(Snapshot snapshot)
     {
@@ -117,7 +126,7 @@ internal sealed class ControlCommands(Func<IReadOnlyList<Snapshot>> snapshots, A
         if (status.State is SnapshotState.Queued or SnapshotState.Merging or SnapshotState.Merged or SnapshotState.Plain) return null;
         if (snapshot.RequestMerge()) return null;
         return !snapshot.CanMerge ? (ExitCode.Usage, $"{status.Name} was opened for reading only; start it with --merge-on-request")
-            : status.Error.Length > 0 ? (ExitCode.InputOutput, $"{status.Name} has failed: {status.Error}")
+            : status.EndedWith is not (ExitCode.Done or ExitCode.Interrupted) ? Failure(status)
             : status.Device.Length == 0 ? (ExitCode.InUse, $"{status.Name} is not served yet")
             : (ExitCode.Interrupted, $"{status.Name} is about to end");
     }

@@ -25,6 +25,7 @@ internal sealed class ControlConnection : IDisposable
     private readonly byte[] _buffer = new byte[LongestLine];
     private readonly MonotonicClock _clock = new();
     private readonly long _deadline;
+    private long _due = long.MaxValue;
     private int _length;
 
     /// <summary>
@@ -55,29 +56,65 @@ internal sealed class ControlConnection : IDisposable
         };
     }
 
+    /// <summary>The socket, which is readable when there is something to <see cref="Take"/>.</summary>
+    internal int Fd => _fd;
+
+    /// <summary>Where the server listens.</summary>
+    internal string SocketPath => _path;
+
+    /// <summary>The server has closed the connection, or was killed.</summary>
+    internal bool IsClosed { get; private set; }
+
+    /// <summary>Milliseconds that the server still has to say something; −1 once it has said that it goes on when something changes, whenever that is.</summary>
+    internal int Patience => _due == long.MaxValue ? -1 : (int)Math.Clamp(_due - _clock.Milliseconds, 0, AnswerMilliseconds);
+
     /// <summary>Sends a request and hands every line of the reply to <paramref name="show"/>, with true if the next takes its place. Throws what the server says.</summary>
     internal void Ask(string request, Action<string, bool> show)
     {
-        int wait = AnswerMilliseconds;
+        Begin(request);
+        while (!Take(show))
+        {
+            Span<PollFd> one = [new PollFd { Fd = _fd, Events = Libc.POLLIN }];
+            int patience = Patience;
+            // Also if there is always something more to read.
+            int ready = patience == 0 ? 0 : Libc.Poll(one, patience);
+            if (ready == 0) throw Silent();
+        }
+    }
+
+    /// <summary>Sends a request; what comes back is taken by <see cref="Take"/>.</summary>
+    internal void Begin(string request)
+    {
+        _due = Math.Min(_deadline, _clock.Milliseconds + AnswerMilliseconds);
         nint sent = Send(ByteText.Encode(request + "\n"));
         if (sent < 0) throw Gone((int)sent);
-        while (true)
+    }
+
+    /// <summary>Takes what has come of the reply, without waiting. True when it has ended. Throws what the server says.</summary>
+    internal bool Take(Action<string, bool> show)
+    {
+        Receive();
+        while (NextLine() is { } line)
         {
-            string line = NextLine(wait);
+            _due = Math.Min(_deadline, _clock.Milliseconds + AnswerMilliseconds);
             switch (line.Length == 0 ? '\0' : line[0])
             {
                 case ' ': show(line[1..], false); break;
                 case '~':
                     show(line[1..], true);
-                    // It goes on when something has changed, whenever that is.
-                    wait = -1;
+                    _due = _deadline;
                     break;
-                case '.': return;
+                case '.': return true;
                 case '!': throw ErrorOf(line);
                 default: throw new SnapuserdException(ExitCode.InputOutput, $"{_path} answers in another language than that of snapuserd");
             }
         }
+        if (IsClosed) throw Gone(0);
+        return false;
     }
+
+    /// <summary>What to throw when <see cref="Patience"/> has run out.</summary>
+    internal SnapuserdException Silent() => new(ExitCode.InputOutput, $"{_path} does not answer");
 
     public void Dispose() => _ = Libc.Close(_fd);
 
@@ -101,33 +138,31 @@ internal sealed class ControlConnection : IDisposable
         return 0;
     }
 
-    private string NextLine(int milliseconds)
+    private void Receive()
     {
-        while (true)
-        {
-            int end = Array.IndexOf(_buffer, (byte)'\n', 0, _length);
-            if (end >= 0)
-            {
-                string line = ByteText.Decode(_buffer.AsSpan(0, end));
-                _length -= end + 1;
-                Array.Copy(_buffer, end + 1, _buffer, 0, _length);
-                return line;
-            }
-            if (_length == _buffer.Length) throw new SnapuserdException(ExitCode.InputOutput, $"{_path} sends a line without an end");
-            Span<PollFd> one = [new PollFd { Fd = _fd, Events = Libc.POLLIN }];
-            if (_deadline != long.MaxValue) milliseconds = (int)Math.Max(0, _deadline - _clock.Milliseconds);
-            // Also if there is always something more to read.
-            int ready = milliseconds == 0 ? 0 : Libc.Poll(one, milliseconds);
-            if (ready == -Errno.EINTR) continue;
-            if (ready == 0) throw new SnapuserdException(ExitCode.InputOutput, $"{_path} does not answer");
-            nint got = Libc.Recv(_fd, _buffer.AsSpan(_length), 0);
-            if (got is -Errno.EINTR or -Errno.EAGAIN) continue;
-            if (got <= 0) throw Gone((int)got);
-            _length += (int)got;
-        }
+        if (_length == _buffer.Length || IsClosed) return;
+        nint got = Libc.Recv(_fd, _buffer.AsSpan(_length), Libc.MSG_DONTWAIT);
+        if (got is -Errno.EINTR or -Errno.EAGAIN) return;
+        // What came before the end is still to be read.
+        if (got is 0 or -Errno.EPIPE or -Errno.ECONNRESET) IsClosed = true;
+        else if (got < 0) throw Gone((int)got);
+        else _length += (int)got;
     }
 
-    private SnapuserdException Gone(int errno) => errno is 0 or -Errno.EPIPE or -Errno.ECONNRESET
-        ? new SnapuserdException(ExitCode.InputOutput, $"the server at {_path} has closed the connection")
-        : new SnapuserdException(ExitCode.InputOutput, $"{_path}: {Reason.Of(errno)}");
+    private string? NextLine()
+    {
+        int end = Array.IndexOf(_buffer, (byte)'\n', 0, _length);
+        if (end < 0 && _length == _buffer.Length) throw new SnapuserdException(ExitCode.InputOutput, $"{_path} sends a line without an end");
+        if (end < 0) return null;
+        string line = ByteText.Decode(_buffer.AsSpan(0, end));
+        _length -= end + 1;
+        Array.Copy(_buffer, end + 1, _buffer, 0, _length);
+        return line;
+    }
+
+    private SnapuserdException Gone(int errno)
+    {
+        IsClosed |= errno is 0 or -Errno.EPIPE or -Errno.ECONNRESET;
+        return new SnapuserdException(ExitCode.InputOutput, IsClosed ? $"the server at {_path} has closed the connection" : $"{_path}: {Reason.Of(errno)}");
+    }
 }

@@ -2,6 +2,7 @@ using System;
 using System.Collections.Generic;
 using Snapuserd.Block;
 using Snapuserd.Daemon;
+using Snapuserd.Interop;
 
 namespace Snapuserd.Cli.Control;
 
@@ -19,29 +20,41 @@ internal sealed class CtlRequests(Func<IReadOnlyList<Snapshot>> snapshots, Actio
     private bool _ended;
     private long _next;
 
-    /// <summary>The process is about to end: whoever watches is told how things are, and that this is all. Any thread.</summary>
-    internal void EndWatches()
+    /// <summary>The process is about to end: whoever watches is told how things are, what became of the merges, and that this is all. Any thread.</summary>
+    /// <param name="why">What ends the process before its snapshots have anything to say of themselves.</param>
+    internal void EndWatches(SnapuserdException? why = null)
     {
         lock (_gate)
         {
             foreach (Watcher watcher in _watchers)
             {
-                watcher.Lines.Begin();
-                _ = _commands.Do(watcher.Line, watcher.Lines);
-                watcher.Lines.Reply.End(".");
+                Tell(watcher);
+                End(watcher, why == null ? null : (why.Code, why.Message));
             }
             _watchers.Clear();
             _ended = true;
         }
     }
 
+    /// <summary>The variable in a supervised server's environment that has its supervisor's process number.</summary>
+    internal const string SupervisorVariable = "SNAPUSERD_SUPERVISOR";
+
+    /// <summary>Asks for that number. For `ctl stop`, which waits for the supervisor's end if the server is killed meanwhile.</summary>
+    internal const string SupervisorRequest = "supervisor";
+
     /// <inheritdoc/>
     public void Request(string text, ControlReply reply)
     {
         string line = text.TrimEnd('\r');
         Lines lines = new(reply);
+        if (line == SupervisorRequest)
+        {
+            if (OwnProcess.Variable(SupervisorVariable) is { } process) lines.Line(process);
+            reply.End(".");
+            return;
+        }
         if (_commands.Do(line, lines) is { } wrong) reply.End($"!{(int)wrong.Code} {VisibleText.OnOneLine(wrong.Sentence)}");
-        else if (ControlCommands.IsWatch(line) && !_commands.IsOver(line)) Watch(new Watcher(line, lines));
+        else if (ControlCommands.IsWatch(line)) Watch(new Watcher(line, lines));
         else reply.End(".");
     }
 
@@ -62,9 +75,37 @@ internal sealed class CtlRequests(Func<IReadOnlyList<Snapshot>> snapshots, Actio
     {
         lock (_gate)
         {
-            if (_ended) watcher.Lines.Reply.End(".");
+            if (_ended || IsOver(watcher)) End(watcher);
             else _watchers.Add(watcher);
         }
+    }
+
+    /// <summary>Looks at those it is about, also at those that have left since the last look; true if no merge of theirs goes on or waits.</summary>
+    private bool IsOver(Watcher watcher)
+    {
+        foreach (Snapshot one in _commands.Watched(watcher.Line))
+            if (!watcher.Seen.Contains(one)) watcher.Seen.Add(one);
+        bool over = true;
+        foreach (Snapshot one in watcher.Seen)
+        {
+            SnapshotStatus status = one.Status;
+            over &= !ControlCommands.GoesOn(status);
+            // Of several the first that ended.
+            watcher.Failure ??= ControlCommands.Failure(status);
+        }
+        return over;
+    }
+
+    private void Tell(Watcher watcher)
+    {
+        watcher.Lines.Begin();
+        _ = _commands.Do(watcher.Line, watcher.Lines);
+    }
+
+    private void End(Watcher watcher, (ExitCode Code, string Sentence)? why = null)
+    {
+        _ = IsOver(watcher);
+        watcher.Lines.Reply.End((watcher.Failure ?? why) is { } failure ? $"!{(int)failure.Code} {VisibleText.OnOneLine(failure.Sentence)}" : ".");
     }
 
     private void Look()
@@ -73,16 +114,26 @@ internal sealed class CtlRequests(Func<IReadOnlyList<Snapshot>> snapshots, Actio
         {
             Watcher watcher = _watchers[i];
             // Before the look: what it tells is the end then.
-            bool over = _commands.IsOver(watcher.Line);
-            watcher.Lines.Begin();
-            (ExitCode Code, string Sentence)? gone = _commands.Do(watcher.Line, watcher.Lines);
-            if (!over && gone == null && watcher.Lines.Reply.IsWanted) continue;
-            watcher.Lines.Reply.End(gone is { } wrong ? $"!{(int)wrong.Code} {VisibleText.OnOneLine(wrong.Sentence)}" : ".");
+            bool over = IsOver(watcher);
+            Tell(watcher);
+            if (!over && watcher.Lines.Reply.IsWanted) continue;
+            End(watcher);
             _watchers.RemoveAt(i);
         }
     }
 
-    private sealed record Watcher(string Line, Lines Lines);
+    private sealed class Watcher(string line, Lines lines)
+    {
+        internal string Line => line;
+
+        internal Lines Lines => lines;
+
+        /// <summary>Those that it was about at any look.</summary>
+        internal List<Snapshot> Seen { get; } = [];
+
+        /// <summary>What became of the first of them whose merge ended before its time.</summary>
+        internal (ExitCode Code, string Sentence)? Failure { get; set; }
+    }
 
     /// <summary>Leaves out a line that says what the last one of that snapshot said.</summary>
     private sealed class Lines(ControlReply reply) : IReplyLines

@@ -34,42 +34,101 @@ internal static class CtlVerb
     {
         bool json = invocation.Arguments.Has("--json"), all = invocation.Arguments.Has("--all"), changes = ControlCommands.Changes(command);
         if (all && name != null) throw Wrong($"{command} takes a NAME or --all, not both");
-        List<string> sockets = Sockets(invocation, name);
-        if (sockets.Count > 1 && changes && name == null && !all) throw Wrong($"{command} takes a NAME where there are several snapshots, or --all");
-        request = $"{(json ? "json " : "")}{(all && changes ? "all " : "")}{request}{(name == null ? "" : " " + Sendable(name))}";
-        Output output = invocation.Output;
-        bool bar = command == "watch" && !json && output.HasTerminal;
+        List<ControlConnection> servers = Servers(invocation, name, out SnapuserdException? refused);
+        try
+        {
+            if (servers.Count + (refused == null ? 0 : 1) > 1 && changes && name == null && !all) throw Wrong($"{command} takes a NAME where there are several snapshots, or --all");
+            request = $"{(json ? "json " : "")}{(all && changes ? "all " : "")}{request}{(name == null ? "" : " " + Sendable(name))}";
+            if (command == "watch") new Watch(invocation.Output, json, request).Run(servers);
+            else Ask(invocation.Output, servers, request, command == "stop");
+            // The others have done what was asked. One that was asked for by name may have been this one only if it was none of them.
+            if (refused != null && name == null) throw refused;
+            return ExitCode.Done;
+        }
+        catch (SnapuserdException e) when (refused != null && e.Code == ExitCode.InputMissing)
+        {
+            throw refused;
+        }
+        finally
+        {
+            foreach (ControlConnection server in servers) server.Dispose();
+        }
+    }
+
+    private static void Ask(Output output, List<ControlConnection> servers, string request, bool stops)
+    {
         SnapuserdException? first = null;
         int answers = 0;
-        foreach (string socket in sockets)
+        foreach (ControlConnection server in servers)
         {
             try
             {
-                using ControlConnection client = new(socket);
-                client.Ask(request, (line, passing) =>
-                {
-                    if (passing && bar) output.Bar(line);
-                    else output.Result(line);
-                });
+                if (stops) StopServer.Ask(server, request);
+                else server.Ask(request, (line, _) => output.Result(line));
                 answers++;
             }
-            catch (SnapuserdException e) when (sockets.Count > 1)
+            catch (SnapuserdException e) when (servers.Count > 1)
             {
                 // One that is gone, or has no snapshot of that name, says nothing about the others; what one of them refuses is told when all were asked.
                 if (first == null || first.Code == ExitCode.InputMissing) first = e;
             }
         }
         if (first != null && (answers == 0 || first.Code != ExitCode.InputMissing)) throw first;
-        return ExitCode.Done;
     }
 
     /// <summary>A request is one line: a name with a line feed goes by what is printed for it, which the server knows too.</summary>
     private static string Sendable(string name) => name.AsSpan().ContainsAny('\n', '\r') ? VisibleText.OnOneLine(name) : name;
 
-    /// <summary>The socket of `--socket`; that of the name, if there is one; or all there are.</summary>
-    private static List<string> Sockets(Invocation invocation, string? name)
+    /// <summary>
+    /// The server at `--socket`; the one whose socket has the name, if it knows a snapshot of that name; or all that listen. The socket of a dead server is none: it is left over, and the next server replaces it.
+    /// <paramref name="refused"/> is why the first of those that listen and cannot be asked cannot.
+    /// </summary>
+    private static List<ControlConnection> Servers(Invocation invocation, string? name, out SnapuserdException? refused)
     {
-        if (invocation.Arguments.Text("--socket") is { } given) return [given];
+        refused = null;
+        if (invocation.Arguments.Text("--socket") is { } given) return [new ControlConnection(given)];
+        List<ControlConnection> servers = [];
+        foreach (string socket in Sockets())
+        {
+            try
+            {
+                ControlConnection server = new(socket);
+                if (name != null && socket == $"{DefaultFolder}/{name}" && Knows(server, name))
+                {
+                    foreach (ControlConnection other in servers) other.Dispose();
+                    return [server];
+                }
+                servers.Add(server);
+            }
+            catch (SnapuserdException e) when (e.Code == ExitCode.InputMissing)
+            {
+            }
+            catch (SnapuserdException e)
+            {
+                // It may be the very one that was asked for.
+                refused ??= e;
+            }
+        }
+        if (servers.Count == 0) throw refused ?? new SnapuserdException(ExitCode.InputMissing, $"no server runs, so nothing is served or merged (nothing listens in {DefaultFolder}); one that listens elsewhere takes --socket");
+        return servers;
+    }
+
+    private static bool Knows(ControlConnection server, string name)
+    {
+        try
+        {
+            server.Ask($"status {Sendable(name)}", (_, _) => { });
+            return true;
+        }
+        catch (SnapuserdException e)
+        {
+            // Whatever else is wrong with it is told when it is asked again.
+            return e.Code != ExitCode.InputMissing;
+        }
+    }
+
+    private static List<string> Sockets()
+    {
         int folder = Libc.OpenAt(Libc.AT_FDCWD, DefaultFolder, Libc.O_RDONLY | Libc.O_DIRECTORY | Libc.O_CLOEXEC);
         List<string> names = [];
         int result = folder < 0 ? folder : Libc.NamesIn(folder, names);
@@ -77,7 +136,6 @@ internal static class CtlVerb
         if (result is -Errno.ENOENT) throw new SnapuserdException(ExitCode.InputMissing, $"no server runs, so nothing is served or merged (there is no {DefaultFolder}); one that listens elsewhere takes --socket");
         if (result < 0) throw new SnapuserdException(result == -Errno.EACCES ? ExitCode.Permission : ExitCode.InputOutput, $"{DefaultFolder}: {Reason.Of(result)}");
         names.Sort(StringComparer.Ordinal);
-        if (name != null && names.Contains(name)) names = [name];
         if (names.Count == 0) throw new SnapuserdException(ExitCode.InputMissing, $"no server runs, so nothing is served or merged ({DefaultFolder} is empty); one that listens elsewhere takes --socket");
         return names.ConvertAll(one => $"{DefaultFolder}/{one}");
     }

@@ -1,0 +1,41 @@
+using System;
+using System.Threading;
+using Snapuserd.Block;
+
+namespace Snapuserd.Cli;
+
+/// <summary>Wakes a merge that has a rate fifty times a second, on a thread of its own: the engine has no timer, so time alone does not let it go on.</summary>
+internal sealed class RateClock : IDisposable
+{
+    private const int Milliseconds = 20, StackBytes = 128 << 10;
+
+    private readonly ManualResetEventSlim _end = new();
+    private readonly Thread _thread;
+
+    /// <summary>Begins. Exit code 71 if the system has no thread left. <paramref name="wakeUp"/> outlives it.</summary>
+    internal RateClock(WakeUp wakeUp)
+    {
+        _thread = new Thread(() => Run(wakeUp), StackBytes) { IsBackground = true, Name = "rate" };
+        try
+        {
+            _thread.Start();
+        }
+        catch (Exception e) when (e is OutOfMemoryException or ThreadStartException)
+        {
+            throw new SnapuserdException(ExitCode.OutOfResources, "the system has no thread left for --rate");
+        }
+    }
+
+    /// <summary>Ends, and waits for the thread.</summary>
+    public void Dispose()
+    {
+        _end.Set();
+        _thread.Join();
+        _end.Dispose();
+    }
+
+    private void Run(WakeUp wakeUp)
+    {
+        while (!_end.Wait(Milliseconds)) wakeUp.Signal();
+    }
+}

@@ -1,0 +1,69 @@
+using Snapuserd.Block;
+using Snapuserd.Cli.Control;
+using Snapuserd.Daemon;
+using Xunit;
+
+namespace Snapuserd.Tests.Cli;
+
+/// <summary>The status of a snapshot as text, as JSON, and as `ctl watch` reads it back.</summary>
+public sealed class StatusTextTests
+{
+    private static readonly SnapshotStatus s_merging = new()
+    {
+        Name = "a \"b\" \\ \u00e4\n",
+        Cow = "/c",
+        Base = "/b",
+        Device = "/dev/ublkb0",
+        State = SnapshotState.Merging,
+        OpsDone = 1,
+        OpsTotal = 4,
+        BytesDone = 10 << 20,
+        BytesTotal = 40 << 20,
+        Rate = 2 << 20,
+    };
+
+    [Fact]
+    public void A_merge_has_its_share_its_remaining_time_and_its_rate()
+    {
+        Assert.Contains(": merging, 25 %, 10 MiB of 40 MiB, 0:15 left, 2 MiB/s, 1 of 4 ops; /dev/ublkb0", StatusText.Short(s_merging));
+        Assert.Contains(": merging, check 34 %; /dev/ublkb0", StatusText.Short(s_merging with { CheckPercent = 34.9, Rate = 0 }));
+    }
+
+    [Fact]
+    public void A_hand_over_that_failed_is_told()
+    {
+        SnapshotStatus status = s_merging with { State = SnapshotState.Merged, HandOverFailed = true, Error = "why" };
+        Assert.Contains("; handover: failed, retried at next start; why", StatusText.Long(status));
+        Assert.Contains("\"handover\":\"failed, retried at next start\"", StatusText.Json(status));
+        Assert.Contains("\"handover\":null", StatusText.Json(s_merging));
+    }
+
+    [Theory]
+    [InlineData(null)]
+    [InlineData(34.9)]
+    public void What_watch_shows_comes_back_from_json(double? check)
+    {
+        foreach (SnapshotState state in System.Enum.GetValues<SnapshotState>())
+        {
+            SnapshotStatus status = s_merging with { Name = "caf\u00e9 \"x\"\t", State = state, Paused = check == null, CheckPercent = check, Error = "e", EndedWith = ExitCode.CowCorrupt };
+            JsonFields? fields = JsonFields.Parse(StatusText.Json(status));
+            Assert.NotNull(fields);
+            SnapshotStatus parsed = StatusText.Parse(fields);
+            Assert.Equal(StatusText.Short(status), StatusText.Short(parsed));
+            Assert.Equal(StatusText.Bar(status, 79), StatusText.Bar(parsed, 79));
+            Assert.Equal((status.EndedWith, status.Error), (parsed.EndedWith, parsed.Error));
+        }
+    }
+
+    [Theory]
+    [InlineData("")]
+    [InlineData("{")]
+    [InlineData("{\"a\"}")]
+    [InlineData("{\"a\":}")]
+    [InlineData("{\"a\":1,}")]
+    [InlineData("{\"a\":\"")]
+    [InlineData("{\"a\":\"\\u00")]
+    [InlineData("{\"a\":1}x")]
+    [InlineData("cow: merging")]
+    public void What_is_no_object_is_none(string line) => Assert.Null(JsonFields.Parse(line));
+}

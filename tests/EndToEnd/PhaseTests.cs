@@ -1,0 +1,114 @@
+using System;
+using System.Collections.Generic;
+using System.Diagnostics;
+using System.IO;
+using System.Linq;
+using System.Text.Json;
+using Snapuserd.Interop;
+using Snapuserd.Tests.Support;
+using Xunit;
+
+namespace Snapuserd.Tests.EndToEnd;
+
+/// <summary>Progress, phase by phase, and the rate of a merge.</summary>
+public sealed class PhaseTests : IDisposable
+{
+    private const string Vector = "v3-gz-4k-xor";
+    private readonly TempFolder _folder = new();
+
+    public PhaseTests()
+    {
+        File.WriteAllBytes(_folder["cow"], Golden.Cow(Vector));
+        File.WriteAllBytes(_folder["base"], Golden.Old);
+        File.WriteAllBytes(_folder["new"], Golden.New);
+    }
+
+    public void Dispose() => _folder.Dispose();
+
+    [Fact]
+    public void A_merge_checks_and_merges_and_each_has_a_progress_of_its_own() => Assert.Equal(["check", "merge"], Phases("merge"));
+
+    [Fact]
+    public void A_merge_that_goes_on_checks_nothing()
+    {
+        Assert.Equal(75, Interrupted());
+        Assert.Equal(["merge"], Phases("merge"));
+    }
+
+    [Fact]
+    public void Verify_shows_both_of_its_parts() => Assert.Equal(["check", "hash"], Phases("verify"));
+
+    [Fact]
+    public void Create_shows_all_of_its_parts()
+    {
+        string[] phases = PhasesOf(Binary.Run("create", "--source", _folder["base"], "--target", _folder["new"], "--output", _folder["made"], "--xor", "--json", "--progress", "plain"));
+        Assert.Equal("compare", phases[0]);
+        Assert.Equal(["order", "write", "check"], phases[^3..]);
+    }
+
+    [Fact]
+    public void A_rate_slows_a_merge_that_still_obeys_signals()
+    {
+        Assert.Equal(75, Interrupted());
+        BinaryResult result = Binary.Run("merge", "--cow", _folder["cow"], "--base", _folder["base"], "--rate", "1M", "--json", "--progress", "never");
+        Assert.True(result.ExitCode == 0, result.ToString());
+        JsonElement done = JsonDocument.Parse(result.Output).RootElement;
+        // What a merge may write at once, before and after it has to wait, is a batch each; the rest took its time.
+        double least = (done.GetProperty("bytes_written").GetInt64() - (2 * (3L << 20))) / (1 << 20);
+        Assert.True(done.GetProperty("seconds").GetDouble() >= least, result.Output);
+        Assert.Equal(Golden.New, File.ReadAllBytes(_folder["base"]));
+    }
+
+    /// <summary>Exit code of a merge that wrote a batch, would wait for days before the next, and was told to end.</summary>
+    private int Interrupted()
+    {
+        using Process merge = Binary.Start("merge", "--cow", _folder["cow"], "--base", _folder["base"], "--rate", "1", "--json", "--progress", "plain");
+        try
+        {
+            while (Unlocked.Read(_folder["base"], Golden.Old.Length).AsSpan().SequenceEqual(Golden.Old)) Assert.False(merge.HasExited, "it ended");
+            _ = Libc.Kill(merge.Id, Libc.SIGTERM);
+            Assert.True(merge.WaitForExit(60_000), "it does not obey");
+            return merge.ExitCode;
+        }
+        finally
+        {
+            if (!merge.HasExited) merge.Kill();
+        }
+    }
+
+    private string[] Phases(string verb) => PhasesOf(Binary.Run(verb, "--cow", _folder["cow"], "--base", _folder["base"], "--json", "--progress", "plain"));
+
+    /// <summary>The phases that were told of, after a look at their progress: each is announced once, begins at once, does not go back, and is shown to its end.</summary>
+    private static string[] PhasesOf(BinaryResult result)
+    {
+        Assert.True(result.ExitCode == 0, result.ToString());
+        List<string> phases = [];
+        long bytes = -1, total = -1;
+        foreach (JsonElement line in result.Output.TrimEnd().Split('\n').Select(text => JsonDocument.Parse(text).RootElement))
+        {
+            string? kind = line.GetProperty("event").GetString();
+            if (kind is not ("phase" or "progress")) continue;
+            string phase = line.GetProperty("phase").GetString()!;
+            if (kind == "phase")
+            {
+                Assert.Equal(total, bytes);
+                Assert.DoesNotContain(phase, phases);
+                phases.Add(phase);
+                (bytes, total) = (-1, line.GetProperty("total_bytes").GetInt64());
+                continue;
+            }
+            // A run of one phase only has nothing to announce.
+            if (phases.Count == 0)
+            {
+                phases.Add(phase);
+                total = line.GetProperty("total_bytes").GetInt64();
+            }
+            Assert.Equal(phases[^1], phase);
+            Assert.True(line.GetProperty("bytes").GetInt64() >= bytes, result.Output);
+            bytes = line.GetProperty("bytes").GetInt64();
+            Assert.Equal(total, line.GetProperty("total_bytes").GetInt64());
+        }
+        Assert.Equal(total, bytes);
+        return [.. phases];
+    }
+}
