@@ -107,7 +107,7 @@ internal static class Verbs
             new("--all", OptionKind.Flag, "", "For merge, pause, resume, rate and stop: all snapshots, where there are several."),
             s_json,
         ],
-        "Commands: list; status [NAME]; watch [NAME] shows progress until nothing is merged any more; these are for all snapshots unless there is a NAME. merge [NAME] begins to merge; pause [NAME] and resume [NAME] hold the merge and let it go on; "
+        "Commands: list; status [NAME]; watch [NAME] shows progress until nothing is merged any more, and ends with 0, with the code of what made a merge fail, with 75 if it was stopped or with 74 if a server was killed, of several with the first of these; these are for all snapshots unless there is a NAME. merge [NAME] begins to merge; pause [NAME] and resume [NAME] hold the merge and let it go on; "
         + "rate SIZE|off [NAME] limits the bytes it writes per second; stop [NAME] ends the server, or a daemon's snapshot, and removes the device; these take a NAME or --all (64) where there are several. Exit code 66: no server or no such snapshot.",
         CtlVerb.Run) { OptionalOperands = ["SIZE", "NAME"], OutputIsResult = true },
 
