@@ -2,6 +2,7 @@ using System;
 using System.Buffers.Binary;
 using Snapuserd.Block;
 using Snapuserd.Cow;
+using Snapuserd.Daemon;
 using Snapuserd.Merge;
 
 namespace Snapuserd.Cli;

@@ -4,6 +4,7 @@ using System.Globalization;
 using System.Text;
 using Snapuserd.Block;
 using Snapuserd.Cow;
+using Snapuserd.Daemon;
 using Snapuserd.Merge;
 
 namespace Snapuserd.Cli;

@@ -1,7 +1,6 @@
 using System;
 using System.Globalization;
 using Snapuserd.Block;
-using Snapuserd.Cli.Boot;
 using Snapuserd.Cow;
 using Snapuserd.Daemon;
 using Snapuserd.Interop;
@@ -86,6 +85,7 @@ internal static class MergeVerb
         {
             using var input = new CowInput(arguments.Required("--cow"), DeviceAccess.Shared);
             using CowFile cow = CowFile.Read(input.Source);
+            new MergingMark(arguments.Required("--cow")).Check(cow);
             if (cow.Header.Major < 2 || cow.Header.NumMergeOps != (ulong)cow.Order.Count) return null;
             using BlockDevice target = BlockDevice.Open(arguments.Required("--base"), DeviceAccess.Read);
             if (Libc.FSync(target.Fd) < 0 || Libc.FSync(input.Fd) < 0) return null;

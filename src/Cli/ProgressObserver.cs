@@ -1,7 +1,6 @@
 using System;
 using System.Diagnostics;
 using Snapuserd.Block;
-using Snapuserd.Cli.Boot;
 using Snapuserd.Merge;
 
 namespace Snapuserd.Cli;
@@ -18,8 +17,6 @@ internal sealed class ProgressObserver(Invocation invocation, string what, bool 
     private Progress? _progress;
     private string _phase = "";
     private bool _isNext;
-    private long _first = -1;
-    private bool _marked;
 
     /// <summary>Seconds since the command began.</summary>
     internal double Seconds => Stopwatch.GetElapsedTime(_start).TotalSeconds;
@@ -30,12 +27,6 @@ internal sealed class ProgressObserver(Invocation invocation, string what, bool 
     /// <inheritdoc/>
     public void Progress(in MergeProgress progress)
     {
-        if (_first < 0) _first = progress.BytesDone;
-        if (!_marked && progress.BytesDone > _first && what == "merge" && invocation.Arguments.Text("--cow") is { } cow)
-        {
-            _marked = true;
-            MergingMark.SayBegun(cow);
-        }
         Report(what, progress);
     }
 

@@ -2,6 +2,7 @@ using System;
 using System.Globalization;
 using Snapuserd.Block;
 using Snapuserd.Cow;
+using Snapuserd.Daemon;
 using Snapuserd.Interop;
 using Snapuserd.Merge;
 

@@ -128,12 +128,7 @@ public sealed record CowHeader
 
         int major = U16(h, 8), minor = U16(h, 10), headerBytes = U16(h, 12);
         if (major is < 1 or > 3 || minor != 0) throw Bad($"{name}: header: version is {major}.{minor}, must be 1.0, 2.0 or 3.0");
-        bool known = major switch
-        {
-            1 => headerBytes == V1Bytes,
-            2 => headerBytes == V2Bytes,
-            _ => headerBytes is MaxHeaderBytes or V3BytesBeforeUnits,
-        };
+        bool known = IsKnown(major, headerBytes);
         int expected = major switch { 1 => V1Bytes, 2 => V2Bytes, _ => MaxHeaderBytes };
         if (!known) throw Bad($"{name}: header: header_size is {headerBytes}, must be {expected} in version {major}");
         if (length < headerBytes) throw Bad($"{name} is {length} bytes long, shorter than its header of {headerBytes}");
@@ -188,6 +183,15 @@ public sealed record CowHeader
         Require(unfinished || header.SequenceCount <= header.OpCount, "sequence_data_count", header.SequenceCount, $"but there are only {header.OpCount} ops");
         return header;
     }
+
+    /// <summary>A version with headers of so many bytes exists.</summary>
+    public static bool IsKnown(int major, int headerBytes) => major switch
+    {
+        1 => headerBytes == V1Bytes,
+        2 => headerBytes == V2Bytes,
+        3 => headerBytes is MaxHeaderBytes or V3BytesBeforeUnits,
+        _ => false,
+    };
 
     /// <summary>Puts the header's bytes at the beginning of <paramref name="header"/>, as many as <see cref="HeaderBytes"/>: 38 or 78.</summary>
     internal void Write(Span<byte> header)

@@ -10,8 +10,10 @@ namespace Snapuserd.Cow;
 /// </summary>
 internal sealed class OpReaderV2(IByteSource source, CowHeader header)
 {
-    private const int RecordBytes = 20;
-    private const int FooterBytes = 84;
+    /// <summary>Bytes of a record.</summary>
+    internal const int RecordBytes = 20;
+    /// <summary>Bytes of the footer: a record, and 64 bytes that mean nothing.</summary>
+    internal const int FooterBytes = 84;
 
     private readonly ByteWindow _window = new(source);
     private readonly ByteWindow _listWindow = new(source);

@@ -64,6 +64,7 @@ public sealed class DeviceSet : IDisposable
                 SharedBlocks = !options.SourceSeparate,
                 Overlap = overlap,
                 Stop = stop,
+                Mark = options.Writes && !_cow.IsBlockDevice ? new MergingMark(cow) : null,
                 Storage = options.Writes ? new StorageReserver(Devices, stop, options.Report) : null,
             };
         }

@@ -176,6 +176,7 @@ public sealed class MergeEngine : IDisposable
         try
         {
             if (share != null) _pipeline.Join(share);
+            _setup.Mark?.Check(_cow);
             if (_setup.Overlap is not null) RefuseOverlap();
             if (_setup.Options.VerifyFirst && _durable == 0) _pipeline.VerifyPayloads(_setup.Observer, _setup.Options.CheckedOps);
             // Only now: what the check took is no part of the merge's rate.
@@ -281,6 +282,7 @@ public sealed class MergeEngine : IDisposable
         }
         yield return _transfers;
         CheckFlushOfBase();
+        if (_durable < _plan.Count) _setup.Mark?.Begin(_cow, _durable);
         _lastCheckpoint = _setup.Time.Milliseconds;
 
         if (left.IsStale)

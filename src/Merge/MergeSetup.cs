@@ -44,6 +44,8 @@ public sealed record MergeSetup
     public IMergeObserver? Observer { get; init; }
     /// <summary>Reserves storage before the first write; null where there is nothing to reserve.</summary>
     public IStorageReserver? Storage { get; init; }
+    /// <summary>What says beside the COW that its merge has begun; null for nothing.</summary>
+    public IMergeMark? Mark { get; init; }
     /// <summary>Those who read the merged image meanwhile. Its wake-up is the one that the queue of <see cref="Io"/> listens to.</summary>
     public ReaderGate Readers { get; init; } = new();
 
@@ -102,6 +104,18 @@ public interface IMergeObserver
     void Checking(in MergeProgress progress)
     {
     }
+}
+
+/// <summary>Something outside of the COW that says that its merge has begun. Called on the engine's thread, once each in a run, and may block.</summary>
+public interface IMergeMark
+{
+    /// <summary>Called before anything is written. Throws 65 if it speaks of another COW than <paramref name="cow"/>: the base is that one's.</summary>
+    void Check(CowFile cow);
+
+    /// <summary>
+    /// Called when the COW says durably that its merge has begun, as far as it can, with the ops that are counted, and before the first write to Base. It is durable when this returns; throws 74 if it cannot be.
+    /// </summary>
+    void Begin(CowFile cow, int count);
 }
 
 /// <summary>What a finished merge did.</summary>

@@ -32,7 +32,7 @@ public sealed class BootTests : IDisposable
         Write("new.cow", Golden.Cow("v3-lz4-64k-xor"));
         Write("half.cow", Golden.HalfCow("half-v2-gz-xor-F2sync"));
         Write("bad.cow", Golden.Cow("v2-gz-xor")[..^100]);
-        Write("garbage.cow", new byte[5000]);
+        Write("garbage.cow", [.. Enumerable.Repeat((byte)7, 5000)]);
         foreach (string name in new[] { "a", "b", "c", "d", "e", "f" }) Write(name, Golden.Old);
         string table = string.Concat(
             new[] { "a new", "b half", "c bad", "d none", "e garbage" }.Select(row => row.Split(' ')).Select(row => $"{row[0]} {_folder[row[1]]}.cow {_folder[row[0]]}\n"));

@@ -357,19 +357,6 @@ public sealed class CtlTests : IDisposable
         Assert.Equal(65, End(server));
     }
 
-    [Fact]
-    public void Merge_writes_into_its_mark_that_it_has_begun()
-    {
-        string mark = _cow + ".merging";
-        File.WriteAllText(mark, "");
-        BinaryResult killed = Binary.RunProgram("strace", ["-f", "-qq", "-o", "/dev/null", "-e", "trace=unlink", "-e", "inject=unlink:signal=KILL:when=1", Binary.Path, "merge", "--cow", _cow, "--base", _base, "--progress", "never"]);
-        Assert.Equal(137, killed.ExitCode);
-        Unlocked.Settle(_cow, _base);
-        Assert.Equal("begun\n", File.ReadAllText(mark));
-        Assert.Equal(0, Binary.Run("merge", "--cow", _cow, "--base", _base, "--progress", "never").ExitCode);
-        Assert.False(File.Exists(mark));
-    }
-
     [Theory]
     [InlineData(64, "did you mean status?", "staus")]
     [InlineData(64, "rate takes a SIZE", "rate")]

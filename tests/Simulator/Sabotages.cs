@@ -14,6 +14,7 @@ public static class Sabotages
 {
     private const string Head = "Merge/CowHead.cs";
     private const string Engine = "Merge/MergeEngine.cs";
+    private const string BeginMark = "if (_durable < _plan.Count) _setup.Mark?.Begin(_cow, _durable);";
     private const string Left = "Merge/LeftWindow.cs";
     private const string Plan = "Merge/MergePlan.cs";
     private const string Image = "Merge/MergedImage.cs";
@@ -41,6 +42,10 @@ public static class Sabotages
         new("start-writes-back-page-0-only", "the start does not write back the slots of a valid window", new SourceEdit(Head, "MakeDurable(", "if (entries > 0)", "if (entries < 0)")),
         new("start-leaves-no-trace", "the start does not make the state byte 1", new SourceEdit(Head, "MakeDurable(", "if (begins &&", "if (!begins &&")),
         new("start-writes-back-nothing", "the start only flushes", new SourceEdit(Head, "MakeDurable(", "if (entries > 0)", "if (entries < 0)"), new SourceEdit(Head, "MakeDurable(", "WritePage0();", "")),
+        new("mark-before-the-cow", "the mark says that the merge has begun before the COW does", new SourceEdit(Engine, "> Recover(", "BeginFlushOfBase();", "_setup.Mark?.Begin(_cow, _durable); BeginFlushOfBase();"), new SourceEdit(Engine, "> Recover(", BeginMark, "")),
+        new("mark-after-the-base", "the mark says that the merge has begun when Base is written", new SourceEdit(Engine, "> Recover(", BeginMark, ""), new SourceEdit(Engine, "> Recover(", "_recovered = true;", "_recovered = true; _setup.Mark?.Begin(_cow, _durable);")),
+        new("mark-never", "the mark never says that the merge has begun", new SourceEdit(Engine, "> Recover(", BeginMark, "")),
+        new("mark-unchecked", "nothing looks at the mark", new SourceEdit(Engine, "MergeResult Run(", "_setup.Mark?.Check(_cow);", "")),
         new("scratch-unflushed", "a window is claimed before its scratch was flushed", new SourceEdit(Head, "WriteScratch(", "Flush();", "")),
         new("claim-unflushed", "Base is written before the claim of its window was flushed", new SourceEdit(Head, " Commit()", "Flush();", "if (State != 2) Flush();")),
         new("count-unflushed", "a count is believed before it was flushed", new SourceEdit(Head, " Commit()", "Flush();", "if (State == 2) Flush();")),

@@ -28,9 +28,11 @@ public static class SimMerge
             step();
         }
         SimStorage storage = merge.Storage?.Invoke() ?? new SimStorage();
+        SimMark mark = new(disks[0]);
         Fault? Look(int number, BlockRequest request)
         {
             storage.Check(request);
+            mark.Check(request);
             return faults?.Invoke(number, request);
         }
         using SimQueue own = queue = new(Devices(merge, disks), arena, merge.QueueDepth, seed, Step, Look, pages) { SlowFlushes = merge.SlowFlushes, Overlap = merge.Overlap ?? [] };
@@ -38,14 +40,14 @@ public static class SimMerge
         using WakeUp wakeUp = new();
         SimPace? pace = merge.Paced ? new SimPace(seed) : null;
         queue.Pace = pace;
-        MergeSetup setup = Setup(merge, disks, arena, seed, queue, workers) with { Stop = stop ?? new StopFlag(), Storage = storage, Observer = undone, Readers = new ReaderGate(wakeUp), Pace = pace?.Pace ?? new MergePace() };
+        MergeSetup setup = Setup(merge, disks, arena, seed, queue, workers) with { Stop = stop ?? new StopFlag(), Storage = storage, Mark = mark, Observer = undone, Readers = new ReaderGate(wakeUp), Pace = pace?.Pace ?? new MergePace() };
         using MergeEngine engine = MergeEngine.Open(merge.StepMilliseconds > 0 ? setup with { Time = time } : setup);
         undone.LeaveOut(engine.Cow);
         try
         {
             MergeResult result = merge.Readers ? RunBesideReaders(merge, Devices(merge, disks), engine, setup, wakeUp, queue, seed, rival?.Share) : engine.Run(rival?.Share);
             rival?.Check(merge.GivesPagesBack);
-            if (storage.Wrong is { } wrong) throw new LostDataException(wrong);
+            if ((storage.Wrong ?? mark.Wrong) is { } wrong) throw new LostDataException(wrong);
             return undone.Lost is { } lost ? throw lost : result;
         }
         catch (SnapuserdException) when (undone.Lost is { } lost)

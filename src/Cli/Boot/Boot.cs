@@ -2,6 +2,7 @@ using System;
 using System.Collections.Generic;
 using System.Globalization;
 using Snapuserd.Block;
+using Snapuserd.Daemon;
 using Snapuserd.Interop;
 
 namespace Snapuserd.Cli.Boot;
@@ -86,7 +87,7 @@ internal sealed class Boot(IBootSystem system, ILog log, BootOptions options)
         try
         {
             RowDevices devices = RowDevices.Find(system, row, _deadline);
-            return (devices, BootDecision.Of(row, devices.State, devices.IsMarked, devices.SaysBegun, options.Merge));
+            return (devices, BootDecision.Of(row, devices.State, devices.Mark, options.Merge));
         }
         catch (SnapuserdException e)
         {
@@ -187,7 +188,7 @@ internal sealed class Boot(IBootSystem system, ILog log, BootOptions options)
         {
             if (devices.State.Kind == CowKind.Merged) system.Flush(row);
             system.StandOnBase(row, readOnly: false);
-            if (devices is { State.Kind: CowKind.Merged, IsMarked: true }) MergingMark.Remove(row.Cow);
+            if (devices.State.Kind == CowKind.Merged) MergingMark.Remove(row.Cow);
         }
         return Done(row, "plain", why);
     }
@@ -225,7 +226,7 @@ internal sealed class Boot(IBootSystem system, ILog log, BootOptions options)
     private RowResult? Serve(BootRow row, RowDevices devices, string why, bool mayMerge, bool verified)
     {
         string? merge = mayMerge && options.Merge == MergePolicy.Background ? "--merge" : "--merge-on-request";
-        if (!options.DryRun && devices.CowIsFile && MergingMark.Make(row.Cow) is < 0 and int error)
+        if (!options.DryRun && devices.CowIsFile && MergingMark.Make(row.Cow, devices.Says) is < 0 and int error)
         {
             log.Write(Priority.Error, "no_mark", $"{row.Name} is served but not merged: {MergingMark.PathOf(row.Cow)} cannot be made: {Reason.Of(error)}");
             merge = null;
@@ -291,7 +292,7 @@ internal sealed class Boot(IBootSystem system, ILog log, BootOptions options)
     private RowResult? MergeNow(BootRow row, RowDevices devices, string warning)
     {
         if (warning.Length > 0) log.Write(Priority.Warning, "merge_before", $"{row.Name}: {warning}");
-        if (devices.CowIsFile && MergingMark.Make(row.Cow) is < 0 and int error)
+        if (devices.CowIsFile && MergingMark.Make(row.Cow, devices.Says) is < 0 and int error)
         {
             log.Write(Priority.Error, "no_mark", $"{row.Name} cannot be merged: {MergingMark.PathOf(row.Cow)} cannot be made: {Reason.Of(error)}");
             return null;

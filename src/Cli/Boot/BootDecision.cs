@@ -1,4 +1,5 @@
 using Snapuserd.Block;
+using Snapuserd.Daemon;
 
 namespace Snapuserd.Cli.Boot;
 
@@ -21,7 +22,8 @@ internal enum BootAction
 /// What is to be done and why; <paramref name="Code"/> is that of a failure.
 /// <code>
 ///   COW            policy      action
-///   untouched, but a mark says that a merge has written to the base: Fail (65)
+///   untouched or cut short, but a mark says that a merge has begun or may have: Fail (65)
+///   any, but a mark says that it is another file than the one that was merged: Fail (65)
 ///   absent         any         Plain;  Fail (66) if a mark beside it says that its merge may have begun
 ///   blank          any         Plain
 ///   merged         rollback    Fail (64): the old image is gone
@@ -42,11 +44,12 @@ internal enum BootAction
 /// </summary>
 internal sealed record BootDecision(BootAction Action, string Why, ExitCode Code = ExitCode.Done)
 {
-    internal static BootDecision Of(BootRow row, CowState state, bool isMarked, bool saysBegun, MergePolicy policy) => state.Kind switch
+    internal static BootDecision Of(BootRow row, CowState state, MarkState mark, MergePolicy policy) => state.Kind switch
     {
-        _ when saysBegun && state.BaseIsUntouched && state.Kind != CowKind.Absent => new(BootAction.Fail,
-            $"{state.Sentence}, but {MergingMark.PathOf(row.Cow)} says that its merge has written to {row.Base}: {row.Cow} is another file than the one that was merged, perhaps a copy from before; bring that one back, or write an image to the base and remove both", ExitCode.CowCorrupt),
-        CowKind.Absent when isMarked => new(BootAction.Fail,
+        not (CowKind.Absent or CowKind.Blank) when state.Digest is { } digest && mark.Contradicts(digest, state.Count) is { } why => new(BootAction.Fail, MergingMark.Sentence(row.Cow, why), ExitCode.CowCorrupt),
+        not CowKind.Absent when mark.HasContent && (state.BaseIsUntouched || state.IsIncomplete) => new(BootAction.Fail,
+            $"{state.Sentence}, but {MergingMark.PathOf(row.Cow)} says that its merge has written to {row.Base}, or may have: {row.Cow} is another file than the one that was merged, perhaps a copy from before; bring that one back, or write an image to the base and remove both", ExitCode.CowCorrupt),
+        CowKind.Absent when mark.Kind != MarkKind.None => new(BootAction.Fail,
             $"{row.Cow} is gone, but {MergingMark.PathOf(row.Cow)} says that its merge may have begun, so {row.Base} may be neither the old image nor the new one: bring that very file back (a copy from before will not do), or write an image to the base and remove the mark", ExitCode.InputMissing),
         CowKind.Merged when policy == MergePolicy.Rollback => new(BootAction.Fail, $"snapuserd.merge=rollback, but {state.Sentence}: there is no way back to the old image", ExitCode.Usage),
         CowKind.Absent or CowKind.Blank or CowKind.Merged => new(BootAction.Plain, state.Sentence),

@@ -1,5 +1,6 @@
 using System;
 using Snapuserd.Block;
+using Snapuserd.Daemon;
 using Snapuserd.Interop;
 
 namespace Snapuserd.Cli.Boot;
@@ -12,7 +13,7 @@ internal sealed class RowDevices
 {
     private const int PauseMilliseconds = 50;
 
-    private RowDevices(CowState state, bool cowIsFile, bool isMarked, bool saysBegun) => (State, CowIsFile, IsMarked, SaysBegun) = (state, cowIsFile, isMarked, saysBegun);
+    private RowDevices(CowState state, bool cowIsFile, MarkState mark) => (State, CowIsFile, Mark) = (state, cowIsFile, mark);
 
     /// <summary>The COW's.</summary>
     internal CowState State { get; }
@@ -20,11 +21,12 @@ internal sealed class RowDevices
     /// <summary>The COW is a file, beside which a mark can lie.</summary>
     internal bool CowIsFile { get; }
 
-    /// <summary>A mark lies there.</summary>
-    internal bool IsMarked { get; }
+    /// <summary>The mark beside it.</summary>
+    internal MarkState Mark { get; }
 
-    /// <summary>And it says that a merge has written to the base.</summary>
-    internal bool SaysBegun { get; }
+    /// <summary>What a mark says of the COW before it is merged: nothing if nothing of it is merged for certain.</summary>
+    internal MarkState Says => State is { Kind: CowKind.Begun or CowKind.Doubtful, Digest: { } digest }
+        ? new MarkState(State.Kind == CowKind.Begun ? MarkKind.Begun : MarkKind.Maybe, digest, State.Count) : new MarkState(MarkKind.Empty);
 
     /// <summary>Waits until everything of <paramref name="row"/> is there, then looks at it. Exit code 66 when the clock of <paramref name="system"/> shows <paramref name="deadline"/> before that.</summary>
     internal static RowDevices Find(IBootSystem system, BootRow row, long deadline)
@@ -37,18 +39,26 @@ internal sealed class RowDevices
             bool there = isDevice ? Length(row.Cow, ref missing) > 0 : IsThere(system, row.Cow, ref missing);
             if (missing == null)
             {
-                bool isMarked = !isDevice && MergingMark.IsThere(row.Cow), saysBegun = !isDevice && MergingMark.SaysBegun(row.Cow);
-                CowState state = there ? CowState.Read(row.Cow, baseBytes, sourceBytes, row.Source == null) : CowState.Absent;
+                MarkState mark = isDevice ? default : MergingMark.Look(row.Cow);
+                CowState state = there ? Look(row, baseBytes, sourceBytes, isDevice, mark.Digest != null) : CowState.Absent;
                 // What the COW cannot say, its mark can.
-                if (state.Kind == CowKind.Doubtful && saysBegun) state = state with { Kind = CowKind.Begun, Sentence = $"the merge of {row.Cow} has begun, says {MergingMark.PathOf(row.Cow)}" };
+                if (state.Kind == CowKind.Doubtful && mark.Kind == MarkKind.Begun) state = state with { Kind = CowKind.Begun, Sentence = $"the merge of {row.Cow} has begun, says {MergingMark.PathOf(row.Cow)}" };
+                if (state.IsIncomplete && (mark.Kind == MarkKind.None || (mark.Kind == MarkKind.Empty && MergingMark.IsDurable(row.Cow)))) state = state with { BaseIsUntouched = true };
                 // What no merge may write to is not served either: with an untouched base the old image is what there is to boot from.
                 if (state.Kind is CowKind.Untouched or CowKind.Begun or CowKind.Doubtful && (Unwritable(row.Base) ?? Unwritable(row.Cow)) is { } reason)
                     state = state with { Kind = CowKind.Corrupt, BaseIsUntouched = state.Kind == CowKind.Untouched, Code = reason.Code, Sentence = reason.Message };
-                return new RowDevices(state, !isDevice, isMarked, saysBegun);
+                return new RowDevices(state, !isDevice, mark);
             }
             if (system.Milliseconds >= deadline) throw new SnapuserdException(ExitCode.InputMissing, missing);
             system.Pause(PauseMilliseconds);
         }
+    }
+
+    /// <summary>With the digest where a mark has one to compare, or will need one: a COW that has begun, or may have.</summary>
+    private static CowState Look(BootRow row, long baseBytes, long sourceBytes, bool isDevice, bool identify)
+    {
+        CowState state = CowState.Read(row.Cow, baseBytes, sourceBytes, row.Source == null, identify);
+        return state.Kind is CowKind.Begun or CowKind.Doubtful && !isDevice && !identify ? CowState.Read(row.Cow, baseBytes, sourceBytes, row.Source == null, identify: true) : state;
     }
 
     /// <summary>Looks again, without waiting.</summary>

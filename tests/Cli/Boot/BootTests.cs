@@ -5,6 +5,8 @@ using System.IO;
 using System.Linq;
 using Snapuserd.Block;
 using Snapuserd.Cli.Boot;
+using Snapuserd.Cow;
+using Snapuserd.Daemon;
 using Snapuserd.Tests.Support;
 using Xunit;
 
@@ -42,6 +44,8 @@ public sealed class BootTests : IDisposable
         if (given == Given.DamagedOpsBegun) bytes[78] = 1;
         if (given == Given.Garbage) bytes.AsSpan(0, 100).Fill(7);
         if (given != Given.Absent) File.WriteAllBytes(cow, bytes);
+        // Who replaces an update removes its mark.
+        File.Delete(cow + ".merging");
         File.WriteAllBytes(target, Golden.Old);
         return new BootRow(name, cow, target, null, phase, "table:1");
     }
@@ -266,6 +270,110 @@ public sealed class BootTests : IDisposable
             Assert.Empty(_system.Done);
             Assert.Contains("another file than the one that was merged", rows[0].Why);
             File.Delete(Mark(row));
+        }
+    }
+
+    private static string DigestOf(byte[] bytes)
+    {
+        MemorySource source = new(bytes);
+        using CowFile cow = CowFile.Read(source);
+        return CowDigest.Of(source, cow);
+    }
+
+    private static string Says(string word, byte[] cow, int count = 0) => $"{word} {DigestOf(cow)} {count:x16}\n";
+
+    [Theory]
+    [InlineData("begun")]
+    [InlineData("maybe")]
+    public void A_base_that_another_cow_has_begun_to_merge_is_never_mounted(string word)
+    {
+        foreach (MergePolicy policy in Enum.GetValues<MergePolicy>())
+        {
+            foreach (Given given in new[] { Given.Merged, Given.Untouched, Given.Begun, Given.NoScratch })
+            {
+                _system.Done.Clear();
+                BootRow row = Row(given: given);
+                string said = Says(word, Golden.Cow("v3-lz4-noseq"));
+                File.WriteAllText(Mark(row), said);
+                (List<RowResult> rows, ExitCode code) = Boot(Options(policy), row);
+                Assert.Equal(("failed", ExitCode.CowCorrupt, ""), (rows[0].State, code, string.Join(',', _system.Done)));
+                Assert.Contains("it is the COW of another update", rows[0].Why);
+                Assert.Equal(said, File.ReadAllText(Mark(row)));
+            }
+        }
+    }
+
+    [Fact]
+    public void The_same_cow_is_the_same_wherever_it_came_from_as_long_as_it_is_not_older()
+    {
+        BootRow row = Row(given: Given.Begun);
+        byte[] cow = File.ReadAllBytes(row.Cow);
+        int count = (int)BinaryPrimitives.ReadUInt64LittleEndian(cow.AsSpan(26));
+        File.WriteAllText(Mark(row), Says("begun", cow, count));
+        // Restored: another inode, another time.
+        File.Delete(row.Cow);
+        File.WriteAllBytes(row.Cow, cow);
+        File.SetLastWriteTimeUtc(row.Cow, DateTime.UnixEpoch);
+        Assert.Equal("served", Boot(Options(), row).Rows[0].State);
+        File.WriteAllText(Mark(row), Says("begun", cow, count + 1));
+        (List<RowResult> rows, ExitCode code) = Boot(Options(), row);
+        Assert.Equal(ExitCode.CowCorrupt, code);
+        Assert.Contains("an older copy", rows[0].Why);
+        // And when it is merged, its mark goes with it.
+        row = Row(given: Given.Merged);
+        File.WriteAllText(Mark(row), Says("begun", cow, count));
+        Assert.Equal("plain", Boot(Options(), row).Rows[0].State);
+        Assert.False(File.Exists(Mark(row)));
+    }
+
+    [Fact]
+    public void A_merge_that_Android_began_is_bound_before_it_is_served_and_a_doubtful_one_as_well()
+    {
+        BootRow row = Row(given: Given.Begun);
+        byte[] cow = File.ReadAllBytes(row.Cow);
+        Assert.Equal("served", Boot(Options(MergePolicy.Manual), row).Rows[0].State);
+        Assert.Equal(Says("begun", cow, (int)BinaryPrimitives.ReadUInt64LittleEndian(cow.AsSpan(26))), File.ReadAllText(Mark(row)));
+        byte[] other = Golden.Cow("v3-lz4-noseq");
+        BinaryPrimitives.WriteUInt64LittleEndian(other.AsSpan(26), (ulong)Golden.Row("v3-lz4-noseq").MergeOps);
+        File.WriteAllBytes(row.Cow, other);
+        Assert.Equal(ExitCode.CowCorrupt, Boot(Options(), row).Code);
+
+        row = Row("second", Given.NoScratch);
+        cow = File.ReadAllBytes(row.Cow);
+        Assert.Equal("served", Boot(Options(MergePolicy.Manual), row).Rows[0].State);
+        Assert.Equal(Says("maybe", cow), File.ReadAllText(Mark(row)));
+        // It is no more begun than before.
+        Assert.Equal("served", Boot(Options(MergePolicy.Manual), row).Rows[0].State);
+        File.WriteAllBytes(row.Cow, other);
+        Assert.Equal(ExitCode.CowCorrupt, Boot(Options(), row).Code);
+    }
+
+    [Theory]
+    [InlineData("empty")]
+    [InlineData("zeros")]
+    [InlineData("header")]
+    [InlineData("scratch")]
+    [InlineData("ops")]
+    [InlineData("payload")]
+    public void An_interrupted_copy_is_the_old_image_without_a_mark_or_with_an_empty_one_and_fails_with_any_other(string cut)
+    {
+        byte[] whole = Golden.Cow("v3-lz4-64k-xor");
+        byte[] bytes = cut switch { "empty" => [], "zeros" => new byte[whole.Length], "header" => whole[..50], "scratch" => whole[..100_000], "ops" => whole[..((2 << 20) + 90)], _ => whole[..^5000] };
+        foreach (MergePolicy policy in Enum.GetValues<MergePolicy>())
+        {
+            foreach (string? mark in new[] { null, "", Says("begun", whole), Says("maybe", whole), "begun\n", "\0\0\0\0\0\0", "someone's notes" })
+            {
+                _system.Done.Clear();
+                BootRow row = Row();
+                File.WriteAllBytes(row.Cow, bytes);
+                File.Delete(Mark(row));
+                if (mark != null) File.WriteAllText(Mark(row), mark);
+                (List<RowResult> rows, ExitCode code) = Boot(Options(policy), row);
+                // What is known without a mark is known beside a file of someone else as well.
+                bool old = mark is null or "" || (mark == "someone's notes" && cut is not ("empty" or "zeros" or "header"));
+                Assert.True((rows[0].State, code, string.Join(',', _system.Done)) == (old ? ("old", ExitCode.Done, "ro") : ("failed", ExitCode.CowCorrupt, "")), $"{policy}, mark {mark}: {rows[0]}");
+                Assert.Equal(bytes, File.ReadAllBytes(row.Cow));
+            }
         }
     }
 

@@ -136,6 +136,7 @@ public sealed class CowStateTests
         byte[] cow = Golden.Cow("v3-lz4-noseq");
         cow.AsSpan(0, 8).Clear();
         Assert.Equal(CowKind.Blank, Of(cow, device: true).Kind);
+        Assert.False(Of(cow).IsIncomplete);
         Assert.Equal(CowKind.Corrupt, Of([]).Kind);
         Assert.Equal(CowKind.Corrupt, Of([], device: true).Kind);
     }
@@ -153,6 +154,47 @@ public sealed class CowStateTests
             Assert.Equal(length == cow.Length ? CowKind.Begun : CowKind.Corrupt, state.Kind);
             Assert.Equal(cow[..length], File.ReadAllBytes(folder["cow"]));
         }
+    }
+
+    [Theory]
+    [InlineData("v2-gz-xor", 39)]
+    [InlineData("v3-lz4-64k-xor", 79)]
+    public void The_beginning_of_a_copy_says_nothing_of_a_merge_before_its_state_byte_and_that_it_has_not_begun_after_it(string name, int known)
+    {
+        byte[] cow = Golden.Cow(name);
+        foreach (int length in Enumerable.Range(0, 100).Concat([4096, 100_000, (2 << 20) + 38, (2 << 20) + 78, (2 << 20) + 100, cow.Length - 1]))
+        {
+            CowState state = Of(cow[..length]);
+            Assert.True((state.Kind, state.IsIncomplete, state.BaseIsUntouched) == (CowKind.Corrupt, length < known, length >= known), $"{length}: {state}");
+            // A device is as long as it is.
+            Assert.False(Of(cow[..length], device: true).IsIncomplete);
+            if (length < 27) continue;
+            byte[] counted = cow[..length];
+            counted[26] = 1;
+            Assert.True(Of(counted) is { IsIncomplete: false, BaseIsUntouched: false }, $"{length}");
+        }
+        foreach (int length in new[] { 1, 8, 37, 78, 79, 4096, 3_000_000 })
+        {
+            byte[] zeros = new byte[length];
+            Assert.True(Of(zeros) is { Kind: CowKind.Corrupt, IsIncomplete: true, BaseIsUntouched: false }, $"{length}");
+            zeros[^1] = 1;
+            Assert.False(Of(zeros).IsIncomplete);
+        }
+    }
+
+    [Fact]
+    public void The_beginning_of_what_is_no_cow_or_has_no_scratch_is_not_the_beginning_of_a_copy()
+    {
+        Assert.False(Of("hello"u8.ToArray()).IsIncomplete);
+        byte[] noScratch = Golden.Cow("v2-zstd-noscratch");
+        Assert.False(Of(noScratch[..38]).IsIncomplete);
+        Assert.True(Of(noScratch[..30]).IsIncomplete);
+        byte[] version = Golden.Cow("v3-lz4-noseq");
+        version[8] = 9;
+        Assert.False(Of(version[..40]).IsIncomplete);
+        byte[] unsafeMagic = Golden.Cow("v3-lz4-noseq");
+        BinaryPrimitives.WriteUInt64LittleEndian(unsafeMagic, CowHeader.UnsafeMagic);
+        Assert.False(Of(unsafeMagic[..40]).IsIncomplete);
     }
 
     [Fact]

@@ -1,10 +1,10 @@
 using System;
 using Snapuserd.Block;
 
-namespace Snapuserd.Cli;
+namespace Snapuserd.Daemon;
 
 /// <summary>A COW file opened for reading only, with plain system calls: for what moves no blocks.</summary>
-internal sealed class CowInput : IDisposable
+public sealed class CowInput : IDisposable
 {
     // One window: records are read in runs, and a unit is at most 256 KiB.
     private const int WindowBytes = 1 << 20;
@@ -15,7 +15,7 @@ internal sealed class CowInput : IDisposable
     private readonly SyncQueue _queue;
 
     /// <summary>Beside everybody else, or with <see cref="DeviceAccess.Shared"/> only while nobody writes to it.</summary>
-    internal CowInput(string path, DeviceAccess access = DeviceAccess.Read)
+    public CowInput(string path, DeviceAccess access = DeviceAccess.Read)
     {
         _device = BlockDevice.Open(path, access);
         _arena = new Arena(WindowBytes);
@@ -25,14 +25,15 @@ internal sealed class CowInput : IDisposable
     }
 
     /// <summary>The file's bytes.</summary>
-    internal IByteSource Source { get; }
+    public IByteSource Source { get; }
 
     /// <summary>The descriptor, for calls that are no transfers.</summary>
-    internal int Fd => _device.Fd;
+    public int Fd => _device.Fd;
 
     /// <summary>It is a device, which is longer than what it holds.</summary>
-    internal bool IsBlockDevice => _device.IsBlockDevice;
+    public bool IsBlockDevice => _device.IsBlockDevice;
 
+    /// <inheritdoc/>
     public void Dispose()
     {
         _queue.Dispose();

@@ -1,0 +1,127 @@
+using System;
+using System.IO;
+using Snapuserd.Tests.Support;
+using Xunit;
+
+namespace Snapuserd.Tests.EndToEnd;
+
+/// <summary>The mark beside a COW, as merges write and believe it.</summary>
+public sealed class MarkTests : IDisposable
+{
+    private readonly TempFolder _folder = new();
+
+    public MarkTests()
+    {
+        File.WriteAllBytes(Cow, Golden.Cow("v3-lz4-64k-xor"));
+        File.WriteAllBytes(Base, Golden.Old);
+        File.WriteAllText(Mark, "");
+    }
+
+    private string Cow => _folder["cow"];
+
+    private string Base => _folder["base"];
+
+    private string Mark => Cow + ".merging";
+
+    public void Dispose() => _folder.Dispose();
+
+    private BinaryResult Merge(string? cow = null) => Binary.Run("merge", "--cow", cow ?? Cow, "--base", Base, "--progress", "never");
+
+    /// <summary>Ends a merge at its N-th call of a name, before the call does anything.</summary>
+    private void KillAt(string call, int number)
+    {
+        BinaryResult killed = Binary.RunProgram("strace", ["-f", "-qq", "-o", "/dev/null", "-e", $"trace={call}", "-e", $"inject={call}:signal=KILL:when={number}",
+            Binary.Path, "merge", "--cow", Cow, "--base", Base, "--progress", "never", "--io", "sync"]);
+        Assert.Equal(137, killed.ExitCode);
+        Unlocked.Settle(Cow, Base);
+    }
+
+    [Fact]
+    public void A_merge_writes_into_its_mark_which_cow_has_begun_and_takes_it_away_when_all_is_merged()
+    {
+        KillAt("unlink", 1);
+        Assert.Matches("^begun [0-9a-f]{64} 0{16}\n$", File.ReadAllText(Mark));
+        Assert.Equal(0, Merge().ExitCode);
+        Assert.False(File.Exists(Mark));
+    }
+
+    [Fact]
+    public void A_begun_merge_is_bound_to_its_cow()
+    {
+        KillAt("unlink", 1);
+        byte[] merged = File.ReadAllBytes(Cow), target = File.ReadAllBytes(Base);
+        string mark = File.ReadAllText(Mark);
+        // The merged COW of the update before: that it is merged says nothing about this base.
+        foreach (string other in new[] { "v2-gz-xor", "v3-lz4-noseq" })
+        {
+            File.WriteAllBytes(Cow, Golden.Cow(other));
+            BinaryResult refused = Merge();
+            Assert.True(refused.ExitCode == 65, refused.ToString());
+            Assert.Contains("it is the COW of another update", refused.Error);
+            Assert.Equal((mark, true, true), (File.ReadAllText(Mark), Golden.Cow(other).AsSpan().SequenceEqual(File.ReadAllBytes(Cow)), target.AsSpan().SequenceEqual(File.ReadAllBytes(Base))));
+        }
+        // Copied to another folder, with its mark: the same COW.
+        Directory.CreateDirectory(_folder["elsewhere"]);
+        File.WriteAllBytes(_folder["elsewhere/other name"], merged);
+        File.Move(Mark, _folder["elsewhere/other name.merging"]);
+        BinaryResult result = Merge(_folder["elsewhere/other name"]);
+        Assert.True(result.ExitCode == 0, result.ToString());
+        Assert.False(File.Exists(_folder["elsewhere/other name.merging"]));
+    }
+
+    [Fact]
+    public void An_older_copy_of_the_same_cow_is_refused()
+    {
+        File.WriteAllBytes(Cow, Golden.HalfCow("half-v3-lz4-64k-xor-M3io_uring"));
+        File.WriteAllBytes(Base, Golden.HalfBase("half-v3-lz4-64k-xor-M3io_uring"));
+        KillAt("unlink", 1);
+        File.WriteAllBytes(Cow, Golden.Cow("v3-lz4-64k-xor"));
+        byte[] before = File.ReadAllBytes(Base);
+        BinaryResult refused = Merge();
+        Assert.Equal(65, refused.ExitCode);
+        Assert.Contains("it is an older copy: 0 ops are merged in it, and ", refused.Error);
+        Assert.Equal(before, File.ReadAllBytes(Base));
+    }
+
+    [Fact]
+    public void Without_a_durable_mark_nothing_of_the_base_is_written()
+    {
+        foreach (string call in new[] { "pwrite64", "fsync" })
+        {
+            foreach (string error in new[] { "EIO", "ENOSPC" })
+            {
+                File.WriteAllBytes(Cow, Golden.Cow("v3-lz4-64k-xor"));
+                File.WriteAllBytes(Base, Golden.Old);
+                File.WriteAllText(Mark, "");
+                BinaryResult failed = Binary.RunProgram("strace", ["-f", "-qq", "-o", "/dev/null", "-P", Mark, "-e", $"trace={call}", "-e", $"inject={call}:error={error}",
+                    Binary.Path, "merge", "--cow", Cow, "--base", Base, "--progress", "never", "--io", "sync"]);
+                Assert.True(failed.ExitCode == 74, failed.ToString());
+                Assert.Contains("cannot say that the merge has begun", failed.Error);
+                Assert.Equal(Golden.Old, File.ReadAllBytes(Base));
+                // The COW says so by then, and the same command goes on.
+                Assert.Equal(1, File.ReadAllBytes(Cow)[78]);
+                BinaryResult again = Merge();
+                Assert.True(again.ExitCode == 0, again.ToString());
+                Assert.Equal(Golden.New, File.ReadAllBytes(Base));
+            }
+        }
+    }
+
+    [Fact]
+    public void A_mark_of_someone_else_is_neither_read_nor_written()
+    {
+        File.WriteAllText(Mark, "my notes");
+        Assert.Equal(0, Merge().ExitCode);
+        Assert.Equal("my notes", File.ReadAllText(Mark));
+    }
+
+    [Fact]
+    public void A_merge_of_a_cow_without_a_mark_makes_none()
+    {
+        File.Delete(Mark);
+        KillAt("fdatasync", 3);
+        Assert.False(File.Exists(Mark));
+        Assert.Equal(0, Merge().ExitCode);
+        Assert.False(File.Exists(Mark));
+    }
+}
