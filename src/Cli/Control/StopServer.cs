@@ -84,7 +84,7 @@ internal static class StopServer
     {
         try
         {
-            if (SmallFile.Read(string.Create(CultureInfo.InvariantCulture, $"/proc/{process}/stat"), 4096) is { } stat)
+            if (SmallFile.Read(string.Create(CultureInfo.InvariantCulture, $"/proc/{process}/stat"), 2048) is { } stat)
             {
                 string text = Encoding.Latin1.GetString(stat);
                 // "1234 (name) S …": the name may have parentheses in it.
