@@ -52,6 +52,51 @@ public static unsafe partial class Libc
         return done;
     }
 
+    /// <summary>Descriptors that one message here may have.</summary>
+    public const int MostDescriptors = 4;
+
+    // CMSG_LEN and CMSG_SPACE of so many.
+    private static int DescriptorsLength(int count) => sizeof(ControlHeader) + (count * sizeof(int));
+
+    /// <summary>sendmsg(2) of <paramref name="data"/> together with up to <see cref="MostDescriptors"/> descriptors, which arrive with its first byte. Returns the number of bytes sent or a negative errno.</summary>
+    public static nint SendDescriptors(int socket, ReadOnlySpan<byte> data, ReadOnlySpan<int> fds, int flags)
+    {
+        if (fds.Length is 0 or > MostDescriptors) throw new ArgumentException($"{fds.Length} descriptors for one message", nameof(fds));
+        ulong* control = stackalloc ulong[(sizeof(ControlHeader) + (MostDescriptors * sizeof(int))) / sizeof(ulong)];
+        *(ControlHeader*)control = new ControlHeader { Length = DescriptorsLength(fds.Length), Level = SOL_SOCKET, Type = SCM_RIGHTS };
+        fds.CopyTo(new Span<int>((ControlHeader*)control + 1, MostDescriptors));
+        fixed (byte* bytes = data)
+        {
+            IoVector piece = new() { Base = bytes, Len = data.Length };
+            MessageHeader message = new() { Iov = &piece, IovLength = 1, Control = control, ControlLength = (DescriptorsLength(fds.Length) + sizeof(ulong) - 1) & -sizeof(ulong) };
+            nint done = sendmsg(socket, &message, flags);
+            return done < 0 ? -Marshal.GetLastPInvokeError() : done;
+        }
+    }
+
+    /// <summary>
+    /// recvmsg(2) of bytes and the descriptors that came with them: <paramref name="fds"/> has <see cref="MostDescriptors"/> places, of which <paramref name="count"/> are filled; the kernel closes what has no place. Returns the number of
+    /// bytes, 0 when the peer has closed, or a negative errno.
+    /// </summary>
+    public static nint ReceiveDescriptors(int socket, Span<byte> data, Span<int> fds, out int count, int flags)
+    {
+        if (fds.Length < MostDescriptors) throw new ArgumentException("too few places for descriptors", nameof(fds));
+        count = 0;
+        ulong* control = stackalloc ulong[(sizeof(ControlHeader) + (MostDescriptors * sizeof(int))) / sizeof(ulong)];
+        ControlHeader* header = (ControlHeader*)control;
+        fixed (byte* bytes = data)
+        {
+            IoVector piece = new() { Base = bytes, Len = data.Length };
+            MessageHeader message = new() { Iov = &piece, IovLength = 1, Control = control, ControlLength = DescriptorsLength(MostDescriptors) };
+            nint done = recvmsg(socket, &message, flags | MSG_CMSG_CLOEXEC);
+            if (done < 0) return -Marshal.GetLastPInvokeError();
+            if (message.ControlLength < DescriptorsLength(1) || header->Level != SOL_SOCKET || header->Type != SCM_RIGHTS) return done;
+            count = (int)(Math.Min(header->Length, message.ControlLength) - sizeof(ControlHeader)) / sizeof(int);
+            new ReadOnlySpan<int>(header + 1, count).CopyTo(fds);
+            return done;
+        }
+    }
+
     [DllImport("libc", SetLastError = true)]
     private static extern nint recvmsg(int sockfd, MessageHeader* msg, int flags);
 }

@@ -199,7 +199,7 @@ internal static class DaemonVerb
         private ControlServer Listen((int Inherited, string Path) socket)
         {
             // As if Android's client had said so: whoever has made a device removes it first, and one that is not served yet goes at once.
-            CtlRequests requests = new(() => _set.Snapshots, one => _set.Delete(one.Name, () => { }));
+            CtlRequests requests = new(() => _set.Snapshots, one => _set.Delete(one.Name, () => { })) { Attachments = _set };
             ControlOptions options = new()
             {
                 Messages = new AndroidRequests(_set),
@@ -252,12 +252,14 @@ internal static class DaemonVerb
                 Cow = request.Cow,
                 Base = request.Base,
                 Source = request.Source == request.Base ? null : request.Source,
+                CowName = request.Attached?.CowName,
+                BaseName = request.Attached?.BaseName,
                 Writes = true,
                 WithoutLock = _arguments.Has("--no-lock"),
                 Io = io,
                 ArenaBytes = _slots.MostBytes,
                 Threads = (int)_arguments.Number("--threads", Math.Clamp(Environment.ProcessorCount, 1, MostThreads)),
-                Report = sentence => Output.Write(Priority.Warning, "snapshot", $"{request.Name}: {sentence}"),
+                Report = sentence => Output.Write(Priority.Warning, "snapshot", $"{request.Name}: {request.Attached?.Named(sentence) ?? sentence}"),
             };
             return new SnapshotOptions
             {

@@ -105,10 +105,15 @@ internal static class Verbs
         [
             new("--socket", OptionKind.Text, "PATH", $"Where the server listens (its --control or --socket). Unless given, everything in {CtlVerb.DefaultFolder}."),
             new("--all", OptionKind.Flag, "", "For merge, pause, resume, rate and stop: all snapshots, where there are several."),
+            s_cow with { Required = false, Help = "For attach: the COW, which is opened here and handed to the daemon." },
+            s_base with { Required = false, Help = "For attach: the base that it is merged into." },
+            s_source with { Help = "For attach: what copies read, if it is not the base." },
             s_json,
         ],
         "Commands: list; status [NAME]; watch [NAME] shows progress until nothing is merged any more, and ends with 0, with the code of what made a merge fail, with 75 if it was stopped or with 74 if a server was killed, of several with the first of these; these are for all snapshots unless there is a NAME. merge [NAME] begins to merge; pause [NAME] and resume [NAME] hold the merge and let it go on; "
-        + "rate SIZE|off [NAME] limits the bytes it writes per second; stop [NAME] ends the server, or a daemon's snapshot, and removes the device; these take a NAME or --all (64) where there are several. Exit code 66: no server or no such snapshot.",
+        + "rate SIZE|off [NAME] limits the bytes it writes per second; stop [NAME] ends the server, or a daemon's snapshot, and removes the device; these take a NAME or --all (64) where there are several. "
+        + "attach NAME --cow PATH --base PATH has a running daemon serve one more snapshot, and prints its device; detach NAME ends one that is not being merged and not in use (76). Both are for root and the daemon's own user, "
+        + "and a daemon that is started again knows nothing of them. Exit code 66: no server or no such snapshot.",
         CtlVerb.Run) { OptionalOperands = ["SIZE", "NAME"], OutputIsResult = true },
 
         new("verify", "Decodes everything in a COW; with a base, also computes the merged image's SHA-256 without writing anything.", [],

@@ -22,7 +22,9 @@ internal sealed class ControlClient(int fd, ControlOptions options, Action ring)
 
     private readonly object _gate = new();
     private readonly byte[] _input = new byte[InputBytes];
+    private readonly int[] _descriptors = new int[Libc.MostDescriptors];
     private int _received;
+    private int _descriptorCount;
     private Language _language;
     private bool _peerEnded;
     private byte[] _output = [];
@@ -75,6 +77,17 @@ internal sealed class ControlClient(int fd, ControlOptions options, Action ring)
         lock (_gate) return !_dropped && !HungUp && _reply == reply;
     }
 
+    /// <summary>The descriptors that have come and that no request has taken, which are the caller's from here on. For the server's thread, while it looks at a request.</summary>
+    public int[] TakeDescriptors()
+    {
+        int[] taken = _descriptors[.._descriptorCount];
+        _descriptorCount = 0;
+        return taken;
+    }
+
+    /// <summary>The other end is root's or of the own user, whoever else the socket lets in.</summary>
+    public bool IsOwner => Libc.GetSockOpt(Fd, Libc.SOL_SOCKET, Libc.SO_PEERCRED, out PeerCredentials peer) >= 0 && (peer.Uid == 0 || peer.Uid == Libc.GetEUid());
+
     /// <summary>A part of an answer, from any thread.</summary>
     public bool Append(ControlReply reply, string? part, bool last, bool close)
     {
@@ -118,6 +131,12 @@ internal sealed class ControlClient(int fd, ControlOptions options, Action ring)
         // Where a sandbox refuses close, the client is to see the end all the same.
         _ = Libc.Shutdown(Fd, Libc.SHUT_RDWR);
         _ = Libc.Close(Fd);
+        ForgetDescriptors();
+    }
+
+    private void ForgetDescriptors()
+    {
+        foreach (int one in TakeDescriptors()) _ = Libc.Close(one);
     }
 
     /// <summary>An answer is under way or on its way out.</summary>
@@ -182,7 +201,15 @@ internal sealed class ControlClient(int fd, ControlOptions options, Action ring)
 
     private void Receive()
     {
-        nint got = Libc.Recv(Fd, _input.AsSpan(_received), Libc.MSG_DONTWAIT);
+        Span<int> fds = stackalloc int[Libc.MostDescriptors];
+        nint got = Libc.ReceiveDescriptors(Fd, _input.AsSpan(_received), fds, out int count, Libc.MSG_DONTWAIT);
+        if (count > 0)
+        {
+            // Those of the last message are meant.
+            ForgetDescriptors();
+            fds[..count].CopyTo(_descriptors);
+            _descriptorCount = count;
+        }
         if (got is -Errno.EAGAIN or -Errno.EINTR && !HungUp) return;
         if (got <= 0)
         {

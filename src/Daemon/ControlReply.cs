@@ -13,6 +13,12 @@ public sealed class ControlReply
     /// <summary>False once the client is gone, was dropped, or has its answer: nobody reads what is sent.</summary>
     public bool IsWanted => _client.Wants(this);
 
+    /// <summary>The descriptors that came last, which are the caller's from here on; to be asked for before <see cref="IControlRequests.Request"/> returns. What nobody takes is closed when others come, or with the connection.</summary>
+    public int[] TakeDescriptors() => _client.TakeDescriptors();
+
+    /// <summary>The client is root's or of the own user.</summary>
+    public bool IsOwner => _client.IsOwner;
+
     /// <summary>A part of the answer, with a line feed behind it in line mode. False if nobody wants it, or the client has let too much of it lie; a stream of parts ends then.</summary>
     public bool Send(string part) => _client.Append(this, part, last: false, close: false);
 

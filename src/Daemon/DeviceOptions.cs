@@ -22,6 +22,10 @@ public sealed record DeviceOptions
     public string? Base { get; init; }
     /// <summary>Path of the source, if it is another than the base.</summary>
     public string? Source { get; init; }
+    /// <summary>What COW and base are called in sentences, if the paths do not say it.</summary>
+    public string? CowName { get; init; }
+    /// <inheritdoc cref="CowName"/>
+    public string? BaseName { get; init; }
     /// <summary>The source shares no block with the base.</summary>
     public bool SourceSeparate { get; init; }
     /// <summary>COW and base are written, so they are opened for this process alone.</summary>

@@ -31,7 +31,7 @@ public sealed class DeviceSet : IDisposable
     public DeviceSet(DeviceOptions options, StopFlag stop, WakeUp wakeUp)
     {
         _wakeUp = wakeUp;
-        string cow = options.Cow;
+        string cow = options.Cow, cowName = options.CowName ?? cow;
         string? basePath = options.Base, sourcePath = options.Source;
         DeviceAccess access = options.Writes ? DeviceAccess.Write | DeviceAccess.Exclusive : DeviceAccess.Shared;
         if (options.WithoutLock) access |= DeviceAccess.WithoutLock;
@@ -51,20 +51,20 @@ public sealed class DeviceSet : IDisposable
             int threads = options.Threads > 0 ? options.Threads : Math.Clamp(Environment.ProcessorCount, 1, MostThreads);
             // Also with a single one: the devices are not to wait while the engine decodes.
             _workers = new WorkQueue<DecodeJob>(threads, JobsUnderWay, () => new DecodeWorker(), _wakeUp);
-            MergeDevice baseDevice = _base == null ? new MergeDevice(0, cow, _cow.Length) : new MergeDevice(1, basePath!, _base.Length);
+            MergeDevice baseDevice = _base == null ? new MergeDevice(0, cowName, _cow.Length) : new MergeDevice(1, options.BaseName ?? basePath!, _base.Length);
             Setup = new MergeSetup
             {
                 Io = new Transfers(_queue, Array.ConvertAll(Devices, device => device.Granule)),
                 Arena = _arena,
                 Workers = _workers,
                 Time = new MonotonicClock(),
-                Cow = new MergeDevice(0, cow, _cow.Length),
+                Cow = new MergeDevice(0, cowName, _cow.Length),
                 Base = baseDevice,
                 Source = _source == null ? baseDevice : new MergeDevice(2, sourcePath!, _source.Length),
                 SharedBlocks = !options.SourceSeparate,
                 Overlap = overlap,
                 Stop = stop,
-                Mark = options.Writes && !_cow.IsBlockDevice ? new MergingMark(cow) : null,
+                Mark = options.Writes && (options.CowName == null || IsAt(_cow, cowName)) ? new MergingMark(cowName) : null,
                 Storage = options.Writes ? new StorageReserver(Devices, stop, options.Report) : null,
             };
         }
@@ -180,6 +180,11 @@ public sealed class DeviceSet : IDisposable
         if (relation == StorageRelation.Unknown && writes)
             throw new SnapuserdException(ExitCode.Usage, $"cannot tell which bytes {cow.Path} and {other.Path} share: {layer} stands between them and a device below both; use another place for the COW");
     }
+
+    /// <summary>The path leads to the file: a name from another root, or of a file that was deleted, may lead to another, whose mark is none of ours.</summary>
+    private static bool IsAt(BlockDevice file, string path) =>
+        Libc.Statx(Libc.AT_FDCWD, path, 0, Libc.STATX_BASIC_STATS, out StatxData there) == 0 && Libc.Statx(file.Fd, Libc.STATX_BASIC_STATS, out StatxData here) == 0
+            && (there.DevMajor, there.DevMinor, there.Ino) == (here.DevMajor, here.DevMinor, here.Ino);
 
     private IBlockQueue MakeQueue(DeviceOptions options, BlockDevice[] devices)
     {

@@ -103,7 +103,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
     {
         (_options, _stop, _wakeUp) = (options, stop, wakeUp);
         _mergeStop.StopAlsoWhen(() => stop.Requested);
-        _status = new SnapshotStatus { Name = options.Name, Cow = options.Devices.Cow, Base = options.Devices.Base ?? "" };
+        _status = new SnapshotStatus { Name = options.Name, Cow = options.Devices.CowName ?? options.Devices.Cow, Base = options.Devices.BaseName ?? options.Devices.Base ?? "" };
     }
 
     /// <summary>What it is called by those who control it.</summary>
@@ -123,6 +123,17 @@ public sealed class Snapshot : IDisposable, IMergeObserver
 
     /// <summary>Why the device is gone, or null.</summary>
     public string? Trouble => _server?.Trouble;
+
+    /// <summary>Who uses its device, as a clause, as far as that can be seen: clients of a socket, or a mount, a mapped device or another program that has a block device for itself. Null if nobody is seen. Any thread.</summary>
+    public string? Holder()
+    {
+        if (_server is { Clients: > 0 and int clients }) return clients == 1 ? "a client is connected" : $"{clients} clients are connected";
+        string device = Status.Device;
+        if (device.Length == 0 || Libc.Statx(Libc.AT_FDCWD, device, 0, Libc.STATX_BASIC_STATS, out StatxData status) < 0 || (status.Mode & Libc.S_IFMT) != Libc.S_IFBLK) return null;
+        int fd = Libc.OpenAt(Libc.AT_FDCWD, device, Libc.O_RDONLY | Libc.O_EXCL | Libc.O_CLOEXEC | Libc.O_NONBLOCK);
+        if (fd >= 0) _ = Libc.Close(fd);
+        return fd == -Errno.EBUSY ? $"{device} is mounted, or another program has it for itself" : null;
+    }
 
     /// <summary>How it is at this moment. Any thread.</summary>
     public SnapshotStatus Status

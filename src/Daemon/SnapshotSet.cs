@@ -34,7 +34,11 @@ public sealed record SnapshotSetOptions
 }
 
 /// <summary>The four words that Android makes a snapshot of: what it is called, its COW, what it copies from, and what it is merged into.</summary>
-public readonly record struct SnapshotRequest(string Name, string Cow, string Source, string Base);
+public readonly record struct SnapshotRequest(string Name, string Cow, string Source, string Base)
+{
+    /// <summary>Where the three come from, if a client has sent them; they are closed when the snapshot has ended, or was not opened. Null if the paths say it all.</summary>
+    public AttachedFiles? Attached { get; init; }
+}
 
 /// <summary>
 /// The snapshots of a process, by name, each on a thread of its own (daemon §3, §4). Nothing here waits for a snapshot, except what says so: who wants to know how something went
@@ -70,7 +74,7 @@ public sealed class SnapshotSet : IDisposable
     }
 
     /// <summary>A snapshot and what its thread is told; the fields are under the gate.</summary>
-    private sealed class Member(SnapshotOptions options) : IDisposable
+    private sealed class Member(SnapshotOptions options, SnapshotRequest request) : IDisposable
     {
         public readonly StopFlag Stop = new();
         public readonly StopFlag VerifierStop = new();
@@ -81,6 +85,7 @@ public sealed class SnapshotSet : IDisposable
         public bool StartAsked;
         public bool IsServed;
         public bool EndAsked;
+        public SnapuserdException? Failure;
         public Verification Verification;
         public Thread? Verifier;
 
@@ -88,10 +93,13 @@ public sealed class SnapshotSet : IDisposable
 
         public SnapshotOptions Options => options;
 
+        public string Named(string sentence) => request.Attached?.Named(sentence) ?? sentence;
+
         public void Dispose()
         {
             Snapshot.Dispose();
             WakeUp.Dispose();
+            request.Attached?.Dispose();
         }
     }
 
@@ -148,38 +156,79 @@ public sealed class SnapshotSet : IDisposable
     /// </summary>
     public void Add(SnapshotRequest request, Action<long> opened)
     {
+        if (TryAdd(request, opened, out string? why) != null) return;
+        _options.Report?.Invoke($"'{request.Name}' is not opened: {why}");
+        opened(-1);
+    }
+
+    /// <summary>
+    /// Opens and serves a snapshot; <paramref name="served"/> gets null when it can be read, or else why it cannot: 64 for a name that is none, 76 for one that is taken, 75 if the set is about to end, or what opening and serving it have
+    /// thrown. For those who want to know; mostly on the snapshot's thread.
+    /// </summary>
+    public void Attach(SnapshotRequest request, Action<SnapuserdException?> served)
+    {
+        ExitCode code = FileName.Fault(request.Name) != null ? ExitCode.Usage : IsTerminating ? ExitCode.Interrupted : ExitCode.InUse;
+        if (TryAdd(request, bytes => { }, out string? why) is not { } member)
+        {
+            served(new SnapuserdException(code, $"'{request.Name}' is not attached: {why}"));
+            return;
+        }
+        Start(request.Name, started => served(started ? null : member.Failure ?? new SnapuserdException(ExitCode.Interrupted, $"{request.Name} was ended before it was served")));
+    }
+
+    /// <summary>
+    /// Ends a snapshot that nothing stands over and that is not being merged: <paramref name="detached"/> gets null when it is gone, or else why it stays: 76, or 66 if there is none.
+    /// </summary>
+    public void Detach(string name, Action<SnapuserdException?> detached)
+    {
+        Snapshot? snapshot;
+        bool foreign;
+        lock (_gate)
+        {
+            Member? member = Find(name);
+            (snapshot, foreign) = (member?.Snapshot, member is { StartAsked: true } && _options.DeviceIsForeign);
+        }
+        string? why = snapshot?.Status.State switch
+        {
+            null => $"there is no snapshot {name} here",
+            SnapshotState.Queued or SnapshotState.Merging => $"{name} is being merged: stop ends the merge at its next checkpoint, and the snapshot with it",
+            _ when foreign && snapshot.Trouble == null => $"the device of {name} belongs to the program that made it, which removes it; the snapshot ends then",
+            _ => snapshot.Holder() is { } holder ? $"{name} is in use: {holder}" : null,
+        };
+        if (why != null) detached(new SnapuserdException(snapshot == null ? ExitCode.InputMissing : ExitCode.InUse, why));
+        else Delete(name, () => detached(null));
+    }
+
+    /// <summary>Null, and why, if it cannot be opened.</summary>
+    private Member? TryAdd(SnapshotRequest request, Action<long> opened, out string? why)
+    {
         Member member;
         lock (_gate)
         {
-            if (_terminating || FileName.Fault(request.Name) != null || Find(request.Name) != null)
+            why = FileName.Fault(request.Name) is { } fault ? $"it cannot name a snapshot: {fault}"
+                : _terminating ? "the daemon is about to end"
+                : Find(request.Name) != null ? "there is one of that name" : null;
+            if (why != null)
             {
-                member = null!;
+                request.Attached?.Dispose();
+                return null;
             }
-            else
-            {
-                member = new Member(_options.Make(request));
-                member.Snapshot = new Snapshot(member.Options, member.Stop, member.WakeUp);
-                _members.Add(member);
-                Publish();
-            }
-        }
-        if (member == null)
-        {
-            string why = IsTerminating ? "the daemon is about to end" : FileName.Fault(request.Name) is { } fault ? $"it cannot name a snapshot: {fault}" : "there is one of that name";
-            _options.Report?.Invoke($"'{request.Name}' is not opened: {why}");
-            opened(-1);
-            return;
+            member = new Member(_options.Make(request), request);
+            member.Snapshot = new Snapshot(member.Options, member.Stop, member.WakeUp);
+            _members.Add(member);
+            Publish();
         }
         Thread thread = new(() => Live(member, opened), StackBytes) { IsBackground = true, Name = request.Name };
         try
         {
             thread.Start();
+            return member;
         }
         catch (Exception e) when (e is OutOfMemoryException or ThreadStartException)
         {
-            _options.Report?.Invoke($"{request.Name} is not opened: the system has no thread left");
+            why = "the system has no thread left";
             End(member);
-            opened(-1);
+            return null;
         }
     }
 
@@ -356,7 +405,9 @@ public sealed class SnapshotSet : IDisposable
         }
         catch (Exception e)
         {
-            _options.Report?.Invoke($"{member.Name}: {e.Message}");
+            SnapuserdException failure = new((e as SnapuserdException)?.Code ?? ExitCode.Internal, member.Named($"{member.Name}: {e.Message}"));
+            lock (_gate) member.Failure = failure;
+            _options.Report?.Invoke(failure.Message);
         }
         if (!told)
         {
@@ -403,7 +454,7 @@ public sealed class SnapshotSet : IDisposable
         }
         catch (Exception e)
         {
-            _options.Report?.Invoke($"{member.Name}: closing it failed: {e.Message}");
+            _options.Report?.Invoke(member.Named($"{member.Name}: closing it failed: {e.Message}"));
         }
         Action<bool>? started;
         lock (_gate)

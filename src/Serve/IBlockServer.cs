@@ -20,6 +20,9 @@ public interface IBlockServer : IDisposable
     /// <summary>Null while it serves; a sentence when the device is gone or a thread of it has failed. The wake-up it was given is signalled then.</summary>
     string? Trouble { get; }
 
+    /// <summary>Clients that are connected to a socket; 0 for a device, whose users the kernel knows.</summary>
+    int Clients => 0;
+
     /// <summary>Takes no more requests, answers those that are under way and removes the device. From any thread; returns when it is done.</summary>
     void Stop();
 }

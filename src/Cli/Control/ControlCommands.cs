@@ -21,6 +21,7 @@ internal interface IReplyLines
 /// What a server does with the lines that `ctl` sends: COMMAND, a space, its words; "json " before it asks for JSON objects. A name is the last word and may have spaces in it.
 /// <code>
 ///   list | status [NAME] | watch [NAME] | merge [NAME] | pause [NAME] | resume [NAME] | rate BYTES [NAME] | stop [NAME]
+///   attach NAME, with the descriptors of COW, base and perhaps source | detach NAME       (CtlRequests does these)
 /// </code>
 /// Without a name the first three concern all snapshots of the process. The others change something: where there are several snapshots they take a name, or "all " before the command.
 /// <paramref name="stop"/> ends a snapshot.
@@ -28,7 +29,7 @@ internal interface IReplyLines
 internal sealed class ControlCommands(Func<IReadOnlyList<Snapshot>> snapshots, Action<Snapshot> stop)
 {
     /// <summary>Commands that `ctl` knows, for its help and its check of the command line.</summary>
-    internal static readonly string[] Names = ["list", "status", "merge", "pause", "resume", "rate", "watch", "stop"];
+    internal static readonly string[] Names = ["list", "status", "merge", "pause", "resume", "rate", "watch", "stop", "attach", "detach"];
 
     /// <summary>Whether a command changes something, so that it says of what.</summary>
     internal static bool Changes(string command) => command is "merge" or "pause" or "resume" or "rate" or "stop";

@@ -72,6 +72,12 @@ internal sealed class ControlConnection : IDisposable
     internal void Ask(string request, Action<string, bool> show)
     {
         Begin(request);
+        Finish(show);
+    }
+
+    /// <summary>Takes all of what comes back for the last request.</summary>
+    internal void Finish(Action<string, bool> show)
+    {
         while (!Take(show))
         {
             Span<PollFd> one = [new PollFd { Fd = _fd, Events = Libc.POLLIN }];
@@ -80,6 +86,18 @@ internal sealed class ControlConnection : IDisposable
             int ready = patience == 0 ? 0 : Libc.Poll(one, patience);
             if (ready == 0) throw Silent();
         }
+    }
+
+    /// <summary>Sends a request together with descriptors, of which the server gets its own; what comes back is taken by <see cref="Take"/>.</summary>
+    internal void Begin(string request, ReadOnlySpan<int> descriptors)
+    {
+        _due = Math.Min(_deadline, _clock.Milliseconds + AnswerMilliseconds);
+        ReadOnlySpan<byte> line = ByteText.Encode(request + "\n");
+        nint sent;
+        do sent = Libc.SendDescriptors(_fd, line, descriptors, Libc.MSG_NOSIGNAL);
+        while (sent == -Errno.EINTR);
+        if (sent >= 0) sent = Send(line[(int)sent..]);
+        if (sent < 0) throw Gone((int)sent);
     }
 
     /// <summary>Sends a request; what comes back is taken by <see cref="Take"/>.</summary>

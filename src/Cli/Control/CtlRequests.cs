@@ -14,6 +14,9 @@ internal sealed class CtlRequests(Func<IReadOnlyList<Snapshot>> snapshots, Actio
     /// <summary>Between two looks: often enough for eyes.</summary>
     private const int LookMilliseconds = 500;
 
+    /// <summary>Where snapshots may be attached; null for a server of one COW.</summary>
+    internal SnapshotSet? Attachments { get; init; }
+
     private readonly ControlCommands _commands = new(snapshots, stop);
     private readonly List<Watcher> _watchers = [];
     private readonly object _gate = new();
@@ -53,6 +56,16 @@ internal sealed class CtlRequests(Func<IReadOnlyList<Snapshot>> snapshots, Actio
             reply.End(".");
             return;
         }
+        if (Word(line, "attach ") is { } attached)
+        {
+            Attach(attached, lines);
+            return;
+        }
+        if (Word(line, "detach ") is { } detached)
+        {
+            Detach(detached, lines);
+            return;
+        }
         if (_commands.Do(line, lines) is { } wrong) reply.End($"!{(int)wrong.Code} {VisibleText.OnOneLine(wrong.Sentence)}");
         else if (ControlCommands.IsWatch(line)) Watch(new Watcher(line, lines));
         else reply.End(".");
@@ -70,6 +83,57 @@ internal sealed class CtlRequests(Func<IReadOnlyList<Snapshot>> snapshots, Actio
         _next = now + LookMilliseconds;
         lock (_gate) Look();
     }
+
+    /// <summary>What comes after a command that takes one NAME; null for another command.</summary>
+    private static string? Word(string line, string command)
+    {
+        if (line.StartsWith("json ", StringComparison.Ordinal)) line = line["json ".Length..];
+        return line.StartsWith(command, StringComparison.Ordinal) ? line[command.Length..] : null;
+    }
+
+    private void Attach(string name, Lines lines)
+    {
+        if (Refusal(lines.Reply) is { } refused)
+        {
+            End(lines, refused);
+            return;
+        }
+        AttachedFiles files;
+        try
+        {
+            files = new AttachedFiles(lines.Reply.TakeDescriptors());
+        }
+        catch (SnapuserdException e)
+        {
+            End(lines, e);
+            return;
+        }
+        // It may take as long as its storage takes to read all ops.
+        lines.Passing($"{name}: opening");
+        Attachments!.Attach(new SnapshotRequest(name, files.Cow, files.Source, files.Base) { Attached = files }, failure =>
+        {
+            if (failure == null && Array.Find([.. snapshots()], one => one.Name == name) is { } snapshot) lines.Line(snapshot.Status.Device);
+            End(lines, failure);
+        });
+    }
+
+    private void Detach(string name, Lines lines)
+    {
+        if (Refusal(lines.Reply) is { } refused)
+        {
+            End(lines, refused);
+            return;
+        }
+        lines.Passing($"{name}: ending");
+        Attachments!.Detach(name, failure => End(lines, failure));
+    }
+
+    private SnapuserdException? Refusal(ControlReply reply) =>
+        Attachments == null ? new SnapuserdException(ExitCode.Usage, "this server serves one COW and takes no other; attach and detach are for a daemon (snapuserd daemon --socket PATH)")
+            : reply.IsOwner ? null : new SnapuserdException(ExitCode.Permission, "attach and detach are for root and the user of the daemon");
+
+    private static void End(Lines lines, SnapuserdException? failure) =>
+        lines.Reply.End(failure == null ? "." : $"!{(int)failure.Code} {VisibleText.OnOneLine(failure.Message)}");
 
     private void Watch(Watcher watcher)
     {

@@ -18,6 +18,14 @@ internal static class CtlVerb
         string command = words[0];
         if (Array.IndexOf(ControlCommands.Names, command) < 0) throw Wrong(Arguments.Unknown("command", command, ControlCommands.Names));
         int most = command switch { "list" => 1, "rate" => 3, _ => 2 };
+        bool attaches = command == "attach";
+        foreach (string option in (ReadOnlySpan<string>)["--cow", "--base", "--source"])
+            if (invocation.Arguments.Has(option) && !attaches) throw Wrong($"{option} goes with attach");
+        if (attaches || command == "detach")
+        {
+            if (words.Count < 2) throw Wrong($"{command} takes a NAME");
+            if (invocation.Arguments.Has("--all")) throw Wrong($"{command} takes a NAME, not --all");
+        }
         if (words.Count > most) throw Wrong($"unexpected argument '{words[most]}'");
         string request = command;
         if (command == "rate")
@@ -27,7 +35,41 @@ internal static class CtlVerb
             request += " " + (rate ?? throw Wrong($"'{words[1]}' is not a size such as 33554432, 32M or 32MiB")).ToString(CultureInfo.InvariantCulture);
         }
         string? name = words.Count == most && most > 1 ? words[most - 1] : null;
+        if (attaches) return Attach(invocation, name!);
         return Ask(invocation, command, request, name);
+    }
+
+    /// <summary>Opens the files here, so that the daemon serves what this command sees under these names, and sends them.</summary>
+    private static ExitCode Attach(Invocation invocation, string name)
+    {
+        FileName.Check(name, "a snapshot");
+        Arguments arguments = invocation.Arguments;
+        List<BlockDevice> files = [];
+        List<ControlConnection> servers = [];
+        try
+        {
+            foreach (string option in (ReadOnlySpan<string>)["--cow", "--base", "--source"])
+            {
+                string? path = arguments.Text(option);
+                if (path != null) files.Add(BlockDevice.Open(path, DeviceAccess.Read));
+                else if (option != "--source") throw Wrong($"attach takes {option} PATH");
+            }
+            servers = Servers(invocation, null, out SnapuserdException? refused);
+            if (servers.Count > 1) throw Wrong("attach takes --socket PATH where several servers listen");
+            if (servers.Count == 0) throw refused!;
+            int[] descriptors = [.. files.ConvertAll(file => file.Fd)];
+            servers[0].Begin($"attach {Sendable(name)}", descriptors);
+            servers[0].Finish((line, passing) =>
+            {
+                if (!passing) invocation.Output.Result(arguments.Has("--json") ? JsonLine.Event("attached").Add("name", name).Add("device", line).ToString() : line);
+            });
+            return ExitCode.Done;
+        }
+        finally
+        {
+            foreach (BlockDevice file in files) file.Dispose();
+            foreach (ControlConnection server in servers) server.Dispose();
+        }
     }
 
     private static ExitCode Ask(Invocation invocation, string command, string request, string? name)
@@ -64,7 +106,10 @@ internal static class CtlVerb
             try
             {
                 if (stops) StopServer.Ask(server, request);
-                else server.Ask(request, (line, _) => output.Result(line));
+                else server.Ask(request, (line, passing) =>
+                {
+                    if (!passing) output.Result(line);
+                });
                 answers++;
             }
             catch (SnapuserdException e) when (servers.Count > 1)

@@ -76,6 +76,9 @@ public sealed class NbdServer : IBlockServer
     /// <summary>Requests that came so far, on all connections.</summary>
     public long Requests => _export.Requests;
 
+    /// <inheritdoc/>
+    public int Clients => Connections;
+
     /// <summary>Clients that are connected.</summary>
     public int Connections
     {

@@ -1,0 +1,195 @@
+using System;
+using System.Collections.Generic;
+using System.Diagnostics;
+using System.IO;
+using System.Net.Sockets;
+using System.Threading;
+using Snapuserd.Interop;
+using Snapuserd.Tests.Support;
+using Xunit;
+
+namespace Snapuserd.Tests.EndToEnd;
+
+/// <summary>`ctl attach` and `ctl detach`: one more snapshot for a daemon that runs.</summary>
+public sealed class AttachTests : IDisposable
+{
+    private const string Vector = "v3-lz4-descending";
+    private readonly TempFolder _folder = new();
+    private readonly Process _daemon;
+    private readonly string _control;
+    private readonly List<string> _errors = [];
+
+    public AttachTests()
+    {
+        _control = _folder["control"];
+        Directory.CreateDirectory(_folder["devices"]);
+        Files("one");
+        _daemon = Binary.Start("daemon", "--socket", _control, "--device", "nbd", "--socket-folder", _folder["devices"]);
+        _daemon.ErrorDataReceived += (_, line) =>
+        {
+            lock (_errors) _errors.Add(line.Data ?? "");
+        };
+        _daemon.BeginErrorReadLine();
+        Until(() => Binary.Run("ctl", "list", "--socket", _control).ExitCode == 0, "the daemon");
+    }
+
+    public void Dispose()
+    {
+        _ = Libc.Kill(_daemon.Id, Libc.SIGTERM);
+        if (!_daemon.WaitForExit(60_000)) _daemon.Kill();
+        _daemon.Dispose();
+        _folder.Dispose();
+    }
+
+    private static void Until(Func<bool> condition, string what)
+    {
+        long end = Environment.TickCount64 + 60_000;
+        for (; !condition(); Thread.Sleep(1))
+            if (Environment.TickCount64 > end) throw new TimeoutException($"in vain: {what}");
+    }
+
+    private void Files(string name, string vector = Vector)
+    {
+        File.WriteAllBytes(_folder[name + ".cow"], Golden.Cow(vector));
+        File.WriteAllBytes(_folder[name + ".base"], Golden.Old);
+    }
+
+    private BinaryResult Ctl(params string[] words) => Binary.Run(["ctl", .. words, "--socket", _control]);
+
+    private BinaryResult Attach(string name, string files = "one") => Ctl("attach", name, "--cow", _folder[files + ".cow"], "--base", _folder[files + ".base"]);
+
+    private static void Refused(int code, string words, BinaryResult result)
+    {
+        Assert.True(result.ExitCode == code, result.ToString());
+        Assert.Contains(words, result.Error, StringComparison.Ordinal);
+        Assert.Single(result.Error.TrimEnd().Split('\n'));
+    }
+
+    /// <summary>Descriptors that the daemon has open on a file.</summary>
+    private int OpenIn(string file)
+    {
+        int count = 0;
+        foreach (string fd in Directory.EnumerateFileSystemEntries($"/proc/{_daemon.Id}/fd"))
+            if (Libc.ReadLink(fd, out string target) == 0 && target == file) count++;
+        return count;
+    }
+
+    [Fact]
+    public void Attached_snapshots_are_served_merged_and_detached()
+    {
+        Files("two", "v3-lz4-64k-xor");
+        BinaryResult attached = Attach("a");
+        Assert.True(attached.ExitCode == 0, attached.ToString());
+        Assert.Equal(_folder["devices/a"], attached.Output.TrimEnd());
+        Assert.Equal("{\"event\":\"attached\",\"name\":\"b\",\"device\":\"" + _folder["devices/b"] + "\"}", Ctl("attach", "b", "--cow", _folder["two.cow"], "--base", _folder["two.base"], "--json").Output.TrimEnd());
+        string status = Ctl("status", "a", "--json").Output;
+        Assert.Contains($"\"cow\":\"{_folder["one.cow"]}\",\"base\":\"{_folder["one.base"]}\"", status, StringComparison.Ordinal);
+        Assert.Equal(0, Ctl("merge", "a").ExitCode);
+        Assert.Equal(0, Ctl("watch", "a").ExitCode);
+        Assert.Equal(Golden.New, Unlocked.Read(_folder["one.base"], Golden.New.Length));
+        Assert.Equal(Golden.Old, Unlocked.Read(_folder["two.base"], Golden.Old.Length));
+        Assert.Equal(0, Ctl("detach", "a").ExitCode);
+        Assert.False(File.Exists(_folder["devices/a"]));
+        Assert.Equal((0, 0), (OpenIn(_folder["one.cow"]), OpenIn(_folder["one.base"])));
+        Assert.DoesNotContain("one.cow", Ctl("list").Output, StringComparison.Ordinal);
+        Assert.Equal(0, Ctl("detach", "b").ExitCode);
+        Assert.Equal("", Ctl("list").Output);
+        // And once more, because it is gone.
+        Assert.Equal(0, Attach("a").ExitCode);
+    }
+
+    [Fact]
+    public void What_the_client_sees_under_a_name_is_what_is_served()
+    {
+        // Another folder, and by the time the daemon opens it the name leads to another file.
+        File.Move(_folder["one.cow"], _folder["devices/x.cow"]);
+        File.CreateSymbolicLink(_folder["devices/link"], "x.cow");
+        BinaryResult attached = Binary.RunProgram("/bin/sh", ["-c", "cd \"$1\" && exec \"$0\" ctl attach a --cow link --base ../one.base --socket \"$2\"", Binary.Path, _folder["devices"], _control]);
+        Assert.True(attached.ExitCode == 0, attached.ToString());
+        File.Delete(_folder["devices/link"]);
+        File.WriteAllBytes(_folder["devices/x.cow.new"], Golden.Cow("v2-gz-xor"));
+        File.Move(_folder["devices/x.cow.new"], _folder["devices/x.cow"], overwrite: true);
+        Assert.Equal(0, Ctl("merge", "a").ExitCode);
+        Assert.Equal(0, Ctl("watch", "a").ExitCode);
+        Assert.Equal(Golden.New, Unlocked.Read(_folder["one.base"], Golden.New.Length));
+        Assert.Equal(Golden.Cow("v2-gz-xor"), File.ReadAllBytes(_folder["devices/x.cow"]));
+    }
+
+    [Fact]
+    public void What_is_merged_or_in_use_stays()
+    {
+        Assert.Equal(0, Attach("a").ExitCode);
+        using (Socket client = new(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified))
+        {
+            client.Connect(new UnixDomainSocketEndPoint(_folder["devices/a"]));
+            // It is a client when it is greeted.
+            byte[] greeting = new byte[18];
+            Assert.True(client.Receive(greeting) > 0);
+            Refused(76, "a is in use: a client is connected", Ctl("detach", "a"));
+        }
+        Assert.Equal(0, Ctl("pause", "a").ExitCode);
+        Assert.Equal(0, Ctl("merge", "a").ExitCode);
+        Refused(76, "a is being merged", Ctl("detach", "a"));
+        Assert.Equal(0, Ctl("resume", "a").ExitCode);
+        Assert.Equal(0, Ctl("watch", "a").ExitCode);
+        Until(() => Ctl("detach", "a").ExitCode == 0, "the client's end");
+    }
+
+    [Fact]
+    public void What_cannot_be_attached_is_one_sentence_with_its_code_and_leaves_nothing_open()
+    {
+        Refused(64, "attach takes a NAME", Ctl("attach"));
+        Refused(64, "attach takes --base PATH", Ctl("attach", "a", "--cow", _folder["one.cow"]));
+        Refused(64, "it has a slash", Ctl("attach", "../a", "--cow", _folder["one.cow"], "--base", _folder["one.base"]));
+        Refused(64, "--cow goes with attach", Ctl("list", "--cow", _folder["one.cow"]));
+        Refused(64, "--all", Ctl("attach", "a", "--all", "--cow", _folder["one.cow"], "--base", _folder["one.base"]));
+        Refused(66, "none", Ctl("attach", "a", "--cow", _folder["none"], "--base", _folder["one.base"]));
+        Refused(66, "there is no snapshot a here", Ctl("detach", "a"));
+        Refused(64, "share storage", Ctl("attach", "a", "--cow", _folder["one.cow"], "--base", _folder["one.cow"]));
+        File.WriteAllText(_folder["no.cow"], "this is no COW, but it is long enough for one");
+        Refused(65, $"a: {_folder["no.cow"]} is not a COW file", Ctl("attach", "a", "--cow", _folder["no.cow"], "--base", _folder["one.base"]));
+        Assert.Equal(0, Attach("a").ExitCode);
+        Files("two");
+        Refused(76, "there is one of that name", Attach("a", "two"));
+        Refused(76, "one.cow", Attach("b"));
+        Assert.Equal((0, 0), (OpenIn(_folder["no.cow"]), OpenIn(_folder["two.cow"])));
+        Assert.Equal(0, Ctl("detach", "a").ExitCode);
+        Assert.Equal(0, OpenIn(_folder["one.cow"]));
+    }
+
+    [Fact]
+    public void A_server_of_one_cow_takes_no_other()
+    {
+        Files("two");
+        string control = _folder["other"];
+        using Process server = Binary.Start("serve", "--cow", _folder["one.cow"], "--base", _folder["one.base"], "--device", "nbd", "--socket", _folder["nbd"], "--control", control);
+        Assert.Equal(_folder["nbd"], server.StandardOutput.ReadLine());
+        foreach (string[] words in new string[][] { ["attach", "a", "--cow", _folder["two.cow"], "--base", _folder["two.base"]], ["detach", "one.cow"] })
+            Refused(64, "are for a daemon", Binary.Run(["ctl", .. words, "--socket", control]));
+        _ = Libc.Kill(server.Id, Libc.SIGTERM);
+        Assert.True(server.WaitForExit(60_000));
+    }
+
+    [Fact]
+    public void Clients_of_the_socket_who_send_files_without_a_use_for_them_leave_nothing_open()
+    {
+        // As often as there are descriptors.
+        using Socket client = new(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+        client.Connect(new UnixDomainSocketEndPoint(_control));
+        Assert.True(client.Send("ctl 1\n"u8) == 6);
+        using FileStream file = File.OpenRead(_folder["one.cow"]);
+        int fd = (int)file.SafeFileHandle.DangerousGetHandle();
+        byte[] answer = new byte[4096];
+        for (int i = 0; i < 100; i++)
+        {
+            Assert.Equal(7, Libc.SendDescriptors((int)client.Handle, "status\n"u8, [fd, fd, fd, fd], 0));
+            Assert.True(client.Receive(answer) > 0);
+            Assert.InRange(OpenIn(_folder["one.cow"]), 0, 4);
+        }
+        Assert.Equal(9, Libc.SendDescriptors((int)client.Handle, "attach a\n"u8, [fd], 0));
+        int length = client.Receive(answer);
+        Assert.Contains("!64 attach takes COW and base", System.Text.Encoding.ASCII.GetString(answer, 0, length), StringComparison.Ordinal);
+        client.Dispose();
+        Until(() => OpenIn(_folder["one.cow"]) == 0, "the end of the connection");
+    }
+}
