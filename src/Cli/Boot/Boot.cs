@@ -196,7 +196,6 @@ internal sealed class Boot(IBootSystem system, ILog log, BootOptions options)
     /// <summary>Read-only: what is written to an old image makes the update useless, which is there to stay.</summary>
     private RowResult Old(BootRow row, string why)
     {
-        log.Write(options.Merge == MergePolicy.Rollback ? Priority.Notice : Priority.Error, "old", $"{row.Name}: the OLD image is taken: {why}");
         if (!options.DryRun)
         {
             system.StandOnBase(row, readOnly: true);
@@ -209,6 +208,7 @@ internal sealed class Boot(IBootSystem system, ILog log, BootOptions options)
     private RowResult? OldIfUntouched(BootRow row, CowState state, string why) =>
         state.BaseIsUntouched && state.Kind is CowKind.Untouched or CowKind.Corrupt ? Old(row, why) : null;
 
+            log.Write(options.Merge == MergePolicy.Rollback ? Priority.Notice : Priority.Error, "old", $"{row.Name}: the OLD image is taken: {why}");
     private string? Verify(BootRow row)
     {
         try
@@ -320,13 +320,14 @@ internal sealed class Boot(IBootSystem system, ILog log, BootOptions options)
 
     private RowResult Done(BootRow row, string state, string why)
     {
-        log.Write(Priority.Notice, "row", $"{row.Path} is {state}: {why}");
+        if (!options.DryRun) log.Write(Priority.Notice, "row", $"{row.Path} is {state}: {why}");
         return new RowResult(row, state, why, ExitCode.Done, []);
     }
 
     private RowResult Failed(BootRow row, ExitCode code, string why)
     {
-        log.Write(Priority.Error, "row_failed", $"{row.Name} cannot be used: {why}");
+        // A dry run's result has the reason.
+        if (!options.DryRun) log.Write(Priority.Error, "row_failed", $"{row.Name} cannot be used: {why}");
         return new RowResult(row, "failed", why, code, []);
     }
 }

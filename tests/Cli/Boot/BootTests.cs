@@ -628,6 +628,17 @@ public sealed class BootTests : IDisposable
     }
 
     [Fact]
+    public void A_dry_run_tells_of_each_row_once()
+    {
+        BootRow[] rows = [Row("bad", Given.Garbage), Row("old", Given.DamagedOps), Row("new"), Row("none", Given.Absent)];
+        (List<RowResult> results, ExitCode code) = Boot(Options() with { DryRun = true }, rows);
+        Assert.Equal((ExitCode.CowCorrupt, "failed,old,served,plain"), (code, string.Join(',', results.Select(result => result.State))));
+        // What the caller prints has the reason; the log need not have it again.
+        Assert.All(results, result => Assert.NotEmpty(result.Why));
+        Assert.DoesNotContain(_log, line => results.Exists(result => line.Contains(result.Row.Name, StringComparison.Ordinal)));
+    }
+
+    [Fact]
     public void A_dry_run_does_nothing_at_all()
     {
         foreach (Given given in Enum.GetValues<Given>())
