@@ -58,6 +58,7 @@ internal sealed class Boot(IBootSystem system, ILog log, BootOptions options)
             (RowDevices? devices, BootDecision decision) = Decide(row);
             plan.Add((row, devices, decision));
         }
+        RowStorage.Check(rows);
         ExitCode code = ExitCode.Done;
         int merging = int.MaxValue;
         foreach ((BootRow row, RowDevices? devices, BootDecision decision) in plan)
