@@ -30,6 +30,8 @@ public enum ExitCode
     InUse = 76,
     /// <summary>Not allowed.</summary>
     Permission = 77,
+    /// <summary>A hibernation image has not been resumed, and it knows the disks as they were.</summary>
+    Hibernated = 78,
 }
 
 /// <summary>The one error of everything above interop: a sentence for the user and the exit code that goes with it.</summary>

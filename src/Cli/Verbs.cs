@@ -92,6 +92,7 @@ internal static class Verbs
             new("--cmdline", OptionKind.Text, "FILE", $"What the kernel's command line is; {BootVerb.DefaultCommandLine} unless given.") { DashIs = Option.StandardInput },
             new("--control-folder", OptionKind.Text, "DIR", $"Where the servers listen for `ctl`, on a socket for each row; {CtlVerb.DefaultFolder} unless given."),
             new("--wait", OptionKind.Count, "SECONDS", "How long to wait for devices that come late, all together; 30 unless given.") { Maximum = KernelCommandLine.LongestWait },
+            new("--after-resume", OptionKind.Flag, "", "The system's own resume from hibernation has been tried: the device of resume= is not waited for. A hibernation image that is there all the same is 78."),
             new("--dry-run", OptionKind.Flag, "", "Say what would be done, and do nothing."),
             LogForms.Option, s_json,
         ],

@@ -22,6 +22,10 @@ internal sealed record BootOptions
     internal required string ControlFolder { get; init; }
     /// <summary>Only say what would be done.</summary>
     internal bool DryRun { get; init; }
+    /// <summary>"noresume" or another word that keeps the system from resuming, so that a hibernation image is given up; null if there is none.</summary>
+    internal string? NoResume { get; init; }
+    /// <summary>The system's own resume has been tried and has waited for its device.</summary>
+    internal bool AfterResume { get; init; }
 }
 
 /// <summary>What became of a row: <paramref name="State"/> is plain, old, served, merged or failed. <paramref name="Command"/> is what starts its server, if it is served.</summary>
@@ -51,13 +55,18 @@ internal sealed class Boot(IBootSystem system, ILog log, BootOptions options)
     /// <summary>Does what is due for <paramref name="rows"/>; hands what became of each to <paramref name="tell"/>, and returns the code of the first that failed.</summary>
     internal ExitCode Run(List<BootRow> rows, Action<RowResult> tell)
     {
+        if (rows.Count == 0) return ExitCode.Done;
         _deadline = system.Milliseconds + (options.Wait * 1000L);
+        ResumeGate gate = new(system, log, options);
+        gate.Await(_deadline);
         List<(BootRow Row, RowDevices? Devices, BootDecision Decision)> plan = [];
         foreach (BootRow row in InPhases(rows))
         {
             (RowDevices? devices, BootDecision decision) = Decide(row);
             plan.Add((row, devices, decision));
         }
+        // A disk with an image may have come while others were waited for. Nothing is written before this.
+        gate.Check();
         RowStorage.Check(rows);
         ExitCode code = ExitCode.Done;
         int merging = int.MaxValue;
@@ -199,6 +208,7 @@ internal sealed class Boot(IBootSystem system, ILog log, BootOptions options)
     {
         if (!options.DryRun)
         {
+            log.Write(options.Merge == MergePolicy.Rollback ? Priority.Notice : Priority.Error, "old", $"{row.Name}: the OLD image is taken: {why}");
             system.StandOnBase(row, readOnly: true);
             // Nothing of it is merged, for certain: whoever deletes the COW then must not be told that something was.
             MergingMark.Remove(row.Cow);
@@ -209,7 +219,6 @@ internal sealed class Boot(IBootSystem system, ILog log, BootOptions options)
     private RowResult? OldIfUntouched(BootRow row, CowState state, string why) =>
         state.BaseIsUntouched && state.Kind is CowKind.Untouched or CowKind.Corrupt ? Old(row, why) : null;
 
-            log.Write(options.Merge == MergePolicy.Rollback ? Priority.Notice : Priority.Error, "old", $"{row.Name}: the OLD image is taken: {why}");
     private string? Verify(BootRow row)
     {
         try

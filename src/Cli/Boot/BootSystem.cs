@@ -9,7 +9,7 @@ using Snapuserd.Serve;
 namespace Snapuserd.Cli.Boot;
 
 /// <summary>The system that this program runs in.</summary>
-internal sealed class BootSystem(Invocation invocation, string controlFolder) : IBootSystem, IDisposable
+internal sealed class BootSystem(Invocation invocation, string controlFolder, HibernationSearch hibernation) : IBootSystem, IDisposable
 {
     private const string UblkControl = "/dev/ublk-control";
 
@@ -25,6 +25,10 @@ internal sealed class BootSystem(Invocation invocation, string controlFolder) : 
     private int _program = -1;
 
     public long Milliseconds => _clock.Milliseconds;
+
+    public string? MissingResumeDevice() => hibernation.MissingDevice();
+
+    public HibernationLook LookForImage() => hibernation.Look();
 
     public bool HasUblk => Libc.Statx(Libc.AT_FDCWD, UblkControl, 0, Libc.STATX_BASIC_STATS, out _) == 0;
 

@@ -42,6 +42,7 @@ internal static class BootVerb
         bool dryRun = arguments.Has("--dry-run"), json = arguments.Has("--json");
         // An initramfs without a table is nothing to talk about; whoever asks what would be done wants to hear of it.
         if (rows.Count == 0) invocation.Output.Write(dryRun ? Priority.Warning : Priority.Notice, "no_rows", "there is no row in any table: nothing is done");
+        HibernationSearch hibernation = new(new ResumeDevices(), text ?? "");
         BootOptions options = new()
         {
             // What is not known may be a rollback.
@@ -51,8 +52,10 @@ internal static class BootVerb
             Wait = line.Wait >= 0 ? line.Wait : (int)arguments.Number("--wait", DefaultWait),
             ControlFolder = folder,
             DryRun = dryRun,
+            NoResume = hibernation.Words.Never,
+            AfterResume = arguments.Has("--after-resume"),
         };
-        using BootSystem system = new(invocation, folder);
+        using BootSystem system = new(invocation, folder, hibernation);
         using BootLock? alone = rows.Count == 0 || dryRun ? null : BootLock.Take(folder, system, invocation.Output, (options.Wait * 1000L) + OtherMilliseconds);
         return new Boot(system, invocation.Output, options).Run(rows, result => Tell(invocation.Output, result, json, dryRun));
     }

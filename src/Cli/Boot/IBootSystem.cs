@@ -12,6 +12,12 @@ internal interface IBootSystem
     /// <summary>Lets <paramref name="milliseconds"/> pass.</summary>
     void Pause(int milliseconds);
 
+    /// <summary>The value of resume=, if no such device is there yet.</summary>
+    string? MissingResumeDevice();
+
+    /// <summary>Looks for a hibernation image that has not been resumed.</summary>
+    HibernationLook LookForImage();
+
     /// <summary>The kernel has ublk.</summary>
     bool HasUblk { get; }
 

@@ -627,6 +627,81 @@ public sealed class BootTests : IDisposable
         Assert.Equal((ExitCode.Unavailable, "failed", "no device mapper", ExitCode.CowCorrupt), (code, rows[0].State, rows[0].Why, rows[1].Code));
     }
 
+    private static readonly HibernationLook s_image = new("S1SUSPEND on /dev/sda3", []);
+
+    private void RefusesForTheImage(BootOptions options, BootRow row)
+    {
+        Dictionary<string, byte[]> before = Directory.EnumerateFiles(_folder.Path).ToDictionary(path => path, File.ReadAllBytes);
+        SnapuserdException refusal = Assert.Throws<SnapuserdException>(() => Boot(options, row));
+        Assert.Equal(ExitCode.Hibernated, refusal.Code);
+        Assert.Contains("a hibernation image is there (S1SUSPEND on /dev/sda3)", refusal.Message);
+        Assert.Contains("noresume", refusal.Message);
+        Assert.Empty(_system.Done);
+        Assert.Equal(before, Directory.EnumerateFiles(_folder.Path).ToDictionary(path => path, File.ReadAllBytes));
+    }
+
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void Nothing_is_written_while_there_is_a_hibernation_image(bool dryRun)
+    {
+        _system.Look = () => s_image;
+        foreach (Given given in Enum.GetValues<Given>())
+            foreach (MergePolicy policy in Enum.GetValues<MergePolicy>())
+            {
+                BootRow row = Row(given: given);
+                RefusesForTheImage(Options(policy) with { DryRun = dryRun }, row);
+                File.Delete(row.Cow);
+            }
+    }
+
+    [Fact]
+    public void An_image_is_given_up_by_noresume_with_a_warning_and_never_waited_for()
+    {
+        (_system.Look, _system.MissingResume) = (() => s_image, () => throw new InvalidOperationException("nothing is to be waited for"));
+        Assert.Equal("served", Boot(Options() with { NoResume = "noresume", Wait = 30 }, Row()).Rows[0].State);
+        Assert.Single(_log, line => line.StartsWith("Warning a hibernation image is there (S1SUSPEND on /dev/sda3), and noresume", StringComparison.Ordinal));
+    }
+
+    [Fact]
+    public void The_device_of_resume_is_waited_for_and_its_image_seen()
+    {
+        bool there = false;
+        (_system.MissingResume, _system.Look) = (() => there ? null : "UUID=1", () => there ? s_image : HibernationLook.Nothing);
+        _system.OnPause = count => there = count == 3;
+        RefusesForTheImage(Options() with { Wait = 30 }, Row());
+        Assert.Equal(3, _system.Pauses);
+    }
+
+    [Fact]
+    public void A_disk_with_an_image_that_comes_while_a_base_is_waited_for_is_seen()
+    {
+        BootRow row = Row();
+        File.Move(row.Base, row.Base + ".away");
+        bool there = false;
+        _system.Look = () => there ? s_image : HibernationLook.Nothing;
+        _system.OnPause = count =>
+        {
+            if (count != 3) return;
+            File.Move(row.Base + ".away", row.Base);
+            there = true;
+        };
+        Assert.Equal(ExitCode.Hibernated, Assert.Throws<SnapuserdException>(() => Boot(Options() with { Wait = 30 }, row)).Code);
+        Assert.Empty(_system.Done);
+    }
+
+    [Theory]
+    [InlineData(false, 120)]
+    [InlineData(true, 0)]
+    public void A_device_of_resume_that_never_comes_is_told_and_the_boot_goes_on(bool afterResume, int pauses)
+    {
+        (_system.MissingResume, _system.Look) = (() => "UUID=1", () => new HibernationLook(null, ["resume= is UUID=1, which is not there"]));
+        _system.OnPause = _ => { };
+        Assert.Equal("served", Boot(Options() with { Wait = 30, AfterResume = afterResume }, Row()).Rows[0].State);
+        Assert.Equal(pauses, _system.Pauses);
+        Assert.Single(_log, "Warning whether there is a hibernation image is not known: resume= is UUID=1, which is not there");
+    }
+
     [Fact]
     public void A_dry_run_tells_of_each_row_once()
     {
@@ -675,6 +750,8 @@ public sealed class BootTests : IDisposable
         internal string? Doubtful { get; set; }
         internal bool Old { get; set; }
         internal bool MarkedBeforeMerges { get; private set; } = true;
+        internal Func<HibernationLook> Look { get; set; } = () => HibernationLook.Nothing;
+        internal Func<string?> MissingResume { get; set; } = () => null;
 
         public long Milliseconds { get; private set; } = 1_000_000;
 
@@ -685,6 +762,10 @@ public sealed class BootTests : IDisposable
             Milliseconds += milliseconds;
             OnPause?.Invoke(++_pauses);
         }
+
+        public string? MissingResumeDevice() => MissingResume();
+
+        public HibernationLook LookForImage() => Look();
 
         public string? Doubt(string folder) => Doubtful;
 

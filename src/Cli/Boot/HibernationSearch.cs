@@ -1,0 +1,150 @@
+using System;
+using System.Collections.Generic;
+using System.Globalization;
+using Snapuserd.Block;
+using Snapuserd.Interop;
+
+namespace Snapuserd.Cli.Boot;
+
+/// <summary>What a look for a hibernation image has shown: where one is (null if none was seen), and sentences about what could not be looked at.</summary>
+internal sealed record HibernationLook(string? Image, List<string> Unknown)
+{
+    internal static readonly HibernationLook Nothing = new(null, []);
+}
+
+/// <summary>
+/// Looks for a hibernation image: where resume= and resume_offset=, systemd's EFI variable and the kernel itself have it, and at the beginning of every block device. The system in an image has the
+/// disks in memory as they were, and writes them back when it is resumed; what a merge has written meanwhile is lost then.
+/// </summary>
+internal sealed class HibernationSearch(IResumeDevices devices, string commandLine)
+{
+    /// <summary>systemd's variable with the place of the image: four bytes of attributes, then JSON in UTF-16.</summary>
+    internal const string EfiVariable = "/sys/firmware/efi/efivars/HibernateLocation-8cf2644b-4b0b-428f-9387-6d876050dc67";
+
+    /// <summary>What the kernel would resume from, or has tried to: "8:2", and pages.</summary>
+    internal const string KernelDevice = "/sys/power/resume", KernelOffset = "/sys/power/resume_offset";
+
+    private const int MostNames = 3;
+
+    /// <summary>resume= and its like.</summary>
+    internal ResumeWords Words { get; } = ResumeWords.Of(commandLine, devices.Names, path => Text(devices.Bytes(path)));
+
+    /// <summary>The value of resume=, if no device of that name is there yet.</summary>
+    internal string? MissingDevice() => Words.Device is { } device && Find(device, devices.All() ?? []) == null ? device : null;
+
+    /// <summary>Looks everywhere, and writes nothing.</summary>
+    internal HibernationLook Look()
+    {
+        List<KernelDevice>? all = devices.All();
+        List<string> unknown = [];
+        foreach ((string origin, string device, long offset) in Places())
+        {
+            if (Find(device, all ?? []) is not { } found) unknown.Add($"{origin} is {device}, which is not there");
+            else if (ImageAt(found, offset, out nint error) is { } image) return new HibernationLook(Place(image, found, offset), []);
+            else if (error < 0) unknown.Add($"{origin} is {device}, which cannot be read: {Reason.Of((int)error)}");
+        }
+        if (all == null) unknown.Add("the kernel's block devices cannot be listed (/sys)");
+        List<string> unread = [];
+        nint last = 0;
+        foreach (KernelDevice device in all ?? [])
+        {
+            if (ImageAt(device, 0, out nint error) is { } image) return new HibernationLook(Place(image, device, 0), []);
+            // A drive without a medium is listed as well.
+            if (error >= 0 || error is -Errno.ENXIO or -Errno.ENODEV or -Errno.ENOMEDIUM) continue;
+            unread.Add($"/dev/{device.Name}");
+            last = error;
+        }
+        if (unread.Count > 0) unknown.Add($"{string.Join(", ", unread.GetRange(0, Math.Min(unread.Count, MostNames)))}{(unread.Count > MostNames ? $" and {unread.Count - MostNames} more" : "")} cannot be read: {Reason.Of((int)last)}");
+        return new HibernationLook(null, unknown);
+    }
+
+    private static string Place(string image, KernelDevice device, long offset) => $"{image} on /dev/{device.Name}{(offset > 0 ? $", page {offset}" : "")}";
+
+    /// <summary>Where an image is said to be.</summary>
+    private List<(string Origin, string Device, long Offset)> Places()
+    {
+        List<(string, string, long)> places = [];
+        if (Words.Device is { } device) places.Add(("resume=", device, Words.Offset));
+        if (devices.Bytes(EfiVariable) is { Length: > 4 } variable)
+        {
+            string json = Text(variable.AsSpan(4).ToArray())!.Replace("\0", "", StringComparison.Ordinal);
+            if (Member(json, "uuid") is { Length: > 0 } uuid) places.Add(("systemd's HibernateLocation", $"UUID={uuid}", ResumeWords.Pages(Member(json, "offset"))));
+        }
+        string kernel = Text(devices.Bytes(KernelDevice))?.Trim() ?? "";
+        if (kernel is not ("" or "0:0")) places.Add((KernelDevice, kernel, ResumeWords.Pages(Text(devices.Bytes(KernelOffset))?.Trim())));
+        return places;
+    }
+
+    /// <summary>The device that a value of resume= stands for, as udev, the kernel or initramfs-tools understand it; null if it is not there.</summary>
+    private KernelDevice? Find(string value, List<KernelDevice> all)
+    {
+        ReadOnlySpan<string> tags = ["UUID=", "LABEL=", "PARTUUID=", "PARTLABEL="];
+        ReadOnlySpan<string> folders = ["by-uuid", "by-label", "by-partuuid", "by-partlabel"];
+        for (int i = 0; i < tags.Length; i++)
+        {
+            if (!value.StartsWith(tags[i], StringComparison.Ordinal)) continue;
+            string name = value[tags[i].Length..];
+            return At($"/dev/disk/{folders[i]}/{UdevName.Of(name)}") ?? At($"/dev/disk/{folders[i]}/{UdevName.Of(name.ToLowerInvariant())}") ?? all.Find(device => Has(device, value, name));
+        }
+        if (value.StartsWith('/')) return At(value) ?? all.Find(device => value == $"/dev/{device.Name}");
+        string[] numbers = value.Split(':');
+        if (numbers.Length >= 2 && uint.TryParse(numbers[0], NumberStyles.None, CultureInfo.InvariantCulture, out uint major) && uint.TryParse(numbers[1], NumberStyles.None, CultureInfo.InvariantCulture, out uint minor))
+            return devices.Of(major, minor);
+        if (all.Find(device => device.Name == value) is { } named) return named;
+        if (!uint.TryParse(value.StartsWith("0x", StringComparison.Ordinal) ? value.AsSpan(2) : value, NumberStyles.AllowHexSpecifier, CultureInfo.InvariantCulture, out uint number)) return null;
+        (major, minor) = Libc.DecodeDevice(number);
+        return devices.Of(major, minor);
+    }
+
+    private KernelDevice? At(string path) => devices.Number(path) is { } number ? devices.Of(number.Major, number.Minor) : null;
+
+    /// <summary>Without udev, the swap areas and the kernel know their names themselves.</summary>
+    private bool Has(KernelDevice device, string tagged, string name)
+    {
+        if (tagged.StartsWith("PARTUUID=", StringComparison.Ordinal)) return name.Equals(device.PartitionUuid, StringComparison.OrdinalIgnoreCase);
+        if (tagged.StartsWith("PARTLABEL=", StringComparison.Ordinal)) return name == device.PartitionLabel;
+        byte[] header = new byte[SwapHeader.LargestPage];
+        nint read = devices.Read(device, 0, header);
+        if (read <= 0) return false;
+        ReadOnlySpan<byte> bytes = header.AsSpan(0, (int)read);
+        return tagged.StartsWith("UUID=", StringComparison.Ordinal) ? SwapHeader.HasUuid(bytes, name) : SwapHeader.HasLabel(bytes, name);
+    }
+
+    /// <summary>The signature of an image whose header is at a page of a device, whatever a page is; <paramref name="error"/> is negative if a place could not be read.</summary>
+    private string? ImageAt(KernelDevice device, long offset, out nint error)
+    {
+        error = 0;
+        if (offset == 0)
+        {
+            byte[] header = new byte[SwapHeader.LargestPage];
+            nint read = devices.Read(device, 0, header);
+            if (read >= 0) return SwapHeader.ImageIn(header.AsSpan(0, (int)read));
+        }
+        // A bad sector somewhere in the header need not be where a signature is.
+        byte[] signature = new byte[SwapHeader.SignatureBytes];
+        for (int page = SwapHeader.SmallestPage; page <= SwapHeader.LargestPage; page *= 2)
+        {
+            if (offset >= (long.MaxValue / page) - 1) break;
+            nint read = devices.Read(device, ((offset + 1) * page) - SwapHeader.SignatureBytes, signature);
+            if (read < 0) error = read;
+            else if (SwapHeader.Image(signature.AsSpan(0, (int)read)) is { } image) return image;
+        }
+        return null;
+    }
+
+    private static string? Text(byte[]? bytes) => bytes == null ? null : ByteText.Decode(bytes);
+
+    /// <summary>A member of a flat object of JSON, whose strings have no escapes: systemd writes a UUID and numbers.</summary>
+    private static string? Member(string json, string key)
+    {
+        int at = json.IndexOf($"\"{key}\"", StringComparison.Ordinal);
+        if (at < 0) return null;
+        ReadOnlySpan<char> rest = json.AsSpan(at + key.Length + 2).TrimStart();
+        if (!rest.StartsWith(":")) return null;
+        rest = rest[1..].TrimStart();
+        bool quoted = rest.StartsWith("\"");
+        if (quoted) rest = rest[1..];
+        int end = quoted ? rest.IndexOf('"') : rest.IndexOfAny(',', '}', ' ');
+        return end < 0 ? null : rest[..end].Trim().ToString();
+    }
+}
