@@ -89,11 +89,11 @@ install-completion: ## completion for bash to $(DESTDIR)$(PREFIX)/share/bash-com
 placed = sed 's|@SNAPUSERD@|$(PREFIX)/bin/snapuserd|g'
 table = test -e $(DESTDIR)/etc/snapuserd/table || install -D -m 0644 src/Boot/table $(DESTDIR)/etc/snapuserd/table
 
-install-initramfs-tools: install ## and the hook and boot script of initramfs-tools, and an empty table
+install-initramfs-tools: install ## and the hook and boot scripts of initramfs-tools, and an empty table
 	install -d $(DESTDIR)$(INITRAMFS_TOOLS)/hooks $(DESTDIR)$(INITRAMFS_TOOLS)/scripts/local-top
 	$(placed) src/Boot/initramfs-tools/hooks/snapuserd >$(DESTDIR)$(INITRAMFS_TOOLS)/hooks/snapuserd
-	$(placed) src/Boot/initramfs-tools/scripts/local-top/snapuserd >$(DESTDIR)$(INITRAMFS_TOOLS)/scripts/local-top/snapuserd
-	chmod 0755 $(DESTDIR)$(INITRAMFS_TOOLS)/hooks/snapuserd $(DESTDIR)$(INITRAMFS_TOOLS)/scripts/local-top/snapuserd
+	chmod 0755 $(DESTDIR)$(INITRAMFS_TOOLS)/hooks/snapuserd
+	install -m 0755 src/Boot/initramfs-tools/scripts/local-top/* $(DESTDIR)$(INITRAMFS_TOOLS)/scripts/local-top/
 	$(table)
 
 install-dracut: install ## and the module of dracut, with its systemd unit, and an empty table

@@ -182,6 +182,7 @@ internal static class Verbs
             (0, "done, or nothing left to do"), (64, "wrong usage, a device that is none, or --allow-unsafe is missing"), (65, "the COW is corrupt, does not fit the base, or the hash differs"), (66, "an input does not exist"),
             (69, "the kernel lacks a feature that was asked for"), (70, "a defect of this program"), (71, "out of memory or descriptors"),
             (73, "the output cannot be created"), (74, "I/O error"), (75, "interrupted; run the same command again"), (76, "a device is in use"), (77, "permission denied"),
+            (78, "boot: a hibernation image has not been resumed"),
         ];
         foreach ((int code, string meaning) in codes) text.Append("  ").Append(code.ToString().PadRight(4)).Append(meaning).Append('\n');
         return text.ToString().TrimEnd('\n');

@@ -32,7 +32,7 @@ if [ $# -eq 0 ]; then
     # The longest one first.
     set -- ublk
     for file in "$HERE"/*.sh; do
-        case $(basename "$file" .sh) in ublk | run | initramfs | images | lib) ;; *) set -- "$@" "$(basename "$file" .sh)" ;; esac
+        case $(basename "$file" .sh) in ublk | run | initramfs | images | lib | hibernate-lib) ;; *) set -- "$@" "$(basename "$file" .sh)" ;; esac
     done
 fi
 scenarios=()

@@ -4,6 +4,7 @@
 command -v emergency_shell >/dev/null || . /lib/dracut-lib.sh
 
 sh /usr/lib/snapuserd/drivers
+sh /usr/lib/snapuserd/resume
 
 # A device that is not what it is to be must not become the root: a shell instead, and another try when that is left.
 until snapuserd_rows=$(snapuserd boot); do

@@ -1,0 +1,39 @@
+#!/bin/sh
+# Lets the system resume from hibernation before anything is written, in an initramfs without systemd-hibernate-resume. dracut's own resume
+# (module resume) is a job of its queue for whenever the device comes: nothing can be ordered after that, and a memory image that came back after a merge would overwrite it. So the job is done
+# here, once. Does not return if the kernel takes an image. Without that module nothing is resumed, and `snapuserd boot` refuses while there is
+# an image.
+command -v getarg >/dev/null || . /lib/dracut-lib.sh
+# shellcheck disable=SC2154 # $hookdir is dracut's
+: "${hookdir:=/lib/dracut/hooks}"
+set -- "$hookdir"/cmdline/*parse-resume.sh /lib/dracut/parse-resume.sh
+[ -e "$1" ] || [ -e "$2" ] || exit 0
+
+# It waits for the device of resume=, and for those of the table. Without a row it prints nothing, and dracut resumes as usual.
+rows=$(snapuserd boot --dry-run 2>/dev/null)
+code=$?
+[ -n "$rows" ] || [ "$code" -ne 0 ] || exit 0
+
+rm -f /etc/udev/rules.d/99-resume.rules /etc/udev/rules.d/99-resume-link.rules
+udevadm control --reload
+rm -f "$hookdir"/pre-mount/*-resume.sh "$hookdir"/initqueue/settled/resume.sh "$hookdir"/initqueue/timeout/resume.sh "$hookdir"/initqueue/finished/00resume.sh
+cancel_wait_for_dev /dev/resume
+
+# resume NODE
+resume() {
+    [ ! -x /usr/sbin/resume ] || /usr/sbin/resume "$1"
+    readlink -fn "$1" >/sys/power/resume
+}
+
+# 78: there is an image.
+[ "$code" -eq 78 ] || exit 0
+if device=$(getarg resume=); then
+    resume "$(label_uuid_to_dev "$device")"
+else
+    for device in /sys/class/block/*; do
+        case $(udevadm info --query=property --path="$device") in
+            *ID_FS_TYPE=suspend* | *ID_FS_TYPE=swsuspend* | *ID_FS_TYPE=swsupend*) resume "/dev/${device##*/}" ;;
+        esac
+    done
+fi
+exit 0
