@@ -1,0 +1,124 @@
+using System;
+using System.Collections.Generic;
+using System.IO;
+using System.Linq;
+using System.Text;
+using System.Text.Json;
+using Snapuserd.Tests.Support;
+using Xunit;
+
+namespace Snapuserd.Tests.EndToEnd;
+
+/// <summary>`boot` beside a hibernation image. It is one in a swap file, which only who is told of resume_offset= can see: other tests boot at the same time.</summary>
+public sealed class HibernationTests : IDisposable
+{
+    private const int HeaderPage = 100;
+
+    private readonly TempFolder _folder = new();
+    private readonly LoopDevice? _disk;
+
+    public HibernationTests()
+    {
+        byte[] disk = new byte[2 << 20];
+        Encoding.ASCII.GetBytes("SWAPSPACE2S1SUSPEND\0").CopyTo(disk, ((HeaderPage + 1) * 4096) - 20);
+        File.WriteAllBytes(_folder["disk"], disk);
+        File.WriteAllBytes(_folder["cow"], Golden.Cow("v3-lz4-64k-xor"));
+        File.WriteAllBytes(_folder["base"], Golden.Old);
+        if (Binary.RunProgram("id", ["-u"]).Output.Trim() == "0") _disk = new LoopDevice(_folder["disk"]);
+    }
+
+    public void Dispose()
+    {
+        _disk?.Dispose();
+        _folder.Dispose();
+    }
+
+    private BinaryResult Boot(string line, params string[] more)
+    {
+        File.WriteAllText(_folder["table"], $"root {_folder["cow"]} {_folder["base"]}\n");
+        File.WriteAllText(_folder["cmdline"], line);
+        return Binary.Run(["boot", "--table", _folder["table"], "--cmdline", _folder["cmdline"], "--control-folder", _folder["run"], "--wait", "0", .. more]);
+    }
+
+    [RootTheory]
+    [InlineData("")]
+    [InlineData("snapuserd.merge=before ")]
+    [InlineData("snapuserd.merge=rollback ")]
+    public void Nothing_is_written_beside_an_image_in_a_swap_file(string policy)
+    {
+        string number = LoopDevice.Call("lsblk", "-ndo", "MAJ:MIN", _disk!.Path).Trim();
+        File.CreateSymbolicLink(_folder["link"], _disk.Path);
+        foreach (string name in new[] { _disk.Path, number, _folder["link"] })
+            foreach (string[] more in new string[][] { [], ["--dry-run"], ["--after-resume"], ["--json"] })
+            {
+                string line = $"{policy}resume={name} resume_offset={HeaderPage}";
+                // The lock of a boot is in /run, in memory.
+                BinaryResult result = Boot(line, more);
+                Dictionary<string, byte[]> after = Directory.EnumerateFiles(_folder.Path).ToDictionary(path => path, File.ReadAllBytes);
+                Assert.Equal(78, result.ExitCode);
+                string sentence = $"a hibernation image is there (S1SUSPEND on {_disk.Path}, page {HeaderPage})";
+                if (more is ["--json"])
+                {
+                    JsonElement error = JsonDocument.Parse(result.Output.Trim()).RootElement;
+                    Assert.Equal(("error", 78), (error.GetProperty("event").GetString(), error.GetProperty("exit_code").GetInt32()));
+                    Assert.Contains(sentence, error.GetProperty("message").GetString());
+                }
+                else
+                {
+                    Assert.Equal("", result.Output);
+                    Assert.Contains(sentence, result.Error);
+                }
+                Assert.Equal(Golden.Cow("v3-lz4-64k-xor"), after[_folder["cow"]]);
+                Assert.Equal(Golden.Old, after[_folder["base"]]);
+                Assert.DoesNotContain(after.Keys, path => path.EndsWith(".merging", StringComparison.Ordinal));
+            }
+    }
+
+    [RootFact]
+    public void An_image_that_is_given_up_is_named_in_a_warning()
+    {
+        BinaryResult result = Boot($"noresume resume={_disk!.Path} resume_offset={HeaderPage}", "--dry-run");
+        Assert.Equal(0, result.ExitCode);
+        Assert.StartsWith("root served /dev/mapper/root: ", result.Output);
+        Assert.Contains($"a hibernation image is there (S1SUSPEND on {_disk.Path}, page {HeaderPage}), and noresume", result.Error);
+    }
+
+    [Fact]
+    public void A_device_of_resume_that_is_not_there_is_no_image()
+    {
+        BinaryResult result = Boot("resume=UUID=00000000-0000-4000-8000-000000000000", "--dry-run");
+        Assert.Equal(0, result.ExitCode);
+        Assert.Contains("whether there is a hibernation image is not known: resume= is UUID=00000000-0000-4000-8000-000000000000, which is not there", result.Error);
+    }
+
+    [Fact]
+    public void A_row_that_fails_is_told_once_in_a_dry_run()
+    {
+        File.WriteAllBytes(_folder["cow"], [.. Enumerable.Repeat((byte)7, 5000)]);
+        foreach (string[] more in new string[][] { ["--dry-run"], ["--dry-run", "--json"] })
+        {
+            BinaryResult result = Boot("", more);
+            Assert.Equal(65, result.ExitCode);
+            Assert.Contains("is not a COW file", result.Output);
+            Assert.DoesNotContain("is not a COW file", result.Error);
+            Assert.Single(result.Output.Split('\n', StringSplitOptions.RemoveEmptyEntries));
+        }
+    }
+
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void Two_rows_with_two_names_of_one_file_are_refused(bool hard)
+    {
+        File.WriteAllBytes(_folder["cow2"], Golden.Cow("v3-lz4-64k-xor"));
+        LoopDevice.Call("ln", hard ? "-f" : "-sf", _folder["base"], _folder["base2"]);
+        File.WriteAllText(_folder["cmdline"], "");
+        File.WriteAllText(_folder["table"], $"one {_folder["cow"]} {_folder["base"]}\ntwo {_folder["cow2"]} {_folder["base2"]}\n");
+        foreach (string[] more in new string[][] { [], ["--dry-run"] })
+        {
+            BinaryResult result = Binary.Run(["boot", "--table", _folder["table"], "--cmdline", _folder["cmdline"], "--control-folder", _folder["run"], "--wait", "0", .. more]);
+            Assert.Equal((64, ""), (result.ExitCode, result.Output));
+            Assert.Contains($"{_folder["table"]}:2: the base {_folder["base2"]} is the base {_folder["base"]} of {_folder["table"]}:1, under another name", result.Error);
+        }
+    }
+}
