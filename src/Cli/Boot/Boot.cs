@@ -302,6 +302,12 @@ internal sealed class Boot(IBootSystem system, ILog log, BootOptions options)
     private RowResult? MergeNow(BootRow row, RowDevices devices, string warning)
     {
         if (warning.Length > 0) log.Write(Priority.Warning, "merge_before", $"{row.Name}: {warning}");
+        if (MissingMapper(row) is { } missing)
+        {
+            // What has not begun keeps its way back: merged, it could not be used either.
+            if (RowDevices.LookAgain(system, row).Kind is not (CowKind.Begun or CowKind.Merged)) return Failed(row, missing.Code, $"it is not merged, because there could be no {row.Path} then: {missing.Message}");
+            log.Write(Priority.Error, "no_mapper", $"{row.Name}: its merge has begun, so it is finished, but there will be no {row.Path}: {missing.Message}");
+        }
         if (devices.CowIsFile && MergingMark.Make(row.Cow, devices.Says) is < 0 and int error)
         {
             log.Write(Priority.Error, "no_mark", $"{row.Name} cannot be merged: {MergingMark.PathOf(row.Cow)} cannot be made: {Reason.Of(error)}");
@@ -317,6 +323,19 @@ internal sealed class Boot(IBootSystem system, ILog log, BootOptions options)
         system.StandOnBase(row, readOnly: false);
         if (devices.CowIsFile) MergingMark.Remove(row.Cow);
         return Done(row, "merged", $"{row.Cow} is merged");
+    }
+
+    private SnapuserdException? MissingMapper(BootRow row)
+    {
+        try
+        {
+            system.CheckMapper(row);
+            return null;
+        }
+        catch (SnapuserdException e)
+        {
+            return e;
+        }
     }
 
     private static string[] MergeCommand(BootRow row)

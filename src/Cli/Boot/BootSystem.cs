@@ -103,6 +103,11 @@ internal sealed class BootSystem(Invocation invocation, string controlFolder, Hi
         return result < 0 || code < 0 ? ExitCode.Internal : (ExitCode)code;
     }
 
+    public void CheckMapper(BootRow row)
+    {
+        using MappedDevice mapped = MappedDevice.Open(row.Name);
+    }
+
     public void StandOnBase(BootRow row, bool readOnly)
     {
         using MappedDevice mapped = MappedDevice.Open(row.Name);

@@ -48,6 +48,9 @@ internal interface IBootSystem
     /// <summary>Runs `merge` with these arguments to its end, and shows its progress; returns its exit code.</summary>
     ExitCode Merge(string[] arguments);
 
+    /// <summary>Throws if there is no device mapper, without which there is no /dev/mapper/NAME.</summary>
+    void CheckMapper(BootRow row);
+
     /// <summary>Has /dev/mapper/NAME of <paramref name="row"/> stand on its base.</summary>
     void StandOnBase(BootRow row, bool readOnly);
 

@@ -20,7 +20,7 @@ internal sealed class MapperDriver : IMapperDriver
     /// <summary>Opens the control device, and makes its node where nobody has. Exit code 69 without a device mapper, 77 without permission, 71 without descriptors.</summary>
     public MapperDriver()
     {
-        const string path = Folder + "control";
+        const string path = Folder + "control", noDriver = "the kernel module dm-mod is not loaded (modprobe dm-mod), or this kernel has none";
         _fd = Open(path);
         if (_fd is -Errno.ENOENT or -Errno.ENOTDIR)
         {
@@ -32,7 +32,8 @@ internal sealed class MapperDriver : IMapperDriver
         if (_fd >= 0) return;
         throw _fd switch
         {
-            -Errno.ENOENT or -Errno.ENOTDIR or -Errno.ENXIO or -Errno.ENODEV => new SnapuserdException(ExitCode.Unavailable, $"there is no {path}: the kernel module dm-mod is not loaded (modprobe dm-mod), or this kernel has none"),
+            -Errno.ENOENT or -Errno.ENOTDIR => new SnapuserdException(ExitCode.Unavailable, $"there is no {path}: {noDriver}"),
+            -Errno.ENXIO or -Errno.ENODEV => new SnapuserdException(ExitCode.Unavailable, $"{path} has no driver: {noDriver}"),
             -Errno.EACCES or -Errno.EPERM or -Errno.EROFS => new SnapuserdException(ExitCode.Permission, $"cannot open {path}: {Reason.Of(_fd)}"),
             _ => new SnapuserdException(ExitCode.OutOfResources, $"cannot open {path}: {Reason.Of(_fd)}"),
         };

@@ -627,6 +627,22 @@ public sealed class BootTests : IDisposable
         Assert.Equal((ExitCode.Unavailable, "failed", "no device mapper", ExitCode.CowCorrupt), (code, rows[0].State, rows[0].Why, rows[1].Code));
     }
 
+    [Theory]
+    [InlineData(Given.Untouched, nameof(MergePolicy.Before), "")]
+    [InlineData(Given.NoScratch, nameof(MergePolicy.Before), "")]
+    [InlineData(Given.NoScratch, nameof(MergePolicy.Background), "serve --merge")]
+    [InlineData(Given.Begun, nameof(MergePolicy.Before), "merge")]
+    [InlineData(Given.Begun, nameof(MergePolicy.Background), "serve --merge,merge")]
+    public void Without_a_device_mapper_only_what_has_begun_is_merged(Given given, string policy, string done)
+    {
+        (_system.NoMapper, _system.ServeCode) = (new SnapuserdException(ExitCode.Unavailable, "no device mapper"), ExitCode.InputOutput);
+        BootRow row = Row(given: given);
+        (List<RowResult> rows, ExitCode code) = Boot(Options(Enum.Parse<MergePolicy>(policy)), row);
+        Assert.Equal((ExitCode.Unavailable, "failed", done), (code, rows[0].State, string.Join(',', _system.Done)));
+        Assert.Contains("no device mapper", rows[0].Why);
+        Assert.Equal(given == Given.Begun, _log.Exists(line => line.Contains("its merge has begun, so it is finished, but there will be no /dev/mapper/root", StringComparison.Ordinal)));
+    }
+
     private static readonly HibernationLook s_image = new("S1SUSPEND on /dev/sda3", []);
 
     private void RefusesForTheImage(BootOptions options, BootRow row)
@@ -800,6 +816,11 @@ public sealed class BootTests : IDisposable
             Done.Add("merge");
             CheckMark(arguments);
             return MergeCode;
+        }
+
+        public void CheckMapper(BootRow row)
+        {
+            if (NoMapper != null) throw NoMapper;
         }
 
         public void StandOnBase(BootRow row, bool readOnly)
