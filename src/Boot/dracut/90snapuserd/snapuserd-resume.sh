@@ -5,7 +5,9 @@
 # an image.
 command -v getarg >/dev/null || . /lib/dracut-lib.sh
 # shellcheck disable=SC2154 # $hookdir is dracut's
-: "${hookdir:=/lib/dracut/hooks}"
+# dracut 104 has moved its hooks.
+[ -n "${hookdir:-}" ] || hookdir=/var/lib/dracut/hooks
+[ -d "$hookdir" ] || hookdir=/lib/dracut/hooks
 set -- "$hookdir"/cmdline/*parse-resume.sh /lib/dracut/parse-resume.sh
 [ -e "$1" ] || [ -e "$2" ] || exit 0
 
