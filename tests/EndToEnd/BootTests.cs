@@ -189,7 +189,9 @@ public sealed class BootTests : IDisposable
         {
             BinaryResult result = Boot($"root {_folder["cow"]} {_folder["base"]}", $"snapuserd.device=nbd snapuserd.merge={policy}");
             Assert.True(result.ExitCode is 64 or 69, result.ToString());
-            if (policy != "rollback") Assert.Contains("root: the OLD image is taken: ", result.Error);
+            // Without a device mapper it is not even tried to merge what has not begun.
+            bool unmapped = policy == "before" && result.Error.Contains("it is not merged, because there could be no /dev/mapper/root", StringComparison.Ordinal);
+            if (policy != "rollback" && !unmapped) Assert.Contains("root: the OLD image is taken: ", result.Error);
             Assert.Equal(Golden.Old, File.ReadAllBytes(_folder["base"]));
             Assert.Equal(cow, File.ReadAllBytes(_folder["cow"]));
         }

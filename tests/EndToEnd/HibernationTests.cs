@@ -15,7 +15,7 @@ public sealed class HibernationTests : IDisposable
     private const int HeaderPage = 100;
 
     private readonly TempFolder _folder = new();
-    private readonly LoopDevice? _disk;
+    private LoopDevice? _loop;
 
     public HibernationTests()
     {
@@ -24,12 +24,13 @@ public sealed class HibernationTests : IDisposable
         File.WriteAllBytes(_folder["disk"], disk);
         File.WriteAllBytes(_folder["cow"], Golden.Cow("v3-lz4-64k-xor"));
         File.WriteAllBytes(_folder["base"], Golden.Old);
-        if (Binary.RunProgram("id", ["-u"]).Output.Trim() == "0") _disk = new LoopDevice(_folder["disk"]);
     }
+
+    private string Disk => (_loop ??= new LoopDevice(_folder["disk"])).Path;
 
     public void Dispose()
     {
-        _disk?.Dispose();
+        _loop?.Dispose();
         _folder.Dispose();
     }
 
@@ -46,9 +47,9 @@ public sealed class HibernationTests : IDisposable
     [InlineData("snapuserd.merge=rollback ")]
     public void Nothing_is_written_beside_an_image_in_a_swap_file(string policy)
     {
-        string number = LoopDevice.Call("lsblk", "-ndo", "MAJ:MIN", _disk!.Path).Trim();
-        File.CreateSymbolicLink(_folder["link"], _disk.Path);
-        foreach (string name in new[] { _disk.Path, number, _folder["link"] })
+        string number = LoopDevice.Call("lsblk", "-ndo", "MAJ:MIN", Disk).Trim();
+        File.CreateSymbolicLink(_folder["link"], Disk);
+        foreach (string name in new[] { Disk, number, _folder["link"] })
             foreach (string[] more in new string[][] { [], ["--dry-run"], ["--after-resume"], ["--json"] })
             {
                 string line = $"{policy}resume={name} resume_offset={HeaderPage}";
@@ -56,7 +57,7 @@ public sealed class HibernationTests : IDisposable
                 BinaryResult result = Boot(line, more);
                 Dictionary<string, byte[]> after = Directory.EnumerateFiles(_folder.Path).ToDictionary(path => path, File.ReadAllBytes);
                 Assert.Equal(78, result.ExitCode);
-                string sentence = $"a hibernation image is there (S1SUSPEND on {_disk.Path}, page {HeaderPage})";
+                string sentence = $"a hibernation image is there (S1SUSPEND on {Disk}, page {HeaderPage})";
                 if (more is ["--json"])
                 {
                     JsonElement error = JsonDocument.Parse(result.Output.Trim()).RootElement;
@@ -77,10 +78,10 @@ public sealed class HibernationTests : IDisposable
     [RootFact]
     public void An_image_that_is_given_up_is_named_in_a_warning()
     {
-        BinaryResult result = Boot($"noresume resume={_disk!.Path} resume_offset={HeaderPage}", "--dry-run");
+        BinaryResult result = Boot($"noresume resume={Disk} resume_offset={HeaderPage}", "--dry-run");
         Assert.Equal(0, result.ExitCode);
         Assert.StartsWith("root served /dev/mapper/root: ", result.Output);
-        Assert.Contains($"a hibernation image is there (S1SUSPEND on {_disk.Path}, page {HeaderPage}), and noresume", result.Error);
+        Assert.Contains($"a hibernation image is there (S1SUSPEND on {Disk}, page {HeaderPage}), and noresume", result.Error);
     }
 
     [Fact]
