@@ -20,6 +20,17 @@ ended 0 "noresume"
 shows console.stale 'noresume on the kernel' "a warning"
 same base.stale qcow2 new.img || fail "the base is not the new image"
 
+# An image that the kernel does not take: it removes the signature and comes back, and the boot goes on.
+cp swap invalid
+printf 'SWAPSPACE2S1SUSPEND\0' | dd of=invalid bs=1 seek=4076 conv=notrunc status=none
+fresh old.img raw base.invalid
+fresh cow raw cow.invalid
+fresh invalid raw swap.invalid
+start console.invalid "boottest=plain $before resume=/dev/vdc" "file=base.invalid,format=qcow2" "file=cow.invalid,format=qcow2" "file=swap.invalid,format=qcow2"
+ended 0 "an image that is none"
+! hibernated swap.invalid || fail "the kernel has left the signature"
+same base.invalid qcow2 new.img || fail "the base is not the new image"
+
 mkdir -p etc/snapuserd
 cp table etc/snapuserd/table
 cp "$ROOT/src/Boot/busybox/init" .
