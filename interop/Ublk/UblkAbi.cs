@@ -175,6 +175,9 @@ public static class UblkAbi
     public const uint UBLK_ATTR_READ_ONLY = 1u << 0;
     public const uint UBLK_PARAM_TYPE_BASIC = 1u << 0;
 
+    /// <summary>A command of a queue that the driver does not know: it is of another driver's type ('s'), and does nothing.</summary>
+    public static uint ForeignCommand => (uint)'s' << 8;
+
     /// <summary>Where the bytes of a tag's request are written to with UBLK_F_USER_COPY, as an offset of /dev/ublkcN.</summary>
     public static long UserCopyOffset(int queue, int tag) => UBLKSRV_IO_BUF_OFFSET + ((long)queue << UBLK_QID_OFF) + ((long)tag << UBLK_TAG_OFF);
 

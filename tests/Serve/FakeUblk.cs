@@ -29,6 +29,7 @@ internal sealed class FakeUblk : IUblkDriver
     private UblksrvCtrlDevInfo _info;
     private UblkParams _params;
     private Tag[] _tags = [];
+    private bool[] _recorded = [];
     private bool _exists;
     private bool _givenUp;
     private int _fd = -1;
@@ -57,6 +58,21 @@ internal sealed class FakeUblk : IUblkDriver
     /// <summary>What a start, or the end of a recovery, is refused with; 0: nothing.</summary>
     internal int RefuseStart { get; set; }
 
+    /// <summary>Linux 6.15 and later: nothing of a server is recorded once it is gone.</summary>
+    internal bool ForgetsServers { get; set; }
+
+    /// <summary>A process that is dead has mapped the requests, and the driver still knows it.</summary>
+    internal bool MappedByDead { get; set; }
+
+    /// <summary>What a queue answers when it is asked; 0: whether it has a server.</summary>
+    internal int QueueAnswer { get; set; }
+
+    /// <summary>The block device is mounted.</summary>
+    internal bool Held { get; set; }
+
+    /// <summary>Threads with CAP_SYS_ADMIN have fetched tags.</summary>
+    internal bool FetchedWithSysAdmin { get; private set; }
+
     /// <summary>What went against the rules.</summary>
     internal ConcurrentQueue<string> Faults { get; } = new();
 
@@ -69,12 +85,13 @@ internal sealed class FakeUblk : IUblkDriver
     internal bool Exists => _exists;
 
     /// <summary>There is a device already, as a server left it.</summary>
-    internal void Leave(ushort state, int process, ulong serverFlags, ulong sectors, int queues = 1, int depth = 16)
+    internal void Leave(ushort state, int process, ulong serverFlags, ulong sectors, int queues = 1, int depth = 16, bool[]? recorded = null)
     {
         _exists = true;
         _info = new UblksrvCtrlDevInfo { State = state, Pid = process, ServerFlags = serverFlags, NrHwQueues = (ushort)queues, QueueDepth = (ushort)depth, MaxIoBufBytes = 64 << 10, Flags = AllFeatures };
         _params = new UblkParams { Len = 112, Types = UBLK_PARAM_TYPE_BASIC, Basic = new UblkParamBasic { DevSectors = sectors } };
         MakeTags();
+        _recorded = recorded ?? [.. Enumerable.Repeat(true, queues)];
     }
 
     public int Control(uint command, int id, ulong data, Span<byte> buffer, int milliseconds = -1)
@@ -111,7 +128,7 @@ internal sealed class FakeUblk : IUblkDriver
                 return 0;
             case UBLK_U_CMD_START_USER_RECOVERY:
                 Note("recover");
-                return _info.State == UBLK_S_DEV_QUIESCED ? 0 : -Errno.EBUSY;
+                return Recover();
             case UBLK_U_CMD_START_DEV:
             case UBLK_U_CMD_END_USER_RECOVERY:
                 Note(command == UBLK_U_CMD_START_DEV ? "start" : "recovered");
@@ -142,6 +159,50 @@ internal sealed class FakeUblk : IUblkDriver
                 return -Errno.EOPNOTSUPP;
         }
     }
+
+    private int Recover()
+    {
+        lock (_gate)
+        {
+            if (IsCharacterDeviceOpen || _info.State != UBLK_S_DEV_QUIESCED) return -Errno.EBUSY;
+            if (ForgetsServers) return 0;
+            if (!_recorded.Contains(true)) return -Errno.EINVAL;
+            if (_recorded.Contains(false)) Faults.Enqueue("recovery was started with a queue that has fetched and one that has not: the kernel follows a null pointer");
+            _recorded = new bool[_recorded.Length];
+            MappedByDead = false;
+            foreach (Tag tag in _tags) tag.State = TagState.Unfetched;
+            return 0;
+        }
+    }
+
+    public int AskQueue(int fd, int queue)
+    {
+        if (!IsCharacterDeviceOpen) Faults.Enqueue("a queue was asked, but the character device is closed");
+        lock (_gate) return QueueAnswer != 0 ? QueueAnswer : _recorded[queue] && !ForgetsServers ? -Errno.EINVAL : -Errno.EOPNOTSUPP;
+    }
+
+    public int FetchAndLeave(int fd, int[] queues, int depth)
+    {
+        Note($"complete {string.Join(' ', queues)}");
+        lock (_gate)
+            foreach (int queue in queues) _recorded[queue] = true;
+        return 0;
+    }
+
+    public int MapDescriptors(int fd, int queue, int depth, out MappedMemory? descriptors)
+    {
+        descriptors = null;
+        lock (_gate)
+            if (_recorded.Contains(false)) Faults.Enqueue($"queue {queue} mapped its requests before every queue has fetched");
+        return MappedByDead ? -Errno.EINVAL : MappedMemory.MapShared(fd, DescriptorOffset(queue, Sizes.SystemPage), DescriptorLength(depth, Sizes.SystemPage), out descriptors);
+    }
+
+    public bool IsHeld(int id) => Held;
+
+    public bool HasNode(int id) => File.Exists(PathOf(id));
+
+    /// <summary>Time passes at once.</summary>
+    public void Pause(int milliseconds) => Thread.Yield();
 
     public int OpenCharacterDevice(int id)
     {
@@ -238,8 +299,11 @@ internal sealed class FakeUblk : IUblkDriver
         lock (_gate) _log.Add(what);
     }
 
-    private void MakeTags() =>
+    private void MakeTags()
+    {
+        _recorded = new bool[_info.NrHwQueues];
         _tags = [.. Enumerable.Range(0, _info.NrHwQueues * _info.QueueDepth).Select(i => new Tag { Queue = i / _info.QueueDepth, Number = i % _info.QueueDepth })];
+    }
 
     private int Enter(FakeRingKernel ring, uint submit, uint complete, WakeUp wakeUp)
     {
@@ -290,7 +354,17 @@ internal sealed class FakeUblk : IUblkDriver
         lock (_gate)
         {
             Tag tag = _tags[(command.QueueId * _info.QueueDepth) + command.Tag];
-            if (tag.State == TagState.Unfetched && request.CmdOp == UBLK_U_IO_FETCH_REQ) tag.State = TagState.Active;
+            if (tag.State == TagState.Unfetched && request.CmdOp == UBLK_U_IO_FETCH_REQ)
+            {
+                if (_recorded[tag.Queue] && !ForgetsServers)
+                {
+                    result = -Errno.EINVAL;
+                    return true;
+                }
+                FetchedWithSysAdmin |= HasSysAdmin();
+                tag.State = TagState.Active;
+                if (Array.TrueForAll(_tags, one => one.Queue != tag.Queue || one.State == TagState.Active)) _recorded[tag.Queue] = true;
+            }
             else if (tag.State == TagState.Given && request.CmdOp == UBLK_U_IO_COMMIT_AND_FETCH_REQ && tag.Error > 0)
             {
                 if (RefuseNextCommit != 0)
@@ -319,4 +393,7 @@ internal sealed class FakeUblk : IUblkDriver
             return true;
         }
     }
+
+    private static bool HasSysAdmin() =>
+        File.ReadLines("/proc/thread-self/status").First(line => line.StartsWith("CapEff:", StringComparison.Ordinal)) is { } line && (Convert.ToUInt64(line[7..].Trim(), 16) >> 21 & 1) != 0;
 }

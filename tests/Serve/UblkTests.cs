@@ -1,5 +1,6 @@
 using System;
 using System.Collections.Generic;
+using System.Linq;
 using Snapuserd.Block;
 using Snapuserd.Interop;
 using Snapuserd.Serve;
@@ -119,6 +120,101 @@ public sealed class UblkTests
         Assert.True(Golden.New.AsSpan(8192, 4096).SequenceEqual(test.Driver.Bytes(request, 4096)));
         test.Server.Stop();
         Assert.Equal(["recover", "recovered", "stop", "delete"], test.Driver.Log);
+    }
+
+    [Theory]
+    // Killed while it served.
+    [InlineData("11", false, "recover|recovered")]
+    // Killed after START_USER_RECOVERY, which the driver refuses from then on.
+    [InlineData("00", false, "recovered")]
+    // Killed between the queues' fetches: the driver would follow a null pointer.
+    [InlineData("10", false, "complete 1|recover|recovered")]
+    [InlineData("01", false, "complete 0|recover|recovered")]
+    [InlineData("1101", false, "complete 2|recover|recovered")]
+    [InlineData("0010", false, "complete 0 1 3|recover|recovered")]
+    // An earlier version, which mapped first: only START_USER_RECOVERY makes the driver forget the mapping.
+    [InlineData("00", true, "recover|recovered")]
+    [InlineData("11", true, "recover|recovered")]
+    public void Server_killed_at_any_point_leaves_a_device_that_is_taken_over(string recorded, bool mappedByDead, string log)
+    {
+        using Case first = new(new UblkOptions { Id = 0 });
+        first.Server.Start();
+        using Case test = new(new UblkOptions { Id = 0 });
+        test.Driver.Leave(UBLK_S_DEV_QUIESCED, 1, first.Driver.Info.ServerFlags, (ulong)test.Fixture.View.Length / 512, recorded.Length, recorded: [.. recorded.Select(one => one == '1')]);
+        test.Driver.MappedByDead = mappedByDead;
+        test.Server.Start();
+        Assert.True(test.Server.Recovered);
+        Assert.Equal(log.Split('|'), test.Driver.Log);
+        foreach (int _ in recorded)
+        {
+            FakeUblk.TaskResult request = test.Driver.Post(UBLK_IO_OP_READ, 16, 8);
+            Assert.Equal(4096, FakeUblk.Answer(request));
+            Assert.True(Golden.New.AsSpan(8192, 4096).SequenceEqual(test.Driver.Bytes(request, 4096)));
+        }
+        Assert.Null(test.Server.Trouble);
+    }
+
+    [Fact]
+    public void Driver_that_forgets_dead_servers_is_taken_over_without_another_recovery()
+    {
+        using Case first = new(new UblkOptions { Id = 0 });
+        first.Server.Start();
+        using Case test = new(new UblkOptions { Id = 0 });
+        test.Driver.ForgetsServers = true;
+        test.Driver.Leave(UBLK_S_DEV_QUIESCED, 1, first.Driver.Info.ServerFlags, (ulong)test.Fixture.View.Length / 512, queues: 2);
+        test.Server.Start();
+        Assert.Equal(["recovered"], test.Driver.Log);
+    }
+
+    [Fact]
+    public void Queue_that_answers_otherwise_is_left_alone_with_a_remedy()
+    {
+        using Case first = new(new UblkOptions { Id = 0 });
+        first.Server.Start();
+        using Case test = new(new UblkOptions { Id = 0 });
+        test.Driver.Leave(UBLK_S_DEV_QUIESCED, 1, first.Driver.Info.ServerFlags, (ulong)test.Fixture.View.Length / 512, queues: 2);
+        test.Driver.QueueAnswer = -Errno.EBUSY;
+        SnapuserdException refusal = Assert.Throws<SnapuserdException>(test.Server.Start);
+        Assert.Equal(ExitCode.InputOutput, refusal.Code);
+        Assert.Contains("ublk del -n 0", refusal.Message, StringComparison.Ordinal);
+        Assert.Empty(test.Driver.Log);
+        Assert.True(test.Driver.Exists);
+    }
+
+    [Fact]
+    public void Device_that_the_driver_calls_live_without_a_server_is_made_anew()
+    {
+        using Case first = new(new UblkOptions { Id = 0 });
+        first.Server.Start();
+        using Case test = new(new UblkOptions { Id = 0 });
+        test.Driver.Leave(UBLK_S_DEV_LIVE, NoProcess, first.Driver.Info.ServerFlags, (ulong)test.Fixture.View.Length / 512);
+        test.Server.Start();
+        Assert.Equal(["stop", "delete", "add", "params", "start"], test.Driver.Log);
+    }
+
+    [Theory]
+    [InlineData(UBLK_S_DEV_LIVE, 0UL)]
+    [InlineData(UBLK_S_DEV_QUIESCED, 1UL)]
+    public void Device_that_is_mounted_is_never_removed(ushort state, ulong otherImage)
+    {
+        using Case first = new(new UblkOptions { Id = 0 });
+        first.Server.Start();
+        using Case test = new(new UblkOptions { Id = 0 });
+        test.Driver.Leave(state, NoProcess, first.Driver.Info.ServerFlags ^ otherImage, (ulong)test.Fixture.View.Length / 512);
+        test.Driver.Held = true;
+        SnapuserdException refusal = Assert.Throws<SnapuserdException>(test.Server.Start);
+        Assert.Equal(ExitCode.InUse, refusal.Code);
+        Assert.Contains("unmount", refusal.Message, StringComparison.Ordinal);
+        Assert.Empty(test.Driver.Log);
+        Assert.True(test.Driver.Exists);
+    }
+
+    [RootFact]
+    public void Tags_of_a_new_device_are_fetched_without_the_capability_that_would_have_partitions_looked_for()
+    {
+        using Case test = new(new UblkOptions { Queues = 2, Depth = 4 });
+        test.Server.Start();
+        Assert.False(test.Driver.FetchedWithSysAdmin);
     }
 
     [Fact]

@@ -16,6 +16,30 @@ internal interface IUblkDriver : IDisposable
     /// <summary>Opens /dev/ublkcN. Returns a descriptor or a negative errno.</summary>
     int OpenCharacterDevice(int id);
 
+    /// <summary>
+    /// Sends a queue a command that no driver knows, over /dev/ublkcN. Returns its result, a negative errno. Until Linux 6.14 the driver answers EINVAL when it has recorded a server for the queue and
+    /// that is not the calling thread, and EOPNOTSUPP when it has recorded none.
+    /// </summary>
+    int AskQueue(int fd, int queue);
+
+    /// <summary>
+    /// Fetches all tags of <paramref name="queues"/> on a thread of its own, in one system call, closes the ring and waits for the thread's end: the driver has then recorded a server for each, which is dead.
+    /// Returns 0 or a negative errno.
+    /// </summary>
+    int FetchAndLeave(int fd, int[] queues, int depth);
+
+    /// <summary>Maps the descriptors of a queue's requests. Returns 0 or a negative errno.</summary>
+    int MapDescriptors(int fd, int queue, int depth, out MappedMemory? descriptors);
+
+    /// <summary>Somebody uses the block device: it is mounted or held exclusively.</summary>
+    bool IsHeld(int id);
+
+    /// <summary>Lets some time pass, between two looks at something that only time changes.</summary>
+    void Pause(int milliseconds);
+
+    /// <summary>The node of the block device is there; nothing is read.</summary>
+    bool HasNode(int id);
+
     /// <summary>Path of the block device.</summary>
     string PathOf(int id);
 

@@ -96,6 +96,60 @@ internal sealed class UblkDriver : IUblkDriver
     public int OpenCharacterDevice(int id) => Libc.OpenAt(Libc.AT_FDCWD, $"/dev/ublkc{id}", Libc.O_RDWR | Libc.O_CLOEXEC);
 
     /// <inheritdoc/>
+    public int AskQueue(int fd, int queue)
+    {
+        int result = IoUring.Open(1, 0, 0, out IoUring? uring);
+        if (result < 0) return result;
+        UblksrvIoCmd command = new() { QueueId = (ushort)queue };
+        _ = uring!.Ring.TryPrepare(new IoUringSqe { Opcode = IORING_OP_URING_CMD, Fd = fd, CmdOp = UblkAbi.ForeignCommand },
+            System.Runtime.InteropServices.MemoryMarshal.AsBytes(new ReadOnlySpan<UblksrvIoCmd>(in command)));
+        result = Finish(uring.Ring);
+        uring.Close();
+        return result;
+    }
+
+    /// <inheritdoc/>
+    public int FetchAndLeave(int fd, int[] queues, int depth)
+    {
+        int result = 0, number = 0;
+        Thread thread = new(() =>
+        {
+            number = Libc.GetTid();
+            result = Fetch(fd, queues, depth);
+        }, StackSize) { IsBackground = true, Name = "ublk fetch" };
+        try
+        {
+            thread.Start();
+        }
+        catch (Exception e) when (e is OutOfMemoryException or ThreadStartException)
+        {
+            return -Errno.EAGAIN;
+        }
+        thread.Join();
+        UblkThreads.WaitForEnd(number);
+        return result;
+    }
+
+    /// <inheritdoc/>
+    public int MapDescriptors(int fd, int queue, int depth, out MappedMemory? descriptors) =>
+        MappedMemory.MapShared(fd, UblkAbi.DescriptorOffset(queue, Sizes.SystemPage), UblkAbi.DescriptorLength(depth, Sizes.SystemPage), out descriptors);
+
+    /// <inheritdoc/>
+    public void Pause(int milliseconds) => _ = Libc.Poll(default, milliseconds);
+
+    /// <inheritdoc/>
+    public bool IsHeld(int id) => BlockDeviceUse.IsHeld(PathOf(id));
+
+    /// <inheritdoc/>
+    public bool HasNode(int id)
+    {
+        // Without O_PATH the driver would be asked.
+        int fd = Libc.OpenAt(Libc.AT_FDCWD, PathOf(id), Libc.O_PATH | Libc.O_CLOEXEC);
+        if (fd >= 0) _ = Libc.Close(fd);
+        return fd >= 0;
+    }
+
+    /// <inheritdoc/>
     public string PathOf(int id) => $"/dev/ublkb{id}";
 
     /// <inheritdoc/>
@@ -172,6 +226,35 @@ internal sealed class UblkDriver : IUblkDriver
     private int Execute(Ring ring)
     {
         if (!ring.TryPrepare(_request, System.Runtime.InteropServices.MemoryMarshal.AsBytes(new ReadOnlySpan<UblksrvCtrlCmd>(in _command)))) return -Errno.EBUSY;
+        return Finish(ring);
+    }
+
+    /// <summary>Fetches all tags of those queues; what the driver refuses shows when the queues are asked.</summary>
+    private static int Fetch(int fd, int[] queues, int depth)
+    {
+        int result = IoUring.Open((uint)(queues.Length * depth), 0, 0, out IoUring? uring);
+        if (result < 0) return result;
+        foreach (int queue in queues)
+        {
+            for (int tag = 0; tag < depth; tag++)
+            {
+                UblksrvIoCmd command = new() { QueueId = (ushort)queue, Tag = (ushort)tag };
+                _ = uring!.Ring.TryPrepare(new IoUringSqe { Opcode = IORING_OP_URING_CMD, Fd = fd, CmdOp = UblkAbi.UBLK_U_IO_FETCH_REQ },
+                    System.Runtime.InteropServices.MemoryMarshal.AsBytes(new ReadOnlySpan<UblksrvIoCmd>(in command)));
+            }
+        }
+        do
+        {
+            int taken = uring!.Ring.Enter(0);
+            if (taken < 0 && taken is not (-Errno.EINTR or -Errno.EAGAIN or -Errno.EBUSY)) result = taken;
+        }
+        while (result == 0 && uring.Ring.Pending > 0);
+        uring.Close();
+        return result;
+    }
+
+    private static int Finish(Ring ring)
+    {
         while (true)
         {
             int taken = ring.Enter(1);

@@ -11,7 +11,7 @@ namespace Snapuserd.Serve;
 /// One queue of a ublk device, made, used and disposed of by one thread: the driver wants all commands of a queue from whoever fetched its tags. One ring
 /// carries the driver's commands and the reads of the devices, so that one wait listens to both and one thread has many reads under way.
 /// <code>
-///   fetch every tag -> (request comes) -> wait for a free read, in the order of coming -> read -> copy to the driver -> commit and fetch again -> …
+///   allocate -> fetch every tag -> map -> (request comes) -> wait for a free read, in the order of coming -> read -> copy to the driver -> commit and fetch again -> …
 ///                                                                                                 until every tag came back aborted
 /// </code>
 /// </summary>
@@ -24,14 +24,15 @@ internal sealed class UblkQueue : IDisposable
     private const int RequestsPerRead = 4, FewestRequests = 32, MostRequests = 256;
 
     private readonly SnapshotView _view;
-    private readonly int _fd;
+    private readonly IUblkDriver _driver;
     private readonly int _number;
     private readonly UblkGeometry _geometry;
     private readonly WakeUp _wakeUp;
     private readonly Arena _arena;
     private readonly RingQueue _ring;
     private readonly ViewReader _reader;
-    private readonly MappedMemory _descriptors;
+    private MappedMemory? _descriptors;
+    private int _fd = -1;
     private readonly Slice[] _buffers;
     private readonly int[] _tagOf;
     private readonly int[] _freeReads;
@@ -43,43 +44,32 @@ internal sealed class UblkQueue : IDisposable
     private bool _begun;
 
     /// <summary>
-    /// Takes memory, ring and the mapping of the requests; <paramref name="fd"/> is /dev/ublkcN and stays the caller's, as does <paramref name="wakeUp"/>,
-    /// which only this queue listens to. Exit code 71 without memory, 69 without io_uring.
+    /// Takes memory and ring, and asks nothing of the driver yet. <paramref name="wakeUp"/> stays the caller's, and only this queue listens to it.
+    /// Exit code 71 without memory, 69 without io_uring.
     /// </summary>
-    public UblkQueue(SnapshotView view, BlockDevice[] devices, IUblkDriver driver, int fd, int number, UblkGeometry geometry, WakeUp wakeUp)
+    public UblkQueue(SnapshotView view, BlockDevice[] devices, IUblkDriver driver, int number, UblkGeometry geometry, WakeUp wakeUp)
     {
-        (_view, _fd, _number, _geometry, _wakeUp) = (view, fd, number, geometry, wakeUp);
-        int result = MappedMemory.MapShared(fd, DescriptorOffset(number, Sizes.SystemPage), DescriptorLength(geometry.Depth, Sizes.SystemPage), out MappedMemory? descriptors);
-        if (result < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"ublk: the requests of queue {number} cannot be mapped: {Reason.Of(result)}");
-        _descriptors = descriptors!;
+        (_view, _driver, _number, _geometry, _wakeUp) = (view, driver, number, geometry, wakeUp);
+        int reads = geometry.Reads;
+        _arena = new Arena(reads * (ViewReader.BytesPerRead(view) + geometry.MaxIoBytes));
         try
         {
-            int reads = geometry.Reads;
-            _arena = new Arena(reads * (ViewReader.BytesPerRead(view) + geometry.MaxIoBytes));
+            _ring = driver.MakeRing(devices, _arena, wakeUp, Math.Clamp(reads * RequestsPerRead, FewestRequests, MostRequests), geometry.Depth);
             try
             {
-                _ring = driver.MakeRing(devices, _arena, wakeUp, Math.Clamp(reads * RequestsPerRead, FewestRequests, MostRequests), geometry.Depth);
-                try
-                {
-                    _reader = new ViewReader(view, new Transfers(_ring, Array.ConvertAll(devices, device => device.Granule)), _arena, reads);
-                    _buffers = new Slice[reads];
-                    for (int i = 0; i < reads; i++) _buffers[i] = _arena.Take(geometry.MaxIoBytes)!.Value;
-                }
-                catch
-                {
-                    _ring.Dispose();
-                    throw;
-                }
+                _reader = new ViewReader(view, new Transfers(_ring, Array.ConvertAll(devices, device => device.Granule)), _arena, reads);
+                _buffers = new Slice[reads];
+                for (int i = 0; i < reads; i++) _buffers[i] = _arena.Take(geometry.MaxIoBytes)!.Value;
             }
             catch
             {
-                _arena.Dispose();
+                _ring.Dispose();
                 throw;
             }
         }
         catch
         {
-            _descriptors.Dispose();
+            _arena.Dispose();
             throw;
         }
         _tagOf = new int[geometry.Reads];
@@ -94,9 +84,13 @@ internal sealed class UblkQueue : IDisposable
     /// <summary>Tags that are the driver's to give or ours to answer. 0: all came back aborted, or none was fetched.</summary>
     public int Tags { get; private set; }
 
-    /// <summary>Fetches every tag and returns when the kernel has taken all of that. Exit code 74 when it refused one.</summary>
-    public void Fetch()
+    /// <summary>
+    /// Fetches every tag over <paramref name="fd"/>, which is /dev/ublkcN and stays the caller's. All commands go into one io_uring_enter, which no signal interrupts: a killed process has
+    /// fetched all tags of a queue or none. The kernel cannot recover a queue of which only some tags were fetched. Exit code 74 when the driver refused one.
+    /// </summary>
+    public void Fetch(int fd)
     {
+        _fd = fd;
         for (int tag = 0; tag < _geometry.Depth; tag++) Issue(UBLK_U_IO_FETCH_REQ, tag, 0);
         Tags = _geometry.Depth;
         // A wake-up of our own, so that the wait submits and returns.
@@ -104,6 +98,9 @@ internal sealed class UblkQueue : IDisposable
         _reader.Wait();
         CheckLost();
     }
+
+    /// <summary>Maps the descriptors of the requests. Returns 0 or a negative errno.</summary>
+    public int Map() => _driver.MapDescriptors(_fd, _number, _geometry.Depth, out _descriptors);
 
     /// <summary>
     /// Answers requests until every tag came back aborted, or <paramref name="abandon"/> says so behind a wake-up. Throws when the ring or the driver
@@ -129,7 +126,7 @@ internal sealed class UblkQueue : IDisposable
         _reader.Dispose();
         _ring.Dispose();
         _arena.Dispose();
-        _descriptors.Dispose();
+        _descriptors?.Dispose();
     }
 
     private bool TryFinish()
@@ -224,7 +221,7 @@ internal sealed class UblkQueue : IDisposable
             throw new InvalidOperationException($"no room for a command of tag {tag}");
     }
 
-    private ref UblksrvIoDesc Request(int tag) => ref _descriptors.Span<UblksrvIoDesc>(tag * Marshal.SizeOf<UblksrvIoDesc>(), 1)[0];
+    private ref UblksrvIoDesc Request(int tag) => ref _descriptors!.Span<UblksrvIoDesc>(tag * Marshal.SizeOf<UblksrvIoDesc>(), 1)[0];
 
     /// <summary>Tags in the order in which they came; every tag is in it once at the most.</summary>
     private sealed class TagQueue(int capacity)

@@ -1,4 +1,5 @@
 using System;
+using System.Collections.Generic;
 using System.Runtime.InteropServices;
 using System.Threading;
 using Snapuserd.Block;
@@ -10,11 +11,12 @@ namespace Snapuserd.Serve;
 /// <summary>
 /// A <see cref="SnapshotView"/> as /dev/ublkbN, Linux 6.5 and later. Control commands and queues have threads of their own.
 /// <code>
-///   features -> add, parameters (or: start recovery) -> open /dev/ublkcN -> every queue fetches every tag -> start (or: end recovery) -> one read
+///   features -> add, parameters -> queues allocate -> open /dev/ublkcN -> every queue fetches every tag -> queues map their requests -> start
+///   features -> queues allocate -> open /dev/ublkcN, see which queues have a dead server -> close, start recovery, open -> fetch -> map -> end recovery
 ///   stop -> every tag came back aborted, queues closed -> close /dev/ublkcN -> delete
 /// </code>
 /// The device outlives a killed server (UBLK_F_USER_RECOVERY): its requests wait, those that were under way as well (_REISSUE), and the next server with
-/// the same number takes it over, so that its readers see a pause and no error.
+/// the same number takes it over, so that its readers see a pause and no error. <see cref="TakeOver"/> has the rules that keep this so when a server is killed while it starts or takes over.
 /// <para>
 /// Bytes go to the driver by pwrite (UBLK_F_USER_COPY, of the same kernel as GET_FEATURES, which is needed anyway): a buffer is needed per read under way
 /// then, not per tag, and a device that is taken over needs no more memory than any other.
@@ -33,6 +35,9 @@ public sealed class UblkServer : IBlockServer
     /// <summary>How long a dead server may take to be gone: its last reads of a slow disk end first. Too short, and the device is called in use although it is not.</summary>
     private const int DeathMilliseconds = 20_000;
 
+    /// <summary>How long a device may be called live after its server's death before it is looked whether anything is left of the server.</summary>
+    private const int LostMilliseconds = 5_000;
+
     /// <summary>The same if somebody has the process number of the server: a zombie, which is as dead, or a server that lives.</summary>
     private const int DoubtMilliseconds = 1_000;
 
@@ -48,6 +53,9 @@ public sealed class UblkServer : IBlockServer
     /// <summary>As for any thread of ours: address space is all that it costs.</summary>
     private const int StackSize = 512 * 1024;
 
+    /// <summary>How far the queues are to go.</summary>
+    private enum Phase { Prepare, Fetch, Map }
+
     private readonly object _gate = new();
     private readonly SnapshotView _view;
     private readonly BlockDevice[] _devices;
@@ -59,7 +67,10 @@ public sealed class UblkServer : IBlockServer
     private WakeUp[] _wakeUps = [];
     private SnapuserdException? _failed;
     private string? _trouble;
-    private int _fetched;
+    private Phase _phase;
+    private int _done;
+    private int _mapRefused;
+    private int[] _threadNumbers = [];
     private int _id = -1;
     private int _fd = -1;
     private bool _started;
@@ -98,13 +109,23 @@ public sealed class UblkServer : IBlockServer
         {
             CheckFeatures();
             int bytesPerRead = ViewReader.BytesPerRead(_view);
-            UblkGeometry geometry = _options.Id >= 0 && TryTakeOver(bytesPerRead) is { } taken ? taken : Add(UblkGeometry.For(_options, bytesPerRead), bytesPerRead);
-            OpenCharacterDevice();
-            StartQueues(geometry);
+            if (_options.Id >= 0 && TryFind(bytesPerRead) is { } found)
+            {
+                TakeOver(found);
+            }
+            else
+            {
+                UblkGeometry geometry = Add(UblkGeometry.For(_options, bytesPerRead), bytesPerRead);
+                PrepareQueues(geometry);
+                OpenCharacterDevice(NodeMilliseconds);
+                FetchAll();
+                if (MapAll() is { } refused) throw refused;
+            }
             Check(_driver.Control(Recovered ? UBLK_U_CMD_END_USER_RECOVERY : UBLK_U_CMD_START_DEV, _id, (ulong)Libc.GetPid(), default), Recovered ? "taken over" : "started");
             _started = true;
-            ReadOnce(_driver.PathOf(_id));
-            if (Recovered) _options.Report?.Invoke($"{_driver.PathOf(_id)}: taken over from a server that was killed");
+            // The device is not read here: a process that is killed while it reads its own device waits for the next server, which finds the device in use.
+            if (!Recovered) WaitForNode();
+            else _options.Report?.Invoke($"{_driver.PathOf(_id)}: taken over from a server that was killed");
             return _driver.PathOf(_id);
         }
         catch
@@ -125,6 +146,7 @@ public sealed class UblkServer : IBlockServer
                 return;
             }
             _stopping = true;
+            Monitor.PulseAll(_gate);
         }
         try
         {
@@ -191,21 +213,26 @@ public sealed class UblkServer : IBlockServer
     }
 
     /// <summary>Looks what there is under the number that was asked for; null: nothing (any more), to be added. Exit code 76 when somebody else has it.</summary>
-    private UblkGeometry? TryTakeOver(int bytesPerRead)
+    private UblkGeometry? TryFind(int bytesPerRead)
     {
         int id = _options.Id;
         string path = _driver!.PathOf(id);
         UblksrvCtrlDevInfo info = default;
-        int wait = 0;
-        for (; ; wait += LookMilliseconds)
+        for (int wait = 0; ; wait += LookMilliseconds)
         {
             int result = Info(_driver, id, ref info);
             if (result == -Errno.ENODEV) return null;
             if (result < 0) throw new SnapuserdException(ExitCode.InputOutput, $"{path}: the driver does not say what it is: {Reason.Of(result)}");
             if (info.State != UBLK_S_DEV_LIVE) break;
             // A server that was killed holds on to the device until its last request has ended.
-            if (wait >= (IsGone(info.Pid) ? DeathMilliseconds : DoubtMilliseconds)) throw InUse(path, info);
-            _ = Libc.Poll(default, LookMilliseconds);
+            bool isGone = IsGone(info.Pid);
+            if (wait >= (isGone ? DeathMilliseconds : DoubtMilliseconds)) throw InUse(path, info);
+            if (isGone && wait >= LostMilliseconds && info.ServerFlags >> 32 == Mark && IsLost(id))
+            {
+                RemoveStale(id, "was left by a server that was killed in the moment of its start");
+                return null;
+            }
+            _driver.Pause(LookMilliseconds);
         }
         if (info.State == UBLK_S_DEV_DEAD)
         {
@@ -221,16 +248,94 @@ public sealed class UblkServer : IBlockServer
             RemoveStale(id, "was another image's");
             return null;
         }
-        for (; ; wait += LookMilliseconds)
-        {
-            int result = _driver.Control(UBLK_U_CMD_START_USER_RECOVERY, id, 0, default);
-            if (result == 0) break;
-            if (result != -Errno.EBUSY) throw new SnapuserdException(ExitCode.InputOutput, $"{path} cannot be taken over: {Reason.Of(result)}");
-            if (wait >= DeathMilliseconds) throw InUse(path, info);
-            _ = Libc.Poll(default, LookMilliseconds);
-        }
         (_id, Recovered) = (id, true);
         return geometry;
+    }
+
+    /// <summary>
+    /// The driver calls the device live although its server is gone, and nothing holds /dev/ublkcN. Until Linux 6.14, a server that is killed while the kernel does START_DEV or END_USER_RECOVERY may leave it so, and
+    /// no command leads back to where a server can take over.
+    /// </summary>
+    private bool IsLost(int id)
+    {
+        int fd = _driver!.OpenCharacterDevice(id);
+        if (fd < 0) return false;
+        // Linux 6.15 and later look at the device when this is closed.
+        _ = Libc.Close(fd);
+        _driver.Pause(LookMilliseconds);
+        UblksrvCtrlDevInfo info = default;
+        return Info(_driver, id, ref info) == 0 && info.State == UBLK_S_DEV_LIVE && IsGone(info.Pid);
+    }
+
+    /// <summary>
+    /// Takes over the device of a dead server, with every tag fetched; only END_USER_RECOVERY is left to do. A kill at any point of it leaves a device that the next server takes over. Until Linux 6.14 that depends on
+    /// the order, because START_USER_RECOVERY refuses (EINVAL) when no queue has fetched since the last one, follows a null pointer when one queue has and another has not, and alone makes the driver forget who has
+    /// mapped the requests:
+    /// <list type="bullet">
+    /// <item>all memory, threads and rings are there before the first command;</item>
+    /// <item>START_USER_RECOVERY is only asked for when the driver has recorded a server for every queue (<see cref="IUblkDriver.AskQueue"/>). Queues for which it has not are fetched first, by a thread that ends;</item>
+    /// <item>a queue's tags are fetched by one system call, those of all queues at once;</item>
+    /// <item>requests are mapped when every queue has fetched, so that the next START_USER_RECOVERY is possible.</item>
+    /// </list>
+    /// From Linux 6.15 on the driver forgets everything when /dev/ublkcN is closed: it has never recorded a server then.
+    /// </summary>
+    private void TakeOver(UblkGeometry geometry)
+    {
+        for (bool again = false; ; again = true)
+        {
+            PrepareQueues(geometry);
+            OpenCharacterDevice(DeathMilliseconds);
+            int[] missing = Missing(geometry);
+            if (missing.Length > 0 && missing.Length < geometry.Queues)
+            {
+                int fetched = _driver!.FetchAndLeave(_fd, missing, geometry.Depth);
+                CloseCharacterDevice();
+                if (fetched < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"{_driver.PathOf(_id)} cannot be taken over: {Reason.Of(fetched)}");
+                OpenCharacterDevice(DeathMilliseconds);
+                missing = Missing(geometry);
+                if (missing.Length > 0 && missing.Length < geometry.Queues) throw Unsafe("its queues are in different states");
+            }
+            if (missing.Length == 0)
+            {
+                CloseCharacterDevice();
+                StartRecovery();
+                OpenCharacterDevice(DeathMilliseconds);
+            }
+            FetchAll();
+            if (MapAll() is not { } refused) return;
+            // An earlier version mapped before it fetched, and was killed in between. The driver has a server for every queue now, which is us: the next round starts recovery.
+            if (again) throw refused;
+            EndQueues();
+            CloseCharacterDevice();
+        }
+    }
+
+    /// <summary>The queues for which the driver has recorded no server. Exit code 74 if it answers something else.</summary>
+    private int[] Missing(UblkGeometry geometry)
+    {
+        List<int> missing = [];
+        for (int queue = 0; queue < geometry.Queues; queue++)
+        {
+            int answer = _driver!.AskQueue(_fd, queue);
+            if (answer == -Errno.EOPNOTSUPP) missing.Add(queue);
+            else if (answer != -Errno.EINVAL) throw Unsafe($"queue {queue} answers {Reason.Of(answer)}");
+        }
+        return [.. missing];
+    }
+
+    private SnapuserdException Unsafe(string why) =>
+        new(ExitCode.InputOutput, $"{_driver!.PathOf(_id)} cannot be taken over without harm to the kernel, because {why}; its readers wait. Unmount it and remove it (ublk del -n {_id}), or restart the machine");
+
+    private void StartRecovery()
+    {
+        for (int wait = 0; ; wait += LookMilliseconds)
+        {
+            int result = _driver!.Control(UBLK_U_CMD_START_USER_RECOVERY, _id, 0, default);
+            if (result == 0) return;
+            if (result != -Errno.EBUSY) throw new SnapuserdException(ExitCode.InputOutput, $"{_driver.PathOf(_id)} cannot be taken over: {Reason.Of(result)}");
+            if (wait >= DeathMilliseconds) throw new SnapuserdException(ExitCode.InUse, $"{_driver.PathOf(_id)} is being taken over by another process");
+            _driver.Pause(LookMilliseconds);
+        }
     }
 
     private static SnapuserdException InUse(string path, in UblksrvCtrlDevInfo info) =>
@@ -238,9 +343,11 @@ public sealed class UblkServer : IBlockServer
 
     private void RemoveStale(int id, string what)
     {
-        _ = _driver!.Control(UBLK_U_CMD_STOP_DEV, id, 0, default);
-        string path = _driver.PathOf(id);
-        if (!Delete(_driver, id)) throw new SnapuserdException(ExitCode.InUse, $"{path} {what}, and its server is gone, but somebody has it open: close or unmount it");
+        string path = _driver!.PathOf(id);
+        if (_driver.IsHeld(id)) throw new SnapuserdException(ExitCode.InUse, $"{path} {what}, and its server is gone, but it is mounted or held by another device: unmount it first");
+        _ = _driver.Control(UBLK_U_CMD_STOP_DEV, id, 0, default);
+        // A server that was killed lets go of /dev/ublkcN when its last read has ended.
+        if (!Delete(_driver, id, DeathMilliseconds)) throw new SnapuserdException(ExitCode.InUse, $"{path} {what}, and its server is gone, but somebody has it open: close or unmount it");
         _options.Report?.Invoke($"{path} {what}, and its server is gone: removed");
     }
 
@@ -282,27 +389,36 @@ public sealed class UblkServer : IBlockServer
         return UblkGeometry.Of(info, _options, bytesPerRead);
     }
 
-    private void OpenCharacterDevice()
+    private void OpenCharacterDevice(int patience)
     {
         for (int wait = 0; ; wait += LookMilliseconds)
         {
             _fd = _driver!.OpenCharacterDevice(_id);
             if (_fd >= 0) return;
             // Not made yet, or still held by the ring of a server that was killed.
-            if (_fd is not (-Errno.ENOENT or -Errno.EBUSY or -Errno.EINTR) || wait >= NodeMilliseconds)
+            if (_fd is not (-Errno.ENOENT or -Errno.EBUSY or -Errno.EINTR) || wait >= (_fd == -Errno.ENOENT ? NodeMilliseconds : patience))
             {
                 throw _fd == -Errno.ENOENT
                     ? new SnapuserdException(ExitCode.Unavailable, $"there is no /dev/ublkc{_id}: mount devtmpfs on /dev, or run udev or mdev")
                     : new SnapuserdException(_fd == -Errno.EBUSY ? ExitCode.InUse : ExitCode.Permission, $"cannot open /dev/ublkc{_id}: {Reason.Of(_fd)}");
             }
-            _ = Libc.Poll(default, LookMilliseconds);
+            _driver.Pause(LookMilliseconds);
         }
     }
 
-    private void StartQueues(UblkGeometry geometry)
+    private void CloseCharacterDevice()
+    {
+        if (_fd >= 0) _ = Libc.Close(_fd);
+        _fd = -1;
+    }
+
+    /// <summary>Starts the queues' threads, and returns when each has its memory and its ring.</summary>
+    private void PrepareQueues(UblkGeometry geometry)
     {
         _wakeUps = new WakeUp[geometry.Queues];
         for (int i = 0; i < geometry.Queues; i++) _wakeUps[i] = new WakeUp();
+        _threadNumbers = new int[geometry.Queues];
+        _phase = Phase.Prepare;
         Thread[] threads = new Thread[geometry.Queues];
         for (int i = 0; i < geometry.Queues; i++)
         {
@@ -318,26 +434,69 @@ public sealed class UblkServer : IBlockServer
             }
             _threads = threads[..(i + 1)];
         }
+        AwaitQueues();
+    }
+
+    /// <summary>Has every queue fetch its tags.</summary>
+    private void FetchAll()
+    {
+        Advance(Phase.Fetch);
+        AwaitQueues();
+    }
+
+    /// <summary>Has every queue map its requests and begin to answer them. Returns why one cannot.</summary>
+    private SnapuserdException? MapAll()
+    {
+        Advance(Phase.Map);
+        AwaitQueues();
+        return _mapRefused == 0 ? null : new SnapuserdException(ExitCode.OutOfResources, $"ublk: the requests of {_driver!.PathOf(_id)} cannot be mapped: {Reason.Of(_mapRefused)}");
+    }
+
+    private void Advance(Phase phase)
+    {
         lock (_gate)
         {
-            while (_fetched < geometry.Queues && _failed == null) Monitor.Wait(_gate);
+            (_phase, _done, _mapRefused) = (phase, 0, 0);
+            Monitor.PulseAll(_gate);
+        }
+    }
+
+    private void AwaitQueues()
+    {
+        lock (_gate)
+        {
+            while (_done < _threads.Length && _failed == null) Monitor.Wait(_gate);
             if (_failed is { } failed) throw failed;
+        }
+    }
+
+    /// <summary>A queue has done what <paramref name="phase"/> asks for, and waits until the next is asked for. False: there is none.</summary>
+    private bool Report(Phase phase, int mapRefused = 0)
+    {
+        lock (_gate)
+        {
+            _done++;
+            if (mapRefused != 0) _mapRefused = mapRefused;
+            Monitor.PulseAll(_gate);
+            // A queue that answers requests gets its tags back from a device that is stopped; one that waits here does not look.
+            while (phase < Phase.Map && _phase == phase && !_abandoned && !_stopping) Monitor.Wait(_gate);
+            return !_abandoned && (phase == Phase.Map || !_stopping);
         }
     }
 
     private void Run(int number, UblkGeometry geometry)
     {
+        _threadNumbers[number] = Libc.GetTid();
         try
         {
-            using UblkQueue queue = new(_view, _devices, _driver!, _fd, number, geometry, _wakeUps[number]);
-            queue.Fetch();
-            lock (_gate)
-            {
-                _fetched++;
-                Monitor.PulseAll(_gate);
-            }
+            using UblkQueue queue = new(_view, _devices, _driver!, number, geometry, _wakeUps[number]);
+            if (!Report(Phase.Prepare)) return;
+            Fetch(queue);
+            if (!Report(Phase.Fetch)) return;
+            int mapped = queue.Map();
+            if (!Report(Phase.Map, mapped) || mapped < 0) return;
             queue.Serve(() => Volatile.Read(ref _abandoned));
-            if (!Volatile.Read(ref _stopping)) Fail(new SnapuserdException(ExitCode.InputOutput, $"/dev/ublkb{_id} was stopped by another process"));
+            if (!Volatile.Read(ref _stopping) && !Volatile.Read(ref _abandoned)) Fail(new SnapuserdException(ExitCode.InputOutput, $"/dev/ublkb{_id} was stopped by another process"));
         }
         catch (SnapuserdException e)
         {
@@ -346,6 +505,28 @@ public sealed class UblkServer : IBlockServer
         catch (Exception e)
         {
             Fail(new SnapuserdException(ExitCode.Internal, $"ublk: queue {number}: {e.GetType().Name}: {e.Message}"));
+        }
+    }
+
+    /// <summary>
+    /// For a new device without CAP_SYS_ADMIN: START_DEV then leaves out the search for partitions. It reads the device with a lock held, and a server that is killed in that moment leaves a device that no command gets at.
+    /// Where the capability cannot be given up, the partitions are looked for.
+    /// </summary>
+    private void Fetch(UblkQueue queue)
+    {
+        if (Recovered)
+        {
+            queue.Fetch(_fd);
+            return;
+        }
+        bool without = Libc.SetSysAdmin(effective: false) == 0;
+        try
+        {
+            queue.Fetch(_fd);
+        }
+        finally
+        {
+            if (without) _ = Libc.SetSysAdmin(effective: true);
         }
     }
 
@@ -361,33 +542,14 @@ public sealed class UblkServer : IBlockServer
         _wakeUp.Signal();
     }
 
-    /// <summary>The device is usable when a read of it was answered, even by an error: one bad block is one bad block.</summary>
-    private void ReadOnce(string path)
+    private void WaitForNode()
     {
-        int fd;
-        for (int wait = 0; ; wait += LookMilliseconds)
+        for (int wait = 0; !_driver!.HasNode(_id); wait += LookMilliseconds)
         {
-            fd = Libc.OpenAt(Libc.AT_FDCWD, path, Libc.O_RDONLY | Libc.O_CLOEXEC | Libc.O_DIRECT);
-            if (fd >= 0) break;
-            if (fd is not (-Errno.ENOENT or -Errno.ENXIO or -Errno.EINTR) || wait >= NodeMilliseconds)
-            {
-                throw new SnapuserdException(fd == -Errno.ENOENT ? ExitCode.Unavailable : ExitCode.InputOutput,
-                    $"the device is there, but {path} cannot be opened: {Reason.Of(fd)}{(fd == -Errno.ENOENT ? "; mount devtmpfs on /dev, or run udev or mdev" : "")}");
-            }
-            _ = Libc.Poll(default, LookMilliseconds);
+            if (wait >= NodeMilliseconds)
+                throw new SnapuserdException(ExitCode.Unavailable, $"the device is there, but {_driver.PathOf(_id)} is not; mount devtmpfs on /dev, or run udev or mdev");
+            _driver.Pause(LookMilliseconds);
         }
-        int mapped = MappedMemory.Map(Sizes.SystemPage, out MappedMemory? page);
-        nint read = mapped;
-        if (mapped == 0)
-        {
-            using (page)
-            {
-                do read = Libc.PRead(fd, page!.Address, 512, 0);
-                while (read == -Errno.EINTR);
-            }
-        }
-        _ = Libc.Close(fd);
-        if (read != 512 && (read != -Errno.EIO || _view.Failures == 0)) throw new SnapuserdException(ExitCode.InputOutput, $"{path}: reading its first sector failed: {Reason.Of((int)read)}");
     }
 
     private void Remove(IUblkDriver driver)
@@ -401,6 +563,14 @@ public sealed class UblkServer : IBlockServer
             int stopped = driver.Control(UBLK_U_CMD_STOP_DEV, _id, 0, default);
             if (stopped < 0) Abandon();
         }
+        JoinQueues();
+        CloseCharacterDevice();
+        if (_id >= 0 && !leave) _ = Delete(driver, _id);
+        driver.Dispose();
+    }
+
+    private void JoinQueues()
+    {
         foreach (Thread thread in _threads)
         {
             if (thread.Join(QueueMilliseconds)) continue;
@@ -408,29 +578,39 @@ public sealed class UblkServer : IBlockServer
             thread.Join();
         }
         foreach (WakeUp? wakeUp in _wakeUps) wakeUp?.Dispose();
-        if (_fd >= 0) _ = Libc.Close(_fd);
-        _fd = -1;
-        if (_id >= 0 && !leave) _ = Delete(driver, _id);
-        driver.Dispose();
+        (_threads, _wakeUps) = ([], []);
     }
 
     private void Abandon()
     {
-        Volatile.Write(ref _abandoned, true);
+        lock (_gate)
+        {
+            Volatile.Write(ref _abandoned, true);
+            Monitor.PulseAll(_gate);
+        }
         for (int i = 0; i < _threads.Length; i++) _wakeUps[i].Signal();
     }
 
+    /// <summary>Ends the queues of a device that was not taken over to the end, so that others can be made. The driver has a dead server for each then.</summary>
+    private void EndQueues()
+    {
+        Abandon();
+        JoinQueues();
+        foreach (int thread in _threadNumbers) UblkThreads.WaitForEnd(thread);
+        Volatile.Write(ref _abandoned, false);
+    }
+
     /// <summary>Deletes a device that was stopped; false if somebody has it open: it goes when the last of them is gone. Never waits for that.</summary>
-    private static bool Delete(IUblkDriver driver, int id)
+    private static bool Delete(IUblkDriver driver, int id, int patience = GoneMilliseconds)
     {
         int result = driver.Control(UBLK_U_CMD_DEL_DEV_ASYNC, id, 0, default);
         // Before Linux 6.7 there is only the command that waits.
-        if (result is -Errno.EOPNOTSUPP or -Errno.EINVAL) return driver.Control(UBLK_U_CMD_DEL_DEV, id, 0, default, GoneMilliseconds) is 0 or -Errno.ENODEV;
+        if (result is -Errno.EOPNOTSUPP or -Errno.EINVAL) return driver.Control(UBLK_U_CMD_DEL_DEV, id, 0, default, patience) is 0 or -Errno.ENODEV;
         UblksrvCtrlDevInfo info = default;
-        for (int wait = 0; wait < GoneMilliseconds; wait += LookMilliseconds)
+        for (int wait = 0; wait < patience; wait += LookMilliseconds)
         {
             if (Info(driver, id, ref info) == -Errno.ENODEV) return true;
-            _ = Libc.Poll(default, LookMilliseconds);
+            driver.Pause(LookMilliseconds);
         }
         return false;
     }

@@ -1,0 +1,60 @@
+using System;
+using System.Collections.Generic;
+using System.Globalization;
+using Snapuserd.Interop;
+
+namespace Snapuserd.Block;
+
+/// <summary>Who uses a block device at this moment, other than its server. Nothing is read from it, because its server may be dead.</summary>
+public static class BlockDeviceUse
+{
+    /// <summary>
+    /// What keeps the block device at <paramref name="path"/> from being removed, as a part of a sentence; null if nothing does, or there is no such device. A process that has it open counts also if the kernel
+    /// shows no waiting request: until Linux 6.14 `inflight` leaves out what waits for a server. <paramref name="processes"/> is /proc, whose absence hides such processes.
+    /// </summary>
+    public static string? Of(string path, string processes = "/proc")
+    {
+        if (Number(path) is not { } number) return null;
+        string? inflight = KernelTree.Sys.ReadText($"dev/block/{number.Major}:{number.Minor}/inflight");
+        if (inflight != null && inflight.AsSpan().ContainsAnyInRange('1', '9')) return "requests are waiting";
+        // Last: it would wait for a partition scan that waits for the server.
+        return OpenedBy(path, processes) is { } process ? $"process {process} has it open" : IsHeld(path) ? "it is mounted or held by another device" : null;
+    }
+
+    /// <summary>The device is mounted or another device lies on it: it cannot be opened exclusively.</summary>
+    public static bool IsHeld(string path)
+    {
+        int fd = Libc.OpenAt(Libc.AT_FDCWD, path, Libc.O_RDONLY | Libc.O_EXCL | Libc.O_NONBLOCK | Libc.O_CLOEXEC);
+        if (fd < 0) return fd == -Errno.EBUSY;
+        _ = Libc.Close(fd);
+        return false;
+    }
+
+    /// <summary>A process with a descriptor of it, by the name of its node: a stat of another process's descriptor may wait for some other server.</summary>
+    private static int? OpenedBy(string path, string processes)
+    {
+        string node = path[path.LastIndexOf('/')..];
+        foreach (string name in NamesIn(processes))
+        {
+            if (!int.TryParse(name, NumberStyles.None, CultureInfo.InvariantCulture, out int process)) continue;
+            string folder = $"{processes}/{name}/fd";
+            foreach (string fd in NamesIn(folder))
+                if (Libc.ReadLink($"{folder}/{fd}", out string target) >= 0 && target.EndsWith(node, StringComparison.Ordinal)) return process;
+        }
+        return null;
+    }
+
+    private static List<string> NamesIn(string folder)
+    {
+        List<string> names = [];
+        int fd = Libc.OpenAt(Libc.AT_FDCWD, folder, Libc.O_RDONLY | Libc.O_DIRECTORY | Libc.O_CLOEXEC);
+        if (fd < 0) return names;
+        _ = Libc.NamesIn(fd, names);
+        _ = Libc.Close(fd);
+        return names;
+    }
+
+    /// <summary>Number of a block device, without opening it; null if it is something else.</summary>
+    private static (uint Major, uint Minor)? Number(string path) =>
+        Libc.Statx(Libc.AT_FDCWD, path, 0, Libc.STATX_BASIC_STATS, out StatxData status) == 0 && (status.Mode & (uint)Libc.S_IFMT) == Libc.S_IFBLK ? (status.RdevMajor, status.RdevMinor) : null;
+}
