@@ -16,6 +16,7 @@ internal static class BlockServers
         bool named = invocation.Arguments.Has("--name"), socket = invocation.Arguments.Has("--socket");
         if (socket && kind != "nbd") throw new SnapuserdException(ExitCode.Usage, $"--socket takes --device nbd beside it, not --device {kind}");
         if (named && kind == "auto") throw new SnapuserdException(ExitCode.Usage, "--name takes a --device other than auto beside it, because each kind has names of its own");
+        if (invocation.Arguments.Has("--queues") && kind is not ("ublk" or "auto")) throw new SnapuserdException(ExitCode.Usage, $"--queues goes with --device ublk, not --device {kind}");
         if (!named && kind == "dm-user") throw new SnapuserdException(ExitCode.Usage, "--device dm-user takes --name NAME, the last word of the device-mapper table's line");
         if (invocation.Arguments.Text("--mapper") is { } mapper)
         {
@@ -70,7 +71,8 @@ internal static class BlockServers
         string? name = invocation.Arguments.Text("--name"), socket = invocation.Arguments.Text("--socket");
         if (kind == "ublk")
         {
-            return new UblkServer(view, devices, new UblkOptions { Id = Number(invocation, "ublkb"), MemoryBytes = memory, Report = report }, wakeUp);
+            int queues = (int)invocation.Arguments.Number("--queues", UblkOptions.UsualQueues);
+            return new UblkServer(view, devices, new UblkOptions { Id = Number(invocation, "ublkb"), MemoryBytes = memory, Queues = Math.Min(queues, Environment.ProcessorCount), Report = report }, wakeUp);
         }
         if (kind == "nbd")
         {

@@ -1,0 +1,213 @@
+# A server is killed while it starts, takes over or hands over. After each kill the next server takes the device over, whoever waited for a read gets the right bytes, no process is stuck, and the kernel
+# has nothing to complain about. The host's file "points" has one line for each kill; "count" in place of it asks how many there are.
+. /settings
+failed=0
+done=0
+device=/dev/ublkb0
+cow=/tmp/cow
+base=/dev/loop0
+# Seconds of the guest, whose processor is emulated.
+limit=20
+mkdir -p /mnt /tmp/readers
+
+say() {
+    echo "kills: $*"
+}
+
+now() {
+    cut -d . -f 1 /proc/uptime
+}
+
+# wrong WHAT: what was tried, and what came of it.
+wrong() {
+    say "FAILED: $point: $*"
+    tail -n 3 /tmp/serve.err
+    failed=1
+}
+
+# within COMMAND …: repeats it until it is true; false after the limit.
+within() {
+    end=$(($(now) + limit))
+    until "$@"; do
+        [ "$(now)" -lt "$end" ] || return 1
+        usleep 20000
+    done
+}
+
+# restore: COW and base as they were made.
+restore() {
+    cp /cow "$cow"
+    dd if=/old.img of=/tmp/base bs=1M conv=notrunc 2>/dev/null
+    blockdev --flushbufs "$base"
+}
+
+# server OPTION …: the command line, in the variable command.
+server() {
+    command="/bin/snapuserd serve --cow $cow --base $base --device ublk --name ublkb0 $queue_option --io sync --progress never $*"
+}
+
+is_ready() {
+    grep -q . /tmp/ready || ! kill -0 "$server" 2>/dev/null
+}
+
+# serve: starts a server and waits until it says that the device can be used.
+serve() {
+    : >/tmp/ready
+    $command >/tmp/ready 2>>/tmp/serve.err &
+    server=$!
+    within is_ready || { wrong "the next server is not ready after $limit s"; return 1; }
+    grep -q . /tmp/ready && return 0
+    wait "$server"
+    wrong "the next server ended with $?"
+    return 1
+}
+
+# die: SIGKILL to the server that is up.
+die() {
+    kill -KILL "$server"
+    wait "$server"
+}
+
+stop() {
+    kill "$server"
+    wait "$server" || wrong "the server ended with $? when it was stopped"
+    [ ! -e "$device" ] || wrong "$device is still there"
+}
+
+# killed: runs the server until the kill of this point. It may have ended by itself when its work was done.
+killed() {
+    /killpoint "$call" "$delay" $command >/tmp/killed.out 2>/tmp/killed.err
+    code=$?
+    [ "$code" -eq 137 ] || [ "$code" -eq "${1:-137}" ] || { wrong "the server to be killed ended with $code"; tail -n 3 /tmp/killed.err; }
+}
+
+image() {
+    echo 3 >/proc/sys/vm/drop_caches
+    dd if="$1" bs=64k 2>/dev/null | sha256sum | cmp -s - /image.sum
+}
+
+# readers: two that read while there is no server: the whole device, and the files of what is mounted.
+readers() {
+    echo 3 >/proc/sys/vm/drop_caches
+    rm -f /tmp/readers/*
+    (dd if="$device" bs=64k 2>/dev/null | sha256sum | cmp -s - /image.sum; echo $? >/tmp/readers/device) &
+    (cd /mnt/files && sha256sum -c /files.sum >/dev/null 2>&1; echo $? >/tmp/readers/files) &
+}
+
+have_read() {
+    [ -s /tmp/readers/device ] && [ -s /tmp/readers/files ]
+}
+
+none_stuck() {
+    ! cat /proc/[0-9]*/stat 2>/dev/null | grep -q ') D '
+}
+
+# sound: no process is stuck, and the kernel has logged no fault since the last look.
+sound() {
+    within none_stuck || { wrong "a process is in state D"; ps -o pid,stat,comm | grep ' D'; for one in /proc/[0-9]*; do grep -q ') D ' "$one/stat" && cat "$one/stack"; done; }
+    if dmesg -c | grep -E 'BUG|Oops|WARNING|protection fault|NULL pointer|blocked for more' >/tmp/faults; then
+        wrong "the kernel says: $(head -n 3 /tmp/faults)"
+    fi
+}
+
+# start: killed while it starts; the next one serves.
+start() {
+    server
+    killed
+    serve || return
+    image "$device" || wrong "other bytes than the image's"
+    stop
+}
+
+# up: a server whose device is mounted, to be killed and taken over again and again.
+up() {
+    server
+    serve || return 1
+    mount -t ext4 -o ro "$device" /mnt || wrong "no mount"
+}
+
+down() {
+    umount /mnt
+    stop
+}
+
+# takeover: killed while it takes over a device with readers and a mounted file system; the next one takes it over.
+takeover() {
+    die
+    readers
+    killed
+    serve || return
+    within have_read || { wrong "readers still wait after $limit s"; return; }
+    [ "$(cat /tmp/readers/device /tmp/readers/files | tr '\n' ' ')" = "0 0 " ] || wrong "readers saw errors or other bytes: device $(cat /tmp/readers/device), files $(cat /tmp/readers/files)"
+}
+
+is_gone() {
+    ! kill -0 "$server" 2>/dev/null
+}
+
+# handover: killed in the middle of the hand-over to a mapped device, the next one killed while it takes over, and the one after that completes the hand-over.
+handover() {
+    restore
+    server --mapper root --merge
+    /dm kill "$step" $command >/dev/null 2>>/tmp/serve.err
+    reader=
+    if [ -e /dev/mapper/root ]; then
+        (mount -t ext4 -o ro,noload /dev/mapper/root /mnt && (cd /mnt/files && sha256sum -c /files.sum) >/dev/null 2>&1; echo $? >/tmp/mapped; umount /mnt) &
+        reader=$!
+    fi
+    killed 0
+    $command >/tmp/ready 2>>/tmp/serve.err &
+    server=$!
+    within is_gone || { wrong "the hand-over is not done after $limit s"; return; }
+    wait "$server" || wrong "the last server ended with $?"
+    if [ -n "$reader" ]; then
+        wait "$reader"
+        [ "$(cat /tmp/mapped)" = 0 ] || wrong "the reader of the mapped device saw errors or other bytes"
+    fi
+    [ "$(/dm table root)" = "$(($(stat -c %s /image) / 512)) linear $(cat /sys/block/loop0/dev) 0 rw" ] || wrong "the table is $(/dm table root)"
+    image /dev/mapper/root || wrong "other bytes than the image's on the mapped device"
+    /dm remove root
+    rm -f /dev/mapper/root
+}
+
+truncate -s "$(stat -c %s /old.img)" /tmp/base
+restore
+losetup "$base" /tmp/base
+point="the first server"
+# How many calls there are from the opening of the driver to the word that it is ready, for each kind of kill and number of queues.
+if [ "$(cat /points)" = count ]; then
+    for queues in 1 2; do
+        queue_option="--queues $queues"
+        server
+        call=0 delay=0
+        killed
+        started=$(tail -n 1 /tmp/killed.err)
+        up
+        die
+        server
+        killed
+        say "calls $queues $started $(tail -n 1 /tmp/killed.err)"
+        serve
+        down
+    done
+fi
+before=
+while read -r kind queues call delay step; do
+    [ "$kind" != count ] || continue
+    queue_option="--queues $queues"
+    point="$kind with $queues queues at call $call, $delay us later${step:+, after step $step}"
+    if [ "$before" != "$kind $queues" ]; then
+        [ "${before% *}" != takeover ] || down
+        [ "$kind" = handover ] || restore
+        before="$kind $queues"
+        [ "$kind" != takeover ] || up || break
+    fi
+    $kind
+    sound
+    done=$((done + 1))
+    [ "$failed" -eq 0 ] || break
+done </points
+[ "${before% *}" != takeover ] || [ "$failed" -ne 0 ] || down
+say "$done kills"
+[ "$failed" -eq 0 ] || dmesg | tail -n 30
+exit "$failed"

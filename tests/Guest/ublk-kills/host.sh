@@ -1,0 +1,59 @@
+# SIGKILL at the system calls of a ublk server that starts, that takes over (with readers and a mounted file system), and that takes over in the middle of a hand-over to a mapped device; with one queue and with two.
+# A sample of 40, chosen by SEED (printed); all of them with SET=all.
+. "$HERE/../lib.sh"
+SEED=${SEED:-$((RANDOM * 32768 + RANDOM))}
+echo "seed $SEED"
+RANDOM=$((SEED % 32768))
+sample=${SAMPLE:-40}
+
+mkdir -p old/files
+for number in 1 2 3 4; do head -c $((RANDOM * 4 + 4096)) </dev/urandom >"old/files/$number"; done
+cp -a old new
+dd if=/dev/urandom of=new/files/2 bs=4096 seek=2 count=8 conv=notrunc status=none
+mv new/files/3 new/files/moved
+(cd new/files && sha256sum -- *) >files.sum
+for state in old new; do mke2fs -q -F -t ext4 -O ^has_journal -b 4096 -d "$state" "$state.img" 2M >/dev/null; done
+"$SNAPUSERD" create --source old.img --target new.img --output cow --compression lz4 --xor --progress never
+truncate -s %4096 cow
+sha256sum <new.img >image.sum
+truncate -s "$(stat -c %s new.img)" image
+compile "$HERE/killpoint.c" killpoint
+compile "$HERE/../mapper/dm.c" dm
+: >settings
+cp "$HERE/guest.sh" test.sh
+files=(test.sh settings image.sum files.sum image old.img cow killpoint dm)
+export SMP=2
+
+# run LOG SECONDS: a guest with the file points.
+run() {
+    archive guest "${files[@]}" points
+    local code=0
+    boot -l "$1" -t "$2" -k panic_on_oops=1 || code=$?
+    grep '^kills: ' "$1" || true
+    [ "$code" -eq 0 ] || fail "the guest ended with $code"
+}
+
+echo count >points
+run console.count 600
+# Steps of the hand-over: calls to the device mapper, before and after each.
+first=7 last=16
+calls() { sed -n "s/^kills: calls $1 \([0-9]*\) \([0-9]*\).*/\\$2/p" console.count; }
+if [ "${SET:-}" = all ]; then
+    for queues in 1 2; do
+        for ((call = 1; call <= $(calls $queues 1); call++)); do echo "start $queues $call 0"; done
+        for ((call = 1; call <= $(calls $queues 2); call++)); do echo "takeover $queues $call 0"; done
+        for ((call = 1; call <= $(calls $queues 2); call++)); do echo "handover $queues $call 0 $((first + call % (last - first + 1)))"; done
+    done >points
+else
+    for ((one = 0; one < sample; one++)); do
+        queues=$((one % 2 + 1))
+        # Half of the kills come while the call is under way.
+        delay=$((RANDOM % 2 * (RANDOM % 5000)))
+        case $((one % 5)) in
+            0) echo "start $queues $((RANDOM % $(calls $queues 1) + 1)) $delay" ;;
+            4) echo "handover $queues $((RANDOM % $(calls $queues 2) + 1)) $delay $((first + RANDOM % (last - first + 1)))" ;;
+            *) echo "takeover $queues $((RANDOM % $(calls $queues 2) + 1)) $delay" ;;
+        esac
+    done | sort -s -k 1,2 >points
+fi
+run console $((600 + $(wc -l <points) * 20))
