@@ -3,7 +3,7 @@
 # folder. What is there already is not fetched again. Nothing is installed: apt runs with a configuration, lists and a cache of its own, so that
 # neither this machine's packages nor its architectures change, and no root is needed. FOLDER/.complete says which versions it has; `./build.sh clean`
 # makes the next run fetch the newest.
-# With --depends each PACKAGE is a metapackage, such as linux-image-arm64, and what is fetched is the first package that it depends on.
+# With --depends each PACKAGE is a metapackage of a kernel, such as linux-image-arm64, and what is fetched is the kernel that it depends on; where Debian has that in several packages (from Linux 7 on), all of them.
 # In the environment: FETCH_CACHE, where it keeps all that (build/cache); DEBIAN_MIRROR, where it fetches from (http://deb.debian.org).
 set -eu
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/../.." && pwd)
@@ -47,8 +47,9 @@ mkdir -p "$apt/state/lists/partial" "$apt/cache/archives/partial" "$apt/etc"
 : >"$apt/state/status"
 cat >"$apt/etc/sources.list" <<END
 deb [signed-by=$keyring] $mirror/debian $suite main
-deb [signed-by=$keyring] $mirror/debian-security $suite-security main
 END
+# Backports have no security updates of their own.
+case $suite in *-backports) ;; *) echo "deb [signed-by=$keyring] $mirror/debian-security $suite-security main" >>"$apt/etc/sources.list" ;; esac
 cat >"$apt/etc/apt.conf" <<END
 APT::Architecture "$arch";
 APT::Architectures { "$arch"; };
@@ -66,14 +67,20 @@ Acquire::Retries "3";
 END
 export APT_CONFIG="$apt/etc/apt.conf"
 
+# depends_of PACKAGE: what it depends on, a name a line.
+depends_of() {
+    apt-cache depends "$1" 2>/dev/null | sed -n 's/^ *|\{0,1\}Depends: \([^<].*\)$/\1/p'
+}
+
 # download PACKAGE…: into the current folder. With --depends, what they depend on.
 download() {
     if [ -n "$depends" ]; then
         for package in "$@"; do
             shift
-            found=$(apt-cache depends "$package" 2>/dev/null | sed -n 's/^ *Depends: \([^<].*\)$/\1/p' | head -n 1)
+            found=$(depends_of "$package" | grep -E '^linux-image-[0-9]' | head -n 1)
             [ -n "$found" ] || return 1
-            set -- "$@" "$found"
+            # shellcheck disable=SC2046 # none or some words
+            set -- "$@" "$found" $(depends_of "$found" | grep -E '^linux-(base|binary|modules)-[0-9]')
         done
     fi
     apt-get download -qq "$@" >&2

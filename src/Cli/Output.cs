@@ -115,6 +115,20 @@ internal sealed class Output : ILog
         }
     }
 
+    /// <summary>A record that the kernel's log gets as well, wherever the others go: for what concerns everybody on the machine, not only the reader of this log.</summary>
+    internal void WriteForMachine(Priority priority, string name, string sentence)
+    {
+        Write(priority, name, sentence);
+        lock (_gate)
+        {
+            if (_kernel != null) return;
+            int fd = Libc.OpenAt(Libc.AT_FDCWD, KernelLog.Path, Libc.O_WRONLY | Libc.O_CLOEXEC);
+            if (fd < 0) return;
+            _ = new KernelLog(fd, new MonotonicClock(), Libc.GetPid()).Write(priority, sentence);
+            _ = Libc.Close(fd);
+        }
+    }
+
     /// <summary>How far it is, which has a form of its own on standard error and a rhythm of its own in the kernel's log: the caller asks for <see cref="Log"/>.</summary>
     internal void WriteProgress(string line, params ReadOnlySpan<LogValue> values)
     {

@@ -104,7 +104,10 @@ internal sealed class StandingRequests
     }
 
     /// <summary>Notes that the server was asked to stop, before whoever asked has an answer: if it is killed before it ends, the supervisor does not start another.</summary>
-    internal void NoteStop() => _ = Libc.PWrite(_fd, [1], StopAt);
+    internal void NoteStop() => NoteStop(_fd);
+
+    /// <summary>The same for the supervisor, of the file that it made.</summary>
+    internal static void NoteStop(int fd) => _ = Libc.PWrite(fd, [1], StopAt);
 
     /// <summary>For the supervisor, of the file that it made: a server was asked to stop; and whether it was asked for its merge.</summary>
     internal static (bool Stop, bool Merge) Asked(int fd)

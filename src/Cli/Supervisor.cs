@@ -2,6 +2,7 @@ using System;
 using System.Globalization;
 using Snapuserd.Block;
 using Snapuserd.Cli.Control;
+using Snapuserd.Daemon;
 using Snapuserd.Interop;
 using Snapuserd.Serve;
 
@@ -14,13 +15,23 @@ namespace Snapuserd.Cli;
 /// path that they look up can lead to the device, which answers nothing while its server is dead, and paths mean the same before switch_root and after it.
 /// It also holds the COW, the base and the source (<see cref="SupervisorHolds"/>), so that they are free at no moment between two servers.
 /// <code>
-///   killed by a signal -> again; ended while the device waits for a server -> again, a few times; ended otherwise -> its exit code is ours
+///   killed by a signal -> again; ended while the device waits for a server -> again; ended otherwise -> its exit code is ours
+///   ten failures in a row -> the device is removed if nobody uses it; otherwise again, with a growing pause
 /// </code>
 /// </summary>
 internal sealed class Supervisor
 {
     /// <summary>Times in a row that a server may end within <see cref="ShortMilliseconds"/>, and what passes between them the longer the more: six seconds of pause for the readers in all.</summary>
     private const int MostFailures = 10, ShortMilliseconds = 10_000, PauseMilliseconds = 100;
+
+    /// <summary>A server that ended by itself within this time, with its device still waiting, has failed as well: a take-over may wait long before it gives up.</summary>
+    private const int LongStartMilliseconds = 60_000;
+
+    /// <summary>After that many failures, with a device in use: the pause doubles up to this.</summary>
+    private const int LongestPauseMilliseconds = 60_000;
+
+    /// <summary>How often a pause looks whether it is to end.</summary>
+    private const int LookMilliseconds = 100;
 
     private readonly string _name;
     private readonly bool _merges;
@@ -35,7 +46,10 @@ internal sealed class Supervisor
         StopSignals.Listen(-1);
     }
 
-    /// <summary>Supervises until the server ends by itself, or cannot be kept alive: then the device is removed, so that nobody waits for it for ever.</summary>
+    /// <summary>
+    /// Supervises until the server ends by itself, or cannot be kept alive and nobody uses the device, which is then removed. A device that is mounted, held, open or has requests waiting is never given up: readers that wait
+    /// are better off than readers with errors, and the next start may succeed.
+    /// </summary>
     internal static ExitCode Run(Invocation invocation, int device, string name)
     {
         string[] folders = FoldersOf(invocation.Arguments);
@@ -55,7 +69,7 @@ internal sealed class Supervisor
             int locked = Libc.MLockAll(Libc.MCL_CURRENT | Libc.MCL_FUTURE);
             if (locked < 0) invocation.Output.Write(Priority.Warning, "memory_not_locked", $"the supervisor's memory is not locked: {Reason.Of(locked)}");
             RootStorage.BeKilledLast(invocation.Output);
-            return supervisor.Supervise(invocation.Output, ready, program, device);
+            return supervisor.Supervise(invocation, ready, program, device);
         }
         finally
         {
@@ -65,8 +79,9 @@ internal sealed class Supervisor
         }
     }
 
-    private ExitCode Supervise(Output output, Readiness ready, int program, int device)
+    private ExitCode Supervise(Invocation invocation, Readiness ready, int program, int device)
     {
+        Output output = invocation.Output;
         string[] words = OwnProcess.Arguments();
         string[] arguments = Without(words, again: false);
         MonotonicClock clock = new();
@@ -84,26 +99,55 @@ internal sealed class Supervisor
             (int code, int signal) = Wait(child);
             _holds.TakeBaseAgain();
             if (code == Libc.NotExecuted) throw new SnapuserdException(ExitCode.Unavailable, "--supervise: the system does not start this program from its descriptor (execveat)");
-            failures = clock.Milliseconds - began < ShortMilliseconds ? failures + 1 : 0;
+            failures = clock.Milliseconds - began < (code >= 0 ? LongStartMilliseconds : ShortMilliseconds) ? failures + 1 : 0;
             if (code >= 0 && (EndSignals.HaveCome || code == 0 || !UblkServer.IsWaiting(device))) return (ExitCode)code;
             if (EndSignals.HaveCome) break;
-            // It was told to stop and killed before it could: nobody wants another.
-            if (_requests >= 0 && StandingRequests.Asked(_requests) is { Stop: true } asked)
-            {
-                _ = UblkServer.RemoveDead(device);
-                return asked.Merge || _merges ? ExitCode.Interrupted : ExitCode.Done;
-            }
             string how = code >= 0 ? $"ended with {code}" : $"was killed by signal {signal}";
-            if (failures >= MostFailures)
+            string? use = failures >= MostFailures ? BlockDeviceUse.Of(UblkServer.PathOf(device)) : null;
+            if (failures >= MostFailures && use == null && !IsToStop(out _))
             {
                 _ = UblkServer.RemoveDead(device);
                 throw new SnapuserdException(ExitCode.Internal, $"the server {how}, {failures} times in a row: the device is removed");
             }
-            output.Write(Priority.Warning, "restart", $"the server {how}: starting it again");
-            _ = Libc.Poll(default, failures * PauseMilliseconds);
+            if (use != null) PauseLong(invocation, device, $"the server {how}, {failures} times in a row", use, failures - MostFailures);
+            else if (!IsToStop(out _)) output.Write(Priority.Warning, "restart", $"the server {how}: starting it again");
+            // It was told to stop and killed before it could: nobody wants another.
+            if (IsToStop(out bool merges))
+            {
+                _ = UblkServer.RemoveDead(device);
+                return merges || _merges ? ExitCode.Interrupted : ExitCode.Done;
+            }
+            if (use == null) _ = Libc.Poll(default, failures * PauseMilliseconds);
         }
         _ = UblkServer.RemoveDead(device);
         return ExitCode.Interrupted;
+    }
+
+    private bool IsToStop(out bool merges)
+    {
+        (bool stop, merges) = _requests >= 0 ? StandingRequests.Asked(_requests) : default;
+        return stop;
+    }
+
+    /// <summary>Waits before the next try for a device that is in use, the longer the more often that was done; until then `ctl` is answered here. Ends at once when the server is to stop.</summary>
+    private void PauseLong(Invocation invocation, int device, string failure, string use, int times)
+    {
+        int pause = (int)Math.Min(LongestPauseMilliseconds, 1000L << Math.Min(times, 20));
+        string path = UblkServer.PathOf(device);
+        string sentence = $"{failure}; {path} is not removed, because {use}: the next try is in {Units.Count(pause / 1000, "second")}";
+        invocation.Output.WriteForMachine(Priority.Warning, "restart_later", sentence);
+        SnapshotStatus status = new()
+        {
+            Name = _name,
+            Cow = invocation.Arguments.Required("--cow"),
+            Base = invocation.Arguments.Required("--base"),
+            Device = path,
+            State = SnapshotState.Opening,
+            Error = sentence,
+        };
+        using WaitingControl? control = invocation.Arguments.Text("--control") is { } socket ? WaitingControl.Start(socket, status, () => StandingRequests.NoteStop(_requests)) : null;
+        MonotonicClock clock = new();
+        for (long end = clock.Milliseconds + pause; clock.Milliseconds < end && !EndSignals.HaveCome && !IsToStop(out _);) _ = Libc.Poll(default, LookMilliseconds);
     }
 
     private static (int Code, int Signal) Wait(int child)

@@ -1,7 +1,7 @@
 #!/bin/bash
 # fetch-kernel.sh CACHE PACKAGE[/SUITE] [ARCH]: fetches a Debian kernel into CACHE without installing it, and prints its folder, CACHE/RELEASE, which
 # has vmlinux, what QEMU starts, and lib/modules/RELEASE. PACKAGE is a metapackage such as linux-image-6.12-cloud-amd64 of SUITE (bookworm) for ARCH
-# (this machine's), or the kernel itself, such as linux-image-5.10.0-45-cloud-arm64. What came from the same metapackage earlier is not fetched again.
+# (this machine's), such as linux-image-cloud-amd64/trixie-backports, or the kernel itself, such as linux-image-5.10.0-45-cloud-arm64. What came from the same metapackage earlier is not fetched again.
 set -euo pipefail
 HERE=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 mkdir -p "$1"
@@ -27,6 +27,8 @@ fetched=$("$HERE/../../interop/Sysroot/fetch.sh" $depends "$arch" "$suite" "${me
     echo "fetch-kernel.sh: $meta cannot be fetched for $arch" >&2
     exit 1
 }
+# Newer kernels lie below /usr, and vmlinuz beside the modules.
+[ -e "$fetched/lib" ] || ln -s usr/lib "$fetched/lib"
 modules=$(echo "$fetched"/lib/modules/*)
 release=$(basename "$modules")
 folder=$cache/$release
@@ -37,6 +39,7 @@ cd "$folder"
 depmod -b "$folder" "$release"
 
 image=boot/vmlinuz-$release
+[ -e "$image" ] || image=lib/modules/$release/vmlinuz
 # number OFFSET LENGTH: a little-endian number of the image.
 number() { od -An -v -j "$1" -N "$2" -t "u$2" "$image" | tr -d ' '; }
 # bytes OFFSET LENGTH: prints that part of the image.

@@ -150,7 +150,10 @@ internal sealed class UblkDriver : IUblkDriver
     }
 
     /// <inheritdoc/>
-    public string PathOf(int id) => $"/dev/ublkb{id}";
+    public string PathOf(int id) => NodeOf(id);
+
+    /// <summary>Path of block device <paramref name="id"/>.</summary>
+    public static string NodeOf(int id) => $"/dev/ublkb{id}";
 
     /// <inheritdoc/>
     public RingQueue MakeRing(BlockDevice[] devices, Arena arena, WakeUp wakeUp, int depth, int commands)

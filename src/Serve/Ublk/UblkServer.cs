@@ -185,6 +185,9 @@ public sealed class UblkServer : IBlockServer
         }
     }
 
+    /// <summary>Path of block device <paramref name="id"/>.</summary>
+    public static string PathOf(int id) => UblkDriver.NodeOf(id);
+
     /// <summary>Device <paramref name="id"/> is one of ours and waits for a server, as its readers do, or will as soon as the driver has seen that its own is dead. Never throws.</summary>
     public static bool IsWaiting(int id) => IsWaiting(id, () => new UblkDriver());
 

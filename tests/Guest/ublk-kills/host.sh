@@ -28,7 +28,7 @@ export SMP=2
 run() {
     archive guest "${files[@]}" points
     local code=0
-    boot -l "$1" -t "$2" -k panic_on_oops=1 || code=$?
+    boot -l "$1" -t "$2" -k oops=panic || code=$?
     grep '^kills: ' "$1" || true
     [ "$code" -eq 0 ] || fail "the guest ended with $code"
 }
@@ -56,4 +56,4 @@ else
         esac
     done | sort -s -k 1,2 >points
 fi
-run console $((600 + $(wc -l <points) * 20))
+run console $((300 + $(wc -l <points) * 5))

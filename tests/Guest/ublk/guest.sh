@@ -54,6 +54,92 @@ check "a pause after a kill" grep -q '"paused":true' /tmp/status
 check "a rate after a kill" grep -q '"bytes_per_second_limit":5242880' /tmp/status
 check "the image after a kill" image
 stop
+
+# kill_all TIMES: kills every server of the supervisor $server, as soon as it is there, until so many were killed.
+kill_all() {
+    times=0
+    last=
+    while [ "$times" -lt "$1" ]; do
+        next=$(cat "/proc/$server/task/$server/children" 2>/dev/null | cut -d ' ' -f 1)
+        if [ -n "$next" ] && [ "$next" != "$last" ] && kill -KILL "$next"; then
+            last=$next
+            times=$((times + 1))
+        fi
+    done
+}
+
+# Ten servers in a row cannot be kept alive. The device is mounted: it stays, the pause grows, and status and the kernel's log say so.
+control=/tmp/ctl
+status() {
+    snapuserd ctl status --socket "$control"
+}
+waits() {
+    status 2>/dev/null | grep -q 'is not removed, because'
+}
+# until_true COMMAND …: repeats it until it is true.
+until_true() {
+    until "$@"; do usleep 20000; done
+}
+serve --supervise --control "$control"
+check "mount under failing servers" mount -t ext4 -o ro "$device" /mnt
+kill_all 10
+until_true waits
+say "waiting: $(status)"
+check "the next try" sh -c "snapuserd ctl status --json --socket $control | grep -q '\"state\":\"opening\".*the next try is in'"
+check "the kernel's log" sh -c "dmesg | grep -q 'snapuserd.*ublkb0 is not removed, because'"
+check "a mounted device is there" [ -e "$device" ]
+expect 69 "a rate for no server" snapuserd ctl rate 1M --socket "$control"
+check "the files after failing servers" files
+check "the image after failing servers" image
+# With the same again, the pause is longer, and stop ends it.
+kill_all 1
+until_true waits
+umount /mnt
+check "stop in a pause" snapuserd ctl stop --socket "$control"
+wait "$server"
+code=$?
+[ "$code" -eq 0 ] || { say "FAILED: stopped in a pause, the supervisor ended with $code"; failed=1; }
+gone || { say "FAILED: stopped in a pause, $device is still there"; failed=1; }
+
+# Only open, with a read that waits: the same.
+serve --supervise --control "$control"
+(exec 9<"$device"; usleep 100000; until [ -e /tmp/go ]; do usleep 20000; done; dd bs=1M <&9 2>/dev/null | sha256sum | cmp -s - /image.sum; echo $? >/tmp/opened) &
+opened=$!
+kill_all 10
+until_true waits
+say "waiting: $(status)"
+: >/tmp/go
+wait "$opened"
+[ "$(cat /tmp/opened)" = 0 ] || { say "FAILED: a reader that had the device open saw errors or other bytes"; failed=1; }
+stop
+
+# Nobody uses it: it is removed, and the supervisor ends.
+serve --supervise --control "$control"
+kill_all 10
+wait "$server"
+code=$?
+say "unused, the supervisor ended with $code: $(tail -n 1 /tmp/serve.err)"
+[ "$code" -eq 70 ] || { say "FAILED: that is not 70"; failed=1; }
+gone || { say "FAILED: unused, $device is still there"; failed=1; }
+
+# The server is killed in the moment of ctl stop: before it knows of that, and before it has answered. ctl ends with 0, when the supervisor has ended and the device is gone.
+for moment in before after; do
+    rm -f "$control"
+    serve --supervise --control "$control"
+    /killstop "$moment" "$control" /tmp/between "$(cat "/proc/$server/task/$server/children" | cut -d ' ' -f 1)" 2>/tmp/killstop &
+    between=$!
+    until_true [ -e /tmp/between ]
+    check "stop, killed $moment the request" snapuserd ctl stop --socket /tmp/between
+    check "killed $moment the request" grep -q "killed $moment" /tmp/killstop
+    wait "$server"
+    code=$?
+    [ "$code" -eq 0 ] || { say "FAILED: killed $moment the request, the supervisor ended with $code"; failed=1; }
+    gone || { say "FAILED: killed $moment the request, $device is still there"; failed=1; }
+    kill "$between" 2>/dev/null
+    wait "$between"
+    rm -f /tmp/between
+done
+
 check "nothing holds the driver" rmmod ublk_drv
 expect 69 "no driver" snapuserd serve --cow /dev/vda --base /dev/vdb --device ublk --progress never
 [ "$failed" -eq 0 ] || cat /tmp/serve.err

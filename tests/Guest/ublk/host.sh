@@ -27,7 +27,8 @@ sha256sum <new.img >image.sum
 
 cp "$HERE/guest.sh" test.sh
 cp "$HERE/common.sh" "$HERE/../serving.sh" .
-archive guest test.sh common.sh serving.sh image.sum files.sum
+compile "$HERE/killstop.c" killstop
+archive guest test.sh common.sh serving.sh image.sum files.sum killstop
 cp "$HERE/cut.sh" test.sh
 archive cut test.sh common.sh serving.sh image.sum files.sum
 install -m 755 "$HERE/root.sh" root-init
