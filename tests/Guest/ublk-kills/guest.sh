@@ -1,5 +1,5 @@
 # A server is killed while it starts, takes over or hands over. After each kill the next server takes the device over, whoever waited for a read gets the right bytes, no process is stuck, and the kernel
-# has nothing to complain about. The host's file "points" has one line for each kill; "count" in place of it asks how many there are.
+# has nothing to complain about. The host's file "points" has one line for each kill; "count" in place of it asks how many there are, and tries a hand-over that fails.
 . /settings
 failed=0
 done=0
@@ -8,7 +8,7 @@ cow=/tmp/cow
 base=/dev/loop0
 # Seconds of the guest, whose processor is emulated.
 limit=20
-mkdir -p /mnt /tmp/readers
+mkdir -p /mnt /mnt2 /tmp/readers
 
 say() {
     echo "kills: $*"
@@ -164,18 +164,52 @@ handover() {
         wait "$reader"
         [ "$(cat /tmp/mapped)" = 0 ] || wrong "the reader of the mapped device saw errors or other bytes"
     fi
-    [ "$(/dm table root)" = "$(($(stat -c %s /image) / 512)) linear $(cat /sys/block/loop0/dev) 0 rw" ] || wrong "the table is $(/dm table root)"
+    [ "$(/dm table root)" = "$on_base" ] || wrong "the table is $(/dm table root)"
     image /dev/mapper/root || wrong "other bytes than the image's on the mapped device"
     /dm remove root
     rm -f /dev/mapper/root
 }
 
+handover_failed() {
+    snapuserd ctl status --socket /tmp/ctl 2>/dev/null | grep -q 'handover: failed, retried at next start' &&
+        snapuserd ctl status --json --socket /tmp/ctl | grep -q '"handover":"failed, retried at next start"'
+}
+
+# failed_handover: another program mounts the base between the server's giving it up and the table. Status says so, and the next start completes the hand-over.
+failed_handover() {
+    restore
+    queue_option="--queues 1"
+    server --mapper root --merge-on-request --control /tmp/ctl --supervise
+    serve || return
+    child=$(cut -d ' ' -f 1 "/proc/$server/task/$server/children")
+    # The merge begins when the tool has the server.
+    /dm at "$child" "mount -t ext4 -o ro,noload $base /mnt2" >/tmp/at 2>&1 &
+    at=$!
+    within grep -q 'TracerPid:[^0-9]*[1-9]' "/proc/$child/status" || wrong "the server is not traced"
+    snapuserd ctl merge --socket /tmp/ctl || wrong "no merge"
+    wait "$at" || wrong "the base was not mounted: $(cat /tmp/at)"
+    within handover_failed || wrong "status does not say that the hand-over failed: $(snapuserd ctl status --socket /tmp/ctl 2>&1)"
+    umount /mnt2
+    kill -KILL "$child"
+    within is_gone || { wrong "the hand-over is not done after $limit s"; return; }
+    wait "$server" || wrong "the supervisor ended with $?"
+    [ "$(/dm table root)" = "$on_base" ] || wrong "the table is $(/dm table root)"
+    /dm remove root
+    rm -f /dev/mapper/root
+    restore
+    say "a hand-over that failed was completed by the next server"
+}
+
 truncate -s "$(stat -c %s /old.img)" /tmp/base
 restore
 losetup "$base" /tmp/base
+on_base="$(($(stat -c %s /image) / 512)) linear $(cat /sys/block/loop0/dev) 0 rw"
 point="the first server"
 # How many calls there are from the opening of the driver to the word that it is ready, for each kind of kill and number of queues.
 if [ "$(cat /points)" = count ]; then
+    point="a hand-over that fails"
+    failed_handover
+    point="the first server"
     for queues in 1 2; do
         queue_option="--queues $queues"
         server
