@@ -55,35 +55,34 @@ check "a rate after a kill" grep -q '"bytes_per_second_limit":5242880' /tmp/stat
 check "the image after a kill" image
 stop
 
-# kill_all TIMES: kills every server of the supervisor $server, as soon as it is there, until so many were killed.
-kill_all() {
-    times=0
-    last=
-    while [ "$times" -lt "$1" ]; do
-        next=$(cat "/proc/$server/task/$server/children" 2>/dev/null | cut -d ' ' -f 1)
-        if [ -n "$next" ] && [ "$next" != "$last" ] && kill -KILL "$next"; then
-            last=$next
-            times=$((times + 1))
-        fi
-    done
-}
-
-# Ten servers in a row cannot be kept alive. The device is mounted: it stays, the pause grows, and status and the kernel's log say so.
 control=/tmp/ctl
 status() {
     snapuserd ctl status --socket "$control"
 }
+# waits: the supervisor says that it waits, and long enough for what is asked then.
 waits() {
-    status 2>/dev/null | grep -q 'is not removed, because'
+    status 2>/dev/null | grep -q 'is not removed, because .* the next try is in [1-9][0-9] seconds'
 }
-# until_true COMMAND …: repeats it until it is true.
+# kill_until COMMAND …: kills every server of the supervisor $server, as soon as it is there, until the command is true.
+kill_until() {
+    last=
+    until "$@"; do
+        next=$(cat "/proc/$server/task/$server/children" 2>/dev/null | cut -d ' ' -f 1)
+        if [ -n "$next" ] && [ "$next" != "$last" ] && kill -KILL "$next"; then last=$next; fi
+    done
+}
+# ended_now: the supervisor has ended.
+ended_now() {
+    ! kill -0 "$server" 2>/dev/null
+}
 until_true() {
     until "$@"; do usleep 20000; done
 }
+
+# Ten servers in a row cannot be kept alive. The device is mounted: it stays, the pause grows, and status and the kernel's log say so.
 serve --supervise --control "$control"
 check "mount under failing servers" mount -t ext4 -o ro "$device" /mnt
-kill_all 10
-until_true waits
+kill_until waits
 say "waiting: $(status)"
 check "the next try" sh -c "snapuserd ctl status --json --socket $control | grep -q '\"state\":\"opening\".*the next try is in'"
 check "the kernel's log" sh -c "dmesg | grep -q 'snapuserd.*ublkb0 is not removed, because'"
@@ -91,9 +90,8 @@ check "a mounted device is there" [ -e "$device" ]
 expect 69 "a rate for no server" snapuserd ctl rate 1M --socket "$control"
 check "the files after failing servers" files
 check "the image after failing servers" image
-# With the same again, the pause is longer, and stop ends it.
-kill_all 1
-until_true waits
+# The same again; stop ends the pause.
+kill_until waits
 umount /mnt
 check "stop in a pause" snapuserd ctl stop --socket "$control"
 wait "$server"
@@ -105,8 +103,7 @@ gone || { say "FAILED: stopped in a pause, $device is still there"; failed=1; }
 serve --supervise --control "$control"
 (exec 9<"$device"; usleep 100000; until [ -e /tmp/go ]; do usleep 20000; done; dd bs=1M <&9 2>/dev/null | sha256sum | cmp -s - /image.sum; echo $? >/tmp/opened) &
 opened=$!
-kill_all 10
-until_true waits
+kill_until waits
 say "waiting: $(status)"
 : >/tmp/go
 wait "$opened"
@@ -115,7 +112,7 @@ stop
 
 # Nobody uses it: it is removed, and the supervisor ends.
 serve --supervise --control "$control"
-kill_all 10
+kill_until ended_now
 wait "$server"
 code=$?
 say "unused, the supervisor ended with $code: $(tail -n 1 /tmp/serve.err)"
