@@ -240,6 +240,7 @@ while read -r kind queues call delay step; do
     sound
     done=$((done + 1))
     [ "$failed" -eq 0 ] || break
+    [ $((done % 100)) -ne 0 ] || say "$done kills so far, $(now) s"
 done </points
 [ "${before% *}" != takeover ] || [ "$failed" -ne 0 ] || down
 say "$done kills"

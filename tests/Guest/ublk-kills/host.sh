@@ -36,7 +36,7 @@ run() {
 echo count >points
 run console.count 600
 # Steps of the hand-over: calls to the device mapper, before and after each.
-first=7 last=16
+first=7 last=20
 calls() { sed -n "s/^kills: calls $1 \([0-9]*\) \([0-9]*\).*/\\$2/p" console.count; }
 if [ "${SET:-}" = all ]; then
     for queues in 1 2; do
