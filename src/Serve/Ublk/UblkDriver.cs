@@ -112,11 +112,7 @@ internal sealed class UblkDriver : IUblkDriver
     public int FetchAndLeave(int fd, int[] queues, int depth)
     {
         int result = 0, number = 0;
-        Thread thread = new(() =>
-        {
-            number = Libc.GetTid();
-            result = Fetch(fd, queues, depth);
-        }, StackSize) { IsBackground = true, Name = "ublk fetch" };
+        Thread thread = new(Run, StackSize) { IsBackground = true, Name = "ublk fetch" };
         try
         {
             thread.Start();
@@ -128,6 +124,12 @@ internal sealed class UblkDriver : IUblkDriver
         thread.Join();
         UblkThreads.WaitForEnd(number);
         return result;
+
+        void Run()
+        {
+            number = Libc.GetTid();
+            result = Fetch(fd, queues, depth);
+        }
     }
 
     /// <inheritdoc/>

@@ -499,7 +499,8 @@ public sealed class UblkServer : IBlockServer
             int mapped = queue.Map();
             if (!Report(Phase.Map, mapped) || mapped < 0) return;
             queue.Serve(() => Volatile.Read(ref _abandoned));
-            if (!Volatile.Read(ref _stopping) && !Volatile.Read(ref _abandoned)) Fail(new SnapuserdException(ExitCode.InputOutput, $"/dev/ublkb{_id} was stopped by another process"));
+            // With tags left it was abandoned.
+            if (queue.Tags == 0 && !Volatile.Read(ref _stopping)) Fail(new SnapuserdException(ExitCode.InputOutput, $"/dev/ublkb{_id} was stopped by another process"));
         }
         catch (SnapuserdException e)
         {
@@ -600,7 +601,8 @@ public sealed class UblkServer : IBlockServer
         Abandon();
         JoinQueues();
         foreach (int thread in _threadNumbers) UblkThreads.WaitForEnd(thread);
-        Volatile.Write(ref _abandoned, false);
+        // No thread is left that looks at it.
+        lock (_gate) _abandoned = false;
     }
 
     /// <summary>Deletes a device that was stopped; false if somebody has it open: it goes when the last of them is gone. Never waits for that.</summary>

@@ -1,5 +1,5 @@
 # SIGKILL at the system calls of a ublk server that starts, that takes over (with readers and a mounted file system), and that takes over in the middle of a hand-over to a mapped device; with one queue and with two.
-# A sample of 40, chosen by SEED (printed); all of them with SET=all.
+# A sample of 40, chosen by SEED (printed); all of them with SET=all, with one number of queues by QUEUES=1 or QUEUES=2.
 . "$HERE/../lib.sh"
 SEED=${SEED:-$((RANDOM * 32768 + RANDOM))}
 echo "seed $SEED"
@@ -39,7 +39,7 @@ run console.count 600
 first=7 last=20
 calls() { sed -n "s/^kills: calls $1 \([0-9]*\) \([0-9]*\).*/\\$2/p" console.count; }
 if [ "${SET:-}" = all ]; then
-    for queues in 1 2; do
+    for queues in ${QUEUES:-1 2}; do
         for ((call = 1; call <= $(calls $queues 1); call++)); do echo "start $queues $call 0"; done
         for ((call = 1; call <= $(calls $queues 2); call++)); do echo "takeover $queues $call 0"; done
         for ((call = 1; call <= $(calls $queues 2); call++)); do echo "handover $queues $call 0 $((first + call % (last - first + 1)))"; done
