@@ -24,7 +24,7 @@ native = $(if $(filter $(HOST),$(ARCH)),,$(error `make $(MAKECMDGOALS)` runs the
 SECONDS ?= 60
 SEED ?= 1
 
-.PHONY: build host-build check-native check-pages help test simulate fuzz guest-test boot-test demo lint bench reproducible install install-man install-completion install-initramfs-tools install-dracut install-systemd install-examples clean
+.PHONY: build host-build check-native check-pages help test simulate fuzz guest-test boot-test demo lint bench reproducible fresh-test install install-man install-completion install-initramfs-tools install-dracut install-systemd install-examples clean
 .NOTPARALLEL:
 
 build: ## compile build/snapuserd (the default); [ARCH=arm64] build/arm64/snapuserd
@@ -58,6 +58,7 @@ boot-test: check-pages host-build ## boots through an update in QEMU, with an in
 	./tests/Boot/run.sh $(TESTS)
 
 demo: check-native build ## two updates, one created here, each killed half-way and resumed
+	./build.sh demo-deps
 	./tests/demo.sh
 
 lint: ## formatting, style, and the rules of this code base
@@ -73,7 +74,10 @@ bench: check-native build ## speed, each number beside its ceiling
 	./$(OUTPUT)/bench/benchmarks --snapuserd $(OUTPUT)/snapuserd $(if $(ONLY),--only '$(ONLY)') $(ARGS)
 
 reproducible: ## build in three folders; fails unless the three are one
-	./tests/reproducible.sh
+	./build.sh reproducible
+
+fresh-test: check-native ## make targets on minimal Debians from a clean clone: [DEBIAN="12 13"] [TARGETS="demo test lint reproducible"]
+	@DEBIAN='$(DEBIAN)' TARGETS='$(TARGETS)' ./tests/fresh.sh
 
 install: build ## copy to $(DESTDIR)$(PREFIX)/bin
 	install -D -m 0755 $(OUTPUT)/snapuserd $(DESTDIR)$(PREFIX)/bin/snapuserd

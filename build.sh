@@ -42,6 +42,42 @@ export DOTNET_CLI_TELEMETRY_OPTOUT=1 DOTNET_NOLOGO=1 DOTNET_SKIP_FIRST_TIME_EXPE
 export DOTNET_CLI_USE_MSBUILD_SERVER=0 MSBUILDDISABLENODEREUSE=1 UseSharedCompilation=false
 export DOTNET_SYSTEM_GLOBALIZATION_INVARIANT=1
 
+# Without a home that can be written to, as under sudo, cron or a build daemon, the SDK has nowhere to keep packages: then it is the home that the
+# system's list of users gives, or else a folder here.
+if [ -z "${DOTNET_CLI_HOME:-}" ] && ! { [ -n "${HOME:-}" ] && [ -d "$HOME" ] && [ -w "$HOME" ]; }; then
+    DOTNET_CLI_HOME=$(getent passwd "$(id -u)" | cut -d : -f 6)
+    if [ -z "$DOTNET_CLI_HOME" ] || ! [ -d "$DOTNET_CLI_HOME" ] || ! [ -w "$DOTNET_CLI_HOME" ]; then DOTNET_CLI_HOME=$root/build/home; fi
+    export DOTNET_CLI_HOME
+    # What is no part of the SDK, such as NuGet, looks at HOME too.
+    export HOME="$DOTNET_CLI_HOME"
+    mkdir -p "$HOME"
+fi
+
+# say SENTENCE: what a step that takes more than a few seconds is about to do.
+say() {
+    echo "build.sh: $1" >&2
+}
+
+# has_package ID: whether NuGet has a version of the package in one of its folders. Names there are in lower case.
+has_package() {
+    for folder in "${NUGET_PACKAGES:-${DOTNET_CLI_HOME:-$HOME}/.nuget/packages}" $(echo "${NUGET_FALLBACK_PACKAGES:-}" | tr ';' ' '); do
+        if [ -d "$folder/$1" ]; then return 0; fi
+    done
+    return 1
+}
+
+# say_downloads: what the next step fetches from nuget.org, if it fetches a part. Measured with .NET 10.0.12.
+say_downloads() {
+    if ! has_package "microsoft.netcore.app.runtime.nativeaot.$rid"; then
+        say "the first build for $ARCH downloads the native compiler and its libraries from nuget.org: 95 MB, 405 MB unpacked; that takes a minute or more"
+    fi
+}
+
+# say_test_downloads: the same for the tests.
+say_test_downloads() {
+    has_package xunit || say "the first run of the tests downloads xunit and the test host from nuget.org: 22 MB, 100 MB unpacked"
+}
+
 # compiler: prints the C compiler that NativeAOT will link with; it prefers clang and takes gcc otherwise, which makes code for this machine only.
 compiler() {
     command -v clang || { [ "$ARCH" = "$host" ] && command -v gcc; }
@@ -76,6 +112,25 @@ missing_packages() {
     has_file liblz4.a || echo liblz4-dev
     has_file libzstd.a || echo libzstd-dev
     has_file libsodium.a || echo libsodium-dev
+}
+
+# missing_demo_packages: the same for the demo, which fills two file systems, and as root attaches loop devices.
+missing_demo_packages() {
+    command -v mkfs.ext4 >/dev/null || echo e2fsprogs
+    command -v losetup >/dev/null || echo mount
+}
+
+# missing_reproducible_packages: the same for the comparison of builds, one of which is in a clone.
+missing_reproducible_packages() {
+    command -v git >/dev/null || echo git
+}
+
+# missing_fresh_packages: the same for tests on minimal Debians.
+missing_fresh_packages() {
+    command -v debootstrap >/dev/null || echo debootstrap
+    [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || echo debian-archive-keyring
+    command -v git >/dev/null || echo git
+    command -v losetup >/dev/null || echo mount
 }
 
 # missing_test_packages: the same for the tests, which also trace system calls, cut the power of disks and compile the kernel's headers.
@@ -143,11 +198,12 @@ require() {
     if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
         # The lists first: a fresh machine has none, and then it does not even know what its kernel headers are called.
         if [ -n "$packages" ] || ! ls -d /usr/src/linux-headers-6.12.*-common >/dev/null 2>&1; then
+            say "fetching the lists of Debian's packages"
             DEBIAN_FRONTEND=noninteractive apt-get update -qq >&2
             packages=$("$1" | tr '\n' ' ')
         fi
         [ -n "$packages" ] || return 0
-        echo "build.sh: installing $packages" >&2
+        say "installing $packages"
         # shellcheck disable=SC2086 # one word per package
         DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages >/dev/null
     elif [ -n "$packages" ]; then
@@ -183,6 +239,8 @@ publish() {
     # gcc knows the flags of every architecture; clang for arm64 has no stack clash protection that one could leave out, and says so.
     quiet=
     case $(compiler) in *clang) quiet=-Wno-unused-command-line-argument ;; esac
+    say_downloads
+    say "compiling $1 to native code for $ARCH: about 30 seconds"
     # Without the folder's name in it, so that every folder gives the same object.
     for part in entry sandbox signals relocated; do
         # shellcheck disable=SC2086 # no word or two
@@ -206,6 +264,7 @@ publish() {
 test_deps() {
     deps
     require missing_test_packages
+    say_test_downloads
     # The headers of the other architecture, for the tests of constants and structs.
     (ARCH=$other; sysroot >/dev/null) || echo "build.sh: without the headers of $other its constants cannot be checked: those tests will fail" >&2
 }
@@ -224,6 +283,7 @@ test_all() {
     SNAPUSERD="$root/build/snapuserd" SNAPUSERD_CHECKS="$root/build/checks/kernels"
     export SNAPUSERD SNAPUSERD_CHECKS
     status=0
+    say "compiling and running the tests: about 14 minutes on two cores; each project prints a line when it is done"
     # Every test has an end of its own; one that has none all the same is a failure after a quarter of an hour without a result, and not the end of the patience of CI.
     dotnet test snapuserd-cs.sln -c Release --nologo --blame-hang-timeout 15m --blame-hang-dump-type none "$@" || status=$?
     tests/sum.sh build/test-results "$status"
@@ -242,6 +302,9 @@ usage: ./build.sh [COMMAND]
   sysroot          print the folder with the libraries of another ARCH; fetch them if they are not there
   deps             check what the build needs; as root on a Debian, install it
   test-deps        the same for the tests
+  demo-deps        the same for tests/demo.sh
+  fresh-deps       the same for tests/fresh.sh
+  reproducible     build in three folders and compare
   guest-deps       the same for the tests in a virtual machine
   boot-deps        the same for those that boot through an update
   test [ARG …]     run the tests against build/snapuserd; ARGs go to `dotnet test`.
@@ -264,6 +327,7 @@ case ${1:-build} in
     tool)
         shift
         sdk
+        say "compiling tests/Tools: a few seconds, a minute the first time"
         built=$(dotnet build tests/Tools -c Release -v quiet --nologo) || fail "$built"
         cd "$caller"
         dotnet "$root/tests/Tools/bin/Release/$TFM/tools.dll" "$@"
@@ -271,6 +335,7 @@ case ${1:-build} in
     simulate)
         shift
         deps
+        say "compiling the simulator: about 20 seconds"
         built=$(dotnet build tests/Simulator -c Release -v quiet --nologo) || fail "$built"
         [ $# -gt 0 ] || set -- all
         # A run's garbage dies with the run: collecting it every 64 MiB, not every few, saves a tenth of the time.
@@ -278,6 +343,9 @@ case ${1:-build} in
         ;;
     deps) deps ;;
     test-deps) if [ "$ARCH" = "$host" ]; then test_deps; else deps; require missing_emulation_packages; fi ;;
+    demo-deps) require missing_demo_packages ;;
+    fresh-deps) sdk; require missing_fresh_packages ;;
+    reproducible) deps; require missing_reproducible_packages; exec tests/reproducible.sh ;;
     guest-deps) require missing_guest_packages ;;
     boot-deps) require missing_boot_packages ;;
     test)
@@ -294,6 +362,8 @@ case ${1:-build} in
     docs) sdk; SNAPUSERD_WRITE_DOCS=1 dotnet test tests/Cli -c Release -v quiet --nologo --filter FullyQualifiedName~Man_page_and_completion_have ;;
     format-check)
         sdk
+        say_test_downloads
+        say "checking whitespace and style: about a minute"
         dotnet restore snapuserd-cs.sln -v quiet --nologo
         dotnet format whitespace snapuserd-cs.sln --no-restore --verify-no-changes
         dotnet format style snapuserd-cs.sln --no-restore --verify-no-changes
