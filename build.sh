@@ -38,7 +38,7 @@ case $root in *[[:space:]]*) fail "the linker is given paths in lists that blank
 
 # No telemetry, and nothing that goes on running when the build has ended: no MSBuild node, no MSBuild server, no compiler server.
 # A machine without libicu has an SDK that refuses to start unless it is told that it needs none.
-export DOTNET_CLI_TELEMETRY_OPTOUT=1 DOTNET_NOLOGO=1 DOTNET_SKIP_FIRST_TIME_EXPERIENCE=1 DOTNET_GENERATE_ASPNET_CERTIFICATE=false
+export DOTNET_CLI_TELEMETRY_OPTOUT=1 DOTNET_NOLOGO=1 DOTNET_SKIP_WORKLOAD_INTEGRITY_CHECK=1 DOTNET_SKIP_FIRST_TIME_EXPERIENCE=1 DOTNET_GENERATE_ASPNET_CERTIFICATE=false
 export DOTNET_CLI_USE_MSBUILD_SERVER=0 MSBUILDDISABLENODEREUSE=1 UseSharedCompilation=false
 export DOTNET_SYSTEM_GLOBALIZATION_INVARIANT=1
 
