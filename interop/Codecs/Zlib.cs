@@ -86,6 +86,14 @@ public sealed unsafe class Zlib : IDisposable
         return result;
     }
 
+    /// <summary>The CRC-32 of IEEE 802.3 of bytes that have <paramref name="crc"/>, followed by <paramref name="bytes"/>; 0 is that of no bytes.</summary>
+    public static uint Crc32(uint crc, ReadOnlySpan<byte> bytes)
+    {
+        // A null pointer would ask for the initial value, which 0 is.
+        if (bytes.IsEmpty) return crc;
+        fixed (byte* start = bytes) return (uint)crc32(crc, start, (uint)bytes.Length);
+    }
+
     /// <summary>Frees the stream.</summary>
     public void Dispose()
     {
@@ -98,6 +106,9 @@ public sealed unsafe class Zlib : IDisposable
 
     /// <summary>Last resort for a stream nobody disposed.</summary>
     ~Zlib() => Dispose();
+
+    [DllImport("libz")]
+    private static extern nuint crc32(nuint crc, byte* buf, uint len);
 
     [DllImport("libz")]
     private static extern int inflateInit_(ZStream* strm, byte* version, int stream_size);

@@ -23,7 +23,7 @@ internal static class CreateVerb
     // A v3 op is 16 bytes; a block inside a unit needs none of its own.
     private const int XorOverheadInUnits = 16;
 
-    private sealed record Job(Invocation Invocation, FileImageReader Source, FileImageReader Target, CowWriterOptions Options, StopFlag Stop)
+    private sealed record Job(Invocation Invocation, IImageReader Source, IImageReader Target, CowWriterOptions Options, StopFlag Stop)
     {
         internal Arguments Arguments => Invocation.Arguments;
     }
@@ -38,7 +38,7 @@ internal static class CreateVerb
             throw new SnapuserdException(ExitCode.Usage, $"{source.Name} and {target.Name} are the same; there is nothing to update");
         foreach (FileImageReader image in (ReadOnlySpan<FileImageReader>)[source, target])
             if (image.Device.NotLocked is { } sentence) invocation.Output.Write(Priority.Warning, "devices", sentence);
-        Job job = new(invocation, source, target, options, stop.Flag);
+        Job job = new(invocation, SparseImageReader.Of(source, stop.Flag), SparseImageReader.Of(target, stop.Flag), options, stop.Flag);
         var clock = new ProgressObserver(invocation, "create");
 
         // Before the comparison: what it would replace must not begin to be merged, or be used, while this takes its time.

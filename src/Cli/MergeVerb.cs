@@ -88,6 +88,7 @@ internal static class MergeVerb
             new MergingMark(arguments.Required("--cow")).Check(cow);
             if (cow.Header.Major < 2 || cow.Header.NumMergeOps != (ulong)cow.Order.Count) return null;
             using BlockDevice target = BlockDevice.Open(arguments.Required("--base"), DeviceAccess.Read);
+            if (ForeignFormat.IsSparse(target)) return null;
             if (Libc.FSync(target.Fd) < 0 || Libc.FSync(input.Fd) < 0) return null;
             return new MergeResult { OpsTotal = cow.Order.Count, ResumedFrom = cow.Order.Count };
         }

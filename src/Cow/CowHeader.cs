@@ -117,14 +117,17 @@ public sealed record CowHeader
         string name = source.Name;
         long length = source.Length;
         if (length == 0) throw Bad($"{name} is empty: not a COW file");
-        if (length < PrefixBytes) throw Bad($"{name} is {length} bytes long, too short for a COW header of {V1Bytes} or more");
+        if (length < PrefixBytes)
+            throw Bad(Foreign(source) is { } cut
+                ? $"{name} is not a COW file: it is {cut}"
+                : $"{name} is {length} bytes long, too short for a COW header of {V1Bytes} or more");
 
         Span<byte> h = stackalloc byte[MaxHeaderBytes];
         source.Read(0, h[..PrefixBytes]);
         ulong magic = U64(h, 0);
         if (magic == UnsafeMagic)
             throw Bad($"{name}: an earlier merge with --allow-unsafe was cut off in the middle of a block, so the base is lost; restore the base and the COW from elsewhere");
-        if (magic != Magic) throw Bad($"{name} is not a COW file: magic is 0x{magic:x16}, must be 0x{Magic:x16}");
+        if (magic != Magic) throw Bad($"{name} is not a COW file: {(Foreign(source) is { } what ? $"it is {what}" : $"magic is 0x{magic:x16}, must be 0x{Magic:x16}")}");
 
         int major = U16(h, 8), minor = U16(h, 10), headerBytes = U16(h, 12);
         if (major is < 1 or > 3 || minor != 0) throw Bad($"{name}: header: version is {major}.{minor}, must be 1.0, 2.0 or 3.0");
@@ -216,6 +219,19 @@ public sealed record CowHeader
         BinaryPrimitives.WriteUInt32LittleEndian(h[70..], (uint)Compression);
         BinaryPrimitives.WriteUInt32LittleEndian(h[74..], MaxUnitBytes);
         h[..HeaderBytes].CopyTo(header);
+    }
+
+    /// <summary>What a file without a COW's magic is; null if it is not recognized, or is the beginning of a COW that was cut off within its magic, which is printable.</summary>
+    private static string? Foreign(IByteSource source)
+    {
+        Span<byte> start = stackalloc byte[(int)Math.Min(source.Length, ForeignFormat.PrefixBytes)];
+        source.Read(0, start);
+        Span<byte> magics = stackalloc byte[2 * sizeof(ulong)];
+        BinaryPrimitives.WriteUInt64LittleEndian(magics, Magic);
+        BinaryPrimitives.WriteUInt64LittleEndian(magics[sizeof(ulong)..], UnsafeMagic);
+        int length = Math.Min(start.Length, sizeof(ulong));
+        if (start[..length].SequenceEqual(magics[..length]) || start[..length].SequenceEqual(magics.Slice(sizeof(ulong), length))) return null;
+        return ForeignFormat.Describe(start);
     }
 
     private static SnapuserdException Bad(string sentence) => new(ExitCode.CowCorrupt, sentence);

@@ -114,7 +114,8 @@ public sealed class DeviceSet : IDisposable
     }
 
     /// <summary>
-    /// Looks at which bytes the devices have in common, before anything is locked: a lock that this process holds itself would be taken for another merge's. Exit code 64 for devices that do not go together. True if the source is a
+    /// Looks at which bytes the devices have in common, before anything is locked: a lock that this process holds itself would be taken for another merge's. Exit code 64 for devices that do not go together,
+    /// 65 for an Android sparse image. True if the source is a
     /// device of its own; <paramref name="overlap"/> then is what it shares with the base, or null if that is nothing.
     /// </summary>
     private static bool Relate(DeviceOptions options, out ReadOnlyMemory<SharedRange>? overlap)
@@ -122,6 +123,8 @@ public sealed class DeviceSet : IDisposable
         using BlockDevice cow = BlockDevice.Open(options.Cow, DeviceAccess.Read);
         using BlockDevice? target = options.Base == null ? null : BlockDevice.Open(options.Base, DeviceAccess.Read);
         using BlockDevice? source = options.Source == null ? null : BlockDevice.Open(options.Source, DeviceAccess.Read);
+        ForeignFormat.RefuseSparse(target);
+        ForeignFormat.RefuseSparse(source);
         return Relate(options, cow, target, source, out overlap);
     }
 

@@ -112,6 +112,32 @@ public sealed class HeaderTests
         Assert.Contains("is not a COW file: magic is 0x0000000000000000", Refusal.Of(image), StringComparison.Ordinal);
     }
 
+    public static TheoryData<string> ForeignNames => [.. ForeignFiles.Names];
+
+    [Theory]
+    [MemberData(nameof(ForeignNames))]
+    public void Foreign_file_is_said_to_be_what_it_is(string name)
+    {
+        (string what, string remedy) = ForeignFiles.Words(name);
+        foreach (byte[] file in (byte[][])[ForeignFiles.Magic(name), ForeignFiles.Whole(name, 2_000), ForeignFiles.Whole(name, 100_000)])
+        {
+            string sentence = Refusal.Of(file);
+            Assert.StartsWith($"{Refusal.Name} is not a COW file: it is ", sentence, StringComparison.Ordinal);
+            Assert.Contains(what, sentence, StringComparison.Ordinal);
+            Assert.Contains(remedy, sentence, StringComparison.Ordinal);
+        }
+    }
+
+    /// <summary>Both magics are printable.</summary>
+    [Theory]
+    [InlineData(CowHeader.Magic)]
+    [InlineData(CowHeader.UnsafeMagic)]
+    public void Beginning_of_a_COW_is_not_text(ulong magic)
+    {
+        byte[] file = BitConverter.GetBytes(magic);
+        for (int length = 1; length <= file.Length; length++) Assert.Contains($"is {length} bytes long, too short", Refusal.Of(file[..length]), StringComparison.Ordinal);
+    }
+
     [Fact]
     public void Magic_of_an_unsafe_merge_that_was_cut_off_says_that_the_base_is_lost()
     {

@@ -39,6 +39,8 @@ internal sealed class RowDevices
             bool there = isDevice ? Length(row.Cow, ref missing) > 0 : IsThere(system, row.Cow, ref missing);
             if (missing == null)
             {
+                RefuseSparse(row.Base);
+                if (row.Source != null) RefuseSparse(row.Source);
                 MarkState mark = isDevice ? default : MergingMark.Look(row.Cow);
                 CowState state = there ? Look(row, baseBytes, sourceBytes, isDevice, mark.Digest != null) : CowState.Absent;
                 // What the COW cannot say, its mark can.
@@ -78,6 +80,13 @@ internal sealed class RowDevices
             missing ??= e.Message;
             return 0;
         }
+    }
+
+    /// <summary>Exit code 65 for an Android sparse image, which is no image that could be mounted or merged into.</summary>
+    private static void RefuseSparse(string path)
+    {
+        using BlockDevice device = BlockDevice.Open(path, DeviceAccess.Read);
+        ForeignFormat.RefuseSparse(device);
     }
 
     /// <summary>Why a merge may not write to a device, whichever program asks; null if it may.</summary>
