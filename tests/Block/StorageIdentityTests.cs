@@ -131,9 +131,8 @@ public sealed class StorageIdentityTests
         string file = folder["image"];
         File.WriteAllBytes(file, new byte[8 * MiB]);
         using LoopDevice disk = new(file, "--partscan");
-        // By hand: not every kernel reads the table that an image has.
-        LoopDevice.Call("addpart", disk.Path, "1", "2048", "4096");
-        LoopDevice.Call("addpart", disk.Path, "2", "8192", "2048");
+        disk.AddPartition(1, 2048, 4096);
+        disk.AddPartition(2, 8192, 2048);
         string[] numbers = File.ReadAllText($"/sys/class/block/{Path.GetFileName(disk.Path)}/{Path.GetFileName(disk.Path)}p2/dev").Trim().Split(':');
         LoopDevice.Call("mknod", folder["second"], "b", numbers[0], numbers[1]);
         using LoopDevice window = new(file, "--offset", "4194304", "--sizelimit", "1048576");
