@@ -120,6 +120,13 @@ missing_demo_packages() {
     command -v losetup >/dev/null || echo mount
 }
 
+# missing_bench_packages: the same for the benchmarks, which attach loop devices as root and read through other programs' NBD clients.
+missing_bench_packages() {
+    command -v losetup >/dev/null || echo mount
+    command -v nbdcopy >/dev/null || echo libnbd-bin
+    command -v fio >/dev/null || echo fio
+}
+
 # missing_reproducible_packages: the same for the comparison of builds, one of which is in a clone.
 missing_reproducible_packages() {
     command -v git >/dev/null || echo git
@@ -322,7 +329,7 @@ case ${1:-build} in
     publish) [ $# -eq 2 ] || fail "publish needs a directory"; deps
         case $2 in /*) publish src/Cli "$2" ;; *) publish src/Cli "$caller/$2" ;; esac ;;
     checks) deps; publish tests/Kernels "$output/checks" ;;
-    bench-tool) deps; publish tests/Benchmarks "$output/bench" ;;
+    bench-tool) deps; require missing_bench_packages; publish tests/Benchmarks "$output/bench" ;;
     sysroot) sysroot ;;
     tool)
         shift
