@@ -14,7 +14,7 @@ internal static class Verbs
     private const long LargestMemory = 1L << 30;
 
     private static readonly Option s_cow = new("--cow", OptionKind.Text, "FILE", "The COW file, of format 1 to 3.") { Required = true, DashIs = Option.StandardInput };
-    private static readonly Option s_base = new("--base", OptionKind.Text, "DEV", "The device or image file that the COW belongs to.") { DashIs = Option.StandardInput };
+    private static readonly Option s_base = new("--base", OptionKind.Text, "DEV", "The device or image file that the COW belongs to; a raw image, not an Android sparse one.") { DashIs = Option.StandardInput };
     private static readonly Option s_source = new("--source", OptionKind.Text, "DEV", "Where copied and xored blocks are read from; the base, unless it is given. It may share storage with the base; if no order of writes is safe then, merging ends with 64, and reading works.") { DashIs = Option.StandardInput };
     private static readonly Option s_separate = new("--source-separate", OptionKind.Flag, "", "The source shares no block with the base, so it is never overwritten. A merge that was begun with it goes on only with it and the same --source: the COW cannot tell.") { Needs = "--source" };
     private static readonly Option s_io = new("--io", OptionKind.Choice, "auto|uring|sync", "How devices are read and written: auto takes io_uring and falls back to plain system calls, saying so in one line whatever --progress is; uring fails instead (69, or 71 for want of memory or descriptors).") { Choices = ["auto", "uring", "sync"] };
@@ -140,8 +140,8 @@ internal static class Verbs
 
         new("create", "Compares two images and writes the COW that turns the first into the second, in Android's format.", [],
         [
-            new("--source", OptionKind.Text, "OLD", "The image or device that the update starts from.") { Required = true, DashIs = Option.StandardInput },
-            new("--target", OptionKind.Text, "NEW", "The image or device that it leads to.") { Required = true, DashIs = Option.StandardInput },
+            new("--source", OptionKind.Text, "OLD", "The image or device that the update starts from, raw or an Android sparse image.") { Required = true, DashIs = Option.StandardInput },
+            new("--target", OptionKind.Text, "NEW", "The image or device that it leads to, raw or an Android sparse image.") { Required = true, DashIs = Option.StandardInput },
             new("--output", OptionKind.Text, "COW", "The file to write, or a block device; an existing file is replaced when the new one is whole. A COW whose merge has begun (65) and what is in use (76) are not.") { Required = true, DashIs = "standard output, and a COW cannot be streamed: its beginning is written last, and it is read again for the check" },
             new("--format", OptionKind.Choice, "3|2", "The COW format; 3 unless given.") { Choices = ["3", "2"] },
             new("--compression", OptionKind.Text, "ALG[,LEVEL]", "none, gz, brotli, lz4 or zstd, with a level; lz4 unless given."),
