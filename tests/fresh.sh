@@ -249,14 +249,19 @@ compare() {
     outcomes "$here" >"$there/outcomes-here"
     awk -F '\t' '{ n[$2]++ } END { printf "fresh: this machine: %d passed, %d failed, %d skipped\n", n["Passed"], n["Failed"], n["NotExecuted"] }' "$there/outcomes-here"
     awk -F '\t' -v debian="$1" '
+        function offend(what, name) {
+            bad++
+            if (bad <= 40) print "fresh: " what ": " name
+        }
         NR == FNR { there[$1] = $2; next }
-        $2 == "Passed" && there[$1] == "" { print "fresh: passes here, left no result there: " $1; bad = 1 }
-        $2 == "Passed" && there[$1] == "Failed" { print "fresh: passes here, fails there: " $1; bad = 1 }
+        $2 == "Passed" && there[$1] == "" { offend("passes here, left no result there", $1) }
+        $2 == "Passed" && there[$1] == "Failed" { offend("passes here, fails there", $1) }
         { here[$1] = 1 }
         END {
-            for (name in there) if (!(name in here)) { print "fresh: has a result there only: " name; bad = 1 }
-            if (!bad) print "fresh: Debian " debian ": the same tests as on this machine, and each passes there that passes here or says why it cannot run"
-            exit bad
+            for (name in there) if (!(name in here)) offend("has a result there only", name)
+            if (bad) print "fresh: Debian " debian ": " bad " tests differ"
+            else print "fresh: Debian " debian ": the same tests as on this machine, and each passes there that passes here or says why it cannot run"
+            exit bad > 0
         }' "$there/outcomes" "$there/outcomes-here"
 }
 
