@@ -183,6 +183,11 @@ mkdir -p build/fresh
 free=$(df -Pk build/fresh | awk 'NR == 2 { print int($4 / 1048576) }')
 [ "$free" -ge 6 ] || fail "build/fresh has $free GiB free, and a Debian with all that the tests need takes 6"
 
+# What a run left that was killed by SIGKILL.
+for old in build/fresh/root-*; do
+    if [ -s "$old/process" ] && ! [ -e "/proc/$(cat "$old/process")" ]; then rm -rf --one-file-system "$old"; fi
+done
+
 folder=
 child=
 follower=
@@ -199,6 +204,7 @@ gone() {
     fi
     if [ -n "$follower" ]; then kill "$follower" 2>/dev/null || true; wait "$follower" 2>/dev/null || true; follower=; fi
     if [ -n "$folder" ]; then
+        echo "fresh: removing $folder"
         # A killed test leaves its loop devices.
         losetup --list --noheadings --raw --output NAME,BACK-FILE | while read -r name file; do
             case $file in "$folder"/*) losetup --detach "$name" || true ;; esac
@@ -280,7 +286,8 @@ for debian in $debians; do
     : >"$log"
     tail -n +1 -f "$log" &
     follower=$!
-    unshare --mount --propagation private --pid --fork --kill-child -- \
+    # Each of the three dies with its parent.
+    setpriv --pdeathsig KILL unshare --mount --propagation private --pid --fork --kill-child -- \
         /bin/sh "$script" --inside "$folder" "$suite" "$mirror" "$targets" $((minutes * 60)) </dev/null >"$log" 2>&1 &
     child=$!
     status=0
