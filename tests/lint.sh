@@ -3,6 +3,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 
+echo "lint: checking the rules of this code base: up to a minute" >&2
 offences=$(mktemp)
 trap 'rm -f "$offences"' EXIT INT TERM
 

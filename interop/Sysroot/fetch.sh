@@ -43,6 +43,7 @@ if [ -e "$folder/.complete" ]; then
     echo "$folder"
     exit
 fi
+echo "fetch.sh: fetching packages of Debian $suite for $arch, which takes up to a minute: $*" >&2
 mkdir -p "$apt/state/lists/partial" "$apt/cache/archives/partial" "$apt/etc"
 : >"$apt/state/status"
 cat >"$apt/etc/sources.list" <<END
