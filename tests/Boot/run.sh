@@ -26,6 +26,7 @@ NBD_KERNEL=$KERNEL
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' INT TERM
+echo "making the images, the update and the initramfs, which takes minutes"
 echo "kernels: $(basename "$KERNEL"), $(basename "$NBD_KERNEL")"
 
 if [ $# -eq 0 ]; then
