@@ -183,9 +183,14 @@ mkdir -p build/fresh
 free=$(df -Pk build/fresh | awk 'NR == 2 { print int($4 / 1048576) }')
 [ "$free" -ge 6 ] || fail "build/fresh has $free GiB free, and a Debian with all that the tests need takes 6"
 
+# lives FOLDER: whether the first process of the Debian in it lives. A zombie that nothing has reaped yet does not.
+lives() {
+    [ -s "$1/process" ] && case $(sed 's/.*) //' "/proc/$(cat "$1/process")/stat" 2>/dev/null) in '' | Z* | X*) false ;; *) true ;; esac
+}
+
 # What a run left that was killed by SIGKILL.
 for old in build/fresh/root-*; do
-    if [ -s "$old/process" ] && ! [ -e "/proc/$(cat "$old/process")" ]; then rm -rf --one-file-system "$old"; fi
+    if [ -s "$old/process" ] && ! lives "$old"; then rm -rf --one-file-system "$old"; fi
 done
 
 folder=
@@ -197,11 +202,8 @@ cat /proc/self/mountinfo >"$mounts"
 # gone: ends what still runs in the fresh Debian, waits until its last process is gone, and removes it.
 gone() {
     if [ -n "$child" ]; then kill -KILL "$child" 2>/dev/null || true; wait "$child" 2>/dev/null || true; child=; fi
-    if [ -n "$folder" ] && [ -s "$folder/process" ]; then
-        process=$(cat "$folder/process")
-        tries=0
-        while [ -e "/proc/$process" ] && [ $tries -lt 100 ]; do sleep 0.1; tries=$((tries + 1)); done
-    fi
+    tries=0
+    while [ -n "$folder" ] && lives "$folder" && [ $tries -lt 100 ]; do sleep 0.1; tries=$((tries + 1)); done
     if [ -n "$follower" ]; then kill "$follower" 2>/dev/null || true; wait "$follower" 2>/dev/null || true; follower=; fi
     if [ -n "$folder" ]; then
         echo "fresh: removing $folder"
