@@ -38,12 +38,13 @@ case $root in *[[:space:]]*) fail "the linker is given paths in lists that blank
 
 # No telemetry, and nothing that goes on running when the build has ended: no MSBuild node, no MSBuild server, no compiler server.
 # A machine without libicu has an SDK that refuses to start unless it is told that it needs none.
-export DOTNET_CLI_TELEMETRY_OPTOUT=1 DOTNET_NOLOGO=1 DOTNET_SKIP_WORKLOAD_INTEGRITY_CHECK=1 DOTNET_SKIP_FIRST_TIME_EXPERIENCE=1 DOTNET_GENERATE_ASPNET_CERTIFICATE=false
+export DOTNET_CLI_TELEMETRY_OPTOUT=1 DOTNET_NOLOGO=1 DOTNET_SKIP_FIRST_TIME_EXPERIENCE=1 DOTNET_GENERATE_ASPNET_CERTIFICATE=false
 export DOTNET_CLI_USE_MSBUILD_SERVER=0 MSBUILDDISABLENODEREUSE=1 UseSharedCompilation=false
-export DOTNET_SYSTEM_GLOBALIZATION_INVARIANT=1
+# An SDK that cannot be written to, such as a packaged one, complains about its workloads, of which none is used.
+export DOTNET_SYSTEM_GLOBALIZATION_INVARIANT=1 DOTNET_SKIP_WORKLOAD_INTEGRITY_CHECK=1
 
-# Without a home that can be written to, as under sudo, cron or a build daemon, the SDK has nowhere to keep packages: then it is the home that the
-# system's list of users gives, or else a folder here.
+# Without a home that can be written to, as under cron or a build daemon, the SDK has nowhere to keep packages: then the home is what the
+# system's list of users says, or else a folder here.
 if [ -z "${DOTNET_CLI_HOME:-}" ] && ! { [ -n "${HOME:-}" ] && [ -d "$HOME" ] && [ -w "$HOME" ]; }; then
     DOTNET_CLI_HOME=$(getent passwd "$(id -u)" | cut -d : -f 6)
     if [ -z "$DOTNET_CLI_HOME" ] || ! [ -d "$DOTNET_CLI_HOME" ] || ! [ -w "$DOTNET_CLI_HOME" ]; then DOTNET_CLI_HOME=$root/build/home; fi
@@ -69,7 +70,7 @@ has_package() {
 # say_downloads: what the next step fetches from nuget.org, if it fetches a part. Measured with .NET 10.0.12.
 say_downloads() {
     if ! has_package "microsoft.netcore.app.runtime.nativeaot.$rid"; then
-        say "the first build for $ARCH downloads the native compiler and its libraries from nuget.org: 95 MB, 405 MB unpacked; that takes a minute or more"
+        say "the first build for $ARCH downloads the native compiler from nuget.org: 95 MB, 405 MB unpacked; that takes minutes"
     fi
 }
 

@@ -3,7 +3,8 @@
 #
 # Each Debian is made by debootstrap in build/fresh and becomes the root of a mount namespace of its own with private propagation, so that
 # no mount of this machine changes. It sees this machine's /dev, its .NET SDK (read-only) and, so that nothing is fetched twice, its
-# NuGet packages (read-only). Its packages come from this machine's mirror. Everything is removed at the end, also after a failure or Ctrl-C.
+# NuGet packages (read-only). Its packages come from this machine's mirror. Everything is removed at the end, also after a failure or
+# Ctrl-C.
 #
 # In the environment:
 #   DEBIAN="12 13"     which Debians
@@ -162,7 +163,7 @@ for debian in $debians; do suite_of "$debian" >/dev/null; done
 for target in $targets; do
     case $target in
         build | demo | test | lint | reproducible | simulate | fuzz) ;;
-        *) fail "'$target' cannot run in a fresh Debian without a kernel of its own; TARGETS are of build, demo, test, lint, reproducible, simulate and fuzz" ;;
+        *) fail "'$target' cannot run in a fresh Debian; TARGETS are of build, demo, test, lint, reproducible, simulate and fuzz" ;;
     esac
 done
 [ "$(id -u)" -eq 0 ] || fail "only root can make mount namespaces and a Debian in them"
@@ -227,7 +228,7 @@ trap cleanup EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
-# outcomes FOLDER: "NAME<tab>OUTCOME" of each test that left a result below it; a test that was not executed has its reason behind that.
+# outcomes FOLDER: "NAME<tab>OUTCOME" of each test that left a result below it. A test that was not executed has its reason after that.
 outcomes() {
     find "$1" -name '*.Tests.trx' -exec awk '
         /<UnitTestResult / {
@@ -242,20 +243,27 @@ outcomes() {
         }' {} + | LC_ALL=C sort
 }
 
+# sum NAME FILE: how many outcomes the file has of each kind.
+sum() {
+    awk -F '\t' -v name="$1" '
+        { n[$2]++ }
+        END { printf "fresh: %s: %d passed, %d failed, %d skipped\n", name, n["Passed"], n["Failed"], n["NotExecuted"] }' "$2"
+}
+
 # compare DEBIAN: the results there with those of this machine. 1 if a test passed here and did not there, without saying why.
 compare() {
     there=build/fresh/debian-$1
     here=${HOST_RESULTS:-build/test-results}
     [ -d "$there/results" ] || { echo "fresh: Debian $1: make test left no results"; return 1; }
     outcomes "$there/results" >"$there/outcomes"
-    awk -F '\t' '{ n[$2]++ } END { printf "fresh: Debian '"$1"': %d passed, %d failed, %d skipped\n", n["Passed"], n["Failed"], n["NotExecuted"] }' "$there/outcomes"
+    sum "Debian $1" "$there/outcomes"
     awk -F '\t' '$2 == "NotExecuted" { print "fresh: cannot run there: " $1 ": " $3 }' "$there/outcomes"
     if [ -z "$(find "$here" -name '*.Tests.trx' 2>/dev/null | head -n 1)" ]; then
         echo "fresh: Debian $1: nothing to compare with: run make test on this machine first, or name its results in HOST_RESULTS"
         return 1
     fi
     outcomes "$here" >"$there/outcomes-here"
-    awk -F '\t' '{ n[$2]++ } END { printf "fresh: this machine: %d passed, %d failed, %d skipped\n", n["Passed"], n["Failed"], n["NotExecuted"] }' "$there/outcomes-here"
+    sum "this machine" "$there/outcomes-here"
     awk -F '\t' -v debian="$1" '
         function offend(what, name) {
             bad++
@@ -268,7 +276,7 @@ compare() {
         END {
             for (name in there) if (!(name in here)) offend("has a result there only", name)
             if (bad) print "fresh: Debian " debian ": " bad " tests differ"
-            else print "fresh: Debian " debian ": the same tests as on this machine, and each passes there that passes here or says why it cannot run"
+            else print "fresh: Debian " debian ": the same tests as here; each passes there too, or says why it cannot run"
             exit bad > 0
         }' "$there/outcomes" "$there/outcomes-here"
 }

@@ -86,7 +86,9 @@ public sealed unsafe class Zlib : IDisposable
         return result;
     }
 
-    /// <summary>The CRC-32 of IEEE 802.3 of bytes that have <paramref name="crc"/>, followed by <paramref name="bytes"/>; 0 is that of no bytes.</summary>
+    /// <summary>
+    /// The CRC-32 of IEEE 802.3 of bytes that have <paramref name="crc"/>, followed by <paramref name="bytes"/>. That of no bytes is 0.
+    /// </summary>
     public static uint Crc32(uint crc, ReadOnlySpan<byte> bytes)
     {
         // A null pointer would ask for the initial value, which 0 is.

@@ -7,30 +7,39 @@ using Snapuserd.Interop;
 namespace Snapuserd.Block;
 
 /// <summary>
-/// Recognizes by its magic a file that users mistake for a COW or a raw image. Offsets and magics are those of file(1) and of the formats' own headers.
+/// Recognizes by its magic a file that users mistake for a COW or a raw image. Offsets and magics are those of file(1) and of the
+/// formats' own headers.
 /// </summary>
 public static class ForeignFormat
 {
     /// <summary>The first four bytes of an Android sparse image, little-endian (libsparse, sparse_format.h).</summary>
     public const uint SparseMagic = 0xed26ff3a;
 
-    /// <summary>Bytes at the beginning of a file that <see cref="Describe"/> looks at: the last magic is erofs' and ext4's, in a superblock at 1024.</summary>
+    /// <summary>
+    /// Bytes at the beginning of a file that <see cref="Describe"/> looks at: the last magic is erofs' and ext4's, in a superblock at
+    /// 1024.
+    /// </summary>
     public const int PrefixBytes = 1088;
 
     /// <summary>Text is told by its first bytes, at most as many as this.</summary>
     private const int TextBytes = 512;
 
     private const string MakeCow = "make the COW from the old and the new image: snapuserd create --source OLD --target NEW";
-    private const string Payload = "AOSP's cow_converter makes COWs from it and the target images; or unpack the images with a payload dumper, and " + MakeCow;
+    private const string Payload =
+        "AOSP's cow_converter makes COWs from it and the target images; or unpack the images with a payload dumper, and " + MakeCow;
 
     /// <summary>
-    /// What a file given as a COW is, and what to do instead, as the end of a sentence that begins "it is "; null for what is not recognized.
+    /// What a file given as a COW is, and what to do instead, as the end of a sentence that begins "it is "; null for what is not
+    /// recognized.
     /// <paramref name="start"/> is the file's beginning, <see cref="PrefixBytes"/> of it or all there is.
     /// </summary>
     public static string? Describe(ReadOnlySpan<byte> start) =>
         Android(start) ?? Compressed(start) ?? Image(start) ?? Other(start);
 
-    /// <summary>True if the device or file begins as an Android sparse image does. A device that cannot be read counts as raw: its first real read reports the error.</summary>
+    /// <summary>
+    /// True if the device or file begins as an Android sparse image does. A device that cannot be read counts as raw: its first real
+    /// read reports the error.
+    /// </summary>
     public static bool IsSparse(BlockDevice device)
     {
         Span<byte> start = stackalloc byte[sizeof(uint)];
@@ -45,22 +54,26 @@ public static class ForeignFormat
         return BinaryPrimitives.ReadUInt32LittleEndian(start) == SparseMagic;
     }
 
-    /// <summary>Exit code 65 if <paramref name="device"/>, which stands for a raw image, holds an Android sparse image: its bytes are not the image's.</summary>
+    /// <summary>
+    /// Exit code 65 if <paramref name="device"/>, which stands for a raw image, holds an Android sparse image: its bytes are not the
+    /// image's.
+    /// </summary>
     public static void RefuseSparse(BlockDevice? device)
     {
         if (device != null && IsSparse(device))
         {
-            throw new SnapuserdException(ExitCode.CowCorrupt,
-                $"{device.Path} holds an Android sparse image, not a raw one: unpack it first (simg2img SPARSE RAW), and use the raw image");
+            const string Remedy = "unpack it first (simg2img SPARSE RAW), and use the raw image";
+            throw new SnapuserdException(ExitCode.CowCorrupt, $"{device.Path} holds an Android sparse image, not a raw one: {Remedy}");
         }
     }
 
     private static string? Android(ReadOnlySpan<byte> start)
     {
-        if (Begins(start, 0, [0x3a, 0xff, 0x26, 0xed])) return $"an Android sparse image: an image is no update; {MakeCow} (both may be sparse)";
+        const string NoUpdate = "image: an image is no update; " + MakeCow;
+        if (Begins(start, 0, [0x3a, 0xff, 0x26, 0xed])) return $"an Android sparse {NoUpdate} (both may be sparse)";
         if (Begins(start, 0, "CrAU"u8)) return $"an Android OTA payload (payload.bin): {Payload}";
-        if (Begins(start, 0, "ANDROID!"u8) || Begins(start, 0, "VNDRBOOT"u8)) return $"an Android boot image: an image is no update; {MakeCow}";
-        if (Begins(start, 0, "AVB0"u8)) return $"an Android vbmeta image: an image is no update; {MakeCow}";
+        if (Begins(start, 0, "ANDROID!"u8) || Begins(start, 0, "VNDRBOOT"u8)) return $"an Android boot {NoUpdate}";
+        if (Begins(start, 0, "AVB0"u8)) return $"an Android vbmeta {NoUpdate}";
         return null;
     }
 
@@ -78,7 +91,8 @@ public static class ForeignFormat
         return null;
     }
 
-    private static string Unpack(string format, string command) => $"a file compressed with {format}: unpack it ({command}) and give the COW that is in it";
+    private static string Unpack(string format, string command) =>
+        $"a file compressed with {format}: unpack it ({command}) and give the COW that is in it";
 
     private static string? Image(ReadOnlySpan<byte> start)
     {
@@ -93,7 +107,9 @@ public static class ForeignFormat
     private static string? Other(ReadOnlySpan<byte> start)
     {
         if (Begins(start, 0, [0x7f, (byte)'E', (byte)'L', (byte)'F'])) return "an ELF program or library";
-        return IsText(start[..Math.Min(start.Length, TextBytes)]) ? "text, perhaps an error page or a pointer that was downloaded in place of the COW" : null;
+        return IsText(start[..Math.Min(start.Length, TextBytes)])
+            ? "text, perhaps an error page or a pointer that was downloaded in place of the COW"
+            : null;
     }
 
     /// <summary>UTF-8 without control characters but those of lines. A last character may be cut off where more follows.</summary>

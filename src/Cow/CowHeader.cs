@@ -127,7 +127,11 @@ public sealed record CowHeader
         ulong magic = U64(h, 0);
         if (magic == UnsafeMagic)
             throw Bad($"{name}: an earlier merge with --allow-unsafe was cut off in the middle of a block, so the base is lost; restore the base and the COW from elsewhere");
-        if (magic != Magic) throw Bad($"{name} is not a COW file: {(Foreign(source) is { } what ? $"it is {what}" : $"magic is 0x{magic:x16}, must be 0x{Magic:x16}")}");
+        if (magic != Magic)
+        {
+            string why = Foreign(source) is { } what ? $"it is {what}" : $"magic is 0x{magic:x16}, must be 0x{Magic:x16}";
+            throw Bad($"{name} is not a COW file: {why}");
+        }
 
         int major = U16(h, 8), minor = U16(h, 10), headerBytes = U16(h, 12);
         if (major is < 1 or > 3 || minor != 0) throw Bad($"{name}: header: version is {major}.{minor}, must be 1.0, 2.0 or 3.0");
@@ -221,7 +225,9 @@ public sealed record CowHeader
         h[..HeaderBytes].CopyTo(header);
     }
 
-    /// <summary>What a file without a COW's magic is; null if it is not recognized, or is the beginning of a COW that was cut off within its magic, which is printable.</summary>
+    /// <summary>
+    /// What a file without a COW's magic is. Null if it is not recognized, or is a COW that was cut off within its magic, which is printable.
+    /// </summary>
     private static string? Foreign(IByteSource source)
     {
         Span<byte> start = stackalloc byte[(int)Math.Min(source.Length, ForeignFormat.PrefixBytes)];
@@ -230,7 +236,8 @@ public sealed record CowHeader
         BinaryPrimitives.WriteUInt64LittleEndian(magics, Magic);
         BinaryPrimitives.WriteUInt64LittleEndian(magics[sizeof(ulong)..], UnsafeMagic);
         int length = Math.Min(start.Length, sizeof(ulong));
-        if (start[..length].SequenceEqual(magics[..length]) || start[..length].SequenceEqual(magics.Slice(sizeof(ulong), length))) return null;
+        ReadOnlySpan<byte> first = start[..length];
+        if (first.SequenceEqual(magics[..length]) || first.SequenceEqual(magics.Slice(sizeof(ulong), length))) return null;
         return ForeignFormat.Describe(start);
     }
 

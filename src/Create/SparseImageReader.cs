@@ -8,13 +8,17 @@ using Snapuserd.Interop;
 namespace Snapuserd.Create;
 
 /// <summary>
-/// The raw image in an Android sparse image (libsparse, sparse_format.h), unpacked while it is read; nothing is written. All integers are little-endian.
+/// The raw image in an Android sparse image (libsparse, sparse_format.h), unpacked while it is read; nothing is written.
+/// All integers are little-endian.
 /// <code>
-///  header  28 or more   magic 4 | major 2 (1) | minor 2 | header size 2 | chunk header size 2 | block size 4 | blocks 4 | chunks 4 | checksum 4
+///  header  28 or more   magic 4 | major 2 (1) | minor 2 | header size 2 | chunk header size 2 |
+///                       block size 4 | blocks 4 | chunks 4 | checksum 4
 ///  chunk   12 or more   type 2 | reserved 2 | blocks of the image 4 | bytes of the chunk with this header 4
-///          0xcac1 raw: the blocks | 0xcac2 fill: 4 bytes, repeated | 0xcac3 don't care: zeros | 0xcac4 CRC-32 of the image up to here: 4 bytes
+///          0xcac1 raw: the blocks              0xcac2 fill: 4 bytes, repeated
+///          0xcac3 don't care: zeros            0xcac4 CRC-32 of the image up to here: 4 bytes
 /// </code>
-/// The header's checksum is not used, as in simg2img. CRC chunks are verified when the image is opened; writers put one at the end, which the count of chunks leaves out.
+/// The header's checksum is not used, as in simg2img. CRC chunks are verified when the image is opened. Writers put one at the end,
+/// which the count of chunks leaves out.
 /// </summary>
 public sealed class SparseImageReader : IImageReader
 {
@@ -28,7 +32,10 @@ public sealed class SparseImageReader : IImageReader
     /// <summary>Bytes that are checksummed at once.</summary>
     private const int CheckBytes = 1 << 20;
 
-    /// <summary>A stretch of the image from <paramref name="Start"/> to the next one's: at <paramref name="Offset"/> in the file, or the four bytes of <paramref name="Pattern"/> repeated where that is -1.</summary>
+    /// <summary>
+    /// Bytes of the image from <paramref name="Start"/> to the next extent: at <paramref name="Offset"/> in the file, or, where that is -1,
+    /// the four bytes of <paramref name="Pattern"/> repeated.
+    /// </summary>
     private readonly record struct Extent(long Start, long Offset, uint Pattern);
 
     private readonly FileImageReader _file;
@@ -37,7 +44,8 @@ public sealed class SparseImageReader : IImageReader
     private SparseImageReader(FileImageReader file) => _file = file;
 
     /// <summary>
-    /// The image in <paramref name="file"/>: itself if it is raw. Exit code 65 for a sparse image that is damaged or cut off, 75 if <paramref name="stop"/> is requested while its checksums are verified.
+    /// The image in <paramref name="file"/>: itself if it is raw. Exit code 65 for a sparse image that is damaged or cut off, 75 if
+    /// <paramref name="stop"/> is requested while it is parsed or its checksums are verified.
     /// </summary>
     public static IImageReader Of(FileImageReader file, StopFlag stop)
     {
@@ -115,7 +123,8 @@ public sealed class SparseImageReader : IImageReader
         uint block = U32(header, 12), blocks = U32(header, 16), chunks = U32(header, 20);
         if (major != 1) throw Bad($"version is {major}.{U16(header, 6)}, must be 1.0");
         if (headerBytes < HeaderBytes) throw Bad($"the header's size is {headerBytes}, must be {HeaderBytes} or more");
-        if (chunkHeaderBytes < ChunkHeaderBytes) throw Bad($"the chunk header's size is {chunkHeaderBytes}, must be {ChunkHeaderBytes} or more");
+        if (chunkHeaderBytes < ChunkHeaderBytes)
+            throw Bad($"the chunk header's size is {chunkHeaderBytes}, must be {ChunkHeaderBytes} or more");
         if (block == 0 || block % sizeof(uint) != 0) throw Bad($"the block size is {block}, must be a multiple of {sizeof(uint)}");
         if ((ulong)block * blocks > long.MaxValue) throw Bad($"it has {blocks} blocks of {block} bytes, more than a file can have");
         Length = (long)block * blocks;
@@ -152,9 +161,10 @@ public sealed class SparseImageReader : IImageReader
             _ => throw Bad($"chunk {chunk} at byte {at} has type 0x{type:x4}, which does not exist"),
         };
         if (data != wanted) throw Bad($"chunk {chunk} at byte {at} has {data} bytes of data, must have {wanted}");
-        if (data > _file.Length - offset) throw Bad($"it is cut off within chunk {chunk}: that ends at byte {offset + data}, the file at {_file.Length}");
+        if (data > _file.Length - offset)
+            throw Bad($"it is cut off within chunk {chunk}: that ends at byte {offset + data}, the file at {_file.Length}");
         if (type == Crc && bytes != 0) throw Bad($"chunk {chunk} at byte {at} is a checksum and has blocks");
-        if (bytes > Length - start) throw Bad($"chunk {chunk} at byte {at} ends behind the image's {Length} bytes");
+        if (bytes > Length - start) throw Bad($"chunk {chunk} at byte {at} ends after the image's {Length} bytes");
         Span<byte> value = stackalloc byte[sizeof(uint)];
         if (wanted == sizeof(uint) && type != Raw) _file.Read(offset, value);
         if (type == Crc) checksums.Add((start, U32(value, 0)));

@@ -108,7 +108,7 @@ public sealed class SparseImageTests : IDisposable
     [InlineData(10, 2, 11, "chunk header's size is 11")]
     [InlineData(12, 4, 0, "block size is 0")]
     [InlineData(12, 4, 4098, "block size is 4098")]
-    [InlineData(16, 4, 2, "ends behind the image's 8192 bytes")]
+    [InlineData(16, 4, 2, "ends after the image's 8192 bytes")]
     [InlineData(16, 4, 4, "its chunks have 3 blocks, its header says 4")]
     [InlineData(20, 4, 1, "its chunks have 1 blocks, its header says 3")]
     [InlineData(20, 4, 3, "cut off within chunk 2")]

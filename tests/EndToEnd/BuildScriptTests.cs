@@ -7,7 +7,9 @@ using Xunit;
 
 namespace Snapuserd.Tests.EndToEnd;
 
-/// <summary>What build.sh says and sets before it calls the SDK, in a copy of its folder, with an SDK that only notes how it was called.</summary>
+/// <summary>
+/// What build.sh says and sets before it calls the SDK, in a copy of its folder, with an SDK that only notes how it was called.
+/// </summary>
 public sealed class BuildScriptTests : IDisposable
 {
     private readonly TempFolder _folder = new();
@@ -46,7 +48,9 @@ public sealed class BuildScriptTests : IDisposable
         Assert.Equal($"HOME={_folder["home"]} DOTNET_CLI_HOME=unset", Called);
     }
 
-    /// <summary>Not set, empty, or no folder, as system users have it: the home that the system knows takes its place, or a folder in build.</summary>
+    /// <summary>
+    /// Not set, empty, or no folder, as system users have it: the home that the system knows takes its place, or a folder in build.
+    /// </summary>
     [Theory]
     [InlineData(null)]
     [InlineData("HOME=")]

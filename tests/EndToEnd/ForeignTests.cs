@@ -139,7 +139,7 @@ public sealed class ForeignTests : IDisposable
         Assert.Contains("payload is not a COW file: it is an Android OTA payload (payload.bin)", result.Error);
     }
 
-    /// <summary>A base is bytes: what it begins with is nobody's business, unless it cannot be what a merge is to write to.</summary>
+    /// <summary>A base may begin with any bytes; only an Android sparse image is refused.</summary>
     [Theory]
     [InlineData("gzip")]
     [InlineData("zip")]

@@ -10,8 +10,10 @@ using Xunit.Sdk;
 namespace Snapuserd.Tests.Support;
 
 /// <summary>
-/// Which versions of the codecs write the bytes of the golden files. Another version may pack the same content into other bytes, so bytes are compared only where the version is the golden one:
-/// elsewhere those tests are skipped, and say so. With SNAPUSERD_GOLDEN_CODECS=required, as in CI, they run whatever the version is. What the bytes mean is compared everywhere.
+/// Which versions of the codecs write the bytes of the golden files. Another version may pack the same content into other bytes, so
+/// bytes are compared only where the version is the golden one:
+/// elsewhere those tests are skipped, and say so. With SNAPUSERD_GOLDEN_CODECS=required, as in CI, they run whatever the version is.
+/// What the bytes mean is compared everywhere.
 /// </summary>
 public static unsafe class GoldenCodecs
 {
@@ -82,7 +84,10 @@ public sealed class GoldenDataAttribute : DataAttribute
     public override IEnumerable<object[]> GetData(MethodInfo testMethod) => [_row];
 }
 
-/// <summary>The names of all golden COWs of one codec, each beside each of some numbers if there are any, as rows of a test that compares their bytes.</summary>
+/// <summary>
+/// The names of all golden COWs of one codec, each beside each of some numbers if there are any, as rows of a test that compares their
+/// bytes.
+/// </summary>
 [AttributeUsage(AttributeTargets.Method, AllowMultiple = true)]
 public sealed class GoldenCowsAttribute : DataAttribute
 {

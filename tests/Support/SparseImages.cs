@@ -5,7 +5,10 @@ using System.IO;
 
 namespace Snapuserd.Tests.Support;
 
-/// <summary>Writes Android sparse images chunk by chunk, valid or not, and keeps the raw image beside; from sparse_format.h, without the product's code.</summary>
+/// <summary>
+/// Writes Android sparse images chunk by chunk, valid or not, and keeps the raw image beside; from sparse_format.h, without the
+/// product's code.
+/// </summary>
 public sealed class SparseImages(int block = 4096, int headerBytes = 28, int chunkHeaderBytes = 12)
 {
     private readonly MemoryStream _chunks = new();
