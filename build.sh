@@ -93,7 +93,7 @@ has_file() {
 # sysroot: prints the folder with the libraries of ARCH and their headers, and makes it where it is not there yet: Debian's packages, unpacked.
 # Nothing is installed, and no root is needed.
 sysroot() {
-    packages='libc6 libc6-dev linux-libc-dev libgcc-12-dev zlib1g-dev libbrotli-dev liblz4-dev libzstd-dev libsodium-dev'
+    packages='libc6 libc6-dev linux-libc-dev libgcc-12-dev zlib1g-dev libbrotli-dev liblz4-dev libzstd-dev libsodium-dev libdevmapper-dev'
     # shellcheck disable=SC2086 # one word per package
     interop/Sysroot/fetch.sh "$ARCH" bookworm $packages
 }
@@ -153,6 +153,8 @@ missing_test_packages() {
     # File systems that lack something (tests/Support/lackingfs.c), and a small one to fill up.
     [ -f /usr/include/fuse3/fuse.h ] || echo libfuse3-dev
     command -v mkfs.ext4 >/dev/null || echo e2fsprogs
+    # What libdevmapper and udev's rules agree on.
+    [ -f /usr/include/libdevmapper.h ] || echo libdevmapper-dev
     # Compiles constants and structs against the headers of every architecture; gcc knows those of its own only.
     command -v clang >/dev/null || echo clang
     # Reads the man pages as they will be read.

@@ -30,7 +30,7 @@ public unsafe struct DmIoctl
     public int OpenCount;
     /// <summary>DM_…_FLAG</summary>
     public uint Flags;
-    /// <summary>In with resume and remove: a cookie of udev; 0 for none.</summary>
+    /// <summary>In with resume and remove: the kernel passes it to udev as DM_COOKIE, unless it is 0; flags of libdevmapper above a cookie.</summary>
     public uint EventNr;
     public uint Padding;
     /// <summary>Major and minor as <see cref="Libc.DecodeDevice"/> takes them.</summary>
@@ -100,4 +100,20 @@ public static class DeviceMapperAbi
     public const uint DM_BUFFER_FULL_FLAG = 1 << 8;
     public const uint DM_SKIP_LOCKFS_FLAG = 1 << 10;
     public const uint DM_QUERY_INACTIVE_TABLE_FLAG = 1 << 12;
+    /// <summary>Out: the kernel raised an event for udev.</summary>
+    public const uint DM_UEVENT_GENERATED_FLAG = 1 << 13;
+}
+
+/// <summary>
+/// The agreement between libdevmapper and udev's rules for the device mapper, as far as we use it. A cookie names a System V semaphore:
+/// DM_COOKIE_MAGIC in the upper 16 bits of its key, the cookie in the lower. The event's number has the cookie in the lower 16 bits
+/// and flags for the rules in the upper ones. A cookie of 0 has flags only: nobody waits.
+/// </summary>
+[LibraryHeader("libdevmapper.h")]
+public static class DeviceMapperUdevAbi
+{
+    public const int DM_COOKIE_MAGIC = 0x0d4d;
+    public const int DM_UDEV_FLAGS_SHIFT = 16;
+    /// <summary>The event was raised by a program that makes mapped devices; rules believe the others only with this in their database.</summary>
+    public const uint DM_UDEV_PRIMARY_SOURCE_FLAG = 0x0040;
 }

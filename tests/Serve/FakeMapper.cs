@@ -53,6 +53,14 @@ internal sealed class FakeMapper : IMapperDriver
 
     internal int Pauses { get; private set; }
 
+    /// <summary>The udev that learns of events.</summary>
+    internal FakeUdev Udev { get; } = new();
+
+    /// <summary>The kernel says that it raised no event.</summary>
+    internal bool WithoutEvents { get; set; }
+
+    IUdev IMapperDriver.Udev => Udev;
+
     private int _calls;
     private bool _dead;
 
@@ -63,8 +71,15 @@ internal sealed class FakeMapper : IMapperDriver
         Assert.Equal(4u, MemoryMarshal.Read<uint>(message));
         Assert.Equal((uint)message.Length, MemoryMarshal.Read<uint>(message[12..]));
         Assert.Equal(312u, MemoryMarshal.Read<uint>(message[16..]));
+        uint cookie = MemoryMarshal.Read<uint>(message[32..]);
+        Assert.Equal(command is DM_DEV_SUSPEND or DM_DEV_REMOVE, cookie != 0);
         int result = Refuse(command);
         if (result == 0) result = Answer(command, message);
+        if (result == 0 && cookie != 0 && !WithoutEvents)
+        {
+            MemoryMarshal.Write(message[28..], MemoryMarshal.Read<uint>(message[28..]) | DM_UEVENT_GENERATED_FLAG);
+            Udev.Event(cookie);
+        }
         Die(before: false);
         return result;
     }

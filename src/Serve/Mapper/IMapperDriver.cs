@@ -8,6 +8,9 @@ internal interface IMapperDriver : IDisposable
     /// <summary>Sends a message, which is the answer afterwards. Returns 0 or a negative errno.</summary>
     int Control(uint command, Span<byte> message);
 
+    /// <summary>The udev that learns of these devices.</summary>
+    IUdev Udev { get; }
+
     /// <summary>Where a device of that name is found.</summary>
     string PathOf(string name);
 

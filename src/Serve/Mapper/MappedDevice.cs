@@ -20,7 +20,8 @@ namespace Snapuserd.Serve;
 ///   5 the served device is removed          a kill: NAME stands on the base; whoever comes again sees that and the count, and has only this to do
 /// </code>
 /// <para>
-/// In step 4 reads in flight are answered by the server, whose threads are not the one that waits here. Nothing is frozen (DM_SKIP_LOCKFS_FLAG): nobody can have written to a read-only device.
+/// In step 4 reads in flight are answered by the server, whose threads are not the one that waits here; so are those of udev, which is waited for at the end of the step
+/// (<see cref="UdevCookie"/>) and reads the device meanwhile. Nothing is frozen (DM_SKIP_LOCKFS_FLAG): nobody can have written to a read-only device.
 /// </para>
 /// </summary>
 public sealed class MappedDevice : IDisposable
@@ -123,6 +124,7 @@ public sealed class MappedDevice : IDisposable
     /// </summary>
     public void StandOn(in MapperTarget target)
     {
+        _driver.Udev.PlaceRules();
         Look();
         bool created = !Exists;
         if (created) Create();
@@ -160,7 +162,7 @@ public sealed class MappedDevice : IDisposable
         for (int tries = MostTries / 5; ; tries--)
         {
             MapperMessage.Write(message, Name, 0);
-            result = _driver.Control(DM_DEV_REMOVE, message);
+            result = ControlAndAwaitUdev(DM_DEV_REMOVE, message);
             if (result != -Errno.EBUSY || tries == 0) break;
             _driver.Pause(TryMilliseconds);
         }
@@ -188,7 +190,7 @@ public sealed class MappedDevice : IDisposable
         {
             Load(target, message);
             MapperMessage.Write(message, Name, DM_SKIP_LOCKFS_FLAG);
-            int result = _driver.Control(DM_DEV_SUSPEND, message);
+            int result = ControlAndAwaitUdev(DM_DEV_SUSPEND, message);
             Look();
             // Not the result: a resume without a new table, which somebody may have cleared meanwhile, succeeds as well.
             if (target.IsSameAs(Table)) return;
@@ -200,6 +202,17 @@ public sealed class MappedDevice : IDisposable
                 Check(result, $"cannot be put on {target.Path}");
             }
         }
+    }
+
+    /// <summary>Sends a message that makes the kernel raise an event, and waits until udev has processed that.</summary>
+    private int ControlAndAwaitUdev(uint command, Span<byte> message)
+    {
+        using UdevCookie cookie = UdevCookie.Take(_driver.Udev);
+        ref DmIoctl head = ref MapperMessage.Head(message);
+        head.EventNr = cookie.EventNumber;
+        int result = _driver.Control(command, message);
+        if (result >= 0 && (head.Flags & DM_UEVENT_GENERATED_FLAG) != 0) _ = cookie.Await();
+        return result;
     }
 
     private void Load(in MapperTarget target, Span<byte> message)

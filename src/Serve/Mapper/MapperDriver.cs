@@ -40,6 +40,9 @@ internal sealed class MapperDriver : IMapperDriver
     }
 
     /// <inheritdoc/>
+    public IUdev Udev { get; } = new SystemUdev();
+
+    /// <inheritdoc/>
     public int Control(uint command, Span<byte> message)
     {
         int result = Libc.Ioctl(_fd, command, ref MemoryMarshal.GetReference(message));
@@ -50,9 +53,8 @@ internal sealed class MapperDriver : IMapperDriver
     public string PathOf(string name) => Folder + name;
 
     /// <summary>
-    /// devtmpfs makes /dev/dm-N, udev's rule the link in /dev/mapper, and in a ramdisk without udev nobody does. The link that is made here is udev's to the letter, so it does not matter who is
-    /// first: udev finds it as it wants it, or puts its own in its place by a rename. So nobody has to be waited for, and none of udev's cookies (semaphores that a killed process leaves behind) is
-    /// needed; an event without one is one that nobody waits for. Where there is no /dev/dm-N, it is a node.
+    /// devtmpfs makes /dev/dm-N, udev's rule the link in /dev/mapper. Where udev did not, because there is none, or none that answers (<see cref="UdevCookie"/>), the link is made here, the same to the
+    /// letter: a udev that comes later finds it as it wants it, or puts its own in its place by a rename. Where there is no /dev/dm-N, it is a node.
     /// </summary>
     public int MakeNode(string name, uint major, uint minor)
     {

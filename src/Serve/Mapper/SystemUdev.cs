@@ -1,0 +1,94 @@
+using Snapuserd.Block;
+using Snapuserd.Interop;
+
+namespace Snapuserd.Serve;
+
+/// <summary>This system's udev, by the files that libudev looks at, and its semaphores. Paths are looked up at every call: switch_root changes what they lead to.</summary>
+internal sealed class SystemUdev : IUdev
+{
+    private const string Run = "/run", Control = "/run/udev/control", Queue = "/run/udev/queue", RuntimeRules = "/run/udev/rules.d/";
+
+    /// <summary>The rule that answers cookies has this name in every distribution.</summary>
+    private const string NotifyRule = "95-dm-notify.rules";
+
+    private const uint Mode = 0x180, FileMode = 0x1a4, FolderMode = 0x1ed;
+
+    private readonly MonotonicClock _clock = new();
+
+    /// <summary>Folders of rules; of several files of one name the first counts, and one that is empty or /dev/null hides the others.</summary>
+    private static readonly string[] s_rules = ["/etc/udev/rules.d/", RuntimeRules, "/usr/local/lib/udev/rules.d/", "/usr/lib/udev/rules.d/", "/lib/udev/rules.d/"];
+
+    public bool Answers => Exists(Control) && HasNotifyRule;
+
+    public bool IsBusy => Exists(Queue);
+
+    public long Milliseconds => _clock.Milliseconds;
+
+    public uint Random
+    {
+        get
+        {
+            // Two processes never draw at the same nanosecond for long.
+            _ = Libc.ClockGetTime(Libc.CLOCK_MONOTONIC, out TimeSpec now);
+            return (uint)(now.Nsec ^ (now.Nsec >> 16) ^ (uint)(Libc.GetPid() * 40503));
+        }
+    }
+
+    public int CreateSemaphores(int key, int count) => Libc.SemGet(key, count, Libc.IPC_CREAT | Libc.IPC_EXCL | (int)Mode);
+
+    public int SetSemaphore(int id, int number, int value) => Libc.SemControl(id, number, Libc.SETVAL, value);
+
+    public int ValueOf(int id, int number) => Libc.SemControl(id, number, Libc.GETVAL, 0);
+
+    public int AwaitZero(int id, int milliseconds) => Libc.SemTimedOp(id, default, milliseconds);
+
+    public int RemoveSemaphores(int id) => Libc.SemControl(id, 0, Libc.IPC_RMID, 0);
+
+    public int HighestIndex() => Libc.SemHighestIndex();
+
+    public int SetAtIndex(int index, out int key) => Libc.SemAtIndex(index, out key);
+
+    public bool IsOrphan(int id, int number)
+    {
+        // 0 is a process of another namespace.
+        int process = Libc.SemControl(id, number, Libc.GETPID, 0);
+        return process > 0 && Libc.Kill(process, 0) == -Errno.ESRCH;
+    }
+
+    public void PlaceRules()
+    {
+        // Only where a restart removes them.
+        if (Libc.StatFs(Run, out StatFsData status) < 0 || status.Type is not (Libc.TMPFS_MAGIC or Libc.RAMFS_MAGIC)) return;
+        _ = Libc.MkDir("/run/udev", FolderMode);
+        _ = Libc.MkDir(RuntimeRules, FolderMode);
+        foreach ((string name, string text) in UdevRules.Files) Place(RuntimeRules + name, ByteText.Encode(text));
+    }
+
+    private static bool HasNotifyRule
+    {
+        get
+        {
+            foreach (string folder in s_rules)
+            {
+                if (Libc.Statx(Libc.AT_FDCWD, folder + NotifyRule, 0, Libc.STATX_BASIC_STATS, out StatxData status) < 0) continue;
+                return (status.Mode & Libc.S_IFMT) == Libc.S_IFREG && status.Size > 0;
+            }
+            return false;
+        }
+    }
+
+    private static bool Exists(string path) => Libc.Statx(Libc.AT_FDCWD, path, 0, Libc.STATX_BASIC_STATS, out _) == 0;
+
+    private static void Place(string path, byte[] text)
+    {
+        // Of an older version, or an administrator's own: not replaced while the system runs.
+        if (Exists(path)) return;
+        // udev reads names that end in ".rules" only.
+        string temporary = $"{path}.{Libc.GetPid()}";
+        int fd = Libc.OpenAt(Libc.AT_FDCWD, temporary, Libc.O_WRONLY | Libc.O_CREAT | Libc.O_EXCL | Libc.O_NOFOLLOW | Libc.O_CLOEXEC, FileMode);
+        if (fd < 0) return;
+        bool whole = Libc.Write(fd, text) == text.Length;
+        _ = Libc.Close(fd);
+        if (!whole || Libc.Rename(temporary, path) < 0) _ = Libc.Unlink(temporary);
+    }
+}

@@ -1,0 +1,77 @@
+namespace Snapuserd.Serve;
+
+/// <summary>
+/// udev's rules for our devices, as src/Boot/udev has them for ramdisks. They are placed at run time, because a device outlives the ramdisk that made it, and the system that it boots need not
+/// have them installed. A file of the same name in /etc/udev/rules.d replaces one of these.
+/// </summary>
+internal static class UdevRules
+{
+    /// <summary>Names and contents.</summary>
+    internal static readonly (string Name, string Text)[] Files =
+    [
+        ("09-snapuserd.rules",
+            """
+            # Mapped devices of snapuserd, before the rules of the device mapper (55-dm.rules or 10-dm.rules). The program places this file into
+            # /run/udev/rules.d when it makes a device.
+            SUBSYSTEM!="block", GOTO="snapuserd_end"
+            KERNEL!="dm-[0-9]*", GOTO="snapuserd_end"
+            ACTION=="remove", GOTO="snapuserd_end"
+            ATTR{dm/uuid}!="SNAPUSERD-?*", GOTO="snapuserd_end"
+
+            # The database entry outlives switch_root out of a ramdisk that cleans the database.
+            OPTIONS+="db_persist"
+
+            # The table changes from read-only to writable when all is merged. The rules of the device mapper would remove all links for that event.
+            ENV{DISK_RO}=="?*", ENV{DISK_RO}=""
+
+            # A replayed "add" event of a device that has a table. The rules of the device mapper believe it only of a device that this udev has seen activated;
+            # in a ramdisk there may have been no udev, or none with those rules.
+            ACTION=="add", ATTR{size}!="0", ENV{DM_UDEV_PRIMARY_SOURCE_FLAG}="1"
+
+            LABEL="snapuserd_end"
+
+            """),
+        ("61-snapuserd.rules",
+            """
+            # Mapped devices of snapuserd, after the rules of the device mapper (60-persistent-storage-dm.rules or 13-dm-disk.rules). The program places this
+            # file into /run/udev/rules.d when it makes a device.
+            SUBSYSTEM!="block", GOTO="snapuserd_end"
+            KERNEL!="dm-[0-9]*", GOTO="snapuserd_end"
+            ACTION=="remove", GOTO="snapuserd_end"
+            ATTR{dm/uuid}!="SNAPUSERD-?*", GOTO="snapuserd_end"
+
+            # The base and the served device show the same file system. The links in /dev/disk lead to this one.
+            OPTIONS+="link_priority=60"
+
+            # The rules of the device mapper have done the rest, if this system has them.
+            ENV{DM_UDEV_RULES_VSN}=="?*", GOTO="snapuserd_end"
+
+            # No table yet.
+            ATTR{size}=="0", ENV{SYSTEMD_READY}="0", GOTO="snapuserd_end"
+
+            ENV{DM_NAME}="$attr{dm/name}", ENV{DM_UUID}="$attr{dm/uuid}"
+            SYMLINK+="mapper/$env{DM_NAME} disk/by-id/dm-name-$env{DM_NAME} disk/by-id/dm-uuid-$env{DM_UUID}"
+
+            # A read of a suspended device waits.
+            ATTR{dm/suspended}=="1", GOTO="snapuserd_suspended"
+            IMPORT{builtin}="blkid"
+            GOTO="snapuserd_probed"
+
+            LABEL="snapuserd_suspended"
+            IMPORT{db}="ID_FS_TYPE"
+            IMPORT{db}="ID_FS_USAGE"
+            IMPORT{db}="ID_FS_UUID"
+            IMPORT{db}="ID_FS_UUID_ENC"
+            IMPORT{db}="ID_FS_LABEL"
+            IMPORT{db}="ID_FS_LABEL_ENC"
+
+            LABEL="snapuserd_probed"
+            ENV{ID_FS_USAGE}=="filesystem|other|crypto", ENV{ID_FS_UUID_ENC}=="?*", SYMLINK+="disk/by-uuid/$env{ID_FS_UUID_ENC}"
+            ENV{ID_FS_USAGE}=="filesystem|other|crypto", ENV{ID_FS_LABEL_ENC}=="?*", SYMLINK+="disk/by-label/$env{ID_FS_LABEL_ENC}"
+            OPTIONS+="watch"
+
+            LABEL="snapuserd_end"
+
+            """),
+    ];
+}

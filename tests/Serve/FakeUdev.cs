@@ -1,0 +1,136 @@
+using System;
+using System.Collections.Generic;
+using System.Linq;
+using Snapuserd.Interop;
+using Snapuserd.Serve;
+using Xunit;
+
+namespace Snapuserd.Tests.Serve;
+
+/// <summary>A udev with a clock of its own that answers an event's cookie after some milliseconds, and the semaphores of a system.</summary>
+internal sealed class FakeUdev : IUdev
+{
+    internal sealed class Set(int key, int count)
+    {
+        internal int Key { get; } = key;
+        internal int[] Values { get; } = new int[count];
+        internal bool IsOrphan { get; set; }
+    }
+
+    private readonly List<(long At, int Key)> _answers = [];
+    private int _nextId = 5;
+    private long _busyUntil = -1;
+
+    /// <summary>By identifier.</summary>
+    internal SortedDictionary<int, Set> Sets { get; } = [];
+
+    /// <summary>The event numbers of all events.</summary>
+    internal List<uint> Events { get; } = [];
+
+    /// <summary>What <see cref="IUdev.Random"/> draws, the first first; then numbers from 1.</summary>
+    internal Queue<uint> Draws { get; } = [];
+
+    /// <summary>udev is there.</summary>
+    internal bool Runs { get; set; }
+
+    /// <summary>It ends at this time, and takes its socket with it.</summary>
+    internal long EndsAt { get; set; } = long.MaxValue;
+
+    /// <summary>Milliseconds from an event to its answer; negative for none.</summary>
+    internal int AnswersAfter { get; set; } = 300;
+
+    /// <summary>Milliseconds after an event in which it says that it is busy.</summary>
+    internal int BusyFor { get; set; }
+
+    /// <summary>`dmsetup udevcomplete_all` runs at this time.</summary>
+    internal long AllRemovedAt { get; set; } = long.MaxValue;
+
+    /// <summary>Waits that a signal interrupts.</summary>
+    internal int Interruptions { get; set; }
+
+    /// <summary>What the creation of a set fails with, or 0.</summary>
+    internal int CreationFails { get; set; }
+
+    /// <summary>What the setting of a value fails with, or 0.</summary>
+    internal int SettingFails { get; set; }
+
+    internal int RulesPlaced { get; private set; }
+
+    public bool Answers => Runs && Milliseconds < EndsAt;
+
+    public bool IsBusy => Milliseconds < _busyUntil;
+
+    public long Milliseconds { get; private set; } = 1000;
+
+    public uint Random => Draws.TryDequeue(out uint number) ? number : (uint)(_nextId++ * 0x10001);
+
+    /// <summary>The kernel raises an event.</summary>
+    internal void Event(uint number)
+    {
+        Events.Add(number);
+        Assert.Equal(0x0040u, number >> 16);
+        _busyUntil = Milliseconds + BusyFor;
+        // The rule's program takes a cookie of 0 for flags alone.
+        if (Answers && AnswersAfter >= 0 && (number & 0xffff) != 0) _answers.Add((Milliseconds + AnswersAfter, 0x0d4d0000 | (int)(number & 0xffff)));
+    }
+
+    public int CreateSemaphores(int key, int count)
+    {
+        if (CreationFails != 0) return -CreationFails;
+        if (Sets.Values.Any(set => set.Key == key)) return -Errno.EEXIST;
+        Sets[_nextId++] = new Set(key, count);
+        return _nextId - 1;
+    }
+
+    public int SetSemaphore(int id, int number, int value)
+    {
+        if (SettingFails != 0) return -SettingFails;
+        Sets[id].Values[number] = value;
+        return 0;
+    }
+
+    public int ValueOf(int id, int number) => number < Sets[id].Values.Length ? Sets[id].Values[number] : -Errno.EINVAL;
+
+    public int AwaitZero(int id, int milliseconds)
+    {
+        Assert.InRange(milliseconds, 1, 1000);
+        if (Interruptions > 0)
+        {
+            Interruptions--;
+            return -Errno.EINTR;
+        }
+        Set set = Sets[id];
+        if (set.Values[0] == 0) return 0;
+        long end = Milliseconds + milliseconds;
+        (long At, int Key) answer = _answers.FirstOrDefault(known => known.Key == set.Key && known.At <= end && known.At < EndsAt);
+        if (AllRemovedAt <= end && (answer.Key == 0 || AllRemovedAt < answer.At))
+        {
+            (Milliseconds, AllRemovedAt) = (AllRemovedAt, long.MaxValue);
+            Sets.Clear();
+            return -Errno.EIDRM;
+        }
+        if (answer.Key == 0)
+        {
+            Milliseconds = end;
+            return -Errno.EAGAIN;
+        }
+        _answers.Remove(answer);
+        Milliseconds = Math.Max(Milliseconds, answer.At);
+        set.Values[0]--;
+        return set.Values[0] == 0 ? 0 : -Errno.EAGAIN;
+    }
+
+    public int RemoveSemaphores(int id) => Sets.Remove(id) ? 0 : -Errno.EIDRM;
+
+    public int HighestIndex() => Sets.Count == 0 ? 0 : Sets.Keys.Max();
+
+    public int SetAtIndex(int index, out int key)
+    {
+        key = Sets.TryGetValue(index, out Set? set) ? set.Key : 0;
+        return set == null ? -Errno.EINVAL : index;
+    }
+
+    public bool IsOrphan(int id, int number) => Sets[id].IsOrphan;
+
+    public void PlaceRules() => RulesPlaced++;
+}
