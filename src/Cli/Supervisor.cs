@@ -186,6 +186,7 @@ internal sealed class Supervisor
     /// </summary>
     private static void MoveOut(string[] folders)
     {
+        SystemUdev.MakeFolder();
         Check(Libc.Unshare(Libc.CLONE_NEWNS), "a mount namespace");
         Check(Libc.Mount("none", "/", "none", Libc.MS_REC | Libc.MS_SLAVE), "a mount namespace");
         Check(Libc.Mount("none", "/", "ramfs", 0), "an empty root");
@@ -194,6 +195,8 @@ internal sealed class Supervisor
         foreach (string folder in folders) Check(Bind(folder), folder);
         // Only for sentences and oom_score_adj.
         _ = Bind("/proc");
+        // Whether there is a udev to tell of the mapped device. The same folder before switch_root and after.
+        _ = Bind(SystemUdev.Folder);
         Check(Libc.ChRoot("."), "an empty root");
     }
 

@@ -31,7 +31,10 @@ internal sealed class FakeUdev : IUdev
     internal Queue<uint> Draws { get; } = [];
 
     /// <summary>udev is there.</summary>
-    internal bool Runs { get; set; }
+    internal bool IsThere { get; set; }
+
+    /// <summary>It writes a database entry when it processes an event, answered or not.</summary>
+    internal bool WritesEntries { get; set; }
 
     /// <summary>It ends at this time, and takes its socket with it.</summary>
     internal long EndsAt { get; set; } = long.MaxValue;
@@ -56,9 +59,11 @@ internal sealed class FakeUdev : IUdev
 
     internal int RulesPlaced { get; private set; }
 
-    public bool Answers => Runs && Milliseconds < EndsAt;
+    public bool Runs => IsThere && Milliseconds < EndsAt;
 
     public bool IsBusy => Milliseconds < _busyUntil;
+
+    public ulong EntryOf(uint major, uint minor) => WritesEntries && Runs ? (ulong)Events.Count : 0;
 
     public long Milliseconds { get; private set; } = 1000;
 
@@ -71,7 +76,7 @@ internal sealed class FakeUdev : IUdev
         Assert.Equal(0x0040u, number >> 16);
         _busyUntil = Milliseconds + BusyFor;
         // The rule's program takes a cookie of 0 for flags alone.
-        if (Answers && AnswersAfter >= 0 && (number & 0xffff) != 0) _answers.Add((Milliseconds + AnswersAfter, 0x0d4d0000 | (int)(number & 0xffff)));
+        if (Runs && AnswersAfter >= 0 && (number & 0xffff) != 0) _answers.Add((Milliseconds + AnswersAfter, 0x0d4d0000 | (int)(number & 0xffff)));
     }
 
     public int CreateSemaphores(int key, int count)

@@ -3,11 +3,14 @@ namespace Snapuserd.Serve;
 /// <summary>udev and System V semaphores as <see cref="UdevCookie"/> uses them. The tests have a fake. Calls return a negative errno when they fail.</summary>
 internal interface IUdev
 {
-    /// <summary>A udev listens to the kernel's events, and has the rule that answers cookies.</summary>
-    bool Answers { get; }
+    /// <summary>A udev listens to the kernel's events.</summary>
+    bool Runs { get; }
 
     /// <summary>udev has events to process.</summary>
     bool IsBusy { get; }
+
+    /// <summary>A number that is another one each time udev writes its database entry of a block device; 0 without an entry.</summary>
+    ulong EntryOf(uint major, uint minor);
 
     /// <summary>A clock that only goes forward.</summary>
     long Milliseconds { get; }

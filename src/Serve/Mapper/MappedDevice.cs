@@ -207,7 +207,7 @@ public sealed class MappedDevice : IDisposable
     /// <summary>Sends a message that makes the kernel raise an event, and waits until udev has processed that.</summary>
     private int ControlAndAwaitUdev(uint command, Span<byte> message)
     {
-        using UdevCookie cookie = UdevCookie.Take(_driver.Udev);
+        using UdevCookie cookie = UdevCookie.Take(_driver.Udev, Major, Minor);
         ref DmIoctl head = ref MapperMessage.Head(message);
         head.EventNr = cookie.EventNumber;
         int result = _driver.Control(command, message);

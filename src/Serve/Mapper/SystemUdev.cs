@@ -1,26 +1,31 @@
+using System.Globalization;
 using Snapuserd.Block;
 using Snapuserd.Interop;
 
 namespace Snapuserd.Serve;
 
 /// <summary>This system's udev, by the files that libudev looks at, and its semaphores. Paths are looked up at every call: switch_root changes what they lead to.</summary>
-internal sealed class SystemUdev : IUdev
+public sealed class SystemUdev : IUdev
 {
-    private const string Run = "/run", Control = "/run/udev/control", Queue = "/run/udev/queue", RuntimeRules = "/run/udev/rules.d/";
+    /// <summary>Where udev keeps what lasts until the next start.</summary>
+    public const string Folder = "/run/udev";
 
-    /// <summary>The rule that answers cookies has this name in every distribution.</summary>
-    private const string NotifyRule = "95-dm-notify.rules";
+    private const string Run = "/run", Control = "/run/udev/control", Queue = "/run/udev/queue", RuntimeRules = "/run/udev/rules.d/";
 
     private const uint Mode = 0x180, FileMode = 0x1a4, FolderMode = 0x1ed;
 
     private readonly MonotonicClock _clock = new();
 
-    /// <summary>Folders of rules; of several files of one name the first counts, and one that is empty or /dev/null hides the others.</summary>
-    private static readonly string[] s_rules = ["/etc/udev/rules.d/", RuntimeRules, "/usr/local/lib/udev/rules.d/", "/usr/lib/udev/rules.d/", "/lib/udev/rules.d/"];
-
-    public bool Answers => Exists(Control) && HasNotifyRule;
+    public bool Runs => Exists(Control);
 
     public bool IsBusy => Exists(Queue);
+
+    public ulong EntryOf(uint major, uint minor)
+    {
+        // Written beside it and renamed.
+        string path = string.Create(CultureInfo.InvariantCulture, $"/run/udev/data/b{major}:{minor}");
+        return Libc.Statx(Libc.AT_FDCWD, path, 0, Libc.STATX_BASIC_STATS, out StatxData status) < 0 ? 0 : (status.Ino << 32) ^ (ulong)status.Mtime.Sec ^ ((ulong)status.Mtime.Nsec << 16) | 1;
+    }
 
     public long Milliseconds => _clock.Milliseconds;
 
@@ -57,25 +62,20 @@ internal sealed class SystemUdev : IUdev
 
     public void PlaceRules()
     {
+        MakeFolder();
         // Only where a restart removes them.
-        if (Libc.StatFs(Run, out StatFsData status) < 0 || status.Type is not (Libc.TMPFS_MAGIC or Libc.RAMFS_MAGIC)) return;
-        _ = Libc.MkDir("/run/udev", FolderMode);
+        if (!IsInMemory(Folder)) return;
         _ = Libc.MkDir(RuntimeRules, FolderMode);
         foreach ((string name, string text) in UdevRules.Files) Place(RuntimeRules + name, ByteText.Encode(text));
     }
 
-    private static bool HasNotifyRule
+    /// <summary>Makes udev's folder in /run, so that what is placed there before udev begins is in its place, and a server with a root of its own can have the folder in that.</summary>
+    public static void MakeFolder()
     {
-        get
-        {
-            foreach (string folder in s_rules)
-            {
-                if (Libc.Statx(Libc.AT_FDCWD, folder + NotifyRule, 0, Libc.STATX_BASIC_STATS, out StatxData status) < 0) continue;
-                return (status.Mode & Libc.S_IFMT) == Libc.S_IFREG && status.Size > 0;
-            }
-            return false;
-        }
+        if (IsInMemory(Run)) _ = Libc.MkDir(Folder, FolderMode);
     }
+
+    private static bool IsInMemory(string path) => Libc.StatFs(path, out StatFsData status) == 0 && status.Type is Libc.TMPFS_MAGIC or Libc.RAMFS_MAGIC;
 
     private static bool Exists(string path) => Libc.Statx(Libc.AT_FDCWD, path, 0, Libc.STATX_BASIC_STATS, out _) == 0;
 

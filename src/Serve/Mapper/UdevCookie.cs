@@ -9,8 +9,9 @@ namespace Snapuserd.Serve;
 /// kernel's event to udev, whose last rule (95-dm-notify.rules: dmsetup udevcomplete) subtracts 1. By then the links are made, and the database says that the device
 /// was activated, which udev's rules ask for when events are replayed.
 /// <para>
-/// Where no udev answers, the event has the flags and the cookie 0, which the rules know too, and nothing is waited for. A udev that stops answering
-/// delays by <see cref="IdleMilliseconds"/>, or by <see cref="MostMilliseconds"/> while it says that it is busy.
+/// Where no udev runs, the event has the flags and the cookie 0, which the rules know too, and nothing is waited for. Nor is a udev that processed its events and did not answer, because it lacks
+/// that rule: whether it has the rule cannot be seen, because a server has a root of its own. One that stops working delays by <see cref="IdleMilliseconds"/>, or by
+/// <see cref="MostMilliseconds"/> while it says that it is busy.
 /// </para>
 /// </summary>
 internal sealed class UdevCookie : IDisposable
@@ -18,7 +19,10 @@ internal sealed class UdevCookie : IDisposable
     /// <summary>Longest wait, and longest wait for a udev that has nothing to do.</summary>
     internal const int MostMilliseconds = 30_000, IdleMilliseconds = 5_000;
 
-    private const int SliceMilliseconds = 100;
+    private const int SliceMilliseconds = 50;
+
+    /// <summary>Slices in which udev says that it is idle, until that is believed: it may be between two events.</summary>
+    private const int QuietSlices = 4;
 
     /// <summary>Keys that are tried: other programs have cookies too.</summary>
     private const int MostTries = 64;
@@ -29,18 +33,20 @@ internal sealed class UdevCookie : IDisposable
     private const int Semaphores = 2, OwnerMark = 0x5355;
 
     private readonly IUdev _udev;
+    private readonly uint _major, _minor;
+    private readonly ulong _entry;
     private int _id = -1;
 
-    private UdevCookie(IUdev udev) => _udev = udev;
+    private UdevCookie(IUdev udev, uint major, uint minor) => (_udev, _major, _minor, _entry) = (udev, major, minor, udev.EntryOf(major, minor));
 
     /// <summary>What the ioctl gets as event number.</summary>
     internal uint EventNumber { get; private set; } = DM_UDEV_PRIMARY_SOURCE_FLAG << DM_UDEV_FLAGS_SHIFT;
 
-    /// <summary>A cookie for one event.</summary>
-    internal static UdevCookie Take(IUdev udev)
+    /// <summary>A cookie for one event of a block device.</summary>
+    internal static UdevCookie Take(IUdev udev, uint major, uint minor)
     {
-        UdevCookie cookie = new(udev);
-        if (!udev.Answers) return cookie;
+        UdevCookie cookie = new(udev, major, minor);
+        if (!udev.Runs) return cookie;
         RemoveOrphans(udev);
         for (int tries = 0; tries < MostTries; tries++)
         {
@@ -67,6 +73,8 @@ internal sealed class UdevCookie : IDisposable
     {
         if (_id < 0) return false;
         long now = _udev.Milliseconds, end = now + MostMilliseconds, idleEnd = now + IdleMilliseconds;
+        bool worked = false;
+        int quiet = 0;
         while (true)
         {
             int result = _udev.AwaitZero(_id, SliceMilliseconds);
@@ -74,8 +82,11 @@ internal sealed class UdevCookie : IDisposable
             // `dmsetup udevcomplete_all` removes all sets, to release those that wait.
             if (result is not (-Errno.EAGAIN or -Errno.EINTR)) return false;
             now = _udev.Milliseconds;
-            if (_udev.IsBusy) idleEnd = now + IdleMilliseconds;
-            if (now >= end || now >= idleEnd || !_udev.Answers) return false;
+            bool busy = _udev.IsBusy;
+            worked |= busy || _udev.EntryOf(_major, _minor) != _entry;
+            if (busy) (idleEnd, quiet) = (now + IdleMilliseconds, 0);
+            else quiet++;
+            if (now >= end || now >= idleEnd || (worked && quiet >= QuietSlices) || !_udev.Runs) return false;
         }
     }
 
