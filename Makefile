@@ -6,6 +6,7 @@ DESTDIR ?=
 INITRAMFS_TOOLS ?= /etc/initramfs-tools
 DRACUT ?= /usr/lib/dracut
 SYSTEMD ?= /etc/systemd/system
+UDEV_RULES ?= /usr/lib/udev/rules.d
 # `make TFM=…` builds for another framework, `make ARCH=arm64` (or amd64) for another architecture than this machine's.
 TFM ?= net10.0
 debian = $(subst aarch64,arm64,$(subst x86_64,amd64,$(1)))
@@ -90,7 +91,7 @@ install-completion: ## completion for bash to $(DESTDIR)$(PREFIX)/share/bash-com
 	install -D -m 0644 src/Boot/bash-completion/snapuserd $(DESTDIR)$(PREFIX)/share/bash-completion/completions/snapuserd
 
 # The program's place goes into the files that name it. A table that is there already is somebody's.
-placed = sed 's|@SNAPUSERD@|$(PREFIX)/bin/snapuserd|g'
+placed = sed 's|@SNAPUSERD@|$(PREFIX)/bin/snapuserd|g; s|@UDEV_RULES@|$(UDEV_RULES)|g'
 table = test -e $(DESTDIR)/etc/snapuserd/table || install -D -m 0644 src/Boot/table $(DESTDIR)/etc/snapuserd/table
 
 install-initramfs-tools: install ## and the hook and boot scripts of initramfs-tools, and an empty table
@@ -98,11 +99,13 @@ install-initramfs-tools: install ## and the hook and boot scripts of initramfs-t
 	$(placed) src/Boot/initramfs-tools/hooks/snapuserd >$(DESTDIR)$(INITRAMFS_TOOLS)/hooks/snapuserd
 	chmod 0755 $(DESTDIR)$(INITRAMFS_TOOLS)/hooks/snapuserd
 	install -m 0755 src/Boot/initramfs-tools/scripts/local-top/* $(DESTDIR)$(INITRAMFS_TOOLS)/scripts/local-top/
+	install -d $(DESTDIR)$(UDEV_RULES)
+	install -m 0644 src/Boot/udev/*.rules $(DESTDIR)$(UDEV_RULES)/
 	$(table)
 
 install-dracut: install ## and the module of dracut, with its systemd unit, and an empty table
 	install -d $(DESTDIR)$(DRACUT)/modules.d/90snapuserd
-	cp -f src/Boot/dracut/90snapuserd/* src/Boot/systemd/snapuserd-boot.service $(DESTDIR)$(DRACUT)/modules.d/90snapuserd/
+	cp -f src/Boot/dracut/90snapuserd/* src/Boot/systemd/snapuserd-boot.service src/Boot/udev/*.rules $(DESTDIR)$(DRACUT)/modules.d/90snapuserd/
 	$(placed) src/Boot/dracut/90snapuserd/module-setup.sh >$(DESTDIR)$(DRACUT)/modules.d/90snapuserd/module-setup.sh
 	$(table)
 

@@ -30,7 +30,7 @@ debian() {
     [ "$1" = bookworm ] || openssl=libssl3t64
     fetched=$("$ROOT/interop/Sysroot/fetch.sh" "$ARCH" "$1" systemd udev dmsetup libdevmapper1.02.1 libc6 libsystemd-shared libsystemd0 libudev1 libblkid1 libmount1 \
         libuuid1 libselinux1 libpcre2-8-0 libcap2 libacl1 libkmod2 libgcrypt20 libgpg-error0 liblz4-1 liblzma5 libzstd1 libaudit1 libcap-ng0 libapparmor1 libseccomp2 \
-        libpam0g libcrypt1 libip4tc2 libfdisk1 libp11-kit0 libgcc-s1 $openssl)
+        libpam0g libcrypt1 libip4tc2 libfdisk1 libp11-kit0 libgcc-s1 zlib1g $openssl)
     rm -rf debian
     mkdir -p debian/usr/lib debian/usr/lib64 debian/usr/bin debian/usr/sbin
     for folder in lib lib64 bin sbin; do
@@ -49,14 +49,15 @@ systemd_files="usr/lib/systemd/systemd usr/lib/systemd/systemd-executor usr/bin/
 
 # tree TO FILE…: copies files of "debian", with the libraries they need.
 tree() {
-    local to=$1 file target files=()
+    local to=$1 file target libraries files=()
     shift
     mkdir -p "$to"
     for file in lib lib64 bin sbin; do [ -e "$to/$file" ] || cp -a "debian/$file" "$to/"; mkdir -p "$to/usr/$file"; done
     for file in "$@"; do
         [ ! -e "debian/$file" ] || files+=("$file")
     done
-    mapfile -t -O "${#files[@]}" files < <(closure debian "${files[@]}")
+    libraries=$(closure debian "${files[@]}")
+    mapfile -t -O "${#files[@]}" files <<<"$libraries"
     for file in "${files[@]}"; do
         # Libraries are links to files beside them. (udevd is one to udevadm, which is in the list.)
         target=$(readlink "debian/$file" || true)

@@ -17,7 +17,7 @@ check() {
 
 # called by dracut
 depends() {
-    # For the rules that make /dev/disk/by-…, which the table may name. Not dm: it insists on dmsetup, and what is needed of its rules is below.
+    # For the rules that make /dev/disk/by-…, which the table may name. Not dm: it insists on dmsetup, and what is needed of its rules is in ours.
     echo udev-rules rootfs-block
 }
 
@@ -40,7 +40,7 @@ install() {
     else
         dwarning "snapuserd: there is no /etc/snapuserd/table; only what the kernel command line names will be served"
     fi
-    inst_rules "$moddir/91-snapuserd.rules"
+    inst_rules "$moddir/09-snapuserd.rules" "$moddir/61-snapuserd.rules"
 
     if dracut_module_included "systemd"; then
         inst_simple "$moddir/snapuserd-boot.service" "$systemdsystemunitdir/snapuserd-boot.service"
