@@ -159,6 +159,7 @@ for case in $cases; do
     ! grep -aq '^udev: FAILED' "$log" || fail "$log has a failure"
     ended 0 "$case"
     shows "$log" '^udev: as before, after the last replay$' "$case"
+    [ "$kind" != cookie ] || shows "$log" '^udev: made beside a udev that hung$' "$case"
     same base.0 qcow2 new.img || fail "the base is not the new image"
     echo "$case: $((SECONDS - began)) s"
     rm -f root.0
