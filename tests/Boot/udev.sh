@@ -155,7 +155,7 @@ for case in $cases; do
     code=0
     boot -t 300 -a "$kind" -l "$log" -k "udevtest=$kind uuid=$uuid snapuserd.merge=manual systemd.show_status=0" \
         "file=base.0,format=qcow2" "file=cow.0,format=qcow2" "file=root.0,format=qcow2" || code=$?
-    grep -aE '^udev: (boot|up|FAILED|as before)' "$log" | sed "s|^udev: |$case: |" | cut -c -220 || true
+    grep -aE '^udev: (boot|up|FAILED|as before|made)' "$log" | sed "s|^udev: |$case: |" | cut -c -220 || true
     ! grep -aq '^udev: FAILED' "$log" || fail "$log has a failure"
     ended 0 "$case"
     shows "$log" '^udev: as before, after the last replay$' "$case"
