@@ -196,6 +196,8 @@ missing_boot_packages() {
     command -v dmsetup >/dev/null || echo dmsetup
     command -v dracut >/dev/null || echo dracut-core
     [ -x /lib/systemd/systemd ] || echo systemd
+    # Which libraries a Debian's programs need (tests/Boot/udev.sh).
+    command -v readelf >/dev/null || echo binutils
 }
 
 # require FUNCTION: installs what FUNCTION says is missing if it can (root on a Debian), else says how and stops.
