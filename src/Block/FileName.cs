@@ -17,8 +17,8 @@ public static class FileName
         foreach (char c in name)
         {
             if (c == '/') return "it has a slash in it";
-            // A zero would end the path early; a line feed would end the line of a reply.
-            if (c < ' ' || c == '\x7f') return "it has a control character in it";
+            // It would end the path early. Any other byte is as good as a letter.
+            if (c == '\0') return "it has a zero byte in it";
         }
         return null;
     }

@@ -101,7 +101,8 @@ public sealed class MergingMark(string cow) : IMergeMark
     public void Begin(CowFile file, int count)
     {
         int fd = Open(cow, Libc.O_RDWR, out MarkState state);
-        if (fd is -Errno.ENOENT or -Errno.EEXIST or -Errno.ENOTDIR) return;
+        // A name too long for a mark has none either.
+        if (fd is -Errno.ENOENT or -Errno.EEXIST or -Errno.ENOTDIR or -Errno.ENAMETOOLONG) return;
         if (fd >= 0)
         {
             int result = Write(fd, new MarkState(MarkKind.Begun, state.Digest ?? DigestOf(file), (ulong)count));
@@ -135,7 +136,7 @@ public sealed class MergingMark(string cow) : IMergeMark
         int fd;
         do fd = Libc.OpenAt(Libc.AT_FDCWD, PathOf(cow), Libc.O_NOFOLLOW | Libc.O_NONBLOCK | Libc.O_CLOEXEC | flags, 0x180);
         while (fd == -Errno.EINTR);
-        if (fd == -Errno.ENOENT) state = new MarkState(MarkKind.None);
+        if (fd is -Errno.ENOENT or -Errno.ENAMETOOLONG) state = new MarkState(MarkKind.None);
         if (fd is -Errno.ELOOP or -Errno.EISDIR or -Errno.ENXIO) return -Errno.EEXIST;
         if (fd < 0) return fd;
         if (Read(fd) is { } read)

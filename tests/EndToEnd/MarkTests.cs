@@ -116,6 +116,15 @@ public sealed class MarkTests : IDisposable
     }
 
     [Fact]
+    public void A_cow_whose_name_leaves_no_room_for_a_mark_is_merged_without()
+    {
+        string cow = _folder[new string('c', 255)];
+        File.Move(Cow, cow);
+        BinaryResult result = Merge(cow);
+        Assert.True(result.ExitCode == 0, result.ToString());
+    }
+
+    [Fact]
     public void A_merge_of_a_cow_without_a_mark_makes_none()
     {
         File.Delete(Mark);
