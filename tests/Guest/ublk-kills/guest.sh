@@ -188,7 +188,10 @@ failed_handover() {
     within grep -q 'TracerPid:[^0-9]*[1-9]' "/proc/$child/status" || wrong "the server is not traced"
     snapuserd ctl merge --socket /tmp/ctl || wrong "no merge"
     wait "$at" || wrong "the base was not mounted: $(cat /tmp/at)"
+    # The server tries for 20 s of its own.
+    limit=120
     within handover_failed || wrong "status does not say that the hand-over failed: $(snapuserd ctl status --socket /tmp/ctl 2>&1)"
+    limit=20
     umount /mnt2
     kill -KILL "$child"
     within is_gone || { wrong "the hand-over is not done after $limit s"; return; }
