@@ -1,3 +1,5 @@
+using System;
+using System.Buffers.Binary;
 using Snapuserd.Block;
 using Snapuserd.Cow;
 using Snapuserd.Merge;
@@ -31,7 +33,9 @@ public sealed class SimMark(SimDisk cow) : IMergeMark
     {
         if (!IsChecked || Begun >= 0) Wrong ??= "the mark says once that the merge has begun, after it was looked at";
         ScratchLayout scratch = new(file.Header.HeaderBytes, file.Header.ScratchBytes);
-        if (scratch.Window > 0 && cow.Durable[scratch.StateOffset / Page.Size].Bytes[scratch.StateOffset % Page.Size] == ScratchLayout.NeverUsed)
+        ReadOnlySpan<byte> head = cow.Durable[0].Bytes;
+        // A count says so as well.
+        if (scratch.Window > 0 && head[scratch.StateOffset] == ScratchLayout.NeverUsed && BinaryPrimitives.ReadUInt64LittleEndian(head[CowHeader.MergeCountOffset..]) == 0)
             Wrong ??= "the mark says that the merge has begun while the COW may still say after a cut that it has not";
         Begun = count;
     }
