@@ -93,8 +93,23 @@ public sealed class MergingMark(string cow) : IMergeMark
     /// <inheritdoc/>
     public void Check(CowFile file)
     {
-        if (Look(cow) is { HasContent: true, Digest: not null } mark && mark.Contradicts(DigestOf(file), file.Header.NumMergeOps) is { } why)
-            throw new SnapuserdException(ExitCode.CowCorrupt, Sentence(cow, why));
+        MarkState mark = Look(cow);
+        if (!mark.HasContent) return;
+        string? why = mark.Digest == null ? null : mark.Contradicts(DigestOf(file), file.Header.NumMergeOps);
+        if (why == null && IsUntouched(file)) why = "nothing of it is merged, so it is a copy from before";
+        if (why != null) throw new SnapuserdException(ExitCode.CowCorrupt, Sentence(cow, why));
+    }
+
+    /// <summary>No merge of this very file has begun: the state byte would be durable before the mark has content.</summary>
+    private bool IsUntouched(CowFile file)
+    {
+        CowHeader header = file.Header;
+        ScratchLayout scratch = new(header.HeaderBytes, header.ScratchBytes);
+        if (header.Major < 2 || header.NumMergeOps > 0 || scratch.Window == 0) return false;
+        using CowInput input = new(cow);
+        Span<byte> state = stackalloc byte[1];
+        input.Source.Read(scratch.StateOffset, state);
+        return state[0] == ScratchLayout.NeverUsed;
     }
 
     /// <inheritdoc/>

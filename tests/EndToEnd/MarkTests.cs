@@ -69,6 +69,23 @@ public sealed class MarkTests : IDisposable
         Assert.False(File.Exists(_folder["elsewhere/other name.merging"]));
     }
 
+    /// <summary>The mark's count is that of the beginning, so only the state byte tells an untouched copy from the COW that was merged.</summary>
+    [Theory]
+    [InlineData("whole")]
+    [InlineData("begun\n")]
+    public void An_untouched_copy_of_the_same_cow_is_refused(string mark)
+    {
+        KillAt("unlink", 1);
+        if (mark != "whole") File.WriteAllText(Mark, mark);
+        mark = File.ReadAllText(Mark);
+        byte[] copy = Golden.Cow("v3-lz4-64k-xor"), target = File.ReadAllBytes(Base);
+        File.WriteAllBytes(Cow, copy);
+        BinaryResult refused = Merge();
+        Assert.True(refused.ExitCode == 65, refused.ToString());
+        Assert.Contains("nothing of it is merged, so it is a copy from before", refused.Error);
+        Assert.Equal((mark, true, true), (File.ReadAllText(Mark), copy.AsSpan().SequenceEqual(File.ReadAllBytes(Cow)), target.AsSpan().SequenceEqual(File.ReadAllBytes(Base))));
+    }
+
     [Fact]
     public void An_older_copy_of_the_same_cow_is_refused()
     {
