@@ -64,7 +64,7 @@ public sealed class DeviceSet : IDisposable
                 SharedBlocks = !options.SourceSeparate,
                 Overlap = overlap,
                 Stop = stop,
-                Mark = options.Writes && (options.CowName == null || IsAt(_cow, cowName)) ? new MergingMark(cowName) : null,
+                Mark = basePath != null && (options.CowName == null || IsAt(_cow, cowName)) ? new MergingMark(cowName) : null,
                 Storage = options.Writes ? new StorageReserver(Devices, stop, options.Report) : null,
             };
         }

@@ -129,6 +129,9 @@ public sealed class MergingMark(string cow) : IMergeMark
         throw new SnapuserdException(ExitCode.InputOutput, $"{PathOf(cow)} cannot say that the merge has begun: {Reason.Of(fd)}; nothing was written to the base");
     }
 
+    /// <inheritdoc/>
+    public void End() => Remove(cow);
+
     private string DigestOf(CowFile file)
     {
         using CowInput input = new(cow);

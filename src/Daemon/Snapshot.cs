@@ -193,6 +193,8 @@ public sealed class Snapshot : IDisposable, IMergeObserver
             Options = new MergeOptions { VerifyFirst = _options.VerifyFirst, CheckedOps = _options.CheckedOps, AllowUnsafe = !CanMerge },
         };
         _engine = MergeEngine.Open(_setup);
+        // Before anyone reads: a COW that is not the one which has written to the base shows an image that never was.
+        _setup.Mark?.Check(_engine.Cow);
         _engine.Open();
         MergeResult result = _engine.Result;
         if (handedOver && !result.AlreadyMerged)

@@ -195,6 +195,7 @@ public sealed class MergeEngine : IDisposable
                 // A turn that changed nothing has looked at the readers, if it waits for them, and found some inside; and at the pace, which whoever changes it wakes it for.
                 if (!changed) _pipeline.Wait(forOthers: _held || _released < _durable || _protocol is { Current: ReaderGate });
             }
+            _setup.Mark?.End();
             return Result;
         }
         catch

@@ -116,6 +116,9 @@ public interface IMergeMark
     /// Called when the COW says durably that its merge has begun, as far as it can, with the ops that are counted, and before the first write to Base. It is durable when this returns; throws 74 if it cannot be.
     /// </summary>
     void Begin(CowFile cow, int count);
+
+    /// <summary>Called when all is merged and durable. Never throws.</summary>
+    void End();
 }
 
 /// <summary>What a finished merge did.</summary>

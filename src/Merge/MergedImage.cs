@@ -53,6 +53,7 @@ public sealed class MergedImage : IDisposable
         try
         {
             cow = setup.ReadCow();
+            setup.Mark?.Check(cow);
             cow.CheckDevices(setup.Base.Length, setup.Source.Length);
             int window = new ScratchLayout(cow.Header.HeaderBytes, cow.Header.ScratchBytes).Window;
             plan = new MergePlan(cow, window, setup.SharedBlocks, setup.SourceIsBase, setup.Overlap);

@@ -45,6 +45,8 @@ public static class Sabotages
         new("mark-before-the-cow", "the mark says that the merge has begun before the COW does", new SourceEdit(Engine, "> Recover(", "BeginFlushOfBase();", "_setup.Mark?.Begin(_cow, _durable); BeginFlushOfBase();"), new SourceEdit(Engine, "> Recover(", BeginMark, "")),
         new("mark-after-the-base", "the mark says that the merge has begun when Base is written", new SourceEdit(Engine, "> Recover(", BeginMark, ""), new SourceEdit(Engine, "> Recover(", "_recovered = true;", "_recovered = true; _setup.Mark?.Begin(_cow, _durable);")),
         new("mark-never", "the mark never says that the merge has begun", new SourceEdit(Engine, "> Recover(", BeginMark, "")),
+        new("mark-goes-early", "the mark goes before the last count is durable", new SourceEdit(Engine, "bool IsFinished()", "_stopping = _setup.Stop.Requested;", "_stopping = _setup.Stop.Requested; if (_written == _plan.Count) _setup.Mark?.End();"), new SourceEdit(Engine, "MergeResult Run(", "_setup.Mark?.End();", "")),
+        new("mark-stays", "the mark stays when all is merged", new SourceEdit(Engine, "MergeResult Run(", "_setup.Mark?.End();", "")),
         new("mark-unchecked", "nothing looks at the mark", new SourceEdit(Engine, "MergeResult Run(", "_setup.Mark?.Check(_cow);", "")),
         new("scratch-unflushed", "a window is claimed before its scratch was flushed", new SourceEdit(Head, "WriteScratch(", "Flush();", "")),
         new("claim-unflushed", "Base is written before the claim of its window was flushed", new SourceEdit(Head, " Commit()", "Flush();", "if (State != 2) Flush();")),

@@ -7,10 +7,10 @@ using Snapuserd.Merge;
 namespace Snapuserd.Tests.Simulator;
 
 /// <summary>
-/// The mark beside a COW, in every simulated run: it is asked before anything is written, and told that the merge has begun when the COW says so durably and nothing of Base is written. What a boot concludes
+/// The mark beside a COW, in every simulated run: it is asked before anything is written, and told that the merge has begun when the COW says so durably and nothing of Base is written, and goes when all is durably counted. What a boot concludes
 /// from a mark without content, and from an untouched COW beside one with content, rests on that.
 /// </summary>
-public sealed class SimMark(SimDisk cow) : IMergeMark
+public sealed class SimMark(SimDisk cow, Func<int> total) : IMergeMark
 {
     private bool _written;
 
@@ -19,6 +19,9 @@ public sealed class SimMark(SimDisk cow) : IMergeMark
 
     /// <summary>Ops that were counted when the merge began; -1 if it did not.</summary>
     public int Begun { get; private set; } = -1;
+
+    /// <summary>The mark is gone.</summary>
+    public bool IsOver { get; private set; }
 
     /// <summary>What was wrong first; null if nothing was.</summary>
     public string? Wrong { get; private set; }
@@ -38,6 +41,13 @@ public sealed class SimMark(SimDisk cow) : IMergeMark
         if (scratch.Window > 0 && head[scratch.StateOffset] == ScratchLayout.NeverUsed && BinaryPrimitives.ReadUInt64LittleEndian(head[CowHeader.MergeCountOffset..]) == 0)
             Wrong ??= "the mark says that the merge has begun while the COW may still say after a cut that it has not";
         Begun = count;
+    }
+
+    public void End()
+    {
+        if (!IsChecked || IsOver) Wrong ??= "the mark goes once, after it was looked at";
+        IsOver = true;
+        if (BinaryPrimitives.ReadUInt64LittleEndian(cow.Durable[0].Bytes[CowHeader.MergeCountOffset..]) != (ulong)total()) Wrong ??= "the mark goes before all is durably counted";
     }
 
     /// <summary>Looks at a request of the merge.</summary>

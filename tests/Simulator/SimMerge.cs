@@ -28,7 +28,8 @@ public static class SimMerge
             step();
         }
         SimStorage storage = merge.Storage?.Invoke() ?? new SimStorage();
-        SimMark mark = new(disks[0]);
+        MergeEngine? merged = null;
+        SimMark mark = new(disks[0], () => merged!.Cow.Order.Count);
         Fault? Look(int number, BlockRequest request)
         {
             storage.Check(request);
@@ -42,12 +43,13 @@ public static class SimMerge
         queue.Pace = pace;
         MergeSetup setup = Setup(merge, disks, arena, seed, queue, workers) with { Stop = stop ?? new StopFlag(), Storage = storage, Mark = mark, Observer = undone, Readers = new ReaderGate(wakeUp), Pace = pace?.Pace ?? new MergePace() };
         using MergeEngine engine = MergeEngine.Open(merge.StepMilliseconds > 0 ? setup with { Time = time } : setup);
+        merged = engine;
         undone.LeaveOut(engine.Cow);
         try
         {
             MergeResult result = merge.Readers ? RunBesideReaders(merge, Devices(merge, disks), engine, setup, wakeUp, queue, seed, rival?.Share) : engine.Run(rival?.Share);
             rival?.Check(merge.GivesPagesBack);
-            if ((storage.Wrong ?? mark.Wrong) is { } wrong) throw new LostDataException(wrong);
+            if ((storage.Wrong ?? mark.Wrong ?? (mark.IsOver ? null : "the mark of a finished merge stays")) is { } wrong) throw new LostDataException(wrong);
             return undone.Lost is { } lost ? throw lost : result;
         }
         catch (SnapuserdException) when (undone.Lost is { } lost)
