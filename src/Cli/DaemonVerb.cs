@@ -106,6 +106,7 @@ internal static class DaemonVerb
         private readonly SnapshotSet _set;
         private readonly bool _isForeign;
         private readonly bool _verifies;
+        private CtlRequests? _requests;
         private string _path = "";
         private string _lastTrouble = "";
 
@@ -175,6 +176,8 @@ internal static class DaemonVerb
             finally
             {
                 _set.Dispose();
+                // The snapshots have ended: who watches them is told how.
+                _requests?.EndWatches();
                 server?.Dispose();
             }
         }
@@ -199,7 +202,7 @@ internal static class DaemonVerb
         private ControlServer Listen((int Inherited, string Path) socket)
         {
             // As if Android's client had said so: whoever has made a device removes it first, and one that is not served yet goes at once.
-            CtlRequests requests = new(() => _set.Snapshots, one => _set.Delete(one.Name, () => { })) { Attachments = _set };
+            CtlRequests requests = _requests = new CtlRequests(() => _set.Snapshots, one => _set.Delete(one.Name, () => { })) { Attachments = _set };
             ControlOptions options = new()
             {
                 Messages = new AndroidRequests(_set),

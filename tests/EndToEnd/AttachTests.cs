@@ -136,6 +136,20 @@ public sealed class AttachTests : IDisposable
     }
 
     [Fact]
+    public void Who_watches_a_daemon_that_is_stopped_learns_what_became_of_the_merge()
+    {
+        Assert.Equal(0, Attach("a").ExitCode);
+        // One batch, and no other for hours.
+        Assert.Equal(0, Ctl("rate", "1", "a").ExitCode);
+        Assert.Equal(0, Ctl("merge", "a").ExitCode);
+        using System.Diagnostics.Process watch = Binary.Start("ctl", "watch", "a", "--socket", _control);
+        Assert.StartsWith("a: ", watch.StandardOutput.ReadLine(), StringComparison.Ordinal);
+        _ = Libc.Kill(_daemon.Id, Libc.SIGTERM);
+        Assert.True(watch.WaitForExit(60_000));
+        Assert.True(watch.ExitCode == 75, $"{watch.ExitCode}: {watch.StandardError.ReadToEnd()}");
+    }
+
+    [Fact]
     public void What_cannot_be_attached_is_one_sentence_with_its_code_and_leaves_nothing_open()
     {
         Refused(64, "attach takes a NAME", Ctl("attach"));
