@@ -135,6 +135,7 @@ public sealed class UblkTests
     // An earlier version, which mapped first: only START_USER_RECOVERY makes the driver forget the mapping.
     [InlineData("00", true, "recover|recovered")]
     [InlineData("11", true, "recover|recovered")]
+    [InlineData("00000000", true, "recover|recovered")]
     public void Server_killed_at_any_point_leaves_a_device_that_is_taken_over(string recorded, bool mappedByDead, string log)
     {
         using Case first = new(new UblkOptions { Id = 0 });

@@ -421,7 +421,7 @@ public sealed class UblkServer : IBlockServer
         _wakeUps = new WakeUp[geometry.Queues];
         for (int i = 0; i < geometry.Queues; i++) _wakeUps[i] = new WakeUp();
         _threadNumbers = new int[geometry.Queues];
-        _phase = Phase.Prepare;
+        (_phase, _done) = (Phase.Prepare, 0);
         Thread[] threads = new Thread[geometry.Queues];
         for (int i = 0; i < geometry.Queues; i++)
         {
