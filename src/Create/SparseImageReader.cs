@@ -152,7 +152,8 @@ public sealed class SparseImageReader : IImageReader
         Span<byte> header = stackalloc byte[ChunkHeaderBytes];
         ReadFile(at, header, $"chunk {chunk}");
         ushort type = U16(header, 0);
-        long bytes = (long)U32(header, 4) * block, data = (long)U32(header, 8) - headerBytes, offset = at + headerBytes;
+        // No image has as many bytes as a long can count, and a product that wrapped around would pass for a small one.
+        long bytes = (long)Math.Min((ulong)U32(header, 4) * block, long.MaxValue), data = (long)U32(header, 8) - headerBytes, offset = at + headerBytes;
         long wanted = type switch
         {
             Raw => bytes,

@@ -132,6 +132,17 @@ public sealed class SparseImageTests : IDisposable
         Assert.Contains(sentence, Refusal(new SparseImages().Data(Noise(1, Block)).Chunk((ushort)type, blocks, data, new byte[Math.Min(data, 8192)]).Build()), StringComparison.Ordinal);
 
     [Theory]
+    [InlineData(0xcac2, 4)]
+    [InlineData(0xcac3, 0)]
+    public void Chunk_of_more_bytes_than_can_be_counted_is_refused(int type, uint data)
+    {
+        SparseImages made = new SparseImages().Chunk((ushort)type, 0xffffffff, data, new byte[data]);
+        made.Wrong.Add((12, 4, 0xfffffffc));
+        made.Wrong.Add((16, 4, 1));
+        Assert.Contains("ends after the image's 4294967292 bytes", Refusal(made.Build()), StringComparison.Ordinal);
+    }
+
+    [Theory]
     [InlineData(true)]
     [InlineData(false)]
     public void Image_that_does_not_have_its_checksum_is_refused(bool counted)
