@@ -176,6 +176,8 @@ public sealed class MergingMark(string cow) : IMergeMark
         nint read = Libc.PRead(fd, text[..size], 0);
         if (read != size) return null;
         bool whole = size == Bytes, maybe = text.StartsWith("maybe"u8);
+        // Of an old mark that was rewritten, a power cut may have kept the bytes, and the length of what was to take their place.
+        if (size > Old.Length && text.StartsWith(Old) && !text[Old.Length..size].ContainsAnyExcept((byte)0)) return new MarkState(MarkKind.Begun);
         for (int i = 0; i < size; i++)
         {
             // A power cut may have kept the length of what was written, and lost the bytes.

@@ -57,6 +57,9 @@ public sealed class MergingMarkTests : IDisposable
     [InlineData("ZEROS", MarkKind.Begun)]
     [InlineData("begun DIGEST 00000000\0\0\0\0\0\0\0\0\0", MarkKind.Begun)]
     [InlineData("begun DIGES", MarkKind.Begun)]
+    // An old mark that was rewritten.
+    [InlineData("begun\n\0\0\0\0", MarkKind.Begun)]
+    [InlineData("begun\n\0\0a\0", MarkKind.Unknown)]
     [InlineData("begun\nbegun\n", MarkKind.Unknown)]
     [InlineData("notes", MarkKind.Unknown)]
     [InlineData("begin\n", MarkKind.Unknown)]
