@@ -15,6 +15,7 @@ internal static class BlockServers
         if (invocation.Arguments.Has("--supervise")) _ = SupervisedDevice(invocation);
         bool named = invocation.Arguments.Has("--name"), socket = invocation.Arguments.Has("--socket");
         if (socket && kind != "nbd") throw new SnapuserdException(ExitCode.Usage, $"--socket takes --device nbd beside it, not --device {kind}");
+        if (socket && invocation.Arguments.Text("--control") == invocation.Arguments.Text("--socket")) throw new SnapuserdException(ExitCode.Usage, "--socket and --control are two sockets: give them two paths");
         if (named && kind == "auto") throw new SnapuserdException(ExitCode.Usage, "--name takes a --device other than auto beside it, because each kind has names of its own");
         if (invocation.Arguments.Has("--queues") && kind is not ("ublk" or "auto")) throw new SnapuserdException(ExitCode.Usage, $"--queues goes with --device ublk, not --device {kind}");
         if (!named && kind == "dm-user") throw new SnapuserdException(ExitCode.Usage, "--device dm-user takes --name NAME, the last word of the device-mapper table's line");
@@ -72,7 +73,7 @@ internal static class BlockServers
         if (kind == "ublk")
         {
             int queues = (int)invocation.Arguments.Number("--queues", UblkOptions.UsualQueues);
-            return new UblkServer(view, devices, new UblkOptions { Id = Number(invocation, "ublkb"), MemoryBytes = memory, Queues = Math.Min(queues, Environment.ProcessorCount), Report = report }, wakeUp);
+            return new UblkServer(view, devices, new UblkOptions { Id = Number(invocation, "ublkb"), MemoryBytes = memory, Queues = Math.Min(queues, Environment.ProcessorCount), Report = report, Ours = StandingRequests.NoteDevice }, wakeUp);
         }
         if (kind == "nbd")
         {

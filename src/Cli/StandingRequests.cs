@@ -15,6 +15,7 @@ namespace Snapuserd.Cli;
 ///   8 | 1 byte  | 1: the merge is paused
 ///   9 | 1 byte  | 1: the merge was asked for
 ///  10 | 1 byte  | 1: the server was asked to stop
+///  11 | 1 byte  | 1: the device is the supervisor's: a server has made it or taken it over
 ///  16 | 4 bytes | ops whose payloads are checked: the COW is locked by the supervisor, so the next server need not do it again
 /// </code>
 /// Little-endian, and written at once: a server is not killed in the midst of a system call that copies ten bytes.
@@ -24,7 +25,7 @@ internal sealed class StandingRequests
     /// <summary>The variable in a server's environment that has the descriptor.</summary>
     internal const string Variable = "SNAPUSERD_REQUESTS";
 
-    private const int RateAt = 0, PausedAt = 8, MergeAt = 9, Bytes = 10, StopAt = 10, CheckedAt = 16;
+    private const int RateAt = 0, PausedAt = 8, MergeAt = 9, Bytes = 10, StopAt = 10, DeviceAt = 11, CheckedAt = 16;
 
     private readonly object _gate = new();
     private readonly int _fd;
@@ -108,6 +109,19 @@ internal sealed class StandingRequests
 
     /// <summary>The same for the supervisor, of the file that it made.</summary>
     internal static void NoteStop(int fd) => _ = Libc.PWrite(fd, [1], StopAt);
+
+    /// <summary>Notes for the supervisor, if there is one, that the device that it asked for is this image's.</summary>
+    internal static void NoteDevice()
+    {
+        if (int.TryParse(OwnProcess.Variable(Variable), NumberStyles.None, CultureInfo.InvariantCulture, out int fd)) _ = Libc.PWrite(fd, [1], DeviceAt);
+    }
+
+    /// <summary>For the supervisor, of the file that it made: a server had the device. Without it, the device may be another image's.</summary>
+    internal static bool HadDevice(int fd)
+    {
+        Span<byte> record = stackalloc byte[1];
+        return fd < 0 || Libc.PRead(fd, record, DeviceAt) != record.Length || record[0] != 0;
+    }
 
     /// <summary>For the supervisor, of the file that it made: a server was asked to stop; and whether it was asked for its merge.</summary>
     internal static (bool Stop, bool Merge) Asked(int fd)

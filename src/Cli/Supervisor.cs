@@ -100,27 +100,35 @@ internal sealed class Supervisor
             _holds.TakeBaseAgain();
             if (code == Libc.NotExecuted) throw new SnapuserdException(ExitCode.Unavailable, "--supervise: the system does not start this program from its descriptor (execveat)");
             failures = clock.Milliseconds - began < (code >= 0 ? LongStartMilliseconds : ShortMilliseconds) ? failures + 1 : 0;
-            if (code >= 0 && (EndSignals.HaveCome || code == 0 || !UblkServer.IsWaiting(device))) return (ExitCode)code;
+            // The device that waits may be another image's, which its own server takes over.
+            bool isOurs = StandingRequests.HadDevice(_requests);
+            if (code >= 0 && (EndSignals.HaveCome || code == 0 || !isOurs || !UblkServer.IsWaiting(device))) return (ExitCode)code;
             if (EndSignals.HaveCome) break;
             string how = code >= 0 ? $"ended with {code}" : $"was killed by signal {signal}";
-            string? use = failures >= MostFailures ? BlockDeviceUse.Of(UblkServer.PathOf(device)) : null;
+            string? use = failures >= MostFailures && isOurs ? BlockDeviceUse.Of(UblkServer.PathOf(device)) : null;
             if (failures >= MostFailures && use == null && !IsToStop(out _))
             {
-                _ = UblkServer.RemoveDead(device);
-                throw new SnapuserdException(ExitCode.Internal, $"the server {how}, {failures} times in a row: the device is removed");
+                RemoveDead(device);
+                throw new SnapuserdException(ExitCode.Internal, $"the server {how}, {failures} times in a row{(isOurs ? ": the device is removed" : "")}");
             }
             if (use != null) PauseLong(invocation, device, $"the server {how}, {failures} times in a row", use, failures - MostFailures);
             else if (!IsToStop(out _)) output.Write(Priority.Warning, "restart", $"the server {how}: starting it again");
             // It was told to stop and killed before it could: nobody wants another.
             if (IsToStop(out bool merges))
             {
-                _ = UblkServer.RemoveDead(device);
+                RemoveDead(device);
                 return merges || _merges ? ExitCode.Interrupted : ExitCode.Done;
             }
             if (use == null) _ = Libc.Poll(default, failures * PauseMilliseconds);
         }
-        _ = UblkServer.RemoveDead(device);
+        RemoveDead(device);
         return ExitCode.Interrupted;
+    }
+
+    /// <summary>Removes what the last server has left, and no device of another image.</summary>
+    private void RemoveDead(int device)
+    {
+        if (StandingRequests.HadDevice(_requests)) _ = UblkServer.RemoveDead(device);
     }
 
     private bool IsToStop(out bool merges)

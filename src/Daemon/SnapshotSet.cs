@@ -213,8 +213,17 @@ public sealed class SnapshotSet : IDisposable
                 request.Attached?.Dispose();
                 return null;
             }
-            member = new Member(_options.Make(request), request);
-            member.Snapshot = new Snapshot(member.Options, member.Stop, member.WakeUp);
+            try
+            {
+                member = new Member(_options.Make(request), request);
+                member.Snapshot = new Snapshot(member.Options, member.Stop, member.WakeUp);
+            }
+            catch
+            {
+                // No descriptor is left, or no memory.
+                request.Attached?.Dispose();
+                throw;
+            }
             _members.Add(member);
             Publish();
         }

@@ -44,6 +44,19 @@ public sealed class LifecycleTests(ITestOutputHelper log)
     }
 
     [Fact]
+    public void Mark_of_a_boot_goes_when_all_is_merged()
+    {
+        using SetFixture fixture = new();
+        using Talker client = fixture.Client();
+        File.WriteAllText(fixture["a.cow.merging"], "");
+        fixture.Serve(client, "a");
+        Assert.Equal("success", client.Ask("initiate_merge,a"));
+        fixture.Until("a", SnapshotState.Merged);
+        Assert.False(File.Exists(fixture["a.cow.merging"]));
+        fixture.Servers["a"].Remove();
+    }
+
+    [Fact]
     public void Paused_before_it_begins_a_merge_does_not_begin_and_holds_up_nobody()
     {
         using SetFixture fixture = new(merges: 1);

@@ -139,14 +139,14 @@ public sealed class ProgramTests : IDisposable
         using Talker client = Connect(daemon);
         Directory.CreateDirectory(_folder["devices/inner"]);
         string[] before = Everything();
-        foreach (string name in (string[])["../outside", "..", ".", "inner/deep", "/", _folder["absolute"], "cut\0off", "line\nfeed", new string('n', 256)])
+        foreach (string name in (string[])["../outside", "..", ".", "inner/deep", "/", _folder["absolute"], "cut\0off", new string('n', 256)])
         {
             Assert.Equal("fail", client.Ask($"init,{name},{_folder["cow"]},{_folder["base"]},{_folder["base"]}"));
             Assert.Equal("fail", client.Ask($"start,{name}"));
         }
         Assert.Equal(before, Everything());
         // A point is no path, and neither are two of them with something beside.
-        foreach (string name in (string[])["..a", ".hidden", "a..", "äö"])
+        foreach (string name in (string[])["..a", ".hidden", "a..", "äö", "line\nfeed"])
         {
             Assert.StartsWith("success,", client.Ask($"init,{name},{_folder["cow"]},{_folder["base"]},{_folder["base"]}"), StringComparison.Ordinal);
             Assert.Equal("success", client.Ask($"start,{name}"));

@@ -35,6 +35,24 @@ public sealed class UblkTests
     }
 
     [Fact]
+    public void Only_a_device_that_is_made_or_taken_over_is_called_ours()
+    {
+        int ours = 0;
+        using Case made = new(new UblkOptions { Id = 0, Ours = () => ours++ });
+        made.Server.Start();
+        Assert.Equal(1, ours);
+        foreach (ulong otherImage in new ulong[] { 0, 1 })
+        {
+            using Case test = new(new UblkOptions { Id = 0, Ours = () => ours++ });
+            test.Driver.Leave(UBLK_S_DEV_QUIESCED, NoProcess, made.Driver.Info.ServerFlags ^ otherImage, (ulong)test.Fixture.View.Length / 512);
+            test.Driver.Held = true;
+            if (otherImage == 0) test.Server.Start();
+            else Assert.Equal(ExitCode.InUse, Assert.Throws<SnapuserdException>(test.Server.Start).Code);
+            Assert.Equal(2, ours);
+        }
+    }
+
+    [Fact]
     public void Reads_beyond_what_is_read_at_a_time_wait_their_turn_and_all_get_their_bytes()
     {
         using Case test = new(new UblkOptions { Depth = 128, MemoryBytes = SmallMemory });

@@ -82,7 +82,7 @@ internal static class CtlVerb
             if (servers.Count + (refused == null ? 0 : 1) > 1 && changes && name == null && !all) throw Wrong($"{command} takes a NAME where there are several snapshots, or --all");
             request = $"{(json ? "json " : "")}{(all && changes ? "all " : "")}{request}{(name == null ? "" : " " + Sendable(name))}";
             if (command == "watch") new Watch(invocation.Output, json, request).Run(servers);
-            else Ask(invocation.Output, servers, request, command == "stop");
+            else Ask(invocation.Output, servers, request, name, command == "stop");
             // The others have done what was asked. One that was asked for by name may have been this one only if it was none of them.
             if (refused != null && name == null) throw refused;
             return ExitCode.Done;
@@ -97,7 +97,7 @@ internal static class CtlVerb
         }
     }
 
-    private static void Ask(Output output, List<ControlConnection> servers, string request, bool stops)
+    private static void Ask(Output output, List<ControlConnection> servers, string request, string? name, bool stops)
     {
         SnapuserdException? first = null;
         int answers = 0;
@@ -118,6 +118,7 @@ internal static class CtlVerb
                 if (first == null || first.Code == ExitCode.InputMissing) first = e;
             }
         }
+        if (first != null && answers == 0 && first.Code == ExitCode.InputMissing && name != null) throw new SnapuserdException(ExitCode.InputMissing, $"no server has a snapshot {name}; snapuserd ctl list shows what there is");
         if (first != null && (answers == 0 || first.Code != ExitCode.InputMissing)) throw first;
     }
 

@@ -76,7 +76,7 @@ internal sealed class Watch(Output output, bool json, string request)
                     first ??= e;
                 }
                 if (server.Connection.IsClosed)
-                    for (int i = 0; i < server.Snapshots.Count; i++) server.Snapshots[i] = server.Snapshots[i] with { State = SnapshotState.Ended };
+                    for (int i = 0; i < server.Snapshots.Count; i++) server.Snapshots[i] = server.Snapshots[i] with { State = SnapshotState.Ended, Rate = 0, Device = "its server is gone" };
             }
         }
     }

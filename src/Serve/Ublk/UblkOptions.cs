@@ -15,6 +15,9 @@ public sealed record UblkOptions
     public int Queues { get; init; } = UsualQueues;
     /// <summary>Requests per queue that the kernel hands over at once. More than are read at a time wait in their order.</summary>
     public int Depth { get; init; } = 64;
+    /// <summary>Called when the device that was asked for is this image's: it was made, or is about to be taken over.</summary>
+    public Action? Ours { get; init; }
+
     /// <summary>Gets a sentence when a device of a dead server was recovered or removed.</summary>
     public Action<string>? Report { get; init; }
 }

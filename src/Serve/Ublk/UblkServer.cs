@@ -252,6 +252,7 @@ public sealed class UblkServer : IBlockServer
             return null;
         }
         (_id, Recovered) = (id, true);
+        _options.Ours?.Invoke();
         return geometry;
     }
 
@@ -370,6 +371,7 @@ public sealed class UblkServer : IBlockServer
         if (result == -Errno.EEXIST) throw new SnapuserdException(ExitCode.InUse, $"{_driver.PathOf(_options.Id)} is being made by another process");
         Check(result, "made");
         _id = (int)info.DevId;
+        _options.Ours?.Invoke();
         if ((info.Flags & NeededFeatures) != NeededFeatures) throw new SnapuserdException(ExitCode.Unavailable, "the ublk driver made a device without what was asked for");
 
         UblkParams parameters = new()
