@@ -5,8 +5,10 @@ public enum MarkKind
 {
     /// <summary>Nothing, for certain.</summary>
     None,
-    /// <summary>Something that is no mark, or that cannot be looked at.</summary>
+    /// <summary>Something that is no mark.</summary>
     Unknown,
+    /// <summary>Something that cannot be read, and may be a mark.</summary>
+    Unreadable,
     /// <summary>An empty mark: a merge may begin, and none has written to the base.</summary>
     Empty,
     /// <summary>A COW that cannot say itself whether its merge has begun was going to be merged.</summary>

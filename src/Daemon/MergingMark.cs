@@ -93,7 +93,9 @@ public sealed class MergingMark(string cow) : IMergeMark
     /// <inheritdoc/>
     public void Check(CowFile file)
     {
-        MarkState mark = Look(cow);
+        int fd = Open(cow, Libc.O_RDONLY, out MarkState mark);
+        if (fd >= 0) _ = Libc.Close(fd);
+        if (mark.Kind == MarkKind.Unreadable) throw Failure(fd, $"{PathOf(cow)} cannot be read, and may say that another merge has written to the base");
         if (!mark.HasContent) return;
         string? why = mark.Digest == null ? null : mark.Contradicts(DigestOf(file), file.Header.NumMergeOps);
         if (why == null && IsUntouched(file)) why = "nothing of it is merged, so it is a copy from before";
@@ -116,8 +118,7 @@ public sealed class MergingMark(string cow) : IMergeMark
     public void Begin(CowFile file, int count)
     {
         int fd = Open(cow, Libc.O_RDWR, out MarkState state);
-        // A name too long for a mark has none either.
-        if (fd is -Errno.ENOENT or -Errno.EEXIST or -Errno.ENOTDIR or -Errno.ENAMETOOLONG) return;
+        if (fd < 0 && state.Kind is MarkKind.None or MarkKind.Unknown) return;
         if (fd >= 0)
         {
             int result = Write(fd, new MarkState(MarkKind.Begun, state.Digest ?? DigestOf(file), (ulong)count));
@@ -126,11 +127,14 @@ public sealed class MergingMark(string cow) : IMergeMark
             if (result == 0) return;
             fd = result;
         }
-        throw new SnapuserdException(ExitCode.InputOutput, $"{PathOf(cow)} cannot say that the merge has begun: {Reason.Of(fd)}; nothing was written to the base");
+        throw Failure(fd, $"{PathOf(cow)} cannot say that the merge has begun, so nothing was written to the base");
     }
 
     /// <inheritdoc/>
     public void End() => Remove(cow);
+
+    private static SnapuserdException Failure(int error, string what) =>
+        new(error is -Errno.EMFILE or -Errno.ENFILE or -Errno.ENOMEM ? ExitCode.OutOfResources : ExitCode.InputOutput, $"{what}: {Reason.Of(error)}");
 
     private string DigestOf(CowFile file)
     {
@@ -150,31 +154,37 @@ public sealed class MergingMark(string cow) : IMergeMark
     /// <summary>Opens the mark, without following a link or waiting for the other end of a pipe. -EEXIST if it is none.</summary>
     private static int Open(string cow, int flags, out MarkState state)
     {
-        state = new MarkState(MarkKind.Unknown);
         int fd;
         do fd = Libc.OpenAt(Libc.AT_FDCWD, PathOf(cow), Libc.O_NOFOLLOW | Libc.O_NONBLOCK | Libc.O_CLOEXEC | flags, 0x180);
         while (fd == -Errno.EINTR);
-        if (fd is -Errno.ENOENT or -Errno.ENAMETOOLONG) state = new MarkState(MarkKind.None);
-        if (fd is -Errno.ELOOP or -Errno.EISDIR or -Errno.ENXIO) return -Errno.EEXIST;
-        if (fd < 0) return fd;
-        if (Read(fd) is { } read)
-        {
-            state = read;
-            return fd;
-        }
+        // A name that leaves no room for a mark has none either.
+        state = new MarkState(fd is -Errno.ENOENT or -Errno.ENOTDIR or -Errno.ENAMETOOLONG ? MarkKind.None : fd is -Errno.ELOOP or -Errno.EISDIR or -Errno.ENXIO ? MarkKind.Unknown : MarkKind.Unreadable);
+        if (fd < 0) return state.Kind == MarkKind.Unknown ? -Errno.EEXIST : fd;
+        int result = Read(fd, out state);
+        if (result == 0) return fd;
         _ = Libc.Close(fd);
-        return -Errno.EEXIST;
+        return result;
     }
 
-    /// <summary>Null if the file is no mark.</summary>
-    private static MarkState? Read(int fd)
+    /// <summary>Returns 0, or -EEXIST if the file is no mark, or another negative errno if it cannot be read.</summary>
+    private static int Read(int fd, out MarkState state)
     {
-        if (Libc.Statx(fd, Libc.STATX_BASIC_STATS, out StatxData status) != 0 || (status.Mode & (uint)Libc.S_IFMT) != Libc.S_IFREG || status.Size > Bytes) return null;
-        int size = (int)status.Size;
-        if (size == 0) return new MarkState(MarkKind.Empty);
+        state = new MarkState(MarkKind.Unreadable);
+        int known = Libc.Statx(fd, Libc.STATX_BASIC_STATS, out StatxData status);
+        if (known < 0) return known;
         Span<byte> text = stackalloc byte[Bytes];
-        nint read = Libc.PRead(fd, text[..size], 0);
-        if (read != size) return null;
+        int read = (status.Mode & (uint)Libc.S_IFMT) == Libc.S_IFREG && status.Size <= Bytes ? (int)Libc.PRead(fd, text[..(int)status.Size], 0) : -Errno.EEXIST;
+        if (read is < 0 and not -Errno.EEXIST) return read;
+        MarkState? parsed = read == (int)status.Size ? Parse(text[..read]) : null;
+        state = parsed ?? new MarkState(MarkKind.Unknown);
+        return parsed == null ? -Errno.EEXIST : 0;
+    }
+
+    /// <summary>Null if that is no mark.</summary>
+    private static MarkState? Parse(ReadOnlySpan<byte> text)
+    {
+        int size = text.Length;
+        if (size == 0) return new MarkState(MarkKind.Empty);
         bool whole = size == Bytes, maybe = text.StartsWith("maybe"u8);
         // Of an old mark that was rewritten, a power cut may have kept the bytes, and the length of what was to take their place.
         if (size > Old.Length && text.StartsWith(Old) && !text[Old.Length..size].ContainsAnyExcept((byte)0)) return new MarkState(MarkKind.Begun);

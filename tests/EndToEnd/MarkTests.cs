@@ -124,6 +124,18 @@ public sealed class MarkTests : IDisposable
         }
     }
 
+    [Theory]
+    [InlineData("EIO", 74)]
+    [InlineData("EMFILE", 71)]
+    public void A_mark_that_cannot_be_read_is_not_taken_for_none(string error, int code)
+    {
+        BinaryResult failed = Binary.RunProgram("strace", ["-f", "-qq", "-o", "/dev/null", "-P", Mark, "-e", "trace=openat", "-e", $"inject=openat:error={error}",
+            Binary.Path, "merge", "--cow", Cow, "--base", Base, "--progress", "never"]);
+        Assert.True(failed.ExitCode == code, failed.ToString());
+        Assert.Contains("may say that another merge has written to the base", failed.Error);
+        Assert.Equal((true, true), (Golden.Old.AsSpan().SequenceEqual(File.ReadAllBytes(Base)), Golden.Cow("v3-lz4-64k-xor").AsSpan().SequenceEqual(File.ReadAllBytes(Cow))));
+    }
+
     [Fact]
     public void A_mark_of_someone_else_is_neither_read_nor_written()
     {

@@ -22,6 +22,7 @@ internal enum BootAction
 /// What is to be done and why; <paramref name="Code"/> is that of a failure.
 /// <code>
 ///   COW            policy      action
+///   any, beside a mark that cannot be read: Fail (74)
 ///   untouched or cut short, but a mark says that a merge has begun or may have: Fail (65)
 ///   any, but a mark says that it is another file than the one that was merged: Fail (65)
 ///   absent         any         Plain;  Fail (66) if a mark beside it says that its merge may have begun
@@ -46,6 +47,8 @@ internal sealed record BootDecision(BootAction Action, string Why, ExitCode Code
 {
     internal static BootDecision Of(BootRow row, CowState state, MarkState mark, MergePolicy policy) => state.Kind switch
     {
+        not CowKind.Absent when mark.Kind == MarkKind.Unreadable => new(BootAction.Fail,
+            $"{MergingMark.PathOf(row.Cow)} cannot be read, and may say that the merge of another file has written to {row.Base}", ExitCode.InputOutput),
         not (CowKind.Absent or CowKind.Blank) when state.Digest is { } digest && mark.Contradicts(digest, state.Count) is { } why => new(BootAction.Fail, MergingMark.Sentence(row.Cow, why), ExitCode.CowCorrupt),
         not CowKind.Absent when mark.HasContent && (state.BaseIsUntouched || state.IsIncomplete) => new(BootAction.Fail,
             $"{state.Sentence}, but {MergingMark.PathOf(row.Cow)} says that its merge has written to {row.Base}, or may have: {row.Cow} is another file than the one that was merged, perhaps a copy from before; bring that one back, or write an image to the base and remove both", ExitCode.CowCorrupt),
