@@ -131,7 +131,9 @@ internal sealed class Progress
     {
         double share = totalBytes == 0 ? 1 : (double)bytes / totalBytes;
         // Cut, not rounded: 100 % is said only when nothing is left.
-        string head = string.Create(CultureInfo.InvariantCulture, $"{what} {(int)(share * 100),3}%");
+        string percent = string.Create(CultureInfo.InvariantCulture, $" {(int)(share * 100),3}%");
+        // Of a long name the end is left out, not how far it is.
+        string head = (columns == int.MaxValue ? what : TextWidth.Cut(what, Math.Max(0, columns - percent.Length))) + percent;
         string[] tails =
         [
             $" {Units.Bytes(bytes)} of {Units.Bytes(totalBytes)}",
@@ -151,10 +153,10 @@ internal sealed class Progress
             int full = (int)(cells * share);
             line.Append(" [").Append('#', full).Append('.', cells - full).Append(']');
         }
-        int room = columns - line.Length;
+        int room = columns - TextWidth.Of(line.ToString());
         int kept = 0;
         while (kept < tails.Length && tails[kept].Length <= room) room -= tails[kept++].Length;
         for (int i = 0; i < kept; i++) line.Append(tails[i]);
-        return line.Length > columns ? line.ToString(0, Math.Max(columns, 0)) : line.ToString();
+        return TextWidth.Cut(line.ToString(), Math.Max(columns, 0));
     }
 }

@@ -178,4 +178,14 @@ public sealed class ProgressTests : IDisposable
     private string Diagnostics() => File.ReadAllText(_folder["diagnostics"]);
 
     private JsonElement[] Results() => File.ReadAllLines(_folder["results"]).Select(line => JsonDocument.Parse(line).RootElement).ToArray();
+
+    [Fact]
+    public void Of_a_long_name_the_end_is_left_out_and_not_how_far_it_is()
+    {
+        Assert.Equal("a long name of a file   7%", Progress.Line("a long name of a file system of many words", 7, 100, 0, 0, 0, 26));
+        // Two columns each.
+        Assert.Equal("\u5b57\u5b57\u5b57  50%", Progress.Line("\u5b57\u5b57\u5b57\u5b57", 1, 2, 0, 0, 0, 12));
+        for (int columns = 0; columns < 120; columns++)
+            Assert.InRange(TextWidth.Of(Progress.Line("\u5b57 na\u0308me", 123456, 10_000_000, 5, 70, 1_000_000, columns)), 0, columns);
+    }
 }
