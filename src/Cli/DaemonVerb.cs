@@ -137,6 +137,7 @@ internal static class DaemonVerb
                 // Before anything else, so that a socket that cannot be had is known before there is a snapshot.
                 if (!waitsForSocket)
                 {
+                    CtlVerb.MakeFolder(_arguments.Text("--socket"));
                     (int inherited, _path) = SocketOf(_arguments.Required("--socket"));
                     server = Listen((inherited, _path));
                 }

@@ -17,6 +17,7 @@ internal static class ServeVerb
         // A client of the socket is a program among others; what the kernel serves may be all there is.
         bool mayBeRoot = invocation.Arguments.Text("--socket") == null;
         if (mayBeRoot) RootStorage.TakeName();
+        CtlVerb.MakeFolder(invocation.Arguments.Text("--control"));
         using var name = ServerName.Take(invocation.Arguments);
         if (invocation.Arguments.Has("--supervise")) return Supervisor.Run(invocation, BlockServers.SupervisedDevice(invocation), name.Text);
         var ready = new Readiness(invocation, name.Text);

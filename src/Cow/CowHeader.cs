@@ -129,7 +129,7 @@ public sealed record CowHeader
             throw Bad($"{name}: an earlier merge with --allow-unsafe was cut off in the middle of a block, so the base is lost; restore the base and the COW from elsewhere");
         if (magic != Magic)
         {
-            string why = Foreign(source) is { } what ? $"it is {what}" : $"magic is 0x{magic:x16}, must be 0x{Magic:x16}";
+            string why = Foreign(source) is { } what ? $"it is {what}" : $"magic is 0x{magic:x16}, must be 0x{Magic:x16}{(magic == 0 ? " (it begins with zeros: was its copy interrupted?)" : "")}";
             throw Bad($"{name} is not a COW file: {why}");
         }
 
@@ -175,7 +175,7 @@ public sealed record CowHeader
         Require(header.BlockSize == CowOp.BlockSize, "block_size", header.BlockSize, $"must be {CowOp.BlockSize}");
         if (major == 3) Require(header.ClusterOps == 0, "cluster_ops", header.ClusterOps, "must be 0 in version 3");
         else Require(header.ClusterOps != 1, "cluster_ops", header.ClusterOps, "must be 0 or at least 2");
-        Require(header.ScratchBytes <= length - headerBytes, "buffer_size", header.ScratchBytes, $"but only {length - headerBytes} bytes follow the header");
+        Require(header.ScratchBytes <= length - headerBytes, "buffer_size", header.ScratchBytes, $"but only {length - headerBytes} bytes follow the header: the file is cut off; copy it again");
         if (major < 3) return header;
 
         Require(algorithm <= (uint)CowCompression.Zstd, "compression_algorithm", algorithm, "must be 0 (none), 1 (gz), 2 (brotli), 3 (lz4) or 4 (zstd)");

@@ -152,7 +152,6 @@ public sealed class WatchTests : IDisposable
             trap 'kill -KILL ${a:-} ${b:-} 2>/dev/null || true' EXIT
             mount --make-rprivate /
             mount -t tmpfs tmpfs /run
-            mkdir /run/snapuserd
             for name in a b; do
                 mkdir "$2/$name"; cp "$2/cow" "$2/base" "$2/$name"
                 "$1" serve --cow "$2/$name/cow" --base "$2/$name/base" --device nbd --socket "$2/$name/nbd" --control "/run/snapuserd/$name" --as "$name" --progress never --merge-on-request >"$2/$name/out" &

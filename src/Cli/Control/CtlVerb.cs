@@ -12,6 +12,12 @@ internal static class CtlVerb
     /// <summary>Where `boot` has its servers listen, a socket for each row of the table, called as it.</summary>
     internal const string DefaultFolder = "/run/snapuserd";
 
+    /// <summary>Makes that folder if a socket is to lie in it: nothing else would, where no `boot` has run. What is wrong with it is said by those who make the socket.</summary>
+    internal static void MakeFolder(string? socket)
+    {
+        if (socket != null && socket.StartsWith(DefaultFolder + "/", StringComparison.Ordinal)) _ = Libc.MkDir(DefaultFolder, 0x1ed);
+    }
+
     internal static ExitCode Run(Invocation invocation)
     {
         IReadOnlyList<string> words = invocation.Arguments.Operands;
