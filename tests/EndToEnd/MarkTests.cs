@@ -39,7 +39,7 @@ public sealed class MarkTests : IDisposable
     [Fact]
     public void A_merge_writes_into_its_mark_which_cow_has_begun_and_takes_it_away_when_all_is_merged()
     {
-        KillAt("unlink", 1);
+        KillAt("unlink,unlinkat", 1);
         Assert.Matches("^begun [0-9a-f]{64} 0{16}\n$", File.ReadAllText(Mark));
         Assert.Equal(0, Merge().ExitCode);
         Assert.False(File.Exists(Mark));
@@ -48,7 +48,7 @@ public sealed class MarkTests : IDisposable
     [Fact]
     public void A_begun_merge_is_bound_to_its_cow()
     {
-        KillAt("unlink", 1);
+        KillAt("unlink,unlinkat", 1);
         byte[] merged = File.ReadAllBytes(Cow), target = File.ReadAllBytes(Base);
         string mark = File.ReadAllText(Mark);
         // The merged COW of the update before: that it is merged says nothing about this base.
@@ -75,7 +75,7 @@ public sealed class MarkTests : IDisposable
     [InlineData("begun\n")]
     public void An_untouched_copy_of_the_same_cow_is_refused(string mark)
     {
-        KillAt("unlink", 1);
+        KillAt("unlink,unlinkat", 1);
         if (mark != "whole") File.WriteAllText(Mark, mark);
         mark = File.ReadAllText(Mark);
         byte[] copy = Golden.Cow("v3-lz4-64k-xor"), target = File.ReadAllBytes(Base);
@@ -91,7 +91,7 @@ public sealed class MarkTests : IDisposable
     {
         File.WriteAllBytes(Cow, Golden.HalfCow("half-v3-lz4-64k-xor-M3io_uring"));
         File.WriteAllBytes(Base, Golden.HalfBase("half-v3-lz4-64k-xor-M3io_uring"));
-        KillAt("unlink", 1);
+        KillAt("unlink,unlinkat", 1);
         File.WriteAllBytes(Cow, Golden.Cow("v3-lz4-64k-xor"));
         byte[] before = File.ReadAllBytes(Base);
         BinaryResult refused = Merge();
