@@ -107,7 +107,7 @@ public static class DeviceMapperAbi
 /// <summary>
 /// The agreement between libdevmapper and udev's rules for the device mapper, as far as we use it. A cookie names a System V semaphore:
 /// DM_COOKIE_MAGIC in the upper 16 bits of its key, the cookie in the lower. The event's number has the cookie in the lower 16 bits
-/// and flags for the rules in the upper ones. A cookie of 0 has flags only: nobody waits.
+/// and flags for the rules in the upper ones. A cookie of 0 has flags only: no process waits.
 /// </summary>
 [LibraryHeader("libdevmapper.h")]
 public static class DeviceMapperUdevAbi

@@ -22,33 +22,17 @@ public static unsafe partial class Libc
     /// <summary>Descriptors that arrive are not inherited by programs that this one starts.</summary>
     public const int MSG_CMSG_CLOEXEC = 0x40000000;
 
-    /// <summary>Bytes of a <see cref="ControlHeader"/> and one descriptor, and as far as the next would begin (CMSG_LEN and CMSG_SPACE).</summary>
-    private const int OneDescriptorLength = 20, OneDescriptorSpace = 24;
-
     /// <summary>sendmsg(2) of one byte together with a descriptor, of which the receiver gets one of its own. Returns 1 or a negative errno.</summary>
-    public static nint SendDescriptor(int socket, byte data, int fd, int flags)
-    {
-        ulong* control = stackalloc ulong[OneDescriptorSpace / sizeof(ulong)];
-        *(ControlHeader*)control = new ControlHeader { Length = OneDescriptorLength, Level = SOL_SOCKET, Type = SCM_RIGHTS };
-        *(int*)((byte*)control + sizeof(ControlHeader)) = fd;
-        IoVector piece = new() { Base = &data, Len = 1 };
-        MessageHeader message = new() { Iov = &piece, IovLength = 1, Control = control, ControlLength = OneDescriptorSpace };
-        nint done = sendmsg(socket, &message, flags);
-        return done < 0 ? -Marshal.GetLastPInvokeError() : done;
-    }
+    public static nint SendDescriptor(int socket, byte data, int fd, int flags) => SendDescriptors(socket, [data], [fd], flags);
 
     /// <summary>recvmsg(2) of one byte and the descriptor that came with it; −1 if none did. Returns the number of bytes, 0 when the peer has closed, or a negative errno.</summary>
     public static nint ReceiveDescriptor(int socket, out byte data, out int fd, int flags)
     {
-        ulong* control = stackalloc ulong[OneDescriptorSpace / sizeof(ulong)];
-        ControlHeader* header = (ControlHeader*)control;
-        byte received = 0;
-        IoVector piece = new() { Base = &received, Len = 1 };
-        MessageHeader message = new() { Iov = &piece, IovLength = 1, Control = control, ControlLength = OneDescriptorSpace };
-        nint done = recvmsg(socket, &message, flags);
-        if (done < 0) done = -Marshal.GetLastPInvokeError();
-        bool one = done > 0 && message.ControlLength >= OneDescriptorLength && header->Level == SOL_SOCKET && header->Type == SCM_RIGHTS;
-        (data, fd) = (received, one ? *(int*)(header + 1) : -1);
+        Span<byte> received = stackalloc byte[1];
+        Span<int> fds = stackalloc int[1];
+        received[0] = 0;
+        nint done = ReceiveDescriptors(socket, received, fds, out int count, flags);
+        (data, fd) = (received[0], count > 0 ? fds[0] : -1);
         return done;
     }
 
@@ -75,19 +59,20 @@ public static unsafe partial class Libc
     }
 
     /// <summary>
-    /// recvmsg(2) of bytes and the descriptors that came with them: <paramref name="fds"/> has <see cref="MostDescriptors"/> places, of which <paramref name="count"/> are filled; the kernel closes what has no place. Returns the number of
+    /// recvmsg(2) of bytes and the descriptors that came with them, which are not inherited by programs that this one starts: <paramref name="fds"/> has 1 to <see cref="MostDescriptors"/> places, of which
+    /// <paramref name="count"/> are filled; the kernel closes what has no place. Returns the number of
     /// bytes, 0 when the peer has closed, or a negative errno.
     /// </summary>
     public static nint ReceiveDescriptors(int socket, Span<byte> data, Span<int> fds, out int count, int flags)
     {
-        if (fds.Length < MostDescriptors) throw new ArgumentException("too few places for descriptors", nameof(fds));
+        if (fds.Length is 0 or > MostDescriptors) throw new ArgumentException($"{fds.Length} places for descriptors", nameof(fds));
         count = 0;
         ulong* control = stackalloc ulong[(sizeof(ControlHeader) + (MostDescriptors * sizeof(int))) / sizeof(ulong)];
         ControlHeader* header = (ControlHeader*)control;
         fixed (byte* bytes = data)
         {
             IoVector piece = new() { Base = bytes, Len = data.Length };
-            MessageHeader message = new() { Iov = &piece, IovLength = 1, Control = control, ControlLength = DescriptorsLength(MostDescriptors) };
+            MessageHeader message = new() { Iov = &piece, IovLength = 1, Control = control, ControlLength = DescriptorsLength(fds.Length) };
             nint done = recvmsg(socket, &message, flags | MSG_CMSG_CLOEXEC);
             if (done < 0) return -Marshal.GetLastPInvokeError();
             if (message.ControlLength < DescriptorsLength(1) || header->Level != SOL_SOCKET || header->Type != SCM_RIGHTS) return done;

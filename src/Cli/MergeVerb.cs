@@ -85,11 +85,13 @@ internal static class MergeVerb
         {
             using var input = new CowInput(arguments.Required("--cow"), DeviceAccess.Shared);
             using CowFile cow = CowFile.Read(input.Source);
-            new MergingMark(arguments.Required("--cow")).Check(cow);
+            MergingMark mark = new(arguments.Required("--cow"));
+            mark.Check(cow);
             if (cow.Header.Major < 2 || cow.Header.NumMergeOps != (ulong)cow.Order.Count) return null;
             using BlockDevice target = BlockDevice.Open(arguments.Required("--base"), DeviceAccess.Read);
             if (ForeignFormat.IsSparse(target)) return null;
             if (Libc.FSync(target.Fd) < 0 || Libc.FSync(input.Fd) < 0) return null;
+            mark.End();
             return new MergeResult { OpsTotal = cow.Order.Count, ResumedFrom = cow.Order.Count };
         }
         catch (SnapuserdException)
@@ -102,7 +104,6 @@ internal static class MergeVerb
     /// <summary>Tells what a merge did.</summary>
     internal static void Tell(Invocation invocation, MergeResult result, string io, double seconds, SnapshotStatus? served = null)
     {
-        MergingMark.Remove(invocation.Arguments.Required("--cow"));
         Summarize(invocation, "merged", result.AlreadyMerged ? $"all {result.OpsTotal} ops were merged already" : "merged", result, seconds, served);
         if (invocation.Arguments.Has("--json"))
         {

@@ -22,7 +22,7 @@ internal sealed class Output : ILog
     private readonly object _gate = new();
     private bool _resultsDead;
     private bool _diagnosticsDead;
-    // What is drawn over the end of the terminal, a width for each line; the cursor stands behind the last.
+    // What is drawn over the end of the terminal, a width for each line; the cursor stands after the last.
     private int[] _bars = [];
     private bool? _resultsTerminal;
     private bool? _diagnosticsTerminal;

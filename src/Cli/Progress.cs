@@ -126,7 +126,7 @@ internal sealed class Progress
     /// <summary>One line of at most <paramref name="columns"/> characters with a bar in it; with int.MaxValue as long as it gets, and without a bar.</summary>
     private string Line(int columns) => Line(_what, _bytes, _totalBytes, _ops, _totalOps, _meter.BytesPerSecond, columns);
 
-    /// <summary>The line of a run that is <paramref name="bytes"/> far, of which somebody else has measured the <paramref name="rate"/>, in bytes per second; 0 for none.</summary>
+    /// <summary>The line of a run that is <paramref name="bytes"/> far, whose <paramref name="rate"/> was measured elsewhere, in bytes per second; 0 for none.</summary>
     internal static string Line(string what, long bytes, long totalBytes, long ops, long totalOps, double rate, int columns)
     {
         double share = totalBytes == 0 ? 1 : (double)bytes / totalBytes;

@@ -104,7 +104,7 @@ internal sealed class StandingRequests
         _ = Libc.PWrite(_fd, record, CheckedAt);
     }
 
-    /// <summary>Notes that the server was asked to stop, before whoever asked has an answer: if it is killed before it ends, the supervisor does not start another.</summary>
+    /// <summary>Notes that the server was asked to stop, before the client has an answer: if it is killed before it ends, the supervisor does not start another.</summary>
     internal void NoteStop() => NoteStop(_fd);
 
     /// <summary>The same for the supervisor, of the file that it made.</summary>

@@ -16,7 +16,7 @@ namespace Snapuserd.Cli;
 /// It also holds the COW, the base and the source (<see cref="SupervisorHolds"/>), so that they are free at no moment between two servers.
 /// <code>
 ///   killed by a signal -> again; ended while the device waits for a server -> again; ended otherwise -> its exit code is ours
-///   ten failures in a row -> the device is removed if nobody uses it; otherwise again, with a growing pause
+///   ten failures in a row -> the device is removed if it is not in use; otherwise again, with a growing pause
 /// </code>
 /// </summary>
 internal sealed class Supervisor
@@ -47,7 +47,7 @@ internal sealed class Supervisor
     }
 
     /// <summary>
-    /// Supervises until the server ends by itself, or cannot be kept alive and nobody uses the device, which is then removed. A device that is mounted, held, open or has requests waiting is never given up: readers that wait
+    /// Supervises until the server ends by itself, or cannot be kept alive and its device is not in use, which is then removed. A device that is mounted, held, open or has requests waiting is never given up: readers that wait
     /// are better off than readers with errors, and the next start may succeed.
     /// </summary>
     internal static ExitCode Run(Invocation invocation, int device, string name)
@@ -113,7 +113,7 @@ internal sealed class Supervisor
             }
             if (use != null) PauseLong(invocation, device, $"the server {how}, {failures} times in a row", use, failures - MostFailures);
             else if (!IsToStop(out _)) output.Write(Priority.Warning, "restart", $"the server {how}: starting it again");
-            // It was told to stop and killed before it could: nobody wants another.
+            // It was told to stop and killed before it could: no other is wanted.
             if (IsToStop(out bool merges))
             {
                 RemoveDead(device);

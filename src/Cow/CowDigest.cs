@@ -11,7 +11,7 @@ namespace Snapuserd.Cow;
 /// <code>
 ///   "snapuserd COW 1\n"
 ///   header      all but the magic (an unsafe merge changes it for a while) and num_merge_ops
-///   v2          each record, 20 bytes, labels, clusters and the footer included; behind a Sequence record its list
+///   v2          each record, 20 bytes, labels, clusters and the footer included; after a Sequence record its list
 ///   v3          sequence list, resume points and ops, as they lie in the file
 ///   samples     64 stretches of 16 KiB from the end of scratch (v2) or of the op slots (v3) to the end of the last payload, evenly spread from the
 ///               first byte to the last; all of it if it is no longer than that

@@ -85,7 +85,7 @@ internal sealed class ControlClient(int fd, ControlOptions options, Action ring)
         return taken;
     }
 
-    /// <summary>The other end is root's or of the own user, whoever else the socket lets in.</summary>
+    /// <summary>The other end is root's or of the own user, whatever other users the socket lets in.</summary>
     public bool IsOwner => Libc.GetSockOpt(Fd, Libc.SOL_SOCKET, Libc.SO_PEERCRED, out PeerCredentials peer) >= 0 && (peer.Uid == 0 || peer.Uid == Libc.GetEUid());
 
     /// <summary>A part of an answer, from any thread.</summary>

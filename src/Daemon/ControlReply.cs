@@ -13,7 +13,7 @@ public sealed class ControlReply
     /// <summary>False once the client is gone, was dropped, or has its answer: nobody reads what is sent.</summary>
     public bool IsWanted => _client.Wants(this);
 
-    /// <summary>The descriptors that came last, which are the caller's from here on; to be asked for before <see cref="IControlRequests.Request"/> returns. What nobody takes is closed when others come, or with the connection.</summary>
+    /// <summary>The descriptors that came last, which are the caller's from here on; to be asked for before <see cref="IControlRequests.Request"/> returns. What is not taken is closed when others come, or with the connection.</summary>
     public int[] TakeDescriptors() => _client.TakeDescriptors();
 
     /// <summary>The client is root's or of the own user.</summary>

@@ -98,20 +98,14 @@ public sealed class MergingMark(string cow) : IMergeMark
         if (mark.Kind == MarkKind.Unreadable) throw Failure(fd, $"{PathOf(cow)} cannot be read, and may say that another merge has written to the base");
         if (!mark.HasContent) return;
         string? why = mark.Digest == null ? null : mark.Contradicts(DigestOf(file), file.Header.NumMergeOps);
-        if (why == null && IsUntouched(file)) why = "nothing of it is merged, so it is a copy from before";
+        if (why == null && IsUntouched()) why = "nothing of it is merged, so it is a copy from before";
         if (why != null) throw new SnapuserdException(ExitCode.CowCorrupt, Sentence(cow, why));
     }
 
-    /// <summary>No merge of this very file has begun: the state byte would be durable before the mark has content.</summary>
-    private bool IsUntouched(CowFile file)
+    private bool IsUntouched()
     {
-        CowHeader header = file.Header;
-        ScratchLayout scratch = new(header.HeaderBytes, header.ScratchBytes);
-        if (header.Major < 2 || header.NumMergeOps > 0 || scratch.Window == 0) return false;
         using CowInput input = new(cow);
-        Span<byte> state = stackalloc byte[1];
-        input.Source.Read(scratch.StateOffset, state);
-        return state[0] == ScratchLayout.NeverUsed;
+        return MergeTrace.IsUntouched(input.Source);
     }
 
     /// <inheritdoc/>

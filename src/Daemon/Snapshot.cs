@@ -124,15 +124,12 @@ public sealed class Snapshot : IDisposable, IMergeObserver
     /// <summary>Why the device is gone, or null.</summary>
     public string? Trouble => _server?.Trouble;
 
-    /// <summary>Who uses its device, as a clause, as far as that can be seen: clients of a socket, or a mount, a mapped device or another program that has a block device for itself. Null if nobody is seen. Any thread.</summary>
+    /// <summary>Why its device cannot go now, as a clause: clients of a socket are connected, or a block device is mounted or held by another program. Null if there is no such reason. Any thread.</summary>
     public string? Holder()
     {
         if (_server is { Clients: > 0 and int clients }) return clients == 1 ? "a client is connected" : $"{clients} clients are connected";
         string device = Status.Device;
-        if (device.Length == 0 || Libc.Statx(Libc.AT_FDCWD, device, 0, Libc.STATX_BASIC_STATS, out StatxData status) < 0 || (status.Mode & Libc.S_IFMT) != Libc.S_IFBLK) return null;
-        int fd = Libc.OpenAt(Libc.AT_FDCWD, device, Libc.O_RDONLY | Libc.O_EXCL | Libc.O_CLOEXEC | Libc.O_NONBLOCK);
-        if (fd >= 0) _ = Libc.Close(fd);
-        return fd == -Errno.EBUSY ? $"{device} is mounted, or another program has it for itself" : null;
+        return BlockDeviceUse.IsHeld(device) ? $"{device} is mounted, or another program has it for itself" : null;
     }
 
     /// <summary>How it is at this moment. Any thread.</summary>

@@ -156,21 +156,20 @@ public sealed class SnapshotSet : IDisposable
     /// </summary>
     public void Add(SnapshotRequest request, Action<long> opened)
     {
-        if (TryAdd(request, opened, out string? why) != null) return;
-        _options.Report?.Invoke($"'{request.Name}' is not opened: {why}");
+        if (TryAdd(request, opened, out SnapuserdException? why) != null) return;
+        _options.Report?.Invoke($"'{request.Name}' is not opened: {why!.Message}");
         opened(-1);
     }
 
     /// <summary>
-    /// Opens and serves a snapshot; <paramref name="served"/> gets null when it can be read, or else why it cannot: 64 for a name that is none, 76 for one that is taken, 75 if the set is about to end, or what opening and serving it have
+    /// Opens and serves a snapshot; <paramref name="served"/> gets null when it can be read, or else why it cannot: 64 for a name that is none, 76 for one that is taken, 75 if the set is about to end, 71 without a thread, or what opening and serving it have
     /// thrown. For those who want to know; mostly on the snapshot's thread.
     /// </summary>
     public void Attach(SnapshotRequest request, Action<SnapuserdException?> served)
     {
-        ExitCode code = FileName.Fault(request.Name) != null ? ExitCode.Usage : IsTerminating ? ExitCode.Interrupted : ExitCode.InUse;
-        if (TryAdd(request, bytes => { }, out string? why) is not { } member)
+        if (TryAdd(request, bytes => { }, out SnapuserdException? why) is not { } member)
         {
-            served(new SnapuserdException(code, $"'{request.Name}' is not attached: {why}"));
+            served(new SnapuserdException(why!.Code, $"'{request.Name}' is not attached: {why.Message}"));
             return;
         }
         Start(request.Name, started => served(started ? null : member.Failure ?? new SnapuserdException(ExitCode.Interrupted, $"{request.Name} was ended before it was served")));
@@ -200,14 +199,14 @@ public sealed class SnapshotSet : IDisposable
     }
 
     /// <summary>Null, and why, if it cannot be opened.</summary>
-    private Member? TryAdd(SnapshotRequest request, Action<long> opened, out string? why)
+    private Member? TryAdd(SnapshotRequest request, Action<long> opened, out SnapuserdException? why)
     {
         Member member;
         lock (_gate)
         {
-            why = FileName.Fault(request.Name) is { } fault ? $"it cannot name a snapshot: {fault}"
-                : _terminating ? "the daemon is about to end"
-                : Find(request.Name) != null ? "there is one of that name" : null;
+            why = FileName.Fault(request.Name) is { } fault ? new SnapuserdException(ExitCode.Usage, $"it cannot name a snapshot: {fault}")
+                : _terminating ? new SnapuserdException(ExitCode.Interrupted, "the daemon is about to end")
+                : Find(request.Name) != null ? new SnapuserdException(ExitCode.InUse, "there is one of that name") : null;
             if (why != null)
             {
                 request.Attached?.Dispose();
@@ -235,7 +234,7 @@ public sealed class SnapshotSet : IDisposable
         }
         catch (Exception e) when (e is OutOfMemoryException or ThreadStartException)
         {
-            why = "the system has no thread left";
+            why = new SnapuserdException(ExitCode.OutOfResources, "the system has no thread left");
             End(member);
             return null;
         }

@@ -63,7 +63,7 @@ public sealed record MergeOptions
 {
     /// <summary>Decode every payload before the first write, while nothing is merged yet.</summary>
     public bool VerifyFirst { get; init; } = true;
-    /// <summary>Ops of the file, from its beginning on, whose payloads an earlier process has decoded while nobody could change the COW; the check goes on behind them.</summary>
+    /// <summary>Ops of the file, from its beginning on, whose payloads an earlier process has decoded while no process could change the COW; the check goes on after them.</summary>
     public int CheckedOps { get; init; }
     /// <summary>Merge an Xor that reads its own destination even if there is no scratch to protect it.</summary>
     public bool AllowUnsafe { get; init; }

@@ -116,7 +116,7 @@ TTYPath=/dev/console
 TimeoutStartSec=infinity
 END
     ln -s /dev/null root/etc/systemd/system/systemd-remount-fs.service
-    # A shell on the console would wait for somebody.
+    # A shell on the console would wait for input.
     printf '[Service]\nExecStart=\nExecStart=/usr/bin/busybox true\n' >emergency.conf
     install -D -m 0644 emergency.conf root/etc/systemd/system/emergency.service.d/own.conf
 

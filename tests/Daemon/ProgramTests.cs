@@ -286,7 +286,7 @@ public sealed class ProgramTests : IDisposable
     }
 
     [Fact]
-    public void Androids_own_argv_may_name_a_socket_beside_no_socket_which_nobody_makes()
+    public void Androids_own_argv_may_name_a_socket_beside_no_socket_which_is_not_made()
     {
         BinaryResult result = Binary.Run("-no_socket", "-socket", _socket, "-log=stderr", "--device=nbd", $"-socket_folder={_folder["devices"]}", $"bad,{_folder["missing"]},{_folder["base"]},{_folder["base"]}");
         Assert.True(result.ExitCode == 69, result.ToString());

@@ -94,7 +94,7 @@ public sealed class CtlTests : IDisposable
         Assert.Contains("--as cow.2", refused.StandardError.ReadToEnd(), StringComparison.Ordinal);
         string longName = new('n', 255);
         Assert.Equal($"name {longName}", NameOf(ServerOf("e", "--control", _folder["ctl/e"], "--as", longName)));
-        // In another folder nobody is asked, and a killed server has no name any more.
+        // In another folder no server is asked, and a killed server has no name any more.
         Assert.Equal("name cow", NameOf(ServerOf("f", "--control", _folder["f/control"])));
         first.Kill();
         first.WaitForExit();

@@ -53,7 +53,7 @@ public sealed class WatchTests : IDisposable
         string error = watch.StandardError.ReadToEnd();
         Assert.True(watch.ExitCode == 65, $"{watch.ExitCode}: {error}");
         Assert.Contains("cow has failed", error, StringComparison.Ordinal);
-        // Also for whoever comes later.
+        // Also for those who come later.
         Assert.Equal(65, Ctl("watch").ExitCode);
         BinaryResult merge = Ctl("merge");
         Assert.True(merge.ExitCode == 65, merge.ToString());
@@ -109,7 +109,7 @@ public sealed class WatchTests : IDisposable
             mkdir /run/snapuserd
             perl -MSocket -e 'socket(S, AF_UNIX, SOCK_STREAM, 0); bind(S, sockaddr_un($ARGV[0])) or die' /run/snapuserd/stale
             code=0; "$1" ctl list 2>"$2/none" || code=$?
-            echo "nobody $code"
+            echo "none $code"
             serve() {
                 mkdir "$2/$3"; cp "$2/cow" "$2/base" "$2/$3"
                 "$1" serve --cow "$2/$3/cow" --base "$2/$3/base" --device nbd --socket "$2/$3/nbd" --control "/run/snapuserd/$3" --as "$4" --progress never --merge-on-request >"$2/$3/out" &
@@ -140,7 +140,7 @@ public sealed class WatchTests : IDisposable
             """;
         BinaryResult result = Binary.RunProgram("unshare", ["-m", "sh", "-c", script, "sh", Binary.Path, _folder.Path]);
         Assert.True(result.ExitCode == 0, result.ToString());
-        Assert.StartsWith("nobody 66\npause 64\nwatch 74\na: merged\n", result.Output, StringComparison.Ordinal);
+        Assert.StartsWith("none 66\npause 64\nwatch 74\na: merged\n", result.Output, StringComparison.Ordinal);
         Assert.Contains("\na: queued\nfirst: queued\n", result.Output, StringComparison.Ordinal);
     }
 

@@ -23,7 +23,7 @@ KERNEL=$("$HERE/fetch-kernel.sh" "$cache" "${KERNEL_PACKAGE:-$(kernel_package)}"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' INT TERM
-echo "starting virtual machines: all tests take about 8 minutes on two cores, more in another architecture"
+echo "starting virtual machines: all tests take 8 to 20 minutes on two cores, more in another architecture"
 echo "kernel: $(basename "$KERNEL"), $ARCH, pages of $PAGES"
 
 # has MODULE: whether the kernel has it, in a file or built in.

@@ -59,7 +59,7 @@ internal sealed class FakeUblk : IUblkDriver
     /// <summary>What a start, or the end of a recovery, is refused with; 0: nothing.</summary>
     internal int RefuseStart { get; set; }
 
-    /// <summary>Linux 6.15 and later: nothing of a server is recorded once it is gone.</summary>
+    /// <summary>Newer drivers (Linux 7.3): nothing of a server is recorded once it is gone.</summary>
     internal bool ForgetsServers { get; set; }
 
     /// <summary>A process that is dead has mapped the requests, and the driver still knows it.</summary>

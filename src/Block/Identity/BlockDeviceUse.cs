@@ -10,7 +10,7 @@ public static class BlockDeviceUse
 {
     /// <summary>
     /// What keeps the block device at <paramref name="path"/> from being removed, as a part of a sentence; null if nothing does, or there is no such device. A process that has it open counts also if the kernel
-    /// shows no waiting request: until Linux 6.14 `inflight` leaves out what waits for a server. <paramref name="processes"/> is /proc, whose absence hides such processes.
+    /// shows no waiting request: in Linux 6.12 `inflight` leaves out what waits for a server. <paramref name="processes"/> is /proc, whose absence hides such processes.
     /// </summary>
     public static string? Of(string path, string processes = "/proc")
     {

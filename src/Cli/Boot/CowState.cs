@@ -78,7 +78,7 @@ internal sealed record CowState(CowKind Kind, bool BaseIsUntouched, ExitCode Cod
         {
             if (isBlockDevice && IsBlank(source)) return new CowState(CowKind.Blank, true, ExitCode.Done, $"there is no update on {source.Name}");
             if (!isBlockDevice && CutShort(source) is { } sentence) return new CowState(CowKind.Corrupt, false, ExitCode.CowCorrupt, sentence) { IsIncomplete = true };
-            untouched = SaysUntouched(source);
+            untouched = MergeTrace.IsUntouched(source);
             CowHeader header = CowHeader.Parse(source);
             count = header.NumMergeOps;
             using CowFile cow = CowFile.Read(source);
@@ -103,24 +103,6 @@ internal sealed record CowState(CowKind Kind, bool BaseIsUntouched, ExitCode Cod
         if (untouched) return new CowState(CowKind.Untouched, true, ExitCode.Done, $"nothing of {source.Name} is merged");
         if (header.NumMergeOps == 0 && new ScratchLayout(header.HeaderBytes, header.ScratchBytes).Window == 0) return new CowState(CowKind.Doubtful, false, ExitCode.Done, $"nothing shows whether the merge of {source.Name} has begun, because it has no scratch");
         return new CowState(CowKind.Begun, false, ExitCode.Done, header.NumMergeOps > 0 ? $"{header.NumMergeOps} of {total} ops of {source.Name} are merged" : $"the merge of {source.Name} has begun");
-    }
-
-    /// <summary>A header in order, a count of 0, and a state byte of 0, whatever has become of the rest of the file.</summary>
-    private static bool SaysUntouched(IByteSource source)
-    {
-        try
-        {
-            CowHeader header = CowHeader.Parse(new WithoutEnd(source));
-            ScratchLayout scratch = new(header.HeaderBytes, header.ScratchBytes);
-            if (header.Major < 2 || header.NumMergeOps > 0 || scratch.Window == 0 || scratch.StateOffset >= source.Length) return false;
-            Span<byte> state = stackalloc byte[1];
-            source.Read(scratch.StateOffset, state);
-            return state[0] == ScratchLayout.NeverUsed;
-        }
-        catch (SnapuserdException e) when (e.Code == ExitCode.CowCorrupt)
-        {
-            return false;
-        }
     }
 
     /// <summary>How a file shows that its copy was interrupted before the place where a merge leaves its first trace; null if it does not, or if what is there of its count says that a merge has begun.</summary>
@@ -163,19 +145,5 @@ internal sealed record CowState(CowKind Kind, bool BaseIsUntouched, ExitCode Cod
         if (source.Length < magic.Length) return false;
         source.Read(0, magic);
         return !magic.ContainsAnyExcept((byte)0);
-    }
-
-    /// <summary>The same bytes with as many more as anything could want, which are never read: a header is checked by itself.</summary>
-    private sealed class WithoutEnd(IByteSource source) : IByteSource
-    {
-        public string Name => source.Name;
-
-        public long Length => long.MaxValue;
-
-        public void Read(long offset, Span<byte> destination)
-        {
-            if (offset > source.Length - destination.Length) throw new SnapuserdException(ExitCode.CowCorrupt, $"{source.Name}: the header is cut off");
-            source.Read(offset, destination);
-        }
     }
 }

@@ -2,6 +2,7 @@ using System;
 using System.Collections.Generic;
 using System.Globalization;
 using Snapuserd.Block;
+using Snapuserd.Cli.Control;
 using Snapuserd.Interop;
 
 namespace Snapuserd.Cli.Boot;
@@ -68,7 +69,7 @@ internal sealed class HibernationSearch(IResumeDevices devices, string commandLi
         if (devices.Bytes(EfiVariable) is { Length: > 4 } variable)
         {
             string json = Text(variable.AsSpan(4).ToArray())!.Replace("\0", "", StringComparison.Ordinal);
-            if (Member(json, "uuid") is { Length: > 0 } uuid) places.Add(("systemd's HibernateLocation", $"UUID={uuid}", ResumeWords.Pages(Member(json, "offset"))));
+            if (JsonFields.Parse(json.Trim()) is { } fields && fields.Text("uuid") is { Length: > 0 } uuid) places.Add(("systemd's HibernateLocation", $"UUID={uuid}", ResumeWords.Pages(fields.Text("offset"))));
         }
         string kernel = Text(devices.Bytes(KernelDevice))?.Trim() ?? "";
         if (kernel is not ("" or "0:0")) places.Add((KernelDevice, kernel, ResumeWords.Pages(Text(devices.Bytes(KernelOffset))?.Trim())));
@@ -133,18 +134,4 @@ internal sealed class HibernationSearch(IResumeDevices devices, string commandLi
     }
 
     private static string? Text(byte[]? bytes) => bytes == null ? null : ByteText.Decode(bytes);
-
-    /// <summary>A member of a flat object of JSON, whose strings have no escapes: systemd writes a UUID and numbers.</summary>
-    private static string? Member(string json, string key)
-    {
-        int at = json.IndexOf($"\"{key}\"", StringComparison.Ordinal);
-        if (at < 0) return null;
-        ReadOnlySpan<char> rest = json.AsSpan(at + key.Length + 2).TrimStart();
-        if (!rest.StartsWith(":")) return null;
-        rest = rest[1..].TrimStart();
-        bool quoted = rest.StartsWith("\"");
-        if (quoted) rest = rest[1..];
-        int end = quoted ? rest.IndexOf('"') : rest.IndexOfAny(',', '}', ' ');
-        return end < 0 ? null : rest[..end].Trim().ToString();
-    }
 }

@@ -92,9 +92,6 @@ internal sealed class ControlCommands(Func<IReadOnlyList<Snapshot>> snapshots, A
         }
     }
 
-    /// <summary>Whether `watch` has nothing more to tell: no merge of those it is about goes on or waits.</summary>
-    internal bool IsOver(string line) => !Watched(line).Exists(one => GoesOn(one.Status));
-
     /// <summary>Those that a `watch` is about at this moment.</summary>
     internal List<Snapshot> Watched(string line)
     {

@@ -23,7 +23,7 @@ internal sealed class CtlRequests(Func<IReadOnlyList<Snapshot>> snapshots, Actio
     private bool _ended;
     private long _next;
 
-    /// <summary>The process is about to end: whoever watches is told how things are, what became of the merges, and that this is all. Any thread.</summary>
+    /// <summary>The process is about to end: those who watch are told how things are, what became of the merges, and that this is all. Any thread.</summary>
     /// <param name="why">What ends the process before its snapshots have anything to say of themselves.</param>
     internal void EndWatches(SnapuserdException? why = null)
     {
@@ -53,7 +53,7 @@ internal sealed class CtlRequests(Func<IReadOnlyList<Snapshot>> snapshots, Actio
         if (line == SupervisorRequest)
         {
             if (OwnProcess.Variable(SupervisorVariable) is { } process) lines.Line(process);
-            reply.End(".");
+            End(lines);
             return;
         }
         if (Word(line, "attach ") is { } attached)
@@ -66,9 +66,9 @@ internal sealed class CtlRequests(Func<IReadOnlyList<Snapshot>> snapshots, Actio
             Detach(detached, lines);
             return;
         }
-        if (_commands.Do(line, lines) is { } wrong) reply.End($"!{(int)wrong.Code} {VisibleText.OnOneLine(wrong.Sentence)}");
-        else if (ControlCommands.IsWatch(line)) Watch(new Watcher(line, lines));
-        else reply.End(".");
+        (ExitCode Code, string Sentence)? wrong = _commands.Do(line, lines);
+        if (wrong == null && ControlCommands.IsWatch(line)) Watch(new Watcher(line, lines));
+        else End(lines, wrong);
     }
 
     /// <inheritdoc/>
@@ -95,7 +95,7 @@ internal sealed class CtlRequests(Func<IReadOnlyList<Snapshot>> snapshots, Actio
     {
         if (Refusal(lines.Reply) is { } refused)
         {
-            End(lines, refused);
+            End(lines, (refused.Code, refused.Message));
             return;
         }
         AttachedFiles files;
@@ -105,7 +105,7 @@ internal sealed class CtlRequests(Func<IReadOnlyList<Snapshot>> snapshots, Actio
         }
         catch (SnapuserdException e)
         {
-            End(lines, e);
+            End(lines, (e.Code, e.Message));
             return;
         }
         // It may take as long as its storage takes to read all ops.
@@ -113,7 +113,7 @@ internal sealed class CtlRequests(Func<IReadOnlyList<Snapshot>> snapshots, Actio
         Attachments!.Attach(new SnapshotRequest(name, files.Cow, files.Source, files.Base) { Attached = files }, failure =>
         {
             if (failure == null && Array.Find([.. snapshots()], one => one.Name == name) is { } snapshot) lines.Line(snapshot.Status.Device);
-            End(lines, failure);
+            End(lines, failure == null ? null : (failure.Code, failure.Message));
         });
     }
 
@@ -121,19 +121,19 @@ internal sealed class CtlRequests(Func<IReadOnlyList<Snapshot>> snapshots, Actio
     {
         if (Refusal(lines.Reply) is { } refused)
         {
-            End(lines, refused);
+            End(lines, (refused.Code, refused.Message));
             return;
         }
         lines.Passing($"{name}: ending");
-        Attachments!.Detach(name, failure => End(lines, failure));
+        Attachments!.Detach(name, failure => End(lines, failure == null ? null : (failure.Code, failure.Message)));
     }
 
     private SnapuserdException? Refusal(ControlReply reply) =>
         Attachments == null ? new SnapuserdException(ExitCode.Usage, "this server serves one COW and takes no other; attach and detach are for a daemon (snapuserd daemon --socket PATH)")
             : reply.IsOwner ? null : new SnapuserdException(ExitCode.Permission, "attach and detach are for root and the user of the daemon");
 
-    private static void End(Lines lines, SnapuserdException? failure) =>
-        lines.Reply.End(failure == null ? "." : $"!{(int)failure.Code} {VisibleText.OnOneLine(failure.Message)}");
+    private static void End(Lines lines, (ExitCode Code, string Sentence)? failure = null) =>
+        lines.Reply.End(failure is { } wrong ? $"!{(int)wrong.Code} {VisibleText.OnOneLine(wrong.Sentence)}" : ".");
 
     private void Watch(Watcher watcher)
     {
@@ -169,7 +169,7 @@ internal sealed class CtlRequests(Func<IReadOnlyList<Snapshot>> snapshots, Actio
     private void End(Watcher watcher, (ExitCode Code, string Sentence)? why = null)
     {
         _ = IsOver(watcher);
-        watcher.Lines.Reply.End((watcher.Failure ?? why) is { } failure ? $"!{(int)failure.Code} {VisibleText.OnOneLine(failure.Sentence)}" : ".");
+        End(watcher.Lines, watcher.Failure ?? why);
     }
 
     private void Look()

@@ -5,7 +5,7 @@ using System.Text;
 
 namespace Snapuserd.Cli.Control;
 
-/// <summary>The members of a flat JSON object, as a <see cref="JsonLine"/> of a server is one: strings without their quotes and escapes, everything else as it is written.</summary>
+/// <summary>The members of a flat JSON object, as a <see cref="JsonLine"/> of a server is one, and systemd's HibernateLocation: strings without their quotes and escapes, everything else as it is written.</summary>
 internal sealed class JsonFields
 {
     private readonly Dictionary<string, string> _members = new(StringComparer.Ordinal);
@@ -25,7 +25,8 @@ internal sealed class JsonFields
         {
             if (String(line, ref at) is not { } key || !Take(line, ref at, ':')) return null;
             if (at >= line.Length) return null;
-            string? value = line[at] == '"' ? String(line, ref at) : Word(line, ref at);
+            while (at < line.Length && line[at] == ' ') at++;
+            string? value = at < line.Length && line[at] == '"' ? String(line, ref at) : Word(line, ref at);
             if (value == null) return null;
             fields._members[key] = value;
         }
@@ -36,14 +37,17 @@ internal sealed class JsonFields
     /// <summary>A string; "" where there is none.</summary>
     internal string Text(string key) => _members.TryGetValue(key, out string? value) && value != "null" ? value : "";
 
-    /// <summary>A number; 0 where there is none.</summary>
-    internal double Number(string key) => double.TryParse(Text(key), NumberStyles.Float, CultureInfo.InvariantCulture, out double value) ? value : 0;
-
-    /// <summary>The same as an integer.</summary>
-    internal long Integer(string key) => long.TryParse(Text(key), NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out long value) ? value : 0;
+    /// <summary>A number without what comes after its point, which is more than a person is shown; 0 where there is none, or one with an exponent.</summary>
+    internal long Integer(string key)
+    {
+        string text = Text(key);
+        int point = text.IndexOf('.', StringComparison.Ordinal);
+        return long.TryParse(point < 0 ? text : text.AsSpan(0, point), NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out long value) ? value : 0;
+    }
 
     private static bool Take(string line, ref int at, char expected)
     {
+        while (at < line.Length && line[at] == ' ') at++;
         if (at >= line.Length || line[at] != expected) return false;
         at++;
         return true;
@@ -53,7 +57,7 @@ internal sealed class JsonFields
     {
         int end = line.AsSpan(at).IndexOfAny(',', '}');
         if (end <= 0) return null;
-        string word = line.Substring(at, end);
+        string word = line.AsSpan(at, end).TrimEnd().ToString();
         at += end;
         return word;
     }

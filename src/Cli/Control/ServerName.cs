@@ -37,7 +37,7 @@ internal sealed class ServerName : IDisposable
 
         int slash = control.LastIndexOf('/');
         string folder = slash < 0 ? "." : slash == 0 ? "/" : control[..slash];
-        // What is wrong with the folder is said by whoever makes the socket in it.
+        // What is wrong with the folder is said when the socket is made in it.
         if (Libc.Statx(Libc.AT_FDCWD, folder, 0, Libc.STATX_BASIC_STATS, out StatxData status) < 0) return new ServerName(name, -1);
         string scope = string.Create(CultureInfo.InvariantCulture, $"snapuserd/{status.DevMajor:x}:{status.DevMinor:x}/{status.Ino:x}/");
         // A boot's server keeps the name of its row: its socket has that name as well, and ctl looks there first.

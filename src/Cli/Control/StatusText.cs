@@ -48,9 +48,9 @@ internal static class StatusText
         OpsTotal = (int)fields.Integer("total_ops"),
         BytesDone = fields.Integer("bytes"),
         BytesTotal = fields.Integer("total_bytes"),
-        Rate = fields.Number("bytes_per_second"),
+        Rate = fields.Integer("bytes_per_second"),
         EndedWith = (ExitCode)fields.Integer("exit_code"),
-        CheckPercent = fields.Text("check_percent").Length > 0 ? fields.Number("check_percent") : null,
+        CheckPercent = fields.Text("check_percent").Length > 0 ? fields.Integer("check_percent") : null,
         Error = fields.Text("error"),
     };
 

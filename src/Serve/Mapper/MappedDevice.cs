@@ -21,7 +21,7 @@ namespace Snapuserd.Serve;
 /// </code>
 /// <para>
 /// In step 4 reads in flight are answered by the server, whose threads are not the one that waits here; so are those of udev, which is waited for at the end of the step
-/// (<see cref="UdevCookie"/>) and reads the device meanwhile. Nothing is frozen (DM_SKIP_LOCKFS_FLAG): nobody can have written to a read-only device.
+/// (<see cref="UdevCookie"/>) and reads the device meanwhile. Nothing is frozen (DM_SKIP_LOCKFS_FLAG): nothing can have been written to a read-only device.
 /// </para>
 /// </summary>
 public sealed class MappedDevice : IDisposable

@@ -17,7 +17,7 @@ internal interface IUblkDriver : IDisposable
     int OpenCharacterDevice(int id);
 
     /// <summary>
-    /// Sends a queue a command that no driver knows, over /dev/ublkcN. Returns its result, a negative errno. Until Linux 6.14 the driver answers EINVAL when it has recorded a server for the queue and
+    /// Sends a queue a command that no driver knows, over /dev/ublkcN. Returns its result, a negative errno. In Linux 6.12 the driver answers EINVAL when it has recorded a server for the queue and
     /// that is not the calling thread, and EOPNOTSUPP when it has recorded none.
     /// </summary>
     int AskQueue(int fd, int queue);
@@ -31,7 +31,7 @@ internal interface IUblkDriver : IDisposable
     /// <summary>Maps the descriptors of a queue's requests. Returns 0 or a negative errno.</summary>
     int MapDescriptors(int fd, int queue, int depth, out MappedMemory? descriptors);
 
-    /// <summary>Somebody uses the block device: it is mounted or held exclusively.</summary>
+    /// <summary>The block device is in use: it is mounted or held exclusively.</summary>
     bool IsHeld(int id);
 
     /// <summary>Lets some time pass, between two looks at something that only time changes.</summary>

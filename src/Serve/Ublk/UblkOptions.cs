@@ -9,7 +9,7 @@ public sealed record UblkOptions
     public int Id { get; init; } = -1;
     /// <summary>Bytes of buffers of all queues together; no device of a dead server is refused for having needed more.</summary>
     public int MemoryBytes { get; init; } = 16 << 20;
-    /// <summary>Queues of a device unless somebody asks for more. With one, no kill leaves a queue that has fetched beside one that has not.</summary>
+    /// <summary>Queues of a device unless more are asked for. With one, no kill leaves a queue that has fetched beside one that has not.</summary>
     public const int UsualQueues = 1;
     /// <summary>Queues, each with a thread; at most one per processor. The kernel gives every processor its queue.</summary>
     public int Queues { get; init; } = UsualQueues;

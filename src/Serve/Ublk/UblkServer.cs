@@ -257,14 +257,14 @@ public sealed class UblkServer : IBlockServer
     }
 
     /// <summary>
-    /// The driver calls the device live although its server is gone, and nothing holds /dev/ublkcN. Until Linux 6.14, a server that is killed while the kernel does START_DEV or END_USER_RECOVERY may leave it so, and
+    /// The driver calls the device live although its server is gone, and nothing holds /dev/ublkcN. In Linux 6.12 a server that is killed while the kernel does START_DEV or END_USER_RECOVERY may leave it so, and
     /// no command leads back to where a server can take over.
     /// </summary>
     private bool IsLost(int id)
     {
         int fd = _driver!.OpenCharacterDevice(id);
         if (fd < 0) return false;
-        // Linux 6.15 and later look at the device when this is closed.
+        // Newer drivers (7.3) look at the device when this is closed.
         _ = Libc.Close(fd);
         _driver.Pause(LookMilliseconds);
         UblksrvCtrlDevInfo info = default;
@@ -272,7 +272,7 @@ public sealed class UblkServer : IBlockServer
     }
 
     /// <summary>
-    /// Takes over the device of a dead server, with every tag fetched; only END_USER_RECOVERY is left to do. A kill at any point of it leaves a device that the next server takes over. Until Linux 6.14 that depends on
+    /// Takes over the device of a dead server, with every tag fetched; only END_USER_RECOVERY is left to do. A kill at any point of it leaves a device that the next server takes over. In Linux 6.12 that depends on
     /// the order, because START_USER_RECOVERY refuses (EINVAL) when no queue has fetched since the last one, follows a null pointer when one queue has and another has not, and alone makes the driver forget who has
     /// mapped the requests:
     /// <list type="bullet">
@@ -281,7 +281,7 @@ public sealed class UblkServer : IBlockServer
     /// <item>a queue's tags are fetched by one system call, those of all queues at once;</item>
     /// <item>requests are mapped when every queue has fetched, so that the next START_USER_RECOVERY is possible.</item>
     /// </list>
-    /// From Linux 6.15 on the driver forgets everything when /dev/ublkcN is closed: it has never recorded a server then.
+    /// In Linux 7.3 the driver forgets everything when /dev/ublkcN is closed: it has never recorded a server then.
     /// </summary>
     private void TakeOver(UblkGeometry geometry)
     {
@@ -351,7 +351,7 @@ public sealed class UblkServer : IBlockServer
         if (_driver.IsHeld(id)) throw new SnapuserdException(ExitCode.InUse, $"{path} {what}, and its server is gone, but it is mounted or held by another device: unmount it first");
         _ = _driver.Control(UBLK_U_CMD_STOP_DEV, id, 0, default);
         // A server that was killed lets go of /dev/ublkcN when its last read has ended.
-        if (!Delete(_driver, id, DeathMilliseconds)) throw new SnapuserdException(ExitCode.InUse, $"{path} {what}, and its server is gone, but somebody has it open: close or unmount it");
+        if (!Delete(_driver, id, DeathMilliseconds)) throw new SnapuserdException(ExitCode.InUse, $"{path} {what}, and its server is gone, but it is open: close or unmount it");
         _options.Report?.Invoke($"{path} {what}, and its server is gone: removed");
     }
 

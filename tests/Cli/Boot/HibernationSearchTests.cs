@@ -182,7 +182,7 @@ public sealed class HibernationSearchTests
         Assert.Null(look.Image);
         Assert.Equal(
             ["resume= is /dev/sdc1, which cannot be read: the device failed (EIO)", "/dev/sda1, /dev/sdb1, /dev/sdc1 and 2 more cannot be read: the device failed (EIO)"], look.Unknown);
-        // A bad sector behind the signature hides nothing.
+        // A bad sector after the signature hides nothing.
         _devices.Clear();
         _devices.Add("sda1", Swap("S1SUSPEND\0"));
         _devices.Errors["sda1"] = end => end > 8192 ? -Errno.EIO : 0;

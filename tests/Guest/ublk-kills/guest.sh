@@ -1,4 +1,4 @@
-# A server is killed while it starts, takes over or hands over. After each kill the next server takes the device over, whoever waited for a read gets the right bytes, no process is stuck, and the kernel
+# A server is killed while it starts, takes over or hands over. After each kill the next server takes the device over, a waiting read gives the right bytes, no process is stuck, and the kernel
 # has nothing to complain about. The host's file "points" has one line for each kill; "count" in place of it asks how many there are, and tries a hand-over that fails.
 . /settings
 failed=0

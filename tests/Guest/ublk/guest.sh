@@ -110,7 +110,7 @@ wait "$opened"
 [ "$(cat /tmp/opened)" = 0 ] || { say "FAILED: a reader that had the device open saw errors or other bytes"; failed=1; }
 stop
 
-# Nobody uses it: it is removed, and the supervisor ends.
+# It is not in use: it is removed, and the supervisor ends.
 serve --supervise --control "$control"
 kill_until ended_now
 wait "$server"
