@@ -1,4 +1,5 @@
 using System;
+using System.Linq;
 using System.IO;
 using Snapuserd.Block;
 using Snapuserd.Interop;
@@ -282,6 +283,41 @@ public sealed class BlockDeviceTests
         using (BlockDevice.Open(file, DeviceAccess.Write | DeviceAccess.Exclusive))
             Refused(ExitCode.InUse, loop.Path, DeviceAccess.Write | DeviceAccess.Exclusive, loop.Path);
         using BlockDevice free = BlockDevice.Open(loop.Path, DeviceAccess.Write | DeviceAccess.Exclusive);
+    }
+
+    [RootFact]
+    public void Closed_device_leaves_no_descriptor_whatever_was_held_with_it()
+    {
+        using TempFolder folder = new();
+        string file = File_(folder, "image", 1 << 20);
+        using LoopDevice loop = new(file), part = new(file, "--sizelimit", "262144");
+        string[] names = [file, loop.Path, part.Path];
+        int Descriptors() => System.IO.Directory.EnumerateFileSystemEntries("/proc/self/fd").Count(fd => names.Contains(new System.IO.FileInfo(fd).LinkTarget));
+        foreach (DeviceAccess access in new[] { DeviceAccess.Read, DeviceAccess.Write, DeviceAccess.Write | DeviceAccess.Exclusive, DeviceAccess.Write | DeviceAccess.Exclusive | DeviceAccess.Direct })
+        {
+            foreach (string path in names)
+            {
+                using (BlockDevice.Open(path, access)) Assert.NotEqual(0, Descriptors());
+                Assert.Equal((path, access, 0), (path, access, Descriptors()));
+            }
+        }
+        // What is refused half-way lets go of what it had.
+        using (BlockDevice.Open(loop.Path, DeviceAccess.Write | DeviceAccess.Exclusive))
+        {
+            int before = Descriptors();
+            Refused(ExitCode.InUse, part.Path, DeviceAccess.Write | DeviceAccess.Exclusive, "");
+            Assert.Equal(before, Descriptors());
+        }
+        Assert.Equal(0, Descriptors());
+        using (BlockDevice kept = BlockDevice.Open(loop.Path, DeviceAccess.Write | DeviceAccess.Exclusive)) kept.CloseInUse();
+        Assert.Equal(0, Descriptors());
+        using (BlockDevice shared = BlockDevice.Open(loop.Path, DeviceAccess.Write | DeviceAccess.Exclusive))
+        {
+            int before = Descriptors();
+            shared.GiveUpHold();
+            Assert.Equal(before, Descriptors());
+        }
+        Assert.Equal(0, Descriptors());
     }
 
     [RootFact]

@@ -72,6 +72,34 @@ public sealed class FileCowOutputTests
     }
 
     [Fact]
+    public void Length_follows_what_is_written_and_cut()
+    {
+        using var folder = new TempFolder();
+        File.WriteAllBytes(folder["a.cow"], new byte[100]);
+        using FileCowOutput output = FileCowOutput.Open(folder["a.cow"]);
+        void Has(long length) => Assert.Equal((length, length), (output.Length, new FileInfo(folder["a.cow"]).Length));
+        Has(100);
+        output.Write(0, Noise(1));
+        Has(4096);
+        output.Write(10, Noise(1).AsSpan(0, 20));
+        Has(4096);
+        output.Write(8192, Noise(1).AsSpan(0, 5));
+        Has(8197);
+        output.Truncate(8197);
+        Has(8197);
+        output.Truncate(30);
+        Has(30);
+        output.Truncate(8197);
+        Has(8197);
+        byte[] expected = new byte[8197], read = Noise(3).AsSpan(0, 8197).ToArray();
+        Noise(1).AsSpan(0, 30).CopyTo(expected);
+        Noise(1).AsSpan(0, 20).CopyTo(expected.AsSpan(10));
+        output.Read(0, read);
+        Assert.Equal(expected, read);
+        Assert.Equal(ExitCode.InputOutput, Assert.Throws<SnapuserdException>(() => output.Read(8190, new byte[8])).Code);
+    }
+
+    [Fact]
     public void What_cannot_be_created_is_answered_with_73()
     {
         using var folder = new TempFolder();
