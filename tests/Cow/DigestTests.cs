@@ -71,6 +71,31 @@ public sealed class DigestTests
     }
 
     [Theory]
+    [InlineData(2)]
+    [InlineData(3)]
+    public void First_and_last_byte_of_the_payloads_are_a_part_of_it(int version)
+    {
+        CowBuilder cow = new() { Version = version, ScratchBytes = 1 << 16 };
+        // 300 blocks: the distance of the samples is no whole number.
+        for (uint i = 0; i < 300; i++) cow.Replace(i, Noise(i));
+        byte[] bytes = cow.Build();
+        string digest = Of(bytes);
+        foreach (long at in new[] { cow.DataOffsets[0], cow.DataOffsets[299] + 4096 - 1 })
+        {
+            byte[] changed = [.. bytes];
+            changed[at] ^= 1;
+            Assert.NotEqual(digest, Of(changed));
+        }
+    }
+
+    private static byte[] Noise(uint seed)
+    {
+        byte[] block = new byte[4096];
+        new Random((int)seed).NextBytes(block);
+        return block;
+    }
+
+    [Theory]
     [InlineData("v2-gz-xor")]
     [InlineData("v3-lz4-64k-xor")]
     [InlineData("v3-lz4-noseq")]
