@@ -27,10 +27,29 @@ public static class Battery
     /// <summary>The name of the step whose memory has pages of 4, 16 and 64 KiB.</summary>
     public const string Pages = "buffers given back on systems with pages of three sizes";
 
+    /// <summary>The name of the step in which a merge comes between two steps of a reader.</summary>
+    public const string Entering = "a merge between two steps of a reader's way in";
+
+    /// <summary>The name of the step whose scratch is not what the count announces.</summary>
+    public const string Scratched = "scratch that is not what the count announces";
+
+    /// <summary>The name of the step that begins with all merged and nothing flushed.</summary>
+    public const string Done = "a merge that another program has finished and not flushed";
+
+    /// <summary>The name of the step whose COW changes.</summary>
+    public const string Changing = "a COW that changes after its head was read";
+
+    /// <summary>The name of the step whose windows have lists of several sectors.</summary>
+    public const string LongLists = "a cut in a list of entries of several sectors";
+
+    /// <summary>The name of the step whose transfers are short and then cancelled.</summary>
+    public const string Cancelled = "a plain call after a short transfer";
+
     /// <summary>What is tried, in this order: what is quick and notices most comes first.</summary>
     private static readonly (string Name, Action Try)[] Steps =
     [
         ("readers who enter at any moment", () => GateCases.Check()),
+        (Entering, () => EntryCases.Check()),
         ("the windows of an undisturbed merge", () => All(Windows)),
         ("one crash at any step", () => All(merge => Crash(merge, new Thoroughness { Seed = 1, Crashes = 1, ExhaustiveUpTo = 7, Samples = 8 }))),
         ("one crash at any step of a long run", () => { for (ulong seed = 1; seed <= 3; seed++) Crash(Faults.Stream(), new Thoroughness { Seed = seed, Crashes = 1, ExhaustiveUpTo = 2, Samples = 2 }); }),
@@ -38,7 +57,11 @@ public static class Battery
         (Pages, Faults.GivesPagesBack),
         ("checkpoints by bytes", () => Faults.CheckpointsByBytes(16, 1)),
         ("checkpoints by the clock", () => Undisturbed(Faults.SlowStream(5))),
-        ("scratch that is not what the count announces", () => All(Scratch)),
+        (Scratched, () => All(Scratch)),
+        (Done, () => All(Finished)),
+        (Changing, ChangedHead),
+        (LongLists, CutLongLists),
+        (Cancelled, ShortThenPlain),
         ("a flush that fails and drops its data", () => All(LostFlush)),
         ("a window that only the page cache holds", () => All(CachedWindow)),
         ("faults of requests", () => { foreach (string name in SmallCases.Names) Faults.Small(name, 2, 1, 7, _ => { }); }),
@@ -197,8 +220,135 @@ public static class Battery
         BinaryPrimitives.WriteUInt64LittleEndian(head.AsSpan(CowHeader.MergeCountOffset), (ulong)SimMerge.DurableCount(stale![0]));
         Image cowImage = left[0].Cache.Copy();
         cowImage.Set(0, new Page(head));
-        Crash(merge, new Thoroughness { Seed = 1, Crashes = 1, ExhaustiveUpTo = 4, Samples = 2 },
-            [new SimDisk(cowImage), new SimDisk(stale[1].Durable), .. merge.Source is { } source ? [new SimDisk(source)] : Array.Empty<SimDisk>()], "a counted window is still marked valid");
+        SimDisk[] forgotten = [new SimDisk(cowImage), new SimDisk(stale[1].Durable), .. SourceOf(merge)];
+        // Without an ordered op to come scratch is not looked at, as in Android.
+        int count = SimMerge.DurableCount(forgotten[0]);
+        if (Enumerable.Range(count, cow.Order.Count - count).Any(position => cow[cow.Order.OpIndex(position)].IsOrdered))
+        {
+            Refuses(merge, forgotten, "the second entry of a counted window names another block", page => page[next] ^= 1);
+            Refuses(merge, forgotten, "the second entry of a counted window points elsewhere", page => page[next + 9] ^= 16);
+        }
+        Thoroughness how = new() { Seed = 1, Crashes = 1, ExhaustiveUpTo = 4, Samples = 2 };
+        Crash(merge, how, forgotten, "a counted window is still marked valid");
+        CheckClaims(merge, forgotten, layout);
+    }
+
+    /// <summary>
+    /// The engine forgets a counted window that is still marked valid before it does anything else. Neither while it writes to the base nor
+    /// at the end does a state byte of 2 announce the entries of that window.
+    /// </summary>
+    private static void CheckClaims(MergeCase merge, SimDisk[] forgotten, ScratchLayout layout)
+    {
+        using Arena arena = new(merge.ArenaBytes);
+        SimDisk[] disks = Copy(forgotten);
+        ReadOnlySpan<byte> Head() => disks[0].Durable[0].Bytes;
+        byte[] stale = First().ToArray();
+        ReadOnlySpan<byte> First() => Head().Slice((int)layout.EntryOffset(0), ScratchLayout.EntryBytes);
+        bool Claims() => Head()[layout.StateOffset] == ScratchLayout.Valid && First().SequenceEqual(stale);
+        bool early = false;
+        SimMerge.Run(merge, disks, arena, 1, () => early |= disks[1].Pending.Count > 0 && Claims());
+        if (early) throw new LostDataException($"{merge.Name}: the base is written while a counted window is still marked valid");
+        if (Claims()) throw new LostDataException($"{merge.Name}: the merge has ended and a counted window is still marked valid");
+    }
+
+    /// <summary>What is reported as merged already is durable: the COW, its count included, and the base.</summary>
+    private static void Finished(MergeCase merge)
+    {
+        using Arena arena = new(merge.ArenaBytes);
+        SimDisk[] merged = merge.Disks();
+        int total = SimMerge.Run(merge, merged, arena, 1, () => { }).OpsTotal;
+        SimDisk cow = SimDisk.Unflushed(merge.Cow, merged[0].Cache), target = SimDisk.Unflushed(merge.Base, merged[1].Cache);
+        MergeResult again = SimMerge.Run(merge, [cow, target, .. SourceOf(merge)], arena, 2, () => { });
+        if (!again.AlreadyMerged) throw new LostDataException($"{merge.Name}: what is merged is merged again");
+        string reported = $"{merge.Name}: the engine reports that all is merged already";
+        if (SimMerge.DurableCount(cow) != total) throw new LostDataException($"{reported}, and a power cut takes the count back");
+        int wrong = target.Durable.FirstDifference(merge.Target);
+        if (wrong >= 0) throw new LostDataException($"{reported}, and a power cut takes block {wrong} back");
+    }
+
+    /// <summary>
+    /// Payloads that share a page with the head of the COW change after the engine has read the head. The start writes the page back as it
+    /// was read, so the engine reads no payload before that write has ended: a read in between would race with the write.
+    /// </summary>
+    private static void ChangedHead()
+    {
+        byte[] old = SmallCases.Random(5, 12);
+        CowBuilder cow = new() { Version = 3, ScratchBytes = 0, MaxUnitBytes = 8192 };
+        for (uint i = 0; i < 3; i++) cow.Replace(i, SmallCases.Random(i, 1));
+        Image target = new(NaiveMerger.Merge(cow.Ops, old, old));
+        MergeCase merge = new("payloads on page 0", new Image(cow.Build()), new Image(old), target);
+        using Arena arena = new(merge.ArenaBytes);
+        for (ulong seed = 1; seed <= 20; seed++)
+        {
+            SimMerge.Clean(arena);
+            SimDisk[] disks = merge.Disks();
+            using SimQueue queue = new(disks, arena, merge.QueueDepth, seed, () => { });
+            using SimWorkers workers = new(new DecodeWorker(), seed);
+            using MergeEngine engine = MergeEngine.Open(SimMerge.Setup(merge, disks, arena, seed, queue, workers));
+            engine.Open();
+            byte[] page = disks[0].Cache[0].Bytes.ToArray();
+            int payload = (int)engine.Cow[0].DataOffset;
+            if (payload >= page.Length) throw new LostDataException($"{merge.Name}: the first payload lies at {payload}");
+            page[payload] ^= 1;
+            disks[0].Cache.Set(0, new Page(page));
+            _ = engine.Run();
+            if (disks[1].Durable.FirstDifference(merge.Target) is >= 0 and int wrong)
+                throw new LostDataException($"{merge.Name}: block {wrong} is wrong after a merge that wrote the head back, seed {seed}");
+        }
+    }
+
+    /// <summary>
+    /// Two windows of more entries than the first sector of the COW has room for. A power cut may keep any of the sectors that a list of
+    /// entries lies in; the sectors that are lost hold what was there before.
+    /// </summary>
+    private static void CutLongLists()
+    {
+        const int window = 32, blocks = (2 * window) + 4;
+        byte[] old = SmallCases.Random(6, blocks);
+        CowBuilder cow = new() { Version = 3, ScratchBytes = SmallCases.ScratchFor(window), MaxUnitBytes = 8192 };
+        for (uint i = 0; i < 2 * window; i++) cow.Copy(i, i + 1);
+        Image target = new(NaiveMerger.Merge(cow.Ops, old, old));
+        MergeCase merge = new($"long windows, W={window}", new Image(cow.Build()), new Image(old), target)
+        {
+            ArenaBytes = 1 << 20,
+            Readers = false,
+        };
+        Crash(merge, new Thoroughness { Seed = 1, Grain = Page.Sector, Crashes = 1, ExhaustiveUpTo = 4, Samples = 12 });
+    }
+
+    /// <summary>
+    /// Each read and each write in turn moves one half of its bytes, and the attempt to move the other half is cancelled. The plain call
+    /// that follows moves the other half, and the merge goes on.
+    /// </summary>
+    private static void ShortThenPlain()
+    {
+        MergeCase merge = SmallCases.Make("compressed") with { Readers = false };
+        using Arena arena = new(merge.ArenaBytes);
+        int moved = 0;
+        for (int k = 0; ; k++)
+        {
+            SimDisk[] disks = merge.Disks();
+            (BlockVerb Verb, int Device, long End)? rest = null;
+            bool reached = false;
+            SimMerge.Run(merge, disks, arena, 1, () => { }, (number, request) =>
+            {
+                long end = request.Offset + request.Buffer.Length;
+                reached |= number == k;
+                if (number == k && request.Verb is BlockVerb.Read or BlockVerb.Write && request.Buffer.Length > 1)
+                {
+                    rest = (request.Verb, request.Device, end);
+                    return new Fault(request.Buffer.Length / 2);
+                }
+                if (rest != (request.Verb, request.Device, end)) return null;
+                rest = null;
+                moved++;
+                return new Fault(-Errno.ECANCELED);
+            });
+            if (disks[1].Durable.FirstDifference(merge.Target) is >= 0 and int wrong)
+                throw new LostDataException($"{merge.Name}: block {wrong} is wrong after request {k} was short and then cancelled");
+            if (!reached) break;
+        }
+        if (moved == 0) throw new LostDataException("no request was short and then cancelled");
     }
 
     private static void Refuses(MergeCase merge, SimDisk[] claimed, string what, Action<byte[]> change)
@@ -210,14 +360,17 @@ public static class Battery
         SimDisk[] disks = Copy(claimed);
         disks[0] = new SimDisk(cow);
         using Arena arena = new(merge.ArenaBytes);
+        // Thrown at the end: an exception in the middle of the engine's call would leave requests that nothing reaps.
+        bool written = false;
         try
         {
-            SimMerge.Run(merge, disks, arena, 1, () => throw new LostDataException($"{merge.Name}: {what}, and all the same something is written"));
+            SimMerge.Run(merge, disks, arena, 1, () => written = true);
         }
-        catch (SnapuserdException e) when (e.Code == ExitCode.CowCorrupt)
+        catch (SnapuserdException e) when (e.Code == ExitCode.CowCorrupt && !written)
         {
             return;
         }
+        if (written) throw new LostDataException($"{merge.Name}: {what}, and all the same something is written");
         throw new LostDataException($"{merge.Name}: {what}, and nobody noticed");
     }
 
@@ -251,6 +404,9 @@ public static class Battery
         disks[0] = SimDisk.AfterDroppedFlush(merge.Cow, claimed[0].Cache);
         Crash(merge, new Thoroughness { Seed = 9, Crashes = 2, ExhaustiveUpTo = 6, Samples = 8 }, disks, "a flush of scratch failed unseen");
     }
+
+    /// <summary>The source's disk, if the case has one.</summary>
+    private static SimDisk[] SourceOf(MergeCase merge) => merge.Source is { } source ? [new SimDisk(source)] : [];
 
     private static SimDisk[] Copy(SimDisk[] disks) => Array.ConvertAll(disks, disk => disk.AfterDeath(_ => true));
 }

@@ -27,6 +27,9 @@ public static class Sabotages
     private const string Order = "Cow/MergeOrder.cs";
     private const string Map = "Block/StorageMap.cs";
 
+    private const string Done = "{ _setup.Mark?.End(); return Result; }";
+    private const string ForgetWindow =
+        "_head.State = ScratchLayout.Invalid;\n            foreach (TransferGroup transfers in _head.Commit()) yield return transfers;";
     private const string FlushBase = "foreach (TransferGroup transfers in FlushBase()) yield return transfers;";
 
     /// <summary>All of them, by name.</summary>
@@ -42,6 +45,10 @@ public static class Sabotages
         new("start-writes-back-page-0-only", "the start does not write back the slots of a valid window", new SourceEdit(Head, "MakeDurable(", "if (entries > 0)", "if (entries < 0)")),
         new("start-leaves-no-trace", "the start does not make the state byte 1", new SourceEdit(Head, "MakeDurable(", "if (begins &&", "if (!begins &&")),
         new("start-writes-back-nothing", "the start only flushes", new SourceEdit(Head, "MakeDurable(", "if (entries > 0)", "if (entries < 0)"), new SourceEdit(Head, "MakeDurable(", "WritePage0();", "")),
+        new("planned-before-the-image-is-written-back", "ops are read ahead while the start still writes the metadata image back",
+            new SourceEdit(Engine, "bool Plan()", " && _head.IsWrittenBack", "")) { Step = Battery.Changing },
+        new("written-back-before-page-0-is", "ops are read ahead while page 0 is still being written back",
+            new SourceEdit(Head, "MakeDurable(", "WritePage0();", "IsWrittenBack = true; WritePage0();")) { Step = Battery.Changing },
         new("mark-before-the-cow", "the mark says that the merge has begun before the COW does", new SourceEdit(Engine, "> Recover(", "BeginFlushOfBase();", "_setup.Mark?.Begin(_cow, _durable); BeginFlushOfBase();"), new SourceEdit(Engine, "> Recover(", BeginMark, "")),
         new("mark-after-the-base", "the mark says that the merge has begun when Base is written", new SourceEdit(Engine, "> Recover(", BeginMark, ""), new SourceEdit(Engine, "> Recover(", "_recovered = true;", "_recovered = true; _setup.Mark?.Begin(_cow, _durable);")),
         new("mark-never", "the mark never says that the merge has begun", new SourceEdit(Engine, "> Recover(", BeginMark, "")),
@@ -69,6 +76,9 @@ public static class Sabotages
         // Rules 1 to 3.
         new("claim-with-the-scratch", "the state byte says valid in the same write as the data", new SourceEdit(Head, "WriteScratch(", "WritePage0();", "_arena[_image][Layout.StateOffset] = 2; WritePage0();")),
         new("claim-before-the-scratch", "page 0 says valid and is flushed, then the slots are written", new SourceEdit(Head, "WriteScratch(", "WritePage0();", "_arena[_image][Layout.StateOffset] = 2; WritePage0(); yield return _transfers; Flush(); yield return _transfers; Page0IsDurable();")),
+        new("long-lists-written-with-the-claim", "the entries of a long window are written together with its claim, in one piece",
+            new SourceEdit(Head, "WriteScratch(", "WritePage0();", "if (Layout.EntryOffset(entries + 1) <= 512) WritePage0();"))
+        { Step = Battery.LongLists },
         new("scratch-written-while-a-window-is-valid", "the scratch of the second window is written while the claim of the first is on the medium", new SourceEdit(Head, " Commit()", "Flush();", "if (State == 2 || Count >= 4) Flush();")) { WithoutAssertion = true },
         new("window-stays-claimed", "the count moves on and the state byte stays valid", new SourceEdit(Engine, " WriteWindow(int", "_head.State = ScratchLayout.Invalid;", "")),
         new("replace-exempt-from-rule-1", "a Replace or Zero overwrites what ops behind the count still read", new SourceEdit(Plan, "int PlainRun(", "limits[position] <= durable", "(limits[position] <= durable || !this[position].IsOrdered)"), new SourceEdit(Engine, "bool Write()", "if (batch.Limit > _released)", "if (batch.Limit > _plan.Count)")),
@@ -104,6 +114,13 @@ public static class Sabotages
         new("reader-leaves-before-its-reads-ended", "a read leaves the gate as soon as its requests are issued", new SourceEdit(Read, "void BeginRound()", "Issue();", "Issue(); Leave();"), new SourceEdit(Read, "void EndRound()", "Leave();", "")),
         new("window-forgotten-by-readers", "a read takes an op of the window from its source", new SourceEdit(Read, "void Plan(", "position - homes.Counted < homes.Window", "position < 0")),
         new("unit-read-from-its-beginning", "a part of a unit is given as if it were its beginning", new SourceEdit(Read, "int Decode(", "unit.Slice(item.From, target.Length)", "unit[..target.Length]")),
+        new("locations-read-before-entering", "a reader looks up where the ops are and enters the gate after that",
+            new SourceEdit(Read, "void BeginRound()", "_pass =", "OpHomes before = _view.Gate.Homes; _pass ="),
+            new SourceEdit(Read, "void BeginRound()", "Plan(_view.Gate.Homes);", "Plan(before);")) { Step = Battery.Entering },
+        new("locations-of-the-first-round-kept", "a long read goes by what its first round was told, also in the next ones",
+            new SourceEdit(Read, "", "private bool _ended;", "private bool _ended; private OpHomes _now;"),
+            new SourceEdit(Read, "void BeginRound()", "Plan(_view.Gate.Homes)", "if (_planned == 0) _now = _view.Gate.Homes; Plan(_now)"))
+        { Step = Battery.Entering },
 
         // Recovery.
         new("journal-not-replayed", "a valid window is forgotten at the start", new SourceEdit(Left, "LeftWindow Read(", "if (head.State != ScratchLayout.Valid) return default;", "if (head.State < 3) return default;")),
@@ -111,6 +128,21 @@ public static class Sabotages
         new("torn-scratch-trusted", "entries are not compared with the ops that the count announces", new SourceEdit(Left, "LeftWindow Read(", "&& differs == entries", "")),
         new("entry-offsets-trusted", "only the block of an entry is compared", new SourceEdit(Left, "int FirstDifference(", "head.Entry(i) != (op.NewBlock, (ulong)head.Layout.SlotOffset(i))", "head.Entry(i).NewBlock != op.NewBlock")),
         new("stale-window-replayed", "a window that is counted already is written again", new SourceEdit(Left, "LeftWindow Read(", "return new LeftWindow(entries, true);", "return new LeftWindow(entries, false);")),
+        new("stale-window-left-claimed", "a window that is counted already stays marked valid",
+            new SourceEdit(Engine, "> Recover(", ForgetWindow, "")) { Step = Battery.Scratched },
+        new("stale-window-left-claimed-unasserted", "the same, and nothing is asserted before scratch is written",
+            new SourceEdit(Engine, "> Recover(", ForgetWindow, ""),
+            new SourceEdit(Head, "WriteScratch(", "DurableState != ScratchLayout.Valid", "true"))
+        { Step = Battery.Scratched, WithoutAssertion = true },
+        new("stale-window-checked-by-its-first-entry", "of the entries of a counted window only the first is compared",
+            new SourceEdit(Left, "LeftWindow Read(", "count - entries, entries) == entries", "count - entries, 1) == 1"))
+        { Step = Battery.Scratched },
+        new("finished-merge-unflushed", "a merge that finds all counted flushes nothing",
+            new SourceEdit(Engine, "MergeResult Run(", "Start();", $"if (_durable == _plan.Count) {Done} Start();"))
+        { Step = Battery.Done },
+        new("finished-merge-leaves-base-unflushed", "a merge that finds all counted flushes the COW alone",
+            new SourceEdit(Engine, "> Recover(", "BeginFlushOfBase();", "if (_durable < _plan.Count) BeginFlushOfBase();"))
+        { Step = Battery.Done },
         new("empty-window-trusted", "a valid state byte without entries counts as nothing left", new SourceEdit(Left, "LeftWindow Read(", "int differs", "if (entries == 0) return default; int differs")),
         new("reads-ignore-the-window", "the merged image is read as if no window had been left", new SourceEdit(Image, "", "_windowEnd = _count + left.Entries;", "_windowEnd = _count;")),
         new("reads-repeat-counted-ops", "the merged image is made of sources that are overwritten already", new SourceEdit(Image, "", "if (position < _count)", "if (false)"), new SourceEdit(Image, "", "if (position < _windowEnd)", "if (position >= _count && position < _windowEnd)")),
@@ -145,6 +177,9 @@ public static class Sabotages
         new("nothing-accepted", "a request that moves nothing counts as done", new SourceEdit(Transfers, "void Progress(", "if (result == 0 || result > remaining) { End(slot, -Errno.EIO); return; }", "if (result == 0) { End(slot, 0); return; }")),
         new("short-transfer-goes-on-at-its-byte", "a short transfer does not go back to its last whole granule", new SourceEdit(Transfers, "void Progress(", "result - (result % _granules[attempt.Whole.Device])", "result")),
         new("short-transfer-skips-a-byte", "a short transfer goes on a byte too far", new SourceEdit(Transfers, "void Progress(", "attempt.Done += whole;", "attempt.Done += Math.Min(whole + 1, remaining - 1);")),
+        new("plain-call-repeats-the-whole", "the plain call after a short transfer asks for all of it again",
+            new SourceEdit(Transfers, "int PerformPlainly(", "= Rest(slot);", "= _attempts[slot].Whole with { Tag = (uint)slot };"))
+        { Step = Battery.Cancelled },
         new("error-of-a-write-ignored", "a write that fails counts as done", new SourceEdit(Transfers, "void End(int", "errno < 0 ?", "errno < 0 && attempt.Whole.Verb != BlockVerb.Write ?")),
         new("error-of-a-read-ignored", "a read that fails counts as done", new SourceEdit(Transfers, "void End(int", "errno < 0 ?", "errno < 0 && attempt.Whole.Verb != BlockVerb.Read ?")),
         new("EAGAIN-for-ever", "EAGAIN is asked again without end", new SourceEdit(Transfers, "void Progress(", " && ++attempt.Tries <= AttemptsBeforePlain", "")),

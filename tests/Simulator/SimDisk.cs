@@ -31,6 +31,20 @@ public sealed class SimDisk
     /// <summary>A device after a flush that failed and dropped its data: <paramref name="cache"/> is what readers see and nothing will write back.</summary>
     public static SimDisk AfterDroppedFlush(Image durable, Image cache) => new(durable.Copy(), cache.Copy(), []);
 
+    /// <summary>
+    /// A device with <paramref name="durable"/>, over which another program wrote <paramref name="cache"/> without a flush.
+    /// </summary>
+    public static SimDisk Unflushed(Image durable, Image cache)
+    {
+        SimDisk disk = new(durable.Copy(), cache.Copy(), []);
+        for (int page = 0; page < cache.Pages; page++)
+        {
+            if (cache[page].Bytes.SequenceEqual(durable[page].Bytes)) continue;
+            disk.Pending.Add(new PendingPage(page, cache[page], 0) { InFlight = false });
+        }
+        return disk;
+    }
+
     public Image Durable { get; }
     public Image Cache { get; }
     public List<PendingPage> Pending { get; }
