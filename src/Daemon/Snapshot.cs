@@ -56,6 +56,10 @@ public sealed record SnapshotOptions
     public Action<Snapshot>? Asked { get; init; }
     /// <summary>Takes a sentence for every read that fails, from any thread.</summary>
     public Action<string>? ReadFailed { get; init; }
+    /// <summary>Opens the mapped device. Tests have one that is no kernel's.</summary>
+    internal Func<string, MappedDevice> OpenMapped { get; init; } = MappedDevice.Open;
+    /// <summary>What the mapped device stands on: path, read-only, bytes (all of them if negative). Tests have files.</summary>
+    internal Func<string, bool, long, MapperTarget> TargetOf { get; init; } = MapperTarget.Of;
 }
 
 /// <summary>
@@ -197,13 +201,27 @@ public sealed class Snapshot : IDisposable, IMergeObserver
         if (handedOver && !result.AlreadyMerged)
             throw new SnapuserdException(ExitCode.InUse, $"{_mapped!.Path} stands on {_options.Devices.Base} itself, and {_options.Devices.Cow} is not merged: whoever reads it sees the old image, and is not to see another from one moment to the next");
         lock (_gate) _progress = _engine.Progress;
+        // A killed server may have left the last count in the page cache. A client that is told "merged" may write to the base, and after a
+        // power cut a lower count would undo that.
+        SnapuserdException? unflushed = null;
+        if (result.AlreadyMerged && !handedOver && FlushDevices(withoutFlush: !CanMerge) is (BlockDevice device, int error))
+        {
+            unflushed = new SnapuserdException(ExitCode.InputOutput,
+                $"{device.Path} cannot be flushed, so the merge does not count as finished: {Reason.Of(error)}");
+            // The second flush would seem to succeed.
+            RefuseMerges();
+        }
         Change(status => status with
         {
-            State = handedOver ? SnapshotState.Plain : _mergeRequested ? SnapshotState.Queued : result.AlreadyMerged ? SnapshotState.Merged : SnapshotState.Serving,
+            State = handedOver ? SnapshotState.Plain : unflushed != null ? SnapshotState.Failed
+                : _mergeRequested ? SnapshotState.Queued : result.AlreadyMerged ? SnapshotState.Merged : SnapshotState.Serving,
+            Error = unflushed?.Message ?? "",
+            EndedWith = unflushed?.Code ?? ExitCode.Done,
             ResumedFrom = result.ResumedFrom,
             Device = handedOver ? _mapped!.Path : "",
             TimesResumed = _options.TimesResumed ?? (result.WasResumed ? 1 : 0),
         });
+        if (unflushed != null) _options.Observer?.Stopped(this, unflushed);
     }
 
     /// <summary>Makes it readable; returns what readers open.</summary>
@@ -214,7 +232,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
         _server = start(view, Devices.Devices, _options.ServerBytes, _wakeUp, out string device);
         if (_mapped is { } mapped)
         {
-            mapped.StandOn(MapperTarget.Of(device, readOnly: true, Length));
+            mapped.StandOn(_options.TargetOf(device, true, Length));
             device = mapped.Path;
         }
         string path = device;
@@ -229,7 +247,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
     {
         // Those who read a ublk device wait for the next server by then, and that one for the end of this process.
         if (_server is { } server) _stop.StopAlsoWhen(() => server.Trouble != null);
-        ExitCode code = ExitCode.Done;
+        ExitCode code = Status is { State: SnapshotState.Failed, EndedWith: var failed } ? failed : ExitCode.Done;
         // Whatever became of the merge, the device stays as long as somebody wants it.
         while (!_stop.Requested && !IsPlain)
         {
@@ -438,10 +456,10 @@ public sealed class Snapshot : IDisposable, IMergeObserver
     private bool OpenMapped(string name)
     {
         string path = _options.Devices.Base ?? throw new SnapuserdException(ExitCode.Usage, "a mapped device takes a base");
-        _mapped = MappedDevice.Open(name);
+        _mapped = _options.OpenMapped(name);
         // What a process has left that was killed between its last two steps claims the base.
         _mapped.Discard();
-        return MapperTarget.Of(path, readOnly: false).IsUnder(_mapped.Table);
+        return _options.TargetOf(path, false, -1).IsUnder(_mapped.Table);
     }
 
     /// <summary>Puts the mapped device on the base. If that fails it goes on as it is: served, and merged.</summary>
@@ -454,13 +472,11 @@ public sealed class Snapshot : IDisposable, IMergeObserver
             // Behind switch_root a process of the ramdisk is left with an empty root, and the system's lies on top of it. Where nothing does, this changes nothing.
             _ = Libc.ChRoot("/..");
             // Whoever writes to the base from now on must not find those writes undone because a count was lower on the disk than in a page cache.
-            foreach (BlockDevice device in (ReadOnlySpan<BlockDevice>)[target, Devices.Devices[0]])
-            {
-                int flushed = Libc.FSync(device.Fd);
-                if (flushed < 0) throw new SnapuserdException(ExitCode.InputOutput, $"{device.Path} cannot be flushed, so {mapped.Path} stays where it is: {Reason.Of(flushed)}");
-            }
+            if (FlushDevices(withoutFlush: false) is (BlockDevice device, int error))
+                throw new SnapuserdException(ExitCode.InputOutput,
+                    $"{device.Path} cannot be flushed, so {mapped.Path} stays where it is: {Reason.Of(error)}");
             target.GiveUpHold();
-            mapped.StandOn(MapperTarget.Of(target.Path, readOnly: false, Length));
+            mapped.StandOn(_options.TargetOf(target.Path, false, Length));
             Change(status => status with { State = SnapshotState.Plain });
             _options.Observer?.HandedOver(this);
             return ExitCode.Done;
@@ -471,6 +487,20 @@ public sealed class Snapshot : IDisposable, IMergeObserver
             _options.Observer?.Stopped(this, e);
             return e.Code;
         }
+    }
+
+    /// <summary>
+    /// Flushes base and COW. Returns the first that cannot be flushed, with the errno. <paramref name="withoutFlush"/>: either may be on a
+    /// file system that is read-only or has no flush.
+    /// </summary>
+    private (BlockDevice Device, int Error)? FlushDevices(bool withoutFlush)
+    {
+        foreach (BlockDevice device in (ReadOnlySpan<BlockDevice>)[Devices.Devices[1], Devices.Devices[0]])
+        {
+            int flushed = FileFlush.Of(device.Fd);
+            if (flushed < 0 && !(withoutFlush && flushed is -Errno.EINVAL or -Errno.EROFS)) return (device, flushed);
+        }
+        return null;
     }
 
     private void End(SnapshotState state, string error, ExitCode code) =>

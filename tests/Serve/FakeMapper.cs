@@ -22,7 +22,7 @@ internal sealed class FakeMapper : IMapperDriver
         internal string? Active, Inactive;
         internal long ActiveSectors, InactiveSectors;
         internal bool ActiveReadOnly, InactiveReadOnly, Suspended;
-        internal int Open;
+        internal int Open { get; set; }
     }
 
     /// <summary>Ends the process that makes the call, as a SIGKILL does.</summary>
