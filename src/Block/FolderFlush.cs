@@ -41,7 +41,7 @@ public static class FolderFlush
         if (fd < 0) return fd;
         int result, tries = 0;
         // No data is lost with a folder's answer, so that asking again is safe.
-        do result = Libc.FSync(fd);
+        do result = FileFlush.Of(fd);
         while (result == -Errno.EINTR && ++tries <= Transfers.AttemptsBeforePlain);
         _ = Libc.Close(fd);
         return result;

@@ -79,7 +79,7 @@ internal static class MergeVerb
     /// What to tell if the COW says that everything is merged and nobody is writing to it; null otherwise. Both files are flushed first:
     /// the count may have been read from a page cache, and what is reported as done is durable.
     /// </summary>
-    private static MergeResult? FinishedBefore(Arguments arguments)
+    internal static MergeResult? FinishedBefore(Arguments arguments)
     {
         try
         {
@@ -90,7 +90,7 @@ internal static class MergeVerb
             if (cow.Header.Major < 2 || cow.Header.NumMergeOps != (ulong)cow.Order.Count) return null;
             using BlockDevice target = BlockDevice.Open(arguments.Required("--base"), DeviceAccess.Read);
             if (ForeignFormat.IsSparse(target)) return null;
-            if (Libc.FSync(target.Fd) < 0 || Libc.FSync(input.Fd) < 0) return null;
+            if (FileFlush.Of(target.Fd) < 0 || FileFlush.Of(input.Fd) < 0) return null;
             mark.End();
             return new MergeResult { OpsTotal = cow.Order.Count, ResumedFrom = cow.Order.Count };
         }

@@ -60,7 +60,7 @@ public sealed class MergingMark(string cow) : IMergeMark
         int result = Libc.FAllocate(fd, Libc.FALLOC_FL_KEEP_SIZE, 0, Bytes), unsupported = 0;
         if (result != -Errno.ENOSPC) result = 0;
         if (result == 0 && (says.Kind > there.Kind || (says.Kind == there.Kind && says.Digest != null && there.Digest == null))) result = Write(fd, says);
-        if (result == 0) result = Libc.FSync(fd);
+        if (result == 0) result = FileFlush.Of(fd);
         // Also if it was there before: who made it may have been killed before this.
         if (result >= 0) result = FolderFlush.Of(cow, fd, out unsupported);
         _ = Libc.Close(fd);
@@ -116,7 +116,7 @@ public sealed class MergingMark(string cow) : IMergeMark
         if (fd >= 0)
         {
             int result = Write(fd, new MarkState(MarkKind.Begun, state.Digest ?? DigestOf(file), (ulong)count));
-            if (result == 0) result = Libc.FSync(fd);
+            if (result == 0) result = FileFlush.Of(fd);
             _ = Libc.Close(fd);
             if (result == 0) return;
             fd = result;

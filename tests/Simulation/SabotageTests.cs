@@ -21,7 +21,7 @@ public sealed class SabotageRuns
     public SabotageResult Of(string name) => _results.Value[name];
 }
 
-/// <summary>The simulator is shown to bite: the engine's source is changed in many ways, and each change is noticed.</summary>
+/// <summary>The simulator and some unit tests are shown to bite: the product's source is changed in many ways, and each change is noticed.</summary>
 public sealed class SabotageTests(SabotageRuns runs, ITestOutputHelper output) : IClassFixture<SabotageRuns>
 {
     public static IEnumerable<object[]> Names => Sabotages.All.Select(sabotage => new object[] { sabotage.Name });

@@ -20,7 +20,14 @@ public sealed record SourceEdit(string File, string Member, string Old, string N
 /// <summary>What became of a sabotage: the line with which the battery ended, and the check that noticed, or null.</summary>
 public sealed record SabotageResult(string Name, string? Check, string Line, double Seconds);
 
-/// <summary>A way to break the engine: <paramref name="What"/> says what a reader of the product would find. All edits are in one project.</summary>
+/// <summary>
+/// Unit tests that can notice a sabotage of code that the simulator does not run: the project below tests, and a part of their names.
+/// </summary>
+public sealed record UnitTests(string Project, string Name);
+
+/// <summary>
+/// A way to break the product: <paramref name="What"/> says what a reader of the product would find. All edits are in one project.
+/// </summary>
 public sealed record Sabotage(string Name, string What, params SourceEdit[] Edits)
 {
     /// <summary>The check that a rule of the design which the product asserts on every write was broken.</summary>
@@ -31,6 +38,12 @@ public sealed record Sabotage(string Name, string What, params SourceEdit[] Edit
 
     /// <summary>The one step of the battery that can notice; all of them if empty.</summary>
     public string Step { get; init; } = "";
+
+    /// <summary>The unit tests that must fail, instead of the battery; null for the battery.</summary>
+    public UnitTests? Tests { get; init; }
+
+    /// <summary>The line that says that all unit tests have passed.</summary>
+    public const string UnitTestsPass = "unit tests: all pass";
 
     private string Project => Edits[0].File[..Edits[0].File.IndexOf('/', StringComparison.Ordinal)];
 
@@ -44,6 +57,9 @@ public sealed record Sabotage(string Name, string What, params SourceEdit[] Edit
             string name = Path.GetRelativePath(src, path).Replace('\\', '/');
             if (!name.Contains("/obj/", StringComparison.Ordinal) && !name.Contains("/bin/", StringComparison.Ordinal)) sources.Add(name, File.ReadAllText(path));
         }
+        // The build writes this one.
+        if (Project == "Cli")
+            sources.Add("Build.cs", "namespace Snapuserd.Cli; static class BuildConstants { internal const string Version = \"0\"; }");
         foreach (SourceEdit edit in Edits)
         {
             if (!sources.TryGetValue(edit.File, out string? text)) throw Outdated($"there is no src/{edit.File}");
@@ -63,23 +79,62 @@ public sealed record Sabotage(string Name, string What, params SourceEdit[] Edit
         return sources;
     }
 
-    /// <summary>Builds the sabotaged assembly, puts it beside a copy of the simulator in <paramref name="folder"/>, and runs the battery there.</summary>
+    /// <summary>
+    /// Builds the sabotaged assembly, puts it beside a copy of the simulator or of the unit tests in <paramref name="folder"/>, and runs
+    /// the battery or the unit tests there.
+    /// </summary>
     public SabotageResult Run(string folder)
     {
         Stopwatch clock = Stopwatch.StartNew();
         Directory.CreateDirectory(folder);
+        if (Tests != null) return RunUnitTests(Tests, folder, clock);
         foreach (string file in Directory.EnumerateFiles(AppContext.BaseDirectory))
         {
             string name = Path.GetFileName(file);
             if (name.StartsWith("Snapuserd.", StringComparison.Ordinal) || name.StartsWith("xunit.", StringComparison.Ordinal) || name.StartsWith("simulator.", StringComparison.Ordinal))
                 if (!name.EndsWith(".pdb", StringComparison.Ordinal)) File.Copy(file, Path.Combine(folder, name), overwrite: true);
         }
-        Compiler.Compile($"Snapuserd.{Project}", Sources(), folder);
+        Compiler.Compile($"Snapuserd.{Project}", Sources(), folder, AppContext.BaseDirectory);
 
         ProcessStartInfo start = new(Compiler.Host, [Path.Combine(folder, "simulator.dll"), "battery", .. Step.Length > 0 ? [Step] : Array.Empty<string>()]) { RedirectStandardOutput = true, RedirectStandardError = true };
         // Such a process lives for a second or two: nothing pays that takes longer to warm up.
         start.Environment["DOTNET_TieredPGO"] = "0";
         start.Environment["DOTNET_TieredCompilation"] = "1";
+        (int exitCode, string output, string errors) = RunToEnd(start);
+        string last = output.TrimEnd().Split('\n')[^1];
+        bool caught = exitCode == 1 && last.StartsWith(Battery.Caught, StringComparison.Ordinal);
+        string? check = caught ? last[Battery.Caught.Length..last.IndexOf(", in \"", StringComparison.Ordinal)] : null;
+        if (!caught && exitCode != 0) last = $"ended with {exitCode}: {last} {errors}";
+        return new SabotageResult(Name, check, last, clock.Elapsed.TotalSeconds);
+    }
+
+    private SabotageResult RunUnitTests(UnitTests tests, string folder, Stopwatch clock)
+    {
+        // tests/PROJECT/bin/CONFIGURATION/FRAMEWORK, as this program's own.
+        string[] own = AppContext.BaseDirectory.TrimEnd('/').Split('/');
+        string built = Path.Combine(Binary.Root, "tests", tests.Project, "bin", own[^2], own[^1]);
+        string assembly = $"Snapuserd.{tests.Project}.Tests.dll";
+        if (!File.Exists(Path.Combine(built, assembly)))
+            throw new InvalidOperationException($"there is no {assembly} in {built}: build tests/{tests.Project}");
+        foreach (string file in Directory.EnumerateFiles(built).Where(file => !file.EndsWith(".pdb", StringComparison.Ordinal)))
+            File.Copy(file, Path.Combine(folder, Path.GetFileName(file)), overwrite: true);
+        Compiler.Compile(Project == "Cli" ? "snapuserd" : $"Snapuserd.{Project}", Sources(), folder, built);
+
+        string[] words = ["test", Path.Combine(folder, assembly), "--nologo", "--filter", $"FullyQualifiedName~{tests.Name}"];
+        (int exitCode, string output, string errors) =
+            RunToEnd(new ProcessStartInfo(Compiler.Host, words) { RedirectStandardOutput = true, RedirectStandardError = true });
+        SabotageResult Result(string? check, string line) => new(Name, check, line, clock.Elapsed.TotalSeconds);
+        if (exitCode == 0 && output.Contains("Passed!", StringComparison.Ordinal)) return Result(null, UnitTestsPass);
+        // "  Failed NAMESPACE.CLASS.TEST(data) [12 ms]"
+        IEnumerable<string> failed = output.Split('\n').Where(line => line.StartsWith("  Failed ", StringComparison.Ordinal));
+        static string Short(string line) => string.Join('.', line.Split('(', '[')[0].Trim().Split('.')[^2..]);
+        string check = string.Join(", ", failed.Select(Short).Distinct());
+        if (exitCode == 1 && check.Length > 0) return Result(check, Battery.Caught + check);
+        return Result(null, $"ended with {exitCode}: {output} {errors}");
+    }
+
+    private static (int ExitCode, string Output, string Errors) RunToEnd(ProcessStartInfo start)
+    {
         using Process process = Process.Start(start)!;
         StringBuilder errors = new();
         process.ErrorDataReceived += (_, line) => { lock (errors) errors.AppendLine(line.Data); };
@@ -89,11 +144,7 @@ public sealed record Sabotage(string Name, string What, params SourceEdit[] Edit
         if (!reading.Wait(TimeSpan.FromMinutes(10))) process.Kill();
         string output = reading.Result;
         process.WaitForExit();
-        string last = output.TrimEnd().Split('\n')[^1];
-        bool caught = process.ExitCode == 1 && last.StartsWith(Battery.Caught, StringComparison.Ordinal);
-        string? check = caught ? last[Battery.Caught.Length..last.IndexOf(", in \"", StringComparison.Ordinal)] : null;
-        if (!caught && process.ExitCode != 0) last = $"ended with {process.ExitCode}: {last} {errors}";
-        return new SabotageResult(Name, check, last, clock.Elapsed.TotalSeconds);
+        return (process.ExitCode, output, errors.ToString());
     }
 
     private int OnlyPlace(string text, string what, int from, int to, string file)
@@ -118,8 +169,11 @@ internal static class Compiler
     /// <summary>What runs a framework-dependent program.</summary>
     public static string Host { get; } = Path.Combine(Dotnet, "dotnet");
 
-    /// <summary>Compiles an assembly as its project would, next to those in <paramref name="folder"/>.</summary>
-    public static void Compile(string assembly, Dictionary<string, string> sources, string folder)
+    /// <summary>
+    /// Compiles an assembly as its project would, next to those in <paramref name="folder"/>. The one that was built lies in
+    /// <paramref name="built"/>.
+    /// </summary>
+    public static void Compile(string assembly, Dictionary<string, string> sources, string folder, string built)
     {
         string to = Path.Combine(folder, "source");
         List<string> arguments =
@@ -131,9 +185,9 @@ internal static class Compiler
         foreach (string file in Directory.EnumerateFiles(folder, "Snapuserd.*.dll"))
             if (Path.GetFileNameWithoutExtension(file) != assembly && !file.Contains("Tests", StringComparison.Ordinal)) arguments.Add($"-r:{file}");
         // Version and friends are written in project files; the assembly that was built from them knows.
-        Assembly built = Assembly.Load(assembly);
-        StringBuilder friends = new($"[assembly: System.Reflection.AssemblyVersion(\"{built.GetName().Version}\")]\n");
-        foreach (InternalsVisibleToAttribute friend in built.GetCustomAttributes<InternalsVisibleToAttribute>())
+        Assembly original = Assembly.LoadFrom(Path.Combine(built, assembly + ".dll"));
+        StringBuilder friends = new($"[assembly: System.Reflection.AssemblyVersion(\"{original.GetName().Version}\")]\n");
+        foreach (InternalsVisibleToAttribute friend in original.GetCustomAttributes<InternalsVisibleToAttribute>())
             friends.AppendLine($"[assembly: System.Runtime.CompilerServices.InternalsVisibleTo(\"{friend.AssemblyName}\")]");
         sources = new Dictionary<string, string>(sources) { ["Friends.cs"] = friends.ToString() };
         foreach ((string name, string text) in sources)

@@ -7,7 +7,7 @@ using System.Threading.Tasks;
 namespace Snapuserd.Tests.Simulator;
 
 /// <summary>
-/// `simulator sabotage NAME … | all`: the ways in which the engine is broken on purpose, each of which the battery must notice. When the engine
+/// `simulator sabotage NAME … | all`: the ways in which the product is broken on purpose, each of which the battery or unit tests must notice. When it
 /// changes and a snippet below does not fit any more, the test says which.
 /// </summary>
 public static class Sabotages
@@ -26,6 +26,17 @@ public static class Sabotages
     private const string Read = "Serve/ViewRead.cs";
     private const string Order = "Cow/MergeOrder.cs";
     private const string Map = "Block/StorageMap.cs";
+
+    private const string Snapshots = "Daemon/Snapshot.cs";
+    private const string Mark = "Daemon/MergingMark.cs";
+    private const string MarkFlush = "if (result == 0) result = FileFlush.Of(fd);";
+    private const string MarkFolderFlush = "if (result >= 0) result = FolderFlush.Of(cow, fd, out unsupported);";
+    private const string Magic = "Cli/HeldMagic.cs";
+    private const string Merge = "Cli/MergeVerb.cs";
+    private const string FinishedBefore = "MergeResult? FinishedBefore(";
+
+    private static readonly UnitTests s_swap = new("Daemon", "SwapOrderTests");
+    private static readonly UnitTests s_durable = new("Cli", "DurableFirstTests");
 
     private const string Done = "{ _setup.Mark?.End(); return Result; }";
     private const string ForgetWindow =
@@ -188,6 +199,40 @@ public static class Sabotages
         new("first-failure-forgotten", "a drain forgets a failure when a later transfer is whole", new SourceEdit(Transfers, "void End(TransferFailure?", "_failure ??= failure;", "_failure = failure;")),
         new("wrong-errno", "the sentence names another errno than the device's", new SourceEdit(Transfers, "void End(int", "attempt.Whole, errno,", "attempt.Whole, -Errno.EINVAL,")),
         new("worker-error-ignored", "what a worker that failed left is written as it is", new SourceEdit(Batch, "void JobEnded(", "_jobFailed |=", "_ =")),
+
+        // What others rely on outside the engine: unit tests notice.
+        new("hand-over-unflushed", "the mapped device is put on a base whose count may go back in a power cut",
+            new SourceEdit(Snapshots, "ExitCode HandOver(", "FlushDevices(withoutFlush: false)", "default((BlockDevice, int)?)"))
+        { Tests = s_swap },
+        new("hand-over-flushes-base-only", "the hand-over flushes the base and not the COW",
+            new SourceEdit(Snapshots, "? FlushDevices(", "[Devices.Devices[1], Devices.Devices[0]]", "[Devices.Devices[1]]"))
+        { Tests = s_swap },
+        new("hand-over-flushes-cow-only", "the hand-over flushes the COW and not the base",
+            new SourceEdit(Snapshots, "? FlushDevices(", "[Devices.Devices[1], Devices.Devices[0]]", "[Devices.Devices[0]]"))
+        { Tests = s_swap },
+        new("hand-over-goes-on-after-a-failed-flush", "the hand-over goes on although base or COW could not be flushed",
+            new SourceEdit(Snapshots, "? FlushDevices(", "return (device, flushed);", "continue;")) { Tests = s_swap },
+        new("opened-as-merged-unflushed", "a snapshot that finds all counted says that it is merged, and has flushed nothing",
+            new SourceEdit(Snapshots, "public void Open()", "if (result.AlreadyMerged && !handedOver &&", "if (result.OpsTotal < 0 &&"))
+        { Tests = s_swap },
+        new("mark-unflushed", "a mark is made and not flushed", new SourceEdit(Mark, "int Make(", MarkFlush, "")) { Tests = s_durable },
+        new("mark-folder-unflushed", "a mark is made and its folder not flushed",
+            new SourceEdit(Mark, "int Make(", MarkFolderFlush, "")) { Tests = s_durable },
+        new("mark-folder-unflushed-when-it-was-there", "the folder is flushed by the process alone that makes the mark",
+            new SourceEdit(Mark, "int Make(", "if (result >= 0)", "if (result >= 0 && there.Kind == MarkKind.None)")) { Tests = s_durable },
+        new("mark-begun-unflushed", "a mark says that the merge has begun and is not flushed",
+            new SourceEdit(Mark, "void Begin(", MarkFlush, "")) { Tests = s_durable },
+        new("mark-removed-unflushed", "a mark is removed and its folder not flushed",
+            new SourceEdit(Mark, "void Remove(", "_ = FolderFlush.Of(cow, fd, out _)", "_ = fd")) { Tests = s_durable },
+        new("magic-before-the-data-is-durable", "the magic of a COW on a device is written before its data is flushed",
+            new SourceEdit(Magic, "void Release()", "output.Flush();\n        output.Write(", "output.Write(")) { Tests = s_durable },
+        new("magic-unflushed", "the magic of a COW on a device is not flushed",
+            new SourceEdit(Magic, "void Release()", "_magic);\n        output.Flush();", "_magic);")) { Tests = s_durable },
+        new("finished-before-unflushed", "a merge is reported as finished before although nothing was flushed",
+            new SourceEdit(Merge, FinishedBefore, "if (FileFlush.Of(target.Fd) < 0 || FileFlush.Of(input.Fd) < 0) return null;", ""))
+        { Tests = s_durable },
+        new("finished-before-flushes-cow-only", "a merge is reported as finished before when the COW alone was flushed",
+            new SourceEdit(Merge, FinishedBefore, "FileFlush.Of(target.Fd) < 0 || ", "")) { Tests = s_durable },
     ];
 
     /// <summary>The product as it is, built in the same way: nothing may be found.</summary>
@@ -197,6 +242,10 @@ public static class Sabotages
         new("nothing-in-Cow", "Cow is compiled as it is", new SourceEdit(Order, "", "class MergeOrder", "class MergeOrder")) { Step = Battery.Overlaps },
         new("nothing-in-Serve", "Serve is compiled as it is", new SourceEdit(Read, "", "class ViewRead", "class ViewRead")),
         new("nothing-in-Block", "Block is compiled as it is", new SourceEdit(Transfers, "", "class Transfers", "class Transfers")),
+        new("nothing-in-Daemon", "Daemon is compiled as it is",
+            new SourceEdit(Snapshots, "", "class Snapshot : ", "class Snapshot : ")) { Tests = s_swap },
+        new("nothing-in-Cli", "Cli is compiled as it is",
+            new SourceEdit(Merge, "", "class MergeVerb", "class MergeVerb")) { Tests = s_durable },
     ];
 
     /// <summary>Runs the battery over each, two at a time, in folders of their own that are removed; calls <paramref name="done"/> under a lock.</summary>
@@ -250,7 +299,11 @@ public static class Sabotages
     /// <summary>It was caught, and not by an assertion that is no longer there; and the product as it is was not.</summary>
     public static bool IsRight(SabotageResult result)
     {
-        if (None.Any(sabotage => sabotage.Name == result.Name)) return result.Check is null && result.Line.StartsWith("battery:", StringComparison.Ordinal);
+        if (None.Any(sabotage => sabotage.Name == result.Name))
+        {
+            bool passed = result.Line == Sabotage.UnitTestsPass || result.Line.StartsWith("battery:", StringComparison.Ordinal);
+            return passed && result.Check is null;
+        }
         return result.Check is not null && !(All.First(sabotage => sabotage.Name == result.Name).WithoutAssertion && result.Check == Sabotage.Assertion);
     }
 }

@@ -120,7 +120,7 @@ internal sealed class BootSystem(Invocation invocation, string controlFolder, Hi
         foreach (string path in (ReadOnlySpan<string>)[row.Base, row.Cow])
         {
             using BlockDevice device = BlockDevice.Open(path, DeviceAccess.Read);
-            int flushed = Libc.FSync(device.Fd);
+            int flushed = FileFlush.Of(device.Fd);
             if (flushed < 0) throw new SnapuserdException(ExitCode.InputOutput, $"{path} cannot be flushed: {Reason.Of(flushed)}");
         }
     }
