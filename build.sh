@@ -153,6 +153,8 @@ missing_test_packages() {
     # File systems that lack something (tests/Support/lackingfs.c), and a small one to fill up.
     [ -f /usr/include/fuse3/fuse.h ] || echo libfuse3-dev
     command -v mkfs.ext4 >/dev/null || echo e2fsprogs
+    # The other one whose power the tests cut (tests/Support/ShutdownFileSystem.cs).
+    command -v mkfs.xfs >/dev/null || echo xfsprogs
     # What libdevmapper and udev's rules agree on.
     [ -f /usr/include/libdevmapper.h ] || echo libdevmapper-dev
     # Compiles constants and structs against the headers of every architecture; gcc knows those of its own only.
