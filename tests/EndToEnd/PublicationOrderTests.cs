@@ -1,0 +1,440 @@
+using System;
+using System.Collections.Generic;
+using System.Diagnostics;
+using System.IO;
+using System.Linq;
+using System.Net.Sockets;
+using System.Threading;
+using Snapuserd.Tests.Daemon;
+using Snapuserd.Tests.Support;
+using Xunit;
+
+namespace Snapuserd.Tests.EndToEnd;
+
+/// <summary>
+/// The rows of docs/publication.md, by the order of system calls: what others may rely on is published only after the writes below it were
+/// flushed, each on its own descriptor. The program makes plain calls here, which strace sees; the simulator checks what a ring orders.
+/// </summary>
+public sealed class PublicationOrderTests : IDisposable
+{
+    private const string Vector = "v3-lz4-64k-xor", Half = "half-v3-lz4-64k-xor-M3io_uring";
+
+    /// <summary>What flushes, writes or publishes.</summary>
+    private const string Calls =
+        "fsync,fdatasync,pwrite64,write,ftruncate,rename,renameat,renameat2,unlink,execveat,sendto,openat,exit_group";
+
+    private readonly TempFolder _folder = new();
+    private readonly List<Process> _servers = [];
+
+    private string Cow => _folder["cow"];
+
+    private string Base => _folder["base"];
+
+    private string Mark => Cow + ".merging";
+
+    private string Log => _folder["trace"];
+
+    public void Dispose()
+    {
+        foreach (Process server in _servers)
+        {
+            if (!server.HasExited) server.Kill(entireProcessTree: true);
+            server.Dispose();
+        }
+        _folder.Dispose();
+    }
+
+    [Fact]
+    public void Cow_then_mark_are_flushed_before_the_first_write_to_the_base()
+    {
+        Put(Golden.Cow(Vector), Golden.Old, mark: true);
+        SystemCallTrace trace = Merge(0);
+        TracedCall begun = trace.First("a write to the mark", call => call.Writes(Mark));
+        TracedCall first = trace.First("a write to the base", call => call.Writes(Base));
+        _ = trace.IsDurable(Cow, begun);
+        _ = trace.IsDurable(Mark, first);
+        Assert.True(begun.End < first.Begin, trace.ToString());
+    }
+
+    [Fact]
+    public void Base_and_count_are_flushed_before_the_mark_goes_and_its_folder_before_the_result()
+    {
+        Put(Golden.Cow(Vector), Golden.Old, mark: true);
+        SystemCallTrace trace = Merge(0);
+        TracedCall gone = trace.First("the end of the mark", call => call.Name == "unlink" && call.Path == Mark);
+        _ = trace.IsDurable(Base, gone);
+        _ = trace.IsDurable(Cow, gone);
+        TracedCall folder = trace.IsDurable(_folder.Path, Result(trace));
+        Assert.True(folder.Begin > gone.End, trace.ToString());
+    }
+
+    [Theory]
+    [InlineData("v3-lz4-64k-xor")]
+    [InlineData("v2-gz-xor")]
+    [InlineData("v3-none-64k")]
+    public void Base_is_flushed_before_every_count_and_both_before_the_result(string vector)
+    {
+        Put(Golden.Cow(vector), Golden.Old);
+        SystemCallTrace trace = Merge(0);
+        ulong count = 0;
+        int counted = -1, rises = 0;
+        foreach (TracedCall page in trace.Calls.Where(call => call.Writes(Cow) && call.Offset == 0))
+        {
+            ulong now = BitConverter.ToUInt64(page.Bytes.AsSpan(26));
+            if (now > count)
+            {
+                rises++;
+                TracedCall flush = trace.Calls.LastOrDefault(call => call.Flushes(Base) && call.End < page.Begin)
+                    ?? throw new InvalidOperationException($"{page} without a flush:\n{trace}");
+                // What was written after the last count is flushed after the last count.
+                Assert.True(flush.Begin > counted, $"{page} has no flush of its own:\n{trace}");
+                Assert.Contains(trace.Calls, call => call.Writes(Base) && call.Begin > counted && call.End < flush.Begin);
+            }
+            (count, counted) = (now, page.End);
+        }
+        Assert.True(rises > 0 && count == (ulong)Golden.Row(vector).MergeOps, $"{rises} rises to {count}:\n{trace}");
+        _ = trace.IsDurable(Base, Result(trace));
+        _ = trace.IsDurable(Cow, Result(trace));
+    }
+
+    [Fact]
+    public void Count_is_flushed_before_a_merge_that_was_stopped_ends()
+    {
+        Put(Golden.Cow(Vector), Golden.Old);
+        BinaryResult result = Run(["-e", "inject=fdatasync:signal=TERM:when=3"], "merge", "--cow", Cow, "--base", Base, "--io", "sync",
+            "--progress", "never");
+        Assert.True(result.ExitCode == 75, result.ToString());
+        SystemCallTrace trace = SystemCallTrace.Read(Log);
+        TracedCall end = trace.Last("the end", call => call.Name == "exit_group");
+        _ = trace.IsDurable(Cow, end);
+        _ = trace.IsDurable(Base, end);
+    }
+
+    [Fact]
+    public void Mark_and_its_folder_are_flushed_before_boot_starts_a_server_or_a_merge()
+    {
+        Put(Golden.HalfCow(Half), Golden.HalfBase(Half));
+        SystemCallTrace trace = Boot();
+        foreach (string verb in new[] { "\"serve\"", "\"merge\"" })
+        {
+            TracedCall start = trace.First($"the start of {verb}", call => call.Name == "execveat" && call.Arguments.Contains(verb,
+                StringComparison.Ordinal));
+            TracedCall mark = trace.IsDurable(Mark, start), folder = trace.IsDurable(_folder.Path, start);
+            Assert.True(mark.End < folder.Begin, trace.ToString());
+        }
+    }
+
+    [Fact]
+    public void Base_and_cow_are_flushed_before_boot_puts_a_mapped_device_on_a_merged_base()
+    {
+        PutMerged();
+        SystemCallTrace trace = Boot();
+        TracedCall mapper = trace.First("the device mapper's", call => call.Name == "openat" && call.Path.Length > 0
+            && call.Arguments.Contains("\"/dev/mapper/control\"", StringComparison.Ordinal));
+        _ = trace.IsDurable(Base, mapper);
+        _ = trace.IsDurable(Cow, mapper);
+    }
+
+    [Theory]
+    [InlineData("create", false)]
+    [InlineData("create", true)]
+    [InlineData("extract", false)]
+    [InlineData("extract", true)]
+    public void Output_is_flushed_before_it_gets_its_name_and_its_folder_before_the_result(string verb, bool replaces)
+    {
+        string output = _folder["out"], part = output + ".part";
+        if (replaces) File.WriteAllBytes(output, [1]);
+        SystemCallTrace trace = SystemCallTrace.Of(Log, Calls, 0, Output(verb, output));
+        // The names are arguments of the call; the descriptors before them are those of the working folder.
+        TracedCall named = trace.First("a rename", call => call.Name.StartsWith("rename", StringComparison.Ordinal)
+            && call.Arguments.Contains($"\"{part}\"", StringComparison.Ordinal));
+        Assert.True(named.Succeeded && trace.Calls.Any(call => call.Writes(part)), trace.ToString());
+        _ = trace.IsDurable(part, named);
+        Assert.DoesNotContain(trace.Calls, call => (call.Writes(part) || call.Writes(output)) && call.End > named.Begin);
+        TracedCall folder = trace.IsDurable(_folder.Path, Result(trace));
+        Assert.True(folder.Begin > named.End, trace.ToString());
+    }
+
+    [Fact]
+    public void Stream_into_a_file_is_flushed_before_the_result()
+    {
+        Put(Golden.Cow(Vector), Golden.Old);
+        string[] command = SystemCallTrace.Command(Log, Calls, Binary.Path, "extract", "--cow", Cow, "--base", Base, "--output", "-",
+            "--progress", "never");
+        BinaryResult result = Binary.RunProgram("/bin/sh", ["-c", "exec \"$@\" >\"$0\"", _folder["out"], .. command]);
+        Assert.True(result.ExitCode == 0, result.ToString());
+        Assert.Equal(Golden.New, File.ReadAllBytes(_folder["out"]));
+        SystemCallTrace trace = SystemCallTrace.Read(Log);
+        // The result is on standard error there.
+        _ = trace.IsDurable(_folder["out"], trace.First("the result", call => call.Name == "write" && call.Arguments.StartsWith("2<",
+            StringComparison.Ordinal)));
+    }
+
+    /// <summary>
+    /// A COW was on the device before. Its magic is gone, durably, before anything else of it is overwritten, and the new one comes when
+    /// all else is durable.
+    /// </summary>
+    [RootTheory]
+    [InlineData("2")]
+    [InlineData("3")]
+    public void Magic_on_a_device_goes_first_and_comes_last(string format)
+    {
+        byte[] before = Golden.Cow(Vector);
+        Array.Resize(ref before, 8 << 20);
+        File.WriteAllBytes(_folder["disk"], before);
+        using LoopDevice disk = new(_folder["disk"]);
+        SystemCallTrace trace = SystemCallTrace.Of(Log, Calls, 0, [.. Output("create", disk.Path), "--format", format]);
+        TracedCall[] writes = [.. trace.Calls.Where(call => call.Writes(disk.Path))];
+        Assert.True(writes.Length > 3, trace.ToString());
+        Assert.Equal((0L, true), (writes[0].Offset, writes[0].Bytes.AsSpan().SequenceEqual(new byte[8])));
+        _ = trace.IsDurable(disk.Path, writes[1]);
+        TracedCall magic = writes.First(call => call.Bytes.AsSpan().StartsWith("!!WOcwoC"u8));
+        Assert.Equal((0L, 8, magic), (magic.Offset, magic.Bytes.Length, writes[^1]));
+        _ = trace.IsDurable(disk.Path, magic);
+        _ = trace.IsDurable(disk.Path, Result(trace));
+    }
+
+    /// <summary>
+    /// The count was read from a page cache that a killed run may have left dirty: what is told to be merged is flushed first, whoever
+    /// asks.
+    /// </summary>
+    [Theory]
+    [InlineData("merge")]
+    [InlineData("merge, base in use")]
+    public void Base_and_cow_are_flushed_before_a_merge_says_that_all_is_merged_already(string way)
+    {
+        PutMerged();
+        using Process? holder = way == "merge" ? null : Hold();
+        SystemCallTrace trace = Merge(0);
+        holder?.StandardInput.Close();
+        holder?.WaitForExit();
+        Assert.Contains("already merged", Result(trace).Arguments);
+        _ = trace.IsDurable(Base, Result(trace));
+        _ = trace.IsDurable(Cow, Result(trace));
+    }
+
+    [Theory]
+    [InlineData("status")]
+    [InlineData("list")]
+    [InlineData("watch")]
+    [InlineData("merge")]
+    public void Base_and_cow_are_flushed_before_a_server_says_that_all_is_merged(string command)
+    {
+        PutMerged();
+        SystemCallTrace trace = Serve([], "--merge-on-request", () =>
+        {
+            BinaryResult told = Ctl(command);
+            Assert.True(told.ExitCode == 0, told.ToString());
+        });
+        // To be asked to merge is answered with the end of an answer alone.
+        string said = command == "merge" ? "\".\\n\"" : "merged";
+        TracedCall answer = trace.First("the answer", call => call.Name == "sendto" && call.Arguments.Contains(said,
+            StringComparison.Ordinal));
+        _ = trace.IsDurable(Base, answer);
+        _ = trace.IsDurable(Cow, answer);
+    }
+
+    [Fact]
+    public void Base_and_cow_are_flushed_before_a_daemon_says_that_all_is_merged()
+    {
+        PutMerged();
+        string socket = _folder["socket"];
+        string[] command = SystemCallTrace.Command(Log, Calls, Binary.Path, "daemon", "--socket", socket, "--device", "nbd",
+            "--socket-folder", _folder.Path, "--io", "sync");
+        Process daemon = Started(command);
+        using (Talker client = Connected(daemon, socket))
+        {
+            Assert.StartsWith("success,", client.Ask($"init,root,{Cow},{Base},{Base}"), StringComparison.Ordinal);
+            Assert.Equal("success", client.Ask("start,root"));
+            Assert.Equal("snapshot-merge-complete", client.Ask("getstatus,root"));
+            client.Send("stop");
+        }
+        Assert.True(daemon.WaitForExit(60_000));
+        SystemCallTrace trace = SystemCallTrace.Read(Log);
+        TracedCall answer = trace.First("the answer", call => call.Name == "sendto" && call.Arguments.Contains("snapshot-merge-complete",
+            StringComparison.Ordinal));
+        _ = trace.IsDurable(Base, answer);
+        _ = trace.IsDurable(Cow, answer);
+    }
+
+    /// <summary>It is served on, and never called merged: a second flush would seem to succeed.</summary>
+    [Theory]
+    [InlineData("base")]
+    [InlineData("cow")]
+    public void A_server_that_cannot_flush_what_is_merged_has_failed(string file)
+    {
+        PutMerged();
+        Process server = Started(["strace", "-f", "-qq", "-o", "/dev/null", "-P", _folder[file], "-e", "trace=fsync", "-e",
+            "inject=fsync:error=EIO", Binary.Path,
+            "serve", "--cow", Cow, "--base", Base, "--device", "nbd", "--socket", _folder["nbd"], "--control", _folder["control"],
+                "--progress", "never", "--merge-on-request"]);
+        Assert.Equal(_folder["nbd"], server.StandardOutput.ReadLine());
+        BinaryResult status = Ctl("status", "--json");
+        Assert.Contains("\"state\":\"failed\"", status.Output, StringComparison.Ordinal);
+        Assert.Contains("\"exit_code\":74", status.Output, StringComparison.Ordinal);
+        foreach (string command in new[] { "merge", "watch" })
+        {
+            BinaryResult told = Ctl(command);
+            Assert.True(told.ExitCode == 74, told.ToString());
+            Assert.Contains("cannot be flushed", told.Error);
+        }
+        Assert.Equal(0, Ctl("stop").ExitCode);
+        Assert.True(server.WaitForExit(60_000));
+        Assert.Equal(74, server.ExitCode);
+    }
+
+    /// <summary>The other half: a merge that this server has done.</summary>
+    [Fact]
+    public void Base_and_cow_are_flushed_before_a_watch_ends_with_the_merge()
+    {
+        Put(Golden.Cow(Vector), Golden.Old);
+        SystemCallTrace trace = Serve([], "--merge-on-request", () =>
+        {
+            Assert.Equal(0, Ctl("merge").ExitCode);
+            Assert.Equal(0, Ctl("watch").ExitCode);
+        });
+        TracedCall answer = trace.First("the answer", call => call.Name == "sendto" && call.Arguments.Contains("merged",
+            StringComparison.Ordinal));
+        _ = trace.IsDurable(Base, answer);
+        _ = trace.IsDurable(Cow, answer);
+        Assert.Contains(trace.Calls, call => call.Writes(Base) && call.End < answer.Begin);
+    }
+
+    /// <summary>
+    /// A supervised server keeps what it was told in its supervisor's memory, before the answer. Nothing of it outlasts a power cut.
+    /// </summary>
+    [Theory]
+    [InlineData(0, "merge")]
+    [InlineData(0, "pause")]
+    [InlineData(0, "resume")]
+    [InlineData(0, "rate", "1M")]
+    [InlineData(10, "stop")]
+    public void Request_is_noted_before_its_answer(int at, params string[] command)
+    {
+        Put(Golden.Cow(Vector), Golden.Old);
+        File.WriteAllBytes(_folder["noted"], new byte[20]);
+        string[] note = ["/bin/sh", "-c", "exec 9<>\"$0\"; SNAPUSERD_REQUESTS=9 exec \"$@\"", _folder["noted"]];
+        SystemCallTrace trace = Serve(note, "--merge-on-request", () =>
+        {
+            BinaryResult told = Ctl(command);
+            Assert.True(told.ExitCode == 0, told.ToString());
+        });
+        // `ctl stop` asks for the supervisor first, whose answer has the same end.
+        TracedCall noted = trace.First("the note", call => call.Writes(_folder["noted"]) && call.Offset == at);
+        TracedCall[] answers = [.. trace.Calls.Where(call => call.Name == "sendto" && call.Arguments.Contains("\".\\n\"",
+            StringComparison.Ordinal))];
+        Assert.True(answers.Length > 0 && noted.End < answers[command[0] == "stop" ? ^1 : 0].Begin, trace.ToString());
+    }
+
+    /// <summary>A device that is ready is the old base and an untouched COW to everybody else: there is nothing to be durable.</summary>
+    [Fact]
+    public void Nothing_is_written_before_a_server_is_ready()
+    {
+        Put(Golden.Cow(Vector), Golden.Old, mark: true);
+        SystemCallTrace trace = Serve([], "--merge", () =>
+        {
+            // It asks for its merge when it is ready; asked for twice is asked for once.
+            Assert.Equal(0, Ctl("merge").ExitCode);
+            Assert.Equal(0, Ctl("watch").ExitCode);
+        });
+        TracedCall ready = Result(trace);
+        Assert.Contains(_folder["nbd"], ready.Arguments);
+        Assert.DoesNotContain(trace.Calls, call => (call.Writes(Base) || call.Writes(Cow) || call.Writes(Mark)) && call.Begin < ready.End);
+        Assert.Contains(trace.Calls, call => call.Writes(Base));
+    }
+
+    private static TracedCall Result(SystemCallTrace trace) => trace.First("the result", call => call.Name == "write"
+        && call.Arguments.StartsWith("1<", StringComparison.Ordinal));
+
+    private void Put(byte[] cow, byte[] image, bool mark = false)
+    {
+        File.WriteAllBytes(Cow, cow);
+        File.WriteAllBytes(Base, image);
+        if (mark) File.WriteAllText(Mark, "");
+    }
+
+    private void PutMerged()
+    {
+        Put(Golden.Cow(Vector), Golden.Old);
+        BinaryResult merged = Binary.Run("merge", "--cow", Cow, "--base", Base, "--progress", "never");
+        Assert.True(merged.ExitCode == 0, merged.ToString());
+    }
+
+    private SystemCallTrace Merge(int code) => SystemCallTrace.Of(Log, Calls, code, "merge", "--cow", Cow, "--base", Base, "--io", "sync",
+        "--progress", "never");
+
+    /// <summary>A boot of one row, as far as it goes with a base that is a file.</summary>
+    private SystemCallTrace Boot()
+    {
+        File.WriteAllText(_folder["table"], $"root {Cow} {Base}\n");
+        File.WriteAllText(_folder["cmdline"], "snapuserd.device=nbd");
+        BinaryResult result = Run([], "boot", "--table", _folder["table"], "--cmdline", _folder["cmdline"], "--control-folder",
+            _folder["run"], "--wait", "0");
+        Assert.True(result.ExitCode is 64 or 69, result.ToString());
+        return SystemCallTrace.Read(Log);
+    }
+
+    private BinaryResult Run(string[] more, params string[] arguments)
+    {
+        string[] command = SystemCallTrace.Command(Log, Calls, [.. more, Binary.Path, .. arguments]);
+        return Binary.RunProgram(command[0], command[1..]);
+    }
+
+    private string[] Output(string verb, string output)
+    {
+        File.WriteAllBytes(_folder["old"], Golden.Old);
+        File.WriteAllBytes(_folder["new"], Golden.New);
+        Put(Golden.Cow(Vector), Golden.Old);
+        return verb == "create" ? ["create", "--source", _folder["old"], "--target", _folder["new"], "--output", output, "--progress",
+            "never"]
+            : ["extract", "--cow", Cow, "--base", Base, "--output", output, "--progress", "never"];
+    }
+
+    /// <summary>Another program uses the base until its standard input ends.</summary>
+    private Process Hold()
+    {
+        Process holder = Binary.StartProgram("flock", [Base, "sh", "-c", "echo held; cat"]);
+        Assert.Equal("held", holder.StandardOutput.ReadLine());
+        return holder;
+    }
+
+    /// <summary>A server, traced, until <paramref name="use"/> has used it and it was told to stop.</summary>
+    private SystemCallTrace Serve(string[] before, string merge, Action use)
+    {
+        string[] command = [.. before, .. SystemCallTrace.Command(Log, Calls, Binary.Path, "serve", "--cow", Cow, "--base", Base,
+            "--device", "nbd", "--socket", _folder["nbd"],
+            "--control", _folder["control"], "--io", "sync", "--progress", "never", merge)];
+        Process server = Started(command);
+        Assert.Equal(_folder["nbd"], server.StandardOutput.ReadLine());
+        use();
+        if (!server.HasExited) _ = Ctl("stop");
+        Assert.True(server.WaitForExit(60_000));
+        return SystemCallTrace.Read(Log);
+    }
+
+    private BinaryResult Ctl(params string[] words) => Binary.Run(["ctl", .. words, "--socket", _folder["control"]]);
+
+    private Process Started(string[] command)
+    {
+        Process process = Binary.StartProgram(command[0], command[1..]);
+        _servers.Add(process);
+        return process;
+    }
+
+    /// <summary>A client of a daemon, once that listens.</summary>
+    private static Talker Connected(Process daemon, string socket)
+    {
+        while (true)
+        {
+            try
+            {
+                return new Talker(socket);
+            }
+            catch (SocketException)
+            {
+                Assert.False(daemon.HasExited);
+                Thread.Sleep(5);
+            }
+        }
+    }
+}
