@@ -49,4 +49,57 @@ public sealed class DocumentationTests
         Assert.True(keys.Length > 40, $"only {keys.Length} keys");
         Assert.All(keys, key => Assert.Contains($"`{key}`", s_readme));
     }
+
+    /// <summary>A row whose test or sabotage was renamed or removed promises what nothing checks.</summary>
+    [Fact]
+    public void Every_test_sabotage_and_method_that_the_page_of_publications_names_exists()
+    {
+        string page = File.ReadAllText(Path.Combine(Binary.Root, "docs/publication.md"));
+        Dictionary<string, string> tests = TextByType("tests"), product = TextByType("src");
+        int named = 0;
+        // A type of the product or of the tests, perhaps with a member.
+        foreach (Match match in Regex.Matches(page, @"`([A-Z]\w+?)(?:\.(\w+))?`"))
+        {
+            (string type, string member) = (match.Groups[1].Value, match.Groups[2].Value);
+            named++;
+            if (type.Contains('_', StringComparison.Ordinal))
+            {
+                string both = tests["PublicationOrderTests"] + tests["PublicationPowerCutTests"];
+                Assert.Contains($"public void {type}(", both, StringComparison.Ordinal);
+                continue;
+            }
+            string? text = product.GetValueOrDefault(type) ?? tests.GetValueOrDefault(type);
+            Assert.True(text != null, $"there is no {type}");
+            Assert.True(member.Length == 0 || Regex.IsMatch(text, $@"\b{member}\b ?[(=,]"), $"{type} has no {member}");
+        }
+        Assert.True(named > 50, $"only {named} names: the pattern finds nothing any more");
+
+        int sabotages = 0;
+        foreach (string row in page.Split('\n').Where(line => Regex.IsMatch(line, @"^\| [0-9]+ \|")))
+        {
+            foreach (Match match in Regex.Matches(row[(row.TrimEnd(' ', '|').LastIndexOf('|') + 1)..], "`([a-z0-9]+(?:-[a-z0-9]+){1,})`"))
+            {
+                if (match.Groups[1].Value == "daemon-alive-indicator") continue;
+                sabotages++;
+                Assert.Contains($"new(\"{match.Groups[1].Value}\",", tests["Sabotages"], StringComparison.Ordinal);
+            }
+        }
+        Assert.True(sabotages > 15, $"only {sabotages} sabotages");
+    }
+
+    /// <summary>Whoever adds a flush, a rename or a removal to the product says on the page what it is for.</summary>
+    [Fact]
+    public void Every_file_that_flushes_or_renames_is_on_the_page_of_publications()
+    {
+        string page = File.ReadAllText(Path.Combine(Binary.Root, "docs/publication.md"));
+        const string calls = @"(Libc\.(FSync|FDataSync|SyncFs|Rename\w*)|FileFlush\.Of)\(";
+        string[] files = [.. TextByType("src").Where(type => Regex.IsMatch(type.Value, calls)).Select(type => type.Key)];
+        Assert.True(files.Length > 8, string.Join(", ", files));
+        Assert.All(files, file => Assert.Matches($@"`{file}\b", page));
+    }
+
+    /// <summary>The source of each type, by the name of its file.</summary>
+    private static Dictionary<string, string> TextByType(string folder) => Sources(folder)
+        .GroupBy(file => Path.GetFileNameWithoutExtension(file)!)
+        .ToDictionary(same => same.Key, same => string.Concat(same.Select(File.ReadAllText)));
 }
