@@ -70,6 +70,9 @@ public static class Battery
         (Overlaps, SomeOverlaps),
     ];
 
+    /// <summary>The names of all steps, in order.</summary>
+    public static IEnumerable<string> Names => Steps.Select(step => step.Name);
+
     /// <summary>0 if nothing was found, else 1. A word is the name of the one step to take.</summary>
     public static int Simulate(Budget budget)
     {

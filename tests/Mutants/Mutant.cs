@@ -1,0 +1,72 @@
+using System;
+using System.Collections.Generic;
+using System.Linq;
+using Microsoft.CodeAnalysis.Text;
+
+namespace Snapuserd.Tests.Mutants;
+
+/// <summary>The fixed list of operators.</summary>
+public enum Operator
+{
+    Condition,
+    Bound,
+    Call,
+    Swap,
+    Logic,
+    Assignment,
+    Flush,
+}
+
+/// <summary>One replacement in a source text.</summary>
+public readonly record struct Edit(TextSpan Span, string Text);
+
+/// <summary>
+/// One replacement that keeps the original: <paramref name="Outer"/> becomes <paramref name="Prefix"/>, the text of <paramref name="Inner"/> with the
+/// mutants that are inside it, and <paramref name="Suffix"/>. "@" in both stands for the mutant's number.
+/// </summary>
+public readonly record struct Wrap(TextSpan Outer, TextSpan Inner, string Prefix, string Suffix);
+
+/// <summary>One change of the product: where it is, what it changes, and both ways to write it.</summary>
+public sealed record Mutant(string Path, int Line, int Column, Operator Operator, string Change)
+{
+    /// <summary>The change alone, for a build of its own.</summary>
+    public required IReadOnlyList<Edit> Edits { get; init; }
+
+    /// <summary>The change behind a switch, for a build with others; empty where C# has no such form.</summary>
+    public required IReadOnlyList<Wrap> Wraps { get; init; }
+
+    /// <summary>The start of the statement that contains the change and can have a call before it; -1 if there is none.</summary>
+    public int Statement { get; init; } = -1;
+
+    /// <summary>The span of the member that contains the change.</summary>
+    public TextSpan Member { get; init; }
+
+    /// <summary>The change is evaluated once for the whole process, for example in a static initializer.</summary>
+    public bool Static { get; init; }
+
+    /// <summary>What identifies it in every run over the same sources.</summary>
+    public string Id => $"{Path}:{Line}:{Column}: {Name(Operator)}: {Change}";
+
+    /// <summary>The project below src that holds it.</summary>
+    public string Project => Path.Split('/')[1];
+
+    public static string Name(Operator kind) => kind switch
+    {
+        Operator.Condition => "condition negated",
+        Operator.Bound => "bound moved",
+        Operator.Call => "call removed",
+        Operator.Swap => "arguments swapped",
+        Operator.Logic => "and/or",
+        Operator.Assignment => "assignment removed",
+        Operator.Flush => "flush removed",
+        _ => throw new ArgumentOutOfRangeException(nameof(kind)),
+    };
+
+    /// <summary>The source text with this change alone.</summary>
+    public string Apply(string text)
+    {
+        foreach (Edit edit in Edits.OrderByDescending(edit => edit.Span.Start))
+            text = string.Concat(text.AsSpan(0, edit.Span.Start), edit.Text, text.AsSpan(edit.Span.End));
+        return text;
+    }
+}

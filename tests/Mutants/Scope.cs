@@ -1,0 +1,64 @@
+using System;
+using System.Collections.Generic;
+using System.IO;
+using System.Linq;
+
+namespace Snapuserd.Tests.Mutants;
+
+/// <summary>What is mutated.</summary>
+public static class Scope
+{
+    /// <summary>Folders and files of the product, and why each is here.</summary>
+    public static IReadOnlyList<(string Path, string Reason)> Parts { get; } =
+    [
+        ("src/Merge", "the merge engine"),
+        ("src/Block", "devices, rings, locks and identities that the merge stands on"),
+        ("src/Cow", "reading and writing COWs"),
+        ("src/Serve/ReadContext.cs", "the served read path"),
+        ("src/Serve/SnapshotView.cs", "the served read path"),
+        ("src/Serve/UnitCache.cs", "the served read path"),
+        ("src/Serve/ViewRead.cs", "the served read path"),
+        ("src/Serve/ViewReader.cs", "the served read path"),
+        ("src/Serve/Mapper/MappedDevice.cs", "publishes the swapped table"),
+        ("src/Daemon/MergingMark.cs", "publishes the marker"),
+        ("src/Daemon/MarkState.cs", "reads the marker"),
+        ("src/Daemon/SocketHandOver.cs", "hands the socket over"),
+        ("src/Daemon/StorageReserver.cs", "reserves space before the first write"),
+        ("src/Daemon/DeviceSet.cs", "flushes the devices before the hand-over"),
+        ("src/Daemon/Snapshot.cs", "answers that a merge is done"),
+        ("src/Create/CowCreation.cs", "writes the COW that is published"),
+        ("src/Cli/BegunCow.cs", "protects a COW whose merge has begun"),
+        ("src/Cli/CowPart.cs", "publishes a COW by rename"),
+        ("src/Cli/ExtractVerb.cs", "exit code after the flush"),
+        ("src/Cli/HeldMagic.cs", "publishes a COW on a device by its magic"),
+        ("src/Cli/ImageFile.cs", "publishes an image by rename"),
+        ("src/Cli/MergeVerb.cs", "exit code after the flush"),
+        ("src/Cli/PartName.cs", "renames outputs"),
+        ("src/Cli/Readiness.cs", "the ready message"),
+        ("src/Cli/Resumptions.cs", "hands the count over"),
+        ("src/Cli/StandingRequests.cs", "hands requests over"),
+        ("src/Cli/StreamImage.cs", "exit code after the flush"),
+    ];
+
+    /// <summary>All files of <see cref="Parts"/> below the root, by path; throws if one of the parts is not there.</summary>
+    public static IReadOnlyList<string> Files(string root)
+    {
+        List<string> files = [];
+        foreach ((string part, _) in Parts)
+        {
+            string path = Path.Combine(root, part);
+            if (File.Exists(path)) files.Add(part);
+            else files.AddRange(Sources(root, part));
+        }
+        files.Sort(StringComparer.Ordinal);
+        return files;
+    }
+
+    /// <summary>The C# files of a folder, without what a build leaves there, by path below the root.</summary>
+    public static IEnumerable<string> Sources(string root, string folder) =>
+        from path in Directory.EnumerateFiles(Path.Combine(root, folder), "*.cs", SearchOption.AllDirectories)
+        let name = Path.GetRelativePath(root, path)
+        where !name.Contains("/obj/", StringComparison.Ordinal) && !name.Contains("/bin/", StringComparison.Ordinal)
+        orderby name
+        select name;
+}

@@ -1,0 +1,238 @@
+using System;
+using System.Collections.Concurrent;
+using System.Collections.Generic;
+using System.Diagnostics;
+using System.Globalization;
+using System.IO;
+using System.Linq;
+using System.Security.Cryptography;
+using System.Text;
+using System.Threading;
+using Microsoft.CodeAnalysis;
+
+namespace Snapuserd.Tests.Mutants;
+
+/// <summary>One run: chooses mutants, builds them, tries them without a mutant and then each, and counts.</summary>
+public sealed class Session
+{
+    /// <summary>Projects with tests, in the order in which they judge; the project of the mutant comes first.</summary>
+    private static readonly string[] s_judges = ["Block", "Cow", "Merge", "Serve", "Daemon", "Create", "Conformance", "Cli", Judge.SimulatorName];
+
+    private readonly string _root, _kept;
+    private readonly Request _request;
+    private readonly Dictionary<string, Project> _projects = [];
+    private string _bin = "";
+
+    public Session(string root, Request request)
+    {
+        _root = root;
+        _request = request;
+        _kept = Path.Combine(root, "build/mutants", SourceKey());
+    }
+
+    public int Run()
+    {
+        string original = Path.Combine(_kept, "original");
+        Collect(original);
+        List<Mutant> points = [];
+        foreach (string path in Scope.Files(_root))
+            if (path.StartsWith(_request.Only, StringComparison.Ordinal)) points.AddRange(ProjectOf(path, original).Mutants(path));
+        if (points.Count == 0) throw new InvalidOperationException($"there is no point below '{_request.Only}'");
+        foreach (IGrouping<Operator, Mutant> group in points.GroupBy(point => point.Operator)) Say($"{group.Count()} points: {Mutant.Name(group.Key)}");
+        Sample sample = new(points, _request.Count, _request.Seed, mutant =>
+        {
+            Project project = ProjectOf(mutant.Path, original);
+            return project.CompilesSwitched(mutant) ? BuildKind.Switched : project.CompilesAlone(mutant) ? BuildKind.Alone : null;
+        });
+        Say($"{points.Count} points; seed {_request.Seed:x}: {sample.Mutants.Count} mutants, {sample.Mutants.Count(mutant => mutant.Kind == BuildKind.Alone)} of them with a build of their own, {sample.Unbuildable} unbuildable");
+        if (_request.List)
+        {
+            foreach ((Mutant mutant, BuildKind kind) in sample.Mutants) Console.WriteLine($"{mutant.Id}{(kind == BuildKind.Alone ? " (alone)" : "")}");
+            return 0;
+        }
+
+        string folder = Path.Combine(_kept, Hash(sample.Mutants.Select(mutant => mutant.Mutant.Id)));
+        _bin = Path.Combine(folder, "bin");
+        BuildSwitched(sample, original);
+        IReadOnlyList<Measured> measured = Control(folder, sample.Mutants.Count);
+        Verdict[] verdicts = TryAll(sample, original, measured);
+        Report.Print(Console.Out, [.. sample.Mutants.Select((mutant, number) => (mutant.Mutant, verdicts[number]))], sample.Unbuildable);
+        return 0;
+    }
+
+    private static void Say(string line) => Console.Error.WriteLine($"mutants: {line}");
+
+    private Project ProjectOf(string path, string bin)
+    {
+        string name = path.Split('/')[1];
+        return _projects.TryGetValue(name, out Project? found) ? found : _projects[name] = Project.Load(_root, name, bin);
+    }
+
+    /// <summary>Puts the product, its tests and this program into one folder.</summary>
+    private static void Collect(string folder, string root)
+    {
+        Directory.CreateDirectory(folder);
+        string own = AppContext.BaseDirectory, framework = Path.GetFileName(Path.TrimEndingDirectorySeparator(own));
+        IEnumerable<string> folders = s_judges.Where(name => name != Judge.SimulatorName).Select(name => Path.Combine(root, "tests", name, "bin/Release", framework)).Prepend(own);
+        foreach (string from in folders)
+            foreach (string file in Directory.EnumerateFiles(from, "*.dll"))
+            {
+                string name = Path.GetFileName(file), to = Path.Combine(folder, name);
+                bool needed = name.StartsWith("Snapuserd.", StringComparison.Ordinal) || name.StartsWith("xunit.", StringComparison.Ordinal)
+                    || name is "snapuserd.dll" or "simulator.dll" or "mutants.dll";
+                if (needed && !name.Contains("runner", StringComparison.Ordinal) && !File.Exists(to)) File.Copy(file, to);
+            }
+        File.Copy(Path.Combine(own, "mutants.runtimeconfig.json"), Path.Combine(folder, "mutants.runtimeconfig.json"), overwrite: true);
+    }
+
+    private void Collect(string folder) => Collect(folder, _root);
+
+    /// <summary>All that have a switch go into one build, with a mark for each of the others where it would be evaluated.</summary>
+    private void BuildSwitched(Sample sample, string original)
+    {
+        Copy(original, _bin);
+        (Mutant Mutant, BuildKind Kind, int Number)[] all = [.. sample.Mutants.Select((mutant, number) => (mutant.Mutant, mutant.Kind, number))];
+        foreach (IGrouping<string, (Mutant Mutant, BuildKind Kind, int Number)> group in all.GroupBy(mutant => mutant.Mutant.Project))
+        {
+            Project project = ProjectOf(group.First().Mutant.Path, original);
+            HashSet<int> alone = [.. group.Where(mutant => mutant.Kind == BuildKind.Alone).Select(mutant => mutant.Number)];
+            while (true)
+            {
+                Dictionary<string, string> changed = [];
+                foreach (IGrouping<string, (Mutant Mutant, BuildKind Kind, int Number)> file in group.GroupBy(mutant => mutant.Mutant.Path))
+                {
+                    List<Wrap> wraps = [];
+                    foreach ((Mutant mutant, _, int number) in file)
+                    {
+                        if (!alone.Contains(number)) wraps.AddRange(Schema.Numbered(mutant, number));
+                        else if (mutant.Statement >= 0) wraps.Add(Schema.Mark(number, mutant.Statement));
+                    }
+                    changed[file.Key] = Schema.Render(project.Text(file.Key), wraps);
+                }
+                IReadOnlyList<Diagnostic> errors = project.Emit(changed, Path.Combine(_bin, project.Assembly + ".dll"));
+                if (errors.Count == 0) break;
+                // Each compiles with its switch, but not all of a file together: then those of that file are built alone.
+                HashSet<string> bad = [.. errors.Select(error => error.Location.SourceTree?.FilePath ?? "")];
+                int[] more = [.. group.Where(mutant => bad.Contains(mutant.Mutant.Path) && !alone.Contains(mutant.Number)).Select(mutant => mutant.Number)];
+                if (more.Length == 0) throw new InvalidOperationException($"{project.Assembly} does not compile: {errors[0]}");
+                Say($"{more.Length} mutants of {string.Join(", ", bad)} do not compile together: {errors[0]}");
+                alone.UnionWith(more);
+                foreach (int number in more) sample.BuildAlone(number);
+            }
+        }
+    }
+
+    private static void Copy(string from, string to)
+    {
+        Directory.CreateDirectory(to);
+        foreach (string file in Directory.EnumerateFiles(from)) File.Copy(file, Path.Combine(to, Path.GetFileName(file)), overwrite: true);
+    }
+
+    /// <summary>Runs every judge on the build with no mutant on; what was measured is kept.</summary>
+    private IReadOnlyList<Measured> Control(string folder, int mutants)
+    {
+        ConcurrentDictionary<string, IReadOnlyList<Measured>> all = new();
+        Share(s_judges, (judge, worker) =>
+        {
+            string kept = Path.Combine(folder, $"control-{judge}.tsv");
+            if (File.Exists(kept))
+            {
+                all[judge] = [.. File.ReadLines(kept).Select(line => line.Split('\t')).Select(parts => new Measured(parts[0], long.Parse(parts[1], CultureInfo.InvariantCulture), Trial.Numbers(parts[2])))];
+                return;
+            }
+            Stopwatch clock = Stopwatch.StartNew();
+            IReadOnlyList<Measured> measured = new Trial(_root, Job(worker)).Control(_bin, judge, mutants);
+            Say($"control: {judge}: {measured.Count} checks pass, {clock.Elapsed.TotalSeconds:F0} s");
+            File.WriteAllLines(kept + ".new", measured.Select(check => string.Create(CultureInfo.InvariantCulture, $"{check.Check}\t{check.Milliseconds}\t{string.Join(' ', check.Reached)}")));
+            File.Move(kept + ".new", kept, overwrite: true);
+            all[judge] = measured;
+        });
+        return [.. s_judges.SelectMany(judge => all[judge])];
+    }
+
+    private Verdict[] TryAll(Sample sample, string original, IReadOnlyList<Measured> measured)
+    {
+        Store store = new(Path.Combine(_kept, "results.tsv"));
+        Verdict[] verdicts = new Verdict[sample.Mutants.Count];
+        int done = 0;
+        Share(Enumerable.Range(0, verdicts.Length), (number, worker) =>
+        {
+            (Mutant mutant, BuildKind kind) = sample.Mutants[number];
+            if (store.Find(mutant.Id) is not { } verdict)
+            {
+                Stopwatch clock = Stopwatch.StartNew();
+                string bin = _bin;
+                if (kind == BuildKind.Alone)
+                {
+                    bin = Path.Combine(Job(worker), "bin");
+                    Copy(original, bin);
+                    Project project = ProjectOf(mutant.Path, original);
+                    IReadOnlyList<Diagnostic> errors = project.Emit(new Dictionary<string, string> { [mutant.Path] = mutant.Apply(project.Text(mutant.Path)) }, Path.Combine(bin, project.Assembly + ".dll"));
+                    if (errors.Count > 0) throw new InvalidOperationException($"{mutant.Id} does not compile: {errors[0]}");
+                }
+                verdict = new Trial(_root, Job(worker)).Judge(bin, kind == BuildKind.Alone ? null : number, Checks(mutant, number, kind, measured));
+                store.Keep(mutant.Id, verdict);
+                Say($"{Interlocked.Increment(ref done)} of {verdicts.Length}, {clock.Elapsed.TotalSeconds:F0} s: {verdict.Outcome}: {mutant.Id} {verdict.Check}");
+            }
+            verdicts[number] = verdict;
+        });
+        return verdicts;
+    }
+
+    /// <summary>
+    /// The checks that can notice: those that evaluate the mutant when it is off, the project's own first, then the quick ones first. What a static
+    /// initializer evaluates once counts for all checks of the process.
+    /// </summary>
+    internal static IReadOnlyList<Measured> Checks(Mutant mutant, int number, BuildKind kind, IReadOnlyList<Measured> measured)
+    {
+        bool unknown = kind == BuildKind.Alone && mutant.Statement < 0;
+        HashSet<string> projects = [.. measured.Where(check => check.Reached.Contains(number)).Select(check => check.Project)];
+        return [.. measured.Where(check => unknown || check.Reached.Contains(number) || (mutant.Static && projects.Contains(check.Project)))
+            .OrderBy(check => check.Project == mutant.Project ? -1 : Array.IndexOf(s_judges, check.Project)).ThenBy(check => check.Milliseconds)];
+    }
+
+    private string Job(int worker) => Path.Combine(_kept, string.Create(CultureInfo.InvariantCulture, $"job{worker}"));
+
+    private void Share<T>(IEnumerable<T> items, Action<T, int> work)
+    {
+        using BlockingCollection<T> queue = new(new ConcurrentQueue<T>(items));
+        queue.CompleteAdding();
+        ConcurrentQueue<Exception> failed = new();
+        Thread[] workers = [.. Enumerable.Range(0, _request.Jobs).Select(worker => new Thread(() =>
+        {
+            foreach (T item in queue.GetConsumingEnumerable())
+            {
+                if (!failed.IsEmpty) return;
+                try
+                {
+                    work(item, worker);
+                }
+                catch (Exception e)
+                {
+                    failed.Enqueue(e);
+                }
+            }
+        }))];
+        foreach (Thread worker in workers) worker.Start();
+        foreach (Thread worker in workers) worker.Join();
+        if (failed.TryDequeue(out Exception? first)) throw new InvalidOperationException(first.Message, first);
+    }
+
+    /// <summary>The same for the same sources of product and tests, whatever git says.</summary>
+    private string SourceKey()
+    {
+        IEnumerable<string> paths = new[] { "src", "interop", "tests" }.SelectMany(folder => Scope.Sources(_root, folder));
+        return Hash(paths.SelectMany(path => new[] { path, File.ReadAllText(Path.Combine(_root, path)) }));
+    }
+
+    private static string Hash(IEnumerable<string> texts)
+    {
+        using IncrementalHash hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
+        foreach (string text in texts)
+        {
+            hash.AppendData(Encoding.UTF8.GetBytes(text));
+            hash.AppendData([0]);
+        }
+        return Convert.ToHexStringLower(hash.GetHashAndReset())[..12];
+    }
+}

@@ -1,0 +1,121 @@
+using System;
+using System.Collections.Generic;
+using System.Globalization;
+using System.IO;
+using System.Linq;
+
+namespace Snapuserd.Tests.Mutants;
+
+/// <summary>How a mutant ended.</summary>
+public enum Outcome
+{
+    Survived,
+    KilledByCheck,
+    KilledByCrash,
+    KilledByTimeout,
+}
+
+/// <summary>How a mutant ended, and the check that noticed with what it said.</summary>
+public sealed record Verdict(Outcome Outcome, string Check, string Message);
+
+/// <summary>A check as it was in the run without a mutant: its name, its time, and the mutants that it evaluated.</summary>
+public sealed record Measured(string Check, long Milliseconds, IReadOnlySet<int> Reached)
+{
+    /// <summary>The project whose tests it belongs to.</summary>
+    public string Project => Check[..Check.IndexOf(':', StringComparison.Ordinal)];
+}
+
+/// <summary>Runs checks on one build, in a sandbox.</summary>
+public sealed class Trial
+{
+    /// <summary>Every limit of time is at least this: what takes a millisecond alone takes a second on a busy machine.</summary>
+    public static readonly TimeSpan LeastLimit = TimeSpan.FromSeconds(10);
+
+    private readonly Sandbox _sandbox;
+    private readonly string _job, _root;
+
+    public Trial(string root, string job)
+    {
+        _root = root;
+        _job = job;
+        Directory.CreateDirectory(job);
+        _sandbox = new Sandbox(job);
+    }
+
+    /// <summary>
+    /// All checks of a project without a mutant; <paramref name="mutants"/> is how many the build has. Throws if one of them fails.
+    /// </summary>
+    public IReadOnlyList<Measured> Control(string bin, string project, int mutants)
+    {
+        string reached = Path.Combine(_job, "reached");
+        File.WriteAllBytes(reached, new byte[Math.Max(mutants, 1)]);
+        File.SetUnixFileMode(reached, (UnixFileMode)0x1b6);
+        // Longer than all tests of a project take on a busy machine.
+        long limit = (long)TimeSpan.FromMinutes(20).TotalMilliseconds;
+        string[] lines = Run(bin, [$"{project}:\t{limit}"], TimeSpan.FromMinutes(60), new Dictionary<string, string> { ["SNAPUSERD_REACHED"] = reached }, out _);
+        List<Measured> measured = [];
+        foreach (string line in lines)
+        {
+            string[] parts = line.Split('\t');
+            if (parts[0] == "pass") measured.Add(new Measured(parts[1], long.Parse(parts[2], CultureInfo.InvariantCulture), Numbers(parts[3])));
+        }
+        if (lines is not [.., "end"]) throw new InvalidOperationException($"the judge {project} fails without a mutant: {(lines.Length > 0 ? lines[^1] : "it does not start")}; see {_job}");
+        return measured;
+    }
+
+    /// <summary>The numbers in a line of results.</summary>
+    public static IReadOnlySet<int> Numbers(string text) =>
+        text.Split(' ', StringSplitOptions.RemoveEmptyEntries).Select(number => int.Parse(number, CultureInfo.InvariantCulture)).ToHashSet();
+
+    /// <summary>
+    /// The checks with a mutant. A hung check kills only if it hangs twice, each time for ten times what it takes without a mutant.
+    /// </summary>
+    public Verdict Judge(string bin, int? number, IReadOnlyList<Measured> checks)
+    {
+        if (checks.Count == 0) return new Verdict(Outcome.Survived, "", "no check evaluates it");
+        Verdict? hung = null;
+        while (true)
+        {
+            Verdict verdict = Once(bin, number, checks);
+            if (verdict.Outcome != Outcome.KilledByTimeout || hung is not null) return verdict;
+            hung = verdict;
+        }
+    }
+
+    private Verdict Once(string bin, int? number, IReadOnlyList<Measured> checks)
+    {
+        Dictionary<string, string> environment = [];
+        if (number is { } active) environment["SNAPUSERD_MUTANT"] = active.ToString(CultureInfo.InvariantCulture);
+        TimeSpan all = TimeSpan.FromMinutes(2);
+        List<string> plan = [];
+        foreach (Measured check in checks)
+        {
+            TimeSpan limit = TimeSpan.FromMilliseconds(10 * check.Milliseconds);
+            if (limit < LeastLimit) limit = LeastLimit;
+            all += limit;
+            plan.Add(string.Create(CultureInfo.InvariantCulture, $"{check.Check}\t{(long)limit.TotalMilliseconds}"));
+        }
+        string[] lines = Run(bin, plan, all, environment, out bool ended);
+        string[] last = lines.Length > 0 ? lines[^1].Split('\t') : ["start", "the start of the judge"];
+        return last[0] switch
+        {
+            "end" => new Verdict(Outcome.Survived, "", ""),
+            "fail" => new Verdict(Outcome.KilledByCheck, last[1], last[3]),
+            "timeout" => new Verdict(Outcome.KilledByTimeout, last[1], ""),
+            _ => new Verdict(ended ? Outcome.KilledByCrash : Outcome.KilledByTimeout, last[1], ""),
+        };
+    }
+
+    private string[] Run(string bin, IReadOnlyList<string> plan, TimeSpan limit, Dictionary<string, string> environment, out bool ended)
+    {
+        string planFile = Path.Combine(_job, "plan"), results = Path.Combine(_sandbox.Output, "results");
+        File.WriteAllLines(planFile, plan);
+        environment["SNAPUSERD"] = Path.Combine(_root, "build/snapuserd");
+        environment["DOTNET_EnableDiagnostics"] = "0";
+        environment["DOTNET_TieredPGO"] = "0";
+        environment["DOTNET_GCHeapHardLimit"] = "0x60000000";
+        environment["DOTNET_gcConcurrent"] = "0";
+        ended = _sandbox.Run([Environment.ProcessPath!, Path.Combine(bin, "mutants.dll"), "judge", planFile, results], environment, limit);
+        return File.Exists(results) ? File.ReadAllLines(results) : [];
+    }
+}
