@@ -25,7 +25,7 @@ native = $(if $(filter $(HOST),$(ARCH)),,$(error `make $(MAKECMDGOALS)` runs the
 SECONDS ?= 60
 SEED ?= 1
 
-.PHONY: build host-build check-native check-pages help test simulate fuzz guest-test boot-test demo lint bench reproducible fresh-test install install-man install-completion install-initramfs-tools install-dracut install-systemd install-examples clean
+.PHONY: build host-build check-native check-pages help test simulate mutants fuzz guest-test boot-test demo lint bench reproducible fresh-test install install-man install-completion install-initramfs-tools install-dracut install-systemd install-examples clean
 .NOTPARALLEL:
 
 build: ## compile build/snapuserd (the default); [ARCH=arm64] build/arm64/snapuserd
@@ -39,6 +39,10 @@ test: build ## run every test and print how many passed
 
 simulate: ## crash merges in every way for SECONDS=60 from SEED=1; the last line counts; SABOTAGE=name|all breaks the engine first
 	@./build.sh simulate $(if $(SABOTAGE),sabotage $(SABOTAGE),all --seconds $(SECONDS) --seed $(SEED))
+
+# `make mutants SEED=…` takes hexadecimal digits; without it, the first eight of HEAD. Results stay in build/mutants (docs/mutants.md).
+mutants: check-native build ## change the product in N=200 places by chance; the tests must notice: [SEED=hex] [JOBS=2] [ONLY=src/Merge]
+	@./build.sh mutants --count $(or $(N),200) --jobs $(or $(JOBS),2) $(if $(filter command line environment,$(origin SEED)),--seed $(SEED)) $(if $(ONLY),--only '$(ONLY)')
 
 host-build: build
 	$(if $(filter build,$(OUTPUT)),,ARCH=$(HOST) ./build.sh build)

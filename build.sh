@@ -167,6 +167,13 @@ missing_test_packages() {
     fi
 }
 
+# missing_mutants_packages: the same for mutants, which run in namespaces of their own; HEAD gives the seed.
+missing_mutants_packages() {
+    missing_test_packages
+    command -v git >/dev/null || echo git
+    command -v unshare >/dev/null || echo util-linux
+}
+
 # missing_emulation_packages: the same for the tests of a program for another architecture, which an emulator of user programs runs.
 missing_emulation_packages() {
     missing_test_packages
@@ -313,6 +320,7 @@ usage: ./build.sh [COMMAND]
   bench-tool       compile build/bench/benchmarks
   tool ARG …       run tests/Tools in the caller's folder
   simulate [NAME ARG …]  run a simulation, or all of them: power cuts and deaths of merges; --seconds N, --seed N
+  mutants [ARG …]  change the product in random places and let the tests judge; --count N, --seed HEX, --jobs 1|2, --only PATH, --list
   sysroot          print the folder with the libraries of another ARCH; fetch them if they are not there
   deps             check what the build needs; as root on a Debian, install it
   test-deps        the same for the tests
@@ -360,6 +368,19 @@ case ${1:-build} in
         [ $# -gt 0 ] || set -- all
         # A run's garbage dies with the run: collecting it every 64 MiB, not every few, saves a tenth of the time.
         DOTNET_GCgen0size=0x4000000 dotnet "tests/Simulator/bin/Release/$TFM/simulator.dll" "$@"
+        ;;
+    mutants)
+        shift
+        require missing_mutants_packages
+        say_test_downloads
+        say "compiling tests/Mutants and the tests: a minute or two"
+        built=$(dotnet build tests/Mutants -c Release -v quiet --nologo) || fail "$built"
+        # A run lasts an hour: what is compiled meanwhile must not change the program that it is.
+        mkdir -p build/mutants
+        rm -rf "build/mutants/$TFM"
+        cp -r "tests/Mutants/bin/Release/$TFM" build/mutants/
+        case " $* " in *" --seed "*) ;; *) set -- --seed "$(git rev-parse --short=8 HEAD | cut -c 1-8)" "$@" ;; esac
+        dotnet "build/mutants/$TFM/mutants.dll" "$@"
         ;;
     deps) deps ;;
     test-deps) if [ "$ARCH" = "$host" ]; then test_deps; else deps; require missing_emulation_packages; fi ;;

@@ -13,6 +13,9 @@ using Microsoft.CodeAnalysis.Text;
 
 namespace Snapuserd.Tests.Mutants;
 
+/// <summary>What the compiler says, and about which file.</summary>
+public readonly record struct BuildError(string Path, string Message);
+
 /// <summary>One assembly of the product, compiled inside this process.</summary>
 public sealed class Project
 {
@@ -67,7 +70,7 @@ public sealed class Project
     public bool CompilesAlone(Mutant mutant) => Compiles(mutant, mutant.Apply(Text(mutant.Path)));
 
     /// <summary>Writes the assembly with some of the files changed; returns the errors, with the files they are in.</summary>
-    public IReadOnlyList<Diagnostic> Emit(IReadOnlyDictionary<string, string> changed, string output)
+    public IReadOnlyList<BuildError> Emit(IReadOnlyDictionary<string, string> changed, string output)
     {
         CSharpCompilation compilation = _compilation;
         foreach ((string path, string text) in changed)
@@ -75,7 +78,12 @@ public sealed class Project
         using MemoryStream image = new();
         EmitResult result = compilation.Emit(image);
         if (result.Success) File.WriteAllBytes(output, image.ToArray());
-        return [.. result.Diagnostics.Where(diagnostic => diagnostic.Severity == DiagnosticSeverity.Error)];
+        return
+        [
+            .. from diagnostic in result.Diagnostics
+               where diagnostic.Severity == DiagnosticSeverity.Error
+               select new BuildError(diagnostic.Location.SourceTree?.FilePath ?? "", diagnostic.ToString()),
+        ];
     }
 
     /// <summary>Only the member that was changed is bound again.</summary>

@@ -8,7 +8,6 @@ using System.Linq;
 using System.Security.Cryptography;
 using System.Text;
 using System.Threading;
-using Microsoft.CodeAnalysis;
 
 namespace Snapuserd.Tests.Mutants;
 
@@ -17,6 +16,8 @@ public sealed class Session
 {
     /// <summary>Projects with tests, in the order in which they judge; the project of the mutant comes first.</summary>
     private static readonly string[] s_judges = ["Block", "Cow", "Merge", "Serve", "Daemon", "Create", "Conformance", "Cli", Judge.SimulatorName];
+
+    private static readonly TimeSpan s_leastLimit = TimeSpan.FromSeconds(10);
 
     private readonly string _root, _kept;
     private readonly Request _request;
@@ -36,7 +37,8 @@ public sealed class Session
         Collect(original);
         List<Mutant> points = [];
         foreach (string path in Scope.Files(_root))
-            if (path.StartsWith(_request.Only, StringComparison.Ordinal)) points.AddRange(ProjectOf(path, original).Mutants(path));
+            if (Only().Any(only => path.StartsWith(only, StringComparison.Ordinal) || only.StartsWith(path, StringComparison.Ordinal)))
+                points.AddRange(ProjectOf(path, original).Mutants(path).Where(point => Only().Any(only => point.Id.StartsWith(only, StringComparison.Ordinal))));
         if (points.Count == 0) throw new InvalidOperationException($"there is no point below '{_request.Only}'");
         foreach (IGrouping<Operator, Mutant> group in points.GroupBy(point => point.Operator)) Say($"{group.Count()} points: {Mutant.Name(group.Key)}");
         Sample sample = new(points, _request.Count, _request.Seed, mutant =>
@@ -53,12 +55,16 @@ public sealed class Session
 
         string folder = Path.Combine(_kept, Hash(sample.Mutants.Select(mutant => mutant.Mutant.Id)));
         _bin = Path.Combine(folder, "bin");
-        BuildSwitched(sample, original);
+        Builds.Copy(original, _bin);
+        Builds.Switched(sample, mutant => ProjectOf(mutant.Path, original), _bin);
         IReadOnlyList<Measured> measured = Control(folder, sample.Mutants.Count);
         Verdict[] verdicts = TryAll(sample, original, measured);
         Report.Print(Console.Out, [.. sample.Mutants.Select((mutant, number) => (mutant.Mutant, verdicts[number]))], sample.Unbuildable);
         return 0;
     }
+
+    /// <summary>Beginnings of mutants' names: a folder, a file, or a file with a line.</summary>
+    private string[] Only() => _request.Only.Split(',');
 
     private static void Say(string line) => Console.Error.WriteLine($"mutants: {line}");
 
@@ -87,47 +93,6 @@ public sealed class Session
 
     private void Collect(string folder) => Collect(folder, _root);
 
-    /// <summary>All that have a switch go into one build, with a mark for each of the others where it would be evaluated.</summary>
-    private void BuildSwitched(Sample sample, string original)
-    {
-        Copy(original, _bin);
-        (Mutant Mutant, BuildKind Kind, int Number)[] all = [.. sample.Mutants.Select((mutant, number) => (mutant.Mutant, mutant.Kind, number))];
-        foreach (IGrouping<string, (Mutant Mutant, BuildKind Kind, int Number)> group in all.GroupBy(mutant => mutant.Mutant.Project))
-        {
-            Project project = ProjectOf(group.First().Mutant.Path, original);
-            HashSet<int> alone = [.. group.Where(mutant => mutant.Kind == BuildKind.Alone).Select(mutant => mutant.Number)];
-            while (true)
-            {
-                Dictionary<string, string> changed = [];
-                foreach (IGrouping<string, (Mutant Mutant, BuildKind Kind, int Number)> file in group.GroupBy(mutant => mutant.Mutant.Path))
-                {
-                    List<Wrap> wraps = [];
-                    foreach ((Mutant mutant, _, int number) in file)
-                    {
-                        if (!alone.Contains(number)) wraps.AddRange(Schema.Numbered(mutant, number));
-                        else if (mutant.Statement >= 0) wraps.Add(Schema.Mark(number, mutant.Statement));
-                    }
-                    changed[file.Key] = Schema.Render(project.Text(file.Key), wraps);
-                }
-                IReadOnlyList<Diagnostic> errors = project.Emit(changed, Path.Combine(_bin, project.Assembly + ".dll"));
-                if (errors.Count == 0) break;
-                // Each compiles with its switch, but not all of a file together: then those of that file are built alone.
-                HashSet<string> bad = [.. errors.Select(error => error.Location.SourceTree?.FilePath ?? "")];
-                int[] more = [.. group.Where(mutant => bad.Contains(mutant.Mutant.Path) && !alone.Contains(mutant.Number)).Select(mutant => mutant.Number)];
-                if (more.Length == 0) throw new InvalidOperationException($"{project.Assembly} does not compile: {errors[0]}");
-                Say($"{more.Length} mutants of {string.Join(", ", bad)} do not compile together: {errors[0]}");
-                alone.UnionWith(more);
-                foreach (int number in more) sample.BuildAlone(number);
-            }
-        }
-    }
-
-    private static void Copy(string from, string to)
-    {
-        Directory.CreateDirectory(to);
-        foreach (string file in Directory.EnumerateFiles(from)) File.Copy(file, Path.Combine(to, Path.GetFileName(file)), overwrite: true);
-    }
-
     /// <summary>Runs every judge on the build with no mutant on; what was measured is kept.</summary>
     private IReadOnlyList<Measured> Control(string folder, int mutants)
     {
@@ -141,7 +106,7 @@ public sealed class Session
                 return;
             }
             Stopwatch clock = Stopwatch.StartNew();
-            IReadOnlyList<Measured> measured = new Trial(_root, Job(worker)).Control(_bin, judge, mutants);
+            IReadOnlyList<Measured> measured = new Trial(_root, Job(worker), s_leastLimit).Control(_bin, judge, mutants);
             Say($"control: {judge}: {measured.Count} checks pass, {clock.Elapsed.TotalSeconds:F0} s");
             File.WriteAllLines(kept + ".new", measured.Select(check => string.Create(CultureInfo.InvariantCulture, $"{check.Check}\t{check.Milliseconds}\t{string.Join(' ', check.Reached)}")));
             File.Move(kept + ".new", kept, overwrite: true);
@@ -165,12 +130,10 @@ public sealed class Session
                 if (kind == BuildKind.Alone)
                 {
                     bin = Path.Combine(Job(worker), "bin");
-                    Copy(original, bin);
-                    Project project = ProjectOf(mutant.Path, original);
-                    IReadOnlyList<Diagnostic> errors = project.Emit(new Dictionary<string, string> { [mutant.Path] = mutant.Apply(project.Text(mutant.Path)) }, Path.Combine(bin, project.Assembly + ".dll"));
-                    if (errors.Count > 0) throw new InvalidOperationException($"{mutant.Id} does not compile: {errors[0]}");
+                    Builds.Copy(original, bin);
+                    Builds.Alone(mutant, ProjectOf(mutant.Path, original), bin);
                 }
-                verdict = new Trial(_root, Job(worker)).Judge(bin, kind == BuildKind.Alone ? null : number, Checks(mutant, number, kind, measured));
+                verdict = new Trial(_root, Job(worker), s_leastLimit).Judge(bin, kind == BuildKind.Alone ? null : number, Checks(mutant, number, kind, measured, s_judges));
                 store.Keep(mutant.Id, verdict);
                 Say($"{Interlocked.Increment(ref done)} of {verdicts.Length}, {clock.Elapsed.TotalSeconds:F0} s: {verdict.Outcome}: {mutant.Id} {verdict.Check}");
             }
@@ -183,12 +146,12 @@ public sealed class Session
     /// The checks that can notice: those that evaluate the mutant when it is off, the project's own first, then the quick ones first. What a static
     /// initializer evaluates once counts for all checks of the process.
     /// </summary>
-    internal static IReadOnlyList<Measured> Checks(Mutant mutant, int number, BuildKind kind, IReadOnlyList<Measured> measured)
+    public static IReadOnlyList<Measured> Checks(Mutant mutant, int number, BuildKind kind, IReadOnlyList<Measured> measured, string[] judges)
     {
         bool unknown = kind == BuildKind.Alone && mutant.Statement < 0;
         HashSet<string> projects = [.. measured.Where(check => check.Reached.Contains(number)).Select(check => check.Project)];
         return [.. measured.Where(check => unknown || check.Reached.Contains(number) || (mutant.Static && projects.Contains(check.Project)))
-            .OrderBy(check => check.Project == mutant.Project ? -1 : Array.IndexOf(s_judges, check.Project)).ThenBy(check => check.Milliseconds)];
+            .OrderBy(check => check.Project == mutant.Project ? -1 : Array.IndexOf(judges, check.Project)).ThenBy(check => check.Milliseconds)];
     }
 
     private string Job(int worker) => Path.Combine(_kept, string.Create(CultureInfo.InvariantCulture, $"job{worker}"));
