@@ -41,7 +41,7 @@ simulate: ## crash merges in every way for SECONDS=60 from SEED=1; the last line
 	@./build.sh simulate $(if $(SABOTAGE),sabotage $(SABOTAGE),all --seconds $(SECONDS) --seed $(SEED))
 
 # `make mutants SEED=…` takes hexadecimal digits; without it, the first eight of HEAD. Results stay in build/mutants (docs/mutants.md).
-mutants: check-native build ## change the product in N=200 places by chance; the tests must notice: [SEED=hex] [JOBS=2] [ONLY=src/Merge]
+mutants: check-native ## change the product in N=200 places by chance; the tests must notice: [SEED=hex] [JOBS=2] [ONLY=src/Merge]
 	@./build.sh mutants --count $(or $(N),200) --jobs $(or $(JOBS),2) $(if $(filter command line environment,$(origin SEED)),--seed $(SEED)) $(if $(ONLY),--only '$(ONLY)')
 
 host-build: build

@@ -57,7 +57,7 @@ public sealed class TrialTests
 
         Sample sample = new(toy.Mutants(File).Where(mutant => mutant.Operator is Operator.Condition or Operator.Assignment), 10, 1, mutant => toy.CompilesSwitched(mutant) ? BuildKind.Switched : toy.CompilesAlone(mutant) ? BuildKind.Alone : null);
         Builds.Switched(sample, _ => toy, bin);
-        Trial trial = new(Binary.Root, Path.Combine(job, "job"), TimeSpan.FromSeconds(10));
+        Trial trial = new(Path.Combine(job, "job"), TimeSpan.FromSeconds(10));
         IReadOnlyList<Measured> measured = trial.Control(bin, "Toy", sample.Mutants.Count);
         Assert.Equal(5, measured.Count);
         Dictionary<(int, Operator), Verdict> found = [];

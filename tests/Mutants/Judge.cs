@@ -26,6 +26,15 @@ public sealed class Judge : IDisposable
     /// <summary>The project name of the simulator's checks.</summary>
     public const string SimulatorName = "Simulator";
 
+    /// <summary>The project name of the tests of the whole program.</summary>
+    public const string EndToEndName = "EndToEnd";
+
+    /// <summary>Of those, the classes that need no root, no rare tool, and little time.</summary>
+    private static readonly string[] s_endToEnd =
+    [
+        "Attach", "Ctl", "Extract", "Inspect", "Mark", "Merge", "MergeCount", "Name", "Option", "Output", "Reservation", "Serve", "Stat", "Stream", "Supervise", "Watch",
+    ];
+
     private const int RandomSeeds = 10, RandomSeedsInACheck = 5;
 
     private readonly StreamWriter _results;
@@ -59,6 +68,8 @@ public sealed class Judge : IDisposable
 
     private IEnumerable<string> All(string project)
     {
+        if (project == EndToEndName)
+            return from name in Assembly(project).Checks where s_endToEnd.Contains(name.Split('.')[^2].Replace("Tests", "", StringComparison.Ordinal)) select $"{project}:{name}";
         if (project != SimulatorName) return Assembly(project).Checks.Select(name => $"{project}:{name}");
         return Battery.Names.Select(name => $"{SimulatorName}:battery:{name}")
             .Concat(Enumerable.Range(0, RandomSeeds / RandomSeedsInACheck).Select(part => $"{SimulatorName}:random:{1 + part * RandomSeedsInACheck}"));

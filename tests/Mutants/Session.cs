@@ -15,7 +15,7 @@ namespace Snapuserd.Tests.Mutants;
 public sealed class Session
 {
     /// <summary>Projects with tests, in the order in which they judge; the project of the mutant comes first.</summary>
-    private static readonly string[] s_judges = ["Block", "Cow", "Merge", "Serve", "Daemon", "Create", "Conformance", "Cli", Judge.SimulatorName];
+    private static readonly string[] s_judges = ["Block", "Cow", "Merge", "Serve", "Daemon", "Create", "Conformance", "Cli", Judge.SimulatorName, Judge.EndToEndName];
 
     private static readonly TimeSpan s_leastLimit = TimeSpan.FromSeconds(10);
 
@@ -56,7 +56,9 @@ public sealed class Session
         string folder = Path.Combine(_kept, Hash(sample.Mutants.Select(mutant => mutant.Mutant.Id)));
         _bin = Path.Combine(folder, "bin");
         Builds.Copy(original, _bin);
-        Builds.Switched(sample, mutant => ProjectOf(mutant.Path, original), _bin);
+        IReadOnlyDictionary<string, string> sources = Builds.Switched(sample, mutant => ProjectOf(mutant.Path, original), _bin);
+        string program = Path.Combine(_bin, Trial.ProgramFolder);
+        if (!File.Exists(Path.Combine(program, "snapuserd"))) Builds.Program(_root, sources, Path.Combine(folder, "tree"), program);
         IReadOnlyList<Measured> measured = Control(folder, sample.Mutants.Count);
         Verdict[] verdicts = TryAll(sample, original, measured);
         Report.Print(Console.Out, [.. sample.Mutants.Select((mutant, number) => (mutant.Mutant, verdicts[number]))], sample.Unbuildable);
@@ -106,7 +108,7 @@ public sealed class Session
                 return;
             }
             Stopwatch clock = Stopwatch.StartNew();
-            IReadOnlyList<Measured> measured = new Trial(_root, Job(worker), s_leastLimit).Control(_bin, judge, mutants);
+            IReadOnlyList<Measured> measured = new Trial(Job(worker), s_leastLimit).Control(_bin, judge, mutants);
             Say($"control: {judge}: {measured.Count} checks pass, {clock.Elapsed.TotalSeconds:F0} s");
             File.WriteAllLines(kept + ".new", measured.Select(check => string.Create(CultureInfo.InvariantCulture, $"{check.Check}\t{check.Milliseconds}\t{string.Join(' ', check.Reached)}")));
             File.Move(kept + ".new", kept, overwrite: true);
@@ -132,8 +134,11 @@ public sealed class Session
                     bin = Path.Combine(Job(worker), "bin");
                     Builds.Copy(original, bin);
                     Builds.Alone(mutant, ProjectOf(mutant.Path, original), bin);
+                    // The program has no such mutant, and what it does is the same as ever.
+                    Directory.CreateDirectory(Path.Combine(bin, Trial.ProgramFolder));
+                    File.Copy(Path.Combine(_bin, Trial.ProgramFolder, "snapuserd"), Path.Combine(bin, Trial.ProgramFolder, "snapuserd"), overwrite: true);
                 }
-                verdict = new Trial(_root, Job(worker), s_leastLimit).Judge(bin, kind == BuildKind.Alone ? null : number, Checks(mutant, number, kind, measured, s_judges));
+                verdict = new Trial(Job(worker), s_leastLimit).Judge(bin, kind == BuildKind.Alone ? null : number, Checks(mutant, number, kind, measured, s_judges));
                 store.Keep(mutant.Id, verdict);
                 Say($"{Interlocked.Increment(ref done)} of {verdicts.Length}, {clock.Elapsed.TotalSeconds:F0} s: {verdict.Outcome}: {mutant.Id} {verdict.Check}");
             }
