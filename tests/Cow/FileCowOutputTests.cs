@@ -118,6 +118,46 @@ public sealed class FileCowOutputTests
         Assert.Equal(ExitCode.InUse, Assert.Throws<SnapuserdException>(() => FileCowOutput.Create(folder["a.cow"])).Code);
     }
 
+    [Fact]
+    public void Length_is_the_end_of_what_was_written_farthest()
+    {
+        using var folder = new TempFolder();
+        using FileCowOutput output = FileCowOutput.Create(folder["a.cow"]);
+        output.Write(8192, Noise(1));
+        Assert.Equal(12288, output.Length);
+        output.Write(0, Noise(1));
+        output.Write(8192, Noise(1).AsSpan(0, 100));
+        Assert.Equal(12288, output.Length);
+        output.Truncate(5000);
+        Assert.Equal(5000, output.Length);
+        Assert.Equal(5000, new FileInfo(folder["a.cow"]).Length);
+    }
+
+    [Fact]
+    public void Write_that_fails_names_the_system_s_error()
+    {
+        using var folder = new TempFolder();
+        using FileCowOutput output = FileCowOutput.Create(folder["a.cow"]);
+        SnapuserdException failed = Assert.Throws<SnapuserdException>(() => output.Write(-4096, Noise(1)));
+        Assert.Equal(ExitCode.InputOutput, failed.Code);
+        Assert.Contains("EINVAL", failed.Message, StringComparison.Ordinal);
+        failed = Assert.Throws<SnapuserdException>(() => output.Read(-4096, Noise(1)));
+        Assert.Contains("EINVAL", failed.Message, StringComparison.Ordinal);
+        // The system gives no error at the end of a file.
+        Assert.Contains("EIO", Assert.Throws<SnapuserdException>(() => output.Read(0, Noise(1))).Message, StringComparison.Ordinal);
+    }
+
+    [RootFact]
+    public void Full_file_system_is_named()
+    {
+        using var full = new TmpFs(1 << 20);
+        using FileCowOutput output = FileCowOutput.Create(full["a.cow"]);
+        SnapuserdException failed = Assert.Throws<SnapuserdException>(() => output.Write(0, Noise(512)));
+        Assert.Equal(ExitCode.InputOutput, failed.Code);
+        Assert.Contains("ENOSPC", failed.Message, StringComparison.Ordinal);
+        Assert.InRange(output.Length, 1, 1 << 20);
+    }
+
     [RootFact]
     public void Block_device_takes_the_file_and_refuses_one_that_is_too_long()
     {

@@ -604,4 +604,21 @@ public sealed class WriterV2Tests
         using CowFile cow = Read(device);
         Assert.Equal(0, cow.OpCount);
     }
+
+    [Fact]
+    public void Sequence_goes_on_in_the_file_of_a_writer_that_wrote_nothing_else()
+    {
+        CowWriterOptions clustered = new() { Version = 2, ClusterOps = 200 };
+        var output = new MemoryOutput(Write(clustered, writer => writer.Sequence([1])));
+        using (var writer = CowWriter.Reopen(output, clustered))
+        {
+            writer.Sequence([3, 2]);
+            writer.Copy(1, 5, 3);
+            writer.Finish();
+        }
+        using CowFile cow = Read(output);
+        Assert.Equal((3, 3), (cow.SequenceCount, cow.OpCount));
+        using var late = CowWriter.Reopen(new MemoryOutput(output.Bytes), clustered);
+        Refusal.With(ExitCode.Usage, "before the first op", () => late.Sequence([4]));
+    }
 }

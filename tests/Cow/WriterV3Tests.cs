@@ -483,4 +483,43 @@ public sealed class WriterV3Tests
         });
         Assert.Equal(file, device.Bytes[..file.Length]);
     }
+
+    [Fact]
+    public void Long_sequence_on_a_device_leaves_nothing_of_the_old_file_behind_it()
+    {
+        byte[] old = new byte[4 << 20];
+        new Random(5).NextBytes(old);
+        var device = new MemoryOutput(old, capacity: old.Length);
+        uint[] blocks = [.. Enumerable.Range(1, 5000).Select(block => (uint)block)];
+        void Calls(CowWriter writer)
+        {
+            writer.Sequence(blocks);
+            writer.Copy(1, 10000, 5000);
+            writer.Label(3);
+            writer.Finish();
+        }
+        using var writer = CowWriter.Create(device, new CowWriterOptions { OpCountMax = 6000 });
+        Calls(writer);
+        byte[] file = Write(new CowWriterOptions { OpCountMax = 6000 }, Calls);
+        Assert.Equal(file, device.Bytes[..file.Length]);
+    }
+
+    [Fact]
+    public void Sequence_is_taken_by_the_writer_that_goes_on_with_an_empty_file()
+    {
+        byte[] empty = Write(s_plain, _ => { });
+        var output = new MemoryOutput(empty);
+        using (var writer = CowWriter.Reopen(output, s_plain))
+        {
+            writer.Sequence([2, 1]);
+            writer.Copy(1, 5);
+            writer.Copy(2, 6);
+            writer.Finish();
+        }
+        using CowFile cow = CowFile.Read(new MemorySource(output.Bytes));
+        Assert.Equal((2, 2), (cow.SequenceCount, cow.OpCount));
+        // Once there is an op, none is taken.
+        using var late = CowWriter.Reopen(new MemoryOutput(output.Bytes), s_plain);
+        Refusal.With(ExitCode.Usage, "before the first op", () => late.Sequence([3]));
+    }
 }

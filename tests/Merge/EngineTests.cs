@@ -186,6 +186,27 @@ public sealed class EngineTests
     }
 
     [Fact]
+    public void Bad_payload_that_the_merge_would_reach_last_is_refused_before_the_first_write()
+    {
+        byte[] old = SmallCases.Random(1, 12);
+        CowBuilder cow = new() { ScratchBytes = SmallCases.ScratchFor(2), Compression = CowCompression.Lz4, MaxUnitBytes = 4096 };
+        for (uint i = 0; i < 6; i++) cow.Copy(i, i + 1);
+        cow.Replace(10, new byte[4096]);
+        byte[] bytes = cow.Build();
+        bytes[cow.DataOffsets[6]] ^= 0xff;
+        MergeCase merge = new("bad payload", new Image(bytes), new Image(old), new Image(old)) { Options = new MergeOptions(), Readers = false };
+        SimDisk[] disks = merge.Disks();
+        Assert.Contains("op 6", Refused(merge, disks, ExitCode.CowCorrupt).Message);
+        AssertUntouched(merge, disks);
+        Assert.Empty(disks[0].Pending);
+        // The same merge without the check writes to the base before it comes to that payload.
+        MergeCase hasty = merge with { Options = Plain };
+        SimDisk[] written = hasty.Disks();
+        Refused(hasty, written, ExitCode.CowCorrupt);
+        Assert.NotEqual(-1, written[1].Cache.FirstDifference(merge.Base));
+    }
+
+    [Fact]
     public void Payload_that_does_not_decode_stops_a_merge_without_pre_check_at_the_last_checkpoint()
     {
         byte[] old = SmallCases.Random(1, 8);

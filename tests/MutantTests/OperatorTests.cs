@@ -93,9 +93,9 @@ public sealed class OperatorTests
         "arguments swapped: F(x, y, 3) → y for x", "arguments swapped: F(x, y, 3) → 3 for x", "arguments swapped: F(x, y, 3) → 3 for y", "arguments swapped: G(x, y) → y for x");
 
     [Fact]
-    public void And_and_or_change_places() => Gives(
+    public void And_and_or_change_places_and_what_they_join_is_negated() => Gives(
         "bool M(bool a, bool b, bool c) => a && b || c;",
-        "and/or: a && b || c → ((a && b) && c)", "and/or: a && b → (a || b)");
+        "and/or: a && b || c → ((a && b) && c)", "condition negated: c → !(c)", "and/or: a && b → (a || b)", "condition negated: a → !(a)", "condition negated: b → !(b)");
 
     [Fact]
     public void Flushes_are_removed_and_say_that_they_were_made() => Gives(

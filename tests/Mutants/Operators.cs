@@ -46,7 +46,11 @@ public sealed partial class Operators
             case WhenClauseSyntax s: Negate(s.Condition); break;
             case CatchFilterClauseSyntax s: Negate(s.FilterExpression); break;
             case BinaryExpressionSyntax binary when IsComparison(binary): Move(binary.Right, _model.GetTypeInfo(binary.Right).ConvertedType); break;
-            case BinaryExpressionSyntax binary when binary.IsKind(SyntaxKind.LogicalAndExpression) || binary.IsKind(SyntaxKind.LogicalOrExpression): Exchange(binary); break;
+            case BinaryExpressionSyntax binary when binary.IsKind(SyntaxKind.LogicalAndExpression) || binary.IsKind(SyntaxKind.LogicalOrExpression):
+                Exchange(binary);
+                foreach (ExpressionSyntax side in new[] { binary.Left, binary.Right })
+                    if (Bare(side).Kind() is not (SyntaxKind.LogicalAndExpression or SyntaxKind.LogicalOrExpression)) Negate(side);
+                break;
             case RelationalPatternSyntax pattern: MoveConstant(pattern.Expression); break;
             case RangeExpressionSyntax range:
                 foreach (ExpressionSyntax? end in new[] { range.LeftOperand, range.RightOperand })
@@ -69,6 +73,8 @@ public sealed partial class Operators
         TextSpan span = condition.Span;
         Add(condition, Operator.Condition, condition.ToString(), $"!({condition})", [new Edit(span, $"!({condition})")], [new Wrap(span, span, $"({Switch}.Is(@) ^ (", "))")]);
     }
+
+    private static ExpressionSyntax Bare(ExpressionSyntax expression) => expression is ParenthesizedExpressionSyntax inner ? Bare(inner.Expression) : expression;
 
     private static bool IsComparison(BinaryExpressionSyntax binary) =>
         binary.Kind() is SyntaxKind.LessThanExpression or SyntaxKind.LessThanOrEqualExpression or SyntaxKind.GreaterThanExpression or SyntaxKind.GreaterThanOrEqualExpression;

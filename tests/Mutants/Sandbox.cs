@@ -56,8 +56,9 @@ public sealed class Sandbox
         Empty(Output);
         Empty(Path.Combine(_job, "tmp"));
         bool root = Environment.UserName == "root";
-        ProcessStartInfo start = new("unshare") { RedirectStandardInput = true, RedirectStandardOutput = true, RedirectStandardError = true };
-        List<string> words = ["--mount", "--propagation", "private", "--pid", "--fork", "--mount-proc", "--kill-child=KILL"];
+        ProcessStartInfo start = new("setpriv") { RedirectStandardInput = true, RedirectStandardOutput = true, RedirectStandardError = true };
+        // A run that is interrupted leaves no process.
+        List<string> words = ["--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--mount-proc", "--kill-child=KILL"];
         if (!root) words.Add("--map-root-user");
         words.AddRange(["sh", "-c", Script, "sandbox", _job]);
         if (root) words.AddRange(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"]);
