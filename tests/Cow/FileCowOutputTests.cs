@@ -119,21 +119,6 @@ public sealed class FileCowOutputTests
     }
 
     [Fact]
-    public void Length_is_the_end_of_what_was_written_farthest()
-    {
-        using var folder = new TempFolder();
-        using FileCowOutput output = FileCowOutput.Create(folder["a.cow"]);
-        output.Write(8192, Noise(1));
-        Assert.Equal(12288, output.Length);
-        output.Write(0, Noise(1));
-        output.Write(8192, Noise(1).AsSpan(0, 100));
-        Assert.Equal(12288, output.Length);
-        output.Truncate(5000);
-        Assert.Equal(5000, output.Length);
-        Assert.Equal(5000, new FileInfo(folder["a.cow"]).Length);
-    }
-
-    [Fact]
     public void Write_that_fails_names_the_system_s_error()
     {
         using var folder = new TempFolder();
