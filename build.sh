@@ -320,7 +320,7 @@ usage: ./build.sh [COMMAND]
   bench-tool       compile build/bench/benchmarks
   tool ARG …       run tests/Tools in the caller's folder
   simulate [NAME ARG …]  run a simulation, or all of them: power cuts and deaths of merges; --seconds N, --seed N
-  mutants [ARG …]  change the product in random places and let the tests judge; --count N, --seed HEX, --jobs 1|2, --only PATH, --list
+  mutants [ARG …]  change the product in random places and let the tests judge; --count N, --seed HEX, --jobs 1|2, --only PATH,…, --judges PROJECT,…, --list
   sysroot          print the folder with the libraries of another ARCH; fetch them if they are not there
   deps             check what the build needs; as root on a Debian, install it
   test-deps        the same for the tests

@@ -14,6 +14,8 @@ public sealed record Request
     public ulong Seed { get; init; }
     public int Jobs { get; init; } = 2;
     public string Only { get; init; } = "";
+    /// <summary>The judges, separated by commas; all of them if empty.</summary>
+    public string Judges { get; init; } = "";
     /// <summary>Lists the sample and runs nothing.</summary>
     public bool List { get; init; }
 }
@@ -35,9 +37,10 @@ public static class Program
                 case "--seed" when ulong.TryParse(value, NumberStyles.HexNumber, CultureInfo.InvariantCulture, out ulong seed): request = request with { Seed = seed }; break;
                 case "--jobs" when int.TryParse(value, NumberStyles.None, CultureInfo.InvariantCulture, out int jobs) && jobs is 1 or 2: request = request with { Jobs = jobs }; break;
                 case "--only" when value.Length > 0: request = request with { Only = value }; break;
+                case "--judges" when value.Length > 0: request = request with { Judges = value }; break;
                 default:
                     Console.Error.WriteLine($"mutants: {args[at]} {value}: unknown option or value");
-                    Console.Error.WriteLine("usage: mutants [--count N] [--seed HEX] [--jobs 1|2] [--only PATH] [--list]");
+                    Console.Error.WriteLine("usage: mutants [--count N] [--seed HEX] [--jobs 1|2] [--only PATH,…] [--judges PROJECT,…] [--list]");
                     return 64;
             }
             at++;

@@ -19,7 +19,11 @@ public sealed class Session
 
     private static readonly TimeSpan s_leastLimit = TimeSpan.FromSeconds(10);
 
+    /// <summary>Projects whose tests never run the program.</summary>
+    private static readonly string[] s_withoutProgram = ["Block", "Cow", "Merge", "Serve", "Create", Judge.SimulatorName];
+
     private readonly string _root, _kept;
+    private readonly string[] _judges;
     private readonly Request _request;
     private readonly Dictionary<string, Project> _projects = [];
     private string _bin = "";
@@ -28,7 +32,10 @@ public sealed class Session
     {
         _root = root;
         _request = request;
-        _kept = Path.Combine(root, "build/mutants", SourceKey());
+        _judges = request.Judges.Length == 0 ? s_judges : [.. s_judges.Where(judge => request.Judges.Split(',').Contains(judge))];
+        if (_judges.Length == 0) throw new InvalidOperationException($"no judge of '{request.Judges}'; there are {string.Join(", ", s_judges)}");
+        // Verdicts of fewer judges are others.
+        _kept = Path.Combine(root, "build/mutants", SourceKey() + (request.Judges.Length == 0 ? "" : $"-{string.Join('-', _judges)}"));
     }
 
     public int Run()
@@ -58,7 +65,8 @@ public sealed class Session
         Builds.Copy(original, _bin);
         IReadOnlyDictionary<string, string> sources = Builds.Switched(sample, mutant => ProjectOf(mutant.Path, original), _bin);
         string program = Path.Combine(_bin, Trial.ProgramFolder);
-        if (!File.Exists(Path.Combine(program, "snapuserd"))) Builds.Program(_root, sources, Path.Combine(folder, "tree"), program);
+        bool needed = _judges.Except(s_withoutProgram).Any();
+        if (needed && !File.Exists(Path.Combine(program, "snapuserd"))) Builds.Program(_root, sources, Path.Combine(folder, "tree"), program);
         IReadOnlyList<Measured> measured = Control(folder, sample.Mutants.Count);
         Verdict[] verdicts = TryAll(sample, original, measured);
         Report.Print(Console.Out, [.. sample.Mutants.Select((mutant, number) => (mutant.Mutant, verdicts[number]))], sample.Unbuildable);
@@ -99,7 +107,7 @@ public sealed class Session
     private IReadOnlyList<Measured> Control(string folder, int mutants)
     {
         ConcurrentDictionary<string, IReadOnlyList<Measured>> all = new();
-        Share(s_judges, (judge, worker) =>
+        Share(_judges, (judge, worker) =>
         {
             string kept = Path.Combine(folder, $"control-{judge}.tsv");
             if (File.Exists(kept))
@@ -114,7 +122,7 @@ public sealed class Session
             File.Move(kept + ".new", kept, overwrite: true);
             all[judge] = measured;
         });
-        return [.. s_judges.SelectMany(judge => all[judge])];
+        return [.. _judges.SelectMany(judge => all[judge])];
     }
 
     private Verdict[] TryAll(Sample sample, string original, IReadOnlyList<Measured> measured)
@@ -135,10 +143,9 @@ public sealed class Session
                     Builds.Copy(original, bin);
                     Builds.Alone(mutant, ProjectOf(mutant.Path, original), bin);
                     // The program has no such mutant, and what it does is the same as ever.
-                    Directory.CreateDirectory(Path.Combine(bin, Trial.ProgramFolder));
-                    File.Copy(Path.Combine(_bin, Trial.ProgramFolder, "snapuserd"), Path.Combine(bin, Trial.ProgramFolder, "snapuserd"), overwrite: true);
+                    if (Directory.Exists(Path.Combine(_bin, Trial.ProgramFolder))) Builds.Copy(Path.Combine(_bin, Trial.ProgramFolder), Path.Combine(bin, Trial.ProgramFolder));
                 }
-                verdict = new Trial(Job(worker), s_leastLimit).Judge(bin, kind == BuildKind.Alone ? null : number, Checks(mutant, number, kind, measured, s_judges));
+                verdict = new Trial(Job(worker), s_leastLimit).Judge(bin, kind == BuildKind.Alone ? null : number, Checks(mutant, number, kind, measured, _judges));
                 store.Keep(mutant.Id, verdict);
                 Say($"{Interlocked.Increment(ref done)} of {verdicts.Length}, {clock.Elapsed.TotalSeconds:F0} s: {verdict.Outcome}: {mutant.Id} {verdict.Check}");
             }
