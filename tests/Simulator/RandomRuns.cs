@@ -100,7 +100,8 @@ public static class RandomRuns
         if (again.Result is not { AlreadyMerged: true, Blocks: 0 }) throw new LostDataException("a finished merge is merged again");
     }
 
-    private static MergeCase OtherWays(MergeCase merge, Chance chance) => merge with
+    /// <summary>The same case with another memory, queue depth and checkpoint interval.</summary>
+    internal static MergeCase OtherWays(MergeCase merge, Chance chance) => merge with
     {
         // A depth of 1 is what the synchronous queue does; deep ones are a ring.
         QueueDepth = chance.Percent(30) ? 1 : 1 << chance.Below(7),
@@ -115,7 +116,7 @@ public static class RandomRuns
     };
 
     /// <summary>One run of the engine to its end, with a look at one step on the way: what a crash there would leave.</summary>
-    private sealed class Leg(MergeCase merge, Chance chance, Arenas arenas, SimDisk[] disks, int count)
+    internal sealed class Leg(MergeCase merge, Chance chance, Arenas arenas, SimDisk[] disks, int count)
     {
         private readonly int _kind = chance.Below(10);
         private readonly StopFlag _stop = new();
@@ -237,14 +238,16 @@ internal sealed class RandomUpdate
     private readonly int _unitBlocks;
     private bool _inPlace;
 
-    public RandomUpdate(Chance chance)
+    /// <param name="chance">Decides everything about it.</param>
+    /// <param name="before">The image that it starts from; one of its own if null.</param>
+    public RandomUpdate(Chance chance, byte[]? before = null)
     {
         _chance = chance;
         _order = (Order)chance.Below(4);
         _v2 = _order == Order.Version2 || (_order != Order.File && chance.Percent(30));
         _shared = !chance.Percent(15);
-        int blocks = 16 + chance.Below(1 << (4 + chance.Below(6)));
-        _base = SmallCases.Random((long)(chance.Next() >> 8), blocks);
+        int blocks = before is null ? 16 + chance.Below(1 << (4 + chance.Below(6))) : before.Length / CowOp.BlockSize;
+        _base = before ?? SmallCases.Random((long)(chance.Next() >> 8), blocks);
         _source = _shared ? _base : SmallCases.Random((long)(chance.Next() >> 8), 8 + chance.Below(blocks * 2));
         _owned = new bool[blocks];
         _overwritten = new bool[blocks];

@@ -30,6 +30,9 @@ public static class KillAt
     /// <summary>The program with other arguments, killed at call <paramref name="call"/> of its main thread.</summary>
     public static BinaryResult Serve(int call, string[] arguments) => Binary.RunProgram(s_killat.Value, [call.ToString(CultureInfo.InvariantCulture), Binary.Path, .. arguments]);
 
+    /// <summary>A command line that runs the program with <paramref name="arguments"/> under killat; the head of killat.c explains <paramref name="what"/>.</summary>
+    public static string[] Command(string what, params string[] arguments) => [s_killat.Value, what, Binary.Path, .. arguments];
+
     /// <summary>
     /// A command line that runs the program, which gets a signal at call <paramref name="call"/> of its main thread among those called <paramref name="name"/>, and has taken notice of it when that call is made.
     /// For signals that the program listens to, and calls that are made when all of its threads run.
