@@ -25,7 +25,7 @@ native = $(if $(filter $(HOST),$(ARCH)),,$(error `make $(MAKECMDGOALS)` runs the
 SECONDS ?= 60
 SEED ?= 1
 
-.PHONY: build host-build check-native check-pages help test simulate mutants fuzz guest-test boot-test demo lint bench reproducible fresh-test install install-man install-completion install-initramfs-tools install-dracut install-systemd install-examples clean
+.PHONY: build host-build check-native check-pages help test simulate mutants soak fuzz guest-test boot-test demo lint bench reproducible fresh-test install install-man install-completion install-initramfs-tools install-dracut install-systemd install-examples clean
 .NOTPARALLEL:
 
 build: ## compile build/snapuserd (the default); [ARCH=arm64] build/arm64/snapuserd
@@ -43,6 +43,12 @@ simulate: ## crash merges in every way for SECONDS=60 from SEED=1; the last line
 # `make mutants SEED=…` takes hexadecimal digits; without it, the first eight of HEAD. Results stay in build/mutants (docs/mutants.md).
 mutants: check-native ## change the product in N=200 places by chance; the tests must notice: [SEED=hex] [JOBS=2] [ONLY=src/Merge]
 	@./build.sh mutants --count $(or $(N),200) --jobs $(or $(JOBS),2) $(if $(filter command line environment,$(origin SEED)),--seed $(SEED)) $(if $(ONLY),--only '$(ONLY)')
+
+# The seed of a soak is a new one unless it is given.
+given_seed = $(if $(filter command environment,$(firstword $(origin SEED))),$(SEED))
+soak_minutes = $(or $(MINUTES),$(if $(HOURS),$$(($(HOURS) * 60)),$(if $(ROUNDS),,60)))
+soak: check-native build ## one machine's life over and over, kills and power cuts included: [HOURS=1] [MINUTES=n] [ROUNDS=n] [SEED=n]
+	@./build.sh soak $(if $(soak_minutes),--minutes $(soak_minutes)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(given_seed),--seed $(given_seed))
 
 host-build: build
 	$(if $(filter build,$(OUTPUT)),,ARCH=$(HOST) ./build.sh build)

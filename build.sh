@@ -128,6 +128,17 @@ missing_bench_packages() {
     command -v fio >/dev/null || echo fio
 }
 
+# missing_soak_packages: the same for the soak, which mounts file systems and cuts the power of disks.
+missing_soak_packages() {
+    command -v strace >/dev/null || echo strace
+    command -v nbdkit >/dev/null || echo nbdkit
+    command -v nbdfuse >/dev/null || echo libnbd-bin
+    command -v mkfs.ext4 >/dev/null || echo e2fsprogs
+    command -v mkfs.xfs >/dev/null || echo xfsprogs
+    command -v losetup >/dev/null || echo mount
+    command -v perl >/dev/null || echo perl
+}
+
 # missing_reproducible_packages: the same for the comparison of builds, one of which is in a clone.
 missing_reproducible_packages() {
     command -v git >/dev/null || echo git
@@ -321,6 +332,7 @@ usage: ./build.sh [COMMAND]
   tool ARG …       run tests/Tools in the caller's folder
   simulate [NAME ARG …]  run a simulation, or all of them: power cuts and deaths of merges; --seconds N, --seed N
   mutants [ARG …]  change the product in random places and let the tests judge; --count N, --seed HEX, --jobs 1|2, --only PATH,…, --judges PROJECT,…, --list
+  soak [ARG …]     one machine's life over and over; --minutes N, --rounds N, --seed N
   sysroot          print the folder with the libraries of another ARCH; fetch them if they are not there
   deps             check what the build needs; as root on a Debian, install it
   test-deps        the same for the tests
@@ -381,6 +393,17 @@ case ${1:-build} in
         cp -r "tests/Mutants/bin/Release/$TFM" build/mutants/
         case " $* " in *" --seed "*) ;; *) set -- --seed "$(git rev-parse --short=8 HEAD | cut -c 1-8)" "$@" ;; esac
         dotnet "build/mutants/$TFM/mutants.dll" "$@"
+        ;;
+    soak)
+        shift
+        deps
+        require missing_soak_packages
+        [ -x "$output/snapuserd" ] || publish src/Cli "$output"
+        say "compiling the soak: about 20 seconds"
+        built=$(dotnet build tests/Soak -c Release -v quiet --nologo) || fail "$built"
+        # Mounts and processes of its own: whatever ends it, none of them is left. The shell in it is process 1, and collects what a killed process leaves.
+        SNAPUSERD=$root/$output/snapuserd unshare --mount --propagation private --pid --fork --kill-child --mount-proc \
+            sh -c 'dotnet "$@"; exit $?' sh "tests/Soak/bin/Release/$TFM/soak.dll" "$@"
         ;;
     deps) deps ;;
     test-deps) if [ "$ARCH" = "$host" ]; then test_deps; else deps; require missing_emulation_packages; fi ;;

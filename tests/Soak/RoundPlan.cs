@@ -1,0 +1,142 @@
+using System;
+using System.Globalization;
+using System.Linq;
+using Snapuserd.Tests.Simulator;
+
+namespace Snapuserd.Tests.Soak;
+
+/// <summary>Where a COW or a base lies.</summary>
+internal enum Place
+{
+    Tmpfs,
+    Ext4,
+    Xfs,
+    /// <summary>A loop device over a file in memory.</summary>
+    Loop,
+    /// <summary>A loop device with a volatile write cache (<see cref="Support.CutDisk"/>).</summary>
+    CutDisk,
+}
+
+/// <summary>How a merge is interrupted.</summary>
+internal enum Interruption
+{
+    /// <summary>SIGKILL at a system call.</summary>
+    Kill,
+    /// <summary>SIGTERM at a system call.</summary>
+    Term,
+    /// <summary>SIGKILL at a system call, then everything that was not flushed is lost.</summary>
+    PowerCut,
+    /// <summary>The disks lose their power at a system call and the program goes on without them.</summary>
+    DisksVanish,
+}
+
+/// <summary>Which program merges to the end.</summary>
+internal enum Finisher
+{
+    Merge,
+    Serve,
+    /// <summary>The daemon that lives through all rounds.</summary>
+    Daemon,
+}
+
+/// <summary>Options of a merge.</summary>
+internal sealed record MergeWay(string Io, int QueueDepth, int MemoryMiB, int Threads, bool VerifyFirst, int RateMiB)
+{
+    public static MergeWay By(Chance chance) => new(
+        chance.Percent(50) ? "uring" : "sync", 1 << chance.Below(8), 8 << chance.Below(3), 1 + chance.Below(4), chance.Percent(60), chance.Percent(10) ? 32 : 0);
+
+    /// <summary>As `merge` and `serve` take them.</summary>
+    public string[] Arguments =>
+    [
+        "--io", Io, "--queue-depth", Text(QueueDepth), "--memory", $"{MemoryMiB}M", "--threads", Text(Threads), .. VerifyFirst ? Array.Empty<string>() : ["--no-verify-first"],
+    ];
+
+    /// <summary>Those that only `merge` has.</summary>
+    public string[] Rate => RateMiB > 0 ? ["--rate", $"{RateMiB}M"] : [];
+
+    internal static string Text(int number) => number.ToString(CultureInfo.InvariantCulture);
+}
+
+/// <summary>Options of `create`, and the system call at which a first attempt is killed: 0 for none.</summary>
+internal sealed record CreateWay(int Format, string Compression, int BlockFactorKiB, int ClusterOps, int SpareSlots, bool Xor, int Threads, bool Check, int KilledAt)
+{
+    public static CreateWay By(Chance chance)
+    {
+        int format = chance.Percent(30) ? 2 : 3;
+        string[] codecs = ["none", "gz", "brotli", "lz4", "zstd", "gz,9", "zstd,1", "brotli,3"];
+        int[] clusters = [0, 2, 200, 1024];
+        return new CreateWay(format, codecs[chance.Below(codecs.Length)], 4 << chance.Below(7), clusters[chance.Below(clusters.Length)],
+            chance.Percent(20) ? 1 + chance.Below(100) : 0, chance.Percent(60), 1 + chance.Below(3), chance.Percent(70), chance.Percent(25) ? 1 + chance.Below(1 << (3 + chance.Below(6))) : 0);
+    }
+
+    public string[] Arguments =>
+    [
+        "--format", MergeWay.Text(Format), "--compression", Compression, "--threads", MergeWay.Text(Threads),
+        .. Format == 3 ? new[] { "--block-factor", $"{BlockFactorKiB}k" } : ["--cluster-ops", MergeWay.Text(ClusterOps)],
+        .. Xor ? new[] { "--xor" } : [],
+        .. Check ? Array.Empty<string>() : ["--no-check"],
+    ];
+}
+
+/// <summary>An interruption: of a merge or of a server that merges, after which share of its system calls, and whether the image is read afterwards.</summary>
+internal sealed record Break(Interruption How, bool Serving, double After, bool Look, MergeWay Way);
+
+/// <summary>
+/// One update: made by `create` or by the tests' own writer, staged on the COW's device (<paramref name="StagedTwice"/> is the step of the first attempt after which
+/// the power fails, 0 for none), interrupted, and merged to the end.
+/// </summary>
+internal sealed record UpdatePlan(
+    ulong Seed, CreateWay? Create, int StagedTwice, bool Mark, bool Verify, bool Extract, Break[] Breaks, Finisher Finisher, MergeWay Way, bool CutAfter);
+
+/// <summary>Everything that a round leaves to chance, from its seed alone.</summary>
+internal sealed record RoundPlan(ulong Seed, int Blocks, Place Cow, Place Base, UpdatePlan[] Updates)
+{
+    public static RoundPlan From(ulong seed)
+    {
+        Chance chance = new(Chance.Mix(seed));
+        int blocks = 64 + chance.Below(1 << (6 + chance.Below(6)));
+        Place cow = (Place)chance.Below(5), target = (Place)chance.Below(5);
+        // The power fails for both, or for none: on half of the machines it can.
+        if (chance.Percent(50))
+        {
+            Place[] cuttable = [Place.Ext4, Place.Xfs, Place.CutDisk, Place.CutDisk];
+            (cow, target) = (cuttable[chance.Below(4)], cuttable[chance.Below(4)]);
+        }
+        bool cuts = LosesCache(cow) && LosesCache(target);
+        UpdatePlan[] updates = new UpdatePlan[1 + chance.Below(3)];
+        for (int i = 0; i < updates.Length; i++) updates[i] = Update(new Chance(chance.Next()), cow, target, cuts);
+        return new RoundPlan(seed, blocks, cow, target, updates);
+    }
+
+    /// <summary>The seed of the round after that of <paramref name="seed"/>: 32 bits, which are easily typed.</summary>
+    public static ulong Next(ulong seed) => Chance.Mix(seed + 0x9e3779b97f4a7c15) >> 32;
+
+    /// <summary>What was not flushed there can be lost.</summary>
+    public static bool LosesCache(Place place) => place is Place.Ext4 or Place.Xfs or Place.CutDisk;
+
+    /// <summary>It is a file, beside which a mark can lie.</summary>
+    public static bool IsFile(Place place) => place is Place.Tmpfs or Place.Ext4 or Place.Xfs;
+
+    public override string ToString() =>
+        $"seed {Seed}: {Blocks} blocks, COW on {Cow}, base on {Base}; " + string.Join("; ", Updates.Select(update => $"{(update.Create is { } create ? string.Join(' ', create.Arguments) : "own writer")}, "
+            + string.Concat(update.Breaks.Select(one => $"{one.How}{(one.Serving ? " while served" : "")} at {one.After:F2} ({one.Way.Io}), ")) + $"then {update.Finisher} ({update.Way.Io})"));
+
+    private static UpdatePlan Update(Chance chance, Place cow, Place target, bool cuts)
+    {
+        Break[] breaks = new Break[chance.Below(4)];
+        for (int i = 0; i < breaks.Length; i++)
+        {
+            Interruption how = (Interruption)chance.Below(4);
+            if (cuts && chance.Percent(50)) how = Interruption.PowerCut;
+            if (how == Interruption.DisksVanish && cow != Place.CutDisk && target != Place.CutDisk) how = Interruption.PowerCut;
+            // Where only one of two can vanish and the other cannot lose its cache, it is lost power for one disk, which is no power cut of the machine.
+            if (how is Interruption.PowerCut or Interruption.DisksVanish && !cuts) how = Interruption.Kill;
+            double after = chance.Below(1000) / 1000.0;
+            // The last two thirds of the calls are those that write.
+            if (chance.Percent(60)) after = (1 + (2 * after)) / 3;
+            breaks[i] = new Break(how, how != Interruption.Term && how != Interruption.DisksVanish && chance.Percent(35), after, chance.Percent(50), MergeWay.By(chance));
+        }
+        return new UpdatePlan(chance.Next(), chance.Percent(60) ? CreateWay.By(chance) : null, chance.Percent(30) ? 1 + chance.Below(2) : 0, IsFile(cow) && chance.Percent(40),
+            chance.Percent(60), chance.Percent(25), breaks, (Finisher)chance.Below(3), MergeWay.By(chance), cuts && chance.Percent(70));
+    }
+}

@@ -1,0 +1,201 @@
+using System;
+using System.Collections.Generic;
+using System.IO;
+using System.Linq;
+using Snapuserd.Interop;
+using Snapuserd.Tests.Support;
+
+namespace Snapuserd.Tests.Soak;
+
+/// <summary>What can lose everything that was not flushed.</summary>
+internal interface ICuttable
+{
+    void Cut();
+}
+
+/// <summary>
+/// A file system on a loop device over a file in memory, whose power can be cut: the kernel's shutdown call with NOLOGFLUSH drops what is in its caches (the default mode
+/// writes all of it first), and the next mount replays the journal.
+/// </summary>
+internal sealed class FileSystem : ICuttable, IDisposable
+{
+    // EXT4_IOC_SHUTDOWN and XFS_IOC_GOINGDOWN are one number, and 2 is NOLOGFLUSH for both.
+    private const string ShutDown = """
+        open(my $folder, "<", $ARGV[0]) or die "$ARGV[0]: $!";
+        my $mode = pack("I", 2);
+        ioctl($folder, 0x8004587d, $mode) or die "$ARGV[0]: shutdown: $!";
+        """;
+
+    private readonly LoopDevice _device;
+    private readonly string _type;
+    private bool _mounted;
+
+    public FileSystem(string image, string folder, string type)
+    {
+        (Folder, _type) = (folder, type);
+        using (FileStream file = File.Create(image)) file.SetLength(type == "xfs" ? 320L << 20 : 128L << 20);
+        LoopDevice.Call($"mkfs.{type}", ["-q", image]);
+        Directory.CreateDirectory(folder);
+        _device = new LoopDevice(image);
+        Mount();
+    }
+
+    public string Folder { get; }
+
+    public void Cut()
+    {
+        LoopDevice.Call("perl", "-e", ShutDown, Folder);
+        Unmount();
+        Mount();
+    }
+
+    public void Dispose()
+    {
+        if (_mounted) Unmount();
+        _device.Dispose();
+    }
+
+    private void Mount()
+    {
+        LoopDevice.Call("mount", "-t", _type, _device.Path, Folder);
+        _mounted = true;
+    }
+
+    private void Unmount()
+    {
+        // The ring of a killed process has its files open until the kernel has taken it apart.
+        Until.True(() => Binary.RunProgram("umount", [Folder]).ExitCode == 0, $"{Folder} can be unmounted");
+        _mounted = false;
+    }
+}
+
+/// <summary>Waits for what another process or the kernel does.</summary>
+internal static class Until
+{
+    private const int LongestMilliseconds = 60_000;
+
+    public static void True(Func<bool> condition, string what)
+    {
+        long end = Environment.TickCount64 + LongestMilliseconds;
+        while (!condition())
+        {
+            if (Environment.TickCount64 > end) throw new SoakException($"after a minute it is still not so that {what}");
+            System.Threading.Thread.Sleep(5);
+        }
+    }
+}
+
+/// <summary>What a round found wrong.</summary>
+internal sealed class SoakException(string message, Exception? cause = null) : Exception(message, cause);
+
+/// <summary>The storage of a COW or a base: a fixed number of bytes by a path, which a power cut may change.</summary>
+internal abstract class Store : IDisposable
+{
+    /// <summary>Makes it, filled with zeros.</summary>
+    public static Store Make(Place place, Machine machine, string name, long bytes) => place switch
+    {
+        Place.Tmpfs => new FileStore(machine.Work, null, name, bytes),
+        Place.Ext4 => new FileStore(machine.Ext4.Folder, machine.Ext4, name, bytes),
+        Place.Xfs => new FileStore(machine.Xfs.Folder, machine.Xfs, name, bytes),
+        Place.Loop => new LoopStore(machine[name], bytes),
+        _ => new CutStore(machine[name], bytes),
+    };
+
+    public abstract string Path { get; }
+
+    /// <summary>What loses its power with it; null if it cannot.</summary>
+    public virtual ICuttable? Power => null;
+
+    /// <summary>Processes whose death is the power cut of the disk.</summary>
+    public virtual IEnumerable<int> Plugs => [];
+
+    /// <summary>Writes from the beginning on, durably, past the program.</summary>
+    public void Put(byte[] bytes)
+    {
+        using (FileStream file = new(Path, FileMode.Open, FileAccess.Write, FileShare.ReadWrite))
+        {
+            file.Write(bytes);
+            file.Flush(flushToDisk: true);
+        }
+        LoopDevice.Call("sync", Path);
+    }
+
+    /// <summary>The first bytes, as every process sees them.</summary>
+    public byte[] See(int count) => Unlocked.Read(Path, count);
+
+    public abstract void Dispose();
+}
+
+/// <summary>A file.</summary>
+internal sealed class FileStore : Store
+{
+    private readonly FileSystem? _fileSystem;
+
+    public FileStore(string folder, FileSystem? fileSystem, string name, long bytes)
+    {
+        _fileSystem = fileSystem;
+        Path = System.IO.Path.Combine(folder, name);
+        using (FileStream file = File.Create(Path)) file.SetLength(bytes);
+        LoopDevice.Call("sync", Path, folder);
+    }
+
+    public override string Path { get; }
+
+    public override ICuttable? Power => _fileSystem;
+
+    public override void Dispose() => File.Delete(Path);
+}
+
+/// <summary>A loop device.</summary>
+internal sealed class LoopStore : Store
+{
+    private readonly string _file;
+    private readonly LoopDevice _device;
+
+    public LoopStore(string file, long bytes)
+    {
+        _file = file;
+        using (FileStream made = File.Create(file)) made.SetLength(bytes);
+        _device = new LoopDevice(file);
+    }
+
+    public override string Path => _device.Path;
+
+    public override void Dispose()
+    {
+        _device.Dispose();
+        File.Delete(_file);
+    }
+}
+
+/// <summary>A loop device that loses its cache.</summary>
+internal sealed class CutStore : Store, ICuttable
+{
+    private readonly string _file;
+    private CutDisk _disk;
+
+    public CutStore(string file, long bytes)
+    {
+        _file = file;
+        using (FileStream made = File.Create(file)) made.SetLength(bytes);
+        _disk = new CutDisk(file);
+    }
+
+    public override string Path => _disk.Path;
+
+    public override ICuttable? Power => this;
+
+    public override IEnumerable<int> Plugs => [_disk.Plug];
+
+    public void Cut()
+    {
+        _disk.Cut();
+        _disk = new CutDisk(_file);
+    }
+
+    public override void Dispose()
+    {
+        _disk.Dispose();
+        File.Delete(_file);
+    }
+}
