@@ -21,6 +21,14 @@ public sealed class ReaderTests(ITestOutputHelper output)
         Assert.True(schedules > 10_000);
     }
 
+    [Fact]
+    public void A_read_shows_the_target_wherever_the_merge_comes_between_two_steps_of_its_way_in()
+    {
+        int reads = EntryCases.Check();
+        output.WriteLine($"{reads} reads");
+        Assert.True(reads > 100, $"{reads} reads");
+    }
+
     [Theory]
     [InlineData("chain-up")]
     [InlineData("mixed")]

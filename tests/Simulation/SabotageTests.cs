@@ -21,7 +21,7 @@ public sealed class SabotageRuns
     public SabotageResult Of(string name) => _results.Value[name];
 }
 
-/// <summary>The simulator and some unit tests are shown to bite: the product's source is changed in many ways, and each change is noticed.</summary>
+/// <summary>Shows that the simulator and some unit tests bite: the product's source is changed in many ways, and they notice each.</summary>
 public sealed class SabotageTests(SabotageRuns runs, ITestOutputHelper output) : IClassFixture<SabotageRuns>
 {
     public static IEnumerable<object[]> Names => Sabotages.All.Select(sabotage => new object[] { sabotage.Name });

@@ -7,8 +7,8 @@ using System.Threading.Tasks;
 namespace Snapuserd.Tests.Simulator;
 
 /// <summary>
-/// `simulator sabotage NAME … | all`: the ways in which the product is broken on purpose, each of which the battery or unit tests must notice. When it
-/// changes and a snippet below does not fit any more, the test says which.
+/// `simulator sabotage NAME … | all`: the ways in which the product is broken on purpose, each of which the battery or unit tests must notice.
+/// When the product changes and a snippet below does not fit any more, the test says which.
 /// </summary>
 public static class Sabotages
 {
