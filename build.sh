@@ -401,9 +401,16 @@ case ${1:-build} in
         [ -x "$output/snapuserd" ] || publish src/Cli "$output"
         say "compiling the soak: about 20 seconds"
         built=$(dotnet build tests/Soak -c Release -v quiet --nologo) || fail "$built"
-        # Mounts and processes of its own: whatever ends it, none of them is left. The shell in it is process 1, and collects what a killed process leaves.
-        SNAPUSERD=$root/$output/snapuserd unshare --mount --propagation private --pid --fork --kill-child --mount-proc \
-            sh -c 'dotnet "$@"; exit $?' sh "tests/Soak/bin/Release/$TFM/soak.dll" "$@"
+        # Mounts and processes of its own: whatever ends it, none of them is left. The shell in it is process 1, and collects what a killed process leaves. It
+        # passes Ctrl-C on to the soak alone, which ends its disks and servers in order.
+        SNAPUSERD=$root/$output/snapuserd unshare --mount --propagation private --pid --fork --kill-child --mount-proc sh -c '
+            trap "kill -TERM \$soak" INT TERM
+            setsid dotnet "$@" &
+            soak=$!
+            while :; do
+                wait "$soak" && code=0 || code=$?
+                kill -0 "$soak" 2>/dev/null || exit "$code"
+            done' sh "tests/Soak/bin/Release/$TFM/soak.dll" "$@"
         ;;
     deps) deps ;;
     test-deps) if [ "$ARCH" = "$host" ]; then test_deps; else deps; require missing_emulation_packages; fi ;;

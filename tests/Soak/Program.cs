@@ -16,6 +16,7 @@ namespace Snapuserd.Tests.Soak;
 internal static class Program
 {
     private const int MostFailures = 5;
+    private const int Interrupted = 130;
     private const int ProgressSeconds = 30;
 
     private static int Main(string[] arguments)
@@ -53,6 +54,11 @@ internal static class Program
         try
         {
             return Run(scratch.FullName, minutes, rounds, seed);
+        }
+        catch (Exception e)
+        {
+            Console.WriteLine(Interrupt.IsAsked ? "soak: interrupted" : $"soak: cannot go on: {e}");
+            return Interrupt.IsAsked ? Interrupted : 1;
         }
         finally
         {
@@ -121,7 +127,7 @@ internal static class Program
             Console.WriteLine($"soak: {clock.Elapsed.TotalMinutes:F1} minutes, {totals}{memory.Text}; next seed {RoundPlan.Next(now)}");
         }
         Console.WriteLine($"soak, seed {seed}{(Interrupt.IsAsked ? ", interrupted" : "")}: {totals}");
-        return totals.Failures > 0 ? 1 : Interrupt.IsAsked ? 130 : 0;
+        return totals.Failures > 0 ? 1 : Interrupt.IsAsked ? Interrupted : 0;
     }
 
     /// <summary>Uses once what is made at its first use, in this program and in the daemon, so that no round leaves more than it found.</summary>

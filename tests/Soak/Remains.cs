@@ -140,6 +140,8 @@ internal sealed class MemoryWatch(int begun = 0)
 {
     private const int SettlesIn = 10;
     private const int FewestSnapshots = 60, MostSnapshots = 600;
+    // Its heaps grow to what they will be during the first hundreds of snapshots, which ten rounds do not have.
+    private const int SettlingSnapshots = 400;
     private const long MayGrow = 1 << 20;
 
     private readonly Dictionary<string, long> _settled = [];
@@ -170,12 +172,13 @@ internal sealed class MemoryWatch(int begun = 0)
         File.WriteAllBytes(machine["memory.base"], image);
         File.WriteAllBytes(machine["memory.cow"], new CowBuilder { ScratchBytes = 8192 }.Zero(1).Build());
         long least = long.MaxValue;
-        for (int i = 0; i < FewestSnapshots || (least > little && i < MostSnapshots); i++)
+        for (int i = little == long.MaxValue ? -SettlingSnapshots : 0; i < FewestSnapshots || (least > little && i < MostSnapshots); i++)
         {
+            string name = $"memory{i}";
             using (Talker talker = machine.Talk())
-                foreach (string message in new[] { $"init,m{i},{machine["memory.cow"]},{machine["memory.base"]},{machine["memory.base"]}", $"start,m{i}", $"delete,m{i}" })
+                foreach (string message in new[] { $"init,{name},{machine["memory.cow"]},{machine["memory.base"]},{machine["memory.base"]}", $"start,{name}", $"delete,{name}" })
                     if (talker.Ask(message) is { } answer && !answer.StartsWith("success", StringComparison.Ordinal)) throw new SoakException($"the daemon answers '{answer}' to '{message}'");
-            least = Math.Min(least, Anonymous(machine.DaemonId));
+            if (i >= 0) least = Math.Min(least, Anonymous(machine.DaemonId));
         }
         foreach (string file in new[] { "memory.base", "memory.cow" }) File.Delete(machine[file]);
         return least;

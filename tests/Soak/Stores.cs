@@ -26,17 +26,15 @@ internal sealed class FileSystem : ICuttable, IDisposable
         ioctl($folder, 0x8004587d, $mode) or die "$ARGV[0]: shutdown: $!";
         """;
 
-    private readonly LoopDevice _device;
-    private readonly string _type;
+    private readonly string _image, _type;
     private bool _mounted;
 
     public FileSystem(string image, string folder, string type)
     {
-        (Folder, _type) = (folder, type);
+        (_image, Folder, _type) = (image, folder, type);
         using (FileStream file = File.Create(image)) file.SetLength(type == "xfs" ? 320L << 20 : 128L << 20);
         LoopDevice.Call($"mkfs.{type}", ["-q", image]);
         Directory.CreateDirectory(folder);
-        _device = new LoopDevice(image);
         Mount();
     }
 
@@ -52,12 +50,12 @@ internal sealed class FileSystem : ICuttable, IDisposable
     public void Dispose()
     {
         if (_mounted) Unmount();
-        _device.Dispose();
     }
 
     private void Mount()
     {
-        LoopDevice.Call("mount", "-t", _type, _device.Path, Folder);
+        // This loop device ends with the mount, however that ends.
+        LoopDevice.Call("mount", "-t", _type, "-o", "loop", _image, Folder);
         _mounted = true;
     }
 
