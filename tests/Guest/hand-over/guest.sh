@@ -1,0 +1,28 @@
+# All is merged, but not flushed: the disks have it in their caches. Then "way=" on the kernel's command line says who puts the mapped device
+# on the base: a server, boot, or nobody. "CUT" tells the host to pull the plug.
+kind=ublk
+options="--name ublkb0 --mapper root"
+device=/dev/mapper/root
+files=/none
+gone() {
+    [ ! -e /dev/ublkb0 ]
+}
+. /serving.sh
+way=$(sed 's/.*way=\([a-z]*\).*/\1/' /proc/cmdline)
+dd if=/merged.cow of=/dev/vda bs=1M 2>/dev/null || exit 1
+dd if=/new.img of=/dev/vdb bs=1M 2>/dev/null || exit 1
+case $way in
+    served)
+        serve --merge-on-request --control /tmp/control
+        wait "$server" || { say "FAILED: the server ended with $?"; cat /tmp/serve.err; exit 1; }
+        ;;
+    booted)
+        echo "root /dev/vda /dev/vdb" >/tmp/table
+        : >/tmp/cmdline
+        snapuserd boot --table /tmp/table --cmdline /tmp/cmdline --control-folder /tmp/run --wait 0 || exit 1
+        ;;
+esac
+[ "$way" = nobody ] || [ -b "$device" ] || { say "FAILED: there is no $device"; exit 1; }
+echo CUT
+sleep 60
+exit 1
