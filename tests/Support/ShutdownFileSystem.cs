@@ -19,11 +19,12 @@ public sealed class ShutdownFileSystem : IDisposable
 
     /// <summary>
     /// Mounts and unmounts by the lines of its standard input, and unmounts when that ends. The loop device stays between: one that goes by
-    /// itself may be held open for a moment by any program that looks at all devices.
+    /// itself may be held open for a moment by any program that looks at all devices. For the same reason an unmount may have to wait. A
+    /// file system that is shut down answers no question about its root, so the mount table is asked.
     /// </summary>
     private const string Script = """
         loop=$(losetup --find --show "$1") || exit 1
-        leave() { until umount "$2"; do mountpoint -q "$2" || return 0; sleep 0.05; done; }
+        leave() { until umount "$2"; do grep -qF " $2 " /proc/self/mountinfo || return 0; sleep 0.05; done; }
         enter() { mount -o "$3" "$loop" "$2" || { losetup --detach "$loop"; exit 1; }; echo ready; }
         enter "$@"
         while read -r line; do
