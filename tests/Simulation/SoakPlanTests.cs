@@ -20,7 +20,8 @@ public sealed class SoakPlanTests
         {
             RoundPlan again = RoundPlan.From(plan.Seed);
             Assert.Equal(plan.ToString(), again.ToString());
-            Assert.Equal(plan.Updates.Select(update => (update.Seed, update.Way, update.Create)), again.Updates.Select(update => (update.Seed, update.Way, update.Create)));
+            Assert.Equal(plan.Updates.Select(update => (update.Seed, update.Way, update.Create)), again.Updates.Select(update =>
+                (update.Seed, update.Way, update.Create)));
             Assert.Equal(Images.By(new Chance(plan.Seed), 64), Images.By(new Chance(again.Seed), 64));
         }
     }
@@ -56,7 +57,8 @@ public sealed class SoakPlanTests
                 foreach (Break one in update.Breaks)
                 {
                     Assert.True(cuts || one.How is not (Interruption.PowerCut or Interruption.DisksVanish), plan.ToString());
-                    Assert.True(one.How != Interruption.DisksVanish || plan.Cow == Place.CutDisk || plan.Base == Place.CutDisk, plan.ToString());
+                    Assert.True(one.How != Interruption.DisksVanish || plan.Cow == Place.CutDisk || plan.Base == Place.CutDisk,
+                        plan.ToString());
                     Assert.InRange(one.After, 0, 1);
                 }
             }

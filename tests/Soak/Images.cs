@@ -33,7 +33,8 @@ internal static class Images
         int blocks = image.Length / Block;
         for (int edits = 1 + chance.Below(8); edits > 0; edits--)
         {
-            int start = chance.Below(blocks), count = 1 + chance.Below(Math.Min(blocks - start, 1 << chance.Below(11))), to = chance.Below(blocks - count + 1);
+            int start = chance.Below(blocks), count = 1 + chance.Below(Math.Min(blocks - start, 1 << chance.Below(11))),
+                to = chance.Below(blocks - count + 1);
             Span<byte> part = image.AsSpan(start * Block, count * Block);
             switch (chance.Below(8))
             {

@@ -15,7 +15,8 @@ internal sealed class Machine : IDisposable
     private FileSystem? _ext4, _xfs;
     private Process? _daemon;
 
-    /// <param name="scratch">An empty folder, on which a file system in memory is mounted; the mount namespace is this program's own.</param>
+    /// <param name="scratch">An empty folder, on which a file system in memory is mounted; the mount namespace is this program's
+    /// own.</param>
     public Machine(string scratch)
     {
         _scratch = scratch;
@@ -45,11 +46,13 @@ internal sealed class Machine : IDisposable
     public string this[string file] => Path.Combine(Work, file);
 
     /// <summary>The daemon ended, which it never does by itself.</summary>
-    public string? DaemonEnd => _daemon!.HasExited ? $"the daemon ended with {_daemon.ExitCode}: {_daemon.StandardError.ReadToEnd()}" : null;
+    public string? DaemonEnd => _daemon!.HasExited ? $"the daemon ended with {_daemon.ExitCode}: {_daemon.StandardError.ReadToEnd()}"
+        : null;
 
     public void StartDaemon()
     {
-        _daemon = Binary.Start("daemon", "--socket", DaemonSocket, "--device", "nbd", "--socket-folder", this["devices"], "--memory", "16M");
+        _daemon = Binary.Start("daemon", "--socket", DaemonSocket, "--device", "nbd", "--socket-folder", this["devices"], "--memory",
+            "16M");
         Until.True(() => File.Exists(DaemonSocket) || _daemon.HasExited, "the daemon listens");
         if (DaemonEnd is { } end) throw new SoakException(end);
     }

@@ -10,7 +10,8 @@ using Snapuserd.Tests.Support;
 namespace Snapuserd.Tests.Soak;
 
 /// <summary>
-/// `soak [--minutes N] [--rounds N] [--seed N]` lives the life of one machine over and over. The last line has the counts; exit code 1 if something was wrong, 130 after
+/// `soak [--minutes N] [--rounds N] [--seed N]` lives the life of one machine over and over. The last line has the counts; exit code 1 if
+/// something was wrong, 130 after
 /// SIGINT or SIGTERM. It needs root, and a mount namespace and a process namespace of its own (build.sh).
 /// </summary>
 internal static class Program
@@ -49,7 +50,8 @@ internal static class Program
             Console.Error.WriteLine("soak: start it with `make soak`, which gives it namespaces of its own");
             return 64;
         }
-        using PosixSignalRegistration interrupt = PosixSignalRegistration.Create(PosixSignal.SIGINT, Stop), end = PosixSignalRegistration.Create(PosixSignal.SIGTERM, Stop);
+        using PosixSignalRegistration interrupt = PosixSignalRegistration.Create(PosixSignal.SIGINT, Stop),
+            end = PosixSignalRegistration.Create(PosixSignal.SIGTERM, Stop);
         DirectoryInfo scratch = Directory.CreateTempSubdirectory("snapuserd-soak-");
         try
         {
@@ -84,7 +86,8 @@ internal static class Program
         machine.StartDaemon();
         Warm(machine);
         Remains before = Remains.Now(machine);
-        for (ulong now = seed; totals.Rounds < rounds && clock.Elapsed.TotalMinutes < minutes && !Interrupt.IsAsked; now = RoundPlan.Next(now))
+        for (ulong now = seed; totals.Rounds < rounds && clock.Elapsed.TotalMinutes < minutes
+            && !Interrupt.IsAsked; now = RoundPlan.Next(now))
         {
             RoundPlan plan = RoundPlan.From(now);
             try
@@ -102,7 +105,8 @@ internal static class Program
             {
                 totals.Rounds++;
                 totals.Failures++;
-                Console.WriteLine($"soak: FAILED: {(e is SoakException ? e.Message : e.ToString())}\n  {plan}\n  again with: make soak SEED={now} ROUNDS=1");
+                string what = e is SoakException ? e.Message : e.ToString();
+                Console.WriteLine($"soak: FAILED: {what}\n  {plan}\n  again with: make soak SEED={now} ROUNDS=1");
                 if (totals.Failures == MostFailures) break;
                 // What it has left must not fail the rounds after it.
                 machine.Restart();
@@ -130,7 +134,9 @@ internal static class Program
         return totals.Failures > 0 ? 1 : Interrupt.IsAsked ? Interrupted : 0;
     }
 
-    /// <summary>Uses once what is made at its first use, in this program and in the daemon, so that no round leaves more than it found.</summary>
+    /// <summary>
+    /// Uses once what is made at its first use, in this program and in the daemon, so that no round leaves more than it found.
+    /// </summary>
     private static void Warm(Machine machine)
     {
         _ = (machine.Ext4, machine.Xfs);
@@ -139,7 +145,8 @@ internal static class Program
         Totals none = new();
         foreach (Finisher finisher in new[] { Finisher.Serve, Finisher.Daemon })
         {
-            UpdatePlan update = plan.Updates[0] with { Breaks = [], Finisher = finisher, Create = CreateWay.By(new Chance(1)) with { KilledAt = 0 }, StagedTwice = 0 };
+            UpdatePlan update = plan.Updates[0] with { Breaks = [], Finisher = finisher,
+                Create = CreateWay.By(new Chance(1)) with { KilledAt = 0 }, StagedTwice = 0 };
             Round.Run(plan with { Blocks = 64, Cow = Place.Tmpfs, Base = Place.Tmpfs, Updates = [update] }, machine, none);
         }
     }

@@ -12,7 +12,10 @@ using Snapuserd.Tests.Support;
 
 namespace Snapuserd.Tests.Soak;
 
-/// <summary>What a round must leave as it was: processes, mounts, loop devices, files, and the descriptors and threads of the processes that live on.</summary>
+/// <summary>
+/// What a round must leave as it was: processes, mounts, loop devices, files, and the descriptors and threads of the processes that live
+/// on.
+/// </summary>
 internal sealed class Remains
 {
     private readonly SortedSet<string> _things = new(StringComparer.Ordinal);
@@ -23,12 +26,14 @@ internal sealed class Remains
         GC.Collect();
         GC.WaitForPendingFinalizers();
         foreach (int process in Processes())
-            if (process != 1 && process != Environment.ProcessId && process != machine.DaemonId) _things.Add($"process {process}: {Name(process)}");
+            if (process != 1 && process != Environment.ProcessId
+                && process != machine.DaemonId) _things.Add($"process {process}: {Name(process)}");
         foreach (string line in File.ReadLines("/proc/self/mountinfo")) _things.Add($"mount on {line.Split(' ')[4]}");
         foreach (string device in Directory.GetDirectories("/sys/block", "loop*"))
         {
             string backing = Path.Combine(device, "loop/backing_file");
-            if (Try(() => File.ReadAllText(backing).Trim()) is { } file && file.StartsWith(machine.Scratch, StringComparison.Ordinal)) _things.Add($"loop device over {file}");
+            if (Try(() => File.ReadAllText(backing).Trim()) is { } file && file.StartsWith(machine.Scratch,
+                StringComparison.Ordinal)) _things.Add($"loop device over {file}");
         }
         foreach (string folder in new[] { machine.Scratch, "/run" })
             foreach (string path in Directory.GetFileSystemEntries(folder, "*", SearchOption.AllDirectories)) _things.Add($"file {path}");
@@ -40,7 +45,10 @@ internal sealed class Remains
 
     public static Remains Now(Machine machine) => new(machine);
 
-    /// <summary>Waits until all is as it was <paramref name="before"/>: the kernel and the daemon close things in their own time. Throws if it does not become so.</summary>
+    /// <summary>
+    /// Waits until all is as it was <paramref name="before"/>: the kernel and the daemon close things in their own time. Throws if it does
+    /// not become so.
+    /// </summary>
     public static void Settle(Machine machine, Remains before)
     {
         string? difference = null;
@@ -62,7 +70,8 @@ internal sealed class Remains
     private string? Difference(Remains before)
     {
         string[] more = [.. _things.Except(before._things)], fewer = [.. before._things.Except(_things)];
-        return more.Length + fewer.Length == 0 ? null : string.Join("; ", [.. more.Take(8).Select(thing => $"new: {thing}"), .. fewer.Take(8).Select(thing => $"gone: {thing}")]);
+        return more.Length + fewer.Length == 0 ? null : string.Join("; ", [.. more.Take(8).Select(thing => $"new: {thing}"),
+            .. fewer.Take(8).Select(thing => $"gone: {thing}")]);
     }
 
     private void AddDescriptors(string process, string name)
@@ -73,7 +82,8 @@ internal sealed class Remains
             // The numbers of pipes and sockets are new ones each time.
             string? target = Try(() => new FileInfo(descriptor).LinkTarget)?.Split('[')[0];
             // The framework loads its parts when it needs them.
-            if (target is null || (process == "self" && (target.EndsWith("/fd", StringComparison.Ordinal) || target.EndsWith(".dll", StringComparison.Ordinal)))) continue;
+            if (target is null || (process == "self" && (target.EndsWith("/fd", StringComparison.Ordinal) || target.EndsWith(".dll",
+                StringComparison.Ordinal)))) continue;
             targets[target] = targets.GetValueOrDefault(target) + 1;
         }
         foreach ((string target, int count) in targets) _things.Add($"{count} descriptors of {name} for {target}");
@@ -82,7 +92,8 @@ internal sealed class Remains
     private static IEnumerable<int> Processes()
     {
         foreach (string folder in Directory.GetDirectories("/proc"))
-            if (int.TryParse(Path.GetFileName(folder), NumberStyles.None, CultureInfo.InvariantCulture, out int process)) yield return process;
+            if (int.TryParse(Path.GetFileName(folder), NumberStyles.None, CultureInfo.InvariantCulture,
+                out int process)) yield return process;
     }
 
     private static string Name(int process) => Try(() => File.ReadAllText($"/proc/{process}/cmdline").Replace('\0', ' ')) ?? "";
@@ -124,7 +135,8 @@ internal static class Locks
 
     private static string NameOf(string path)
     {
-        string file = path.StartsWith("/dev/loop", StringComparison.Ordinal) ? File.ReadAllText($"/sys/block/{Path.GetFileName(path)}/loop/backing_file").Trim() : path;
+        string file = path.StartsWith("/dev/loop", StringComparison.Ordinal)
+            ? File.ReadAllText($"/sys/block/{Path.GetFileName(path)}/loop/backing_file").Trim() : path;
         string[] numbers = LoopDevice.Call("stat", "--format=%d %i", file).Trim().Split(' ');
         ulong device = ulong.Parse(numbers[0], CultureInfo.InvariantCulture);
         (uint major, uint minor) = Libc.DecodeDevice(device);
@@ -133,7 +145,8 @@ internal static class Locks
 }
 
 /// <summary>
-/// Memory of what lives through all rounds, when its garbage is collected: at most 1 MiB more than after the tenth round. For the daemon, whose collector runs when it must, that is the
+/// Memory of what lives through all rounds, when its garbage is collected: at most 1 MiB more than after the tenth round. For the daemon,
+/// whose collector runs when it must, that is the
 /// least it has while it serves small snapshots one after the other. This program's own is what its heap and malloc have handed out.
 /// </summary>
 internal sealed class MemoryWatch(int begun = 0)
@@ -156,12 +169,14 @@ internal sealed class MemoryWatch(int begun = 0)
     {
         int rounds = round - begun;
         if (rounds % (rounds < 100 ? SettlesIn : 100) != 0) return;
-        (string What, long Bytes)[] now = [("the daemon", Daemon(machine, _settled.GetValueOrDefault("the daemon", long.MaxValue - MayGrow) + MayGrow)), ("the simulator's heap", Heap()), ("malloc of the simulator", Malloc.InUse())];
+        (string What, long Bytes)[] now = [("the daemon", Daemon(machine, _settled.GetValueOrDefault("the daemon",
+            long.MaxValue - MayGrow) + MayGrow)), ("the simulator's heap", Heap()), ("malloc of the simulator", Malloc.InUse())];
         Text = "; " + string.Join(", ", now.Select(one => $"{one.What} {one.Bytes >> 10} KiB"));
         foreach ((string what, long bytes) in now)
         {
             long settled = _settled.TryGetValue(what, out long known) ? known : _settled[what] = bytes;
-            if (bytes > settled + MayGrow) throw new SoakException($"{what} has {bytes} bytes after round {round}, and had {settled} after round {begun + SettlesIn}");
+            if (bytes <= settled + MayGrow) continue;
+            throw new SoakException($"{what} has {bytes} bytes after round {round}, and had {settled} after round {begun + SettlesIn}");
         }
     }
 
@@ -171,13 +186,15 @@ internal sealed class MemoryWatch(int begun = 0)
         byte[] image = new byte[64 * 4096];
         File.WriteAllBytes(machine["memory.base"], image);
         File.WriteAllBytes(machine["memory.cow"], new CowBuilder { ScratchBytes = 8192 }.Zero(1).Build());
+        string devices = $"{machine["memory.cow"]},{machine["memory.base"]},{machine["memory.base"]}";
         long least = long.MaxValue;
         for (int i = little == long.MaxValue ? -SettlingSnapshots : 0; i < FewestSnapshots || (least > little && i < MostSnapshots); i++)
         {
             string name = $"memory{i}";
             using (Talker talker = machine.Talk())
-                foreach (string message in new[] { $"init,{name},{machine["memory.cow"]},{machine["memory.base"]},{machine["memory.base"]}", $"start,{name}", $"delete,{name}" })
-                    if (talker.Ask(message) is { } answer && !answer.StartsWith("success", StringComparison.Ordinal)) throw new SoakException($"the daemon answers '{answer}' to '{message}'");
+                foreach (string message in new[] { $"init,{name},{devices}", $"start,{name}", $"delete,{name}" })
+                    if (talker.Ask(message) is { } answer && !answer.StartsWith("success",
+                        StringComparison.Ordinal)) throw new SoakException($"the daemon answers '{answer}' to '{message}'");
             if (i >= 0) least = Math.Min(least, Anonymous(machine.DaemonId));
         }
         foreach (string file in new[] { "memory.base", "memory.cow" }) File.Delete(machine[file]);
@@ -200,7 +217,8 @@ internal sealed class MemoryWatch(int begun = 0)
     private static long Anonymous(int process)
     {
         foreach (string line in File.ReadLines($"/proc/{process}/status"))
-            if (line.StartsWith("RssAnon:", StringComparison.Ordinal)) return 1024 * long.Parse(line.Split(' ', StringSplitOptions.RemoveEmptyEntries)[1], CultureInfo.InvariantCulture);
+            if (line.StartsWith("RssAnon:", StringComparison.Ordinal)) return 1024 * long.Parse(line.Split(' ',
+                StringSplitOptions.RemoveEmptyEntries)[1], CultureInfo.InvariantCulture);
         throw new SoakException($"process {process} has no RssAnon");
     }
 }
@@ -208,7 +226,10 @@ internal sealed class MemoryWatch(int begun = 0)
 /// <summary>Memory that native libraries have from malloc.</summary>
 internal static class Malloc
 {
-    /// <summary>struct mallinfo2 of malloc.h: ten numbers of which the fifth and the eighth are bytes in use, in mappings of their own and in the heaps.</summary>
+    /// <summary>
+    /// struct mallinfo2 of malloc.h: ten numbers of which the fifth and the eighth are bytes in use, in mappings of their own and in the
+    /// heaps.
+    /// </summary>
     [InlineArray(10)]
     private struct Info
     {

@@ -78,7 +78,8 @@ internal sealed class Round : IDisposable
     {
         Make(update);
         Stage(update);
-        if (update.Verify) Expect(0, Binary.Run(["verify", .. Devices, "--sha256", Convert.ToHexStringLower(SHA256.HashData(_target))]), "verify");
+        if (update.Verify) Expect(0, Binary.Run(["verify", .. Devices, "--sha256", Convert.ToHexStringLower(SHA256.HashData(_target))]),
+            "verify");
         _interrupted = false;
         Dictionary<string, int> calls = [];
         foreach (Break one in update.Breaks)
@@ -125,7 +126,8 @@ internal sealed class Round : IDisposable
             _target = Images.Edited(chance, _image);
             File.WriteAllBytes(_machine["old.img"], _image);
             File.WriteAllBytes(_machine["new.img"], _target);
-            string[] arguments = ["create", "--source", _machine["old.img"], "--target", _machine["new.img"], "--output", made, "--progress", "never", .. create.Arguments];
+            string[] arguments = ["create", "--source", _machine["old.img"], "--target", _machine["new.img"], "--output", made,
+                "--progress", "never", .. create.Arguments];
             if (create.KilledAt > 0)
             {
                 BinaryResult killed = Run(KillAt.Command(MergeWay.Text(create.KilledAt), arguments));
@@ -153,7 +155,8 @@ internal sealed class Round : IDisposable
         ];
         void Take(int count)
         {
-            foreach (string step in steps[..count]) Expect(0, Binary.RunProgram("/bin/sh", ["-ec", step, "sh", _cow.Path, _machine["system.cow"]]), "staging");
+            foreach (string step in steps[..count]) Expect(0, Binary.RunProgram("/bin/sh", ["-ec", step, "sh", _cow.Path,
+                _machine["system.cow"]]), "staging");
         }
 
         if (update.StagedTwice > 0)
@@ -203,7 +206,8 @@ internal sealed class Round : IDisposable
             switch (one.How)
             {
                 case Interruption.Term:
-                    string[] command = KillAt.SignalledAt(Libc.SIGTERM, 1 + (call / 6), one.Way.Io == "uring" ? "io_uring_enter" : "pwrite64", merge);
+                    string[] command = KillAt.SignalledAt(Libc.SIGTERM, 1 + (call / 6), one.Way.Io == "uring" ? "io_uring_enter"
+                        : "pwrite64", merge);
                     Expect(Run(command), "merge that gets SIGTERM", 75, 0);
                     break;
                 case Interruption.DisksVanish:
@@ -254,7 +258,8 @@ internal sealed class Round : IDisposable
         {
             case Finisher.Serve:
                 what = "serve --merge";
-                new Served(this, [Binary.Path, .. ServeArguments, "--merge", "--json", .. update.Way.Arguments], killed: false) { Merges = true }.Run();
+                new Served(this, [Binary.Path, .. ServeArguments, "--merge", "--json", .. update.Way.Arguments],
+                    killed: false) { Merges = true }.Run();
                 break;
             case Finisher.Daemon:
                 what = "the daemon";
@@ -272,7 +277,8 @@ internal sealed class Round : IDisposable
         Same(_target, _base.See(_target.Length), $"the base after {what}");
         BinaryResult again = Binary.Run(["merge", .. Devices, "--json"]);
         Expect(0, again, "merge of what is merged");
-        if (!again.Output.Contains("\"already_merged\":true", StringComparison.Ordinal)) throw new SoakException($"after {what} something is left to merge: {again}");
+        if (!again.Output.Contains("\"already_merged\":true",
+            StringComparison.Ordinal)) throw new SoakException($"after {what} something is left to merge: {again}");
         Same(_target, _base.See(_target.Length), "the base after another merge");
         if (File.Exists(Mark)) throw new SoakException($"{Mark} stays after {what}");
     }
@@ -314,7 +320,8 @@ internal sealed class Round : IDisposable
     private void ReadPart(NbdClient client, int offset, int length)
     {
         byte[] bytes = client.Read(offset, length, structured: _target.Length % 8192 == 0);
-        if (!bytes.AsSpan().SequenceEqual(_target.AsSpan(offset, length))) throw new SoakException($"a served read of {length} bytes at {offset} is wrong");
+        if (!bytes.AsSpan().SequenceEqual(_target.AsSpan(offset,
+            length))) throw new SoakException($"a served read of {length} bytes at {offset} is wrong");
     }
 
     private static BinaryResult Run(string[] command) => Binary.RunProgram(command[0], command[1..]);
@@ -331,7 +338,8 @@ internal sealed class Round : IDisposable
     {
         Interrupt.Check();
         int at = expected.AsSpan().CommonPrefixLength(found);
-        if (at < expected.Length || found.Length != expected.Length) throw new SoakException($"{what} is wrong from byte {at} on, in block {at / Block} of {expected.Length / Block}");
+        if (at == expected.Length && found.Length == expected.Length) return;
+        throw new SoakException($"{what} is wrong from byte {at} on, in block {at / Block} of {expected.Length / Block}");
     }
 
     /// <summary>A server that is read while it runs, until it is killed, has merged, or was read once.</summary>
@@ -382,7 +390,8 @@ internal sealed class Round : IDisposable
                 {
                     last = Volatile.Read(ref _done) || !(killed || Merges);
                     round.ReadAll(round._machine["serve"]);
-                    if (!killed && !Merges && !Locks.IsUsed(round._base.Path)) throw new SoakException("the base of a server has no lock file");
+                    if (!killed && !Merges
+                        && !Locks.IsUsed(round._base.Path)) throw new SoakException("the base of a server has no lock file");
                 }
                 while (!last && !_ended.IsSet);
                 if (!killed && _ended.IsSet) throw new SoakException($"a server ended: {_output}{_error}");

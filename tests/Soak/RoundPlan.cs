@@ -43,12 +43,14 @@ internal enum Finisher
 internal sealed record MergeWay(string Io, int QueueDepth, int MemoryMiB, int Threads, bool VerifyFirst, int RateMiB)
 {
     public static MergeWay By(Chance chance) => new(
-        chance.Percent(50) ? "uring" : "sync", 1 << chance.Below(8), 8 << chance.Below(3), 1 + chance.Below(4), chance.Percent(60), chance.Percent(10) ? 32 : 0);
+        chance.Percent(50) ? "uring" : "sync", 1 << chance.Below(8), 8 << chance.Below(3), 1 + chance.Below(4), chance.Percent(60),
+            chance.Percent(10) ? 32 : 0);
 
     /// <summary>As `merge` and `serve` take them.</summary>
     public string[] Arguments =>
     [
-        "--io", Io, "--queue-depth", Text(QueueDepth), "--memory", $"{MemoryMiB}M", "--threads", Text(Threads), .. VerifyFirst ? Array.Empty<string>() : ["--no-verify-first"],
+        "--io", Io, "--queue-depth", Text(QueueDepth), "--memory", $"{MemoryMiB}M", "--threads", Text(Threads), .. VerifyFirst
+            ? Array.Empty<string>() : ["--no-verify-first"],
     ];
 
     /// <summary>Those that only `merge` has.</summary>
@@ -58,7 +60,8 @@ internal sealed record MergeWay(string Io, int QueueDepth, int MemoryMiB, int Th
 }
 
 /// <summary>Options of `create`, and the system call at which a first attempt is killed: 0 for none.</summary>
-internal sealed record CreateWay(int Format, string Compression, int BlockFactorKiB, int ClusterOps, int SpareSlots, bool Xor, int Threads, bool Check, int KilledAt)
+internal sealed record CreateWay(int Format, string Compression, int BlockFactorKiB, int ClusterOps, bool Xor, int Threads,
+    bool Check, int KilledAt)
 {
     public static CreateWay By(Chance chance)
     {
@@ -66,7 +69,8 @@ internal sealed record CreateWay(int Format, string Compression, int BlockFactor
         string[] codecs = ["none", "gz", "brotli", "lz4", "zstd", "gz,9", "zstd,1", "brotli,3"];
         int[] clusters = [0, 2, 200, 1024];
         return new CreateWay(format, codecs[chance.Below(codecs.Length)], 4 << chance.Below(7), clusters[chance.Below(clusters.Length)],
-            chance.Percent(20) ? 1 + chance.Below(100) : 0, chance.Percent(60), 1 + chance.Below(3), chance.Percent(70), chance.Percent(25) ? 1 + chance.Below(1 << (3 + chance.Below(6))) : 0);
+            chance.Percent(60), 1 + chance.Below(3), chance.Percent(70),
+                chance.Percent(25) ? 1 + chance.Below(1 << (3 + chance.Below(6))) : 0);
     }
 
     public string[] Arguments =>
@@ -78,15 +82,19 @@ internal sealed record CreateWay(int Format, string Compression, int BlockFactor
     ];
 }
 
-/// <summary>An interruption: of a merge or of a server that merges, after which share of its system calls, and whether the image is read afterwards.</summary>
+/// <summary>
+/// An interruption: of a merge or of a server that merges, after which share of its system calls, and whether the image is read afterwards.
+/// </summary>
 internal sealed record Break(Interruption How, bool Serving, double After, bool Look, MergeWay Way);
 
 /// <summary>
-/// One update: made by `create` or by the tests' own writer, staged on the COW's device (<paramref name="StagedTwice"/> is the step of the first attempt after which
+/// One update: made by `create` or by the tests' own writer, staged on the COW's device (<paramref name="StagedTwice"/> is the step of the
+/// first attempt after which
 /// the power fails, 0 for none), interrupted, and merged to the end.
 /// </summary>
 internal sealed record UpdatePlan(
-    ulong Seed, CreateWay? Create, int StagedTwice, bool Mark, bool Verify, bool Extract, Break[] Breaks, Finisher Finisher, MergeWay Way, bool CutAfter);
+    ulong Seed, CreateWay? Create, int StagedTwice, bool Mark, bool Verify, bool Extract, Break[] Breaks, Finisher Finisher, MergeWay Way,
+        bool CutAfter);
 
 /// <summary>Everything that a round leaves to chance, from its seed alone.</summary>
 internal sealed record RoundPlan(ulong Seed, int Blocks, Place Cow, Place Base, UpdatePlan[] Updates)
@@ -118,8 +126,15 @@ internal sealed record RoundPlan(ulong Seed, int Blocks, Place Cow, Place Base, 
     public static bool IsFile(Place place) => place is Place.Tmpfs or Place.Ext4 or Place.Xfs;
 
     public override string ToString() =>
-        $"seed {Seed}: {Blocks} blocks, COW on {Cow}, base on {Base}; " + string.Join("; ", Updates.Select(update => $"{(update.Create is { } create ? string.Join(' ', create.Arguments) : "own writer")}, "
-            + string.Concat(update.Breaks.Select(one => $"{one.How}{(one.Serving ? " while served" : "")} at {one.After:F2} ({one.Way.Io}), ")) + $"then {update.Finisher} ({update.Way.Io})"));
+        $"seed {Seed}: {Blocks} blocks, COW on {Cow}, base on {Base}; {string.Join("; ", Updates.Select(Text))}";
+
+    private static string Text(UpdatePlan update)
+    {
+        string made = update.Create is { } create ? string.Join(' ', create.Arguments) : "own writer";
+        string breaks = string.Concat(update.Breaks.Select(one =>
+            $"{one.How}{(one.Serving ? " while served" : "")} at {one.After:F2} ({one.Way.Io}), "));
+        return $"{made}, {breaks}then {update.Finisher} ({update.Way.Io})";
+    }
 
     private static UpdatePlan Update(Chance chance, Place cow, Place target, bool cuts)
     {
@@ -129,14 +144,16 @@ internal sealed record RoundPlan(ulong Seed, int Blocks, Place Cow, Place Base, 
             Interruption how = (Interruption)chance.Below(4);
             if (cuts && chance.Percent(50)) how = Interruption.PowerCut;
             if (how == Interruption.DisksVanish && cow != Place.CutDisk && target != Place.CutDisk) how = Interruption.PowerCut;
-            // Where only one of two can vanish and the other cannot lose its cache, it is lost power for one disk, which is no power cut of the machine.
+            // Both disks lose their power, or none does: so does a machine.
             if (how is Interruption.PowerCut or Interruption.DisksVanish && !cuts) how = Interruption.Kill;
             double after = chance.Below(1000) / 1000.0;
             // The last two thirds of the calls are those that write.
             if (chance.Percent(60)) after = (1 + (2 * after)) / 3;
-            breaks[i] = new Break(how, how != Interruption.Term && how != Interruption.DisksVanish && chance.Percent(35), after, chance.Percent(50), MergeWay.By(chance));
+            breaks[i] = new Break(how, how != Interruption.Term && how != Interruption.DisksVanish && chance.Percent(35), after,
+                chance.Percent(50), MergeWay.By(chance));
         }
-        return new UpdatePlan(chance.Next(), chance.Percent(60) ? CreateWay.By(chance) : null, chance.Percent(30) ? 1 + chance.Below(2) : 0, IsFile(cow) && chance.Percent(40),
+        return new UpdatePlan(chance.Next(), chance.Percent(60) ? CreateWay.By(chance) : null, chance.Percent(30) ? 1 + chance.Below(2)
+            : 0, IsFile(cow) && chance.Percent(40),
             chance.Percent(60), chance.Percent(25), breaks, (Finisher)chance.Below(3), MergeWay.By(chance), cuts && chance.Percent(70));
     }
 }

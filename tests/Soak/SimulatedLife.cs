@@ -7,7 +7,8 @@ using Snapuserd.Tests.Simulator;
 namespace Snapuserd.Tests.Soak;
 
 /// <summary>
-/// The life of a machine whose disks are the simulator's: one update on top of the other, each staged over what the one before left on the COW's device, and merged by the real engine
+/// The life of a machine whose disks are the simulator's: one update on top of the other, each staged over what the one before left on the
+/// COW's device, and merged by the real engine
 /// through power cuts, deaths and stops, all from one seed.
 /// </summary>
 internal static class SimulatedLife
@@ -50,7 +51,8 @@ internal static class SimulatedLife
             for (int leg = 0; ; leg++)
             {
                 merge = RandomRuns.OtherWays(merge, chance);
-                RandomRuns.Leg run = new(merge with { Readers = chance.Percent(50), Paced = chance.Percent(30), SharesMemory = chance.Percent(60) }, chance, arenas, disks, count);
+                RandomRuns.Leg run = new(merge with { Readers = chance.Percent(50), Paced = chance.Percent(30),
+                    SharesMemory = chance.Percent(60) }, chance, arenas, disks, count);
                 int unlike = run.FirstWrongPage();
                 if (unlike >= 0) throw new SoakException($"block {unlike} of the merged image, read without merging, is wrong");
                 run.Merge(leg > 0 && leg < legs && chance.Percent(25) ? 1 + chance.Below(steps) : 0);
@@ -77,7 +79,8 @@ internal static class SimulatedLife
     {
         try
         {
-            SimMerge.Run(merge, disks, arenas[merge], chance.Next(), () => throw new SoakException($"{merge.Name}: a half-staged COW is merged"));
+            SimMerge.Run(merge, disks, arenas[merge], chance.Next(), () =>
+                throw new SoakException($"{merge.Name}: a half-staged COW is merged"));
         }
         catch (SnapuserdException e) when (e.Code == ExitCode.CowCorrupt)
         {
