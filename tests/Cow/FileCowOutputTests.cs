@@ -83,7 +83,9 @@ public sealed class FileCowOutputTests
         Has(4096);
         output.Write(10, Noise(1).AsSpan(0, 20));
         Has(4096);
-        output.Write(8192, Noise(1).AsSpan(0, 5));
+        output.Write(8192, Noise(1).AsSpan(0, 4));
+        Has(8196);
+        output.Write(8196, Noise(1).AsSpan(4, 1));
         Has(8197);
         output.Truncate(8197);
         Has(8197);

@@ -34,7 +34,7 @@ public sealed class OperatorTests
         """,
         "condition negated: a → !(a)", "assignment removed: n++; → ;", "condition negated: a → !(a)", "assignment removed: n--; → ;",
         "condition negated: a → !(a)", "assignment removed: n -= 2; → ;", "condition negated: a → !(a)", "assignment removed: n += 2; → ;",
-        "condition negated: e.Message == \"\" → !(e.Message == \"\")", "condition negated: a → !(a)");
+        "condition negated: e.Message == \"\" → !(e.Message == \"\")", "condition negated: a → !(a)", "condition negated: a → !(a)");
 
     [Fact]
     public void Bounds_of_integers_are_moved_in_comparisons_ranges_and_patterns() => Gives(

@@ -95,7 +95,7 @@ public sealed class Session
             {
                 string name = Path.GetFileName(file), to = Path.Combine(folder, name);
                 bool needed = name.StartsWith("Snapuserd.", StringComparison.Ordinal) || name.StartsWith("xunit.", StringComparison.Ordinal)
-                    || name is "snapuserd.dll" or "simulator.dll" or "mutants.dll";
+                    || name is "snapuserd.dll" or "simulator.dll" or "mutants.dll" or "benchmarks.dll" or "kernels.dll";
                 if (needed && !name.Contains("runner", StringComparison.Ordinal) && !File.Exists(to)) File.Copy(file, to);
             }
         File.Copy(Path.Combine(own, "mutants.runtimeconfig.json"), Path.Combine(folder, "mutants.runtimeconfig.json"), overwrite: true);
