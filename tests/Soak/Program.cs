@@ -145,8 +145,13 @@ internal static class Program
         Totals none = new();
         foreach (Finisher finisher in new[] { Finisher.Serve, Finisher.Daemon })
         {
-            UpdatePlan update = plan.Updates[0] with { Breaks = [], Finisher = finisher,
-                Create = CreateWay.By(new Chance(1)) with { KilledAt = 0 }, StagedTwice = 0 };
+            UpdatePlan update = plan.Updates[0] with
+            {
+                Breaks = [],
+                Finisher = finisher,
+                Create = CreateWay.By(new Chance(1)) with { KilledAt = 0 },
+                StagedTwice = 0
+            };
             Round.Run(plan with { Blocks = 64, Cow = Place.Tmpfs, Base = Place.Tmpfs, Updates = [update] }, machine, none);
         }
     }

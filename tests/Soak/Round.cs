@@ -259,7 +259,8 @@ internal sealed class Round : IDisposable
             case Finisher.Serve:
                 what = "serve --merge";
                 new Served(this, [Binary.Path, .. ServeArguments, "--merge", "--json", .. update.Way.Arguments],
-                    killed: false) { Merges = true }.Run();
+                    killed: false)
+                { Merges = true }.Run();
                 break;
             case Finisher.Daemon:
                 what = "the daemon";

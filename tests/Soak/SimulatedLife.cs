@@ -51,8 +51,12 @@ internal static class SimulatedLife
             for (int leg = 0; ; leg++)
             {
                 merge = RandomRuns.OtherWays(merge, chance);
-                RandomRuns.Leg run = new(merge with { Readers = chance.Percent(50), Paced = chance.Percent(30),
-                    SharesMemory = chance.Percent(60) }, chance, arenas, disks, count);
+                RandomRuns.Leg run = new(merge with
+                {
+                    Readers = chance.Percent(50),
+                    Paced = chance.Percent(30),
+                    SharesMemory = chance.Percent(60)
+                }, chance, arenas, disks, count);
                 int unlike = run.FirstWrongPage();
                 if (unlike >= 0) throw new SoakException($"block {unlike} of the merged image, read without merging, is wrong");
                 run.Merge(leg > 0 && leg < legs && chance.Percent(25) ? 1 + chance.Below(steps) : 0);
