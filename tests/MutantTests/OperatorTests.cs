@@ -11,7 +11,9 @@ public sealed class OperatorTests
     private const string File = "src/Toy/Toy.cs";
 
     private static Project Toy(string members) =>
-        new("Toy", new Dictionary<string, string> { [File] = $"using System;\nusing System.Collections.Generic;\npublic class Toy\n{{\n{members}\n}}\n" }, Project.Framework(), "");
+        new("Toy", new Dictionary<string,
+            string> { [File] = $"using System;\nusing System.Collections.Generic;\npublic class Toy\n{{\n{members}\n}}\n" },
+                Project.Framework(), "");
 
     private static void Gives(string members, params string[] changes) =>
         Assert.Equal(changes, Toy(members).Mutants(File).Select(mutant => $"{Mutant.Name(mutant.Operator)}: {mutant.Change}"));
@@ -45,7 +47,8 @@ public sealed class OperatorTests
         ReadOnlySpan<byte> D(byte[] a, int n) => a.AsSpan()[n..^1];
         bool E(int a) => a == 2;
         """,
-        "bound moved: b → b + 1", "bound moved: b → b - 1", "bound moved: 3 → 3 + 1", "bound moved: 3 → 3 - 1", "bound moved: n → n + 1", "bound moved: n → n - 1");
+        "bound moved: b → b + 1", "bound moved: b → b - 1", "bound moved: 3 → 3 + 1", "bound moved: 3 → 3 - 1", "bound moved: n → n + 1",
+            "bound moved: n → n - 1");
 
     [Fact]
     public void Calls_whose_value_is_not_used_are_removed() => Gives(
@@ -62,7 +65,8 @@ public sealed class OperatorTests
         }
         void H() => F();
         """,
-        "call removed: F(); → ;", "call removed: _ = F(); → ;", "call removed: t?.F(); → ;", "call removed: F() → { }", "call removed: => F() → { }");
+        "call removed: F(); → ;", "call removed: _ = F(); → ;", "call removed: t?.F(); → ;", "call removed: F() → { }",
+            "call removed: => F() → { }");
 
     [Fact]
     public void Assignments_are_removed_where_they_are_statements() => Gives(
@@ -79,7 +83,8 @@ public sealed class OperatorTests
             for (int i = 0; i != 2; i++) { }
         }
         """,
-        "assignment removed: => _x = value → { }", "assignment removed: _x = y; → ;", "assignment removed: _x |= 2; → ;", "assignment removed: _x++; → ;",
+        "assignment removed: => _x = value → { }", "assignment removed: _x = y; → ;", "assignment removed: _x |= 2; → ;",
+            "assignment removed: _x++; → ;",
         "condition negated: i != 2 → !(i != 2)");
 
     [Fact]
@@ -90,12 +95,14 @@ public sealed class OperatorTests
         static int H(ref int a, int b) => 0;
         int M(int x, int y, long z) => F(x, y, 3) + F(x, x, x) + G(x, z) + G(x, y) + H(ref x, y) + Math.Max(x, y);
         """,
-        "arguments swapped: F(x, y, 3) → y for x", "arguments swapped: F(x, y, 3) → 3 for x", "arguments swapped: F(x, y, 3) → 3 for y", "arguments swapped: G(x, y) → y for x");
+        "arguments swapped: F(x, y, 3) → y for x", "arguments swapped: F(x, y, 3) → 3 for x", "arguments swapped: F(x, y, 3) → 3 for y",
+            "arguments swapped: G(x, y) → y for x");
 
     [Fact]
     public void And_and_or_change_places_and_what_they_join_is_negated() => Gives(
         "bool M(bool a, bool b, bool c) => a && b || c;",
-        "and/or: a && b || c → ((a && b) && c)", "condition negated: c → !(c)", "and/or: a && b → (a || b)", "condition negated: a → !(a)", "condition negated: b → !(b)");
+        "and/or: a && b || c → ((a && b) && c)", "condition negated: c → !(c)", "and/or: a && b → (a || b)", "condition negated: a → !(a)",
+            "condition negated: b → !(b)");
 
     [Fact]
     public void Flushes_are_removed_and_say_that_they_were_made() => Gives(
@@ -113,7 +120,8 @@ public sealed class OperatorTests
             foreach (int one in FlushAll()) { }
         }
         """,
-        "flush removed: FSync(1); → ;", "flush removed: FlushBase(); → ;", "flush removed: FSync(2) → default(int)", "flush removed: Flush() → true",
+        "flush removed: FSync(1); → ;", "flush removed: FlushBase(); → ;", "flush removed: FSync(2) → default(int)",
+            "flush removed: Flush() → true",
         "flush removed: FlushAll() → global::System.Array.Empty<int>()");
 
     [Fact]
@@ -139,7 +147,9 @@ public sealed class OperatorTests
     [Fact]
     public void What_a_static_initializer_evaluates_is_known()
     {
-        Project toy = Toy("static bool s_a = Environment.ProcessorCount > 1; bool _b = Environment.ProcessorCount > 1; static bool C => Environment.ProcessorCount > 1;");
+        Project toy =
+            Toy("static bool s_a = Environment.ProcessorCount > 1; bool _b = Environment.ProcessorCount > 1;"
+                + " static bool C => Environment.ProcessorCount > 1;");
         Assert.Equal([true, true, false, false, false, false], toy.Mutants(File).Select(mutant => mutant.Static));
     }
 }

@@ -38,7 +38,8 @@ public sealed class SampleTests
     [Fact]
     public void Unbuildable_mutants_are_replaced_by_the_next_and_counted()
     {
-        Sample all = new(Points, 50, 7, _ => BuildKind.Switched), some = new(Points, 10, 7, mutant => mutant.Line % 2 == 0 ? BuildKind.Alone : null);
+        Sample all = new(Points, 50, 7, _ => BuildKind.Switched), some =
+            new(Points, 10, 7, mutant => mutant.Line % 2 == 0 ? BuildKind.Alone : null);
         Assert.Equal(Lines(all).Where(line => line % 2 == 0).Take(10), Lines(some));
         Assert.Equal(Lines(all).TakeWhile(line => line != Lines(some)[^1]).Count(line => line % 2 == 1), some.Unbuildable);
     }
@@ -66,9 +67,11 @@ public sealed class SampleTests
         Mutant mutant = Point(1);
         Measured[] measured =
         [
-            new("Other:a", 1, new HashSet<int> { 0 }), new("Toy:slow", 9, new HashSet<int> { 0 }), new("Toy:quick", 2, new HashSet<int> { 0, 1 }), new("Toy:not", 1, new HashSet<int> { 1 }),
+            new("Other:a", 1, new HashSet<int> { 0 }), new("Toy:slow", 9, new HashSet<int> { 0 }),
+                new("Toy:quick", 2, new HashSet<int> { 0, 1 }), new("Toy:not", 1, new HashSet<int> { 1 }),
         ];
-        string[] Names(Mutant of, BuildKind kind) => [.. Session.Checks(of, 0, kind, measured, ["Other", "Toy"]).Select(check => check.Check)];
+        string[] Names(Mutant of, BuildKind kind) =>
+            [.. Session.Checks(of, 0, kind, measured, ["Other", "Toy"]).Select(check => check.Check)];
         Assert.Equal(["Toy:quick", "Toy:slow", "Other:a"], Names(mutant, BuildKind.Switched));
         Assert.Equal(["Toy:not", "Toy:quick", "Toy:slow", "Other:a"], Names(mutant with { Static = true }, BuildKind.Switched));
         Assert.Equal(["Toy:not", "Toy:quick", "Toy:slow", "Other:a"], Names(mutant, BuildKind.Alone));
@@ -80,7 +83,10 @@ public sealed class SampleTests
     {
         StringWriter text = new();
         Verdict check = new(Outcome.KilledByCheck, "Toy:t", "");
-        Report.Print(text, [(Point(3), new Verdict(Outcome.Survived, "", "no check evaluates it")), (Point(1), check), (Point(2), check with { Outcome = Outcome.KilledByCrash }), (Point(4), check with { Outcome = Outcome.KilledByTimeout })], 5);
+        Report.Print(text,
+            [(Point(3), new Verdict(Outcome.Survived, "", "no check evaluates it")), (Point(1), check),
+                (Point(2), check with { Outcome = Outcome.KilledByCrash }), (Point(4), check with { Outcome = Outcome.KilledByTimeout })],
+                    5);
         Assert.Equal(
             """
             survived: src/Toy/Toy.cs:3:1: call removed: F(); → ; (no check evaluates it)

@@ -35,7 +35,7 @@ public sealed class SchemaTests
                 if (x < y && y > 2 || x == 4) log.Append('a'); else log.Append('b');
                 if (x > 1 && (y < 3 || u >= 2u)) s_state++;
                 else if (x < 0) return "negative";
-                for (int i = 0; i < Math.Abs(y) && i < 5; i++) { if (i == x) continue; log.Append(i); }
+                for (int i = 0; i < Math.Abs(y) && i < 5; i++) { if (log.Length > 500) return "long"; if (i == x) continue; log.Append(i); }
                 Both(x, y); Both(x, 2);
                 if (FSync(x > y ? x : y) != 3) log.Append('f');
                 log.Append(Pair(Pair(x, y), x < y ? 1 : 2));
@@ -43,7 +43,8 @@ public sealed class SchemaTests
                 twice();
                 bool both = x > 0 && y > 0;
                 if (both || Sync(out int left) > 2 && left < 6) log.Append("l");
-                try { log.Append("abcdef"[(x & 3)..(y & 7)]); } catch (ArgumentOutOfRangeException e) when (e.ParamName != "none") { log.Append('r'); }
+                try { log.Append("abcdef"[(x & 3)..(y & 7)]); }
+                catch (ArgumentOutOfRangeException e) when (e.ParamName != "none") { log.Append('r'); }
                 return log.Append(State).ToString();
             }
         }
@@ -53,10 +54,16 @@ public sealed class SchemaTests
     public void Switched_and_alone_do_the_same_and_no_number_changes_nothing()
     {
         Project toy = new("Toy", new Dictionary<string, string> { [File] = Source }, Project.Framework(), "");
-        Sample sample = new(toy.Mutants(File), int.MaxValue, 1, mutant => toy.CompilesSwitched(mutant) ? BuildKind.Switched : toy.CompilesAlone(mutant) ? BuildKind.Alone : null);
+        Sample sample =
+            new(toy.Mutants(File), int.MaxValue, 1, mutant => toy.CompilesSwitched(mutant) ? BuildKind.Switched : toy.CompilesAlone(mutant)
+                ? BuildKind.Alone : null);
         // Every mutant alone, each in a namespace of its own: one call of the compiler.
-        (Mutant Mutant, int Number)[] tried = [.. sample.Mutants.Select((one, number) => (one.Mutant, Number: number)).Where(one => sample.Mutants[one.Number].Kind == BuildKind.Switched && toy.CompilesAlone(one.Mutant))];
-        Project each = new("Each", tried.ToDictionary(one => $"{one.Number}.cs", one => Within($"M{one.Number}", one.Mutant.Apply(Source))), Project.Framework(), Within("Plain", Source));
+        (Mutant Mutant, int Number)[] tried =
+            [.. sample.Mutants.Select((one, number) => (one.Mutant, Number: number)).Where(one =>
+                sample.Mutants[one.Number].Kind == BuildKind.Switched && toy.CompilesAlone(one.Mutant))];
+        Project each =
+            new("Each", tried.ToDictionary(one => $"{one.Number}.cs", one => Within($"M{one.Number}", one.Mutant.Apply(Source))),
+                Project.Framework(), Within("Plain", Source));
         using TempFolder folder = new();
         Builds.Switched(sample, _ => toy, folder.Path);
         Assert.Empty(each.Emit(new Dictionary<string, string>(), folder["Each.dll"]));
@@ -73,7 +80,8 @@ public sealed class SchemaTests
         Assert.True(different > tried.Length * 3 / 4, $"{different} of {tried.Length}");
     }
 
-    private static string Within(string name, string source) => source.Replace("public static class Toy", $"namespace {name};\npublic static class Toy", StringComparison.Ordinal);
+    private static string Within(string name, string source) =>
+        source.Replace("public static class Toy", $"namespace {name};\npublic static class Toy", StringComparison.Ordinal);
 
     /// <summary>Loads the assembly afresh, because the switch is read only once.</summary>
     private static string Outputs(string assembly, string type, string mutant)

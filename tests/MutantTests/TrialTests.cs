@@ -52,10 +52,14 @@ public sealed class TrialTests
         Project toy = new("Snapuserd.Toy", new Dictionary<string, string> { [File] = Product }, Project.Framework(), "");
         Assert.Empty(toy.Emit(new Dictionary<string, string>(), Path.Combine(bin, "Snapuserd.Toy.dll")));
         string[] xunit = ["xunit.core.dll", "xunit.assert.dll", "Snapuserd.Toy.dll"];
-        Project tests = new("Snapuserd.Toy.Tests", new Dictionary<string, string> { ["ToyTests.cs"] = Tests }, Project.Framework().Concat(xunit.Select(name => Path.Combine(bin, name))), "");
+        Project tests =
+            new("Snapuserd.Toy.Tests", new Dictionary<string, string> { ["ToyTests.cs"] = Tests },
+                Project.Framework().Concat(xunit.Select(name => Path.Combine(bin, name))), "");
         Assert.Empty(tests.Emit(new Dictionary<string, string>(), Path.Combine(bin, "Snapuserd.Toy.Tests.dll")));
 
-        Sample sample = new(toy.Mutants(File).Where(mutant => mutant.Operator is Operator.Condition or Operator.Assignment), 10, 1, mutant => toy.CompilesSwitched(mutant) ? BuildKind.Switched : toy.CompilesAlone(mutant) ? BuildKind.Alone : null);
+        Sample sample =
+            new(toy.Mutants(File).Where(mutant => mutant.Operator is Operator.Condition or Operator.Assignment), 10, 1, mutant =>
+                toy.CompilesSwitched(mutant) ? BuildKind.Switched : toy.CompilesAlone(mutant) ? BuildKind.Alone : null);
         Builds.Switched(sample, _ => toy, bin);
         Trial trial = new(Path.Combine(job, "job"), TimeSpan.FromSeconds(10));
         IReadOnlyList<Measured> measured = trial.Control(bin, "Toy", sample.Mutants.Count);
@@ -68,11 +72,14 @@ public sealed class TrialTests
         }
         Assert.Equal(1, sample.Unbuildable);
         Assert.Equal(5, found.Count);
-        Assert.Equal((Outcome.KilledByCheck, "Toy:Snapuserd.Toy.Tests.ToyTests.Larger_of_two"), (found[(4, Operator.Condition)].Outcome, found[(4, Operator.Condition)].Check));
+        Assert.Equal((Outcome.KilledByCheck, "Toy:Snapuserd.Toy.Tests.ToyTests.Larger_of_two"),
+            (found[(4, Operator.Condition)].Outcome, found[(4, Operator.Condition)].Check));
         Assert.Equal(Outcome.KilledByCheck, found[(5, Operator.Condition)].Outcome);
-        Assert.Equal((Outcome.KilledByTimeout, "Toy:Snapuserd.Toy.Tests.ToyTests.Down_to_0"), (found[(5, Operator.Assignment)].Outcome, found[(5, Operator.Assignment)].Check));
+        Assert.Equal((Outcome.KilledByTimeout, "Toy:Snapuserd.Toy.Tests.ToyTests.Down_to_0"),
+            (found[(5, Operator.Assignment)].Outcome, found[(5, Operator.Assignment)].Check));
         Assert.Equal(Outcome.KilledByCrash, found[(6, Operator.Condition)].Outcome);
-        Assert.Equal((Outcome.Survived, "no check evaluates it"), (found[(7, Operator.Condition)].Outcome, found[(7, Operator.Condition)].Message));
+        Assert.Equal((Outcome.Survived, "no check evaluates it"),
+            (found[(7, Operator.Condition)].Outcome, found[(7, Operator.Condition)].Message));
         Directory.Delete(job, recursive: true);
     }
 }

@@ -26,7 +26,8 @@ public static class Builds
     }
 
     /// <summary>
-    /// All mutants that have a switch, and for each of the others a mark where it would be evaluated. A file whose mutants do not compile together
+    /// All mutants that have a switch, and for each of the others a mark where it would be evaluated. A file whose mutants do not compile
+    /// together
     /// has each of them built alone instead.
     /// </summary>
     /// <returns>The changed sources, by path.</returns>
@@ -38,7 +39,8 @@ public static class Builds
             while (true)
             {
                 Dictionary<string, string> changed = group.GroupBy(one => one.Mutant.Path)
-                    .ToDictionary(file => file.Key, file => Schema.Render(group.Key.Text(file.Key), file.SelectMany(one => Wraps(sample, one.Mutant, one.Number))));
+                    .ToDictionary(file => file.Key, file =>
+                        Schema.Render(group.Key.Text(file.Key), file.SelectMany(one => Wraps(sample, one.Mutant, one.Number))));
                 IReadOnlyList<BuildError> errors = group.Key.Emit(changed, Path.Combine(bin, group.Key.Assembly + ".dll"));
                 if (errors.Count == 0)
                 {
@@ -46,16 +48,20 @@ public static class Builds
                     break;
                 }
                 HashSet<string> bad = [.. errors.Select(error => error.Path)];
-                int[] more = [.. group.Where(one => bad.Contains(one.Mutant.Path) && sample.Mutants[one.Number].Kind == BuildKind.Switched).Select(one => one.Number)];
+                int[] more =
+                    [.. group.Where(one => bad.Contains(one.Mutant.Path)
+                        && sample.Mutants[one.Number].Kind == BuildKind.Switched).Select(one => one.Number)];
                 if (more.Length == 0) throw new InvalidOperationException($"{group.Key.Assembly} does not compile: {errors[0].Message}");
-                Console.Error.WriteLine($"mutants: {more.Length} mutants of {string.Join(", ", bad)} do not compile together: {errors[0].Message}");
+                string where = string.Join(", ", bad);
+                Console.Error.WriteLine($"mutants: {more.Length} mutants of {where} do not compile together: {errors[0].Message}");
                 foreach (int number in more) sample.BuildAlone(number);
             }
         return sources;
     }
 
     /// <summary>
-    /// The program with the same switches, compiled to native code by the project's own script from a copy of the sources in <paramref name="tree"/>.
+    /// The program with the same switches, compiled to native code by the project's own script from a copy of the sources in <paramref
+    /// name="tree"/>.
     /// </summary>
     public static void Program(string root, IReadOnlyDictionary<string, string> changed, string tree, string output)
     {
@@ -68,14 +74,17 @@ public static class Builds
                 if (changed.TryGetValue(name, out string? text)) File.WriteAllText(to, text);
                 else File.Copy(path, to, overwrite: true);
             }
-        foreach (string project in changed.Keys.Select(path => path.Split('/')[1]).Distinct()) File.WriteAllText(Path.Combine(tree, "src", project, "Switch.cs"), Schema.SwitchSource);
+        foreach (string project in changed.Keys.Select(path => path.Split('/')[1]).Distinct())
+            File.WriteAllText(Path.Combine(tree, "src", project, "Switch.cs"), Schema.SwitchSource);
         File.Copy(Path.Combine(root, "build.sh"), Path.Combine(tree, "build.sh"), overwrite: true);
         // A mutant may be what the compiler warns about.
         string properties = File.ReadAllText(Path.Combine(root, "Directory.Build.props"));
         foreach (string strict in new[] { "TreatWarningsAsErrors", "EnforceCodeStyleInBuild" })
             properties = properties.Replace($"<{strict}>true<", $"<{strict}>false<", StringComparison.Ordinal);
         File.WriteAllText(Path.Combine(tree, "Directory.Build.props"), properties);
-        using Process build = Process.Start(new ProcessStartInfo("sh", [Path.Combine(tree, "build.sh"), "publish", output]) { RedirectStandardOutput = true })!;
+        using Process build =
+            Process.Start(new ProcessStartInfo("sh",
+                [Path.Combine(tree, "build.sh"), "publish", output]) { RedirectStandardOutput = true })!;
         string said = build.StandardOutput.ReadToEnd();
         build.WaitForExit();
         if (build.ExitCode != 0) throw new InvalidOperationException($"the program does not compile with its mutants: {said}");

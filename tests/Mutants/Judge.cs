@@ -14,7 +14,8 @@ using Xunit.Sdk;
 namespace Snapuserd.Tests.Mutants;
 
 /// <summary>
-/// The process inside the sandbox: runs checks one after the other and writes to a file how each ends. The plan has one line for each check, and
+/// The process inside the sandbox: runs checks one after the other and writes to a file how each ends. The plan has one line for each
+/// check, and
 /// after a tab the milliseconds after which it counts as hung; a line "PROJECT:" stands for all checks of that project.
 /// <code>
 ///   start CHECK | pass CHECK MILLISECONDS NUMBERS | fail CHECK MILLISECONDS MESSAGE | timeout CHECK | end
@@ -32,7 +33,8 @@ public sealed class Judge : IDisposable
     /// <summary>Of those, the classes that need no root, no rare tool, and little time.</summary>
     private static readonly string[] s_endToEnd =
     [
-        "Attach", "Ctl", "Extract", "Inspect", "Mark", "Merge", "MergeCount", "Name", "Option", "Output", "Reservation", "Serve", "Stat", "Stream", "Supervise", "Watch",
+        "Attach", "Ctl", "Extract", "Inspect", "Mark", "Merge", "MergeCount", "Name", "Option", "Output", "Reservation", "Serve", "Stat",
+            "Stream", "Supervise", "Watch",
     ];
 
     private const int RandomSeeds = 10, RandomSeedsInACheck = 5;
@@ -69,10 +71,12 @@ public sealed class Judge : IDisposable
     private IEnumerable<string> All(string project)
     {
         if (project == EndToEndName)
-            return from name in Assembly(project).Checks where s_endToEnd.Contains(name.Split('.')[^2].Replace("Tests", "", StringComparison.Ordinal)) select $"{project}:{name}";
+            return from name in Assembly(project).Checks where s_endToEnd.Contains(name.Split('.')[^2].Replace("Tests", "",
+                StringComparison.Ordinal)) select $"{project}:{name}";
         if (project != SimulatorName) return Assembly(project).Checks.Select(name => $"{project}:{name}");
         return Battery.Names.Select(name => $"{SimulatorName}:battery:{name}")
-            .Concat(Enumerable.Range(0, RandomSeeds / RandomSeedsInACheck).Select(part => $"{SimulatorName}:random:{1 + part * RandomSeedsInACheck}"));
+            .Concat(Enumerable.Range(0, RandomSeeds / RandomSeedsInACheck).Select(part =>
+                $"{SimulatorName}:random:{1 + part * RandomSeedsInACheck}"));
     }
 
     private bool Check(string check, long limit)
@@ -102,7 +106,8 @@ public sealed class Judge : IDisposable
         string word = name[(colon + 1)..];
         try
         {
-            if (name.StartsWith("battery", StringComparison.Ordinal)) return Battery.Simulate(new Budget { Words = [word] }) == 0 ? null : "the battery has found something";
+            if (name.StartsWith("battery", StringComparison.Ordinal)) return Battery.Simulate(new Budget { Words = [word] })
+                == 0 ? null : "the battery has found something";
             ulong first = ulong.Parse(word, CultureInfo.InvariantCulture);
             RandomRuns.CheckAll(Enumerable.Range(0, RandomSeedsInACheck).Select(seed => first + (ulong)seed), new Tally());
             return null;
@@ -114,7 +119,8 @@ public sealed class Judge : IDisposable
     }
 
     private TestAssembly Assembly(string project) =>
-        _assemblies.TryGetValue(project, out TestAssembly? found) ? found : _assemblies[project] = new TestAssembly(Path.Combine(AppContext.BaseDirectory, $"Snapuserd.{project}.Tests.dll"));
+        _assemblies.TryGetValue(project, out TestAssembly? found) ? found : _assemblies[project] =
+            new TestAssembly(Path.Combine(AppContext.BaseDirectory, $"Snapuserd.{project}.Tests.dll"));
 
     /// <summary>The mutants that were evaluated since the last call.</summary>
     private List<int> TakeReached()
@@ -218,7 +224,8 @@ internal sealed class TestAssembly
             ["xunit.execution.SynchronousMessageReporting"] = true,
         };
 
-        public TValue GetValue<TValue>(string name) => _values.TryGetValue(name, out object? value) && value is TValue found ? found : default!;
+        public TValue GetValue<TValue>(string name) => _values.TryGetValue(name, out object? value) && value is TValue found ? found
+            : default!;
 
         public void SetValue<TValue>(string name, TValue value) => _values[name] = value;
     }

@@ -21,7 +21,8 @@ public enum Operator
 public readonly record struct Edit(TextSpan Span, string Text);
 
 /// <summary>
-/// One replacement that keeps the original: <paramref name="Outer"/> becomes <paramref name="Prefix"/>, the text of <paramref name="Inner"/> with the
+/// One replacement that keeps the original: <paramref name="Outer"/> becomes <paramref name="Prefix"/>, the text of <paramref
+/// name="Inner"/> with the
 /// mutants that are inside it, and <paramref name="Suffix"/>. "@" in both stands for the mutant's number.
 /// </summary>
 public readonly record struct Wrap(TextSpan Outer, TextSpan Inner, string Prefix, string Suffix);

@@ -45,8 +45,10 @@ public sealed partial class Operators
             case ConditionalExpressionSyntax s: Negate(s.Condition); break;
             case WhenClauseSyntax s: Negate(s.Condition); break;
             case CatchFilterClauseSyntax s: Negate(s.FilterExpression); break;
-            case BinaryExpressionSyntax binary when IsComparison(binary): Move(binary.Right, _model.GetTypeInfo(binary.Right).ConvertedType); break;
-            case BinaryExpressionSyntax binary when binary.IsKind(SyntaxKind.LogicalAndExpression) || binary.IsKind(SyntaxKind.LogicalOrExpression):
+            case BinaryExpressionSyntax binary when IsComparison(binary): Move(binary.Right,
+                _model.GetTypeInfo(binary.Right).ConvertedType); break;
+            case BinaryExpressionSyntax binary when binary.IsKind(SyntaxKind.LogicalAndExpression)
+                || binary.IsKind(SyntaxKind.LogicalOrExpression):
                 Exchange(binary);
                 foreach (ExpressionSyntax side in new[] { binary.Left, binary.Right })
                     if (Bare(side).Kind() is not (SyntaxKind.LogicalAndExpression or SyntaxKind.LogicalOrExpression)) Negate(side);
@@ -60,7 +62,8 @@ public sealed partial class Operators
             case ArrowExpressionClauseSyntax arrow: Remove(arrow); break;
             case LambdaExpressionSyntax { ExpressionBody: { } body } lambda:
                 if (_model.GetSymbolInfo(lambda).Symbol is IMethodSymbol { ReturnsVoid: true } && Removal(body) is { } removal)
-                    Add(body, removal, body.ToString(), "{ }", [new Edit(body.Span, "{ }")], [new Wrap(body.Span, body.Span, $"{{ if (!{Switch}.Is(@)) {{ ", "; } }")]);
+                    Add(body, removal, body.ToString(), "{ }", [new Edit(body.Span, "{ }")],
+                        [new Wrap(body.Span, body.Span, $"{{ if (!{Switch}.Is(@)) {{ ", "; } }")]);
                 break;
         }
         if (node is BaseArgumentListSyntax arguments && node is not BracketedArgumentListSyntax) Swap(arguments);
@@ -71,15 +74,19 @@ public sealed partial class Operators
     {
         if (_model.GetConstantValue(condition).HasValue) return;
         TextSpan span = condition.Span;
-        Add(condition, Operator.Condition, condition.ToString(), $"!({condition})", [new Edit(span, $"!({condition})")], [new Wrap(span, span, $"({Switch}.Is(@) ^ (", "))")]);
+        Add(condition, Operator.Condition, condition.ToString(), $"!({condition})", [new Edit(span, $"!({condition})")],
+            [new Wrap(span, span, $"({Switch}.Is(@) ^ (", "))")]);
     }
 
-    private static ExpressionSyntax Bare(ExpressionSyntax expression) => expression is ParenthesizedExpressionSyntax inner ? Bare(inner.Expression) : expression;
+    private static ExpressionSyntax Bare(ExpressionSyntax expression) => expression is ParenthesizedExpressionSyntax inner
+        ? Bare(inner.Expression) : expression;
 
     private static bool IsComparison(BinaryExpressionSyntax binary) =>
-        binary.Kind() is SyntaxKind.LessThanExpression or SyntaxKind.LessThanOrEqualExpression or SyntaxKind.GreaterThanExpression or SyntaxKind.GreaterThanOrEqualExpression;
+        binary.Kind() is SyntaxKind.LessThanExpression or SyntaxKind.LessThanOrEqualExpression
+            or SyntaxKind.GreaterThanExpression or SyntaxKind.GreaterThanOrEqualExpression;
 
-    private static bool IsInteger(ITypeSymbol? type) => type?.SpecialType is SpecialType.System_Int32 or SpecialType.System_UInt32 or SpecialType.System_Int64
+    private static bool IsInteger(ITypeSymbol? type) =>
+        type?.SpecialType is SpecialType.System_Int32 or SpecialType.System_UInt32 or SpecialType.System_Int64
         or SpecialType.System_UInt64 or SpecialType.System_IntPtr or SpecialType.System_UIntPtr;
 
     private void Move(ExpressionSyntax bound, ITypeSymbol? type)
@@ -94,28 +101,34 @@ public sealed partial class Operators
     private void MoveConstant(ExpressionSyntax bound)
     {
         if (!IsInteger(_model.GetTypeInfo(bound).ConvertedType)) return;
-        foreach (string by in new[] { "+ 1", "- 1" }) Add(bound, Operator.Bound, bound.ToString(), $"{bound} {by}", [new Edit(bound.Span, $"({bound}) {by}")], []);
+        foreach (string by in new[] { "+ 1", "- 1" })
+            Add(bound, Operator.Bound, bound.ToString(), $"{bound} {by}", [new Edit(bound.Span, $"({bound}) {by}")], []);
     }
 
     private void Exchange(BinaryExpressionSyntax binary)
     {
         string other = binary.IsKind(SyntaxKind.LogicalAndExpression) ? "||" : "&&";
         string text = $"({Operand(binary.Left)} {other} {Operand(binary.Right)})";
-        Add(binary, Operator.Logic, binary.ToString(), text, [new Edit(binary.Span, text)], [new Wrap(binary.Span, binary.Span, $"({Switch}.Is(@) ? {text} : (", "))")]);
+        Add(binary, Operator.Logic, binary.ToString(), text, [new Edit(binary.Span, text)],
+            [new Wrap(binary.Span, binary.Span, $"({Switch}.Is(@) ? {text} : (", "))")]);
     }
 
     private static string Operand(ExpressionSyntax operand) =>
         operand.Kind() is SyntaxKind.LogicalAndExpression or SyntaxKind.LogicalOrExpression ? $"({operand})" : operand.ToString();
 
-    /// <summary>What it would be to remove this expression where its value is not used; null if it is neither a call nor an assignment.</summary>
+    /// <summary>What it would be to remove this expression where its value is not used; null if it is neither a call nor an
+    /// assignment.</summary>
     private static Operator? Removal(ExpressionSyntax expression) => expression switch
     {
         InvocationExpressionSyntax call => IsFlush(call) ? Operator.Flush : Operator.Call,
         ConditionalAccessExpressionSyntax access => Removal(access.WhenNotNull),
-        AssignmentExpressionSyntax { Left: IdentifierNameSyntax { Identifier.Text: "_" }, Right: var right } => Removal(right) is Operator.Call or Operator.Flush ? Removal(right) : null,
+        AssignmentExpressionSyntax { Left: IdentifierNameSyntax { Identifier.Text: "_" }, Right: var right } =>
+            Removal(right) is Operator.Call or Operator.Flush ? Removal(right) : null,
         AssignmentExpressionSyntax => Operator.Assignment,
-        PrefixUnaryExpressionSyntax prefix when prefix.Kind() is SyntaxKind.PreIncrementExpression or SyntaxKind.PreDecrementExpression => Operator.Assignment,
-        PostfixUnaryExpressionSyntax postfix when postfix.Kind() is SyntaxKind.PostIncrementExpression or SyntaxKind.PostDecrementExpression => Operator.Assignment,
+        PrefixUnaryExpressionSyntax prefix when prefix.Kind() is SyntaxKind.PreIncrementExpression or SyntaxKind.PreDecrementExpression =>
+            Operator.Assignment,
+        PostfixUnaryExpressionSyntax postfix
+            when postfix.Kind() is SyntaxKind.PostIncrementExpression or SyntaxKind.PostDecrementExpression => Operator.Assignment,
         _ => null,
     };
 
@@ -123,14 +136,17 @@ public sealed partial class Operators
     {
         if (Removal(statement.Expression) is not { } removal) return;
         TextSpan span = statement.Span;
-        Add(statement, removal, statement.ToString(), ";", [new Edit(span, "{ }")], [new Wrap(span, span, $"{{ if (!{Switch}.Is(@)) {{ ", " } }")]);
+        Add(statement, removal, statement.ToString(), ";", [new Edit(span, "{ }")],
+            [new Wrap(span, span, $"{{ if (!{Switch}.Is(@)) {{ ", " } }")]);
     }
 
     private void Remove(ArrowExpressionClauseSyntax arrow)
     {
-        if (Removal(arrow.Expression) is not { } removal || _model.GetDeclaredSymbol(arrow.Parent!) is not IMethodSymbol { ReturnsVoid: true }) return;
+        if (Removal(arrow.Expression) is not { } removal
+            || _model.GetDeclaredSymbol(arrow.Parent!) is not IMethodSymbol { ReturnsVoid: true }) return;
         TextSpan body = TextSpan.FromBounds(arrow.SpanStart, arrow.GetLastToken().GetNextToken().Span.End);
-        Add(arrow.Expression, removal, arrow.ToString(), "{ }", [new Edit(body, "{ }")], [new Wrap(body, arrow.Expression.Span, $"{{ if (!{Switch}.Is(@)) {{ ", "; } }")]);
+        Add(arrow.Expression, removal, arrow.ToString(), "{ }", [new Edit(body, "{ }")],
+            [new Wrap(body, arrow.Expression.Span, $"{{ if (!{Switch}.Is(@)) {{ ", "; } }")]);
     }
 
     private static bool IsFlush(InvocationExpressionSyntax call)
@@ -149,7 +165,9 @@ public sealed partial class Operators
     /// <summary>A flush whose value is used: it is not made, and the value says that it was.</summary>
     private void RemoveFlush(InvocationExpressionSyntax call)
     {
-        if (!IsFlush(call) || call.Parent is ExpressionStatementSyntax or AssignmentExpressionSyntax { Left: IdentifierNameSyntax { Identifier.Text: "_" } }) return;
+        if (!IsFlush(call)
+            || call.Parent is ExpressionStatementSyntax or AssignmentExpressionSyntax { Left: IdentifierNameSyntax { Identifier.Text: "_" } })
+            return;
         if (_model.GetTypeInfo(call).Type is not { SpecialType: not SpecialType.System_Void } type) return;
         // What a call leaves in variables must have a value without it.
         List<string> given = [];
@@ -165,13 +183,15 @@ public sealed partial class Operators
         };
         string without = given.Count == 1 ? $"{Switch}.Done<{name}>({Regex.Replace(given[0], @"^out (int|var) ", "out ")})" : value;
         Add(call, Operator.Flush, call.ToString(), value, [new Edit(call.Span, value)],
-            [new Wrap(call.Span, call.Span, given.Count == 1 ? $"(!{Switch}.Is(@) ? " : $"({Switch}.Is(@) ? {value} : (", given.Count == 1 ? $" : {without})" : "))")]);
+            [new Wrap(call.Span, call.Span, given.Count == 1 ? $"(!{Switch}.Is(@) ? " : $"({Switch}.Is(@) ? {value} : (", given.Count == 1
+                ? $" : {without})" : "))")]);
     }
 
     private void Swap(BaseArgumentListSyntax list)
     {
         // The order means nothing there.
-        if (list.Parent is InvocationExpressionSyntax { Expression: var called } && called.ToString() is "Math.Min" or "Math.Max" or "ReferenceEquals" or "nameof") return;
+        if (list.Parent is InvocationExpressionSyntax { Expression: var called }
+            && called.ToString() is "Math.Min" or "Math.Max" or "ReferenceEquals" or "nameof") return;
         SeparatedSyntaxList<ArgumentSyntax> arguments = list.Arguments;
         for (int i = 0; i < arguments.Count; i++)
             for (int j = i + 1; j < arguments.Count; j++)
@@ -183,8 +203,10 @@ public sealed partial class Operators
     private void Swap(BaseArgumentListSyntax list, ExpressionSyntax first, ExpressionSyntax second)
     {
         TypeInfo one = _model.GetTypeInfo(first), other = _model.GetTypeInfo(second);
-        if (one.Type is null || !SymbolEqualityComparer.Default.Equals(one.Type, other.Type) || first.ToString() == second.ToString()) return;
-        Add(first, Operator.Swap, list.Parent!.ToString(), $"{second} for {first}", [new Edit(first.Span, second.ToString()), new Edit(second.Span, first.ToString())],
+        if (one.Type is null || !SymbolEqualityComparer.Default.Equals(one.Type, other.Type) || first.ToString() == second.ToString())
+            return;
+        Add(first, Operator.Swap, list.Parent!.ToString(), $"{second} for {first}",
+            [new Edit(first.Span, second.ToString()), new Edit(second.Span, first.ToString())],
             [Choice(first, second, one.ConvertedType ?? one.Type), Choice(second, first, other.ConvertedType ?? one.Type)]);
     }
 
@@ -211,7 +233,8 @@ public sealed partial class Operators
         });
     }
 
-    /// <summary>Where a call can stand that is made whenever the node may be evaluated: before the nearest statement of a block in the same function.</summary>
+    /// <summary>Where a call can stand that is made whenever the node may be evaluated: before the nearest statement of a block in the same
+    /// function.</summary>
     private static int StatementOf(SyntaxNode node)
     {
         for (SyntaxNode? at = node; at is not null and not MemberDeclarationSyntax; at = at.Parent)

@@ -24,15 +24,19 @@ public sealed class Project
     private readonly CSharpCompilation _compilation;
     private readonly Dictionary<string, SyntaxTree> _trees = [];
 
-    /// <summary>The sources, by path, and the assemblies that they refer to. <paramref name="extra"/> is compiled with them and holds no mutants.</summary>
+    /// <summary>The sources, by path, and the assemblies that they refer to. <paramref name="extra"/> is compiled with them and holds no
+    /// mutants.</summary>
     public Project(string assembly, IReadOnlyDictionary<string, string> sources, IEnumerable<string> references, string extra)
     {
         Assembly = assembly;
         foreach ((string path, string text) in sources) _trees[path] = CSharpSyntaxTree.ParseText(text, s_parse, path);
-        CSharpCompilationOptions options = new(OutputKind.DynamicallyLinkedLibrary, allowUnsafe: true, optimizationLevel: OptimizationLevel.Release,
+        CSharpCompilationOptions options =
+            new(OutputKind.DynamicallyLinkedLibrary, allowUnsafe: true, optimizationLevel: OptimizationLevel.Release,
             nullableContextOptions: NullableContextOptions.Enable, concurrentBuild: false, deterministic: true);
         IEnumerable<SyntaxTree> added = new[] { Schema.SwitchSource, extra }.Select(text => CSharpSyntaxTree.ParseText(text, s_parse));
-        _compilation = CSharpCompilation.Create(assembly, _trees.Values.Concat(added), references.Select(path => MetadataReference.CreateFromFile(path)), options);
+        _compilation =
+            CSharpCompilation.Create(assembly, _trees.Values.Concat(added),
+                references.Select(path => MetadataReference.CreateFromFile(path)), options);
     }
 
     /// <summary>Its name, without the extension.</summary>
@@ -42,15 +46,19 @@ public sealed class Project
     public static Project Load(string root, string name, string bin)
     {
         string assembly = name == "Cli" ? "snapuserd" : $"Snapuserd.{name}";
-        Dictionary<string, string> sources = Scope.Sources(root, $"src/{name}").ToDictionary(path => path, path => File.ReadAllText(Path.Combine(root, path)));
+        Dictionary<string, string> sources =
+            Scope.Sources(root, $"src/{name}").ToDictionary(path => path, path => File.ReadAllText(Path.Combine(root, path)));
         IEnumerable<string> references = Framework().Concat(Directory.EnumerateFiles(bin, "Snapuserd.*.dll")
             .Where(path => Path.GetFileNameWithoutExtension(path) != assembly && !path.Contains("Tests", StringComparison.Ordinal)));
         // Version and friends are written in project files; the assembly that was built from them knows.
         StringBuilder extra = new();
         using PEFile built = new(Path.Combine(bin, assembly + ".dll"));
         extra.AppendLine($"[assembly: System.Reflection.AssemblyVersion(\"{built.Version}\")]");
-        foreach (string friend in built.Friends) extra.AppendLine($"[assembly: System.Runtime.CompilerServices.InternalsVisibleTo(\"{friend}\")]");
-        if (name == "Cli") extra.AppendLine($"namespace Snapuserd.Cli {{ internal static class BuildConstants {{ internal const string Version = \"{built.Version.ToString(3)}\"; }} }}");
+        foreach (string friend in built.Friends)
+            extra.AppendLine($"[assembly: System.Runtime.CompilerServices.InternalsVisibleTo(\"{friend}\")]");
+        if (name == "Cli")
+            extra.AppendLine("namespace Snapuserd.Cli { internal static class BuildConstants {"
+                + $" internal const string Version = \"{built.Version.ToString(3)}\"; }} }}");
         return new Project(assembly, sources, references, extra.ToString());
     }
 
@@ -64,7 +72,8 @@ public sealed class Project
     public string Text(string path) => _trees[path].ToString();
 
     /// <summary>The mutant compiles behind a switch.</summary>
-    public bool CompilesSwitched(Mutant mutant) => mutant.Wraps.Count > 0 && Compiles(mutant, Schema.Render(Text(mutant.Path), [(0, mutant)]));
+    public bool CompilesSwitched(Mutant mutant) => mutant.Wraps.Count > 0
+        && Compiles(mutant, Schema.Render(Text(mutant.Path), [(0, mutant)]));
 
     /// <summary>The mutant compiles in place of the original.</summary>
     public bool CompilesAlone(Mutant mutant) => Compiles(mutant, mutant.Apply(Text(mutant.Path)));
@@ -112,7 +121,8 @@ public sealed class Project
                 if (attribute.Constructor.Kind != HandleKind.MemberReference) continue;
                 EntityHandle parent = metadata.GetMemberReference((MemberReferenceHandle)attribute.Constructor).Parent;
                 if (parent.Kind != HandleKind.TypeReference) continue;
-                if (metadata.GetString(metadata.GetTypeReference((TypeReferenceHandle)parent).Name) != "InternalsVisibleToAttribute") continue;
+                if (metadata.GetString(metadata.GetTypeReference((TypeReferenceHandle)parent).Name) != "InternalsVisibleToAttribute")
+                    continue;
                 BlobReader value = metadata.GetBlobReader(attribute.Value);
                 value.ReadUInt16();
                 if (value.ReadSerializedString() is { } friend) Friends.Add(friend);

@@ -22,7 +22,8 @@ public sealed class Sample
     private readonly List<(Mutant Mutant, BuildKind Kind)> _mutants = [];
 
     /// <summary>
-    /// Takes the first <paramref name="count"/> of <paramref name="points"/>, in the order that the seed gives, of which <paramref name="build"/> says
+    /// Takes the first <paramref name="count"/> of <paramref name="points"/>, in the order that the seed gives, of which <paramref
+    /// name="build"/> says
     /// that they can be built.
     /// </summary>
     public Sample(IEnumerable<Mutant> points, int count, ulong seed, Func<Mutant, BuildKind?> build)
@@ -47,7 +48,8 @@ public sealed class Sample
     /// <summary>A permutation that depends on nothing but the seed and the points; Fisher and Yates.</summary>
     public static IReadOnlyList<Mutant> Shuffled(IEnumerable<Mutant> points, ulong seed)
     {
-        Mutant[] order = [.. points.OrderBy(point => point.Path, StringComparer.Ordinal).ThenBy(point => point.Line).ThenBy(point => point.Column)
+        Mutant[] order =
+            [.. points.OrderBy(point => point.Path, StringComparer.Ordinal).ThenBy(point => point.Line).ThenBy(point => point.Column)
             .ThenBy(point => point.Operator).ThenBy(point => point.Change, StringComparer.Ordinal)];
         for (int last = order.Length - 1; last > 0; last--)
         {

@@ -8,7 +8,8 @@ using System.Threading.Tasks;
 namespace Snapuserd.Tests.Mutants;
 
 /// <summary>
-/// Runs a program in namespaces of its own: mounts, processes, a /dev with no block device, a /tmp of its own, not as root, and with limits on
+/// Runs a program in namespaces of its own: mounts, processes, a /dev with no block device, a /tmp of its own, not as root, and with limits
+/// on
 /// memory and file size.
 /// </summary>
 public sealed class Sandbox
@@ -56,9 +57,12 @@ public sealed class Sandbox
         Empty(Output);
         Empty(Path.Combine(_job, "tmp"));
         bool root = Environment.UserName == "root";
-        ProcessStartInfo start = new("setpriv") { RedirectStandardInput = true, RedirectStandardOutput = true, RedirectStandardError = true };
+        ProcessStartInfo start =
+            new("setpriv") { RedirectStandardInput = true, RedirectStandardOutput = true, RedirectStandardError = true };
         // A run that is interrupted leaves no process.
-        List<string> words = ["--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--mount-proc", "--kill-child=KILL"];
+        List<string> words =
+            ["--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--mount-proc",
+                "--kill-child=KILL"];
         if (!root) words.Add("--map-root-user");
         words.AddRange(["sh", "-c", Script, "sandbox", _job]);
         if (root) words.AddRange(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"]);
@@ -68,7 +72,8 @@ public sealed class Sandbox
         foreach ((string name, string value) in environment) start.Environment[name] = value;
         using Process process = Process.Start(start)!;
         process.StandardInput.Close();
-        Task output = CopyAsync(process.StandardOutput, Path.Combine(_job, "stdout")), error = CopyAsync(process.StandardError, Path.Combine(_job, "stderr"));
+        Task output = CopyAsync(process.StandardOutput, Path.Combine(_job, "stdout")), error =
+            CopyAsync(process.StandardError, Path.Combine(_job, "stderr"));
         bool ended = process.WaitForExit(limit);
         if (!ended) process.Kill();
         process.WaitForExit();

@@ -11,7 +11,8 @@ namespace Snapuserd.Tests.Mutants;
 public static class Schema
 {
     /// <summary>
-    /// The class that every mutated assembly has. $SNAPUSERD_MUTANT is the number of the one that is on; while $SNAPUSERD_REACHED names a file, byte n
+    /// The class that every mutated assembly has. $SNAPUSERD_MUTANT is the number of the one that is on; while $SNAPUSERD_REACHED names a
+    /// file, byte n
     /// of it becomes 1 when mutant n is evaluated, by this process or by another.
     /// </summary>
     public const string SwitchSource = """
@@ -19,7 +20,8 @@ public static class Schema
         {
             internal static class Switch
             {
-                private static readonly int s_active = int.TryParse(System.Environment.GetEnvironmentVariable("SNAPUSERD_MUTANT"), out int number) ? number : -1;
+                private static readonly int s_active =
+                    int.TryParse(System.Environment.GetEnvironmentVariable("SNAPUSERD_MUTANT"), out int number) ? number : -1;
                 private static readonly System.IO.MemoryMappedFiles.MemoryMappedViewAccessor? s_reached = Open();
 
                 private static System.IO.MemoryMappedFiles.MemoryMappedViewAccessor? Open()
@@ -66,12 +68,14 @@ public static class Schema
 
     /// <summary>A call before the statement that says that a mutant with a build of its own would be evaluated there.</summary>
     public static Wrap Mark(int number, int statement) =>
-        new(new TextSpan(statement, 0), new TextSpan(statement, 0), string.Create(CultureInfo.InvariantCulture, $"global::SnapuserdMutants.Switch.Reach({number}); "), "");
+        new(new TextSpan(statement, 0), new TextSpan(statement, 0),
+            string.Create(CultureInfo.InvariantCulture, $"global::SnapuserdMutants.Switch.Reach({number}); "), "");
 
     /// <summary>The text with all of them. No two may overlap unless one is inside the other or their spans are the same.</summary>
     public static string Render(string text, IEnumerable<Wrap> wraps)
     {
-        Wrap[] sorted = [.. wraps.OrderBy(wrap => wrap.Outer.Start).ThenBy(wrap => wrap.Outer.Length > 0).ThenByDescending(wrap => wrap.Outer.Length)];
+        Wrap[] sorted =
+            [.. wraps.OrderBy(wrap => wrap.Outer.Start).ThenBy(wrap => wrap.Outer.Length > 0).ThenByDescending(wrap => wrap.Outer.Length)];
         int next = 0;
         StringBuilder result = new();
         Write(new TextSpan(0, text.Length));
@@ -80,7 +84,8 @@ public static class Schema
         void Write(TextSpan span)
         {
             int at = span.Start;
-            while (next < sorted.Length && sorted[next].Outer.End <= span.End && sorted[next].Outer.Start < Math.Max(span.End, span.Start + 1))
+            while (next < sorted.Length && sorted[next].Outer.End <= span.End
+                && sorted[next].Outer.Start < Math.Max(span.End, span.Start + 1))
             {
                 TextSpan outer = sorted[next].Outer, inner = sorted[next].Inner;
                 int first = next;
@@ -96,5 +101,6 @@ public static class Schema
         }
     }
 
-    private static string Numbered(string text, int number) => text.Replace("Is(@)", $"Is({number})", StringComparison.Ordinal).Replace(">(@,", $">({number},", StringComparison.Ordinal);
+    private static string Numbered(string text, int number) =>
+        text.Replace("Is(@)", $"Is({number})", StringComparison.Ordinal).Replace(">(@,", $">({number},", StringComparison.Ordinal);
 }

@@ -15,7 +15,8 @@ namespace Snapuserd.Tests.Mutants;
 public sealed class Session
 {
     /// <summary>Projects with tests, in the order in which they judge; the project of the mutant comes first.</summary>
-    private static readonly string[] s_judges = ["Block", "Cow", "Merge", "Serve", "Daemon", "Create", "Conformance", "Cli", Judge.SimulatorName, Judge.EndToEndName];
+    private static readonly string[] s_judges =
+        ["Block", "Cow", "Merge", "Serve", "Daemon", "Create", "Conformance", "Cli", Judge.SimulatorName, Judge.EndToEndName];
 
     private static readonly TimeSpan s_leastLimit = TimeSpan.FromSeconds(10);
 
@@ -33,7 +34,8 @@ public sealed class Session
         _root = root;
         _request = request;
         _judges = request.Judges.Length == 0 ? s_judges : [.. s_judges.Where(judge => request.Judges.Split(',').Contains(judge))];
-        if (_judges.Length == 0) throw new InvalidOperationException($"no judge of '{request.Judges}'; there are {string.Join(", ", s_judges)}");
+        if (_judges.Length == 0)
+            throw new InvalidOperationException($"no judge of '{request.Judges}'; there are {string.Join(", ", s_judges)}");
         // Verdicts of fewer judges are others.
         _kept = Path.Combine(root, "build/mutants", SourceKey() + (request.Judges.Length == 0 ? "" : $"-{string.Join('-', _judges)}"));
     }
@@ -45,18 +47,23 @@ public sealed class Session
         List<Mutant> points = [];
         foreach (string path in Scope.Files(_root))
             if (Only().Any(only => path.StartsWith(only, StringComparison.Ordinal) || only.StartsWith(path, StringComparison.Ordinal)))
-                points.AddRange(ProjectOf(path, original).Mutants(path).Where(point => Only().Any(only => point.Id.StartsWith(only, StringComparison.Ordinal))));
+                points.AddRange(ProjectOf(path, original).Mutants(path).Where(point =>
+                    Only().Any(only => point.Id.StartsWith(only, StringComparison.Ordinal))));
         if (points.Count == 0) throw new InvalidOperationException($"there is no point below '{_request.Only}'");
-        foreach (IGrouping<Operator, Mutant> group in points.GroupBy(point => point.Operator)) Say($"{group.Count()} points: {Mutant.Name(group.Key)}");
+        foreach (IGrouping<Operator, Mutant> group in points.GroupBy(point => point.Operator))
+            Say($"{group.Count()} points: {Mutant.Name(group.Key)}");
         Sample sample = new(points, _request.Count, _request.Seed, mutant =>
         {
             Project project = ProjectOf(mutant.Path, original);
             return project.CompilesSwitched(mutant) ? BuildKind.Switched : project.CompilesAlone(mutant) ? BuildKind.Alone : null;
         });
-        Say($"{points.Count} points; seed {_request.Seed:x}: {sample.Mutants.Count} mutants, {sample.Mutants.Count(mutant => mutant.Kind == BuildKind.Alone)} of them with a build of their own, {sample.Unbuildable} unbuildable");
+        int alone = sample.Mutants.Count(mutant => mutant.Kind == BuildKind.Alone);
+        Say($"{points.Count} points; seed {_request.Seed:x}: {sample.Mutants.Count} mutants, {alone} of them with a build of their own, "
+            + $"{sample.Unbuildable} unbuildable");
         if (_request.List)
         {
-            foreach ((Mutant mutant, BuildKind kind) in sample.Mutants) Console.WriteLine($"{mutant.Id}{(kind == BuildKind.Alone ? " (alone)" : "")}");
+            foreach ((Mutant mutant, BuildKind kind) in sample.Mutants)
+                Console.WriteLine($"{mutant.Id}{(kind == BuildKind.Alone ? " (alone)" : "")}");
             return 0;
         }
 
@@ -66,7 +73,8 @@ public sealed class Session
         IReadOnlyDictionary<string, string> sources = Builds.Switched(sample, mutant => ProjectOf(mutant.Path, original), _bin);
         string program = Path.Combine(_bin, Trial.ProgramFolder);
         bool needed = _judges.Except(s_withoutProgram).Any();
-        if (needed && !File.Exists(Path.Combine(program, "snapuserd"))) Builds.Program(_root, sources, Path.Combine(folder, "tree"), program);
+        if (needed && !File.Exists(Path.Combine(program, "snapuserd")))
+            Builds.Program(_root, sources, Path.Combine(folder, "tree"), program);
         IReadOnlyList<Measured> measured = Control(folder, sample.Mutants.Count);
         Verdict[] verdicts = TryAll(sample, original, measured);
         Report.Print(Console.Out, [.. sample.Mutants.Select((mutant, number) => (mutant.Mutant, verdicts[number]))], sample.Unbuildable);
@@ -89,7 +97,9 @@ public sealed class Session
     {
         Directory.CreateDirectory(folder);
         string own = AppContext.BaseDirectory, framework = Path.GetFileName(Path.TrimEndingDirectorySeparator(own));
-        IEnumerable<string> folders = s_judges.Where(name => name != Judge.SimulatorName).Select(name => Path.Combine(root, "tests", name, "bin/Release", framework)).Prepend(own);
+        IEnumerable<string> folders =
+            s_judges.Where(name => name != Judge.SimulatorName).Select(name =>
+                Path.Combine(root, "tests", name, "bin/Release", framework)).Prepend(own);
         foreach (string from in folders)
             foreach (string file in Directory.EnumerateFiles(from, "*.dll"))
             {
@@ -112,13 +122,18 @@ public sealed class Session
             string kept = Path.Combine(folder, $"control-{judge}.tsv");
             if (File.Exists(kept))
             {
-                all[judge] = [.. File.ReadLines(kept).Select(line => line.Split('\t')).Select(parts => new Measured(parts[0], long.Parse(parts[1], CultureInfo.InvariantCulture), Trial.Numbers(parts[2])))];
+                all[judge] =
+                    [.. File.ReadLines(kept).Select(line => line.Split('\t')).Select(parts =>
+                        new Measured(parts[0], long.Parse(parts[1], CultureInfo.InvariantCulture), Trial.Numbers(parts[2])))];
                 return;
             }
             Stopwatch clock = Stopwatch.StartNew();
             IReadOnlyList<Measured> measured = new Trial(Job(worker), s_leastLimit).Control(_bin, judge, mutants);
             Say($"control: {judge}: {measured.Count} checks pass, {clock.Elapsed.TotalSeconds:F0} s");
-            File.WriteAllLines(kept + ".new", measured.Select(check => string.Create(CultureInfo.InvariantCulture, $"{check.Check}\t{check.Milliseconds}\t{string.Join(' ', check.Reached)}")));
+            File.WriteAllLines(kept + ".new",
+                measured.Select(check =>
+                    string.Create(CultureInfo.InvariantCulture,
+                        $"{check.Check}\t{check.Milliseconds}\t{string.Join(' ', check.Reached)}")));
             File.Move(kept + ".new", kept, overwrite: true);
             all[judge] = measured;
         });
@@ -143,11 +158,15 @@ public sealed class Session
                     Builds.Copy(original, bin);
                     Builds.Alone(mutant, ProjectOf(mutant.Path, original), bin);
                     // The program has no such mutant, and what it does is the same as ever.
-                    if (Directory.Exists(Path.Combine(_bin, Trial.ProgramFolder))) Builds.Copy(Path.Combine(_bin, Trial.ProgramFolder), Path.Combine(bin, Trial.ProgramFolder));
+                    if (Directory.Exists(Path.Combine(_bin, Trial.ProgramFolder)))
+                        Builds.Copy(Path.Combine(_bin, Trial.ProgramFolder), Path.Combine(bin, Trial.ProgramFolder));
                 }
-                verdict = new Trial(Job(worker), s_leastLimit).Judge(bin, kind == BuildKind.Alone ? null : number, Checks(mutant, number, kind, measured, _judges));
+                verdict =
+                    new Trial(Job(worker), s_leastLimit).Judge(bin, kind == BuildKind.Alone ? null : number,
+                        Checks(mutant, number, kind, measured, _judges));
                 store.Keep(mutant.Id, verdict);
-                Say($"{Interlocked.Increment(ref done)} of {verdicts.Length}, {clock.Elapsed.TotalSeconds:F0} s: {verdict.Outcome}: {mutant.Id} {verdict.Check}");
+                Say($"{Interlocked.Increment(ref done)} of {verdicts.Length}, {clock.Elapsed.TotalSeconds:F0} s: "
+                    + $"{verdict.Outcome}: {mutant.Id} {verdict.Check}");
             }
             verdicts[number] = verdict;
         });
@@ -155,15 +174,18 @@ public sealed class Session
     }
 
     /// <summary>
-    /// The checks that can notice: those that evaluate the mutant when it is off, the project's own first, then the quick ones first. What a static
+    /// The checks that can notice: those that evaluate the mutant when it is off, the project's own first, then the quick ones first. What
+    /// a static
     /// initializer evaluates once counts for all checks of the process.
     /// </summary>
-    public static IReadOnlyList<Measured> Checks(Mutant mutant, int number, BuildKind kind, IReadOnlyList<Measured> measured, string[] judges)
+    public static IReadOnlyList<Measured> Checks(Mutant mutant, int number, BuildKind kind, IReadOnlyList<Measured> measured,
+        string[] judges)
     {
         bool unknown = kind == BuildKind.Alone && mutant.Statement < 0;
         HashSet<string> projects = [.. measured.Where(check => check.Reached.Contains(number)).Select(check => check.Project)];
         return [.. measured.Where(check => unknown || check.Reached.Contains(number) || (mutant.Static && projects.Contains(check.Project)))
-            .OrderBy(check => check.Project == mutant.Project ? -1 : Array.IndexOf(judges, check.Project)).ThenBy(check => check.Milliseconds)];
+            .OrderBy(check => check.Project == mutant.Project ? -1 : Array.IndexOf(judges, check.Project)).ThenBy(check =>
+                check.Milliseconds)];
     }
 
     private string Job(int worker) => Path.Combine(_kept, string.Create(CultureInfo.InvariantCulture, $"job{worker}"));

@@ -20,7 +20,8 @@ public sealed class Store
         string text = File.ReadAllText(path);
         int end = text.LastIndexOf('\n') + 1;
         foreach (string line in text[..end].Split('\n', StringSplitOptions.RemoveEmptyEntries))
-            if (line.Split('\t') is [var id, var outcome, var check, var message] && Enum.TryParse(outcome, out Outcome known)) _verdicts[id] = new Verdict(known, check, message);
+            if (line.Split('\t') is [var id, var outcome, var check, var message] && Enum.TryParse(outcome, out Outcome known))
+                _verdicts[id] = new Verdict(known, check, message);
         if (end < text.Length) File.WriteAllText(path, text[..end]);
     }
 
@@ -34,7 +35,8 @@ public sealed class Store
         lock (_lock)
         {
             _verdicts[id] = verdict;
-            File.AppendAllText(_path, $"{id}\t{verdict.Outcome}\t{verdict.Check}\t{verdict.Message.ReplaceLineEndings(" ").Replace('\t', ' ')}\n");
+            File.AppendAllText(_path,
+                $"{id}\t{verdict.Outcome}\t{verdict.Check}\t{verdict.Message.ReplaceLineEndings(" ").Replace('\t', ' ')}\n");
         }
     }
 }

@@ -56,23 +56,30 @@ public sealed class Trial
         File.SetUnixFileMode(reached, (UnixFileMode)0x1b6);
         // Longer than all tests of a project take on a busy machine.
         long limit = (long)TimeSpan.FromMinutes(20).TotalMilliseconds;
-        string[] lines = Run(bin, [$"{project}:\t{limit}"], TimeSpan.FromMinutes(60), new Dictionary<string, string> { ["SNAPUSERD_REACHED"] = reached }, out _);
+        string[] lines =
+            Run(bin, [$"{project}:\t{limit}"], TimeSpan.FromMinutes(60), new Dictionary<string,
+                string> { ["SNAPUSERD_REACHED"] = reached }, out _);
         List<Measured> measured = [];
         foreach (string line in lines)
         {
             string[] parts = line.Split('\t');
-            if (parts[0] == "pass") measured.Add(new Measured(parts[1], long.Parse(parts[2], CultureInfo.InvariantCulture), Numbers(parts[3])));
+            if (parts[0] == "pass")
+                measured.Add(new Measured(parts[1], long.Parse(parts[2], CultureInfo.InvariantCulture), Numbers(parts[3])));
         }
-        if (lines is not [.., "end"]) throw new InvalidOperationException($"the judge {project} fails without a mutant: {(lines.Length > 0 ? lines[^1] : "it does not start")}; see {_job}");
+        if (lines is not [.., "end"])
+            throw new InvalidOperationException($"the judge {project} fails without a mutant: "
+                + $"{(lines.Length > 0 ? lines[^1] : "it does not start")}; see {_job}");
         return measured;
     }
 
     /// <summary>The numbers in a line of results.</summary>
     public static IReadOnlySet<int> Numbers(string text) =>
-        text.Split(' ', StringSplitOptions.RemoveEmptyEntries).Select(number => int.Parse(number, CultureInfo.InvariantCulture)).ToHashSet();
+        text.Split(' ', StringSplitOptions.RemoveEmptyEntries).Select(number =>
+            int.Parse(number, CultureInfo.InvariantCulture)).ToHashSet();
 
     /// <summary>
-    /// The checks with a mutant. A failed check kills only if it fails again when it runs alone, so that a check that fails by chance does not. A hung
+    /// The checks with a mutant. A failed check kills only if it fails again when it runs alone, so that a check that fails by chance does
+    /// not. A hung
     /// check kills only if it hangs twice, each time for ten times what it takes without a mutant.
     /// </summary>
     public Verdict Judge(string bin, int? number, IReadOnlyList<Measured> checks)
