@@ -12,7 +12,8 @@ public sealed class OperatorTests
 
     private static Project Toy(string members) =>
         new("Toy", new Dictionary<string,
-            string> { [File] = $"using System;\nusing System.Collections.Generic;\npublic class Toy\n{{\n{members}\n}}\n" },
+            string>
+        { [File] = $"using System;\nusing System.Collections.Generic;\npublic class Toy\n{{\n{members}\n}}\n" },
                 Project.Framework(), "");
 
     private static void Gives(string members, params string[] changes) =>

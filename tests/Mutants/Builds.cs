@@ -84,7 +84,8 @@ public static class Builds
         File.WriteAllText(Path.Combine(tree, "Directory.Build.props"), properties);
         using Process build =
             Process.Start(new ProcessStartInfo("sh",
-                [Path.Combine(tree, "build.sh"), "publish", output]) { RedirectStandardOutput = true })!;
+                [Path.Combine(tree, "build.sh"), "publish", output])
+            { RedirectStandardOutput = true })!;
         string said = build.StandardOutput.ReadToEnd();
         build.WaitForExit();
         if (build.ExitCode != 0) throw new InvalidOperationException($"the program does not compile with its mutants: {said}");

@@ -71,8 +71,10 @@ public sealed class Judge : IDisposable
     private IEnumerable<string> All(string project)
     {
         if (project == EndToEndName)
-            return from name in Assembly(project).Checks where s_endToEnd.Contains(name.Split('.')[^2].Replace("Tests", "",
-                StringComparison.Ordinal)) select $"{project}:{name}";
+            return from name in Assembly(project).Checks
+                   where s_endToEnd.Contains(name.Split('.')[^2].Replace("Tests", "",
+                StringComparison.Ordinal))
+                   select $"{project}:{name}";
         if (project != SimulatorName) return Assembly(project).Checks.Select(name => $"{project}:{name}");
         return Battery.Names.Select(name => $"{SimulatorName}:battery:{name}")
             .Concat(Enumerable.Range(0, RandomSeeds / RandomSeedsInACheck).Select(part =>

@@ -45,7 +45,8 @@ public sealed partial class Operators
             case ConditionalExpressionSyntax s: Negate(s.Condition); break;
             case WhenClauseSyntax s: Negate(s.Condition); break;
             case CatchFilterClauseSyntax s: Negate(s.FilterExpression); break;
-            case BinaryExpressionSyntax binary when IsComparison(binary): Move(binary.Right,
+            case BinaryExpressionSyntax binary when IsComparison(binary):
+                Move(binary.Right,
                 _model.GetTypeInfo(binary.Right).ConvertedType); break;
             case BinaryExpressionSyntax binary when binary.IsKind(SyntaxKind.LogicalAndExpression)
                 || binary.IsKind(SyntaxKind.LogicalOrExpression):

@@ -34,11 +34,14 @@ public static class Program
             {
                 case "--list": request = request with { List = true }; continue;
                 case "--count" when int.TryParse(value, NumberStyles.None, CultureInfo.InvariantCulture, out int count)
-                    && count > 0: request = request with { Count = count }; break;
-                case "--seed" when ulong.TryParse(value, NumberStyles.HexNumber, CultureInfo.InvariantCulture, out ulong seed): request =
+                    && count > 0:
+                    request = request with { Count = count }; break;
+                case "--seed" when ulong.TryParse(value, NumberStyles.HexNumber, CultureInfo.InvariantCulture, out ulong seed):
+                    request =
                     request with { Seed = seed }; break;
                 case "--jobs" when int.TryParse(value, NumberStyles.None, CultureInfo.InvariantCulture, out int jobs)
-                    && jobs is 1 or 2: request = request with { Jobs = jobs }; break;
+                    && jobs is 1 or 2:
+                    request = request with { Jobs = jobs }; break;
                 case "--only" when value.Length > 0: request = request with { Only = value }; break;
                 case "--judges" when value.Length > 0: request = request with { Judges = value }; break;
                 default:

@@ -58,7 +58,8 @@ public sealed class Trial
         long limit = (long)TimeSpan.FromMinutes(20).TotalMilliseconds;
         string[] lines =
             Run(bin, [$"{project}:\t{limit}"], TimeSpan.FromMinutes(60), new Dictionary<string,
-                string> { ["SNAPUSERD_REACHED"] = reached }, out _);
+                string>
+            { ["SNAPUSERD_REACHED"] = reached }, out _);
         List<Measured> measured = [];
         foreach (string line in lines)
         {
