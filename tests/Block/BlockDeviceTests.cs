@@ -1,6 +1,6 @@
 using System;
-using System.Linq;
 using System.IO;
+using System.Linq;
 using Snapuserd.Block;
 using Snapuserd.Interop;
 using Snapuserd.Tests.Support;
