@@ -26,6 +26,7 @@ public sealed class ProtocolTests
         ["interop/Entry/entry.c"] = 1,
         ["interop/Entry/signals.c"] = 9,
         ["interop/IoUring/Ring.cs"] = 9,
+        ["src/Block/FileFlush.cs"] = 1,
         ["src/Block/Identity/KernelTree.cs"] = 2,
         ["src/Block/StopFlag.cs"] = 2,
         ["src/Block/WakeUp.cs"] = 3,
