@@ -233,6 +233,20 @@ public sealed class ReaderV3Tests
         Assert.Equal(new ResumePoint[] { new(5, 3) }, cow.ResumePoints);
     }
 
+    [Theory]
+    [InlineData(4ul, false)]
+    [InlineData(5ul, false)]
+    [InlineData(6ul, true)]
+    public void Resume_point_whose_label_does_not_rise_ends_the_list(ulong label, bool counts)
+    {
+        byte[] file = new CowBuilder { ScratchBytes = 0 }.Zero(1).Label(5).Zero(2).Label(8).Build();
+        // The second slot's label.
+        Refusal.Put(file, 78 + 16, 8, label);
+        using CowFile cow = CowFile.Read(new MemorySource(file));
+        ResumePoint[] first = [new(5, 1)];
+        Assert.Equal(counts ? [.. first, new(label, 2)] : first, cow.ResumePoints);
+    }
+
     [Fact]
     public void Resume_point_with_more_ops_than_there_are_ends_the_list()
     {
@@ -248,6 +262,26 @@ public sealed class ReaderV3Tests
         using CowFile cow = CowFile.Read(new MemorySource(new CowBuilder().Label(0).Zero(1).Build()));
         Assert.Equal(new ResumePoint[] { new(0, 0) }, cow.ResumePoints);
         Assert.Equal(0ul, cow.LastLabel);
+    }
+
+    [Theory]
+    [InlineData(2)]
+    [InlineData(3)]
+    public void Longest_payload_is_known_to_the_byte(int version)
+    {
+        Random random = new(3);
+        int longest = 0;
+        CowBuilder builder = new() { Version = version, Compression = CowCompression.Zstd, MaxUnitBytes = 4096 };
+        // Blocks that compress less and less, a few bytes more each time.
+        for (uint i = 0; i < 200; i++)
+        {
+            byte[] block = new byte[4096];
+            random.NextBytes(block.AsSpan(0, 100 + (int)i));
+            builder.Replace(i, block);
+            using CowFile cow = CowFile.Read(new MemorySource(builder.Build()));
+            for (int op = 0; op < cow.OpCount; op++) longest = Math.Max(longest, cow[op].DataLength);
+            Assert.Equal(longest, cow.MaxStoredBytes);
+        }
     }
 
     [Theory]

@@ -110,6 +110,27 @@ public sealed class SwapOrderTests : IDisposable
     }
 
     [Fact]
+    public void A_snapshot_that_is_stopped_before_its_merge_began_says_so()
+    {
+        Serve();
+        Assert.True(_snapshot.RequestMerge());
+        _snapshot.RequestStop();
+        Assert.Equal(ExitCode.Interrupted, _snapshot.Run());
+        Assert.Equal((SnapshotState.Serving, ExitCode.Interrupted), (_snapshot.Status.State, _snapshot.Status.EndedWith));
+        _snapshot.Dispose();
+        Assert.Equal(Golden.Cow(Vector), File.ReadAllBytes(_folder["cow"]));
+    }
+
+    [Fact]
+    public void A_snapshot_that_is_stopped_and_was_not_to_merge_ends_well()
+    {
+        Serve();
+        _snapshot.RequestStop();
+        Assert.Equal(ExitCode.Done, _snapshot.Run());
+        Assert.False(_snapshot.RequestMerge());
+    }
+
+    [Fact]
     public void A_snapshot_says_that_all_is_merged_when_base_and_cow_are_flushed()
     {
         // The count may have been read from a page cache that a killed server left.
