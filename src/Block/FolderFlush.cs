@@ -19,12 +19,12 @@ public static class FolderFlush
         int slash = path.LastIndexOf('/');
         string folder = slash < 0 ? "." : slash == 0 ? "/" : path[..slash];
         int result = Flush(folder);
-        if (!IsLacking(result)) return result;
+        if (!FileFlush.IsLacking(result)) return result;
         int all = Libc.SyncFs(fd);
         // XFS, ext4 and others write the rename to the journal together with the file.
-        if (IsLacking(all)) all = Libc.FSync(fd);
+        if (FileFlush.IsLacking(all)) all = FileFlush.Of(fd);
         else if (all == 0 && FlushesAll(fd)) return 0;
-        if (all < 0 && !IsLacking(all)) return all;
+        if (all < 0 && !FileFlush.IsLacking(all)) return all;
         unsupported = result;
         return 0;
     }
@@ -46,9 +46,6 @@ public static class FolderFlush
         _ = Libc.Close(fd);
         return result;
     }
-
-    private static bool IsLacking(int result) =>
-        Errno.IsUnsupported(result) || result is -Errno.EINVAL or -Errno.EBADF or -Errno.EPERM or -Errno.EACCES or -Errno.EROFS;
 
     /// <summary>The file system is one whose syncfs is known to make names durable. FUSE and network file systems answer 0 without doing anything.</summary>
     private static bool FlushesAll(int fd) => Libc.FStatFs(fd, out StatFsData data) == 0

@@ -10,7 +10,7 @@ internal static class PlainCall
     {
         BlockVerb.Read => (int)Libc.PRead(fd, arena.AddressOf(request.Buffer), request.Buffer.Length, request.Offset),
         BlockVerb.Write => (int)Libc.PWrite(fd, arena.AddressOf(request.Buffer), request.Buffer.Length, request.Offset),
-        BlockVerb.Flush => Libc.FDataSync(fd),
+        BlockVerb.Flush => FileFlush.OfData(fd),
         BlockVerb.WriteBack => Libc.SyncFileRange(fd, 0, 0, Libc.SYNC_FILE_RANGE_WRITE),
         _ => -Errno.EINVAL,
     };

@@ -68,6 +68,7 @@ public sealed record SnapshotOptions
 /// <code>
 ///   Open -> Serve -> Run:  Serving -- RequestMerge --> Queued -> Merging -> Merged
 ///                                                                       \-> Failed, or interrupted: Serving
+///   merged before Open:    Merged, or Failed if that cannot be made durable
 ///   with a mapped device:  Merged -> Plain, and Run ends
 ///   RequestStop ends Run in any state; Dispose removes the device.
 /// </code>
@@ -91,6 +92,8 @@ public sealed class Snapshot : IDisposable, IMergeObserver
     private IBlockServer? _server;
     private MappedDevice? _mapped;
     private bool _handOverTried;
+    /// <summary>Why it may not be durable that an earlier process merged everything; null if it is, or was not merged.</summary>
+    private SnapuserdException? _undurable;
 
     // What others may ask for and see, under the gate.
     private SnapshotStatus _status;
@@ -201,27 +204,21 @@ public sealed class Snapshot : IDisposable, IMergeObserver
         if (handedOver && !result.AlreadyMerged)
             throw new SnapuserdException(ExitCode.InUse, $"{_mapped!.Path} stands on {_options.Devices.Base} itself, and {_options.Devices.Cow} is not merged: whoever reads it sees the old image, and is not to see another from one moment to the next");
         lock (_gate) _progress = _engine.Progress;
-        // A killed server may have left the last count in the page cache. A client that is told "merged" may write to the base, and after a
-        // power cut a lower count would undo that.
-        SnapuserdException? unflushed = null;
-        if (result.AlreadyMerged && !handedOver && FlushDevices(withoutFlush: !CanMerge) is (BlockDevice device, int error))
-        {
-            unflushed = new SnapuserdException(ExitCode.InputOutput,
-                $"{device.Path} cannot be flushed, so the merge does not count as finished: {Reason.Of(error)}");
-            // The second flush would seem to succeed.
-            RefuseMerges();
-        }
+        // A killed server may have left the last count in the page cache. A client that is told "merged" may write to the base; with a lower
+        // count after a power cut the next merge would overwrite those writes.
+        _undurable = result.AlreadyMerged && !handedOver ? MakeMergedDurable() : null;
+        // The second flush would seem to succeed.
+        if (_undurable != null) RefuseMerges();
         Change(status => status with
         {
-            State = handedOver ? SnapshotState.Plain : unflushed != null ? SnapshotState.Failed
+            State = handedOver ? SnapshotState.Plain : _undurable != null ? SnapshotState.Failed
                 : _mergeRequested ? SnapshotState.Queued : result.AlreadyMerged ? SnapshotState.Merged : SnapshotState.Serving,
-            Error = unflushed?.Message ?? "",
-            EndedWith = unflushed?.Code ?? ExitCode.Done,
+            Error = _undurable?.Message ?? "",
+            EndedWith = _undurable?.Code ?? ExitCode.Done,
             ResumedFrom = result.ResumedFrom,
             Device = handedOver ? _mapped!.Path : "",
             TimesResumed = _options.TimesResumed ?? (result.WasResumed ? 1 : 0),
         });
-        if (unflushed != null) _options.Observer?.Stopped(this, unflushed);
     }
 
     /// <summary>Makes it readable; returns what readers open.</summary>
@@ -247,7 +244,13 @@ public sealed class Snapshot : IDisposable, IMergeObserver
     {
         // Those who read a ublk device wait for the next server by then, and that one for the end of this process.
         if (_server is { } server) _stop.StopAlsoWhen(() => server.Trouble != null);
-        ExitCode code = Status is { State: SnapshotState.Failed, EndedWith: var failed } ? failed : ExitCode.Done;
+        ExitCode code = ExitCode.Done;
+        if (_undurable != null)
+        {
+            // Only now: the first thing that a server reports is that it is ready.
+            _options.Observer?.Stopped(this, _undurable);
+            code = _undurable.Code;
+        }
         // Whatever became of the merge, the device stays as long as somebody wants it.
         while (!_stop.Requested && !IsPlain)
         {
@@ -489,6 +492,22 @@ public sealed class Snapshot : IDisposable, IMergeObserver
         }
     }
 
+    /// <summary>Makes durable that everything was merged before this process opened the devices. Returns why that failed, or null.</summary>
+    private SnapuserdException? MakeMergedDurable()
+    {
+        try
+        {
+            if (CanMerge) Engine.MakeMergedDurable();
+            else if (FlushDevices(withoutFlush: true) is (BlockDevice device, int error))
+                throw new SnapuserdException(ExitCode.InputOutput, $"{device.Path} cannot be flushed: {Reason.Of(error)}");
+            return null;
+        }
+        catch (SnapuserdException e)
+        {
+            return new SnapuserdException(e.Code, $"everything is merged, but that may not be durable: {e.Message}");
+        }
+    }
+
     /// <summary>
     /// Flushes base and COW. Returns the first that cannot be flushed, with the errno. <paramref name="withoutFlush"/>: either may be on a
     /// file system that is read-only or has no flush.
@@ -498,7 +517,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
         foreach (BlockDevice device in (ReadOnlySpan<BlockDevice>)[Devices.Devices[1], Devices.Devices[0]])
         {
             int flushed = FileFlush.Of(device.Fd);
-            if (flushed < 0 && !(withoutFlush && flushed is -Errno.EINVAL or -Errno.EROFS)) return (device, flushed);
+            if (flushed < 0 && !(withoutFlush && FileFlush.IsLacking(flushed))) return (device, flushed);
         }
         return null;
     }

@@ -212,6 +212,24 @@ public sealed class MergeEngine : IDisposable
     /// </summary>
     public void Open() => _left ??= Prepare();
 
+    /// <summary>
+    /// Makes durable that everything is merged, where an earlier process has counted the last op: writes page 0 back as it was read, and flushes Base and COW. That process may have left the
+    /// count in a page cache, and a page whose write-back failed is not written again by a flush alone. After <see cref="Open"/> and before <see cref="Run"/>, on its thread. Exit code 74 when a device fails.
+    /// </summary>
+    public void MakeMergedDurable()
+    {
+        if (_durable != _plan.Count) throw new InvalidOperationException("some ops are not merged yet");
+        try
+        {
+            Finish(Recover(_left ??= Prepare()));
+        }
+        catch
+        {
+            _pipeline.Abandon();
+            throw;
+        }
+    }
+
     /// <summary>The block in a slot of the window that <see cref="OpHomes.Window"/> speaks of; for readers who have entered, from any thread.</summary>
     public ReadOnlySpan<byte> WindowBlock(int slot) => _setup.Arena[_head.Slot(slot)];
 

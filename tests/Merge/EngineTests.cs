@@ -318,6 +318,41 @@ public sealed class EngineTests
     }
 
     [Fact]
+    public void Count_that_a_failed_flush_left_in_the_cache_alone_is_written_again()
+    {
+        MergeCase merge = Case(Chain(2, 6), SmallCases.Random(1, 8));
+        SimDisk[] disks = merge.Disks();
+        Run(merge, disks);
+        byte[] before = disks[0].Durable.ToArray();
+        SetCount(before, 4);
+        // Readers see the last count, and nothing writes it back.
+        SimDisk[] dropped = [SimDisk.AfterDroppedFlush(new Image(before), disks[0].Durable), new SimDisk(disks[1].Durable)];
+        Open(merge, dropped, engine => engine.MakeMergedDurable());
+        Assert.Equal(6, SimMerge.DurableCount(dropped[0]));
+        Assert.Equal(-1, dropped[0].Durable.FirstDifference(disks[0].Durable));
+        Assert.Empty(dropped[1].Pending);
+    }
+
+    [Fact]
+    public void What_is_not_merged_yet_cannot_be_made_durable_as_merged()
+    {
+        MergeCase merge = Case(Chain(2, 6), SmallCases.Random(1, 8));
+        SimDisk[] disks = merge.Disks();
+        Assert.Throws<InvalidOperationException>(() => Open(merge, disks, engine => engine.MakeMergedDurable()));
+        AssertUntouched(merge, disks);
+    }
+
+    private static void Open(MergeCase merge, SimDisk[] disks, Action<MergeEngine> use)
+    {
+        using Arena arena = new(merge.ArenaBytes);
+        using SimQueue queue = new(disks, arena, merge.QueueDepth, 1, () => { }, null);
+        using SimWorkers workers = new(new DecodeWorker(), 1);
+        using WakeUp wakeUp = new();
+        using MergeEngine engine = MergeEngine.Open(SimMerge.Setup(merge, disks, arena, 1, queue, workers) with { Readers = new ReaderGate(wakeUp) });
+        use(engine);
+    }
+
+    [Fact]
     public void Xor_in_place_without_scratch_is_refused_unless_it_is_allowed()
     {
         byte[] old = SmallCases.Random(1, 8);

@@ -213,7 +213,7 @@ public static class Sabotages
         new("hand-over-goes-on-after-a-failed-flush", "the hand-over goes on although base or COW could not be flushed",
             new SourceEdit(Snapshots, "? FlushDevices(", "return (device, flushed);", "continue;")) { Tests = s_swap },
         new("opened-as-merged-unflushed", "a snapshot that finds all counted says that it is merged, and has flushed nothing",
-            new SourceEdit(Snapshots, "public void Open()", "if (result.AlreadyMerged && !handedOver &&", "if (result.OpsTotal < 0 &&"))
+            new SourceEdit(Snapshots, "public void Open()", "result.AlreadyMerged && !handedOver ? MakeMergedDurable()", "result.OpsTotal < 0 ? MakeMergedDurable()"))
         { Tests = s_swap },
         new("mark-unflushed", "a mark is made and not flushed", new SourceEdit(Mark, "int Make(", MarkFlush, "")) { Tests = s_durable },
         new("mark-folder-unflushed", "a mark is made and its folder not flushed",

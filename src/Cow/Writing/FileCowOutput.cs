@@ -89,9 +89,8 @@ public sealed class FileCowOutput : ICowOutput, IDisposable
     /// <inheritdoc/>
     public void Flush()
     {
-        int result;
-        do result = Libc.FDataSync(_device.Fd);
-        while (result == -Errno.EINTR);
+        // Once only: lost data may be reported as EINTR, and is reported once.
+        int result = FileFlush.OfData(_device.Fd);
         if (result < 0) throw Failed("flushing", result);
     }
 
