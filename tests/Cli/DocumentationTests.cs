@@ -89,7 +89,7 @@ public sealed class DocumentationTests
         Assert.True(sabotages > 15, $"only {sabotages} sabotages");
     }
 
-    /// <summary>Whoever adds a flush, a rename or a removal to the product says on the page what it is for.</summary>
+    /// <summary>A file of the product that begins to flush or to rename fails this until the page says what for.</summary>
     [Fact]
     public void Every_file_that_flushes_or_renames_is_on_the_page_of_publications()
     {

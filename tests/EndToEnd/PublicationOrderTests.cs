@@ -195,8 +195,7 @@ public sealed class PublicationOrderTests : IDisposable
     }
 
     /// <summary>
-    /// The count was read from a page cache that a killed run may have left dirty: what is told to be merged is flushed first, whoever
-    /// asks.
+    /// The count was read from a page cache that a killed run may have left dirty. What a merge reports as merged is flushed first.
     /// </summary>
     [Theory]
     [InlineData("merge")]
@@ -328,7 +327,7 @@ public sealed class PublicationOrderTests : IDisposable
         Assert.True(answers.Length > 0 && noted.End < answers[command[0] == "stop" ? ^1 : 0].Begin, trace.ToString());
     }
 
-    /// <summary>A device that is ready is the old base and an untouched COW to everybody else: there is nothing to be durable.</summary>
+    /// <summary>A device that is ready is still the old base and an untouched COW to other processes: nothing has to be durable.</summary>
     [Fact]
     public void Nothing_is_written_before_a_server_is_ready()
     {

@@ -259,8 +259,8 @@ public sealed class PublicationPowerCutTests : IDisposable
     }
 
     /// <summary>
-    /// Everything is merged in the page cache, and nothing of it on the disk: a predecessor was killed, or its flush failed. Whoever is
-    /// told that all is merged may delete the COW.
+    /// Everything is merged in the page cache, and nothing of it on the disk: a predecessor was killed. A client that is told that all is
+    /// merged may delete the COW.
     /// </summary>
     [RootTheory]
     [InlineData("ext4", "merge")]

@@ -112,17 +112,19 @@ public sealed class OperatorTests
         static bool Flush() => true;
         static void FlushBase() { }
         static IEnumerable<int> FlushAll() => [];
+        static class FileFlush { internal static int Of(int fd) => 0; }
         void M()
         {
             FSync(1);
             FlushBase();
             int r = FSync(2);
             bool f = Flush();
+            int g = FileFlush.Of(3);
             foreach (int one in FlushAll()) { }
         }
         """,
         "flush removed: FSync(1); → ;", "flush removed: FlushBase(); → ;", "flush removed: FSync(2) → default(int)",
-            "flush removed: Flush() → true",
+            "flush removed: Flush() → true", "flush removed: FileFlush.Of(3) → default(int)",
         "flush removed: FlushAll() → global::System.Array.Empty<int>()");
 
     [Fact]

@@ -159,8 +159,9 @@ public sealed partial class Operators
             SimpleNameSyntax simple => simple.Identifier.Text,
             _ => "",
         };
-        // A folder's flush is the call of a class that does nothing else.
-        return s_flushes.Contains(name) || FlushName().IsMatch(name) || call.Expression.ToString() == "FolderFlush.Of";
+        // Some flushes are calls of classes that do nothing else.
+        return s_flushes.Contains(name) || FlushName().IsMatch(name)
+            || call.Expression.ToString() is "FolderFlush.Of" or "FileFlush.Of" or "FileFlush.OfData";
     }
 
     /// <summary>A flush whose value is used: it is not made, and the value says that it was.</summary>

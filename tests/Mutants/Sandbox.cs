@@ -8,31 +8,36 @@ using System.Threading.Tasks;
 namespace Snapuserd.Tests.Mutants;
 
 /// <summary>
-/// Runs a program in namespaces of its own: mounts, processes, a /dev with no block device, a /tmp of its own, not as root, and with limits
-/// on
-/// memory and file size.
+/// Runs a program in namespaces of its own: mounts, processes, a /dev whose only block devices are loop devices, a /tmp and a /run of its own,
+/// /sys read-only, and with limits on memory and file size. As root where the tool is root, because tests attach loop devices and mount.
 /// </summary>
 public sealed class Sandbox
 {
     // Addresses are no limit: the runtime reserves what it never uses. A file may be sparse.
     private const string Script = """
         set -eu
-        job=$1
-        shift
+        job=$1 name=$2
+        shift 2
         mount -t tmpfs -o mode=0755,size=1m mutants "$job/dev"
         for device in null zero full random urandom; do
             : >"$job/dev/$device"
             mount --bind "/dev/$device" "$job/dev/$device"
         done
+        if [ "$(id -u)" = 0 ] && [ -e /dev/loop-control ] && mknod "$job/dev/loop-control" c 10 237 2>/dev/null; then
+            for number in $(seq 0 127); do mknod "$job/dev/loop$number" b 7 "$number"; done
+        fi
         mkdir "$job/dev/shm"
         mount -t tmpfs -o mode=1777,size=256m mutants "$job/dev/shm"
         ln -s /proc/self/fd "$job/dev/fd"
         mount --move "$job/dev" /dev
+        mount -o remount,bind,ro /sys 2>/dev/null || true
+        mount -t tmpfs -o mode=0755,size=64m mutants /run
         case $job in
-            /tmp/*) TMPDIR=$job/tmp ;;
-            *) mount --bind "$job/tmp" /tmp; TMPDIR=/tmp ;;
+            /tmp/*) TMPDIR=$job/tmp/$name ;;
+            *) mount --bind "$job/tmp" /tmp; TMPDIR=/tmp/$name ;;
         esac
         export TMPDIR HOME="$TMPDIR"
+        mkdir "$TMPDIR"
         cd "$TMPDIR"
         status=0
         prlimit --data=4294967296 --fsize=70368744177664 --core=0 "$@" || status=$?
@@ -51,6 +56,9 @@ public sealed class Sandbox
     /// <summary>A folder that is empty at the start of a run, and that it can write to.</summary>
     public string Output => Path.Combine(_job, "out");
 
+    /// <summary>The folder of its temporary files, by which loop devices are told from those of others.</summary>
+    private string Name => string.Create(CultureInfo.InvariantCulture, $"mutants-{Environment.ProcessId}-{Path.GetFileName(_job)}");
+
     /// <summary>Runs a program to its end. False if it had to be ended after <paramref name="limit"/>.</summary>
     public bool Run(IReadOnlyList<string> command, IReadOnlyDictionary<string, string> environment, TimeSpan limit)
     {
@@ -64,9 +72,8 @@ public sealed class Sandbox
             ["--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--mount-proc",
                 "--kill-child=KILL"];
         if (!root) words.Add("--map-root-user");
-        words.AddRange(["sh", "-c", Script, "sandbox", _job]);
-        if (root) words.AddRange(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"]);
-        else words.AddRange(["unshare", "--user", $"--map-user={Id("-u")}", $"--map-group={Id("-g")}"]);
+        words.AddRange(["sh", "-c", Script, "sandbox", _job, Name]);
+        if (!root) words.AddRange(["unshare", "--user", $"--map-user={Id("-u")}", $"--map-group={Id("-g")}"]);
         foreach (string word in words) start.ArgumentList.Add(word);
         foreach (string word in command) start.ArgumentList.Add(word);
         foreach ((string name, string value) in environment) start.Environment[name] = value;
@@ -78,7 +85,27 @@ public sealed class Sandbox
         if (!ended) process.Kill();
         process.WaitForExit();
         Task.WaitAll(output, error);
+        DetachLoopDevices();
         return ended;
+    }
+
+    /// <summary>Loop devices outlive the process that attached them. Those over files of this sandbox are detached.</summary>
+    private void DetachLoopDevices()
+    {
+        string files = $"/{Name}/";
+        foreach (string device in Directory.EnumerateDirectories("/sys/block", "loop*"))
+        {
+            try
+            {
+                if (!File.ReadAllText(Path.Combine(device, "loop/backing_file")).Contains(files, StringComparison.Ordinal)) continue;
+            }
+            catch (IOException)
+            {
+                continue;
+            }
+            using Process detach = Process.Start("losetup", ["--detach", $"/dev/{Path.GetFileName(device)}"]);
+            detach.WaitForExit();
+        }
     }
 
     private static async Task CopyAsync(StreamReader from, string path)
@@ -100,7 +127,7 @@ public sealed class Sandbox
     {
         if (Directory.Exists(folder))
         {
-            // A test may have taken the rights from its own folder; as root that is no obstacle.
+            // A test may have taken the rights from its own folder. That is no obstacle for root.
             Directory.Delete(folder, recursive: true);
         }
         Directory.CreateDirectory(folder);

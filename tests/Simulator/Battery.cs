@@ -209,7 +209,7 @@ public static class Battery
             first.CopyTo(page.AsSpan(next));
         });
 
-        // The window is merged and counted, and the state byte says all the same that it is valid.
+        // The window is merged and counted, and the state byte still says that it is valid.
         using Arena arena = new(merge.ArenaBytes);
         SimDisk[] counted = Copy(claimed);
         SimDisk[]? stale = null;

@@ -141,7 +141,7 @@ public sealed record Sabotage(string Name, string What, params SourceEdit[] Edit
         process.BeginErrorReadLine();
         // A battery that never ends is no catch; ten minutes are a hundred times what the whole of it takes on a quiet machine.
         System.Threading.Tasks.Task<string> reading = process.StandardOutput.ReadToEndAsync();
-        if (!reading.Wait(TimeSpan.FromMinutes(10))) process.Kill();
+        if (!reading.Wait(TimeSpan.FromMinutes(10))) process.Kill(entireProcessTree: true);
         string output = reading.Result;
         process.WaitForExit();
         return (process.ExitCode, output, errors.ToString());

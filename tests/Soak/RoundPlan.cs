@@ -88,9 +88,8 @@ internal sealed record CreateWay(int Format, string Compression, int BlockFactor
 internal sealed record Break(Interruption How, bool Serving, double After, bool Look, MergeWay Way);
 
 /// <summary>
-/// One update: made by `create` or by the tests' own writer, staged on the COW's device (<paramref name="StagedTwice"/> is the step of the
-/// first attempt after which
-/// the power fails, 0 for none), interrupted, and merged to the end.
+/// One update: made by `create` or by the tests' own writer, staged on the COW's device, interrupted, and merged to the end.
+/// <paramref name="StagedTwice"/> is the step of the first attempt to stage it after which the power fails; 0 for none.
 /// </summary>
 internal sealed record UpdatePlan(
     ulong Seed, CreateWay? Create, int StagedTwice, bool Mark, bool Verify, bool Extract, Break[] Breaks, Finisher Finisher, MergeWay Way,

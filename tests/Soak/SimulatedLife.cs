@@ -7,9 +7,8 @@ using Snapuserd.Tests.Simulator;
 namespace Snapuserd.Tests.Soak;
 
 /// <summary>
-/// The life of a machine whose disks are the simulator's: one update on top of the other, each staged over what the one before left on the
-/// COW's device, and merged by the real engine
-/// through power cuts, deaths and stops, all from one seed.
+/// The life of a machine whose disks are the simulator's, all from one seed: one update on top of the other. Each is staged over what the
+/// one before left on the COW's device, and merged by the real engine through power cuts, deaths and stops.
 /// </summary>
 internal static class SimulatedLife
 {

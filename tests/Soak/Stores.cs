@@ -14,9 +14,8 @@ internal interface ICuttable
 }
 
 /// <summary>
-/// A file system on a loop device over a file in memory, whose power can be cut: the kernel's shutdown call with NOLOGFLUSH drops what is
-/// in its caches (the default mode
-/// writes all of it first), and the next mount replays the journal.
+/// A file system on a loop device over a file in memory, whose power can be cut. The kernel's shutdown call with NOLOGFLUSH drops what is
+/// in its caches, and the next mount replays the journal. The call's default mode writes all of it first.
 /// </summary>
 internal sealed class FileSystem : ICuttable, IDisposable
 {

@@ -1,5 +1,5 @@
 # All is merged, but not flushed: the disks have it in their caches. Then "way=" on the kernel's command line says who puts the mapped device
-# on the base: a server, boot, or nobody. "CUT" tells the host to pull the plug.
+# on the base: a server, boot, or no process. "CUT" tells the host to pull the plug.
 kind=ublk
 options="--name ublkb0 --mapper root"
 device=/dev/mapper/root
@@ -22,7 +22,7 @@ case $way in
         snapuserd boot --table /tmp/table --cmdline /tmp/cmdline --control-folder /tmp/run --wait 0 || exit 1
         ;;
 esac
-[ "$way" = nobody ] || [ -b "$device" ] || { say "FAILED: there is no $device"; exit 1; }
+[ "$way" = none ] || [ -b "$device" ] || { say "FAILED: there is no $device"; exit 1; }
 echo CUT
 sleep 60
 exit 1

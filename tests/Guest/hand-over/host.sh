@@ -11,13 +11,13 @@ cp "$HERE/guest.sh" test.sh
 cp "$HERE/../serving.sh" .
 archive guest test.sh serving.sh merged.cow new.img
 
-for way in nobody served booted; do
+for way in none served booted; do
     fresh old.cow raw "cow.$way"
     fresh old.img raw "base.$way"
     code=0
     boot -l "console.$way" -k "way=$way" -c 0 "file=cow.$way,format=qcow2" "file=base.$way,format=qcow2" || code=$?
     [ "$code" -eq 137 ] || fail "$way: the guest ended with $code instead of a power cut"
-    if [ "$way" = nobody ]; then
+    if [ "$way" = none ]; then
         ! same "base.$way" qcow2 new.img || fail "the disks do not lose what was not flushed"
         continue
     fi
