@@ -283,7 +283,8 @@ public sealed class MergeEngine : IDisposable
     {
         LeftWindow left = _left ?? Prepare();
         _planned = _expected = _durable + (left.IsStale ? 0 : left.Entries);
-        Begin(Recover(left));
+        // What was merged before may have been made durable already.
+        if (!_recovered) Begin(Recover(left));
     }
 
     /// <summary>

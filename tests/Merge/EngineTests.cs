@@ -334,6 +334,25 @@ public sealed class EngineTests
     }
 
     [Fact]
+    public void Merge_that_is_asked_for_after_all_was_made_durable_has_nothing_to_do()
+    {
+        // Killed between the count of the last window and its state byte, as Android's engine may be.
+        MergeCase merge = Case(Chain(2, 2), SmallCases.Random(1, 4));
+        SimDisk[] disks = Edit(ClaimedWindow(merge), cow => SetCount(cow, 2));
+        disks[1] = new SimDisk(merge.Target);
+        Open(merge, disks, engine =>
+        {
+            engine.Open();
+            engine.MakeMergedDurable();
+            MergeResult result = engine.Run();
+            Assert.True(result.AlreadyMerged);
+            Assert.Equal(0, result.BaseBytesWritten);
+        });
+        Assert.Equal(1, disks[0].Durable[0].Bytes[78]);
+        Assert.Equal(2, SimMerge.DurableCount(disks[0]));
+    }
+
+    [Fact]
     public void What_is_not_merged_yet_cannot_be_made_durable_as_merged()
     {
         MergeCase merge = Case(Chain(2, 6), SmallCases.Random(1, 8));
