@@ -17,7 +17,7 @@ public enum SnapshotState
     Merged,
     /// <summary>All is merged, and the mapped device above it stands on the base: nothing is served any more.</summary>
     Plain,
-    /// <summary>Its merge has failed; it is shown as before, and the next process may go on.</summary>
+    /// <summary>Its merge has failed, or what an earlier process merged cannot be made durable. It is shown as before, and the next process may go on.</summary>
     Failed,
     /// <summary>It is gone.</summary>
     Ended,
@@ -62,7 +62,7 @@ public sealed record SnapshotStatus
     public int TimesResumed { get; init; }
     /// <summary>Why it has failed; empty if it has not.</summary>
     public string Error { get; init; } = "";
-    /// <summary>What ended its merge before all was merged: 75 if it was stopped, another code if it failed; 0 while nothing has.</summary>
+    /// <summary>What ended its merge before all was merged and durable: 75 if it was stopped, another code if it failed; 0 while nothing has.</summary>
     public ExitCode EndedWith { get; init; }
     /// <summary>All is merged, but the mapped device could not be put on the base; the next server tries again.</summary>
     public bool HandOverFailed { get; init; }

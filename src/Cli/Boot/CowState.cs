@@ -12,7 +12,7 @@ internal enum CowKind
 {
     /// <summary>There is no such file, and there was to be a folder that it could be in.</summary>
     Absent,
-    /// <summary>A block device that no COW was ever completed on.</summary>
+    /// <summary>A block device with zeros where a COW has its magic: no COW was completed on it, or `create` is writing another over the last one.</summary>
     Blank,
     /// <summary>A COW that nobody has begun to merge: the base is the old image.</summary>
     Untouched,
