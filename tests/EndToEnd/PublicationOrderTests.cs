@@ -367,7 +367,7 @@ public sealed class PublicationOrderTests : IDisposable
     /// <summary>A boot of one row, as far as it goes with a base that is a file.</summary>
     private SystemCallTrace Boot()
     {
-        File.WriteAllText(_folder["table"], $"root {Cow} {Base}\n");
+        File.WriteAllText(_folder["table"], $"snapuserd-test {Cow} {Base}\n");
         File.WriteAllText(_folder["cmdline"], "snapuserd.device=nbd");
         BinaryResult result = Run([], "boot", "--table", _folder["table"], "--cmdline", _folder["cmdline"], "--control-folder",
             _folder["run"], "--wait", "0");

@@ -130,7 +130,7 @@ public sealed class PublicationPowerCutTests : IDisposable
     {
         Open(kind);
         Disk.Put(("cow", Golden.HalfCow(Half)), ("base", Golden.HalfBase(Half)));
-        Disk.Put(("table", Encoding.ASCII.GetBytes($"root {Disk["cow"]} {Disk["base"]}\n")),
+        Disk.Put(("table", Encoding.ASCII.GetBytes($"snapuserd-test {Disk["cow"]} {Disk["base"]}\n")),
             ("cmdline", "snapuserd.device=nbd"u8.ToArray()));
         string[] boot = ["boot", "--table", Disk["table"], "--cmdline", Disk["cmdline"], "--control-folder", Disk["run"], "--wait", "0"];
         // The child, which would be the server or the merge, gets no further than this.
@@ -311,7 +311,7 @@ public sealed class PublicationPowerCutTests : IDisposable
                 return;
             case "boot":
                 // At the first step of the swap to the base: the device mapper is opened.
-                File.WriteAllText(Disk.Outside("table"), $"root {Disk["cow"]} {Disk["base"]}\n");
+                File.WriteAllText(Disk.Outside("table"), $"snapuserd-test {Disk["cow"]} {Disk["base"]}\n");
                 File.WriteAllText(Disk.Outside("cmdline"), "snapuserd.device=nbd");
                 BinaryResult killed = RunTraced("openat", "openat:signal=KILL", ["boot", "--table", Disk["table"], "--cmdline",
                     Disk["cmdline"], "--control-folder", Disk["run"], "--wait", "0"], "/dev/mapper/control");
