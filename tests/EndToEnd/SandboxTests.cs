@@ -205,7 +205,7 @@ public sealed class SandboxTests(ITestOutputHelper output)
             if (copy.ExitCode == KilledByLimit) wrong = "the client waits for ever";
             else if (copy.ExitCode == 0) wrong = Is(_folder["copy"], Golden.New);
         }
-        _ = Libc.Kill(server.Id, Libc.SIGTERM);
+        Terminate(server);
         server.WaitForExit();
         if (merges && !Finishes()) wrong ??= "the next merge does not give the target";
         return (server.ExitCode, error.Result, wrong);
@@ -235,9 +235,40 @@ public sealed class SandboxTests(ITestOutputHelper output)
             if (copy.ExitCode == KilledByLimit) wrong = "the client waits for ever";
             else if (copy.ExitCode == 0) wrong = Is(_folder["copy"], Golden.New);
         }
-        _ = Libc.Kill(daemon.Id, Libc.SIGTERM);
+        Terminate(daemon);
         daemon.WaitForExit();
         return (daemon.ExitCode, error.Result, wrong);
+    }
+
+    /// <summary>
+    /// Tells a program to end that `timeout` runs, and all processes below it. `timeout` would pass the signal on; but until it has
+    /// seen its own fork return it ends instead, and the program runs on.
+    /// </summary>
+    private static void Terminate(Process timeout)
+    {
+        List<int> below = [];
+        // It has a child from its first moments to its end.
+        while (below.Count == 0 && !timeout.HasExited) AddChildren(timeout.Id, below);
+        foreach (int id in below) _ = Libc.Kill(id, Libc.SIGTERM);
+    }
+
+    private static void AddChildren(int id, List<int> below)
+    {
+        string children;
+        try
+        {
+            children = File.ReadAllText($"/proc/{id}/task/{id}/children");
+        }
+        catch (IOException)
+        {
+            // It has ended.
+            return;
+        }
+        foreach (string child in children.Split(' ', StringSplitOptions.RemoveEmptyEntries))
+        {
+            below.Add(int.Parse(child, CultureInfo.InvariantCulture));
+            AddChildren(below[^1], below);
+        }
     }
 
     private static string Ask(Socket client, string message)
