@@ -40,12 +40,13 @@ test: build ## run every test and print how many passed
 simulate: ## crash merges in every way for SECONDS=60 from SEED=1; the last line counts; SABOTAGE=name|all breaks the engine first
 	@./build.sh simulate $(if $(SABOTAGE),sabotage $(SABOTAGE),all --seconds $(SECONDS) --seed $(SEED))
 
+# Of the command line or the environment; these two have other defaults than SEED above.
+given_seed = $(if $(filter command environment,$(firstword $(origin SEED))),$(SEED))
+
 # `make mutants SEED=…` takes hexadecimal digits; without it, the first eight of HEAD. Results stay in build/mutants (docs/mutants.md).
 mutants: check-native ## change the product in N=200 places by chance; the tests must notice: [SEED=hex] [JOBS=2] [ONLY=src/Merge]
-	@./build.sh mutants --count $(or $(N),200) --jobs $(or $(JOBS),2) $(if $(filter command line environment,$(origin SEED)),--seed $(SEED)) $(if $(ONLY),--only '$(ONLY)')
+	@./build.sh mutants --count $(or $(N),200) --jobs $(or $(JOBS),2) $(if $(given_seed),--seed $(given_seed)) $(if $(ONLY),--only '$(ONLY)')
 
-# The seed of a soak is a new one unless it is given.
-given_seed = $(if $(filter command environment,$(firstword $(origin SEED))),$(SEED))
 soak_minutes = $(or $(MINUTES),$(if $(HOURS),$$(($(HOURS) * 60)),$(if $(ROUNDS),,60)))
 soak: check-native build ## one machine's life over and over, kills and power cuts included: [HOURS=1] [MINUTES=n] [ROUNDS=n] [SEED=n]
 	@./build.sh soak $(if $(soak_minutes),--minutes $(soak_minutes)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(given_seed),--seed $(given_seed))

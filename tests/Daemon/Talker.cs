@@ -1,6 +1,8 @@
 using System;
+using System.Diagnostics;
 using System.Net.Sockets;
 using System.Text;
+using System.Threading;
 
 namespace Snapuserd.Tests.Daemon;
 
@@ -19,6 +21,23 @@ internal sealed class Talker : IDisposable
     }
 
     internal static Talker Lines(string path) => new(path, "ctl 1\n");
+
+    /// <summary>A client of a daemon that was started, once that listens; fails if it ends before.</summary>
+    internal static Talker Connected(Process daemon, string path)
+    {
+        while (true)
+        {
+            try
+            {
+                return new Talker(path);
+            }
+            catch (SocketException)
+            {
+                if (daemon.HasExited) throw new InvalidOperationException($"the daemon ended with {daemon.ExitCode} before it listened at {path}");
+                Thread.Sleep(5);
+            }
+        }
+    }
 
     internal void Send(string text) => Send(Encoding.UTF8.GetBytes(text));
 

@@ -3,8 +3,6 @@ using System.Collections.Generic;
 using System.Diagnostics;
 using System.IO;
 using System.Linq;
-using System.Net.Sockets;
-using System.Threading;
 using Snapuserd.Tests.Daemon;
 using Snapuserd.Tests.Support;
 using Xunit;
@@ -243,7 +241,7 @@ public sealed class PublicationOrderTests : IDisposable
         string[] command = SystemCallTrace.Command(Log, Calls, Binary.Path, "daemon", "--socket", socket, "--device", "nbd",
             "--socket-folder", _folder.Path, "--io", "sync");
         Process daemon = Started(command);
-        using (Talker client = Connected(daemon, socket))
+        using (Talker client = Talker.Connected(daemon, socket))
         {
             Assert.StartsWith("success,", client.Ask($"init,root,{Cow},{Base},{Base}"), StringComparison.Ordinal);
             Assert.Equal("success", client.Ask("start,root"));
@@ -420,22 +418,5 @@ public sealed class PublicationOrderTests : IDisposable
         Process process = Binary.StartProgram(command[0], command[1..]);
         _servers.Add(process);
         return process;
-    }
-
-    /// <summary>A client of a daemon, once that listens.</summary>
-    private static Talker Connected(Process daemon, string socket)
-    {
-        while (true)
-        {
-            try
-            {
-                return new Talker(socket);
-            }
-            catch (SocketException)
-            {
-                Assert.False(daemon.HasExited);
-                Thread.Sleep(5);
-            }
-        }
     }
 }

@@ -2,9 +2,7 @@ using System;
 using System.Diagnostics;
 using System.IO;
 using System.Linq;
-using System.Net.Sockets;
 using System.Text;
-using System.Threading;
 using Snapuserd.Interop;
 using Snapuserd.Tests.Daemon;
 using Snapuserd.Tests.Support;
@@ -330,7 +328,7 @@ public sealed class PublicationPowerCutTests : IDisposable
         {
             if (isDaemon)
             {
-                using Talker client = Connected(server, control);
+                using Talker client = Talker.Connected(server, control);
                 Assert.StartsWith("success,", client.Ask($"init,root,{Disk["cow"]},{Disk["base"]},{Disk["base"]}"),
                     StringComparison.Ordinal);
                 Assert.Equal("success", client.Ask("start,root"));
@@ -467,21 +465,4 @@ public sealed class PublicationPowerCutTests : IDisposable
 
     private void IsLost() => Assert.True(Disk.Read("beside") == null && Disk.Read("in place") is [1],
         "writes without a flush were not lost");
-
-    /// <summary>A client of a daemon, once that listens.</summary>
-    private static Talker Connected(Process daemon, string socket)
-    {
-        while (true)
-        {
-            try
-            {
-                return new Talker(socket);
-            }
-            catch (SocketException)
-            {
-                Assert.False(daemon.HasExited);
-                Thread.Sleep(5);
-            }
-        }
-    }
 }

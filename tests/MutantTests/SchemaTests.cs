@@ -10,7 +10,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.MutantTests;
 
-/// <summary>A mutant behind its switch is the same as the mutant alone.</summary>
+/// <summary>A mutant that its switch turns on is the same as the mutant alone.</summary>
 public sealed class SchemaTests
 {
     private const string File = "src/Toy/Toy.cs";

@@ -33,7 +33,7 @@ public sealed record Mutant(string Path, int Line, int Column, Operator Operator
     /// <summary>The change alone, for a build of its own.</summary>
     public required IReadOnlyList<Edit> Edits { get; init; }
 
-    /// <summary>The change behind a switch, for a build with others; empty where C# has no such form.</summary>
+    /// <summary>The change with a switch, for a build with others; empty where C# has no such form.</summary>
     public required IReadOnlyList<Wrap> Wraps { get; init; }
 
     /// <summary>The start of the statement that contains the change and can have a call before it; -1 if there is none.</summary>

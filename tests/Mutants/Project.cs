@@ -71,7 +71,7 @@ public sealed class Project
     /// <summary>The text of one of the files.</summary>
     public string Text(string path) => _trees[path].ToString();
 
-    /// <summary>The mutant compiles behind a switch.</summary>
+    /// <summary>The mutant compiles with a switch.</summary>
     public bool CompilesSwitched(Mutant mutant) => mutant.Wraps.Count > 0
         && Compiles(mutant, Schema.Render(Text(mutant.Path), [(0, mutant)]));
 

@@ -9,7 +9,7 @@ namespace Snapuserd.Tests.Mutants;
 /// <summary>How a mutant of the sample is built.</summary>
 public enum BuildKind
 {
-    /// <summary>With others, behind a switch.</summary>
+    /// <summary>With others, each with a switch.</summary>
     Switched,
 
     /// <summary>In place of the original, in a build of its own.</summary>

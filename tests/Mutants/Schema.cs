@@ -7,7 +7,7 @@ using Microsoft.CodeAnalysis.Text;
 
 namespace Snapuserd.Tests.Mutants;
 
-/// <summary>Writes one source text that holds many mutants, each behind its switch.</summary>
+/// <summary>Writes one source text that holds many mutants, each with its switch.</summary>
 public static class Schema
 {
     /// <summary>
@@ -58,7 +58,7 @@ public static class Schema
         }
         """;
 
-    /// <summary>The text with these mutants, each with its number, behind switches.</summary>
+    /// <summary>The text with these mutants, each with its number and its switch.</summary>
     public static string Render(string text, IEnumerable<(int Number, Mutant Mutant)> mutants) =>
         Render(text, mutants.SelectMany(one => Numbered(one.Mutant, one.Number)));
 
