@@ -1,13 +1,13 @@
 #!/bin/sh
-# The one place that knows how to build snapuserd; the Makefile, the tests and CI call it.
-# `./build.sh help` lists what it can do.
+# The only script that builds snapuserd; the Makefile, the tests and CI call it.
+# `./build.sh help` lists the commands.
 set -eu
 
 caller=$PWD
 root=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 cd "$root"
 
-# The framework to build for; MSBuild takes it from the environment.
+# The target framework; MSBuild reads it from the environment.
 TFM=${TFM:-net10.0}
 export TFM
 
@@ -16,14 +16,14 @@ fail() {
     exit 1
 }
 
-# The architecture to build for, in Debian's words: this machine's unless ARCH says another.
+# The target architecture in Debian's spelling: this machine's unless ARCH says otherwise.
 case $(uname -m) in
     x86_64) host=amd64 ;;
     aarch64) host=arm64 ;;
     *) host=$(uname -m) ;;
 esac
 ARCH=${ARCH:-$host}
-# The kernel's words for the two are as good.
+# The kernel's names are accepted as well.
 case $ARCH in x86_64) ARCH=amd64 ;; aarch64) ARCH=arm64 ;; esac
 case $ARCH in
     amd64) rid=linux-x64 triple=x86_64-linux-gnu emulator=qemu-x86_64-static other=arm64 ;;
@@ -31,35 +31,35 @@ case $ARCH in
     *) fail "ARCH is amd64 (x86_64) or arm64 (aarch64); there is no '$ARCH'" ;;
 esac
 export ARCH
-# Where the program and what belongs to it lie: build for this machine's, build/ARCH for another's.
+# The folder for the program and its companions: build for this machine's architecture, build/ARCH for another one.
 if [ "$ARCH" = "$host" ]; then output=build; else output=build/$ARCH; fi
 
 case $root in *[[:space:]]*) fail "the linker is given paths in lists that blanks end: build in a folder without blanks in its path, not in '$root'" ;; esac
 
-# No telemetry, and nothing that goes on running when the build has ended: no MSBuild node, no MSBuild server, no compiler server.
-# A machine without libicu has an SDK that refuses to start unless it is told that it needs none.
+# No telemetry, and no process that outlives the build: no MSBuild node, no MSBuild server, no compiler server.
+# On a machine without libicu the SDK does not start unless globalization is invariant.
 export DOTNET_CLI_TELEMETRY_OPTOUT=1 DOTNET_NOLOGO=1 DOTNET_SKIP_FIRST_TIME_EXPERIENCE=1 DOTNET_GENERATE_ASPNET_CERTIFICATE=false
 export DOTNET_CLI_USE_MSBUILD_SERVER=0 MSBUILDDISABLENODEREUSE=1 UseSharedCompilation=false
-# An SDK that cannot be written to, such as a packaged one, complains about its workloads, of which none is used.
+# An SDK that is not writable, such as a packaged one, complains about its workloads. The build uses none.
 export DOTNET_SYSTEM_GLOBALIZATION_INVARIANT=1 DOTNET_SKIP_WORKLOAD_INTEGRITY_CHECK=1
 
-# Without a home that can be written to, as under cron or a build daemon, the SDK has nowhere to keep packages: then the home is what the
-# system's list of users says, or else a folder here.
+# Without a writable HOME, as under cron or a build daemon, the SDK cannot store packages. Then use the home folder of the user database, or
+# else a folder here.
 if [ -z "${DOTNET_CLI_HOME:-}" ] && ! { [ -n "${HOME:-}" ] && [ -d "$HOME" ] && [ -w "$HOME" ]; }; then
     DOTNET_CLI_HOME=$(getent passwd "$(id -u)" | cut -d : -f 6)
     if [ -z "$DOTNET_CLI_HOME" ] || ! [ -d "$DOTNET_CLI_HOME" ] || ! [ -w "$DOTNET_CLI_HOME" ]; then DOTNET_CLI_HOME=$root/build/home; fi
     export DOTNET_CLI_HOME
-    # What is no part of the SDK, such as NuGet, looks at HOME too.
+    # Programs outside the SDK, such as NuGet, read HOME too.
     export HOME="$DOTNET_CLI_HOME"
     mkdir -p "$HOME"
 fi
 
-# say SENTENCE: what a step that takes more than a few seconds is about to do.
+# say SENTENCE: announces a step that takes more than a few seconds.
 say() {
     echo "build.sh: $1" >&2
 }
 
-# has_package ID: whether NuGet has a version of the package in one of its folders. Names there are in lower case.
+# has_package ID: true if one of NuGet's folders has a version of the package. Names there are in lower case.
 has_package() {
     for folder in "${NUGET_PACKAGES:-${DOTNET_CLI_HOME:-$HOME}/.nuget/packages}" $(echo "${NUGET_FALLBACK_PACKAGES:-}" | tr ';' ' '); do
         if [ -d "$folder/$1" ]; then return 0; fi
@@ -67,7 +67,7 @@ has_package() {
     return 1
 }
 
-# say_downloads: what the next step fetches from nuget.org, if it fetches a part. Measured with .NET 10.0.12.
+# say_downloads: announces what the next step downloads from nuget.org, if anything. Sizes measured with .NET 10.0.12.
 say_downloads() {
     if ! has_package "microsoft.netcore.app.runtime.nativeaot.$rid"; then
         say "the first build for $ARCH downloads the native compiler from nuget.org: 95 MB, 405 MB unpacked; that takes minutes"
@@ -79,26 +79,26 @@ say_test_downloads() {
     has_package xunit || say "the first run of the tests downloads xunit and the test host from nuget.org: 22 MB, 100 MB unpacked"
 }
 
-# compiler: prints the C compiler that NativeAOT will link with; it prefers clang and takes gcc otherwise, which makes code for this machine only.
+# compiler: prints the C compiler that NativeAOT links with. Prefers clang; otherwise gcc, which can only build for this machine.
 compiler() {
     command -v clang || { [ "$ARCH" = "$host" ] && command -v gcc; }
 }
 
-# has_file NAME: whether the linker finds a file such as libz.a or rcrt1.o.
+# has_file NAME: true if the linker finds a file such as libz.a or rcrt1.o.
 has_file() {
     cc=$(compiler) || return 1
     [ -f "$("$cc" -print-file-name="$1")" ]
 }
 
-# sysroot: prints the folder with the libraries of ARCH and their headers, and makes it where it is not there yet: Debian's packages, unpacked.
-# Nothing is installed, and no root is needed.
+# sysroot: prints the folder with the libraries and headers of ARCH. Creates it from Debian's packages if it is missing; they are only
+# unpacked, not installed, and this needs no root.
 sysroot() {
     packages='libc6 libc6-dev linux-libc-dev libgcc-12-dev zlib1g-dev libbrotli-dev liblz4-dev libzstd-dev libsodium-dev libdevmapper-dev'
     # shellcheck disable=SC2086 # one word per package
     interop/Sysroot/fetch.sh "$ARCH" bookworm $packages
 }
 
-# missing_packages: prints the Debian packages of what the build needs and the machine has not.
+# missing_packages: prints the Debian packages that the build needs and that are not installed.
 missing_packages() {
     compiler >/dev/null || echo clang
     command -v ld.lld >/dev/null || echo lld
@@ -115,20 +115,20 @@ missing_packages() {
     has_file libsodium.a || echo libsodium-dev
 }
 
-# missing_demo_packages: the same for the demo, which fills two file systems, and as root attaches loop devices.
+# missing_demo_packages: the same for the demo, which fills two file systems and, as root, attaches loop devices.
 missing_demo_packages() {
     command -v mkfs.ext4 >/dev/null || echo e2fsprogs
     command -v losetup >/dev/null || echo mount
 }
 
-# missing_bench_packages: the same for the benchmarks, which attach loop devices as root and read through other programs' NBD clients.
+# missing_bench_packages: the same for the benchmarks, which attach loop devices as root and read through other projects' NBD clients.
 missing_bench_packages() {
     command -v losetup >/dev/null || echo mount
     command -v nbdcopy >/dev/null || echo libnbd-bin
     command -v fio >/dev/null || echo fio
 }
 
-# missing_soak_packages: the same for the soak, which mounts file systems and cuts the power of disks.
+# missing_soak_packages: the same for the soak test, which mounts file systems and cuts the power of disks.
 missing_soak_packages() {
     command -v strace >/dev/null || echo strace
     command -v nbdkit >/dev/null || echo nbdkit
@@ -139,12 +139,12 @@ missing_soak_packages() {
     command -v perl >/dev/null || echo perl
 }
 
-# missing_reproducible_packages: the same for the comparison of builds, one of which is in a clone.
+# missing_reproducible_packages: the same for the comparison of builds, one of them in a clone.
 missing_reproducible_packages() {
     command -v git >/dev/null || echo git
 }
 
-# missing_fresh_packages: the same for tests on minimal Debians.
+# missing_fresh_packages: the same for the tests on minimal Debians.
 missing_fresh_packages() {
     command -v debootstrap >/dev/null || echo debootstrap
     [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || echo debian-archive-keyring
@@ -158,34 +158,39 @@ missing_test_packages() {
     # A block device whose power can be cut (tests/Support/CutDisk.cs).
     command -v nbdkit >/dev/null || echo nbdkit
     command -v nbdfuse >/dev/null || echo libnbd-bin
-    # Clients of the NBD server that nobody here wrote, beside nbdinfo and nbdcopy.
+    # Other projects' NBD clients, besides nbdinfo and nbdcopy.
     command -v qemu-img >/dev/null || echo qemu-utils
     command -v fio >/dev/null || echo fio
-    # File systems that lack something (tests/Support/lackingfs.c), and a small one to fill up.
+    # File systems with missing features (tests/Support/lackingfs.c), and a small one to fill up.
     [ -f /usr/include/fuse3/fuse.h ] || echo libfuse3-dev
     command -v mkfs.ext4 >/dev/null || echo e2fsprogs
-    # The other one whose power the tests cut (tests/Support/ShutdownFileSystem.cs).
+    # Another block device whose power the tests cut (tests/Support/ShutdownFileSystem.cs).
     command -v mkfs.xfs >/dev/null || echo xfsprogs
-    # What libdevmapper and udev's rules agree on.
+    # Tests of the conventions between libdevmapper and udev's rules.
     [ -f /usr/include/libdevmapper.h ] || echo libdevmapper-dev
-    # Compiles constants and structs against the headers of every architecture; gcc knows those of its own only.
+    # Compiles constants and structs against the headers of every architecture; gcc only supports its own.
     command -v clang >/dev/null || echo clang
-    # Reads the man pages as they will be read.
+    # Renders the man pages as users read them.
     command -v mandoc >/dev/null || echo mandoc
-    # A kernel's own headers, because those of the distribution's libc may be older than the interfaces that are used here.
+    # The kernel's own headers: those of the distribution's libc may be older than the interfaces used here.
     if ! ls -d /usr/src/linux-headers-6.12.*-common >/dev/null 2>&1 && command -v apt-cache >/dev/null; then
         apt-cache pkgnames linux-headers-6.12. | grep -E '^linux-headers-6\.12\.[0-9]+[^-]*-common$' | sort -V | tail -n 1
     fi
 }
 
-# missing_mutants_packages: the same for mutants, which run in namespaces of their own; HEAD gives the seed.
+# missing_debug_packages: the same for running a simulation in a debugger.
+missing_debug_packages() {
+    command -v gdb >/dev/null || echo gdb
+}
+
+# missing_mutants_packages: the same for mutants, which run in separate namespaces; git gives the seed from HEAD.
 missing_mutants_packages() {
     missing_test_packages
     command -v git >/dev/null || echo git
     command -v unshare >/dev/null || echo util-linux
 }
 
-# missing_emulation_packages: the same for the tests of a program for another architecture, which an emulator of user programs runs.
+# missing_emulation_packages: the same for the tests of a program for another architecture, which run in a user-mode emulator.
 missing_emulation_packages() {
     missing_test_packages
     command -v "$emulator" >/dev/null || echo qemu-user-static
@@ -197,7 +202,7 @@ missing_guest_packages() {
         amd64) command -v qemu-system-x86_64 >/dev/null || echo qemu-system-x86 ;;
         arm64) command -v qemu-system-aarch64 >/dev/null || echo qemu-system-arm ;;
     esac
-    # Test programs for another architecture.
+    # Compiles test programs for another architecture.
     if [ "$ARCH" != "$host" ]; then missing_packages; fi
     command -v qemu-img >/dev/null || echo qemu-utils
     busybox --help 2>/dev/null | grep -q insmod || echo busybox-static
@@ -208,7 +213,7 @@ missing_guest_packages() {
     command -v zstd >/dev/null || echo zstd
 }
 
-# missing_boot_packages: the same for the tests that boot through an update, with what makes a Debian's initramfs.
+# missing_boot_packages: the same for the tests that boot through an update, including the tools that make a Debian initramfs.
 missing_boot_packages() {
     missing_guest_packages
     command -v mkinitramfs >/dev/null || echo initramfs-tools-core
@@ -216,11 +221,11 @@ missing_boot_packages() {
     command -v dmsetup >/dev/null || echo dmsetup
     command -v dracut >/dev/null || echo dracut-core
     [ -x /lib/systemd/systemd ] || echo systemd
-    # Which libraries a Debian's programs need (tests/Boot/udev.sh).
+    # Lists the libraries that Debian's programs need (tests/Boot/udev.sh).
     command -v readelf >/dev/null || echo binutils
 }
 
-# require FUNCTION: installs what FUNCTION says is missing if it can (root on a Debian), else says how and stops.
+# require FUNCTION: installs the packages that FUNCTION prints if it can (as root on Debian). Otherwise prints the command and fails.
 require() {
     packages=$("$1" | tr '\n' ' ')
     case $1 in
@@ -228,7 +233,7 @@ require() {
         *) [ -n "$packages" ] || return 0 ;;
     esac
     if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
-        # The lists first: a fresh machine has none, and then it does not even know what its kernel headers are called.
+        # First the package lists: a fresh machine has none, and without them the name of its kernel headers is unknown.
         if [ -n "$packages" ] || ! ls -d /usr/src/linux-headers-6.12.*-common >/dev/null 2>&1; then
             say "fetching the lists of Debian's packages"
             DEBIAN_FRONTEND=noninteractive apt-get update -qq >&2
@@ -256,8 +261,8 @@ deps() {
     require missing_packages
 }
 
-# publish PROJECT DIRECTORY: compiles a project to native code for ARCH. Intermediate files go to build/artifacts/ARCH, so that this does not meet a
-# `dotnet test` that runs at the same time, or a build for another architecture.
+# publish PROJECT DIRECTORY: compiles a project to native code for ARCH. Intermediate files go to build/artifacts/ARCH, so that this does
+# not conflict with a concurrent `dotnet test` or a build for another architecture.
 publish() {
     artifacts=build/artifacts/$ARCH
     mkdir -p "$artifacts"
@@ -268,12 +273,12 @@ publish() {
         target="--target=$triple --sysroot=$root_of_target"
         cross="-p:SysRoot=$root_of_target -p:ObjCopyName=llvm-objcopy"
     fi
-    # gcc knows the flags of every architecture; clang for arm64 has no stack clash protection that one could leave out, and says so.
+    # gcc accepts this flag on every architecture. clang for arm64 has no stack clash protection and warns that the flag is unused.
     quiet=
     case $(compiler) in *clang) quiet=-Wno-unused-command-line-argument ;; esac
     say_downloads
     say "compiling $1 to native code for $ARCH: about 30 seconds"
-    # Without the folder's name in it, so that every folder gives the same object.
+    # Maps the folder's name away, so that every folder gives the same object file.
     for part in entry sandbox signals relocated; do
         # shellcheck disable=SC2086 # no word or two
         "$(compiler)" $target -c -O2 -fPIE -std=gnu11 -Wall -Wextra -Werror $quiet -fno-stack-clash-protection -ffile-prefix-map="$root"=/snapuserd-cs \
@@ -287,7 +292,7 @@ publish() {
         case $file in
             *.dbg) cp -f "$file" "$output/symbols/" ;;
             *.pdb) ;;
-            # By rename, so that a running copy stays what it is.
+            # Replaces the file by rename, so that a running copy is not changed.
             *) cp -f "$file" "$2/.new" && mv -f "$2/.new" "$2/${file##*/}" ;;
         esac
     done
@@ -301,7 +306,7 @@ test_deps() {
     (ARCH=$other; sysroot >/dev/null) || echo "build.sh: without the headers of $other its constants cannot be checked: those tests will fail" >&2
 }
 
-# test_emulated: runs the tests that can run the program of another architecture, which has been built.
+# test_emulated: runs the tests that can run on the built program of another architecture.
 test_emulated() {
     ARCH=$host ./build.sh build
     publish tests/Kernels "$output/checks"
@@ -309,16 +314,75 @@ test_emulated() {
 }
 
 test_all() {
-    # The results of an earlier run must not be counted with those of this one.
+    # Removes the results of an earlier run, so that they are not counted.
     rm -rf build/test-results
     publish tests/Kernels build/checks
     SNAPUSERD="$root/build/snapuserd" SNAPUSERD_CHECKS="$root/build/checks/kernels"
     export SNAPUSERD SNAPUSERD_CHECKS
     status=0
     say "compiling and running the tests: about 14 minutes on two cores; each project prints a line when it is done"
-    # Every test has an end of its own; one that has none all the same is a failure after a quarter of an hour without a result, and not the end of the patience of CI.
+    # Every test has its own time limit. A test that hangs without one fails after 15 minutes without a result, before CI's own limit.
     dotnet test snapuserd-cs.sln -c Release --nologo --blame-hang-timeout 15m --blame-hang-dump-type none "$@" || status=$?
     tests/sum.sh build/test-results "$status"
+}
+
+# unit_tests: the test projects that `check` runs. The others start the built program or take minutes.
+unit_tests() {
+    for project in tests/*/*.Tests.csproj; do
+        case ${project##*/} in EndToEnd.* | Simulation.* | Conformance.* | Mutants.*) ;; *) echo "$project" ;; esac
+    done
+}
+
+# The unit test classes that take most of the time, five seconds and more each: `check` leaves them to `make test`.
+slow_tests='BlockDeviceTests BootTests StorageLocksTests UnitTests DifferTests WriterRoundTripTests LeakTests ProgramTests LifecycleTests
+    WriterCrashTests ReaderV3Tests WriterV2Tests LimitsTests GraphTests SparseImageTests DigestTests ViewCaseTests ViewTests MergeOrderTests MergingMarkTests NbdProtocolTests WriterGoldenTests WriterV3Tests
+    NbdForeignTests MemoryBudgetTests OrderTests'
+
+# check SEED: runs unit tests, then the simulator from SEED. The last line is the command that repeats one of its cases under a debugger:
+# the failed one, if one failed.
+check() {
+    mkdir -p build/check
+    # A solution filter, so that one build compiles each project once.
+    {
+        printf '{ "solution": { "path": "../../snapuserd-cs.sln", "projects": [ "tests\\\\Simulator\\\\Simulator.csproj"'
+        for project in $(unit_tests); do printf ', "%s"' "$project" | sed 's|/|\\\\|g'; done
+        printf ' ] } }\n'
+    } >build/check/check.slnf
+    say "compiling the unit tests and the simulator: a few seconds, two minutes the first time"
+    built=$(dotnet build build/check/check.slnf -c Release -v quiet --nologo) || fail "$built"
+    filter=
+    for class in $slow_tests; do filter="$filter${filter:+&}FullyQualifiedName!~.$class."; done
+    set -- "$1"
+    for project in $(unit_tests); do
+        name=$(basename "$project" .csproj)
+        set -- "$@" "${project%/*}/bin/Release/$TFM/Snapuserd.$name.dll"
+    done
+    seed=$1
+    shift
+    rm -rf build/check/results
+    status=0
+    say "running the unit tests: about 20 seconds"
+    dotnet vstest "$@" --Parallel --TestCaseFilter:"$filter" --ResultsDirectory:build/check/results "--logger:trx;LogFileName=check.trx" \
+        >build/check/tests.log 2>&1 || status=1
+    tests/sum.sh build/check/results "$status" || status=1
+    say "running the simulator from seed $seed: 8 seconds"
+    # All simulations except `faults`, whose duration is not limited.
+    for name in programs overlaps random cases android; do
+        seconds=1
+        case $name in programs | random) seconds=2 ;; esac
+        dotnet "tests/Simulator/bin/Release/$TFM/simulator.dll" $name --seconds $seconds --seed "$seed" || status=1
+    done >build/check/simulator.log 2>&1
+    grep ', lost [0-9]*$' build/check/simulator.log || status=1
+    again=$(sed -n 's|^again with: ./build.sh simulate ||p' build/check/simulator.log | head -n 1)
+    failed=$(sed -n 's/.*<UnitTestResult .*testName="\([^"(]*\).*outcome="Failed".*/\1/p' build/check/results/check.trx 2>/dev/null | head -n 1)
+    if [ -z "$again" ] && [ -n "$failed" ]; then
+        # The test host prints its process number and waits until a debugger attaches to it.
+        project=${failed#Snapuserd.Tests.}
+        echo "under a debugger: VSTEST_HOST_DEBUG=1 dotnet test tests/${project%%.*} -c Release --filter FullyQualifiedName=$failed"
+    else
+        echo "under a debugger: ./build.sh debug ${again:-random --seed $seed once}"
+    fi
+    return $status
 }
 
 help() {
@@ -331,7 +395,9 @@ usage: ./build.sh [COMMAND]
   bench-tool       compile build/bench/benchmarks
   tool ARG …       run tests/Tools in the caller's folder
   simulate [NAME ARG …]  run a simulation, or all of them: power cuts and deaths of merges; --seconds N, --seed N
-  mutants [ARG …]  change the product in random places and let the tests judge; --count N, --seed HEX, --jobs 1|2, --only PATH,…, --judges PROJECT,…, --list
+  check [SEED]     unit tests and a short run of the simulator, in less than a minute
+  debug NAME ARG … the same simulation as `simulate NAME ARG …`, in gdb
+  mutants [ARG …]  change the product in random places and let the tests judge; --count N, --seed HEX, --jobs 1|2, --only PATH,…, --judges PROJECT,…, --list, --reach
   soak [ARG …]     one machine's life over and over; --minutes N, --rounds N, --seed N
   sysroot          print the folder with the libraries of another ARCH; fetch them if they are not there
   deps             check what the build needs; as root on a Debian, install it
@@ -371,15 +437,27 @@ case ${1:-build} in
         deps
         say "compiling the simulator: about 20 seconds"
         built=$(dotnet build tests/Simulator -c Release -v quiet --nologo) || fail "$built"
-        # Unit tests notice the sabotages of what the simulator does not run.
+        # Unit tests detect the sabotages of code that the simulator does not run.
         if [ "${1:-}" = sabotage ]; then
-            for project in Daemon Cli; do
+            for project in Control Cli; do
                 built=$(dotnet build "tests/$project" -c Release -v quiet --nologo) || fail "$built"
             done
         fi
         [ $# -gt 0 ] || set -- all
-        # A run's garbage dies with the run: collecting it every 64 MiB, not every few, saves a tenth of the time.
+        # A run's garbage dies with the run. A collection every 64 MiB, instead of every few MiB, saves a tenth of the time.
         DOTNET_GCgen0size=0x4000000 dotnet "tests/Simulator/bin/Release/$TFM/simulator.dll" "$@"
+        ;;
+    check) test_deps; check "${2:-1}" ;;
+    debug)
+        shift
+        deps
+        require missing_debug_packages
+        say_downloads
+        say "compiling the simulator to native code without optimization: about a minute"
+        built=$(dotnet publish tests/Simulator -c Debug -p:RuntimeIdentifier=$rid -p:NativeSimulator=true --artifacts-path build/artifacts/debug -o build/debug -v quiet --nologo) ||
+            fail "$built"
+        exec gdb -q -ex "set substitute-path /snapuserd-cs $root" -ex 'tbreak Snapuserd_Merge_Snapuserd_Merge_MergeEngine__Run' -ex run \
+            --args build/debug/simulator "$@"
         ;;
     mutants)
         shift
@@ -387,7 +465,7 @@ case ${1:-build} in
         say_test_downloads
         say "compiling tests/Mutants and the tests: a minute or two"
         built=$(dotnet build tests/Mutants -c Release -v quiet --nologo) || fail "$built"
-        # A run lasts an hour: what is compiled meanwhile must not change the program that it is.
+        # A run lasts an hour. It uses a copy, so that a build during the run does not change the program.
         mkdir -p build/mutants
         rm -rf "build/mutants/$TFM"
         cp -r "tests/Mutants/bin/Release/$TFM" build/mutants/
@@ -401,8 +479,8 @@ case ${1:-build} in
         [ -x "$output/snapuserd" ] || publish src/Cli "$output"
         say "compiling the soak: about 20 seconds"
         built=$(dotnet build tests/Soak -c Release -v quiet --nologo) || fail "$built"
-        # Mounts and processes of its own: whatever ends it, none of them is left. The shell in it is process 1, and collects what a killed process leaves. It
-        # passes Ctrl-C on to the soak alone, which ends its disks and servers in order.
+        # Runs in separate mount and process namespaces, so that no mount or process is left however it ends. The shell is process 1 there
+        # and reaps orphans. It passes Ctrl-C on to the soak test alone, which then ends its disks and servers in order.
         SNAPUSERD=$root/$output/snapuserd unshare --mount --propagation private --pid --fork --kill-child --mount-proc sh -c '
             trap "kill -TERM \$soak" INT TERM
             setsid dotnet "$@" &

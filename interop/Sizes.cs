@@ -1,37 +1,43 @@
 namespace Snapuserd.Interop;
 
 /// <summary>
-/// Four sizes that are 4096 bytes on most machines and mean four things. Code names the one it means; tests/lint.sh forbids the number elsewhere.
+/// Four sizes that are 4096 bytes on most machines and mean different things. Code names the one it means; tests/lint.sh forbids the
+/// number elsewhere.
 /// <list type="table">
-/// <item><term><see cref="Block"/></term><description>The format's. The same everywhere, for ever.</description></item>
-/// <item><term><see cref="SystemPage"/></term><description>The running kernel's: 4, 16 or 64 KiB. What mmap, munmap and madvise round to.</description></item>
-/// <item><term><see cref="LargestSector"/></term><description>Bound of a device's logical sector, which BLKSSZGET tells for each device: what a power cut may damage at once.</description></item>
-/// <item><term><see cref="Granule"/></term><description>Alignment that satisfies direct I/O. What one device really asks for is <c>BlockDevice.Granule</c>.</description></item>
+/// <item><term><see cref="Block"/></term><description>The format's block. The same everywhere; never changes.</description></item>
+/// <item><term><see cref="SystemPage"/></term><description>The running kernel's page: 4, 16 or 64 KiB. mmap, munmap and madvise round to
+/// it.</description></item>
+/// <item><term><see cref="LargestSector"/></term><description>Limit of a device's logical sector (BLKSSZGET), all of which a power cut
+/// may damage.</description></item>
+/// <item><term><see cref="Granule"/></term><description>Alignment that satisfies direct I/O. A device's own alignment is
+/// <c>BlockDevice.Granule</c>.</description></item>
 /// </list>
 /// </summary>
 public static class Sizes
 {
-    /// <summary>Bytes of a block of an image: <c>block_size</c> in a COW's header, where Android takes no other value (cow-format §2).</summary>
+    /// <summary>
+    /// Bytes of a block of an image: <c>block_size</c> in a COW's header, where Android accepts no other value (cow-format §2).
+    /// </summary>
     public const int Block = 4096;
 
     /// <summary>log2 of <see cref="Block"/>.</summary>
     public const int BlockShift = 12;
 
     /// <summary>
-    /// Bytes of the largest logical sector that COW and base may have when they are written: a block. A sector is the least that a device
-    /// writes, so blocks that share one cannot be written independently of each other (docs/storage.md, "Sectors").
+    /// Largest logical sector in bytes of a COW or base that is written: one block. A sector is the smallest unit that a device writes,
+    /// so blocks in one sector cannot be written independently of each other (docs/storage.md, "Sectors").
     /// </summary>
     public const int LargestSector = Block;
 
     /// <summary>
-    /// Bytes to which buffers, offsets and lengths are aligned, so that direct I/O is possible on every device with a logical sector of at most
-    /// <see cref="LargestSector"/>. A device that asks for more is used through the page cache.
+    /// Alignment in bytes of buffers, offsets and lengths, sufficient for direct I/O on every device with a logical sector of at most
+    /// <see cref="LargestSector"/>. A device with a larger alignment is used through the page cache.
     /// </summary>
     public const int Granule = 4096;
 
     /// <summary>
-    /// Bytes of a page of the running kernel's memory, a power of two: AT_PAGESZ of the auxiliary vector, read once. x86-64 has 4096; arm64 has
-    /// 4, 16 or 64 KiB, as its kernel was built. <see cref="SystemMemory"/> is what depends on it.
+    /// Page size of the running kernel in bytes, a power of two: AT_PAGESZ of the auxiliary vector, read once. x86-64 has 4096; arm64 has
+    /// 4, 16 or 64 KiB, depending on its kernel. <see cref="SystemMemory"/> is the code that depends on it.
     /// </summary>
     public static int SystemPage { get; } = Libc.PageSize();
 

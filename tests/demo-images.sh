@@ -5,7 +5,7 @@ set -eu
 cd "$1"
 mkdir old new
 
-# files FROM TO: the FROM-th to TO-th MiB of the machine's files, as a list of paths.
+# files FROM TO: the paths of the machine's files from the FROM-th to the TO-th MiB.
 files() {
     find /usr/bin /usr/lib /usr/share -xdev -type f -readable -size +16k -size -4096k -printf '%s %p\n' 2>/dev/null | LC_ALL=C sort -k 2 \
         | awk -v from="$1" -v to="$2" '{ sum += $1 / 1048576; if (sum > to) exit; if (sum > from) { sub(/^[0-9]+ /, ""); print } }'
@@ -26,7 +26,7 @@ for file in new/*-*; do
     elif [ $((number % 7)) -eq 0 ]; then
         printf 'edited in place' | dd of="$file" bs=1 seek=5000 conv=notrunc status=none
     elif [ $((number % 13)) -eq 0 ]; then
-        # Everything behind the new bytes lies 37 bytes further on.
+        # Moves everything after the new bytes by 37 bytes.
         { head -c 9000 "$file"; printf '%037d' 0; tail -c +9001 "$file"; } >"$file.new" && mv "$file.new" "$file"
     elif [ $((number % 5)) -eq 0 ]; then
         mv "$file" new/moved/

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Two updates with the built binary, each merged into its base, killed once half-way by SIGKILL, resumed by the same command, and compared:
-# a COW that Android's own writer made, and one that `create` makes from two file systems filled with this machine's own files.
-# As root the base is a loop device, else a file.
+# Runs two updates with the built binary: one COW made by Android's own writer, and one that `create` makes from two file systems filled
+# with this machine's own files. Each update is merged into its base, killed half-way by SIGKILL, resumed by the same command, and compared.
+# As root the base is a loop device, otherwise a file.
 set -eu
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 snapuserd=$root/build/snapuserd
@@ -18,17 +18,17 @@ trap cleanup EXIT
 trap 'exit 1' INT TERM
 cd "$folder"
 
-# hash FILE
+# hash FILE: prints its SHA-256.
 hash() {
     sha256sum <"$1" | cut -d ' ' -f 1
 }
 
-# merged: how many ops the COW says are merged, and how many there are, as in "510 of 800".
+# merged: prints how many ops of the COW are merged and how many there are, as in "510 of 800".
 merged() {
     "$snapuserd" inspect cow | sed -n 's/^Merge ops: *//p'
 }
 
-# killed COW OLD: merges so slowly that it would take minutes, while the merged view is served, until the COW says that some ops are merged; then comes a SIGKILL.
+# killed COW OLD: serves the merged view and merges at a rate that would take minutes. Sends SIGKILL once the COW counts some ops as merged.
 killed() {
     cp "$1" cow
     dd if="$2" of="$base" bs=1M conv=notrunc status=none
@@ -52,7 +52,7 @@ killed() {
     echo "killed: SIGKILL, $count ops merged"
 }
 
-# update COW OLD NEW: the whole story of one update.
+# update COW OLD NEW: runs one complete update.
 update() {
     cp "$2" base
     base=$folder/base

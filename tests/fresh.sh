@@ -1,15 +1,14 @@
 #!/bin/sh
 # fresh.sh: runs make targets from a clean clone of HEAD on minimal Debians, as a new user meets them. `make fresh-test` calls it.
 #
-# Each Debian is made by debootstrap in build/fresh and becomes the root of a mount namespace of its own with private propagation, so that
-# no mount of this machine changes. It sees this machine's /dev, its .NET SDK (read-only) and, so that nothing is fetched twice, its
-# NuGet packages (read-only). Its packages come from this machine's mirror. Everything is removed at the end, also after a failure or
-# Ctrl-C.
+# debootstrap creates each Debian in build/fresh. It becomes the root of a separate mount namespace with private propagation, so that no
+# mount of this machine changes. It sees this machine's /dev, its .NET SDK (read-only) and its NuGet packages (read-only, to avoid repeated
+# downloads). Its packages come from this machine's mirror. Everything is removed at the end, also after a failure or Ctrl-C.
 #
 # In the environment:
 #   DEBIAN="12 13"     which Debians
 #   TARGETS="demo test lint reproducible"   which targets, in this order
-#   MINUTES=40         what one Debian takes at most
+#   MINUTES=40         time limit of one Debian
 #   HOST_RESULTS=build/test-results   results of `make test` on this machine, with which those of the fresh one are compared
 #   DEBIAN_MIRROR      where packages come from; unless given, where this machine's apt gets its own
 # Logs and results stay in build/fresh/debian-N.log and build/fresh/debian-N.
@@ -17,7 +16,7 @@ set -eu
 
 # ---------------------------------------------------------------- in the fresh Debian
 
-# within TARGETS SECONDS: runs the targets in the new root; notes how each ended in /out/targets.
+# within TARGETS SECONDS: runs the targets in the new root; writes each result to /out/targets.
 within() {
     cd /snapuserd-cs
     end=$(($(date +%s) + $2))
@@ -48,17 +47,17 @@ within() {
 
 # ---------------------------------------------------------------- in the new mount namespace
 
-# bound FROM TO: FROM, read-only, at TO.
+# bound FROM TO: mounts FROM read-only at TO.
 bound() {
     mkdir -p "$2"
     mount --bind "$1" "$2"
     mount -o remount,bind,ro "$2"
 }
 
-# inside FOLDER SUITE MIRROR TARGETS SECONDS: makes the Debian in FOLDER/root, enters it, and runs the targets.
+# inside FOLDER SUITE MIRROR TARGETS SECONDS: creates the Debian in FOLDER/root, enters it, and runs the targets.
 inside() {
     folder=$1 suite=$2 mirror=$3 targets=$4 seconds=$5
-    # The number of this process as the outer script sees it: /proc is still the old one.
+    # The number of this process as the outer script sees it: /proc is still the outer one.
     read -r number _ </proc/self/stat
     echo "$number" >"$folder/process"
     new=$folder/root
@@ -66,7 +65,7 @@ inside() {
     debs=$(dirname "$folder")/packages-$suite
     mkdir -p "$debs/partial" "$new"
     echo "fresh: debootstrap of $suite from $mirror"
-    # What a Debian with make and the SDK has: the SDK's own packages depend on libssl, and on certificates to fetch anything.
+    # The packages of a Debian with make and the SDK: the SDK's own packages depend on libssl, and on certificates to download anything.
     debootstrap --variant=minbase --cache-dir="$debs" --include=make,ca-certificates,openssl "$suite" "$new" "$mirror/debian"
 
     cat >"$new/etc/apt/sources.list" <<END
@@ -74,7 +73,7 @@ deb $mirror/debian $suite main
 deb $mirror/debian $suite-updates main
 deb $mirror/debian-security $suite-security main
 END
-    # How this machine's apt reaches its mirrors, not what it fetches.
+    # The settings with which this machine's apt reaches its mirrors, without the sources.
     apt-config dump | grep -E '^Acquire::(http|https|Retries|Check-Valid-Until|Check-Date)' >"$new/etc/apt/apt.conf.d/90machine" || true
     printf '#!/bin/sh\nexit 101\n' >"$new/usr/sbin/policy-rc.d"
     chmod 0755 "$new/usr/sbin/policy-rc.d"
@@ -88,7 +87,7 @@ END
 
     mv "$folder/clone" "$new/snapuserd-cs"
     cp "$0" "$new/fresh.sh"
-    # A root has to be a mount.
+    # pivot_root requires a mount point.
     mount --bind "$new" "$new"
 
     sdk=$(dirname "$(readlink -f "$(command -v dotnet)")")
@@ -110,7 +109,7 @@ END
     mkdir -p "$new/out" "$new/var/cache/apt/archives" "$debs-fetched"
     mount --bind "$folder/out" "$new/out"
     mount --bind "$debs" "$new/var/cache/apt/archives"
-    # What interop/Sysroot/fetch.sh fetches.
+    # The cache of interop/Sysroot/fetch.sh.
     mkdir -p "$new/var/cache/snapuserd-cs"
     mount --bind "$debs-fetched" "$new/var/cache/snapuserd-cs"
     mount -t proc proc "$new/proc"
@@ -120,7 +119,7 @@ END
     cd "$new"
     mkdir -p .before
     pivot_root . .before
-    # Only what leads to the registries is taken over from the environment.
+    # Takes only the variables for access to the registries from the environment.
     set --
     for name in http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY NUGET_CERT_REVOCATION_MODE; do
         eval "value=\${$name:-}"
@@ -169,11 +168,11 @@ done
 [ "$(id -u)" -eq 0 ] || fail "only root can make mount namespaces and a Debian in them"
 ./build.sh fresh-deps
 
-# The mirror that this machine's own apt uses for Debian.
+# The mirror from which this machine's apt gets Debian's packages.
 mirror=${DEBIAN_MIRROR:-$(apt-get indextargets --format '$(ORIGIN) $(REPO_URI)' 'Created-By: Packages' 2>/dev/null \
     | sed -n 's|^Debian \(.*\)/debian/*$|\1|p' | head -n 1)}
 mirror=${mirror:-http://deb.debian.org}
-# debootstrap's wget knows only the environment.
+# debootstrap's wget reads the proxy only from the environment.
 if [ -z "${http_proxy:-}" ]; then
     proxy=$(apt-config dump --format '%v%n' Acquire::http::Proxy 2>/dev/null | head -n 1)
     if [ -n "$proxy" ] && [ "$proxy" != DIRECT ]; then export http_proxy="$proxy"; fi
@@ -184,12 +183,12 @@ mkdir -p build/fresh
 free=$(df -Pk build/fresh | awk 'NR == 2 { print int($4 / 1048576) }')
 [ "$free" -ge 6 ] || fail "build/fresh has $free GiB free, and a Debian with all that the tests need takes 6"
 
-# lives FOLDER: whether the first process of the Debian in it lives. A zombie that nothing has reaped yet does not.
+# lives FOLDER: true if the first process of the Debian in it is alive. A zombie that was not reaped yet is not.
 lives() {
     [ -s "$1/process" ] && case $(sed 's/.*) //' "/proc/$(cat "$1/process")/stat" 2>/dev/null) in '' | Z* | X*) false ;; *) true ;; esac
 }
 
-# What a run left that was killed by SIGKILL.
+# Removes what an earlier run left that was killed by SIGKILL.
 for old in build/fresh/root-*; do
     if [ -s "$old/process" ] && ! lives "$old"; then rm -rf --one-file-system "$old"; fi
 done
@@ -200,7 +199,7 @@ follower=
 mounts=$(mktemp)
 cat /proc/self/mountinfo >"$mounts"
 
-# gone: ends what still runs in the fresh Debian, waits until its last process is gone, and removes it.
+# gone: kills the processes of the fresh Debian, waits for the last one to end, and removes its folder.
 gone() {
     if [ -n "$child" ]; then kill -KILL "$child" 2>/dev/null || true; wait "$child" 2>/dev/null || true; child=; fi
     tries=0
@@ -208,7 +207,7 @@ gone() {
     if [ -n "$follower" ]; then kill "$follower" 2>/dev/null || true; wait "$follower" 2>/dev/null || true; follower=; fi
     if [ -n "$folder" ]; then
         echo "fresh: removing $folder"
-        # A killed test leaves its loop devices.
+        # A killed test leaves its loop devices attached.
         losetup --list --noheadings --raw --output NAME,BACK-FILE | while read -r name file; do
             case $file in "$folder"/*) losetup --detach "$name" || true ;; esac
         done
@@ -228,7 +227,7 @@ trap cleanup EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
-# outcomes FOLDER: "NAME<tab>OUTCOME" of each test that left a result below it. A test that was not executed has its reason after that.
+# outcomes FOLDER: prints "NAME<tab>OUTCOME" for each test with a result below it. For a test that was not executed, the reason follows.
 outcomes() {
     find "$1" -name '*.Tests.trx' -exec awk '
         /<UnitTestResult / {
@@ -243,14 +242,14 @@ outcomes() {
         }' {} + | LC_ALL=C sort
 }
 
-# sum NAME FILE: how many outcomes the file has of each kind.
+# sum NAME FILE: prints how many outcomes the file has of each kind.
 sum() {
     awk -F '\t' -v name="$1" '
         { n[$2]++ }
         END { printf "fresh: %s: %d passed, %d failed, %d skipped\n", name, n["Passed"], n["Failed"], n["NotExecuted"] }' "$2"
 }
 
-# compare DEBIAN: the results there with those of this machine. 1 if a test passed here and did not there, without saying why.
+# compare DEBIAN: compares its results with those of this machine. Returns 1 if a test that passed here failed there or has no result there.
 compare() {
     there=build/fresh/debian-$1
     here=${HOST_RESULTS:-build/test-results}
@@ -289,14 +288,14 @@ for debian in $debians; do
     rm -rf "$out"
     mkdir -p "$out"
     folder=$(mktemp -d "$root/build/fresh/root-$debian.XXXXXX")
-    # The root directory of a system is open to all its users.
+    # The root directory of a system is readable for all its users.
     chmod 0755 "$folder"
     mkdir "$folder/out"
     git clone -q --no-hardlinks "file://$root" "$folder/clone"
     : >"$log"
     tail -n +1 -f "$log" &
     follower=$!
-    # Each of the three dies with its parent.
+    # Each of the three processes dies with its parent.
     setpriv --pdeathsig KILL unshare --mount --propagation private --pid --fork --kill-child -- \
         /bin/sh "$script" --inside "$folder" "$suite" "$mirror" "$targets" $((minutes * 60)) </dev/null >"$log" 2>&1 &
     child=$!
@@ -312,7 +311,7 @@ for debian in $debians; do
     case " $targets " in *" test "*) compare "$debian" || result=1 ;; esac
     echo "fresh: not run there, because each starts a kernel of its own or measures this machine: guest-test, boot-test, bench"
 done
-# Other programs may mount and unmount meanwhile; what names our folder would be ours.
+# Other programs may mount and unmount in the meantime. Only mounts that name our folder are ours.
 if grep -vxFf "$mounts" /proc/self/mountinfo | grep -F "$root/build/fresh"; then
     echo "fresh: these mounts were left on this machine" >&2
     result=1

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The rules of this code base that neither the compiler nor `dotnet format` knows. Prints every offence; exits 1 if there is one.
+# Checks the rules of this code base that neither the compiler nor `dotnet format` checks. Prints every offence; exits 1 if there is one.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -11,17 +11,17 @@ offend() {
     echo "$1" >>"$offences"
 }
 
-# sources FOLDER …: the C# files below, without what the build left there.
+# sources FOLDER …: the C# files below, without build output.
 sources() {
     find "$@" \( -name bin -o -name obj \) -prune -o -name '*.cs' -print | sort
 }
 
-# code FILE: its lines with their numbers, without comments and string literals, so that neither can offend.
+# code FILE: its lines with their numbers, without comments and string literals, which are not checked.
 code() {
     sed -e "s/'\"'/' '/g" -e 's/\\"//g' -e 's/"[^"]*"/""/g' -e 's|//.*||' "$1" | grep -n '' || true
 }
 
-# ban PATTERN REASON FILE …
+# ban PATTERN REASON FILE …: reports every line of code that matches.
 ban() {
     pattern=$1
     reason=$2
@@ -51,9 +51,10 @@ product=$(sources src interop)
     ban 'Environment\.(Exit|FailFast)' 'an abort under PID 1 is a panic: throw, and let Main answer' $product
 }
 
-# A block, a page of the system, a sector and a granule are 4096 bytes on most machines and are four things: interop/Sizes.cs names them.
-# In "FILE DECLARATION", the line that begins with DECLARATION may have the number, because there it is something else:
-#   a flag's bit, a limit or an encoding that a header defines under that name, or a count of things that are no bytes.
+# A block, a page of the system, a sector and a granule are 4096 bytes on most machines and are four different units: interop/Sizes.cs names
+# them.
+# In "FILE DECLARATION", the line that begins with DECLARATION may contain the number, because there it is something else:
+#   a flag's bit, a limit or an encoding that a header defines under that name, or a count of things other than bytes.
 numbers='
 interop/DeviceMapper/DeviceMapperAbi.cs public const uint DM_QUERY_INACTIVE_TABLE_FLAG = 1 << 12;
 interop/IoUring/IoUringAbi.cs public const uint IORING_SETUP_SINGLE_ISSUER = 1u << 12;
@@ -75,18 +76,18 @@ src/Merge/Batch.cs private const int IndexBits = 12,
 src/Serve/Nbd/NbdControl.cs private const int MessageBytes = 4096;
 src/Serve/Nbd/NbdSocket.cs private const int AheadBytes = 4096;
 '
-# is_number FILE LINE: whether the list above lets the line have it. LINE is its number, a colon and its text.
+# is_number FILE LINE: true if the list above allows the number in the line. LINE is its number, a colon and its text.
 is_number() {
     text=$(echo "${2#*:}" | sed 's/^[[:blank:]]*//')
     echo "$numbers" | while read -r place declaration; do
         if [ "$place" = "$1" ]; then case $text in "$declaration"*) echo yes ;; esac; fi
     done | grep -q yes
 }
-# plain_numbers: one blank for several, and no _ within a number, so that one spelling is left of each.
+# plain_numbers: reduces blanks to one and removes _ within numbers, so that each has one spelling.
 plain_numbers() {
     sed -E -e 's/[[:blank:]]+/ /g' -e ':again' -e 's/(^|[^A-Za-z0-9_])([0-9][0-9a-fA-FxXbB]*)_+([0-9a-fA-F])/\1\2\3/' -e 't again'
 }
-# either A B OPERATOR: the two numbers, with suffixes and parentheses, joined by it.
+# either A B OPERATOR: a pattern for the two numbers, with suffixes and parentheses, joined by the operator.
 either() {
     echo "|\\(*$1[uUlL]*\\)* ?$3 ?\\(*$2"
 }
@@ -106,7 +107,7 @@ for file in $product; do
         is_number "$file" "$line" || offend "$file:$line: a block, a page, a sector and a granule have names: interop/Sizes.cs"
     done
 done
-# The pattern itself: every spelling of the first list is found, none of the second.
+# Checks the pattern itself: it finds every spelling of the first list and none of the second.
 plain_numbers <<'EOF' | grep -vE "$size" | while IFS= read -r line; do offend "tests/lint.sh: the rule for 4096 misses: $line"; done
 x = 4096;
 x = 4_096L;
@@ -159,11 +160,11 @@ x << places12
 x = 12;
 x = 2 << 10;
 EOF
-# That what is listed is the declaration: another use of its name does not let a line have the number.
+# The list allows only the declaration: another use of its name does not allow the number in a line.
 if is_number src/Block/RingQueue.cs '1:        int depth = MaximumDepth > 0 ? 4096 : 0;'; then offend 'tests/lint.sh: MaximumDepth hides a 4096 beside it'; fi
 is_number src/Block/RingQueue.cs '1:    public const int MaximumDepth = 4096;' || offend 'tests/lint.sh: MaximumDepth may not be declared'
 
-# Packages: what design and licence review have let in, and nothing else.
+# Packages: only those that passed the design and licence review.
 allowed=' Microsoft.DotNet.ILCompiler Microsoft.NET.ILLink.Tasks xunit xunit.runner.visualstudio Microsoft.NET.Test.Sdk coverlet.collector '
 projects=$(find . \( -name bin -o -name obj -o -name build -o -name .git \) -prune -o \( -name '*.csproj' -o -name '*.props' -o -name '*.targets' \) -print | sort)
 for file in $projects; do
@@ -176,23 +177,35 @@ for file in $projects; do
     if grep -q 'AllowUnsafeBlocks>true' "$file"; then offend "$file: unsafe code belongs into interop and src/Block/Kernels"; fi
 done
 
-# rank PROJECT: its storey in the house; references go down only (design: interop, Block, Cow, Merge and Create, Serve, Daemon, Cli).
+# rank PROJECT: its layer; references only go to lower layers (design: interop, Block and Text, Cow, Merge and Create, Serve and Images,
+# Control, Host, Boot and AndroidDaemon, Cli).
 rank() {
     case $1 in
-        Interop) echo 0 ;; Block) echo 1 ;; Cow) echo 2 ;; Merge | Create) echo 3 ;; Serve) echo 4 ;; Daemon) echo 5 ;; Cli) echo 6 ;;
+        Interop) echo 0 ;; Block | Text) echo 1 ;; Cow) echo 2 ;; Merge | Create) echo 3 ;; Serve | Images) echo 4 ;; Control) echo 5 ;; Host) echo 6 ;; Boot | AndroidDaemon) echo 7 ;; Cli) echo 8 ;;
         *) echo unknown ;;
     esac
 }
+# refers_up OWN OTHER: whether a reference of the one project to the other goes up or sideways, or one of them has no storey.
+refers_up() {
+    own=$(rank "$1")
+    other=$(rank "$2")
+    [ "$own" = unknown ] || [ "$other" = unknown ] || [ "$other" -ge "$own" ]
+}
 for file in interop/*.csproj src/*/*.csproj; do
-    own=$(rank "$(basename "$file" .csproj)")
-    if [ "$own" = unknown ]; then offend "$file: has no storey in tests/lint.sh"; continue; fi
+    name=$(basename "$file" .csproj)
+    if [ "$(rank "$name")" = unknown ]; then offend "$file: has no storey in tests/lint.sh"; continue; fi
     for reference in $(sed -n 's/.*<ProjectReference Include="\([^"]*\)".*/\1/p' "$file"); do
-        other=$(rank "$(basename "$reference" .csproj)")
-        if [ "$other" = unknown ] || [ "$other" -ge "$own" ]; then offend "$file: refers upwards, to $reference"; fi
+        if refers_up "$name" "$(basename "$reference" .csproj)"; then offend "$file: refers upwards, to $reference"; fi
     done
 done
+# The rule trips on what it forbids: upwards, sideways, and a project that it does not know.
+for planted in 'Boot Cli' 'Merge Create' 'Cow Cow' 'Cow Unheard' 'Unheard Interop'; do
+    # shellcheck disable=SC2086 # two words
+    refers_up $planted || offend "tests/lint.sh: the rule for references lets '$planted' through"
+done
+if refers_up Cli Boot; then offend "tests/lint.sh: the rule for references refuses 'Cli Boot'"; fi
 
-# Text: no path of somebody's machine; shell scripts parse.
+# Text files: no machine-specific path; shell scripts parse.
 texts=$(find . \( -name bin -o -name obj -o -name build -o -name .git -o -name TestResults \) -prune -o -type f ! -name '*.br' ! -name '*.bin' -print | sort)
 for file in $texts; do
     if grep -nIE '(^|[^A-Za-z0-9_.$)}-])/(work|root|Users|home/[a-z]+|tmp/w-[a-z]+)/' "$file" >/dev/null; then offend "$file: contains a path of somebody's machine"; fi
@@ -201,6 +214,60 @@ for file in $texts; do
         '#!/bin/bash'* | '#!/usr/bin/env bash'*) bash -n "$file" || offend "$file: does not parse" ;;
     esac
 done
+
+# Words that hide the actor: a sentence says which process, thread or user it is about. The tests are to follow.
+nameless='whoever|somebody|nobody'
+# nameless_lines FILE …: the lines that have one of them.
+nameless_lines() {
+    grep -HniwE "$nameless" "$@" || true
+}
+# shellcheck disable=SC2046 # file names here have no blanks
+nameless_lines $(sources src interop) $(find docs src/packaging -type f ! -name '*.svg' | sort) README.md CHANGELOG.md | cut -c 1-160 | while IFS= read -r line; do
+    offend "$line: name the actor (another process, a reader, the user)"
+done
+[ "$(printf 'Nobody reads it.\nsomebodys\nof WHOEVER waits\n' | nameless_lines | cut -d : -f 2 | tr '\n' ' ')" = '1 3 ' ] ||
+    offend 'tests/lint.sh: the rule for words that hide the actor misses one, or takes a part of a word'
+
+# The README has a size limit: more detail belongs on a page of docs.
+readme_limit=8000
+# is_long FILE: true if it has more bytes than the README may have.
+is_long() {
+    [ "$(wc -c <"$1")" -gt $readme_limit ]
+}
+if is_long README.md; then offend "README.md: $(wc -c <README.md) bytes, $readme_limit at most; the rest belongs on a page of docs"; fi
+
+# Pages with lines of more than 100 columns. A page leaves this list when it is wrapped; no page is added.
+wide='
+CHANGELOG.md
+tests/Benchmarks/README.md
+tests/vectors/README.md
+'
+# wide_lines: prints the lines of more than 100 columns, with their numbers, of Markdown on standard input. Table rows and link targets do
+# not count.
+wide_lines() {
+    sed -e 's/](\([^)]*\))/]/g' -e 's|https\{0,1\}://[^ )]*||g' | LC_ALL=C.UTF-8 grep -nE '^.{101,}$' | grep -vE '^[0-9]+:[[:blank:]]*\|' || true
+}
+pages=$(find . \( -name bin -o -name obj -o -name build -o -name .git \) -prune -o -name '*.md' -print | sed 's|^\./||' | sort)
+for file in $pages; do
+    if echo "$wide" | grep -qxF "$file"; then continue; fi
+    wide_lines <"$file" | while IFS= read -r line; do offend "$file:${line%%:*}: more than 100 columns"; done
+done
+for file in $wide; do
+    [ -e "$file" ] || offend "tests/lint.sh: $file is on the list of wide pages and does not exist"
+done
+# Both rules report what they forbid and accept everything else.
+ten=0123456789
+hundred=$ten$ten$ten$ten$ten$ten$ten$ten$ten$ten
+planted=$(mktemp)
+head -c $readme_limit /dev/zero >"$planted"
+if is_long "$planted"; then offend "tests/lint.sh: the rule for the README's size refuses $readme_limit bytes"; fi
+echo >>"$planted"
+is_long "$planted" || offend "tests/lint.sh: the rule for the README's size lets $((readme_limit + 1)) bytes through"
+rm -f "$planted"
+[ "$(printf '%s\n' "${hundred}x" "$hundred" "    ${hundred}" "é$hundred" | wide_lines | cut -d : -f 1 | tr '\n' ' ')" = '1 3 4 ' ] ||
+    offend 'tests/lint.sh: the rule for wide lines of Markdown misses one, or refuses 100 columns'
+[ -z "$(printf '%s\n' "| ${hundred}x |" "see [this](docs/$hundred.md)" "https://example.org/$hundred" "ééé${hundred#???}" | wide_lines)" ] ||
+    offend 'tests/lint.sh: the rule for wide lines of Markdown counts tables, targets of links, or bytes'
 
 if [ -s "$offences" ]; then
     cat "$offences"

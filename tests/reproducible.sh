@@ -1,6 +1,7 @@
 #!/bin/sh
-# Builds the sources as they are now three times, for this machine or for ARCH in the environment, and compares the binaries: in a clone with its .git, as users build it, and in two
-# folders without, whose names differ in length. What git ignores is not copied.
+# Builds the current sources three times, for this machine or for ARCH in the environment, and compares the binaries. One build is in a
+# clone with its .git, as users build it; two are in folders without .git, whose names differ in length. Files that git ignores are not
+# copied.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -9,13 +10,13 @@ trap 'rm -rf "$folder"' EXIT INT TERM
 for copy in one another-place-for-the-same clone; do
     mkdir "$folder/$copy"
     tar -c --exclude=./.git --exclude=./build --exclude=bin --exclude=obj --exclude=TestResults . | tar -x -C "$folder/$copy"
-    # The libraries of another architecture lie inside each folder too; they need not be fetched three times.
+    # Copies the downloaded libraries of another architecture, so that they need not be fetched three times.
     if [ -d build/cache ]; then
         mkdir "$folder/$copy/build"
         cp -R build/cache "$folder/$copy/build/"
     fi
 done
-# A clone as it comes from somewhere: a commit, a remote, and nothing that is not committed.
+# A clone as a user has it: a commit, a remote, and no uncommitted files.
 (
     cd "$folder/clone"
     git init -q

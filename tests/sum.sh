@@ -1,8 +1,8 @@
 #!/bin/sh
 # sum.sh DIRECTORY STATUS [MORE]: adds up the .trx files below DIRECTORY and prints "N passed, N failed[, N skipped]".
-# STATUS is what `dotnet test` ended with: if it is not 0 although no test failed (a build error, a crashed test host), or if there are no
-# results at all, that is one failure. MORE failures are added. The exit code is 0 only if nothing failed.
-# Before that line, each test that failed with the first lines of its message: a long log is often cut in the middle, but not at its end.
+# STATUS is the exit code of `dotnet test`. If it is not 0 although no test failed (a build error, a crashed test host), or if there are no
+# results at all, that counts as one failure. MORE failures are added. The exit code is 0 only if nothing failed and a test passed.
+# Before that line, prints each failed test with the first lines of its message: a long log is often cut in the middle, but not at its end.
 set -eu
 
 directory=$1

@@ -4,13 +4,13 @@ using System.Runtime.InteropServices;
 namespace Snapuserd.Interop;
 
 /// <summary>
-/// The kernel header (below include/uapi, such as "linux/io_uring.h") that declares what the marked type mirrors. The tests compile
-/// every constant with a C name and every struct of that type against it.
+/// The kernel header (below include/uapi, such as "linux/io_uring.h") that declares the C counterpart of the marked type. The tests
+/// compile every constant with a C name and every struct of that type against it.
 /// </summary>
 [AttributeUsage(AttributeTargets.Class | AttributeTargets.Struct, AllowMultiple = true)]
 public sealed class KernelHeaderAttribute(string header) : Attribute
 {
-    /// <summary>As it is written between angle brackets.</summary>
+    /// <summary>The header's name as written between angle brackets.</summary>
     public string Header => header;
 }
 
@@ -18,14 +18,14 @@ public sealed class KernelHeaderAttribute(string header) : Attribute
 [AttributeUsage(AttributeTargets.Class | AttributeTargets.Struct, AllowMultiple = true)]
 public sealed class LibraryHeaderAttribute(string header) : Attribute
 {
-    /// <summary>As it is written between angle brackets.</summary>
+    /// <summary>The header's name as written between angle brackets.</summary>
     public string Header => header;
 }
 
 /// <summary>
-/// The C type that a struct mirrors, as C spells it ("struct io_uring_sqe", "ZSTD_inBuffer"). A field is called in C what it is called
-/// here in snake case, behind <see cref="FieldPrefix"/>, unless <see cref="CNameAttribute"/> says otherwise. Fields whose name begins
-/// with Reserved are not looked up by name; the size of the whole covers them.
+/// The C type that a struct mirrors, as C spells it ("struct io_uring_sqe", "ZSTD_inBuffer"). A field's C name is
+/// <see cref="FieldPrefix"/> followed by its name here in snake case, unless <see cref="CNameAttribute"/> gives another. Fields whose
+/// name begins with Reserved are not looked up by name; the size of the whole struct covers them.
 /// </summary>
 [AttributeUsage(AttributeTargets.Struct)]
 public sealed class CTypeAttribute(string name) : Attribute
@@ -33,11 +33,13 @@ public sealed class CTypeAttribute(string name) : Attribute
     /// <summary>The type's name in C.</summary>
     public string Name => name;
 
-    /// <summary>What every field's name begins with in C, such as "stx_".</summary>
+    /// <summary>Prefix of every field's name in C, such as "stx_".</summary>
     public string FieldPrefix { get; init; } = "";
 }
 
-/// <summary>The name in C of a field where the rule of <see cref="CTypeAttribute"/> does not yield it, or of a constant that is called otherwise here.</summary>
+/// <summary>
+/// The name in C of a field that does not follow the rule of <see cref="CTypeAttribute"/>, or of a constant that has another name here.
+/// </summary>
 [AttributeUsage(AttributeTargets.Field)]
 public sealed class CNameAttribute(string name) : Attribute
 {
@@ -46,8 +48,8 @@ public sealed class CNameAttribute(string name) : Attribute
 }
 
 /// <summary>
-/// The marked type holds for one architecture only; a type without this attribute holds for all of them. The tests compile each type
-/// against the headers of every architecture that it holds for.
+/// The marked type applies to one architecture only; a type without this attribute applies to all of them. The tests compile each type
+/// against the headers of every architecture to which it applies.
 /// </summary>
 [AttributeUsage(AttributeTargets.Class | AttributeTargets.Struct)]
 public sealed class OnlyOnAttribute(Architecture architecture) : Attribute
@@ -56,7 +58,7 @@ public sealed class OnlyOnAttribute(Architecture architecture) : Attribute
     public Architecture Architecture => architecture;
 }
 
-/// <summary>Says where a layout or a constant comes from that no header of the machine declares, so that the compiler cannot check it.</summary>
+/// <summary>Source of a layout or a constant that no header of the machine declares, so that the compiler cannot check it.</summary>
 [AttributeUsage(AttributeTargets.Class | AttributeTargets.Struct)]
 public sealed class OutOfTreeAttribute(string source) : Attribute
 {

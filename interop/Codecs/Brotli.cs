@@ -5,8 +5,8 @@ namespace Snapuserd.Interop;
 
 /// <summary>
 /// The brotli decoder. It has no reset, so each stream makes a state and frees it: some 5 KiB, its Huffman tables, and a ring of the size
-/// that the stream says, which a stream of twenty bytes can say to be 16 MiB, and have filled before a byte comes out. So memory goes
-/// through an allocator that gives no more than <see cref="MostAtOnce"/> at once.
+/// that the stream declares. A stream of twenty bytes can declare 16 MiB, and the decoder fills all of it before the first byte of
+/// output. So memory goes through an allocator that grants at most <see cref="MostAtOnce"/> at once.
 /// </summary>
 [LibraryHeader("brotli/decode.h")]
 public static unsafe class Brotli
@@ -19,15 +19,15 @@ public static unsafe class Brotli
     private const int BROTLI_DECODER_ERROR_ALLOC_BLOCK_TYPE_TREES = -30;
 
     /// <summary>
-    /// The largest piece of memory that a state gets. The ring of a stream of 256 KiB, which is the largest unit, takes less than 514 KiB;
-    /// 256 trees of distance codes, the largest table, 1.6 MiB. Too small a number refuses streams that are valid; too large a one is what
-    /// each worker may need beside the arena.
+    /// The largest allocation granted to a state. The ring of a stream of 256 KiB, which is the largest unit, takes less than 514 KiB;
+    /// 256 trees of distance codes, the largest table, take 1.6 MiB. Too small a limit rejects valid streams. The limit is also what each
+    /// worker may need in addition to the arena.
     /// </summary>
     private const int MostAtOnce = 2 << 20;
 
     /// <summary>
-    /// Decodes one whole stream. Returns the decoder's own answer (a BROTLI_DECODER_RESULT), or -ENOMEM. A stream that wants a ring which
-    /// no unit fills answers BROTLI_DECODER_RESULT_NEEDS_MORE_OUTPUT: it has more in it than there is room for.
+    /// Decodes one whole stream. Returns the decoder's own result (a BROTLI_DECODER_RESULT), or -ENOMEM. A stream that requires a ring
+    /// larger than any unit returns BROTLI_DECODER_RESULT_NEEDS_MORE_OUTPUT: it has more content than the buffer.
     /// </summary>
     public static int Decompress(ReadOnlySpan<byte> input, Span<byte> output, out int consumed, out int written)
     {
@@ -67,7 +67,7 @@ public static unsafe class Brotli
         }
         catch (OutOfMemoryException)
         {
-            // No exception may leave for C.
+            // No exception may propagate into C.
             return null;
         }
     }

@@ -4,15 +4,18 @@ using System.Runtime.InteropServices;
 namespace Snapuserd.Interop;
 
 /// <summary>
-/// The brotli encoder. Its state cannot be reset, so each call makes one and frees it; the whole-buffer call is the one that Android's writer
-/// uses, and the streaming calls would give other bytes.
+/// The brotli encoder. Its state cannot be reset, so each call makes one and frees it. Android's writer uses the whole-buffer call too;
+/// the streaming calls would produce other bytes.
 /// </summary>
 [LibraryHeader("brotli/encode.h")]
 public static unsafe class BrotliEncoding
 {
     private const int BROTLI_MODE_GENERIC = 0;
 
-    /// <summary>Compresses <paramref name="input"/> to one stream; quality 0 to 11, window of 2^<paramref name="windowBits"/>. Returns its length, or -ENOSPC if it does not fit or memory ran out: brotli does not tell the two apart.</summary>
+    /// <summary>
+    /// Compresses <paramref name="input"/> to one stream; quality 0 to 11, window of 2^<paramref name="windowBits"/>. Returns its length,
+    /// or -ENOSPC if it does not fit or memory ran out: brotli does not distinguish the two.
+    /// </summary>
     public static int Compress(int quality, int windowBits, ReadOnlySpan<byte> input, Span<byte> output)
     {
         nuint length = (nuint)output.Length;

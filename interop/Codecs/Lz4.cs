@@ -6,7 +6,10 @@ namespace Snapuserd.Interop;
 /// <summary>Raw LZ4 blocks.</summary>
 public static unsafe class Lz4
 {
-    /// <summary>Decodes one block, all of <paramref name="input"/>. Returns the bytes written, or a negative number if the block is malformed or does not fit.</summary>
+    /// <summary>
+    /// Decodes one block, all of <paramref name="input"/>. Returns the bytes written, or a negative number if the block is malformed or
+    /// does not fit.
+    /// </summary>
     public static int Decompress(ReadOnlySpan<byte> input, Span<byte> output)
     {
         fixed (byte* from = input)

@@ -3,7 +3,7 @@ using System.Runtime.InteropServices;
 
 namespace Snapuserd.Interop;
 
-/// <summary>The state of a running SHA-256; a plain value, so a copy of it goes on by itself.</summary>
+/// <summary>The state of a running SHA-256; a plain value, so a copy continues independently.</summary>
 [CType("crypto_hash_sha256_state")]
 [LibraryHeader("sodium.h")]
 [StructLayout(LayoutKind.Sequential)]
@@ -14,7 +14,7 @@ public unsafe struct Sha256State
     public fixed byte Buf[64];
 }
 
-/// <summary>libsodium, of which only SHA-256 is used. Its results are 0; anything else is a defect of the call.</summary>
+/// <summary>libsodium, of which only SHA-256 is used. Its results are 0; any other value is a bug in the call.</summary>
 [LibraryHeader("sodium.h")]
 public static unsafe partial class Sodium
 {

@@ -4,8 +4,8 @@ using System.Runtime.InteropServices;
 namespace Snapuserd.Interop;
 
 /// <summary>
-/// One inflate stream of zlib 1.2 or later, made once and reset for each unit. The C structure lives in unmanaged memory because
-/// zlib keeps a pointer back to it. Not thread-safe.
+/// One inflate stream of zlib 1.2 or later, made once and reset for each unit. The C structure is in unmanaged memory because zlib keeps
+/// a pointer back to it. Not thread-safe.
 /// </summary>
 [LibraryHeader("zlib.h")]
 public sealed unsafe class Zlib : IDisposable
@@ -44,12 +44,15 @@ public sealed unsafe class Zlib : IDisposable
 
     private Zlib(ZStream* stream) => _stream = stream;
 
-    /// <summary>Makes an inflate stream for the zlib framing. Returns 0, or -ENOMEM (or -EINVAL for a foreign zlib) with <paramref name="zlib"/> null.</summary>
+    /// <summary>
+    /// Makes an inflate stream for the zlib framing. Returns 0, or -ENOMEM (or -EINVAL for a foreign zlib) with <paramref name="zlib"/>
+    /// null.
+    /// </summary>
     public static int Create(out Zlib? zlib)
     {
         zlib = null;
         ZStream* stream = (ZStream*)NativeMemory.AllocZeroed((nuint)sizeof(ZStream));
-        // Only the first character of the version is compared, and the size of the structure.
+        // zlib compares only the first character of the version, and the size of the structure.
         byte* version = stackalloc byte[] { (byte)'1', 0 };
         int result = inflateInit_(stream, version, sizeof(ZStream));
         if (result != Z_OK)
@@ -62,8 +65,8 @@ public sealed unsafe class Zlib : IDisposable
     }
 
     /// <summary>
-    /// Inflates one whole stream. Returns zlib's own answer: <see cref="Z_STREAM_END"/> when the stream ended and its checksum is right,
-    /// <see cref="Z_BUF_ERROR"/> when input or room ran out first, or another error.
+    /// Inflates one whole stream. Returns zlib's own result: <see cref="Z_STREAM_END"/> when the stream ended and its checksum is right,
+    /// <see cref="Z_BUF_ERROR"/> when the input or the output buffer was exhausted first, or another error.
     /// </summary>
     public int Inflate(ReadOnlySpan<byte> input, Span<byte> output, out int consumed, out int written)
     {
@@ -87,11 +90,12 @@ public sealed unsafe class Zlib : IDisposable
     }
 
     /// <summary>
-    /// The CRC-32 of IEEE 802.3 of bytes that have <paramref name="crc"/>, followed by <paramref name="bytes"/>. That of no bytes is 0.
+    /// The CRC-32 of IEEE 802.3 over bytes with the CRC <paramref name="crc"/>, followed by <paramref name="bytes"/>. The CRC of no bytes
+    /// is 0.
     /// </summary>
     public static uint Crc32(uint crc, ReadOnlySpan<byte> bytes)
     {
-        // A null pointer would ask for the initial value, which 0 is.
+        // A null pointer would request the initial value, which is 0.
         if (bytes.IsEmpty) return crc;
         fixed (byte* start = bytes) return (uint)crc32(crc, start, (uint)bytes.Length);
     }
@@ -106,7 +110,7 @@ public sealed unsafe class Zlib : IDisposable
         GC.SuppressFinalize(this);
     }
 
-    /// <summary>Last resort for a stream nobody disposed.</summary>
+    /// <summary>Finalizer, for a stream that was never disposed.</summary>
     ~Zlib() => Dispose();
 
     [DllImport("libz")]

@@ -4,8 +4,8 @@ using System.Runtime.InteropServices;
 namespace Snapuserd.Interop;
 
 /// <summary>
-/// One deflate stream of zlib 1.2 or later (zlib framing, window 15, memLevel 8: what compress2 uses), made once and reset for each unit.
-/// The C structure lives in unmanaged memory because zlib keeps a pointer back to it. Not thread-safe.
+/// One deflate stream of zlib 1.2 or later (zlib framing, window 15, memLevel 8, as compress2 uses), made once and reset for each unit.
+/// The C structure is in unmanaged memory because zlib keeps a pointer back to it. Not thread-safe.
 /// </summary>
 [LibraryHeader("zlib.h")]
 public sealed unsafe class ZlibDeflate : IDisposable
@@ -19,12 +19,15 @@ public sealed unsafe class ZlibDeflate : IDisposable
 
     private ZlibDeflate(Zlib.ZStream* stream) => _stream = stream;
 
-    /// <summary>Makes a stream of <paramref name="level"/> 0 to 9. Returns 0, or -ENOMEM or -EINVAL (a level that does not exist, a foreign zlib) with <paramref name="deflate"/> null.</summary>
+    /// <summary>
+    /// Makes a stream of <paramref name="level"/> 0 to 9. Returns 0, or -ENOMEM or -EINVAL (an invalid level, an incompatible zlib) with
+    /// <paramref name="deflate"/> null.
+    /// </summary>
     public static int Create(int level, out ZlibDeflate? deflate)
     {
         deflate = null;
         Zlib.ZStream* stream = (Zlib.ZStream*)NativeMemory.AllocZeroed((nuint)sizeof(Zlib.ZStream));
-        // Only the first character of the version is compared, and the size of the structure.
+        // zlib compares only the first character of the version, and the size of the structure.
         byte* version = stackalloc byte[] { (byte)'1', 0 };
         int result = deflateInit_(stream, level, version, sizeof(Zlib.ZStream));
         if (result != Z_OK)
@@ -36,7 +39,9 @@ public sealed unsafe class ZlibDeflate : IDisposable
         return 0;
     }
 
-    /// <summary>Compresses <paramref name="input"/> to one whole stream. Returns its length, -ENOSPC if it does not fit, or -EIO if zlib refuses.</summary>
+    /// <summary>
+    /// Compresses <paramref name="input"/> to one whole stream. Returns its length, -ENOSPC if it does not fit, or -EIO if zlib fails.
+    /// </summary>
     public int Compress(ReadOnlySpan<byte> input, Span<byte> output)
     {
         ObjectDisposedException.ThrowIf(_stream == null, this);
@@ -64,7 +69,7 @@ public sealed unsafe class ZlibDeflate : IDisposable
         GC.SuppressFinalize(this);
     }
 
-    /// <summary>Last resort for a stream nobody disposed.</summary>
+    /// <summary>Finalizer, for a stream that was never disposed.</summary>
     ~ZlibDeflate() => Dispose();
 
     [DllImport("libz")]

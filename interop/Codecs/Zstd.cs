@@ -5,8 +5,8 @@ using System.Runtime.InteropServices;
 namespace Snapuserd.Interop;
 
 /// <summary>
-/// One zstd decompression context, about 160 KiB, used again for each unit. Whole-buffer decompression writes straight into the output
-/// and keeps no window of its own, so a frame that claims a huge window costs no memory. Not thread-safe.
+/// One zstd decompression context, about 160 KiB, reused for each unit. Whole-buffer decompression writes directly into the output and
+/// keeps no window of its own, so a frame that declares a huge window costs no memory. Not thread-safe.
 /// </summary>
 [LibraryHeader("zstd.h")]
 [LibraryHeader("zstd_errors.h")]
@@ -18,11 +18,11 @@ public sealed unsafe class Zstd : IDisposable
     /// <summary>ZSTD_error_dstSize_tooSmall, negated.</summary>
     [CName("-(int)ZSTD_error_dstSize_tooSmall")]
     public const int DestinationTooSmall = -70;
-    /// <summary>ZSTD_error_srcSize_wrong, negated: the input ends early, or something follows the frame.</summary>
+    /// <summary>ZSTD_error_srcSize_wrong, negated: the input ends early, or data follows the frame.</summary>
     [CName("-(int)ZSTD_error_srcSize_wrong")]
     public const int SourceSizeWrong = -72;
 
-    /// <summary>Magics of zstd 0.2 to 0.7 (zstd_v02.h to zstd_v07.h), which lie just below today's.</summary>
+    /// <summary>Magics of zstd 0.2 to 0.7 (zstd_v02.h to zstd_v07.h), just below the current one.</summary>
     private const uint FirstLegacyMagic = 0xFD2FB522, LastLegacyMagic = 0xFD2FB527;
 
     private void* _context;
@@ -38,8 +38,8 @@ public sealed unsafe class Zstd : IDisposable
     }
 
     /// <summary>
-    /// Decodes whole frames, all of <paramref name="input"/>. Returns the bytes written, or zstd's error code, negative. It needs no memory but the
-    /// context's. Frames of zstd before 0.8 are refused, whatever the library that is linked knows.
+    /// Decodes whole frames, all of <paramref name="input"/>. Returns the bytes written, or zstd's error code, negative. It needs no
+    /// memory but the context's. Frames of zstd before 0.8 are rejected, even if the linked library supports them.
     /// </summary>
     public int Decompress(ReadOnlySpan<byte> input, Span<byte> output)
     {
@@ -48,7 +48,7 @@ public sealed unsafe class Zstd : IDisposable
         fixed (byte* from = input)
         fixed (byte* to = output)
         {
-            // An error is the negated code in a size_t, so the cast gives it back; sizes are below 2^31 because spans are.
+            // An error is the negated code in a size_t, so the cast restores it; sizes are below 2^31 because spans are.
             nuint result = ZSTD_decompressDCtx(_context, to, (nuint)output.Length, from, (nuint)input.Length);
             return (int)(nint)result;
         }
@@ -63,7 +63,7 @@ public sealed unsafe class Zstd : IDisposable
         GC.SuppressFinalize(this);
     }
 
-    /// <summary>Last resort for a context nobody disposed.</summary>
+    /// <summary>Finalizer, for a context that was never disposed.</summary>
     ~Zstd() => Dispose();
 
     [DllImport("libzstd")]

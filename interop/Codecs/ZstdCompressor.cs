@@ -4,7 +4,7 @@ using System.Runtime.InteropServices;
 namespace Snapuserd.Interop;
 
 /// <summary>
-/// One zstd compression context, used again for each unit. A frame carries its content size and neither checksum nor dictionary, which are
+/// One zstd compression context, reused for each unit. A frame contains its content size and neither checksum nor dictionary, which are
 /// the library's defaults. Not thread-safe.
 /// </summary>
 [LibraryHeader("zstd.h")]
@@ -19,13 +19,16 @@ public sealed unsafe class ZstdCompressor : IDisposable
 
     private ZstdCompressor(void* context) => _context = context;
 
-    /// <summary>The lowest level, far below 0: the faster, the lower.</summary>
+    /// <summary>The lowest level, far below 0; lower levels are faster.</summary>
     public static int MinLevel => ZSTD_minCLevel();
 
     /// <summary>The highest level.</summary>
     public static int MaxLevel => ZSTD_maxCLevel();
 
-    /// <summary>Makes a context for <paramref name="level"/> and a window of 2^<paramref name="windowLog"/> bytes. Returns 0, -ENOMEM, or -EINVAL for a parameter zstd refuses.</summary>
+    /// <summary>
+    /// Makes a context for <paramref name="level"/> and a window of 2^<paramref name="windowLog"/> bytes. Returns 0, -ENOMEM, or -EINVAL
+    /// for a parameter that zstd rejects.
+    /// </summary>
     public static int Create(int level, int windowLog, out ZstdCompressor? zstd)
     {
         zstd = null;
@@ -47,7 +50,7 @@ public sealed unsafe class ZstdCompressor : IDisposable
         fixed (byte* from = input)
         fixed (byte* to = output)
         {
-            // An error is the negated code in a size_t, so the cast gives it back; sizes are below 2^31 because spans are.
+            // An error is the negated code in a size_t, so the cast restores it; sizes are below 2^31 because spans are.
             return (int)(nint)ZSTD_compress2(_context, to, (nuint)output.Length, from, (nuint)input.Length);
         }
     }
@@ -61,7 +64,7 @@ public sealed unsafe class ZstdCompressor : IDisposable
         GC.SuppressFinalize(this);
     }
 
-    /// <summary>Last resort for a context nobody disposed.</summary>
+    /// <summary>Finalizer, for a context that was never disposed.</summary>
     ~ZstdCompressor() => Dispose();
 
     [DllImport("libzstd")]

@@ -6,31 +6,33 @@ namespace Snapuserd.Interop;
 
 // Linux's device mapper (linux/dm-ioctl.h, Documentation/admin-guide/device-mapper), all of it through ioctls of /dev/mapper/control:
 //
-//   0     DmIoctl          what is asked, by name; DataSize bytes in all, filled with what is answered
+//   0     DmIoctl          the request, by name; DataSize bytes in all, overwritten by the reply
 //   312   at DataStart     TABLE_LOAD    a DmTargetSpec, its parameters as text with a closing zero, and so on at multiples of 8
 //                          TABLE_STATUS  the same from the kernel
 //                          LIST_DEVICES  DmNameList: device, distance to the next (0: the last), name with a closing zero
 //
-// A device has two slots for tables: TABLE_LOAD fills the inactive one and opens the devices it names (a claim, as O_EXCL makes one); DEV_SUSPEND
-// without DM_SUSPEND_FLAG ("resume") waits until nothing is in flight, makes it the active one, and lets go of the devices of the old one.
+// A device has two slots for tables. TABLE_LOAD fills the inactive one and opens the devices it names (a claim, like O_EXCL). DEV_SUSPEND
+// without DM_SUSPEND_FLAG ("resume") waits until nothing is in flight, activates that table, and releases the devices of the old one.
 
-/// <summary>The head of every message.</summary>
+/// <summary>The header of every message.</summary>
 [CType("struct dm_ioctl")]
 [KernelHeader("linux/dm-ioctl.h")]
 [StructLayout(LayoutKind.Sequential)]
 public unsafe struct DmIoctl
 {
-    /// <summary>Of the interface: major, minor, patch. The kernel refuses another major and a newer minor than its own.</summary>
+    /// <summary>Version of the interface: major, minor, patch. The kernel rejects another major and a newer minor than its own.</summary>
     public fixed uint Version[3];
-    /// <summary>Bytes of the whole message, this included.</summary>
+    /// <summary>Bytes of the whole message, including this header.</summary>
     public uint DataSize;
-    /// <summary>Where what follows begins, from the start of this.</summary>
+    /// <summary>Offset of the data from the start of this header.</summary>
     public uint DataStart;
     public uint TargetCount;
     public int OpenCount;
     /// <summary>DM_…_FLAG</summary>
     public uint Flags;
-    /// <summary>In with resume and remove: the kernel passes it to udev as DM_COOKIE, unless it is 0; flags of libdevmapper above a cookie.</summary>
+    /// <summary>
+    /// Input of resume and remove: the kernel passes it to udev as DM_COOKIE, unless it is 0; flags of libdevmapper above a cookie.
+    /// </summary>
     public uint EventNr;
     public uint Padding;
     /// <summary>Major and minor as <see cref="Libc.DecodeDevice"/> takes them.</summary>
@@ -43,25 +45,25 @@ public unsafe struct DmIoctl
     [UnscopedRef]
     public Span<byte> NameBytes => MemoryMarshal.CreateSpan(ref Name[0], DeviceMapperAbi.DM_NAME_LEN);
 
-    /// <summary>The identifier with its closing zero; only where no name is given, or to give a new device both.</summary>
+    /// <summary>The identifier with its closing zero; only if no name is given, or to give a new device both.</summary>
     [UnscopedRef]
     public Span<byte> UuidBytes => MemoryMarshal.CreateSpan(ref Uuid[0], DeviceMapperAbi.DM_UUID_LEN);
 
-    /// <summary>Says which interface this program was written for. The lowest minor there is will do for all of it.</summary>
+    /// <summary>Sets the interface version that this program requires. The lowest minor version suffices for all of it.</summary>
     public void SetVersion() => Version[0] = DeviceMapperAbi.DM_VERSION_MAJOR;
 }
 
-/// <summary>A line of a table; its parameters follow at once.</summary>
+/// <summary>A line of a table; its parameters follow directly.</summary>
 [CType("struct dm_target_spec")]
 [KernelHeader("linux/dm-ioctl.h")]
 [StructLayout(LayoutKind.Sequential)]
 public unsafe struct DmTargetSpec
 {
-    /// <summary>In sectors of 512 bytes, as the length is.</summary>
+    /// <summary>In sectors of 512 bytes, like the length.</summary>
     public ulong SectorStart;
     public ulong Length;
     public int Status;
-    /// <summary>Distance to the next: from this one when it is loaded, from the first when it is read.</summary>
+    /// <summary>Distance to the next line: from this one in a table to be loaded, from the first in a table that is read.</summary>
     public uint Next;
     public fixed byte TargetType[DeviceMapperAbi.DM_MAX_TYPE_NAME];
 
@@ -70,7 +72,7 @@ public unsafe struct DmTargetSpec
     public Span<byte> TypeBytes => MemoryMarshal.CreateSpan(ref TargetType[0], DeviceMapperAbi.DM_MAX_TYPE_NAME);
 }
 
-/// <summary>The constants of linux/dm-ioctl.h that we use, under their own names.</summary>
+/// <summary>The constants of linux/dm-ioctl.h used here, under their own names.</summary>
 [KernelHeader("linux/dm-ioctl.h")]
 public static class DeviceMapperAbi
 {
@@ -89,7 +91,7 @@ public static class DeviceMapperAbi
     public const int DM_UUID_LEN = 129;
     public const int DM_MAX_TYPE_NAME = 16;
 
-    /// <summary>The one major version there has been since Linux 2.6.</summary>
+    /// <summary>The only major version since Linux 2.6.</summary>
     public const uint DM_VERSION_MAJOR = 4;
 
     public const uint DM_READONLY_FLAG = 1 << 0;
@@ -100,20 +102,23 @@ public static class DeviceMapperAbi
     public const uint DM_BUFFER_FULL_FLAG = 1 << 8;
     public const uint DM_SKIP_LOCKFS_FLAG = 1 << 10;
     public const uint DM_QUERY_INACTIVE_TABLE_FLAG = 1 << 12;
-    /// <summary>Out: the kernel raised an event for udev.</summary>
+    /// <summary>Output: the kernel raised an event for udev.</summary>
     public const uint DM_UEVENT_GENERATED_FLAG = 1 << 13;
 }
 
 /// <summary>
-/// The agreement between libdevmapper and udev's rules for the device mapper, as far as we use it. A cookie names a System V semaphore:
-/// DM_COOKIE_MAGIC in the upper 16 bits of its key, the cookie in the lower. The event's number has the cookie in the lower 16 bits
-/// and flags for the rules in the upper ones. A cookie of 0 has flags only: no process waits.
+/// The protocol between libdevmapper and udev's rules for the device mapper, as far as it is used here. A cookie names a System V
+/// semaphore: DM_COOKIE_MAGIC in the upper 16 bits of its key, the cookie in the lower. The event's number has the cookie in the lower 16
+/// bits and flags for the rules in the upper ones. A cookie of 0 has flags only: no process waits.
 /// </summary>
 [LibraryHeader("libdevmapper.h")]
 public static class DeviceMapperUdevAbi
 {
     public const int DM_COOKIE_MAGIC = 0x0d4d;
     public const int DM_UDEV_FLAGS_SHIFT = 16;
-    /// <summary>The event was raised by a program that makes mapped devices; rules believe the others only with this in their database.</summary>
+    /// <summary>
+    /// A program that makes mapped devices raised the event; the rules accept other events only after one with this flag is in their
+    /// database.
+    /// </summary>
     public const uint DM_UDEV_PRIMARY_SOURCE_FLAG = 0x0040;
 }

@@ -4,20 +4,24 @@ using System.Threading;
 namespace Snapuserd.Interop;
 
 /// <summary>
-/// SIGTERM, SIGINT and SIGHUP, which interop/Entry/signals.c takes: without a thread or a pipe, which a system may have no more of.
+/// SIGTERM, SIGINT and SIGHUP, handled by interop/Entry/signals.c: without a thread or a pipe, which may be unavailable when the system
+/// is short of them.
 /// </summary>
 public static unsafe class EndSignals
 {
-    /// <summary>One of them has come since <see cref="Listen"/>.</summary>
+    /// <summary>One of the signals has arrived since <see cref="Listen"/>.</summary>
     public static bool HaveCome => Volatile.Read(ref *snapuserd_stopped()) != 0;
 
     /// <summary>
-    /// They are requests from now on, not ends, and each adds 1 to the eventfd <paramref name="bell"/>; −1 for none. When this has returned,
-    /// no handler rings the one before. Returns 0 or a negative errno.
+    /// From now on the signals are stop requests and do not end the process. Each adds 1 to the eventfd <paramref name="bell"/>; −1 for
+    /// none. After the return, no handler signals the previous eventfd. Returns 0 or a negative errno.
     /// </summary>
     public static int Listen(int bell) => snapuserd_listen(bell);
 
-    /// <summary>They end <paramref name="child"/> too, also those that have come already. 0 for none any more: before it is collected.</summary>
+    /// <summary>
+    /// The signals also end <paramref name="child"/>, including those that have already arrived. 0 stops this; required before the child
+    /// is collected.
+    /// </summary>
     public static void Forward(int child) => snapuserd_forward(child);
 
     [DllImport("entry")]

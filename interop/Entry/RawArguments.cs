@@ -6,16 +6,17 @@ using System.Text;
 namespace Snapuserd.Interop;
 
 /// <summary>
-/// The arguments and the environment as the kernel passed them: bytes, which need not be UTF-8. In a test host, which has no entry of ours
-/// (interop/Entry/entry.c), the arguments are those of the runtime, encoded again.
+/// The arguments and the environment as the kernel passed them: bytes, not necessarily UTF-8. A test host does not have this program's
+/// entry point (interop/Entry/entry.c); there, the arguments are the runtime's, encoded again.
 /// </summary>
 public static unsafe class RawArguments
 {
     /// <summary>
-    /// Only for Program.Main, first of all: the runtime has started. A fatal signal is exit code 70 from now on, and was 71 before.
+    /// For Program.Main only, as its first call: the runtime has started. From here on a fatal signal is exit code 70; before, it is 71.
     /// <para>
-    /// Also lets the runtime reserve the memory for its types now, while the entry's check of the address space still holds. It would do so for the first
-    /// exception, and where it fails then, it throws another exception about that, and so on until the stack is full.
+    /// Also makes the runtime reserve the memory for its types now, while the entry's check of the address space still holds. Otherwise
+    /// the runtime would reserve it at the first exception. If that fails, it throws another exception about the failure, and so on until
+    /// the stack is full.
     /// </para>
     /// </summary>
     public static void RuntimeHasStarted()
@@ -30,7 +31,7 @@ public static unsafe class RawArguments
         }
     }
 
-    /// <summary>A copy of argv, the program's own name first. Without the terminating zeros.</summary>
+    /// <summary>A copy of argv, starting with the program's own name. Without the terminating zeros.</summary>
     public static byte[][] Arguments()
     {
         try
@@ -46,7 +47,9 @@ public static unsafe class RawArguments
         }
     }
 
-    /// <summary>A copy of the environment, each variable as NAME=value. Variables that configure the .NET runtime were removed by the entry.</summary>
+    /// <summary>
+    /// A copy of the environment, each variable as NAME=value. The entry has removed variables that configure the .NET runtime.
+    /// </summary>
     public static byte[][] Variables()
     {
         try

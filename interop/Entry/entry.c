@@ -1,8 +1,8 @@
 /*
- * The program's first own code, before the .NET runtime starts. build.sh compiles it; src/NativeAot.props links it in front of the runtime's main().
- * It keeps the arguments as the kernel passed them, so that file names stay bytes. It removes the variables that configure the runtime: the constants in
- * the binary are the ones that were tested. And where the runtime cannot start or go on (it returns -1, aborts or faults), the program ends with a
- * sentence and an exit code of the table, not with 255 or a signal.
+ * The program's first own code, which runs before the .NET runtime. build.sh compiles it; src/NativeAot.props links it before the runtime's
+ * main(). It keeps the arguments as the kernel passed them, so that file names stay bytes. It removes the variables that configure the
+ * runtime: only the constants in the binary were tested. If the runtime cannot start or continue (it returns -1, aborts or faults), the
+ * program ends with a sentence and an exit code of the table, not with 255 or a signal.
  */
 #define _GNU_SOURCE
 #include <alloca.h>
@@ -16,14 +16,20 @@
 
 enum { INTERNAL = 70, OUT_OF_RESOURCES = 71 };
 
-/* In bytes. The runtime maps the 111 MiB of src/Collector.props, 4 MiB for types, two stacks and some tables; the rest is for the first error's report. */
+/*
+ * In bytes. The runtime maps the 111 MiB of src/Collector.props, 4 MiB for types, two stacks and some tables; the rest is for the first
+ * error's report.
+ */
 enum { ADDRESS_SPACE = 127 << 20, THREAD_STACK = 1 << 20, MAIN_STACK = 512 << 10 };
 
 #define CANNOT_START "the .NET runtime cannot start: "
 
 extern char **environ;
 
-/* The runtime's main(), which the linker renames with --wrap=main. Returns -1 if the runtime cannot start, else the exit code of Program.Main. */
+/*
+ * The runtime's main(), which the linker renames with --wrap=main. Returns -1 if the runtime cannot start, else the exit code of
+ * Program.Main.
+ */
 int __real_main(int argc, char **argv);
 int __wrap_main(int argc, char **argv);
 int snapuserd_argc(void);
@@ -36,7 +42,7 @@ static volatile sig_atomic_t managed_code_runs;
 
 int snapuserd_argc(void)
 {
-    managed_code_runs = 1; /* Program.Main asks first of all. */
+    managed_code_runs = 1; /* Program.Main calls this first. */
     return argument_count;
 }
 
@@ -48,7 +54,7 @@ static void print(int fd, const char *before, const char *sentence, const char *
 {
     char line[512] = "";
     strncat(strncat(strncat(line, before, 100), sentence, 300), after, 100);
-    if (write(fd, line, strlen(line)) < 0) return; /* There is nowhere to say so. */
+    if (write(fd, line, strlen(line)) < 0) return; /* There is no place to report this. */
 }
 
 /* Prints the sentence on standard error, and with --json the error object on standard output. Safe in a signal handler. */
@@ -87,7 +93,7 @@ int __wrap_main(int argc, char **argv)
     void *room = mmap(NULL, ADDRESS_SPACE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (room == MAP_FAILED) return report(OUT_OF_RESOURCES, CANNOT_START "127 MiB of address space cannot be reserved; try to raise the limit (ulimit -v)");
     munmap(room, ADDRESS_SPACE);
-    /* Small stacks and one malloc arena, whatever the limits are; and the main stack grows now, because later it cannot say that it could not. */
+    /* Small stacks and one malloc arena, whatever the limits are. The main stack grows now, because a later failure cannot be reported. */
     mallopt(M_ARENA_MAX, 1);
     if (pthread_attr_init(&attributes) == 0 && pthread_attr_setstacksize(&attributes, THREAD_STACK) == 0) pthread_setattr_default_np(&attributes);
     if (getrlimit(RLIMIT_STACK, &stack) == 0 && stack.rlim_cur >= 2 * MAIN_STACK) *(volatile char *)alloca(MAIN_STACK) = 0;

@@ -1,6 +1,6 @@
 /*
- * The signals that ask for an end: SIGTERM, SIGINT and SIGHUP. The .NET runtime would make a pipe, a thread that reads it, and one more thread for
- * every signal that comes, and aborts where a system has no thread left.
+ * Handles the signals that request an end: SIGTERM, SIGINT and SIGHUP. The .NET runtime would make a pipe, a thread that reads it, and
+ * another thread for every signal, and it aborts if the system has no thread left.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -21,7 +21,7 @@ static void on_stop(int number)
 {
     const int error = errno;
     const uint64_t one = 1;
-    if (getpid() != own_process) { /* A child between fork and exec: it ends, and its parent sees that. */
+    if (getpid() != own_process) { /* A child between fork and exec: the signal ends it, and its parent notices. */
         signal(number, SIG_DFL);
         raise(number);
         return;
@@ -29,21 +29,21 @@ static void on_stop(int number)
     atomic_fetch_add(&handlers_running, 1);
     atomic_store(&stopped, 1);
     const int bell = atomic_load(&bell_to_ring), child = atomic_load(&child_to_end);
-    if (bell >= 0 && write(bell, &one, sizeof one) < 0) errno = error; /* It was tried when it was made. */
+    if (bell >= 0 && write(bell, &one, sizeof one) < 0) errno = error; /* Cannot fail: WakeUp tested the eventfd. */
     if (child > 0) kill(child, SIGTERM);
     atomic_fetch_sub(&handlers_running, 1);
     errno = error;
 }
 
-/* What a handler on another thread uses must not be closed or reused before that handler has ended. */
+/* The caller must not close or reuse an object that a handler on another thread uses until that handler has ended. */
 static void wait_for_handlers(void)
 {
     while (atomic_load(&handlers_running) != 0) sched_yield();
 }
 
 /*
- * From now on SIGTERM, SIGINT and SIGHUP set what snapuserd_stopped() points to, and ring this eventfd unless it is -1. Signals that were
- * ignored at the start stay ignored. Returns 0 or a negative errno.
+ * From now on SIGTERM, SIGINT and SIGHUP set the flag that snapuserd_stopped() points to, and add 1 to this eventfd unless it is -1.
+ * Signals that were ignored at the start stay ignored. Returns 0 or a negative errno.
  */
 int snapuserd_listen(int bell)
 {
@@ -59,7 +59,7 @@ int snapuserd_listen(int bell)
     return 0;
 }
 
-/* Those signals also end this child, which has not been collected; none from now on if it is 0. */
+/* Those signals also end this child, which has not been collected; 0: no child from now on. */
 void snapuserd_forward(int child)
 {
     atomic_store(&child_to_end, child);

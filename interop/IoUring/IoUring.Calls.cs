@@ -5,7 +5,7 @@ namespace Snapuserd.Interop;
 [LibraryHeader("sys/syscall.h")]
 public sealed unsafe partial class IoUring
 {
-    // No C library wraps these three. The numbers are the same on every architecture of Linux but alpha.
+    // No C library wraps these three. The numbers are the same on every Linux architecture except alpha.
     [CName("SYS_io_uring_setup")]
     private const long SetupNumber = 425;
     [CName("SYS_io_uring_enter")]
@@ -31,7 +31,7 @@ public sealed unsafe partial class IoUring
         return result < 0 ? -Marshal.GetLastPInvokeError() : (int)result;
     }
 
-    // syscall(2) takes a variable number of arguments; on x86-64 and arm64 Linux the registers are those of a plain call.
+    // syscall(2) is variadic; on x86-64 and arm64 Linux it uses the same registers as a non-variadic call.
     [DllImport("libc", SetLastError = true)]
     private static extern nint syscall(long number, nint a, nint b, nint c, nint d, nint e, nint f);
 }

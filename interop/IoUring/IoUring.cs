@@ -4,14 +4,15 @@ namespace Snapuserd.Interop;
 
 /// <summary>
 /// An io_uring of the kernel: the descriptor, the three mappings and the <see cref="Interop.Ring"/> over them. One thread makes, uses and
-/// closes it (IORING_SETUP_SINGLE_ISSUER holds us to that).
+/// closes it, as IORING_SETUP_SINGLE_ISSUER requires.
 /// </summary>
 public sealed unsafe partial class IoUring : IRingKernel
 {
     /// <summary>
-    /// What is asked for, best first. DEFER_TASKRUN runs completions only in our own io_uring_enter instead of interrupting the thread
-    /// (6.1); COOP_TASKRUN spares the interrupt (5.19); the last works everywhere. A kernel that does not know a flag answers EINVAL.
-    /// SUBMIT_ALL (5.18) goes on behind a request that is refused at once, so that one refusal costs no extra system call.
+    /// Sets of setup flags to try, best first. DEFER_TASKRUN (6.1) runs completions only inside this process's io_uring_enter instead of
+    /// interrupting the thread. COOP_TASKRUN (5.19) avoids the interrupt; the last set works everywhere. A kernel that does not know a
+    /// flag returns EINVAL. SUBMIT_ALL (5.18) continues after a request that is rejected at once, so a rejection costs no extra system
+    /// call.
     /// </summary>
     private static ReadOnlySpan<uint> Ladder =>
     [
@@ -40,10 +41,10 @@ public sealed unsafe partial class IoUring : IRingKernel
     public uint Features { get; private set; }
 
     /// <summary>
-    /// Makes a ring for <paramref name="entries"/> requests at once (rounded up to a power of two), with room for
-    /// <paramref name="completions"/> completions (0: twice the requests). <paramref name="flags"/> are asked for on every step of the
-    /// ladder (IORING_SETUP_SQE128, IORING_SETUP_R_DISABLED). Returns 0, or a negative errno: -ENOSYS, -EPERM (sysctl, seccomp),
-    /// -ENOMEM (before 5.12, and again on 6.18, also RLIMIT_MEMLOCK), -EMFILE, -EINVAL (the kernel does not know one of the flags).
+    /// Makes a ring for <paramref name="entries"/> concurrent requests (rounded up to a power of two) and <paramref name="completions"/>
+    /// completions (0: twice the requests). <paramref name="flags"/> are added to every set that is tried (IORING_SETUP_SQE128,
+    /// IORING_SETUP_R_DISABLED). Returns 0, or a negative errno: -ENOSYS, -EPERM (sysctl, seccomp), -ENOMEM (before 5.12, and again on
+    /// 6.18, also RLIMIT_MEMLOCK), -EMFILE, -EINVAL (the kernel does not know one of the flags).
     /// </summary>
     public static int Open(uint entries, uint flags, uint completions, out IoUring? ring)
     {
@@ -74,8 +75,9 @@ public sealed unsafe partial class IoUring : IRingKernel
     public int Enter(uint submit, uint complete, uint flags) => EnterCall(_fd, submit, complete, flags);
 
     /// <summary>
-    /// Pins <paramref name="length"/> bytes at <paramref name="address"/> and makes them buffer 0 of the _FIXED operations, at most 1 GiB.
-    /// Returns 0, -ENOMEM when RLIMIT_MEMLOCK is too small (privileged processes have none), or another negative errno.
+    /// Pins <paramref name="length"/> bytes at <paramref name="address"/>, at most 1 GiB, and makes them buffer 0 of the _FIXED
+    /// operations. Returns 0, -ENOMEM when RLIMIT_MEMLOCK is too small (it does not apply to privileged processes), or another negative
+    /// errno.
     /// </summary>
     public int RegisterBuffer(nint address, nint length)
     {
@@ -83,25 +85,27 @@ public sealed unsafe partial class IoUring : IRingKernel
         return RegisterCall(_fd, IoUringAbi.IORING_REGISTER_BUFFERS, &buffer, 1);
     }
 
-    /// <summary>Unpins it again. Returns 0 or a negative errno.</summary>
+    /// <summary>Unpins the buffer. Returns 0 or a negative errno.</summary>
     public int UnregisterBuffer() => RegisterCall(_fd, IoUringAbi.IORING_UNREGISTER_BUFFERS, null, 0);
 
     /// <summary>
-    /// Registers descriptors, numbered from 0, for IOSQE_FIXED_FILE. The kernel lets go of them some time after the ring was closed, not at once:
-    /// a device opened with O_EXCL stays busy until then. Returns 0 or a negative errno.
+    /// Registers descriptors, numbered from 0, for IOSQE_FIXED_FILE. The kernel releases them some time after the ring was closed, not at
+    /// once: a device opened with O_EXCL stays busy until then. Returns 0 or a negative errno.
     /// </summary>
     public int RegisterFiles(ReadOnlySpan<int> fds)
     {
         fixed (int* first = fds) return RegisterCall(_fd, IoUringAbi.IORING_REGISTER_FILES, first, (uint)fds.Length);
     }
 
-    /// <summary>Unregisters them. Returns 0 or a negative errno.</summary>
+    /// <summary>Unregisters the descriptors. Returns 0 or a negative errno.</summary>
     public int UnregisterFiles() => RegisterCall(_fd, IoUringAbi.IORING_UNREGISTER_FILES, null, 0);
 
-    /// <summary>Starts a ring that was made with IORING_SETUP_R_DISABLED; the caller becomes its one issuer. Returns 0 or a negative errno.</summary>
+    /// <summary>
+    /// Starts a ring that was made with IORING_SETUP_R_DISABLED; the caller becomes its only issuer. Returns 0 or a negative errno.
+    /// </summary>
     public int Enable() => RegisterCall(_fd, IoUringAbi.IORING_REGISTER_ENABLE_RINGS, null, 0);
 
-    /// <summary>Unmaps and closes. Nothing may be in flight: what the kernel still writes to would be given to somebody else.</summary>
+    /// <summary>Unmaps and closes. No request may be in flight: the kernel would write to memory that has been reused.</summary>
     public void Close()
     {
         if (_entries != 0) _ = Libc.MUnmap(_entries, _entriesLength);

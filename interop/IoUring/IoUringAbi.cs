@@ -2,7 +2,7 @@ using System.Runtime.InteropServices;
 
 namespace Snapuserd.Interop;
 
-// What the kernel and this process share (linux/io_uring.h):
+// Structures shared by the kernel and this process (linux/io_uring.h):
 //
 //   io_uring_setup(entries, params) ── returns a descriptor; params say how large the rings are and where their fields lie
 //
@@ -11,12 +11,10 @@ namespace Snapuserd.Interop;
 //                                                                                                  if IORING_FEAT_SINGLE_MMAP
 //   mmap at IORING_OFF_SQES         sqes[entries], 64 or (IORING_SETUP_SQE128) 128 bytes each
 //
-// Heads and tails are free-running 32-bit counters; the slot is counter & mask. We write sq.tail and cq.head, the kernel writes
+// Heads and tails are free-running 32-bit counters; the slot is counter & mask. This process writes sq.tail and cq.head, the kernel
 // sq.head and cq.tail. Invariants: 0 <= sq.tail - sq.head <= sq.entries, 0 <= cq.tail - cq.head <= cq.entries (mod 2^32).
 
-/// <summary>
-/// A request, 64 bytes. The fields share their places with others in other operations; these are the ones we use.
-/// </summary>
+/// <summary>A request, 64 bytes. Other operations have other fields at the same offsets; these are the ones used here.</summary>
 [CType("struct io_uring_sqe")]
 [KernelHeader("linux/io_uring.h")]
 [StructLayout(LayoutKind.Explicit, Size = 64)]
@@ -28,7 +26,7 @@ public struct IoUringSqe
     [FieldOffset(1)] public byte Flags;
     [FieldOffset(2)] public ushort Ioprio;
     [FieldOffset(4)] public int Fd;
-    /// <summary>Offset in the file in bytes; all ones: the file's own position, which is what a descriptor without one wants.</summary>
+    /// <summary>Offset in the file in bytes; all ones: the file's own position, for a descriptor that has no offsets.</summary>
     [FieldOffset(8)] public ulong Off;
     /// <summary>With IORING_OP_URING_CMD: the driver's own command number.</summary>
     [FieldOffset(8)] public uint CmdOp;
@@ -40,18 +38,18 @@ public struct IoUringSqe
     [FieldOffset(28)] public uint FsyncFlags;
     [FieldOffset(28)] public uint SyncRangeFlags;
     [FieldOffset(28)] public uint CancelFlags;
-    /// <summary>Poll mask as the kernel wants it on a little-endian machine.</summary>
+    /// <summary>Poll mask as the kernel expects it on a little-endian machine.</summary>
     [FieldOffset(28)][CName("poll32_events")] public uint Poll32Events;
-    /// <summary>Comes back with the completion.</summary>
+    /// <summary>Returned with the completion.</summary>
     [FieldOffset(32)] public ulong UserData;
-    /// <summary>Which registered buffer, for the _FIXED operations.</summary>
+    /// <summary>Index of the registered buffer, for the _FIXED operations.</summary>
     [FieldOffset(40)] public ushort BufIndex;
     [FieldOffset(42)] public ushort Personality;
     [FieldOffset(44)] public int SpliceFdIn;
     [FieldOffset(48)] public ulong Addr3;
     [FieldOffset(56)] public ulong Reserved;
 
-    /// <summary>Where the command bytes of IORING_OP_URING_CMD begin; 16 of them in a 64-byte entry, 80 in one of 128.</summary>
+    /// <summary>Offset of the command bytes of IORING_OP_URING_CMD; 16 of them in a 64-byte entry, 80 in one of 128.</summary>
     public const int CommandOffset = 48;
 }
 
@@ -62,13 +60,13 @@ public struct IoUringSqe
 public struct IoUringCqe
 {
     public ulong UserData;
-    /// <summary>What the system call would have returned, a negative errno included.</summary>
+    /// <summary>The system call's result, or a negative errno.</summary>
     public int Res;
     /// <summary>IORING_CQE_F_…</summary>
     public uint Flags;
 }
 
-/// <summary>Where the submission ring's fields lie in its mapping, in bytes.</summary>
+/// <summary>Offsets of the submission ring's fields in its mapping, in bytes.</summary>
 [CType("struct io_sqring_offsets")]
 [KernelHeader("linux/io_uring.h")]
 [StructLayout(LayoutKind.Sequential)]
@@ -85,7 +83,7 @@ public struct IoSqringOffsets
     public ulong UserAddr;
 }
 
-/// <summary>Where the completion ring's fields lie in its mapping, in bytes.</summary>
+/// <summary>Offsets of the completion ring's fields in its mapping, in bytes.</summary>
 [CType("struct io_cqring_offsets")]
 [KernelHeader("linux/io_uring.h")]
 [StructLayout(LayoutKind.Sequential)]
@@ -102,7 +100,7 @@ public struct IoCqringOffsets
     public ulong UserAddr;
 }
 
-/// <summary>What io_uring_setup is asked for, and what it answers.</summary>
+/// <summary>Input and output of io_uring_setup.</summary>
 [CType("struct io_uring_params")]
 [KernelHeader("linux/io_uring.h")]
 [StructLayout(LayoutKind.Sequential)]
@@ -146,7 +144,9 @@ public struct IoVec
     public nuint Len;
 }
 
-/// <summary>The constants of linux/io_uring.h that we use, under their own names. The version behind each is the first Linux that knows it.</summary>
+/// <summary>
+/// The constants of linux/io_uring.h used here, under their own names. The comment after each is the first Linux version that has it.
+/// </summary>
 [KernelHeader("linux/io_uring.h")]
 public static class IoUringAbi
 {

@@ -7,8 +7,8 @@ using System.Threading;
 namespace Snapuserd.Interop;
 
 /// <summary>
-/// The arithmetic of a ring pair: where the next request goes, what was published, which completions are there. It owns neither the
-/// memory nor the descriptor, so it runs in the tests without a kernel. One thread uses it.
+/// The arithmetic of a ring pair: the slot of the next request, the published tail, the available completions. It owns neither the memory
+/// nor the descriptor, so it runs in the tests without a kernel. Used by one thread.
 /// </summary>
 public sealed unsafe class Ring
 {
@@ -27,10 +27,10 @@ public sealed unsafe class Ring
     private readonly IoUringCqe* _cqes;
     private readonly uint _cqMask;
 
-    /// <summary>Tail of what has been prepared; published to the kernel by <see cref="Enter"/>.</summary>
+    /// <summary>Tail after the prepared requests; <see cref="Enter"/> publishes it to the kernel.</summary>
     private uint _prepared;
 
-    /// <summary>A ring over memory that both sides see. The counters in it may stand anywhere.</summary>
+    /// <summary>A ring over memory shared with the kernel. Its counters may have any initial value.</summary>
     public Ring(in RingMemory memory, IRingKernel kernel)
     {
         _kernel = kernel;
@@ -62,16 +62,19 @@ public sealed unsafe class Ring
     /// <summary>Completions that fit the completion ring, a power of two.</summary>
     public uint CompletionCapacity { get; }
 
-    /// <summary>Requests prepared that the kernel has not taken yet.</summary>
+    /// <summary>Prepared requests that the kernel has not taken yet.</summary>
     public uint Pending => _prepared - Volatile.Read(ref *_sqHead);
 
     /// <summary>Completions that can be reaped without entering the kernel.</summary>
     public uint Ready => Volatile.Read(ref *_cqTail) - *_cqHead;
 
-    /// <summary>The kernel holds completions back for want of room: reap, then enter with GETEVENTS.</summary>
+    /// <summary>The kernel holds completions back because the completion ring is full: reap, then enter with GETEVENTS.</summary>
     public bool HasOverflow => (Volatile.Read(ref *_sqFlags) & IoUringAbi.IORING_SQ_CQ_OVERFLOW) != 0;
 
-    /// <summary>Completions that are lost for good (a kernel without IORING_FEAT_NODROP), or requests the kernel found malformed. Not 0 means that somebody waits in vain.</summary>
+    /// <summary>
+    /// Completions that are permanently lost (a kernel without IORING_FEAT_NODROP), and requests that the kernel found malformed. If not
+    /// 0, some request will never complete.
+    /// </summary>
     public uint Lost => Volatile.Read(ref *_cqOverflow) + Volatile.Read(ref *_sqDropped);
 
     /// <summary>Prepares a request; false when the submission ring is full. The kernel sees it at the next <see cref="Enter"/>.</summary>
@@ -86,8 +89,8 @@ public sealed unsafe class Ring
     }
 
     /// <summary>
-    /// Prepares a request with <paramref name="command"/> bytes behind its first 48 (IORING_OP_URING_CMD): up to 16 in a 64-byte
-    /// entry, up to 80 in one of 128. False when the submission ring is full.
+    /// Prepares a request with <paramref name="command"/> bytes after its first 48 (IORING_OP_URING_CMD): up to 16 in a 64-byte entry, up
+    /// to 80 in one of 128. False when the submission ring is full.
     /// </summary>
     public bool TryPrepare(in IoUringSqe request, ReadOnlySpan<byte> command)
     {
@@ -100,17 +103,17 @@ public sealed unsafe class Ring
     }
 
     /// <summary>
-    /// Publishes what was prepared and enters the kernel once, always with GETEVENTS, because a ring with DEFER_TASKRUN completes
-    /// nothing otherwise. Waits for <paramref name="complete"/> completions to be in the ring. Returns how many requests the kernel took,
-    /// which may be fewer than <see cref="Pending"/>, or a negative errno, of which -EINTR, -EAGAIN (out of memory for requests) and
-    /// -EBUSY (completions overflow: reap first) are not final. When fewer were taken, it did not wait.
+    /// Publishes the prepared requests and enters the kernel once. Always with GETEVENTS, because a ring with DEFER_TASKRUN completes
+    /// nothing otherwise. Waits until <paramref name="complete"/> completions are in the ring. Returns how many requests the kernel took,
+    /// which may be fewer than <see cref="Pending"/>, or a negative errno. -EINTR, -EAGAIN (out of memory for requests) and -EBUSY
+    /// (completions overflow: reap first) are not final. If the kernel took fewer, it did not wait.
     /// </summary>
     public int Enter(uint complete) => Enter(Pending, complete);
 
-    /// <summary>The same, offering the kernel only the first <paramref name="submit"/> of the prepared requests.</summary>
+    /// <summary>The same, but offers the kernel only the first <paramref name="submit"/> of the prepared requests.</summary>
     public int Enter(uint submit, uint complete)
     {
-        // Release: whoever sees the tail sees the entries behind it.
+        // Release: the kernel that sees the new tail also sees the entries before it.
         Volatile.Write(ref *_sqTail, _prepared);
         return _kernel.Enter(Math.Min(submit, Pending), complete, IoUringAbi.IORING_ENTER_GETEVENTS);
     }
@@ -119,7 +122,7 @@ public sealed unsafe class Ring
     public bool TryReap(out IoUringCqe completion)
     {
         uint head = *_cqHead;
-        // Acquire: the entry is read behind the tail that covers it.
+        // Acquire: the entry is read after the tail that covers it.
         if (head == Volatile.Read(ref *_cqTail))
         {
             completion = default;
@@ -131,14 +134,14 @@ public sealed unsafe class Ring
         return true;
     }
 
-    /// <summary>Takes back the request that was prepared last, if the kernel has not taken it yet, and gives its user data.</summary>
+    /// <summary>Takes back the last prepared request, if the kernel has not taken it yet, and returns its user data.</summary>
     public bool TryTakeBack(out ulong userData)
     {
         userData = 0;
         if (Pending == 0) return false;
         _prepared--;
         userData = ((IoUringSqe*)(_entries + ((nint)(_prepared & _sqMask) * _entrySize)))->UserData;
-        // The tail may have been published by an enter that took less; nobody reads it outside of one.
+        // An enter that took fewer requests may have published the tail; the kernel reads it only inside an enter.
         Volatile.Write(ref *_sqTail, _prepared);
         return true;
     }

@@ -1,6 +1,6 @@
 namespace Snapuserd.Interop;
 
-/// <summary>Where the parts of a ring lie in this process: three base addresses and the offsets that io_uring_setup answered with.</summary>
+/// <summary>Location of a ring's parts in this process: three base addresses and the offsets that io_uring_setup returned.</summary>
 /// <param name="SubmissionRing">Address of the submission ring's mapping.</param>
 /// <param name="CompletionRing">Address of the completion ring's mapping; the same one with IORING_FEAT_SINGLE_MMAP.</param>
 /// <param name="Entries">Address of the request entries.</param>

@@ -6,23 +6,22 @@ using System.Text;
 namespace Snapuserd.Interop;
 
 /// <summary>
-/// Names as the kernel has them, in strings. File names, arguments and environment variables are bytes without a zero; most are UTF-8,
-/// and none has to be.
+/// Stores the kernel's names in strings. File names, arguments and environment variables are bytes without a zero; most are UTF-8, but
+/// they need not be.
 /// <code>
-///   valid UTF-8                  the characters that it stands for
+///   valid UTF-8                  the characters that it encodes
 ///   any other byte, 0x80..0xFF   one lone surrogate, U+DC80..U+DCFF
 /// </code>
-/// UTF-8 has no surrogates, so the two never meet, and every sequence of bytes comes back exactly: <c>Encode(Decode(bytes))</c> is
-/// <c>bytes</c>. That includes
-/// sequences that only look like UTF-8: encoded surrogates (ED B2 80), overlong forms and what is cut short. Python calls this
-/// "surrogateescape" (PEP 383).
+/// UTF-8 has no surrogates, so the two never conflict, and every sequence of bytes is restored exactly: <c>Encode(Decode(bytes))</c> is
+/// <c>bytes</c>. That includes sequences that only resemble UTF-8: encoded surrogates (ED B2 80), overlong forms and truncated ones.
+/// Python calls this "surrogateescape" (PEP 383).
 /// </summary>
 public static class ByteText
 {
-    /// <summary>What stands before the byte in a lone surrogate.</summary>
+    /// <summary>Upper bits of a lone surrogate; the byte is added to them.</summary>
     private const char Escape = '\udc00';
 
-    /// <summary>The string that stands for <paramref name="bytes"/>.</summary>
+    /// <summary>The string for <paramref name="bytes"/>.</summary>
     public static string Decode(ReadOnlySpan<byte> bytes)
     {
         if (System.Text.Unicode.Utf8.IsValid(bytes)) return Encoding.UTF8.GetString(bytes);
@@ -40,13 +39,11 @@ public static class ByteText
         return new string(text, 0, length);
     }
 
-    /// <summary>
-    /// The string that stands for the bytes up to the closing zero at <paramref name="address"/>; null for a null pointer.
-    /// </summary>
+    /// <summary>The string for the bytes up to the closing zero at <paramref name="address"/>; null for a null pointer.</summary>
     internal static unsafe string? Decode(byte* address) =>
         address == null ? null : Decode(MemoryMarshal.CreateReadOnlySpanFromNullTerminated(address));
 
-    /// <summary>Bytes that <paramref name="text"/> stands for.</summary>
+    /// <summary>Number of bytes that <paramref name="text"/> encodes to.</summary>
     public static int GetByteCount(ReadOnlySpan<char> text)
     {
         if (!HasSurrogates(text)) return Encoding.UTF8.GetByteCount(text);
@@ -56,8 +53,7 @@ public static class ByteText
     }
 
     /// <summary>
-    /// Writes the bytes that <paramref name="text"/> stands for to <paramref name="target"/>. Returns how many they are, or -1 if they
-    /// do not fit.
+    /// Encodes <paramref name="text"/> into <paramref name="target"/>. Returns the number of bytes, or -1 if they do not fit.
     /// </summary>
     public static int Encode(ReadOnlySpan<char> text, Span<byte> target)
     {
@@ -73,7 +69,7 @@ public static class ByteText
         return length;
     }
 
-    /// <summary>The bytes that <paramref name="text"/> stands for.</summary>
+    /// <summary>The bytes that <paramref name="text"/> encodes to.</summary>
     public static byte[] Encode(ReadOnlySpan<char> text)
     {
         byte[] bytes = new byte[GetByteCount(text)];
@@ -82,9 +78,8 @@ public static class ByteText
     }
 
     /// <summary>
-    /// Takes the first character off <paramref name="text"/>: true for a byte that is no part of valid UTF-8. A lone surrogate that
-    /// stands for no byte, which only text that was cut can have,
-    /// is U+FFFD.
+    /// Removes the first character of <paramref name="text"/>: true for a byte that is not part of valid UTF-8. A lone surrogate that
+    /// encodes no byte, which only truncated text contains, becomes U+FFFD.
     /// </summary>
     public static bool Next(ref ReadOnlySpan<char> text, out byte single, out Rune rune)
     {

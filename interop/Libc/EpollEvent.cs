@@ -13,7 +13,7 @@ internal struct EpollEventX64
     public ulong Data;
 }
 
-/// <summary>The same on arm64: aligned.</summary>
+/// <summary>The same on arm64, where it is aligned.</summary>
 [OnlyOn(Architecture.Arm64)]
 [CType("struct epoll_event")]
 [LibraryHeader("sys/epoll.h")]

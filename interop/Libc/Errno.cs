@@ -139,7 +139,7 @@ public static class Errno
     public const int ERFKILL = 132;
     public const int EHWPOISON = 133;
 
-    /// <summary>The kernel's own ENOTSUPP, in no header of user space: some network and stacked file systems let it out.</summary>
+    /// <summary>The kernel's own ENOTSUPP, in no header of user space: some network and stacked file systems return it.</summary>
     internal const int KernelOnlyENOTSUPP = 524;
 
     /// <summary>The constant's name ("EIO"), or the number in words. Takes either sign.</summary>
@@ -281,12 +281,14 @@ public static class Errno
     };
 
     /// <summary>
-    /// The kernel, the file system or a sandbox does not have the call. EPERM is not among them: for some calls it is a real refusal.
-    /// Takes either sign.
+    /// The kernel, the file system or a sandbox lacks the call. EPERM is not included: for some calls it is a real refusal. Takes either
+    /// sign.
     /// </summary>
     public static bool IsUnsupported(int errno) => (errno < 0 ? -errno : errno) is ENOSYS or EOPNOTSUPP or ENOTTY or KernelOnlyENOTSUPP;
 
-    /// <summary>What strerror(3) says of it in the C locale, with a small first letter; null for a number that has no name. Takes either sign.</summary>
+    /// <summary>
+    /// The text of strerror(3) in the C locale, with a lower-case first letter; null for a number without a name. Takes either sign.
+    /// </summary>
     public static string? Text(int errno) => (errno < 0 ? -errno : errno) switch
     {
         EPERM => "operation not permitted",

@@ -4,7 +4,9 @@ namespace Snapuserd.Interop;
 
 public static unsafe partial class Libc
 {
-    /// <summary>accept4(2) without the peer's address; flags are those of a socket's type. Returns a descriptor or a negative errno.</summary>
+    /// <summary>
+    /// accept4(2) without the peer's address; flags are those of a socket's type. Returns a descriptor or a negative errno.
+    /// </summary>
     public static int Accept4(int fd, int flags)
     {
         int accepted = accept4(fd, null, null, flags);

@@ -2,7 +2,7 @@ using System.Runtime.InteropServices;
 
 namespace Snapuserd.Interop;
 
-/// <summary>Which form of capabilities is meant, and of which thread; 0 is the calling one.</summary>
+/// <summary>Version of the capability structures, and the thread; 0 is the calling one.</summary>
 [CType("struct __user_cap_header_struct")]
 [KernelHeader("linux/capability.h")]
 [StructLayout(LayoutKind.Sequential)]
@@ -31,7 +31,8 @@ public static unsafe partial class Libc
     private const int SysAdmin = 21;
 
     /// <summary>
-    /// capget(2) and capset(2): takes CAP_SYS_ADMIN out of the calling thread's effective capabilities, or puts it in again; other threads keep theirs. Returns 0 or a negative errno.
+    /// capget(2) and capset(2): removes CAP_SYS_ADMIN from the calling thread's effective capabilities, or restores it; other threads are
+    /// unaffected. Returns 0 or a negative errno.
     /// </summary>
     public static int SetSysAdmin(bool effective)
     {

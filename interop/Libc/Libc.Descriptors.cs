@@ -3,7 +3,7 @@ using System.Runtime.InteropServices;
 
 namespace Snapuserd.Interop;
 
-/// <summary>What stands before each piece of a message's control data.</summary>
+/// <summary>Header of each piece of a message's control data.</summary>
 [CType("struct cmsghdr", FieldPrefix = "cmsg_")]
 [LibraryHeader("sys/socket.h")]
 [StructLayout(LayoutKind.Sequential)]
@@ -17,15 +17,18 @@ public struct ControlHeader
 
 public static unsafe partial class Libc
 {
-    /// <summary>Control data that is descriptors.</summary>
+    /// <summary>Control data that contains descriptors.</summary>
     public const int SCM_RIGHTS = 1;
-    /// <summary>Descriptors that arrive are not inherited by programs that this one starts.</summary>
+    /// <summary>Received descriptors are not inherited by programs that this one starts.</summary>
     public const int MSG_CMSG_CLOEXEC = 0x40000000;
 
-    /// <summary>sendmsg(2) of one byte together with a descriptor, of which the receiver gets one of its own. Returns 1 or a negative errno.</summary>
+    /// <summary>sendmsg(2) of one byte and a descriptor; the receiver gets its own copy. Returns 1 or a negative errno.</summary>
     public static nint SendDescriptor(int socket, byte data, int fd, int flags) => SendDescriptors(socket, [data], [fd], flags);
 
-    /// <summary>recvmsg(2) of one byte and the descriptor that came with it; −1 if none did. Returns the number of bytes, 0 when the peer has closed, or a negative errno.</summary>
+    /// <summary>
+    /// recvmsg(2) of one byte and its descriptor; −1 if there is none. Returns the number of bytes, 0 when the peer has closed, or a
+    /// negative errno.
+    /// </summary>
     public static nint ReceiveDescriptor(int socket, out byte data, out int fd, int flags)
     {
         Span<byte> received = stackalloc byte[1];
@@ -36,13 +39,16 @@ public static unsafe partial class Libc
         return done;
     }
 
-    /// <summary>Descriptors that one message here may have.</summary>
+    /// <summary>Most descriptors of one message here.</summary>
     public const int MostDescriptors = 4;
 
-    // CMSG_LEN and CMSG_SPACE of so many.
+    // CMSG_LEN and CMSG_SPACE of this many descriptors.
     private static int DescriptorsLength(int count) => sizeof(ControlHeader) + (count * sizeof(int));
 
-    /// <summary>sendmsg(2) of <paramref name="data"/> together with up to <see cref="MostDescriptors"/> descriptors, which arrive with its first byte. Returns the number of bytes sent or a negative errno.</summary>
+    /// <summary>
+    /// sendmsg(2) of <paramref name="data"/> and up to <see cref="MostDescriptors"/> descriptors, which arrive with its first byte.
+    /// Returns the number of bytes sent or a negative errno.
+    /// </summary>
     public static nint SendDescriptors(int socket, ReadOnlySpan<byte> data, ReadOnlySpan<int> fds, int flags)
     {
         if (fds.Length is 0 or > MostDescriptors) throw new ArgumentException($"{fds.Length} descriptors for one message", nameof(fds));
@@ -59,9 +65,9 @@ public static unsafe partial class Libc
     }
 
     /// <summary>
-    /// recvmsg(2) of bytes and the descriptors that came with them, which are not inherited by programs that this one starts: <paramref name="fds"/> has 1 to <see cref="MostDescriptors"/> places, of which
-    /// <paramref name="count"/> are filled; the kernel closes what has no place. Returns the number of
-    /// bytes, 0 when the peer has closed, or a negative errno.
+    /// recvmsg(2) of bytes and their descriptors, which are not inherited by programs that this one starts. <paramref name="fds"/> has 1
+    /// to <see cref="MostDescriptors"/> slots, of which <paramref name="count"/> are filled; the kernel closes the descriptors that do
+    /// not fit. Returns the number of bytes, 0 when the peer has closed, or a negative errno.
     /// </summary>
     public static nint ReceiveDescriptors(int socket, Span<byte> data, Span<int> fds, out int count, int flags)
     {

@@ -4,7 +4,9 @@ namespace Snapuserd.Interop;
 
 public static unsafe partial class Libc
 {
-    /// <summary>dup3(2): the number <paramref name="newFd"/> stands for what <paramref name="fd"/> stands for, from one moment to the next. Returns it or a negative errno.</summary>
+    /// <summary>
+    /// dup3(2): atomically makes <paramref name="newFd"/> a copy of <paramref name="fd"/>. Returns it or a negative errno.
+    /// </summary>
     public static int Dup3(int fd, int newFd, int flags)
     {
         int result = dup3(fd, newFd, flags);

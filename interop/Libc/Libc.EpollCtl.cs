@@ -13,10 +13,10 @@ public static unsafe partial class Libc
     public const uint EPOLLOUT = 4;
     public const uint EPOLLERR = 8;
     public const uint EPOLLHUP = 16;
-    /// <summary>One event, then none until EPOLL_CTL_MOD: one thread at a time gets it.</summary>
+    /// <summary>One event, then none until EPOLL_CTL_MOD, so only one thread at a time gets it.</summary>
     public const uint EPOLLONESHOT = 1u << 30;
 
-    /// <summary>epoll_ctl(2). <paramref name="data"/> comes back with every event. Returns 0 or a negative errno.</summary>
+    /// <summary>epoll_ctl(2). <paramref name="data"/> is returned with every event. Returns 0 or a negative errno.</summary>
     public static int EpollCtl(int epoll, int operation, int fd, uint events, ulong data)
     {
         EpollEventX64 packed = new() { Events = events, Data = data };

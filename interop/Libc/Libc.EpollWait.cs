@@ -5,12 +5,11 @@ namespace Snapuserd.Interop;
 public static unsafe partial class Libc
 {
     /// <summary>
-    /// epoll_wait(2) for one event; the timeout in milliseconds, negative for none. Returns 1, 0 when the time is over, or a negative
-    /// errno.
+    /// epoll_wait(2) for one event; the timeout in milliseconds, negative for none. Returns 1, 0 after the timeout, or a negative errno.
     /// </summary>
     public static int EpollWait(int epoll, out uint events, out ulong data, int timeoutMilliseconds)
     {
-        // Room for either layout.
+        // Large enough for either layout.
         EpollEventArm64 aligned = default;
         EpollEventX64* packed = (EpollEventX64*)&aligned;
         int ready = epoll_wait(epoll, &aligned, 1, timeoutMilliseconds);

@@ -8,8 +8,8 @@ namespace Snapuserd.Interop;
 public static unsafe partial class Libc
 {
     /// <summary>
-    /// execv(3): becomes <paramref name="path"/>, which finds <paramref name="arguments"/> as its argv. Returns only when it fails, with a negative
-    /// errno; −ENOMEM also when the arguments do not fit into memory.
+    /// execv(3): replaces the process by the program at <paramref name="path"/>, with <paramref name="arguments"/> as its argv. Returns
+    /// only on failure, with a negative errno; −ENOMEM also when the arguments do not fit into memory.
     /// </summary>
     public static int ExecV(string path, ReadOnlySpan<string> arguments)
     {

@@ -5,11 +5,11 @@ namespace Snapuserd.Interop;
 [LibraryHeader("fcntl.h")]
 public static unsafe partial class Libc
 {
-    /// <summary>The pages are not needed soon: those that are clean and that nothing else uses leave the page cache.</summary>
+    /// <summary>The pages are not needed soon: those that are clean and unused leave the page cache.</summary>
     public const int POSIX_FADV_DONTNEED = 4;
 
     /// <summary>
-    /// posix_fadvise(3); offset and length in bytes, length 0 to the end. Returns 0 or a negative errno (-ESPIPE for what has no page
+    /// posix_fadvise(3); offset and length in bytes, length 0 to the end. Returns 0 or a negative errno (-ESPIPE if there is no page
     /// cache).
     /// </summary>
     public static int FAdvise(int fd, long offset, long length, int advice) => -posix_fadvise(fd, offset, length, advice);

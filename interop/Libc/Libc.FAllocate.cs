@@ -9,7 +9,9 @@ public static unsafe partial class Libc
     public const int FALLOC_FL_PUNCH_HOLE = 2;
     public const int FALLOC_FL_ZERO_RANGE = 0x10;
 
-    /// <summary>fallocate(2); offset and length in bytes. Returns 0 or a negative errno (-EOPNOTSUPP where the file system has no such thing).</summary>
+    /// <summary>
+    /// fallocate(2); offset and length in bytes. Returns 0 or a negative errno (-EOPNOTSUPP where the file system does not support it).
+    /// </summary>
     public static int FAllocate(int fd, int mode, long offset, long length) => fallocate(fd, mode, offset, length) < 0 ? -Marshal.GetLastPInvokeError() : 0;
 
     [DllImport("libc", SetLastError = true)]

@@ -5,8 +5,8 @@ namespace Snapuserd.Interop;
 public static unsafe partial class Libc
 {
     /// <summary>
-    /// What statx(2) says, by fstatat(2): older container runtimes answer EPERM to statx, which they do not know, and glibc falls back only on ENOSYS.
-    /// What only statx knows (mount root, alignment of direct I/O) is not in the mask.
+    /// statx(2) emulated by fstatat(2). Older container runtimes return EPERM for statx, which they do not know, and glibc falls back
+    /// only on ENOSYS. Fields that only statx has (mount root, alignment of direct I/O) are not in the mask.
     /// </summary>
     private static int StatxByFStatAt(int directory, byte* path, int flags, StatxData* data)
     {
@@ -50,7 +50,7 @@ public static unsafe partial class Libc
         Complete(data, stat->Dev, stat->Rdev, stat->Atim, stat->Mtim, stat->Ctim);
     }
 
-    /// <summary>Fills in the mask, device numbers and times, which are of one type on all architectures.</summary>
+    /// <summary>Fills in the mask, device numbers and times, which have one type on all architectures.</summary>
     private static void Complete(StatxData* data, ulong device, ulong ownDevice, TimeSpec accessed, TimeSpec modified, TimeSpec changed)
     {
         data->Mask = STATX_BASIC_STATS;

@@ -4,7 +4,7 @@ namespace Snapuserd.Interop;
 
 public static unsafe partial class Libc
 {
-    /// <summary>fsync(2): like fdatasync, with all of the inode. Returns 0 or a negative errno.</summary>
+    /// <summary>fsync(2): like fdatasync, but with the whole inode. Returns 0 or a negative errno.</summary>
     public static int FSync(int fd) => fsync(fd) < 0 ? -Marshal.GetLastPInvokeError() : 0;
 
     [DllImport("libc", SetLastError = true)]

@@ -1,24 +1,27 @@
 using System;
+using System.Globalization;
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 
 namespace Snapuserd.Interop;
 
+[LibraryHeader("signal.h")]
 public static unsafe partial class Libc
 {
-    /// <summary>What <see cref="ForkExec"/>'s child exits with when the program cannot be started.</summary>
+    /// <summary>Exit code of <see cref="ForkExec"/>'s child when the program cannot be started.</summary>
     public const int NotExecuted = 127;
 
     /// <summary>
-    /// Starts the program that <paramref name="executable"/> is a descriptor of, as a child with <paramref name="arguments"/> as its argv and
-    /// <paramref name="environment"/> ("NAME=value") as its environment. Needs no path and no /proc, which posix_spawn does. Returns the child's number, or a negative errno.
+    /// Starts the program of the descriptor <paramref name="executable"/> as a child, with <paramref name="arguments"/> as its argv and
+    /// <paramref name="environment"/> ("NAME=value") as its environment. Needs no path, and works without /proc. Returns the child's
+    /// number, or a negative errno.
     /// </summary>
     public static int ForkExec(int executable, ReadOnlySpan<string> arguments, ReadOnlySpan<string> environment) =>
         ForkExec(executable, arguments, environment, ownSession: false, -1, -1, -1);
 
     /// <summary>
-    /// The same; the child leads a session of its own if asked to, so that no terminal's signals reach it, and its three standard streams are copies of these descriptors, or for negative
-    /// ones what they were.
+    /// The same; on request the child leads its own session, so that no terminal's signals reach it. Its three standard streams are
+    /// copies of these descriptors; a negative one leaves the stream unchanged.
     /// </summary>
     public static int ForkExec(int executable, ReadOnlySpan<string> arguments, ReadOnlySpan<string> environment, bool ownSession, int input, int output, int diagnostics)
     {
@@ -27,12 +30,30 @@ public static unsafe partial class Libc
         byte** envp = (byte**)(memory + ((BytesOf(arguments) + sizeof(byte*) - 1) & -sizeof(byte*)));
         Write(arguments, argv);
         Write(environment, envp);
+        int spawned = Spawn(executable, argv, envp, ownSession, [input, output, diagnostics]);
+        // Success, or too few processes or too little memory, which a fork would meet too. After any other error the fork is tried: the
+        // error may come from a missing /proc, or from a sandbox that refuses a call of posix_spawn that the fork does not make. If the
+        // program itself is at fault, the fork's child ends with NotExecuted.
+        if (spawned is >= 0 or -Errno.EAGAIN or -Errno.ENOMEM)
+        {
+            NativeMemory.Free(memory);
+            return spawned;
+        }
         byte nothing = 0;
-        // Between these two calls nothing of the runtime may run: the child has this thread and no other, and the runtime would wait for
-        // the others. Calls without a transition are plain calls.
+        nint* handling = stackalloc nint[SignalActionWords], byDefault = stackalloc nint[SignalActionWords];
+        ulong* all = stackalloc ulong[SignalSetWords], before = stackalloc ulong[SignalSetWords];
+        new Span<nint>(byDefault, SignalActionWords).Clear();
+        new Span<ulong>(all, SignalSetWords).Fill(ulong.MaxValue);
+        // A handler in the child would write to the parent's pipes and events: signals wait until the child has no handlers.
+        _ = pthread_sigmask(SIG_SETMASK, all, before);
+        // No code of the runtime may run between these two calls: the child has only this thread, and the runtime would wait for the
+        // others. Calls without a transition are plain calls.
         int child = fork();
         if (child == 0)
         {
+            for (int signal = 1; signal <= LastSignal; signal++)
+                if (sigaction(signal, null, handling) == 0 && *handling > Ignored) _ = sigaction(signal, byDefault, null);
+            _ = pthread_sigmask(SIG_SETMASK, before, null);
             if (ownSession) _ = setsid();
             if (input >= 0) _ = dup2(input, 0);
             if (output >= 0) _ = dup2(output, 1);
@@ -41,9 +62,28 @@ public static unsafe partial class Libc
             _exit(NotExecuted);
         }
         int result = child < 0 ? -Marshal.GetLastSystemError() : child;
+        _ = pthread_sigmask(SIG_SETMASK, before, null);
         NativeMemory.Free(memory);
         return result;
     }
+
+    /// <summary>
+    /// Starts the program by posix_spawn, which needs /proc for the name of a descriptor. It is tried before fork, because a fork's child
+    /// hangs if the runtime collects garbage on another thread at that moment. Even a call without a transition checks for a collection,
+    /// and the thread that ends it is not in the child.
+    /// </summary>
+    private static int Spawn(int executable, byte** argv, byte** envp, bool ownSession, ReadOnlySpan<int> streams)
+    {
+        Span<byte> path = stackalloc byte[32];
+        path[ByteText.Encode(string.Create(CultureInfo.InvariantCulture, $"/proc/self/fd/{executable}"), path)] = 0;
+        fixed (byte* name = path) return PosixSpawn(name, argv, envp, ownSession, streams);
+    }
+
+    private const int SIG_SETMASK = 2, LastSignal = 64;
+    private const nint Ignored = 1;
+
+    // glibc's sigset_t and struct sigaction on 64-bit machines; the first word of the latter is the handler.
+    private const int SignalSetWords = 16, SignalActionWords = 19;
 
     private static int BytesOf(ReadOnlySpan<string> strings)
     {
@@ -65,6 +105,14 @@ public static unsafe partial class Libc
     [DllImport("libc")]
     [SuppressGCTransition]
     private static extern int fork();
+
+    [DllImport("libc")]
+    [SuppressGCTransition]
+    private static extern int pthread_sigmask(int how, ulong* set, ulong* before);
+
+    [DllImport("libc")]
+    [SuppressGCTransition]
+    private static extern int sigaction(int signal, nint* action, nint* before);
 
     [DllImport("libc")]
     [SuppressGCTransition]

@@ -10,7 +10,10 @@ public static unsafe partial class Libc
     public const uint FSMOUNT_CLOEXEC = 1;
     public const uint FSCONFIG_CMD_CREATE = 6;
 
-    /// <summary>fsopen(2), since Linux 5.2: a context to mount a file system called <paramref name="type"/>. Returns a descriptor or a negative errno.</summary>
+    /// <summary>
+    /// fsopen(2), since Linux 5.2: a context for mounting a file system of <paramref name="type"/>. Returns a descriptor or a negative
+    /// errno.
+    /// </summary>
     public static int FsOpen(string type, uint flags)
     {
         byte* name = stackalloc byte[32];
@@ -23,7 +26,9 @@ public static unsafe partial class Libc
     /// <summary>fsconfig(2) with FSCONFIG_CMD_CREATE: finds or makes the superblock. Returns 0 or a negative errno.</summary>
     public static int FsCreate(int context) => fsconfig(context, FSCONFIG_CMD_CREATE, null, null, 0) < 0 ? -Marshal.GetLastPInvokeError() : 0;
 
-    /// <summary>fsmount(2): a mount that is in no tree, and ends with its descriptor. Returns a descriptor for the *at calls or a negative errno.</summary>
+    /// <summary>
+    /// fsmount(2): a detached mount, which ends with its descriptor. Returns a descriptor for the *at calls or a negative errno.
+    /// </summary>
     public static int FsMount(int context, uint flags)
     {
         int fd = fsmount(context, flags, 0);

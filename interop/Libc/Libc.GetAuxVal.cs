@@ -9,10 +9,10 @@ public static unsafe partial class Libc
     private const ulong AT_PAGESZ = 6;
     private const ulong AT_EXECFN = 31;
 
-    /// <summary>Bytes of a page of the running kernel; <see cref="Sizes.SystemPage"/> reads it once, for all others.</summary>
+    /// <summary>Page size of the running kernel in bytes; <see cref="Sizes.SystemPage"/> reads it once, for all other code.</summary>
     internal static int PageSize() => (int)getauxval(AT_PAGESZ);
 
-    /// <summary>The path that this program was started by, as whoever started it wrote it; null if the kernel did not say.</summary>
+    /// <summary>The path of this program as its parent passed it to execve; null if the kernel does not report it.</summary>
     public static string? ExecutedPath() => ByteText.Decode((byte*)getauxval(AT_EXECFN));
 
     [DllImport("libc")]

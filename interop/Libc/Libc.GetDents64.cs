@@ -10,7 +10,10 @@ public static unsafe partial class Libc
     /// <summary>Bytes of struct dirent64 before its name: d_ino, d_off, d_reclen, d_type.</summary>
     private const int NameOffset = 19;
 
-    /// <summary>The names in the folder that <paramref name="fd"/> was opened on, by getdents64(2), without "." and "..". Returns 0 or a negative errno.</summary>
+    /// <summary>
+    /// The names in the folder that <paramref name="fd"/> is open on, by getdents64(2), without "." and "..". Returns 0 or a negative
+    /// errno.
+    /// </summary>
     public static int NamesIn(int fd, List<string> names)
     {
         byte[] buffer = new byte[8192];

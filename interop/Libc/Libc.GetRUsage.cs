@@ -14,7 +14,7 @@ public struct TimeVal
     public long Microseconds;
 }
 
-/// <summary>What a process has used so far; times since its start, the peak of its resident memory in KiB, counts since its start.</summary>
+/// <summary>Resource usage of a process: times since its start, the peak of its resident memory in KiB, counts since its start.</summary>
 [CType("struct rusage", FieldPrefix = "ru_")]
 [LibraryHeader("sys/resource.h")]
 [StructLayout(LayoutKind.Sequential)]

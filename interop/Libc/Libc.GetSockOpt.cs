@@ -2,7 +2,7 @@ using System.Runtime.InteropServices;
 
 namespace Snapuserd.Interop;
 
-/// <summary>Who is on the other side of a Unix socket, as it was when the connection was made.</summary>
+/// <summary>Identity of a Unix socket's peer, as it was when the connection was made.</summary>
 [CType("struct ucred")]
 [LibraryHeader("sys/socket.h")]
 [StructLayout(LayoutKind.Sequential)]

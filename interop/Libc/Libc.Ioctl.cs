@@ -34,7 +34,10 @@ public static unsafe partial class Libc
     /// </summary>
     public const uint TIOCOUTQ = 0x5411;
 
-    /// <summary>ioctl(2) with a structure or number that <paramref name="argument"/> stands for. Returns the request's value or a negative errno.</summary>
+    /// <summary>
+    /// ioctl(2) with a structure or number passed by reference as <paramref name="argument"/>. Returns the request's value or a negative
+    /// errno.
+    /// </summary>
     public static int Ioctl<T>(int fd, uint request, ref T argument) where T : unmanaged
     {
         fixed (T* pointer = &argument)
@@ -44,7 +47,7 @@ public static unsafe partial class Libc
         }
     }
 
-    /// <summary>ioctl(2) with a plain number. Returns the request's value or a negative errno.</summary>
+    /// <summary>ioctl(2) with a number. Returns the request's value or a negative errno.</summary>
     public static int Ioctl(int fd, uint request, nint argument)
     {
         int result = ioctl(fd, request, (void*)argument);

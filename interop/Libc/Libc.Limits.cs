@@ -3,9 +3,9 @@ namespace Snapuserd.Interop;
 [LibraryHeader("limits.h")]
 public static unsafe partial class Libc
 {
-    /// <summary>Bytes of the longest path that the kernel takes, the closing zero included.</summary>
+    /// <summary>Bytes of the longest path that the kernel accepts, including the closing zero.</summary>
     public const int PATH_MAX = 4096;
 
-    /// <summary>Bytes that a pipe takes whole or not at all.</summary>
+    /// <summary>Largest write to a pipe in bytes that is atomic.</summary>
     public const int PIPE_BUF = 4096;
 }

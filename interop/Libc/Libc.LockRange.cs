@@ -2,7 +2,7 @@ using System.Runtime.InteropServices;
 
 namespace Snapuserd.Interop;
 
-/// <summary>A lock on a range of bytes; a length of 0 reaches to the end of all offsets.</summary>
+/// <summary>A lock on a range of bytes; a length of 0 extends to the largest offset.</summary>
 [CType("struct flock", FieldPrefix = "l_")]
 [LibraryHeader("fcntl.h")]
 [StructLayout(LayoutKind.Sequential)]
@@ -10,7 +10,7 @@ public struct FileLock
 {
     /// <summary>F_RDLCK, F_WRLCK or F_UNLCK.</summary>
     public short Type;
-    /// <summary>0: the start counts from the beginning.</summary>
+    /// <summary>0: the start is relative to the beginning of the file.</summary>
     public short Whence;
     public long Start;
     [CName("l_len")]
@@ -28,13 +28,15 @@ public static unsafe partial class Libc
     public const int F_OFD_SETLK = 37;
 
     /// <summary>
-    /// fcntl(2) with F_OFD_SETLK: locks, converts or unlocks a range for the open file that <paramref name="fd"/> stands for, and for every descriptor that was
-    /// inherited, duplicated or passed from it. Returns 0, -EAGAIN or -EACCES when another open file has a lock in the way, or another negative errno.
+    /// fcntl(2) with F_OFD_SETLK: locks, converts or unlocks a range for the open file of <paramref name="fd"/>, shared by every
+    /// inherited, duplicated or passed descriptor. Returns 0, -EAGAIN or -EACCES when another open file holds a conflicting lock, or
+    /// another negative errno.
     /// </summary>
     public static int LockRange(int fd, FileLock range) => fcntl(fd, F_OFD_SETLK, (nint)(&range)) < 0 ? -Marshal.GetLastPInvokeError() : 0;
 
     /// <summary>
-    /// fcntl(2) with F_OFD_GETLK: whether another open file has a lock that would keep <paramref name="range"/> from being locked; nothing is locked. Returns 1, 0, or a negative errno.
+    /// fcntl(2) with F_OFD_GETLK: tests whether another open file's lock conflicts with <paramref name="range"/>; locks nothing. Returns
+    /// 1, 0, or a negative errno.
     /// </summary>
     public static int IsRangeLocked(int fd, FileLock range) => fcntl(fd, F_OFD_GETLK, (nint)(&range)) < 0 ? -Marshal.GetLastPInvokeError() : range.Type == F_UNLCK ? 0 : 1;
 }

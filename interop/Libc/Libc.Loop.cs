@@ -4,7 +4,10 @@ using System.Runtime.InteropServices;
 
 namespace Snapuserd.Interop;
 
-/// <summary>What stands behind a loop device; device numbers as <see cref="Libc.DecodeDevice"/> takes them, offset and limit in bytes (0: to the end).</summary>
+/// <summary>
+/// The file or device below a loop device. Device numbers are encoded as for <see cref="Libc.DecodeDevice"/>; offset and limit are in
+/// bytes (limit 0: to the end).
+/// </summary>
 [CType("struct loop_info64", FieldPrefix = "lo_")]
 [LibraryHeader("linux/loop.h")]
 [StructLayout(LayoutKind.Sequential)]
@@ -31,7 +34,7 @@ public unsafe struct LoopInfo64
     public fixed byte EncryptKey[32];
     public fixed ulong Init[2];
 
-    /// <summary>The name of the file as it was set up, padded with zeros; cut to 63 bytes.</summary>
+    /// <summary>The file's name at set-up, padded with zeros; cut to 63 bytes.</summary>
     [UnscopedRef]
     public readonly ReadOnlySpan<byte> Name => MemoryMarshal.CreateReadOnlySpan(in FileName[0], 64);
 }
@@ -40,7 +43,7 @@ public unsafe struct LoopInfo64
 [LibraryHeader("linux/major.h")]
 public static unsafe partial class Libc
 {
-    /// <summary>Reads a <see cref="LoopInfo64"/>; ENXIO when nothing stands behind the loop device.</summary>
+    /// <summary>Reads a <see cref="LoopInfo64"/>; ENXIO when the loop device is not in use.</summary>
     public const uint LOOP_GET_STATUS64 = 0x4c05;
     /// <summary>Major number of loop devices.</summary>
     public const int LOOP_MAJOR = 7;

@@ -10,7 +10,9 @@ public static unsafe partial class Libc
     // Linux 6.3; the headers of an older C library do not have it.
     private const uint Executable = 0x10;
 
-    /// <summary>memfd_create(2): a file in memory that may be executed and is closed by exec. Returns a descriptor or a negative errno.</summary>
+    /// <summary>
+    /// memfd_create(2): a file in memory that may be executed and is closed by exec. Returns a descriptor or a negative errno.
+    /// </summary>
     public static int MemFdCreate()
     {
         byte name = 0;

@@ -5,7 +5,9 @@ namespace Snapuserd.Interop;
 
 public static unsafe partial class Libc
 {
-    /// <summary>mknod(2): a node for a device, <paramref name="mode"/> with its kind (S_IFBLK, S_IFCHR). Returns 0 or a negative errno.</summary>
+    /// <summary>
+    /// mknod(2): a node for a device; <paramref name="mode"/> includes its kind (S_IFBLK, S_IFCHR). Returns 0 or a negative errno.
+    /// </summary>
     public static int MkNod(string path, uint mode, uint major, uint minor)
     {
         byte* buffer = stackalloc byte[CPath.Capacity];

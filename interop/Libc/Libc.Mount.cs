@@ -15,7 +15,9 @@ public static unsafe partial class Libc
     /// <summary>unshare(2), for the calling thread. Returns 0 or a negative errno.</summary>
     public static int Unshare(int flags) => unshare(flags) < 0 ? -Marshal.GetLastPInvokeError() : 0;
 
-    /// <summary>mount(2) without data; what a kind of mount does not need is "none". Returns 0 or a negative errno.</summary>
+    /// <summary>
+    /// mount(2) without data; pass "none" for arguments that a kind of mount does not need. Returns 0 or a negative errno.
+    /// </summary>
     public static int Mount(string source, string target, string type, uint flags)
     {
         byte* from = stackalloc byte[CPath.Capacity];

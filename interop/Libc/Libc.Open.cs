@@ -24,7 +24,7 @@ public static unsafe partial class Libc
     public static int O_DIRECTORY => PerArchitecture(OpenFlagsX64.O_DIRECTORY, OpenFlagsArm64.O_DIRECTORY);
     public static int O_NOFOLLOW => PerArchitecture(OpenFlagsX64.O_NOFOLLOW, OpenFlagsArm64.O_NOFOLLOW);
 
-    /// <summary>openat(2); <paramref name="mode"/> only counts with O_CREAT. Returns a descriptor or a negative errno.</summary>
+    /// <summary>openat(2); <paramref name="mode"/> applies only with O_CREAT. Returns a descriptor or a negative errno.</summary>
     public static int OpenAt(int directory, string path, int flags, uint mode = 0)
     {
         byte* buffer = stackalloc byte[CPath.Capacity];

@@ -2,7 +2,7 @@ using System.Runtime.InteropServices;
 
 namespace Snapuserd.Interop;
 
-/// <summary>A resource limit: what holds now, and how far it may be raised without privilege. RLIM_INFINITY is no limit.</summary>
+/// <summary>A resource limit: the current value, and the maximum without privilege. RLIM_INFINITY is no limit.</summary>
 [CType("struct rlimit", FieldPrefix = "rlim_")]
 [LibraryHeader("sys/resource.h")]
 [StructLayout(LayoutKind.Sequential)]

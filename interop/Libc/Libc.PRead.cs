@@ -4,7 +4,7 @@ namespace Snapuserd.Interop;
 
 public static unsafe partial class Libc
 {
-    /// <summary>pread(2). Returns the number of bytes read, fewer than asked at the end of the file, or a negative errno.</summary>
+    /// <summary>pread(2). Returns the number of bytes read, fewer than requested at the end of the file, or a negative errno.</summary>
     public static nint PRead(int fd, nint buffer, nint count, long offset)
     {
         nint done = pread(fd, (byte*)buffer, count, offset);

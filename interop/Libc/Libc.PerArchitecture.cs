@@ -5,9 +5,7 @@ namespace Snapuserd.Interop;
 
 public static unsafe partial class Libc
 {
-    /// <summary>
-    /// The one of two values that holds for this process's architecture. The compiler knows which that is and leaves the other out.
-    /// </summary>
+    /// <summary>Selects the value for this process's architecture. The compiler knows the architecture and omits the other value.</summary>
     internal static int PerArchitecture(int x64, int arm64) => RuntimeInformation.ProcessArchitecture switch
     {
         Architecture.X64 => x64,

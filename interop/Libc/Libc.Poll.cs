@@ -3,7 +3,7 @@ using System.Runtime.InteropServices;
 
 namespace Snapuserd.Interop;
 
-/// <summary>One descriptor that poll(2) looks at.</summary>
+/// <summary>A descriptor monitored by poll(2).</summary>
 [CType("struct pollfd")]
 [LibraryHeader("poll.h")]
 [StructLayout(LayoutKind.Sequential)]
@@ -25,7 +25,10 @@ public static unsafe partial class Libc
     public const short POLLNVAL = 32;
     public const short POLLRDHUP = 0x2000;
 
-    /// <summary>poll(2); the timeout in milliseconds, negative for none. Returns how many descriptors have news, 0 when the time is over, or a negative errno.</summary>
+    /// <summary>
+    /// poll(2); the timeout in milliseconds, negative for none. Returns the number of descriptors with events, 0 after the timeout, or a
+    /// negative errno.
+    /// </summary>
     public static int Poll(Span<PollFd> fds, int timeoutMilliseconds)
     {
         fixed (PollFd* start = fds)

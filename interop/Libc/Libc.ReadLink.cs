@@ -5,7 +5,9 @@ namespace Snapuserd.Interop;
 
 public static unsafe partial class Libc
 {
-    /// <summary>readlink(2): where a symbolic link leads, as it is written there. Returns 0 or a negative errno; -EINVAL for what is no link.</summary>
+    /// <summary>
+    /// readlink(2): the target of a symbolic link, as stored. Returns 0 or a negative errno; -EINVAL for a path that is no link.
+    /// </summary>
     public static int ReadLink(string path, out string target)
     {
         target = "";

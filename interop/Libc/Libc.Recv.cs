@@ -7,7 +7,7 @@ namespace Snapuserd.Interop;
 public static unsafe partial class Libc
 {
     public const int MSG_DONTWAIT = 0x40;
-    /// <summary>A peer that has gone is EPIPE and no signal.</summary>
+    /// <summary>A closed peer causes EPIPE and no signal.</summary>
     public const int MSG_NOSIGNAL = 0x4000;
 
     /// <summary>recv(2). Returns the number of bytes received, 0 when the peer has closed, or a negative errno.</summary>

@@ -5,7 +5,7 @@ namespace Snapuserd.Interop;
 
 public static unsafe partial class Libc
 {
-    /// <summary>rename(2): replaces <paramref name="to"/> in one step if it exists. Returns 0 or a negative errno.</summary>
+    /// <summary>rename(2): atomically replaces <paramref name="to"/> if it exists. Returns 0 or a negative errno.</summary>
     public static int Rename(string from, string to)
     {
         byte* source = stackalloc byte[CPath.Capacity];

@@ -5,7 +5,10 @@ namespace Snapuserd.Interop;
 
 public static unsafe partial class Libc
 {
-    /// <summary>renameat2(2) with RENAME_NOREPLACE. Returns 0, -EEXIST if there is something under the new name, -EINVAL or -ENOSYS where it cannot be had, or another negative errno.</summary>
+    /// <summary>
+    /// renameat2(2) with RENAME_NOREPLACE. Returns 0, -EEXIST if the new name exists, -EINVAL or -ENOSYS where the call is not supported,
+    /// or another negative errno.
+    /// </summary>
     public static int RenameToNewName(string from, string to)
     {
         const uint noReplace = 1;

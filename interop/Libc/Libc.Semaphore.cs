@@ -9,7 +9,7 @@ namespace Snapuserd.Interop;
 [StructLayout(LayoutKind.Sequential)]
 public struct SemBuf
 {
-    /// <summary>Which semaphore of the set.</summary>
+    /// <summary>Index of the semaphore in the set.</summary>
     public ushort Num;
     /// <summary>Added to the value; 0 waits until the value is 0.</summary>
     public short Op;
@@ -55,12 +55,14 @@ public static unsafe partial class Libc
     public const int GETPID = 11;
     public const int GETVAL = 12;
     public const int SETVAL = 16;
-    /// <summary>Looks a set up by its index, not its identifier; Linux only.</summary>
+    /// <summary>Finds a set by its index, not its identifier; Linux only.</summary>
     public const int SEM_STAT = 18;
-    /// <summary>Answers with the highest index in use; Linux only.</summary>
+    /// <summary>Returns the highest index in use; Linux only.</summary>
     public const int SEM_INFO = 19;
 
-    /// <summary>Bytes for struct semid_ds, which differs between architectures (104 and 88 bytes); it begins with the key everywhere.</summary>
+    /// <summary>
+    /// Bytes for struct semid_ds, which differs between architectures (104 and 88 bytes); it begins with the key everywhere.
+    /// </summary>
     private const int SemStatusBytes = 128;
 
     /// <summary>semget(2). Returns the identifier of a set of System V semaphores, or a negative errno.</summary>
@@ -85,7 +87,9 @@ public static unsafe partial class Libc
         return result < 0 ? -Marshal.GetLastPInvokeError() : result;
     }
 
-    /// <summary>semctl(2) with SEM_STAT. Returns the identifier of the set with that index, or a negative errno: -EINVAL for an unused index.</summary>
+    /// <summary>
+    /// semctl(2) with SEM_STAT. Returns the identifier of the set with that index, or a negative errno: -EINVAL for an unused index.
+    /// </summary>
     public static int SemAtIndex(int index, out int key)
     {
         byte* status = stackalloc byte[SemStatusBytes];
@@ -94,7 +98,10 @@ public static unsafe partial class Libc
         return result < 0 ? -Marshal.GetLastPInvokeError() : result;
     }
 
-    /// <summary>semtimedop(2) of one operation. Returns 0 or a negative errno: -EAGAIN when the time is over, -EIDRM when the set is removed meanwhile.</summary>
+    /// <summary>
+    /// semtimedop(2) of one operation. Returns 0 or a negative errno: -EAGAIN after the timeout, -EIDRM when the set is removed during
+    /// the wait.
+    /// </summary>
     public static int SemTimedOp(int id, SemBuf operation, int milliseconds)
     {
         TimeSpec limit = new() { Sec = milliseconds / 1000, Nsec = milliseconds % 1000 * 1_000_000L };
@@ -104,7 +111,7 @@ public static unsafe partial class Libc
     [DllImport("libc", SetLastError = true)]
     private static extern int semget(int key, int nsems, int semflg);
 
-    // semctl(2) takes a variable number of arguments; on x86-64 and arm64 Linux the registers are those of a plain call.
+    // semctl(2) is variadic; on x86-64 and arm64 Linux it uses the same registers as a non-variadic call.
     [DllImport("libc", SetLastError = true)]
     private static extern int semctl(int semid, int semnum, int cmd, nint argument);
 

@@ -13,7 +13,7 @@ public unsafe struct IoVector
     public nint Len;
 }
 
-/// <summary>What sendmsg(2) takes.</summary>
+/// <summary>Argument of sendmsg(2).</summary>
 [CType("struct msghdr", FieldPrefix = "msg_")]
 [LibraryHeader("sys/socket.h")]
 [StructLayout(LayoutKind.Sequential)]
@@ -35,7 +35,10 @@ public unsafe struct MessageHeader
 
 public static unsafe partial class Libc
 {
-    /// <summary>sendmsg(2) of two pieces of memory, one behind the other. Returns the number of bytes sent, which may be less than all, or a negative errno.</summary>
+    /// <summary>
+    /// sendmsg(2) of two pieces of memory, <paramref name="first"/> before <paramref name="second"/>. Returns the number of bytes sent,
+    /// which may be less than all, or a negative errno.
+    /// </summary>
     public static nint SendMsg(int fd, ReadOnlySpan<byte> first, ReadOnlySpan<byte> second, int flags)
     {
         fixed (byte* head = first, body = second)

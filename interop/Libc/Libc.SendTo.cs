@@ -6,14 +6,14 @@ namespace Snapuserd.Interop;
 public static unsafe partial class Libc
 {
     /// <summary>
-    /// sendto(2) to the Unix socket <paramref name="path"/>; one that begins with '@' stands for a name of the abstract name space (unix(7)). Returns the bytes sent or a negative
-    /// errno.
+    /// sendto(2) to the Unix socket <paramref name="path"/>; a leading '@' marks a name of the abstract name space (unix(7)). Returns the
+    /// bytes sent or a negative errno.
     /// </summary>
     public static nint SendTo(int fd, ReadOnlySpan<byte> bytes, int flags, string path)
     {
         int encoded = UnixAddress.Of(path, out UnixAddress address);
         if (encoded < 0) return encoded;
-        // A name of the abstract space ends with the address; the zero behind a path does no harm.
+        // A name of the abstract space ends with the address; the zero after a path does no harm.
         int length = sizeof(UnixAddress);
         if (address.Path[0] == (byte)'@')
         {

@@ -2,7 +2,7 @@ using System.Runtime.InteropServices;
 
 namespace Snapuserd.Interop;
 
-/// <summary>A span of time as socket options take it.</summary>
+/// <summary>A duration in socket options.</summary>
 [CType("struct timeval", FieldPrefix = "tv_")]
 [LibraryHeader("sys/time.h")]
 [StructLayout(LayoutKind.Sequential)]
@@ -21,7 +21,7 @@ public static unsafe partial class Libc
     public const int SO_SNDBUF = 7;
     /// <summary>A <see cref="TimeValue"/>: a receive that takes longer ends with EAGAIN; zero for no limit.</summary>
     public const int SO_RCVTIMEO = 20;
-    /// <summary>The same as <see cref="SO_SNDBUF"/> without the limit, for those who may administer the network.</summary>
+    /// <summary>The same as <see cref="SO_SNDBUF"/> without the limit, for processes with CAP_NET_ADMIN.</summary>
     public const int SO_SNDBUFFORCE = 32;
 
     /// <summary>setsockopt(2). Returns 0 or a negative errno.</summary>

@@ -14,7 +14,7 @@ public static unsafe partial class Libc
     public const int SOCK_SEQPACKET = 5;
     public const int SOCK_CLOEXEC = 0x80000;
     public const int SOCK_NONBLOCK = 0x800;
-    /// <summary>The protocol of a netlink socket to families that are known by name.</summary>
+    /// <summary>The protocol of a netlink socket to families that are identified by name.</summary>
     public const int NETLINK_GENERIC = 16;
 
     /// <summary>socket(2). Returns a descriptor or a negative errno.</summary>

@@ -4,7 +4,7 @@ namespace Snapuserd.Interop;
 
 public static unsafe partial class Libc
 {
-    /// <summary>socketpair(2): two sockets that are connected with each other. Returns 0 or a negative errno.</summary>
+    /// <summary>socketpair(2): two connected sockets. Returns 0 or a negative errno.</summary>
     public static int SocketPair(int family, int type, out int first, out int second)
     {
         int* fds = stackalloc int[2];

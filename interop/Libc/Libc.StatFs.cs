@@ -2,13 +2,13 @@ using System.Runtime.InteropServices;
 
 namespace Snapuserd.Interop;
 
-/// <summary>What statfs(2) says of a file system.</summary>
+/// <summary>Result of statfs(2) for a file system.</summary>
 [CType("struct statfs", FieldPrefix = "f_")]
 [LibraryHeader("sys/vfs.h")]
 [StructLayout(LayoutKind.Sequential)]
 public unsafe struct StatFsData
 {
-    /// <summary>Which file system it is: a magic number.</summary>
+    /// <summary>Type of the file system: a magic number.</summary>
     public long Type;
     public long Bsize;
     public ulong Blocks;
@@ -45,7 +45,7 @@ public static unsafe partial class Libc
     public const long AFS_SUPER_MAGIC = 0x5346414f;
     public const long MSDOS_SUPER_MAGIC = 0x4d44;
     public const long EXFAT_SUPER_MAGIC = 0x2011bab0;
-    /// <summary>ext2, ext3 and ext4 have one number.</summary>
+    /// <summary>ext2, ext3 and ext4 share one number.</summary>
     public const long EXT4_SUPER_MAGIC = 0xef53;
     public const long XFS_SUPER_MAGIC = 0x58465342;
     public const long BTRFS_SUPER_MAGIC = 0x9123683e;
@@ -63,7 +63,7 @@ public static unsafe partial class Libc
             return statfs(buffer, target) < 0 ? -Marshal.GetLastPInvokeError() : 0;
     }
 
-    /// <summary>fstatfs(2): the same of an open file. Returns 0 or a negative errno.</summary>
+    /// <summary>fstatfs(2): the same for an open file. Returns 0 or a negative errno.</summary>
     public static int FStatFs(int fd, out StatFsData data)
     {
         data = default;

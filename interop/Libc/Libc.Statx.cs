@@ -14,7 +14,7 @@ public struct StatxTimestamp
     public int Reserved;
 }
 
-/// <summary>What statx(2) fills: 256 bytes, the fields that were asked for and could be answered are named by <see cref="Mask"/>.</summary>
+/// <summary>Result of statx(2), 256 bytes; <see cref="Mask"/> names the fields that were requested and are available.</summary>
 [CType("struct statx", FieldPrefix = "stx_")]
 [LibraryHeader("sys/stat.h")]
 [StructLayout(LayoutKind.Sequential)]
@@ -37,16 +37,16 @@ public unsafe struct StatxData
     public StatxTimestamp Btime;
     public StatxTimestamp Ctime;
     public StatxTimestamp Mtime;
-    /// <summary>Which device this is, if it is one.</summary>
+    /// <summary>Number of the device, if this is one.</summary>
     public uint RdevMajor;
     public uint RdevMinor;
-    /// <summary>Which device this lies on.</summary>
+    /// <summary>Number of the device that this lies on.</summary>
     public uint DevMajor;
     public uint DevMinor;
     public ulong MntId;
-    /// <summary>With STATX_DIOALIGN: what a buffer's address must be a multiple of; 0 where direct I/O does not work.</summary>
+    /// <summary>With STATX_DIOALIGN: the required alignment of a buffer's address; 0 where direct I/O does not work.</summary>
     public uint DioMemAlign;
-    /// <summary>With STATX_DIOALIGN: what offsets and lengths must be multiples of.</summary>
+    /// <summary>With STATX_DIOALIGN: the required alignment of offsets and lengths.</summary>
     public uint DioOffsetAlign;
     public fixed ulong Reserved1[12];
 }
@@ -57,9 +57,9 @@ public static unsafe partial class Libc
     public const int AT_EMPTY_PATH = 0x1000;
     public const int AT_SYMLINK_NOFOLLOW = 0x100;
     public const uint STATX_BASIC_STATS = 0x7ff;
-    /// <summary>Answered by Linux 6.1 and later.</summary>
+    /// <summary>Supported by Linux 6.1 and later.</summary>
     public const uint STATX_DIOALIGN = 0x2000;
-    /// <summary>An attribute: something is mounted there. Linux 5.8 and later.</summary>
+    /// <summary>An attribute: a file system is mounted there. Linux 5.8 and later.</summary>
     public const ulong STATX_ATTR_MOUNT_ROOT = 0x2000;
     public const int S_IFMT = 0xf000;
     public const int S_IFSOCK = 0xc000;

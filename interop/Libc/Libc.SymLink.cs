@@ -5,7 +5,7 @@ namespace Snapuserd.Interop;
 
 public static unsafe partial class Libc
 {
-    /// <summary>symlink(2): makes <paramref name="path"/> lead to <paramref name="target"/>. Returns 0 or a negative errno.</summary>
+    /// <summary>symlink(2): makes <paramref name="path"/> a link to <paramref name="target"/>. Returns 0 or a negative errno.</summary>
     public static int SymLink(string target, string path)
     {
         byte* from = stackalloc byte[CPath.Capacity];

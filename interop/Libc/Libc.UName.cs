@@ -3,7 +3,7 @@ using System.Runtime.InteropServices;
 
 namespace Snapuserd.Interop;
 
-/// <summary>What the system calls itself; each field is text with a closing zero.</summary>
+/// <summary>Identification of the system; each field is text with a closing zero.</summary>
 [CType("struct utsname")]
 [LibraryHeader("sys/utsname.h")]
 [StructLayout(LayoutKind.Sequential)]

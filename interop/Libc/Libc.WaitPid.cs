@@ -10,11 +10,14 @@ public static unsafe partial class Libc
     private const int WEXITED = 4;
     private const int WNOWAIT = 0x1000000;
 
-    /// <summary>Blocks until a child has ended, and leaves it to be collected by <see cref="WaitPid"/>: its number stays its own until then. Returns 0 or a negative errno.</summary>
+    /// <summary>
+    /// Blocks until a child has ended, and leaves it to be collected by <see cref="WaitPid"/>: until then its number is not reused.
+    /// Returns 0 or a negative errno.
+    /// </summary>
     public static int WaitForEnd(int child) => waitid(P_PID, child, null, WEXITED | WNOWAIT) < 0 ? -Marshal.GetLastPInvokeError() : 0;
 
     /// <summary>
-    /// Collects a child that has ended. Returns 0 or a negative errno. <paramref name="code"/> is what it exited with, or −1 if a signal killed it,
+    /// Collects an ended child. Returns 0 or a negative errno. <paramref name="code"/> is its exit code, or −1 if a signal killed it,
     /// whose number is <paramref name="signal"/>.
     /// </summary>
     public static int WaitPid(int child, out int code, out int signal)

@@ -1,6 +1,9 @@
 namespace Snapuserd.Interop;
 
-/// <summary>The C library, one call per file: thin, no policy, no allocation. Every call returns its result, or a negative errno (<see cref="Errno"/>).</summary>
+/// <summary>
+/// The C library, one call per file: thin wrappers without policy or allocation. Every call returns its result, or a negative errno
+/// (<see cref="Errno"/>).
+/// </summary>
 public static unsafe partial class Libc
 {
 }

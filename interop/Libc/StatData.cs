@@ -2,7 +2,7 @@ using System.Runtime.InteropServices;
 
 namespace Snapuserd.Interop;
 
-/// <summary>What fstatat(2) fills on x86-64.</summary>
+/// <summary>Result of fstatat(2) on x86-64.</summary>
 [OnlyOn(Architecture.X64)]
 [CType("struct stat", FieldPrefix = "st_")]
 [LibraryHeader("sys/stat.h")]
@@ -28,7 +28,7 @@ internal unsafe struct StatDataX64
     public fixed long Reserved1[3];
 }
 
-/// <summary>What fstatat(2) fills on arm64.</summary>
+/// <summary>Result of fstatat(2) on arm64.</summary>
 [OnlyOn(Architecture.Arm64)]
 [CType("struct stat", FieldPrefix = "st_")]
 [LibraryHeader("sys/stat.h")]

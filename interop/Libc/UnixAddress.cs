@@ -9,7 +9,7 @@ namespace Snapuserd.Interop;
 [StructLayout(LayoutKind.Sequential)]
 public unsafe struct UnixAddress
 {
-    /// <summary>Bytes that a path may have.</summary>
+    /// <summary>Longest path in bytes.</summary>
     public const int LongestPath = 107;
 
     public ushort Family;
@@ -25,7 +25,8 @@ public unsafe struct UnixAddress
     }
 
     /// <summary>
-    /// The abstract address of a name: a zero, then the name's bytes, and no file (unix(7)). <paramref name="length"/> is that of the address, which ends with the name. Returns 0, -ENAMETOOLONG, or -EINVAL for an empty name.
+    /// The abstract address of a name: a zero, then the name's bytes, and no file (unix(7)). <paramref name="length"/> is the length of
+    /// the address, which ends with the name. Returns 0, -ENAMETOOLONG, or -EINVAL for an empty name.
     /// </summary>
     internal static int OfAbstract(string name, out UnixAddress address, out uint length)
     {

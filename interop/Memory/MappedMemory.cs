@@ -3,7 +3,9 @@ using System.Runtime.InteropServices;
 
 namespace Snapuserd.Interop;
 
-/// <summary>Anonymous, page-aligned memory outside the managed heap, given out as spans. Zero-filled; costs nothing until it is touched.</summary>
+/// <summary>
+/// Anonymous, page-aligned memory outside the managed heap, accessed as spans. Zero-filled; costs nothing until it is touched.
+/// </summary>
 public sealed unsafe class MappedMemory : IDisposable
 {
     private readonly SystemMemory _system;
@@ -22,27 +24,27 @@ public sealed unsafe class MappedMemory : IDisposable
     /// <summary>Address of the first byte, for the kernel and the C library; 0 once disposed.</summary>
     public nint Address => (nint)_start;
 
-    /// <summary>The pages that the memory consists of.</summary>
+    /// <summary>The system whose pages back the memory.</summary>
     public SystemMemory System => _system;
 
     /// <summary>
-    /// Maps <paramref name="length"/> bytes of <paramref name="system"/>, which is the running kernel unless a test gives another. Returns 0, or a negative errno with
-    /// <paramref name="memory"/> null.
+    /// Maps <paramref name="length"/> bytes of <paramref name="system"/>, which is the running kernel unless a test passes another.
+    /// Returns 0, or a negative errno with <paramref name="memory"/> null.
     /// </summary>
     public static int Map(nint length, out MappedMemory? memory, SystemMemory? system = null)
     {
         memory = null;
         system ??= SystemMemory.Own;
         nint address = system.Map(length);
-        // User space is the lower half of the addresses on every 64-bit Linux, so what is negative is an errno.
+        // User space is the lower half of the addresses on every 64-bit Linux, so a negative value is an errno.
         if (address < 0) return (int)address;
         memory = new MappedMemory(system, address, length);
         return 0;
     }
 
     /// <summary>
-    /// Maps what a driver shares with us, for reading: <paramref name="length"/> bytes at <paramref name="offset"/> of a descriptor. Returns 0, or a
-    /// negative errno with <paramref name="memory"/> null.
+    /// Maps memory that a driver shares with this process, for reading: <paramref name="length"/> bytes at <paramref name="offset"/> of a
+    /// descriptor. Returns 0, or a negative errno with <paramref name="memory"/> null.
     /// </summary>
     public static int MapShared(int fd, long offset, nint length, out MappedMemory? memory)
     {
@@ -54,14 +56,15 @@ public sealed unsafe class MappedMemory : IDisposable
     }
 
     /// <summary>
-    /// Gives the whole pages among the <paramref name="length"/> bytes at <paramref name="offset"/> back to the system; they read as zeros afterwards.
-    /// The rest of the range, on pages that it shares with its neighbours, stays as it is. Returns the bytes that were given back, or a negative errno.
+    /// Returns the whole pages among the <paramref name="length"/> bytes at <paramref name="offset"/> to the system; they read as zeros
+    /// afterwards. The rest of the range, on pages shared with its neighbours, is unchanged. Returns the number of bytes given back, or a
+    /// negative errno.
     /// </summary>
     public nint Discard(nint offset, nint length)
     {
         if (_start == null || offset < 0 || length < 0 || offset > Length - length)
             throw new ArgumentOutOfRangeException(nameof(offset), $"{length} bytes at {offset} of {Length} bytes");
-        // A mapping begins on a page, and the page that holds its last byte has no neighbour of ours.
+        // A mapping begins on a page, and the page of its last byte contains no other mapping of this process.
         nint from = (nint)Sizes.RoundUp((long)offset, _system.Page);
         nint to = offset + length == Length ? Length : (nint)Sizes.RoundDown((long)offset + length, _system.Page);
         if (from >= to) return 0;
@@ -77,7 +80,7 @@ public sealed unsafe class MappedMemory : IDisposable
         return MemoryMarshal.CreateSpan(ref *(T*)(_start + offset), count);
     }
 
-    /// <summary>Unmaps. Spans and addresses given out before are dead from here on.</summary>
+    /// <summary>Unmaps. Spans and addresses obtained before become invalid.</summary>
     public void Dispose()
     {
         if (_start != null) _ = _system.Unmap((nint)_start, Length);
@@ -86,6 +89,6 @@ public sealed unsafe class MappedMemory : IDisposable
         GC.SuppressFinalize(this);
     }
 
-    /// <summary>Last resort for memory nobody disposed.</summary>
+    /// <summary>Finalizer, for memory that was never disposed.</summary>
     ~MappedMemory() => Dispose();
 }

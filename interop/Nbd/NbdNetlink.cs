@@ -2,15 +2,15 @@ using System.Runtime.InteropServices;
 
 namespace Snapuserd.Interop;
 
-// How a socket is handed to the kernel's NBD client (linux/nbd-netlink.h): one message to the generic netlink family "nbd", whose number the
-// controller knows. A message is
+// Passing a socket to the kernel's NBD client (linux/nbd-netlink.h): one message to the generic netlink family "nbd", whose number the
+// controller reports. A message is
 //
 //   nlmsghdr { length, type = the family, flags, sequence, port }  genlmsghdr { command, version }  attribute…
 //   attribute: nlattr { length with these 4 bytes, type } value, padded to 4 bytes
 //
-// It is answered by a message of the family (CONNECT: with the device's index), by an error message whose number is 0 for success, or by both.
+// The reply is a message of the family (CONNECT: with the device's index), an error message whose number is 0 for success, or both.
 
-/// <summary>Before every netlink message.</summary>
+/// <summary>Header of every netlink message.</summary>
 [CType("struct nlmsghdr", FieldPrefix = "nlmsg_")]
 [KernelHeader("linux/netlink.h")]
 [StructLayout(LayoutKind.Sequential)]
@@ -26,7 +26,7 @@ public struct NetlinkHeader
     public uint Port;
 }
 
-/// <summary>Behind it in a generic message.</summary>
+/// <summary>Second header, in a generic message.</summary>
 [CType("struct genlmsghdr")]
 [KernelHeader("linux/genetlink.h")]
 [StructLayout(LayoutKind.Sequential)]
@@ -38,7 +38,7 @@ public struct GenericHeader
     public ushort Reserved;
 }
 
-/// <summary>Before every attribute.</summary>
+/// <summary>Header of every attribute.</summary>
 [CType("struct nlattr", FieldPrefix = "nla_")]
 [KernelHeader("linux/netlink.h")]
 [StructLayout(LayoutKind.Sequential)]
@@ -57,12 +57,12 @@ public static class NbdNetlink
 {
     public const ushort NLMSG_ERROR = 2;
     public const ushort NLM_F_REQUEST = 1;
-    /// <summary>Answer in any case, with an error message of number 0 for success.</summary>
+    /// <summary>Always reply, with an error message of number 0 for success.</summary>
     public const ushort NLM_F_ACK = 4;
-    /// <summary>Bits of an attribute's type that are no part of its number.</summary>
+    /// <summary>Mask of the bits of an attribute's type that form its number.</summary>
     public const int NLA_TYPE_MASK = -49153;
 
-    /// <summary>The controller's own number.</summary>
+    /// <summary>The controller's fixed number.</summary>
     public const ushort GENL_ID_CTRL = 16;
     public const byte CTRL_CMD_GETFAMILY = 3;
     public const ushort CTRL_ATTR_FAMILY_ID = 1;
@@ -71,7 +71,7 @@ public static class NbdNetlink
     public const byte NBD_GENL_VERSION = 1;
     public const byte NBD_CMD_CONNECT = 1;
     public const byte NBD_CMD_DISCONNECT = 2;
-    /// <summary>Puts sockets into the places of dead ones.</summary>
+    /// <summary>Replaces dead sockets with new ones.</summary>
     public const byte NBD_CMD_RECONFIGURE = 3;
 
     /// <summary>32 bits.</summary>
@@ -79,14 +79,14 @@ public static class NbdNetlink
     /// <summary>64 bits, as are the others up to <see cref="NBD_ATTR_DEAD_CONN_TIMEOUT"/>.</summary>
     public const ushort NBD_ATTR_SIZE_BYTES = 2;
     public const ushort NBD_ATTR_BLOCK_SIZE_BYTES = 3;
-    /// <summary>Seconds after which an unanswered request is taken to another connection, and this one is dead; 0: never.</summary>
+    /// <summary>Seconds after which an unanswered request moves to another connection, and this one counts as dead; 0: never.</summary>
     public const ushort NBD_ATTR_TIMEOUT = 4;
     public const ushort NBD_ATTR_SERVER_FLAGS = 5;
     /// <summary>Nested: items with a 32-bit descriptor each.</summary>
     public const ushort NBD_ATTR_SOCKETS = 7;
     /// <summary>Seconds that requests wait for new connections when all are dead.</summary>
     public const ushort NBD_ATTR_DEAD_CONN_TIMEOUT = 8;
-    /// <summary>A string that a later RECONFIGURE must know.</summary>
+    /// <summary>A string that a later RECONFIGURE must repeat.</summary>
     public const ushort NBD_ATTR_BACKEND_IDENTIFIER = 10;
     public const ushort NBD_SOCK_ITEM = 1;
     public const ushort NBD_SOCK_FD = 1;

@@ -6,13 +6,13 @@ namespace Snapuserd.Interop;
 //   option         C: IHAVEOPT option:32 length:32 data   S: reply magic:64 option:32 type:32 length:32 data, one or more
 //   EXPORT_NAME    ends it with     S: size:64 flags:16 zeroes[124] (none with NO_ZEROES), without an option reply; so does GO, with one
 //
-//   request        C: magic:32 flags:16 type:16 cookie:64 offset:64 length:32       28 bytes; a write's data behind it
-//   simple reply   S: magic:32 error:32 cookie:64                                   16 bytes; a read's data behind it if there is no error
-//   chunk          S: magic:32 flags:16 type:16 cookie:64 length:32                 20 bytes; length bytes behind it; the last one says DONE
+//   request        C: magic:32 flags:16 type:16 cookie:64 offset:64 length:32       28 bytes; then a write's data
+//   simple reply   S: magic:32 error:32 cookie:64                                   16 bytes; then a read's data, unless it failed
+//   chunk          S: magic:32 flags:16 type:16 cookie:64 length:32                 20 bytes; then length bytes; the last chunk has DONE
 //
-// Replies come in any order, one request's chunks mixed with others'; the cookie says whose they are.
+// Replies come in any order, and chunks of several requests may be mixed; the cookie identifies the request.
 
-/// <summary>What the kernel's client and every other one have in common.</summary>
+/// <summary>Constants shared by the kernel's client and all other clients.</summary>
 [KernelHeader("linux/nbd.h")]
 public static class NbdWire
 {
@@ -28,9 +28,9 @@ public static class NbdWire
 
     public const ushort NBD_FLAG_HAS_FLAGS = 1;
     public const ushort NBD_FLAG_READ_ONLY = 2;
-    /// <summary>The client may ask for a flush.</summary>
+    /// <summary>The client may request a flush.</summary>
     public const ushort NBD_FLAG_SEND_FLUSH = 4;
-    /// <summary>What one connection has read, every other one would have read as well.</summary>
+    /// <summary>All connections see the same data.</summary>
     public const ushort NBD_FLAG_CAN_MULTI_CONN = 1 << 8;
 
     /// <summary>Bytes of a request.</summary>
@@ -39,7 +39,7 @@ public static class NbdWire
     public const int ReplyBytes = 16;
 }
 
-/// <summary>What only programs speak with each other: negotiation and structured replies.</summary>
+/// <summary>Constants used only between programs: negotiation and structured replies.</summary>
 [OutOfTree("doc/proto.md of github.com/NetworkBlockDevice/nbd")]
 public static class NbdProtocol
 {
@@ -54,13 +54,13 @@ public static class NbdProtocol
     public const ushort FixedNewstyle = 1;
     public const ushort NoZeroes = 2;
 
-    /// <summary>A longer string is a breach of the protocol.</summary>
+    /// <summary>Longest string; a longer one violates the protocol.</summary>
     public const int LongestString = 4096;
     /// <summary>Bytes of an option before its data.</summary>
     public const int OptionBytes = 16;
     /// <summary>Bytes of an option's reply before its data.</summary>
     public const int OptionReplyBytes = 20;
-    /// <summary>Zeroes behind size and flags, for old clients.</summary>
+    /// <summary>Zeroes after size and flags, for old clients.</summary>
     public const int ZeroBytes = 124;
 
     public const uint OptExportName = 1;
@@ -82,9 +82,9 @@ public static class NbdProtocol
     public const ushort InfoName = 1;
     public const ushort InfoBlockSize = 3;
 
-    /// <summary>Transmission flag: a read may ask not to be answered in pieces. Only with structured replies.</summary>
+    /// <summary>Transmission flag: a read may request an unfragmented reply. Only with structured replies.</summary>
     public const ushort SendDf = 1 << 7;
-    /// <summary>Command flag: the answer in one piece.</summary>
+    /// <summary>Command flag: the reply in one piece.</summary>
     public const ushort CommandDf = 1 << 2;
 
     /// <summary>Bytes of a chunk before its payload.</summary>

@@ -1,10 +1,11 @@
 #!/bin/sh
-# fetch.sh [--depends] ARCH SUITE PACKAGE…: fetches packages of a Debian suite for an architecture (amd64, arm64), unpacks them below one folder, and prints that
-# folder. What is there already is not fetched again. Nothing is installed: apt runs with a configuration, lists and a cache of its own, so that
-# neither this machine's packages nor its architectures change, and no root is needed. FOLDER/.complete says which versions it has; `./build.sh clean`
-# makes the next run fetch the newest.
-# With --depends each PACKAGE is a metapackage of a kernel, such as linux-image-arm64, and what is fetched is the kernel that it depends on; where Debian has that in several packages (from Linux 7 on), all of them.
-# In the environment: FETCH_CACHE, where it keeps all that (build/cache); DEBIAN_MIRROR, where it fetches from (http://deb.debian.org).
+# fetch.sh [--depends] ARCH SUITE PACKAGE…: fetches packages of a Debian suite for an architecture (amd64, arm64), unpacks them below one
+# folder, and prints that folder. A folder that is complete is not fetched again. Nothing is installed: apt runs with its own configuration,
+# lists and cache, so this machine's packages and architectures do not change, and root is not needed. FOLDER/.complete lists the versions;
+# `./build.sh clean` makes the next run fetch the newest.
+# With --depends each PACKAGE is a metapackage of a kernel, such as linux-image-arm64. The script fetches the kernel that it depends on, or
+# all of the kernel's packages if Debian splits it (from Linux 7 on).
+# Environment: FETCH_CACHE, the folder for all of this (default build/cache); DEBIAN_MIRROR (default http://deb.debian.org).
 set -eu
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/../.." && pwd)
 depends=
@@ -36,7 +37,7 @@ keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 [ -e "$keyring" ] || fail "$keyring is missing (Debian package debian-archive-keyring)"
 
 mkdir -p "$cache"
-# One at a time: apt has one set of lists here, and two builds want the same folder. After the wait everything may be there.
+# One run at a time: apt has one set of lists here, and two builds need the same folder. After the wait the folder may be complete.
 exec 9>"$cache/.lock"
 flock 9
 if [ -e "$folder/.complete" ]; then
@@ -68,12 +69,12 @@ Acquire::Retries "3";
 END
 export APT_CONFIG="$apt/etc/apt.conf"
 
-# depends_of PACKAGE: what it depends on, a name a line.
+# depends_of PACKAGE: prints its dependencies, one name per line.
 depends_of() {
     apt-cache depends "$1" 2>/dev/null | sed -n 's/^ *|\{0,1\}Depends: \([^<].*\)$/\1/p'
 }
 
-# download PACKAGE…: into the current folder. With --depends, what they depend on.
+# download PACKAGE…: downloads them into the current folder. With --depends, downloads their dependencies instead.
 download() {
     if [ -n "$depends" ]; then
         for package in "$@"; do
@@ -90,7 +91,7 @@ download() {
 rm -rf "$folder.new"
 mkdir -p "$folder.new/.debs"
 cd "$folder.new/.debs"
-# Lists that are too old name a package that the mirror no longer has: then they are fetched again.
+# Outdated lists name packages that the mirror no longer has: then the lists are fetched again.
 if ! [ -e "$apt/listed" ] || ! download "$@"; then
     apt-get update -qq -o APT::Update::Error-Mode=any >&2 || fail "the package lists of $suite for $arch cannot be fetched from $mirror"
     : >"$apt/listed"

@@ -2,30 +2,31 @@ using System.Runtime.InteropServices;
 
 namespace Snapuserd.Interop;
 
-// The user-space block device driver of Linux (linux/ublk_cmd.h, Documentation/block/ublk.rst), all of it through IORING_OP_URING_CMD:
+// Linux's user-space block device driver (linux/ublk_cmd.h, Documentation/block/ublk.rst), used through IORING_OP_URING_CMD:
 //
-//   /dev/ublk-control   UBLK_U_CMD_…  a UblksrvCtrlCmd in a request of 128 bytes; may block, so it has a ring and a thread of its own
+//   /dev/ublk-control   UBLK_U_CMD_…  a UblksrvCtrlCmd in a request of 128 bytes; may block, so it has its own ring and thread
 //   /dev/ublkcN         UBLK_U_IO_…   a UblksrvIoCmd in a request of 64 bytes, from the one thread that fetched the queue's tags
-//                       mmap          one array of UblksrvIoDesc per queue, [tag]; queue q begins at q times the longest such array, in whole pages
-//                       pwrite        with UBLK_F_USER_COPY: the bytes of a read, at an offset that names queue, tag and place
+//                       mmap          one array of UblksrvIoDesc per queue, [tag]; queue q begins at q times the longest such array,
+//                                     in whole pages
+//                       pwrite        with UBLK_F_USER_COPY: the bytes of a read, at an offset that encodes queue, tag and position
 //   /dev/ublkbN         the block device, from START_DEV on
 //
 // A tag's life: FETCH_REQ -> (completion 0: the descriptor holds a request) -> COMMIT_AND_FETCH_REQ with its result -> … -> (completion
 // -ENODEV: the device is being stopped, and the tag is not fetched again). START_DEV waits until every tag of every queue was fetched.
 
-/// <summary>A control command, in bytes 48 and on of a request of 128.</summary>
+/// <summary>A control command, from byte 48 on of a request of 128.</summary>
 [CType("struct ublksrv_ctrl_cmd")]
 [KernelHeader("linux/ublk_cmd.h")]
 [StructLayout(LayoutKind.Sequential)]
 public struct UblksrvCtrlCmd
 {
-    /// <summary>Which device; all ones with ADD_DEV: any that is free.</summary>
+    /// <summary>Number of the device; all ones with ADD_DEV: any free number.</summary>
     public uint DevId;
-    /// <summary>All ones unless the command is about a queue.</summary>
+    /// <summary>All ones unless the command concerns a queue.</summary>
     public ushort QueueId;
     /// <summary>Length of the buffer in bytes.</summary>
     public ushort Len;
-    /// <summary>Address of the buffer, for what goes in or comes out.</summary>
+    /// <summary>Address of the buffer, for input or output.</summary>
     public ulong Addr;
     /// <summary>START_DEV and END_USER_RECOVERY: the server's process.</summary>
     public ulong Data;
@@ -34,7 +35,7 @@ public struct UblksrvCtrlCmd
     public uint Reserved;
 }
 
-/// <summary>What a device is: asked for with ADD_DEV, answered by it and by GET_DEV_INFO.</summary>
+/// <summary>Properties of a device: the input of ADD_DEV, the output of it and of GET_DEV_INFO.</summary>
 [CType("struct ublksrv_ctrl_dev_info")]
 [KernelHeader("linux/ublk_cmd.h")]
 [StructLayout(LayoutKind.Sequential)]
@@ -45,7 +46,7 @@ public struct UblksrvCtrlDevInfo
     /// <summary>UBLK_S_DEV_…</summary>
     public ushort State;
     public ushort Pad0;
-    /// <summary>Bytes of a request at the most.</summary>
+    /// <summary>Largest request in bytes.</summary>
     public uint MaxIoBufBytes;
     public uint DevId;
     /// <summary>The server's process; −1 once the device was stopped.</summary>
@@ -54,7 +55,7 @@ public struct UblksrvCtrlDevInfo
     public uint Pad1;
     /// <summary>UBLK_F_…</summary>
     public ulong Flags;
-    /// <summary>The server's own; the driver only keeps it.</summary>
+    /// <summary>For the server's use; the driver only stores it.</summary>
     [CName("ublksrv_flags")]
     public ulong ServerFlags;
     public uint OwnerUid;
@@ -87,13 +88,13 @@ public struct UblksrvIoCmd
     [CName("q_id")]
     public ushort QueueId;
     public ushort Tag;
-    /// <summary>COMMIT: bytes done, 0, or a negative errno.</summary>
+    /// <summary>COMMIT: number of bytes done, 0, or a negative errno.</summary>
     public int Result;
     /// <summary>Address of the buffer; 0 with UBLK_F_USER_COPY.</summary>
     public ulong Addr;
 }
 
-/// <summary>What the block device is like.</summary>
+/// <summary>Basic properties of the block device.</summary>
 [CType("struct ublk_param_basic")]
 [KernelHeader("linux/ublk_cmd.h")]
 [StructLayout(LayoutKind.Sequential)]
@@ -101,7 +102,7 @@ public struct UblkParamBasic
 {
     /// <summary>UBLK_ATTR_…</summary>
     public uint Attrs;
-    /// <summary>Logical block size as a power of two; the others likewise.</summary>
+    /// <summary>Logical block size as a power of two; the other sizes likewise.</summary>
     public byte LogicalBsShift;
     public byte PhysicalBsShift;
     public byte IoOptShift;
@@ -122,14 +123,14 @@ public unsafe struct UblkParams
 {
     /// <summary>Bytes of this structure.</summary>
     public uint Len;
-    /// <summary>UBLK_PARAM_TYPE_…: which are given.</summary>
+    /// <summary>UBLK_PARAM_TYPE_…: which parameters are given.</summary>
     public uint Types;
     public UblkParamBasic Basic;
     /// <summary>Discard, device numbers, zones.</summary>
     public fixed uint Reserved[18];
 }
 
-/// <summary>The constants of linux/ublk_cmd.h that we use, under their own names. Flags without a version are of Linux 6.0.</summary>
+/// <summary>The constants of linux/ublk_cmd.h used here, under their own names. Flags without a version are of Linux 6.0.</summary>
 [KernelHeader("linux/ublk_cmd.h")]
 public static class UblkAbi
 {
@@ -175,19 +176,20 @@ public static class UblkAbi
     public const uint UBLK_ATTR_READ_ONLY = 1u << 0;
     public const uint UBLK_PARAM_TYPE_BASIC = 1u << 0;
 
-    /// <summary>A command of a queue that the driver does not know: it is of another driver's type ('s'), and does nothing.</summary>
+    /// <summary>A queue command that the driver does not know: it has another driver's type ('s') and does nothing.</summary>
     public static uint ForeignCommand => (uint)'s' << 8;
 
-    /// <summary>Where the bytes of a tag's request are written to with UBLK_F_USER_COPY, as an offset of /dev/ublkcN.</summary>
+    /// <summary>Offset in /dev/ublkcN to which the bytes of a tag's request are written with UBLK_F_USER_COPY.</summary>
     public static long UserCopyOffset(int queue, int tag) => UBLKSRV_IO_BUF_OFFSET + ((long)queue << UBLK_QID_OFF) + ((long)tag << UBLK_TAG_OFF);
 
     /// <summary>
-    /// Where a queue's descriptors are mapped from, on a kernel with pages of <paramref name="page"/> bytes: as many bytes per queue as the deepest one maps
-    /// (ublk_max_cmd_buf_size). That is 96 KiB, and 128 KiB with pages of 64 KiB. Kernels without d369735e02ef ("fix ublk_ch_mmap() for 64K page size", 6.13, and
-    /// stable releases since December 2024) refuse every queue but the first there (EINVAL), because no page begins where they look for the others.
+    /// Offset for mapping a queue's descriptors, on a kernel with pages of <paramref name="page"/> bytes. Each queue has as many bytes as
+    /// the deepest possible one maps (ublk_max_cmd_buf_size): 96 KiB, or 128 KiB with pages of 64 KiB. With such pages, kernels without
+    /// d369735e02ef ("fix ublk_ch_mmap() for 64K page size", 6.13, and stable releases since December 2024) reject every queue but the
+    /// first (EINVAL): the offset at which they expect the others is not page-aligned.
     /// </summary>
     public static long DescriptorOffset(int queue, int page) => UBLKSRV_CMD_BUF_OFFSET + ((long)queue * DescriptorLength(UBLK_MAX_QUEUE_DEPTH, page));
 
-    /// <summary>Length of that mapping for a queue of <paramref name="depth"/> tags; the driver takes no other.</summary>
+    /// <summary>Length of that mapping for a queue of <paramref name="depth"/> tags; the driver accepts no other.</summary>
     public static unsafe nint DescriptorLength(int depth, int page) => Sizes.RoundUp(depth * sizeof(UblksrvIoDesc), page);
 }

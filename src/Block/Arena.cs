@@ -16,19 +16,22 @@ public readonly record struct Slice(int Offset, int Length)
 }
 
 /// <summary>
-/// All the memory that I/O and decompression use, mapped once at start. Slices are handed out and never come back one by one:
-/// whoever takes one keeps it for the run or divides it further.
+/// All the memory for I/O and decompression, mapped once at start. Slices are handed out and never returned one by one: the caller keeps
+/// a slice for the run or divides it further.
 /// </summary>
 public sealed class Arena : IDisposable
 {
-    /// <summary>Bytes to which a slice is aligned unless the caller asks for more or less: direct I/O works with it.</summary>
+    /// <summary>Default alignment of a slice in bytes: direct I/O works with it.</summary>
     public const int Alignment = Sizes.Granule;
 
     private readonly MappedMemory _memory;
     private int _used;
     private bool _abandoned;
 
-    /// <summary>Maps <paramref name="size"/> bytes; exit code 71 if the system refuses. <paramref name="system"/> is the running kernel unless a test gives another.</summary>
+    /// <summary>
+    /// Maps <paramref name="size"/> bytes; exit code 71 if the system refuses. <paramref name="system"/> is the running kernel unless a
+    /// test passes another.
+    /// </summary>
     public Arena(int size, SystemMemory? system = null)
     {
         int result = MappedMemory.Map(size, out MappedMemory? memory, system);
@@ -40,13 +43,13 @@ public sealed class Arena : IDisposable
     /// <summary>Size in bytes.</summary>
     public int Size => (int)_memory.Length;
 
-    /// <summary>Whose pages the memory consists of: <see cref="Forget"/> gives back whole ones.</summary>
+    /// <summary>The system whose pages back the memory: <see cref="Forget"/> returns whole pages to it.</summary>
     public SystemMemory System => _memory.System;
 
     /// <summary>Bytes not handed out yet.</summary>
     public int Free => Size - _used;
 
-    /// <summary>A ring has the pages themselves, not only their addresses.</summary>
+    /// <summary>The arena is registered with a ring, which holds the pages themselves and not only their addresses.</summary>
     internal bool IsRegistered { get; set; }
 
     /// <summary>Address of byte 0 for the kernel and the codecs.</summary>
@@ -55,7 +58,7 @@ public sealed class Arena : IDisposable
     /// <summary>The bytes of a slice.</summary>
     public Span<byte> this[Slice slice] => _memory.Span<byte>(slice.Offset, slice.Length);
 
-    /// <summary>Address of a slice's first byte, for the kernel and the codecs. A slice that does not lie in the arena is a defect of ours and throws.</summary>
+    /// <summary>Address of a slice's first byte, for the kernel and the codecs. A slice outside the arena is a bug and throws.</summary>
     public nint AddressOf(Slice slice)
     {
         if (slice.Offset < 0 || slice.Length < 0 || slice.Offset > Size - slice.Length)
@@ -64,7 +67,7 @@ public sealed class Arena : IDisposable
     }
 
     /// <summary>
-    /// Hands out <paramref name="length"/> bytes such that the byte at <paramref name="bias"/> of the slice lies on a multiple of
+    /// Hands out <paramref name="length"/> bytes such that the byte at <paramref name="bias"/> of the slice is aligned to
     /// <paramref name="alignment"/> (a power of two). Null if the arena is too small.
     /// </summary>
     public Slice? Take(int length, int alignment = Alignment, int bias = 0)
@@ -76,21 +79,22 @@ public sealed class Arena : IDisposable
     }
 
     /// <summary>
-    /// Gives the whole system pages of a slice back to the system, locked ones too; the slice's contents are undefined from here on. A page that
-    /// the slice shares with a neighbour stays, because the kernel gives back whole pages only: take slices that are to be forgotten aligned to <see cref="SystemMemory.Page"/> and as
-    /// multiples of it. Nothing is given back where the kernel refuses (locked, before 5.18) or the arena is registered with a ring, which would go on using the old pages.
+    /// Returns the whole system pages of a slice to the system, including locked ones; the slice's contents are then undefined. A page
+    /// that the slice shares with a neighbour stays, because the kernel takes back whole pages only. So a slice to be forgotten should be
+    /// aligned to <see cref="SystemMemory.Page"/> and a multiple of it. Nothing is returned where the kernel refuses (locked, before
+    /// 5.18). The same holds if the arena is registered with a ring, which would continue to use the old pages.
     /// </summary>
     public void Forget(Slice slice)
     {
         if (!IsRegistered) _ = _memory.Discard(slice.Offset, slice.Length);
     }
 
-    /// <summary>Takes everything back that was handed out: the next run starts from an empty arena.</summary>
+    /// <summary>Takes back all slices: the next run starts with an empty arena.</summary>
     public void Reset() => _used = 0;
 
     /// <summary>
-    /// From here on the memory is never unmapped, neither by <see cref="Dispose"/> nor by the collector: the kernel may still write to it,
-    /// and would write to whatever was mapped there next.
+    /// From here on neither <see cref="Dispose"/> nor the garbage collector unmaps the memory: the kernel may still write to it, and
+    /// would write to the next mapping at that address.
     /// </summary>
     public void Abandon()
     {

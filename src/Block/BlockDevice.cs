@@ -8,35 +8,41 @@ namespace Snapuserd.Block;
 [Flags]
 public enum DeviceAccess
 {
-    /// <summary>For reading, beside others.</summary>
+    /// <summary>For reading, together with other users.</summary>
     Read = 0,
     /// <summary>For reading and writing.</summary>
     Write = 1,
-    /// <summary>Alone: a block device must not be mounted, mapped or held by anybody, and nobody may hold the lock.</summary>
+    /// <summary>
+    /// Exclusive: a block device must not be mounted, mapped or held by another process, and no other process may hold the lock.
+    /// </summary>
     Exclusive = 2,
-    /// <summary>Beside other readers, but not while somebody holds it exclusively: what is read stays what it is.</summary>
+    /// <summary>Together with other readers, but not while another process holds it exclusively: the content does not change.</summary>
     Shared = 8,
-    /// <summary>Past the page cache, where the device can; see <see cref="BlockDevice.IsDirect"/>.</summary>
+    /// <summary>Bypasses the page cache if the device can; see <see cref="BlockDevice.IsDirect"/>.</summary>
     Direct = 4,
-    /// <summary>With <see cref="Exclusive"/>: also where the file system has no locks, so that nothing keeps other programs away.</summary>
+    /// <summary>With <see cref="Exclusive"/>: accepts a file system without locks, where nothing keeps other programs away.</summary>
     WithoutLock = 16,
-    /// <summary>With <see cref="Exclusive"/> or <see cref="Shared"/>: to keep others away for a child, which opens it once more for its I/O (<see cref="InheritedHolds"/>).</summary>
+    /// <summary>
+    /// With <see cref="Exclusive"/> or <see cref="Shared"/>: holds the device for a child, which opens it again for its I/O
+    /// (<see cref="InheritedHolds"/>).
+    /// </summary>
     HoldOnly = 32,
 }
 
-/// <summary>A block device or a regular file that stands for one, opened, measured and locked.</summary>
+/// <summary>A block device, or a regular file used as one: opened, measured and locked.</summary>
 public sealed class BlockDevice : IDisposable
 {
     /// <summary>
-    /// Tries, <see cref="TryMilliseconds"/> apart, for a lock or an exclusive hold. A killed merge keeps both until the kernel has
-    /// ended its last request and torn down its ring, behind the death of the process; udev takes a lock for the moment in which it looks
-    /// at a device that was written to; a living merge keeps it for good. Two seconds outlast the first two and do not annoy in the other case.
+    /// Attempts for a lock or an exclusive hold, <see cref="TryMilliseconds"/> apart. A killed merge keeps both after its process ends,
+    /// until the kernel has finished its last request and torn down its ring. udev takes a lock for a moment, while it looks at a device
+    /// that was written to. A live merge keeps it until it ends. Two seconds outlast the first two and are short enough in the third
+    /// case.
     /// </summary>
     private const int LockTries = 100;
 
     private const int TryMilliseconds = 20;
 
-    /// <summary>Times that a path may lead elsewhere when its lock was waited for.</summary>
+    /// <summary>How often the path may lead to another file or device after the wait for its lock.</summary>
     private const int MostMoves = 5;
 
     private readonly uint _kind;
@@ -54,37 +60,43 @@ public sealed class BlockDevice : IDisposable
         _kind = Kind(status);
     }
 
-    /// <summary>As the user gave it.</summary>
+    /// <summary>The path as the user gave it.</summary>
     public string Path { get; }
 
     /// <summary>The descriptor; -1 once disposed.</summary>
     public int Fd { get; private set; }
 
-    /// <summary>A block device, not a regular file.</summary>
+    /// <summary>True for a block device, false for a regular file.</summary>
     public bool IsBlockDevice => _kind == Libc.S_IFBLK;
 
-    /// <summary>Length in bytes when it was opened.</summary>
+    /// <summary>Length in bytes at the time of opening.</summary>
     public long Length { get; private set; }
 
-    /// <summary>Logical sector size in bytes, the unit that is written whole or not at all; 512 for a regular file.</summary>
+    /// <summary>Logical sector size in bytes, the unit of an atomic write; 512 for a regular file.</summary>
     public int LogicalSector { get; private set; } = 512;
 
-    /// <summary>Requests go past the page cache: asked for, and proved by a read.</summary>
+    /// <summary>Requests bypass the page cache: requested by the caller and verified by a read.</summary>
     public bool IsDirect { get; private set; }
 
-    /// <summary>What offsets and lengths of requests must be multiples of, in bytes: 1 unless <see cref="IsDirect"/>.</summary>
+    /// <summary>The multiple, in bytes, of all request offsets and lengths: 1 unless <see cref="IsDirect"/>.</summary>
     public int Granule { get; private set; } = 1;
 
-    /// <summary>What buffer addresses must be multiples of, in bytes: 1 unless <see cref="IsDirect"/>.</summary>
+    /// <summary>The multiple, in bytes, of all buffer addresses: 1 unless <see cref="IsDirect"/>.</summary>
     public int MemoryAlignment { get; private set; } = 1;
 
-    /// <summary>Which bytes it is, whatever it is called.</summary>
+    /// <summary>The storage that the bytes lie on, independent of the path.</summary>
     public StorageIdentity Storage => _storage ?? throw new InvalidOperationException($"{Path} was not opened");
 
-    /// <summary>A sentence if the file system has no locks, so that nothing keeps other programs away; null if it is locked, or was not to be.</summary>
+    /// <summary>
+    /// A sentence if the file system has no locks, so that nothing keeps other programs away; null if it is locked, or no lock was
+    /// requested.
+    /// </summary>
     public string? NotLocked { get; private set; }
 
-    /// <summary>The descriptors that keep others away from it, to be inherited by a child (<see cref="InheritedHolds"/>): its own, and those of its locks and its other names.</summary>
+    /// <summary>
+    /// The descriptors that keep other processes away, for a child to inherit (<see cref="InheritedHolds"/>): the device's own, and those
+    /// of its locks and its other names.
+    /// </summary>
     public IEnumerable<int> Holds
     {
         get
@@ -96,9 +108,15 @@ public sealed class BlockDevice : IDisposable
     }
 
     /// <summary>
-    /// Opens a device. Fails with 64 for what is neither a block device nor a regular file, or is to be written and has sectors larger than a block, 66 when it is not there, 71 without memory or
-    /// descriptors, 74 when it cannot be read, 76 when another program or process uses it, 77 when it is read-only or not allowed, 69 when it is to be used alone and its file system has no locks.
-    /// What it shares with <paramref name="besides"/> is locked by that device, which this process has opened before.
+    /// Opens a device. Fails with:
+    /// 64 for a path that is neither a block device nor a regular file, or a device to be written whose sectors are larger than a block;
+    /// 66 when it does not exist;
+    /// 69 when it is to be used exclusively and its file system has no locks;
+    /// 71 without memory or descriptors;
+    /// 74 when it cannot be read;
+    /// 76 when another program or process uses it;
+    /// 77 when it is read-only or permission is missing.
+    /// Storage that it shares with <paramref name="besides"/>, which this process has opened before, is locked by that device.
     /// </summary>
     public static BlockDevice Open(string path, DeviceAccess access, BlockDevice? besides = null)
     {
@@ -107,11 +125,11 @@ public sealed class BlockDevice : IDisposable
         throw new SnapuserdException(ExitCode.InUse, $"{path} leads to another file or device each time it is opened");
     }
 
-    /// <summary>Null if another file or device is there by the time that this one is locked.</summary>
+    /// <summary>Null if the path leads to another file or device after this one is locked.</summary>
     private static BlockDevice? OpenOnce(string path, DeviceAccess access, BlockDevice? besides)
     {
         bool write = (access & DeviceAccess.Write) != 0;
-        // Looked at before it is opened, because opening a tape, a terminal or a pipe does something.
+        // Checked before the open, because opening a tape, a terminal or a pipe has side effects.
         Check(path, Libc.Statx(Libc.AT_FDCWD, path, 0, Libc.STATX_BASIC_STATS, out StatxData status), write);
         CheckKind(path, status);
 
@@ -136,7 +154,7 @@ public sealed class BlockDevice : IDisposable
             device = new BlockDevice(path, fd, status) { _inherited = inherited };
             device.Measure(status, write);
             device._storage = StorageResolver.Of(fd, status, device.Length, out List<(uint Major, uint Minor)> unclaimed);
-            // Only the opening must not block; with the flag left on, older kernels answer every cold read of a ring with EAGAIN.
+            // Only the open must not block. With the flag left on, older kernels answer every cold read of a ring with EAGAIN.
             Check(path, Libc.Fcntl(fd, Libc.F_SETFL, flags & ~Libc.O_NONBLOCK), write);
             if (alone || (access & DeviceAccess.Shared) != 0)
             {
@@ -158,13 +176,14 @@ public sealed class BlockDevice : IDisposable
         }
     }
 
-    /// <summary>True if both have a byte of storage in common, whatever their paths: one file or device, or a window onto it.</summary>
+    /// <summary>True if both share a byte of storage, whatever their paths: one file or device, or a window onto it.</summary>
     public bool SameFileAs(BlockDevice other) => Storage.RelationTo(other.Storage, out _) is StorageRelation.Equal or StorageRelation.Overlapping;
 
     /// <summary>
-    /// Gives up the exclusive hold and the lock of a block device, and the right to write to it, without disturbing those who read: the same number is another descriptor from one moment to the next. Both end when
-    /// the last request that began before has ended, which may be a while: the next holder has to try more than once. Our own processes stay away until it is closed
-    /// (<see cref="StorageLocks"/>). Exit codes as those of <see cref="Open"/>; it is as before then.
+    /// Gives up the exclusive hold and the lock of a block device, and the right to write to it, without disturbing readers: dup3
+    /// replaces the descriptor atomically under the same number. Both end when the last request that began before has ended, which may
+    /// take a while: the next holder has to try more than once. Other snapuserd processes are kept away until it is closed
+    /// (<see cref="StorageLocks"/>). Exit codes as those of <see cref="Open"/>; on failure, nothing has changed.
     /// </summary>
     public void GiveUpHold()
     {
@@ -173,7 +192,7 @@ public sealed class BlockDevice : IDisposable
         int flags = Libc.Fcntl(Fd, Libc.F_GETFL, 0);
         Check(Path, flags, false);
         int fd = OpenAgain(Path, flags & Libc.O_DIRECT, mine);
-        // The path may lead elsewhere by now: the root is another, or the link was moved.
+        // The path may lead elsewhere by now: the process changed its root, or the link was moved.
         if (fd == -Errno.ENOENT) fd = OpenAgain($"/proc/self/fd/{Fd}", flags & Libc.O_DIRECT, mine);
         Check(Path, fd, false);
         int result;
@@ -186,7 +205,10 @@ public sealed class BlockDevice : IDisposable
         _inherited = -1;
     }
 
-    /// <summary>Closes the device, with the exclusive hold and the lock that other programs go by, and keeps everything that keeps our own processes away.</summary>
+    /// <summary>
+    /// Closes the device, with the exclusive hold and the flock that other programs respect. Keeps the locks that keep other snapuserd
+    /// processes away.
+    /// </summary>
     public void KeepLocks()
     {
         if (_locked) _ = Libc.Flock(Fd, Libc.LOCK_UN);
@@ -195,7 +217,9 @@ public sealed class BlockDevice : IDisposable
         Fd = -1;
     }
 
-    /// <summary>Closes it while the kernel may still write through it: lock and exclusive hold stay until the last of that has ended.</summary>
+    /// <summary>
+    /// Closes it while the kernel may still write through it: lock and exclusive hold stay until the last of those writes has ended.
+    /// </summary>
     public void CloseInUse()
     {
         _locked = _rangeLocked = false;
@@ -203,12 +227,12 @@ public sealed class BlockDevice : IDisposable
         Dispose();
     }
 
-    /// <summary>Closes it, and with it lets go of lock and exclusive hold. Nothing may be in flight (<see cref="CloseInUse"/>).</summary>
+    /// <summary>Closes it and releases lock and exclusive hold. No request may be in flight (<see cref="CloseInUse"/>).</summary>
     public void Dispose()
     {
         if (Fd >= 0)
         {
-            // Closing alone keeps the lock for as long as a child that was forked a moment ago, and has not yet become its program, has the same file open.
+            // Without LOCK_UN the lock outlives the close while a forked child that has not yet called exec has the same file open.
             if (_locked) _ = Libc.Flock(Fd, Libc.LOCK_UN);
             if (_rangeLocked) _ = Libc.LockRange(Fd, new FileLock { Type = Libc.F_UNLCK });
             _ = Libc.Close(Fd);
@@ -220,7 +244,7 @@ public sealed class BlockDevice : IDisposable
         _locks = null;
     }
 
-    /// <summary>The descriptors of several devices, in their order.</summary>
+    /// <summary>The descriptors of several devices, in the same order.</summary>
     internal static int[] Descriptors(ReadOnlySpan<BlockDevice> devices)
     {
         int[] fds = new int[devices.Length];
@@ -230,7 +254,9 @@ public sealed class BlockDevice : IDisposable
 
     private static uint Kind(in StatxData status) => status.Mode & (uint)Libc.S_IFMT;
 
-    /// <summary>For reading, if it is the device that <paramref name="mine"/> tells of; -ENOENT if it is another.</summary>
+    /// <summary>
+    /// Opens for reading, if the path leads to the device described by <paramref name="mine"/>; -ENOENT if it is another.
+    /// </summary>
     private static int OpenAgain(string path, int flags, in StatxData mine)
     {
         int fd;
@@ -298,15 +324,19 @@ public sealed class BlockDevice : IDisposable
         if (write) RefuseLargeSectors();
     }
 
-    /// <summary>Fails with <see cref="LargeSectorException"/> (64) if to write a block is to write its neighbours as well, which may be durable and counted.</summary>
+    /// <summary>
+    /// Fails with <see cref="LargeSectorException"/> (64) if a write of one block also rewrites its neighbours, which may be durable and
+    /// counted.
+    /// </summary>
     public void RefuseLargeSectors()
     {
         if (LogicalSector > Sizes.LargestSector) throw new LargeSectorException(Path, LogicalSector);
     }
 
     /// <summary>
-    /// Keeps others away, as far as <paramref name="access"/> asks for it: our own processes by what the storage is (<see cref="StorageLocks"/>), other programs by flock on this file and on
-    /// the one below a loop device, and by holding every other device over the same storage.
+    /// Keeps other users away, as far as <paramref name="access"/> asks for it. Other snapuserd processes: by the identity of the storage
+    /// (<see cref="StorageLocks"/>). Other programs: by flock on this file and on the file below a loop device, and by holding every
+    /// other device over the same storage.
     /// </summary>
     private void Lock(in StatxData status, DeviceAccess access, List<(uint Major, uint Minor)> unclaimed, BlockDevice? besides)
     {
@@ -316,11 +346,12 @@ public sealed class BlockDevice : IDisposable
         else
         {
             Flock(alone, (access & DeviceAccess.WithoutLock) != 0);
-            // Also met by a process that shares the node and no place for locks: one in a container. Not udev's kind of lock.
+            // Also effective against a process that shares the device node but not the lock directory: one in a container. udev takes
+            // another kind of lock.
             if (IsBlockDevice && (access & DeviceAccess.HoldOnly) == 0) AwaitNode();
         }
         (uint, uint)? self = IsBlockDevice ? (status.RdevMajor, status.RdevMinor) : null;
-        // A file below both is locked by the other device, perhaps for that alone.
+        // The other device has already locked a file below both, possibly for this purpose only.
         if (self is { } device && besides?.SameFileAs(this) != true) LockFileBelow(device);
         if (alone) HoldOtherNames(self, unclaimed);
     }
@@ -332,7 +363,8 @@ public sealed class BlockDevice : IDisposable
         ?? throw new SnapuserdException(ExitCode.InUse, $"{Path} is locked by another snapuserd, under this or another name: a merge or a server that still runs, or a reader");
 
     /// <summary>
-    /// The previous holder may have put another file under the name, made this one longer, or set up the loop device again. What is used is what the path leads to now.
+    /// False if the path no longer leads to this file or device. The previous holder may have put another file under the name, made this
+    /// one longer, or set up the loop device again. The file or device that the path leads to now is the one to use.
     /// </summary>
     private bool IsStillThere(in StatxData opened, bool write)
     {
@@ -342,17 +374,17 @@ public sealed class BlockDevice : IDisposable
         Measure(now, write);
         StorageIdentity locked = Storage;
         _storage = StorageResolver.Of(Fd, now, Length);
-        // A file that has grown is locked to its end; a device is what it was, or another.
+        // A grown file is locked up to its new end. A device is the same, or another one.
         return !IsBlockDevice || locked.IsSameAs(_storage);
     }
 
-    /// <summary>Takes flock's lock, which other programs go by.</summary>
+    /// <summary>Takes the flock that other programs respect.</summary>
     private void Flock(bool alone, bool goWithout)
     {
-        // udev skips a disk that is locked exclusively; among our own processes the locks above do that.
+        // udev skips a disk that is locked exclusively; the locks above exclude other snapuserd processes.
         int kind = alone && !(IsBlockDevice && _locks is { IsEverywhere: true }) ? Libc.LOCK_EX : Libc.LOCK_SH;
         int result = AwaitFlock(Fd, kind);
-        // A network file system locks alone only through a descriptor that may write.
+        // A network file system grants an exclusive lock only to a descriptor that may write.
         if (result == -Errno.EBADF && kind == Libc.LOCK_EX) result = AwaitFlock(Fd, Libc.LOCK_SH);
         _locked = result == 0;
         if (_locked) return;
@@ -368,8 +400,9 @@ public sealed class BlockDevice : IDisposable
     }
 
     /// <summary>
-    /// This process was started to take the place of one that may have been killed, and what keeps others away is inherited. But the kernel may still be at work on the last requests of that process, and
-    /// must not be when this one begins. They belong to the file that it had opened, and so does this lock.
+    /// Waits for the last requests of the process that this one replaces, which may have been killed; the holds are inherited from it.
+    /// The kernel may still be processing those requests and must have finished before this process begins. They belong to the file that
+    /// the old process had opened, and so does this lock.
     /// </summary>
     private void AwaitPredecessor()
     {
@@ -382,7 +415,10 @@ public sealed class BlockDevice : IDisposable
         _rangeLocked = true;
     }
 
-    /// <summary>Locks all bytes of the open file itself (F_OFD_SETLK), alone if it can be written. False if another open file has a lock in the way.</summary>
+    /// <summary>
+    /// Locks all bytes of the open file itself (F_OFD_SETLK), exclusively if it can be written. False if another open file's lock
+    /// conflicts.
+    /// </summary>
     private bool TryAwaitAll()
     {
         int fd = Fd;
@@ -426,7 +462,7 @@ public sealed class BlockDevice : IDisposable
 
     private static readonly object s_done = new();
 
-    /// <summary>Tries for as long as a holder that is about to end may take; null if it still holds then.</summary>
+    /// <summary>Retries for as long as a holder that is about to end may take; null if it still holds after that.</summary>
     private static T? Await<T>(Func<T?> attempt) where T : class
     {
         for (int tries = LockTries; ; _ = Libc.Poll(default, TryMilliseconds))
@@ -437,10 +473,11 @@ public sealed class BlockDevice : IDisposable
     {
         bool known = (status.Mask & Libc.STATX_DIOALIGN) != 0;
         if (known && status.DioOffsetAlign == 0) return;
-        // Before Linux 6.1 a file does not say; what is too large for it costs nothing, and what is too small makes the read below fail.
+        // Before Linux 6.1 a file does not report its alignment. Too large a value costs nothing; too small a value makes the read below
+        // fail.
         int granule = known ? (int)status.DioOffsetAlign : IsBlockDevice ? LogicalSector : Sizes.Granule;
         int alignment = known ? (int)status.DioMemAlign : granule;
-        // Requests and buffers are aligned to that and no more.
+        // Requests and buffers have this alignment and no more.
         if (granule > Sizes.Granule || alignment > Arena.Alignment) return;
         int flags = Libc.Fcntl(Fd, Libc.F_GETFL, 0);
         if (flags < 0 || Length < granule || Libc.Fcntl(Fd, Libc.F_SETFL, flags | Libc.O_DIRECT) < 0) return;
@@ -451,7 +488,7 @@ public sealed class BlockDevice : IDisposable
             (IsDirect, Granule, MemoryAlignment) = (true, granule, alignment);
             return;
         }
-        // Nothing but this flag was changed, so taking it away leads back to the file as it was opened.
+        // Only this flag was changed, so clearing it restores the file as it was opened.
         Check(Path, Libc.Fcntl(Fd, Libc.F_SETFL, flags), false);
         if (read is < 0 and not -Errno.EINVAL and not -Errno.EOPNOTSUPP)
             throw new SnapuserdException(ExitCode.InputOutput, $"{Path}: reading the first {granule} bytes failed: {Reason.Of(read)}");

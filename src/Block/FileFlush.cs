@@ -3,7 +3,7 @@ using Snapuserd.Interop;
 
 namespace Snapuserd.Block;
 
-/// <summary>fsync(2) and fdatasync(2) of a file, a folder or a device, before the program publishes what it has written there.</summary>
+/// <summary>fsync(2) and fdatasync(2) of a file, a folder or a device, before the program publishes data that it wrote there.</summary>
 public static class FileFlush
 {
     /// <summary>
@@ -12,13 +12,15 @@ public static class FileFlush
     [ThreadStatic]
     internal static Func<int, int>? Before;
 
-    /// <summary>The descriptor cannot be flushed: its file system has no such call, or nothing may be written through it.</summary>
+    /// <summary>The descriptor cannot be flushed: its file system lacks the call, or writing through it is not permitted.</summary>
     public static bool IsLacking(int result) =>
         Errno.IsUnsupported(result) || result is -Errno.EINVAL or -Errno.EBADF or -Errno.EPERM or -Errno.EACCES or -Errno.EROFS;
 
-    /// <summary>Makes durable the data that was written to the descriptor, and what is needed to read it. Returns 0 or a negative errno.</summary>
+    /// <summary>
+    /// Makes durable the data written to the descriptor, and the metadata needed to read it. Returns 0 or a negative errno.
+    /// </summary>
     public static int OfData(int fd) => Before?.Invoke(fd) is < 0 and int refused ? refused : Libc.FDataSync(fd);
 
-    /// <summary>Makes durable what was written to the descriptor. Returns 0 or a negative errno.</summary>
+    /// <summary>Makes everything written to the descriptor durable. Returns 0 or a negative errno.</summary>
     public static int Of(int fd) => Before?.Invoke(fd) is < 0 and int refused ? refused : Libc.FSync(fd);
 }

@@ -2,10 +2,12 @@ using Snapuserd.Interop;
 
 namespace Snapuserd.Block;
 
-/// <summary>What a file system is called, for messages.</summary>
+/// <summary>Names of file systems, for messages.</summary>
 internal static class FileSystemName
 {
-    /// <summary>The name of the file system that <paramref name="path"/> lies on, such as "nfs", or its magic number where it has no name here.</summary>
+    /// <summary>
+    /// The name of the file system of <paramref name="path"/>, such as "nfs", or its magic number if the name is not known here.
+    /// </summary>
     internal static string Of(string path)
     {
         if (Libc.StatFs(path, out StatFsData data) < 0) return "its file system";

@@ -16,12 +16,12 @@ public static class ForeignFormat
     public const uint SparseMagic = 0xed26ff3a;
 
     /// <summary>
-    /// Bytes at the beginning of a file that <see cref="Describe"/> looks at: the last magic is erofs' and ext4's, in a superblock at
+    /// Bytes at the beginning of a file that <see cref="Describe"/> examines: the last magics are erofs' and ext4's, in a superblock at
     /// 1024.
     /// </summary>
     public const int PrefixBytes = 1088;
 
-    /// <summary>Text is told by its first bytes, at most as many as this.</summary>
+    /// <summary>Text is recognized by its first bytes, at most this many.</summary>
     private const int TextBytes = 512;
 
     private const string MakeCow = "make the COW from the old and the new image: snapuserd create --source OLD --target NEW";
@@ -29,16 +29,15 @@ public static class ForeignFormat
         "AOSP's cow_converter makes COWs from it and the target images; or unpack the images with a payload dumper, and " + MakeCow;
 
     /// <summary>
-    /// What a file given as a COW is, and what to do instead, as the end of a sentence that begins "it is "; null for what is not
-    /// recognized.
-    /// <paramref name="start"/> is the file's beginning, <see cref="PrefixBytes"/> of it or all there is.
+    /// The kind of a file given as a COW, and the remedy, as the end of a sentence that begins "it is "; null if it is not recognized.
+    /// <paramref name="start"/> is the file's beginning, <see cref="PrefixBytes"/> of it, or the whole file if it is shorter.
     /// </summary>
     public static string? Describe(ReadOnlySpan<byte> start) =>
         Android(start) ?? Compressed(start) ?? Image(start) ?? Other(start);
 
     /// <summary>
-    /// True if the device or file begins as an Android sparse image does. A device that cannot be read counts as raw: its first real
-    /// read reports the error.
+    /// True if the device or file begins like an Android sparse image. A device that cannot be read counts as raw: its first real read
+    /// reports the error.
     /// </summary>
     public static bool IsSparse(BlockDevice device)
     {
@@ -55,8 +54,7 @@ public static class ForeignFormat
     }
 
     /// <summary>
-    /// Exit code 65 if <paramref name="device"/>, which stands for a raw image, holds an Android sparse image: its bytes are not the
-    /// image's.
+    /// Exit code 65 if <paramref name="device"/>, used as a raw image, holds an Android sparse image: its bytes are not the image's.
     /// </summary>
     public static void RefuseSparse(BlockDevice? device)
     {
@@ -112,7 +110,7 @@ public static class ForeignFormat
             : null;
     }
 
-    /// <summary>UTF-8 without control characters but those of lines. A last character may be cut off where more follows.</summary>
+    /// <summary>UTF-8 without control characters other than line breaks. If more bytes follow, the last character may be cut off.</summary>
     private static bool IsText(ReadOnlySpan<byte> bytes)
     {
         if (bytes.Length < 2) return false;

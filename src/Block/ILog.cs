@@ -2,35 +2,38 @@ using System;
 
 namespace Snapuserd.Block;
 
-/// <summary>How much a record matters; the values are syslog's (RFC 5424 §6.2.1), as the kernel's log has them.</summary>
+/// <summary>Severity of a record; the values are syslog's (RFC 5424 §6.2.1), which the kernel's log uses.</summary>
 public enum Priority
 {
-    /// <summary>Something that was asked for was not done.</summary>
+    /// <summary>A requested action failed.</summary>
     Error = 3,
-    /// <summary>It goes on, but not as it should.</summary>
+    /// <summary>The program continues, but in a degraded state.</summary>
     Warning = 4,
-    /// <summary>The beginning or the end of something that happens once in a boot.</summary>
+    /// <summary>The beginning or the end of an event that happens once in a boot.</summary>
     Notice = 5,
     /// <summary>Everything else.</summary>
     Information = 6,
 }
 
-/// <summary>A number that belongs to a record. (No record struct: nobody compares or prints it, and the code for that would be in every ramdisk.)</summary>
+/// <summary>
+/// A number of a record. Not a record struct: no code compares or prints it, and the generated methods would add to every ramdisk.
+/// </summary>
 public readonly struct LogValue(string key, double value)
 {
-    /// <summary>In small letters with underscores; stays the same for ever.</summary>
+    /// <summary>In lower case with underscores; never changes.</summary>
     public string Key { get; } = key;
 
-    /// <summary>What it is; integers are exact up to 2^53.</summary>
+    /// <summary>The number; integers are exact up to 2^53.</summary>
     public double Value { get; } = value;
 }
 
-/// <summary>Takes records of what happens. Any thread; never throws, and never waits for anybody but whoever reads the log.</summary>
+/// <summary>Accepts records of events. Callable on any thread; never throws, and waits at most for the reader of the log.</summary>
 public interface ILog
 {
     /// <summary>
-    /// One record: <paramref name="name"/> says what happened, in small letters with underscores, and stays the same for ever; <paramref name="sentence"/> says it to
-    /// people, without the program's name and without a full stop; <paramref name="values"/> are for programs.
+    /// Writes one record. <paramref name="name"/> identifies the event, in lower case with underscores, and never changes.
+    /// <paramref name="sentence"/> describes it for people, without the program's name and without a full stop. <paramref name="values"/>
+    /// are for programs.
     /// </summary>
     void Write(Priority priority, string name, string sentence, params ReadOnlySpan<LogValue> values);
 }

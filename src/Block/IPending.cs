@@ -1,8 +1,8 @@
 namespace Snapuserd.Block;
 
-/// <summary>Something that a protocol waits for before its next step.</summary>
+/// <summary>An event that a protocol waits for before its next step.</summary>
 public interface IPending
 {
-    /// <summary>It has come.</summary>
+    /// <summary>The event has happened.</summary>
     bool IsDone { get; }
 }

@@ -2,14 +2,14 @@ using Snapuserd.Interop;
 
 namespace Snapuserd.Block;
 
-/// <summary>Time as an input: the engine asks this and nothing else, so that the simulator can give it any time.</summary>
+/// <summary>Time as an input: the engine uses no other clock, so that the simulator can control time.</summary>
 public interface ITimeSource
 {
-    /// <summary>Milliseconds since some moment; never goes back.</summary>
+    /// <summary>Milliseconds since an arbitrary moment; never decreases.</summary>
     long Milliseconds { get; }
 }
 
-/// <summary>CLOCK_MONOTONIC: unmoved by whoever sets the date, which in early boot somebody will.</summary>
+/// <summary>CLOCK_MONOTONIC: setting the date, which is common in early boot, does not change it.</summary>
 public sealed class MonotonicClock : ITimeSource
 {
     /// <inheritdoc/>
@@ -17,7 +17,7 @@ public sealed class MonotonicClock : ITimeSource
     {
         get
         {
-            // Cannot fail for this clock; if it did, time would stand still and checkpoints would come by bytes alone.
+            // Cannot fail for this clock. If it did, time would stand still, and only the number of bytes would cause checkpoints.
             _ = Libc.ClockGetTime(Libc.CLOCK_MONOTONIC, out TimeSpec now);
             return (now.Sec * 1000) + (now.Nsec / 1_000_000);
         }

@@ -1,7 +1,7 @@
 namespace Snapuserd.Block;
 
 /// <summary>
-/// CPU work that runs beside the I/O: decompression mostly. Jobs end in any order; the order is the implementation's, so that the
+/// CPU work that runs in parallel with I/O: mostly decompression. Jobs end in any order; the implementation determines it, so the
 /// simulator can choose it. Posting and reaping happen on the thread that owns the block queue; a job that ends signals its wake-up.
 /// </summary>
 public interface IWorkQueue<TJob> : System.IDisposable where TJob : struct
@@ -12,16 +12,16 @@ public interface IWorkQueue<TJob> : System.IDisposable where TJob : struct
     /// <summary>Posts a job; false when <see cref="Capacity"/> jobs are under way.</summary>
     bool TryPost(in TJob job, uint tag);
 
-    /// <summary>Takes the end of one job, if one has ended: the tag it was posted with and what it returned (0, or a negative number).</summary>
+    /// <summary>Reaps one ended job, if there is one: the tag it was posted with and its result (0, or a negative number).</summary>
     bool TryReap(out uint tag, out int result);
 
     /// <summary>Blocks until <see cref="TryReap"/> would succeed. Only while a job is under way.</summary>
     void WaitForEnd();
 }
 
-/// <summary>What does the jobs of one worker thread; each worker has its own, so it may keep contexts and scratch memory.</summary>
+/// <summary>Executes the jobs of one worker thread; each thread has its own worker, so it may keep contexts and scratch memory.</summary>
 public interface IWorker<TJob> : System.IDisposable where TJob : struct
 {
-    /// <summary>Does one job. Returns 0, or a negative number of the job's own meaning.</summary>
+    /// <summary>Executes one job. Returns 0, or a negative number of the job's own meaning.</summary>
     int Do(in TJob job);
 }

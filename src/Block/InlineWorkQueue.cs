@@ -2,7 +2,7 @@ using System;
 
 namespace Snapuserd.Block;
 
-/// <summary>A work queue without threads: a job is done when it is posted. For one processor, and for tests that want one order.</summary>
+/// <summary>A work queue without threads: posting a job runs it. For one processor, and for tests that need a fixed order.</summary>
 public sealed class InlineWorkQueue<TJob> : IWorkQueue<TJob> where TJob : struct
 {
     private readonly IWorker<TJob> _worker;
@@ -11,7 +11,9 @@ public sealed class InlineWorkQueue<TJob> : IWorkQueue<TJob> where TJob : struct
     private int _first;
     private int _count;
 
-    /// <summary>The worker becomes the queue's. <paramref name="wakeUp"/>, if there is one, is signalled at the end of every job.</summary>
+    /// <summary>
+    /// The queue takes ownership of the worker. <paramref name="wakeUp"/>, if given, is signalled at the end of every job.
+    /// </summary>
     public InlineWorkQueue(IWorker<TJob> worker, int capacity, WakeUp? wakeUp = null)
     {
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(capacity);

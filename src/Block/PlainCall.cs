@@ -2,10 +2,10 @@ using Snapuserd.Interop;
 
 namespace Snapuserd.Block;
 
-/// <summary>A request by pread, pwrite or fdatasync.</summary>
+/// <summary>Executes a request with pread, pwrite, fdatasync or sync_file_range.</summary>
 internal static class PlainCall
 {
-    /// <summary>One attempt: bytes moved (0 for a flush) or a negative errno, EINTR included.</summary>
+    /// <summary>One attempt: bytes moved (0 for a flush) or a negative errno, including EINTR.</summary>
     internal static int Once(in BlockRequest request, int fd, Arena arena) => request.Verb switch
     {
         BlockVerb.Read => (int)Libc.PRead(fd, arena.AddressOf(request.Buffer), request.Buffer.Length, request.Offset),
@@ -16,8 +16,8 @@ internal static class PlainCall
     };
 
     /// <summary>
-    /// The same until it is not interrupted. A flush is asked once only: lost data may be reported under any errno, EINTR included, and is
-    /// reported once.
+    /// Repeats until the call is not interrupted. A flush is issued only once: the kernel may report lost data under any errno, including
+    /// EINTR, and reports it once.
     /// </summary>
     internal static int Uninterrupted(in BlockRequest request, int fd, Arena arena)
     {

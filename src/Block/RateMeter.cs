@@ -2,10 +2,13 @@ using System;
 
 namespace Snapuserd.Block;
 
-/// <summary>Bytes per second, averaged over the last seconds so that a flush does not make the remaining time jump. Time is in seconds of any clock that does not go back.</summary>
+/// <summary>
+/// Bytes per second, averaged over the last seconds so that a flush does not make the remaining time jump. Time is in seconds of any
+/// clock that never decreases.
+/// </summary>
 public sealed class RateMeter
 {
-    /// <summary>Seconds between two measurements at least, and those that the average remembers.</summary>
+    /// <summary>Shortest time between two measurements, and time span of the average, in seconds.</summary>
     private const double Interval = 0.1, Memory = 5;
 
     private double _measuredAt = double.NaN;
@@ -14,7 +17,10 @@ public sealed class RateMeter
     /// <summary>The average; 0 until there are two measurements.</summary>
     public double BytesPerSecond { get; private set; }
 
-    /// <summary><paramref name="bytes"/> are done at <paramref name="now"/>. True the first time, when there is nothing to compare with.</summary>
+    /// <summary>
+    /// Records that <paramref name="bytes"/> are done at <paramref name="now"/>. True the first time, when there is no earlier
+    /// measurement.
+    /// </summary>
     public bool Measure(long bytes, double now)
     {
         if (double.IsNaN(_measuredAt))

@@ -5,27 +5,26 @@ using static Snapuserd.Interop.IoUringAbi;
 namespace Snapuserd.Block;
 
 /// <summary>
-/// The block queue over io_uring. Requests stand alone: no links, no drain, no forced worker threads; order is made by waiting.
-/// The eventfd of the wake-up is always being read in the ring, so that one wait listens to everything.
+/// The block queue over io_uring. Requests are independent: no links, no drain, no forced worker threads. The caller orders requests by
+/// waiting. A read of the wake-up's eventfd is always pending in the ring, so one wait covers completions and wake-ups.
 /// <para>
-/// Descriptors are not registered with the ring, because the kernel lets go of registered ones only some time after the ring was
-/// closed, and a device opened with O_EXCL would look busy to the next command.
+/// Descriptors are not registered with the ring: the kernel releases registered ones only some time after the ring was closed. Until
+/// then, a device opened with O_EXCL would look busy to the next command.
 /// </para>
 /// </summary>
 public sealed class RingQueue : IBlockQueue
 {
-    /// <summary>
-    /// Depth beyond which a ring is not asked for. Devices take 1024 requests at most (nr_requests), so more would only wait elsewhere.
-    /// </summary>
+    /// <summary>The largest ring depth. Devices take at most 1024 requests (nr_requests), so more would only wait elsewhere.</summary>
     public const int MaximumDepth = 4096;
 
     /// <summary>
-    /// Turns of one millisecond in which the kernel has no memory for a request, or does not let go of completions, before the queue counts as broken.
-    /// A second is long against any memory reclaim; who pays if it is too short gets exit code 74 and can resume.
+    /// Waits of one millisecond without progress before the queue counts as broken: the kernel has no memory for a request, or does not
+    /// release completions. One second is long compared with any memory reclaim. If it is too short, the command ends with exit code 74
+    /// and can resume.
     /// </summary>
     private const int PatienceMilliseconds = 1000;
 
-    // A tag has 32 bits, so whatever is above them is ours.
+    // A request's tag has 32 bits; the bits above them mark the ring's own entries.
     private const ulong WakeUpData = 1UL << 32;
     private const ulong CancelData = 2UL << 32;
     private const ulong CommandData = 3UL << 32;
@@ -55,9 +54,10 @@ public sealed class RingQueue : IBlockQueue
     }
 
     /// <summary>
-    /// Makes a ring for <paramref name="depth"/> requests over <paramref name="devices"/>, which requests name by their index. The thread
-    /// that calls this must be the only one that uses the queue. Returns null, or why there is no ring; <see cref="SyncQueue"/> does the same more slowly.
-    /// Devices, arena and wake-up stay the caller's and outlive the queue. <paramref name="commands"/> is how many of <see cref="TryCommand"/> may be in flight besides.
+    /// Makes a ring for <paramref name="depth"/> requests over <paramref name="devices"/>, which requests name by their index. Only the
+    /// calling thread may use the queue. Returns null, or the reason why there is no ring; <see cref="SyncQueue"/> then does the same
+    /// work more slowly. The caller keeps devices, arena and wake-up, and disposes of them after the queue. <paramref name="commands"/>
+    /// is how many commands of <see cref="TryCommand"/> may be in flight in addition.
     /// </summary>
     public static RingRefusal? TryCreate(ReadOnlySpan<BlockDevice> devices, Arena arena, WakeUp wakeUp, int depth, out RingQueue? queue, int commands = 0) =>
         TryCreate(BlockDevice.Descriptors(devices), arena, wakeUp, depth, out queue, pin: AnyDirect(devices), commands);
@@ -67,7 +67,7 @@ public sealed class RingQueue : IBlockQueue
         queue = null;
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(depth);
         ArgumentOutOfRangeException.ThrowIfGreaterThan(depth, MaximumDepth);
-        // One more for the read of the wake-up and one for the cancellation at the end.
+        // Two more entries: the read of the wake-up, and the cancellation at the end.
         int result = IoUring.Open((uint)(depth + commands) + 2, 0, 0, out IoUring? uring);
         if (result < 0) return RingRefusal.Of(result);
         const uint Needed = IORING_FEAT_NODROP | IORING_FEAT_RW_CUR_POS;
@@ -88,8 +88,8 @@ public sealed class RingQueue : IBlockQueue
             uring.Close();
             return RingRefusal.Of(result);
         }
-        // Pinning touches every page of the arena (15 ms and 32 MiB of memory for the default size), and only direct requests gain from it.
-        // Mostly RLIMIT_MEMLOCK says no; then the kernel pins the pages again for every direct request.
+        // Pinning touches every page of the arena (15 ms and 32 MiB of memory for the default size), and only direct requests gain from
+        // it. Often RLIMIT_MEMLOCK forbids it; then the kernel pins the pages again for every direct request.
         bool fixedBuffer = pin && uring.RegisterBuffer(arena.Address, arena.Size) == 0;
         arena.IsRegistered |= fixedBuffer;
         queue = new RingQueue(uring, uring.Ring, fds, arena, wakeUp, wakeUpBuffer!, depth, fixedBuffer);
@@ -97,8 +97,9 @@ public sealed class RingQueue : IBlockQueue
     }
 
     /// <summary>
-    /// Has a request that does nothing done by one of the kernel's own worker threads. Flushes need one, and so do reads and writes that would block.
-    /// Where none can be started (RLIMIT_NPROC, pids.max) requests end with ECANCELED; the first one that was started stays as long as the ring.
+    /// Runs a no-op request on one of the kernel's worker threads. Flushes need one, and so do reads and writes that would block. Where
+    /// the kernel cannot start one (RLIMIT_NPROC, pids.max), requests end with ECANCELED. A worker that was started stays as long as the
+    /// ring.
     /// </summary>
     private static int Probe(Ring ring)
     {
@@ -121,12 +122,12 @@ public sealed class RingQueue : IBlockQueue
     /// <inheritdoc/>
     public int Depth { get; }
 
-    /// <summary>The arena is pinned and registered, which spares the kernel a walk through the page tables on every direct request.</summary>
+    /// <summary>The arena is pinned and registered, so the kernel does not walk the page tables on every direct request.</summary>
     public bool FixedBuffer { get; }
 
     /// <summary>
-    /// The ring broke or could not be emptied: the kernel may write to the arena at any time. The arena was abandoned for that reason; nothing in it can be
-    /// trusted any more, and the way out is to exit.
+    /// The ring broke or could not be emptied: the kernel may write to the arena at any time. The arena is abandoned, its contents can no
+    /// longer be trusted, and the process has to exit.
     /// </summary>
     public bool Leaked { get; private set; }
 
@@ -135,20 +136,23 @@ public sealed class RingQueue : IBlockQueue
     {
         ObjectDisposedException.ThrowIf(_disposed, this);
         if (_inFlight == Depth) return false;
-        // Room is left over for the wake-up's read, so this fits unless the kernel took less than it was offered; then the caller waits first.
+        // The ring has entries for the wake-up and the commands too, so this fits unless the kernel took fewer entries than offered; then
+        // the caller waits first.
         if (!_ring.TryPrepare(Entry(request))) return false;
         _inFlight++;
         return true;
     }
 
     /// <summary>
-    /// Who gets the ends of commands, by tag and result, within <see cref="Wait"/>: it may queue nothing there, and the wait returns then as it does for a wake-up.
+    /// Sets the handler of completed commands; it gets tag and result, inside <see cref="Wait"/>. The handler may queue nothing. The wait
+    /// then returns as it does for a wake-up.
     /// </summary>
     public void ListenToCommands(Action<uint, int> ended) => _onCommand = ended;
 
     /// <summary>
-    /// Queues a driver's own command (IORING_OP_URING_CMD) of up to 16 bytes, so that one thread waits for devices and for a driver at once. False when
-    /// the ring is full. Commands use no memory of ours: those still in flight when the queue is disposed of are cancelled by the kernel.
+    /// Queues a driver's own command (IORING_OP_URING_CMD) of up to 16 bytes, so that one thread waits for devices and a driver at once.
+    /// False when the ring is full. Commands use none of this process's memory: the kernel cancels those still in flight when the queue
+    /// is disposed of.
     /// </summary>
     public bool TryCommand(int fd, uint command, ReadOnlySpan<byte> bytes, uint tag)
     {
@@ -178,10 +182,10 @@ public sealed class RingQueue : IBlockQueue
 
             bool stuck = taken is -Errno.EAGAIN or -Errno.EBUSY || (taken == 0 && offer && _ring.Pending > 0);
             if (taken < 0 && taken != -Errno.EINTR && !stuck) return Break(taken);
-            // What came first goes back first; what the kernel did not take yet is offered again at the next wait.
+            // Completions are returned at once; entries that the kernel did not take are offered again at the next wait.
             if (count == completions.Length) return count;
             if ((count > 0 || woken) && (stuck || _ring.Pending == 0)) return count;
-            // After EBUSY one turn only lets the kernel move its overflow into the room that was made.
+            // After EBUSY, the next turn submits nothing and only lets the kernel move its overflow into the completion ring.
             offer = taken != -Errno.EBUSY;
             if (!stuck || reaped > 0) continue;
             if (patience-- == 0) return Break(taken < 0 ? taken : -Errno.EAGAIN);
@@ -193,8 +197,8 @@ public sealed class RingQueue : IBlockQueue
     public int Perform(in BlockRequest request) => PlainCall.Uninterrupted(request, _fds[request.Device], _arena);
 
     /// <summary>
-    /// Takes back what was not begun, cancels what can be cancelled, waits for the rest, and closes the ring. If that fails, or the queue broke
-    /// before, nothing is closed or unmapped and <see cref="Leaked"/> says so.
+    /// Takes back unsubmitted entries, cancels the requests that can be cancelled, waits for the rest, and closes the ring. If that
+    /// fails, or the queue broke before, nothing is closed or unmapped and <see cref="Leaked"/> is true.
     /// </summary>
     public void Dispose()
     {
@@ -245,7 +249,7 @@ public sealed class RingQueue : IBlockQueue
         });
     }
 
-    /// <summary>Moves completions out of the ring. Returns how many, or the negative errno that the wake-up's read ended with.</summary>
+    /// <summary>Moves completions out of the ring. Returns how many, or the negative errno of the wake-up's read.</summary>
     private int Reap(Span<BlockCompletion> completions, ref bool woken)
     {
         int count = 0;
@@ -293,7 +297,7 @@ public sealed class RingQueue : IBlockQueue
         GC.SuppressFinalize(_wakeUpBuffer);
     }
 
-    /// <summary>Brings the ring to where the kernel knows nothing of our memory; false if that cannot be reached.</summary>
+    /// <summary>Empties the ring, so that the kernel refers to none of this process's memory; false if that fails.</summary>
     private bool Empty()
     {
         while (_ring.TryTakeBack(out ulong data))
@@ -303,8 +307,8 @@ public sealed class RingQueue : IBlockQueue
         }
         if (_inFlight == 0 && !_listening) return true;
 
-        // One request cancels them all on 5.19 and later, and is refused before. There the wake-up's read ends by the signal,
-        // and reads and writes of devices end by themselves.
+        // One request cancels all others on 5.19 and later; older kernels refuse it. There the signal ends the wake-up's read, and reads
+        // and writes of devices end on their own.
         _ = _ring.TryPrepare(new IoUringSqe { Opcode = IORING_OP_ASYNC_CANCEL, Fd = -1, CancelFlags = IORING_ASYNC_CANCEL_ALL | IORING_ASYNC_CANCEL_ANY, UserData = CancelData });
         _wakeUp.Signal();
         Span<BlockCompletion> ends = stackalloc BlockCompletion[16];
@@ -324,7 +328,7 @@ public sealed class RingQueue : IBlockQueue
                 empty = taken >= 0 || taken == -Errno.EINTR;
             }
         }
-        // The signal that our read swallowed may have been somebody else's: a wake-up too many does no harm, a lost one does.
+        // The ring's read may have consumed another thread's signal. A superfluous wake-up does no harm, a lost one does.
         _wakeUp.Signal();
         return empty;
     }

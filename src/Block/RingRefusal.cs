@@ -4,7 +4,7 @@ using Snapuserd.Interop;
 
 namespace Snapuserd.Block;
 
-/// <summary>Why there is no ring: the negative errno, and the sentence that names the cause and what to do about it.</summary>
+/// <summary>The reason why there is no ring: the negative errno, and a sentence that names the cause and the remedy.</summary>
 public readonly record struct RingRefusal(int Errno, string Sentence)
 {
     /// <summary>The sentence for an errno of io_uring_setup on this machine.</summary>
@@ -30,7 +30,7 @@ public readonly record struct RingRefusal(int Errno, string Sentence)
     /// <summary>The sentence for a ring without IORING_OP_READ, or one that may lose completions.</summary>
     internal static RingRefusal TooOld() => new(-Interop.Errno.EOPNOTSUPP, $"this kernel's io_uring ({Libc.KernelRelease()}) is older than 5.6 and cannot do plain reads and writes");
 
-    /// <summary>The sentence for a refusal while the sysctl kernel.io_uring_disabled stood at <paramref name="sysctl"/> (-1: unknown).</summary>
+    /// <summary>The sentence for a refusal while the sysctl kernel.io_uring_disabled is <paramref name="sysctl"/> (-1: unknown).</summary>
     internal static string Forbidden(int errno, int sysctl) => sysctl switch
     {
         2 => "io_uring is disabled by sysctl kernel.io_uring_disabled=2, set it to 0 to allow it",
@@ -38,7 +38,7 @@ public readonly record struct RingRefusal(int Errno, string Sentence)
         _ => $"io_uring is forbidden ({Interop.Errno.Name(errno)}), by a seccomp filter or a security module as containers have them, allow io_uring_setup, io_uring_enter and io_uring_register there",
     };
 
-    // Only for the wording: where /proc is not mounted the sentence is vaguer, and nothing else changes.
+    // Only for the wording: without a mounted /proc the sentence is less specific, and nothing else changes.
     private static int Sysctl()
     {
         int fd = Libc.OpenAt(Libc.AT_FDCWD, "/proc/sys/kernel/io_uring_disabled", Libc.O_RDONLY | Libc.O_CLOEXEC);

@@ -3,13 +3,19 @@ using Snapuserd.Interop;
 
 namespace Snapuserd.Block;
 
-/// <summary>A Unix socket that listens at a path and that only its owner may connect to. The file goes when this does, unless another server has taken the name.</summary>
+/// <summary>
+/// A Unix socket that listens at a path and accepts connections from its owner only. Disposing of it removes the file, unless another
+/// server has taken the name.
+/// </summary>
 public sealed class SocketFile : IDisposable
 {
-    /// <summary>Mode of the file: its owner's, for reading and writing.</summary>
+    /// <summary>Mode of the file: read and write for its owner.</summary>
     private const uint OwnerOnly = 0x180;
 
-    /// <summary>Tries, 20 ms apart, for the folder's lock: whoever holds it needs it for three system calls. Somebody else may lock folders as well, and for long; then it goes on without.</summary>
+    /// <summary>
+    /// Attempts for the folder's lock, 20 ms apart. Another server holds it for three system calls only. Other programs may lock folders
+    /// too, for a long time; then the lock is left out.
+    /// </summary>
     private const int LockTries = 25, TryMilliseconds = 20;
 
     private readonly string _path;
@@ -17,19 +23,19 @@ public sealed class SocketFile : IDisposable
 
     private SocketFile(string path, int fd, (uint, uint, ulong) file) => (_path, Fd, _file) = (path, fd, file);
 
-    /// <summary>The listening socket, which does not block; −1 once disposed.</summary>
+    /// <summary>The listening socket, non-blocking; −1 once disposed.</summary>
     public int Fd { get; private set; }
 
     /// <summary>
-    /// Listens at a path that does not exist, or is the socket of a server that has died. Exit code 64 for a path that is none, 73 when it cannot be made or is something
-    /// else than a socket, 76 when a server listens there, 77 without permission, 71 without descriptors.
+    /// Listens at a path that does not exist, or is the socket of a server that has died. Exit code 64 for an invalid path, 71 without
+    /// descriptors, 73 when the socket cannot be made or the path is not a socket, 76 when a server listens there, 77 without permission.
     /// </summary>
     public static SocketFile Listen(string path, int backlog)
     {
         int fd = Check(path, Libc.Socket(Libc.AF_UNIX, Libc.SOCK_STREAM | Libc.SOCK_CLOEXEC | Libc.SOCK_NONBLOCK, 0));
         try
         {
-            // The file that bind makes gets the socket's mode: there is no moment in which others could connect, and no umask to be changed.
+            // The file that bind makes gets the socket's mode: at no moment can another user connect, and the umask stays as it is.
             Check(path, Libc.FChMod(fd, OwnerOnly));
             int bound = Libc.Bind(fd, path);
             if (bound == -Errno.EADDRINUSE) bound = BindAgain(path, fd);
@@ -45,7 +51,7 @@ public sealed class SocketFile : IDisposable
         }
     }
 
-    /// <summary>Listens no more. The file goes, unless it is that of a server which has taken the name meanwhile.</summary>
+    /// <summary>Stops listening. Removes the file, unless it now belongs to a server that has taken the name.</summary>
     public void Dispose()
     {
         if (Fd < 0) return;
@@ -54,7 +60,9 @@ public sealed class SocketFile : IDisposable
         Fd = -1;
     }
 
-    /// <summary>Takes the name of a server that has died. Two that come at the same moment must not take it from each other, hence the lock.</summary>
+    /// <summary>
+    /// Takes over the name of a server that has died. The lock keeps two servers that start at once from taking it from each other.
+    /// </summary>
     private static int BindAgain(string path, int fd)
     {
         int slash = path.LastIndexOf('/');
@@ -73,7 +81,7 @@ public sealed class SocketFile : IDisposable
         }
     }
 
-    /// <summary>Removes the socket of a server that has died; whoever is alive has it accepted, or at least queued.</summary>
+    /// <summary>Removes the socket of a dead server; a live server has the connection accepted, or at least queued.</summary>
     private static void RemoveStale(string path)
     {
         int found = Libc.Statx(Libc.AT_FDCWD, path, Libc.AT_SYMLINK_NOFOLLOW, Libc.STATX_BASIC_STATS, out StatxData status);

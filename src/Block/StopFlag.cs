@@ -4,20 +4,23 @@ using System.Threading;
 namespace Snapuserd.Block;
 
 /// <summary>
-/// Asks a run to stop at its next safe point. Set from another thread, or by what <paramref name="signalled"/> says, which stays true; read by
-/// the engine.
+/// Asks a run to stop at its next safe point. Set from another thread, or by <paramref name="signalled"/>, which stays true once it is;
+/// read by the engine.
 /// </summary>
 public sealed class StopFlag(Func<bool>? signalled = null)
 {
     private bool _requested;
     private Func<bool>? _reason;
 
-    /// <summary>True once somebody asked, or a reason has come up.</summary>
+    /// <summary>True once a stop was requested, a signal arrived, or the additional reason holds.</summary>
     public bool Requested => Volatile.Read(ref _requested) || (signalled?.Invoke() ?? false) || (_reason?.Invoke() ?? false);
 
-    /// <summary>Another reason to stop, looked at whenever the request is; it stays once it is there. Set by the thread that reads the flag.</summary>
+    /// <summary>
+    /// An additional reason to stop, evaluated with every check of the request; once true, it stays true. Set by the thread that reads
+    /// the flag.
+    /// </summary>
     public void StopAlsoWhen(Func<bool> reason) => _reason = reason;
 
-    /// <summary>Asks; for good.</summary>
+    /// <summary>Requests the stop; it cannot be withdrawn.</summary>
     public void Request() => Volatile.Write(ref _requested, true);
 }

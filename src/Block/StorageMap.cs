@@ -3,19 +3,19 @@ using System;
 namespace Snapuserd.Block;
 
 /// <summary>
-/// Where the bytes of a source lie on a base that shares storage with it. Ranges may come in any order and with any shift, and several
-/// source ranges may lie on one base range. Immutable.
+/// Maps the bytes of a source to a base that shares storage with it. Ranges may come in any order and with any shift, and several source
+/// ranges may lie on one base range. Immutable.
 /// </summary>
 public sealed class StorageMap
 {
-    // Ascending by source offset; ranges that continue each other are one.
+    // Ascending by source offset; adjacent ranges with one shift are merged.
     private readonly SharedRange[] _ranges;
 
     // The highest source end of all ranges up to this one: ranges may overlap on the source.
     private readonly long[] _ends;
 
     /// <summary>
-    /// A map of <paramref name="ranges"/>. An argument exception for a range that is empty or goes beyond what offsets can be.
+    /// A map of <paramref name="ranges"/>. Throws an argument exception for a range that is empty or exceeds the largest offset.
     /// </summary>
     public StorageMap(ReadOnlySpan<SharedRange> ranges)
     {
@@ -44,11 +44,11 @@ public sealed class StorageMap
 
     /// <summary>
     /// The next part of the source bytes [<paramref name="from"/>, +<paramref name="length"/>) that lies on the base.
-    /// <paramref name="cursor"/> is 0 at first. False when there is none left.
+    /// <paramref name="cursor"/> is 0 at first. False when there are no more parts.
     /// </summary>
     public bool Next(long from, long length, ref int cursor, out SharedRange part)
     {
-        // The cursor is one more than the place of the last answer.
+        // The cursor is one more than the index of the last answer.
         int at = cursor > 0 ? cursor : FirstThatEndsBehind(from);
         for (; at < _ranges.Length && _ranges[at].SourceOffset < from + length; at++)
         {

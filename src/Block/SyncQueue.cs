@@ -4,8 +4,8 @@ using Snapuserd.Interop;
 namespace Snapuserd.Block;
 
 /// <summary>
-/// The block queue of plain system calls, for kernels and containers without io_uring: requests are done one after the other, in the
-/// order in which they were queued, by the thread that waits for them.
+/// The block queue of synchronous system calls, for kernels and containers without io_uring. The waiting thread executes requests one by
+/// one, in the order in which they were queued.
 /// </summary>
 public sealed class SyncQueue : IBlockQueue
 {
@@ -16,7 +16,9 @@ public sealed class SyncQueue : IBlockQueue
     private int _first;
     private int _count;
 
-    /// <summary>A queue over <paramref name="devices"/>, which requests name by their index. Devices, arena and wake-up stay the caller's.</summary>
+    /// <summary>
+    /// A queue over <paramref name="devices"/>, which requests name by their index. The caller keeps devices, arena and wake-up.
+    /// </summary>
     public SyncQueue(ReadOnlySpan<BlockDevice> devices, Arena arena, WakeUp wakeUp, int depth)
         : this(BlockDevice.Descriptors(devices), arena, wakeUp, depth)
     {
@@ -62,7 +64,7 @@ public sealed class SyncQueue : IBlockQueue
             _first = (_first + 1) % _queued.Length;
             _count--;
         }
-        // The signal that came meanwhile is answered by this return as well.
+        // This return also handles a signal that came in the meantime.
         _ = _wakeUp.TryTake();
         return done;
     }
@@ -70,6 +72,6 @@ public sealed class SyncQueue : IBlockQueue
     /// <inheritdoc/>
     public int Perform(in BlockRequest request) => PlainCall.Uninterrupted(request, _fds[request.Device], _arena);
 
-    /// <summary>Forgets what is queued: nothing of it has begun.</summary>
+    /// <summary>Discards the queued requests: none of them has begun.</summary>
     public void Dispose() => _count = 0;
 }

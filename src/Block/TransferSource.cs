@@ -4,9 +4,8 @@ using Snapuserd.Interop;
 namespace Snapuserd.Block;
 
 /// <summary>
-/// Reads of any offset and length from one device of a queue, through a window of arena memory that keeps the last stretch read. Reading
-/// on where the last stretch ended loads ever longer ones; a jump starts again with a short one, so that a file full of jumps costs
-/// little more than what is asked for.
+/// Reads of any offset and length from one device of a queue, through a window of arena memory that keeps the last range read. Sequential
+/// reads load ever longer ranges. A jump starts again with a short one, so a file full of jumps costs little more than the bytes read.
 /// </summary>
 public sealed class TransferSource(Transfers transfers, Arena arena, Slice window, int device, string name, long length) : IByteSource
 {

@@ -3,12 +3,10 @@ using Snapuserd.Interop;
 
 namespace Snapuserd.Block;
 
-/// <summary>
-/// A transfer that did not end well: what was asked for, the negative errno it ended with, and how many of its bytes were moved before.
-/// </summary>
+/// <summary>A failed transfer: the request, the negative errno, and the number of its bytes that were moved before the failure.</summary>
 public readonly record struct TransferFailure(BlockRequest Request, int Errno, int Done = 0);
 
-/// <summary>Transfers that somebody waits for together.</summary>
+/// <summary>A set of transfers that the caller waits for as one.</summary>
 public sealed class TransferGroup : IPending
 {
     private TransferFailure? _failure;
@@ -16,10 +14,10 @@ public sealed class TransferGroup : IPending
     /// <summary>Transfers of the group that have not ended yet.</summary>
     public int InFlight { get; private set; }
 
-    /// <summary>Nothing of the group is in flight.</summary>
+    /// <summary>No transfer of the group is in flight.</summary>
     public bool IsDone => InFlight == 0;
 
-    /// <summary>The first failure since the last call, or null if every transfer was whole.</summary>
+    /// <summary>The first failure since the last call, or null if every transfer was complete.</summary>
     public TransferFailure? TakeFailure()
     {
         TransferFailure? failure = _failure;
@@ -37,22 +35,17 @@ public sealed class TransferGroup : IPending
 }
 
 /// <summary>
-/// Whole transfers over a <see cref="IBlockQueue"/>, whose single attempts may come back short, interrupted or told to try again.
+/// Complete transfers over an <see cref="IBlockQueue"/>, whose single attempts may come back short, interrupted or with EAGAIN.
 /// <para>
-/// A short transfer goes on behind its last whole granule (direct I/O accepts nothing else; one that never completes a granule is EIO). A result of 0 is EIO: the kernel reports
-/// no progress and no reason. EINTR and EAGAIN are asked again <see cref="AttemptsBeforePlain"/> times, then once by the plain system
-/// call, whose answer is final; so is that of the plain call that follows ECANCELED, which hides the errno that caused it. A flush is
-/// never asked twice: the kernel reports lost data once, under whatever errno the device gave, and the second flush would succeed.
+/// A short transfer continues after its last whole granule, because direct I/O accepts nothing else; one that never completes a granule
+/// is EIO. A result of 0 is EIO: the kernel reports no progress and no reason. EINTR and EAGAIN are repeated
+/// <see cref="Retry.AttemptsBeforePlain"/> times, then once by the synchronous call, whose result is final. ECANCELED hides the errno
+/// that caused it, so the synchronous call follows at once; its result is final too. A flush is never repeated: the kernel reports lost
+/// data once, under the errno that the device gave, and a second flush would succeed.
 /// </para>
 /// </summary>
 public sealed class Transfers
 {
-    /// <summary>
-    /// Attempts through the queue before the plain call. EAGAIN from a ring means that the block layer is out of requests for now; a
-    /// handful of turns through a wait gives it time, and the plain call sleeps until it has room. Too few costs one blocking call.
-    /// </summary>
-    public const int AttemptsBeforePlain = 16;
-
     private readonly IBlockQueue _queue;
     private readonly int[] _granules;
     private readonly Attempt[] _attempts;
@@ -70,8 +63,8 @@ public sealed class Transfers
     }
 
     /// <summary>
-    /// <paramref name="granules"/> gives, by device number, what offsets and lengths must be multiples of: the direct I/O alignment in
-    /// bytes, or 1 for a buffered file.
+    /// <paramref name="granules"/> is indexed by device number. Each value is the multiple, in bytes, of all offsets and lengths: the
+    /// direct I/O alignment, or 1 for a buffered file.
     /// </summary>
     public Transfers(IBlockQueue queue, ReadOnlySpan<int> granules)
     {
@@ -86,41 +79,48 @@ public sealed class Transfers
     /// <summary>Transfers that have not ended yet.</summary>
     public int InFlight => _attempts.Length - _freeCount;
 
-    /// <summary>The queue broke with requests in flight: their buffers belong to the kernel for ever, and nothing may be unmapped.</summary>
+    /// <summary>
+    /// The queue broke with requests in flight: the kernel may use their buffers at any time, so nothing may be unmapped.
+    /// </summary>
     public bool Broken { get; private set; }
 
-    /// <summary>A transfer could start now without waiting for another one.</summary>
+    /// <summary>A transfer can start now without waiting for another one to end.</summary>
     public bool HasRoom => _freeCount > 0;
 
-    /// <summary>Starts a read of <paramref name="buffer"/>.Length bytes; waits for room first if the queue is full.</summary>
+    /// <summary>Starts a read of <paramref name="buffer"/>.Length bytes; waits for a free slot first if the queue is full.</summary>
     public void Read(int device, long offset, Slice buffer, TransferGroup? group = null) => Start(new BlockRequest(BlockVerb.Read, device, offset, buffer, 0), group);
 
-    /// <summary>Starts a write of <paramref name="buffer"/>.Length bytes; waits for room first if the queue is full.</summary>
+    /// <summary>Starts a write of <paramref name="buffer"/>.Length bytes; waits for a free slot first if the queue is full.</summary>
     public void Write(int device, long offset, Slice buffer, TransferGroup? group = null) => Start(new BlockRequest(BlockVerb.Write, device, offset, buffer, 0), group);
 
-    /// <summary>Starts a flush, which covers the writes that were reaped before: those whose group is done.</summary>
+    /// <summary>Starts a flush. It covers the writes whose completion was reaped before: those whose group is done.</summary>
     public void Flush(int device, TransferGroup? group = null) => Start(new BlockRequest(BlockVerb.Flush, device, 0, default, 0), group);
 
     /// <summary>
-    /// Asks the device to begin writing back what was written, which shortens the next flush. A hint: it promises nothing, is never repeated, and how it
-    /// ends is told to nobody. Past the page cache there is nothing to write back.
+    /// Starts background write-back on the device, which shortens the next flush. A hint: it guarantees nothing, is never repeated, and
+    /// its result is discarded. Does nothing for a direct device, which bypasses the page cache.
     /// </summary>
     public void WriteBack(int device, TransferGroup group)
     {
         if (_granules[device] == 1) Start(new BlockRequest(BlockVerb.WriteBack, device, 0, default, 0), group);
     }
 
-    /// <summary>Blocks until a transfer has got on or the queue was woken up. Something must be in flight.</summary>
+    /// <summary>Blocks until a transfer makes progress or the queue is woken up. At least one transfer must be in flight.</summary>
     public void Wait() => Reap();
 
-    /// <summary>Waits until every transfer without a group has ended. Returns the first failure since the last call, or null if every one was whole.</summary>
+    /// <summary>
+    /// Waits until every transfer without a group has ended. Returns the first failure since the last call, or null if all were complete.
+    /// </summary>
     public TransferFailure? Drain()
     {
         while (!_alone.IsDone) Reap();
         return _alone.TakeFailure();
     }
 
-    /// <summary>After an error that ends the run: waits until no buffer is in use any more, and lets nothing that goes wrong on the way hide that error.</summary>
+    /// <summary>
+    /// After an error that ends the run: waits until no buffer is in use. Errors during the wait are discarded, so they do not hide that
+    /// error.
+    /// </summary>
     public void Abandon()
     {
         try
@@ -142,7 +142,7 @@ public sealed class Transfers
         group ??= _alone;
         _attempts[slot] = new Attempt { Whole = request, Group = group };
         Ask(slot);
-        // Only now: a request that the queue throws out is not in flight, and nobody must wait for it.
+        // Only now: a request that the queue rejects with an exception is not in flight, and no wait may count it.
         _freeCount--;
         group.Begin();
     }
@@ -191,7 +191,7 @@ public sealed class Transfers
             End(slot, 0);
             return;
         }
-        if (result is -Errno.EINTR or -Errno.EAGAIN && ++attempt.Tries <= AttemptsBeforePlain) { Ask(slot); return; }
+        if (result is -Errno.EINTR or -Errno.EAGAIN && ++attempt.Tries <= Retry.AttemptsBeforePlain) { Ask(slot); return; }
         if (result is -Errno.EINTR or -Errno.EAGAIN or -Errno.ECANCELED) result = PerformPlainly(slot);
 
         int remaining = attempt.Whole.Buffer.Length - attempt.Done;
@@ -200,7 +200,7 @@ public sealed class Transfers
         if (result == 0 || result > remaining) { End(slot, -Errno.EIO); return; }
         int whole = result - (result % _granules[attempt.Whole.Device]);
         if (whole > 0) attempt.Tries = 0;
-        else if (++attempt.Tries > AttemptsBeforePlain) { End(slot, -Errno.EIO); return; }
+        else if (++attempt.Tries > Retry.AttemptsBeforePlain) { End(slot, -Errno.EIO); return; }
         attempt.Done += whole;
         Ask(slot);
     }
@@ -210,9 +210,9 @@ public sealed class Transfers
         BlockRequest rest = Rest(slot);
         for (int tries = 0; ; tries++)
         {
-            // The collector stops threads by signal, so a blocking call may be interrupted now and then, but not for ever.
+            // The garbage collector stops threads by signal, so a blocking call may be interrupted a few times, but not forever.
             int result = _queue.Perform(rest);
-            if (result != -Errno.EINTR || tries == AttemptsBeforePlain) return result;
+            if (result != -Errno.EINTR || tries == Retry.AttemptsBeforePlain) return result;
         }
     }
 

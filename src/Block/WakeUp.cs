@@ -6,8 +6,8 @@ using Snapuserd.Interop;
 namespace Snapuserd.Block;
 
 /// <summary>
-/// Interrupts a <see cref="IBlockQueue.Wait"/> from another thread: workers that finished a job, signals, control. One queue listens to it.
-/// Signals that come before the last one was seen are one signal, so whoever wakes looks at everything there is to look at.
+/// Interrupts an <see cref="IBlockQueue.Wait"/> from another thread: a worker that finished a job, a signal handler, the control thread.
+/// One queue listens to it. Signals before the last one was seen merge into one, so a woken queue must check every source of events.
 /// </summary>
 public sealed class WakeUp : IDisposable
 {
@@ -15,9 +15,7 @@ public sealed class WakeUp : IDisposable
     private int _signalled;
     private bool _disposed;
 
-    /// <summary>
-    /// Makes the eventfd; exit code 71 if the system refuses that, or to write or read it: a wait for it would never end.
-    /// </summary>
+    /// <summary>Makes the eventfd. Exit code 71 if the system refuses to make, write or read it: a wait for it would never end.</summary>
     public WakeUp()
     {
         // Blocking on purpose: a ring completes the read of a non-blocking descriptor with EAGAIN instead of waiting.
@@ -30,37 +28,47 @@ public sealed class WakeUp : IDisposable
             $"cannot use an eventfd: {Reason.Of(refused)}; allow read and write in the sandbox");
     }
 
-    /// <summary>The eventfd, whose read of 8 bytes ends when it was signalled. A handler of signals may add 1 to it: one more signal.</summary>
+    /// <summary>
+    /// The eventfd; a read of 8 bytes ends when it is signalled. A signal handler may add 1 to it, which is one more signal.
+    /// </summary>
     public int Fd => _fd;
 
-    /// <summary>Wakes the queue's thread, now or at its next wait. From any thread; costs a system call only for the first of several.</summary>
+    /// <summary>
+    /// Wakes the queue's thread, now or at its next wait. From any thread; only the first of several signals costs a system call.
+    /// </summary>
     public void Signal()
     {
         if (Interlocked.Exchange(ref _signalled, 1) != 0) return;
         ulong one = 1;
         ReadOnlySpan<byte> bytes = MemoryMarshal.AsBytes(new ReadOnlySpan<ulong>(ref one));
-        // Adding 1 cannot overflow a counter that is at most 1, so nothing but a signal can interrupt this.
+        // Adding 1 cannot overflow a counter that is at most 1, so only a signal can interrupt this.
         while (Libc.Write(_fd, bytes) == -Errno.EINTR) { }
     }
 
-    /// <summary>The queue has read the eventfd: from here on a signal is a new one. A full fence, so what was done before a swallowed signal is seen.</summary>
+    /// <summary>
+    /// Called after the queue has read the eventfd: from here on a signal is a new one. A full fence: work done before a merged signal is
+    /// visible.
+    /// </summary>
     internal void Taken() => Interlocked.Exchange(ref _signalled, 0);
 
-    /// <summary>For a thread that has no queue: blocks until there is a signal or the time is over; −1 for no limit. True if there was one, which is taken.</summary>
+    /// <summary>
+    /// For a thread that has no queue: blocks until there is a signal or the timeout expires; −1 for no limit. True if there was a
+    /// signal, which is consumed.
+    /// </summary>
     public bool Wait(int milliseconds)
     {
         Span<PollFd> fds = [new PollFd { Fd = _fd, Events = Libc.POLLIN }];
         return Libc.Poll(fds, milliseconds) > 0 && Take();
     }
 
-    /// <summary>Takes a signal if there is one, without blocking.</summary>
+    /// <summary>Consumes a signal if there is one, without blocking.</summary>
     internal bool TryTake()
     {
         if (Volatile.Read(ref _signalled) == 0) return false;
         return Take();
     }
 
-    /// <summary>Blocks until there is a signal and takes it. False when a system call was interrupted instead.</summary>
+    /// <summary>Blocks until there is a signal and consumes it. False when a system call was interrupted instead.</summary>
     internal bool Take()
     {
         ulong count = 0;
@@ -69,7 +77,7 @@ public sealed class WakeUp : IDisposable
         return true;
     }
 
-    /// <summary>Signals and takes the signal, as everybody will. A negative errno if a sandbox forbids it.</summary>
+    /// <summary>Signals and consumes the signal, as threads and queue will. A negative errno if a sandbox forbids it.</summary>
     private int Try()
     {
         ulong value = 1;
@@ -83,7 +91,7 @@ public sealed class WakeUp : IDisposable
         return (int)result;
     }
 
-    /// <summary>Closes the eventfd; the queue that listens and all who might signal are gone by then.</summary>
+    /// <summary>Closes the eventfd; by then no queue may listen to it and no thread may signal it.</summary>
     public void Dispose()
     {
         if (!_disposed) _ = Libc.Close(_fd);

@@ -4,16 +4,16 @@ using System.Threading;
 namespace Snapuserd.Block;
 
 /// <summary>
-/// A bounded work queue on threads of its own. A worker that throws ends its job with <see cref="Crashed"/> and goes on with the next one:
-/// under PID 1 an exception that leaves a thread is a kernel panic.
+/// A bounded work queue with its own threads. A worker that throws ends its job with <see cref="Crashed"/> and continues with the next
+/// one: under PID 1 an exception that leaves a thread is a kernel panic.
 /// </summary>
 public sealed class WorkQueue<TJob> : IWorkQueue<TJob> where TJob : struct
 {
-    /// <summary>The result of a job whose worker threw; <see cref="FirstCrash"/> says what.</summary>
+    /// <summary>The result of a job whose worker threw; <see cref="FirstCrash"/> has the exception.</summary>
     public const int Crashed = int.MinValue;
 
     /// <summary>
-    /// Stack of a worker in bytes. The codecs need a few KiB and an exception's stack trace some more; address space is all that the rest costs.
+    /// Stack of a worker in bytes. The codecs need a few KiB and an exception's stack trace some more; the rest costs only address space.
     /// </summary>
     private const int StackSize = 512 * 1024;
 
@@ -40,8 +40,9 @@ public sealed class WorkQueue<TJob> : IWorkQueue<TJob> where TJob : struct
     private Exception? _firstCrash;
 
     /// <summary>
-    /// Makes a queue for <paramref name="threads"/> threads, each with a worker of its own from <paramref name="makeWorker"/>, which runs here. Every end of
-    /// a job signals <paramref name="wakeUp"/>. The threads start with the first job: many a merge has none.
+    /// Makes a queue for <paramref name="threads"/> threads. Each has its own worker from <paramref name="makeWorker"/>, which runs in
+    /// this constructor. Every end of a job signals <paramref name="wakeUp"/>. The threads start with the first job, because many merges
+    /// have none.
     /// </summary>
     public WorkQueue(int threads, int capacity, Func<IWorker<TJob>> makeWorker, WakeUp wakeUp)
     {
@@ -66,10 +67,13 @@ public sealed class WorkQueue<TJob> : IWorkQueue<TJob> where TJob : struct
     /// <inheritdoc/>
     public int Capacity => _posted.Length;
 
-    /// <summary>What the first worker that threw has thrown, for the sentence and the trace of exit code 70; null if none did.</summary>
+    /// <summary>The first exception of a worker, for the sentence and the trace of exit code 70; null if there was none.</summary>
     public Exception? FirstCrash => Volatile.Read(ref _firstCrash);
 
-    /// <summary>Posts a job; false when <see cref="Capacity"/> jobs are under way. The first starts the threads: exit code 71 if not even one can be started.</summary>
+    /// <summary>
+    /// Posts a job; false when <see cref="Capacity"/> jobs are under way. The first job starts the threads: exit code 71 if not even one
+    /// can be started.
+    /// </summary>
     public bool TryPost(in TJob job, uint tag)
     {
         ObjectDisposedException.ThrowIf(_disposed, this);
@@ -123,7 +127,7 @@ public sealed class WorkQueue<TJob> : IWorkQueue<TJob> where TJob : struct
         foreach (IWorker<TJob>? worker in _workers) worker?.Dispose();
     }
 
-    /// <summary>Where the system has no more threads to give, those that it gave do the work of all.</summary>
+    /// <summary>Starts the threads. If the system grants only some of them, those do all the work.</summary>
     private void StartThreads()
     {
         for (int i = 0; i < _threads.Length; i++)
@@ -158,7 +162,8 @@ public sealed class WorkQueue<TJob> : IWorkQueue<TJob> where TJob : struct
             }
             catch (Exception e)
             {
-                // Nothing above throws unless the runtime is out of memory. The thread lives on: the jobs behind wait for nobody else.
+                // Nothing above throws unless the runtime is out of memory. The thread continues, because the next jobs may have no
+                // other.
                 Interlocked.CompareExchange(ref _firstCrash, e, null);
             }
         }

@@ -1,14 +1,17 @@
 using System;
 using System.Globalization;
 using Snapuserd.Block;
+using Snapuserd.Host;
 using Snapuserd.Serve;
 
 namespace Snapuserd.Cli;
 
-/// <summary>Chooses what `--device` asks for and starts it.</summary>
+/// <summary>Selects and starts the server for `--device`.</summary>
 internal static class BlockServers
 {
-    /// <summary>Exit code 64 if `--device`, `--name` and `--socket` do not go together; before anything is opened, locked or protected.</summary>
+    /// <summary>
+    /// Exit code 64 if `--device`, `--name` and `--socket` do not fit together. Checked before anything is opened, locked or protected.
+    /// </summary>
     internal static void Check(Invocation invocation)
     {
         string kind = invocation.Arguments.Choice("--device");
@@ -32,8 +35,8 @@ internal static class BlockServers
     }
 
     /// <summary>
-    /// Starts to serve <paramref name="view"/> with at most <paramref name="memory"/> bytes of buffers. <paramref name="device"/> is what readers open. `auto` takes ublk, and
-    /// NBD where the kernel has no ublk (69).
+    /// Starts to serve <paramref name="view"/> with at most <paramref name="memory"/> bytes of buffers. <paramref name="device"/> is the
+    /// path that readers open. `auto` takes ublk, or NBD if the kernel has no ublk (69).
     /// </summary>
     internal static IBlockServer Start(Invocation invocation, SnapshotView view, BlockDevice[] devices, int memory, WakeUp wakeUp, out string device)
     {
@@ -98,18 +101,21 @@ internal static class BlockServers
         return name.StartsWith(folder, StringComparison.Ordinal) ? name[folder.Length..] : name;
     }
 
-    /// <summary>Number of the device that `--supervise` is about; 64 unless it is a ublk device with a name, which is what a second server finds again.</summary>
+    /// <summary>
+    /// The number of the ublk device for `--supervise`. Exit code 64 unless `--device` is ublk with a `--name`: only such a device can be
+    /// found again by a second server.
+    /// </summary>
     internal static int SupervisedDevice(Invocation invocation) => invocation.Arguments.Choice("--device") == "ublk"
         ? Number(invocation, "ublkb")
         : throw new SnapuserdException(ExitCode.Usage, "--supervise goes with --device ublk: only that device waits for another server when its own was killed");
 
-    /// <summary>The view may be merged: at once or when it is asked for.</summary>
+    /// <summary>The view may be merged: at once or on request.</summary>
     internal static bool Merges(Invocation invocation) => Merges(invocation.Arguments);
 
     /// <inheritdoc cref="Merges(Invocation)"/>
     internal static bool Merges(Arguments arguments) => arguments.Has("--merge") || arguments.Has("--merge-on-request");
 
-    /// <summary>Number of the ublk device that was asked for by name; −1 if none was.</summary>
+    /// <summary>The number of the ublk device given by name; −1 if none was given.</summary>
     internal static int UblkNumber(Invocation invocation) => invocation.Arguments.Choice("--device") == "ublk" ? Number(invocation, "ublkb") : -1;
 
     /// <summary>N of `--name` PREFIXN or /dev/PREFIXN; −1 if it was not given.</summary>

@@ -3,24 +3,29 @@ using System.Globalization;
 using Snapuserd.Block;
 using Snapuserd.Cow;
 using Snapuserd.Create;
+using Snapuserd.Host;
+using Snapuserd.Images;
 using Snapuserd.Merge;
+using Snapuserd.Text;
 
 namespace Snapuserd.Cli;
 
 /// <summary>`create`.</summary>
 internal static class CreateVerb
 {
-    /// <summary>Default of `--memory`: windows of two threads and anchors enough for a system image. Below 8 MiB a comparison has no room to work.</summary>
+    /// <summary>
+    /// Default of `--memory`: windows of two threads and enough anchors for a system image. A comparison cannot work with less than 8 MiB.
+    /// </summary>
     internal const long DefaultMemory = 64L << 20;
 
-    // The writer's share of the memory while it compresses; a unit is at most 256 KiB, so a few dozen of them are in flight.
+    // The writer's part of the memory while it compresses. A unit is at most 256 KiB, so a few dozen units are in flight.
     private const long MostBatch = 32L << 20;
 
-    // The check decodes one unit per worker at a time and reads a mebibyte at once.
+    // The check decodes one unit per worker at a time and reads 1 MiB at once.
     private const long SmallestArena = 4L << 20;
     private const long LargestArena = 32L << 20;
 
-    // A v3 op is 16 bytes; a block inside a unit needs none of its own.
+    // A v3 op is 16 bytes; a block inside a unit needs no op of its own.
     private const int XorOverheadInUnits = 16;
 
     private sealed record Job(Invocation Invocation, IImageReader Source, IImageReader Target, CowWriterOptions Options, StopFlag Stop)
@@ -41,7 +46,7 @@ internal static class CreateVerb
         Job job = new(invocation, SparseImageReader.Of(source, stop.Flag), SparseImageReader.Of(target, stop.Flag), options, stop.Flag);
         var clock = new ProgressObserver(invocation, "create");
 
-        // Before the comparison: what it would replace must not begin to be merged, or be used, while this takes its time.
+        // Before the comparison, which takes time: meanwhile no other process may use the file to be replaced or begin to merge it.
         using CowPart output = CowPart.Create(arguments.Required("--output"), arguments.Has("--no-lock"), source.Device, target.Device);
         using DiffPlan plan = Compare(job);
         (long ops, long bytes) = Write(job, plan, output);
@@ -73,7 +78,7 @@ internal static class CreateVerb
             Threads = Threads(arguments),
             BatchBytes = (int)Math.Min(memory / 4, MostBatch),
         };
-        // Now, and not when the comparison has run for a minute: an encoder that refuses its level.
+        // Fails now, not after a long comparison, if the encoder refuses its level.
         new UnitEncoder(algorithm, level, unit).Dispose();
         return options;
     }
@@ -115,7 +120,7 @@ internal static class CreateVerb
     private static (long Ops, long Bytes) Write(Job job, DiffPlan plan, CowPart output)
     {
         long ops = CowCreation.CountOps(plan, job.Options.MaxUnitBytes);
-        // The reader's limit, which is the lower one: what could not be read again must not be written.
+        // The reader's limit, which is the lower one: a COW that could not be read again must not be written.
         if (ops > int.MaxValue) throw new SnapuserdException(ExitCode.Usage, $"{job.Target.Name}: the update takes {ops} ops, more than a COW can have here; try a larger --block-factor");
         CowWriterOptions options = job.Options with { Stop = job.Stop, OpCountMax = (ulong)Math.Max(Math.Max(ops, 1), job.Arguments.Number("--op-slots", 0)) };
         var observer = new ProgressObserver(job.Invocation, "write", isPart: true);
@@ -129,7 +134,10 @@ internal static class CreateVerb
         return (ops, bytes);
     }
 
-    /// <summary>Reads the file again: its order is verified always, and every byte that the merge would give is compared with the target unless the user has no time.</summary>
+    /// <summary>
+    /// Reads the file again. Always verifies its order. Unless `--no-check` is given, also compares every byte that the merge would produce
+    /// with the target.
+    /// </summary>
     private static MergeForecast Check(Job job, CowPart output)
     {
         using FileImageReader cow = FileImageReader.OpenUnlocked(output.Output.Name);
@@ -137,7 +145,7 @@ internal static class CreateVerb
         using ImageQueue queue = new([cow, job.Source], arena, 32);
         using WakeUp wakeUp = new();
         using WorkQueue<DecodeJob> workers = new(job.Options.Threads, 64, () => new DecodeWorker(), wakeUp);
-        // A target that grew is merged into a base that was grown before.
+        // A target that grew is merged into a base that was extended before.
         MergeDevice image = new(1, job.Source.Name, Math.Max(job.Source.Length, job.Target.Length));
         MergeSetup setup = new()
         {
@@ -179,7 +187,10 @@ internal static class CreateVerb
         }
     }
 
-    /// <summary>Where a stretch ends that is a hole in both images and that no op writes; <paramref name="offset"/> itself if there is none. Sparse images are mostly that.</summary>
+    /// <summary>
+    /// The end of a range that is a hole in both images and that no op writes; <paramref name="offset"/> itself if there is none. Sparse
+    /// images consist mostly of such ranges.
+    /// </summary>
     private static long SameHole(Job job, MergedImage merged, long offset)
     {
         if (!job.Target.TrySkipHole(offset, out long target)) return offset;
@@ -199,7 +210,7 @@ internal static class CreateVerb
                 .Add("replace", ops - plan.CopyBlocks - plan.XorBlocks - plan.ZeroBlocks).Add("zero", plan.ZeroBlocks).Add("unchanged_blocks", plan.UnchangedBlocks)
                 .Add("cycles_broken", plan.CyclesBroken).Add("journaled", forecast.Journaled).Add("windows", forecast.Windows)
                 .Add("ratio", ratio).Add("seconds", seconds).Add("checked", !job.Arguments.Has("--no-check"))
-                .Add("peak_memory", MergeVerb.PeakMemory()).ToString());
+                .Add("peak_memory", ProcessMemory.Peak()).ToString());
             return;
         }
         job.Invocation.Output.Result(string.Create(CultureInfo.InvariantCulture,
@@ -208,7 +219,7 @@ internal static class CreateVerb
     }
 }
 
-/// <summary>What a unit costs with the codec that the COW is written with.</summary>
+/// <summary>Estimates the size of a unit with the codec of the COW.</summary>
 internal sealed class CodecEstimator(CowWriterOptions options) : ICostEstimator
 {
     private readonly UnitEncoder _encoder = new(options.Compression, options.Level, options.MaxUnitBytes);

@@ -1,16 +1,20 @@
 using Snapuserd.Block;
-using Snapuserd.Daemon;
+using Snapuserd.Host;
+using Snapuserd.Merge;
 
 namespace Snapuserd.Cli;
 
-/// <summary>What a command line says about devices.</summary>
+/// <summary>Reads the device options of a command line.</summary>
 internal static class DeviceArguments
 {
-    /// <summary>Opens what the options name, with all of `--memory` for buffers.</summary>
+    /// <summary>Opens the devices that the options name, with all of `--memory` for buffers.</summary>
     internal static DeviceSet Open(Invocation invocation, bool writes, StopSignals stop) =>
         new(Read(invocation, writes, (int)invocation.Arguments.Number("--memory", Verbs.DefaultMemory)), stop.Flag, stop.WakeUp);
 
-    /// <summary>What the options name, with <paramref name="arenaBytes"/> bytes of buffers.</summary>
+    /// <summary>The value of `--io`.</summary>
+    internal static IoChoice Io(Arguments arguments) => arguments.Choice("--io") switch { "sync" => IoChoice.Sync, "uring" => IoChoice.Uring, _ => IoChoice.Auto };
+
+    /// <summary>The devices that the options name, with <paramref name="arenaBytes"/> bytes of buffers.</summary>
     internal static DeviceOptions Read(Invocation invocation, bool writes, int arenaBytes)
     {
         Arguments arguments = invocation.Arguments;
@@ -22,7 +26,7 @@ internal static class DeviceArguments
             SourceSeparate = arguments.Has("--source-separate"),
             Writes = writes,
             WithoutLock = arguments.Has("--no-lock"),
-            Io = arguments.Choice("--io") switch { "sync" => IoChoice.Sync, "uring" => IoChoice.Uring, _ => IoChoice.Auto },
+            Io = Io(arguments),
             ArenaBytes = arenaBytes,
             Threads = (int)arguments.Number("--threads", 0),
             Report = sentence => invocation.Output.Write(Priority.Warning, "devices", sentence),

@@ -1,7 +1,9 @@
 using System;
 using Snapuserd.Block;
-using Snapuserd.Daemon;
+using Snapuserd.Host;
+using Snapuserd.Images;
 using Snapuserd.Merge;
+using Snapuserd.Text;
 
 namespace Snapuserd.Cli;
 
@@ -16,7 +18,7 @@ internal static class ExtractVerb
         using var output = new ImageFile(invocation.Arguments.Required("--output"));
         using (var devices = DeviceArguments.Open(invocation, writes: false, stop))
         {
-            // Only after the devices, which hold their locks by now: what they are made of must not be emptied.
+            // After the devices, which are locked by now: their files must not be emptied.
             output.Create(devices, invocation.Arguments.Has("--no-lock"));
             using MergedImage image = MergedImage.Open(devices.Setup);
             MergedReading.Read(image, stop.Flag, observer, output.Append);
@@ -29,7 +31,10 @@ internal static class ExtractVerb
         return ExitCode.Done;
     }
 
-    /// <summary>Whether the arguments ask for the image on standard output, where no result can be told then; also when they make no sense otherwise.</summary>
+    /// <summary>
+    /// Whether the arguments request the image on standard output, where no result can be printed then. Also true for a command line that
+    /// is otherwise invalid.
+    /// </summary>
     internal static bool Streams(Verb verb, ReadOnlySpan<string> words)
     {
         if (verb.Run != Run) return false;
@@ -43,7 +48,7 @@ internal static class ExtractVerb
         var observer = new ProgressObserver(invocation, "extract");
         using var stop = new StopSignals();
         using StreamImage output = new(stop.Flag);
-        output.Check(invocation.Output);
+        output.Check(invocation.Output.ResultsWereClosed);
         using (var devices = DeviceArguments.Open(invocation, writes: false, stop))
         {
             output.Claim(devices, invocation.Arguments.Has("--no-lock"));

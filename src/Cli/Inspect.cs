@@ -4,12 +4,12 @@ using System.Globalization;
 using System.Text;
 using Snapuserd.Block;
 using Snapuserd.Cow;
-using Snapuserd.Daemon;
 using Snapuserd.Merge;
+using Snapuserd.Text;
 
 namespace Snapuserd.Cli;
 
-/// <summary>`inspect`: what is in a COW (design §7), and whether it can be merged.</summary>
+/// <summary>`inspect`: shows the contents of a COW (design §7), and whether it can be merged.</summary>
 internal sealed class Inspect
 {
     // Blocks of the sequence list per line, as Android's tool prints them.
@@ -49,7 +49,7 @@ internal sealed class Inspect
             inspect.Sequence(json);
             inspect.Ops(arguments.Choice("--order"), json);
         }
-        // The summary has told it; the exit code and standard error tell it to scripts.
+        // The summary shows the inconsistency to people; the exit code and standard error show it to scripts.
         return inconsistent == null ? ExitCode.Done : throw inconsistent;
     }
 
@@ -68,7 +68,7 @@ internal sealed class Inspect
 
     private int RecordCount => _cow.OpCount + _cow.LabelCount + _cow.ClusterCount + _cow.SequenceOpCount;
 
-    /// <summary>The scratch region's first byte, or -1 where there is none.</summary>
+    /// <summary>The scratch region's first byte, or -1 if there is none.</summary>
     private int ScratchState()
     {
         if (_cow.Header.ScratchBytes == 0) return -1;
@@ -86,7 +86,7 @@ internal sealed class Inspect
         _ => $"{state}, unknown",
     };
 
-    /// <summary>Why `merge` would refuse without --allow-unsafe, or null.</summary>
+    /// <summary>The reason why `merge` would refuse without --allow-unsafe, or null.</summary>
     private string? Unprotected(MergeForecast? forecast) => forecast is not { Unprotected: > 0 and int ops }
         ? null
         : $"{Units.Count(ops, "op")} would overwrite what {(ops == 1 ? "it reads itself" : "they read themselves")}, and there is no scratch to protect {(ops == 1 ? "it" : "them")}";
@@ -192,7 +192,7 @@ internal sealed class Inspect
 
     private uint SequenceBlock(int position) => _cow[_cow.Order.OpIndex(position)].NewBlock;
 
-    /// <summary>Every record of formats 1 and 2, the fields as they are stored.</summary>
+    /// <summary>Prints every record of formats 1 and 2, with the fields as stored.</summary>
     private void Records(bool json)
     {
         if (!json) _output.Result("Records in file order (byte, record):");
@@ -208,7 +208,7 @@ internal sealed class Inspect
 
     private static string RecordAsJson(in CowRecord record)
     {
-        // The last field of a record is a label with 64 bits, or something that fits 48.
+        // The last field of a record is a label with 64 bits, or a value that fits 48.
         JsonLine line = JsonLine.Event("record").Add("offset", record.Position).Add("type", TypeName(record.Type)).Add("compression", record.Compression)
             .Add("data_length", record.DataLength).Add("block", (long)record.NewBlock).Add("source", record.Source.ToString(CultureInfo.InvariantCulture));
         if (record.DataPosition >= 0) line.Add("data_offset", record.DataPosition);

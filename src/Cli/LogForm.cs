@@ -2,7 +2,7 @@ using System;
 
 namespace Snapuserd.Cli;
 
-/// <summary>Where records go: what `--log` chooses.</summary>
+/// <summary>The destination of log records, selected by `--log`.</summary>
 internal enum LogForm
 {
     /// <summary>Warnings, errors and progress as lines on standard error.</summary>
@@ -20,7 +20,10 @@ internal static class LogForms
         "Where to tell what happens: warnings, errors and progress as lines on standard error; or everything, with a summary of the merge, to the kernel's log, or as JSON objects on standard error.")
     { Choices = ["stderr", "kmsg", "json"] };
 
-    /// <summary>What the arguments of a verb choose, if it has the option; also when they make no sense, because that is to be told there as well.</summary>
+    /// <summary>
+    /// The value of `--log`, if the verb has the option. Also read from an invalid command line, because that error is logged there as
+    /// well.
+    /// </summary>
     internal static LogForm Of(Verb verb, ReadOnlySpan<string> words)
     {
         if (Array.IndexOf(verb.Options, Option) < 0) return LogForm.StandardError;

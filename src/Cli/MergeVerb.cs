@@ -1,10 +1,12 @@
 using System;
 using System.Globalization;
 using Snapuserd.Block;
+using Snapuserd.Control;
 using Snapuserd.Cow;
-using Snapuserd.Daemon;
+using Snapuserd.Host;
 using Snapuserd.Interop;
 using Snapuserd.Merge;
+using Snapuserd.Text;
 
 namespace Snapuserd.Cli;
 
@@ -22,8 +24,9 @@ internal static class MergeVerb
         }
         catch (SnapuserdException e) when (e.Code is ExitCode.InUse or ExitCode.Permission || e is LargeSectorException)
         {
-            // Whoever mounts the base after the merge, or the COW read-only, may run the same command again as often as an init script likes.
-            if (FinishedBefore(invocation.Arguments) is not { } finished) throw;
+            // If the base is mounted after the merge, or the COW is mounted read-only, an init script may run the same command again at any
+            // time.
+            if (FinishedMerge.Confirm(invocation.Arguments.Required("--cow"), invocation.Arguments.Required("--base")) is not { } finished) throw;
             Tell(invocation, finished, "sync", observer.Seconds);
             return ExitCode.Done;
         }
@@ -53,7 +56,7 @@ internal static class MergeVerb
         }
     }
 
-    /// <summary>Tells why a merge has stopped; returns its exit code.</summary>
+    /// <summary>Reports why a merge has stopped. Returns its exit code.</summary>
     internal static ExitCode TellStopped(Invocation invocation, MergeEngine engine, string io, double seconds, Exception reason, SnapshotStatus? served = null)
     {
         bool json = invocation.Arguments.Has("--json");
@@ -68,40 +71,14 @@ internal static class MergeVerb
         return code;
     }
 
-    /// <summary>Says so where Android's engine may have left a base that looks good and is not.</summary>
+    /// <summary>Warns if Android's engine may have left a base that looks good and is damaged.</summary>
     internal static void WarnOfHiddenDamage(Invocation invocation, MergeEngine engine)
     {
         if (engine.MayHideDamage)
             invocation.Output.Write(Priority.Warning, "hidden_damage", $"{engine.Cow.Name} has no scratch: if Android's own engine was killed while merging it, the base may be damaged already, and nothing in the COW can show it");
     }
 
-    /// <summary>
-    /// What to tell if the COW says that everything is merged and nobody is writing to it; null otherwise. Both files are flushed first:
-    /// the count may have been read from a page cache, and what is reported as done is durable.
-    /// </summary>
-    internal static MergeResult? FinishedBefore(Arguments arguments)
-    {
-        try
-        {
-            using var input = new CowInput(arguments.Required("--cow"), DeviceAccess.Shared);
-            using CowFile cow = CowFile.Read(input.Source);
-            MergingMark mark = new(arguments.Required("--cow"));
-            mark.Check(cow);
-            if (cow.Header.Major < 2 || cow.Header.NumMergeOps != (ulong)cow.Order.Count) return null;
-            using BlockDevice target = BlockDevice.Open(arguments.Required("--base"), DeviceAccess.Read);
-            if (ForeignFormat.IsSparse(target)) return null;
-            if (FileFlush.Of(target.Fd) < 0 || FileFlush.Of(input.Fd) < 0) return null;
-            mark.End();
-            return new MergeResult { OpsTotal = cow.Order.Count, ResumedFrom = cow.Order.Count };
-        }
-        catch (SnapuserdException)
-        {
-            // Then the first error is the one to tell.
-            return null;
-        }
-    }
-
-    /// <summary>Tells what a merge did.</summary>
+    /// <summary>Reports the result of a merge.</summary>
     internal static void Tell(Invocation invocation, MergeResult result, string io, double seconds, SnapshotStatus? served = null)
     {
         Summarize(invocation, "merged", result.AlreadyMerged ? $"all {result.OpsTotal} ops were merged already" : "merged", result, seconds, served);
@@ -126,9 +103,9 @@ internal static class MergeVerb
         .Add("ops", result.OpsTotal).Add("blocks", result.Blocks).Add("bytes_written", result.BaseBytesWritten).Add("seconds", seconds)
         .Add("resumed_from", result.ResumedFrom).Add("io", io).Add("replayed", result.Replayed).Add("journaled", result.Journaled)
         .Add("cow_bytes_written", result.CowBytesWritten).Add("checkpoints", result.Checkpoints).Add("flushes", result.Flushes)
-        .Add("already_merged", result.AlreadyMerged).Add("peak_memory", PeakMemory()).Add("times_resumed", Resumptions.Times(result));
+        .Add("already_merged", result.AlreadyMerged).Add("peak_memory", ProcessMemory.Peak()).Add("times_resumed", Resumptions.Times(result));
 
-    /// <summary>The last record about a merge, whatever became of it.</summary>
+    /// <summary>Writes the last record about a merge, whatever its result.</summary>
     private static void Summarize(Invocation invocation, string name, string what, MergeResult result, double seconds, SnapshotStatus? served)
     {
         int resumed = Resumptions.Times(result);
@@ -138,7 +115,4 @@ internal static class MergeVerb
             new("ops", result.OpsTotal), new("resumed_from", result.ResumedFrom), new("blocks", result.Blocks), new("bytes_written", result.BaseBytesWritten), new("seconds", seconds),
             new("times_resumed", resumed), new("reads", served?.Reads ?? 0), new("worst_read_seconds", served?.WorstReadSeconds ?? 0));
     }
-
-    /// <summary>Peak of resident memory in bytes, or −1.</summary>
-    internal static long PeakMemory() => Libc.GetRUsage(Libc.RUSAGE_SELF, out ResourceUsage usage) < 0 ? -1 : usage.PeakKibibytes * 1024;
 }

@@ -2,21 +2,22 @@ using System;
 using System.Collections.Generic;
 using System.Globalization;
 using Snapuserd.Block;
+using Snapuserd.Text;
 
 namespace Snapuserd.Cli;
 
-/// <summary>What the value of an option is.</summary>
+/// <summary>The kind of an option's value.</summary>
 internal enum OptionKind
 {
     /// <summary>No value.</summary>
     Flag,
     /// <summary>A path or name.</summary>
     Text,
-    /// <summary>A plain decimal number.</summary>
+    /// <summary>A decimal number without suffix.</summary>
     Count,
     /// <summary>Bytes, with an optional suffix k, M, G, KiB, MiB or GiB (powers of 1024).</summary>
     Size,
-    /// <summary>One of a few words.</summary>
+    /// <summary>One of a fixed set of words.</summary>
     Choice,
     /// <summary>64 hexadecimal digits.</summary>
     Sha256,
@@ -25,29 +26,31 @@ internal enum OptionKind
 /// <summary>One option of a verb: its <paramref name="Name"/> with the two dashes, and one sentence for the help text.</summary>
 internal sealed record Option(string Name, OptionKind Kind, string Placeholder, string Help)
 {
-    /// <summary>The verb does nothing without it.</summary>
+    /// <summary>The verb requires this option.</summary>
     internal bool Required { get; init; }
 
     /// <summary>The words of a <see cref="OptionKind.Choice"/>; the first is the default.</summary>
     internal string[] Choices { get; init; } = [];
 
-    /// <summary>Smallest number of a Count or Size.</summary>
+    /// <summary>Smallest value of a Count or Size.</summary>
     internal long Minimum { get; init; }
 
-    /// <summary>Largest number of a Count or Size.</summary>
+    /// <summary>Largest value of a Count or Size.</summary>
     internal long Maximum { get; init; } = long.MaxValue;
 
-    /// <summary>What is wrong with "-" for a file, as the end of "'-' would be "; null where it is a value like any other.</summary>
+    /// <summary>The reason why "-" is refused as a file, as the end of "'-' would be "; null if "-" is an ordinary value.</summary>
     internal string? DashIs { get; init; }
 
     /// <summary><see cref="DashIs"/> of a file that is read.</summary>
     internal const string StandardInput = "standard input, which cannot be read in any order";
 
-    /// <summary>Another option without which this one means nothing.</summary>
+    /// <summary>Another option that this one requires.</summary>
     internal string? Needs { get; init; }
 }
 
-/// <summary>The values of a verb's options, checked. Whatever is wrong with a command line is a <see cref="ExitCode.Usage"/> and one sentence.</summary>
+/// <summary>
+/// The checked values of a verb's options. Every error in a command line is a <see cref="ExitCode.Usage"/> with one sentence.
+/// </summary>
 internal sealed class Arguments
 {
     private readonly Verb _verb;
@@ -56,10 +59,10 @@ internal sealed class Arguments
 
     private Arguments(Verb verb) => _verb = verb;
 
-    /// <summary>`--help` was among the arguments before anything was wrong.</summary>
+    /// <summary>`--help` was among the arguments before the first error.</summary>
     internal bool Help { get; private set; }
 
-    /// <summary>What is not an option, as many as <see cref="Verb.Operands"/> and <see cref="Verb.OptionalOperands"/> ask for.</summary>
+    /// <summary>The positional arguments, as many as <see cref="Verb.Operands"/> and <see cref="Verb.OptionalOperands"/> allow.</summary>
     internal IReadOnlyList<string> Operands => _operands;
 
     /// <summary>Whether the option was given.</summary>
@@ -71,13 +74,13 @@ internal sealed class Arguments
     /// <summary>The text of a required option.</summary>
     internal string Required(string option) => Text(option) ?? throw new InvalidOperationException($"{option} is not a required option");
 
-    /// <summary>The number of a Count or Size, or <paramref name="otherwise"/>.</summary>
+    /// <summary>The number of a Count or Size, or <paramref name="otherwise"/> if the option was not given.</summary>
     internal long Number(string option, long otherwise) => _values.TryGetValue(option, out var value) ? value.Number : otherwise;
 
     /// <summary>The word of a Choice; its first one if the option was not given.</summary>
     internal string Choice(string option) => Text(option) ?? Array.Find(_verb.Options, one => one.Name == option)!.Choices[0];
 
-    /// <summary>Reads a command line behind its verb.</summary>
+    /// <summary>Reads the arguments after the verb.</summary>
     internal static Arguments Parse(Verb verb, ReadOnlySpan<string> words)
     {
         var arguments = new Arguments(verb);
@@ -91,7 +94,7 @@ internal sealed class Arguments
 
             int equals = word.IndexOf('=');
             string name = equals < 0 ? word : word[..equals];
-            Option option = Array.Find(verb.Options, one => one.Name == name) ?? throw arguments.Wrong(Unknown("option", name, verb.OptionNames));
+            Option option = Array.Find(verb.Options, one => one.Name == name) ?? throw arguments.Wrong(Suggestion.Unknown("option", name, verb.OptionNames));
             string text = "";
             if (option.Kind == OptionKind.Flag)
             {
@@ -110,21 +113,6 @@ internal sealed class Arguments
         }
         arguments.CheckWhole();
         return arguments;
-    }
-
-    /// <summary>"unknown option '--bsae'; did you mean --base?"</summary>
-    internal static string Unknown(string what, string given, ReadOnlySpan<string> known)
-    {
-        string? nearest = null;
-        // One letter in three wrong is still a slip; more is another word. The dashes are right anyway, so they do not count.
-        int best = Math.Max(1, given.AsSpan().TrimStart('-').Length / 3) + 1;
-        foreach (string candidate in known)
-        {
-            int distance = Distance(given, candidate);
-            if (given.Length > 3 && candidate.StartsWith(given, StringComparison.Ordinal)) distance = 1;
-            if (distance < best) (best, nearest) = (distance, candidate);
-        }
-        return nearest == null ? $"unknown {what} '{given}'" : $"unknown {what} '{given}'; did you mean {nearest}?";
     }
 
     private SnapuserdException Wrong(string what) => new(ExitCode.Usage, $"{_verb.Name}: {what}{(what.EndsWith('?') ? "" : ";")} see snapuserd {_verb.Name} --help");
@@ -187,7 +175,7 @@ internal sealed class Arguments
 
     private static string Shown(Option option, long number) => option.Kind == OptionKind.Size ? Units.Bytes(number) : number.ToString(CultureInfo.InvariantCulture);
 
-    /// <summary>A size in bytes, or null if the text is none or does not fit 63 bits.</summary>
+    /// <summary>A size in bytes, or null if the text is not a size or does not fit 63 bits.</summary>
     internal static long? ParseSize(string text)
     {
         int digits = text.AsSpan().IndexOfAnyExceptInRange('0', '9');
@@ -202,23 +190,5 @@ internal sealed class Arguments
             _ => -1,
         };
         return shift < 0 || number > long.MaxValue >> shift ? null : number << shift;
-    }
-
-    /// <summary>Levenshtein distance with exchanged neighbours counted as one slip.</summary>
-    private static int Distance(string a, string b)
-    {
-        var rows = new int[a.Length + 1, b.Length + 1];
-        for (int i = 0; i <= a.Length; i++) rows[i, 0] = i;
-        for (int j = 0; j <= b.Length; j++) rows[0, j] = j;
-        for (int i = 1; i <= a.Length; i++)
-        {
-            for (int j = 1; j <= b.Length; j++)
-            {
-                int change = rows[i - 1, j - 1] + (a[i - 1] == b[j - 1] ? 0 : 1);
-                rows[i, j] = Math.Min(change, Math.Min(rows[i - 1, j], rows[i, j - 1]) + 1);
-                if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1]) rows[i, j] = Math.Min(rows[i, j], rows[i - 2, j - 2] + 1);
-            }
-        }
-        return rows[a.Length, b.Length];
     }
 }

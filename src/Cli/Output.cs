@@ -3,32 +3,38 @@ using System.Collections.Generic;
 using System.Globalization;
 using System.Text;
 using Snapuserd.Block;
+using Snapuserd.Host;
 using Snapuserd.Interop;
+using Snapuserd.Text;
 
 namespace Snapuserd.Cli;
 
 /// <summary>
-/// Lines on standard output and standard error by plain write(2). A stream that fails once is silent from then on: a reader that went away
-/// (EPIPE) must not stop a merge. <see cref="Failure"/> keeps the errno for a command whose output is its result. What happens beside the results is
-/// told in records, which `--log` may send elsewhere.
+/// Lines on standard output and standard error by direct write(2). A stream that fails once is silent from then on: a reader that went away
+/// (EPIPE) must not stop a merge. <see cref="Failure"/> keeps the errno for a command whose output is its result. Everything except results
+/// is written as log records, which `--log` may send elsewhere.
 /// </summary>
-internal sealed class Output : ILog
+internal sealed class Output : IMachineLog
 {
     private int _resultsFd;
     private readonly int _diagnosticsFd;
 
-    // One write per line keeps lines whole between processes up to PIPE_BUF; longer ones grow the buffer.
+    // One write per line keeps lines intact between processes up to PIPE_BUF. Longer lines grow the buffer.
     private byte[] _bytes = new byte[512];
     private readonly object _gate = new();
     private bool _resultsDead;
     private bool _diagnosticsDead;
-    // What is drawn over the end of the terminal, a width for each line; the cursor stands after the last.
+    // The widths of the lines drawn at the end of the terminal. The cursor is after the last one.
     private int[] _bars = [];
     private bool? _resultsTerminal;
     private bool? _diagnosticsTerminal;
     private KernelLog? _kernel;
+    private bool _neverWaits;
+    private bool _endsInALine;
+    private long _lost;
 
-    /// <param name="wereClosed">The mask of <see cref="StandardDescriptors.Reserve"/>: what was closed at start stays silent.</param>
+    /// <param name="wereClosed">The mask of <see cref="StandardDescriptors.Reserve"/>: descriptors that were closed at start stay
+    /// silent.</param>
     internal Output(int wereClosed, int resultsFd = 1, int diagnosticsFd = 2)
     {
         _resultsFd = resultsFd;
@@ -37,16 +43,28 @@ internal sealed class Output : ILog
         _diagnosticsDead = (wereClosed & (1 << 2)) != 0;
     }
 
-    /// <summary>The negative errno that ended standard output, or 0. A closed one is no failure: whoever closed it wants nothing.</summary>
+    /// <summary>
+    /// From here on, output that a stream does not accept at once is lost. Its reader may itself wait for the device that this process
+    /// serves, and a merge and the readers of a device must not wait for a log. The number of lost messages is reported once the stream
+    /// accepts data again.
+    /// </summary>
+    internal void NeverWait()
+    {
+        lock (_gate) _neverWaits = true;
+    }
+
+    /// <summary>
+    /// The negative errno that ended standard output, or 0. A closed one is not a failure: the caller closed it on purpose.
+    /// </summary>
     internal int Failure { get; private set; }
 
-    /// <summary>Whether standard error is a terminal that a bar can be drawn on.</summary>
+    /// <summary>Whether standard error is a terminal on which a bar can be drawn.</summary>
     internal bool HasTerminal => !_diagnosticsDead && Libc.IsATty(_diagnosticsFd);
 
-    /// <summary>Columns of the terminal; 80 if it does not say.</summary>
+    /// <summary>Columns of the terminal; 80 if unknown.</summary>
     internal int TerminalColumns => TerminalSize.Columns;
 
-    /// <summary>Columns and rows of the terminal; 80 and 24 if it does not say.</summary>
+    /// <summary>Columns and rows of the terminal; 80 and 24 if unknown.</summary>
     internal (int Columns, int Rows) TerminalSize
     {
         get
@@ -57,13 +75,18 @@ internal sealed class Output : ILog
         }
     }
 
-    /// <summary>A line of the result, on standard output: with the bytes of the names in it as they are, unless it is a terminal.</summary>
+    /// <summary>
+    /// Prints a line of the result on standard output. On a terminal the names in it are made visible; otherwise their bytes are unchanged.
+    /// </summary>
     internal void Result(string line) => ResultText((_resultsTerminal ??= Libc.IsATty(_resultsFd)) ? VisibleText.OnTerminal(line) : line);
 
-    /// <summary>Text of the result without names in it, of any number of lines.</summary>
+    /// <summary>Prints result text without names in it, of any number of lines.</summary>
     internal void ResultText(string text) => Result(text, "\n");
 
-    /// <summary>A piece, without names in it, of a line of the result that is too long to be built in memory; <see cref="Result(string)"/> ends the line.</summary>
+    /// <summary>
+    /// Prints a piece, without names in it, of a result line that is too long to be built in memory. <see cref="Result(string)"/> ends the
+    /// line.
+    /// </summary>
     internal void ResultPiece(ReadOnlySpan<char> piece) => Result(piece, "");
 
     private void Result(ReadOnlySpan<char> text, ReadOnlySpan<char> end)
@@ -88,10 +111,13 @@ internal sealed class Output : ILog
         lock (_gate) (_resultsFd, _resultsDead, _resultsTerminal) = (_diagnosticsFd, _diagnosticsDead, null);
     }
 
-    /// <summary>Where records go.</summary>
+    /// <summary>The destination of log records.</summary>
     internal LogForm Log { get; private set; }
 
-    /// <summary>Sends records there from here on. Where the kernel's log cannot be written, they stay on standard error, with a sentence about that.</summary>
+    /// <summary>
+    /// Sets the destination of log records. If the kernel's log cannot be written, records stay on standard error, with a message about
+    /// that.
+    /// </summary>
     internal void LogTo(LogForm form)
     {
         lock (_gate)
@@ -115,8 +141,11 @@ internal sealed class Output : ILog
         }
     }
 
-    /// <summary>A record that the kernel's log gets as well, wherever the others go: for what concerns everybody on the machine, not only the reader of this log.</summary>
-    internal void WriteForMachine(Priority priority, string name, string sentence)
+    /// <summary>
+    /// Writes a record to the kernel's log as well, whatever the destination of the others: for messages that concern all users of the
+    /// machine.
+    /// </summary>
+    public void WriteForMachine(Priority priority, string name, string sentence)
     {
         Write(priority, name, sentence);
         lock (_gate)
@@ -129,7 +158,10 @@ internal sealed class Output : ILog
         }
     }
 
-    /// <summary>How far it is, which has a form of its own on standard error and a rhythm of its own in the kernel's log: the caller asks for <see cref="Log"/>.</summary>
+    /// <summary>
+    /// Writes a progress record. Progress has its own form on standard error and its own interval in the kernel's log, so the caller checks
+    /// <see cref="Log"/>.
+    /// </summary>
     internal void WriteProgress(string line, params ReadOnlySpan<LogValue> values)
     {
         lock (_gate)
@@ -139,7 +171,7 @@ internal sealed class Output : ILog
         }
     }
 
-    /// <summary>Where a defect showed, behind the record that says so.</summary>
+    /// <summary>Writes the stack trace of an internal error, after its record.</summary>
     internal void WriteTrace(string trace)
     {
         lock (_gate)
@@ -149,7 +181,7 @@ internal sealed class Output : ILog
         }
     }
 
-    /// <summary>Draws <paramref name="bar"/> over the last line of the terminal; the next line wipes it away.</summary>
+    /// <summary>Draws <paramref name="bar"/> over the last line of the terminal. The next line of output erases it.</summary>
     internal void Bar(string bar)
     {
         lock (_gate)
@@ -161,8 +193,9 @@ internal sealed class Output : ILog
     }
 
     /// <summary>
-    /// Draws lines over the end of the terminal, in the place of those that were drawn there before; the next line of output wipes them away. Each is cut to the width, and of more than the terminal has rows
-    /// the last ones are left out. The width may have changed: a narrower terminal has broken the old lines into several rows.
+    /// Draws lines over the end of the terminal, in place of the previous ones. The next line of output erases them. Each line is cut to
+    /// the width; lines in excess of the terminal's rows are omitted from the end. The width may have changed: a narrower terminal has
+    /// wrapped the old lines into several rows.
     /// </summary>
     internal void Bars(IReadOnlyList<string> bars)
     {
@@ -207,13 +240,31 @@ internal sealed class Output : ILog
         return line.ToString();
     }
 
-    /// <summary>One sentence is one line, whatever a path in it contains.</summary>
+    /// <summary>The text of a record. One record is one line, whatever a path in it contains.</summary>
     private string Record(string sentence) => $"snapuserd: {((_diagnosticsTerminal ??= Libc.IsATty(_diagnosticsFd)) ? VisibleText.OnTerminal(sentence) : VisibleText.OnOneLine(sentence))}";
 
     private void Line(string line)
     {
         WipeBar();
+        TellLost();
         if (!_diagnosticsDead && Write(_diagnosticsFd, line, "\n") < 0) _diagnosticsDead = true;
+    }
+
+    private void TellLost()
+    {
+        if (_lost == 0 || _diagnosticsDead || !TakesMore(_diagnosticsFd)) return;
+        string sentence = $"standard output or standard error was full, which has lost {Units.Count(_lost, "message")}";
+        string line = Log == LogForm.Json ? Json(Priority.Warning, "messages_lost", sentence, default) : Record(sentence);
+        if (_endsInALine) line = "\n" + line;
+        (_lost, _endsInALine) = (0, false);
+        if (Write(_diagnosticsFd, line, "\n") < 0) _diagnosticsDead = true;
+    }
+
+    /// <summary>True if a write of a piece would not block, or would fail.</summary>
+    private static bool TakesMore(int fd)
+    {
+        Span<PollFd> one = [new PollFd { Fd = fd, Events = Libc.POLLOUT }];
+        return Libc.Poll(one, 0) != 0;
     }
 
     private void WipeBar()
@@ -224,7 +275,7 @@ internal sealed class Output : ILog
         if (!_diagnosticsDead && Write(_diagnosticsFd, erasure, "") < 0) _diagnosticsDead = true;
     }
 
-    /// <summary>What takes away the lines that are drawn and leaves the cursor where the first began.</summary>
+    /// <summary>The escape sequence that erases the drawn lines and leaves the cursor at the start of the first.</summary>
     private string Erasure(int columns)
     {
         if (_bars.Length == 0) return "";
@@ -243,11 +294,19 @@ internal sealed class Output : ILog
         ReadOnlySpan<byte> rest = _bytes.AsSpan(0, length);
         while (rest.Length > 0)
         {
-            nint written = Libc.Write(fd, rest);
+            // A pipe that accepts any data accepts a piece of this length.
+            int piece = _neverWaits ? Math.Min(rest.Length, Libc.PIPE_BUF) : rest.Length;
+            nint written = _neverWaits && !TakesMore(fd) ? -Errno.EAGAIN : Libc.Write(fd, rest[..piece]);
             if (written == -Errno.EINTR) continue;
+            if (written == -Errno.EAGAIN && _neverWaits)
+            {
+                _lost++;
+                _endsInALine |= rest.Length < length && fd == _diagnosticsFd;
+                return 0;
+            }
             if (written == -Errno.EAGAIN)
             {
-                // Somebody made the pipe or terminal non-blocking for all who share it; wait as a blocking write would have.
+                // Another process made the shared pipe or terminal non-blocking. Wait as a blocking write would.
                 Span<PollFd> one = [new PollFd { Fd = fd, Events = Libc.POLLOUT }];
                 int ready = Libc.Poll(one, -1);
                 if (ready >= 0 || ready == -Errno.EINTR) continue;

@@ -1,14 +1,17 @@
 using System;
+using Snapuserd.AndroidDaemon;
 using Snapuserd.Block;
+using Snapuserd.Host;
 using Snapuserd.Interop;
+using Snapuserd.Text;
 
 namespace Snapuserd.Cli;
 
 internal static class Program
 {
     /// <summary>
-    /// The only way out of the process: every error becomes a sentence on standard error and an exit code. Never an abort, which is a
-    /// kernel panic when the process is number 1.
+    /// The only exit of the process: every error becomes a message on standard error and an exit code. Never an abort, which is a kernel
+    /// panic if the process is number 1.
     /// </summary>
     private static int Main()
     {
@@ -16,30 +19,27 @@ internal static class Program
         {
             RawArguments.RuntimeHasStarted();
             int wereClosed = StandardDescriptors.Reserve();
-            // A reader that goes away is an errno of write(2), not the end of a merge.
-            _ = Libc.IgnoreSignal(Libc.SIGPIPE);
-            // A file that reaches its limit (ulimit -f) is one of write(2) as well, and not the end of an extract that could still clean up.
-            _ = Libc.IgnoreSignal(Libc.SIGXFSZ);
+            StopSignals.IgnoreThoseOfWrites();
             bool hasSocket = OwnProcess.Variable(AndroidWords.SocketVariable + AndroidWords.Socket) != null;
             string[] given = OwnProcess.Arguments(), args = given[1..];
-            string[] words = AndroidWords.Translate(given[0], args, Array.Find(Verbs.All, verb => verb.Name == "daemon")!, hasSocket) ?? args;
+            string[] words = AndroidWords.Translate(given[0], args, DaemonVerb.TakesValue, hasSocket) ?? args;
             return (int)CommandLine.Run(Verbs.All, words, new Output(wereClosed));
         }
         catch (Exception e)
         {
-            // Not even the report could be made, for want of memory most likely.
+            // Even the report failed, most likely for lack of memory.
             return (int)(CommandLine.IsOutOfMemory(e) ? ExitCode.OutOfResources : ExitCode.Internal);
         }
     }
 }
 
-/// <summary>From the words of a command line to an exit code.</summary>
+/// <summary>Turns the arguments of a command line into an exit code.</summary>
 internal static class CommandLine
 {
     /// <summary>Runs the verb that <paramref name="words"/> begin with.</summary>
     internal static ExitCode Run(Verb[] verbs, string[] words, Output output)
     {
-        // Looked for before anything is understood: who reads JSON wants to read there as well that the command line makes no sense.
+        // Checked before parsing: a reader of JSON also gets command line errors as JSON.
         bool json = Array.IndexOf(words, "--json") >= 0;
         try
         {
@@ -61,7 +61,7 @@ internal static class CommandLine
             ExitCode code = verb.Run(new Invocation(arguments, output));
             if (code != ExitCode.Done) return code;
             if (verb.OutputIsResult) return Written(output);
-            // What was done stays done; but an empty file must not look like a merge that had nothing to say.
+            // The work stays done, but an empty output must not look like a merge without a result.
             if (Lost(output)) output.Write(Priority.Warning, "output_lost", $"the command is done, but its result could not be printed: {Reason.Of(output.Failure)}");
             return code;
         }
@@ -71,7 +71,7 @@ internal static class CommandLine
         }
     }
 
-    /// <summary>Tells of an error, in JSON as well if <paramref name="json"/>, and returns its exit code.</summary>
+    /// <summary>Reports an error, in JSON as well if <paramref name="json"/>, and returns its exit code.</summary>
     internal static ExitCode Report(Output output, bool json, Exception e) => e switch
     {
         SnapuserdException expected => Report(output, json, expected.Code, expected.Message, null),
@@ -79,10 +79,10 @@ internal static class CommandLine
         _ => Report(output, json, ExitCode.Internal, $"a defect of this program ({e.GetType().Name}): {e.Message}", e.StackTrace),
     };
 
-    /// <summary>The version of the binary, as its project file says it.</summary>
+    /// <summary>The version of the binary, from its project file.</summary>
     internal const string Version = BuildConstants.Version;
 
-    /// <summary>Memory ran out, whatever it was that needed it: a type's first use wraps it in an exception of its own.</summary>
+    /// <summary>True if memory ran out anywhere: the runtime wraps the exception if it happens during the first use of a type.</summary>
     internal static bool IsOutOfMemory(Exception? e)
     {
         for (; e != null; e = e.InnerException)
@@ -91,7 +91,7 @@ internal static class CommandLine
     }
 
     private static Verb Find(Verb[] verbs, string name) => Array.Find(verbs, one => one.Name == name)
-        ?? throw new SnapuserdException(ExitCode.Usage, $"{Arguments.Unknown(name.StartsWith('-') ? "option" : "verb", name, [.. NameList(verbs), "help", "version", "--help", "--version"])} (verbs: {Names(verbs)}); see snapuserd --help");
+        ?? throw new SnapuserdException(ExitCode.Usage, $"{Suggestion.Unknown(name.StartsWith('-') ? "option" : "verb", name, [.. NameList(verbs), "help", "version", "--help", "--version"])} (verbs: {Names(verbs)}); see snapuserd --help");
 
     private static string Names(Verb[] verbs) => string.Join(", ", NameList(verbs));
 
@@ -110,7 +110,7 @@ internal static class CommandLine
         return ExitCode.InputOutput;
     }
 
-    // A reader that has seen enough (`inspect | head`) is none of our failures.
+    // A reader that stops early (`inspect | head`) is not a failure.
     private static bool Lost(Output output) => output.Failure is not 0 and not -Errno.EPIPE;
 
     private static ExitCode Report(Output output, bool json, ExitCode code, string sentence, string? trace)

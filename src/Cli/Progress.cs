@@ -2,35 +2,36 @@ using System;
 using System.Globalization;
 using System.Text;
 using Snapuserd.Block;
+using Snapuserd.Text;
 
 namespace Snapuserd.Cli;
 
-/// <summary>How progress is shown.</summary>
+/// <summary>The form in which progress is shown.</summary>
 internal enum ProgressForm
 {
     Silent,
-    /// <summary>A line now and then on standard error.</summary>
+    /// <summary>Periodic lines on standard error.</summary>
     Plain,
-    /// <summary>A JSON object now and then on standard output.</summary>
+    /// <summary>Periodic JSON objects on standard output.</summary>
     Json,
     /// <summary>A bar on the terminal.</summary>
     Bar,
 }
 
 /// <summary>
-/// How far a long run is. The share done is that of the bytes, because an op may stand for one block or for sixty-four; it never goes
-/// back. Time comes in with every report, in seconds of any clock that does not go back.
+/// The progress of a long run. The fraction done is that of the bytes, because an op may stand for one block or for sixty-four. It never
+/// decreases. Every report includes the time, in seconds of any monotonic clock.
 /// </summary>
 internal sealed class Progress
 {
-    // A bar that moves less often than this looks stuck, more often is work for a serial console.
+    // A bar that moves less often looks stuck; more often burdens a serial console.
     private const double BarInterval = 0.1;
 
-    // Lines go to logs: one in five seconds is enough to see that something lives.
+    // Lines go to logs: one in five seconds suffices to show activity.
     private const double PlainInterval = 5;
     private const double JsonInterval = 1;
 
-    // In the kernel's log, a record per tenth, and even of a quick merge no more than five of the ten that the kernel takes in five seconds.
+    // In the kernel's log, one record per tenth. Even a fast merge writes at most five of the ten that the kernel accepts in five seconds.
     private const int Steps = 10;
     private const double StepInterval = 1;
 
@@ -50,9 +51,9 @@ internal sealed class Progress
     private int _step;
     private double _steppedAt = double.NegativeInfinity;
 
-    /// <param name="what">The verb, as the line begins: "merge".</param>
-    /// <param name="columns">Width of the terminal, asked before every bar because windows are resized.</param>
-    /// <param name="asked">Lines were asked for by name: the first comes at once, and one at the end, however short the run is.</param>
+    /// <param name="what">The verb, which begins the line: "merge".</param>
+    /// <param name="columns">Width of the terminal, read before every bar because terminals are resized.</param>
+    /// <param name="asked">Lines were explicitly requested: the first comes at once, and one at the end, however short the run is.</param>
     internal Progress(Output output, ProgressForm form, string what, long totalBytes, long totalOps, Func<int> columns, bool asked = false)
     {
         _output = output;
@@ -64,13 +65,13 @@ internal sealed class Progress
         _asked = asked;
     }
 
-    /// <summary>It is a phase of several: an event comes before its first JSON object.</summary>
+    /// <summary>This is one of several phases: an event precedes its first JSON object.</summary>
     internal bool Announces { get; init; }
 
-    /// <summary>Tells of every tenth as well, to the kernel's log.</summary>
+    /// <summary>Also reports every tenth, to the kernel's log.</summary>
     internal bool TellsSteps { get; init; }
 
-    /// <summary>What `--progress` and `--json` ask for on these streams.</summary>
+    /// <summary>The form that `--progress` and `--json` select on these streams.</summary>
     internal static ProgressForm FormOf(string choice, bool json, bool terminal) => (choice, json, terminal) switch
     {
         ("never", _, _) => ProgressForm.Silent,
@@ -81,13 +82,16 @@ internal sealed class Progress
         _ => ProgressForm.Plain,
     };
 
-    /// <summary><paramref name="bytes"/> and <paramref name="ops"/> are done at <paramref name="now"/>, counted from the very beginning, a resumed run's head start included.</summary>
+    /// <summary>
+    /// Reports <paramref name="bytes"/> and <paramref name="ops"/> done at <paramref name="now"/>, counted from the start of the merge,
+    /// including the work of earlier runs.
+    /// </summary>
     internal void Report(long bytes, long ops, double now)
     {
         _bytes = Math.Min(Math.Max(_bytes, bytes), _totalBytes);
         _ops = Math.Min(Math.Max(_ops, ops), _totalOps);
         bool first = _meter.Measure(_bytes, now);
-        // A bar is up at once; a line is due when one interval has passed, so that short runs stay short in logs.
+        // A bar appears at once. The first line is due after one interval, so that short runs stay short in logs.
         if (first && _form != ProgressForm.Bar && !_asked) _shownAt = now;
         if (TellsSteps) Step(now, first);
         double interval = _form switch { ProgressForm.Bar => BarInterval, ProgressForm.Json => JsonInterval, _ => PlainInterval };
@@ -119,20 +123,25 @@ internal sealed class Progress
         bool told = first || (step > _step && now - _steppedAt >= StepInterval);
         if (!told) return;
         (_step, _steppedAt) = (step, now);
-        // Where it begins is told by whoever begins.
+        // The caller reports the beginning.
         if (!first) _output.WriteProgress(Line(int.MaxValue), Values);
     }
 
-    /// <summary>One line of at most <paramref name="columns"/> characters with a bar in it; with int.MaxValue as long as it gets, and without a bar.</summary>
+    /// <summary>
+    /// One line of at most <paramref name="columns"/> characters with a bar in it. With int.MaxValue the full line without a bar.
+    /// </summary>
     private string Line(int columns) => Line(_what, _bytes, _totalBytes, _ops, _totalOps, _meter.BytesPerSecond, columns);
 
-    /// <summary>The line of a run that is <paramref name="bytes"/> far, whose <paramref name="rate"/> was measured elsewhere, in bytes per second; 0 for none.</summary>
+    /// <summary>
+    /// The line of a run that has done <paramref name="bytes"/>. The caller measured the <paramref name="rate"/>, in bytes per second; 0
+    /// for none.
+    /// </summary>
     internal static string Line(string what, long bytes, long totalBytes, long ops, long totalOps, double rate, int columns)
     {
         double share = totalBytes == 0 ? 1 : (double)bytes / totalBytes;
-        // Cut, not rounded: 100 % is said only when nothing is left.
+        // Truncated, not rounded: 100 % appears only when nothing is left.
         string percent = string.Create(CultureInfo.InvariantCulture, $" {(int)(share * 100),3}%");
-        // Of a long name the end is left out, not how far it is.
+        // A long name is cut at its end; the percentage stays.
         string head = (columns == int.MaxValue ? what : TextWidth.Cut(what, Math.Max(0, columns - percent.Length))) + percent;
         string[] tails =
         [
@@ -143,7 +152,7 @@ internal sealed class Progress
         ];
         if (columns == int.MaxValue) return head + string.Concat(tails);
 
-        // The bar has a width of its own, so that it only ever grows; of the rest, what does not fit is left out from the end.
+        // The bar has a fixed width, so that it only ever grows. The rest is cut from the end if it does not fit.
         const int narrowestWithBar = 40;
         const int mostCells = 48;
         var line = new StringBuilder(head);

@@ -2,15 +2,16 @@ using System;
 using System.Diagnostics;
 using Snapuserd.Block;
 using Snapuserd.Merge;
+using Snapuserd.Text;
 
 namespace Snapuserd.Cli;
 
 /// <summary>
-/// Shows the progress of a merge, a check or an extraction as the options ask for it, phase by phase: the check of the payloads before a merge has a bar, a rate and a remaining time of its own. A phase that begins is told by
-/// an event of its own where the progress is JSON.
+/// Shows the progress of a merge, a check or an extraction in the form that the options select, phase by phase. The check of the payloads
+/// before a merge has its own bar, rate and remaining time. With JSON progress an event announces each phase.
 /// </summary>
-/// <param name="what">The phase that <see cref="Progress"/> is about.</param>
-/// <param name="isPart">Other phases come before or after it, which are told by observers of their own. A run of one phase only has nothing to announce.</param>
+/// <param name="what">The phase that <see cref="Progress"/> reports.</param>
+/// <param name="isPart">Other phases come before or after it, with their own observers. A run of one phase only announces nothing.</param>
 internal sealed class ProgressObserver(Invocation invocation, string what, bool isPart = false) : IMergeObserver
 {
     private readonly long _start = Stopwatch.GetTimestamp();
@@ -37,12 +38,12 @@ internal sealed class ProgressObserver(Invocation invocation, string what, bool 
             _isNext = _phase.Length > 0;
             _phase = phase;
             string choice = invocation.Arguments.Choice("--progress");
-            // A bar and JSON objects on one stream would spoil each other.
+            // A bar and JSON objects would corrupt each other on one stream.
             ProgressForm form = Cli.Progress.FormOf(choice, invocation.Arguments.Has("--json"), invocation.Output.HasTerminal && invocation.Output.Log != LogForm.Json);
             bool kernel = invocation.Output.Log == LogForm.Kernel;
             if (kernel && form == ProgressForm.Plain) form = ProgressForm.Silent;
             _progress = new Progress(invocation.Output, form, phase, progress.BytesTotal, progress.OpsTotal, () => invocation.Output.TerminalColumns, choice == "plain") { Announces = isPart || _isNext || phase != what, TellsSteps = kernel && choice != "never" };
-            // A merge says once that it begins: the check before it is a part of that.
+            // A merge reports its beginning once; the check before it is part of that.
             if (phase == what) TellBegin(progress);
         }
         _progress.Report(progress.BytesDone, progress.OpsDone, Seconds);

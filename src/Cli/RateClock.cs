@@ -4,7 +4,9 @@ using Snapuserd.Block;
 
 namespace Snapuserd.Cli;
 
-/// <summary>Wakes a merge that has a rate fifty times a second, on a thread of its own: the engine has no timer, so time alone does not let it go on.</summary>
+/// <summary>
+/// Wakes a rate-limited merge fifty times a second, on its own thread: the engine has no timer, so it would not continue by itself.
+/// </summary>
 internal sealed class RateClock : IDisposable
 {
     private const int Milliseconds = 20, StackBytes = 128 << 10;
@@ -12,7 +14,7 @@ internal sealed class RateClock : IDisposable
     private readonly ManualResetEventSlim _end = new();
     private readonly Thread _thread;
 
-    /// <summary>Begins. Exit code 71 if the system has no thread left. <paramref name="wakeUp"/> outlives it.</summary>
+    /// <summary>Starts the thread. Exit code 71 if the system has no thread left. <paramref name="wakeUp"/> outlives it.</summary>
     internal RateClock(WakeUp wakeUp)
     {
         _thread = new Thread(() => Run(wakeUp), StackBytes) { IsBackground = true, Name = "rate" };
@@ -26,7 +28,7 @@ internal sealed class RateClock : IDisposable
         }
     }
 
-    /// <summary>Ends, and waits for the thread.</summary>
+    /// <summary>Ends the thread and waits for it.</summary>
     public void Dispose()
     {
         _end.Set();

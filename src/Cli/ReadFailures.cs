@@ -1,11 +1,12 @@
 using System.Threading;
 using Snapuserd.Block;
+using Snapuserd.Text;
 
 namespace Snapuserd.Cli;
 
 /// <summary>
-/// Tells of reads that failed: the first ones, then the hundredth, the thousandth and so on, so that a
-/// broken disk does not fill the log of the machine that runs on it.
+/// Reports failed reads: the first ones, then the hundredth, the thousandth and so on. A broken disk must not fill the log of the machine
+/// that runs on it.
 /// </summary>
 internal sealed class ReadFailures(Invocation invocation)
 {
@@ -13,7 +14,7 @@ internal sealed class ReadFailures(Invocation invocation)
 
     private int _count;
 
-    /// <summary>Takes the sentence about one; from any thread.</summary>
+    /// <summary>Reports one failed read; from any thread.</summary>
     internal void Tell(string sentence)
     {
         int count = Interlocked.Increment(ref _count);

@@ -1,9 +1,10 @@
 using System;
 using Snapuserd.Block;
-using Snapuserd.Cli.Control;
-using Snapuserd.Daemon;
+using Snapuserd.Control;
+using Snapuserd.Host;
 using Snapuserd.Merge;
 using Snapuserd.Serve;
+using Snapuserd.Text;
 
 namespace Snapuserd.Cli;
 
@@ -14,20 +15,38 @@ internal static class ServeVerb
     {
         StopSignals.IgnoreOthers();
         BlockServers.Check(invocation);
-        // A client of the socket is a program among others; what the kernel serves may be all there is.
+        // A client of the socket is one program among others; a kernel device may hold the whole system.
         bool mayBeRoot = invocation.Arguments.Text("--socket") == null;
         if (mayBeRoot) RootStorage.TakeName();
-        CtlVerb.MakeFolder(invocation.Arguments.Text("--control"));
-        using var name = ServerName.Take(invocation.Arguments);
-        if (invocation.Arguments.Has("--supervise")) return Supervisor.Run(invocation, BlockServers.SupervisedDevice(invocation), name.Text);
-        var ready = new Readiness(invocation, name.Text);
+        ControlFolder.MakeFor(invocation.Arguments.Text("--control"));
+        Arguments arguments = invocation.Arguments;
+        using var name = ServerName.Take(arguments.Text("--as"), arguments.Text("--mapper"), arguments.Text("--name"), arguments.Required("--cow"), arguments.Text("--control"));
+        ReadyNotifier notifier = new((int)arguments.Number("--ready-fd", -1));
+        if (arguments.Has("--supervise"))
+        {
+            invocation.Output.NeverWait();
+            SupervisorOptions supervised = new()
+            {
+                Name = name.Text,
+                Cow = arguments.Required("--cow"),
+                Base = arguments.Required("--base"),
+                Source = arguments.Text("--source"),
+                Control = arguments.Text("--control"),
+                Device = BlockServers.SupervisedDevice(invocation),
+                Merges = arguments.Has("--merge"),
+                MayMerge = BlockServers.Merges(arguments),
+                WithoutLock = arguments.Has("--no-lock"),
+            };
+            return Supervisor.Run(supervised, notifier, invocation.Output);
+        }
+        var ready = new Readiness(invocation, name.Text, notifier);
         bool merges = invocation.Arguments.Has("--merge");
         using var stop = new StopSignals();
         var standing = StandingRequests.Inherited(invocation.Output);
         var observer = new Observer(invocation, standing);
         using var snapshot = new Snapshot(Options(invocation, name.Text, observer, standing), stop.Flag, stop.WakeUp);
         standing?.Restore(snapshot);
-        // Before anything else, so that a path that cannot be had is known before there is a device.
+        // First, so that an unusable path is reported before a device exists.
         CtlRequests requests = new(() => [snapshot], one =>
         {
             standing?.NoteStop();
@@ -36,22 +55,22 @@ internal static class ServeVerb
         using ControlServer? control = Listen(invocation, snapshot, requests);
         try
         {
-            return Run(invocation, ready, snapshot, requests, control, merges || standing is { MergeAsked: true });
+            return Run(invocation, ready, notifier, snapshot, requests, control, merges || standing is { MergeAsked: true });
         }
         catch (SnapuserdException e)
         {
-            // Those who watch it learn why as well.
+            // Watching clients receive the reason as well.
             requests.EndWatches(e);
             throw;
         }
     }
 
-    private static ExitCode Run(Invocation invocation, Readiness ready, Snapshot snapshot, CtlRequests requests, ControlServer? control, bool merges)
+    private static ExitCode Run(Invocation invocation, Readiness ready, ReadyNotifier notifier, Snapshot snapshot, CtlRequests requests, ControlServer? control, bool merges)
     {
         snapshot.Open();
         if (snapshot.IsPlain)
         {
-            // Its last server was killed behind the hand-over; what is left to do is to remove the device that nobody reads any more.
+            // The last server was killed after the hand-over. Only the unused device is left to remove.
             int left = BlockServers.UblkNumber(invocation);
             if (left >= 0) _ = UblkServer.RemoveDead(left);
             ready.Tell(snapshot.Status.Device, snapshot.Length);
@@ -62,15 +81,17 @@ internal static class ServeVerb
             BlockServers.Start(invocation, view, devices, memory, wakeUp, out path));
         MergeVerb.WarnOfHiddenDamage(invocation, snapshot.Engine);
         ready.Tell(device, snapshot.Length);
+        // Other programs wait for that one line. A merge must not block on any output after it.
+        invocation.Output.NeverWait();
         if (merges)
         {
             _ = snapshot.RequestMerge();
-            // A rate may have been set before there was anything to slow down.
+            // A rate may have been set before the merge existed.
             control?.Ring();
         }
         ExitCode code = snapshot.Run();
         requests.EndWatches();
-        ready.TellStopping();
+        notifier.TellStopping();
         string? trouble = snapshot.Trouble;
         snapshot.StopServing();
         if (trouble != null) throw new SnapuserdException(ExitCode.InputOutput, trouble);
@@ -114,7 +135,7 @@ internal static class ServeVerb
         };
     }
 
-    /// <summary>Tells of the merge as `merge` does.</summary>
+    /// <summary>Reports the merge like `merge` does.</summary>
     private sealed class Observer(Invocation invocation, StandingRequests? standing) : ISnapshotObserver
     {
         private readonly ProgressObserver _progress = new(invocation, "merge");

@@ -4,31 +4,31 @@ using Snapuserd.Block;
 
 namespace Snapuserd.Cli;
 
-/// <summary>A verb that was called: its arguments, checked, and where its lines go.</summary>
+/// <summary>An invocation of a verb: its checked arguments and its output.</summary>
 internal sealed record Invocation(Arguments Arguments, Output Output);
 
 /// <summary>
-/// One verb of the command line: what it takes and what it does. <paramref name="Operands"/> names its positional arguments, all of them
+/// One verb of the command line: its arguments and its action. <paramref name="Operands"/> names its positional arguments, all of them
 /// required. <paramref name="Notes"/> is a paragraph for the end of its help.
 /// </summary>
 internal sealed record Verb(string Name, string Summary, string[] Operands, Option[] Options, string Notes, Func<Invocation, ExitCode> Run)
 {
-    // Column of the second half of a help line. The longest option of any verb fits before it.
+    // Column of the second half of a help line. After an option that does not fit before it, a new line begins.
     private const int HelpColumn = 30;
 
-    // What a rescue console shows without wrapping.
-    private const int HelpWidth = 96;
+    /// <summary>Columns of a rescue console: no line of a help text is longer.</summary>
+    internal const int HelpWidth = 80;
 
-    /// <summary>The output is the result: if it cannot be written, the command has failed. A merge goes on without its output.</summary>
+    /// <summary>The output is the result: if it cannot be written, the command has failed. A merge continues without its output.</summary>
     internal bool OutputIsResult { get; init; }
 
-    /// <summary>What may follow the operands, in this order.</summary>
+    /// <summary>Optional arguments after the operands, in this order.</summary>
     internal string[] OptionalOperands { get; init; } = [];
 
-    /// <summary>The last of them may come any number of times.</summary>
+    /// <summary>The last operand may be repeated.</summary>
     internal bool OperandsRepeat { get; init; }
 
-    /// <summary>The option that may stand for the only operand.</summary>
+    /// <summary>The option that may replace the only operand.</summary>
     internal string? OperandOption { get; init; }
 
     internal string[] OptionNames => [.. Array.ConvertAll(Options, option => option.Name), "--help"];
@@ -62,9 +62,18 @@ internal sealed record Verb(string Name, string Summary, string[] Operands, Opti
         return text.ToString().TrimEnd('\n');
     }
 
-    /// <summary>"  LEFT       right", the right part wrapped below itself.</summary>
-    internal static void AppendEntry(StringBuilder text, string left, string right) =>
-        text.Append("  ").Append(left.PadRight(HelpColumn - 3)).Append(' ').Append(Wrap(right, HelpColumn)).Append('\n');
+    /// <summary>Appends "  LEFT       right", with the right part wrapped under itself.</summary>
+    internal static void AppendEntry(StringBuilder text, string left, string right)
+    {
+        text.Append("  ").Append(left);
+        int column = left.Length + 2;
+        if (column >= HelpColumn)
+        {
+            text.Append('\n');
+            column = 0;
+        }
+        text.Append(' ', HelpColumn - column).Append(Wrap(right, HelpColumn)).Append('\n');
+    }
 
     private static string Signature(Option option) => option.Kind == OptionKind.Flag ? option.Name : $"{option.Name} {option.Placeholder}";
 

@@ -1,15 +1,19 @@
 using System.Text;
-using Snapuserd.Cli.Boot;
-using Snapuserd.Cli.Control;
+using Snapuserd.Boot;
+using Snapuserd.Control;
 using Snapuserd.Interop;
+using Snapuserd.Merge;
 
 namespace Snapuserd.Cli;
 
-/// <summary>The command line: every verb and option there is (design §7).</summary>
+/// <summary>The command line: all verbs and options (design §7).</summary>
 internal static class Verbs
 {
-    /// <summary>Default of `--memory`, and its bounds. Below 8 MiB the largest units and a journal window leave no room to work; offsets in the arena have 32 bits.</summary>
-    internal const long DefaultMemory = 32L << 20;
+    /// <summary>
+    /// Default of `--memory`, and its bounds. With less than 8 MiB the largest units and a journal window leave too little memory to work;
+    /// offsets in the arena have 32 bits.
+    /// </summary>
+    internal const long DefaultMemory = DeviceOptions.DefaultArenaBytes;
     private const long SmallestMemory = 8L << 20;
     private const long LargestMemory = 1L << 30;
 
@@ -37,7 +41,7 @@ internal static class Verbs
         ],
         "SIGTERM, SIGINT and SIGHUP stop at the next checkpoint with exit code 75; one that was ignored when the program started (SIGINT in the background jobs of sh, SIGHUP under nohup) stays ignored. "
         + "The COW and the base are checked completely before the first write, unless --no-verify-first was given. Then the holes that it will fill are reserved, in files and in the files below loop devices; "
-        + "without room for them it ends with 74, says how many bytes are missing, and has written nothing. Space that nothing can reserve (files that share extents, compressed file systems, thin volumes) may still run out in the middle: make room, and the same command goes on. A device that somebody else holds or locks is waited for during 2 seconds, then the answer is 76.",
+        + "without room for them it ends with 74, says how many bytes are missing, and has written nothing. Space that nothing can reserve (files that share extents, compressed file systems, thin volumes) may still run out in the middle: make room, and the same command goes on. If another process holds or locks a device, the command waits 2 seconds for it, then ends with 76.",
         MergeVerb.Run),
 
         new("serve", "Shows the merged image as a block device before a byte of it is merged, and while it is merged, until it is told to stop.", [],
@@ -91,7 +95,7 @@ internal static class Verbs
         [
             new("--table", OptionKind.Text, "FILE", $"The table; {BootTable.DefaultPath} unless given. A row is: name cow base [source] [phase].") { DashIs = Option.StandardInput },
             new("--cmdline", OptionKind.Text, "FILE", $"What the kernel's command line is; {BootVerb.DefaultCommandLine} unless given.") { DashIs = Option.StandardInput },
-            new("--control-folder", OptionKind.Text, "DIR", $"Where the servers listen for `ctl`, on a socket for each row; {CtlVerb.DefaultFolder} unless given."),
+            new("--control-folder", OptionKind.Text, "DIR", $"Where the servers listen for `ctl`, on a socket for each row; {ControlFolder.Default} unless given."),
             new("--wait", OptionKind.Count, "SECONDS", "How long to wait for devices that come late, all together; 30 unless given.") { Maximum = KernelCommandLine.LongestWait },
             new("--after-resume", OptionKind.Flag, "", "The system's own resume from hibernation has been tried: the device of resume= is not waited for. A hibernation image that is there all the same is 78."),
             new("--dry-run", OptionKind.Flag, "", "Say what would be done, and do nothing."),
@@ -105,7 +109,7 @@ internal static class Verbs
 
         new("ctl", "Asks servers how they are, and tells them what to do.", ["COMMAND"],
         [
-            new("--socket", OptionKind.Text, "PATH", $"Where the server listens (its --control or --socket). Unless given, everything in {CtlVerb.DefaultFolder}."),
+            new("--socket", OptionKind.Text, "PATH", $"Where the server listens (its --control or --socket). Unless given, everything in {ControlFolder.Default}."),
             new("--all", OptionKind.Flag, "", "For merge, pause, resume, rate and stop: all snapshots, where there are several."),
             s_cow with { Required = false, Help = "For attach: the COW, which is opened here and handed to the daemon." },
             s_base with { Required = false, Help = "For attach: the base that it is merged into." },

@@ -1,9 +1,10 @@
 using System;
 using Snapuserd.Block;
 using Snapuserd.Cow;
-using Snapuserd.Daemon;
+using Snapuserd.Host;
 using Snapuserd.Interop;
 using Snapuserd.Merge;
+using Snapuserd.Text;
 
 namespace Snapuserd.Cli;
 

@@ -4,8 +4,8 @@ using System.Numerics;
 namespace Snapuserd.Cow;
 
 /// <summary>
-/// Sorts keys whose upper 32 bits are block numbers. Half of what opening a COW of a million ops took was sorting by comparison; dealing the keys out by the leading bits of
-/// their blocks first, in place, leaves runs of a few hundred.
+/// Sorts keys whose upper 32 bits are block numbers. Keys are first distributed in place by the leading bits of their blocks, which
+/// leaves runs of a few hundred. A plain comparison sort took half the time of opening a COW of a million ops.
 /// </summary>
 public static class BlockSort
 {
@@ -13,7 +13,7 @@ public static class BlockSort
     private const int BucketBits = 11;
     private const int Buckets = 1 << BucketBits;
 
-    /// <summary>Fewer keys are sorted sooner than the buckets are counted.</summary>
+    /// <summary>Below this number, sorting all keys is faster than counting the buckets.</summary>
     private const int FewKeys = 1024;
 
     /// <summary>Ascending by the whole key.</summary>
@@ -48,7 +48,7 @@ public static class BlockSort
         start = 0;
         for (int bucket = 0; bucket < Buckets; bucket++)
         {
-            // Every swap brings one key home for good.
+            // Every swap puts one key into its final bucket.
             while (next[bucket] < ends[bucket])
             {
                 ref ulong here = ref keys[next[bucket]];

@@ -3,7 +3,7 @@ using Snapuserd.Block;
 
 namespace Snapuserd.Cow;
 
-/// <summary>Small records of a source, read through a buffer so that a million of them are a few hundred reads.</summary>
+/// <summary>Reads small records of a source through a buffer, so that a million of them take a few hundred reads.</summary>
 internal sealed class ByteWindow(IByteSource source)
 {
     /// <summary>Bytes per read. Larger gains nothing measurable (1 M ops are 16 MiB, 256 reads); smaller costs calls.</summary>
@@ -14,8 +14,8 @@ internal sealed class ByteWindow(IByteSource source)
     private int _valid;
 
     /// <summary>
-    /// <paramref name="length"/> bytes at <paramref name="offset"/>, both inside the file. On a miss up to <paramref name="ahead"/>
-    /// bytes from <paramref name="offset"/> on are read at once. The span lives until the next call.
+    /// <paramref name="length"/> bytes at <paramref name="offset"/>, both inside the file. A miss reads up to <paramref name="ahead"/>
+    /// bytes from <paramref name="offset"/> on at once. The span is valid until the next call.
     /// </summary>
     public ReadOnlySpan<byte> At(long offset, int length, long ahead = Size)
     {

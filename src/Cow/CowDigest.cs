@@ -6,27 +6,30 @@ using Snapuserd.Interop;
 namespace Snapuserd.Cow;
 
 /// <summary>
-/// What tells one update from another: a SHA-256 over the parts of a COW that no merge ever changes, neither this program's nor Android's. A copy of a COW has the digest of its original, before the
-/// merge, while it runs, and after it.
+/// Identifies an update: a SHA-256 over the parts of a COW that no merge changes, neither this program's nor Android's. A copy of a COW
+/// has the digest of its original, before the merge, during it, and after it.
 /// <code>
 ///   "snapuserd COW 1\n"
-///   header      all but the magic (an unsafe merge changes it for a while) and num_merge_ops
+///   header      all but the magic (an unsafe merge changes it temporarily) and num_merge_ops
 ///   v2          each record, 20 bytes, labels, clusters and the footer included; after a Sequence record its list
 ///   v3          sequence list, resume points and ops, as they lie in the file
-///   samples     64 stretches of 16 KiB from the end of scratch (v2) or of the op slots (v3) to the end of the last payload, evenly spread from the
-///               first byte to the last; all of it if it is no longer than that
+///   samples     64 samples of 16 KiB, evenly spread from the end of scratch (v2) or of the op slots (v3) to the end of the last payload;
+///               all of it if it is no longer than that
 /// </code>
-/// Not scratch, and nothing after the last payload: a device is longer than what it holds. The samples are for updates of one shape: without compression two
-/// updates of the same blocks have the same ops.
+/// Scratch and everything after the last payload are left out: a device is longer than its content. The samples distinguish updates of
+/// one shape: without compression, two updates of the same blocks have the same ops.
 /// </summary>
 public static class CowDigest
 {
     private const int Samples = 64, SampleBytes = 16 << 10;
 
-    // Of the header: the magic's end, and where num_merge_ops ends.
+    // End of the header's magic, and end of its num_merge_ops.
     private const int MagicEnd = 8, CountEnd = CowHeader.MergeCountOffset + sizeof(ulong);
 
-    /// <summary>The digest of <paramref name="cow"/>, which was read from <paramref name="source"/>, as 64 lower-case hexadecimal digits. Exit code 74 when the device fails, 65 when the file has changed.</summary>
+    /// <summary>
+    /// The digest of <paramref name="cow"/>, which was read from <paramref name="source"/>, as 64 lower-case hexadecimal digits. Exit
+    /// code 74 when the device fails, 65 when the file has changed.
+    /// </summary>
     public static string Of(IByteSource source, CowFile cow)
     {
         Sha256State state = default;

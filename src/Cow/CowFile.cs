@@ -6,12 +6,12 @@ using Snapuserd.Interop;
 namespace Snapuserd.Cow;
 
 /// <summary>
-/// A COW file, read and checked as a whole: header, data ops in file order, merge order. It holds 32 bytes per op outside the managed
-/// heap and no bytes of payload. Immutable, so any thread may read it, until it is disposed.
+/// A COW file, completely read and checked: header, data ops in file order, merge order. It holds 32 bytes per op outside the managed
+/// heap and no payload. Immutable until it is disposed, so any thread may read it.
 /// </summary>
 public sealed class CowFile : IDisposable
 {
-    /// <summary>Bytes kept per data op: the packed op, its entry in the block index, its place in the merge order.</summary>
+    /// <summary>Bytes kept per data op: the packed op, its entry in the block index, its position in the merge order.</summary>
     public const int BytesPerOp = PackedOp.Bytes + sizeof(ulong) + sizeof(int);
 
     private readonly MappedMemory _memory;
@@ -28,9 +28,9 @@ public sealed class CowFile : IDisposable
     }
 
     /// <summary>
-    /// Reads <paramref name="source"/> and checks header, every op, every offset, the counts and the sequence list; not yet what the ops
-    /// do to one another (<see cref="MergeOrder.Check"/>), nor the devices (<see cref="CheckDevices"/>). Exit code 65 with one sentence
-    /// that names file, op, field and value; 71 if there is no memory; 74 if the file cannot be read.
+    /// Reads <paramref name="source"/> and checks header, every op, every offset, the counts and the sequence list.
+    /// <see cref="MergeOrder.Check"/> checks how ops affect one another, <see cref="CheckDevices"/> the devices. Exit code 65 with one
+    /// sentence that names file, op, field and value; 71 without memory; 74 if the file cannot be read.
     /// </summary>
     public static CowFile Read(IByteSource source)
     {
@@ -41,7 +41,7 @@ public sealed class CowFile : IDisposable
             CowTally tally;
             if (header.Major == 3)
             {
-                // Both counts were checked against the file size, so hostile ones cannot ask for more than the file has bytes.
+                // Both counts were checked against the file size, so a hostile file cannot request more memory than the file has bytes.
                 int count = FitInt(source, header.OpCount), listed = FitInt(source, header.SequenceCount);
                 memory = Allocate(source, count);
                 tally = new OpReaderV3(source, header).Walk(OpsIn(memory, count), OrderIn(memory, count)[..listed]);
@@ -70,25 +70,52 @@ public sealed class CowFile : IDisposable
     }
 
     /// <summary>
-    /// Hands every record of a v1 or v2 file to <paramref name="seen"/>, in file order: Label, Cluster, Sequence and Footer too. Exit code
-    /// 65 at the first that is not in order; nothing for v3, which has no records but an array of ops.
+    /// Passes every record of a v1 or v2 file to <paramref name="seen"/>, in file order, including Label, Cluster, Sequence and Footer.
+    /// Exit code 65 at the first invalid record. Does nothing for v3, which has an array of ops instead of records.
     /// </summary>
     public static void WalkRecords(IByteSource source, CowHeader header, Action<CowRecord> seen)
     {
         if (header.Major < 3) _ = new OpReaderV2(source, header) { Seen = seen }.Walk(default, default);
     }
 
-    /// <summary>The header, as it was on disk.</summary>
+    /// <summary>
+    /// True if the merge order starts with a Copy or Xor. For a file that cannot be read completely: nothing after that op matters, and
+    /// false means no or unknown. Exit code 74 when the device fails.
+    /// </summary>
+    public static bool StartsOrdered(IByteSource source, CowHeader header)
+    {
+        bool listed = false, ordered = false;
+        CowRecord? last = null;
+        try
+        {
+            if (header.Major == 3) return new OpReaderV3(source, header).StartsOrdered();
+            // Without a sequence list all Copy and Xor ops come first. A record is known to be valid when the next one is read.
+            WalkRecords(source, header, record =>
+            {
+                ordered |= last is { Type: CowOpType.Copy or CowOpType.Xor };
+                listed |= record.Type == CowOpType.Sequence;
+                last = record;
+            });
+        }
+        catch (SnapuserdException e) when (e.Code == ExitCode.CowCorrupt)
+        {
+        }
+        return ordered && !listed;
+    }
+
+    /// <summary>The header as read from disk.</summary>
     public CowHeader Header { get; }
-    /// <summary>What to call the file in a sentence.</summary>
+    /// <summary>Name of the file in sentences.</summary>
     public string Name { get; }
     /// <summary>Length of the file or device in bytes; a device is longer than its content.</summary>
     public long Length { get; }
     /// <summary>The algorithm of all payloads that are not raw.</summary>
     public CowCompression Compression => _tally.Compression;
-    /// <summary>Bytes of the largest unit that occurs; at least one block, at most 256 KiB.</summary>
+    /// <summary>Bytes of the largest unit in the file; at least one block, at most 256 KiB.</summary>
     public int MaxUnitBytes => _tally.MaxBlocks * CowOp.BlockSize;
-    /// <summary>Bytes of the longest stored payload that occurs. In v2 it may be longer than its unit, up to 65535 bytes; never in v3.</summary>
+    /// <summary>
+    /// Bytes of the longest stored payload in the file. In v2 it may be longer than its unit, up to 65535 bytes; never in v3.
+    /// </summary>
     public int MaxStoredBytes => _tally.MaxStored;
     /// <summary>Data ops: Copy, Replace, Zero and Xor.</summary>
     public int OpCount => _tally.Ops;
@@ -102,7 +129,7 @@ public sealed class CowFile : IDisposable
     public int ZeroCount => _tally.Zero;
     /// <summary>Xor ops.</summary>
     public int XorCount => _tally.Xor;
-    /// <summary>Label ops, or in v3 the resume points that can be believed.</summary>
+    /// <summary>Label ops, or in v3 the valid resume points.</summary>
     public int LabelCount => _tally.Labels;
     /// <summary>The last label, null if there is none.</summary>
     public ulong? LastLabel => _tally.LastLabel;
@@ -112,11 +139,11 @@ public sealed class CowFile : IDisposable
     public int SequenceOpCount => _tally.SequenceOps;
     /// <summary>Entries of the sequence list.</summary>
     public int SequenceCount => _tally.Sequence;
-    /// <summary>v3: the resume points that can be believed (cow-format §8.2).</summary>
+    /// <summary>v3: the valid resume points (cow-format §8.2).</summary>
     public IReadOnlyList<ResumePoint> ResumePoints => _tally.ResumePoints;
-    /// <summary>Bytes that the base must have: the end of the last block written.</summary>
+    /// <summary>Minimum length of the base in bytes: the end of the last block written.</summary>
     public long BaseBytes => _tally.WriteEnd;
-    /// <summary>Bytes that the source must have: the end of the last byte that an ordered op reads.</summary>
+    /// <summary>Minimum length of the source in bytes: the end of the last byte that an ordered op reads.</summary>
     public long SourceBytes => _tally.ReadEnd;
     /// <summary>The order in which the ops are merged.</summary>
     public MergeOrder Order { get; }
@@ -127,13 +154,13 @@ public sealed class CowFile : IDisposable
         get
         {
             CowOp op = Ops[index].Unpack();
-            // A span does not keep its memory mapped; the finalizer must not run before it was read.
+            // A span does not keep its memory mapped; the finalizer must not run before the read.
             GC.KeepAlive(_memory);
             return op;
         }
     }
 
-    /// <summary>The payload of <paramref name="op"/> is stored as it is (cow-format §7.1).</summary>
+    /// <summary>The payload of <paramref name="op"/> is stored raw (cow-format §7.1).</summary>
     public bool IsRaw(in CowOp op) => Compression switch
     {
         CowCompression.None => true,
@@ -180,7 +207,7 @@ public sealed class CowFile : IDisposable
     internal Span<int> OrderSlots => OrderIn(_memory, OpCount);
     internal OrderRule Rule => _tally.Rule;
 
-    // The index comes first because it wants to be aligned to 8, then the ops, then the order; all multiples of 4.
+    // The index comes first because it must be aligned to 8, then the ops, then the order; all multiples of 4.
     private static Span<ulong> IndexIn(MappedMemory memory, int count) => memory.Span<ulong>(0, count);
     private static Span<PackedOp> OpsIn(MappedMemory memory, int count) => memory.Span<PackedOp>(8 * (nint)count, count);
     private static Span<int> OrderIn(MappedMemory memory, int count) => memory.Span<int>((8 + PackedOp.Bytes) * (nint)count, count);

@@ -5,29 +5,29 @@ using Snapuserd.Block;
 namespace Snapuserd.Cow;
 
 /// <summary>
-/// The header of a COW file, and with it where everything else lies. All integers are little-endian, nothing is aligned.
+/// The header of a COW file; it determines the location of everything else. All integers are little-endian, nothing is aligned.
 /// <code>
 ///  v1, v2   header 34/38 | scratch (v2) | ops and data, in clusters or one by one | footer 84
 ///  v3       header 78 | scratch | sequence list | resume points | op array | data, back to back
 ///
 ///  off size field                 v1 v2 v3   guards against
-///    0    8 magic                 x  x  x    merging something that is no COW, or a base that is already lost (UnsafeMagic)
-///    8    2 major_version         x  x  x    reading a layout nobody has described
+///    0    8 magic                 x  x  x    merging a file that is no COW, or a base that is already lost (UnsafeMagic)
+///    8    2 major_version         x  x  x    reading an unknown layout
 ///   10    2 minor_version         x  x  x    the same; always 0
-///   12    2 header_size           34 38 78   misplacing all that follows (74: v3 before max_compression_size, which was its last field)
-///   14    2 footer_size           84 84  0   a v3 file labelled v2, or the reverse
+///   12    2 header_size           34 38 78   misplacing everything that follows (74: v3 before max_compression_size, its last field)
+///   14    2 footer_size           84 84  0   a v3 file labelled v2, or v2 labelled v3
 ///   16    2 op_size               20 20 16   the same
-///   18    4 block_size            x  x  x    a merge in other units than 4096 bytes, which no device ever saw
-///   22    4 cluster_ops           n  n   0   op slots taken for data; 0 is unclustered, 1 has no room for an op
-///   26    8 num_merge_ops         x  x  x    merging twice, or skipping: index into the merge order of the first op not durable on the base
+///   18    4 block_size            x  x  x    a merge in units other than 4096 bytes, never seen on a device
+///   22    4 cluster_ops           n  n   0   op slots read as data; 0 is unclustered, 1 leaves no slot for an op
+///   26    8 num_merge_ops         x  x  x    merging twice, or skipping: index of the first op of the merge order not durable on the base
 ///   34    4 buffer_size              x  x    a scratch region that reaches into the ops
 ///   38    8 sequence_data_count         x    a list that is longer than the ops it orders
 ///   46    4 resume_point_count          x    Android's writer lets it grow past the slots: readers clamp it
 ///   50    4 resume_point_max            x    misplacing the op array
 ///   54    8 op_count                    x    ops that were never written
 ///   62    8 op_count_max                x    misplacing the data
-///   70    4 compression_algorithm       x    a codec we do not have
-///   74    4 max_compression_size        x    units larger than the buffers that were made for them
+///   70    4 compression_algorithm       x    a codec that this program lacks
+///   74    4 max_compression_size        x    units larger than the buffers for them
 /// </code>
 /// Invariants, checked by <see cref="Parse"/> and the op readers: header + scratch lies inside the file; op_count ≤ op_count_max &lt; 2^32;
 /// the op array lies inside the file; every payload does; num_merge_ops ≤ length of the merge order; no unit is larger than
@@ -39,8 +39,9 @@ public sealed record CowHeader
     public const ulong Magic = 0x436f77634f572121;
 
     /// <summary>
-    /// Ours, not Android's: stands in place of <see cref="Magic"/> while a merge without scratch is overwriting a block that its own op
-    /// reads (--allow-unsafe). Who finds it knows that the base is lost; Android's reader refuses it too. Bytes "unsafCOW" in the file.
+    /// Defined by this program, not Android: replaces <see cref="Magic"/> while a merge without scratch overwrites a block that its own
+    /// op reads (--allow-unsafe). Its presence means that the base is lost; Android's reader rejects it too. Bytes "unsafCOW" in the
+    /// file.
     /// </summary>
     public const ulong UnsafeMagic = 0x574f436661736e75;
 
@@ -53,7 +54,10 @@ public sealed record CowHeader
     /// <summary>Byte offset of num_merge_ops in the file, 8 bytes.</summary>
     public const int MergeCountOffset = 26;
 
-    /// <summary>Largest unit any writer makes: 64 blocks, factor 6 (cow-format §5). Factor 7, 512 KiB, is refused: buffers are sized by this.</summary>
+    /// <summary>
+    /// Largest unit in bytes of any writer: 64 blocks, factor 6 (cow-format §5). Factor 7, 512 KiB, is rejected: this value is the size
+    /// of buffers.
+    /// </summary>
     public const int MaxUnitBytesLimit = 256 * 1024;
 
     private const int V1Bytes = 34;
@@ -76,9 +80,11 @@ public sealed record CowHeader
     public uint BlockSize { get; internal init; }
     /// <summary>v1 and v2: op slots per cluster, 0 for none. v3: 0.</summary>
     public uint ClusterOps { get; internal init; }
-    /// <summary>Index into the merge order of the first op that is not durably merged; at most the length of the order once the file was read.</summary>
+    /// <summary>
+    /// Index into the merge order of the first op that is not durably merged; at most the length of the order once the file was read.
+    /// </summary>
     public ulong NumMergeOps { get; internal init; }
-    /// <summary>Bytes of scratch behind the header; 0 for none and in v1.</summary>
+    /// <summary>Bytes of scratch after the header; 0 for none and in v1.</summary>
     public uint ScratchBytes { get; internal init; }
     /// <summary>v3: entries of the sequence list.</summary>
     public ulong SequenceCount { get; internal init; }
@@ -90,37 +96,39 @@ public sealed record CowHeader
     public ulong OpCount { get; internal init; }
     /// <summary>v3: slots of the op array.</summary>
     public ulong OpCountMax { get; internal init; }
-    /// <summary>v3: the algorithm of all payloads. v1 and v2 do not say: see <see cref="CowFile.Compression"/>.</summary>
+    /// <summary>v3: the algorithm of all payloads. v1 and v2 have no such field: see <see cref="CowFile.Compression"/>.</summary>
     public CowCompression Compression { get; internal init; }
-    /// <summary>Bytes that a unit has at most by the header; one block in v1 and v2.</summary>
+    /// <summary>Most bytes of a unit according to the header; one block in v1 and v2.</summary>
     public uint MaxUnitBytes { get; internal init; }
 
-    /// <summary>Where the scratch region begins, in bytes.</summary>
+    /// <summary>Start of the scratch region, in bytes.</summary>
     public long ScratchOffset => HeaderBytes;
-    /// <summary>Where the scratch region ends: the first op in v1 and v2, the sequence list in v3.</summary>
+    /// <summary>End of the scratch region: the first op in v1 and v2, the sequence list in v3.</summary>
     public long ScratchEnd => ScratchOffset + ScratchBytes;
-    /// <summary>v3: where the sequence list begins (cow-format §6.6).</summary>
+    /// <summary>v3: start of the sequence list (cow-format §6.6).</summary>
     public long SequenceOffset => ScratchEnd;
-    /// <summary>v3: where the resume points begin.</summary>
+    /// <summary>v3: start of the resume points.</summary>
     public long ResumeOffset => SequenceOffset + (4 * (long)SequenceCount);
-    /// <summary>v3: where the op array begins.</summary>
+    /// <summary>v3: start of the op array.</summary>
     public long OpsOffset => ResumeOffset + (16 * (long)ResumeMax);
-    /// <summary>v3: where the data begins.</summary>
+    /// <summary>v3: start of the data.</summary>
     public long DataOffset => OpsOffset + (16 * (long)OpCountMax);
 
-    /// <summary>Reads and checks the header of <paramref name="source"/>. Exit code 65, with the field and its value, for anything that is not in order.</summary>
+    /// <summary>
+    /// Reads and checks the header of <paramref name="source"/>. Exit code 65, with the field and its value, for an invalid header.
+    /// </summary>
     public static CowHeader Parse(IByteSource source) => Parse(source, unfinished: false);
 
-    /// <summary>The same; an <paramref name="unfinished"/> file may have fewer ops than its sequence list promises.</summary>
+    /// <summary>The same; an <paramref name="unfinished"/> file may have fewer ops than entries in its sequence list.</summary>
     internal static CowHeader Parse(IByteSource source, bool unfinished)
     {
         string name = source.Name;
         long length = source.Length;
         if (length == 0) throw Bad($"{name} is empty: not a COW file");
         if (length < PrefixBytes)
-            throw Bad(Foreign(source) is { } cut
-                ? $"{name} is not a COW file: it is {cut}"
-                : $"{name} is {length} bytes long, too short for a COW header of {V1Bytes} or more");
+            throw Foreign(source) is { } cut
+                ? Bad($"{name} is not a COW file: it is {cut}")
+                : new CowCutOffException($"{name} is {length} bytes long, too short for a COW header of {V1Bytes} or more");
 
         Span<byte> h = stackalloc byte[MaxHeaderBytes];
         source.Read(0, h[..PrefixBytes]);
@@ -138,10 +146,10 @@ public sealed record CowHeader
         bool known = IsKnown(major, headerBytes);
         int expected = major switch { 1 => V1Bytes, 2 => V2Bytes, _ => MaxHeaderBytes };
         if (!known) throw Bad($"{name}: header: header_size is {headerBytes}, must be {expected} in version {major}");
-        if (length < headerBytes) throw Bad($"{name} is {length} bytes long, shorter than its header of {headerBytes}");
+        if (length < headerBytes) throw new CowCutOffException($"{name} is {length} bytes long, shorter than its header of {headerBytes}");
         source.Read(0, h[..headerBytes]);
 
-        // Fields behind the header's end stay 0, as in Android's reader.
+        // Fields after the header's end stay 0, as in Android's reader.
         uint unit = major == 3 ? U32(h, 74) : 0;
         uint algorithm = major == 3 ? U32(h, 70) : 0;
         var header = new CowHeader
@@ -169,13 +177,18 @@ public sealed record CowHeader
             if (!right) throw Bad($"{name}: header: {field} is {value}, {rule}");
         }
 
+        void RequireRoom(bool there, string field, ulong value, string rule)
+        {
+            if (!there) throw new CowCutOffException($"{name}: header: {field} is {value}, {rule}");
+        }
+
         int footer = major == 3 ? 0 : 84, op = major == 3 ? 16 : 20;
         Require(header.FooterBytes == footer, "footer_size", (ulong)header.FooterBytes, $"must be {footer} in version {major}");
         Require(header.OpBytes == op, "op_size", (ulong)header.OpBytes, $"must be {op} in version {major}");
         Require(header.BlockSize == CowOp.BlockSize, "block_size", header.BlockSize, $"must be {CowOp.BlockSize}");
         if (major == 3) Require(header.ClusterOps == 0, "cluster_ops", header.ClusterOps, "must be 0 in version 3");
         else Require(header.ClusterOps != 1, "cluster_ops", header.ClusterOps, "must be 0 or at least 2");
-        Require(header.ScratchBytes <= length - headerBytes, "buffer_size", header.ScratchBytes, $"but only {length - headerBytes} bytes follow the header: the file is cut off; copy it again");
+        RequireRoom(header.ScratchBytes <= length - headerBytes, "buffer_size", header.ScratchBytes, $"but only {length - headerBytes} bytes follow the header: the file is cut off; copy it again");
         if (major < 3) return header;
 
         Require(algorithm <= (uint)CowCompression.Zstd, "compression_algorithm", algorithm, "must be 0 (none), 1 (gz), 2 (brotli), 3 (lz4) or 4 (zstd)");
@@ -184,14 +197,14 @@ public sealed record CowHeader
         Require(header.OpCountMax <= uint.MaxValue, "op_count_max", header.OpCountMax, $"must be at most {uint.MaxValue}");
         Require(header.OpCount <= header.OpCountMax, "op_count", header.OpCount, $"but op_count_max is {header.OpCountMax}");
         ulong listRoom = (ulong)(length - header.SequenceOffset) / 4;
-        Require(header.SequenceCount <= listRoom, "sequence_data_count", header.SequenceCount, $"but the file has room for {listRoom} entries");
+        RequireRoom(header.SequenceCount <= listRoom, "sequence_data_count", header.SequenceCount, $"but the file has room for {listRoom} entries");
         ulong opRoom = (ulong)Math.Max(0, length - header.OpsOffset) / 16;
-        Require(header.OpCount <= opRoom, "op_count", header.OpCount, $"but the file has room for {opRoom} ops behind byte {header.OpsOffset}");
+        RequireRoom(header.OpCount <= opRoom, "op_count", header.OpCount, $"but the file has room for {opRoom} ops after byte {header.OpsOffset}");
         Require(unfinished || header.SequenceCount <= header.OpCount, "sequence_data_count", header.SequenceCount, $"but there are only {header.OpCount} ops");
         return header;
     }
 
-    /// <summary>A version with headers of so many bytes exists.</summary>
+    /// <summary>True if a version with headers of this size exists.</summary>
     public static bool IsKnown(int major, int headerBytes) => major switch
     {
         1 => headerBytes == V1Bytes,
@@ -200,7 +213,7 @@ public sealed record CowHeader
         _ => false,
     };
 
-    /// <summary>Puts the header's bytes at the beginning of <paramref name="header"/>, as many as <see cref="HeaderBytes"/>: 38 or 78.</summary>
+    /// <summary>Writes the header's <see cref="HeaderBytes"/> bytes, 38 or 78, to the beginning of <paramref name="header"/>.</summary>
     internal void Write(Span<byte> header)
     {
         Span<byte> h = stackalloc byte[MaxHeaderBytes];
@@ -226,7 +239,8 @@ public sealed record CowHeader
     }
 
     /// <summary>
-    /// What a file without a COW's magic is. Null if it is not recognized, or is a COW that was cut off within its magic, which is printable.
+    /// The kind of a file without a COW's magic. Null if it is not recognized, or if it is a COW that was cut off within its magic, which
+    /// is printable.
     /// </summary>
     private static string? Foreign(IByteSource source)
     {

@@ -26,22 +26,22 @@ public enum CowCompression : byte
 }
 
 /// <summary>
-/// One data op as a value. <paramref name="NewBlock"/> is the first block written and <paramref name="Blocks"/> how many (1, except for
-/// a v3 Replace). <paramref name="Source"/> is a block number for Copy and a byte offset for Xor, else 0. <paramref name="DataOffset"/>
-/// and <paramref name="DataLength"/> say where in the COW the payload of a Replace or Xor lies, in bytes.
+/// One data op as a value. <paramref name="NewBlock"/> is the first block written and <paramref name="Blocks"/> the number of blocks (1,
+/// except for a v3 Replace). <paramref name="Source"/> is a block number for Copy and a byte offset for Xor, else 0.
+/// <paramref name="DataOffset"/> and <paramref name="DataLength"/> locate the payload of a Replace or Xor in the COW, in bytes.
 /// </summary>
 public readonly record struct CowOp(CowOpType Type, uint NewBlock, int Blocks, long Source, long DataOffset, int DataLength)
 {
-    /// <summary>Bytes per block; the only size Android's daemon takes.</summary>
+    /// <summary>Bytes per block; the only size that Android's daemon accepts.</summary>
     public const int BlockSize = Sizes.Block;
 
-    /// <summary>Copy or Xor: has to run in the order the COW gives, because it reads the source.</summary>
+    /// <summary>Copy or Xor: reads the source, so it must run in the COW's order.</summary>
     public bool IsOrdered => Type is CowOpType.Copy or CowOpType.Xor;
 
     /// <summary>Replace or Xor: has a payload in the COW.</summary>
     public bool HasData => Type is CowOpType.Replace or CowOpType.Xor;
 
-    /// <summary>Byte offset in the source where the block begins that an ordered op reads.</summary>
+    /// <summary>Byte offset in the source of the block that an ordered op reads.</summary>
     public long SourceByte => Type == CowOpType.Copy ? Source * BlockSize : Source;
 
     /// <summary>First source block that an ordered op reads.</summary>

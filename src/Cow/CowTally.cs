@@ -2,23 +2,26 @@ using System.Collections.Generic;
 
 namespace Snapuserd.Cow;
 
-/// <summary>A point at which an interrupted writer may go on: <paramref name="OpIndex"/> ops are on disk there (cow-format §8).</summary>
+/// <summary>
+/// A point at which an interrupted writer may continue: <paramref name="OpIndex"/> ops are on disk there (cow-format §8).
+/// </summary>
 public readonly record struct ResumePoint(ulong Label, ulong OpIndex);
 
-/// <summary>How a file's merge order is made (cow-format §9).</summary>
+/// <summary>How a file's merge order is derived (cow-format §9).</summary>
 internal enum OrderRule
 {
     /// <summary>v1 and v2 without Sequence ops: ordered ops in file order, then the others by block.</summary>
     OrderedFirst,
     /// <summary>The listed blocks, then all other ops by block.</summary>
     Listed,
-    /// <summary>v3 without a list: as they lie in the file.</summary>
+    /// <summary>v3 without a list: file order.</summary>
     FileOrder,
 }
 
-/// <summary>What an op reader counts on its way; mutable while reading, handed to <see cref="CowFile"/> at the end.</summary>
+/// <summary>Counts of an op reader; mutable while reading, passed to <see cref="CowFile"/> at the end.</summary>
 internal sealed class CowTally
 {
+    /// <summary>v2: records of any type.</summary>
     public long Records;
     public int Ops, Sequence;
     public int Copy, Replace, Zero, Xor;
@@ -29,15 +32,17 @@ internal sealed class CowTally
     public int MaxBlocks = 1;
     public int MaxStored;
     public OrderRule Rule;
-    /// <summary>Op that ends furthest in the base, and the byte where it does; -1 if there is none.</summary>
+    /// <summary>Op that ends furthest in the base, and the byte at which it ends; -1 if there is none.</summary>
     public int FurthestWrite = -1, FurthestRead = -1;
     public long WriteEnd, ReadEnd;
     public List<ResumePoint> ResumePoints = [];
-    /// <summary>v3: where the data of the ops ends, in bytes.</summary>
+    /// <summary>v3: end of the ops' data, in bytes.</summary>
     public long DataEnd;
-    /// <summary>v2, for a writer that goes on: where the next op and its data go, slots taken and data bytes in the open cluster.</summary>
+    /// <summary>
+    /// v2, for a writer that continues: location of the next op and its data; used slots and data bytes of the open cluster.
+    /// </summary>
     public long NextOp, NextData, ClusterSlots, ClusterData;
-    /// <summary>v2: where the footer lies.</summary>
+    /// <summary>v2: location of the footer.</summary>
     public long Footer;
 
     /// <summary>Counts a data op, whose values have been checked, as number <see cref="Ops"/>.</summary>

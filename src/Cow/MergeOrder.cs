@@ -4,8 +4,8 @@ using Snapuserd.Block;
 namespace Snapuserd.Cow;
 
 /// <summary>
-/// The order in which ops are merged; num_merge_ops is an index into it, so it is the same at every start and the same as Android's
-/// (cow-format §9, with the others ascending). It also knows which position writes a block.
+/// The order in which ops are merged. num_merge_ops is an index into it, so it is the same at every start and the same as Android's
+/// (cow-format §9, with the others ascending). Also finds the position that writes a block.
 /// </summary>
 public sealed class MergeOrder
 {
@@ -17,7 +17,10 @@ public sealed class MergeOrder
     /// <summary>Positions in the order, duplicates included: Android's "total".</summary>
     public int Count { get; private set; }
 
-    /// <summary>Which data op runs at <paramref name="position"/>. Of several Replace and Zero ops for one block all positions give the first in the file.</summary>
+    /// <summary>
+    /// Index of the data op at <paramref name="position"/>. If several Replace and Zero ops write one block, all their positions give the
+    /// first in the file.
+    /// </summary>
     public int OpIndex(int position)
     {
         int index = Slots[position];
@@ -32,7 +35,10 @@ public sealed class MergeOrder
         return PositionWriting(block, ref cursor);
     }
 
-    /// <summary>The same for one block after the other: <paramref name="cursor"/>, 0 at first, is where the last answer stood, and the next mostly stands beside it.</summary>
+    /// <summary>
+    /// The same for consecutive blocks. <paramref name="cursor"/>, 0 at first, keeps the index of the last answer; the next answer is
+    /// usually near it.
+    /// </summary>
     public int PositionWriting(long block, ref int cursor)
     {
         int position = Writer(_cow.BlockIndex[..Count], _cow.Ops, Slots, block, ref cursor);
@@ -40,7 +46,10 @@ public sealed class MergeOrder
         return position;
     }
 
-    /// <summary>The positions sorted by the first block that they write: <paramref name="rank"/> 0 is the lowest. Those of duplicates stand side by side.</summary>
+    /// <summary>
+    /// The positions sorted by the first block that they write: <paramref name="rank"/> 0 is the lowest. Those of duplicates are
+    /// adjacent.
+    /// </summary>
     public int PositionByBlock(int rank)
     {
         int position = (int)(uint)_cow.BlockIndex[rank];
@@ -60,16 +69,16 @@ public sealed class MergeOrder
     }
 
     /// <summary>
-    /// Checks what the ops do to one another; exit code 65, naming both ops and the block, for a block that is written twice (except by
-    /// Replace and Zero ops that start at the same block, which all mean the first of them), and, if <paramref name="sharedDevices"/>, for
-    /// an op that reads a block which an earlier one writes.
+    /// Checks how ops affect one another. Exit code 65, naming both ops and the block, for a block that is written twice, except by
+    /// Replace and Zero ops that start at the same block: all of these mean the first of them. If <paramref name="sharedDevices"/>, also
+    /// for an op that reads a block which an earlier one writes.
     /// <para>
-    /// <paramref name="limits"/> is empty or has <see cref="Count"/> entries. It gets, for each position p, one more than the highest
-    /// position whose op reads a block that p writes, 0 if none does: the checkpoint that must be durable before p may write (design §5,
-    /// rule 1). An Xor that reads its own destination gives p + 1. A Copy of a block onto itself does not count as reading: whatever comes
-    /// to lie there is what was there. A position with nothing to write gives −1: every position of a duplicate but the first, and, if
-    /// <paramref name="sourceIsBase"/> says that Source is Base and not merely shares its blocks, a Copy onto itself. With
-    /// <paramref name="sharedDevices"/> false nothing reads what is written, and no Copy is onto itself.
+    /// <paramref name="limits"/> is empty or has <see cref="Count"/> entries. It gets the safe-from count of each position p: one more
+    /// than the highest position whose op reads a block that p writes, 0 if none does. That checkpoint must be durable before p may write
+    /// (design §5, rule 1). An Xor that reads its own destination gives p + 1. A Copy of a block onto itself does not count as reading,
+    /// because the block keeps its content. A position with nothing to write gives −1: every position of a duplicate but the first. If
+    /// <paramref name="sourceIsBase"/> says that Source is Base and does not merely share its blocks, also a Copy onto itself. With
+    /// <paramref name="sharedDevices"/> false, no op reads written blocks, and no Copy is onto itself.
     /// </para>
     /// </summary>
     public void Check(bool sharedDevices, Span<int> limits, bool sourceIsBase = true)
@@ -106,10 +115,10 @@ public sealed class MergeOrder
     }
 
     /// <summary>
-    /// The same for a source that shares storage with Base in the places that <paramref name="map"/> names, and is not Base itself: what
-    /// counts is the storage, not the number of a block. An op may read what an earlier one writes, so a limit may be any position: one
-    /// more than the highest position whose op reads storage that p writes. A limit above p + 1 says that a later op reads what p destroys.
-    /// A Copy of storage onto itself gives −1. Exit code 65 for a block that is written twice.
+    /// The same for a source that is not Base itself but shares storage with it where <paramref name="map"/> says so: the storage counts,
+    /// not the block number. An op may read what an earlier one writes, so a safe-from count may be any position: one more than the
+    /// highest position whose op reads storage that p writes. A count above p + 1 means that a later op reads storage that p destroys. A
+    /// Copy of storage onto itself gives −1. Exit code 65 for a block that is written twice.
     /// </summary>
     public void CheckOverlap(StorageMap map, Span<int> limits)
     {
@@ -144,8 +153,8 @@ public sealed class MergeOrder
     }
 
     /// <summary>
-    /// The first stretch of what the op at <paramref name="reader"/> reads that the op at <paramref name="writer"/> overwrites; null if
-    /// there is none.
+    /// The first range that the op at <paramref name="reader"/> reads and the op at <paramref name="writer"/> overwrites; null if there
+    /// is none.
     /// </summary>
     public SharedRange? Destroyed(StorageMap map, int writer, int reader)
     {
@@ -160,7 +169,9 @@ public sealed class MergeOrder
         return null;
     }
 
-    /// <summary>Two writes of one block in flight at once would be a race, though of equals; and one is enough.</summary>
+    /// <summary>
+    /// Marks all duplicates but the first: two writes of one block in flight at once would race, even with equal data, and one suffices.
+    /// </summary>
     private static void MarkDuplicates(Span<ulong> index, Span<int> limits)
     {
         int first = 0;
@@ -172,8 +183,8 @@ public sealed class MergeOrder
     }
 
     /// <summary>
-    /// Whether Android's daemon can merge this file; if not, <paramref name="why"/> is the reason as a clause. Its own VerifyMergeOps
-    /// rules (cow-format §9), and what it demands of the header.
+    /// Whether Android's daemon can merge this file; if not, <paramref name="why"/> is the reason as a clause. Applies its VerifyMergeOps
+    /// rules (cow-format §9) and its requirements for the header.
     /// </summary>
     public bool AndroidCanMerge(out string why)
     {
@@ -208,8 +219,8 @@ public sealed class MergeOrder
     }
 
     /// <summary>
-    /// Builds the order from the ops and the list that the reader left in the order's own memory. Exit code 65 for a listed block that
-    /// no op has, or that is listed twice.
+    /// Builds the order from the ops and the list that the reader left in the order's own memory. Exit code 65 for a listed block that no
+    /// op writes, or that is listed twice.
     /// </summary>
     internal static MergeOrder Build(CowFile cow)
     {
@@ -226,7 +237,8 @@ public sealed class MergeOrder
             _ => Listed(cow, ops, index, cow.OrderSlots),
         };
 
-        // From here on the index answers with positions. The same op may stand at several; the lowest comes first. In file order they are the same.
+        // From here on the index holds positions. One op may have several; the lowest comes first. In file order, positions and op
+        // indexes are the same.
         if (cow.Rule == OrderRule.FileOrder) return order;
         Span<int> slots = order.Slots;
         index = cow.BlockIndex[..order.Count];
@@ -239,10 +251,10 @@ public sealed class MergeOrder
 
     private static ulong Key(uint block, int value) => ((ulong)block << 32) | (uint)value;
 
-    /// <summary>Puts a block onto itself: nothing to read, nothing to write when source and base are one device.</summary>
+    /// <summary>Copies a block onto itself: nothing to read and nothing to write when source and base are one device.</summary>
     private static bool IsNoOp(in CowOp op) => op.Type == CowOpType.Copy && op.Source == op.NewBlock;
 
-    /// <summary>The same where source and base share storage: what the op reads lies exactly where it writes.</summary>
+    /// <summary>The same where source and base share storage: the op reads exactly the storage that it writes.</summary>
     private static bool IsNoOp(in CowOp op, StorageMap map) =>
         op.Type == CowOpType.Copy && map.LiesExactlyAt(op.SourceByte, CowOp.BlockSize, (long)op.NewBlock * CowOp.BlockSize);
 
@@ -257,7 +269,7 @@ public sealed class MergeOrder
         return ops.Length;
     }
 
-    /// <summary><paramref name="distinct"/>: no ordered op shares its block, so each is the first for it and need not be looked up.</summary>
+    /// <summary><paramref name="distinct"/>: no ordered op shares its block, so each is the first for it and needs no look-up.</summary>
     private static int OrderedFirst(Span<PackedOp> ops, Span<ulong> index, Span<int> slots, bool distinct)
     {
         int count = 0, first = 0;
@@ -295,7 +307,10 @@ public sealed class MergeOrder
         return count;
     }
 
-    /// <summary>Remembers the first pair of ops with one new_block of which one is ordered: the order alone no longer shows it, because both became the first.</summary>
+    /// <summary>
+    /// Remembers the first pair of ops with one new_block of which one is ordered. The order alone no longer shows it, because both
+    /// became the first.
+    /// </summary>
     private void FindConflict(Span<PackedOp> ops, Span<ulong> index)
     {
         int first = 0;
@@ -318,7 +333,7 @@ public sealed class MergeOrder
         Span<ulong> index = _cow.BlockIndex[..Count];
         for (int i = 1; i < index.Length; i++)
         {
-            // Neighbours are enough: if no unit reaches its successor's start, none reaches further.
+            // Comparing neighbours suffices: if no unit reaches its successor's start, none reaches further.
             int a = slots[(int)(uint)index[i - 1]], b = slots[(int)(uint)index[i]];
             if (a != b && ops[a].EndBlock > ops[b].NewBlock)
                 throw Bad($"{_cow.Describe(a)} and {_cow.Describe(b)} both write block {ops[b].NewBlock}");
@@ -326,8 +341,8 @@ public sealed class MergeOrder
     }
 
     /// <summary>
-    /// First position that writes <paramref name="block"/>, or -1. <paramref name="cursor"/> is where the answer stood last time and gets
-    /// where it stands now: sources come in runs, so the answer is mostly there or next door, and a search touches 20 cache lines.
+    /// First position that writes <paramref name="block"/>, or -1. <paramref name="cursor"/> is the index of the last answer and gets the
+    /// index of this one. Sources come in runs, so the answer is usually the same or the next one; a search touches 20 cache lines.
     /// </summary>
     private static int Writer(Span<ulong> index, Span<PackedOp> ops, Span<int> slots, long block, ref int cursor)
     {
@@ -339,7 +354,7 @@ public sealed class MergeOrder
         if (at < 0)
         {
             at = LowerBound(index, key);
-            // Not the start of a unit: the unit before may reach here.
+            // Not the start of a unit: the previous unit may contain the block.
             if (at == index.Length || (uint)(index[at] >> 32) != (uint)block) at--;
             if (at < 0) return -1;
         }

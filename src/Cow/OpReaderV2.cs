@@ -5,32 +5,32 @@ using Snapuserd.Block;
 namespace Snapuserd.Cow;
 
 /// <summary>
-/// Walks the op records of a v1 or v2 file (cow-format §4, §6.1–6.4). Nothing says beforehand how many there are, so the file is walked
-/// twice: once to count, once to fill memory of exactly that size. Positions only grow, so a walk ends whatever the file holds.
+/// Walks the op records of a v1 or v2 file (cow-format §4, §6.1–6.4). Their number is not stored, so the file is walked twice: once to
+/// count, once to fill memory of exactly that size. Positions only grow, so a walk ends whatever the file holds.
 /// </summary>
 internal sealed class OpReaderV2(IByteSource source, CowHeader header)
 {
     /// <summary>Bytes of a record.</summary>
     internal const int RecordBytes = 20;
-    /// <summary>Bytes of the footer: a record, and 64 bytes that mean nothing.</summary>
+    /// <summary>Bytes of the footer: a record, and 64 bytes without meaning.</summary>
     internal const int FooterBytes = 84;
 
     private readonly ByteWindow _window = new(source);
     private readonly ByteWindow _listWindow = new(source);
     private readonly long _length = source.Length;
 
-    /// <summary>Told of every record in file order, the footer included, before it is checked.</summary>
+    /// <summary>Called with every record in file order, including the footer, before it is checked.</summary>
     public Action<CowRecord>? Seen { get; init; }
 
     /// <summary>
-    /// Walks the file and checks it. Data ops go to <paramref name="ops"/> and listed blocks to <paramref name="list"/>, unless both are
-    /// empty: then they are only counted.
+    /// Walks the file and checks it. Data ops go to <paramref name="ops"/> and listed blocks to <paramref name="list"/>; if both are
+    /// empty, they are only counted.
     /// </summary>
     public CowTally Walk(Span<PackedOp> ops, Span<int> list) => Walk(ops, list, append: false, null);
 
     /// <summary>
-    /// Walks up to and including the first <paramref name="label"/>, or without one to the footer, and says where a writer goes on: behind the
-    /// label, or in place of the footer and of the Cluster op that only the footer needed.
+    /// Walks up to and including the first <paramref name="label"/>, or without one to the footer, and records where a writer continues.
+    /// That is after the label, or at the footer and the Cluster op that only the footer required.
     /// </summary>
     public CowTally WalkTo(ulong? label) => Walk(default, default, append: true, label);
 
@@ -42,18 +42,18 @@ internal sealed class OpReaderV2(IByteSource source, CowHeader header)
         var tally = new CowTally { Rule = OrderRule.OrderedFirst };
         CowCompression? compression = null;
         long position = header.ScratchEnd;
-        // The running data position of §6.3; in a hostile file it may lie anywhere ahead, so it is checked where it is used.
+        // The running data position of §6.3. In a hostile file it may lie anywhere ahead, so it is checked at each use.
         long dataPosition = position + clusterBytes;
         long slotsLeft = header.ClusterOps;
         long clusterData = 0;
-        // The place of the last record if it is a Cluster op that closed its cluster before it was full.
+        // Location of the last record if it is a Cluster op that closed its cluster before it was full.
         (long Op, long Data, long SlotsLeft, long ClusterData)? closedEarly = null;
 
         while (true)
         {
             if (_length - position < RecordBytes && label != null) throw Bad($"cannot go on at label {label}: the ops end at byte {position} of {_length} without it");
             if (_length - position < RecordBytes)
-                throw Bad($"the footer is missing: the ops end at byte {position} of {_length}, so the file was not finished or is cut off");
+                throw CutOff($"the footer is missing: the ops end at byte {position} of {_length}, so the file was not finished or is cut off");
             long ahead = clustered ? slotsLeft * RecordBytes : long.MaxValue;
             ReadOnlySpan<byte> record = _window.At(position, RecordBytes, ahead);
             var type = (CowOpType)record[0];
@@ -78,7 +78,6 @@ internal sealed class OpReaderV2(IByteSource source, CowHeader header)
                 {
                     (position, dataPosition, slotsLeft, clusterData) = open;
                     tally.Records--;
-                    tally.Clusters--;
                 }
                 if (append) EndAt(tally, position, dataPosition, slotsLeft, clusterData);
                 return tally;
@@ -109,7 +108,7 @@ internal sealed class OpReaderV2(IByteSource source, CowHeader header)
                     break;
                 case CowOpType.Cluster:
                     if (!clustered) throw Bad($"a Cluster op at byte {position}, but header field cluster_ops is 0");
-                    if (from > (ulong)(_length - next)) throw Bad($"the Cluster op at byte {position}: source is {from}, but only {_length - next} bytes follow");
+                    if (from > (ulong)(_length - next)) throw CutOff($"the Cluster op at byte {position}: source is {from}, but only {_length - next} bytes follow");
                     tally.Clusters++;
                     next += (long)from;
                     closedEarly = append && slotsLeft > 0 ? (position, dataPosition, slotsLeft + 1, clusterData) : null;
@@ -125,7 +124,7 @@ internal sealed class OpReaderV2(IByteSource source, CowHeader header)
                     throw Bad($"op {tally.Ops} at byte {position}: type is {(byte)type}, which is unknown");
             }
 
-            // Kept as Android keeps it: the length counts for every type, wherever the next record lies.
+            // As in Android's reader: the length counts for every type, wherever the next record lies.
             dataPosition += dataLength;
             clusterData = type == CowOpType.Cluster ? 0 : clusterData + dataLength;
             if (type != CowOpType.Cluster) closedEarly = null;
@@ -142,7 +141,9 @@ internal sealed class OpReaderV2(IByteSource source, CowHeader header)
         }
     }
 
-    /// <summary>Notes where a writer goes on. In files of any writer the op and data positions agree; a hostile one must not make us write anywhere else.</summary>
+    /// <summary>
+    /// Records where a writer continues. In files of any writer the op and data positions agree; a hostile file must not redirect writes.
+    /// </summary>
     private void EndAt(CowTally tally, long position, long dataPosition, long slotsLeft, long clusterData)
     {
         bool clustered = header.ClusterOps != 0;
@@ -154,26 +155,30 @@ internal sealed class OpReaderV2(IByteSource source, CowHeader header)
 
     private CowOp Check(int index, CowOpType type, byte algorithm, int dataLength, ulong newBlock, ulong from, ulong dataOffset, ref CowCompression? compression)
     {
-        SnapuserdException Wrong(string field, ulong value, string rule) => Bad($"op {index} ({type} of block {newBlock}): {field} is {value}, {rule}");
+        string Field(string field, ulong value, string rule) => $"op {index} ({type} of block {newBlock}): {field} is {value}, {rule}";
+        SnapuserdException Wrong(string field, ulong value, string rule) => Bad(Field(field, value, rule));
 
         if (newBlock > uint.MaxValue) throw Wrong("new_block", newBlock, $"must be at most {uint.MaxValue}");
         if (type is CowOpType.Copy or CowOpType.Xor && from > PackedOp.Max48) throw Wrong("source", from, "must fit 48 bits");
         if (type is not (CowOpType.Replace or CowOpType.Xor)) return new CowOp(type, (uint)newBlock, 1, type == CowOpType.Copy ? (long)from : 0, 0, 0);
 
         if (algorithm > (byte)CowCompression.Zstd) throw Wrong("compression", algorithm, "which is unknown");
-        // Android takes the first non-zero value for the whole file and would decode a raw payload with it; so a mix is refused (cow-format §7.1).
+        // Android uses the first non-zero value for the whole file and would decode a raw payload with it, so a mix is rejected
+        // (cow-format §7.1).
         compression ??= (CowCompression)algorithm;
         if ((byte)compression != algorithm) throw Wrong("compression", algorithm, $"but earlier ops have {(byte)compression}: one file has one algorithm");
         if (algorithm == 0 ? dataLength != CowOp.BlockSize : dataLength == 0)
             throw Wrong("data_length", (ulong)dataLength, algorithm == 0 ? $"must be {CowOp.BlockSize} without compression" : "must be at least 1");
         string field = type == CowOpType.Replace ? "source" : "data position";
-        if (dataOffset < (ulong)header.ScratchEnd) throw Wrong(field, dataOffset, $"but data begins behind byte {header.ScratchEnd}");
+        if (dataOffset < (ulong)header.ScratchEnd) throw Wrong(field, dataOffset, $"but data begins at byte {header.ScratchEnd}");
         if (dataOffset > (ulong)_length || (ulong)dataLength > (ulong)_length - dataOffset || dataOffset > PackedOp.Max48)
-            throw Wrong(field, dataOffset, $"so {dataLength} bytes of data reach beyond the file of {_length}");
+            throw CutOff(Field(field, dataOffset, $"so {dataLength} bytes of data reach beyond the file of {_length}"));
         return new CowOp(type, (uint)newBlock, 1, type == CowOpType.Xor ? (long)from : 0, (long)dataOffset, dataLength);
     }
 
-    /// <summary>A record without data has no use for an algorithm, but Android takes the first that any record names for the whole file (cow-format §7.1).</summary>
+    /// <summary>
+    /// A record without data needs no algorithm, but Android uses the first that any record names for the whole file (cow-format §7.1).
+    /// </summary>
     private void CheckAlgorithm(long position, CowOpType type, byte algorithm, ref CowCompression? compression)
     {
         string what = $"the {type} op at byte {position}: compression is {algorithm}";
@@ -188,8 +193,9 @@ internal sealed class OpReaderV2(IByteSource source, CowHeader header)
 
         if (tally.Ops > 0) throw Bad($"the Sequence op at byte {position} follows {tally.Ops} data ops, but must come before the first");
         if (dataLength % 4 != 0) throw Wrong("data_length", (ulong)dataLength, "must be a multiple of 4");
-        if (from < (ulong)header.ScratchEnd || from > (ulong)_length || (ulong)dataLength > (ulong)_length - from)
-            throw Wrong("source", from, $"so a list of {dataLength} bytes lies outside the file of {_length}");
+        if (from < (ulong)header.ScratchEnd) throw Wrong("source", from, $"but data begins at byte {header.ScratchEnd}");
+        if (from > (ulong)_length || (ulong)dataLength > (ulong)_length - from)
+            throw CutOff($"the Sequence op at byte {position}: source is {from}, so a list of {dataLength} bytes lies outside the file of {_length}");
         int count = dataLength / 4;
         if (fill)
         {
@@ -205,10 +211,12 @@ internal sealed class OpReaderV2(IByteSource source, CowHeader header)
 
     private void CheckFooter(CowTally tally, long position, ulong opsSize, ulong numOps)
     {
-        if (_length - position < FooterBytes) throw Bad($"the footer at byte {position} is cut off: {_length - position} of {FooterBytes} bytes are there");
+        if (_length - position < FooterBytes) throw CutOff($"the footer at byte {position} is cut off: {_length - position} of {FooterBytes} bytes are there");
         if (numOps != (ulong)tally.Records) throw Bad($"footer: num_ops is {numOps}, but there are {tally.Records} ops");
         if (opsSize != (ulong)tally.Records * RecordBytes) throw Bad($"footer: ops_size is {opsSize}, must be {tally.Records * RecordBytes} for {tally.Records} ops");
     }
+
+    private CowCutOffException CutOff(string what) => new($"{source.Name}: {what}");
 
     private SnapuserdException Bad(string what) => new(ExitCode.CowCorrupt, $"{source.Name}: {what}");
 

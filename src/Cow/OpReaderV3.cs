@@ -10,13 +10,15 @@ internal sealed class OpReaderV3(IByteSource source, CowHeader header)
 {
     private const int RecordBytes = 16;
 
-    /// <summary>Resume points kept at most. Writers make 4 slots; a file that claims millions of them gets no more memory than this.</summary>
+    /// <summary>Most resume points kept. Writers make 4 slots; a file that claims millions of them gets no more memory than this.</summary>
     internal const int MaxResumePoints = 64;
 
     private readonly ByteWindow _window = new(source);
     private readonly long _length = source.Length;
 
-    /// <summary>Fills <paramref name="ops"/> (op_count of them) and <paramref name="list"/> (sequence_data_count), checking every field.</summary>
+    /// <summary>
+    /// Fills <paramref name="ops"/> (op_count of them) and <paramref name="list"/> (sequence_data_count), checking every field.
+    /// </summary>
     public CowTally Walk(Span<PackedOp> ops, Span<int> list)
     {
         var tally = new CowTally
@@ -35,15 +37,36 @@ internal sealed class OpReaderV3(IByteSource source, CowHeader header)
         return tally;
     }
 
-    /// <summary>Checks the first <paramref name="count"/> ops without keeping them: what a writer has to know that goes on behind them.</summary>
+    /// <summary>Checks the first <paramref name="count"/> ops without keeping them, for a writer that continues after them.</summary>
     public CowTally Count(ulong count)
     {
         if (count > int.MaxValue) throw new SnapuserdException(ExitCode.CowCorrupt, $"{source.Name}: header: op_count is {count}, more than the {int.MaxValue} this program takes");
-        var tally = new CowTally { Compression = header.Compression, ResumePoints = ReadResumePoints() };
-        tally.Labels = tally.ResumePoints.Count;
+        var tally = new CowTally { Compression = header.Compression };
         WalkOps(tally, (int)count, default);
         return tally;
     }
+
+    /// <summary>
+    /// True if the op that writes the first block of the sequence list, or without a list the first op, is a Copy or Xor. Exit code 65 if
+    /// the file ends before that op; no other field is checked.
+    /// </summary>
+    public bool StartsOrdered()
+    {
+        bool listed = header.SequenceCount > 0;
+        uint first = listed ? BinaryPrimitives.ReadUInt32LittleEndian(Inside(header.SequenceOffset, sizeof(uint))) : 0;
+        for (ulong i = 0; i < header.OpCount; i++)
+        {
+            ReadOnlySpan<byte> record = Inside(header.OpsOffset + (RecordBytes * (long)i), RecordBytes);
+            if (!listed || BinaryPrimitives.ReadUInt32LittleEndian(record[4..]) == first) return TypeOf(BinaryPrimitives.ReadUInt64LittleEndian(record[8..])) is CowOpType.Copy or CowOpType.Xor;
+        }
+        return false;
+    }
+
+    private ReadOnlySpan<byte> Inside(long offset, int length) => offset >= 0 && offset <= _length - length
+        ? _window.At(offset, length)
+        : throw new CowCutOffException($"{source.Name} ends before byte {offset + length}");
+
+    private static CowOpType TypeOf(ulong info) => (CowOpType)(info >> 60);
 
     private void WalkOps(CowTally tally, int count, Span<PackedOp> ops)
     {
@@ -54,15 +77,14 @@ internal sealed class OpReaderV3(IByteSource source, CowHeader header)
             uint dataLength = BinaryPrimitives.ReadUInt32LittleEndian(record);
             uint newBlock = BinaryPrimitives.ReadUInt32LittleEndian(record[4..]);
             ulong info = BinaryPrimitives.ReadUInt64LittleEndian(record[8..]);
-            CowOp op = Check(i, (CowOpType)(info >> 60), (int)(info >> 57) & 7, dataLength, newBlock, info & PackedOp.Max48, dataPosition);
+            CowOp op = Check(i, TypeOf(info), (int)(info >> 57) & 7, dataLength, newBlock, info & PackedOp.Max48, dataPosition);
             if (ops.Length > 0) ops[i] = new PackedOp(op.Type, newBlock, int.Log2(op.Blocks), (ulong)op.Source, (ulong)op.DataOffset, (uint)op.DataLength);
             tally.Count(op);
-            // The length counts for every type (cow-format §6.6). 2^32 ops of 2^32 bytes at worst: it cannot wrap around.
+            // The length counts for every type (cow-format §6.6). At worst 2^32 ops of 2^32 bytes: the sum cannot wrap around.
             if (dataLength > (ulong)long.MaxValue - (ulong)dataPosition)
                 throw Wrong(i, op.Type, newBlock, "data_length", dataLength, "beyond any file");
             dataPosition += dataLength;
         }
-        tally.Records = count;
         tally.DataEnd = dataPosition;
     }
 
@@ -82,13 +104,14 @@ internal sealed class OpReaderV3(IByteSource source, CowHeader header)
         if (type == CowOpType.Replace && from != (ulong)dataPosition)
             throw Wrong(index, type, newBlock, "source", from, $"but its data must follow that of the op before at byte {dataPosition}");
         if (dataPosition > _length || dataLength > _length - dataPosition || (ulong)dataPosition > PackedOp.Max48)
-            throw Wrong(index, type, newBlock, "data_length", dataLength, $"so data from byte {dataPosition} on reaches beyond the file of {_length}");
+            throw new CowCutOffException(Field(index, type, newBlock, "data_length", dataLength, $"so data from byte {dataPosition} on reaches beyond the file of {_length}"));
         return new CowOp(type, newBlock, blocks, type == CowOpType.Xor ? (long)from : 0, dataPosition, (int)dataLength);
     }
 
     /// <summary>
-    /// Android's count is not to be trusted: it grows with every label, and slots may be stale or never written. So: no more than there
-    /// are slots, and stop where the label does not rise or the op index falls or passes op_count (cow-format §8.2).
+    /// Reads the valid resume points. Android's count is unreliable: it grows with every label, and slots may be stale or never written.
+    /// So reading stops after the last slot, where the label is not larger than the last, or where the op index falls or exceeds op_count
+    /// (cow-format §8.2).
     /// </summary>
     public List<ResumePoint> ReadResumePoints()
     {
@@ -106,5 +129,8 @@ internal sealed class OpReaderV3(IByteSource source, CowHeader header)
     }
 
     private SnapuserdException Wrong(int index, CowOpType type, uint newBlock, string field, ulong value, string rule) =>
-        new(ExitCode.CowCorrupt, $"{source.Name}: op {index} ({type} of block {newBlock}): {field} is {value}, {rule}");
+        new(ExitCode.CowCorrupt, Field(index, type, newBlock, field, value, rule));
+
+    private string Field(int index, CowOpType type, uint newBlock, string field, ulong value, string rule) =>
+        $"{source.Name}: op {index} ({type} of block {newBlock}): {field} is {value}, {rule}";
 }

@@ -4,8 +4,8 @@ using System.Runtime.InteropServices;
 namespace Snapuserd.Cow;
 
 /// <summary>
-/// A <see cref="CowOp"/> in 20 bytes: a system partition has a million of them. Limits are those of the format: blocks 32 bits, sources
-/// and offsets 48 bits (cow-format §12); payloads are at most 256 KiB, or 65535 bytes in v2.
+/// A <see cref="CowOp"/> in 20 bytes: a system partition has a million of them. The limits are the format's: blocks 32 bits, sources and
+/// offsets 48 bits (cow-format §12); payloads are at most 256 KiB, or 65535 bytes in v2.
 /// </summary>
 [StructLayout(LayoutKind.Sequential)]
 internal struct PackedOp
@@ -29,7 +29,7 @@ internal struct PackedOp
 
     public PackedOp(CowOpType type, uint newBlock, int factor, ulong source, ulong dataOffset, uint dataLength)
     {
-        // The readers refuse all of this with a sentence (exit code 65); here it would be lost without a word.
+        // The readers reject all of this with a sentence (exit code 65); packing it here would silently lose bits.
         if (source > Max48 || dataOffset > Max48 || dataLength > MaxDataLength || (uint)type > MaxType || (uint)factor > MaxFactor)
         {
             throw new ArgumentOutOfRangeException(
@@ -50,7 +50,7 @@ internal struct PackedOp
 
     public readonly int Blocks => 1 << (int)((_bits >> FactorShift) & 7);
 
-    /// <summary>One past the last block written; fits because the reader checked it against 2^32.</summary>
+    /// <summary>The block after the last one written; fits because the reader checked it against 2^32.</summary>
     public readonly ulong EndBlock => NewBlock + (ulong)Blocks;
 
     /// <summary>The sequence list names this op; used while the merge order is built.</summary>

@@ -4,22 +4,22 @@ using Snapuserd.Interop;
 
 namespace Snapuserd.Cow;
 
-/// <summary>Why a unit could not be decoded; negative, as <see cref="UnitDecoder.Decode"/> returns it.</summary>
+/// <summary>Reason why a unit could not be decoded; negative, as <see cref="UnitDecoder.Decode"/> returns it.</summary>
 public enum UnitError
 {
     /// <summary>No error.</summary>
     None = 0,
     /// <summary>The stream is malformed or its checksum is wrong.</summary>
     Corrupt = -1,
-    /// <summary>The stored bytes end before the stream does (zstd answers the same when something follows the frame).</summary>
+    /// <summary>The stored bytes end before the stream does (zstd reports the same when data follows the frame).</summary>
     Truncated = -2,
     /// <summary>The stream ended before the unit was full.</summary>
     TooShort = -3,
-    /// <summary>The stream has more in it than the unit has room for.</summary>
+    /// <summary>The stream decodes to more bytes than the unit has.</summary>
     TooLong = -4,
-    /// <summary>Stored bytes are left after the end of the stream.</summary>
+    /// <summary>Stored bytes remain after the end of the stream.</summary>
     TrailingBytes = -5,
-    /// <summary>A raw payload is not as long as its unit.</summary>
+    /// <summary>The length of a raw payload differs from its unit's.</summary>
     RawLength = -6,
     /// <summary>The codec could not allocate memory.</summary>
     OutOfMemory = -7,
@@ -28,15 +28,19 @@ public enum UnitError
 }
 
 /// <summary>
-/// Turns stored payloads into units. Each codec's context is made at its first use and kept; nothing is allocated per unit, except that
-/// brotli makes its state anew. Not thread-safe: each worker has its own. What comes out on an error is undefined but inside the unit.
+/// Decodes stored payloads into units. Each codec's context is made at its first use and kept; nothing is allocated per unit, except that
+/// brotli makes its state anew. Not thread-safe: each worker has its own. After an error the unit's content is undefined, but nothing
+/// outside it was written.
 /// </summary>
 public sealed class UnitDecoder : IDisposable
 {
     private Zlib? _zlib;
     private Zstd? _zstd;
 
-    /// <summary>Makes the context of <paramref name="prepare"/> now, so that the first unit cannot run out of memory for it; exit code 71 if it does.</summary>
+    /// <summary>
+    /// Makes the context of <paramref name="prepare"/> now, so that the first unit cannot fail for lack of memory; exit code 71 if there
+    /// is none.
+    /// </summary>
     public UnitDecoder(CowCompression prepare = CowCompression.None)
     {
         int result = prepare switch
@@ -49,8 +53,9 @@ public sealed class UnitDecoder : IDisposable
     }
 
     /// <summary>
-    /// Decodes <paramref name="stored"/> into <paramref name="unit"/>. Returns 0 when exactly the unit's length came out, all stored bytes
-    /// were used and the stream ended cleanly; else a <see cref="UnitError"/> as a number. <see cref="CowCompression.None"/> copies.
+    /// Decodes <paramref name="stored"/> into <paramref name="unit"/>. Returns 0 if the output has exactly the unit's length, all stored
+    /// bytes were used and the stream ended cleanly; else a <see cref="UnitError"/> as a number. <see cref="CowCompression.None"/>
+    /// copies.
     /// </summary>
     public int Decode(CowCompression algorithm, ReadOnlySpan<byte> stored, Span<byte> unit) => (int)(algorithm switch
     {
@@ -62,7 +67,7 @@ public sealed class UnitDecoder : IDisposable
         _ => UnitError.UnknownAlgorithm,
     });
 
-    /// <summary>What an answer of <see cref="Decode"/> means, as the end of a sentence that begins with the op.</summary>
+    /// <summary>Meaning of a result of <see cref="Decode"/>, as the end of a sentence that begins with the op.</summary>
     public static string Describe(int error) => (UnitError)error switch
     {
         UnitError.None => "decodes",
@@ -100,7 +105,7 @@ public sealed class UnitDecoder : IDisposable
                 return Ended(stored.Length - consumed, unit.Length - written);
             case Zlib.Z_OK:
             case Zlib.Z_BUF_ERROR:
-                // Input ran out, or room did: with input left it was the room.
+                // Either the input or the output buffer is exhausted; with input left it was the buffer.
                 return consumed < stored.Length ? UnitError.TooLong : UnitError.Truncated;
             case Zlib.Z_MEM_ERROR:
                 return UnitError.OutOfMemory;
@@ -124,7 +129,7 @@ public sealed class UnitDecoder : IDisposable
 
     private static UnitError DecodeLz4(ReadOnlySpan<byte> stored, Span<byte> unit)
     {
-        // A block has no end mark: a cut, a surplus and a block that overflows the unit all come back as one negative number.
+        // A block has no end mark: a cut, a surplus and a block that overflows the unit all return one negative number.
         int written = stored.IsEmpty ? -1 : Lz4.Decompress(stored, unit);
         return written < 0 ? UnitError.Corrupt : Ended(0, unit.Length - written);
     }

@@ -5,17 +5,19 @@ using Snapuserd.Cow;
 namespace Snapuserd.Create;
 
 /// <summary>
-/// Anchors: places that the bytes before them choose, so that they move with their content by any number of bytes. An anchor is where
-/// the highest bits of the rolling hash are all 0; the whole hash is its key. The table holds the keys of what is unexplained in the new
-/// image, and for each the lowest place where the old image has it. Filled from several threads: it is a set, and the lowest of places,
-/// so it does not depend on who came first.
+/// Anchors: positions chosen by the bytes before them, so that they move with their content by any number of bytes. An anchor is a position
+/// where the highest bits of the rolling hash are all 0; the whole hash is its key. The table holds the keys of the unexplained blocks of
+/// the new image, and for each key its lowest position in the old image. Several threads fill it. The result is a set of keys with the
+/// lowest positions, so it does not depend on the order of the threads.
 /// </summary>
 internal sealed class AnchorTable : IDisposable
 {
-    /// <summary>Anchors per block where there is room: one in 256 bytes, so that hardly any block has none and an edited one keeps some.</summary>
+    /// <summary>
+    /// Anchors per block if memory allows: one in 256 bytes, so that hardly any block has none and an edited block keeps some.
+    /// </summary>
     private const int DensestShift = 8;
 
-    /// <summary>Bytes per slot: a key and a place.</summary>
+    /// <summary>Bytes per slot: a key and a position.</summary>
     private const int SlotBytes = 16;
 
     private const long Nowhere = long.MaxValue;
@@ -28,31 +30,31 @@ internal sealed class AnchorTable : IDisposable
     private long _count;
     private bool _full;
 
-    /// <summary>An empty table for so many pending blocks, of at most <paramref name="bytes"/>.</summary>
+    /// <summary>An empty table for <paramref name="pendingBlocks"/> pending blocks, of at most <paramref name="bytes"/>.</summary>
     public AnchorTable(NativeTally tally, long bytes, long pendingBlocks)
     {
-        // Half full if every block has the number of anchors that is to be expected.
+        // Half full if every block has the expected number of anchors.
         long wanted = pendingBlocks * (CowOp.BlockSize >> DensestShift) * 2, slots = 1024;
         while (slots < wanted && slots * 2 * SlotBytes <= bytes) slots *= 2;
         _mask = slots - 1;
-        // Above this linear probing begins to walk far.
+        // Above this load linear probing becomes slow.
         _limit = slots / 4 * 3;
-        // Adding all in vain and then again costs a read of all pending blocks, so what cannot fit is not tried.
+        // Start with a density that can fit: a failed attempt costs another read of all pending blocks.
         while (pendingBlocks * (CowOp.BlockSize >> (64 - _shift)) > _limit) _shift--;
         _keys = new NativeArray<ulong>(tally, slots, "the anchors");
         _places = new NativeArray<long>(tally, slots, "the anchors");
     }
 
-    /// <summary>More keys were added than there is room for: make it <see cref="Sparser"/> and add all again.</summary>
+    /// <summary>More keys were added than fit: call <see cref="Sparser"/> and add all keys again.</summary>
     public bool IsFull => Volatile.Read(ref _full);
 
-    /// <summary>Whether there is an anchor behind the bytes of this hash.</summary>
+    /// <summary>True if the position after the bytes of this hash is an anchor.</summary>
     public bool IsAnchor(ulong hash) => hash >> _shift == 0;
 
-    /// <summary>How far to shift a hash so that 0 means an anchor; for loops that look at every byte.</summary>
+    /// <summary>The shift that makes the hash of an anchor 0; for loops over every byte.</summary>
     public int Shift => _shift;
 
-    /// <summary>Empties it and halves the anchors.</summary>
+    /// <summary>Empties the table and halves the density of anchors.</summary>
     public void Sparser()
     {
         _shift--;
@@ -61,7 +63,7 @@ internal sealed class AnchorTable : IDisposable
         for (long i = 0; i <= _mask; i++) _keys[i] = 0;
     }
 
-    /// <summary>Adds a key without a place.</summary>
+    /// <summary>Adds a key without a position.</summary>
     public void Add(ulong key)
     {
         if (key == 0 || IsFull) return;
@@ -77,7 +79,9 @@ internal sealed class AnchorTable : IDisposable
         }
     }
 
-    /// <summary>Says that the old image has the key's bytes before byte <paramref name="place"/>; keys that nobody added are ignored.</summary>
+    /// <summary>
+    /// Records that the old image has the key's bytes before byte <paramref name="place"/>. Keys that were not added are ignored.
+    /// </summary>
     public void Place(ulong key, long place)
     {
         long slot = Slot(key);
@@ -91,7 +95,7 @@ internal sealed class AnchorTable : IDisposable
         }
     }
 
-    /// <summary>Where the old image has the key's bytes, -1 if nowhere.</summary>
+    /// <summary>The position of the key's bytes in the old image, or -1 if it does not have them.</summary>
     public long Find(ulong key)
     {
         long slot = Slot(key);
@@ -133,7 +137,7 @@ internal sealed class AnchorPass : IPassWorker
         _buffers = new WorkerBuffers(comparison.Tally);
     }
 
-    /// <summary>As dense as there is room.</summary>
+    /// <summary>Adds the anchors, as dense as the table can hold them.</summary>
     public static void Run(Comparison comparison, AnchorTable table)
     {
         while (true)
@@ -198,7 +202,7 @@ internal sealed class PlacePass : IPassWorker
         for (long window = start; window < end; window += WorkerBuffers.WindowBytes)
         {
             int length = (int)Math.Min(WorkerBuffers.WindowBytes, end - window);
-            // An anchor in zeros says nothing; those whose bytes reach into a hole from behind are few.
+            // An anchor in zeros is useless. Only few of the skipped anchors depend on bytes before the hole.
             if (_holes.Covers(window, length)) continue;
             int history = (int)Math.Min(window, GearHash.Window - 1);
             Span<byte> bytes = _buffers.Source[..(history + length)];
@@ -217,7 +221,7 @@ internal sealed class PlacePass : IPassWorker
         for (int i = 0; i < bytes.Length; i++)
         {
             hash = GearHash.Roll(words, hash, bytes[i]);
-            // A run of one byte has one hash all along; its first place is the lowest.
+            // A run of one byte value has the same hash throughout. Its first position is the lowest.
             if (hash >> shift != 0 || hash == last || i < first) continue;
             _table.Place(hash, offset + i + 1);
             last = hash;

@@ -5,8 +5,8 @@ using System.Runtime.InteropServices;
 namespace Snapuserd.Create;
 
 /// <summary>
-/// A 64-bit hash of a block. It only has to be fast and even: every match is verified by comparing bytes. Four lanes, because one
-/// multiplication takes three cycles and a new one can start in each.
+/// A 64-bit hash of a block. It only has to be fast and evenly distributed: every match is verified by comparing bytes. Four lanes, because
+/// a multiplication takes three cycles and one can start in each cycle.
 /// </summary>
 internal static class BlockHash
 {
@@ -29,7 +29,7 @@ internal static class BlockHash
         return hash == 0 ? 1 : hash;
     }
 
-    /// <summary>Spreads every bit over the whole word.</summary>
+    /// <summary>Mixes every bit into the whole word.</summary>
     public static ulong Mix(ulong value)
     {
         value = (value ^ (value >> 32)) * B;

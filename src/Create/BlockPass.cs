@@ -5,7 +5,10 @@ using Snapuserd.Block;
 
 namespace Snapuserd.Create;
 
-/// <summary>What one thread does with the tasks it gets. Tasks must not depend on one another, so that the result does not depend on who did them.</summary>
+/// <summary>
+/// The work of one thread on its tasks. Tasks must not depend on one another, so that the result does not depend on which thread did which
+/// task.
+/// </summary>
 internal interface IPassWorker : IDisposable
 {
     /// <summary>Does one task.</summary>
@@ -13,12 +16,12 @@ internal interface IPassWorker : IDisposable
 }
 
 /// <summary>
-/// Hands out numbered tasks in ascending order to threads of its own and waits for all. The first exception ends the pass and is thrown here;
-/// a stop flag ends it with exit code 75.
+/// Distributes numbered tasks in ascending order to its own threads and waits for all of them. The first exception ends the pass and is
+/// thrown here; a stop flag ends it with exit code 75.
 /// </summary>
 internal sealed class BlockPass
 {
-    /// <summary>Stack of a thread in bytes: the codecs' estimates need tens of KiB, and address space is all that the rest costs.</summary>
+    /// <summary>Stack of a thread in bytes: the codecs' estimates need tens of KiB, and the rest costs only address space.</summary>
     private const int StackSize = 512 * 1024;
 
     private readonly object _lock = new();
@@ -31,7 +34,10 @@ internal sealed class BlockPass
 
     private BlockPass(long tasks, StopFlag? stop) => (_tasks, _stop) = (tasks, stop);
 
-    /// <summary>Does tasks 0 … <paramref name="tasks"/> − 1 with at most <paramref name="threads"/> threads; <paramref name="progress"/> gets the count done, on this thread.</summary>
+    /// <summary>
+    /// Runs tasks 0 … <paramref name="tasks"/> − 1 on at most <paramref name="threads"/> threads. <paramref name="progress"/> receives the
+    /// number of finished tasks, on this thread.
+    /// </summary>
     public static void Run(long tasks, int threads, Func<IPassWorker> makeWorker, StopFlag? stop, Action<long>? progress)
     {
         if (tasks == 0) return;
@@ -67,7 +73,7 @@ internal sealed class BlockPass
         }
         finally
         {
-            // What is left when something above threw: no thread takes another task, and nobody's buffers go while he works.
+            // After an exception above: no thread takes another task, and a worker's buffers are freed only after its thread has ended.
             lock (_lock) _next = _tasks;
             foreach (Thread? thread in started) thread?.Join();
             foreach (IPassWorker? worker in workers) worker?.Dispose();

@@ -5,8 +5,8 @@ using Snapuserd.Cow;
 namespace Snapuserd.Create;
 
 /// <summary>
-/// The first pass: reads both images side by side, once. A block of the new image is afterwards unchanged, zero or pending; a block of the
-/// old one has a hash, or 0 if it is all zeros (zeros are never copied: a Zero op says it in no bytes and reads nothing).
+/// The first pass: reads both images in parallel, once. After it, each block of the new image is unchanged, zero or pending. Each block of
+/// the old image has a hash, or 0 if it is all zeros: zeros are never copied, because a Zero op has no payload and reads nothing.
 /// </summary>
 internal sealed class ComparePass : IPassWorker
 {
@@ -25,7 +25,7 @@ internal sealed class ComparePass : IPassWorker
         _buffers = new WorkerBuffers(comparison.Tally);
     }
 
-    /// <summary>Fills <see cref="Comparison.Changes"/>; returns the hashes, 8 bytes per block of the old image.</summary>
+    /// <summary>Fills <see cref="Comparison.Changes"/> and returns the hashes, 8 bytes per block of the old image.</summary>
     public static NativeArray<ulong> Run(Comparison comparison)
     {
         var hashes = new NativeArray<ulong>(comparison.Tally, comparison.SourceBlocks, "the hashes");
@@ -60,7 +60,7 @@ internal sealed class ComparePass : IPassWorker
         Span<PackedChange> changes = _comparison.Changes.Slice(start, news);
         if (oldZero && newZero)
         {
-            // Behind the end of the old image the base device holds anything, so that zeros have to be written there.
+            // After the end of the old image the base device has undefined contents, so zeros must be written there.
             if (news > olds) changes[olds..].Fill(PackedChange.Zero);
             return;
         }

@@ -3,12 +3,14 @@ using Snapuserd.Cow;
 
 namespace Snapuserd.Create;
 
-/// <summary>What all passes over a pair of images share: the images, the options, and what is known about each block of the new one.</summary>
+/// <summary>
+/// The state shared by all passes over a pair of images: the images, the options, and the result so far for each block of the new one.
+/// </summary>
 internal sealed class Comparison : IDisposable
 {
     /// <summary>
-    /// Blocks per task: 16 MiB. Inside a task a block may lean on what was found for its neighbours; a larger task gives longer runs,
-    /// a smaller one more threads something to do.
+    /// Blocks per task: 16 MiB. Within a task a block may use the results of its neighbours. A larger task gives longer runs; a smaller one
+    /// keeps more threads busy.
     /// </summary>
     public const int TaskBlocks = 16 * WorkerBuffers.WindowBlocks;
 
@@ -19,7 +21,7 @@ internal sealed class Comparison : IDisposable
         Options = options;
         SourceBlocks = source.Length / CowOp.BlockSize;
         TargetBlocks = target.Length / CowOp.BlockSize;
-        // Half of the memory for windows: the other half belongs to the anchors, whose number must not depend on the threads.
+        // Half of the memory is for windows. The other half is for anchors, whose number must not depend on the number of threads.
         Threads = (int)Math.Clamp(options.MemoryBytes / 2 / WorkerBuffers.Bytes, 1, options.Threads);
         Changes = new NativeArray<PackedChange>(Tally, TargetBlocks, "the changes");
     }
@@ -32,13 +34,13 @@ internal sealed class Comparison : IDisposable
     public long SourceBlocks { get; }
     public long TargetBlocks { get; }
 
-    /// <summary>8 bytes per block of the new image; freed when the plan is made.</summary>
+    /// <summary>8 bytes per block of the new image; freed after the plan is made.</summary>
     public NativeArray<PackedChange> Changes { get; }
 
-    /// <summary>Tasks that cover so many blocks.</summary>
+    /// <summary>The number of tasks that cover <paramref name="blocks"/> blocks.</summary>
     public static long Tasks(long blocks) => (blocks + TaskBlocks - 1) / TaskBlocks;
 
-    /// <summary>Runs a pass over the blocks of an image, a task each; <paramref name="blocks"/> are what progress counts.</summary>
+    /// <summary>Runs a pass over the blocks of an image, in tasks. Progress is counted in <paramref name="blocks"/>.</summary>
     public void Run(DiffStage stage, long blocks, Func<IPassWorker> makeWorker) =>
         BlockPass.Run(Tasks(blocks), Threads, makeWorker, Options.Stop, Progress(stage, TaskBlocks, blocks));
 

@@ -6,13 +6,20 @@ using Snapuserd.Interop;
 
 namespace Snapuserd.Create;
 
-/// <summary>Feeds a comparison to a COW writer: reads what the ops need from both images and hands it over in merge order.</summary>
+/// <summary>
+/// Writes a plan with a COW writer: reads the bytes that the ops need from both images and passes them on in merge order.
+/// </summary>
 public static class CowCreation
 {
-    /// <summary>Blocks handed over at once: the writer cuts units from runs of this many, so that a longer call would make no larger units (cow-format §7.3).</summary>
+    /// <summary>
+    /// Blocks per call: the writer cuts units from runs of this length, so a longer call would not make larger units (cow-format §7.3).
+    /// </summary>
     public const int CallBlocks = 1024;
 
-    /// <summary>Ops that <paramref name="plan"/> becomes in a COW whose largest unit is <paramref name="maxUnitBytes"/>: what a v3 file needs as op_count_max.</summary>
+    /// <summary>
+    /// Ops that <paramref name="plan"/> becomes in a COW whose largest unit is <paramref name="maxUnitBytes"/>: the op_count_max of a v3
+    /// file.
+    /// </summary>
     public static long CountOps(DiffPlan plan, int maxUnitBytes)
     {
         long ops = 0;
@@ -28,8 +35,8 @@ public static class CowCreation
     }
 
     /// <summary>
-    /// Writes every op of <paramref name="plan"/>, but does not finish the file. <paramref name="progress"/> gets the blocks done so far.
-    /// Exit code 74 when an image or the output fails, 75 when asked to stop.
+    /// Writes every op of <paramref name="plan"/>, but does not finish the file. <paramref name="progress"/> receives the number of blocks
+    /// done. Exit code 74 if an image or the output fails, 75 if asked to stop.
     /// </summary>
     public static void Write(DiffPlan plan, IImageReader source, IImageReader target, CowWriter writer, StopFlag stop, Action<long> progress)
     {
@@ -81,6 +88,6 @@ public static class CowCreation
         }
     }
 
-    /// <summary>Units of a run: the largest as often as they fit, then halves of halves (cow-format §7.3).</summary>
+    /// <summary>Units of a run: as many of the largest as fit, then one unit per power of two in the rest (cow-format §7.3).</summary>
     private static long Units(int blocks, int largest) => (blocks / largest) + BitOperations.PopCount((uint)(blocks % largest));
 }

@@ -4,28 +4,28 @@ using Snapuserd.Cow;
 namespace Snapuserd.Create;
 
 /// <summary>
-/// Finds ops that wait for themselves, by walking depth first along <see cref="OpGraph"/> with a stack of its own, and turns the op of each
-/// cycle whose Replace costs least into one. Removing an op makes no new cycle, so what has been walked to the end stays good.
+/// Finds cycles of ops that wait for each other, by a depth-first walk along <see cref="OpGraph"/> with an explicit stack. In each cycle it
+/// turns the op that is cheapest as Replace into a Replace. Removing an op makes no new cycle, so finished parts of the walk stay valid.
 /// </summary>
 internal sealed class CycleBreaker : IDisposable
 {
     /// <summary>
-    /// Ops of one cycle that are estimated at most, evenly spread. A cycle is broken by a single block, at most 4 KiB; more than so many
-    /// estimates, seconds of work with a slow codec, cannot be worth what is left to gain.
+    /// Most ops of one cycle that are estimated, evenly spread. Breaking a cycle costs a single block, at most 4 KiB. More estimates,
+    /// seconds of work with a slow codec, are not worth the possible gain.
     /// </summary>
     private const int Samples = 1 << 16;
 
     /// <summary>
     /// Steps per op, walked or compared for their costs, after which cycles are broken where they close instead of where it is cheapest.
-    /// That needs neither, so the whole stays linear for a graph in which cycles are long, many and entangled. Cycles that share nothing,
-    /// all there are among copies, need five.
+    /// That needs no walk and no comparison, so the total stays linear for a graph of many long and entangled cycles. Disjoint cycles, the
+    /// only kind among copies, need five.
     /// </summary>
     private const int StepsPerOp = 256;
 
     private const byte White = 0, Grey = 1, Black = Grey + OpGraph.Edges + 1;
 
     private readonly NativeArray<PackedChange> _changes;
-    // White, Grey plus the edges already walked, or Black.
+    // White, Grey plus the number of edges already walked, or Black.
     private readonly NativeArray<byte> _states;
     private readonly NativeArray<uint> _stack;
     private readonly ReplaceCosts _costs;
@@ -41,7 +41,7 @@ internal sealed class CycleBreaker : IDisposable
         _stop = new StopPoll(comparison.Options.Stop);
     }
 
-    /// <summary>Breaks every cycle; returns how many ops became Replace. 5 bytes per block of the new image meanwhile.</summary>
+    /// <summary>Breaks every cycle. Returns how many ops became Replace. Meanwhile takes 5 bytes per block of the new image.</summary>
     public static long Run(Comparison comparison, long orderedOps)
     {
         using var states = new NativeArray<byte>(comparison.Tally, comparison.TargetBlocks, "the search for cycles");
@@ -60,7 +60,7 @@ internal sealed class CycleBreaker : IDisposable
         {
             _stop.Step();
             if (!_changes[root].IsOrdered || _states[root] != White) continue;
-            // Whatever lies below this root is done; what a broken cycle leaves white lies above it, so the scan gets there.
+            // All ops below this root are done. Ops that a broken cycle leaves white are above it, so the scan reaches them.
             Push(root);
             while (_depth > 0)
             {
@@ -109,7 +109,7 @@ internal sealed class CycleBreaker : IDisposable
         return position;
     }
 
-    /// <summary>Replaces the op at a position of the stack, and forgets what was walked beyond it.</summary>
+    /// <summary>Replaces the op at a position of the stack, and resets the ops above it.</summary>
     private void Break(long position)
     {
         for (long p = position + 1; p < _depth; p++) _states[_stack[p]] = White;
@@ -119,7 +119,9 @@ internal sealed class CycleBreaker : IDisposable
         _changes[block] = PackedChange.Replace;
     }
 
-    /// <summary>The stack's position, from <paramref name="first"/> on, of the op that is cheapest to replace; of equal ones the lowest block.</summary>
+    /// <summary>
+    /// The stack position, from <paramref name="first"/> on, of the op that is cheapest to replace; of equal ones the lowest block.
+    /// </summary>
     private long Cheapest(long first)
     {
         long count = _depth - first, step = (count + Samples - 1) / Samples;

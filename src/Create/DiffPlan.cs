@@ -5,15 +5,16 @@ using Snapuserd.Cow;
 namespace Snapuserd.Create;
 
 /// <summary>
-/// <paramref name="Count"/> ops of one kind, written one after the other: op k writes block <paramref name="NewBlock"/> + k. <paramref name="Source"/>
-/// is what the first op reads, a block for Copy (op k reads block Source + k), a byte offset for Xor (op k reads from Source + 4096·k), else 0.
-/// The payload of an Xor is the new block xor the bytes read, that of a Replace is the new block.
+/// <paramref name="Count"/> consecutive ops of one kind: op k writes block <paramref name="NewBlock"/> + k. <paramref name="Source"/> is
+/// what the first op reads: a block for Copy (op k reads block Source + k), a byte offset for Xor (op k reads from Source + 4096·k), else
+/// 0. The payload of an Xor is the new block xor the bytes read; that of a Replace is the new block.
 /// </summary>
 public readonly record struct DiffRun(CowOpType Type, uint NewBlock, long Source, int Count);
 
 /// <summary>
-/// The ops that turn one image into another, in merge order: first Copy and Xor, none of which reads what an earlier one has written, then
-/// Zero and Replace by ascending block. Written in this order they need no sequence list (cow-format §9). Blocks without an op stay as they are.
+/// The ops that turn one image into another, in merge order. First come Copy and Xor, none of which reads what an earlier one has written,
+/// then Zero and Replace by ascending block. Written in this order they need no sequence list (cow-format §9). Blocks without an op stay
+/// unchanged.
 /// </summary>
 public sealed class DiffPlan : IDisposable
 {
@@ -27,7 +28,7 @@ public sealed class DiffPlan : IDisposable
     /// <summary>The run at a position of the order.</summary>
     public DiffRun this[int position] => _runs[position].Unpack();
 
-    /// <summary>Blocks of the new image that are as they were; they have no op.</summary>
+    /// <summary>Unchanged blocks of the new image; they have no op.</summary>
     public long UnchangedBlocks { get; internal init; }
 
     /// <summary>Blocks copied from elsewhere in the old image.</summary>
@@ -42,10 +43,10 @@ public sealed class DiffPlan : IDisposable
     /// <summary>Blocks of zeros.</summary>
     public long ZeroBlocks { get; internal init; }
 
-    /// <summary>Copy and Xor ops that became Replace because they waited for themselves; counted as Replace above.</summary>
+    /// <summary>Copy and Xor ops that became Replace because they were part of a cycle; counted as Replace above.</summary>
     public long CyclesBroken { get; internal init; }
 
-    /// <summary>Most bytes of memory outside the managed heap that the comparison held at once.</summary>
+    /// <summary>Peak memory of the comparison outside the managed heap, in bytes.</summary>
     public long PeakNativeBytes { get; internal init; }
 
     /// <summary>Frees the runs.</summary>

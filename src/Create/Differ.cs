@@ -4,15 +4,15 @@ using Snapuserd.Cow;
 
 namespace Snapuserd.Create;
 
-/// <summary>Finds out how one image is made from another.</summary>
+/// <summary>Computes the ops that turn one image into another.</summary>
 public static class Differ
 {
     /// <summary>Largest image in bytes: its blocks have 32-bit numbers (cow-format §12).</summary>
     public const long MaximumImageBytes = (1L << 32) * CowOp.BlockSize;
 
     /// <summary>
-    /// Compares <paramref name="target"/> with <paramref name="source"/>; neither may change meanwhile. Exit code 64 for an image that is not
-    /// whole blocks or too large, or options out of range, 71 without memory, 74 when reading fails, 75 when stopped.
+    /// Compares <paramref name="target"/> with <paramref name="source"/>; neither may change meanwhile. Exit code 64 for an image that is
+    /// too large or not a multiple of the block size, or for options out of range; 71 without memory, 74 if a read fails, 75 if stopped.
     /// </summary>
     public static DiffPlan Compare(IImageReader source, IImageReader target, DiffOptions options)
     {
@@ -42,7 +42,7 @@ public static class Differ
         };
     }
 
-    /// <summary>Gives every changed block of the new image its kind.</summary>
+    /// <summary>Assigns a kind to every changed block of the new image.</summary>
     private static void Classify(Comparison comparison)
     {
         SourceIndex index;
@@ -64,7 +64,7 @@ public static class Differ
             SimilarPass.Run(comparison, anchors);
             return;
         }
-        // 2 bytes per block, where the hashes took 8 before.
+        // 2 bytes per block; the hashes took 8 before.
         using var xorCosts = new NativeArray<ushort>(comparison.Tally, comparison.TargetBlocks, "the costs of similar blocks");
         SimilarPass.Run(comparison, anchors, xorCosts);
         UnitPass.Run(comparison, xorCosts);

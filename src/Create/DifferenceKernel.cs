@@ -4,13 +4,13 @@ using System.Runtime.Intrinsics;
 
 namespace Snapuserd.Create;
 
-/// <summary>Counts the bytes in which two blocks differ, at the speed at which they can be read.</summary>
+/// <summary>Counts the bytes in which two blocks differ, at the speed of reading them.</summary>
 internal static class DifferenceKernel
 {
-    /// <summary>Vectors per lane before its 8-bit counts are summed up: one more could overflow.</summary>
+    /// <summary>Vectors per lane before its 8-bit counts are summed up. One more could overflow.</summary>
     private const int Round = 255;
 
-    /// <summary>How many bytes of two spans of one length differ.</summary>
+    /// <summary>The number of bytes that differ between two spans of the same length.</summary>
     public static int Count(ReadOnlySpan<byte> a, ReadOnlySpan<byte> b)
     {
         if (a.Length != b.Length) throw new ArgumentException($"{a.Length} bytes cannot be compared with {b.Length}", nameof(b));

@@ -5,7 +5,7 @@ using Snapuserd.Interop;
 
 namespace Snapuserd.Create;
 
-/// <summary>An image in a file or on a block device, by pread.</summary>
+/// <summary>An image in a file or on a block device, read by pread.</summary>
 public sealed class FileImageReader : IImageReader, IDisposable
 {
     private readonly BlockDevice _device;
@@ -20,15 +20,15 @@ public sealed class FileImageReader : IImageReader, IDisposable
     }
 
     /// <summary>
-    /// Opens an image beside other readers. Exit code 64 for what is neither a file nor a block device, 66 when it is not there, 74 when it
-    /// cannot be read, 76 when somebody writes it, 77 when it may not be read.
+    /// Opens an image, shared with other readers. Exit code 64 if it is neither a file nor a block device, 66 if it does not exist, 74 if
+    /// it cannot be read. Exit code 76 if another process writes it, 77 without permission to read.
     /// </summary>
     public static FileImageReader Open(string path) => new(BlockDevice.Open(path, DeviceAccess.Shared));
 
-    /// <summary>The same for a file that this process holds alone already.</summary>
+    /// <summary>Opens a file that this process already holds exclusively.</summary>
     public static FileImageReader OpenUnlocked(string path) => new(BlockDevice.Open(path, DeviceAccess.Read));
 
-    /// <summary>The file behind it, to tell whether another path is the same.</summary>
+    /// <summary>The underlying file or device, to detect whether another path is the same one.</summary>
     public BlockDevice Device => _device;
 
     /// <inheritdoc/>
@@ -61,16 +61,16 @@ public sealed class FileImageReader : IImageReader, IDisposable
         if (found == -Errno.ENXIO) found = Length;
         else if (found < 0)
         {
-            // Some file systems cannot tell; asking once is enough.
+            // Some file systems do not support SEEK_DATA. One attempt is enough.
             Volatile.Write(ref _noHoles, true);
             return false;
         }
-        // The map only says where to read the quick way: what it calls a hole is read.
+        // The map is only a hint: it says where the fast path may read, and a supposed hole is read before it is trusted.
         if (found > offset) nextData = _proof!.ZerosUntil(offset, Math.Min(found, Length));
         return nextData > offset;
     }
 
-    /// <summary>Closes it. No thread may be reading.</summary>
+    /// <summary>Closes the image. No thread may be reading.</summary>
     public void Dispose()
     {
         _proof?.Dispose();

@@ -1,12 +1,12 @@
 namespace Snapuserd.Create;
 
-/// <summary>Remembers the hole it found last, so that a huge one is asked for once. For offsets that mostly ascend; one thread.</summary>
+/// <summary>Remembers the last hole, so that a huge one needs only one query. For mostly ascending offsets, on one thread.</summary>
 internal struct HoleCursor(IImageReader image)
 {
     private long _start;
     private long _end;
 
-    /// <summary>All of these bytes are known to be zeros.</summary>
+    /// <summary>True if all of these bytes are known to be zeros.</summary>
     public bool Covers(long offset, long length)
     {
         if (offset >= _start && offset + length <= _end) return true;

@@ -6,15 +6,16 @@ using Snapuserd.Interop;
 namespace Snapuserd.Create;
 
 /// <summary>
-/// Proves by reading that what a hole map calls a hole is zeros: maps of FUSE and network file systems, and of some kernels for data just written, have been wrong. Past the page
-/// cache a hole of ext4 reads at the speed of memory and pushes nothing out of the cache; through it at a few hundred MB/s.
+/// Proves by reading that a hole of the hole map contains zeros. Maps of FUSE and network file systems have been wrong, and those of some
+/// kernels for data just written. With O_DIRECT a hole of ext4 reads at memory speed and evicts nothing from the page cache; through the
+/// page cache it reads at a few hundred MB/s.
 /// </summary>
 internal sealed class HoleProof : IDisposable
 {
     /// <summary>Bytes of one read: they stay in the processor's cache while they are compared.</summary>
     private const int ReadBytes = 1 << 20;
 
-    /// <summary>Bytes that are proved at once: what one task of a comparison reads.</summary>
+    /// <summary>Most bytes proved at once: the bytes that one task of a comparison reads.</summary>
     private const long MostBytes = 16L * ReadBytes;
 
     private readonly object _gate = new();
@@ -22,7 +23,7 @@ internal sealed class HoleProof : IDisposable
     private readonly BlockDevice _device;
     private int _direct = -1;
 
-    /// <summary>Opens the file a second time, past the page cache; without that it reads through it.</summary>
+    /// <summary>Opens the file a second time with O_DIRECT. If that fails, reads go through the page cache.</summary>
     internal HoleProof(BlockDevice device)
     {
         _device = device;
@@ -34,7 +35,10 @@ internal sealed class HoleProof : IDisposable
         else _ = Libc.Close(fd);
     }
 
-    /// <summary>How far from <paramref name="offset"/> on, and at most to <paramref name="end"/>, zeros were read; <paramref name="offset"/> if nothing was proved.</summary>
+    /// <summary>
+    /// The end of the zeros that were read from <paramref name="offset"/> on, at most <paramref name="end"/>. <paramref name="offset"/> if
+    /// nothing was proved.
+    /// </summary>
     internal long ZerosUntil(long offset, long end)
     {
         if (offset % Sizes.Granule != 0) return offset;
@@ -47,14 +51,14 @@ internal sealed class HoleProof : IDisposable
             int read = Read(memory, bytes, at);
             if (read <= 0 || !ZeroKernel.IsZero(bytes[..read])) break;
             at += read;
-            // A short read is the end of the file, or a reason to leave the rest to those who say what is wrong.
+            // A short read is the end of the file, or an error that the ordinary read reports.
             if (read < bytes.Length) break;
         }
         lock (_gate) _buffers.Push(memory);
         return at;
     }
 
-    /// <summary>No thread may be reading.</summary>
+    /// <summary>Closes the second descriptor and frees the buffers. No thread may be reading.</summary>
     public void Dispose()
     {
         if (_direct >= 0) _ = Libc.Close(_direct);
@@ -77,7 +81,7 @@ internal sealed class HoleProof : IDisposable
     {
         if (_direct >= 0)
         {
-            // The end of the file need not lie on a sector: the buffer is larger, and what comes back is as long as what is there.
+            // The file may end within a sector: the buffer is larger, and the read returns the bytes that exist.
             nint aligned = Sizes.RoundUp(bytes.Length, Sizes.Granule), direct;
             do direct = Libc.PRead(_direct, memory.Address, (int)aligned, offset);
             while (direct == -Errno.EINTR);

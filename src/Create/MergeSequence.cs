@@ -4,28 +4,32 @@ using Snapuserd.Block;
 namespace Snapuserd.Create;
 
 /// <summary>
-/// Puts Copy and Xor ops into an order in which none reads what an earlier one has written, and of which few need the journal. Rule 1 of
-/// design §5 lets an op through once the durable count has passed the last op that reads its destination; the engine streams what it lets
-/// through if that is more than half of a window, and journals a whole window else. So the order is made of
+/// Puts Copy and Xor ops into an order in which no op reads what an earlier one has written, and in which few ops need the journal. Rule 1
+/// of design §5 permits an op once the durable count has passed the last op that reads its destination. The engine streams the permitted
+/// ops if they are more than half of a window; otherwise it journals a whole window. So the order consists of
 /// <list type="number">
-/// <item>generations: all ops whose destination nobody reads any more, ascending, as long as there are enough of them;</item>
-/// <item>chains, where there are not: they are journaled whatever their order, so each is followed to its end, in runs that ascend where they can;</item>
-/// <item>in-place Xor at the end: the journal is always needed, so they share windows with one another.</item>
+/// <item>generations: all ops whose destination no op reads any more, ascending, while there are enough of them;</item>
+/// <item>chains, otherwise: any order needs the journal, so each chain is followed to its end, in runs that ascend where possible;</item>
+/// <item>in-place Xor at the end: they always need the journal, so they share windows with one another.</item>
 /// </list>
 /// </summary>
 internal sealed class MergeSequence
 {
-    /// <summary>Ops that make a generation: just more than half of the 510 ops of a window in 2 MiB of scratch, which is when the engine streams.</summary>
+    /// <summary>
+    /// Ops of a generation: just more than half of the 510 ops of a window in 2 MiB of scratch, from which on the engine streams.
+    /// </summary>
     private const int Generation = 256;
 
-    /// <summary>How far the beginning of a run is looked for, in blocks: about one window, after which sequential reads gain nothing.</summary>
+    /// <summary>
+    /// How many blocks back to search for the beginning of a run: about one window, after which sequential reads gain nothing.
+    /// </summary>
     private const int RunSearch = 512;
 
-    /// <summary>In <see cref="_readers"/>: the op is in the order.</summary>
+    /// <summary>In <see cref="_readers"/>: the op is already in the order.</summary>
     private const uint Placed = uint.MaxValue;
 
     private readonly NativeArray<PackedChange> _changes;
-    // How many ops still read the block and have to come before its op.
+    // The number of ops that still read the block and must come before its op.
     private readonly NativeArray<uint> _readers;
     private readonly NativeArray<uint> _order;
     // Blocks of ops that became free, each once: streams from the front, ops that read themselves from the back. Placed ones are skipped.
@@ -48,7 +52,8 @@ internal sealed class MergeSequence
     }
 
     /// <summary>
-    /// The blocks of all ordered ops in their order: 4 bytes per op; 4 per block of the new image and 4 per op more meanwhile. There must be no cycle.
+    /// The blocks of all ordered ops in merge order: 4 bytes per op. Meanwhile takes 4 more per block of the new image and per op. The
+    /// graph must have no cycle.
     /// </summary>
     public static NativeArray<uint> Order(NativeTally tally, NativeArray<PackedChange> changes, long orderedOps, StopPoll stop)
     {
@@ -101,7 +106,9 @@ internal sealed class MergeSequence
         }
     }
 
-    /// <summary>All free streams, ascending. Nothing they write is read by what follows, so one checkpoint before them lets all of them through.</summary>
+    /// <summary>
+    /// Places all free streams, ascending. No later op reads what they write, so one checkpoint before them permits all of them.
+    /// </summary>
     private void PlaceGeneration()
     {
         long first = _count;
@@ -140,10 +147,10 @@ internal sealed class MergeSequence
     private bool IsFree(long block, bool own) =>
         block >= 0 && block < _changes.Length && _readers[block] == 0 && IsInChains(block) && OpGraph.ReadsItself(block, _changes[block]) == own;
 
-    /// <summary>Not an op that comes at the end anyway.</summary>
+    /// <summary>True for an ordered op that is not in-place; in-place ops come at the end.</summary>
     private bool IsInChains(long block) => _changes[block].IsOrdered && !OpGraph.IsInPlace(block, _changes[block]);
 
-    /// <summary>Takes an op that has been placed out of the graph. Returns the last op that this set free, -1 if it was none.</summary>
+    /// <summary>Removes a placed op from the graph. Returns the last op that this made free, or -1.</summary>
     private long Release(long block)
     {
         _stop.Step();

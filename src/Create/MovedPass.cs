@@ -3,12 +3,12 @@ using Snapuserd.Cow;
 
 namespace Snapuserd.Create;
 
-/// <summary>The second pass: pending blocks that stand elsewhere in the old image become Copy.</summary>
+/// <summary>The second pass: a pending block that exists elsewhere in the old image becomes Copy.</summary>
 internal sealed class MovedPass : IPassWorker
 {
     /// <summary>
-    /// Blocks with the right hash that are compared before the search is given up. With 64-bit hashes the first one is right; more are
-    /// only needed against an image made to collide, which must not cost more than this per block.
+    /// Blocks with the same hash that are compared before the search ends. With 64-bit hashes the first one matches. More are needed only
+    /// for an image made to collide, which must not cost more than this per block.
     /// </summary>
     private const int Tries = 8;
 
@@ -31,7 +31,8 @@ internal sealed class MovedPass : IPassWorker
     public void Do(long task)
     {
         long end = Math.Min((task + 1) * Comparison.TaskBlocks, _comparison.TargetBlocks);
-        // Where the next block comes from if it continues a run; no run goes on from one task to the next, because tasks are independent.
+        // The expected source of the next block if it continues a run. A run never continues from one task to the next, because tasks are
+        // independent.
         long follow = -1;
         for (long start = task * Comparison.TaskBlocks; start < end; start += WorkerBuffers.WindowBlocks)
         {
@@ -53,7 +54,7 @@ internal sealed class MovedPass : IPassWorker
 
     public void Dispose() => _buffers.Dispose();
 
-    /// <summary>The old image's block with these bytes that continues the run, else the nearest; -1 if none is found.</summary>
+    /// <summary>The block of the old image with these bytes that continues the run, else the nearest one; -1 if none is found.</summary>
     private long Find(ReadOnlySpan<byte> block, long near, long follow)
     {
         if (follow >= 0 && IsSame(follow, block)) return follow;

@@ -30,7 +30,9 @@ internal sealed class NativeArray<T> : IDisposable where T : unmanaged
     private readonly MappedMemory? _memory;
     private long _bytes;
 
-    /// <summary>Maps them; exit code 71 if the system has no room. <paramref name="what"/> is for that sentence.</summary>
+    /// <summary>
+    /// Maps the memory. Exit code 71 if the system has not enough; <paramref name="what"/> names the array in that message.
+    /// </summary>
     public NativeArray(NativeTally tally, long length, string what)
     {
         _tally = tally;

@@ -3,8 +3,8 @@ using Snapuserd.Cow;
 namespace Snapuserd.Create;
 
 /// <summary>
-/// Which op has to wait for which. An op that reads block b must come before the op that writes b; only Copy and Xor have to be looked at,
-/// because Zero and Replace come last anyway. An op reads at most two blocks, so the edges are in the ops themselves and need no memory.
+/// The order constraints between ops. An op that reads block b must come before the op that writes b. Only Copy and Xor matter, because
+/// Zero and Replace come last anyway. An op reads at most two blocks, so the edges follow from the ops themselves and need no memory.
 /// </summary>
 internal static class OpGraph
 {
@@ -12,8 +12,8 @@ internal static class OpGraph
     public const int Edges = 2;
 
     /// <summary>
-    /// The op that has to come behind the op of <paramref name="block"/> because that one reads its block; -1 if there is none. An op that
-    /// reads its own block does not wait for itself: the journal is for that.
+    /// The op that must come after the op of <paramref name="block"/>, because the latter reads its block; -1 if there is none. An op that
+    /// reads its own block does not wait for itself: the journal handles that.
     /// </summary>
     public static long After(NativeArray<PackedChange> changes, long block, PackedChange change, int edge)
     {
@@ -22,9 +22,9 @@ internal static class OpGraph
         return read != block && read < changes.Length && changes[read].IsOrdered ? read : -1;
     }
 
-    /// <summary>The op reads the block that it writes, so no checkpoint lets it through and the journal has to (design §5, rule 1).</summary>
+    /// <summary>The op reads the block that it writes, so no checkpoint permits it and it needs the journal (design §5, rule 1).</summary>
     public static bool ReadsItself(long block, PackedChange change) => change.FirstRead == block || change.LastRead == block;
 
-    /// <summary>An Xor of a block with itself: needs the journal, and nothing waits for it.</summary>
+    /// <summary>An Xor of a block with itself. It needs the journal, and no other op waits for it.</summary>
     public static bool IsInPlace(long block, PackedChange change) => change.Type == CowOpType.Xor && change.FirstRead == block && change.LastRead == block;
 }

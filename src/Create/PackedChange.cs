@@ -4,16 +4,16 @@ using Snapuserd.Cow;
 namespace Snapuserd.Create;
 
 /// <summary>
-/// What becomes of one block of the new image, in 8 bytes. The all-zero value is a block that stays as it is, so that memory for the holes
-/// of a sparse image is never touched. Bits 0–47: source (a block for Copy, a byte offset for Xor); 48–60: what more a Replace would cost, in
-/// bytes; 61–63: the kind, <see cref="CowOpType"/>'s value, 0 for unchanged and 7 for what is not known yet.
+/// The result for one block of the new image, in 8 bytes. The all-zero value is an unchanged block, so memory for the holes of a sparse
+/// image is never touched. Bits 0–47: source (a block for Copy, a byte offset for Xor); 48–60: extra cost of a Replace, in bytes; 61–63:
+/// the kind, which is <see cref="CowOpType"/>'s value, 0 for unchanged and 7 for pending.
 /// </summary>
 internal readonly record struct PackedChange(ulong Bits)
 {
     /// <summary>Largest source: 48 bits (cow-format §5).</summary>
     public const ulong SourceMask = (1UL << 48) - 1;
 
-    /// <summary>The extra cost has not been estimated; larger than any cost, which is at most 4096.</summary>
+    /// <summary>The extra cost is not estimated yet. Larger than any cost, which is at most 4096.</summary>
     public const int UnknownCost = (1 << 13) - 1;
 
     private const int CostShift = 48, KindShift = 61;
@@ -36,8 +36,8 @@ internal readonly record struct PackedChange(ulong Bits)
     public PackedChange WithExtraCost(int cost) => Pack(Type, cost, Source);
 
     /// <summary>
-    /// Images have at most 2^32 blocks (<see cref="Differ.MaximumImageBytes"/>), so a source that does not fit is a defect of ours; it
-    /// would become another kind of op.
+    /// Packs the fields. Images have at most 2^32 blocks (<see cref="Differ.MaximumImageBytes"/>), so a source that does not fit is a bug;
+    /// it would turn into another kind of op.
     /// </summary>
     private static PackedChange Pack(CowOpType type, int cost, long source)
     {
@@ -46,7 +46,7 @@ internal readonly record struct PackedChange(ulong Bits)
         return new PackedChange(((ulong)type << KindShift) | ((ulong)cost << CostShift) | (ulong)source);
     }
 
-    /// <summary>Byte offset of what an ordered op reads.</summary>
+    /// <summary>Byte offset of the bytes that an ordered op reads.</summary>
     public long SourceByte => Type == CowOpType.Copy ? Source * CowOp.BlockSize : Source;
 
     /// <summary>First block that an ordered op reads.</summary>

@@ -3,12 +3,12 @@ using Snapuserd.Cow;
 
 namespace Snapuserd.Create;
 
-/// <summary>Reads what is needed of a window of the new image.</summary>
+/// <summary>Reads the required part of a window of the new image.</summary>
 internal static class PendingWindow
 {
     /// <summary>
-    /// Reads the blocks from the first to the last pending one of <paramref name="changes"/>, which begin at block <paramref name="start"/>,
-    /// each to its place in <paramref name="buffer"/>. The others are left as they were.
+    /// Reads the blocks from the first to the last pending one of <paramref name="changes"/>, which begin at block
+    /// <paramref name="start"/>, each to its place in <paramref name="buffer"/>. The rest of the buffer is unchanged.
     /// </summary>
     public static Span<byte> Read(IImageReader image, long start, ReadOnlySpan<PackedChange> changes, Span<byte> buffer)
     {

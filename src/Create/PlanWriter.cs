@@ -3,7 +3,7 @@ using Snapuserd.Cow;
 
 namespace Snapuserd.Create;
 
-/// <summary>Makes runs of single ops: twice over, first to count them, so that the array has just their size.</summary>
+/// <summary>Combines single ops into runs. It runs twice: first to count the runs, so that the array has the exact size.</summary>
 internal struct PlanWriter(NativeArray<PackedRun>? runs)
 {
     private CowOpType _type;
@@ -11,7 +11,7 @@ internal struct PlanWriter(NativeArray<PackedRun>? runs)
     private long _source;
     private int _count;
 
-    /// <summary>Runs so far, without the one that is still open.</summary>
+    /// <summary>Runs so far, without the open one.</summary>
     public long Runs { get; private set; }
 
     /// <summary>Adds the op of one block.</summary>

@@ -3,15 +3,18 @@ using Snapuserd.Cow;
 
 namespace Snapuserd.Create;
 
-/// <summary>What the ops of a cycle would cost as Replace, where that is not known yet: a Copy costs nothing, so it is the whole cost of the block.</summary>
+/// <summary>
+/// Estimates the cost of the ops of a cycle as Replace, where it is unknown. A Copy costs nothing, so for a Copy it is the full cost of the
+/// block.
+/// </summary>
 internal sealed class ReplaceCosts(Comparison comparison) : IDisposable
 {
-    /// <summary>Ops per task: a thread costs some ten estimates to start, so a short cycle is estimated on the caller's.</summary>
+    /// <summary>Ops per task: starting a thread costs about ten estimates, so a short cycle is estimated on the caller's thread.</summary>
     private const int TaskOps = 64;
 
     private EstimatePass? _own;
 
-    /// <summary>Estimates every <paramref name="step"/>-th op whose block stands in a part of the stack.</summary>
+    /// <summary>Estimates every <paramref name="step"/>-th op of a part of the stack.</summary>
     public void Estimate(NativeArray<uint> stack, long first, long end, long step)
     {
         long unknown = 0;

@@ -6,20 +6,26 @@ namespace Snapuserd.Create;
 
 /// <summary>
 /// The last pass over the images: a pending block becomes Xor with the most similar bytes of the old image if that is smaller, else
-/// Replace. Candidates are the bytes at the same place, those that continue the match of the block before or lead up to that of the block
-/// behind, and those to which anchors point.
+/// Replace. Candidates are the bytes at the same position, those that continue the match of the previous block or lead up to that of the
+/// next block, and those that anchors point to.
 /// </summary>
 internal sealed class SimilarPass : IPassWorker
 {
     /// <summary>
-    /// Differing bytes from which on an Xor is not even estimated: with 7 of 8 bytes changed the payload is noise, which no codec makes smaller than the block.
+    /// Differing bytes above which an Xor is not estimated: with 7 of 8 bytes changed the payload is noise, which no codec makes smaller
+    /// than the block.
     /// </summary>
     private const int Hopeless = CowOp.BlockSize / 8 * 7;
 
-    /// <summary>Differing bytes at which the search ends: 16 changed bytes cost about 50 as a payload and none about 20; less is not worth a search.</summary>
+    /// <summary>
+    /// Differing bytes at which the search ends: 16 changed bytes cost about 50 bytes as a payload and none cost about 20, so a better
+    /// match is not worth a search.
+    /// </summary>
     private const int GoodEnough = 16;
 
-    /// <summary>Places that anchors may propose for one block; each costs a read of 4 KiB, and one in 256 bytes gives 16.</summary>
+    /// <summary>
+    /// Most positions that anchors may propose for one block. Each costs a read of 4 KiB, and one anchor in 256 bytes gives 16.
+    /// </summary>
     private const int AnchorTries = 16;
 
     private const int SmallWindow = WorkerBuffers.WindowBytes / 4;
@@ -33,9 +39,9 @@ internal sealed class SimilarPass : IPassWorker
     // A window's changes as they were before this pass.
     private readonly PackedChange[] _before = new PackedChange[WorkerBuffers.WindowBlocks];
     private readonly int _zeroCost;
-    // Payloads of the Xors, by block; null if nobody asks.
+    // Payload bytes of the Xors, by block; null if not needed.
     private readonly NativeArray<ushort>? _xorCosts;
-    // Each kind of candidate walks through the old image in its own steps, so each has its own window.
+    // Each kind of candidate advances through the old image in its own steps, so each has its own window.
     private SourceWindow _sameWindow;
     private SourceWindow _followWindow;
     private SourceWindow _anchorWindow;
@@ -56,14 +62,16 @@ internal sealed class SimilarPass : IPassWorker
         _buffers = new WorkerBuffers(comparison.Tally);
     }
 
-    /// <summary>Decides about every pending block; <paramref name="xorCosts"/>, if there is one, gets what the payload of each Xor takes, by block.</summary>
+    /// <summary>
+    /// Decides about every pending block. If <paramref name="xorCosts"/> is given, it receives the payload size of each Xor, by block.
+    /// </summary>
     public static void Run(Comparison comparison, AnchorTable table, NativeArray<ushort>? xorCosts = null) =>
         comparison.Run(DiffStage.FindSimilar, comparison.TargetBlocks, () => new SimilarPass(comparison, table, xorCosts));
 
     public void Do(long task)
     {
         long end = Math.Min((task + 1) * Comparison.TaskBlocks, _comparison.TargetBlocks);
-        // Where the bytes of the next block would be if it continues the match; only known inside a task, because tasks are independent.
+        // The position of the next block's bytes if it continues the match. It is only known inside a task, because tasks are independent.
         long follow = -1;
         for (long start = task * Comparison.TaskBlocks; start < end; start += WorkerBuffers.WindowBlocks)
         {
@@ -102,7 +110,10 @@ internal sealed class SimilarPass : IPassWorker
         return follow;
     }
 
-    /// <summary>What was inserted ends somewhere inside a block: the block before the first match may still have its end in common with what leads up to it.</summary>
+    /// <summary>
+    /// Tries to match backward. An insertion ends somewhere inside a block: the end of the block before the first match may still equal the
+    /// bytes that lead up to the match.
+    /// </summary>
     private void Backward(long start, Span<PackedChange> changes, ReadOnlySpan<PackedChange> before, Span<byte> window)
     {
         for (int i = changes.Length - 2; i >= 0; i--)
@@ -147,7 +158,7 @@ internal sealed class SimilarPass : IPassWorker
         _bestOffset = -1;
     }
 
-    /// <summary>Compares the block with the old image's bytes at an offset, if these are inside of it and have not been compared yet.</summary>
+    /// <summary>Compares the block with the old image's bytes at an offset, if these are inside the image and not compared yet.</summary>
     private void Try(ReadOnlySpan<byte> block, long offset, ref SourceWindow window, int windowNumber)
     {
         if (offset < 0 || offset > _comparison.Source.Length - CowOp.BlockSize || _tried.AsSpan(0, _triedCount).Contains(offset)) return;
@@ -160,7 +171,7 @@ internal sealed class SimilarPass : IPassWorker
         candidate.CopyTo(_best);
     }
 
-    /// <summary>What becomes of a block, given the best candidate. Turns that into the payload.</summary>
+    /// <summary>Decides the result for a block from the best candidate. Turns the candidate into the payload.</summary>
     private PackedChange Decide(ReadOnlySpan<byte> block, long number)
     {
         if (_bestDifference > Hopeless) return PackedChange.Replace;

@@ -7,8 +7,8 @@ using Snapuserd.Block;
 namespace Snapuserd.Create;
 
 /// <summary>
-/// The blocks of the old image by hash: sorted by hash and then by block, so that the nearest of a million equal blocks is a binary search
-/// away, and cut into buckets by the hash's highest bits. 12 bytes per block that is not zero and at most 2 for the buckets.
+/// The blocks of the old image by hash: sorted by hash and then by block, so that a binary search finds the nearest of a million equal
+/// blocks. Divided into buckets by the hash's highest bits. Takes 12 bytes per block that is not zero, and at most 2 for the buckets.
 /// </summary>
 internal sealed class SourceIndex : IDisposable
 {
@@ -24,16 +24,17 @@ internal sealed class SourceIndex : IDisposable
     private readonly NativeArray<uint> _starts;
     private readonly int _shift;
 
-    /// <summary>Builds it from the hash of every block, 0 for one that is to be left out.</summary>
+    /// <summary>Builds the index from the hash of every block; blocks with hash 0 are left out.</summary>
     public SourceIndex(NativeTally tally, NativeArray<ulong> hashes)
     {
         long count = 0;
         for (long i = 0; i < hashes.Length; i++)
             if (hashes[i] != 0) count++;
-        // Entries are counted in 32 bits; an image of 16 TiB without an empty block would have one too many.
+        // Entries are counted in 32 bits. An image of 16 TiB without an empty block would have one too many.
         if (count > uint.MaxValue)
             throw new SnapuserdException(ExitCode.OutOfResources, $"{count} blocks of the old image are more than can be looked up");
-        // Four to eight entries per bucket: a binary search over them stays in one or two cache lines, and the buckets cost 1 byte per block.
+        // Four to eight entries per bucket: a binary search over them stays in one or two cache lines, and the buckets cost 1 byte per
+        // block.
         int bits = count < 16 ? 2 : BitOperations.Log2((ulong)count) - 2;
         _shift = 64 - bits;
         _entries = new NativeArray<Entry>(tally, count, "the index of the old image");
@@ -43,8 +44,8 @@ internal sealed class SourceIndex : IDisposable
     }
 
     /// <summary>
-    /// The block with this hash that is nearest to <paramref name="near"/>, the lower one of two; -1 if there is none. The
-    /// <paramref name="rank"/>-th nearest for a rank above 0, so that a caller can go on after a collision.
+    /// The block with this hash that is nearest to <paramref name="near"/>, the lower one of two; -1 if there is none. For a rank above 0
+    /// the <paramref name="rank"/>-th nearest, so that a caller can continue after a collision.
     /// </summary>
     public long Nearest(ulong hash, long near, int rank)
     {
@@ -72,7 +73,8 @@ internal sealed class SourceIndex : IDisposable
 
     private void Fill(NativeArray<ulong> hashes)
     {
-        // A counting sort by bucket. _starts[b + 1] counts bucket b, then is where b begins, then, when all are in, where it ends.
+        // A counting sort by bucket. _starts[b + 1] counts bucket b, then is the start of b, and finally, after all entries are in, the end
+        // of b.
         for (long i = 0; i < hashes.Length; i++)
             if (hashes[i] != 0 && (hashes[i] >> _shift) + 2 < (ulong)_starts.Length) _starts[(long)(hashes[i] >> _shift) + 2]++;
         for (long b = 2; b < _starts.Length; b++) _starts[b] += _starts[b - 1];
@@ -90,7 +92,7 @@ internal sealed class SourceIndex : IDisposable
         }
     }
 
-    /// <summary>First entry in the range that is not below the hash and block.</summary>
+    /// <summary>The first entry in the range that is not below the hash and block.</summary>
     private long LowerBound(long low, long high, ulong hash, long block)
     {
         while (low < high)

@@ -4,21 +4,23 @@ using Snapuserd.Cow;
 namespace Snapuserd.Create;
 
 /// <summary>
-/// Blocks of the old image at any byte offset. Reads ahead while it is asked for one run, and only what it is asked for else: a scattered
-/// permutation must not read 1 MiB for each block.
+/// Blocks of the old image at any byte offset. Reads ahead within a run, and otherwise only the requested block: a scattered permutation
+/// must not read 1 MiB for each block.
 /// </summary>
 internal struct SourceWindow(IImageReader image)
 {
     private long _start;
     private long _end;
 
-    /// <summary>4096 bytes at <paramref name="offset"/>, which lie inside the image; in <paramref name="buffer"/>, until the next call.</summary>
+    /// <summary>
+    /// 4096 bytes at <paramref name="offset"/>, which must lie inside the image. They are in <paramref name="buffer"/> until the next call.
+    /// </summary>
     public ReadOnlySpan<byte> Read(Span<byte> buffer, long offset)
     {
         if (offset < _start || offset + CowOp.BlockSize > _end)
         {
             bool goesOn = offset >= _start && offset <= _end;
-            // At most the windows' rest of the image; twice as much as last time while the run lasts, so that a short run costs little.
+            // At most the buffer's length. Doubles with each read of a run, so that a short run costs little.
             long length = goesOn ? Math.Clamp((_end - _start) * 2, 4 * CowOp.BlockSize, buffer.Length) : CowOp.BlockSize;
             length = Math.Min(length, image.Length - offset);
             _start = _end = 0;

@@ -8,7 +8,7 @@ using Snapuserd.Interop;
 namespace Snapuserd.Create;
 
 /// <summary>
-/// The raw image in an Android sparse image (libsparse, sparse_format.h), unpacked while it is read; nothing is written.
+/// The raw image in an Android sparse image (libsparse, sparse_format.h), unpacked during reads; nothing is written.
 /// All integers are little-endian.
 /// <code>
 ///  header  28 or more   magic 4 | major 2 (1) | minor 2 | header size 2 | chunk header size 2 |
@@ -17,8 +17,8 @@ namespace Snapuserd.Create;
 ///          0xcac1 raw: the blocks              0xcac2 fill: 4 bytes, repeated
 ///          0xcac3 don't care: zeros            0xcac4 CRC-32 of the image up to here: 4 bytes
 /// </code>
-/// The header's checksum is not used, as in simg2img. CRC chunks are verified when the image is opened. Writers put one at the end,
-/// which the count of chunks leaves out.
+/// The header's checksum is ignored, as in simg2img. CRC chunks are verified when the image is opened. Writers put one at the end, which
+/// the count of chunks leaves out.
 /// </summary>
 public sealed class SparseImageReader : IImageReader
 {
@@ -29,12 +29,12 @@ public sealed class SparseImageReader : IImageReader
     private const ushort DontCare = 0xcac3;
     private const ushort Crc = 0xcac4;
 
-    /// <summary>Bytes that are checksummed at once.</summary>
+    /// <summary>Bytes checksummed per step.</summary>
     private const int CheckBytes = 1 << 20;
 
     /// <summary>
-    /// Bytes of the image from <paramref name="Start"/> to the next extent: at <paramref name="Offset"/> in the file, or, where that is -1,
-    /// the four bytes of <paramref name="Pattern"/> repeated.
+    /// Bytes of the image from <paramref name="Start"/> to the next extent: at <paramref name="Offset"/> in the file, or, if that is -1, the
+    /// four bytes of <paramref name="Pattern"/> repeated.
     /// </summary>
     private readonly record struct Extent(long Start, long Offset, uint Pattern);
 
@@ -44,8 +44,8 @@ public sealed class SparseImageReader : IImageReader
     private SparseImageReader(FileImageReader file) => _file = file;
 
     /// <summary>
-    /// The image in <paramref name="file"/>: itself if it is raw. Exit code 65 for a sparse image that is damaged or cut off, 75 if
-    /// <paramref name="stop"/> is requested while it is parsed or its checksums are verified.
+    /// The image in <paramref name="file"/>: the file itself if it is raw. Exit code 65 for a sparse image that is damaged or cut off, 75
+    /// if <paramref name="stop"/> is requested while it is parsed or its checksums are verified.
     /// </summary>
     public static IImageReader Of(FileImageReader file, StopFlag stop)
     {
@@ -87,7 +87,7 @@ public sealed class SparseImageReader : IImageReader
         return nextData > offset;
     }
 
-    /// <summary>The extent that has byte <paramref name="offset"/>.</summary>
+    /// <summary>The extent that contains byte <paramref name="offset"/>.</summary>
     private int Find(long offset)
     {
         int first = 0, end = _extents.Count;
@@ -102,7 +102,9 @@ public sealed class SparseImageReader : IImageReader
 
     private long End(int extent) => extent + 1 < _extents.Count ? _extents[extent + 1].Start : Length;
 
-    /// <summary>Extents begin at multiples of four, so an offset in the image says which byte of the pattern is meant.</summary>
+    /// <summary>
+    /// Repeats the pattern. Extents begin at multiples of four, so the offset in the image determines the byte of the pattern.
+    /// </summary>
     private static void Repeat(uint pattern, long offset, Span<byte> part)
     {
         Span<byte> bytes = stackalloc byte[sizeof(uint)];
@@ -137,7 +139,7 @@ public sealed class SparseImageReader : IImageReader
             ReadChunk(ref at, ref start, chunk, chunkHeaderBytes, block, checksums);
         }
         if (start != Length) throw Bad($"its chunks have {start / block} blocks, its header says {blocks}");
-        // The checksum at the end, which is not counted.
+        // The checksum at the end, which the count of chunks leaves out.
         Span<byte> type = stackalloc byte[sizeof(ushort)];
         if (_file.Length - at >= chunkHeaderBytes + sizeof(uint))
         {
@@ -152,7 +154,7 @@ public sealed class SparseImageReader : IImageReader
         Span<byte> header = stackalloc byte[ChunkHeaderBytes];
         ReadFile(at, header, $"chunk {chunk}");
         ushort type = U16(header, 0);
-        // No image has as many bytes as a long can count, and a product that wrapped around would pass for a small one.
+        // No image has as many bytes as a long can count, and a product that wrapped around would look like a small one.
         long bytes = (long)Math.Min((ulong)U32(header, 4) * block, long.MaxValue), data = (long)U32(header, 8) - headerBytes, offset = at + headerBytes;
         long wanted = type switch
         {
@@ -174,7 +176,7 @@ public sealed class SparseImageReader : IImageReader
         at = offset + data;
     }
 
-    /// <summary>Neighbours with one pattern are one extent.</summary>
+    /// <summary>Adds an extent. Neighbours with the same pattern become one extent.</summary>
     private void Add(Extent extent)
     {
         if (extent.Offset < 0 && _extents.Count > 0 && _extents[^1] is { Offset: < 0 } last && last.Pattern == extent.Pattern) return;

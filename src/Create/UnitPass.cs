@@ -6,10 +6,11 @@ using Snapuserd.Cow;
 namespace Snapuserd.Create;
 
 /// <summary>
-/// Takes back Xors that a unit of several blocks is not larger without. <see cref="SimilarPass"/> weighs an Xor against a unit of its block
-/// alone, but replaced neighbours share a unit, and what repeats among them costs once. So each stretch of neighbours that are Xor or
-/// Replace is looked at in the units into which it would be cut without Xor: one whose blocks cost no more together than apart is replaced.
-/// At last the whole stretch is weighed as the writer will really cut it, because the units behind an Xor begin elsewhere than without it.
+/// Replaces Xors that save nothing compared with a unit of several blocks. <see cref="SimilarPass"/> compares an Xor with a unit of its
+/// block alone. But neighbouring Replace blocks share a unit, in which repeated bytes cost once. So this pass takes each stretch of
+/// neighbouring Xor and Replace blocks in the units into which it would be cut without Xor. A unit whose blocks cost no more together than
+/// separately is replaced. Finally it compares the whole stretch as the writer will cut it, because the units after an Xor begin elsewhere
+/// than without it.
 /// </summary>
 internal sealed class UnitPass : IPassWorker
 {
@@ -22,7 +23,7 @@ internal sealed class UnitPass : IPassWorker
     private readonly int _largest;
     // A unit has an op, as an Xor has.
     private readonly int _op;
-    // The stretch at hand, and what it costs with its Xors and without, where these two are not the same.
+    // The current stretch, and its cost with its Xors and without them, as far as the two differ.
     private long _start;
     private long _end;
     private long _mixed;
@@ -40,13 +41,13 @@ internal sealed class UnitPass : IPassWorker
         _memory = new NativeArray<byte>(comparison.Tally, comparison.Options.MaxUnitBytes, "a unit");
     }
 
-    /// <summary>Looks at all stretches; <paramref name="xorCosts"/> are the payloads of the Xors in bytes, by block.</summary>
+    /// <summary>Processes all stretches. <paramref name="xorCosts"/> are the payloads of the Xors in bytes, by block.</summary>
     public static void Run(Comparison comparison, NativeArray<ushort> xorCosts) =>
         BlockPass.Run(Comparison.Tasks(comparison.TargetBlocks), comparison.Threads, () => new UnitPass(comparison, xorCosts), comparison.Options.Stop, null);
 
     /// <summary>
-    /// Blocks of the unit that begins at block <paramref name="at"/> if the writer cuts start … end − 1: the largest as often as they fit,
-    /// then halves of halves (cow-format §7.3). 0 if none begins there.
+    /// Blocks of the unit that begins at block <paramref name="at"/> if the writer cuts start … end − 1: as many of the largest as fit,
+    /// then one unit per power of two in the rest (cow-format §7.3). 0 if none begins there.
     /// </summary>
     internal static int UnitAt(long start, long end, long at, int largest)
     {
@@ -55,13 +56,13 @@ internal sealed class UnitPass : IPassWorker
         uint rest = (uint)(end - at), behind = (uint)(offset - whole);
         if (rest == 0) return 0;
         uint unit = 1U << BitOperations.Log2(rest);
-        // What lies before it are larger units: it is all in higher bits.
+        // The units before it are larger, so their sizes are all in higher bits.
         return (behind & ((2 * unit) - 1)) == 0 ? (int)unit : 0;
     }
 
     /// <summary>
-    /// The stretches that begin in the task; their ends may lie beyond it. Meanwhile other threads may turn Xor into Replace in the blocks
-    /// around, which does not move the ends of a stretch, so the outcome does not depend on them.
+    /// Processes the stretches that begin in the task; they may end after it. Meanwhile other threads may turn Xor into Replace in the
+    /// blocks around. That does not move the ends of a stretch, so the result does not depend on them.
     /// </summary>
     public void Do(long task)
     {
@@ -74,7 +75,7 @@ internal sealed class UnitPass : IPassWorker
             bool xors = false;
             for (; block < _changes.Length && IsInStretch(block); block++) xors |= IsXor(block);
             _end = block;
-            // A block alone was weighed before.
+            // A single block was compared by the previous pass.
             if (xors && _end - _start > 1) Weigh();
             if (_end == _start) block++;
         }
@@ -112,7 +113,9 @@ internal sealed class UnitPass : IPassWorker
         if (_mixed > _replaced) Replace(_start, _end);
     }
 
-    /// <summary>Replaces what would be one unit if that is not larger. True if it keeps an Xor; the costs of that are added up.</summary>
+    /// <summary>
+    /// Replaces the blocks of one unit if that is not larger. Returns true if it keeps an Xor; then its costs are added up.
+    /// </summary>
     private bool WeighUnit(long at, int count)
     {
         long xors = 0;
@@ -128,7 +131,8 @@ internal sealed class UnitPass : IPassWorker
         long unit;
         if (number == count && xors < least / 2)
         {
-            // A unit takes about what its largest block does, and no codec halves that: it need not be encoded. For the sum below it counts as no larger.
+            // A unit takes about as much as its largest block, and no codec halves that: it need not be encoded. The sum below counts it as
+            // no larger than its Xors.
             unit = xors;
         }
         else
@@ -146,7 +150,9 @@ internal sealed class UnitPass : IPassWorker
         return true;
     }
 
-    /// <summary>What the Replace ops between the Xors of a unit cost by themselves; counted no further than <paramref name="limit"/>.</summary>
+    /// <summary>
+    /// The cost of the Replace ops between the Xors of a unit, as separate units; counted up to <paramref name="limit"/>.
+    /// </summary>
     private long Pieces(long at, int count, ReadOnlySpan<byte> data, long limit)
     {
         long sum = 0, end = at + count;
@@ -165,7 +171,10 @@ internal sealed class UnitPass : IPassWorker
         return sum;
     }
 
-    /// <summary>Adds a run of Replace ops to both sums: as it is cut behind the Xor before it, and as it would be without; equal units are left out.</summary>
+    /// <summary>
+    /// Adds a run of Replace ops to both sums: as it is cut after the preceding Xor, and as it would be cut without Xors. Equal units are
+    /// left out.
+    /// </summary>
     private void AddRun(long first, long end)
     {
         for (long at = first; at < end; at++)
@@ -174,7 +183,7 @@ internal sealed class UnitPass : IPassWorker
             int real = UnitAt(first, end, at, _largest), other = UnitAt(_start, _end, at, _largest);
             if (real == other) continue;
             if (real > 0) _mixed += Cost(Read(at, real));
-            // One that reaches beyond the run has an Xor in it and has been added.
+            // A unit that extends past the run has an Xor in it and is already counted.
             if (other > 0 && at + other <= end) _replaced += Cost(Read(at, other));
         }
     }

@@ -5,7 +5,7 @@ using Snapuserd.Interop;
 
 namespace Snapuserd.Merge;
 
-/// <summary>How far a batch is.</summary>
+/// <summary>The phases of a batch, in order.</summary>
 internal enum BatchPhase
 {
     /// <summary>Ops are added.</summary>
@@ -14,7 +14,7 @@ internal enum BatchPhase
     Reading,
     /// <summary>Payloads are being decompressed and XORed.</summary>
     Decoding,
-    /// <summary>The contents are made, or the making has failed.</summary>
+    /// <summary>The contents are complete, or producing them has failed.</summary>
     Ready,
     /// <summary>The contents are being written to Base.</summary>
     Writing,
@@ -23,30 +23,30 @@ internal enum BatchPhase
 }
 
 /// <summary>
-/// Some ops that follow each other, on their way from sources and payloads to Base, in a room of memory of their own:
+/// Consecutive ops on their way from sources and payloads to Base, in one buffer:
 /// <code>
 /// | contents, ascending by destination ... | payloads as stored, ascending by place in the COW ... |
 /// </code>
-/// so that what is contiguous on a device is contiguous in memory and takes one request, whatever the order of the ops.
+/// Data that is contiguous on a device is contiguous in memory and takes one request, whatever the order of the ops.
 /// </summary>
 internal sealed class Batch
 {
     /// <summary>
-    /// Ops per batch at the most, whatever the room: they bound the bookkeeping, some 130 bytes each, and the decode jobs. A room of 3 MiB
-    /// holds 768 single blocks.
+    /// Maximum ops per batch, whatever the buffer size. It bounds the bookkeeping, about 130 bytes per op, and the decode jobs. A buffer of
+    /// 3 MiB holds 768 single blocks.
     /// </summary>
     public const int MostOps = 1024;
 
     /// <summary>
-    /// Bytes between two payloads that are read along rather than skipped: the ops of a v2 cluster lie between its payloads, 200 × 20 bytes as
-    /// Android writes them. Reading 4 KiB too much costs less than a request of its own on any device.
+    /// Largest gap in bytes between two payloads that is read rather than skipped. The ops of a v2 cluster lie between its payloads: 200 ×
+    /// 20 bytes as Android writes them. On any device, reading 4 KiB too much costs less than another request.
     /// </summary>
     private const int MostGap = Sizes.Block;
 
-    /// <summary>Bits of a key that sorts: the index of an item, where a piece is read, what kind it is.</summary>
+    /// <summary>Widths of the fields of a sort key: the index of an item, the place of a piece, and the kind of the piece.</summary>
     private const int IndexBits = 12, PlaceBits = 50, KindShift = IndexBits + PlaceBits;
 
-    /// <summary>Sources sort by the KiB.</summary>
+    /// <summary>Sources are sorted by their KiB.</summary>
     private const int SourceShift = 10;
 
     private readonly MergeSetup _setup;
@@ -64,7 +64,7 @@ internal sealed class Batch
     private bool _jobFailed;
     private TransferFailure? _failure;
 
-    /// <summary>What the batch holds of one op: <see cref="Data"/> is what goes to the op's blocks.</summary>
+    /// <summary>One op of the batch: <see cref="Data"/> is written to the op's blocks.</summary>
     public struct Item
     {
         /// <summary>Position in merge order, or index in file order for a payload check.</summary>
@@ -75,20 +75,20 @@ internal sealed class Batch
         public CowOp Op;
         /// <summary>The op's new contents, <see cref="CowOp.UnitBytes"/> long.</summary>
         public Slice Data;
-        /// <summary>The payload as stored; the same as <see cref="Data"/> if it is the contents.</summary>
+        /// <summary>The payload as stored. The same as <see cref="Data"/> if the payload is the contents.</summary>
         public Slice Stored;
         /// <summary>How the payload is compressed.</summary>
         public CowCompression Compression;
-        /// <summary>Contents come from the source first.</summary>
+        /// <summary>The contents are read from the source first.</summary>
         public bool ReadsSource;
-        /// <summary>0, or why the payload does not decode; written by a worker.</summary>
+        /// <summary>0, or the reason why the payload does not decode. Written by a worker.</summary>
         public int Error;
 
-        /// <summary>A worker has something to do.</summary>
+        /// <summary>A worker has to decompress or XOR this item.</summary>
         public readonly bool NeedsWork => Op.HasData && (Compression != CowCompression.None || ReadsSource);
     }
 
-    /// <summary>A batch in <paramref name="room"/>, which holds at least <see cref="LeastRoom"/> bytes and begins on a page.</summary>
+    /// <summary>A batch in <paramref name="room"/>, a buffer of at least <see cref="LeastRoom"/> bytes that begins on a page.</summary>
     public Batch(MergeSetup setup, CowFile cow, Slice room, int mostOps)
     {
         _setup = setup;
@@ -99,43 +99,43 @@ internal sealed class Batch
         _pieces = new ulong[2 * mostOps];
     }
 
-    /// <summary>Bytes of room that any single op of a COW fits into: its unit, and its payload as stored.</summary>
+    /// <summary>Buffer bytes that any single op of a COW fits into: its unit, and its payload as stored.</summary>
     public static int LeastRoom(CowFile cow) => (cow.MaxUnitBytes + cow.MaxStoredBytes + CowOp.BlockSize - 1) & -CowOp.BlockSize;
 
     /// <summary>Position of the first op.</summary>
     public int From { get; private set; }
 
-    /// <summary>Position behind the last op. Ops with nothing to write are counted and are no items.</summary>
+    /// <summary>Position after the last op. An op with nothing to write is counted, but is not an item.</summary>
     public int To { get; private set; }
 
-    /// <summary>Which step of the plan the batch belongs to.</summary>
+    /// <summary>The step of the plan that the batch belongs to.</summary>
     public MergeStep Step { get; private set; }
 
-    /// <summary>The durable count from which on every op of the batch may be written without the journal.</summary>
+    /// <summary>The safe-from count: from this durable count on every op of the batch may be written without the journal.</summary>
     public int Limit { get; private set; }
 
-    /// <summary>The durable count that the plan expects when the batch is written; the limit of a plain batch is no higher.</summary>
+    /// <summary>The durable count that the plan expects when the batch is written. A plain batch's safe-from count is no higher.</summary>
     public int Expected { get; private set; }
 
-    /// <summary>Items.</summary>
+    /// <summary>Number of items.</summary>
     public int Count { get; private set; }
 
-    /// <summary>Jobs that workers have not ended yet.</summary>
+    /// <summary>Jobs that workers have not finished yet.</summary>
     public int Jobs { get; private set; }
 
-    /// <summary>What its jobs are tagged with: its number in the pipeline.</summary>
+    /// <summary>The tag of its jobs: the batch's number in the pipeline.</summary>
     public uint Tag { get; init; }
 
-    /// <summary>The room counts as in use, for those who share the memory.</summary>
+    /// <summary>The buffer counts as taken from the shared memory.</summary>
     public bool IsTaken { get; set; }
 
-    /// <summary>How far it is.</summary>
+    /// <summary>The current phase.</summary>
     public BatchPhase Phase { get; private set; }
 
     /// <summary>The items, in the order in which they were added.</summary>
     public ReadOnlySpan<Item> Items => _items.AsSpan(0, Count);
 
-    /// <summary>Begins anew, with ops from <paramref name="from"/> on.</summary>
+    /// <summary>Resets the batch to begin with the op at <paramref name="from"/>.</summary>
     public void Clear(int from, MergeStep step = default, int expected = 0)
     {
         (From, To, Step, Limit, Expected) = (from, from, step, 0, expected);
@@ -143,20 +143,20 @@ internal sealed class Batch
         Phase = BatchPhase.Filling;
     }
 
-    /// <summary>Bytes that its ops stand for, written or not.</summary>
+    /// <summary>Bytes of the units of all its ops, written or not.</summary>
     public long Bytes => _contents + _skipped;
 
-    /// <summary>Gives the room's memory back to the system until it is used again.</summary>
+    /// <summary>Returns the buffer's memory to the system until its next use.</summary>
     public void Forget() => _setup.Arena.Forget(_room);
 
-    /// <summary>Counts the op at <see cref="To"/>, which stands for so many bytes and has nothing to write.</summary>
+    /// <summary>Counts the op at <see cref="To"/>, which has a unit of <paramref name="bytes"/> bytes and nothing to write.</summary>
     public void Skip(int bytes)
     {
         _skipped += bytes;
         To++;
     }
 
-    /// <summary>Adds the op at <see cref="To"/>; false if it does not fit any more.</summary>
+    /// <summary>Adds the op at <see cref="To"/>. False if it does not fit.</summary>
     public bool TryAdd(int limit)
     {
         if (!TryAddAt(To)) return false;
@@ -165,7 +165,7 @@ internal sealed class Batch
         return true;
     }
 
-    /// <summary>Adds the op at <paramref name="position"/>, wherever the batch stands; false if it does not fit any more.</summary>
+    /// <summary>Adds the op at <paramref name="position"/>, independent of <see cref="To"/>. False if it does not fit.</summary>
     public bool TryAddAt(int position)
     {
         int index = _cow.Order.OpIndex(position);
@@ -173,7 +173,9 @@ internal sealed class Batch
         return TryAdd(position, index, op, op.IsOrdered);
     }
 
-    /// <summary>Adds the payload of the op with an index in file order, to be decoded and nothing else; false if it does not fit any more.</summary>
+    /// <summary>
+    /// Adds the payload of the op with <paramref name="index"/> in file order, only to be decoded. False if it does not fit.
+    /// </summary>
     public bool TryAddPayload(int index)
     {
         if (!TryAdd(index, index, _cow[index], readsSource: false)) return false;
@@ -181,19 +183,21 @@ internal sealed class Batch
         return true;
     }
 
-    /// <summary>No more ops: gives everything its place in the room. The reads are issued by <see cref="Advance"/>.</summary>
+    /// <summary>
+    /// Ends the filling: assigns all contents and payloads their places in the buffer. <see cref="Advance"/> issues the reads.
+    /// </summary>
     public void Close()
     {
         PlaceContents();
         PlacePayloads();
         AddSources();
         _pieces.AsSpan(0, _pieceCount).Sort();
-        _cursor = 0;
         Phase = BatchPhase.Reading;
     }
 
     /// <summary>
-    /// Issues what the queues take and follows the batch from reading to ready, or from writing to written. True if anything changed.
+    /// Issues requests and jobs while the queues accept them. Moves the batch from reading to ready, or from writing to written. True if
+    /// anything changed.
     /// </summary>
     public bool Advance()
     {
@@ -225,20 +229,23 @@ internal sealed class Batch
         return changed;
     }
 
-    /// <summary>What is being read or written.</summary>
+    /// <summary>The reads or writes in flight.</summary>
     public TransferGroup Transfers => _transfers;
 
-    /// <summary><see cref="ThrowIfFailed"/> would throw.</summary>
+    /// <summary>True if <see cref="ThrowIfFailed"/> would throw.</summary>
     public bool HasFailed => _failure is not null || _jobFailed;
 
-    /// <summary>A job of this batch has ended.</summary>
+    /// <summary>Records that a job of this batch has ended.</summary>
     public void JobEnded(int result)
     {
         Jobs--;
         _jobFailed |= result < 0;
     }
 
-    /// <summary>Exit code 74 if a device has failed, 65 if a payload does not decode, naming the first op that this concerns.</summary>
+    /// <summary>
+    /// Throws exit code 74 if a device failed, 65 if a payload does not decode, 71 if a worker ran out of memory. The error names the first
+    /// op concerned.
+    /// </summary>
     public void ThrowIfFailed()
     {
         if (_failure is { } failure) throw Explain(failure);
@@ -247,7 +254,10 @@ internal sealed class Batch
         if (_jobFailed) throw new SnapuserdException(ExitCode.Internal, $"{_cow.Name}: a worker failed between {_cow.Describe(_items[0].Index)} and {_cow.Describe(_items[Count - 1].Index)}");
     }
 
-    /// <summary>Begins to write the contents to Base; the rest is issued by <see cref="Advance"/>, unless <paramref name="wait"/> says to wait for room in the queue.</summary>
+    /// <summary>
+    /// Begins to write the contents to Base. <see cref="Advance"/> issues the rest, unless <paramref name="wait"/> asks to wait for space
+    /// in the queue.
+    /// </summary>
     public void BeginWriting(bool wait = false)
     {
         if (Phase != BatchPhase.Ready) throw new InvalidOperationException($"a batch that is {Phase} cannot be written");
@@ -256,7 +266,10 @@ internal sealed class Batch
         if (wait) IssueWrites(wait);
     }
 
-    /// <summary>What a worker does: makes the contents of the items from <paramref name="from"/> to before <paramref name="to"/> that have a payload.</summary>
+    /// <summary>
+    /// Runs on a worker: produces the contents of the items from <paramref name="from"/> to before <paramref name="to"/> that have a
+    /// payload. Returns 0 or the first error.
+    /// </summary>
     public int Decode(int from, int to, UnitDecoder decoder, Span<byte> block)
     {
         int first = 0;
@@ -269,7 +282,7 @@ internal sealed class Batch
         return first;
     }
 
-    /// <summary>The sentence for a transfer that failed, with the op it was for.</summary>
+    /// <summary>The error for a failed transfer, with the op it was for.</summary>
     public SnapuserdException Explain(in TransferFailure failure)
     {
         BlockRequest request = failure.Request;
@@ -286,7 +299,7 @@ internal sealed class Batch
     private static bool Holds(Slice slice, int offset) => offset >= slice.Offset && offset < slice.Offset + slice.Length;
 
     private SnapuserdException Explain(in Item item) => item.Error == (int)UnitError.OutOfMemory
-        // The file is as good as it was; the next run may have the memory.
+        // The file is intact; the next run may have enough memory.
         ? new SnapuserdException(ExitCode.OutOfResources, $"{_cow.Name}: {_cow.Describe(item.Index)}: {UnitDecoder.Describe(item.Error)}")
         : new SnapuserdException(ExitCode.CowCorrupt,
             $"{_cow.Name}: {_cow.Describe(item.Index)}: its payload of {item.Op.DataLength} bytes at {item.Op.DataOffset}: {UnitDecoder.Describe(item.Error)}");
@@ -304,7 +317,7 @@ internal sealed class Batch
         return true;
     }
 
-    /// <summary>Contents, ascending by destination; payloads that are the contents are read right there.</summary>
+    /// <summary>Places the contents, ascending by destination. A payload that is the contents is read directly into its place.</summary>
     private void PlaceContents()
     {
         Span<ulong> order = _byBlock.AsSpan(0, Count);
@@ -323,7 +336,7 @@ internal sealed class Batch
         }
     }
 
-    /// <summary>Payloads behind them, ascending by place in the COW, with small gaps as they are there.</summary>
+    /// <summary>Places the other payloads after the contents, ascending by place in the COW, and keeps small gaps of the file.</summary>
     private void PlacePayloads()
     {
         int before = _pieceCount;
@@ -364,9 +377,10 @@ internal sealed class Batch
     private void AddPiece(long offset, PieceKind kind, int index) => _pieces[_pieceCount++] = PieceKey(kind, offset, index);
 
     /// <summary>
-    /// Kind:1 at bit 62, place:50, index:12; sorts by kind, then by place. A payload's place is its byte, which has 48 bits (cow-format
-    /// §12). A source's is its KiB: a Copy's source is a block of 48 bits, so its byte has 60. Sources within one KiB, which only unaligned
-    /// Xors can have, sort by index: the order decides which reads are joined, not their content.
+    /// Kind:1 at bit 62, place:50, index:12; sorts by kind, then by place. A payload's place is its byte offset, which has 48 bits
+    /// (cow-format §12). A source's place is its offset in KiB: a Copy's source is a block number of 48 bits, so its byte offset has 60.
+    /// Sources within one KiB, which only unaligned Xors can have, sort by index. The order decides which reads are joined, not their
+    /// content.
     /// </summary>
     internal static ulong PieceKey(PieceKind kind, long offset, int index)
     {
@@ -399,13 +413,15 @@ internal sealed class Batch
         return _cursor > from;
     }
 
-    /// <summary>Makes one request of two if the second lies behind the first both on the device and in memory; between payloads also with a gap.</summary>
+    /// <summary>
+    /// Joins two requests if the second follows the first both on the device and in memory. Between payloads a gap is permitted.
+    /// </summary>
     private bool TryExtend(ref BlockRequest request, in BlockRequest next)
     {
         if (next.Device != request.Device) return false;
         long gap = next.Offset - (request.Offset + request.Buffer.Length);
         long gapInMemory = next.Buffer.Offset - ((long)request.Buffer.Offset + request.Buffer.Length);
-        // Between contents there are other contents, never a gap to read over; payloads lie behind all contents.
+        // Between contents lie other contents, never a gap that may be read over. Payloads lie after all contents.
         bool payloads = request.Device == _setup.Cow.Number && request.Buffer.Offset >= _room.Offset + _contents;
         if (gap != gapInMemory || gap < 0 || (gap > 0 && !payloads)) return false;
         int length = request.Buffer.Length + (int)gap + next.Buffer.Length;

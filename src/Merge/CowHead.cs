@@ -8,12 +8,12 @@ using Snapuserd.Interop;
 namespace Snapuserd.Merge;
 
 /// <summary>
-/// The head of the COW, from byte 0 to the end of scratch, as one image in memory: header with <c>num_merge_ops</c>, state byte, entries
-/// and slots (<see cref="ScratchLayout"/>). Every write to the COW comes out of this image, in whole pages, and never goes behind the
-/// file's old end. Rule 2 of design §5 is asserted here, on every write.
+/// The metadata image of the COW: the file from byte 0 to the end of scratch, in memory. It holds the header with <c>num_merge_ops</c>, the
+/// state byte, the entries and the slots (<see cref="ScratchLayout"/>). Every write to the COW comes from this image, in whole pages, and
+/// never extends the file. Rule 2 of design §5 is asserted here, on every write.
 /// <para>
-/// What takes several writes and flushes is a sequence of waits: each step begins I/O and yields the group that must be done before the
-/// next step. Whoever enumerates it does other things meanwhile.
+/// A protocol of several writes and flushes is a sequence of waits: each step begins I/O and yields the group that must be done before the
+/// next step. The caller can do other work between steps.
 /// </para>
 /// </summary>
 internal sealed class CowHead
@@ -32,8 +32,8 @@ internal sealed class CowHead
     private bool _changed;
 
     /// <summary>
-    /// Takes memory for the head as far as windows of up to <paramref name="slots"/> ops use it, such that the slots lie on page boundaries
-    /// in memory. Exit code 71 if there is not enough.
+    /// Takes memory for the metadata image, sized for windows of up to <paramref name="slots"/> ops, with the slots on page boundaries in
+    /// memory. Exit code 71 if there is not enough.
     /// </summary>
     public CowHead(MergeSetup setup, ScratchLayout layout, int slots)
     {
@@ -50,10 +50,10 @@ internal sealed class CowHead
         _durablePage0 = new byte[Math.Min(Page, _image.Length)];
     }
 
-    /// <summary>Where things are.</summary>
+    /// <summary>The layout of scratch in the COW.</summary>
     public ScratchLayout Layout { get; }
 
-    /// <summary>Slots in the image; 0 when no op from the count on can go through scratch.</summary>
+    /// <summary>Slots in the image; 0 if no op from the count on can go through scratch.</summary>
     public int Slots { get; }
 
     /// <summary>Flushes of the COW so far.</summary>
@@ -71,7 +71,10 @@ internal sealed class CowHead
         return _arena[_image];
     }
 
-    /// <summary><c>num_merge_ops</c> in the image. What was read again from a device that changes may be any number: <see cref="int.MaxValue"/> stands for all that no count can be.</summary>
+    /// <summary>
+    /// <c>num_merge_ops</c> in the image. A second read of a device that changes may return any number; <see cref="int.MaxValue"/> stands
+    /// for all impossible counts.
+    /// </summary>
     public int Count
     {
         get => (int)Math.Min(int.MaxValue, BinaryPrimitives.ReadUInt64LittleEndian(Image[CowHeader.MergeCountOffset..]));
@@ -92,26 +95,26 @@ internal sealed class CowHead
         set => Change()[Layout.StateOffset] = value;
     }
 
-    /// <summary>The state byte that a power cut would leave, as far as it is known: 2 until the start has flushed.</summary>
+    /// <summary>The state byte that a power cut leaves, as far as it is known: 2 until the first flush of the run.</summary>
     public byte DurableState => !_durableKnown ? ScratchLayout.Valid : Layout.Window == 0 ? ScratchLayout.NeverUsed : _durablePage0[Layout.StateOffset];
 
     /// <summary>
-    /// What the predecessor left has been written back, durable or not: from here on no write changes a byte that a payload has, not even in a file that
-    /// somebody else changed between two reads.
+    /// Page 0 and the slots left by the previous run are written back, durable or not. From here on no write changes a byte of a payload,
+    /// even if another process changed the file between two reads.
     /// </summary>
     public bool IsWrittenBack { get; private set; }
 
-    /// <summary>Arena slice of a slot, for reading.</summary>
+    /// <summary>The arena slice of a slot, for reading.</summary>
     public Slice Slot(int index) => _image.Part((int)Layout.SlotOffset(index), CowOp.BlockSize);
 
-    /// <summary>Puts the contents that the op of a slot will write into the image.</summary>
+    /// <summary>Copies into the image the contents that the op of a slot will write.</summary>
     public void SetSlot(int index, Slice contents)
     {
         _changed = true;
         _arena[contents].CopyTo(_arena[Slot(index)]);
     }
 
-    /// <summary>An entry of the metadata list as it lies in the image.</summary>
+    /// <summary>The entry of the metadata list at <paramref name="index"/>, from the image.</summary>
     public (ulong NewBlock, ulong FileOffset) Entry(int index)
     {
         ReadOnlySpan<byte> bytes = Image.Slice((int)Layout.EntryOffset(index), ScratchLayout.EntryBytes);
@@ -127,12 +130,13 @@ internal sealed class CowHead
     }
 
     /// <summary>
-    /// Start of a run: page 0, and with state 2 the pages of the first <paramref name="entries"/> slots, are written back as they were
-    /// read and flushed. A killed predecessor or a failed flush may have left them in the page cache only, where they look written and are
-    /// not durable. The slots go first: a claim on the medium without its slots would be believed after a cut.
+    /// Start of a run: writes page 0 back as it was read, and with state 2 also the pages of the first <paramref name="entries"/> slots,
+    /// and flushes. A killed run or a failed flush may have left them in the page cache only: they read as written and are not durable. The
+    /// slots are flushed first: after a power cut, a durable claim without its slots would be accepted.
     /// <para>
-    /// A merge that <paramref name="begins"/> makes one change, which no engine minds: a state byte of 0 becomes 1. Ops are written to Base before they are counted, so a count of 0 says nothing about Base;
-    /// together with a state byte of 0 it says that nobody has begun, and whoever wants the old image back can have it.
+    /// A merge that <paramref name="begins"/> makes one change, which every engine accepts: a state byte of 0 becomes 1. Ops are written to
+    /// Base before they are counted, so a count of 0 says nothing about Base. A count of 0 with a state byte of 0 says that this program
+    /// has not begun (docs/states.md §3).
     /// </para>
     /// </summary>
     public IEnumerable<TransferGroup> MakeDurable(int entries, bool begins)
@@ -159,7 +163,10 @@ internal sealed class CowHead
         Page0IsDurable();
     }
 
-    /// <summary>Writes all pages that a window of <paramref name="entries"/> ops uses, page 0 included, and flushes. Rule 2: only while no valid window is on disk, and without claiming one.</summary>
+    /// <summary>
+    /// Writes all pages that a window of <paramref name="entries"/> ops uses, page 0 included, and flushes. Rule 2: only while no valid
+    /// window is on disk, and without claiming one.
+    /// </summary>
     public IEnumerable<TransferGroup> WriteScratch(int entries)
     {
         Assert(_durableKnown && DurableState != ScratchLayout.Valid, "rule 2: scratch is written while a valid window is on disk");
@@ -175,7 +182,7 @@ internal sealed class CowHead
         Page0IsDurable();
     }
 
-    /// <summary>Writes page 0, on which only magic, count and state byte may have changed, and flushes: they are durable at the end.</summary>
+    /// <summary>Writes page 0 and flushes. Only magic, count and state byte may have changed; they are durable at the end.</summary>
     public IEnumerable<TransferGroup> Commit()
     {
         Assert(_durableKnown, "page 0 is written before what the predecessor left was made durable");
@@ -190,7 +197,7 @@ internal sealed class CowHead
         Page0IsDurable();
     }
 
-    /// <summary>Puts the entries of the window of <paramref name="blocks"/> into the image: one per slot, and the terminator.</summary>
+    /// <summary>Writes the entries of the window of <paramref name="blocks"/> into the image: one per slot, and the terminator.</summary>
     public void SetEntries(ReadOnlySpan<uint> blocks)
     {
         for (int i = 0; i <= blocks.Length; i++)
@@ -201,7 +208,7 @@ internal sealed class CowHead
         }
     }
 
-    /// <summary>The pages behind page 0 that hold entries and slots of a window, each once.</summary>
+    /// <summary>Writes the pages after page 0 that hold entries and slots of a window, each once.</summary>
     private void WriteSlots(int entries)
     {
         long entriesEnd = (Layout.EntryOffset(entries + 1) + Page - 1) & -Page;
@@ -218,7 +225,7 @@ internal sealed class CowHead
         Write(0, Page);
     }
 
-    /// <summary>Writes whole pages of the image, but nothing behind the file's end.</summary>
+    /// <summary>Writes whole pages of the image, but nothing past the file's end.</summary>
     private void Write(long from, long to)
     {
         to = Math.Min(to, _image.Length);

@@ -4,7 +4,7 @@ using Snapuserd.Cow;
 
 namespace Snapuserd.Merge;
 
-/// <summary>Decompression and XOR for some ops that follow each other in one batch.</summary>
+/// <summary>Decompression and XOR for consecutive ops of one batch.</summary>
 public readonly struct DecodeJob
 {
     private readonly Batch _batch;
@@ -13,11 +13,14 @@ public readonly struct DecodeJob
 
     internal DecodeJob(Batch batch, int from, int to) => (_batch, _from, _to) = (batch, from, to);
 
-    /// <summary>Makes the contents. Returns 0, or the first negative <see cref="UnitError"/>. <paramref name="block"/> is 4096 bytes of the worker's own.</summary>
+    /// <summary>
+    /// Produces the contents. Returns 0, or the first negative <see cref="UnitError"/>. <paramref name="block"/> is 4096 bytes that belong
+    /// to the worker.
+    /// </summary>
     internal int Do(UnitDecoder decoder, Span<byte> block) => _batch.Decode(_from, _to, decoder, block);
 }
 
-/// <summary>A worker that does <see cref="DecodeJob"/>s, with codec contexts of its own.</summary>
+/// <summary>A worker that runs <see cref="DecodeJob"/>s, with its own codec contexts.</summary>
 public sealed class DecodeWorker : IWorker<DecodeJob>
 {
     private readonly UnitDecoder _decoder = new();

@@ -2,15 +2,16 @@ using System.Collections.Generic;
 
 namespace Snapuserd.Merge;
 
-/// <summary>Some bytes of a device.</summary>
+/// <summary>A range of bytes of a device.</summary>
 public readonly record struct ByteRange(long Offset, long Length);
 
-/// <summary>Makes sure, before a merge's first write, that the file systems below its devices have room for all of its writes.</summary>
+/// <summary>Ensures, before a merge's first write, that the file systems below its devices have space for all of its writes.</summary>
 public interface IStorageReserver
 {
     /// <summary>
-    /// Reserves what <paramref name="ranges"/> of a device need: ascending, each byte once, and the same whenever they are enumerated. No byte of the device changes. Exit code
-    /// 74 if there is not enough room, which says how much is missing; 75 when asked to stop.
+    /// Reserves the space that <paramref name="ranges"/> of a device need. They are ascending, contain each byte once, and are the same on
+    /// every enumeration. No byte of the device changes. Exit code 74 if there is not enough space, with the missing amount; 75 if asked to
+    /// stop.
     /// </summary>
     void Reserve(MergeDevice device, IEnumerable<ByteRange> ranges);
 }

@@ -5,16 +5,16 @@ using Snapuserd.Cow;
 namespace Snapuserd.Merge;
 
 /// <summary>
-/// What an earlier run left in scratch: <paramref name="Entries"/> slots that hold the window at the count, or with
-/// <paramref name="IsStale"/> leftovers to be forgotten, or nothing.
+/// The contents that an earlier run left in scratch: <paramref name="Entries"/> slots with the window at the count, or stale contents to
+/// discard (<paramref name="IsStale"/>), or nothing.
 /// </summary>
 internal readonly record struct LeftWindow(int Entries, bool IsStale)
 {
     /// <summary>
-    /// Reads it from the loaded head of a COW whose count is <paramref name="count"/>. State 2 announces the window at the count.
-    /// Leftovers are what Android leaves when a write-back comes between its two stores: the entries name the ops just counted, and once
-    /// no ordered op is left Android does not look at the state byte again and counts on. Anything else is a state that neither program
-    /// leaves: exit code 65, naming the first entry that differs.
+    /// Reads the window from the loaded metadata image of a COW whose count is <paramref name="count"/>. State 2 announces the window at
+    /// the count. Android leaves stale contents if a write-back happens between its two stores: the entries name the ops just counted. Once
+    /// no ordered op is left, Android ignores the state byte and continues to count. Neither program leaves any other state: exit code 65,
+    /// naming the first entry that differs.
     /// </summary>
     public static LeftWindow Read(CowFile cow, MergePlan plan, CowHead head, int count)
     {

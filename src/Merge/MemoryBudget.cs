@@ -3,8 +3,9 @@ using System;
 namespace Snapuserd.Merge;
 
 /// <summary>
-/// Buffer memory that several merges of one process share. Each is sure of <see cref="SureBytes"/> from its first moment, so that none ever waits for another to begin or to go on;
-/// of the rest each may take as much as any other. Who has more than its part, because it was alone, gives back as its buffers become free. Any thread.
+/// Buffer memory shared by several merges of one process. Each merge is guaranteed <see cref="SureBytes"/>, so no merge ever waits for
+/// another to begin or to continue; the rest is shared equally. A merge above its fair share, because it was alone, returns buffers as they
+/// become free. Thread-safe.
 /// </summary>
 public sealed class MemoryBudget
 {
@@ -17,8 +18,8 @@ public sealed class MemoryBudget
     private long _peak;
 
     /// <summary>
-    /// <paramref name="bytes"/> for at most <paramref name="merges"/> merges at a time, each of which is sure of <paramref name="sureBytes"/>: what the smallest `--memory` would
-    /// give it.
+    /// A budget of <paramref name="bytes"/> for at most <paramref name="merges"/> merges at a time. Each is guaranteed
+    /// <paramref name="sureBytes"/>, which equals the smallest `--memory`.
     /// </summary>
     public MemoryBudget(long bytes, int merges, int sureBytes = 8 << 20)
     {
@@ -27,13 +28,13 @@ public sealed class MemoryBudget
         (_bytes, _most, SureBytes, _shares) = (bytes, merges, sureBytes, new MemoryShare?[merges]);
     }
 
-    /// <summary>Bytes that a merge has whatever the others do.</summary>
+    /// <summary>Bytes guaranteed to each merge.</summary>
     public int SureBytes { get; }
 
-    /// <summary>Bytes that a merge can have at the most: when it is the only one.</summary>
+    /// <summary>Most bytes a merge can take, when it is the only one.</summary>
     public long MostBytes => _bytes - ((long)(_most - 1) * SureBytes);
 
-    /// <summary>Bytes taken at the moment, and the most there ever were.</summary>
+    /// <summary>Bytes taken now, and the peak.</summary>
     public (long Now, long Peak) Taken
     {
         get
@@ -42,7 +43,9 @@ public sealed class MemoryBudget
         }
     }
 
-    /// <summary>Another merge, which leaves by disposing of its share. Throws when there are as many as there may be.</summary>
+    /// <summary>
+    /// Adds a merge. It leaves by disposing its <see cref="MemoryShare"/>. Throws if the budget already has its maximum number of merges.
+    /// </summary>
     public MemoryShare Join()
     {
         lock (_gate)
@@ -93,10 +96,10 @@ public sealed class MemoryBudget
         }
     }
 
-    /// <summary>What each may have: as much as the others, beside what is kept for those who are not there yet.</summary>
+    /// <summary>The fair share of each merge: an equal part of the memory, after the guarantees of merges not yet started.</summary>
     private long Part => (_bytes - ((long)(_most - _count) * SureBytes)) / _count;
 
-    /// <summary>What the others are sure of and have not taken.</summary>
+    /// <summary>Guaranteed bytes that other merges have not taken.</summary>
     private long Owed(MemoryShare share)
     {
         long owed = (long)(_most - _count) * SureBytes;
@@ -106,7 +109,7 @@ public sealed class MemoryBudget
     }
 }
 
-/// <summary>What one merge has of a <see cref="MemoryBudget"/>.</summary>
+/// <summary>The quota of one merge in a <see cref="MemoryBudget"/>.</summary>
 public sealed class MemoryShare : IDisposable
 {
     private readonly MemoryBudget _budget;
@@ -116,15 +119,15 @@ public sealed class MemoryShare : IDisposable
     /// <summary>Bytes taken.</summary>
     public long Taken { get; internal set; }
 
-    /// <summary>Takes <paramref name="bytes"/>; false if they are not to be had at the moment.</summary>
+    /// <summary>Takes <paramref name="bytes"/>. False if they are not available now.</summary>
     public bool TryTake(long bytes) => _budget.TryTake(this, bytes);
 
-    /// <summary>Somebody came who is to have as much.</summary>
+    /// <summary>The merge holds more than its fair share, because another merge has started.</summary>
     public bool HasTooMuch => _budget.HasTooMuch(this);
 
-    /// <summary>Gives back what was taken.</summary>
+    /// <summary>Gives <paramref name="bytes"/> back.</summary>
     public void Give(long bytes) => _budget.Give(this, bytes);
 
-    /// <summary>Gives everything back; its memory is no longer in use.</summary>
+    /// <summary>Gives everything back. The merge no longer uses its memory.</summary>
     public void Dispose() => _budget.Leave(this);
 }

@@ -7,29 +7,29 @@ using Snapuserd.Interop;
 namespace Snapuserd.Merge;
 
 /// <summary>
-/// The merge: a deterministic walk through the merge order, over nothing but the <see cref="MergeSetup"/> it is given.
+/// The merge: a deterministic walk through the merge order. It uses nothing but the <see cref="MergeSetup"/> it is given.
 /// <code>
-///   plan:      steps of ops that rule 1 lets through | windows for scratch | Xors in place without scratch
+///   plan:      steps of ops that rule 1 permits | windows for scratch | Xors in place without scratch
 ///                |
 ///   pipeline:  fill -> read -> decompress, XOR -> ready        (any number of batches ahead, in merge order)
 ///                                                   |
-///   first in line:  plain   -> written to Base as soon as its limit is durable, with others beside it
+///   first in line:  plain   -> written to Base as soon as its safe-from count is durable, in parallel with others
 ///                   window  -> saved in scratch, claimed, written, counted
 ///                   unsafe  -> the file marked, written, counted and unmarked
-///   beside it: a checkpoint now and then, or when somebody's limit waits for one
+///   in parallel:    checkpoints, by bytes and time, or when a batch waits for its safe-from count
 /// </code>
-/// <c>_durable</c> is the count that a power cut would leave; <c>_written</c> is the position up to which Base is written. Whatever stands
-/// between them, and what is being written behind, is written again after a crash, which rule 1 makes harmless. Making contents ahead of time is harmless too: in a valid
-/// order no op reads what an earlier one writes, and no op writes what an earlier one has still to read. Where source and base overlap an
-/// op may read what an earlier one writes, but only inside one window, and a window is read as a whole before the first of its writes to
-/// Base.
+/// After a crash the next run writes everything from <c>_durable</c> on again, including plain batches that were in flight past
+/// <c>_written</c>. Rule 1 makes this harmless. Producing contents ahead of time is harmless too. In a valid order no op reads what an
+/// earlier op writes, and no op writes what an earlier op has still to read. Where source and base overlap, an op may read what an earlier
+/// op writes, but only inside one window. All reads of a window finish before its first write to Base.
 /// <para>
-/// A protocol is a sequence of waits: each step begins I/O and yields the transfers that must be done before the next step. One runs at a time.
+/// A protocol is a sequence of waits: each step begins I/O and yields the transfers that must be done before the next step. One protocol
+/// runs at a time.
 /// </para>
 /// </summary>
 public sealed class MergeEngine : IDisposable
 {
-    // Ordered ops that Android's engine takes at once (cow-format §13): what one window of the usual scratch holds.
+    // Ordered ops that Android's engine processes at once (cow-format §13): one window of the usual scratch.
     private const int AndroidBatch = 510;
 
     private readonly MergeSetup _setup;
@@ -43,7 +43,9 @@ public sealed class MergeEngine : IDisposable
     private readonly long _bytesTotal;
     private readonly int _resumedFrom;
 
-    // What the count and Base are: the count on disk, the one that readers were told, the one that all of them go by.
+    // The four watermarks, in ops of the merge order. _durable: the count on disk, which a power cut leaves. _published: the count that
+    // readers were told. _released: the count that all readers use; no reader inside still uses a lower one. _written: Base is written up
+    // to this position.
     private int _durable;
     private int _published;
     private int _released;
@@ -52,15 +54,16 @@ public sealed class MergeEngine : IDisposable
     private int _journaledTo;
     private int _unsafeTo;
 
-    // What the predecessor left, once it was read.
+    // What the previous run left in scratch; null until it is read.
     private LeftWindow? _left;
 
-    // How far the plan has gone: the position behind the last batch, what is left of its step, and the durable count that the plan may expect there.
+    // How far the plan has gone: the position after the last batch, the rest of its step, and the durable count that the plan may expect
+    // there.
     private int _planned;
     private MergeStep _step;
     private int _expected;
 
-    // What is going on.
+    // The running protocol, requests, and bytes since the last checkpoint and write-back.
     private IEnumerator<IPending>? _protocol;
     private int _staged;
     private bool _stopping;
@@ -97,10 +100,10 @@ public sealed class MergeEngine : IDisposable
     }
 
     /// <summary>
-    /// Reads and validates the COW against the devices, without writing anything. Exit code 65 when it is corrupt, does not fit, or
-    /// cannot be merged; 64 when it can be merged only with <see cref="MergeOptions.AllowUnsafe"/>; 71 when the arena is too small. Whether
-    /// a source that overlaps Base allows the merge is found out by <see cref="Run"/>, before its first write: what cannot be merged can
-    /// still be served.
+    /// Reads and validates the COW against the devices, without writing anything. Exit code 65 if the COW is corrupt, does not fit the
+    /// devices, or cannot be merged; 64 if it can be merged only with <see cref="MergeOptions.AllowUnsafe"/>; 71 if the arena is too small.
+    /// <see cref="Run"/> checks before its first write whether a source that overlaps Base allows the merge: a COW that cannot be merged
+    /// can still be served.
     /// </summary>
     public static MergeEngine Open(MergeSetup setup)
     {
@@ -114,7 +117,7 @@ public sealed class MergeEngine : IDisposable
             cow.CheckDevices(setup.Base.Length, setup.Source.Length);
             ScratchLayout layout = new(cow.Header.HeaderBytes, cow.Header.ScratchBytes);
             plan = new MergePlan(cow, layout.Window, setup.SharedBlocks, setup.SourceIsBase, setup.Overlap);
-            // Where source and base overlap only merging is refused, and what is served can still be read.
+            // An overlap of source and base forbids only the merge: Run refuses it, and the image can still be served.
             if (layout.Window == 0 && !setup.Options.AllowUnsafe && setup.Overlap is null) RefuseInPlace(cow, plan);
             return new MergeEngine(setup, cow, plan);
         }
@@ -126,10 +129,10 @@ public sealed class MergeEngine : IDisposable
         }
     }
 
-    /// <summary>The COW that is merged.</summary>
+    /// <summary>The COW of this merge.</summary>
     public CowFile Cow => _cow;
 
-    /// <summary>What has been done so far; final when <see cref="Run"/> has returned, and true to the last checkpoint when it threw.</summary>
+    /// <summary>The work done so far: final after <see cref="Run"/> returns, and correct up to the last checkpoint if it threw.</summary>
     public MergeResult Result => new()
     {
         OpsTotal = _plan.Count,
@@ -143,15 +146,16 @@ public sealed class MergeEngine : IDisposable
         Checkpoints = _checkpoints,
     };
 
-    /// <summary>How far it is; for the thread that merges.</summary>
+    /// <summary>The current progress. Only for the merge thread.</summary>
     public MergeProgress Progress => new(_written, _plan.Count, _bytesDone, _bytesTotal);
 
-    /// <summary>The count on disk: where the next run would go on.</summary>
+    /// <summary>The count on disk: the next run continues from here.</summary>
     public int DurableCount => _durable;
 
     /// <summary>
-    /// Android's engine may have left a Base that nothing in the COW tells from a good one: there is no scratch, and among the ops that
-    /// Android writes before it counts them next one overwrites a block that another of them reads. It keeps no order of its own there.
+    /// True if Android's engine may have left a damaged Base that nothing in the COW distinguishes from a good one. This needs two
+    /// conditions. There is no scratch. And among the ops that Android writes before its next count, one overwrites a block that another of
+    /// them reads. Android's engine does not order these ops.
     /// </summary>
     public bool MayHideDamage
     {
@@ -166,10 +170,11 @@ public sealed class MergeEngine : IDisposable
     }
 
     /// <summary>
-    /// Merges what is left; with nothing left it only makes sure that this is durable, since the count may have been read from a page
-    /// cache that a killed run left dirty. Throws 65 before the first write to Base when a payload or the scratch is bad, 74 when a device fails, 75
-    /// when asked to stop; after 74 and 75 the same command goes on at the last checkpoint. Where several merges share memory, <paramref name="share"/> is what this one
-    /// has of it. It throws 74 as well, before the first write, if the file systems below have no room for all that it would write (<see cref="MergeSetup.Storage"/>).
+    /// Merges the remaining ops. If none remain, only makes the result durable: the count may have been read from a page cache that a
+    /// killed run left dirty. Throws 65 before the first write to Base if a payload or the scratch is bad, 74 if a device fails, and 75 if
+    /// asked to stop. After 74 and 75 the same command continues from the last checkpoint. Also throws 74, before the first write, if the
+    /// file systems below lack space for all writes of the merge (<see cref="MergeSetup.Storage"/>). Where several merges share memory,
+    /// <paramref name="share"/> is the quota of this merge.
     /// </summary>
     public MergeResult Run(MemoryShare? share = null)
     {
@@ -179,20 +184,21 @@ public sealed class MergeEngine : IDisposable
             _setup.Mark?.Check(_cow);
             if (_setup.Overlap is not null) RefuseOverlap();
             if (_setup.Options.VerifyFirst && _durable == 0) _pipeline.VerifyPayloads(_setup.Observer, _setup.Options.CheckedOps);
-            // Only now: what the check took is no part of the merge's rate.
+            // Reported only after the payload check: the time of the check does not count towards the merge rate.
             _setup.Observer?.Progress(Progress);
             AwaitResume();
             ReserveStorage();
             Start();
             while (!IsFinished())
             {
-                // Each of them does what can be done now without waiting.
+                // Each call does what it can without waiting.
                 bool changed = _pipeline.Advance();
                 changed |= Follow();
                 changed |= Plan();
                 changed |= Write();
                 changed |= Continue();
-                // A turn that changed nothing has looked at the readers, if it waits for them, and found some inside; and at the pace, which whoever changes it wakes it for.
+                // No progress this turn. Block until I/O or a job completes, the last old-epoch reader leaves, or the pace changes; each of
+                // them wakes the queue.
                 if (!changed) _pipeline.Wait(forOthers: _held || _released < _durable || _protocol is { Current: ReaderGate });
             }
             _setup.Mark?.End();
@@ -207,14 +213,16 @@ public sealed class MergeEngine : IDisposable
     }
 
     /// <summary>
-    /// Reads the head of the COW and publishes to <see cref="MergeSetup.Readers"/> where ops are to be read: nobody may read before. <see cref="Run"/> does it
-    /// unless it was done. Exit code 65 when what scratch holds is none of the states that Android or this engine leave.
+    /// Reads the COW's metadata image and publishes the locations of the ops to <see cref="MergeSetup.Readers"/>. No reader may read before
+    /// this. <see cref="Run"/> calls it if the caller did not. Exit code 65 if scratch is in a state that neither Android nor this engine
+    /// leaves.
     /// </summary>
     public void Open() => _left ??= Prepare();
 
     /// <summary>
-    /// Makes durable that everything is merged, where an earlier process has counted the last op: writes page 0 back as it was read, and flushes Base and COW. That process may have left the
-    /// count in a page cache, and a page whose write-back failed is not written again by a flush alone. After <see cref="Open"/> and before <see cref="Run"/>, on its thread. Exit code 74 when a device fails.
+    /// Makes the result durable where an earlier process has counted the last op: writes page 0 back as it was read, and flushes Base and
+    /// COW. The earlier process may have left the count in a page cache. A flush alone does not write a page again after its write-back
+    /// failed. Call it after <see cref="Open"/> and before <see cref="Run"/>, on the merge thread. Exit code 74 if a device fails.
     /// </summary>
     public void MakeMergedDurable()
     {
@@ -230,7 +238,9 @@ public sealed class MergeEngine : IDisposable
         }
     }
 
-    /// <summary>The block in a slot of the window that <see cref="OpHomes.Window"/> speaks of; for readers who have entered, from any thread.</summary>
+    /// <summary>
+    /// The block in a slot of the window described by <see cref="OpHomes.Window"/>. For readers that have entered; thread-safe.
+    /// </summary>
     public ReadOnlySpan<byte> WindowBlock(int slot) => _setup.Arena[_head.Slot(slot)];
 
     /// <inheritdoc/>
@@ -248,7 +258,9 @@ public sealed class MergeEngine : IDisposable
                     $"{cow.Name}: {plan.Describe(position)} reads the block it overwrites, and the COW has no scratch to protect it: a power cut there would lose the block; --allow-unsafe merges all the same");
     }
 
-    /// <summary>Nothing is written unless all that is left can be merged although source and base overlap. Exit codes 64 and 65.</summary>
+    /// <summary>
+    /// Throws before the first write unless all remaining ops can be merged although source and base overlap. Exit codes 64 and 65.
+    /// </summary>
     private void RefuseOverlap()
     {
         LeftWindow left = _left ??= Prepare();
@@ -256,7 +268,7 @@ public sealed class MergeEngine : IDisposable
         if (_plan.Window == 0 && !_setup.Options.AllowUnsafe) RefuseInPlace(_cow, _plan);
     }
 
-    /// <summary>What is paused by now does not begin: the first write to the COW says that there may be no way back.</summary>
+    /// <summary>Does not start while paused: the first COW write ends the possibility of rollback.</summary>
     private void AwaitResume()
     {
         while (_setup.Pace.IsPaused)
@@ -267,7 +279,8 @@ public sealed class MergeEngine : IDisposable
     }
 
     /// <summary>
-    /// A file that is COW or Base may have holes where the merge writes. Without room for all of them the merge does not begin: it would leave Base between two images.
+    /// Reserves the holes that the merge fills, if Base or COW is a file. Without enough space the merge does not begin: it would leave
+    /// Base between two images.
     /// </summary>
     private void ReserveStorage()
     {
@@ -278,18 +291,21 @@ public sealed class MergeEngine : IDisposable
 
     private SnapuserdException Interrupted() => new(ExitCode.Interrupted, $"stopped at op {_durable} of {_plan.Count}; the same command goes on from there");
 
-    /// <summary>Looks at what a predecessor left, and begins to make it durable. Nothing is written before scratch was found good.</summary>
+    /// <summary>
+    /// Reads what the previous run left, and begins to make it durable. Nothing is written before the scratch is found valid.
+    /// </summary>
     private void Start()
     {
         LeftWindow left = _left ?? Prepare();
         _planned = _expected = _durable + (left.IsStale ? 0 : left.Entries);
-        // What was merged before may have been made durable already.
+        // An earlier call may have made the merged ops durable already.
         if (!_recovered) Begin(Recover(left));
     }
 
     /// <summary>
-    /// Makes durable what a predecessor left, on both devices side by side, and finishes or forgets its window. Once the head is written back, later ops are read and
-    /// decoded beside the flushes, since none reads what the window writes; none is written before this has ended.
+    /// Makes durable what the previous run left, on both devices in parallel, and finishes or discards its window. Once the metadata image
+    /// is written back, later ops are read and decoded during the flushes, because none of them reads what the window writes. None is
+    /// written before this protocol ends.
     /// </summary>
     private IEnumerable<IPending> Recover(LeftWindow left)
     {
@@ -297,7 +313,7 @@ public sealed class MergeEngine : IDisposable
         foreach (TransferGroup transfers in _head.MakeDurable(left.IsStale ? 0 : left.Entries, begins: _durable == 0 && _plan.Count > 0))
         {
             yield return transfers;
-            // A flush that has failed ends the run; nothing more is flushed then, lest it look durable.
+            // A failed flush ends the run. No device is flushed after it: the later flush could succeed and make lost data look durable.
             CheckFlushOfBase();
         }
         yield return _transfers;
@@ -335,12 +351,15 @@ public sealed class MergeEngine : IDisposable
             while (!pending.IsDone) _setup.Io.Wait();
     }
 
-    /// <summary>Everything is merged and durable. Exit code 75 if asked to stop, once what was begun is finished and counted.</summary>
+    /// <summary>
+    /// True if everything is merged and durable. Throws exit code 75 if asked to stop, after the work in progress is finished and counted.
+    /// </summary>
     private bool IsFinished()
     {
-        // Looked at once per turn: a request that comes in the middle of one would leave a turn that does nothing and has nothing to wait for.
+        // Read once per turn: a request that arrives in the middle of a turn would leave a turn that does nothing and has nothing to wait
+        // for.
         _stopping = _setup.Stop.Requested;
-        // A window that waits for readers has nothing on Base yet: the next run finds it in scratch.
+        // A window that waits for readers has written nothing to Base yet. The next run finds it in scratch.
         bool held = _stopping && _protocol is { Current: ReaderGate };
         if (_protocol != null && !held) return false;
         if (_stopping)
@@ -349,11 +368,11 @@ public sealed class MergeEngine : IDisposable
             if (_written == _durable && _written < _plan.Count) throw Interrupted();
             _checkpointDue |= _written > _durable;
         }
-        // Readers are told of the last count as well, unless nobody has time to wait for those who are inside.
+        // Readers are told the last count as well, unless the merge must stop and cannot wait for them.
         return _durable == _plan.Count && (_published == _durable || _stopping) && _writeBack.IsDone;
     }
 
-    /// <summary>Fills free rooms with the ops that come next. True if anything changed.</summary>
+    /// <summary>Fills free buffers with the next ops. True if anything changed.</summary>
     private bool Plan()
     {
         bool changed = false;
@@ -382,7 +401,7 @@ public sealed class MergeEngine : IDisposable
 
     private bool TryPlan(Batch batch)
     {
-        // A window has an entry for each of its ops, also for a Copy onto itself.
+        // A window has an entry for each of its ops, including a Copy onto itself.
         if (_step.Kind != StepKind.Journal && _plan.IsNoOp(_planned))
         {
             batch.Skip(_plan[_planned].UnitBytes);
@@ -391,7 +410,7 @@ public sealed class MergeEngine : IDisposable
         return batch.TryAdd(_plan.Limit(_planned));
     }
 
-    /// <summary>Has written what may be written, in merge order, and takes leave of what is. True if anything changed.</summary>
+    /// <summary>Starts every permitted write, in merge order, and retires finished batches. True if anything changed.</summary>
     private bool Write()
     {
         if (!_recovered) return false;
@@ -409,7 +428,7 @@ public sealed class MergeEngine : IDisposable
             if (batch.Phase != BatchPhase.Ready || _stopping) break;
             if (batch.HasFailed)
             {
-                // In merge order, so that the same file always gets the same sentence, and when all that comes before is counted.
+                // Reported in merge order, after everything before it is counted, so the same file always gives the same message.
                 if (place > 0 || _protocol != null) break;
                 if (_written == _durable) batch.ThrowIfFailed();
                 _checkpointDue = true;
@@ -418,7 +437,8 @@ public sealed class MergeEngine : IDisposable
             long now = _setup.Time.Milliseconds;
             if (!_setup.Pace.MayWrite(now))
             {
-                // A pause may be long, and end with the power: what is written is made durable first. A rate holds after every batch, where that would be a flush each.
+                // A pause may be long and end in a power cut, so what is written is made durable first. A rate limit holds after every
+                // batch; a checkpoint each time would flush once per batch.
                 _held = true;
                 _checkpointDue |= _protocol == null && _written > _durable && (_setup.Pace.IsPaused || now - _lastCheckpoint >= _setup.Options.CheckpointMilliseconds);
                 break;
@@ -434,7 +454,9 @@ public sealed class MergeEngine : IDisposable
             }
             if (batch.Limit > _released)
             {
-                // Readers may be all it waits for. The limit alone would do, but the next batch of the step would need another checkpoint; and the one that runs may be the one it waits for.
+                // The batch may wait for readers only; then no checkpoint helps. The checkpoint waits for batch.Expected, not only for the
+                // safe-from count: otherwise the next batch of the step needs another one. A running checkpoint may already be the one it
+                // waits for.
                 _checkpointDue |= batch.Limit > _durable && _protocol == null && _written >= batch.Expected;
                 break;
             }
@@ -453,7 +475,9 @@ public sealed class MergeEngine : IDisposable
         return changed;
     }
 
-    /// <summary>Takes leave of written plain batches, in merge order: not before a window that comes first and is written from scratch memory.</summary>
+    /// <summary>
+    /// Retires written plain batches, in merge order. A window that precedes them and is written from the metadata image is retired first.
+    /// </summary>
     private bool Retire()
     {
         bool changed = false;
@@ -467,12 +491,12 @@ public sealed class MergeEngine : IDisposable
         if (!changed) return false;
         AskForWriteBack();
         _checkpointDue |= _written == _plan.Count || _bytesSinceCheckpoint >= _setup.Options.CheckpointBytes
-            // The time since the last one is over until the one that runs has ended; nothing that is written meanwhile makes another one due.
+            // The interval is measured from the end of the last checkpoint. While one runs, elapsed time does not make another one due.
             || (_protocol == null && _setup.Time.Milliseconds - _lastCheckpoint >= _setup.Options.CheckpointMilliseconds);
         return true;
     }
 
-    /// <summary>Sets the device to work on what it has in its cache. One such request at a time, and none that something else would have to wait for.</summary>
+    /// <summary>Starts background write-back. At most one request in flight, and never when the queue is full.</summary>
     private void AskForWriteBack()
     {
         if (_setup.Options.WriteBackBytes == 0 || _bytesSinceWriteBack < _setup.Options.WriteBackBytes || !_writeBack.IsDone || !_setup.Io.HasRoom) return;
@@ -480,7 +504,10 @@ public sealed class MergeEngine : IDisposable
         _setup.Io.WriteBack(_setup.Base.Number, _writeBack);
     }
 
-    /// <summary>The first batch is a window, or a part of one, or unsafe: it has a protocol of its own, which begins when everything before it is durable.</summary>
+    /// <summary>
+    /// Begins the protocol of the first batch, which is a window, a part of one, or unsafe. Everything before it must be durable. True if
+    /// anything changed.
+    /// </summary>
     private bool BeginProtocol(Batch batch)
     {
         if (_protocol != null) return false;
@@ -489,7 +516,7 @@ public sealed class MergeEngine : IDisposable
             _checkpointDue = true;
             return false;
         }
-        // The memory of the last window is still being read.
+        // Readers are still using the memory of the last window.
         if (_released < _durable) return false;
         if (batch.Step.Kind == StepKind.Unsafe) return Begin(WriteUnsafe(batch));
 
@@ -498,7 +525,7 @@ public sealed class MergeEngine : IDisposable
         int parts = _staged;
         _staged += batch.Items.Length;
         bool whole = batch.To - batch.From == batch.Step.Ops;
-        // What does not fit into one room is written from scratch memory in the end.
+        // A window that does not fit into one buffer is written from the metadata image.
         if (parts > 0 || !whole) _pipeline.Release();
         if (!whole) return true;
         int window = _staged;
@@ -513,7 +540,7 @@ public sealed class MergeEngine : IDisposable
         return true;
     }
 
-    /// <summary>Goes on with the protocol that runs. True if anything changed.</summary>
+    /// <summary>Continues the running protocol. True if anything changed.</summary>
     private bool Continue()
     {
         bool changed = false;
@@ -532,7 +559,7 @@ public sealed class MergeEngine : IDisposable
         _protocol = null;
     }
 
-    /// <summary>Makes everything that is written durable and counts it, while later ops go on under the old count.</summary>
+    /// <summary>Makes everything that is written durable and counts it. Later ops proceed meanwhile under the old count.</summary>
     private IEnumerable<IPending> Checkpoint()
     {
         int to = _written;
@@ -544,7 +571,10 @@ public sealed class MergeEngine : IDisposable
         Counted(to);
     }
 
-    /// <summary>The window at the count, whose contents are in the head's slots and, unless <paramref name="batch"/> is null, in a room as well.</summary>
+    /// <summary>
+    /// Journals the window at the count. Its contents are in the metadata image's slots and, unless <paramref name="batch"/> is null, in a
+    /// buffer as well.
+    /// </summary>
     private IEnumerable<IPending> Journal(int window, Batch? batch)
     {
         if (_written != _durable || _released != _durable || window != _plan.WindowAt(_written)) throw new InvalidOperationException("rule 3: the window is not the one that the count announces");
@@ -555,13 +585,13 @@ public sealed class MergeEngine : IDisposable
         _head.State = ScratchLayout.Valid;
         foreach (TransferGroup transfers in _head.Commit()) yield return transfers;
         _journaled += window;
-        // The base writes destroy what the window's ops read; readers find its contents in memory from here on.
+        // The writes to Base destroy what the window's ops read. From here on readers take the window's contents from memory.
         _setup.Readers.Publish(new OpHomes(_durable, window));
         while (!_setup.Readers.IsDone) yield return _setup.Readers;
         foreach (IPending pending in WriteWindow(window, batch)) yield return pending;
     }
 
-    /// <summary>Writes the window whose scratch is durable to Base and counts it.</summary>
+    /// <summary>Writes the window to Base and counts it. Its scratch is durable.</summary>
     private IEnumerable<IPending> WriteWindow(int window, Batch? batch)
     {
         int end = _journaledTo = _written + window;
@@ -579,7 +609,7 @@ public sealed class MergeEngine : IDisposable
             Advance(end);
         }
         foreach (TransferGroup transfers in FlushBase()) yield return transfers;
-        // Plain ops behind the window may have been written beside it; the flush does not cover them.
+        // Plain ops after the window may have been written in parallel; the flush does not cover them.
         _head.Count = end;
         _head.State = ScratchLayout.Invalid;
         foreach (TransferGroup transfers in _head.Commit()) yield return transfers;
@@ -587,8 +617,8 @@ public sealed class MergeEngine : IDisposable
     }
 
     /// <summary>
-    /// Xors in place without scratch, on the user's word. The magic says "unsafe" while Base is between two states, so that a
-    /// run after a crash knows; the commit restores it together with the count.
+    /// Merges Xors in place without scratch, if the user allowed it. The magic says "unsafe" while Base is between two states, so that a
+    /// run after a crash can tell. The last commit restores the magic together with the count.
     /// </summary>
     private IEnumerable<IPending> WriteUnsafe(Batch batch)
     {
@@ -604,7 +634,7 @@ public sealed class MergeEngine : IDisposable
         Counted(end);
     }
 
-    /// <summary>Writes the first batch, whose protocol this is, and takes leave of it.</summary>
+    /// <summary>Writes and retires the first batch, which this protocol belongs to.</summary>
     private IEnumerable<IPending> WriteFirst(Batch batch)
     {
         CheckRule1(batch);
@@ -616,7 +646,9 @@ public sealed class MergeEngine : IDisposable
         _pipeline.Release();
     }
 
-    /// <summary>Writes a window from the head's slots, together what is contiguous both there and on Base.</summary>
+    /// <summary>
+    /// Writes a window from the metadata image's slots. Blocks that are contiguous both there and on Base share a request.
+    /// </summary>
     private void WriteSlots(int window)
     {
         int positions = _written;
@@ -626,7 +658,7 @@ public sealed class MergeEngine : IDisposable
         {
             uint block = _plan[positions + i].NewBlock;
             int run = 1;
-            while (i + run < window && run * CowOp.BlockSize < _setup.Options.RequestBytes && _plan[positions + i + run].NewBlock == block + run) run++;
+            while (i + run < window && (run + 1) * CowOp.BlockSize <= _setup.Options.RequestBytes && _plan[positions + i + run].NewBlock == block + run) run++;
             _setup.Io.Write(_setup.Base.Number, (long)block * CowOp.BlockSize, _head.Slot(i) with { Length = run * CowOp.BlockSize }, _transfers);
             i += run;
         }
@@ -677,7 +709,10 @@ public sealed class MergeEngine : IDisposable
         Follow();
     }
 
-    /// <summary>Has readers follow the durable count: published at once or when the last switch is over, and of use to the merge when all have followed. True if anything changed.</summary>
+    /// <summary>
+    /// Moves readers to the durable count: publishes it at once, or after the last switch ends. Raises <c>_released</c> after all readers
+    /// have followed. True if anything changed.
+    /// </summary>
     private bool Follow()
     {
         if (_released == _durable || !_setup.Readers.IsDone) return false;

@@ -3,22 +3,24 @@ using Snapuserd.Cow;
 namespace Snapuserd.Merge;
 
 /// <summary>
-/// How a COW will merge: how many ops go through scratch, in how many windows, how many cannot be protected because
-/// there is no scratch, and how many checkpoints the order itself forces (more may come by bytes and time).
+/// Predicts how a COW merges: ops that go through scratch, the number of their windows, ops that cannot be protected without scratch, and
+/// checkpoints that the order itself requires. Bytes and time may add more checkpoints.
 /// </summary>
 public readonly record struct MergeForecast(int Journaled, int Windows, int Unprotected, int Checkpoints)
 {
-    /// <summary>Walks through the engine's own decisions, from the op at position <paramref name="from"/> on. Exit code 65 when the order is not valid.</summary>
+    /// <summary>
+    /// Simulates the engine's own decisions, from the op at position <paramref name="from"/> on. Exit code 65 if the order is not valid.
+    /// </summary>
     public static MergeForecast Of(CowFile cow, bool sharedBlocks = true, int from = 0)
     {
         using MergePlan plan = new(cow, new ScratchLayout(cow.Header.HeaderBytes, cow.Header.ScratchBytes).Window, sharedBlocks, sourceIsBase: sharedBlocks);
         return Of(plan, from);
     }
 
-    /// <summary>The same of a plan that is made already.</summary>
+    /// <summary>Predicts the same from an existing plan.</summary>
     internal static MergeForecast Of(MergePlan plan, int from)
     {
-        // Where the rest cannot be merged no step leads to the end.
+        // If the rest cannot be merged, no step leads to the end.
         if (!plan.IsSafe(from)) return default;
         int journaled = 0, windows = 0, unprotected = 0, checkpoints = 0;
         for (int durable = from, written = from; written < plan.Count;)

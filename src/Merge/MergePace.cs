@@ -3,15 +3,21 @@ using System;
 namespace Snapuserd.Merge;
 
 /// <summary>
-/// Whether a merge may go on and how fast, as somebody else wants it: asked by the engine before each batch of writes, set from any thread. What was begun is finished whatever is set.
-/// Whoever sets it wakes the engine's queue; with a rate, again and again (<see cref="IsLimited"/>), because the engine has no timer.
+/// Pause switch and token-bucket rate limiter. Thread-safe. The merge thread asks it before each batch of writes; writes in flight are
+/// finished whatever is set. The thread that changes a setting wakes the engine's queue. With a rate (<see cref="IsLimited"/>) it keeps
+/// waking it, because the engine has no timer.
 /// </summary>
 public sealed class MergePace
 {
-    /// <summary>Milliseconds of a rate that may be saved up while there is nothing to write: a merge that fell behind must not make up for minutes at once.</summary>
+    /// <summary>
+    /// Milliseconds of unused rate that may accumulate while there is nothing to write: a merge that lagged must not catch up minutes at
+    /// once.
+    /// </summary>
     private const long MostSaved = 200;
 
-    /// <summary>Milliseconds after which a look counts no more time, and bytes per second of the largest rate: their product fits 63 bits.</summary>
+    /// <summary>
+    /// Most milliseconds counted between two queries, and the largest rate in bytes per second. Their product fits into 63 bits.
+    /// </summary>
     private const long MostElapsed = 3_600_000, MostRate = 1L << 40;
 
     private readonly object _gate = new();
@@ -20,7 +26,7 @@ public sealed class MergePace
     private long _credit;
     private long _filled;
 
-    /// <summary>Nothing is begun until <see cref="Resume"/>.</summary>
+    /// <summary>Paused: no write begins until <see cref="Resume"/>.</summary>
     public bool IsPaused
     {
         get
@@ -29,7 +35,10 @@ public sealed class MergePace
         }
     }
 
-    /// <summary>Bytes per second that are written to Base at the most, over a second or more; 0 for no limit. Batches are written whole, so single ones may be quicker.</summary>
+    /// <summary>
+    /// Maximum bytes per second written to Base, over a second or more; 0 for no limit. Batches are written whole, so single ones may be
+    /// faster.
+    /// </summary>
     public long BytesPerSecond
     {
         get
@@ -43,22 +52,22 @@ public sealed class MergePace
         }
     }
 
-    /// <summary>There is a rate, so time alone can let the merge go on.</summary>
+    /// <summary>A rate is set, so time alone can let the merge continue.</summary>
     public bool IsLimited => BytesPerSecond > 0;
 
-    /// <summary>Holds the merge as soon as what is being written is written.</summary>
+    /// <summary>Pauses the merge after the writes in flight.</summary>
     public void Pause()
     {
         lock (_gate) _paused = true;
     }
 
-    /// <summary>Lets it go on.</summary>
+    /// <summary>Resumes the merge.</summary>
     public void Resume()
     {
         lock (_gate) _paused = false;
     }
 
-    /// <summary>Whether a batch may be begun at <paramref name="now"/>, in milliseconds.</summary>
+    /// <summary>True if a batch may begin at <paramref name="now"/>, in milliseconds.</summary>
     internal bool MayWrite(long now)
     {
         lock (_gate)
@@ -67,18 +76,16 @@ public sealed class MergePace
             if (_rate == 0) return true;
             long elapsed = Math.Clamp(now - _filled, 0, MostElapsed);
             _filled = now;
-            // In thousandths of a byte, so that slow rates lose nothing between two looks a millisecond apart.
+            // In thousandths of a byte, so that slow rates lose nothing between two queries a millisecond apart.
             _credit = Math.Min(_credit + (elapsed * _rate), MostSaved * _rate);
             return _credit >= 0;
         }
     }
 
-    /// <summary>A batch of <paramref name="bytes"/> is being written.</summary>
+    /// <summary>Charges the <paramref name="bytes"/> of a batch that is being written.</summary>
     internal void Take(long bytes)
     {
-        lock (_gate)
-        {
-            if (_rate > 0) _credit -= bytes * 1000;
-        }
+        // Without a rate the credit is unused, and the next rate starts with none.
+        lock (_gate) _credit -= bytes * 1000;
     }
 }

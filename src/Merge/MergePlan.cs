@@ -6,37 +6,38 @@ using Snapuserd.Interop;
 
 namespace Snapuserd.Merge;
 
-/// <summary>What the engine does next.</summary>
+/// <summary>The kind of the engine's next step.</summary>
 internal enum StepKind
 {
-    /// <summary>Make what is written durable and count it.</summary>
+    /// <summary>Makes what is written durable and counts it.</summary>
     Checkpoint,
-    /// <summary>Ops that rule 1 lets through.</summary>
+    /// <summary>Ops that rule 1 permits.</summary>
     Plain,
-    /// <summary>A window through scratch.</summary>
+    /// <summary>A window that goes through scratch.</summary>
     Journal,
     /// <summary>Xors in place without scratch, if the user allows them.</summary>
     Unsafe,
 }
 
-/// <summary>A step and how many ops it takes.</summary>
+/// <summary>A step and its number of ops.</summary>
 internal readonly record struct MergeStep(StepKind Kind, int Ops);
 
 /// <summary>
-/// The ops of a COW by position in merge order, and what rule 1 of design §5 makes of each: an op may overwrite its blocks once the
-/// durable count has reached its <see cref="Limit"/>, which is the position behind the last op that reads one of them.
-/// A valid order has no reader behind the writer, so the limit is at most the op's own position plus 1, and it is that exactly when the
-/// op reads what it overwrites.
+/// The ops of a COW by position in merge order, with the effect of rule 1 of design §5 on each. An op may overwrite its blocks once the
+/// durable count has reached its <see cref="Limit"/>, its safe-from count. The safe-from count is the position after the last op that reads
+/// one of these blocks. In a valid order no op reads a block after its writer. So the safe-from count is at most the op's own position plus
+/// 1. It is equal to that exactly if the op reads what it overwrites.
 /// <para>
 /// Where Source shares storage with Base under other block numbers (<see cref="StorageMap"/>), a later op may read what an earlier one
-/// overwrites. Then both must be in one window: its ops are all read before the first of them is written. No count may ever stand between
-/// the two, and not every window fits, because its length is given. <see cref="IsSafe"/> says from which counts the rest can be merged, and
-/// each step of the plan ends at one.
+/// overwrites. Then both must be in one window, because all ops of a window are read before the first of them is written. No count may ever
+/// stand between the two. Not every window fits, because its length is fixed by the format. <see cref="IsSafe"/> says from which counts the
+/// rest can be merged, and each step of the plan ends at such a count.
 /// </para>
 /// </summary>
 internal sealed class MergePlan : IDisposable
 {
-    // What a byte per count says: nothing reads what is gone, but no step leads on; something reads what is gone; the rest can be merged.
+    // The values of the byte per count. Stuck: no op reads lost data, but no step leads to the end. Gone: an op reads lost data. Safe: the
+    // rest can be merged.
     private const byte Stuck = 0, Gone = 1, Safe = 2;
 
     private readonly CowFile _cow;
@@ -45,8 +46,8 @@ internal sealed class MergePlan : IDisposable
     private readonly StorageMap? _map;
 
     /// <summary>
-    /// Checks the order (exit code 65 if an op reads what an earlier one writes) and works out the limits: 4 bytes per op. With an
-    /// <paramref name="overlap"/> any order will do, and it takes 5.
+    /// Checks the order (exit code 65 if an op reads what an earlier one writes) and computes the safe-from counts: 4 bytes per op. With an
+    /// <paramref name="overlap"/> any order is accepted, and each op takes 5 bytes.
     /// </summary>
     public MergePlan(CowFile cow, int window, bool sharedBlocks, bool sourceIsBase, ReadOnlyMemory<SharedRange>? overlap = null)
     {
@@ -86,13 +87,14 @@ internal sealed class MergePlan : IDisposable
     private Span<byte> Counts => _counts!.Span<byte>(0, Count + 1);
 
     /// <summary>
-    /// Everything from the durable count <paramref name="count"/> on can be merged, without scratch perhaps only on the user's word.
+    /// True if everything from the durable count <paramref name="count"/> on can be merged. Without scratch this may need the user's
+    /// permission.
     /// </summary>
     public bool IsSafe(int count) => _counts is null || Counts[count] == Safe;
 
     /// <summary>
-    /// Throws 64 if no checkpoints and windows lead from the durable count <paramref name="count"/> to the end; no source is gone yet
-    /// (<see cref="CheckSources(int, LeftWindow, MergeSetup)"/>).
+    /// Throws 64 if no checkpoints and windows lead from the durable count <paramref name="count"/> to the end. The caller has already
+    /// checked that no source is lost (<see cref="CheckSources(int, LeftWindow, MergeSetup)"/>).
     /// </summary>
     public void CheckMergeable(int count, MergeSetup setup)
     {
@@ -108,9 +110,8 @@ internal sealed class MergePlan : IDisposable
     }
 
     /// <summary>
-    /// Throws 65 if an op that is not counted reads what one before it has overwritten: what it needs is gone, for readers as well. A
-    /// window that was left counts as written, and what it holds was read when everything before it was. This engine never leaves such a
-    /// state.
+    /// Throws 65 if an uncounted op reads what an op before it has overwritten: its data is lost, for readers as well. A window left in
+    /// scratch counts as written; its contents were read when everything before it was written. This engine never leaves such a state.
     /// </summary>
     public void CheckSources(int count, LeftWindow left, MergeSetup setup)
     {
@@ -127,7 +128,10 @@ internal sealed class MergePlan : IDisposable
             + "what it reads is gone; if --source names the device that the merge began with, the image is lost");
     }
 
-    /// <summary>For each count whether the rest can be merged from there: from the last to the first, by what one step reaches.</summary>
+    /// <summary>
+    /// Computes for each count whether the rest can be merged from there: from the last count to the first, by the counts that one step
+    /// reaches.
+    /// </summary>
     private void FindSafeCounts()
     {
         ReadOnlySpan<int> limits = Limits;
@@ -153,13 +157,12 @@ internal sealed class MergePlan : IDisposable
     }
 
     /// <summary>
-    /// The pair of writer and later reader at which merging from <paramref name="count"/> on ends, however it is done: none of its steps
-    /// gets further.
+    /// The writer and the later reader that stop a merge from <paramref name="count"/>: no sequence of steps gets further.
     /// </summary>
     private (int Writer, int Reader) FirstObstacle(int count)
     {
         ReadOnlySpan<byte> counts = Counts;
-        // What can be reached is Stuck as well, so it needs no memory but a queue: a step leads forward, to one of two places.
+        // Every count that can be reached is Stuck as well, so a queue suffices: each step leads forward to one of two counts.
         SortedSet<int> toDo = [count];
         int furthest = count;
         while (toDo.Count > 0)
@@ -174,7 +177,7 @@ internal sealed class MergePlan : IDisposable
         return PairAcross(furthest + WindowAt(furthest));
     }
 
-    /// <summary>A writer before <paramref name="count"/> and a reader from there on.</summary>
+    /// <summary>A writer before <paramref name="count"/> and a reader at or after it.</summary>
     private (int Writer, int Reader) PairAcross(int count)
     {
         for (int writer = count - 1; writer >= 0; writer--)
@@ -207,29 +210,35 @@ internal sealed class MergePlan : IDisposable
     /// <summary>The op at a position of the merge order.</summary>
     public CowOp this[int position] => _cow[_cow.Order.OpIndex(position)];
 
-    /// <summary>The durable count from which on the op's blocks may be overwritten without the journal.</summary>
+    /// <summary>
+    /// The safe-from count of the op at <paramref name="position"/>: from this durable count on its blocks may be overwritten without the
+    /// journal.
+    /// </summary>
     public int Limit(int position) => Limits[position];
 
-    /// <summary>The op overwrites what it or a later one reads: an Xor in place. No checkpoint helps, only the journal does.</summary>
+    /// <summary>The op overwrites what it or a later one reads: an Xor in place. No checkpoint helps, only the journal.</summary>
     public bool IsInPlace(int position) => Limit(position) > position;
 
-    /// <summary>There is nothing to write: a Copy onto itself, or a duplicate of an op that comes before.</summary>
+    /// <summary>The op has nothing to write: a Copy onto itself, or a duplicate of an earlier op.</summary>
     public bool IsNoOp(int position) => Limit(position) < 0;
 
-    /// <summary>The step that follows when <paramref name="durable"/> is the durable count and Base is written up to <paramref name="written"/>, which is less than all.</summary>
+    /// <summary>
+    /// The next step for the durable count <paramref name="durable"/> when Base is written up to <paramref name="written"/>, which is less
+    /// than <see cref="Count"/>.
+    /// </summary>
     public MergeStep Next(int durable, int written)
     {
         int run = PlainRun(durable, written);
         if (run == 0 && written > durable) return new MergeStep(StepKind.Checkpoint, 0);
         int window = written == durable ? WindowAt(written) : 0;
         if (!IsSafe(written + window)) window = 0;
-        // A plain run ends with two flushes, a window takes four and writes every byte twice: a run of more than half the window's ops is
-        // cheaper. An Xor in place makes a run of none.
+        // A plain run ends with two flushes. A window takes four and writes every byte twice, so a run of more than half the window's ops
+        // is cheaper. An Xor in place makes the run empty.
         if (window > 0 && run <= window / 2) return new MergeStep(StepKind.Journal, window);
         return run > 0 ? new MergeStep(StepKind.Plain, run) : new MergeStep(StepKind.Unsafe, InPlaceRun(written));
     }
 
-    /// <summary>How many Xors in place follow each other.</summary>
+    /// <summary>Number of consecutive Xors in place from <paramref name="from"/> on.</summary>
     private int InPlaceRun(int from)
     {
         int position = from;
@@ -237,7 +246,9 @@ internal sealed class MergePlan : IDisposable
         return position - from;
     }
 
-    /// <summary>How many ops from <paramref name="from"/> on rule 1 lets through while <paramref name="durable"/> is the durable count.</summary>
+    /// <summary>
+    /// Number of consecutive ops from <paramref name="from"/> on that rule 1 permits at the durable count <paramref name="durable"/>.
+    /// </summary>
     private int PlainRun(int durable, int from)
     {
         ReadOnlySpan<int> limits = Limits;
@@ -246,7 +257,7 @@ internal sealed class MergePlan : IDisposable
         return position - from;
     }
 
-    /// <summary>Rule 3: how many ops the window at <paramref name="from"/> has, never more and never fewer; 0 if the op there is not ordered.</summary>
+    /// <summary>Rule 3: the exact number of ops in the window at <paramref name="from"/>; 0 if the op there is not ordered.</summary>
     public int WindowAt(int from)
     {
         int end = Window < Count - from ? from + Window : Count;
@@ -255,7 +266,7 @@ internal sealed class MergePlan : IDisposable
         return position - from;
     }
 
-    /// <summary>How many slots the windows from <paramref name="from"/> on need at the most: the longest run of ordered ops, but no more than W.</summary>
+    /// <summary>Most slots that a window from <paramref name="from"/> on needs: the longest run of ordered ops, at most W.</summary>
     public int LongestWindowFrom(int from)
     {
         int longest = 0, run = 0;
@@ -268,8 +279,8 @@ internal sealed class MergePlan : IDisposable
     }
 
     /// <summary>
-    /// What the ops from <paramref name="from"/> on write to Base: ascending, and each byte once. A Copy onto itself is among them if there is scratch, since a window writes it
-    /// as well.
+    /// The ranges of Base that the ops from <paramref name="from"/> on write: ascending, each byte once. With scratch they include a Copy
+    /// onto itself, because a window writes it as well.
     /// </summary>
     public IEnumerable<ByteRange> WrittenFrom(int from)
     {
@@ -291,7 +302,7 @@ internal sealed class MergePlan : IDisposable
         if (end > start) yield return new ByteRange(start, end - start);
     }
 
-    /// <summary>How an error names the op at a position: "op 7 (xor of block 50)", with the op's index in file order.</summary>
+    /// <summary>The name of the op at a position in errors: "op 7 (xor of block 50)", with the op's index in file order.</summary>
     public string Describe(int position) => _cow.Describe(_cow.Order.OpIndex(position));
 
     /// <inheritdoc/>

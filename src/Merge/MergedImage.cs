@@ -6,12 +6,14 @@ using Snapuserd.Interop;
 namespace Snapuserd.Merge;
 
 /// <summary>
-/// The new image, read from beginning to end without writing anything: counted ops from Base, the window that a killed merge left from
-/// scratch, all other ops from COW and source, blocks without an op from Base. Right at every state in which a merge can stop.
+/// The new image, read from beginning to end without writing anything. Counted ops come from Base, the window left by a killed merge from
+/// scratch, all other ops from COW and source, and blocks without an op from Base. Correct in every state in which a merge can stop.
 /// </summary>
 public sealed class MergedImage : IDisposable
 {
-    /// <summary>Bytes per read, unless memory is short: large enough that a disk streams, small enough to leave most of 8 MiB to the ops.</summary>
+    /// <summary>
+    /// Bytes per read, unless memory is short: large enough for a disk to stream, small enough to leave most of 8 MiB to the ops.
+    /// </summary>
     private const int MostChunk = 1 << 20;
 
     private readonly MergeSetup _setup;
@@ -45,7 +47,7 @@ public sealed class MergedImage : IDisposable
         _pipeline = Pipeline.InRestOf(setup, cow);
     }
 
-    /// <summary>Reads and validates the COW against the devices. Exit code 65 when it is corrupt or does not fit.</summary>
+    /// <summary>Reads and validates the COW against the devices. Exit code 65 if it is corrupt or does not fit.</summary>
     public static MergedImage Open(MergeSetup setup)
     {
         CowFile? cow = null;
@@ -70,15 +72,18 @@ public sealed class MergedImage : IDisposable
     /// <summary>The COW.</summary>
     public CowFile Cow => _cow;
 
-    /// <summary>Length of the image in bytes: that of Base.</summary>
+    /// <summary>Length of the image in bytes, equal to that of Base.</summary>
     public long Length => _setup.Base.Length;
 
-    /// <summary>Decodes every payload of the COW, those of counted ops included, and tells <paramref name="observer"/>. Exit code 65 at the first that does not decode, 75 when asked to stop.</summary>
+    /// <summary>
+    /// Decodes every payload of the COW, including those of counted ops, and reports to <paramref name="observer"/>. Exit code 65 at the
+    /// first payload that does not decode, 75 if asked to stop.
+    /// </summary>
     public void VerifyPayloads(IMergeObserver? observer = null) => _pipeline.VerifyPayloads(observer);
 
     /// <summary>
-    /// The image from <paramref name="offset"/> (a multiple of 4096) on, as much as one chunk holds; empty at the end. Valid until the
-    /// next call. Exit code 74 when a device fails, 65 when a payload does not decode.
+    /// Reads one chunk of the image at <paramref name="offset"/> (a multiple of 4096); empty at the end. Valid until the next call. Exit
+    /// code 74 if a device fails, 65 if a payload does not decode.
     /// </summary>
     public ReadOnlySpan<byte> Read(long offset)
     {
@@ -102,7 +107,7 @@ public sealed class MergedImage : IDisposable
                 CowOp op = _plan[position];
                 if (position < _count)
                 {
-                    // Counted: Base has it.
+                    // Counted: the contents are in Base.
                 }
                 else if (position < _windowEnd)
                 {

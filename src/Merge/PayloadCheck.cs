@@ -6,8 +6,8 @@ namespace Snapuserd.Merge;
 public static class PayloadCheck
 {
     /// <summary>
-    /// Reads the COW, checks its merge order and decodes everything in it. The devices of <paramref name="setup"/> other than the COW are
-    /// not touched. Returns the COW, which is the caller's to dispose; exit code 65 when anything in it is bad.
+    /// Reads the COW, checks its merge order and decodes every payload. Does not touch the devices of <paramref name="setup"/> other than
+    /// the COW. Returns the COW, which the caller disposes. Exit code 65 if anything in it is bad.
     /// </summary>
     public static CowFile Run(MergeSetup setup)
     {

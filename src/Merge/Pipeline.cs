@@ -6,24 +6,27 @@ using Snapuserd.Interop;
 namespace Snapuserd.Merge;
 
 /// <summary>
-/// Batches in merge order, each in a room of its own: while the first is written the next are decompressed, read and filled.
-/// Rooms are given out in merge order and come back in merge order, so no op ever waits for memory that a later one holds.
+/// Batches in merge order, each in its own buffer. While the first is written, the next ones are decompressed, read and filled. Buffers are
+/// allocated and released in merge order, so an op never waits for memory that a later op holds.
 /// </summary>
 internal sealed class Pipeline
 {
     /// <summary>
-    /// Bytes of a room, if memory allows for <see cref="LeastRooms"/> of that size. Longer batches find more neighbours, shorter ones are
-    /// still in the processor's cache when they are written; tests/Benchmarks/README.md has the table.
+    /// Bytes of a buffer, if memory allows for <see cref="LeastRooms"/> of that size. Longer batches find more neighbours to join; shorter
+    /// ones are still in the processor's cache when they are written. tests/Benchmarks/README.md has the table.
     /// </summary>
     private const int RoomBytes = 1 << 20;
 
-    /// <summary>The same for a merge that journals: a window of 510 ops with its payloads, unless they are hardly compressed, so that it can be written in the order of its blocks.</summary>
+    /// <summary>
+    /// Bytes of a buffer for a merge that journals. It holds a window of 510 ops with its payloads, unless they are hardly compressed, so
+    /// that the window can be written in the order of its blocks.
+    /// </summary>
     private const int WindowRoomBytes = 3 << 20;
 
-    /// <summary>One is written, one is decompressed, one is read, one is filled.</summary>
+    /// <summary>One buffer is written, one is decompressed, one is read, one is filled.</summary>
     private const int LeastRooms = 4;
 
-    /// <summary>More than this only spreads the work over more memory than a cache has.</summary>
+    /// <summary>More buffers only spread the work over more memory than a cache holds.</summary>
     private const int MostRooms = 8;
 
     private readonly MergeSetup _setup;
@@ -50,7 +53,9 @@ internal sealed class Pipeline
             _free[_freeCount++] = _batches[i] = new Batch(setup, cow, memory.Part(i * room, room), mostOps) { Tag = (uint)i, IsTaken = true };
     }
 
-    /// <summary>A pipeline in the memory that is left, or as much of it as is of use; exit code 71 if it is too little.</summary>
+    /// <summary>
+    /// Makes a pipeline in the free memory of the arena, or as much of it as is useful. Exit code 71 if there is too little.
+    /// </summary>
     public static Pipeline InRestOf(MergeSetup setup, CowFile cow, bool journals = false)
     {
         int least = Batch.LeastRoom(cow), most = journals ? WindowRoomBytes : RoomBytes;
@@ -61,11 +66,12 @@ internal sealed class Pipeline
     }
 
     /// <summary>
-    /// The rooms that the rest of <paramref name="arena"/> is divided into: the bytes of which each is a multiple and begins on one, the bytes of each, and how many there are;
-    /// 0 if not even one of <paramref name="least"/> bytes fits.
+    /// Divides the free memory of <paramref name="arena"/> into buffers: the grain (the unit of size and alignment) and the size of each,
+    /// in bytes, and their number. The number is 0 if not even one of <paramref name="least"/> bytes fits.
     /// <para>
-    /// A room is whole pages of the system, because a room that is given back goes in whole pages. Where memory is so short that pages would leave fewer rooms than blocks do, and
-    /// fewer than <see cref="LeastRooms"/>, rooms are whole blocks, and of one that is given back the system gets the pages that lie inside it.
+    /// A buffer consists of whole system pages, because memory is returned to the system in whole pages. Where memory is short, pages can
+    /// yield fewer buffers than blocks do, and fewer than <see cref="LeastRooms"/>. Then buffers consist of whole blocks, and a buffer that
+    /// is given back returns only the pages that lie inside it.
     /// </para>
     /// </summary>
     internal static (int Grain, int Room, int Rooms) Divide(Arena arena, int least, int most)
@@ -77,16 +83,20 @@ internal sealed class Pipeline
         return (grain, room, Math.Min(memory / room, MostRooms));
     }
 
-    /// <summary>The most rooms that fit.</summary>
+    /// <summary>Most buffers of at least <paramref name="least"/> bytes that fit.</summary>
     private static int Fitting(Arena arena, int least, int grain) => MemoryIn(arena, grain) / Sizes.RoundUp(least, grain);
 
-    /// <summary>Bytes that are left for rooms when the first of them begins on a multiple of <paramref name="grain"/>.</summary>
+    /// <summary>Bytes available for buffers if the first of them begins on a multiple of <paramref name="grain"/>.</summary>
     private static int MemoryIn(Arena arena, int grain) => Math.Max(0, Sizes.RoundDown(arena.Free - grain, grain));
 
-    /// <summary>From here on no more memory is used than <paramref name="share"/> gives; nothing has been opened yet. Exit code 71 if that is too little for a single room.</summary>
+    /// <summary>
+    /// From here on uses no more memory than <paramref name="share"/> gives. Call it before the first batch is opened. Exit code 71 if the
+    /// quota is too small for a single buffer.
+    /// </summary>
     public void Join(MemoryShare share)
     {
-        // Beside the rooms: the head of the COW, and what it was read through. With one room a merge can go on whatever the others take.
+        // The quota also pays for the COW's metadata image and the window it was read through. With one buffer a merge can continue
+        // whatever the others take.
         int other = _setup.Arena.Size - _setup.Arena.Free - (_batches.Length * _roomBytes);
         if (!share.TryTake(other + _roomBytes))
             throw new SnapuserdException(ExitCode.OutOfResources, $"{_cow.Name}: {other + _roomBytes} bytes of buffers are needed, and several merges share them; try a larger --memory");
@@ -94,17 +104,20 @@ internal sealed class Pipeline
         _share = share;
     }
 
-    /// <summary>Batches on their way.</summary>
+    /// <summary>Batches in the pipeline.</summary>
     public int Count { get; private set; }
 
-    /// <summary>The batch at a place in the line; 0 is the one whose ops come first.</summary>
+    /// <summary>The batch at a place in the pipeline; 0 is the one whose ops come first.</summary>
     public Batch this[int place] => _line[(_first + place) % _line.Length];
 
-    /// <summary>Takes a room for a batch that begins at <paramref name="from"/>; null when all are in use, or all that this merge may use.</summary>
+    /// <summary>
+    /// Takes a buffer for a batch that begins at <paramref name="from"/>. Null if all buffers are in use, or all that this merge's quota
+    /// permits.
+    /// </summary>
     public Batch? TryOpen(int from, MergeStep step = default, int expected = 0)
     {
         if (_freeCount == 0) return null;
-        // The one that was used last: the processor's cache may still have it. Those that were never taken lie at the bottom.
+        // Use the most recently used buffer: the processor's cache may still hold it. Buffers never taken are at the bottom.
         Batch batch = _free[_freeCount - 1];
         if (!batch.IsTaken && !(batch.IsTaken = _share!.TryTake(_roomBytes))) return null;
         _freeCount--;
@@ -113,7 +126,7 @@ internal sealed class Pipeline
         return batch;
     }
 
-    /// <summary>The first batch is done with, and its room free.</summary>
+    /// <summary>Retires the first batch and frees its buffer.</summary>
     public void Release()
     {
         Batch batch = this[0];
@@ -124,7 +137,7 @@ internal sealed class Pipeline
             batch.Forget();
             share.Give(_roomBytes);
             batch.IsTaken = false;
-            // To the bottom: what is taken is used before more is asked for.
+            // To the bottom of the stack: taken buffers are reused before another one is taken.
             _free.AsSpan(0, _freeCount).CopyTo(_free.AsSpan(1));
             _free[0] = batch;
             _freeCount++;
@@ -133,7 +146,7 @@ internal sealed class Pipeline
         _free[_freeCount++] = batch;
     }
 
-    /// <summary>The last room is never given back.</summary>
+    /// <summary>True if the merge holds another buffer: it never gives back its last one.</summary>
     private bool HasAnother(Batch batch)
     {
         foreach (Batch other in _batches)
@@ -141,7 +154,9 @@ internal sealed class Pipeline
         return false;
     }
 
-    /// <summary>Takes what workers and devices have finished and hands them what they can take, first batch first. True if anything changed.</summary>
+    /// <summary>
+    /// Collects finished jobs and I/O, and starts as much work as the queues accept, first batch first. True if anything changed.
+    /// </summary>
     public bool Advance()
     {
         bool changed = false;
@@ -157,21 +172,22 @@ internal sealed class Pipeline
     }
 
     /// <summary>
-    /// Blocks until a device or a worker has finished something, or with <paramref name="forOthers"/> the queue is woken: by the last of the readers that were inside when
-    /// the caller looked, or by whoever lets the merge go on.
+    /// Blocks until a device or a worker finishes something. With <paramref name="forOthers"/> also until the queue is woken: by the last
+    /// reader that was inside when the caller checked, or by another thread that changes the pace.
     /// </summary>
     public void Wait(bool forOthers = false)
     {
-        // A worker that ends a job wakes the queue as well; who has left or spoken since the caller looked has woken it already.
+        // A worker that ends a job wakes the queue as well. A reader that left, or a thread that changed the pace, since the caller checked
+        // has already woken it.
         if (_setup.Io.InFlight > 0 || forOthers) _setup.Io.Wait();
         else if (_jobs > 0) _setup.Workers.WaitForEnd();
         else throw new InvalidOperationException("the engine waits for nothing");
     }
 
-    /// <summary>Waits until no buffer and no batch is in use any more, whatever comes of it.</summary>
+    /// <summary>Waits until no buffer and no batch is in use any more. Ignores failures.</summary>
     public void Abandon()
     {
-        // If the queue itself broke there is no waiting for its requests.
+        // The requests of a broken queue cannot be waited for.
         if (!_setup.Io.Broken) _setup.Io.Abandon();
         while (_jobs > 0)
         {
@@ -180,7 +196,9 @@ internal sealed class Pipeline
         }
     }
 
-    /// <summary>Makes the contents of one batch that was filled, and waits for them. Exit code 74 if a device fails, 65 if a payload does not decode.</summary>
+    /// <summary>
+    /// Produces the contents of one filled batch and waits for them. Exit code 74 if a device fails, 65 if a payload does not decode.
+    /// </summary>
     public void Produce(Batch batch)
     {
         batch.Close();
@@ -190,7 +208,8 @@ internal sealed class Pipeline
     }
 
     /// <summary>
-    /// Decodes every payload of the COW from op <paramref name="from"/> on, and tells <paramref name="observer"/>. Exit code 65 at the first that does not decode, 75 when asked to stop.
+    /// Decodes every payload of the COW from op <paramref name="from"/> on, and reports to <paramref name="observer"/>. Exit code 65 at the
+    /// first payload that does not decode, 75 if asked to stop.
     /// </summary>
     public void VerifyPayloads(IMergeObserver? observer = null, int from = 0)
     {
@@ -230,7 +249,7 @@ internal sealed class Pipeline
             {
                 this[0].ThrowIfFailed();
                 Release();
-                // What is decoded, and not what is on its way: the next process goes on here.
+                // Count only decoded ops, not those in flight: the next process continues after them.
                 for (int end = Count > 0 ? this[0].From : index; done < end; done++) bytes += _cow[done].UnitBytes;
                 observer?.Checking(new MergeProgress(done, _cow.OpCount, bytes, total));
                 changed = true;

@@ -5,22 +5,25 @@ using Snapuserd.Block;
 namespace Snapuserd.Merge;
 
 /// <summary>
-/// Where the ops of the merged image are to be read at a moment: those before <paramref name="Counted"/> from Base, the
-/// <paramref name="Window"/> ops behind them from the memory of the journaled window, all others from Source and COW.
+/// The locations of the ops of the merged image at one moment. The ops before <paramref name="Counted"/> are in Base, the
+/// <paramref name="Window"/> ops after them in the memory of the journaled window, and all others in Source and COW.
 /// </summary>
 public readonly record struct OpHomes(int Counted, int Window);
 
 /// <summary>
-/// Between a merge and those who read the merged image meanwhile (design §6). A home of an op is destroyed, by a write to Base over a source or
-/// by the next window, only after the switch to another home was published and every reader who may still use the old one has left.
+/// Synchronizes a merge with the readers of the merged image (design §6). A write to Base over a source, or the next window, destroys the
+/// old location of an op. It happens only after the new location was published and every reader that may use the old one has left.
 /// <para>
-/// Readers enter and leave from any thread and never wait. The merge publishes and looks, on its own thread, and never waits in here either: the
-/// last reader it has to look out for wakes it.
+/// Readers enter and leave from any thread and never wait. The merge publishes and checks on its own thread and never waits in here either:
+/// the last old-epoch reader wakes it.
 /// </para>
 /// </summary>
 public sealed class ReaderGate : IPending
 {
-    /// <summary>Ints between the two counters, so that each has a cache line: readers of both parities are there at once only around a switch.</summary>
+    /// <summary>
+    /// Ints between the two counters, so that each has its own cache line. Readers of both parities are inside at once only around a
+    /// switch.
+    /// </summary>
     private const int Stride = 16;
 
     private readonly WakeUp? _wakeUp;
@@ -28,13 +31,18 @@ public sealed class ReaderGate : IPending
     private long _homes;
     private int _epoch;
 
-    /// <summary>Called where another thread may come between two steps that only work together. Null but in tests, which are the other thread.</summary>
+    /// <summary>
+    /// Called where another thread may run between two steps that only work together. Null except in tests, which play the other thread.
+    /// </summary>
     internal Action? Interleave { get; init; }
 
-    /// <summary>A gate whose last reader signals <paramref name="wakeUp"/>; null where nobody ever enters.</summary>
+    /// <summary>Creates a gate whose last old-epoch reader signals <paramref name="wakeUp"/>; null where no reader ever enters.</summary>
     public ReaderGate(WakeUp? wakeUp = null) => _wakeUp = wakeUp;
 
-    /// <summary>What holds for a reader who has entered: it stays true until that reader leaves, whatever is published meanwhile. One word, so that count and window go together.</summary>
+    /// <summary>
+    /// The locations for a reader that has entered. They stay valid until it leaves, whatever is published meanwhile. One word, so that
+    /// count and window change together.
+    /// </summary>
     public OpHomes Homes
     {
         get
@@ -44,10 +52,12 @@ public sealed class ReaderGate : IPending
         }
     }
 
-    /// <summary>Every reader who entered before the last <see cref="Publish"/> has left.</summary>
+    /// <summary>Every reader that entered before the last <see cref="Publish"/> has left.</summary>
     public bool IsDone => Volatile.Read(ref _inside[Place(_epoch - 1)]) == 0;
 
-    /// <summary>Registers a reader, who then asks for <see cref="Homes"/>. Returns what <see cref="Leave"/> takes. A full fence.</summary>
+    /// <summary>
+    /// Registers a reader, which then reads <see cref="Homes"/>. Returns the epoch to pass to <see cref="Leave"/>. A full fence.
+    /// </summary>
     public int Enter()
     {
         while (true)
@@ -55,24 +65,27 @@ public sealed class ReaderGate : IPending
             int epoch = Volatile.Read(ref _epoch);
             Interleave?.Invoke();
             Interlocked.Increment(ref _inside[Place(epoch)]);
-            // Who read the number before a switch and counted behind it may stand under a number that nobody looks at any more.
+            // A reader that read the epoch before a switch and incremented the counter after it may be counted under an epoch that the
+            // merge no longer checks.
             if (Volatile.Read(ref _epoch) == epoch) return epoch;
             Leave(epoch);
         }
     }
 
-    /// <summary>The reader has all bytes in memory of its own.</summary>
+    /// <summary>Deregisters a reader. It has copied all bytes into its own memory.</summary>
     public void Leave(int pass)
     {
         if (Interlocked.Decrement(ref _inside[Place(pass)]) == 0 && Volatile.Read(ref _epoch) != pass) _wakeUp?.Signal();
     }
 
-    /// <summary>Publishes where ops are from here on. Only when <see cref="IsDone"/>: there are two counters, for readers before and behind one switch.</summary>
+    /// <summary>
+    /// Publishes the new locations. Only while <see cref="IsDone"/>: there are two counters, for the readers before and after one switch.
+    /// </summary>
     internal void Publish(OpHomes homes)
     {
         Volatile.Write(ref _homes, ((long)homes.Counted << 32) | (uint)homes.Window);
         Interleave?.Invoke();
-        // A full fence: whoever enters under the new number sees the new homes, and who entered before is seen by IsDone.
+        // A full fence: a reader that enters under the new epoch sees the new locations, and IsDone sees every reader that entered before.
         Interlocked.Increment(ref _epoch);
     }
 

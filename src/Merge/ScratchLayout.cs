@@ -5,23 +5,23 @@ using Snapuserd.Cow;
 namespace Snapuserd.Merge;
 
 /// <summary>
-/// Where the scratch region of a COW keeps what (cow-format §6.7). H is the header's size, B the scratch size in bytes,
-/// M = B × 16 / 4096 the size of the metadata area, W the window:
+/// The layout of the scratch region of a COW (cow-format §6.7). H is the header's size, B the scratch size in bytes, M = B × 16 / 4096 the
+/// size of the metadata area, W the window:
 /// <code>
 /// 0          H  H+1                         H+M                               H+B
 /// | header   | s | entry 0 | entry 1 | … | 0 | slot 0 | slot 1 | … | slot W−1 | … ops and data
 /// |&lt;- sector 0 ->|                           |&lt;- 4096 ->|
 /// </code>
-/// s is the state byte: 0 never used, 1 invalid, 2 valid. An entry is { new_block u64, file_offset u64 }, little-endian, at an odd
-/// address; the list ends with an entry of zeros. Invariants: header, state byte and <c>num_merge_ops</c> share the first 512 bytes, so
-/// that one sector write moves count and state together; entry i names the i-th op behind the count and points at slot i; a slot holds
-/// what is to be written to Base, an Xor's result included.
+/// s is the state byte: 0 never used, 1 invalid, 2 valid. An entry is { new_block u64, file_offset u64 }, little-endian, at an odd address.
+/// An entry of zeros ends the list. Three invariants hold. Header, state byte and <c>num_merge_ops</c> share the first 512 bytes, so that
+/// one sector write changes count and state together. Entry i names the op at position <c>num_merge_ops</c> + i and points at slot i. A
+/// slot holds the bytes to be written to Base, for an Xor its result.
 /// </summary>
 public readonly record struct ScratchLayout
 {
     /// <summary>State byte: nothing was ever journaled.</summary>
     public const byte NeverUsed = 0;
-    /// <summary>State byte: what the region holds must not be read.</summary>
+    /// <summary>State byte: the contents of the region must not be read.</summary>
     public const byte Invalid = 1;
     /// <summary>State byte: the region holds the window at <c>num_merge_ops</c>, completely.</summary>
     public const byte Valid = 2;
@@ -29,11 +29,12 @@ public readonly record struct ScratchLayout
     /// <summary>Bytes per metadata entry.</summary>
     public const int EntryBytes = 16;
 
-    /// <summary>The layout behind a header of <paramref name="headerBytes"/> for a region of <paramref name="scratchBytes"/>.</summary>
+    /// <summary>
+    /// The layout after a header of <paramref name="headerBytes"/> bytes for a region of <paramref name="scratchBytes"/> bytes.
+    /// </summary>
     public ScratchLayout(int headerBytes, uint scratchBytes)
     {
         HeaderBytes = headerBytes;
-        ScratchBytes = scratchBytes;
         MetadataBytes = (long)scratchBytes * EntryBytes / CowOp.BlockSize;
         long slots = (scratchBytes - MetadataBytes) / CowOp.BlockSize;
         long entries = ((MetadataBytes - 1) / EntryBytes) - 1;   // The area starts with the state byte and ends with the terminator.
@@ -43,13 +44,10 @@ public readonly record struct ScratchLayout
     /// <summary>H, in bytes.</summary>
     public int HeaderBytes { get; }
 
-    /// <summary>B, in bytes.</summary>
-    public uint ScratchBytes { get; }
-
     /// <summary>M, in bytes.</summary>
     public long MetadataBytes { get; }
 
-    /// <summary>W, in ops: 510 for 2 MiB, 0 when the region is absent or too small to use.</summary>
+    /// <summary>W, in ops: 510 for 2 MiB, 0 if the region is absent or too small to use.</summary>
     public int Window { get; }
 
     /// <summary>File offset of the state byte.</summary>
@@ -64,6 +62,8 @@ public readonly record struct ScratchLayout
     /// <summary>File offset of slot <paramref name="index"/>.</summary>
     public long SlotOffset(int index) => DataOffset + ((long)index * CowOp.BlockSize);
 
-    /// <summary>Bytes from the file's start that windows of up to <paramref name="slots"/> ops touch, in whole pages; page 0 alone without any.</summary>
+    /// <summary>
+    /// Bytes from the file's start that windows of up to <paramref name="slots"/> ops touch, in whole pages; only page 0 without any.
+    /// </summary>
     public long HeadBytes(int slots) => slots == 0 ? CowOp.BlockSize : (SlotOffset(slots) + CowOp.BlockSize - 1) & -CowOp.BlockSize;
 }

@@ -4,7 +4,10 @@ using Snapuserd.Interop;
 
 namespace Snapuserd.Serve;
 
-/// <summary>What a serving thread reads the view with: memory, a queue of plain system calls, and a buffer per read. Made, used and disposed of by that thread.</summary>
+/// <summary>
+/// The resources with which a serving thread reads the view: memory, a queue of synchronous system calls, and a buffer per read. Made, used
+/// and disposed of by that thread.
+/// </summary>
 public sealed class ReadContext : IDisposable
 {
     private readonly WakeUp _wakeUp = new();
@@ -12,12 +15,12 @@ public sealed class ReadContext : IDisposable
     private readonly SyncQueue _queue;
     private readonly Slice[] _buffers;
 
-    /// <summary>Requests that one turn through the queue takes at the least: 1 MiB of single blocks is many of them.</summary>
+    /// <summary>The minimum number of requests that the queue takes at once: 1 MiB of single blocks needs many.</summary>
     private const int LeastDepth = 32;
 
     /// <summary>
-    /// For <paramref name="reads"/> reads at a time of up to <paramref name="bufferBytes"/> bytes. <paramref name="devices"/> are those of the view's engine, by number.
-    /// Takes <see cref="Bytes"/> of memory; exit code 71 if there is none.
+    /// Resources for <paramref name="reads"/> reads at a time of up to <paramref name="bufferBytes"/> bytes. <paramref name="devices"/> are
+    /// those of the view's engine, by number. Takes <see cref="Bytes"/> of memory; exit code 71 if there is none.
     /// </summary>
     public ReadContext(SnapshotView view, BlockDevice[] devices, int reads, int bufferBytes)
     {
@@ -28,16 +31,16 @@ public sealed class ReadContext : IDisposable
         for (int i = 0; i < reads; i++) _buffers[i] = _arena.Take(bufferBytes)!.Value;
     }
 
-    /// <summary>Bytes of memory for <paramref name="reads"/> reads at a time of up to <paramref name="bufferBytes"/>.</summary>
+    /// <summary>Bytes of memory for <paramref name="reads"/> reads at a time of up to <paramref name="bufferBytes"/> bytes.</summary>
     public static int Bytes(SnapshotView view, int reads, int bufferBytes) => checked(reads * (ViewReader.BytesPerRead(view) + Sizes.RoundUp(bufferBytes, Arena.Alignment)));
 
-    /// <summary>Reads into the buffers.</summary>
+    /// <summary>The reader that fills the buffers.</summary>
     public ViewReader Reader { get; }
 
-    /// <summary>How long the request that is being answered has been read for so far; a server's own account.</summary>
+    /// <summary>Stopwatch ticks spent so far on reading for the current request; the server maintains it.</summary>
     internal long Ticks { get; set; }
 
-    /// <summary>The buffer of a read, by its number.</summary>
+    /// <summary>The buffer of the read with that number.</summary>
     public Slice Buffer(int read) => _buffers[read];
 
     /// <summary>The bytes of a buffer, or of a part of it.</summary>

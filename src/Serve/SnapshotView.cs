@@ -7,19 +7,21 @@ using Snapuserd.Merge;
 
 namespace Snapuserd.Serve;
 
-/// <summary>Reads that clients asked for, and the longest time from the arrival of one to its answer being ready, in microseconds.</summary>
+/// <summary>
+/// The number of reads that clients requested, and the longest time from the arrival of one until its answer is ready, in microseconds.
+/// </summary>
 public readonly struct ReadTimes(long reads, long worstMicroseconds)
 {
-    /// <summary>How many there were, failed ones included.</summary>
+    /// <summary>Number of reads, failed ones included.</summary>
     public long Reads { get; } = reads;
 
-    /// <summary>The slowest of them.</summary>
+    /// <summary>Duration of the slowest read, in microseconds.</summary>
     public long WorstMicroseconds { get; } = worstMicroseconds;
 }
 
 /// <summary>
-/// The merged image before, while and after it is merged, for any number of threads, each with a <see cref="ViewReader"/> of its own. The
-/// engine tells through its <see cref="ReaderGate"/> where every op is to be read at the moment (design §6).
+/// The merged image before, during and after the merge, for any number of threads, each with a <see cref="ViewReader"/> of its own. The
+/// engine's <see cref="ReaderGate"/> says where every op must be read at the moment (design §6).
 /// </summary>
 public sealed class SnapshotView : IDisposable
 {
@@ -30,9 +32,9 @@ public sealed class SnapshotView : IDisposable
     private long _worst;
 
     /// <summary>
-    /// A view of what <paramref name="engine"/> merges; it was opened (<see cref="MergeEngine.Open()"/>) and outlives the view.
-    /// <paramref name="cacheBytes"/> is memory for decoded units. <paramref name="report"/> gets a sentence for every read that fails, on the thread
-    /// that reads. Exit code 71 if there is no memory.
+    /// A view of the image that <paramref name="engine"/> merges; the engine was opened (<see cref="MergeEngine.Open()"/>) and outlives the
+    /// view. <paramref name="cacheBytes"/> is memory for decoded units. <paramref name="report"/> gets a sentence for every read that
+    /// fails, on the thread that reads. Exit code 71 if there is no memory.
     /// </summary>
     public SnapshotView(MergeEngine engine, MergeSetup setup, int cacheBytes, Action<string>? report = null)
     {
@@ -44,13 +46,13 @@ public sealed class SnapshotView : IDisposable
         Cache = new UnitCache(cacheBytes, engine.Cow.MaxUnitBytes);
     }
 
-    /// <summary>Bytes of the image: those of Base.</summary>
+    /// <summary>Bytes of the image: the length of the base.</summary>
     public long Length { get; }
 
     /// <summary>Reads that ended with an error so far.</summary>
     public int Failures => Volatile.Read(ref _failures);
 
-    /// <summary>What clients of all servers of it have asked for and waited for so far.</summary>
+    /// <summary>Reads requested by clients of all servers of this view, and their longest duration, so far.</summary>
     public ReadTimes Times => new(Volatile.Read(ref _reads), Volatile.Read(ref _worst));
 
     /// <summary>The COW.</summary>
@@ -70,13 +72,15 @@ public sealed class SnapshotView : IDisposable
         _report?.Invoke(sentence);
     }
 
-    /// <summary>The moment at which a request came, for <see cref="Answered"/>.</summary>
+    /// <summary>The current time, as the arrival time for <see cref="Answered"/>.</summary>
     internal static long Now => Stopwatch.GetTimestamp();
 
-    /// <summary>A client's read is ready to be sent, or has failed; <paramref name="came"/> is the moment at which it came.</summary>
+    /// <summary>Records a client's read whose answer is ready, or which has failed; <paramref name="came"/> is its arrival time.</summary>
     internal void Answered(long came) => Took(Now - came);
 
-    /// <summary>The same for a read that went out in parts, so that the client had a share in how long it took: <paramref name="ticks"/> without that share.</summary>
+    /// <summary>
+    /// Records a read that was sent in parts: <paramref name="ticks"/> excludes the time that the client took to receive them.
+    /// </summary>
     internal void Took(long ticks)
     {
         long microseconds = ticks / (Stopwatch.Frequency / 1_000_000);
@@ -89,6 +93,6 @@ public sealed class SnapshotView : IDisposable
         }
     }
 
-    /// <summary>Frees the cache; no reader is left by then.</summary>
+    /// <summary>Frees the cache; no reader is left at this point.</summary>
     public void Dispose() => Cache.Dispose();
 }

@@ -4,12 +4,12 @@ using Snapuserd.Block;
 namespace Snapuserd.Serve;
 
 /// <summary>
-/// The units that were decoded last and of which only a part was asked for: the next read mostly asks for the next part. Any thread; a
-/// lock is held while bytes are copied, which is short against decoding them again.
+/// The most recently decoded units of which only a part was requested: the next read mostly asks for the next part. Thread-safe: a lock is
+/// held while bytes are copied, which takes little time compared with decoding.
 /// </summary>
 internal sealed class UnitCache : IDisposable
 {
-    /// <summary>A file system reads a few places at a time; more entries would only be searched.</summary>
+    /// <summary>A file system reads a few places at a time; more entries would only lengthen the search.</summary>
     private const int MostEntries = 32;
 
     private readonly object _gate = new();
@@ -24,7 +24,9 @@ internal sealed class UnitCache : IDisposable
         public Slice Memory;
     }
 
-    /// <summary>Room for units of up to <paramref name="unitBytes"/> bytes, in <paramref name="bytes"/> of memory; for one at the least.</summary>
+    /// <summary>
+    /// A cache for units of up to <paramref name="unitBytes"/> bytes, in <paramref name="bytes"/> of memory; it holds at least one.
+    /// </summary>
     public UnitCache(int bytes, int unitBytes)
     {
         _entries = new Entry[Math.Clamp(bytes / unitBytes, 1, MostEntries)];
@@ -32,7 +34,9 @@ internal sealed class UnitCache : IDisposable
         for (int i = 0; i < _entries.Length; i++) _entries[i] = new Entry { Op = -1, Memory = _arena.Take(unitBytes)!.Value };
     }
 
-    /// <summary>Copies the bytes from <paramref name="from"/> on of the unit of an op, by its index in the file; false if it is not here.</summary>
+    /// <summary>
+    /// Copies the bytes from <paramref name="from"/> on of the unit of the op with that index in the file; false if it is not cached.
+    /// </summary>
     public bool TryCopy(int op, int from, Span<byte> destination)
     {
         lock (_gate)
@@ -48,7 +52,7 @@ internal sealed class UnitCache : IDisposable
         return false;
     }
 
-    /// <summary>Keeps a decoded unit, in the place of the one that was not asked for the longest.</summary>
+    /// <summary>Stores a decoded unit in place of the least recently used one.</summary>
     public void Keep(int op, ReadOnlySpan<byte> unit)
     {
         lock (_gate)
@@ -56,7 +60,7 @@ internal sealed class UnitCache : IDisposable
             ref Entry oldest = ref _entries[0];
             foreach (ref Entry entry in _entries.AsSpan())
             {
-                // Two threads may have decoded the same one.
+                // Two threads may have decoded the same unit.
                 if (entry.Op == op) return;
                 if (entry.Used < oldest.Used) oldest = ref entry;
             }

@@ -7,19 +7,23 @@ using Snapuserd.Merge;
 namespace Snapuserd.Serve;
 
 /// <summary>
-/// One read of the merged image. What needs no decoding is read right into the caller's buffer, with what lies next to it both on the device and in
-/// the image in one request; payloads are read into memory of the read's own and decoded from there.
+/// One read of the merged image. Data that needs no decoding is read directly into the caller's buffer; parts that are adjacent on the
+/// device and in the image share one request. Payloads are read into the read's own memory and decoded from there.
 /// <code>
 ///   enter the gate -> plan as much as the memory holds -> read -> leave the gate -> decode -> again, until all is there
 /// </code>
-/// So a merge waits for devices at the most, never for a decoder or for whoever takes the answer.
+/// So a merge waits for devices at most, never for a decoder or for a client that receives the answer.
 /// </summary>
 internal sealed class ViewRead
 {
-    /// <summary>Memory for stored payloads: 1 MiB that is compressed to an eighth is read in one go, and a thousand reads at a time take 128 MiB.</summary>
+    /// <summary>
+    /// Memory for stored payloads: 1 MiB compressed to an eighth is read in one round, and a thousand concurrent reads take 128 MiB.
+    /// </summary>
     private const int StoredBytes = 128 << 10;
 
-    /// <summary>Requests of one round, a KiB each of bookkeeping for a hundred. 1 MiB of single blocks from as many places takes 256.</summary>
+    /// <summary>
+    /// Requests of one round; a hundred of them need some KiB of bookkeeping. 1 MiB of single blocks from as many places needs 256.
+    /// </summary>
     private const int MostPieces = 256;
 
     private readonly SnapshotView _view;
@@ -39,7 +43,7 @@ internal sealed class ViewRead
     private int _itemCount;
     private int _storedUsed;
     private int _cursor;
-    // Where the merge order was looked up last: the next read is mostly the one behind.
+    // The last position looked up in the merge order: the next lookup is mostly the following position.
     private int _place;
     private int _pass;
     private bool _entered;
@@ -52,7 +56,7 @@ internal sealed class ViewRead
         public Slice Memory;
     }
 
-    /// <summary>An op whose payload is to be decoded: bytes <see cref="From"/> and on of its unit go to <see cref="Target"/>.</summary>
+    /// <summary>An op whose payload must be decoded: the bytes of its unit from <see cref="From"/> on go to <see cref="Target"/>.</summary>
     private struct Item
     {
         public int Index;
@@ -60,7 +64,7 @@ internal sealed class ViewRead
         public Slice Stored;
         public Slice Target;
         public int From;
-        /// <summary>An Xor's source block: in the target if all of it is wanted there.</summary>
+        /// <summary>An Xor's source block; it is in the target if the target takes the whole block.</summary>
         public Slice Source;
     }
 
@@ -76,20 +80,22 @@ internal sealed class ViewRead
         _stored = memory.Part(unit + CowOp.BlockSize, memory.Length - unit - CowOp.BlockSize);
     }
 
-    /// <summary>What a read needs: a unit, a block, and payloads, of which the longest fits with an Xor's source.</summary>
+    /// <summary>
+    /// Bytes of memory for a read: a unit, a block, and payloads; the longest payload fits together with an Xor's source.
+    /// </summary>
     public static int MemoryBytes(CowFile cow) =>
         (cow.MaxUnitBytes + CowOp.BlockSize + Math.Max(StoredBytes, cow.MaxStoredBytes + CowOp.BlockSize) + CowOp.BlockSize - 1) & -CowOp.BlockSize;
 
-    /// <summary>What the read was begun with.</summary>
+    /// <summary>The tag that the caller of Begin gave.</summary>
     public uint Tag { get; private set; }
 
-    /// <summary>Bytes read, all that were asked for, or a negative errno.</summary>
+    /// <summary>Bytes read, all that were requested, or a negative errno.</summary>
     public int Result { get; private set; }
 
-    /// <summary>Payloads decoded by all reads in this place.</summary>
+    /// <summary>Payloads decoded by all reads that used this object.</summary>
     public long Decodes { get; private set; }
 
-    /// <summary>Begins: plans the first round and issues it.</summary>
+    /// <summary>Begins a read: plans the first round and issues its requests.</summary>
     public void Begin(long offset, Slice buffer, uint tag)
     {
         (_offset, _buffer, Tag, Result, _ended, _planned) = (offset, buffer, tag, buffer.Length, false, 0);
@@ -98,7 +104,7 @@ internal sealed class ViewRead
         else BeginRound();
     }
 
-    /// <summary>Does what can be done without waiting. True when the read has ended.</summary>
+    /// <summary>Makes progress without waiting. True when the read has ended.</summary>
     public bool Advance()
     {
         while (!_ended)
@@ -110,7 +116,7 @@ internal sealed class ViewRead
         return true;
     }
 
-    /// <summary>Nothing is in flight any more, and nobody wants the answer.</summary>
+    /// <summary>Ends the read after its requests have ended; the caller discards the result.</summary>
     public void Abandon()
     {
         if (_entered) Leave();
@@ -165,7 +171,7 @@ internal sealed class ViewRead
         _ended = true;
     }
 
-    /// <summary>From <see cref="_planned"/> on, as far as pieces and memory reach.</summary>
+    /// <summary>Plans from <see cref="_planned"/> on, until pieces or memory run out.</summary>
     private void Plan(OpHomes homes)
     {
         MergeOrder order = _view.Cow.Order;
@@ -176,7 +182,7 @@ internal sealed class ViewRead
             int wanted = _buffer.Length - _planned;
             if (homes.Counted == order.Count)
             {
-                // All is merged.
+                // Everything is merged.
                 Read(target.Number, at, wanted);
                 continue;
             }
@@ -222,7 +228,7 @@ internal sealed class ViewRead
         _planned += bytes;
     }
 
-    /// <summary>An op with a payload to be decoded; false if it does not fit into this round any more.</summary>
+    /// <summary>Adds an op whose payload must be decoded; false if it does not fit into this round.</summary>
     private bool TryAdd(int index, in CowOp op, int from, int wanted)
     {
         bool whole = wanted == op.UnitBytes, xor = op.Type == CowOpType.Xor;
@@ -242,10 +248,12 @@ internal sealed class ViewRead
         return true;
     }
 
-    /// <summary>A stretch of a device; it becomes longer than one op's if the last stretch ends where it begins, on the device and in memory.</summary>
+    /// <summary>
+    /// Adds a range of a device. It extends an earlier range that ends where this one begins, on the device and in memory.
+    /// </summary>
     private void AddPiece(int device, long offset, Slice memory)
     {
-        // Payloads and sources of Xors alternate.
+        // Payloads and sources of Xor ops alternate, so check the last two.
         for (int i = _pieceCount - 1; i >= Math.Max(0, _pieceCount - 2); i--)
         {
             ref Piece last = ref _pieces[i];

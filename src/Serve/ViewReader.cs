@@ -5,16 +5,15 @@ using Snapuserd.Interop;
 
 namespace Snapuserd.Serve;
 
-/// <summary>The end of a read: its tag, and how many bytes were read (all that were asked for) or a negative errno.</summary>
+/// <summary>The completion of a read: its tag, and the bytes read (all that were requested) or a negative errno.</summary>
 public readonly record struct ViewCompletion(uint Tag, int Result);
 
 /// <summary>
-/// One thread's way to read a <see cref="SnapshotView"/>: a fixed number of reads at a time, each with memory of its own. A read that fails
-/// ends with −EIO and concerns no other. Not thread-safe.
+/// Reads a <see cref="SnapshotView"/> for one thread: a fixed number of reads at a time, each with memory of its own. A read that fails
+/// ends with −EIO and does not affect the others. Not thread-safe.
 /// </summary>
 public sealed class ViewReader : IDisposable
 {
-    private readonly SnapshotView _view;
     private readonly Transfers _io;
     private readonly UnitDecoder _decoder = new();
     private readonly ViewRead[] _reads;
@@ -22,13 +21,13 @@ public sealed class ViewReader : IDisposable
     private int _activeCount;
 
     /// <summary>
-    /// A reader for <paramref name="reads"/> reads at a time over <paramref name="io"/>, whose device numbers are those of the view's engine. It takes
-    /// <see cref="BytesPerRead"/> of <paramref name="arena"/> for each; exit code 71 if there is less. Both stay the caller's and outlive it.
+    /// A reader for <paramref name="reads"/> reads at a time over <paramref name="io"/>, whose device numbers are those of the view's
+    /// engine. It takes <see cref="BytesPerRead"/> of <paramref name="arena"/> for each; exit code 71 if less is free. Both stay the
+    /// caller's and outlive the reader.
     /// </summary>
     public ViewReader(SnapshotView view, Transfers io, Arena arena, int reads)
     {
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(reads);
-        _view = view;
         _io = io;
         _reads = new ViewRead[reads];
         _active = new int[reads];
@@ -41,13 +40,15 @@ public sealed class ViewReader : IDisposable
         }
     }
 
-    /// <summary>Bytes of memory that a read needs beside its buffer: for payloads as they are stored, and for a unit of which only a part is wanted.</summary>
+    /// <summary>
+    /// Bytes of memory that a read needs beside its buffer: for stored payloads, and for a unit of which only a part is needed.
+    /// </summary>
     public static int BytesPerRead(SnapshotView view) => ViewRead.MemoryBytes(view.Cow);
 
-    /// <summary>Reads under way.</summary>
+    /// <summary>Reads in flight.</summary>
     public int Count => _activeCount;
 
-    /// <summary>Payloads that were decoded so far.</summary>
+    /// <summary>Payloads decoded so far.</summary>
     public long Decodes
     {
         get
@@ -58,12 +59,13 @@ public sealed class ViewReader : IDisposable
         }
     }
 
-    /// <summary>Another read can begin.</summary>
+    /// <summary>True if another read can begin.</summary>
     public bool HasRoom => _activeCount < _reads.Length;
 
     /// <summary>
-    /// Begins a read of <paramref name="buffer"/>.Length bytes at <paramref name="offset"/> of the image, any offset and length; behind the
-    /// image's end it fails with −EINVAL. <see cref="HasRoom"/> is true. The buffer belongs to the read until its completion was reaped.
+    /// Begins a read of <paramref name="buffer"/>.Length bytes at <paramref name="offset"/> of the image, any offset and length; past the
+    /// image's end it fails with −EINVAL. <see cref="HasRoom"/> must be true. The buffer belongs to the read until its completion was
+    /// reaped.
     /// </summary>
     public void Begin(long offset, Slice buffer, uint tag)
     {
@@ -71,7 +73,7 @@ public sealed class ViewReader : IDisposable
         _reads[_active[_activeCount++]].Begin(offset, buffer, tag);
     }
 
-    /// <summary>Takes a read that has ended; false if none has. Does what can be done without waiting for a device: decoding, above all.</summary>
+    /// <summary>Returns a completed read; false if there is none. Does all work that needs no device wait: mainly decoding.</summary>
     public bool TryReap(out ViewCompletion completion)
     {
         for (int i = 0; i < _activeCount; i++)
@@ -87,10 +89,10 @@ public sealed class ViewReader : IDisposable
         return false;
     }
 
-    /// <summary>Blocks until a device has got on or the queue was woken up. Something is under way.</summary>
+    /// <summary>Blocks until a device request completes or the queue is woken up. At least one read is in flight.</summary>
     public void Wait() => _io.Wait();
 
-    /// <summary>Reads and waits for it; nothing else is under way. Returns the bytes read or a negative errno.</summary>
+    /// <summary>Reads and waits for the result; no other read is in flight. Returns the bytes read or a negative errno.</summary>
     public int Read(long offset, Slice buffer)
     {
         Begin(offset, buffer, 0);
@@ -99,7 +101,7 @@ public sealed class ViewReader : IDisposable
         return completion.Result;
     }
 
-    /// <summary>Waits for what is in flight and lets the merge go on.</summary>
+    /// <summary>Waits for the requests in flight and leaves the gate, so that the merge can continue.</summary>
     public void Dispose()
     {
         _io.Abandon();

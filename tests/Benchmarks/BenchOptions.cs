@@ -3,7 +3,7 @@ using System.IO;
 
 namespace Snapuserd.Tests.Benchmarks;
 
-/// <summary>What was asked for on the command line.</summary>
+/// <summary>The command line options.</summary>
 internal sealed record BenchOptions
 {
     internal const string Usage = """
@@ -29,7 +29,7 @@ internal sealed record BenchOptions
     internal bool Tiny { get; private init; }
     internal string? Sweep { get; private init; }
 
-    /// <summary>Null for a misuse.</summary>
+    /// <summary>Parses the arguments; null if they are invalid.</summary>
     internal static BenchOptions? Parse(string[] args)
     {
         BenchOptions options = new();
@@ -57,17 +57,17 @@ internal sealed record BenchOptions
         return options;
     }
 
-    /// <summary>Whether what has this name is to be measured.</summary>
+    /// <summary>Whether the measurement with this name was selected.</summary>
     internal bool Wants(string name)
     {
         string[] own = name.Split(' ');
         return Array.TrueForAll(Only, word => Array.Exists(own, one => Matches(word, one)));
     }
 
-    /// <summary>Whether one of the words is this one, or begins like it: it was asked for by name.</summary>
+    /// <summary>Whether an argument equals this name, or selects it as a prefix with "*".</summary>
     internal bool Names(string word) => Array.Exists(Only, one => Matches(one, word));
 
-    /// <summary>Whether something in a section may be: the words say nothing of it, or name it.</summary>
+    /// <summary>Whether measurements of a section may run: no argument names a section, or one names this section.</summary>
     internal bool WantsSection(string section) =>
         Only.Length == 0 || Array.Exists(Only, word => word == section) || !Array.Exists(Only, word => Array.Exists(s_sections, known => known == word));
 

@@ -4,17 +4,17 @@ using Snapuserd.Block;
 
 namespace Snapuserd.Tests.Benchmarks;
 
-/// <summary>The kernels of src/Block beside the C library's memcpy, which moves as many bytes as they read.</summary>
+/// <summary>The kernels of src/Block, compared with the C library's memcpy, which moves as many bytes as they read.</summary>
 internal static class Kernels
 {
     internal static void Run(TextWriter output, int bytes, int turns)
     {
-        // A small window is gone through several times per measurement, or the clock would be what is measured.
+        // A small window is processed several times per measurement, because the clock would be too coarse otherwise.
         int rounds = Math.Max(1, (64 << 20) / bytes / (bytes < 1 << 20 ? 64 : 1));
         byte[] from = GC.AllocateUninitializedArray<byte>(bytes, pinned: true);
         byte[] to = GC.AllocateUninitializedArray<byte>(bytes, pinned: true);
         byte[] zeros = GC.AllocateUninitializedArray<byte>(bytes, pinned: true);
-        // Written to, because fresh memory is one page of zeros that fits every cache.
+        // Written once, because fresh memory is a single shared page of zeros that fits every cache.
         Array.Fill(zeros, (byte)1);
         Array.Clear(zeros);
         new Random(1).NextBytes(from);

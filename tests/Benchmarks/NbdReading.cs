@@ -7,12 +7,12 @@ using Snapuserd.Tests.Benchmarks.Merging;
 
 namespace Snapuserd.Tests.Benchmarks;
 
-/// <summary>The view over NBD, beside nbdkit serving the plain target image: the same clients, in turns.</summary>
+/// <summary>The view over NBD, compared with nbdkit serving the plain target image: the same clients, in turns.</summary>
 internal static class NbdReading
 {
     private static readonly string[] s_variants = ["v3-none", "v3-lz4", "v3-zstd-64k-xor", "v2-gz"];
 
-    /// <summary>Requests of one random run: a second or two.</summary>
+    /// <summary>Requests of one random run, which takes a second or two.</summary>
     private const int RandomReads = 60_000;
 
     internal static void Run(TextWriter output, BenchOptions options)
@@ -39,7 +39,7 @@ internal static class NbdReading
                 double theirCpu = theirs.CpuSeconds, ourCpu = ours.CpuSeconds;
                 (Times, Times) times = InTurns(() => run(theirs), () => run(ours), options.Runs);
                 Turns.Print(output, what, "nbdkit file", times, amount, unit);
-                // Does not depend on who else is busy on this machine.
+                // CPU time does not depend on other load of this machine.
                 (theirCpu, ourCpu) = (theirs.CpuSeconds - theirCpu, ours.CpuSeconds - ourCpu);
                 output.WriteLine(string.Create(CultureInfo.InvariantCulture, $"  {"",-34} CPU seconds of a run: nbdkit {theirCpu / (options.Runs + 1):0.000}, ours {ourCpu / (options.Runs + 1):0.000}, ratio {theirCpu / ourCpu:0.00}"));
             }
@@ -66,7 +66,7 @@ internal static class NbdReading
         return Stopwatch.GetElapsedTime(start).TotalSeconds;
     }
 
-    /// <summary>As fio measures it, without its own start.</summary>
+    /// <summary>The duration that fio measures, without its own start.</summary>
     private static double Random(Served server, int depth)
     {
         int reads = depth == 1 ? RandomReads / 4 : RandomReads;
@@ -85,7 +85,7 @@ internal static class NbdReading
         return reads / read.GetProperty("iops").GetDouble();
     }
 
-    /// <summary>A server on a socket of its own, until it is disposed of.</summary>
+    /// <summary>A server on its own socket; ends on disposal.</summary>
     private sealed class Served : IDisposable
     {
         private readonly string _folder = Directory.CreateTempSubdirectory("snapuserd-nbd-").FullName;
@@ -95,7 +95,7 @@ internal static class NbdReading
         {
             string socket = Path.Combine(_folder, "socket");
             Uri = $"nbd+unix:///?socket={socket}";
-            // The image is warm for both before either is measured.
+            // The image is in the page cache for both servers before either is measured.
             using (FileStream file = File.OpenRead(image)) file.CopyTo(Stream.Null);
             ProcessStartInfo start = new(program, Array.ConvertAll(arguments, argument => argument == "{}" ? socket : argument)) { RedirectStandardOutput = true };
             _process = Process.Start(start)!;

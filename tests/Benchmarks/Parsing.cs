@@ -6,7 +6,7 @@ using Snapuserd.Cow;
 
 namespace Snapuserd.Tests.Benchmarks;
 
-/// <summary>Reading and checking a COW with many ops, from memory: what is left is the program's own work.</summary>
+/// <summary>Reading and checking a COW with many ops, from memory: this measures only the program's own work.</summary>
 internal static class Parsing
 {
     private const int HeaderBytes = 78;
@@ -30,7 +30,10 @@ internal static class Parsing
         Turns.Print(output, $"{ops} ops, order checked", "memcpy of them", times, ops / 1e6, "M ops/s");
     }
 
-    /// <summary>A v3 file without scratch and payloads (cow-format §6.6): half the blocks are copied from behind, the others become zero.</summary>
+    /// <summary>
+    /// A v3 file without scratch and payloads (cow-format §6.6): half of the blocks are copied from the following block, the others become
+    /// zero.
+    /// </summary>
     private static byte[] Build(int ops)
     {
         byte[] file = new byte[HeaderBytes + (16 * ResumePoints) + (OpBytes * ops)];
@@ -49,7 +52,7 @@ internal static class Parsing
             Span<byte> op = file.AsSpan(HeaderBytes + (16 * ResumePoints) + (OpBytes * i));
             bool copies = i < ops / 2;
             BinaryPrimitives.WriteUInt32LittleEndian(op[4..], (uint)i);
-            // A chain shifted by one block: every copy reads what the next one writes.
+            // A chain shifted by one block: every copy reads the block that the next one writes.
             BinaryPrimitives.WriteUInt64LittleEndian(op[8..], copies ? ((ulong)CowOpType.Copy << 60) | (uint)(i + 1) : (ulong)CowOpType.Zero << 60);
         }
         return file;

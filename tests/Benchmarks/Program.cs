@@ -5,8 +5,8 @@ using Snapuserd.Tests.Benchmarks.Merging;
 namespace Snapuserd.Tests.Benchmarks;
 
 /// <summary>
-/// What the machine can do at best, what the program does, and the ratio of the two. Both are measured in the same run, one after the
-/// other in turns, because machines have moods; medians, with the range in brackets.
+/// Prints the best possible speed of the machine, the speed of the program, and the ratio of the two. Both are measured in the same run, in
+/// turns, because a machine's speed varies. The values are medians, with the range in brackets.
 /// </summary>
 internal static class Program
 {
@@ -27,7 +27,7 @@ internal static class Program
         return MergeBenchmark.Run(Console.Out, options);
     }
 
-    /// <summary>Everything but merges, or with <paramref name="tiny"/> so little of it that the tests can run it.</summary>
+    /// <summary>Everything but merges; with <paramref name="tiny"/> so little of it that the tests can run it.</summary>
     internal static void Run(TextWriter output, string? snapuserd, bool tiny)
     {
         RunKernels(output, tiny);
@@ -47,7 +47,7 @@ internal static class Program
     private static void RunKernels(TextWriter output, bool tiny)
     {
         output.WriteLine("kernels, one thread");
-        // A batch that stays in the last-level cache, and one that does not.
+        // A batch that fits in the last-level cache, and one that does not.
         Kernels.Run(output, tiny ? 1 << 16 : 2 << 20, TurnsOf(tiny));
         if (!tiny) Kernels.Run(output, 64 << 20, TurnsOf(tiny));
     }

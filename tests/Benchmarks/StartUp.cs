@@ -5,7 +5,7 @@ using System.IO;
 
 namespace Snapuserd.Tests.Benchmarks;
 
-/// <summary>From fork to exit, beside the smallest program there is everywhere.</summary>
+/// <summary>From fork to exit, compared with the smallest program that exists on every system.</summary>
 internal static class StartUp
 {
     internal static void Run(TextWriter output, string snapuserd, int turns)

@@ -5,7 +5,7 @@ using System.IO;
 
 namespace Snapuserd.Tests.Benchmarks;
 
-/// <summary>Times of one thing measured several times, in seconds.</summary>
+/// <summary>Repeated measurements of one thing, in seconds.</summary>
 internal readonly record struct Times(double Median, double Least, double Most)
 {
     /// <summary>"0.530 [0.510-0.602]", in seconds.</summary>
@@ -21,7 +21,10 @@ internal readonly record struct Times(double Median, double Least, double Most)
 /// <summary>Two things measured in turns.</summary>
 internal static class Turns
 {
-    /// <summary>Runs <paramref name="ceiling"/> and <paramref name="ours"/> alternately, <paramref name="count"/> times each after one warm-up, and returns the times of one run.</summary>
+    /// <summary>
+    /// Runs <paramref name="ceiling"/> and <paramref name="ours"/> alternately, <paramref name="count"/> times each after one warm-up, and
+    /// returns the times of one run.
+    /// </summary>
     internal static (Times Ceiling, Times Ours) Measure(Action ceiling, Action ours, int count)
     {
         double[] first = new double[count], second = new double[count];
@@ -35,7 +38,9 @@ internal static class Turns
         return (Times.Of(first), Times.Of(second));
     }
 
-    /// <summary>"  name: ceiling 30.1 GB/s [28.0-31.0] (memcpy), ours 29.0 GB/s [...], ratio 0.96"; a rate is <paramref name="amount"/> / time.</summary>
+    /// <summary>
+    /// "  name: ceiling 30.1 GB/s [28.0-31.0] (memcpy), ours 29.0 GB/s [...], ratio 0.96"; a rate is <paramref name="amount"/> / time.
+    /// </summary>
     internal static void Print(TextWriter output, string name, string ceilingName, (Times Ceiling, Times Ours) times, double amount, string unit)
     {
         output.WriteLine(string.Create(CultureInfo.InvariantCulture,

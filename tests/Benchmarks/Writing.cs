@@ -5,8 +5,8 @@ using Snapuserd.Cow;
 namespace Snapuserd.Tests.Benchmarks;
 
 /// <summary>
-/// The COW writer against its codec alone: the same blocks, in units of 64 KiB, once encoded one after the other by one thread, once given
-/// to a writer whose output goes nowhere. With two threads the writer may reach twice the codec's speed.
+/// The COW writer, compared with its codec alone: the same blocks, in units of 64 KiB. One thread encodes them one after the other; then a
+/// writer gets them and discards its output. With two threads the writer may reach twice the codec's speed.
 /// </summary>
 internal static class Writing
 {
@@ -20,7 +20,7 @@ internal static class Writing
         foreach ((CowCompression algorithm, int? level, string name) in new (CowCompression, int?, string)[]
             { (CowCompression.Lz4, null, "lz4"), (CowCompression.Zstd, null, "zstd"), (CowCompression.Gz, null, "gz"), (CowCompression.Brotli, 5, "brotli,5") })
         {
-            // Slow codecs get less to do; a rate is a rate.
+            // Slow codecs get less data; the result is a rate anyway.
             int length = algorithm is CowCompression.Gz or CowCompression.Brotli ? data.Length / 4 : data.Length;
             foreach (int threads in new[] { 1, Math.Max(2, Environment.ProcessorCount) })
             {
@@ -54,7 +54,7 @@ internal static class Writing
         writer.Finish();
     }
 
-    /// <summary>Bytes that compress like programs do, to about half: words of a small dictionary between numbers that are all different.</summary>
+    /// <summary>Bytes that compress about as well as programs, to half: words of a small dictionary between distinct numbers.</summary>
     private static byte[] Content(int length)
     {
         byte[] bytes = new byte[length];

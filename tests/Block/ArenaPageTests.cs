@@ -7,7 +7,9 @@ using Xunit;
 
 namespace Snapuserd.Tests.Block;
 
-/// <summary>The arena on kernels with pages of 4, 16 and 64 KiB, simulated on this machine: what is forgotten or unmapped takes no neighbour along.</summary>
+/// <summary>
+/// The arena on simulated kernels with pages of 4, 16 and 64 KiB. Forgetting or unmapping a slice leaves its neighbours alone.
+/// </summary>
 public sealed class ArenaPageTests
 {
     public static TheoryData<int> Pages => [.. SimulatedPages.All];
@@ -21,7 +23,7 @@ public sealed class ArenaPageTests
         SimulatedPages pages = new(page);
         using Arena arena = new((4 << 20) + 1000, pages);
         List<Slice> slices = [];
-        // Aligned to blocks, as buffers are, and of any length.
+        // Buffers have random lengths and begin at a block boundary.
         while (arena.Take(random.Next(1, 160 << 10)) is { } slice) slices.Add(slice);
         byte[] model = new byte[arena.Size];
         random.NextBytes(model);
@@ -63,7 +65,7 @@ public sealed class ArenaPageTests
         arena.Forget(slice);
         Assert.Equal(3 * page, pages.Discarded);
         Assert.False(arena[slice].ContainsAnyExcept((byte)0));
-        // A buffer that is registered with a ring stays: the ring has the old pages.
+        // Forget keeps the pages of a registered arena: the ring has the old pages pinned.
         arena[slice].Fill(1);
         arena.IsRegistered = true;
         arena.Forget(slice);
@@ -87,7 +89,7 @@ public sealed class ArenaPageTests
         pages.Check();
         for (int i = 0; i < lengths.Length; i++)
         {
-            // The last page belongs to the memory although its end does not.
+            // The last page belongs to the memory, although the memory ends inside it.
             long before = pages.Discarded;
             Assert.Equal(lengths[i], all[i].Discard(0, lengths[i]));
             Assert.Equal(Sizes.RoundUp(lengths[i], page), pages.Discarded - before);
@@ -109,7 +111,7 @@ public sealed class ArenaPageTests
     [Fact]
     public void Simulated_kernel_refuses_and_rounds_as_a_real_one()
     {
-        // The real one, with pages as large as they are here.
+        // The real system memory, with this machine's page size.
         Check(SystemMemory.Own, Sizes.SystemPage);
         foreach (int page in SimulatedPages.All) Check(new SimulatedPages(page), page);
 

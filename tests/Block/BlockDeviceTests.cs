@@ -1,4 +1,5 @@
 using System;
+using System.Diagnostics;
 using System.IO;
 using System.Linq;
 using Snapuserd.Block;
@@ -8,7 +9,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Block;
 
-/// <summary>What can be opened, how it is measured, and with which exit code the rest is refused.</summary>
+/// <summary>Files and devices that can be opened, their sizes, and the exit code of every refusal.</summary>
 public sealed class BlockDeviceTests
 {
     private static void Refused(ExitCode code, string path, DeviceAccess access, string part = "")
@@ -159,7 +160,7 @@ public sealed class BlockDeviceTests
         using (BlockDevice device = BlockDevice.Open(loop.Path, DeviceAccess.Read | DeviceAccess.Direct))
         {
             Assert.Equal(sector, device.LogicalSector);
-            // Buffers and requests are aligned to 4096 bytes, which is too little for the last.
+            // Buffers and requests are aligned to 4096 bytes, which is not enough for the largest sector.
             Assert.Equal(sector <= 4096, device.IsDirect);
             Assert.InRange(device.Granule, 1, sector);
             using Arena arena = new(65536);
@@ -216,15 +217,23 @@ public sealed class BlockDeviceTests
         using LoopDevice loop = new(File_(folder, "image", 1 << 20));
         LoopDevice.Call("mkfs.ext4", "-q", loop.Path);
         Directory.CreateDirectory(folder["mnt"]);
-        LoopDevice.Call("mount", loop.Path, folder["mnt"]);
+        // In a private mount namespace: a namespace that another process copies from ours would keep this mount.
+        using Process mounted = Process.Start(new ProcessStartInfo("unshare",
+            ["--mount", "--propagation", "private", "sh", "-c", "mount \"$0\" \"$1\" && echo mounted && read line; umount \"$1\"", loop.Path, folder["mnt"]])
+        {
+            RedirectStandardInput = true,
+            RedirectStandardOutput = true,
+        })!;
         try
         {
+            Assert.Equal("mounted", mounted.StandardOutput.ReadLine());
             Refused(ExitCode.InUse, loop.Path, DeviceAccess.Write | DeviceAccess.Exclusive, "mounted");
             BlockDevice.Open(loop.Path, DeviceAccess.Read).Dispose();
         }
         finally
         {
-            LoopDevice.Call("umount", folder["mnt"]);
+            mounted.StandardInput.Close();
+            mounted.WaitForExit();
         }
         BlockDevice.Open(loop.Path, DeviceAccess.Write | DeviceAccess.Exclusive).Dispose();
     }
@@ -301,7 +310,7 @@ public sealed class BlockDeviceTests
                 Assert.Equal((path, access, 0), (path, access, Descriptors()));
             }
         }
-        // What is refused half-way lets go of what it had.
+        // An open that fails half-way closes all its descriptors.
         using (BlockDevice.Open(loop.Path, DeviceAccess.Write | DeviceAccess.Exclusive))
         {
             int before = Descriptors();
@@ -332,7 +341,7 @@ public sealed class BlockDeviceTests
         using BlockDevice image = BlockDevice.Open(folder["image"], DeviceAccess.Read);
         Assert.True(device.SameFileAs(node));
         Assert.True(device.SameFileAs(image), "the bytes of a loop device are those of its file");
-        // Majors 240 to 254 are for local use.
+        // Majors 240 to 254 are for local use, so no driver has this one.
         LoopDevice.Call("mknod", folder["nothing"], "b", "240", "7");
         Refused(ExitCode.InputMissing, folder["nothing"], DeviceAccess.Read, "ENXIO");
     }
@@ -348,7 +357,7 @@ public sealed class BlockDeviceTests
         int copy;
         using (BlockDevice device = BlockDevice.Open(path, access))
         {
-            // A descriptor that is inherited shares the lock, as one that is duplicated does.
+            // An inherited descriptor shares the lock, as a duplicate does.
             copy = Libc.Fcntl(device.Fd, F_DUPFD, 0);
             Assert.True(copy >= 0);
         }
@@ -361,7 +370,7 @@ public sealed class BlockDeviceTests
         using TempFolder folder = new();
         string path = File_(folder, "f", 4096);
         BlockDevice device = BlockDevice.Open(path, DeviceAccess.Write | DeviceAccess.Exclusive);
-        // A request under way holds the open file as a duplicate does.
+        // A request in flight keeps the file open, as a duplicate does.
         int copy = Libc.Fcntl(device.Fd, 0, 0);
         device.CloseInUse();
         Refused(ExitCode.InUse, path, DeviceAccess.Write | DeviceAccess.Exclusive, "locked");
@@ -380,12 +389,12 @@ public sealed class BlockDeviceTests
         (int number, int flags) = (device.Fd, Libc.Fcntl(device.Fd, Libc.F_GETFL, 0));
         device.GiveUpHold();
         Assert.Equal(number, device.Fd);
-        // What it was but for the right to write: past the page cache, and closed by execve.
+        // Only the right to write is gone: the descriptor is still direct and close-on-exec.
         Assert.Equal(flags & ~Libc.O_RDWR, Libc.Fcntl(number, Libc.F_GETFL, 0));
         Assert.Equal(1, Libc.Fcntl(number, Libc.F_GETFD, 0));
         Assert.Equal(0, MappedMemory.Map(4096, out MappedMemory? page));
         using (page) Assert.Equal(4096, Libc.PRead(number, page!.Address, 4096, 0));
-        // Another program may have it now, such as the device mapper; another merge may not.
+        // Another program, such as the device mapper, may now open the device. Another merge may not.
         int next = Libc.OpenAt(Libc.AT_FDCWD, loop.Path, Libc.O_RDWR | Libc.O_EXCL);
         Assert.True(next >= 0, Errno.Name(next));
         Assert.Equal(0, Libc.Close(next));

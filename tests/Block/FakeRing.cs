@@ -7,15 +7,15 @@ using Xunit;
 
 namespace Snapuserd.Tests.Block;
 
-/// <summary>A ring queue over a kernel of the test's making. The wake-up's read stays in flight unless the test ends it.</summary>
+/// <summary>A ring queue over a simulated kernel. The wake-up's read stays in flight unless the test completes it.</summary>
 internal abstract class FakeRing : IDisposable
 {
-    /// <summary>What the read of the wake-up has for user data; everything else is a request of the test.</summary>
+    /// <summary>User data of the wake-up's read. All other values are requests of the test.</summary>
     public const ulong WakeUpData = 1UL << 32;
 
     protected FakeRing(int depth, uint entries, uint completions, int arenaSize, int[] devices)
     {
-        // The counters stand where they are about to wrap.
+        // The counters start close to wrapping.
         Kernel = new FakeRingKernel(entries, completions, uint.MaxValue - 5);
         Arena = new Arena(arenaSize);
         Assert.Equal(0, MappedMemory.Map(4096, out MappedMemory? buffer));
@@ -30,12 +30,12 @@ internal abstract class FakeRing : IDisposable
 
     public RingQueue Queue { get; }
 
-    /// <summary>The requests in flight, without the read of the wake-up; a copy.</summary>
+    /// <summary>A copy of the requests in flight, without the wake-up's read.</summary>
     public static IoUringSqe[] Requests(FakeRingKernel kernel) => kernel.InFlight.Where(request => request.UserData != WakeUpData).ToArray();
 
     public void Dispose()
     {
-        // Every kernel here lets go of what it has at the end, whatever the test made of it.
+        // Every kernel here completes all its requests at the end, whatever the test did.
         Kernel.OnEnter = (k, submit, _) =>
         {
             int taken = k.Take(submit);

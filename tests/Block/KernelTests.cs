@@ -5,12 +5,12 @@ using Xunit;
 
 namespace Snapuserd.Tests.Block;
 
-/// <summary>The vector kernels against a loop over bytes: every length up to two pages' worth of rounds, every misalignment.</summary>
+/// <summary>The vector kernels against a byte loop: every length up to 512 bytes, at every misalignment.</summary>
 public sealed unsafe class KernelTests : IDisposable
 {
     private const int MaxLength = 512;
 
-    // Bytes on either side that a kernel must leave alone; also room for the misalignment.
+    // Guard bytes on either side that a kernel must not change. They also allow for the misalignment.
     private const int Margin = 64;
     private const int Room = MaxLength + (2 * Margin);
 
@@ -64,14 +64,14 @@ public sealed unsafe class KernelTests : IDisposable
         {
             for (int length = 0; length <= MaxLength; length++)
             {
-                // Everything around the range is set: a kernel that looks too far says "not zero".
+                // All bytes around the range are set: a kernel that reads too far reports "not zero".
                 memory.Fill(0xff);
                 Span<byte> range = memory.Slice(Margin + shift, length);
                 range.Clear();
                 if (!ZeroKernel.IsZero(range)) Assert.Fail($"length {length}, +{shift}: looks beside the range");
                 for (int at = 0; at < length; at++)
                 {
-                    // One bit, another one at every place: a kernel that compares too few bytes or bits misses it.
+                    // One bit, a different one at each position: a kernel that compares too few bytes or bits misses it.
                     range[at] = (byte)(1 << (at & 7));
                     if (ZeroKernel.IsZero(range)) Assert.Fail($"length {length}, +{shift}: misses byte {at}");
                     range[at] = 0;

@@ -6,7 +6,7 @@ using Snapuserd.Tests.Support;
 
 namespace Snapuserd.Tests.Block;
 
-/// <summary>One file, an arena, a wake-up and a queue of either kind over them; made and used by the test's own thread.</summary>
+/// <summary>One file, an arena, a wake-up, and a queue of either kind over them. The test's own thread creates and uses them.</summary>
 internal sealed class QueueFixture : IDisposable
 {
     public QueueFixture(string kind, long length, int depth, int arenaSize = 1 << 20, bool direct = false)
@@ -40,7 +40,7 @@ internal sealed class QueueFixture : IDisposable
         return ring!;
     }
 
-    /// <summary>Waits until <paramref name="count"/> requests have ended, and gives their results by tag.</summary>
+    /// <summary>Waits until <paramref name="count"/> requests have ended. Returns their results by tag.</summary>
     public Dictionary<uint, int> Reap(int count)
     {
         Dictionary<uint, int> results = [];

@@ -7,7 +7,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Block;
 
-/// <summary>What both queues promise, on real files.</summary>
+/// <summary>The contract of both queues, on real files.</summary>
 public sealed class QueueTests
 {
     public static TheoryData<string> Kinds => ["ring", "sync"];
@@ -31,7 +31,7 @@ public sealed class QueueTests
         int ended = 0;
         for (int round = 0; ended < 5000; round++)
         {
-            // Blocks of one round do not overlap: each request has a stripe of its own.
+            // Each request has a stripe of its own, so the blocks of one round do not overlap.
             int stripe = Length / depth & ~4095;
             bool write = round % 2 == 0;
             (long Offset, Slice Buffer)[] asked = new (long, Slice)[depth];
@@ -176,7 +176,7 @@ public sealed class QueueTests
         fixture.WakeUp.Signal();
         fixture.WakeUp.Signal();
         Assert.Equal(0, fixture.Queue.Wait(completions));
-        // Nothing is left of them: only the request can end this wait.
+        // The earlier signals are consumed: only the request can end this wait.
         fixture.Queue.TryQueue(new BlockRequest(BlockVerb.Read, 0, 0, buffer, 3));
         Assert.Equal(1, fixture.Queue.Wait(completions));
         Assert.Equal(3u, completions[0].Tag);
@@ -202,7 +202,7 @@ public sealed class QueueTests
         using QueueFixture fixture = new("sync", 4096, 4);
         IBlockQueue first = QueueFixture.Make(kind, [fixture.Device], fixture.Arena, fixture.WakeUp, 4);
         BlockCompletion[] completions = new BlockCompletion[4];
-        // Behind this wait the ring goes on reading the eventfd, so the signal goes to it.
+        // After this wait the ring still has a read of the eventfd in flight, which consumes the signal.
         first.TryQueue(new BlockRequest(BlockVerb.Read, 0, 0, fixture.Arena.Take(4096)!.Value, 1));
         Assert.Equal(1, first.Wait(completions));
         fixture.WakeUp.Signal();

@@ -6,7 +6,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Block;
 
-/// <summary>The words for an errno.</summary>
+/// <summary>The text for an errno.</summary>
 public sealed class ReasonTests
 {
     [Fact]

@@ -9,8 +9,8 @@ using Xunit;
 namespace Snapuserd.Tests.Block;
 
 /// <summary>
-/// Whole transfers over the ring queue, on a kernel of which one call after the other goes wrong, and one completion after the other
-/// comes back short or failed. The device is an array.
+/// Whole transfers over the ring queue on a simulated kernel. In each run a different call fails, or a different completion is short or
+/// failed. The device is an array.
 /// </summary>
 public sealed class RingFaultTests
 {
@@ -19,18 +19,18 @@ public sealed class RingFaultTests
     private const int Count = 12;
     private const int Seed = 5;
 
-    /// <summary>What a call of io_uring_enter does instead of its work.</summary>
+    /// <summary>The fault of a call of io_uring_enter.</summary>
     public enum Call
     {
-        /// <summary>-EINTR, -EAGAIN or -EBUSY, and nothing is taken.</summary>
+        /// <summary>-EINTR, -EAGAIN or -EBUSY; the kernel takes nothing.</summary>
         Refuses,
-        /// <summary>Of what is offered one request is taken.</summary>
+        /// <summary>The kernel takes one of the offered requests.</summary>
         TakesOne,
-        /// <summary>Everything is taken and nothing completes; the call returns early, as a signal makes it.</summary>
+        /// <summary>The kernel takes everything and completes nothing. The call returns early, as after a signal.</summary>
         CompletesNothing,
     }
 
-    /// <summary>A ring over an array of bytes as the only device.</summary>
+    /// <summary>A ring whose only device is a byte array.</summary>
     private sealed class Machine : FakeRing
     {
         private readonly Random _random = new(Seed);
@@ -49,13 +49,13 @@ public sealed class RingFaultTests
         public int Calls { get; private set; }
         public int Completions { get; private set; }
 
-        /// <summary>What call number n does: what kind of thing, and the errno; null for what a good kernel does.</summary>
+        /// <summary>The fault of call number n and its errno; null for a call without a fault.</summary>
         public Func<int, (Call Kind, int Errno)?> OnCall { get; set; } = _ => null;
 
-        /// <summary>The result of completion number n of a request for so many bytes.</summary>
+        /// <summary>The result of completion number n of a request, given the request's length in bytes.</summary>
         public Func<int, int, int> OnCompletion { get; set; } = (_, length) => length;
 
-        /// <summary>Copies the first half of the device into the second, block by block, with everything in flight that fits, and flushes.</summary>
+        /// <summary>Copies the first half of the device into the second, with as many requests in flight as fit, and flushes.</summary>
         public TransferFailure? CopyHalf()
         {
             for (int i = 0; i < Count; i++) Transfers.Read(0, i * Transfer, Buffer(i));
@@ -76,7 +76,7 @@ public sealed class RingFaultTests
             if (fault is { Kind: Call.Refuses }) return -fault.Value.Errno;
             int taken = kernel.Take(fault is { Kind: Call.TakesOne } ? Math.Min(1, submit) : submit);
             if (fault is { Kind: Call.CompletesNothing }) return taken;
-            // Some of them, in any order; at least one if somebody waits.
+            // Completes some requests in random order; at least one if the call waits.
             IoUringSqe[] requests = Requests(kernel);
             _random.Shuffle(requests);
             foreach (IoUringSqe request in requests.Take(_random.Next((int)complete, requests.Length + 1))) kernel.Complete(request, Do(request));
@@ -137,7 +137,7 @@ public sealed class RingFaultTests
             Assert.Equal(ExitCode.InputOutput, error.Code);
             Assert.Contains(Errno.Name(errno), error.Message, StringComparison.Ordinal);
             Assert.True(machine.Transfers.Broken && machine.Queue.Leaked);
-            // What the kernel may still write to stays mapped, so there is nothing to dispose of but the test's own parts.
+            // The kernel may still write to the buffers, so they stay mapped. Only the test's own parts are disposed.
             machine.Dispose();
         }
     }
@@ -172,7 +172,7 @@ public sealed class RingFaultTests
     {
         for (int k = 0; k < 2 * Count; k++)
         {
-            // A cancelled request is tried by the plain call, which here meets a descriptor that nobody has.
+            // After a cancelled request the transfer tries the synchronous call, which here gets a descriptor that is not open.
             using Machine machine = new(1) { OnCompletion = (n, length) => n == k ? result : length };
             TransferFailure failure = Assert.NotNull(machine.CopyHalf());
             Assert.Equal(-errno, failure.Errno);

@@ -7,7 +7,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Block;
 
-/// <summary>The ring queue in the kernel of this machine: refusals, endless requests, signals.</summary>
+/// <summary>The ring queue on this machine's kernel: refusals, endless requests, signals.</summary>
 public sealed class RingOfThisKernelTests
 {
     [Theory]
@@ -36,7 +36,7 @@ public sealed class RingOfThisKernelTests
         Slice buffer = fixture.Arena.Take(4096)!.Value;
         OwnThread.Refusing(OwnThread.SYS_io_uring_register, Errno.ENOMEM, () =>
         {
-            // The device is not read directly; a ring over one that is would ask for pinned buffers.
+            // The device is not opened for direct I/O. A ring over a direct device would request pinned buffers by itself.
             Assert.Null(RingQueue.TryCreate([fixture.Device.Fd], fixture.Arena, fixture.WakeUp, 4, out RingQueue? ring, pin: true));
             using (ring)
             {
@@ -63,7 +63,7 @@ public sealed class RingOfThisKernelTests
         Assert.Equal(0, ring.Wait(new BlockCompletion[4]));
         ring.Dispose();
         Assert.False(ring.Leaked);
-        // Had the read survived, it would take this signal and write to the arena.
+        // If the read had survived, it would take this signal and write to the arena.
         Assert.Equal(8, Libc.Write(endless, BitConverter.GetBytes(7UL)));
         byte[] count = new byte[8];
         Assert.Equal(8, Libc.Read(endless, count));
@@ -132,7 +132,7 @@ public sealed class RingOfThisKernelTests
             Assert.True(device.IsDirect);
             using IBlockQueue queue = QueueFixture.Make("ring", [device], arena, wakeUp, 16);
             Transfers transfers = new(queue, [device.Granule]);
-            // The image backwards in pieces of 64 KiB: read from one end, written to the other.
+            // Copies the image backwards in pieces of 64 KiB: reads at one end, writes at the other.
             for (int low = 0, high = content.Length - 65536; low < high; low += 65536, high -= 65536)
             {
                 transfers.Read(0, low, new Slice(0, 65536));

@@ -8,7 +8,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Block;
 
-/// <summary>What the ring queue makes of a kernel that interrupts, refuses, takes less, or never answers.</summary>
+/// <summary>The ring queue on a simulated kernel that interrupts, refuses, takes fewer requests, or never answers.</summary>
 public sealed class RingQueueTests
 {
     private sealed class Fixture : FakeRing
@@ -78,7 +78,7 @@ public sealed class RingQueueTests
         IoUringSqe command = seen.Single(r => r.Opcode == IoUringAbi.IORING_OP_URING_CMD);
         Assert.Equal((77, 0xc0107520u, 0x30001ul, 9ul), (command.Fd, command.CmdOp, command.Addr3, command.Reserved));
 
-        // Alone it ends the wait as a wake-up does.
+        // A command alone ends the wait, as a wake-up does.
         Assert.True(fixture.Queue.TryCommand(77, 1, [], 4));
         Assert.Equal(0, fixture.Queue.Wait(fixture.Completions));
         Assert.Equal((4u, -Errno.ENODEV), ended[^1]);
@@ -109,7 +109,7 @@ public sealed class RingQueueTests
         for (uint tag = 0; tag < 4; tag++) fixture.Ask(tag);
         int count = fixture.Queue.Wait(fixture.Completions);
         Assert.True(count > 0);
-        // Four requests and the read of the wake-up.
+        // The counter wrapped: four requests and the wake-up's read.
         Assert.Equal(uint.MaxValue, fixture.Kernel.SubmissionHead);
     }
 
@@ -122,7 +122,7 @@ public sealed class RingQueueTests
         fixture.Kernel.OnEnter = (k, submit, _) =>
         {
             enters.Add((submit, busy && submit > 0));
-            // A kernel with held back completions refuses to take more, but goes on handing over.
+            // A kernel with overflowed completions refuses new requests, but still delivers completions.
             if (busy && submit > 0) return -Errno.EBUSY;
             busy = false;
             int taken = k.Take(submit);
@@ -168,7 +168,7 @@ public sealed class RingQueueTests
         Assert.Equal(-Errno.EAGAIN, fixture.Queue.Wait(fixture.Completions));
         fixture.Queue.Dispose();
         Assert.True(fixture.Queue.Leaked);
-        // Were it unmapped, its length would be 0.
+        // An unmapped arena would have size 0.
         fixture.Arena.Dispose();
         Assert.Equal(65536, fixture.Arena.Size);
     }

@@ -4,27 +4,29 @@ using Snapuserd.Block;
 
 namespace Snapuserd.Tests.Block;
 
-/// <summary>A block queue that does what the test says: every attempt is put into <see cref="Asked"/>, and its end comes from the script.</summary>
+/// <summary>
+/// A block queue under the test's control. It records every attempt in <see cref="Asked"/>; the script gives the results.
+/// </summary>
 internal sealed class ScriptedQueue(int depth) : IBlockQueue
 {
     private readonly List<BlockRequest> _inFlight = [];
 
-    /// <summary>Every attempt through the queue, in the order in which it was made.</summary>
+    /// <summary>Every attempt through the queue, in order.</summary>
     public List<BlockRequest> Asked { get; } = [];
 
-    /// <summary>Every plain call.</summary>
+    /// <summary>Every synchronous call.</summary>
     public List<BlockRequest> Performed { get; } = [];
 
     /// <summary>The result of attempt number n (from 0) at a request.</summary>
     public Func<int, BlockRequest, int> Attempt { get; set; } = (_, request) => request.Buffer.Length;
 
-    /// <summary>The result of a plain call.</summary>
+    /// <summary>The result of a synchronous call.</summary>
     public Func<BlockRequest, int> Plain { get; set; } = request => request.Buffer.Length;
 
-    /// <summary>Which of the requests in flight ends next.</summary>
+    /// <summary>Index of the request in flight that ends next.</summary>
     public Func<int, int> Next { get; set; } = _ => 0;
 
-    /// <summary>If negative, what the next wait returns.</summary>
+    /// <summary>The result of the next wait, if negative.</summary>
     public int Broken { get; set; }
 
     public int Depth => depth;

@@ -35,7 +35,7 @@ public sealed class SharedCachesTests
         long at = 8192 + targetStart - sourceStart;
         Assert.Equal(old[..512], Read(source, at));
         Assert.Equal(now.Length, Libc.PWrite(target.Fd, now, 8192));
-        // Why it is needed: the page that was read is still what it was, flushed or not.
+        // The reason for the product's call: the cached page is still the old one, flushed or not.
         Assert.Equal(0, Libc.FSync(target.Fd));
         Assert.Equal(old[..512], Read(source, at));
 

@@ -10,7 +10,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Block;
 
-/// <summary>Which storage a device is, through whatever leads to it, and how two of them relate.</summary>
+/// <summary>The storage that a device stands for, through any layers, and the relation between two storages.</summary>
 public sealed class StorageIdentityTests
 {
     private const long MiB = 1 << 20;
@@ -78,7 +78,7 @@ public sealed class StorageIdentityTests
         Assert.Equal(StorageRelation.Unknown, Relation(Of((s_raid, 0, MiB)), Of((s_other, 0, MiB))));
         Assert.Equal(StorageRelation.Disjoint, Relation(Of((s_raid, 0, MiB)), Of((s_crypt, 0, MiB))));
         Assert.Equal(StorageRelation.Unknown, Relation(Of((s_thin, 0, MiB)), Of((s_thin2, 0, MiB))));
-        // Inside one layer ranges are known again.
+        // Two ranges of the same layer can be compared.
         Assert.Equal(StorageRelation.Disjoint, Relation(Of((s_crypt, 0, MiB)), Of((s_crypt, MiB, MiB))));
         Assert.Equal(StorageRelation.Overlapping, Relation(Of((s_crypt, 0, MiB)), Of((s_crypt, 512, MiB))));
     }
@@ -154,8 +154,8 @@ public sealed class StorageIdentityTests
 
     private static BlockDevice Open(string path) => BlockDevice.Open(path, DeviceAccess.Read);
 
-    /// <summary>An answer to TABLE_STATUS: lines that point from the first, as the kernel counts.</summary>
-    private static byte[] Message(params (string Type, ulong Start, ulong Length, string Parameters)[] lines)
+    /// <summary>An answer to TABLE_STATUS. The offsets of the lines count from the first line, as in the kernel's answer.</summary>
+    internal static byte[] Message(params (string Type, ulong Start, ulong Length, string Parameters)[] lines)
     {
         List<byte> table = [];
         foreach ((string type, ulong start, ulong length, string parameters) in lines)
@@ -172,5 +172,77 @@ public sealed class StorageIdentityTests
         MemoryMarshal.Write(message, head);
         table.CopyTo(message, 312);
         return message;
+    }
+
+    [Fact]
+    public void Pieces_that_differ_only_at_the_end_or_by_one_more_are_not_the_same()
+    {
+        StorageIdentity one = Of((s_disk, 0, MiB), (s_other, 0, MiB));
+        Assert.Equal(StorageRelation.Overlapping, Relation(one, Of((s_disk, 0, MiB), (s_other, MiB, MiB))));
+        Assert.Equal(StorageRelation.Overlapping, Relation(one, Of((s_disk, 0, MiB), (s_other, 0, MiB), (s_file, 0, MiB))));
+        Assert.Equal(StorageRelation.Overlapping, Relation(one, Of((s_other, 4 * MiB, MiB), (s_other, MiB - 1, MiB))));
+        Assert.True(Of((s_disk, 0, MiB), (s_disk, MiB - 1, MiB)).OverlapsItself);
+        Assert.True(Of((s_disk, MiB - 1, MiB), (s_disk, 0, MiB)).OverlapsItself);
+        Assert.False(Of((s_disk, MiB, MiB), (s_disk, 0, MiB)).OverlapsItself);
+    }
+
+    [Fact]
+    public void Piece_ends_at_the_largest_offset_at_most()
+    {
+        Assert.Equal(long.MaxValue, new StoragePiece(s_disk, 0, long.MaxValue).End);
+        Assert.Equal(long.MaxValue, new StoragePiece(s_disk, 1, long.MaxValue - 1).End);
+        Assert.Equal(long.MaxValue, new StoragePiece(s_disk, 1, long.MaxValue).End);
+        Assert.Equal(long.MaxValue, new StoragePiece(s_disk, 7, long.MaxValue).End);
+        Assert.Equal(long.MaxValue - 1, new StoragePiece(s_disk, 1, long.MaxValue - 2).End);
+        StoragePiece piece = new(s_disk, 10, 10);
+        foreach ((long offset, long length, bool overlaps) in ((long, long, bool)[])[(0, 10, false), (0, 11, true), (19, 1, true), (20, 1, false), (12, 2, true), (5, 30, true)])
+        {
+            Assert.Equal(overlaps, piece.Overlaps(new StoragePiece(s_disk, offset, length)));
+            Assert.Equal(overlaps, new StoragePiece(s_disk, offset, length).Overlaps(piece));
+            Assert.False(piece.Overlaps(new StoragePiece(s_other, offset, length)));
+        }
+    }
+
+    [Fact]
+    public void Bottoms_are_ordered_by_kind_and_then_by_number()
+    {
+        StorageBottom[] order = [StorageBottom.OfDevice(1, 9), StorageBottom.OfDevice(8, 0), StorageBottom.OfDevice(8, 16), StorageBottom.OfDevice(9, 0),
+            StorageBottom.OfFile(1, 9, 5), StorageBottom.OfFile(8, 0, 1), StorageBottom.OfFile(8, 0, 2), StorageBottom.OfFile(8, 1, 0), StorageBottom.OfFile(9, 0, 0)];
+        for (int i = 0; i < order.Length; i++)
+            for (int j = 0; j < order.Length; j++)
+                Assert.Equal(i.CompareTo(j), order[i].CompareTo(order[j]));
+    }
+
+    [Fact]
+    public void What_two_branches_of_a_stack_share_is_told_once()
+    {
+        StorageBottom top = StorageBottom.OfDevice(252, 20), left = StorageBottom.OfDevice(252, 21), right = StorageBottom.OfDevice(252, 22);
+        Dictionary<StorageBottom, StorageLayer> layers = new()
+        {
+            [top] = new StorageLayer("x", [new StoragePiece(left, 0, MiB), new StoragePiece(right, 0, MiB)]),
+            [left] = new StorageLayer("y", [new StoragePiece(s_disk, 0, MiB), new StoragePiece(s_disk, 4 * MiB, MiB)]),
+            [right] = new StorageLayer("z", [new StoragePiece(s_disk, 0, MiB), new StoragePiece(s_other, 0, MiB)]),
+        };
+        StorageIdentity storage = new([new StoragePiece(top, 0, MiB), new StoragePiece(s_file, 0, MiB)], layers);
+        Assert.Equal(
+            [new StoragePiece(left, 0, MiB), new StoragePiece(s_disk, 0, MiB), new StoragePiece(s_disk, 4 * MiB, MiB), new StoragePiece(right, 0, MiB), new StoragePiece(s_other, 0, MiB)],
+            storage.BelowDevices());
+        // A layer's name may have any length.
+        Assert.Equal(StorageRelation.Unknown, storage.RelationTo(Of((s_other, 0, MiB)), out string layer));
+        Assert.Equal("x", layer);
+        Assert.Equal(StorageRelation.Unknown, Of((s_other, 0, MiB)).RelationTo(storage, out layer));
+        Assert.Equal("x", layer);
+        Assert.Equal(StorageRelation.Disjoint, storage.RelationTo(Of((s_other, MiB, MiB)), out _));
+    }
+
+    [Fact]
+    public void Layer_that_stands_between_is_found_among_several_pieces()
+    {
+        StorageIdentity several = Of((s_other, 50 * MiB, MiB), (s_crypt, 0, MiB), (s_raid, 0, MiB));
+        Assert.Equal(StorageRelation.Unknown, several.RelationTo(Of((s_other, 60 * MiB, MiB), (s_disk, 25 * MiB, MiB)), out string layer));
+        Assert.Equal("md raid1", layer);
+        // Two layers use bytes of one device. The second is a file system, which shares none of its bytes.
+        Assert.Equal(StorageRelation.Disjoint, Relation(Of((s_file, 0, MiB)), Of((s_thin, 0, MiB))));
+        Assert.Equal(StorageRelation.Unknown, Relation(Of((s_thin, 0, MiB), (s_file2, 0, MiB)), Of((s_file, 0, MiB), (s_thin2, 0, MiB))));
     }
 }

@@ -6,7 +6,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Block;
 
-/// <summary>Where the bytes of a source lie on the base.</summary>
+/// <summary>The location of a source's bytes on the base.</summary>
 public sealed class StorageMapTests
 {
     [Fact]
@@ -57,5 +57,53 @@ public sealed class StorageMapTests
         Assert.True(map.Next(Far + 100, 4096, ref cursor, out SharedRange part));
         Assert.Equal(new SharedRange(Far + 100, 612, 4096), part);
         Assert.True(map.LiesExactlyAt(512, 4096, Far));
+    }
+
+    [Fact]
+    public void Range_without_offsets_is_refused_by_name_and_the_longest_is_taken()
+    {
+        foreach (SharedRange range in (SharedRange[])[new(-1, 0, 512), new(0, -1, 512), new(0, 0, -1), new(512, 0, long.MaxValue - 511)])
+        {
+            ArgumentException refused = Assert.Throws<ArgumentException>(() => new StorageMap([range]));
+            Assert.Equal("ranges", refused.ParamName);
+            Assert.StartsWith($"{range} is not a range of bytes", refused.Message, StringComparison.Ordinal);
+        }
+        Assert.True(new StorageMap([new SharedRange(0, 512, long.MaxValue - 512)]).LiesExactlyAt(0, 512, 512));
+        Assert.True(new StorageMap([new SharedRange(512, 0, long.MaxValue - 512)]).LiesExactlyAt(512, 512, 0));
+        Assert.True(new StorageMap([new SharedRange(0, 0, 1)]).LiesExactlyAt(0, 1, 0));
+    }
+
+    /// <summary>All ranges that the map finds in the bytes [from, +length).</summary>
+    private static List<SharedRange> Parts(StorageMap map, long from, long length)
+    {
+        List<SharedRange> parts = [];
+        for (int cursor = 0; map.Next(from, length, ref cursor, out SharedRange part);) parts.Add(part);
+        return parts;
+    }
+
+    [Fact]
+    public void Single_bytes_at_both_ends_are_found_and_empty_parts_are_not()
+    {
+        // The second range lies inside the first, so the ends do not ascend.
+        StorageMap map = new([new SharedRange(10, 100, 20), new SharedRange(12, 300, 3), new SharedRange(40, 500, 5)]);
+        Assert.Equal([new SharedRange(10, 100, 1)], Parts(map, 5, 6));
+        Assert.Empty(Parts(map, 5, 5));
+        Assert.Equal([new SharedRange(29, 119, 1)], Parts(map, 29, 8));
+        Assert.Empty(Parts(map, 30, 8));
+        Assert.Equal([new SharedRange(14, 104, 6), new SharedRange(14, 302, 1)], Parts(map, 14, 6));
+        Assert.Equal([new SharedRange(15, 105, 6)], Parts(map, 15, 6));
+        Assert.Equal([new SharedRange(11, 101, 2), new SharedRange(12, 300, 1)], Parts(map, 11, 2));
+        Assert.Equal([new SharedRange(44, 504, 1)], Parts(map, 44, 9));
+        Assert.Empty(Parts(map, 45, 9));
+        Assert.Equal([new SharedRange(29, 119, 1), new SharedRange(40, 500, 1)], Parts(map, 29, 12));
+    }
+
+    [Fact]
+    public void Ranges_with_a_byte_between_them_stay_two()
+    {
+        Assert.Equal([new SharedRange(0, 100, 10), new SharedRange(11, 111, 10)], Parts(new([new SharedRange(11, 111, 10), new SharedRange(0, 100, 10)]), 0, 50));
+        Assert.Equal([new SharedRange(0, 100, 20)], Parts(new([new SharedRange(10, 110, 10), new SharedRange(0, 100, 10)]), 0, 50));
+        // One range inside the other.
+        Assert.Equal([new SharedRange(0, 100, 20)], Parts(new([new SharedRange(5, 105, 2), new SharedRange(0, 100, 20)]), 0, 50));
     }
 }

@@ -6,7 +6,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Block;
 
-/// <summary>Whole transfers from attempts that come back short, empty, interrupted or failed.</summary>
+/// <summary>Whole transfers from attempts that end short, empty, interrupted or failed.</summary>
 public sealed class TransfersTests
 {
     private static readonly Slice Buffer = new(8192, 16384);
@@ -51,7 +51,7 @@ public sealed class TransfersTests
         Transfers transfers = new(queue, [512]);
         transfers.Write(0, 0, Buffer);
         Assert.Equal(-Errno.EIO, transfers.Drain()!.Value.Errno);
-        Assert.Equal(Transfers.AttemptsBeforePlain + 1, queue.Asked.Count);
+        Assert.Equal(Retry.AttemptsBeforePlain + 1, queue.Asked.Count);
     }
 
     [Theory]
@@ -81,12 +81,12 @@ public sealed class TransfersTests
     [InlineData(Errno.EAGAIN)]
     public void Interrupted_transfer_is_asked_again_and_ends_whole(int errno)
     {
-        ScriptedQueue queue = new(1) { Attempt = (n, r) => n < Transfers.AttemptsBeforePlain ? -errno : r.Buffer.Length };
+        ScriptedQueue queue = new(1) { Attempt = (n, r) => n < Retry.AttemptsBeforePlain ? -errno : r.Buffer.Length };
         Transfers transfers = new(queue, [1]);
         transfers.Read(0, 0, Buffer);
         Assert.Null(transfers.Drain());
         Assert.Empty(queue.Performed);
-        Assert.Equal(Transfers.AttemptsBeforePlain + 1, queue.Asked.Count);
+        Assert.Equal(Retry.AttemptsBeforePlain + 1, queue.Asked.Count);
     }
 
     [Theory]
@@ -98,7 +98,7 @@ public sealed class TransfersTests
         Transfers transfers = new(queue, [1]);
         transfers.Write(0, 4096, Buffer);
         Assert.Null(transfers.Drain());
-        Assert.Equal(Transfers.AttemptsBeforePlain + 1, queue.Asked.Count);
+        Assert.Equal(Retry.AttemptsBeforePlain + 1, queue.Asked.Count);
         Assert.Equal(new BlockRequest(BlockVerb.Write, 0, 4096, Buffer, 0), Assert.Single(queue.Performed) with { Tag = 0 });
     }
 
@@ -125,8 +125,8 @@ public sealed class TransfersTests
     [Fact]
     public void Progress_gives_a_transfer_its_attempts_back()
     {
-        // Fifteen interruptions before every piece: each is below the bound, together they are far above it.
-        int step = Transfers.AttemptsBeforePlain;
+        // Fifteen interruptions before every piece: each series is below the limit, all together are far above it.
+        int step = Retry.AttemptsBeforePlain;
         ScriptedQueue queue = new(1) { Attempt = (n, _) => n % step == step - 1 ? 4096 : -Errno.EAGAIN };
         Transfers transfers = new(queue, [4096]);
         transfers.Read(0, 0, Buffer);
@@ -292,7 +292,7 @@ public sealed class TransfersTests
     [Fact]
     public void Request_that_the_queue_throws_out_is_not_waited_for()
     {
-        // A slice outside the arena is a defect of ours; it must end the run, not hang it.
+        // A slice outside the arena is a bug of this program. It must end the run, not hang it.
         using Arena arena = new(4096);
         using WakeUp wakeUp = new();
         using SyncQueue queue = new([-1], arena, wakeUp, 1);

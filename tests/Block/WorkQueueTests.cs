@@ -8,10 +8,10 @@ using Xunit;
 
 namespace Snapuserd.Tests.Block;
 
-/// <summary>Work on threads of its own, and without any.</summary>
+/// <summary>Jobs on worker threads, and on the calling thread (inline queue).</summary>
 public sealed class WorkQueueTests
 {
-    /// <summary>Does what the job says, and notices if two threads are in it at once.</summary>
+    /// <summary>Runs the given job, and records whether two threads ran in it at the same time.</summary>
     private sealed class Worker : IWorker<int>
     {
         private int _inside;
@@ -128,7 +128,7 @@ public sealed class WorkQueueTests
         for (int posted = 0; ended < 500;)
         {
             while (posted < 500 && queue.TryPost(posted, (uint)posted)) posted++;
-            // Only a job can end this wait; if one signal were lost, the test would stop here.
+            // Only a job can end this wait. If a signal were lost, the test would hang here.
             Assert.Equal(0, fixture.Queue.Wait(new BlockCompletion[2]));
             while (queue.TryReap(out _, out _)) ended++;
         }
@@ -151,7 +151,7 @@ public sealed class WorkQueueTests
         begun.Wait();
         Thread disposer = new(queue.Dispose);
         disposer.Start();
-        // The job is let go only when the disposal waits for its thread, so that it cannot take another one before.
+        // The job may end only after the disposal waits for its thread, so that the thread cannot take another job first.
         while ((disposer.ThreadState & ThreadState.WaitSleepJoin) == 0) Thread.Yield();
         Assert.False(workers[0].Disposed);
         go.Set();

@@ -1,15 +1,16 @@
-# What must not go wrong: no COW, one that cannot be used, and one that is gone in the midst of its merge.
+# Failures that must be handled: no COW, an unusable one, and one that disappears in the middle of its merge.
 . "$HERE/lib.sh"
 disks
 
-# A disk that nothing was ever written to is no update.
+# A disk that was never written is no update.
 truncate -s 8M zeros
 start console.absent boottest=look "file=base.0,format=qcow2" "file=zeros,format=raw,snapshot=on"
 ended 0 "no update"
 shows console.absent 'system is plain' "the plain device"
 shows console.absent 'up .*: the old image, on vda, 0 servers' "the plain device"
 
-# A payload is damaged, and nothing is merged: the old image, and a message. One that is compressed: a COW has no checksums, so raw bytes are right whatever they are.
+# A payload is damaged, and nothing is merged: the old image, and a message. The payload is a compressed one: a COW has no checksums, so raw
+# bytes are always valid.
 cp --remove-destination "$(readlink -f cow)" damaged
 offset=$("$SNAPUSERD" inspect damaged --ops --json | grep '"type":"replace"' | grep '"compression":"zstd"' | sed -n '1s/.*"data_offset":\([0-9]*\).*/\1/p')
 [ -n "$offset" ] || fail "the COW has no compressed payload"

@@ -1,12 +1,12 @@
-# The initramfs that dracut makes with the module as it is installed, with systemd in it, whose switch-root spares the servers. And a COW that is none: no
-# root file system, but a sentence and the emergency shell; it is switched off, because nothing would leave it.
+# The initramfs that dracut creates with the installed module, including systemd, whose switch-root spares the servers. Then an invalid COW:
+# there is no root file system, but a message and the emergency shell; the guest is powered off, because nothing would end that shell.
 . "$HERE/lib.sh"
 tool=${tool:-dracut-systemd}
 disks
 "$HERE/initramfs.sh" "$KERNEL" dracut.cpio table "$tool"
 export ARCHIVE=dracut
 
-# Nothing is merged before the new root asks for it, so it stands on the view, however slow this machine is.
+# Nothing is merged before the new root requests it, so the device is on the view on any machine.
 start console.merge "boottest=merge request=yes snapuserd.merge=manual" "file=base.0,format=qcow2,throttling.bps-write=2000000" "file=cow.0,format=qcow2"
 ended 0 "the merge"
 shows console.merge 'up .*: the new image, on ublkb0' "the new root"

@@ -1,4 +1,4 @@
-# The same with dracut: systemd's unit, which ours is ordered after, and dracut's own job without systemd.
+# The same with dracut: systemd's unit, after which our unit is ordered, and dracut's own job without systemd.
 . "$HERE/hibernate-lib.sh"
 hibernate
 for tool in dracut-systemd dracut; do

@@ -1,9 +1,9 @@
-# What the scenarios about hibernation share: a system that runs from the plain device hibernates, and the update is on the COW's disk when the
-# machine starts again. What a merge writes then is not what the memory image knows.
+# Common code of the scenarios about hibernation: a system that runs from the plain device hibernates, and the update is on the COW's disk
+# when the machine starts again. A merge at that point would write data of which the memory image knows nothing.
 . "$HERE/lib.sh"
 before=snapuserd.merge=before
 
-# hibernate: a swap disk with the image of a running system: swap.image.
+# hibernate: creates swap.image, a swap disk with the memory image of a running system.
 hibernate() {
     disks
     truncate -s 320M swap
@@ -26,7 +26,7 @@ hibernated() {
     [ "$signature" = S1SUSPEND ]
 }
 
-# again NAME WORDS: boots with the image and the update, on fresh overlays of what the disks were: base.NAME, cow.NAME, swap.NAME.
+# again NAME WORDS: boots with the image and the update, on fresh overlays of the disks: base.NAME, cow.NAME, swap.NAME.
 again() {
     fresh old.img raw "base.$1"
     fresh cow raw "cow.$1"
@@ -40,7 +40,7 @@ untouched() {
     same "cow.$1" qcow2 cow || fail "$1: the COW has changed"
 }
 
-# resumes NAME WORDS: the image comes back, and base and COW are what they were.
+# resumes NAME WORDS: the image is resumed, and base and COW are unchanged.
 resumes() {
     again "$1" "boottest=look $before $2"
     ended 0 "$1: resuming"

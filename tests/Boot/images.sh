@@ -1,11 +1,12 @@
 #!/bin/bash
-# images.sh: makes in the current folder what the scenarios share: old.img and new.img, two states of a root file system; cow, the update; table.
+# images.sh: creates the shared files of the scenarios in the current folder: old.img and new.img, two states of a root file system; cow,
+# the update; table.
 set -euo pipefail
 RANDOM=12
 
-# Files that stay, that change in place, that move, and that are new. The program is in both: who boots from it can ask `ctl`.
+# Files that stay, that change in place, that move, and that are new. Both images contain the program, so a booted system can run `ctl`.
 mkdir -p old/files old/bin old/sbin old/dev old/proc old/sys old/run old/tmp old/root old/etc
-# systemd takes nothing for a root that has no os-release.
+# systemd accepts a root only if it has an os-release.
 echo ID=test >old/etc/os-release
 cp "$GUEST_BUSYBOX" old/bin/busybox
 for applet in $(busybox --list); do [ -e "old/bin/$applet" ] || ln -s busybox "old/bin/$applet"; done

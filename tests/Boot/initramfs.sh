@@ -1,11 +1,11 @@
 #!/bin/bash
-# initramfs.sh KERNEL OUT TABLE [dracut|dracut-systemd]: makes an initramfs as the README tells a user to: `make install-initramfs-tools`, the table,
-# mkinitramfs; or the same with dracut. All that happens in an overlay of this machine's file system, in a mount namespace of its own, so that nothing
-# of the machine changes. KERNEL is what fetch-kernel.sh printed.
+# initramfs.sh KERNEL OUT TABLE [dracut|dracut-systemd]: creates an initramfs by the instructions of docs/boot-setup.md: `make
+# install-initramfs-tools`, the table, mkinitramfs; or the same with dracut. Everything happens in an overlay of this machine's file system,
+# in a separate mount namespace, so that the machine does not change. KERNEL is the output of fetch-kernel.sh.
 set -euo pipefail
 ROOT=$(CDPATH='' cd -- "$(dirname -- "$0")/../.." && pwd)
 if [ "${INSIDE:-}" != yes ]; then
-    # Without root, this is root of a user namespace.
+    # Without root privileges, the script becomes root of a user namespace.
     user=$([ "$(id -u)" -eq 0 ] || echo --user --map-root-user)
     # shellcheck disable=SC2086 # two words or none
     INSIDE=yes exec unshare $user --mount "$0" "$@"
@@ -27,7 +27,8 @@ mkdir -p "$system/lib/modules/$release" "$system/boot" "$system/tmp" "$system/va
 mount --bind "$kernel/lib/modules/$release" "$system/lib/modules/$release"
 cp "$kernel/boot/config-$release" "$system/boot/"
 
-# -o: what was built is what is tested. Few modules, because a guest without hardware virtualisation is slow, and little compression.
+# -o: the tested program is the one that was built. Few modules and little compression, because a guest without hardware virtualisation is
+# slow.
 make -s -C "$ROOT" -o build "install-${tool%-systemd}" DESTDIR="$system" PREFIX=/usr/local
 install -D -m 0644 "$table" "$system/etc/snapuserd/table"
 case $tool in

@@ -1,4 +1,5 @@
-# Debian 12's kernel has no ublk: the same over NBD, with a power cut in the midst of the merge. The server is not killed: an NBD device dies with it.
+# Debian 12's kernel has no ublk: the same over NBD, with a power cut in the middle of the merge. The server is not killed: an NBD device
+# dies with it.
 . "$HERE/lib.sh"
 KERNEL=$NBD_KERNEL
 ARCHIVE=nbd

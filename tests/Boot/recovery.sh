@@ -1,4 +1,4 @@
-# A merge that lost its power is finished by a recovery ramdisk, with progress on the console; the system boots from the plain device then.
+# A recovery ramdisk finishes a merge that lost its power, with progress on the console; then the system boots from the plain device.
 . "$HERE/lib.sh"
 disks
 CUT=300 start console.cut "$on_request" "file=base.0,format=qcow2" "file=cow.0,format=qcow2"
@@ -9,7 +9,7 @@ fresh cow.0 qcow2 cow.1
 
 mkdir -p etc/snapuserd
 cp table etc/snapuserd/table
-cp "$ROOT/src/Boot/recovery/finish-updates" .
+cp "$ROOT/src/packaging/recovery/finish-updates" .
 echo 'exec sh /finish-updates' >test.sh
 archive recovery finish-updates test.sh etc
 root='' ARCHIVE=recovery start console.recovery '' "file=base.1,format=qcow2,throttling.bps-write=2000000" "file=cow.1,format=qcow2"

@@ -1,9 +1,10 @@
-# An update that is not merged yet: booted from and left alone, then rolled back, from the busybox ramdisk of the examples and from initramfs-tools.
+# An update that is not merged yet is booted and left alone, then rolled back, from the busybox ramdisk of the examples and from
+# initramfs-tools.
 . "$HERE/lib.sh"
 disks
 mkdir -p etc/snapuserd
 cp table etc/snapuserd/table
-install -m 0755 "$ROOT/src/Boot/busybox/init" boot-init
+install -m 0755 "$ROOT/src/packaging/busybox/init" boot-init
 archive busybox boot-init etc
 start console.manual "boottest=manual snapuserd.merge=manual" "file=base.0,format=qcow2" "file=cow.0,format=qcow2"
 ended 0 "the new image, not merged"
@@ -20,6 +21,6 @@ rollback() {
     same cow.0 qcow2 cow || fail "the COW has changed"
 }
 rollback console.rollback
-# start gives /init; here it is another one.
+# start uses /init by default; this scenario has a different one.
 ARCHIVE=busybox INIT=/boot-init rollback console.busybox
 echo "the base and the COW are what they were"

@@ -1,12 +1,13 @@
 #!/bin/bash
-# run.sh [SCENARIO…]: boots a stock Debian kernel in QEMU through an update, with an initramfs that this machine's own mkinitramfs makes with the hook
-# as it is installed; all scenarios unless some are named. The last line is "N passed, N failed".
+# run.sh [SCENARIO…]: boots a stock Debian kernel in QEMU through an update, with an initramfs that this machine's mkinitramfs creates with
+# the installed hook; all scenarios unless some are named. The last line is "N passed, N failed".
 #
-# A scenario is a file NAME.sh beside this one. It sees the variables of ../Guest/lib.sh, and finds old.img and new.img (two states of a root file
-# system), cow (what `create` made of them), and the archives initramfs.cpio, nbd.cpio and recovery.cpio in its folder.
-# SEED says when plugs are pulled; JOBS scenarios run at a time. ARCH and PAGES say which machine (../Guest/target.sh). On another architecture than
-# this machine's, whose mkinitramfs and dracut cannot make what boots there, the scenarios with a ramdisk of their own run, and the others are skipped.
-# No scenario passed is a failure. KERNEL_PACKAGE is for guest tests only.
+# A scenario is a file NAME.sh beside this one. It can use the variables of ../Guest/lib.sh. Its folder has old.img and new.img (two states
+# of a root file system), cow (created from them with `create`), and the archives initramfs.cpio, nbd.cpio and recovery.cpio.
+# SEED determines the moments of the power cuts; at most JOBS scenarios run at a time. ARCH and PAGES select the machine
+# (../Guest/target.sh). This machine's mkinitramfs and dracut cannot create a ramdisk for another architecture. There, the scenarios with a
+# self-contained ramdisk run, and the others are skipped.
+# If no scenario passes, the run fails. KERNEL_PACKAGE is for guest tests only.
 set -euo pipefail
 HERE=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 ROOT=$(dirname "$(dirname "$HERE")")
@@ -17,11 +18,11 @@ cache=$ROOT/build/guest
 unset KERNEL_PACKAGE
 . "$ROOT/tests/Guest/target.sh"
 results=$ROOT/build/test-results/Boot$VARIANT
-# The results of an earlier run must not pass for those of this one.
+# Removes the results of an earlier run, so that they are not taken for this one's.
 rm -rf "$results"
 KERNEL=$("$ROOT/tests/Guest/fetch-kernel.sh" "$cache" "$(kernel_package)" "$ARCH")
 NBD_KERNEL=$KERNEL
-# Debian 12's own kernel has no ublk_drv. It comes with pages of 4 KiB only.
+# Debian 12's own kernel has no ublk_drv. It exists with pages of 4 KiB only.
 [ "$FOREIGN" = yes ] || [ "$PAGES" != 4k ] || NBD_KERNEL=$("$ROOT/tests/Guest/fetch-kernel.sh" "$cache" "linux-image-cloud-$ARCH" "$ARCH")
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -30,7 +31,7 @@ echo "making the images, the update and the initramfs, which takes minutes"
 echo "kernels: $(basename "$KERNEL"), $(basename "$NBD_KERNEL")"
 
 if [ $# -eq 0 ]; then
-    # The longest one first.
+    # The longest scenario first.
     set -- ublk
     for file in "$HERE"/*.sh; do
         case $(basename "$file" .sh) in ublk | run | initramfs | images | lib | hibernate-lib) ;; *) set -- "$@" "$(basename "$file" .sh)" ;; esac
@@ -64,7 +65,7 @@ export INITRAMFS
 "$ROOT/tests/Guest/initramfs.sh" "$KERNEL" "$INITRAMFS" "$GUEST_SNAPUSERD" "$GUEST_BUSYBOX" virtio_pci virtio_blk ext4 ublk_drv dm-mod
 echo "the images, the update and the initramfs were made in $SECONDS s"
 
-# scenario NAME: runs one; its output goes to NAME.output, its end to NAME.end.
+# scenario NAME: runs one; its output goes to NAME.output, its result to NAME.end.
 scenario() {
     local began=$SECONDS status=failed
     mkdir "$work/$1"
@@ -99,7 +100,7 @@ for name in "$@"; do
         echo "FAILED: $name, $seconds s; see build/guest/log/boot-$name$VARIANT"
     fi
 done
-# In the words of the other test results, so that tests/sum.sh adds them up.
+# In the format of the other test results, so that tests/sum.sh adds them up.
 mkdir -p "$results"
 echo "<Counters total=\"$((passed + failed + skipped))\" executed=\"$((passed + failed))\" passed=\"$passed\" failed=\"$failed\" />" >"$results/Boot$VARIANT.trx"
 echo "all of it took $SECONDS s"

@@ -1,4 +1,5 @@
-# From the first boot of an update to the plain device: served over ublk, five power cuts in one merge, a kill of the server, the swap under the mounted root.
+# From the first boot of an update to the plain device: served over ublk, five power cuts in one merge, a kill of the server, and the swap
+# under the mounted root.
 . "$HERE/lib.sh"
 SEED=${SEED:-9}
 RANDOM=$SEED
@@ -6,7 +7,7 @@ disks
 middle=0
 for cut in 0 1 2 3 4; do
     CUT=$((RANDOM % 900))
-    # The first time merged from the boot on, with slow disks; then by `ctl`, which can say how fast.
+    # The first merge starts with the boot, on slow disks; the later ones are requested with `ctl`, which sets the rate.
     if [ "$cut" -eq 0 ]; then
         start "console.$cut" boottest=cut "file=base.$cut,format=qcow2,$slow" "file=cow.$cut,format=qcow2"
     else

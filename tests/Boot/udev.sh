@@ -1,13 +1,13 @@
-# Mapped devices and udev: a ramdisk makes /dev/mapper/system, and a systemd of Debian 12 or 13 mounts it by fstab. Its links, readiness and mounts
-# stay through replayed events and the swap. UDEV_CASES says which, such as "trixie/bare", or all. Four ways:
-#   cookie  udev in the ramdisk; our rules masked, so that only the cookie tells udev. The database stays, as with initramfs-tools
+# Mapped devices and udev: a ramdisk creates /dev/mapper/system, and a systemd of Debian 12 or 13 mounts it by fstab. Its links, readiness
+# and mounts must survive replayed events and the swap. UDEV_CASES selects the cases, such as "trixie/bare", or all. Four kinds:
+#   cookie  udev in the ramdisk; our rules masked, so that udev gets its flags only from the cookie. The database stays, as with initramfs-tools
 #   clean   udev in the ramdisk; the database is cleaned before switch_root, as systemd does in a ramdisk
 #   bare    no udev in the ramdisk
 #   nodm    no dmsetup and none of its rules, neither in the ramdisk nor in the system
-# (A system without any udev: the scenarios busybox and ublk.)
+# (The scenarios busybox and ublk cover a system without any udev.)
 . "$HERE/lib.sh"
 
-# closure ROOT FILE…: prints the libraries of ROOT that the files need, the loader included.
+# closure ROOT FILE…: prints the libraries of ROOT that the files need, including the loader.
 closure() {
     local root=$1 queue=("${@:2}") file name path
     declare -A seen=()
@@ -25,7 +25,7 @@ closure() {
     done
 }
 
-# debian SUITE: unpacks what boots into the folder "debian", with /bin, /sbin and /lib merged into /usr.
+# debian SUITE: unpacks the packages to boot into the folder "debian", with /bin, /sbin and /lib merged into /usr.
 debian() {
     local openssl=libssl3 fetched folder
     [ "$1" = bookworm ] || openssl=libssl3t64
@@ -60,24 +60,24 @@ tree() {
     libraries=$(closure debian "${files[@]}")
     mapfile -t -O "${#files[@]}" files <<<"$libraries"
     for file in "${files[@]}"; do
-        # Libraries are links to files beside them. (udevd is one to udevadm, which is in the list.)
+        # Libraries are links to files in the same folder. (udevd is a link to udevadm, which is in the list.)
         target=$(readlink "debian/$file" || true)
         case $target in '' | */*) ;; *) files+=("$(dirname "$file")/$target") ;; esac
     done
     (cd debian && printf '%s\n' "${files[@]}" | sort -u | xargs cp -a --parents -t "$OLDPWD/$to/")
-    # The loader, by the name that programs have in them.
+    # The loader, under the name that programs contain.
     cp -a debian/usr/lib64/. "$to/usr/lib64/"
     cp -a debian/usr/lib/ld-linux* "$to/usr/lib/" 2>/dev/null || true
 }
 
-# masked TO: none of our rules in that tree.
+# masked TO: masks all of our rules in that tree.
 masked() {
     local rule
     mkdir -p "$1/etc/udev/rules.d"
-    for rule in "$ROOT"/src/Boot/udev/*; do ln -s /dev/null "$1/etc/udev/rules.d/$(basename "$rule")"; done
+    for rule in "$ROOT"/src/packaging/udev/*; do ln -s /dev/null "$1/etc/udev/rules.d/$(basename "$rule")"; done
 }
 
-# system KIND: makes root.img, the system, and KIND.cpio, the ramdisk.
+# system KIND: creates root.img, the system, and KIND.cpio, the ramdisk.
 system() {
     local kind=$1 dm=$dm_files
     [ "$kind" != nodm ] || dm=
@@ -93,7 +93,7 @@ system() {
     install -m 0755 "$HERE/udev-test" root/udev-test
     echo ID=test >root/etc/os-release
     echo 0123456789abcdef0123456789abcdef >root/etc/machine-id
-    # With its defaults: a device that is not ready is waited for for 90 seconds.
+    # With default options: systemd waits 90 seconds for a device that is not ready.
     echo "/dev/mapper/system /by-name ext4 ro 0 0" >root/etc/fstab
     [ "$kind" = cookie ] || echo "UUID=$uuid /by-uuid ext4 ro 0 0" >>root/etc/fstab
     cat >root/etc/systemd/system/default.target <<'END'
@@ -128,7 +128,7 @@ END
     if [ "$kind" != bare ]; then
         # shellcheck disable=SC2086 # lists of files
         tree ramdisk $udev_files $dm
-        # Of these the common archive has folders.
+        # In the common archive these are folders.
         rm ramdisk/bin ramdisk/sbin
         mkdir ramdisk/bin ramdisk/sbin
         ln -s /usr/bin/udevadm ramdisk/bin/udevadm

@@ -1,14 +1,13 @@
 using System;
+using Snapuserd.AndroidDaemon;
 using Snapuserd.Cli;
 using Xunit;
 
 namespace Snapuserd.Tests.Cli;
 
-/// <summary>Android's way of calling the daemon, and what must not be taken for it.</summary>
+/// <summary>The arguments with which Android starts the daemon, and arguments that must not be mistaken for them.</summary>
 public sealed class AndroidWordsTests
 {
-    private static readonly Verb s_daemon = Array.Find(Verbs.All, verb => verb.Name == "daemon")!;
-
     [Theory]
     [InlineData("-user_snapshot", "daemon --socket=snapuserd --log=kmsg --user-snapshot")]
     [InlineData("--user-snapshot=true", "daemon --socket=snapuserd --log=kmsg --user-snapshot")]
@@ -25,7 +24,7 @@ public sealed class AndroidWordsTests
     public void Flags_become_options(string words, string expected)
     {
         foreach (string called in (string[])["snapuserd", "/system/bin/snapuserd", "/first_stage_ramdisk/system/bin/snapuserd_ramdisk"])
-            Assert.Equal(expected, string.Join(' ', AndroidWords.Translate(called, words.Split(' '), s_daemon, hasSocket: false) ?? []));
+            Assert.Equal(expected, string.Join(' ', AndroidWords.Translate(called, words.Split(' '), DaemonVerb.TakesValue, hasSocket: false) ?? []));
     }
 
     [Theory]
@@ -39,12 +38,12 @@ public sealed class AndroidWordsTests
     [InlineData("snapuserd", "-log=kmsg")]
     [InlineData("snapuserd", "-")]
     [InlineData("other", "-no_socket")]
-    public void Everything_else_is_a_verb(string called, string words) => Assert.Null(AndroidWords.Translate(called, words.Split(' '), s_daemon, hasSocket: true));
+    public void Everything_else_is_a_verb(string called, string words) => Assert.Null(AndroidWords.Translate(called, words.Split(' '), DaemonVerb.TakesValue, hasSocket: true));
 
     [Fact]
     public void No_word_at_all_is_Androids_if_there_is_a_socket_from_init()
     {
-        Assert.Null(AndroidWords.Translate("snapuserd", [], s_daemon, hasSocket: false));
-        Assert.Equal("daemon --socket=snapuserd --log=kmsg", string.Join(' ', AndroidWords.Translate("snapuserd", [], s_daemon, hasSocket: true) ?? []));
+        Assert.Null(AndroidWords.Translate("snapuserd", [], DaemonVerb.TakesValue, hasSocket: false));
+        Assert.Equal("daemon --socket=snapuserd --log=kmsg", string.Join(' ', AndroidWords.Translate("snapuserd", [], DaemonVerb.TakesValue, hasSocket: true) ?? []));
     }
 }

@@ -7,7 +7,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Cli;
 
-/// <summary>What the command line takes, and what it says to everything else.</summary>
+/// <summary>Which command lines are accepted, and the error message for every other one.</summary>
 public sealed class ArgumentsTests
 {
     private static readonly Verb s_verb = new("do", "Does.", ["FILE"],
@@ -110,13 +110,17 @@ public sealed class ArgumentsTests
     {
         Verb verb = Verbs.All.Single(one => one.Name == name);
         string[] lines = verb.HelpText().Split('\n');
-        Assert.All(lines, line => Assert.True(line.Length <= 100, line));
+        Assert.All(lines, line => Assert.True(line.Length <= Verb.HelpWidth, line));
         Assert.StartsWith($"usage: snapuserd {name}", lines[0]);
         foreach (Option option in verb.Options)
             Assert.Single(lines, line => line.StartsWith($"  {option.Name} ", StringComparison.Ordinal) && line.Length > 30);
         Assert.Equal(verb.Options.Length, verb.Options.Select(option => option.Name).Distinct().Count());
         Assert.All(verb.Options, option => Assert.True(option.Needs == null || verb.Options.Any(other => other.Name == option.Needs)));
     }
+
+    [Fact]
+    public void General_help_fits_a_console() =>
+        Assert.All(Verbs.HelpText().Split('\n'), line => Assert.True(line.Length <= Verb.HelpWidth, line));
 
     [Theory]
     [InlineData("--cow x", "x")]

@@ -8,7 +8,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Cli;
 
-/// <summary>What becomes of what a verb throws.</summary>
+/// <summary>How the command line handles an exception from a verb.</summary>
 public sealed class CommandLineTests
 {
     [Fact]

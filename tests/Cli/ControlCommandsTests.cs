@@ -1,13 +1,15 @@
 using System;
 using System.Collections.Generic;
 using Snapuserd.Block;
-using Snapuserd.Cli.Control;
-using Snapuserd.Daemon;
+using Snapuserd.Control;
+using Snapuserd.Merge;
 using Xunit;
 
 namespace Snapuserd.Tests.Cli;
 
-/// <summary>What the lines of `ctl` do to the snapshots of a process: to all, to one, and to none where it is not clear which.</summary>
+/// <summary>
+/// The effect of the lines of `ctl` on the snapshots of a process: on all, on one, or on none where the line is ambiguous.
+/// </summary>
 public sealed class ControlCommandsTests : IDisposable
 {
     private readonly WakeUp _wakeUp = new();
@@ -33,7 +35,7 @@ public sealed class ControlCommandsTests : IDisposable
         }
         Assert.Equal((false, 0L, false, 0L), (a.Status.Paused, a.Status.BytesPerSecond, b.Status.Paused, b.Status.BytesPerSecond));
         Assert.Empty(_stopped);
-        // Those that are not served cannot be merged, whoever asks; the others do what they are told.
+        // Snapshots that are not served cannot be merged, whichever client asks. All other commands work.
         Assert.Equal(command == "merge" ? ExitCode.InUse : null, commands.Do($"all {command}", new Reply())?.Code);
         Assert.Equal(command == "merge" ? ExitCode.InUse : null, commands.Do($"{command} b c", new Reply())?.Code);
         Assert.Equal(command == "merge" ? ExitCode.InUse : null, Commands(a).Do(command, new Reply())?.Code);
@@ -73,7 +75,7 @@ public sealed class ControlCommandsTests : IDisposable
 
     private ControlCommands Commands(params Snapshot[] snapshots) => new(() => snapshots, one => _stopped.Add(one.Name));
 
-    /// <summary>One that was never opened; it is never run.</summary>
+    /// <summary>A snapshot that was never opened and is never run.</summary>
     private Snapshot Make(string name) => new(new SnapshotOptions
     {
         Name = name,

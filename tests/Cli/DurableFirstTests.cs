@@ -6,7 +6,7 @@ using System.Linq;
 using Snapuserd.Block;
 using Snapuserd.Cli;
 using Snapuserd.Cow;
-using Snapuserd.Daemon;
+using Snapuserd.Images;
 using Snapuserd.Interop;
 using Snapuserd.Merge;
 using Snapuserd.Tests.Support;
@@ -14,7 +14,9 @@ using Xunit;
 
 namespace Snapuserd.Tests.Cli;
 
-/// <summary>What the command line makes durable before others can rely on it, in which order, and what it does when that fails.</summary>
+/// <summary>
+/// What the command line makes durable before other processes can rely on it, in which order, and what it does when that fails.
+/// </summary>
 public sealed class DurableFirstTests : IDisposable
 {
     private const string Vector = "v3-lz4-descending";
@@ -22,13 +24,15 @@ public sealed class DurableFirstTests : IDisposable
     private readonly TempFolder _folder = new();
     private readonly List<string> _flushed = [];
     private string? _refused;
+    private Action? _atFlush;
 
     public DurableFirstTests() => FileFlush.Before = fd =>
     {
         string path = DescriptorPath.Of(fd);
         string name = path == _folder.Path ? "folder" : Path.GetFileName(path);
-        // A flush covers what is there by then.
+        // A flush covers what exists at that time.
         _flushed.Add(name == "folder" && File.Exists(Mark) ? "folder with mark" : name);
+        _atFlush?.Invoke();
         return name == _refused ? -Errno.EIO : 0;
     };
 
@@ -45,7 +49,7 @@ public sealed class DurableFirstTests : IDisposable
     [Fact]
     public void A_mark_is_made_when_it_and_its_folder_are_flushed()
     {
-        // The second time it is there: its maker may have been killed before the flush.
+        // The second time the marker exists: the process that made it may have been killed before the flush.
         for (int time = 0; time < 2; time++)
         {
             _flushed.Clear();
@@ -92,9 +96,9 @@ public sealed class DurableFirstTests : IDisposable
     public void A_merge_is_reported_as_finished_before_when_base_and_cow_are_flushed()
     {
         Merged();
-        MergeResult? result = MergeVerb.FinishedBefore(Words());
+        MergeResult? result = FinishedBefore(Words());
         Assert.True(result is { AlreadyMerged: true });
-        // The mark goes after that.
+        // The marker is removed after these flushes.
         Assert.Equal(["base", "cow"], _flushed.Take(2).Order(StringComparer.Ordinal));
         Assert.Equal("folder", _flushed[2]);
     }
@@ -106,7 +110,7 @@ public sealed class DurableFirstTests : IDisposable
     {
         Merged();
         _refused = refused;
-        Assert.Null(MergeVerb.FinishedBefore(Words()));
+        Assert.Null(FinishedBefore(Words()));
         Assert.True(File.Exists(Mark));
     }
 
@@ -126,10 +130,124 @@ public sealed class DurableFirstTests : IDisposable
         Assert.Equal(new byte[8], output.Durable.AsSpan(0, 8).ToArray());
     }
 
+    [Fact]
+    public void The_old_magic_is_gone_durably_before_the_first_new_byte()
+    {
+        byte[] old = Golden.Cow(Vector);
+        VolatileOutput output = new();
+        output.Write(0, old);
+        output.Flush();
+        HeldMagic held = new(output);
+        held.Write(4096, [1]);
+        Assert.Equal(new byte[8], output.Durable.AsSpan(0, 8).ToArray());
+        Assert.Equal(old.AsSpan(8).ToArray(), output.Durable.AsSpan(8).ToArray());
+    }
+
+    [Fact]
+    public void An_image_gets_its_name_when_it_is_flushed_and_is_done_when_its_folder_is()
+    {
+        byte[] bytes = [.. Golden.New];
+        _atFlush = () => Assert.Equal((bytes.Length, true), _flushed is ["image.part"]
+            ? ((int)new FileInfo(_folder["image.part"]).Length, !File.Exists(_folder["image"]))
+            : ((int)new FileInfo(_folder["image"]).Length, !File.Exists(_folder["image.part"])));
+        Extract(bytes);
+        Assert.Equal(["image.part", "folder"], _flushed);
+        Assert.Equal(bytes, File.ReadAllBytes(_folder["image"]));
+    }
+
+    [Fact]
+    public void A_stream_into_a_file_is_done_when_it_is_flushed()
+    {
+        using (FileStream file = File.Create(_folder["stream"]))
+        using (StreamImage stream = new(new StopFlag(), (int)file.SafeFileHandle.DangerousGetHandle()))
+        {
+            stream.Check(isClosed: false);
+            stream.Append(Golden.New);
+            Assert.Empty(_flushed);
+            stream.Finish();
+            Assert.Equal(["stream"], _flushed);
+            _refused = "stream";
+            Assert.Equal(ExitCode.InputOutput, Assert.Throws<SnapuserdException>(stream.Finish).Code);
+        }
+        Assert.Equal(Golden.New, File.ReadAllBytes(_folder["stream"]));
+    }
+
+    [Theory]
+    [InlineData("image.part", false)]
+    [InlineData("folder", true)]
+    public void An_image_that_cannot_be_flushed_is_74(string refused, bool named)
+    {
+        _refused = refused;
+        SnapuserdException failure = Assert.Throws<SnapuserdException>(() => Extract(Golden.New));
+        Assert.Equal(ExitCode.InputOutput, failure.Code);
+        Assert.Equal(named, File.Exists(_folder["image"]));
+        Assert.False(File.Exists(_folder["image.part"]));
+    }
+
+    [Theory]
+    [InlineData(2)]
+    [InlineData(3)]
+    public void A_cow_gets_its_name_when_its_ops_and_then_its_header_are_flushed_and_is_done_when_its_folder_is(int format)
+    {
+        List<byte[]> atFlushes = [];
+        _atFlush = () =>
+        {
+            bool named = _flushed[^1] == "folder";
+            Assert.Equal((named, !named), (File.Exists(_folder["new.cow"]), File.Exists(_folder["new.cow.part"])));
+            string path = named ? _folder["new.cow"] : _folder["new.cow.part"];
+            atFlushes.Add(Unlocked.Read(path, (int)new FileInfo(path).Length));
+        };
+        Create(format);
+        Assert.True(_flushed is [.., "new.cow.part", "new.cow.part", "folder"], string.Join(' ', _flushed));
+        byte[] whole = File.ReadAllBytes(_folder["new.cow"]);
+        Assert.Equal([false, true, true], atFlushes[^3..].Select(bytes => bytes.AsSpan().SequenceEqual(whole)));
+        // Ops and payloads, between the header of one format and the footer of the other.
+        Range rest = 100..^100;
+        Assert.Equal(whole[rest], atFlushes[^3].Concat(new byte[whole.Length]).Take(whole.Length).ToArray()[rest]);
+    }
+
+    [Theory]
+    [InlineData("new.cow.part", 74, false)]
+    [InlineData("folder", 73, true)]
+    public void A_cow_that_cannot_be_flushed_is_no_success(string refused, int code, bool named)
+    {
+        _refused = refused;
+        SnapuserdException failure = Assert.Throws<SnapuserdException>(() => Create(3));
+        Assert.Equal(code, (int)failure.Code);
+        Assert.Equal(named, File.Exists(_folder["new.cow"]));
+        Assert.False(File.Exists(_folder["new.cow.part"]));
+    }
+
+    private void Extract(byte[] bytes)
+    {
+        using ImageFile image = new(_folder["image"]);
+        File.WriteAllBytes(Cow, Golden.Cow(Vector));
+        File.WriteAllBytes(_folder["base"], Golden.Old);
+        DeviceOptions options = new() { Cow = Cow, Base = _folder["base"], ArenaBytes = 1 << 20, Writes = false };
+        using (WakeUp wakeUp = new())
+        using (DeviceSet devices = new(options, new StopFlag(), wakeUp)) image.Create(devices, withoutLock: false);
+        image.Append(bytes);
+        image.Finish(new StopFlag(), _ => { });
+    }
+
+    private void Create(int format)
+    {
+        using CowPart part = CowPart.Create(_folder["new.cow"], withoutLock: false);
+        using (CowWriter writer = CowWriter.Create(part.Output, new CowWriterOptions { Version = format, OpCountMax = 3, ClusterOps = 0 }))
+        {
+            writer.Copy(1, 0, 1);
+            writer.Replace(2, Golden.New.AsSpan(0, 4096));
+            writer.Zero(3, 1);
+            writer.Finish();
+        }
+        part.Written();
+        part.Finish(_ => { });
+    }
+
     private Arguments Words() =>
         Arguments.Parse(Verbs.All.Single(one => one.Name == "merge"), ["--cow", Cow, "--base", _folder["base"]]);
 
-    /// <summary>A COW that is counted to its end, its base, and a mark.</summary>
+    /// <summary>Makes a COW whose count is complete, its base, and a marker.</summary>
     private void Merged()
     {
         byte[] cow = Golden.Cow(Vector);
@@ -147,7 +265,7 @@ public sealed class DurableFirstTests : IDisposable
 
         internal byte[] Durable { get; private set; } = [];
 
-        /// <summary>What a power cut could have left that looks like a COW and is none.</summary>
+        /// <summary>A state that a power cut could leave and that looks like a COW without being one.</summary>
         internal string? Wrong { get; private set; }
 
         public string Name => "a device";
@@ -162,7 +280,7 @@ public sealed class DurableFirstTests : IDisposable
             Cache = new byte[Math.Max(before.Length, offset + bytes.Length)];
             before.CopyTo(Cache, 0);
             bytes.CopyTo(Cache.AsSpan((int)offset));
-            // The write may be the only one that a cut leaves.
+            // A power cut may preserve this write alone.
             bool isMagic = offset == 0 && BinaryPrimitives.ReadUInt64LittleEndian(bytes) != 0;
             if (isMagic && !Durable.SequenceEqual(before)) Wrong ??= "the magic is written before all else is durable";
         }
@@ -173,4 +291,6 @@ public sealed class DurableFirstTests : IDisposable
 
         public void Truncate(long length) => Cache = Cache[..(int)length];
     }
+
+    private static MergeResult? FinishedBefore(Arguments arguments) => FinishedMerge.Confirm(arguments.Required("--cow"), arguments.Required("--base"));
 }

@@ -4,19 +4,20 @@ using System.Linq;
 using System.Text;
 using System.Text.RegularExpressions;
 using Snapuserd.Cli;
-using Snapuserd.Cli.Control;
+using Snapuserd.Control;
 
 namespace Snapuserd.Tests.Cli;
 
 /// <summary>
-/// The parts of the man page and of the bash completion that follow from the command line itself: between two marks each, written by <c>./build.sh docs</c>, compared by the tests.
+/// The parts of the man page and of the bash completion that are generated from the command line definitions. Each stands between two
+/// marks. <c>./build.sh docs</c> writes them, and the tests compare them.
 /// </summary>
 internal static partial class GeneratedDocs
 {
     internal const string Begin = "what follows is written by ./build.sh docs";
     internal const string End = "end of what ./build.sh docs writes";
 
-    /// <summary>The text with its marked part replaced.</summary>
+    /// <summary>Returns the text with its generated part replaced.</summary>
     internal static string Replace(string text, string comment, string part)
     {
         string begin = $"{comment} {Begin}\n", end = $"{comment} {End}\n";
@@ -25,7 +26,8 @@ internal static partial class GeneratedDocs
     }
 
     /// <summary>
-    /// mdoc(7): a section with a subsection per verb, which has all of its options in its synopsis; then what the options mean that several verbs have with the same words.
+    /// mdoc(7): one section with a subsection per verb, whose synopsis has all options of the verb; then one section for the options that
+    /// several verbs share with the same text.
     /// </summary>
     internal static string Manual(Verb[] verbs)
     {
@@ -49,7 +51,9 @@ internal static partial class GeneratedDocs
         return text.ToString();
     }
 
-    /// <summary>The table of the completion: a line per verb, a word per option, with what its value is behind the equals sign.</summary>
+    /// <summary>
+    /// The table of the completion: one line per verb, one word per option, with the kind of its value after the equals sign.
+    /// </summary>
     internal static string Completion(Verb[] verbs)
     {
         var text = new StringBuilder($"_snapuserd_verbs='{string.Join(' ', verbs.Select(verb => verb.Name))} help version'\n_snapuserd_commands='{string.Join(' ', ControlCommands.Names)}'\n_snapuserd_table() {{\n    case $1 in\n");
@@ -83,7 +87,7 @@ internal static partial class GeneratedDocs
         text.Append(".El\n");
     }
 
-    /// <summary>A line per sentence, as mdoc wants it, and nothing in it that roff would obey.</summary>
+    /// <summary>One line per sentence, as mdoc requires, with roff's control characters escaped.</summary>
     private static string Sentences(string prose)
     {
         prose = prose.Replace("\\", "\\e", StringComparison.Ordinal).Replace("`", "", StringComparison.Ordinal);

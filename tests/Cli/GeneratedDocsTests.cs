@@ -10,12 +10,12 @@ using Xunit;
 
 namespace Snapuserd.Tests.Cli;
 
-/// <summary>Man pages and bash completion: that they say what the program does, and that those who read them take them.</summary>
+/// <summary>Man pages and bash completion: they match the program, and mandoc and bash accept them.</summary>
 public sealed class GeneratedDocsTests
 {
     private static readonly string s_manual = Path.Combine(Binary.Root, "docs/man/snapuserd.8");
     private static readonly string s_format = Path.Combine(Binary.Root, "docs/man/snapuserd-cow.5");
-    private static readonly string s_completion = Path.Combine(Binary.Root, "src/Boot/bash-completion/snapuserd");
+    private static readonly string s_completion = Path.Combine(Binary.Root, "src/packaging/bash-completion/snapuserd");
 
     [Fact]
     public void Man_page_and_completion_have_the_verbs_and_options_that_there_are()
@@ -31,7 +31,7 @@ public sealed class GeneratedDocsTests
     [Fact]
     public void Every_verb_and_option_of_the_help_is_in_the_man_page_and_the_reverse()
     {
-        // Read without the generator, which may be wrong: what a reader of either sees.
+        // Parses both as their readers see them, without the generator, which may be wrong.
         string manual = File.ReadAllText(s_manual);
         string[] sections = Regex.Split(Regex.Match(manual, @"^\.Sh VERBS$(.*?)^\.Sh ", RegexOptions.Multiline | RegexOptions.Singleline).Groups[1].Value, @"^\.Ss ", RegexOptions.Multiline)[1..];
         Assert.Equal(Verbs.All.Select(verb => verb.Name), sections.Select(section => section[..section.IndexOf('\n')]));
@@ -48,13 +48,23 @@ public sealed class GeneratedDocsTests
     [Fact]
     public void Man_pages_give_mandoc_nothing_to_complain_of()
     {
-        // "style" would also demand that every page that is referred to is installed here.
+        // "style" would also demand that every referenced page is installed here.
         BinaryResult result = Binary.RunProgram("mandoc", ["-T", "lint", "-W", "warning", s_manual, s_format]);
         Assert.True(result.ExitCode == 0 && result.Output.Length + result.Error.Length == 0, result.ToString());
-        // And what a reader sees has no roff left in it, and the options with the two dashes that are to be typed.
+        // The rendered page has no roff left in it, and shows options with the two dashes that users type.
         string shown = Regex.Replace(Binary.RunProgram("mandoc", ["-T", "ascii", "-O", "width=200", s_manual]).Output, ".\b", "");
         Assert.Contains("--no-verify-first", shown);
         Assert.DoesNotMatch(@"(?m)\\[&e-]|^\.[A-Z]", shown);
+    }
+
+    [Fact]
+    public void Man_pages_fit_80_columns()
+    {
+        foreach (string page in new[] { s_manual, s_format })
+        {
+            string shown = Regex.Replace(Binary.RunProgram("mandoc", ["-T", "ascii", "-O", "width=80", page]).Output, ".\b", "");
+            Assert.All(shown.Split('\n'), line => Assert.True(line.Length <= 80, line));
+        }
     }
 
     public static TheoryData<string, string> Completions => new()
@@ -96,7 +106,7 @@ public sealed class GeneratedDocsTests
         File.WriteAllText(folder["folder/inner.cow"], "");
         string[] said = Complete(folder.Path, typed);
         string[] wanted = expected.Replace("\\ ", "\0", StringComparison.Ordinal).Split(' ', StringSplitOptions.RemoveEmptyEntries).Select(word => word.Replace('\0', ' ')).ToArray();
-        // The first words are a list that grows with the verbs; all of it is compared elsewhere.
+        // The first words are a list that grows with the verbs; other tests compare all of it.
         if (typed.Length == 0) Assert.Subset(said.ToHashSet(), wanted.ToHashSet());
         else Assert.Equal(wanted.Order(StringComparer.Ordinal), said.Order(StringComparer.Ordinal));
     }
@@ -122,7 +132,9 @@ public sealed class GeneratedDocsTests
 
     private static IEnumerable<string> Options(MatchCollection matches) => matches.Select(match => match.Groups[1].Value);
 
-    /// <summary>What bash offers behind <paramref name="typed"/>; words are cut as bash cuts them, at blanks and equals signs.</summary>
+    /// <summary>
+    /// The words that bash offers after <paramref name="typed"/>. Words are split as bash splits them, at blanks and equals signs.
+    /// </summary>
     private static string[] Complete(string folder, string typed)
     {
         const string script = """
@@ -138,7 +150,7 @@ public sealed class GeneratedDocsTests
             _snapuserd snapuserd "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
             [ ${#COMPREPLY[@]} -eq 0 ] || printf '%s\n' "${COMPREPLY[@]}"
             """;
-        // Not even a home is taken for granted, as in a shell that an init script starts.
+        // HOME is unset, as in a shell that an init script starts.
         BinaryResult result = Binary.RunProgram("env", ["--unset=HOME", "bash", "--norc", "-u", "-c", script, "bash", s_completion, folder, typed]);
         Assert.True(result.ExitCode == 0 && result.Error.Length == 0, result.ToString());
         return result.Output.Split('\n', StringSplitOptions.RemoveEmptyEntries);

@@ -2,13 +2,13 @@ using System.Linq;
 using System.Text;
 using System.Text.Json;
 using System.Text.RegularExpressions;
-using Snapuserd.Cli;
 using Snapuserd.Interop;
+using Snapuserd.Text;
 using Xunit;
 
 namespace Snapuserd.Tests.Cli;
 
-/// <summary>JSON lines, read back by the framework's own parser.</summary>
+/// <summary>JSON lines, read back with the framework's own parser.</summary>
 public sealed class JsonLineTests
 {
     [Fact]
@@ -21,7 +21,7 @@ public sealed class JsonLineTests
             string line = JsonLine.Event("x").Add("path", text).ToString();
             Assert.DoesNotContain('\n', line);
             Assert.DoesNotContain('\r', line);
-            // The one character that is written otherwise, because it begins the escape of a byte.
+            // The backslash is the only character with another spelling, because it begins the escape of a byte.
             Assert.Equal(text.Replace("\\", "\\x5c"), JsonDocument.Parse(line).RootElement.GetProperty("path").GetString());
         }
     }
@@ -48,7 +48,10 @@ public sealed class JsonLineTests
         Assert.Equal("""{"t":"a\\xffb\\x5cxff\\x5c\u001b\u2028\u202e\u0085"}""", new JsonLine().Add("t", "a\udcffb\\xff\\\u001b\u2028\u202e\u0085").ToString());
     }
 
-    /// <summary>A line that is valid UTF-8, in which a parser finds a string of valid Unicode, and in that, with each \xHH replaced, the bytes of the name.</summary>
+    /// <summary>
+    /// The line must be valid UTF-8. In it a parser finds a string of valid Unicode, and that string, with each \xHH replaced, has the
+    /// bytes of the name.
+    /// </summary>
     private static void Roundtrip(byte[] name)
     {
         string line = new JsonLine().Add("path", ByteText.Decode(name)).ToString();
@@ -64,7 +67,7 @@ public sealed class JsonLineTests
     [Fact]
     public void Lone_surrogates_become_replacement_characters_and_pairs_stay()
     {
-        // In code, not in attributes: those are stored as UTF-8, which has no lone surrogates.
+        // In code, not in attributes: attributes store strings as UTF-8, which has no lone surrogates.
         (string Text, string Expected)[] cases =
         [
             ("\ud83d\ude00", "\ud83d\ude00"), ("\ud83d", "\ufffd"), ("\ude00x", "\ufffdx"), ("\ud83d\ud83d\ude00", "\ufffd\ud83d\ude00"),

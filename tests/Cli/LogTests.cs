@@ -7,13 +7,14 @@ using System.Text.Json;
 using Microsoft.Win32.SafeHandles;
 using Snapuserd.Block;
 using Snapuserd.Cli;
+using Snapuserd.Host;
 using Snapuserd.Interop;
 using Snapuserd.Tests.Support;
 using Xunit;
 
 namespace Snapuserd.Tests.Cli;
 
-/// <summary>Records in the kernel's log, of which a socket that keeps its messages apart takes the place, and on standard error.</summary>
+/// <summary>Log records on standard error and in the kernel's log, which a datagram socket replaces here.</summary>
 public sealed class LogTests : IDisposable
 {
     private readonly Clock _clock = new();
@@ -77,14 +78,14 @@ public sealed class LogTests : IDisposable
             foreach (string _ in Taken()) sent.Add(_clock.Milliseconds);
         }
         Assert.InRange(sent.Count, 1000, 1999);
-        // What ___ratelimit of the kernel counts: ten within five seconds, wherever it begins to count.
+        // The limit of ___ratelimit in the kernel: ten within any five seconds.
         for (int i = 10; i < sent.Count; i++) Assert.True(sent[i] - sent[i - 10] > 5000, $"record {i}");
 
         _clock.Milliseconds += 60_000;
         Taken();
         for (int i = 0; i < 30; i++) Assert.Equal(0, _log.Write(Priority.Information, "said"));
         Assert.Equal(8, Taken().Count);
-        // What matters has two places of its own.
+        // Important records have two reserved slots.
         Assert.Equal(0, _log.Write(Priority.Notice, "done"));
         Assert.Equal("<5>snapuserd[17]: done (22 records left out before this one)", Assert.Single(Taken()));
         Assert.Equal(0, _log.Write(Priority.Error, "failed"));
@@ -182,7 +183,7 @@ public sealed class LogTests : IDisposable
         byte[] bytes = new byte[4096];
         while (Libc.Recv(_theirs, bytes, Libc.MSG_DONTWAIT) is > 0 and nint length)
         {
-            // A record without its line feed stays with the kernel until the next one.
+            // The kernel keeps a record without a line feed until the next one comes.
             Assert.Equal((byte)'\n', bytes[length - 1]);
             taken.Add(new UTF8Encoding(false, true).GetString(bytes, 0, (int)length - 1));
         }

@@ -6,11 +6,12 @@ using Microsoft.Win32.SafeHandles;
 using Snapuserd.Block;
 using Snapuserd.Cli;
 using Snapuserd.Tests.Support;
+using Snapuserd.Text;
 using Xunit;
 
 namespace Snapuserd.Tests.Cli;
 
-/// <summary>Progress lines and bars, written to files by an output of their own.</summary>
+/// <summary>Progress lines and bars, written to files by a separate output.</summary>
 public sealed class ProgressTests : IDisposable
 {
     private readonly TempFolder _folder = new();
@@ -69,21 +70,21 @@ public sealed class ProgressTests : IDisposable
     {
         var progress = new Progress(_output, ProgressForm.Plain, "merge", 1000, 1000, () => 80);
         for (int i = 0; i <= 1000; i++) progress.Report(i, i, i * 0.0125);
-        // 12.5 seconds at one line in five.
+        // 12.5 seconds at one line every five seconds.
         Assert.Equal(2, Diagnostics().Count(c => c == '\n'));
     }
 
     [Fact]
     public void Lines_of_several_are_cut_to_the_width_and_drawn_in_place_of_the_last_ones()
     {
-        // Two columns each, so that 39 of them fit 79.
+        // Two columns each, so 39 of them fit 79 columns.
         _output.Bars([new string('\u754c', 60), "b"]);
         _output.Bars(["c\n", "d"]);
         _output.Result("done");
         _output.Bars([.. Enumerable.Range(0, 30).Select(number => $"{number}")]);
         string[] drawings = Diagnostics().Split("\r\e[1A\e[J");
         Assert.Equal([new string('\u754c', 39) + "\r\nb", "c\\x0a\r\nd"], drawings[..2]);
-        // A terminal that does not say has 24 rows.
+        // A terminal that does not report its size counts as 24 rows.
         Assert.Equal([.. Enumerable.Range(0, 23).Select(number => $"{number}"), "and 7 more"], drawings[2].Split("\r\n"));
     }
 

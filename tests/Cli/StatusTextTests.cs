@@ -1,11 +1,12 @@
 using Snapuserd.Block;
-using Snapuserd.Cli.Control;
-using Snapuserd.Daemon;
+using Snapuserd.Cli;
+using Snapuserd.Control;
+using Snapuserd.Text;
 using Xunit;
 
 namespace Snapuserd.Tests.Cli;
 
-/// <summary>The status of a snapshot as text, as JSON, and as `ctl watch` reads it back.</summary>
+/// <summary>The status of a snapshot as text, as JSON, and as `ctl watch` parses it.</summary>
 public sealed class StatusTextTests
 {
     private static readonly SnapshotStatus s_merging = new()
@@ -50,7 +51,7 @@ public sealed class StatusTextTests
             Assert.NotNull(fields);
             SnapshotStatus parsed = StatusText.Parse(fields);
             Assert.Equal(StatusText.Short(status), StatusText.Short(parsed));
-            Assert.Equal(StatusText.Bar(status, 79), StatusText.Bar(parsed, 79));
+            Assert.Equal(Watch.Bar(status, 79), Watch.Bar(parsed, 79));
             Assert.Equal((status.EndedWith, status.Error), (parsed.EndedWith, parsed.Error));
         }
     }

@@ -1,7 +1,6 @@
 using System.Collections.Generic;
 using Snapuserd.Block;
-using Snapuserd.Cli.Control;
-using Snapuserd.Daemon;
+using Snapuserd.Control;
 using Snapuserd.Tests.Support;
 using Xunit;
 

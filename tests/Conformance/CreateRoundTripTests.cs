@@ -8,7 +8,9 @@ using Xunit.Abstractions;
 
 namespace Snapuserd.Tests.Conformance;
 
-/// <summary>For random pairs of images, `create` and `merge` of the built program give the new image, whatever the options and however small the memory.</summary>
+/// <summary>
+/// For random pairs of images, `create` and then `merge` of the built program give the new image, with all options and any memory size.
+/// </summary>
 public sealed class CreateRoundTripTests(ITestOutputHelper output) : IDisposable
 {
     private const int Block = 4096;
@@ -79,7 +81,7 @@ public sealed class CreateRoundTripTests(ITestOutputHelper output) : IDisposable
         output.WriteLine($"{what}: {created.Output.Trim()}");
         File.Copy(_folder["cow"], _folder["cow.kept"], overwrite: true);
 
-        // The base is as large as the new image needs, as its partition would have been made before.
+        // The base has the size that the new image needs, as if its partition had been resized before.
         byte[] image = new byte[Math.Max(old.Length, fresh.Length)];
         Array.Fill(image, (byte)0x5a);
         old.CopyTo(image, 0);
@@ -89,7 +91,10 @@ public sealed class CreateRoundTripTests(ITestOutputHelper output) : IDisposable
         Assert.True(File.ReadAllBytes(_folder["base"]).AsSpan(0, fresh.Length).SequenceEqual(fresh), $"{what}: the base is not the new image");
     }
 
-    /// <summary>An old image of text-like, random and zero stretches, and a new one made of pieces of it: kept, moved, shifted by bytes, edited, zeroed and replaced.</summary>
+    /// <summary>
+    /// An old image with ranges of text-like, random and zero blocks. The new image consists of pieces of it: kept, moved, shifted by
+    /// bytes, edited, zeroed and replaced.
+    /// </summary>
     private static (byte[] Old, byte[] Fresh) Pair(int seed, int oldBlocks, int newBlocks)
     {
         Random random = new(seed);

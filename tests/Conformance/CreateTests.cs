@@ -17,8 +17,8 @@ public sealed class CreateTests(ITestOutputHelper output) : IDisposable
     public void Dispose() => _folder.Dispose();
 
     /// <summary>
-    /// Every golden COW but the one without scratch, which `create` does not write: an Xor in place could not be merged safely. Android's
-    /// brotli files are of level 5, and ours of the default level, as the others.
+    /// Every golden COW except the one without scratch. `create` does not write such a COW, because an Xor in place could not be merged
+    /// safely. Android's brotli files have level 5; this program's have the default level, like the other files.
     /// </summary>
     public static IEnumerable<object[]> Rows => Golden.Cows.Where(cow => cow.Scratch).Select(cow => new object[] { cow.Name });
 
@@ -94,7 +94,7 @@ public sealed class CreateTests(ITestOutputHelper output) : IDisposable
         LoopDevice.Call("mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", _folder["full"]);
         try
         {
-            // A hole; tmpfs, unlike ext4, takes files beyond 16 TiB.
+            // A file with one hole. tmpfs, unlike ext4, accepts files beyond 16 TiB.
             using (FileStream huge = File.Create(Path.Combine(_folder["full"], "huge"))) huge.SetLength((16L << 40) + 4096);
             List<string> words = ["create", .. arguments.Select(word => word.StartsWith('{') ? _folder[word[1..word.IndexOf('}', StringComparison.Ordinal)]] + word[(word.IndexOf('}', StringComparison.Ordinal) + 1)..] : word)];
             if (!arguments.Contains("--output")) words.AddRange(["--output", _folder["cow"]]);
@@ -133,7 +133,7 @@ public sealed class CreateTests(ITestOutputHelper output) : IDisposable
         using LoopDevice small = new(_folder["small"]);
         BinaryResult full = Binary.Run("create", "--source", _folder["old"], "--target", _folder["new"], "--output", small.Path);
         Assert.Equal(74, full.ExitCode);
-        // What is left there must not pass for an update without ops.
+        // The incomplete COW must not pass for an update without ops.
         BinaryResult none = Binary.Run("merge", "--cow", small.Path, "--base", _folder["base"]);
         Assert.True(none.ExitCode == 65, none.ToString());
     }
@@ -149,7 +149,7 @@ public sealed class CreateTests(ITestOutputHelper output) : IDisposable
         for (int i = 0; i < fresh.Length; i++) fresh[i] = (byte)(i % 3 == 0 ? old[i] : i * 7);
         File.WriteAllBytes(_folder["old"], old);
         File.WriteAllBytes(_folder["new"], fresh);
-        // The first write is the header's; all payloads are still to come.
+        // The first write is the header. All payloads are still unwritten.
         string[] command = KillAt.SignalledAt(15, 1, "pwrite64", "create", "--source", _folder["old"], "--target", _folder["new"], "--output", _folder["cow"],
             "--compression", compression, "--block-factor", "256k", option, "--json", "--progress", "plain");
         BinaryResult result = Binary.RunProgram(command[0], command[1..]);
@@ -158,7 +158,10 @@ public sealed class CreateTests(ITestOutputHelper output) : IDisposable
         Assert.False(File.Exists(_folder["cow.part"]));
     }
 
-    /// <summary>Blocks that are all the same, in the place of such that differ from them in every eighth byte: each is smaller as an Xor than alone, and none than in a unit.</summary>
+    /// <summary>
+    /// Identical blocks replace blocks that differ from them in about every eighth byte. Each is smaller as an Xor than alone, but none is
+    /// smaller than as part of a unit.
+    /// </summary>
     [Theory]
     [InlineData("lz4")]
     [InlineData("zstd")]

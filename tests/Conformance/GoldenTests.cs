@@ -9,7 +9,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Conformance;
 
-/// <summary>The built program against files that Android's own writer and engine made.</summary>
+/// <summary>The built program on files made by Android's own writer and engine.</summary>
 public sealed class GoldenTests : IDisposable
 {
     private readonly TempFolder _folder = new();
@@ -28,7 +28,7 @@ public sealed class GoldenTests : IDisposable
         return _folder[name];
     }
 
-    // Only an Xor in place without scratch needs the permission; the golden file without scratch has such Xors.
+    // Only an Xor in place without scratch needs the permission, and the golden file without scratch has such Xors.
     private static string[] Unsafe(string name) => name.EndsWith("noscratch", StringComparison.Ordinal) ? ["--allow-unsafe"] : [];
 
     private static void Succeeds(params string[] arguments)
@@ -58,7 +58,7 @@ public sealed class GoldenTests : IDisposable
     public void Golden_cow_merges_to_the_target_on_loop_devices(string name, string io)
     {
         byte[] cowBytes = Golden.Cow(name);
-        // A device is longer than the file it holds, and v2 ends at its footer wherever the device ends.
+        // A device is longer than the file on it. A v2 file ends at its footer, wherever the device ends.
         Array.Resize(ref cowBytes, (cowBytes.Length + 65536 + 4095) & -4096);
         string cow = Put("cow", cowBytes), image = Put("base", Golden.Old);
         using (LoopDevice cowDevice = new(cow), baseDevice = new(image))

@@ -9,8 +9,8 @@ using Xunit;
 namespace Snapuserd.Tests.Conformance;
 
 /// <summary>
-/// What the program writes and says does not depend on the architecture that it is compiled for. Where it runs in an emulator, its results
-/// are compared with those of this machine's own program; else those of two runs of one program.
+/// The program's files and messages do not depend on the architecture that it is compiled for. If the other program runs in an emulator,
+/// its results are compared with those of this machine's program; otherwise, two runs of one program are compared.
 /// </summary>
 public sealed partial class OtherArchitectureTests : IDisposable
 {
@@ -77,7 +77,7 @@ public sealed partial class OtherArchitectureTests : IDisposable
         string[] quiet = arguments[0] == "inspect" ? [] : ["--progress", "never"];
         BinaryResult result = Binary.RunProgram(program, [.. arguments, .. quiet]);
         Assert.True(result.ExitCode == 0, result.ToString());
-        // How long it took is not compared.
+        // The elapsed time is not compared.
         string said = Seconds().Replace(result.Output, "");
         return new BinaryResult(0, arguments[0] == "inspect" ? said : "", result.Error);
     }

@@ -17,7 +17,9 @@ internal static class AndroidFiles
         "133b5fce0100000034f501e491036f0400000000000000000000000900000000000000ff0040008c0000000000000007000000000000000000000000" +
         "0000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000");
 
-    /// <summary>v3, 337 bytes: gz, 8 KiB units, no scratch; sequence 51, 10; Copy 10←20, Replace of 48 and 49, Xor 51, Label 9, Zero 7.</summary>
+    /// <summary>
+    /// v3, 337 bytes: gz, 8 KiB units, no scratch; sequence 51, 10; Copy 10←20, Replace of 48 and 49, Xor 51, Label 9, Zero 7.
+    /// </summary>
     public static byte[] V3 => Convert.FromHexString(
         "2121574f63776f43030000004e0000001000001000000000000000000000000000000000000002000000000000000100000004000000040000000000" +
         "000005000000000000000100000000200000330000000a00000009000000000000000300000000000000000000000000000000000000000000000000" +
@@ -40,7 +42,7 @@ internal static class AndroidFiles
         return block;
     }
 
-    /// <summary>The contents of the unit of op <paramref name="index"/>, decoded from <paramref name="file"/>.</summary>
+    /// <summary>The content of the unit of op <paramref name="index"/>, decoded from <paramref name="file"/>.</summary>
     public static byte[] Unit(CowFile cow, byte[] file, int index)
     {
         using var decoder = new UnitDecoder();

@@ -15,6 +15,8 @@ public sealed class BlockSortTests
     [InlineData(70_000, 1 << 17)]
     [InlineData(70_000, 40)]
     [InlineData(50_000, 1)]
+    [InlineData(2, 1)]
+    [InlineData(1023, 1)]
     [InlineData(50_000, int.MaxValue)]
     public void Keys_come_out_ascending_whatever_their_blocks_are(int count, int blocks)
     {
@@ -26,6 +28,15 @@ public sealed class BlockSortTests
             ulong[] expected = [.. keys.Order()];
             BlockSort.Sort(keys);
             Assert.Equal(expected, keys);
+            BlockSort.Sort(keys);
+            Assert.Equal(expected, keys);
+            // Swaps two consecutive keys.
+            for (int i = 1; i < count; i++)
+            {
+                if (expected[i] != expected[i - 1] + 1) continue;
+                (keys[i - 1], keys[i]) = (keys[i], keys[i - 1]);
+                break;
+            }
             BlockSort.Sort(keys);
             Assert.Equal(expected, keys);
             Array.Reverse(keys);

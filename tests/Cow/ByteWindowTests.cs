@@ -26,7 +26,7 @@ public sealed class ByteWindowTests
         for (int i = 0; i < 20_000; i++)
         {
             int length = random.Next(1, 100);
-            // Mostly around what was read last, one byte before it and one byte after it among them.
+            // Most reads are near the previous one, some of them one byte before or after it.
             at = random.Next(4) == 0 ? random.Next(s_bytes.Length) : at + random.Next(-3, 3);
             at = Math.Clamp(at, 0, s_bytes.Length - length);
             long ahead = random.Next(3) == 0 ? random.Next(200) : 64 * 1024;

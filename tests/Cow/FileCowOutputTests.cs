@@ -1,5 +1,6 @@
 using System;
 using System.IO;
+using System.Linq;
 using Snapuserd.Block;
 using Snapuserd.Cow;
 using Snapuserd.Tests.Support;
@@ -7,7 +8,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Cow;
 
-/// <summary>Real files and devices as output.</summary>
+/// <summary>COW output to real files and devices.</summary>
 public sealed class FileCowOutputTests
 {
     private static readonly CowWriterOptions s_options = new() { Compression = CowCompression.Lz4, OpCountMax = 100 };
@@ -98,18 +99,18 @@ public sealed class FileCowOutputTests
         Noise(1).AsSpan(0, 20).CopyTo(expected.AsSpan(10));
         output.Read(0, read);
         Assert.Equal(expected, read);
-        Assert.Equal(ExitCode.InputOutput, Assert.Throws<SnapuserdException>(() => output.Read(8190, new byte[8])).Code);
+        Assert.Equal(ExitCode.InputOutput, Assert.ThrowsAny<SnapuserdException>(() => output.Read(8190, new byte[8])).Code);
     }
 
     [Fact]
     public void What_cannot_be_created_is_answered_with_73()
     {
         using var folder = new TempFolder();
-        Assert.Equal(ExitCode.CannotCreate, Assert.Throws<SnapuserdException>(() => FileCowOutput.Create(folder["no/such/folder.cow"])).Code);
-        Assert.Equal(ExitCode.CannotCreate, Assert.Throws<SnapuserdException>(() => FileCowOutput.Create(folder.Path)).Code);
-        Assert.Equal(ExitCode.CannotCreate, Assert.Throws<SnapuserdException>(() => FileCowOutput.Create("/dev/null")).Code);
-        Assert.Equal(ExitCode.CannotCreate, Assert.Throws<SnapuserdException>(() => FileCowOutput.Create("")).Code);
-        Assert.Equal(ExitCode.InputMissing, Assert.Throws<SnapuserdException>(() => FileCowOutput.Open(folder["none.cow"])).Code);
+        Assert.Equal(ExitCode.CannotCreate, Assert.ThrowsAny<SnapuserdException>(() => FileCowOutput.Create(folder["no/such/folder.cow"])).Code);
+        Assert.Equal(ExitCode.CannotCreate, Assert.ThrowsAny<SnapuserdException>(() => FileCowOutput.Create(folder.Path)).Code);
+        Assert.Equal(ExitCode.CannotCreate, Assert.ThrowsAny<SnapuserdException>(() => FileCowOutput.Create("/dev/null")).Code);
+        Assert.Equal(ExitCode.CannotCreate, Assert.ThrowsAny<SnapuserdException>(() => FileCowOutput.Create("")).Code);
+        Assert.Equal(ExitCode.InputMissing, Assert.ThrowsAny<SnapuserdException>(() => FileCowOutput.Open(folder["none.cow"])).Code);
     }
 
     [Fact]
@@ -117,7 +118,7 @@ public sealed class FileCowOutputTests
     {
         using var folder = new TempFolder();
         using FileCowOutput output = FileCowOutput.Create(folder["a.cow"]);
-        Assert.Equal(ExitCode.InUse, Assert.Throws<SnapuserdException>(() => FileCowOutput.Create(folder["a.cow"])).Code);
+        Assert.Equal(ExitCode.InUse, Assert.ThrowsAny<SnapuserdException>(() => FileCowOutput.Create(folder["a.cow"])).Code);
     }
 
     [Fact]
@@ -125,13 +126,80 @@ public sealed class FileCowOutputTests
     {
         using var folder = new TempFolder();
         using FileCowOutput output = FileCowOutput.Create(folder["a.cow"]);
-        SnapuserdException failed = Assert.Throws<SnapuserdException>(() => output.Write(-4096, Noise(1)));
+        SnapuserdException failed = Assert.ThrowsAny<SnapuserdException>(() => output.Write(-4096, Noise(1)));
         Assert.Equal(ExitCode.InputOutput, failed.Code);
         Assert.Contains("EINVAL", failed.Message, StringComparison.Ordinal);
-        failed = Assert.Throws<SnapuserdException>(() => output.Read(-4096, Noise(1)));
+        failed = Assert.ThrowsAny<SnapuserdException>(() => output.Read(-4096, Noise(1)));
         Assert.Contains("EINVAL", failed.Message, StringComparison.Ordinal);
-        // The system gives no error at the end of a file.
-        Assert.Contains("EIO", Assert.Throws<SnapuserdException>(() => output.Read(0, Noise(1))).Message, StringComparison.Ordinal);
+        // A read at the end of a file gets no error from the kernel.
+        Assert.Contains("EIO", Assert.ThrowsAny<SnapuserdException>(() => output.Read(0, Noise(1))).Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void Single_bytes_are_written_and_read()
+    {
+        using var folder = new TempFolder();
+        using FileCowOutput output = FileCowOutput.Create(folder["a.cow"]);
+        output.Write(0, [7]);
+        output.Write(1, [8]);
+        foreach ((long at, byte expected) in new[] { (0L, (byte)7), (1L, (byte)8) })
+        {
+            byte[] one = [0xff];
+            output.Read(at, one);
+            Assert.Equal([expected], one);
+        }
+        output.Write(5, []);
+        output.Read(9, []);
+        Assert.Equal(2, output.Length);
+    }
+
+    [Fact]
+    public void Flush_asks_for_the_file_and_names_the_failure()
+    {
+        using var folder = new TempFolder();
+        using FileCowOutput output = FileCowOutput.Create(folder["a.cow"]);
+        int flushed = -1;
+        try
+        {
+            FileFlush.Before = fd =>
+            {
+                flushed = fd;
+                return 0;
+            };
+            output.Flush();
+            Assert.Equal(output.Fd, flushed);
+            FileFlush.Before = _ => -4;
+            SnapuserdException failed = Assert.ThrowsAny<SnapuserdException>(output.Flush);
+            Assert.Equal(ExitCode.InputOutput, failed.Code);
+            Assert.StartsWith($"{folder["a.cow"]}: flushing failed: ", failed.Message, StringComparison.Ordinal);
+            Assert.Contains("EINTR", failed.Message, StringComparison.Ordinal);
+        }
+        finally
+        {
+            FileFlush.Before = null;
+        }
+    }
+
+    [Fact]
+    public void Length_that_cannot_be_is_refused_and_nothing_stays_open()
+    {
+        using var folder = new TempFolder();
+        int Descriptors() => Directory.GetFiles("/proc/self/fd").Count(fd => new FileInfo(fd).LinkTarget == folder["a.cow"]);
+        using (FileCowOutput output = FileCowOutput.Create(folder["a.cow"]))
+        {
+            Assert.Equal(1, Descriptors());
+            SnapuserdException failed = Assert.ThrowsAny<SnapuserdException>(() => output.Truncate(-1));
+            Assert.Equal(ExitCode.InputOutput, failed.Code);
+            Assert.StartsWith($"{folder["a.cow"]}: setting the length to -1 failed: ", failed.Message, StringComparison.Ordinal);
+            Assert.Equal(0, output.Length);
+            Assert.Equal(0, new FileInfo(folder["a.cow"]).Length);
+            failed = Assert.ThrowsAny<SnapuserdException>(() => output.Write(-1, [1, 2]));
+            Assert.StartsWith($"{folder["a.cow"]}: writing 2 bytes at -1 failed: ", failed.Message, StringComparison.Ordinal);
+            failed = Assert.ThrowsAny<SnapuserdException>(() => output.Read(5, new byte[3]));
+            Assert.StartsWith($"{folder["a.cow"]}: reading 3 bytes at 5 failed: ", failed.Message, StringComparison.Ordinal);
+            Assert.Equal(UnixFileMode.UserRead | UnixFileMode.UserWrite, File.GetUnixFileMode(folder["a.cow"]) & (UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute));
+        }
+        Assert.Equal(0, Descriptors());
     }
 
     [RootFact]
@@ -139,7 +207,7 @@ public sealed class FileCowOutputTests
     {
         using var full = new TmpFs(1 << 20);
         using FileCowOutput output = FileCowOutput.Create(full["a.cow"]);
-        SnapuserdException failed = Assert.Throws<SnapuserdException>(() => output.Write(0, Noise(512)));
+        SnapuserdException failed = Assert.ThrowsAny<SnapuserdException>(() => output.Write(0, Noise(512)));
         Assert.Equal(ExitCode.InputOutput, failed.Code);
         Assert.Contains("ENOSPC", failed.Message, StringComparison.Ordinal);
         Assert.InRange(output.Length, 1, 1 << 20);
@@ -152,7 +220,7 @@ public sealed class FileCowOutputTests
         byte[] expected = Expected(s_options), old = Noise(1024);
         foreach (bool fits in new[] { true, false })
         {
-            // Loop devices have whole sectors: the last file needs a byte more than it gets.
+            // Loop devices have whole sectors: a COW that does not fit lacks at least a byte.
             long bytes = fits ? (expected.Length + 511) / 512 * 512 : (expected.Length - 1) / 512 * 512;
             File.WriteAllBytes(folder["disk"], old.AsSpan(0, (int)bytes).ToArray());
             using (var loop = new LoopDevice(folder["disk"]))
@@ -167,7 +235,7 @@ public sealed class FileCowOutputTests
                 }
                 else
                 {
-                    SnapuserdException refusal = Assert.Throws<SnapuserdException>(() => Calls(writer));
+                    SnapuserdException refusal = Assert.ThrowsAny<SnapuserdException>(() => Calls(writer));
                     Assert.Equal(ExitCode.InputOutput, refusal.Code);
                     Assert.Contains($"would have {expected.Length} bytes, but there are only {bytes}", refusal.Message, StringComparison.Ordinal);
                 }
@@ -176,7 +244,7 @@ public sealed class FileCowOutputTests
             Assert.Equal(bytes, disk.Length);
             if (fits)
             {
-                // Slots that no op took keep what was on the device, as on Android.
+                // Unused op slots keep the device's old content, as on Android.
                 using CowFile cow = CowFile.Read(new MemorySource(disk));
                 Assert.Equal(cow.Header, CowHeader.Parse(new MemorySource(expected)));
                 Assert.Equal(expected[(int)cow.Header.DataOffset..], disk[(int)cow.Header.DataOffset..expected.Length]);
@@ -199,7 +267,7 @@ public sealed class FileCowOutputTests
                 writer.Replace(10, Noise(7));
                 writer.Label(1);
                 writer.Replace(100, Noise(300));
-                SnapuserdException refusal = Assert.Throws<SnapuserdException>(writer.Finish);
+                SnapuserdException refusal = Assert.ThrowsAny<SnapuserdException>(writer.Finish);
                 Assert.Equal(ExitCode.InputOutput, refusal.Code);
                 Assert.Contains("no space is left", refusal.Message, StringComparison.Ordinal);
                 Assert.Contains("ENOSPC", refusal.Message, StringComparison.Ordinal);

@@ -7,7 +7,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Cow;
 
-/// <summary>Android's own files: counts as its index says, and a merge in our order gives its target.</summary>
+/// <summary>Android's own files: the op counts match the index, and a merge in this program's order gives the target.</summary>
 public sealed class GoldenTests
 {
     public static IEnumerable<object[]> Names => Golden.CowNames;
@@ -57,7 +57,7 @@ public sealed class GoldenTests
     }
 }
 
-/// <summary>Merging by the plain model, over small cases of Android's tests.</summary>
+/// <summary>Merges by the plain model, on small cases from Android's tests.</summary>
 public sealed class ReplayTests
 {
     [Fact]
@@ -84,7 +84,7 @@ public sealed class ReplayTests
     [InlineData(-1)]
     public void Chain_shifts_the_image_in_either_direction(int step)
     {
-        // AOSP's COPY_Overlap tests: each block from its neighbour, so the order is the only thing that saves them.
+        // AOSP's COPY_Overlap tests: each block is copied from its neighbour, so only the right order keeps the data.
         byte[] old = new byte[64 * 4096];
         new Random(64).NextBytes(old);
         foreach (int version in new[] { 2, 3 })
@@ -99,7 +99,7 @@ public sealed class ReplayTests
             using CowFile cow = CowFile.Read(new MemorySource(file));
             int[] limits = new int[62];
             cow.Order.Check(true, limits);
-            // Block p is read by op p - 1, just before it is overwritten.
+            // Op p - 1 reads block p directly before op p overwrites it.
             Assert.Equal(Enumerable.Range(0, 62), limits);
             PlainReplay.Run(cow, file, image, 0);
             Assert.Equal(NaiveMerger.Merge(builder, old), image);
@@ -107,7 +107,7 @@ public sealed class ReplayTests
     }
 }
 
-/// <summary>Merges in place, one op after the other in merge order, with the real order and decoder.</summary>
+/// <summary>Merges in place, one op at a time in merge order, with the product's order and decoder.</summary>
 internal static class PlainReplay
 {
     public static void Run(CowFile cow, byte[] file, byte[] image, int from)

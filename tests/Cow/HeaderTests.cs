@@ -6,7 +6,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Cow;
 
-/// <summary>Each field of the header, in order and out of order (cow-format §2, §10).</summary>
+/// <summary>Each field of the header, with valid and invalid values (cow-format §2, §10).</summary>
 public sealed class HeaderTests
 {
     private static byte[] Small(int version) => new CowBuilder { Version = version, ScratchBytes = 8192, ClusterOps = version == 3 ? 0 : 4 }
@@ -128,7 +128,7 @@ public sealed class HeaderTests
         }
     }
 
-    /// <summary>Both magics are printable.</summary>
+    /// <summary>Both magics are printable text.</summary>
     [Theory]
     [InlineData(CowHeader.Magic)]
     [InlineData(CowHeader.UnsafeMagic)]
@@ -159,6 +159,55 @@ public sealed class HeaderTests
     }
 
     [Fact]
+    public void Header_is_written_as_it_was_read_whatever_was_in_the_buffer()
+    {
+        foreach (byte[] file in new[] { AndroidFiles.V2, AndroidFiles.V3, Small(2), Small(3) })
+        {
+            CowHeader header = CowHeader.Parse(new MemorySource(file));
+            byte[] written = Enumerable.Repeat((byte)0xff, 80).ToArray();
+            header.Write(written);
+            Assert.Equal(file[..header.HeaderBytes], written[..header.HeaderBytes]);
+            Assert.All(written[header.HeaderBytes..], one => Assert.Equal(0xff, one));
+        }
+    }
+
+    [Theory]
+    [InlineData(1, 34, true)]
+    [InlineData(1, 33, false)]
+    [InlineData(1, 35, false)]
+    [InlineData(2, 38, true)]
+    [InlineData(2, 34, false)]
+    [InlineData(3, 74, true)]
+    [InlineData(3, 78, true)]
+    [InlineData(3, 76, false)]
+    [InlineData(0, 34, false)]
+    [InlineData(4, 78, false)]
+    public void Versions_and_their_header_lengths_are_known(int major, int bytes, bool known) => Assert.Equal(known, CowHeader.IsKnown(major, bytes));
+
+    [Fact]
+    public void File_of_exactly_its_parts_is_read_and_one_byte_less_is_named()
+    {
+        // First a file that ends with the scratch area. Then one with a list and ops that ends with the last op.
+        byte[] scratch = new CowBuilder { ScratchBytes = 100, ResumeMax = 0 }.Build();
+        Assert.Equal(178, scratch.Length);
+        CowFile.Read(new MemorySource(scratch)).Dispose();
+        Assert.Contains("buffer_size is 100, but only 99 bytes follow the header", Refusal.Of(scratch[..^1]), StringComparison.Ordinal);
+        byte[] ops = new CowBuilder { ScratchBytes = 0, ResumeMax = 0 }.Sequence(1, 2).Zero(1).Zero(2).Build();
+        Assert.Equal(78 + 8 + 32, ops.Length);
+        CowFile.Read(new MemorySource(ops)).Dispose();
+        Assert.Contains("op_count is 2, but the file has room for 1 ops after byte 86", Refusal.Of(ops[..^1]), StringComparison.Ordinal);
+        Assert.Contains("sequence_data_count is 2, but the file has room for 1 entries", Refusal.Of(ops[..(78 + 7)]), StringComparison.Ordinal);
+        Assert.Contains("op_count is 2, but the file has room for 0 ops after byte 86", Refusal.Of(ops[..(78 + 8)]), StringComparison.Ordinal);
+        // A file with spare slots, the largest unit size and the largest op_count_max.
+        byte[] most = new CowBuilder { ScratchBytes = 0, MaxUnitBytes = 262144 }.Zero(1).Build();
+        Refusal.Put(most, 62, 8, uint.MaxValue);
+        using CowFile cow = CowFile.Read(new MemorySource(most));
+        Assert.Equal((262144u, (ulong)uint.MaxValue), (cow.Header.MaxUnitBytes, cow.Header.OpCountMax));
+        Refusal.Put(most, 74, 4, 262145);
+        Assert.Contains("max_compression_size is 262145", Refusal.Of(most), StringComparison.Ordinal);
+    }
+
+    [Fact]
     public void Count_at_the_end_of_the_order_is_accepted()
     {
         byte[] file = Small(3);
@@ -170,7 +219,7 @@ public sealed class HeaderTests
     [Fact]
     public void Version_3_header_without_max_compression_size_means_single_blocks()
     {
-        // 74 bytes: what follows moves up by four, as every region's place is counted from header_size.
+        // A 74-byte header: every region moves four bytes towards the start, because its position is counted from header_size.
         byte[] file = new CowBuilder { ScratchBytes = 0, MaxUnitBytes = 4096 }.Zero(1).Copy(2, 3).Build();
         file = file[..74].Concat(file[78..]).ToArray();
         Refusal.Put(file, 12, 2, 74);

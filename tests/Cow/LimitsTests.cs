@@ -9,7 +9,7 @@ using Xunit.Abstractions;
 
 namespace Snapuserd.Tests.Cow;
 
-/// <summary>Large files and hostile ones: bounded memory, bounded time, only the one kind of error.</summary>
+/// <summary>Large and hostile files: memory and time are bounded, and every failure is the same kind of error.</summary>
 public sealed class LimitsTests(ITestOutputHelper output)
 {
     private const int Million = 1_000_000;
@@ -46,6 +46,40 @@ public sealed class LimitsTests(ITestOutputHelper output)
         Assert.True(CowFile.BytesPerOp <= 32);
         Assert.InRange(managed, 0, 256 * 1024);
         Assert.InRange(source.Reads, 1, 20_000);
+    }
+
+    /// <summary>
+    /// This many ops take 60 GiB of memory, which the system may refuse. If it does not refuse, the first op cannot be read.
+    /// </summary>
+    [Theory]
+    [InlineData(int.MaxValue, false)]
+    [InlineData(int.MaxValue + 1L, true)]
+    public void More_ops_than_an_int_counts_are_refused_by_their_number(long ops, bool refused)
+    {
+        byte[] header = new CowBuilder { ScratchBytes = 0, ResumeMax = 0 }.Build();
+        Refusal.Put(header, 54, 8, (ulong)ops);
+        Refusal.Put(header, 62, 8, (ulong)ops);
+        SnapuserdException exception = Assert.ThrowsAny<SnapuserdException>(() => CowFile.Read(new HeaderSource(header)).Dispose());
+        if (refused)
+        {
+            Assert.Equal(ExitCode.CowCorrupt, exception.Code);
+            Assert.Contains("a count is 2147483648, more than the 2147483647 this program takes", exception.Message, StringComparison.Ordinal);
+        }
+        else Assert.True(exception.Code is ExitCode.OutOfResources or ExitCode.InputOutput, exception.Message);
+    }
+
+    /// <summary>A long file in which only the header can be read.</summary>
+    private sealed class HeaderSource(byte[] header) : IByteSource
+    {
+        public string Name => "long.cow";
+
+        public long Length => 1L << 40;
+
+        public void Read(long offset, Span<byte> destination)
+        {
+            if (offset + destination.Length > header.Length) throw new SnapuserdException(ExitCode.InputOutput, "not the header");
+            header.AsSpan((int)offset, destination.Length).CopyTo(destination);
+        }
     }
 
     [Theory]
@@ -101,7 +135,7 @@ public sealed class LimitsTests(ITestOutputHelper output)
     [Fact]
     public void File_that_fails_to_be_read_says_so()
     {
-        SnapuserdException failure = Assert.Throws<SnapuserdException>(() => CowFile.Read(new Failing(new CowBuilder().Zero(1).Build())));
+        SnapuserdException failure = Assert.ThrowsAny<SnapuserdException>(() => CowFile.Read(new Failing(new CowBuilder().Zero(1).Build())));
         Assert.Equal(ExitCode.InputOutput, failure.Code);
     }
 

@@ -1,6 +1,7 @@
 using System;
 using System.Collections.Generic;
 using System.Linq;
+using Snapuserd.Block;
 using Snapuserd.Cow;
 using Snapuserd.Tests.Support;
 using Xunit;
@@ -48,7 +49,7 @@ public sealed class MergeOrderTests(ITestOutputHelper output)
     [Fact]
     public void Listed_blocks_come_first_and_the_others_ascend()
     {
-        // AOSP's RevMergeOpItrTest; its reader descends for tools, the daemon's ascends.
+        // AOSP's RevMergeOpItrTest. Its reader for tools iterates in descending order, the daemon's in ascending order.
         foreach (CowBuilder builder in new[] { V2(5), V3() })
         {
             builder.Sequence(2, 10, 6, 7, 3, 5)
@@ -186,6 +187,14 @@ public sealed class MergeOrderTests(ITestOutputHelper output)
     }
 
     [Fact]
+    public void The_only_op_may_be_a_copy_onto_itself_and_is_checked_without_limits_as_well()
+    {
+        Assert.Equal([-1], Limits(V3().Copy(7, 7)));
+        using CowFile cow = Read(V3().Copy(7, 7));
+        cow.Order.Check(true, default);
+    }
+
+    [Fact]
     public void Duplicates_write_nothing_but_the_first()
     {
         Assert.Equal(new[] { 0, 1, -1, -1 }, Limits(V3().Copy(3, 9).Zero(9).Zero(9).Replace(9, s_block)));
@@ -214,6 +223,7 @@ public sealed class MergeOrderTests(ITestOutputHelper output)
             {
                 using CowFile cow = Read(builder);
                 int[] order = NaiveOrder.Of(builder);
+                Assert.Equal(AndroidRefuses(cow, order), cow.Order.AndroidCanMerge(out string why) ? null : why);
                 Assert.Equal(order, Enumerable.Range(0, cow.Order.Count).Select(cow.Order.OpIndex));
                 foreach (bool shared in new[] { true, false })
                 {
@@ -232,7 +242,17 @@ public sealed class MergeOrderTests(ITestOutputHelper output)
                     {
                         int writer = Array.FindIndex(order, i => cow[i].NewBlock <= block && block < cow[i].NewBlock + cow[i].Blocks);
                         Assert.Equal(writer, cow.Order.PositionWriting(block));
+                        if (seed % 8 != 0) continue;
+                        long next = Enumerable.Range(block, 60).Select(b => (long)b).FirstOrDefault(b => order.Any(i => cow[i].NewBlock <= b && b < cow[i].NewBlock + cow[i].Blocks), long.MaxValue);
+                        Assert.Equal(next, cow.Order.NextWritten(block));
+                        // The answer does not depend on the cursor's previous position.
+                        int cursor = block % (order.Length + 2);
+                        Assert.Equal(writer, cow.Order.PositionWriting(block, ref cursor));
+                        Assert.Equal(writer, cow.Order.PositionWriting(block, ref cursor));
                     }
+                    Assert.Equal(
+                        Enumerable.Range(0, order.Length).OrderBy(p => cow[order[p]].NewBlock).ThenBy(p => p),
+                        Enumerable.Range(0, order.Length).Select(cow.Order.PositionByBlock));
                 }
             }
             catch (Exception)
@@ -243,6 +263,28 @@ public sealed class MergeOrderTests(ITestOutputHelper output)
         }
         output.WriteLine($"{accepted} accepted, {refused} refused");
         Assert.True(accepted > 500 && refused > 500);
+    }
+
+    /// <summary>
+    /// Android's rules for the merge order, as a plain model: the reason for a refusal, or null if Android can merge the file.
+    /// </summary>
+    private static string? AndroidRefuses(CowFile cow, int[] order)
+    {
+        if (cow.Header.Major == 1) return "its daemon aborts on version 1 headers";
+        for (int position = 0; position < order.Length; position++)
+        {
+            CowOp op = cow[order[position]];
+            if (!op.IsOrdered) continue;
+            int plain = Array.FindLastIndex(order, position, i => !cow[i].IsOrdered);
+            if (plain >= 0) return $"{cow.Describe(order[position])} comes behind {cow.Describe(order[plain])} in the merge order";
+            for (long block = op.SourceBlock; block < op.SourceBlock + op.SourceBlocks; block++)
+            {
+                int writer = Array.FindIndex(order, i => cow[i].NewBlock == block);
+                if (writer >= 0 && writer < position)
+                    return $"{cow.Describe(order[position])} reads block {block}, which {cow.Describe(order[writer])} overwrites before it";
+            }
+        }
+        return null;
     }
 
     [Fact]
@@ -268,7 +310,7 @@ public sealed class MergeOrderTests(ITestOutputHelper output)
     [Fact]
     public void Hundreds_of_thousands_of_duplicates_that_as_many_ops_read_are_checked_in_linear_time()
     {
-        // Quadratic work would take hours here; the test would not end.
+        // Quadratic work would take hours here.
         CowBuilder builder = V3();
         for (uint i = 0; i < 200_000; i++) builder.Copy(1000 + i, 7);
         for (uint i = 0; i < 200_000; i++) builder.Zero(7);
@@ -277,7 +319,112 @@ public sealed class MergeOrderTests(ITestOutputHelper output)
         Assert.False(limits.AsSpan(200_001).ContainsAnyExcept(-1));
     }
 
-    /// <summary>A few ops over few blocks, with every version, lists, repeated blocks and units.</summary>
+    /// <summary>
+    /// Limits of the ops when the source overlaps the base as <paramref name="map"/> describes. No two ranges have the same shift. Null if
+    /// a block is written twice.
+    /// </summary>
+    private static int[]? OverlapLimits(CowBuilder builder, CowFile cow, SharedRange[] map)
+    {
+        if (NaiveOrder.Limits(builder, shared: false) == null) return null;
+        CowOp[] ops = [.. Enumerable.Range(0, cow.Order.Count).Select(position => cow[cow.Order.OpIndex(position)])];
+        bool NothingToDo(CowOp op) => op.Type == CowOpType.Copy
+            && map.Select(range => Common(range, op, 0, long.MaxValue)).Where(part => part.Length > 0).ToArray() is [{ Length: 4096 } one] && one.BaseOffset == op.NewBlock * 4096L;
+        int[] limits = new int[ops.Length];
+        for (int writer = 0; writer < ops.Length; writer++)
+        {
+            bool repeated = Enumerable.Range(0, writer).Any(p => cow.Order.OpIndex(p) == cow.Order.OpIndex(writer));
+            limits[writer] = repeated || NothingToDo(ops[writer])
+                ? -1
+                : Array.FindLastIndex(ops, op => op.IsOrdered && !NothingToDo(op) && map.Any(range => Common(range, op, ops[writer]).Length > 0)) + 1;
+        }
+        return limits;
+    }
+
+    /// <summary>The bytes that <paramref name="writer"/> writes and <paramref name="reader"/> reads through one range.</summary>
+    private static SharedRange Common(SharedRange range, CowOp reader, CowOp writer) => Common(range, reader, writer.NewBlock * 4096L, (writer.NewBlock + writer.Blocks) * 4096L);
+
+    private static SharedRange Common(SharedRange range, CowOp reader, long from, long to)
+    {
+        long start = Math.Max(Math.Max(reader.SourceByte, range.SourceOffset) + range.Shift, from);
+        long end = Math.Min(Math.Min(reader.SourceByte + 4096, range.SourceEnd) + range.Shift, to);
+        return new SharedRange(start - range.Shift, start, Math.Max(0, end - start));
+    }
+
+    [Fact]
+    public void Any_small_file_over_shared_storage_has_the_limits_of_the_plain_model()
+    {
+        int refused = 0, accepted = 0, ahead = 0, destroyed = 0, nothing = 0;
+        for (int seed = 0; seed < 2000; seed++)
+        {
+            Random random = new(seed);
+            CowBuilder builder = Random(random);
+            // One or two ranges of whole blocks, of sectors, or of arbitrary bytes.
+            int grain = new[] { 4096, 512, 1 }[random.Next(3)];
+            long Bytes(int blocks) => random.Next(blocks * 4096 / grain) * (long)grain;
+            SharedRange[] map = [.. Enumerable.Range(0, random.Next(1, 3)).Select(i => new SharedRange((i * 15 * 4096L) + Bytes(10), Bytes(25), grain + Bytes(40)))];
+            if (random.Next(4) == 0) map[0] = new SharedRange(4096, 4096, grain + Bytes(40));
+            if (map.Length == 2 && (map[0].Shift == map[1].Shift || map[0].SourceOffset == map[1].SourceOffset)) continue;
+            Array.Sort(map, (a, b) => a.SourceOffset.CompareTo(b.SourceOffset));
+            using CowFile cow = Read(builder);
+            StorageMap storage = new(map);
+            int[] limits = Enumerable.Repeat(99, cow.Order.Count).ToArray();
+            if (OverlapLimits(builder, cow, map) is not { } expected)
+            {
+                Assert.Contains("both write block", Refusal.Of(() => cow.Order.CheckOverlap(storage, limits)), StringComparison.Ordinal);
+                refused++;
+                continue;
+            }
+            cow.Order.CheckOverlap(storage, limits);
+            Assert.True(expected.SequenceEqual(limits), $"seed {seed}: {string.Join(' ', expected)}, not {string.Join(' ', limits)}");
+            accepted++;
+            ahead += limits.Where((limit, position) => limit > position + 1).Count();
+            nothing += limits.Count(limit => limit < 0);
+            for (int writer = 0; writer < limits.Length; writer++)
+            {
+                for (int reader = 0; reader < limits.Length; reader++)
+                {
+                    CowOp written = cow[cow.Order.OpIndex(writer)], read = cow[cow.Order.OpIndex(reader)];
+                    SharedRange[] common = read.IsOrdered ? [.. map.Select(range => Common(range, read, written)).Where(part => part.Length > 0)] : [];
+                    SharedRange? found = cow.Order.Destroyed(storage, writer, reader);
+                    Assert.True(found == (common.Length == 0 ? null : common[0]), $"seed {seed}: {found}");
+                    destroyed += common.Length;
+                }
+            }
+        }
+        output.WriteLine($"{accepted} accepted, {refused} refused, {ahead} limits ahead, {nothing} with nothing to do, {destroyed} stretches");
+        Assert.True(accepted > 500 && refused > 100 && ahead > 100 && nothing > 50 && destroyed > 400);
+    }
+
+    [Fact]
+    public void Limits_of_another_number_than_positions_are_refused()
+    {
+        using CowFile cow = Read(V3().Zero(1).Zero(2));
+        foreach (int length in new[] { 1, 3 })
+        {
+            ArgumentException refused = Assert.Throws<ArgumentException>(() => cow.Order.Check(true, new int[length]));
+            Assert.Equal("limits", refused.ParamName);
+            Assert.StartsWith($"{length} limits for 2 positions", refused.Message, StringComparison.Ordinal);
+        }
+        foreach (int length in new[] { 0, 1, 3 })
+        {
+            ArgumentException refused = Assert.Throws<ArgumentException>(() => cow.Order.CheckOverlap(new StorageMap([]), new int[length]));
+            Assert.Equal("limits", refused.ParamName);
+            Assert.StartsWith($"{length} limits for 2 positions", refused.Message, StringComparison.Ordinal);
+        }
+    }
+
+    [Fact]
+    public void Copy_onto_itself_writes_where_the_source_only_shares_its_blocks()
+    {
+        using CowFile cow = Read(V3().Copy(5, 5).Copy(6, 5));
+        int[] limits = [99, 99];
+        cow.Order.Check(true, limits, sourceIsBase: false);
+        Assert.Equal([0, 0], limits);
+        cow.Order.Check(true, limits);
+        Assert.Equal([-1, 0], limits);
+    }
+
+    /// <summary>A few ops over few blocks. All versions, sequence lists, repeated blocks and units occur.</summary>
     private static CowBuilder Random(Random random)
     {
         int version = random.Next(1, 4);

@@ -7,7 +7,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Cow;
 
-/// <summary>What is packed into fewer bits than its type has: whole at its largest, refused one above.</summary>
+/// <summary>Values that are packed into fewer bits than their type has: the largest value is kept, and the next one is refused.</summary>
 public sealed class PackedTests
 {
     private const ulong Max48 = (1UL << 48) - 1;
@@ -56,7 +56,7 @@ public sealed class PackedTests
         Assert.Equal((uint.MaxValue, (long)Max48, (long)Max48 * 4096), (ops[0].NewBlock, ops[0].Source, ops[0].SourceByte));
         Assert.Equal((uint.MaxValue - 1, (long)Max48, 2), (ops[1].NewBlock, ops[1].Source, ops[1].SourceBlocks));
         Assert.Equal((1L << 44, 1L << 60), (cow.BaseBytes, cow.SourceBytes));
-        // No writer of a block is found that nobody writes, however far away.
+        // For a block that no op writes, the search finds no writer, however large its number is.
         foreach (long block in (long[])[1, 1L << 32, (1L << 32) + 1, (1L << 48) - 1, 1L << 48, 1L << 51, long.MaxValue])
             Assert.Equal(-1, cow.Order.PositionWriting(block));
         foreach (CowOp op in ops) Assert.Equal(op, cow[cow.Order.OpIndex(cow.Order.PositionWriting(op.NewBlock))]);
@@ -66,8 +66,8 @@ public sealed class PackedTests
         cow.Order.Check(sharedDevices: true, limits);
         Assert.All(limits, limit => Assert.Equal(0, limit));
         cow.CheckDevices(1L << 44, 1L << 60);
-        Assert.Equal(ExitCode.CowCorrupt, Assert.Throws<SnapuserdException>(() => cow.CheckDevices((1L << 44) - 1, 1L << 60)).Code);
-        Assert.Equal(ExitCode.CowCorrupt, Assert.Throws<SnapuserdException>(() => cow.CheckDevices(1L << 44, (1L << 60) - 1)).Code);
+        Assert.Equal(ExitCode.CowCorrupt, Assert.ThrowsAny<SnapuserdException>(() => cow.CheckDevices((1L << 44) - 1, 1L << 60)).Code);
+        Assert.Equal(ExitCode.CowCorrupt, Assert.ThrowsAny<SnapuserdException>(() => cow.CheckDevices(1L << 44, (1L << 60) - 1)).Code);
     }
 
     [Fact]

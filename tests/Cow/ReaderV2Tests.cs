@@ -14,7 +14,7 @@ public sealed class ReaderV2Tests
 
     private static CowFile Read(CowBuilder builder) => CowFile.Read(new MemorySource(builder.Build(), Refusal.Name));
 
-    /// <summary>Copy, Replace, Xor, Zero with gz in clusters of 8 without scratch: ops 0 to 3 are records 0 to 3.</summary>
+    /// <summary>Copy, Replace, Xor and Zero with gz, in clusters of 8, without scratch: ops 0 to 3 are records 0 to 3.</summary>
     private static CowBuilder Four(CowCompression compression = CowCompression.Gz) =>
         new CowBuilder { Version = 2, Compression = compression, ClusterOps = 8, ScratchBytes = 0 }
             .Copy(10, 20).Replace(50, s_t).Xor(51, 98314, s_m).Zero(7);
@@ -36,7 +36,7 @@ public sealed class ReaderV2Tests
     [Fact]
     public void Xor_data_is_found_by_running_position_across_clusters()
     {
-        // The worked file of cow-format §6.5.
+        // The example of cow-format §6.5.
         CowBuilder builder = new CowBuilder { Version = 2, ClusterOps = 5, NumMergeOps = 1 }
             .Copy(0, 5).Replace(2, s_t).Label(1).Xor(50, (24 * 4096) + 10, s_m)
             .Zero(5).Zero(6).Zero(7).Zero(8).Zero(9).Zero(10).Zero(11).Zero(12).Zero(13).Zero(14).Label(2);
@@ -162,6 +162,7 @@ public sealed class ReaderV2Tests
     [InlineData(1, 2, 2, 0, "op 1 (Replace of block 50): data_length is 0")]
     [InlineData(1, 2, 2, 65535, "op 1 (Replace of block 50): source is 198, so 65535 bytes")]
     [InlineData(1, 12, 8, 0, "op 1 (Replace of block 50): source is 0, but data begins")]
+    [InlineData(1, 12, 8, 37, "op 1 (Replace of block 50): source is 37, but data begins at byte 38")]
     [InlineData(1, 12, 8, 1ul << 62, "op 1 (Replace of block 50): source is 4611686018427387904, so 56 bytes")]
     [InlineData(1, 12, 8, ulong.MaxValue, "op 1 (Replace of block 50): source is 18446744073709551615, so 56 bytes")]
     [InlineData(2, 2, 2, 60000, "op 2 (Xor of block 51): data position is 254, so 60000 bytes")]
@@ -182,7 +183,7 @@ public sealed class ReaderV2Tests
     [Fact]
     public void Raw_payload_in_a_compressed_file_is_refused()
     {
-        // Android would decode the raw block as a stream (cow-format §7.1).
+        // Android would decode the raw block as a compressed stream (cow-format §7.1).
         byte[] raw = new byte[4096];
         new Random(1).NextBytes(raw);
         CowBuilder builder = new CowBuilder { Version = 2, Compression = CowCompression.Lz4, ScratchBytes = 0 }.Replace(1, raw).Replace(2, s_t);
@@ -208,7 +209,7 @@ public sealed class ReaderV2Tests
     {
         CowBuilder builder = Four();
         byte[] file = builder.Build();
-        // Cluster ops of 4: the four ops fill all slots.
+        // With clusters of 4, the four ops fill all slots.
         Refusal.Put(file, 22, 4, 4);
         Assert.Contains("has no Cluster op", Refusal.Of(file), StringComparison.Ordinal);
     }
@@ -278,7 +279,7 @@ public sealed class ReaderV2Tests
     /// <summary>A block whose zlib stream is exactly <paramref name="length"/> bytes long.</summary>
     internal static byte[] Incompressible(int length)
     {
-        // Noise over fewer than 256 values packs by Huffman codes alone, in small steps.
+        // Noise over fewer than 256 values is compressed by Huffman codes alone, so the size changes in small steps.
         for (int values = 200; values < 250; values++)
         {
             byte[] noise = new byte[4096];
@@ -291,5 +292,30 @@ public sealed class ReaderV2Tests
             }
         }
         throw new InvalidOperationException($"no block packs to {length} bytes");
+    }
+
+    [Theory]
+    [InlineData(int.MaxValue, "the sequence list has 2147483647 entries, but there are only 0 data ops")]
+    [InlineData(1L << 31, "the sequence list has more than 2^31 entries")]
+    public void Entries_of_the_sequence_list_are_counted_in_31_bits(long entries, string sentence)
+    {
+        // All Sequence ops together hold one list.
+        const int Longest = 65532 / 4;
+        int records = (int)((entries + Longest - 1) / Longest), slots = records + 10, list = 38 + (slots * 20);
+        byte[] file = new byte[list + 65536];
+        new CowBuilder { Version = 2, ScratchBytes = 0, ClusterOps = 4 }.Build().AsSpan(0, 38).CopyTo(file);
+        Refusal.Put(file, 22, 4, (ulong)slots);
+        for (int i = 0; i < records; i++)
+        {
+            int at = 38 + (i * 20);
+            file[at] = (byte)CowOpType.Sequence;
+            Refusal.Put(file, at + 2, 2, (ulong)(i < records - 1 ? 65532 : 4 * (entries - ((records - 1L) * Longest))));
+            Refusal.Put(file, at + 12, 8, (ulong)list);
+        }
+        int footer = 38 + (records * 20);
+        file[footer] = (byte)CowOpType.Footer;
+        Refusal.Put(file, footer + 4, 8, 20 * (ulong)records);
+        Refusal.Put(file, footer + 12, 8, (ulong)records);
+        Assert.EndsWith(sentence, Refusal.Of(file), StringComparison.Ordinal);
     }
 }

@@ -12,7 +12,7 @@ public sealed class ReaderV3Tests
     private static readonly byte[] s_t = AndroidFiles.T;
     private static readonly byte[] s_m = AndroidFiles.M;
 
-    /// <summary>Copy, a Replace of 16 blocks, Xor, Zero with gz and without scratch; the list names the ordered ops.</summary>
+    /// <summary>Copy, a Replace of 16 blocks, Xor and Zero with gz, without scratch. The list names the ordered ops.</summary>
     private static CowBuilder Four(CowCompression compression = CowCompression.Gz) =>
         new CowBuilder { Compression = compression, ScratchBytes = 0 }
             .Sequence(10, 51).Copy(10, 20).Replace(16, Unit(16)).Xor(51, 98314, s_m).Zero(7);
@@ -214,7 +214,7 @@ public sealed class ReaderV3Tests
     [Fact]
     public void Resume_count_beyond_the_slots_is_clamped()
     {
-        // Six labels leave count 6 with 4 slots; Android lists two ops as resume points.
+        // Six labels in 4 slots leave the count at 6. Android then reads two ops as if they were resume points.
         CowBuilder builder = new();
         for (uint i = 0; i < 6; i++) builder.Zero(i).Label(i * 10);
         using CowFile cow = CowFile.Read(new MemorySource(builder.Build()));
@@ -226,7 +226,7 @@ public sealed class ReaderV3Tests
     [Fact]
     public void Stale_resume_slots_are_not_believed()
     {
-        // Label 5 twice: the second drops 5 and 8, so the slot of 8 is stale, and the count 3 reaches it.
+        // Label 5 occurs twice. The second one drops 5 and 8, so the slot of 8 is stale, but the count of 3 still includes it.
         CowBuilder builder = new CowBuilder().Zero(1).Label(5).Zero(2).Label(8).Zero(3).Label(5);
         using CowFile cow = CowFile.Read(new MemorySource(builder.Build()));
         Assert.Equal(3u, cow.Header.ResumeCount);
@@ -240,11 +240,23 @@ public sealed class ReaderV3Tests
     public void Resume_point_whose_label_does_not_rise_ends_the_list(ulong label, bool counts)
     {
         byte[] file = new CowBuilder { ScratchBytes = 0 }.Zero(1).Label(5).Zero(2).Label(8).Build();
-        // The second slot's label.
+        // Changes the second slot's label.
         Refusal.Put(file, 78 + 16, 8, label);
         using CowFile cow = CowFile.Read(new MemorySource(file));
         ResumePoint[] first = [new(5, 1)];
         Assert.Equal(counts ? [.. first, new(label, 2)] : first, cow.ResumePoints);
+    }
+
+    [Theory]
+    [InlineData(0, 0)]
+    [InlineData(15, 0)]
+    [InlineData(16, 1)]
+    [InlineData(31, 1)]
+    public void Resume_points_end_with_the_file(int bytes, int points)
+    {
+        byte[] file = new CowBuilder { ScratchBytes = 0 }.Label(0).Label(1).Label(2).Build();
+        using CowFile cow = CowFile.Read(new MemorySource(file[..(78 + bytes)]));
+        Assert.Equal(points, cow.ResumePoints.Count);
     }
 
     [Fact]
@@ -272,7 +284,7 @@ public sealed class ReaderV3Tests
         Random random = new(3);
         int longest = 0;
         CowBuilder builder = new() { Version = version, Compression = CowCompression.Zstd, MaxUnitBytes = 4096 };
-        // Blocks that compress less and less, a few bytes more each time.
+        // The compressed size rises by a few bytes from block to block.
         for (uint i = 0; i < 200; i++)
         {
             byte[] block = new byte[4096];

@@ -7,28 +7,32 @@ using Xunit;
 
 namespace Snapuserd.Tests.Cow;
 
-/// <summary>Asks for the sentence with which a file, or a call, is refused.</summary>
+/// <summary>Returns the error message with which a file or a call is refused.</summary>
 internal static class Refusal
 {
     public const string Name = "/dev/block/bad.cow";
 
-    /// <summary>The sentence of exit code 65 that reading <paramref name="file"/> ends with; it names the file.</summary>
+    /// <summary>
+    /// The message with which reading <paramref name="file"/> fails. The exit code must be 65, and the message names the file.
+    /// </summary>
     public static string Of(byte[] file) => Of(() => CowFile.Read(new MemorySource(file, Name)).Dispose());
 
-    /// <summary>The sentence of exit code 65 that <paramref name="action"/> ends with; it names the file.</summary>
+    /// <summary>The message with which <paramref name="action"/> fails. The exit code must be 65, and the message names the file.</summary>
     public static string Of(Action action)
     {
-        SnapuserdException refusal = Assert.Throws<SnapuserdException>(action);
+        SnapuserdException refusal = Assert.ThrowsAny<SnapuserdException>(action);
         Assert.Equal(ExitCode.CowCorrupt, refusal.Code);
         Assert.StartsWith(Name, refusal.Message, StringComparison.Ordinal);
         Assert.DoesNotContain("\n", refusal.Message, StringComparison.Ordinal);
         return refusal.Message;
     }
 
-    /// <summary>Expects <paramref name="action"/> to end with <paramref name="code"/> and a sentence that has <paramref name="part"/> in it.</summary>
+    /// <summary>
+    /// Expects <paramref name="action"/> to fail with <paramref name="code"/> and a message that contains <paramref name="part"/>.
+    /// </summary>
     public static void With(ExitCode code, string part, Action action)
     {
-        SnapuserdException refusal = Assert.Throws<SnapuserdException>(action);
+        SnapuserdException refusal = Assert.ThrowsAny<SnapuserdException>(action);
         Assert.Equal(code, refusal.Code);
         Assert.Contains(part, refusal.Message, StringComparison.Ordinal);
     }

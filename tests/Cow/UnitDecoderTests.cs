@@ -6,7 +6,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Cow;
 
-/// <summary>Decoding of payloads, good and bad (cow-format §7).</summary>
+/// <summary>Decoding valid and invalid payloads (cow-format §7).</summary>
 public sealed class UnitDecoderTests
 {
     public static TheoryData<CowCompression> Streams => [CowCompression.Gz, CowCompression.Brotli, CowCompression.Lz4, CowCompression.Zstd];
@@ -41,7 +41,7 @@ public sealed class UnitDecoderTests
     [InlineData(11, 24)]
     public void Largest_unit_decodes_from_brotli_of_any_window_whatever_is_in_it(int quality, int window)
     {
-        // Text, numbers and noise in turns make many block types and trees: what a state takes beside its ring.
+        // Alternating text, numbers and noise give many block types and trees, which need decoder memory beside the window.
         byte[] plain = Text(256 * 1024), stored = new byte[plain.Length + 4096], unit = new byte[plain.Length];
         var random = new Random(quality);
         for (int at = 0; at < plain.Length; at += 8192)
@@ -122,6 +122,15 @@ public sealed class UnitDecoderTests
     }
 
     [Fact]
+    public void Lz4_payload_without_bytes_is_corrupt_and_a_block_without_bytes_is_too_short()
+    {
+        using var decoder = new UnitDecoder();
+        Assert.Equal(UnitError.Corrupt, Decode(decoder, CowCompression.Lz4, [], 4096));
+        // One token without literals, and no match after it.
+        Assert.Equal(UnitError.TooShort, Decode(decoder, CowCompression.Lz4, [0], 4096));
+    }
+
+    [Fact]
     public void Zlib_checksum_is_checked()
     {
         using var decoder = new UnitDecoder();
@@ -160,18 +169,19 @@ public sealed class UnitDecoderTests
     [Fact]
     public void Zstd_frame_that_claims_a_huge_window_needs_no_memory_for_it()
     {
-        // Magic, descriptor without single segment, window descriptor 0xf0 (2^40), one raw last block of 1 byte: refused, or decoded in place.
+        // Magic, descriptor without single segment, window descriptor 0xf0 (2^40), one raw last block of 1 byte: refused, or decoded in
+        // place.
         using var decoder = new UnitDecoder();
         byte[] frame = [0x28, 0xb5, 0x2f, 0xfd, 0x00, 0xf0, 0x09, 0x00, 0x00, 0x41];
         Assert.True(Decode(decoder, CowCompression.Zstd, frame, 1) <= UnitError.Corrupt);
-        frame[5] = 0x88; // 2^27, the most that zstd takes as a stream
+        frame[5] = 0x88; // 2^27, the largest window that zstd accepts for a stream
         Assert.Equal(UnitError.None, Decode(decoder, CowCompression.Zstd, frame, 1));
     }
 
     [Fact]
     public void Zstd_frame_of_a_version_before_0_8_is_refused()
     {
-        // Version 0.7, one segment of 1 byte: a raw block of 1 byte and the end. libzstd.so with its decoders of old formats takes it.
+        // Format version 0.7, one segment of 1 byte: a raw block of 1 byte and the end. A libzstd.so with legacy support accepts it.
         using var decoder = new UnitDecoder();
         Assert.Equal(UnitError.Corrupt, Decode(decoder, CowCompression.Zstd, [0x27, 0xb5, 0x2f, 0xfd, 0x20, 0x01, 0x40, 0x00, 0x01, 0x41, 0xc0, 0x00, 0x00], 1));
     }

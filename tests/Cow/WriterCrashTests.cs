@@ -9,13 +9,15 @@ using Xunit;
 
 namespace Snapuserd.Tests.Cow;
 
-/// <summary>What is in the file when writing is cut off anywhere: the last label or finish that returned, or the one under way, and nothing else.</summary>
+/// <summary>
+/// After a cut at any point, the file holds the last label or finish that returned, or the one in progress, and nothing else.
+/// </summary>
 public sealed class WriterCrashTests
 {
-    /// <summary>A moment at which the file vouches for something: all its ops, and the label to go on at; null if there is none yet.</summary>
+    /// <summary>A state that the file guarantees: all its ops, and the last label (null before the first) with its ops.</summary>
     private sealed record Vouched(string Ops, ulong? Label, string LabelOps, bool Finished);
 
-    /// <summary>A call, and what the file vouches for once it returned; null if that is what it was before.</summary>
+    /// <summary>A call, and the state that the file guarantees after it returns; null if the call does not change that state.</summary>
     private readonly record struct Deed(Func<ICowOutput, CowWriter?, CowWriter> Do, Vouched? After);
 
     private static readonly byte[] s_noise = Noise();
@@ -24,7 +26,7 @@ public sealed class WriterCrashTests
     {
         byte[] noise = new byte[3 * 4096];
         new Random(3).NextBytes(noise);
-        // The middle block compresses.
+        // The middle block is compressible.
         noise.AsSpan(4096, 4096).Fill(7);
         return noise;
     }
@@ -36,8 +38,8 @@ public sealed class WriterCrashTests
         : new CowWriterOptions { Compression = CowCompression.Lz4, ScratchBytes = 0, OpCountMax = 40, MaxUnitBytes = 8192 };
 
     /// <summary>
-    /// Ops, labels, finishes, a fall-back to an earlier label whose rest is then overwritten by ops of the same number, and a finish that is
-    /// gone on behind. Text stands for the ops: a letter and a block each.
+    /// Ops, labels and finishes; then a return to an earlier label, after which as many other ops overwrite the rest; then more ops after a
+    /// finish. Text describes the ops: a letter and a block number each.
     /// </summary>
     private static List<Deed> Program(CowWriterOptions options)
     {
@@ -71,7 +73,7 @@ public sealed class WriterCrashTests
         return actions;
     }
 
-    /// <summary>A device that holds a whole COW of other ops that take the same bytes, so that the two can be mixed up.</summary>
+    /// <summary>A device with an older COW. Its other ops take the same number of bytes, so a mixture of both would look valid.</summary>
     private static byte[] Older(CowWriterOptions options, long capacity)
     {
         var device = new MemoryOutput(Enumerable.Repeat((byte)0xa5, (int)capacity).ToArray(), capacity);
@@ -88,7 +90,7 @@ public sealed class WriterCrashTests
         return device.Bytes;
     }
 
-    /// <summary>Ops as text, each payload compared with what it has to be.</summary>
+    /// <summary>The ops as text. A payload that differs from the expected one is marked.</summary>
     private static string Ops(byte[] file, CowFile cow)
     {
         var text = new StringBuilder();
@@ -106,7 +108,7 @@ public sealed class WriterCrashTests
         return text.ToString();
     }
 
-    /// <summary>What a reader makes of the file: its ops, or null if it refuses it.</summary>
+    /// <summary>The ops that a reader finds in the file, as text; null if it refuses the file.</summary>
     private static string? Read(byte[] file)
     {
         try
@@ -136,12 +138,12 @@ public sealed class WriterCrashTests
     }
 
     /// <summary>
-    /// The file is what it was when <paramref name="before"/> held, or what it is to be when <paramref name="after"/> does. Version 3 stays
-    /// readable as a whole at any moment; version 2 has no ops without its footer, but its label holds.
+    /// Checks that the file has the state <paramref name="before"/> or <paramref name="after"/>. A version 3 file is readable at any
+    /// moment. A version 2 file has no ops without its footer, but its label holds.
     /// </summary>
     private static void Judge(byte[] file, Vouched? before, Vouched after, CowWriterOptions options, long? capacity, string when)
     {
-        // Until the file was begun it is the older one, or nothing.
+        // Until the first write the file is the older one, or empty.
         if (before == null) return;
         string? whole = Read(file);
         Vouched[] either = [before, after];
@@ -181,7 +183,7 @@ public sealed class WriterCrashTests
             int durable = 0, states = 0;
             for (int cut = 0; cut <= steps.Length; cut++)
             {
-                // What holds for sure is what had returned; what was under way may hold as well.
+                // The state after the last returned call must hold. The state of the call in progress may hold instead.
                 Vouched? before = moments.LastOrDefault(m => m.Steps <= cut).Holds;
                 Vouched after = moments.FirstOrDefault(m => m.Steps > cut, moments[^1]).Holds;
                 int pending = cut - durable;
@@ -191,7 +193,7 @@ public sealed class WriterCrashTests
                     var state = new MemoryOutput(initial, capacity);
                     for (int i = 0; i < cut; i++)
                     {
-                        // A length is metadata, which a file system keeps in order: no state has a later length without an earlier one.
+                        // A length is metadata, which a file system keeps in order: no later length becomes durable before an earlier one.
                         bool kept = i < durable || steps[i].Bytes == null || (lost & (1 << (i - durable))) == 0;
                         if (kept) state.Do(steps[i]);
                     }
@@ -211,7 +213,7 @@ public sealed class WriterCrashTests
         CowWriterOptions options = Options(format, cluster);
         long length = Run(new MemoryOutput(), options, out _, out _).Length;
         int failures = 0;
-        // Every byte of what is small, and of long runs of payload those beside a multiple of 64.
+        // Every byte of the small parts. In long payloads, bytes next to multiples of 64.
         for (long full = 0; full <= length; full += full < 2000 || full % 64 is 0 or 1 or 62 or 63 ? 1 : 61)
         {
             var output = new MemoryOutput { FailBehind = full };
@@ -242,7 +244,9 @@ public sealed class WriterCrashTests
         Assert.True(failures > 100 && successes > 0, $"{failures} failures, {successes} successes");
     }
 
-    /// <summary>Runs the program until it fails with exit code 74; what held last, and what was under way.</summary>
+    /// <summary>
+    /// Runs the program until it fails with exit code 74. Returns the last guaranteed state, and the state of the call in progress.
+    /// </summary>
     private static byte[] Run(MemoryOutput output, CowWriterOptions options, out Vouched? before, out Vouched after)
     {
         before = null;
@@ -262,7 +266,7 @@ public sealed class WriterCrashTests
             Assert.Equal(ExitCode.InputOutput, e.Code);
             Assert.Contains("no space is left", e.Message, StringComparison.Ordinal);
             if (writer != null && done > 0 && program[done].After is null or { Finished: true })
-                Assert.Equal(ExitCode.InputOutput, Assert.Throws<SnapuserdException>(() => writer.Finish()).Code);
+                Assert.Equal(ExitCode.InputOutput, Assert.ThrowsAny<SnapuserdException>(() => writer.Finish()).Code);
         }
         writer?.Dispose();
         after = program.Skip(done).Select(action => action.After).FirstOrDefault(v => v != null) ?? before!;

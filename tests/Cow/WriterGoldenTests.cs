@@ -8,7 +8,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Cow;
 
-/// <summary>The same calls give the bytes that Android's writer gave.</summary>
+/// <summary>The same calls give the same bytes as Android's writer.</summary>
 public sealed class WriterGoldenTests
 {
     private static readonly byte[] s_t = AndroidFiles.T;
@@ -59,7 +59,7 @@ public sealed class WriterGoldenTests
         return output.Bytes.ToArray();
     }
 
-    /// <summary>The same ops in the same order, whose units decode to the same bytes; the bytes in the file may be others.</summary>
+    /// <summary>Checks for the same ops in the same order, whose units decode to the same bytes. The stored bytes may differ.</summary>
     private static void SameMeaning(byte[] golden, byte[] written)
     {
         using CowFile first = CowFile.Read(new MemorySource(golden, "golden")), second = CowFile.Read(new MemorySource(written, "written"));
@@ -207,7 +207,7 @@ public sealed class WriterGoldenTests
     [MemberData(nameof(Names))]
     public void Estimate_is_the_size_of_the_file(string name) => Assert.Equal(Again(name, 1).Length, Estimate(name));
 
-    /// <summary>What a writer without a file says its size would be, with as many spare op slots as Android's file has.</summary>
+    /// <summary>The size that a writer without an output file predicts, with as many spare op slots as Android's file has.</summary>
     private static long Estimate(string name)
     {
         byte[] golden = Golden.Cow(name);
@@ -251,7 +251,7 @@ public sealed class WriterGoldenTests
     [InlineData(CowCompression.Zstd)]
     public void Library_says_which_version_it_has(CowCompression algorithm) => Assert.Matches(@"^[1-9]\.[0-9]+\.[0-9]+", GoldenCodecs.Version(algorithm));
 
-    /// <summary>No golden file is left out because its codec has no line above the test.</summary>
+    /// <summary>Every golden file is tested: its codec has an entry above the test.</summary>
     [Theory]
     [InlineData(nameof(Androids_file_written_again_from_its_ops_has_its_golden_bytes), 3)]
     [InlineData(nameof(Estimate_is_the_size_of_androids_golden_bytes), 1)]
@@ -266,7 +266,7 @@ public sealed class WriterGoldenTests
 /// <summary>One call on a writer.</summary>
 internal sealed record Call(CowOpType Type, uint NewBlock, ulong Source, byte[]? Plain = null, uint[]? Blocks = null)
 {
-    /// <summary>Makes it.</summary>
+    /// <summary>Makes the call.</summary>
     public void On(CowWriter writer)
     {
         switch (Type)
@@ -282,8 +282,8 @@ internal sealed record Call(CowOpType Type, uint NewBlock, ulong Source, byte[]?
     }
 
     /// <summary>
-    /// The calls that made <paramref name="file"/>, read off its records by the rules of the format and, but for the decoder, without
-    /// src/Cow: v2's labels and lists are not in <paramref name="cow"/>.
+    /// The calls that made <paramref name="file"/>. They are read from its records by the rules of the format. Only the decoder comes from
+    /// src/Cow: <paramref name="cow"/> does not have v2's labels and lists.
     /// </summary>
     public static IEnumerable<Call> All(byte[] file, CowFile cow)
     {

@@ -8,7 +8,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Cow;
 
-/// <summary>v3: no power cut while a label is written loses the one before it, or moves any of the others.</summary>
+/// <summary>v3: a power cut while a label is written neither loses the previous label nor moves any other label.</summary>
 public sealed class WriterLabelCrashTests
 {
     private const int Sector = 512;
@@ -17,7 +17,10 @@ public sealed class WriterLabelCrashTests
 
     private static readonly CowWriterOptions s_options = new() { ScratchBytes = 0, OpCountMax = 400, ClusterOps = 1024 };
 
-    /// <summary>Where the four slots of 16 bytes lie on the sectors: 78 + 4 n bytes. 100 gives 478, so the third is torn.</summary>
+    /// <summary>
+    /// Lengths that place the four slots of 16 bytes differently on the sectors: they begin at 78 + 4 n bytes. At 100 they begin at 478, so
+    /// the third crosses a sector boundary.
+    /// </summary>
     public static TheoryData<int> ListLengths => [.. Enumerable.Range(90, 22), 0, 64];
 
     private static IReadOnlyList<ResumePoint> Points(byte[] file)
@@ -39,7 +42,7 @@ public sealed class WriterLabelCrashTests
         }
     }
 
-    /// <summary>The step as the sectors that it touches, each of which is written whole or not at all.</summary>
+    /// <summary>The step as the sectors that it touches. A power cut leaves each sector written completely or not at all.</summary>
     private static IEnumerable<MemoryOutput.Step> Sectors(MemoryOutput.Step step)
     {
         if (step.Bytes is not { } bytes)
@@ -62,14 +65,14 @@ public sealed class WriterLabelCrashTests
         var output = new MemoryOutput();
         uint[] list = Enumerable.Range(1, listLength).Select(i => (uint)i).ToArray();
         var steps = new List<MemoryOutput.Step>();
-        // Sectors up to the moment at which a label had returned.
+        // Number of sectors written when each label returned.
         var moments = new List<int>();
         using (CowWriter writer = CowWriter.Create(output, s_options))
         {
             writer.Sequence(list);
             for (uint label = 1; label <= Labels; label++)
             {
-                // Two labels without an op between them are as good as others.
+                // Also tests two labels without an op between them.
                 if (label != 3) writer.Copy(label * BlocksPerLabel, 1000, BlocksPerLabel);
                 writer.Label(label);
                 steps = output.Steps.SelectMany(Sectors).ToList();
@@ -94,7 +97,7 @@ public sealed class WriterLabelCrashTests
                 }
                 byte[] file = torn.Bytes;
                 string when = $"cut after sector {cut}, lost {lost:b}";
-                // The sequence list names no op of this file, so the whole of it can only be read where there is none.
+                // The sequence list names no op of this file, so the complete file is readable only without a list.
                 if (listLength == 0) Assert.All(Points(file), point => Assert.True((long)point.OpIndex == Ops(point.Label), $"{when}: {point}"));
                 for (ulong label = 1; label <= Labels; label++)
                 {
@@ -137,7 +140,7 @@ public sealed class WriterLabelCrashTests
         writer.Copy(30, 1000, 10);
         foreach (ulong label in new ulong[] { 5, 6, 0 })
         {
-            SnapuserdException refusal = Assert.Throws<SnapuserdException>(() => writer.Label(label));
+            SnapuserdException refusal = Assert.ThrowsAny<SnapuserdException>(() => writer.Label(label));
             Assert.Equal(ExitCode.Usage, refusal.Code);
             Assert.Contains($"label {label} does not rise: the last one is 6", refusal.Message, StringComparison.Ordinal);
         }
@@ -151,7 +154,7 @@ public sealed class WriterLabelCrashTests
     [InlineData(2, 1)]
     public void Too_few_slots_to_be_safe_are_refused(uint slots, int written)
     {
-        // 105 entries put the only slot, or the first of two, across sectors.
+        // With 105 entries, the only slot, or the first of two, crosses a sector boundary.
         var output = new MemoryOutput();
         uint[] list = Enumerable.Range(1, 105).Select(i => (uint)i).ToArray();
         using (CowWriter writer = CowWriter.Create(output, s_options))
@@ -170,7 +173,7 @@ public sealed class WriterLabelCrashTests
                 writer.Label((ulong)i + 1);
             }
             writer.Copy(50, 1000);
-            SnapuserdException refusal = Assert.Throws<SnapuserdException>(() => writer.Label(9));
+            SnapuserdException refusal = Assert.ThrowsAny<SnapuserdException>(() => writer.Label(9));
             Assert.Equal(ExitCode.CowCorrupt, refusal.Code);
             Assert.Contains("too few", refusal.Message, StringComparison.Ordinal);
         }

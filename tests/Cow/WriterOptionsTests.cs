@@ -7,7 +7,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Cow;
 
-/// <summary>Options and arguments: what is taken, and with which sentence the rest is refused.</summary>
+/// <summary>Valid options and arguments, and the error messages for invalid ones.</summary>
 public sealed class WriterOptionsTests
 {
     private static readonly CowWriterOptions s_v3 = new() { OpCountMax = 100, ScratchBytes = 0 };
@@ -40,7 +40,7 @@ public sealed class WriterOptionsTests
     [InlineData("zstd,23", "zstd has no level 23")]
     public void Other_compression_is_refused(string text, string part)
     {
-        SnapuserdException refusal = Assert.Throws<SnapuserdException>(() => CowWriterOptions.ParseCompression(text));
+        SnapuserdException refusal = Assert.ThrowsAny<SnapuserdException>(() => CowWriterOptions.ParseCompression(text));
         Assert.Equal(ExitCode.Usage, refusal.Code);
         Assert.Contains(part, refusal.Message, StringComparison.Ordinal);
     }
@@ -83,7 +83,7 @@ public sealed class WriterOptionsTests
     public void Options_that_make_no_sense_are_refused_before_anything_is_written(CowWriterOptions options, string part)
     {
         var output = new MemoryOutput([1, 2, 3]);
-        SnapuserdException refusal = Assert.Throws<SnapuserdException>(() => CowWriter.Create(output, options));
+        SnapuserdException refusal = Assert.ThrowsAny<SnapuserdException>(() => CowWriter.Create(output, options));
         Assert.Equal(ExitCode.Usage, refusal.Code);
         Assert.Contains(part, refusal.Message, StringComparison.Ordinal);
         Assert.Empty(output.Steps);
@@ -99,7 +99,7 @@ public sealed class WriterOptionsTests
             using var writer = CowWriter.Create(output, s_v3 with { Version = version, MaxBlocks = 10 });
             void Refused(string part, Action<CowWriter> call)
             {
-                SnapuserdException refusal = Assert.Throws<SnapuserdException>(() => call(writer));
+                SnapuserdException refusal = Assert.ThrowsAny<SnapuserdException>(() => call(writer));
                 Assert.Equal(ExitCode.Usage, refusal.Code);
                 Assert.Contains(part, refusal.Message, StringComparison.Ordinal);
             }
@@ -133,7 +133,7 @@ public sealed class WriterOptionsTests
         var output = new MemoryOutput();
         using var writer = CowWriter.Create(output, s_v3 with { MaxUnitBytes = 8192 });
         writer.Replace(uint.MaxValue - 1, new byte[8192]);
-        Assert.Throws<SnapuserdException>(() => writer.Zero(uint.MaxValue, 2));
+        Assert.ThrowsAny<SnapuserdException>(() => writer.Zero(uint.MaxValue, 2));
         writer.Finish();
         using CowFile cow = CowFile.Read(new MemorySource(output.Bytes));
         Assert.Equal((uint.MaxValue - 1, 2), (cow[0].NewBlock, cow[0].Blocks));
@@ -146,11 +146,11 @@ public sealed class WriterOptionsTests
         using var writer = CowWriter.Create(output, s_v3);
         writer.Zero(1);
         writer.Replace(2, new byte[4096]);
-        Assert.Equal(ExitCode.InputOutput, Assert.Throws<SnapuserdException>(writer.Finish).Code);
+        Assert.Equal(ExitCode.InputOutput, Assert.ThrowsAny<SnapuserdException>(writer.Finish).Code);
         output.FailBehind = long.MaxValue;
         int steps = output.Steps.Count;
         foreach (Action call in new Action[] { writer.Finish, () => writer.Zero(3), () => writer.Label(1), () => _ = writer.Size, () => writer.Sequence([1]), () => writer.Replace(3, new byte[4096]) })
-            Assert.Contains("an earlier write failed", Assert.Throws<SnapuserdException>(call).Message, StringComparison.Ordinal);
+            Assert.Contains("an earlier write failed", Assert.ThrowsAny<SnapuserdException>(call).Message, StringComparison.Ordinal);
         Assert.Equal(steps, output.Steps.Count);
         writer.Dispose();
         Assert.Throws<ObjectDisposedException>(writer.Finish);
@@ -179,7 +179,7 @@ public sealed class WriterOptionsTests
                 }
             }
             long allocated = Allocations.Least(Rounds);
-            // 100 rounds are 7200 ops: one byte for each would be more.
+            // 100 rounds are 7200 ops: one byte per op would exceed the limit.
             Assert.True(allocated < 4096, $"version {version}: {allocated} bytes for 7200 ops");
         }
     }

@@ -8,7 +8,7 @@ using Xunit.Abstractions;
 
 namespace Snapuserd.Tests.Cow;
 
-/// <summary>Random calls: what the writer makes of them means what the plain model says, and is what the plain builder writes.</summary>
+/// <summary>Random calls: the writer's file has the meaning of the plain model and the bytes of the plain builder.</summary>
 public sealed class WriterRoundTripTests(ITestOutputHelper output)
 {
     private const int SourceBlocks = 64;
@@ -69,7 +69,7 @@ public sealed class WriterRoundTripTests(ITestOutputHelper output)
                 Assert.Equal(file.Length, writer.Size);
             }
 
-            // .NET's own brotli may be of another version than the system's.
+            // .NET's brotli may have another version than the system's.
             if (algorithm != CowCompression.Brotli) Assert.True(builder.Build().AsSpan().SequenceEqual(file.Bytes), $"round {round}: first difference at {builder.Build().AsSpan().CommonPrefixLength(file.Bytes)}");
             byte[] image = (byte[])old.Clone();
             using CowFile cow = CowFile.Read(new MemorySource(file.Bytes));
@@ -79,7 +79,9 @@ public sealed class WriterRoundTripTests(ITestOutputHelper output)
         }
     }
 
-    /// <summary>Calls that read from the first blocks and write the others once each, in any order; every one also told to the builder.</summary>
+    /// <summary>
+    /// Calls that read the first blocks and write each other block once, in random order. The builder gets the same calls.
+    /// </summary>
     private static List<Action<CowWriter>> Program(Random random, CowWriterOptions options, CowBuilder builder)
     {
         var calls = new List<Action<CowWriter>>();
@@ -140,7 +142,7 @@ public sealed class WriterRoundTripTests(ITestOutputHelper output)
                         builder.Replace(block + (uint)first, plain.AsSpan(first * 4096, blocks * 4096));
                     break;
             }
-            // Android's count of resume points, which the builder imitates, is only right up to four labels.
+            // Android's count of resume points, which the builder imitates, is correct only for up to four labels.
             if (random.Next(8) == 0 && (options.Version == 2 || label < 4))
             {
                 ulong now = ++label;
@@ -148,7 +150,7 @@ public sealed class WriterRoundTripTests(ITestOutputHelper output)
                 builder.Label(now);
             }
         }
-        // The last is a payload, so that a v3 file has its full length.
+        // The last op has a payload, so that a v3 file has its full length.
         byte[] last = new byte[4096];
         random.NextBytes(last);
         calls.Add(writer => writer.Replace(1, last));

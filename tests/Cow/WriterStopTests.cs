@@ -6,12 +6,12 @@ using Xunit;
 
 namespace Snapuserd.Tests.Cow;
 
-/// <summary>Stopping a writer, and the threads it takes.</summary>
+/// <summary>Stopping a writer, and the number of threads it uses.</summary>
 public sealed class WriterStopTests
 {
     private static readonly CowWriterOptions s_options = new() { ScratchBytes = 0, OpCountMax = 10000, Compression = CowCompression.Lz4 };
 
-    /// <summary>An output that asks for a stop when something is written behind <paramref name="from"/>.</summary>
+    /// <summary>An output that requests a stop when the writer writes at or after offset <paramref name="from"/>.</summary>
     private sealed class StoppingOutput(MemoryOutput inner, StopFlag stop, long from) : ICowOutput
     {
         public string Name => inner.Name;
@@ -40,7 +40,7 @@ public sealed class WriterStopTests
         return noise;
     }
 
-    private static void Stopped(Action call) => Assert.Equal(ExitCode.Interrupted, Assert.Throws<SnapuserdException>(call).Code);
+    private static void Stopped(Action call) => Assert.Equal(ExitCode.Interrupted, Assert.ThrowsAny<SnapuserdException>(call).Code);
 
     [Theory]
     [InlineData(2, 1)]
@@ -79,7 +79,7 @@ public sealed class WriterStopTests
         var stop = new StopFlag();
         var file = new MemoryOutput();
         long data = 78 + 64 + (16 * 10000);
-        // Of the first megabyte that is written the writer learns nothing, and much more is still to be encoded then.
+        // The stop request comes with the first megabyte written, when much data is still waiting to be encoded.
         var output = new StoppingOutput(file, stop, data);
         using (CowWriter writer = CowWriter.Create(output, s_options with { Threads = threads, Stop = stop, BatchBytes = 512 * 1024 }))
         {

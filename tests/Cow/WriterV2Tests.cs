@@ -9,17 +9,17 @@ using Xunit;
 
 namespace Snapuserd.Tests.Cow;
 
-/// <summary>The writer's half of AOSP's test_v2.cpp (test-catalog §1), and what it leaves out.</summary>
+/// <summary>The writer's part of AOSP's test_v2.cpp (test-catalog §1), and cases that it does not cover.</summary>
 public sealed class WriterV2Tests
 {
     private static readonly byte[] s_t = AndroidFiles.T;
     private static readonly byte[] s_m = AndroidFiles.M;
     private static readonly CowWriterOptions s_plain = new() { Version = 2, ClusterOps = 0 };
 
-    /// <summary>A record as it lies in the file.</summary>
+    /// <summary>A record of the file.</summary>
     private readonly record struct Record(CowOpType Type, int DataLength, ulong NewBlock, ulong Source);
 
-    /// <summary>The records of a v2 file from the first op to the footer, by the rules of the format.</summary>
+    /// <summary>The records of a v2 file from the first op to the footer, read by the rules of the format.</summary>
     private static List<Record> Records(byte[] file)
     {
         var records = new List<Record>();
@@ -39,7 +39,7 @@ public sealed class WriterV2Tests
         }
     }
 
-    /// <summary>One letter per record, the footer left out: C is a Cluster op, P a Copy.</summary>
+    /// <summary>One letter per record without the footer: C is a Cluster op, P a Copy.</summary>
     private static string Types(byte[] file) => string.Concat(Records(file).SkipLast(1).Select(record => record.Type switch
     {
         CowOpType.Copy => 'P',
@@ -130,7 +130,7 @@ public sealed class WriterV2Tests
     [InlineData("lz4", 1, 0)]
     public void Long_runs_come_back_whatever_threads_and_clusters(string compression, int threads, int cluster)
     {
-        // AOSP's ThreadedBatchWrites and NoBatchWrites, with all blocks compared and not only the first of each run.
+        // AOSP's ThreadedBatchWrites and NoBatchWrites. This test compares all blocks, not only the first of each run.
         (CowCompression algorithm, int? level) = CowWriterOptions.ParseCompression(compression);
         byte[] first = Noise(2048, 1), second = Noise(259, 2), xor = Noise(1, 3);
         for (int i = 0; i < first.Length; i += 3) first[i] = 0;
@@ -179,6 +179,43 @@ public sealed class WriterV2Tests
                 Assert.Equal(before, output.Length);
             }
         }
+    }
+
+    [Theory]
+    [InlineData(0, false)]
+    [InlineData(0, true)]
+    [InlineData(4, false)]
+    [InlineData(4, true)]
+    [InlineData(8, true)]
+    public void What_lay_after_a_label_is_durably_gone_before_anything_is_written_there(int cluster, bool device)
+    {
+        CowWriterOptions options = s_plain with { ClusterOps = cluster };
+        long? capacity = device ? 4 << 20 : null;
+        MemoryOutput output = new(null, capacity);
+        using (var writer = CowWriter.Create(output, options))
+        {
+            for (ulong label = 1; label <= 3; label++)
+            {
+                writer.Replace((uint)label, s_t);
+                writer.Label(label);
+            }
+            writer.Finish();
+        }
+        MemoryOutput again = new(output.Bytes, capacity);
+        using (var writer = CowWriter.OpenAt(again, 1, options)) Assert.Equal(1, writer.OpCount);
+        // Everything up to the last flush survives a power cut for certain.
+        MemoryOutput kept = new(output.Bytes, capacity);
+        int flushes = again.Steps.Count(step => step.IsFlush);
+        Assert.True(flushes > 0);
+        foreach (MemoryOutput.Step step in again.Steps)
+        {
+            if (flushes == 0) break;
+            kept.Do(step);
+            if (step.IsFlush) flushes--;
+        }
+        foreach (ulong label in new ulong[] { 2, 3 })
+            Assert.Equal(ExitCode.CowCorrupt, Assert.ThrowsAny<SnapuserdException>(() => CowWriter.OpenAt(new MemoryOutput(kept.Bytes, capacity), label, options)).Code);
+        using (var writer = CowWriter.OpenAt(kept, 1, options)) Assert.Equal(1, writer.OpCount);
     }
 
     [Fact]
@@ -284,7 +321,7 @@ public sealed class WriterV2Tests
         Assert.Equal(s_t, AndroidFiles.Unit(cow, output.Bytes, 0));
         Assert.Equal(s_m, AndroidFiles.Unit(cow, output.Bytes, 1));
 
-        // What is written behind the label is what a writer gives that was never interrupted.
+        // The bytes after the label equal those of an uninterrupted writer.
         using (var writer = CowWriter.OpenAt(output, 4, options))
         {
             writer.Replace(60, s_m);
@@ -388,7 +425,7 @@ public sealed class WriterV2Tests
     [InlineData(5, 5, 3, "RRRLCRRRRCRLC")]
     public void Resumed_clusters_are_those_of_an_uninterrupted_file(int cluster, int strays, int clusters, string types)
     {
-        // AOSP's ResumeMidCluster and ResumeEndCluster. The stray blocks behind the label are there in two ways: unfinished, and with a footer.
+        // AOSP's ResumeMidCluster and ResumeEndCluster. The leftover blocks after the label occur unfinished, and with a footer.
         CowWriterOptions options = s_plain with { ClusterOps = cluster };
         foreach (bool finished in new[] { false, true })
         {
@@ -495,7 +532,7 @@ public sealed class WriterV2Tests
     [InlineData(false)]
     public void Merge_order_is_androids_with_and_without_a_sequence(bool listed)
     {
-        // AOSP's RevMergeOpItrTest and LegacyRevMergeOpItrTest; theirs count from the end, ours from the beginning of the merge.
+        // AOSP's RevMergeOpItrTest and LegacyRevMergeOpItrTest. Android counts from the end of the merge, this program from the beginning.
         byte[] file = Write(s_plain with { ClusterOps = 5 }, writer =>
         {
             if (listed) writer.Sequence([2, 10, 6, 7, 3, 5]);
@@ -515,7 +552,7 @@ public sealed class WriterV2Tests
     [Fact]
     public void Order_that_reads_what_it_overwrote_is_written_and_found_by_the_reader()
     {
-        // AOSP's InvalidMergeOrderTest: the writer does not judge, the reader does.
+        // AOSP's InvalidMergeOrderTest: the reader checks the order, the writer does not.
         var output = new MemoryOutput();
         using var writer = CowWriter.Create(output, s_plain);
         writer.Copy(3, 2);
@@ -524,14 +561,14 @@ public sealed class WriterV2Tests
         using (CowFile valid = Read(output)) valid.Order.Check(true, new int[2]);
         writer.Copy(4, 2);
         writer.Finish();
-        using (CowFile invalid = Read(output)) Assert.Throws<SnapuserdException>(() => invalid.Order.Check(true, new int[3]));
+        using (CowFile invalid = Read(output)) Assert.ThrowsAny<SnapuserdException>(() => invalid.Order.Check(true, new int[3]));
 
         using var second = CowWriter.Create(output, s_plain);
         second.Copy(2, 1);
         second.Xor(3, 4097, s_t);
         second.Finish();
         using CowFile unaligned = Read(output);
-        Assert.Throws<SnapuserdException>(() => unaligned.Order.Check(true, new int[2]));
+        Assert.ThrowsAny<SnapuserdException>(() => unaligned.Order.Check(true, new int[2]));
     }
 
     [Fact]
@@ -586,7 +623,7 @@ public sealed class WriterV2Tests
         Refusal.With(ExitCode.CowCorrupt, "the footer comes without it", () => CowWriter.OpenAt(output, 3, s_plain with { Compression = CowCompression.Gz }));
         Assert.Equal(gz, output.Bytes);
         Refusal.With(ExitCode.Usage, "estimate", () => CowWriter.Reopen(new NullCowOutput(), s_plain));
-        // A Cluster op that leads elsewhere than the lengths of the ops say.
+        // The Cluster op points to another offset than the lengths of the ops give.
         var builder = new CowBuilder { Version = 2, ClusterOps = 3, ScratchBytes = 0, Compression = CowCompression.Gz }.Replace(1, s_t).Zero(2).Zero(3).Label(4);
         byte[] skewed = builder.Build();
         Refusal.Put(skewed, builder.OpOffsets[1] + 2, 2, 5);
@@ -620,5 +657,22 @@ public sealed class WriterV2Tests
         Assert.Equal((3, 3), (cow.SequenceCount, cow.OpCount));
         using var late = CowWriter.Reopen(new MemoryOutput(output.Bytes), clustered);
         Refusal.With(ExitCode.Usage, "before the first op", () => late.Sequence([4]));
+    }
+
+    /// <summary>One byte is no valid stream of any library, but a writer that continues after it has to skip it.</summary>
+    [Fact]
+    public void Cluster_with_a_single_byte_of_data_is_closed()
+    {
+        CowBuilder builder = new CowBuilder { Version = 2, ScratchBytes = 0, ClusterOps = 4, Compression = CowCompression.Gz }.Replace(5, AndroidFiles.M);
+        byte[] file = builder.Build();
+        int op = (int)builder.OpOffsets[0], data = (int)builder.DataOffsets[0], footer = (int)builder.OpOffsets[2];
+        Refusal.Put(file, op + 2, 2, 1);
+        Refusal.Put(file, op + 20 + 12, 8, 40 + 1);
+        byte[] one = [.. file[..(data + 1)], .. file[footer..]];
+        MemoryOutput output = new(one);
+        using CowWriter writer = CowWriter.Reopen(output, new CowWriterOptions { Version = 2, Compression = CowCompression.Gz });
+        Assert.Equal(one.Length, writer.Size);
+        writer.Finish();
+        Assert.Equal(one, output.Bytes);
     }
 }

@@ -9,7 +9,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Cow;
 
-/// <summary>The writer's half of AOSP's test_v3.cpp (test-catalog §2), and what it leaves out.</summary>
+/// <summary>The writer's part of AOSP's test_v3.cpp (test-catalog §2), and cases that it does not cover.</summary>
 public sealed class WriterV3Tests
 {
     private static readonly byte[] s_t = AndroidFiles.T;
@@ -29,7 +29,7 @@ public sealed class WriterV3Tests
         using var writer = CowWriter.Create(output, options);
         calls(writer);
         writer.Finish();
-        // Without a payload the file ends behind its last op, before the slots that are left.
+        // Without a payload the file ends after its last op, before the unused slots.
         Assert.InRange(output.Length, 0, writer.Size);
         return output.Bytes;
     }
@@ -178,7 +178,7 @@ public sealed class WriterV3Tests
     [Fact]
     public void Count_of_resume_points_is_never_more_than_there_are()
     {
-        // Android's grows with every label.
+        // Android's count grows with every label.
         var output = new MemoryOutput();
         using (var writer = CowWriter.Create(output, s_plain))
         {
@@ -329,7 +329,7 @@ public sealed class WriterV3Tests
     [MemberData(nameof(VariableBlocks))]
     public void Units_of_every_size_come_back(int unit, string compression, int threads, int cluster)
     {
-        // AOSP's VariableBlockCompressionTest; all bytes are compared and not only each op's first block.
+        // AOSP's VariableBlockCompressionTest. This test compares all bytes, not only the first block of each op.
         (CowCompression algorithm, int? level) = CowWriterOptions.ParseCompression(compression);
         byte[] xor = Noise(1, 1), noise = Noise(16, 5);
         byte[][] runs = [Text(300), Text(259), Text(1), Text(2), [], noise];
@@ -364,7 +364,7 @@ public sealed class WriterV3Tests
         Assert.Equal(Enumerable.Repeat(16, 16).Append(2).Append(1), Enumerable.Range(0, cow.OpCount).Select(i => cow[i].Blocks));
     }
 
-    /// <summary>cow-format §7.3, said another way: each chunk is cut greedily.</summary>
+    /// <summary>cow-format §7.3 as a plain model: cuts each chunk greedily.</summary>
     internal static IEnumerable<(int First, int Blocks)> Cut(int blocks, int largest, int cluster)
     {
         for (int chunk = 0; chunk < blocks; chunk += Math.Max(cluster, 1))
@@ -380,7 +380,7 @@ public sealed class WriterV3Tests
         }
     }
 
-    /// <summary>Blocks that compress, each its own.</summary>
+    /// <summary>Compressible blocks, all different.</summary>
     private static byte[] Text(int blocks)
     {
         byte[] bytes = new byte[blocks * 4096];
@@ -434,7 +434,7 @@ public sealed class WriterV3Tests
         using (var writer = CowWriter.Create(output, options)) writer.Finish();
         foreach (Action<CowWriter> step in steps)
         {
-            // The unit size is the file's: what the options say of it does not count.
+            // The unit size comes from the file. The option has no effect here.
             using var writer = CowWriter.Reopen(output, options with { MaxUnitBytes = 4096, OpCountMax = 1, ScratchBytes = CowWriterOptions.DefaultScratchBytes });
             step(writer);
             writer.Finish();
@@ -518,7 +518,7 @@ public sealed class WriterV3Tests
         }
         using CowFile cow = CowFile.Read(new MemorySource(output.Bytes));
         Assert.Equal((2, 2), (cow.SequenceCount, cow.OpCount));
-        // Once there is an op, none is taken.
+        // After the first op the writer refuses a list.
         using var late = CowWriter.Reopen(new MemoryOutput(output.Bytes), s_plain);
         Refusal.With(ExitCode.Usage, "before the first op", () => late.Sequence([3]));
     }

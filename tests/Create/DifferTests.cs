@@ -90,7 +90,8 @@ public sealed class DifferTests(ITestOutputHelper output)
         Assert.Equal((row.Copy, row.Zero), (plan.CopyBlocks, plan.ZeroBlocks));
         Assert.Equal(row.Xor + row.ReplaceBlocks, plan.XorBlocks + plan.ReplaceBlocks);
 
-        // Android xors some blocks that are no larger when they are replaced. All that we replace beyond its number must be such.
+        // Android xors some blocks that are as small when they are replaced. All additional Replace ops of this program must be such
+        // blocks.
         Dictionary<uint, DiffRun> ours = NaivePlan.Ops(plan).ToDictionary(op => op.NewBlock);
         using CowFile android = CowFile.Read(new MemorySource(Golden.Cow(row.Name)));
         long stored = 0, theirs = 0;
@@ -158,11 +159,11 @@ public sealed class DifferTests(ITestOutputHelper output)
     {
         byte[] old = Noise(6, 10), now = (byte[])old.Clone();
         now[(3 * Size) + 5] ^= 1;
-        // A payload is mostly zeros, the block is not: the two are told apart by that.
+        // A payload is mostly zeros and the block is not, so the estimator can tell them apart.
         static DiffOptions Costs(int xor, int replace) => new() { Estimator = () => new FixedEstimator(block => block.Count((byte)0) > 4000 ? xor : replace) };
         using (DiffPlan plan = Compare(old, now, Costs(100, 100 + new DiffOptions().XorOverhead + 1))) Assert.Equal((1L, 0L), (plan.XorBlocks, plan.ReplaceBlocks));
         using (DiffPlan plan = Compare(old, now, Costs(100, 100 + new DiffOptions().XorOverhead))) Assert.Equal((0L, 1L), (plan.XorBlocks, plan.ReplaceBlocks));
-        // What is stored raw costs 4096, whatever the estimator says.
+        // A block stored raw costs 4096, whatever the estimator returns.
         using (DiffPlan plan = Compare(old, now, Costs(4090, 100_000))) Assert.Equal((0L, 1L), (plan.XorBlocks, plan.ReplaceBlocks));
     }
 
@@ -215,7 +216,7 @@ public sealed class DifferTests(ITestOutputHelper output)
     [Fact]
     public void Long_images_give_the_same_plan_whatever_the_threads()
     {
-        // Four tasks and a piece, with every kind of op, moves across tasks and what only anchors find.
+        // Four tasks and a part of one: every kind of op, moves across tasks, and moves that only anchors find.
         byte[] old = Noise(9, (4 * Comparison.TaskBlocks) + 77), now = (byte[])old.Clone();
         var random = new Random(10);
         for (int i = 0; i < 60; i++)
@@ -243,7 +244,7 @@ public sealed class DifferTests(ITestOutputHelper output)
     [InlineData(64 << 20)]
     public void Memory_stays_below_the_option_and_32_bytes_per_block(long memory)
     {
-        // Half of the worst cases at once: nearly every block moves, alone, and the rest is unaligned.
+        // Half of all worst cases at once: nearly every block moves separately, and the rest is unaligned.
         byte[] old = Noise(11, 3 * Comparison.TaskBlocks), now = new byte[old.Length];
         int[] order = Enumerable.Range(0, 2 * Comparison.TaskBlocks).ToArray();
         new Random(12).Shuffle(order);
@@ -266,7 +267,7 @@ public sealed class DifferTests(ITestOutputHelper output)
         Assert.InRange(change + State + Stack, 1, 32);
         Assert.InRange(change + Order + Readers + Free, 1, 32);
         Assert.InRange(change + Order + run, 1, 32);
-        // What the option pays for: anchors, and windows of at least one worker.
+        // The memory that the option covers: anchors, and windows of at least one worker.
         Assert.InRange((DiffOptions.MinimumMemoryBytes / 2) + WorkerBuffers.Bytes, 1, DiffOptions.MinimumMemoryBytes);
     }
 
@@ -366,7 +367,7 @@ public sealed class DifferTests(ITestOutputHelper output)
     }
 }
 
-/// <summary>Costs as a test wants them.</summary>
+/// <summary>Costs that the test chooses.</summary>
 internal sealed class FixedEstimator(FixedEstimator.CostOf cost) : ICostEstimator
 {
     internal delegate int CostOf(ReadOnlySpan<byte> blocks);
@@ -378,7 +379,7 @@ internal sealed class FixedEstimator(FixedEstimator.CostOf cost) : ICostEstimato
     }
 }
 
-/// <summary>An image that cannot be read.</summary>
+/// <summary>An image whose reads fail.</summary>
 internal sealed class FailingImage(long length) : IImageReader
 {
     public string Name => "broken.img";

@@ -42,7 +42,7 @@ public sealed class FileImageTests(ITestOutputHelper output)
         using var folder = new TempFolder();
         byte[] noise = new byte[MiB];
         new Random(1).NextBytes(noise);
-        // The same data at 3 and at 9 GiB; the new image has it at 5 GiB as well, and no longer at 9.
+        // Both images have the same data at 3 GiB. The old one has it at 9 GiB as well, the new one at 5 GiB.
         MakeSparse(folder["old"], Length, noise, 3L << 30, 9L << 30);
         MakeSparse(folder["new"], Length + (1L << 30), noise, 3L << 30, 5L << 30);
         using FileImageReader oldFile = FileImageReader.Open(folder["old"]), newFile = FileImageReader.Open(folder["new"]);

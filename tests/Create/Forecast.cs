@@ -6,7 +6,7 @@ using Snapuserd.Tests.Support;
 
 namespace Snapuserd.Tests.Create;
 
-/// <summary>What the merge engine would make of a plan: it is written as a COW without a sequence list and the engine is asked.</summary>
+/// <summary>The merge engine's forecast for a plan, which is written as a COW without a sequence list.</summary>
 internal static class Forecast
 {
     public static MergeForecast Of(DiffPlan plan, byte[] old, byte[] now)

@@ -8,16 +8,16 @@ using Xunit.Abstractions;
 
 namespace Snapuserd.Tests.Create;
 
-/// <summary>Cycles and order on graphs of ops that no pair of images would give, without the images.</summary>
+/// <summary>Cycles and order on graphs of ops that no pair of images would give. No images are involved.</summary>
 public sealed class GraphTests(ITestOutputHelper output)
 {
     private const int Size = 4096;
 
-    /// <summary>Breaks cycles, orders, and checks the order against every earlier writer; returns the ops' blocks in their order.</summary>
+    /// <summary>Breaks cycles, orders the ops, and checks each op against all earlier writers. Returns the ops' blocks in order.</summary>
     private static (uint[] Order, long Broken) Solve(PackedChange[] ops)
     {
         var image = new MemoryImage(new byte[ops.Length * Size]);
-        // A block of zeros costs the same everywhere, so that Copy ops are all equal; Xor ops bring their own cost.
+        // All blocks are zero and cost the same, so all Copy ops are equal. Xor ops have their own cost.
         using var comparison = new Comparison(image, image, new DiffOptions { Estimator = () => new FixedEstimator(_ => 2000) });
         ops.CopyTo(comparison.Changes.Slice(0, ops.Length));
         int ordered = ops.Count(op => op.IsOrdered);
@@ -86,7 +86,7 @@ public sealed class GraphTests(ITestOutputHelper output)
             var random = new Random(seed);
             int blocks = random.Next(3, 1000);
             var ops = new PackedChange[blocks];
-            // Everything reads from above, itself included.
+            // Every op reads its own block or a higher one.
             for (int i = 0; i < blocks - 2; i++) ops[i] = PackedChange.Xor(((long)random.Next(i, blocks - 1) * Size) + random.Next(0, 2), 1);
             Assert.Equal(0, Solve(ops).Broken);
         }
@@ -98,7 +98,7 @@ public sealed class GraphTests(ITestOutputHelper output)
         for (int cheapest = 0; cheapest < 50; cheapest++)
         {
             var ops = new PackedChange[60];
-            // Every op reads 7 blocks further on, which is one ring of all 50; ten more lead into it.
+            // Every op reads the block 7 further on, so all 50 form one ring. Ten more ops lead into it.
             for (int i = 0; i < 50; i++) ops[i] = PackedChange.Xor((i + 7) % 50 * Size, i == cheapest ? 99 : 100 + i);
             for (int i = 50; i < 60; i++) ops[i] = PackedChange.Xor((i - 50) * 5 * Size, 1);
             Assert.Equal(1, Solve(ops).Broken);

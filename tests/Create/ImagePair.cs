@@ -3,7 +3,7 @@ using System.Text;
 
 namespace Snapuserd.Tests.Create;
 
-/// <summary>An old image and what a seeded run of edits makes of it.</summary>
+/// <summary>An old image, and a new image that a seeded series of edits makes of it.</summary>
 internal sealed class ImagePair
 {
     private const int Size = 4096;
@@ -23,7 +23,7 @@ internal sealed class ImagePair
 
     private int Blocks => New.Length / Size;
 
-    /// <summary>A pair of some tens to hundreds of blocks with one to six edits, all from the seed.</summary>
+    /// <summary>A pair of some tens to hundreds of blocks with one to six edits, determined by the seed.</summary>
     public static ImagePair Random(int seed)
     {
         var random = new Random(seed);
@@ -32,7 +32,7 @@ internal sealed class ImagePair
         return pair;
     }
 
-    /// <summary>Blocks of noise, of text, of zeros, and of a few contents again and again.</summary>
+    /// <summary>Blocks of noise, of text and of zeros, and some contents that repeat.</summary>
     public static byte[] Image(Random random, int blocks)
     {
         byte[] image = new byte[blocks * Size];
@@ -67,10 +67,10 @@ internal sealed class ImagePair
         Span<byte> all = New, part = all.Slice(start * Size, count * Size);
         switch (_random.Next(11))
         {
-            case 0: // A move to anywhere, over itself as well: a shift by whole blocks, both ways.
+            case 0: // A move to any position, possibly overlapping itself: a shift by whole blocks in either direction.
                 part.ToArray().CopyTo(all[(to * Size)..]);
                 break;
-            case 1: // Bytes inserted: everything behind them moves by that much.
+            case 1: // Bytes inserted: the later bytes of the range move by that length.
                 int bytes = _random.Next(1, Math.Min(3 * Size, part.Length));
                 part[..^bytes].ToArray().CopyTo(part[bytes..]);
                 _random.NextBytes(part[..bytes]);
@@ -85,7 +85,7 @@ internal sealed class ImagePair
             case 4:
                 part.Clear();
                 break;
-            case 5: // Two blocks swapped, some times.
+            case 5: // Two blocks swapped, several times.
                 for (int i = 0; i < 5; i++) Swap(all, _random.Next(Blocks), _random.Next(Blocks));
                 break;
             case 6: // A rotation: one long cycle, or several.
@@ -97,7 +97,7 @@ internal sealed class ImagePair
             case 7: // A permutation.
                 for (int i = count - 1; i > 0; i--) Swap(part, i, _random.Next(i + 1));
                 break;
-            case 8: // One block all over.
+            case 8: // One block repeated over the whole range.
                 for (int i = 1; i < count; i++) part[..Size].CopyTo(part.Slice(i * Size, Size));
                 break;
             case 9:

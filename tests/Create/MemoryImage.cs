@@ -4,12 +4,12 @@ using Snapuserd.Create;
 
 namespace Snapuserd.Tests.Create;
 
-/// <summary>An image in memory that counts what is read of it, and can have holes.</summary>
+/// <summary>An image in memory that counts the bytes read and can have holes.</summary>
 internal sealed class MemoryImage(byte[] bytes, string name = "memory.img") : IImageReader
 {
     private long _bytesRead;
 
-    /// <summary>Where holes are, as (first byte, length); they must be zeros.</summary>
+    /// <summary>The holes, as (first byte, length). Their bytes must be zeros.</summary>
     public (long Offset, long Length)[] Holes { get; init; } = [];
 
     public long BytesRead => Volatile.Read(ref _bytesRead);

@@ -7,7 +7,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Create;
 
-/// <summary>What a plan means, in the plainest words: one op after the other, in place.</summary>
+/// <summary>The meaning of a plan as a plain model: one op after another, in place.</summary>
 internal static class NaivePlan
 {
     private const int Size = 4096;
@@ -30,8 +30,8 @@ internal static class NaivePlan
     }
 
     /// <summary>
-    /// Merges in place: the device holds <paramref name="old"/>, with anything behind its end where the new image is longer, and each op reads what
-    /// the ones before it have left. The payloads are what the plan promises, made from the untouched images.
+    /// Merges in place. The device holds <paramref name="old"/>; if the new image is longer, the rest is filled with another value. Each op
+    /// reads the blocks as earlier ops left them. The payloads are made from the unchanged images, as the plan promises.
     /// </summary>
     public static byte[] Apply(DiffPlan plan, byte[] old, byte[] now)
     {
@@ -65,7 +65,7 @@ internal static class NaivePlan
         return device[..now.Length];
     }
 
-    /// <summary>What the COW would store for an Xor.</summary>
+    /// <summary>The payload that the COW stores for an Xor.</summary>
     public static byte[] XorPayload(DiffRun op, byte[] old, byte[] now)
     {
         byte[] payload = now.AsSpan((int)op.NewBlock * Size, Size).ToArray();
@@ -74,8 +74,8 @@ internal static class NaivePlan
     }
 
     /// <summary>
-    /// Checks all that is promised of a plan: the result, the order (by each pair of a reader and an earlier writer), that a block has one op
-    /// or is unchanged, that unchanged ones have none, that sources lie inside the old image, and the counts.
+    /// Checks the contract of a plan: the result, and the order (for each pair of a reader and an earlier writer). Each block has one op or
+    /// is unchanged, and unchanged blocks have none. Sources lie inside the old image, and the counts are right.
     /// </summary>
     public static void Check(DiffPlan plan, byte[] old, byte[] now)
     {
@@ -109,7 +109,7 @@ internal static class NaivePlan
         Assert.True(Apply(plan, old, now).AsSpan().SequenceEqual(now), "the plan does not lead to the new image");
     }
 
-    /// <summary>The blocks an op reads.</summary>
+    /// <summary>The blocks that an op reads.</summary>
     public static IEnumerable<long> Reads(DiffRun op)
     {
         if (op.Type == CowOpType.Copy) yield return op.Source;
@@ -118,7 +118,7 @@ internal static class NaivePlan
         if (op.Source % Size != 0) yield return (op.Source / Size) + 1;
     }
 
-    /// <summary>The plan as text, to compare two of them.</summary>
+    /// <summary>The plan as text, for comparing two plans.</summary>
     public static string Print(DiffPlan plan) =>
         string.Join('\n', Enumerable.Range(0, plan.RunCount).Select(i => plan[i].ToString()));
 }

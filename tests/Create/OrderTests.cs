@@ -9,7 +9,7 @@ using Xunit.Abstractions;
 
 namespace Snapuserd.Tests.Create;
 
-/// <summary>The order of a plan, and what the merge engine makes of it.</summary>
+/// <summary>The order of a plan, and the merge engine's result for it.</summary>
 public sealed class OrderTests(ITestOutputHelper output)
 {
     private const int Size = 4096;
@@ -99,7 +99,7 @@ public sealed class OrderTests(ITestOutputHelper output)
             Assert.Equal((1500L, 400L), (plan.CopyBlocks, plan.XorBlocks));
             Assert.All(ops.TakeLast(400), op => Assert.Equal(CowOpType.Xor, op.Type));
             MergeForecast forecast = Forecast.Of(plan, old, now);
-            // All of the chain but its first op, whose block nobody reads.
+            // All ops of the chain except the first, whose block no other op reads.
             Assert.Equal(499 + 400, forecast.Journaled);
             Assert.Equal(2, forecast.Windows);
         }
@@ -108,7 +108,7 @@ public sealed class OrderTests(ITestOutputHelper output)
     [Fact]
     public void Blocks_read_by_what_is_xored_in_place_elsewhere_are_written_behind_it()
     {
-        // Block 10 is edited in place and copied to 20: the copy has to come first, although in-place Xor comes last anyway; and 20 goes to 30.
+        // Block 10 is edited in place and copied to 20, and block 20 is copied to 30. Both copies must come before the Xor in place.
         byte[] old = Noise(6, 40), now = (byte[])old.Clone();
         now[(10 * Size) + 7] ^= 3;
         Block(old, 10).CopyTo(Block(now, 20));
@@ -138,7 +138,7 @@ public sealed class OrderTests(ITestOutputHelper output)
     public void Xor_is_the_cheapest_op_of_a_cycle_when_its_payload_is_most_of_its_replacement()
     {
         byte[] old = Noise(8, 4), now = (byte[])old.Clone();
-        // 0 and 1 change places; what goes to 0 is edited in half of its bytes, so that its payload costs nearly half of a block already.
+        // 0 and 1 are swapped. The new content of 0 is edited in half of its bytes, so its payload costs nearly half a block.
         Block(old, 1).CopyTo(Block(now, 0));
         Block(old, 0).CopyTo(Block(now, 1));
         new Random(9).NextBytes(Block(now, 0)[..2000]);

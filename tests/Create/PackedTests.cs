@@ -5,7 +5,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Create;
 
-/// <summary>What is packed into fewer bits than its type has: whole at its largest, refused one above.</summary>
+/// <summary>Values that are packed into fewer bits than their type has: the largest value is kept, and the next one is refused.</summary>
 public sealed class PackedTests
 {
     private const long Max48 = (1L << 48) - 1;

@@ -6,7 +6,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Create;
 
-/// <summary>The pieces that a comparison is made of.</summary>
+/// <summary>The components of a comparison.</summary>
 public sealed class PartsTests
 {
     [Theory]

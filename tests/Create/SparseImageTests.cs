@@ -7,7 +7,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Create;
 
-/// <summary>Android sparse images, unpacked while they are read.</summary>
+/// <summary>Android sparse images, expanded during reading.</summary>
 public sealed class SparseImageTests : IDisposable
 {
     private const int Block = 4096;
@@ -61,7 +61,7 @@ public sealed class SparseImageTests : IDisposable
             Assert.Throws<ArgumentOutOfRangeException>(() => image.Read(raw.Length - 1, new byte[2]));
         });
 
-        // Three skipped blocks and one filled with zeros, and the four at the end.
+        // Three skipped blocks and one filled with zeros; then the four blocks at the end.
         static bool InHole(int number) => number is (>= 5 and < 9) or >= 12;
     }
 
@@ -157,7 +157,7 @@ public sealed class SparseImageTests : IDisposable
         File.WriteAllBytes(_folder["image"], new SparseImages().Fill(300, 9).Checksum().Build());
         using FileImageReader file = FileImageReader.Open(_folder["image"]);
         int asked = 0;
-        // Once for the chunk of the pattern, once for that of the checksum, and once before the checksum is computed.
+        // Once for the pattern's chunk, once for the checksum's chunk, and once before the checksum is computed.
         var stop = new StopFlag(() => ++asked == 3);
         Assert.Equal(ExitCode.Interrupted, Assert.Throws<SnapuserdException>(() => SparseImageReader.Of(file, stop)).Code);
         Assert.Equal(3, asked);

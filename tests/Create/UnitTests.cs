@@ -9,12 +9,12 @@ using Xunit.Abstractions;
 
 namespace Snapuserd.Tests.Create;
 
-/// <summary>Xor beside Replace ops that share units.</summary>
+/// <summary>Choosing between Xor and Replace ops where Replace ops share units.</summary>
 public sealed class UnitTests(ITestOutputHelper output)
 {
     private const int Size = 4096, Op = 16;
 
-    /// <summary>Payloads of a plan as the writer cuts it, and 16 bytes for the op of each Xor and unit.</summary>
+    /// <summary>Total payload of a plan in bytes as the writer cuts it into units, plus 16 bytes for the op of each Xor and unit.</summary>
     private static long Total(DiffPlan plan, byte[] old, byte[] now, int unitBytes, CodecCosts costs)
     {
         long total = 0;
@@ -46,7 +46,9 @@ public sealed class UnitTests(ITestOutputHelper output)
         Estimator = () => new CodecCosts(codec, unitBytes),
     });
 
-    /// <summary>Stretches of blocks that repeat one another at many distances, whose old contents differ from them in few bytes or in many.</summary>
+    /// <summary>
+    /// Ranges of blocks that repeat one another at many distances. Their old contents differ from them in few bytes or in many.
+    /// </summary>
     private static (byte[] Old, byte[] New) Redundant(int seed)
     {
         var random = new Random(seed);
@@ -63,7 +65,7 @@ public sealed class UnitTests(ITestOutputHelper output)
             }
             Span<byte> block = now.AsSpan(at, Size);
             kinds.AsSpan(kind * Size, Size).CopyTo(block);
-            // Each a little different, so that none can be copied.
+            // Each block differs a little, so that none can be copied.
             for (int i = 0; i < 8; i++) block[random.Next(Size)] = (byte)random.Next(256);
             if (random.Next(40) == 0) random.NextBytes(block);
             block.CopyTo(old.AsSpan(at));
@@ -97,7 +99,10 @@ public sealed class UnitTests(ITestOutputHelper output)
         Assert.True(xors > 1000 && saved > 1_000_000, "the pairs do not hold what they are for");
     }
 
-    /// <summary>Noise with one Xor at its beginning, then units each of one content: behind the Xor all begin a block later and have two contents.</summary>
+    /// <summary>
+    /// Noise that begins with one possible Xor, then units of one content each. An Xor would shift all later units by a block, so that each
+    /// would hold two contents.
+    /// </summary>
     [Fact]
     public void Xor_that_moves_the_units_behind_it_is_weighed_with_them()
     {
@@ -135,7 +140,7 @@ public sealed class UnitTests(ITestOutputHelper output)
     [Fact]
     public void Redundant_stretch_across_tasks_gives_the_same_plan_whatever_the_threads()
     {
-        // One content by turns with another; of the second all that is old is far from it, so that no Xor is better than its units.
+        // Two contents alternate. The old data for the second is very different, so that no Xor is cheaper than a unit.
         byte[] now = new byte[((2 * Comparison.TaskBlocks) + 9) * Size], kinds = new byte[2 * Size];
         var random = new Random(3);
         random.NextBytes(kinds);

@@ -1,21 +1,21 @@
 #!/bin/sh
-# run.sh ARCH EMULATOR NATIVE PROGRAM KERNELS: the tests that run the program, with the PROGRAM of another architecture in the EMULATOR
-# of user programs. NATIVE is this machine's own program, whose answers are compared with its. Prints the tests that it cannot run, by name:
-# those that a guest test stands for (in-the-guest beside this file), and those that nothing stands for (native-only). Then the count of
-# each group, and at the end "N passed, N failed".
-# In the environment: ONLY="usage hostile", to run these groups.
+# run.sh ARCH EMULATOR NATIVE PROGRAM KERNELS: runs the tests of the program with PROGRAM, which is built for another architecture, in the
+# EMULATOR of user programs. NATIVE is this machine's own program, with whose answers the results are compared. Prints the names of the
+# tests that cannot run: those that a guest test covers (in-the-guest beside this file), and those that nothing covers (native-only). Then
+# prints the count of each group, and at the end "N passed, N failed".
+# In the environment: ONLY="usage hostile" runs only these groups.
 set -eu
 cd "$(dirname "$0")/../.."
 arch=$1 emulator=$2 native=$PWD/$3 program=$PWD/$4 kernels=$PWD/$5
 here=tests/Emulated
 folder=build/$arch/emulated
-# Beside those of this machine's own program, so that CI's sum counts them.
+# Next to the results of this machine's own program, so that CI's sum counts them.
 results=build/test-results/$arch
 rm -rf "$results"
 mkdir -p "$folder" "$results"
 status=0
 
-# wrap NAME FILE ARG…: a script in the folder that runs FILE in the emulator, which gets ARGs.
+# wrap NAME FILE ARG…: writes a script to the folder that runs FILE in the emulator with ARGs.
 wrap() {
     name=$1 file=$2
     shift 2
@@ -24,12 +24,12 @@ wrap() {
     mv -f "$folder/$name.new" "$folder/$name"
 }
 
-# built PROJECT: the library with a project's tests.
+# built PROJECT: prints the library with a project's tests.
 built() {
     echo "tests/$1/bin/Release/$TFM/Snapuserd.$1.Tests.dll"
 }
 
-# group NAME PROJECT FILTER: runs the tests of a project that the filter lets through, and prints how many passed.
+# group NAME PROJECT FILTER: runs the tests of a project that the filter selects, and prints how many passed.
 group() {
     case " ${ONLY:-$1} " in *" $1 "*) ;; *) return 0 ;; esac
     echo "== $1"
@@ -43,22 +43,23 @@ group() {
     echo "$1: $(tests/sum.sh "$results/$1" "$code" | tail -n 1)" | tee -a "$results/counts"
 }
 
-# entries LIST: its lines that name tests.
+# entries LIST: prints its lines that name tests.
 entries() {
     grep -v -e '^#' -e '^\[' -e '^$' "$here/$1"
 }
 
-# sections LIST: what stands in brackets in it.
+# sections LIST: prints its section names, without the brackets.
 sections() {
     sed -n 's/^\[\(.*\)\]$/\1/p' "$here/$1"
 }
 
-# section LIST NAME: the entries of a section.
+# section LIST NAME: prints the entries of a section.
 section() {
     awk -v name="[$2]" '/^\[/ { within = $0 == name; next } within && !/^#/ && !/^$/' "$here/$1"
 }
 
-# matching ENTRIES TESTS: the lines of TESTS that an entry of the file ENTRIES names. " & " in an entry: all of its parts are in the name.
+# matching ENTRIES TESTS: prints the lines of TESTS that an entry of the file ENTRIES matches. " & " in an entry: all of its parts must be
+# in the name.
 matching() {
     awk 'FILENAME == ARGV[1] { entries[++count] = $0; next }
         {
@@ -71,7 +72,7 @@ matching() {
         }' "$1" "$2"
 }
 
-# show LIST FILE: the tests of FILE, below their sections.
+# show LIST FILE: prints the tests of FILE under their sections.
 show() {
     sections "$1" | while IFS= read -r name; do
         section "$1" "$name" >"$results/section"
@@ -79,20 +80,20 @@ show() {
     done
 }
 
-for project in Conformance EndToEnd Daemon; do
+for project in Conformance EndToEnd Control; do
     dotnet build "tests/$project" -c Release -v quiet --nologo
 done
-for project in Conformance EndToEnd Daemon; do
+for project in Conformance EndToEnd Control; do
     dotnet test "$(built "$project")" --nologo --list-tests | sed -n 's/^    Snapuserd\.Tests\.//p'
 done >"$results/all"
 
-# An entry that names no test any more would hide that its test has a new name; so would a guest test that is not there.
+# An entry without a test would hide that a test was renamed, and so would a missing guest test; both are reported.
 for list in in-the-guest native-only; do
     entries "$list" | while IFS= read -r entry; do
         echo "$entry" >"$results/entries"
         matching "$results/entries" "$results/all" | grep -q '' || echo "in $here/$list, but no test: $entry"
     done
-    # Without a section it has neither a guest test nor a reason.
+    # An entry outside a section has neither a guest test nor a reason.
     awk -v list="$here/$list" '
         /^\[.*\]$/ { within = 1 }
         !within && !/^#/ && !/^$/ { print "in " list ", but in no section: " $0 }
@@ -114,7 +115,7 @@ native_only="on this machine's architecture only: $(grep -c '' "$results/native"
 echo "$in_guest" && show in-the-guest "$results/guest"
 echo "$native_only" && show native-only "$results/native"
 
-# In a filter an entry must not look like a part of one.
+# Characters in an entry that have a meaning in a filter are escaped.
 runs=$({ entries in-the-guest && entries native-only; } | sed -e 's/[()\\]/\\&/g' -e 's/ & /|DisplayName!~/g' -e 's/.*/(DisplayName!~&)/' |
     paste -s -d '&')
 
@@ -126,8 +127,8 @@ group create Conformance "$runs&FullyQualifiedName!~GoldenTests"
 group usage EndToEnd "$runs&(FullyQualifiedName~UsageTests|FullyQualifiedName~OptionTests)"
 group hostile EndToEnd "$runs&FullyQualifiedName~HostileTests"
 group verbs EndToEnd "$runs&FullyQualifiedName!~UsageTests&FullyQualifiedName!~OptionTests&FullyQualifiedName!~HostileTests"
-group daemon Daemon "$runs&FullyQualifiedName~ProgramTests"
-# The smallest of these processors, which has no atomic instructions beside exclusive loads and stores.
+group daemon Control "$runs&FullyQualifiedName~ProgramTests"
+# The smallest processor of the architecture, whose only atomic instructions are exclusive loads and stores.
 if [ "$arch" = arm64 ]; then
     wrap cortex-a53 "$program" -cpu cortex-a53
     SNAPUSERD=$PWD/$folder/cortex-a53

@@ -8,10 +8,10 @@ using Xunit;
 namespace Snapuserd.Tests.EndToEnd;
 
 /// <summary>
-/// Address spaces that a runtime with its own settings does not start in: twice the machine's memory and up to 256 GiB are more than a
-/// sandbox or a kernel with 36 or 39 bits may give (src/Collector.props). On this machine's architecture a filter refuses every mapping
-/// beyond a size. The emulator of another architecture has a smaller space to give. A limit of RLIMIT_AS would be no test: the runtime
-/// asks for it and takes less.
+/// Address spaces in which a runtime with its default settings does not start. By default it reserves twice the machine's memory, up to 256
+/// GiB. A sandbox, or a kernel with 36 or 39 address bits, may offer less (src/Collector.props). On this machine's architecture a filter
+/// refuses every mapping beyond a size; the emulator of another architecture gets a smaller space. RLIMIT_AS would be no test: the runtime
+/// reads it and reserves less.
 /// </summary>
 public sealed class AddressSpaceTests
 {
@@ -19,7 +19,7 @@ public sealed class AddressSpaceTests
 
     private static string[] Small => Binary.IsEmulated ? ["0x4000000000", "0x1000000000"] : ["1073741824"];
 
-    /// <summary>Every small space, and what is to start there.</summary>
+    /// <summary>Every small address space, with the command that must start there.</summary>
     public static TheoryData<string, string> Starts
     {
         get
@@ -49,7 +49,7 @@ public sealed class AddressSpaceTests
         else Assert.NotEmpty(result.Output);
     }
 
-    /// <summary>The limit bites: in less than the program reserves it does not start, and says so.</summary>
+    /// <summary>The limit takes effect: with less than the program reserves, it does not start and reports why.</summary>
     [Fact]
     public void In_a_smaller_one_it_says_71()
     {
@@ -66,7 +66,7 @@ public sealed class AddressSpaceTests
         File.WriteAllBytes(folder["new"], Golden.New);
         IEnumerable<string> arguments = words.Split(' ')
             .Select(word => word is "COW" or "BASE" or "NEW" or "OUTPUT" ? folder[word.ToLowerInvariant()] : word);
-        // qemu-user takes this for its option -R, wherever it is started.
+        // qemu-user reads its option -R from this variable, however it is started.
         if (Binary.IsEmulated) return Binary.RunProgram(Binary.Path, arguments, new Dictionary<string, string> { ["QEMU_RESERVED_VA"] = space });
         return Binary.RunProgram(CProgram.Compile("Support", "refuse"), ["map", space, Binary.Path, .. arguments]);
     }

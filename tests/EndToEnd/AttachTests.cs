@@ -1,6 +1,7 @@
 using System;
 using System.Collections.Generic;
 using System.Diagnostics;
+using System.Globalization;
 using System.IO;
 using System.Net.Sockets;
 using System.Threading;
@@ -10,7 +11,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.EndToEnd;
 
-/// <summary>`ctl attach` and `ctl detach`: one more snapshot for a daemon that runs.</summary>
+/// <summary>`ctl attach` and `ctl detach`: add a snapshot to a running daemon and remove it.</summary>
 public sealed class AttachTests : IDisposable
 {
     private const string Vector = "v3-lz4-descending";
@@ -65,13 +66,36 @@ public sealed class AttachTests : IDisposable
         Assert.Single(result.Error.TrimEnd().Split('\n'));
     }
 
-    /// <summary>Descriptors that the daemon has open on a file.</summary>
+    /// <summary>The number of descriptors that the daemon has open on a file.</summary>
     private int OpenIn(string file)
     {
         int count = 0;
         foreach (string fd in Directory.EnumerateFileSystemEntries($"/proc/{_daemon.Id}/fd"))
             if (Libc.ReadLink(fd, out string target) == 0 && target == file) count++;
         return count;
+    }
+
+    private long Memory()
+    {
+        foreach (string line in File.ReadLines($"/proc/{_daemon.Id}/status"))
+            if (line.StartsWith("RssAnon:", StringComparison.Ordinal)) return 1024 * long.Parse(line.Split(' ')[^2], CultureInfo.InvariantCulture);
+        throw new InvalidOperationException("no RssAnon");
+    }
+
+    [Fact]
+    public void A_daemon_has_given_back_the_memory_of_a_snapshot_before_it_answers_that_it_is_detached()
+    {
+        long AfterOneMore()
+        {
+            Assert.Equal(0, Attach("one").ExitCode);
+            BinaryResult detached = Ctl("detach", "one");
+            Assert.True(detached.ExitCode == 0, detached.ToString());
+            return Memory();
+        }
+
+        long first = AfterOneMore(), last = 0;
+        for (int i = 0; i < 3; i++) last = AfterOneMore();
+        Assert.InRange(last, 0, first + (256 << 10));
     }
 
     [Fact]
@@ -94,14 +118,14 @@ public sealed class AttachTests : IDisposable
         Assert.DoesNotContain("one.cow", Ctl("list").Output, StringComparison.Ordinal);
         Assert.Equal(0, Ctl("detach", "b").ExitCode);
         Assert.Equal("", Ctl("list").Output);
-        // And once more, because it is gone.
+        // Attach again, because the snapshot is gone.
         Assert.Equal(0, Attach("a").ExitCode);
     }
 
     [Fact]
     public void What_the_client_sees_under_a_name_is_what_is_served()
     {
-        // Another folder, and by the time the daemon opens it the name leads to another file.
+        // The path is relative to another folder, and the link points to another file by the time the daemon opens it.
         File.Move(_folder["one.cow"], _folder["devices/x.cow"]);
         File.CreateSymbolicLink(_folder["devices/link"], "x.cow");
         BinaryResult attached = Binary.RunProgram("/bin/sh", ["-c", "cd \"$1\" && exec \"$0\" ctl attach a --cow link --base ../one.base --socket \"$2\"", Binary.Path, _folder["devices"], _control]);
@@ -122,7 +146,7 @@ public sealed class AttachTests : IDisposable
         using (Socket client = new(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified))
         {
             client.Connect(new UnixDomainSocketEndPoint(_folder["devices/a"]));
-            // It is a client when it is greeted.
+            // The server counts a client once it has greeted it.
             byte[] greeting = new byte[18];
             Assert.True(client.Receive(greeting) > 0);
             Refused(76, "a is in use: a client is connected", Ctl("detach", "a"));
@@ -139,7 +163,7 @@ public sealed class AttachTests : IDisposable
     public void Who_watches_a_daemon_that_is_stopped_learns_what_became_of_the_merge()
     {
         Assert.Equal(0, Attach("a").ExitCode);
-        // One batch, and no other for hours.
+        // The merge writes one batch, and the next one only hours later.
         Assert.Equal(0, Ctl("rate", "1", "a").ExitCode);
         Assert.Equal(0, Ctl("merge", "a").ExitCode);
         using System.Diagnostics.Process watch = Binary.Start("ctl", "watch", "a", "--socket", _control);
@@ -187,7 +211,7 @@ public sealed class AttachTests : IDisposable
     [Fact]
     public void Clients_of_the_socket_who_send_files_without_a_use_for_them_leave_nothing_open()
     {
-        // As often as there are descriptors.
+        // One attempt per available descriptor.
         using Socket client = new(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
         client.Connect(new UnixDomainSocketEndPoint(_control));
         Assert.True(client.Send("ctl 1\n"u8) == 6);

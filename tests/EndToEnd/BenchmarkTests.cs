@@ -5,7 +5,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.EndToEnd;
 
-/// <summary>A tiny run of the benchmarks, so that they cannot rot. What they measure here means nothing.</summary>
+/// <summary>Runs the benchmarks with tiny sizes, so that they stay working. The measured values are meaningless here.</summary>
 public sealed class BenchmarkTests
 {
     [Fact]

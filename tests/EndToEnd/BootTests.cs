@@ -5,12 +5,15 @@ using System.IO;
 using System.Linq;
 using System.Net.Sockets;
 using System.Text.Json;
+using Snapuserd.Boot;
 using Snapuserd.Tests.Support;
 using Xunit;
 
 namespace Snapuserd.Tests.EndToEnd;
 
-/// <summary>`boot` with the built binary, as far as it goes without a device mapper: what it says it would do, and what it does before it needs one.</summary>
+/// <summary>
+/// `boot` with the built binary, as far as it gets without a device mapper: its output, and its actions before it needs one.
+/// </summary>
 public sealed class BootTests : IDisposable
 {
     private readonly TempFolder _folder = new();
@@ -38,7 +41,7 @@ public sealed class BootTests : IDisposable
             new[] { "a new", "b half", "c bad", "d none", "e garbage" }.Select(row => row.Split(' ')).Select(row => $"{row[0]} {_folder[row[1]]}.cow {_folder[row[0]]}\n"));
         Dictionary<string, byte[]> before = Directory.EnumerateFiles(_folder.Path).ToDictionary(path => path, File.ReadAllBytes);
         BinaryResult result = Boot(table, $"quiet snapuserd.device=nbd snapuserd.row=f,/dev/snapuserd-none,{_folder["f"]}", "--dry-run", "--json");
-        // Where temporary files do not outlive a boot, nothing says that there is no update.
+        // Where temporary files do not survive a boot, the state on disk cannot tell that there is no update.
         bool kept = LoopDevice.Call("stat", "-f", "-c", "%T", _folder.Path).Trim() is not ("tmpfs" or "ramfs" or "overlayfs");
         Assert.Equal(kept ? 65 : 66, result.ExitCode);
         JsonElement[] rows = result.Output.Split('\n', StringSplitOptions.RemoveEmptyEntries).Select(line => JsonDocument.Parse(line).RootElement).ToArray();
@@ -67,7 +70,10 @@ public sealed class BootTests : IDisposable
         Assert.Equal(66, Binary.Run("boot", "--table", _folder["table"], "--cmdline", _folder["none"]).ExitCode);
     }
 
-    /// <summary>A base that is a file cannot be mapped, so no server starts; what was begun is merged all the same, and then the mapped device is missing.</summary>
+    /// <summary>
+    /// A base that is a file cannot be mapped, so no server starts. A merge that has begun is still finished; then the mapped device is
+    /// missing.
+    /// </summary>
     [Fact]
     public void What_cannot_be_served_and_has_begun_is_merged_with_progress_on_standard_error()
     {
@@ -82,7 +88,7 @@ public sealed class BootTests : IDisposable
         Assert.False(File.Exists(_folder["half.cow.merging"]));
     }
 
-    /// <summary>Somebody's own server for the same COW and base, of another device; and one that does not answer.</summary>
+    /// <summary>Another server already serves the same COW and base on another device, or does not answer.</summary>
     [Fact]
     public void Who_listens_on_the_socket_of_a_row_is_asked_whether_it_serves_it()
     {
@@ -98,7 +104,7 @@ public sealed class BootTests : IDisposable
                 BinaryResult result = Boot(table, "");
                 Assert.True(result.ExitCode == 76, result.ToString());
                 Assert.Equal("", result.Output);
-                Assert.Contains($"root cannot be used: somebody listens on its socket who does not serve it: the server at {_folder["run/root"]} has another device than /dev/mapper/root", result.Error);
+                Assert.Contains($"root cannot be used: another process listens on its socket and does not serve it: the server at {_folder["run/root"]} has another device than /dev/mapper/root", result.Error);
             }
             finally
             {
@@ -124,7 +130,7 @@ public sealed class BootTests : IDisposable
         File.WriteAllText(_folder["table"], $"root {_folder["half.cow"]} {_folder["base"]}");
         File.WriteAllText(_folder["cmdline"], "snapuserd.device=nbd snapuserd.merge=before");
         string[] arguments = ["boot", "--table", _folder["table"], "--cmdline", _folder["cmdline"], "--control-folder", _folder["run"], "--wait", "0"];
-        // Another boot that takes its time.
+        // Another boot that takes long.
         using Process other = Binary.StartProgram("flock", [_folder["run.lock"], "sh", "-c", "echo locked; read go"]);
         Assert.Equal("locked", other.StandardOutput.ReadLine());
         using Process first = Binary.Start(arguments), second = Binary.Start(arguments);
@@ -138,7 +144,7 @@ public sealed class BootTests : IDisposable
         {
             other.StandardInput.WriteLine();
         }
-        // One of them merges; the other finds it done. Neither has a device mapper for a base that is a file.
+        // One of them merges; the other finds the merge done. Neither can map a base that is a file.
         string told = first.StandardError.ReadToEnd() + second.StandardError.ReadToEnd();
         Assert.True(first.WaitForExit(60_000) && second.WaitForExit(60_000));
         Assert.True(first.ExitCode is 64 or 69 && second.ExitCode is 64 or 69, told);
@@ -147,7 +153,9 @@ public sealed class BootTests : IDisposable
         Assert.Equal(Golden.New, File.ReadAllBytes(_folder["base"]));
     }
 
-    /// <summary>On ext4 in a file, which is the root of a program of its own: a folder on it that is empty, that has a file, and that something is mounted on.</summary>
+    /// <summary>
+    /// An ext4 file system in a file is the root of the program. A folder on it is empty, or has a file, or is a mount point.
+    /// </summary>
     [RootFact]
     public void On_the_root_s_own_file_system_an_empty_folder_is_a_place_to_mount_on()
     {
@@ -189,7 +197,7 @@ public sealed class BootTests : IDisposable
         {
             BinaryResult result = Boot($"root {_folder["cow"]} {_folder["base"]}", $"snapuserd.device=nbd snapuserd.merge={policy}");
             Assert.True(result.ExitCode is 64 or 69, result.ToString());
-            // Without a device mapper it is not even tried to merge what has not begun.
+            // Without a device mapper, a merge that has not begun is not attempted.
             bool unmapped = policy == "before" && result.Error.Contains("it is not merged, because there could be no /dev/mapper/root", StringComparison.Ordinal);
             if (policy != "rollback" && !unmapped) Assert.Contains("root: the OLD image is taken: ", result.Error);
             Assert.Equal(Golden.Old, File.ReadAllBytes(_folder["base"]));

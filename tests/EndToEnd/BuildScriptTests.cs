@@ -8,7 +8,7 @@ using Xunit;
 namespace Snapuserd.Tests.EndToEnd;
 
 /// <summary>
-/// What build.sh says and sets before it calls the SDK, in a copy of its folder, with an SDK that only notes how it was called.
+/// What build.sh prints and sets before it calls the SDK, in a copy of its folder, with a fake SDK that only records how it was called.
 /// </summary>
 public sealed class BuildScriptTests : IDisposable
 {
@@ -49,7 +49,8 @@ public sealed class BuildScriptTests : IDisposable
     }
 
     /// <summary>
-    /// Not set, empty, or no folder, as system users have it: the home that the system knows takes its place, or a folder in build.
+    /// HOME is unset, empty, or not a folder, as for system users: build.sh uses the user's home directory in the system's user database,
+    /// or a folder in build.
     /// </summary>
     [Theory]
     [InlineData(null)]

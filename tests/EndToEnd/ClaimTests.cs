@@ -6,7 +6,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.EndToEnd;
 
-/// <summary>Alone, because every process that is started during a claim inherits it, those of other tests too.</summary>
+/// <summary>Not parallel, because every process started during a claim inherits it, including those of other tests.</summary>
 [CollectionDefinition(nameof(ClaimTests), DisableParallelization = true)]
 [Collection(nameof(ClaimTests))]
 public sealed class ClaimTests

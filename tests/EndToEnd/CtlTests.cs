@@ -11,7 +11,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.EndToEnd;
 
-/// <summary>`ctl` and the control socket of `serve`, the built binary on both ends.</summary>
+/// <summary>`ctl` and the control socket of `serve`, with the built binary on both ends.</summary>
 public sealed class CtlTests : IDisposable
 {
     private const string Vector = "v3-lz4-descending";
@@ -47,7 +47,7 @@ public sealed class CtlTests : IDisposable
         Assert.Equal(("cow", "serving", 0), (Text(before, "name"), Text(before, "state"), before.GetProperty("ops").GetInt32()));
         Assert.Equal(Golden.Old, Unlocked.Read(_base, Golden.Old.Length));
         Assert.Equal(0, Ctl("merge").ExitCode);
-        // Asked for twice is asked for once.
+        // A repeated request has no further effect.
         Assert.Equal(0, Ctl("merge", "cow").ExitCode);
         BinaryResult watch = Ctl("watch");
         Assert.Equal(0, watch.ExitCode);
@@ -94,7 +94,7 @@ public sealed class CtlTests : IDisposable
         Assert.Contains("--as cow.2", refused.StandardError.ReadToEnd(), StringComparison.Ordinal);
         string longName = new('n', 255);
         Assert.Equal($"name {longName}", NameOf(ServerOf("e", "--control", _folder["ctl/e"], "--as", longName)));
-        // In another folder no server is asked, and a killed server has no name any more.
+        // In another folder no server is asked, and a killed server no longer has a name.
         Assert.Equal("name cow", NameOf(ServerOf("f", "--control", _folder["f/control"])));
         first.Kill();
         first.WaitForExit();
@@ -124,7 +124,7 @@ public sealed class CtlTests : IDisposable
         Assert.Equal(("queued", true), (Text(held, "state"), held.GetProperty("paused").GetBoolean()));
         Assert.Equal(0, held.GetProperty("ops").GetInt32());
         Assert.Equal(Golden.Old, Unlocked.Read(_base, Golden.Old.Length));
-        // Not even that it has begun, so the way back is open.
+        // The COW does not even say that the merge has begun, so a rollback is still possible.
         Assert.Equal(Golden.Cow(Vector), Unlocked.Read(_cow, Golden.Cow(Vector).Length));
         Assert.Contains("queued, paused", Ctl("list").Output);
         Assert.Equal(0, Ctl("resume").ExitCode);
@@ -137,7 +137,7 @@ public sealed class CtlTests : IDisposable
     public void Rate_set_before_the_merge_begins_slows_it_and_off_lets_it_go()
     {
         Process server = Start("--merge-on-request");
-        // A batch goes through whole; the next one would have to wait for hours.
+        // One batch is written completely; the next one would have to wait for hours.
         Assert.Equal(0, Ctl("rate", "1k").ExitCode);
         Assert.Equal(1024, Status().GetProperty("bytes_per_second_limit").GetInt64());
         Assert.Equal(0, Ctl("merge").ExitCode);
@@ -151,7 +151,7 @@ public sealed class CtlTests : IDisposable
     [Fact]
     public void Rate_set_before_serve_has_asked_for_its_merge_slows_it_and_does_not_keep_it_for_ever()
     {
-        // What it prints has no room: it stands between being ready and asking for its merge until somebody reads.
+        // The pipe for its output is full: the server blocks after it is ready and before it requests its merge, until the test reads.
         string pipe = _folder["stdout"];
         Assert.Equal(0, Binary.RunProgram("mkfifo", [pipe]).ExitCode);
         Process server = Binary.StartProgram("perl", ["-MFcntl", "-e", "sysopen(F, shift, O_RDWR | O_NONBLOCK) or die; 1 while syswrite(F, qq(\\0) x 4096); fcntl(F, F_SETFL, O_RDWR); open(STDOUT, '>&', \\*F); exec @ARGV",
@@ -159,7 +159,7 @@ public sealed class CtlTests : IDisposable
         _servers.Add(server);
         while (Ctl("rate", "8M").ExitCode != 0) Assert.False(server.HasExited);
         FileStream output = new(pipe, FileMode.Open, FileAccess.Read);
-        // Nobody asks the server for anything meanwhile, which would wake it.
+        // No client contacts the server meanwhile, which would wake it.
         string text = "";
         Thread reader = new(() =>
         {
@@ -182,9 +182,10 @@ public sealed class CtlTests : IDisposable
         Process server = Binary.Start("serve", "--cow", _cow, "--base", _base, "--device", "nbd", "--socket", _folder["nbd"], "--control", _control, "--progress", "never", "--merge-on-request", "--json");
         _servers.Add(server);
         Assert.Equal("ready", Text(JsonDocument.Parse(server.StandardOutput.ReadLine()!).RootElement, "event"));
-        // Some time in which nothing is merged.
+        // For some time nothing is merged.
         for (int i = 0; i < 10; i++) Assert.Equal("serving", Text(Status(), "state"));
-        // The merge lies between these two moments, however long it takes, so its time is not more than what is between them; but for what two roundings to a millisecond make of it.
+        // The merge runs between these two moments, so it takes no longer than the time between them, apart from two roundings to a
+        // millisecond.
         long asked = Stopwatch.GetTimestamp();
         Assert.Equal(0, Ctl("merge").ExitCode);
         JsonElement done = JsonDocument.Parse(server.StandardOutput.ReadLine()!).RootElement;
@@ -213,7 +214,7 @@ public sealed class CtlTests : IDisposable
     public void Stop_in_a_pause_leaves_a_merge_that_goes_on()
     {
         Process server = Start("--merge-on-request");
-        // One batch, and no other for hours.
+        // One batch is written; the next one would have to wait for hours.
         Assert.Equal(0, Ctl("rate", "1").ExitCode);
         Assert.Equal(0, Ctl("merge").ExitCode);
         while (Status().GetProperty("ops").GetInt32() == 0) { }
@@ -232,7 +233,7 @@ public sealed class CtlTests : IDisposable
     {
         string noted = _folder["noted"];
         File.WriteAllBytes(noted, new byte[10]);
-        // As a supervisor starts it, of which it inherits where to note what it is told.
+        // Starts the server as a supervisor does: it inherits the descriptor in which to record the requests.
         Process StartNoting()
         {
             Process server = Binary.StartProgram("/bin/sh", ["-c", "exec 9<>\"$1\"; shift; SNAPUSERD_REQUESTS=9 exec \"$0\" \"$@\"", Binary.Path, noted,
@@ -258,7 +259,7 @@ public sealed class CtlTests : IDisposable
         Assert.Equal(0, Ctl("merge").ExitCode);
         Kill(second);
         Process third = StartNoting();
-        // It says that it is served before it has asked for its own merge.
+        // The server reports that it is serving before it has requested its own merge.
         do status = Status();
         while (Text(status, "state") == "serving");
         Assert.Equal(("queued", true, 0), (Text(status, "state"), status.GetProperty("paused").GetBoolean(), status.GetProperty("ops").GetInt32()));
@@ -273,7 +274,7 @@ public sealed class CtlTests : IDisposable
         Assert.Equal(0, Ctl("watch").ExitCode);
         Assert.Equal(Golden.New, Unlocked.Read(_base, Golden.New.Length));
         Assert.Equal(0, End(fourth));
-        // What the third one has checked.
+        // The number of ops that the third server has checked.
         Assert.InRange(BitConverter.ToInt32(File.ReadAllBytes(noted), 16), Golden.Row(Vector).MergeOps, int.MaxValue);
         Assert.Equal("", fourth.StandardError.ReadToEnd());
     }
@@ -286,7 +287,7 @@ public sealed class CtlTests : IDisposable
         Assert.Equal(0, Ctl("merge").ExitCode);
         Process watch = Binary.Start("ctl", "watch", "--socket", _control);
         _servers.Add(watch);
-        // It has been told how things are, so it is waited for.
+        // The watch has received the state, so the server waits for it.
         Assert.StartsWith("cow: ", watch.StandardOutput.ReadLine());
         Assert.Equal(0, Ctl("stop").ExitCode);
         Assert.True(watch.WaitForExit(60_000));
@@ -316,7 +317,7 @@ public sealed class CtlTests : IDisposable
         string noted = _folder["noted"];
         File.WriteAllBytes(noted, new byte[10]);
         string[] serve = ["serve", "--cow", _cow, "--base", _base, "--device", "nbd", "--socket", _folder["nbd"], "--control", _control, "--progress", "never", "--merge-on-request"];
-        // In the supervisor's place, which starts another server or ends. The first one is killed when it notes the request.
+        // Takes the supervisor's place: starts another server, or ends. The first server is killed when it records the request.
         Process supervisor = Binary.StartProgram("/bin/sh", ["-c", """
             exec 9<>"$1"; again=$2; shift 2
             export SNAPUSERD_REQUESTS=9 SNAPUSERD_SUPERVISOR=$$
@@ -328,7 +329,7 @@ public sealed class CtlTests : IDisposable
         Assert.Equal(_folder["nbd"], supervisor.StandardOutput.ReadLine());
         BinaryResult stop = Ctl("stop");
         Assert.True(stop.ExitCode == 0, stop.ToString());
-        // The second one was told as well, and notes it.
+        // The second server received the request too, and records it.
         Assert.EndsWith("gone\n", supervisor.StandardOutput.ReadToEnd(), StringComparison.Ordinal);
         Assert.Equal(again, File.ReadAllBytes(noted) is { Length: > 10 } record && record[10] == 1);
     }
@@ -338,7 +339,7 @@ public sealed class CtlTests : IDisposable
     [InlineData(true)]
     public void Payloads_that_an_earlier_server_has_checked_are_not_checked_again(bool isChecked)
     {
-        // A codec with a checksum; the middle of the payloads, which follow 2 MiB of scratch.
+        // A codec with a checksum; the damage is in the middle of the payloads, which follow 2 MiB of scratch.
         byte[] cow = Golden.Cow("v2-gz-xor");
         cow[(2 << 20) + ((cow.Length - (2 << 20)) / 2)] ^= 0x55;
         File.WriteAllBytes(_cow, cow);
@@ -352,7 +353,7 @@ public sealed class CtlTests : IDisposable
         Assert.Equal(_folder["nbd"], server.StandardOutput.ReadLine());
         Assert.Equal(0, Ctl("merge").ExitCode);
         Assert.Equal(65, Ctl("watch").ExitCode);
-        // The check would have found it before the first write.
+        // The check would have found the damage before the first write.
         Assert.Equal(!isChecked, Unlocked.Read(_base, Golden.Old.Length).AsSpan().SequenceEqual(Golden.Old));
         Assert.Equal(65, End(server));
     }
@@ -381,7 +382,7 @@ public sealed class CtlTests : IDisposable
         Assert.Equal(66, nobody.ExitCode);
         Assert.Contains("nothing listens", nobody.Error);
         Process server = Start();
-        // The NBD socket greets, too.
+        // The NBD socket also sends a greeting.
         BinaryResult other = Binary.Run("ctl", "status", "--socket", _folder["nbd"]);
         Assert.True(other.ExitCode == 74, other.ToString());
         Assert.Equal(0, End(server));
@@ -396,7 +397,7 @@ public sealed class CtlTests : IDisposable
         Assert.True(second.ExitCode == 76, second.ToString());
         server.Kill();
         server.WaitForExit();
-        // That of a dead one is.
+        // The socket of a dead server is replaced.
         Process third = Start();
         Assert.Equal("serving", Text(Status(), "state"));
         Assert.Equal(0, End(third));

@@ -9,7 +9,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.EndToEnd;
 
-/// <summary>What kind of file the program is, read from the file itself (elf(5), 64 bits, little-endian).</summary>
+/// <summary>The program's file type and layout, read from the file itself (elf(5), 64 bits, little-endian).</summary>
 public sealed class ElfTests
 {
     private const int TypeDynamic = 3;
@@ -57,8 +57,8 @@ public sealed class ElfTests
     }
 
     /// <summary>
-    /// Segments, and what is read-only after relocation, end on pages of the largest size that kernels for the architecture have; on smaller ends a
-    /// part of it would stay writable.
+    /// Segments, and the part that is read-only after relocation, end on boundaries of the architecture's largest page size. With smaller
+    /// boundaries a part of it would stay writable.
     /// </summary>
     [Fact]
     public void It_is_linked_for_the_largest_pages_of_its_architecture()
@@ -68,13 +68,13 @@ public sealed class ElfTests
         (ulong Address, ulong Size, ulong Alignment)[] loaded = [.. Memory(SegmentLoad)], relocated = [.. Memory(SegmentRelocated)];
         Assert.All(loaded, segment => Assert.Equal(page, segment.Alignment));
         Assert.All(relocated, segment => Assert.Equal(0u, (segment.Address + segment.Size) % page));
-        // And all of it is loaded: what the linker only rounds up to a page is no memory, and to protect it fails.
+        // All of it is loaded: the padding that the linker adds up to a page is not memory, and protecting it fails.
         Assert.All(relocated, segment => Assert.Contains(loaded, one =>
             one.Address <= segment.Address && segment.Address + segment.Size <= (one.Address + one.Size + SmallestPage - 1) / SmallestPage * SmallestPage));
         Assert.NotEmpty(relocated);
     }
 
-    /// <summary>Where the segments of a type lie in memory.</summary>
+    /// <summary>The addresses of the segments of a type.</summary>
     private List<(ulong Address, ulong Size, ulong Alignment)> Memory(uint type)
     {
         List<(ulong, ulong, ulong)> segments = [];

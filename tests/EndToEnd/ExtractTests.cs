@@ -6,7 +6,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.EndToEnd;
 
-/// <summary>`extract` of the built binary: what it leaves under which name, whatever happens.</summary>
+/// <summary>`extract` of the built binary: the files that it leaves, and their names, after success and failure.</summary>
 public sealed class ExtractTests : IDisposable
 {
     private const string Vector = "v3-zstd-256k-xor";
@@ -133,7 +133,7 @@ public sealed class ExtractTests : IDisposable
     [Fact]
     public void A_file_that_may_not_grow_is_74_and_is_removed()
     {
-        // ulimit -f counts 512 bytes in sh; the signal that comes with it must not end the program.
+        // ulimit -f counts 512 bytes in sh; the signal that comes with the limit must not end the program.
         BinaryResult result = Binary.RunProgram("/bin/sh",
             ["-c", "ulimit -f 1000; exec \"$0\" extract --cow \"$1\" --base \"$2\" --output \"$3\"", Binary.Path, _folder["cow"], _folder["base"], _out]);
         Assert.Equal(74, result.ExitCode);
@@ -157,7 +157,7 @@ public sealed class ExtractTests : IDisposable
             ["-f", "-qq", "-o", _folder["trace"], "-e", "trace=fsync,rename,renameat2", Binary.Path, "extract", "--cow", _folder["cow"], "--base", _folder["base"], "--output", _out]);
         Assert.True(result.ExitCode == 0, result.ToString());
         string[] calls = File.ReadAllLines(_folder["trace"]).Where(line => line.Contains('(')).Select(line => line.Split('(')[0].Split(' ')[^1]).ToArray();
-        // The name is new: what might appear there at the last moment is not replaced.
+        // The output did not exist before: a file that another process creates at the last moment must not be replaced.
         Assert.Equal(["fsync", "renameat2", "fsync"], calls);
     }
 

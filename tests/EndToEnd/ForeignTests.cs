@@ -8,7 +8,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.EndToEnd;
 
-/// <summary>Files that users have at hand and mistake for a COW or a raw image, given to every verb of the built binary.</summary>
+/// <summary>Files that users may mistake for a COW or a raw image, passed to every verb of the built binary.</summary>
 public sealed class ForeignTests : IDisposable
 {
     private const string Vector = "v3-lz4-4k-xor";
@@ -25,7 +25,7 @@ public sealed class ForeignTests : IDisposable
 
     public static TheoryData<string> Names => [.. ForeignFiles.Names];
 
-    /// <summary>With COW, BASE and SOURCE in it; each ends by itself when it is refused.</summary>
+    /// <summary>Commands that contain COW, BASE and SOURCE; each ends by itself when its input is refused.</summary>
     private static readonly string[] s_readers =
     [
         "verify --cow COW --base BASE --source SOURCE --source-separate",
@@ -67,7 +67,7 @@ public sealed class ForeignTests : IDisposable
     public void Sparse_image_is_no_base_and_no_source(string words)
     {
         byte[] sparse = SparseImages.Of(Golden.Old);
-        // Also where nothing but the magic is left, and where the file is as long as the image.
+        // Also with nothing but the magic, and with a file as long as the image.
         foreach (byte[] file in (byte[][])[sparse, sparse[..4], [.. sparse, .. new byte[Golden.Old.Length - sparse.Length]]])
         {
             Write("sparse", file);

@@ -5,13 +5,14 @@ using Xunit;
 namespace Snapuserd.Tests.EndToEnd;
 
 /// <summary>
-/// The collector's settings (src/Collector.props) hold for a heap that is filled to its limit: with arrays of any size, in regions of both kinds. A full heap is an
-/// OutOfMemoryException, which the program turns into exit code 71, and never a fault. With a range of 64 MiB each of these but the first ended in one.
+/// The collector's settings (src/Collector.props) work for a heap that is filled to its limit: with arrays of any size, in regions of both
+/// kinds. A full heap throws OutOfMemoryException, which the program turns into exit code 71; it never causes a fault. With a range of 64
+/// MiB each of these cases but the first ended in a fault.
 /// </summary>
 public sealed class HeapTests
 {
     [Theory]
-    // Bytes of an array, number of arrays, exit code.
+    // Bytes per array, number of arrays, exit code.
     [InlineData(1000, 10_000, 0)]
     [InlineData(1000, 34_000, 0)]
     [InlineData(1000, 100_000, 71)]

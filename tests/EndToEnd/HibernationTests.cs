@@ -4,12 +4,16 @@ using System.IO;
 using System.Linq;
 using System.Text;
 using System.Text.Json;
+using Snapuserd.Boot;
 using Snapuserd.Tests.Support;
 using Xunit;
 
 namespace Snapuserd.Tests.EndToEnd;
 
-/// <summary>`boot` beside a hibernation image. It is one in a swap file, which only who is told of resume_offset= can see: other tests boot at the same time.</summary>
+/// <summary>
+/// `boot` with a hibernation image. The image is in a swap file, so only a run with resume_offset= sees it: other tests boot at the same
+/// time.
+/// </summary>
 public sealed class HibernationTests : IDisposable
 {
     private const int HeaderPage = 100;

@@ -13,8 +13,8 @@ using Xunit.Abstractions;
 namespace Snapuserd.Tests.EndToEnd;
 
 /// <summary>
-/// The memory of the built program, as the kernel counts it, on files that claim much: bombs, numbers at their ends, ops and scratch that only a hole has
-/// room for. What a file claims costs nothing; only the ops that are there do.
+/// The memory of the built program, as the kernel counts it, on files with large claims: bombs, numbers at their limits, and ops and
+/// scratch that only a hole can hold. A claim costs no memory; only the ops that exist do.
 /// </summary>
 public sealed class HostileMemoryTests(ITestOutputHelper output)
 {
@@ -23,7 +23,7 @@ public sealed class HostileMemoryTests(ITestOutputHelper output)
 
     private static readonly Lazy<string> s_peak = new(() => CProgram.Compile("EndToEnd", "peak"));
 
-    /// <summary>A file, how long a hole makes it, and how many ops a reader finds in it.</summary>
+    /// <summary>A file, its length when a hole extends it, and the number of ops that a reader finds in it.</summary>
     private sealed record Trap(string Name, byte[] Head, long Length, long Ops);
 
     [Fact]
@@ -80,10 +80,10 @@ public sealed class HostileMemoryTests(ITestOutputHelper output)
         byte[] one = new CowBuilder { ScratchBytes = 0 }.Zero(0).Build();
         foreach (long ops in new[] { 1L << 31, int.MaxValue, 1L << 27, 1L << 20 })
         {
-            // All of them are claimed; the reader stops at the second, which is of no type.
+            // The header claims all of the ops; the reader stops at the second, whose type is invalid.
             byte[] claimed = With(With(one, 54, ops), 62, ops);
             yield return new Trap($"{ops} ops in a hole", claimed, claimed.Length + (ops * 16), 0);
-            // One is there, and places for as many.
+            // One op exists, and the table has space for the given number.
             byte[] place = With(one, 62, ops);
             yield return new Trap($"one op and places for {ops} in a hole", place, place.Length + (ops * 16), 1);
         }
@@ -92,7 +92,7 @@ public sealed class HostileMemoryTests(ITestOutputHelper output)
             yield return new Trap($"a sequence list of {entries} in a hole", With(one, 38, entries), one.Length + (entries * 4L), 1);
             yield return new Trap($"{entries} resume points in a hole", With(With(one, 46, entries, 4), 50, entries, 4), one.Length + (entries * 16L), 1);
         }
-        // Windows as long as the merge order, if there were memory for them.
+        // Windows as long as the merge order, if there were enough memory.
         HostileFile chain = HostileFiles.Of(Enumerable.Range(0, 12).Aggregate(new CowBuilder { ScratchBytes = 0 }, (cow, i) => cow.Copy((uint)i, (ulong)i + 1)));
         foreach (uint scratch in new[] { uint.MaxValue, 1u << 31, 1u << 30, 1u << 24 })
         {
@@ -134,7 +134,7 @@ public sealed class HostileMemoryTests(ITestOutputHelper output)
         Assert.True(tried >= least, $"only {tried} files");
     }
 
-    /// <summary>README, "Memory": --memory, and 16 MiB and 48 bytes per op at the most.</summary>
+    /// <summary>The bound of docs/ramdisk.md, "Memory": at most --memory, 16 MiB and 48 bytes per op.</summary>
     private static void Check(Trap trap, Dictionary<string, (long Peak, string Name)> worst, long memory, params string[] arguments)
     {
         BinaryResult result = Binary.RunProgram(s_peak.Value, [Binary.Path, .. arguments]);

@@ -13,10 +13,10 @@ using Xunit.Abstractions;
 
 namespace Snapuserd.Tests.EndToEnd;
 
-/// <summary>Hostile files through the built program: the same verdicts as in the simulator, and bounds that only a process shows.</summary>
+/// <summary>Hostile files through the built program: the same verdicts as in the simulator, and limits that only a process shows.</summary>
 public sealed partial class HostileTests(ITestOutputHelper output)
 {
-    /// <summary>More of them for another architecture, where the simulator does not run.</summary>
+    /// <summary>More seeds for another architecture, where the simulator does not run.</summary>
     public static IEnumerable<object[]> Seeds => Enumerable.Range(1, Binary.IsEmulated ? 50 : 6).Select(seed => new object[] { seed });
 
     [Theory]
@@ -46,7 +46,7 @@ public sealed partial class HostileTests(ITestOutputHelper output)
             string? refused = verdict.ForImage ?? (verdict.Major == 1 ? "version 1" : verdict.Count == 0 ? verdict.Payload : null);
             BinaryResult merge = Expect(refused, "merge", "--cow", folder["cow"], "--base", folder["merged"], "--memory", "8M", "--progress", "never", "--allow-unsafe");
             byte[] merged = File.ReadAllBytes(folder["merged"]);
-            // A payload that is bad behind the first count is found when others are written.
+            // A bad payload after the first count is found after earlier blocks are already written.
             if (refused == null) Assert.Equal(verdict.Image, merged);
             else if (verdict.Read != null || verdict.Count == 0) Assert.Equal(baseImage, merged);
             File.Delete(folder["out"]);
@@ -62,7 +62,8 @@ public sealed partial class HostileTests(ITestOutputHelper output)
     [InlineData("27b52ffd2001400001" + "41" + "c00000", 65)]
     public void Zstd_frame_of_a_version_before_0_8_is_refused_wherever_it_comes(string frames, int exitCode)
     {
-        // The program has no decoders for them (src/NativeAot.props). 4095 bytes of today's zstd first, and a frame that is skipped makes up the length.
+        // The program has no decoders for these frames (src/NativeAot.props). The payload is 4095 bytes of current zstd, and a skippable
+        // frame fills up the length.
         byte[] payload = Convert.FromHexString(frames);
         using TempFolder folder = new();
         CowBuilder builder = new() { Compression = CowCompression.Zstd };
@@ -93,7 +94,7 @@ public sealed partial class HostileTests(ITestOutputHelper output)
     [InlineData(1L << 20, 65)]
     public void Claim_of_two_thousand_million_ops_in_a_file_of_holes_ends_at_the_first_op(long ops, int exitCode)
     {
-        // A file of holes has room for any claim. What is mapped for it must not be touched, and not be asked for in earnest.
+        // A sparse file can satisfy any size claim. Mappings for it must stay untouched, and must not be allocated for real.
         using TempFolder folder = new();
         byte[] head = new CowBuilder { ScratchBytes = 0 }.Zero(0).Build();
         BinaryPrimitives.WriteInt64LittleEndian(head.AsSpan(54), ops);
@@ -115,7 +116,8 @@ public sealed partial class HostileTests(ITestOutputHelper output)
     [Fact]
     public void Brotli_bomb_gets_no_more_memory_than_a_unit_needs()
     {
-        // The stream claims 16 MiB at once; the decoder would take a ring of that size and fill it before it says that the unit is full.
+        // The stream claims 16 MiB at once; a streaming decoder would allocate a ring of that size and fill it before it reports that the
+        // unit is full.
         const long most = 4 << 20, arena = 8 << 20;
         using TempFolder folder = new();
         foreach (HostilePayload payload in HostilePayloads.All)
@@ -127,7 +129,7 @@ public sealed partial class HostileTests(ITestOutputHelper output)
             int calls = 0;
             foreach (string line in File.ReadAllLines(folder["trace"]))
             {
-                // What is mapped without access is only reserved, by the collector; and the arena is what --memory says.
+                // A mapping without access is only reserved, by the collector; the arena's size is that of --memory.
                 if (Mapped().Match(line) is not { Success: true } match) continue;
                 calls++;
                 long bytes = long.Parse(match.Groups[1].Value, CultureInfo.InvariantCulture);

@@ -8,7 +8,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.EndToEnd;
 
-/// <summary>`inspect` on the files of Android's own writer.</summary>
+/// <summary>`inspect` on files from Android's own writer.</summary>
 public sealed class InspectTests : IDisposable
 {
     private readonly TempFolder _folder = new();
@@ -39,7 +39,7 @@ public sealed class InspectTests : IDisposable
         Assert.Equal(row.MergeOps, Number(summary, "total_merge_ops"));
         Assert.Equal(row.Scratch, Number(summary, "scratch_bytes") > 0);
         Assert.Equal(row.Scratch ? 0 : -1, Number(summary, "scratch_state"));
-        // A list of nothing is no list.
+        // An empty list does not count as a list.
         Assert.Equal(row.Sequence && row.OrderedOps > 0, Number(summary, "sequence_blocks") > 0);
         Assert.True(summary.GetProperty("consistent").GetBoolean());
 
@@ -125,7 +125,7 @@ public sealed class InspectTests : IDisposable
             ? ["copy", "label", "xor", "zero", "replace", "footer"]
             : ["copy", "label", "xor", "cluster", "zero", "replace", "cluster", "footer"];
         Assert.Equal(types, records.Select(record => Text(record, "type")));
-        // The place of an Xor's data is written nowhere; the builder knows where it put it.
+        // The file does not store the position of an Xor's data; the builder knows it.
         int xor = Array.IndexOf(types, "xor");
         Assert.Equal(builder.DataOffsets[xor], Number(records[xor], "data_offset"));
         Assert.Contains($" Xor       compression 0, length 4096, block 50, source 98314, data at {builder.DataOffsets[xor]}", Binary.Run("inspect", _folder["cow"], "--raw").Output);

@@ -4,7 +4,7 @@ using Xunit.Abstractions;
 
 namespace Snapuserd.Tests.EndToEnd;
 
-/// <summary>The vector kernels beside a loop over bytes: compiled ahead of time, for the architecture that the program is compiled for.</summary>
+/// <summary>Compares the vector kernels with a loop over bytes, compiled ahead of time for the program's architecture.</summary>
 public sealed class KernelTests(ITestOutputHelper output)
 {
     [Fact]

@@ -10,8 +10,8 @@ using Xunit.Abstractions;
 namespace Snapuserd.Tests.EndToEnd;
 
 /// <summary>
-/// The real program on the real kernel, killed with SIGKILL at the entry of its n-th system call, resumed (and sometimes killed again),
-/// and compared. 5 images × 2 queues × 24 points, and more.
+/// The real program on the real kernel, killed with SIGKILL at the entry of its n-th system call, resumed (and sometimes killed again), and
+/// compared with the target. 5 images × 2 queues × 24 points, and more.
 /// </summary>
 public sealed class KillTests(ITestOutputHelper output)
 {
@@ -38,7 +38,7 @@ public sealed class KillTests(ITestOutputHelper output)
         int total = Count(pair, folder, io, calls);
         int killed = 0, again = 0, limit = total;
         HashSet<int> used = [];
-        // A merge that takes fewer calls is killed at each of them.
+        // A merge with fewer calls is killed at each of them.
         while (killed < Math.Min(Points, limit))
         {
             int when = Next(killed, limit, used);
@@ -46,7 +46,7 @@ public sealed class KillTests(ITestOutputHelper output)
             BinaryResult result = Killed(cow, target, io, calls, when);
             if (result.ExitCode == 137) killed++;
             else Assert.True(result.ExitCode == 0, result.ToString());
-            // How many calls a ring takes depends on how many completions each of them finds; a run that was faster has fewer.
+            // The number of calls of a ring depends on how many completions each call finds; a faster run has fewer.
             if (result.ExitCode == 0) limit = when - 1;
 
             Unlocked.Settle(cow, target);
@@ -57,7 +57,7 @@ public sealed class KillTests(ITestOutputHelper output)
                 else Assert.True(second.ExitCode == 0, second.ToString());
                 Unlocked.Settle(cow, target);
             }
-            // Resumed through the other kind of queue as often as through the same.
+            // The resume uses the same kind of queue as often as the other kind.
             BinaryResult last = Binary.Run("merge", "--cow", cow, "--base", target, "--io", when % 2 == 0 ? "uring" : "sync", "--progress", "never");
             Assert.True(last.ExitCode == 0, $"killed at call {when} of {total}: {last}");
             Assert.True(pair.New.AsSpan().SequenceEqual(File.ReadAllBytes(target)), $"killed at call {when} of {total}: the base is not the target");
@@ -78,11 +78,11 @@ public sealed class KillTests(ITestOutputHelper output)
         using TempFolder folder = new();
         int seed = image.Length + io.Length, missed = 0;
         Random random = new(seed);
-        // A loop device is cut to whole sectors, so the COW on it is a little longer than its content, as on a phone.
+        // A loop device has whole sectors, so the COW on it is a little longer than its content, as on a phone.
         (string cowFile, string baseFile) = Put(pair with { Cow = [.. pair.Cow, .. new byte[4096 - (pair.Cow.Length % 4096)]] }, folder);
         using LoopDevice cow = new(cowFile), target = new(baseFile);
         int end = KillAt.Count(cow.Path, target.Path, io);
-        // A merge that finds everything done is the start of the program and little more.
+        // A merge that finds everything done consists of little more than the start of the program.
         int start = KillAt.Count(cow.Path, target.Path, io), limit = end;
         for (int killed = 0; killed < kills;)
         {
@@ -94,7 +94,7 @@ public sealed class KillTests(ITestOutputHelper output)
             if (result.ExitCode == 137) killed++;
             else
             {
-                // A ring whose completions come quicker takes fewer calls.
+                // A ring whose completions arrive faster needs fewer calls.
                 Assert.True(result.ExitCode == 0, result.ToString());
                 (limit, missed) = (when, missed + 1);
             }
@@ -115,8 +115,8 @@ public sealed class KillTests(ITestOutputHelper output)
     }
 
     /// <summary>
-    /// The call at which to kill next. The first calls write nothing yet; the first window and its commits come early, so the early points
-    /// are dense: half of them lie in the first quarter of the calls.
+    /// The call at which to kill next. The first calls write nothing yet. The first window and its commits come early, so early points are
+    /// dense: half of them are in the first quarter of the calls.
     /// </summary>
     private static int Next(int killed, int limit, HashSet<int> used)
     {
@@ -179,7 +179,9 @@ public sealed class KillTests(ITestOutputHelper output)
         return new Pair(cow.Build(), old, NaiveMerger.Merge(cow, old));
     }
 
-    /// <summary>A random permutation of all blocks: each cycle is broken by one Replace and copied from there backwards.</summary>
+    /// <summary>
+    /// A random permutation of all blocks: one Replace breaks each cycle, and the rest of the cycle is copied backwards from there.
+    /// </summary>
     private static void Permute(CowBuilder cow, byte[] old, Random random)
     {
         int blocks = old.Length / CowOp.BlockSize;
@@ -191,7 +193,7 @@ public sealed class KillTests(ITestOutputHelper output)
         for (int start = 0; start < blocks; start++)
         {
             if (done[start] || from[start] == start) continue;
-            // start ← from[start] ← …: each block is copied before its source is overwritten, the last of the cycle is replaced.
+            // start ← from[start] ← …: each block is copied before its source is overwritten; the last block of the cycle is replaced.
             int block = start;
             while (from[block] != start)
             {

@@ -11,18 +11,19 @@ using Xunit.Abstractions;
 namespace Snapuserd.Tests.EndToEnd;
 
 /// <summary>
-/// Every verb on a file system that lacks an operation, or lies: it works and its result is right, or it ends with a code of the table and a sentence, and nothing is lost.
+/// Every verb on a file system that lacks an operation or returns wrong results. The verb works and its result is right, or it ends with a
+/// documented exit code and a message; no data is lost.
 /// </summary>
 public sealed class LackingFileSystemTests(ITestOutputHelper output)
 {
     private const int EPERM = 1, EINTR = 4, EIO = 5, EBADF = 9, EAGAIN = 11, EACCES = 13, EINVAL = 22, EFBIG = 27, ENOSPC = 28, EROFS = 30, ENOLCK = 37, ENOSYS = 38, EOPNOTSUPP = 95, EDQUOT = 122;
 
-    /// <summary>Exit codes of the table.</summary>
+    /// <summary>The documented exit codes.</summary>
     private static readonly int[] s_codes = [0, 64, 65, 66, 69, 70, 71, 73, 74, 75, 76, 77];
 
     private static readonly string[] s_verbs = ["create", "extract", "verify", "inspect", "merge", "merge-sync", "serve"];
 
-    /// <summary>What every verb must work without.</summary>
+    /// <summary>Rules with which every verb must still work.</summary>
     private static readonly string[] s_workable =
     [
         .. Rows("fsyncdir", EINVAL, EBADF, ENOSYS, EOPNOTSUPP, EPERM, EACCES, EROFS), .. Rows("opendir", EACCES, EPERM),
@@ -34,7 +35,7 @@ public sealed class LackingFileSystemTests(ITestOutputHelper output)
         .. Rows("read", EINTR).Select(row => row + "@3"), .. Rows("write", EINTR).Select(row => row + "@3"), .. Rows("read", EAGAIN).Select(row => row + "@3"), .. Rows("write", EAGAIN).Select(row => row + "@3"),
     ];
 
-    /// <summary>What may stop it.</summary>
+    /// <summary>Rules with which a verb may fail.</summary>
     private static readonly string[] s_failing =
     [
         .. Rows("fsyncdir", EIO, ENOSPC, EDQUOT, EINTR), .. Rows("opendir", EIO), .. Rows("fsync", EIO, EINVAL, ENOSPC), $"fsync={EIO}@2",
@@ -48,16 +49,17 @@ public sealed class LackingFileSystemTests(ITestOutputHelper output)
 
     public static TheoryData<string> Verbs => [.. s_verbs];
 
-    /// <summary>Those of <paramref name="rules"/> that are about a call which the verb may make.</summary>
+    /// <summary>The <paramref name="rules"/> for calls that the verb may make.</summary>
     private static IEnumerable<string> For(string verb, string[] rules)
     {
         bool writes = verb is "create" or "extract", merges = verb is "merge" or "merge-sync";
-        // The kernel's own workers repeat a request of a ring for as long as the answer is EAGAIN: one that never changes is for plain calls only.
+        // The kernel's workers repeat a ring request while the answer is EAGAIN; a permanent EAGAIN is therefore tested with synchronous
+        // calls only.
         bool ring = verb is "merge" or "extract" or "verify" or "serve";
         return rules.Where(rule => rule.Split('=')[0] switch
         {
             "read" when ring && rule == $"read={EAGAIN}" => false,
-            // FUSE answers EIO to a short write of a ring itself.
+            // FUSE itself answers a short write of a ring with EIO.
             "write" when verb == "merge" && rule is "write=short" or "write=odd" => false,
             "write" when ring && rule == $"write={EAGAIN}" => false,
             "fallocate" or "statfs" => merges,
@@ -117,7 +119,7 @@ public sealed class LackingFileSystemTests(ITestOutputHelper output)
     public void Without_locks_what_reads_goes_on_and_what_writes_names_the_file_system_and_wants_to_be_told(string verb)
     {
         bool writes = verb is "create" or "extract" or "merge" or "merge-sync";
-        // FUSE answers ENOSYS itself, by locks that only its own host sees.
+        // ENOSYS is left out: on that answer FUSE handles locks itself, and only its own host sees them.
         foreach (int errno in (int[])[ENOLCK, EOPNOTSUPP, EPERM])
         {
             using Place place = new(sparse: false);
@@ -208,10 +210,10 @@ public sealed class LackingFileSystemTests(ITestOutputHelper output)
         place.AssertUntouched();
     }
 
-    /// <summary>A COW with its base, and what each verb writes, on a file system that lacks something.</summary>
+    /// <summary>A COW with its base, and the outputs of each verb, on a file system that lacks something.</summary>
     private sealed class Place : IDisposable
     {
-        // Reads all of what is served, once it is.
+        // Waits until the view is served, then reads all of it.
         private const string Serve = """
             mkfifo "$1.ready" || exit 99
             "$0" serve --cow "$2" --base "$3" --device nbd --socket "$1.nbd" --progress never >"$1.ready" &
@@ -231,7 +233,7 @@ public sealed class LackingFileSystemTests(ITestOutputHelper output)
         private readonly byte[] _old, _new, _cow;
         private readonly byte[] _before = [1, 2, 3];
 
-        /// <param name="sparse">The base has holes, where the merge writes noise.</param>
+        /// <param name="sparse">The base has holes, where the merge writes random bytes.</param>
         public Place(bool sparse)
         {
             (_old, _new, _cow) = s_case.Value;
@@ -239,7 +241,7 @@ public sealed class LackingFileSystemTests(ITestOutputHelper output)
             Write("new", _new, sparse);
             File.WriteAllBytes(_place["cow"], _cow);
             File.WriteAllBytes(_place["out"], _before);
-            // Another owner than ours, so that it has to be set.
+            // The owner differs from that of the test, so that the program has to set it.
             File.SetUnixFileMode(_place["out"], UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.OtherRead);
             LoopDevice.Call("chown", "7:7", _place["out"]);
         }
@@ -272,7 +274,7 @@ public sealed class LackingFileSystemTests(ITestOutputHelper output)
             Same(_new, made, where);
         }
 
-        /// <summary>The output is the old one or whole; the inputs are what they were; a merge can go on.</summary>
+        /// <summary>The output is the old one or complete; the inputs are unchanged; a merge can continue.</summary>
         public void AssertNothingLost(string verb, string where)
         {
             Same(_new, _place["new"], where);
@@ -297,7 +299,7 @@ public sealed class LackingFileSystemTests(ITestOutputHelper output)
         private static void Same(byte[] expected, string path, string where) =>
             Assert.True(expected.AsSpan().SequenceEqual(File.ReadAllBytes(path)), $"{where}: {Path.GetFileName(path)} is not what it should be");
 
-        /// <summary>Copies that go through scratch, and Replaces into what are holes of a sparse base.</summary>
+        /// <summary>Copies that go through scratch, and Replaces into holes of a sparse base.</summary>
         private static (byte[] Old, byte[] New, byte[] Cow) Make()
         {
             const int blocks = 512;

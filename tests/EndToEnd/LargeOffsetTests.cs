@@ -9,8 +9,8 @@ using Xunit;
 namespace Snapuserd.Tests.EndToEnd;
 
 /// <summary>
-/// Sources that lie as far away as the format can say: 2^48 blocks for a Copy, 2^48 bytes for an Xor. Sparse files of up to 8 EiB on a
-/// tmpfs, which is the only file system with them.
+/// Sources at the largest positions that the format can express: 2^48 blocks for a Copy, 2^48 bytes for an Xor. The files are sparse, up to
+/// 8 EiB, on tmpfs, the only file system that supports them.
 /// </summary>
 public sealed class LargeOffsetTests : IDisposable
 {
@@ -33,7 +33,7 @@ public sealed class LargeOffsetTests : IDisposable
         _files.Dispose();
     }
 
-    /// <summary>What an op reads: a block for Copy, a byte for Xor.</summary>
+    /// <summary>The positions that ops read: in blocks for Copy, in bytes for Xor.</summary>
     private static readonly ulong[] s_copies =
     [
         0, 1, (1ul << 32) - 1, 1ul << 32, (1ul << 38) - 1, 1ul << 38, (1ul << 38) + 1, (1ul << 40) + 5,
@@ -52,7 +52,7 @@ public sealed class LargeOffsetTests : IDisposable
             {
                 foreach (string io in (string[])["uring", "sync"])
                 {
-                    // As long as the last Copy needs, and as long as a file can be.
+                    // As long as the last Copy needs, and the maximum length of a file.
                     cases.Add(version, io, 1L << 60);
                     cases.Add(version, io, LargestFile);
                 }
@@ -102,7 +102,7 @@ public sealed class LargeOffsetTests : IDisposable
         Assert.False(File.Exists(_files["extracted"]));
     }
 
-    /// <summary>Version 2 has 64 bits for a source, of which Android reads 48; version 3 has no more than 48.</summary>
+    /// <summary>Version 2 has 64 bits for a source, of which Android reads 48; version 3 has 48 bits.</summary>
     [RootTheory]
     [InlineData(CowOpType.Copy)]
     [InlineData(CowOpType.Xor)]
@@ -142,7 +142,7 @@ public sealed class LargeOffsetTests : IDisposable
         {
             Assert.Equal(end, client.Read(baseBytes - end.Length, end.Length, structured: false));
             Assert.Equal(block, client.Read((long)uint.MaxValue * BlockBytes, BlockBytes, structured: false));
-            // Over the end, and where offset and length together are more than a number can be.
+            // Beyond the end, and where the sum of offset and length overflows.
             foreach (ulong offset in (ulong[])[(ulong)baseBytes - 50, (ulong)baseBytes, long.MaxValue, ulong.MaxValue - 50, ulong.MaxValue])
             {
                 client.SendRequest(0, 9, offset, 100);
@@ -163,7 +163,7 @@ public sealed class LargeOffsetTests : IDisposable
     }
 
     /// <summary>
-    /// Writes a COW that reads all of the places above, mixed with payloads, its base and its source. Returns the target.
+    /// Writes a COW that reads all positions above, mixed with payloads, its base and its source. Returns the target.
     /// </summary>
     private byte[] Write(int version, long sourceBytes)
     {
@@ -173,7 +173,7 @@ public sealed class LargeOffsetTests : IDisposable
         byte[] target = (byte[])old.Clone();
         MakeSparse("source", sourceBytes);
         using FileStream source = new(_files["source"], FileMode.Open, FileAccess.ReadWrite);
-        // Whole blocks of noise wherever something is read.
+        // Whole blocks of random bytes at every position that an op reads.
         foreach (ulong block in s_copies) Scatter((long)block);
         foreach (ulong offset in s_xors)
         {

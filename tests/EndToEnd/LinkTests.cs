@@ -5,7 +5,7 @@ using Xunit;
 namespace Snapuserd.Tests.EndToEnd;
 
 /// <summary>
-/// Links that another user has planted under names that the program itself chooses: O_NOFOLLOW, whose number differs between architectures.
+/// Links that another user has planted at names that the program itself chooses: O_NOFOLLOW, whose number differs between architectures.
 /// </summary>
 public sealed class LinkTests
 {
@@ -16,7 +16,7 @@ public sealed class LinkTests
         string cow = folder["cow"], link = cow + ".merging";
         File.WriteAllBytes(cow, Golden.Cow("v3-lz4-64k-xor"));
         File.WriteAllBytes(folder["base"], Golden.Old);
-        // An empty file would pass for the marker, which is removed when the merge is done.
+        // An empty file would be accepted as the marker, which is removed when the merge is done.
         File.WriteAllText(folder["other"], "");
         File.CreateSymbolicLink(link, folder["other"]);
         BinaryResult result = Binary.Run("merge", "--cow", cow, "--base", folder["base"], "--progress", "never");

@@ -1,13 +1,17 @@
 using System;
+using System.Diagnostics;
 using System.IO;
 using System.Linq;
 using System.Text.Json;
+using System.Threading;
+using Snapuserd.Interop;
+using Snapuserd.Tests.Control;
 using Snapuserd.Tests.Support;
 using Xunit;
 
 namespace Snapuserd.Tests.EndToEnd;
 
-/// <summary>`--log` of the built binary; a regular file in an otherwise empty root takes the place of /dev/kmsg.</summary>
+/// <summary>`--log` of the built binary; a regular file in an otherwise empty root replaces /dev/kmsg.</summary>
 public sealed class LogTests : IDisposable
 {
     private const string Vector = "v3-zstd-4k-xor";
@@ -20,6 +24,75 @@ public sealed class LogTests : IDisposable
     }
 
     public void Dispose() => _folder.Dispose();
+
+    [Fact]
+    public void A_daemon_whose_messages_are_not_read_goes_on_and_tells_later_that_some_are_lost()
+    {
+        Directory.CreateDirectory(_folder["devices"]);
+        using Process daemon = Binary.Start("daemon", "--socket", _folder["control"], "--device", "nbd", "--socket-folder",
+            _folder["devices"]);
+        try
+        {
+            using (Talker client = Talker.Connected(daemon, _folder["control"]))
+            {
+                string missing = _folder[new string('x', 250)];
+                void Fail()
+                {
+                    Assert.Equal("fail", client.Ask($"init,bad,{missing},{_folder["base"]},{_folder["base"]}"));
+                }
+
+                // More records than a pipe can hold.
+                for (int i = 0; i < 600; i++) Fail();
+                Assert.StartsWith("success,", client.Ask($"init,one,{_folder["cow"]},{_folder["base"]},{_folder["base"]}"), StringComparison.Ordinal);
+                Assert.Equal("success", client.Ask("start,one"));
+                Assert.Equal("success", client.Ask("initiate_merge,one"));
+                BinaryResult watched = Binary.Run("ctl", "watch", "one", "--socket", _folder["control"]);
+                Assert.True(watched.ExitCode == 0, watched.ToString());
+                Assert.Equal("snapshot-merge-complete", client.Ask("getstatus,one"));
+                Assert.Equal(Golden.New, Unlocked.Read(_folder["base"], Golden.New.Length));
+                string last = "";
+                for (int i = 0; !last.StartsWith("snapuserd: standard output or standard error was full", StringComparison.Ordinal); i++)
+                {
+                    last = daemon.StandardError.ReadLine()!;
+                    // The pipe has free space again at this point.
+                    if (i == 100) Fail();
+                }
+                Assert.Matches("^snapuserd: standard output or standard error was full, which has lost [0-9]+ messages$", last);
+                Assert.Contains("bad", daemon.StandardError.ReadLine());
+            }
+            _ = Libc.Kill(daemon.Id, Libc.SIGTERM);
+            Assert.True(daemon.WaitForExit(60_000), "it does not end");
+        }
+        finally
+        {
+            if (!daemon.HasExited) daemon.Kill();
+            daemon.WaitForExit();
+        }
+    }
+
+    [Fact]
+    public void The_ready_line_of_a_server_waits_for_room_and_is_not_lost()
+    {
+        // The pipe at standard output is already full when the server starts.
+        const string script = "head -c 65536 /dev/zero; exec \"$@\"";
+        using Process server = Binary.StartProgram("sh", ["-c", script, "sh", Binary.Path, "serve", "--cow", _folder["cow"], "--base",
+            _folder["base"], "--device", "nbd", "--socket", _folder["nbd"], "--control", _folder["control"], "--progress", "never"]);
+        try
+        {
+            // The process blocks in a call on descriptor 1, the call's first argument.
+            Assert.True(SpinWait.SpinUntil(() => File.Exists(_folder["nbd"]) && File.ReadAllText($"/proc/{server.Id}/syscall").Split(' ') is [_, "0x1", ..], 60_000),
+                "it does not wait for room");
+            Assert.Equal(65536, server.StandardOutput.ReadBlock(new char[65536]));
+            Assert.Equal(_folder["nbd"], server.StandardOutput.ReadLine());
+            _ = Libc.Kill(server.Id, Libc.SIGTERM);
+            Assert.True(server.WaitForExit(60_000), "it does not end");
+        }
+        finally
+        {
+            if (!server.HasExited) server.Kill();
+            server.WaitForExit();
+        }
+    }
 
     [RootFact]
     public void The_kernels_log_gets_beginning_and_summary_and_standard_error_nothing()
@@ -64,7 +137,7 @@ public sealed class LogTests : IDisposable
     {
         Binary.CopyTo(_folder["snapuserd"]);
         Directory.CreateDirectory(_folder["dev"]);
-        // Of any write it says that no space is left.
+        // This device answers every write with ENOSPC.
         Assert.Equal(0, Binary.RunProgram("mknod", [_folder["dev/kmsg"], "c", "1", "7"]).ExitCode);
         BinaryResult result = Binary.RunProgram("chroot", [_folder.Path, "/snapuserd", "merge", "--cow", "/none", "--base", "/base", "--log", "kmsg"]);
         string[] lines = result.Error.TrimEnd('\n').Split('\n');
@@ -83,6 +156,11 @@ public sealed class LogTests : IDisposable
         foreach (string key in new[] { "ops", "blocks", "bytes_written", "times_resumed", "resumed_from" })
             Assert.Equal(done.GetProperty(key).GetInt64(), records[1].GetProperty(key).GetInt64());
         Assert.Equal(0, done.GetProperty("times_resumed").GetInt32());
+        // People also read these lines, so the order of the keys is fixed.
+        Assert.Equal("priority event message uptime ops resumed_from blocks bytes_written seconds times_resumed reads worst_read_seconds",
+            string.Join(' ', records[1].EnumerateObject().Select(property => property.Name)));
+        Assert.Equal("event ops blocks bytes_written seconds resumed_from io replayed journaled cow_bytes_written checkpoints flushes "
+            + "already_merged peak_memory times_resumed", string.Join(' ', done.EnumerateObject().Select(property => property.Name)));
 
         result = Binary.Run("merge", "--cow", _folder["missing"], "--base", _folder["base"], "--log", "json");
         JsonElement error = JsonDocument.Parse(result.Error).RootElement;
@@ -97,7 +175,7 @@ public sealed class LogTests : IDisposable
     public void A_merge_that_goes_on_counts_one_and_what_a_supervisor_has_counted(string? counted, int expected)
     {
         byte[] cow = Golden.Cow(Vector);
-        // num_merge_ops: the first op is merged, and its block is as the target has it.
+        // num_merge_ops: the first op is merged, and its block equals the target.
         cow[26] = 1;
         File.WriteAllBytes(_folder["cow"], cow);
         File.WriteAllBytes(_folder["base"], Golden.New);

@@ -5,7 +5,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.EndToEnd;
 
-/// <summary>The mark beside a COW, as merges write and believe it.</summary>
+/// <summary>The mark beside a COW, as merges write and interpret it.</summary>
 public sealed class MarkTests : IDisposable
 {
     private readonly TempFolder _folder = new();
@@ -27,7 +27,7 @@ public sealed class MarkTests : IDisposable
 
     private BinaryResult Merge(string? cow = null) => Binary.Run("merge", "--cow", cow ?? Cow, "--base", Base, "--progress", "never");
 
-    /// <summary>Ends a merge at its N-th call of a name, before the call does anything.</summary>
+    /// <summary>Kills a merge at its N-th call of a name, before the call takes effect.</summary>
     private void KillAt(string call, int number)
     {
         BinaryResult killed = Binary.RunProgram("strace", ["-f", "-qq", "-o", "/dev/null", "-e", $"trace={call}", "-e", $"inject={call}:signal=KILL:when={number}",
@@ -51,7 +51,7 @@ public sealed class MarkTests : IDisposable
         KillAt("unlink,unlinkat", 1);
         byte[] merged = File.ReadAllBytes(Cow), target = File.ReadAllBytes(Base);
         string mark = File.ReadAllText(Mark);
-        // The merged COW of the update before: that it is merged says nothing about this base.
+        // The merged COW of the previous update: its count says nothing about this base.
         foreach (string other in new[] { "v2-gz-xor", "v3-lz4-noseq" })
         {
             File.WriteAllBytes(Cow, Golden.Cow(other));
@@ -60,7 +60,7 @@ public sealed class MarkTests : IDisposable
             Assert.Contains("it is the COW of another update", refused.Error);
             Assert.Equal((mark, true, true), (File.ReadAllText(Mark), Golden.Cow(other).AsSpan().SequenceEqual(File.ReadAllBytes(Cow)), target.AsSpan().SequenceEqual(File.ReadAllBytes(Base))));
         }
-        // Copied to another folder, with its mark: the same COW.
+        // The same COW and its mark, copied to another folder.
         Directory.CreateDirectory(_folder["elsewhere"]);
         File.WriteAllBytes(_folder["elsewhere/other name"], merged);
         File.Move(Mark, _folder["elsewhere/other name.merging"]);
@@ -69,7 +69,9 @@ public sealed class MarkTests : IDisposable
         Assert.False(File.Exists(_folder["elsewhere/other name.merging"]));
     }
 
-    /// <summary>The mark's count is that of the beginning, so only the state byte tells an untouched copy from the COW that was merged.</summary>
+    /// <summary>
+    /// The mark stores the count of the beginning, so only the state byte distinguishes an untouched copy from the COW that was merged.
+    /// </summary>
     [Theory]
     [InlineData("whole")]
     [InlineData("begun\n")]
@@ -115,7 +117,7 @@ public sealed class MarkTests : IDisposable
                 Assert.True(failed.ExitCode == 74, failed.ToString());
                 Assert.Contains("cannot say that the merge has begun", failed.Error);
                 Assert.Equal(Golden.Old, File.ReadAllBytes(Base));
-                // The COW says so by then, and the same command goes on.
+                // The COW says that the merge has begun at this point, and the same command continues.
                 Assert.Equal(1, File.ReadAllBytes(Cow)[78]);
                 BinaryResult again = Merge();
                 Assert.True(again.ExitCode == 0, again.ToString());

@@ -9,14 +9,14 @@ using Xunit.Abstractions;
 
 namespace Snapuserd.Tests.EndToEnd;
 
-/// <summary>Peak of resident memory, as the kernel saw it, against the bound that the design promises.</summary>
+/// <summary>Peak of resident memory, as the kernel counts it, against the documented bound.</summary>
 public sealed class MemoryTests(ITestOutputHelper output)
 {
     private const long Mebi = 1 << 20;
 
     private long Peak(string cow, string image, string memory, string io)
     {
-        // Through a shell that forks: a process inherits the peak of the one it was forked from, and the test host is large.
+        // Through a shell that forks: a process inherits the peak of the process that forked it, and the test host is large.
         string command = $"\"$0\" merge --cow \"$1\" --base \"$2\" --memory {memory} --io {io} --no-verify-first --json --progress never; exit $?";
         BinaryResult result = Binary.RunProgram("/bin/sh", ["-c", command, Binary.Path, cow, image]);
         Assert.True(result.ExitCode == 0, result.ToString());
@@ -54,7 +54,7 @@ public sealed class MemoryTests(ITestOutputHelper output)
         Assert.InRange(Peak(folder["cow"], folder["base"], "8M", io), 24L * ops, (8 * Mebi) + (16 * Mebi) + (48L * ops));
     }
 
-    /// <summary>A v3 COW of Zero ops for blocks 0 … n−1, most of them counted already, so that little is left to write.</summary>
+    /// <summary>A v3 COW of Zero ops for blocks 0 … n−1, most of them already counted, so that little is left to write.</summary>
     private static byte[] MillionZeros(int ops, int merged)
     {
         byte[] head = new CowBuilder { ScratchBytes = 0, NumMergeOps = (ulong)merged }.Zero(0).Build();

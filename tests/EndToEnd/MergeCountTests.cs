@@ -10,14 +10,14 @@ using Xunit.Abstractions;
 namespace Snapuserd.Tests.EndToEnd;
 
 /// <summary>
-/// A tiny version of the benchmark of merges. Times mean nothing here; counts do, and each has a bound in tests/Benchmarks that it may not exceed.
-/// Checkpoints come by bytes only, so that the counts are the same on a slow machine.
+/// A tiny version of the merge benchmark. Times are meaningless here; each count has a bound in tests/Benchmarks. Checkpoints come by bytes
+/// only, so that the counts are the same on a slow machine.
 /// </summary>
 public sealed class MergeCountTests(MergeCountTests.Images images, ITestOutputHelper output) : IClassFixture<MergeCountTests.Images>
 {
     private static readonly EngineChoices s_choices = new() { CheckpointMilliseconds = long.MaxValue };
 
-    /// <summary>The made-up pair, once for all tests, and COWs made of it by the built program.</summary>
+    /// <summary>The generated pair of images, shared by all tests, and COWs made of it by the built program.</summary>
     public sealed class Images : IDisposable
     {
         private readonly TempFolder _folder = new();
@@ -64,7 +64,7 @@ public sealed class MergeCountTests(MergeCountTests.Images images, ITestOutputHe
         long[] ops = new long[2], allocated = new long[2];
         foreach ((int size, int index) in new[] { (400, 0), (400, 0), (4000, 1) })
         {
-            // The first run of all also compiles; the second is the one that counts.
+            // The first run also compiles; the second run is the one that counts.
             EngineRun run;
             int runs = 0;
             do
@@ -74,7 +74,8 @@ public sealed class MergeCountTests(MergeCountTests.Images images, ITestOutputHe
                 run = EngineRun.Of(folder["base"], folder["cow"], s_choices);
                 File.Delete(folder["cow"]);
             }
-            // A collection, which other tests cause at any time, takes what is left of a thread's buffer from it, and up to 8 KiB then count as allocated although nobody has them.
+            // A collection, which other tests can trigger at any time, discards the rest of a thread's allocation buffer. Up to 8 KiB then
+            // count as allocated although no object uses them.
             while (run.Collections > 0 && ++runs < 50);
             (ops[index], allocated[index]) = (run.Ops, run.RunAllocated);
             output.WriteLine($"{run.Ops} ops: {run.RunAllocated} bytes while it ran, {run.OpenAllocated} before");

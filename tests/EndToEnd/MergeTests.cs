@@ -9,7 +9,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.EndToEnd;
 
-/// <summary>`merge` of the built binary: its refusals, its answers, its signals.</summary>
+/// <summary>`merge` of the built binary: its refusals, its results, its signals.</summary>
 public sealed class MergeTests : IDisposable
 {
     private const string Vector = "v2-gz-xor";
@@ -118,7 +118,7 @@ public sealed class MergeTests : IDisposable
     [Fact]
     public void Reading_the_merged_image_waits_for_no_merge_and_is_76_while_one_runs()
     {
-        // A count that moves while the image is read would give neither the old nor the new one.
+        // If the count moved while the image is read, the result would be neither the old nor the new image.
         using (new FileStream(_cow, FileMode.Open, FileAccess.Read, FileShare.None))
         {
             Refused(76, Binary.Run("verify", "--cow", _cow, "--base", _base));
@@ -133,7 +133,7 @@ public sealed class MergeTests : IDisposable
     [Fact]
     public void Another_lock_on_the_cow_or_the_base_is_76()
     {
-        // FileShare.None is an exclusive flock, as a merge that runs holds it.
+        // FileShare.None is an exclusive flock, like the lock of a running merge.
         using (new FileStream(_base, FileMode.Open, FileAccess.Read, FileShare.None)) Refused(76, Merge());
         using (new FileStream(_cow, FileMode.Open, FileAccess.Read, FileShare.None)) Refused(76, Merge());
         Unchanged();
@@ -170,7 +170,7 @@ public sealed class MergeTests : IDisposable
     [InlineData("SIGHUP")]
     public void A_signal_stops_at_a_checkpoint_with_75_and_the_same_command_goes_on(string signal)
     {
-        // What the signal does at the start is said and not inherited: a shell starts its background jobs with SIGINT ignored.
+        // The signal's disposition at the start is set explicitly and not inherited: a shell starts background jobs with SIGINT ignored.
         Stopped(Binary.RunProgram("env", [$"--default-signal={signal["SIG".Length..]}", .. KillAt.SignalledAt(Number(signal), 3, "fdatasync", "merge", "--cow", _cow, "--base", _base, "--io", "sync")]));
         GoesOn("sync");
     }
@@ -180,7 +180,7 @@ public sealed class MergeTests : IDisposable
     [InlineData("SIGHUP")]
     public void A_signal_that_was_ignored_at_the_start_stays_ignored(string signal)
     {
-        // The third flush brings it.
+        // The third flush sends the signal.
         BinaryResult result = Binary.RunProgram("env", [$"--ignore-signal={signal["SIG".Length..]}", "strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync", "-e", $"inject=fdatasync:signal={signal}:when=3",
             Binary.Path, "merge", "--cow", _cow, "--base", _base, "--io", "sync"]);
         Assert.True(result.ExitCode == 0, result.ToString());
@@ -201,7 +201,7 @@ public sealed class MergeTests : IDisposable
     [Fact]
     public void A_signal_while_the_ring_is_waited_for_stops_it_as_well()
     {
-        // At the third turn of the ring signals are listened to, and most of the merge is still to come.
+        // At the third wait of the ring signal handlers are installed, and most of the merge is still to be done.
         string[] command = KillAt.SignalledAt(Number("SIGTERM"), 3, "io_uring_enter", "merge", "--cow", _cow, "--base", _base, "--io", "uring", "--progress", "never");
         Stopped(Binary.RunProgram(command[0], command[1..]));
         GoesOn("uring");
@@ -275,7 +275,7 @@ public sealed class MergeTests : IDisposable
     [RootFact]
     public void A_finished_merge_is_done_again_on_devices_that_cannot_be_written()
     {
-        // A loop device is cut to whole sectors.
+        // A loop device has whole sectors.
         using (FileStream file = File.OpenWrite(_cow)) file.SetLength((file.Length + 4095) & -4096);
         using LoopDevice target = new(_base), cow = new(_cow);
         string[] command = ["merge", "--cow", cow.Path, "--base", target.Path];

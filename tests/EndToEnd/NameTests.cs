@@ -11,8 +11,8 @@ using Xunit;
 namespace Snapuserd.Tests.EndToEnd;
 
 /// <summary>
-/// File names, arguments and environment of any bytes, from the command line of the built binary to the file and back into what it
-/// says. A character here is a byte.
+/// File names, arguments and environment variables with arbitrary bytes: from the command line of the built binary to the file system and
+/// back into its output. A character here is a byte.
 /// </summary>
 public sealed class NameTests : IDisposable
 {
@@ -28,13 +28,14 @@ public sealed class NameTests : IDisposable
 
     public void Dispose() => _shell.Dispose();
 
-    /// <summary>By number, because a test's own name takes no such bytes.</summary>
+    /// <summary>Selected by number, because a test's own name cannot contain such bytes.</summary>
     private static readonly string[] s_names =
     [
         "caf\u00e9",
         string.Concat(Enumerable.Range(0x80, 128).Select(b => (char)b)),
         "a\nb", "ends\n", "\n", "\u001b[2Jx\u0007", "\u0085\u009b2J",
-        // An encoded surrogate, a cut character, an overlong slash, and what stands for a byte that is no UTF-8 in other programs.
+        // An encoded surrogate, a truncated character, an overlong slash, and the replacement character of other programs for invalid
+        // UTF-8.
         "\u00ed\u00b2\u0080", "\u00e2\u0082", "\u00c0\u00af", "\u00fe\u00ff", "\u00ef\u00bf\u00bd",
         "back\\slash\\xff", " ' \" ", "-", "--help", "=", "\t", "\u007f",
         new string('\u00e9', 255), new string('n', 255), string.Concat(Enumerable.Repeat("\u00c3\u00a4", 127)) + "\u00c3", new string('n', 250) + ".part",
@@ -119,7 +120,7 @@ public sealed class NameTests : IDisposable
         Assert.Contains("cannot open no\\xff\\x9b2J\\x0a\\x1b]0;title\\x07\u00c3\u00a4\\xc2\\x85: ", error.Output);
         RawResult result = _shell.Run("SHELL=/bin/sh script -qec \"'$P' extract --cow cow --base base --progress never --output \\\"\\$(cat name)\\\"\" /dev/null </dev/null");
         Assert.Contains("to no\\xff\\x9b2J\\x0a\\x1b]0;title\\x07\u00c3\u00a4\\xc2\\x85\r\n", result.Output);
-        // Our own lines stay lines.
+        // The program's own line breaks remain.
         Assert.Contains("\r\n\r\n", _shell.Run("SHELL=/bin/sh script -qec \"'$P' --help\" /dev/null </dev/null").Output);
     }
 
@@ -223,7 +224,7 @@ public sealed class NameTests : IDisposable
     [RootFact]
     public void Starting_again_under_the_name_for_an_initrd_keeps_the_arguments()
     {
-        // In a mount namespace of its own, and a root that says it is an initrd.
+        // In a separate mount namespace, with a root that identifies itself as an initrd.
         Done(_shell.Run("""
             mkdir -p root/proc root/etc root/dev; cp "$P" root/snapuserd; : >root/etc/initrd-release
             export P; unshare -m --propagation private sh -c '
@@ -253,14 +254,14 @@ public sealed class NameTests : IDisposable
         if (output != null) Assert.Equal(output, result.Output[^output.Length..]);
     }
 
-    /// <summary>One object, from bytes that are valid UTF-8.</summary>
+    /// <summary>Parses one JSON object from bytes that are valid UTF-8.</summary>
     private static JsonElement Parsed(string latin)
     {
         string line = Assert.Single(latin.TrimEnd('\n').Split('\n'));
         return JsonDocument.Parse(new UTF8Encoding(false, throwOnInvalidBytes: true).GetString(Encoding.Latin1.GetBytes(line))).RootElement;
     }
 
-    /// <summary>The bytes that a string of JSON stands for, as the man page tells to take them.</summary>
+    /// <summary>The bytes that a JSON string encodes, by the rules of the man page.</summary>
     private static string Unescaped(string text) =>
         Regex.Replace(Encoding.Latin1.GetString(Encoding.UTF8.GetBytes(text)), @"\\x([0-9a-f]{2})", escape => ((char)Convert.ToByte(escape.Groups[1].Value, 16)).ToString());
 }

@@ -10,7 +10,8 @@ using Xunit;
 namespace Snapuserd.Tests.EndToEnd;
 
 /// <summary>
-/// `serve --socket` of the built binary with many clients that stop or idle. Tests of deadlines are in tests/Serve, where time is injected.
+/// `serve --socket` of the built binary with many clients that stall or idle. Tests of deadlines are in tests/Serve, where time is
+/// injected.
 /// </summary>
 public sealed class NbdClientTests : IDisposable
 {
@@ -56,13 +57,13 @@ public sealed class NbdClientTests : IDisposable
     public void Thousand_idle_clients_cost_no_thread_and_all_of_them_read()
     {
         Start();
-        // One that has read, so that everything has been made that a read makes.
+        // The first client reads, so that everything is allocated that a read needs.
         Compare(Ready());
         int threads = Threads();
         long memory = Memory();
         for (int i = 0; i < 1000; i++) Ready();
         Assert.Equal(threads, Threads());
-        // An idle client is a descriptor and an object. A buffer each would be 64 MB or more.
+        // An idle client costs a descriptor and an object. A buffer for each would be 64 MB or more.
         Assert.InRange(Memory() - memory, long.MinValue, 16 << 20);
         for (int i = 0; i < _clients.Count; i += 7) Compare(_clients[i]);
         Assert.Equal(threads, Threads());

@@ -8,7 +8,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.EndToEnd;
 
-/// <summary>Each option of each verb with each kind of value that it does not take: 64 and one sentence that names the option.</summary>
+/// <summary>Each option of each verb with each kind of invalid value: exit code 64 and one message that names the option.</summary>
 public sealed class OptionTests
 {
     public static IEnumerable<object[]> WrongValues =>

@@ -7,7 +7,9 @@ using Xunit;
 
 namespace Snapuserd.Tests.EndToEnd;
 
-/// <summary>What `create` and `extract` refuse to replace: the only file that can finish a base, and what others use.</summary>
+/// <summary>
+/// Files that `create` and `extract` refuse to replace: the only file that can finish a base, and files that other processes use.
+/// </summary>
 public sealed class OutputTests : IDisposable
 {
     private const string Vector = "v3-lz4-4k-xor";
@@ -33,7 +35,7 @@ public sealed class OutputTests : IDisposable
         _folder.Dispose();
     }
 
-    /// <summary>A COW as a merge leaves it half-way, in each of the ways that say so.</summary>
+    /// <summary>A COW as a merge leaves it halfway, in each of the ways in which the file can indicate that.</summary>
     private static byte[] Begun(string how)
     {
         if (how == "half of a merge by Android") return Golden.HalfCow("half-v3-lz4-64k-xor-M2sync");
@@ -97,7 +99,7 @@ public sealed class OutputTests : IDisposable
         }
         Assert.Equal(begun, File.ReadAllBytes(path));
         Assert.False(File.Exists(path + ".part"));
-        // Under the name that a part would have as well.
+        // The file has the name that the temporary file would also get.
         File.Move(path, _folder["out.part"]);
         Refused(65, Create(_folder["out"]), "out.part", "has begun");
         Refused(65, Extract(_folder["out"]), "out.part", "has begun");
@@ -149,7 +151,7 @@ public sealed class OutputTests : IDisposable
             using LoopDevice loop = new(_folder[used]);
             Refused(76, Create(loop.Path), loop.Path);
         }
-        // A reader's as well.
+        // The same for the files of a reader.
         File.Copy(_folder["old"], _folder["read-base"]);
         File.Copy(_folder["cow"], _folder["read-cow"]);
         Serve(_folder["read-cow"], _folder["read-base"]);

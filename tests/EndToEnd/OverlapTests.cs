@@ -9,10 +9,10 @@ using Xunit.Abstractions;
 
 namespace Snapuserd.Tests.EndToEnd;
 
-/// <summary>A source and a base that are two windows onto one disk: loop devices with other offsets and lengths over one file.</summary>
+/// <summary>A source and a base that are two parts of one disk: loop devices with different offsets and lengths over one file.</summary>
 public sealed class OverlapTests(ITestOutputHelper output)
 {
-    /// <summary>A disk with a base and a source on it, and a COW by chance.</summary>
+    /// <summary>A disk with a base and a source on it, and a random COW.</summary>
     private sealed class Disk : IDisposable
     {
         private const int DiskSectors = 800;
@@ -49,7 +49,7 @@ public sealed class OverlapTests(ITestOutputHelper output)
 
         public BinaryResult Run(string verb, params string[] more) => Binary.Run([verb, .. Devices, .. more]);
 
-        /// <summary>The disk must have <paramref name="due"/> where the base is, and elsewhere what it had.</summary>
+        /// <summary>The disk must hold <paramref name="due"/> in the base's range, and its original contents elsewhere.</summary>
         public void Check(byte[] due)
         {
             LoopDevice.Call("blockdev", "--flushbufs", _base.Path);
@@ -58,7 +58,7 @@ public sealed class OverlapTests(ITestOutputHelper output)
             Assert.True(all.AsSpan().SequenceEqual(File.ReadAllBytes(_folder["disk"])), $"{Say}: the disk is not what it must be");
         }
 
-        /// <summary>What was killed has left nothing in flight.</summary>
+        /// <summary>Waits until no request of a killed process is in flight.</summary>
         public void Settle() => Unlocked.Settle(_folder["cow"], _base.Path);
 
         public void Dispose()

@@ -10,7 +10,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.EndToEnd;
 
-/// <summary>Progress, phase by phase, and the rate of a merge.</summary>
+/// <summary>Progress output of each phase, and the rate limit of a merge.</summary>
 public sealed class PhaseTests : IDisposable
 {
     private const string Vector = "v3-gz-4k-xor";
@@ -53,13 +53,13 @@ public sealed class PhaseTests : IDisposable
         BinaryResult result = Binary.Run("merge", "--cow", _folder["cow"], "--base", _folder["base"], "--rate", "1M", "--json", "--progress", "never");
         Assert.True(result.ExitCode == 0, result.ToString());
         JsonElement done = JsonDocument.Parse(result.Output).RootElement;
-        // What a merge may write at once, before and after it has to wait, is a batch each; the rest took its time.
+        // The merge may write one batch without delay at its start and one at its end; the limit applies to the rest.
         double least = (done.GetProperty("bytes_written").GetInt64() - (2 * (3L << 20))) / (1 << 20);
         Assert.True(done.GetProperty("seconds").GetDouble() >= least, result.Output);
         Assert.Equal(Golden.New, File.ReadAllBytes(_folder["base"]));
     }
 
-    /// <summary>Exit code of a merge that wrote a batch, would wait for days before the next, and was told to end.</summary>
+    /// <summary>Exit code of a merge that writes one batch, would wait for days before the next, and receives a signal.</summary>
     private int Interrupted()
     {
         using Process merge = Binary.Start("merge", "--cow", _folder["cow"], "--base", _folder["base"], "--rate", "1", "--json", "--progress", "plain");
@@ -78,7 +78,9 @@ public sealed class PhaseTests : IDisposable
 
     private string[] Phases(string verb) => PhasesOf(Binary.Run(verb, "--cow", _folder["cow"], "--base", _folder["base"], "--json", "--progress", "plain"));
 
-    /// <summary>The phases that were told of, after a look at their progress: each is announced once, begins at once, does not go back, and is shown to its end.</summary>
+    /// <summary>
+    /// The announced phases. Checks that each is announced once, starts at once, never goes back, and is shown to its end.
+    /// </summary>
     private static string[] PhasesOf(BinaryResult result)
     {
         Assert.True(result.ExitCode == 0, result.ToString());
@@ -97,7 +99,7 @@ public sealed class PhaseTests : IDisposable
                 (bytes, total) = (-1, line.GetProperty("total_bytes").GetInt64());
                 continue;
             }
-            // A run of one phase only has nothing to announce.
+            // A run with a single phase announces none.
             if (phases.Count == 0)
             {
                 phases.Add(phase);

@@ -9,8 +9,8 @@ using Xunit.Abstractions;
 namespace Snapuserd.Tests.EndToEnd;
 
 /// <summary>
-/// The real program on block devices that forget what was not flushed. COW and base are two disks, so that a flush of the one does not
-/// stand in for a flush of the other.
+/// The real program on block devices that lose unflushed data. COW and base are two disks, so that a flush of one does not also flush the
+/// other.
 /// </summary>
 public sealed class PowerCutTests(ITestOutputHelper output)
 {
@@ -46,17 +46,17 @@ public sealed class PowerCutTests(ITestOutputHelper output)
         const int rounds = 16;
         using Desk desk = new(seed, io);
         int lost = 0, between = 0, round = 0;
-        // One cut in twenty falls between a write to the base and its flush, and half of them between the first count and the last. As long as chance has missed these there are more rounds; that it
-        // misses them in a thousand cuts is out of the question.
+        // One cut in twenty falls between a write to the base and its flush, and half of them between the first count and the last. Until
+        // both cases have occurred, more rounds follow; a thousand cuts make a miss practically impossible.
         for (; round < rounds || ((lost == 0 || between < 2) && round < 40 * rounds); round++)
         {
             desk.Reset();
-            // One cut in each part of the merge, and one more in the resume of every other round.
+            // One cut in each part of the merge, and a second one in the resume in every other round.
             for (int cut = 0; cut <= round % 2; cut++)
             {
                 int when = desk.Moment(cut == 0 ? round % rounds : desk.Random.Next(round % rounds), rounds);
                 using CutDisk cow = new(desk.Cow), target = new(desk.Base);
-                // The second cut of a round hits the other kind of queue.
+                // The second cut of a round uses the other kind of queue.
                 BinaryResult killed = KillAt.Merge(when, cow.Path, target.Path, cut == 0 ? io : io == "sync" ? "uring" : "sync");
                 Assert.True(killed.ExitCode is 137 or 0, $"seed {seed}, round {round}: {killed}");
                 byte[] seen = Unlocked.Read(target.Path, Blocks * CowOp.BlockSize);
@@ -84,14 +84,14 @@ public sealed class PowerCutTests(ITestOutputHelper output)
             desk.Reset();
             using (CutDisk cow = new(desk.Cow), target = new(desk.Base))
             {
-                // Both, or one of them.
+                // Both devices, or one of them.
                 int[] victims = (round % 3) switch { 0 => [cow.Plug, target.Plug], 1 => [cow.Plug], _ => [target.Plug] };
                 BinaryResult result = KillAt.MergeWithout(victims, desk.Moment(round, rounds), cow.Path, target.Path, io);
                 Assert.True(result.ExitCode is 74 or 0, $"seed {seed}, round {round}: {result}");
                 if (result.ExitCode == 74)
                 {
                     failed++;
-                    // The file system below reserves nothing, and says so first.
+                    // The file system below may be unable to reserve space, which is reported first.
                     Assert.Matches("^(snapuserd: [^\n]* cannot be reserved: [^\n]*\n)*snapuserd: [^\n]*EIO[^\n]*\n$", result.Error);
                 }
                 cow.Cut();
@@ -109,7 +109,7 @@ public sealed class PowerCutTests(ITestOutputHelper output)
         using Desk desk = new(5, "sync");
         desk.Reset();
         using CutDisk cow = new(desk.Cow), target = new(desk.Base);
-        // Every fdatasync says 0 and does nothing.
+        // Every fdatasync returns 0 and does nothing.
         BinaryResult result = Binary.RunProgram("strace", ["-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync", "-e", "inject=fdatasync:retval=0",
             Binary.Path, "merge", "--cow", cow.Path, "--base", target.Path, "--io", "sync", "--progress", "never"]);
         Assert.True(result.ExitCode == 0, result.ToString());
@@ -118,7 +118,7 @@ public sealed class PowerCutTests(ITestOutputHelper output)
         Assert.True(desk.Untouched, "writes without a flush survived");
     }
 
-    /// <summary>The COW, the base and the moments of one test.</summary>
+    /// <summary>The COW, the base and the kill points of one test.</summary>
     private sealed class Desk : IDisposable
     {
         private readonly TempFolder _folder = new();
@@ -135,7 +135,7 @@ public sealed class PowerCutTests(ITestOutputHelper output)
             _expected = NaiveMerger.Merge(builder, _old);
             Reset();
             _end = KillAt.Count(Cow, Base, io);
-            // A merge that finds everything done is the start of the program and little more.
+            // A merge that finds everything done consists of little more than the start of the program.
             _start = KillAt.Count(Cow, Base, io);
         }
 
@@ -151,7 +151,7 @@ public sealed class PowerCutTests(ITestOutputHelper output)
         /// <summary>Whether both are as <see cref="Reset"/> left them.</summary>
         public bool Untouched => _cow.AsSpan().SequenceEqual(File.ReadAllBytes(Cow)) && _old.AsSpan().SequenceEqual(File.ReadAllBytes(Base));
 
-        /// <summary>A system call in part <paramref name="part"/> of <paramref name="parts"/> of the merge proper.</summary>
+        /// <summary>A system call in part <paramref name="part"/> of <paramref name="parts"/> of the merge itself.</summary>
         public int Moment(int part, int parts)
         {
             double length = (double)(_end - _start) / parts;
@@ -164,7 +164,7 @@ public sealed class PowerCutTests(ITestOutputHelper output)
             File.WriteAllBytes(Base, _old);
         }
 
-        /// <summary>Merges to the end, cuts the power once more, and compares: what the program calls done is durable.</summary>
+        /// <summary>Merges to the end, cuts the power once more, and compares: everything reported as done must be durable.</summary>
         public void Finish(string io, string what)
         {
             using CutDisk cow = new(Cow), target = new(Base);

@@ -3,23 +3,25 @@ using System.Diagnostics;
 using System.IO;
 using System.Linq;
 using System.Text;
+using System.Threading;
+using Snapuserd.Boot;
 using Snapuserd.Interop;
-using Snapuserd.Tests.Daemon;
+using Snapuserd.Tests.Control;
 using Snapuserd.Tests.Support;
 using Xunit;
 
 namespace Snapuserd.Tests.EndToEnd;
 
 /// <summary>
-/// The rows of docs/publication.md, with a power cut at the publishing moment. Each test shows beside it that the same kind of write
-/// without its flush is lost by that cut. Where a name is what is published, the
-/// folder is flushed from outside first: the file system may do that at any moment, and then what the name stands for must be there.
+/// The rows of docs/publication.md, with a power cut at the moment of publication. Each test also shows that the same kind of write without
+/// its flush is lost by that cut. Where a name is published, the test first flushes the folder from outside. The file system may do that at
+/// any moment, and then the data that the name refers to must exist.
 /// </summary>
 public sealed class PublicationPowerCutTests : IDisposable
 {
-    private const string Vector = "v3-lz4-64k-xor", Half = "half-v3-lz4-64k-xor-M3io_uring";
+    private const string Vector = "v3-lz4-64k-xor", Half = "half-v3-lz4-64k-xor-M3io_uring", Doubtful = "v3-zstd-nocopy";
 
-    /// <summary>Where the state byte of scratch is in a COW of format 3.</summary>
+    /// <summary>Position of the scratch state byte in a COW of format 3.</summary>
     private const int StateAt = 78;
 
     private ShutdownFileSystem? _disk;
@@ -36,20 +38,20 @@ public sealed class PublicationPowerCutTests : IDisposable
         Open(kind);
         Disk.Put(("cow", Golden.Cow(Vector)), ("base", Golden.Old), ("cow.merging", []), ("control", []));
         Killed("base", "pwrite64", 1, Merge());
-        // As the mark is written, and not flushed.
+        // Written like the mark, but not flushed.
         File.WriteAllText(Disk.Outside("control"), new string('b', 88));
         Cut();
         Assert.True(Disk.Read("control") is { } lost && lost.All(one => one == 0), "a write without its flush was not lost");
         Assert.Matches("^begun [0-9a-f]{64} 0{16}\n$", Text("cow.merging"));
-        // The first ops are a window, which is in scratch by then.
+        // The first ops are a window, which is in scratch at this point.
         Assert.Equal((2, true), (Disk.Read("cow")![StateAt], Golden.Old.AsSpan().SequenceEqual(Disk.Read("base"))));
-        // A copy from before is not taken for the COW that has begun.
+        // An older copy is not accepted in place of the COW whose merge has begun.
         byte[] begun = Disk.Read("cow")!;
         Disk.Put(("cow", Golden.Cow(Vector)));
         Assert.Equal(65, Run(Merge()).ExitCode);
         Disk.Put(("cow", begun));
 
-        // The end of the mark: its name is gone, the folder is not flushed by the program.
+        // The mark is removed: its name is gone, and the program does not flush the folder.
         Killed("", "fsync", 1, Merge());
         Assert.False(File.Exists(Disk.Outside("cow.merging")));
         FlushFolder();
@@ -65,7 +67,7 @@ public sealed class PublicationPowerCutTests : IDisposable
     {
         Open(kind);
         Disk.Put(("cow", Golden.Cow(Vector)), ("base", Golden.Old), ("cow.merging", []), ("control", [1]));
-        // Every flush says 0 and does nothing.
+        // Every flush returns 0 and does nothing.
         Assert.Equal(0, RunUnflushed(Merge()).ExitCode);
         Cut();
         Assert.False(AllIsThere, "a merge without flushes was not lost");
@@ -128,24 +130,77 @@ public sealed class PublicationPowerCutTests : IDisposable
     {
         Open(kind);
         Disk.Put(("cow", Golden.HalfCow(Half)), ("base", Golden.HalfBase(Half)));
-        Disk.Put(("table", Encoding.ASCII.GetBytes($"snapuserd-test {Disk["cow"]} {Disk["base"]}\n")),
-            ("cmdline", "snapuserd.device=nbd"u8.ToArray()));
-        string[] boot = ["boot", "--table", Disk["table"], "--cmdline", Disk["cmdline"], "--control-folder", Disk["run"], "--wait", "0"];
-        // The child, which would be the server or the merge, gets no further than this.
-        BinaryResult result = RunTraced("execveat", "execveat:signal=KILL", boot);
+        string[] boot = Boot();
+        // The child, which would become the server or the merge, is killed at its start.
+        BinaryResult result = RunTraced("execve", "execve:signal=KILL:when=1", boot);
         Assert.True(result.ExitCode != 0, result.ToString());
         File.WriteAllText(Disk.Outside("control"), "a new file of the same folder, not flushed");
         Cut();
         Assert.Null(Disk.Read("control"));
         Assert.Matches("^begun [0-9a-f]{64} [0-9a-f]{16}\n$", Text("cow.merging"));
-        // The next boot has no COW, and is not to take the base for the old image.
+        // The next boot has no COW, and must not treat the base as the old image.
         File.Move(Disk.Outside("cow"), Disk.Outside("elsewhere"));
         BinaryResult lost = Run(boot);
         Assert.True(lost.ExitCode == 66, lost.ToString());
         File.Move(Disk.Outside("elsewhere"), Disk.Outside("cow"));
-        // Without a device mapper it merges, and then cannot go on.
+        // Without a device mapper the boot finishes the merge and then fails.
         _ = Run(boot);
         Assert.Equal((true, false), (Golden.New.AsSpan().SequenceEqual(Disk.Read("base")), File.Exists(Disk.Outside("cow.merging"))));
+    }
+
+    /// <summary>
+    /// The COW cannot say whether its merge has begun, so its mark has content. An empty mark would say that the base is the old image.
+    /// </summary>
+    [RootTheory]
+    [InlineData("ext4", false, false)]
+    [InlineData("ext4", false, true)]
+    [InlineData("ext4", true, false)]
+    [InlineData("ext4", true, true)]
+    [InlineData("xfs", false, false)]
+    [InlineData("xfs", false, true)]
+    [InlineData("xfs", true, false)]
+    [InlineData("xfs", true, true)]
+    public void A_new_mark_with_content_is_whole_or_absent_after_a_cut_at_any_moment(string kind, bool isLeft, bool flushes)
+    {
+        Open(kind);
+        Disk.Put(("cow", Golden.Cow(Doubtful)), ("base", Golden.Old));
+        string[] boot = Boot();
+        // The remains, after a cut, of the mark of another COW.
+        byte[] left = Encoding.ASCII.GetBytes($"maybe {new string('6', 64)} {new string('0', 16)}\n");
+        void Begin()
+        {
+            File.Delete(Disk.Outside("cow.merging"));
+            File.Delete(Disk.Outside("cow.merging.new"));
+            if (isLeft) Disk.Put(("cow.merging.new", left));
+            Disk.Sync();
+        }
+
+        // The first flush, that of the content, returns 0 and does nothing; the second, that of the folder, works.
+        Begin();
+        BinaryResult result = RunTraced("fsync,execve", "fsync:retval=0:when=1 execve:signal=KILL:when=1", boot);
+        Assert.True(result.ExitCode != 0, result.ToString());
+        string whole = Text("cow.merging");
+        Assert.Matches("^maybe [0-9a-f]{64} 0{16}\n$", whole);
+        Cut();
+        Assert.True(Disk.Read("cow.merging") != null, "the first flush was not that of the content, or the second not that of the folder");
+        Assert.True(Text("cow.merging") != whole, "content without a flush was not lost");
+
+        // Killed before each call that creates the mark.
+        int named = 0;
+        foreach ((string call, int number) in new[] { ("fallocate", 1), ("pwrite64", 1), ("fsync", 1), ("/^rename", 1), ("fsync", 2) })
+        {
+            Begin();
+            result = RunTraced(call, $"{call}:signal=KILL:when={number}", boot);
+            Assert.True(result.ExitCode == 137, result.ToString());
+            bool isNamed = File.Exists(Disk.Outside("cow.merging"));
+            if (flushes) FlushFolder();
+            Cut();
+            if (isNamed) named++;
+            if (!isNamed) Assert.Null(Disk.Read("cow.merging"));
+            else if (flushes || Disk.Read("cow.merging") != null) Assert.Equal(whole, Text("cow.merging"));
+        }
+        // Only the last kill comes after the rename; the program has not flushed the folder then.
+        Assert.Equal(1, named);
     }
 
     [RootTheory]
@@ -167,7 +222,8 @@ public sealed class PublicationPowerCutTests : IDisposable
             ? ["create", "--source", Disk["old"], "--target", Disk["new"], "--output", Disk["out"], "--progress", "never"]
             : ["extract", "--cow", Disk["cow"], "--base", Disk["base"], "--output", Disk["out"], "--progress", "never"];
 
-        // Named, and its folder not yet flushed by the program. The same without the flush of the file: a name for nothing.
+        // The file has its name, and the program has not flushed the folder yet. The same without the flush of the file: a name without
+        // content.
         Killed("", "fsync", 1, command);
         Assert.False(File.Exists(Disk.Outside("out.part")));
         byte[] whole = Disk.Read("out")!, part = whole[^5000..];
@@ -178,7 +234,7 @@ public sealed class PublicationPowerCutTests : IDisposable
         Assert.Equal(whole, Disk.Read("out"));
         Assert.False(Disk.Read("control") is { } control && part.AsSpan().SequenceEqual(control), "bytes without a flush were not lost");
 
-        // The end. The same without the flush of the folder: no name.
+        // The output is complete. The same without the flush of the folder: no name.
         if (replaces) Disk.Put(("out", before));
         else File.Delete(Disk.Outside("out"));
         File.Delete(Disk.Outside("control"));
@@ -198,7 +254,7 @@ public sealed class PublicationPowerCutTests : IDisposable
     public void A_stream_into_a_file_is_durable_when_extract_ends(string kind)
     {
         Open(kind);
-        // The names are the shell's business.
+        // The shell provides the descriptors and names.
         Disk.Put(("cow", Golden.Cow(Vector)), ("base", Golden.Old), ("out", []), ("control", []));
         BinaryResult result = Disk.Run("sh", "-c", "exec \"$0\" extract --cow \"$1\" --base \"$2\" --output - --progress never 1<>\"$3\"",
             Binary.Path, Disk["cow"], Disk["base"], Disk["out"]);
@@ -210,7 +266,7 @@ public sealed class PublicationPowerCutTests : IDisposable
         Assert.NotEqual(Golden.New, Disk.Read("control"));
     }
 
-    /// <summary>The device is a loop device over a file of the file system that loses its power.</summary>
+    /// <summary>The device is a loop device over a file on the file system that loses power.</summary>
     [RootTheory]
     [InlineData("ext4")]
     [InlineData("xfs")]
@@ -225,7 +281,7 @@ public sealed class PublicationPowerCutTests : IDisposable
         Done(Create(Disk["whole"]));
         byte[] whole = Disk.Read("whole")!;
 
-        // Killed at every write: one that is not flushed is lost, and the COW of before is there whole or has no magic.
+        // Killed at every write: unflushed writes are lost, and the previous COW is either complete or has no magic.
         int none = 0, old = 0;
         for (int call = 1; ; call++)
         {
@@ -250,15 +306,15 @@ public sealed class PublicationPowerCutTests : IDisposable
         }
         Assert.True(old > 0 && none > 2, $"{old} cuts left the old COW, {none} none");
 
-        // Every flush says 0 and does nothing.
+        // Every flush returns 0 and does nothing.
         Disk.Put(("disk", before));
         OnLoop(device => Assert.Equal(0, RunUnflushed(Create(device)).ExitCode));
         Assert.NotEqual(whole, Disk.Read("disk")![..whole.Length]);
     }
 
     /// <summary>
-    /// Everything is merged in the page cache, and nothing of it on the disk: a predecessor was killed. A client that is told that all is
-    /// merged may delete the COW.
+    /// Everything is merged in the page cache and nothing on the disk: a predecessor was killed. A client that hears that the merge is done
+    /// may delete the COW.
     /// </summary>
     [RootTheory]
     [InlineData("ext4", "merge")]
@@ -287,8 +343,28 @@ public sealed class PublicationPowerCutTests : IDisposable
         }
     }
 
-    /// <summary>Hears in one of the ways that all is merged, and cuts the power at once.</summary>
-    private void Tell(string way)
+    [RootTheory]
+    [InlineData("ext4", "ctl watch")]
+    [InlineData("xfs", "ctl watch")]
+    [InlineData("ext4", "getstatus")]
+    [InlineData("xfs", "getstatus")]
+    public void What_a_server_has_merged_is_durable_when_it_says_so(string kind, string way)
+    {
+        Open(kind);
+        Disk.Put(("cow", Golden.Cow(Vector)), ("base", Golden.Old));
+        Assert.Equal(0, RunUnflushed(Merge()).ExitCode);
+        Cut();
+        Assert.False(AllIsThere, "a merge without flushes was not lost");
+        Disk.Put(("cow", Golden.Cow(Vector)), ("base", Golden.Old));
+        Tell(way, merges: true);
+        IsMerged();
+    }
+
+    /// <summary>
+    /// Learns in one of the ways that everything is merged, and cuts the power at once. <paramref name="merges"/>: requests the merge
+    /// first.
+    /// </summary>
+    private void Tell(string way, bool merges = false)
     {
         switch (way)
         {
@@ -308,7 +384,7 @@ public sealed class PublicationPowerCutTests : IDisposable
                 Remount();
                 return;
             case "boot":
-                // At the first step of the swap to the base: the device mapper is opened.
+                // The swap to the base begins: the device mapper is opened.
                 File.WriteAllText(Disk.Outside("table"), $"snapuserd-test {Disk["cow"]} {Disk["base"]}\n");
                 File.WriteAllText(Disk.Outside("cmdline"), "snapuserd.device=nbd");
                 BinaryResult killed = RunTraced("openat", "openat:signal=KILL", ["boot", "--table", Disk["table"], "--cmdline",
@@ -332,11 +408,18 @@ public sealed class PublicationPowerCutTests : IDisposable
                 Assert.StartsWith("success,", client.Ask($"init,root,{Disk["cow"]},{Disk["base"]},{Disk["base"]}"),
                     StringComparison.Ordinal);
                 Assert.Equal("success", client.Ask("start,root"));
+                if (merges)
+                {
+                    Assert.Equal("success", client.Ask("initiate_merge,root"));
+                    long end = Environment.TickCount64 + 60_000;
+                    while (client.Ask("getstatus,root") == "snapshot-merge" && Environment.TickCount64 < end) Thread.Sleep(1);
+                }
                 Assert.Equal("snapshot-merge-complete", client.Ask("getstatus,root"));
             }
             else
             {
                 Assert.Equal(sockets["nbd"], server.StandardOutput.ReadLine());
+                if (merges) Assert.Equal(0, Binary.Run("ctl", "merge", "--socket", control).ExitCode);
                 BinaryResult told = Binary.Run("ctl", way[4..], "--socket", control);
                 Assert.True(told.ExitCode == 0, told.ToString());
                 if (way == "ctl status") Assert.Contains("merged", told.Output);
@@ -363,6 +446,14 @@ public sealed class PublicationPowerCutTests : IDisposable
 
     private string Text(string name) => Encoding.ASCII.GetString(Disk.Read(name) ?? "nothing"u8.ToArray());
 
+    /// <summary>Writes the table of a boot with one row; returns the command.</summary>
+    private string[] Boot()
+    {
+        Disk.Put(("table", Encoding.ASCII.GetBytes($"snapuserd-test {Disk["cow"]} {Disk["base"]}\n")),
+            ("cmdline", "snapuserd.device=nbd"u8.ToArray()));
+        return ["boot", "--table", Disk["table"], "--cmdline", Disk["cmdline"], "--control-folder", Disk["run"], "--wait", "0"];
+    }
+
     private string[] Merge(string io = "sync") => ["merge", "--cow", Disk["cow"], "--base", Disk["base"], "--io", io, "--progress",
         "never"];
 
@@ -375,18 +466,19 @@ public sealed class PublicationPowerCutTests : IDisposable
         return result;
     }
 
+    /// <summary>Runs the program under strace, which injects results or signals into calls; a blank separates two injections.</summary>
     private BinaryResult RunTraced(string calls, string inject, string[] arguments, string? path = null) =>
-        Disk.Run(["strace", "-f", "-qq", "-o", "/dev/null", .. path == null ? [] : (string[])["-P", path], "-e", $"trace={calls}", "-e",
-            $"inject={inject}", Binary.Path, .. arguments]);
+        Disk.Run(["strace", "-f", "-qq", "-o", "/dev/null", .. path == null ? [] : (string[])["-P", path], "-e", $"trace={calls}",
+            .. inject.Split(' ').SelectMany(one => (string[])["-e", $"inject={one}"]), Binary.Path, .. arguments]);
 
-    /// <summary>The program, each of whose flushes says 0 and does nothing.</summary>
+    /// <summary>Runs the program with flushes that return 0 and do nothing.</summary>
     private BinaryResult RunUnflushed(string[] arguments) => RunTraced("fsync,fdatasync,syncfs", "fsync,fdatasync,syncfs:retval=0",
         arguments);
 
     private BinaryResult Inject(string name, string inject, string[] arguments) =>
         RunTraced(inject[..inject.IndexOf(':', StringComparison.Ordinal)], inject, arguments, Disk[name].TrimEnd('/'));
 
-    /// <summary>The program, killed at its N-th call of a kind on a file, before the call does anything; "" for the folder.</summary>
+    /// <summary>Kills the program at its N-th call of a kind on a file, before the call takes effect; "" is the folder.</summary>
     private void Killed(string name, string call, int number, string[] arguments)
     {
         BinaryResult killed = Inject(name, $"{call}:signal=KILL:when={number}", arguments);
@@ -435,7 +527,7 @@ public sealed class PublicationPowerCutTests : IDisposable
     }
 
     /// <summary>
-    /// A power cut that is shown to be one: a new file and a change of an old one, neither of them flushed, are lost by it.
+    /// A power cut that proves itself: a new file and a change of an old one, neither of them flushed, are lost by it.
     /// </summary>
     private void Cut()
     {

@@ -10,7 +10,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.EndToEnd;
 
-/// <summary>A merge begins only when the file systems below COW and base have room for all that it will write.</summary>
+/// <summary>A merge begins only when the file systems below COW and base have enough free space for everything it will write.</summary>
 public sealed class ReservationTests : IDisposable
 {
     private const int Blocks = 1200;
@@ -83,7 +83,7 @@ public sealed class ReservationTests : IDisposable
         File.WriteAllBytes(_folder["old"], _old);
         using (FileStream image = File.Create(_folder["ext4"])) image.SetLength(32 << 20);
         LoopDevice.Call("mkfs.ext4", "-q", "-b", "4096", "-m", "0", "-O", "^has_journal", _folder["ext4"]);
-        // The holes take 600 blocks. ext4 keeps some of what it calls free for its own metadata.
+        // The holes take 600 blocks. ext4 uses some of its free space for its own metadata.
         const string script = """
             set -e
             mkdir "$1/mnt"
@@ -115,7 +115,7 @@ public sealed class ReservationTests : IDisposable
         using TmpFs small = new(24 << 20);
         small.WriteSparse("base", _old);
         File.WriteAllBytes(_folder["cow"], _cow);
-        // Reserved, and then stopped before the first write to the base.
+        // The space is reserved, and then the merge is stopped before the first write to the base.
         LoopDevice.Call("fallocate", "--keep-size", "--offset", $"{600 * CowOp.BlockSize}", "--length", $"{600 * CowOp.BlockSize}", small["base"]);
         small.Fill(0);
         BinaryResult result = Merge(_folder["cow"], small["base"], "auto");

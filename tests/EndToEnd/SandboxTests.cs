@@ -18,19 +18,21 @@ using Xunit.Abstractions;
 namespace Snapuserd.Tests.EndToEnd;
 
 /// <summary>
-/// Every system call that a verb makes, found by strace, is refused once with EPERM and once with ENOSYS, by a seccomp filter. The verb works as without, or
-/// ends with an exit code of the table and a sentence. Never a signal, a hang, wrong bytes, or success with a part of the result; and a merge that failed is
-/// finished by the same command without the filter.
+/// A seccomp filter refuses every system call that a verb makes, as found by strace, once with EPERM and once with ENOSYS. The verb works
+/// as without the filter, or ends with a documented exit code and a message. It never ends with a signal, a hang, wrong bytes, or success
+/// with a partial result. The same command without the filter finishes a merge that failed.
 /// </summary>
 public sealed class SandboxTests(ITestOutputHelper output)
 {
     private const string Vector = "v3-zstd-4k-xor";
     private const int EPERM = 1, ENOSYS = 38, KilledByLimit = 137;
 
-    /// <summary>Refused, they end the C library's start, or keep it from ending; docs/start.md says what happens.</summary>
+    /// <summary>Calls whose refusal prevents the C library's start or exit; docs/start.md describes the effect.</summary>
     private static readonly string[] s_ofTheLibrary = ["arch_prctl", "mprotect", "futex", "exit_group"];
 
-    /// <summary>Refused, no handler of a signal can return: what was only to be stopped ends with 70.</summary>
+    /// <summary>
+    /// The call with which a signal handler returns. If it is refused, a run that should only stop ends with exit code 70.
+    /// </summary>
     private const string ReturnFromSignal = "rt_sigreturn";
 
     private static readonly int[] s_table = [0, 64, 65, 66, 69, 71, 73, 74, 75, 76, 77];
@@ -53,7 +55,9 @@ public sealed class SandboxTests(ITestOutputHelper output)
         Sweep(verb, []);
     }
 
-    /// <summary>Devices are looked up in the trees of the kernel, which it mounts itself where they are not at their usual places.</summary>
+    /// <summary>
+    /// Devices are looked up in the kernel's file systems; the program mounts these itself if they are not at their usual places.
+    /// </summary>
     [RootTheory]
     [InlineData("merge auto")]
     [InlineData("merge without /sys and /dev")]
@@ -93,7 +97,7 @@ public sealed class SandboxTests(ITestOutputHelper output)
                     ["-s", "KILL", "30", .. prefix, s_refuse.Value, errno.ToString(CultureInfo.InvariantCulture),
                         number.ToString(CultureInfo.InvariantCulture), Binary.Path, .. arguments]);
                 if (!s_table.Contains(code) && !(code == 70 && name == ReturnFromSignal)) wrong = code == KilledByLimit ? "hangs, or was killed" : "an exit code that is not in the table";
-                // Standard error is written by the call that is refused.
+                // If write is refused, nothing can be printed to standard error.
                 else if (code != 0 && name != "write" && !Regex.IsMatch(error, "(?m)^snapuserd: ")) wrong = "no sentence";
                 else if (code != 0 && verb.StartsWith("merge", StringComparison.Ordinal) && !Finishes()) wrong = "the next merge does not give the target";
                 if (code != 0) codes[$"{name} {code}"] = codes.GetValueOrDefault($"{name} {code}") + 1;
@@ -145,15 +149,15 @@ public sealed class SandboxTests(ITestOutputHelper output)
         file.Write(bytes);
     }
 
-    /// <summary>The calls of a run without a filter, by number and name, of all threads and children.</summary>
+    /// <summary>The system calls of a run without a filter, by number and name, of all threads and children.</summary>
     private List<(int Number, string Name)> Calls(string verb, string[] prefix, string[] arguments)
     {
         Prepare();
         string trace = Path.GetTempFileName();
         (int code, string error, string? wrong) = Run(verb, ["-s", "KILL", "100", .. prefix, "strace", "-f", "-qq", "-n", "-o", trace, Binary.Path, .. arguments]);
         Assert.True(wrong == null && s_table.Contains(code), $"{verb} without a filter: {code} {wrong} {error}");
-        // boot needs a device mapper, and the supervisor's server a ublk driver.
-        // A server that still merges when it is told to end stops at a checkpoint (75).
+        // boot needs a device mapper, and the supervisor's server a ublk driver. A server that still merges when it receives SIGTERM stops
+        // at a checkpoint (75).
         if (verb is not ("boot" or "supervise")) Assert.True(code == 0 || (code == 75 && verb == "serve merge"), $"{verb} without a filter: {code} {error}");
         MatchCollection found = Regex.Matches(File.ReadAllText(trace), @"(?m)^\d+ +\[ *(\d+)\] ([a-z0-9_]+)\(");
         File.Delete(trace);
@@ -166,7 +170,9 @@ public sealed class SandboxTests(ITestOutputHelper output)
         return last.ExitCode == 0 && Golden.New.AsSpan().SequenceEqual(File.ReadAllBytes(_base));
     }
 
-    /// <summary>Runs `timeout` with a command, and looks at what a verb that says that it succeeded has done. Returns what is wrong with that, or null.</summary>
+    /// <summary>
+    /// Runs a command under `timeout`, and checks the result of a verb that reports success. Returns what is wrong with it, or null.
+    /// </summary>
     private (int Code, string Error, string? Wrong) Run(string verb, string[] command)
     {
         if (verb is "serve" or "serve merge") return Serve(command, merges: verb == "serve merge");
@@ -201,7 +207,7 @@ public sealed class SandboxTests(ITestOutputHelper output)
         if (server.StandardOutput.ReadLine() is not null)
         {
             BinaryResult copy = Binary.RunProgram("timeout", ["-s", "KILL", "10", "nbdcopy", $"nbd+unix:///?socket={_folder["nbd"]}", _folder["copy"]]);
-            // The client is told, or sees that the server has gone.
+            // The client gets an error, or notices that the server is gone.
             if (copy.ExitCode == KilledByLimit) wrong = "the client waits for ever";
             else if (copy.ExitCode == 0) wrong = Is(_folder["copy"], Golden.New);
         }
@@ -241,13 +247,13 @@ public sealed class SandboxTests(ITestOutputHelper output)
     }
 
     /// <summary>
-    /// Tells a program to end that `timeout` runs, and all processes below it. `timeout` would pass the signal on; but until it has
-    /// seen its own fork return it ends instead, and the program runs on.
+    /// Sends SIGTERM to the program that `timeout` runs, and to all processes below it. `timeout` would pass the signal on. Until its own
+    /// fork has returned, however, it would end itself instead, and the program would continue.
     /// </summary>
     private static void Terminate(Process timeout)
     {
         List<int> below = [];
-        // It has a child from its first moments to its end.
+        // `timeout` has a child from shortly after its start until its end.
         while (below.Count == 0 && !timeout.HasExited) AddChildren(timeout.Id, below);
         foreach (int id in below) _ = Libc.Kill(id, Libc.SIGTERM);
     }
@@ -261,7 +267,7 @@ public sealed class SandboxTests(ITestOutputHelper output)
         }
         catch (IOException)
         {
-            // It has ended.
+            // The process has ended.
             return;
         }
         foreach (string child in children.Split(' ', StringSplitOptions.RemoveEmptyEntries))

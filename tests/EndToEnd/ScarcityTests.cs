@@ -12,10 +12,10 @@ using Xunit.Abstractions;
 
 namespace Snapuserd.Tests.EndToEnd;
 
-/// <summary>What is short: room on the disk, memory that may be locked or mapped or used, descriptors, io_uring.</summary>
+/// <summary>Scarce resources: disk space; memory that may be locked, mapped or used; descriptors; io_uring.</summary>
 public sealed class ScarcityTests(ITestOutputHelper output)
 {
-    /// <summary>Of a program that SIGKILL has ended.</summary>
+    /// <summary>The exit code of a program that SIGKILL has ended.</summary>
     private const int Killed = 137;
 
     private const int MostKills = 5;
@@ -23,7 +23,7 @@ public sealed class ScarcityTests(ITestOutputHelper output)
     private const string Vector = "v3-zstd-4k-xor";
     private const int Blocks = 1200;
 
-    /// <summary>Replaces into what are holes of the base, and a chain of copies that goes through scratch, which is a hole of the COW.</summary>
+    /// <summary>Replaces into holes of the base, and a chain of copies that goes through scratch, which is a hole of the COW.</summary>
     private static CowBuilder Holes(out byte[] old)
     {
         Random random = new(7);
@@ -64,7 +64,7 @@ public sealed class ScarcityTests(ITestOutputHelper output)
 
         BinaryResult result = Binary.Run("merge", "--cow", cowPath, "--base", basePath, "--io", io, "--progress", "never");
         Assert.True(result.ExitCode == 74, result.ToString());
-        // A loop device may call it EIO.
+        // A loop device may report EIO instead of ENOSPC.
         Assert.Matches(loop ? "^snapuserd: [^\\n]*(ENOSPC|EIO)[^\\n]*\\n$" : "^snapuserd: [^\\n]*ENOSPC[^\\n]*\\n$", result.Error);
 
         small.MakeRoom();
@@ -81,7 +81,7 @@ public sealed class ScarcityTests(ITestOutputHelper output)
         using Files files = new();
         BinaryResult result = Binary.RunProgram("setpriv", ["--bounding-set=-ipc_lock", "--inh-caps=-ipc_lock", "prlimit",
             "--memlock=0:0", Binary.Path, .. files.Merge(io)]);
-        // Before 5.12 and again on 6.18 the rings themselves count, so that none can be made.
+        // Before 5.12 and again on 6.18 the rings themselves count against the limit, so that none can be created.
         Assert.True(result.ExitCode == 0 || (io == "uring" && result.ExitCode == 71), result.ToString());
         if (result.ExitCode == 0)
         {
@@ -107,7 +107,7 @@ public sealed class ScarcityTests(ITestOutputHelper output)
             codes.Add(result.ExitCode);
             GoesOn(files);
         }
-        // It bites, and sixteen are enough.
+        // The limit takes effect, and sixteen are enough.
         Assert.Equal([0, 71], codes.Order());
     }
 
@@ -136,7 +136,8 @@ public sealed class ScarcityTests(ITestOutputHelper output)
     [InlineData("sync")]
     public void A_memory_cgroup_of_32_MiB_is_enough_for_a_merge_of_far_more_bytes_and_ops(string io)
     {
-        // 128 MiB of base and 64 MiB of payload and 200 000 ops: the page cache of neither fits, and the ops take 7 MB beside the 8 MiB of buffers.
+        // 128 MiB of base, 64 MiB of payload and 200 000 ops: the page cache cannot hold either file, and the ops take 7 MB besides the 8
+        // MiB of buffers.
         const int blocks = 32 * 1024, zeros = 180_000;
         using TempFolder folder = new();
         Random random = new(11);
@@ -146,7 +147,7 @@ public sealed class ScarcityTests(ITestOutputHelper output)
         for (uint i = 0; i < blocks / 2; i += 16) cow.Replace(i, unit);
         for (uint i = 0; i < blocks / 2; i++) cow.Copy((blocks / 2) + i, i);
         for (uint i = 0; i < zeros; i++) cow.Zero(blocks + i);
-        // Copies first: they read what the Replaces overwrite.
+        // Copies first: they read blocks that the Replaces overwrite.
         byte[] old = new byte[blocks * CowOp.BlockSize / 2];
         random.NextBytes(old);
         File.WriteAllBytes(folder["cow"], Reordered(cow).Build());
@@ -158,8 +159,9 @@ public sealed class ScarcityTests(ITestOutputHelper output)
         LoopDevice.Call("sync", folder["cow"], folder["base"]);
 
         using MemoryGroup group = new(32 << 20);
-        // Where a group of version 1 is full of pages that a slow disk has yet to write, the kernel may kill the writer for a page of the file system's
-        // own (GFP_NOFS), whatever the writer's memory is. The same command goes on then. That it needs no more than its share is checked by its peak.
+        // A group of version 1 may be full of pages that wait for a slow disk. The kernel may then kill the writer for a page of the file
+        // system itself (GFP_NOFS), whatever the writer's memory is. The same command continues the merge. The peak shows that the merge
+        // needs no more than its share.
         string[] words = [Binary.Path, "merge", "--cow", folder["cow"], "--base", folder["base"], "--memory", "8M", "--io", io, "--json", "--progress", "never"];
         BinaryResult result = group.Run(words);
         for (int kills = 1; result.ExitCode == Killed && kills < MostKills; kills++)
@@ -172,7 +174,7 @@ public sealed class ScarcityTests(ITestOutputHelper output)
         JsonElement done = JsonDocument.Parse(result.Output.TrimEnd('\n').Split('\n')[^1]).RootElement;
         output.WriteLine($"{io}: {group.Events}, peak {done.GetProperty("peak_memory").GetInt64() >> 10} KiB, {done.GetProperty("seconds").GetDouble():F1} s");
         Assert.InRange(done.GetProperty("peak_memory").GetInt64(), 1, 24 << 20);
-        // It bites: the kernel had to take pages back to stay below the limit.
+        // The limit takes effect: the kernel had to reclaim pages to stay below it.
         Assert.True(group.Hits > 0, group.Events);
         byte[] head = Unlocked.Read(folder["base"], blocks * CowOp.BlockSize);
         Assert.True(head.AsSpan(old.Length).SequenceEqual(old), "the copies are wrong");
@@ -240,7 +242,7 @@ public sealed class ScarcityTests(ITestOutputHelper output)
         public void Dispose() => _folder.Dispose();
     }
 
-    /// <summary>A memory cgroup, of version 1 or 2, for as long as the test wants it.</summary>
+    /// <summary>A memory cgroup, of version 1 or 2, for the duration of a test.</summary>
     private sealed class MemoryGroup : IDisposable
     {
         private readonly string _path;
@@ -254,19 +256,22 @@ public sealed class ScarcityTests(ITestOutputHelper output)
             File.WriteAllText(Path.Combine(_path, _unified ? "memory.max" : "memory.limit_in_bytes"), bytes.ToString(CultureInfo.InvariantCulture));
         }
 
-        /// <summary>What the kernel counted, in its words.</summary>
+        /// <summary>The kernel's counters, as text.</summary>
         public string Events => (_unified ? File.ReadAllText(Path.Combine(_path, "memory.events")) : "max " + File.ReadAllText(Path.Combine(_path, "memory.failcnt"))).Trim();
 
         /// <summary>How often the limit was hit.</summary>
         public long Hits => long.Parse(Events.Split('\n').Single(line => line.StartsWith("max ", StringComparison.Ordinal)).AsSpan(4), CultureInfo.InvariantCulture);
 
-        /// <summary>Runs a program in it, as a child of a shell: a process inherits the peak of the one it was forked from, and the test host is large.</summary>
+        /// <summary>
+        /// Runs a program in the group, as a child of a shell: a process inherits the peak of the process that forked it, and the test host
+        /// is large.
+        /// </summary>
         public BinaryResult Run(params string[] command) =>
             Binary.RunProgram("/bin/sh", ["-c", "echo $$ >\"$0/cgroup.procs\" && \"$@\"; exit $?", _path, .. command]);
 
         public void Dispose()
         {
-            // A kernel may need a moment to count out the last process behind its end.
+            // After its last process has ended, the kernel may need a moment until the group counts as empty.
             for (long end = Environment.TickCount64 + 60_000; ; Thread.Yield())
             {
                 try

@@ -7,14 +7,15 @@ using Xunit;
 namespace Snapuserd.Tests.EndToEnd;
 
 /// <summary>
-/// COW, base and source on loop devices with logical sectors of 512, 4096 and 16,384 bytes, with the files below them opened directly and through the page
-/// cache. Where a sector is larger than a block, what writes is refused with 64 before it has changed a byte, and what reads works.
+/// COW, base and source on loop devices with logical sectors of 512, 4096 and 16,384 bytes, whose files are accessed directly and through
+/// the page cache. Where a sector is larger than a block, verbs that write are refused with 64 before they change a byte; verbs that read
+/// work.
 /// </summary>
 public sealed class SectorTests : IDisposable
 {
     private const int Large = 16384;
 
-    /// <summary>Linux makes loop devices with sectors of more than a page since 6.15.</summary>
+    /// <summary>Linux supports loop devices with sectors larger than a page since 6.15.</summary>
     private static readonly Lazy<bool> s_isLargePossible = new(() =>
     {
         using TempFolder folder = new();
@@ -84,7 +85,7 @@ public sealed class SectorTests : IDisposable
         Assert.Contains($"cannot open {target.Path} for writing: its sectors have {Large} bytes", untouched.Output + untouched.Error);
         Assert.DoesNotContain("served", untouched.Output);
 
-        // The base is neither image: there is nothing to boot from.
+        // The base holds neither image, so there is nothing to boot from.
         byte[] begun = Padded(Golden.HalfCow("half-v2-gz-xor-F2sync"));
         File.WriteAllBytes(_folder["cow"], begun);
         BinaryResult failed = Binary.Run(words);
@@ -116,7 +117,7 @@ public sealed class SectorTests : IDisposable
     public void Source_may_have_sectors_of_any_size(int sector, bool direct)
     {
         using LoopDevice source = Loop("source", sector, direct);
-        // Whatever does not come from the source is wrong.
+        // Every byte that does not come from the source is wrong.
         byte[] other = Golden.Old;
         ReadEverything(_folder["cow"], _folder["base"], "--source", source.Path);
         BinaryResult result = Binary.Run("merge", "--progress", "never", "--cow", _folder["cow"], "--base", _folder["base"], "--source", source.Path);
@@ -137,7 +138,7 @@ public sealed class SectorTests : IDisposable
         Assert.True(result.ExitCode == 0, result.ToString());
         Assert.Equal(Golden.New, File.ReadAllBytes(_folder["out"]));
 
-        // A device to write the COW to is one that it can be merged from.
+        // A device to which `create` can write the COW must be one from which the COW can be merged.
         File.WriteAllBytes(_folder["device"], new byte[2 * Golden.New.Length]);
         using LoopDevice output = Loop("device", sector, direct);
         result = Binary.Run("create", "--progress", "never", "--source", old.Path, "--target", wanted.Path, "--output", output.Path);
@@ -161,7 +162,7 @@ public sealed class SectorTests : IDisposable
             Assert.True(result.ExitCode == 64, result.ToString());
             Assert.Contains($"cannot open {device} for writing: its sectors have {Large} bytes", result.Error);
         }
-        // A server that is to merge as well; one that only reads was tried before.
+        // A server that also merges; a server that only reads is tested above.
         BinaryResult served = Binary.Run(["serve", "--merge", "--device", "nbd", "--socket", _folder["socket"], .. devices]);
         Assert.True(served.ExitCode == 64, served.ToString());
         Assert.Equal(_cowBytes, File.ReadAllBytes(_folder["cow"]));
@@ -194,7 +195,7 @@ public sealed class SectorTests : IDisposable
     private LoopDevice Loop(string name, int sector, bool direct) =>
         new(_folder[name], "--sector-size", sector.ToString(), $"--direct-io={(direct ? "on" : "off")}");
 
-    /// <summary>Whole sectors of the largest kind, because a loop device has no others.</summary>
+    /// <summary>Pads to whole sectors of the largest size, because a loop device has whole sectors.</summary>
     private static byte[] Padded(byte[] cow)
     {
         Array.Resize(ref cow, (cow.Length + Large - 1) & -Large);

@@ -4,7 +4,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.EndToEnd;
 
-/// <summary>What `serve --device dm-user` says where there is no such device; that it serves one is shown over sockets (tests/Serve).</summary>
+/// <summary>The messages of `serve --device dm-user` where there is no such device; tests/Serve tests serving one, over sockets.</summary>
 public sealed class ServeDmUserTests
 {
     [Theory]

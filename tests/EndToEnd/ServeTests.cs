@@ -11,7 +11,9 @@ using Xunit;
 
 namespace Snapuserd.Tests.EndToEnd;
 
-/// <summary>`serve` of the built binary over a Unix socket, with nbdcopy as the reader: when it is ready, how it ends, what becomes of COW and base.</summary>
+/// <summary>
+/// `serve` of the built binary over a Unix socket, with nbdcopy as the reader: readiness, shutdown, and the final state of COW and base.
+/// </summary>
 public sealed class ServeTests : IDisposable
 {
     private const string Vector = "v3-lz4-descending";
@@ -30,7 +32,7 @@ public sealed class ServeTests : IDisposable
 
     public void Dispose()
     {
-        // A test that failed leaves its server behind.
+        // A failed test may leave its server running.
         foreach (Process server in _servers)
         {
             if (!server.HasExited) server.Kill(entireProcessTree: true);
@@ -78,7 +80,7 @@ public sealed class ServeTests : IDisposable
         {
             Process server = Start();
             Assert.Equal(_socket, server.StandardOutput.ReadLine());
-            // A zombie takes signals as well: what ends this is the exit that was noticed.
+            // A zombie can still receive signals; the loop ends when the exit is noticed.
             while (!server.HasExited) _ = Libc.Kill(server.Id, SIGTERM);
             Assert.Equal(0, server.ExitCode);
         }
@@ -87,7 +89,7 @@ public sealed class ServeTests : IDisposable
     [Fact]
     public void A_merge_that_fails_leaves_the_device_and_its_exit_code()
     {
-        // A codec with a checksum: lz4 would decode to something else.
+        // A codec with a checksum: lz4 would decode the damaged payload to different data.
         byte[] cow = Golden.Cow("v2-gz-xor");
         // The middle of the payloads, which follow 2 MiB of scratch.
         cow[(2 << 20) + ((cow.Length - (2 << 20)) / 2)] ^= 0x55;
@@ -101,7 +103,7 @@ public sealed class ServeTests : IDisposable
         Assert.NotEqual(0, copy.ExitCode);
         JsonElement failed = Line(server);
         Assert.Equal(("read_failed", 1), (Event(failed), failed.GetProperty("count").GetInt32()));
-        // The image's first blocks are there as before.
+        // The image's first blocks are still readable.
         Assert.Equal(Golden.New[..65536], Read(0, 65536));
         Assert.Equal(65, End(server));
     }
@@ -109,7 +111,7 @@ public sealed class ServeTests : IDisposable
     [Fact]
     public void Ready_fd_gets_the_path_and_is_closed()
     {
-        // Nobody else has the pipe's other end, so what is read to its end was closed by the server.
+        // No other process has the pipe's write end, so reading to the end shows that the server has closed it.
         Process server = Kept(Binary.StartProgram("/bin/sh", ["-c", "exec \"$0\" \"$@\" --ready-fd 9 9>&1 2>/dev/null >/dev/null", Binary.Path, .. Arguments([])]));
         Assert.Equal(_socket + "\n", server.StandardOutput.ReadToEnd());
         Assert.Equal(Golden.New, Copy());
@@ -142,7 +144,8 @@ public sealed class ServeTests : IDisposable
     [Fact]
     public void Killed_anywhere_in_its_merge_and_started_again_it_shows_the_target_and_merges_on()
     {
-        // With half of the memory its merge makes some calls more or fewer than the bare one: three quarters of them are reached for certain.
+        // With half of the memory, the server's merge makes slightly more or fewer calls than the plain merge; three quarters of the count
+        // are reached with certainty.
         const int kills = 30;
         int calls = KillAt.Count(_cow, _base, "sync");
         for (int kill = 1; kill <= kills; kill++)
@@ -176,7 +179,7 @@ public sealed class ServeTests : IDisposable
         BinaryResult result = Binary.Run([.. arguments, "--cow", _cow, "--base", _base]);
         Assert.True(result.ExitCode == code, result.ToString());
         Assert.Contains(word, result.Error);
-        // One sentence: a command line that makes no sense is refused before anything is tried, which would talk about itself.
+        // One message only: an invalid command line is refused before anything is tried, which would print messages of its own.
         Assert.Single(result.Error.TrimEnd().Split('\n'));
         Assert.Empty(result.Output);
         Assert.Equal(Golden.Cow(Vector), File.ReadAllBytes(_cow));
@@ -220,7 +223,7 @@ public sealed class ServeTests : IDisposable
         return server;
     }
 
-    /// <summary>The whole view as nbdcopy reads it.</summary>
+    /// <summary>Reads the whole view with nbdcopy.</summary>
     private byte[] Copy()
     {
         string file = _folder["copy"];

@@ -15,7 +15,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.EndToEnd;
 
-/// <summary>What happens before the first managed line: the environment, and a runtime that cannot start.</summary>
+/// <summary>The start before the first managed line: the environment, and a runtime that cannot start.</summary>
 public sealed class StartTests
 {
     private const string Vector = "v3-zstd-4k-xor";
@@ -57,7 +57,7 @@ public sealed class StartTests
     public void With_any_address_space_a_verb_works_or_says_71(string words)
     {
         using Files files = new();
-        // Below 8 MiB the kernel itself cannot map the program, and ends it before its first instruction.
+        // Below 8 MiB the kernel itself cannot map the program, and kills it before its first instruction.
         List<int> codes = [];
         for (int mebi = 8; mebi <= 200; mebi += 3)
         {
@@ -66,7 +66,7 @@ public sealed class StartTests
             if (result.ExitCode == 71) Assert.Matches("^snapuserd: [^\\n]+\\n$", result.Error);
             codes.Add(result.ExitCode);
         }
-        // More address space never makes it worse.
+        // More address space never makes the result worse.
         Assert.Equal(codes.OrderDescending(), codes);
         Assert.Equal([0, 71], codes.Distinct().Order());
     }
@@ -119,7 +119,8 @@ public sealed class StartTests
             if (result.ExitCode != 0) Assert.Equal(0, files.Run([Binary.Path], "merge --cow COW --base BASE --progress never").ExitCode);
             files.IsTarget();
         }
-        // It bites, and four are enough with this program's threads: main, finalizer, one worker, and one of the kernel's or another worker.
+        // The limit takes effect. Four are enough for this program's threads: main, finalizer, one worker, and one of the kernel's or
+        // another worker.
         Assert.Equal(71, codes[0]);
         Assert.All(codes[3..], code => Assert.Equal(0, code));
     }
@@ -199,7 +200,7 @@ public sealed class StartTests
             }
             if (client.Connected)
             {
-                // Its answer comes when it has all the threads that it can get.
+                // The daemon answers once it has all the threads that it can get.
                 try
                 {
                     client.Send(Encoding.ASCII.GetBytes($"init,a,{files["cow"]},{files["base"]},{files["base"]}"));
@@ -207,7 +208,7 @@ public sealed class StartTests
                 }
                 catch (SocketException)
                 {
-                    // A daemon that cannot have a thread for its socket ends, with 71.
+                    // A daemon that cannot create a thread for its socket ends with 71.
                 }
             }
             _ = Libc.Kill(daemon.Id, Libc.SIGTERM);
@@ -219,8 +220,8 @@ public sealed class StartTests
     }
 
     /// <summary>
-    /// The words before a command's that let it have so many tasks: a cgroup, or a user of its own, because RLIMIT_NPROC counts what all processes
-    /// of a user have.
+    /// The prefix of a command that limits it to the given number of tasks: a cgroup, or a separate user, because RLIMIT_NPROC counts the
+    /// tasks of all processes of a user.
     /// </summary>
     private static string[] Limited(int tasks, PidsGroup? group) => group != null
         ? ["/bin/sh", "-c", "echo $$ >\"$0/cgroup.procs\" && exec \"$@\"", group.Path]
@@ -264,7 +265,7 @@ public sealed class StartTests
         public void Dispose() => _folder.Dispose();
     }
 
-    /// <summary>A cgroup, of version 1 or 2, that allows so many tasks.</summary>
+    /// <summary>A cgroup, of version 1 or 2, that allows the given number of tasks.</summary>
     private sealed class PidsGroup : IDisposable
     {
         public PidsGroup(int tasks)
@@ -279,7 +280,7 @@ public sealed class StartTests
 
         public void Dispose()
         {
-            // A kernel may need a moment to count out the last process behind its end.
+            // After its last process has ended, the kernel may need a moment until the group counts as empty.
             for (long end = Environment.TickCount64 + 60_000; ; Thread.Yield())
             {
                 try

@@ -8,8 +8,8 @@ using Xunit;
 namespace Snapuserd.Tests.EndToEnd;
 
 /// <summary>
-/// Where statx is refused with EPERM, as by older container runtimes, files are looked up by fstatat, whose struct differs between
-/// architectures: sizes, types and identities are still right.
+/// Older container runtimes refuse statx with EPERM. Files are then looked up with fstatat, whose struct differs between architectures:
+/// sizes, types and identities must still be right.
 /// </summary>
 public sealed class StatTests : IDisposable
 {
@@ -57,7 +57,7 @@ public sealed class StatTests : IDisposable
 
     private static BinaryResult WithoutStatx(params string[] arguments)
     {
-        // Of this machine: an emulator passes the call on.
+        // The number of this machine's architecture: an emulator passes the call on.
         int statx = RuntimeInformation.OSArchitecture == Architecture.Arm64 ? 291 : 332;
         return Binary.RunProgram(s_refuse.Value,
             [EPERM.ToString(CultureInfo.InvariantCulture), statx.ToString(CultureInfo.InvariantCulture), Binary.Path, .. arguments]);

@@ -8,7 +8,8 @@ using Xunit;
 namespace Snapuserd.Tests.EndToEnd;
 
 /// <summary>
-/// One storage by several names: loop devices, nodes, bind mounts, deleted files. Whoever has it by one name keeps others away by all of them, and nothing is changed by a command that is refused.
+/// One storage under several names: loop devices, nodes, bind mounts, deleted files. A process that uses it under one name locks it under
+/// all of them, and a refused command changes nothing.
 /// </summary>
 public sealed class StorageTests : IDisposable
 {
@@ -26,7 +27,7 @@ public sealed class StorageTests : IDisposable
         File.WriteAllBytes(_base, Golden.Old);
     }
 
-    /// <summary>Whole sectors, because a loop device has no others.</summary>
+    /// <summary>Whole sectors, because a loop device has whole sectors.</summary>
     private static readonly byte[] s_padded = Padded(Golden.Cow(Vector));
 
     private static byte[] Padded(byte[] cow)
@@ -75,7 +76,7 @@ public sealed class StorageTests : IDisposable
             File.Delete(_base);
         }
         Refused(76, "merge", "--cow", deleted ? cowAgain.Path : _cow, "--base", deleted ? again.Path : _base);
-        // Beside another reader there is room.
+        // Several readers may share the storage.
         BinaryResult read = Binary.Run("verify", "--cow", cowAgain.Path, "--base", again.Path);
         Assert.True(read.ExitCode == 0, read.ToString());
     }
@@ -195,7 +196,7 @@ public sealed class StorageTests : IDisposable
     [RootFact]
     public void A_source_that_begins_with_the_base_and_is_longer_is_read_to_its_own_end()
     {
-        // The partition shrinks: what the new image copies may lie beyond the base's end.
+        // The partition shrinks: source blocks of the new image may be beyond the base's end.
         byte[] old = new byte[1 << 20], wanted = new byte[512 << 10];
         new Random(12).NextBytes(old);
         old.AsSpan(512 << 10).CopyTo(wanted);
@@ -229,7 +230,7 @@ public sealed class StorageTests : IDisposable
     [Fact]
     public void A_file_that_gets_its_name_while_another_is_being_locked_is_the_one_that_is_merged()
     {
-        // Held at its first lock, that of the COW, until a new COW has the name; the old one is kept.
+        // The merge is held at its first lock, that of the COW, until a new COW has the name; the old COW stays intact.
         File.Copy(_cow, _folder["next"]);
         using Process merge = KillAt.Hold(1, "flock", "merge", "--cow", _cow, "--base", _base, "--progress", "never");
         LoopDevice.Call("ln", _cow, _folder["kept"]);
@@ -247,7 +248,7 @@ public sealed class StorageTests : IDisposable
     {
         File.WriteAllBytes(_folder["source"], Golden.Old);
         File.CreateSymbolicLink(_folder["link"], _folder["source"]);
-        // Held at its second lock, that of the base; the source comes after it.
+        // The merge is held at its second lock, that of the base; the source comes after it.
         using Process merge = KillAt.Hold(2, "flock", "merge", "--cow", _cow, "--base", _base, "--source", _folder["link"], "--progress", "never");
         File.Delete(_folder["link"]);
         File.CreateSymbolicLink(_folder["link"], _base);
@@ -271,7 +272,10 @@ public sealed class StorageTests : IDisposable
         Unchanged();
     }
 
-    /// <summary>A script with mounts of its own; $1 is the folder, $P the program, and `served COW BASE OPTION…` starts a server and waits until it is ready.</summary>
+    /// <summary>
+    /// A script in a separate mount namespace; $1 is the folder, $P the program. `served COW BASE OPTION…` starts a server and waits until
+    /// it is ready.
+    /// </summary>
     private string Scripted(string script)
     {
         const string served = """
@@ -308,7 +312,7 @@ public sealed class StorageTests : IDisposable
         using LoopDevice target = new(_base);
         File.WriteAllBytes(_folder["cow2"], s_padded);
         Serve(_cow, target.Path, "--merge-on-request", "--control", _folder["control"]);
-        // Its /dev is its own, and it may not mount: nothing of ours is shared but the node.
+        // The container has its own /dev and may not mount: it shares only the node with the test.
         string codes = Scripted($$"""
             mkdir "$F/dev" && touch "$F/dev/node" && mount -t tmpfs none "$F/dev" && touch "$F/dev/node" && mount --bind {{target.Path}} "$F/dev/node" && mount --move "$F/dev" /dev || exit 1
             code setpriv --bounding-set=-sys_admin "$P" verify --cow "$F/cow2" --base /dev/node
@@ -373,7 +377,10 @@ public sealed class StorageTests : IDisposable
         return true;
     }
 
-    /// <summary>An update in which every block is another block of the old image, so that nothing is left to the base; the old image, the new one, and the COW.</summary>
+    /// <summary>
+    /// An update in which every block comes from another block of the old image, so that no block of the base is kept. Returns the old
+    /// image, the new one, and the COW.
+    /// </summary>
     private (byte[] Old, byte[] New, string Cow) ShiftedUpdate()
     {
         byte[] old = new byte[1 << 20], wanted = new byte[1 << 20];
@@ -399,7 +406,7 @@ public sealed class StorageTests : IDisposable
         return path;
     }
 
-    /// <summary>A server that is ready, and holds what it was given until the test ends.</summary>
+    /// <summary>Starts a server that is ready, and keeps its storage in use until the test ends.</summary>
     private void Serve(string cow, string target, params string[] more)
     {
         Process server = Binary.Start(["serve", "--cow", cow, "--base", target, "--device", "nbd", "--socket", _socket, .. more]);

@@ -10,7 +10,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.EndToEnd;
 
-/// <summary>`extract --output -`, and "-" where there is no stream. A character in what a shell prints is a byte.</summary>
+/// <summary>`extract --output -`, and "-" where it names no stream. In a shell's output, a character is a byte.</summary>
 public sealed class StreamTests : IDisposable
 {
     private const string Vector = "v3-zstd-256k-xor";
@@ -61,7 +61,7 @@ public sealed class StreamTests : IDisposable
     public void A_reader_of_one_byte_at_a_time_and_a_pipe_that_does_not_block_get_the_whole_image()
     {
         Assert.Equal(0, _shell.Run("$P extract --cow cow --base base --output - | dd bs=1777 iflag=fullblock 2>/dev/null | cmp - new").ExitCode);
-        // perl has the pipe not block for both who share it.
+        // perl makes the pipe non-blocking for both processes that share it.
         Assert.Equal(0, _shell.Run("perl -MFcntl -e 'fcntl(STDOUT, F_SETFL, fcntl(STDOUT, F_GETFL, 0) | O_NONBLOCK) or die; exec @ARGV' \"$P\" extract --cow cow --base base --output - | cmp - new").ExitCode);
     }
 
@@ -104,7 +104,7 @@ public sealed class StreamTests : IDisposable
         Assert.Equal((73, "snapuserd: extract: --output -: standard output is closed\n"), (closed.ExitCode, closed.Error));
         RawResult reading = _shell.Run("$P extract --cow cow --base base --output - 1<new");
         Assert.Equal((73, "snapuserd: extract: --output -: standard output is open for reading only\n"), (reading.ExitCode, reading.Error));
-        // Whatever the devices are like: nothing was looked at.
+        // The devices do not matter: nothing has been opened.
         Assert.Equal(73, _shell.Run("$P extract --cow nothing --base nothing --output - >&-").ExitCode);
     }
 
@@ -160,7 +160,7 @@ public sealed class StreamTests : IDisposable
     public void A_signal_while_the_reader_takes_nothing_is_75()
     {
         using Process process = Binary.Start("extract", "--cow", _shell["cow"], "--base", _shell["base"], "--output", "-");
-        // One byte of it: from here on signals are requests. A pipe holds less than the rest.
+        // Once one byte has arrived, signals are handled as stop requests. A pipe cannot hold the rest of the output.
         Assert.NotEqual(-1, process.StandardOutput.BaseStream.ReadByte());
         Assert.Equal(0, Libc.Kill(process.Id, 15));
         Assert.True(process.WaitForExit(60_000));

@@ -7,7 +7,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.EndToEnd;
 
-/// <summary>What the program does without: libraries, /dev, /proc, /sys, a terminal, standard streams.</summary>
+/// <summary>The program without parts of its environment: libraries, /dev, /proc, /sys, a terminal, standard streams.</summary>
 public sealed class SurroundingsTests : IDisposable
 {
     private const string Vector = "v3-zstd-4k-xor";
@@ -38,8 +38,8 @@ public sealed class SurroundingsTests : IDisposable
     [RootFact]
     public void It_merges_there_with_all_standard_streams_closed()
     {
-        // Without a /dev/null something else has to keep the numbers 0 to 2 from the devices. chroot itself wants its streams, so a shell
-        // inside closes them; a static one is not everywhere, hence the program's own: the streams are closed before chroot is run.
+        // Without /dev/null, the program must occupy descriptors 0 to 2 in another way, so that no device gets these numbers. The outer
+        // shell closes the streams before it executes chroot; a shell inside the root would have to be static.
         Binary.CopyTo(_folder["snapuserd"]);
         BinaryResult result = Binary.RunProgram("/bin/sh",
             ["-c", "exec chroot \"$0\" /snapuserd merge --cow /cow --base /base <&- >&- 2>&-", _folder.Path]);
@@ -104,7 +104,7 @@ public sealed class SurroundingsTests : IDisposable
     [Fact]
     public void A_reader_that_went_away_ends_nothing()
     {
-        // The reader closes its end at once; what the program writes then fails with EPIPE, and no signal ends it.
+        // The reader closes its end at once; the program's writes then fail with EPIPE, and no signal ends it.
         BinaryResult result = Binary.RunProgram("/bin/sh",
             ["-c", "{ \"$0\" inspect --ops \"$1\"; echo $? >\"$2\"; } | true", Binary.Path, _folder["cow"], _folder["code"]]);
         Assert.Equal("", result.Error);

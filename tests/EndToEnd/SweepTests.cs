@@ -11,9 +11,10 @@ using Xunit.Abstractions;
 namespace Snapuserd.Tests.EndToEnd;
 
 /// <summary>
-/// A small merge that journals several windows, killed with SIGKILL at the entry of each system call of the thread that does all I/O, one by one; the same
-/// for its resume. These calls are the same in every run, so it is known which states the kills must leave. Then both again over the calls of all
-/// threads, which come in another order every time: nothing is said of the states there, except that each is finished by the next run.
+/// A small merge that journals several windows is killed with SIGKILL at the entry of each system call of the thread that does all I/O, one
+/// by one; then the same for its resume. These calls are the same in every run, so the states after the kills are known. Both are repeated
+/// over the calls of all threads, whose order differs between runs. There the states are not checked, except that the next run finishes
+/// each of them.
 /// </summary>
 public sealed class SweepOfTheRingTests(ITestOutputHelper output)
 {
@@ -30,7 +31,7 @@ public sealed class SweepOfTheRingTests(ITestOutputHelper output)
     public void Resume_killed_at_each_system_call_of_any_thread_is_finished_by_the_next_run() => new Sweep(output, "uring", allThreads: true).Resume();
 }
 
-/// <summary>The same over plain system calls; a class of its own, so that the two run side by side.</summary>
+/// <summary>The same with synchronous system calls; a separate class, so that the two run in parallel.</summary>
 public sealed class SweepOfPlainCallsTests(ITestOutputHelper output)
 {
     [Fact]
@@ -46,13 +47,16 @@ public sealed class SweepOfPlainCallsTests(ITestOutputHelper output)
     public void Resume_killed_at_each_system_call_of_any_thread_is_finished_by_the_next_run() => new Sweep(output, "sync", allThreads: true).Resume();
 }
 
-/// <summary>One sweep. What a killed run leaves is what its calls did to two files; each state is resumed once by each kind of queue that it falls to.</summary>
+/// <summary>
+/// One sweep. A killed run's calls on two files determine the state that it leaves. Each state is resumed once with each kind of queue that
+/// is due.
+/// </summary>
 file sealed class Sweep
 {
-    // Four ops fit into a window of this scratch (ScratchLayout), so fourteen ops in a chain turn it over several times.
+    // Four ops fit into a window of this scratch (ScratchLayout), so a chain of fourteen ops fills it several times.
     private const int Blocks = 24, ScratchBytes = 6 * CowOp.BlockSize, Header = 78;
 
-    // The same for all sweeps of a resume.
+    // Shared by all sweeps of a resume.
     private static readonly Lazy<(byte[] Cow, byte[] Image)> s_claimed = new(() => new Sweep(null, "sync").Claimed());
 
     private readonly ITestOutputHelper? _output;
@@ -83,7 +87,7 @@ file sealed class Sweep
     {
         HashSet<(ulong Count, byte State)> seen = Run(_cow, _old, "merge");
         if (_allThreads) return;
-        // It bites: kills fell before the first write, into windows that had been claimed, between windows, and behind the last count.
+        // The sweep reaches every phase: kills before the first write, in claimed windows, between windows, and after the last count.
         Assert.Contains((0UL, (byte)0), seen);
         Assert.Contains((0UL, (byte)2), seen);
         Assert.Contains(seen, one => one is { Count: > 0 and < 16, State: 1 });
@@ -101,7 +105,7 @@ file sealed class Sweep
         Assert.Contains(seen, one => one.Count == 16);
     }
 
-    /// <summary>What the first kill leaves that finds a window claimed behind others that are done, and a part of it on the base.</summary>
+    /// <summary>The state after the first kill with a claimed window that follows finished ones and is partly on the base.</summary>
     private (byte[] Cow, byte[] Image) Claimed()
     {
         using TempFolder folder = new();
@@ -124,7 +128,8 @@ file sealed class Sweep
         HashSet<(ulong Count, byte State)> seen = [];
         HashSet<(string Left, string Io)> resumed = [];
         int when = 1, killed = 0;
-        // The count of calls is a little different from run to run (a ring reaps what has come); the sweep ends where three runs in a row were through.
+        // The number of calls varies slightly between runs (a ring reaps the completions that have arrived). The sweep ends after three
+        // completed runs in a row.
         for (int done = 0; done < 3; when++)
         {
             Put(folder, cow, image);
@@ -134,7 +139,7 @@ file sealed class Sweep
             killed += result.ExitCode == 0 ? 0 : 1;
             byte[] left = Unlocked.ReadSettled(folder["cow"]), leftBase = Unlocked.ReadSettled(folder["base"]);
             seen.Add(State(left));
-            // Resumed through the other kind of queue as often as through the same.
+            // The resume uses the same kind of queue as often as the other kind.
             string next = when % 2 == 0 ? "uring" : "sync";
             if (!resumed.Add((Convert.ToHexString(SHA256.HashData((byte[])[.. left, .. leftBase])), next))) continue;
             BinaryResult last = Binary.Run("merge", "--cow", folder["cow"], "--base", folder["base"], "--io", next, "--progress", "never");

@@ -8,7 +8,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.EndToEnd;
 
-/// <summary>Help, version, and what the program says to a command line that makes no sense.</summary>
+/// <summary>Help, version, and the messages for an invalid command line.</summary>
 public sealed class UsageTests
 {
     private const string Hash = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -101,7 +101,7 @@ public sealed class UsageTests
         BinaryResult result = Binary.Run("--version");
         Assert.Equal((0, ""), (result.ExitCode, result.Error));
         string[] lines = result.Output.Split('\n', StringSplitOptions.RemoveEmptyEntries);
-        // The file says itself what it was built for: the machine of an ELF header (elf.h).
+        // The file itself tells its target: the machine field of the ELF header (elf.h).
         byte[] head = new byte[20];
         using (FileStream file = File.OpenRead(Binary.CompiledFile)) file.ReadExactly(head);
         string architecture = BinaryPrimitives.ReadUInt16LittleEndian(head.AsSpan(18)) switch { 62 => "amd64", 183 => "arm64", ushort other => other.ToString() };

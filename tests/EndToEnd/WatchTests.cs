@@ -11,7 +11,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.EndToEnd;
 
-/// <summary>`ctl watch`: what it shows, on a terminal and elsewhere, and what it ends with.</summary>
+/// <summary>`ctl watch`: its output, on a terminal and elsewhere, and its exit codes.</summary>
 public sealed class WatchTests : IDisposable
 {
     private const string Vector = "v3-lz4-descending";
@@ -39,7 +39,7 @@ public sealed class WatchTests : IDisposable
     [Fact]
     public void A_merge_that_failed_ends_watch_and_later_requests_with_the_code_of_its_cause()
     {
-        // A codec with a checksum; the middle of the payloads, which follow 2 MiB of scratch.
+        // A codec with a checksum; the damage is in the middle of the payloads, which follow 2 MiB of scratch.
         byte[] cow = Golden.Cow("v2-gz-xor");
         cow[(2 << 20) + ((cow.Length - (2 << 20)) / 2)] ^= 0x55;
         File.WriteAllBytes(_folder["cow"], cow);
@@ -53,7 +53,7 @@ public sealed class WatchTests : IDisposable
         string error = watch.StandardError.ReadToEnd();
         Assert.True(watch.ExitCode == 65, $"{watch.ExitCode}: {error}");
         Assert.Contains("cow has failed", error, StringComparison.Ordinal);
-        // Also for those who come later.
+        // A watch that starts later gets the same result.
         Assert.Equal(65, Ctl("watch").ExitCode);
         BinaryResult merge = Ctl("merge");
         Assert.True(merge.ExitCode == 65, merge.ToString());
@@ -82,7 +82,7 @@ public sealed class WatchTests : IDisposable
     [Fact]
     public void A_server_that_cannot_open_its_files_tells_those_who_watch_it()
     {
-        // It waits two seconds for a file that another program has locked, and is watched by then.
+        // The server waits two seconds for a file that another program has locked; the watch runs by then.
         Process holder = Kept(Binary.StartProgram("flock", ["--no-fork", "-x", _folder["base"], "sh", "-c", "echo locked; exec sleep 1000"]));
         Assert.Equal("locked", holder.StandardOutput.ReadLine());
         Process server = Kept(Binary.Start("serve", "--cow", _folder["cow"], "--base", _folder["base"], "--device", "nbd", "--socket", _folder["nbd"], "--control", _control, "--progress", "never", "--merge-on-request"));
@@ -169,7 +169,7 @@ public sealed class WatchTests : IDisposable
                 if (Directory.Exists(_folder[name])) Directory.Delete(_folder[name], recursive: true);
             BinaryResult result = Binary.RunProgram("unshare", ["-m", "sh", "-c", script, "sh", Binary.Path, _folder.Path, $"{columns}"]);
             Assert.True(result.Output.EndsWith("watch 0\n", StringComparison.Ordinal), result.ToString());
-            // Drawn over and over: two lines, up by one, and everything below erased.
+            // The display is redrawn repeatedly: two lines, then up one line, and everything below is erased.
             string[] drawings = Regex.Split(result.Output.Replace("\r\r\n", "\r\n", StringComparison.Ordinal), @"\r(?:\e\[K|\e\[1A\e\[J)");
             Assert.True(drawings.Length > 3, result.ToString());
             foreach (string drawing in drawings[..^1])
@@ -178,7 +178,7 @@ public sealed class WatchTests : IDisposable
                 Assert.InRange(lines.Length, 1, 2);
                 Assert.All(lines, line => Assert.InRange(line.Length, 0, columns - 1));
             }
-            // Everything that was drawn is taken away, and how they ended is said once.
+            // Everything drawn is erased, and the result of each merge is printed once.
             Assert.Equal(["a: merged", "b: merged"], Regex.Matches(drawings[^1], "[ab]: merged").Select(match => match.Value));
             if (columns < 100) continue;
             Assert.Matches(@"a +[0-9]+% \[#*\.+\] [0-9.]+ [KM]iB of [0-9.]+ MiB, 0:0[0-9] left, [0-9.]+ [KM]iB/s", result.Output);

@@ -1,4 +1,4 @@
-/* noring ERRNO PROGRAM ARGUMENT...: runs PROGRAM under a seccomp filter that answers the three calls of io_uring with ERRNO, as a container does. */
+/* noring ERRNO PROGRAM ARGUMENT...: runs PROGRAM under a seccomp filter that fails the three system calls of io_uring with ERRNO, as a container does. */
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>

@@ -1,6 +1,7 @@
 /*
- * peak PROGRAM ARGUMENT...: runs PROGRAM, and says in a last line on standard error how many KiB it had in memory at its peak, by the rusage of wait4.
- * Exits as the program did, or with 128 and the number of the signal. A process inherits the peak of the one it was forked from: this one is small.
+ * peak PROGRAM ARGUMENT...: runs PROGRAM, and prints its peak of resident memory in KiB, from the rusage of wait4, as the last line on
+ * standard error. The exit code is that of PROGRAM, or 128 plus the number of the signal. A process inherits the peak of the process that
+ * forked it; this one is small.
  */
 #define _GNU_SOURCE
 #include <stdio.h>

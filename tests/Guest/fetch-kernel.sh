@@ -1,7 +1,8 @@
 #!/bin/bash
-# fetch-kernel.sh CACHE PACKAGE[/SUITE] [ARCH]: fetches a Debian kernel into CACHE without installing it, and prints its folder, CACHE/RELEASE, which
-# has vmlinux, what QEMU starts, and lib/modules/RELEASE. PACKAGE is a metapackage such as linux-image-6.12-cloud-amd64 of SUITE (bookworm) for ARCH
-# (this machine's), such as linux-image-cloud-amd64/trixie-backports, or the kernel itself, such as linux-image-5.10.0-45-cloud-arm64. What came from the same metapackage earlier is not fetched again.
+# fetch-kernel.sh CACHE PACKAGE[/SUITE] [ARCH]: fetches a Debian kernel into CACHE without installing it, and prints its folder,
+# CACHE/RELEASE. The folder has vmlinux, which QEMU starts, and lib/modules/RELEASE. PACKAGE is a metapackage such as
+# linux-image-6.12-cloud-amd64 of SUITE (bookworm) for ARCH (this machine's), such as linux-image-cloud-amd64/trixie-backports, or the
+# kernel itself, such as linux-image-5.10.0-45-cloud-arm64. A kernel of the same metapackage that was fetched earlier is not fetched again.
 set -euo pipefail
 HERE=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 mkdir -p "$1"
@@ -12,14 +13,14 @@ arch=${3:-$host}
 suite=bookworm
 case $meta in */*) suite=${meta#*/} ;; esac
 
-# The newest complete release that came from the same metapackage. A metapackage's name has the architecture.
+# The newest complete release from the same metapackage. A metapackage's name includes the architecture.
 folder=$(grep -lxs -- "$meta" "$cache"/*/.complete | sort -V | tail -n 1 | sed 's|/.complete$||' || true)
 if [ -n "$folder" ]; then
     echo "$folder"
     exit
 fi
 
-# A whole version in its name: that is the kernel itself.
+# A name with a whole version is that of the kernel itself.
 depends=--depends
 case $meta in linux-image-[0-9]*.[0-9]*.[0-9]*) depends= ;; esac
 # shellcheck disable=SC2086 # one word or none
@@ -27,7 +28,7 @@ fetched=$("$HERE/../../interop/Sysroot/fetch.sh" $depends "$arch" "$suite" "${me
     echo "fetch-kernel.sh: $meta cannot be fetched for $arch" >&2
     exit 1
 }
-# Newer kernels lie below /usr, and vmlinuz beside the modules.
+# Newer kernels are below /usr, with vmlinuz beside the modules.
 [ -e "$fetched/lib" ] || ln -s usr/lib "$fetched/lib"
 modules=$(echo "$fetched"/lib/modules/*)
 release=$(basename "$modules")
@@ -40,19 +41,19 @@ depmod -b "$folder" "$release"
 
 image=boot/vmlinuz-$release
 [ -e "$image" ] || image=lib/modules/$release/vmlinuz
-# number OFFSET LENGTH: a little-endian number of the image.
+# number OFFSET LENGTH: prints a little-endian number of the image.
 number() { od -An -v -j "$1" -N "$2" -t "u$2" "$image" | tr -d ' '; }
 # bytes OFFSET LENGTH: prints that part of the image.
 bytes() { tail -c "+$(($1 + 1))" "$image" | { head -c "$2"; cat >/dev/null; }; }
 
-# QEMU is given an uncompressed kernel. For x86-64 that saves the slowest part of a boot without hardware virtualisation (PVH); for arm64 it is the
-# only form that it takes.
+# QEMU gets an uncompressed kernel. For x86-64 that avoids the slowest part of a boot without hardware virtualisation (PVH); for arm64 it is
+# the only supported form.
 if [ "$(number 4 4)" = 1735223674 ]; then
     # "zimg", an EFI image with a packed one inside: its offset at 8, its length at 12 (drivers/firmware/efi/libstub/zboot-header.S).
     bytes "$(number 8 4)" "$(number 12 4)" >payload
 elif [ "$arch" = amd64 ]; then
-    # A bzImage (Documentation/arch/x86/boot.rst): setup sectors at 0x1f1, payload offset at 0x248, length at 0x24c; the last four bytes of the
-    # payload are its plain size.
+    # A bzImage (Documentation/arch/x86/boot.rst): setup sectors at 0x1f1, payload offset at 0x248, length at 0x24c; the last four bytes of
+    # the payload are its uncompressed size.
     bytes "$((($(number 497 1) + 1) * 512 + $(number 584 4)))" "$(($(number 588 4) - 4))" >payload
 else
     cp "$image" payload
@@ -63,7 +64,7 @@ case $(od -An -N4 -t x1 payload | tr -d ' ') in
     1f8b*) gzip -dc payload >vmlinux 2>/dev/null || true ;;
 esac
 rm -f payload
-# Any other packing, or none: it is started as it is.
+# Any other compression, or none: the kernel is started unchanged.
 [ -s vmlinux ] || cp "$image" vmlinux
 echo "$meta" >.complete
 echo "$folder"

@@ -1,6 +1,7 @@
 #!/bin/bash
-# initramfs.sh KERNEL OUT SNAPUSERD BUSYBOX MODULE…: writes the archive that all guests start from: both programs, and the modules (with what
-# they need, in loading order). KERNEL is what fetch-kernel.sh printed. A test adds an archive of its own after this one (boot in lib.sh).
+# initramfs.sh KERNEL OUT SNAPUSERD BUSYBOX MODULE…: writes the archive that all guests start from: both programs, and the modules (with
+# their dependencies, in loading order). KERNEL is the output of fetch-kernel.sh. A test adds its own archive after this one (boot in
+# lib.sh).
 set -euo pipefail
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 kernel=$1

@@ -1,8 +1,8 @@
-# What the host's side of every guest test uses; run.sh sets the variables:
+# Functions for the host's side of every guest test; run.sh sets the variables:
 #   ROOT       the root of the repository          SNAPUSERD  the built program, for this machine
 #   KERNEL     the folder of the kernel            INITRAMFS  the archive that all guests start from
 #   FOLDER     a folder for this test, empty       HERE       the folder of the test's own files
-# and what target.sh says of the guest's machine.
+# and the variables of target.sh about the guest's machine.
 set -euo pipefail
 
 fail() {
@@ -16,10 +16,10 @@ vector() {
     truncate -s %4096 "$1.cow"
 }
 
-# readme_loop: the script that the README tells a ramdisk to use, as it stands there.
-readme_loop() {
-    sed -n '/^    tries=0$/,/^    done$/s/^    //p' "$ROOT/README.md" >merge-loop.sh
-    grep -q '^done$' merge-loop.sh || fail "the README has no loop for ramdisks"
+# ramdisk_loop: prints the script that docs/ramdisk.md gives for a ramdisk, unchanged.
+ramdisk_loop() {
+    sed -n '/^    tries=0$/,/^    done$/s/^    //p' "$ROOT/docs/ramdisk.md" >merge-loop.sh
+    grep -q '^done$' merge-loop.sh || fail "docs/ramdisk.md has no loop for ramdisks"
 }
 
 # compile SOURCE OUT: compiles a C program for the guest, static.
@@ -33,7 +33,7 @@ compile() {
     fi
 }
 
-# archive NAME FILE…: the archive of one guest's own files, NAME.cpio; files lie in the guest's root.
+# archive NAME FILE…: creates NAME.cpio, the archive of one guest's own files; the files are in the guest's root.
 archive() {
     local name=$1
     shift
@@ -45,10 +45,11 @@ archive() {
     rm -rf "$name.root" "$name.own"
 }
 
-# boot [-a ARCHIVE] [-i INIT] [-k WORDS] [-l LOG] [-c MS] [-t SECONDS] DRIVE…: boots a guest with ARCHIVE.cpio (default: guest) and returns the
-# status of its /test.sh. After SECONDS (default: 600, many times what any of them takes) it counts as hanging. A DRIVE is what follows "-drive if=virtio,"; the first is /dev/vda. INIT is the first process (default: /init). WORDS
-# go to the end of the kernel command line. The console goes to LOG. With -c, QEMU gets SIGKILL that many milliseconds after the guest's line "CUT": 137, or 0 if it was off by then. 124: no answer
-# in time; 125: the guest ended without one.
+# boot [-a ARCHIVE] [-i INIT] [-k WORDS] [-l LOG] [-c MS] [-t SECONDS] DRIVE…: boots a guest with ARCHIVE.cpio (default: guest) and returns
+# the status of its /test.sh. After SECONDS (default: 600, many times what any of the tests takes) the guest counts as hanging.
+# A DRIVE is the text after "-drive if=virtio,"; the first is /dev/vda. INIT is the first process (default: /init). WORDS are appended to
+# the kernel command line. The console goes to LOG. With -c, QEMU gets SIGKILL that many milliseconds after the guest's line "CUT": 137, or
+# 0 if the guest was off by then. 124: no answer in time; 125: the guest ended without an answer.
 boot() {
     local name=guest init=/init words='' log=console cut='' limit=600 other='' drives=() drive option line status='' code=0 OPTIND=1
     while getopts a:i:k:l:c:t: option; do
@@ -60,12 +61,12 @@ boot() {
     shift $((OPTIND - 1))
     for drive in "$@"; do drives+=(-drive "if=virtio,$drive"); done
 
-    # Emulation by TCG works everywhere; hardware virtualisation does not, and nothing here is measured.
+    # TCG emulation works everywhere, hardware virtualisation does not; nothing here is measured.
     rm -f "$log.fifo"
     mkfifo "$log.fifo"
-    # Without no_timer_check a kernel panics where the host is so busy that no timer interrupt comes within its check of some ticks.
-    # With several processors all on one thread: kernels that patch their code while another processor runs it have died of the other way.
-    # Pointers are signed by something cheaper than what the architecture recommends, which takes half of an emulated processor's time.
+    # Without no_timer_check a kernel panics if the host is so busy that no timer interrupt arrives within the kernel's check of some ticks.
+    # Several processors all run on one thread: kernels that patch code while another processor runs it have crashed with one thread for
+    # each. Pointers are signed with a cheaper algorithm than the architecture recommends, which takes half of an emulated processor's time.
     local machine console=ttyS0
     case $ARCH in
         amd64) machine=(qemu-system-x86_64 -cpu max) ;;
@@ -100,7 +101,8 @@ boot() {
     return "${status:-125}"
 }
 
-# after SECONDS PROCESS FILE: in the background, SIGKILL to PROCESS after SECONDS, with a note in FILE that it was this one. A SIGTERM to it calls it off.
+# after SECONDS PROCESS FILE: in the background, sends SIGKILL to PROCESS after SECONDS and records that in FILE. A SIGTERM to this
+# background process cancels it.
 after() {
     (
         trap 'kill "$nap"; exit' TERM
@@ -112,13 +114,13 @@ after() {
     ) >/dev/null 2>&1 </dev/null &
 }
 
-# fresh BACKING FORMAT OVERLAY: an empty qcow2 overlay. QEMU keeps in its own memory which clusters of a fresh overlay are in use until the guest
-# flushes, so that a SIGKILL of QEMU loses exactly what was written there and not flushed. (On a raw image it loses nothing.)
+# fresh BACKING FORMAT OVERLAY: creates an empty qcow2 overlay. Until the guest flushes, QEMU keeps in its own memory which clusters of a
+# fresh overlay are in use. So a SIGKILL of QEMU loses exactly the data written there and not flushed. (On a raw image it loses nothing.)
 fresh() {
     qemu-img create -q -f qcow2 -F "$2" -b "$(realpath "$1")" "$3"
 }
 
-# same IMAGE FORMAT RAW: whether they hold the same bytes.
+# same IMAGE FORMAT RAW: whether both hold the same bytes.
 same() {
     qemu-img compare -q -f "$2" -F raw "$1" "$3"
 }

@@ -1,5 +1,5 @@
-# Runs commands that must be refused because another process has their storage. The script that includes it sets $fresh, the path of an
-# untouched COW, and has a command `say`. The commands run in parallel, because each of them waits two seconds for the locks.
+# Runs commands that must be refused because another process uses their storage. The script that includes this file sets $fresh, the path of
+# an untouched COW, and defines a command `say`. The commands run in parallel, because each of them waits two seconds for the locks.
 rivals=0
 pending=
 
@@ -36,7 +36,7 @@ refused() {
     [ ! -e /tmp/rivals.failed ] || failed=1
 }
 
-# node PATH: makes another node of the same device and prints its path.
+# node PATH: creates another node of the same device and prints its path.
 node() {
     name=/tmp/node.$(basename "$1")
     # shellcheck disable=SC2046 # two words
@@ -44,7 +44,7 @@ node() {
     echo "$name"
 }
 
-# loop OFFSET PATH: makes a loop device and prints its path.
+# loop OFFSET PATH: creates a loop device and prints its path.
 loop() {
     loop=$(losetup -f)
     losetup -o "$1" "$loop" "$2"

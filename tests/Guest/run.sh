@@ -1,13 +1,14 @@
 #!/bin/bash
-# run.sh [TEST…]: boots a stock Debian kernel in QEMU with the built program and runs the tests there; all of them unless some are named. The
-# last line is "N passed, N failed[, N skipped]".
+# run.sh [TEST…]: boots a stock Debian kernel in QEMU with the built program and runs the tests there; all of them unless some are named.
+# The last line is "N passed, N failed[, N skipped]".
 #
-# A test is a folder beside this file: host.sh is its part here (lib.sh has what it may call), what it boots is up to it, and the file modules
-# names the kernel modules that its guests need. Without one of them a test is skipped on a kernel that KERNEL_PACKAGE names, and fails on the default
-# one, which has them all. No test passed is a failure.
+# A test is a folder beside this file. host.sh is its part on the host (lib.sh has the functions for it) and decides what to boot. The file
+# modules names the kernel modules that its guests need. If one is missing, the test is skipped on a kernel that KERNEL_PACKAGE names, and
+# fails on the default kernel, which has them all. If no test passes, the run fails.
 #
-# ARCH and PAGES in the environment say which machine (target.sh). KERNEL_PACKAGE names another kernel than linux-image-6.12-…; with "/SUITE" after it
-# the kernel of another Debian than 12, such as linux-image-arm64/bullseye. It is kept in build/guest. JOBS guests run at a time.
+# ARCH and PAGES in the environment select the machine (target.sh). KERNEL_PACKAGE names another kernel than linux-image-6.12-…; with
+# "/SUITE" after it, the kernel of another Debian release than 12, such as linux-image-arm64/bullseye. It is kept in build/guest. At most
+# JOBS guests run at a time.
 set -euo pipefail
 HERE=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 ROOT=$(dirname "$(dirname "$HERE")")
@@ -17,7 +18,7 @@ cache=$ROOT/build/guest
 "$ROOT/build.sh" guest-deps
 . "$HERE/target.sh"
 results=$ROOT/build/test-results/Guest$VARIANT
-# The results of an earlier run must not pass for those of this one.
+# Removes the results of an earlier run, so that they are not taken for this one's.
 rm -rf "$results"
 KERNEL=$("$HERE/fetch-kernel.sh" "$cache" "${KERNEL_PACKAGE:-$(kernel_package)}" "$ARCH")
 work=$(mktemp -d)
@@ -79,7 +80,7 @@ for test in "${tests[@]}"; do
     fi
     rm -rf "${work:?}/$test"
 done
-# In the words of the other test results, so that tests/sum.sh adds them up.
+# In the format of the other test results, so that tests/sum.sh adds them up.
 mkdir -p "$results"
 echo "<Counters total=\"$((passed + failed + skipped))\" executed=\"$((passed + failed))\" passed=\"$passed\" failed=\"$failed\" />" >"$results/Guest$VARIANT.trx"
 echo "all of it took $SECONDS s"

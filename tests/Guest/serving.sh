@@ -1,8 +1,9 @@
-# What guests that serve a merged view share. Who includes it sets $kind, what `--device` takes; $options, what goes with it; $device, the path that comes of
-# that; $files, the folder with the files of files.sum; and has a command `gone`: nothing is left of the device.
+# Common code of guests that serve a merged view. The script that includes this file sets these variables: $kind, the value of `--device`;
+# $options, its further options; $device, the path of the resulting device; $files, the folder with the files of files.sum. It also defines
+# a command `gone`: true if nothing is left of the device.
 failed=0
 
-# say WORD …: a line that the host shows.
+# say WORD …: prints a line that the host shows.
 say() {
     echo "$kind: $*"
 }
@@ -29,7 +30,7 @@ expect() {
     [ "$code" -eq "$wanted" ] || { say "FAILED: expected $wanted"; failed=1; }
 }
 
-# serve OPTION …: starts the server, $server, and waits until it says that its device is usable.
+# serve OPTION …: starts the server, $server, and waits until it reports its device as ready.
 serve() {
     rm -f /tmp/ready
     mkfifo /tmp/ready
@@ -40,19 +41,20 @@ serve() {
     [ "$said" = "$device" ] || { say "FAILED: the server said $said"; cat /tmp/serve.err; exit 1; }
 }
 
-# serve_slowly OPTION …: starts it and has it merge so slowly that a kill comes in the midst of that, however fast or slow this machine is; `faster` is the end of that.
+# serve_slowly OPTION …: starts the server and a merge so slow that a kill comes in the middle of it on any machine; `faster` removes the
+# limit.
 serve_slowly() {
     serve --merge-on-request --control /tmp/control "$@"
     check "a rate" snapuserd ctl rate 20k --socket /tmp/control
     check "a merge on request" snapuserd ctl merge --socket /tmp/control
 }
 
-# faster: a server that is about to come again has no socket for a moment.
+# faster: removes the limit; while a server restarts, it has no socket for a moment.
 faster() {
     until snapuserd ctl rate off --socket /tmp/control >/tmp/output 2>&1; do usleep 100000; done
 }
 
-# stop: ends the server; it leaves no device behind.
+# stop: ends the server and checks that the device is gone.
 stop() {
     kill "$server"
     wait "$server"
@@ -61,24 +63,24 @@ stop() {
     gone || { say "FAILED: $device is still there"; failed=1; }
 }
 
-# files: all files are what they are to be.
+# files: all files have the expected contents.
 files() {
     echo 3 >/proc/sys/vm/drop_caches
     (cd "$files" && sha256sum -c /files.sum)
 }
 
-# image: so is the device.
+# image: the device has the expected contents.
 image() {
     echo 3 >/proc/sys/vm/drop_caches
     dd if="$device" bs=1M 2>/dev/null | sha256sum | cmp - /image.sum
 }
 
-# merged: "N of M", as the COW says it.
+# merged: prints "N of M", as stored in the COW.
 merged() {
     snapuserd inspect --cow /dev/vda 2>&1 | sed -n 's/^Merge ops: *//p'
 }
 
-# await: waits until something is merged.
+# await: waits until at least one op is merged.
 await() {
     tries=0
     while [ "$tries" -lt 6000 ] && [ "$(merged | cut -d ' ' -f 1)" = 0 ]; do
@@ -87,12 +89,12 @@ await() {
     done
 }
 
-# midway COUNT: a COUNT of merged is one in the middle.
+# midway COUNT: COUNT, the output of merged, is neither zero nor complete.
 midway() {
     [ "${1%% *}" -gt 0 ] && [ "${1%% *}" -lt "${1##* }" ]
 }
 
-# read_on: reads the files and the image over and over, $reader, until enough was read.
+# read_on: starts $reader, which reads the files and the image repeatedly until the file /tmp/enough exists.
 read_on() {
     (
         while [ ! -e /tmp/enough ]; do
@@ -104,7 +106,7 @@ read_on() {
     reader=$!
 }
 
-# enough: ends that, and says what it saw.
+# enough: ends the reader and prints its results.
 enough() {
     : >/tmp/enough
     wait "$reader"
@@ -112,7 +114,7 @@ enough() {
     [ ! -e /tmp/lost ] || { say "FAILED: readers saw errors or other bytes: $(sort /tmp/lost | uniq -c | tr '\n' ' ')"; failed=1; }
 }
 
-# to_the_end: waits until all is merged; the view is still the image.
+# to_the_end: waits until everything is merged; the view must still be the image.
 to_the_end() {
     tries=0
     while [ "$tries" -lt 1500 ]; do

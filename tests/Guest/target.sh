@@ -1,13 +1,13 @@
-# What guest and boot tests start from: the machine that is emulated. ROOT is the root of the repository. In the environment:
+# The common settings of guest and boot tests: the emulated machine. ROOT is the root of the repository. In the environment:
 #   ARCH   amd64 or arm64 (default: this machine's)
 #   PAGES  4k, or 16k on arm64: the page size of the kernel
 #   KERNEL_PACKAGE  another kernel than the default one (run.sh), or nothing
-# Sets and exports, beside those two:
-#   SNAPUSERD        the program as it was built for this machine, which creates and inspects COWs on this side
-#   GUEST_SNAPUSERD  the program as it was built for the guest
+# Sets and exports, besides those:
+#   SNAPUSERD        the program built for this machine, which creates and inspects COWs on the host
+#   GUEST_SNAPUSERD  the program built for the guest
 #   GUEST_BUSYBOX    a static busybox for the guest
-#   FOREIGN          "yes" if the guest's architecture is another than this machine's
-#   VARIANT          what tells the results of this machine apart from those of the default one: "", "-arm64-16k", "-arm64-4k-linux-image-cloud-arm64"
+#   FOREIGN          "yes" if the guest's architecture differs from this machine's
+#   VARIANT          a suffix that separates this machine's results from those of the default one: "", "-arm64-16k", "-arm64-4k-linux-image-cloud-arm64"
 case $(uname -m) in aarch64) host=arm64 ;; *) host=amd64 ;; esac
 ARCH=${ARCH:-$host}
 PAGES=${PAGES:-4k}
@@ -20,7 +20,7 @@ case $ARCH-$PAGES in
     *) echo "$0: there is no Debian kernel for ARCH=$ARCH with PAGES=$PAGES" >&2; exit 1 ;;
 esac
 [ "$ARCH-$PAGES" = "$host-4k" ] || VARIANT=-$ARCH-$PAGES
-# A package may come with "/SUITE".
+# A package name may end with "/SUITE".
 if [ -n "${KERNEL_PACKAGE:-}" ]; then VARIANT=-$ARCH-$PAGES-${KERNEL_PACKAGE//\//-}; fi
 if [ "$ARCH" != "$host" ]; then
     FOREIGN=yes
@@ -29,7 +29,8 @@ fi
 [ -x "$SNAPUSERD" ] || { echo "$0: there is no build/snapuserd; run make build" >&2; exit 1; }
 [ -x "$GUEST_SNAPUSERD" ] || { echo "$0: there is no build/$ARCH/snapuserd; run make build ARCH=$ARCH" >&2; exit 1; }
 
-# kernel_package: the metapackage of the newest kernel of Debian 12 for this machine. The small kernels for virtual machines come with pages of 4 KiB only.
+# kernel_package: the metapackage of the newest kernel of Debian 12 for this machine. The small kernels for virtual machines exist with
+# pages of 4 KiB only.
 kernel_package() {
     if [ "$PAGES" = 4k ]; then echo "linux-image-6.12-cloud-$ARCH"; else echo "linux-image-6.12-$ARCH-$PAGES"; fi
 }

@@ -11,18 +11,20 @@ using Snapuserd.Interop;
 
 namespace Snapuserd.Tests.Interop;
 
-/// <summary>The C program that states what some types of ours claim about C: one static assertion per size, offset and constant.</summary>
+/// <summary>
+/// The C program that checks the declarations of some C# types against C: one static assertion per size, offset and constant.
+/// </summary>
 internal static partial class AbiProgram
 {
     private const BindingFlags Everything = BindingFlags.Public | BindingFlags.NonPublic | BindingFlags.Static | BindingFlags.Instance | BindingFlags.DeclaredOnly;
 
-    /// <summary>Headers of <paramref name="types"/>, by the attribute that names them.</summary>
+    /// <summary>Headers of <paramref name="types"/>, taken from their attributes.</summary>
     public static string[] Headers<T>(IEnumerable<Type> types) where T : Attribute =>
         types.SelectMany(t => t.GetCustomAttributes<T>())
             .Select(a => a switch { KernelHeaderAttribute k => k.Header, LibraryHeaderAttribute l => l.Header, _ => throw new ArgumentException("not a header attribute") })
             .Distinct().Order(StringComparer.Ordinal).ToArray();
 
-    /// <summary>The program; <paramref name="assertions"/> says how many assertions it has.</summary>
+    /// <summary>The text of the program. <paramref name="assertions"/> is its number of assertions.</summary>
     public static string Write(IEnumerable<string> headers, IEnumerable<Type> types, out int assertions)
     {
         StringBuilder program = new();
@@ -42,11 +44,11 @@ internal static partial class AbiProgram
         return program.ToString();
     }
 
-    /// <summary>The constants of a type that have a name in C: capitals, or another one by attribute.</summary>
+    /// <summary>The constants of a type that exist in C: those with names in capitals, or with another C name by attribute.</summary>
     public static IEnumerable<FieldInfo> Constants(Type type) => type.GetFields(Everything)
         .Where(f => f.IsLiteral && f.FieldType != typeof(string) && !type.IsEnum && (CapitalName().IsMatch(f.Name) || f.IsDefined(typeof(CNameAttribute))));
 
-    /// <summary>Structs that mirror something in C. Record structs and ref structs are values of ours.</summary>
+    /// <summary>Whether the type mirrors a C struct. Record structs and ref structs exist only in C#.</summary>
     public static bool IsForeignStruct(Type type) =>
         type is { IsValueType: true, IsEnum: false, IsByRefLike: false, IsGenericType: false }
         && !type.IsDefined(typeof(CompilerGeneratedAttribute)) && !type.IsDefined(typeof(UnsafeValueTypeAttribute))

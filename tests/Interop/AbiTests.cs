@@ -8,7 +8,7 @@ using Xunit.Abstractions;
 
 namespace Snapuserd.Tests.Interop;
 
-/// <summary>The C compiler proves that every struct and constant of interop is what the headers declare.</summary>
+/// <summary>The C compiler proves that every struct and constant of interop agrees with the headers.</summary>
 public sealed class AbiTests(ITestOutputHelper output)
 {
     private static Type[] Interop => typeof(Libc).Assembly.GetTypes();
@@ -93,7 +93,7 @@ public sealed class AbiTests(ITestOutputHelper output)
         Assert.Contains("O_DIRECT is", CCompiler.CheckAgainstKernel(program, Architecture.Arm64, out _), StringComparison.Ordinal);
     }
 
-    /// <summary>A property of the same name chooses the value of the architecture that it runs on.</summary>
+    /// <summary>A property of the same name returns the value of the running architecture.</summary>
     [Fact]
     public void Constants_of_one_architecture_are_what_their_property_gives_on_it()
     {

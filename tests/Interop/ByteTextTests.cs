@@ -6,7 +6,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Interop;
 
-/// <summary>Names of any bytes in strings and back.</summary>
+/// <summary>Conversion of names of arbitrary bytes to strings and back.</summary>
 public sealed class ByteTextTests
 {
     [Fact]
@@ -43,19 +43,19 @@ public sealed class ByteTextTests
     [Fact]
     public void Valid_utf8_is_itself_and_any_other_byte_a_lone_surrogate()
     {
-        // In code, not in attributes: those are stored as UTF-8, which has no lone surrogates.
+        // The cases are in code because attributes store strings as UTF-8, which has no lone surrogates.
         (string Hex, string Text)[] cases =
         [
             ("", ""),
             ("61C3A4E282ACF09D849E", "a\u00e4\u20ac\U0001d11e"),
             ("FF", "\udcff"),
             ("FE80", "\udcfe\udc80"),
-            // An encoded surrogate, an overlong slash, a character that is cut short before another, and one at the end.
+            // An encoded surrogate, an overlong slash, a character truncated before another one, and one truncated at the end.
             ("EDB280", "\udced\udcb2\udc80"),
             ("C0AF", "\udcc0\udcaf"),
             ("E28241", "\udce2\udc82A"),
             ("F09D84", "\udcf0\udc9d\udc84"),
-            // Above U+10FFFF.
+            // A code point above U+10FFFF.
             ("F4908080", "\udcf4\udc90\udc80\udc80"),
         ];
         foreach ((string hex, string text) in cases)

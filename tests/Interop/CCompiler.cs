@@ -11,16 +11,16 @@ using Snapuserd.Tests.Support;
 
 namespace Snapuserd.Tests.Interop;
 
-/// <summary>The machine's C compilers, as judges of declarations.</summary>
+/// <summary>Runs this machine's C compilers to check declarations.</summary>
 internal static partial class CCompiler
 {
     /// <summary>
-    /// Where Debian's package puts the headers of the kernel we are written against. Newer ones may do; older ones lack constants that
-    /// we use, and the test says which.
+    /// The folder of Debian's package with the headers of the supported kernel. Newer headers may work. Older ones lack constants that the
+    /// program uses, and the test names them.
     /// </summary>
     private const string KernelPackage = "linux-headers-6.12.*-common";
 
-    /// <summary>The architectures that the program is built for, by the names that Debian and Linux have for them.</summary>
+    /// <summary>The architectures that the program is built for, with Debian's and Linux's names for them.</summary>
     private static readonly Dictionary<Architecture, (string Debian, string Linux, string Triple)> s_names = new()
     {
         [Architecture.X64] = ("amd64", "x86", "x86_64-linux-gnu"),
@@ -30,15 +30,15 @@ internal static partial class CCompiler
     private static readonly ConcurrentDictionary<Architecture, Lazy<string>> s_sysroots = new();
 
     /// <summary>
-    /// Compiles against an architecture's headers of the C library and of other libraries: this machine's own, or those of the folder that
-    /// another architecture's program is linked with. Returns the compiler's complaints.
+    /// Compiles against an architecture's headers of the C library and of other libraries. For this machine's architecture these are its
+    /// own; for another one, those in the folder that its program is linked with. Returns the compiler's error messages.
     /// </summary>
     public static string CheckAgainstLibraries(string program, Architecture architecture) =>
         Run(program, [.. Target(architecture, library: true), "-D_GNU_SOURCE"]);
 
     /// <summary>
-    /// Compiles against the kernel's own headers for an architecture and nothing else. Returns the compiler's complaints and the version of
-    /// the headers.
+    /// Compiles against only the kernel's own headers for an architecture. Returns the compiler's error messages and the version of the
+    /// headers.
     /// </summary>
     public static string CheckAgainstKernel(string program, Architecture architecture, out string version)
     {
@@ -48,8 +48,8 @@ internal static partial class CCompiler
         string uapi = Path.Combine(source, "include/uapi");
         string machine = Path.Combine(source, "arch", s_names[architecture].Linux, "include/uapi");
         using TempFolder generated = new();
-        // What the kernel's build would generate: an asm/x.h that is not the architecture's own is the generic one. The two headers
-        // that hold compiler attributes are not for user space; "make headers_install" takes their uses out.
+        // The kernel's build would generate these files: where the architecture has no asm/x.h of its own, it is the generic one. The two
+        // headers with compiler attributes are not for user space; "make headers_install" removes their uses.
         Directory.CreateDirectory(generated["asm"]);
         Directory.CreateDirectory(generated["linux"]);
         foreach (string header in Directory.GetFiles(Path.Combine(uapi, "asm-generic")).Select(path => Path.GetFileName(path)))
@@ -64,7 +64,7 @@ internal static partial class CCompiler
                 "-D__user=", "-D__force=", "-D__EXPORTED_HEADERS__"]);
     }
 
-    /// <summary>The package that a header is missing from, if the complaints are about a missing header.</summary>
+    /// <summary>The package that contains a missing header; null if the messages report no missing header.</summary>
     public static string? MissingPackage(string complaints)
     {
         Match missing = MissingHeader().Match(complaints);
@@ -87,7 +87,7 @@ internal static partial class CCompiler
             .FirstOrDefault()
         ?? throw new InvalidOperationException($"the kernel's headers are missing: apt install '{KernelPackage}'");
 
-    /// <summary>Options that make clang compile for an architecture; none for this machine's, for which any compiler does.</summary>
+    /// <summary>Options that make clang compile for an architecture. None for this machine's, for which any compiler works.</summary>
     private static string[] Target(Architecture architecture, bool library)
     {
         if (architecture == RuntimeInformation.OSArchitecture) return [];
@@ -95,7 +95,7 @@ internal static partial class CCompiler
         return library ? [target, $"--sysroot={Sysroot(architecture)}"] : [target];
     }
 
-    /// <summary>The folder with another architecture's headers, which build.sh fetches where it is not there yet.</summary>
+    /// <summary>The folder with another architecture's headers. build.sh downloads them if the folder is missing.</summary>
     private static string Sysroot(Architecture architecture) => s_sysroots.GetOrAdd(architecture, static wanted => new(() =>
     {
         Dictionary<string, string> environment = new() { ["ARCH"] = s_names[wanted].Debian };
@@ -106,7 +106,7 @@ internal static partial class CCompiler
 
     private static string Run(string program, string[] options)
     {
-        // gcc compiles for its own machine only.
+        // gcc compiles only for its own machine.
         bool foreign = options.Any(option => option.StartsWith("--target=", StringComparison.Ordinal));
         foreach (string compiler in foreign ? ["clang"] : new[] { "cc", "clang" })
         {

@@ -10,13 +10,13 @@ using Xunit;
 
 namespace Snapuserd.Tests.Interop;
 
-/// <summary>The error numbers against the C library. Their values are checked with all other constants (<see cref="AbiTests"/>).</summary>
+/// <summary>The errno names and texts against the C library. <see cref="AbiTests"/> checks the values with all other constants.</summary>
 public sealed partial class ErrnoTests
 {
     [GeneratedRegex(@"^#define (E[A-Z0-9]+) ([0-9]+)$", RegexOptions.Multiline)]
     private static partial Regex Definition();
 
-    /// <summary>Every number that errno.h has; other names of the same number are defined by that name.</summary>
+    /// <summary>Every number in errno.h. A second name of a number is defined by the first name and not listed.</summary>
     private static Dictionary<int, string> Header()
     {
         BinaryResult result = Binary.RunProgram("/bin/sh", ["-c", "echo '#include <errno.h>' | $(command -v cc clang gcc | head -n 1) -E -dM -"]);

@@ -4,7 +4,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Interop;
 
-/// <summary>The same ring in the kernel of this machine.</summary>
+/// <summary>The ring on this machine's kernel.</summary>
 public sealed class IoUringTests
 {
     [Theory]

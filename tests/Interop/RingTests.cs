@@ -7,7 +7,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Interop;
 
-/// <summary>The ring's arithmetic over plain memory.</summary>
+/// <summary>The ring's arithmetic on ordinary memory.</summary>
 public sealed class RingTests
 {
     private static IoUringSqe Nop(ulong data, uint length = 0) => new() { Opcode = IoUringAbi.IORING_OP_NOP, UserData = data, Len = length };
@@ -63,7 +63,7 @@ public sealed class RingTests
         for (ulong i = 0; i < 3; i++) ring.TryPrepare(Nop(i));
         Assert.Equal(1, ring.Enter(0));
         Assert.Equal(2u, ring.Pending);
-        // The slot that was freed can be used although others before it still wait.
+        // The freed slot can be used although earlier ones still wait.
         Assert.True(ring.TryPrepare(Nop(3)));
         Assert.Equal(1, ring.Enter(0));
         Assert.Equal(1, ring.Enter(0));

@@ -5,12 +5,12 @@ using Snapuserd.Create;
 
 namespace Snapuserd.Tests.Kernels;
 
-/// <summary>Two areas of memory that kernels work on, and what a loop over bytes says about each call.</summary>
+/// <summary>Two memory areas for the vector kernels. Compares each kernel call with a byte loop.</summary>
 internal sealed class KernelCheck
 {
     private const int LongestOfAll = 300, Alignments = 64, Seed = 20261127;
 
-    /// <summary>Bytes on either side that a kernel must leave alone; the first also makes room for the alignment.</summary>
+    /// <summary>Guard bytes on either side that a kernel must not change. The first also allows for the alignment.</summary>
     private const int Margin = 64;
 
     /// <summary>Longer ranges, at fewer alignments: a block, and several rounds of the difference kernel's 8-bit counts.</summary>
@@ -18,7 +18,7 @@ internal sealed class KernelCheck
 
     private static readonly int[] s_otherAlignments = [0, 1, 7, 8, 15, 16, 33, 63];
 
-    /// <summary>Each kernel's check: takes two offsets and a length in bytes; returns null, or what is wrong.</summary>
+    /// <summary>Each kernel's check. It takes two offsets and a length in bytes, and returns null or a description of the error.</summary>
     internal static readonly (string Name, Func<KernelCheck, int, int, int, string?> Check)[] All =
     [
         ("xor", static (memory, to, from, length) => memory.Xor(to, from, length)),
@@ -28,7 +28,7 @@ internal sealed class KernelCheck
 
     private readonly byte[] _pattern, _source, _destination, _expected;
 
-    // Aligned to 64 bytes from here on.
+    // The areas begin here, aligned to 64 bytes.
     private readonly int _sourceStart, _destinationStart;
 
     internal KernelCheck()
@@ -46,7 +46,7 @@ internal sealed class KernelCheck
         Array.Reverse(_pattern);
     }
 
-    /// <summary>Calls <paramref name="check"/> for all lengths up to 300 and some longer ones. Returns the first fault, or null.</summary>
+    /// <summary>Calls <paramref name="check"/> for all lengths up to 300 and some longer ones. Returns the first error, or null.</summary>
     internal string? AtAllLengthsAndAlignments(Func<KernelCheck, int, int, int, string?> check, out int comparisons)
     {
         comparisons = 0;
@@ -80,12 +80,12 @@ internal sealed class KernelCheck
 
     private string? Zero(int at, int length)
     {
-        // All around the range is set: a kernel that looks too far says "not zero".
+        // All bytes around the range are set: a kernel that reads too far reports "not zero".
         Span<byte> all = _destination.AsSpan(_destinationStart, length + Alignments + (2 * Margin)), range = all.Slice(Margin + at, length);
         all.Fill(0xff);
         range.Clear();
         if (!ZeroKernel.IsZero(range)) return "it looks beside the range";
-        // Every place of a short range, and of a long one those near its ends and every 61st.
+        // Every position of a short range. In a long range, the positions near its ends and every 61st.
         for (int i = 0; i < length; i += length <= LongestOfAll || i < 128 || i >= length - 128 ? 1 : Math.Min(61, length - 128 - i))
         {
             range[i] = (byte)(1 << (i & 7));
@@ -100,7 +100,7 @@ internal sealed class KernelCheck
     {
         Span<byte> left = _destination.AsSpan(_destinationStart + Margin + a, length);
         ReadOnlySpan<byte> right = _source.AsSpan(_sourceStart + Margin + b, length);
-        // None, some and all bytes differ: an 8-bit count that overflows shows only where nearly all are the same.
+        // No, some or all bytes differ. An overflow of an 8-bit count shows only where nearly all bytes are equal.
         for (int step = 0; step <= 3; step++)
         {
             int expected = 0;

@@ -5,9 +5,10 @@ using System.IO;
 namespace Snapuserd.Tests.Kernels;
 
 /// <summary>
-/// What is checked in code that was compiled ahead of time, as the program itself is. Without arguments: the vector kernels of the architecture that this was
-/// compiled for; one line per kernel, and the exit code is 0 if all of them agree with a loop over bytes, else 1. With `fill BYTES COUNT`: that many
-/// arrays of so many bytes on the managed heap, all kept; the exit code is 0, or 71 when the heap is full.
+/// Checks that must run in code compiled ahead of time, as the program itself is. Without arguments: tests the vector kernels of the
+/// architecture that this was compiled for and prints one line per kernel. The exit code is 0 if all agree with a byte loop, else 1. With
+/// `fill BYTES COUNT`: allocates COUNT arrays of BYTES bytes on the managed heap and keeps all of them. The exit code is 0, or 71 when the
+/// heap is full.
 /// </summary>
 internal static class Program
 {

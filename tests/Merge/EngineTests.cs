@@ -44,12 +44,14 @@ public sealed class EngineTests
         return cow;
     }
 
-    /// <summary>A COW whose first window is in scratch and claimed, the base untouched: what a power cut right after the claim leaves.</summary>
+    /// <summary>
+    /// The disks after a power cut directly after the claim: the first window is in scratch and claimed, and the base is unchanged.
+    /// </summary>
     private static SimDisk[] ClaimedWindow(MergeCase merge)
     {
         SimDisk[] disks = merge.Disks();
         int flushes = 0;
-        // The first two flushes are the start's; the next two end with state 2 on disk. The base's writes behind them fail.
+        // The first two flushes belong to the start. After the next two, state 2 is on disk. The following writes to the base fail.
         Fault? FailBaseWrites(int number, BlockRequest request)
         {
             if (request.Verb == BlockVerb.Flush) flushes++;
@@ -73,10 +75,10 @@ public sealed class EngineTests
     [Fact]
     public void Claimed_window_at_the_count_is_replayed_even_when_the_count_is_zero()
     {
-        // "resume" is decided by the scratch, not by num_merge_ops ≠ 0.
+        // The scratch state decides about a resume, not num_merge_ops ≠ 0.
         MergeCase merge = Case(Chain(2, 6), SmallCases.Random(1, 8));
         SimDisk[] disks = ClaimedWindow(merge);
-        // The base as a crash inside the very first window leaves it: its sources are gone.
+        // The base after a crash inside the first window: the window's sources are overwritten.
         byte[] torn = disks[1].Durable.ToArray();
         torn.AsSpan(0, 2 * 4096).Fill(0xee);
         disks[1] = new SimDisk(new Image(torn));
@@ -98,7 +100,7 @@ public sealed class EngineTests
     [Fact]
     public void Count_advanced_with_state_still_2_is_Android_s_torn_commit_and_the_merge_goes_on()
     {
-        // Android fails on this at every start.
+        // Android fails here at every start.
         MergeCase merge = Case(Chain(2, 6), SmallCases.Random(1, 8));
         SimDisk[] disks = Edit(ClaimedWindow(merge), cow => SetCount(cow, 2));
         byte[] merged = disks[1].Durable.ToArray();
@@ -113,7 +115,7 @@ public sealed class EngineTests
     [Fact]
     public void State_2_is_ignored_when_no_ordered_op_is_left()
     {
-        // Android goes on counting Replace ops behind a torn commit without looking at the state byte again (cow-format §13).
+        // After a torn commit Android continues to count Replace ops without checking the state byte again (cow-format §13).
         byte[] old = SmallCases.Random(1, 12);
         CowBuilder cow = Chain(2, 2).Zero(4).Zero(5).Zero(6);
         MergeCase merge = Case(cow, old);
@@ -167,20 +169,20 @@ public sealed class EngineTests
     [Fact]
     public void Payload_that_does_not_decode_is_refused_before_the_first_write()
     {
-        // Android takes a decoder's −1 for success and writes garbage.
+        // Android treats the decoder's −1 as success and writes garbage.
         byte[] old = SmallCases.Random(1, 8);
         CowBuilder cow = new() { ScratchBytes = SmallCases.ScratchFor(2), Compression = CowCompression.Lz4, MaxUnitBytes = 4096 };
         cow.Copy(0, 1).Replace(4, new byte[4096]).Replace(5, new byte[4096]);
         byte[] bytes = cow.Build();
         MergeCase merge = new("bad payload", new Image(bytes), new Image(old), new Image(NaiveMerger.Merge(cow, old))) { Options = new MergeOptions() };
         bytes[cow.DataOffsets[2]] ^= 0xff;
-        // A reader would be told as well.
+        // No readers: a reader would fail with the same error.
         merge = merge with { Cow = new Image(bytes), Readers = false };
         SimDisk[] disks = merge.Disks();
         SnapuserdException e = Refused(merge, disks, ExitCode.CowCorrupt);
         Assert.Contains("op 2", e.Message);
         AssertUntouched(merge, disks);
-        // The start writes to the COW before any payload is decoded for the base: the check comes before that too.
+        // Even the start's write to the COW does not happen: the check comes before it.
         Assert.Empty(disks[0].Pending);
         Assert.Equal(-1, disks[0].Cache.FirstDifference(merge.Cow));
     }
@@ -199,7 +201,7 @@ public sealed class EngineTests
         Assert.Contains("op 6", Refused(merge, disks, ExitCode.CowCorrupt).Message);
         AssertUntouched(merge, disks);
         Assert.Empty(disks[0].Pending);
-        // The same merge without the check writes to the base before it comes to that payload.
+        // Without the check, the same merge writes to the base before it reaches that payload.
         MergeCase hasty = merge with { Options = Plain };
         SimDisk[] written = hasty.Disks();
         Refused(hasty, written, ExitCode.CowCorrupt);
@@ -218,7 +220,7 @@ public sealed class EngineTests
         SimDisk[] disks = merge.Disks();
         SnapuserdException e = Refused(merge, disks, ExitCode.CowCorrupt);
         Assert.Contains("op 3", e.Message);
-        Assert.Equal(2, SimMerge.DurableCount(disks[0]));   // The first window; the copy behind it shared a batch with the bad payload.
+        Assert.Equal(2, SimMerge.DurableCount(disks[0]));   // The first window. The copy after it shared a batch with the bad payload.
         Assert.Equal(old.AsSpan(4 * 4096, 4096).ToArray(), disks[1].Cache.ToArray().AsSpan(4 * 4096, 4096).ToArray());
     }
 
@@ -242,7 +244,7 @@ public sealed class EngineTests
     {
         MergeCase merge = Case(Chain(2, 4), SmallCases.Random(1, 8));
         SimDisk[] disks = merge.Disks();
-        // Whatever it is read together with: what comes before it is read, and then nothing.
+        // Whatever the read is joined with, it returns the bytes before the offset and then nothing.
         Fault? NothingAt8192(int number, BlockRequest request) =>
             request.Device == 1 && request.Verb == BlockVerb.Read && request.Offset <= 8192 && request.Offset + request.Buffer.Length > 8192 ? new Fault((int)(8192 - request.Offset)) : null;
         SnapuserdException e = Refused(merge, disks, ExitCode.InputOutput, NothingAt8192);
@@ -270,7 +272,7 @@ public sealed class EngineTests
     [Fact]
     public void Every_request_is_reaped_before_a_failed_merge_returns()
     {
-        // The simulated queue throws when it is disposed with requests in flight.
+        // The simulated queue throws if it is disposed with requests in flight.
         MergeCase merge = Case(Chain(2, 6), SmallCases.Random(1, 8));
         for (int fail = 0; fail < 40; fail++)
         {
@@ -325,7 +327,7 @@ public sealed class EngineTests
         Run(merge, disks);
         byte[] before = disks[0].Durable.ToArray();
         SetCount(before, 4);
-        // Readers see the last count, and nothing writes it back.
+        // Readers see the last count, but nothing writes it back.
         SimDisk[] dropped = [SimDisk.AfterDroppedFlush(new Image(before), disks[0].Durable), new SimDisk(disks[1].Durable)];
         Open(merge, dropped, engine => engine.MakeMergedDurable());
         Assert.Equal(6, SimMerge.DurableCount(dropped[0]));
@@ -336,7 +338,7 @@ public sealed class EngineTests
     [Fact]
     public void Merge_that_is_asked_for_after_all_was_made_durable_has_nothing_to_do()
     {
-        // Killed between the count of the last window and its state byte, as Android's engine may be.
+        // The merge was killed between the count of the last window and its state byte, as can happen to Android's engine.
         MergeCase merge = Case(Chain(2, 2), SmallCases.Random(1, 4));
         SimDisk[] disks = Edit(ClaimedWindow(merge), cow => SetCount(cow, 2));
         disks[1] = new SimDisk(merge.Target);
@@ -429,7 +431,7 @@ public sealed class EngineTests
         Run(merge, disks);
         Assert.Equal(-1, disks[1].Durable.FirstDifference(merge.Target));
 
-        // Nothing ordered at all: not even the metadata area is needed.
+        // No ordered ops: not even the metadata area is needed.
         MergeCase zero = Case(new CowBuilder { ScratchBytes = 40 << 20, MaxUnitBytes = 4096 }.Zero(1), SmallCases.Random(1, 4));
         disks = zero.Disks();
         Run(zero, disks);
@@ -439,7 +441,7 @@ public sealed class EngineTests
     [Fact]
     public void Copy_onto_itself_from_another_path_is_written_whatever_the_windows_are()
     {
-        // Two paths to one set of blocks is the user's word; if it is not true, merge and extract must at least agree.
+        // The user promises that both paths lead to the same blocks. If that is false, merge and extract must at least agree.
         byte[] source = SmallCases.Random(1, 8), old = SmallCases.Random(2, 8);
         for (int chain = 0; chain < 5; chain++)
         {
@@ -485,7 +487,7 @@ public sealed class EngineTests
     [Fact]
     public void Worker_that_fails_ends_the_merge_with_70_instead_of_being_waited_for()
     {
-        // On Android a thread that ends silently is waited for until somebody restarts the daemon.
+        // On Android the engine waits for a thread that ended silently until the daemon is restarted.
         byte[] old = SmallCases.Random(1, 8);
         CowBuilder cow = new CowBuilder { ScratchBytes = SmallCases.ScratchFor(2), Compression = CowCompression.Zstd, MaxUnitBytes = 4096 }.Copy(0, 1).Replace(4, new byte[4096]);
         MergeCase merge = Case(cow, old);
@@ -541,9 +543,9 @@ public sealed class EngineTests
 
     [Theory]
     [InlineData(0, 6, false, false)]
-    [InlineData(0, 6, true, false)]   // a chain without scratch: Android writes in one go what it cannot tell afterwards
-    [InlineData(6, 6, true, true)]    // everything is counted
-    [InlineData(0, 1, true, true)]    // one op at a time can only be repeated
+    [InlineData(0, 6, true, false)]   // a chain without scratch: Android writes it in one batch and cannot detect the damage afterwards
+    [InlineData(6, 6, true, true)]    // every op is counted
+    [InlineData(0, 1, true, true)]    // a single op at a time can safely be repeated
     public void A_base_that_Android_may_have_damaged_unseen_is_suspected_only_without_scratch(int count, int length, bool noScratch, bool trusted)
     {
         CowBuilder cow = new() { ScratchBytes = noScratch ? 0 : SmallCases.ScratchFor(4), NumMergeOps = (ulong)count };
@@ -591,7 +593,7 @@ public sealed class EngineTests
         using MergeEngine engine = MergeEngine.Open(SimMerge.Setup(merge, disks, arena, 1, queue, workers) with { Time = clock });
         MergeResult result = engine.Run();
         Assert.InRange(clock.Milliseconds, 2 * Plain.CheckpointMilliseconds, 3 * Plain.CheckpointMilliseconds);
-        Assert.Equal(3, result.Checkpoints);   // two by time, and the last
+        Assert.Equal(3, result.Checkpoints);   // two by time, and the last one
     }
 
     [Theory]

@@ -30,16 +30,35 @@ public sealed class MemoryBudgetTests
         Assert.True(third.TryTake(Sure));
         Assert.Equal(10 * Sure, budget.Taken.Now);
 
-        // A third of ten each, as soon as the first has given back.
+        // After the first has returned memory, each gets a third of ten.
         first.Give(5 * Sure);
         Assert.False(first.HasTooMuch);
         Assert.False(second.TryTake((10 * Sure / 3) - Sure + 1));
         Assert.True(second.TryTake((10 * Sure / 3) - Sure));
         Assert.True(third.TryTake((10 * Sure / 3) - Sure));
         third.Dispose();
-        // Two are left, and one may come.
+        // Two merges remain. Their guarantee is kept for one more.
         Assert.True(second.TryTake(Sure));
         Assert.Throws<ArgumentOutOfRangeException>(() => new MemoryBudget(Sure, 2, Sure));
+    }
+
+    [Fact]
+    public void What_others_are_sure_of_is_kept_for_them_after_they_have_joined()
+    {
+        MemoryBudget budget = new(30, 3, 5);
+        using MemoryShare first = budget.Join();
+        Assert.True(first.TryTake(20));
+        using MemoryShare second = budget.Join();
+        Assert.True(second.TryTake(5));
+        using MemoryShare third = budget.Join();
+        // The second is below its fair share, but all remaining memory is guaranteed to the third.
+        Assert.False(second.TryTake(1));
+        Assert.True(third.TryTake(5));
+        Assert.Equal((30, 30), budget.Taken);
+        first.Give(6);
+        Assert.True(second.TryTake(5));
+        Assert.False(second.TryTake(1));
+        Assert.True(third.TryTake(1));
     }
 
     [Fact]
@@ -74,7 +93,7 @@ public sealed class MemoryBudgetTests
             {
                 case 0: share.Dispose(); shares.Remove(share); break;
                 case < 50 when share.Taken > 0: share.Give(Math.Min(bytes, share.Taken)); break;
-                // What a merge is sure of it gets at once.
+                // A merge gets its guaranteed memory immediately.
                 default: Assert.True(share.TryTake(bytes) || share.Taken + bytes > Sure); break;
             }
             Assert.InRange(budget.Taken.Now, 0, 9 * Sure);
@@ -89,7 +108,7 @@ public sealed class MemoryBudgetTests
     public void A_merge_begins_and_ends_beside_one_that_holds_all_it_may_and_does_not_move(int page)
     {
         SimulatedPages pages = new(page), others = new(page);
-        // The first is held up in the middle of its writing, with every room it may have; the second has to make do with what it is sure of.
+        // The first merge is stopped during its writes and holds all buffers that it may have. The second gets only its guarantee.
         MemoryBudget budget = new(9 * Sure, 2, 3 * Sure);
         Held held = new();
         Exception? failure = null;
@@ -121,7 +140,7 @@ public sealed class MemoryBudgetTests
         MemoryShare late = budget.Join();
         Merge(late, new Watcher(() => second = Math.Max(second, late.Taken)), others);
         Assert.InRange(second, 1, Math.Max(3 * Sure, (9 * Sure) - alone));
-        // It stays, and has still something to do, when the first goes on: that one gives back until both are equal.
+        // The second merge still holds memory when the first continues. The first returns memory until both shares are equal.
         held.Go.Set();
         first.Join();
         late.Dispose();
@@ -129,13 +148,16 @@ public sealed class MemoryBudgetTests
         Assert.InRange(beside, 1, (9 * Sure / 2) + (1 << 20));
         Assert.InRange(budget.Taken.Peak, 1, 9 * Sure);
         Assert.Equal(0, budget.Taken.Now);
-        // What it gave back is the system's: whole pages, however large they are.
+        // The returned memory goes to the system in whole pages of any size.
         Assert.InRange(pages.Discarded, alone - beside, long.MaxValue);
         pages.Check();
         others.Check();
     }
 
-    /// <summary>The daemon's `--memory 22M --merges 2`, and the smallest `--memory` there is, are enough on any page, also for a window of Android's usual scratch.</summary>
+    /// <summary>
+    /// `--memory 22M --merges 2` of the daemon, and the smallest `--memory`, are enough with any page size, also for a window of Android's
+    /// usual scratch.
+    /// </summary>
     [Theory]
     [MemberData(nameof(Pages))]
     public void Least_memory_is_enough_on_pages_of_any_size(int page)
@@ -153,7 +175,7 @@ public sealed class MemoryBudgetTests
                 using MergeEngine engine = MergeEngine.Open(SimMerge.Setup(merge, disks, arena, 1, queue, workers));
                 MemoryBudget budget = new(22 << 20, 2);
                 using MemoryShare share = budget.Join(), other = budget.Join();
-                // All that the other may have beside what this one is sure of.
+                // The other merge holds the maximum that leaves this one its guarantee.
                 Assert.True(other.TryTake((11 << 20) - 1));
                 engine.Run(share);
                 Assert.Equal(-1, disks[1].Cache.FirstDifference(merge.Target));
@@ -162,15 +184,15 @@ public sealed class MemoryBudgetTests
         }
     }
 
-    /// <summary>Pages are worth having only if they cost no room of the four that are at work at a time. Bytes in KiB.</summary>
+    /// <summary>Buffers are whole pages only if that costs none of the four concurrent buffers. Sizes in KiB.</summary>
     [Theory]
-    // Room for four of 80 KiB, but only for two of two pages each.
+    // Memory for four buffers of 80 KiB, but only for two buffers of two pages each.
     [InlineData(64, 72, 324 + 64, 4, 4)]
     [InlineData(64, 72, (4 * 128) + 64, 64, 4)]
     [InlineData(64, 72, (4 * 128) + 60, 4, 4)]
     [InlineData(16, 72, (4 * 80) + 16, 16, 4)]
     [InlineData(16, 72, (4 * 80) + 12, 4, 4)]
-    // Blocks would not give more than pages do.
+    // Block-sized buffers would not be more than page-sized ones.
     [InlineData(64, 128, 256 + 64, 64, 2)]
     [InlineData(64, 8, 32, 4, 3)]
     [InlineData(4, 72, (4 * 72) + 4, 4, 4)]
@@ -223,7 +245,7 @@ public sealed class MemoryBudgetTests
         public void Progress(in MergeProgress progress) => look();
     }
 
-    /// <summary>Stops the merge's thread in the middle, until it is told to go on.</summary>
+    /// <summary>Stops the merge's thread halfway until the test lets it continue.</summary>
     private sealed class Held : IMergeObserver
     {
         private bool _was;

@@ -9,8 +9,8 @@ using Xunit;
 namespace Snapuserd.Tests.Merge;
 
 /// <summary>
-/// A source that shares storage with the base and is not the base: what a user would see. Every shift and every order is in
-/// tests/Simulation.
+/// A source that shares storage with the base but is another device: results and error messages. tests/Simulation covers every shift and
+/// every order.
 /// </summary>
 public sealed class OverlapTests
 {
@@ -19,7 +19,7 @@ public sealed class OverlapTests
 
     private static CowBuilder Scratch(int window) => new() { ScratchBytes = window == 0 ? 0 : SmallCases.ScratchFor(window), MaxUnitBytes = 4096 };
 
-    /// <summary>A merge whose source is made of <paramref name="pieces"/> (<see cref="Geometry"/>) and a base of twelve blocks.</summary>
+    /// <summary>A merge with a base of twelve blocks, and a source made of <paramref name="pieces"/> (<see cref="Geometry"/>).</summary>
     private static MergeCase Case(CowBuilder cow, string pieces)
     {
         Geometry geometry = new(pieces);
@@ -54,7 +54,7 @@ public sealed class OverlapTests
     [Theory]
     // The source begins a block before the base: its block 1 is the base's block 0.
     [InlineData("p8,b0+96")]
-    // It begins a block behind it, and is longer.
+    // It begins a block after the base, and is longer.
     [InlineData("b8+88,p24")]
     // It begins where the base begins, and is longer: a partition that shrinks.
     [InlineData("b0+96,p8")]
@@ -81,7 +81,7 @@ public sealed class OverlapTests
     [Fact]
     public void A_window_begins_early_enough_or_late_enough_not_to_end_between_a_writer_and_its_reader()
     {
-        // A window at 0 would end behind op 3, and op 4 reads what op 1 overwrites; one at 1 protects them.
+        // A window at 0 would end after op 3, and op 4 reads the block that op 1 overwrites. A window at 1 protects both.
         CowBuilder cow = Scratch(4).Copy(0, 8).Copy(2, 9).Copy(4, 10).Copy(6, 10).Copy(8, 2);
         MergeResult result = Merges(Case(cow, "p1,b0+95"));
         Assert.Equal(4, result.Journaled);
@@ -142,12 +142,21 @@ public sealed class OverlapTests
     }
 
     [Fact]
+    public void The_writer_that_is_named_is_one_whose_reader_is_not_counted()
+    {
+        // Op 1 partly overwrites its own source, and op 0 partly overwrites the source of op 2.
+        CowBuilder cow = new() { ScratchBytes = SmallCases.ScratchFor(2), NumMergeOps = 2 };
+        string message = Refused(Case(cow.Copy(2, 9).Copy(5, 5).Copy(7, 3), "p4,b0+92"), ExitCode.CowCorrupt);
+        Assert.Contains("as far as op 2 of 3, and op 2 (Copy of block 7) reads block 3 of source, which op 0 (Copy of block 2) overwrites before it", message, StringComparison.Ordinal);
+    }
+
+    [Fact]
     public void An_image_that_cannot_be_merged_is_read_all_the_same()
     {
         MergeCase merge = Case(Scratch(0).Copy(2, 9).Copy(6, 3).Xor(7, (7 * 4096) + 5, s_own.AsSpan(0, 4096)), "p8,b0+88");
         using Arena arena = new(merge.ArenaBytes);
         Assert.Equal(-1, SimMerge.FirstWrongPage(merge, merge.Disks(), arena, 1));
-        // Readers of a server see it before the merge is asked for and after it was refused.
+        // Readers of a server get the same result before the merge is requested and after it is refused.
         Refused(merge with { Readers = true });
     }
 

@@ -14,7 +14,7 @@ public sealed class PaceTests
     {
         MergePace pace = new() { BytesPerSecond = 1 << 20 };
         long written = 0;
-        // Time to save up for; then a look each millisecond.
+        // First a minute in which credit could build up, then one check per millisecond.
         Assert.True(pace.MayWrite(1_000_000));
         for (long now = 1_060_000; now < 1_070_000; now++)
         {
@@ -56,7 +56,7 @@ public sealed class PaceTests
         Pauser pauser = new(merge.Pace);
         merge.Run(() =>
         {
-            // Nothing is in flight any more: the merge is held. What was written before is durable, and looking again changes nothing.
+            // Nothing is in flight: the merge is held. All earlier writes are durable, and another check changes nothing.
             int count = merge.DurableCount;
             Assert.Equal(pauser.Written, count);
             Assert.InRange(count, 1, 255);
@@ -97,7 +97,7 @@ public sealed class PaceTests
     public void Rate_makes_no_checkpoint_that_time_does_not_make_due()
     {
         using HeldMerge merge = new(Copies(4096), 8192);
-        // 16 MiB in 4 s, in batches of 64 KiB or so: held some 200 times.
+        // 16 MiB in 4 s, in batches of about 64 KiB: the merge is held about 200 times.
         merge.Pace.BytesPerSecond = 4 << 20;
         int held = 0;
         MergeResult result = merge.Run(() =>
@@ -106,7 +106,7 @@ public sealed class PaceTests
             merge.Clock.Milliseconds++;
         });
         Assert.InRange(held, 100, int.MaxValue);
-        // One by time in each quarter of a second, and the last; whatever is written is counted soon, however slow the merge is.
+        // One checkpoint per quarter of a second, and the last one. However slow the merge is, its writes are counted soon.
         long due = merge.Clock.Milliseconds / merge.Case.Options.CheckpointMilliseconds;
         Assert.InRange(result.Checkpoints, due / 2, due + 1);
     }
@@ -115,12 +115,12 @@ public sealed class PaceTests
     public void Slow_merge_counts_what_it_wrote_before_it_may_write_more()
     {
         using HeldMerge merge = new(Copies(256), 512);
-        // A batch takes minutes.
+        // At this rate a batch takes minutes.
         merge.Pace.BytesPerSecond = 256;
         int counted = 0;
         merge.Run(() =>
         {
-            // A second of nothing; then it has been counted, and may go on.
+            // After a second without writes the count is on disk, and the merge may continue.
             if (merge.Clock.Milliseconds < 1000) merge.Clock.Milliseconds += 10;
             else
             {
@@ -131,7 +131,7 @@ public sealed class PaceTests
         Assert.InRange(counted, 1, 255);
     }
 
-    /// <summary>Without scratch: copies of the first <paramref name="count"/> blocks to those behind them.</summary>
+    /// <summary>Without scratch: copies of the first <paramref name="count"/> blocks to the blocks after them.</summary>
     private static CowBuilder Copies(uint count)
     {
         CowBuilder cow = new() { ScratchBytes = 0 };
@@ -144,7 +144,9 @@ public sealed class PaceTests
         public long Milliseconds { get; set; }
     }
 
-    /// <summary>A merge of simulated disks into a base of so many random blocks, in whose waits with nothing in flight a test does what it likes.</summary>
+    /// <summary>
+    /// A merge on simulated disks, into a base of a given number of random blocks. Each wait with nothing in flight calls the test.
+    /// </summary>
     private sealed class HeldMerge : IDisposable
     {
         private readonly Arena _arena;
@@ -175,7 +177,7 @@ public sealed class PaceTests
 
         internal int DurableCount => SimMerge.DurableCount(Cow);
 
-        /// <summary>Merges to the end, which is the target.</summary>
+        /// <summary>Runs the merge to the end and compares the base with the target.</summary>
         internal MergeResult Run(Action idle, IMergeObserver? observer = null)
         {
             using MergeEngine engine = MergeEngine.Open(
@@ -193,7 +195,7 @@ public sealed class PaceTests
         }
     }
 
-    /// <summary>Pauses when half is written.</summary>
+    /// <summary>Pauses the merge when half of the ops are written.</summary>
     private sealed class Pauser(MergePace pace) : IMergeObserver
     {
         internal int Written { get; private set; }
@@ -207,7 +209,7 @@ public sealed class PaceTests
         }
     }
 
-    /// <summary>A queue whose wait with nothing in flight is an occasion for somebody else, who wakes it.</summary>
+    /// <summary>A queue whose wait with nothing in flight calls <paramref name="idle"/> and then returns, as after a wake-up.</summary>
     private sealed class Waiter(SimQueue queue, Action idle) : IBlockQueue
     {
         private int _inFlight;

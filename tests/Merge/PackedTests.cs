@@ -5,7 +5,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Merge;
 
-/// <summary>What is packed into fewer bits than its type has: whole at its largest, refused one above.</summary>
+/// <summary>Values that are packed into fewer bits than their type has: the largest value is kept, and the next one is refused.</summary>
 public sealed class PackedTests
 {
     private const long FurthestSource = (1L << 60) - 4096, FurthestPayload = (1L << 48) - 1;
@@ -23,7 +23,7 @@ public sealed class PackedTests
         ulong[] keys = places.Select(place => Batch.PieceKey(place.Kind, place.Offset, LastIndex)).ToArray();
         Assert.Equal(keys.Order().ToArray(), keys);
         Assert.Equal(keys.Length, keys.Distinct().Count());
-        // Every index is kept beside every place, and the kind can be told.
+        // Every index and offset pair keeps its values, and the kind remains distinguishable.
         foreach ((Batch.PieceKind kind, long offset) in places)
         {
             foreach (int index in (int[])[0, 1, LastIndex])

@@ -9,7 +9,10 @@ using Xunit;
 
 namespace Snapuserd.Tests.Merge;
 
-/// <summary>What a merge reserves before its first write. That it writes nothing else is asserted in every simulated run (<see cref="SimStorage"/>).</summary>
+/// <summary>
+/// The ranges that a merge reserves before its first write. Every simulated run checks that the merge writes nothing else
+/// (<see cref="SimStorage"/>).
+/// </summary>
 public sealed class ReservationTests
 {
     private static readonly MergeOptions s_plain = new() { VerifyFirst = false };
@@ -23,7 +26,7 @@ public sealed class ReservationTests
         return SimMerge.Run(merge, disks, arena, 1, () => { }, null, stop);
     }
 
-    /// <summary>Ops of all kinds in no order of their blocks, a window of 2, and a unit of several blocks.</summary>
+    /// <summary>Ops of all kinds in no particular order of blocks, a window of 2, and a unit of several blocks.</summary>
     private static CowBuilder Mixed()
     {
         CowBuilder cow = new() { ScratchBytes = SmallCases.ScratchFor(2), MaxUnitBytes = 8192 };
@@ -45,7 +48,7 @@ public sealed class ReservationTests
         Run(merge, merge.Disks());
         const int block = CowOp.BlockSize;
         Assert.Equal([new(2 * block, 2 * block), new(7 * block, block), new(10 * block, 3 * block), new(20 * block, 2 * block)], storage.Reserved(1));
-        // The page of header and list, and the two slots of a window, which begin right after the list.
+        // The page with header and list, and the two slots of a window, which begin directly after the list.
         Assert.Equal(new ByteRange(0, 3 * block), Assert.Single(storage.Reserved(0)));
     }
 

@@ -26,7 +26,7 @@ public sealed class ScratchLayoutTests
     [InlineData(4096u, 0)]
     [InlineData(4112u, 0)]
     [InlineData(8447u, 0)]
-    [InlineData(8448u, 1)]   // M = 33: one entry, its terminator and the state byte; two slots' worth of data.
+    [InlineData(8448u, 1)]   // M = 33: one entry, its terminator and the state byte; space for the data of two slots.
     [InlineData(12543u, 1)]
     [InlineData(12544u, 2)]  // M = 49.
     [InlineData(uint.MaxValue, 1044480)]

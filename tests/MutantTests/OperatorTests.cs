@@ -5,7 +5,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.MutantTests;
 
-/// <summary>Each operator finds exactly the places it is for.</summary>
+/// <summary>Each operator finds exactly its places.</summary>
 public sealed class OperatorTests
 {
     private const string File = "src/Toy/Toy.cs";

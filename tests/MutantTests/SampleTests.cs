@@ -7,7 +7,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.MutantTests;
 
-/// <summary>Which mutants a run tries, what it keeps, and how it counts.</summary>
+/// <summary>Which mutants a run tries, which verdicts it keeps, and how it counts.</summary>
 public sealed class SampleTests
 {
     private static Mutant Point(int line) => new("src/Toy/Toy.cs", line, 1, Operator.Call, "F(); → ;") { Edits = [], Wraps = [] };
@@ -15,6 +15,14 @@ public sealed class SampleTests
     private static IEnumerable<Mutant> Points => Enumerable.Range(1, 50).Select(Point);
 
     private static int[] Lines(Sample sample) => [.. sample.Mutants.Select(mutant => mutant.Mutant.Line)];
+
+    [Fact]
+    public void Every_file_of_the_scope_counts_once()
+    {
+        IReadOnlyList<string> files = Scope.Files(Binary.Root);
+        Assert.Equal(files.Distinct(), files);
+        Assert.Contains("src/Merge/Lifecycle/MergingMark.cs", files);
+    }
 
     [Fact]
     public void Sample_depends_on_the_seed_and_not_on_the_order_of_the_points()
@@ -31,7 +39,7 @@ public sealed class SampleTests
         int[] drawn = new int[51];
         for (ulong seed = 0; seed < 2000; seed++)
             foreach (int line in Lines(new Sample(Points, 10, seed, _ => BuildKind.Switched))) drawn[line]++;
-        // 400 each are expected, with a standard deviation of 18.
+        // The expected value is 400 each, with a standard deviation of 18.
         Assert.All(drawn.Skip(1), count => Assert.InRange(count, 310, 490));
     }
 

@@ -10,7 +10,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.MutantTests;
 
-/// <summary>A mutant that its switch turns on is the same as the mutant alone.</summary>
+/// <summary>A mutant that its switch turns on behaves like the mutant built alone.</summary>
 public sealed class SchemaTests
 {
     private const string File = "src/Toy/Toy.cs";
@@ -57,7 +57,7 @@ public sealed class SchemaTests
         Sample sample =
             new(toy.Mutants(File), int.MaxValue, 1, mutant => toy.CompilesSwitched(mutant) ? BuildKind.Switched : toy.CompilesAlone(mutant)
                 ? BuildKind.Alone : null);
-        // Every mutant alone, each in a namespace of its own: one call of the compiler.
+        // Every mutant alone, each in its own namespace, in one call of the compiler.
         (Mutant Mutant, int Number)[] tried =
             [.. sample.Mutants.Select((one, number) => (one.Mutant, Number: number)).Where(one =>
                 sample.Mutants[one.Number].Kind == BuildKind.Switched && toy.CompilesAlone(one.Mutant))];
@@ -83,7 +83,7 @@ public sealed class SchemaTests
     private static string Within(string name, string source) =>
         source.Replace("public static class Toy", $"namespace {name};\npublic static class Toy", StringComparison.Ordinal);
 
-    /// <summary>Loads the assembly afresh, because the switch is read only once.</summary>
+    /// <summary>Loads a fresh copy of the assembly, because the switch is read only once.</summary>
     private static string Outputs(string assembly, string type, string mutant)
     {
         Environment.SetEnvironmentVariable("SNAPUSERD_MUTANT", mutant);

@@ -6,10 +6,10 @@ using System.Linq;
 
 namespace Snapuserd.Tests.Mutants;
 
-/// <summary>Writes mutated assemblies into folders that hold everything else already.</summary>
+/// <summary>Writes mutated assemblies into folders that already contain everything else.</summary>
 public static class Builds
 {
-    /// <summary>Copies every file of a folder. Tests may put files of their own beside the copies.</summary>
+    /// <summary>Copies every file of a folder. Makes the target folder writable for all, because tests may create files there.</summary>
     public static void Copy(string from, string to)
     {
         Directory.CreateDirectory(to);
@@ -17,7 +17,7 @@ public static class Builds
         foreach (string file in Directory.EnumerateFiles(from)) File.Copy(file, Path.Combine(to, Path.GetFileName(file)), overwrite: true);
     }
 
-    /// <summary>The assembly with one mutant in place of the original.</summary>
+    /// <summary>Writes the assembly with one mutant in place of the original.</summary>
     public static void Alone(Mutant mutant, Project project, string bin)
     {
         Dictionary<string, string> changed = new() { [mutant.Path] = mutant.Apply(project.Text(mutant.Path)) };
@@ -26,9 +26,8 @@ public static class Builds
     }
 
     /// <summary>
-    /// All mutants that have a switch, and for each of the others a mark where it would be evaluated. A file whose mutants do not compile
-    /// together
-    /// has each of them built alone instead.
+    /// Writes the assemblies with all switched mutants, and, for each mutant that is built alone, a marker call where it would be
+    /// evaluated. If the mutants of a file do not compile together, each of them is built alone instead.
     /// </summary>
     /// <returns>The changed sources, by path.</returns>
     public static IReadOnlyDictionary<string, string> Switched(Sample sample, Func<Mutant, Project> projectOf, string bin)
@@ -60,8 +59,8 @@ public static class Builds
     }
 
     /// <summary>
-    /// The program with the same switches, compiled to native code by the project's own script from a copy of the sources in <paramref
-    /// name="tree"/>.
+    /// Compiles the program with the same switches to native code, with the project's own script, from a copy of the sources in
+    /// <paramref name="tree"/>.
     /// </summary>
     public static void Program(string root, IReadOnlyDictionary<string, string> changed, string tree, string output)
     {
@@ -77,7 +76,7 @@ public static class Builds
         foreach (string project in changed.Keys.Select(path => path.Split('/')[1]).Distinct())
             File.WriteAllText(Path.Combine(tree, "src", project, "Switch.cs"), Schema.SwitchSource);
         File.Copy(Path.Combine(root, "build.sh"), Path.Combine(tree, "build.sh"), overwrite: true);
-        // A mutant may be what the compiler warns about.
+        // A mutant may cause a compiler warning.
         string properties = File.ReadAllText(Path.Combine(root, "Directory.Build.props"));
         foreach (string strict in new[] { "TreatWarningsAsErrors", "EnforceCodeStyleInBuild" })
             properties = properties.Replace($"<{strict}>true<", $"<{strict}>false<", StringComparison.Ordinal);

@@ -14,23 +14,22 @@ using Xunit.Sdk;
 namespace Snapuserd.Tests.Mutants;
 
 /// <summary>
-/// The process inside the sandbox: runs checks one after the other and writes to a file how each ends. The plan has one line for each
-/// check, and
-/// after a tab the milliseconds after which it counts as hung; a line "PROJECT:" stands for all checks of that project.
+/// The process inside the sandbox: runs checks one after the other and writes each result to a file. The plan has one line for each check:
+/// its name, a tab, and the milliseconds after which it counts as hung. A line "PROJECT:" stands for all checks of that project.
 /// <code>
 ///   start CHECK | pass CHECK MILLISECONDS NUMBERS | fail CHECK MILLISECONDS MESSAGE | timeout CHECK | end
 /// </code>
-/// NUMBERS are the mutants that were evaluated, if $SNAPUSERD_REACHED names a file for them. The first failure ends the process.
+/// NUMBERS are the evaluated mutants, if $SNAPUSERD_REACHED names a file for them. The first failure ends the process.
 /// </summary>
 public sealed class Judge : IDisposable
 {
     /// <summary>The project name of the simulator's checks.</summary>
     public const string SimulatorName = "Simulator";
 
-    /// <summary>The project name of the tests of the whole program.</summary>
+    /// <summary>The project name of the tests of the complete program.</summary>
     public const string EndToEndName = "EndToEnd";
 
-    /// <summary>Of those, the classes that need no root, no rare tool, and little time.</summary>
+    /// <summary>The classes of EndToEnd that need no root, no rare tool, and little time.</summary>
     private static readonly string[] s_endToEnd =
     [
         "Attach", "Ctl", "Extract", "Inspect", "Mark", "Merge", "MergeCount", "Name", "Option", "Output", "Reservation", "Serve", "Stat",
@@ -48,7 +47,7 @@ public sealed class Judge : IDisposable
 
     private Judge(string results) => _results = new StreamWriter(results) { AutoFlush = true };
 
-    /// <summary>0 if every check passed, 1 if one failed, 2 if one hung.</summary>
+    /// <summary>Runs the plan. Exit code 0 if every check passed, 1 if one failed, 2 if one hung.</summary>
     public static int Run(string plan, string results)
     {
         using Judge judge = new(results);
@@ -124,7 +123,7 @@ public sealed class Judge : IDisposable
         _assemblies.TryGetValue(project, out TestAssembly? found) ? found : _assemblies[project] =
             new TestAssembly(Path.Combine(AppContext.BaseDirectory, $"Snapuserd.{project}.Tests.dll"));
 
-    /// <summary>The mutants that were evaluated since the last call.</summary>
+    /// <summary>The mutants evaluated since the last call.</summary>
     private List<int> TakeReached()
     {
         List<int> reached = [];
@@ -151,7 +150,7 @@ public sealed class Judge : IDisposable
                 if (_running is { } hung && Environment.TickCount64 > _deadline)
                 {
                     _results.WriteLine($"timeout\t{hung}");
-                    // Threads that hang must not be waited for.
+                    // Exit without waiting for the threads that hang.
                     Exit(2);
                 }
     }
@@ -161,7 +160,7 @@ public sealed class Judge : IDisposable
     private static extern void Exit(int code);
 }
 
-/// <summary>The tests of one assembly, each method a check, run on this thread's behalf by xunit's own executor.</summary>
+/// <summary>The tests of one assembly. Each method is a check, which xunit's own executor runs.</summary>
 internal sealed class TestAssembly
 {
     private readonly ITestFrameworkExecutor _executor;
@@ -190,7 +189,7 @@ internal sealed class TestAssembly
 
     public IEnumerable<string> Checks => _cases.Keys.Order(StringComparer.Ordinal);
 
-    /// <summary>Null if every case of the method passes; else what the first that fails says.</summary>
+    /// <summary>Null if every case of the method passes; otherwise the message of the first failure.</summary>
     public string? Run(string name)
     {
         if (!_cases.TryGetValue(name, out List<ITestCase>? cases)) return "there is no such test";
@@ -216,7 +215,7 @@ internal sealed class TestAssembly
         public bool OnMessage(IMessageSinkMessage message) => take(message);
     }
 
-    /// <summary>One test at a time, so that what a mutant reaches belongs to it; a theory is one case.</summary>
+    /// <summary>Runs one test at a time, so that the mutants it evaluates are attributed to it; a theory counts as one case.</summary>
     private sealed class Options : Xunit.LongLivedMarshalByRefObject, ITestFrameworkDiscoveryOptions, ITestFrameworkExecutionOptions
     {
         private readonly Dictionary<string, object?> _values = new()

@@ -21,22 +21,23 @@ public enum Operator
 public readonly record struct Edit(TextSpan Span, string Text);
 
 /// <summary>
-/// One replacement that keeps the original: <paramref name="Outer"/> becomes <paramref name="Prefix"/>, the text of <paramref
-/// name="Inner"/> with the
-/// mutants that are inside it, and <paramref name="Suffix"/>. "@" in both stands for the mutant's number.
+/// One replacement that keeps the original: <paramref name="Outer"/> becomes <paramref name="Prefix"/>, the text of
+/// <paramref name="Inner"/> with the mutants inside it, and <paramref name="Suffix"/>. "@" in both stands for the mutant's number.
 /// </summary>
 public readonly record struct Wrap(TextSpan Outer, TextSpan Inner, string Prefix, string Suffix);
 
-/// <summary>One change of the product: where it is, what it changes, and both ways to write it.</summary>
+/// <summary>One change of the product: its place, its effect, and both ways to write it.</summary>
 public sealed record Mutant(string Path, int Line, int Column, Operator Operator, string Change)
 {
-    /// <summary>The change alone, for a build of its own.</summary>
+    /// <summary>The change alone, for a separate build.</summary>
     public required IReadOnlyList<Edit> Edits { get; init; }
 
-    /// <summary>The change with a switch, for a build with others; empty where C# has no such form.</summary>
+    /// <summary>The change with a switch, for a build together with others; empty where C# has no such form.</summary>
     public required IReadOnlyList<Wrap> Wraps { get; init; }
 
-    /// <summary>The start of the statement that contains the change and can have a call before it; -1 if there is none.</summary>
+    /// <summary>
+    /// The start of the statement that contains the change and in front of which a call can be inserted; -1 if there is none.
+    /// </summary>
     public int Statement { get; init; } = -1;
 
     /// <summary>The span of the member that contains the change.</summary>
@@ -45,10 +46,10 @@ public sealed record Mutant(string Path, int Line, int Column, Operator Operator
     /// <summary>The change is evaluated once for the whole process, for example in a static initializer.</summary>
     public bool Static { get; init; }
 
-    /// <summary>What identifies it in every run over the same sources.</summary>
+    /// <summary>Identifies the mutant in every run over the same sources.</summary>
     public string Id => $"{Path}:{Line}:{Column}: {Name(Operator)}: {Change}";
 
-    /// <summary>The project below src that holds it.</summary>
+    /// <summary>The project below src that contains it.</summary>
     public string Project => Path.Split('/')[1];
 
     public static string Name(Operator kind) => kind switch

@@ -9,7 +9,7 @@ using Microsoft.CodeAnalysis.Text;
 
 namespace Snapuserd.Tests.Mutants;
 
-/// <summary>Lists every change that the operators give in one source file.</summary>
+/// <summary>Lists every change that the operators produce in one source file.</summary>
 public sealed partial class Operators
 {
     private const string Switch = "global::SnapuserdMutants.Switch";
@@ -26,7 +26,7 @@ public sealed partial class Operators
         _path = path;
     }
 
-    /// <summary>All of them, in the order of the text.</summary>
+    /// <summary>All changes, in the order of the text.</summary>
     public static IReadOnlyList<Mutant> All(SemanticModel model, string path)
     {
         Operators operators = new(model, path);
@@ -117,8 +117,9 @@ public sealed partial class Operators
     private static string Operand(ExpressionSyntax operand) =>
         operand.Kind() is SyntaxKind.LogicalAndExpression or SyntaxKind.LogicalOrExpression ? $"({operand})" : operand.ToString();
 
-    /// <summary>What it would be to remove this expression where its value is not used; null if it is neither a call nor an
-    /// assignment.</summary>
+    /// <summary>
+    /// The operator that removes this expression where its value is not used; null if it is neither a call nor an assignment.
+    /// </summary>
     private static Operator? Removal(ExpressionSyntax expression) => expression switch
     {
         InvocationExpressionSyntax call => IsFlush(call) ? Operator.Flush : Operator.Call,
@@ -159,19 +160,19 @@ public sealed partial class Operators
             SimpleNameSyntax simple => simple.Identifier.Text,
             _ => "",
         };
-        // Some flushes are calls of classes that do nothing else.
+        // Some flushes are calls of classes with no other purpose.
         return s_flushes.Contains(name) || FlushName().IsMatch(name)
             || call.Expression.ToString() is "FolderFlush.Of" or "FileFlush.Of" or "FileFlush.OfData";
     }
 
-    /// <summary>A flush whose value is used: it is not made, and the value says that it was.</summary>
+    /// <summary>Removes a flush whose value is used: the call is not made, and its value reports success.</summary>
     private void RemoveFlush(InvocationExpressionSyntax call)
     {
         if (!IsFlush(call)
             || call.Parent is ExpressionStatementSyntax or AssignmentExpressionSyntax { Left: IdentifierNameSyntax { Identifier.Text: "_" } })
             return;
         if (_model.GetTypeInfo(call).Type is not { SpecialType: not SpecialType.System_Void } type) return;
-        // What a call leaves in variables must have a value without it.
+        // Without the call, its out variables still need a value.
         List<string> given = [];
         foreach (ArgumentSyntax argument in call.ArgumentList.Arguments)
             if (argument.RefKindKeyword.IsKind(SyntaxKind.OutKeyword)) given.Add(argument.ToString());
@@ -191,7 +192,7 @@ public sealed partial class Operators
 
     private void Swap(BaseArgumentListSyntax list)
     {
-        // The order means nothing there.
+        // The order of the arguments has no effect there.
         if (list.Parent is InvocationExpressionSyntax { Expression: var called }
             && called.ToString() is "Math.Min" or "Math.Max" or "ReferenceEquals" or "nameof") return;
         SeparatedSyntaxList<ArgumentSyntax> arguments = list.Arguments;
@@ -235,8 +236,10 @@ public sealed partial class Operators
         });
     }
 
-    /// <summary>Where a call can stand that is made whenever the node may be evaluated: before the nearest statement of a block in the same
-    /// function.</summary>
+    /// <summary>
+    /// The position for a call that is made whenever the node may be evaluated: before the nearest statement of a block in the same
+    /// function; -1 if there is none.
+    /// </summary>
     private static int StatementOf(SyntaxNode node)
     {
         for (SyntaxNode? at = node; at is not null and not MemberDeclarationSyntax; at = at.Parent)

@@ -7,7 +7,7 @@ using Snapuserd.Tests.Support;
 
 namespace Snapuserd.Tests.Mutants;
 
-/// <summary>What a run is asked for.</summary>
+/// <summary>The options of a run.</summary>
 public sealed record Request
 {
     public int Count { get; init; } = 200;
@@ -18,9 +18,11 @@ public sealed record Request
     public string Judges { get; init; } = "";
     /// <summary>Lists the sample and runs nothing.</summary>
     public bool List { get; init; }
+    /// <summary>Lists the mutants of the sample that no check evaluates, and tries none.</summary>
+    public bool Reach { get; init; }
 }
 
-/// <summary>`mutants --count N --seed S --jobs N --only PATH`: docs/mutants.md.</summary>
+/// <summary>The command `mutants --count N --seed S --jobs N --only PATH`: docs/mutants.md.</summary>
 public static class Program
 {
     public static int Main(string[] args)
@@ -33,6 +35,7 @@ public static class Program
             switch (args[at])
             {
                 case "--list": request = request with { List = true }; continue;
+                case "--reach": request = request with { Reach = true }; continue;
                 case "--count" when int.TryParse(value, NumberStyles.None, CultureInfo.InvariantCulture, out int count)
                     && count > 0:
                     request = request with { Count = count }; break;
@@ -47,7 +50,7 @@ public static class Program
                 default:
                     Console.Error.WriteLine($"mutants: {args[at]} {value}: unknown option or value");
                     Console.Error.WriteLine("usage: mutants [--count N] [--seed HEX] [--jobs 1|2]"
-                        + " [--only PATH,…] [--judges PROJECT,…] [--list]");
+                        + " [--only PATH,…] [--judges PROJECT,…] [--list | --reach]");
                     return 64;
             }
             at++;

@@ -13,7 +13,7 @@ using Microsoft.CodeAnalysis.Text;
 
 namespace Snapuserd.Tests.Mutants;
 
-/// <summary>What the compiler says, and about which file.</summary>
+/// <summary>A compiler error, and the file that it is in.</summary>
 public readonly record struct BuildError(string Path, string Message);
 
 /// <summary>One assembly of the product, compiled inside this process.</summary>
@@ -24,8 +24,10 @@ public sealed class Project
     private readonly CSharpCompilation _compilation;
     private readonly Dictionary<string, SyntaxTree> _trees = [];
 
-    /// <summary>The sources, by path, and the assemblies that they refer to. <paramref name="extra"/> is compiled with them and holds no
-    /// mutants.</summary>
+    /// <summary>
+    /// Compiles the sources, given by path, with the assemblies that they refer to. <paramref name="extra"/> is compiled with them and
+    /// holds no mutants.
+    /// </summary>
     public Project(string assembly, IReadOnlyDictionary<string, string> sources, IEnumerable<string> references, string extra)
     {
         Assembly = assembly;
@@ -39,10 +41,10 @@ public sealed class Project
                 references.Select(path => MetadataReference.CreateFromFile(path)), options);
     }
 
-    /// <summary>Its name, without the extension.</summary>
+    /// <summary>The assembly's name, without the extension.</summary>
     public string Assembly { get; }
 
-    /// <summary>The project of a folder below src as it was built into <paramref name="bin"/>.</summary>
+    /// <summary>Loads the project of a folder below src as it was built into <paramref name="bin"/>.</summary>
     public static Project Load(string root, string name, string bin)
     {
         string assembly = name == "Cli" ? "snapuserd" : $"Snapuserd.{name}";
@@ -50,7 +52,7 @@ public sealed class Project
             Scope.Sources(root, $"src/{name}").ToDictionary(path => path, path => File.ReadAllText(Path.Combine(root, path)));
         IEnumerable<string> references = Framework().Concat(Directory.EnumerateFiles(bin, "Snapuserd.*.dll")
             .Where(path => Path.GetFileNameWithoutExtension(path) != assembly && !path.Contains("Tests", StringComparison.Ordinal)));
-        // Version and friends are written in project files; the assembly that was built from them knows.
+        // Version and friend assemblies are defined in project files; read them from the built assembly.
         StringBuilder extra = new();
         using PEFile built = new(Path.Combine(bin, assembly + ".dll"));
         extra.AppendLine($"[assembly: System.Reflection.AssemblyVersion(\"{built.Version}\")]");
@@ -65,7 +67,7 @@ public sealed class Project
     /// <summary>The assemblies of the framework that runs this process.</summary>
     public static IEnumerable<string> Framework() => Directory.EnumerateFiles(RuntimeEnvironment.GetRuntimeDirectory(), "System*.dll");
 
-    /// <summary>Every change that the operators give in one of the files.</summary>
+    /// <summary>Every change that the operators produce in one of the files.</summary>
     public IReadOnlyList<Mutant> Mutants(string path) => Operators.All(_compilation.GetSemanticModel(_trees[path]), path);
 
     /// <summary>The text of one of the files.</summary>
@@ -95,7 +97,7 @@ public sealed class Project
         ];
     }
 
-    /// <summary>Only the member that was changed is bound again.</summary>
+    /// <summary>Rebinds only the changed member.</summary>
     private bool Compiles(Mutant mutant, string text)
     {
         SyntaxTree old = _trees[mutant.Path], tree = CSharpSyntaxTree.ParseText(text, s_parse, mutant.Path);
@@ -105,7 +107,7 @@ public sealed class Project
         return !model.GetDiagnostics(member).Any(diagnostic => diagnostic.Severity == DiagnosticSeverity.Error);
     }
 
-    /// <summary>What an assembly says about itself, without loading it.</summary>
+    /// <summary>The metadata of an assembly, read without loading it.</summary>
     private sealed class PEFile : IDisposable
     {
         private readonly System.Reflection.PortableExecutable.PEReader _reader;

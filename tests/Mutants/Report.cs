@@ -8,7 +8,7 @@ namespace Snapuserd.Tests.Mutants;
 /// <summary>The result of a run, for people.</summary>
 public static class Report
 {
-    /// <summary>Survivors, then one line for each project, then the sum.</summary>
+    /// <summary>Prints the survivors, then one line for each project, then the sum.</summary>
     public static void Print(TextWriter to, IReadOnlyList<(Mutant Mutant, Verdict Verdict)> all, int unbuildable)
     {
         foreach ((Mutant mutant, Verdict verdict) in all.Where(one => one.Verdict.Outcome == Outcome.Survived).OrderBy(one =>

@@ -9,10 +9,10 @@ namespace Snapuserd.Tests.Mutants;
 /// <summary>How a mutant of the sample is built.</summary>
 public enum BuildKind
 {
-    /// <summary>With others, each with a switch.</summary>
+    /// <summary>Together with others, each with a switch.</summary>
     Switched,
 
-    /// <summary>In place of the original, in a build of its own.</summary>
+    /// <summary>In place of the original, in a separate build.</summary>
     Alone,
 }
 
@@ -22,9 +22,8 @@ public sealed class Sample
     private readonly List<(Mutant Mutant, BuildKind Kind)> _mutants = [];
 
     /// <summary>
-    /// Takes the first <paramref name="count"/> of <paramref name="points"/>, in the order that the seed gives, of which <paramref
-    /// name="build"/> says
-    /// that they can be built.
+    /// Takes the first <paramref name="count"/> of <paramref name="points"/> that can be built, in the order that the seed gives.
+    /// <paramref name="build"/> tells how a point can be built, and returns null if it cannot.
     /// </summary>
     public Sample(IEnumerable<Mutant> points, int count, ulong seed, Func<Mutant, BuildKind?> build)
     {
@@ -36,16 +35,18 @@ public sealed class Sample
         }
     }
 
-    /// <summary>In the random order; a mutant's number is its place here.</summary>
+    /// <summary>The mutants in random order; a mutant's number is its index here.</summary>
     public IReadOnlyList<(Mutant Mutant, BuildKind Kind)> Mutants => _mutants;
 
-    /// <summary>How many did not compile and were replaced by the next.</summary>
+    /// <summary>How many points did not compile and were replaced by the next one.</summary>
     public int Unbuildable { get; private set; }
 
-    /// <summary>From now on the mutant is built alone, or, if it does not compile so, does not belong to the sample's builds.</summary>
+    /// <summary>
+    /// From now on the mutant is built alone. If it does not compile alone either, it is not part of the sample's builds.
+    /// </summary>
     public void BuildAlone(int number) => _mutants[number] = (_mutants[number].Mutant, BuildKind.Alone);
 
-    /// <summary>A permutation that depends on nothing but the seed and the points; Fisher and Yates.</summary>
+    /// <summary>A permutation that depends only on the seed and the points (Fisher and Yates).</summary>
     public static IReadOnlyList<Mutant> Shuffled(IEnumerable<Mutant> points, ulong seed)
     {
         Mutant[] order =
@@ -59,7 +60,7 @@ public sealed class Sample
         return order;
     }
 
-    /// <summary>SplitMix64.</summary>
+    /// <summary>The next number of SplitMix64.</summary>
     private static ulong Next(ref ulong state)
     {
         ulong mixed = state += 0x9e3779b97f4a7c15;

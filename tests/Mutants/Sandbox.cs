@@ -8,12 +8,12 @@ using System.Threading.Tasks;
 namespace Snapuserd.Tests.Mutants;
 
 /// <summary>
-/// Runs a program in namespaces of its own: mounts, processes, a /dev whose only block devices are loop devices, a /tmp and a /run of its own,
-/// /sys read-only, and with limits on memory and file size. As root where the tool is root, because tests attach loop devices and mount.
+/// Runs a program in separate namespaces: mounts, processes, a /dev whose only block devices are loop devices, its own /tmp and /run, and
+/// /sys read-only. Limits memory and file size. Runs as root if this process is root, because tests attach loop devices and mount.
 /// </summary>
 public sealed class Sandbox
 {
-    // Addresses are no limit: the runtime reserves what it never uses. A file may be sparse.
+    // There is no limit on address space: the runtime reserves addresses that it never uses. The limit on file size allows sparse files.
     private const string Script = """
         set -eu
         job=$1 name=$2
@@ -29,6 +29,14 @@ public sealed class Sandbox
         mkdir "$job/dev/shm"
         mount -t tmpfs -o mode=1777,size=256m mutants "$job/dev/shm"
         ln -s /proc/self/fd "$job/dev/fd"
+        ln -s /proc/self/fd/0 "$job/dev/stdin"
+        ln -s /proc/self/fd/1 "$job/dev/stdout"
+        ln -s /proc/self/fd/2 "$job/dev/stderr"
+        mkdir "$job/dev/pts"
+        mount -t devpts -o newinstance,ptmxmode=0666 mutants "$job/dev/pts"
+        ln -s pts/ptmx "$job/dev/ptmx"
+        : >"$job/dev/tty"
+        mount --bind /dev/tty "$job/dev/tty"
         mount --move "$job/dev" /dev
         mount -o remount,bind,ro /sys 2>/dev/null || true
         mount -t tmpfs -o mode=0755,size=64m mutants /run
@@ -46,20 +54,20 @@ public sealed class Sandbox
 
     private readonly string _job;
 
-    /// <summary>In <paramref name="job"/> each run has its files.</summary>
+    /// <summary>Each run keeps its files in <paramref name="job"/>.</summary>
     public Sandbox(string job)
     {
         _job = job;
         Directory.CreateDirectory(Path.Combine(job, "dev"));
     }
 
-    /// <summary>A folder that is empty at the start of a run, and that it can write to.</summary>
+    /// <summary>A folder that is empty at the start of a run, and writable for it.</summary>
     public string Output => Path.Combine(_job, "out");
 
-    /// <summary>The folder of its temporary files, by which loop devices are told from those of others.</summary>
+    /// <summary>The name of its folder of temporary files, which identifies its loop devices.</summary>
     private string Name => string.Create(CultureInfo.InvariantCulture, $"mutants-{Environment.ProcessId}-{Path.GetFileName(_job)}");
 
-    /// <summary>Runs a program to its end. False if it had to be ended after <paramref name="limit"/>.</summary>
+    /// <summary>Runs a program to its end. Returns false if it was killed after <paramref name="limit"/>.</summary>
     public bool Run(IReadOnlyList<string> command, IReadOnlyDictionary<string, string> environment, TimeSpan limit)
     {
         Empty(Output);
@@ -67,7 +75,7 @@ public sealed class Sandbox
         bool root = Environment.UserName == "root";
         ProcessStartInfo start =
             new("setpriv") { RedirectStandardInput = true, RedirectStandardOutput = true, RedirectStandardError = true };
-        // A run that is interrupted leaves no process.
+        // An interrupted run leaves no process.
         List<string> words =
             ["--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--mount-proc",
                 "--kill-child=KILL"];
@@ -89,7 +97,7 @@ public sealed class Sandbox
         return ended;
     }
 
-    /// <summary>Loop devices outlive the process that attached them. Those over files of this sandbox are detached.</summary>
+    /// <summary>Detaches the loop devices over files of this sandbox: they outlive the process that attached them.</summary>
     private void DetachLoopDevices()
     {
         string files = $"/{Name}/";
@@ -112,7 +120,7 @@ public sealed class Sandbox
     {
         using StreamWriter to = new(path);
         char[] part = new char[4096];
-        // What a mutant prints for ever must not fill the disk.
+        // A mutant that prints endlessly must not fill the disk.
         for (long kept = 0; await from.ReadAsync(part) is > 0 and int count; kept += count)
             if (kept < 1 << 20) await to.WriteAsync(part.AsMemory(0, count));
     }
@@ -127,7 +135,7 @@ public sealed class Sandbox
     {
         if (Directory.Exists(folder))
         {
-            // A test may have taken the rights from its own folder. That is no obstacle for root.
+            // A test may have removed the permissions of its own folder; root can delete it anyway.
             Directory.Delete(folder, recursive: true);
         }
         Directory.CreateDirectory(folder);

@@ -7,13 +7,12 @@ using Microsoft.CodeAnalysis.Text;
 
 namespace Snapuserd.Tests.Mutants;
 
-/// <summary>Writes one source text that holds many mutants, each with its switch.</summary>
+/// <summary>Writes one source text that contains many mutants, each with its switch.</summary>
 public static class Schema
 {
     /// <summary>
-    /// The class that every mutated assembly has. $SNAPUSERD_MUTANT is the number of the one that is on; while $SNAPUSERD_REACHED names a
-    /// file, byte n
-    /// of it becomes 1 when mutant n is evaluated, by this process or by another.
+    /// The class that every mutated assembly contains. $SNAPUSERD_MUTANT is the number of the active mutant. While $SNAPUSERD_REACHED names
+    /// a file, byte n of it becomes 1 when this process or another one evaluates mutant n.
     /// </summary>
     public const string SwitchSource = """
         namespace SnapuserdMutants
@@ -62,16 +61,16 @@ public static class Schema
     public static string Render(string text, IEnumerable<(int Number, Mutant Mutant)> mutants) =>
         Render(text, mutants.SelectMany(one => Numbered(one.Mutant, one.Number)));
 
-    /// <summary>What a mutant wraps, with its number.</summary>
+    /// <summary>The wraps of a mutant, with its number filled in.</summary>
     public static IEnumerable<Wrap> Numbered(Mutant mutant, int number) =>
         mutant.Wraps.Select(wrap => wrap with { Prefix = Numbered(wrap.Prefix, number), Suffix = Numbered(wrap.Suffix, number) });
 
-    /// <summary>A call before the statement that says that a mutant with a build of its own would be evaluated there.</summary>
+    /// <summary>A call inserted before the statement. It records that a mutant that is built alone would be evaluated there.</summary>
     public static Wrap Mark(int number, int statement) =>
         new(new TextSpan(statement, 0), new TextSpan(statement, 0),
             string.Create(CultureInfo.InvariantCulture, $"global::SnapuserdMutants.Switch.Reach({number}); "), "");
 
-    /// <summary>The text with all of them. No two may overlap unless one is inside the other or their spans are the same.</summary>
+    /// <summary>The text with all wraps. Two wraps may overlap only if one is inside the other or their spans are equal.</summary>
     public static string Render(string text, IEnumerable<Wrap> wraps)
     {
         Wrap[] sorted =

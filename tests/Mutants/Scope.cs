@@ -5,10 +5,10 @@ using System.Linq;
 
 namespace Snapuserd.Tests.Mutants;
 
-/// <summary>What is mutated.</summary>
+/// <summary>The parts of the product that are mutated.</summary>
 public static class Scope
 {
-    /// <summary>Folders and files of the product, and why each is here.</summary>
+    /// <summary>Folders and files of the product, and why each is included.</summary>
     public static IReadOnlyList<(string Path, string Reason)> Parts { get; } =
     [
         ("src/Merge", "the merge engine"),
@@ -20,28 +20,29 @@ public static class Scope
         ("src/Serve/ViewRead.cs", "the served read path"),
         ("src/Serve/ViewReader.cs", "the served read path"),
         ("src/Serve/Mapper/MappedDevice.cs", "publishes the swapped table"),
-        ("src/Daemon/MergingMark.cs", "publishes the marker"),
-        ("src/Daemon/MarkState.cs", "reads the marker"),
-        ("src/Daemon/SocketHandOver.cs", "hands the socket over"),
-        ("src/Daemon/StorageReserver.cs", "reserves space before the first write"),
-        ("src/Daemon/DeviceSet.cs", "hears of write-back errors before a merge"),
-        ("src/Daemon/Snapshot.cs", "answers that a merge is done"),
+        ("src/Merge/Lifecycle/MergingMark.cs", "publishes the marker"),
+        ("src/Merge/Lifecycle/MarkState.cs", "reads the marker"),
+        ("src/AndroidDaemon/SocketHandOver.cs", "hands the socket over"),
+        ("src/Merge/Devices/StorageReserver.cs", "reserves space before the first write"),
+        ("src/Merge/Devices/DeviceSet.cs", "hears of write-back errors before a merge"),
+        ("src/Control/Snapshot.cs", "answers that a merge is done"),
         ("src/Create/CowCreation.cs", "writes the COW that is published"),
-        ("src/Cli/Boot/BootSystem.cs", "flushes before it swaps a table"),
-        ("src/Cli/BegunCow.cs", "protects a COW whose merge has begun"),
-        ("src/Cli/CowPart.cs", "publishes a COW by rename"),
+        ("src/Boot/BootSystem.cs", "flushes before it swaps a table"),
+        ("src/Images/BegunCow.cs", "protects a COW whose merge has begun"),
+        ("src/Images/CowPart.cs", "publishes a COW by rename"),
         ("src/Cli/ExtractVerb.cs", "exit code after the flush"),
-        ("src/Cli/HeldMagic.cs", "publishes a COW on a device by its magic"),
-        ("src/Cli/ImageFile.cs", "publishes an image by rename"),
+        ("src/Images/HeldMagic.cs", "publishes a COW on a device by its magic"),
+        ("src/Images/ImageFile.cs", "publishes an image by rename"),
         ("src/Cli/MergeVerb.cs", "exit code after the flush"),
-        ("src/Cli/PartName.cs", "renames outputs"),
+        ("src/Images/PartName.cs", "renames outputs"),
         ("src/Cli/Readiness.cs", "the ready message"),
-        ("src/Cli/Resumptions.cs", "hands the count over"),
-        ("src/Cli/StandingRequests.cs", "hands requests over"),
-        ("src/Cli/StreamImage.cs", "exit code after the flush"),
+        ("src/Host/ReadyNotifier.cs", "the ready message"),
+        ("src/Host/Resumptions.cs", "hands the count over"),
+        ("src/Host/StandingRequests.cs", "hands requests over"),
+        ("src/Images/StreamImage.cs", "exit code after the flush"),
     ];
 
-    /// <summary>All files of <see cref="Parts"/> below the root, by path; throws if one of the parts is not there.</summary>
+    /// <summary>All files of <see cref="Parts"/> below the root, by path; throws if one of the parts does not exist.</summary>
     public static IReadOnlyList<string> Files(string root)
     {
         List<string> files = [];
@@ -51,11 +52,11 @@ public static class Scope
             if (File.Exists(path)) files.Add(part);
             else files.AddRange(Sources(root, part));
         }
-        files.Sort(StringComparer.Ordinal);
-        return files;
+        // A file may be a part itself, for its own reason, and lie in a folder that is one.
+        return [.. files.Distinct().Order(StringComparer.Ordinal)];
     }
 
-    /// <summary>The C# files of a folder, without what a build leaves there, by path below the root.</summary>
+    /// <summary>The C# files of a folder, without build output, by path below the root.</summary>
     public static IEnumerable<string> Sources(string root, string folder) =>
         from path in Directory.EnumerateFiles(Path.Combine(root, folder), "*.cs", SearchOption.AllDirectories)
         let name = Path.GetRelativePath(root, path)

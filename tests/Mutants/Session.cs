@@ -11,12 +11,12 @@ using System.Threading;
 
 namespace Snapuserd.Tests.Mutants;
 
-/// <summary>One run: chooses mutants, builds them, tries them without a mutant and then each, and counts.</summary>
+/// <summary>One run: chooses and builds mutants, runs the checks without a mutant and then with each, and counts.</summary>
 public sealed class Session
 {
-    /// <summary>Projects with tests, in the order in which they judge; the project of the mutant comes first.</summary>
+    /// <summary>Projects with tests, in the order in which they run; the project of the mutant comes first.</summary>
     private static readonly string[] s_judges =
-        ["Block", "Cow", "Merge", "Serve", "Daemon", "Create", "Conformance", "Cli", Judge.SimulatorName, Judge.EndToEndName];
+        ["Block", "Cow", "Merge", "Serve", "Control", "Create", "Conformance", "Cli", Judge.SimulatorName, Judge.EndToEndName];
 
     private static readonly TimeSpan s_leastLimit = TimeSpan.FromSeconds(10);
 
@@ -36,7 +36,7 @@ public sealed class Session
         _judges = request.Judges.Length == 0 ? s_judges : [.. s_judges.Where(judge => request.Judges.Split(',').Contains(judge))];
         if (_judges.Length == 0)
             throw new InvalidOperationException($"no judge of '{request.Judges}'; there are {string.Join(", ", s_judges)}");
-        // Verdicts of fewer judges are others.
+        // Fewer judges give other verdicts, so they are stored separately.
         _kept = Path.Combine(root, "build/mutants", SourceKey() + (request.Judges.Length == 0 ? "" : $"-{string.Join('-', _judges)}"));
     }
 
@@ -76,12 +76,19 @@ public sealed class Session
         if (needed && !File.Exists(Path.Combine(program, "snapuserd")))
             Builds.Program(_root, sources, Path.Combine(folder, "tree"), program);
         IReadOnlyList<Measured> measured = Control(folder, sample.Mutants.Count);
+        if (_request.Reach)
+        {
+            for (int number = 0; number < sample.Mutants.Count; number++)
+                if (Checks(sample.Mutants[number].Mutant, number, sample.Mutants[number].Kind, measured, _judges).Count == 0)
+                    Console.WriteLine(sample.Mutants[number].Mutant.Id);
+            return 0;
+        }
         Verdict[] verdicts = TryAll(sample, original, measured);
         Report.Print(Console.Out, [.. sample.Mutants.Select((mutant, number) => (mutant.Mutant, verdicts[number]))], sample.Unbuildable);
         return 0;
     }
 
-    /// <summary>Beginnings of mutants' names: a folder, a file, or a file with a line.</summary>
+    /// <summary>Prefixes of mutants' names: a folder, a file, or a file with a line.</summary>
     private string[] Only() => _request.Only.Split(',');
 
     private static void Say(string line) => Console.Error.WriteLine($"mutants: {line}");
@@ -92,7 +99,7 @@ public sealed class Session
         return _projects.TryGetValue(name, out Project? found) ? found : _projects[name] = Project.Load(_root, name, bin);
     }
 
-    /// <summary>Puts the product, its tests and this program into one folder.</summary>
+    /// <summary>Copies the product, its tests and this program into one folder.</summary>
     private static void Collect(string folder, string root)
     {
         Directory.CreateDirectory(folder);
@@ -113,7 +120,7 @@ public sealed class Session
 
     private void Collect(string folder) => Collect(folder, _root);
 
-    /// <summary>Runs every judge on the build with no mutant on; what was measured is kept.</summary>
+    /// <summary>Runs every judge on the build without an active mutant, and stores the measurements.</summary>
     private IReadOnlyList<Measured> Control(string folder, int mutants)
     {
         ConcurrentDictionary<string, IReadOnlyList<Measured>> all = new();
@@ -157,7 +164,7 @@ public sealed class Session
                     bin = Path.Combine(Job(worker), "bin");
                     Builds.Copy(original, bin);
                     Builds.Alone(mutant, ProjectOf(mutant.Path, original), bin);
-                    // The program has no such mutant, and what it does is the same as ever.
+                    // The native program does not contain this mutant and behaves as the original.
                     if (Directory.Exists(Path.Combine(_bin, Trial.ProgramFolder)))
                         Builds.Copy(Path.Combine(_bin, Trial.ProgramFolder), Path.Combine(bin, Trial.ProgramFolder));
                 }
@@ -174,9 +181,8 @@ public sealed class Session
     }
 
     /// <summary>
-    /// The checks that can notice: those that evaluate the mutant when it is off, the project's own first, then the quick ones first. What
-    /// a static
-    /// initializer evaluates once counts for all checks of the process.
+    /// The checks that can detect the mutant: those that evaluate it while it is off. The checks of its own project come first, then the
+    /// fastest. Code that a static initializer evaluates once counts for all checks of the process.
     /// </summary>
     public static IReadOnlyList<Measured> Checks(Mutant mutant, int number, BuildKind kind, IReadOnlyList<Measured> measured,
         string[] judges)
@@ -215,7 +221,7 @@ public sealed class Session
         if (failed.TryDequeue(out Exception? first)) throw new InvalidOperationException(first.Message, first);
     }
 
-    /// <summary>The same for the same sources of product and tests, whatever git says.</summary>
+    /// <summary>The same key for the same sources of product and tests, independent of git.</summary>
     private string SourceKey()
     {
         IEnumerable<string> paths = new[] { "src", "interop", "tests" }.SelectMany(folder => Scope.Sources(_root, folder));

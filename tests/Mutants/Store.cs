@@ -5,14 +5,14 @@ using System.Threading;
 
 namespace Snapuserd.Tests.Mutants;
 
-/// <summary>Verdicts by mutant, one line each, so that an interrupted run goes on.</summary>
+/// <summary>Verdicts by mutant, one line each, so that an interrupted run can continue.</summary>
 public sealed class Store
 {
     private readonly string _path;
     private readonly Dictionary<string, Verdict> _verdicts = [];
     private readonly Lock _lock = new();
 
-    /// <summary>Reads what an earlier run has left; a line that was cut off is no verdict.</summary>
+    /// <summary>Reads the verdicts of an earlier run; a truncated line is ignored.</summary>
     public Store(string path)
     {
         _path = path;

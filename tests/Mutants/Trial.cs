@@ -6,7 +6,7 @@ using System.Linq;
 
 namespace Snapuserd.Tests.Mutants;
 
-/// <summary>How a mutant ended.</summary>
+/// <summary>The result of a mutant.</summary>
 public enum Outcome
 {
     Survived,
@@ -15,20 +15,20 @@ public enum Outcome
     KilledByTimeout,
 }
 
-/// <summary>How a mutant ended, and the check that noticed with what it said.</summary>
+/// <summary>The result of a mutant, and the check that detected it with its message.</summary>
 public sealed record Verdict(Outcome Outcome, string Check, string Message);
 
-/// <summary>A check as it was in the run without a mutant: its name, its time, and the mutants that it evaluated.</summary>
+/// <summary>A check as measured without a mutant: its name, its time, and the mutants that it evaluated.</summary>
 public sealed record Measured(string Check, long Milliseconds, IReadOnlySet<int> Reached)
 {
-    /// <summary>The project whose tests it belongs to.</summary>
+    /// <summary>The project whose tests contain the check.</summary>
     public string Project => Check[..Check.IndexOf(':', StringComparison.Ordinal)];
 }
 
 /// <summary>Runs checks on one build, in a sandbox.</summary>
 public sealed class Trial
 {
-    /// <summary>Below a build, the folder of the native program.</summary>
+    /// <summary>The folder of the native program, below a build.</summary>
     public const string ProgramFolder = "native";
 
     private readonly Sandbox _sandbox;
@@ -36,7 +36,8 @@ public sealed class Trial
     private readonly TimeSpan _leastLimit;
 
     /// <summary>
-    /// Every limit of time is at least <paramref name="leastLimit"/>: what takes a millisecond alone takes a second on a busy machine.
+    /// Every time limit is at least <paramref name="leastLimit"/>: a check that takes a millisecond alone can take a second on a busy
+    /// machine.
     /// </summary>
     public Trial(string job, TimeSpan leastLimit)
     {
@@ -47,7 +48,8 @@ public sealed class Trial
     }
 
     /// <summary>
-    /// All checks of a project without a mutant; <paramref name="mutants"/> is how many the build has. Throws if one of them fails.
+    /// Runs all checks of a project without a mutant. <paramref name="mutants"/> is the number of mutants in the build. Throws if a check
+    /// fails.
     /// </summary>
     public IReadOnlyList<Measured> Control(string bin, string project, int mutants)
     {
@@ -73,15 +75,14 @@ public sealed class Trial
         return measured;
     }
 
-    /// <summary>The numbers in a line of results.</summary>
+    /// <summary>Parses the mutant numbers in a line of results.</summary>
     public static IReadOnlySet<int> Numbers(string text) =>
         text.Split(' ', StringSplitOptions.RemoveEmptyEntries).Select(number =>
             int.Parse(number, CultureInfo.InvariantCulture)).ToHashSet();
 
     /// <summary>
-    /// The checks with a mutant. A failed check kills only if it fails again when it runs alone, so that a check that fails by chance does
-    /// not. A hung
-    /// check kills only if it hangs twice, each time for ten times what it takes without a mutant.
+    /// Runs the checks with a mutant. A failed check kills the mutant only if it fails again alone, so that a check that fails by chance
+    /// does not count. A hung check kills it only if it hangs twice, each time for ten times its duration without a mutant.
     /// </summary>
     public Verdict Judge(string bin, int? number, IReadOnlyList<Measured> checks)
     {
@@ -129,7 +130,7 @@ public sealed class Trial
     {
         string planFile = Path.Combine(_job, "plan"), results = Path.Combine(_sandbox.Output, "results");
         File.WriteAllLines(planFile, plan);
-        // Without one the tests would build it.
+        // If no program is given, the tests would build it.
         string program = Path.Combine(bin, ProgramFolder, "snapuserd");
         environment["SNAPUSERD"] = File.Exists(program) ? program : "/dev/null";
         environment["DOTNET_EnableDiagnostics"] = "0";

@@ -6,7 +6,10 @@ using Xunit;
 
 namespace Snapuserd.Tests.Serve;
 
-/// <summary>The kernel's side of dm-user channels, over socket pairs. As in the driver, a channel is a descriptor that is opened, and it knows what it was asked.</summary>
+/// <summary>
+/// The kernel's side of dm-user channels, over socket pairs. As in the driver, each channel is an opened descriptor and tracks its own
+/// requests.
+/// </summary>
 internal sealed class DmUserPeer : IDisposable
 {
     internal const int Stream = 1, SeqPacket = 5;
@@ -15,7 +18,9 @@ internal sealed class DmUserPeer : IDisposable
     private readonly ConcurrentQueue<int> _unopened = new();
     private readonly int _type;
 
-    /// <summary>As many channels can be opened as there are numbers in <see cref="Channels"/>; the next gets ENXIO, as when the device is removed.</summary>
+    /// <summary>
+    /// One channel can be opened for each entry of <see cref="Channels"/>. The next open gets ENXIO, as when the device is removed.
+    /// </summary>
     internal DmUserPeer(int channels, int type = Stream)
     {
         _type = type;
@@ -29,7 +34,7 @@ internal sealed class DmUserPeer : IDisposable
         }
     }
 
-    /// <summary>The kernel's ends, in the order in which the others are opened.</summary>
+    /// <summary>The kernel's ends of the channels, in the order in which the server opens the other ends.</summary>
     internal int[] Channels { get; }
 
     internal int Opened => Channels.Length - _unopened.Count;
@@ -54,7 +59,7 @@ internal sealed class DmUserPeer : IDisposable
         }
     }
 
-    /// <summary>Bytes until all are there or the channel was closed.</summary>
+    /// <summary>Reads until all bytes have arrived or the channel is closed.</summary>
     internal int Take(int channel, Span<byte> bytes)
     {
         int taken = 0;
@@ -70,7 +75,7 @@ internal sealed class DmUserPeer : IDisposable
         return taken;
     }
 
-    /// <summary>The head of the answer, which must be that of the request but for the type.</summary>
+    /// <summary>Reads the header of the answer. All fields except the type must equal those of the request.</summary>
     internal ulong TakeHead(int channel, ulong seq, ulong sector, ulong bytes)
     {
         byte[] head = new byte[DmUser.MessageBytes];
@@ -80,7 +85,7 @@ internal sealed class DmUserPeer : IDisposable
         return answer.Type;
     }
 
-    /// <summary>Asks for bytes and takes them; null when they got an error.</summary>
+    /// <summary>Requests bytes and receives them; null if the answer is an error.</summary>
     internal byte[]? Read(int channel, ulong seq, ulong sector, int bytes)
     {
         Ask(channel, seq, DmUser.DM_USER_REQ_MAP_READ, sector, (ulong)bytes);
@@ -92,14 +97,14 @@ internal sealed class DmUserPeer : IDisposable
         return data;
     }
 
-    /// <summary>What anything but a read is answered with.</summary>
+    /// <summary>Sends a request other than a read and returns the result of the answer.</summary>
     internal ulong Other(int channel, ulong seq, ulong type, ulong bytes, byte[]? data = null)
     {
         Ask(channel, seq, type, 8, bytes, data);
         return TakeHead(channel, seq, 8, bytes);
     }
 
-    /// <summary>One read(2): with SOCK_SEQPACKET, what was sent by one call.</summary>
+    /// <summary>One read(2): with SOCK_SEQPACKET, the bytes of one send.</summary>
     internal int TakePacket(int channel, Span<byte> bytes)
     {
         nint got;

@@ -15,7 +15,7 @@ public sealed class DmUserTests
 {
     private const string Vector = "v3-zstd-256k-xor";
 
-    /// <summary>Blocks of the built COW, each a Replace that has a payload to be decoded.</summary>
+    /// <summary>Blocks of the built COW; each is a Replace with a compressed payload.</summary>
     private const int BuiltBlocks = 64;
 
     [Fact]
@@ -165,7 +165,7 @@ public sealed class DmUserTests
         using Service service = new(fixture, channels: 1, spare: 3, partBytes: 64 << 10);
         for (int channel = 0; channel < 4; channel++)
         {
-            // Blocks 0 to 15 are the first part, block 20 is in the second.
+            // Blocks 0 to 15 are in the first part, block 20 is in the second.
             Assert.NotNull(service.Peer.Read(channel, 1, 0, 64 << 10));
             service.Peer.Ask(channel, 2, DmUser.DM_USER_REQ_MAP_READ, 0, 128 << 10);
             Assert.Equal(DmUser.DM_USER_RESP_SUCCESS, service.Peer.TakeHead(channel, 2, 0, 128 << 10));
@@ -184,7 +184,7 @@ public sealed class DmUserTests
         using Service service = new(fixture, channels: 1, spare: 5);
         for (int channel = 0; channel < 6; channel++)
         {
-            // The second channel answers something first, so it is not one of three in a row.
+            // The second channel answers a request first, so it is not one of three failures in a row.
             if (channel == 1) Assert.NotNull(service.Peer.Read(channel, 1, 0, 512));
             service.Peer.Send(channel, new byte[channel + 1]);
             service.Peer.Close(channel);
@@ -218,7 +218,7 @@ public sealed class DmUserTests
         for (int i = 0; i < 20; i++)
         {
             using Service service = new(fixture, channels: 4);
-            // Some have answered before, some wait for their first request or are on their way to that.
+            // Some channels have already answered; others wait for their first request or are about to wait.
             if (i % 2 == 0) Assert.NotNull(service.Peer.Read(i % 4, 1, 0, 512));
             service.Server.Stop();
             for (int channel = 0; channel < 4; channel++) Assert.Equal(0, service.Peer.Take(channel, new byte[1]));
@@ -232,7 +232,7 @@ public sealed class DmUserTests
     {
         using ViewFixture fixture = new(Golden.Cow(Vector), Golden.Old);
         using Service service = new(fixture, channels: 1, patience: int.MaxValue);
-        // More than a socket holds: the thread is still sending when it is told to stop.
+        // More than a socket buffer holds: the thread is still sending when the stop request comes.
         const int bytes = 1 << 20;
         service.Peer.Ask(0, 1, DmUser.DM_USER_REQ_MAP_READ, 0, bytes);
         Assert.Equal(DmUser.DM_USER_RESP_SUCCESS, service.Peer.TakeHead(0, 1, 0, bytes));
@@ -302,7 +302,7 @@ public sealed class DmUserTests
         Assert.Equal((3, 0, 0), (calls, peer.Take(0, new byte[1]), peer.Take(1, new byte[1])));
     }
 
-    /// <summary>A COW of single blocks with payloads, of which one does not decode.</summary>
+    /// <summary>A COW of single blocks with payloads, one of which does not decode.</summary>
     private static byte[] Built(int badBlock)
     {
         CowBuilder builder = new() { Compression = CowCompression.Lz4 };
@@ -318,7 +318,7 @@ public sealed class DmUserTests
         return cow;
     }
 
-    /// <summary>A server with its peer; started, and stopped at the end.</summary>
+    /// <summary>A started server with its peer; stopped on disposal.</summary>
     private sealed class Service : IDisposable
     {
         private readonly WakeUp _wakeUp = new();

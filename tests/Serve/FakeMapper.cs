@@ -10,7 +10,9 @@ using static Snapuserd.Interop.DeviceMapperAbi;
 
 namespace Snapuserd.Tests.Serve;
 
-/// <summary>A device mapper that is no kernel: it reads messages by their offsets, as linux/dm-ioctl.h has them, and keeps claims on what tables stand on.</summary>
+/// <summary>
+/// A fake device mapper: parses messages by offset, as linux/dm-ioctl.h defines them, and tracks claims on the devices that tables map to.
+/// </summary>
 internal sealed class FakeMapper : IMapperDriver
 {
     internal const uint Major = 253;
@@ -25,38 +27,46 @@ internal sealed class FakeMapper : IMapperDriver
         internal int Open { get; set; }
     }
 
-    /// <summary>Ends the process that makes the call, as a SIGKILL does.</summary>
+    /// <summary>Ends the process that makes the call, as SIGKILL does.</summary>
     internal sealed class Killed : Exception;
 
     internal Dictionary<string, Device> Devices { get; } = [];
 
-    /// <summary>Where the nodes lead to.</summary>
+    /// <summary>The device numbers of the nodes.</summary>
     internal Dictionary<string, (uint Major, uint Minor)> Nodes { get; } = [];
 
-    /// <summary>"major:minor" of what somebody else has a claim on.</summary>
+    /// <summary>The "major:minor" of devices that another process has claimed.</summary>
     internal HashSet<string> Claimed { get; } = [];
 
-    /// <summary>Every command, by the name of its number.</summary>
+    /// <summary>Every command, by number.</summary>
     internal List<uint> Commands { get; } = [];
 
-    /// <summary>Resumes that a signal interrupts.</summary>
+    /// <summary>How many resumes a signal interrupts.</summary>
     internal int Interruptions { get; set; }
 
-    /// <summary>Loads that find the device claimed for the moment.</summary>
+    /// <summary>How many loads find the device temporarily claimed.</summary>
     internal int BusyLoads { get; set; }
 
-    /// <summary>What a command is refused with, or 0.</summary>
+    /// <summary>The error that a command fails with; 0 for success.</summary>
     internal Func<uint, int> Refuse { get; set; } = _ => 0;
 
-    /// <summary>The process is killed at this point: 2n − 1 before its n-th call, 2n behind it; the making of a node is a call as well.</summary>
+    /// <summary>
+    /// Where the process is killed: 2n − 1 means before its n-th call, 2n after it. Creating a node also counts as a call.
+    /// </summary>
     internal int KillAt { get; set; }
 
     internal int Pauses { get; private set; }
 
-    /// <summary>The udev that learns of events.</summary>
+    /// <summary>The result of creating a node.</summary>
+    internal int NodeResult { get; set; }
+
+    /// <summary>How often the control device was closed.</summary>
+    internal int Disposals { get; private set; }
+
+    /// <summary>The udev that receives the events.</summary>
     internal FakeUdev Udev { get; } = new();
 
-    /// <summary>The kernel says that it raised no event.</summary>
+    /// <summary>The kernel reports that it raised no event.</summary>
     internal bool WithoutEvents { get; set; }
 
     IUdev IMapperDriver.Udev => Udev;
@@ -89,6 +99,7 @@ internal sealed class FakeMapper : IMapperDriver
     public int MakeNode(string name, uint major, uint minor)
     {
         Die(before: true);
+        if (NodeResult < 0) return NodeResult;
         Nodes[name] = (major, minor);
         Die(before: false);
         return 0;
@@ -97,6 +108,7 @@ internal sealed class FakeMapper : IMapperDriver
     public void RemoveNode(string name, uint major, uint minor)
     {
         Die(before: true);
+        if (Nodes.TryGetValue(name, out (uint Major, uint Minor) node)) Assert.Equal(node, (major, minor));
         Nodes.Remove(name);
         Die(before: false);
     }
@@ -107,17 +119,15 @@ internal sealed class FakeMapper : IMapperDriver
         Pauses++;
     }
 
-    public void Dispose()
-    {
-    }
+    public void Dispose() => Disposals++;
 
-    /// <summary>The next process.</summary>
+    /// <summary>Simulates the start of the next process.</summary>
     internal void Revive() => (_calls, KillAt, _dead) = (0, 0, false);
 
     private void Die(bool before)
     {
         if (before && !_dead) _calls++;
-        // What the dead would do on their way out is not done either.
+        // After the kill, cleanup code of the dead process must not make calls either.
         _dead |= KillAt == (2 * _calls) - (before ? 1 : 0);
         if (_dead) throw new Killed();
     }
@@ -211,7 +221,7 @@ internal sealed class FakeMapper : IMapperDriver
         return 0;
     }
 
-    /// <summary>huge_encode_dev.</summary>
+    /// <summary>huge_encode_dev of the kernel.</summary>
     private static ulong Encode(uint minor) => (minor & 0xff) | (Major << 8) | ((minor & ~0xffu) << 12);
 
     private static string Text(ReadOnlySpan<byte> bytes) => Encoding.ASCII.GetString(bytes[..bytes.IndexOf((byte)0)]);

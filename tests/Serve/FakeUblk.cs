@@ -15,8 +15,9 @@ using static Snapuserd.Interop.UblkAbi;
 namespace Snapuserd.Tests.Serve;
 
 /// <summary>
-/// A ublk driver that is no kernel: /dev/ublkcN is a sparse file that takes the bytes of reads, rings are fakes whose commands are answered as
-/// Documentation/block/ublk.rst says, and what must not happen (a start before all fetches, a deletion with a tag out) is written down in <see cref="Faults"/>.
+/// A fake ublk driver. /dev/ublkcN is a sparse file that receives the bytes of reads. Rings are fakes that complete commands as
+/// Documentation/block/ublk.rst specifies. Violations (a start before all fetches, a deletion with a tag out) are recorded in
+/// <see cref="Faults"/>.
 /// </summary>
 internal sealed class FakeUblk : IUblkDriver
 {
@@ -53,19 +54,19 @@ internal sealed class FakeUblk : IUblkDriver
 
     internal ulong Features { get; set; } = AllFeatures;
 
-    /// <summary>What a command about a read is refused with, once; 0: nothing.</summary>
+    /// <summary>The error for the next commit of a read, once; 0 for none.</summary>
     internal int RefuseNextCommit { get; set; }
 
-    /// <summary>What a start, or the end of a recovery, is refused with; 0: nothing.</summary>
+    /// <summary>The error for a start or the end of a recovery; 0 for none.</summary>
     internal int RefuseStart { get; set; }
 
-    /// <summary>Newer drivers (Linux 7.3): nothing of a server is recorded once it is gone.</summary>
+    /// <summary>Newer drivers (Linux 7.3): the driver records nothing about a server that has ended.</summary>
     internal bool ForgetsServers { get; set; }
 
-    /// <summary>A process that is dead has mapped the requests, and the driver still knows it.</summary>
+    /// <summary>A dead process has mapped the requests, and the driver still counts that mapping.</summary>
     internal bool MappedByDead { get; set; }
 
-    /// <summary>What a queue answers when it is asked; 0: whether it has a server.</summary>
+    /// <summary>The result of a query of a queue; 0 means: report whether the queue has a server.</summary>
     internal int QueueAnswer { get; set; }
 
     /// <summary>The block device is mounted.</summary>
@@ -74,7 +75,7 @@ internal sealed class FakeUblk : IUblkDriver
     /// <summary>Threads with CAP_SYS_ADMIN have fetched tags.</summary>
     internal bool FetchedWithSysAdmin { get; private set; }
 
-    /// <summary>What went against the rules.</summary>
+    /// <summary>Violations of the driver's rules.</summary>
     internal ConcurrentQueue<string> Faults { get; } = new();
 
     internal UblksrvCtrlDevInfo Info => _info;
@@ -85,7 +86,7 @@ internal sealed class FakeUblk : IUblkDriver
 
     internal bool Exists => _exists;
 
-    /// <summary>There is a device already, as a server left it.</summary>
+    /// <summary>Creates a device as a dead server leaves it.</summary>
     internal void Leave(ushort state, int process, ulong serverFlags, ulong sectors, int queues = 1, int depth = 16, bool[]? recorded = null)
     {
         _exists = true;
@@ -150,7 +151,7 @@ internal sealed class FakeUblk : IUblkDriver
                 Note("delete");
                 lock (_gate)
                 {
-                    // The end of a ring, which a fake does not see, gives all of its tags back.
+                    // Closing a ring gives all of its tags back, but this fake does not see that.
                     foreach (Tag tag in _tags) if (!_givenUp && tag.State is (TagState.Active or TagState.Given or TagState.Aborting)) Faults.Enqueue($"deleted, but tag {tag.Number} of queue {tag.Queue} is {tag.State}");
                 }
                 if (IsCharacterDeviceOpen) Faults.Enqueue("deleted, but the character device is open");
@@ -167,7 +168,7 @@ internal sealed class FakeUblk : IUblkDriver
         {
             if (IsCharacterDeviceOpen || _info.State != UBLK_S_DEV_QUIESCED) return -Errno.EBUSY;
             if (ForgetsServers) return 0;
-            // Every try has rings of its own.
+            // Every attempt has its own rings.
             if (_rings.Count < _recorded.Length + _refusedMaps) Faults.Enqueue("recovery was started before every queue had its memory");
             if (!_recorded.Contains(true)) return -Errno.EINVAL;
             if (_recorded.Contains(false)) Faults.Enqueue("recovery was started with a queue that has fetched and one that has not: the kernel follows a null pointer");
@@ -207,7 +208,7 @@ internal sealed class FakeUblk : IUblkDriver
 
     public bool HasNode(int id) => File.Exists(PathOf(id));
 
-    /// <summary>Time passes at once.</summary>
+    /// <summary>Returns at once instead of waiting.</summary>
     public void Pause(int milliseconds) => Thread.Yield();
 
     public int OpenCharacterDevice(int id)
@@ -220,7 +221,7 @@ internal sealed class FakeUblk : IUblkDriver
 
     private string CharacterPath => Path.Combine(_folder.Path, "ublkc");
 
-    /// <summary>By the file's name: another test that runs meanwhile may have been given the same number.</summary>
+    /// <summary>Compares the file's name: another test at the same time may have received the same descriptor number.</summary>
     private bool IsCharacterDeviceOpen => _fd >= 0 && new FileInfo($"/proc/self/fd/{_fd}").LinkTarget == CharacterPath;
 
     public string PathOf(int id) => Path.Combine(_folder.Path, $"ublkb{id}");
@@ -229,21 +230,22 @@ internal sealed class FakeUblk : IUblkDriver
     {
         uint entries = System.Numerics.BitOperations.RoundUpToPowerOf2((uint)(depth + commands + 2));
         FakeRingKernel kernel = new(entries, entries * 2) { OnEnter = (ring, submit, complete) => Enter(ring, submit, complete, wakeUp) };
-        // On a second try: a server that does not wait for its queues has the time to show it. One that does loses nothing but that time.
+        // On a second attempt, gives a server that does not wait for its queues the time to fail visibly. A correct server only loses that
+        // time.
         if (_refusedMaps > 0) _ = SpinWait.SpinUntil(() => { lock (_gate) return _log.Contains("recover"); }, 100);
         lock (_gate) _rings.Add(kernel);
         Assert.Equal(0, MappedMemory.Map(Sizes.SystemPage, out MappedMemory? buffer));
         return new RingQueue(null, new Ring(kernel.Memory, kernel), BlockDevice.Descriptors(devices), arena, wakeUp, buffer!, depth, fixedBuffer: false);
     }
 
-    /// <summary>Hands a request to the server, when a tag is free, and returns without waiting for its answer.</summary>
+    /// <summary>Hands a request to the server once a tag is free. Returns without waiting for the answer.</summary>
     internal TaskResult Post(byte op, long sector, int sectors)
     {
         while (true)
         {
             lock (_gate)
             {
-                // In turn, so that all are used.
+                // Round robin, so that all tags are used.
                 int index = Array.FindIndex(_tags, _next, tag => tag.State == TagState.Active);
                 if (index < 0) index = Array.FindIndex(_tags, tag => tag.State == TagState.Active);
                 if (index >= 0)
@@ -262,14 +264,14 @@ internal sealed class FakeUblk : IUblkDriver
         }
     }
 
-    /// <summary>Waits for the answer.</summary>
+    /// <summary>Waits for the answer to a request and returns it.</summary>
     internal static int Answer(TaskResult request)
     {
         request.Done.Wait();
         return request.Result;
     }
 
-    /// <summary>The bytes that the server has written for a request; to be looked at before its tag is used again.</summary>
+    /// <summary>The bytes that the server has written for a request. Valid until its tag is used again.</summary>
     internal byte[] Bytes(TaskResult request, int length)
     {
         byte[] bytes = new byte[length];
@@ -279,19 +281,19 @@ internal sealed class FakeUblk : IUblkDriver
         return bytes;
     }
 
-    /// <summary>Aborts every tag, as when somebody else stops the device.</summary>
+    /// <summary>Aborts every tag, as when another process stops the device.</summary>
     internal void Stop()
     {
         lock (_gate)
         {
-            // The kernel waits for what is under way.
+            // The kernel waits for requests in flight.
             while (Array.Exists(_tags, tag => tag.State == TagState.Given)) Monitor.Wait(_gate);
             foreach (Tag tag in _tags) if (tag.State == TagState.Active) (tag.State, tag.Error) = (TagState.Aborting, -Errno.ENODEV);
             (_info.State, _info.Pid) = (UBLK_S_DEV_DEAD, -1);
         }
     }
 
-    // The server disposes of a driver once, but the test looks at it behind that.
+    // The server disposes of its driver once, but the test still inspects it afterwards.
     public void Dispose()
     {
     }
@@ -328,7 +330,7 @@ internal sealed class FakeUblk : IUblkDriver
                 }
             }
             if (any || complete == 0) return taken;
-            // A kernel would sleep here; nothing depends on how long.
+            // A kernel would sleep here; no test depends on the duration.
             Span<PollFd> poll = [new PollFd { Fd = wakeUp.Fd, Events = Libc.POLLIN }];
             _ = Libc.Poll(poll, 1);
         }
@@ -354,7 +356,7 @@ internal sealed class FakeUblk : IUblkDriver
         return TryEndCommand(request, out result);
     }
 
-    /// <summary>A command is "seen" when it is taken first; it ends when its tag has a request or is aborted.</summary>
+    /// <summary>A command is "seen" when the driver first accepts it. It completes when its tag gets a request or is aborted.</summary>
     private bool TryEndCommand(in IoUringSqe request, out int result)
     {
         Span<ulong> words = [request.Addr3, request.Reserved];
@@ -395,7 +397,7 @@ internal sealed class FakeUblk : IUblkDriver
                 return true;
             }
             if (tag.State != TagState.Given || tag.Error > 0) return false;
-            // From here on the server has it, and only its commit may come.
+            // The server owns the tag from here on; only its commit is allowed.
             tag.Error = 1;
             result = UBLK_IO_RES_OK;
             return true;

@@ -7,7 +7,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Serve;
 
-/// <summary>A udev with a clock of its own that answers an event's cookie after some milliseconds, and the semaphores of a system.</summary>
+/// <summary>A fake udev with its own clock that answers an event's cookie after some milliseconds, and a system's semaphores.</summary>
 internal sealed class FakeUdev : IUdev
 {
     internal sealed class Set(int key, int count)
@@ -21,40 +21,40 @@ internal sealed class FakeUdev : IUdev
     private int _nextId = 5;
     private long _busyUntil = -1;
 
-    /// <summary>By identifier.</summary>
+    /// <summary>The semaphore sets, by identifier.</summary>
     internal SortedDictionary<int, Set> Sets { get; } = [];
 
     /// <summary>The event numbers of all events.</summary>
     internal List<uint> Events { get; } = [];
 
-    /// <summary>What <see cref="IUdev.Random"/> draws, the first first; then numbers from 1.</summary>
+    /// <summary>The next results of <see cref="IUdev.Random"/>, in order; after them, numbers from 1.</summary>
     internal Queue<uint> Draws { get; } = [];
 
-    /// <summary>udev is there.</summary>
+    /// <summary>udev is running.</summary>
     internal bool IsThere { get; set; }
 
-    /// <summary>It writes a database entry when it processes an event, answered or not.</summary>
+    /// <summary>udev writes a database entry when it processes an event, answered or not.</summary>
     internal bool WritesEntries { get; set; }
 
-    /// <summary>It ends at this time, and takes its socket with it.</summary>
+    /// <summary>udev ends at this time and removes its socket.</summary>
     internal long EndsAt { get; set; } = long.MaxValue;
 
-    /// <summary>Milliseconds from an event to its answer; negative for none.</summary>
+    /// <summary>Milliseconds from an event to its answer; negative for no answer.</summary>
     internal int AnswersAfter { get; set; } = 300;
 
-    /// <summary>Milliseconds after an event in which it says that it is busy.</summary>
+    /// <summary>Milliseconds after an event during which udev reports that it is busy.</summary>
     internal int BusyFor { get; set; }
 
     /// <summary>`dmsetup udevcomplete_all` runs at this time.</summary>
     internal long AllRemovedAt { get; set; } = long.MaxValue;
 
-    /// <summary>Waits that a signal interrupts.</summary>
+    /// <summary>How many waits a signal interrupts.</summary>
     internal int Interruptions { get; set; }
 
-    /// <summary>What the creation of a set fails with, or 0.</summary>
+    /// <summary>The error that creating a set fails with; 0 for none.</summary>
     internal int CreationFails { get; set; }
 
-    /// <summary>What the setting of a value fails with, or 0.</summary>
+    /// <summary>The error that setting a value fails with; 0 for none.</summary>
     internal int SettingFails { get; set; }
 
     internal int RulesPlaced { get; private set; }
@@ -63,19 +63,26 @@ internal sealed class FakeUdev : IUdev
 
     public bool IsBusy => Milliseconds < _busyUntil;
 
-    public ulong EntryOf(uint major, uint minor) => WritesEntries && Runs ? (ulong)Events.Count : 0;
+    /// <summary>The devices whose database entries were queried.</summary>
+    internal HashSet<(uint Major, uint Minor)> Asked { get; } = [];
+
+    public ulong EntryOf(uint major, uint minor)
+    {
+        Asked.Add((major, minor));
+        return WritesEntries && Runs ? (ulong)Events.Count : 0;
+    }
 
     public long Milliseconds { get; private set; } = 1000;
 
     public uint Random => Draws.TryDequeue(out uint number) ? number : (uint)(_nextId++ * 0x10001);
 
-    /// <summary>The kernel raises an event.</summary>
+    /// <summary>Raises an event, as the kernel does.</summary>
     internal void Event(uint number)
     {
         Events.Add(number);
         Assert.Equal(0x0040u, number >> 16);
         _busyUntil = Milliseconds + BusyFor;
-        // The rule's program takes a cookie of 0 for flags alone.
+        // The program that the udev rule calls interprets a cookie of 0 as flags only.
         if (Runs && AnswersAfter >= 0 && (number & 0xffff) != 0) _answers.Add((Milliseconds + AnswersAfter, 0x0d4d0000 | (int)(number & 0xffff)));
     }
 

@@ -10,7 +10,7 @@ using static Snapuserd.Interop.DeviceMapperAbi;
 
 namespace Snapuserd.Tests.Serve;
 
-/// <summary>Messages to the device mapper, and what becomes of a mapped device through all of its life.</summary>
+/// <summary>Requests to the device mapper, and the states of a mapped device during its life.</summary>
 public sealed class MapperTests
 {
     private static readonly MapperTarget s_served = new("/dev/ublkb0", 259, 7, 2048, true);
@@ -153,7 +153,7 @@ public sealed class MapperTests
         kernel.Commands.Clear();
         StandOn(kernel, s_served);
         Assert.All(kernel.Commands, command => Assert.Equal(DM_TABLE_STATUS, command));
-        // Another length, or right to write, is another table.
+        // A different length or write permission makes a different table.
         StandOn(kernel, s_served with { Sectors = 4096 });
         Assert.Equal(4096, Ours(kernel).ActiveSectors);
         StandOn(kernel, s_served with { Sectors = 4096, ReadOnly = false });
@@ -219,7 +219,210 @@ public sealed class MapperTests
         Assert.Empty(kernel.Devices);
     }
 
-    /// <summary>Every point of: take what is there, stand on what is served, stand on the base. The next process does it all again; it never finds a base that a dead one claims.</summary>
+    private static string Says(Action action)
+    {
+        SnapuserdException e = Assert.Throws<SnapuserdException>(action);
+        return $"{(int)e.Code} {e.Message}";
+    }
+
+    [Theory]
+    [InlineData("", "it is empty")]
+    [InlineData(".", "that is no name for a device")]
+    [InlineData("control", "that is no name for a device")]
+    [InlineData("a/b", "only letters, digits and #+-.:=@_ can be in it")]
+    public void Names_that_cannot_be_are_refused_with_the_reason_before_anything_is_opened(string name, string reason)
+    {
+        Assert.Equal($"64 \"{name}\" cannot be the name of a mapped device: {reason}", Says(() => MappedDevice.CheckName(name)));
+        Assert.Equal($"64 \"{name}\" cannot be the name of a mapped device: {reason}", Says(() => MappedDevice.Open(name)));
+        FakeMapper kernel = new();
+        Says(() => MappedDevice.Open(name, kernel));
+        Assert.Equal(1, kernel.Disposals);
+    }
+
+    /// <summary>Every command of a device's life: create it over the served device, query, swap, leave unchanged, remove.</summary>
+    [Fact]
+    public void Commands_of_a_life_are_these_and_what_is_known_follows_them()
+    {
+        FakeMapper kernel = new();
+        kernel.Devices["another"] = new FakeMapper.Device { Uuid = "LVM-another" };
+        using (MappedDevice device = MappedDevice.Open("root", kernel))
+        {
+            Assert.Equal(("root", "/dev/mapper/root"), (device.Name, device.Path));
+            AssertCommands(kernel, DM_TABLE_STATUS);
+            device.Discard();
+            device.Remove();
+            AssertCommands(kernel);
+            device.StandOn(s_served);
+            AssertCommands(kernel, DM_TABLE_STATUS, DM_DEV_CREATE, DM_TABLE_LOAD, DM_DEV_SUSPEND, DM_TABLE_STATUS);
+            Assert.Equal((true, false, 0), (device.Exists, device.HasPending, device.OpenCount));
+            Assert.Equal((FakeMapper.Major, 1u), kernel.Nodes["root"]);
+            Ours(kernel).Open = 3;
+            device.Look();
+            Assert.Equal(3, device.OpenCount);
+            kernel.Commands.Clear();
+            device.StandOn(s_base);
+            AssertCommands(kernel, DM_TABLE_STATUS, DM_TABLE_LOAD, DM_DEV_SUSPEND, DM_TABLE_STATUS);
+            device.StandOn(s_base);
+            AssertCommands(kernel, DM_TABLE_STATUS);
+            // A table that was loaded but never activated is cleared; the active one stays.
+            Ours(kernel).Inactive = Served;
+            device.StandOn(s_base);
+            AssertCommands(kernel, DM_TABLE_STATUS, DM_TABLE_CLEAR);
+            Assert.Equal((Base, null, false), (Ours(kernel).Active, Ours(kernel).Inactive, device.HasPending));
+            Ours(kernel).Open = 0;
+            device.Remove();
+            AssertCommands(kernel, DM_DEV_REMOVE);
+            Assert.Equal((false, null, false), (device.Exists, device.Table, device.HasPending));
+            device.Remove();
+            AssertCommands(kernel);
+            Assert.Equal(0, kernel.Disposals);
+        }
+        Assert.Equal(1, kernel.Disposals);
+        Assert.Equal(["another"], kernel.Devices.Keys);
+        Assert.Equal([(FakeMapper.Major, 1u)], kernel.Udev.Asked);
+        Assert.Equal(4, kernel.Udev.RulesPlaced);
+        Assert.Empty(kernel.Nodes);
+        Assert.Equal(0, kernel.Pauses);
+    }
+
+    private static void AssertCommands(FakeMapper kernel, params uint[] commands)
+    {
+        Assert.Equal(commands, kernel.Commands);
+        kernel.Commands.Clear();
+    }
+
+    [Fact]
+    public void Device_that_a_killed_process_left_without_a_table_is_taken_away_with_what_it_loaded()
+    {
+        FakeMapper kernel = new();
+        kernel.Devices["root"] = new FakeMapper.Device { Uuid = "SNAPUSERD-root", Minor = 5, Inactive = Base };
+        using MappedDevice device = MappedDevice.Open("root", kernel);
+        Assert.Equal((true, true, null), (device.Exists, device.HasPending, device.Table));
+        kernel.Commands.Clear();
+        device.Discard();
+        AssertCommands(kernel, DM_TABLE_CLEAR, DM_DEV_REMOVE);
+        Assert.Empty(kernel.Devices);
+        Assert.False(device.Exists);
+    }
+
+    [Fact]
+    public void Tries_end_and_say_what_is_in_use()
+    {
+        FakeMapper kernel = new();
+        using MappedDevice device = MappedDevice.Open("root", kernel);
+        device.StandOn(s_served);
+        kernel.Claimed.Add("254:3");
+        kernel.Commands.Clear();
+        Assert.Equal("76 /dev/mapper/root cannot be put on /dev/vda3: that is in use: mounted, mapped, or held by another program (EBUSY)", Says(() => device.StandOn(s_base)));
+        Assert.Equal((500, 501), (kernel.Pauses, kernel.Commands.Count(command => command == DM_TABLE_LOAD)));
+        Ours(kernel).Open = 1;
+        kernel.Commands.Clear();
+        Assert.StartsWith("76 /dev/mapper/root cannot be removed: ", Says(device.Remove), StringComparison.Ordinal);
+        Assert.Equal((600, 101), (kernel.Pauses, kernel.Commands.Count));
+        Assert.True(device.Exists);
+        // A device that disappears meanwhile counts as removed.
+        kernel.Devices.Clear();
+        device.Remove();
+        Assert.False(device.Exists);
+        Assert.Empty(kernel.Nodes);
+        // After another process has removed the device, its state is unknown.
+        device.StandOn(s_served);
+        (Ours(kernel).Open, Ours(kernel).Inactive) = (2, Base);
+        device.Look();
+        Assert.Equal((true, true, 2, true), (device.Exists, device.HasPending, device.OpenCount, device.Table != null));
+        kernel.Devices.Clear();
+        device.Look();
+        Assert.Equal((false, false, 0, false), (device.Exists, device.HasPending, device.OpenCount, device.Table != null));
+    }
+
+    [Fact]
+    public void Load_that_a_signal_interrupts_is_made_again()
+    {
+        int interrupted = 0;
+        FakeMapper kernel = new();
+        kernel.Refuse = command => command == DM_TABLE_LOAD && interrupted++ < 2 ? -Errno.EINTR : 0;
+        StandOn(kernel, s_served);
+        Assert.Equal((Served, 2), (Ours(kernel).Active, kernel.Pauses));
+    }
+
+    [Fact]
+    public void Swap_is_tried_twenty_one_times_and_what_was_loaded_is_dropped()
+    {
+        FakeMapper kernel = new();
+        StandOn(kernel, s_served);
+        kernel.Interruptions = 20;
+        kernel.Commands.Clear();
+        StandOn(kernel, s_base);
+        Assert.Equal((Base, 21), (Ours(kernel).Active, kernel.Commands.Count(command => command == DM_TABLE_LOAD)));
+        kernel.Interruptions = 21;
+        Assert.StartsWith("74 /dev/mapper/root cannot be put on /dev/ublkb0: ", Says(() => StandOn(kernel, s_served)), StringComparison.Ordinal);
+        kernel.Interruptions = 0;
+        // A resume that fails with another error is not retried, and its table is cleared.
+        kernel.Refuse = command => command == DM_DEV_SUSPEND ? -Errno.ENOMEM : 0;
+        kernel.Commands.Clear();
+        Assert.StartsWith("71 /dev/mapper/root cannot be put on /dev/ublkb0: ", Says(() => StandOn(kernel, s_served)), StringComparison.Ordinal);
+        Assert.Equal(1, kernel.Commands.Count(command => command == DM_TABLE_LOAD));
+        Assert.Equal((Base, null), (Ours(kernel).Active, Ours(kernel).Inactive));
+        // A resume that succeeds without a table, because another process cleared it, is not retried forever.
+        kernel.Refuse = command =>
+        {
+            if (command == DM_DEV_SUSPEND) Ours(kernel).Inactive = null;
+            return 0;
+        };
+        kernel.Commands.Clear();
+        Assert.StartsWith("74 /dev/mapper/root cannot be put on /dev/ublkb0: ", Says(() => StandOn(kernel, s_served)), StringComparison.Ordinal);
+        Assert.Equal(21, kernel.Commands.Count(command => command == DM_TABLE_LOAD));
+    }
+
+    [Theory]
+    [InlineData(DM_TABLE_STATUS, "cannot be looked at")]
+    [InlineData(DM_DEV_CREATE, "cannot be created")]
+    [InlineData(DM_TABLE_LOAD, "cannot be put on /dev/ublkb0")]
+    [InlineData(DM_DEV_SUSPEND, "cannot be put on /dev/ublkb0")]
+    public void Refusals_of_a_new_device_say_what_failed_and_leave_nothing(uint refused, string what)
+    {
+        foreach ((int errno, int code) in new[] { (Errno.EPERM, 77), (Errno.EACCES, 77), (Errno.EROFS, 77), (Errno.ENOMEM, 71), (Errno.EMFILE, 71), (Errno.ENFILE, 71), (Errno.ENOSPC, 71), (Errno.EEXIST, 76), (Errno.ENODEV, 66), (Errno.ENOENT, 66), (Errno.ENOTTY, 69), (Errno.EIO, 74) })
+        {
+            FakeMapper kernel = new() { Refuse = command => command == refused ? -errno : 0 };
+            Assert.Equal($"{code} /dev/mapper/root {what}: {Reason.Of(-errno)}", Says(() => StandOn(kernel, s_served)));
+            Assert.Empty(kernel.Devices);
+            Assert.Empty(kernel.Nodes);
+            Assert.Equal(1, kernel.Disposals);
+        }
+        FakeMapper invalid = new() { Refuse = command => command == refused ? -Errno.EINVAL : 0 };
+        Assert.Equal($"74 /dev/mapper/root {what}: {Reason.Of(-Errno.EINVAL)}; the kernel's log says more", Says(() => StandOn(invalid, s_served)));
+        Assert.Empty(invalid.Devices);
+    }
+
+    [Fact]
+    public void Device_without_a_node_does_not_stay_if_it_is_new()
+    {
+        FakeMapper kernel = new() { NodeResult = -Errno.EACCES };
+        Assert.StartsWith("77 /dev/mapper/root has no node: ", Says(() => StandOn(kernel, s_served)), StringComparison.Ordinal);
+        Assert.Empty(kernel.Devices);
+        kernel.NodeResult = 0;
+        StandOn(kernel, s_served);
+        kernel.NodeResult = -Errno.EACCES;
+        Assert.StartsWith("77 /dev/mapper/root has no node: ", Says(() => StandOn(kernel, s_base)), StringComparison.Ordinal);
+        Assert.Equal(Base, Ours(kernel).Active);
+    }
+
+    [Fact]
+    public void Table_that_cannot_be_dropped_is_told_of()
+    {
+        FakeMapper kernel = new();
+        StandOn(kernel, s_served);
+        Ours(kernel).Inactive = Base;
+        kernel.Refuse = command => command == DM_TABLE_CLEAR ? -Errno.EIO : 0;
+        using MappedDevice device = MappedDevice.Open("root", kernel);
+        Assert.StartsWith("74 /dev/mapper/root keeps a table that is not used: ", Says(device.Discard), StringComparison.Ordinal);
+        Assert.True(device.HasPending);
+    }
+
+    /// <summary>
+    /// Kills the process at every call while it takes over an existing device, maps it to the served device, then to the base. The next
+    /// process repeats all of it, and never finds a base that a dead process still claims.
+    /// </summary>
     [Fact]
     public void Process_killed_at_any_call_is_followed_by_one_that_gets_to_the_end()
     {
@@ -238,7 +441,7 @@ public sealed class MapperTests
             }
             string? left = kernel.Devices.TryGetValue("root", out FakeMapper.Device? device) ? device.Active : null;
             Assert.Contains(left, (string?[])[null, Served, Base]);
-            // Nobody sees a node before there is something to read.
+            // A node exists only when its device can be read.
             Assert.Equal(kernel.Nodes.ContainsKey("root"), kernel.Nodes.ContainsKey("root") && left != null);
             if (left == Base) swapped++;
             if (device?.Inactive != null) pending++;
@@ -268,7 +471,7 @@ public sealed class MapperTests
         Assert.Equal(1u, MapperNames.Find(kernel, ["vroot", "system-verity", "system"]));
         Assert.Equal(0u, MapperNames.Find(kernel, ["vendor"]));
         Assert.Null(MapperNames.Find(kernel, ["syste", "system-"]));
-        // More than the first message has room for.
+        // More names than fit into the first message.
         foreach (int number in Enumerable.Range(3, 500)) kernel.Devices[$"a-rather-long-name-of-a-logical-volume-{number}"] = new FakeMapper.Device { Minor = (uint)number };
         Assert.Equal(502u, MapperNames.Find(kernel, ["a-rather-long-name-of-a-logical-volume-502"]) is { } minor ? minor : 0);
     }

@@ -23,12 +23,12 @@ public sealed class NbdAnswerTests
         NbdAnswer answer = new();
         answer.Begin(export, new NbdRequest(0, NbdWire.NBD_CMD_READ, 1, (ulong)offset, (uint)length), structured);
         Assert.Equal(NbdAnswerState.NeedsData, answer.State);
-        // As a session does it, under its lock; what follows runs without.
+        // As a session does it under its lock; the read that follows runs without the lock.
         answer.State = NbdAnswerState.Reading;
         Assert.Null(answer.Read(export, worker.Reader, buffer, structured, export.BufferBytes));
         Assert.True(answer.IsLast);
         Assert.Equal(0, answer.Piece);
-        // With another state a second worker would send it, and this one would send it again and count it twice.
+        // In any other state a second worker would send the answer, and this worker would send and count it again.
         Assert.Equal(NbdAnswerState.Reading, answer.State);
     }
 

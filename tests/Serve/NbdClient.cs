@@ -5,13 +5,15 @@ using System.Text;
 
 namespace Snapuserd.Tests.Serve;
 
-/// <summary>What the server answered to an option.</summary>
+/// <summary>The server's reply to an option.</summary>
 internal sealed record OptionReply(uint Option, uint Type, byte[] Data);
 
-/// <summary>An answer to a request: a simple reply has <see cref="Type"/> null, a chunk has its flags and type.</summary>
+/// <summary>A reply to a request. <see cref="Type"/> is null for a simple reply; a chunk has its flags and type.</summary>
 internal sealed record NbdReply(ulong Cookie, uint Error, ushort? Type, bool Done, byte[] Payload);
 
-/// <summary>The other side of the protocol, written from proto.md and byte by byte, so that it can do everything wrong as well. It never waits for more than a minute.</summary>
+/// <summary>
+/// An NBD client, written byte by byte from proto.md, so that it can also violate the protocol. Waits at most one minute.
+/// </summary>
 internal sealed class NbdClient : IDisposable
 {
     private const int LongestWait = 60_000;
@@ -24,7 +26,7 @@ internal sealed class NbdClient : IDisposable
         _socket.Connect(new UnixDomainSocketEndPoint(path));
     }
 
-    /// <summary>Handshake, structured replies if asked for, GO.</summary>
+    /// <summary>Handshake, structured replies if requested, GO.</summary>
     internal static NbdClient Ready(string path, bool structured = false)
     {
         NbdClient client = new(path);
@@ -44,7 +46,7 @@ internal sealed class NbdClient : IDisposable
         while (!bytes.IsEmpty) bytes = bytes[_socket.Send(bytes)..];
     }
 
-    /// <summary>Exactly that many bytes.</summary>
+    /// <summary>Receives exactly that many bytes.</summary>
     internal byte[] Take(int count)
     {
         byte[] bytes = new byte[count];
@@ -57,7 +59,7 @@ internal sealed class NbdClient : IDisposable
         return bytes;
     }
 
-    /// <summary>Everything up to the end; the server has hung up.</summary>
+    /// <summary>Receives everything until the server closes the connection; returns the number of bytes.</summary>
     internal int Drain()
     {
         byte[] bytes = new byte[65536];
@@ -68,12 +70,12 @@ internal sealed class NbdClient : IDisposable
         }
         catch (SocketException e) when (e.SocketErrorCode == SocketError.ConnectionReset)
         {
-            // What we sent was not read to its end; that is an end as well.
+            // The server closed before it had read all that this client sent. That is also an end of the connection.
         }
         return total;
     }
 
-    /// <summary>Something has come that was not taken yet.</summary>
+    /// <summary>True if data has arrived that was not received yet.</summary>
     internal bool HasData => _socket.Available > 0;
 
     internal void CloseSending() => _socket.Shutdown(SocketShutdown.Send);
@@ -120,7 +122,7 @@ internal sealed class NbdClient : IDisposable
 
     internal void SendRequest(ushort type, ulong cookie, ulong offset, uint length, ushort flags = 0) => Send(Request(type, cookie, offset, length, flags));
 
-    /// <summary>One reply or chunk; <paramref name="length"/> bytes of data follow a simple reply without an error.</summary>
+    /// <summary>One simple reply or chunk. A simple reply without an error has <paramref name="length"/> bytes of data.</summary>
     internal NbdReply TakeReply(int length = 0)
     {
         byte[] head = Take(16);
@@ -136,14 +138,14 @@ internal sealed class NbdClient : IDisposable
         return new NbdReply(BinaryPrimitives.ReadUInt64BigEndian(head.AsSpan(8)), (type & 0x8000) != 0 ? Read32(payload, 0) : 0, type, (flags & 1) != 0, payload);
     }
 
-    /// <summary>Reads, in whichever way was agreed; throws for an error.</summary>
+    /// <summary>Reads with the negotiated kind of reply; throws on an error.</summary>
     internal byte[] Read(long offset, int length, bool structured)
     {
         SendRequest(0, 77, (ulong)offset, (uint)length);
         return TakeRead(offset, length, structured);
     }
 
-    /// <summary>The answer to a read with the cookie 77.</summary>
+    /// <summary>Receives the reply to a read with cookie 77.</summary>
     internal byte[] TakeRead(long offset, int length, bool structured)
     {
         if (!structured)

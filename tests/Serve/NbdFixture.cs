@@ -8,7 +8,7 @@ using Snapuserd.Tests.Support;
 
 namespace Snapuserd.Tests.Serve;
 
-/// <summary>A view of a golden COW, or of another one, with an NBD server before it.</summary>
+/// <summary>A view of a golden COW, or of another COW, served over NBD.</summary>
 internal sealed class NbdFixture : IDisposable
 {
     internal const string Zstd = "v3-zstd-256k-xor";
@@ -55,7 +55,7 @@ internal sealed class NbdFixture : IDisposable
 
     internal NbdServer Make(NbdOptions options) => new(View.View, View.Devices, options, _wakeUp);
 
-    /// <summary>Destroys the payload of a Replace whose unit is decoded, and returns where the image cannot be read from there on.</summary>
+    /// <summary>Destroys the payload of a compressed Replace. Returns the range of the image that is unreadable after that.</summary>
     internal (long Offset, int Length) Damage()
     {
         CowFile cow = View.View.Cow;

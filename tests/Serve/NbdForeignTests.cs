@@ -11,7 +11,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Serve;
 
-/// <summary>Clients that nobody here wrote: libnbd's, QEMU's, fio.</summary>
+/// <summary>Tests with other projects' clients: libnbd's, QEMU's, fio.</summary>
 public sealed class NbdForeignTests
 {
     private const int BlockBytes = CowOp.BlockSize;
@@ -61,8 +61,8 @@ public sealed class NbdForeignTests
     [Fact]
     public void Fio_verifies_every_block_while_the_merge_runs()
     {
-        // Every block is full of its own offset, which is what fio takes for a pattern. The old image is shifted by a block, so that all is one chain of copies,
-        // journaled window by window; every 16th block is new data.
+        // Every block is filled with its own offset, which fio uses as a verification pattern. The old image is shifted by one block, so
+        // all of it is one chain of copies, journaled window by window. Every 16th block is new data.
         const int blocks = 4096;
         byte[] target = new byte[blocks * BlockBytes], old = new byte[target.Length];
         for (long at = 0; at < target.Length; at += sizeof(long)) BinaryPrimitives.WriteInt64LittleEndian(target.AsSpan((int)at), at & -BlockBytes);
@@ -91,7 +91,9 @@ public sealed class NbdForeignTests
         Assert.Null(fixture.Server.Trouble);
     }
 
-    /// <summary>Merges while a program reads; the merge takes a step whenever the program has got on, so that they do meet.</summary>
+    /// <summary>
+    /// Merges while a program reads. The merge makes a step after each progress of the program, so that merge and reads overlap.
+    /// </summary>
     private static void Beside(NbdFixture fixture, PacedMerge pace, string program, string[] arguments)
     {
         BinaryResult? result = null;
@@ -105,7 +107,7 @@ public sealed class NbdForeignTests
         fixture.View.Engine.Run();
         client.Join();
         Assert.True(result!.ExitCode == 0, $"{program}: {result}; {fixture.View.Trouble}");
-        // The first step waits for the first request; how many follow is the machine's mood.
+        // The first step waits for the first request. The number of further steps depends on the machine's speed.
         Assert.True(pace.Steps > 0, "the merge was done before anybody read");
     }
 
@@ -116,7 +118,7 @@ public sealed class NbdForeignTests
         return result.Output;
     }
 
-    /// <summary>Lets a merge go on when requests have come since its last step, or when nobody will send any.</summary>
+    /// <summary>Lets the merge continue when requests have come since its last step, or when the client has ended.</summary>
     private sealed class PacedMerge : IMergeObserver
     {
         private long _seen;

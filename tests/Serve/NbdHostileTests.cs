@@ -11,8 +11,8 @@ using Xunit;
 namespace Snapuserd.Tests.Serve;
 
 /// <summary>
-/// Clients that stop at every point of the protocol, beside others that must be served. The tests set the time, so none of them waits for
-/// it.
+/// Clients that stop at every point of the protocol, alongside others that must be served. The tests control the clock, so no test waits in
+/// real time.
 /// </summary>
 public sealed class NbdHostileTests
 {
@@ -39,7 +39,7 @@ public sealed class NbdHostileTests
             DrainMilliseconds = 1,
         });
 
-    /// <summary>Waits for a state that the server's threads reach by themselves; fails after a minute.</summary>
+    /// <summary>Waits for a state that the server's threads reach; fails after a minute.</summary>
     private static void Until(Func<bool> condition, string what)
     {
         long end = Environment.TickCount64 + Minute;
@@ -68,7 +68,7 @@ public sealed class NbdHostileTests
             switch (i % 5)
             {
                 case 0:
-                    // Never says a word.
+                    // Sends nothing.
                     silent.Add(new NbdClient(fixture.Path));
                     break;
                 case 1:
@@ -107,7 +107,7 @@ public sealed class NbdHostileTests
         foreach (NbdClient client in silent) client.Drain();
         Read(idle, 3);
 
-        // A request or payload that has begun may be completed at any time.
+        // The client may complete a partly sent request or payload at any time.
         _clock.Pass(60 * Minute);
         fixture.Server.CheckTimes();
         for (int i = 0; i < slow.Count; i++)
@@ -139,7 +139,7 @@ public sealed class NbdHostileTests
     {
         using NbdFixture fixture = Fixture();
         int threads = fixture.Server.Threads;
-        // All at once, and each with its handshake only when the others are there.
+        // All connect at once, and each starts its handshake only after the others have connected.
         List<NbdClient> clients = Enumerable.Range(0, 1000).Select(_ => new NbdClient(fixture.Path)).ToList();
         foreach (NbdClient client in clients)
         {
@@ -181,7 +181,7 @@ public sealed class NbdHostileTests
         }
         Assert.Equal(2, fixture.Server.Connections);
         client.Send([3]);
-        // The other one makes it in the last moment.
+        // The other client completes it at the last moment.
         quick.Greet();
         quick.SendOption(1);
         quick.Take(10);
@@ -200,7 +200,8 @@ public sealed class NbdHostileTests
         client.SendRequest(0, 5, 0, (uint)fixture.Target.Length);
         byte[] head = client.Take(16);
         Assert.Equal(0u, NbdClient.Read32(head, 4));
-        const int part = 128 << 10;
+        // More than the socket buffers hold: the server has sent some of each part since the last clock change.
+        const int part = 1 << 20;
         for (int at = 0; at < fixture.Target.Length; at += part)
         {
             int length = Math.Min(part, fixture.Target.Length - at);
@@ -208,13 +209,13 @@ public sealed class NbdHostileTests
             _clock.Pass(29_000);
             fixture.Server.CheckTimes();
         }
-        // It has taken all, so it is welcome for as long as it likes.
+        // The client has taken everything, so it may stay idle without limit.
         _clock.Pass(60 * Minute);
         fixture.Server.CheckTimes();
         fixture.Compare(client, structured: false, seed: 2, reads: 3);
         Assert.Empty(fixture.Reports);
 
-        // An answer that fits into the socket as a whole was not taken either.
+        // An answer that fits completely into the socket buffer also counts as not taken.
         client.SendRequest(0, 6, 0, 4096);
         Until(() => client.HasData, "the answer");
         _clock.Pass(30_001);
@@ -228,7 +229,7 @@ public sealed class NbdHostileTests
     [InlineData(true)]
     public void Answers_that_wait_lose_their_buffers_to_others_and_are_whole_all_the_same(bool structured)
     {
-        // Room for one worker and one buffer.
+        // Enough memory for one worker and one buffer.
         int least;
         using (ViewFixture view = new(Golden.Cow(NbdFixture.Zstd), Golden.Old)) least = ReadContext.Bytes(view.View, 1, 64 << 10);
         using NbdFixture fixture = Fixture(memory: least);
@@ -236,7 +237,7 @@ public sealed class NbdHostileTests
         for (int i = 0; i < stalled.Length; i++)
         {
             stalled[i].SendRequest(0, 77, 0, (uint)fixture.Target.Length);
-            // It has the buffer now; the one before has lost it.
+            // This client has the buffer now; the previous client has lost it.
             Until(() => fixture.Server.Buffers.Waiting == (1, i), $"the answer to client {i} waits");
         }
         using NbdClient live = NbdClient.Ready(fixture.Path, structured: true);
@@ -284,7 +285,7 @@ public sealed class NbdHostileTests
         client.SendRequest(0, 77, 0, (uint)fixture.Target.Length);
         client.SendRequest(3, 78, 0, 0);
         client.CloseSending();
-        // Twenty-nine seconds is not thirty.
+        // Twenty-nine seconds, within the limit of thirty.
         Until(() => client.HasData, "an answer's beginning");
         _clock.Pass(29_000);
         fixture.Server.CheckTimes();
@@ -302,7 +303,7 @@ public sealed class NbdHostileTests
         }
         else
         {
-            // In which order the two come is the server's choice.
+            // The server may send the two in either order.
             HashSet<ulong> cookies = [];
             for (int i = 0; i < 2; i++)
             {
@@ -341,7 +342,7 @@ public sealed class NbdHostileTests
         using NbdFixture fixture = Fixture();
         using NbdClient client = new(fixture.Path);
         client.Greet();
-        // Requests and data of the longest kind before the first reply is taken.
+        // Requests and data of maximum length before the client takes the first reply.
         for (int i = 0; i < 200; i++) client.SendOption(3);
         client.SendOption(6, new byte[9000]);
         client.SendOption(7, NbdClient.Info("", [1, 1, 3, 0, 77]));

@@ -8,7 +8,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Serve;
 
-/// <summary>The protocol byte by byte, against a client that was written from the specification.</summary>
+/// <summary>Tests the protocol byte by byte with a client written from the specification.</summary>
 public sealed class NbdProtocolTests
 {
     private const ushort Flags = 1 | 2 | 4 | (1 << 8);
@@ -48,7 +48,7 @@ public sealed class NbdProtocolTests
 
         client.SendOption(3, "x"u8);
         AssertReply(client, 3, 0x80000003);
-        // TLS, the withdrawn PEEK, metadata contexts, extended headers, and one that nobody has thought of.
+        // TLS, the withdrawn PEEK, metadata contexts, extended headers, and an undefined option.
         foreach (uint option in (uint[])[4, 5, 9, 10, 11, 4711])
         {
             client.SendOption(option, "some data"u8);
@@ -88,10 +88,10 @@ public sealed class NbdProtocolTests
     {
         Array.Empty<byte>(),
         new byte[] { 0, 0, 0, 0, 0 },
-        // A name that is longer than the data, or than all memory.
+        // Names longer than the data, and longer than any memory.
         new byte[] { 0, 0, 0, 9, (byte)'x', 0, 0 },
         new byte[] { 0xff, 0xff, 0xff, 0xff, 0, 0 },
-        // More and fewer infos than counted.
+        // More and fewer infos than the count says.
         new byte[] { 0, 0, 0, 0, 0, 2, 0, 3 },
         new byte[] { 0, 0, 0, 0, 0, 0, 0, 3 },
         new byte[] { 0, 0, 0, 0, 0, 1, 0 },
@@ -165,7 +165,7 @@ public sealed class NbdProtocolTests
         fixture.Compare(client, structured, seed: 7, reads: 60);
     }
 
-    // Type, offset, length, flags, error of a simple connection, error of a structured one. The image has 8 MiB or less.
+    // Type, offset, length, flags, error over a simple connection, error over a structured one. The image has at most 8 MiB.
     [Theory]
     [InlineData(0, 0L, 0u, 0, 22)]
     [InlineData(0, 0L, (32u << 20) + 1, 0, 22)]
@@ -325,7 +325,7 @@ public sealed class NbdProtocolTests
     [Fact]
     public void Request_that_ended_a_connection_gets_its_error_when_it_is_asked_again()
     {
-        // That is what the kernel does, over the next connection, until there is an answer.
+        // The kernel retries like this over the next connection until it gets an answer.
         using NbdFixture fixture = new();
         (long bad, int length) = fixture.Damage();
         using (NbdClient first = NbdClient.Ready(fixture.Path))
@@ -338,7 +338,7 @@ public sealed class NbdProtocolTests
         client.SendRequest(0, 11, 0, (uint)fixture.Target.Length);
         NbdReply reply = client.TakeReply();
         Assert.Equal((11ul, 5u), (reply.Cookie, reply.Error));
-        // The connection goes on, and long answers without the bad unit are whole.
+        // The connection continues, and long answers that exclude the bad unit are complete.
         Assert.True(fixture.Target.AsSpan(0, (int)bad).SequenceEqual(client.Read(0, (int)bad, structured: false)), "what can be read is not");
         int behind = (int)bad + length;
         Assert.True(fixture.Target.AsSpan(behind).SequenceEqual(client.Read(behind, fixture.Target.Length - behind, structured: false)), "what can be read is not");

@@ -12,7 +12,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Serve;
 
-/// <summary>The server's life: its socket, its clients of all kinds, its end.</summary>
+/// <summary>The server's life cycle: its socket, its clients of all kinds, its end.</summary>
 public sealed class NbdServerTests
 {
     [Fact]
@@ -37,7 +37,7 @@ public sealed class NbdServerTests
         using (Socket socket = new(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified))
         {
             socket.Bind(new UnixDomainSocketEndPoint(dead));
-            // The runtime would remove the file with the socket.
+            // Disposing the socket would remove the file; move it aside first.
             File.Move(dead, dead + "2");
         }
         File.Move(dead + "2", dead);
@@ -113,13 +113,14 @@ public sealed class NbdServerTests
             bool structured = i % 2 == 0;
             using NbdClient client = NbdClient.Ready(fixture.Path, structured);
             fixture.Compare(client, structured, i, reads: 2);
-            // Some say goodbye, some do not, some leave in the middle of what they asked for.
+            // Some clients disconnect properly, some just close, some close with a request in flight.
             if (i % 3 == 0) client.SendRequest(2, 0, 0, 0);
             if (i % 3 == 1) client.SendRequest(0, 0, 0, 4 << 20);
         }
         Assert.NotEqual(0, Sockets());
         fixture.Server.Stop();
-        // The server's ends of all connections bear its name. A child that another test has just forked may still have some of them, but not for long.
+        // The server's ends of all connections carry its socket name. A child that another test has just forked may hold some of them for a
+        // moment.
         for (long end = Environment.TickCount64 + 60_000; Sockets() > 0 && Environment.TickCount64 < end;) Thread.Yield();
         Assert.Equal(0, Sockets());
         Assert.Null(fixture.Server.Trouble);
@@ -166,7 +167,7 @@ public sealed class NbdServerTests
             }
             catch (SocketException)
             {
-                // It was hung up on before it had said all.
+                // The server closed the connection before the client had sent everything.
             }
             client.Drain();
             if (seed % 30 == 0) fixture.Compare(live, structured: true, seed, reads: 3);
@@ -189,7 +190,7 @@ public sealed class NbdServerTests
         fixture.Compare(live, structured: true, seed: 2, reads: 40);
         Assert.Equal(fixture.Target, fixture.View.Base);
 
-        // What was asked for before the merge and is taken behind it is the target as well.
+        // Data requested before the merge and received after it must also be the target's.
         half.Take(16 + fixture.Target.Length - 100_000);
         fixture.Compare(half, structured: false, seed: 3, reads: 10);
         Assert.Null(fixture.Server.Trouble);

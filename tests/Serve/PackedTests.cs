@@ -5,20 +5,20 @@ using Xunit;
 
 namespace Snapuserd.Tests.Serve;
 
-/// <summary>What is packed into fewer bits than its type has, at its largest.</summary>
+/// <summary>The largest values of fields that have fewer bits than their type.</summary>
 public sealed class PackedTests
 {
     [Fact]
     public void Ublk_offsets_of_the_last_queue_and_tag_do_not_meet_others()
     {
-        // The most that the kernel's interface has room for: 12 bits of queue, 16 of tag (of which it uses 12), 25 of bytes.
+        // The maximum of the kernel's interface: 12 bits of queue, 16 of tag (of which it uses 12), 25 of bytes.
         const int queue = 4095, tag = UblkAbi.UBLK_MAX_QUEUE_DEPTH - 1;
         long last = UblkAbi.UserCopyOffset(queue, tag);
         Assert.Equal(UblkAbi.UserCopyOffset(0, 0) + ((long)queue << 41) + ((long)tag << 25), last);
         Assert.Equal(1L << 25, last - UblkAbi.UserCopyOffset(queue, tag - 1));
         Assert.True(UblkAbi.UserCopyOffset(queue, 0) - UblkAbi.UserCopyOffset(queue - 1, tag) >= 1L << 25);
         Assert.True(last > 0 && last + (1L << 25) < 1L << 54, $"{last}");
-        // A device that a dead server has left may be of any kind; what does not fit is not taken over.
+        // A dead server may leave a device of any geometry. A device that exceeds these limits is not taken over.
         Assert.True(new UblkGeometry(queue + 1, tag + 1, 32 << 20, 1).IsSane(4096));
         Assert.False(new UblkGeometry(queue + 2, tag + 1, 4096, 1).IsSane(4096));
         Assert.False(new UblkGeometry(1, tag + 2, 4096, 1).IsSane(4096));
@@ -33,7 +33,10 @@ public sealed class PackedTests
         Assert.Equal(new NbdRequest(ushort.MaxValue, ushort.MaxValue, ulong.MaxValue, ulong.MaxValue, uint.MaxValue), request);
     }
 
-    /// <summary>Where ublk_ch_mmap of Linux looks for a queue: its offset divided by what the deepest queue maps, without a remainder; and the only length it takes.</summary>
+    /// <summary>
+    /// The offset at which ublk_ch_mmap of Linux looks for a queue: the offset divided by the mapping size of the deepest queue, without a
+    /// remainder. Also the only length that it accepts.
+    /// </summary>
     [Theory]
     [InlineData(4 << 10, 96 << 10)]
     [InlineData(16 << 10, 96 << 10)]
@@ -44,7 +47,7 @@ public sealed class PackedTests
         {
             long offset = UblkAbi.DescriptorOffset(queue, page);
             Assert.Equal(UblkAbi.UBLKSRV_CMD_BUF_OFFSET + ((long)queue * stride), offset);
-            // mmap itself takes no offset that is not on a page.
+            // mmap itself only accepts page-aligned offsets.
             Assert.Equal(0, offset % page);
             Assert.True(offset < UblkAbi.UBLKSRV_IO_BUF_OFFSET);
         }

@@ -12,7 +12,7 @@ namespace Snapuserd.Tests.Serve;
 
 public sealed class UblkTests
 {
-    /// <summary>One queue with two reads at a time.</summary>
+    /// <summary>Bytes of memory for one queue with two concurrent reads.</summary>
     private const int SmallMemory = 1 << 20;
 
     /// <summary>Beyond the kernel's largest process number, which is 4194304.</summary>
@@ -62,7 +62,7 @@ public sealed class UblkTests
         int most = (int)test.Driver.Info.MaxIoBufBytes / 512;
         for (int round = 0; round < 4; round++)
         {
-            // No tag is given twice in a round: what the server has written for it stays to be looked at.
+            // No tag is used twice in a round, so the bytes that the server wrote for it can be checked afterwards.
             List<(FakeUblk.TaskResult Request, int Sector, int Sectors)> posted = [];
             for (int i = 0; i < test.Driver.Info.NrHwQueues * test.Driver.Info.QueueDepth; i++)
             {
@@ -94,7 +94,7 @@ public sealed class UblkTests
         Assert.Equal(-Errno.EIO, Answer(UBLK_IO_OP_READ, 0, most + 1));
         Assert.Equal(512, Answer(UBLK_IO_OP_READ, end - 1, 1));
         Assert.Null(test.Server.Trouble);
-        // What the view was asked for; not what the server refuses by itself.
+        // Counts reads of the view, not requests that the server itself refuses.
         Assert.Equal(4, test.Fixture.View.Times.Reads);
         Assert.InRange(test.Fixture.View.Times.WorstMicroseconds, 1, 60_000_000);
 
@@ -145,12 +145,12 @@ public sealed class UblkTests
     [InlineData("11", false, "recover|recovered")]
     // Killed after START_USER_RECOVERY, which the driver refuses from then on.
     [InlineData("00", false, "recovered")]
-    // Killed between the queues' fetches: the driver would follow a null pointer.
+    // Killed between the fetches of two queues: the driver would follow a null pointer.
     [InlineData("10", false, "complete 1|recover|recovered")]
     [InlineData("01", false, "complete 0|recover|recovered")]
     [InlineData("1101", false, "complete 2|recover|recovered")]
     [InlineData("0010", false, "complete 0 1 3|recover|recovered")]
-    // An earlier version, which mapped first: only START_USER_RECOVERY makes the driver forget the mapping.
+    // An earlier version mapped first. Only START_USER_RECOVERY makes the driver drop that mapping.
     [InlineData("00", true, "recover|recovered")]
     [InlineData("11", true, "recover|recovered")]
     [InlineData("00000000", true, "recover|recovered")]
@@ -272,7 +272,7 @@ public sealed class UblkTests
 
     [Theory]
     [InlineData(UBLK_S_DEV_QUIESCED, NoProcess, true)]
-    // The driver comes round to its server's death only a while later.
+    // The driver notices its server's death only some time later.
     [InlineData(UBLK_S_DEV_LIVE, NoProcess, true)]
     [InlineData(UBLK_S_DEV_LIVE, 1, false)]
     [InlineData(UBLK_S_DEV_DEAD, NoProcess, false)]

@@ -14,14 +14,14 @@ public sealed class UdevTests
     private static readonly MapperTarget s_served = new("/dev/ublkb0", 259, 7, 2048, true);
     private static readonly MapperTarget s_base = new("/dev/vda3", 254, 3, 2048, false);
 
-    /// <summary>The flag DM_UDEV_PRIMARY_SOURCE_FLAG, and no cookie.</summary>
+    /// <summary>The flag DM_UDEV_PRIMARY_SOURCE_FLAG without a cookie.</summary>
     private const uint FlagsOnly = 0x0040_0000;
 
     private const int Key = 0x0d4d_0000;
 
     private static FakeUdev Running => new() { IsThere = true };
 
-    /// <summary>Create, swap, remove.</summary>
+    /// <summary>Creates, swaps and removes a device.</summary>
     private static void Live(FakeMapper kernel)
     {
         using MappedDevice device = MappedDevice.Open("root", kernel);
@@ -30,7 +30,7 @@ public sealed class UdevTests
         device.Remove();
     }
 
-    /// <summary>Takes a cookie, lets the kernel raise the event, and waits.</summary>
+    /// <summary>Takes a cookie, raises the event as the kernel does, and waits.</summary>
     private static bool Wait(FakeUdev udev)
     {
         using UdevCookie cookie = UdevCookie.Take(udev, 253, 0);
@@ -137,13 +137,13 @@ public sealed class UdevTests
     }
 
     [Theory]
-    // Nothing happens at all.
+    // udev does nothing.
     [InlineData(-1, 0, long.MaxValue, 6000)]
-    // It says that it is busy, for ever.
+    // udev reports that it is busy, forever.
     [InlineData(-1, 1_000_000, long.MaxValue, 31_000)]
-    // It was busy for ten seconds, and does not know cookies.
+    // udev was busy for ten seconds and does not support cookies.
     [InlineData(-1, 10_000, long.MaxValue, 11_150)]
-    // It ends while it is waited for.
+    // udev ends during the wait.
     [InlineData(2000, 10_000, 2025L, 2050)]
     public void Udev_that_does_not_answer_delays_and_does_not_hang(int answersAfter, int busyFor, long endsAt, long until)
     {
@@ -154,7 +154,7 @@ public sealed class UdevTests
         Assert.Empty(udev.Sets);
     }
 
-    /// <summary>Its work takes less than the time between two looks, so that it is never seen busy.</summary>
+    /// <summary>udev processes the event in less than one polling interval, so no poll sees it busy.</summary>
     [Fact]
     public void Udev_that_does_not_know_cookies_is_not_waited_for_when_its_database_says_that_it_is_done()
     {
@@ -197,7 +197,8 @@ public sealed class UdevTests
     public void Semaphores_of_killed_processes_are_removed_and_no_others()
     {
         FakeUdev udev = Running;
-        // Of libdevmapper; of a program that has nothing to do with the device mapper, marked as ours by chance; of a server that lives; of one that was killed.
+        // Four semaphores: libdevmapper's; one of a program unrelated to the device mapper that carries our mark by chance; one of a live
+        // server; one of a killed server.
         int library = udev.CreateSemaphores(Key | 1, 1);
         int foreign = udev.CreateSemaphores(0x1234_0001, 2);
         udev.SetSemaphore(foreign, 1, 0x5355);
@@ -213,12 +214,12 @@ public sealed class UdevTests
     [Fact]
     public void Rules_of_the_program_are_those_of_the_ramdisks()
     {
-        string folder = Path.Combine(Binary.Root, "src/Boot/udev");
+        string folder = Path.Combine(Binary.Root, "src/packaging/udev");
         Assert.Equal(Directory.GetFiles(folder).Select(Path.GetFileName).Order(), UdevRules.Files.Select(file => file.Name));
         foreach ((string name, string text) in UdevRules.Files) Assert.Equal(File.ReadAllText(Path.Combine(folder, name)), text);
     }
 
-    /// <summary>The kernel's semaphores, where this machine lets us have any.</summary>
+    /// <summary>Uses the kernel's semaphores, where this machine permits it.</summary>
     [Fact]
     public void System_semaphores_are_created_counted_down_and_removed()
     {

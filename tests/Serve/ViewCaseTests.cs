@@ -13,7 +13,7 @@ using Xunit.Abstractions;
 
 namespace Snapuserd.Tests.Serve;
 
-/// <summary>What Android's own tests of reading hold, and what goes wrong with single reads.</summary>
+/// <summary>Equivalents of Android's own read tests, and failures of single reads.</summary>
 public sealed class ViewCaseTests(ITestOutputHelper output)
 {
     private const int Block = CowOp.BlockSize;
@@ -25,7 +25,7 @@ public sealed class ViewCaseTests(ITestOutputHelper output)
         return bytes;
     }
 
-    /// <summary>Reads one range and compares it.</summary>
+    /// <summary>Reads one range and compares it with the target.</summary>
     private static void Check(ViewFixture fixture, ReadContext context, byte[] target, long offset, int length)
     {
         Slice buffer = context.Buffer(0).Part(0, length);
@@ -53,7 +53,10 @@ public sealed class ViewCaseTests(ITestOutputHelper output)
         Assert.Equal(target, fixture.Base);
     }
 
-    /// <summary>Copies from behind, raw data, zeros, raw data, Xors half a block beside the second region; listed in descending order.</summary>
+    /// <summary>
+    /// Copies from the next region, raw data, zeros, raw data, and Xors that read half a block before their own; listed in descending
+    /// order.
+    /// </summary>
     [Theory]
     [InlineData(2, CowCompression.Gz)]
     [InlineData(3, CowCompression.Lz4)]
@@ -70,7 +73,7 @@ public sealed class ViewCaseTests(ITestOutputHelper output)
         for (uint i = 0; i < Region; i++) cow.Replace(Region + i, Patterned((int)i, 1));
         for (uint i = 0; i < Region; i++) cow.Zero((2 * Region) + i);
         for (uint i = 0; i < Region; i++) cow.Replace((3 * Region) + i, SmallCases.Random(i, 1));
-        // In place, and across two blocks: only the journal can merge it.
+        // Each Xor reads the block that it overwrites and the one before, so only the journal makes it safe to merge.
         for (int i = Region - 1; i >= 0; i--) cow.Xor((uint)((4 * Region) + i), (ulong)((((4 * Region) + i) * Block) - 2048), Patterned(i, 1));
         byte[] target = NaiveMerger.Merge(cow, old);
         byte[] file = cow.Build();
@@ -118,7 +121,7 @@ public sealed class ViewCaseTests(ITestOutputHelper output)
         {
             using ReadContext context = fixture.Reader(1, 4 << 20);
             for (long at = 0; at < target.Length; at += factorKib << 10) Check(fixture, context, target, at, (int)Math.Min(factorKib << 10, target.Length - at));
-            // In pieces of a block, each unit is decoded once.
+            // Read block by block, each unit is decoded once.
             using (ReadContext single = fixture.Reader())
             {
                 for (long at = 0; at < Quarter * Block; at += Block) Check(fixture, single, target, at, Block);
@@ -226,7 +229,7 @@ public sealed class ViewCaseTests(ITestOutputHelper output)
         Assert.Equal(-Errno.EIO, context.Reader.Read(0, context.Buffer(0).Part(0, 64 * Block)));
         Check(fixture, context, target, 0, 20 * Block);
         Assert.Equal(failed + 1, fixture.View.Failures);
-        // Whoever failed has left.
+        // A read that failed has left the gate.
         fixture.Gate.Publish(fixture.Gate.Homes);
         Assert.True(fixture.Gate.IsDone);
     }
@@ -252,7 +255,9 @@ public sealed class ViewCaseTests(ITestOutputHelper output)
         Assert.Contains("4096 bytes at ", fixture.Trouble);
     }
 
-    /// <summary>Real threads, a merge that turns its windows over, and checkpoints every few blocks: what the simulator cannot interleave.</summary>
+    /// <summary>
+    /// Real threads, a merge that reuses its windows, and a checkpoint every few blocks: interleavings that the simulator cannot produce.
+    /// </summary>
     [Theory]
     [InlineData(false)]
     [InlineData(true)]

@@ -7,7 +7,9 @@ using Snapuserd.Tests.Support;
 
 namespace Snapuserd.Tests.Serve;
 
-/// <summary>A COW and its base as files, the engine over them, and a view of what it merges. The engine belongs to the thread that made the fixture.</summary>
+/// <summary>
+/// A COW and its base as files, the engine over them, and a view of the merge. The engine belongs to the thread that made the fixture.
+/// </summary>
 internal sealed class ViewFixture : IDisposable
 {
     private const int ArenaBytes = 16 << 20;
@@ -18,7 +20,10 @@ internal sealed class ViewFixture : IDisposable
     private readonly IBlockQueue _queue;
     private readonly WorkQueue<DecodeJob> _workers;
 
-    /// <summary><paramref name="source"/> is a device of its own for Copy and Xor; with <paramref name="anotherPath"/> they read the base by another name.</summary>
+    /// <summary>
+    /// Creates the files and opens them. <paramref name="source"/> is a separate device for Copy and Xor; with
+    /// <paramref name="anotherPath"/> they read the base through another path.
+    /// </summary>
     internal ViewFixture(byte[] cow, byte[] old, bool allowUnsafe = false, byte[]? source = null, bool anotherPath = false, bool ring = false, IMergeObserver? observer = null)
     {
         string cowPath = Path.Combine(_folder.Path, "cow"), basePath = Path.Combine(_folder.Path, "base");
@@ -65,10 +70,10 @@ internal sealed class ViewFixture : IDisposable
 
     internal StopFlag Stop { get; } = new();
 
-    /// <summary>Where the gate says that ops are.</summary>
+    /// <summary>Tells readers where the contents of each op are.</summary>
     internal ReaderGate Gate { get; }
 
-    /// <summary>The last sentence about a read that failed.</summary>
+    /// <summary>The last message about a read that failed.</summary>
     internal string? Trouble { get; private set; }
 
     internal byte[] Base => Unlocked.Read(Devices[1].Path, (int)Devices[1].Length);

@@ -17,7 +17,7 @@ public sealed class ViewTests
         using ViewFixture fixture = new(Golden.Cow(name), Golden.Old, allowUnsafe: !scratch);
         byte[] target = Golden.New;
         Compare(fixture, target, seed: 1, reads: 300);
-        // An Xor in place without scratch has no home for readers while it is written: such a COW is served or merged, not both.
+        // An Xor in place without scratch has no location for readers while it is written. Such a COW can be served or merged, not both.
         if (!scratch) return;
 
         bool stop = false;

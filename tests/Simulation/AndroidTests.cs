@@ -11,10 +11,11 @@ using Xunit.Abstractions;
 
 namespace Snapuserd.Tests.Simulation;
 
-/// <summary>Android's engine, as a model, and ours take up what the other left (design §8).</summary>
+/// <summary>A model of Android's engine and our engine each continue from the state that the other left (design §8).</summary>
 public sealed class AndroidTests(ITestOutputHelper output)
 {
-    // What Android's merge thread asserts on, and what its parser does not know: our mark of a block in the middle of an unsafe Xor.
+    // Cases that fail an assertion of Android's merge thread, or that its parser does not know: our mark of a block in the middle of an
+    // unsafe Xor.
     private static readonly string[] s_refused = ["ordered-behind-replace", "no-scratch-in-place"];
 
     public static IEnumerable<object[]> Small => from name in SmallCases.Names from window in new[] { 2, 3 } select new object[] { name, window };
@@ -42,7 +43,8 @@ public sealed class AndroidTests(ITestOutputHelper output)
         simulation.AndroidGoesOn(merge, merge.Disks());
         output.WriteLine(counts.ToString());
         Assert.Equal(1, counts.Ours);
-        // Killed inside its first window Android reads what it had overwritten already; before it wrote anything, or later on, it does not.
+        // After a kill inside its first window Android reads data that it has already overwritten. After a kill before the first write, or
+        // later, it does not.
         Assert.Equal(name.Contains("F1sync", StringComparison.Ordinal), counts.Defect5 > 0);
     }
 
@@ -92,7 +94,8 @@ public sealed class AndroidTests(ITestOutputHelper output)
             simulation.WeGoOn(most: 64);
         }
         output.WriteLine(counts.ToString());
-        // Without scratch Android loses data when it is stopped inside its one window; what it left behind that is all there is to take up.
+        // Without scratch Android loses data when it is stopped inside its one window; the states after that window are the only ones to
+        // continue from.
         Assert.True(counts.Androids > (name.Contains("no-scratch", StringComparison.Ordinal) ? 0 : 20));
     }
 
@@ -135,7 +138,7 @@ public sealed class AndroidTests(ITestOutputHelper output)
         MergeCase merge = SmallCases.Make("chain-up", 3);
         ScratchLayout layout = new(78, (uint)SmallCases.ScratchFor(3));
         bool halfWritten = sabotage.Contains("half", StringComparison.Ordinal);
-        // The second of two windows, since at count 0 Android's own defect 5 would hide something.
+        // The second of two windows, because at count 0 Android's own defect 5 would hide errors.
         SimDisk[]? left = null;
         SimDisk[] disks = merge.Disks();
         AndroidModel model = null!;
@@ -205,7 +208,7 @@ public sealed class AndroidTests(ITestOutputHelper output)
         Tally tally = new();
         AndroidSimulation.CheckAll(Enumerable.Range(1, 150).Select(seed => (ulong)seed), counts, tally);
         output.WriteLine($"{counts}; {tally}");
-        // Each kind of state must occur, or nothing was tried: torn counts, reads by defect 5, and counts that Android trusts too early.
+        // Each kind of state must occur, or the test is void: torn counts, reads by defect 5, and counts that Android trusts too early.
         Assert.True(counts.Torn > 0);
         Assert.True(counts.Defect5 > 0);
         Assert.True(counts.LeftOut > 0);

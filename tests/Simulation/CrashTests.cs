@@ -119,7 +119,8 @@ public sealed class CrashTests(ITestOutputHelper output)
             long steps = 0;
             MergeResult result = SimMerge.Run(merge, merge.Disks(), arena, seed, () => steps++);
             output.WriteLine($"{result.Checkpoints} checkpoints in {steps * stepMilliseconds} ms");
-            // Each takes two intervals at the most, which the run has checked at every step, and one at the least, apart from the one at the end.
+            // Each checkpoint takes at most two intervals, which the run has checked at every step, and at least one, apart from the one at
+            // the end.
             Assert.InRange(result.Checkpoints, 2, 2 + (steps * stepMilliseconds / merge.Options.CheckpointMilliseconds));
         }
     }
@@ -136,7 +137,7 @@ public sealed class CrashTests(ITestOutputHelper output)
         Assert.Throws<SnapuserdException>(() => SimMerge.Run(merge, claimed, arena, 1, () => { },
             (_, request) => request.Verb == BlockVerb.Write && request.Device == 1 && claimed[0].Durable[0].Bytes[78] == ScratchLayout.Valid ? new Fault(-Errno.EIO) : null));
         Assert.Equal(ScratchLayout.Valid, claimed[0].Cache[0].Bytes[78]);
-        // Header, entries and slots look written; on the medium the COW is as it was before.
+        // Header, entries and slots appear written, but the COW on the medium is unchanged.
         SimDisk[] disks = [SimDisk.AfterDroppedFlush(merge.Cow, claimed[0].Cache), new SimDisk(merge.Base)];
         using Explorer explorer = new(merge, new Thoroughness { Seed = 9, Crashes = 2 });
         explorer.Explore(disks, "a flush of scratch failed unseen");
@@ -149,7 +150,7 @@ public sealed class CrashTests(ITestOutputHelper output)
     {
         GoldenHalf half = Golden.Half(name);
         MergeCase merge = new(name, new Image(Golden.HalfCow(name)), new Image(Golden.HalfBase(name)), new Image(Golden.New)) { ArenaBytes = 8 << 20, QueueDepth = 32 };
-        // A pair that is merged to the end has only the few steps of a start.
+        // A pair that is fully merged has only the few steps of a start.
         using Explorer explorer = new(merge, new Thoroughness { Seed = 5, Crashes = 1, ExhaustiveUpTo = 1, Samples = 1, Stride = half.NumMergeOps >= 800 ? 1 : 101 });
         explorer.Explore();
         output.WriteLine(explorer.Counts);

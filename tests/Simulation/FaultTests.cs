@@ -56,7 +56,7 @@ public sealed class FaultTests(ITestOutputHelper output)
     [InlineData("compressed")]
     public void Fault_that_a_sweep_does_not_expect_is_reported_with_seed_and_request(string name)
     {
-        // The target of another case: whatever the engine does, the sweep must call it wrong.
+        // The target of another case: the sweep must reject every result of the engine.
         MergeCase merge = SmallCases.Make(name);
         using FaultSweep sweep = new(merge with { Target = merge.Base }, 4);
         LostDataException error = Assert.Throws<LostDataException>(() => sweep.Sweep());

@@ -10,8 +10,8 @@ using Xunit.Abstractions;
 namespace Snapuserd.Tests.Simulation;
 
 /// <summary>
-/// Crashes during merges of the golden COWs: after every step, the power cut that loses everything unflushed, the one that loses nothing,
-/// one in between, and the death of the process. The steps are dealt out to several tests, which run side by side.
+/// Crashes during merges of the golden COWs. After every step: the power cut that loses everything unflushed, the one that loses nothing,
+/// one in between, and the death of the process. The steps are divided among several tests, which run in parallel.
 /// </summary>
 public abstract class GoldenCrashTests(ITestOutputHelper output)
 {

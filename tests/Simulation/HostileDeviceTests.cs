@@ -8,8 +8,8 @@ using Xunit.Abstractions;
 namespace Snapuserd.Tests.Simulation;
 
 /// <summary>
-/// A COW that changes between two reads of it. No file can promise an image then; what is promised is that every access stays in range,
-/// that the run ends with a typed error or with "done", and that only blocks change which some op writes.
+/// A COW that changes between two reads of it. Its image is then undefined. Still, every access must stay in range, the run must end with a
+/// typed error or with "done", and only blocks that an op writes may change.
 /// </summary>
 public sealed class HostileDeviceTests(ITestOutputHelper output)
 {
@@ -25,7 +25,7 @@ public sealed class HostileDeviceTests(ITestOutputHelper output)
         bool first = true;
         HostileOutcome outcome = trial.TryLiar(file.Bytes, baseImage, 1, 0, (offset, bytes) =>
         {
-            // The second time that the header is read as a part of a page: not by the parser.
+            // The second read of the header as a part of a page: not the parser's read.
             if (offset != 0) return;
             if (!first) BinaryPrimitives.WriteInt64LittleEndian(bytes.Span[CowHeader.MergeCountOffset..], count);
             first = false;

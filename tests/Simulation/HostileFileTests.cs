@@ -10,9 +10,9 @@ using Xunit.Abstractions;
 namespace Snapuserd.Tests.Simulation;
 
 /// <summary>
-/// Small files, spoiled in every way that can be counted, through inspect, verify, extract and merge, each beside the judge
-/// (<see cref="HostileTrial"/>): a typed refusal before the first write, or exactly the judge's image. Dealt out to two classes, which
-/// run side by side.
+/// Small files with every enumerable mutation, through inspect, verify, extract and merge, each compared with the judge
+/// (<see cref="HostileTrial"/>). The result must be a typed refusal before the first write, or exactly the judge's image. Divided into two
+/// classes, which run in parallel.
 /// </summary>
 public abstract class HostileFileSweeps(ITestOutputHelper output)
 {
@@ -50,7 +50,7 @@ public abstract class HostileFileSweeps(ITestOutputHelper output)
         Assert.True(counts.Accepted >= accepted && counts.Files - counts.Accepted >= refused, $"{counts.Accepted} accepted and {counts.Files - counts.Accepted} refused: the sweep does not go where it should");
     }
 
-    /// <summary>The byte is one of many that mean the same: contents or unused entries of scratch, or the inside of a payload.</summary>
+    /// <summary>Many values of the byte are equivalent: contents or unused entries of scratch, or the inside of a payload.</summary>
     protected static bool IsDull(HostileFile file, int at)
     {
         if (at >= file.ScratchAt && at < file.ScratchAt + file.ScratchBytes) return at >= file.ScratchAt + Math.Min(file.ScratchBytes / 256, 49);
@@ -58,7 +58,7 @@ public abstract class HostileFileSweeps(ITestOutputHelper output)
         return start > 0 && at > start + 60 && !file.Ops.Any(op => op > start && op <= at);
     }
 
-    /// <summary>Every bit of everything that is not dull.</summary>
+    /// <summary>Flips every bit of every byte that is not dull.</summary>
     protected static IEnumerable<(string What, byte[] Bytes)> Flips(HostileFile file)
     {
         for (int at = 0; at < file.Bytes.Length; at++)
@@ -93,7 +93,7 @@ public abstract class HostileFileSweeps(ITestOutputHelper output)
 
         ulong Value(HostileField field)
         {
-            // Near what is there, or what another field holds, or an extreme.
+            // A value near the present one, or the value of another field, or an extreme.
             if (chance.Percent(30)) return (file.Get(field) + (ulong)chance.Below(9) - 4) & Mask(field);
             if (chance.Percent(30)) return file.Get(fields[chance.Below(fields.Count)]) & Mask(field);
             ulong[] extremes = [.. HostileFile.Extremes(field.Bytes, file.Get(field), file.Bytes.Length)];
@@ -148,7 +148,7 @@ public sealed class HostileFieldTests(ITestOutputHelper output) : HostileFileSwe
     public void Pairs_of_fields_are_refused_or_mean_what_the_judge_says(string name) => Sweep(name, Pairs(Make(name), 4000), 100, 1000);
 }
 
-/// <summary>The judge itself, on files that Android wrote.</summary>
+/// <summary>Tests the judge itself, on files that Android wrote.</summary>
 public sealed class NaiveReaderTests
 {
     [Theory]
@@ -171,7 +171,7 @@ public sealed class NaiveReaderTests
     }
 }
 
-/// <summary>Payloads that are not what a writer makes, and what a whole run of the fuzzer meets.</summary>
+/// <summary>Payloads that no writer produces, and the outcomes of a whole run of the fuzzer.</summary>
 public sealed class HostilePayloadTests(ITestOutputHelper output)
 {
     public static IEnumerable<object[]> Payloads => HostilePayloads.All.SelectMany(payload => new[] { 2, 3 }.Select(version => new object[] { payload.Name, version }));
@@ -185,7 +185,7 @@ public sealed class HostilePayloadTests(ITestOutputHelper output)
         using HostileTrial trial = new();
         HostileOutcome outcome = trial.Try(file.Bytes, HostileFiles.Base(1), 1);
         output.WriteLine($"{payload.Stored.Length} bytes stored: {outcome}");
-        // In version 3 nothing longer than the unit can be stored at all, and what is as long is raw.
+        // Version 3 cannot store a payload longer than the unit, and one of the unit's length is raw.
         string? rule = payload.Decodes ? null : "payload";
         if (payload.Stored.Length > 4096) rule = version == 3 ? "op: data_length" : rule;
         Assert.Equal(rule, outcome.Rule);

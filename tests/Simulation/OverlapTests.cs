@@ -8,7 +8,7 @@ using Xunit.Abstractions;
 namespace Snapuserd.Tests.Simulation;
 
 /// <summary>
-/// A base and a source that share storage, and are not the same: each program is refused before the first write, and with reason, or ends
+/// A base and a source that share storage without being the same. Each program is refused before the first write, and rightly so, or ends
 /// in the target.
 /// </summary>
 public sealed class OverlapTests(ITestOutputHelper output)

@@ -41,9 +41,9 @@ public sealed class ProgramTests(ITestOutputHelper output)
     [Fact]
     public void Renaming_keeps_neighbours_of_ops_on_two_blocks_and_nothing_else()
     {
-        // Copies alone: any two blocks are like any other two, so the class of one copy between two blocks has all twelve.
+        // Copies alone: any two pairs of blocks are equivalent, so the class of one copy between two blocks has all twelve.
         Assert.Contains(Programs.AllLists(1, Seed), list => list.Ops[0] is { Kind: 'C' } op && op.Block != op.From && list.Class == 12);
-        // A source across two blocks that also is the destination's: three places for the pair, and at the device's end none.
+        // A source across two blocks that also is the destination's: three positions for the pair, and none at the device's end.
         Assert.Contains(Programs.AllLists(1, Seed), list => list.Ops[0] is { Kind: 'Y' } op && op.Block == op.From && op.From < 3 && list.Class == 3);
         Assert.Contains(Programs.AllLists(1, Seed), list => list.Ops[0] is { Kind: 'S', Block: 3 } && list.Class == 1);
     }

@@ -10,7 +10,9 @@ using Xunit.Abstractions;
 
 namespace Snapuserd.Tests.Simulation;
 
-/// <summary>Readers beside a merge. That they are there in every other simulation as well is the main thing; these are about them alone.</summary>
+/// <summary>
+/// Readers beside a merge. Every other simulation includes readers as well, and that is the main test; these tests cover readers alone.
+/// </summary>
 public sealed class ReaderTests(ITestOutputHelper output)
 {
     [Fact]
@@ -46,11 +48,12 @@ public sealed class ReaderTests(ITestOutputHelper output)
         Assert.True(SimReaders.Waits > before.waits);
     }
 
-    /// <summary>How far a merge comes, in ops counted and window claimed, with a reader inside who never leaves.</summary>
+    /// <summary>How far a merge gets, in ops counted and window claimed, with a reader inside that never leaves.</summary>
     [Theory]
-    // Nothing is overwritten that anybody reads: all is merged. If there was more than one checkpoint, the last word to the readers waits.
+    // No op overwrites blocks that a reader needs: everything is merged. With more than one checkpoint, the last publication to the readers
+    // waits.
     [InlineData("plain", 40, false)]
-    // The copies are; what overwrites their sources is not.
+    // The copies are merged; the ops that overwrite their sources are not.
     [InlineData("replace-over-source", 3, false)]
     [InlineData("no-scratch-chain", 1, false)]
     // The first window is claimed and not written.
@@ -103,7 +106,10 @@ public sealed class ReaderTests(ITestOutputHelper output)
         Assert.True(interrupted > 3);
     }
 
-    /// <summary>What the window overwrites and reads is garbage on Base, as a torn write leaves it: until it is merged, only scratch can tell.</summary>
+    /// <summary>
+    /// On Base, the blocks that the window overwrites and reads hold garbage, as after a torn write. Until the window is merged, only
+    /// scratch has their contents.
+    /// </summary>
     [Theory]
     [InlineData("chain-up")]
     [InlineData("chain-down")]
@@ -127,7 +133,9 @@ public sealed class ReaderTests(ITestOutputHelper output)
         }
     }
 
-    /// <summary>Every request of readers fails in turn, or all of them do: it concerns the read alone, and the merge goes on to its end.</summary>
+    /// <summary>
+    /// Every request of readers fails in turn, or all of them fail: only the read fails, and the merge continues to its end.
+    /// </summary>
     [Theory]
     [InlineData("mixed")]
     [InlineData("chain-up")]

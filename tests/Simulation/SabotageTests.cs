@@ -21,7 +21,10 @@ public sealed class SabotageRuns
     public SabotageResult Of(string name) => _results.Value[name];
 }
 
-/// <summary>Shows that the simulator and some unit tests bite: the product's source is changed in many ways, and they notice each.</summary>
+/// <summary>
+/// Shows that the simulator and some unit tests detect defects: the product's source is changed in many ways, and each change must be
+/// caught.
+/// </summary>
 public sealed class SabotageTests(SabotageRuns runs, ITestOutputHelper output) : IClassFixture<SabotageRuns>
 {
     public static IEnumerable<object[]> Names => Sabotages.All.Select(sabotage => new object[] { sabotage.Name });

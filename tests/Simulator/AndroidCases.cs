@@ -5,7 +5,10 @@ using Snapuserd.Tests.Support;
 
 namespace Snapuserd.Tests.Simulator;
 
-/// <summary>Small random merges that Android can do: ordered ops first, none reading what an earlier one writes, and no Xor in place without scratch.</summary>
+/// <summary>
+/// Small random merges that Android supports: ordered ops first, none reading what an earlier op writes, and no Xor in place without
+/// scratch.
+/// </summary>
 public static class AndroidCases
 {
     private sealed record Op(CowOpType Type, int NewBlock, long SourceByte, int Blocks)
@@ -13,7 +16,7 @@ public static class AndroidCases
         public bool Reads(int block) => Type is CowOpType.Copy or CowOpType.Xor && block >= SourceByte / Page.Size && block <= (SourceByte + Page.Size - 1) / Page.Size;
     }
 
-    /// <summary>The merge of a seed.</summary>
+    /// <summary>The merge that a seed selects.</summary>
     public static MergeCase Random(ulong seed)
     {
         Chance chance = new(seed * 77777);
@@ -26,7 +29,7 @@ public static class AndroidCases
         for (int block = 0; block < blocks; block++)
         {
             if (chance.Percent(unmapped)) continue;
-            // Shifts by the same distance make the chains that windows are for.
+            // Shifts by the same distance create the chains that windows are made for.
             int source = chance.Percent(60) ? (block + shift + blocks) % blocks : chance.Below(blocks);
             if (chance.Percent(plain))
             {
@@ -48,7 +51,7 @@ public static class AndroidCases
         List<Op> order = [];
         while (ordered.Count > 0)
         {
-            // A block may be overwritten once nobody else reads it; in a cycle somebody has to bring the data along instead.
+            // A block may be overwritten once no other op reads it. In a cycle, one op has to carry its data itself instead.
             int free = ordered.FindIndex(op => !ordered.Exists(other => other != op && other.Reads(op.NewBlock)));
             if (free < 0) { Give(ordered[0]); continue; }
             order.Add(ordered[free]);
@@ -92,7 +95,7 @@ public static class AndroidCases
         byte[] Payload(int count)
         {
             byte[] bytes = new byte[count * Page.Size];
-            // Half of it compresses, so that there are raw and compressed units.
+            // Half of the payloads compress, so that there are raw and compressed units.
             int step = chance.Percent(50) ? 1 : 64;
             for (int i = 0; i < bytes.Length; i += step) bytes[i] = (byte)chance.Next();
             return bytes;

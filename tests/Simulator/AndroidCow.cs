@@ -5,12 +5,12 @@ using Snapuserd.Cow;
 
 namespace Snapuserd.Tests.Simulator;
 
-/// <summary>Android does not take this file.</summary>
+/// <summary>Android rejects this file.</summary>
 public sealed class AndroidRefusesException(string why) : Exception(why);
 
 /// <summary>
-/// A COW as Android's reader sees it: ops in merge order and their payloads, by cow-format §2–§7 and the table of merge.md §2. It reads the
-/// bytes itself; of the product it takes the numbers of op types and algorithms, and the decoder of one compressed payload.
+/// A COW as Android's reader sees it: ops in merge order and their payloads, by cow-format §2–§7 and the table of merge.md §2. It parses
+/// the bytes itself; from the product it uses only the numbers of op types and algorithms, and the decoder of one compressed payload.
 /// </summary>
 public sealed class AndroidCow
 {
@@ -19,7 +19,7 @@ public sealed class AndroidCow
     private readonly CowCompression _compression;
     private readonly Dictionary<long, byte[]> _units = [];
 
-    /// <summary>Reads the whole file; throws when Android does not take it.</summary>
+    /// <summary>Reads the whole file; throws if Android rejects it.</summary>
     public AndroidCow(Image image)
     {
         _image = image.Copy();
@@ -40,16 +40,19 @@ public sealed class AndroidCow
         Order = InMergeOrder(ops, sequence);
     }
 
-    /// <summary>H, in bytes.</summary>
+    /// <summary>H: the header size in bytes.</summary>
     public int HeaderBytes { get; }
 
-    /// <summary>Bytes of scratch; 0 without.</summary>
+    /// <summary>Bytes of scratch; 0 without scratch.</summary>
     public int ScratchBytes { get; }
 
-    /// <summary>The merge order. Of several ops for one block every entry is the first of them in the file.</summary>
+    /// <summary>The merge order. If several ops write one block, each entry for it is the first of them in the file.</summary>
     public List<AndroidOp> Order { get; }
 
-    /// <summary>Whether header fields, ops and payloads of <paramref name="image"/> are those that were read: everything but num_merge_ops and scratch.</summary>
+    /// <summary>
+    /// Whether header fields, ops and payloads of <paramref name="image"/> equal those read here: everything except num_merge_ops and
+    /// scratch.
+    /// </summary>
     public bool Describes(Image image)
     {
         if (image.Length != _image.Length) return false;
@@ -80,7 +83,7 @@ public sealed class AndroidCow
             unit = new byte[op.Blocks * Page.Size];
             byte[] stored = new byte[op.DataLength];
             _image.Read(op.DataOffset, stored);
-            // cow-format §7.1: v3 and the block codecs keep what does not shrink as it is; gz and brotli in v2 never do.
+            // cow-format §7.1: v3 and the block codecs store data that does not shrink as it is; gz and brotli in v2 never do.
             bool raw = _compression == CowCompression.None
                 || (stored.Length == unit.Length && (_isV3 || _compression is CowCompression.Lz4 or CowCompression.Zstd));
             using UnitDecoder decoder = new();
@@ -89,7 +92,9 @@ public sealed class AndroidCow
         }
     }
 
-    /// <summary>merge.md §2. Null for <paramref name="sequence"/> means that there is no list, which is not the same as an empty one in v2.</summary>
+    /// <summary>
+    /// merge.md §2: sorts the ops. A null <paramref name="sequence"/> means that there is no list, which differs from an empty one in v2.
+    /// </summary>
     private List<AndroidOp> InMergeOrder(List<AndroidOp> ops, List<uint>? sequence)
     {
         Dictionary<uint, AndroidOp> first = [];
@@ -121,7 +126,7 @@ public sealed class AndroidCow
         return order;
     }
 
-    /// <summary>cow-format §6.1–§6.4: records one after the other, or in clusters; an Xor's payload lies where the running data position says.</summary>
+    /// <summary>cow-format §6.1–§6.4: consecutive records, or clusters; an Xor's payload is at the running data position.</summary>
     private List<uint>? ReadV2(List<AndroidOp> ops)
     {
         List<uint>? sequence = null;
@@ -162,7 +167,7 @@ public sealed class AndroidCow
         }
     }
 
-    /// <summary>cow-format §5 and §6.6: an array of ops, payloads back to back behind it.</summary>
+    /// <summary>cow-format §5 and §6.6: an array of ops, followed by the payloads without gaps.</summary>
     private List<uint>? ReadV3(List<AndroidOp> ops)
     {
         long sequenceAt = HeaderBytes + ScratchBytes, count = (long)U64(38);
@@ -199,6 +204,6 @@ public readonly record struct AndroidOp(CowOpType Type, uint NewBlock, int Block
     /// <summary>Copy or Xor.</summary>
     public bool IsOrdered => Type is CowOpType.Copy or CowOpType.Xor;
 
-    /// <summary>Where in the source an ordered op reads its 4096 bytes.</summary>
+    /// <summary>The byte offset in the source at which an ordered op reads its 4096 bytes.</summary>
     public long SourceByte => Type == CowOpType.Copy ? Source * Page.Size : Source;
 }

@@ -10,9 +10,11 @@ public enum AndroidEnd
 {
     /// <summary>Everything is merged and counted.</summary>
     Merged,
-    /// <summary>Android does not take the file, or its daemon dies of it; nothing was written.</summary>
+    /// <summary>Android rejects the file, or its daemon crashes on it; nothing was written.</summary>
     Refused,
-    /// <summary>Read-ahead fails at every start (merge.md §8 step 4): the partition stays "merging" for ever, and nothing was written to Base.</summary>
+    /// <summary>
+    /// Read-ahead fails at every start (merge.md §8 step 4): the partition stays "merging" for ever, and nothing was written to Base.
+    /// </summary>
     Stuck,
 }
 
@@ -20,29 +22,32 @@ public enum AndroidEnd
 public readonly record struct AndroidOutcome(AndroidEnd End, string Why = "");
 
 /// <summary>
-/// Android's snapuserd as merge.md tells it (§3 start, §4 scratch, §5 read-ahead, §6 merge, §7 order of stores and syncs, §8 reconstruction,
-/// §11 reads), plain and slow, over simulated devices. It shares nothing with src/Merge: order, windows, groups, scratch and counts are its own.
+/// A plain, slow model of Android's snapuserd as merge.md describes it (§3 start, §4 scratch, §5 read-ahead, §6 merge, §7 order of stores
+/// and syncs, §8 reconstruction, §11 reads), over simulated devices. It shares nothing with src/Merge: order, windows, groups, scratch and
+/// counts are its own.
 /// <para>
-/// Its I/O is Android's: the scratch is a shared mapping of the COW, so every store is in the page cache at once, outlives the process, and may reach
-/// the medium at any time in any of the versions that the page had; msync and fsync make durable what they cover; Base is written through the page
-/// cache. It begins without a flush of what it finds.
+/// Its I/O is Android's. The scratch is a shared mapping of the COW: every store is in the page cache at once, outlives the process, and
+/// may reach the medium at any time in any version that the page had. msync and fsync make durable what they cover. Base is written through
+/// the page cache. The run starts without flushing what it finds.
 /// </para>
 /// <para>
-/// Where merge.md says 2 MiB and 510, the sizes follow the header's buffer_size here, so that windows of two ops can be tried; the window is then what
-/// entries and slots both have room for. Left out: errors of devices, the fallback of io_uring, pause and resume, the cap cow_op_merge_size, the three
-/// seconds after which reads begin even if the rebuild of the scratch map is not ready, and the race of two threads on that map (lessons §3.3, 9).
+/// Where merge.md says 2 MiB and 510, the sizes here follow the header's buffer_size, so that windows of two ops can be tried. A window
+/// holds as many ops as both the entries and the slots have space for. Left out: device errors, the fallback of io_uring, pause and resume,
+/// the cap cow_op_merge_size, the three seconds after which reads begin even if the scratch map is not rebuilt, and the race of two threads
+/// on that map (lessons §3.3, 9).
 /// </para>
 /// <para>
-/// Android is not crash-safe itself in these cases, which callers have to know of:
+/// Android itself is not crash-safe in these cases; callers must allow for them:
 /// <list type="bullet">
-/// <item>Defect 5: with num_merge_ops = 0 it does not count as resuming, so until the merge thread takes window 0, its blocks are read from the Source
-/// that a crash inside window 0 has half overwritten. <see cref="ReadsHalfOverwrittenSource"/> names the blocks.</item>
-/// <item>Defect 7: count and state are two stores. A crash between them leaves state 2 with the entries of the ops before the count, and Android is
-/// <see cref="AndroidEnd.Stuck"/> from then on. Nobody but Android leaves that.</item>
+/// <item>Defect 5: with num_merge_ops = 0, Android does not count the start as a resume. Until the merge thread starts window 0, the blocks
+/// of that window are read from the Source, which a crash inside window 0 has half overwritten. <see cref="ReadsHalfOverwrittenSource"/>
+/// names the blocks.</item>
+/// <item>Defect 7: count and state are two stores. A crash between them leaves state 2 with the entries of the ops before the count. From
+/// then on Android is <see cref="AndroidEnd.Stuck"/>; only Android leaves such a state.</item>
 /// <item>Without scratch a crash inside a window that reads what it overwrites loses data: <see cref="IsCrashSafe"/>.</item>
-/// <item>It writes Base on the word of a count that it found in the page cache. If whoever wrote that count died before flushing it, and the power fails
-/// while Android merges on, the old count comes back: <see cref="TrustsUnflushedCount"/>. The same goes for what a failed flush has dropped, which no test
-/// here lets it find.</item>
+/// <item>It writes Base on the strength of a count that it found in the page cache. If the process that wrote that count died before
+/// flushing it, and the power fails while Android merges on, the old count comes back: <see cref="TrustsUnflushedCount"/>. The same is true
+/// of data that a failed flush has dropped; no test here creates that case.</item>
 /// </list>
 /// </para>
 /// </summary>
@@ -56,9 +61,9 @@ public sealed class AndroidModel
         Completed,
     }
 
-    // merge.md §6.2: what one batch of Replace and Zero ops has room for.
+    // merge.md §6.2: the most blocks in one batch of Replace and Zero ops.
     private const int BatchBlocks = 256;
-    // merge.md §3 step 4, when there is no scratch whose size could say something else.
+    // merge.md §3 step 4: the window size when there is no scratch to derive one from.
     private const int WindowWithoutScratch = 510;
     private const byte Valid = 2;
 
@@ -89,8 +94,8 @@ public sealed class AndroidModel
     private Dictionary<uint, long> _map = [];
 
     /// <summary>
-    /// Start of a handler (merge.md §3). <paramref name="known"/> is the COW as read before, if it was; <paramref name="seed"/> decides how far
-    /// read-ahead is in front of the merge.
+    /// Starts a handler (merge.md §3). <paramref name="known"/> is the COW if it has been read before; <paramref name="seed"/> decides how
+    /// far read-ahead runs in front of the merge.
     /// </summary>
     public AndroidModel(SimDisk[] disks, AndroidCow? known = null, ulong seed = 1)
     {
@@ -133,7 +138,7 @@ public sealed class AndroidModel
         _hadWindowAtLoad = _populateFromCow = _hasScratch && _orderedAtLoad && Mapping(_cow.HeaderBytes, 1)[0] == Valid;
         _metadata = new byte[_metadataBytes];
         _data = new byte[Math.Min(Window, ordered) * Page.Size];
-        // Of the 2 MiB of anonymous memory only as much as is used.
+        // Only the part of the 2 MiB of anonymous memory that is used.
         if (!_hasScratch) _anonymous = new byte[_cow.HeaderBytes + _metadataBytes + _data.Length];
         if (!_hasScratch) _safeFrom = EndOfOverlaps();
     }
@@ -141,37 +146,48 @@ public sealed class AndroidModel
     /// <summary>Called after every store, write and sync, each of which changes what a crash would leave.</summary>
     public Action Step { get; init; } = () => { };
 
-    /// <summary>Called, with a name for it, whenever the home of some blocks has changed: <see cref="Read"/> may be tried for each of them.</summary>
+    /// <summary>
+    /// Called with a name after the location of some blocks changes; the callback may try <see cref="Read"/> for each of them.
+    /// </summary>
     public Action<string> Moment { get; init; } = _ => { };
 
-    /// <summary>Replace and Zero ops after which Base is flushed and the count moves; Android had 2048, 8192 and 512 before (merge.md §6.3).</summary>
+    /// <summary>
+    /// Replace and Zero ops after which Base is flushed and the count moves; earlier Android versions used 2048, 8192 and 512 (merge.md
+    /// §6.3).
+    /// </summary>
     public int CommitOps { get; init; } = 256;
 
-    /// <summary>What is left can be merged by Android again after any crash: there is scratch, or no window from the durable count on reads what it overwrites.</summary>
+    /// <summary>
+    /// After any crash, Android can merge the remaining ops: there is scratch, or no window from the durable count on reads what it
+    /// overwrites.
+    /// </summary>
     public bool IsCrashSafe => _flushedCount >= _safeFrom;
 
-    /// <summary>Base was written while the count that says so was not flushed yet: a power cut may bring the older count back, whose ops read what is gone.</summary>
+    /// <summary>
+    /// Base was written before the count that permits it was flushed. A power cut may restore the older count, whose ops read data that is
+    /// overwritten.
+    /// </summary>
     public bool TrustsUnflushedCount { get; private set; }
 
     /// <summary>Ops per window and group.</summary>
     public int Window { get; }
 
-    /// <summary>num_merge_ops, as far as this run has brought it.</summary>
+    /// <summary>num_merge_ops at this point of the run.</summary>
     public int Count => _count;
 
-    /// <summary>This run has brought <see cref="Count"/> on.</summary>
+    /// <summary>This run has advanced <see cref="Count"/>.</summary>
     public bool Committed => _count > _loadedFrom;
 
-    /// <summary>The COW, for a later start.</summary>
+    /// <summary>The COW, which a later start may reuse.</summary>
     public AndroidCow Cow => _cow;
 
     private List<AndroidOp> Order => _cow.Order;
 
-    /// <summary>Merges what is left.</summary>
+    /// <summary>Merges the remaining ops.</summary>
     public AndroidOutcome Merge()
     {
         if (_refusal != null) return new AndroidOutcome(AndroidEnd.Refused, _refusal);
-        // Reads begin when the scratch map is rebuilt if this is a resume, else at once.
+        // On a resume, reads begin once the scratch map is rebuilt; otherwise at once.
         if (!(_resumeMerge && _populateFromCow)) Moment("loaded");
 
         int position = _count;
@@ -190,7 +206,7 @@ public sealed class AndroidModel
             }
             Persist();
             Moment("window persisted");
-            // The next window is read while this one is merged: before, or after.
+            // Read-ahead reads the next window either before or after this one is merged.
             int next = position + blocks, nextBlocks = WindowAt(next);
             _readEarly = nextBlocks > 0 && _chance.Percent(50);
             if (_readEarly) ReadAhead(next, nextBlocks);
@@ -215,7 +231,7 @@ public sealed class AndroidModel
         return new AndroidOutcome(AndroidEnd.Merged);
     }
 
-    /// <summary>What a reader gets for the 4096 bytes of <paramref name="block"/> now (merge.md §11); null for an I/O error.</summary>
+    /// <summary>The 4096 bytes that a reader gets for <paramref name="block"/> now (merge.md §11); null for an I/O error.</summary>
     public byte[]? Read(uint block)
     {
         int at = _chunks.BinarySearch((block, 0), Comparer<(uint Block, int Position)>.Create((a, b) => a.Block.CompareTo(b.Block)));
@@ -242,7 +258,9 @@ public sealed class AndroidModel
         }
     }
 
-    /// <summary>Defect 5: this block is in the window that a crash interrupted, and is read from Source all the same, because num_merge_ops was 0 at load.</summary>
+    /// <summary>
+    /// Defect 5: this block is in the window that a crash interrupted, and is still read from Source because num_merge_ops was 0 at load.
+    /// </summary>
     public bool ReadsHalfOverwrittenSource(uint block)
     {
         if (_resumeMerge || !_hadWindowAtLoad) return false;
@@ -251,7 +269,10 @@ public sealed class AndroidModel
         return false;
     }
 
-    /// <summary>Defect 7: ordered ops are left, and the state byte says 2, but the entries are those of the ops before the count: the next start is stuck.</summary>
+    /// <summary>
+    /// Defect 7: ordered ops remain and the state byte is 2, but the entries are those of the ops before the count. The next start is
+    /// stuck.
+    /// </summary>
     public bool IsTorn()
     {
         if (_refusal != null || !_hadWindowAtLoad) return false;
@@ -267,7 +288,10 @@ public sealed class AndroidModel
         return true;
     }
 
-    /// <summary>Groups of W ordered ops each, numbered from the count at load; ordered ops come first, so an op's place tells its group.</summary>
+    /// <summary>
+    /// The group of an op: W ordered ops each, numbered from the count at load. Ordered ops come first, so the op's position gives its
+    /// group.
+    /// </summary>
     private Group GroupOf(int position) => _groups[(position - _loadedFrom) / Window];
 
     private byte[] FromBase(long block)
@@ -290,7 +314,7 @@ public sealed class AndroidModel
         return bytes;
     }
 
-    /// <summary>Up to W ordered ops; only the end of the ordered ops cuts a window (merge.md §5).</summary>
+    /// <summary>The length of a window: up to W ordered ops; only the end of the ordered ops shortens it (merge.md §5).</summary>
     private int WindowAt(int position)
     {
         int blocks = 0;
@@ -298,7 +322,10 @@ public sealed class AndroidModel
         return blocks;
     }
 
-    /// <summary>The position behind the last window that writes a block which one of its own ops reads; a Copy of a block onto itself is harmless (merge.md §7).</summary>
+    /// <summary>
+    /// The position after the last window that writes a block which one of its own ops reads. A Copy of a block onto itself is harmless
+    /// (merge.md §7).
+    /// </summary>
     private int EndOfOverlaps()
     {
         int end = 0;
@@ -317,7 +344,7 @@ public sealed class AndroidModel
         return end;
     }
 
-    /// <summary>merge.md §5 step 2: into private memory.</summary>
+    /// <summary>merge.md §5 step 2: reads the window into private memory.</summary>
     private void ReadAhead(int position, int blocks)
     {
         for (int i = 0; i < blocks; i++)
@@ -327,14 +354,14 @@ public sealed class AndroidModel
             BinaryPrimitives.WriteUInt64LittleEndian(_metadata.AsSpan(i * 16), op.NewBlock);
             BinaryPrimitives.WriteUInt64LittleEndian(_metadata.AsSpan((i * 16) + 8), (ulong)SlotOffset(i));
         }
-        // What follows the terminator is left over from the window before.
+        // The bytes after the terminator are left over from the previous window.
         _metadata.AsSpan(blocks * 16, 16).Clear();
     }
 
-    /// <summary>merge.md §5 step 4 and §4: metadata first, whose last byte lands in slot 0; then the slots.</summary>
+    /// <summary>merge.md §5 step 4 and §4: stores the metadata first, whose last byte lands in slot 0, then the slots.</summary>
     private void StoreWindow(int position, int blocks)
     {
-        // A copy of memory can be cut short anywhere, in the middle of an entry as well.
+        // A memory copy can be interrupted anywhere, also in the middle of an entry.
         int cut = Math.Min(_metadata.Length, 21);
         Store(_cow.HeaderBytes + 1, _metadata.AsSpan(0, cut));
         Store(_cow.HeaderBytes + 1 + cut, _metadata.AsSpan(cut));
@@ -343,7 +370,7 @@ public sealed class AndroidModel
         for (int i = 0; i < blocks; i++) _map[Order[position + i].NewBlock] = SlotOffset(i);
     }
 
-    /// <summary>merge.md §7, 4 to 6: everything durable, then state 2, then that durable.</summary>
+    /// <summary>merge.md §7, 4 to 6: makes everything durable, stores state 2, then makes that durable.</summary>
     private void Persist()
     {
         Msync(0, SlotOffset(0) + _data.Length);
@@ -351,7 +378,7 @@ public sealed class AndroidModel
         Msync(0, Page.Size);
     }
 
-    /// <summary>merge.md §8; a reason if it fails, which leaves state 2 where it was.</summary>
+    /// <summary>merge.md §8. Returns a reason on failure, which leaves state 2 in place.</summary>
     private string? Reconstruct(int position, out int blocks)
     {
         byte[] metadata = Mapping(_cow.HeaderBytes + 1, _metadataBytes);
@@ -360,7 +387,7 @@ public sealed class AndroidModel
         {
             ulong newBlock = BinaryPrimitives.ReadUInt64LittleEndian(metadata.AsSpan(at)), offset = BinaryPrimitives.ReadUInt64LittleEndian(metadata.AsSpan(at + 8));
             if (newBlock == 0 && offset == 0) break;
-            // Android does not look, and would read wherever the offset leads.
+            // Android does not check this and would read at whatever position the offset gives.
             if (offset < (ulong)SlotOffset(0) || offset > (ulong)SlotOffset(Window - 1)) return $"entry {blocks} points to {offset}, outside scratch";
             _map[(uint)newBlock] = (long)offset;
         }
@@ -373,7 +400,10 @@ public sealed class AndroidModel
         return null;
     }
 
-    /// <summary>merge.md §7, 11: the count, then the state if ordered ops existed at load, then both durable. Without scratch a write of the header and an fsync.</summary>
+    /// <summary>
+    /// merge.md §7, 11: stores the count, then the state if ordered ops existed at load, then makes both durable. Without scratch it writes
+    /// the header and calls fsync.
+    /// </summary>
     private void Commit(int ops)
     {
         _count += ops;
@@ -394,7 +424,7 @@ public sealed class AndroidModel
         TrustsUnflushedCount = false;
     }
 
-    /// <summary>merge.md §6.2.</summary>
+    /// <summary>merge.md §6.2: merges the Replace and Zero ops.</summary>
     private void MergeReplaceAndZero(int position)
     {
         int uncounted = 0;
@@ -472,7 +502,7 @@ public sealed class AndroidModel
         disk.Changes++;
     }
 
-    /// <summary>A store or write, page by page: in the cache at once, on the medium at any time.</summary>
+    /// <summary>A store or write, page by page: in the page cache at once, on the medium at any time.</summary>
     private void WriteThroughCache(SimDisk disk, long offset, ReadOnlySpan<byte> bytes)
     {
         Span<byte> contents = stackalloc byte[Page.Size];

@@ -9,7 +9,7 @@ using Snapuserd.Tests.Support;
 
 namespace Snapuserd.Tests.Simulator;
 
-/// <summary>What a simulation with Android's model has counted.</summary>
+/// <summary>Counters of a simulation with Android's model.</summary>
 public sealed class AndroidCounts
 {
     private readonly Lock _lock = new();
@@ -28,10 +28,10 @@ public sealed class AndroidCounts
     public long Reads { get; set; }
     /// <summary>Blocks that Android's defect 5 served wrongly.</summary>
     public long Defect5 { get; set; }
-    /// <summary>Power cuts left out because Android had trusted an unflushed count.</summary>
+    /// <summary>Power cuts skipped because Android had trusted an unflushed count.</summary>
     public long LeftOut { get; set; }
 
-    /// <summary>Adds what another has counted; several threads may.</summary>
+    /// <summary>Adds the counters of another instance; safe for several threads.</summary>
     public void Add(AndroidCounts other)
     {
         lock (_lock)
@@ -47,16 +47,18 @@ public sealed class AndroidCounts
         }
     }
 
-    /// <summary>Begins at nothing again.</summary>
+    /// <summary>Resets every counter.</summary>
     public void Clear() => (Ours, Refused, Androids, Torn, Left, Reads, Defect5, LeftOut) = (0, 0, 0, 0, 0, 0, 0, 0);
 
-    /// <summary>One line.</summary>
+    /// <summary>The counters in one line.</summary>
     public override string ToString() =>
         $"{Ours} of our states merged by Android, {Refused} refused by it, {Androids} of Android's merged by us, {Torn} of them where it is stuck itself, "
         + $"{Reads} reads, {Defect5} wrong by its defect 5, {LeftOut} power cuts left out";
 }
 
-/// <summary>One merge between two engines: ours, and the model of Android's. Each must be able to go on in every state that the other leaves.</summary>
+/// <summary>
+/// One merge between two engines: ours, and the model of Android's. Each must be able to continue from every state that the other leaves.
+/// </summary>
 public sealed class AndroidSimulation
 {
     private readonly MergeCase _case;
@@ -78,19 +80,24 @@ public sealed class AndroidSimulation
         _known = new AndroidModel(merge.Disks()).Cow;
     }
 
-    /// <summary>Serve every block only at every so-manieth of the moments at which Base is partly written; larger images take too long otherwise.</summary>
+    /// <summary>
+    /// Every n-th moment with Base partly written at which every block is served; larger images would take too long at each of them.
+    /// </summary>
     public int ReadStride { get; init; } = 1;
 
-    /// <summary>What a torn page is made of, in bytes: 512 or 4096.</summary>
+    /// <summary>The unit in which a page tears, in bytes: 512 or 4096.</summary>
     public int Grain { get; init; } = Page.Size;
 
-    /// <summary>Ops between Android's commits in its last phase; two, so that small merges have several.</summary>
+    /// <summary>Ops between Android's commits in its last phase; two, so that small merges have several commits.</summary>
     public int CommitOps { get; init; } = 2;
 
-    /// <summary>How the reasons begin for which Android may refuse states of this case; none if it must refuse none.</summary>
+    /// <summary>Beginnings of the reasons for which Android may refuse states of this case; empty if it must refuse none.</summary>
     public IReadOnlyList<string> MayRefuse { get; init; } = [];
 
-    /// <summary>Android goes on in a state that we left: a hook for <see cref="Explorer.EveryState"/>. Image and every served read must be right.</summary>
+    /// <summary>
+    /// Android continues from a state that our engine left: a hook for <see cref="Explorer.EveryState"/>. Image and every served read must
+    /// be right.
+    /// </summary>
     public void AndroidGoesOn(MergeCase merge, SimDisk[] left)
     {
         SimDisk[] disks = CrashStates.Death(left);
@@ -102,13 +109,14 @@ public sealed class AndroidSimulation
     }
 
     /// <summary>
-    /// Android merges and is stopped everywhere: after every <paramref name="stride"/>-th store, write and sync its process dies, and the power fails with
-    /// up to <paramref name="most"/> combinations of what is not durable. Our engine takes up each distinct state that this leaves; with
-    /// <paramref name="crashes"/> that many crashes of ours follow, at any step, and after each of them both engines must be able to go on.
+    /// Android merges and is stopped everywhere. After every <paramref name="stride"/>-th store, write and sync its process dies, and the
+    /// power fails with up to <paramref name="most"/> combinations of the data that is not durable. Our engine continues from each distinct
+    /// state. Then <paramref name="crashes"/> crashes of our engine follow, at any step; after each of them both engines must be able to
+    /// continue.
     /// </summary>
     public void WeGoOn(int most, int stride = 1, int crashes = 0)
     {
-        // One explorer for all, since it remembers the states that it has seen.
+        // One explorer for all states, because it remembers those that it has seen.
         using Explorer explorer = new(_case, new Thoroughness { Seed = _seed, Grain = Grain, Crashes = crashes, ExhaustiveUpTo = 3, Samples = 3 }, _arena) { EveryState = AndroidGoesOn };
         SimDisk[] disks = _case.Disks();
         HashSet<ulong> seen = [];
@@ -119,7 +127,7 @@ public sealed class AndroidSimulation
             if (++step % stride != 0 || !model.IsCrashSafe) return;
             Add(CrashStates.Death(disks), "death");
             foreach (SimDisk[] cut in CrashStates.PowerCuts(disks, Grain, most, _chance)) Add(cut, "power cut");
-            // Nothing is kept for later than need be: a golden merge has thousands of steps.
+            // States are processed at once to limit memory: a golden merge has thousands of steps.
             TakeUp();
         });
 
@@ -148,8 +156,8 @@ public sealed class AndroidSimulation
     }
 
     /// <summary>
-    /// A window that Android had just persisted, damaged as neither engine would leave it: ours takes it up if it can be read in one way only, and else
-    /// answers 65 and leaves the base alone. Returns how often it answered 65.
+    /// A window that Android has just persisted, with damage that neither engine causes. Our engine recovers it if it has only one
+    /// interpretation. Otherwise it must fail with exit code 65 and leave the base alone. Returns how often it failed with 65.
     /// </summary>
     public int DamagedWindows()
     {
@@ -188,8 +196,8 @@ public sealed class AndroidSimulation
     }
 
     /// <summary>
-    /// The mixture: engines by turns, at random, each of which merges to the end, and is then thought to have been stopped at one of its steps, from where
-    /// the next goes on. <paramref name="legs"/> turns.
+    /// Both engines in random turns, <paramref name="legs"/> of them. Each merges to the end; then one of its steps is chosen as the point
+    /// at which it was stopped, and the next engine continues from there.
     /// </summary>
     public void Relay(int legs)
     {
@@ -202,7 +210,7 @@ public sealed class AndroidSimulation
             SimDisk[] disks = CrashStates.Death(state);
             SimDisk[]? next = null;
             string stop = "";
-            // One of the steps, each as likely as any other, without knowing beforehand how many there are.
+            // Every step is equally likely, without knowing the number of steps in advance.
             int steps = 0;
             try
             {
@@ -229,7 +237,7 @@ public sealed class AndroidSimulation
                 state = next;
                 tornByAndroid |= android && MayShowDefect7(state);
                 oldCountMayReturn = trusted;
-                // At its end a merge mostly begins anew, and now and then before.
+                // After its end a merge usually starts over; before its end it does so rarely.
                 begin = _chance.Percent(SimMerge.DurableCount(state[0]) == _known?.Order.Count ? 50 : 5);
             }
             if (begin) (state, history, tornByAndroid, oldCountMayReturn) = (_case.Disks(), "start", false, false);
@@ -253,7 +261,7 @@ public sealed class AndroidSimulation
         }
     }
 
-    /// <summary>From one seed on, a random merge per seed, until the seconds are over. Word: `once` for one seed.</summary>
+    /// <summary>A random merge per seed, beginning with one seed, until the seconds run out. Argument: `once` for one seed.</summary>
     public static int Simulate(Budget budget)
     {
         IEnumerable<ulong> Seeds()
@@ -275,7 +283,9 @@ public sealed class AndroidSimulation
         return 0;
     }
 
-    /// <summary>A random merge for each seed, on all processors; throws at the first that is lost, with the command that repeats it.</summary>
+    /// <summary>
+    /// A random merge for each seed, on all processors; throws at the first that is lost, with the command that repeats it.
+    /// </summary>
     public static void CheckAll(IEnumerable<ulong> seeds, AndroidCounts counts, Tally tally, double seconds = double.PositiveInfinity) =>
         Crew.Share(seeds, (seed, arenas) =>
         {
@@ -292,8 +302,8 @@ public sealed class AndroidSimulation
         }, seconds);
 
     /// <summary>
-    /// A hook for explorers of many cases on several threads: in each of the states that our engine leaves, Android's model must be able to go on, unless
-    /// the case is one that it cannot merge.
+    /// A hook for explorers of many cases on several threads. In each of the states that our engine leaves, Android's model must be able to
+    /// continue, unless Android cannot merge the case.
     /// </summary>
     public static Action<MergeCase, SimDisk[]> Following(AndroidCounts counts)
     {
@@ -308,7 +318,10 @@ public sealed class AndroidSimulation
         };
     }
 
-    /// <summary>Why Android may refuse states of this case: our mark of an unsafe block, and an order, as the product's reader sees it, that it asserts on.</summary>
+    /// <summary>
+    /// The reasons for which Android may refuse states of this case: our mark of an unsafe block, and an order, as the product's reader
+    /// sees it, that fails an assertion of Android's.
+    /// </summary>
     public static IReadOnlyList<string> Refusals(MergeCase merge)
     {
         List<string> reasons = merge.MayBeLost ? ["the magic is not a COW's"] : [];
@@ -323,7 +336,10 @@ public sealed class AndroidSimulation
         return reasons;
     }
 
-    /// <summary>All that <see cref="Simulate"/> does with one seed: each engine stopped everywhere once and taken up by the other, and turns of both.</summary>
+    /// <summary>
+    /// The work of <see cref="Simulate"/> for one seed: each engine is stopped everywhere once and continued by the other, then both take
+    /// turns.
+    /// </summary>
     public static void RunSeed(ulong seed, AndroidCounts counts, Arenas arenas, Tally tally)
     {
         MergeCase merge = AndroidCases.Random(seed);
@@ -366,13 +382,13 @@ public sealed class AndroidSimulation
         if (outcome.End == AndroidEnd.Refused && !MayRefuse.Any(why => outcome.Why.StartsWith(why, StringComparison.Ordinal))) throw new LostDataException($"Android refuses: {outcome.Why}");
         if (outcome.End != AndroidEnd.Merged) return outcome;
         ServeAll(model, "merged");
-        // With nothing left to do Android leaves the last count where a dead predecessor did, which may be the cache only.
+        // If nothing is left to do, Android does not flush the last count of a dead predecessor, which may be in the cache only.
         if (model.Count != model.Cow.Order.Count) throw new LostDataException($"Android ended with {model.Count} of {model.Cow.Order.Count} ops counted");
         CheckEnd(disks, model.Committed ? model.Count : SimMerge.DurableCount(disks[0]));
         return outcome;
     }
 
-    /// <summary>True when the case allows that it is lost, and it is.</summary>
+    /// <summary>Runs our engine. True if the case allows data loss and the data is lost.</summary>
     private bool RunOurs(SimDisk[] disks, Action step)
     {
         try
@@ -410,10 +426,15 @@ public sealed class AndroidSimulation
         }
     }
 
-    /// <summary>State 2, and the entries are those of the last ops before the count: Android stored the count and was stopped before it stored the state.</summary>
+    /// <summary>
+    /// State 2 with the entries of the last ops before the count: Android stored the count and was stopped before it stored the state.
+    /// </summary>
     private bool LeftByDefect7(SimDisk[] disks) => new AndroidModel(CrashStates.Death(disks), _known).IsTorn();
 
-    /// <summary>The same, now or after a power cut: Android was stopped with both stores in the cache, and each version of the page may reach the medium.</summary>
+    /// <summary>
+    /// True if the state shows defect 7 now or could after a power cut: both stores were in the cache, and each version of the page may
+    /// reach the medium.
+    /// </summary>
     private bool MayShowDefect7(SimDisk[] disks)
     {
         if (LeftByDefect7(disks)) return true;

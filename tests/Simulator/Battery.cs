@@ -13,12 +13,12 @@ using Snapuserd.Tests.Support;
 namespace Snapuserd.Tests.Simulator;
 
 /// <summary>
-/// `simulator battery`: a short part of every simulation, the same each time. The engine passes; a sabotaged one (<see cref="Sabotages"/>) must not,
-/// and then the last line says which check it was that noticed.
+/// `simulator battery`: a short part of every simulation, the same each time. The unchanged engine must pass. A sabotaged one
+/// (<see cref="Sabotages"/>) must fail, and then the last line names the check that failed.
 /// </summary>
 public static class Battery
 {
-    /// <summary>How the line begins that says by which check a sabotage was caught.</summary>
+    /// <summary>The beginning of the line that names the check by which a sabotage was caught.</summary>
     public const string Caught = "caught by ";
 
     /// <summary>The name of the step whose source overlaps the base.</summary>
@@ -27,13 +27,13 @@ public static class Battery
     /// <summary>The name of the step whose memory has pages of 4, 16 and 64 KiB.</summary>
     public const string Pages = "buffers given back on systems with pages of three sizes";
 
-    /// <summary>The name of the step in which a merge comes between two steps of a reader.</summary>
+    /// <summary>The name of the step in which a merge runs between two steps of a reader.</summary>
     public const string Entering = "a merge between two steps of a reader's way in";
 
-    /// <summary>The name of the step whose scratch is not what the count announces.</summary>
+    /// <summary>The name of the step whose scratch does not match the count.</summary>
     public const string Scratched = "scratch that is not what the count announces";
 
-    /// <summary>The name of the step that begins with all merged and nothing flushed.</summary>
+    /// <summary>The name of the step that begins with everything merged and nothing flushed.</summary>
     public const string Done = "a merge that another program has finished and not flushed";
 
     /// <summary>The name of the step whose COW changes.</summary>
@@ -45,7 +45,7 @@ public static class Battery
     /// <summary>The name of the step whose transfers are short and then cancelled.</summary>
     public const string Cancelled = "a plain call after a short transfer";
 
-    /// <summary>What is tried, in this order: what is quick and notices most comes first.</summary>
+    /// <summary>The steps, in this order: quick steps that detect most come first.</summary>
     private static readonly (string Name, Action Try)[] Steps =
     [
         ("readers who enter at any moment", () => GateCases.Check()),
@@ -73,7 +73,7 @@ public static class Battery
     /// <summary>The names of all steps, in order.</summary>
     public static IEnumerable<string> Names => Steps.Select(step => step.Name);
 
-    /// <summary>0 if nothing was found, else 1. A word is the name of the one step to take.</summary>
+    /// <summary>Returns 0 if every check passes, else 1. An argument names the only step to run.</summary>
     public static int Simulate(Budget budget)
     {
         Stopwatch clock = Stopwatch.StartNew();
@@ -95,11 +95,11 @@ public static class Battery
         return 0;
     }
 
-    /// <summary>What noticed: the exception at the bottom says it.</summary>
+    /// <summary>The name of the check that failed, from the innermost exception.</summary>
     private static string Check(Exception e)
     {
         while (e.InnerException is { } inner) e = inner;
-        // That the simulator does not run at all is no catch.
+        // A simulator that does not run at all has detected nothing.
         if (e is IOException or TypeLoadException or MissingMemberException or BadImageFormatException or InvalidProgramException) throw e;
         return e switch
         {
@@ -155,9 +155,9 @@ public static class Battery
     }
 
     /// <summary>
-    /// Rule 3, read off the medium: whenever state 2 is durable, the entries are exactly the next min(W, run of ordered ops) ops from the count
-    /// on, entry i in slot i, and every slot holds what its block must become. Recovery by the engine itself would take fewer; Android's
-    /// groups would not fit after that.
+    /// Rule 3, checked on the medium. Whenever state 2 is durable, the entries are exactly the next min(W, run of ordered ops) ops from the
+    /// count on. Entry i is in slot i, and every slot holds the contents that its block must get. Recovery by this engine would accept
+    /// fewer ops, but Android's groups would not fit after that.
     /// </summary>
     private static void Windows(MergeCase merge)
     {
@@ -188,8 +188,8 @@ public static class Battery
     }
 
     /// <summary>
-    /// A window is on disk, and then its list of entries is not the one that the count announces: 65 before anything is written, unless the
-    /// entries are those of the ops just counted, which Android leaves.
+    /// The window on disk has a list of entries that does not match the count. The run must fail with exit code 65 before the first write,
+    /// unless the entries are those of the ops just counted, which is a state that Android leaves.
     /// </summary>
     private static void Scratch(MergeCase merge)
     {
@@ -224,7 +224,7 @@ public static class Battery
         Image cowImage = left[0].Cache.Copy();
         cowImage.Set(0, new Page(head));
         SimDisk[] forgotten = [new SimDisk(cowImage), new SimDisk(stale[1].Durable), .. SourceOf(merge)];
-        // Without an ordered op to come scratch is not looked at, as in Android.
+        // Scratch is not read when no ordered op follows, as in Android.
         int count = SimMerge.DurableCount(forgotten[0]);
         if (Enumerable.Range(count, cow.Order.Count - count).Any(position => cow[cow.Order.OpIndex(position)].IsOrdered))
         {
@@ -237,8 +237,8 @@ public static class Battery
     }
 
     /// <summary>
-    /// The engine forgets a counted window that is still marked valid before it does anything else. Neither while it writes to the base nor
-    /// at the end does a state byte of 2 announce the entries of that window.
+    /// The engine first clears a counted window that is still marked valid. A state byte of 2 must not announce the entries of that window
+    /// while the engine writes to the base, nor at the end.
     /// </summary>
     private static void CheckClaims(MergeCase merge, SimDisk[] forgotten, ScratchLayout layout)
     {
@@ -254,7 +254,7 @@ public static class Battery
         if (Claims()) throw new LostDataException($"{merge.Name}: the merge has ended and a counted window is still marked valid");
     }
 
-    /// <summary>What is reported as merged already is durable: the COW, its count included, and the base.</summary>
+    /// <summary>When a finished merge is reported, it is durable: the COW with its count, and the base.</summary>
     private static void Finished(MergeCase merge)
     {
         using Arena arena = new(merge.ArenaBytes);
@@ -270,8 +270,8 @@ public static class Battery
     }
 
     /// <summary>
-    /// Payloads that share a page with the head of the COW change after the engine has read the head. The start writes the page back as it
-    /// was read, so the engine reads no payload before that write has ended: a read in between would race with the write.
+    /// Payloads that share a page with the COW's metadata image change after the engine has read that image. The start writes the page back
+    /// as it was read, so the engine reads no payload until that write has ended: a read in between would race with the write.
     /// </summary>
     private static void ChangedHead()
     {
@@ -301,8 +301,8 @@ public static class Battery
     }
 
     /// <summary>
-    /// Two windows of more entries than the first sector of the COW has room for. A power cut may keep any of the sectors that a list of
-    /// entries lies in; the sectors that are lost hold what was there before.
+    /// Two windows with more entries than the first sector of the COW can hold. A power cut may keep any of the sectors of a list of
+    /// entries; the lost sectors hold their previous contents.
     /// </summary>
     private static void CutLongLists()
     {
@@ -320,8 +320,8 @@ public static class Battery
     }
 
     /// <summary>
-    /// Each read and each write in turn moves one half of its bytes, and the attempt to move the other half is cancelled. The plain call
-    /// that follows moves the other half, and the merge goes on.
+    /// Each read and each write in turn moves one half of its bytes, and the attempt to move the other half is cancelled. The synchronous
+    /// call that follows moves the other half, and the merge continues.
     /// </summary>
     private static void ShortThenPlain()
     {
@@ -363,7 +363,7 @@ public static class Battery
         SimDisk[] disks = Copy(claimed);
         disks[0] = new SimDisk(cow);
         using Arena arena = new(merge.ArenaBytes);
-        // Thrown at the end: an exception in the middle of the engine's call would leave requests that nothing reaps.
+        // Thrown at the end: an exception in the middle of the engine's call would leave requests that are never reaped.
         bool written = false;
         try
         {
@@ -377,7 +377,9 @@ public static class Battery
         throw new LostDataException($"{merge.Name}: {what}, and nobody noticed");
     }
 
-    /// <summary>Every flush of a merge fails in turn, and its data never reaches the medium though readers see it; after that the machine crashes, too.</summary>
+    /// <summary>
+    /// Every flush of a merge fails in turn. Its data never reaches the medium though readers see it; after that the machine crashes too.
+    /// </summary>
     private static void LostFlush(MergeCase merge)
     {
         if (merge.MayBeLost) return;
@@ -399,7 +401,7 @@ public static class Battery
         }
     }
 
-    /// <summary>Header, entries and slots look written; on the medium the COW is as it was before.</summary>
+    /// <summary>Header, entries and slots appear written, but the COW on the medium is unchanged.</summary>
     private static void CachedWindow(MergeCase merge)
     {
         if (FaultSweep.ClaimedWindow(merge, 1) is not { } claimed || SimMerge.DurableCount(claimed[0]) != 0) return;

@@ -4,13 +4,13 @@ using Snapuserd.Block;
 
 namespace Snapuserd.Tests.Simulator;
 
-/// <summary>More was asked of a device than any merge of so small a file can need.</summary>
+/// <summary>The engine issued more requests than any merge of such a small file can need.</summary>
 public sealed class HangException(string what) : Exception(what);
 
 /// <summary>
-/// Devices that are arrays, for trials by the hundred thousand: no cache and no crash (see <see cref="SimQueue"/>), but every range is
-/// checked, racing requests are refused, completions come in an order that the seed decides, and requests are counted against a limit.
-/// <paramref name="lie"/> may change what a read gives: device, offset, bytes.
+/// Devices that are arrays, for trials by the hundred thousand. There is no cache and no crash (see <see cref="SimQueue"/>). Every range is
+/// checked, racing requests are rejected, completions come in an order that the seed decides, and requests are counted against a limit.
+/// <paramref name="lie"/> may change the result of a read: device, offset, bytes.
 /// </summary>
 public sealed class ByteQueue(byte[][] devices, Arena arena, int depth, ulong seed, int limit, Action<int, long, Memory<byte>>? lie = null) : IBlockQueue
 {
@@ -58,7 +58,7 @@ public sealed class ByteQueue(byte[][] devices, Arena arena, int depth, ulong se
         if (_flights.Count > 0) throw new ContractViolationException($"the queue is closed with {_flights.Count} requests in flight");
     }
 
-    /// <summary>See <see cref="SimQueue"/>: a write may meet a read of bytes that it leaves as they are.</summary>
+    /// <summary>See <see cref="SimQueue"/>: a write may race with a read of bytes that it leaves unchanged.</summary>
     private bool ChangesNothingFor(in BlockRequest write, in BlockRequest read)
     {
         if (read.Verb != BlockVerb.Read) return false;

@@ -1,6 +1,6 @@
 namespace Snapuserd.Tests.Simulator;
 
-/// <summary>Chance from a seed: splitmix64. The same seed gives the same run on every machine and runtime.</summary>
+/// <summary>A random generator with a seed: splitmix64. The same seed gives the same run on every machine and runtime.</summary>
 public sealed class Chance(ulong seed)
 {
     private ulong _state = seed;

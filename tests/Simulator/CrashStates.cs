@@ -3,15 +3,16 @@ using System.Collections.Generic;
 
 namespace Snapuserd.Tests.Simulator;
 
-/// <summary>What a crash would leave of devices whose requests have all completed: none is in flight, so a death leaves exactly the cache.</summary>
+/// <summary>The states that a crash leaves on devices without requests in flight: a process death leaves exactly the cache.</summary>
 public static class CrashStates
 {
-    /// <summary>The process dies: the cache lives on, and what was not flushed can still be lost later.</summary>
+    /// <summary>The process dies: the cache survives, and a later power cut can still lose what was not flushed.</summary>
     public static SimDisk[] Death(SimDisk[] disks) => Array.ConvertAll(disks, disk => disk.AfterDeath(_ => true));
 
     /// <summary>
-    /// The power fails: every combination of versions of the pending pages, or of their sectors if <paramref name="grain"/> is 512, as long as there are
-    /// no more than <paramref name="most"/>; beyond that nothing, everything, and a sample of <paramref name="most"/>.
+    /// The power fails. Yields every combination of versions of the pending pages, or of their sectors if <paramref name="grain"/> is 512,
+    /// if there are at most <paramref name="most"/>. Otherwise yields nothing kept, everything kept, and a sample of
+    /// <paramref name="most"/>.
     /// </summary>
     public static IEnumerable<SimDisk[]> PowerCuts(SimDisk[] disks, int grain, int most, Chance chance)
     {
@@ -37,7 +38,7 @@ public static class CrashStates
         for (int i = 0; i < most; i++) yield return PowerCut(disks, choices, chance);
     }
 
-    /// <summary>One such combination, by chance.</summary>
+    /// <summary>One random combination.</summary>
     public static SimDisk[] PowerCut(SimDisk[] disks, int grain, Chance chance) => PowerCut(disks, Choices(disks, grain), chance);
 
     private static SimDisk[] PowerCut(SimDisk[] disks, List<Choice> choices, Chance chance)
@@ -46,7 +47,7 @@ public static class CrashStates
         return Cut(disks, choices, choice => chance.Percent(percent) ? 1 + chance.Below(choice.Versions.Count - 1) : 0);
     }
 
-    /// <summary>The versions of a page or sector that may be on the medium; the first is what is durable.</summary>
+    /// <summary>The versions of a page or sector that may be on the medium; the first is the durable one.</summary>
     private readonly record struct Choice(int Disk, int Page, int Sector, List<Page> Versions);
 
     private static List<Choice> Choices(SimDisk[] disks, int grain)

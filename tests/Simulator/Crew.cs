@@ -6,12 +6,12 @@ using Snapuserd.Tests.Support;
 
 namespace Snapuserd.Tests.Simulator;
 
-/// <summary>A thread's arenas, one of each size: mapping a fresh one for every run would cost more than most runs.</summary>
+/// <summary>The arenas of one thread, one of each size: mapping a fresh one for every run would cost more than most runs.</summary>
 public sealed class Arenas : IDisposable
 {
     private readonly Dictionary<(int Bytes, int Page), Arena> _bySize = [];
 
-    /// <summary>The arena of so many bytes, and of pages of so many. Each run clears it first (<see cref="SimMerge"/>).</summary>
+    /// <summary>The arena with the given size and page size in bytes. Each run clears it first (<see cref="SimMerge"/>).</summary>
     public Arena this[int bytes, int page]
     {
         get
@@ -21,7 +21,7 @@ public sealed class Arenas : IDisposable
         }
     }
 
-    /// <summary>The arena that a case asks for.</summary>
+    /// <summary>The arena that a case needs.</summary>
     public Arena this[MergeCase merge] => this[merge.ArenaBytes, merge.SystemPage];
 
     public void Dispose()
@@ -30,12 +30,13 @@ public sealed class Arenas : IDisposable
     }
 }
 
-/// <summary>As many own threads as the machine has processors, each with arenas of its own, that share out work.</summary>
+/// <summary>Distributes work over as many dedicated threads as the machine has processors, each with its own arenas.</summary>
 public static class Crew
 {
     /// <summary>
-    /// Does <paramref name="work"/> for every item until the items or <paramref name="seconds"/> are over. The first exception ends all
-    /// and is thrown. Returns how many items were begun. Which thread does what is open: an item's outcome must not depend on it.
+    /// Calls <paramref name="work"/> for every item until the items or the <paramref name="seconds"/> run out. The first exception ends the
+    /// whole work and is thrown. Returns how many items were begun. The assignment of items to threads is undefined: an item's outcome must
+    /// not depend on it.
     /// </summary>
     public static long Share<T>(IEnumerable<T> items, Action<T, Arenas> work, double seconds = double.PositiveInfinity)
     {

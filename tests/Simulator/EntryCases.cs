@@ -10,18 +10,18 @@ using Snapuserd.Tests.Support;
 namespace Snapuserd.Tests.Simulator;
 
 /// <summary>
-/// The product's reader and the real engine, where the merge comes between two steps of the reader's way into the gate. There the merge
+/// The product's reader and the real engine, where the merge runs between two steps of the reader's entry into the gate. There the merge
 /// need not wait for the reader. It runs to its end, or to a stop at any of its steps, and destroys every location that the reader could
-/// have looked up before. A long read enters several times, and the merge comes once, at any of these times. The read must show the target.
+/// have looked up before. A long read enters several times, and the merge runs once, at any of these times. The read must show the target.
 /// </summary>
 public static class EntryCases
 {
-    /// <summary>Blocks of a read that takes two rounds: Xors without compression, of which 32 fill the memory of one.</summary>
+    /// <summary>Blocks of a read that takes two rounds: Xors without compression, of which 32 fill the memory of one round.</summary>
     private const int LongBlocks = 40;
 
     private enum Outcome
     {
-        /// <summary>The reader never came to that place.</summary>
+        /// <summary>The reader never reached that place.</summary>
         NotReached,
         /// <summary>The merge was stopped there, and the read was right.</summary>
         Stopped,
@@ -29,7 +29,7 @@ public static class EntryCases
         Ended,
     }
 
-    /// <summary>Goes through all of them; returns how many reads were compared.</summary>
+    /// <summary>Runs every case; returns how many reads were compared.</summary>
     public static int Check()
     {
         int reads = 0;
@@ -71,7 +71,7 @@ public static class EntryCases
     }
 
     /// <summary>
-    /// Reads the image once. At the <paramref name="place"/>-th of the reader's pauses the merge runs, and is asked to stop after
+    /// Reads the image once. At the <paramref name="place"/>-th of the reader's pauses the merge runs; a stop is requested after
     /// <paramref name="steps"/> steps.
     /// </summary>
     private static Outcome Run(MergeCase merge, Arena arena, int place, int steps)
@@ -86,7 +86,7 @@ public static class EntryCases
         if (steps == 0) stop.Request();
         void ComeBetween()
         {
-            // The merge publishes as well, and where that may be disturbed GateCases shows.
+            // The merge also passes these places when it publishes; GateCases covers interruptions there.
             if (!reads || pause++ != place) return;
             reads = false;
             try

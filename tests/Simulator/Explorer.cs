@@ -7,94 +7,101 @@ using Snapuserd.Tests.Support;
 
 namespace Snapuserd.Tests.Simulator;
 
-/// <summary>One merge to be tortured: a COW, the base it starts from, and what must come out.</summary>
+/// <summary>One merge under test: a COW, the base it starts from, and the expected result.</summary>
 public sealed record MergeCase(string Name, Image Cow, Image Base, Image Target)
 {
-    /// <summary>A device of its own for Copy and Xor, or null when they read Base.</summary>
+    /// <summary>A separate device for Copy and Xor, or null when they read Base.</summary>
     public Image? Source { get; init; }
-    /// <summary>Copy and Xor read Base by another path: a device number of its own, and the same blocks.</summary>
+    /// <summary>Copy and Xor read Base by another path: a separate device number with the same blocks.</summary>
     public bool AnotherPath { get; init; }
     /// <summary>
-    /// What storage the source has in common with Base: those bytes of <see cref="Source"/> are only what they were at first.
+    /// The storage that the source shares with Base. Those bytes of <see cref="Source"/> are only the initial contents.
     /// </summary>
     public SharedRange[]? Overlap { get; init; }
     public MergeOptions Options { get; init; } = new() { VerifyFirst = false };
     public int ArenaBytes { get; init; } = 256 << 10;
-    /// <summary>Bytes of a page of the simulated kernel; the smallest unless a case says otherwise.</summary>
+    /// <summary>Page size of the simulated kernel in bytes; the smallest unless a case sets another.</summary>
     public int SystemPage { get; init; } = SimulatedPages.All[0];
-    /// <summary>Another merge comes and goes, with whom this one has to share its memory: buffers are given back and taken again.</summary>
+    /// <summary>A second merge comes and goes and shares the memory: this merge gives buffers back and takes them again.</summary>
     public bool SharesMemory { get; init; }
-    /// <summary>All that is given back must reach the system, and some is given back: there is memory enough for buffers of whole pages.</summary>
+    /// <summary>
+    /// Everything given back must reach the system, and at least some is given back: there is enough memory for buffers of whole pages.
+    /// </summary>
     public bool GivesPagesBack { get; init; }
     public int QueueDepth { get; init; } = 8;
-    /// <summary>Flushes take longer than anything else that is in flight.</summary>
+    /// <summary>A flush takes longer than every other request in flight.</summary>
     public bool SlowFlushes { get; init; }
-    /// <summary>Checkpoint intervals that may be written and not counted; two are as tight as it gets, the program has six.</summary>
+    /// <summary>Checkpoint intervals that may be written and not yet counted. Two is the tightest setting; the program uses six.</summary>
     public int UncountedIntervals { get; init; } = 2;
-    /// <summary>Milliseconds that each step takes; 0 is a clock that jumps whenever it is read.</summary>
+    /// <summary>Milliseconds that each step takes; 0 selects a clock that jumps at every read.</summary>
     public int StepMilliseconds { get; init; }
-    /// <summary>Multiple of bytes at which short transfers go on: 1 as with buffered files, or the alignment of direct I/O.</summary>
+    /// <summary>Multiple of bytes at which short transfers continue: 1 for buffered files, otherwise the alignment of direct I/O.</summary>
     public int Granule { get; init; } = 1;
-    /// <summary>An Xor in place without scratch: after a crash in the middle of it, exit code 65 that says so is the right answer.</summary>
+    /// <summary>An Xor in place without scratch: after a crash in the middle of it, failing with exit code 65 is correct.</summary>
     public bool MayBeLost { get; init; }
-    /// <summary>Somebody pauses the merge, slows it down and lets it go on (<see cref="SimPace"/>).</summary>
+    /// <summary>The seed pauses, slows down and resumes the merge (<see cref="SimPace"/>).</summary>
     public bool Paced { get; init; }
 
     /// <summary>The merged image is read before, during and after every run (<see cref="SimReaders"/>).</summary>
     public bool Readers { get; init; } = true;
-    /// <summary>A reader who enters before the first step and never leaves: the merge ends with <see cref="StuckException"/> where it must wait for him.</summary>
+    /// <summary>
+    /// A reader enters before the first step and never leaves: the merge ends with <see cref="StuckException"/> where it must wait for that
+    /// reader.
+    /// </summary>
     public bool StuckReader { get; init; }
-    /// <summary>What happens to the requests of readers, by their number.</summary>
+    /// <summary>The faults injected into readers' requests, by request number.</summary>
     public Func<int, BlockRequest, Fault?>? ReaderFaults { get; init; }
 
-    /// <summary>The room below the devices, for each run; unlimited if null.</summary>
+    /// <summary>The free space of the storage below the devices, for each run; unlimited if null.</summary>
     public Func<SimStorage>? Storage { get; init; }
 
-    /// <summary>Fresh disks: COW, base, and the source if it is another.</summary>
+    /// <summary>Fresh disks: COW, base, and the source if it is a separate device.</summary>
     public SimDisk[] Disks() => Source is { } source ? [new SimDisk(Cow), new SimDisk(Base), new SimDisk(source)] : [new SimDisk(Cow), new SimDisk(Base)];
 }
 
-/// <summary>How thoroughly to look.</summary>
+/// <summary>How thoroughly the explorer searches.</summary>
 public sealed record Thoroughness
 {
     public ulong Seed { get; init; } = 1;
-    /// <summary>Grain at which a power cut tears, in bytes: 512 or 4096.</summary>
+    /// <summary>The unit in which a power cut tears writes, in bytes: 512 or 4096.</summary>
     public int Grain { get; init; } = Page.Size;
-    /// <summary>Crashes in a row; the second and later ones hit recoveries.</summary>
+    /// <summary>Crashes in a row; the second and later ones interrupt recoveries.</summary>
     public int Crashes { get; init; } = 2;
-    /// <summary>All subsets of what is pending up to this many; beyond, a sample of <see cref="Samples"/>.</summary>
+    /// <summary>Up to this many pending pages all subsets are tried; beyond that, a sample of <see cref="Samples"/>.</summary>
     public int ExhaustiveUpTo { get; init; } = 12;
     public int Samples { get; init; } = 16;
-    /// <summary>Look at every n-th step only, …</summary>
+    /// <summary>Explores only every n-th step, …</summary>
     public int Stride { get; init; } = 1;
-    /// <summary>… those whose number leaves this remainder.</summary>
+    /// <summary>… those whose number has this remainder.</summary>
     public int Phase { get; init; }
 }
 
 /// <summary>
-/// Runs the real engine on a <see cref="MergeCase"/> and, after every step, works out every state in which a power cut or the death of
-/// the process could leave the devices. In each distinct state the merged image must read as the target; then it is recovered by a run
-/// of the real engine, which must reach the target and is crashed at every step in its turn. A state that was seen before is not run again:
-/// those that one crash leaves are all met before those that two leave, so none is known with fewer crashes left than it could have.
+/// Runs the real engine on a <see cref="MergeCase"/>. After every step it computes every state in which a power cut or the death of the
+/// process could leave the devices. In each distinct state the merged image must read as the target. A run of the real engine then recovers
+/// the state: it must reach the target, and is itself crashed at every step. A state seen before is not run again. All states after one
+/// crash are visited before those after two, so a known state never has fewer crashes left than it could have.
 /// <para>
-/// A state's hash is worked out from the hashes of its parts before there is a state, so that a known one costs some nanoseconds.
+/// A state's hash is computed from the hashes of its parts before the state is built, so that rejecting a known state costs some
+/// nanoseconds.
 /// </para>
 /// </summary>
 public sealed class Explorer : IDisposable
 {
-    // How a state came to be: a list that states share, because most of them are never asked.
+    // How a state arose. States share the list, because most histories are never printed.
     private sealed record History(History? Before, string Kind, int Step)
     {
         public override string ToString() => Before is null ? Kind : $"{Before}, {Kind} at step {Step}";
     }
 
-    // Count is what was durable when the crash came.
+    // Count is the durable count at the time of the crash.
     private sealed record World(SimDisk[] Disks, int Crashes, int Count, History History);
 
-    // One page, or sector of a page, of which a cut may leave the durable contents or any of the versions that were written since.
+    // One page or one sector of a page. A cut may leave its durable contents or any version written since.
     private readonly record struct Choice(int Disk, int Page, int Sector, int FirstVersion, int Versions);
 
-    // A pending page, of any disk: Flight counts those in flight, −1 for others; Before is the one of the same page that was written before it, or −1.
+    // A pending page of any disk. Flight numbers those in flight and is −1 for others; Before is the preceding write of the same page, or
+    // −1.
     private readonly record struct Written(PendingPage Page, int Flight, int Before);
 
     private readonly record struct Version(Page Contents, ulong Gain);
@@ -123,7 +130,9 @@ public sealed class Explorer : IDisposable
     private int _count;
     private long _changes;
 
-    /// <summary><paramref name="arena"/> may be shared by explorers that follow one another; without one the explorer has its own.</summary>
+    /// <summary>
+    /// Explorers that run one after another may share <paramref name="arena"/>; without one the explorer allocates its own.
+    /// </summary>
     public Explorer(MergeCase merge, Thoroughness how, Arena? arena = null)
     {
         _case = merge;
@@ -135,39 +144,39 @@ public sealed class Explorer : IDisposable
     }
 
     /// <summary>
-    /// In which of the runs the merged image is read: every n-th, from the first on. Readers more than double the cost of a run of a few ops, so that tests, which have minutes,
-    /// have them in some; `simulator`, which has hours, has them in all.
+    /// The runs in which the merged image is read: every n-th, beginning with the first. Readers more than double the cost of a run of a
+    /// few ops. Tests, which have minutes, use them in some runs; `simulator`, which has hours, uses them in all.
     /// </summary>
     public static int ReadersEvery { get; set; } = 6;
 
     /// <summary>
-    /// Called once for each distinct crash state, before it is recovered, with what the devices hold: it may read them and must not change
-    /// them (<see cref="SimDisk.AfterDeath"/> makes a copy). What it throws is reported like a loss, with seed and history.
+    /// Called once for each distinct crash state before it is recovered, with the contents of the devices. It may read them and must not
+    /// change them (<see cref="SimDisk.AfterDeath"/> makes a copy). An exception from it is reported like a loss, with seed and history.
     /// </summary>
     public Action<MergeCase, SimDisk[]>? EveryState { get; init; }
 
-    /// <summary>Runs of the engine.</summary>
+    /// <summary>Number of engine runs.</summary>
     public long Runs { get; private set; }
-    /// <summary>Crash states met, repeated ones included.</summary>
+    /// <summary>Crash states reached, repeated ones included.</summary>
     public long States { get; private set; }
-    /// <summary>Crash states that differ, each of which was read and recovered.</summary>
+    /// <summary>Distinct crash states; each was read and recovered.</summary>
     public long Distinct => _seen.Count;
-    /// <summary>Steps at which more was pending than could be tried exhaustively.</summary>
+    /// <summary>Steps at which too much was pending for an exhaustive search.</summary>
     public long Sampled { get; private set; }
     /// <summary>Runs that ended with "the base is lost", where the case allows it.</summary>
     public long Lost { get; private set; }
-    /// <summary>Result of the first, uncrashed run.</summary>
+    /// <summary>Result of the first run, without crashes.</summary>
     public MergeResult? First { get; private set; }
 
     public string Counts => $"{_case.Name}: {Runs} runs, {States} crash states, {_seen.Count} distinct, {Sampled} steps sampled";
 
-    /// <summary>Explores to the end; throws with seed and history at the first state from which the target is not reached.</summary>
+    /// <summary>Explores every state; throws with seed and history at the first state from which the target is not reached.</summary>
     public void Explore()
     {
         Explore(_case.Disks(), "start");
     }
 
-    /// <summary>The same from a state that something else has left.</summary>
+    /// <summary>Explores from a given state of the devices.</summary>
     public void Explore(SimDisk[] disks, string history)
     {
         _start = Array.ConvertAll(disks, disk => disk.AfterDeath(_ => true));
@@ -211,7 +220,7 @@ public sealed class Explorer : IDisposable
         }
     }
 
-    /// <summary>A COW that says that nobody has begun to merge it is believed by whoever wants the old image back.</summary>
+    /// <summary>If the COW says that no merge has begun, the base must still hold the old image, because a rollback relies on it.</summary>
     private static void CheckUntouched(Image cow, Image now, Image old)
     {
         if (!SimMerge.SaysUntouched(cow)) return;
@@ -228,13 +237,13 @@ public sealed class Explorer : IDisposable
         if (_current.Crashes >= _how.Crashes || _step % _how.Stride != _how.Phase) return;
         long changes = 0;
         foreach (SimDisk disk in _current.Disks) changes += disk.Changes;
-        // A write whose completion is reaped changes what a death leaves, not what a cut leaves.
+        // Reaping a write's completion changes the states after a process death, not those after a power cut.
         if (changes != _changes) PowerCuts();
         _changes = changes;
         Deaths();
     }
 
-    // One more state: is it new?
+    // Registers a state; true if it is new.
     private bool Meet(ReadOnlySpan<ulong> hashes)
     {
         States++;
@@ -245,7 +254,9 @@ public sealed class Explorer : IDisposable
 
     private void Add(SimDisk[] disks, string kind) => _toDo.Enqueue(new World(disks, _current.Crashes + 1, _count, new History(_current.History, kind, _step)));
 
-    /// <summary>Durable contents with any subset of the pending pages or sectors on top, each in any of the versions it had.</summary>
+    /// <summary>
+    /// A power cut leaves the durable contents plus any subset of the pending pages or sectors, each in any of its versions.
+    /// </summary>
     private void PowerCuts()
     {
         FindChoices();
@@ -261,7 +272,7 @@ public sealed class Explorer : IDisposable
             AddPowerCut(hashes);
             for (long number = 1; number < combinations; number++)
             {
-                // Counting with a digit per choice: the hash follows each digit that turns.
+                // Counts with one digit per choice; the hash is updated for each digit that changes.
                 for (int digit = 0; ; digit++)
                 {
                     Choice choice = _choices[digit];
@@ -301,7 +312,7 @@ public sealed class Explorer : IDisposable
         {
             SimDisk sim = _current.Disks[disk];
             List<PendingPage> pending = sim.Pending;
-            // For each pending page the next one with the same number.
+            // For each pending page, finds the next one with the same number.
             Room(sim.Durable.Pages);
             _next.Clear();
             for (int i = pending.Count - 1; i >= 0; i--)
@@ -330,7 +341,7 @@ public sealed class Explorer : IDisposable
         if (_lastOf.Length < pages) _lastOf = new int[pages];
     }
 
-    /// <summary>One more version, unless it is what is durable or is known.</summary>
+    /// <summary>Adds one version, unless it equals the durable contents or is already listed.</summary>
     private void Consider(SimDisk disk, PendingPage pending, int sector, int first)
     {
         Page durable = disk.Durable[pending.Number], contents = pending.Contents;
@@ -375,7 +386,9 @@ public sealed class Explorer : IDisposable
         Add(Array.ConvertAll(images, image => new SimDisk(image)), "power cut");
     }
 
-    /// <summary>The cache lives on, with any subset of the pages of requests in flight; it may still be cut later.</summary>
+    /// <summary>
+    /// Process deaths: the cache survives, with any subset of the pages of requests in flight; a power cut may still follow.
+    /// </summary>
     private void Deaths()
     {
         int inFlight = FindWritten();
@@ -439,7 +452,7 @@ public sealed class Explorer : IDisposable
                     Written earlier = _written[before];
                     if (earlier.Flight >= 0 && !lands[earlier.Flight]) continue;
                     known |= earlier.Page.Contents.Hash == page.Contents.Hash;
-                    // Two requests may each write a part of one page: the later one shows.
+                    // Two requests may each write a part of one page: the later one is visible.
                     if (earlier.Flight >= 0 && !shownByFlight) (shown, shownByFlight) = (earlier.Page.Contents, true);
                 }
                 if (written.Flight >= 0) cache += Image.Weight(page.Number, page.Contents) - Image.Weight(page.Number, shown);
@@ -454,5 +467,5 @@ public sealed class Explorer : IDisposable
     }
 }
 
-/// <summary>The promise was broken.</summary>
+/// <summary>Data was lost: the merge broke its guarantee.</summary>
 public sealed class LostDataException(string what, Exception? inner = null) : Exception(what, inner);

@@ -10,9 +10,10 @@ using Snapuserd.Tests.Support;
 namespace Snapuserd.Tests.Simulator;
 
 /// <summary>
-/// Lets the k-th request of a merge fail, for every k and in every way, and compares the end with what it must be: the target if nothing
-/// happened that a merge cannot absorb; else a stop with the right exit code and a sentence that names device and errno, behind which a run
-/// without faults reaches the target, whether the machine goes on, or loses its power and with it everything or nothing that was unflushed.
+/// Makes the k-th request of a merge fail, for every k and in every way, and compares the end with the expected one. If the merge can
+/// absorb everything that happened, the end is the target. Otherwise it is a stop with the right exit code and a message that names device
+/// and errno. After a stop, a run without faults must reach the target. This holds whether the machine keeps running or loses power, and
+/// then loses all or none of the unflushed data.
 /// </summary>
 public sealed class FaultSweep : IDisposable
 {
@@ -26,7 +27,9 @@ public sealed class FaultSweep : IDisposable
     private readonly Arena _arena;
     private readonly HashSet<ulong> _recovered = [];
 
-    /// <summary>A sweep over a merge that begins with the devices as the case has them, or as a crash has left them in <paramref name="start"/>.</summary>
+    /// <summary>
+    /// A sweep over a merge that begins with the case's own devices, or with those that a crash left in <paramref name="start"/>.
+    /// </summary>
     public FaultSweep(MergeCase merge, ulong seed, SimDisk[]? start = null)
     {
         _case = merge;
@@ -37,16 +40,16 @@ public sealed class FaultSweep : IDisposable
 
     /// <summary>Runs that met a fault.</summary>
     public long Runs { get; private set; }
-    /// <summary>Those that reached the target all the same.</summary>
+    /// <summary>Runs that reached the target in spite of the fault.</summary>
     public long Absorbed { get; private set; }
     /// <summary>Those that stopped.</summary>
     public long Stopped { get; private set; }
-    /// <summary>States that a stop left, and crashes behind it, each recovered once.</summary>
+    /// <summary>States after a stop, and after a crash that follows the stop, each recovered once.</summary>
     public long Recovered => _recovered.Count;
 
     public string Counts => $"{_case.Name}: {Runs} runs with a fault, {Absorbed} absorbed, {Stopped} stopped, {Recovered} states recovered";
 
-    /// <summary>Every fault that makes a difference to some request, by granule.</summary>
+    /// <summary>Every fault that makes a difference to at least one request, by granule.</summary>
     public static IEnumerable<FaultKind> Kinds(int granule)
     {
         if (granule == 1)
@@ -64,14 +67,14 @@ public sealed class FaultSweep : IDisposable
         {
             if (length == 0 && granule > 1) continue;
             yield return new FaultKind(0, length, FaultReach.Once);
-            // A byte at a time would be thousands of requests per block; 511 take the same way.
+            // One byte at a time would be thousands of requests per block; 511 exercises the same path.
             if (length != 1 || granule > 1) yield return new FaultKind(0, length, FaultReach.All);
         }
     }
 
     /// <summary>
-    /// A state to begin with in which the window at the count is claimed and durable, so that a run begins with replaying it; null for a case
-    /// that never gets there.
+    /// A start state in which the window at the count is claimed and durable, so that a run begins by replaying it. Null for a case that
+    /// never reaches such a state.
     /// </summary>
     public static SimDisk[]? ClaimedWindow(MergeCase merge, ulong seed)
     {
@@ -93,7 +96,7 @@ public sealed class FaultSweep : IDisposable
         return cow.Header;
     }
 
-    /// <summary>All faults at all requests, or every <paramref name="stride"/>-th of them from <paramref name="phase"/> on.</summary>
+    /// <summary>All faults at all requests, or every <paramref name="stride"/>-th of them starting at <paramref name="phase"/>.</summary>
     public void Sweep(int stride = 1, int phase = 0)
     {
         long number = phase;
@@ -107,7 +110,7 @@ public sealed class FaultSweep : IDisposable
         }
     }
 
-    /// <summary>The queue itself breaks at any wait, and waits end for nothing.</summary>
+    /// <summary>The queue itself fails at each wait in turn, and some waits end without a completion.</summary>
     public void SweepWaits(int stride = 1)
     {
         FaultyQueue woken = Run(1, -1, default, wakesUp: true);
@@ -119,7 +122,7 @@ public sealed class FaultSweep : IDisposable
             try
             {
                 Merge(queue, disks, null);
-                // Without the waits that end for nothing there are fewer.
+                // Without the waits that end without a completion there are fewer.
                 Must(queue.Waits <= wait, history, "the merge ended as if nothing had happened");
             }
             catch (SnapuserdException e)
@@ -132,7 +135,7 @@ public sealed class FaultSweep : IDisposable
         }
     }
 
-    /// <summary>The k-th job of a worker fails as by a defect. Bad payloads are a matter of hostile files.</summary>
+    /// <summary>The k-th job of a worker fails as if by a defect. The hostile files cover bad payloads.</summary>
     public void SweepWork()
     {
         foreach (bool verify in new[] { false, true })
@@ -154,7 +157,7 @@ public sealed class FaultSweep : IDisposable
                     Runs++;
                     Stopped++;
                     Must(e.Code == ExitCode.Internal && e.Message.Contains("op ", StringComparison.Ordinal) && e.Message.StartsWith("cow:", StringComparison.Ordinal), history, $"code {(int)e.Code}: {e.Message}");
-                    // Payloads are decoded before the first write, so that the first job, if there is a payload, is one of that.
+                    // Payloads are decoded before the first write, so the first job decodes a payload if there is one.
                     if (verify && k == 0 && worker!.PayloadsIn(_case) > 0) Must(!queue.Wrote, history, "something was written although a payload is bad");
                     Recover(disks, history);
                 }
@@ -162,7 +165,7 @@ public sealed class FaultSweep : IDisposable
         }
     }
 
-    /// <summary>Reads of the merged image: one error answers one read, and everything else is right.</summary>
+    /// <summary>Reads of the merged image: one error fails one read, and everything else is right.</summary>
     public void SweepReads(int stride = 1)
     {
         foreach (int granule in new[] { 1, 512 })
@@ -282,7 +285,7 @@ public sealed class FaultSweep : IDisposable
                 {
                     Names(queue, e, history);
                     errors++;
-                    // What happened once is over: the same read again must be right.
+                    // A fault that happens once does not repeat: the same read again must be right.
                     if (kind.Reach is FaultReach.Once or FaultReach.Plain)
                     {
                         Must(errors == 1 || kind.Reach == FaultReach.Plain, history, $"a second read failed: {e.Message}");
@@ -304,7 +307,10 @@ public sealed class FaultSweep : IDisposable
         return queue;
     }
 
-    /// <summary>From where a fault has stopped a merge: the process begins again, or the power fails first and what was not flushed is lost, or not.</summary>
+    /// <summary>
+    /// Recovers from the point where a fault stopped the merge. Either the process restarts, or the power fails first and the unflushed
+    /// data is kept or lost.
+    /// </summary>
     private void Recover(SimDisk[] disks, string history)
     {
         RunOn(Array.ConvertAll(disks, disk => disk.AfterDeath(_ => true)), $"{history}; then the next run");
@@ -378,10 +384,15 @@ public sealed class FaultSweep : IDisposable
     }
 }
 
-/// <summary>`simulator faults [CASE …]`: every fault at every request of the small cases, then of the golden COWs at a stride, until the time is over.</summary>
+/// <summary>
+/// `simulator faults [CASE …]`: every fault at every request of the small cases, then of the golden COWs at a stride, until the time is up.
+/// </summary>
 public static class Faults
 {
-    /// <summary>The golden COWs whose requests are sampled, each with the share of the faults that a round takes: a run of one takes a tenth of a second.</summary>
+    /// <summary>
+    /// The golden COWs whose requests are sampled, each with the stride through the faults that one round uses: one run takes a tenth of a
+    /// second.
+    /// </summary>
     public static IEnumerable<(string Name, int Stride)> GoldenStrides => [("v3-lz4-64k-xor", 2003), ("v2-lz4-xor", 2503), ("v2-zstd-noscratch", 3001), ("v3-zstd-nocopy", 151)];
 
     public static int Simulate(Budget budget)
@@ -420,7 +431,10 @@ public static class Faults
         return 0;
     }
 
-    /// <summary>Everything a small case can meet, from its beginning and from a claimed window; of the faults of requests every <paramref name="stride"/>-th.</summary>
+    /// <summary>
+    /// Every fault of a small case, from its beginning and from a claimed window; of the faults of requests every
+    /// <paramref name="stride"/>-th.
+    /// </summary>
     public static void Small(string name, int window, ulong seed, int stride, Action<FaultSweep> count)
     {
         MergeCase merge = SmallCases.Make(name, window);
@@ -446,8 +460,8 @@ public static class Faults
     }
 
     /// <summary>
-    /// Copies and Replaces that nothing holds back, all over the device and several times the memory that the engine has: it may have some written while it reads
-    /// others, and while it counts what was written before.
+    /// Unordered Copies and Replaces all over the device, several times the engine's memory. The engine may write some while it reads
+    /// others, and while it counts earlier writes.
     /// </summary>
     public static MergeCase Stream()
     {
@@ -465,7 +479,10 @@ public static class Faults
         };
     }
 
-    /// <summary>Forty times the memory, in a row and held back by nothing, so that what is in memory does not hide how far behind a checkpoint is; one every <paramref name="blocks"/>.</summary>
+    /// <summary>
+    /// Unordered ops in a row, forty times the engine's memory, so that the data in memory does not hide how late a checkpoint is. A
+    /// checkpoint is due every <paramref name="blocks"/> blocks.
+    /// </summary>
     public static MergeCase LongStream(int blocks)
     {
         const int Ops = 1280;
@@ -481,28 +498,28 @@ public static class Faults
     }
 
     /// <summary>
-    /// The same with flushes that end like anything else and six intervals allowed, as in the program: that what may be written and not counted is used up is
-    /// no reason for a checkpoint here, so that they come by bytes.
+    /// The same with flushes that take no longer than other requests and with six intervals allowed, as in the program. The limit on
+    /// uncounted writes is then never the reason for a checkpoint, so checkpoints come by bytes.
     /// </summary>
     public static MergeCase QuickStream(int blocks) => LongStream(blocks) with { SlowFlushes = false, UncountedIntervals = 6 };
 
     /// <summary>
-    /// Runs <see cref="QuickStream"/>, in intervals longer than a batch; throws unless there is a checkpoint for every three intervals at the least, and returns
-    /// how many there are.
+    /// Runs <see cref="QuickStream"/> with intervals longer than a batch. Throws unless there is at least one checkpoint for every three
+    /// intervals. Returns the number of checkpoints.
     /// </summary>
     public static int CheckpointsByBytes(int blocks, ulong seed)
     {
         MergeCase merge = QuickStream(blocks);
         using Arena arena = new(merge.ArenaBytes);
         MergeResult result = SimMerge.Run(merge, merge.Disks(), arena, seed, () => { });
-        // One interval until it is due, one for what is written while the last one takes its time, one for what is written together.
+        // One interval until it is due, one for the writes during the previous checkpoint, one for the writes of one batch.
         if (result.Checkpoints < result.OpsTotal / (3 * blocks)) throw new LostDataException($"{merge.Name}: {result.OpsTotal} blocks, and {result.Checkpoints} checkpoints although one is due every {blocks}");
         return result.Checkpoints;
     }
 
     /// <summary>
-    /// Runs the long stream beside another merge that comes and goes, on systems with pages of each size. Throws unless all that is given back is whole pages, and none of what is
-    /// still in use.
+    /// Runs the long stream beside another merge that comes and goes, on systems of each page size. Throws unless everything given back is
+    /// whole pages, none of which is still in use.
     /// </summary>
     public static void GivesPagesBack()
     {
@@ -520,7 +537,10 @@ public static class Faults
         }
     }
 
-    /// <summary>The long stream on a device that takes <paramref name="stepMilliseconds"/> for whatever it does: checkpoints come by the clock, long before the bytes are together.</summary>
+    /// <summary>
+    /// The long stream on a device that takes <paramref name="stepMilliseconds"/> ms for each operation: checkpoints come by the clock,
+    /// long before the byte limit.
+    /// </summary>
     public static MergeCase SlowStream(int stepMilliseconds)
     {
         MergeCase merge = LongStream(1);

@@ -14,19 +14,22 @@ public enum FaultReach
     Device,
     /// <summary>That request and every later one.</summary>
     All,
-    /// <summary>That request and every later one, but not the plain calls.</summary>
+    /// <summary>That request and every later one, except synchronous calls.</summary>
     Queued,
-    /// <summary>That request is cancelled, and the plain call that stands in for it gets the fault.</summary>
+    /// <summary>That request is cancelled, and the synchronous call that replaces it gets the fault.</summary>
     Plain,
 }
 
 /// <summary>
-/// What happens to a request: <paramref name="Errno"/> (positive) if it is not 0, else no more than <paramref name="Length"/> bytes move; a
-/// negative length is so many fewer than were asked for. A flush that fails may drop its data.
+/// The fault of a request. If <paramref name="Errno"/> (positive) is not 0, the request fails with it; else at most
+/// <paramref name="Length"/> bytes move. A negative length means that many bytes fewer than requested. A flush that fails may drop its
+/// data.
 /// </summary>
 public readonly record struct FaultKind(int Errno, int Length, FaultReach Reach, bool DropsDirty = false)
 {
-    /// <summary>Bytes that move of <paramref name="asked"/>; <paramref name="asked"/> itself when the request is too small for this fault.</summary>
+    /// <summary>
+    /// How many of <paramref name="asked"/> bytes move; <paramref name="asked"/> itself when the request is too small for this fault.
+    /// </summary>
     public int Moved(int asked) => Length >= 0 ? Math.Min(Length, asked) : asked + Length > 0 ? asked + Length : asked;
 
     public override string ToString() =>
@@ -34,13 +37,15 @@ public readonly record struct FaultKind(int Errno, int Length, FaultReach Reach,
 }
 
 /// <summary>
-/// A <see cref="SimQueue"/> whose request number <paramref name="first"/> meets with a fault. It keeps book of what it did to the engine, so
-/// that the right outcome is known, and refuses what an engine must not do around a fault: write to Base before what a predecessor
-/// left was flushed, flush again after a flush has failed, go on behind a short transfer anywhere but at its last whole granule, or ask for ever.
+/// A <see cref="SimQueue"/> that injects a fault into request number <paramref name="first"/>. It records what it did to the engine, so
+/// that the right outcome is known. It rejects what an engine must not do around a fault: write to Base before a predecessor's data is
+/// flushed, flush again after a failed flush, continue after a short transfer anywhere but at its last whole granule, or retry for ever.
 /// </summary>
 public sealed class FaultyQueue(SimDisk[] disks, Arena arena, int depth, int granule, ulong seed, int first, FaultKind kind) : IBlockQueue
 {
-    /// <summary>Requests after which a run of a small case asks in vain: forty times what the longest absorbed fault takes.</summary>
+    /// <summary>
+    /// The most requests of a run of a small case before it counts as endless: forty times what the longest absorbed fault takes.
+    /// </summary>
     public const int MostRequests = 200_000;
 
     private readonly Dictionary<uint, BlockRequest> _asked = [];
@@ -58,13 +63,13 @@ public sealed class FaultyQueue(SimDisk[] disks, Arena arena, int depth, int gra
     /// <summary>Device and errno of every fault that nothing can absorb.</summary>
     public HashSet<(int Device, int Errno)> Fatal { get; } = [];
 
-    /// <summary>A request was short of a whole granule: asked again for ever it ends in EIO.</summary>
+    /// <summary>A request moved less than a whole granule: repeating it always ends in EIO.</summary>
     public bool BelowGranule { get; private set; }
 
     /// <summary>Every request so far, in the order in which they were queued.</summary>
     public List<BlockRequest> Requests { get; } = [];
 
-    /// <summary>Something was queued to be written.</summary>
+    /// <summary>A write was queued.</summary>
     public bool Wrote { get; private set; }
 
     /// <summary>Number of the wait that fails with <see cref="BreaksWith"/>, or −1.</summary>
@@ -73,7 +78,7 @@ public sealed class FaultyQueue(SimDisk[] disks, Arena arena, int depth, int gra
     /// <summary>Errno of a broken queue.</summary>
     public int BreaksWith { get; init; } = Errno.EBADF;
 
-    /// <summary>Every other wait ends with nothing, as one does that was woken up.</summary>
+    /// <summary>Every other wait returns no completion, as after a wake-up.</summary>
     public bool WakesUp { get; init; }
 
     /// <summary>Waits so far.</summary>
@@ -111,7 +116,7 @@ public sealed class FaultyQueue(SimDisk[] disks, Arena arena, int depth, int gra
 
     public void Dispose()
     {
-        // Of a broken queue nothing can be said; the others must be empty.
+        // The state of a broken queue is undefined; any other queue must be empty.
         if (BreaksAtWait < 0) Queue.Dispose();
     }
 
@@ -129,7 +134,7 @@ public sealed class FaultyQueue(SimDisk[] disks, Arena arena, int depth, int gra
         }
         if (request.Verb == BlockVerb.WriteBack)
         {
-            // Nobody is told how a hint ends.
+            // The result of a hint is not reported to the engine.
             Delivered++;
             return new Fault(result);
         }
@@ -145,7 +150,7 @@ public sealed class FaultyQueue(SimDisk[] disks, Arena arena, int depth, int gra
         if (result == 0) Fatal.Add((request.Device, Errno.EIO));
         else if (result > 0 && result < granule) BelowGranule = true;
         else if (result < 0 && (_plain || -result is not (Errno.EINTR or Errno.EAGAIN or Errno.ECANCELED))) Fatal.Add((request.Device, -result));
-        // Past the page cache, a sector is written whole or not at all (design §5), also where a device reports a part of one.
+        // With direct I/O a sector is written whole or not at all (design §5), even if a device reports a part of one.
         return new Fault(result, WholeSectors: granule > 1);
     }
 

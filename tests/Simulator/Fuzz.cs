@@ -9,16 +9,16 @@ using Snapuserd.Tests.Support;
 
 namespace Snapuserd.Tests.Simulator;
 
-/// <summary>What a fuzzing run met.</summary>
+/// <summary>Counts of a fuzzing run.</summary>
 public sealed class FuzzCounts
 {
     public long Files { get; set; }
     public long Accepted { get; set; }
     public long Runs { get; set; }
     public long Liars { get; set; }
-    /// <summary>Files by the rule they broke, to the judge.</summary>
+    /// <summary>Files by the rule that they break according to the judge.</summary>
     public SortedDictionary<string, long> Refused { get; } = new(StringComparer.Ordinal);
-    /// <summary>Different sentences of the product.</summary>
+    /// <summary>Distinct messages of the product.</summary>
     public HashSet<string> Sentences { get; } = [];
 
     public void Add(FuzzCounts other)
@@ -33,8 +33,8 @@ public sealed class FuzzCounts
 }
 
 /// <summary>
-/// Makes files by the grammar, spoils them and tries them (<see cref="HostileTrial"/>). A spoiled file whose outcome is new, by rule and
-/// by sentence, joins those that are spoiled further.
+/// Generates files by the grammar, mutates them and tries them (<see cref="HostileTrial"/>). A mutated file whose outcome is new, by rule
+/// and message, joins the corpus.
 /// </summary>
 public sealed class Fuzzer(ulong seed)
 {
@@ -48,7 +48,7 @@ public sealed class Fuzzer(ulong seed)
 
     public FuzzCounts Counts { get; } = new();
 
-    /// <summary>The file that is being tried, or was when a trial failed, its base and the seed of the trial.</summary>
+    /// <summary>The current file, or the one whose trial failed, with its base and the seed of the trial.</summary>
     public HostileFile? Current { get; private set; }
     public ulong TrialSeed { get; private set; }
 
@@ -57,7 +57,7 @@ public sealed class Fuzzer(ulong seed)
     {
         TrialSeed = Chance.Mix(seed + _number++);
         HostileFile origin = Origin();
-        // Every so often a file as it was generated, so that the grammar itself is known to make good ones.
+        // Now and then an unmutated file, which checks that the grammar generates valid ones.
         Current = _corpus.Count == 0 || _chance.Percent(5) ? origin : HostileFiles.Mutate(origin, _chance, _corpus);
         long runs = trial.Runs;
         HostileOutcome outcome = trial.Try(Current.Bytes, HostileFiles.Base(TrialSeed), TrialSeed);
@@ -76,7 +76,9 @@ public sealed class Fuzzer(ulong seed)
         else if (_outcomes.Add(outcome)) Keep(_corpus);
     }
 
-    /// <summary>What is accepted goes furthest when it is spoiled; what is refused in a new way is halfway to another new way.</summary>
+    /// <summary>
+    /// Picks a file to mutate. Mutations of accepted files reach the most code; files rejected in a new way are close to further new ways.
+    /// </summary>
     private HostileFile Origin() => _chance.Below(100) switch
     {
         < 50 when _good.Count > 0 => _good[_chance.Below(_good.Count)],
@@ -90,7 +92,7 @@ public sealed class Fuzzer(ulong seed)
         else list[_chance.Below(MostKept)] = Current!;
     }
 
-    /// <summary>Writes the file that failed to build/fuzz and returns the command that tries it again.</summary>
+    /// <summary>Writes the file that failed to build/fuzz and returns the command that repeats the trial.</summary>
     public string SaveCurrent()
     {
         string folder = Path.Combine(Binary.Root, "build", "fuzz"), name = string.Create(CultureInfo.InvariantCulture, $"{TrialSeed:x16}.cow");
@@ -99,28 +101,30 @@ public sealed class Fuzzer(ulong seed)
         return string.Create(CultureInfo.InvariantCulture, $"make fuzz FILE=build/fuzz/{name} SEED={TrialSeed}");
     }
 
-    /// <summary>The file on a device that lies, how and from when on being the seed's.</summary>
+    /// <summary>Tries the file on a device that returns changed data; the seed decides how and from which read on.</summary>
     public static void TryLiar(HostileTrial trial, byte[] file, ulong seed)
     {
         ulong lies = Chance.Mix(seed);
         trial.TryLiar(file, HostileFiles.Base(seed), seed, (int)(lies % 12), (offset, bytes) => Lie(lies + (ulong)offset, bytes.Span));
     }
 
-    /// <summary>Changes a few bits, or bytes, of what a read gives.</summary>
+    /// <summary>Changes a few bits or bytes of a read's result.</summary>
     public static void Lie(ulong seed, Span<byte> bytes)
     {
         Chance chance = new(seed);
         int times = 1 + chance.Below(3);
         for (int i = 0; i < times; i++)
         {
-            // What counts lies at the front of a page, or anywhere.
+            // Half of the time near the front of a page, where the important fields are, otherwise anywhere.
             int at = chance.Below(chance.Percent(50) ? Math.Min(128, bytes.Length) : bytes.Length);
             bytes[at] = chance.Percent(50) ? (byte)(bytes[at] ^ (1 << chance.Below(8))) : (byte)chance.Next();
         }
     }
 }
 
-/// <summary>`simulator fuzz`: a fuzzer per processor until the time is over. With FILE and SEED as words it tries that file alone.</summary>
+/// <summary>
+/// `simulator fuzz`: one fuzzer per processor until the time is up. With the arguments FILE and SEED it tries that file alone.
+/// </summary>
 public static class Fuzz
 {
     public static int Run(Budget budget)

@@ -5,19 +5,20 @@ using Snapuserd.Merge;
 namespace Snapuserd.Tests.Simulator;
 
 /// <summary>
-/// The gate between merge and readers, with the merge reduced to what it does there: publish, look until all have left, destroy the old home, and again.
-/// A reader is held up at every place where another thread may come between, and there the merge makes any number of steps; while the merge publishes, other
-/// readers come. Whatever a reader was sent to must be there as long as he stays.
+/// The gate between merge and readers, with the merge reduced to its use of the gate: publish, wait until all old readers have left,
+/// destroy the old location, repeat. A reader is suspended at every place where another thread may run in between, and there the merge
+/// makes any number of steps. While the merge publishes, other readers enter. Every location that a reader looked up must stay valid until
+/// that reader leaves.
 /// </summary>
 public static class GateCases
 {
-    // Publish, look and destroy, twice and a half: each counter of the gate has its turn again.
+    // Publish, wait and destroy, two and a half times: each counter of the gate is used again.
     private const int MostSteps = 8;
 
-    /// <summary>Places at which a reader's way in can be held up; beyond that the merge stands still.</summary>
+    /// <summary>Places at which an entering reader can be suspended; after these the merge stands still.</summary>
     private const int MostPauses = 4;
 
-    /// <summary>Goes through all of them; returns how many there were.</summary>
+    /// <summary>Runs every schedule; returns how many there were.</summary>
     public static int Check()
     {
         int schedules = 0;
@@ -71,7 +72,7 @@ public static class GateCases
                 See(seen);
                 _gate.Leave(guest);
             }
-            // Nobody is inside: nothing holds the merge up any more.
+            // No reader is inside: the merge must not wait any more.
             int published = _published;
             _pause = MostPauses;
             _guests.Clear();
@@ -83,7 +84,7 @@ public static class GateCases
         {
             if (_publishing)
             {
-                // In the middle of the merge's step: another reader comes, and stays.
+                // In the middle of the merge's step another reader enters and stays.
                 if (_guests.Count == 2) return;
                 bool was = _publishing;
                 _publishing = false;
@@ -120,7 +121,7 @@ public static class GateCases
                         _state = 0;
                         break;
                 }
-                // A guest stays for some steps, so that the merge has to wait for him.
+                // A guest stays for some steps, so that the merge has to wait for it.
                 if (_state == 1 && _guests.Count > 0 && steps % 3 == 0)
                 {
                     See(_guests[0].Homes);

@@ -7,12 +7,12 @@ using Snapuserd.Tests.Support;
 
 namespace Snapuserd.Tests.Simulator;
 
-/// <summary>A number in a file: where, and how many bytes.</summary>
+/// <summary>A number in a file: its position and its size in bytes.</summary>
 public readonly record struct HostileField(int At, int Bytes, string Name);
 
 /// <summary>
-/// A file to be made hostile, and where things lay in it before that: records of ops (the footer is the last of v1 and v2), payloads,
-/// scratch. After a mutation the places may be wrong, which is one more mutation.
+/// A file to be mutated, and the positions of its parts before the mutation: records of ops (the footer is the last of v1 and v2),
+/// payloads, scratch. After a mutation the positions may be wrong, which is one more mutation.
 /// </summary>
 public sealed record HostileFile(byte[] Bytes, int Version, int[] Ops, int[] Data, int ScratchAt, int ScratchBytes)
 {
@@ -39,7 +39,7 @@ public sealed record HostileFile(byte[] Bytes, int Version, int[] Ops, int[] Dat
             Add(ScratchAt, 1, "state");
             for (int at = ScratchAt + 1; at + 16 <= ScratchAt + (ScratchBytes / 256) && at < ScratchAt + 100; at += 8) Add(at, 8, "entry");
         }
-        // What lies between scratch and the first op: sequence list and resume points.
+        // The area between scratch and the first op holds the sequence list and the resume points.
         if (Version == 3 && Ops.Length > 0)
             for (int at = ScratchAt + ScratchBytes; at + 4 <= Ops[0]; at += 4) Add(at, 4, "list or resume point");
         foreach (int op in Ops)
@@ -70,7 +70,7 @@ public sealed record HostileFile(byte[] Bytes, int Version, int[] Ops, int[] Dat
         return value;
     }
 
-    /// <summary>A copy with another number in <paramref name="field"/>.</summary>
+    /// <summary>A copy in which <paramref name="field"/> has another value.</summary>
     public HostileFile With(HostileField field, ulong value)
     {
         byte[] bytes = (byte[])Bytes.Clone();
@@ -78,7 +78,10 @@ public sealed record HostileFile(byte[] Bytes, int Version, int[] Ops, int[] Dat
         return this with { Bytes = bytes };
     }
 
-    /// <summary>Values at which arithmetic goes wrong: ends of the number's range, ends of the file, alignments, and neighbours of what is there.</summary>
+    /// <summary>
+    /// Values that provoke arithmetic errors: the limits of the number's range, the end of the file, alignments, and neighbours of the
+    /// present value.
+    /// </summary>
     public static IEnumerable<ulong> Extremes(int bytes, ulong old, long length)
     {
         ulong max = bytes == 8 ? ulong.MaxValue : (1UL << (8 * bytes)) - 1, sign = 1UL << ((8 * bytes) - 1);
@@ -92,10 +95,10 @@ public sealed record HostileFile(byte[] Bytes, int Version, int[] Ops, int[] Dat
     }
 }
 
-/// <summary>Files that are nearly right, and the ways to spoil them; everything from a seed.</summary>
+/// <summary>Nearly valid files, and the mutations of them; everything depends on the seed only.</summary>
 public static class HostileFiles
 {
-    /// <summary>Blocks of the base.</summary>
+    /// <summary>Length of the base in blocks.</summary>
     public const int Blocks = 16;
 
     private static readonly byte[][] s_bases = [.. Enumerable.Range(0, 4).Select(seed => SmallCases.Random(seed, Blocks))];
@@ -103,7 +106,7 @@ public static class HostileFiles
     /// <summary>One of a few bases.</summary>
     public static byte[] Base(ulong seed) => s_bases[seed % (ulong)s_bases.Length];
 
-    /// <summary>What a builder has built, with the places of things.</summary>
+    /// <summary>The file of a builder, with the positions of its parts.</summary>
     public static HostileFile Of(CowBuilder builder)
     {
         byte[] bytes = builder.Build();
@@ -112,7 +115,9 @@ public static class HostileFiles
             bytes, builder.Version, [.. builder.OpOffsets.Select(at => (int)at)], [.. builder.DataOffsets.Where(at => at >= 0).Select(at => (int)at)], header, builder.Version == 1 ? 0 : builder.ScratchBytes);
     }
 
-    /// <summary>A small file of version 2 or 3 with a few ops of every kind, labels, clusters, a sequence list and compressed units.</summary>
+    /// <summary>
+    /// A small file of version 2 or 3 with a few ops of every kind, labels, clusters, a sequence list and compressed units.
+    /// </summary>
     public static HostileFile Small(int version, CowCompression compression, bool window = false, bool scratch = true)
     {
         CowBuilder builder = new()
@@ -125,7 +130,7 @@ public static class HostileFiles
             OpCountMaxSlack = 2,
         };
         if (version == 3 || builder.ClusterOps > 0) builder.Sequence(0, 1, 2, 3);
-        // In place, which wants scratch; without it another block.
+        // An Xor in place, which needs scratch; without scratch the Xor reads another block.
         builder.Label(1).Copy(0, 1).Copy(1, 2).Xor(2, (scratch ? 2ul : 6) * 4096, Payload(1, 1));
         if (compression != CowCompression.None) builder.Xor(3, (4 * 4096) + 9, Payload(2, 1));
         else builder.Copy(3, 4);
@@ -138,7 +143,7 @@ public static class HostileFiles
     /// <summary>A file of a Copy, a Zero and one Replace that is stored as <paramref name="payload"/>.</summary>
     public static HostileFile WithPayload(int version, HostilePayload payload)
     {
-        // Built with the payload raw, so that it is there as it is; then told its algorithm and its length.
+        // Built with a raw payload, so that the bytes are stored unchanged; algorithm and length are set afterwards.
         HostileFile file = Of(new CowBuilder { Version = version, ClusterOps = version == 2 ? 6 : 0, ScratchBytes = SmallCases.ScratchFor(1) }.Copy(1, 2).Zero(3).Replace(4, new byte[4096]));
         int op = file.Ops[2], data = file.Data[0];
         byte[] bytes = [.. file.Bytes[..data], .. payload.Stored, .. file.Bytes[(data + 4096)..]];
@@ -152,13 +157,13 @@ public static class HostileFiles
         {
             bytes[op + 1] = (byte)payload.Algorithm;
             BinaryPrimitives.WriteUInt16LittleEndian(bytes.AsSpan(op + 2), checked((ushort)payload.Stored.Length));
-            // The Cluster op behind it skips what is stored.
+            // The Cluster op after the payload skips the stored bytes.
             BinaryPrimitives.WriteInt64LittleEndian(bytes.AsSpan(op + 20 + 12), data + payload.Stored.Length - (op + 40));
         }
         return file with { Bytes = bytes };
     }
 
-    /// <summary>A well-formed file most of the time; what it does to itself is left to chance.</summary>
+    /// <summary>A random file, well-formed most of the time. Its ops may conflict with one another.</summary>
     public static HostileFile Generate(Chance chance)
     {
         int version = chance.Below(40) switch { 0 => 1, < 18 => 2, _ => 3 };
@@ -209,7 +214,7 @@ public static class HostileFiles
             for (long taking = block; taking < block + blocks; taking++)
             {
                 taken.Add(taking);
-                // Before version 3 what is replaced comes behind all that is read.
+                // Before version 3, Replace and Zero ops are merged after every op that reads.
                 if (version == 3 || kind is >= 3 and < 8) written.Add(taking);
             }
             ops.Add(kind switch
@@ -233,7 +238,9 @@ public static class HostileFiles
         return bytes;
     }
 
-    /// <summary>The same with scratch that holds the next ops, as a killed merge leaves it, if there is room for any.</summary>
+    /// <summary>
+    /// The file with scratch that holds the next ops, as a killed merge leaves it, if the scratch is large enough for any.
+    /// </summary>
     public static HostileFile WithWindow(HostileFile file, int count, int entries, Chance chance)
     {
         NaiveVerdict verdict = NaiveReader.Judge(file.Bytes, Base(0));
@@ -253,7 +260,7 @@ public static class HostileFiles
         return file with { Bytes = bytes };
     }
 
-    /// <summary>One to four ways at once to spoil a file; <paramref name="others"/> are what parts may be taken from.</summary>
+    /// <summary>Applies one to four mutations at once; parts may be copied from <paramref name="others"/>.</summary>
     public static HostileFile Mutate(HostileFile file, Chance chance, IReadOnlyList<HostileFile> others)
     {
         int times = 1 + chance.Below(chance.Percent(50) ? 1 : 4);
@@ -277,7 +284,8 @@ public static class HostileFiles
         {
             case 0 or 1 or 2:
                 HostileField any = fields[chance.Below(fields.Count)];
-                // Most header fields have one right value, and there is not much behind a wrong one.
+                // Most header fields have one valid value, and a wrong one ends the reading early; so another field is chosen most of the
+                // time.
                 if (any.At < file.ScratchAt && chance.Percent(70)) any = fields[chance.Below(fields.Count)];
                 ulong[] extremes = [.. HostileFile.Extremes(any.Bytes, file.Get(any), length)];
                 return file.With(any, extremes[chance.Below(extremes.Length)]);
@@ -301,14 +309,14 @@ public static class HostileFiles
                 if (at < length) bytes[at] = chance.Percent(50) ? (byte)chance.Next() : (byte)(bytes[at] ^ (1 << chance.Below(8)));
                 break;
             case 10 or 11:
-                // Two ops change places, or one is there twice.
+                // Two ops are swapped, or one is duplicated.
                 int a = Op(), b = Op();
                 if (!Inside(a) || !Inside(b)) break;
                 file.Bytes.AsSpan(a, file.OpBytes).CopyTo(bytes.AsSpan(b));
                 if (chance.Percent(50)) file.Bytes.AsSpan(b, file.OpBytes).CopyTo(bytes.AsSpan(a));
                 break;
             case 12:
-                // An op is taken out and the rest moves up, or one moves in.
+                // An op is removed and the following ops move up, or an op is inserted.
                 int gap = Op();
                 if (!Inside(gap)) break;
                 return chance.Percent(50)
@@ -328,7 +336,7 @@ public static class HostileFiles
                 HostileField count = Field(names[chance.Below(names.Length)]);
                 return file.With(count, (ulong)((long)file.Get(count) + chance.Below(7) - 3));
             case 17 when file.Version < 3:
-                // A cluster that ends elsewhere: a little or a cluster further, or back.
+                // A cluster's end moves: by a little or by a cluster, forwards or backwards.
                 int jump = Array.FindIndex(file.Ops, op => op < length && bytes[op] == 5);
                 if (jump < 0) goto case 4;
                 long[] ways = [1, -1, 20, -20, 100, -100, 4096, -4096, -length, length];
@@ -353,7 +361,7 @@ public static class HostileFiles
         return file with { Bytes = bytes };
     }
 
-    /// <summary>Another payload than the one that was there, over whatever it covers.</summary>
+    /// <summary>Replaces the payload with a hostile one, which overwrites whatever it covers.</summary>
     private static HostileFile Bomb(HostileFile file, Chance chance, int which)
     {
         IReadOnlyList<HostilePayload> payloads = HostilePayloads.All;

@@ -8,10 +8,14 @@ using Snapuserd.Tests.Support;
 
 namespace Snapuserd.Tests.Simulator;
 
-/// <summary>Stored bytes that are not what a writer makes of a unit of 4096 bytes, or are in another way; <paramref name="Decodes"/> if they are a unit all the same.</summary>
+/// <summary>
+/// Stored bytes that a writer would not produce for a unit of 4096 bytes; <paramref name="Decodes"/> if they still decode to one.
+/// </summary>
 public sealed record HostilePayload(string Name, CowCompression Algorithm, byte[] Stored, bool Decodes = false);
 
-/// <summary>Bombs, streams that end early or late, and frames that say little or too much, for a unit of one block.</summary>
+/// <summary>
+/// Decompression bombs, streams that end early or late, and frames with missing or excess fields, for a unit of one block.
+/// </summary>
 public static class HostilePayloads
 {
     private static readonly byte[] s_block = [.. Enumerable.Range(0, 4096).Select(i => (byte)(i / 300))];
@@ -58,7 +62,8 @@ public static class HostilePayloads
         Add("a skippable frame in front", CowCompression.Zstd, [.. skippable, .. frame], true);
         Add("a skippable frame behind", CowCompression.Zstd, [.. frame, .. skippable], true);
         Add("a skippable frame of 4 GiB", CowCompression.Zstd, [.. frame, 0x50, 0x2a, 0x4d, 0x18, 255, 255, 255, 255]);
-        // Magic, then a descriptor with a window byte and an 8-byte content size: a window of 2^41, and a size that no memory has.
+        // Magic, then a descriptor with a window byte and an 8-byte content size: a window of 2 TiB, and a content size that exceeds any
+        // memory.
         Add("a window of 2 TiB", CowCompression.Zstd, [0x28, 0xb5, 0x2f, 0xfd, 0x00, 0xff, 1, 0, 0]);
         Add("a content size of 2^64 - 1", CowCompression.Zstd, [0x28, 0xb5, 0x2f, 0xfd, 0xc0, 0x58, 255, 255, 255, 255, 255, 255, 255, 255, 1, 0, 0]);
         Add("a content size of 4096 and no blocks", CowCompression.Zstd, [0x28, 0xb5, 0x2f, 0xfd, 0x60, 0x00, 0x0f, 1, 0, 0]);
@@ -74,7 +79,7 @@ public static class HostilePayloads
         Add("no checksum", CowCompression.Gz, gz[..^4]);
         Add("a gzip header", CowCompression.Gz, Gzip(s_block));
         Add("stored blocks", CowCompression.Gz, Compressors.Compress(CowCompression.Gz, s_block, 4096, 0), true);
-        // Token with 15 + n literals or matches whose lengths go on and on.
+        // A token with 15 + n literals or match bytes whose length continues over many bytes.
         Add("a literal of a mebibyte", CowCompression.Lz4, [0xf0, .. Enumerable.Repeat((byte)255, 4112), 0]);
         Add("a match in front of the beginning", CowCompression.Lz4, [0x1f, 65, 2, 0, .. Enumerable.Repeat((byte)255, 15), 200, 0x50, 1, 2, 3, 4, 5]);
         return all;

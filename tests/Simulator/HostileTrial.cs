@@ -8,28 +8,35 @@ using Snapuserd.Merge;
 
 namespace Snapuserd.Tests.Simulator;
 
-/// <summary>A hostile file did what none may: a crash, a hang, an access out of range, too much memory, or another image than the judge's.</summary>
+/// <summary>
+/// The product broke a rule on a hostile file: a crash, a hang, an access out of range, too much memory, or an image that differs from the
+/// judge's.
+/// </summary>
 public sealed class HostileException(string what, Exception? inner = null) : Exception(what, inner);
 
-/// <summary>What became of a file: the judge's first broken rule (null: there is an image), and the sentence of the refusal without its numbers.</summary>
+/// <summary>
+/// The outcome for a file: the first rule it breaks according to the judge (null: there is an image), and the error message without its
+/// numbers.
+/// </summary>
 public readonly record struct HostileOutcome(string? Rule, string Sentence)
 {
     public bool Accepted => Rule == null;
 }
 
 /// <summary>
-/// Takes one file through everything that reads files, inspect, verify, extract and merge, with and without the check of payloads, and
-/// compares each with the judge (<see cref="NaiveReader"/>). Belongs to one thread.
+/// Passes one file to everything that reads files: inspect, verify, extract and merge, with and without the check of payloads. Compares
+/// each result with the judge's (<see cref="NaiveReader"/>). For one thread.
 /// </summary>
 public sealed partial class HostileTrial : IDisposable
 {
-    /// <summary>Managed bytes per run at the most: what design §5 allows beside --memory.</summary>
+    /// <summary>The most managed bytes per run: what design §5 allows besides --memory.</summary>
     private const long ManagedBytes = 16 << 20;
 
-    // Small enough to be filled with rubbish for every run, and large enough for any unit and a v2 payload; --memory is 8 MiB at least.
+    // Small enough to be filled with garbage for every run, and large enough for any unit and a v2 payload; the minimum of --memory is 8
+    // MiB.
     private readonly Arena _small = new(1 << 20);
     private readonly Arena _least = new(8 << 20);
-    // Kept for all files: a decoder must be as new behind whatever it was given.
+    // Shared by all files: every file must leave a decoder in its initial state.
     private readonly DecodeWorker _smallWorker = new();
     private readonly DecodeWorker _leastWorker = new();
 
@@ -44,7 +51,9 @@ public sealed partial class HostileTrial : IDisposable
         _least.Dispose();
     }
 
-    /// <summary>Tries <paramref name="file"/> on <paramref name="baseImage"/>; neither is changed. Throws <see cref="HostileException"/>.</summary>
+    /// <summary>
+    /// Tries <paramref name="file"/> on <paramref name="baseImage"/>; neither is changed. Throws <see cref="HostileException"/>.
+    /// </summary>
     public HostileOutcome Try(byte[] file, byte[] baseImage, ulong seed)
     {
         NaiveVerdict verdict = NaiveReader.Judge(file, baseImage);
@@ -57,9 +66,9 @@ public sealed partial class HostileTrial : IDisposable
     }
 
     /// <summary>
-    /// The same on a COW that changes while it is read: from the <paramref name="from"/>-th read on, <paramref name="lie"/> changes what it
-    /// gives. Then nobody knows the right image; but every range holds, every error has its type, and what is written is written to blocks
-    /// of ops that were read.
+    /// Tries a COW that changes while it is read: from the <paramref name="from"/>-th read on, <paramref name="lie"/> changes the results.
+    /// The right image is then undefined. Still, every range must be valid, every error must have its type, and writes may only go to
+    /// blocks of ops that were read.
     /// </summary>
     public HostileOutcome TryLiar(byte[] file, byte[] baseImage, ulong seed, int from, Action<long, Memory<byte>> lie)
     {
@@ -92,7 +101,9 @@ public sealed partial class HostileTrial : IDisposable
         if (first.Length == 0) first = next;
     }
 
-    /// <summary>What `inspect` does: read, compare op by op with the judge, walk the raw records, ask everything that can be asked.</summary>
+    /// <summary>
+    /// Does what `inspect` does: reads the file, compares it op by op with the judge, walks the raw records, and queries every property.
+    /// </summary>
     private string Inspect(byte[] file, NaiveVerdict verdict)
     {
         Runs++;
@@ -164,7 +175,7 @@ public sealed partial class HostileTrial : IDisposable
             MergeDevice alone = new(0, "cow", cow.Length);
             using CowFile read = PayloadCheck.Run(setup with { Base = alone, Source = alone });
         }, out ExitCode code, out _);
-        // What does not fit this base may still be whole.
+        // A file that does not fit this base may still be intact.
         Expect("verify", code, sentence, verdict.Read ?? verdict.Order ?? verdict.Payload, ExitCode.CowCorrupt);
         return Plain(sentence);
     }
@@ -227,7 +238,7 @@ public sealed partial class HostileTrial : IDisposable
         }
         else if (!verdict.Ambiguous)
         {
-            // A payload that nobody looked at first: every block is as it was or as it should be.
+            // Payloads were not checked first, so every block must hold either its old or its new contents.
             for (int block = 0; block * 4096 < image.Length; block++)
                 if (!Block(image, block).SequenceEqual(Block(baseImage, block)) && !Block(image, block).SequenceEqual(Block(verdict.Image, block)))
                     throw new HostileException($"{name}: block {block} is neither old nor new after: {sentence}");
@@ -235,7 +246,7 @@ public sealed partial class HostileTrial : IDisposable
         return Plain(sentence);
     }
 
-    /// <summary>What is merged stays merged, and is recognised.</summary>
+    /// <summary>A finished merge stays finished, and the next run recognises it.</summary>
     private void MergeAgain(byte[] cow, byte[] image, ulong seed)
     {
         byte[] merged = (byte[])image.Clone();
@@ -254,7 +265,9 @@ public sealed partial class HostileTrial : IDisposable
         throw new HostileException($"{name}: block {image.AsSpan().CommonPrefixLength(right) / 4096} is not the judge's");
     }
 
-    /// <summary>The product's answer has to be that of the judge: done if <paramref name="rule"/> is null, else <paramref name="refusal"/> and a sentence.</summary>
+    /// <summary>
+    /// The product's result must match the judge's: done if <paramref name="rule"/> is null, else <paramref name="refusal"/> and a message.
+    /// </summary>
     private static void Expect(string name, ExitCode code, string sentence, string? rule, ExitCode refusal)
     {
         ExitCode due = rule == null ? ExitCode.Done : refusal;
@@ -267,7 +280,7 @@ public sealed partial class HostileTrial : IDisposable
         Runs++;
         arena.Reset();
         if (arena == _small) arena[new Slice(0, 256 << 10)].Fill((byte)seed);
-        // Every page of a small file is asked for a few times; what depends on its claims would be far beyond.
+        // A small file needs few requests per page; a limit above that catches a file that makes the product believe its size claims.
         queue = new ByteQueue([cow, image], arena, 1 + (int)(seed % 9), seed, 2000 + ((cow.Length + image.Length) / 4), lie);
         InlineWorkQueue<DecodeJob> workers = new(arena == _small ? _smallWorker : _leastWorker, 1 + (int)(seed % 5));
         long before = GC.GetAllocatedBytesForCurrentThread();
@@ -294,17 +307,17 @@ public sealed partial class HostileTrial : IDisposable
         {
             throw new HostileException($"{name}: {e.GetType().Name}: {e.Message}", e);
         }
-        // Whatever the end was, nothing may be in flight behind it.
+        // Nothing may be in flight after the run, whatever its result.
         queue.Dispose();
         long allocated = GC.GetAllocatedBytesForCurrentThread() - before;
         if (allocated > ManagedBytes + image.Length) throw new HostileException($"{name} allocates {allocated} bytes");
         if (code != ExitCode.OutOfResources || arena != _small || lie != null) return sentence;
-        // The least that --memory can be must do; and too little is noticed before anything is written.
+        // The smallest --memory must be sufficient. If memory is insufficient, the run must fail before the first write.
         if (queue.Writes[0] + queue.Writes[1] > 0) throw new HostileException($"{name} writes before it notices: {sentence}");
         return Run(name, cow, image, seed, _least, lie, run, out code, out queue);
     }
 
-    /// <summary>The sentence without the name of the file and without its numbers: the reason.</summary>
+    /// <summary>The error message without the file name and without its numbers: the reason.</summary>
     private static string Plain(string sentence) => Numbers().Replace(sentence, "#");
 
     [GeneratedRegex("(0x)?[0-9a-f]*[0-9][0-9a-f]*")]

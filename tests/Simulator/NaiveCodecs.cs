@@ -7,12 +7,14 @@ using System.Runtime.InteropServices;
 namespace Snapuserd.Tests.Simulator;
 
 /// <summary>
-/// Payload decoders of the judge: strict, slow, and other ones than the product's wherever that could be afforded. Inflate and LZ4 are
-/// written out here, brotli is the framework's, zstd is the one-shot call of libzstd, because nobody writes zstd twice.
+/// Payload decoders of the judge: strict, slow, and different from the product's where that is affordable. Inflate and LZ4 are implemented
+/// here and brotli is the framework's. zstd is the one-shot call of libzstd, because a second implementation would cost too much.
 /// </summary>
 internal static unsafe class NaiveCodecs
 {
-    /// <summary>The unit of <paramref name="size"/> bytes, or null if the stored bytes are not exactly one (cow-format §7).</summary>
+    /// <summary>
+    /// The decoded unit of <paramref name="size"/> bytes, or null if the stored bytes are not exactly one unit (cow-format §7).
+    /// </summary>
     public static byte[]? Decode(int algorithm, ReadOnlySpan<byte> stored, int size) => algorithm switch
     {
         0 => stored.Length == size ? stored.ToArray() : null,
@@ -25,7 +27,7 @@ internal static unsafe class NaiveCodecs
 
     private static byte[]? Brotli(ReadOnlySpan<byte> stored, int size)
     {
-        // One byte of room more than the unit, so that a longer stream shows.
+        // The buffer is one byte longer than the unit, so that a longer stream is detected.
         byte[] room = new byte[size + 1];
         using BrotliDecoder decoder = new();
         OperationStatus status = decoder.Decompress(stored, room, out int consumed, out int written);
@@ -43,8 +45,9 @@ internal static unsafe class NaiveCodecs
     }
 
     /// <summary>
-    /// One LZ4 block. The end rules are those of the block format: the last sequence is literals only, the last 5 bytes are literals, no
-    /// match begins in the last 12. The format forbids offset 0 and does not say what comes of it; liblz4 writes zeros, and so does this.
+    /// One LZ4 block. The end rules are those of the block format: the last sequence is literals only, the last 5 bytes are literals, and
+    /// no match begins in the last 12. The format forbids offset 0 without defining its effect; liblz4 writes zeros, and so does this
+    /// decoder.
     /// </summary>
     private static byte[]? Lz4(ReadOnlySpan<byte> stored, int size)
     {
@@ -238,7 +241,7 @@ internal static unsafe class NaiveCodecs
             return (b << 16) | a;
         }
 
-        /// <summary>A canonical code: how many symbols have each length, and the symbols in the order of their codes.</summary>
+        /// <summary>A canonical code: the number of symbols of each length, and the symbols in the order of their codes.</summary>
         private sealed class Huffman
         {
             public readonly int[] Count = new int[16];
@@ -254,7 +257,7 @@ internal static unsafe class NaiveCodecs
                     Left = (Left << 1) - Count[length];
                     if (Left < 0) throw new InvalidDataException();
                 }
-                // Without any code at all nothing can be decoded, and nothing is wrong until something is.
+                // A code without symbols is valid until a symbol must be decoded with it.
                 if (Count[0] == lengths.Length) Left = 0;
                 int[] next = new int[16];
                 for (int length = 1; length < 15; length++) next[length + 1] = next[length] + Count[length];
@@ -263,7 +266,7 @@ internal static unsafe class NaiveCodecs
                 Usable = Left == 0 || Count[0] + Count[1] == lengths.Length;
             }
 
-            /// <summary>Codes left unused; 0 for a complete code.</summary>
+            /// <summary>The number of unused codes; 0 for a complete code.</summary>
             public int Left { get; }
 
             /// <summary>Complete, or a single code of one bit.</summary>

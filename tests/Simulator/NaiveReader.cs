@@ -12,7 +12,7 @@ public sealed record NaiveOp(int Type, long Block, int Blocks, long Source, long
     public long SourceByte => Type == 1 ? Source * 4096 : Source;
     public bool OntoItself => Type == 1 && Source == Block;
 
-    /// <summary>Blocks of the source that it reads.</summary>
+    /// <summary>The source blocks that the op reads.</summary>
     public IEnumerable<long> Reads
     {
         get
@@ -25,7 +25,7 @@ public sealed record NaiveOp(int Type, long Block, int Blocks, long Source, long
 }
 
 /// <summary>
-/// What the judge says of a file and a base: for each step of a merge the name of the rule that the file breaks, or null; and the image.
+/// The judge's verdict on a file and a base: for each step of a merge the name of the rule that the file breaks, or null; and the image.
 /// </summary>
 public sealed class NaiveVerdict
 {
@@ -33,15 +33,15 @@ public sealed class NaiveVerdict
     public string? Read { get; set; }
     /// <summary>The base is too small.</summary>
     public string? Devices { get; set; }
-    /// <summary>What the ops do to one another.</summary>
+    /// <summary>Conflicts between ops.</summary>
     public string? Order { get; set; }
-    /// <summary>Cannot be merged without leave (exit code 64).</summary>
+    /// <summary>The merge needs the user's consent (exit code 64).</summary>
     public string? InPlace { get; set; }
-    /// <summary>Scratch claims a window that is none.</summary>
+    /// <summary>Scratch claims an invalid window.</summary>
     public string? Scratch { get; set; }
-    /// <summary>Some payload does not decode.</summary>
+    /// <summary>At least one payload does not decode.</summary>
     public string? Payload { get; set; }
-    /// <summary>One does not that a merge from here on needs.</summary>
+    /// <summary>At least one payload that the rest of the merge needs does not decode.</summary>
     public string? NeededPayload { get; set; }
 
     public int Major { get; set; }
@@ -54,22 +54,22 @@ public sealed class NaiveVerdict
     public byte[] Image { get; set; } = [];
 
     /// <summary>
-    /// Scratch holds something else for a block that is copied onto itself than the base does. Slots have no checksum; whoever reads that
-    /// block behind the window reads one or the other, and both are wrong by one account.
+    /// For a block that is copied onto itself, scratch and the base hold different contents. Slots have no checksum. A reader that reads
+    /// the block after the window gets one or the other, and each is wrong by one interpretation.
     /// </summary>
     public bool Ambiguous { get; set; }
 
-    /// <summary>The first rule that is broken on the way to an image, or null.</summary>
+    /// <summary>The first broken rule that prevents an image, or null.</summary>
     public string? ForImage => Read ?? Devices ?? Order ?? Scratch ?? NeededPayload;
 }
 
 /// <summary>
-/// The judge of hostile files: reads the bytes of a COW, says whether they are one, and merges. Written from the description of the format
-/// alone, without a line of src/, as plainly as it can be said; wide integers, no cleverness, no care for time or memory.
+/// The judge of hostile files: reads the bytes of a COW, decides whether they are valid, and merges. Written from the description of the
+/// format alone, without code from src/, and as simple as possible: wide integers, no optimisation for time or memory.
 /// </summary>
 public sealed class NaiveReader
 {
-    /// <summary>What Android's reader refuses as well (cow-format §10), by the name of the rule.</summary>
+    /// <summary>The rules that Android's reader enforces too (cow-format §10), by name.</summary>
     public static IReadOnlySet<string> AndroidRules { get; } = new HashSet<string>
     {
         "header: too short", "header: magic", "header: version", "header: footer_size", "header: op_size", "header: cluster_ops",
@@ -78,7 +78,7 @@ public sealed class NaiveReader
         "sequence: a block without an op", "sequence: in a file without clusters", "payload",
     };
 
-    /// <summary>What only we refuse, and why.</summary>
+    /// <summary>The rules that only this product enforces, each with its reason.</summary>
     public static IReadOnlyDictionary<string, string> OurRules { get; } = new Dictionary<string, string>
     {
         ["header: unsafe magic"] = "ours: the base is lost",
@@ -250,7 +250,7 @@ public sealed class NaiveReader
             }
             Require(cluster == 0 || slot < cluster, "cluster: not closed");
             Require(type is >= 1 and <= 7, "op: type");
-            // The first algorithm that any record names is the file's; that of a record without data counts as well (cow-format §7.1).
+            // The first algorithm that any record names is the file's; a record without data counts too (cow-format §7.1).
             Require(algorithm == 0 || seen == 0 || algorithm == seen, "op: two algorithms");
             Require(algorithm <= 4, "op: unknown algorithm");
             if (algorithm != 0) seen = algorithm;
@@ -298,7 +298,7 @@ public sealed class NaiveReader
         }
     }
 
-    /// <summary>The order of cow-format §9. A block stands for its first op.</summary>
+    /// <summary>Computes the order of cow-format §9. A block stands for its first op.</summary>
     private void MakeOrder()
     {
         List<NaiveOp> ops = _verdict.Ops;
@@ -353,7 +353,9 @@ public sealed class NaiveReader
         }
     }
 
-    /// <summary>Ops a window holds at the most (merge §4): as many as there are slots, and entries beside the state byte and the end mark.</summary>
+    /// <summary>
+    /// The most ops in a window (merge §4): limited by the slots, and by the entries that fit besides the state byte and the end mark.
+    /// </summary>
     private long Window
     {
         get
@@ -365,13 +367,13 @@ public sealed class NaiveReader
 
     private long SlotAt(long slot) => _headerBytes + (_scratchBytes * 16 / 4096) + (slot * 4096);
 
-    /// <summary>How many ops from the count on scratch holds.</summary>
+    /// <summary>How many ops, starting at the count, scratch holds.</summary>
     private long LeftInScratch()
     {
         List<int> order = _verdict.MergeOrder;
         List<NaiveOp> ops = _verdict.Ops;
         if (Window == 0 || _file[_headerBytes] != 2) return 0;
-        // With no ordered op left nobody looks at scratch again.
+        // Scratch is never read again once no ordered op is left.
         if (!order.Skip((int)_verdict.Count).Any(index => ops[index].Ordered)) return 0;
         long entries = 0;
         while (entries < Window && (Number(EntryAt(entries), 8) != 0 || Number(EntryAt(entries) + 8, 8) != 0)) entries++;
@@ -431,7 +433,7 @@ public sealed class NaiveReader
 
     private readonly Dictionary<NaiveOp, byte[]?> _payloads = [];
 
-    /// <summary>The payload as its unit; null if it does not decode. Raw or not is decided as in cow-format §7.1.</summary>
+    /// <summary>The decoded unit of a payload; null if it does not decode. cow-format §7.1 defines which payloads are raw.</summary>
     private byte[]? Payload(NaiveOp op)
     {
         if (_payloads.TryGetValue(op, out byte[]? known)) return (byte[]?)known?.Clone();

@@ -10,9 +10,9 @@ using Snapuserd.Tests.Support;
 namespace Snapuserd.Tests.Simulator;
 
 /// <summary>
-/// Every way in which the ops of a small program can read what the others write: op i writes block 2i of the base, and reads storage of the
-/// block that some op writes, or storage of the source alone, or is a replace. That is what decides where windows have to begin; what else
-/// overlaps is the matter of <see cref="Overlaps"/>.
+/// Every way in which the ops of a small program can read what other ops write. Op i writes block 2i of the base. It reads storage of a
+/// block that another op writes, or storage of the source alone, or is a Replace. This decides where windows have to begin;
+/// <see cref="Overlaps"/> covers every other overlap.
 /// </summary>
 public static class OverlapGraphs
 {
@@ -20,12 +20,12 @@ public static class OverlapGraphs
     private static readonly byte[] _own = SmallCases.Random(242, 32);
     private static readonly byte[][] _payloads = [.. Enumerable.Range(0, 12).Select(i => SmallCases.Random(250 + i, 1))];
 
-    /// <summary>How many graphs of so many ops there are.</summary>
+    /// <summary>The number of graphs with the given number of ops.</summary>
     public static long Count(int ops) => (long)BigInteger.Pow(ops + 2, ops);
 
     /// <summary>
-    /// The graphs of so many ops, in an order that the seed chooses, as words: "w3:k2:c.c0x1R", a window of 3 ops, a shift of 2 sectors, a
-    /// copy of the source's own storage, a copy of what op 0 writes, an Xor of what op 1 writes, a replace.
+    /// The graphs with the given number of ops, in an order that the seed chooses, as strings. "w3:k2:c.c0x1R" is a window of 3 ops, a
+    /// shift of 2 sectors, a Copy of the source's own storage, a Copy of what op 0 writes, an Xor of what op 1 writes, and a Replace.
     /// </summary>
     public static IEnumerable<string> All(int ops, ulong seed)
     {
@@ -46,7 +46,7 @@ public static class OverlapGraphs
     }
 
     /// <summary>
-    /// Checks one graph; throws if the promise does not hold. Every <paramref name="stride"/>-th of its steps is crashed.
+    /// Checks one graph; throws if the target is not reached. Every <paramref name="stride"/>-th of its steps is crashed.
     /// </summary>
     public static void Check(string word, ulong seed, Arenas arenas, Tally tally, int stride = 1)
     {
@@ -81,8 +81,8 @@ public static class OverlapGraphs
     }
 
     /// <summary>
-    /// Checks graphs on all processors until they or the seconds are over; throws at the first that is lost, with the command that repeats
-    /// it.
+    /// Checks graphs on all processors until the graphs or the seconds run out. Throws at the first one that is lost, with the command that
+    /// repeats it.
     /// </summary>
     public static void CheckAll(IEnumerable<string> words, ulong seed, Tally tally, int stride = 1, double seconds = double.PositiveInfinity) =>
         Crew.Share(words, (word, arenas) =>

@@ -14,12 +14,12 @@ using Snapuserd.Tests.Support;
 namespace Snapuserd.Tests.Simulator;
 
 /// <summary>
-/// Which storage a source is made of, as a word: pieces by sectors, "p3" three of its own, "b8+16" sixteen of the base from its eighth on.
-/// A source that begins 3 sectors before the base and is as long: "p3,b0+29".
+/// The storage of a source, as a string of pieces in sectors: "p3" is three private sectors, "b8+16" is sixteen of the base from its eighth
+/// on. A source of the base's length that begins 3 sectors before it: "p3,b0+29".
 /// </summary>
 public sealed record Geometry(string Word)
 {
-    /// <summary>For each sector of the source the sector of the base on which it lies, −1 for none.</summary>
+    /// <summary>For each sector of the source its sector of the base, or −1 for private storage.</summary>
     public int[] Sectors { get; } = [.. Word.Split(',').SelectMany(piece =>
     {
         string[] numbers = piece[1..].Split('+');
@@ -28,8 +28,8 @@ public sealed record Geometry(string Word)
     })];
 
     /// <summary>
-    /// A source of <paramref name="length"/> sectors that begins <paramref name="start"/> sectors behind the beginning of a base of
-    /// <paramref name="baseLength"/>, or before it; null if the two do not meet.
+    /// A source of <paramref name="length"/> sectors that begins <paramref name="start"/> sectors after the beginning of a base of
+    /// <paramref name="baseLength"/>, or before it if negative; null if the two do not overlap.
     /// </summary>
     public static Geometry? Shifted(int start, int length, int baseLength)
     {
@@ -37,7 +37,7 @@ public sealed record Geometry(string Word)
         return shared <= 0 ? null : new Geometry($"{(before > 0 ? $"p{before}," : "")}b{from}+{shared}{(after > 0 ? $",p{after}" : "")}");
     }
 
-    /// <summary>One to five pieces of the base and of its own, some of them twice, in any order.</summary>
+    /// <summary>One to five pieces of the base or of private storage, some of them repeated, in any order.</summary>
     public static Geometry Random(Chance chance, int baseLength, int most)
     {
         StringBuilder word = new();
@@ -53,7 +53,7 @@ public sealed record Geometry(string Word)
         return new Geometry(word.ToString());
     }
 
-    /// <summary>What the product is told of it: ranges in any order, some of them cut in two.</summary>
+    /// <summary>The ranges passed to the product: in any order, some of them split in two.</summary>
     public SharedRange[] Ranges(Chance chance)
     {
         List<SharedRange> ranges = [];
@@ -67,7 +67,7 @@ public sealed record Geometry(string Word)
         return [.. ranges.OrderBy(_ => chance.Next())];
     }
 
-    /// <summary>What the source holds before anything is merged: parts of the base, and bytes of its own.</summary>
+    /// <summary>The source's contents before the merge: parts of the base, and private bytes.</summary>
     public byte[] Contents(byte[] target, byte[] own)
     {
         byte[] bytes = own.AsSpan(0, Sectors.Length * Page.Sector).ToArray();
@@ -87,7 +87,7 @@ public sealed record OverlapProgram(SmallOp[] Ops, Geometry Source)
     public int Grain { get; init; } = Page.Size;
     public int Version { get; init; } = 3;
 
-    /// <summary>As a word on a command line: w2:g4096:v3:p3,b0+29:C01X11.</summary>
+    /// <summary>As a command line argument: w2:g4096:v3:p3,b0+29:C01X11.</summary>
     public override string ToString() => $"w{Window}:g{Grain}:v{Version}:{Source}:{string.Concat(Ops)}";
 
     public static OverlapProgram Parse(string word)
@@ -101,12 +101,12 @@ public sealed record OverlapProgram(SmallOp[] Ops, Geometry Source)
 
 /// <summary>
 /// Programs whose source overlaps the base: by every shift of a sector up to more than three blocks either way, with sources as long as the
-/// base, longer and shorter, and with sources made of several pieces. Each must be refused before the first write, and then
-/// <see cref="NaiveOverlap"/> must not find a way either, or come out as <see cref="NaiveMerger"/> says, with power cuts, deaths and
-/// readers as in <see cref="Programs"/>. The merged image can be read in any case. The same holds for every count at which another engine,
-/// or an older one, could have left the merge.
+/// base, longer and shorter, and with sources made of several pieces. There are two valid outcomes. Either the merge is refused before the
+/// first write, and then <see cref="NaiveOverlap"/> must not find a way either. Or the result is that of <see cref="NaiveMerger"/>, with
+/// power cuts, deaths and readers as in <see cref="Programs"/>. The merged image can be read in any case. The same holds for every count at
+/// which another engine, or an older one, could have left the merge.
 /// <para>
-/// Two programs are alike if the same parts of what their ops write and read meet, with the same windows; one of each is tried.
+/// Two programs are equivalent if the same parts of their reads and writes overlap, with the same windows; one of each class is tried.
 /// </para>
 /// </summary>
 public static class Overlaps
@@ -114,7 +114,7 @@ public static class Overlaps
     private const int Blocks = Programs.Blocks;
     private const int BaseSectors = Blocks * Page.Sectors;
 
-    // Sectors before and behind the base at which a source begins at the most: three blocks, and all that is less than one more.
+    // The furthest start of a source before or after the start of the base, in sectors: less than four blocks.
     private const int FurthestShift = 31;
 
     private static readonly byte[] _base = SmallCases.Random(141, Blocks);
@@ -124,10 +124,10 @@ public static class Overlaps
 
     private static readonly long[] _verdicts = new long[4];
 
-    /// <summary>How many starts and counts had each verdict, of all cases.</summary>
+    /// <summary>The number of starts and counts with each verdict, over all cases.</summary>
     public static string Verdicts => $"{Of(OverlapVerdict.Mergeable)} merged, {Of(OverlapVerdict.WithUnsafeOps)} merged on the user's word, {Of(OverlapVerdict.NoWay)} refused, {Of(OverlapVerdict.SourceGone)} too late";
 
-    /// <summary>How many had this verdict.</summary>
+    /// <summary>The number of cases with this verdict.</summary>
     public static long Of(OverlapVerdict verdict) => Interlocked.Read(ref _verdicts[(int)verdict]);
 
     /// <summary>Every shift with every length.</summary>
@@ -137,8 +137,8 @@ public static class Overlaps
     ];
 
     /// <summary>
-    /// All lists of <paramref name="length"/> ops over every shift, without those that are like one before; in an order that the seed
-    /// chooses, and with windows and formats.
+    /// All lists of <paramref name="length"/> ops over every shift, one of each equivalence class, in an order that the seed chooses, with
+    /// windows and formats.
     /// </summary>
     public static IEnumerable<OverlapProgram> All(int length, ulong seed)
     {
@@ -168,7 +168,8 @@ public static class Overlaps
     }
 
     /// <summary>
-    /// Programs of <paramref name="least"/> ops and up to three more, over sources of several pieces or with a shift, without end.
+    /// An endless sequence of programs of <paramref name="least"/> ops and up to three more, over sources of several pieces or with a
+    /// shift.
     /// </summary>
     public static IEnumerable<OverlapProgram> Some(int least, ulong seed)
     {
@@ -178,7 +179,7 @@ public static class Overlaps
             Geometry source = chance.Percent(60) ? Geometry.Random(chance, BaseSectors, 24) : Shifts[chance.Below(Shifts.Count)];
             SmallOp[] possible = OpsOn(source);
             SmallOp[] ops = [.. Enumerable.Range(0, least + chance.Below(4)).Select(_ => possible[chance.Below(possible.Length)])];
-            // Most lists by chance write a block twice; those that survive have each block once.
+            // Most random lists write a block twice; of each block only the first write is kept.
             HashSet<int> written = [];
             ops = [.. ops.Where(op => written.Add(op.Block) && (op.Kind != 'S' || written.Add(op.Block + 1)))];
             OverlapProgram program = new(ops, source);
@@ -192,7 +193,7 @@ public static class Overlaps
         }
     }
 
-    /// <summary>Checks a program; throws if the promise does not hold.</summary>
+    /// <summary>Checks a program; throws if the guarantee does not hold.</summary>
     public static void Check(OverlapProgram program, ulong seed, Arenas arenas, Tally tally)
     {
         Chance chance = new(Chance.Mix(seed));
@@ -208,7 +209,7 @@ public static class Overlaps
         Check(merge, new NaiveOverlap(cow, program.Window, program.Source.Sectors), program.Grain, seed, arenas, tally);
     }
 
-    /// <summary>Checks a case against the model; a long one is not crashed at every step.</summary>
+    /// <summary>Checks a case against the model; <paramref name="stride"/> lets a long one be crashed at some steps only.</summary>
     public static void Check(MergeCase merge, NaiveOverlap model, int grain, ulong seed, Arenas arenas, Tally tally, int stride = 1)
     {
         tally.Add(cases: 1);
@@ -236,7 +237,7 @@ public static class Overlaps
             MergeCase allowed = verdict == OverlapVerdict.Mergeable ? merge : onTheUsersWord;
             if (count > 0)
             {
-                // What follows a crash in the middle is what follows the crashes of the run from the start, from any count.
+                // The crashes of the run from the start already cover the crashes after this count.
                 Merges(allowed, Disks(), count, seed, arenas);
                 continue;
             }
@@ -250,8 +251,8 @@ public static class Overlaps
     }
 
     /// <summary>
-    /// Checks programs on all processors until they or the seconds are over; throws at the first that is lost, with the command that
-    /// repeats it.
+    /// Checks programs on all processors until the programs or the seconds run out. Throws at the first one that is lost, with the command
+    /// that repeats it.
     /// </summary>
     public static void CheckAll(IEnumerable<OverlapProgram> programs, ulong seed, Tally tally, double seconds = double.PositiveInfinity) =>
         Crew.Share(programs, (program, arenas) =>
@@ -282,8 +283,8 @@ public static class Overlaps
         }, seconds);
 
     /// <summary>
-    /// All of one and two ops, then graphs of up to six, some of more, and long ones. Words: `only PROGRAM`, `graph WORD`, `long` for one
-    /// long case.
+    /// All programs of one and two ops, then graphs of up to six ops, some longer ones, and long programs. Arguments: `only PROGRAM`,
+    /// `graph WORD`, or `long` for one long case.
     /// </summary>
     public static int Simulate(Budget budget)
     {
@@ -323,7 +324,7 @@ public static class Overlaps
     }
 
     /// <summary>
-    /// Whether <paramref name="program"/> is an image that can be merged or read at all, and what sets it apart; null if not.
+    /// The equivalence class of <paramref name="program"/>; null if it is not an image that can be merged or read.
     /// </summary>
     private static string? Signature(OverlapProgram program)
     {
@@ -354,7 +355,7 @@ public static class Overlaps
         if ((chance >> 8) % 8 == 0 && Array.TrueForAll(program.Ops, op => op.Kind != 'S')) yield return program with { Version = 2, Window = (int)(chance >> 4 & 1) + 1 };
     }
 
-    /// <summary>All ops that lie inside both devices.</summary>
+    /// <summary>All ops that lie within both devices.</summary>
     private static SmallOp[] OpsOn(Geometry source)
     {
         List<SmallOp> ops = [];
@@ -378,15 +379,14 @@ public static class Overlaps
     }
 
     /// <summary>
-    /// A window of any length that another engine has left at a count, as it was when it was claimed, or half or all of it written to the
-    /// base.
+    /// A window of any length that another engine left at a count: as it was when claimed, or half or fully written to the base.
     /// </summary>
     private static void CheckWindow(MergeCase merge, NaiveOverlap model, int count, ulong seed, Arenas arenas, Tally tally)
     {
         Chance chance = new(Chance.Mix(seed + (ulong)count));
         int most = model.WindowAt(count);
         if (most == 0) return;
-        // Android's and this program's is the longest.
+        // Windows of Android and of this program have the maximum length.
         int entries = chance.Percent(70) ? most : 1 + chance.Below(most), written = chance.Below(3) * entries / 2;
         OverlapVerdict verdict = model.From(count) == OverlapVerdict.SourceGone ? OverlapVerdict.SourceGone : model.From(count + entries);
         Interlocked.Increment(ref _verdicts[(int)verdict]);
@@ -397,8 +397,8 @@ public static class Overlaps
     }
 
     /// <summary>
-    /// The devices as an engine leaves them that has counted so many ops, each of them right; with <paramref name="entries"/> a window of
-    /// so many is claimed, of which <paramref name="written"/> are on the base as well.
+    /// The devices of an engine that has counted the given number of ops, each of them right. With <paramref name="entries"/> a window of
+    /// that many ops is claimed, of which <paramref name="written"/> are also on the base.
     /// </summary>
     private static SimDisk[] LeftAt(MergeCase merge, NaiveOverlap model, int count, int entries = 0, int written = 0)
     {
@@ -482,7 +482,7 @@ public static class Overlaps
     }
 }
 
-/// <summary>Up to sixty ops by chance: shifts up and down, Xors in place, scattered ops, over a source that overlaps the base.</summary>
+/// <summary>Up to sixty random ops: shifts up and down, Xors in place, scattered ops, over a source that overlaps the base.</summary>
 public sealed class LongOverlap
 {
     private readonly Chance _chance;
@@ -492,10 +492,12 @@ public sealed class LongOverlap
     private readonly CowBuilder _cow;
     private readonly int _window;
 
-    /// <summary>Ops over a base of some blocks and any source.</summary>
+    /// <summary>Random ops over a base of random length and a random source.</summary>
     public LongOverlap(Chance chance) : this(chance, 8 + chance.Below(40), null) { }
 
-    /// <summary>Ops over a base of <paramref name="blocks"/> and <paramref name="source"/>, or any.</summary>
+    /// <summary>
+    /// Random ops over a base of <paramref name="blocks"/> blocks and <paramref name="source"/>, or a random source if null.
+    /// </summary>
     public LongOverlap(Chance chance, int blocks, Geometry? source)
     {
         _chance = chance;
@@ -511,10 +513,10 @@ public sealed class LongOverlap
         if (_cow.Ops.Count == 0) _cow.Zero(0);
     }
 
-    /// <summary>What the ops are.</summary>
+    /// <summary>The COW with the ops.</summary>
     public CowBuilder Cow => _cow;
 
-    /// <summary>What must come of them, with the storage made of a base and of what else a source has.</summary>
+    /// <summary>The expected result, with the storage made of a base and of the source's private parts.</summary>
     public NaiveOverlap Model => new(_cow, _window, _source.Sectors);
 
     /// <summary>A case for the simulator.</summary>
@@ -545,7 +547,7 @@ public sealed class LongOverlap
                 case 1: if (!TryRead(block, (from + (i * step)) * 4096L, xor: false)) return; break;
                 case 2: if (!TryRead(block, block * 4096L, xor: true)) return; break;
                 case 3: if (!TryRead(block, (block * 4096L) + (shift * 512) + _chance.Below(3), xor: true)) return; break;
-                // Scattered, as updates are: one after the other does not meet.
+                // Scattered, as in updates: successive ops do not overlap.
                 case 4: if (!TryRead(_chance.Below(_blocks), _chance.Below(_blocks) * 4096L, xor: false)) return; break;
                 default:
                     if (block < 0 || block >= _blocks || _written[block]) return;

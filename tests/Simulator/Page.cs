@@ -5,7 +5,9 @@ using System.Runtime.InteropServices;
 
 namespace Snapuserd.Tests.Simulator;
 
-/// <summary>4096 bytes that never change, with their hashes. Disks share pages, so that a copy of a disk costs one array of references.</summary>
+/// <summary>
+/// 4096 bytes that never change, with their hashes. Disks share pages, so that a copy of a disk costs one array of references.
+/// </summary>
 public sealed class Page
 {
     public const int Size = 4096;
@@ -21,7 +23,7 @@ public sealed class Page
     private readonly byte[] _bytes;
     private readonly SectorHashes _sectors;
 
-    /// <summary>A page that begins with <paramref name="bytes"/> and goes on with zeros.</summary>
+    /// <summary>A page that begins with <paramref name="bytes"/> and is filled up with zeros.</summary>
     public Page(ReadOnlySpan<byte> bytes)
     {
         _bytes = new byte[Size];
@@ -37,7 +39,7 @@ public sealed class Page
 
     public ulong SectorHash(int sector) => _sectors[sector];
 
-    /// <summary>The hash that a page with these 4096 bytes has.</summary>
+    /// <summary>The hash of a page with these 4096 bytes.</summary>
     public static ulong HashOf(ReadOnlySpan<byte> page)
     {
         Span<ulong> sectors = stackalloc ulong[Sectors];
@@ -51,7 +53,7 @@ public sealed class Page
         ulong all = 0;
         for (int sector = 0; sector < Sectors; sector++)
         {
-            // Four lanes, because one would wait for each of its multiplications.
+            // Four lanes, because one lane would wait for each of its multiplications.
             ReadOnlySpan<ulong> here = words.Slice(sector * (Sector / 8), Sector / 8);
             ulong a = 1, b = 2, c = 3, d = 4;
             for (int i = 0; i < here.Length; i += 4)
@@ -68,10 +70,10 @@ public sealed class Page
     }
 }
 
-/// <summary>Keeps one page of each contents, so that what is written again and again takes no new memory. For one thread.</summary>
+/// <summary>Keeps one page of each contents, so that repeated writes of the same data take no new memory. For one thread.</summary>
 public sealed class PageStore
 {
-    // Beyond this the store starts anew: 64 Ki pages are 256 MiB, more than any single case has.
+    // At this size the store is emptied: 64 Ki pages are 256 MiB, more than any single case needs.
     private const int Most = 1 << 16;
 
     private readonly Dictionary<ulong, Page> _pages = [];
@@ -112,7 +114,10 @@ public sealed class Image
 
     public int Length { get; }
 
-    /// <summary>Sum of the sectors' hashes, each mixed with its number: kept up to date by every change, and known beforehand for every change that is only thought of.</summary>
+    /// <summary>
+    /// Sum of the sectors' hashes, each mixed with its number. Every change updates it, so the hash of a hypothetical change is computable
+    /// without making it.
+    /// </summary>
     public ulong Hash { get; private set; }
 
     public int Pages => _pages.Length;
@@ -132,7 +137,7 @@ public sealed class Image
         Hash += Weight(page, contents);
     }
 
-    /// <summary>What a page adds to the hash of its image.</summary>
+    /// <summary>A page's contribution to the hash of its image.</summary>
     public static ulong Weight(int page, Page contents)
     {
         ulong weight = 0;
@@ -140,7 +145,7 @@ public sealed class Image
         return weight;
     }
 
-    /// <summary>What one sector of a page adds to the hash of its image.</summary>
+    /// <summary>One sector's contribution to the hash of its image.</summary>
     public static ulong Weight(int page, Page contents, int sector) =>
         Chance.Mix(contents.SectorHash(sector) + (((ulong)(page * Page.Sectors) + (ulong)sector) * 0x2545f4914f6cdd1d));
 

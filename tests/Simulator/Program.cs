@@ -3,26 +3,27 @@ using System.Globalization;
 
 namespace Snapuserd.Tests.Simulator;
 
-/// <summary>What a simulation is told: how long it may take, from which seed it goes on, and which part of the work is its own.</summary>
+/// <summary>Options of a simulation: its time limit, its first seed, and its own arguments.</summary>
 public sealed record Budget
 {
-    /// <summary>Seconds after which to begin nothing new.</summary>
+    /// <summary>Seconds after which the simulation begins no new case.</summary>
     public int Seconds { get; init; } = 60;
-    /// <summary>The seed of everything that is left to chance.</summary>
+    /// <summary>The seed of every random choice.</summary>
     public ulong Seed { get; init; } = 1;
-    /// <summary>What else was said: words that only the simulation understands.</summary>
+    /// <summary>Further arguments, which only the simulation interprets.</summary>
     public string[] Words { get; init; } = [];
-    /// <summary>Where a simulation adds what it has done.</summary>
+    /// <summary>The counters to which a simulation adds its results.</summary>
     public Tally Tally { get; init; } = new();
 }
 
 /// <summary>
-/// `simulator NAME [--seconds N] [--seed N] [WORD …]` runs one simulation, `simulator all` every one of them, each for its share of the seconds. The
-/// last line on standard output is the counts; a failure prints what was lost, the seed, and the command that repeats it, and ends with 1.
+/// `simulator NAME [--seconds N] [--seed N] [WORD …]` runs one simulation, `simulator all` every one of them, each for its share of the
+/// seconds. The last line on standard output is the counts. A failure prints what was lost, the seed, and the command that repeats it; the
+/// exit code is 1.
 /// </summary>
 public static class Program
 {
-    /// <summary>All simulations: what each is called, and its share of the seconds that `all` has.</summary>
+    /// <summary>All simulations: the name of each, and its share of the seconds of `all`.</summary>
     private static readonly (string Name, int Share, Func<Budget, int> Run)[] Simulations =
     [
         ("programs", 5, Programs.Simulate),
@@ -52,13 +53,13 @@ public static class Program
             }
         }
         budget = budget with { Words = args[at..] };
-        // The battery is timed like a test.
+        // The battery has a time limit like a test.
         if (args[0] != "battery") Explorer.ReadersEvery = 1;
         switch (args[0])
         {
             case "all": return All(budget);
             case "fuzz": return Fuzz.Run(budget);
-            // These two are about the simulator itself, and take the time that they take.
+            // These two test the simulator itself and have no time limit.
             case "battery": return Battery.Simulate(budget);
             case "sabotage": return Sabotages.Simulate(budget);
         }
@@ -88,10 +89,10 @@ public static class Program
         return status;
     }
 
-    /// <summary>What a simulation throws when it has lost something: with the command that shows it again.</summary>
+    /// <summary>The exception of a simulation that has lost data, with the command that repeats it.</summary>
     public static LostDataException Lost(string name, string again, Exception what) => new($"{what.Message}\nagain with: ./build.sh simulate {name} {again}", what);
 
-    /// <summary>The last lines of a simulation that has lost something, and its exit code.</summary>
+    /// <summary>Prints the last lines of a simulation that has lost data; returns its exit code.</summary>
     public static int Failed(string name, Budget budget, LostDataException what)
     {
         budget.Tally.Add(lost: 1);

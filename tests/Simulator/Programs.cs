@@ -11,7 +11,9 @@ using Snapuserd.Tests.Support;
 
 namespace Snapuserd.Tests.Simulator;
 
-/// <summary>One op of a small program: what it does, the block it writes, and the block that it reads (the first of two, if it reads bytes of two).</summary>
+/// <summary>
+/// One op of a small program: its kind, the block that it writes, and the block that it reads (the first of two, if it reads bytes of two).
+/// </summary>
 public readonly record struct SmallOp(char Kind, int Block, int From)
 {
     // C copy, X xor, Y xor of a source that lies across two blocks, R and S replace of one and of two blocks, Z zero.
@@ -25,20 +27,20 @@ public readonly record struct SmallOp(char Kind, int Block, int From)
     public override string ToString() => Reads ? $"{Kind}{Block}{From}" : $"{Kind}{Block}";
 }
 
-/// <summary>A small program and all that is chosen around it.</summary>
+/// <summary>A small program and the settings chosen for it.</summary>
 public sealed record SmallProgram(SmallOp[] Ops)
 {
     public int Version { get; init; } = 3;
     /// <summary>Ops per window of scratch; 0 for no scratch.</summary>
     public int Window { get; init; } = 2;
     public int Grain { get; init; } = Page.Size;
-    /// <summary>v3: the merge order is a sequence of the blocks in this order, and not the file's. Empty for none.</summary>
+    /// <summary>v3: the merge order is a sequence of the blocks in this order instead of the file's. Empty for none.</summary>
     public string Sequence { get; init; } = "";
 
     /// <summary>The source is the base by another path.</summary>
     public bool AnotherPath { get; init; }
 
-    /// <summary>As a word on a command line: v3.w2.g4096.q.p0:C01X11.</summary>
+    /// <summary>As a command line argument: v3.w2.g4096.q.p0:C01X11.</summary>
     public override string ToString() => $"v{Version}.w{Window}.g{Grain}.q{Sequence}.p{(AnotherPath ? 1 : 0)}:{string.Concat(Ops)}";
 
     public static SmallProgram Parse(string word)
@@ -59,22 +61,22 @@ public sealed record SmallProgram(SmallOp[] Ops)
 }
 
 /// <summary>
-/// All programs of two and three ops over four blocks, and a sample of those of four. Invalid ones must be refused before anything is
-/// written; valid ones are merged, and crashed at every step and again at every step of the recovery (<see cref="Explorer"/>).
-/// What is valid, and what must come out, is said by <see cref="NaiveOrder"/> and <see cref="NaiveMerger"/>, which know nothing of the engine.
+/// All programs of two and three ops over four blocks, and a sample of those of four. Invalid ones must be refused before the first write.
+/// Valid ones are merged, and crashed at every step and again at every step of the recovery (<see cref="Explorer"/>).
+/// <see cref="NaiveOrder"/> decides which programs are valid, and <see cref="NaiveMerger"/> computes the result; neither depends on the
+/// engine.
 /// <para>
-/// Symmetry: two programs are one up to symmetry if a renaming of the four blocks makes one of the other, where every op that reads or
-/// writes two blocks keeps them neighbours: block b + 1 must be called one more than block b. All that the format knows of a block's
-/// number apart from that is whether it is the same as another's, since these programs are merged in the order in which they stand. The engine
-/// may know more (it could join neighbours to one request), so the one that stands for its class is not the smallest but one that the
-/// seed chooses.
+/// Symmetry: two programs are equivalent if a renaming of the four blocks turns one into the other and keeps neighbours together. An op
+/// that reads or writes two blocks needs blocks b and b + 1, and so must the renamed op. Apart from that the format only compares block
+/// numbers for equality, because these programs are merged in the order in which they stand. The engine may use more than that (it could
+/// join neighbours into one request), so the seed chooses the representative of a class instead of the smallest member.
 /// </para>
 /// </summary>
 public static class Programs
 {
     public const int Blocks = 4;
 
-    // Where in its first block an unaligned source begins: not at a sector, and in the first of them.
+    // The offset of an unaligned source in its first block: within the first sector, and not at its start.
     internal const int Unaligned = 37;
 
     private static readonly SmallOp[] _ops = AllOps();
@@ -83,14 +85,17 @@ public static class Programs
     private static readonly byte[] _old = SmallCases.Random(41, Blocks);
     private static readonly byte[][] _payloads = [.. Enumerable.Range(0, 8).Select(i => SmallCases.Random(50 + i, 2))];
 
-    /// <summary>How many lists of <paramref name="length"/> ops there are, invalid ones included.</summary>
+    /// <summary>The number of lists of <paramref name="length"/> ops, invalid ones included.</summary>
     public static long Lists(int length) => (long)BigInteger.Pow(_ops.Length, length);
 
-    /// <summary>One list of every class of lists of <paramref name="length"/> ops, with the size of the class; in an order, and with representatives, that the seed chooses.</summary>
+    /// <summary>
+    /// One list of every class of lists of <paramref name="length"/> ops, with the size of the class. The seed chooses the order and the
+    /// representatives.
+    /// </summary>
     public static IEnumerable<(SmallOp[] Ops, int Class)> AllLists(int length, ulong seed)
     {
         long lists = Lists(length);
-        // A stride without a common factor visits every number once, in an order that mixes short programs' neighbours.
+        // A stride that is coprime to the count visits every number once, in an order that spreads similar programs.
         long stride = (long)(Chance.Mix(seed) % (ulong)lists) | 1;
         while (BigInteger.GreatestCommonDivisor(stride, lists) != 1) stride += 2;
         long number = (long)(Chance.Mix(seed + 1) % (ulong)lists);
@@ -101,7 +106,7 @@ public static class Programs
         }
     }
 
-    /// <summary>Lists by chance, no class twice; of the invalid ones, which are most, only every eighth.</summary>
+    /// <summary>Random lists, no class twice; of the invalid ones, which are the majority, only every eighth.</summary>
     public static IEnumerable<(SmallOp[] Ops, int Class)> SomeLists(int length, ulong seed)
     {
         HashSet<long> met = [];
@@ -116,7 +121,7 @@ public static class Programs
         }
     }
 
-    /// <summary>The programs made of a list: windows and formats.</summary>
+    /// <summary>The programs of a list: with different windows and formats.</summary>
     public static IEnumerable<SmallProgram> Variants(SmallOp[] ops, ulong seed)
     {
         ulong chance = seed;
@@ -132,7 +137,8 @@ public static class Programs
         {
             yield return program with { Window = (int)(chance % 3) };
         }
-        // Samples of what would multiply the work: sectors, the older format, a source that is the base by another name, an order that is not the file's.
+        // Samples of variants that would multiply the work: sectors, the older format, a source that is the base by another name, an order
+        // that differs from the file's.
         if ((chance >> 8) % 8 == 0) yield return program with { Grain = Page.Sector, Window = (int)(chance >> 4 & 1) + 1 };
         if ((chance >> 16) % 8 == 0 && Array.TrueForAll(ops, op => op.Kind != 'S')) yield return program with { Version = 2, Window = (int)(chance >> 4 & 1) + 1 };
         if ((chance >> 32) % 8 == 0) yield return program with { AnotherPath = true, Window = (int)(chance >> 4 & 3) % 3 };
@@ -144,7 +150,10 @@ public static class Programs
         }
     }
 
-    /// <summary>Merges a program, crashes and all; throws if the promise does not hold. <paramref name="everyState"/> sees every distinct crash state.</summary>
+    /// <summary>
+    /// Merges a program with all its crashes; throws if the guarantee does not hold. <paramref name="everyState"/> is called for every
+    /// distinct crash state.
+    /// </summary>
     public static void Check(SmallProgram program, ulong seed, Arenas arenas, Tally tally, Action<MergeCase, SimDisk[]>? everyState = null)
     {
         CowBuilder cow = Build(program);
@@ -174,8 +183,8 @@ public static class Programs
     }
 
     /// <summary>
-    /// Checks the programs of lists of ops, on all processors, until lists or seconds are over; throws at the first that is lost, with the command that repeats it.
-    /// Returns how many lists that covered, those included that are one of them up to symmetry.
+    /// Checks the programs of lists of ops on all processors until the lists or the seconds run out. Throws at the first that is lost, with
+    /// the command that repeats it. Returns how many lists this covers, including those equivalent by symmetry.
     /// </summary>
     public static long CheckLists(IEnumerable<(SmallOp[] Ops, int Class)> lists, ulong seed, Tally tally, double seconds = double.PositiveInfinity, Action<MergeCase, SimDisk[]>? everyState = null)
     {
@@ -188,7 +197,7 @@ public static class Programs
         return covered;
     }
 
-    /// <summary>The same for programs.</summary>
+    /// <summary>Checks programs on all processors.</summary>
     public static void CheckAll(IEnumerable<SmallProgram> programs, ulong seed, Tally tally) =>
         Crew.Share(programs, (program, arenas) => CheckOne(program, seed, arenas, tally));
 
@@ -205,7 +214,8 @@ public static class Programs
     }
 
     /// <summary>
-    /// All of two ops, then all of three, then some of four. Words: `only PROGRAM` for one program, `two` for those of two ops alone.
+    /// All programs of two ops, then all of three, then some of four. Arguments: `only PROGRAM` for one program, `two` for those of two ops
+    /// alone.
     /// </summary>
     public static int Simulate(Budget budget)
     {
@@ -221,7 +231,7 @@ public static class Programs
                 covered[2] = CheckLists(AllLists(2, budget.Seed), budget.Seed, budget.Tally, budget.Seconds);
                 if (budget.Words is not ["two"])
                 {
-                    // Four ops have an eighth of the time, and what three leave.
+                    // Programs of four ops get an eighth of the time, plus what those of three leave.
                     covered[3] = CheckLists(AllLists(3, budget.Seed), budget.Seed, budget.Tally, (budget.Seconds * 7 / 8.0) - budget.Tally.Seconds);
                     covered[4] = CheckLists(SomeLists(4, budget.Seed), budget.Seed, budget.Tally, budget.Seconds - budget.Tally.Seconds);
                 }
@@ -237,7 +247,7 @@ public static class Programs
         return 0;
     }
 
-    /// <summary>Which checkpoint each position waits for (<see cref="NaiveOrder"/>), or null if the program must be refused.</summary>
+    /// <summary>The checkpoint that each position waits for (<see cref="NaiveOrder"/>), or null if the program must be refused.</summary>
     private static int[]? Limits(SmallProgram program, CowBuilder cow)
     {
         bool fits = Array.TrueForAll(program.Ops, op => op.Block + (op.Kind == 'S' ? 2 : 1) <= Blocks && (!op.Reads || op.From + (op.Kind == 'Y' ? 2 : 1) <= Blocks));
@@ -272,7 +282,7 @@ public static class Programs
         return cow;
     }
 
-    /// <summary>Adds an op with the payload of two blocks, or the part of it that it needs.</summary>
+    /// <summary>Adds an op with the payload of two blocks, or the part of it that the op needs.</summary>
     internal static void Add(CowBuilder cow, SmallOp op, ReadOnlySpan<byte> payload)
     {
         ulong from = (ulong)op.From * CowOp.BlockSize;
@@ -307,7 +317,10 @@ public static class Programs
         return [.. all];
     }
 
-    /// <summary>The number of the renamed op, or −1 if its two blocks would not stay neighbours. What reaches beyond the device stays at its end.</summary>
+    /// <summary>
+    /// The number of the renamed op, or −1 if its two blocks would not stay neighbours. An op that reaches beyond the device keeps its
+    /// place at the end.
+    /// </summary>
     private static int Rename(SmallOp op, int[] renaming)
     {
         bool Keeps(int block) => block + 1 < Blocks ? renaming[block + 1] == renaming[block] + 1 : renaming[block] == block;
@@ -315,7 +328,7 @@ public static class Programs
         return Array.IndexOf(_ops, op with { Block = renaming[op.Block], From = op.Reads ? renaming[op.From] : 0 });
     }
 
-    /// <summary>The smallest number of a list of the class; <paramref name="members"/> is how many there are.</summary>
+    /// <summary>The smallest number of a list of the class; <paramref name="members"/> are the numbers of all its lists.</summary>
     private static long Canonical(long number, int length, out HashSet<long> members)
     {
         members = [];

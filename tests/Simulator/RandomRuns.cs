@@ -9,13 +9,13 @@ using Snapuserd.Tests.Support;
 namespace Snapuserd.Tests.Simulator;
 
 /// <summary>
-/// Long merges by chance: images, formats, codecs, clusters, orders, windows and hundreds of ops in chains, in place, scattered and twice.
-/// Each is run several times, every time with another memory, queue depth and checkpoint interval, and every time goes on from where a power cut, a
-/// death or a stop request left the one before at some step. The last one goes to the end.
+/// Long random merges: images, formats, codecs, clusters, orders, windows and hundreds of ops in chains, in place, scattered and
+/// duplicated. Each runs several times with different memory, queue depth and checkpoint interval. Each run continues from the point where
+/// a power cut, a death or a stop request ended the previous one. The last one runs to the end.
 /// </summary>
 public static class RandomRuns
 {
-    /// <summary>From one seed on, a case per seed, until the seconds are over. Word: `once` for one case.</summary>
+    /// <summary>A case per seed, beginning with one seed, until the seconds run out. Argument: `once` for one case.</summary>
     public static int Simulate(Budget budget)
     {
         IEnumerable<ulong> Seeds()
@@ -49,7 +49,7 @@ public static class RandomRuns
             }
         }, seconds);
 
-    /// <summary>One case, from its seed alone; throws if the promise does not hold.</summary>
+    /// <summary>One case, which depends on its seed only; throws if the guarantee does not hold.</summary>
     public static void Check(ulong seed, Arenas arenas, Tally tally)
     {
         Chance chance = new(Chance.Mix(seed));
@@ -63,7 +63,7 @@ public static class RandomRuns
             {
                 merge = OtherWays(merge, chance);
                 tally.Add(runs: 1);
-                // The same choices with and without readers and a second merge, who have a chance of their own.
+                // The random choices do not depend on readers and on a second merge, which have generators of their own.
                 ulong way = (ulong)leg + seed;
                 Leg run = new(merge with { Readers = way % 2 == 0, Paced = way % 3 == 0, SharesMemory = way % 5 < 3, SystemPage = SimulatedPages.All[(int)(way % 7 % 3)] }, chance, arenas, disks, count);
                 int unlike = run.FirstWrongPage();
@@ -83,7 +83,7 @@ public static class RandomRuns
         }
         catch (SnapuserdException e) when (merge.MayBeLost && history != "start" && e.Code == ExitCode.CowCorrupt && e.Message.Contains("lost", StringComparison.Ordinal))
         {
-            // An Xor in place without scratch, on the user's word.
+            // An Xor in place without scratch, with the user's consent.
         }
         catch (Exception e)
         {
@@ -92,7 +92,7 @@ public static class RandomRuns
         tally.Add(cases: 1);
     }
 
-    /// <summary>What is merged is found merged, and is left alone.</summary>
+    /// <summary>A run after the end finds everything merged and writes nothing.</summary>
     private static void Again(Leg done, Chance chance, Arenas arenas)
     {
         Leg again = new(OtherWays(done.Case, chance), chance, arenas, Array.ConvertAll(done.Disks, disk => disk.AfterDeath(_ => false)), SimMerge.DurableCount(done.Disks[0]));
@@ -100,10 +100,10 @@ public static class RandomRuns
         if (again.Result is not { AlreadyMerged: true, Blocks: 0 }) throw new LostDataException("a finished merge is merged again");
     }
 
-    /// <summary>The same case with another memory, queue depth and checkpoint interval.</summary>
+    /// <summary>The same case with different memory, queue depth and checkpoint interval.</summary>
     internal static MergeCase OtherWays(MergeCase merge, Chance chance) => merge with
     {
-        // A depth of 1 is what the synchronous queue does; deep ones are a ring.
+        // A depth of 1 is that of the synchronous queue; a deeper queue is a ring.
         QueueDepth = chance.Percent(30) ? 1 : 1 << chance.Below(7),
         ArenaBytes = (128 << 10) << chance.Below(5),
         SlowFlushes = chance.Percent(30),
@@ -115,7 +115,7 @@ public static class RandomRuns
         },
     };
 
-    /// <summary>One run of the engine to its end, with a look at one step on the way: what a crash there would leave.</summary>
+    /// <summary>One run of the engine to its end, which also captures the state that a crash at one random step would leave.</summary>
     internal sealed class Leg(MergeCase merge, Chance chance, Arenas arenas, SimDisk[] disks, int count)
     {
         private readonly int _kind = chance.Below(10);
@@ -129,13 +129,13 @@ public static class RandomRuns
         public int Steps { get; private set; }
         public bool Stopped { get; private set; }
         public MergeResult? Result { get; private set; }
-        /// <summary>What the crash, or the stop, left.</summary>
+        /// <summary>The devices after the crash or the stop.</summary>
         public SimDisk[]? Left { get; private set; }
         public string How { get; private set; } = "";
 
         public int FirstWrongPage() => WithMemory(arena => SimMerge.FirstWrongPage(merge, disks, arena, chance.Next()));
 
-        /// <summary>Runs; <paramref name="stopAt"/> is the step at which a stop is asked for, 0 for never.</summary>
+        /// <summary>Runs the merge; a stop is requested at step <paramref name="stopAt"/>, 0 for never.</summary>
         public void Merge(int stopAt)
         {
             _stopAt = stopAt;
@@ -168,7 +168,7 @@ public static class RandomRuns
             if (count < _count) throw new LostDataException($"the durable count goes back from {_count} to {count} at step {Steps}");
             _count = count;
             if (Steps == _stopAt) _stop.Request();
-            // Each step takes the place of the chosen one with a chance of one in as many as there were: so all have the same.
+            // Reservoir sampling: the n-th step replaces the chosen one with a probability of 1/n, so all steps are equally likely.
             if (chance.Below(Steps) != 0) return;
             int percent = chance.Below(5) * 25;
             bool cut = _kind < 6;
@@ -195,7 +195,7 @@ public static class RandomRuns
             return new SimDisk(left);
         }
 
-        // What the smallest memory is for a COW is the engine's business: it must say so before it writes anything.
+        // The engine decides how much memory a COW needs: it must report insufficient memory before the first write.
         private T WithMemory<T>(Func<Arena, T> run)
         {
             while (true)
@@ -214,7 +214,7 @@ public static class RandomRuns
     }
 }
 
-/// <summary>An update by chance: images, and a valid COW that makes one of the other.</summary>
+/// <summary>A random update: images, and a valid COW that turns one into the other.</summary>
 internal sealed class RandomUpdate
 {
     private enum Order
@@ -238,8 +238,8 @@ internal sealed class RandomUpdate
     private readonly int _unitBlocks;
     private bool _inPlace;
 
-    /// <param name="chance">Decides everything about it.</param>
-    /// <param name="before">The image that it starts from; one of its own if null.</param>
+    /// <param name="chance">Decides everything about the update.</param>
+    /// <param name="before">The image that the update starts from; a random one if null.</param>
     public RandomUpdate(Chance chance, byte[]? before = null)
     {
         _chance = chance;
@@ -268,11 +268,11 @@ internal sealed class RandomUpdate
         CowBuilder cow = new()
         {
             Version = _v2 ? 2 : 3,
-            // What packs fastest: how well is not the question here.
+            // The fastest level: the compression ratio does not matter here.
             Level = 1,
             Compression = codecs[_chance.Below(codecs.Length)],
             MaxUnitBytes = _unitBlocks * CowOp.BlockSize,
-            // The list of a Sequence op has a place only in clusters.
+            // The list of a Sequence op is possible only in clusters.
             ClusterOps = _v2 && (_order != Order.Version2 || _chance.Percent(60)) ? 3 + _chance.Below(30) : 0,
             ScratchBytes = window == 0 ? 0 : window == 510 ? 2 << 20 : SmallCases.ScratchFor(window),
             OpCountMaxSlack = _chance.Below(2) * _chance.Below(50),
@@ -391,7 +391,8 @@ internal sealed class RandomUpdate
         return Write(new BuiltOp(CowOpType.Zero, (uint)block), 1);
     }
 
-    // Whichever comes first in the file counts; a longer one must therefore stay behind, and must fit all the same.
+    // The first of two ops for a block in the file counts. This one comes last, so it has no effect, and it must still lie within the
+    // device.
     private void Twice(uint block)
     {
         int unit = _order == Order.File ? 1 << _chance.Below(int.Log2(_unitBlocks) + 1) : 1;
@@ -414,7 +415,7 @@ internal sealed class RandomUpdate
     private byte[] Payload(int blocks)
     {
         byte[] bytes = SmallCases.Random((long)(_chance.Next() >> 8), blocks);
-        // Half of them compress.
+        // Half of the payloads compress.
         if (_chance.Percent(50)) for (int i = 0; i < bytes.Length; i++) bytes[i] = (byte)(i % 61 == 0 ? bytes[i] : i / 500);
         return bytes;
     }

@@ -12,42 +12,43 @@ using Snapuserd.Tests.Support;
 namespace Snapuserd.Tests.Simulator;
 
 /// <summary>
-/// One change of the product's source: in <paramref name="File"/> below src, inside the member whose text begins with <paramref name="Member"/>
-/// (up to the line that closes it; the whole file if empty), <paramref name="Old"/>, which must be there exactly once, becomes <paramref name="New"/>.
+/// One change of the product's source: in <paramref name="File"/> below src, inside the member whose text begins with
+/// <paramref name="Member"/> (up to its closing line; the whole file if empty), replaces <paramref name="Old"/>, which must occur exactly
+/// once, with <paramref name="New"/>.
 /// </summary>
 public sealed record SourceEdit(string File, string Member, string Old, string New);
 
-/// <summary>What became of a sabotage: the line with which the battery ended, and the check that noticed, or null.</summary>
+/// <summary>The result of a sabotage: the last line of the battery, and the check that caught the sabotage, or null.</summary>
 public sealed record SabotageResult(string Name, string? Check, string Line, double Seconds);
 
 /// <summary>
-/// Unit tests that can notice a sabotage of code that the simulator does not run: the project below tests, and a part of their names.
+/// Unit tests that detect a sabotage of code that the simulator does not run: the project below tests, and a part of their names.
 /// </summary>
 public sealed record UnitTests(string Project, string Name);
 
 /// <summary>
-/// A way to break the product: <paramref name="What"/> says what a reader of the product would find. All edits are in one project.
+/// A deliberate defect of the product; <paramref name="What"/> describes it. All edits are in one project.
 /// </summary>
 public sealed record Sabotage(string Name, string What, params SourceEdit[] Edits)
 {
-    /// <summary>The check that a rule of the design which the product asserts on every write was broken.</summary>
+    /// <summary>The check that failed is an assertion of the product itself, which guards a rule of the design at every write.</summary>
     public const string Assertion = "an assertion of the engine";
 
-    /// <summary>The assertion that guards this was taken out together with what it guards, so that the simulation alone must notice.</summary>
+    /// <summary>The edits also remove the assertion that guards this rule, so that the simulation alone must detect the defect.</summary>
     public bool WithoutAssertion { get; init; }
 
-    /// <summary>The one step of the battery that can notice; all of them if empty.</summary>
+    /// <summary>The only step of the battery that can detect the defect; empty for all of them.</summary>
     public string Step { get; init; } = "";
 
-    /// <summary>The unit tests that must fail, instead of the battery; null for the battery.</summary>
+    /// <summary>The unit tests that must fail instead of the battery; null for the battery.</summary>
     public UnitTests? Tests { get; init; }
 
-    /// <summary>The line that says that all unit tests have passed.</summary>
+    /// <summary>The line printed when all unit tests pass.</summary>
     public const string UnitTestsPass = "unit tests: all pass";
 
     private string Project => Edits[0].File[..Edits[0].File.IndexOf('/', StringComparison.Ordinal)];
 
-    /// <summary>The sources of the project with the edits made, by path below src. Throws when one of them does not fit any more.</summary>
+    /// <summary>The sources of the project with the edits applied, by path below src. Throws if an edit no longer fits.</summary>
     public Dictionary<string, string> Sources()
     {
         string src = Path.Combine(Binary.Root, "src");
@@ -57,7 +58,7 @@ public sealed record Sabotage(string Name, string What, params SourceEdit[] Edit
             string name = Path.GetRelativePath(src, path).Replace('\\', '/');
             if (!name.Contains("/obj/", StringComparison.Ordinal) && !name.Contains("/bin/", StringComparison.Ordinal)) sources.Add(name, File.ReadAllText(path));
         }
-        // The build writes this one.
+        // The build generates this file.
         if (Project == "Cli")
             sources.Add("Build.cs", "namespace Snapuserd.Cli; static class BuildConstants { internal const string Version = \"0\"; }");
         foreach (SourceEdit edit in Edits)
@@ -80,7 +81,7 @@ public sealed record Sabotage(string Name, string What, params SourceEdit[] Edit
     }
 
     /// <summary>
-    /// Builds the sabotaged assembly, puts it beside a copy of the simulator or of the unit tests in <paramref name="folder"/>, and runs
+    /// Builds the sabotaged assembly, puts it next to a copy of the simulator or of the unit tests in <paramref name="folder"/>, and runs
     /// the battery or the unit tests there.
     /// </summary>
     public SabotageResult Run(string folder)
@@ -97,7 +98,7 @@ public sealed record Sabotage(string Name, string What, params SourceEdit[] Edit
         Compiler.Compile($"Snapuserd.{Project}", Sources(), folder, AppContext.BaseDirectory);
 
         ProcessStartInfo start = new(Compiler.Host, [Path.Combine(folder, "simulator.dll"), "battery", .. Step.Length > 0 ? [Step] : Array.Empty<string>()]) { RedirectStandardOutput = true, RedirectStandardError = true };
-        // Such a process lives for a second or two: nothing pays that takes longer to warm up.
+        // The process lives for a second or two: longer warm-up does not pay off.
         start.Environment["DOTNET_TieredPGO"] = "0";
         start.Environment["DOTNET_TieredCompilation"] = "1";
         (int exitCode, string output, string errors) = RunToEnd(start);
@@ -110,7 +111,7 @@ public sealed record Sabotage(string Name, string What, params SourceEdit[] Edit
 
     private SabotageResult RunUnitTests(UnitTests tests, string folder, Stopwatch clock)
     {
-        // tests/PROJECT/bin/CONFIGURATION/FRAMEWORK, as this program's own.
+        // tests/PROJECT/bin/CONFIGURATION/FRAMEWORK, with the configuration and framework of this program.
         string[] own = AppContext.BaseDirectory.TrimEnd('/').Split('/');
         string built = Path.Combine(Binary.Root, "tests", tests.Project, "bin", own[^2], own[^1]);
         string assembly = $"Snapuserd.{tests.Project}.Tests.dll";
@@ -139,7 +140,7 @@ public sealed record Sabotage(string Name, string What, params SourceEdit[] Edit
         StringBuilder errors = new();
         process.ErrorDataReceived += (_, line) => { lock (errors) errors.AppendLine(line.Data); };
         process.BeginErrorReadLine();
-        // A battery that never ends is no catch; ten minutes are a hundred times what the whole of it takes on a quiet machine.
+        // A battery that never ends has caught nothing; ten minutes are a hundred times its duration on an idle machine.
         System.Threading.Tasks.Task<string> reading = process.StandardOutput.ReadToEndAsync();
         if (!reading.Wait(TimeSpan.FromMinutes(10))) process.Kill(entireProcessTree: true);
         string output = reading.Result;
@@ -158,7 +159,7 @@ public sealed record Sabotage(string Name, string What, params SourceEdit[] Edit
     private InvalidOperationException Outdated(string why) => new($"the sabotage {Name} needs to be brought up to date with the engine: {why}");
 }
 
-/// <summary>The C# compiler of the SDK, inside this process, where it is warm after the first assembly.</summary>
+/// <summary>The SDK's C# compiler, hosted in this process, where it stays warm after the first assembly.</summary>
 internal static class Compiler
 {
     private static readonly string Runtime = RuntimeEnvironment.GetRuntimeDirectory();
@@ -166,12 +167,12 @@ internal static class Compiler
     private static readonly MethodInfo Entry = Assembly.LoadFrom(Path.Combine(NewestSdk(), "Roslyn/bincore/csc.dll")).EntryPoint!;
     private static readonly string[] Framework = Directory.GetFiles(Runtime, "System*.dll");
 
-    /// <summary>What runs a framework-dependent program.</summary>
+    /// <summary>The host that runs a framework-dependent program.</summary>
     public static string Host { get; } = Path.Combine(Dotnet, "dotnet");
 
     /// <summary>
-    /// Compiles an assembly as its project would, next to those in <paramref name="folder"/>. The one that was built lies in
-    /// <paramref name="built"/>.
+    /// Compiles an assembly as its project would, into <paramref name="folder"/>, next to the other assemblies there. The original assembly
+    /// is in <paramref name="built"/>.
     /// </summary>
     public static void Compile(string assembly, Dictionary<string, string> sources, string folder, string built)
     {
@@ -184,7 +185,7 @@ internal static class Compiler
         arguments.AddRange(Framework.Select(file => $"-r:{file}"));
         foreach (string file in Directory.EnumerateFiles(folder, "Snapuserd.*.dll"))
             if (Path.GetFileNameWithoutExtension(file) != assembly && !file.Contains("Tests", StringComparison.Ordinal)) arguments.Add($"-r:{file}");
-        // Version and friends are written in project files; the assembly that was built from them knows.
+        // Version and friend assemblies are defined in project files; they are read from the original assembly.
         Assembly original = Assembly.LoadFrom(Path.Combine(built, assembly + ".dll"));
         StringBuilder friends = new($"[assembly: System.Reflection.AssemblyVersion(\"{original.GetName().Version}\")]\n");
         foreach (InternalsVisibleToAttribute friend in original.GetCustomAttributes<InternalsVisibleToAttribute>())
@@ -197,7 +198,7 @@ internal static class Compiler
             File.WriteAllText(path, text);
             arguments.Add(path);
         }
-        // The compiler writes what it finds to the console; with what was left in the folder it can be asked again.
+        // The compiler prints its errors to the console; the files left in the folder allow a repetition.
         File.Delete(Path.Combine(folder, assembly + ".dll"));
         object? result = Entry.Invoke(null, [arguments.ToArray()]);
         if (result is not 0) throw new InvalidOperationException($"{assembly} does not compile after the sabotage; see {to}");

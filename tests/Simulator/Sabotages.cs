@@ -7,8 +7,8 @@ using System.Threading.Tasks;
 namespace Snapuserd.Tests.Simulator;
 
 /// <summary>
-/// `simulator sabotage NAME … | all`: the ways in which the product is broken on purpose, each of which the battery or unit tests must notice.
-/// When the product changes and a snippet below does not fit any more, the test says which.
+/// `simulator sabotage NAME … | all`: the deliberate defects of the product, each of which the battery or unit tests must detect. When the
+/// product changes and a snippet below no longer fits, the test names it.
 /// </summary>
 public static class Sabotages
 {
@@ -27,23 +27,31 @@ public static class Sabotages
     private const string Order = "Cow/MergeOrder.cs";
     private const string Map = "Block/StorageMap.cs";
 
-    private const string Snapshots = "Daemon/Snapshot.cs";
-    private const string Mark = "Daemon/MergingMark.cs";
+    private const string Snapshots = "Control/Snapshot.cs";
+    private const string Mark = "Merge/Lifecycle/MergingMark.cs";
     private const string MarkFlush = "if (result == 0) result = FileFlush.Of(fd);";
+    private const string MarkName = "if (result >= 0 && isNew) result = Libc.Rename(path, PathOf(cow));";
     private const string MarkFolderFlush = "if (result >= 0) result = FolderFlush.Of(cow, fd, out unsupported);";
-    private const string Magic = "Cli/HeldMagic.cs";
+    private const string Magic = "Images/HeldMagic.cs";
     private const string Merge = "Cli/MergeVerb.cs";
-    private const string FinishedBefore = "MergeResult? FinishedBefore(";
+    private const string ImageFile = "Images/ImageFile.cs";
+    private const string BootFile = "Boot/BootSystem.cs";
+    private const string PartName = "Images/PartName.cs";
+    private const string CowFlush = "Cow/Writing/FileCowOutput.cs";
+    private const string WriterV2 = "Cow/Writing/OpWriterV2.cs";
+    private const string WriterV3 = "Cow/Writing/OpWriterV3.cs";
+    private const string FinishedBefore = "MergeResult? Confirm(", Finished = "Merge/Lifecycle/FinishedMerge.cs";
 
-    private static readonly UnitTests s_swap = new("Daemon", "SwapOrderTests");
+    private static readonly UnitTests s_swap = new("Control", "SwapOrderTests");
     private static readonly UnitTests s_durable = new("Cli", "DurableFirstTests");
+    private static readonly UnitTests s_newMark = new("Cli", "MergingMarkTests.A_new_mark");
 
     private const string Done = "{ _setup.Mark?.End(); return Result; }";
     private const string ForgetWindow =
         "_head.State = ScratchLayout.Invalid;\n            foreach (TransferGroup transfers in _head.Commit()) yield return transfers;";
     private const string FlushBase = "foreach (TransferGroup transfers in FlushBase()) yield return transfers;";
 
-    /// <summary>All of them, by name.</summary>
+    /// <summary>All sabotages, by name.</summary>
     public static IReadOnlyList<Sabotage> All { get; } =
     [
         // Flushes.
@@ -117,7 +125,7 @@ public static class Sabotages
         new("limit-by-what-is-durable-unasserted", "the same, and the assertion compares likewise", new SourceEdit(Engine, "bool Write()", "if (batch.Limit > _released)", "if (batch.Limit > _durable)"), new SourceEdit(Engine, "void CheckRule1(", "batch.Limit > _released", "batch.Limit > _durable")) { WithoutAssertion = true },
         new("published-with-readers-inside", "a second switch is published while readers from before the first are inside", new SourceEdit(Engine, "bool Follow()", "|| !_setup.Readers.IsDone", "")),
         new("count-published-before-it-is-durable", "readers are sent to Base when a checkpoint begins", new SourceEdit(Engine, "> Checkpoint()", "_checkpointDue = false;", "_checkpointDue = false; if (_released == _durable) _setup.Readers.Publish(new OpHomes(to, 0));")),
-        new("window-published-before-it-is-durable", "readers are sent to a window that is not claimed yet", new SourceEdit(Engine, "> Journal(", "_head.State = ScratchLayout.Valid;", "_setup.Readers.Publish(new OpHomes(_durable, window)); _head.State = ScratchLayout.Valid;"), new SourceEdit(Engine, "> Journal(", "_journaled += window;\n        // The base writes destroy what the window's ops read; readers find its contents in memory from here on.\n        _setup.Readers.Publish(new OpHomes(_durable, window));", "_journaled += window;")),
+        new("window-published-before-it-is-durable", "readers are sent to a window that is not claimed yet", new SourceEdit(Engine, "> Journal(", "_head.State = ScratchLayout.Valid;", "_setup.Readers.Publish(new OpHomes(_durable, window)); _head.State = ScratchLayout.Valid;"), new SourceEdit(Engine, "> Journal(", "_journaled += window;\n        // The writes to Base destroy what the window's ops read. From here on readers take the window's contents from memory.\n        _setup.Readers.Publish(new OpHomes(_durable, window));", "_journaled += window;")),
         new("left-window-not-published", "after a crash readers are sent to sources that the window overwrites", new SourceEdit(Engine, "LeftWindow Prepare()", "left.IsStale ? 0 : left.Entries", "0")),
         new("count-and-window-in-two-words", "a reader may see a count with the window of another", new SourceEdit(Gate, "void Publish(", "Volatile.Write(ref _homes, ((long)homes.Counted << 32) | (uint)homes.Window);", "Volatile.Write(ref _homes, ((long)homes.Counted << 32) | (uint)_homes); Interleave?.Invoke(); Volatile.Write(ref _homes, ((long)homes.Counted << 32) | (uint)homes.Window);")),
         new("enter-without-second-look", "a reader counts himself under a number that nobody looks at", new SourceEdit(Gate, "int Enter()", "if (Volatile.Read(ref _epoch) == epoch) return epoch;", "return epoch;")),
@@ -193,14 +201,14 @@ public static class Sabotages
         { Step = Battery.Cancelled },
         new("error-of-a-write-ignored", "a write that fails counts as done", new SourceEdit(Transfers, "void End(int", "errno < 0 ?", "errno < 0 && attempt.Whole.Verb != BlockVerb.Write ?")),
         new("error-of-a-read-ignored", "a read that fails counts as done", new SourceEdit(Transfers, "void End(int", "errno < 0 ?", "errno < 0 && attempt.Whole.Verb != BlockVerb.Read ?")),
-        new("EAGAIN-for-ever", "EAGAIN is asked again without end", new SourceEdit(Transfers, "void Progress(", " && ++attempt.Tries <= AttemptsBeforePlain", "")),
-        new("EAGAIN-counts-as-done", "a request that was told to try again counts as done", new SourceEdit(Transfers, "void Progress(", "<= AttemptsBeforePlain) { Ask(slot); return; }", "<= AttemptsBeforePlain) { End(slot, 0); return; }")),
+        new("EAGAIN-for-ever", "EAGAIN is asked again without end", new SourceEdit(Transfers, "void Progress(", " && ++attempt.Tries <= Retry.AttemptsBeforePlain", "")),
+        new("EAGAIN-counts-as-done", "a request that was told to try again counts as done", new SourceEdit(Transfers, "void Progress(", "<= Retry.AttemptsBeforePlain) { Ask(slot); return; }", "<= Retry.AttemptsBeforePlain) { End(slot, 0); return; }")),
         new("ECANCELED-is-final", "a cancelled request is not tried by the plain call", new SourceEdit(Transfers, "void Progress(", " or -Errno.ECANCELED) result", ") result")),
         new("first-failure-forgotten", "a drain forgets a failure when a later transfer is whole", new SourceEdit(Transfers, "void End(TransferFailure?", "_failure ??= failure;", "_failure = failure;")),
         new("wrong-errno", "the sentence names another errno than the device's", new SourceEdit(Transfers, "void End(int", "attempt.Whole, errno,", "attempt.Whole, -Errno.EINVAL,")),
         new("worker-error-ignored", "what a worker that failed left is written as it is", new SourceEdit(Batch, "void JobEnded(", "_jobFailed |=", "_ =")),
 
-        // What others rely on outside the engine: unit tests notice.
+        // Guarantees outside the engine: unit tests detect these.
         new("hand-over-unflushed", "the mapped device is put on a base whose count may go back in a power cut",
             new SourceEdit(Snapshots, "ExitCode HandOver(", "FlushDevices(withoutFlush: false)", "default((BlockDevice, int)?)"))
         { Tests = s_swap },
@@ -220,6 +228,12 @@ public static class Sabotages
             new SourceEdit(Mark, "int Make(", MarkFolderFlush, "")) { Tests = s_durable },
         new("mark-folder-unflushed-when-it-was-there", "the folder is flushed by the process alone that makes the mark",
             new SourceEdit(Mark, "int Make(", "if (result >= 0)", "if (result >= 0 && there.Kind == MarkKind.None)")) { Tests = s_durable },
+        new("mark-content-unflushed", "a new mark with content is named and its content not flushed",
+            new SourceEdit(Mark, "int Make(", MarkFlush, "if (result == 0 && !isNew) result = FileFlush.Of(fd);")) { Tests = s_newMark },
+        new("mark-named-before-its-content", "a new mark with content gets its name before its content is flushed",
+            new SourceEdit(Mark, "int Make(", MarkFlush, MarkName + MarkFlush),
+            new SourceEdit(Mark, "int Make(", "fd);\n        " + MarkName, "fd);"))
+        { Tests = s_newMark },
         new("mark-begun-unflushed", "a mark says that the merge has begun and is not flushed",
             new SourceEdit(Mark, "void Begin(", MarkFlush, "")) { Tests = s_durable },
         new("mark-removed-unflushed", "a mark is removed and its folder not flushed",
@@ -228,27 +242,61 @@ public static class Sabotages
             new SourceEdit(Magic, "void Release()", "output.Flush();\n        output.Write(", "output.Write(")) { Tests = s_durable },
         new("magic-unflushed", "the magic of a COW on a device is not flushed",
             new SourceEdit(Magic, "void Release()", "_magic);\n        output.Flush();", "_magic);")) { Tests = s_durable },
+        new("magic-withdrawn-unflushed", "a new COW is written to a device on which the old magic may still be",
+            new SourceEdit(Magic, "void Withdraw()", "output.Flush();", "")) { Tests = s_durable },
+        new("magic-not-withdrawn", "a new COW is written to a device under the old magic",
+            new SourceEdit(Magic, "void Write(", "if (!_withdrawn) Withdraw();", "")) { Tests = s_durable },
+        new("image-unflushed", "an image gets its name and may not be on the disk",
+            new SourceEdit(ImageFile, "void Finish(", "Check(FileFlush.Of(Fd), \"flushing\");", "")) { Tests = s_durable },
+        new("output-name-unflushed", "create and extract end before the name of their output is durable",
+            new SourceEdit(PartName, "int Publish(", "result = FolderFlush.Of(Target, fd, out int unsupported);", "int unsupported = 0;"))
+        { Tests = s_durable },
+        new("boot-flushes-base-only", "boot puts a mapped device on a base whose count may go back in a power cut",
+            new SourceEdit(BootFile, "void Flush(", "[row.Base, row.Cow]", "[row.Base]"))
+        { Tests = new("Cli", "BootSystemTests") },
+        new("boot-flushes-cow-only", "boot puts a mapped device on a base that may not be on the disk",
+            new SourceEdit(BootFile, "void Flush(", "[row.Base, row.Cow]", "[row.Cow]"))
+        { Tests = new("Cli", "BootSystemTests") },
+        new("boot-unflushed", "boot puts a mapped device on a merged base and flushes nothing",
+            new SourceEdit("Boot/BootSequence.cs", "", "if (devices.State.Kind == CowKind.Merged) system.Flush(row);", ""))
+        { Tests = new("Cli", "BootTests.Every_decision") },
+        new("stream-unflushed", "extract into a file on standard output ends with 0 and it may not be on the disk",
+            new SourceEdit("Images/StreamImage.cs", "void Finish()", "IsStored ? FileFlush.Of(fd) : 0", "0")) { Tests = s_durable },
+        new("cow-unflushed", "a COW gets its name and may not be on the disk",
+            new SourceEdit(CowFlush, "void Flush()", "FileFlush.OfData(_device.Fd)", "0")) { Tests = s_durable },
+        new("cow-header-before-its-ops-are-durable", "the header of a COW of format 3 counts ops that may not be on the disk",
+            new SourceEdit(WriterV3, "void Finish(", "_output.Flush();", "")) { Tests = s_durable },
+        new("cow-footer-before-its-ops-are-durable", "a COW of format 2 has a footer and its ops may not be on the disk",
+            new SourceEdit(WriterV2, "void Finish(", "ZeroSlots();\n        Send();\n        _output.Flush();", "ZeroSlots();\n        Send();")) { Tests = s_durable },
         new("finished-before-unflushed", "a merge is reported as finished before although nothing was flushed",
-            new SourceEdit(Merge, FinishedBefore, "if (FileFlush.Of(target.Fd) < 0 || FileFlush.Of(input.Fd) < 0) return null;", ""))
+            new SourceEdit(Finished, FinishedBefore, "if (FileFlush.Of(target.Fd) < 0 || FileFlush.Of(input.Fd) < 0) return null;", ""))
         { Tests = s_durable },
         new("finished-before-flushes-cow-only", "a merge is reported as finished before when the COW alone was flushed",
-            new SourceEdit(Merge, FinishedBefore, "FileFlush.Of(target.Fd) < 0 || ", "")) { Tests = s_durable },
+            new SourceEdit(Finished, FinishedBefore, "FileFlush.Of(target.Fd) < 0 || ", "")) { Tests = s_durable },
     ];
 
-    /// <summary>The product as it is, built in the same way: nothing may be found.</summary>
+    /// <summary>The unchanged product, built in the same way: the battery must find nothing.</summary>
     public static IReadOnlyList<Sabotage> None { get; } =
     [
         new("nothing-in-Merge", "Merge is compiled as it is", new SourceEdit(Head, "", "class CowHead", "class CowHead")),
         new("nothing-in-Cow", "Cow is compiled as it is", new SourceEdit(Order, "", "class MergeOrder", "class MergeOrder")) { Step = Battery.Overlaps },
         new("nothing-in-Serve", "Serve is compiled as it is", new SourceEdit(Read, "", "class ViewRead", "class ViewRead")),
         new("nothing-in-Block", "Block is compiled as it is", new SourceEdit(Transfers, "", "class Transfers", "class Transfers")),
-        new("nothing-in-Daemon", "Daemon is compiled as it is",
+        new("nothing-in-Control", "Control is compiled as it is",
             new SourceEdit(Snapshots, "", "class Snapshot : ", "class Snapshot : ")) { Tests = s_swap },
+        new("nothing-in-Images", "Images is compiled as it is",
+            new SourceEdit(Magic, "", "class HeldMagic", "class HeldMagic")) { Tests = s_durable },
+        new("nothing-in-Boot", "Boot is compiled as it is",
+            new SourceEdit(BootFile, "", "class BootSystem(", "class BootSystem(")) { Tests = new("Cli", "BootSystemTests") },
+        new("nothing-in-Merge-for-Cli", "Merge is compiled as it is, for the unit tests of the command line",
+            new SourceEdit(Finished, "", "class FinishedMerge", "class FinishedMerge")) { Tests = s_durable },
         new("nothing-in-Cli", "Cli is compiled as it is",
             new SourceEdit(Merge, "", "class MergeVerb", "class MergeVerb")) { Tests = s_durable },
     ];
 
-    /// <summary>Runs the battery over each, two at a time, in folders of their own that are removed; calls <paramref name="done"/> under a lock.</summary>
+    /// <summary>
+    /// Runs the battery over each, two at a time, in separate folders that are removed; calls <paramref name="done"/> under a lock.
+    /// </summary>
     public static void Run(IReadOnlyCollection<Sabotage> sabotages, Action<SabotageResult> done)
     {
         string folder = Path.Combine(AppContext.BaseDirectory, $"sabotage.{Environment.ProcessId}");
@@ -275,7 +323,9 @@ public static class Sabotages
         }
     }
 
-    /// <summary>Prints for each sabotage by which check it was caught; 1 if one was not, or if the battery finds fault with the product as it is.</summary>
+    /// <summary>
+    /// Prints the check that caught each sabotage. Returns 1 if one was not caught, or if the battery fails on the unchanged product.
+    /// </summary>
     public static int Simulate(Budget budget)
     {
         List<Sabotage> chosen = [.. None.Concat(All).Where(sabotage => budget.Words.Contains(sabotage.Name) || budget.Words is [] or ["all"])];
@@ -296,7 +346,9 @@ public static class Sabotages
         return bad == 0 ? 0 : 1;
     }
 
-    /// <summary>It was caught, and not by an assertion that is no longer there; and the product as it is was not.</summary>
+    /// <summary>
+    /// True if the sabotage was caught, and not by an assertion that it removes; for the unchanged product, true if nothing was caught.
+    /// </summary>
     public static bool IsRight(SabotageResult result)
     {
         if (None.Any(sabotage => sabotage.Name == result.Name))

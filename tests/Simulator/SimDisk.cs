@@ -9,13 +9,13 @@ public sealed record PendingPage(int Number, Page Contents, long Write)
     /// <summary>The request has not completed: a dying process may or may not get it into the cache.</summary>
     public bool InFlight { get; set; } = true;
 
-    /// <summary>When its completion was reaped, in events of the queue; 0 for what an earlier run left.</summary>
+    /// <summary>When its completion was reaped, in events of the queue; 0 for a page that an earlier run left.</summary>
     public long Reaped { get; set; }
 }
 
 /// <summary>
-/// A device with a volatile cache. Readers see <see cref="Cache"/>; a power cut leaves <see cref="Durable"/> with any subset of what is
-/// <see cref="Pending"/> on top, sector by sector. What a failed flush dropped is in the cache and nowhere else.
+/// A device with a volatile cache. Readers see <see cref="Cache"/>; a power cut leaves <see cref="Durable"/> plus any subset of
+/// <see cref="Pending"/>, sector by sector. Data that a failed flush dropped is only in the cache.
 /// </summary>
 public sealed class SimDisk
 {
@@ -28,7 +28,9 @@ public sealed class SimDisk
         Pending = pending;
     }
 
-    /// <summary>A device after a flush that failed and dropped its data: <paramref name="cache"/> is what readers see and nothing will write back.</summary>
+    /// <summary>
+    /// A device after a flush that failed and dropped its data: readers see <paramref name="cache"/>, and it is never written back.
+    /// </summary>
     public static SimDisk AfterDroppedFlush(Image durable, Image cache) => new(durable.Copy(), cache.Copy(), []);
 
     /// <summary>
@@ -49,12 +51,12 @@ public sealed class SimDisk
     public Image Cache { get; }
     public List<PendingPage> Pending { get; }
 
-    /// <summary>Goes up with every change of what a power cut could leave.</summary>
+    /// <summary>Incremented with every change of the states that a power cut could leave.</summary>
     public int Changes { get; set; }
 
     /// <summary>
-    /// Hash of everything a later run could notice: what is durable, what readers see, and which other contents each page could have after
-    /// a cut, in whatever order they were written.
+    /// Hash of everything that a later run could notice: the durable contents, what readers see, and the other contents that each page
+    /// could have after a cut, independent of the order of the writes.
     /// </summary>
     public ulong Hash
     {
@@ -72,10 +74,10 @@ public sealed class SimDisk
         }
     }
 
-    /// <summary>What a pending page adds to the hash of its disk.</summary>
+    /// <summary>A pending page's contribution to the hash of its disk.</summary>
     public static ulong PendingWeight(PendingPage page) => Chance.Mix(Image.Weight(page.Number, page.Contents) ^ 0x6a09e667f3bcc909);
 
-    /// <summary>A flush that was queued at event <paramref name="queued"/> has completed: what was reaped before is durable.</summary>
+    /// <summary>Completes a flush that was queued at event <paramref name="queued"/>: every write reaped before that is durable.</summary>
     public void Flush(long queued)
     {
         foreach (PendingPage page in Pending)
@@ -84,14 +86,16 @@ public sealed class SimDisk
         Changes++;
     }
 
-    /// <summary>A flush that fails as Linux lets it: the data is marked clean, stays visible, and never reaches the medium by itself.</summary>
+    /// <summary>
+    /// A flush that fails as Linux permits: the data is marked clean, stays visible, and never reaches the medium by itself.
+    /// </summary>
     public void DropDirty()
     {
         Pending.RemoveAll(page => !page.InFlight);
         Changes++;
     }
 
-    /// <summary>The process dies: of the requests in flight, those pages for which <paramref name="lands"/> says so get into the cache.</summary>
+    /// <summary>The process dies: of the requests in flight, the pages that <paramref name="lands"/> selects reach the cache.</summary>
     public SimDisk AfterDeath(Func<PendingPage, bool> lands)
     {
         Image cache = Cache.Copy();

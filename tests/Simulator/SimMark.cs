@@ -7,23 +7,24 @@ using Snapuserd.Merge;
 namespace Snapuserd.Tests.Simulator;
 
 /// <summary>
-/// The mark beside a COW, in every simulated run: it is asked before anything is written, and told that the merge has begun when the COW says so durably and nothing of Base is written, and goes when all is durably counted. What a boot concludes
-/// from a mark without content, and from an untouched COW beside one with content, rests on that.
+/// Checks, in every simulated run, how the engine uses the mark beside a COW. The engine checks the mark before the first write. It records
+/// that the merge has begun after the COW says so durably and before any write to Base. It removes the mark after everything is durably
+/// counted. A boot relies on this when it finds a mark without content, or an untouched COW beside a mark with content.
 /// </summary>
 public sealed class SimMark(SimDisk cow, Func<int> total) : IMergeMark
 {
     private bool _written;
 
-    /// <summary>The merge was told to look at it.</summary>
+    /// <summary>The engine has checked the mark.</summary>
     public bool IsChecked { get; private set; }
 
-    /// <summary>Ops that were counted when the merge began; -1 if it did not.</summary>
+    /// <summary>Ops counted when the merge began; −1 if it did not.</summary>
     public int Begun { get; private set; } = -1;
 
-    /// <summary>The mark is gone.</summary>
+    /// <summary>The mark is removed.</summary>
     public bool IsOver { get; private set; }
 
-    /// <summary>What was wrong first; null if nothing was.</summary>
+    /// <summary>The first violation; null if there was none.</summary>
     public string? Wrong { get; private set; }
 
     public void Check(CowFile file)
@@ -37,7 +38,7 @@ public sealed class SimMark(SimDisk cow, Func<int> total) : IMergeMark
         if (!IsChecked || Begun >= 0) Wrong ??= "the mark says once that the merge has begun, after it was looked at";
         ScratchLayout scratch = new(file.Header.HeaderBytes, file.Header.ScratchBytes);
         ReadOnlySpan<byte> head = cow.Durable[0].Bytes;
-        // A count says so as well.
+        // A count also says that the merge has begun.
         if (scratch.Window > 0 && head[scratch.StateOffset] == ScratchLayout.NeverUsed && BinaryPrimitives.ReadUInt64LittleEndian(head[CowHeader.MergeCountOffset..]) == 0)
             Wrong ??= "the mark says that the merge has begun while the COW may still say after a cut that it has not";
         Begun = count;
@@ -50,7 +51,7 @@ public sealed class SimMark(SimDisk cow, Func<int> total) : IMergeMark
         if (BinaryPrimitives.ReadUInt64LittleEndian(cow.Durable[0].Bytes[CowHeader.MergeCountOffset..]) != (ulong)total()) Wrong ??= "the mark goes before all is durably counted";
     }
 
-    /// <summary>Looks at a request of the merge.</summary>
+    /// <summary>Checks a request of the merge.</summary>
     public void Check(in BlockRequest request)
     {
         if (request.Verb != BlockVerb.Write) return;

@@ -8,10 +8,12 @@ using Snapuserd.Tests.Support;
 
 namespace Snapuserd.Tests.Simulator;
 
-/// <summary>One run of the real engine over simulated devices: queue, workers, clock and arena are the simulator's.</summary>
+/// <summary>One run of the real engine over simulated devices: queue, workers, clock and arena are simulated.</summary>
 public static class SimMerge
 {
-    /// <summary>Runs a merge to its end, or throws what the engine throws; throws as well where a crash would undo more than it may (<see cref="Undone"/>).</summary>
+    /// <summary>
+    /// Runs a merge to its end. Throws what the engine throws, and also where a crash would undo more than it may (<see cref="Undone"/>).
+    /// </summary>
     public static MergeResult Run(MergeCase merge, SimDisk[] disks, Arena arena, ulong seed, Action step, Func<int, BlockRequest, Fault?>? faults = null, StopFlag? stop = null, PageStore? pages = null)
     {
         Clean(arena);
@@ -63,7 +65,8 @@ public static class SimMerge
         engine.Open();
         using SimReaders readers = new(merge, devices, engine, setup, wakeUp, queue, seed) { Stuck = merge.StuckReader };
         readers.ReadAll();
-        // An Xor in place without scratch destroys what it reads, on the user's word: that is merged or served, not both.
+        // An Xor in place without scratch destroys what it reads and needs the user's consent; such an image is either merged or served,
+        // never both.
         if (merge.MayBeLost || (merge.Options.AllowUnsafe && new ScratchLayout(engine.Cow.Header.HeaderBytes, engine.Cow.Header.ScratchBytes).Window == 0)) return engine.Run(share);
         queue.Readers = readers;
         try
@@ -74,13 +77,15 @@ public static class SimMerge
         }
         catch (SnapuserdException)
         {
-            // Stopped or failed: the image is what it was.
+            // Stopped or failed: the merged image must still read as the target.
             readers.ReadToEnd();
             throw;
         }
     }
 
-    /// <summary>Reads the merged image, as `extract` would, and returns the number of the first page that is not the target's, or −1.</summary>
+    /// <summary>
+    /// Reads the merged image as `extract` would. Returns the number of the first page that differs from the target, or −1.
+    /// </summary>
     public static int FirstWrongPage(MergeCase merge, SimDisk[] disks, Arena arena, ulong seed)
     {
         Clean(arena);
@@ -100,7 +105,7 @@ public static class SimMerge
         return -1;
     }
 
-    /// <summary>What the engine takes, made of simulated parts; workers may be real ones.</summary>
+    /// <summary>The engine's setup, built from simulated parts; workers may be real ones.</summary>
     public static MergeSetup Setup(MergeCase merge, SimDisk[] disks, Arena arena, ulong seed, IBlockQueue queue, IWorkQueue<DecodeJob> workers) => new()
     {
         Io = new Transfers(queue, [merge.Granule, merge.Granule, merge.Granule]),
@@ -113,7 +118,7 @@ public static class SimMerge
             : merge.AnotherPath ? new MergeDevice(2, "base by another path", disks[1].Cache.Length)
             : new MergeDevice(1, "base", disks[1].Cache.Length),
         SharedBlocks = disks.Length < 3 || merge.Overlap is not null,
-        // An array that is null would become ranges that are none.
+        // A null array would convert to an empty list of ranges.
         Overlap = merge.Overlap is { } ranges ? new ReadOnlyMemory<SharedRange>(ranges) : default(ReadOnlyMemory<SharedRange>?),
         Options = merge.Options with
         {
@@ -123,7 +128,10 @@ public static class SimMerge
         },
     };
 
-    /// <summary>An arena for the next run, which must not find in memory what an earlier one has read. Filling more than a small arena would cost more than the run.</summary>
+    /// <summary>
+    /// Clears the arena for the next run, which must not find data that an earlier run has read. Filling more than a small arena would cost
+    /// more than the run.
+    /// </summary>
     public static void Clean(Arena arena)
     {
         arena.Reset();
@@ -146,9 +154,10 @@ public static class SimMerge
 }
 
 /// <summary>
-/// What a crash would have done again: bytes of Base behind the durable count that are written. Not more than the intervals that the case allows, and what
-/// was in memory when the last of them was full, and the same of windows of scratch, which are in memory, too. Where steps take time, nothing is
-/// older than two intervals of time either: that of the checkpoint that was under way when it was written, and its own.
+/// Checks how much work a crash would repeat: the written bytes of Base after the durable count. The bound is the intervals that the case
+/// allows, plus what was in memory when the last interval filled, plus the same amount for windows of scratch, which are in memory too.
+/// Where steps take time, no uncounted write is older than two intervals of time: that of the checkpoint in progress at the time of the
+/// write, and its own.
 /// </summary>
 internal sealed class Undone(MergeCase merge, SimDisk cow, StepTime time) : IMergeObserver
 {
@@ -157,10 +166,15 @@ internal sealed class Undone(MergeCase merge, SimDisk cow, StepTime time) : IMer
     private long _written;
     private long _nothing;
 
-    /// <summary>What was wrong first. Thrown at the end of the run: whoever throws in the middle of the engine's call leaves requests that nobody reaps.</summary>
+    /// <summary>
+    /// The first violation. Thrown at the end of the run: an exception in the middle of the engine's call would leave requests that are
+    /// never reaped.
+    /// </summary>
     public LostDataException? Lost { get; private set; }
 
-    /// <summary>Ops that write nothing take no memory and are not done again: any number of them may stand among the others.</summary>
+    /// <summary>
+    /// Excludes ops that write nothing. They take no memory and are not repeated, so any number of them may stand among the others.
+    /// </summary>
     public void LeaveOut(CowFile file)
     {
         for (int position = 0; position < file.Order.Count; position++)
@@ -183,7 +197,7 @@ internal sealed class Undone(MergeCase merge, SimDisk cow, StepTime time) : IMer
         while (_uncounted.TryPeek(out (MergeProgress Progress, long Time) first) && first.Progress.OpsDone <= count)
         {
             _counted = first.Progress.BytesDone;
-            // The last one stays, so that the next is not taken for the first.
+            // The last entry stays, so that the next one is not mistaken for the first.
             if (_uncounted.Count == 1) break;
             _uncounted.Dequeue();
         }
@@ -198,8 +212,8 @@ internal sealed class Undone(MergeCase merge, SimDisk cow, StepTime time) : IMer
 }
 
 /// <summary>
-/// A second merge as the first one meets it: a share of the memory that comes and goes, at moments that the seed decides. While it is there the first may
-/// have three quarters of its arena, and gives back what it has beyond.
+/// A second merge as the first one sees it: a share of the memory that comes and goes at moments that the seed decides. While it is
+/// present, the first merge may hold three quarters of its arena, and gives back the excess.
 /// </summary>
 internal sealed class SimRival : IDisposable
 {
@@ -219,12 +233,12 @@ internal sealed class SimRival : IDisposable
         _before = Pages?.Discarded ?? 0;
     }
 
-    /// <summary>What the merge has.</summary>
+    /// <summary>The quota of the merge under test.</summary>
     public MemoryShare Share { get; }
 
     private SimulatedPages? Pages => _arena.System as SimulatedPages;
 
-    /// <summary>Comes, goes, or does nothing.</summary>
+    /// <summary>Joins, leaves, or does nothing.</summary>
     public void Step()
     {
         if (Share.Taken < _taken) _given += _taken - Share.Taken;
@@ -238,7 +252,9 @@ internal sealed class SimRival : IDisposable
         }
     }
 
-    /// <summary>Nothing but what was given back went to the system, and with <paramref name="all"/> the whole of it: throws if not.</summary>
+    /// <summary>
+    /// Throws if memory that was not given back went to the system or, with <paramref name="all"/>, if not all of it did.
+    /// </summary>
     public void Check(bool all)
     {
         if (Pages is not { } pages) return;
@@ -254,7 +270,7 @@ internal sealed class SimRival : IDisposable
     }
 }
 
-/// <summary>A clock that stands still until it is moved.</summary>
+/// <summary>A clock that stands still until it is advanced.</summary>
 internal sealed class StepTime : ITimeSource
 {
     public long Milliseconds { get; set; }
@@ -294,7 +310,7 @@ public sealed class SimWorkers(IWorker<DecodeJob> worker, ulong seed) : IWorkQue
     public void Dispose() => worker.Dispose();
 }
 
-/// <summary>A clock that jumps by up to 100 ms whenever it is read.</summary>
+/// <summary>A clock that jumps by up to 100 ms at every read.</summary>
 public sealed class SimTime(ulong seed) : ITimeSource
 {
     private readonly Chance _chance = new(seed);

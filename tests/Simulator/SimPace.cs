@@ -2,18 +2,22 @@ using Snapuserd.Merge;
 
 namespace Snapuserd.Tests.Simulator;
 
-/// <summary>Somebody who pauses a merge, slows it down and lets it go on, when the seed says so; and at the latest when it waits for nothing else.</summary>
+/// <summary>
+/// Pauses, slows down and resumes a merge as the seed decides; resumes it at the latest when the merge waits for nothing else.
+/// </summary>
 public sealed class SimPace(ulong seed)
 {
     private readonly Chance _chance = new(seed);
 
-    /// <summary>What the engine asks.</summary>
+    /// <summary>The pace that the engine consults.</summary>
     public MergePace Pace { get; } = new();
 
     /// <summary>Times that the merge was held.</summary>
     public int Held { get; private set; }
 
-    /// <summary>The merge waits; <paramref name="idle"/>: with nothing in flight. True if it may have been held, and goes on.</summary>
+    /// <summary>
+    /// Called when the merge waits; <paramref name="idle"/> means nothing is in flight. True if the merge was held and now continues.
+    /// </summary>
     public bool Look(bool idle)
     {
         if (idle)

@@ -10,19 +10,19 @@ namespace Snapuserd.Tests.Simulator;
 public sealed class ContractViolationException(string what) : Exception(what);
 
 /// <summary>
-/// What happens to one request instead of success: a negative errno, a number of bytes, and for a flush whether the cache drops its dirty data.
-/// With <paramref name="WholeSectors"/> a short write leaves no part of a sector behind, as a device does whatever it reports.
+/// Replaces the success of one request: a negative errno, or a number of bytes; for a flush also whether the cache drops its dirty data.
+/// With <paramref name="WholeSectors"/> a short write never leaves a part of a sector on the device, whatever result it reports.
 /// </summary>
 public readonly record struct Fault(int Result, bool DropsDirty = false, bool WholeSectors = false);
 
 /// <summary>
-/// Simulated devices behind the engine's own seam. Requests complete in an order that the seed decides; buffers are watched while the
-/// queue owns them; reads and writes that race are refused; a flush covers exactly the writes that were reaped before it was queued.
-/// <paramref name="step"/> is called after everything that changes what a crash would leave.
+/// Simulated devices that implement the engine's block queue. Requests complete in an order that the seed decides. The queue watches the
+/// buffers it owns and rejects reads and writes that race. A flush covers exactly the writes that were reaped before it was queued.
+/// <paramref name="step"/> is called after everything that changes the state a crash would leave.
 /// </summary>
 public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed, Action step, Func<int, BlockRequest, Fault?>? faults = null, PageStore? pages = null) : IBlockQueue
 {
-    // What a buffer holds while a read into it is under way.
+    // The fill byte of a buffer while a read into it is in flight.
     private const byte Unread = 0xdb;
 
     private static readonly int[] s_endsOfHints = [0, -Errno.EINVAL, -Errno.ESPIPE, -Errno.EAGAIN, -Errno.EINTR, -Errno.ECANCELED, -Errno.EIO];
@@ -37,25 +37,25 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
 
     public int Depth => depth;
 
-    /// <summary>A flush ends when nothing else is in flight: as where all of a page cache must be written back first.</summary>
+    /// <summary>A flush ends only after everything else in flight, as on a system that first writes back a whole page cache.</summary>
     public bool SlowFlushes { get; init; }
 
     /// <summary>
-    /// Parts of device 2 that are parts of device 1. Each has a cache of its own, as two block devices over one disk have: what was written
-    /// to the one and is not on the medium may be missing in a read of the other.
+    /// Parts of device 2 that are parts of device 1. Each device has its own cache, like two block devices over one disk: a read of one
+    /// device may miss data that was written to the other and is not on the medium yet.
     /// </summary>
     public SharedRange[] Overlap { get; init; } = [];
 
-    /// <summary>Queues of other threads on the same disks: their requests must not meet this one's either.</summary>
+    /// <summary>Queues of other threads on the same disks: their requests must not race with this queue's requests either.</summary>
     public SimQueue[] Beside { get; set; } = [];
 
-    /// <summary>Those who read beside the thread of this queue, while it waits and otherwise.</summary>
+    /// <summary>Readers that run beside the thread of this queue, during its waits and between them.</summary>
     public SimReaders? Readers { get; set; }
 
-    /// <summary>Who pauses the merge and lets it go on.</summary>
+    /// <summary>Pauses and resumes the merge.</summary>
     public SimPace? Pace { get; set; }
 
-    /// <summary>Requests so far, by which faults are numbered.</summary>
+    /// <summary>Requests so far; faults are numbered by them.</summary>
     public int Requests { get; private set; }
 
     public bool TryQueue(in BlockRequest request)
@@ -83,7 +83,7 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
             int choice = _chance.Below(_flights.Count);
             if (SlowFlushes && _flights[choice].Request.Verb == BlockVerb.Flush && _flights.FindIndex(flight => flight.Request.Verb != BlockVerb.Flush) is >= 0 and int other)
             {
-                // Time does not go on to the end of a flush in the same wait in which something else has ended.
+                // A flush does not end in the same wait in which another request has ended.
                 choice = other;
             }
             else if (SlowFlushes && i > 0 && _flights[choice].Request.Verb == BlockVerb.Flush)
@@ -147,7 +147,9 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
         }
     }
 
-    /// <summary>Two requests in flight on one place, of which one writes something else than lies there, and it does not matter whose they are.</summary>
+    /// <summary>
+    /// Rejects two requests in flight for one place if one of them writes different contents, no matter which queue owns them.
+    /// </summary>
     private void CheckRace(in BlockRequest request, ReadOnlySpan<byte> buffer, Flight flight, SimQueue whose)
     {
         BlockRequest other = flight.Request;
@@ -165,7 +167,9 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
         }
     }
 
-    /// <summary>What a request means on the disks: with an overlap the shared parts of a read of the source are parts of Base.</summary>
+    /// <summary>
+    /// The places on the disks that a request covers: with an overlap, the shared parts of a read of the source are parts of Base.
+    /// </summary>
     private List<(SimDisk Disk, long Offset, int Length)> Places(in BlockRequest request)
     {
         List<(SimDisk, long, int)> places = [(disks[request.Device], request.Offset, request.Buffer.Length)];
@@ -208,7 +212,10 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
         }
     }
 
-    /// <summary>A read that meets a write sees the same bytes whichever comes first: those that lie there. Two writes never may meet.</summary>
+    /// <summary>
+    /// A read that races with a write sees the same bytes in either order, because the write repeats the present contents. Two writes must
+    /// never overlap.
+    /// </summary>
     private bool ChangesNothingFor(in BlockRequest write, ReadOnlySpan<byte> data, BlockVerb other, long offset, int length)
     {
         if (other != BlockVerb.Read) return false;
@@ -230,7 +237,7 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
     private int Complete(Flight flight)
     {
         BlockRequest request = flight.Request;
-        // No promise at all: what a cut leaves is any subset of what is pending, hint or no hint; and how it ends must not matter.
+        // A hint promises nothing: a cut leaves any subset of the pending pages, with or without it. Its result must not matter.
         if (request.Verb == BlockVerb.WriteBack) return flight.Fault?.Result ?? s_endsOfHints[_chance.Below(s_endsOfHints.Length)];
         if (request.Verb != BlockVerb.Flush)
         {
@@ -265,7 +272,7 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
                     PendingPage page = disk.Pending[i];
                     if (!page.InFlight || !Mine(page, request)) continue;
                     long start = (long)page.Number * Page.Size;
-                    // A failed write promises nothing: each of its pages may have changed. A short one stops where it says.
+                    // A failed write promises nothing: each of its pages may have changed. A short write stops at the length it reports.
                     bool lands = result < 0 ? _chance.Percent(50) : start < end;
                     if (!lands) { disk.Pending.RemoveAt(i--); disk.Changes++; continue; }
                     if (result > 0 && end < start + Page.Size && end < request.Offset + request.Buffer.Length)

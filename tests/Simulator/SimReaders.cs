@@ -9,17 +9,18 @@ using Snapuserd.Serve;
 namespace Snapuserd.Tests.Simulator;
 
 /// <summary>
-/// Readers beside a merge, who get on by the seed whenever the merge has made a step, and when it waits for them. Two kinds:
+/// Readers that run beside a merge. The seed decides which of them advance after each step of the merge, and while the merge waits for
+/// them. There are two kinds:
 /// <list type="bullet">
-/// <item>Some are the product's: a <see cref="ViewReader"/> over a queue of its own on the same disks, which begins reads of random ranges, is slow with
-/// its requests, and whose results are compared with the target.</item>
-/// <item>One knows nothing of the product but the gate: it enters, and as long as it stays looks at every step whether all that was published when it
-/// entered still lies there: every block, on the devices, in what is in flight to them, and in window memory.</item>
+/// <item>The product's reader: a <see cref="ViewReader"/> with its own queue on the same disks. It reads random ranges and serves its
+/// requests slowly; the results are compared with the target.</item>
+/// <item>A reader that knows only the gate. It enters, and until it leaves it checks at every step that everything published when it
+/// entered is still in place. It checks every block on the devices, in the requests in flight to them, and in window memory.</item>
 /// </list>
 /// </summary>
 public sealed class SimReaders : IDisposable
 {
-    // Of a longer image only some blocks are looked at in each step.
+    // In a longer image, each step checks only some blocks.
     private const int LookAt = 24;
     private const int BufferBytes = 32 << 10;
 
@@ -35,35 +36,35 @@ public sealed class SimReaders : IDisposable
     private bool _running;
     private bool _broken;
 
-    // The one who looks at the gate.
+    // State of the reader that knows only the gate.
     private int _pass;
     private bool _inside;
     private OpHomes _homes;
     private int _patience;
 
-    /// <summary><paramref name="disks"/> by device number. <paramref name="engine"/> has been opened.</summary>
+    /// <summary><paramref name="disks"/> are indexed by device number. <paramref name="engine"/> is already open.</summary>
     public SimReaders(MergeCase merge, SimDisk[] disks, MergeEngine engine, MergeSetup setup, WakeUp wakeUp, SimQueue beside, ulong seed)
     {
         (_case, _disks, _engine, _setup, _wakeUp, _beside) = (merge, disks, engine, setup, wakeUp, beside);
         _chance = new Chance(seed ^ 0x5eade55);
-        // A cache of one unit is the most that goes wrong.
+        // A cache of one unit causes the most evictions.
         _view = new SnapshotView(engine, setup, 1, sentence => Trouble = sentence);
         _reader = new ProductReader(this);
     }
 
-    /// <summary>Reads that were compared, of all cases.</summary>
+    /// <summary>Reads compared with the target, over all cases.</summary>
     public static long Reads => Interlocked.Read(ref _reads);
 
-    /// <summary>Blocks that were looked at where the gate says they are, of all cases.</summary>
+    /// <summary>Blocks checked at the location that the gate publishes, over all cases.</summary>
     public static long Looks => Interlocked.Read(ref _looks);
 
-    /// <summary>Times that a merge waited for nothing but readers, of all cases.</summary>
+    /// <summary>Times that a merge waited for readers only, over all cases.</summary>
     public static long Waits => Interlocked.Read(ref _waits);
 
-    /// <summary>All of that in one line.</summary>
+    /// <summary>All these counters in one line.</summary>
     public static string Counts => $"readers: {Reads} reads compared, {Looks} blocks looked at, {Waits} waits of the merge for readers alone";
 
-    /// <summary>Reads that failed where a fault was injected, of all cases.</summary>
+    /// <summary>Reads that failed because of an injected fault, over all cases.</summary>
     public static long Failures => Interlocked.Read(ref _failures);
 
     private static long _failures;
@@ -71,16 +72,16 @@ public sealed class SimReaders : IDisposable
     private static long _looks;
     private static long _waits;
 
-    /// <summary>The last sentence about a read that failed.</summary>
+    /// <summary>The last message about a failed read.</summary>
     public string Trouble { get; private set; } = "";
 
-    /// <summary>Somebody never gets on: nobody leaves until the merge is over.</summary>
+    /// <summary>The reader that knows only the gate never leaves until the merge ends.</summary>
     public bool Stuck { get; init; }
 
-    /// <summary>The merge has made a step: everybody may get on, or stay.</summary>
+    /// <summary>Called after a step of the merge: each reader may advance or stay.</summary>
     public void Run()
     {
-        // A reader's own request is a step as well.
+        // A reader's own request also counts as a step and would recurse.
         if (_running || _broken) return;
         _running = true;
         try
@@ -94,13 +95,13 @@ public sealed class SimReaders : IDisposable
         }
         catch
         {
-            // What the engine does on its way out must not lead here again.
+            // The engine's cleanup during the exception must not call back into the readers.
             _broken = true;
             throw;
         }
     }
 
-    /// <summary>The merge waits with nothing in flight: whoever is inside gets on until somebody has woken it.</summary>
+    /// <summary>The merge waits with nothing in flight: the readers inside advance until one of them has woken it.</summary>
     public void WakeUp()
     {
         if (_broken) throw new ContractViolationException("waiting after a reader has failed");
@@ -117,7 +118,7 @@ public sealed class SimReaders : IDisposable
         _running = false;
     }
 
-    /// <summary>The merge is over: everybody leaves, what was read is compared, and the whole image is read once more.</summary>
+    /// <summary>The merge has ended: every reader leaves, all reads are compared, and the whole image is read once more.</summary>
     public void ReadToEnd()
     {
         if (_broken) return;
@@ -128,7 +129,7 @@ public sealed class SimReaders : IDisposable
         _running = false;
     }
 
-    /// <summary>The whole image, in pieces of all sizes.</summary>
+    /// <summary>Reads the whole image in pieces of all sizes.</summary>
     public void ReadAll()
     {
         if (_broken) return;
@@ -159,7 +160,7 @@ public sealed class SimReaders : IDisposable
         _setup.Readers.Leave(_pass);
     }
 
-    /// <summary>What readers are told is durable: a count and a window that a cut would leave.</summary>
+    /// <summary>Checks that a power cut would keep the count and the window that readers are told are durable.</summary>
     private void CheckPublished()
     {
         OpHomes homes = _setup.Readers.Homes;
@@ -171,7 +172,7 @@ public sealed class SimReaders : IDisposable
         if (_disks[0].Durable[0].Bytes[layout.StateOffset] != ScratchLayout.Valid) throw new LostDataException($"readers are sent to the window at {homes.Counted}, which is not durable");
     }
 
-    // What the run before left may be in the cache only: it is right to read, and durable before anything is written.
+    // The previous run's data may be only in the cache. Reading it is correct; it becomes durable before the first write.
     private int Left => (int)_engine.Cow.Header.NumMergeOps;
 
     private void Look()
@@ -189,7 +190,7 @@ public sealed class SimReaders : IDisposable
         CowOp op = position < 0 ? default : _engine.Cow[order.OpIndex(position)];
         if (position < _homes.Counted)
         {
-            // Base has it, be it that no op writes it.
+            // Base holds the block, also when no op writes it.
             LookFor(_setup.Base.Number, (long)block * Page.Size, _case.Target[block].Bytes, block, "Base");
             return;
         }
@@ -208,7 +209,7 @@ public sealed class SimReaders : IDisposable
     {
         if (device == 2)
         {
-            // What the source has in common with Base lies there.
+            // The parts that the source shares with Base are located on Base.
             foreach (SharedRange range in _case.Overlap ?? [])
             {
                 long start = Math.Max(offset, range.SourceOffset), end = Math.Min(offset + due.Length, range.SourceOffset + range.Length);
@@ -255,7 +256,7 @@ public sealed class SimReaders : IDisposable
             Pace = 50;
         }
 
-        /// <summary>In how many of a hundred steps it gets on.</summary>
+        /// <summary>The percentage of steps in which this reader advances.</summary>
         public int Pace { get; private set; }
 
         public bool IsReading => _reader.Count > 0;
@@ -333,5 +334,5 @@ public sealed class SimReaders : IDisposable
     }
 }
 
-/// <summary>The merge waits for a reader who stays for ever.</summary>
+/// <summary>The merge waits for a reader that never leaves.</summary>
 public sealed class StuckException() : Exception("the merge waits for a reader who stays for ever");

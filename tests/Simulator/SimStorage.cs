@@ -5,8 +5,8 @@ using Snapuserd.Merge;
 namespace Snapuserd.Tests.Simulator;
 
 /// <summary>
-/// The file systems below the simulated devices, all of whose blocks are holes until they are reserved: a merge may write only what it has reserved before its first write. With
-/// <paramref name="bytes"/> there is room for so many.
+/// The file systems below the simulated devices, whose blocks are all holes until they are reserved. A merge may write only what it has
+/// reserved before its first write. Without <paramref name="bytes"/> the free space is unlimited; otherwise it is that many bytes.
 /// </summary>
 public sealed class SimStorage(long bytes = long.MaxValue) : IStorageReserver
 {
@@ -14,10 +14,10 @@ public sealed class SimStorage(long bytes = long.MaxValue) : IStorageReserver
     private long _free = bytes;
     private bool _written;
 
-    /// <summary>What was wrong first; null if nothing was.</summary>
+    /// <summary>The first violation; null if there was none.</summary>
     public string? Wrong { get; private set; }
 
-    /// <summary>What was reserved on a device.</summary>
+    /// <summary>The ranges reserved on a device.</summary>
     public IEnumerable<ByteRange> Reserved(int device)
     {
         foreach ((int other, ByteRange range) in _reserved)
@@ -38,13 +38,13 @@ public sealed class SimStorage(long bytes = long.MaxValue) : IStorageReserver
         }
     }
 
-    /// <summary>Looks at a request of the merge.</summary>
+    /// <summary>Checks a request of the merge.</summary>
     public void Check(in BlockRequest request)
     {
         if (request.Verb != BlockVerb.Write) return;
         _written = true;
         long at = request.Offset, end = at + request.Buffer.Length;
-        // They ascend, and two that touch are one.
+        // The ranges are ascending, and two that touch are merged into one.
         foreach (ByteRange range in Reserved(request.Device))
             if (range.Offset <= at && end <= range.Offset + range.Length) return;
         Wrong ??= $"a write of {end - at} bytes at {at} of device {request.Device} that was not reserved";

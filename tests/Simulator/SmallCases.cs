@@ -7,10 +7,12 @@ using Snapuserd.Tests.Support;
 
 namespace Snapuserd.Tests.Simulator;
 
-/// <summary>Small COWs, each built to need one kind of care; windows of two and three ops, so that they turn over.</summary>
+/// <summary>
+/// Small COWs, each built to exercise one hazard; windows of two and three ops, so that several windows follow one another.
+/// </summary>
 public static class SmallCases
 {
-    /// <summary>Scratch sizes in bytes by the window they give, from W = min((B − M)/4096, (M − 1)/16 − 1).</summary>
+    /// <summary>The scratch size in bytes that gives a window, from W = min((B − M)/4096, (M − 1)/16 − 1).</summary>
     public static int ScratchFor(int window)
     {
         for (int bytes = 4096; ; bytes += 256)
@@ -111,10 +113,10 @@ public static class SmallCases
         };
     }
 
-    /// <summary>Every case with windows of 2 and of 3 at both grains, from one seed after the other until the seconds are over.</summary>
+    /// <summary>Every case with windows of 2 and of 3 at both grains, seed after seed until the seconds run out.</summary>
     public static int Simulate(Budget budget)
     {
-        // Words: name, window and grain of the one case to run.
+        // Arguments: name, window and grain of the one case to run.
         IEnumerable<(string Name, int Window, int Grain, ulong Seed)> Work()
         {
             for (ulong seed = budget.Seed; ; seed++)
@@ -153,7 +155,7 @@ public static class SmallCases
         return 0;
     }
 
-    /// <summary>Blocks of bytes without pattern.</summary>
+    /// <summary>Blocks of random bytes.</summary>
     public static byte[] Random(long seed, int blocks)
     {
         Chance chance = new((ulong)seed + 1000);

@@ -4,7 +4,7 @@ using System.Globalization;
 
 namespace Snapuserd.Tests.Simulator;
 
-/// <summary>What simulations have done so far; several threads may add to it.</summary>
+/// <summary>The counters of simulations; several threads may add to them.</summary>
 public sealed class Tally
 {
     private readonly object _lock = new();
@@ -14,17 +14,17 @@ public sealed class Tally
     public long Cases { get; private set; }
     /// <summary>Runs of the engine.</summary>
     public long Runs { get; private set; }
-    /// <summary>Crash states met, repeated ones included.</summary>
+    /// <summary>Crash states reached, repeated ones included.</summary>
     public long States { get; private set; }
-    /// <summary>Crash states that differ within their case, each of which was recovered.</summary>
+    /// <summary>Crash states that are distinct within their case; each was recovered.</summary>
     public long Distinct { get; private set; }
     /// <summary>Cases from which the target was not reached.</summary>
     public long Lost { get; private set; }
 
-    /// <summary>Which share of everything there is has been gone through, in words; empty where there is no everything.</summary>
+    /// <summary>Text that says which share of all cases has been covered; empty where the number of cases is unlimited.</summary>
     public string Covered { get; set; } = "";
 
-    /// <summary>Seconds since this began to count.</summary>
+    /// <summary>Seconds since the tally was created.</summary>
     public double Seconds => Stopwatch.GetElapsedTime(_started).TotalSeconds;
 
     public void Add(long cases = 0, long runs = 0, long states = 0, long distinct = 0, long lost = 0)
@@ -45,7 +45,7 @@ public sealed class Tally
         if (other.Covered.Length > 0) Covered = Covered.Length == 0 ? other.Covered : $"{Covered}, {other.Covered}";
     }
 
-    /// <summary>One line.</summary>
+    /// <summary>The counters in one line.</summary>
     public override string ToString()
     {
         double seconds = Math.Max(0.001, Seconds);

@@ -4,12 +4,12 @@ using Snapuserd.Tests.Simulator;
 
 namespace Snapuserd.Tests.Soak;
 
-/// <summary>Images by chance, and what an update makes of them.</summary>
+/// <summary>Random images, and random updates of them.</summary>
 internal static class Images
 {
     private const int Block = 4096;
 
-    /// <summary>Blocks of noise, of text, of zeros, and of contents that others have.</summary>
+    /// <summary>Blocks of noise, of text, of zeros, and copies of other blocks.</summary>
     public static byte[] By(Chance chance, int blocks)
     {
         byte[] image = new byte[blocks * Block];
@@ -38,10 +38,10 @@ internal static class Images
             Span<byte> part = image.AsSpan(start * Block, count * Block);
             switch (chance.Below(8))
             {
-                case 0: // A move, over itself as well.
+                case 0: // A move, which may overlap itself.
                     part.ToArray().CopyTo(image, to * Block);
                     break;
-                case 1: // Bytes inserted: what follows moves by them.
+                case 1: // Bytes are inserted, and the rest moves by their number.
                     int bytes = 1 + chance.Below(Math.Min(3 * Block, part.Length - 1));
                     part[..^bytes].ToArray().CopyTo(part[bytes..]);
                     Noise(chance, part[..bytes]);

@@ -1,18 +1,22 @@
 using System;
+using System.Collections.Generic;
 using System.Diagnostics;
 using System.IO;
 using System.Threading;
 using Snapuserd.Interop;
-using Snapuserd.Tests.Daemon;
+using Snapuserd.Tests.Control;
 using Snapuserd.Tests.Support;
 
 namespace Snapuserd.Tests.Soak;
 
-/// <summary>What the rounds have in common: folders, file systems, and the daemon that lives through all of them.</summary>
+/// <summary>The state shared by all rounds: folders, file systems, and the daemon that runs through all of them.</summary>
 internal sealed class Machine : IDisposable
 {
     private readonly string _scratch;
     private FileSystem? _ext4, _xfs;
+    private const int KeptLines = 40;
+
+    private readonly Queue<string> _said = new();
     private Process? _daemon;
 
     /// <param name="scratch">An empty folder, on which a file system in memory is mounted; the mount namespace is this program's
@@ -21,7 +25,7 @@ internal sealed class Machine : IDisposable
     {
         _scratch = scratch;
         LoopDevice.Call("mount", "-t", "tmpfs", "-o", "size=1500M,huge=never", "tmpfs", scratch);
-        // What programs leave there is theirs for certain.
+        // Files that appear in /run are then certainly those of the tested programs.
         LoopDevice.Call("mount", "-t", "tmpfs", "tmpfs", "/run");
         Work = Path.Combine(scratch, "work");
         Directory.CreateDirectory(Path.Combine(Work, "devices"));
@@ -32,7 +36,7 @@ internal sealed class Machine : IDisposable
     /// <summary>The folder of a round, in memory.</summary>
     public string Work { get; }
 
-    /// <summary>Below which everything lies that a round may make.</summary>
+    /// <summary>The folder that contains everything a round may create.</summary>
     public string Scratch => _scratch;
 
     public FileSystem Ext4 => _ext4 ??= new FileSystem(Path.Combine(_scratch, "ext4.img"), Path.Combine(_scratch, "ext4"), "ext4");
@@ -45,16 +49,42 @@ internal sealed class Machine : IDisposable
 
     public string this[string file] => Path.Combine(Work, file);
 
-    /// <summary>The daemon ended, which it never does by itself.</summary>
-    public string? DaemonEnd => _daemon!.HasExited ? $"the daemon ended with {_daemon.ExitCode}: {_daemon.StandardError.ReadToEnd()}"
-        : null;
+    /// <summary>Describes the daemon's unexpected end; null while it runs.</summary>
+    public string? DaemonEnd => _daemon!.HasExited ? $"the daemon ended with {_daemon.ExitCode}: {Said}" : null;
+
+    /// <summary>The daemon's last lines of output.</summary>
+    private string Said
+    {
+        get
+        {
+            lock (_said) return string.Join(" | ", _said);
+        }
+    }
 
     public void StartDaemon()
     {
         _daemon = Binary.Start("daemon", "--socket", DaemonSocket, "--device", "nbd", "--socket-folder", this["devices"], "--memory",
             "16M");
+        _daemon.ErrorDataReceived += (_, line) =>
+        {
+            lock (_said)
+            {
+                if (line.Data is { } text) _said.Enqueue(text);
+                while (_said.Count > KeptLines) _said.Dequeue();
+            }
+        };
+        _daemon.BeginErrorReadLine();
         Until.True(() => File.Exists(DaemonSocket) || _daemon.HasExited, "the daemon listens");
         if (DaemonEnd is { } end) throw new SoakException(end);
+    }
+
+    /// <summary>For a failure's report: the daemon's status of its snapshots, and where each of its threads waits.</summary>
+    public string DescribeDaemon(string status)
+    {
+        string text = $"getstatus {status}; it said {Said}; {Binary.Run("ctl", "status", "--json", "--socket", DaemonSocket)}";
+        foreach (string task in Directory.GetDirectories($"/proc/{DaemonId}/task"))
+            text += $"; {File.ReadAllText(task + "/comm").Trim()} {File.ReadAllText(task + "/wchan")} {File.ReadAllText(task + "/syscall").Trim()}";
+        return text;
     }
 
     public void StopDaemon()
@@ -68,7 +98,7 @@ internal sealed class Machine : IDisposable
         File.Delete(DaemonSocket);
     }
 
-    /// <summary>A new daemon, and nothing in the folder of the rounds.</summary>
+    /// <summary>Starts a new daemon and empties the folder of the rounds.</summary>
     public void Restart()
     {
         StopDaemon();
@@ -77,7 +107,7 @@ internal sealed class Machine : IDisposable
         StartDaemon();
     }
 
-    /// <summary>A connection to the daemon, with Android's messages.</summary>
+    /// <summary>A connection to the daemon that speaks Android's messages.</summary>
     public Talker Talk() => new(DaemonSocket);
 
     public void Dispose()
@@ -91,7 +121,7 @@ internal sealed class Machine : IDisposable
     }
 }
 
-/// <summary>What has happened so far.</summary>
+/// <summary>The counters so far.</summary>
 internal sealed class Totals
 {
     public int Rounds { get; set; }
@@ -103,7 +133,7 @@ internal sealed class Totals
     public override string ToString() => $"{Rounds} rounds, {Kills} kills, {PowerCuts} power cuts, {Resumes} resumes, {Failures} failures";
 }
 
-/// <summary>Asks before each step of a round whether the user has had enough.</summary>
+/// <summary>Checks before each step of a round whether the user has requested a stop.</summary>
 internal static class Interrupt
 {
     private static bool _asked;

@@ -10,9 +10,9 @@ using Snapuserd.Tests.Support;
 namespace Snapuserd.Tests.Soak;
 
 /// <summary>
-/// `soak [--minutes N] [--rounds N] [--seed N]` lives the life of one machine over and over. The last line has the counts; exit code 1 if
-/// something was wrong, 130 after
-/// SIGINT or SIGTERM. It needs root, and a mount namespace and a process namespace of its own (build.sh).
+/// `soak [--minutes N] [--rounds N] [--seed N]` simulates the life of one machine over and over. The last line has the counts. The exit
+/// code is 1 if a check failed, and 130 after SIGINT or SIGTERM. It needs root, and its own mount namespace and process namespace
+/// (build.sh).
 /// </summary>
 internal static class Program
 {
@@ -44,7 +44,7 @@ internal static class Program
             Console.Error.WriteLine("soak: needs root, because it mounts file systems and makes loop devices");
             return 77;
         }
-        // Process 1 is the shell that started this one, if the namespaces are its own; mounts elsewhere would be the machine's.
+        // In its own namespaces, process 1 is the shell that started this process; otherwise the mounts would change the machine's.
         if (!File.ReadAllText("/proc/1/cmdline").Contains("soak.dll", StringComparison.Ordinal))
         {
             Console.Error.WriteLine("soak: start it with `make soak`, which gives it namespaces of its own");
@@ -108,7 +108,7 @@ internal static class Program
                 string what = e is SoakException ? e.Message : e.ToString();
                 Console.WriteLine($"soak: FAILED: {what}\n  {plan}\n  again with: make soak SEED={now} ROUNDS=1");
                 if (totals.Failures == MostFailures) break;
-                // What it has left must not fail the rounds after it.
+                // The remains of the failed round must not make the following rounds fail.
                 machine.Restart();
                 Warm(machine);
                 before = Remains.Now(machine);
@@ -121,7 +121,7 @@ internal static class Program
             }
             catch (SoakException e)
             {
-                // No single round shows it.
+                // No single round shows this failure.
                 totals.Failures++;
                 Console.WriteLine($"soak: FAILED: {e.Message}\n  again with: make soak SEED={seed} ROUNDS={totals.Rounds}");
                 break;
@@ -135,7 +135,8 @@ internal static class Program
     }
 
     /// <summary>
-    /// Uses once what is made at its first use, in this program and in the daemon, so that no round leaves more than it found.
+    /// Uses everything once that is created at its first use, in this program and in the daemon, so that no round leaves more than it
+    /// found.
     /// </summary>
     private static void Warm(Machine machine)
     {

@@ -7,14 +7,14 @@ using System.Linq;
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using Snapuserd.Interop;
-using Snapuserd.Tests.Daemon;
+using Snapuserd.Tests.Control;
 using Snapuserd.Tests.Support;
 
 namespace Snapuserd.Tests.Soak;
 
 /// <summary>
-/// What a round must leave as it was: processes, mounts, loop devices, files, and the descriptors and threads of the processes that live
-/// on.
+/// The state that a round must restore: processes, mounts, loop devices, files, and the descriptors and threads of the processes that keep
+/// running.
 /// </summary>
 internal sealed class Remains
 {
@@ -22,7 +22,7 @@ internal sealed class Remains
 
     private Remains(Machine machine)
     {
-        // Streams of processes that have ended close theirs when they are collected.
+        // Streams of ended processes close their descriptors when they are collected.
         GC.Collect();
         GC.WaitForPendingFinalizers();
         foreach (int process in Processes())
@@ -39,15 +39,15 @@ internal sealed class Remains
             foreach (string path in Directory.GetFileSystemEntries(folder, "*", SearchOption.AllDirectories)) _things.Add($"file {path}");
         AddDescriptors("self", "this program");
         AddDescriptors(machine.DaemonId.ToString(CultureInfo.InvariantCulture), "the daemon");
-        // This program's own threads are the framework's, which come and go.
+        // This program's own threads belong to the framework, which creates and ends them at any time.
         _things.Add($"{Directory.GetDirectories($"/proc/{machine.DaemonId}/task").Length} threads of the daemon");
     }
 
     public static Remains Now(Machine machine) => new(machine);
 
     /// <summary>
-    /// Waits until all is as it was <paramref name="before"/>: the kernel and the daemon close things in their own time. Throws if it does
-    /// not become so.
+    /// Waits until the state equals <paramref name="before"/>, because the kernel and the daemon close things asynchronously. Throws if
+    /// that does not happen.
     /// </summary>
     public static void Settle(Machine machine, Remains before)
     {
@@ -79,9 +79,9 @@ internal sealed class Remains
         Dictionary<string, int> targets = [];
         foreach (string descriptor in Directory.GetFileSystemEntries($"/proc/{process}/fd"))
         {
-            // The numbers of pipes and sockets are new ones each time.
+            // Pipes and sockets get new numbers each time.
             string? target = Try(() => new FileInfo(descriptor).LinkTarget)?.Split('[')[0];
-            // The framework loads its parts when it needs them.
+            // The framework loads its assemblies on demand.
             if (target is null || (process == "self" && (target.EndsWith("/fd", StringComparison.Ordinal) || target.EndsWith(".dll",
                 StringComparison.Ordinal)))) continue;
             targets[target] = targets.GetValueOrDefault(target) + 1;
@@ -115,10 +115,10 @@ internal sealed class Remains
     }
 }
 
-/// <summary>The locks on a storage: those that every program sees, and the file that stands for it among the program's own.</summary>
+/// <summary>The locks on a storage: those that every program sees, and the lock file that the program's own processes use.</summary>
 internal static class Locks
 {
-    /// <summary>The file that is there while a process of the program uses the storage.</summary>
+    /// <summary>The lock file exists while a process of the program uses the storage.</summary>
     public static bool IsUsed(string path) => File.Exists(NameOf(path));
 
     /// <summary>Throws unless the storage is free and its lock file is gone.</summary>
@@ -145,32 +145,29 @@ internal static class Locks
 }
 
 /// <summary>
-/// Memory of what lives through all rounds, when its garbage is collected: at most 1 MiB more than after the tenth round. For the daemon,
-/// whose collector runs when it must, that is the
-/// least it has while it serves small snapshots one after the other. This program's own is what its heap and malloc have handed out.
+/// Memory of the long-running processes after garbage collection: at most 1 MiB more than after the tenth round. The daemon's value is its
+/// minimum while it serves small snapshots one after the other. This program's value is what its heap and malloc have handed out.
 /// </summary>
 internal sealed class MemoryWatch(int begun = 0)
 {
     private const int SettlesIn = 10;
-    private const int FewestSnapshots = 60, MostSnapshots = 600;
-    // Its heaps grow to what they will be during the first hundreds of snapshots, which ten rounds do not have.
-    private const int SettlingSnapshots = 400;
+    private const int Snapshots = 8;
     private const long MayGrow = 1 << 20;
 
     private readonly Dictionary<string, long> _settled = [];
 
-    /// <summary>What each has; last, so that people can read it.</summary>
+    /// <summary>The latest value of each, for people to read.</summary>
     public string Text { get; private set; } = "";
 
-    /// <summary>Looks after every tenth round, and after each hundredth later; throws if something has grown.</summary>
+    /// <summary>Measures after every tenth round, and later after every hundredth; throws if a value has grown.</summary>
     /// <param name="round">Counted from 1.</param>
-    /// <param name="machine">Has the daemon.</param>
+    /// <param name="machine">The machine with the daemon.</param>
     public void Check(int round, Machine machine)
     {
         int rounds = round - begun;
         if (rounds % (rounds < 100 ? SettlesIn : 100) != 0) return;
-        (string What, long Bytes)[] now = [("the daemon", Daemon(machine, _settled.GetValueOrDefault("the daemon",
-            long.MaxValue - MayGrow) + MayGrow)), ("the simulator's heap", Heap()), ("malloc of the simulator", Malloc.InUse())];
+        (string What, long Bytes)[] now =
+            [("the daemon", Daemon(machine)), ("the simulator's heap", Heap()), ("malloc of the simulator", Malloc.InUse())];
         Text = "; " + string.Join(", ", now.Select(one => $"{one.What} {one.Bytes >> 10} KiB"));
         foreach ((string what, long bytes) in now)
         {
@@ -180,22 +177,25 @@ internal sealed class MemoryWatch(int begun = 0)
         }
     }
 
-    /// <summary>Goes on until it is <paramref name="little"/>: not every collection gives all back to the system.</summary>
-    private static long Daemon(Machine machine, long little)
+    /// <summary>
+    /// The daemon's memory after small snapshots one after the other, the last of which has ended: it collects its garbage at the end of
+    /// each.
+    /// </summary>
+    private static long Daemon(Machine machine)
     {
         byte[] image = new byte[64 * 4096];
         File.WriteAllBytes(machine["memory.base"], image);
         File.WriteAllBytes(machine["memory.cow"], new CowBuilder { ScratchBytes = 8192 }.Zero(1).Build());
         string devices = $"{machine["memory.cow"]},{machine["memory.base"]},{machine["memory.base"]}";
         long least = long.MaxValue;
-        for (int i = little == long.MaxValue ? -SettlingSnapshots : 0; i < FewestSnapshots || (least > little && i < MostSnapshots); i++)
+        for (int i = 0; i < Snapshots; i++)
         {
             string name = $"memory{i}";
             using (Talker talker = machine.Talk())
                 foreach (string message in new[] { $"init,{name},{devices}", $"start,{name}", $"delete,{name}" })
                     if (talker.Ask(message) is { } answer && !answer.StartsWith("success",
                         StringComparison.Ordinal)) throw new SoakException($"the daemon answers '{answer}' to '{message}'");
-            if (i >= 0) least = Math.Min(least, Anonymous(machine.DaemonId));
+            least = Math.Min(least, Anonymous(machine.DaemonId));
         }
         foreach (string file in new[] { "memory.base", "memory.cow" }) File.Delete(machine[file]);
         return least;
@@ -203,7 +203,7 @@ internal sealed class MemoryWatch(int begun = 0)
 
     private static long Heap()
     {
-        // What the framework keeps for its next use is no leak, and comes and goes by the clock.
+        // Buffers that the framework keeps for reuse are no leak, and their number changes with time.
         for (int size = 1 << 12; size <= 1 << 23; size *= 2)
         {
             _ = ArrayPool<byte>.Shared.Rent(size);
@@ -223,11 +223,11 @@ internal sealed class MemoryWatch(int begun = 0)
     }
 }
 
-/// <summary>Memory that native libraries have from malloc.</summary>
+/// <summary>Memory that native libraries have allocated with malloc.</summary>
 internal static class Malloc
 {
     /// <summary>
-    /// struct mallinfo2 of malloc.h: ten numbers of which the fifth and the eighth are bytes in use, in mappings of their own and in the
+    /// struct mallinfo2 of malloc.h: ten numbers, of which the fifth and the eighth are bytes in use, in separate mappings and in the
     /// heaps.
     /// </summary>
     [InlineArray(10)]

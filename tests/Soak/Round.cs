@@ -8,14 +8,14 @@ using System.Security.Cryptography;
 using System.Text.Json;
 using System.Threading;
 using Snapuserd.Interop;
-using Snapuserd.Tests.Daemon;
+using Snapuserd.Tests.Control;
 using Snapuserd.Tests.Serve;
 using Snapuserd.Tests.Simulator;
 using Snapuserd.Tests.Support;
 
 namespace Snapuserd.Tests.Soak;
 
-/// <summary>One round: a base, and updates on top of one another, as the plan says. Throws at the first thing that is wrong.</summary>
+/// <summary>One round: a base, and updates on top of one another, according to the plan. Throws at the first error.</summary>
 internal sealed class Round : IDisposable
 {
     private const int Block = 4096;
@@ -59,14 +59,14 @@ internal sealed class Round : IDisposable
     {
         try
         {
-            // A round that failed may have one.
+            // A failed round may have left a mark.
             File.Delete(Mark);
             _cow.Dispose();
         }
         finally
         {
             _base.Dispose();
-            // A killed server leaves its socket to the next one; one that was told to end does not.
+            // A killed server leaves its socket for the next one; a server stopped in order removes it.
             if (_leavesSocket) File.Delete(_machine["serve"]);
             foreach (string file in new[] { "old.img", "new.img", "source.img", "system.cow" }) File.Delete(_machine[file]);
         }
@@ -99,10 +99,10 @@ internal sealed class Round : IDisposable
 
     private string[] Devices => ["--cow", _cow.Path, "--base", _base.Path, .. Source];
 
-    /// <summary>An update whose source is another file has ops in an order that is only good for that.</summary>
+    /// <summary>An update with a separate source file has ops in an order that is valid only for that source.</summary>
     private string[] Source => _source is { } source ? ["--source", source, "--source-separate"] : [];
 
-    /// <summary>Makes the COW in a file.</summary>
+    /// <summary>Creates the COW in a file.</summary>
     private void Make(UpdatePlan update)
     {
         Chance chance = new(update.Seed);
@@ -144,7 +144,7 @@ internal sealed class Round : IDisposable
         _hasScratch = BitConverter.ToUInt32(head, 34) > 0;
     }
 
-    /// <summary>The README's way: the beginning is zeroed first and written last.</summary>
+    /// <summary>As in docs/boot-setup.md: the beginning is zeroed first and written last.</summary>
     private void Stage(UpdatePlan update)
     {
         string[] steps =
@@ -172,7 +172,7 @@ internal sealed class Round : IDisposable
         LoopDevice.Call("sync", Mark, Path.GetDirectoryName(Mark)!);
     }
 
-    /// <summary>System calls of a whole merge, on files in memory.</summary>
+    /// <summary>The number of system calls of a whole merge, on files in memory.</summary>
     private int Count(string io)
     {
         try
@@ -225,7 +225,7 @@ internal sealed class Round : IDisposable
         if (one.How is Interruption.PowerCut or Interruption.DisksVanish) CutPower();
     }
 
-    /// <summary>All that was not flushed is lost, on disks that can.</summary>
+    /// <summary>Discards all unflushed data, on disks that support it.</summary>
     private void CutPower()
     {
         if (_cow.Power is null || _base.Power is null) return;
@@ -235,7 +235,7 @@ internal sealed class Round : IDisposable
 
     private string[] ServeArguments => ["serve", .. Devices, "--device", "nbd", "--socket", _machine["serve"], "--progress", "never"];
 
-    /// <summary>The image as it is served now, without a merge.</summary>
+    /// <summary>Reads the image as it is served now, without a merge.</summary>
     private void Look()
     {
         Served served = new(this, [Binary.Path, .. ServeArguments, "--json"], killed: false);
@@ -253,7 +253,7 @@ internal sealed class Round : IDisposable
     private void Finish(UpdatePlan update)
     {
         string what = "merge";
-        // Without scratch an update is served or merged, and not both; the daemon cannot be told that a source is another storage.
+        // Without scratch an update is either served or merged, never both; the daemon has no option for a source on separate storage.
         switch (_hasScratch && (_source is null || update.Finisher != Finisher.Daemon) ? update.Finisher : Finisher.Merge)
         {
             case Finisher.Serve:
@@ -293,9 +293,17 @@ internal sealed class Round : IDisposable
             Answer(talker, $"start,{name}", "success");
             string device = _machine[$"devices/{name}"];
             ReadAll(device);
-            Answer(talker, $"initiate_merge,{name}", "success");
+            if (update.Held) HoldInDaemon(talker, name, device);
+            else Answer(talker, $"initiate_merge,{name}", "success");
             ReadAll(device);
-            Expect(0, Binary.Run("ctl", "watch", name, "--socket", _machine.DaemonSocket), "ctl watch");
+            try
+            {
+                Expect(0, Binary.Run("ctl", "watch", name, "--socket", _machine.DaemonSocket), "ctl watch");
+            }
+            catch (TimeoutException e)
+            {
+                throw new SoakException($"{e.Message}; {_machine.DescribeDaemon(talker.Ask($"getstatus,{name}"))}");
+            }
             Answer(talker, $"getstatus,{name}", "snapshot-merge-complete");
             ReadAll(device);
             Answer(talker, $"delete,{name}", "success");
@@ -303,13 +311,29 @@ internal sealed class Round : IDisposable
         if (_machine.DaemonEnd is { } end) throw new SoakException(end);
     }
 
+    /// <summary>A merge that is held before it begins leaves the base alone; then it gets a rate and continues.</summary>
+    private void HoldInDaemon(Talker talker, string name, string device)
+    {
+        byte[] before = _base.See(_image.Length);
+        Tell("pause", name);
+        Answer(talker, $"initiate_merge,{name}", "success");
+        Answer(talker, $"getstatus,{name}", "snapshot-merge");
+        ReadAll(device);
+        Same(before, _base.See(_image.Length), "the base below a merge that is held");
+        Tell("rate", "64M", name);
+        Tell("resume", name);
+    }
+
+    private void Tell(params string[] words) =>
+        Expect(0, Binary.Run(["ctl", .. words, "--socket", _machine.DaemonSocket]), $"ctl {words[0]}");
+
     private static void Answer(Talker talker, string message, string begins)
     {
         string answer = talker.Ask(message);
         if (!answer.StartsWith(begins, StringComparison.Ordinal)) throw new SoakException($"the daemon answers '{answer}' to '{message}'");
     }
 
-    /// <summary>All of a served image, in reads of unequal lengths.</summary>
+    /// <summary>Reads the whole served image, in reads of unequal lengths.</summary>
     private void ReadAll(string socket)
     {
         using NbdClient client = NbdClient.Ready(socket, structured: _target.Length % 8192 == 0);
@@ -346,12 +370,15 @@ internal sealed class Round : IDisposable
     /// <summary>A server that is read while it runs, until it is killed, has merged, or was read once.</summary>
     private sealed class Served(Round round, string[] command, bool killed)
     {
+        private const int Longest = 60_000, LongestMerge = 300_000;
+
         private readonly Process _process = Binary.StartProgram(command[0], command[1..]);
         private readonly ManualResetEventSlim _ready = new(), _ended = new();
         private string? _error, _output;
+        private Exception? _unheard;
         private bool _usable, _done;
 
-        /// <summary>To its end, in this server.</summary>
+        /// <summary>The merge runs to its end in this server.</summary>
         public bool Merges { get; init; }
 
         public void Run()
@@ -361,13 +388,13 @@ internal sealed class Round : IDisposable
             error.Start();
             try
             {
-                _ready.Wait();
+                if (!_ready.Wait(Longest)) throw new SoakException($"a server is neither ready nor ended after a minute: {_output}");
                 if (_usable) Read();
-                // One that shall be killed and was not has made fewer calls than the merge of copies.
+                // A server that should have been killed but was not made fewer calls than the merge of the copies.
                 if (killed && !_ended.IsSet) _process.Kill();
                 else if (!killed) _ = Libc.Kill(_process.Id, Libc.SIGTERM);
                 round._leavesSocket = killed;
-                if (!_process.WaitForExit(60_000)) throw new SoakException("a server still runs a minute after it was told to end");
+                if (!_process.WaitForExit(Longest)) throw new SoakException("a server still runs a minute after it was told to end");
             }
             finally
             {
@@ -380,15 +407,18 @@ internal sealed class Round : IDisposable
                 _ended.Dispose();
             }
             Interrupt.Check();
+            if (_unheard is { } cause) throw new SoakException($"a server says what is no event: {_output}", cause);
         }
 
         private void Read()
         {
+            long end = Environment.TickCount64 + LongestMerge;
             try
             {
                 bool last;
                 do
                 {
+                    if (Environment.TickCount64 > end) throw new SoakException($"a served merge takes more than five minutes: {_output}");
                     last = Volatile.Read(ref _done) || !(killed || Merges);
                     round.ReadAll(round._machine["serve"]);
                     if (!killed && !Merges
@@ -397,9 +427,9 @@ internal sealed class Round : IDisposable
                 while (!last && !_ended.IsSet);
                 if (!killed && _ended.IsSet) throw new SoakException($"a server ended: {_output}{_error}");
             }
-            catch (Exception e) when (killed && e is not SoakException && _ended.Wait(60_000))
+            catch (Exception e) when (killed && e is not SoakException && _ended.Wait(Longest))
             {
-                // It was killed in the middle of an answer.
+                // The server was killed in the middle of an answer.
             }
         }
 
@@ -408,10 +438,17 @@ internal sealed class Round : IDisposable
             while (_process.StandardOutput.ReadLine() is { } line)
             {
                 _output += line + "\n";
-                string what = JsonDocument.Parse(line).RootElement.GetProperty("event").GetString()!;
-                if (what == "ready") _usable = true;
-                if (what == "done") Volatile.Write(ref _done, true);
-                if (what is "ready" or "error") _ready.Set();
+                try
+                {
+                    string what = JsonDocument.Parse(line).RootElement.GetProperty("event").GetString()!;
+                    if (what == "ready") _usable = true;
+                    if (what == "done") Volatile.Write(ref _done, true);
+                    if (what is "ready" or "error") _ready.Set();
+                }
+                catch (Exception e) when (e is JsonException or KeyNotFoundException or InvalidOperationException)
+                {
+                    _unheard ??= e;
+                }
             }
             _ended.Set();
             _ready.Set();

@@ -5,7 +5,7 @@ using Snapuserd.Tests.Simulator;
 
 namespace Snapuserd.Tests.Soak;
 
-/// <summary>Where a COW or a base lies.</summary>
+/// <summary>The kind of storage of a COW or a base.</summary>
 internal enum Place
 {
     Tmpfs,
@@ -24,18 +24,18 @@ internal enum Interruption
     Kill,
     /// <summary>SIGTERM at a system call.</summary>
     Term,
-    /// <summary>SIGKILL at a system call, then everything that was not flushed is lost.</summary>
+    /// <summary>SIGKILL at a system call, then all unflushed data is lost.</summary>
     PowerCut,
-    /// <summary>The disks lose their power at a system call and the program goes on without them.</summary>
+    /// <summary>The disks lose power at a system call, and the program continues without them.</summary>
     DisksVanish,
 }
 
-/// <summary>Which program merges to the end.</summary>
+/// <summary>The program that merges to the end.</summary>
 internal enum Finisher
 {
     Merge,
     Serve,
-    /// <summary>The daemon that lives through all rounds.</summary>
+    /// <summary>The daemon that runs through all rounds.</summary>
     Daemon,
 }
 
@@ -46,14 +46,14 @@ internal sealed record MergeWay(string Io, int QueueDepth, int MemoryMiB, int Th
         chance.Percent(50) ? "uring" : "sync", 1 << chance.Below(8), 8 << chance.Below(3), 1 + chance.Below(4), chance.Percent(60),
             chance.Percent(10) ? 32 : 0);
 
-    /// <summary>As `merge` and `serve` take them.</summary>
+    /// <summary>The options that `merge` and `serve` have in common.</summary>
     public string[] Arguments =>
     [
         "--io", Io, "--queue-depth", Text(QueueDepth), "--memory", $"{MemoryMiB}M", "--threads", Text(Threads), .. VerifyFirst
             ? Array.Empty<string>() : ["--no-verify-first"],
     ];
 
-    /// <summary>Those that only `merge` has.</summary>
+    /// <summary>The options of `merge` only.</summary>
     public string[] Rate => RateMiB > 0 ? ["--rate", $"{RateMiB}M"] : [];
 
     internal static string Text(int number) => number.ToString(CultureInfo.InvariantCulture);
@@ -83,19 +83,20 @@ internal sealed record CreateWay(int Format, string Compression, int BlockFactor
 }
 
 /// <summary>
-/// An interruption: of a merge or of a server that merges, after which share of its system calls, and whether the image is read afterwards.
+/// An interruption: of a merge or of a server that merges, after a share of its system calls, and whether the image is read afterwards.
 /// </summary>
 internal sealed record Break(Interruption How, bool Serving, double After, bool Look, MergeWay Way);
 
 /// <summary>
-/// One update: made by `create` or by the tests' own writer, staged on the COW's device, interrupted, and merged to the end.
-/// <paramref name="StagedTwice"/> is the step of the first attempt to stage it after which the power fails; 0 for none.
+/// One update: created by `create` or by the tests' own writer, staged on the COW's device, interrupted, and merged to the end.
+/// <paramref name="StagedTwice"/> is the step of the first staging attempt after which the power fails; 0 for none.
+/// <paramref name="Held"/>: the daemon is asked to hold the merge before it begins.
 /// </summary>
 internal sealed record UpdatePlan(
     ulong Seed, CreateWay? Create, int StagedTwice, bool Mark, bool Verify, bool Extract, Break[] Breaks, Finisher Finisher, MergeWay Way,
-        bool CutAfter);
+        bool CutAfter, bool Held);
 
-/// <summary>Everything that a round leaves to chance, from its seed alone.</summary>
+/// <summary>Every random choice of a round, which depends on its seed only.</summary>
 internal sealed record RoundPlan(ulong Seed, int Blocks, Place Cow, Place Base, UpdatePlan[] Updates)
 {
     public static RoundPlan From(ulong seed)
@@ -103,7 +104,7 @@ internal sealed record RoundPlan(ulong Seed, int Blocks, Place Cow, Place Base, 
         Chance chance = new(Chance.Mix(seed));
         int blocks = 64 + chance.Below(1 << (6 + chance.Below(6)));
         Place cow = (Place)chance.Below(5), target = (Place)chance.Below(5);
-        // The power fails for both, or for none: on half of the machines it can.
+        // The power fails for both devices or for neither; half of the machines support it.
         if (chance.Percent(50))
         {
             Place[] cuttable = [Place.Ext4, Place.Xfs, Place.CutDisk, Place.CutDisk];
@@ -115,13 +116,13 @@ internal sealed record RoundPlan(ulong Seed, int Blocks, Place Cow, Place Base, 
         return new RoundPlan(seed, blocks, cow, target, updates);
     }
 
-    /// <summary>The seed of the round after that of <paramref name="seed"/>: 32 bits, which are easily typed.</summary>
+    /// <summary>The seed of the round after that of <paramref name="seed"/>: 32 bits, which are easy to type.</summary>
     public static ulong Next(ulong seed) => Chance.Mix(seed + 0x9e3779b97f4a7c15) >> 32;
 
-    /// <summary>What was not flushed there can be lost.</summary>
+    /// <summary>Unflushed data on this storage can be lost.</summary>
     public static bool LosesCache(Place place) => place is Place.Ext4 or Place.Xfs or Place.CutDisk;
 
-    /// <summary>It is a file, beside which a mark can lie.</summary>
+    /// <summary>The storage is a file, which can have a mark beside it.</summary>
     public static bool IsFile(Place place) => place is Place.Tmpfs or Place.Ext4 or Place.Xfs;
 
     public override string ToString() =>
@@ -143,7 +144,7 @@ internal sealed record RoundPlan(ulong Seed, int Blocks, Place Cow, Place Base, 
             Interruption how = (Interruption)chance.Below(4);
             if (cuts && chance.Percent(50)) how = Interruption.PowerCut;
             if (how == Interruption.DisksVanish && cow != Place.CutDisk && target != Place.CutDisk) how = Interruption.PowerCut;
-            // Both disks lose their power, or none does: so does a machine.
+            // Both disks lose their power, or neither does, as in a real machine.
             if (how is Interruption.PowerCut or Interruption.DisksVanish && !cuts) how = Interruption.Kill;
             double after = chance.Below(1000) / 1000.0;
             // The last two thirds of the calls are those that write.
@@ -153,6 +154,7 @@ internal sealed record RoundPlan(ulong Seed, int Blocks, Place Cow, Place Base, 
         }
         return new UpdatePlan(chance.Next(), chance.Percent(60) ? CreateWay.By(chance) : null, chance.Percent(30) ? 1 + chance.Below(2)
             : 0, IsFile(cow) && chance.Percent(40),
-            chance.Percent(60), chance.Percent(25), breaks, (Finisher)chance.Below(3), MergeWay.By(chance), cuts && chance.Percent(70));
+            chance.Percent(60), chance.Percent(25), breaks, (Finisher)chance.Below(3), MergeWay.By(chance), cuts && chance.Percent(70),
+            chance.Percent(40));
     }
 }

@@ -7,12 +7,12 @@ using Snapuserd.Tests.Simulator;
 namespace Snapuserd.Tests.Soak;
 
 /// <summary>
-/// The life of a machine whose disks are the simulator's, all from one seed: one update on top of the other. Each is staged over what the
-/// one before left on the COW's device, and merged by the real engine through power cuts, deaths and stops.
+/// The life of a machine whose disks are simulated, determined by one seed: one update on top of the other. Each is staged over the remains
+/// of the previous one on the COW's device, and merged by the real engine through power cuts, deaths and stops.
 /// </summary>
 internal static class SimulatedLife
 {
-    /// <summary>Lives through up to three updates; throws at the first wrong block.</summary>
+    /// <summary>Simulates up to three updates; throws at the first wrong block.</summary>
     public static void Live(ulong seed, Arenas arenas, Totals totals)
     {
         Chance chance = new(Chance.Mix(seed ^ 0x51));
@@ -62,7 +62,7 @@ internal static class SimulatedLife
                 if (leg > 0) totals.Resumes++;
                 if (leg >= legs && !run.Stopped) return run;
                 steps = Math.Max(run.Steps, 1);
-                // A merge that finds nothing to do takes no step: nothing is left of it that was not there.
+                // A merge that finds nothing to do takes no step and leaves no new state.
                 if (run.Left is not { } left) return run;
                 disks = left;
                 count = SimMerge.DurableCount(disks[0]);

@@ -7,19 +7,19 @@ using Snapuserd.Tests.Support;
 
 namespace Snapuserd.Tests.Soak;
 
-/// <summary>What can lose everything that was not flushed.</summary>
+/// <summary>Storage that can lose all unflushed data.</summary>
 internal interface ICuttable
 {
     void Cut();
 }
 
 /// <summary>
-/// A file system on a loop device over a file in memory, whose power can be cut. The kernel's shutdown call with NOLOGFLUSH drops what is
-/// in its caches, and the next mount replays the journal. The call's default mode writes all of it first.
+/// A file system on a loop device over a file in memory, whose power can be cut. The kernel's shutdown call with NOLOGFLUSH drops the
+/// contents of its caches, and the next mount replays the journal. The call's default mode would first write them.
 /// </summary>
 internal sealed class FileSystem : ICuttable, IDisposable
 {
-    // EXT4_IOC_SHUTDOWN and XFS_IOC_GOINGDOWN are one number, and 2 is NOLOGFLUSH for both.
+    // EXT4_IOC_SHUTDOWN and XFS_IOC_GOINGDOWN have the same number, and 2 is NOLOGFLUSH for both.
     private const string ShutDown = """
         open(my $folder, "<", $ARGV[0]) or die "$ARGV[0]: $!";
         my $mode = pack("I", 2);
@@ -54,20 +54,21 @@ internal sealed class FileSystem : ICuttable, IDisposable
 
     private void Mount()
     {
-        // This loop device ends with the mount, however that ends.
-        LoopDevice.Call("mount", "-t", _type, "-o", "loop", _image, Folder);
+        // The loop option makes this loop device end with the mount, however the mount ends. By default ext4 writes back every five
+        // seconds, and writes a file that replaces another at once: both would hide a missing flush.
+        LoopDevice.Call("mount", "-t", _type, "-o", _type == "ext4" ? "loop,commit=600,noauto_da_alloc" : "loop", _image, Folder);
         _mounted = true;
     }
 
     private void Unmount()
     {
-        // The ring of a killed process has its files open until the kernel has taken it apart.
+        // The ring of a killed process keeps its files open until the kernel has torn it down.
         Until.True(() => Binary.RunProgram("umount", [Folder]).ExitCode == 0, $"{Folder} can be unmounted");
         _mounted = false;
     }
 }
 
-/// <summary>Waits for what another process or the kernel does.</summary>
+/// <summary>Waits for an action of another process or of the kernel.</summary>
 internal static class Until
 {
     private const int LongestMilliseconds = 60_000;
@@ -83,13 +84,13 @@ internal static class Until
     }
 }
 
-/// <summary>What a round found wrong.</summary>
+/// <summary>An error that a round found.</summary>
 internal sealed class SoakException(string message, Exception? cause = null) : Exception(message, cause);
 
-/// <summary>The storage of a COW or a base: a fixed number of bytes by a path, which a power cut may change.</summary>
+/// <summary>The storage of a COW or a base: a fixed number of bytes at a path, which may change with a power cut.</summary>
 internal abstract class Store : IDisposable
 {
-    /// <summary>Makes it, filled with zeros.</summary>
+    /// <summary>Creates the storage, filled with zeros.</summary>
     public static Store Make(Place place, Machine machine, string name, long bytes) => place switch
     {
         Place.Tmpfs => new FileStore(machine.Work, null, name, bytes),
@@ -101,13 +102,13 @@ internal abstract class Store : IDisposable
 
     public abstract string Path { get; }
 
-    /// <summary>What loses its power with it; null if it cannot.</summary>
+    /// <summary>The object that loses power together with this storage; null if it cannot lose power.</summary>
     public virtual ICuttable? Power => null;
 
     /// <summary>Processes whose death is the power cut of the disk.</summary>
     public virtual IEnumerable<int> Plugs => [];
 
-    /// <summary>Writes from the beginning on, durably, past the program.</summary>
+    /// <summary>Writes from the beginning on, durably, without the tested program.</summary>
     public void Put(byte[] bytes)
     {
         using (FileStream file = new(Path, FileMode.Open, FileAccess.Write, FileShare.ReadWrite))

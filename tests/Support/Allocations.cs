@@ -2,15 +2,16 @@ using System;
 
 namespace Snapuserd.Tests.Support;
 
-/// <summary>Managed memory that a piece of code takes.</summary>
+/// <summary>Measures the managed memory that a piece of code allocates.</summary>
 public static class Allocations
 {
-    // A collection every few milliseconds would have to fall into each of these runs.
+    // A garbage collection every few milliseconds would have to hit every one of these runs to spoil the result.
     private const int Runs = 20;
 
     /// <summary>
-    /// Bytes that <paramref name="action"/> allocates on this thread: the least of several runs, the first of which is a rehearsal. A collection, which other tests cause
-    /// at any time, takes what is left of a thread's buffer from it, and up to 8 KiB then count as allocated although nobody has them.
+    /// Bytes that <paramref name="action"/> allocates on this thread: the minimum of several runs, after one warm-up run. Other tests can
+    /// cause a garbage collection at any time. It discards the rest of the thread's allocation buffer, so up to 8 KiB count as allocated
+    /// although no object uses them.
     /// </summary>
     public static long Least(Action action)
     {

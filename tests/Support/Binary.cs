@@ -7,7 +7,7 @@ using System.Threading.Tasks;
 
 namespace Snapuserd.Tests.Support;
 
-/// <summary>How a run of a program ended: a signal shows as 128 and its number, as in a shell.</summary>
+/// <summary>How a run of a program ended. A signal shows as 128 plus its number, as in a shell.</summary>
 public sealed record BinaryResult(int ExitCode, string Output, string Error)
 {
     /// <inheritdoc/>
@@ -15,13 +15,12 @@ public sealed record BinaryResult(int ExitCode, string Output, string Error)
 }
 
 /// <summary>
-/// The built program, as it is shipped: $SNAPUSERD if it is set (make test does that; relative to the root), else build/snapuserd, which build.sh then brings
-/// up to date once per test run.
+/// The built program, as it is shipped: $SNAPUSERD if it is set (make test sets it; relative to the root), else build/snapuserd, which
+/// build.sh brings up to date once per test run.
 /// </summary>
 public static class Binary
 {
-    // Nothing here takes longer than a second, and in an emulator some ten times as long; a hang must end the test, and not CI
-    // at its own limit.
+    // No call here takes longer than a second, or about ten seconds in an emulator. A hang must end the test before CI's own time limit.
     private static readonly TimeSpan s_limit = TimeSpan.FromMinutes(Environment.GetEnvironmentVariable("SNAPUSERD_FILE") is null or "" ? 2 : 8);
 
     private static readonly Lazy<string> s_path = new(() => Find("SNAPUSERD", "build", "snapuserd"));
@@ -31,19 +30,21 @@ public static class Binary
     /// <summary>The folder with the solution, found by walking up from the test binary.</summary>
     public static string Root { get; } = FindRoot();
 
-    /// <summary>The program; for another architecture than this machine's, a script that runs it in an emulator (tests/Emulated).</summary>
+    /// <summary>The program. For another architecture than this machine's: a script that runs it in an emulator (tests/Emulated).</summary>
     public static string Path => s_path.Value;
 
-    /// <summary>The file that the compiler made: the program, also where <see cref="Path"/> is the script.</summary>
+    /// <summary>The file that the compiler produced: the program itself, even where <see cref="Path"/> is the script.</summary>
     public static string CompiledFile => Given("SNAPUSERD_FILE") ?? Path;
 
     /// <summary>The program is for another architecture and runs in an emulator.</summary>
     public static bool IsEmulated => CompiledFile != Path;
 
-    /// <summary>This machine's own program beside an emulated one; else the same as <see cref="Path"/>.</summary>
+    /// <summary>This machine's own program if <see cref="Path"/> is emulated; otherwise the same as <see cref="Path"/>.</summary>
     public static string Native => Given("SNAPUSERD_NATIVE") ?? Path;
 
-    /// <summary>The program of tests/Kernels, compiled ahead of time as the program itself is; found in the same way, by $SNAPUSERD_CHECKS.</summary>
+    /// <summary>
+    /// The program of tests/Kernels, compiled ahead of time like the program itself, and found in the same way, by $SNAPUSERD_CHECKS.
+    /// </summary>
     public static string CompiledChecks => s_checks.Value;
 
     /// <summary>The path in an environment variable, relative to the root; null if it is not set.</summary>
@@ -54,8 +55,8 @@ public static class Binary
     public static BinaryResult Run(params string[] arguments) => RunProgram(Path, arguments);
 
     /// <summary>
-    /// Runs the program through a shell that does <paramref name="redirections"/> first, such as "&lt;&amp;- &gt;&amp;-" to close
-    /// descriptors 0 and 1 or "&gt;/dev/full". What is redirected does not arrive here.
+    /// Runs the program through a shell that first applies <paramref name="redirections"/>, such as "&lt;&amp;- &gt;&amp;-" to close
+    /// descriptors 0 and 1, or "&gt;/dev/full". The result does not contain redirected output.
     /// </summary>
     public static BinaryResult RunRedirected(string redirections, params string[] arguments) =>
         RunProgram("/bin/sh", ["-c", $"exec \"$0\" \"$@\" {redirections}", Path, .. arguments]);
@@ -64,7 +65,8 @@ public static class Binary
     public static Process Start(params string[] arguments) => StartProgram(Path, arguments);
 
     /// <summary>
-    /// Copies the binary, by another process: this one forks on other threads meanwhile, and a child that holds the descriptor of a file being written for a moment makes its execution fail (ETXTBSY).
+    /// Copies the binary in another process. This process forks on other threads at the same time. A forked child briefly holds the
+    /// descriptor of a file being written, and then executing that file fails (ETXTBSY).
     /// </summary>
     public static void CopyTo(string path)
     {
@@ -84,7 +86,7 @@ public static class Binary
             process.Kill(entireProcessTree: true);
             throw new TimeoutException($"{program} {string.Join(' ', arguments)} still runs after {s_limit}");
         }
-        // A child that the program leaves behind may have its streams.
+        // A child that outlives the program may still hold its streams open.
         if (!Task.WaitAll([output, error], s_limit)) throw new TimeoutException($"{program} {string.Join(' ', arguments)} ended with {process.ExitCode}, and somebody it left behind still has its output after {s_limit}");
         return new BinaryResult(process.ExitCode, output.Result, error.Result);
     }

@@ -3,15 +3,15 @@ using System.IO;
 
 namespace Snapuserd.Tests.Support;
 
-/// <summary>Small programs in C, which do to a process what it cannot do to itself.</summary>
+/// <summary>Small programs in C that do to a process what it cannot do to itself.</summary>
 public static class CProgram
 {
     /// <summary>Compiles NAME.c of a folder below tests with the machine's C compiler and returns the path of the program.</summary>
-    /// <param name="options">Options of the compiler for a library, between shell words.</param>
+    /// <param name="options">Compiler options for a library, separated by blanks as in a shell.</param>
     public static string Compile(string folder, string name, string options = "")
     {
         string program = Path.Combine(AppContext.BaseDirectory, name);
-        // Under a name of its own first: another test may run the program at this moment.
+        // Compile under a unique name first: another test may be running the program.
         string compiled = $"{program}.{Guid.NewGuid():N}";
         BinaryResult result = Binary.RunProgram("/bin/sh",
             ["-c", "exec $(command -v cc clang gcc | head -n 1) -O1 -Wall -Wextra -Werror -o \"$0\" \"$1\" " + options, compiled, Path.Combine(Binary.Root, "tests", folder, name + ".c")]);

@@ -12,8 +12,8 @@ public static unsafe class Compressors
     private const int ZstdLevel = 100;
 
     /// <summary>
-    /// <paramref name="plain"/> as one unit; <paramref name="windowBytes"/> is the zstd window: the block size in v2, max_compression_size in v3.
-    /// Always the compressed form, even if it is longer.
+    /// Compresses <paramref name="plain"/> as one unit. <paramref name="windowBytes"/> is the zstd window: the block size in v2,
+    /// max_compression_size in v3. Always returns the compressed form, even if it is longer.
     /// </summary>
     public static byte[] Compress(CowCompression algorithm, ReadOnlySpan<byte> plain, int windowBytes, int? level = null)
     {
@@ -47,7 +47,7 @@ public static unsafe class Compressors
         return room.AsSpan(0, (int)length).ToArray();
     }
 
-    /// <summary><paramref name="plain"/> as one frame with these parameters (ZSTD_cParameter).</summary>
+    /// <summary>Compresses <paramref name="plain"/> as one frame with these parameters (ZSTD_cParameter).</summary>
     public static byte[] Zstd(ReadOnlySpan<byte> plain, params ReadOnlySpan<(int Parameter, int Value)> settings)
     {
         byte[] room = new byte[(plain.Length * 2) + 1024];

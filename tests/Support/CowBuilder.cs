@@ -7,15 +7,15 @@ using Snapuserd.Cow;
 namespace Snapuserd.Tests.Support;
 
 /// <summary>
-/// One call made on a <see cref="CowBuilder"/>: <paramref name="Source"/> is a block for Copy, a byte offset for Xor, the label for Label;
-/// <paramref name="Plain"/> the uncompressed payload of Replace (whole blocks) and Xor (one block, before the XOR);
-/// <paramref name="Blocks"/> the list of a Sequence.
+/// One call made on a <see cref="CowBuilder"/>. <paramref name="Source"/> is a block for Copy, a byte offset for Xor, the label for Label.
+/// <paramref name="Plain"/> is the uncompressed payload of Replace (whole blocks) and Xor (one block, before the XOR).
+/// <paramref name="Blocks"/> is the list of a Sequence.
 /// </summary>
 public sealed record BuiltOp(CowOpType Type, uint NewBlock = 0, ulong Source = 0, byte[]? Plain = null, uint[]? Blocks = null);
 
 /// <summary>
-/// A plain writer of v1, v2 and v3 COW files for tests, written from cow-format and independent of src/Cow. It writes what Android's
-/// writers would (checked against their golden files), or, through <see cref="Patch"/>, anything else.
+/// A simple writer of v1, v2 and v3 COW files for tests, written from cow-format and independent of src/Cow. It writes what Android's
+/// writers would write (checked against their golden files). <see cref="Patch"/> can turn that into anything else.
 /// </summary>
 public sealed class CowBuilder
 {
@@ -48,32 +48,42 @@ public sealed class CowBuilder
     /// <summary>v3: resume point slots.</summary>
     public int ResumeMax { get; init; } = 4;
 
-    /// <summary>Count at offset 26.</summary>
+    /// <summary>num_merge_ops: the count at offset 26.</summary>
     public ulong NumMergeOps { get; init; }
 
-    /// <summary>v1 and v2: a footer at the end; false leaves the file as an unfinished writer would.</summary>
+    /// <summary>v1 and v2: writes a footer at the end. False leaves the file as an unfinished writer would.</summary>
     public bool Footer { get; init; } = true;
 
-    /// <summary>The last word on the bytes, called at the end of <see cref="Build"/> with the file as written.</summary>
+    /// <summary>Changes the finished bytes: called at the end of <see cref="Build"/> with the file as written.</summary>
     public Action<byte[]>? Patch { get; set; }
 
     /// <summary>The calls so far, in order; the input of <see cref="NaiveMerger"/>.</summary>
     public IReadOnlyList<BuiltOp> Ops => _ops;
 
-    /// <summary>After <see cref="Build"/>: file offset of each op record, Label, Cluster and Sequence records included, the footer last (v1 and v2).</summary>
+    /// <summary>
+    /// After <see cref="Build"/>: file offset of each op record, including Label, Cluster and Sequence records; the footer last (v1 and
+    /// v2).
+    /// </summary>
     public IReadOnlyList<long> OpOffsets => _offsets;
 
-    /// <summary>After <see cref="Build"/>: file offset of the payload of each op record, -1 for those without; same index as <see cref="OpOffsets"/>.</summary>
+    /// <summary>
+    /// After <see cref="Build"/>: file offset of the payload of each op record, -1 for those without; same index as
+    /// <see cref="OpOffsets"/>.
+    /// </summary>
     public IReadOnlyList<long> DataOffsets => _dataOffsets;
 
     /// <summary>Block <paramref name="newBlock"/> becomes the source's block <paramref name="sourceBlock"/>.</summary>
     public CowBuilder Copy(uint newBlock, ulong sourceBlock) => Add(new BuiltOp(CowOpType.Copy, newBlock, sourceBlock));
 
-    /// <summary>Block <paramref name="newBlock"/> becomes the 4096 source bytes at <paramref name="sourceByte"/> XOR <paramref name="payload"/>.</summary>
+    /// <summary>
+    /// Block <paramref name="newBlock"/> becomes the 4096 source bytes at <paramref name="sourceByte"/> XOR <paramref name="payload"/>.
+    /// </summary>
     public CowBuilder Xor(uint newBlock, ulong sourceByte, ReadOnlySpan<byte> payload) =>
         Add(new BuiltOp(CowOpType.Xor, newBlock, sourceByte, payload.ToArray()));
 
-    /// <summary>The blocks from <paramref name="newBlock"/> on become <paramref name="unit"/>: 1 &lt;&lt; f blocks, f = 0 before v3.</summary>
+    /// <summary>
+    /// The blocks from <paramref name="newBlock"/> on become <paramref name="unit"/>: 1 &lt;&lt; f blocks, f = 0 before v3.
+    /// </summary>
     public CowBuilder Replace(uint newBlock, ReadOnlySpan<byte> unit) => Add(new BuiltOp(CowOpType.Replace, newBlock, 0, unit.ToArray()));
 
     /// <summary>Block <paramref name="newBlock"/> becomes zeros.</summary>
@@ -82,10 +92,10 @@ public sealed class CowBuilder
     /// <summary>A Label op (v1 and v2) or a resume point (v3).</summary>
     public CowBuilder Label(ulong label) => Add(new BuiltOp(CowOpType.Label, 0, label));
 
-    /// <summary>Sequence ops of at most 2048 entries (v1 and v2) or the sequence list (v3, one call, wherever it comes).</summary>
+    /// <summary>Sequence ops of at most 2048 entries (v1 and v2), or the sequence list (v3: one call, at any point).</summary>
     public CowBuilder Sequence(params uint[] blocks) => Add(new BuiltOp(CowOpType.Sequence, Blocks: blocks));
 
-    /// <summary>Adds a call as it is, for hostile files.</summary>
+    /// <summary>Adds a call unchanged, for hostile files.</summary>
     public CowBuilder Add(BuiltOp op)
     {
         _ops.Add(op);
@@ -261,7 +271,7 @@ public sealed class CowBuilder
                 case CowOpType.Sequence:
                     continue;
                 case CowOpType.Label:
-                    // As Android does it, stale slots and an unlimited count included (cow-format §8.2).
+                    // As Android does it, including stale slots and an unlimited count (cow-format §8.2).
                     points.RemoveAll(point => point.Label >= op.Source);
                     points.Add((op.Source, index));
                     resumeCount++;

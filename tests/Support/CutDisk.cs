@@ -6,9 +6,9 @@ using System.Threading;
 namespace Snapuserd.Tests.Support;
 
 /// <summary>
-/// A block device with a volatile write cache whose power can be cut; needs root, nbdkit and nbdfuse. nbdkit's cache filter keeps writes aside until a
-/// flush, nbdfuse shows that as a file, and a loop device makes it a block device: a flush of it becomes an fsync of the file, which becomes a flush of nbdkit.
-/// After <see cref="Cut"/> the image holds what was flushed, and nothing else.
+/// A block device with a volatile write cache whose power can be cut; needs root, nbdkit and nbdfuse. nbdkit's cache filter holds writes
+/// back until a flush, nbdfuse exposes the result as a file, and a loop device makes that file a block device. A flush of the device
+/// becomes an fsync of the file, which becomes a flush of nbdkit. After <see cref="Cut"/> the image holds only what was flushed.
 /// </summary>
 public sealed class CutDisk : IDisposable
 {
@@ -17,14 +17,14 @@ public sealed class CutDisk : IDisposable
     private readonly LoopDevice? _loop;
     private bool _ended;
 
-    /// <summary>Switches the disk over <paramref name="image"/> on.</summary>
+    /// <summary>Powers on the disk over <paramref name="image"/>.</summary>
     public CutDisk(string image)
     {
         Directory.CreateDirectory(_folder["fs"]);
         _server = Binary.StartProgram("nbdkit", ["--foreground", "--exit-with-parent", "-U", _folder["sock"], "-P", _folder["pid"], "--filter=cache", "file", image, "cache=writeback", "cache-min-block-size=4096"]);
         try
         {
-            // The socket is there a little sooner than the server listens to it; the file with its number is written afterwards.
+            // The socket exists a moment before the server listens on it. The server writes its PID file after that.
             Wait(() => File.Exists(_folder["pid"]), _server);
         }
         catch
@@ -48,10 +48,10 @@ public sealed class CutDisk : IDisposable
     /// <summary>/dev/loopN.</summary>
     public string Path => _loop!.Path;
 
-    /// <summary>The process whose death is the power cut; whoever uses the device gets EIO from then on.</summary>
+    /// <summary>The process whose death is the power cut. After that, every process that uses the device gets EIO.</summary>
     public int Plug => _server.Id;
 
-    /// <summary>A power cut: what was not flushed never reaches the image. The device is gone afterwards.</summary>
+    /// <summary>Cuts the power: what was not flushed never reaches the image. The device is gone afterwards.</summary>
     public void Cut()
     {
         _server.Kill();
@@ -59,7 +59,7 @@ public sealed class CutDisk : IDisposable
         End();
     }
 
-    /// <summary>An orderly end: what was written reaches the image first.</summary>
+    /// <summary>An orderly shutdown: all writes reach the image first.</summary>
     public void Dispose()
     {
         if (_ended) return;
@@ -90,7 +90,7 @@ public sealed class CutDisk : IDisposable
         }
     }
 
-    /// <summary>Waits for what a server does when it is ready; a server that ended instead is asked why.</summary>
+    /// <summary>Waits until the server has created its ready file. If the server ends instead, throws with its error output.</summary>
     private static void Wait(Func<bool> ready, Process server)
     {
         while (!ready())

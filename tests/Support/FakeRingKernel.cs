@@ -5,8 +5,9 @@ using Snapuserd.Interop;
 namespace Snapuserd.Tests.Support;
 
 /// <summary>
-/// The kernel's side of a ring in plain memory. By default it takes everything and completes it in order with the requested length;
-/// a test replaces <see cref="OnEnter"/> and says with <see cref="Take"/> and <see cref="Complete(IoUringSqe, int)"/> what happens instead.
+/// The kernel's side of a ring, in ordinary memory. By default it accepts every request and completes all in order with the requested
+/// length. A test replaces <see cref="OnEnter"/> and uses <see cref="Take"/> and <see cref="Complete(IoUringSqe, int)"/> for any other
+/// behavior.
 /// </summary>
 public sealed class FakeRingKernel : IRingKernel, IDisposable
 {
@@ -20,7 +21,7 @@ public sealed class FakeRingKernel : IRingKernel, IDisposable
 
     /// <param name="entries">Size of the submission ring.</param>
     /// <param name="completions">Size of the completion ring.</param>
-    /// <param name="start">Where all four counters stand at first; near uint.MaxValue to see them wrap.</param>
+    /// <param name="start">Initial value of all four counters; near uint.MaxValue to test their wrap-around.</param>
     /// <param name="entrySize">64 or 128.</param>
     public FakeRingKernel(uint entries, uint completions, uint start = 0, int entrySize = 64)
     {
@@ -38,25 +39,25 @@ public sealed class FakeRingKernel : IRingKernel, IDisposable
         };
     }
 
-    /// <summary>What io_uring_enter does: (kernel, to submit, to complete) to its result.</summary>
+    /// <summary>The effect of io_uring_enter: maps (kernel, to submit, to complete) to the call's result.</summary>
     public Func<FakeRingKernel, uint, uint, int> OnEnter { get; set; }
 
-    /// <summary>Requests taken and not completed, in the order in which they came.</summary>
+    /// <summary>Requests accepted and not completed, in submission order.</summary>
     public List<IoUringSqe> InFlight { get; } = [];
 
-    /// <summary>Flags of every enter.</summary>
+    /// <summary>The flags of every io_uring_enter call.</summary>
     public List<uint> EnterFlags { get; } = [];
 
-    /// <summary>Head of the submission ring: how many were taken since <c>start</c>.</summary>
+    /// <summary>Head of the submission ring: how many requests were accepted since <c>start</c>.</summary>
     public uint SubmissionHead => Submission(0);
 
-    /// <summary>Where the rings lie.</summary>
+    /// <summary>Addresses and offsets of the rings.</summary>
     public RingMemory Memory => new(
         _memory.Address, _memory.Address + CompletionOffset, _memory.Address + EntryOffset, _entrySize,
         new IoSqringOffsets { Head = 0, Tail = 4, RingMask = 8, RingEntries = 12, Flags = 16, Dropped = 20, Array = 64 },
         new IoCqringOffsets { Head = 0, Tail = 4, RingMask = 8, RingEntries = 12, Overflow = 16, Flags = 20, Cqes = 64 });
 
-    /// <summary>Completions that were lost, as a kernel without IORING_FEAT_NODROP counts them.</summary>
+    /// <summary>Lost completions, as a kernel without IORING_FEAT_NODROP counts them.</summary>
     public uint LostCompletions { set => Completion(16) = value; }
 
     /// <inheritdoc/>
@@ -68,7 +69,7 @@ public sealed class FakeRingKernel : IRingKernel, IDisposable
         return OnEnter(this, submit, complete);
     }
 
-    /// <summary>Takes up to <paramref name="count"/> requests, as many as are there. Returns how many.</summary>
+    /// <summary>Accepts at most <paramref name="count"/> of the submitted requests. Returns how many.</summary>
     public int Take(uint count)
     {
         int taken = 0;
@@ -82,7 +83,7 @@ public sealed class FakeRingKernel : IRingKernel, IDisposable
         return taken;
     }
 
-    /// <summary>Ends a request that is in flight.</summary>
+    /// <summary>Completes a request that is in flight.</summary>
     public void Complete(IoUringSqe request, int result)
     {
         int index = InFlight.FindIndex(r => r.UserData == request.UserData);
@@ -97,7 +98,7 @@ public sealed class FakeRingKernel : IRingKernel, IDisposable
         }
     }
 
-    /// <summary>The bytes of a request entry.</summary>
+    /// <summary>The bytes of a submission entry.</summary>
     public ReadOnlySpan<byte> EntryBytes(int slot) => _memory.Span<byte>(EntryOffset + ((nint)slot * _entrySize), _entrySize);
 
     /// <inheritdoc/>

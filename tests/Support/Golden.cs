@@ -24,7 +24,7 @@ public sealed record GoldenHalf(string Name, string Cow, int NumMergeOps, int Sc
     public override string ToString() => Name;
 }
 
-/// <summary>The files of Android's own writer and engine in tests/vectors, unpacked in memory. Every call gives a copy of its own.</summary>
+/// <summary>The files of Android's own writer and engine in tests/vectors, unpacked in memory. Every call returns a fresh copy.</summary>
 public static class Golden
 {
     private static readonly ConcurrentDictionary<string, byte[]> s_unpacked = new();

@@ -10,14 +10,13 @@ using Xunit.Sdk;
 namespace Snapuserd.Tests.Support;
 
 /// <summary>
-/// Which versions of the codecs write the bytes of the golden files. Another version may pack the same content into other bytes, so
-/// bytes are compared only where the version is the golden one:
-/// elsewhere those tests are skipped, and say so. With SNAPUSERD_GOLDEN_CODECS=required, as in CI, they run whatever the version is.
-/// What the bytes mean is compared everywhere.
+/// The codec versions that write the bytes of the golden files. Another version may compress the same content to other bytes, so these
+/// tests compare bytes only with the golden version. With any other version they are skipped, with the reason. With
+/// SNAPUSERD_GOLDEN_CODECS=required, as in CI, they always run. The decoded content is compared with every version.
 /// </summary>
 public static unsafe class GoldenCodecs
 {
-    /// <summary>Those of Debian 12.</summary>
+    /// <summary>The versions of Debian 12.</summary>
     private static readonly Dictionary<CowCompression, (string Library, string Version)> s_golden = new()
     {
         [CowCompression.Gz] = ("zlib", "1.2.13"),
@@ -28,17 +27,17 @@ public static unsafe class GoldenCodecs
 
     private static bool Required => Environment.GetEnvironmentVariable("SNAPUSERD_GOLDEN_CODECS") == "required";
 
-    /// <summary>Why golden bytes of <paramref name="algorithm"/> are not compared on this machine; null if they are.</summary>
+    /// <summary>Why golden bytes of <paramref name="algorithm"/> are not compared on this machine; null if they are compared.</summary>
     public static string? WhyNot(CowCompression algorithm) => WhyNot(algorithm, Version(algorithm), Required);
 
-    /// <summary>The same for a library that says it has version <paramref name="found"/>.</summary>
+    /// <summary>The same for a library that reports version <paramref name="found"/>.</summary>
     public static string? WhyNot(CowCompression algorithm, string found, bool required)
     {
         if (required || !s_golden.TryGetValue(algorithm, out (string Library, string Version) golden) || found == golden.Version) return null;
         return $"{golden.Library} has version {found}; the golden bytes are those of {golden.Version}";
     }
 
-    /// <summary>The version that the library of <paramref name="algorithm"/> says it has; empty for none.</summary>
+    /// <summary>The version that the library of <paramref name="algorithm"/> reports; empty if there is no library.</summary>
     public static string Version(CowCompression algorithm) => algorithm switch
     {
         CowCompression.Gz => Marshal.PtrToStringAnsi((nint)zlibVersion())!,
@@ -85,8 +84,8 @@ public sealed class GoldenDataAttribute : DataAttribute
 }
 
 /// <summary>
-/// The names of all golden COWs of one codec, each beside each of some numbers if there are any, as rows of a test that compares their
-/// bytes.
+/// The names of all golden COWs of one codec as rows of a test that compares their bytes. If numbers are given, each name is combined with
+/// each number.
 /// </summary>
 [AttributeUsage(AttributeTargets.Method, AllowMultiple = true)]
 public sealed class GoldenCowsAttribute : DataAttribute

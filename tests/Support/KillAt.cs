@@ -5,41 +5,53 @@ using System.Globalization;
 namespace Snapuserd.Tests.Support;
 
 /// <summary>
-/// Runs a program and kills it, signals it or holds it at the entry of the k-th system call of its main thread, or kills it at that of all its threads: killat.c, compiled once per test run.
+/// Runs a program under killat.c, which is compiled once per test run. killat kills, signals or holds the program at the entry of the k-th
+/// system call of its main thread, or kills it at the k-th call of all its threads.
 /// </summary>
 public static class KillAt
 {
     private static readonly Lazy<string> s_killat = new(() => CProgram.Compile("Support", "killat"));
 
-    /// <summary>A merge that is killed at call <paramref name="call"/>: exit code 137, or what the merge said if it was done before.</summary>
+    /// <summary>
+    /// A merge that is killed at call <paramref name="call"/>. Exit code 137, or the merge's own result if it ended before that call.
+    /// </summary>
     public static BinaryResult Merge(int call, string cow, string target, string io) => Run(call.ToString(CultureInfo.InvariantCulture), cow, target, io);
 
-    /// <summary>The same with the calls of all threads counted, of which another run may make some more or fewer.</summary>
+    /// <summary>The same, counting the calls of all threads. Their number can differ between runs.</summary>
     public static BinaryResult MergeAtCallOfAnyThread(int call, string cow, string target, string io) => Run($"all:{call}", cow, target, io);
 
-    /// <summary>A merge at whose call <paramref name="call"/> the processes <paramref name="victims"/> are killed, and which goes on without them.</summary>
+    /// <summary>
+    /// A merge that continues after the processes <paramref name="victims"/> are killed at its call <paramref name="call"/>.
+    /// </summary>
     public static BinaryResult MergeWithout(int[] victims, int call, string cow, string target, string io) => Run(string.Join(',', [call, .. victims]), cow, target, io);
 
-    /// <summary>How many calls a merge makes, and its result. Over a ring another run may take some more or fewer.</summary>
+    /// <summary>How many calls a merge makes; throws if the merge fails. Over a ring the number can differ between runs.</summary>
     public static int Count(string cow, string target, string io)
     {
         BinaryResult result = Run("0", cow, target, io);
         return result.ExitCode == 0 ? int.Parse(result.Error.AsSpan().Trim(), CultureInfo.InvariantCulture) : throw new InvalidOperationException(result.ToString());
     }
 
-    /// <summary>The program with other arguments, killed at call <paramref name="call"/> of its main thread.</summary>
+    /// <summary>Runs the program with other arguments, and kills it at call <paramref name="call"/> of its main thread.</summary>
     public static BinaryResult Serve(int call, string[] arguments) => Binary.RunProgram(s_killat.Value, [call.ToString(CultureInfo.InvariantCulture), Binary.Path, .. arguments]);
 
-    /// <summary>A command line that runs the program with <paramref name="arguments"/> under killat; the head of killat.c explains <paramref name="what"/>.</summary>
+    /// <summary>
+    /// A command line that runs the program with <paramref name="arguments"/> under killat. The comment at the top of killat.c explains
+    /// <paramref name="what"/>.
+    /// </summary>
     public static string[] Command(string what, params string[] arguments) => [s_killat.Value, what, Binary.Path, .. arguments];
 
     /// <summary>
-    /// A command line that runs the program, which gets a signal at call <paramref name="call"/> of its main thread among those called <paramref name="name"/>, and has taken notice of it when that call is made.
-    /// For signals that the program listens to, and calls that are made when all of its threads run.
+    /// A command line that runs the program and sends it a signal at call <paramref name="call"/> of its main thread, counting only calls
+    /// named <paramref name="name"/>. The program has handled the signal when that call is made. For signals that the program handles, and
+    /// for calls that are made while all of its threads run.
     /// </summary>
     public static string[] SignalledAt(int signal, int call, string name, params string[] arguments) => [s_killat.Value, $"signal={signal}:{call}@{Number(name)}", Binary.Path, .. arguments];
 
-    /// <summary>Starts the program and holds its main thread at that call until the standard input of the process that is returned is closed; when this returns, it is held.</summary>
+    /// <summary>
+    /// Starts the program and holds its main thread at that call until the standard input of the returned process is closed. Returns once
+    /// the thread is held.
+    /// </summary>
     public static Process Hold(int call, string name, params string[] arguments)
     {
         Process process = Binary.StartProgram(s_killat.Value, [$"hold:{call}@{Number(name)}", Binary.Path, .. arguments]);
@@ -47,7 +59,7 @@ public static class KillAt
         return said == "held" ? process : throw new InvalidOperationException($"not held, but: {said} {process.StandardError.ReadToEnd()}");
     }
 
-    /// <summary>Of a system call, on x86-64.</summary>
+    /// <summary>The number of a system call on x86-64.</summary>
     private static int Number(string name) => name switch
     {
         "pread64" => 17,

@@ -4,8 +4,8 @@ using System.IO;
 namespace Snapuserd.Tests.Support;
 
 /// <summary>
-/// A folder that programs see through a file system that lacks something (lackingfs.c, over FUSE), in a mount namespace of their own; needs root. From here the files are seen as
-/// they are.
+/// A folder that programs see through a file system with missing features (lackingfs.c, over FUSE), in a separate mount namespace; needs
+/// root. This process sees the files directly.
 /// </summary>
 public sealed class LackingFileSystem : IDisposable
 {
@@ -14,16 +14,18 @@ public sealed class LackingFileSystem : IDisposable
     private readonly TempFolder _folder = new();
     private readonly TempFolder _mounted = new();
 
-    /// <summary>The path of a file as the framework finds it.</summary>
+    /// <summary>The path of a file as this process sees it.</summary>
     public string this[string name] => _folder[name];
 
-    /// <summary>The path of a file as the program finds it.</summary>
+    /// <summary>The path of a file as the program sees it.</summary>
     public string Inside(string name) => _mounted[name];
 
-    /// <summary>Names in the folder.</summary>
+    /// <summary>The names of the files in the folder.</summary>
     public string[] Names => [.. Array.ConvertAll(Directory.GetFileSystemEntries(_folder.Path), path => Path.GetFileName(path)!)];
 
-    /// <summary>Runs a command that finds the folder with <paramref name="rules"/> in force, which blanks separate; lackingfs.c lists them.</summary>
+    /// <summary>
+    /// Runs a command that sees the folder with <paramref name="rules"/> in force. Blanks separate rules; lackingfs.c lists them.
+    /// </summary>
     public BinaryResult Run(string rules, params string[] command) =>
         Binary.RunProgram(s_program.Value, [_folder.Path, _mounted.Path, .. rules.Split(' ', StringSplitOptions.RemoveEmptyEntries), "--", .. command]);
 

@@ -2,12 +2,12 @@ using System;
 
 namespace Snapuserd.Tests.Support;
 
-/// <summary>A loop device over a file, for as long as the test wants it; needs root.</summary>
+/// <summary>A loop device over a file, detached on disposal; needs root.</summary>
 public sealed class LoopDevice : IDisposable
 {
     /// <summary>
-    /// A script of perl that adds a partition to a disk (BLKPG of linux/blkpg.h), for DISK NUMBER, START and LENGTH in sectors of 512 bytes: not every kernel reads the table that an image has, and
-    /// addpart(8) is no longer in every util-linux.
+    /// A perl script that adds a partition to a disk (BLKPG of linux/blkpg.h). Its arguments are DISK NUMBER START LENGTH, the last two in
+    /// sectors of 512 bytes. Not every kernel reads the partition table of an image, and some versions of util-linux have no addpart(8).
     /// </summary>
     public const string AddPartScript = """
         my ($disk, $number, $start, $length) = @ARGV;
@@ -16,7 +16,7 @@ public sealed class LoopDevice : IDisposable
         ioctl($file, 0x1269, pack("i i i x4 P", 1, 0, length($partition), $partition)) or die "$disk: BLKPG: $!";
         """;
 
-    /// <summary>Sets it up with losetup(8) and its <paramref name="options"/>.</summary>
+    /// <summary>Sets up the device with losetup(8) and its <paramref name="options"/>.</summary>
     public LoopDevice(string file, params string[] options) => Path = Call("losetup", [.. options, "--find", "--show", file]).Trim();
 
     /// <summary>/dev/loopN.</summary>
@@ -27,12 +27,12 @@ public sealed class LoopDevice : IDisposable
 
     public void Dispose()
     {
-        // A loop device stays read-only when its file has gone, and the next test would get it like that.
+        // A loop device stays read-only after its file is gone, and the next test would get it in that state.
         Call("blockdev", "--setrw", Path);
         Call("losetup", "--detach", Path);
     }
 
-    /// <summary>Runs a program to its end and returns what it printed; anything but success is an exception with what it complained about.</summary>
+    /// <summary>Runs a program to its end and returns its output. Throws with the program's error output if it fails.</summary>
     public static string Call(string program, params string[] arguments)
     {
         BinaryResult result = Binary.RunProgram(program, arguments);

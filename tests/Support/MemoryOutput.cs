@@ -6,8 +6,8 @@ using Snapuserd.Cow;
 namespace Snapuserd.Tests.Support;
 
 /// <summary>
-/// A COW output in memory that remembers what was done to it, in order, and can fail. With a capacity it is a device, which keeps what was
-/// on it and never changes its length.
+/// A COW output in memory that records every call in order and can fail. With a capacity it is a device: it keeps its previous content and
+/// never changes its length.
 /// </summary>
 public sealed class MemoryOutput : ICowOutput
 {
@@ -40,10 +40,10 @@ public sealed class MemoryOutput : ICowOutput
     /// <inheritdoc/>
     public long? Capacity { get; }
 
-    /// <summary>Everything that was done so far.</summary>
+    /// <summary>All steps so far.</summary>
     public IReadOnlyList<Step> Steps => _steps;
 
-    /// <summary>Writes that reach behind this byte put what fits and fail, as a full disk does.</summary>
+    /// <summary>A write that ends after this byte stores what fits and then fails, as on a full disk.</summary>
     public long FailBehind { get; set; } = long.MaxValue;
 
     /// <summary>The content.</summary>
@@ -76,7 +76,7 @@ public sealed class MemoryOutput : ICowOutput
         SetLength(length);
     }
 
-    /// <summary>Does a step of another output here, for states in which only some of them happened.</summary>
+    /// <summary>Applies a step of another output, to build states in which only some steps happened.</summary>
     public void Do(in Step step)
     {
         if (step.Bytes != null) Write(step.Offset, step.Bytes);

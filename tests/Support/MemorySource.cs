@@ -3,7 +3,7 @@ using Snapuserd.Block;
 
 namespace Snapuserd.Tests.Support;
 
-/// <summary>A byte source over an array; counts its reads, so that a test can see how often it was asked.</summary>
+/// <summary>A byte source over an array; counts its reads.</summary>
 public sealed class MemorySource(byte[] bytes, string name = "memory.cow") : IByteSource
 {
     /// <summary>Calls of <see cref="Read"/> so far.</summary>

@@ -5,15 +5,17 @@ using Snapuserd.Cow;
 namespace Snapuserd.Tests.Support;
 
 /// <summary>
-/// What a COW means, as plainly as it can be said: every op's result is computed from the untouched old image and put in its place.
-/// That is what a valid merge order amounts to (cow-format §9); no op of it reads what an earlier one wrote. It knows nothing of src/Cow.
+/// The meaning of a COW in the simplest form: every op's result is computed from the untouched old image and written to its block. A valid
+/// merge order gives the same result (cow-format §9), because no op of it reads what an earlier op wrote. Independent of src/Cow.
 /// </summary>
 public static class NaiveMerger
 {
-    /// <summary>The merged image; as long as <paramref name="old"/>. Of several Replace and Zero ops for one block the first counts.</summary>
+    /// <summary>
+    /// The merged image; as long as <paramref name="old"/>. Of several Replace and Zero ops for one block, the first counts.
+    /// </summary>
     public static byte[] Merge(CowBuilder cow, byte[] old) => Merge(cow.Ops, old, old);
 
-    /// <summary>The same with the base apart from the source: unmapped blocks come from <paramref name="baseImage"/>.</summary>
+    /// <summary>The same with separate source and base: unmapped blocks come from <paramref name="baseImage"/>.</summary>
     public static byte[] Merge(IReadOnlyList<BuiltOp> ops, byte[] source, byte[] baseImage)
     {
         byte[] merged = (byte[])baseImage.Clone();

@@ -5,7 +5,7 @@ using Snapuserd.Cow;
 
 namespace Snapuserd.Tests.Support;
 
-/// <summary>The merge order and its rules once more, in the plainest words of cow-format §9 and quadratic time.</summary>
+/// <summary>A second implementation of the merge order and its rules, directly from cow-format §9 and in quadratic time.</summary>
 public static class NaiveOrder
 {
     /// <summary>Indices of data ops in merge order.</summary>
@@ -22,7 +22,7 @@ public static class NaiveOrder
         return blocks.Select(First).ToArray();
     }
 
-    /// <summary>Limits, -1 where nothing is written, or null if the ops must be refused.</summary>
+    /// <summary>The safe-from count of each op; -1 if the op writes nothing. Null if the ops must be refused.</summary>
     public static int[]? Limits(CowBuilder cow, bool shared)
     {
         BuiltOp[] ops = Data(cow);

@@ -5,23 +5,23 @@ using Snapuserd.Cow;
 
 namespace Snapuserd.Tests.Support;
 
-/// <summary>What can be merged from some count on, when source and base overlap.</summary>
+/// <summary>Whether the merge can be completed from some count on when source and base overlap.</summary>
 public enum OverlapVerdict
 {
-    /// <summary>Some sequence of checkpoints and windows leads to the end, each safe against a crash.</summary>
+    /// <summary>Some sequence of checkpoints and windows completes the merge, and each of them is safe against a crash.</summary>
     Mergeable,
-    /// <summary>The same, but an op without scratch overwrites what it reads itself.</summary>
+    /// <summary>The same, but some op without scratch overwrites what it reads itself.</summary>
     WithUnsafeOps,
-    /// <summary>Every op can still be read, and no such sequence exists.</summary>
+    /// <summary>Every op can still be read, but no such sequence exists.</summary>
     NoWay,
-    /// <summary>An op that is not counted reads what a counted one has overwritten.</summary>
+    /// <summary>An op after the count reads what an op before the count has overwritten.</summary>
     SourceGone,
 }
 
 /// <summary>
-/// Rule 1 over sectors, tried out: which counts can be reached from a count, by ops that are written and counted one at a time and by
-/// windows of exactly the next min(W, run of ordered ops) ops. <paramref name="source"/> has the sector of the base on which each sector of
-/// the source lies, −1 for none. It knows nothing of the product, and takes as long as it takes.
+/// Rule 1 over sectors, by exhaustive search: which counts are reachable from a count. A step writes and counts one op, or a window of
+/// exactly the next min(W, run of ordered ops) ops. <paramref name="source"/> gives, for each sector of the source, its sector of the base;
+/// −1 for none. Independent of the product and not optimized.
 /// </summary>
 public sealed class NaiveOverlap
 {
@@ -51,7 +51,7 @@ public sealed class NaiveOverlap
                 long from = op.Type == CowOpType.Copy ? (long)op.Source * SectorsPerBlock * Sector : (long)op.Source;
                 for (long sector = from / Sector; sector * Sector < from + (SectorsPerBlock * Sector); sector++) reads.Add(source[sector]);
             }
-            // Of several ops for one block the first is meant; a copy of storage onto itself leaves what is there.
+            // Of several ops for one block, only the first counts. A copy of storage onto itself changes nothing.
             bool nothing = !met.Add(index) || (op.Type == CowOpType.Copy && reads.SequenceEqual(writes));
             _blocks.Add(op.NewBlock);
             _ordered.Add(ordered);
@@ -62,13 +62,13 @@ public sealed class NaiveOverlap
 
     public int Count => _ordered.Count;
 
-    /// <summary>What the op at a position writes and reads, as sectors of the base: nothing if it has nothing to do.</summary>
+    /// <summary>The sectors of the base that the op at a position writes and reads; empty if the op does nothing.</summary>
     public (IReadOnlySet<int> Writes, IReadOnlySet<int> Reads) At(int position) => (_writes[position], _reads[position]);
 
     /// <summary>The block that the op at a position writes first.</summary>
     public uint BlockAt(int position) => _blocks[position];
 
-    /// <summary>How many ops a window at a count has.</summary>
+    /// <summary>How many ops a window that starts at a count has.</summary>
     public int WindowAt(int count)
     {
         int end = count;
@@ -76,7 +76,7 @@ public sealed class NaiveOverlap
         return end - count;
     }
 
-    /// <summary>What can be done from a count on.</summary>
+    /// <summary>Whether the merge can be completed from a count.</summary>
     public OverlapVerdict From(int count)
     {
         for (int writer = 0; writer < count; writer++)
@@ -91,10 +91,10 @@ public sealed class NaiveOverlap
         for (int at = from; at < Count; at++)
         {
             if (!reached[at]) continue;
-            // Written and counted by itself: after a crash in between it and all that come later run again.
+            // One op, written and counted by itself: after a crash in between, this op and all later ops run again.
             if (!IsReadFrom(at, _writes[at])) reached[at + 1] = true;
             if (allowUnsafe && _window == 0 && !IsReadFrom(at + 1, _writes[at])) reached[at + 1] = true;
-            // A window: after a crash its ops come out of scratch, and all behind it run again.
+            // A window: after a crash its ops come from scratch, and all later ops run again.
             int end = at + WindowAt(at);
             bool fits = end > at;
             for (int position = at; position < end; position++) fits &= !IsReadFrom(end, _writes[position]);

@@ -4,7 +4,7 @@ using System.Text;
 
 namespace Snapuserd.Tests.Support;
 
-/// <summary>How a script ended, and what it printed: bytes, of which each is a character (Latin-1).</summary>
+/// <summary>The exit code and output of a script. Output is bytes, each one character (Latin-1).</summary>
 public sealed record RawResult(int ExitCode, string Output, string Error)
 {
     /// <inheritdoc/>
@@ -12,9 +12,8 @@ public sealed record RawResult(int ExitCode, string Output, string Error)
 }
 
 /// <summary>
-/// Runs shell scripts in a folder of their own. Names of any bytes pass through, which .NET's Process and File do not let: in the
-/// strings here a character up to U+00FF stands for the byte of its
-/// number.
+/// Runs shell scripts in a fresh folder. Names of any bytes pass through, which .NET's Process and File do not allow. In the strings here a
+/// character up to U+00FF stands for the byte with its number.
 /// </summary>
 public sealed class RawShell : IDisposable
 {
@@ -24,13 +23,13 @@ public sealed class RawShell : IDisposable
     /// <summary>The folder that scripts run in, empty at first.</summary>
     public string Folder => _folder.Path;
 
-    /// <summary>The path of a file in it, of an ordinary name.</summary>
+    /// <summary>The path of a file with an ordinary name in that folder.</summary>
     public string this[string name] => _folder[name];
 
-    /// <summary>The word that stands for <paramref name="bytes"/>.</summary>
+    /// <summary><paramref name="bytes"/> quoted as one shell word.</summary>
     public static string Quote(string bytes) => $"'{bytes.Replace("'", "'\\''", StringComparison.Ordinal)}'";
 
-    /// <summary>Runs a script of sh, in which $P is the built program.</summary>
+    /// <summary>Runs an sh script in which $P is the built program.</summary>
     public RawResult Run(string script)
     {
         File.WriteAllBytes(_own["script"], Encoding.Latin1.GetBytes($"P={Quote(Binary.Path)}\ncd {Quote(Folder)}\n{script}\n"));
@@ -38,7 +37,7 @@ public sealed class RawShell : IDisposable
         return new RawResult(result.ExitCode, Encoding.Latin1.GetString(File.ReadAllBytes(_own["out"])), Encoding.Latin1.GetString(File.ReadAllBytes(_own["err"])));
     }
 
-    /// <summary>The names in a folder below, sorted.</summary>
+    /// <summary>The names in a subfolder, sorted.</summary>
     public string[] Names(string folder)
     {
         string listed = Run($"cd {Quote(folder)} && find . -mindepth 1 -printf '%P\\0'").Output;
@@ -47,7 +46,7 @@ public sealed class RawShell : IDisposable
         return names;
     }
 
-    /// <summary>.NET could not remove what it cannot name.</summary>
+    /// <summary>Removes the folder with rm: .NET cannot remove files whose names it cannot represent.</summary>
     public void Dispose()
     {
         Binary.RunProgram("rm", ["-rf", _folder.Path]);

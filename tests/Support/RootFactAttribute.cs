@@ -3,7 +3,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Support;
 
-/// <summary>A test that needs root, because it makes loop devices or mounts; skipped for others.</summary>
+/// <summary>A test that needs root, because it makes loop devices or mounts; skipped for other users.</summary>
 public class RootFactAttribute : FactAttribute
 {
     public RootFactAttribute()

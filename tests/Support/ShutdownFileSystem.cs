@@ -7,20 +7,20 @@ using Snapuserd.Interop;
 namespace Snapuserd.Tests.Support;
 
 /// <summary>
-/// A file system of its own on a loop device, in a mount namespace of its own, whose power can be cut; needs root. <see cref="CutPower"/>
-/// shuts it down without flushing its log (FS_IOC_SHUTDOWN with NOLOGFLUSH; the
-/// default would flush everything first) and mounts it again: what was not flushed by a call is gone. ext4 does not commit by time here for
-/// minutes, and does not flush what is closed after a truncation or renamed over another file (noauto_da_alloc): XFS does neither.
+/// A file system on a loop device, in a separate mount namespace, whose power can be cut; needs root. <see cref="CutPower"/> shuts it down
+/// without flushing its log (FS_IOC_SHUTDOWN with NOLOGFLUSH; the default would flush everything first) and mounts it again. Everything
+/// that no call flushed is lost. Here ext4 does not commit by time for minutes, and does not flush files that are closed after a truncation
+/// or renamed over another file (noauto_da_alloc). XFS does neither.
 /// </summary>
 public sealed class ShutdownFileSystem : IDisposable
 {
-    // EXT4_IOC_SHUTDOWN and XFS_IOC_GOINGDOWN are one number, and so are their flags.
+    // EXT4_IOC_SHUTDOWN and XFS_IOC_GOINGDOWN have the same number and the same flags.
     private const uint ShutdownRequest = 0x8004587d, NoLogFlush = 2;
 
     /// <summary>
-    /// Mounts and unmounts by the lines of its standard input, and unmounts when that ends. The loop device stays between: one that goes by
-    /// itself may be held open for a moment by any program that looks at all devices. For the same reason an unmount may have to wait. A
-    /// file system that is shut down answers no question about its root, so the mount table is asked.
+    /// Mounts and unmounts on commands from its standard input, and unmounts at end of input. The loop device stays attached in between:
+    /// with autoclear, any program that scans all devices could hold it open for a moment. For the same reason an unmount may have to wait.
+    /// A file system that is shut down fails every query of its root, so the script reads the mount table.
     /// </summary>
     private const string Script = """
         loop=$(losetup --find --show "$1") || exit 1
@@ -38,11 +38,11 @@ public sealed class ShutdownFileSystem : IDisposable
     private readonly TempFolder _folder = new();
     private readonly Process _holder;
 
-    /// <summary>Makes an empty one: "ext4" or "xfs".</summary>
+    /// <summary>Makes an empty file system: "ext4" or "xfs".</summary>
     public ShutdownFileSystem(string kind)
     {
         string image = _folder["image"], options = kind == "ext4" ? "commit=600,noauto_da_alloc" : "defaults";
-        // The smallest that mkfs.xfs makes; neither has the blocks that nothing is written to.
+        // The smallest size that mkfs.xfs accepts. The image file is sparse: unwritten blocks take no space.
         using (FileStream file = File.Create(image)) file.SetLength(300 << 20);
         LoopDevice.Call($"mkfs.{kind}", kind == "ext4" ? ["-q", "-F", image] : ["-q", "-f", image]);
         Directory.CreateDirectory(_folder["mounted"]);
@@ -57,10 +57,10 @@ public sealed class ShutdownFileSystem : IDisposable
     /// <summary>The path of a file for this process.</summary>
     public string Outside(string name) => string.Create(CultureInfo.InvariantCulture, $"/proc/{_holder.Id}/root{this[name]}");
 
-    /// <summary>Runs a command that sees the file system.</summary>
+    /// <summary>Runs a command in the mount namespace of the file system.</summary>
     public BinaryResult Run(params string[] command) => Binary.RunProgram("nsenter", Entering(command));
 
-    /// <summary>Starts one.</summary>
+    /// <summary>Starts such a command without waiting for it.</summary>
     public Process Start(params string[] command) => Binary.StartProgram("nsenter", Entering(command));
 
     /// <summary>Writes files and makes everything durable.</summary>
@@ -76,14 +76,14 @@ public sealed class ShutdownFileSystem : IDisposable
     /// <summary>A file's bytes; null if there is none.</summary>
     public byte[]? Read(string name) => File.Exists(Outside(name)) ? File.ReadAllBytes(Outside(name)) : null;
 
-    /// <summary>A power cut, and the next start. Nothing may have files open there.</summary>
+    /// <summary>Cuts the power and mounts the file system again. No process may have files open there.</summary>
     public void CutPower()
     {
         Shutdown();
         Remount();
     }
 
-    /// <summary>The first half of <see cref="CutPower"/>: from here on nothing reaches the disk, and programs get errors.</summary>
+    /// <summary>The first half of <see cref="CutPower"/>: from here on no write reaches the disk, and programs get errors.</summary>
     public void Shutdown()
     {
         int fd = Libc.OpenAt(Libc.AT_FDCWD, Outside(""), Libc.O_RDONLY | Libc.O_CLOEXEC);
@@ -93,7 +93,7 @@ public sealed class ShutdownFileSystem : IDisposable
         if (result < 0) throw new InvalidOperationException($"the file system cannot be shut down: {Errno.Name(result)}");
     }
 
-    /// <summary>The second half.</summary>
+    /// <summary>The second half of <see cref="CutPower"/>: mounts the file system again.</summary>
     public void Remount()
     {
         _holder.StandardInput.WriteLine("again");

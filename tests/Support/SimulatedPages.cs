@@ -5,10 +5,10 @@ using Snapuserd.Interop;
 namespace Snapuserd.Tests.Support;
 
 /// <summary>
-/// The memory calls of a kernel with pages of <c>page</c> bytes, a multiple of this machine's. They do what such a kernel does: a range that does not
-/// begin on a page is EINVAL, and one that does not end on a page takes all of the last one along. Around each mapping lies a page of neighbours on
-/// either side; bytes between the length that was asked for and the end of the last page belong to the mapping, as they do in a kernel.
-/// <see cref="Check"/> compares the neighbours byte for byte. Any thread.
+/// The memory calls of a kernel with pages of <c>page</c> bytes, a multiple of this machine's page size. They behave as in such a kernel: a
+/// range that does not begin on a page is EINVAL, and a range that does not end on a page includes the whole last page. Each mapping has a
+/// neighbour page on either side. Bytes between the requested length and the end of the last page belong to the mapping, as in a kernel.
+/// <see cref="Check"/> compares the neighbours byte for byte. Thread-safe.
 /// </summary>
 public sealed class SimulatedPages : SystemMemory
 {
@@ -17,7 +17,7 @@ public sealed class SimulatedPages : SystemMemory
 
     private sealed class Mapping
     {
-        /// <summary>What was really mapped, with room to align it.</summary>
+        /// <summary>The real mapping, larger than the simulated one so that it can be aligned.</summary>
         public nint Whole, WholeLength;
 
         /// <summary>The simulated mapping, in whole pages.</summary>
@@ -31,10 +31,10 @@ public sealed class SimulatedPages : SystemMemory
         if (page % Sizes.SystemPage != 0) throw new ArgumentOutOfRangeException(nameof(page), $"{page} on a machine with pages of {Sizes.SystemPage}");
     }
 
-    /// <summary>Pages of the sizes that kernels are built for.</summary>
+    /// <summary>The page sizes that kernels are built for.</summary>
     public static IReadOnlyList<int> All { get; } = [4 << 10, 16 << 10, 64 << 10];
 
-    /// <summary>Bytes given back so far, in whole pages.</summary>
+    /// <summary>Bytes discarded so far, in whole pages.</summary>
     public long Discarded { get; private set; }
 
     /// <inheritdoc/>
@@ -59,7 +59,7 @@ public sealed class SimulatedPages : SystemMemory
             foreach (Mapping mapping in _mappings)
             {
                 if (mapping.Unmapped || address < mapping.Start || address >= mapping.Start + mapping.Length) continue;
-                // Whatever part of a neighbour goes as well is lost, as Check will find.
+                // Clears any part of a neighbour that the range covers; Check then finds the change.
                 Bytes(address, RoundUp(length)).Clear();
                 mapping.Unmapped = address == mapping.Start && RoundUp(length) == mapping.Length;
                 if (!mapping.Unmapped || !Neighbours(mapping, fill: false)) throw new InvalidOperationException($"munmap of {length} bytes of a mapping of {mapping.Length}");
@@ -78,7 +78,7 @@ public sealed class SimulatedPages : SystemMemory
         return base.Discard(address, RoundUp(length));
     }
 
-    /// <summary>Throws if a neighbour of any mapping is not what it was.</summary>
+    /// <summary>Throws if the content of a neighbour of any mapping has changed.</summary>
     public void Check()
     {
         lock (_gate)

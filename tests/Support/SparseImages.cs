@@ -6,8 +6,8 @@ using System.IO;
 namespace Snapuserd.Tests.Support;
 
 /// <summary>
-/// Writes Android sparse images chunk by chunk, valid or not, and keeps the raw image beside; from sparse_format.h, without the
-/// product's code.
+/// Writes Android sparse images chunk by chunk, valid or not, and keeps the matching raw image. Written from sparse_format.h, independent
+/// of the product's code.
 /// </summary>
 public sealed class SparseImages(int block = 4096, int headerBytes = 28, int chunkHeaderBytes = 12)
 {
@@ -15,10 +15,10 @@ public sealed class SparseImages(int block = 4096, int headerBytes = 28, int chu
     private readonly MemoryStream _raw = new();
     private uint _count;
 
-    /// <summary>What a reader must find.</summary>
+    /// <summary>The raw image that a reader must produce.</summary>
     public byte[] Raw => _raw.ToArray();
 
-    /// <summary>Fields of the header that are to be wrong, by offset and length.</summary>
+    /// <summary>Header fields to overwrite with wrong values, by offset and length.</summary>
     public List<(int Offset, int Bytes, uint Value)> Wrong { get; } = [];
 
     public SparseImages Data(byte[] blocks)
@@ -43,7 +43,10 @@ public sealed class SparseImages(int block = 4096, int headerBytes = 28, int chu
         return this;
     }
 
-    /// <summary>The checksum of what is there by now, or <paramref name="other"/>; libsparse does not count the one at its end.</summary>
+    /// <summary>
+    /// Adds a checksum chunk for the content so far, or with the value <paramref name="other"/>. libsparse does not count the one at its
+    /// end.
+    /// </summary>
     public SparseImages Checksum(uint? other = null, bool counted = true)
     {
         Chunk(0xcac4, 0, 4, Bytes(other ?? Crc32(Raw)));
@@ -97,7 +100,7 @@ public sealed class SparseImages(int block = 4096, int headerBytes = 28, int chu
         return image.Checksum(counted: false).Build();
     }
 
-    /// <summary>Bit by bit, as IEEE 802.3 has it.</summary>
+    /// <summary>CRC-32 of IEEE 802.3, bit by bit.</summary>
     public static uint Crc32(ReadOnlySpan<byte> bytes)
     {
         uint crc = uint.MaxValue;

@@ -8,26 +8,38 @@ using System.Text.RegularExpressions;
 namespace Snapuserd.Tests.Support;
 
 /// <summary>
-/// One system call of a trace. <paramref name="Begin"/> and <paramref name="End"/> are lines of the trace: one call is before another if
-/// its end is before the other's begin. <paramref name="Result"/> is what it returned, or "?" if it did not return.
+/// One system call of a trace. <paramref name="Begin"/> and <paramref name="End"/> are lines of the trace: one call precedes another if it
+/// ends before the other begins. <paramref name="Result"/> is the return value, or "?" if the call did not return.
 /// </summary>
 public sealed record TracedCall(int Thread, string Name, string Arguments, string Result, int Begin, int End)
 {
-    /// <summary>It returned, and not an error.</summary>
+    /// <summary>The call returned, and not with an error.</summary>
     public bool Succeeded => Result.Length > 0 && char.IsAsciiDigit(Result[0]);
 
     /// <summary>
-    /// The path behind the descriptor that is its first argument, or the first string among its arguments; "" if there is neither.
+    /// The path of the descriptor that is the first argument, or the first string among the arguments; "" if there is neither.
     /// </summary>
     public string Path =>
         Regex.Match(Arguments, @"^\d+<([^>]*)>") is { Success: true } descriptor ? descriptor.Groups[1].Value
             : Regex.Match(Arguments, "\"([^\"]*)\"").Groups[1].Value;
 
-    /// <summary>The last number among its arguments: the offset of a pwrite64.</summary>
+    /// <summary>The old and the new name of a successful rename, relative to the folders that strace shows; null for other calls.</summary>
+    public (string Old, string New)? Renamed
+    {
+        get
+        {
+            if (Name is not ("rename" or "renameat" or "renameat2") || !Succeeded) return null;
+            MatchCollection names = Regex.Matches(Arguments, "(?:<([^>]*)>, )?\"([^\"]*)\"");
+            return names.Count == 2 ? (Of(names[0]), Of(names[1])) : null;
+            static string Of(Match name) => System.IO.Path.Combine(name.Groups[1].Value, name.Groups[2].Value);
+        }
+    }
+
+    /// <summary>The last number among the arguments: the offset of a pwrite64.</summary>
     public long Offset => Name == "pwrite64" ? long.Parse(Arguments.AsSpan(Arguments.LastIndexOf(' ') + 1), CultureInfo.InvariantCulture)
         : -1;
 
-    /// <summary>The first bytes of the data that it writes, as many as strace shows.</summary>
+    /// <summary>The first bytes of the written data, as many as strace shows.</summary>
     public byte[] Bytes
     {
         get
@@ -69,24 +81,24 @@ public sealed record TracedCall(int Thread, string Name, string Arguments, strin
 }
 
 /// <summary>
-/// What strace(1) saw of a program and its children, descriptors with their paths. It shows plain calls only: what a ring does is not in
-/// it.
+/// The system calls of a program and its children as strace(1) reports them, descriptors with their paths. The trace contains plain calls
+/// only, no I/O over a ring.
 /// </summary>
 public sealed class SystemCallTrace(IReadOnlyList<TracedCall> calls)
 {
     private const string Unfinished = " <unfinished ...>";
 
-    /// <summary>In the order in which they began.</summary>
+    /// <summary>The calls in the order in which they began.</summary>
     public IReadOnlyList<TracedCall> Calls => calls;
 
     /// <summary>
-    /// The command line that runs <paramref name="command"/> and traces the calls that <paramref name="names"/> lists, with commas between
-    /// them, into <paramref name="log"/>.
+    /// The command line that runs <paramref name="command"/> and traces the calls in <paramref name="names"/>, a list separated by commas,
+    /// into <paramref name="log"/>.
     /// </summary>
     public static string[] Command(string log, string names, params string[] command) =>
         ["strace", "-f", "-qq", "-y", "-s", "64", "-e", "signal=none", "-e", $"trace={names}", "-o", log, .. command];
 
-    /// <summary>Runs the program of these tests, traced; it must end with <paramref name="code"/>.</summary>
+    /// <summary>Runs the built program under strace; it must end with exit code <paramref name="code"/>.</summary>
     public static SystemCallTrace Of(string log, string names, int code, params string[] arguments)
     {
         string[] command = Command(log, names, [Binary.Path, .. arguments]);
@@ -94,7 +106,7 @@ public sealed class SystemCallTrace(IReadOnlyList<TracedCall> calls)
         return result.ExitCode == code ? Read(log) : throw new InvalidOperationException($"expected {code}: {result}");
     }
 
-    /// <summary>Reads what strace wrote.</summary>
+    /// <summary>Reads a log of strace.</summary>
     public static SystemCallTrace Read(string log)
     {
         List<TracedCall> calls = [];
@@ -124,31 +136,62 @@ public sealed class SystemCallTrace(IReadOnlyList<TracedCall> calls)
         return new SystemCallTrace(calls);
     }
 
-    /// <summary>The first call that <paramref name="is"/> is true of; fails if there is none.</summary>
+    /// <summary>The first call for which <paramref name="is"/> returns true; throws if there is none.</summary>
     public TracedCall First(string what, Func<TracedCall, bool> @is) => calls.FirstOrDefault(@is)
         ?? throw new InvalidOperationException($"no call is {what}:\n{this}");
 
-    /// <summary>The last one.</summary>
+    /// <summary>The last such call; throws if there is none.</summary>
     public TracedCall Last(string what, Func<TracedCall, bool> @is) => calls.LastOrDefault(@is)
         ?? throw new InvalidOperationException($"no call is {what}:\n{this}");
 
     /// <summary>
-    /// Fails unless <paramref name="path"/> is durable before <paramref name="publishing"/>: a flush of it has ended before, and no write
-    /// to it has come between that flush's begin and the publishing call. Returns the flush.
+    /// Fails unless <paramref name="path"/> is durable before <paramref name="publishing"/>: a flush of it ended before that call, and no
+    /// write to it came between the flush's begin and that call. Returns the flush.
+    /// <para>
+    /// A rename gives the name to another file. The flush must then be one of that file: under the old name, ended before the rename
+    /// begins, or under the new name, begun after the rename has ended. Writes under either name count. The name itself is not checked: it
+    /// needs a flush of the folder (<see cref="IsNamed"/>).
+    /// </para>
     /// </summary>
     public TracedCall IsDurable(string path, TracedCall publishing)
     {
-        TracedCall flush = calls.LastOrDefault(call => call.Flushes(path) && call.End < publishing.Begin)
-            ?? throw new InvalidOperationException($"{path} is not flushed before {publishing}:\n{this}");
-        if (calls.FirstOrDefault(call => call.Writes(path) && call.End > flush.Begin && call.Begin < publishing.Begin) is { } late)
+        TracedCall? flush = null;
+        HashSet<string> names = [];
+        string? name = path;
+        // From the last name back to the first. A flush under a name must lie between the rename to that name and the rename from it.
+        for (int end = publishing.Begin; name != null && flush == null;)
+        {
+            _ = names.Add(name);
+            TracedCall? named = calls.LastOrDefault(call => call.Renamed?.New == name && call.End < end);
+            flush = calls.LastOrDefault(call => call.Flushes(name) && call.End < end && call.Begin > (named?.End ?? -1));
+            (name, end) = (named?.Renamed?.Old, named?.Begin ?? -1);
+        }
+        if (flush == null) throw new InvalidOperationException($"{path} is not flushed before {publishing}:\n{this}");
+        if (calls.FirstOrDefault(call => names.Any(call.Writes) && call.End > flush.Begin && call.Begin < publishing.Begin) is { } late)
             throw new InvalidOperationException($"{path}: {late} is not flushed before {publishing}:\n{this}");
         return flush;
     }
 
-    /// <summary>All but the files that were opened.</summary>
+    /// <summary>
+    /// Fails unless a rename gave <paramref name="path"/> a file that was already durable under its old name, and the name is durable
+    /// before <paramref name="publishing"/>. For that, a flush of the folder began after the rename and ended before that call. Returns the
+    /// rename.
+    /// </summary>
+    public TracedCall IsNamed(string path, TracedCall publishing)
+    {
+        TracedCall named = calls.LastOrDefault(call => call.Renamed?.New == path && call.End < publishing.Begin)
+            ?? throw new InvalidOperationException($"no rename to {path} before {publishing}:\n{this}");
+        _ = IsDurable(named.Renamed!.Value.Old, named);
+        string folder = Path.GetDirectoryName(path)!;
+        if (!calls.Any(call => call.Flushes(folder) && call.Begin > named.End && call.End < publishing.Begin))
+            throw new InvalidOperationException($"{folder} is not flushed between {named} and {publishing}:\n{this}");
+        return named;
+    }
+
+    /// <summary>All calls except openat.</summary>
     public override string ToString() => string.Join('\n', calls.Where(call => call.Name != "openat"));
 
-    /// <summary>Null for what is no call.</summary>
+    /// <summary>Parses one call; null if the text is not a call.</summary>
     private static TracedCall? Parse(int thread, string text, int begin, int end)
     {
         Match match = Regex.Match(text, @"^(\w+)\((.*)\) += (.*)$", RegexOptions.Singleline);

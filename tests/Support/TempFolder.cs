@@ -3,7 +3,7 @@ using System.IO;
 
 namespace Snapuserd.Tests.Support;
 
-/// <summary>A fresh folder for one test, removed at its end.</summary>
+/// <summary>A fresh folder for one test, removed on disposal.</summary>
 public sealed class TempFolder : IDisposable
 {
     public TempFolder() => Path = Directory.CreateTempSubdirectory("snapuserd-test-").FullName;

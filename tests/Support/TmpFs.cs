@@ -4,14 +4,19 @@ using System.IO;
 
 namespace Snapuserd.Tests.Support;
 
-/// <summary>A small file system of its own in memory that can be filled up; needs root.</summary>
+/// <summary>A small tmpfs that can be filled up; needs root.</summary>
 public sealed class TmpFs : IDisposable
 {
     private readonly TempFolder _folder = new();
 
-    /// <summary>Mounts one of <paramref name="bytes"/>.</summary>
+    /// <summary>Mounts a tmpfs of <paramref name="bytes"/> bytes.</summary>
     public TmpFs(long bytes) =>
         LoopDevice.Call("mount", "-t", "tmpfs", "-o", string.Create(CultureInfo.InvariantCulture, $"size={bytes},huge=never"), "tmpfs", _folder.Path);
+
+    private TmpFs(string type) => LoopDevice.Call("mount", "-t", type, type, _folder.Path);
+
+    /// <summary>A file system that has no fallocate(2) and counts no blocks. The program does not know how it reports holes.</summary>
+    public static TmpFs WithoutHoles() => new("ramfs");
 
     /// <summary>The path of a file in it.</summary>
     public string this[string name] => _folder[name];
@@ -30,7 +35,7 @@ public sealed class TmpFs : IDisposable
         file.SetLength(bytes.Length);
     }
 
-    /// <summary>Fills it up until <paramref name="left"/> bytes are free; <see cref="MakeRoom"/> undoes that.</summary>
+    /// <summary>Fills the file system until <paramref name="left"/> bytes are free; <see cref="MakeRoom"/> undoes that.</summary>
     public void Fill(long left)
     {
         using FileStream file = new(this["ballast"], FileMode.Create, FileAccess.Write);

@@ -5,12 +5,15 @@ using Snapuserd.Interop;
 namespace Snapuserd.Tests.Support;
 
 /// <summary>
-/// Reading without the lock that the framework puts on what it reads: the kernel takes a ring apart in its own time, and until then the lock
-/// of a killed merge is there.
+/// Reads files without the lock that .NET takes on files it reads. The kernel tears down a ring asynchronously, and until then the lock of
+/// a killed merge still exists.
 /// </summary>
 public static class Unlocked
 {
-    /// <summary>All of a file, once the kernel has let go of the lock of a killed merge, and with it of what the merge had in flight.</summary>
+    /// <summary>
+    /// Reads a whole file after the kernel has released the lock of a killed merge, and thus completed the I/O that the merge had in
+    /// flight.
+    /// </summary>
     public static byte[] ReadSettled(string path)
     {
         int fd = OpenSettled(path);
@@ -19,7 +22,10 @@ public static class Unlocked
         return bytes;
     }
 
-    /// <summary>Waits until the kernel has let go of the locks of a killed merge, however long the disk takes for what it had in flight. The program itself waits for two seconds.</summary>
+    /// <summary>
+    /// Waits until the kernel has released the locks of a killed merge, however long the disk takes for the I/O in flight. The program
+    /// itself waits at most two seconds.
+    /// </summary>
     public static void Settle(params string[] paths)
     {
         foreach (string path in paths) CloseSettled(OpenSettled(path));
@@ -44,7 +50,7 @@ public static class Unlocked
 
     private static void CloseSettled(int fd)
     {
-        // Closing alone would not do: a process that another test starts at this moment has the descriptor, too, until it becomes its program.
+        // Closing alone is not enough: a process that another test is starting also has the descriptor until its exec.
         _ = Libc.Flock(fd, Libc.LOCK_UN);
         _ = Libc.Close(fd);
     }

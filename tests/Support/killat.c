@@ -1,21 +1,23 @@
 /*
- * killat [all:|changes:|signal=N:|hold:]K[@CALL][,PID...] PROGRAM ARGUMENT...: runs PROGRAM and sends it SIGKILL at the entry of the K-th system call of its main thread, counted
- * from the first call behind execve on; the call is not made. The main thread is the one that makes every call which changes anything: the others
- * decompress. Opening a file is not counted, nor is asking the kernel about block devices, which changes nothing, so that a kill there is a kill
- * at the next call. Nor is waiting for another thread (futex, sched_yield, and the read of its wake-up), which comes as often as chance will have it.
- * So the K-th call is the same one in every run. With PIDs these are killed instead, and the program goes on without
- * them. With K = 0 nothing is killed, and the number of calls is printed on standard error.
+ * killat [all:|changes:|signal=N:|hold:]K[@CALL][,PID...] PROGRAM ARGUMENT...: runs PROGRAM and sends it SIGKILL at the entry of the K-th
+ * system call of its main thread, counted from the first call after execve; that call is not made. The main thread makes every call that
+ * changes anything; the other threads decompress.
  *
- * With "all:" the calls of all threads are counted, whatever they are, in the order in which they come; only the questions about block devices are left out.
- * Which call is the K-th then depends on how the threads happen to run. With "@CALL" only calls of that number are counted, of the main thread.
+ * Not counted: opening a file, and querying the kernel about block devices. Neither changes anything, so a kill there equals a kill at the
+ * next call. Also not counted: waiting for another thread (futex, sched_yield, and the read of its wake-up), whose number varies by chance.
+ * So the K-th call is the same one in every run. With PIDs, killat kills those processes instead, and the program continues without them.
+ * With K = 0 it kills nothing and prints the number of calls on standard error.
  *
- * With "changes:" only those calls of the main thread are counted that can change a file, or make a change durable.
+ * With "all:" the calls of all threads are counted, of any kind and in order of arrival, except the queries about block devices. Which call
+ * is the K-th then depends on thread scheduling. With "@CALL" only calls of the main thread with that number are counted.
  *
- * With "signal=N:" the main thread gets signal N instead: its handler runs when that call ends, before the program sees the result. With "hold:" the program stands still at that call, "held" is written to standard error, and it
- * goes on when standard input ends.
+ * With "changes:" only those calls of the main thread are counted that can change a file or make a change durable.
  *
- * Exits with 137 if the program was killed, else as the program did. (strace counts each kind of call for itself and in each thread for
- * itself, so that no series of its "when=" goes through all calls.)
+ * With "signal=N:" the main thread gets signal N instead: its handler runs when that call ends, before the program sees the result. With
+ * "hold:" the program stops at that call, killat writes "held" to standard error, and the program continues when standard input ends.
+ *
+ * Exits with 137 if the program was killed, else with the program's exit code. (strace counts each kind of call and each thread separately,
+ * so no series of its "when=" goes through all calls.)
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -42,8 +44,9 @@ static void kill_at_last(pid_t child, const char *pids)
 }
 
 /*
- * What is opened relative to a folder's descriptor is how the program asks the kernel about block devices (/sys, the nodes of devtmpfs) and where its lock files are. How often it
- * asks depends on the devices that the machine has at that moment, and no answer changes anything.
+ * The program opens paths relative to a folder's descriptor to query the kernel about block devices (/sys, the nodes of devtmpfs) and to
+ * reach its lock files. How many such calls it makes depends on the devices that the machine has at that moment, and none of them changes
+ * anything.
  */
 static char looked_up[4096];
 static pid_t looks_up;
@@ -153,9 +156,9 @@ int main(int argc, char **argv)
             if (status >> 16 == PTRACE_EVENT_EXEC) running = 1;
             signal = 0;
         } else if (signal == SIGSTOP && thread != child) {
-            signal = 0; /* A new thread begins with it. */
+            signal = 0; /* A new thread starts with this signal. */
         }
-        /* Threads whose calls are not counted run on: one that calls sched_yield over and over would keep us from looking at the others. */
+        /* Threads whose calls are not counted continue: one that loops in sched_yield would keep this loop from serving the others. */
         ptrace(all || thread == child ? PTRACE_SYSCALL : PTRACE_CONT, thread, 0, signal);
     }
 }

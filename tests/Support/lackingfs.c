@@ -1,18 +1,19 @@
 /*
- * A file system that lacks something: it passes everything through to a folder, except for chosen operations, which fail or lie.
+ * A file system with missing features: it passes every operation through to a folder, except chosen ones, which fail or return false
+ * results.
  *
  *   lackingfs FOLDER MOUNTPOINT [RULE ...] -- PROGRAM [ARGUMENT ...]
  *
  * Mounts it in a mount namespace of its own, runs PROGRAM, and ends with its exit code (128 and the signal, if one ended it). A RULE is
- *   OPERATION=ERRNO      every call fails with this number
+ *   OPERATION=ERRNO      every call fails with this error
  *   OPERATION=ERRNO@N    only the N-th call does, counted from 1;  OPERATION=ERRNO+N  the N-th and all after it
  * with the operations of the table below, and
  *   read=short, write=short    a call moves at most 4096 bytes
  *   read=odd, write=odd        a call moves at most 1000 bytes
  *   lseek=hole                 there is no data at all;   lseek=data     there are no holes
- *   lseek=first                SEEK_DATA and SEEK_HOLE answer 0, which is before where they were asked to begin
- *   lseek=beyond               they answer an offset beyond the end
- *   lseek=turn                 the first answer is true, the second is "no data", and so on
+ *   lseek=first                SEEK_DATA and SEEK_HOLE return 0, which is before the requested start
+ *   lseek=beyond               they return an offset beyond the end
+ *   lseek=turn                 calls alternate: a true result, then "no data"
  *   statfs=none                all counts are 0;          statfs=full    nothing is free
  *   stat=dense                 files have no st_blocks and no st_blksize
  */
@@ -41,7 +42,7 @@ static const char *const names[OPS] = {"read", "write", "open", "direct", "creat
 static struct { int error, only, from, calls; const char *word; } rules[OPS];
 static char root[4096];
 
-/* 0, or the negative errno that this call of OP is to fail with. */
+/* 0, or the negative errno with which this call of OP must fail. */
 static int lacks(enum op op)
 {
     int call = ++rules[op].calls;
@@ -219,7 +220,7 @@ static int do_release(const char *path, struct fuse_file_info *fi)
     return 0;
 }
 
-/* Nothing is remembered: each call arrives here. */
+/* No caching: each call arrives here. */
 static void *do_init(struct fuse_conn_info *connection, struct fuse_config *config)
 {
     (void)connection;

@@ -1,8 +1,8 @@
 /*
- * refuse ERRNO CALL[,CALL...] PROGRAM ARGUMENT...: runs PROGRAM under a seccomp filter that answers the system calls of these numbers with ERRNO, as a sandbox
- * does. The execve that starts PROGRAM is let through, by a sixth argument that the kernel does not look at.
+ * refuse ERRNO CALL[,CALL...] PROGRAM ARGUMENT...: runs PROGRAM under a seccomp filter that fails the system calls with these numbers with
+ * ERRNO, as a sandbox does. The filter allows the execve that starts PROGRAM: it recognises a sixth argument, which the kernel ignores.
  *
- * refuse map BYTES PROGRAM ARGUMENT...: answers ENOMEM to every mmap of more than so many bytes, as a kernel with a small address space does.
+ * refuse map BYTES PROGRAM ARGUMENT...: fails every mmap of more than BYTES with ENOMEM, as a kernel with a small address space does.
  */
 #include <errno.h>
 #include <linux/filter.h>

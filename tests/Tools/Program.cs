@@ -2,7 +2,8 @@ using System;
 using System.IO;
 using System.IO.Compression;
 
-// What the demo needs and a fresh machine may not have: `tools unpack FILE.br …` writes each FILE beside the working folder's others.
+// Replaces brotli(1), which the demo needs and a fresh machine may not have: `tools unpack FILE.br …` writes each FILE into the working
+// folder.
 if (args.Length < 2 || args[0] != "unpack")
 {
     Console.Error.WriteLine("usage: tools unpack FILE.br ...");

@@ -5,19 +5,20 @@ using Snapuserd.Interop;
 
 namespace Snapuserd.Block;
 
-/// <summary>Who uses a block device at this moment, other than its server. Nothing is read from it, because its server may be dead.</summary>
+/// <summary>Finds other users of a block device than its server. Reads nothing from the device, because its server may be dead.</summary>
 public static class BlockDeviceUse
 {
     /// <summary>
-    /// What keeps the block device at <paramref name="path"/> from being removed, as a part of a sentence; null if nothing does, or there is no such device. A process that has it open counts also if the kernel
-    /// shows no waiting request: in Linux 6.12 `inflight` leaves out what waits for a server. <paramref name="processes"/> is /proc, whose absence hides such processes.
+    /// The reason why the block device at <paramref name="path"/> cannot be removed, as a part of a sentence; null if there is none, or
+    /// no such device. A process that has it open counts even if the kernel shows no waiting request: in Linux 6.12 `inflight` omits
+    /// requests that wait for a server. <paramref name="processes"/> is /proc; without it such processes are not found.
     /// </summary>
     public static string? Of(string path, string processes = "/proc")
     {
         if (Number(path) is not { } number) return null;
         string? inflight = KernelTree.Sys.ReadText($"dev/block/{number.Major}:{number.Minor}/inflight");
         if (inflight != null && inflight.AsSpan().ContainsAnyInRange('1', '9')) return "requests are waiting";
-        // Last: it would wait for a partition scan that waits for the server.
+        // Last: the open would wait for a partition scan that waits for the server.
         return OpenedBy(path, processes) is { } process ? $"process {process} has it open" : IsHeld(path) ? "it is mounted or held by another device" : null;
     }
 
@@ -30,7 +31,9 @@ public static class BlockDeviceUse
         return false;
     }
 
-    /// <summary>A process with a descriptor of it, by the name of its node: a stat of another process's descriptor may wait for some other server.</summary>
+    /// <summary>
+    /// A process that has it open, found by the name of its node: a stat of another process's descriptor may wait for some other server.
+    /// </summary>
     private static int? OpenedBy(string path, string processes)
     {
         string node = path[path.LastIndexOf('/')..];
@@ -54,7 +57,7 @@ public static class BlockDeviceUse
         return names;
     }
 
-    /// <summary>Number of a block device, without opening it; null if it is something else.</summary>
+    /// <summary>Number of a block device, found without opening it; null if the path is no block device.</summary>
     private static (uint Major, uint Minor)? Number(string path) =>
         Libc.Statx(Libc.AT_FDCWD, path, 0, Libc.STATX_BASIC_STATS, out StatxData status) == 0 && (status.Mode & (uint)Libc.S_IFMT) == Libc.S_IFBLK ? (status.RdevMajor, status.RdevMinor) : null;
 }

@@ -5,21 +5,26 @@ using Snapuserd.Interop;
 
 namespace Snapuserd.Block;
 
-/// <summary>What /sys says of a block device, by its number; and its node, which need not be at any path that this process can see.</summary>
+/// <summary>
+/// Information of /sys about a block device, by its number; also opens the device when no path that this process sees leads to it.
+/// </summary>
 internal static class BlockNode
 {
     private const int SectorBytes = 512;
 
-    /// <summary>Loop devices to look for where /sys cannot be had.</summary>
+    /// <summary>Number of loop devices to try when /sys is unavailable.</summary>
     private const uint LoopDevices = 256;
 
-    /// <summary>Every block device that the kernel has, by number; without /sys the first loop devices, whether they exist or not.</summary>
-    internal static List<(uint Major, uint Minor)> All()
+    /// <summary>Every block device of the kernel, by number; without /sys the first loop devices, whether they exist or not.</summary>
+    internal static List<(uint Major, uint Minor)> All() => All(KernelTree.Sys);
+
+    /// <summary>The same, from a given /sys.</summary>
+    internal static List<(uint Major, uint Minor)> All(KernelTree sys)
     {
         List<(uint, uint)> all = [];
-        if (KernelTree.Sys.Folder < 0)
+        if (sys.Folder < 0)
             for (uint minor = 0; minor < LoopDevices; minor++) all.Add((Libc.LOOP_MAJOR, minor));
-        foreach (string name in KernelTree.Sys.Names("dev/block") ?? [])
+        foreach (string name in sys.Names("dev/block") ?? [])
             if (ParseNumber(name) is { } number) all.Add(number);
         all.Sort();
         return all;
@@ -36,7 +41,7 @@ internal static class BlockNode
     /// <summary>Its length in bytes; 0 without /sys.</summary>
     internal static long Length(uint major, uint minor) => Number($"{Folder(major, minor)}/size") is { } sectors and <= long.MaxValue / SectorBytes ? sectors * SectorBytes : 0;
 
-    /// <summary>If it is a partition: the disk, and the byte of it where the partition begins.</summary>
+    /// <summary>For a partition: the disk, and the byte offset on it where the partition begins.</summary>
     internal static (uint Major, uint Minor, long Offset)? Partition(uint major, uint minor)
     {
         string folder = Folder(major, minor);
@@ -57,7 +62,7 @@ internal static class BlockNode
     /// <summary>It is a device of the device mapper.</summary>
     internal static bool IsMapped(uint major, uint minor) => KernelTree.Sys.Names($"{Folder(major, minor)}/dm") != null;
 
-    /// <summary>The devices that it is made of (md, bcache, the device mapper).</summary>
+    /// <summary>The devices that it consists of (md, bcache, the device mapper).</summary>
     internal static List<(uint Major, uint Minor)> Slaves(uint major, uint minor)
     {
         List<(uint, uint)> slaves = [];
@@ -67,11 +72,14 @@ internal static class BlockNode
         return slaves;
     }
 
-    /// <summary>What kind of device is made of others, for messages: "raid1", or its name.</summary>
+    /// <summary>Kind of a device that consists of others, for messages: "raid1", or its name.</summary>
     internal static string Kind(uint major, uint minor) =>
         KernelTree.Sys.ReadText($"{Folder(major, minor)}/md/level") is { Length: > 0 } level ? $"md {level}" : Name(major, minor) ?? $"{major}:{minor}";
 
-    /// <summary>Opens a block device by its number, whatever node leads to it. A descriptor or a negative errno.</summary>
+    /// <summary>
+    /// Opens a block device by its number, through the kernel's devtmpfs or else through /dev, and verifies the number. A descriptor or a
+    /// negative errno.
+    /// </summary>
     internal static int Open(uint major, uint minor, int flags)
     {
         string name = Name(major, minor) ?? (major == Libc.LOOP_MAJOR ? $"loop{minor}" : "");

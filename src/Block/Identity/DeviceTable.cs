@@ -8,18 +8,22 @@ using static Snapuserd.Interop.DeviceMapperAbi;
 namespace Snapuserd.Block;
 
 /// <summary>
-/// A line of a device-mapper table: <paramref name="Length"/> bytes from <paramref name="Start"/> of the mapped device on. For a "linear" one they are the bytes from
-/// <paramref name="Offset"/> of device <paramref name="Major"/>:<paramref name="Minor"/>; of any other <paramref name="Type"/> no more is known.
+/// A line of a device-mapper table: <paramref name="Length"/> bytes from <paramref name="Start"/> of the mapped device on. A "linear"
+/// line maps them to the bytes from <paramref name="Offset"/> of device <paramref name="Major"/>:<paramref name="Minor"/>. For any other
+/// <paramref name="Type"/> the mapping is unknown.
 /// </summary>
 internal readonly record struct DeviceTableLine(string Type, long Start, long Length, uint Major, uint Minor, long Offset)
 {
     internal bool IsLinear => Type == "linear";
 
-    /// <summary>No device is below it: reads give zeros or errors.</summary>
+    /// <summary>No device is below it: reads return zeros or errors.</summary>
     internal bool IsNothing => Type is "zero" or "error";
 }
 
-/// <summary>Reads the active table of a device-mapper device by its number (linux/dm-ioctl.h). /sys shows only which devices are below, not where.</summary>
+/// <summary>
+/// Reads the active table of a device-mapper device by its number (linux/dm-ioctl.h). /sys shows which devices are below, but not at
+/// which offsets.
+/// </summary>
 internal static class DeviceTable
 {
     private const int HeadBytes = 312, LineBytes = 40, FirstBuffer = 16 << 10, LargestBuffer = 4 << 20, SectorBytes = 512;
@@ -50,7 +54,7 @@ internal static class DeviceTable
         }
     }
 
-    /// <summary>The answer to TABLE_STATUS; null if it is not what the kernel's header says.</summary>
+    /// <summary>Parses the reply to TABLE_STATUS; null if it does not match the kernel's header.</summary>
     internal static List<DeviceTableLine>? Parse(ReadOnlySpan<byte> message)
     {
         DmIoctl head = MemoryMarshal.Read<DmIoctl>(message);
@@ -70,7 +74,7 @@ internal static class DeviceTable
                 if (!ParseLinear(parameters, ref line)) return null;
             }
             lines.Add(line);
-            // Counted from the first line, unlike in a table that is loaded.
+            // Relative to the first line, unlike in a table to be loaded.
             at = spec.Next;
         }
         return lines;

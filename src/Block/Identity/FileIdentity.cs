@@ -5,8 +5,8 @@ using Snapuserd.Interop;
 namespace Snapuserd.Block;
 
 /// <summary>
-/// Which file it is. The same file has one number through every path, hard link and bind mount; through an overlayfs it has another than in the overlay's upper layer, which
-/// is looked for where the mount table says that it is.
+/// Identifies a file. A file has the same number through every path, hard link and bind mount. Through an overlayfs its number differs
+/// from that in the upper layer, which is looked up through the mount table.
 /// </summary>
 internal static class FileIdentity
 {
@@ -14,11 +14,11 @@ internal static class FileIdentity
     internal static StorageBottom Of(int fd, in StatxData status)
     {
         StorageBottom file = StorageBottom.OfFile(status.DevMajor, status.DevMinor, status.Ino);
-        // Only file systems without a device of their own can be an overlay.
+        // Only file systems without their own device can be an overlay.
         return status.DevMajor == 0 ? InUpperLayer(fd, status) ?? file : file;
     }
 
-    /// <summary>The file in the upper layer, if this is an overlay's and the layer can be seen from here.</summary>
+    /// <summary>The file in the upper layer, if this is on an overlay and the layer is visible in this process.</summary>
     private static StorageBottom? InUpperLayer(int fd, in StatxData status)
     {
         if (Libc.ReadLink($"/proc/self/fd/{fd}", out string path) < 0 || !path.StartsWith('/')) return null;
@@ -28,13 +28,13 @@ internal static class FileIdentity
             // "36 35 0:45 /root /mount options - overlay source lowerdir=...,upperdir=...,workdir=..."
             string[] fields = line.Split(' ');
             int dash = Array.IndexOf(fields, "-");
-            if (fields.Length < 6 || dash < 0 || dash + 3 >= fields.Length || fields[2] != $"{status.DevMajor}:{status.DevMinor}" || fields[dash + 1] != "overlay") continue;
+            if (dash < 6 || dash + 3 >= fields.Length || fields[2] != $"{status.DevMajor}:{status.DevMinor}" || fields[dash + 1] != "overlay") continue;
             string mount = Unescaped(fields[4]), root = Unescaped(fields[3]);
             if (mount != "/" && path != mount && !path.StartsWith(mount + "/", StringComparison.Ordinal)) continue;
             foreach (string option in fields[dash + 3].Split(','))
             {
                 if (!option.StartsWith("upperdir=", StringComparison.Ordinal)) continue;
-                string upper = $"{Unescaped(option["upperdir=".Length..])}{(root == "/" ? "" : root)}/{(mount == "/" ? path : path[mount.Length..])}";
+                string upper = $"{Unescaped(option["upperdir=".Length..])}{(root == "/" ? "" : root)}{(mount == "/" ? path : path[mount.Length..])}";
                 if (Libc.Statx(Libc.AT_FDCWD, upper, Libc.AT_SYMLINK_NOFOLLOW, Libc.STATX_BASIC_STATS, out StatxData there) == 0
                     && (there.Mode, there.Size) == (status.Mode, status.Size))
                     return StorageBottom.OfFile(there.DevMajor, there.DevMinor, there.Ino);
@@ -43,7 +43,7 @@ internal static class FileIdentity
         return null;
     }
 
-    /// <summary>Blanks, newlines, backslashes and the like are written as a backslash and three octal digits there.</summary>
+    /// <summary>Decodes blanks, newlines, backslashes and the like, which the file writes as a backslash and three octal digits.</summary>
     private static string Unescaped(string field)
     {
         StringBuilder text = new(field.Length);

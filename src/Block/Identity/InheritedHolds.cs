@@ -6,25 +6,28 @@ using Snapuserd.Interop;
 namespace Snapuserd.Block;
 
 /// <summary>
-/// What the process that started this one holds for it: locks on storage, and devices that are open for that process alone. The descriptors are inherited, so the kernel
-/// sees one holder; they stay open until this process ends, and so nothing is free in between.
+/// Holds that the parent process passes to this one: locks on storage, and exclusively opened devices. The descriptors are inherited, so
+/// the kernel sees one holder. They stay open until this process ends, so nothing is free in between.
 /// </summary>
 public static class InheritedHolds
 {
     /// <summary>The environment variable with the numbers of the descriptors, separated by commas.</summary>
     public const string Variable = "SNAPUSERD_HELD";
 
-    /// <summary>The environment variable with the number of a socket: a byte on it asks the process that holds the base to let go of it, and a byte comes back when it has.</summary>
+    /// <summary>
+    /// The environment variable with the number of a socket. A byte on it asks the process that holds the base to release it; that
+    /// process replies with a byte when it has.
+    /// </summary>
     public const string ReleaseVariable = "SNAPUSERD_RELEASE";
 
-    /// <summary>What a process that does nothing else has for an answer.</summary>
+    /// <summary>Time limit for the reply. The replying process has nothing else to do.</summary>
     private const int AnswerMilliseconds = 10_000;
 
     private static readonly object s_gate = new();
     private static readonly List<int> s_own = [];
     private static List<(int Fd, StatxData Status)>? s_all;
 
-    /// <summary>The descriptor of the file or device that <paramref name="status"/> tells of; −1 if it was not inherited.</summary>
+    /// <summary>The descriptor of the file or device described by <paramref name="status"/>; −1 if it was not inherited.</summary>
     internal static int Find(in StatxData status)
     {
         lock (s_gate)
@@ -41,13 +44,15 @@ public static class InheritedHolds
         }
     }
 
-    /// <summary>The descriptor is one that this process locked for itself and its children (<see cref="StorageClaim"/>); what it locks is locked alone.</summary>
+    /// <summary>
+    /// The descriptor is one that this process locked for itself and its children (<see cref="StorageClaim"/>); its locks are exclusive.
+    /// </summary>
     internal static bool IsOwn(int fd)
     {
         lock (s_gate) return s_own.Contains(fd);
     }
 
-    /// <summary>Has this process use what it locked itself as if it were inherited, and its children inherit it.</summary>
+    /// <summary>Makes this process treat its own lock as inherited, and lets its children inherit it.</summary>
     internal static void Add(int fd)
     {
         lock (s_gate)
@@ -58,7 +63,7 @@ public static class InheritedHolds
         }
     }
 
-    /// <summary>Takes back <see cref="Add"/>.</summary>
+    /// <summary>Undoes <see cref="Add"/>.</summary>
     internal static void Remove(int fd)
     {
         lock (s_gate)
@@ -68,7 +73,10 @@ public static class InheritedHolds
         }
     }
 
-    /// <summary>Gives up the hold on the base for good, here and in the process that it was inherited from. Exit code 76 if that does not answer.</summary>
+    /// <summary>
+    /// Permanently gives up the hold on the base, in this process and in the one that it was inherited from. Exit code 76 if that process
+    /// does not reply.
+    /// </summary>
     internal static void GiveUp(int fd)
     {
         lock (s_gate)
@@ -77,7 +85,7 @@ public static class InheritedHolds
             _ = Libc.Close(fd);
             if (!int.TryParse(OwnProcess.Variable(ReleaseVariable), NumberStyles.None, CultureInfo.InvariantCulture, out int socket)) return;
             Span<byte> one = [0];
-            // A holder that is gone holds nothing.
+            // A holder that has ended holds nothing.
             if (Libc.Send(socket, one, Libc.MSG_NOSIGNAL) != 1) return;
             Span<PollFd> answer = [new PollFd { Fd = socket, Events = Libc.POLLIN }];
             int ready;
@@ -88,7 +96,9 @@ public static class InheritedHolds
         }
     }
 
-    /// <summary>For a child's environment: what this process inherited itself, and <paramref name="more"/>.</summary>
+    /// <summary>
+    /// Value of the variable for a child: the descriptors that this process inherited itself, and <paramref name="more"/>.
+    /// </summary>
     public static string ForChild(IEnumerable<int> more)
     {
         List<string> numbers = [];
@@ -100,12 +110,13 @@ public static class InheritedHolds
         return string.Join(',', numbers);
     }
 
-    private static List<(int Fd, StatxData Status)> All => s_all ??= Read();
+    private static List<(int Fd, StatxData Status)> All => s_all ??= Read(OwnProcess.Variable(Variable));
 
-    private static List<(int Fd, StatxData Status)> Read()
+    /// <summary>The open descriptors among the comma-separated <paramref name="numbers"/>.</summary>
+    internal static List<(int Fd, StatxData Status)> Read(string? numbers)
     {
         List<(int, StatxData)> all = [];
-        foreach (string number in (OwnProcess.Variable(Variable) ?? "").Split(',', StringSplitOptions.RemoveEmptyEntries))
+        foreach (string number in (numbers ?? "").Split(',', StringSplitOptions.RemoveEmptyEntries))
         {
             if (!int.TryParse(number, NumberStyles.None, CultureInfo.InvariantCulture, out int fd)) continue;
             if (Libc.Statx(fd, Libc.STATX_BASIC_STATS, out StatxData status) == 0) all.Add((fd, status));

@@ -4,7 +4,9 @@ using Snapuserd.Interop;
 
 namespace Snapuserd.Block;
 
-/// <summary>A block device as the kernel lists it: number, name below /dev, length in bytes, and what a partition table says of it (null if nothing).</summary>
+/// <summary>
+/// A block device in the kernel's list: number, name below /dev, length in bytes, and its entry in a partition table (null if none).
+/// </summary>
 public sealed class KernelDevice(uint major, uint minor, string name, long length, string? partitionUuid = null, string? partitionLabel = null)
 {
     /// <summary>Major number.</summary>
@@ -13,31 +15,32 @@ public sealed class KernelDevice(uint major, uint minor, string name, long lengt
     /// <summary>Minor number.</summary>
     public uint Minor { get; } = minor;
 
-    /// <summary>Such as "sda1".</summary>
+    /// <summary>Name such as "sda1".</summary>
     public string Name { get; } = name;
 
-    /// <summary>In bytes.</summary>
+    /// <summary>Length in bytes.</summary>
     public long Length { get; } = length;
 
-    /// <summary>PARTUUID, where the kernel tells it.</summary>
+    /// <summary>PARTUUID, if the kernel reports it.</summary>
     public string? PartitionUuid { get; } = partitionUuid;
 
-    /// <summary>PARTLABEL, where the kernel tells it.</summary>
+    /// <summary>PARTLABEL, if the kernel reports it.</summary>
     public string? PartitionLabel { get; } = partitionLabel;
 }
 
 /// <summary>The block devices that can be read without waiting for a server, a network, or a person who changes a disk.</summary>
 public static class KernelDevices
 {
-    /// <summary>Device stacks are not deeper.</summary>
+    /// <summary>Most levels of a device stack.</summary>
     private const int MostLevels = 16;
 
     /// <summary>
-    /// Name prefixes, before a digit, of devices that are left out: memory, which no power-off outlives; devices whose server may be dead, so that a read never ends; removable media.
+    /// Name prefixes, before a digit, of devices that are left out: memory, which does not survive a power-off; devices whose server may
+    /// be dead, so that a read never ends; removable media.
     /// </summary>
     private static readonly string[] s_leftOut = ["ram", "zram", "ublkb", "nbd", "fd", "sr"];
 
-    /// <summary>All of them that have any bytes, disks and partitions, by number; null if the kernel's list cannot be had.</summary>
+    /// <summary>All devices of nonzero length, disks and partitions, by number; null if the kernel's list is unavailable.</summary>
     public static List<KernelDevice>? All()
     {
         if (KernelTree.Sys.Folder < 0) return null;
@@ -47,7 +50,7 @@ public static class KernelDevices
         return all;
     }
 
-    /// <summary>The device of a number, whatever kind it is; null if the kernel has none.</summary>
+    /// <summary>The device with a number, of any kind; null if the kernel has none.</summary>
     public static KernelDevice? Of(uint major, uint minor)
     {
         string? name = null, uuid = null, label = null;
@@ -60,7 +63,10 @@ public static class KernelDevices
         return name == null ? null : new KernelDevice(major, minor, name, BlockNode.Length(major, minor), uuid, label);
     }
 
-    /// <summary>Reads from the medium, not from what the page cache has kept: the kernel changes swap headers past it. Returns bytes or a negative errno.</summary>
+    /// <summary>
+    /// Reads from the medium, not from cached pages: the kernel changes swap headers without updating the page cache. Returns bytes or a
+    /// negative errno.
+    /// </summary>
     public static nint Read(uint major, uint minor, long offset, Span<byte> bytes)
     {
         int fd = BlockNode.Open(major, minor, Libc.O_RDONLY | Libc.O_NONBLOCK);
@@ -76,7 +82,7 @@ public static class KernelDevices
         return read;
     }
 
-    /// <summary>Also a mapped device that is suspended, and everything over a device that is left out.</summary>
+    /// <summary>Also true for a suspended mapped device, and for every device over one that is left out.</summary>
     private static bool IsLeftOut(string name, uint major, uint minor, int level)
     {
         foreach (string prefix in s_leftOut)

@@ -5,8 +5,8 @@ using Snapuserd.Interop;
 namespace Snapuserd.Block;
 
 /// <summary>
-/// A file system that the kernel has only one of, reached where it is mounted, or else by a mount of our own that is in no tree (fsopen
-/// and fsmount, Linux 5.2): a ramdisk need not mount /sys, and /dev may be something else in a container.
+/// A file system with one instance per kernel. It is reached at its usual mount point, or else by a detached mount (fsopen and fsmount,
+/// Linux 5.2): a ramdisk need not mount /sys, and in a container /dev may be something else.
 /// </summary>
 internal sealed class KernelTree
 {
@@ -15,26 +15,27 @@ internal sealed class KernelTree
     private readonly long _magic;
     private long _found = Unknown;
 
-    /// <summary>Nothing was looked for yet; and the bit above a descriptor that says that this is the kernel's own.</summary>
+    /// <summary>No search yet; and the bit above a descriptor that marks the kernel's own instance.</summary>
     private const long Unknown = -1, Genuine = 1L << 32;
 
-    /// <param name="type">As /proc/filesystems has it.</param>
+    /// <param name="type">Its name in /proc/filesystems.</param>
     /// <param name="mountPoint">Where it usually is mounted.</param>
-    /// <param name="magic">statfs(2) of a path in it, which proves that the usual place is it; 0 if that proves nothing.</param>
-    private KernelTree(string type, string mountPoint, long magic) => (_type, _mountPoint, _magic) = (type, mountPoint, magic);
+    /// <param name="magic">Type in statfs(2) of a path in it, which proves that the usual mount point is this file system; 0 if it proves
+    /// nothing.</param>
+    internal KernelTree(string type, string mountPoint, long magic) => (_type, _mountPoint, _magic) = (type, mountPoint, magic);
 
     /// <summary>/sys.</summary>
     internal static KernelTree Sys { get; } = new("sysfs", "/sys", Libc.SYSFS_MAGIC);
 
-    /// <summary>The one devtmpfs, whatever /dev is here; /dev where the kernel does not give it.</summary>
+    /// <summary>The one devtmpfs, independent of this process's /dev; /dev if the kernel does not provide it.</summary>
     internal static KernelTree Dev { get; } = new("devtmpfs", "/dev", 0);
 
-    /// <summary>Its root folder, for the *at calls; a negative errno if it cannot be had. Never closed.</summary>
+    /// <summary>Its root folder, for the *at calls; a negative errno if it is unavailable. Never closed.</summary>
     internal int Folder => (int)Found;
 
     /// <summary>
-    /// Descriptor or errno, and above it <see cref="Genuine"/>: in one word, because several threads may look for it at once, and what
-    /// one of them finds must not be joined to what another is still trying.
+    /// Descriptor or errno, and above it <see cref="Genuine"/>. Both are in one word because several threads may search at once: a reader
+    /// must not combine one thread's descriptor with another thread's flag.
     /// </summary>
     private long Found
     {
@@ -61,7 +62,7 @@ internal sealed class KernelTree
         return Scarcity.Check(fd, path);
     }
 
-    /// <summary>A small text file without the white space at its end; null if it cannot be read.</summary>
+    /// <summary>A small text file without trailing white space; null if it cannot be read.</summary>
     internal string? ReadText(string path) => SmallText.Read(Open(path, Libc.O_RDONLY))?.TrimEnd();
 
     /// <summary>The names in a folder; null if it cannot be read.</summary>
@@ -75,7 +76,7 @@ internal sealed class KernelTree
         return result < 0 ? null : names;
     }
 
-    /// <summary>This is the kernel's own, and not only what is mounted at the usual place.</summary>
+    /// <summary>This is the kernel's own instance, not just the mount at the usual place.</summary>
     internal bool IsGenuine => Folder >= 0 && (Found & Genuine) != 0;
 
     private int OpenFolder(out bool isGenuine)

@@ -3,20 +3,20 @@ using Snapuserd.Interop;
 
 namespace Snapuserd.Block;
 
-/// <summary>The file below a loop device, opened by name and compared with what the driver says of it.</summary>
+/// <summary>The file below a loop device, opened by name and verified against the driver's information.</summary>
 public sealed class LoopBackingFile : IDisposable
 {
     private LoopBackingFile(string path, int fd) => (Path, Fd) = (path, fd);
 
-    /// <summary>Its name.</summary>
+    /// <summary>Path of the file.</summary>
     public string Path { get; }
 
-    /// <summary>Its descriptor; the caller's, if it does not dispose this.</summary>
+    /// <summary>Its descriptor. A caller that does not dispose of this object owns it.</summary>
     public int Fd { get; }
 
     /// <summary>
-    /// Opens the file below loop device <paramref name="minor"/> for reading and writing. Null if it stands over another device, or the file cannot be found: it was deleted, lies in another
-    /// mount namespace, or may not be written.
+    /// Opens the file below loop device <paramref name="minor"/> for reading and writing. Null if the loop device lies over another
+    /// device, or the file cannot be opened: it was deleted, lies in another mount namespace, or is not writable.
     /// </summary>
     internal static LoopBackingFile? Open(uint minor)
     {
@@ -28,19 +28,22 @@ public sealed class LoopBackingFile : IDisposable
         return result < 0 ? null : Open(minor, info, Libc.O_RDWR);
     }
 
-    /// <summary>The same for loop device <paramref name="minor"/>, whose driver says <paramref name="info"/>, with <paramref name="flags"/> of open(2).</summary>
+    /// <summary>
+    /// The same for loop device <paramref name="minor"/>, whose driver reports <paramref name="info"/>, with <paramref name="flags"/> of
+    /// open(2).
+    /// </summary>
     internal static LoopBackingFile? Open(uint minor, in LoopInfo64 info, int flags)
     {
         if (info.RDevice != 0) return null;
         (uint major, uint fileMinor) = Libc.DecodeDevice(info.Device);
-        // The whole name, unlike the 63 bytes of the driver's own answer.
+        // The whole name; the driver's own reply has only 63 bytes.
         string inSys = SmallText.Read(KernelTree.Sys.Open($"dev/block/{Libc.LOOP_MAJOR}:{minor}/loop/backing_file", Libc.O_RDONLY)) ?? "";
         foreach (string path in (ReadOnlySpan<string>)[inSys.EndsWith('\n') ? inSys[..^1] : inSys, NameIn(info)])
         {
             if (path.Length == 0) continue;
             int fd = Scarcity.Check(Libc.OpenAt(Libc.AT_FDCWD, path, flags | Libc.O_CLOEXEC | Libc.O_NOCTTY | Libc.O_NONBLOCK), path);
             if (fd < 0) continue;
-            // The name may be another file's in this root, or by now.
+            // In this root, or by now, the name may belong to another file.
             if (Libc.Statx(fd, Libc.STATX_BASIC_STATS, out StatxData file) == 0 && (file.Mode & (uint)Libc.S_IFMT) == Libc.S_IFREG
                 && (file.DevMajor, file.DevMinor, file.Ino) == (major, fileMinor, info.Inode)) return new LoopBackingFile(path, fd);
             _ = Libc.Close(fd);

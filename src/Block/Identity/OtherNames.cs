@@ -5,14 +5,16 @@ using Snapuserd.Interop;
 namespace Snapuserd.Block;
 
 /// <summary>
-/// Other devices with bytes of the same storage. The kernel keeps one device for one user (O_EXCL, a mount, a mapped device), but it does not know that two loop devices
-/// are one file, nor what two mapped devices share. So an exclusive user holds every other name of the storage as well.
+/// Other devices with bytes of the same storage. The kernel grants a device to one user (O_EXCL, a mount, a mapped device). It does not
+/// know that two loop devices use one file, or which storage two mapped devices share. So an exclusive user also holds every other name
+/// of the storage.
 /// </summary>
 internal static class OtherNames
 {
     /// <summary>
-    /// Holds every other device over <paramref name="storage"/>. <paramref name="self"/> is the device whose name was given, if it is one, and <paramref name="unclaimed"/> are the devices
-    /// below it that it does not claim. Returns descriptors, which are the caller's to close; with <paramref name="busy"/> set, that device is in use and nothing is held.
+    /// Holds every other device over <paramref name="storage"/>. <paramref name="self"/> is the opened device, null for a file;
+    /// <paramref name="unclaimed"/> are the devices below it that it does not claim. Returns descriptors that the caller closes. If
+    /// <paramref name="busy"/> is set, that device is in use and nothing is held.
     /// </summary>
     internal static List<int> Hold(StorageIdentity storage, (uint Major, uint Minor)? self, List<(uint Major, uint Minor)> unclaimed, out string? busy)
     {
@@ -26,7 +28,8 @@ internal static class OtherNames
                 held.Add(fd);
                 if (StorageLocks.NoteName(major, minor) is >= 0 and int note) held.Add(note);
             }
-            // What cannot be opened for another reason cannot be asked; the locks among our own processes stay. One of those may hold it for other bytes.
+            // EBUSY only: a device that cannot be opened for another reason is skipped; the locks among snapuserd processes remain.
+            // Another snapuserd process may hold it for other bytes.
             if (fd != -Errno.EBUSY || IsInherited(major, minor) || StorageLocks.IsNoted(major, minor)) continue;
             foreach (int other in held) _ = Libc.Close(other);
             busy = $"/dev/{BlockNode.Name(major, minor) ?? $"{major}:{minor}"}";
@@ -36,8 +39,8 @@ internal static class OtherNames
     }
 
     /// <summary>
-    /// Files below loop devices that <paramref name="self"/> is a window onto, locked (flock) as a reader locks them: an exclusive user of the file itself is kept away, and waited for. Other
-    /// windows onto it are the business of <see cref="StorageLocks"/>.
+    /// Locks the file below the loop device that <paramref name="self"/> is a window onto, with a shared flock as a reader does. This
+    /// keeps an exclusive user of the file itself away, or waits for it. <see cref="StorageLocks"/> handle other windows onto the file.
     /// </summary>
     internal static int LockFileBelow((uint Major, uint Minor) self, out string path, out int fd)
     {
@@ -54,7 +57,7 @@ internal static class OtherNames
         if (info.RDevice != 0) return LockFileBelow(Libc.DecodeDevice(info.RDevice), out path, out fd);
         if (LoopBackingFile.Open(minor, info, Libc.O_RDONLY) is not { } file) return 0;
         path = file.Path;
-        // A supervisor that locked it did so for us as well.
+        // A supervisor that locked the file did so for this process too.
         result = Libc.Statx(file.Fd, Libc.STATX_BASIC_STATS, out StatxData status);
         if (result == 0 && InheritedHolds.Find(status) < 0)
         {
@@ -73,8 +76,9 @@ internal static class OtherNames
         InheritedHolds.Find(new StatxData { Mode = Libc.S_IFBLK, RdevMajor = major, RdevMinor = minor }) >= 0;
 
     /// <summary>
-    /// The devices to hold. Not the device itself, nor those below it that a partition or the device mapper claims. Of a disk with partitions its overlapping partitions,
-    /// because the kernel refuses a disk while another partition of it is mounted, and a partition while its disk is held.
+    /// The devices to hold: without the device itself, and without those below it that a partition or the device mapper claims. Of a disk
+    /// with partitions, its overlapping partitions: the kernel refuses a disk while another partition of it is mounted, and a partition
+    /// while its disk is held.
     /// </summary>
     private static List<(uint Major, uint Minor)> Candidates(StorageIdentity storage, (uint Major, uint Minor)? self, List<(uint Major, uint Minor)> unclaimed)
     {
@@ -84,7 +88,7 @@ internal static class OtherNames
         foreach ((uint Major, uint Minor) one in all)
         {
             if (one == self || claimed.Contains(one)) continue;
-            // A disk that is nothing but itself has no other name; the one that was given has been opened.
+            // A plain disk has no other name, and the given one is already open.
             bool window = one.Major == Libc.LOOP_MAJOR || unclaimed.Contains(one) || BlockNode.Partition(one.Major, one.Minor) != null || BlockNode.IsMapped(one.Major, one.Minor);
             if (window && StorageResolver.Of(one.Major, one.Minor).RelationTo(storage, out _) is StorageRelation.Equal or StorageRelation.Overlapping) overlapping.Add(one);
         }
@@ -92,7 +96,7 @@ internal static class OtherNames
         {
             if (BlockNode.Partition(one.Major, one.Minor) is { } partition)
             {
-                // Of the disk that was given, or of one that is below it, the kernel sees to it.
+                // For the given disk, or one below it, the kernel handles this.
                 if ((partition.Major, partition.Minor) == self || claimed.Contains((partition.Major, partition.Minor))) continue;
                 chosen.Add(one);
                 continue;
@@ -102,7 +106,10 @@ internal static class OtherNames
         return chosen;
     }
 
-    /// <summary>The disk of a partition, and the devices of a mapped or md device, all the way down to a loop device: the kernel keeps them for the device above.</summary>
+    /// <summary>
+    /// The disk of a partition, and the devices of a mapped or md device, down to a loop device: the kernel reserves them for the device
+    /// above.
+    /// </summary>
     private static HashSet<(uint, uint)> ClaimedBelow((uint Major, uint Minor) device)
     {
         HashSet<(uint, uint)> below = [];

@@ -3,7 +3,7 @@ using Snapuserd.Interop;
 
 namespace Snapuserd.Block;
 
-/// <summary>Text files of the kernel's, which have no length before they are read.</summary>
+/// <summary>Text files of the kernel, whose length is unknown before they are read.</summary>
 internal static class SmallText
 {
     private const int MostBytes = 4 << 20;
@@ -11,10 +11,12 @@ internal static class SmallText
     /// <summary>Bytes of the first read: a file in /sys is no longer than a page of the system.</summary>
     private static int FirstBytes => Sizes.SystemPage;
 
-    /// <summary>All of a file by its path; empty if it cannot be read.</summary>
+    /// <summary>The whole text of a file by its path; empty if it cannot be read.</summary>
     internal static string Read(string path) => Read(Scarcity.Check(Libc.OpenAt(Libc.AT_FDCWD, path, Libc.O_RDONLY | Libc.O_CLOEXEC), path)) ?? "";
 
-    /// <summary>All of an open file, which is closed; null if it cannot be read, also for a negative <paramref name="fd"/>.</summary>
+    /// <summary>
+    /// The whole text of an open file, which is then closed; null if it cannot be read, also for a negative <paramref name="fd"/>.
+    /// </summary>
     internal static string? Read(int fd)
     {
         if (fd < 0) return null;

@@ -3,7 +3,7 @@ using System.Collections.Generic;
 
 namespace Snapuserd.Block;
 
-/// <summary>How the storage of two devices or files relates.</summary>
+/// <summary>Relation between the storage of two devices or files.</summary>
 public enum StorageRelation
 {
     /// <summary>No byte in common.</summary>
@@ -12,15 +12,20 @@ public enum StorageRelation
     Equal,
     /// <summary>Some bytes in common, or all in another order.</summary>
     Overlapping,
-    /// <summary>A device below both, through a layer whose bytes cannot be followed. Counts as overlapping where something is written.</summary>
+    /// <summary>
+    /// A device below both, through a layer whose bytes cannot be mapped. Counts as overlapping where the program writes.
+    /// </summary>
     Unknown,
 }
 
-/// <summary>What lies below a bottom without being followed byte by byte: the layer's name for messages, and ranges that may hold any of its bytes.</summary>
+/// <summary>
+/// The devices below a bottom whose bytes cannot be mapped: the layer's name for messages, and ranges that may hold any of its bytes.
+/// </summary>
 internal sealed record StorageLayer(string Name, List<StoragePiece> Below);
 
 /// <summary>
-/// Which bytes a device or file really is: an ordered list of pieces, seen through loop devices, partitions, dm-linear, and whatever node or path leads to them.
+/// The storage of a device or file: an ordered list of pieces, found through loop devices, partitions and dm-linear, independent of node
+/// and path.
 /// <code>
 ///   /dev/loop3p1   ->  partition 1 of loop3  ->  loop3 over disk.img from 1 MiB on  ->  [ disk.img: 2 MiB .. 10 MiB ]
 ///   /dev/dm-0      ->  linear, two targets   ->  [ sda: 64 MiB .. 96 MiB ] [ sdb: 0 .. 32 MiB ]
@@ -40,11 +45,12 @@ public sealed class StorageIdentity
         _loops = loops ?? [];
     }
 
-    /// <summary>In the order of the device's bytes; neighbours that continue each other are one.</summary>
+    /// <summary>In the order of the device's bytes; adjacent pieces that continue each other are merged.</summary>
     internal List<StoragePiece> Pieces { get; }
 
     /// <summary>
-    /// How this relates to <paramref name="other"/>. With <see cref="StorageRelation.Unknown"/>, <paramref name="layer"/> names what stands between; it is empty otherwise.
+    /// How this relates to <paramref name="other"/>. With <see cref="StorageRelation.Unknown"/>, <paramref name="layer"/> names the layer
+    /// in between; it is empty otherwise.
     /// </summary>
     public StorageRelation RelationTo(StorageIdentity other, out string layer)
     {
@@ -56,7 +62,7 @@ public sealed class StorageIdentity
         return layer.Length > 0 ? StorageRelation.Unknown : StorageRelation.Disjoint;
     }
 
-    /// <summary>The bytes that this, as a source, has in common with <paramref name="target"/>, as a base; in the order of the source.</summary>
+    /// <summary>The bytes that this, as a source, shares with <paramref name="target"/>, as a base; in source order.</summary>
     public List<SharedRange> SharedWith(StorageIdentity target)
     {
         List<SharedRange> shared = [];
@@ -79,8 +85,8 @@ public sealed class StorageIdentity
     }
 
     /// <summary>
-    /// The parts of the device that are parts of files below loop devices, with those files opened for writing, one at a time; a file that cannot be opened is left out. The part at
-    /// device bytes [DeviceOffset, + Length) is at file bytes [FileOffset, + Length).
+    /// The parts of the device that lie in files below loop devices. Yields one file at a time, opened for writing; a file that cannot be
+    /// opened is left out. The part at device bytes [DeviceOffset, + Length) is at file bytes [FileOffset, + Length).
     /// </summary>
     public IEnumerable<(LoopBackingFile File, long DeviceOffset, long FileOffset, long Length)> FilesBelow()
     {
@@ -95,7 +101,7 @@ public sealed class StorageIdentity
         }
     }
 
-    /// <summary>Two of its own pieces have bytes in common: a write to one place shows at another.</summary>
+    /// <summary>Two of its own pieces share bytes: a write at one offset is visible at another.</summary>
     public bool OverlapsItself
     {
         get
@@ -107,7 +113,9 @@ public sealed class StorageIdentity
         }
     }
 
-    /// <summary>Everything below the bottoms that are devices, for locks: who writes through a layer must not meet who writes what is below it.</summary>
+    /// <summary>
+    /// Everything below the bottoms that are devices, for locks: a writer through a layer and a writer below it must exclude each other.
+    /// </summary>
     internal IEnumerable<StoragePiece> BelowDevices()
     {
         foreach (StoragePiece piece in Pieces)
@@ -136,7 +144,10 @@ public sealed class StorageIdentity
         return true;
     }
 
-    /// <summary>A layer of this with something of <paramref name="other"/> below it: its pieces, or, if <paramref name="thereToo"/>, what is below those as well.</summary>
+    /// <summary>
+    /// A layer of this that has some of <paramref name="other"/> below it: its pieces, or, if <paramref name="thereToo"/>, also the
+    /// storage below those.
+    /// </summary>
     private string? LayerOver(StorageIdentity other, bool thereToo)
     {
         foreach (StoragePiece mine in Pieces)
@@ -146,7 +157,8 @@ public sealed class StorageIdentity
                 foreach (StoragePiece theirs in other.Pieces)
                 {
                     if (below.Overlaps(theirs)) return layer.Name;
-                    // Two files are two files, ranges of one bottom are known, and a file system gives no byte of a device to a volume beside its own.
+                    // Two files are distinct, ranges of one bottom are known, and a file system gives no byte of its device to a
+                    // neighbouring volume.
                     if (!thereToo || mine.Bottom == theirs.Bottom || mine.Bottom.IsFile || theirs.Bottom.IsFile) continue;
                     foreach (StoragePiece deeper in other.Below(theirs.Bottom))
                         if (below.Overlaps(deeper)) return layer.Name;
@@ -166,7 +178,7 @@ public sealed class StorageIdentity
             if (!_layers.TryGetValue(at, out StorageLayer? layer)) return;
             foreach (StoragePiece piece in layer.Below)
             {
-                // A stack has no circles; what is shared by two branches need not be told twice.
+                // A stack has no cycles; storage shared by two branches is listed once.
                 if (all.Contains(piece)) continue;
                 all.Add(piece);
                 Collect(piece.Bottom);

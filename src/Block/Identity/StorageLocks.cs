@@ -6,15 +6,18 @@ using Snapuserd.Interop;
 namespace Snapuserd.Block;
 
 /// <summary>
-/// Locks on ranges of storage, by what the storage is and not by what it is called. Two of our processes always meet here: through another node, another path, a loop device
-/// that was made later, or a file that was deleted below its loop device. Other programs are kept away by O_EXCL and flock.
+/// Locks on ranges of storage, keyed by the storage itself and not by its name. Two snapuserd processes always meet here: through another
+/// node, another path, a loop device that was made later, or a file that was deleted below its loop device. O_EXCL and flock keep other
+/// programs away.
 /// <para>
-/// Each bottom (<see cref="StorageBottom"/>) has an empty file, and a lock on bytes [a, b) of that file (F_OFD_SETLK) is a lock on bytes [a, b) of the bottom. The files are in
-/// the folder .snapuserd of the kernel's one devtmpfs: there is no second one in another mount namespace, container or root, it needs no mounted /dev, and it is the
-/// same before and after switch_root. Without devtmpfs they are in /dev/.snapuserd. Only root can use them; a user without rights has flock and O_EXCL.
+/// Each bottom (<see cref="StorageBottom"/>) has an empty file. A lock on bytes [a, b) of that file (F_OFD_SETLK) is a lock on bytes [a,
+/// b) of the bottom. The files are in the folder .snapuserd of the kernel's one devtmpfs. It is the same one in every mount namespace,
+/// container or root, needs no mounted /dev, and stays the same across switch_root. Without devtmpfs they are in /dev/.snapuserd. Only
+/// root can use them; other users have only flock and O_EXCL.
 /// </para>
 /// <para>
-/// A lock belongs to an open file. It ends with the last descriptor of that, however the process ends, and is passed to a child by inheritance (<see cref="InheritedHolds"/>).
+/// A lock belongs to an open file. It ends with the file's last descriptor, however the process ends, and a child inherits it
+/// (<see cref="InheritedHolds"/>).
 /// </para>
 /// </summary>
 public sealed class StorageLocks : IDisposable
@@ -29,10 +32,13 @@ public sealed class StorageLocks : IDisposable
     {
     }
 
-    /// <summary>All was locked, in the one place that every process of this kernel has. If not, a process that has another place, or none, is met only by what other programs go by.</summary>
+    /// <summary>
+    /// Everything was locked, in the one place that all processes of this kernel share. If not, only O_EXCL and flock keep away a process
+    /// that has another place, or none.
+    /// </summary>
     internal bool IsEverywhere { get; private set; } = true;
 
-    /// <summary>The descriptors, to be inherited by a child.</summary>
+    /// <summary>The descriptors, for a child to inherit.</summary>
     internal IEnumerable<int> Descriptors
     {
         get
@@ -42,8 +48,8 @@ public sealed class StorageLocks : IDisposable
     }
 
     /// <summary>
-    /// Locks all of <paramref name="storage"/>, except what <paramref name="besides"/> has locked for this process already; null if another process has a lock in the way.
-    /// A file is locked beyond its end, because it can grow.
+    /// Locks all of <paramref name="storage"/>, except the ranges that <paramref name="besides"/> has already locked for this process;
+    /// null if another process holds a conflicting lock. A file is locked beyond its end, because it can grow.
     /// </summary>
     internal static StorageLocks? TryTake(StorageIdentity storage, bool exclusive, bool whole, StorageLocks? besides)
     {
@@ -72,16 +78,19 @@ public sealed class StorageLocks : IDisposable
         }
     }
 
-    /// <summary>Releases them, and removes the files that no other process has locked. What was inherited stays with this process until it ends.</summary>
+    /// <summary>
+    /// Releases the locks and removes the files that no other process has locked. Inherited locks stay with this process until it ends.
+    /// </summary>
     public void Dispose()
     {
         int folder = _files.Count > 0 ? TryOpenFolder() : -1;
         foreach ((StorageBottom bottom, int fd, bool inherited) in _files)
         {
             if (inherited) continue;
-            // The name may be a later file's, which another process has locked. While this one is locked alone, its own name stays.
+            // The name may belong to a later file that another process has locked. While this file is locked exclusively, its own name
+            // stays.
             if (folder >= 0 && Libc.LockRange(fd, new FileLock { Type = Libc.F_WRLCK }) == 0 && HasName(folder, bottom, fd)) _ = Libc.UnlinkAt(folder, Name(bottom));
-            // Closing alone keeps the lock while a child that was just forked, and is not yet its program, has the same file open.
+            // Without F_UNLCK the lock outlives the close while a forked child that has not yet called exec has the same file open.
             _ = Libc.LockRange(fd, new FileLock { Type = Libc.F_UNLCK });
             _ = Libc.Close(fd);
         }
@@ -90,8 +99,9 @@ public sealed class StorageLocks : IDisposable
     }
 
     /// <summary>
-    /// Notes that this process holds a device only because it is another name of what it uses: others of our processes that use other bytes of it need not take it for a stranger's.
-    /// Returns a descriptor that ends the note, or a negative errno.
+    /// Records that this process holds a device only because it is another name of the storage that it uses. Other snapuserd processes
+    /// that use other bytes of the device then do not treat the hold as a foreign program's. Returns a descriptor that ends the record
+    /// when it is closed, or a negative errno.
     /// </summary>
     internal static int NoteName(uint major, uint minor)
     {
@@ -100,7 +110,7 @@ public sealed class StorageLocks : IDisposable
         return fd;
     }
 
-    /// <summary>Another of our processes holds the device as a name only (<see cref="NoteName"/>).</summary>
+    /// <summary>Another snapuserd process holds the device as a name only (<see cref="NoteName"/>).</summary>
     internal static bool IsNoted(uint major, uint minor)
     {
         int fd = OpenName(major, minor);
@@ -128,9 +138,9 @@ public sealed class StorageLocks : IDisposable
     }
 
     /// <summary>
-    /// The ranges to lock, in an order that is the same in every process, so that two that want the same ranges do not each get a part.
-    /// A process that reads or writes through a layer has a shared lock on all below it: two volumes of one pool go together, and a merge
-    /// into the pool's device is kept away.
+    /// The ranges to lock, in the same order in every process, so that of two processes that need the same ranges, one gets all of them.
+    /// A process that reads or writes through a layer has a shared lock on everything below it. So two volumes of one pool can be used at
+    /// once, but a merge into the pool's device is kept away.
     /// </summary>
     private static List<(StoragePiece Piece, bool Alone)> Wanted(StorageIdentity storage, bool exclusive, bool whole, StorageLocks? besides)
     {
@@ -142,7 +152,7 @@ public sealed class StorageLocks : IDisposable
         }
         foreach (StoragePiece piece in storage.BelowDevices())
             foreach (StoragePiece rest in Except(piece, besides)) wanted.Add((rest, false));
-        // Of one bottom the exclusive ones come last, so that they are what is left where ranges meet.
+        // Within a bottom the exclusive ones come last, so that they prevail where ranges overlap.
         wanted.Sort((one, other) => one.Piece.Bottom.CompareTo(other.Piece.Bottom) is not 0 and int order ? order
             : (one.Alone, one.Piece.Offset).CompareTo((other.Alone, other.Piece.Offset)));
         return wanted;
@@ -169,28 +179,31 @@ public sealed class StorageLocks : IDisposable
         return rest;
     }
 
-    /// <summary>False if another open file has a lock in the way. Where the file or its locks cannot be had, the lock is left out.</summary>
+    /// <summary>
+    /// False if another open file holds a conflicting lock. If the lock file or its locks are unavailable, the lock is omitted.
+    /// </summary>
     private bool TryLock(int folder, in StoragePiece piece, bool alone)
     {
         while (true)
         {
             int fd = FileOf(folder, piece.Bottom);
             if (fd < 0) return GoWithout(fd);
-            // A shared lock would take the place of the one that this process has alone.
+            // A shared lock would replace the exclusive one of this process.
             if (!alone && InheritedHolds.IsOwn(fd)) return true;
             int result;
             do result = Libc.LockRange(fd, new FileLock { Type = alone ? Libc.F_WRLCK : Libc.F_RDLCK, Start = piece.Offset, Length = piece.End - piece.Offset });
             while (result == -Errno.EINTR);
             if (result is -Errno.EAGAIN or -Errno.EACCES) return false;
             if (result < 0) return GoWithout(result);
-            // The last holder removes the file; what was locked then may be a file without a name, where no other process is met.
+            // The last holder removes the file. The locked file may then have no name, so no other process would meet the lock: try
+            // again.
             if (!IsNamed(folder, piece.Bottom, fd)) continue;
             _locked.Add(piece);
             return true;
         }
     }
 
-    /// <summary>The lock file still has its name; if not, it is forgotten.</summary>
+    /// <summary>True if the lock file still has its name; if not, it is removed from the list.</summary>
     private bool IsNamed(int folder, StorageBottom bottom, int fd)
     {
         if (HasName(folder, bottom, fd)) return true;
@@ -201,7 +214,7 @@ public sealed class StorageLocks : IDisposable
         return false;
     }
 
-    /// <summary>The bottom's name in the folder is that of the open file; also where that cannot be asked.</summary>
+    /// <summary>The bottom's name in the folder is that of the open file; also true if this cannot be determined.</summary>
     private static bool HasName(int folder, in StorageBottom bottom, int fd)
     {
         if (Libc.Statx(fd, Libc.STATX_BASIC_STATS, out StatxData mine) < 0) return true;
@@ -210,7 +223,7 @@ public sealed class StorageLocks : IDisposable
         return (mine.DevMajor, mine.DevMinor, mine.Ino) == (named.DevMajor, named.DevMinor, named.Ino);
     }
 
-    /// <summary>The lock file of a bottom: the one that is open already, the one that was inherited, or one that is opened now. A descriptor or a negative errno.</summary>
+    /// <summary>The lock file of a bottom: already open, inherited, or opened now. A descriptor or a negative errno.</summary>
     private int FileOf(int folder, in StorageBottom bottom)
     {
         foreach ((StorageBottom known, int open, _) in _files)
@@ -223,7 +236,10 @@ public sealed class StorageLocks : IDisposable
         return _files[^1].Fd;
     }
 
-    /// <summary>For what is not to be had here, or not for this user. Exit codes 71 and 77 for anything else: going on would leave others unmet that do have it.</summary>
+    /// <summary>
+    /// Omits a lock that is unavailable here or to this user. Exit codes 71 and 77 for any other error: without the lock, processes that
+    /// do have it would not be noticed.
+    /// </summary>
     private bool GoWithout(int result)
     {
         IsEverywhere = false;
@@ -240,7 +256,9 @@ public sealed class StorageLocks : IDisposable
 
     private static string Place => $"/dev/{Folder}";
 
-    /// <summary>The folder of the lock files; a negative errno if there is none for this user. Exit code 77 if something else is in its place.</summary>
+    /// <summary>
+    /// Opens the folder of the lock files; a negative errno if this user has none. Exit code 77 if something else is in its place.
+    /// </summary>
     private static int OpenFolder()
     {
         int root = KernelTree.Dev.Folder;
@@ -249,13 +267,15 @@ public sealed class StorageLocks : IDisposable
         if (made is < 0 and not -Errno.EEXIST) return made;
         int fd = KernelTree.Dev.Open(Folder, Libc.O_RDONLY | Libc.O_DIRECTORY | Libc.O_NOFOLLOW);
         if (fd < 0) return IsUnavailable(fd) ? fd : throw Broken(Reason.Of(fd));
-        // Another user who can write there could block every merge, or let two of them run.
+        // Another user with write access there could block every merge, or let two of them run.
         if (Libc.GetEUid() != 0 || Libc.Statx(fd, Libc.STATX_BASIC_STATS, out StatxData status) < 0 || (status.Uid == 0 && (status.Mode & 0x3f) == 0)) return fd;
         _ = Libc.Close(fd);
         throw Broken("it belongs to another user, or others may use it");
     }
 
-    /// <summary>The same for the end of a lock, which must come without a descriptor to spare as well: then the file stays, which harms nothing.</summary>
+    /// <summary>
+    /// The same for the release of a lock, which must also work without a free descriptor: then the file stays, which does no harm.
+    /// </summary>
     private static int TryOpenFolder()
     {
         try

@@ -3,8 +3,8 @@ using System;
 namespace Snapuserd.Block;
 
 /// <summary>
-/// Where bytes are in the end: a file (by the device number of its file system and its inode), or a block device that is a window onto nothing else, or onto
-/// something whose bytes cannot be followed.
+/// Where bytes finally lie: a file (by the device number of its file system and its inode), or a block device. The block device is a
+/// window onto nothing else, or its bytes cannot be mapped to those below.
 /// </summary>
 internal readonly record struct StorageBottom(bool IsFile, uint Major, uint Minor, ulong Inode) : IComparable<StorageBottom>
 {
@@ -22,7 +22,7 @@ internal readonly record struct StorageBottom(bool IsFile, uint Major, uint Mino
 /// <summary>A range of bytes of a bottom.</summary>
 internal readonly record struct StoragePiece(StorageBottom Bottom, long Offset, long Length)
 {
-    /// <summary>One past the last byte; a length that reaches beyond all offsets ends at the largest.</summary>
+    /// <summary>The offset after the last byte; a length that exceeds the offset range ends at the largest offset.</summary>
     internal long End => Length > long.MaxValue - Offset ? long.MaxValue : Offset + Length;
 
     internal bool Overlaps(in StoragePiece other) => Bottom == other.Bottom && Offset < other.End && other.Offset < End;

@@ -4,18 +4,21 @@ using Snapuserd.Interop;
 
 namespace Snapuserd.Block;
 
-/// <summary>Follows a device or file down to its bottoms (<see cref="StorageIdentity"/>). What cannot be asked, for want of permission or of /sys, is a bottom itself.</summary>
+/// <summary>
+/// Follows a device or file down to its bottoms (<see cref="StorageIdentity"/>). A device that cannot be queried, for lack of permission
+/// or of /sys, is itself a bottom.
+/// </summary>
 internal sealed class StorageResolver
 {
-    /// <summary>Loop over loop over loop: more than a few levels are a mistake or an attack.</summary>
+    /// <summary>Limit for stacked loop devices: more than a few levels are a mistake or an attack.</summary>
     private const int MostLevels = 16;
 
     private readonly Dictionary<StorageBottom, StorageLayer> _layers = [];
 
-    /// <summary>Devices that a bottom was reached through by a window whose driver does not claim what is below it: a loop device.</summary>
+    /// <summary>Devices below a bottom that was reached through a window whose driver does not claim them: a loop device.</summary>
     private readonly List<(uint Major, uint Minor)> _unclaimed = [];
 
-    /// <summary>A loop device over each file that was found below one.</summary>
+    /// <summary>For each file found below a loop device, one such loop device.</summary>
     private readonly Dictionary<StorageBottom, uint> _loops = [];
 
     private StorageResolver()
@@ -25,13 +28,15 @@ internal sealed class StorageResolver
     /// <summary>The storage of an open file or block device of <paramref name="length"/> bytes.</summary>
     internal static StorageIdentity Of(int fd, in StatxData status, long length) => Of(fd, status, length, out _);
 
-    /// <summary>The same; <paramref name="unclaimed"/> gets the block devices below that can be mounted although this device is in use.</summary>
+    /// <summary>
+    /// The same; <paramref name="unclaimed"/> gets the block devices below that can be mounted although this device is in use.
+    /// </summary>
     internal static StorageIdentity Of(int fd, in StatxData status, long length, out List<(uint Major, uint Minor)> unclaimed)
     {
         StorageResolver resolver = new();
         List<StoragePiece> pieces = [];
         if ((status.Mode & (uint)Libc.S_IFMT) == (uint)Libc.S_IFBLK) resolver.Device(fd, status.RdevMajor, status.RdevMinor, 0, length, 0, pieces);
-        // An empty file has a place of its own as well, which the first byte that is written to it is at.
+        // An empty file has storage of its own too: that of its first byte, once it is written.
         else resolver.File(FileIdentity.Of(fd, status), 0, Math.Max(1, length), 0, pieces);
         unclaimed = resolver._unclaimed;
         return new StorageIdentity(pieces, resolver._layers, resolver._loops);
@@ -51,7 +56,7 @@ internal sealed class StorageResolver
         if (length <= 0) return;
         if (level < MostLevels)
         {
-            // First, because a partition of a loop device answers the ioctl of the whole.
+            // First, because a partition of a loop device answers the ioctl for the whole device.
             if (BlockNode.Partition(major, minor) is { } partition)
             {
                 Device(-1, partition.Major, partition.Minor, Sum(partition.Offset, offset), length, level + 1, pieces);
@@ -90,7 +95,7 @@ internal sealed class StorageResolver
         return true;
     }
 
-    /// <summary>The file of a loop device; if it may be on an overlayfs, the one in the upper layer, as it is for who opens it by name.</summary>
+    /// <summary>The file of a loop device. If it may be on an overlayfs: the one in the upper layer, as an open by name finds it.</summary>
     private static StorageBottom FileBelow(uint minor, in LoopInfo64 info)
     {
         (uint major, uint fileMinor) = Libc.DecodeDevice(info.Device);
@@ -118,7 +123,7 @@ internal sealed class StorageResolver
         }
     }
 
-    /// <summary>A file is on a device, if its file system has one: a write to that device may be a write to the file.</summary>
+    /// <summary>A file lies on a device if its file system has one: a write to that device may be a write to the file.</summary>
     private void File(StorageBottom file, long offset, long length, int level, List<StoragePiece> pieces)
     {
         // Major 0 is no device: tmpfs, overlayfs, network file systems, btrfs.
@@ -133,7 +138,7 @@ internal sealed class StorageResolver
         _layers.Add(over, new StorageLayer(name, below));
         int unclaimed = _unclaimed.Count;
         foreach ((uint major, uint minor) in devices) Device(-1, major, minor, 0, BlockNode.Length(major, minor), level + 1, below);
-        // Below a layer every device is claimed by it, or by the mount.
+        // Below a layer, the layer or the mount claims every device.
         _unclaimed.RemoveRange(unclaimed, _unclaimed.Count - unclaimed);
     }
 

@@ -8,14 +8,14 @@ namespace Snapuserd.Block;
 public static class XorKernel
 {
     /// <summary>
-    /// Vectors per round. Four loads from either side keep both load ports busy while the stores drain; 128-bit vectors, because the
-    /// compiler does not dispatch to wider ones at run time and memory is the limit anyway (design §2).
+    /// Vectors per round. Four loads from each side keep both load ports busy while the stores drain. The vectors have 128 bits, because
+    /// the compiler does not dispatch to wider ones at run time and memory is the bottleneck (design §2).
     /// </summary>
     private const int Unroll = 4;
 
     /// <summary>
-    /// Replaces every byte of <paramref name="destination"/> by its xor with the byte of <paramref name="source"/> at the same place.
-    /// The two have one length and do not overlap, unless they are the same bytes; no alignment is needed.
+    /// Replaces every byte of <paramref name="destination"/> by its xor with the byte of <paramref name="source"/> at the same index.
+    /// Both have the same length and are either identical or do not overlap; no alignment is needed.
     /// </summary>
     public static void XorInto(Span<byte> destination, ReadOnlySpan<byte> source)
     {

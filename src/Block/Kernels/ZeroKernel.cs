@@ -4,13 +4,15 @@ using System.Runtime.Intrinsics;
 
 namespace Snapuserd.Block;
 
-/// <summary>Tells whether bytes are all zero, at the speed at which memory can be read.</summary>
+/// <summary>Tests whether all bytes are zero, at memory read speed.</summary>
 public static class ZeroKernel
 {
-    /// <summary>Vectors per round: one test and one branch for 64 bytes. A block that is not zero mostly says so in its first round.</summary>
+    /// <summary>
+    /// Vectors per round: one test and one branch for 64 bytes. For most blocks that are not zero, the first round decides.
+    /// </summary>
     private const int Unroll = 4;
 
-    /// <summary>Whether no byte of <paramref name="bytes"/> differs from 0; true if there is none. No alignment is needed.</summary>
+    /// <summary>True if all of <paramref name="bytes"/> are 0, or there are none. No alignment is needed.</summary>
     public static bool IsZero(ReadOnlySpan<byte> bytes)
     {
         ref byte from = ref MemoryMarshal.GetReference(bytes);

@@ -5,13 +5,14 @@ using Snapuserd.Block;
 namespace Snapuserd.Cow;
 
 /// <summary>
-/// Writes a COW file of version 2 or 3 (cow-format §6–9, §11), with the bytes that Android's writer gives for the same calls. Ops lie in the
-/// file in the order of the calls; that the order can be merged is the caller's business (cow-format §9). One thread at a time.
+/// Writes a COW file of version 2 or 3 (cow-format §6–9, §11), with the bytes that Android's writer produces for the same calls. Ops lie
+/// in the file in the order of the calls; the caller is responsible for an order that can be merged (cow-format §9). One thread at a
+/// time.
 /// <para>
-/// A call that makes no sense is refused with exit code 64 and changes nothing. After a failure of the output (74), of a codec or for want of
-/// memory (71) every further call is refused; the file is then what it was at the last <see cref="Label"/> or <see cref="Finish"/>.
-/// Compression lags behind the calls, so a full output may be reported by a later one. After <see cref="CowWriterOptions.Stop"/>
-/// every call is refused with 75, and the file is as after a failure.
+/// An invalid call fails with exit code 64 and changes nothing. After a failure of the output (74), of a codec, or for lack of memory
+/// (71), every further call fails; the file then is as it was at the last <see cref="Label"/> or <see cref="Finish"/>. Compression runs
+/// later than the calls, so a later call may report a full output. After <see cref="CowWriterOptions.Stop"/> every call fails with 75,
+/// and the file is as after a failure.
 /// </para>
 /// </summary>
 public sealed class CowWriter : IDisposable
@@ -51,7 +52,7 @@ public sealed class CowWriter : IDisposable
             if (tally != null)
             {
                 _opCount = (ulong)tally.Ops;
-                _sequenceAllowed = tally.Records == 0 || (tally.Ops == 0 && tally.Labels == 0);
+                _sequenceAllowed = tally.Ops == 0 && tally.Labels == 0;
             }
             _pipeline = new OpPipeline(_writer, _arena, options);
         }
@@ -63,8 +64,8 @@ public sealed class CowWriter : IDisposable
     }
 
     /// <summary>
-    /// Begins a file: whatever <paramref name="output"/> held is lost, header and empty scratch are durable on return. With a
-    /// <see cref="NullCowOutput"/> it is an estimate. Exit code 64 for options that make no sense, 71 without memory, 74 if the output fails.
+    /// Starts a new file: the previous contents of <paramref name="output"/> are lost; header and empty scratch are durable on return.
+    /// With a <see cref="NullCowOutput"/> it is an estimate. Exit code 64 for invalid options, 71 without memory, 74 if the output fails.
     /// </summary>
     public static CowWriter Create(ICowOutput output, CowWriterOptions options)
     {
@@ -74,16 +75,21 @@ public sealed class CowWriter : IDisposable
     }
 
     /// <summary>
-    /// Goes on behind <paramref name="label"/>: a Label op in v2, the first of that number, or a resume point in v3. Everything behind it is
-    /// dropped, durably. Version, unit size, clusters and op slots are the file's own. Exit code 65 for a file without that label, one that is
-    /// not in order, or one whose merge has begun; 64 for another compression than the file's.
+    /// Continues after <paramref name="label"/>: the first Label op of that number in v2, a resume point in v3. Everything after it is
+    /// dropped, durably. The file's own version, unit size, clusters and op slots apply. Exit code 65 for a file without that label, an
+    /// invalid file, or one whose merge has begun; 64 for a compression other than the file's.
     /// </summary>
     public static CowWriter OpenAt(ICowOutput output, ulong label, CowWriterOptions options) => Append(output, label, options);
 
-    /// <summary>Goes on behind the last op of a finished file; it stays finished until the next op is written. Otherwise as <see cref="OpenAt"/>.</summary>
+    /// <summary>
+    /// Continues after the last op of a finished file; it stays finished until the next op is written. Otherwise as <see cref="OpenAt"/>.
+    /// </summary>
     public static CowWriter Reopen(ICowOutput output, CowWriterOptions options) => Append(output, null, options);
 
-    /// <summary>Bytes the file has when it is finished now, as Android reports it: exactly the file's length, except in a v3 file without any payload, which ends behind its last op.</summary>
+    /// <summary>
+    /// Size in bytes if the file were finished now, as Android reports it: exactly the file's length, except in a v3 file without any
+    /// payload, which ends after its last op.
+    /// </summary>
     public long Size
     {
         get
@@ -96,13 +102,18 @@ public sealed class CowWriter : IDisposable
         }
     }
 
-    /// <summary>Threads that compress: as many as the options say, or as many as their memory has room for; 1 is the caller's own.</summary>
+    /// <summary>
+    /// Compression threads: the number in the options, or fewer if their memory does not suffice; 1 is the caller's own thread.
+    /// </summary>
     public int Threads => _pipeline.Threads;
 
     /// <summary>Copy, Xor, Replace and Zero ops so far; a Replace op is a unit.</summary>
     public long OpCount => (long)_opCount;
 
-    /// <summary>v3: slots of the op array; in an estimate as many as were needed so far, for the <see cref="CowWriterOptions.OpCountMax"/> of the real file. 0 in v2.</summary>
+    /// <summary>
+    /// v3: slots of the op array. In an estimate: the slots needed so far, to be the <see cref="CowWriterOptions.OpCountMax"/> of the
+    /// real file. 0 in v2.
+    /// </summary>
     public long OpSlots
     {
         get
@@ -112,13 +123,15 @@ public sealed class CowWriter : IDisposable
         }
     }
 
-    /// <summary>The order in which the ordered ops are merged, by their blocks. Before any other call; v2 takes it in parts, v3 once.</summary>
+    /// <summary>
+    /// The order in which the ordered ops are merged, given by their blocks. Precedes every other call; v2 accepts it in parts, v3 once.
+    /// </summary>
     public void Sequence(ReadOnlySpan<uint> blocks)
     {
         CheckUsable();
         if (!_sequenceAllowed) throw CowWriterOptions.Misuse($"{_output.Name}: the sequence list must come before the first op and the first label");
         if (blocks.Length == 0) return;
-        // A refusal must leave the writer as it is, and here only the layout knows.
+        // A rejected call must leave the writer unchanged, and only the layout can tell whether it rejected the call.
         try
         {
             _writer.Sequence(blocks);
@@ -130,7 +143,10 @@ public sealed class CowWriter : IDisposable
         }
     }
 
-    /// <summary><paramref name="count"/> blocks from <paramref name="newBlock"/> on become those of the source from block <paramref name="sourceBlock"/> on.</summary>
+    /// <summary>
+    /// <paramref name="count"/> blocks from <paramref name="newBlock"/> on become copies of the source's blocks from
+    /// <paramref name="sourceBlock"/> on.
+    /// </summary>
     public void Copy(uint newBlock, ulong sourceBlock, int count = 1)
     {
         CheckBlocks("Copy", newBlock, count, (ulong)count);
@@ -155,7 +171,10 @@ public sealed class CowWriter : IDisposable
         End();
     }
 
-    /// <summary>The blocks from <paramref name="newBlock"/> on become <paramref name="blocks"/>, cut into units as Android cuts them (cow-format §7.3).</summary>
+    /// <summary>
+    /// The blocks from <paramref name="newBlock"/> on become <paramref name="blocks"/>, cut into units as Android cuts them (cow-format
+    /// §7.3).
+    /// </summary>
     public void Replace(uint newBlock, ReadOnlySpan<byte> blocks)
     {
         int count = Blocks("Replace", newBlock, blocks);
@@ -181,7 +200,10 @@ public sealed class CowWriter : IDisposable
         AddRun(CowOpType.Zero, newBlock, count, 0);
     }
 
-    /// <summary>Makes durable what was added, then a mark behind it at which <see cref="OpenAt"/> can go on. v3 keeps the last few, at most four, and refuses one that does not rise (64).</summary>
+    /// <summary>
+    /// Makes everything added so far durable, then a label after it, at which <see cref="OpenAt"/> can continue. v3 keeps the last few,
+    /// at most four, and rejects one that is not larger than the last (64).
+    /// </summary>
     public void Label(ulong label)
     {
         Begin();
@@ -198,7 +220,10 @@ public sealed class CowWriter : IDisposable
         End();
     }
 
-    /// <summary>Makes durable what was added, then what makes it a whole file. More ops and another finish may follow; until then the file is not to be read.</summary>
+    /// <summary>
+    /// Makes everything added so far durable, then the parts that complete the file. More ops and another finish may follow; until that
+    /// finish the file must not be read.
+    /// </summary>
     public void Finish()
     {
         Begin();
@@ -207,7 +232,9 @@ public sealed class CowWriter : IDisposable
         End();
     }
 
-    /// <summary>Ends threads and frees memory; drops what no thread has begun to compress, writes nothing, and the output stays open.</summary>
+    /// <summary>
+    /// Ends threads and frees memory. Drops payloads that no thread has begun to compress, writes nothing, and leaves the output open.
+    /// </summary>
     public void Dispose()
     {
         if (_disposed) return;
@@ -250,7 +277,10 @@ public sealed class CowWriter : IDisposable
         ? payload.Length / CowOp.BlockSize
         : throw CowWriterOptions.Misuse($"{_output.Name}: {op} of block {newBlock}: {payload.Length} bytes are not whole blocks of {CowOp.BlockSize}");
 
-    /// <summary>Ops that a Replace of <paramref name="blocks"/> becomes: units of one size, and of a chunk's rest one per power of two in it.</summary>
+    /// <summary>
+    /// Number of ops for a Replace of <paramref name="blocks"/> blocks: units of one size, and for a chunk's rest one unit per power of
+    /// two in it.
+    /// </summary>
     private ulong Units(int blocks)
     {
         ulong In(int run) => (ulong)((run / _unitBlocks) + BitOperations.PopCount((uint)(run % _unitBlocks)));
@@ -261,7 +291,7 @@ public sealed class CowWriter : IDisposable
     {
         CheckUsable();
         if (count < 0) throw CowWriterOptions.Misuse($"{_output.Name}: {op} of block {newBlock}: {count} blocks make no sense");
-        // One beyond the last block has to fit as well: readers keep the end of a unit in 32 bits and more.
+        // The block after the last one must fit as well: readers keep the end of a unit in 32 bits and more.
         ulong end = newBlock + (ulong)count, limit = _maxBlocks ?? (1UL << 32);
         if (count > 0 && end > limit) throw CowWriterOptions.Misuse($"{_output.Name}: {op} of block {newBlock}: {count} blocks reach beyond the {limit} there are");
         if (ops > _writer.OpCountMax - _opCount)
@@ -275,7 +305,7 @@ public sealed class CowWriter : IDisposable
         if (_failed) throw new SnapuserdException(ExitCode.InputOutput, $"{_output.Name}: an earlier write failed, so the file cannot be gone on with");
     }
 
-    /// <summary>What comes up to <see cref="End"/> fails for good if it fails.</summary>
+    /// <summary>A failure between this call and <see cref="End"/> is permanent.</summary>
     private void Begin()
     {
         CheckUsable();

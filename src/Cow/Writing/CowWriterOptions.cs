@@ -5,33 +5,39 @@ using Snapuserd.Interop;
 
 namespace Snapuserd.Cow;
 
-/// <summary>How a <see cref="CowWriter"/> writes. The defaults are Android's (cow-format §1, §7).</summary>
+/// <summary>Options of a <see cref="CowWriter"/>. The defaults are Android's (cow-format §1, §7).</summary>
 public sealed record CowWriterOptions
 {
-    /// <summary>Scratch bytes that Android's daemon can use; it maps exactly as many.</summary>
+    /// <summary>Scratch bytes that Android's daemon can use; it maps exactly this many.</summary>
     public const uint DefaultScratchBytes = 2 * 1024 * 1024;
 
-    /// <summary>Threads at most. More than the cores of any build host gain nothing, and each costs buffers and a context.</summary>
+    /// <summary>Most threads. More than the cores of any build host gain nothing, and each costs buffers and a context.</summary>
     public const int MaxThreads = 256;
 
-    /// <summary>Batch memory at most, because the arena counts in 31 bits and holds more than the batches.</summary>
+    /// <summary>Most batch memory in bytes: the arena counts in 31 bits and holds more than the batches.</summary>
     private const int MaxBatchBytes = 1024 * 1024 * 1024;
 
-    /// <summary>2 or 3. When appending, the file's own version counts.</summary>
+    /// <summary>2 or 3. When appending, the file's own version applies.</summary>
     public int Version { get; init; } = 3;
 
     /// <summary>The algorithm of all payloads. When appending to a file that has one, it must be the same.</summary>
     public CowCompression Compression { get; init; }
 
-    /// <summary>gz 0 to 9, brotli 0 to 11, zstd as the library allows (negative ones are fast); ignored by none and lz4. Null is Android's default: 9, 11, 3.</summary>
+    /// <summary>
+    /// gz 0 to 9, brotli 0 to 11, zstd as the library allows (negative levels are fast); none and lz4 ignore it. Null is Android's
+    /// default: 9, 11, 3.
+    /// </summary>
     public int? Level { get; init; }
 
-    /// <summary>v3: bytes of the largest unit (the compression factor): 4, 8, 16, 32, 64, 128 or 256 KiB. v2 knows only 4096. When appending, the file's own counts.</summary>
+    /// <summary>
+    /// v3: bytes of the largest unit (the compression factor): 4, 8, 16, 32, 64, 128 or 256 KiB. v2 allows only 4096. When appending, the
+    /// file's own size applies.
+    /// </summary>
     public int MaxUnitBytes { get; init; } = CowOp.BlockSize;
 
     /// <summary>
-    /// v2: op slots per cluster, 0 for none, never 1. v3: blocks of one call from which units are cut, 0 counts as 1 (cow-format §7.3); so
-    /// 1 keeps every unit at one block.
+    /// v2: op slots per cluster, 0 for none, never 1. v3: blocks of one call from which units are cut; 0 counts as 1 (cow-format §7.3). 1
+    /// keeps every unit at one block.
     /// </summary>
     public int ClusterOps { get; init; } = 1024;
 
@@ -39,29 +45,33 @@ public sealed record CowWriterOptions
     public uint ScratchBytes { get; init; } = DefaultScratchBytes;
 
     /// <summary>
-    /// Compression threads at most; with 1 the caller's own. Fewer run where <see cref="BatchBytes"/> has no room for their buffers and
-    /// contexts: <see cref="CowWriter.Threads"/>. The bytes of the file do not depend on it.
+    /// Most compression threads; 1 is the caller's own thread. Fewer run if <see cref="BatchBytes"/> does not suffice for their buffers
+    /// and contexts: <see cref="CowWriter.Threads"/>. The bytes of the file do not depend on it.
     /// </summary>
     public int Threads { get; init; } = 1;
 
-    /// <summary>Blocks of the target: every block written must be below. Null for no bound.</summary>
+    /// <summary>Blocks of the target: every written block must be below this number. Null for no bound.</summary>
     public uint? MaxBlocks { get; init; }
 
-    /// <summary>v3: slots of the op array. Null or 0 takes <see cref="MaxBlocks"/>; without that either, only an estimate can be made.</summary>
+    /// <summary>v3: slots of the op array. Null or 0 means <see cref="MaxBlocks"/>; without that, only an estimate is possible.</summary>
     public ulong? OpCountMax { get; init; }
 
     /// <summary>
-    /// Bytes of buffers for payloads on their way to the file. Half of it is filled while the other half is compressed and written. As much
-    /// again may go to the contexts of the encoders and to room for two units per thread; only a single thread may need more.
+    /// Bytes of buffers for payloads on their way to the file. One half is filled while the other half is compressed and written. Up to
+    /// the same amount again goes to the contexts of the encoders and to buffers of two units per thread; only a single thread may need
+    /// more.
     /// </summary>
     public int BatchBytes { get; init; } = 8 * 1024 * 1024;
 
-    /// <summary>Ends the writing with exit code 75 at the next call, or inside one that waits for an encoder. The file is then what it was at the last label or finish.</summary>
+    /// <summary>
+    /// Ends the writing with exit code 75 at the next call, or inside a call that waits for an encoder. The file is then as it was at the
+    /// last label or finish.
+    /// </summary>
     public StopFlag? Stop { get; init; }
 
     /// <summary>
-    /// Reads "algorithm[,level]": none (or empty), gz, brotli, lz4, zstd; the level a signed number (cow-format §7). Exit code 64 with one
-    /// sentence for anything else, levels out of range included.
+    /// Parses "algorithm[,level]": none (or empty), gz, brotli, lz4, zstd; the level is a signed number (cow-format §7). Exit code 64
+    /// with one sentence for anything else, including levels out of range.
     /// </summary>
     public static (CowCompression Compression, int? Level) ParseCompression(string text)
     {
@@ -83,7 +93,7 @@ public sealed record CowWriterOptions
         return (algorithm, level);
     }
 
-    /// <summary>The level that counts: the one asked for or Android's default.</summary>
+    /// <summary>The effective level: the requested one, or Android's default.</summary>
     public static int LevelOf(CowCompression algorithm, int? level) => level ?? algorithm switch
     {
         CowCompression.Gz => 9,
@@ -92,7 +102,7 @@ public sealed record CowWriterOptions
         _ => 0,
     };
 
-    /// <summary>Refuses what cannot be written, with exit code 64.</summary>
+    /// <summary>Rejects invalid options with exit code 64.</summary>
     internal void Check()
     {
         if (Version is not (2 or 3)) throw Misuse($"version {Version} cannot be written, only 2 and 3");

@@ -3,13 +3,16 @@ using Snapuserd.Block;
 
 namespace Snapuserd.Cow;
 
-/// <summary>Encodes <paramref name="Count"/> payloads of <paramref name="Batch"/> from op <paramref name="First"/> on. Several per job, because one of 4 KiB is done sooner than handed over.</summary>
+/// <summary>
+/// Encodes <paramref name="Count"/> payloads of <paramref name="Batch"/> from op <paramref name="First"/> on. A job has several, because
+/// encoding 4 KiB takes less time than handing it to a worker.
+/// </summary>
 internal readonly record struct EncodeJob(OpBatch Batch, int First, int Count);
 
-/// <summary>A worker that does <see cref="EncodeJob"/>s with an encoder of its own.</summary>
+/// <summary>A worker that runs <see cref="EncodeJob"/>s with its own encoder.</summary>
 internal sealed class EncodeWorker(Arena arena, UnitEncoder encoder, bool rawIfNotSmaller) : IWorker<EncodeJob>
 {
-    /// <summary>0, or the encoder's negative error.</summary>
+    /// <summary>Returns 0, or the encoder's negative error.</summary>
     public int Do(in EncodeJob job)
     {
         foreach (ref PendingOp op in job.Batch.Ops.AsSpan(job.First, job.Count))
@@ -26,33 +29,36 @@ internal sealed class EncodeWorker(Arena arena, UnitEncoder encoder, bool rawIfN
     public void Dispose() => encoder.Dispose();
 }
 
-/// <summary>Ops that are handed over together, and the memory of their payloads. Owned by one thread, except that workers set <see cref="PendingOp.Stored"/>.</summary>
+/// <summary>
+/// Ops that are handed over together, and the memory of their payloads. Owned by one thread, except that workers set
+/// <see cref="PendingOp.Stored"/>.
+/// </summary>
 internal sealed class OpBatch(Slice area, int capacity)
 {
     private int _used;
 
-    /// <summary>The ops; the first <see cref="Count"/> of them count.</summary>
+    /// <summary>The ops; only the first <see cref="Count"/> are valid.</summary>
     public PendingOp[] Ops { get; } = new PendingOp[capacity];
 
     /// <summary>Ops in the batch.</summary>
     public int Count { get; private set; }
 
-    /// <summary>Ops that a job was posted for.</summary>
+    /// <summary>Ops for which a job was posted.</summary>
     public int Posted { get; set; }
 
-    /// <summary>Payload bytes behind <see cref="Posted"/>.</summary>
+    /// <summary>Payload bytes of the ops after <see cref="Posted"/>.</summary>
     public int UnpostedBytes { get; set; }
 
     /// <summary>Jobs posted and not reaped.</summary>
     public int Jobs { get; set; }
 
-    /// <summary>Room for one more op with <paramref name="bytes"/> of buffers.</summary>
+    /// <summary>True if one more op with <paramref name="bytes"/> of buffers fits.</summary>
     public bool HasRoom(int bytes) => Count < Ops.Length && bytes <= area.Length - _used;
 
-    /// <summary>Adds an op, for which there is room.</summary>
+    /// <summary>Adds an op; the caller has checked that it fits.</summary>
     public void Add(in PendingOp op) => Ops[Count++] = op;
 
-    /// <summary>Hands out memory, of which there is enough.</summary>
+    /// <summary>Hands out memory; the caller has checked that there is enough.</summary>
     public Slice Take(int bytes)
     {
         Slice slice = area.Part(_used, bytes);
@@ -60,6 +66,6 @@ internal sealed class OpBatch(Slice area, int capacity)
         return slice;
     }
 
-    /// <summary>Forgets everything; no job is under way.</summary>
+    /// <summary>Empties the batch; no job may be under way.</summary>
     public void Clear() => (Count, Posted, UnpostedBytes, _used) = (0, 0, 0, 0);
 }

@@ -4,7 +4,7 @@ using Snapuserd.Interop;
 
 namespace Snapuserd.Cow;
 
-/// <summary>A regular file or a block device as output, held alone while it is written.</summary>
+/// <summary>A regular file or a block device as output, held exclusively while it is written.</summary>
 public sealed class FileCowOutput : ICowOutput, IDisposable
 {
     private readonly BlockDevice _device;
@@ -17,12 +17,13 @@ public sealed class FileCowOutput : ICowOutput, IDisposable
     }
 
     /// <summary>
-    /// Opens <paramref name="path"/>, makes it first if it is not there; what it holds stays until the writer begins. Exit code 73 if that
-    /// cannot be done, 71 without descriptors or memory, 76 when another program uses it, 69 when it cannot be locked and <paramref name="access"/> does not say that it need not be.
+    /// Opens <paramref name="path"/> and creates it if it does not exist; its content stays until the writer begins. Exit code 73 if that
+    /// fails, 71 without descriptors or memory, 76 when another program uses it, 69 when it cannot be locked and
+    /// <paramref name="access"/> does not waive the lock.
     /// </summary>
     public static FileCowOutput Create(string path, DeviceAccess access = DeviceAccess.Exclusive)
     {
-        // Only what does not exist is made here: a device node, a link or a busy file is left to the one place that knows how to open it.
+        // Only a missing file is created here. Opening a device node, a link or a busy file is left to BlockDevice.
         if (Libc.Statx(Libc.AT_FDCWD, path, 0, Libc.STATX_BASIC_STATS, out _) < 0)
         {
             int fd;

@@ -4,20 +4,22 @@ using Snapuserd.Block;
 namespace Snapuserd.Cow;
 
 /// <summary>
-/// Where a COW is written: a file, a block device, or nothing at all. One thread at a time. What was written is durable once a later
+/// Destination of a COW: a file, a block device, or nothing. One thread at a time. Written bytes are durable once a later
 /// <see cref="Flush"/> has returned. Any failure is exit code 74 with one sentence.
 /// </summary>
 public interface ICowOutput : IByteSource
 {
-    /// <summary>Bytes that there are, for a block device; null for what grows. Nothing is written behind it.</summary>
+    /// <summary>Size in bytes of a block device; null for an output that grows. Nothing is written beyond it.</summary>
     long? Capacity { get; }
 
-    /// <summary>Writes all of <paramref name="bytes"/> at <paramref name="offset"/>; what grows does so, and what was skipped reads as zeros.</summary>
+    /// <summary>
+    /// Writes all of <paramref name="bytes"/> at <paramref name="offset"/>. An output that can grow does so; skipped bytes read as zeros.
+    /// </summary>
     void Write(long offset, ReadOnlySpan<byte> bytes);
 
-    /// <summary>Makes durable what was written before.</summary>
+    /// <summary>Makes all earlier writes durable.</summary>
     void Flush();
 
-    /// <summary>Sets the length of what grows, with zeros where it gets longer; does nothing on a block device.</summary>
+    /// <summary>Sets the length of an output that can grow, with zeros where it gets longer; does nothing on a block device.</summary>
     void Truncate(long length);
 }

@@ -3,7 +3,7 @@ using Snapuserd.Block;
 
 namespace Snapuserd.Cow;
 
-/// <summary>Writes nothing and counts: with it a <see cref="CowWriter"/> tells the size of a file without making it.</summary>
+/// <summary>Writes nothing and counts: with it a <see cref="CowWriter"/> computes the size of a file without making it.</summary>
 public sealed class NullCowOutput(string name = "estimate") : ICowOutput
 {
     /// <inheritdoc/>
@@ -12,7 +12,7 @@ public sealed class NullCowOutput(string name = "estimate") : ICowOutput
     /// <summary>The end of the furthest byte written, as a file's length would be.</summary>
     public long Length { get; private set; }
 
-    /// <summary>Bytes written, some of them more than once.</summary>
+    /// <summary>Bytes written; rewritten bytes count each time.</summary>
     public long BytesWritten { get; private set; }
 
     /// <summary>There is no limit.</summary>
@@ -25,7 +25,7 @@ public sealed class NullCowOutput(string name = "estimate") : ICowOutput
         Length = Math.Max(Length, offset + bytes.Length);
     }
 
-    /// <summary>Nothing was kept: always exit code 74.</summary>
+    /// <summary>Always exit code 74: nothing was kept.</summary>
     public void Read(long offset, Span<byte> destination) => throw new SnapuserdException(ExitCode.InputOutput, $"{Name}: an estimate cannot be read back");
 
     /// <inheritdoc/>

@@ -4,22 +4,22 @@ using Snapuserd.Block;
 namespace Snapuserd.Cow;
 
 /// <summary>
-/// The way of ops from the caller to the file: payloads are copied, encoded by the workers, and handed to <see cref="IOpWriter"/> in the order
-/// in which they came. There are two batches; while one is filled the workers encode the other, which is written when the first is full. So
-/// threads change when something happens but never what is written.
+/// Moves ops from the caller to the file: payloads are copied, encoded by the workers, and handed to <see cref="IOpWriter"/> in call
+/// order. There are two batches. While one is filled the workers encode the other, which is written when the first is full. So the number
+/// of threads affects timing but never the bytes written.
 /// </summary>
 internal sealed class OpPipeline : IDisposable
 {
     /// <summary>
-    /// Payload bytes per job. Handing a job over costs some microseconds, lz4 takes about 100 for this much; at brotli's slowest it is 0.1 s,
-    /// still small against a batch.
+    /// Payload bytes per job. Handing a job over costs some microseconds; lz4 takes about 100 for this much. At brotli's slowest a job
+    /// takes 0.1 s, still little compared with a batch.
     /// </summary>
     private const int JobBytes = 64 * 1024;
 
-    /// <summary>Ops per batch besides those that fill it with payloads: runs of Copy and Zero, which have none.</summary>
+    /// <summary>Ops per batch in addition to those that fill it with payloads: runs of Copy and Zero, which have none.</summary>
     private const int PlainOps = 1024;
 
-    /// <summary>What a stopped writer says, here and in <see cref="CowWriter"/>.</summary>
+    /// <summary>Message of a stopped writer, here and in <see cref="CowWriter"/>.</summary>
     public const string StoppedSentence = "stopped before the COW was whole";
 
     private readonly IOpWriter _writer;
@@ -31,7 +31,9 @@ internal sealed class OpPipeline : IDisposable
     private readonly StopFlag? _stop;
     private int _current;
 
-    /// <summary>Takes its memory from <paramref name="arena"/>, which has <see cref="MemoryFor"/> bytes left for it, and starts the threads.</summary>
+    /// <summary>
+    /// Takes its memory from <paramref name="arena"/>, which has <see cref="MemoryFor"/> bytes left for it, and starts the threads.
+    /// </summary>
     public OpPipeline(IOpWriter writer, Arena arena, CowWriterOptions options)
     {
         _writer = writer;
@@ -42,7 +44,7 @@ internal sealed class OpPipeline : IDisposable
         int bytes = AreaBytes(options);
         int capacity = (bytes / CowOp.BlockSize) + PlainOps;
         for (int i = 0; i < 2; i++) _batches[i] = new OpBatch(arena.Take(bytes)!.Value, capacity);
-        // v2 keeps a gz or brotli stream that is longer than its block: its readers could not tell a raw one (cow-format §7.1).
+        // v2 keeps a gz or brotli stream that is longer than its block: its readers could not recognize a raw one (cow-format §7.1).
         bool rawIfNotSmaller = options.Version == 3 || options.Compression is CowCompression.Lz4 or CowCompression.Zstd;
         IWorker<EncodeJob> MakeWorker() => new EncodeWorker(arena, new UnitEncoder(options.Compression, options.Level, options.MaxUnitBytes), rawIfNotSmaller);
         int jobs = 2 * ((bytes / JobBytes) + 2);
@@ -63,10 +65,10 @@ internal sealed class OpPipeline : IDisposable
         }
     }
 
-    /// <summary>Threads that encode; 1 is the caller's own.</summary>
+    /// <summary>Encoding threads; 1 is the caller's own.</summary>
     public int Threads { get; }
 
-    /// <summary>Bytes of arena that a pipeline takes, with what alignment costs.</summary>
+    /// <summary>Bytes of arena that a pipeline takes, including the cost of alignment.</summary>
     public static long MemoryFor(CowWriterOptions options) => 2 * ((long)AreaBytes(options) + Arena.Alignment);
 
     /// <summary>Adds a run of Copy or Zero ops.</summary>
@@ -97,7 +99,7 @@ internal sealed class OpPipeline : IDisposable
         Emit(_batches[_current]);
     }
 
-    /// <summary>Ends the threads. What was not drained is lost.</summary>
+    /// <summary>Ends the threads. Ops that were not drained are lost.</summary>
     public void Dispose()
     {
         (_queue as IDisposable)?.Dispose();
@@ -106,11 +108,11 @@ internal sealed class OpPipeline : IDisposable
 
     private static int AreaBytes(CowWriterOptions options) => (int)AreaBytes(options, ThreadsFor(options));
 
-    /// <summary>Bytes of one of the two areas, which holds a unit per thread at least.</summary>
+    /// <summary>Bytes of one of the two areas, which holds at least a unit per thread.</summary>
     private static long AreaBytes(CowWriterOptions options, int threads) =>
         Math.Max(options.BatchBytes / 2, (options.MaxUnitBytes + (long)UnitEncoder.Bound(options.MaxUnitBytes)) * threads);
 
-    /// <summary>As many threads as were asked for, if areas and contexts fit twice the batch memory, else as many as do.</summary>
+    /// <summary>The requested number of threads if areas and contexts fit twice the batch memory, else as many as fit.</summary>
     private static int ThreadsFor(CowWriterOptions options)
     {
         if (options.Compression == CowCompression.None) return 1;
@@ -120,7 +122,7 @@ internal sealed class OpPipeline : IDisposable
         return threads;
     }
 
-    /// <summary>The current batch is full: has it encoded, and makes the other one the current, empty one.</summary>
+    /// <summary>Called when the current batch is full: posts it for encoding and makes the other one the current, empty one.</summary>
     private void Turn()
     {
         Post(_batches[_current]);
@@ -151,7 +153,7 @@ internal sealed class OpPipeline : IDisposable
 
     private void Reap()
     {
-        // With the slowest codecs what is posted takes seconds; whoever asked to stop does not wait for it.
+        // With the slowest codecs the posted jobs take seconds; a stop request does not wait for them.
         if (_stop is { Requested: true }) throw new SnapuserdException(ExitCode.Interrupted, StoppedSentence);
         _queue.WaitForEnd();
         if (!_queue.TryReap(out uint tag, out int result)) return;

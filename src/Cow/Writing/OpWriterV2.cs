@@ -5,8 +5,8 @@ using Snapuserd.Block;
 namespace Snapuserd.Cow;
 
 /// <summary>
-/// Lays out a v2 file (cow-format §4, §6.1–6.4). A label or footer is written only when all that it vouches for is durable. An op is taken
-/// only if the file could still be finished behind it.
+/// Lays out a v2 file (cow-format §4, §6.1–6.4). A label or footer is written only after everything that it covers is durable. An op is
+/// accepted only if the file could still be finished after it.
 /// </summary>
 internal sealed class OpWriterV2 : IOpWriter
 {
@@ -14,10 +14,10 @@ internal sealed class OpWriterV2 : IOpWriter
     private const int RecordBytes = 20;
     private const int FooterBytes = 84;
 
-    /// <summary>Bytes of a Sequence op's list at most: two blocks, as Android has it (cow-format §9).</summary>
+    /// <summary>Largest list of a Sequence op in bytes: two blocks, as Android has it (cow-format §9).</summary>
     private const int ListBytes = 2 * CowOp.BlockSize;
 
-    /// <summary>Where the next op goes; a value, so that what a finish writes can be taken back.</summary>
+    /// <summary>Where the next op goes; a value, so that a finish can be undone.</summary>
     private record struct Place(long NextOp, long NextData, long Slots, long ClusterData, long Records);
 
     private readonly ICowOutput _output;
@@ -66,7 +66,7 @@ internal sealed class OpWriterV2 : IOpWriter
         output.Truncate(first);
         if (output.Capacity != null)
         {
-            // The first op as well: behind a new header an older file's ops must not look like its own.
+            // The first op too: after a new header, an older file's ops must not look like the new file's.
             writer.DropFooter();
             data.AddZeros(header.ScratchOffset, header.ScratchBytes + RecordBytes);
         }
@@ -79,8 +79,8 @@ internal sealed class OpWriterV2 : IOpWriter
     }
 
     /// <summary>
-    /// Goes on in front of the footer, or with <paramref name="label"/> behind that label; what lies behind it is dropped, durably. Exit code 65
-    /// if there is no such label or footer, or something before it is not in order.
+    /// Continues before the footer, or with <paramref name="label"/> after that label; everything after it is dropped, durably. Exit code
+    /// 65 if there is no such label or footer, or something before it is invalid.
     /// </summary>
     public static OpWriterV2 Append(ICowOutput output, CowHeader header, CowCompression compression, ulong? label, WriteRun ops, WriteRun data, out CowTally tally)
     {
@@ -116,7 +116,7 @@ internal sealed class OpWriterV2 : IOpWriter
     /// <inheritdoc/>
     public void Sequence(ReadOnlySpan<uint> blocks)
     {
-        // Neither Android's reader nor its writer steps over the list there: the next op would lie on it.
+        // Neither Android's reader nor its writer skips the list there: the next op would overwrite it.
         if (!Clustered) throw CowWriterOptions.Misuse($"{_output.Name}: version 2 without clusters cannot hold a sequence list");
         Span<byte> list = stackalloc byte[ListBytes];
         while (blocks.Length > 0)
@@ -189,7 +189,7 @@ internal sealed class OpWriterV2 : IOpWriter
         }
     }
 
-    /// <summary>The last slot of a cluster is for the Cluster op.</summary>
+    /// <summary>Closes a cluster with only its last slot left, which is for the Cluster op.</summary>
     private void CloseFullCluster()
     {
         if (Clustered && _place.Slots + 1 >= _clusterOps) PutCluster();
@@ -205,7 +205,7 @@ internal sealed class OpWriterV2 : IOpWriter
         _place = new Place(next, next + (_clusterOps * RecordBytes), 0, 0, _place.Records + 1);
     }
 
-    /// <summary>Op slots that may hold ops of an earlier life.</summary>
+    /// <summary>Zeroes op slots that may hold ops of the file's previous contents.</summary>
     private void ZeroSlots()
     {
         if (!Clustered) return;
@@ -214,8 +214,8 @@ internal sealed class OpWriterV2 : IOpWriter
     }
 
     /// <summary>
-    /// What lay behind a label must not be taken for the end of what is written now, if that is cut off: new ops that are as long as the old
-    /// ones would lead on to those that are left.
+    /// Drops the file's contents after a label. Otherwise a reader could follow them as the end of the new ops if those are cut off: new
+    /// ops that are as long as the old ones would lead to the remaining old ones.
     /// </summary>
     private void DropRest()
     {
@@ -227,8 +227,8 @@ internal sealed class OpWriterV2 : IOpWriter
     }
 
     /// <summary>
-    /// The same for what lies further on: a device keeps it, so the footer goes that would make a whole file of it. A file is made shorter
-    /// instead. If the old ops do not lead to a footer, there is none to be afraid of.
+    /// Zeroes the old footer on a device, which keeps the old contents further on; the footer would make them a complete file. A file is
+    /// truncated instead. If the old ops do not lead to a footer, there is nothing to zero.
     /// </summary>
     private void DropFooter()
     {
@@ -240,7 +240,7 @@ internal sealed class OpWriterV2 : IOpWriter
         }
         catch (SnapuserdException e) when (e.Code == ExitCode.CowCorrupt)
         {
-            // No COW, or one that nobody finished.
+            // No COW, or one that was never finished.
         }
     }
 
@@ -250,7 +250,9 @@ internal sealed class OpWriterV2 : IOpWriter
         _ops.Send();
     }
 
-    /// <summary>After one more op of <paramref name="dataLength"/> there is room for a closing Cluster op and the footer.</summary>
+    /// <summary>
+    /// Requires space for a closing Cluster op and the footer after one more op with <paramref name="dataLength"/> bytes of data.
+    /// </summary>
     private void RequireFinishable(int dataLength)
     {
         long op = _place.NextOp + RecordBytes, data = _place.NextData + dataLength;

@@ -6,8 +6,8 @@ using Snapuserd.Block;
 namespace Snapuserd.Cow;
 
 /// <summary>
-/// Lays out a v3 file (cow-format §5, §6.6, §8.2). An op counts only when the header says so, and the header is written only when ops, data
-/// and resume points are durable: after a crash the file is what it was at the last label or finish.
+/// Lays out a v3 file (cow-format §5, §6.6, §8.2). An op counts only once the header includes it. The header is written only after ops,
+/// data and resume points are durable: after a crash the file is as it was at the last label or finish.
 /// </summary>
 internal sealed class OpWriterV3 : IOpWriter
 {
@@ -17,14 +17,14 @@ internal sealed class OpWriterV3 : IOpWriter
     /// <summary>Android's resume_point_max (cow-format §1).</summary>
     private const uint ResumeSlots = 4;
 
-    /// <summary>What a disk writes whole or not at all; nothing larger is.</summary>
+    /// <summary>The smallest unit that a disk writes atomically; nothing larger is assumed to be atomic.</summary>
     private const int SectorBytes = 512;
 
     private readonly ICowOutput _output;
     private readonly WriteRun _ops;
     private readonly WriteRun _data;
     private readonly bool _estimates;
-    /// <summary>The points in the slots from the first on; all are durable between calls.</summary>
+    /// <summary>The resume points, in slots from the first on; all are durable between calls.</summary>
     private readonly List<ResumePoint> _points;
     private CowHeader _header;
     private ulong _opCount;
@@ -49,7 +49,7 @@ internal sealed class OpWriterV3 : IOpWriter
     /// <inheritdoc/>
     public ulong OpCountMax => _estimates ? uint.MaxValue : _opCountMax;
 
-    /// <summary>Slots of the op array; in an estimate as many as were needed.</summary>
+    /// <summary>Slots of the op array; in an estimate, the slots needed so far.</summary>
     public ulong Slots => _opCountMax;
 
     private long DataOffset => _header.OpsOffset + (RecordBytes * (long)_opCountMax);
@@ -74,7 +74,7 @@ internal sealed class OpWriterV3 : IOpWriter
         };
         var writer = new OpWriterV3(output, header, ops, data, []);
         writer.Require(writer.Size);
-        // A file that is made empty first has its zeros as a hole.
+        // A file that is truncated to nothing first has its zeros as a hole.
         output.Truncate(0);
         output.Truncate(header.ScratchEnd);
         if (output.Capacity != null) data.AddZeros(header.ScratchOffset, header.OpsOffset - header.ScratchOffset);
@@ -84,8 +84,8 @@ internal sealed class OpWriterV3 : IOpWriter
     }
 
     /// <summary>
-    /// Goes on behind the last op, or with <paramref name="label"/> behind that resume point, which is made the end of the file, durably, before
-    /// anything behind it is overwritten. Exit code 65 if there is no such point or an op before it is not in order.
+    /// Continues after the last op, or with <paramref name="label"/> after that resume point. The point becomes the end of the file,
+    /// durably, before anything after it is overwritten. Exit code 65 if there is no such point or an op before it is invalid.
     /// </summary>
     public static OpWriterV3 Append(ICowOutput output, CowHeader header, ulong? label, WriteRun ops, WriteRun data, out CowTally tally)
     {
@@ -107,7 +107,7 @@ internal sealed class OpWriterV3 : IOpWriter
             count = points[found].OpIndex;
         }
         tally = reader.Count(count);
-        var writer = new OpWriterV3(output, header with { OpCount = count, ResumeCount = label == null ? header.ResumeCount : (uint)points.Count }, ops, data, points) { _dataBytes = tally.DataEnd - header.DataOffset };
+        var writer = new OpWriterV3(output, header with { OpCount = count }, ops, data, points) { _dataBytes = tally.DataEnd - header.DataOffset };
         if (label != null) writer.WriteHeader();
         return writer;
     }
@@ -125,7 +125,6 @@ internal sealed class OpWriterV3 : IOpWriter
                 for (int i = 0; i < op.Blocks; i++) Put(op.NewBlock + (uint)i, type, default);
                 break;
             case CowOpType.Replace:
-                if (_estimates) Grow();
                 Put(op.NewBlock, type | ((ulong)int.Log2(op.Blocks) << 57) | (ulong)Size, stored);
                 break;
             default:
@@ -137,7 +136,7 @@ internal sealed class OpWriterV3 : IOpWriter
     /// <inheritdoc/>
     public void Sequence(ReadOnlySpan<uint> blocks)
     {
-        // The list moves all that lies behind it, so it is only there for a file that has nothing there yet.
+        // The list moves everything that follows it, so it is possible only while nothing follows.
         if (_opCount > 0 || _points.Count > 0 || _header.SequenceCount > 0)
             throw CowWriterOptions.Misuse($"{_output.Name}: the sequence list must come once, before the first op and the first label");
         CowHeader header = _header with { SequenceCount = (ulong)blocks.Length };
@@ -151,7 +150,7 @@ internal sealed class OpWriterV3 : IOpWriter
             _data.Add(offset, entry);
             offset += entry.Length;
         }
-        // In a file these slots are a hole; a device has there whatever was on it.
+        // In a file these slots are a hole; on a device they may contain old data.
         if (_output.Capacity != null) _data.AddZeros(header.ResumeOffset, header.OpsOffset - header.ResumeOffset);
         _data.Send();
     }
@@ -168,7 +167,8 @@ internal sealed class OpWriterV3 : IOpWriter
         if (_points.Count < slots || !TryPassOn(slots, new ResumePoint(label, _opCount)))
         {
             if (_points.Count == slots) KeepHead(slots);
-            // What the durable header counts can be read at any moment, so it must not count the slot that is written now.
+            // Another process can read everything that the durable header counts, so the header must not count the slot that is written
+            // now.
             else if (_points.Count < Math.Min(_header.ResumeCount, slots)) WriteHeader(_header with { ResumeCount = (uint)_points.Count });
             _points.Add(new ResumePoint(label, _opCount));
             WriteSlots(_points.Count - 1, _points.Count);
@@ -182,16 +182,16 @@ internal sealed class OpWriterV3 : IOpWriter
     {
         _data.Send();
         _ops.Send();
-        // Where there is no data, Android's file ends behind its last op and the slots that are left are not in it.
+        // Without data, Android's file ends after its last op; the remaining slots are not in it.
         _output.Truncate(_dataBytes > 0 ? Size : _header.OpsOffset + (RecordBytes * (long)_opCount));
         _output.Flush();
         WriteHeader();
     }
 
     /// <summary>
-    /// All slots are taken. If the last ones, two at least, lie in one sector, the oldest of them gives way to <paramref name="point"/> in a
-    /// single write, which happens whole or not at all. The newest durable point only moves, and the new one is behind it: a reader that has
-    /// the old header stops there, because it counts more ops than that header does.
+    /// All slots are taken. If the last ones, at least two, lie in one sector, <paramref name="point"/> replaces the oldest of them in a
+    /// single, atomic write. The newest durable point only moves, and the new one follows it: a reader with the old header stops there,
+    /// because the new point counts more ops than that header does.
     /// </summary>
     private bool TryPassOn(int slots, ResumePoint point)
     {
@@ -205,8 +205,9 @@ internal sealed class OpWriterV3 : IOpWriter
     }
 
     /// <summary>
-    /// All slots are taken, and the last ones do not lie in one sector. So the newest points move to the first ones, which do: readers stop
-    /// behind them, because the old point there does not rise. Then a header that counts only them frees the other slots, durably.
+    /// All slots are taken, and the last ones do not lie in one sector. The newest points move to the first slots, which do. Readers stop
+    /// after them, because the old point that follows is not larger. Then a header that counts only the moved points frees the other
+    /// slots, durably.
     /// </summary>
     private void KeepHead(int slots)
     {
@@ -219,7 +220,9 @@ internal sealed class OpWriterV3 : IOpWriter
         WriteHeader(_header with { ResumeCount = (uint)kept });
     }
 
-    /// <summary>Whether the slots from <paramref name="first"/> up to <paramref name="end"/> lie in one sector, which a power cut cannot tear.</summary>
+    /// <summary>
+    /// Whether the slots from <paramref name="first"/> up to <paramref name="end"/> lie in one sector, which a power cut cannot tear.
+    /// </summary>
     private bool InOneSector(int first, int end) =>
         (_header.ResumeOffset + (PointBytes * (long)first)) / SectorBytes == (_header.ResumeOffset + (PointBytes * (long)end) - 1) / SectorBytes;
 
@@ -262,7 +265,10 @@ internal sealed class OpWriterV3 : IOpWriter
             throw new SnapuserdException(ExitCode.InputOutput, $"{_output.Name}: the file would have {end} bytes, more than the format can address");
     }
 
-    /// <summary>Makes all that was added count. The number of points is what is there; Android's only ever grows and sends readers beyond the slots.</summary>
+    /// <summary>
+    /// Writes the header that counts everything added. Its number of points is the actual one; Android's only ever grows and sends
+    /// readers beyond the slots.
+    /// </summary>
     private void WriteHeader() => WriteHeader(_header with { OpCount = _opCount, OpCountMax = _opCountMax, ResumeCount = (uint)_points.Count });
 
     private void WriteHeader(in CowHeader next)

@@ -4,29 +4,29 @@ namespace Snapuserd.Cow;
 
 /// <summary>
 /// An op on its way to the file. <paramref name="Blocks"/> is the length of a run of Copy or Zero ops, or of the one unit of a Replace.
-/// <paramref name="Plain"/> is the payload as it was given, <paramref name="Stored"/> room for the encoded one and, once encoded, the
-/// bytes that go to the file.
+/// <paramref name="Plain"/> is the payload as the caller gave it. <paramref name="Stored"/> is the buffer for the encoded payload and,
+/// once encoded, the bytes that go to the file.
 /// </summary>
 internal record struct PendingOp(CowOpType Type, uint NewBlock, int Blocks, ulong Source, Slice Plain, Slice Stored);
 
-/// <summary>What lays ops out in the file, one implementation per version. Everything comes on the writer's own thread, in file order.</summary>
+/// <summary>Lays out ops in the file; one implementation per version. All calls come from the writer's own thread, in file order.</summary>
 internal interface IOpWriter
 {
-    /// <summary>Bytes the file would have if it were finished now, as Android reports it (cow-format §11).</summary>
+    /// <summary>Size in bytes if the file were finished now, as Android reports it (cow-format §11).</summary>
     long Size { get; }
 
     /// <summary>Op slots of the file: v3's op_count_max, no limit in v2.</summary>
     ulong OpCountMax { get; }
 
-    /// <summary>Adds an op or a run. Exit code 74, with nothing of the op written, when the output has no room for op and payload.</summary>
+    /// <summary>Adds an op or a run. Exit code 74, with nothing of the op written, when op and payload do not fit the output.</summary>
     void Add(in PendingOp op, System.ReadOnlySpan<byte> stored);
 
     /// <summary>Adds the sequence list, or the next part of it in v2.</summary>
     void Sequence(System.ReadOnlySpan<uint> blocks);
 
-    /// <summary>Makes everything so far durable, then the label that vouches for it.</summary>
+    /// <summary>Makes everything so far durable, then the label that covers it.</summary>
     void Label(ulong label);
 
-    /// <summary>Makes everything so far durable, then what makes it a whole file.</summary>
+    /// <summary>Makes everything so far durable, then the parts that complete the file.</summary>
     void Finish();
 }

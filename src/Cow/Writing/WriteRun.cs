@@ -3,13 +3,15 @@ using Snapuserd.Block;
 
 namespace Snapuserd.Cow;
 
-/// <summary>Collects writes that follow one another, so that many small ones reach the output as few large ones, in their order.</summary>
+/// <summary>Collects consecutive writes, so that many small ones reach the output as few large ones, in order.</summary>
 internal sealed class WriteRun(ICowOutput output, Arena arena, Slice buffer)
 {
     private long _start;
     private int _count;
 
-    /// <summary>Adds <paramref name="bytes"/> at <paramref name="offset"/>. What does not follow the bytes before sends those off first.</summary>
+    /// <summary>
+    /// Adds <paramref name="bytes"/> at <paramref name="offset"/>. If they do not follow the collected bytes, those are written first.
+    /// </summary>
     public void Add(long offset, ReadOnlySpan<byte> bytes)
     {
         if (offset != _start + _count) Send();
@@ -33,11 +35,11 @@ internal sealed class WriteRun(ICowOutput output, Arena arena, Slice buffer)
             Add(offset, zeros[..(int)Math.Min(count, CowOp.BlockSize)]);
     }
 
-    /// <summary>Writes what was collected.</summary>
+    /// <summary>Writes the collected bytes.</summary>
     public void Send()
     {
         int count = _count;
-        // Forgotten first: after a failure nothing is to be written a second time.
+        // Cleared first: after a failure no byte may be written a second time.
         _count = 0;
         if (count > 0) output.Write(_start, arena[buffer.Part(0, count)]);
     }

@@ -7,18 +7,23 @@ using Snapuserd.Interop;
 namespace Snapuserd.Serve;
 
 /// <summary>
-/// Answers what Android's device-mapper target "user" asks at /dev/dm-user/NAME. The target, and the block device that it is a part of, belong to whoever
-/// made them: there must be one when this starts, it ends when that one is removed, and requests that come when this has ended fail.
+/// Answers the requests of Android's device-mapper target "user" at /dev/dm-user/NAME. Another program makes the target and the block
+/// device that contains it. The target must exist before Start. The server ends when the target is removed, and requests after the server's
+/// end fail.
 /// </summary>
 public sealed class DmUserServer : IBlockServer
 {
-    /// <summary>Longest part of an answer: what a file system asks for at a time (256 pages), and what Android's daemon sends.</summary>
+    /// <summary>
+    /// The longest part of an answer: the largest request of a file system (256 pages), and the size that Android's daemon sends.
+    /// </summary>
     private const int LongestPart = 1 << 20;
 
-    /// <summary>Below this the calls for the many parts cost more than another thread gains.</summary>
+    /// <summary>Below this, the system calls for the many parts cost more than another thread gains.</summary>
     private const int ShortestPart = 64 << 10;
 
-    /// <summary>A signal that comes before its thread has entered the call it is to interrupt is lost, so it is sent again after this many milliseconds.</summary>
+    /// <summary>
+    /// Milliseconds after which a signal is repeated: one that arrives before its thread has entered the system call is lost.
+    /// </summary>
     private const int SignalAgain = 10;
 
     private readonly SnapshotView _view;
@@ -34,8 +39,8 @@ public sealed class DmUserServer : IBlockServer
     private string? _trouble;
 
     /// <summary>
-    /// A server of <paramref name="view"/>; <paramref name="devices"/> are those of the view's engine, by number. <paramref name="wakeUp"/> is signalled when
-    /// there is <see cref="Trouble"/>. All three stay the caller's and outlive this.
+    /// A server of <paramref name="view"/>; <paramref name="devices"/> are those of the view's engine, by number. <paramref name="wakeUp"/>
+    /// is signalled when <see cref="Trouble"/> is set. The caller keeps ownership of all three, and they outlive the server.
     /// </summary>
     public DmUserServer(SnapshotView view, BlockDevice[] devices, DmUserOptions options, WakeUp wakeUp)
     {
@@ -50,7 +55,9 @@ public sealed class DmUserServer : IBlockServer
     /// <inheritdoc/>
     public string? Trouble => Volatile.Read(ref _trouble);
 
-    /// <summary>Opens a channel per thread and serves. Returns the control device's path; requests that came before are answered now.</summary>
+    /// <summary>
+    /// Opens a channel per thread and serves. Returns the control device's path. Requests that are already waiting are answered now.
+    /// </summary>
     public string Start()
     {
         FileName.Check(_options.Name, "a dm-user device in /dev/dm-user");
@@ -89,7 +96,7 @@ public sealed class DmUserServer : IBlockServer
         throw _refusal;
     }
 
-    /// <summary>Answers what is under way and closes the channels. The device stays; the kernel fails what is asked of it from now on.</summary>
+    /// <summary>Answers the requests in flight and closes the channels. The device stays; the kernel fails later requests.</summary>
     public void Stop()
     {
         _stop.Request();
@@ -97,7 +104,7 @@ public sealed class DmUserServer : IBlockServer
         lock (_gate) workers = _workers;
         foreach (DmUserWorker worker in workers)
         {
-            // The driver has no poll: a thread that waits for a request can be told by a signal only.
+            // The driver has no poll: only a signal reaches a thread that waits for a request.
             do ChannelSignal.Send(worker.ThreadId);
             while (!worker.Join(SignalAgain));
         }
@@ -106,7 +113,7 @@ public sealed class DmUserServer : IBlockServer
     /// <inheritdoc/>
     public void Dispose() => Stop();
 
-    /// <summary>Threads, and bytes of a part of an answer, that fit into the memory.</summary>
+    /// <summary>The number of threads, and the bytes of a part of an answer, that fit into the memory.</summary>
     private (int Threads, int Part) Share()
     {
         int fixedBytes = ReadContext.Bytes(_view, 1, DmUserWorker.HeadRoom);
@@ -153,11 +160,11 @@ public sealed class DmUserServer : IBlockServer
         _wakeUp.Signal();
     }
 
-    /// <summary>SIGUSR2 as a way to get a thread out of a system call; it does nothing else.</summary>
+    /// <summary>Uses SIGUSR2 to interrupt a thread's system call; the signal has no other effect.</summary>
     private static class ChannelSignal
     {
         private static readonly object s_gate = new();
-        // Never disposed of: a signal whose handler was taken away meanwhile would end the process.
+        // Never disposed of: a signal that arrives after its handler was removed would end the process.
         private static PosixSignalRegistration? s_registration;
 
         public static void Prepare()
@@ -173,7 +180,7 @@ public sealed class DmUserServer : IBlockServer
                 {
                     throw new SnapuserdException(ExitCode.OutOfResources, "cannot listen for signals: no descriptor or no memory is left, try to raise the limit (ulimit -n)");
                 }
-                // The runtime installs handlers after which calls begin again.
+                // The runtime installs handlers that restart system calls.
                 int error = Libc.SigInterrupt(Libc.SIGUSR2);
                 if (error < 0) throw new SnapuserdException(ExitCode.Internal, $"siginterrupt failed: {Reason.Of(error)}");
             }

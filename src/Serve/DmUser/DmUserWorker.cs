@@ -9,20 +9,24 @@ namespace Snapuserd.Serve;
 /// <summary>
 /// One thread of a <see cref="DmUserServer"/> with a channel: takes a request, answers it, takes the next.
 /// <para>
-/// A read that fails before its answer's head is sent is answered with an error. Behind the head only data can follow, so then the channel is closed: the
-/// kernel fails the one request that this channel had not answered, and no other. The new channel is opened first, because the kernel fails what waits
-/// when the last one closes. (Android's daemon ends its worker after the former and itself after the latter.)
+/// A read that fails before its answer's header is sent is answered with an error. After the header only data can follow, so a later
+/// failure closes the channel. The kernel then fails the one request that this channel had not answered, and no other. The new channel is
+/// opened first, because the kernel fails all waiting requests when the last channel closes. (Android's daemon ends its worker after the
+/// former and itself after the latter.)
 /// </para>
 /// </summary>
 internal sealed class DmUserWorker
 {
-    /// <summary>Bytes of the buffer before the data, which are aligned for direct I/O that way; the answer's head lies right before them, so that both leave in one call.</summary>
+    /// <summary>
+    /// Bytes of the buffer before the data, so that the data is aligned for direct I/O. The answer's header ends there, so that one call
+    /// sends both.
+    /// </summary>
     internal const int HeadRoom = Sizes.Granule;
 
-    /// <summary>As that of other threads: codecs need a few KiB, a stack trace some more.</summary>
+    /// <summary>The stack size of all threads: codecs need a few KiB, a stack trace somewhat more.</summary>
     private const int StackSize = 512 * 1024;
 
-    /// <summary>Channels in a row that fail before they answer a single request; then something is wrong that another one does not mend.</summary>
+    /// <summary>Channels in a row that fail before they answer a request; after that a new channel will not help.</summary>
     private const int MostFruitless = 3;
 
     private readonly SnapshotView _view;
@@ -40,27 +44,30 @@ internal sealed class DmUserWorker
     private enum Outcome
     {
         Done,
-        /// <summary>The server stops.</summary>
+        /// <summary>The server is stopping.</summary>
         Stopped,
         /// <summary>The device was removed.</summary>
         Gone,
-        /// <summary>This channel takes or gives nothing more; <see cref="_why"/> says what happened.</summary>
+        /// <summary>This channel is unusable; <see cref="_why"/> has the reason.</summary>
         Broken,
     }
 
-    /// <summary>For <paramref name="channel"/>, which is the worker's from here on, and those that <paramref name="open"/> yields when it breaks. Parts of answers have up to <paramref name="part"/> bytes.</summary>
+    /// <summary>
+    /// A worker for <paramref name="channel"/>, which it owns from here on, and for the channels that <paramref name="open"/> opens after a
+    /// failure. Parts of answers have up to <paramref name="part"/> bytes.
+    /// </summary>
     public DmUserWorker(SnapshotView view, BlockDevice[] devices, int part, int channel, Func<int> open, StopFlag stop)
     {
         (_view, _devices, _part, _channel, _open, _stop) = (view, devices, part, channel, open, stop);
     }
 
-    /// <summary>Gets sentences.</summary>
+    /// <summary>Receives the sentences of <see cref="DmUserOptions.Report"/>.</summary>
     public required Action<string>? Report { get; init; }
 
-    /// <summary>As in <see cref="DmUserOptions"/>.</summary>
+    /// <summary>As <see cref="DmUserOptions.Patience"/>.</summary>
     public required int Patience { get; init; }
 
-    /// <summary>Called on the thread when it serves, or with what it lacks.</summary>
+    /// <summary>Called on the thread when it starts to serve, or with the reason why it cannot.</summary>
     public required Action<SnapuserdException?> Ready { get; init; }
 
     /// <summary>Called on the thread at its end, with a sentence unless it was stopped or the device is gone.</summary>
@@ -69,7 +76,7 @@ internal sealed class DmUserWorker
     /// <summary>The kernel's number of the thread while it may wait for a request, else 0.</summary>
     public int ThreadId => Volatile.Read(ref _threadId);
 
-    /// <summary>Starts the thread; false if the system has none to give.</summary>
+    /// <summary>Starts the thread; false if the system has no thread left.</summary>
     public bool TryStart(int number)
     {
         Thread thread = new(Run, StackSize) { IsBackground = true, Name = $"dm-user {number}" };
@@ -85,7 +92,7 @@ internal sealed class DmUserWorker
         return true;
     }
 
-    /// <summary>Waits for the thread's end, if there is one.</summary>
+    /// <summary>Waits for the thread's end, if it was started.</summary>
     public bool Join(int milliseconds) => _thread is null || _thread.Join(milliseconds);
 
     /// <summary>Closes the channel of a worker that was not started.</summary>
@@ -118,7 +125,7 @@ internal sealed class DmUserWorker
         Ended(failure);
     }
 
-    /// <summary>Until the end. Returns null if that is none to complain of.</summary>
+    /// <summary>Serves until the end. Returns null after a regular end, else the reason.</summary>
     private string? Serve(ReadContext context)
     {
         for (int fruitless = 0; ;)
@@ -151,7 +158,7 @@ internal sealed class DmUserWorker
                 return AnswerRead(context, request);
             case DmUser.DM_USER_REQ_MAP_FLUSH:
             case DmUser.DM_USER_REQ_MAP_WRITE when request.Len == 0:
-                // Nothing was written, so nothing is to be flushed.
+                // Nothing was written, so there is nothing to flush.
                 return Reply(request, DmUser.DM_USER_RESP_SUCCESS);
             case DmUser.DM_USER_REQ_MAP_WRITE:
                 Outcome outcome = Drop(context, request.Len);
@@ -182,7 +189,7 @@ internal sealed class DmUserWorker
             if (!read || offset + bytes == end) _view.Took(ticks);
             if (!read)
             {
-                // The view has said why.
+                // The view has reported the reason.
                 if (headBytes > 0) return Reply(request, DmUser.DM_USER_RESP_ERROR);
                 _why = $"a read of {request.Len} bytes at sector {request.Sector} failed when the first part of it had been sent";
                 return Outcome.Broken;
@@ -210,7 +217,9 @@ internal sealed class DmUserWorker
         MemoryMarshal.Write(answer, request);
     }
 
-    /// <summary>Takes a write's data and forgets them: the kernel hands out the next request, and takes an answer to this one, behind them only.</summary>
+    /// <summary>
+    /// Reads and discards a write's data: only after them does the kernel accept an answer and hand out the next request.
+    /// </summary>
     private Outcome Drop(ReadContext context, ulong bytes)
     {
         Span<byte> buffer = context[context.Buffer(0)];
@@ -224,7 +233,7 @@ internal sealed class DmUserWorker
         return Outcome.Done;
     }
 
-    /// <summary>Reads all of <paramref name="bytes"/>; waits for the first of them unless a message has <paramref name="begun"/>.</summary>
+    /// <summary>Reads all of <paramref name="bytes"/>. Waits for the first byte unless a message has <paramref name="begun"/>.</summary>
     private Outcome Receive(Span<byte> bytes, bool begun = false)
     {
         while (bytes.Length > 0)

@@ -2,24 +2,24 @@ using System;
 
 namespace Snapuserd.Serve;
 
-/// <summary>The kernel's device mapper as we use it. The tests have one that is no kernel.</summary>
+/// <summary>The kernel's device mapper. Tests replace it with one that needs no kernel.</summary>
 internal interface IMapperDriver : IDisposable
 {
-    /// <summary>Sends a message, which is the answer afterwards. Returns 0 or a negative errno.</summary>
+    /// <summary>Sends a message and receives the answer in the same memory. Returns 0 or a negative errno.</summary>
     int Control(uint command, Span<byte> message);
 
-    /// <summary>The udev that learns of these devices.</summary>
+    /// <summary>The udev that handles events of these devices.</summary>
     IUdev Udev { get; }
 
-    /// <summary>Where a device of that name is found.</summary>
+    /// <summary>Path of the device of that name.</summary>
     string PathOf(string name);
 
-    /// <summary>Sees to it that <see cref="PathOf"/> leads to that device. Returns 0 or a negative errno.</summary>
+    /// <summary>Makes <see cref="PathOf"/> lead to that device. Returns 0 or a negative errno.</summary>
     int MakeNode(string name, uint major, uint minor);
 
-    /// <summary>Removes it, if it is still there and led to that device.</summary>
+    /// <summary>Removes the path if it still exists and leads to that device.</summary>
     void RemoveNode(string name, uint major, uint minor);
 
-    /// <summary>Lets <paramref name="milliseconds"/> pass.</summary>
+    /// <summary>Sleeps for <paramref name="milliseconds"/>.</summary>
     void Pause(int milliseconds);
 }

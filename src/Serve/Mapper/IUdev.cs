@@ -1,47 +1,54 @@
 namespace Snapuserd.Serve;
 
-/// <summary>udev and System V semaphores as <see cref="UdevCookie"/> uses them. The tests have a fake. Calls return a negative errno when they fail.</summary>
+/// <summary>
+/// udev and System V semaphores for <see cref="UdevCookie"/>. Tests use a fake. Calls return a negative errno when they fail.
+/// </summary>
 internal interface IUdev
 {
-    /// <summary>A udev listens to the kernel's events.</summary>
+    /// <summary>True if a udev daemon listens to the kernel's events.</summary>
     bool Runs { get; }
 
-    /// <summary>udev has events to process.</summary>
+    /// <summary>True if udev has unprocessed events.</summary>
     bool IsBusy { get; }
 
-    /// <summary>A number that is another one each time udev writes its database entry of a block device; 0 without an entry.</summary>
+    /// <summary>A number that changes each time udev writes its database entry of a block device; 0 without an entry.</summary>
     ulong EntryOf(uint major, uint minor);
 
-    /// <summary>A clock that only goes forward.</summary>
+    /// <summary>A monotonic clock.</summary>
     long Milliseconds { get; }
 
-    /// <summary>Any number; cookies differ by it.</summary>
+    /// <summary>A random number for a cookie.</summary>
     uint Random { get; }
 
-    /// <summary>Creates a set of <paramref name="count"/> semaphores; -EEXIST when there is one with this key. Returns its identifier.</summary>
+    /// <summary>
+    /// Creates a set of <paramref name="count"/> semaphores; -EEXIST when there is one with this key. Returns its identifier.
+    /// </summary>
     int CreateSemaphores(int key, int count);
 
-    /// <summary>Sets the value of one.</summary>
+    /// <summary>Sets the value of one semaphore.</summary>
     int SetSemaphore(int id, int number, int value);
 
-    /// <summary>The value of one.</summary>
+    /// <summary>The value of one semaphore.</summary>
     int ValueOf(int id, int number);
 
-    /// <summary>Waits until the first is 0: 0, -EAGAIN when the time is over, -EIDRM when the set is removed.</summary>
+    /// <summary>Waits until the first semaphore is 0. Returns 0, -EAGAIN after a timeout, -EIDRM when the set is removed.</summary>
     int AwaitZero(int id, int milliseconds);
 
     /// <summary>Removes the set.</summary>
     int RemoveSemaphores(int id);
 
-    /// <summary>The highest index of a set.</summary>
+    /// <summary>The highest index of any set.</summary>
     int HighestIndex();
 
-    /// <summary>The set with that index: its identifier and key.</summary>
+    /// <summary>The set at that index: returns its identifier, and its key.</summary>
     int SetAtIndex(int index, out int key);
 
-    /// <summary>The process that set the semaphore <paramref name="number"/> last has ended.</summary>
+    /// <summary>True if the process that last set semaphore <paramref name="number"/> has ended.</summary>
     bool IsOrphan(int id, int number);
 
-    /// <summary>Places udev's rules for our devices where udev reads them, unless they are there. A failure is not reported: the devices work without.</summary>
+    /// <summary>
+    /// Places udev's rules for our devices where udev reads them, unless they exist. A failure is not reported: the devices work without
+    /// the rules.
+    /// </summary>
     void PlaceRules();
 }

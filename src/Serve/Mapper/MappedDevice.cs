@@ -6,30 +6,38 @@ using static Snapuserd.Interop.DeviceMapperAbi;
 namespace Snapuserd.Serve;
 
 /// <summary>
-/// /dev/mapper/NAME: a device that stands over another, and whose ground is changed under whoever has it mounted. At first that is the device that is served, and when all is merged the
-/// base, which has the same bytes by then.
+/// /dev/mapper/NAME: a mapped device whose target can be swapped while it is mounted. Its first target is the served device. After the
+/// merge the target is the base, which has the same bytes by then.
 /// <para>
-/// The hand-over, and what a SIGKILL or a power cut finds at each step:
+/// The hand-over, and the state that a SIGKILL or a power cut leaves at each step:
 /// </para>
 /// <code>
-///   1 the merge's last count is durable     a cut leaves a COW that says "all merged": the next boot takes the base as it is. All below is in memory only.
-///   2 the claim on the base is given up     a kill: the next server finds NAME on the served device, whose readers wait for it, and does all of it again
-///   3 the new table is loaded               a kill: it lies in the inactive slot and claims the base, so whoever begins drops it first (Discard)
-///   4 resume: the kernel waits for the      a kill interrupts the wait: the old table goes on, the new one is lost, and it is as in 2;
-///     reads in flight, and swaps            after the swap it is as in 5. There is nothing in between: it is one system call
-///   5 the served device is removed          a kill: NAME stands on the base; whoever comes again sees that and the count, and has only this to do
+///   1 the merge's last count is durable     power cut: the COW says "all merged", and the next boot uses the base. All below is in memory
+///                                           only
+///   2 the claim on the base is given up     kill: the next server finds NAME on the served device, whose readers wait for it, and repeats
+///                                           all steps
+///   3 the new table is loaded               kill: it stays in the inactive slot and claims the base; the next server first drops it
+///                                           (Discard)
+///   4 resume: the kernel waits for the      kill: ends the wait; the old table stays, the new one is lost, and the state is that of step
+///     reads in flight, and swaps            2. After the swap it is that of step 5. Nothing is in between: it is one system call
+///   5 the served device is removed          kill: NAME is on the base; the next server sees that and the count, and repeats this step
+///                                           only
 /// </code>
 /// <para>
-/// In step 4 reads in flight are answered by the server, whose threads are not the one that waits here; so are those of udev, which is waited for at the end of the step
-/// (<see cref="UdevCookie"/>) and reads the device meanwhile. Nothing is frozen (DM_SKIP_LOCKFS_FLAG): nothing can have been written to a read-only device.
+/// During step 4 the server's own threads answer the reads in flight; the thread that waits here is not one of them. They also answer
+/// udev's reads, which the end of the step waits for (<see cref="UdevCookie"/>). The file system is not frozen (DM_SKIP_LOCKFS_FLAG): a
+/// read-only device has no writes.
 /// </para>
 /// </summary>
 public sealed class MappedDevice : IDisposable
 {
-    /// <summary>Tries, <see cref="TryMilliseconds"/> apart, for what somebody holds for a moment: the last reads of the base under our own claim, which a slow disk takes its time for, and udev's looks at a device.</summary>
+    /// <summary>
+    /// Attempts, <see cref="TryMilliseconds"/> apart, while a device is briefly busy: the last reads of the base under this process's
+    /// claim, slow on a slow disk, or udev's probes.
+    /// </summary>
     private const int MostTries = 500, TryMilliseconds = 20;
 
-    /// <summary>Times that a resume may be interrupted by a signal.</summary>
+    /// <summary>Times that a signal may interrupt a resume.</summary>
     private const int MostInterruptions = 20;
 
     private readonly IMapperDriver _driver;
@@ -42,16 +50,16 @@ public sealed class MappedDevice : IDisposable
     /// <summary>/dev/mapper/NAME.</summary>
     public string Path => _driver.PathOf(Name);
 
-    /// <summary>There is such a device.</summary>
+    /// <summary>The device exists.</summary>
     public bool Exists { get; private set; }
 
-    /// <summary>What it stands on; null if there is no device, or none that can be read.</summary>
+    /// <summary>Its active table; null if there is no device, or no readable table.</summary>
     public MapperTable? Table { get; private set; }
 
-    /// <summary>How many have it open or mounted.</summary>
+    /// <summary>How often it is open or mounted.</summary>
     public int OpenCount { get; private set; }
 
-    /// <summary>A table was loaded and never taken: whoever did that was killed. It claims the device that it names.</summary>
+    /// <summary>The inactive slot has a table: the process that loaded it was killed. That table claims the device that it names.</summary>
     public bool HasPending { get; private set; }
 
     private bool IsSuspended { get; set; }
@@ -61,8 +69,8 @@ public sealed class MappedDevice : IDisposable
     private uint Minor { get; set; }
 
     /// <summary>
-    /// Looks for <paramref name="name"/>, which need not be there. Exit code 64 for a name that cannot be one, 69 without a device mapper, 76 if there is a device of that name that
-    /// is not ours, 77 without permission.
+    /// Opens the state of <paramref name="name"/>, which need not exist. Exit code 64 for an invalid name, 69 without a device mapper, 76
+    /// if a device of that name exists and is not ours, 77 without permission.
     /// </summary>
     public static MappedDevice Open(string name)
     {
@@ -87,8 +95,9 @@ public sealed class MappedDevice : IDisposable
     }
 
     /// <summary>
-    /// Exit code 64 unless <paramref name="name"/> can be a device's: letters, digits and "#+-.:=@_" of ASCII, which udev and dmsetup write as they are, at most 118 of them (the identifier
-    /// that makes the device ours has the name in it), and not the control device's.
+    /// Checks that <paramref name="name"/> is a valid device name; exit code 64 otherwise. Valid are at most 118 letters, digits and
+    /// "#+-.:=@_" of ASCII, which udev and dmsetup write unescaped (the identifier that marks the device as ours contains the name). The
+    /// control device's name is not valid.
     /// </summary>
     public static void CheckName(string name)
     {
@@ -101,7 +110,7 @@ public sealed class MappedDevice : IDisposable
         if (wrong != null) throw new SnapuserdException(ExitCode.Usage, $"\"{name}\" cannot be the name of a mapped device: {wrong}");
     }
 
-    /// <summary>Looks again at what there is.</summary>
+    /// <summary>Reads the current state from the kernel.</summary>
     public void Look()
     {
         Span<byte> message = stackalloc byte[MapperMessage.Bytes];
@@ -119,8 +128,9 @@ public sealed class MappedDevice : IDisposable
     }
 
     /// <summary>
-    /// Makes it stand on <paramref name="target"/>, from one read to the next for those who have it open: creates it, leaves it as it is, or swaps its table. Exit code 66 if the target is
-    /// gone, 76 if somebody else holds it, 71, 74, 77; it stands where it stood then, and one that did not exist does not exist.
+    /// Puts the device on <paramref name="target"/>: creates it, leaves it as it is, or swaps its table; open descriptors read from the new
+    /// target after the swap. Exit code 66 if the target is gone, 76 if another program holds it, 71, 74, 77. After a failure the device
+    /// keeps its old target, and a device that did not exist does not exist.
     /// </summary>
     public void StandOn(in MapperTarget target)
     {
@@ -141,19 +151,19 @@ public sealed class MappedDevice : IDisposable
         }
     }
 
-    /// <summary>Drops a table that was loaded and never taken, and with it the claim on the device that it names.</summary>
+    /// <summary>Drops the table in the inactive slot, and with it the claim on the device that it names.</summary>
     public void Discard()
     {
         if (!HasPending) return;
         Span<byte> message = stackalloc byte[MapperMessage.Bytes];
         MapperMessage.Write(message, Name, 0);
-        Check(_driver.Control(DM_TABLE_CLEAR, message), "keeps a table that nobody wants");
+        Check(_driver.Control(DM_TABLE_CLEAR, message), "keeps a table that is not used");
         HasPending = false;
-        // One that was created and never given a table is nothing.
+        // A device that was created and never got a table is useless.
         if (Table == null) TryRemove();
     }
 
-    /// <summary>Removes it. Exit code 76 while somebody has it open or mounted.</summary>
+    /// <summary>Removes the device. Exit code 76 while a program has it open or mounted.</summary>
     public void Remove()
     {
         if (!Exists) return;
@@ -171,7 +181,7 @@ public sealed class MappedDevice : IDisposable
         (Exists, Table, HasPending) = (false, null, false);
     }
 
-    /// <summary>Lets go of the control device; the mapped one stays.</summary>
+    /// <summary>Closes the control device; the mapped device stays.</summary>
     public void Dispose() => _driver.Dispose();
 
     private void Create()
@@ -192,10 +202,10 @@ public sealed class MappedDevice : IDisposable
             MapperMessage.Write(message, Name, DM_SKIP_LOCKFS_FLAG);
             int result = ControlAndAwaitUdev(DM_DEV_SUSPEND, message);
             Look();
-            // Not the result: a resume without a new table, which somebody may have cleared meanwhile, succeeds as well.
+            // Not the result: a resume without a new table, which another process may have cleared meanwhile, also succeeds.
             if (target.IsSameAs(Table)) return;
             if (result == 0) result = -Errno.EINTR;
-            // A signal ends the wait for reads in flight; the kernel forgets the table that was to come, and says EINVAL.
+            // A signal ends the wait for reads in flight; the kernel drops the new table and reports EINVAL.
             if (result is not (-Errno.EINVAL or -Errno.EINTR) || interruptions == MostInterruptions)
             {
                 Discard();
@@ -204,7 +214,7 @@ public sealed class MappedDevice : IDisposable
         }
     }
 
-    /// <summary>Sends a message that makes the kernel raise an event, and waits until udev has processed that.</summary>
+    /// <summary>Sends a message that makes the kernel raise an event, and waits until udev has processed the event.</summary>
     private int ControlAndAwaitUdev(uint command, Span<byte> message)
     {
         using UdevCookie cookie = UdevCookie.Take(_driver.Udev, Major, Minor);
@@ -239,7 +249,7 @@ public sealed class MappedDevice : IDisposable
         }
         catch (SnapuserdException)
         {
-            // There is a reason to be told already, and whoever comes next finds a device without a table, which is as good as none.
+            // The caller already has an error to report. The next server finds a device without a table, which it treats as absent.
         }
     }
 

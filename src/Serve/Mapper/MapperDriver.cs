@@ -10,14 +10,17 @@ internal sealed class MapperDriver : IMapperDriver
 {
     private const string Folder = "/dev/mapper/";
 
-    /// <summary>A number of its own since Linux 2.6.36 (MAPPER_CTRL_MINOR); opening a node of it loads the module where the kernel can.</summary>
+    /// <summary>A fixed number since Linux 2.6.36 (MAPPER_CTRL_MINOR); opening such a node loads the module if the kernel has it.</summary>
     private const uint MiscMajor = 10, ControlMinor = 236;
 
     private const uint NodeMode = 0x180, FolderMode = 0x1ed;
 
     private readonly int _fd;
 
-    /// <summary>Opens the control device, and makes its node where nobody has. Exit code 69 without a device mapper, 77 without permission, 71 without descriptors.</summary>
+    /// <summary>
+    /// Opens the control device, and makes its node if it is missing. Exit code 69 without a device mapper, 77 without permission, 71
+    /// without descriptors.
+    /// </summary>
     public MapperDriver()
     {
         const string path = Folder + "control", noDriver = "the kernel module dm-mod is not loaded (modprobe dm-mod), or this kernel has none";
@@ -53,8 +56,9 @@ internal sealed class MapperDriver : IMapperDriver
     public string PathOf(string name) => Folder + name;
 
     /// <summary>
-    /// devtmpfs makes /dev/dm-N, udev's rule the link in /dev/mapper. Where udev did not, because there is none, or none that answers (<see cref="UdevCookie"/>), the link is made here, the same to the
-    /// letter: a udev that comes later finds it as it wants it, or puts its own in its place by a rename. Where there is no /dev/dm-N, it is a node.
+    /// Makes /dev/mapper/NAME, where udev's rule has not: there is no udev, or it does not answer (<see cref="UdevCookie"/>). devtmpfs
+    /// makes /dev/dm-N, and the link made here equals udev's byte for byte: a udev that starts later keeps it, or replaces it by a rename.
+    /// Without /dev/dm-N this makes a node.
     /// </summary>
     public int MakeNode(string name, uint major, uint minor)
     {
@@ -66,7 +70,7 @@ internal sealed class MapperDriver : IMapperDriver
             int made = LeadsTo($"/dev/dm-{minor}", major, minor)
                 ? Libc.SymLink($"../dm-{minor}", path)
                 : Libc.MkNod(path, (uint)Libc.S_IFBLK | NodeMode, major, minor);
-            // What is there may be udev's of this very moment, or what an earlier device of that name has left.
+            // The existing entry may be udev's, made just now, or left by an earlier device of that name.
             if (made != -Errno.EEXIST || LeadsTo(path, major, minor)) return made == -Errno.EEXIST ? 0 : made;
             if (!again || !IsNode(path)) return made;
             _ = Libc.Unlink(path);
@@ -99,7 +103,7 @@ internal sealed class MapperDriver : IMapperDriver
         Libc.Statx(Libc.AT_FDCWD, path, 0, Libc.STATX_BASIC_STATS, out StatxData status) == 0
         && (status.Mode & Libc.S_IFMT) == Libc.S_IFBLK && status.RdevMajor == major && status.RdevMinor == minor;
 
-    /// <summary>A link or a node of a block device: nothing that somebody would miss.</summary>
+    /// <summary>A symbolic link, or a node of a block device: safe to remove.</summary>
     private static bool IsNode(string path) =>
         Libc.ReadLink(path, out _) == 0 || (Libc.Statx(Libc.AT_FDCWD, path, Libc.AT_SYMLINK_NOFOLLOW, Libc.STATX_BASIC_STATS, out StatxData status) == 0 && (status.Mode & Libc.S_IFMT) == Libc.S_IFBLK);
 }

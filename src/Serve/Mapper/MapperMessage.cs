@@ -6,40 +6,47 @@ using static Snapuserd.Interop.DeviceMapperAbi;
 
 namespace Snapuserd.Serve;
 
-/// <summary>A table of one line, as it stands in the kernel: dm-linear from <paramref name="StartSectors"/> of a device on, or another target (<paramref name="Type"/>), whose device is not told.</summary>
-/// <param name="Type">Of its first line.</param>
-/// <param name="Major">Of the device below.</param>
-/// <param name="Minor">Of the device below.</param>
-/// <param name="StartSectors">Where in that device it begins, in sectors of 512 bytes.</param>
+/// <summary>
+/// A table of one line in the kernel: dm-linear from <paramref name="StartSectors"/> of a device on, or another target
+/// (<paramref name="Type"/>), whose device is not known.
+/// </summary>
+/// <param name="Type">Target type of its first line.</param>
+/// <param name="Major">Major number of the device below.</param>
+/// <param name="Minor">Minor number of the device below.</param>
+/// <param name="StartSectors">Start in that device, in sectors of 512 bytes.</param>
 /// <param name="Sectors">Its length in sectors of 512 bytes.</param>
-/// <param name="ReadOnly">It is not written through.</param>
+/// <param name="ReadOnly">The mapped device refuses writes.</param>
 public readonly record struct MapperTable(string Type, uint Major, uint Minor, long StartSectors, long Sectors, bool ReadOnly)
 {
-    /// <summary>The target that is one device, or a piece of one.</summary>
+    /// <summary>The target type that maps one device, or a part of one.</summary>
     public const string Linear = "linear";
 }
 
-/// <summary>Messages to the device mapper, in the layout that interop's DeviceMapperAbi.cs draws.</summary>
+/// <summary>Messages to the device mapper, in the layout that DeviceMapperAbi.cs describes.</summary>
 internal static class MapperMessage
 {
-    /// <summary>Bytes of a message without a table, and of one with a table of one line either way: 312 of the head, 40 of the line, and text.</summary>
+    /// <summary>
+    /// Bytes of a message without a table, or with a table of one line in either direction: 312 of the header, 40 of the line, and text.
+    /// </summary>
     internal const int Bytes = 1024;
 
     private const int HeadBytes = 312, LineBytes = 40;
 
-    /// <summary>What stands before a device's name in the identifier of ours.</summary>
+    /// <summary>The prefix of the identifiers of our devices.</summary>
     private const string Mark = "SNAPUSERD-";
 
-    /// <summary>The identifier that says that a device is ours.</summary>
+    /// <summary>The identifier that marks a device as ours.</summary>
     internal static string Identifier(string name) => Mark + name;
 
-    /// <summary>The longest name whose identifier has room: fewer characters than the kernel would take for a name alone.</summary>
+    /// <summary>The longest name whose identifier fits: shorter than the kernel's limit for names.</summary>
     internal static int LongestName => DM_UUID_LEN - 1 - Mark.Length;
 
-    /// <summary>The message's head.</summary>
+    /// <summary>The message's header.</summary>
     internal static ref DmIoctl Head(Span<byte> message) => ref MemoryMarshal.AsRef<DmIoctl>(message);
 
-    /// <summary>Begins a message about device <paramref name="name"/>; empty for none. The rest of <paramref name="message"/> is for the answer.</summary>
+    /// <summary>
+    /// Begins a message about device <paramref name="name"/>; empty for none. The rest of <paramref name="message"/> is for the answer.
+    /// </summary>
     internal static void Write(Span<byte> message, string name, uint flags)
     {
         message.Clear();
@@ -51,14 +58,14 @@ internal static class MapperMessage
         _ = ByteText.Encode(name, head.NameBytes[..^1]);
     }
 
-    /// <summary>DEV_CREATE of a device of ours.</summary>
+    /// <summary>DEV_CREATE of one of our devices.</summary>
     internal static void WriteCreation(Span<byte> message, string name)
     {
         Write(message, name, 0);
         _ = ByteText.Encode(Identifier(name), Head(message).UuidBytes);
     }
 
-    /// <summary>TABLE_LOAD of dm-linear over the whole of a device, or its first sectors.</summary>
+    /// <summary>TABLE_LOAD of dm-linear over a whole device, or its first sectors.</summary>
     internal static void WriteTable(Span<byte> message, string name, in MapperTarget target)
     {
         Write(message, name, target.ReadOnly ? DM_READONLY_FLAG : 0);
@@ -66,13 +73,16 @@ internal static class MapperMessage
         ref DmTargetSpec line = ref MemoryMarshal.AsRef<DmTargetSpec>(message[HeadBytes..]);
         line.Length = (ulong)target.Sectors;
         _ = ByteText.Encode(MapperTable.Linear, line.TypeBytes);
-        // By number, which means the same in every mount namespace and behind switch_root. "major:minor start" and a zero.
+        // By number, which means the same in every mount namespace and after switch_root. "major:minor start" and a zero.
         string parameters = string.Create(CultureInfo.InvariantCulture, $"{target.Major}:{target.Minor} 0");
         int length = ByteText.Encode(parameters, message[(HeadBytes + LineBytes)..]) + 1;
         line.Next = (uint)(LineBytes + ((length + 7) & ~7));
     }
 
-    /// <summary>What TABLE_STATUS answered; null if there is no table. One that is not a single line of dm-linear has the type of its first line, and "several" if there are more.</summary>
+    /// <summary>
+    /// Parses the answer of TABLE_STATUS; null if there is no table. A table that is not a single line of dm-linear has the type of its
+    /// first line, or "several" if it has more lines.
+    /// </summary>
     internal static MapperTable? ReadTable(ReadOnlySpan<byte> message)
     {
         ref readonly DmIoctl head = ref MemoryMarshal.AsRef<DmIoctl>(message);
@@ -94,7 +104,7 @@ internal static class MapperMessage
         return new MapperTable(type, major, minor, start, (long)line.Length, readOnly);
     }
 
-    /// <summary>The device called <paramref name="name"/> in what LIST_DEVICES answered, or null.</summary>
+    /// <summary>The device called <paramref name="name"/> in the answer of LIST_DEVICES, or null.</summary>
     internal static ulong? FindDevice(ReadOnlySpan<byte> message, string name)
     {
         const int NameOffset = 12;
@@ -104,7 +114,7 @@ internal static class MapperMessage
             ReadOnlySpan<byte> entry = message[(int)at..];
             ulong device = MemoryMarshal.Read<ulong>(entry);
             uint next = MemoryMarshal.Read<uint>(entry[sizeof(ulong)..]);
-            // An empty list is one entry without a device.
+            // An empty list has one entry without a device.
             if (device != 0 && Text(entry[NameOffset..]) == name) return device;
             if (next == 0) return null;
             at += next;
@@ -112,7 +122,7 @@ internal static class MapperMessage
         return null;
     }
 
-    /// <summary>Text up to its closing zero.</summary>
+    /// <summary>Text up to its terminating zero.</summary>
     internal static string Text(ReadOnlySpan<byte> bytes)
     {
         int end = bytes.IndexOf((byte)0);

@@ -5,15 +5,18 @@ using static Snapuserd.Interop.DeviceMapperAbi;
 
 namespace Snapuserd.Serve;
 
-/// <summary>The mapped devices there are, whoever made them, by their names.</summary>
+/// <summary>Finds mapped devices by name, including those of other programs.</summary>
 public static class MapperNames
 {
-    /// <summary>Room for some hundred devices, and for all that a phone or a machine with logical volumes could have: a name has at most 127 bytes.</summary>
+    /// <summary>
+    /// Buffer sizes: some hundred devices first, at most more than a phone or a machine with logical volumes can have. A name has at most
+    /// 127 bytes.
+    /// </summary>
     private const int FirstBytes = 16 << 10, MostBytes = 1 << 20;
 
     /// <summary>
-    /// Path of the first of <paramref name="names"/> that is a mapped device, or null. By the kernel's own name, which needs no node in /dev/mapper. Exit code 69 without a device mapper, 77 without
-    /// permission, 71.
+    /// Path of the first of <paramref name="names"/> that is a mapped device, or null. Uses the kernel's own device name, which needs no
+    /// node in /dev/mapper. Exit code 69 without a device mapper, 77 without permission, 71.
     /// </summary>
     public static string? Find(params ReadOnlySpan<string> names)
     {
@@ -21,7 +24,7 @@ public static class MapperNames
         return Find(driver, names) is { } minor ? PathOf(minor) : null;
     }
 
-    /// <summary>Minor number of that device.</summary>
+    /// <summary>Minor number of the first of <paramref name="names"/> that is a mapped device, or null.</summary>
     internal static uint? Find(IMapperDriver driver, ReadOnlySpan<string> names)
     {
         for (int bytes = FirstBytes; ; bytes *= 4)
@@ -37,7 +40,7 @@ public static class MapperNames
         }
     }
 
-    /// <summary>Android's ueventd makes its nodes one folder further down.</summary>
+    /// <summary>Android's ueventd makes the nodes in /dev/block.</summary>
     private static string PathOf(uint minor)
     {
         string android = $"/dev/block/dm-{minor}";

@@ -4,12 +4,13 @@ using Snapuserd.Interop;
 
 namespace Snapuserd.Serve;
 
-/// <summary>What a mapped device is to stand on: the first <paramref name="Sectors"/> sectors of 512 bytes of a block device.</summary>
+/// <summary>The target of a mapped device: the first <paramref name="Sectors"/> sectors of 512 bytes of a block device.</summary>
 public readonly record struct MapperTarget(string Path, uint Major, uint Minor, long Sectors, bool ReadOnly)
 {
     /// <summary>
-    /// The block device at <paramref name="path"/>, all of it unless <paramref name="bytes"/> says less; read-only if the device is, or if it is asked for. Exit code 64 for what is no
-    /// block device, 65 if it is too short, and those of <see cref="BlockDevice.Open"/>.
+    /// The block device at <paramref name="path"/>, limited to <paramref name="bytes"/> unless negative. Read-only if the device is, or if
+    /// <paramref name="readOnly"/> says so. Exit code 64 if it is not a block device, 65 if it is too short, and those of
+    /// <see cref="BlockDevice.Open"/>.
     /// </summary>
     public static MapperTarget Of(string path, bool readOnly, long bytes = -1)
     {
@@ -23,9 +24,9 @@ public readonly record struct MapperTarget(string Path, uint Major, uint Minor, 
         return new MapperTarget(path, status.RdevMajor, status.RdevMinor, (bytes < 0 ? device.Length : bytes) / 512, readOnly || isReadOnly != 0);
     }
 
-    /// <summary>Whether <paramref name="table"/> stands on that device.</summary>
+    /// <summary>True if <paramref name="table"/> maps that device.</summary>
     public bool IsUnder(in MapperTable? table) => table is { } known && known.Type == MapperTable.Linear && known.Major == Major && known.Minor == Minor;
 
-    /// <summary>Whether <paramref name="table"/> is what this would make.</summary>
+    /// <summary>True if <paramref name="table"/> equals the table that this target makes.</summary>
     internal bool IsSameAs(in MapperTable? table) => IsUnder(table) && table is { StartSectors: 0 } known && known.Sectors == Sectors && known.ReadOnly == ReadOnly;
 }

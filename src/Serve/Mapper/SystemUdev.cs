@@ -4,10 +4,13 @@ using Snapuserd.Interop;
 
 namespace Snapuserd.Serve;
 
-/// <summary>This system's udev, by the files that libudev looks at, and its semaphores. Paths are looked up at every call: switch_root changes what they lead to.</summary>
+/// <summary>
+/// This system's udev, through the files that libudev reads, and the system's semaphores. Paths are resolved at every call: switch_root
+/// changes their meaning.
+/// </summary>
 public sealed class SystemUdev : IUdev
 {
-    /// <summary>Where udev keeps what lasts until the next start.</summary>
+    /// <summary>The folder in which udev keeps its state until the next boot.</summary>
     public const string Folder = "/run/udev";
 
     private const string Run = "/run", Control = "/run/udev/control", Queue = "/run/udev/queue", RuntimeRules = "/run/udev/rules.d/";
@@ -22,7 +25,7 @@ public sealed class SystemUdev : IUdev
 
     public ulong EntryOf(uint major, uint minor)
     {
-        // Written beside it and renamed.
+        // udev writes the entry to another file and renames it.
         string path = string.Create(CultureInfo.InvariantCulture, $"/run/udev/data/b{major}:{minor}");
         return Libc.Statx(Libc.AT_FDCWD, path, 0, Libc.STATX_BASIC_STATS, out StatxData status) < 0 ? 0 : (status.Ino << 32) ^ (ulong)status.Mtime.Sec ^ ((ulong)status.Mtime.Nsec << 16) | 1;
     }
@@ -33,7 +36,7 @@ public sealed class SystemUdev : IUdev
     {
         get
         {
-            // Two processes never draw at the same nanosecond for long.
+            // Two processes do not keep drawing at the same nanosecond.
             _ = Libc.ClockGetTime(Libc.CLOCK_MONOTONIC, out TimeSpec now);
             return (uint)(now.Nsec ^ (now.Nsec >> 16) ^ (uint)(Libc.GetPid() * 40503));
         }
@@ -55,7 +58,7 @@ public sealed class SystemUdev : IUdev
 
     public bool IsOrphan(int id, int number)
     {
-        // 0 is a process of another namespace.
+        // 0 means a process of another namespace.
         int process = Libc.SemControl(id, number, Libc.GETPID, 0);
         return process > 0 && Libc.Kill(process, 0) == -Errno.ESRCH;
     }
@@ -63,13 +66,16 @@ public sealed class SystemUdev : IUdev
     public void PlaceRules()
     {
         MakeFolder();
-        // Only where a restart removes them.
+        // Only in memory, so that a restart removes them.
         if (!IsInMemory(Folder)) return;
         _ = Libc.MkDir(RuntimeRules, FolderMode);
         foreach ((string name, string text) in UdevRules.Files) Place(RuntimeRules + name, ByteText.Encode(text));
     }
 
-    /// <summary>Makes udev's folder in /run, so that what is placed there before udev begins is in its place, and a server with a root of its own can have the folder in that.</summary>
+    /// <summary>
+    /// Makes udev's folder in /run. Files placed there before udev starts are then found, and a server with a root of its own can include
+    /// the folder in it.
+    /// </summary>
     public static void MakeFolder()
     {
         if (IsInMemory(Run)) _ = Libc.MkDir(Folder, FolderMode);
@@ -81,9 +87,9 @@ public sealed class SystemUdev : IUdev
 
     private static void Place(string path, byte[] text)
     {
-        // Of an older version, or an administrator's own: not replaced while the system runs.
+        // An older version's file, or an administrator's: not replaced while the system runs.
         if (Exists(path)) return;
-        // udev reads names that end in ".rules" only.
+        // udev reads only names that end in ".rules".
         string temporary = $"{path}.{Libc.GetPid()}";
         int fd = Libc.OpenAt(Libc.AT_FDCWD, temporary, Libc.O_WRONLY | Libc.O_CREAT | Libc.O_EXCL | Libc.O_NOFOLLOW | Libc.O_CLOEXEC, FileMode);
         if (fd < 0) return;

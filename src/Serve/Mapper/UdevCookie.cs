@@ -5,30 +5,32 @@ using static Snapuserd.Interop.DeviceMapperUdevAbi;
 namespace Snapuserd.Serve;
 
 /// <summary>
-/// Waits until udev has processed one event of the device mapper, as libdevmapper does. The cookie names a semaphore of value 1. It travels with the ioctl and the
-/// kernel's event to udev, whose last rule (95-dm-notify.rules: dmsetup udevcomplete) subtracts 1. By then the links are made, and the database says that the device
-/// was activated, which udev's rules ask for when events are replayed.
+/// Waits until udev has processed one event of the device mapper, as libdevmapper does. The cookie names a semaphore of value 1. It travels
+/// with the ioctl and the kernel's event to udev, whose last rule (95-dm-notify.rules: dmsetup udevcomplete) subtracts 1. By then the links
+/// exist, and udev's database records that the device was activated, which udev's rules check when events are replayed.
 /// <para>
-/// Where no udev runs, the event has the flags and the cookie 0, which the rules know too, and nothing is waited for. Nor is a udev that processed its events and did not answer, because it lacks
-/// that rule: whether it has the rule cannot be seen, because a server has a root of its own. One that stops working delays by <see cref="IdleMilliseconds"/>, or by
-/// <see cref="MostMilliseconds"/> while it says that it is busy.
+/// Without a udev daemon, the event has the flags and the cookie 0, which the rules accept too, and nothing waits. A udev without that rule
+/// processes its events and does not answer; the wait ends when it is idle. The rule itself cannot be checked, because a server has a root
+/// of its own. A udev that hangs delays by <see cref="IdleMilliseconds"/>, or by <see cref="MostMilliseconds"/> while it reports that it is
+/// busy.
 /// </para>
 /// </summary>
 internal sealed class UdevCookie : IDisposable
 {
-    /// <summary>Longest wait, and longest wait for a udev that has nothing to do.</summary>
+    /// <summary>The longest wait, and the longest wait for an idle udev.</summary>
     internal const int MostMilliseconds = 30_000, IdleMilliseconds = 5_000;
 
     private const int SliceMilliseconds = 50;
 
-    /// <summary>Slices in which udev says that it is idle, until that is believed: it may be between two events.</summary>
+    /// <summary>Idle slices in a row after which udev counts as idle: a single one may lie between two events.</summary>
     private const int QuietSlices = 4;
 
-    /// <summary>Keys that are tried: other programs have cookies too.</summary>
+    /// <summary>Keys to try: other programs have cookies too.</summary>
     private const int MostTries = 64;
 
     /// <summary>
-    /// A set of ours has a second semaphore with this value, which no other program touches: it tells which process made the set. dmsetup asks for sets of at least one.
+    /// Our sets have a second semaphore with this value, which other programs do not touch: it identifies the process that made the set.
+    /// dmsetup accepts sets of one or more.
     /// </summary>
     private const int Semaphores = 2, OwnerMark = 0x5355;
 
@@ -39,10 +41,10 @@ internal sealed class UdevCookie : IDisposable
 
     private UdevCookie(IUdev udev, uint major, uint minor) => (_udev, _major, _minor, _entry) = (udev, major, minor, udev.EntryOf(major, minor));
 
-    /// <summary>What the ioctl gets as event number.</summary>
+    /// <summary>The event number for the ioctl.</summary>
     internal uint EventNumber { get; private set; } = DM_UDEV_PRIMARY_SOURCE_FLAG << DM_UDEV_FLAGS_SHIFT;
 
-    /// <summary>A cookie for one event of a block device.</summary>
+    /// <summary>Makes a cookie for one event of a block device.</summary>
     internal static UdevCookie Take(IUdev udev, uint major, uint minor)
     {
         UdevCookie cookie = new(udev, major, minor);
@@ -54,7 +56,7 @@ internal sealed class UdevCookie : IDisposable
             if (number == 0) continue;
             int id = udev.CreateSemaphores((DM_COOKIE_MAGIC << DM_UDEV_FLAGS_SHIFT) | (int)number, Semaphores);
             if (id == -Errno.EEXIST) continue;
-            // No semaphores in this kernel, or none left.
+            // This kernel has no semaphores, or none are left.
             if (id < 0) return cookie;
             cookie._id = id;
             if (udev.SetSemaphore(id, 1, OwnerMark) < 0 || udev.SetSemaphore(id, 0, 1) < 0)
@@ -68,7 +70,7 @@ internal sealed class UdevCookie : IDisposable
         return cookie;
     }
 
-    /// <summary>Waits until udev has processed the event. False if it did not, or nothing is waited for.</summary>
+    /// <summary>Waits until udev has processed the event. False if it did not, or without a cookie.</summary>
     internal bool Await()
     {
         if (_id < 0) return false;
@@ -79,7 +81,7 @@ internal sealed class UdevCookie : IDisposable
         {
             int result = _udev.AwaitZero(_id, SliceMilliseconds);
             if (result == 0) return true;
-            // `dmsetup udevcomplete_all` removes all sets, to release those that wait.
+            // `dmsetup udevcomplete_all` removes all sets, to release the waiting processes.
             if (result is not (-Errno.EAGAIN or -Errno.EINTR)) return false;
             now = _udev.Milliseconds;
             bool busy = _udev.IsBusy;
@@ -97,7 +99,7 @@ internal sealed class UdevCookie : IDisposable
         _id = -1;
     }
 
-    /// <summary>Removes the sets of processes of ours that were killed.</summary>
+    /// <summary>Removes the sets that killed processes of ours have left.</summary>
     private static void RemoveOrphans(IUdev udev)
     {
         int highest = udev.HighestIndex();

@@ -1,12 +1,13 @@
 namespace Snapuserd.Serve;
 
 /// <summary>
-/// udev's rules for our devices, as src/Boot/udev has them for ramdisks. They are placed at run time, because a device outlives the ramdisk that made it, and the system that it boots need not
-/// have them installed. A file of the same name in /etc/udev/rules.d replaces one of these.
+/// udev's rules for our devices, with the same text as src/packaging/udev for ramdisks. They are placed at run time, because a device
+/// outlives the ramdisk that
+/// made it, and the booted system need not have them installed. A file of the same name in /etc/udev/rules.d replaces one of these.
 /// </summary>
 internal static class UdevRules
 {
-    /// <summary>Names and contents.</summary>
+    /// <summary>File names and contents.</summary>
     internal static readonly (string Name, string Text)[] Files =
     [
         ("09-snapuserd.rules",

@@ -5,23 +5,23 @@ using Snapuserd.Interop;
 
 namespace Snapuserd.Serve;
 
-/// <summary>How far the next piece of an answer is.</summary>
+/// <summary>The state of an answer's next piece.</summary>
 internal enum NbdAnswerState
 {
     /// <summary>No request.</summary>
     Free,
-    /// <summary>It is to be read, or read again.</summary>
+    /// <summary>The piece must be read, or read again.</summary>
     NeedsData,
-    /// <summary>A worker reads it.</summary>
+    /// <summary>A worker is reading it.</summary>
     Reading,
-    /// <summary>It is to be sent.</summary>
+    /// <summary>It can be sent.</summary>
     Ready,
 }
 
 /// <summary>
 /// The answer to one request, made in pieces that are read and sent one after the other. With structured replies each piece is a chunk, and
-/// an error in any of them is reported with its offset. The header of a simple reply reports success before the data: an error in the first
-/// piece is still reported, a later one can only end the connection.
+/// an error in any of them is reported with its offset. The header of a simple reply reports success before the data. So an error in the
+/// first piece can still be reported; a later one can only end the connection.
 /// </summary>
 internal sealed class NbdAnswer
 {
@@ -32,10 +32,10 @@ internal sealed class NbdAnswer
     private int _sent;
     private bool _told;
 
-    /// <summary>How far it is.</summary>
+    /// <summary>The state of the next piece.</summary>
     public NbdAnswerState State { get; set; }
 
-    /// <summary>The piece's data while the answer waits; null if they were evicted. Belongs to <see cref="NbdBuffers"/>.</summary>
+    /// <summary>The piece's data while the answer waits; null if evicted. Belongs to <see cref="NbdBuffers"/>.</summary>
     public NbdBuffer? Buffer { get; set; }
 
     /// <summary>Bytes of the piece's data.</summary>
@@ -47,19 +47,19 @@ internal sealed class NbdAnswer
     /// <summary>No piece follows this one.</summary>
     public bool IsLast { get; private set; }
 
-    /// <summary>A part of the piece has gone out: nothing else may before the rest of it.</summary>
+    /// <summary>A part of the piece was sent: the rest of it must be sent next.</summary>
     public bool IsBegun => _sent > 0;
 
-    /// <summary>Bytes of the piece's head that have not gone out.</summary>
+    /// <summary>The unsent bytes of the piece's header.</summary>
     public ReadOnlySpan<byte> Head => _head.AsSpan(Math.Min(_sent, _headBytes), Math.Max(_headBytes - _sent, 0));
 
-    /// <summary>Where in the piece's data that begins which has not gone out.</summary>
+    /// <summary>Offset of the first unsent byte in the piece's data.</summary>
     public int From => Math.Max(_sent - _headBytes, 0);
 
-    /// <summary>The piece has gone out.</summary>
+    /// <summary>The whole piece was sent.</summary>
     public bool IsSent => _sent == _headBytes + Piece;
 
-    /// <summary>Begins. A request that is refused is ready at once.</summary>
+    /// <summary>Begins the answer. A refused request is ready at once.</summary>
     public void Begin(NbdExport export, in NbdRequest request, bool structured)
     {
         (_request, _ticks, _sent, _told, Done, Piece, IsLast) = (request, 0, 0, false, 0, 0, false);
@@ -82,14 +82,15 @@ internal sealed class NbdAnswer
 
     /// <summary>
     /// Reads the next piece into <paramref name="buffer"/>, or rereads the unsent rest of one that was evicted. A piece has at most
-    /// <paramref name="pieceBytes"/>, unless the client forbids fragments. Returns null, or why the client has to be dropped. The state stays
-    /// <see cref="NbdAnswerState.Reading"/>, because this runs without the session's lock: with another, a second worker would send what this one still has.
+    /// <paramref name="pieceBytes"/>, unless the client forbids fragments. Returns null, or why the client must be dropped. The state stays
+    /// <see cref="NbdAnswerState.Reading"/>, because this runs without the session's lock: with another state, a second worker would send
+    /// the piece while this worker still holds it.
     /// </summary>
     public string? Read(NbdExport export, ViewReader reader, Slice buffer, bool structured, int pieceBytes)
     {
         if (IsBegun)
         {
-            // The head that has gone out promises these bytes.
+            // The header was sent and promises these bytes.
             int from = From;
             return from == Piece || Fetch(reader, Done + from, buffer.Part(from, Piece - from)) >= 0 ? null : Broken(Done + from);
         }
@@ -100,7 +101,7 @@ internal sealed class NbdAnswer
             Tell(export);
             if (!structured && Done > 0)
             {
-                // A client that repeats the request then gets an error.
+                // If the client repeats the request, it gets an error.
                 export.ReadsTwice = true;
                 return Broken(Done);
             }
@@ -116,10 +117,10 @@ internal sealed class NbdAnswer
         return null;
     }
 
-    /// <summary>That many bytes more have gone out.</summary>
+    /// <summary>Records that this many more bytes were sent.</summary>
     public void Sent(int bytes) => _sent += bytes;
 
-    /// <summary>Goes on to the next piece.</summary>
+    /// <summary>Starts the next piece.</summary>
     public void Next()
     {
         Done += Piece;
@@ -136,14 +137,14 @@ internal sealed class NbdAnswer
         return (_request.Flags & NbdProtocol.CommandDf) != 0 && _request.Length > export.BufferBytes ? Errno.EOVERFLOW : 0;
     }
 
-    /// <summary>Pieces after the first begin where multiples of their size lie in the image, so that they tear few units.</summary>
+    /// <summary>Pieces after the first begin at multiples of their size in the image, so that they split few units.</summary>
     private int NextPiece(int pieceBytes, int done)
     {
         int rest = (int)_request.Length - done;
         return rest <= pieceBytes ? rest : pieceBytes - (int)((_request.Offset + (ulong)done) % (ulong)pieceBytes);
     }
 
-    /// <summary>Whether everything after the first <paramref name="done"/> bytes can be read.</summary>
+    /// <summary>True if everything after the first <paramref name="done"/> bytes can be read.</summary>
     private bool CanRead(ViewReader reader, Slice buffer, int done)
     {
         for (int part; done < _request.Length; done += part)
@@ -162,7 +163,7 @@ internal sealed class NbdAnswer
         return result;
     }
 
-    /// <summary>Counts the read, once.</summary>
+    /// <summary>Counts the read, only once.</summary>
     private void Tell(NbdExport export)
     {
         if (!_told) export.View.Took(_ticks);
@@ -180,7 +181,7 @@ internal sealed class NbdAnswer
             SetSimple(error);
             return;
         }
-        // Error:32, length of a message:16, no message; with the offset of the read that failed if one did.
+        // Error:32, length of a message:16, no message; then the offset of the failed read, if there is one.
         bool known = error == Errno.EIO;
         SetChunk(known ? NbdProtocol.ChunkErrorOffset : NbdProtocol.ChunkError, known ? 14 : 6, 0);
         BinaryPrimitives.WriteInt32BigEndian(_head.AsSpan(NbdProtocol.ChunkBytes), error);
@@ -197,7 +198,7 @@ internal sealed class NbdAnswer
         _headBytes = NbdWire.ReplyBytes;
     }
 
-    /// <summary>The head of a chunk of data; <paramref name="length"/> bytes follow it, the offset with them.</summary>
+    /// <summary>Sets the header of a data chunk; <paramref name="length"/> bytes follow it, including the offset.</summary>
     private void SetChunk(ushort type, int length, ulong offset)
     {
         BinaryPrimitives.WriteUInt32BigEndian(_head, NbdProtocol.StructuredReplyMagic);

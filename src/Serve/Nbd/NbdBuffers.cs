@@ -4,12 +4,12 @@ using Snapuserd.Block;
 
 namespace Snapuserd.Serve;
 
-/// <summary>A buffer of <see cref="NbdBuffers"/>. All but the slice belongs to the pool.</summary>
+/// <summary>A buffer of <see cref="NbdBuffers"/>. Everything but the slice belongs to the pool.</summary>
 internal sealed class NbdBuffer(Slice slice)
 {
     public Slice Slice { get; } = slice;
 
-    /// <summary>The answer that waits with its data in here, while it may be evicted.</summary>
+    /// <summary>The waiting answer that has its data in this buffer, while it may be evicted.</summary>
     public NbdAnswer? Parked { get; set; }
 
     public NbdBuffer? Older { get; set; }
@@ -19,8 +19,8 @@ internal sealed class NbdBuffer(Slice slice)
 
 /// <summary>
 /// A fixed pool of buffers for all clients. A worker holds at most one at a time. An answer that its client does not read keeps its buffer
-/// until a worker needs one; then the answer parked longest loses its data, which are read again when the client continues. So stalled
-/// clients cannot exhaust the buffers. Thread-safe; a session's lock may be held when its lock is taken, not the reverse.
+/// until a worker needs one; then the answer that was parked first loses its data, which is read again when the client continues. So
+/// stalled clients cannot exhaust the buffers. Thread-safe; the pool's lock may be taken while a session's lock is held, not the reverse.
 /// </summary>
 internal sealed class NbdBuffers
 {
@@ -32,7 +32,7 @@ internal sealed class NbdBuffers
     private int _parked;
     private long _evicted;
 
-    /// <summary>Takes <paramref name="count"/> buffers of the arena, which holds them.</summary>
+    /// <summary>Takes <paramref name="count"/> buffers from the arena.</summary>
     public NbdBuffers(Arena arena, int count, int bytes)
     {
         _count = count;
@@ -49,7 +49,7 @@ internal sealed class NbdBuffers
         }
     }
 
-    /// <summary>Answers that are parked with their data, and evictions so far.</summary>
+    /// <summary>Answers parked with their data, and evictions so far.</summary>
     public (int Parked, long Evicted) Waiting
     {
         get
@@ -59,7 +59,7 @@ internal sealed class NbdBuffers
     }
 
     /// <summary>
-    /// Takes a free buffer or evicts one. The caller holds none; there are as many buffers as workers, so one is free or parked.
+    /// Takes a free buffer or evicts one. The caller holds none; there are at least as many buffers as workers, so one is free or parked.
     /// </summary>
     public NbdBuffer Take()
     {
@@ -75,7 +75,7 @@ internal sealed class NbdBuffers
         }
     }
 
-    /// <summary>Leaves a worker's buffer with an answer that cannot be sent now.</summary>
+    /// <summary>Stores a worker's buffer with an answer that cannot be sent now.</summary>
     public void Park(NbdAnswer answer, NbdBuffer buffer)
     {
         lock (_gate)
@@ -90,7 +90,7 @@ internal sealed class NbdBuffers
         }
     }
 
-    /// <summary>Takes a parked buffer back so that it cannot be evicted; null if it has been.</summary>
+    /// <summary>Takes a parked buffer back, so that it cannot be evicted; null if it was evicted.</summary>
     public NbdBuffer? Reclaim(NbdAnswer answer)
     {
         lock (_gate)

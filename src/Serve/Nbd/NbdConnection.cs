@@ -8,27 +8,28 @@ namespace Snapuserd.Serve;
 
 /// <summary>
 /// One connection of the kernel to an <see cref="NbdDevice"/>, from its first byte to its last; without handshake and structured replies.
-/// Threads of its own, more when it asks for more than one thing at a time, take its requests in turn, each reads and answers the one it
-/// took, and answers go out in the order in
-/// which they are ready:
+/// It has threads of its own, more than one if the kernel sends several requests at a time. They take the requests in turn; each reads the
+/// data for its request and answers it. Answers are sent in the order in which they are ready:
 /// <code>
-///   take the receive lock -> receive a request -> let go -> read the view -> take the send lock -> send -> again
+///   take the receive lock -> receive a request -> release it -> read the view -> take the send lock -> send -> again
 /// </code>
-/// The view was left when the bytes were in the buffer, so that the merge waits for no reader.
+/// A thread leaves the view's gate before it sends, so the merge waits for no client.
 /// <para>
-/// A read that is longer than a buffer is read and sent in parts. A simple reply says in its header that all is well, before the data: an
-/// error in the first part is still told, after that the only truth left is to hang up. The kernel asks the same again then, over the next
-/// connection and for as long as it takes; so once that has happened, long requests are read to their end before the first part is sent.
+/// A read longer than a buffer is read and sent in parts. The header of a simple reply reports success before the data. So an error in the
+/// first part can still be reported; a later one can only end the connection. The kernel then repeats the request over the next connection,
+/// without a limit. Therefore, once that has happened, long requests are read to their end before the first part is sent.
 /// </para>
 /// </summary>
 internal sealed class NbdConnection
 {
-    /// <summary>Data of a write, which are thrown away before it is refused, up to here: no client sends more than the longest request.</summary>
+    /// <summary>
+    /// Longest write whose data is received and discarded before the refusal: no client sends more than the longest request.
+    /// </summary>
     private const uint MostSkipped = 2 * NbdExport.LongestRequest;
 
     /// <summary>
-    /// Requests in a row that were there before somebody came for them, after which there is another thread. A client that asks for one thing at a time is served quickest by one:
-    /// two would hand the receive lock to and fro.
+    /// Consecutive requests that had arrived before a thread asked for them; after that many, another thread starts. A client with one
+    /// request at a time is faster with one thread: two would pass the receive lock back and forth.
     /// </summary>
     private const int Busy = 2;
 
@@ -51,13 +52,13 @@ internal sealed class NbdConnection
         _helpers = new Thread?[export.MostHelpers];
     }
 
-    /// <summary>The client said that it is leaving.</summary>
+    /// <summary>The client announced its end.</summary>
     public bool Disconnected { get; private set; }
 
     /// <summary>At least one request came.</summary>
     public bool WasUsed { get; private set; }
 
-    /// <summary>Serves until the client has left or was dropped; then the socket is closed. Never throws.</summary>
+    /// <summary>Serves until the client has left or was dropped; then closes the socket. Never throws.</summary>
     public void Run()
     {
         try
@@ -70,14 +71,14 @@ internal sealed class NbdConnection
         }
         finally
         {
-            // None is added any more: whoever adds one looks at the flag under the same lock.
+            // No helper is added from here on: AddHelper's caller checks the flag under the same lock.
             lock (_receiving) _ended = true;
             for (int i = 0; i < _helperCount; i++) _helpers[i]!.Join();
             _socket.Dispose();
         }
     }
 
-    /// <summary>Ends it now. From any thread.</summary>
+    /// <summary>Ends the connection at once. From any thread.</summary>
     public void HangUp() => _socket.HangUp();
 
     private void Serve()
@@ -109,7 +110,7 @@ internal sealed class NbdConnection
         }
         catch (SnapuserdException)
         {
-            // No memory or no descriptor for another one: the first thread goes on alone.
+            // No memory or no descriptor for a helper: the first thread continues alone.
         }
         _export.GiveSpare();
     }
@@ -126,7 +127,7 @@ internal sealed class NbdConnection
         _socket.HangUp();
     }
 
-    /// <summary>Waits for the next request; false when there is none any more.</summary>
+    /// <summary>Waits for the next request; false when there are no more.</summary>
     private bool TryReceive(out NbdRequest request)
     {
         Interlocked.Increment(ref _waiting);
@@ -181,7 +182,7 @@ internal sealed class NbdConnection
         }
         catch (Exception e) when (e is OutOfMemoryException or ThreadStartException)
         {
-            // Those that there are do the work.
+            // The existing threads do the work.
             _export.GiveSpare();
         }
     }
@@ -215,7 +216,7 @@ internal sealed class NbdConnection
             SendSimple(request, Errno.EIO, default);
             return;
         }
-        // The parts belong together; nothing may come between.
+        // The parts belong together; no other answer may come between them.
         lock (_sending)
         {
             if (!SendSimple(request, 0, bytes)) return;
@@ -233,7 +234,7 @@ internal sealed class NbdConnection
         }
     }
 
-    /// <summary>Whether everything from <paramref name="done"/> on can be read.</summary>
+    /// <summary>True if everything from <paramref name="done"/> on can be read.</summary>
     private bool CanRead(ReadContext context, in NbdRequest request, int done)
     {
         for (int part; done < request.Length; done += part)
@@ -244,14 +245,14 @@ internal sealed class NbdConnection
         return true;
     }
 
-    /// <summary>Parts behind the first begin where the buffer's multiples lie in the image, so that they tear few units.</summary>
+    /// <summary>Parts after the first begin at multiples of the buffer size in the image, so that they split few units.</summary>
     private int Part(in NbdRequest request, int done)
     {
         int rest = (int)request.Length - done, buffer = _export.BufferBytes;
         return rest <= buffer ? rest : buffer - (int)((request.Offset + (ulong)done) % (ulong)buffer);
     }
 
-    /// <summary>Reads the next part; with the last one, and with an error, the request is as good as answered.</summary>
+    /// <summary>Reads the next part. After the last part, or an error, records the request's read time.</summary>
     private int Read(ReadContext context, in NbdRequest request, int done, int part, out ReadOnlySpan<byte> bytes)
     {
         int result = Fetch(context, request, done, part);
@@ -279,14 +280,14 @@ internal sealed class NbdConnection
         return Send(head, bytes);
     }
 
-    /// <summary>False when the client has gone: what comes after it finds that out as well.</summary>
+    /// <summary>Sends a reply. False when the client has gone: later sends fail as well.</summary>
     private bool Send(ReadOnlySpan<byte> head, ReadOnlySpan<byte> body)
     {
         lock (_sending)
         {
             if (_socket.Send(head, body) == 0) return true;
         }
-        // Half an answer may have gone out; nothing that follows would be understood.
+        // Part of an answer may have been sent, so the client could not parse anything that follows.
         _socket.HangUp();
         return false;
     }

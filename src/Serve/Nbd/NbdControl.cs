@@ -6,10 +6,13 @@ using Snapuserd.Interop;
 
 namespace Snapuserd.Serve;
 
-/// <summary>The kernel's NBD client, as it is told what to do: by generic netlink, so nothing has to stay in a call for as long as the device lives. One thread at a time.</summary>
+/// <summary>
+/// Controls the kernel's NBD client by generic netlink, so that no thread must stay in a system call while the device exists. One thread at
+/// a time.
+/// </summary>
 internal sealed class NbdControl : IDisposable
 {
-    /// <summary>A message with a few sockets and a long identifier; answers are shorter.</summary>
+    /// <summary>Bytes of a message with a few sockets and a long identifier; answers are shorter.</summary>
     private const int MessageBytes = 4096;
 
     private readonly byte[] _message = new byte[MessageBytes];
@@ -19,7 +22,7 @@ internal sealed class NbdControl : IDisposable
     private int _length;
     private uint _sequence;
 
-    /// <summary>Finds the family. Exit code 69 when this kernel has no NBD, 71 without descriptors.</summary>
+    /// <summary>Looks up the netlink family. Exit code 69 when this kernel has no NBD, 71 without descriptors.</summary>
     public NbdControl()
     {
         _fd = Libc.Socket(Libc.AF_NETLINK, Libc.SOCK_RAW | Libc.SOCK_CLOEXEC, Libc.NETLINK_GENERIC);
@@ -40,7 +43,7 @@ internal sealed class NbdControl : IDisposable
         }
     }
 
-    /// <summary>Makes a device of connected sockets; an index of −1 means one that is free. Returns its index, or a negative errno.</summary>
+    /// <summary>Makes a device from connected sockets; index −1 selects a free one. Returns its index, or a negative errno.</summary>
     public int Connect(int index, long lengthBytes, int blockBytes, ushort flags, NbdOptions options, string identifier, ReadOnlySpan<int> sockets)
     {
         Begin(_family, NbdNetlink.NBD_CMD_CONNECT, NbdNetlink.NBD_GENL_VERSION);
@@ -57,8 +60,8 @@ internal sealed class NbdControl : IDisposable
     }
 
     /// <summary>
-    /// Offers sockets for the places of dead ones. Returns 0 or a negative errno; 0 also when the kernel had no use for them, which shows in their other ends being at
-    /// their end once ours are closed.
+    /// Offers sockets as replacements for dead ones. Returns 0 or a negative errno. It also returns 0 when the kernel did not need them;
+    /// then their other ends hang up once this process closes its copies.
     /// </summary>
     public int Reconnect(int index, string identifier, ReadOnlySpan<int> sockets)
     {
@@ -69,7 +72,7 @@ internal sealed class NbdControl : IDisposable
         return Call(0, out _);
     }
 
-    /// <summary>Takes a device apart; its requests fail. Returns 0 or a negative errno.</summary>
+    /// <summary>Removes a device; its requests fail. Returns 0 or a negative errno.</summary>
     public int Disconnect(int index)
     {
         Begin(_family, NbdNetlink.NBD_CMD_DISCONNECT, NbdNetlink.NBD_GENL_VERSION);
@@ -124,7 +127,10 @@ internal sealed class NbdControl : IDisposable
         }
     }
 
-    /// <summary>Sends the message and takes its answers up to the one that says how it went. <paramref name="value"/> is the attribute <paramref name="wanted"/> of the others.</summary>
+    /// <summary>
+    /// Sends the message and receives answers until the one with the result. <paramref name="value"/> is the attribute
+    /// <paramref name="wanted"/> of the others.
+    /// </summary>
     private int Call(ushort wanted, out uint value)
     {
         value = 0;
@@ -142,7 +148,7 @@ internal sealed class NbdControl : IDisposable
         }
     }
 
-    /// <summary>One datagram of messages. Returns what the error message among them says, null if there is none.</summary>
+    /// <summary>Parses one datagram of messages. Returns the result in its error message, null if there is none.</summary>
     private int? Take(ReadOnlySpan<byte> bytes, ushort wanted, ref uint value)
     {
         int before = Unsafe.SizeOf<NetlinkHeader>();
@@ -152,7 +158,7 @@ internal sealed class NbdControl : IDisposable
             if (header.Length < before || header.Length > bytes.Length) return -Errno.EBADMSG;
             ReadOnlySpan<byte> body = bytes[before..(int)header.Length];
             bytes = bytes[Math.Min(((int)header.Length + 3) & -4, bytes.Length)..];
-            // An answer to a call that was given up.
+            // The answer to an abandoned call.
             if (header.Sequence != _sequence) continue;
             if (header.Type == NbdNetlink.NLMSG_ERROR) return body.Length < sizeof(int) ? -Errno.EBADMSG : MemoryMarshal.Read<int>(body);
             if (body.Length > Unsafe.SizeOf<GenericHeader>()) TakeAttributes(body[Unsafe.SizeOf<GenericHeader>()..], wanted, ref value);

@@ -5,8 +5,8 @@ using Snapuserd.Interop;
 namespace Snapuserd.Serve;
 
 /// <summary>
-/// Shares the descriptors that RLIMIT_NOFILE allows among the NBD servers of this process. The soft limit, often 1024, is raised towards
-/// the hard one as far as they need.
+/// Distributes the descriptors that RLIMIT_NOFILE allows among the NBD servers of this process. The soft limit, often 1024, is raised
+/// towards the hard one as far as they need.
 /// </summary>
 internal static class NbdDescriptors
 {
@@ -16,7 +16,7 @@ internal static class NbdDescriptors
     private static readonly Lock s_gate = new();
     private static int s_promised;
 
-    /// <summary>Promises a server up to <paramref name="wanted"/> descriptors, at least one, and returns how many.</summary>
+    /// <summary>Reserves up to <paramref name="wanted"/> descriptors for a server, at least one, and returns the number.</summary>
     public static int Promise(int wanted)
     {
         lock (s_gate)
@@ -27,15 +27,15 @@ internal static class NbdDescriptors
         }
     }
 
-    /// <summary>Takes a promise back.</summary>
+    /// <summary>Releases a reservation.</summary>
     public static void Release(int promised)
     {
         lock (s_gate) s_promised -= promised;
     }
 
     /// <summary>
-    /// How many of <paramref name="wanted"/> a server gets where <paramref name="promised"/> are promised to others. With a small limit the
-    /// rest of the process keeps half of it.
+    /// The number of <paramref name="wanted"/> descriptors that a server gets if <paramref name="promised"/> are reserved for others. With
+    /// a small limit the rest of the process keeps half of it.
     /// </summary>
     internal static int Share(ulong limit, int promised, int wanted)
     {
@@ -43,7 +43,7 @@ internal static class NbdDescriptors
         return free <= (ulong)promised ? 1 : (int)Math.Max(1, Math.Min((ulong)wanted, free - (ulong)promised));
     }
 
-    /// <summary>Raises the soft limit to <paramref name="needed"/>, or as far as it goes, and returns it.</summary>
+    /// <summary>Raises the soft limit to <paramref name="needed"/>, or as far as possible, and returns it.</summary>
     private static ulong Raise(ulong needed)
     {
         if (Libc.GetLimit(Libc.RLIMIT_NOFILE, out ResourceLimit limit) < 0) return needed;

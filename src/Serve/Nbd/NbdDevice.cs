@@ -7,24 +7,24 @@ using Snapuserd.Interop;
 namespace Snapuserd.Serve;
 
 /// <summary>
-/// A view as a kernel's /dev/nbdN: one end of a few socket pairs is handed to the kernel, the other ends are served here. The kernel speaks without handshake and knows
-/// simple replies only.
+/// A view as the kernel's /dev/nbdN. The kernel gets one end of each of a few socket pairs, and this process serves the other ends. The
+/// kernel uses no handshake and understands simple replies only.
 /// <para>
-/// A server that was killed leaves a device whose requests wait for <see cref="NbdOptions.DeadConnectionSeconds"/>. The next one with the same
-/// <see cref="NbdOptions.Identifier"/> takes it over: readers see a pause.
+/// If a server is killed, its device stays, and requests wait for up to <see cref="NbdOptions.DeadConnectionSeconds"/>. The next server
+/// with the same <see cref="NbdOptions.Identifier"/> takes the device over: readers see a pause.
 /// </para>
 /// </summary>
 public sealed class NbdDevice : IBlockServer
 {
-    /// <summary>Longest identifier in bytes; the kernel shows it as a line of sysfs.</summary>
+    /// <summary>The longest identifier in bytes; the kernel shows it as a line in sysfs.</summary>
     private const int LongestIdentifier = 1024;
 
-    /// <summary>As many devices are searched for one that a predecessor has left. The module makes 16 unless told otherwise.</summary>
+    /// <summary>The number of devices searched for the one of a killed predecessor. The module makes 16 by default.</summary>
     private const int MostDevices = 256;
 
     /// <summary>
-    /// Tries, <see cref="TryMilliseconds"/> apart, to bring a connection back that the kernel has given up because an answer took too long: it ends the connection a
-    /// moment before it has a place for the next one.
+    /// Attempts, <see cref="TryMilliseconds"/> apart, to restore a connection that the kernel dropped because an answer took too long: the
+    /// kernel ends the connection shortly before it accepts a replacement.
     /// </summary>
     private const int Tries = 50;
 
@@ -45,8 +45,9 @@ public sealed class NbdDevice : IBlockServer
     private bool _stop;
 
     /// <summary>
-    /// Makes a device for <paramref name="view"/>, which it reads from <paramref name="devices"/>, those of the view's engine by number. All of it stays the caller's.
-    /// <paramref name="wakeUp"/> is signalled when <see cref="Trouble"/> appears. Exit code 71 when <see cref="NbdOptions.MemoryBytes"/> is too little.
+    /// Makes a device for <paramref name="view"/>, which it reads from <paramref name="devices"/>, those of the view's engine by number.
+    /// The caller keeps ownership of all of them. <paramref name="wakeUp"/> is signalled when <see cref="Trouble"/> is set. Exit code 71
+    /// when <see cref="NbdOptions.MemoryBytes"/> is too little.
     /// </summary>
     public NbdDevice(SnapshotView view, BlockDevice[] devices, NbdOptions options, WakeUp wakeUp)
     {
@@ -62,12 +63,12 @@ public sealed class NbdDevice : IBlockServer
     /// <inheritdoc/>
     public string? Trouble => _export.Trouble;
 
-    /// <summary>Requests that came so far, on all connections.</summary>
+    /// <summary>Requests received so far, on all connections.</summary>
     public long Requests => _export.Requests;
 
     /// <summary>
-    /// Attaches, and returns the device's path. Exit code 64 for a name that is none, 69 when the kernel has no NBD, 76 when the device that was asked for is in use, 77
-    /// without CAP_SYS_ADMIN, 71 without descriptors or threads.
+    /// Attaches the device, and returns its path. Exit code 64 for an invalid name, 69 when the kernel has no NBD, 76 when the requested
+    /// device is in use, 77 without CAP_SYS_ADMIN, 71 without descriptors or threads.
     /// </summary>
     public string Start()
     {
@@ -103,7 +104,7 @@ public sealed class NbdDevice : IBlockServer
         {
             lock (_gate) _stop = true;
             if (_control == null) return;
-            // The kernel says goodbye on every connection; one that does not take its answers any more is hung up on.
+            // The kernel announces the end on every connection; a connection that no longer accepts answers is hung up.
             if (_index >= 0) _ = _control.Disconnect(_index);
             long end = _time.Milliseconds + _options.DrainMilliseconds;
             for (int i = 0; i < _threads.Length; i++)
@@ -125,7 +126,7 @@ public sealed class NbdDevice : IBlockServer
     /// <inheritdoc/>
     public void Dispose() => Stop();
 
-    /// <summary>−1 for one that is free.</summary>
+    /// <summary>The device number in <paramref name="device"/>; −1 if it is empty: any free device.</summary>
     private static int IndexOf(string device)
     {
         if (device.Length == 0) return -1;
@@ -138,7 +139,8 @@ public sealed class NbdDevice : IBlockServer
     private void Attach(int index, int[] ours, int[] theirs)
     {
         Pair(ours, theirs);
-        // As the base's, to which readers may be handed over. That of a base that cannot be merged may be larger than the driver takes.
+        // The base's sector size, because readers may be handed over to the base. A base that cannot be merged may have larger sectors than
+        // the driver supports.
         int sector = Math.Min(_devices[_view.Devices.Base.Number].LogicalSector, Sizes.LargestSector);
         int result = _control!.Connect(index, _view.Length, _view.Length % sector == 0 ? sector : 512, NbdExport.Flags(structured: false), _options, _identifier, theirs);
         Close(theirs);
@@ -159,7 +161,7 @@ public sealed class NbdDevice : IBlockServer
         };
     }
 
-    /// <summary>The device of a predecessor that was killed, if /sys is mounted to tell; −1 otherwise.</summary>
+    /// <summary>Index of the device of a killed predecessor, according to /sys; −1 if there is none or /sys is not mounted.</summary>
     private int FindOwn()
     {
         Span<byte> bytes = stackalloc byte[LongestIdentifier + 1];
@@ -170,14 +172,17 @@ public sealed class NbdDevice : IBlockServer
             if (fd < 0) continue;
             nint got = Libc.Read(fd, bytes);
             _ = Libc.Close(fd);
-            // The kernel puts one line feed behind it.
+            // The kernel appends one line feed.
             if (got > 0 && bytes[(int)got - 1] == (byte)'\n') got--;
             if (got > 0 && bytes[..(int)got].SequenceEqual(own)) return i;
         }
         return -1;
     }
 
-    /// <summary>Puts sockets into the places that a dead server has left; false if it was none, or another one's, or is not as long as the view.</summary>
+    /// <summary>
+    /// Replaces a dead server's sockets. False if the device is not such a server's, belongs to another one, or differs in length from the
+    /// view.
+    /// </summary>
     private bool TryTakeOver(int index, int[] ours, int[] theirs)
     {
         if (LengthOf(index) != _view.Length) return false;
@@ -194,7 +199,7 @@ public sealed class NbdDevice : IBlockServer
         return taken;
     }
 
-    /// <summary>Whether the kernel has kept the other end: with ours of it closed, it would be at its end otherwise.</summary>
+    /// <summary>True if the kernel has kept the other end: this process closed its copy, so the pair would otherwise hang up.</summary>
     private static bool IsTaken(int socket)
     {
         Span<PollFd> look = [new PollFd { Fd = socket }];
@@ -241,7 +246,7 @@ public sealed class NbdDevice : IBlockServer
         }
     }
 
-    /// <summary>A connection, and the ones that follow it when the kernel gives it up. Never throws.</summary>
+    /// <summary>Serves a connection, and its replacements when the kernel drops it. Never throws.</summary>
     private void Serve(int place)
     {
         try
@@ -254,7 +259,7 @@ public sealed class NbdDevice : IBlockServer
                 {
                     lock (_gate)
                     {
-                        if (!_stop) _export.Fail($"NBD: somebody has detached /dev/nbd{_index.ToString(CultureInfo.InvariantCulture)}");
+                        if (!_stop) _export.Fail($"NBD: another process has detached /dev/nbd{_index.ToString(CultureInfo.InvariantCulture)}");
                     }
                     return;
                 }
@@ -277,7 +282,7 @@ public sealed class NbdDevice : IBlockServer
         }
     }
 
-    /// <summary>Under the lock, which Stop takes before it lets go of the control.</summary>
+    /// <summary>Replaces a connection. The caller holds the lock, which Stop takes before it disposes of the control.</summary>
     private bool TryReconnect(int place)
     {
         Span<int> ours = [-1], theirs = [-1];

@@ -6,32 +6,33 @@ using Snapuserd.Interop;
 
 namespace Snapuserd.Serve;
 
-/// <summary>What all connections share: the view, the memory, and whom to tell about trouble.</summary>
+/// <summary>The state that all connections share: the view, the memory, and the reports of failures.</summary>
 internal sealed class NbdExport
 {
-    /// <summary>The longest request: what clients take for the limit where nobody states one (proto.md, "Block size constraints").</summary>
+    /// <summary>The longest request: the limit that clients assume if a server states none (proto.md, "Block size constraints").</summary>
     public const int LongestRequest = 32 << 20;
 
-    /// <summary>What a file system asks for, and the ops' blocks.</summary>
+    /// <summary>The usual request of a file system, and the block size of ops.</summary>
     public const int PreferredBlock = Sizes.Block;
 
-    /// <summary>Stack of a serving thread in bytes, as a worker's.</summary>
+    /// <summary>Stack of a serving thread in bytes.</summary>
     public const int StackBytes = 512 * 1024;
 
     /// <summary>
-    /// A thread's buffer: what copying programs ask for at a time. Where that leaves room for fewer threads than <see cref="FewThreads"/> it becomes smaller, down to
-    /// what must be answered in one piece if a client insists (proto.md, NBD_CMD_FLAG_DF).
+    /// A thread's buffer in bytes: the usual request of copying programs. If the memory then allows fewer threads than
+    /// <see cref="FewThreads"/>, it becomes smaller, down to the size that must be answered in one piece if a client insists (proto.md,
+    /// NBD_CMD_FLAG_DF).
     /// </summary>
     private const int LargestBuffer = 256 << 10;
 
     private const int SmallestBuffer = 64 << 10;
 
-    /// <summary>Two programs that open four connections each.</summary>
+    /// <summary>Enough for two programs with four connections each.</summary>
     private const int FewThreads = 8;
 
     /// <summary>
     /// Buffers per worker beside its own. A client with four requests at a time has three answers parked while one is sent; more parked
-    /// answers would not make anything faster.
+    /// answers would not increase the speed.
     /// </summary>
     private const int SpareBuffers = 3;
 
@@ -42,7 +43,9 @@ internal sealed class NbdExport
     private int _spare;
     private long _requests;
 
-    /// <summary>For <paramref name="connections"/> connections at the most. Exit code 71 if the memory is too small for one.</summary>
+    /// <summary>
+    /// An export for at most <paramref name="connections"/> connections. Exit code 71 if the memory is too small for one.
+    /// </summary>
     public NbdExport(SnapshotView view, BlockDevice[] devices, NbdOptions options, int connections, WakeUp wakeUp)
     {
         (View, Devices, _report, _wakeUp) = (view, devices, options.Report, wakeUp);
@@ -57,7 +60,8 @@ internal sealed class NbdExport
         int threads = Threads(options);
         if (threads == 0)
             throw new SnapuserdException(ExitCode.OutOfResources, $"serving takes {ReadContext.Bytes(view, 1, BufferBytes)} bytes of buffer memory at the least, {options.MemoryBytes} are there; try a larger --memory");
-        // One thread for every connection is kept for it, so that no client can have them all; half of them go to those who ask for much.
+        // One thread is reserved for each connection, so that no client can take them all. Up to half of the threads go to connections with
+        // many requests.
         Connections = Math.Clamp(Math.Min(connections, Math.Max(threads / 2, FewThreads)), 1, threads);
         _spare = threads - Connections;
         MostHelpers = Math.Max(options.ThreadsPerConnection, 1) - 1;
@@ -71,48 +75,51 @@ internal sealed class NbdExport
 
     public BlockDevice[] Devices { get; }
 
-    /// <summary>The export's name as it is sent.</summary>
+    /// <summary>The export's name in the protocol's encoding.</summary>
     public byte[] NameBytes { get; }
 
     /// <summary>Bytes of a thread's buffer.</summary>
     public int BufferBytes { get; }
 
-    /// <summary>Connections at a time.</summary>
+    /// <summary>Connections at the same time.</summary>
     public int Connections { get; }
 
-    /// <summary>Requests of one client that are answered at a time.</summary>
+    /// <summary>Requests of one client that are answered at the same time.</summary>
     public int MostAnswers { get; }
 
-    /// <summary>Threads of an <see cref="NbdServer"/>, for all clients together.</summary>
+    /// <summary>Worker threads of an <see cref="NbdServer"/>, for all clients together.</summary>
     public int Workers { get; }
 
     /// <summary>Buffers that the workers share: one each, and more for answers that clients have not read yet.</summary>
     public int Buffers { get; }
 
-    /// <summary>Threads that a connection may have beside its first.</summary>
+    /// <summary>Threads that a connection may have in addition to its first.</summary>
     public int MostHelpers { get; }
 
-    /// <summary>What a connection can do.</summary>
+    /// <summary>The transmission flags of a connection.</summary>
     public static ushort Flags(bool structured) =>
         (ushort)(NbdWire.NBD_FLAG_HAS_FLAGS | NbdWire.NBD_FLAG_READ_ONLY | NbdWire.NBD_FLAG_SEND_FLUSH | NbdWire.NBD_FLAG_CAN_MULTI_CONN | (structured ? NbdProtocol.SendDf : 0));
 
-    /// <summary>Null while all is well.</summary>
+    /// <summary>Null while the server works; the reason after a failure.</summary>
     public string? Trouble => Volatile.Read(ref _trouble);
 
-    /// <summary>Requests that came so far.</summary>
+    /// <summary>Requests received so far.</summary>
     public long Requests => Volatile.Read(ref _requests);
 
-    /// <summary>A read has failed in the middle of a simple answer: what takes several parts is read twice from here on, so that the next error is one reply.</summary>
+    /// <summary>
+    /// Set once a read has failed in the middle of a simple reply: from then on, data in several parts is read twice, so that the next
+    /// error can be reported.
+    /// </summary>
     public bool ReadsTwice
     {
         get => Volatile.Read(ref _readsTwice);
         set => Volatile.Write(ref _readsTwice, value);
     }
 
-    /// <summary>One more.</summary>
+    /// <summary>Counts a request.</summary>
     public void Count() => Interlocked.Increment(ref _requests);
 
-    /// <summary>Memory for another thread, if there is any left.</summary>
+    /// <summary>Reserves memory for another thread; false if none is left.</summary>
     public bool TryTakeSpare()
     {
         if (Interlocked.Decrement(ref _spare) >= 0) return true;
@@ -120,25 +127,29 @@ internal sealed class NbdExport
         return false;
     }
 
-    /// <summary>Gives it back.</summary>
+    /// <summary>Returns such a reservation.</summary>
     public void GiveSpare() => Interlocked.Increment(ref _spare);
 
-    /// <summary>A client was dropped.</summary>
+    /// <summary>Reports a client that was dropped.</summary>
     public void Report(string sentence) => _report?.Invoke(sentence);
 
-    /// <summary>It is over, or a thread has failed.</summary>
+    /// <summary>Records a fatal failure, and wakes the owner.</summary>
     public void Fail(string sentence)
     {
         if (Interlocked.CompareExchange(ref _trouble, sentence, null) == null) _wakeUp.Signal();
     }
 
-    /// <summary>Gives up if a call on a client's socket failed because a sandbox forbids it: all clients would be dropped.</summary>
+    /// <summary>
+    /// Fails the server if a call on a client's socket failed because a sandbox forbids it: every client would be dropped.
+    /// </summary>
     public void FailIfForbidden(nint errno)
     {
         if (errno is -Errno.EPERM or -Errno.ENOSYS) Fail($"NBD: no client can be served: {Reason.Of((int)errno)}");
     }
 
-    /// <summary>What a thread ended with that should not have: one client's bad luck if memory is short, a defect of ours otherwise. Never throws.</summary>
+    /// <summary>
+    /// Handles an unexpected exception of a thread: drops one client if memory is short, otherwise fails the server. Never throws.
+    /// </summary>
     public void Caught(Exception e)
     {
         try

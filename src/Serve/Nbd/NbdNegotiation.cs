@@ -4,14 +4,14 @@ using Snapuserd.Interop;
 
 namespace Snapuserd.Serve;
 
-/// <summary>What the handshake needs next.</summary>
+/// <summary>The next step of the handshake.</summary>
 internal enum NegotiationStep
 {
-    /// <summary>More bytes of the client.</summary>
+    /// <summary>More bytes of the client are needed.</summary>
     More,
     /// <summary>Requests follow.</summary>
     Done,
-    /// <summary>The client said that it is leaving: close once the reply is sent.</summary>
+    /// <summary>The client announced its end: close after the reply is sent.</summary>
     Leave,
     /// <summary>The client broke the protocol: close at once.</summary>
     Drop,
@@ -19,20 +19,22 @@ internal enum NegotiationStep
 
 /// <summary>
 /// The handshake with a client up to the first request (proto.md, "Fixed newstyle negotiation"), as a state machine over the client's
-/// bytes. It stores no option's data, so a client that stops in the middle of one costs nothing but this object.
+/// bytes. It stores no option's data, so a client that stops in the middle of one costs only this object.
 /// </summary>
 internal sealed class NbdNegotiation(NbdExport export)
 {
-    /// <summary>Bytes that the replies to one option take at most: three infos and a name, or a list's entry, with their heads.</summary>
+    /// <summary>Bytes of the replies to one option, at most: three infos and a name, or a list's entry, with their headers.</summary>
     public const int LongestReply = 256 + NbdProtocol.LongestString;
 
-    /// <summary>A name of the longest kind and what else INFO and GO may ask for.</summary>
+    /// <summary>A longest name and the other data that INFO and GO may send.</summary>
     private const int LongestData = 2 * NbdProtocol.LongestString;
 
-    /// <summary>An option with more data than that is read to its end and refused, up to here; beyond it the client is dropped.</summary>
+    /// <summary>
+    /// An option with more data than LongestData, and at most this much, is read to its end and refused; a longer one drops the client.
+    /// </summary>
     private const int MostSkipped = 1 << 20;
 
-    /// <summary>Clients need half a dozen.</summary>
+    /// <summary>Options per handshake; clients need half a dozen.</summary>
     private const int MostOptions = 256;
 
     private enum Part
@@ -51,8 +53,8 @@ internal sealed class NbdNegotiation(NbdExport export)
     private uint _left;
     private bool _noZeroes;
 
-    // The data of EXPORT_NAME (a name), INFO and GO (length of the name:32, the name, number of infos:16, infos:16 each), as far as it
-    // came.
+    // The received part of the data of EXPORT_NAME (a name), INFO and GO (length of the name:32, the name, number of infos:16, infos:16
+    // each).
     private uint _nameLength;
     private bool _matches;
     private ushort _infoCount;
@@ -62,11 +64,11 @@ internal sealed class NbdNegotiation(NbdExport export)
     /// <summary>The client wants reads to be answered in chunks.</summary>
     public bool Structured { get; private set; }
 
-    /// <summary>Why the client is to be dropped.</summary>
+    /// <summary>Why the client must be dropped.</summary>
     public string Why { get; private set; } = "";
 
     /// <summary>
-    /// Bytes that <see cref="Feed"/> takes at most: up to the end of what has begun, so that no byte of a request is received.
+    /// The most bytes that <see cref="Feed"/> accepts: up to the end of the current part, so that no byte of a request is received.
     /// </summary>
     public int Wanted => _part switch
     {
@@ -75,7 +77,7 @@ internal sealed class NbdNegotiation(NbdExport export)
         _ => (int)_left,
     };
 
-    /// <summary>Writes the server's first words to <paramref name="target"/> and returns their length.</summary>
+    /// <summary>Writes the server's greeting to <paramref name="target"/> and returns its length.</summary>
     public static int Greet(Span<byte> target)
     {
         BinaryPrimitives.WriteUInt64BigEndian(target, NbdProtocol.InitMagic);
@@ -85,9 +87,8 @@ internal sealed class NbdNegotiation(NbdExport export)
     }
 
     /// <summary>
-    /// Takes at most <see cref="Wanted"/> bytes. If they end an option, its replies (at most <see cref="LongestReply"/> bytes) go to
-    /// <paramref name="reply"/> and their length to
-    /// <paramref name="replyBytes"/>; they are sent before anything else happens.
+    /// Takes at most <see cref="Wanted"/> bytes. If they complete an option, its replies (at most <see cref="LongestReply"/> bytes) go to
+    /// <paramref name="reply"/> and their length to <paramref name="replyBytes"/>; the caller sends them first.
     /// </summary>
     public NegotiationStep Feed(ReadOnlySpan<byte> bytes, Span<byte> reply, out int replyBytes)
     {
@@ -168,7 +169,7 @@ internal sealed class NbdNegotiation(NbdExport export)
         if (number % 2 == 1) _wantsName |= _info == NbdProtocol.InfoName;
     }
 
-    /// <summary>All of an option has come.</summary>
+    /// <summary>Handles a complete option.</summary>
     private NegotiationStep EndOption(Span<byte> reply, out int replyBytes)
     {
         _part = Part.Head;
@@ -205,7 +206,7 @@ internal sealed class NbdNegotiation(NbdExport export)
                     step = AddInfo(ref writer);
                     break;
                 default:
-                    // TLS, metadata contexts, extended headers, and what will be invented.
+                    // TLS, metadata contexts, extended headers, and future options.
                     writer.Add(NbdProtocol.RepErrUnsupported, default);
                     break;
             }
@@ -215,7 +216,7 @@ internal sealed class NbdNegotiation(NbdExport export)
         return step;
     }
 
-    /// <summary>The empty name stands for whatever a server has.</summary>
+    /// <summary>True if the requested name is that of this export; the empty name selects the default export.</summary>
     private bool IsOurs(uint nameLength) => nameLength == 0 || (_matches && nameLength == export.NameBytes.Length);
 
     private NegotiationStep AddExport(ref ReplyWriter writer)

@@ -4,10 +4,10 @@ using Snapuserd.Interop;
 
 namespace Snapuserd.Serve;
 
-/// <summary>A request as it came: <paramref name="Offset"/> and <paramref name="Length"/> in bytes, and nobody has looked at them.</summary>
+/// <summary>A request as received: <paramref name="Offset"/> and <paramref name="Length"/> in bytes, unchecked.</summary>
 internal readonly record struct NbdRequest(ushort Flags, ushort Type, ulong Cookie, ulong Offset, uint Length)
 {
-    /// <summary>Reads one; false if its magic is wrong.</summary>
+    /// <summary>Parses a request; false if its magic is wrong.</summary>
     public static bool TryParse(ReadOnlySpan<byte> bytes, out NbdRequest request)
     {
         request = new NbdRequest(

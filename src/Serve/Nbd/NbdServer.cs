@@ -7,8 +7,8 @@ using Snapuserd.Interop;
 namespace Snapuserd.Serve;
 
 /// <summary>
-/// A view as a read-only NBD export on a Unix socket that only its owner may open, for clients in user space. The newstyle handshake and structured replies, without TLS
-/// and metadata contexts.
+/// A view as a read-only NBD export on a Unix socket that only its owner may open, for clients in user space. The newstyle handshake and
+/// structured replies, without TLS and metadata contexts.
 /// <para>
 /// One thread accepts clients and enforces deadlines; a fixed number of workers serves all clients, see <see cref="NbdSession"/>. An idle
 /// client costs a descriptor and a few hundred bytes.
@@ -17,11 +17,11 @@ namespace Snapuserd.Serve;
 public sealed class NbdServer : IBlockServer
 {
     /// <summary>
-    /// Clients that may wait to be accepted: a thousand may connect at once. More get EAGAIN from their kernel, or wait in connect.
+    /// Clients that may wait to be accepted: a thousand may connect at once. Further ones get EAGAIN from their kernel, or wait in connect.
     /// </summary>
     private const int Backlog = 1024;
 
-    /// <summary>Milliseconds before the next accept after one failed for want of descriptors or memory.</summary>
+    /// <summary>Milliseconds before the next accept after one failed for lack of descriptors or memory.</summary>
     private const int ShortageMilliseconds = 100;
 
     /// <summary>
@@ -31,7 +31,7 @@ public sealed class NbdServer : IBlockServer
     private const int LargeSocket = 256 << 10, SmallSocket = 32 << 10, FewClients = 32;
 
     /// <summary>
-    /// Turns of one client before the worker asks epoll for another, which is a system call. A turn reads 256 KiB at most.
+    /// Turns for one client before the worker asks epoll for another, which is a system call. A turn reads 256 KiB at most.
     /// </summary>
     private const int TurnsInARow = 4;
 
@@ -61,8 +61,9 @@ public sealed class NbdServer : IBlockServer
     private bool _stop;
 
     /// <summary>
-    /// Makes a server for <paramref name="view"/>, which it reads from <paramref name="devices"/>, those of the view's engine by number. All of it stays the caller's.
-    /// <paramref name="wakeUp"/> is signalled when <see cref="Trouble"/> appears. Exit code 71 when <see cref="NbdOptions.MemoryBytes"/> is too little.
+    /// Makes a server for <paramref name="view"/>, which it reads from <paramref name="devices"/>, those of the view's engine by number.
+    /// The caller keeps ownership of all of them. <paramref name="wakeUp"/> is signalled when <see cref="Trouble"/> is set. Exit code 71
+    /// when <see cref="NbdOptions.MemoryBytes"/> is too little.
     /// </summary>
     public NbdServer(SnapshotView view, BlockDevice[] devices, NbdOptions options, WakeUp wakeUp)
     {
@@ -73,13 +74,13 @@ public sealed class NbdServer : IBlockServer
     /// <inheritdoc/>
     public string? Trouble => _export.Trouble;
 
-    /// <summary>Requests that came so far, on all connections.</summary>
+    /// <summary>Requests received so far, on all connections.</summary>
     public long Requests => _export.Requests;
 
     /// <inheritdoc/>
     public int Clients => Connections;
 
-    /// <summary>Clients that are connected.</summary>
+    /// <summary>Connected clients.</summary>
     public int Connections
     {
         get
@@ -91,7 +92,7 @@ public sealed class NbdServer : IBlockServer
     /// <summary>Buffers that hold data of an answer.</summary>
     internal int BuffersInUse => Buffers.InUse;
 
-    /// <summary>Threads of the server.</summary>
+    /// <summary>Threads of the server, the accepting one included.</summary>
     internal int Threads => _threads.Count + 1;
 
     internal NbdBuffers Buffers { get; private set; } = null!;
@@ -101,7 +102,7 @@ public sealed class NbdServer : IBlockServer
     internal long Now => _options.Time.Milliseconds;
 
     /// <summary>
-    /// Listens, and returns the socket's path. Exit code 64 for a path that is none, 73 when it cannot be made or is something else than a socket, 76 when a
+    /// Listens, and returns the socket's path. Exit code 64 for an invalid path, 73 when it cannot be made or is not a socket, 76 when a
     /// server listens there, 77 without permission, 71 without descriptors or threads.
     /// </summary>
     public string Start()
@@ -117,7 +118,7 @@ public sealed class NbdServer : IBlockServer
             _socket = SocketFile.Listen(path, Backlog);
             MakePlaces();
             MakeBuffers();
-            // Before the workers, which take all the threads that they can get.
+            // Start the accepting thread before the workers, which take all threads that they can get.
             Thread acceptor = new(Accept, NbdExport.StackBytes) { IsBackground = true, Name = "nbd accept" };
             StartThread(acceptor);
             _acceptor = acceptor;
@@ -150,7 +151,7 @@ public sealed class NbdServer : IBlockServer
                 foreach (NbdSession session in Sessions()) session.HangUp();
                 _ = WaitUntilEmpty(int.MaxValue);
             }
-            // It is never read, so every worker sees it.
+            // The event is never read, so every worker sees it.
             Ring(_end);
             foreach (Thread thread in _threads) thread.Join();
             _threads.Clear();
@@ -190,13 +191,13 @@ public sealed class NbdServer : IBlockServer
     /// <summary>Wakes the accepting thread; for tests that change the time.</summary>
     internal void LookAgain() => Ring(_bell);
 
-    /// <summary>A session's deadline starts: wakes the accepting thread if it waits without a timeout.</summary>
+    /// <summary>A session's deadline has started: wakes the accepting thread if it waits without a timeout.</summary>
     internal void Watch()
     {
         if (Interlocked.Exchange(ref _watching, 1) == 0) Ring(_bell);
     }
 
-    /// <summary>The session is closed.</summary>
+    /// <summary>Removes a closed session.</summary>
     internal void Remove(NbdSession session)
     {
         int place = (int)(uint)session.Id;
@@ -264,7 +265,7 @@ public sealed class NbdServer : IBlockServer
                 if (id == StopId) return;
                 NbdSession? session = Find(id);
                 if (session == null || !session.Turn(worker, events)) break;
-                // It has more work. Other clients that are ready come first.
+                // The session has more work. Other clients that are ready come first.
                 events = 0;
                 if (turns % TurnsInARow != 0) continue;
                 if (Libc.EpollWait(Epoll, out uint others, out ulong other, 0) <= 0) continue;
@@ -307,7 +308,7 @@ public sealed class NbdServer : IBlockServer
         {
             Span<PollFd> fds = stackalloc PollFd[2];
             Span<byte> rung = stackalloc byte[8];
-            // Since when new clients wait because slots or descriptors are exhausted; whether that was reported.
+            // The time since new clients wait because slots or descriptors are exhausted; and whether that was reported.
             long crowdedSince = -1;
             bool told = false;
             int shortage = 0;
@@ -336,26 +337,26 @@ public sealed class NbdServer : IBlockServer
                 if (crowded && patience > 0) wait = Sooner(wait, patience);
                 if (shortage < 0) wait = Sooner(wait, ShortageMilliseconds);
                 fds[0] = new PollFd { Fd = _bell, Events = Libc.POLLIN };
-                // A negative descriptor is not looked at.
+                // Poll ignores a negative descriptor.
                 fds[1] = new PollFd { Fd = crowded && patience > 0 ? -1 : _socket!.Fd, Events = Libc.POLLIN };
                 int ready = Libc.Poll(fds, wait);
                 if (ready is -Errno.EPERM or -Errno.ENOSYS)
                 {
-                    // A sandbox forbids it: without it this thread would not sleep.
+                    // A sandbox forbids poll; without it this thread would run in a busy loop.
                     _export.Fail($"NBD: no client can be let in: poll failed: {Reason.Of(ready)}");
                     return;
                 }
                 if (ready > 0 && fds[0].ReturnedEvents != 0) _ = Libc.Read(_bell, rung);
-                // After a failed accept it tries again, whether a client waits or not.
+                // After a failed accept, try again even if no client waits.
                 if (shortage == 0 && (ready <= 0 || fds[1].ReturnedEvents == 0)) continue;
                 if (!full) shortage = LetIn();
                 if (shortage is -Errno.EPERM or -Errno.ENOSYS)
                 {
-                    // A sandbox forbids it, and will the next time: clients would wait for ever, and this thread would not sleep.
+                    // A sandbox forbids accept, permanently: clients would wait for ever, and this thread would run in a busy loop.
                     _export.Fail($"NBD: no client can be let in: {Reason.Of(shortage)}");
                     return;
                 }
-                // A refused client can report an error; one that waits in the backlog cannot.
+                // A client that was refused can report an error; one that waits in the backlog cannot.
                 if ((full || shortage < 0) && crowded && patience <= 0) TurnAway();
             }
         }
@@ -367,7 +368,7 @@ public sealed class NbdServer : IBlockServer
 
     private static int Sooner(int wait, long other) => wait < 0 ? (int)Math.Min(other, int.MaxValue) : (int)Math.Min(wait, other);
 
-    /// <summary>Accepts a client. Returns 0, or a negative errno for want of descriptors or memory.</summary>
+    /// <summary>Accepts a client. Returns 0, or a negative errno for lack of descriptors or memory.</summary>
     private int LetIn()
     {
         int fd = Libc.Accept4(_socket!.Fd, Libc.SOCK_CLOEXEC | Libc.SOCK_NONBLOCK);
@@ -378,7 +379,7 @@ public sealed class NbdServer : IBlockServer
         {
             place = _places[--_free];
             count = _sessions.Length - _free;
-            // Tells a session from earlier ones in the same slot. 31 bits, so the id is never StopId.
+            // The generation distinguishes a session from earlier ones in the same slot. It has 31 bits, so the id is never StopId.
             _generation = (_generation + 1) & int.MaxValue;
             ulong id = ((ulong)_generation << 32) | (uint)place;
             session = new NbdSession(this, _export, fd, id, count <= FewClients ? LargeSocket : SmallSocket);
@@ -392,7 +393,7 @@ public sealed class NbdServer : IBlockServer
         return 0;
     }
 
-    /// <summary>Refuses a waiting client: accepts it and closes it, with the reserved descriptor if there is no other.</summary>
+    /// <summary>Refuses a waiting client: accepts it and closes it, with the reserved descriptor if no other is left.</summary>
     private void TurnAway()
     {
         int fd = Libc.Accept4(_socket!.Fd, Libc.SOCK_CLOEXEC | Libc.SOCK_NONBLOCK);

@@ -9,8 +9,8 @@ namespace Snapuserd.Serve;
 /// <code>
 ///   turn: send pending data -> receive requests while slots are free -> read at most one piece -> send it -> rearm epoll
 /// </code>
-/// A worker never waits for a client. The socket is non-blocking; data that the client does not take stay in <see cref="NbdBuffers"/>,
-/// where they may be evicted. Several workers may run turns of one session at a time, each for another of its answers.
+/// A worker never waits for a client. The socket is non-blocking; data that the client does not accept stays in <see cref="NbdBuffers"/>,
+/// where it may be evicted. Several workers may run turns of one session at the same time, each for a different answer.
 /// <para>
 /// An idle session is never dropped. A session is dropped only when its handshake, or the client's progress in reading an answer, exceeds
 /// the time in the options.
@@ -18,7 +18,7 @@ namespace Snapuserd.Serve;
 /// </summary>
 internal sealed class NbdSession
 {
-    /// <summary>Parts of a handshake in one turn. A client needs a dozen.</summary>
+    /// <summary>Parts of a handshake handled in one turn. A client needs a dozen.</summary>
     private const int PartsPerTurn = 64;
 
     /// <summary>
@@ -68,14 +68,14 @@ internal sealed class NbdSession
 
     public ulong Id { get; }
 
-    /// <summary>Greets the client and begins to listen to it. Returns 0 or a negative errno.</summary>
+    /// <summary>Greets the client and starts to listen to it. Returns 0 or a negative errno.</summary>
     public int Start()
     {
         lock (_gate)
         {
             Span<byte> hello = stackalloc byte[32];
             hello = hello[..NbdNegotiation.Greet(hello)];
-            // A fresh socket takes these few bytes; one that does not is a client that has gone.
+            // A new socket accepts these few bytes; if it does not, the client has gone.
             nint greeted = Libc.SendMsg(_fd, hello, default, Libc.MSG_NOSIGNAL | Libc.MSG_DONTWAIT);
             if (greeted is -Errno.EPERM or -Errno.ENOSYS) return (int)greeted;
             _armed = Libc.EPOLLIN;
@@ -100,7 +100,7 @@ internal sealed class NbdSession
                 if ((events & ~Libc.EPOLLIN) != 0) Unblock();
                 if (Flush()) _ = Receive(worker);
                 answer = TakeWork();
-                // Lets another worker take the next request. A client with one request at a time is faster with one worker.
+                // Let another worker take the next request. A client with one request at a time is faster with one worker.
                 if (answer != null && _inARow >= Busy) Arm();
             }
             if (answer != null) Read(worker, answer);
@@ -120,7 +120,7 @@ internal sealed class NbdSession
         return more;
     }
 
-    /// <summary>Gives up the turn: epoll reports the session again, after others that are ready, when its socket is writable.</summary>
+    /// <summary>Ends the turns: epoll reports the session again, after others that are ready, when its socket is writable.</summary>
     public void Yield()
     {
         lock (_gate)
@@ -157,7 +157,7 @@ internal sealed class NbdSession
             long now = _server.Now;
             if (_dead)
             {
-                // The last worker in it closes it.
+                // The last worker inside closes the session.
             }
             else if (_negotiation != null || _unsent != null)
             {
@@ -177,8 +177,8 @@ internal sealed class NbdSession
                     }
                     else if (queued == 0 || queued < _queued)
                     {
-                        // It reads, though not enough yet to make the socket writable. The kernel frees socket memory per message of some
-                        // 40 KiB.
+                        // The client reads, though not enough yet to make the socket writable. The kernel frees socket memory per message
+                        // of some 40 KiB.
                         (_queued, _progressAt) = (queued, now);
                     }
                     else
@@ -202,14 +202,14 @@ internal sealed class NbdSession
         }
     }
 
-    /// <summary>Ends an entry. The last one to leave a session that has ended closes the socket.</summary>
+    /// <summary>Ends an entry. The last thread to leave a session that has ended closes the socket.</summary>
     private void Leave()
     {
         lock (_gate)
         {
             if (--_inside > 0 || !(_dead || (_ended && _count == 0 && _unsent == null))) return;
             _ = Libc.EpollCtl(_server.Epoll, Libc.EPOLL_CTL_DEL, _fd, 0, 0);
-            // Where a sandbox refuses close, the client is to see the end all the same.
+            // If a sandbox forbids close, the client still sees the end.
             if (!_dead) _ = Libc.Shutdown(_fd, Libc.SHUT_RDWR);
             _ = Libc.Close(_fd);
             _fd = -1;
@@ -218,7 +218,7 @@ internal sealed class NbdSession
         _server.Remove(this);
     }
 
-    /// <summary>Ends the session; <paramref name="why"/> says why the client is dropped, null if it has left.</summary>
+    /// <summary>Ends the session; <paramref name="why"/> is the reason for dropping the client, null if it has left.</summary>
     private void Kill(string? why)
     {
         if (_dead) return;
@@ -228,7 +228,7 @@ internal sealed class NbdSession
         ReleaseParked();
     }
 
-    /// <summary>The socket has failed: the client has gone, unless a sandbox forbids the call, and then no client can be served.</summary>
+    /// <summary>Handles a failed socket: the client has gone. If a sandbox forbids the call, no client can be served.</summary>
     private void Gone(nint errno)
     {
         Kill(null);
@@ -244,7 +244,7 @@ internal sealed class NbdSession
         }
     }
 
-    /// <summary>The socket is writable again, or the client has gone, which the next send will show.</summary>
+    /// <summary>The socket is writable again, or the client has gone; then the next send fails.</summary>
     private void Unblock()
     {
         if (!_blocked) return;
@@ -276,7 +276,7 @@ internal sealed class NbdSession
             _unsent = null;
             if (!SendReply(rest)) return false;
         }
-        // The answer that has begun comes first, and blocks the others while its next piece is being read.
+        // The started answer comes first, and blocks the others while its next piece is being read.
         if (_sending != null)
         {
             if (_sending.State == NbdAnswerState.Ready) SendParked(_sending);
@@ -301,7 +301,7 @@ internal sealed class NbdSession
         else answer.State = NbdAnswerState.NeedsData;
     }
 
-    /// <summary>Sends as much of a piece as the socket takes. Parks or returns the buffer.</summary>
+    /// <summary>Sends as much of a piece as the socket accepts. Parks or returns the buffer.</summary>
     private void Send(NbdAnswer answer, NbdBuffer? buffer)
     {
         int from = answer.From;
@@ -335,7 +335,7 @@ internal sealed class NbdSession
         else
         {
             answer.Next();
-            // Pieces of a simple reply belong together; between chunks there may be others.
+            // Pieces of a simple reply belong together; other answers may come between chunks.
             _sending = _structured ? null : answer;
         }
     }
@@ -354,7 +354,7 @@ internal sealed class NbdSession
         if (queued == 0 || queued < _queued) _progressAt = _server.Now;
     }
 
-    /// <summary>Bytes of socket memory that hold data which the client has not read.</summary>
+    /// <summary>Bytes of socket memory with data that the client has not read.</summary>
     private int Queued()
     {
         int queued = 0;
@@ -382,7 +382,7 @@ internal sealed class NbdSession
         {
             if (_skip > 0)
             {
-                // The payload of a write, which will be refused.
+                // The payload of a write, which is refused later.
                 int skipped = (int)Math.Min(_skip, (uint)bytes.Length);
                 bytes = bytes[skipped..];
                 _skip -= (uint)skipped;
@@ -402,7 +402,7 @@ internal sealed class NbdSession
         return begun;
     }
 
-    /// <summary>A header is complete. True if its request has begun.</summary>
+    /// <summary>Handles a complete header. True if its request has begun.</summary>
     private bool TakeRequest()
     {
         if (!NbdRequest.TryParse(_header, out NbdRequest request))
@@ -447,7 +447,7 @@ internal sealed class NbdSession
         return SendReply(worker.Reply.AsSpan(0, replyBytes)) && !_ended;
     }
 
-    /// <summary>Sends a reply of the handshake; keeps a copy of the bytes that the socket does not take.</summary>
+    /// <summary>Sends a reply of the handshake; stores a copy of the bytes that the socket does not accept.</summary>
     private bool SendReply(ReadOnlySpan<byte> reply)
     {
         if (reply.IsEmpty) return true;
@@ -467,7 +467,7 @@ internal sealed class NbdSession
     }
 
     /// <summary>
-    /// Receives without waiting. 0 if nothing has arrived, and at the end of the stream or after an error, which it notes.
+    /// Receives without waiting. 0 if nothing has arrived, and at the end of the stream or after an error, which it records.
     /// </summary>
     private int ReceiveInto(Span<byte> target)
     {
@@ -475,7 +475,7 @@ internal sealed class NbdSession
         do got = Libc.Recv(_fd, target, Libc.MSG_DONTWAIT);
         while (got == -Errno.EINTR);
         if (got > 0) return (int)got;
-        // It may have shut down its sending side only: its requests are still answered.
+        // The client may have shut down only its sending side: its requests are still answered.
         if (got == 0) _ended = true;
         else if (got != -Errno.EAGAIN) Gone(got);
         return 0;
@@ -503,7 +503,7 @@ internal sealed class NbdSession
     }
 
     /// <summary>
-    /// Picks the answer whose next piece is read now: the one that has begun, or the next in turn. Null while the socket is full.
+    /// Picks the answer whose next piece is read now: the started one, or the next in turn. Null while the socket is full.
     /// </summary>
     private NbdAnswer? TakeWork()
     {

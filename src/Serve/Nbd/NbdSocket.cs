@@ -4,11 +4,11 @@ using Snapuserd.Interop;
 namespace Snapuserd.Serve;
 
 /// <summary>
-/// A client's socket: whole messages in, whole messages out. One thread receives and one sends at a time; whoever wants an end to that hangs up, from any thread.
+/// A client's socket: receives and sends whole messages. One thread receives and one sends at a time; any thread may hang up to end both.
 /// </summary>
 internal sealed class NbdSocket : IDisposable
 {
-    /// <summary>What is received ahead: a busy client's requests come by the dozen for one system call.</summary>
+    /// <summary>Bytes received ahead: one system call receives dozens of requests of a busy client.</summary>
     private const int AheadBytes = 4096;
 
     private readonly object _closing = new();
@@ -20,13 +20,19 @@ internal sealed class NbdSocket : IDisposable
     /// <summary>Takes over the descriptor.</summary>
     public NbdSocket(int fd) => _fd = fd;
 
-    /// <summary>Answers of up to that many bytes go to the kernel in one go, as far as it allows, and their thread to the next request.</summary>
+    /// <summary>
+    /// Enlarges the send buffer: an answer of up to that many bytes goes to the kernel in one call, as far as it allows, and the thread is
+    /// free.
+    /// </summary>
     public void HoldAnswers(int bytes) => _ = Libc.SetSockOpt(_fd, Libc.SOL_SOCKET, Libc.SO_SNDBUF, bytes);
 
-    /// <summary>The last <see cref="Receive"/> had to wait for the peer: there was nothing to do.</summary>
+    /// <summary>The last <see cref="Receive"/> had to wait for the peer.</summary>
     public bool Waited { get; private set; }
 
-    /// <summary>Fills <paramref name="target"/>. Returns 0, −ENODATA when the peer has closed before the first byte, −ECONNRESET when it did so later, or another negative errno.</summary>
+    /// <summary>
+    /// Fills <paramref name="target"/>. Returns 0, −ENODATA when the peer has closed before the first byte, −ECONNRESET when it did so
+    /// later, or another negative errno.
+    /// </summary>
     public int Receive(Span<byte> target)
     {
         bool begun = false;
@@ -55,7 +61,7 @@ internal sealed class NbdSocket : IDisposable
         return 0;
     }
 
-    /// <summary>Receives bytes and forgets them. Returns 0 or a negative errno.</summary>
+    /// <summary>Receives bytes and discards them. Returns 0 or a negative errno.</summary>
     public int Skip(long bytes)
     {
         Span<byte> rest = stackalloc byte[1024];
@@ -69,7 +75,7 @@ internal sealed class NbdSocket : IDisposable
         return 0;
     }
 
-    /// <summary>Sends both, one behind the other, and waits for a peer that is slow to take them. Returns 0 or a negative errno.</summary>
+    /// <summary>Sends both, one after the other, and waits for a slow peer. Returns 0 or a negative errno.</summary>
     public int Send(ReadOnlySpan<byte> head, ReadOnlySpan<byte> body)
     {
         while (head.Length + body.Length > 0)
@@ -84,10 +90,10 @@ internal sealed class NbdSocket : IDisposable
         return 0;
     }
 
-    /// <summary>Whoever sends or receives gets an error or the end.</summary>
+    /// <summary>Ends the connection: a pending Receive or Send gets an error or the end of the stream.</summary>
     public void HangUp()
     {
-        // Not a descriptor that somebody else has been given meanwhile.
+        // The descriptor may be closed, and its number used for another file.
         lock (_closing)
         {
             if (_fd >= 0) _ = Libc.Shutdown(_fd, Libc.SHUT_RDWR);

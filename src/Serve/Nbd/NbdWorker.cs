@@ -3,10 +3,10 @@ using Snapuserd.Block;
 
 namespace Snapuserd.Serve;
 
-/// <summary>One worker thread's resources: a reader of the view, and memory to receive into and to build handshake replies in.</summary>
+/// <summary>One worker thread's resources: a reader of the view, and memory for received data and handshake replies.</summary>
 internal sealed class NbdWorker : IDisposable
 {
-    /// <summary>Requests that one turn through the queue takes at least: 1 MiB of single blocks is many of them.</summary>
+    /// <summary>The minimum number of requests that the queue takes at once: 1 MiB of single blocks needs many.</summary>
     private const int LeastDepth = 32;
 
     /// <summary>Bytes of a refused write that are received at a time.</summary>

@@ -4,12 +4,13 @@ using Snapuserd.Interop;
 
 namespace Snapuserd.Serve;
 
-/// <summary>The ublk driver as a server sees it. The tests have one that is no kernel.</summary>
+/// <summary>The ublk driver as a server uses it. Tests replace it with one that needs no kernel.</summary>
 internal interface IUblkDriver : IDisposable
 {
     /// <summary>
-    /// Does a control command about device <paramref name="id"/> (−1: none) with <paramref name="buffer"/> for what goes in or comes out. Returns its result,
-    /// a negative errno, or -ETIMEDOUT when it takes longer than <paramref name="milliseconds"/> (negative: no limit); it goes on then, and no other can follow.
+    /// Executes a control command for device <paramref name="id"/> (−1: none), with <paramref name="buffer"/> as input and output. Returns
+    /// its result, a negative errno, or -ETIMEDOUT when it takes longer than <paramref name="milliseconds"/> (negative: no limit). After
+    /// -ETIMEDOUT the command is still running, and no other can follow.
     /// </summary>
     int Control(uint command, int id, ulong data, Span<byte> buffer, int milliseconds = -1);
 
@@ -17,14 +18,14 @@ internal interface IUblkDriver : IDisposable
     int OpenCharacterDevice(int id);
 
     /// <summary>
-    /// Sends a queue a command that no driver knows, over /dev/ublkcN. Returns its result, a negative errno. In Linux 6.12 the driver answers EINVAL when it has recorded a server for the queue and
-    /// that is not the calling thread, and EOPNOTSUPP when it has recorded none.
+    /// Sends a queue a command that no driver knows, over /dev/ublkcN. Returns its result, a negative errno. In Linux 6.12 the driver
+    /// answers EINVAL when it has recorded a server for the queue other than the calling thread, and EOPNOTSUPP when it has recorded none.
     /// </summary>
     int AskQueue(int fd, int queue);
 
     /// <summary>
-    /// Fetches all tags of <paramref name="queues"/> on a thread of its own, in one system call, closes the ring and waits for the thread's end: the driver has then recorded a server for each, which is dead.
-    /// Returns 0 or a negative errno.
+    /// Fetches all tags of <paramref name="queues"/> on a thread of its own, in one system call, closes the ring and waits for the thread's
+    /// end. Afterwards the driver has recorded a dead server for each queue. Returns 0 or a negative errno.
     /// </summary>
     int FetchAndLeave(int fd, int[] queues, int depth);
 
@@ -34,15 +35,18 @@ internal interface IUblkDriver : IDisposable
     /// <summary>The block device is in use: it is mounted or held exclusively.</summary>
     bool IsHeld(int id);
 
-    /// <summary>Lets some time pass, between two looks at something that only time changes.</summary>
+    /// <summary>Sleeps between two checks of a state that no event announces.</summary>
     void Pause(int milliseconds);
 
-    /// <summary>The node of the block device is there; nothing is read.</summary>
+    /// <summary>The node of the block device exists; nothing is read.</summary>
     bool HasNode(int id);
 
     /// <summary>Path of the block device.</summary>
     string PathOf(int id);
 
-    /// <summary>Makes a queue's ring on the thread that uses it; as <see cref="RingQueue.TryCreate(ReadOnlySpan{BlockDevice}, Arena, WakeUp, int, out RingQueue?, int)"/>.</summary>
+    /// <summary>
+    /// Makes a queue's ring on the thread that uses it; as
+    /// <see cref="RingQueue.TryCreate(ReadOnlySpan{BlockDevice}, Arena, WakeUp, int, out RingQueue?, int)"/>.
+    /// </summary>
     RingQueue MakeRing(BlockDevice[] devices, Arena arena, WakeUp wakeUp, int depth, int commands);
 }

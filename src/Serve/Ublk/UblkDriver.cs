@@ -7,14 +7,14 @@ using static Snapuserd.Interop.IoUringAbi;
 namespace Snapuserd.Serve;
 
 /// <summary>
-/// The kernel's ublk driver. Control commands go through a ring and a thread of their own: a command may wait for the queues' threads (START_DEV for
-/// the partition table that they read), and its requests have twice the size of theirs.
+/// The kernel's ublk driver. Control commands have a ring and a thread of their own, for two reasons. A command may wait for the queues'
+/// threads (START_DEV waits for the partition table that they read), and its requests are twice as large as theirs.
 /// </summary>
 internal sealed class UblkDriver : IUblkDriver
 {
     private const string ControlPath = "/dev/ublk-control";
 
-    /// <summary>As for any thread of ours: address space is all that it costs.</summary>
+    /// <summary>The stack size of every thread here: it costs address space only.</summary>
     private const int StackSize = 512 * 1024;
 
     private readonly object _gate = new();
@@ -28,7 +28,9 @@ internal sealed class UblkDriver : IUblkDriver
 
     private enum State { Starting, Idle, Posted, Ended, Gone }
 
-    /// <summary>Opens the control device and starts the thread. Exit code 69 without driver or io_uring, 77 without permission, 71 without memory.</summary>
+    /// <summary>
+    /// Opens the control device and starts the thread. Exit code 69 without driver or io_uring, 77 without permission, 71 without memory.
+    /// </summary>
     public UblkDriver()
     {
         _fd = Libc.OpenAt(Libc.AT_FDCWD, ControlPath, Libc.O_RDWR | Libc.O_CLOEXEC);
@@ -145,7 +147,7 @@ internal sealed class UblkDriver : IUblkDriver
     /// <inheritdoc/>
     public bool HasNode(int id)
     {
-        // Without O_PATH the driver would be asked.
+        // Without O_PATH, open would call the driver.
         int fd = Libc.OpenAt(Libc.AT_FDCWD, PathOf(id), Libc.O_PATH | Libc.O_CLOEXEC);
         if (fd >= 0) _ = Libc.Close(fd);
         return fd >= 0;
@@ -165,7 +167,7 @@ internal sealed class UblkDriver : IUblkDriver
         return ring!;
     }
 
-    /// <summary>Ends the thread. A command that takes for ever keeps it, and the process' end ends both.</summary>
+    /// <summary>Ends the thread. A command that never completes keeps it until the process ends.</summary>
     public void Dispose()
     {
         lock (_gate)
@@ -234,7 +236,7 @@ internal sealed class UblkDriver : IUblkDriver
         return Finish(ring);
     }
 
-    /// <summary>Fetches all tags of those queues; what the driver refuses shows when the queues are asked.</summary>
+    /// <summary>Fetches all tags of those queues; a refusal by the driver shows when the queues are asked.</summary>
     private static int Fetch(int fd, int[] queues, int depth)
     {
         int result = IoUring.Open((uint)(queues.Length * depth), 0, 0, out IoUring? uring);

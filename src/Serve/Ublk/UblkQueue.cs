@@ -8,19 +8,24 @@ using static Snapuserd.Interop.UblkAbi;
 namespace Snapuserd.Serve;
 
 /// <summary>
-/// One queue of a ublk device, made, used and disposed of by one thread: the driver wants all commands of a queue from whoever fetched its tags. One ring
-/// carries the driver's commands and the reads of the devices, so that one wait listens to both and one thread has many reads under way.
+/// One queue of a ublk device. One thread makes, uses and disposes of it: the driver requires all commands of a queue from the thread that
+/// fetched its tags. One ring carries the driver's commands and the device reads, so a single wait covers both, and one thread has many
+/// reads in flight.
 /// <code>
-///   allocate -> fetch every tag -> map -> (request comes) -> wait for a free read, in the order of coming -> read -> copy to the driver -> commit and fetch again -> …
+///   allocate -> fetch every tag -> map -> (request comes) -> wait for a free read, in order of arrival -> read -> copy to the driver
+///     -> commit and fetch again -> …
 ///                                                                                                 until every tag came back aborted
 /// </code>
 /// </summary>
 internal sealed class UblkQueue : IDisposable
 {
-    /// <summary>UBLK_IO_RES_ABORT of linux/ublk_cmd.h: the tag comes back because the device stops.</summary>
+    /// <summary>UBLK_IO_RES_ABORT of linux/ublk_cmd.h: the tag comes back because the device is stopping.</summary>
     private const int Aborted = -Errno.ENODEV;
 
-    /// <summary>A read of 512 KiB of single blocks takes many requests of the devices; more than four each, for all reads together, only wait in the disk.</summary>
+    /// <summary>
+    /// A read of 512 KiB of single blocks needs many device requests; more than four per read, over all reads together, only queue in the
+    /// disk.
+    /// </summary>
     private const int RequestsPerRead = 4, FewestRequests = 32, MostRequests = 256;
 
     private readonly SnapshotView _view;
@@ -44,8 +49,8 @@ internal sealed class UblkQueue : IDisposable
     private bool _begun;
 
     /// <summary>
-    /// Takes memory and ring, and asks nothing of the driver yet. <paramref name="wakeUp"/> stays the caller's, and only this queue listens to it.
-    /// Exit code 71 without memory, 69 without io_uring.
+    /// Allocates memory and ring, and sends nothing to the driver yet. <paramref name="wakeUp"/> stays the caller's, and only this queue
+    /// waits on it. Exit code 71 without memory, 69 without io_uring.
     /// </summary>
     public UblkQueue(SnapshotView view, BlockDevice[] devices, IUblkDriver driver, int number, UblkGeometry geometry, WakeUp wakeUp)
     {
@@ -81,19 +86,20 @@ internal sealed class UblkQueue : IDisposable
         _ring.ListenToCommands(Ended);
     }
 
-    /// <summary>Tags that are the driver's to give or ours to answer. 0: all came back aborted, or none was fetched.</summary>
+    /// <summary>Tags that the driver holds or that this queue must answer. 0: all came back aborted, or none was fetched.</summary>
     public int Tags { get; private set; }
 
     /// <summary>
-    /// Fetches every tag over <paramref name="fd"/>, which is /dev/ublkcN and stays the caller's. All commands go into one io_uring_enter, which no signal interrupts: a killed process has
-    /// fetched all tags of a queue or none. The kernel cannot recover a queue of which only some tags were fetched. Exit code 74 when the driver refused one.
+    /// Fetches every tag over <paramref name="fd"/>, an open /dev/ublkcN that stays the caller's. All commands go into one io_uring_enter,
+    /// which no signal interrupts: a killed process has fetched all tags of a queue or none. The kernel cannot recover a queue with only
+    /// some tags fetched. Exit code 74 when the driver refused one.
     /// </summary>
     public void Fetch(int fd)
     {
         _fd = fd;
         for (int tag = 0; tag < _geometry.Depth; tag++) Issue(UBLK_U_IO_FETCH_REQ, tag, 0);
         Tags = _geometry.Depth;
-        // A wake-up of our own, so that the wait submits and returns.
+        // This wake-up makes the wait submit and return.
         _wakeUp.Signal();
         _reader.Wait();
         CheckLost();
@@ -103,8 +109,8 @@ internal sealed class UblkQueue : IDisposable
     public int Map() => _driver.MapDescriptors(_fd, _number, _geometry.Depth, out _descriptors);
 
     /// <summary>
-    /// Answers requests until every tag came back aborted, or <paramref name="abandon"/> says so behind a wake-up. Throws when the ring or the driver
-    /// fails; disposing of the queue then makes the driver take back what was not answered.
+    /// Answers requests until every tag came back aborted, or <paramref name="abandon"/> returns true after a wake-up. Throws when the ring
+    /// or the driver fails; disposing of the queue then makes the driver take back the unanswered requests.
     /// </summary>
     public void Serve(Func<bool> abandon)
     {
@@ -114,13 +120,13 @@ internal sealed class UblkQueue : IDisposable
             while (_arrived.Count > 0) Arrive(_arrived.Take());
             while (_reader.TryReap(out ViewCompletion completion)) Finish(completion);
             Begin();
-            // A read that needed no device has ended already.
+            // A read that needed no device has already ended.
             if (!_begun || !TryFinish()) _reader.Wait();
             CheckLost();
         }
     }
 
-    /// <summary>Waits for the devices' reads and closes the ring; the driver gets back whatever it had given.</summary>
+    /// <summary>Waits for the device reads and closes the ring; the driver takes back all its requests.</summary>
     public void Dispose()
     {
         _reader.Dispose();
@@ -140,7 +146,7 @@ internal sealed class UblkQueue : IDisposable
         return any;
     }
 
-    /// <summary>The end of a command, in the midst of a wait.</summary>
+    /// <summary>Handles the completion of a command, during a wait.</summary>
     private void Ended(uint tag, int result)
     {
         if (result == UBLK_IO_RES_OK)
@@ -149,7 +155,7 @@ internal sealed class UblkQueue : IDisposable
             return;
         }
         Tags--;
-        // What else may come is no abort: the driver did not understand us, or has no memory, and the tag's request would wait for ever.
+        // Any other result is not an abort: the driver rejected the command or has no memory, and the tag's request would wait for ever.
         if (result != Aborted && _lostErrno == 0) _lostErrno = result;
     }
 
@@ -182,7 +188,7 @@ internal sealed class UblkQueue : IDisposable
             int read = _freeReads[--_freeReadCount];
             _tagOf[read] = tag;
             ref readonly UblksrvIoDesc request = ref Request(tag);
-            // A sector behind 2^54 is behind any image, and the multiplication must not wrap around.
+            // A sector above 2^54 is past the end of any image, and the multiplication must not overflow.
             long offset = request.StartSector < 1UL << 54 ? (long)request.StartSector * 512 : long.MaxValue;
             _reader.Begin(offset, _buffers[read].Part(0, (int)request.NrSectors * 512), (uint)read);
             _begun = true;
@@ -198,7 +204,7 @@ internal sealed class UblkQueue : IDisposable
         Commit(tag, result);
     }
 
-    /// <summary>Hands the bytes of a request to the driver; all of them, or −EIO.</summary>
+    /// <summary>Copies the bytes of a request to the driver. Returns their number, or −EIO.</summary>
     private int Copy(int tag, Slice bytes)
     {
         for (int done = 0; done < bytes.Length;)
@@ -216,14 +222,14 @@ internal sealed class UblkQueue : IDisposable
     private void Issue(uint command, int tag, int result)
     {
         UblksrvIoCmd bytes = new() { QueueId = (ushort)_number, Tag = (ushort)tag, Result = result };
-        // The ring has room for a command per tag, and a tag has one command at a time.
+        // The ring has an entry per tag, and a tag has at most one command.
         if (!_ring.TryCommand(_fd, command, MemoryMarshal.AsBytes(new ReadOnlySpan<UblksrvIoCmd>(in bytes)), (uint)tag))
             throw new InvalidOperationException($"no room for a command of tag {tag}");
     }
 
     private ref UblksrvIoDesc Request(int tag) => ref _descriptors!.Span<UblksrvIoDesc>(tag * Marshal.SizeOf<UblksrvIoDesc>(), 1)[0];
 
-    /// <summary>Tags in the order in which they came; every tag is in it once at the most.</summary>
+    /// <summary>Tags in their order of arrival; every tag is in it at most once.</summary>
     private sealed class TagQueue(int capacity)
     {
         private readonly int[] _tags = new int[capacity];

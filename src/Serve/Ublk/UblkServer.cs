@@ -11,49 +11,62 @@ namespace Snapuserd.Serve;
 /// <summary>
 /// A <see cref="SnapshotView"/> as /dev/ublkbN, Linux 6.5 and later. Control commands and queues have threads of their own.
 /// <code>
-///   features -> add, parameters -> queues allocate -> open /dev/ublkcN -> every queue fetches every tag -> queues map their requests -> start
-///   features -> queues allocate -> open /dev/ublkcN, see which queues have a dead server -> close, start recovery, open -> fetch -> map -> end recovery
+///   features -> add, parameters -> queues allocate -> open /dev/ublkcN -> every queue fetches every tag -> queues map their requests
+///     -> start
+///   features -> queues allocate -> open /dev/ublkcN, see which queues have a dead server -> close, start recovery, open -> fetch -> map
+///     -> end recovery
 ///   stop -> every tag came back aborted, queues closed -> close /dev/ublkcN -> delete
 /// </code>
-/// The device outlives a killed server (UBLK_F_USER_RECOVERY): its requests wait, those that were under way as well (_REISSUE), and the next server with
-/// the same number takes it over, so that its readers see a pause and no error. <see cref="TakeOver"/> has the rules that keep this so when a server is killed while it starts or takes over.
+/// The device outlives a killed server (UBLK_F_USER_RECOVERY). Its new requests wait, and so do those in flight (_REISSUE), until the next
+/// server with the same number takes it over: readers see a pause and no error. <see cref="TakeOver"/> has the rules that keep this true
+/// when a server is killed while it starts or takes over.
 /// <para>
-/// Bytes go to the driver by pwrite (UBLK_F_USER_COPY, of the same kernel as GET_FEATURES, which is needed anyway): a buffer is needed per read under way
-/// then, not per tag, and a device that is taken over needs no more memory than any other.
+/// Data goes to the driver by pwrite (UBLK_F_USER_COPY, in the same kernels as GET_FEATURES, which is needed anyway). So a buffer is needed
+/// per read in flight, not per tag, and a device that is taken over needs no more memory than any other.
 /// </para>
 /// </summary>
 public sealed class UblkServer : IBlockServer
 {
     private const ulong NeededFeatures = UBLK_F_USER_RECOVERY | UBLK_F_USER_RECOVERY_REISSUE | UBLK_F_CMD_IOCTL_ENCODE | UBLK_F_USER_COPY;
 
-    /// <summary>"snap" in the upper half of what the driver keeps for its server: a device of ours. The lower half says of what.</summary>
+    /// <summary>
+    /// "snap" in the upper half of the value that the driver stores for its server: marks a device as ours. The lower half identifies the
+    /// image.
+    /// </summary>
     private const uint Mark = 0x736e6170;
 
-    /// <summary>Milliseconds between two looks at something that only time changes.</summary>
+    /// <summary>Milliseconds between two checks of a state that no event announces.</summary>
     private const int LookMilliseconds = 10;
 
-    /// <summary>How long a dead server may take to be gone: its last reads of a slow disk end first. Too short, and the device is called in use although it is not.</summary>
+    /// <summary>
+    /// Milliseconds that a dead server may take to disappear: its last reads from a slow disk end first. If this is too short, the device
+    /// is reported as in use although it is not.
+    /// </summary>
     private const int DeathMilliseconds = 20_000;
 
-    /// <summary>How long a device may be called live after its server's death before it is looked whether anything is left of the server.</summary>
+    /// <summary>
+    /// Milliseconds for which a device may stay live after its server's death before the character device is checked for a holder.
+    /// </summary>
     private const int LostMilliseconds = 5_000;
 
-    /// <summary>The same if somebody has the process number of the server: a zombie, which is as dead, or a server that lives.</summary>
+    /// <summary>The limit while a process with the server's number exists: a zombie, which is dead as well, or a live server.</summary>
     private const int DoubtMilliseconds = 1_000;
 
-    /// <summary>How long the device may take to be gone for good before Stop returns; somebody may have it open. Nothing but its number depends on it.</summary>
+    /// <summary>
+    /// Milliseconds that Stop waits for the device to disappear; another program may have it open. Only the device number depends on it.
+    /// </summary>
     private const int GoneMilliseconds = 2_000;
 
-    /// <summary>How long the queues may take to give up behind a stop that succeeded: every tag has come back by then.</summary>
+    /// <summary>Milliseconds that the queues may take to end after a successful stop: every tag has come back by then.</summary>
     private const int QueueMilliseconds = 10_000;
 
     /// <summary>udev may make a node with a delay; devtmpfs makes it at once.</summary>
     private const int NodeMilliseconds = 3_000;
 
-    /// <summary>As for any thread of ours: address space is all that it costs.</summary>
+    /// <summary>The stack size of every thread here: it costs address space only.</summary>
     private const int StackSize = 512 * 1024;
 
-    /// <summary>How far the queues are to go.</summary>
+    /// <summary>The phase up to which the queues may proceed.</summary>
     private enum Phase { Prepare, Fetch, Map }
 
     private readonly object _gate = new();
@@ -79,8 +92,9 @@ public sealed class UblkServer : IBlockServer
     private bool _ended;
 
     /// <summary>
-    /// A server for <paramref name="view"/>, whose devices by number are <paramref name="devices"/>. <paramref name="wakeUp"/> is signalled when
-    /// <see cref="Trouble"/> appears. Nothing happens before <see cref="Start"/>; all of it stays the caller's and outlives the server.
+    /// A server for <paramref name="view"/>, with <paramref name="devices"/> by number. <paramref name="wakeUp"/> is signalled when
+    /// <see cref="Trouble"/> is set. Nothing happens before <see cref="Start"/>. The caller keeps ownership of all of them, and they
+    /// outlive the server.
     /// </summary>
     public UblkServer(SnapshotView view, BlockDevice[] devices, UblkOptions options, WakeUp wakeUp)
         : this(view, devices, options, wakeUp, () => new UblkDriver())
@@ -96,7 +110,7 @@ public sealed class UblkServer : IBlockServer
     /// <summary>Number of the device, −1 before <see cref="Start"/>.</summary>
     public int Id => _id;
 
-    /// <summary>A device of a server that was killed was taken over.</summary>
+    /// <summary>True if the device of a killed server was taken over.</summary>
     public bool Recovered { get; private set; }
 
     /// <inheritdoc/>
@@ -123,7 +137,8 @@ public sealed class UblkServer : IBlockServer
             }
             Check(_driver.Control(Recovered ? UBLK_U_CMD_END_USER_RECOVERY : UBLK_U_CMD_START_DEV, _id, (ulong)Libc.GetPid(), default), Recovered ? "taken over" : "started");
             _started = true;
-            // The device is not read here: a process that is killed while it reads its own device waits for the next server, which finds the device in use.
+            // The device is not read here: a process that is killed while it reads its own device waits for the next server, which finds
+            // the device in use.
             if (!Recovered) WaitForNode();
             else _options.Report?.Invoke($"{_driver.PathOf(_id)}: taken over from a server that was killed");
             return _driver.PathOf(_id);
@@ -162,12 +177,12 @@ public sealed class UblkServer : IBlockServer
         }
     }
 
-    /// <summary>Stops, if nobody has.</summary>
+    /// <summary>Stops the server, unless that was done.</summary>
     public void Dispose() => Stop();
 
     /// <summary>
-    /// Removes device <paramref name="id"/> if its server is dead and was one of ours: those who read it get errors and need not wait for ever. For
-    /// whoever gives up starting servers. False if there is no such device, or it is not removed; never throws.
+    /// Removes device <paramref name="id"/> if it is one of ours and its server is dead: its readers get errors instead of waiting for
+    /// ever. For a supervisor that gives up starting servers. False if there is no such device, or it is not removed; never throws.
     /// </summary>
     public static bool RemoveDead(int id)
     {
@@ -188,7 +203,10 @@ public sealed class UblkServer : IBlockServer
     /// <summary>Path of block device <paramref name="id"/>.</summary>
     public static string PathOf(int id) => UblkDriver.NodeOf(id);
 
-    /// <summary>Device <paramref name="id"/> is one of ours and waits for a server, as its readers do, or will as soon as the driver has seen that its own is dead. Never throws.</summary>
+    /// <summary>
+    /// True if device <paramref name="id"/> is one of ours and its readers wait for the next server, or will wait once the driver notices
+    /// that its server is dead. Never throws.
+    /// </summary>
     public static bool IsWaiting(int id) => IsWaiting(id, () => new UblkDriver());
 
     internal static bool IsWaiting(int id, Func<IUblkDriver> makeDriver)
@@ -215,7 +233,10 @@ public sealed class UblkServer : IBlockServer
             throw new SnapuserdException(ExitCode.Unavailable, $"the ublk driver of this kernel ({Libc.KernelRelease()}) is older than Linux 6.5 and lacks what is needed here");
     }
 
-    /// <summary>Looks what there is under the number that was asked for; null: nothing (any more), to be added. Exit code 76 when somebody else has it.</summary>
+    /// <summary>
+    /// Checks the requested number. Null if there is no such device (any more), so that it is to be added. Exit code 76 when another
+    /// program has it.
+    /// </summary>
     private UblkGeometry? TryFind(int bytesPerRead)
     {
         int id = _options.Id;
@@ -227,7 +248,7 @@ public sealed class UblkServer : IBlockServer
             if (result == -Errno.ENODEV) return null;
             if (result < 0) throw new SnapuserdException(ExitCode.InputOutput, $"{path}: the driver does not say what it is: {Reason.Of(result)}");
             if (info.State != UBLK_S_DEV_LIVE) break;
-            // A server that was killed holds on to the device until its last request has ended.
+            // A killed server keeps the device until its last request has ended.
             bool isGone = IsGone(info.Pid);
             if (wait >= (isGone ? DeathMilliseconds : DoubtMilliseconds)) throw InUse(path, info);
             if (isGone && wait >= LostMilliseconds && info.ServerFlags >> 32 == Mark && IsLost(id))
@@ -257,14 +278,14 @@ public sealed class UblkServer : IBlockServer
     }
 
     /// <summary>
-    /// The driver calls the device live although its server is gone, and nothing holds /dev/ublkcN. In Linux 6.12 a server that is killed while the kernel does START_DEV or END_USER_RECOVERY may leave it so, and
-    /// no command leads back to where a server can take over.
+    /// The driver reports the device as live although its server is gone and no process has /dev/ublkcN open. In Linux 6.12 this can happen
+    /// when a server is killed while the kernel executes START_DEV or END_USER_RECOVERY. No command makes such a device recoverable.
     /// </summary>
     private bool IsLost(int id)
     {
         int fd = _driver!.OpenCharacterDevice(id);
         if (fd < 0) return false;
-        // Newer drivers (7.3) look at the device when this is closed.
+        // Newer drivers (7.3) check the device when this is closed.
         _ = Libc.Close(fd);
         _driver.Pause(LookMilliseconds);
         UblksrvCtrlDevInfo info = default;
@@ -272,16 +293,18 @@ public sealed class UblkServer : IBlockServer
     }
 
     /// <summary>
-    /// Takes over the device of a dead server, with every tag fetched; only END_USER_RECOVERY is left to do. A kill at any point of it leaves a device that the next server takes over. In Linux 6.12 that depends on
-    /// the order, because START_USER_RECOVERY refuses (EINVAL) when no queue has fetched since the last one, follows a null pointer when one queue has and another has not, and alone makes the driver forget who has
-    /// mapped the requests:
+    /// Takes over the device of a dead server, with every tag fetched; only END_USER_RECOVERY is left to do. A kill at any point leaves a
+    /// device that the next server can take over. In Linux 6.12 that depends on the order. START_USER_RECOVERY fails (EINVAL) when no queue
+    /// has fetched since the last one. It follows a null pointer when one queue has fetched and another has not. And it makes the driver
+    /// forget which process has mapped the requests. So:
     /// <list type="bullet">
-    /// <item>all memory, threads and rings are there before the first command;</item>
-    /// <item>START_USER_RECOVERY is only asked for when the driver has recorded a server for every queue (<see cref="IUblkDriver.AskQueue"/>). Queues for which it has not are fetched first, by a thread that ends;</item>
-    /// <item>a queue's tags are fetched by one system call, those of all queues at once;</item>
-    /// <item>requests are mapped when every queue has fetched, so that the next START_USER_RECOVERY is possible.</item>
+    /// <item>all memory, threads and rings exist before the first command;</item>
+    /// <item>START_USER_RECOVERY is sent only when the driver has recorded a server for every queue (<see cref="IUblkDriver.AskQueue"/>).
+    /// Queues without one are fetched first, by a thread that ends;</item>
+    /// <item>a queue's tags are fetched by one system call, those of all queues at the same time;</item>
+    /// <item>requests are mapped only after every queue has fetched, so that the next START_USER_RECOVERY is possible.</item>
     /// </list>
-    /// In Linux 7.3 the driver forgets everything when /dev/ublkcN is closed: it has never recorded a server then.
+    /// In Linux 7.3 the driver forgets everything when /dev/ublkcN is closed, so it has no recorded server then.
     /// </summary>
     private void TakeOver(UblkGeometry geometry)
     {
@@ -307,14 +330,15 @@ public sealed class UblkServer : IBlockServer
             }
             FetchAll();
             if (MapAll() is not { } refused) return;
-            // An earlier version mapped before it fetched, and was killed in between. The driver has a server for every queue now, which is us: the next round starts recovery.
+            // An earlier version mapped before it fetched, and was killed in between. The driver now has this server for every queue; the
+            // next round starts recovery.
             if (again) throw refused;
             EndQueues();
             CloseCharacterDevice();
         }
     }
 
-    /// <summary>The queues for which the driver has recorded no server. Exit code 74 if it answers something else.</summary>
+    /// <summary>The queues for which the driver has recorded no server. Exit code 74 for an unexpected answer.</summary>
     private int[] Missing(UblkGeometry geometry)
     {
         List<int> missing = [];
@@ -350,7 +374,7 @@ public sealed class UblkServer : IBlockServer
         string path = _driver!.PathOf(id);
         if (_driver.IsHeld(id)) throw new SnapuserdException(ExitCode.InUse, $"{path} {what}, and its server is gone, but it is mounted or held by another device: unmount it first");
         _ = _driver.Control(UBLK_U_CMD_STOP_DEV, id, 0, default);
-        // A server that was killed lets go of /dev/ublkcN when its last read has ended.
+        // A killed server closes /dev/ublkcN only when its last read has ended.
         if (!Delete(_driver, id, DeathMilliseconds)) throw new SnapuserdException(ExitCode.InUse, $"{path} {what}, and its server is gone, but it is open: close or unmount it");
         _options.Report?.Invoke($"{path} {what}, and its server is gone: removed");
     }
@@ -381,7 +405,8 @@ public sealed class UblkServer : IBlockServer
             Basic = new UblkParamBasic
             {
                 Attrs = UBLK_ATTR_READ_ONLY,
-                // Any file system mounts on sectors of 512 bytes; blocks are what the image is made of, and a unit what is best asked for at once.
+                // Any file system mounts on sectors of 512 bytes. The physical block is that of the image, and a unit is the best request
+                // size.
                 LogicalBsShift = 9,
                 PhysicalBsShift = Sizes.BlockShift,
                 IoMinShift = Sizes.BlockShift,
@@ -400,7 +425,7 @@ public sealed class UblkServer : IBlockServer
         {
             _fd = _driver!.OpenCharacterDevice(_id);
             if (_fd >= 0) return;
-            // Not made yet, or still held by the ring of a server that was killed.
+            // The node does not exist yet, or the ring of a killed server still holds the device.
             if (_fd is not (-Errno.ENOENT or -Errno.EBUSY or -Errno.EINTR) || wait >= (_fd == -Errno.ENOENT ? NodeMilliseconds : patience))
             {
                 throw _fd == -Errno.ENOENT
@@ -417,7 +442,7 @@ public sealed class UblkServer : IBlockServer
         _fd = -1;
     }
 
-    /// <summary>Starts the queues' threads, and returns when each has its memory and its ring.</summary>
+    /// <summary>Starts the queues' threads and returns when each has its memory and its ring.</summary>
     private void PrepareQueues(UblkGeometry geometry)
     {
         _wakeUps = new WakeUp[geometry.Queues];
@@ -442,14 +467,14 @@ public sealed class UblkServer : IBlockServer
         AwaitQueues();
     }
 
-    /// <summary>Has every queue fetch its tags.</summary>
+    /// <summary>Makes every queue fetch its tags.</summary>
     private void FetchAll()
     {
         Advance(Phase.Fetch);
         AwaitQueues();
     }
 
-    /// <summary>Has every queue map its requests and begin to answer them. Returns why one cannot.</summary>
+    /// <summary>Makes every queue map its requests and start to answer them. Returns the error of a queue that cannot, or null.</summary>
     private SnapuserdException? MapAll()
     {
         Advance(Phase.Map);
@@ -475,7 +500,9 @@ public sealed class UblkServer : IBlockServer
         }
     }
 
-    /// <summary>A queue has done what <paramref name="phase"/> asks for, and waits until the next is asked for. False: there is none.</summary>
+    /// <summary>
+    /// A queue reports the end of <paramref name="phase"/> and waits until the next phase is requested. False if the queue is to end.
+    /// </summary>
     private bool Report(Phase phase, int mapRefused = 0)
     {
         lock (_gate)
@@ -483,7 +510,7 @@ public sealed class UblkServer : IBlockServer
             _done++;
             if (mapRefused != 0) _mapRefused = mapRefused;
             Monitor.PulseAll(_gate);
-            // A queue that answers requests gets its tags back from a device that is stopped; one that waits here does not look.
+            // A queue that answers requests gets its tags back when the device is stopped; a queue that waits here must check the flag.
             while (phase < Phase.Map && _phase == phase && !_abandoned && !_stopping) Monitor.Wait(_gate);
             return !_abandoned && (phase == Phase.Map || !_stopping);
         }
@@ -501,7 +528,7 @@ public sealed class UblkServer : IBlockServer
             int mapped = queue.Map();
             if (!Report(Phase.Map, mapped) || mapped < 0) return;
             queue.Serve(() => Volatile.Read(ref _abandoned));
-            // With tags left it was abandoned.
+            // If tags are left, the queue was abandoned.
             if (queue.Tags == 0 && !Volatile.Read(ref _stopping)) Fail(new SnapuserdException(ExitCode.InputOutput, $"/dev/ublkb{_id} was stopped by another process"));
         }
         catch (SnapuserdException e)
@@ -515,8 +542,9 @@ public sealed class UblkServer : IBlockServer
     }
 
     /// <summary>
-    /// For a new device without CAP_SYS_ADMIN: START_DEV then leaves out the search for partitions. It reads the device with a lock held, and a server that is killed in that moment leaves a device that no command gets at.
-    /// Where the capability cannot be given up, the partitions are looked for.
+    /// Fetches the tags of a new device without CAP_SYS_ADMIN, so that START_DEV skips the partition scan. The scan reads the device with a
+    /// lock held, and a server killed at that moment leaves a device that no command can reach. If the capability cannot be dropped, the
+    /// partitions are scanned.
     /// </summary>
     private void Fetch(UblkQueue queue)
     {
@@ -560,12 +588,12 @@ public sealed class UblkServer : IBlockServer
 
     private void Remove(IUblkDriver driver)
     {
-        // A device that was not taken over to the end waits as before: its readers are better off with the next server than with errors.
+        // A device whose take-over did not complete keeps waiting: for its readers the next server is better than errors.
         bool leave = Recovered && !_started;
         if (leave) Abandon();
         else if (_id >= 0)
         {
-            // The queues go on answering: the driver waits for what is under way, and then gives every tag back.
+            // The queues keep answering: the driver waits for the requests in flight, and then returns every tag.
             int stopped = driver.Control(UBLK_U_CMD_STOP_DEV, _id, 0, default);
             if (stopped < 0) Abandon();
         }
@@ -597,21 +625,26 @@ public sealed class UblkServer : IBlockServer
         for (int i = 0; i < _threads.Length; i++) _wakeUps[i].Signal();
     }
 
-    /// <summary>Ends the queues of a device that was not taken over to the end, so that others can be made. The driver has a dead server for each then.</summary>
+    /// <summary>
+    /// Ends the queues of an incomplete take-over, so that new ones can be made. The driver then has a dead server recorded for each.
+    /// </summary>
     private void EndQueues()
     {
         Abandon();
         JoinQueues();
         foreach (int thread in _threadNumbers) UblkThreads.WaitForEnd(thread);
-        // No thread is left that looks at it.
+        // No thread is left to read the flag.
         lock (_gate) _abandoned = false;
     }
 
-    /// <summary>Deletes a device that was stopped; false if somebody has it open: it goes when the last of them is gone. Never waits for that.</summary>
+    /// <summary>
+    /// Deletes a stopped device. False if a program still has it open: the device disappears after the last close, and this does not wait
+    /// for that.
+    /// </summary>
     private static bool Delete(IUblkDriver driver, int id, int patience = GoneMilliseconds)
     {
         int result = driver.Control(UBLK_U_CMD_DEL_DEV_ASYNC, id, 0, default);
-        // Before Linux 6.7 there is only the command that waits.
+        // Before Linux 6.7 only the waiting command exists.
         if (result is -Errno.EOPNOTSUPP or -Errno.EINVAL) return driver.Control(UBLK_U_CMD_DEL_DEV, id, 0, default, patience) is 0 or -Errno.ENODEV;
         UblksrvCtrlDevInfo info = default;
         for (int wait = 0; wait < patience; wait += LookMilliseconds)
@@ -635,7 +668,9 @@ public sealed class UblkServer : IBlockServer
         return _driver!.Control(UBLK_U_CMD_GET_PARAMS, id, 0, MemoryMarshal.AsBytes(new Span<UblkParams>(ref parameters))) < 0 ? 0 : parameters.Basic.DevSectors;
     }
 
-    /// <summary>Which image this is, as far as 32 bits can say: a device is taken over only by a server of the same one. Nothing in it changes while it is merged.</summary>
+    /// <summary>
+    /// A 32-bit hash that identifies the image: only a server of the same image takes a device over. A merge changes none of its inputs.
+    /// </summary>
     private ulong Identity()
     {
         uint hash = 2166136261;

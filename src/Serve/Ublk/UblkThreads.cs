@@ -2,13 +2,14 @@ using Snapuserd.Interop;
 
 namespace Snapuserd.Serve;
 
-/// <summary>What the driver wants of the threads that fetch tags.</summary>
+/// <summary>What the driver requires of the threads that fetch tags.</summary>
 internal static class UblkThreads
 {
     private const int LookMilliseconds = 1, EndMilliseconds = 5_000;
 
     /// <summary>
-    /// Waits until the kernel's thread of that number has ended, which is a while after the runtime's has. START_USER_RECOVERY expects that the threads it has recorded are dead, and warns in the kernel's log otherwise.
+    /// Waits until the kernel thread of that number has ended, which happens some time after the managed thread ends. START_USER_RECOVERY
+    /// expects the recorded threads to be dead, and otherwise warns in the kernel's log.
     /// </summary>
     public static void WaitForEnd(int thread)
     {

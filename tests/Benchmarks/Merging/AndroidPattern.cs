@@ -13,13 +13,13 @@ using static Snapuserd.Interop.IoUringAbi;
 namespace Snapuserd.Tests.Benchmarks.Merging;
 
 /// <summary>
-/// The peer: what Android's engine asks of the devices for a COW, in its order and sizes, with its links and syncs, and the decoding where
-/// it does it. Two threads: one reads ahead the next window of 510 ordered ops (runs of neighbouring sources, eight requests at a
-/// time, each handed to a kernel thread; Xor payloads decoded meanwhile, one after the other) and puts it into scratch through a shared mapping with
-/// two msyncs; the other writes the window in chains of eight linked writes, syncs the base, and counts with a third msync. Then Replace
-/// and Zero: batches of up to 1 MiB of neighbours, each read, decoded and written by one thread, one after the other, a sync of the base and of
-/// the header every 256 ops. It really merges, so that it cannot be accused of doing less; what it lacks of Android's engine is
-/// everything that costs nothing here: readers, states, errors.
+/// The peer: the requests that Android's engine makes for a COW, in its order and sizes, with its links and syncs, and with decoding at the
+/// same points. There are two threads. One reads ahead the next window of 510 ordered ops: runs of neighbouring sources, eight requests at
+/// a time, each passed to a kernel thread; meanwhile it decodes Xor payloads one after the other. It then puts the window into scratch
+/// through a shared mapping with two msyncs. The other thread writes the window in chains of eight linked writes, syncs the base, and
+/// counts with a third msync. Replace and Zero ops follow in batches of up to 1 MiB of neighbours. One thread reads, decodes and writes
+/// each batch, one after the other, and syncs the base and the header every 256 ops. The peer really merges, so that it does no less work
+/// than the engine. It lacks only the parts of Android's engine that cost nothing here: readers, states, errors.
 /// </summary>
 internal sealed unsafe class AndroidPattern : IDisposable
 {
@@ -53,7 +53,7 @@ internal sealed unsafe class AndroidPattern : IDisposable
         while (_ordered < _cow.Order.Count && Op(_ordered).IsOrdered) _ordered++;
     }
 
-    /// <summary>A merge of a place; seconds.</summary>
+    /// <summary>Merges a place; returns seconds.</summary>
     internal static double Merge(Place place)
     {
         long start = Stopwatch.GetTimestamp();
@@ -166,7 +166,7 @@ internal sealed unsafe class AndroidPattern : IDisposable
                 i += run;
                 if (queued < RingDepth && i < count) continue;
                 Enter(uring, queued, 0);
-                // The payloads of what is being read are decoded meanwhile.
+                // While the reads are in flight, the payloads of the window are decoded.
                 foreach (int k in xors) Decode(decoder, Op(from + k), stored, payloads.AsSpan(k * CowOp.BlockSize, CowOp.BlockSize));
                 Reap(uring, queued);
                 foreach (int k in xors) XorKernel.XorInto(data.AsSpan(k * CowOp.BlockSize, CowOp.BlockSize), payloads.AsSpan(k * CowOp.BlockSize, CowOp.BlockSize));
@@ -320,7 +320,7 @@ internal sealed unsafe class AndroidPattern : IDisposable
         return fd >= 0 ? fd : throw new IOException($"cannot open {path}: {Errno.Name(fd)}");
     }
 
-    // Pinned for good by its allocation.
+    // Allocated as pinned, so the address stays valid.
     private static void* Unsafe(byte[] pinned) => System.Runtime.CompilerServices.Unsafe.AsPointer(ref MemoryMarshal.GetArrayDataReference(pinned));
 
     private const int MS_SYNC = 4;

@@ -8,15 +8,15 @@ using Snapuserd.Cow;
 
 namespace Snapuserd.Tests.Benchmarks.Merging;
 
-/// <summary>What a merge of one COW cannot be faster than, each from one side (README).</summary>
+/// <summary>Bounds on the speed of a merge of one COW, each for one resource (README).</summary>
 internal static class Ceilings
 {
     private const int Large = 1 << 20;
 
     /// <summary>
-    /// (a) The engine's own requests once more, without any work between them: same ring, same memory, same order. A write waits for the reads
-    /// that had ended before it was queued, a flush for the writes, everything for the flushes; and since memory is finite, nothing is queued
-    /// before as many requests have ended as had then. Seconds.
+    /// (a) The engine's own requests, repeated without any work between them: same ring, same memory, same order. A write waits for the
+    /// reads that had ended before it was queued, a flush for the writes, and everything for the flushes. Because memory is finite, a
+    /// request is queued only after as many requests have ended as had ended in the trace. Seconds.
     /// </summary>
     internal static double Replay(Place place, Trace trace, EngineChoices choices)
     {
@@ -63,8 +63,8 @@ internal static class Ceilings
     }
 
     /// <summary>
-    /// (b) Every byte that is needed, read once, and every block of the target written once, both in ascending order with requests of up to
-    /// 1 MiB side by side; one flush at the end. Not one byte is right. Seconds.
+    /// (b) Reads every needed byte once and writes every block of the target once, both in ascending order, with requests of up to 1 MiB in
+    /// parallel, and flushes once at the end. The written bytes are wrong. Seconds.
     /// </summary>
     internal static double Ideal(Place place, IdealTrace ideal, bool direct)
     {
@@ -108,11 +108,13 @@ internal static class Ceilings
         return Stopwatch.GetElapsedTime(start).TotalSeconds;
     }
 
-    /// <summary>(c) Every compressed unit decoded once, from memory to memory, by one thread per core. Seconds; 0 if nothing is compressed.</summary>
+    /// <summary>
+    /// (c) Decodes every compressed unit once, from memory to memory, with one thread per core. Seconds; 0 if nothing is compressed.
+    /// </summary>
     internal static double Codec(byte[] file, List<CowOp> units, CowCompression algorithm, int threads)
     {
         if (units.Count == 0) return 0;
-        // Enough that the threads end together, few enough that they do not meet at the counter.
+        // Small enough that the threads end together, large enough that they rarely contend for the counter.
         const int batch = 32;
         int next = 0;
         Exception? failure = null;
@@ -150,12 +152,12 @@ internal static class Ceilings
     }
 }
 
-/// <summary>What the ideal trace of a COW reads and writes.</summary>
+/// <summary>The reads and writes of the ideal trace of a COW.</summary>
 internal sealed class IdealTrace
 {
     private const int Large = 1 << 20;
 
-    // What direct I/O asks for at most: no file system wants more than a page.
+    // The largest alignment that direct I/O needs: no file system requires more than a page.
     private const int Aligned = 4096;
 
     internal IdealTrace(CowFile cow)
@@ -167,7 +169,7 @@ internal sealed class IdealTrace
             if (op.IsOrdered) sources.Add((op.SourceByte, CowOp.BlockSize));
             targets.Add(((long)op.NewBlock * CowOp.BlockSize, op.UnitBytes));
         }
-        // Of the COW everything but its scratch: ops, and payloads that all are wanted.
+        // The whole COW except its scratch: ops, and payloads, all of which are needed.
         List<(long, long)> file = [(0, CowOp.BlockSize), (cow.Header.ScratchEnd, cow.Length - cow.Header.ScratchEnd)];
         Cut(Reads, 0, Ranges.Joined(file), 1);
         Cut(Reads, 1, Ranges.Joined(sources), 1);
@@ -178,7 +180,10 @@ internal sealed class IdealTrace
         foreach ((int _, long _, int length) in Writes) WriteBytes += length;
     }
 
-    /// <summary>Device (0 COW, 1 base), offset and length of each request, in ascending order; <see cref="AlignedReads"/> as direct I/O wants them.</summary>
+    /// <summary>
+    /// Device (0 COW, 1 base), offset and length of each request, in ascending order; <see cref="AlignedReads"/> has them aligned for
+    /// direct I/O.
+    /// </summary>
     internal List<(int Device, long Offset, int Length)> Reads { get; } = [];
 
     internal List<(int Device, long Offset, int Length)> AlignedReads { get; } = [];

@@ -5,13 +5,14 @@ using System.IO;
 namespace Snapuserd.Tests.Benchmarks.Merging;
 
 /// <summary>
-/// Where the images' bytes come from: this machine's own programs, libraries and documents, one after the other in the order of their
-/// names, each filled up to a whole block; when they run out, or none are wanted, words between numbers that are all different.
-/// One machine gives the same bytes every time.
+/// The source of the images' bytes: this machine's own programs, libraries and documents, in the order of their names, each padded to a
+/// whole block. When the files run out, or are not used, generated words between distinct numbers follow. One machine yields the same bytes
+/// every time.
 /// </summary>
 internal sealed class Content : IDisposable
 {
-    // What an image of a phone's system partition is made of. Smaller files would make the images a list of tails, larger ones a single file.
+    // File sizes as in an image of a phone's system partition. Smaller files would make the images a list of tails, larger ones a single
+    // file.
     private static readonly string[] s_folders = ["/usr/bin", "/usr/lib", "/usr/share/dotnet", "/usr/share"];
     private const long Smallest = 16 << 10, Largest = 8 << 20;
 
@@ -21,10 +22,10 @@ internal sealed class Content : IDisposable
 
     internal Content(bool ofThisMachine) => _files = (ofThisMachine ? Files() : []).GetEnumerator();
 
-    /// <summary>Bytes that had to be made up.</summary>
+    /// <summary>Bytes that were generated.</summary>
     internal long Invented { get; private set; }
 
-    /// <summary>Fills <paramref name="bytes"/>, whole blocks, with what comes next.</summary>
+    /// <summary>Fills <paramref name="bytes"/>, whole blocks, with the next contents.</summary>
     internal void Read(Span<byte> bytes)
     {
         while (bytes.Length > 0)
@@ -39,7 +40,7 @@ internal sealed class Content : IDisposable
             {
                 _open.Dispose();
                 _open = null;
-                // The rest of the last block is empty, as in a file system.
+                // The rest of the last block is zero, as in a file system.
                 int whole = (count + Pair.Block - 1) & -Pair.Block;
                 bytes[count..whole].Clear();
                 count = whole;
@@ -65,7 +66,7 @@ internal sealed class Content : IDisposable
             }
             catch (Exception e) when (e is IOException or UnauthorizedAccessException)
             {
-                // One file more or less; the next one does as well.
+                // A file that cannot be read is skipped; the next one serves as well.
             }
         }
         return false;
@@ -87,7 +88,7 @@ internal sealed class Content : IDisposable
         }
     }
 
-    /// <summary>Compresses like programs do, to about half.</summary>
+    /// <summary>Generates bytes that compress about as well as programs, to half.</summary>
     private void Invent(Span<byte> bytes)
     {
         Invented += bytes.Length;

@@ -3,15 +3,15 @@ using System.Collections.Generic;
 namespace Snapuserd.Tests.Benchmarks.Merging;
 
 /// <summary>
-/// What <see cref="MergeCounts"/> may be at most for one COW of a pair of 24 MiB that is made up (<see cref="Content"/>), so the same on every
-/// machine. The tests fail when a count is above its bound; whoever makes the engine better lowers them.
-/// System calls have none: how many requests one of them finishes depends on how fast the device is.
+/// The bounds of <see cref="MergeCounts"/> for one COW of a generated pair of 24 MiB (<see cref="Content"/>), which is the same on every
+/// machine. The tests fail when a count exceeds its bound; after an improvement of the engine, lower the bound. System calls have no bound:
+/// the number of requests that one call completes depends on the speed of the device.
 /// </summary>
 internal readonly record struct CountBound(double ReadPerByte, double WrittenPerByte, long Flushes, double RequestsPerBlock)
 {
     internal const long PairBytes = 24 << 20;
 
-    /// <summary>By name of the <see cref="CowVariant"/>.</summary>
+    /// <summary>Bounds by name of the <see cref="CowVariant"/>.</summary>
     internal static readonly Dictionary<string, CountBound> Of = new()
     {
         ["v2-gz-xor"] = new(1.1, 1.1, 10, 0.21),
@@ -25,8 +25,8 @@ internal readonly record struct CountBound(double ReadPerByte, double WrittenPer
     };
 
     /// <summary>
-    /// Managed bytes that the engine's thread may allocate per op of a merge beyond what a smaller merge allocates: none in
-    /// steady state, and a hundredth for the noise of whatever the runtime does.
+    /// Managed bytes that the engine's thread may allocate per op of a merge beyond those of a smaller merge: none in steady state, and a
+    /// hundredth for the noise of the runtime.
     /// </summary>
     internal const double AllocatedPerOp = 0.01;
 }

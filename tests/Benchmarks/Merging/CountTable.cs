@@ -6,10 +6,12 @@ using System.Text;
 
 namespace Snapuserd.Tests.Benchmarks.Merging;
 
-/// <summary>The table of <see cref="MergeCounts"/>, with what only the program as a whole can show: system calls, CPU, peak of memory.</summary>
+/// <summary>
+/// The table of <see cref="MergeCounts"/>, with the values that only the program as a whole shows: system calls, CPU, peak of memory.
+/// </summary>
 internal static class CountTable
 {
-    // The program's own --memory unless it is told otherwise, and what design §5 allows beside it.
+    // The default of the program's --memory, and the memory that design §5 allows besides it.
     private const long Memory = 32 << 20, Beside = 16 << 20, PerOp = 48;
 
     internal static void Run(TextWriter output, BenchOptions options, string folder, List<CowVariant> variants)
@@ -54,7 +56,7 @@ internal static class CountTable
 
     private static string Mark(double share) => string.Create(CultureInfo.InvariantCulture, $"{share:0.00} {(share <= 1 ? '+' : '-')}");
 
-    /// <summary>System calls of a run, and the two commonest of them; null where there is no strace.</summary>
+    /// <summary>System calls of a run, and the two most frequent of them; null without strace.</summary>
     internal static long? SystemCalls(string snapuserd, string[] arguments, out string most)
     {
         string summary = Path.GetTempFileName();

@@ -3,10 +3,10 @@ using System.IO;
 
 namespace Snapuserd.Tests.Benchmarks.Merging;
 
-/// <summary>One COW of the benchmark: a mix, and how `snapuserd create` writes it.</summary>
+/// <summary>One COW of the benchmark: a mix, and the options with which `snapuserd create` writes it.</summary>
 internal sealed record CowVariant(string Name, string Mix, string[] Options)
 {
-    /// <summary>Every codec and both formats over the usual mix, and the other mixes with the codec that is quickest, where I/O counts most.</summary>
+    /// <summary>Every codec and both formats over the usual mix; the other mixes with the fastest codec, where I/O matters most.</summary>
     internal static readonly CowVariant[] All = [.. Everything()];
 
     private static IEnumerable<CowVariant> Everything()
@@ -14,7 +14,7 @@ internal sealed record CowVariant(string Name, string Mix, string[] Options)
         (string Name, string[] Options)[] codecs =
         [
             ("v2-gz", ["--format", "2", "--compression", "gz"]),
-            // Android's level is 11, which takes minutes; the decoder does not care.
+            // Android's level is 11, which takes minutes; the level makes no difference to the decoder.
             ("v2-brotli", ["--format", "2", "--compression", "brotli,5"]),
             ("v2-lz4", ["--format", "2", "--compression", "lz4"]),
             ("v2-zstd", ["--format", "2", "--compression", "zstd"]),
@@ -35,7 +35,7 @@ internal sealed record CowVariant(string Name, string Mix, string[] Options)
         yield return new("chains-v3-lz4", "chains", ["--compression", "lz4"]);
     }
 
-    /// <summary>The COW's path in <paramref name="folder"/>; it is made if it is not there.</summary>
+    /// <summary>The COW's path in <paramref name="folder"/>; creates the COW if it is missing.</summary>
     internal string Make(string folder, string snapuserd, TextWriter log)
     {
         string path = Path.Combine(folder, Name + ".cow");

@@ -5,16 +5,18 @@ using Snapuserd.Cow;
 
 namespace Snapuserd.Tests.Benchmarks.Merging;
 
-/// <summary>Devices with a block queue over them and its memory, as the program makes them. <paramref name="depth"/> requests are in flight at the most.</summary>
+/// <summary>
+/// Devices with a block queue and its memory, set up as in the program. At most <paramref name="depth"/> requests are in flight.
+/// </summary>
 internal sealed class Devices : IDisposable
 {
     private readonly List<BlockDevice> _devices = [];
     private readonly List<IDisposable> _owned = [];
 
-    /// <summary>How a merge opens what it writes.</summary>
+    /// <summary>The access with which a merge opens the devices that it writes.</summary>
     internal const DeviceAccess Alone = DeviceAccess.Write | DeviceAccess.Exclusive;
 
-    /// <summary>One file or device, to read a COW from it.</summary>
+    /// <summary>Opens one file or device to read a COW from it.</summary>
     internal Devices(string path)
         : this([(path, DeviceAccess.Read)], 8 << 20)
     {
@@ -49,7 +51,7 @@ internal sealed class Devices : IDisposable
 
     internal int[] Granules => Array.ConvertAll(_devices.ToArray(), device => device.Granule);
 
-    /// <summary>Reads the first device as a COW, through memory that is taken back.</summary>
+    /// <summary>Reads the first device as a COW, through memory that is released afterwards.</summary>
     internal CowFile ReadCow()
     {
         CowFile cow = CowFile.Read(new TransferSource(new Transfers(Queue, Granules), Arena, Arena.Take(256 << 10)!.Value, 0, _devices[0].Path, _devices[0].Length));

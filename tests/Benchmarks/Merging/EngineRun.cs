@@ -6,40 +6,40 @@ using Snapuserd.Merge;
 
 namespace Snapuserd.Tests.Benchmarks.Merging;
 
-/// <summary>What can be chosen for a run of the engine; the defaults are the program's.</summary>
+/// <summary>The options of a run of the engine; the defaults are the program's.</summary>
 internal sealed record EngineChoices
 {
     internal int Memory { get; init; } = 32 << 20;
     internal int Depth { get; init; } = 32;
-    /// <summary>Part of the memory that this merge may use, of what several share.</summary>
+    /// <summary>The quota of this merge in memory that several merges share.</summary>
     internal MemoryShare? Share { get; init; }
-    /// <summary>Threads that decode.</summary>
+    /// <summary>Number of decoding threads.</summary>
     internal int Threads { get; init; } = Environment.ProcessorCount;
-    /// <summary>The base past the page cache. The COW stays buffered: payloads begin anywhere.</summary>
+    /// <summary>Uses direct I/O for the base. The COW stays buffered, because payloads begin at any offset.</summary>
     internal bool Direct { get; init; }
     internal long CheckpointBytes { get; init; } = new MergeOptions().CheckpointBytes;
     internal long CheckpointMilliseconds { get; init; } = new MergeOptions().CheckpointMilliseconds;
     internal long WriteBackBytes { get; init; } = new MergeOptions().WriteBackBytes;
-    /// <summary>Bytes of a request at the most.</summary>
+    /// <summary>The largest request in bytes.</summary>
     internal int RequestBytes { get; init; } = new MergeOptions().RequestBytes;
 
     /// <summary>Bytes that one thread decodes at a time.</summary>
     internal int JobBytes { get; init; } = new MergeOptions().JobBytes;
 
-    /// <summary>By how much every flush takes longer than it does.</summary>
+    /// <summary>Milliseconds added to every flush.</summary>
     internal int FlushMilliseconds { get; init; }
 
-    /// <summary>COW and base, opened as they are for a merge.</summary>
+    /// <summary>Opens COW and base as for a merge.</summary>
     internal Devices Open(string cowPath, string basePath) =>
         Direct
-            // Sources of xored blocks lie anywhere, so they are read through the page cache.
+            // Sources of Xor ops begin at any offset, so they are read through the page cache.
             ? new([(cowPath, Devices.Alone), (basePath, Devices.Alone | DeviceAccess.Direct), (basePath, DeviceAccess.Read)], Memory, Depth)
             : new([(cowPath, Devices.Alone), (basePath, Devices.Alone)], Memory, Depth);
 }
 
 /// <summary>
-/// A merge by the engine in this process, over the production queue, with a queue around it that counts and traces. The program makes its
-/// setup in src/Daemon/DeviceSet.cs; this is the same again, and the one place here that has to follow it.
+/// A merge by the engine in this process, over the production queue, with a queue around it that counts and traces. The program creates its
+/// setup in src/Merge/Devices/DeviceSet.cs. This code repeats it, and is the only place here that must be kept in step with it.
 /// </summary>
 internal sealed record EngineRun(
     double Seconds, MergeResult Result, long Requests, long Waits, long BytesRead, long BytesWritten, long Flushes,

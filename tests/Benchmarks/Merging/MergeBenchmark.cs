@@ -8,12 +8,12 @@ using Snapuserd.Interop;
 
 namespace Snapuserd.Tests.Benchmarks.Merging;
 
-/// <summary>The merges of `make bench`: which COW is merged where, and what is printed of it (README).</summary>
+/// <summary>The merges of `make bench`: which COW is merged at which place, and the results to print (README).</summary>
 internal static class MergeBenchmark
 {
     /// <summary>
-    /// What is merged unless more is asked for, on disk and tmpfs, and what cold and on loop devices too: about a quarter of an hour by estimate, where all of it
-    /// would take more than an hour. Every codec is there, and every mix.
+    /// The variants merged by default, on disk and tmpfs, and those also merged cold and on loop devices. This takes about a quarter of an
+    /// hour; all of it would take more than an hour. Every codec and every mix is included.
     /// </summary>
     private static readonly string[] s_usual =
         ["v2-gz", "v2-brotli-xor", "v3-lz4", "v3-lz4-xor", "v3-zstd-64k-xor", "copy-v3-lz4", "xor-v3-lz4", "replace-v3-zstd-64k", "chains-v3-lz4"];
@@ -52,14 +52,14 @@ internal static class MergeBenchmark
         return 0;
     }
 
-    /// <summary>Makes what is missing of a variant: the images, then the COW. Returns the COW's path.</summary>
+    /// <summary>Creates the missing files of a variant: the images, then the COW. Returns the COW's path.</summary>
     internal static string Prepare(TextWriter output, BenchOptions options, string folder, CowVariant variant)
     {
         Pair.Make(folder, options.Quick ? 64 << 20 : 512 << 20, ofThisMachine: true, Array.FindAll(Mix.All, mix => mix.Name == variant.Mix), output);
         return variant.Make(folder, options.Snapuserd!, output);
     }
 
-    /// <summary>Copies on the file system of the data folder.</summary>
+    /// <summary>A place for copies on the file system of the data folder.</summary>
     internal static Place OnDisk(BenchOptions options) => Place.OfFolder(Path.Combine(options.Data, "run"));
 
     private static void Merges(TextWriter output, BenchOptions options, string folder, List<CowVariant> variants)
@@ -95,7 +95,9 @@ internal static class MergeBenchmark
 
     internal static Place OnTmpfs() => Place.OfFolder($"/dev/shm/snapuserd-bench-{Environment.ProcessId}");
 
-    /// <summary>The engine on a device whose flush takes 5 ms longer, beside the same without, in this process.</summary>
+    /// <summary>
+    /// The engine on a device whose flush takes 5 ms longer, compared with the same device without the delay, in this process.
+    /// </summary>
     private static void Flushes(TextWriter output, BenchOptions options, string folder, List<CowVariant> variants)
     {
         const int delay = 5;

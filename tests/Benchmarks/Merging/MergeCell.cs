@@ -7,7 +7,7 @@ using Snapuserd.Cow;
 
 namespace Snapuserd.Tests.Benchmarks.Merging;
 
-/// <summary>One COW merged at one place, warm or cold: three ceilings, the peer and ours, in turns.</summary>
+/// <summary>One COW merged at one place, warm or cold: three ceilings, the peer and the program, in turns.</summary>
 internal sealed class MergeCell
 {
     private const double CeilingTarget = 0.9, IdealTarget = 0.7;
@@ -57,7 +57,8 @@ internal sealed class MergeCell
                 if (cow[i].HasData && !cow.IsRaw(cow[i])) units.Add(cow[i]);
         }
 
-        // The first turn is not measured: it takes the trace, chooses how (b) does its I/O, and shows that peer and ours do their work.
+        // The first turn is not measured: it records the trace, chooses the kind of I/O for (b), and checks the results of the engine and
+        // the peer.
         Trace trace = new();
         place.Restore(cold);
         EngineRun traced = EngineRun.Of(place.Base, place.Cow, choices, trace);
@@ -88,7 +89,7 @@ internal sealed class MergeCell
         ];
         for (int run = 0; run < runs; run++)
         {
-            // Everybody comes first now and then.
+            // The order rotates, so that each comes first in some runs.
             for (int i = 0; i < turns.Length; i++)
             {
                 place.Restore(cold);

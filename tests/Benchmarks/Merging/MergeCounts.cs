@@ -5,8 +5,8 @@ using Snapuserd.Cow;
 namespace Snapuserd.Tests.Benchmarks.Merging;
 
 /// <summary>
-/// What a merge costs in things that can be counted, which depend on the engine and the COW but not on the machine's mood. Bytes are those that
-/// passed the block queue, page cache or not; requests are what the ring was given, wake-ups aside.
+/// Countable costs of a merge, which depend on the engine and the COW but not on the machine's speed. Bytes are those that passed through
+/// the block queue, whether or not the page cache served them. Requests are those submitted to the ring, without wake-ups.
 /// </summary>
 internal sealed record MergeCounts(EngineRun Run)
 {
@@ -14,19 +14,23 @@ internal sealed record MergeCounts(EngineRun Run)
     private const int FlushesPerWindow = 4, WindowOps = 510;
     private const double PlainBytesPerFlush = 16 << 20;
 
-    // What every merge flushes, however small: base and COW at start, and the last checkpoint.
+    // The flushes of every merge, however small: base and COW at the start, and the last checkpoint.
     private const int FlushesOfAnyMerge = 6;
 
-    /// <summary>Bytes read per byte of target; 1 and the ops for a COW of copies.</summary>
+    /// <summary>Bytes read per byte of target; for a COW of copies 1, plus the ops.</summary>
     internal double ReadPerByte => Run.BytesRead / (double)Run.TargetBytes;
 
     /// <summary>Bytes written, to base and COW, per byte of target.</summary>
     internal double WrittenPerByte => Run.BytesWritten / (double)Run.TargetBytes;
 
-    /// <summary>Bytes written as a share of what is allowed: 1.05 per byte of target outside journaled windows, 2.1 inside. At most 1.</summary>
+    /// <summary>
+    /// Bytes written as a share of the allowed number: 1.05 per byte of target outside journaled windows, 2.1 inside. At most 1.
+    /// </summary>
     internal double WrittenOfAllowed => Run.BytesWritten / ((1.05 * PlainBytes) + (2.1 * JournaledBytes));
 
-    /// <summary>Flushes as a share of what is allowed: one per 16 MiB outside journaled windows, four per window, six for any merge. At most 1.</summary>
+    /// <summary>
+    /// Flushes as a share of the allowed number: one per 16 MiB outside journaled windows, four per window, six for any merge. At most 1.
+    /// </summary>
     internal double FlushesOfAllowed =>
         Run.Flushes / (FlushesOfAnyMerge + (PlainBytes / PlainBytesPerFlush) + (FlushesPerWindow * Math.Ceiling((double)Run.Result.Journaled / WindowOps)));
 

@@ -6,14 +6,14 @@ using System.Runtime.InteropServices;
 namespace Snapuserd.Tests.Benchmarks.Merging;
 
 /// <summary>
-/// What an update does to an image, in blocks of a 512 MiB image of 131072; other sizes take their share. <paramref name="Moved"/> blocks
-/// are found elsewhere in the old image; <paramref name="Inserted"/> ones too, but with 37 bytes inserted in front of them;
-/// <paramref name="Edited"/> ones keep their place and get a few other bytes; <paramref name="Shifted"/> ones lie one block further on, so that
-/// every one of them overwrites what another is made of.
+/// The changes of an update to an image, in blocks of a 512 MiB image of 131072 blocks; other sizes are scaled. <paramref name="Moved"/>
+/// blocks exist elsewhere in the old image. So do <paramref name="Inserted"/> ones, but with 37 bytes inserted in front of them.
+/// <paramref name="Edited"/> ones keep their place and get a few other bytes. <paramref name="Shifted"/> ones move one block further, so
+/// that each of them overwrites the source of another.
 /// </summary>
 internal sealed record Mix(string Name, int Moved, int Inserted, int Edited, int Replaced, int Zeroed, int Shifted)
 {
-    /// <summary>The mixes there are.</summary>
+    /// <summary>All mixes.</summary>
     internal static readonly Mix[] All =
     [
         // 73.6 k blocks: copy 33 k, zero 5 k, and with xor 19 k of them and 16 k replaced, without 35 k replaced.
@@ -25,15 +25,15 @@ internal sealed record Mix(string Name, int Moved, int Inserted, int Edited, int
     ];
 }
 
-/// <summary>An old image and what a mix makes of it, both in memory while they are made.</summary>
+/// <summary>An old image and the results of a mix on it, both in memory during creation.</summary>
 internal static class Pair
 {
     internal const int Block = 4096;
 
-    // The blocks that the numbers of a mix refer to.
+    // The number of blocks to which the numbers of a mix refer.
     private const int Whole = 131072;
 
-    /// <summary>Writes the old image of <paramref name="bytes"/> bytes, and for each mix what becomes of it. Files that are there stay.</summary>
+    /// <summary>Writes the old image of <paramref name="bytes"/> bytes, and the new image of each mix. Existing files are kept.</summary>
     internal static void Make(string folder, long bytes, bool ofThisMachine, IEnumerable<Mix> mixes, TextWriter log)
     {
         int blocks = checked((int)(bytes / Block));
@@ -48,7 +48,7 @@ internal static class Pair
                 using Content content = new(ofThisMachine);
                 old = new byte[bytes];
                 content.Read(old);
-                // What is replaced comes from other files.
+                // Replaced blocks get contents of other files.
                 fresh = new byte[bytes / 2];
                 content.Read(fresh);
                 if (content.Invented > 0 && ofThisMachine) log.WriteLine($"this machine's files did not suffice: {content.Invented >> 20} MiB are made up");
@@ -67,9 +67,9 @@ internal static class Pair
     }
 
     /// <summary>
-    /// The image is cut into stretches, as long as files are, and each gets a part to play. Moved and inserted contents go to stretches whose
-    /// old contents nobody wants any more; replacements and zeros go where contents were taken from. So the copies of a mix wait for
-    /// nothing but one another's stretches, as in an update between two images that were laid out afresh.
+    /// The image is cut into stretches as long as files are, and each gets a role. Moved and inserted contents go to stretches whose old
+    /// contents are no longer needed. Replacements and zeros go to stretches whose contents were moved away. So the copies of a mix depend
+    /// only on one another's stretches, as in an update between two images with a fresh layout.
     /// </summary>
     private sealed class Update(Mix mix, int blocks, byte[] old, byte[] fresh, byte[] target)
     {
@@ -83,9 +83,9 @@ internal static class Pair
             List<(int Start, int Length)> stretches = [];
             for (int at = 0; at < blocks;)
             {
-                // Files of a system partition: many of some 100 KiB, some of megabytes.
+                // File sizes of a system partition: many of some 100 KiB, some of megabytes.
                 int length = _random.Next(4) == 0 ? _random.Next(256, 1024) : _random.Next(16, 128);
-                // Many short chains merge side by side, a step of each in turn, without the journal; a few long ones cannot.
+                // Many short chains merge in parallel without the journal, one step of each in turn; a few long chains cannot.
                 if (mix.Shifted > 0) length = Math.Min(4 * length + 512, blocks / 16);
                 length = Math.Min(length, blocks - at);
                 stretches.Add((at, length));
@@ -140,7 +140,7 @@ internal static class Pair
             return (start, Math.Min(length, most));
         }
 
-        /// <summary>A stretch that is wanted elsewhere, and one of which nothing is wanted.</summary>
+        /// <summary>Pairs a stretch whose contents are needed elsewhere with one whose contents are not needed.</summary>
         private static (int From, int To, int Length) FromTo(Stack<(int Start, int Length)> free, Stack<(int Start, int Length)> sources, int most)
         {
             (int from, int fromLength) = free.Pop();
@@ -160,7 +160,9 @@ internal static class Pair
             return length - Shift;
         }
 
-        /// <summary>Every second block gets a handful of other bytes. Returns how many blocks did, <paramref name="most"/> at the most.</summary>
+        /// <summary>
+        /// Changes a handful of bytes in every second block. Returns the number of changed blocks, at most <paramref name="most"/>.
+        /// </summary>
         private int Edit((int Start, int Length) stretch, int most)
         {
             int count = 0;

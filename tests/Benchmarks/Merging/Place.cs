@@ -10,14 +10,14 @@ using Snapuserd.Interop;
 namespace Snapuserd.Tests.Benchmarks.Merging;
 
 /// <summary>
-/// Where base and COW lie while they are merged: files of a file system, or loop devices over two of them with direct I/O on. A place holds
-/// copies, which <see cref="Restore"/> brings back to what they were by writing only what a merge of this COW overwrites.
+/// The storage of base and COW during a merge: files on a file system, or loop devices over two such files with direct I/O. A place holds
+/// copies. <see cref="Restore"/> resets them by writing only the data that a merge of this COW overwrites.
 /// </summary>
 internal sealed class Place : IDisposable
 {
     private const int Chunk = 1 << 20;
 
-    // Scratch and everything before it, in whole pages: what a merge writes to a COW.
+    // Scratch and everything before it, in whole pages: the part of a COW that a merge writes.
     private const int HeadBytes = (2 << 20) + 4096;
 
     private static Place? s_open;
@@ -35,21 +35,21 @@ internal sealed class Place : IDisposable
         Volatile.Write(ref s_open, this);
     }
 
-    /// <summary>"ext4", "tmpfs", "loop": the file system, or what stands on it.</summary>
+    /// <summary>"ext4", "tmpfs", "loop": the file system, or the devices on it.</summary>
     internal string Name { get; }
 
-    /// <summary>What a merge writes to.</summary>
+    /// <summary>The path that a merge writes to.</summary>
     internal string Base { get; private set; } = "";
 
-    /// <summary>What it reads, and counts in.</summary>
+    /// <summary>The path of the COW, which a merge reads and in which it counts.</summary>
     internal string Cow { get; private set; } = "";
 
-    /// <summary>Reads can come from a medium, so it makes a difference what the page cache holds.</summary>
+    /// <summary>Reads can come from a medium, so the contents of the page cache make a difference.</summary>
     internal bool CanBeCold => Name != "tmpfs";
 
     private string Folder { get; }
 
-    /// <summary>From here on a signal that ends the benchmark removes what it left in memory and lets go of loop devices.</summary>
+    /// <summary>From now on, a signal that ends the benchmark removes its files in memory and detaches its loop devices.</summary>
     internal static IDisposable[] CleanUpOnSignals() => Array.ConvertAll([PosixSignal.SIGINT, PosixSignal.SIGTERM, PosixSignal.SIGHUP], signal =>
         PosixSignalRegistration.Create(signal, context =>
         {
@@ -58,7 +58,7 @@ internal sealed class Place : IDisposable
             Environment.Exit(75);
         }));
 
-    /// <summary>Files in a folder on whatever file system it lies.</summary>
+    /// <summary>Files in a folder of any file system.</summary>
     internal static Place OfFolder(string folder)
     {
         Directory.CreateDirectory(folder);
@@ -72,7 +72,7 @@ internal sealed class Place : IDisposable
         return new Place("loop", folder);
     }
 
-    /// <summary>Copies an image and a COW here, in place of those before.</summary>
+    /// <summary>Copies an image and a COW here, replacing the previous copies.</summary>
     internal void Take(string pristineBase, string pristineCow)
     {
         Release();
@@ -85,7 +85,7 @@ internal sealed class Place : IDisposable
         Cow = Loop(Cow);
     }
 
-    /// <summary>Brings base and COW back to what they were, durably, and into the page cache or out of it.</summary>
+    /// <summary>Resets base and COW durably, and loads them into the page cache or drops them from it.</summary>
     internal void Restore(bool cold)
     {
         LetGo();
@@ -94,7 +94,7 @@ internal sealed class Place : IDisposable
         Cool(cold);
     }
 
-    /// <summary>The same for who wrote nothing.</summary>
+    /// <summary>The same after a run that wrote nothing.</summary>
     internal void Cool(bool cold)
     {
         if (cold && CanBeCold)
@@ -128,7 +128,7 @@ internal sealed class Place : IDisposable
         Volatile.Write(ref s_open, null);
     }
 
-    /// <summary>The type of the file system that a folder lies on.</summary>
+    /// <summary>The type of the file system that contains a folder.</summary>
     private static string FileSystemOf(string folder)
     {
         (string Point, string Type) best = ("", "files");
@@ -141,14 +141,17 @@ internal sealed class Place : IDisposable
         return best.Type;
     }
 
-    /// <summary>Copied byte by byte, so that no block is missing that a merge would have to find room for.</summary>
-    /// <summary>The kernel takes a closed ring apart in its own time, and until then the lock of its merge is there: opening waits for it.</summary>
+    /// <summary>
+    /// Waits until the kernel has torn down a closed ring, which takes a while. Until then the lock of its merge exists, and opening waits
+    /// for it.
+    /// </summary>
     private void LetGo()
     {
         BlockDevice.Open(Base, DeviceAccess.Shared).Dispose();
         BlockDevice.Open(Cow, DeviceAccess.Shared).Dispose();
     }
 
+    /// <summary>Copies byte by byte, so that the copy has no holes for which a merge would have to allocate blocks.</summary>
     private string Copy(string from, string name)
     {
         string to = Path.Combine(Folder, name);

@@ -5,16 +5,16 @@ using Snapuserd.Interop;
 
 namespace Snapuserd.Tests.Benchmarks.Merging;
 
-/// <summary>A run of a program as a whole: wall time from start to exit, CPU seconds, the last line that it printed.</summary>
+/// <summary>A complete run of a program: wall time from start to exit, CPU seconds, and the last printed line.</summary>
 internal sealed record ProgramRun(double Seconds, double CpuSeconds, string LastLine)
 {
-    // Of the processes that were waited for.
+    // Selects the child processes that were waited for.
     private const int RusageChildren = -1;
 
     /// <summary>A number of the JSON object in the last line.</summary>
     internal double this[string key] => JsonDocument.Parse(LastLine).RootElement.GetProperty(key).GetDouble();
 
-    /// <summary>Runs <paramref name="program"/>; anything but exit code 0 is an exception with what it complained about.</summary>
+    /// <summary>Runs <paramref name="program"/>; throws if the exit code is not 0, with the contents of standard error.</summary>
     internal static ProgramRun Run(string program, string[] arguments)
     {
         double cpu = ChildrenCpu();
@@ -29,7 +29,7 @@ internal sealed record ProgramRun(double Seconds, double CpuSeconds, string Last
     }
 
     /// <summary>
-    /// The same through a shell that forks: the kernel gives a process the peak of the memory of the one that forked it, and that one is large.
+    /// Runs it through a shell that forks: a process inherits the peak memory of the process that forked it, and this one is large.
     /// </summary>
     internal static ProgramRun RunForked(string program, string[] arguments) =>
         Run("/bin/sh", ["-c", "\"$0\" \"$@\"; exit $?", program, .. arguments]);

@@ -6,7 +6,7 @@ namespace Snapuserd.Tests.Benchmarks.Merging;
 /// <summary>Byte ranges of a device.</summary>
 internal static class Ranges
 {
-    /// <summary>The same bytes in ascending order, each once: neighbours and overlaps are one range.</summary>
+    /// <summary>The same bytes in ascending order, each once: neighbours and overlaps become one range.</summary>
     internal static List<(long Offset, long Length)> Joined(List<(long Offset, long Length)> ranges)
     {
         ranges.Sort();
@@ -23,7 +23,7 @@ internal static class Ranges
         return joined;
     }
 
-    /// <summary>Bytes in all.</summary>
+    /// <summary>The total number of bytes.</summary>
     internal static long Sum(List<(long Offset, long Length)> ranges)
     {
         long sum = 0;

@@ -7,8 +7,8 @@ using Snapuserd.Cow;
 namespace Snapuserd.Tests.Benchmarks.Merging;
 
 /// <summary>
-/// Does the millionth op cost what the first does? A COW of single blocks that have no neighbours, half of them copies, the rest
-/// compressed or zero, into a sparse image of four blocks per op in memory: up to 16 GiB.
+/// Whether the millionth op costs as much as the first. A COW of single blocks without neighbours, half of them copies, the rest compressed
+/// or zero, is merged into a sparse image of four blocks per op in memory: up to 16 GiB.
 /// </summary>
 internal static class Scaling
 {
@@ -19,7 +19,7 @@ internal static class Scaling
         foreach (int ops in options.Quick ? new[] { 1_000, 10_000, 100_000 } : [1_000, 10_000, 100_000, 1_000_000])
         {
             string folder = $"/dev/shm/snapuserd-bench-{Environment.ProcessId}-scaling";
-            // The blocks written, their payloads, and some air.
+            // The written blocks, their payloads, and some reserve.
             if (new DriveInfo("/dev/shm").AvailableFreeSpace < (long)ops * 5000)
             {
                 output.WriteLine($"| {ops} | - | no room in /dev/shm | | | | |");
@@ -60,7 +60,7 @@ internal static class Scaling
         return (Times.Of(seconds).Median, peak);
     }
 
-    /// <summary>The COW of so many ops, a multiple of 4.</summary>
+    /// <summary>Writes a COW with the given number of ops, a multiple of 4.</summary>
     internal static void Write(string path, int ops)
     {
         using FileCowOutput file = FileCowOutput.Create(path);

@@ -13,16 +13,19 @@ using Snapuserd.Serve;
 
 namespace Snapuserd.Tests.Benchmarks.Merging;
 
-/// <summary>Reads of the merged image by one thread, in this process, before a byte is merged and after all is; beside the same bytes read and the same units decoded and nothing else.</summary>
+/// <summary>
+/// Reads the merged image with one thread in this process, before and after the merge. Compared with reading the same bytes and decoding
+/// the same units without other work.
+/// </summary>
 internal static class Serving
 {
     private const int Large = 1 << 20;
     private const int Turns = 3;
 
-    /// <summary>A stretch that is read from a device into the buffer (<paramref name="Payload"/> false) or beside it.</summary>
+    /// <summary>A range that is read from a device into the buffer (<paramref name="Payload"/> false) or into the payload buffer.</summary>
     private readonly record struct Piece(int Device, long Offset, int Length, int At, bool Payload);
 
-    /// <summary>A unit that is decoded, whole, from where its payload lies.</summary>
+    /// <summary>A unit that is decoded completely, from the position of its payload.</summary>
     private readonly record struct Unit(CowCompression Algorithm, int Stored, int StoredLength, int Bytes);
 
     private sealed record Work(Piece[] Pieces, Unit[] Units);
@@ -52,7 +55,7 @@ internal static class Serving
         }
     }
 
-    /// <summary>The same COW as a finished merge leaves it: with the count of all ops.</summary>
+    /// <summary>Writes the same COW as after a finished merge: with the count of all ops.</summary>
     private static void Merged(string cow, string to)
     {
         File.Copy(cow, to, overwrite: true);
@@ -97,7 +100,7 @@ internal static class Serving
             $"| {name} | {when} | {sequential.Length / large.ours:F0} | {sequential.Length / large.ceiling:F0} | {large.ceiling / large.ours:F2} | {random.Length / small.ours / 1000:F0} | {random.Length / small.ceiling / 1000:F0} | {small.ceiling / small.ours:F2} | {large.decodes:F3} | {ReadContext.Bytes(view, 1, Large) >> 10} |"));
     }
 
-    /// <summary>Medians in seconds, in turns, and decodes per unit.</summary>
+    /// <summary>Medians in seconds, measured in turns, and decodes per unit.</summary>
     private static (double Ours, double Ceiling, double Decodes) Compare(BenchOptions options, CowFile cow, BlockDevice[] devices, ReadContext context, long[] offsets, int length, bool merged)
     {
         Work[] work = Array.ConvertAll(offsets, offset => Plan(cow, offset, length, merged));
@@ -109,7 +112,7 @@ internal static class Serving
         double[] ours = new double[runs], ceiling = new double[runs];
         long decodes = 0, expected = 0;
         foreach (Work one in work) expected += one.Units.Length;
-        // Plain descriptors, as a program would have that does nothing but this.
+        // Plain descriptors, like those of a program that does nothing else.
         using SafeFileHandle cowFile = File.OpenHandle(devices[0].Path), baseFile = File.OpenHandle(devices[1].Path);
         int[] descriptors = [(int)cowFile.DangerousGetHandle(), (int)baseFile.DangerousGetHandle()];
         byte[] buffer = new byte[Large + (256 << 10)], stored = new byte[4 << 20];
@@ -130,7 +133,10 @@ internal static class Serving
         return (Times.Of(ours).Median, Times.Of(ceiling).Median, expected == 0 ? 0 : (double)decodes / expected);
     }
 
-    /// <summary>What has to be read and decoded for a range; a unit that reaches in from before counts for the range in which it begins, unless only a block is asked for.</summary>
+    /// <summary>
+    /// The reads and decodes of a range. A unit that begins before the range counts for the range in which it begins, unless the request is
+    /// a single block.
+    /// </summary>
     private static Work Plan(CowFile cow, long offset, int length, bool merged)
     {
         List<Piece> pieces = [];

@@ -6,7 +6,7 @@ using Snapuserd.Merge;
 
 namespace Snapuserd.Tests.Benchmarks.Merging;
 
-/// <summary>Two merges at a time in one process: with 32 MiB for each, and with 32 MiB that they share.</summary>
+/// <summary>Two concurrent merges in one process: with 32 MiB for each, and with 32 MiB that they share.</summary>
 internal static class Sharing
 {
     private const int Memory = 32 << 20;
@@ -49,7 +49,10 @@ internal static class Sharing
 
     private static double Mebibytes(long bytes) => bytes / (double)(1 << 20);
 
-    /// <summary>Merges at both places at once. Returns the seconds of the one that ended first and of the other, and what each held of the budget when the first had ended.</summary>
+    /// <summary>
+    /// Merges at both places at once. Returns the seconds of the merge that ended first and of the other, and the memory that each held
+    /// when the first had ended.
+    /// </summary>
     private static (double First, double Both) Both(Place left, Place right, MemoryBudget? budget, out (long, long) parts)
     {
         double[] seconds = new double[2];

@@ -8,8 +8,8 @@ using Snapuserd.Interop;
 namespace Snapuserd.Tests.Benchmarks.Merging;
 
 /// <summary>
-/// Makes a device whose flush takes some milliseconds longer, and nothing else: the end of a flush is held back, and a thread wakes the
-/// queue when its time has come. Requests behind it go on meanwhile, as they do on a device.
+/// Simulates a device whose flush takes some milliseconds longer. The completion of a flush is held back, and a thread wakes the queue when
+/// it is due. Requests after the flush continue meanwhile, as on a device.
 /// </summary>
 internal sealed class SlowFlushQueue : IBlockQueue
 {
@@ -58,7 +58,7 @@ internal sealed class SlowFlushQueue : IBlockQueue
                 _held.Enqueue((completion, due));
                 _times.Add(due);
             }
-            // A wake-up may have been for the caller; it looks at everything there is, and comes back.
+            // The wake-up may have been meant for the caller, which checks all its conditions and calls again.
             if (kept > 0 || (count == 0 && !(_held.TryPeek(out first) && first.Due <= Stopwatch.GetTimestamp()))) return kept;
         }
     }
@@ -78,7 +78,7 @@ internal sealed class SlowFlushQueue : IBlockQueue
     {
         while (_times.Next() is { } due)
         {
-            // Slept to the last millisecond and a half, then watched: a sleep that is too long would be blamed on the device.
+            // The thread sleeps until 1.5 ms before the due time and then spins: a sleep that is too long would count as device time.
             for (long left; (left = due - Stopwatch.GetTimestamp()) > 0;)
             {
                 int milliseconds = (int)(left * 1000 / Stopwatch.Frequency);

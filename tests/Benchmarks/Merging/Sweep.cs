@@ -5,7 +5,9 @@ using Snapuserd.Block;
 
 namespace Snapuserd.Tests.Benchmarks.Merging;
 
-/// <summary>One choice of the engine, tried with several values in turns: the tables that decide the defaults (README, "Choices").</summary>
+/// <summary>
+/// One option of the engine, measured with several values in turns: the tables from which the defaults are chosen (README, "Choices").
+/// </summary>
 internal static class Sweep
 {
     private static readonly string[] s_usual = ["v3-lz4", "v3-lz4-xor", "v3-zstd-64k-xor", "copy-v3-lz4", "chains-v3-lz4"];

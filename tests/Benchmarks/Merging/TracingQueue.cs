@@ -5,12 +5,12 @@ using Snapuserd.Block;
 namespace Snapuserd.Tests.Benchmarks.Merging;
 
 /// <summary>
-/// A request of a trace, and what had ended when it was queued: that many requests, reads and writes among them, and flushes. What it waited
-/// for is among those.
+/// A request of a trace, with the numbers of requests, reads, writes and flushes that had ended when it was queued. Everything that it
+/// waited for is among those.
 /// </summary>
 internal readonly record struct TracedRequest(BlockRequest Request, int Ended, int ReadsEnded, int WritesEnded, int FlushesEnded);
 
-/// <summary>What a merge asked of its devices, in order; and in which order the requests ended.</summary>
+/// <summary>The requests of a merge, in order, and the order in which they ended.</summary>
 internal sealed class Trace
 {
     internal List<TracedRequest> Requests { get; } = new(1 << 16);
@@ -19,7 +19,7 @@ internal sealed class Trace
     internal List<int> Ends { get; } = new(1 << 16);
 }
 
-/// <summary>Passes everything on to another queue; counts it, and writes it into a trace if there is one.</summary>
+/// <summary>Passes everything on to another queue; counts it, and records it in a trace if there is one.</summary>
 internal sealed class TracingQueue(IBlockQueue inner, Trace? trace) : IBlockQueue
 {
     private readonly Dictionary<uint, int> _underWay = new(inner.Depth);

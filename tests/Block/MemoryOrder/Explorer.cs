@@ -5,32 +5,32 @@ using System.Linq;
 namespace Snapuserd.Tests.Block.MemoryOrder;
 
 /// <summary>
-/// Runs a <see cref="MemoryProgram"/> in every way that the memory model allows, and reports a bad end if there is one.
+/// Runs a <see cref="MemoryProgram"/> in every order that the memory model allows, and reports a bad end if there is one.
 /// <para>
-/// The model is the weaker of what .NET promises (dotnet/runtime, docs/design/specs/Memory-model.md) and of what ARMv8 does. Memory is
-/// one array: a store becomes visible to all threads at once (multi-copy atomic). Each step runs any instruction of any thread that no
-/// earlier instruction of its own thread holds back. These hold one back:
+/// The model is the weaker of the .NET memory model (dotnet/runtime, docs/design/specs/Memory-model.md) and ARMv8. Memory is one array: a
+/// store becomes visible to all threads at once (multi-copy atomic). Each step runs any instruction of any thread that no earlier
+/// instruction of its own thread holds back. An earlier instruction holds a later one back for one of these reasons:
 /// </para>
 /// <list type="bullet">
-/// <item>acquire: nothing after it runs before it; release: it runs after everything before it; a full fence or update: both;</item>
-/// <item>a load of the kind that C's seq_cst makes runs after every earlier release; a plain acquire need not;</item>
-/// <item>a value or an address that an earlier instruction gives;</item>
-/// <item>the same location. A load takes the value of its thread's own store that has not run yet, as a store buffer does it;</item>
-/// <item>a branch: stores and updates wait for its decision, because nothing speculates them. Loads do not wait.</item>
+/// <item>Acquire: later instructions run after it. Release: it runs after all earlier ones. A full fence or update is both.</item>
+/// <item>A load with the order of C's seq_cst runs after every earlier release. A plain acquire may run before it.</item>
+/// <item>The later instruction needs a value or an address that the earlier one gives.</item>
+/// <item>Both access one location. A load takes the value of its own thread's pending store, as from a store buffer.</item>
+/// <item>A branch: stores and updates wait until it is decided, because no processor speculates them. Loads do not wait.</item>
 /// </list>
 /// <para>
-/// A load also passes what a branch may leave out (a fence, a lock, an update, a store to its location) before the branch is decided, and
-/// takes the value of a store that the branch may let run. Both are guesses, as a processor makes them: an execution whose guess turns
-/// out wrong is discarded, and until then no store or update of the thread that comes later runs.
+/// Before a branch is decided, a load also passes the instructions that the branch may skip: a fence, a lock, an update, a store to its
+/// location. It may also take the value of a store that the branch may run. Both are guesses, as a processor makes them. An execution with
+/// a wrong guess is discarded. Until the guess is checked, no later store or update of the thread runs.
 /// </para>
 /// <para>
-/// Not modelled: two loads of one location made one by a compiler, a load that runs ahead of an address that is not known yet, and loads
-/// that take the value of an update that has not run. Programs are straight on, so loops are written out as often as they can run.
+/// Not modelled: a compiler that merges two loads of one location; a load that runs before an earlier address is known; a load that takes
+/// the value of an update that has not run. Programs have no loops: each loop is written out as often as it can run.
 /// </para>
 /// </summary>
 internal sealed class Explorer
 {
-    /// <summary>More states than any of the models has: a model that grows beyond them would make the tests slow.</summary>
+    /// <summary>Limit on the number of states. No model reaches it; one that does would make the tests slow.</summary>
     private const int MostStates = 4_000_000;
 
     private readonly MemoryProgram _program;
@@ -58,10 +58,10 @@ internal sealed class Explorer
         internal int[] Values { get; } = registers;
         internal ulong[] Done { get; } = done;
 
-        /// <summary>Instructions that a load has passed on the guess that their branch leaves them out.</summary>
+        /// <summary>Instructions that a load has passed, on the guess that their branch skips them.</summary>
         internal ulong[] Skipped { get; } = skipped;
 
-        /// <summary>Stores whose value a load has taken on the guess that their branch lets them run.</summary>
+        /// <summary>Stores whose value a load has taken, on the guess that their branch runs them.</summary>
         internal ulong[] Taken { get; } = taken;
 
         internal Registers Registers => new(Values);
@@ -88,10 +88,10 @@ internal sealed class Explorer
         }
     }
 
-    /// <summary>The steps that lead to a bad end, one a line; null if no order does.</summary>
+    /// <summary>The steps that lead to a bad end, one per line; null if no order does.</summary>
     internal static string? FindBad(MemoryProgram program) => FindBad(program, out _);
 
-    /// <summary>The same, with the number of states looked at.</summary>
+    /// <summary>The same, with the number of states visited.</summary>
     internal static string? FindBad(MemoryProgram program, out int states)
     {
         Explorer explorer = new(program);
@@ -116,7 +116,7 @@ internal sealed class Explorer
                 if (state.IsDone(t, i)) continue;
                 foreach (Way way in Ways(state, t, i))
                 {
-                    // A thread that can only guess sleeps for ever: whatever a branch depends on comes before it.
+                    // A thread that can only guess sleeps for ever: the instruction that decides the branch comes earlier and never runs.
                     ended &= way.IsGuess;
                     State next = state.Copy();
                     next.Skipped[t] |= way.Skipped;
@@ -138,7 +138,7 @@ internal sealed class Explorer
 
     private bool AreKnown(State state, Register[] registers) => Array.TrueForAll(registers, register => IsKnown(state, register));
 
-    /// <summary>True or false once it is decided; null before.</summary>
+    /// <summary>Whether the branches run the instruction; null while that is undecided.</summary>
     private bool? Counts(State state, Instruction instruction)
     {
         bool? counts = true;
@@ -151,7 +151,7 @@ internal sealed class Explorer
     }
 
     /// <summary>
-    /// Skips what a branch has left out, and drops what loads have read ahead for it. False if a guess turns out wrong.
+    /// Marks the instructions that decided branches skip, and drops loads that ran ahead in them. False if a guess was wrong.
     /// </summary>
     private bool Settle(State state)
     {
@@ -174,7 +174,7 @@ internal sealed class Explorer
     }
 
     /// <summary>
-    /// A way to run an instruction now: the value that it takes from its thread's own store, and what it guesses of the branches.
+    /// A way to run an instruction now: the value that it takes from its own thread's store, and its guesses about branches.
     /// </summary>
     private readonly record struct Way(int? Forwarded, ulong Skipped, ulong Taken)
     {
@@ -195,7 +195,9 @@ internal sealed class Explorer
         return ways;
     }
 
-    /// <summary>Adds the ways in which instruction <paramref name="i"/> passes those from <paramref name="j"/> back to the first.</summary>
+    /// <summary>
+    /// Adds the ways in which instruction <paramref name="i"/> passes all instructions from <paramref name="j"/> back to the first.
+    /// </summary>
     private void Pass(State state, int t, int i, int j, Way way, List<Way> ways)
     {
         Instruction later = _threads[t][i];
@@ -206,27 +208,27 @@ internal sealed class Explorer
             Instruction earlier = _threads[t][j];
             bool meets = MayMeet(state, earlier, later), isOrdered = IsOrdered(earlier, later);
             if (!meets && !isOrdered) continue;
-            // Hidden by a later store of its own thread, whether it runs or not.
+            // A later store of the same thread hides this one, whether this one runs or not.
             if (way.Forwarded != null && !isOrdered && earlier.Kind == InstructionKind.Store) continue;
             bool isUndecided = later.Kind == InstructionKind.Load && !IsWithin(later, earlier)
                 && Counts(state, earlier) == null && (state.Taken[t] & bit) == 0;
-            // What the branch leaves out holds nothing back.
+            // A skipped instruction holds nothing back.
             if (isUndecided) Pass(state, t, i, j - 1, way with { Skipped = way.Skipped | bit }, ways);
             if (isOrdered || earlier.Kind != InstructionKind.Store || later.Kind != InstructionKind.Load) return;
-            // A store that runs later still is seen by its own thread.
+            // The thread sees its own store although the store runs later.
             if (!AreKnown(state, earlier.Inputs)) return;
             way = way with { Forwarded = earlier.NewValue!(0, state.Registers), Taken = isUndecided ? way.Taken | bit : way.Taken };
         }
         ways.Add(way);
     }
 
-    /// <summary>The later one waits for the earlier one, whatever their locations.</summary>
+    /// <summary>Whether the later instruction waits for the earlier one, whatever their locations.</summary>
     private static bool IsOrdered(Instruction earlier, Instruction later) =>
         earlier.Kind == InstructionKind.Fence || later.Kind == InstructionKind.Fence
         || earlier.IsAcquire || later.IsRelease
         || (later.Order == Order.AcquireAfterRelease && earlier.IsRelease);
 
-    /// <summary>They go to one location, or it is not known yet.</summary>
+    /// <summary>Whether both access one location, or the location is not known yet.</summary>
     private bool MayMeet(State state, Instruction earlier, Instruction later)
     {
         if (earlier.Kind == InstructionKind.Fence || later.Kind == InstructionKind.Fence) return false;

@@ -5,9 +5,9 @@ using Xunit;
 namespace Snapuserd.Tests.Block.MemoryOrder;
 
 /// <summary>
-/// The explorer against the classic litmus tests, whose answers for ARMv8 are published (Pulte et al., "Simplifying ARM Concurrency",
-/// POPL 2018; herd's aarch64.cat), and against variants around branches, derived from the same rules. Each names an outcome; the explorer
-/// must find it exactly where it is allowed.
+/// The explorer against the classic litmus tests, whose answers for ARMv8 are published (Pulte et al., "Simplifying ARM Concurrency", POPL
+/// 2018; herd's aarch64.cat), and against variants around branches, derived from the same rules. Each test names an outcome; the explorer
+/// must find it exactly where the model allows it.
 /// </summary>
 public sealed class LitmusTests
 {
@@ -67,7 +67,7 @@ public sealed class LitmusTests
         ["PPOCA after a branch that is not taken"] = (false, () => ReadAfterASpeculatedStore(2)),
     };
 
-    /// <summary>The names.</summary>
+    /// <summary>Names of the litmus tests.</summary>
     public static TheoryData<string> Names => [.. s_tests.Keys];
 
     [Theory]
@@ -150,7 +150,7 @@ public sealed class LitmusTests
         return p;
     }
 
-    /// <summary>Each thread sees its own store before the other does: an acquire of one's own location is no fence.</summary>
+    /// <summary>Each thread sees its own store before the other thread does: an acquire load of its own location is no fence.</summary>
     private static MemoryProgram StoreBufferWithOwnStore()
     {
         MemoryProgram p = new();
@@ -322,7 +322,7 @@ public sealed class LitmusTests
         return p;
     }
 
-    /// <summary>A release holds back nothing that comes after it.</summary>
+    /// <summary>A release does not hold back later instructions.</summary>
     private static MemoryProgram StoreAfterRelease()
     {
         MemoryProgram p = new();
@@ -345,7 +345,7 @@ public sealed class LitmusTests
         return p;
     }
 
-    /// <summary>The branch is over before the data is read, and nothing between orders the reads unless it is taken.</summary>
+    /// <summary>The branch ends before the data is read. Only an instruction inside the branch can order the two reads.</summary>
     private static MemoryProgram MessageAroundBranch(Action<ThreadProgram, Location, Location> inside, bool taken)
     {
         MemoryProgram p = new();
@@ -361,7 +361,7 @@ public sealed class LitmusTests
         return p;
     }
 
-    /// <summary>A store that comes after a branch does not run before it is decided, nor with a value that was only guessed.</summary>
+    /// <summary>A store after a branch does not run before the branch is decided, nor with a guessed value.</summary>
     private static MemoryProgram LoadBufferAroundBranch(bool guess)
     {
         MemoryProgram p = new();
@@ -381,7 +381,7 @@ public sealed class LitmusTests
         return p;
     }
 
-    /// <summary>As PPOCA, with the reads after the branch instead of in it.</summary>
+    /// <summary>PPOCA, with the reads after the branch instead of inside it.</summary>
     private static MemoryProgram ReadAfterASpeculatedStore(int wanted)
     {
         MemoryProgram p = new();
@@ -398,7 +398,7 @@ public sealed class LitmusTests
     }
 
     /// <summary>
-    /// A load that could only be made on a guess does not keep a thread that sleeps for ever from ending; nor is it seen at the end.
+    /// A load that could only run on a guess does not keep a thread that sleeps for ever from ending. The final state does not show it.
     /// </summary>
     private static MemoryProgram SleeperBeforeBranch(bool guessed)
     {

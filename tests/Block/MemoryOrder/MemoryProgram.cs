@@ -4,35 +4,35 @@ using System.Linq;
 
 namespace Snapuserd.Tests.Block.MemoryOrder;
 
-/// <summary>What an access promises beside its own effect.</summary>
+/// <summary>The ordering of an access.</summary>
 internal enum Order
 {
-    /// <summary>An ordinary access: only dependencies and accesses of the same location hold it in place.</summary>
+    /// <summary>An ordinary access: only dependencies and accesses of the same location order it.</summary>
     Plain,
 
     /// <summary>
-    /// A load before everything after it, as Volatile.Read promises: LDAPR. An earlier store with release may still come after it.
+    /// A load that runs before everything after it, as Volatile.Read promises: LDAPR. An earlier release store may still run after it.
     /// </summary>
     Acquire,
 
-    /// <summary>A load like that which also stays after every earlier store with release, as C's seq_cst promises: LDAR.</summary>
+    /// <summary>An acquire load that also runs after every earlier release store, as C's seq_cst promises: LDAR.</summary>
     AcquireAfterRelease,
 
-    /// <summary>A store after everything before it, as Volatile.Write promises: STLR.</summary>
+    /// <summary>A store that runs after everything before it, as Volatile.Write promises: STLR.</summary>
     Release,
 
-    /// <summary>A read-modify-write that nothing crosses in either direction, as Interlocked promises.</summary>
+    /// <summary>A read-modify-write that no access crosses in either direction, as Interlocked promises.</summary>
     Full,
 }
 
 /// <summary>A word of shared memory.</summary>
 internal sealed record Location(int Index, string Name);
 
-/// <summary>What an instruction leaves to later ones of its thread, and to the check at the end.</summary>
+/// <summary>The result of an instruction, for later instructions of its thread and for the check at the end.</summary>
 internal sealed record Register(int Index, string Name);
 
 /// <summary>
-/// The values of all registers at a moment; <see cref="None"/> for those of instructions that were skipped or have not run.
+/// The values of all registers at one moment; <see cref="None"/> for an instruction that was skipped or has not run.
 /// </summary>
 internal readonly struct Registers(int[] values)
 {
@@ -41,11 +41,11 @@ internal readonly struct Registers(int[] values)
 
     internal int this[Register register] => values[register.Index];
 
-    /// <summary>The instruction that sets it was not skipped.</summary>
+    /// <summary>Whether the instruction that sets the register has run.</summary>
     internal bool Has(Register register) => values[register.Index] != None;
 }
 
-/// <summary>A branch that was taken: instructions below it count only if <paramref name="Holds"/> does.</summary>
+/// <summary>A branch: the instructions inside it run only if <paramref name="Holds"/> is true.</summary>
 internal sealed record Guard(Func<Registers, bool> Holds, Register[] Inputs);
 
 internal enum InstructionKind
@@ -56,25 +56,25 @@ internal enum InstructionKind
     Fence,
 }
 
-/// <summary>One access, or a full fence.</summary>
+/// <summary>One access, or one full fence.</summary>
 internal sealed class Instruction
 {
     internal required InstructionKind Kind { get; init; }
     internal Order Order { get; init; }
     internal required Guard[] Guards { get; init; }
 
-    /// <summary>Where it may go: one location, or several of which <see cref="Selector"/> chooses.</summary>
+    /// <summary>The possible locations: one, or several of which <see cref="Selector"/> chooses.</summary>
     internal Location[] Places { get; init; } = [];
     internal Register? Selector { get; init; }
 
-    /// <summary>What a store or an update leaves: of the value before and the registers.</summary>
+    /// <summary>The value that a store or an update writes, from the old value and the registers.</summary>
     internal Func<int, Registers, int>? NewValue { get; init; }
 
-    /// <summary>The registers that <see cref="NewValue"/> looks at.</summary>
+    /// <summary>The registers that <see cref="NewValue"/> reads.</summary>
     internal Register[] Inputs { get; init; } = [];
     internal Register? Output { get; init; }
 
-    /// <summary>An update that waits until the value is one of these: a system call that blocks.</summary>
+    /// <summary>For an update that blocks, as a system call does: the values at which it runs.</summary>
     internal Func<int, bool>? Until { get; init; }
 
     internal bool IsAcquire => Kind != InstructionKind.Store && Order is Order.Acquire or Order.AcquireAfterRelease or Order.Full;
@@ -84,7 +84,7 @@ internal sealed class Instruction
     internal int PlaceIn(Registers registers) => (Selector == null ? Places[0] : Places[registers[Selector] % Places.Length]).Index;
 }
 
-/// <summary>A short program of one thread: straight on, with guards for branches. Loops are written out.</summary>
+/// <summary>A short program of one thread. It has guards for branches and no loops: each loop is written out.</summary>
 internal sealed class ThreadProgram
 {
     private readonly MemoryProgram _program;
@@ -129,7 +129,7 @@ internal sealed class ThreadProgram
             Inputs = inputs,
         });
 
-    /// <summary>Reads and writes in one step, as Interlocked does; returns what was there before.</summary>
+    /// <summary>Reads and writes in one step, as Interlocked does. Returns the old value.</summary>
     internal Register Update(Location at, Func<int, int> change, Order order) => Update([at], null, change, order);
 
     internal Register Update(Location[] places, Register? selector, Func<int, int> change, Order order, Func<int, bool>? until = null)
@@ -150,23 +150,23 @@ internal sealed class ThreadProgram
     }
 
     /// <summary>
-    /// Sleeps until the location is not 0, and makes it 0: a read of an eventfd. The kernel's own order is not counted on.
+    /// Sleeps until the location is not 0, then sets it to 0, as a read of an eventfd does. The model relies on no order of the kernel's.
     /// </summary>
     internal Register Sleep(Location eventfd) => Update([eventfd], null, _ => 0, Order.Plain, value => value != 0);
 
     /// <summary>Adds 1 to an eventfd.</summary>
     internal void Ring(Location eventfd) => Update(eventfd, value => value + 1, Order.Plain);
 
-    /// <summary>Monitor.Enter, of which only acquire is promised.</summary>
+    /// <summary>Monitor.Enter, which promises only acquire.</summary>
     internal void Lock(Location gate) => Update([gate], null, _ => 1, Order.Acquire, value => value == 0);
 
-    /// <summary>Monitor.Exit, of which only release is promised.</summary>
+    /// <summary>Monitor.Exit, which promises only release.</summary>
     internal void Unlock(Location gate) => Store(gate, 0, Order.Release);
 
     internal void Fence() => Add(new Instruction { Kind = InstructionKind.Fence, Order = Order.Full, Guards = Guards });
 
     /// <summary>
-    /// What follows until the result is disposed of runs only if <paramref name="holds"/>. Loads may run ahead of the decision.
+    /// Until the result is disposed, new instructions run only if <paramref name="holds"/>. Loads may run before that is decided.
     /// </summary>
     internal IDisposable When(Func<Registers, bool> holds, params Register[] inputs)
     {
@@ -182,7 +182,7 @@ internal sealed class ThreadProgram
     }
 }
 
-/// <summary>Threads over shared memory, and the outcome that must not be.</summary>
+/// <summary>Threads over shared memory, and the forbidden outcome.</summary>
 internal sealed class MemoryProgram
 {
     private int _registers;
@@ -195,7 +195,7 @@ internal sealed class MemoryProgram
 
     internal int RegisterCount => _registers;
 
-    /// <summary>Whether a final state is bad, by its registers and its memory. Threads that sleep for ever have reached it too.</summary>
+    /// <summary>Whether a final state is bad, given its registers and memory. A thread that sleeps for ever has ended, too.</summary>
     internal Func<Registers, int[], bool> Bad { get; set; } = (_, _) => false;
 
     internal Location Location(string name, int initial = 0)

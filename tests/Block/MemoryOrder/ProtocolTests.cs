@@ -9,16 +9,16 @@ using Xunit;
 namespace Snapuserd.Tests.Block.MemoryOrder;
 
 /// <summary>
-/// The protocols without a lock hold under every order that the memory model allows, and each of their barriers is needed or says why it
-/// is there; docs/memory-order.md lists them. Stress would prove nothing here: an x86 machine orders more than arm64, also where it
-/// emulates one.
+/// The lock-free protocols hold under every order that the memory model allows. Each of their barriers is needed, or has a stated reason;
+/// docs/memory-order.md lists them. A stress test would prove nothing here: an x86 machine orders more than arm64, also when it emulates
+/// arm64.
 /// </summary>
 public sealed class ProtocolTests
 {
     private static readonly string s_document = File.ReadAllText(Path.Combine(Binary.Root, "docs", "memory-order.md"));
 
     /// <summary>
-    /// How many uses of Volatile, Interlocked and atomics each file has. docs/memory-order.md says for each what it is for.
+    /// The number of uses of Volatile, Interlocked and atomics in each file. docs/memory-order.md gives the reason for each use.
     /// </summary>
     private static readonly Dictionary<string, int> s_barriers = new()
     {
@@ -35,8 +35,8 @@ public sealed class ProtocolTests
         ["src/Create/AnchorTable.cs"] = 7,
         ["src/Create/FileImageReader.cs"] = 2,
         ["src/Create/NativeArray.cs"] = 3,
-        ["src/Daemon/ControlServer.cs"] = 12,
-        ["src/Daemon/SnapshotSet.cs"] = 6,
+        ["src/Control/ControlServer.cs"] = 12,
+        ["src/Control/SnapshotSet.cs"] = 6,
         ["src/Merge/ReaderGate.cs"] = 9,
         ["src/Serve/DmUser/DmUserServer.cs"] = 2,
         ["src/Serve/DmUser/DmUserWorker.cs"] = 3,
@@ -45,13 +45,13 @@ public sealed class ProtocolTests
         ["src/Serve/Nbd/NbdServer.cs"] = 7,
         ["src/Serve/SnapshotView.cs"] = 7,
         ["src/Serve/Ublk/UblkServer.cs"] = 5,
-        ["src/Serve/UpdateVerifier.cs"] = 6,
+        ["src/AndroidDaemon/UpdateVerifier.cs"] = 6,
     };
 
     /// <summary>All protocols, by name.</summary>
     public static TheoryData<string> Names => [.. Protocols.All.Select(protocol => protocol.Name)];
 
-    /// <summary>All barriers of each.</summary>
+    /// <summary>Every barrier of every protocol.</summary>
     public static TheoryData<string, string> Removals
     {
         get
@@ -97,7 +97,9 @@ public sealed class ProtocolTests
         foreach (Protocol protocol in Protocols.All) Assert.Empty(protocol.NotNeeded.Keys.Except(BarriersOf(protocol)));
     }
 
-    /// <summary>A store with release is not enough where a flag is taken back and work is looked for: the look may come first.</summary>
+    /// <summary>
+    /// A release store is not enough where a thread clears a flag and then looks for work: the look may run before the store.
+    /// </summary>
     [Fact]
     public void A_signal_that_is_taken_by_a_volatile_write_is_lost()
     {
@@ -132,7 +134,7 @@ public sealed class ProtocolTests
             foreach (string line in File.ReadLines(Path.Combine(Binary.Root, file)))
             {
                 string code = line.Split("//")[0];
-                // Declarations, and the constructor's assignment of a pointer.
+                // Skips declarations, and the constructor's assignment of a pointer.
                 if (Regex.IsMatch(code, $@"^\s*private .*\b{field}\b( =|;)") || Regex.IsMatch(code, $@"^\s*{field} = \(uint\*\)")) continue;
                 string rest = Regex.Replace(code, $@"(Volatile|Interlocked)\.\w+\(ref \*?{field}\b", "");
                 uses += code == rest ? 0 : 1;
@@ -154,7 +156,8 @@ public sealed class ProtocolTests
     }
 
     /// <summary>
-    /// A new use, also in a file that has others, fails this until it is counted above. The change that counts it also describes it in the document.
+    /// Fails on any new use, also in a listed file, until the table above counts it. The change that counts it also describes it in the
+    /// document.
     /// </summary>
     [Fact]
     public void Every_use_of_a_barrier_is_counted()
@@ -189,7 +192,7 @@ public sealed class ProtocolTests
         }
     }
 
-    /// <summary>The text from where the member begins to the end of its body.</summary>
+    /// <summary>The source text of a member, from the given beginning to the end of its body.</summary>
     private static string Member(Source source)
     {
         string text = File.ReadAllText(Path.Combine(Binary.Root, source.File));

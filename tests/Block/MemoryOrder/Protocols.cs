@@ -4,17 +4,17 @@ using System.Linq;
 
 namespace Snapuserd.Tests.Block.MemoryOrder;
 
-/// <summary>Every protocol of docs/memory-order.md, as a model. Names of barriers are those of the document's table.</summary>
+/// <summary>Every protocol of docs/memory-order.md, as a model. The barriers have the names of the document's table.</summary>
 internal static class Protocols
 {
     private const string Gate = "src/Merge/ReaderGate.cs";
     private const string Wake = "src/Block/WakeUp.cs";
     private const string RingFile = "interop/IoUring/Ring.cs";
     private const string Signals = "interop/Entry/signals.c";
-    private const string Control = "src/Daemon/ControlServer.cs";
+    private const string Control = "src/Control/ControlServer.cs";
     private const string Nbd = "src/Serve/Nbd/NbdServer.cs";
     private const string Session = "src/Serve/Nbd/NbdSession.cs";
-    private const string Set = "src/Daemon/SnapshotSet.cs";
+    private const string Set = "src/Control/SnapshotSet.cs";
     private const string DmUser = "src/Serve/DmUser/DmUserServer.cs";
     private const string DmWorker = "src/Serve/DmUser/DmUserWorker.cs";
     private const string Tree = "src/Block/Identity/KernelTree.cs";
@@ -52,7 +52,7 @@ internal static class Protocols
             [
                 (Gate, "_homes", []),
                 (Gate, "_inside", []),
-                // The merge thread alone writes the number, so its own read of it is no race.
+                // Only the merge thread writes the number, so its own plain read is no race.
                 (Gate, "_epoch", [@"public bool IsDone => Volatile\.Read\(ref _inside\[Place\(_epoch - 1\)\]\) == 0;"]),
             ],
         },
@@ -101,7 +101,7 @@ internal static class Protocols
             Fields =
             [
                 (RingFile, "_sqHead", []),
-                // Before the first request nothing else uses the ring.
+                // Before the first request no other thread and no kernel uses the ring.
                 (RingFile, "_sqTail", [@"_prepared = \*_sqTail;"]),
             ],
         },
@@ -119,7 +119,7 @@ internal static class Protocols
             Fields =
             [
                 (RingFile, "_cqTail", []),
-                // This side alone writes the head.
+                // Only the queue writes the head of the completion ring; the kernel reads it.
                 (RingFile, "_cqHead", [@"public uint Ready => .* - \*_cqHead;", @"uint head = \*_cqHead;"]),
             ],
         },
@@ -188,13 +188,14 @@ internal static class Protocols
                 new(Session, "public void CheckTime(", @"TryEnter\(\)", @"lock \(_gate\)", @"_owes"),
                 new(Session, "private bool TryEnter(", @"lock \(_gate\)"),
                 new(Session, "private void Owe(", @"_owes = true", @"Watch\(\)"),
-                // Owe runs below these; each pattern holds a lock and what runs under it, without a brace that closes between.
+                // These members call Owe. Each pattern matches a lock and the calls under it, without a closing brace between them.
                 new(Session, "public bool Turn(",
                     @"lock \(_gate\)\s*\{[^}]*\bFlush\(\)[^}]*\bReceive\(", @"lock \(_gate\)\s*\{[^}]*\bReceive\("),
                 new(Session, "private void Read(",
                     @"lock \(_gate\)\s*\{[^}]*\{[^}]*\bFlush\(\);\s*return;\s*\}[^}]*\bSend\(answer, buffer\)[^}]*\bFlush\(\)"),
             ],
-            // Every way to Owe, with the declarations: Send from SendParked (twice) and Read; Flush from Turn, Begin and Read (twice).
+            // Every call path to Owe, with the declarations: Send from SendParked (twice) and Read; Flush from Turn, Begin and Read
+            // (twice).
             Mentions =
             [
                 (Session, "Owe", 2),
@@ -273,8 +274,8 @@ internal static class Protocols
     ];
 
     /// <summary>
-    /// Two publications: home 0 moves to 1 and then to 2. Each home is made before it is published and destroyed when <c>IsDone</c> says
-    /// so. One reader, which has to try three times at the most.
+    /// Two publications: location 0 moves to 1 and then to 2. Each location is filled before it is published, and destroyed after
+    /// <c>IsDone</c> returns true. One reader needs at most three attempts.
     /// </summary>
     private static MemoryProgram GateHomes(Barriers b)
     {
@@ -327,7 +328,9 @@ internal static class Protocols
         }
     }
 
-    /// <summary>A reader is inside. It leaves while the merge publishes, looks, and goes to sleep if it is still there.</summary>
+    /// <summary>
+    /// A reader is inside and leaves. Meanwhile the merge publishes, checks for the reader, and sleeps if it is still inside.
+    /// </summary>
     private static MemoryProgram GateWake(Barriers b)
     {
         MemoryProgram p = new();
@@ -348,9 +351,9 @@ internal static class Protocols
     }
 
     /// <summary>
-    /// Two threads leave something to look at and signal; the queue's thread sleeps in the eventfd's read, takes the signal and looks. It
-    /// must have seen both in the end, awake or asleep.
-    /// <paramref name="takenByStore"/>: what if Taken were a Volatile.Write.
+    /// Two threads each store work and then signal. The queue's thread sleeps in the eventfd's read, takes the signal and looks for work.
+    /// In the end it must have seen the work of both.
+    /// <paramref name="takenByStore"/>: models Taken as a Volatile.Write instead of an exchange.
     /// </summary>
     internal static MemoryProgram WakeUps(Barriers b, bool takenByStore = false)
     {
@@ -380,9 +383,9 @@ internal static class Protocols
     }
 
     /// <summary>
-    /// One place for requests, used twice. The kernel's side as linux/io_uring has it: smp_load_acquire of the tail, smp_store_release of
-    /// the head. On a thread of its own, as with IORING_SETUP_SQPOLL: without that it reads the tail within io_uring_enter, and needs
-    /// less.
+    /// One submission entry, used twice. The kernel's side follows linux/io_uring: smp_load_acquire of the tail, smp_store_release of the
+    /// head. It runs on a thread of its own, as with IORING_SETUP_SQPOLL. Without that flag the kernel reads the tail inside io_uring_enter
+    /// and needs fewer barriers.
     /// </summary>
     private static MemoryProgram RingRequests(Barriers b)
     {
@@ -412,8 +415,8 @@ internal static class Protocols
     }
 
     /// <summary>
-    /// One place for completions, used twice. The kernel fills the buffer of a read and its entry, and publishes the tail with
-    /// smp_store_release; it reads the head with READ_ONCE and writes the place again only if that is free.
+    /// One completion entry, used twice. The kernel fills the read's buffer and the entry, and publishes the tail with smp_store_release.
+    /// It reads the head with READ_ONCE and reuses the entry only after it is free.
     /// </summary>
     private static MemoryProgram RingCompletions(Barriers b)
     {
@@ -444,7 +447,7 @@ internal static class Protocols
         return p;
     }
 
-    /// <summary>The handler sets the flag and rings; the queue's thread wakes, takes the signal and asks the flag.</summary>
+    /// <summary>The handler sets the flag and signals the eventfd. The queue's thread wakes, takes the signal and reads the flag.</summary>
     private static MemoryProgram SignalWake(Barriers b)
     {
         MemoryProgram p = new();
@@ -465,15 +468,15 @@ internal static class Protocols
         return p;
     }
 
-    /// <summary>The main thread gives another eventfd, waits for handlers, and closes the one before.</summary>
+    /// <summary>The main thread installs another eventfd, waits for running handlers, and closes the old eventfd.</summary>
     private static MemoryProgram SignalBell(Barriers b)
     {
         MemoryProgram p = new();
         Location running = p.Location("handlers_running"), bell = p.Location("bell_to_ring", 5);
         Location closed = p.Location("old eventfd is closed");
         ThreadProgram handler = p.Thread("handler");
-        // C's seq_cst update may be a pair of an acquire load and a release store (LDAXR, STLXR) without a fence; no other handler runs
-        // here.
+        // C's seq_cst update may be an acquire load and a release store (LDAXR, STLXR) without a fence. No other handler runs in this
+        // model.
         Register before = handler.Load(running, Order.AcquireAfterRelease);
         handler.Store(running, r => r[before] + 1, [before], b.Of("handler: running = 1", Order.Release));
         Register which = handler.Load(bell, b.Of("handler: read of the bell", Order.AcquireAfterRelease, Order.Acquire));
@@ -488,7 +491,7 @@ internal static class Protocols
         return p;
     }
 
-    /// <summary>A signal comes while a child is made: the handler kills it, or the one who made it does.</summary>
+    /// <summary>A signal arrives while the main thread starts a child. Either the handler or the main thread kills the child.</summary>
     private static MemoryProgram SignalChild(Barriers b)
     {
         MemoryProgram p = new();
@@ -502,7 +505,9 @@ internal static class Protocols
         return p;
     }
 
-    /// <summary>Two threads ring; the server's thread makes <c>_rung</c> 0, looks, sleeps in poll and reads the eventfd.</summary>
+    /// <summary>
+    /// Two threads signal. The server's thread sets <c>_rung</c> to 0, looks for work, sleeps in poll and reads the eventfd.
+    /// </summary>
     private static MemoryProgram ControlBell(Barriers b)
     {
         MemoryProgram p = new();
@@ -528,8 +533,8 @@ internal static class Protocols
     }
 
     /// <summary>
-    /// The accepting thread makes <c>_watching</c> 0, looks for deadlines and sleeps without a limit if there is none; a session begins
-    /// to have one.
+    /// The accepting thread sets <c>_watching</c> to 0, looks for deadlines and sleeps without a limit if there is none. Meanwhile a
+    /// session gets a deadline.
     /// </summary>
     private static MemoryProgram NbdWatch(Barriers b)
     {
@@ -554,7 +559,7 @@ internal static class Protocols
         return p;
     }
 
-    /// <summary>An object is filled and a reference to it stored; a reader follows the reference.</summary>
+    /// <summary>A writer fills an object and stores a reference to it. A reader follows the reference.</summary>
     private static MemoryProgram Publication(Barriers b)
     {
         MemoryProgram p = new();
@@ -569,7 +574,7 @@ internal static class Protocols
     }
 
     /// <summary>
-    /// A snapshot's thread says that it failed and counts down; the thread that waits sees 0 and asks whether one failed.
+    /// A snapshot's thread stores its failure and counts down. The waiting thread sees 0 and reads the failure.
     /// </summary>
     private static MemoryProgram ServeAll(Barriers b)
     {
@@ -584,8 +589,8 @@ internal static class Protocols
     }
 
     /// <summary>
-    /// Two threads open the folder, find that it is not the kernel's own, and agree on one; a third asks. As two fields, which it was,
-    /// one of them still says that it is genuine while it tries, and the other has given the folder already.
+    /// Two threads open the folder, find that it is not the kernel's own, and agree on one descriptor. A third thread reads the result. The
+    /// earlier code used two fields: one opener could still say "genuine" while the other had already published the folder.
     /// </summary>
     private static MemoryProgram KernelFolder(Barriers b)
     {
@@ -611,8 +616,9 @@ internal static class Protocols
     }
 
     /// <summary>
-    /// The worker gives its number and asks for a stop, and then sleeps in a read that only a signal ends. The order of these is not
-    /// enough (store buffers), so the signal is sent again until the worker has ended; the second time stands for all that come later.
+    /// The worker stores its thread number, checks for a stop request, and then sleeps in a read that only a signal ends. No order of these
+    /// is enough (store buffers), so the stopping thread repeats the signal until the worker ends. The second signal stands for all later
+    /// ones.
     /// </summary>
     private static MemoryProgram DmUserStop(Barriers b)
     {
@@ -625,7 +631,7 @@ internal static class Protocols
         if (b.Has("Stop: again"))
         {
             using IDisposable _ = stopper.When(r => r[first] == 0, first);
-            // Some later time finds the number: stores do not stay unseen for ever.
+            // A later attempt finds the number: every store becomes visible in the end.
             stopper.Update([number], null, value => value, Order.Plain, value => value != 0);
             stopper.Ring(signal);
         }

@@ -3,13 +3,13 @@ using System.Collections.Generic;
 using System.Linq;
 using System.Text;
 using Snapuserd.Block;
-using Snapuserd.Cli.Boot;
+using Snapuserd.Boot;
 using Snapuserd.Interop;
 using Xunit;
 
 namespace Snapuserd.Tests.Cli.Boot;
 
-/// <summary>The table of a boot: what is a row, and what is said of a line that is none.</summary>
+/// <summary>The boot table: which lines are rows, and the error for every other line.</summary>
 public sealed class BootTableTests
 {
     private static List<BootRow> Parse(string text) => BootTable.Parse("table", Encoding.UTF8.GetBytes(text));

@@ -4,15 +4,14 @@ using System.Collections.Generic;
 using System.IO;
 using System.Linq;
 using Snapuserd.Block;
-using Snapuserd.Cli.Boot;
+using Snapuserd.Boot;
 using Snapuserd.Cow;
-using Snapuserd.Daemon;
 using Snapuserd.Tests.Support;
 using Xunit;
 
 namespace Snapuserd.Tests.Cli.Boot;
 
-/// <summary>A boot over real files and a system that only writes down what it is told.</summary>
+/// <summary>A boot over real files and a system that only records what it is told to do.</summary>
 public sealed class BootTests : IDisposable
 {
     private readonly TempFolder _folder = new();
@@ -21,7 +20,7 @@ public sealed class BootTests : IDisposable
 
     public void Dispose() => _folder.Dispose();
 
-    /// <summary>What a COW may be like when a machine starts.</summary>
+    /// <summary>States of a COW when a machine starts.</summary>
     public enum Given
     {
         Absent,
@@ -29,7 +28,11 @@ public sealed class BootTests : IDisposable
         Begun,
         Merged,
         DamagedOps,
+        DamagedFirstOp,
         DamagedOpsBegun,
+        CutOff,
+        FullImage,
+        FullImageCutOff,
         Garbage,
         NoScratch,
     }
@@ -37,14 +40,25 @@ public sealed class BootTests : IDisposable
     private BootRow Row(string name = "root", Given given = Given.Untouched, int phase = 1)
     {
         string cow = _folder[name + ".cow"], target = _folder[name + ".img"];
-        byte[] bytes = Golden.Cow(given == Given.NoScratch ? "v2-zstd-noscratch" : "v3-lz4-64k-xor");
+        byte[] bytes = Golden.Cow(given switch
+        {
+            Given.NoScratch => "v2-zstd-noscratch",
+            Given.FullImage or Given.FullImageCutOff => "v3-zstd-nocopy",
+            _ => "v3-lz4-64k-xor",
+        });
         if (given == Given.Begun) bytes = Golden.HalfCow("half-v3-lz4-64k-xor-M3io_uring");
         if (given == Given.Merged) BinaryPrimitives.WriteUInt64LittleEndian(bytes.AsSpan(26), (ulong)Golden.Row("v3-lz4-64k-xor").MergeOps);
-        if (given is Given.DamagedOps or Given.DamagedOpsBegun) Array.Fill(bytes, (byte)0xff, (2 << 20) + 78, 20_000);
+        if (given is Given.DamagedOps or Given.DamagedOpsBegun)
+        {
+            CowHeader header = CowHeader.Parse(new MemorySource(bytes));
+            bytes[header.OpsOffset + (16 * ((long)header.OpCount - 1)) + 15] = 0xff;
+        }
+        if (given == Given.DamagedFirstOp) Array.Fill(bytes, (byte)0xff, (2 << 20) + 78, 20_000);
         if (given == Given.DamagedOpsBegun) bytes[78] = 1;
+        if (given is Given.CutOff or Given.FullImageCutOff) bytes = bytes[..^1];
         if (given == Given.Garbage) bytes.AsSpan(0, 100).Fill(7);
         if (given != Given.Absent) File.WriteAllBytes(cow, bytes);
-        // Who replaces an update removes its mark.
+        // An installer that replaces an update removes its marker.
         File.Delete(cow + ".merging");
         File.WriteAllBytes(target, Golden.Old);
         return new BootRow(name, cow, target, null, phase, "table:1");
@@ -55,14 +69,14 @@ public sealed class BootTests : IDisposable
     private (List<RowResult> Rows, ExitCode Code) Boot(BootOptions options, params BootRow[] rows)
     {
         List<RowResult> results = [];
-        ExitCode code = new Snapuserd.Cli.Boot.Boot(_system, new ListLog(_log), options).Run([.. rows], results.Add);
+        ExitCode code = new BootSequence(_system, new ListLog(_log), options).Run([.. rows], results.Add);
         Assert.Equal(rows.Length, results.Count);
         return (results, code);
     }
 
     private BootOptions Options(MergePolicy policy = MergePolicy.Background) => new() { Merge = policy, ControlFolder = "/run/x" };
 
-    // Given, policy, what serving and merging answer -> state, exit code, and what was done, in order.
+    // COW, policy, exit codes of serving and merging -> state, exit code, and the steps in order.
     [Theory]
     [InlineData(Given.Absent, "all", 0, 0, "plain", 0, "rw")]
     [InlineData(Given.Merged, "background", 0, 0, "plain", 0, "flush,rw")]
@@ -71,7 +85,18 @@ public sealed class BootTests : IDisposable
     [InlineData(Given.Merged, "rollback", 0, 0, "failed", 64, "")]
     [InlineData(Given.Garbage, "all", 0, 0, "failed", 65, "")]
     [InlineData(Given.DamagedOps, "all", 0, 0, "old", 0, "ro")]
+    [InlineData(Given.DamagedFirstOp, "all", 0, 0, "failed", 65, "")]
     [InlineData(Given.DamagedOpsBegun, "all", 0, 0, "failed", 65, "")]
+    [InlineData(Given.CutOff, "all", 0, 0, "old", 0, "ro")]
+    [InlineData(Given.FullImageCutOff, "all", 0, 0, "old", 0, "ro")]
+    [InlineData(Given.FullImage, "background", 0, 0, "served", 0, "verify,serve --merge --no-verify-first")]
+    [InlineData(Given.FullImage, "background", 69, 0, "merged", 0, "verify,serve --merge --no-verify-first,serve nbd --merge --no-verify-first,merge,rw")]
+    [InlineData(Given.FullImage, "manual", 0, 0, "served", 0, "verify,serve --merge-on-request --no-verify-first")]
+    [InlineData(Given.FullImage, "manual", 69, 0, "failed", 69, "verify,serve --merge-on-request --no-verify-first,serve nbd --merge-on-request --no-verify-first")]
+    [InlineData(Given.FullImage, "before", 0, 0, "merged", 0, "merge,rw")]
+    [InlineData(Given.FullImage, "before", 74, 74, "failed", 74, "merge,verify,serve --merge-on-request --no-verify-first")]
+    [InlineData(Given.FullImage, "before", 0, 74, "served", 0, "merge,verify,serve --merge-on-request --no-verify-first")]
+    [InlineData(Given.FullImage, "rollback", 0, 0, "failed", 64, "")]
     [InlineData(Given.Untouched, "background", 0, 0, "served", 0, "verify,serve --merge --no-verify-first")]
     [InlineData(Given.Untouched, "background", 69, 0, "old", 0, "verify,serve --merge --no-verify-first,serve nbd --merge --no-verify-first,ro")]
     [InlineData(Given.Untouched, "background", 74, 0, "old", 0, "verify,serve --merge --no-verify-first,ro")]
@@ -114,7 +139,8 @@ public sealed class BootTests : IDisposable
             (_system.ServeCode, _system.MergeCode) = ((ExitCode)serve, (ExitCode)merge);
             (List<RowResult> rows, ExitCode exit) = Boot(Options(policy), row);
             Assert.Equal((state, (ExitCode)code, done), (rows[0].State, exit, string.Join(',', _system.Done)));
-            // What may be merged has a mark from before that on; who merged takes it away, and so does who takes the old image: nothing is merged then, for certain.
+            // A COW that may be merged has a marker before that. A completed merge removes the marker. So does a fallback to the old image,
+            // because then nothing is merged.
             bool mayMerge = done.Contains("merge", StringComparison.Ordinal) && state is not ("merged" or "old");
             Assert.Equal(mayMerge, File.Exists(Mark(row)));
             Assert.True(_system.MarkedBeforeMerges);
@@ -133,6 +159,45 @@ public sealed class BootTests : IDisposable
         _system.Done.Clear();
         Assert.Equal("served", Boot(Options() with { Verify = false }, Row()).Rows[0].State);
         Assert.Equal("serve --merge", string.Join(',', _system.Done));
+    }
+
+    [Fact]
+    public void Mark_says_of_a_full_image_whether_the_base_is_the_old_one()
+    {
+        _system.Damage = new SnapuserdException(ExitCode.CowCorrupt, "op 7 does not decode");
+        (List<RowResult> rows, ExitCode code) = Boot(Options(), Row(given: Given.FullImage));
+        Assert.Equal(("failed", ExitCode.CowCorrupt, "verify"), (rows[0].State, code, string.Join(',', _system.Done)));
+        Assert.StartsWith($"op 7 does not decode; whether {_folder["root.img"]} is the old image cannot be known: nothing shows whether Android's engine has begun", rows[0].Why, StringComparison.Ordinal);
+        // The merge refuses it as well. A boot that serves updates it could not merge must not serve this one.
+        (_system.MergeCode, ExitCode merged) = (ExitCode.CowCorrupt, _system.MergeCode);
+        _system.Done.Clear();
+        (rows, code) = Boot(Options(MergePolicy.Before), Row(given: Given.FullImage));
+        Assert.Equal(("failed", ExitCode.CowCorrupt, "merge,verify"), (rows[0].State, code, string.Join(',', _system.Done)));
+        _system.MergeCode = merged;
+        foreach (Given given in new[] { Given.FullImage, Given.DamagedFirstOp, Given.FullImageCutOff })
+        {
+            BootRow marked = Row(given: given);
+            File.WriteAllBytes(Mark(marked), []);
+            foreach (MergePolicy policy in given == Given.FullImage ? [MergePolicy.Rollback, MergePolicy.Background] : Enum.GetValues<MergePolicy>())
+            {
+                File.WriteAllBytes(Mark(marked), []);
+                (rows, code) = Boot(Options(policy), marked);
+                Assert.Equal(("old", ExitCode.Done), (rows[0].State, code));
+                Assert.False(File.Exists(Mark(marked)));
+            }
+        }
+        _system.Damage = null;
+        // Without a marker, a merge may have begun. A marker that says so belongs to another COW, because this one has not begun here.
+        BootRow row = Row(given: Given.FullImage);
+        Assert.Equal("served", Boot(Options(), row).Rows[0].State);
+        Assert.StartsWith("maybe ", File.ReadAllText(Mark(row)), StringComparison.Ordinal);
+        Assert.Equal("served", Boot(Options(), row).Rows[0].State);
+        File.WriteAllText(Mark(row), File.ReadAllText(Mark(row)).Replace("maybe ", "begun ", StringComparison.Ordinal));
+        Assert.Equal(ExitCode.CowCorrupt, Boot(Options(), row).Code);
+        // An empty marker stays empty until a merge begins.
+        File.WriteAllBytes(Mark(row), []);
+        Assert.Equal("served", Boot(Options(), row).Rows[0].State);
+        Assert.Equal("", File.ReadAllText(Mark(row)));
     }
 
     [Theory]
@@ -162,7 +227,7 @@ public sealed class BootTests : IDisposable
     public void A_merge_that_began_before_its_row_was_claimed_is_seen(string policy, string state, ExitCode expected)
     {
         BootRow row = Row();
-        // Another process merges while another row is looked after.
+        // Another process merges this row while the boot handles another row.
         _system.OnStand = () => BeginMerge(row);
         (List<RowResult> rows, ExitCode code) = Boot(Options(Enum.Parse<MergePolicy>(policy)), Row("first", Given.DamagedOps), row);
         Assert.Equal(["old", state], rows.Select(one => one.State));
@@ -173,7 +238,7 @@ public sealed class BootTests : IDisposable
     public void A_merge_that_began_since_the_look_at_its_row_leaves_no_old_image()
     {
         BootRow row = Row();
-        // Another engine merges while the payloads are checked, which cannot be read any more.
+        // Another engine merges during the check of the payloads, which then become unreadable.
         (_system.Damage, _system.OnVerify) = (new SnapuserdException(ExitCode.OutOfResources, "no memory"), () => BeginMerge(row));
         (List<RowResult> rows, ExitCode code) = Boot(Options(MergePolicy.Background), row);
         Assert.Equal(("failed", ExitCode.InUse), (rows[0].State, code));
@@ -220,7 +285,7 @@ public sealed class BootTests : IDisposable
     {
         BootRow row = Row();
         _system.ServeCode = ExitCode.InputOutput;
-        // The first thing a merge does to the COW: the state byte becomes 1.
+        // The first change of a merge to the COW: the state byte becomes 1.
         _system.OnServe = () =>
         {
             BeginMerge(row);
@@ -238,13 +303,13 @@ public sealed class BootTests : IDisposable
         _system.ServeCode = ExitCode.Unavailable;
         (List<RowResult> rows, _) = Boot(Options(MergePolicy.Manual), row);
         Assert.DoesNotContain("merge", _system.Done);
-        Assert.Contains("nobody has asked to merge it now, which cannot be undone: load ublk_drv or nbd, and dm_mod, or say snapuserd.merge=before", rows[0].Why);
+        Assert.Contains("no merge was requested, and a merge cannot be undone: load ublk_drv or nbd, and dm_mod, or say snapuserd.merge=before", rows[0].Why);
         Assert.Equal(ExitCode.Unavailable, rows[0].Code);
-        // A later phase waits for its merge as well.
+        // A row of a later phase is not merged either: rows of earlier phases come first.
         (rows, _) = Boot(Options(), Row("first", Given.Garbage), row with { Phase = 2 });
         Assert.Equal("failed", rows[1].State);
         Assert.DoesNotContain("merge", _system.Done);
-        // The mark knows.
+        // The marker shows that it has begun.
         File.WriteAllText(Mark(row), "begun\n");
         Assert.Equal("merged", Boot(Options(MergePolicy.Manual), row).Rows[0].State);
     }
@@ -310,7 +375,7 @@ public sealed class BootTests : IDisposable
         byte[] cow = File.ReadAllBytes(row.Cow);
         int count = (int)BinaryPrimitives.ReadUInt64LittleEndian(cow.AsSpan(26));
         File.WriteAllText(Mark(row), Says("begun", cow, count));
-        // Restored: another inode, another time.
+        // Restored from a backup: another inode, another time.
         File.Delete(row.Cow);
         File.WriteAllBytes(row.Cow, cow);
         File.SetLastWriteTimeUtc(row.Cow, DateTime.UnixEpoch);
@@ -319,7 +384,7 @@ public sealed class BootTests : IDisposable
         (List<RowResult> rows, ExitCode code) = Boot(Options(), row);
         Assert.Equal(ExitCode.CowCorrupt, code);
         Assert.Contains("an older copy", rows[0].Why);
-        // And when it is merged, its mark goes with it.
+        // Once it is merged, its marker is removed.
         row = Row(given: Given.Merged);
         File.WriteAllText(Mark(row), Says("begun", cow, count));
         Assert.Equal("plain", Boot(Options(), row).Rows[0].State);
@@ -342,7 +407,7 @@ public sealed class BootTests : IDisposable
         cow = File.ReadAllBytes(row.Cow);
         Assert.Equal("served", Boot(Options(MergePolicy.Manual), row).Rows[0].State);
         Assert.Equal(Says("maybe", cow), File.ReadAllText(Mark(row)));
-        // It is no more begun than before.
+        // Nothing more has begun than before.
         Assert.Equal("served", Boot(Options(MergePolicy.Manual), row).Rows[0].State);
         File.WriteAllBytes(row.Cow, other);
         Assert.Equal(ExitCode.CowCorrupt, Boot(Options(), row).Code);
@@ -369,7 +434,7 @@ public sealed class BootTests : IDisposable
                 File.Delete(Mark(row));
                 if (mark != null) File.WriteAllText(Mark(row), mark);
                 (List<RowResult> rows, ExitCode code) = Boot(Options(policy), row);
-                // What is known without a mark is known beside a file of someone else as well.
+                // A state that is certain without a marker is also certain next to another program's file.
                 bool old = mark is null or "" || (mark == "someone's notes" && cut is not ("empty" or "zeros" or "header"));
                 Assert.True((rows[0].State, code, string.Join(',', _system.Done)) == (old ? ("old", ExitCode.Done, "ro") : ("failed", ExitCode.CowCorrupt, "")), $"{policy}, mark {mark}: {rows[0]}");
                 Assert.Equal(bytes, File.ReadAllBytes(row.Cow));
@@ -540,7 +605,7 @@ public sealed class BootTests : IDisposable
         Assert.Equal(
             $"@snapuserd serve --cow {row.Cow} --base {row.Base} --source {row.Source} --mapper root --control /run/x/root --device nbd --merge --no-verify-first --progress never --log kmsg",
             string.Join(' ', result.Command));
-        // Without ublk nobody tries it, unless it was asked for.
+        // Without ublk, boot tries it only if it was requested.
         _system.HasUblk = false;
         Assert.Contains("nbd", Boot(Options(), row).Rows[0].Command);
         Assert.Contains("ublk", Boot(Options() with { Device = "ublk" }, row).Rows[0].Command);
@@ -558,12 +623,12 @@ public sealed class BootTests : IDisposable
     [Fact]
     public void Who_listens_and_does_not_serve_the_row_fails_it()
     {
-        _system.Server = _ => new RowServer(false, false, "somebody else is there");
+        _system.Server = _ => new RowServer(false, false, "another process is there");
         foreach (Given given in new[] { Given.Absent, Given.Untouched, Given.Begun, Given.Merged, Given.DamagedOps, Given.NoScratch })
             foreach (MergePolicy policy in new[] { MergePolicy.Background, MergePolicy.Before })
             {
                 (List<RowResult> rows, ExitCode code) = Boot(Options(policy), Row(given: given));
-                Assert.Equal(("failed", ExitCode.InUse, "somebody else is there"), (rows[0].State, code, rows[0].Why));
+                Assert.Equal(("failed", ExitCode.InUse, "another process is there"), (rows[0].State, code, rows[0].Why));
                 Assert.Empty(_system.Done);
             }
     }
@@ -614,7 +679,7 @@ public sealed class BootTests : IDisposable
         };
         using BootLock second = BootLock.Take(folder, _system, log, 1000);
         Assert.Equal(until, _system.Pauses);
-        // Without a place for it there is none, and no harm.
+        // If its folder does not exist, there is no lock, and the boot continues.
         BootLock.Take(_folder["none/run"], _system, log, 1000).Dispose();
         Assert.StartsWith($"Notice {_folder["none/run"]}.lock cannot be made", _log[^1], StringComparison.Ordinal);
     }
@@ -724,7 +789,7 @@ public sealed class BootTests : IDisposable
         BootRow[] rows = [Row("bad", Given.Garbage), Row("old", Given.DamagedOps), Row("new"), Row("none", Given.Absent)];
         (List<RowResult> results, ExitCode code) = Boot(Options() with { DryRun = true }, rows);
         Assert.Equal((ExitCode.CowCorrupt, "failed,old,served,plain"), (code, string.Join(',', results.Select(result => result.State))));
-        // What the caller prints has the reason; the log need not have it again.
+        // The caller prints the reason, so the log need not repeat it.
         Assert.All(results, result => Assert.NotEmpty(result.Why));
         Assert.DoesNotContain(_log, line => results.Exists(result => line.Contains(result.Row.Name, StringComparison.Ordinal)));
     }

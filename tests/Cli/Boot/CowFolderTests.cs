@@ -1,16 +1,16 @@
 using System;
 using System.IO;
-using Snapuserd.Cli.Boot;
+using Snapuserd.Boot;
 using Snapuserd.Interop;
 using Snapuserd.Tests.Support;
 using Xunit;
 
 namespace Snapuserd.Tests.Cli.Boot;
 
-/// <summary>Which folders say of a COW that is not in them that there is none.</summary>
+/// <summary>In which folders a missing COW proves that there is no update.</summary>
 public sealed class CowFolderTests
 {
-    /// <summary>Of types a machine that tests may have: what is kept over a boot.</summary>
+    /// <summary>File system types that a test machine may have, and whether their files survive a reboot.</summary>
     [Theory]
     [InlineData(0xef53, true)] // ext4
     [InlineData(0x58465342, true)] // XFS

@@ -4,14 +4,15 @@ using System.Collections.Generic;
 using System.IO;
 using System.Linq;
 using Snapuserd.Block;
-using Snapuserd.Cli.Boot;
+using Snapuserd.Boot;
 using Snapuserd.Cow;
+using Snapuserd.Merge;
 using Snapuserd.Tests.Support;
 using Xunit;
 
 namespace Snapuserd.Tests.Cli.Boot;
 
-/// <summary>What a COW says about its base: "untouched" is said only where it is certain.</summary>
+/// <summary>What a COW shows about its base: the result is "untouched" only where that is certain.</summary>
 public sealed class CowStateTests
 {
     private const int CountOffset = 26;
@@ -22,13 +23,13 @@ public sealed class CowStateTests
 
     [Theory]
     [MemberData(nameof(Golden.CowNames), MemberType = typeof(Golden))]
-    public void A_finished_cow_of_Android_s_writer_is_untouched_if_it_has_scratch_to_say_so(string name)
+    public void A_finished_cow_of_Android_s_writer_is_untouched_if_it_has_scratch_and_a_Copy_to_say_so(string name)
     {
         byte[] cow = Golden.Cow(name);
         CowState state = Of(cow, baseBytes: Golden.Old.Length);
-        bool scratch = Golden.Row(name).Scratch;
-        Assert.Equal((scratch ? CowKind.Untouched : CowKind.Doubtful, scratch), (state.Kind, state.BaseIsUntouched));
-        // A device is longer than what it holds.
+        bool certain = Golden.Row(name).Scratch && name != "v3-zstd-nocopy";
+        Assert.Equal((certain ? CowKind.Untouched : CowKind.Doubtful, certain), (state.Kind, state.BaseIsUntouched));
+        // A device is longer than its content.
         Array.Resize(ref cow, cow.Length + 100_000);
         Assert.Equal(state, Of(cow, device: true, Golden.Old.Length));
     }
@@ -82,7 +83,7 @@ public sealed class CowStateTests
         ("unsafe magic", cow => BinaryPrimitives.WriteUInt64LittleEndian(cow, CowHeader.UnsafeMagic), false),
         ("version", cow => cow[8] = 9, false),
         ("block size", cow => cow[19] = 1, false),
-        ("an op", cow => Array.Fill(cow, (byte)0xff, (int)CowHeader.Parse(new MemorySource(cow)).ScratchEnd, 2000), true),
+        ("the first op", cow => Array.Fill(cow, (byte)0xff, (int)CowHeader.Parse(new MemorySource(cow)).ScratchEnd, 2000), false),
         ("an op of a merge that has begun", cow => { cow[CountOffset] = 1; Array.Fill(cow, (byte)0xff, (int)CowHeader.Parse(new MemorySource(cow)).ScratchEnd, 2000); }, false),
     }.Select(one => new object[] { one.Item1, one.Item2, one.Item3 });
 
@@ -97,6 +98,28 @@ public sealed class CowStateTests
             CowState state = Of(cow);
             Assert.True((state.Kind, state.BaseIsUntouched, state.Code) == (CowKind.Corrupt, untouched, ExitCode.CowCorrupt), $"{what} of {name}: {state}");
         }
+    }
+
+    [Theory]
+    [InlineData("v3-lz4-noseq")]
+    [InlineData("v3-lz4-64k-xor")]
+    public void Damage_of_a_later_op_leaves_the_first_as_proof_that_the_base_is_the_old_image(string name)
+    {
+        byte[] cow = Golden.Cow(name);
+        CowHeader header = CowHeader.Parse(new MemorySource(cow));
+        cow[header.OpsOffset + (16 * ((long)header.OpCount - 1)) + 15] = 0xff;
+        foreach (bool device in new[] { false, true }) Assert.Equal((CowKind.Corrupt, true), (Of(cow, device).Kind, Of(cow, device).BaseIsUntouched));
+    }
+
+    [Fact]
+    public void A_full_image_that_is_cut_off_was_merged_by_no_program_if_it_is_a_file()
+    {
+        byte[] cow = Golden.Cow("v3-zstd-nocopy")[..^1];
+        Assert.Equal((CowKind.Corrupt, true), (Of(cow).Kind, Of(cow).BaseIsUntouched));
+        Assert.Equal((CowKind.Corrupt, false), (Of(cow, device: true).Kind, Of(cow, device: true).BaseIsUntouched));
+        // A COW that does not fit the base proves nothing about a merge into that base.
+        CowState small = Of(Golden.Cow("v3-zstd-nocopy"), baseBytes: 4096);
+        Assert.Equal((CowKind.Corrupt, false, true), (small.Kind, small.BaseIsUntouched, small.IsNotBegunHere));
     }
 
     [Fact]
@@ -132,7 +155,7 @@ public sealed class CowStateTests
     {
         Assert.Equal(CowKind.Blank, Of(new byte[100_000], device: true).Kind);
         Assert.Equal((CowKind.Corrupt, false), (Of(new byte[100_000]).Kind, Of(new byte[100_000]).BaseIsUntouched));
-        // `create` was cut off before it wrote the magic, which is its last write.
+        // `create` was interrupted before it wrote the magic, which is its last write.
         byte[] cow = Golden.Cow("v3-lz4-noseq");
         cow.AsSpan(0, 8).Clear();
         Assert.Equal(CowKind.Blank, Of(cow, device: true).Kind);
@@ -166,7 +189,7 @@ public sealed class CowStateTests
         {
             CowState state = Of(cow[..length]);
             Assert.True((state.Kind, state.IsIncomplete, state.BaseIsUntouched) == (CowKind.Corrupt, length < known, length >= known), $"{length}: {state}");
-            // A device is as long as it is.
+            // A device never counts as incomplete: its length is fixed.
             Assert.False(Of(cow[..length], device: true).IsIncomplete);
             if (length < 27) continue;
             byte[] counted = cow[..length];

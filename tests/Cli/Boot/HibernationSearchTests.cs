@@ -3,20 +3,20 @@ using System.Collections.Generic;
 using System.Linq;
 using System.Text;
 using Snapuserd.Block;
-using Snapuserd.Cli.Boot;
+using Snapuserd.Boot;
 using Snapuserd.Interop;
 using Xunit;
 
 namespace Snapuserd.Tests.Cli.Boot;
 
-/// <summary>Where hibernation images are looked for, over devices of bytes.</summary>
+/// <summary>Where the boot looks for hibernation images, over devices in memory.</summary>
 public sealed class HibernationSearchTests
 {
     private static readonly string[] s_signatures = ["S1SUSPEND\0", "S2SUSPEND\0", "ULSUSPEND\0", "LINHIB0001", "\u00ed\u00c3\u0002\u00e9\u0098\u0056\u00e5\u000c\0\0"];
 
     private readonly FakeDevices _devices = new();
 
-    /// <summary>A swap area, with a signature at the end of the page that begins it.</summary>
+    /// <summary>A swap area with a signature at the end of its first page.</summary>
     private static byte[] Swap(string signature = "SWAPSPACE2", int page = 4096, long offset = 0, int bytes = 1 << 20)
     {
         byte[] device = new byte[bytes];
@@ -43,7 +43,7 @@ public sealed class HibernationSearchTests
                 HibernationLook look = Look();
                 Assert.EndsWith(" on /dev/nvme0n1p3", look.Image);
                 Assert.Empty(look.Unknown);
-                // Nor does it matter that resume= names another.
+                // A resume= that names another device changes nothing.
                 Assert.EndsWith(" on /dev/nvme0n1p3", Look("resume=/dev/sda7").Image);
             }
     }
@@ -56,7 +56,7 @@ public sealed class HibernationSearchTests
         _devices.Add("sda3", new byte[1 << 20]);
         _devices.Add("sda4", new byte[100]);
         _devices.Add("sda5", Swap("S1SUSPENT\0"));
-        // The right word at a wrong place.
+        // The right signature at a wrong offset.
         byte[] text = new byte[1 << 20];
         "S1SUSPEND"u8.CopyTo(text.AsSpan(4000));
         "S1SUSPEND"u8.CopyTo(text.AsSpan(1 << 19));
@@ -85,7 +85,7 @@ public sealed class HibernationSearchTests
     public void The_device_of_resume_is_found_by_every_kind_of_name(string name)
     {
         _devices.Add("sdb6", new byte[1 << 20]);
-        // A swap file on it: nothing at its beginning.
+        // A swap file on the device: no signature at the device's beginning.
         byte[] device = Swap("S1SUSPEND\0", offset: 100);
         bool own = name.Contains("UUID=1", StringComparison.Ordinal) || name.Contains("UUID=\"", StringComparison.Ordinal) || name == "LABEL=night";
         if (own) Swap().AsSpan(0, 4096).CopyTo(device);
@@ -125,7 +125,7 @@ public sealed class HibernationSearchTests
         Assert.Equal([$"systemd's HibernateLocation is UUID={Uuid}, which is not there"], lost.Unknown);
         _devices.Links[$"/dev/disk/by-uuid/{Uuid}"] = (8, 1);
         Assert.Equal("S1SUSPEND on /dev/sda1, page 9", Look().Image);
-        // Nonsense in it is no place.
+        // Invalid content names no location.
         foreach (string nonsense in new[] { "", "{", "{\"uuid\"", "{\"uuid\":", "{\"uuid\":\"", "null", "{\"uuid\":7}" })
         {
             _devices.Files[HibernationSearch.EfiVariable] = [7, 0, 0, 0, .. Encoding.Unicode.GetBytes(nonsense)];
@@ -182,7 +182,7 @@ public sealed class HibernationSearchTests
         Assert.Null(look.Image);
         Assert.Equal(
             ["resume= is /dev/sdc1, which cannot be read: the device failed (EIO)", "/dev/sda1, /dev/sdb1, /dev/sdc1 and 2 more cannot be read: the device failed (EIO)"], look.Unknown);
-        // A bad sector after the signature hides nothing.
+        // A bad sector after the signature does not hide the signature.
         _devices.Clear();
         _devices.Add("sda1", Swap("S1SUSPEND\0"));
         _devices.Errors["sda1"] = end => end > 8192 ? -Errno.EIO : 0;
@@ -209,7 +209,7 @@ public sealed class HibernationSearchTests
         internal Dictionary<string, (uint, uint)> Links { get; } = [];
         internal Dictionary<string, byte[]> Files { get; } = [];
         internal Dictionary<string, List<string>> Folders { get; } = [];
-        /// <summary>What reading up to a byte ends with, unless it is 0.</summary>
+        /// <summary>The error of a read that ends at a given byte; 0 for none.</summary>
         internal Dictionary<string, Func<long, int>> Errors { get; } = [];
         internal bool Listed { get; set; } = true;
 

@@ -2,12 +2,12 @@ using System;
 using System.Collections.Generic;
 using System.Linq;
 using Snapuserd.Block;
-using Snapuserd.Cli.Boot;
+using Snapuserd.Boot;
 using Xunit;
 
 namespace Snapuserd.Tests.Cli.Boot;
 
-/// <summary>The kernel's command line: taken apart as the kernel does, and understood or refused.</summary>
+/// <summary>The kernel's command line: split as the kernel splits it, and understood or refused.</summary>
 public sealed class KernelCommandLineTests
 {
     [Theory]
@@ -48,7 +48,7 @@ public sealed class KernelCommandLineTests
         Assert.Equal(97_656, lines);
     }
 
-    /// <summary>next_arg and parse_args, with zeros at the end of strings and all.</summary>
+    /// <summary>next_arg and parse_args of the kernel, including the zeros at the ends of strings.</summary>
     private static IEnumerable<(string, string?)> AsTheKernelDoes(string line)
     {
         char[] s = [.. line, '\0', '\0'];
@@ -116,7 +116,7 @@ public sealed class KernelCommandLineTests
         Assert.True(KernelCommandLine.Parse("snapuserd=off").Off);
         Assert.False(KernelCommandLine.Parse("snapuserd=off snapuserd=on").Off);
         Assert.Equal("the kernel's command line: unknown word 'snapuserd.tabel'; did you mean snapuserd.table?", Assert.Single(KernelCommandLine.Parse("snapuserd.tabel=/x").Warnings));
-        // It may have been a rollback, misspelt; after a merge there is none.
+        // It may be a misspelt rollback, which is impossible after a merge.
         Assert.Equal(MergePolicy.Manual, KernelCommandLine.Parse("snapuserd.mrege=rollback").Merge);
         Assert.Equal(MergePolicy.Background, KernelCommandLine.Parse("snapuserd.mrege=rollback snapuserd.merge=background").Merge);
     }

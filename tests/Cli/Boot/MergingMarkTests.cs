@@ -1,13 +1,17 @@
 using System;
+using System.Collections.Generic;
 using System.IO;
-using Snapuserd.Daemon;
+using Snapuserd.Block;
+using Snapuserd.Boot;
+using Snapuserd.Cow;
 using Snapuserd.Interop;
+using Snapuserd.Merge;
 using Snapuserd.Tests.Support;
 using Xunit;
 
 namespace Snapuserd.Tests.Cli.Boot;
 
-/// <summary>The mark beside a COW: what is one, and that nothing else is touched.</summary>
+/// <summary>The marker next to a COW: what counts as one, and that no other file is changed.</summary>
 public sealed class MergingMarkTests : IDisposable
 {
     private readonly TempFolder _folder = new();
@@ -32,13 +36,61 @@ public sealed class MergingMarkTests : IDisposable
         Assert.Equal(($"maybe {s_digest} 0000000000000000\n", Begun() with { Kind = MarkKind.Maybe }), (File.ReadAllText(Mark), MergingMark.Look(Cow)));
         Assert.Equal(0, MergingMark.Make(Cow, Begun(0x12ab)));
         Assert.Equal(($"begun {s_digest} 00000000000012ab\n", Begun(0x12ab)), (File.ReadAllText(Mark), MergingMark.Look(Cow)));
-        // Made again by the next boot, it says what it said.
+        // When the next boot makes the marker again, its content stays the same.
         Assert.Equal(0, MergingMark.Make(Cow, new MarkState(MarkKind.Empty)));
         Assert.Equal(0, MergingMark.Make(Cow, new MarkState(MarkKind.Maybe, new string('6', 64))));
         Assert.Equal(Begun(0x12ab), MergingMark.Look(Cow));
         MergingMark.Remove(Cow);
         Assert.False(File.Exists(Mark));
         Assert.False(MergingMark.IsDurable(Cow));
+    }
+
+    [Theory]
+    [InlineData("v3-lz4-64k-xor", false)]
+    [InlineData("v3-zstd-nocopy", true)]
+    [InlineData("v2-zstd-noscratch", true)]
+    public void A_cow_that_may_have_begun_goes_with_a_mark_that_says_maybe(string name, bool maybe)
+    {
+        File.WriteAllBytes(Cow, Golden.Cow(name));
+        using CowInput input = new(Cow);
+        using CowFile file = CowFile.Read(input.Source);
+        MergingMark mark = new(Cow);
+        mark.Check(file);
+        MarkState says = new(MarkKind.Maybe, CowDigest.Of(input.Source, file), 0);
+        Assert.Equal(0, MergingMark.Make(Cow, says));
+        if (maybe) mark.Check(file);
+        else Assert.EndsWith("nothing of it is merged, so it is a copy from before; bring that one back, or write an image to the base and remove the mark",
+            Assert.Throws<SnapuserdException>(() => mark.Check(file)).Message, StringComparison.Ordinal);
+        // Only a COW without scratch can have begun here without a trace.
+        Assert.Equal(0, MergingMark.Make(Cow, says with { Kind = MarkKind.Begun }));
+        if (name == "v2-zstd-noscratch") mark.Check(file);
+        else Assert.Equal(ExitCode.CowCorrupt, Assert.Throws<SnapuserdException>(() => mark.Check(file)).Code);
+    }
+
+    /// <summary>
+    /// A power cut after the name and before the content would leave an empty marker, which says that the base is the old image.
+    /// </summary>
+    [Fact]
+    public void A_new_mark_has_its_name_when_its_content_is_durable()
+    {
+        List<string> flushed = [];
+        FileFlush.Before = _ =>
+        {
+            flushed.Add($"{File.Exists(Mark)} {File.Exists(Mark + ".new")}");
+            return 0;
+        };
+        // A leftover of an earlier process, for another COW.
+        File.WriteAllText(Mark + ".new", $"maybe {new string('6', 64)} 0000000000000000\n");
+        try
+        {
+            Assert.Equal(0, MergingMark.Make(Cow, Begun() with { Kind = MarkKind.Maybe }));
+        }
+        finally
+        {
+            FileFlush.Before = null;
+        }
+        Assert.Equal("False True", flushed[0]);
+        Assert.Equal((Begun() with { Kind = MarkKind.Maybe }, false), (MergingMark.Look(Cow), File.Exists(Mark + ".new")));
     }
 
     [Fact]
@@ -57,7 +109,7 @@ public sealed class MergingMarkTests : IDisposable
     [InlineData("ZEROS", MarkKind.Begun)]
     [InlineData("begun DIGEST 00000000\0\0\0\0\0\0\0\0\0", MarkKind.Begun)]
     [InlineData("begun DIGES", MarkKind.Begun)]
-    // An old mark that was rewritten.
+    // An old marker that was rewritten.
     [InlineData("begun\n\0\0\0\0", MarkKind.Begun)]
     [InlineData("begun\n\0\0a\0", MarkKind.Unknown)]
     [InlineData("begun\nbegun\n", MarkKind.Unknown)]

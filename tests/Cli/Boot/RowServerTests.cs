@@ -5,15 +5,17 @@ using System.Net.Sockets;
 using System.Text;
 using System.Threading;
 using Snapuserd.Block;
-using Snapuserd.Cli.Boot;
-using Snapuserd.Cli.Control;
-using Snapuserd.Daemon;
+using Snapuserd.Boot;
+using Snapuserd.Control;
 using Snapuserd.Tests.Support;
 using Xunit;
 
 namespace Snapuserd.Tests.Cli.Boot;
 
-/// <summary>Who listens on a row's socket: believed only if it says that it serves that very row, and asked for a bounded time.</summary>
+/// <summary>
+/// The process that listens on a row's socket: it is trusted only if it reports that it serves exactly that row, and it is asked with a
+/// time limit.
+/// </summary>
 public sealed class RowServerTests : IDisposable
 {
     private static readonly BootRow s_row = new("root", "/data/my \"best\".cow", "/dev/sda2", null, 1, "table:1");
@@ -47,7 +49,7 @@ public sealed class RowServerTests : IDisposable
         {
             RowServer server = Of(other);
             Assert.Equal((false, false), (server.Serves, server.Changes));
-            Assert.StartsWith("somebody listens on its socket who does not serve it: the server at /run/root has another ", server.Sentence, StringComparison.Ordinal);
+            Assert.StartsWith("another process listens on its socket and does not serve it: the server at /run/root has another ", server.Sentence, StringComparison.Ordinal);
         }
         foreach (string line in new[] { "", "{}", "root: serving", "{\"event\":\"snapshot\",\"name\":\"root\"}" }) Assert.False(RowServer.Of(line, "/run/root", s_row).Serves);
     }
@@ -103,7 +105,7 @@ public sealed class RowServerTests : IDisposable
             }
             catch (SocketException)
             {
-                // Its line is full.
+                // The socket's backlog is full.
             }
             Unanswered(() => new ControlConnection(Path, 100).Dispose());
             others.ForEach(other => other.Dispose());
@@ -122,7 +124,7 @@ public sealed class RowServerTests : IDisposable
             }
             catch (SocketException)
             {
-                // It has left.
+                // The client has disconnected.
             }
         });
         thread.Start();
@@ -156,7 +158,7 @@ public sealed class RowServerTests : IDisposable
         Thread thread = new(() =>
         {
             using Socket client = listener.Accept();
-            // The greeting and a line: whoever closes with bytes unread has the other end's answer thrown away.
+            // Reads the greeting and a line: a close with unread bytes would discard the answer at the other end.
             int lines = 0;
             byte[] buffer = new byte[100];
             for (int got = 1; lines < 2 && got > 0;)

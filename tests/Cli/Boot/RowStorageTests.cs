@@ -2,13 +2,13 @@ using System;
 using System.Diagnostics;
 using System.IO;
 using Snapuserd.Block;
-using Snapuserd.Cli.Boot;
+using Snapuserd.Boot;
 using Snapuserd.Tests.Support;
 using Xunit;
 
 namespace Snapuserd.Tests.Cli.Boot;
 
-/// <summary>Rows whose paths differ and whose files do not.</summary>
+/// <summary>Rows with different paths to the same files.</summary>
 public sealed class RowStorageTests : IDisposable
 {
     private readonly TempFolder _folder = new();

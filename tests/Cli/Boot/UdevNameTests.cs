@@ -1,12 +1,12 @@
 using System;
 using System.Text;
-using Snapuserd.Cli.Boot;
+using Snapuserd.Boot;
 using Snapuserd.Interop;
 using Xunit;
 
 namespace Snapuserd.Tests.Cli.Boot;
 
-/// <summary>Labels as udev writes them.</summary>
+/// <summary>Labels as udev encodes them.</summary>
 public sealed class UdevNameTests
 {
     [Theory]
@@ -16,13 +16,13 @@ public sealed class UdevNameTests
     [InlineData("azAZ09#+-.:=@_", "azAZ09#+-.:=@_")]
     [InlineData("!\"$%&'()*,;<>?[]^`{|}~", @"\x21\x22\x24\x25\x26\x27\x28\x29\x2a\x2c\x3b\x3c\x3e\x3f\x5b\x5d\x5e\x60\x7b\x7c\x7d\x7e")]
     [InlineData("\u00e4\u20ac\U0001d11e\u0085", "\u00e4\u20ac\U0001d11e\u0085")]
-    // No characters to udev: U+FDD0, U+FFFE, U+1FFFF.
+    // udev rejects these code points: U+FDD0, U+FFFE, U+1FFFF.
     [InlineData("\ufdd0\ufffe\U0001ffff", @"\xef\xb7\x90\xef\xbf\xbe\xf0\x9f\xbf\xbf")]
     [InlineData("\n\u001b\u007f", @"\x0a\x1b\x7f")]
-    // As udev shows it.
+    // Already in udev's encoding.
     [InlineData(@"my\x20root", @"my\x20root")]
     [InlineData(@"a\x5cx20", @"a\x5cx20")]
-    // No escapes of udev's.
+    // Not escapes of udev.
     [InlineData(@"\x2F\x2\y20\", @"\x5cx2F\x5cx2\x5cy20\x5c")]
     public void A_label_is_encoded_as_udev_does(string label, string name) => Assert.Equal(name, UdevName.Of(label));
 

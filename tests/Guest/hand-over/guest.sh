@@ -1,5 +1,5 @@
-# All is merged, but not flushed: the disks have it in their caches. Then "way=" on the kernel's command line says who puts the mapped device
-# on the base: a server, boot, or no process. "CUT" tells the host to pull the plug.
+# Everything is merged but not flushed: the data is in the caches of the disks. "way=" on the kernel command line selects the process that
+# puts the mapped device on the base: a server, boot, or none. "CUT" tells the host to cut the power.
 kind=ublk
 options="--name ublkb0 --mapper root"
 device=/dev/mapper/root

@@ -1,4 +1,4 @@
-# Pulls the plug right after the mapped device was put on a merged base: base and count are on the disks by then, because both were flushed
+# Cuts the power right after the mapped device was put on a merged base. Base and count are on the disks by then, because both were flushed
 # before. Without a hand-over the same writes are lost.
 . "$HERE/../lib.sh"
 vector v3-lz4-64k-xor

@@ -1,10 +1,10 @@
-# Under busybox init, from an inittab, as a ramdisk does it: the README's loop with a base that another merge has at first, and a merge that shows
-# its progress on the console, is told to stop, and goes on.
+# Runs under busybox init, from an inittab, as in a ramdisk. First the loop of docs/ramdisk.md runs with a base that another merge uses.
+# Then a merge shows its progress on the console, receives a stop signal, and is continued.
 cow=/dev/vda
 base=/dev/vdb
 [ "$(cat /proc/1/comm)" = init ] || { echo "the first process is not init"; exit 1; }
 
-# holds PROCESS DEVICE: waits until the process has opened the device; it listens to signals by then.
+# holds PROCESS DEVICE: waits until the process has opened the device; it handles signals by then.
 holds() {
     until ls -l "/proc/$1/fd" 2>/dev/null | grep -q "$2"; do
         kill -0 "$1" || exit 1
@@ -12,7 +12,7 @@ holds() {
     done
 }
 
-# On these slow disks the first merge is far from its end when the loop begins; it stands still then, until the loop has tried in vain.
+# On these slow disks the first merge is far from its end when the loop begins; it is then suspended until the loop has failed once.
 snapuserd merge --cow "$cow" --base "$base" --progress never &
 holder=$!
 holds "$holder" "$base"

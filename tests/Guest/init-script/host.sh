@@ -1,6 +1,6 @@
-# The README's loop from busybox init, and progress on the console.
+# The loop of docs/ramdisk.md under busybox init, and progress on the console.
 . "$HERE/../lib.sh"
-readme_loop
+ramdisk_loop
 cp "$HERE/guest.sh" test.sh
 mkdir etc
 cp "$HERE/inittab" etc/

@@ -1,23 +1,24 @@
-# A small merge is killed at each call that can change a file, the first to the last; and so is its resume. Each time the next run has to finish it.
+# A small merge is killed at each call that can change a file, from the first to the last; then the same for its resume. Each time the next
+# run has to finish the merge.
 failed=0
 cd /tmp || exit 1
 
 merge="merge --cow /tmp/cow --base /tmp/base --progress never"
 
-# fresh: the base and the COW as they were made.
+# fresh: restores the base and the COW to their initial state.
 fresh() {
     cp /old.img base
     cp /cow cow
 }
 
-# finish WHAT: an undisturbed run makes the base the target.
+# finish WHAT: an undisturbed run must turn the base into the target.
 finish() {
     # shellcheck disable=SC2086 # some words
     snapuserd $merge --io "$io" >output 2>&1 || { echo "kills: FAILED: $io: $1: the next run ended with $?: $(head -n 1 output)"; failed=1; }
     cmp -s base /new.img || { echo "kills: FAILED: $io: $1: the base is not the target"; failed=1; }
 }
 
-# kill_at CALL: a merge that is killed at that call; false if it ended before.
+# kill_at CALL: kills a merge at that call; false if the merge ended before.
 kill_at() {
     # shellcheck disable=SC2086 # some words
     /killat "changes:$1" /bin/snapuserd $merge --io "$io" >output 2>&1
@@ -45,7 +46,7 @@ for io in sync uring; do
         kill_at $((kills / 2))
     done
     echo "kills: $io: killed at $kills calls of a merge, and at $again calls of a resume"
-    # Over a ring one call may submit more or fewer requests.
+    # With a ring, one call may submit more or fewer requests.
     [ "$kills" -ge 15 ] && [ "$again" -ge 8 ] || { echo "kills: FAILED: that is not all of the merge"; failed=1; }
 done
 exit "$failed"

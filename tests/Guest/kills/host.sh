@@ -1,4 +1,4 @@
-# SIGKILL at each call of a merge and of its resume, on this architecture and page size, over a ring and without one.
+# SIGKILL at each call of a merge and of its resume, on this architecture and page size, with and without a ring.
 . "$HERE/../lib.sh"
 head -c 512K </dev/urandom >old.img
 cp old.img new.img

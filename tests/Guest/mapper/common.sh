@@ -1,4 +1,4 @@
-# What the parts of this test share.
+# Common code of the parts of this test.
 kind=ublk
 options="--name ublkb0 --mapper root"
 device=/dev/mapper/root
@@ -11,10 +11,10 @@ say() {
     echo "mapper: $*"
 }
 . /rivals.sh
-# An untouched copy of the COW: for locks it is another update of the same base.
+# An untouched copy of the COW: for the locks it is another update of the same base.
 fresh=/tmp/fresh.cow
 
-# child [PROCESS]: waits for a server of the supervisor $server, other than PROCESS, and prints it.
+# child [PROCESS]: waits for a server of the supervisor $server, other than PROCESS, and prints its process number.
 child() {
     child=
     while [ -z "$child" ] || [ "$child" = "${1:-}" ]; do
@@ -24,13 +24,13 @@ child() {
     echo "$child"
 }
 
-# ended_process PROCESS: waits until it has ended, even if its parent has not collected it.
+# ended_process PROCESS: waits until the process has ended, even if its parent has not reaped it.
 ended_process() {
     until ! grep -qv ' Z ' "/proc/$1/stat" 2>/dev/null; do usleep 20000; done
 }
 
-# rivals WHEN [given-up]: other commands of ours are refused the COW and the base, by any name. A mount of the base is refused too, unless
-# the server has given it up for the table.
+# rivals WHEN [given-up]: other commands of this program are refused the COW and the base, under any name. A mount of the base is refused
+# too, unless the server has released it for the table.
 rivals() {
     rival 76 /dev/vdb "$1: another merge" snapuserd merge --cow @ --base /dev/vdb --progress never
     rival 76 "$looped" "$1: another merge through a loop device" snapuserd merge --cow @ --base "$looped" --progress never

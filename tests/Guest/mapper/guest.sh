@@ -6,13 +6,13 @@ base=$(cat /sys/block/vdb/dev)
 sectors=$(cat /sys/block/vdb/size)
 on_base="$sectors linear $base 0 rw"
 
-# on WHAT WORDS: the table is that.
+# on WHAT WORDS: the table must equal WORDS.
 on() {
     found=$(/dm table root 2>&1)
     [ "$found" = "$2" ] || { say "FAILED: $1: the table is $found, not $2"; failed=1; }
 }
 
-# ended WHAT: the server has ended by itself, with 0, and nothing is left of the device below.
+# ended WHAT: the server must have ended by itself, with 0, and nothing may be left of the device below.
 ended() {
     wait "$server"
     code=$?
@@ -20,22 +20,22 @@ ended() {
     [ ! -e /dev/ublkb0 ] || { say "FAILED: $1: /dev/ublkb0 is still there"; failed=1; }
 }
 
-# Another program's device, and names that are none.
+# Another program's device, and an invalid name.
 /dm create other
 expect 76 "another's name" snapuserd serve --cow /dev/vda --base /dev/vdb --device ublk --name ublkb0 --mapper other --progress never
 /dm remove other
 expect 64 "a name that is none" snapuserd serve --cow /dev/vda --base /dev/vdb --device ublk --name ublkb0 --mapper a/b --progress never
 
-# Served and not merged: nothing is swapped, and nothing is left.
+# Served and not merged: the table is not swapped, and nothing is left.
 serve
 on "served" "$sectors linear $(cat /sys/block/ublkb0/dev) 0 ro"
 check "the image before the merge" image
 expect 1 "a write" dd if=/dev/zero of="$device" bs=4096 count=1 conv=fsync
 stop
 
-# Kills the server again and again, at random moments that the host has chosen: what a supervisor holds never keeps its own next server out.
-# Several supervisors, because one gives up after ten kills in a row. Each server is up by then: this kernel (6.12) has a fault of its own in
-# which it dies if a server is killed while it takes over.
+# Kills the server repeatedly, at random moments that the host has chosen: the locks that a supervisor holds must never keep its own next
+# server out. There are several supervisors, because one gives up after ten kills in a row. Each server is ready before its kill: this
+# kernel (6.12) has a bug that crashes it if a server is killed while it takes over.
 while read -r moments; do
     serve --supervise --merge-on-request --control /tmp/control
     next=
@@ -54,7 +54,7 @@ again=$(grep -c 'was killed by signal 9: starting it again' /tmp/serve.err)
 say "killed $kills times at random moments; started again $again times"
 [ "$again" -eq "$kills" ] || { say "FAILED: a next server ended otherwise"; cat /tmp/serve.err; failed=1; }
 
-# The supervisor is killed and its server lives: the server holds everything itself.
+# The supervisor is killed and its server survives: the server itself holds all locks.
 serve --supervise --merge-on-request --control /tmp/control
 left=$(child)
 looped=$(loop 0 /dev/vdb)
@@ -63,11 +63,11 @@ wait "$server"
 rivals "without a supervisor"
 kill -KILL "$left"
 ended_process "$left"
-# With both dead nothing is held: another server takes the device over.
+# After both are dead no lock is held: another server takes the device over.
 serve
 stop
 
-# Supervised and merged under a mount, the server killed in between; then the table is another, and there is no server.
+# Supervised and merged under a mount, with a kill of the server in between; at the end the table is on the base, and there is no server.
 : >/tmp/serve.err
 serve_slowly --supervise --log json
 check "mount" mount -t ext4 -o ro,noload "$device" /mnt
@@ -85,7 +85,7 @@ kill -CONT "$server"
 next=$(child "$next")
 rivals "with the next server"
 
-# Killed after it gave up the base and before it loaded the table: the supervisor has let go of the base too, and another merge is still
+# Killed after it released the base and before it loaded the table: the supervisor has released the base too, and another merge is still
 # refused.
 /dm at "$next" "sh /table.sh $server $next $looped" >/tmp/at 2>&1 &
 at=$!
@@ -107,12 +107,12 @@ refused
 losetup -d "$looped"
 umount /mnt
 
-# A supervised server that comes again has nothing to do.
+# A supervised server that starts again finds nothing to do.
 expect 0 "again, when the table stands on the base" snapuserd serve --supervise --cow /dev/vda --base /dev/vdb --device ublk $options --merge --progress never
 on "again" "$on_base"
 check "remove" /dm remove root
 
-# Killed before and after each call to the device mapper; the mount waits for the next server, which does the rest.
+# Killed before and after each call to the device mapper; the mount waits for the next server, which completes the steps.
 point=0
 kills=0
 readers=0
@@ -124,7 +124,7 @@ while :; do
     kills=$((kills + 1))
     left=$(/dm table root 2>&1)
     reader=
-    # The node comes last: who finds it finds a device.
+    # The node is created last: once it exists, the device works.
     if [ -e "$device" ]; then
         (mount -t ext4 -o ro,noload "$device" /mnt && files >/dev/null 2>&1 && umount /mnt) &
         reader=$!
@@ -145,7 +145,7 @@ say "killed at $kills points of the hand-over, with readers at $readers of them;
 [ "$kills" -ge 16 ] && [ "$readers" -ge 6 ] || { say "FAILED: that is not all of the hand-over"; failed=1; }
 on "at the end" "$on_base"
 
-# Over NBD, and by plain calls, it is the same.
+# The same with NBD, and with synchronous calls.
 /dm remove root
 kind=nbd
 options="--name nbd0 --mapper root --io sync"
@@ -157,7 +157,7 @@ on "over NBD" "$on_base"
 check "the files over NBD" files
 umount /mnt
 
-# What is mounted read-only is made writable without being unmounted; and then the power goes.
+# A read-only mount is made writable without being unmounted; then the power is cut.
 /dm remove root
 kind=ublk
 options="--name ublkb0 --mapper root"

@@ -1,7 +1,8 @@
-# A mapped device stands over the merged view, is mounted, and stands on the base when all is merged; through kills at every step, and a power cut after that.
+# A mapped device is on the merged view, is mounted, and is on the base after everything is merged; through kills at every step, and a power
+# cut afterwards.
 . "$HERE/../lib.sh"
 RANDOM=${SEED:-8}
-# The merge is to take some seconds: bytes per second.
+# Disk speed in bytes per second, so that the merge takes some seconds.
 slow=throttling.bps-total=6000000
 
 mkdir -p old/files
@@ -14,7 +15,7 @@ done
 mv new/files/3 new/files/moved
 seq 1 200000 >new/files/text
 (cd new/files && sha256sum -- *) >files.sum
-# With a journal, which is what a root file system has.
+# With a journal, as a root file system has.
 for state in old new; do mke2fs -q -F -t ext4 -b 4096 -d "$state" "$state.img" 16M >/dev/null; done
 "$SNAPUSERD" create --source old.img --target new.img --output cow --compression zstd --block-factor 64k --xor --progress never
 truncate -s %4096 cow
@@ -23,7 +24,7 @@ compile "$HERE/dm.c" dm
 
 cp "$HERE/guest.sh" test.sh
 cp "$HERE/common.sh" "$HERE/table.sh" "$HERE/../serving.sh" "$HERE/../rivals.sh" .
-# A line for each supervisor: microseconds after which its servers are killed once they are up.
+# One line for each supervisor: the microseconds after which its ready servers are killed.
 for supervisor in 1 2 3 4; do
     for kill in 1 2 3 4 5; do printf '%s ' $((RANDOM * 10)); done
     echo
@@ -36,7 +37,7 @@ code=0
 boot -c 0 "file=cow.0,format=qcow2,$slow" "file=base.0,format=qcow2,$slow" || code=$?
 grep -E '^mapper: ' console || true
 [ "$code" -eq 137 ] || fail "the guest ended with $code instead of a power cut"
-# What was written through the mapped device is on the base, and a merge has nothing to do that would undo it.
+# The data written through the mapped device is on the base, and a merge finds nothing to do that would undo it.
 for disk in cow base; do qemu-img convert -f qcow2 -O raw "$disk.0" "$disk.end"; done
 "$SNAPUSERD" merge --cow cow.end --base base.end --progress never
 e2fsck -fp base.end >/dev/null || [ $? -eq 1 ] || fail "the base is no file system that can be mended"

@@ -1,4 +1,4 @@
-# Runs while the server $2 of the supervisor $1 is about to load the table that puts the mapped device on the base. The server has given up
+# Runs when the server $2 of the supervisor $1 is about to load the table that puts the mapped device on the base. The server has released
 # the base for that. $3 is a loop device over the base.
 . /common.sh
 server=$1

@@ -1,22 +1,22 @@
-# Two merges at a time: when the second comes, the first has more than its half of the memory, and gives buffers back while the buffers beside them are
-# in use. Before Arena.Forget gave back whole pages only, the base of the merge with 22512k was wrong in every run on pages of 16 KiB.
+# Two merges at a time. When the second begins, the first has more than half of the memory, and gives buffers back while adjacent buffers
+# are in use. Before Arena.Forget gave back whole pages only, the base of the merge with 22512k was wrong in every run on pages of 16 KiB.
 failed=0
 mkdir /mnt /sockets
 mount -t ext4 /dev/vda /mnt || exit 1
 
-# complete NAME: whether its merge is.
+# complete NAME: whether its merge is complete.
 complete() {
     kill -0 "$daemon" || { cat /tmp/daemon.err; exit 1; }
     [ "$(/ask /tmp/socket "getstatus,$1")" = snapshot-merge-complete ]
 }
 
-# begin NAME: serves the copies of that name.
+# begin NAME: serves the copies with that name.
 begin() {
     /ask /tmp/socket "init,$1,/mnt/$1.cow,/mnt/$1.base,/mnt/$1.base" "start,$1" >/tmp/answers
     [ "$(grep -c '^success' /tmp/answers)" -eq 2 ] || { echo "memory: FAILED: $1 does not begin"; cat /tmp/daemon.err; exit 1; }
 }
 
-# writes NAME: waits until its merge has written something.
+# writes NAME: waits until its merge has written at least one byte.
 writes() {
     until snapuserd ctl status "$1" --json --socket /tmp/socket | grep -q '"bytes":[1-9]'; do
         kill -0 "$daemon" || { cat /tmp/daemon.err; exit 1; }
@@ -29,7 +29,7 @@ resident() {
     sed -n "s/^$1:[^0-9]*\([0-9]*\) kB$/\1/p" "/proc/$daemon/status"
 }
 
-# round MEMORY OPTION…: both merges.
+# round MEMORY OPTION…: runs both merges.
 round() {
     memory=$1
     shift
@@ -44,7 +44,8 @@ round() {
         usleep 20000
     done
     idle=$(resident VmRSS)
-    # The first reads ahead as far as its memory goes, and then writes slowly until the second has begun; that one is there until the first is done.
+    # The first merge reads ahead as far as its memory permits, then writes slowly until the second has begun; the second runs until the
+    # first is done.
     begin first
     snapuserd ctl rate 1M first --socket /tmp/socket || failed=1
     /ask /tmp/socket initiate_merge,first >/tmp/answers
@@ -57,7 +58,7 @@ round() {
         snapuserd ctl rate off "$name" --socket /tmp/socket || failed=1
         until complete "$name"; do usleep 50000; done
     done
-    # Measured beside its buffers: 8 MiB. With none of them given back it was 14 MiB.
+    # Measured besides the buffers: 8 MiB. Without giving buffers back it was 14 MiB.
     peak=$(resident VmHWM)
     [ "$peak" -lt $((${memory%k} + 11 * 1024)) ] || { echo "memory: FAILED: $memory $*: $peak KiB at the most"; failed=1; }
     /ask /tmp/socket stop
@@ -68,7 +69,8 @@ round() {
     echo "memory: $memory $*: two merges at a time; $idle KiB before, $peak at the most"
 }
 
-# A buffer is a quarter of what the op table leaves, in blocks. With 16 KiB less it is one block shorter, so that it begins and ends elsewhere in a page.
+# A buffer is a quarter of the memory that the op table leaves, in blocks. With 16 KiB less it is one block shorter, so that its start and
+# end move relative to a page.
 round 22528k --io auto
 round 22512k --io sync
 round 22496k --io auto

@@ -1,4 +1,5 @@
-# Merges that give memory back while they run. A kernel whose pages are larger than a block must not take a neighbouring buffer's bytes with it.
+# Merges that give memory back while they run. On a kernel whose pages are larger than a block, this must not discard bytes of a
+# neighbouring buffer.
 . "$HERE/../lib.sh"
 SEED=${SEED:-3}
 RANDOM=$SEED
@@ -6,7 +7,7 @@ echo "seed $SEED"
 mkdir files
 cd files
 
-# Short pieces that stay, that come from elsewhere, and that are new: the merge journals a little, and its buffers are large and many are in use.
+# Short pieces that stay, that come from elsewhere, and that are new: the merge journals a little, and many large buffers are in use.
 head -c 48M </dev/urandom >old.img
 head -c 6M </dev/urandom | od -An -v -t x1 -w64 >new.txt
 cp old.img new.img

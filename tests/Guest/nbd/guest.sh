@@ -13,7 +13,7 @@ expect 69 "no driver" snapuserd serve --cow /dev/vda --base /dev/vdb --device nb
 insmod /modules/nbd.ko
 expect 64 "a name that is none" snapuserd serve --cow /dev/vda --base /dev/vdb --device nbd --name nbdx --progress never
 
-# Served and not merged: nothing is written, writes are refused, the device goes with the server.
+# Served and not merged: nothing is written, writes are refused, and the device disappears with the server.
 before=$(cat /dev/vda /dev/vdb | sha256sum)
 serve
 check "the image before the merge" image
@@ -24,14 +24,15 @@ umount /mnt
 stop
 [ "$before" = "$(cat /dev/vda /dev/vdb | sha256sum)" ] || { say "FAILED: something was written"; failed=1; }
 
-# A device that another program has open is not taken away.
+# A device that another program has open is not taken over.
 sleep 1000 <"$device" &
 holder=$!
 expect 76 "a device that is in use" snapuserd serve --cow /dev/vda --base /dev/vdb --device nbd --name nbd0 --progress never
 kill "$holder"
 wait "$holder"
 
-# Served and merged, with readers all the time; the server is killed in their midst, and its successor is told the name once and finds it once.
+# Served and merged, with readers all the time; the server is killed during the reads. The next server gets the name of the device once, and
+# finds it by itself once.
 serve_slowly
 check "mount" mount -t ext4 -o ro "$device" /mnt
 check "the files while it is merged" files

@@ -1,8 +1,8 @@
-# A file system is mounted from the merged view over the kernel's own NBD client: before and while it is merged, and through a SIGKILL of the server,
-# whose successor takes the device over.
+# A file system is mounted from the merged view over the kernel's own NBD client: before and during the merge, and through a SIGKILL of the
+# server, after which the next server takes the device over.
 . "$HERE/../lib.sh"
 RANDOM=${SEED:-7}
-# The merge is to take some seconds.
+# The disk speed makes the merge take some seconds.
 slow=throttling.bps-total=4000000
 
 mkdir old new

@@ -1,12 +1,13 @@
-# Pulls the plug of a guest that merges, at seeded moments, twice in a row: in the merge and in its resume. Then the same script finishes it.
+# Cuts the power of a guest that merges, at moments derived from a seed, twice in a row: in the merge and in its resume. Then the same
+# script finishes the merge.
 . "$HERE/../lib.sh"
 rounds=5
 SEED=${SEED:-4}
 RANDOM=$SEED
-# Slow disks stretch the merge to seconds, however fast this machine is: bytes per second.
+# Slow disks, in bytes per second, stretch the merge to seconds on any machine.
 slow=throttling.bps-total=3000000
 
-readme_loop
+ramdisk_loop
 cp "$HERE/guest.sh" test.sh
 archive guest test.sh merge-loop.sh
 vector v3-zstd-256k-xor
@@ -14,7 +15,7 @@ mv v3-zstd-256k-xor.cow v3.cow
 vector v2-gz-xor
 mv v2-gz-xor.cow v2.cow
 
-# state COW: how far the COW is, as in "510 of 800"; a line in the file "middle" if something of the merge is durable and something is not.
+# state COW: the progress of the COW, as in "510 of 800". Adds a line to the file "middle" if a part of the merge is durable, but not all.
 state() {
     local count
     qemu-img convert -f qcow2 -O raw "$1" "$1.raw"
@@ -24,7 +25,8 @@ state() {
     echo "$count"
 }
 
-# round NUMBER COW MS MS: two cuts and the end. A cut that comes too late, because the machine is faster now than when the time was taken, is done again, earlier.
+# round NUMBER COW MS MS: two cuts and the end. A cut that comes too late, because the machine is faster now than during the measurement, is
+# repeated at an earlier moment.
 round() {
     local number=$1 cow=$2 cut=0 code moment
     fresh "$cow.cow" raw "cow.$number.0"
@@ -50,7 +52,7 @@ round() {
     echo "round $number: the base is the target"
 }
 
-# late NUMBER CUT COW: the disks of a cut that came too late are what they were before.
+# late NUMBER CUT COW: restores the disks after a cut that came too late.
 late() {
     echo "round $1, $3: the merge was done before the cut; once more, earlier"
     rm -f "cow.$1.$2" "base.$1.$2" "console.$1.$2"
@@ -63,7 +65,7 @@ late() {
     fi
 }
 
-# control: the disks of this test bite: what was flushed is there after a cut, and what was not is not.
+# control: checks the disks of this test: a cut keeps flushed data and loses unflushed data.
 control() {
     cp "$HERE/control.sh" control.sh
     mkdir control.files
@@ -79,7 +81,7 @@ control() {
     echo "control: the disk holds what was flushed, and nothing else"
 }
 
-# measure: an uninterrupted merge; the file "span" gets how many milliseconds it takes, for the moments to be parts of that.
+# measure: an uninterrupted merge; the file "span" gets its duration in milliseconds, from which the moments of the cuts are derived.
 measure() {
     fresh v3.cow raw cow.measure
     fresh old.img raw base.measure
@@ -99,7 +101,8 @@ wait "$controlled" || fail "the disks do not lose what was not flushed"
 span=$(cat span)
 echo "seed $SEED; a merge takes $span ms"
 
-# Every round in its own part of the merge, the last twentieth left out; the first quarter only reads. The resume is cut in about what is left of it.
+# Every round cuts in a different part of the merge, except the last twentieth; the first quarter only reads. The resume is cut within about
+# the remaining time.
 first_quarter=$((span / 4))
 parts=$((span * 14 / 20))
 running=()
@@ -114,7 +117,7 @@ for ((number = 0; number < rounds; number++)); do
     fi
 done
 for process in "${running[@]}"; do wait "$process" || fail "a round failed"; done
-# Should the machine have become so slow that nearly all cuts came before the first write: more rounds, each later than the one before.
+# If the machine has become so slow that nearly all cuts came before the first write, more rounds follow, each later than the one before.
 for ((; number < 5 * rounds && $(wc -l <middle) < 2; number++)); do
     round "$number" v3 "$((span * number / rounds))" "$((RANDOM % span))"
 done

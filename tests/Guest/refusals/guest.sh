@@ -1,4 +1,4 @@
-# What this kernel can say that the host's cannot be asked for: a base that is mounted, devices that are not there, io_uring switched off.
+# Errors that this kernel can return and the host's cannot: a mounted base, missing devices, io_uring switched off.
 failed=0
 
 # expect CODE WHAT COMMAND …

@@ -1,4 +1,4 @@
-# Exit codes for what is mounted, missing or switched off.
+# Exit codes for storage or features that are mounted, missing or switched off.
 . "$HERE/../lib.sh"
 cp "$HERE/guest.sh" test.sh
 archive guest test.sh

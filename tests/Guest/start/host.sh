@@ -1,4 +1,4 @@
-# The program starts wherever the kernel puts its segments and the heap, with pages of this size.
+# The program starts at every address at which the kernel may place its segments and the heap, with pages of this size.
 . "$HERE/../lib.sh"
 cp "$HERE/guest.sh" test.sh
 archive guest test.sh

@@ -8,7 +8,7 @@ one=$(cat /sys/block/vda/dev)
 two=$(cat /sys/block/vdb/dev)
 three=$(cat /sys/block/vdc/dev)
 
-# map NAME LINE…: makes a mapped device with these lines and prints its path.
+# map NAME LINE…: creates a mapped device with these lines and prints its path.
 map() {
     name=$1
     shift
@@ -20,7 +20,7 @@ put() {
     for device in "$@"; do dd if=/old.img of="$device" bs=1M conv=notrunc,fsync 2>/dev/null; done
 }
 
-# holds IMAGE DEVICE…: each device must hold that image. Read from the disk, because every device has a page cache of its own.
+# holds IMAGE DEVICE…: each device must hold that image. Reads from the disk, because every device has its own page cache.
 holds() {
     image=$1
     shift
@@ -57,7 +57,7 @@ merge() {
     rival "$code" "$pattern" "$part: merge --base $*" snapuserd merge --cow @ --base "$@" --progress never
 }
 
-# reading CODE PATTERN BASE [OPTION…]: so must `verify` and `extract`.
+# reading CODE PATTERN BASE [OPTION…]: `verify` and `extract` must end in the same way.
 reading() {
     code=$1
     pattern=$2
@@ -68,8 +68,8 @@ reading() {
 }
 
 part="pieces of two disks"
-# The same pieces twice, in other lines; a device that shares their last sector; one on top of the first; two that begin where the
-# pieces end.
+# The same pieces twice, in different lines; a device that shares their last sector; one on top of the first; two that begin at the end of
+# the pieces.
 pieces=$(map pieces "0 4096 linear $one 2048" "4096 4096 linear $two 0")
 again=$(map again "0 1024 linear $one 2048" "1024 3072 linear $one 3072" "4096 4096 linear $two 0")
 sector=$(map sector "0 8192 linear $two 4095")
@@ -87,7 +87,7 @@ merge 76 /tmp/node "$(node "$pieces")"
 merge 76 /dev/vda /dev/vda
 reading 0 '' "$again"
 merge 0 '' "$beside"
-# Without /dev, /sys and /proc: a node made by mknod.
+# Without /dev, /sys and /proc: a node created by mknod.
 mkdir /bare
 cp /bin/snapuserd /cow /bare
 cp -a "$(node "$again")" /bare/node
@@ -182,7 +182,7 @@ holds new /dev/vdc1
 for number in /sys/block/loop*/loop; do losetup -d "/dev/$(basename "$(dirname "$number")")"; done
 put /dev/vdc1
 hold /dev/vdc1
-# The last 48 sectors of the partition, and what follows it.
+# The last 48 sectors of the partition, and the sectors after it.
 tail=$(map tail "0 8192 linear $three 12240")
 merge 76 "$tail" "$tail"
 refused
@@ -218,7 +218,7 @@ hold "$below" --merge-on-request --control /tmp/control
 reading 76 "$crypt" "$crypt"
 refused
 drop
-# The lock below a source does not conflict with the base, which the same merge has locked.
+# The lock on the storage below a source does not conflict with the base, which the same merge has locked.
 put "$elsewhere"
 merge 0 '' "$elsewhere" --source "$crypt" --source-separate
 refused

@@ -3,14 +3,14 @@ failed=0
 mkdir /tmp/work
 cd /tmp/work || exit 1
 
-# lost WHAT: it failed.
+# lost WHAT: reports a failure.
 lost() {
     echo "surroundings: FAILED: $*"
     head -n 5 /tmp/output
     failed=1
 }
 
-# fresh: nothing but the base and the COW as they were made.
+# fresh: resets the folder to the base and the COW in their initial state.
 fresh() {
     rm -rf ./*
     cp /old.img base
@@ -28,12 +28,12 @@ expect() {
     [ "$code" -eq "$wanted" ] || lost "$what: ended with $code, not with $wanted"
 }
 
-# holds FILE WHAT: the base, or another file, is the same as FILE.
+# holds FILE WHAT: the base, or another file, must equal FILE.
 holds() {
     cmp "$1" "${3:-base}" >/tmp/output 2>&1 || lost "$2: ${3:-base} is not $1"
 }
 
-# only WHAT FILE …: the folder has these files, and no others.
+# only WHAT FILE …: the folder must have exactly these files.
 only() {
     what=$1
     shift
@@ -41,7 +41,7 @@ only() {
     [ "$found" = "$* " ] || lost "$what: the folder has $found"
 }
 
-# records PATTERN: how many records of the program in the kernel's log match.
+# records PATTERN: prints how many records of the program in the kernel's log match.
 records() {
     dmesg | grep 'snapuserd\[[0-9]*\]: ' | grep -c "$1"
 }
@@ -60,7 +60,7 @@ for signal in 1 2 15; do
         holds /new.img "merge after signal $signal, $io"
     done
 done
-# ignored: a merge that begins with SIGHUP ignored.
+# ignored: runs a merge that begins with SIGHUP ignored.
 ignored() {
     (
         trap '' HUP
@@ -85,7 +85,7 @@ expect 75 "extract, SIGTERM" /killat "signal=15:1@$fsync" \
 only "extract, SIGTERM" base cow
 echo "surroundings: signals stop merge, verify, create and extract"
 
-# The file that create and extract replace is locked until it is replaced.
+# The file that create and extract replace stays locked until it is replaced.
 for verb in "create --source /old.img --target /new.img" "extract --cow /cow --base /old.img"; do
     fresh
     mkfifo go
@@ -119,13 +119,13 @@ expect 64 "an unknown option" snapuserd merge --bsae base --log=kmsg
 [ "$(records "unknown option '--bsae'")" -eq 1 ] || lost "an unknown option: $(dmesg | tail -n 3)"
 echo "surroundings: the kernel's log has beginning, summary and error"
 
-# A root with nothing else. There is no emulator, library, /dev, /proc or /sys.
+# A root with nothing else: no emulator, library, /dev, /proc or /sys.
 fresh
 cp /bin/snapuserd .
 expect 0 "merge in an empty root" chroot . /snapuserd merge --cow /cow --base /base
 holds /new.img "merge in an empty root"
 only "merge in an empty root" base cow snapuserd
-# closed: a merge without standard streams.
+# closed: runs a merge without standard streams.
 closed() {
     chroot . /snapuserd merge --cow /cow --base /base <&- >&- 2>&-
 }

@@ -1,4 +1,4 @@
-# What surrounds the program: signals at certain calls, locks, the kernel's log, a root without anything else.
+# The program's environment: signals at certain calls, locks, the kernel's log, an otherwise empty root.
 . "$HERE/../lib.sh"
 vector v3-zstd-4k-xor
 mv v3-zstd-4k-xor.cow cow

@@ -1,12 +1,14 @@
-# A server is killed while it starts, takes over or hands over. After each kill the next server takes the device over, a waiting read gives the right bytes, no process is stuck, and the kernel
-# has nothing to complain about. The host's file "points" has one line for each kill; "count" in place of it asks how many there are, and tries a hand-over that fails.
+# A server is killed while it starts, takes over or hands over. After each kill the next server must take the device over, a waiting read
+# must return the right bytes, no process may be stuck, and the kernel must not log a fault. The host's file "points" has one line for each
+# kill. If it contains "count", this script prints the number of calls and tries a hand-over that fails.
 . /settings
 failed=0
 done=0
 device=/dev/ublkb0
 cow=/tmp/cow
 base=/dev/loop0
-# Seconds of the guest, whose processor is emulated by a machine that may be busy; what is stuck is stuck for ever. How long the longest took is told.
+# The limit in seconds of the guest, whose processor is emulated on a possibly busy machine; a stuck process stays stuck for ever. The
+# longest wait is printed.
 limit=60
 longest=0
 mkdir -p /mnt /mnt2 /tmp/readers
@@ -19,14 +21,14 @@ now() {
     cut -d . -f 1 /proc/uptime
 }
 
-# wrong WHAT: what was tried, and what came of it.
+# wrong WHAT: reports a failure of the current point.
 wrong() {
     say "FAILED: $point: $*"
     tail -n 3 /tmp/serve.err
     failed=1
 }
 
-# within COMMAND …: repeats it until it is true; false after the limit.
+# within COMMAND …: repeats the command until it succeeds; false after the limit.
 within() {
     began=$(now)
     until "$@"; do
@@ -37,14 +39,14 @@ within() {
     [ "$took" -le "$longest" ] || longest=$took
 }
 
-# restore: COW and base as they were made.
+# restore: resets COW and base to their initial state.
 restore() {
     cp /cow "$cow"
     dd if=/old.img of=/tmp/base bs=1M conv=notrunc 2>/dev/null
     blockdev --flushbufs "$base"
 }
 
-# server OPTION …: the command line, in the variable command.
+# server OPTION …: stores the command line in the variable command.
 server() {
     command="/bin/snapuserd serve --cow $cow --base $base --device ublk --name ublkb0 $queue_option --io sync --progress never $*"
 }
@@ -53,7 +55,7 @@ is_ready() {
     grep -q . /tmp/ready || ! kill -0 "$server" 2>/dev/null
 }
 
-# serve: starts a server and waits until it says that the device can be used.
+# serve: starts a server and waits until it reports that the device can be used.
 serve() {
     : >/tmp/ready
     $command >/tmp/ready 2>>/tmp/serve.err &
@@ -65,7 +67,7 @@ serve() {
     return 1
 }
 
-# die: SIGKILL to the server that is up.
+# die: sends SIGKILL to the running server.
 die() {
     kill -KILL "$server"
     wait "$server"
@@ -77,7 +79,7 @@ stop() {
     [ ! -e "$device" ] || wrong "$device is still there"
 }
 
-# killed: runs the server until the kill of this point. It may have ended by itself when its work was done.
+# killed: runs the server until the kill of this point. It may end by itself if its work is done.
 killed() {
     /killpoint "$call" "$delay" $command >/tmp/killed.out 2>/tmp/killed.err
     code=$?
@@ -89,7 +91,7 @@ image() {
     dd if="$1" bs=64k 2>/dev/null | sha256sum | cmp -s - /image.sum
 }
 
-# readers: two that read while there is no server: the whole device, and the files of what is mounted.
+# readers: starts two readers while there is no server: one of the whole device, one of the files of the mounted file system.
 readers() {
     echo 3 >/proc/sys/vm/drop_caches
     rm -f /tmp/readers/*
@@ -105,7 +107,7 @@ none_stuck() {
     ! cat /proc/[0-9]*/stat 2>/dev/null | grep -q ') D '
 }
 
-# sound: no process is stuck, and the kernel has logged no fault since the last look.
+# sound: no process is stuck, and the kernel has logged no fault since the last check.
 sound() {
     within none_stuck || { wrong "a process is in state D"; ps -o pid,stat,comm | grep ' D'; for one in /proc/[0-9]*; do grep -q ') D ' "$one/stat" && cat "$one/stack"; done; }
     if dmesg -c | grep -E 'BUG|Oops|WARNING|protection fault|NULL pointer|blocked for more' >/tmp/faults; then
@@ -113,7 +115,7 @@ sound() {
     fi
 }
 
-# start: killed while it starts; the next one serves.
+# start: kills a server while it starts; the next one serves.
 start() {
     server
     killed
@@ -122,7 +124,7 @@ start() {
     stop
 }
 
-# up: a server whose device is mounted, to be killed and taken over again and again.
+# up: starts a server whose device is mounted, to be killed and taken over repeatedly.
 up() {
     server
     serve || return 1
@@ -134,7 +136,7 @@ down() {
     stop
 }
 
-# takeover: killed while it takes over a device with readers and a mounted file system; the next one takes it over.
+# takeover: kills a server while it takes over a device with readers and a mounted file system; the next one takes it over.
 takeover() {
     die
     readers
@@ -148,7 +150,8 @@ is_gone() {
     ! kill -0 "$server" 2>/dev/null
 }
 
-# handover: killed in the middle of the hand-over to a mapped device, the next one killed while it takes over, and the one after that completes the hand-over.
+# handover: kills a server in the middle of the hand-over to a mapped device, and the next one while it takes over; the third server
+# completes the hand-over.
 handover() {
     restore
     server --mapper root --merge
@@ -178,14 +181,15 @@ handover_failed() {
         snapuserd ctl status --json --socket /tmp/ctl | grep -q '"handover":"failed, retried at next start"'
 }
 
-# failed_handover: another program mounts the base between the server's giving it up and the table. Status says so, and the next start completes the hand-over.
+# failed_handover: another program mounts the base after the server has released it and before the table is loaded. Status reports the
+# failure, and the next start completes the hand-over.
 failed_handover() {
     restore
     queue_option="--queues 1"
     server --mapper root --merge-on-request --control /tmp/ctl --supervise
     serve || return
     child=$(cut -d ' ' -f 1 "/proc/$server/task/$server/children")
-    # The merge begins when the tool has the server.
+    # The merge begins after the tool has attached to the server.
     /dm at "$child" "mount -t ext4 -o ro,noload $base /mnt2" >/tmp/at 2>&1 &
     at=$!
     within grep -q 'TracerPid:[^0-9]*[1-9]' "/proc/$child/status" || wrong "the server is not traced"
@@ -212,7 +216,7 @@ restore
 losetup "$base" /tmp/base
 on_base="$(($(stat -c %s /image) / 512)) linear $(cat /sys/block/loop0/dev) 0 rw"
 point="the first server"
-# How many calls there are from the opening of the driver to the word that it is ready, for each kind of kill and number of queues.
+# Prints the number of calls from opening the driver until the server is ready, for each kind of kill and number of queues.
 if [ "$(cat /points)" = count ]; then
     point="a hand-over that fails"
     failed_handover

@@ -1,8 +1,9 @@
 /*
- * killpoint K DELAY PROGRAM ARGUMENT...: runs a server and kills it with SIGKILL at its K-th system call, counted over all threads from the one that opens /dev/ublk-control. With a DELAY the call is let in first, and
- * the kill comes so many microseconds later. A server that says that it is ready (its first write to standard output) has passed all calls, and is killed there.
+ * killpoint K DELAY PROGRAM ARGUMENT...: runs a server and kills it with SIGKILL at its K-th system call, counted over all threads from
+ * the call that opens /dev/ublk-control. With a DELAY the call begins first, and the kill comes that many microseconds later. A server
+ * that reports that it is ready (its first write to standard output) has passed all calls, and is killed at that point.
  *
- * Prints how many calls were counted on standard error. Exits with 137 if the server was killed, else as the server did.
+ * Prints the number of counted calls on standard error. Exits with 137 if the server was killed, else with the server's exit code.
  */
 #define _GNU_SOURCE
 #include <errno.h>

@@ -1,4 +1,4 @@
-# What the guests of this test share.
+# Common code of the guests of this test.
 kind=ublk
 options="--name ublkb0"
 device=/dev/ublkb0

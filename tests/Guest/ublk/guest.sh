@@ -1,7 +1,7 @@
 . /common.sh
 mkdir /mnt
 
-# Served and not merged: nothing is written, the number is taken, writes are refused.
+# Served and not merged: nothing is written, the device number is in use, writes are refused.
 before=$(cat /dev/vda /dev/vdb | sha256sum)
 serve
 check "the image before the merge" image
@@ -13,12 +13,12 @@ umount /mnt
 stop
 [ "$before" = "$(cat /dev/vda /dev/vdb | sha256sum)" ] || { say "FAILED: something was written"; failed=1; }
 
-# Served and merged, with readers all the time; the server is killed three times in their midst.
+# Served and merged, with readers all the time; the server is killed three times during the reads.
 serve_slowly
 check "mount" mount -t ext4 -o ro "$device" /mnt
 read_on
 for kill in 1 2 3; do
-    # The first one at the beginning, the others between the first checkpoint and the last.
+    # The first kill comes at the beginning, the others between the first checkpoint and the last.
     if [ "$kill" -gt 1 ]; then await; fi
     kill -KILL "$server"
     wait "$server"
@@ -33,17 +33,17 @@ grep -c 'taken over' /tmp/serve.err | sed 's/^/ublk: times taken over: /'
 
 to_the_end
 
-# Supervised: a signal to the parent is one to the server, and how that ends is how the parent ends.
+# Supervised: the parent forwards a signal to the server, and ends with the server's exit code.
 mkfifo /tmp/told
 cat /tmp/told >/tmp/told.path &
 told=$!
 serve --supervise --ready-fd 7 7>/tmp/told
 check "the image, supervised" image
-# Told, and told to the end: the parent does not hold on to the descriptor either.
+# The path is written and the descriptor closed: the parent does not keep the descriptor open either.
 [ "$(cat /tmp/told.path)" = "$device" ] || { say "FAILED: --ready-fd got '$(cat /tmp/told.path)'"; failed=1; }
 if kill -0 "$told" 2>/dev/null; then say "FAILED: --ready-fd is still open"; failed=1; fi
 stop
-# Killed, it has a successor that knows what ctl has said.
+# After a kill, the next server knows the settings made through ctl.
 serve --supervise --merge-on-request --control /tmp/ctl
 check "a pause" snapuserd ctl pause --socket /tmp/ctl
 check "a rate" snapuserd ctl rate 5M --socket /tmp/ctl
@@ -59,11 +59,11 @@ control=/tmp/ctl
 status() {
     snapuserd ctl status --socket "$control"
 }
-# waits: the supervisor says that it waits, and long enough for what is asked then.
+# waits: the supervisor reports that it waits, and the remaining wait is long enough for the following checks.
 waits() {
     status 2>/dev/null | grep -q 'is not removed, because .* the next try is in [1-9][0-9] seconds'
 }
-# kill_until COMMAND …: kills every server of the supervisor $server, as soon as it is there, until the command is true.
+# kill_until COMMAND …: kills every server of the supervisor $server as soon as it exists, until the command succeeds.
 kill_until() {
     last=
     until "$@"; do
@@ -79,7 +79,7 @@ until_true() {
     until "$@"; do usleep 20000; done
 }
 
-# Ten servers in a row cannot be kept alive. The device is mounted: it stays, the pause grows, and status and the kernel's log say so.
+# Ten servers in a row fail. The device is mounted, so it stays, the pause grows, and status and the kernel's log report that.
 serve --supervise --control "$control"
 check "mount under failing servers" mount -t ext4 -o ro "$device" /mnt
 kill_until waits
@@ -90,7 +90,7 @@ check "a mounted device is there" [ -e "$device" ]
 expect 69 "a rate for no server" snapuserd ctl rate 1M --socket "$control"
 check "the files after failing servers" files
 check "the image after failing servers" image
-# The same again; stop ends the pause.
+# The same again; ctl stop ends the pause.
 kill_until waits
 umount /mnt
 check "stop in a pause" snapuserd ctl stop --socket "$control"
@@ -99,7 +99,7 @@ code=$?
 [ "$code" -eq 0 ] || { say "FAILED: stopped in a pause, the supervisor ended with $code"; failed=1; }
 gone || { say "FAILED: stopped in a pause, $device is still there"; failed=1; }
 
-# Only open, with a read that waits: the same.
+# The device is only open, with a waiting read: the result is the same.
 serve --supervise --control "$control"
 (exec 9<"$device"; usleep 100000; until [ -e /tmp/go ]; do usleep 20000; done; dd bs=1M <&9 2>/dev/null | sha256sum | cmp -s - /image.sum; echo $? >/tmp/opened) &
 opened=$!
@@ -110,7 +110,7 @@ wait "$opened"
 [ "$(cat /tmp/opened)" = 0 ] || { say "FAILED: a reader that had the device open saw errors or other bytes"; failed=1; }
 stop
 
-# It is not in use: it is removed, and the supervisor ends.
+# The device is not in use: it is removed, and the supervisor ends.
 serve --supervise --control "$control"
 kill_until ended_now
 wait "$server"
@@ -119,7 +119,8 @@ say "unused, the supervisor ended with $code: $(tail -n 1 /tmp/serve.err)"
 [ "$code" -eq 70 ] || { say "FAILED: that is not 70"; failed=1; }
 gone || { say "FAILED: unused, $device is still there"; failed=1; }
 
-# The server is killed in the moment of ctl stop: before it knows of that, and before it has answered. ctl ends with 0, when the supervisor has ended and the device is gone.
+# The server is killed during ctl stop: before it receives the request, and before it has answered. ctl ends with 0 after the supervisor has
+# ended and the device is gone.
 for moment in before after; do
     rm -f "$control"
     serve --supervise --control "$control"

@@ -1,7 +1,8 @@
-# A file system is mounted from the merged view over ublk: before and while it is merged, through a SIGKILL of the server, and after a power cut.
+# A file system is mounted from the merged view over ublk: before and during the merge, through a SIGKILL of the server, and after a power
+# cut.
 . "$HERE/../lib.sh"
 RANDOM=${SEED:-6}
-# The merge is to take some seconds: bytes per second.
+# Disk speed in bytes per second, so that the merge takes some seconds.
 slow=throttling.bps-total=4000000
 
 # Two states of a root file system: files that stay, that change in place, that move, and that are new.
@@ -43,7 +44,7 @@ grep -E '^ublk: ' console || true
 [ "$code" -eq 0 ] || fail "the guest ended with $code"
 same base.0 qcow2 new.img || fail "the base is not the target"
 
-# Another one loses its power while it serves and merges; the next boot serves and merges the rest.
+# Another guest loses its power while it serves and merges; the next boot serves and merges the rest.
 fresh cow raw cow.1
 fresh old.img raw base.1
 code=0
@@ -55,12 +56,12 @@ code=0
 boot -a cut -l console.again "file=cow.2,format=qcow2" "file=base.2,format=qcow2" || code=$?
 grep -hE '^ublk: ' console.cut console.again || true
 [ "$code" -eq 0 ] || fail "the guest ended with $code after the power cut"
-# Had the cut come before the first checkpoint or after the last, it would have cut no merge.
+# A cut before the first checkpoint or after the last would not have interrupted the merge.
 before=$(sed -n 's/^ublk: before: \([0-9]*\) of \([0-9]*\) ops.*/\1 \2/p' console.again)
 [ "${before%% *}" -gt 0 ] && [ "${before%% *}" -lt "${before##* }" ] || fail "the cut was not in the middle: $before"
 same base.2 qcow2 new.img || fail "after the power cut the base is not the target"
 
-# A third one has its root file system there, and the server is killed under its feet.
+# A third guest has its root file system on the device, and the server below it is killed.
 fresh cow raw cow.3
 fresh old.img raw base.3
 code=0

@@ -1,6 +1,7 @@
 /*
- * killstop before|after SOCKET PROXY PROCESS: listens at PROXY and passes every connection on to SOCKET. When the first one asks for "stop", PROCESS gets SIGKILL: before the request is passed on, or after it was answered, and the
- * answer is not passed back. The client's connection ends either way. Runs until it is killed.
+ * killstop before|after SOCKET PROXY PROCESS: listens at PROXY and forwards every connection to SOCKET. When the first client requests
+ * "stop", PROCESS gets SIGKILL: either before the request is forwarded, or after it was answered; then the answer is not passed back. The
+ * client's connection ends in both cases. Runs until it is killed.
  */
 #define _GNU_SOURCE
 #include <poll.h>

@@ -13,7 +13,7 @@ supervisor=$!
 read -r device </ready
 mount -t ext4 -o ro "$device" /new || echo "ublk: FAILED: no root"
 mount --move /dev /new/dev
-# For a rival in the next root: the program, and a COW.
+# The program and a COW, for a rival command in the next root.
 mount -t tmpfs tmp /new/tmp
 cp /bin/snapuserd /new/tmp/
 cp /cow /new/tmp/cow

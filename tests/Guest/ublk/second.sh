@@ -1,11 +1,11 @@
 #!/bin/busybox sh
-# The first process after switch_root, from the file system that is served: kills the server under its own feet, twice.
+# The first process after switch_root, running from the served file system: kills the server of that file system, twice.
 supervisor=$1
 image=$2
 failed=0
 mount -t proc proc /proc
 
-# server: the number of the supervisor's child, waited for.
+# server: waits for the supervisor's child and prints its process number.
 server() {
     while :; do
         for folder in /proc/[0-9]*; do
@@ -26,7 +26,7 @@ files() {
 
 echo "ublk: after switch_root, root on $(grep ' / ext4' /proc/mounts | cut -d ' ' -f 1); the supervisor: $(grep -E 'VmRSS|VmLck' /proc/"$supervisor"/status | tr -d '\n' | tr -s '\t ' ' ')"
 files "the files of the root"
-# A merge that began in the ramdisk keeps another one away after switch_root, by any node of its base.
+# A merge that began in the ramdisk keeps another one out after switch_root, under any node of its base.
 mknod /tmp/node b $((0x$(stat -c %t /dev/vdb))) $((0x$(stat -c %T /dev/vdb)))
 looped=$(losetup -f)
 losetup "$looped" /dev/vdb
@@ -36,7 +36,7 @@ for base in /dev/vdb /tmp/node "$looped"; do
     echo "ublk: another merge after switch_root: $code: $(head -n 1 /tmp/rival)"
     [ "$code" -eq 76 ] || { echo "ublk: FAILED: that is not 76"; failed=1; }
 done
-# By the loop device it is met at the locks among our own processes, whose place is the same in every root.
+# Through the loop device, the conflict is found by the locks among the program's own processes, whose path is the same in every root.
 grep -q 'locked by another snapuserd' /tmp/rival || { echo "ublk: FAILED: not by the locks"; failed=1; }
 first=$(server)
 kill -KILL "$first"

@@ -3,20 +3,20 @@ checks=0
 mkdir /mnt
 mount -t ext4 -o ro /dev/vda /mnt || exit 1
 
-# merges COW BASE COPY-OF-COW FROM IO: one merge of COPY-OF-COW into BASE, which begins as FROM, makes it the target.
+# merges COW BASE COPY-OF-COW FROM IO: merges COPY-OF-COW into BASE, which begins as FROM, and checks that BASE becomes the target.
 merges() {
     checks=$((checks + 1))
     dd if="/mnt/$1" of="$3" bs=1M conv=notrunc,fsync 2>/dev/null
     dd if="$4" of="$2" bs=1M conv=notrunc,fsync 2>/dev/null
     snapuserd merge --cow "$3" --base "$2" --io "$5" --json --progress never >/tmp/output 2>&1
     code=$?
-    # Without scratch space this one cannot be merged in place; that is said before anything is written.
+    # Without scratch space this COW cannot be merged in place; the refusal comes before the first write.
     if [ "$1" = v2-zstd-noscratch.cow ]; then
         [ "$code" -eq 64 ] && cmp -s "$2" "$4" || { echo "vectors: FAILED: $1 into $2, $5: $code"; failed=1; }
         return
     fi
     [ "$code" -eq 0 ] || { echo "vectors: FAILED: $1 into $2, $5: $code: $(head -n 1 /tmp/output)"; failed=1; return; }
-    # What was asked for is what was done.
+    # The requested kind of I/O was used.
     grep -q "\"io\":\"$5\"" /tmp/output || { echo "vectors: FAILED: $1 into $2: not by $5: $(head -n 1 /tmp/output)"; failed=1; }
     cmp "$2" /mnt/new.img >/tmp/output 2>&1 || { echo "vectors: FAILED: $1 into $2, $5: $(head -n 1 /tmp/output)"; failed=1; }
 }

@@ -1,4 +1,4 @@
-# All vectors of the format, and merges that another program began, over a ring and by plain calls: on a disk, and in files.
+# All vectors of the format, and merges that another program began: with a ring and with synchronous calls, on a disk and in files.
 . "$HERE/../lib.sh"
 vectors=$ROOT/tests/vectors
 mkdir files

@@ -1,0 +1,237 @@
+using System;
+using System.Threading;
+using Snapuserd.Block;
+using Snapuserd.Interop;
+using Snapuserd.Serve;
+
+namespace Snapuserd.AndroidDaemon;
+
+/// <summary>The result of an update's verification (merge §17).</summary>
+public enum UpdateVerdict
+{
+    /// <summary>Not started, not finished, or stopped.</summary>
+    Unknown,
+    /// <summary>Every byte was read.</summary>
+    Success,
+    /// <summary>A read failed, or the required way of reading is not available.</summary>
+    Failed,
+}
+
+/// <summary>
+/// Reads a device once from start to end, so that dm-verity below it can report errors before the new system is accepted (merge §17). The
+/// data itself is discarded. As in Android: past the page cache, only by io_uring, with registered buffers, in batches that are waited for
+/// as a whole; up to 2 GiB by one thread, above that by three.
+/// </summary>
+public sealed class UpdateVerifier : IDisposable
+{
+    private const long TwoGiB = 2L << 30;
+
+    /// <summary>
+    /// From 2 GiB on 4 requests of 1 MiB, below 2 of 256 KiB: a phone's flash is fastest with the former, and a smaller partition does not
+    /// justify the memory.
+    /// </summary>
+    private const int LargeBytes = 1 << 20, LargeDepth = 4, SmallBytes = 256 << 10, SmallDepth = 2;
+
+    /// <summary>Threads for a device of more than 2 GiB.</summary>
+    private const int ManyThreads = 3;
+
+    /// <summary>A dm-verity device consists of whole blocks.</summary>
+    private const int BlockBytes = Sizes.Block;
+
+    /// <summary>The stack size of every thread here: it costs address space only.</summary>
+    private const int StackSize = 512 * 1024;
+
+    /// <summary>Makes the queue of one thread for the device; null if it is not available, with the reason.</summary>
+    internal delegate IBlockQueue? QueueMaker(BlockDevice device, Arena arena, WakeUp wakeUp, int depth, out string why);
+
+    private readonly object _gate = new();
+    private readonly string _path;
+    private readonly Action<string> _report;
+    private readonly QueueMaker _makeQueue;
+    private BlockDevice? _device;
+    private Thread[] _threads = [];
+    private UpdateVerdict _verdict;
+    private int _running;
+    private bool _stop;
+    private long _bytes;
+
+    /// <summary>
+    /// A verifier for the device at <paramref name="path"/>. <paramref name="report"/> receives the reason of a failure, from any thread.
+    /// </summary>
+    public UpdateVerifier(string path, Action<string> report)
+        : this(path, report, MakeRing)
+    {
+    }
+
+    internal UpdateVerifier(string path, Action<string> report, QueueMaker makeQueue) => (_path, _report, _makeQueue) = (path, report, makeQueue);
+
+    /// <summary>The current result. Any thread.</summary>
+    public UpdateVerdict Verdict
+    {
+        get
+        {
+            lock (_gate) return _verdict;
+        }
+    }
+
+    /// <summary>Bytes read so far.</summary>
+    public long BytesRead => Interlocked.Read(ref _bytes);
+
+    /// <summary>True if a snapshot of this name is verified: not those of Android's first stage, named "…-init".</summary>
+    public static bool IsVerified(string snapshotName) => !snapshotName.EndsWith("-init", StringComparison.Ordinal);
+
+    /// <summary>
+    /// The partition of a snapshot: its name up to the first '-', without the slot suffix "_a" or "_b". Only one suffix is removed: Android
+    /// strips every a, b and _ at the end, and takes "data_b" for the partition "dat" (lessons §3.3 no. 21).
+    /// </summary>
+    public static string PartitionOf(string snapshotName)
+    {
+        int dash = snapshotName.IndexOf('-', StringComparison.Ordinal);
+        string name = dash < 0 ? snapshotName : snapshotName[..dash];
+        bool slot = name.Length > 2 && (name.EndsWith("_a", StringComparison.Ordinal) || name.EndsWith("_b", StringComparison.Ordinal));
+        return slot ? name[..^2] : name;
+    }
+
+    /// <summary>
+    /// The mounted device of that partition, or null. Android's names are "system-verity", or "vroot" for the root, and the partition's own
+    /// name without verity. Exit codes as <see cref="MapperNames.Find"/> has them.
+    /// </summary>
+    public static string? FindDevice(string snapshotName) => MapperNames.Find(CandidatesFor(snapshotName));
+
+    internal static string[] CandidatesFor(string snapshotName)
+    {
+        string partition = PartitionOf(snapshotName);
+        return partition == "system" ? ["vroot", "system-verity", "system"] : [partition + "-verity", partition];
+    }
+
+    /// <summary>Starts the threads. Never throws: a device that cannot be opened counts as unreadable.</summary>
+    public void Start()
+    {
+        try
+        {
+            _device = BlockDevice.Open(_path, DeviceAccess.Read | DeviceAccess.Direct);
+            if (_device.Length % BlockBytes != 0) throw new SnapuserdException(ExitCode.InputOutput, $"it has {_device.Length} bytes, which are no whole blocks of {BlockBytes}");
+            int count = ThreadsFor(_device.Length);
+            _threads = new Thread[count];
+            _running = count;
+            for (int i = 0; i < count; i++)
+            {
+                int number = i;
+                _threads[i] = new Thread(() => Run(number, count), StackSize) { IsBackground = true, Name = $"verify {i}" };
+            }
+            foreach (Thread thread in _threads) thread.Start();
+        }
+        catch (Exception e)
+        {
+            Fail(e);
+        }
+    }
+
+    /// <summary>Waits for the end at most <paramref name="milliseconds"/>; Android waits 10 s. Returns the current result.</summary>
+    public UpdateVerdict Wait(int milliseconds)
+    {
+        MonotonicClock clock = new();
+        long end = clock.Milliseconds + milliseconds;
+        lock (_gate)
+        {
+            while (_verdict == UpdateVerdict.Unknown && _running > 0)
+            {
+                long left = end - clock.Milliseconds;
+                if (left <= 0) break;
+                Monitor.Wait(_gate, (int)left);
+            }
+            return _verdict;
+        }
+    }
+
+    /// <summary>Stops after the current batch. A result that is not known by then stays unknown.</summary>
+    public void RequestStop() => Volatile.Write(ref _stop, true);
+
+    /// <summary>Stops, and waits for the threads.</summary>
+    public void Dispose()
+    {
+        RequestStop();
+        foreach (Thread? thread in _threads)
+            if (thread != null && (thread.ThreadState & ThreadState.Unstarted) == 0) thread.Join();
+        _device?.Dispose();
+        _device = null;
+    }
+
+    /// <summary>Threads for a device of that length in bytes.</summary>
+    internal static int ThreadsFor(long length) => length > TwoGiB ? ManyThreads : 1;
+
+    /// <summary>Bytes of a request for a device of that length, and the requests in flight per thread.</summary>
+    internal static (int Bytes, int Depth) RequestsFor(long length) => length >= TwoGiB ? (LargeBytes, LargeDepth) : (SmallBytes, SmallDepth);
+
+    private static IBlockQueue? MakeRing(BlockDevice device, Arena arena, WakeUp wakeUp, int depth, out string why)
+    {
+        RingRefusal? refusal = RingQueue.TryCreate([device], arena, wakeUp, depth, out RingQueue? ring);
+        why = refusal is { } known ? known.Sentence : "";
+        return ring;
+    }
+
+    /// <summary>
+    /// Thread <paramref name="number"/> of <paramref name="count"/> reads every <paramref name="count"/>th request, starting with its own
+    /// number.
+    /// </summary>
+    private void Run(int number, int count)
+    {
+        try
+        {
+            BlockDevice device = _device!;
+            (int bytes, int depth) = RequestsFor(device.Length);
+            using Arena arena = new(bytes * depth);
+            Slice[] buffers = new Slice[depth];
+            for (int i = 0; i < depth; i++) buffers[i] = arena.Take(bytes)!.Value;
+            using WakeUp wakeUp = new();
+            using IBlockQueue? queue = _makeQueue(device, arena, wakeUp, depth, out string why);
+            // Fail without io_uring: another verifier then reads the device by synchronous calls; Android leaves that to update_verifier as
+            // well.
+            if (queue == null) throw new SnapuserdException(ExitCode.Unavailable, why);
+            Read(new Transfers(queue, [device.Granule]), device.Length, buffers, (long)number * bytes, (long)count * bytes);
+            lock (_gate)
+            {
+                if (--_running == 0 && _verdict == UpdateVerdict.Unknown && !Volatile.Read(ref _stop)) _verdict = UpdateVerdict.Success;
+                Monitor.PulseAll(_gate);
+            }
+        }
+        catch (Exception e)
+        {
+            Fail(e);
+        }
+    }
+
+    private void Read(Transfers io, long length, Slice[] buffers, long offset, long step)
+    {
+        TransferGroup group = new();
+        while (offset < length && !Volatile.Read(ref _stop))
+        {
+            long batch = 0;
+            for (int i = 0; i < buffers.Length && offset < length; i++, offset += step)
+            {
+                int bytes = (int)Math.Min(buffers[i].Length, length - offset);
+                io.Read(0, offset, buffers[i].Part(0, bytes), group);
+                batch += bytes;
+            }
+            while (!group.IsDone) io.Wait();
+            if (group.TakeFailure() is { } failure)
+                throw new SnapuserdException(ExitCode.InputOutput, $"reading {failure.Request.Buffer.Length} bytes at {failure.Request.Offset} failed: {Reason.Of(failure.Errno)}");
+            Interlocked.Add(ref _bytes, batch);
+        }
+    }
+
+    private void Fail(Exception why)
+    {
+        bool first;
+        lock (_gate)
+        {
+            first = _verdict != UpdateVerdict.Failed;
+            _verdict = UpdateVerdict.Failed;
+            _running = Math.Max(0, _running - 1);
+            Monitor.PulseAll(_gate);
+        }
+        // One bad block is enough; the other threads can stop.
+        Volatile.Write(ref _stop, true);
+        if (first) _report($"{_path} is not verified: {(why is SnapuserdException ? why.Message : $"{why.GetType().Name}: {why.Message}")}");
+    }
+}

@@ -1,0 +1,34 @@
+using System;
+using Snapuserd.Interop;
+
+namespace Snapuserd.Block;
+
+/// <summary>Files that are read completely: tables, and files of /proc, whose length is unknown before they are read.</summary>
+public static class SmallFile
+{
+    /// <summary>
+    /// The bytes of a file, at most <paramref name="most"/> + 1; null if it does not exist. Exit codes 74 and 77 if it cannot be read.
+    /// </summary>
+    public static byte[]? Read(string path, int most)
+    {
+        int fd = Libc.OpenAt(Libc.AT_FDCWD, path, Libc.O_RDONLY | Libc.O_CLOEXEC | Libc.O_NOCTTY);
+        if (fd is -Errno.ENOENT or -Errno.ENOTDIR) return null;
+        if (fd < 0) throw Bad(path, fd);
+        byte[] bytes = new byte[most + 1];
+        int length = 0;
+        int tries = 0;
+        nint read;
+        do
+        {
+            read = Libc.Read(fd, bytes.AsSpan(length));
+            if (read > 0) length += (int)read;
+        }
+        while ((read > 0 && length < bytes.Length) || Retry.Again(read, ref tries));
+        _ = Libc.Close(fd);
+        if (read < 0) throw Bad(path, (int)read);
+        return bytes[..length];
+    }
+
+    private static SnapuserdException Bad(string path, int errno) =>
+        new(errno is -Errno.EACCES or -Errno.EPERM ? ExitCode.Permission : ExitCode.InputOutput, $"{path} cannot be read: {Reason.Of(errno)}");
+}

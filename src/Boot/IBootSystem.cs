@@ -1,0 +1,68 @@
+using System;
+using Snapuserd.Block;
+
+namespace Snapuserd.Boot;
+
+/// <summary>The system calls of a boot. Tests use one that only records them.</summary>
+public interface IBootSystem
+{
+    /// <summary>A monotonic clock, in milliseconds.</summary>
+    long Milliseconds { get; }
+
+    /// <summary>Sleeps for <paramref name="milliseconds"/>.</summary>
+    void Pause(int milliseconds);
+
+    /// <summary>The value of resume=, if no such device exists yet.</summary>
+    string? MissingResumeDevice();
+
+    /// <summary>Searches for a hibernation image that was not resumed.</summary>
+    HibernationLook LookForImage();
+
+    /// <summary>The kernel has ublk.</summary>
+    bool HasUblk { get; }
+
+    /// <summary>
+    /// Why a COW that is missing in <paramref name="folder"/> may be on a file system that is not mounted there yet; null if it would be
+    /// visible.
+    /// </summary>
+    string? Doubt(string folder);
+
+    /// <summary>True if a device of that number has a living server or is not one of ours.</summary>
+    bool IsUblkTaken(int number);
+
+    /// <summary>
+    /// Asks the server at <paramref name="socket"/> about <paramref name="row"/>, for at most a few seconds; null if no program listens
+    /// there.
+    /// </summary>
+    RowServer? Ask(string socket, BootRow row);
+
+    /// <summary>True if the row's mapped device is on its base, read-only: an earlier boot has taken the old image.</summary>
+    bool IsOld(BootRow row);
+
+    /// <summary>
+    /// Keeps other merges and servers from the row's COW and base until the result is disposed; processes started meanwhile inherit the
+    /// hold. Throws 76 if another process has them.
+    /// </summary>
+    IDisposable Claim(BootRow row);
+
+    /// <summary>Decodes every payload; throws the first error.</summary>
+    void Verify(BootRow row);
+
+    /// <summary>
+    /// Starts a server with these arguments, in a session of its own, and waits until it is ready or has ended. Returns 0 when it is ready,
+    /// otherwise its exit code, or 74 if it did neither in time and was killed.
+    /// </summary>
+    ExitCode Serve(string[] arguments);
+
+    /// <summary>Runs `merge` with these arguments to its end, with its progress shown; returns its exit code.</summary>
+    ExitCode Merge(string[] arguments);
+
+    /// <summary>Throws if there is no device mapper, which /dev/mapper/NAME needs.</summary>
+    void CheckMapper(BootRow row);
+
+    /// <summary>Puts /dev/mapper/NAME of <paramref name="row"/> on its base.</summary>
+    void StandOnBase(BootRow row, bool readOnly);
+
+    /// <summary>Flushes the base and the COW, so that the COW's merge count is durable.</summary>
+    void Flush(BootRow row);
+}

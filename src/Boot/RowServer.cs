@@ -1,0 +1,77 @@
+using System;
+using Snapuserd.Block;
+using Snapuserd.Control;
+using Snapuserd.Text;
+
+namespace Snapuserd.Boot;
+
+/// <summary>
+/// The server on a row's control socket. <paramref name="Serves"/>: it serves exactly that row. <paramref name="Changes"/>: it is starting
+/// or ending, so the caller should ask again. <paramref name="Sentence"/> describes it otherwise.
+/// </summary>
+public sealed record RowServer(bool Serves, bool Changes, string Sentence)
+{
+    /// <summary>
+    /// Milliseconds for connection and answer together. A server answers from a thread that never blocks, so some milliseconds suffice on a
+    /// busy machine.
+    /// </summary>
+    private const int AnswerMilliseconds = 3000;
+
+    /// <summary>Asks the server at <paramref name="socket"/>; null if no program listens there.</summary>
+    public static RowServer? Ask(string socket, BootRow row)
+    {
+        ControlConnection connection;
+        try
+        {
+            connection = new ControlConnection(socket, AnswerMilliseconds);
+        }
+        catch (SnapuserdException e) when (e.Code == ExitCode.InputMissing)
+        {
+            return null;
+        }
+        catch (SnapuserdException e)
+        {
+            return Another(e.Message);
+        }
+        using (connection)
+        {
+            string answer = "";
+            try
+            {
+                connection.Ask($"json status {row.Name}", (line, _) => answer = line);
+                RowServer server = Of(answer, socket, row);
+                if (server.Serves && BlockDevice.Open(row.Path, DeviceAccess.Read) is var device)
+                {
+                    using (device)
+                        if (device.Length == 0) return Another($"{row.Path} is nothing that can be read, although the server at {socket} serves it");
+                }
+                return server;
+            }
+            catch (SnapuserdException e)
+            {
+                return Another(e.Message);
+            }
+        }
+    }
+
+    /// <summary>Interprets a line of `ctl status --json` for <paramref name="row"/>.</summary>
+    public static RowServer Of(string line, string socket, BootRow row)
+    {
+        if (!Says(line, "name", row.Name) || !Says(line, "cow", row.Cow) || !Says(line, "base", row.Base)) return Another($"the server at {socket} has another COW or base");
+        // It has no device yet, or no longer.
+        if (Says(line, "state", "opening") || Says(line, "state", "ended") || Says(line, "device", "")) return new RowServer(false, true, $"the server at {socket} is not ready");
+        if (!Says(line, "device", row.Path)) return Another($"the server at {socket} has another device than {row.Path}");
+        // The device shows the new image whatever the result of the merge.
+        if (Says(line, "state", "failed")) return new RowServer(true, false, $"a server has it already, whose merge has failed (snapuserd ctl status {row.Name}); stop it (snapuserd ctl stop {row.Name}) for another try");
+        foreach (string state in (ReadOnlySpan<string>)["serving", "queued", "merging", "merged", "plain"])
+            if (Says(line, "state", state)) return new RowServer(true, false, "a server has it already");
+        return Another($"the server at {socket} is of another kind");
+    }
+
+    private static RowServer Another(string why) => new(false, false, $"another process listens on its socket and does not serve it: {why}");
+
+    /// <summary>
+    /// True if the line, a flat JSON object, has this member. The search is safe, because a quote inside a string is escaped.
+    /// </summary>
+    private static bool Says(string line, string key, string value) => line.Contains($",{new JsonLine().Add(key, value).ToString().AsSpan(1).TrimEnd('}')},", StringComparison.Ordinal);
+}

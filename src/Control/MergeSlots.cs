@@ -1,0 +1,68 @@
+using System.Collections.Generic;
+using Snapuserd.Merge;
+
+namespace Snapuserd.Control;
+
+/// <summary>
+/// Limits how many snapshots of a process merge at the same time. They wait in a queue, share the memory, and free their slot when their
+/// merge ends with any result. (Android's daemon frees it only when the device is gone.) A paused snapshot keeps its place in the queue,
+/// and the others pass it. Any thread.
+/// </summary>
+public sealed class MergeSlots(MemoryBudget budget, int merges)
+{
+    private readonly object _gate = new();
+    private readonly List<Snapshot> _line = [];
+    private int _merging;
+
+    /// <summary>Bytes of buffers that one merge can have at most.</summary>
+    public int MostBytes => (int)budget.MostBytes;
+
+    /// <summary>Adds a snapshot to the queue.</summary>
+    internal void Queue(Snapshot snapshot)
+    {
+        lock (_gate) _line.Add(snapshot);
+    }
+
+    /// <summary>Returns the snapshot's memory share if it is its turn, else null; <see cref="Leave"/> gives the share back.</summary>
+    internal MemoryShare? TryEnter(Snapshot snapshot)
+    {
+        lock (_gate)
+        {
+            if (_merging == merges || First != snapshot) return null;
+            _ = _line.Remove(snapshot);
+            _merging++;
+            WakeFirst();
+            return budget.Join();
+        }
+    }
+
+    /// <summary>Frees the slot of a merge that has ended.</summary>
+    internal void Leave(MemoryShare share)
+    {
+        lock (_gate)
+        {
+            share.Dispose();
+            _merging--;
+            WakeFirst();
+        }
+    }
+
+    /// <summary>Removes a snapshot from the queue, if it is there.</summary>
+    internal void GiveUp(Snapshot snapshot)
+    {
+        lock (_gate)
+        {
+            _ = _line.Remove(snapshot);
+            WakeFirst();
+        }
+    }
+
+    /// <summary>Wakes the snapshot whose turn it is, if a slot is free.</summary>
+    internal void WakeFirst()
+    {
+        lock (_gate)
+            if (_merging < merges) First?.Wake();
+    }
+
+    private Snapshot? First => _line.Find(one => !one.IsPaused);
+}

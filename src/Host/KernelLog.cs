@@ -1,0 +1,106 @@
+using System;
+using System.Globalization;
+using Snapuserd.Block;
+using Snapuserd.Interop;
+using Snapuserd.Text;
+
+namespace Snapuserd.Host;
+
+/// <summary>
+/// Writes records to the kernel's log: one write(2) each to /dev/kmsg, "&lt;5&gt;snapuserd[123]: sentence". Not thread-safe.
+/// <para>
+/// Unless printk.devkmsg=on is set, the kernel silently drops records after the tenth within five seconds from one descriptor. This class
+/// applies that limit itself, with a reserve for important records, and the next record says how many were left out.
+/// </para>
+/// </summary>
+public sealed class KernelLog
+{
+    public const string Path = "/dev/kmsg";
+
+    /// <summary>
+    /// Bytes of a record, header included: from 976 on, depending on its version, the kernel refuses it (EINVAL), and a console truncates
+    /// it.
+    /// </summary>
+    public const int MostBytes = 900;
+
+    /// <summary>Records into which a sentence may be split; two longest paths and the error fit. A stack trace is truncated.</summary>
+    private const int MostParts = 10;
+
+    /// <summary>
+    /// The kernel's own limit (DEFAULT_RATELIMIT_BURST in DEFAULT_RATELIMIT_INTERVAL), which it counts in ticks; so the interval is a tenth
+    /// of a second longer. The last two records are for errors and notices.
+    /// </summary>
+    private const int Burst = 10, Reserve = 2, IntervalMilliseconds = 5_100;
+
+    private readonly int _fd;
+    private readonly ITimeSource _time;
+    private readonly string _name;
+    private readonly byte[] _bytes = new byte[MostBytes];
+
+    // Times of the last records; the oldest is at _next.
+    private readonly long[] _sent = new long[Burst];
+    private int _next;
+    private int _leftOut;
+
+    /// <summary>
+    /// Writes to an open descriptor, which stays open. <paramref name="process"/> is the process number in each record's header.
+    /// </summary>
+    public KernelLog(int fd, ITimeSource time, int process)
+    {
+        (_fd, _time) = (fd, time);
+        _name = string.Create(CultureInfo.InvariantCulture, $"snapuserd[{process}]: ");
+        Array.Fill(_sent, long.MinValue / 2);
+    }
+
+    /// <summary>
+    /// Writes a record, or several if it is too long for one. Returns 0 or a negative errno; a record that is left out is no error.
+    /// </summary>
+    public int Write(Priority priority, string sentence)
+    {
+        if (!HasRoom(priority))
+        {
+            _leftOut++;
+            return 0;
+        }
+        if (_leftOut > 0) sentence = $"{sentence} ({Units.Count(_leftOut, "record")} left out before this one)";
+        byte[] text = ByteText.Encode(VisibleText.OnTerminal(sentence));
+        int head = ByteText.Encode($"<{(int)priority}>{_name}", _bytes);
+        int done = 0;
+        for (int part = 0; part < MostParts; part++)
+        {
+            int room = MostBytes - head - 1, length = text.Length - done;
+            if (length > room)
+            {
+                length = room;
+                // Do not split a character: its bytes after the first are 10xxxxxx.
+                while (length > 0 && (text[done + length] & 0xc0) == 0x80) length--;
+            }
+            text.AsSpan(done, length).CopyTo(_bytes.AsSpan(head));
+            // Without a line feed some kernels hold the record back, and the next one may continue its line.
+            _bytes[head + length] = (byte)'\n';
+            int error = Send(_bytes.AsSpan(0, head + length + 1));
+            if (error < 0) return error;
+            done += length;
+            if (done == text.Length || !HasRoom(priority)) break;
+        }
+        _leftOut = 0;
+        return 0;
+    }
+
+    private bool HasRoom(Priority priority)
+    {
+        bool matters = priority is Priority.Error or Priority.Notice;
+        return _time.Milliseconds - _sent[(_next + (matters ? 0 : Reserve)) % Burst] > IntervalMilliseconds;
+    }
+
+    private int Send(ReadOnlySpan<byte> record)
+    {
+        nint written;
+        do written = Libc.Write(_fd, record);
+        while (written == -Errno.EINTR);
+        if (written < 0) return (int)written;
+        _sent[_next] = _time.Milliseconds;
+        _next = (_next + 1) % Burst;
+        return 0;
+    }
+}

@@ -1,0 +1,308 @@
+using System;
+using System.Globalization;
+using Snapuserd.Block;
+using Snapuserd.Control;
+using Snapuserd.Interop;
+using Snapuserd.Serve;
+using Snapuserd.Text;
+
+namespace Snapuserd.Host;
+
+/// <summary>
+/// `serve --supervise`: a parent process that restarts the server after a kill, so that readers of the device see a pause only. It keeps
+/// all that it needs in memory, because the file system that it came from may be gone, or may be on the device itself. The program is a
+/// file in memory, and the supervisor's memory is locked. Supervisor and server have a root of their own with only /dev and the folders of
+/// the named files. So no path lookup can reach the device, which does not answer while its server is dead, and paths mean the same before
+/// and after switch_root. It also holds the COW, the base and the source (<see cref="SupervisorHolds"/>), so that they are never free
+/// between two servers.
+/// <code>
+///   killed by a signal -> restart; ended while the device waits for a server -> restart; ended otherwise -> exit with the server's code
+///   ten failures in a row -> remove the device if it is not in use; otherwise restart, with a growing pause
+/// </code>
+/// </summary>
+public sealed class Supervisor
+{
+    /// <summary>
+    /// Times in a row that a server may end within <see cref="ShortMilliseconds"/>, and the increment of the pause between them: six
+    /// seconds of pause for the readers in all.
+    /// </summary>
+    private const int MostFailures = 10, ShortMilliseconds = 10_000, PauseMilliseconds = 100;
+
+    /// <summary>
+    /// A server that exits within this time while its device still waits counts as a failure too: a take-over may wait long before it gives
+    /// up.
+    /// </summary>
+    private const int LongStartMilliseconds = 60_000;
+
+    /// <summary>The longest pause after more failures with a device in use; the pause doubles each time.</summary>
+    private const int LongestPauseMilliseconds = 60_000;
+
+    /// <summary>Milliseconds between two checks whether a pause must end.</summary>
+    private const int LookMilliseconds = 100;
+
+    private readonly SupervisorOptions _options;
+    private readonly IMachineLog _log;
+    private int _resumed;
+    private int _requests = -1;
+    private SupervisorHolds? _holds;
+
+    // No signal ends the process: a second one at the very end must not turn a success into a failure.
+    private Supervisor(SupervisorOptions options, IMachineLog log)
+    {
+        (_options, _log) = (options, log);
+        StopSignals.Listen(-1);
+    }
+
+    /// <summary>
+    /// Supervises until the server exits, or cannot be kept alive while its device is not in use; the device is then removed. A device that
+    /// is mounted, held, open or has waiting requests is never removed: waiting readers are better than readers with errors, and the next
+    /// start may succeed.
+    /// </summary>
+    /// <param name="options">The server.</param>
+    /// <param name="ready">The descriptors that announce that the device is usable: the first server inherits them, and this process closes
+    /// its copies.</param>
+    /// <param name="log">Receives records about the servers.</param>
+    public static ExitCode Run(SupervisorOptions options, ReadyNotifier ready, IMachineLog log)
+    {
+        string[] folders = FoldersOf(options);
+        Child.RequireCalls(supervises: true);
+        Supervisor supervisor = new(options, log) { _resumed = Resumptions.Before(options.Cow) };
+        int program = CopyOfProgram();
+        supervisor._requests = StandingRequests.Make();
+        if (supervisor._requests < 0) log.Write(Priority.Warning, "requests_forgotten", $"what ctl asks for is forgotten if the server is killed: {Reason.Of(supervisor._requests)}");
+        supervisor._holds = new SupervisorHolds(options);
+        try
+        {
+            supervisor._holds.TakeMissing();
+            MoveOut(folders);
+            supervisor._holds.Listen();
+            // All of it, at once: pages needed to restart the server might otherwise have to be read from its device.
+            int locked = Libc.MLockAll(Libc.MCL_CURRENT | Libc.MCL_FUTURE);
+            if (locked < 0) log.Write(Priority.Warning, "memory_not_locked", $"the supervisor's memory is not locked: {Reason.Of(locked)}");
+            RootStorage.BeKilledLast(log);
+            return supervisor.Supervise(ready, program);
+        }
+        finally
+        {
+            _ = Libc.Close(program);
+            if (supervisor._requests >= 0) _ = Libc.Close(supervisor._requests);
+            supervisor._holds.Dispose();
+        }
+    }
+
+    private ExitCode Supervise(ReadyNotifier ready, int program)
+    {
+        int device = _options.Device;
+        string[] words = OwnProcess.Arguments();
+        string[] arguments = Without(words, again: false);
+        MonotonicClock clock = new();
+        for (int failures = 0; ;)
+        {
+            long began = clock.Milliseconds;
+            _holds!.TakeMissing();
+            if (EndSignals.HaveCome) break;
+            int child = Libc.ForkExec(program, arguments, Environ());
+            if (child < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"the server cannot be started: {Reason.Of(child)}");
+            EndSignals.Forward(child);
+            arguments = Without(words, again: true);
+            // The server owns the descriptor now: a reader that reads to the end then waits for that process only.
+            ready.Close();
+            (int code, int signal) = Wait(child);
+            _holds.TakeBaseAgain();
+            if (code == Libc.NotExecuted) throw new SnapuserdException(ExitCode.Unavailable, "--supervise: the system does not start this program from its descriptor (execveat)");
+            failures = clock.Milliseconds - began < (code >= 0 ? LongStartMilliseconds : ShortMilliseconds) ? failures + 1 : 0;
+            // The waiting device may belong to another image; that image's server takes it over.
+            bool isOurs = StandingRequests.HadDevice(_requests);
+            if (code >= 0 && (EndSignals.HaveCome || code == 0 || !isOurs || !UblkServer.IsWaiting(device))) return (ExitCode)code;
+            if (EndSignals.HaveCome) break;
+            string how = code >= 0 ? $"ended with {code}" : $"was killed by signal {signal}";
+            string? use = failures >= MostFailures && isOurs ? BlockDeviceUse.Of(UblkServer.PathOf(device)) : null;
+            if (failures >= MostFailures && use == null && !IsToStop(out _))
+            {
+                RemoveDead();
+                throw new SnapuserdException(ExitCode.Internal, $"the server {how}, {failures} times in a row{(isOurs ? ": the device is removed" : "")}");
+            }
+            if (use != null) PauseLong($"the server {how}, {failures} times in a row", use, failures - MostFailures);
+            else if (!IsToStop(out _)) _log.Write(Priority.Warning, "restart", $"the server {how}: starting it again");
+            // The server was asked to stop and killed before it could: do not start another.
+            if (IsToStop(out bool merges))
+            {
+                RemoveDead();
+                return merges || _options.Merges ? ExitCode.Interrupted : ExitCode.Done;
+            }
+            if (use == null) _ = Libc.Poll(default, failures * PauseMilliseconds);
+        }
+        RemoveDead();
+        return ExitCode.Interrupted;
+    }
+
+    /// <summary>Removes the device of the last server, unless it belongs to another image.</summary>
+    private void RemoveDead()
+    {
+        if (StandingRequests.HadDevice(_requests)) _ = UblkServer.RemoveDead(_options.Device);
+    }
+
+    private bool IsToStop(out bool merges)
+    {
+        (bool stop, merges) = _requests >= 0 ? StandingRequests.Asked(_requests) : default;
+        return stop;
+    }
+
+    /// <summary>
+    /// Waits before the next restart while the device is in use, longer each time, and answers `ctl` meanwhile. Ends at once when the
+    /// server must stop.
+    /// </summary>
+    private void PauseLong(string failure, string use, int times)
+    {
+        int pause = (int)Math.Min(LongestPauseMilliseconds, 1000L << Math.Min(times, 20));
+        string path = UblkServer.PathOf(_options.Device);
+        string sentence = $"{failure}; {path} is not removed, because {use}: the next try is in {Units.Count(pause / 1000, "second")}";
+        _log.WriteForMachine(Priority.Warning, "restart_later", sentence);
+        SnapshotStatus status = new()
+        {
+            Name = _options.Name,
+            Cow = _options.Cow,
+            Base = _options.Base,
+            Device = path,
+            State = SnapshotState.Opening,
+            Error = sentence,
+        };
+        using WaitingControl? control = _options.Control is { } socket ? WaitingControl.Start(socket, status, () => StandingRequests.NoteStop(_requests)) : null;
+        MonotonicClock clock = new();
+        for (long end = clock.Milliseconds + pause; clock.Milliseconds < end && !EndSignals.HaveCome && !IsToStop(out _);) _ = Libc.Poll(default, LookMilliseconds);
+    }
+
+    private static (int Code, int Signal) Wait(int child)
+    {
+        int result, code = 0, signal = 0;
+        do result = Libc.WaitForEnd(child);
+        while (result == -Errno.EINTR);
+        // The number is not reused until the child is collected; no signal may reach a later process with that number.
+        EndSignals.Forward(0);
+        if (result == 0) result = Libc.WaitPid(child, out code, out signal);
+        return result < 0 ? throw new SnapuserdException(ExitCode.Internal, $"the server cannot be waited for: {Reason.Of(result)}") : (code, signal);
+    }
+
+    /// <summary>The folders in which the server opens files; "/dev" first.</summary>
+    private static string[] FoldersOf(SupervisorOptions server)
+    {
+        string[] folders = ["/dev", "", "", "", "", ""];
+        int count = 1;
+        foreach ((string option, string? path) in (ReadOnlySpan<(string, string?)>)[("--cow", server.Cow), ("--base", server.Base), ("--source", server.Source), ("--control", server.Control), ("$NOTIFY_SOCKET", OwnProcess.Variable("NOTIFY_SOCKET"))])
+        {
+            bool isOption = option[0] == '-';
+            if (path == null || (!isOption && !path.StartsWith('/'))) continue;
+            int slash = path.LastIndexOf('/');
+            if (!path.StartsWith('/') || slash == 0 || path.Contains("/..", StringComparison.Ordinal))
+                throw new SnapuserdException(ExitCode.Usage, $"{option} {path}: --supervise takes absolute paths, of files in folders and without \"..\", because the root may change meanwhile");
+            string folder = path[..slash];
+            if (!Array.Exists(folders[..count], known => folder == known || folder.StartsWith(known + "/", StringComparison.Ordinal))) folders[count++] = folder;
+        }
+        return folders[..count];
+    }
+
+    /// <summary>
+    /// Gives this thread, and with it the servers, a root of their own with those folders of the old one. It is in a new mount namespace,
+    /// so other processes do not see it, and moves and removals elsewhere do not affect it. What is unmounted elsewhere is unmounted here
+    /// as well.
+    /// </summary>
+    private static void MoveOut(string[] folders)
+    {
+        SystemUdev.MakeFolder();
+        Check(Libc.Unshare(Libc.CLONE_NEWNS), "a mount namespace");
+        Check(Libc.Mount("none", "/", "none", Libc.MS_REC | Libc.MS_SLAVE), "a mount namespace");
+        Check(Libc.Mount("none", "/", "ramfs", 0), "an empty root");
+        // "/" is still the old root, and ".." of a root leads to the mount on top of it.
+        Check(Libc.ChDir("/.."), "an empty root");
+        foreach (string folder in folders) Check(Bind(folder), folder);
+        // Needed only for messages and oom_score_adj.
+        _ = Bind("/proc");
+        // Shows whether there is a udev to inform of the mapped device. The folder is the same before and after switch_root.
+        _ = Bind(SystemUdev.Folder);
+        Check(Libc.ChRoot("."), "an empty root");
+    }
+
+    private static int Bind(string folder)
+    {
+        for (int slash = folder.IndexOf('/', 1); ; slash = folder.IndexOf('/', slash + 1))
+        {
+            int made = Libc.MkDir("." + (slash < 0 ? folder : folder[..slash]), 0x1ed);
+            if (made < 0 && made != -Errno.EEXIST) return made;
+            if (slash < 0) return Libc.Mount(folder, "." + folder, "none", Libc.MS_BIND | Libc.MS_REC);
+        }
+    }
+
+    private static void Check(int result, string what)
+    {
+        if (result >= 0) return;
+        ExitCode code = result is -Errno.EPERM or -Errno.EACCES ? ExitCode.Permission : result == -Errno.ENOENT ? ExitCode.InputMissing : ExitCode.Unavailable;
+        throw new SnapuserdException(code, $"--supervise cannot have {what}: {Reason.Of(result)}");
+    }
+
+    /// <summary>
+    /// This program as a file in memory. If the system cannot execute such a file, the original file, which is enough in a ramdisk.
+    /// </summary>
+    private static int CopyOfProgram()
+    {
+        int own = OwnProgram.Open();
+        int copy = Libc.MemFdCreate();
+        if (copy >= 0 && TryCopy(own, copy))
+        {
+            _ = Libc.Close(own);
+            return copy;
+        }
+        if (copy >= 0) _ = Libc.Close(copy);
+        return own;
+    }
+
+    private static bool TryCopy(int from, int to)
+    {
+        byte[] buffer = new byte[64 << 10];
+        for (long done = 0; ;)
+        {
+            nint read = Libc.PRead(from, buffer, done);
+            if (read == -Errno.EINTR) continue;
+            if (read <= 0) return read == 0;
+            if (Libc.PWrite(to, buffer.AsSpan(0, (int)read), done) != read) return false;
+            done += read;
+        }
+    }
+
+    /// <summary>
+    /// The server's command line without `--supervise`. After the first start also without the descriptor of `--ready-fd`, which is closed
+    /// by then.
+    /// </summary>
+    private static string[] Without(string[] words, bool again)
+    {
+        string[] kept = new string[words.Length];
+        int count = 0;
+        for (int i = 0; i < words.Length; i++)
+        {
+            if (words[i] == "--supervise") continue;
+            if (again && words[i] == "--ready-fd") i++;
+            else if (!again || !words[i].StartsWith("--ready-fd=", StringComparison.Ordinal)) kept[count++] = words[i];
+        }
+        return kept[..count];
+    }
+
+    /// <summary>
+    /// This process's environment, with the resume count, the server's name for `ctl`, the supervisor's process number, the held
+    /// descriptors, and the file of the requests.
+    /// </summary>
+    private string[] Environ()
+    {
+        (string Name, string Value)[] own =
+        [
+            (Resumptions.Variable, Number(_resumed++)),
+            (ServerName.Variable, _options.Name),
+            (CtlRequests.SupervisorVariable, Number(Libc.GetPid())),
+            (InheritedHolds.Variable, _holds!.ForChild()),
+            (InheritedHolds.ReleaseVariable, Number(_holds.ReleaseSocket)),
+            .. _requests < 0 ? [] : ((string, string)[])[(StandingRequests.Variable, Number(_requests))],
+        ];
+        string[] inherited = Array.FindAll(OwnProcess.Environment(), variable => !Array.Exists(own, one => variable.StartsWith($"{one.Name}=", StringComparison.Ordinal)));
+        return [.. inherited, .. Array.ConvertAll(own, one => $"{one.Name}={one.Value}")];
+
+        static string Number(int value) => value.ToString(CultureInfo.InvariantCulture);
+    }
+}

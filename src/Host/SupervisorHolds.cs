@@ -1,0 +1,134 @@
+using System;
+using System.Collections.Generic;
+using System.Threading;
+using Snapuserd.Block;
+using Snapuserd.Interop;
+
+namespace Snapuserd.Host;
+
+/// <summary>
+/// The storage of a supervised server, held by its supervisor: opened and locked once, as the server needs it, and inherited by every
+/// server. After a kill nothing becomes free before the next server starts, so no merge, mount or `create --output` of another process can
+/// begin in between.
+/// <para>
+/// The server opens the same files again for its I/O. That distinguishes the kernel's remaining work for a killed server from the
+/// supervisor's holds (<see cref="BlockDevice"/>). Before a server puts a mapped device on the base, it asks the supervisor to give up its
+/// hold on the base, because the kernel permits one holder only. The locks among this program's processes stay.
+/// </para>
+/// </summary>
+public sealed class SupervisorHolds : IDisposable
+{
+    private readonly object _gate = new();
+    private readonly SupervisorOptions _options;
+    private readonly int _ours;
+    private BlockDevice? _cow, _base, _source;
+    private bool _baseIsGivenUp;
+    private int _baseAgain = -1;
+
+    /// <summary>Holds nothing yet. Exit code 71 without descriptors.</summary>
+    public SupervisorHolds(SupervisorOptions options)
+    {
+        _options = options;
+        int result = Libc.SocketPair(Libc.AF_UNIX, Libc.SOCK_STREAM | Libc.SOCK_CLOEXEC, out _ours, out int theirs);
+        if (result >= 0) result = Libc.Fcntl(theirs, Libc.F_SETFD, 0);
+        if (result < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"the server cannot be started: {Reason.Of(result)}");
+        ReleaseSocket = theirs;
+    }
+
+    /// <summary>The end of the socket that servers inherit.</summary>
+    public int ReleaseSocket { get; }
+
+    /// <summary>
+    /// Takes the holds that are missing. If a file cannot be held, the server opens it as well and reports the error, or knows the reason:
+    /// after the hand-over the mapped device holds the base.
+    /// </summary>
+    public void TakeMissing()
+    {
+        lock (_gate)
+        {
+            DeviceAccess access = (_options.MayMerge ? DeviceAccess.Write | DeviceAccess.Exclusive : DeviceAccess.Shared) | DeviceAccess.HoldOnly | (_options.WithoutLock ? DeviceAccess.WithoutLock : 0);
+            try
+            {
+                _cow ??= BlockDevice.Open(_options.Cow, access);
+                if (!_baseIsGivenUp) _base ??= BlockDevice.Open(_options.Base, access);
+                if (_options.Source is { } source && _source == null && _base != null && !IsBase(source)) _source = BlockDevice.Open(source, DeviceAccess.Shared | DeviceAccess.HoldOnly, _base);
+            }
+            catch (SnapuserdException)
+            {
+                // The server opens the files as well, and ends with the reason.
+            }
+            foreach (int fd in All()) _ = Libc.Fcntl(fd, Libc.F_SETFD, 0);
+        }
+    }
+
+    /// <summary>The description of the descriptors for a server's environment (<see cref="InheritedHolds"/>).</summary>
+    public string ForChild()
+    {
+        lock (_gate) return InheritedHolds.ForChild(All());
+    }
+
+    /// <summary>Starts to answer servers that ask for the release of the base.</summary>
+    public void Listen() => new Thread(Answer, 128 << 10) { IsBackground = true, Name = "release" }.Start();
+
+    /// <summary>Releases everything. A server that is still alive has descriptors of its own.</summary>
+    public void Dispose()
+    {
+        lock (_gate)
+        {
+            _source?.Dispose();
+            _base?.Dispose();
+            _cow?.Dispose();
+            (_source, _base, _cow) = (null, null, null);
+            if (_baseAgain >= 0) _ = Libc.Close(_baseAgain);
+            _baseAgain = -1;
+        }
+        _ = Libc.Shutdown(_ours, Libc.SHUT_RDWR);
+    }
+
+    private void Answer()
+    {
+        Span<byte> one = stackalloc byte[1];
+        while (true)
+        {
+            nint got = Libc.Read(_ours, one);
+            if (got == -Errno.EINTR) continue;
+            if (got <= 0) return;
+            lock (_gate)
+            {
+                _baseIsGivenUp = true;
+                _base?.KeepLocks();
+                if (_baseAgain >= 0) _ = Libc.Close(_baseAgain);
+                _baseAgain = -1;
+            }
+            _ = Libc.Send(_ours, one, Libc.MSG_NOSIGNAL);
+        }
+    }
+
+    /// <summary>
+    /// Holds the base again. A server that was killed after the release may not have put the mapped device on the base; with this hold no
+    /// program can mount the base before the next server starts. Does not wait: if the server did, the mapped device holds the base.
+    /// </summary>
+    public void TakeBaseAgain()
+    {
+        lock (_gate)
+        {
+            if (!_baseIsGivenUp || _baseAgain >= 0 || _base is not { IsBlockDevice: true }) return;
+            _baseAgain = Libc.OpenAt(Libc.AT_FDCWD, _base.Path, Libc.O_RDWR | Libc.O_EXCL | Libc.O_CLOEXEC | Libc.O_NONBLOCK);
+        }
+    }
+
+    private bool IsBase(string source)
+    {
+        using BlockDevice device = BlockDevice.Open(source, DeviceAccess.Read);
+        return device.Storage.RelationTo(_base!.Storage, out _) == StorageRelation.Equal;
+    }
+
+    private List<int> All()
+    {
+        List<int> all = [];
+        foreach (BlockDevice? device in (ReadOnlySpan<BlockDevice?>)[_cow, _base, _source])
+            if (device != null) all.AddRange(device.Holds);
+        if (_baseAgain >= 0) all.Add(_baseAgain);
+        return all;
+    }
+}

@@ -1,0 +1,36 @@
+using Snapuserd.Block;
+using Snapuserd.Cow;
+using Snapuserd.Interop;
+
+namespace Snapuserd.Merge;
+
+/// <summary>A merge that an earlier run has finished.</summary>
+public static class FinishedMerge
+{
+    /// <summary>
+    /// Returns the result if the COW at <paramref name="cowPath"/> says that everything is merged into <paramref name="basePath"/> and no
+    /// other process writes to it; null otherwise. Flushes both files first, because the count may come from a page cache and a reported
+    /// result must be durable. Then removes the mark.
+    /// </summary>
+    public static MergeResult? Confirm(string cowPath, string basePath)
+    {
+        try
+        {
+            using var input = new CowInput(cowPath, DeviceAccess.Shared);
+            using CowFile cow = CowFile.Read(input.Source);
+            MergingMark mark = new(cowPath);
+            mark.Check(cow);
+            if (cow.Header.Major < 2 || cow.Header.NumMergeOps != (ulong)cow.Order.Count) return null;
+            using BlockDevice target = BlockDevice.Open(basePath, DeviceAccess.Read);
+            if (ForeignFormat.IsSparse(target)) return null;
+            if (FileFlush.Of(target.Fd) < 0 || FileFlush.Of(input.Fd) < 0) return null;
+            mark.End();
+            return new MergeResult { OpsTotal = cow.Order.Count, ResumedFrom = cow.Order.Count };
+        }
+        catch (SnapuserdException)
+        {
+            // The caller reports its own, earlier error.
+            return null;
+        }
+    }
+}
