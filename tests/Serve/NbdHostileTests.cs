@@ -380,6 +380,41 @@ public sealed class NbdHostileTests
     }
 
     [Fact]
+    public void Client_that_comes_after_one_has_left_is_not_turned_away()
+    {
+        // The report comes from the accepting thread after it has seen that every slot is taken and before it waits for clients. In between,
+        // one client leaves and another one connects.
+        using NbdFixture fixture = Fixture();
+        string path = fixture.Path + "2";
+        NbdServer? server = null;
+        NbdClient? first = null, second = null;
+        using ManualResetEventSlim connected = new();
+        NbdOptions options = new()
+        {
+            SocketPath = path,
+            MaxConnections = 1,
+            CrowdedSeconds = 0,
+            Time = _clock,
+            DrainMilliseconds = 1,
+            Report = _ =>
+            {
+                if (second != null || !connected.Wait(Minute)) return;
+                first!.Dispose();
+                Until(() => server!.Connections == 0, "the first client has left");
+                second = new NbdClient(path);
+            },
+        };
+        using (server = fixture.Make(options))
+        {
+            server.Start();
+            first = new NbdClient(path);
+            connected.Set();
+            Until(() => Volatile.Read(ref second) != null, "the second client has connected");
+            using (second) second!.Greet();
+        }
+    }
+
+    [Fact]
     public void Name_that_no_client_could_ask_for_is_refused()
     {
         using NbdFixture fixture = Fixture();

@@ -349,6 +349,8 @@ public sealed class NbdServer : IBlockServer
                 if (ready > 0 && fds[0].ReturnedEvents != 0) _ = Libc.Read(_bell, rung);
                 // After a failed accept, try again even if no client waits.
                 if (shortage == 0 && (ready <= 0 || fds[1].ReturnedEvents == 0)) continue;
+                // A client may have left during the wait; then the one that waits now gets its slot.
+                if (full) lock (_gate) full = _free == 0;
                 if (!full) shortage = LetIn();
                 if (shortage is -Errno.EPERM or -Errno.ENOSYS)
                 {
