@@ -286,6 +286,9 @@ public static class Errno
     /// </summary>
     public static bool IsUnsupported(int errno) => (errno < 0 ? -errno : errno) is ENOSYS or EOPNOTSUPP or ENOTTY or KernelOnlyENOTSUPP;
 
+    /// <summary>Memory or descriptors have run out, so that the call says nothing about its object. Takes either sign.</summary>
+    public static bool IsOutOfResources(int errno) => (errno < 0 ? -errno : errno) is EMFILE or ENFILE or ENOMEM;
+
     /// <summary>
     /// The text of strerror(3) in the C locale, with a lower-case first letter; null for a number without a name. Takes either sign.
     /// </summary>

@@ -223,7 +223,7 @@ public sealed class SnapshotDaemon
     {
         string path = $"/dev/dm-user/{name}";
         int found = Libc.Statx(Libc.AT_FDCWD, path, 0, Libc.STATX_BASIC_STATS, out _);
-        if (found < 0) throw new SnapuserdException(ExitCode.Unavailable, $"{path}: {Reason.Of(found)}");
+        if (found < 0) throw ErrnoPolicy.Failure(FailedCall.OpenDriver, found, path);
     }
 
     private IBlockServer Serve(string name, SnapshotView view, BlockDevice[] devices, int memory, WakeUp wakeUp, out string device)

@@ -285,23 +285,13 @@ public sealed class BlockDevice : IDisposable
     private static void Check(string path, int result, bool write)
     {
         if (result >= 0) return;
-        ExitCode code = result switch
-        {
-            -Errno.ENOENT or -Errno.ENOTDIR or -Errno.ELOOP or -Errno.ENAMETOOLONG => ExitCode.InputMissing,
-            -Errno.ENXIO or -Errno.ENODEV or -Errno.ENOMEDIUM => ExitCode.InputMissing,
-            -Errno.EBUSY or -Errno.ETXTBSY => ExitCode.InUse,
-            -Errno.EROFS or -Errno.EACCES or -Errno.EPERM => ExitCode.Permission,
-            -Errno.EMFILE or -Errno.ENFILE or -Errno.ENOMEM => ExitCode.OutOfResources,
-            -Errno.EINVAL => ExitCode.Usage,
-            _ => ExitCode.InputOutput,
-        };
         string why = result switch
         {
             -Errno.EBUSY => $"it is in use: mounted, mapped, or held by another program ({Errno.Name(result)})",
             -Errno.EINVAL => $"that is no path ({Errno.Name(result)})",
             _ => Reason.Of(result),
         };
-        throw new SnapuserdException(code, $"cannot open {path}{(write ? " for writing" : "")}: {why}");
+        throw new SnapuserdException(ErrnoPolicy.CodeOf(FailedCall.Open, result), $"cannot open {path}{(write ? " for writing" : "")}: {why}");
     }
 
     private void Measure(in StatxData status, bool write)
@@ -388,7 +378,11 @@ public sealed class BlockDevice : IDisposable
         if (result == -Errno.EBADF && kind == Libc.LOCK_EX) result = AwaitFlock(Fd, Libc.LOCK_SH);
         _locked = result == 0;
         if (_locked) return;
-        if (result == -Errno.EAGAIN) throw new SnapuserdException(ExitCode.InUse, $"{Path} is locked by another program: a merge or a server that still runs, or a reader");
+        if (result == -Errno.EAGAIN)
+        {
+            throw new SnapuserdException(ErrnoPolicy.CodeOf(FailedCall.Lock, result),
+                $"{Path} is locked by another program: a merge or a server that still runs, or a reader");
+        }
         if (result is not (-Errno.ENOLCK or -Errno.ENOSYS or -Errno.EOPNOTSUPP or -Errno.EPERM or -Errno.EACCES or -Errno.EINVAL or -Errno.EBADF or -Errno.ENOTTY)) Check(Path, result, false);
         string system = FileSystemName.Of(Path);
         if (alone && !goWithout)

@@ -7,7 +7,7 @@ namespace Snapuserd.Block;
 public static class SmallFile
 {
     /// <summary>
-    /// The bytes of a file, at most <paramref name="most"/> + 1; null if it does not exist. Exit codes 74 and 77 if it cannot be read.
+    /// The bytes of a file, at most <paramref name="most"/> + 1; null if it does not exist. Exit codes as <see cref="FailedCall.Open"/>.
     /// </summary>
     public static byte[]? Read(string path, int most)
     {
@@ -30,5 +30,5 @@ public static class SmallFile
     }
 
     private static SnapuserdException Bad(string path, int errno) =>
-        new(errno is -Errno.EACCES or -Errno.EPERM ? ExitCode.Permission : ExitCode.InputOutput, $"{path} cannot be read: {Reason.Of(errno)}");
+        ErrnoPolicy.Failure(FailedCall.Open, errno, $"{path} cannot be read");
 }

@@ -28,7 +28,7 @@ public sealed class SocketFile : IDisposable
 
     /// <summary>
     /// Listens at a path that does not exist, or is the socket of a server that has died. Exit code 64 for an invalid path, 71 without
-    /// descriptors, 73 when the socket cannot be made or the path is not a socket, 76 when a server listens there, 77 without permission.
+    /// descriptors, 73 when the socket cannot be made or the path is not a socket, 76 when a server listens there.
     /// </summary>
     public static SocketFile Listen(string path, int backlog)
     {
@@ -92,7 +92,8 @@ public sealed class SocketFile : IDisposable
         int connected = Libc.Connect(fd, path);
         _ = Libc.Close(fd);
         if (connected == -Errno.ENOENT) return;
-        if (connected != -Errno.ECONNREFUSED) throw new SnapuserdException(ExitCode.InUse, $"a server listens at {path} already");
+        // Another answer is one of a server that lives.
+        if (connected != -Errno.ECONNREFUSED) Check(path, -Errno.EADDRINUSE);
         Check(path, Libc.Unlink(path));
     }
 
@@ -102,14 +103,12 @@ public sealed class SocketFile : IDisposable
     private static int Check(string path, int result)
     {
         if (result >= 0) return result;
-        throw result switch
+        throw new SnapuserdException(ErrnoPolicy.CodeOf(FailedCall.Create, result), result switch
         {
-            -Errno.ENAMETOOLONG => new SnapuserdException(ExitCode.Usage, $"the path of a socket has {UnixAddress.LongestPath} bytes at the most: {path}"),
-            -Errno.EINVAL => new SnapuserdException(ExitCode.Usage, $"'{path}' is no path for a socket"),
-            -Errno.EACCES or -Errno.EPERM or -Errno.EROFS => new SnapuserdException(ExitCode.Permission, $"cannot make the socket {path}: {Reason.Of(result)}"),
-            -Errno.EMFILE or -Errno.ENFILE or -Errno.ENOMEM => new SnapuserdException(ExitCode.OutOfResources, $"cannot make the socket {path}: {Reason.Of(result)}"),
-            -Errno.EADDRINUSE => new SnapuserdException(ExitCode.InUse, $"a server listens at {path} already"),
-            _ => new SnapuserdException(ExitCode.CannotCreate, $"cannot make the socket {path}: {Reason.Of(result)}"),
-        };
+            -Errno.ENAMETOOLONG => $"the path of a socket has {UnixAddress.LongestPath} bytes at the most: {path}",
+            -Errno.EINVAL => $"'{path}' is no path for a socket",
+            -Errno.EADDRINUSE => $"a server listens at {path} already",
+            _ => $"cannot make the socket {path}: {Reason.Of(result)}",
+        });
     }
 }

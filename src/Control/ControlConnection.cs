@@ -36,8 +36,12 @@ public sealed class ControlConnection : IDisposable
         _path = path;
         _deadline = limit > 0 ? _clock.Milliseconds + limit : long.MaxValue;
         _fd = Libc.Socket(Libc.AF_UNIX, Libc.SOCK_STREAM | Libc.SOCK_CLOEXEC | Libc.SOCK_NONBLOCK, 0);
-        if (_fd == -Errno.EAFNOSUPPORT) throw new SnapuserdException(ExitCode.InputMissing, $"nothing listens at {path}: this kernel has no Unix sockets");
-        if (_fd < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"cannot make a socket: {Reason.Of(_fd)}");
+        if (_fd < 0)
+        {
+            throw new SnapuserdException(ErrnoPolicy.CodeOf(FailedCall.Open, _fd), _fd == -Errno.EAFNOSUPPORT
+                ? $"nothing listens at {path}: this kernel has no Unix sockets"
+                : $"cannot make a socket: {Reason.Of(_fd)}");
+        }
         int result;
         // A full backlog is no error, and no event tells when it shrinks.
         for (long end = Math.Min(_deadline, _clock.Milliseconds + AnswerMilliseconds); (result = Libc.Connect(_fd, path)) == -Errno.EAGAIN && _clock.Milliseconds < end;)
@@ -45,14 +49,14 @@ public sealed class ControlConnection : IDisposable
         if (result >= 0) result = (int)Send(ControlServer.Greeting);
         if (result >= 0) return;
         Dispose();
-        throw result switch
+        throw new SnapuserdException(ErrnoPolicy.CodeOf(FailedCall.Open, result), result switch
         {
-            -Errno.ENOENT or -Errno.ENOTDIR or -Errno.ECONNREFUSED => new SnapuserdException(ExitCode.InputMissing, $"nothing listens at {path}"),
-            -Errno.EAGAIN => new SnapuserdException(ExitCode.InputOutput, $"{path} does not answer"),
-            -Errno.EACCES or -Errno.EPERM => new SnapuserdException(ExitCode.Permission, $"{path} is not for this user: {Reason.Of(result)}"),
-            -Errno.ENAMETOOLONG => new SnapuserdException(ExitCode.Usage, $"{path} is too long for a socket, which takes {UnixAddress.LongestPath} bytes"),
-            _ => new SnapuserdException(ExitCode.InputOutput, $"{path}: {Reason.Of(result)}"),
-        };
+            -Errno.ENOENT or -Errno.ENOTDIR or -Errno.ECONNREFUSED => $"nothing listens at {path}",
+            -Errno.EAGAIN => $"{path} does not answer",
+            -Errno.EACCES or -Errno.EPERM => $"{path} is not for this user: {Reason.Of(result)}",
+            -Errno.ENAMETOOLONG => $"{path} is too long for a socket, which takes {UnixAddress.LongestPath} bytes",
+            _ => $"{path}: {Reason.Of(result)}",
+        });
     }
 
     /// <summary>The socket; it is readable when <see cref="Take"/> has something to do.</summary>

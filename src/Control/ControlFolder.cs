@@ -26,7 +26,7 @@ public static class ControlFolder
     public static void Make(string folder)
     {
         int made = Libc.MkDir(folder, Mode);
-        if (made is < 0 and not -Errno.EEXIST) throw new SnapuserdException(ExitCode.CannotCreate, $"{folder} cannot be made: {Reason.Of(made)}");
+        if (made is < 0 and not -Errno.EEXIST) throw ErrnoPolicy.Failure(FailedCall.Create, made, $"{folder} cannot be made");
     }
 
     /// <summary>
@@ -38,8 +38,8 @@ public static class ControlFolder
         List<string> names = [];
         int result = folder < 0 ? folder : Libc.NamesIn(folder, names);
         if (folder >= 0) _ = Libc.Close(folder);
-        if (result is -Errno.ENOENT) throw new SnapuserdException(ExitCode.InputMissing, $"no server runs, so nothing is served or merged (there is no {Default}); one that listens elsewhere takes --socket");
-        if (result < 0) throw new SnapuserdException(result == -Errno.EACCES ? ExitCode.Permission : ExitCode.InputOutput, $"{Default}: {Reason.Of(result)}");
+        if (result == -Errno.ENOENT) throw new SnapuserdException(ErrnoPolicy.CodeOf(FailedCall.Open, result), $"no server runs, so nothing is served or merged (there is no {Default}); one that listens elsewhere takes --socket");
+        if (result < 0) throw ErrnoPolicy.Failure(FailedCall.Open, result, Default);
         names.Sort(StringComparer.Ordinal);
         if (names.Count == 0) throw new SnapuserdException(ExitCode.InputMissing, $"no server runs, so nothing is served or merged ({Default} is empty); one that listens elsewhere takes --socket");
         return names.ConvertAll(one => $"{Default}/{one}");

@@ -241,7 +241,7 @@ public sealed class ControlServer : IDisposable
             for (int i = 0; i < count; i++) fds[i + 2] = new PollFd { Fd = _clients[i].HungUp ? -1 : _clients[i].Fd, Events = _clients[i].Events };
             int ready = Libc.Poll(fds[..(count + 2)], timeout);
             shortage = false;
-            if (ready < 0 && ready != -Errno.EINTR) throw new SnapuserdException(ExitCode.OutOfResources, $"poll failed: {Reason.Of(ready)}");
+            if (ready < 0 && ready != -Errno.EINTR) throw ErrnoPolicy.Failure(FailedCall.Command, ready, "poll failed");
             if (ready <= 0) continue;
             if (fds[0].ReturnedEvents != 0) Silence();
             for (int i = 0; i < count; i++) _clients[i].React(fds[i + 2].ReturnedEvents);
@@ -285,8 +285,8 @@ public sealed class ControlServer : IDisposable
     private int Accept()
     {
         int fd = Libc.Accept4(_listener, Libc.SOCK_CLOEXEC | Libc.SOCK_NONBLOCK);
-        if (fd is -Errno.EMFILE or -Errno.ENFILE or -Errno.ENOMEM) return fd;
-        if (fd is -Errno.EPERM or -Errno.ENOSYS) throw new SnapuserdException(ExitCode.Unavailable, $"no client of the control socket can be let in: {Reason.Of(fd)}");
+        if (Errno.IsOutOfResources(fd)) return fd;
+        if (fd is -Errno.EPERM or -Errno.ENOSYS) throw ErrnoPolicy.Failure(FailedCall.Command, fd, "no client of the control socket can be let in");
         if (fd < 0) return 0;
         // The credentials first: a client that is not permitted must not replace another.
         string? why = Refusal(fd);

@@ -234,9 +234,7 @@ public sealed class Supervisor
 
     private static void Check(int result, string what)
     {
-        if (result >= 0) return;
-        ExitCode code = result is -Errno.EPERM or -Errno.EACCES ? ExitCode.Permission : result == -Errno.ENOENT ? ExitCode.InputMissing : ExitCode.Unavailable;
-        throw new SnapuserdException(code, $"--supervise cannot have {what}: {Reason.Of(result)}");
+        if (result < 0) throw ErrnoPolicy.Failure(FailedCall.Command, result, $"--supervise cannot have {what}");
     }
 
     /// <summary>

@@ -50,12 +50,11 @@ public sealed class ImageFile : IDisposable
             int fd;
             do fd = Libc.OpenAt(Libc.AT_FDCWD, _name.Temporary, flags, Convert.ToUInt32("644", 8));
             while (fd == -Errno.EINTR);
-            if (fd is -Errno.ELOOP or -Errno.ENXIO)
-                throw new SnapuserdException(ExitCode.CannotCreate, $"cannot create {_name.Temporary}: there is a symbolic link or a pipe of that name ({Errno.Name(fd)})");
             if (fd < 0)
             {
-                bool scarce = fd is -Errno.EMFILE or -Errno.ENFILE or -Errno.ENOMEM;
-                throw new SnapuserdException(scarce ? ExitCode.OutOfResources : ExitCode.CannotCreate, $"cannot create {_name.Temporary}: {Reason.Of(fd)}");
+                bool isOther = fd is -Errno.ELOOP or -Errno.ENXIO;
+                string why = isOther ? $"there is a symbolic link or a pipe of that name ({Errno.Name(fd)})" : Reason.Of(fd);
+                throw new SnapuserdException(ErrnoPolicy.CodeOf(FailedCall.Create, fd), $"cannot create {_name.Temporary}: {why}");
             }
             _ = Libc.Close(fd);
         }

@@ -170,6 +170,6 @@ public sealed class PartName : IDisposable
             if (Libc.ReadLink(path, out string next) != 0) return path;
             path = next.StartsWith('/') ? next : System.IO.Path.Combine(System.IO.Path.GetDirectoryName(path) ?? "", next);
         }
-        throw new SnapuserdException(ExitCode.CannotCreate, $"cannot create {path}: {Reason.Of(Errno.ELOOP)}");
+        throw ErrnoPolicy.Failure(FailedCall.Create, Errno.ELOOP, $"cannot create {path}");
     }
 }

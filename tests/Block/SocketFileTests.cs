@@ -160,9 +160,9 @@ public sealed class SocketFileTests : IDisposable
     [Theory]
     [InlineData(Errno.ENAMETOOLONG, ExitCode.Usage, "the path of a socket has 107 bytes at the most: ")]
     [InlineData(Errno.EINVAL, ExitCode.Usage, "is no path for a socket")]
-    [InlineData(Errno.EACCES, ExitCode.Permission, "cannot make the socket")]
-    [InlineData(Errno.EPERM, ExitCode.Permission, "cannot make the socket")]
-    [InlineData(Errno.EROFS, ExitCode.Permission, "cannot make the socket")]
+    [InlineData(Errno.EACCES, ExitCode.CannotCreate, "cannot make the socket")]
+    [InlineData(Errno.EPERM, ExitCode.CannotCreate, "cannot make the socket")]
+    [InlineData(Errno.EROFS, ExitCode.CannotCreate, "cannot make the socket")]
     [InlineData(Errno.EMFILE, ExitCode.OutOfResources, "cannot make the socket")]
     [InlineData(Errno.ENFILE, ExitCode.OutOfResources, "cannot make the socket")]
     [InlineData(Errno.ENOMEM, ExitCode.OutOfResources, "cannot make the socket")]
@@ -213,8 +213,8 @@ public sealed class SocketFileTests : IDisposable
 
         // The socket is removed between two calls; or it is alive but its queue is full; or it cannot be removed.
         foreach ((uint number, int errno, ExitCode? code) in ((uint, int, ExitCode?)[])[(OwnThread.SYS_statx, Errno.ENOENT, ExitCode.InUse),
-            (OwnThread.SYS_statx, Errno.EACCES, ExitCode.Permission), (OwnThread.SYS_connect, Errno.ENOENT, ExitCode.InUse),
-            (OwnThread.SYS_connect, Errno.EAGAIN, ExitCode.InUse), (OwnThread.SYS_connect, Errno.ECONNREFUSED, null), (OwnThread.SYS_unlink, Errno.EPERM, ExitCode.Permission)])
+            (OwnThread.SYS_statx, Errno.EACCES, ExitCode.CannotCreate), (OwnThread.SYS_connect, Errno.ENOENT, ExitCode.InUse),
+            (OwnThread.SYS_connect, Errno.EAGAIN, ExitCode.InUse), (OwnThread.SYS_connect, Errno.ECONNREFUSED, null), (OwnThread.SYS_unlink, Errno.EPERM, ExitCode.CannotCreate)])
         {
             LeaveStale(Path);
             bool answered = false;

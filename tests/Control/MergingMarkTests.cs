@@ -373,7 +373,8 @@ public sealed class MergingMarkTests : IDisposable
 
     [Theory]
     [InlineData(Errno.EIO, 74)]
-    [InlineData(Errno.EPERM, 74)]
+    [InlineData(Errno.EPERM, 77)]
+    [InlineData(Errno.EROFS, 77)]
     [InlineData(Errno.EMFILE, 71)]
     [InlineData(Errno.ENFILE, 71)]
     [InlineData(Errno.ENOMEM, 71)]

@@ -202,7 +202,7 @@ public sealed class MapperTests
         StandOn(kernel, s_base);
         Assert.Equal(Base, Ours(kernel).Active);
         kernel.Interruptions = 1000;
-        Assert.Equal(ExitCode.InputOutput, Refused(() => StandOn(kernel, s_served)));
+        Assert.Equal(ExitCode.Unavailable, Refused(() => StandOn(kernel, s_served)));
         Assert.Equal((Base, null), (Ours(kernel).Active, Ours(kernel).Inactive));
     }
 
@@ -210,7 +210,7 @@ public sealed class MapperTests
     [InlineData(Errno.EPERM, ExitCode.Permission)]
     [InlineData(Errno.ENOMEM, ExitCode.OutOfResources)]
     [InlineData(Errno.ENXIO, ExitCode.InputMissing)]
-    [InlineData(Errno.EINVAL, ExitCode.InputOutput)]
+    [InlineData(Errno.EINVAL, ExitCode.Unavailable)]
     [InlineData(Errno.ENOTTY, ExitCode.Unavailable)]
     public void Device_whose_first_table_is_refused_does_not_stay(int errno, ExitCode code)
     {
@@ -390,7 +390,7 @@ public sealed class MapperTests
             Assert.Equal(1, kernel.Disposals);
         }
         FakeMapper invalid = new() { Refuse = command => command == refused ? -Errno.EINVAL : 0 };
-        Assert.Equal($"74 /dev/mapper/root {what}: {Reason.Of(-Errno.EINVAL)}; the kernel's log says more", Says(() => StandOn(invalid, s_served)));
+        Assert.Equal($"69 /dev/mapper/root {what}: {Reason.Of(-Errno.EINVAL)}; the kernel's log says more", Says(() => StandOn(invalid, s_served)));
         Assert.Empty(invalid.Devices);
     }
 

@@ -94,7 +94,7 @@ internal sealed class KernelTree
             detached = folder;
         }
         isGenuine = false;
-        if (detached is -Errno.EMFILE or -Errno.ENFILE or -Errno.ENOMEM) return detached;
+        if (Errno.IsOutOfResources(detached)) return detached;
         return _magic != 0 ? detached : Libc.OpenAt(Libc.AT_FDCWD, _mountPoint, flags);
     }
 

@@ -6,7 +6,7 @@ namespace Snapuserd.Block;
 internal static class Scarcity
 {
     /// <summary>Returns <paramref name="result"/>. Exit code 71 if it means that descriptors or memory have run out.</summary>
-    internal static int Check(int result, string what) => result is -Errno.EMFILE or -Errno.ENFILE or -Errno.ENOMEM
-        ? throw new SnapuserdException(ExitCode.OutOfResources, $"cannot find out which storage is used ({what}): {Reason.Of(result)}")
+    internal static int Check(int result, string what) => Errno.IsOutOfResources(result)
+        ? throw ErrnoPolicy.Failure(FailedCall.Open, result, $"cannot find out which storage is used ({what})")
         : result;
 }

@@ -244,8 +244,8 @@ public sealed class StorageLocks : IDisposable
     {
         IsEverywhere = false;
         if (IsUnavailable(result)) return true;
-        bool scarce = result is -Errno.EMFILE or -Errno.ENFILE or -Errno.ENOMEM or -Errno.ENOSPC or -Errno.ENOLCK;
-        throw scarce ? new SnapuserdException(ExitCode.OutOfResources, $"storage cannot be locked in {Place}: {Reason.Of(result)}") : Broken(Reason.Of(result));
+        SnapuserdException failure = ErrnoPolicy.Failure(FailedCall.Lock, result, $"storage cannot be locked in {Place}");
+        throw failure.Code == ExitCode.OutOfResources ? failure : Broken(Reason.Of(result));
     }
 
     private static bool IsUnavailable(int result) =>

@@ -29,8 +29,7 @@ public sealed class FileCowOutput : ICowOutput, IDisposable
             int fd;
             do fd = Libc.OpenAt(Libc.AT_FDCWD, path, Libc.O_CREAT | Libc.O_EXCL | Libc.O_WRONLY | Libc.O_CLOEXEC, Convert.ToUInt32("644", 8));
             while (fd == -Errno.EINTR);
-            bool scarce = fd is -Errno.EMFILE or -Errno.ENFILE or -Errno.ENOMEM;
-            if (fd < 0) throw new SnapuserdException(scarce ? ExitCode.OutOfResources : ExitCode.CannotCreate, $"{path}: cannot be created: {Reason.Of(fd)}");
+            if (fd < 0) throw ErrnoPolicy.Failure(FailedCall.Create, fd, $"{path}: cannot be created");
             _ = Libc.Close(fd);
         }
         try

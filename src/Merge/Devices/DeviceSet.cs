@@ -200,10 +200,7 @@ public sealed class DeviceSet : IDisposable
             RingRefusal? refusal = RingQueue.TryCreate(devices, _arena, _wakeUp, options.QueueDepth, out RingQueue? ring);
             if (refusal is not { } why) return ring!;
             if (options.Io == IoChoice.Uring)
-            {
-                bool exhausted = why.Errno is -Errno.ENOMEM or -Errno.EMFILE or -Errno.ENFILE;
-                throw new SnapuserdException(exhausted ? ExitCode.OutOfResources : ExitCode.Unavailable, why.Sentence);
-            }
+                throw new SnapuserdException(Errno.IsOutOfResources(why.Errno) ? ExitCode.OutOfResources : ExitCode.Unavailable, why.Sentence);
             options.Report($"going on without io_uring: {why.Sentence}");
         }
         return new SyncQueue(devices, _arena, _wakeUp, options.QueueDepth);

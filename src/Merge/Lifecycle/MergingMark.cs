@@ -104,7 +104,7 @@ public sealed class MergingMark(string cow) : IMergeMark
     {
         int fd = Open(cow, Libc.O_RDONLY, out MarkState mark);
         if (fd >= 0) _ = Libc.Close(fd);
-        if (mark.Kind == MarkKind.Unreadable) throw Failure(fd, $"{PathOf(cow)} cannot be read, and may say that another merge has written to the base");
+        if (mark.Kind == MarkKind.Unreadable) throw ErrnoPolicy.Failure(FailedCall.Open, fd, $"{PathOf(cow)} cannot be read, and may say that another merge has written to the base");
         if (!mark.HasContent) return;
         string? why = mark.Digest == null ? null : mark.Contradicts(DigestOf(file), file.Header.NumMergeOps);
         bool merged = file.Header.NumMergeOps == (ulong)file.Order.Count;
@@ -131,14 +131,11 @@ public sealed class MergingMark(string cow) : IMergeMark
             if (result == 0) return;
             fd = result;
         }
-        throw Failure(fd, $"{PathOf(cow)} cannot say that the merge has begun, so nothing was written to the base");
+        throw ErrnoPolicy.Failure(FailedCall.Open, fd, $"{PathOf(cow)} cannot say that the merge has begun, so nothing was written to the base");
     }
 
     /// <inheritdoc/>
     public void End() => Remove(cow);
-
-    private static SnapuserdException Failure(int error, string what) =>
-        new(error is -Errno.EMFILE or -Errno.ENFILE or -Errno.ENOMEM ? ExitCode.OutOfResources : ExitCode.InputOutput, $"{what}: {Reason.Of(error)}");
 
     private string DigestOf(CowFile file)
     {

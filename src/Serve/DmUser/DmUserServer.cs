@@ -128,15 +128,12 @@ public sealed class DmUserServer : IBlockServer
 
     private int Open() => _options.Open is { } open ? open() : Libc.OpenAt(Libc.AT_FDCWD, Path, Libc.O_RDWR | Libc.O_CLOEXEC);
 
-    private SnapuserdException Refusal(int errno) => -errno switch
+    private SnapuserdException Refusal(int errno)
     {
-        Errno.ENOENT or Errno.ENOTDIR or Errno.ENXIO or Errno.ENODEV =>
-            new SnapuserdException(ExitCode.Unavailable, $"{Path} cannot be opened: {Reason.Of(errno)}; it appears when a device-mapper table with a line '… user 0 SECTORS {_options.Name}' is loaded, which takes an Android kernel"),
-        Errno.EACCES or Errno.EPERM => new SnapuserdException(ExitCode.Permission, $"{Path} cannot be opened: {Reason.Of(errno)}"),
-        Errno.EBUSY => new SnapuserdException(ExitCode.InUse, $"{Path} cannot be opened: {Reason.Of(errno)}"),
-        Errno.ENOMEM or Errno.EMFILE or Errno.ENFILE => new SnapuserdException(ExitCode.OutOfResources, $"{Path} cannot be opened: {Reason.Of(errno)}"),
-        _ => new SnapuserdException(ExitCode.InputOutput, $"{Path} cannot be opened: {Reason.Of(errno)}"),
-    };
+        SnapuserdException refusal = ErrnoPolicy.Failure(FailedCall.OpenDriver, errno, $"{Path} cannot be opened");
+        return refusal.Code != ExitCode.Unavailable ? refusal : new SnapuserdException(refusal.Code,
+            $"{refusal.Message}; it appears when a device-mapper table with a line '… user 0 SECTORS {_options.Name}' is loaded, which takes an Android kernel");
+    }
 
     private void OnReady(SnapuserdException? refusal)
     {

@@ -234,7 +234,11 @@ public sealed class MappedDevice : IDisposable
             if (result == 0) return;
             if (result is not (-Errno.EBUSY or -Errno.EINTR) || tries == 0)
             {
-                if (result == -Errno.EBUSY) throw new SnapuserdException(ExitCode.InUse, $"{Path} cannot be put on {target.Path}: that is in use: mounted, mapped, or held by another program (EBUSY)");
+                if (result == -Errno.EBUSY)
+                {
+                    throw new SnapuserdException(ErrnoPolicy.CodeOf(FailedCall.Command, result),
+                        $"{Path} cannot be put on {target.Path}: that is in use: mounted, mapped, or held by another program (EBUSY)");
+                }
                 Check(result, $"cannot be put on {target.Path}");
             }
             _driver.Pause(TryMilliseconds);
@@ -256,15 +260,7 @@ public sealed class MappedDevice : IDisposable
     private void Check(int result, string what)
     {
         if (result >= 0) return;
-        ExitCode code = result switch
-        {
-            -Errno.EPERM or -Errno.EACCES or -Errno.EROFS => ExitCode.Permission,
-            -Errno.ENOMEM or -Errno.EMFILE or -Errno.ENFILE or -Errno.ENOSPC => ExitCode.OutOfResources,
-            -Errno.EBUSY or -Errno.EEXIST => ExitCode.InUse,
-            -Errno.ENXIO or -Errno.ENODEV or -Errno.ENOENT => ExitCode.InputMissing,
-            -Errno.ENOTTY => ExitCode.Unavailable,
-            _ => ExitCode.InputOutput,
-        };
-        throw new SnapuserdException(code, $"{Path} {what}: {Reason.Of(result)}{(result == -Errno.EINVAL ? "; the kernel's log says more" : "")}");
+        throw new SnapuserdException(ErrnoPolicy.CodeOf(FailedCall.Command, result),
+            $"{Path} {what}: {Reason.Of(result)}{(result == -Errno.EINVAL ? "; the kernel's log says more" : "")}");
     }
 }

@@ -33,13 +33,12 @@ internal sealed class MapperDriver : IMapperDriver
             else if (made is -Errno.EPERM or -Errno.EACCES) _fd = made;
         }
         if (_fd >= 0) return;
-        throw _fd switch
+        throw new SnapuserdException(ErrnoPolicy.CodeOf(FailedCall.OpenDriver, _fd), _fd switch
         {
-            -Errno.ENOENT or -Errno.ENOTDIR => new SnapuserdException(ExitCode.Unavailable, $"there is no {path}: {noDriver}"),
-            -Errno.ENXIO or -Errno.ENODEV => new SnapuserdException(ExitCode.Unavailable, $"{path} has no driver: {noDriver}"),
-            -Errno.EACCES or -Errno.EPERM or -Errno.EROFS => new SnapuserdException(ExitCode.Permission, $"cannot open {path}: {Reason.Of(_fd)}"),
-            _ => new SnapuserdException(ExitCode.OutOfResources, $"cannot open {path}: {Reason.Of(_fd)}"),
-        };
+            -Errno.ENOENT or -Errno.ENOTDIR => $"there is no {path}: {noDriver}",
+            -Errno.ENXIO or -Errno.ENODEV => $"{path} has no driver: {noDriver}",
+            _ => $"cannot open {path}: {Reason.Of(_fd)}",
+        });
     }
 
     /// <inheritdoc/>

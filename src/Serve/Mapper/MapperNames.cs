@@ -32,7 +32,7 @@ public static class MapperNames
             byte[] message = new byte[bytes];
             MapperMessage.Write(message, "", 0);
             int result = driver.Control(DM_LIST_DEVICES, message);
-            if (result < 0) throw new SnapuserdException(result is -Errno.EPERM or -Errno.EACCES ? ExitCode.Permission : ExitCode.Unavailable, $"the device mapper does not tell its devices: {Reason.Of(result)}");
+            if (result < 0) throw ErrnoPolicy.Failure(FailedCall.Command, result, "the device mapper does not tell its devices");
             if ((MapperMessage.Head(message).Flags & DM_BUFFER_FULL_FLAG) != 0 && bytes < MostBytes) continue;
             foreach (string name in names)
                 if (MapperMessage.FindDevice(message, name) is { } device) return Libc.DecodeDevice(device).Minor;

@@ -26,14 +26,17 @@ internal sealed class NbdControl : IDisposable
     public NbdControl()
     {
         _fd = Libc.Socket(Libc.AF_NETLINK, Libc.SOCK_RAW | Libc.SOCK_CLOEXEC, Libc.NETLINK_GENERIC);
-        if (_fd is -Errno.EMFILE or -Errno.ENFILE or -Errno.ENOMEM) throw new SnapuserdException(ExitCode.OutOfResources, $"cannot talk to the kernel's NBD driver: {Reason.Of(_fd)}");
-        if (_fd < 0) throw new SnapuserdException(ExitCode.Unavailable, $"this kernel has no generic netlink, by which NBD devices are made: {Reason.Of(_fd)}");
+        if (_fd < 0) throw ErrnoPolicy.Failure(FailedCall.OpenDriver, _fd, "cannot make a netlink socket, by which NBD devices are made");
         try
         {
             Begin(NbdNetlink.GENL_ID_CTRL, NbdNetlink.CTRL_CMD_GETFAMILY, 1);
             Add(NbdNetlink.CTRL_ATTR_FAMILY_NAME, "nbd");
             int result = Call(NbdNetlink.CTRL_ATTR_FAMILY_ID, out uint family);
-            if (result < 0) throw new SnapuserdException(ExitCode.Unavailable, $"this kernel has no NBD driver; try modprobe nbd, or --socket for clients in user space ({Errno.Name(result)})");
+            if (result < 0)
+            {
+                throw new SnapuserdException(ErrnoPolicy.CodeOf(FailedCall.OpenDriver, result),
+                    $"this kernel has no NBD driver; try modprobe nbd, or --socket for clients in user space ({Errno.Name(result)})");
+            }
             _family = (ushort)family;
         }
         catch

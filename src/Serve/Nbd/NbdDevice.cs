@@ -152,13 +152,12 @@ public sealed class NbdDevice : IBlockServer
         Close(ours);
         if (result == -Errno.EBUSY && TryTakeOver(index, ours, theirs)) return;
         string name = index < 0 ? "an NBD device" : $"/dev/nbd{index.ToString(CultureInfo.InvariantCulture)}";
-        throw result switch
+        throw new SnapuserdException(ErrnoPolicy.CodeOf(FailedCall.Command, result), result switch
         {
-            -Errno.EBUSY => new SnapuserdException(ExitCode.InUse, $"{name} is in use; detach it (nbd-client -d), or take another one"),
-            -Errno.EPERM or -Errno.EACCES => new SnapuserdException(ExitCode.Permission, $"attaching {name} takes CAP_SYS_ADMIN ({Errno.Name(result)})"),
-            -Errno.ENOMEM or -Errno.EMFILE => new SnapuserdException(ExitCode.OutOfResources, $"cannot attach {name}: {Reason.Of(result)}"),
-            _ => new SnapuserdException(ExitCode.Unavailable, $"the kernel does not attach {name}: {Reason.Of(result)}"),
-        };
+            -Errno.EBUSY => $"{name} is in use; detach it (nbd-client -d), or take another one",
+            -Errno.EPERM or -Errno.EACCES => $"attaching {name} takes CAP_SYS_ADMIN ({Errno.Name(result)})",
+            _ => $"cannot attach {name}: {Reason.Of(result)}",
+        });
     }
 
     /// <summary>Index of the device of a killed predecessor, according to /sys; −1 if there is none or /sys is not mounted.</summary>

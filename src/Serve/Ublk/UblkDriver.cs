@@ -36,12 +36,10 @@ internal sealed class UblkDriver : IUblkDriver
         _fd = Libc.OpenAt(Libc.AT_FDCWD, ControlPath, Libc.O_RDWR | Libc.O_CLOEXEC);
         if (_fd < 0)
         {
-            throw _fd switch
-            {
-                -Errno.ENOENT or -Errno.ENXIO or -Errno.ENODEV => new SnapuserdException(ExitCode.Unavailable, $"there is no {ControlPath}: the kernel module ublk_drv is not loaded (modprobe ublk_drv), or this kernel has none"),
-                -Errno.EACCES or -Errno.EPERM => new SnapuserdException(ExitCode.Permission, $"cannot open {ControlPath}: {Reason.Of(_fd)}"),
-                _ => new SnapuserdException(ExitCode.OutOfResources, $"cannot open {ControlPath}: {Reason.Of(_fd)}"),
-            };
+            bool isMissing = _fd is -Errno.ENOENT or -Errno.ENXIO or -Errno.ENODEV;
+            throw new SnapuserdException(ErrnoPolicy.CodeOf(FailedCall.OpenDriver, _fd), isMissing
+                ? $"there is no {ControlPath}: the kernel module ublk_drv is not loaded (modprobe ublk_drv), or this kernel has none"
+                : $"cannot open {ControlPath}: {Reason.Of(_fd)}");
         }
         int mapped = MappedMemory.Map(Sizes.SystemPage, out MappedMemory? buffer);
         if (mapped < 0)

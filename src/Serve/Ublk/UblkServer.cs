@@ -228,7 +228,8 @@ public sealed class UblkServer : IBlockServer
         Span<ulong> features = stackalloc ulong[1];
         features[0] = 0;
         int result = _driver!.Control(UBLK_U_CMD_GET_FEATURES, -1, 0, MemoryMarshal.AsBytes(features));
-        if (result is -Errno.EPERM or -Errno.EACCES) throw new SnapuserdException(ExitCode.Permission, $"ublk devices are for privileged processes (CAP_SYS_ADMIN): {Reason.Of(result)}");
+        if (result is -Errno.EPERM or -Errno.EACCES)
+            throw ErrnoPolicy.Failure(FailedCall.Command, result, "ublk devices are for privileged processes (CAP_SYS_ADMIN)");
         if (result < 0 || (features[0] & NeededFeatures) != NeededFeatures)
             throw new SnapuserdException(ExitCode.Unavailable, $"the ublk driver of this kernel ({Libc.KernelRelease()}) is older than Linux 6.5 and lacks what is needed here");
     }
@@ -246,7 +247,7 @@ public sealed class UblkServer : IBlockServer
         {
             int result = Info(_driver, id, ref info);
             if (result == -Errno.ENODEV) return null;
-            if (result < 0) throw new SnapuserdException(ExitCode.InputOutput, $"{path}: the driver does not say what it is: {Reason.Of(result)}");
+            if (result < 0) throw ErrnoPolicy.Failure(FailedCall.Command, result, $"{path}: the driver does not say what it is");
             if (info.State != UBLK_S_DEV_LIVE) break;
             // A killed server keeps the device until its last request has ended.
             bool isGone = IsGone(info.Pid);
@@ -360,7 +361,7 @@ public sealed class UblkServer : IBlockServer
         {
             int result = _driver!.Control(UBLK_U_CMD_START_USER_RECOVERY, _id, 0, default);
             if (result == 0) return;
-            if (result != -Errno.EBUSY) throw new SnapuserdException(ExitCode.InputOutput, $"{_driver.PathOf(_id)} cannot be taken over: {Reason.Of(result)}");
+            if (result != -Errno.EBUSY) throw ErrnoPolicy.Failure(FailedCall.Command, result, $"{_driver.PathOf(_id)} cannot be taken over");
             if (wait >= DeathMilliseconds) throw new SnapuserdException(ExitCode.InUse, $"{_driver.PathOf(_id)} is being taken over by another process");
             _driver.Pause(LookMilliseconds);
         }
@@ -392,7 +393,8 @@ public sealed class UblkServer : IBlockServer
             ServerFlags = Identity(),
         };
         int result = _driver!.Control(UBLK_U_CMD_ADD_DEV, _options.Id, 0, MemoryMarshal.AsBytes(new Span<UblksrvCtrlDevInfo>(ref info)));
-        if (result == -Errno.EEXIST) throw new SnapuserdException(ExitCode.InUse, $"{_driver.PathOf(_options.Id)} is being made by another process");
+        if (result == -Errno.EEXIST)
+            throw new SnapuserdException(ErrnoPolicy.CodeOf(FailedCall.Command, result), $"{_driver.PathOf(_options.Id)} is being made by another process");
         Check(result, "made");
         _id = (int)info.DevId;
         _options.Ours?.Invoke();
@@ -428,9 +430,9 @@ public sealed class UblkServer : IBlockServer
             // The node does not exist yet, or the ring of a killed server still holds the device.
             if (_fd is not (-Errno.ENOENT or -Errno.EBUSY or -Errno.EINTR) || wait >= (_fd == -Errno.ENOENT ? NodeMilliseconds : patience))
             {
-                throw _fd == -Errno.ENOENT
-                    ? new SnapuserdException(ExitCode.Unavailable, $"there is no /dev/ublkc{_id}: mount devtmpfs on /dev, or run udev or mdev")
-                    : new SnapuserdException(_fd == -Errno.EBUSY ? ExitCode.InUse : ExitCode.Permission, $"cannot open /dev/ublkc{_id}: {Reason.Of(_fd)}");
+                throw new SnapuserdException(ErrnoPolicy.CodeOf(FailedCall.OpenDriver, _fd), _fd == -Errno.ENOENT
+                    ? $"there is no /dev/ublkc{_id}: mount devtmpfs on /dev, or run udev or mdev"
+                    : $"cannot open /dev/ublkc{_id}: {Reason.Of(_fd)}");
             }
             _driver.Pause(LookMilliseconds);
         }
@@ -681,15 +683,6 @@ public sealed class UblkServer : IBlockServer
 
     private void Check(int result, string what)
     {
-        if (result >= 0) return;
-        ExitCode code = result switch
-        {
-            -Errno.EPERM or -Errno.EACCES => ExitCode.Permission,
-            -Errno.ENOMEM or -Errno.ENOSPC or -Errno.EMFILE => ExitCode.OutOfResources,
-            -Errno.EEXIST or -Errno.EBUSY => ExitCode.InUse,
-            -Errno.EOPNOTSUPP or -Errno.EINVAL => ExitCode.Unavailable,
-            _ => ExitCode.InputOutput,
-        };
-        throw new SnapuserdException(code, $"the ublk device{(_id >= 0 ? $" {_id}" : "")} cannot be {what}: {Reason.Of(result)}");
+        if (result < 0) throw ErrnoPolicy.Failure(FailedCall.Command, result, $"the ublk device{(_id >= 0 ? $" {_id}" : "")} cannot be {what}");
     }
 }

@@ -1,0 +1,84 @@
+using Snapuserd.Interop;
+
+namespace Snapuserd.Block;
+
+/// <summary>What a system call that failed was for. The same errno has another exit code where it means something else.</summary>
+public enum FailedCall
+{
+    /// <summary>Opens or reads a file or device that has to exist, or connects to a server.</summary>
+    Open,
+    /// <summary>Creates a file, a folder or a socket.</summary>
+    Create,
+    /// <summary>Opens the control device of a kernel driver, or looks the driver up.</summary>
+    OpenDriver,
+    /// <summary>Asks the kernel or one of its drivers to make or change something.</summary>
+    Command,
+    /// <summary>Takes a lock.</summary>
+    Lock,
+}
+
+/// <summary>
+/// The exit code for an errno (docs/exit-codes.md). The only such table. Two kinds of failures need no errno: a transfer or a flush of an
+/// open device is always <see cref="ExitCode.InputOutput"/>, memory, threads and processes are always
+/// <see cref="ExitCode.OutOfResources"/>.
+/// </summary>
+public static class ErrnoPolicy
+{
+    /// <summary>The exit code if <paramref name="call"/> fails with <paramref name="errno"/>, of either sign.</summary>
+    public static ExitCode CodeOf(FailedCall call, int errno)
+    {
+        if (Errno.IsOutOfResources(errno)) return ExitCode.OutOfResources;
+        int number = errno < 0 ? -errno : errno;
+        return call switch
+        {
+            FailedCall.Create => Create(number),
+            FailedCall.Lock => Lock(number),
+            _ => number switch
+            {
+                Errno.EACCES or Errno.EPERM or Errno.EROFS => ExitCode.Permission,
+                Errno.EBUSY or Errno.ETXTBSY => ExitCode.InUse,
+                _ when call == FailedCall.Open => Open(number),
+                _ => Driver(call, number),
+            },
+        };
+    }
+
+    /// <summary>"<paramref name="what"/>: permission is denied (EACCES)", with its exit code.</summary>
+    public static SnapuserdException Failure(FailedCall call, int errno, string what) => new(CodeOf(call, errno), $"{what}: {Reason.Of(errno)}");
+
+    private static ExitCode Open(int number) => number switch
+    {
+        Errno.ENOENT or Errno.ENOTDIR or Errno.ELOOP or Errno.ENAMETOOLONG => ExitCode.InputMissing,
+        Errno.ENXIO or Errno.ENODEV or Errno.ENOMEDIUM => ExitCode.InputMissing,
+        // No server listens there, or the kernel has no such sockets.
+        Errno.ECONNREFUSED or Errno.EAFNOSUPPORT => ExitCode.InputMissing,
+        Errno.EINVAL => ExitCode.Usage,
+        _ => ExitCode.InputOutput,
+    };
+
+    private static ExitCode Create(int number) => number switch
+    {
+        Errno.EBUSY or Errno.ETXTBSY or Errno.EADDRINUSE => ExitCode.InUse,
+        Errno.EINVAL or Errno.ENAMETOOLONG => ExitCode.Usage,
+        _ => ExitCode.CannotCreate,
+    };
+
+    private static ExitCode Driver(FailedCall call, int number) => number switch
+    {
+        // A control device that is missing is a missing driver; a command names a device that is missing.
+        Errno.ENOENT or Errno.ENOTDIR or Errno.ENXIO or Errno.ENODEV => call == FailedCall.OpenDriver ? ExitCode.Unavailable : ExitCode.InputMissing,
+        Errno.ENOSYS or Errno.EOPNOTSUPP or Errno.ENOTTY or Errno.EINVAL => ExitCode.Unavailable,
+        Errno.EAFNOSUPPORT or Errno.EPROTONOSUPPORT => ExitCode.Unavailable,
+        Errno.EEXIST => ExitCode.InUse,
+        Errno.ENOSPC => ExitCode.OutOfResources,
+        _ => ExitCode.InputOutput,
+    };
+
+    private static ExitCode Lock(int number) => number switch
+    {
+        Errno.EAGAIN => ExitCode.InUse,
+        Errno.ENOSPC or Errno.ENOLCK => ExitCode.OutOfResources,
+        // The folder of the locks is not as root made it.
+        _ => ExitCode.Permission,
+    };
+}
