@@ -33,6 +33,13 @@ ban() {
 
 product=$(sources src interop)
 
+# The one place that starts threads names them and knows their stacks; a thread that cannot be started has one error.
+started='new Thread\(|Thread [A-Za-z_]+ = new\('
+started_why='threads are started by src/Block/WorkerThread.cs'
+# The rule finds both spellings, and neither a new array of threads nor a call of the one place.
+[ "$(printf '%s\n' 'x = new Thread(Run);' 'Thread x = new(Run, 1);' 'x = new Thread[2];' 'Thread x = WorkerThread.Start(n, s, Run);' \
+    | grep -cE "$started")" = 2 ] || offend 'tests/lint.sh: the rule for threads misses one, or takes for one what is none'
+
 # shellcheck disable=SC2046,SC2086 # file names here have no blanks
 {
     ban '(^|[^A-Za-z_])unsafe([^A-Za-z_]|$)' 'unsafe code belongs into interop and src/Block/Kernels' \
@@ -40,6 +47,7 @@ product=$(sources src interop)
 
     ban 'System\.Console|(^|[^A-Za-z_.])Console\.' 'no System.Console: it needs terminfo and a thread; use src/Cli/Output' $product
     ban 'System\.Threading\.Tasks|(^|[^A-Za-z_])Task\.Run|ThreadPool' 'no thread pool: own threads with small stacks' $product
+    ban "$started" "$started_why" $(echo "$product" | grep -v '^src/Block/WorkerThread\.cs$')
     ban '(^|[^A-Za-z_])FileStream|(^|[^A-Za-z_.])File\.[A-Z]|SafeHandle|SafeFileHandle' 'raw descriptors only (interop/Libc)' $product
     ban 'DateTime(Offset)?\.(Now|Today)|TimeZoneInfo' 'time is an input, and UTC' $product
     ban 'Environment\.SystemPageSize' 'the page of the system is Sizes.SystemPage (interop/Sizes.cs)' $product

@@ -38,9 +38,6 @@ public sealed class UpdateVerifier : IDisposable
     /// <summary>A dm-verity device consists of whole blocks.</summary>
     private const int BlockBytes = Sizes.Block;
 
-    /// <summary>The stack size of every thread here: it costs address space only.</summary>
-    private const int StackSize = 512 * 1024;
-
     /// <summary>Makes the queue of one thread for the device; null if it is not available, with the reason.</summary>
     internal delegate IBlockQueue? QueueMaker(BlockDevice device, Arena arena, WakeUp wakeUp, int depth, out string why);
 
@@ -117,9 +114,8 @@ public sealed class UpdateVerifier : IDisposable
             for (int i = 0; i < count; i++)
             {
                 int number = i;
-                _threads[i] = new Thread(() => Run(number, count), StackSize) { IsBackground = true, Name = $"verify {i}" };
+                _threads[i] = WorkerThread.Start($"verify {i}", StackSize.Usual, () => Run(number, count));
             }
-            foreach (Thread thread in _threads) thread.Start();
         }
         catch (Exception e)
         {
@@ -151,8 +147,7 @@ public sealed class UpdateVerifier : IDisposable
     public void Dispose()
     {
         RequestStop();
-        foreach (Thread? thread in _threads)
-            if (thread != null && (thread.ThreadState & ThreadState.Unstarted) == 0) thread.Join();
+        foreach (Thread? thread in _threads) thread?.Join();
         _device?.Dispose();
         _device = null;
     }

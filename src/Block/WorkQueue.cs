@@ -12,11 +12,6 @@ public sealed class WorkQueue<TJob> : IWorkQueue<TJob> where TJob : struct
     /// <summary>The result of a job whose worker threw; <see cref="FirstCrash"/> has the exception.</summary>
     public const int Crashed = int.MinValue;
 
-    /// <summary>
-    /// Stack of a worker in bytes. The codecs need a few KiB and an exception's stack trace some more; the rest costs only address space.
-    /// </summary>
-    private const int StackSize = 512 * 1024;
-
     private readonly struct Posted(in TJob job, uint tag)
     {
         public readonly TJob Job = job;
@@ -133,17 +128,10 @@ public sealed class WorkQueue<TJob> : IWorkQueue<TJob> where TJob : struct
         for (int i = 0; i < _threads.Length; i++)
         {
             IWorker<TJob> worker = _workers[i];
-            Thread thread = new(() => Run(worker), StackSize) { IsBackground = true, Name = $"worker {i}" };
-            try
-            {
-                thread.Start();
-            }
-            catch (Exception e) when (e is OutOfMemoryException or ThreadStartException)
-            {
-                if (i > 0) return;
-                throw new SnapuserdException(ExitCode.OutOfResources, "cannot start a worker thread; try --threads 1, more memory, or to raise the limits (ulimit -u, pids.max of the cgroup)");
-            }
-            _threads[i] = thread;
+            string name = $"worker {i}";
+            Thread? thread = WorkerThread.TryStart(name, StackSize.Usual, () => Run(worker));
+            if (thread == null && i > 0) return;
+            _threads[i] = thread ?? throw WorkerThread.CannotStart(name, "try --threads 1, more memory, or to raise the limits (ulimit -u, pids.max of the cgroup)");
         }
     }
 

@@ -9,24 +9,13 @@ namespace Snapuserd.Cli;
 /// </summary>
 internal sealed class RateClock : IDisposable
 {
-    private const int Milliseconds = 20, StackBytes = 128 << 10;
+    private const int Milliseconds = 20;
 
     private readonly ManualResetEventSlim _end = new();
     private readonly Thread _thread;
 
     /// <summary>Starts the thread. Exit code 71 if the system has no thread left. <paramref name="wakeUp"/> outlives it.</summary>
-    internal RateClock(WakeUp wakeUp)
-    {
-        _thread = new Thread(() => Run(wakeUp), StackBytes) { IsBackground = true, Name = "rate" };
-        try
-        {
-            _thread.Start();
-        }
-        catch (Exception e) when (e is OutOfMemoryException or ThreadStartException)
-        {
-            throw new SnapuserdException(ExitCode.OutOfResources, "the system has no thread left for --rate");
-        }
-    }
+    internal RateClock(WakeUp wakeUp) => _thread = WorkerThread.Start("rate", StackSize.Small, () => Run(wakeUp));
 
     /// <summary>Ends the thread and waits for it.</summary>
     public void Dispose()

@@ -66,8 +66,6 @@ public sealed class ControlServer : IDisposable
     /// <summary>Delay before the next try when a client could not be accepted for lack of descriptors or memory, in milliseconds.</summary>
     private const int ShortageMilliseconds = 100;
 
-    private const int StackBytes = 512 << 10;
-
     private readonly ControlOptions _options;
     private readonly Action _ring;
     private readonly List<ControlClient> _clients = [];
@@ -177,18 +175,10 @@ public sealed class ControlServer : IDisposable
             else file.Dispose();
             throw;
         }
-        Thread thread = new(server.Run, StackBytes) { IsBackground = true, Name = "control" };
-        try
-        {
-            thread.Start();
-        }
-        catch (Exception e) when (e is OutOfMemoryException or ThreadStartException)
-        {
-            server.Dispose();
-            throw new SnapuserdException(ExitCode.OutOfResources, "the system has no thread left for the control socket");
-        }
-        server._thread = thread;
-        return server;
+        server._thread = WorkerThread.TryStart("control", StackSize.Usual, server.Run);
+        if (server._thread != null) return server;
+        server.Dispose();
+        throw WorkerThread.CannotStart("control");
     }
 
     /// <summary>The main function of the server's thread. Never throws.</summary>

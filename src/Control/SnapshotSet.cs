@@ -59,9 +59,6 @@ public sealed class SnapshotSet : IDisposable
     /// <summary>How long Android's client waits for one snapshot's verification (daemon §6).</summary>
     private const int VerifyMilliseconds = 10_000;
 
-    /// <summary>Enough for the engine's protocols and a stack trace; no call is recursive.</summary>
-    private const int StackBytes = 1 << 20;
-
     private readonly SnapshotSetOptions _options;
     private readonly WakeUp _changed;
     private readonly MonotonicClock _clock = new();
@@ -235,18 +232,10 @@ public sealed class SnapshotSet : IDisposable
             _members.Add(member);
             Publish();
         }
-        Thread thread = new(() => Live(member, opened), StackBytes) { IsBackground = true, Name = request.Name };
-        try
-        {
-            thread.Start();
-            return member;
-        }
-        catch (Exception e) when (e is OutOfMemoryException or ThreadStartException)
-        {
-            why = new SnapuserdException(ExitCode.OutOfResources, "the system has no thread left");
-            End(member);
-            return null;
-        }
+        if (WorkerThread.TryStart(request.Name, StackSize.Merge, () => Live(member, opened)) != null) return member;
+        why = WorkerThread.CannotStart(request.Name);
+        End(member);
+        return null;
     }
 
     /// <summary>
@@ -381,15 +370,7 @@ public sealed class SnapshotSet : IDisposable
     /// </summary>
     public void VerifyUpdate(Action<bool> verified)
     {
-        Thread thread = new(() => verified(IsVerified()), StackBytes) { IsBackground = true, Name = "update-verify" };
-        try
-        {
-            thread.Start();
-        }
-        catch (Exception e) when (e is OutOfMemoryException or ThreadStartException)
-        {
-            verified(false);
-        }
+        if (WorkerThread.TryStart("update-verify", StackSize.Usual, () => verified(IsVerified())) == null) verified(false);
     }
 
     /// <summary>Ends all snapshots, even those whose device another program owns, and waits until they are gone.</summary>
@@ -515,16 +496,8 @@ public sealed class SnapshotSet : IDisposable
     /// <summary>The caller holds the gate.</summary>
     private void BeginVerification(Member member)
     {
-        Thread thread = new(() => Verify(member), StackBytes) { IsBackground = true, Name = "verify" };
-        try
-        {
-            thread.Start();
-            (member.Verification, member.Verifier) = (Verification.Running, thread);
-        }
-        catch (Exception e) when (e is OutOfMemoryException or ThreadStartException)
-        {
-            member.Verification = Verification.Bad;
-        }
+        member.Verifier = WorkerThread.TryStart("verify", StackSize.Usual, () => Verify(member));
+        member.Verification = member.Verifier != null ? Verification.Running : Verification.Bad;
     }
 
     private void Verify(Member member)

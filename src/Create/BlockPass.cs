@@ -21,9 +21,6 @@ internal interface IPassWorker : IDisposable
 /// </summary>
 internal sealed class BlockPass
 {
-    /// <summary>Stack of a thread in bytes: the codecs' estimates need tens of KiB, and the rest costs only address space.</summary>
-    private const int StackSize = 512 * 1024;
-
     private readonly object _lock = new();
     private readonly long _tasks;
     private readonly StopFlag? _stop;
@@ -55,18 +52,15 @@ internal sealed class BlockPass
             for (int i = 0; i < threads; i++)
             {
                 IPassWorker worker = workers[i];
-                Thread thread = new(() => Work(worker), StackSize) { IsBackground = true, Name = $"create {i}" };
+                string name = $"create {i}";
                 lock (_lock) _running++;
-                try
+                if (WorkerThread.TryStart(name, StackSize.Usual, () => Work(worker)) is { } thread)
                 {
-                    thread.Start();
+                    started[i] = thread;
+                    continue;
                 }
-                catch (Exception e) when (e is OutOfMemoryException or ThreadStartException)
-                {
-                    lock (_lock) _running--;
-                    throw new SnapuserdException(ExitCode.OutOfResources, $"cannot start {threads} threads; try fewer");
-                }
-                started[i] = thread;
+                lock (_lock) _running--;
+                throw WorkerThread.CannotStart(name, "try fewer --threads");
             }
             Wait(progress);
             progress?.Invoke(_done);

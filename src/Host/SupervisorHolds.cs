@@ -1,6 +1,5 @@
 using System;
 using System.Collections.Generic;
-using System.Threading;
 using Snapuserd.Block;
 using Snapuserd.Interop;
 
@@ -68,7 +67,7 @@ public sealed class SupervisorHolds : IDisposable
     }
 
     /// <summary>Starts to answer servers that ask for the release of the base.</summary>
-    public void Listen() => new Thread(Answer, 128 << 10) { IsBackground = true, Name = "release" }.Start();
+    public void Listen() => WorkerThread.Start("release", StackSize.Small, Answer);
 
     /// <summary>Releases everything. A server that is still alive has descriptors of its own.</summary>
     public void Dispose()

@@ -463,7 +463,7 @@ public sealed class QueueLimitTests
         using (WorkQueue<int> queue = new(2, 2, () => worker, wakeUp))
         {
             SnapuserdException refused = Assert.Throws<SnapuserdException>(() => queue.TryPost(1, 1));
-            Assert.Equal((ExitCode.OutOfResources, "cannot start a worker thread; try --threads 1, more memory, or to raise the limits (ulimit -u, pids.max of the cgroup)"),
+            Assert.Equal((ExitCode.OutOfResources, $"cannot start thread worker 0: {Reason.Of(Errno.EAGAIN)}; try --threads 1, more memory, or to raise the limits (ulimit -u, pids.max of the cgroup)"),
                 (refused.Code, refused.Message));
             Assert.Throws<InvalidOperationException>(queue.WaitForEnd);
         }

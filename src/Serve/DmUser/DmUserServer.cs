@@ -84,7 +84,7 @@ public sealed class DmUserServer : IBlockServer
                 OnReady(null);
                 OnEnded(null);
             }
-            lock (_gate) _refusal ??= new SnapuserdException(ExitCode.OutOfResources, "cannot start a thread for dm-user; try more memory");
+            lock (_gate) _refusal ??= WorkerThread.CannotStart($"dm-user {i}");
             break;
         }
         lock (_gate)

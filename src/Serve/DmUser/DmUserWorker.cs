@@ -23,9 +23,6 @@ internal sealed class DmUserWorker
     /// </summary>
     internal const int HeadRoom = Sizes.Granule;
 
-    /// <summary>The stack size of all threads: codecs need a few KiB, a stack trace somewhat more.</summary>
-    private const int StackSize = 512 * 1024;
-
     /// <summary>Channels in a row that fail before they answer a request; after that a new channel will not help.</summary>
     private const int MostFruitless = 3;
 
@@ -79,17 +76,8 @@ internal sealed class DmUserWorker
     /// <summary>Starts the thread; false if the system has no thread left.</summary>
     public bool TryStart(int number)
     {
-        Thread thread = new(Run, StackSize) { IsBackground = true, Name = $"dm-user {number}" };
-        try
-        {
-            thread.Start();
-        }
-        catch (Exception e) when (e is OutOfMemoryException or ThreadStartException)
-        {
-            return false;
-        }
-        _thread = thread;
-        return true;
+        _thread = WorkerThread.TryStart($"dm-user {number}", StackSize.Usual, Run);
+        return _thread != null;
     }
 
     /// <summary>Waits for the thread's end, if it was started.</summary>

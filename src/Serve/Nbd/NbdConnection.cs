@@ -174,17 +174,9 @@ internal sealed class NbdConnection
     private void AddHelper()
     {
         if (_helperCount == _helpers.Length || !_export.TryTakeSpare()) return;
-        Thread helper = new(Help, NbdExport.StackBytes) { IsBackground = true, Name = "nbd" };
-        try
-        {
-            helper.Start();
-            _helpers[_helperCount++] = helper;
-        }
-        catch (Exception e) when (e is OutOfMemoryException or ThreadStartException)
-        {
-            // The existing threads do the work.
-            _export.GiveSpare();
-        }
+        if (WorkerThread.TryStart("nbd", StackSize.Usual, Help) is { } helper) _helpers[_helperCount++] = helper;
+        // Otherwise the existing threads do the work.
+        else _export.GiveSpare();
     }
 
     private void Answer(ReadContext context, in NbdRequest request)

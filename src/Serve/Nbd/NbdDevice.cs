@@ -232,16 +232,7 @@ public sealed class NbdDevice : IBlockServer
             int place = i;
             _connections[i] = new NbdConnection(_export, sockets[i]);
             sockets[i] = -1;
-            Thread thread = new(() => Serve(place), NbdExport.StackBytes) { IsBackground = true, Name = "nbd" };
-            try
-            {
-                thread.Start();
-            }
-            catch (Exception e) when (e is OutOfMemoryException or ThreadStartException)
-            {
-                throw new SnapuserdException(ExitCode.OutOfResources, "the system has no thread left to serve with");
-            }
-            _threads[i] = thread;
+            _threads[i] = WorkerThread.Start("nbd", StackSize.Usual, () => Serve(place));
         }
     }
 

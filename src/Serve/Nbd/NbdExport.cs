@@ -15,9 +15,6 @@ internal sealed class NbdExport
     /// <summary>The usual request of a file system, and the block size of ops.</summary>
     public const int PreferredBlock = Sizes.Block;
 
-    /// <summary>Stack of a serving thread in bytes.</summary>
-    public const int StackBytes = 512 * 1024;
-
     /// <summary>
     /// A thread's buffer in bytes: the usual request of copying programs. If the memory then allows fewer threads than
     /// <see cref="FewThreads"/>, it becomes smaller, down to the size that must be answered in one piece if a client insists (proto.md,

@@ -119,9 +119,7 @@ public sealed class NbdServer : IBlockServer
             MakePlaces();
             MakeBuffers();
             // Start the accepting thread before the workers, which take all threads that they can get.
-            Thread acceptor = new(Accept, NbdExport.StackBytes) { IsBackground = true, Name = "nbd accept" };
-            StartThread(acceptor);
-            _acceptor = acceptor;
+            _acceptor = WorkerThread.Start("nbd accept", StackSize.Usual, Accept);
             MakeWorkers();
             return path;
         }
@@ -234,17 +232,10 @@ public sealed class NbdServer : IBlockServer
         {
             NbdWorker worker = new(_export.View, _devices, _arena!);
             _workers.Add(worker);
-            Thread thread = new(() => Work(worker), NbdExport.StackBytes) { IsBackground = true, Name = "nbd" };
-            try
-            {
-                StartThread(thread);
-            }
-            catch (SnapuserdException) when (i > 0)
-            {
-                // The workers that were started do the work.
-                return;
-            }
-            _threads.Add(thread);
+            Thread? thread = WorkerThread.TryStart("nbd", StackSize.Usual, () => Work(worker));
+            // The workers that were started do the work.
+            if (thread == null && i > 0) return;
+            _threads.Add(thread ?? throw WorkerThread.CannotStart("nbd"));
         }
     }
 
@@ -422,18 +413,6 @@ public sealed class NbdServer : IBlockServer
 
     private static int Check(int result, string what) =>
         result >= 0 ? result : throw new SnapuserdException(ExitCode.OutOfResources, $"cannot make {what}: {Reason.Of(result)}");
-
-    private static void StartThread(Thread thread)
-    {
-        try
-        {
-            thread.Start();
-        }
-        catch (Exception e) when (e is OutOfMemoryException or ThreadStartException)
-        {
-            throw new SnapuserdException(ExitCode.OutOfResources, "the system has no thread left to serve with");
-        }
-    }
 
     private static void Close(ref int fd)
     {

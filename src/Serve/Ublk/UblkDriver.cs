@@ -14,9 +14,6 @@ internal sealed class UblkDriver : IUblkDriver
 {
     private const string ControlPath = "/dev/ublk-control";
 
-    /// <summary>The stack size of every thread here: it costs address space only.</summary>
-    private const int StackSize = 512 * 1024;
-
     private readonly object _gate = new();
     private readonly int _fd;
     private readonly MappedMemory _buffer;
@@ -48,17 +45,14 @@ internal sealed class UblkDriver : IUblkDriver
             throw new SnapuserdException(ExitCode.OutOfResources, $"cannot map a page: {Reason.Of(mapped)}");
         }
         _buffer = buffer!;
-        _thread = new Thread(Run, StackSize) { IsBackground = true, Name = "ublk control" };
-        try
-        {
-            _thread.Start();
-        }
-        catch (Exception e) when (e is OutOfMemoryException or ThreadStartException)
+        const string name = "ublk control";
+        if (WorkerThread.TryStart(name, StackSize.Usual, Run) is not { } thread)
         {
             _state = State.Gone;
             Free();
-            throw new SnapuserdException(ExitCode.OutOfResources, "cannot start a thread");
+            throw WorkerThread.CannotStart(name);
         }
+        _thread = thread;
         lock (_gate)
         {
             while (_state == State.Starting) Monitor.Wait(_gate);
@@ -112,15 +106,7 @@ internal sealed class UblkDriver : IUblkDriver
     public int FetchAndLeave(int fd, int[] queues, int depth)
     {
         int result = 0, number = 0;
-        Thread thread = new(Run, StackSize) { IsBackground = true, Name = "ublk fetch" };
-        try
-        {
-            thread.Start();
-        }
-        catch (Exception e) when (e is OutOfMemoryException or ThreadStartException)
-        {
-            return -Errno.EAGAIN;
-        }
+        if (WorkerThread.TryStart("ublk fetch", StackSize.Usual, Run) is not { } thread) return -Errno.EAGAIN;
         thread.Join();
         UblkThreads.WaitForEnd(number);
         return result;

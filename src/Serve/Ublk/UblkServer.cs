@@ -63,9 +63,6 @@ public sealed class UblkServer : IBlockServer
     /// <summary>udev may make a node with a delay; devtmpfs makes it at once.</summary>
     private const int NodeMilliseconds = 3_000;
 
-    /// <summary>The stack size of every thread here: it costs address space only.</summary>
-    private const int StackSize = 512 * 1024;
-
     /// <summary>The phase up to which the queues may proceed.</summary>
     private enum Phase { Prepare, Fetch, Map }
 
@@ -455,15 +452,7 @@ public sealed class UblkServer : IBlockServer
         for (int i = 0; i < geometry.Queues; i++)
         {
             int number = i;
-            threads[i] = new Thread(() => Run(number, geometry), StackSize) { IsBackground = true, Name = $"ublk queue {i}" };
-            try
-            {
-                threads[i].Start();
-            }
-            catch (Exception e) when (e is OutOfMemoryException or ThreadStartException)
-            {
-                throw new SnapuserdException(ExitCode.OutOfResources, "cannot start a thread");
-            }
+            threads[i] = WorkerThread.Start($"ublk queue {i}", StackSize.Usual, () => Run(number, geometry));
             _threads = threads[..(i + 1)];
         }
         AwaitQueues();
