@@ -40,6 +40,11 @@ started_why='threads are started by src/Block/WorkerThread.cs'
 [ "$(printf '%s\n' 'x = new Thread(Run);' 'Thread x = new(Run, 1);' 'x = new Thread[2];' 'Thread x = WorkerThread.Start(n, s, Run);' \
     | grep -cE "$started")" = 2 ] || offend 'tests/lint.sh: the rule for threads misses one, or takes for one what is none'
 
+# A list of errnos that are temporary may name EINTR; a loop that repeats an interrupted call uses the one place for it.
+interrupted='[!=]= *-?Errno\.EINTR'
+[ "$(printf '%s\n' 'while (x == -Errno.EINTR);' 'if (x != -Errno.EINTR) y();' 'if (x is -Errno.EINTR or -Errno.EAGAIN) y();' 'x = -Errno.EINTR;' \
+    | grep -cE "$interrupted")" = 2 ] || offend 'tests/lint.sh: the rule for EINTR misses one, or refuses a list'
+
 # shellcheck disable=SC2046,SC2086 # file names here have no blanks
 {
     ban '(^|[^A-Za-z_])unsafe([^A-Za-z_]|$)' 'unsafe code belongs into interop and src/Block/Kernels' \
@@ -48,6 +53,8 @@ started_why='threads are started by src/Block/WorkerThread.cs'
     ban 'System\.Console|(^|[^A-Za-z_.])Console\.' 'no System.Console: it needs terminfo and a thread; use src/Cli/Output' $product
     ban 'System\.Threading\.Tasks|(^|[^A-Za-z_])Task\.Run|ThreadPool' 'no thread pool: own threads with small stacks' $product
     ban "$started" "$started_why" $(echo "$product" | grep -v '^src/Block/WorkerThread\.cs$')
+    ban "$interrupted" 'an interrupted call is found by Retry.Interrupted (src/Block/Failures/Retry.cs)' \
+        $(echo "$product" | grep -v '^src/Block/Failures/Retry\.cs$')
     ban '(^|[^A-Za-z_])FileStream|(^|[^A-Za-z_.])File\.[A-Z]|SafeHandle|SafeFileHandle' 'raw descriptors only (interop/Libc)' $product
     ban 'DateTime(Offset)?\.(Now|Today)|TimeZoneInfo' 'time is an input, and UTC' $product
     ban 'Environment\.SystemPageSize' 'the page of the system is Sizes.SystemPage (interop/Sizes.cs)' $product

@@ -141,7 +141,7 @@ public sealed class BlockDevice : IDisposable
         for (int tries = LockTries; ;)
         {
             fd = Libc.OpenAt(Libc.AT_FDCWD, path, flags);
-            if (fd == -Errno.EINTR) continue;
+            if (Retry.Interrupted(fd)) continue;
             if (fd != -Errno.EBUSY || --tries == 0) break;
             _ = Libc.Poll(default, TryMilliseconds);
         }
@@ -259,9 +259,7 @@ public sealed class BlockDevice : IDisposable
     /// </summary>
     private static int OpenAgain(string path, int flags, in StatxData mine)
     {
-        int fd;
-        do fd = Libc.OpenAt(Libc.AT_FDCWD, path, Libc.O_RDONLY | Libc.O_CLOEXEC | Libc.O_NOCTTY | flags);
-        while (fd == -Errno.EINTR);
+        int fd = Retry.OpenAt(Libc.AT_FDCWD, path, Libc.O_RDONLY | Libc.O_CLOEXEC | Libc.O_NOCTTY | flags);
         if (fd < 0) return fd;
         int result = Libc.Statx(fd, Libc.STATX_BASIC_STATS, out StatxData other);
         if (result == 0 && (other.Mode, other.RdevMajor, other.RdevMinor) == (mine.Mode, mine.RdevMajor, mine.RdevMinor)) return fd;
@@ -448,7 +446,7 @@ public sealed class BlockDevice : IDisposable
         _ = Await(() =>
         {
             do result = Libc.Flock(fd, kind | Libc.LOCK_NB);
-            while (result == -Errno.EINTR);
+            while (Retry.Interrupted(result));
             return result == -Errno.EAGAIN ? null : s_done;
         });
         return result;
@@ -495,7 +493,7 @@ public sealed class BlockDevice : IDisposable
         using (memory)
         {
             do result = (int)Libc.PRead(Fd, memory!.Address, length, 0);
-            while (result == -Errno.EINTR);
+            while (Retry.Interrupted(result));
         }
         return result;
     }

@@ -37,14 +37,12 @@ public static class FolderFlush
 
     private static int Flush(string folder)
     {
-        int fd;
-        do fd = Libc.OpenAt(Libc.AT_FDCWD, folder, Libc.O_RDONLY | Libc.O_DIRECTORY | Libc.O_CLOEXEC);
-        while (fd == -Errno.EINTR);
+        int fd = Retry.OpenAt(Libc.AT_FDCWD, folder, Libc.O_RDONLY | Libc.O_DIRECTORY | Libc.O_CLOEXEC);
         if (fd < 0) return fd;
         int result, tries = 0;
         // A failed flush of a folder loses no data, so repeating it is safe.
         do result = FileFlush.Of(fd);
-        while (result == -Errno.EINTR && ++tries <= Retry.AttemptsBeforePlain);
+        while (Retry.Interrupted(result) && ++tries <= Retry.AttemptsBeforePlain);
         _ = Libc.Close(fd);
         return result;
     }

@@ -23,7 +23,7 @@ internal static class PlainCall
     {
         int result;
         do result = Once(request, fd, arena);
-        while (result == -Errno.EINTR && request.Verb != BlockVerb.Flush);
+        while (Retry.Interrupted(result) && request.Verb != BlockVerb.Flush);
         return result;
     }
 }

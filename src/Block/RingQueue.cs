@@ -108,7 +108,7 @@ public sealed class RingQueue : IBlockQueue
         {
             int entered = ring.Enter(1);
             if (ring.TryReap(out IoUringCqe completion)) return completion.Res;
-            if (entered < 0 && entered != -Errno.EINTR) return entered;
+            if (entered < 0 && !Retry.Interrupted(entered)) return entered;
         }
     }
 
@@ -181,7 +181,7 @@ public sealed class RingQueue : IBlockQueue
             count += reaped;
 
             bool stuck = taken is -Errno.EAGAIN or -Errno.EBUSY || (taken == 0 && offer && _ring.Pending > 0);
-            if (taken < 0 && taken != -Errno.EINTR && !stuck) return Break(taken);
+            if (taken < 0 && !Retry.Interrupted(taken) && !stuck) return Break(taken);
             // Completions are returned at once; entries that the kernel did not take are offered again at the next wait.
             if (count == completions.Length) return count;
             if ((count > 0 || woken) && (stuck || _ring.Pending == 0)) return count;
@@ -325,7 +325,7 @@ public sealed class RingQueue : IBlockQueue
             }
             else
             {
-                empty = taken >= 0 || taken == -Errno.EINTR;
+                empty = taken >= 0 || Retry.Interrupted(taken);
             }
         }
         // The ring's read may have consumed another thread's signal. A superfluous wake-up does no harm, a lost one does.

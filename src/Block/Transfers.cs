@@ -212,7 +212,7 @@ public sealed class Transfers
         {
             // The garbage collector stops threads by signal, so a blocking call may be interrupted a few times, but not forever.
             int result = _queue.Perform(rest);
-            if (result != -Errno.EINTR || tries == Retry.AttemptsBeforePlain) return result;
+            if (!Retry.Interrupted(result) || tries == Retry.AttemptsBeforePlain) return result;
         }
     }
 

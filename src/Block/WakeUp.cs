@@ -42,7 +42,7 @@ public sealed class WakeUp : IDisposable
         ulong one = 1;
         ReadOnlySpan<byte> bytes = MemoryMarshal.AsBytes(new ReadOnlySpan<ulong>(ref one));
         // Adding 1 cannot overflow a counter that is at most 1, so only a signal can interrupt this.
-        while (Libc.Write(_fd, bytes) == -Errno.EINTR) { }
+        while (Retry.Interrupted(Libc.Write(_fd, bytes))) { }
     }
 
     /// <summary>
@@ -84,10 +84,10 @@ public sealed class WakeUp : IDisposable
         Span<byte> bytes = MemoryMarshal.AsBytes(new Span<ulong>(ref value));
         nint result;
         do result = Libc.Write(_fd, bytes);
-        while (result == -Errno.EINTR);
+        while (Retry.Interrupted(result));
         if (result < 0) return (int)result;
         do result = Libc.Read(_fd, bytes);
-        while (result == -Errno.EINTR);
+        while (Retry.Interrupted(result));
         return (int)result;
     }
 

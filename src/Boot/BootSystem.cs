@@ -117,7 +117,7 @@ public sealed class BootSystem(ILog log, bool hasTerminal, string controlFolder,
         if (child < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"a merge cannot be started: {Reason.Of(child)}");
         int result, code;
         do result = Libc.WaitPid(child, out code, out _);
-        while (result == -Errno.EINTR);
+        while (Retry.Interrupted(result));
         return result < 0 || code < 0 ? ExitCode.Internal : (ExitCode)code;
     }
 
@@ -175,7 +175,7 @@ public sealed class BootSystem(ILog log, bool hasTerminal, string controlFolder,
             {
                 nint read = Libc.Read(ready, line);
                 if (read > 0) return ExitCode.Done;
-                closed = read != -Errno.EINTR;
+                closed = !Retry.Interrupted(read);
             }
             if (Libc.TryWaitPid(child, out int code, out _) == 0) continue;
             // The server may have reported and ended between two checks, as one does that finds everything merged. If it has not reported,

@@ -297,7 +297,7 @@ internal sealed class Output : IMachineLog
             // A pipe that accepts any data accepts a piece of this length.
             int piece = _neverWaits ? Math.Min(rest.Length, Libc.PIPE_BUF) : rest.Length;
             nint written = _neverWaits && !TakesMore(fd) ? -Errno.EAGAIN : Libc.Write(fd, rest[..piece]);
-            if (written == -Errno.EINTR) continue;
+            if (Retry.Interrupted(written)) continue;
             if (written == -Errno.EAGAIN && _neverWaits)
             {
                 _lost++;
@@ -309,7 +309,7 @@ internal sealed class Output : IMachineLog
                 // Another process made the shared pipe or terminal non-blocking. Wait as a blocking write would.
                 Span<PollFd> one = [new PollFd { Fd = fd, Events = Libc.POLLOUT }];
                 int ready = Libc.Poll(one, -1);
-                if (ready >= 0 || ready == -Errno.EINTR) continue;
+                if (ready >= 0 || Retry.Interrupted(ready)) continue;
                 return ready;
             }
             if (written < 0) return (int)written;

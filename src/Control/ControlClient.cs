@@ -199,7 +199,7 @@ internal sealed class ControlClient(int fd, ControlOptions options, Action ring)
             while (sent < _waiting)
             {
                 nint done = Libc.Send(Fd, _output.AsSpan(sent, _waiting - sent), Libc.MSG_NOSIGNAL | Libc.MSG_DONTWAIT);
-                if (done == -Errno.EINTR) continue;
+                if (Retry.Interrupted(done)) continue;
                 if (done == -Errno.EAGAIN) break;
                 if (done < 0)
                 {

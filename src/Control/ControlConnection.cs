@@ -105,7 +105,7 @@ public sealed class ControlConnection : IDisposable
         ReadOnlySpan<byte> line = ByteText.Encode(request + "\n");
         nint sent;
         do sent = Libc.SendDescriptors(_fd, line, descriptors, Libc.MSG_NOSIGNAL);
-        while (sent == -Errno.EINTR);
+        while (Retry.Interrupted(sent));
         if (sent >= 0) sent = Send(line[(int)sent..]);
         if (sent < 0) throw Gone((int)sent);
     }
@@ -159,7 +159,7 @@ public sealed class ControlConnection : IDisposable
         while (rest.Length > 0)
         {
             nint sent = Libc.Send(_fd, rest, Libc.MSG_NOSIGNAL);
-            if (sent == -Errno.EINTR) continue;
+            if (Retry.Interrupted(sent)) continue;
             if (sent < 0) return sent;
             rest = rest[(int)sent..];
         }

@@ -231,7 +231,7 @@ public sealed class ControlServer : IDisposable
             for (int i = 0; i < count; i++) fds[i + 2] = new PollFd { Fd = _clients[i].HungUp ? -1 : _clients[i].Fd, Events = _clients[i].Events };
             int ready = Libc.Poll(fds[..(count + 2)], timeout);
             shortage = false;
-            if (ready < 0 && ready != -Errno.EINTR) throw ErrnoPolicy.Failure(FailedCall.Command, ready, "poll failed");
+            if (ready < 0 && !Retry.Interrupted(ready)) throw ErrnoPolicy.Failure(FailedCall.Command, ready, "poll failed");
             if (ready <= 0) continue;
             if (fds[0].ReturnedEvents != 0) Silence();
             for (int i = 0; i < count; i++) _clients[i].React(fds[i + 2].ReturnedEvents);

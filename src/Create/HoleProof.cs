@@ -27,9 +27,7 @@ internal sealed class HoleProof : IDisposable
     internal HoleProof(BlockDevice device)
     {
         _device = device;
-        int fd;
-        do fd = Libc.OpenAt(Libc.AT_FDCWD, device.Path, Libc.O_RDONLY | Libc.O_DIRECT | Libc.O_CLOEXEC | Libc.O_NOCTTY | Libc.O_NONBLOCK);
-        while (fd == -Errno.EINTR);
+        int fd = Retry.OpenAt(Libc.AT_FDCWD, device.Path, Libc.O_RDONLY | Libc.O_DIRECT | Libc.O_CLOEXEC | Libc.O_NOCTTY | Libc.O_NONBLOCK);
         if (fd < 0) return;
         if (Identity(fd) is { } other && other == Identity(device.Fd)) _direct = fd;
         else _ = Libc.Close(fd);
@@ -84,12 +82,12 @@ internal sealed class HoleProof : IDisposable
             // The file may end within a sector: the buffer is larger, and the read returns the bytes that exist.
             nint aligned = Sizes.RoundUp(bytes.Length, Sizes.Granule), direct;
             do direct = Libc.PRead(_direct, memory.Address, (int)aligned, offset);
-            while (direct == -Errno.EINTR);
+            while (Retry.Interrupted(direct));
             if (direct > 0) return (int)Math.Min(direct, bytes.Length);
         }
         nint read;
         do read = Libc.PRead(_device.Fd, bytes, offset);
-        while (read == -Errno.EINTR);
+        while (Retry.Interrupted(read));
         return (int)read;
     }
 }

@@ -97,7 +97,7 @@ public sealed class KernelLog
     {
         nint written;
         do written = Libc.Write(_fd, record);
-        while (written == -Errno.EINTR);
+        while (Retry.Interrupted(written));
         if (written < 0) return (int)written;
         _sent[_next] = _time.Milliseconds;
         _next = (_next + 1) % Burst;

@@ -176,7 +176,7 @@ public sealed class Supervisor
     {
         int result, code = 0, signal = 0;
         do result = Libc.WaitForEnd(child);
-        while (result == -Errno.EINTR);
+        while (Retry.Interrupted(result));
         // The number is not reused until the child is collected; no signal may reach a later process with that number.
         EndSignals.Forward(0);
         if (result == 0) result = Libc.WaitPid(child, out code, out signal);
@@ -259,7 +259,7 @@ public sealed class Supervisor
         for (long done = 0; ;)
         {
             nint read = Libc.PRead(from, buffer, done);
-            if (read == -Errno.EINTR) continue;
+            if (Retry.Interrupted(read)) continue;
             if (read <= 0) return read == 0;
             if (Libc.PWrite(to, buffer.AsSpan(0, (int)read), done) != read) return false;
             done += read;

@@ -90,7 +90,7 @@ public sealed class SupervisorHolds : IDisposable
         while (true)
         {
             nint got = Libc.Read(_ours, one);
-            if (got == -Errno.EINTR) continue;
+            if (Retry.Interrupted(got)) continue;
             if (got <= 0) return;
             lock (_gate)
             {

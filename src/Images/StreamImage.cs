@@ -126,7 +126,7 @@ public sealed class StreamImage(StopFlag stop, int fd = StreamImage.StandardOutp
             // Poll reports an error as ready; the write then returns it.
             int ready = Libc.Poll(one, LookMilliseconds);
             if (ready > 0) return;
-            if (ready < 0 && ready != -Errno.EINTR) throw Failed("waiting for it", ready);
+            if (ready < 0 && !Retry.Interrupted(ready)) throw Failed("waiting for it", ready);
         }
     }
 

@@ -110,7 +110,7 @@ public sealed class ErrnoPolicyTests
     /// <summary>True if a statement, without comments and strings, names both an errno and an exit code.</summary>
     private static bool MapsErrno(string source)
     {
-        string code = Regex.Replace(Regex.Replace(source, "//.*", ""), """\$?"(\\.|[^"\\])*\"""", "");
+        string code = Regex.Replace(Regex.Replace(source, "//.*", ""), @"\$?""(\\.|[^""\\])*""", "");
         return code.Split(';').Any(statement => Regex.IsMatch(statement, @"\bErrno\.(E[A-Z]|Is)") && Regex.IsMatch(statement, @"\bExitCode\.[A-Z]"));
     }
 }

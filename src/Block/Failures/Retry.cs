@@ -2,7 +2,7 @@ using Snapuserd.Interop;
 
 namespace Snapuserd.Block;
 
-/// <summary>Which results of a read or write call are not a failure yet.</summary>
+/// <summary>Which results of a system call are not a failure yet. The only place that knows what EINTR means.</summary>
 public static class Retry
 {
     /// <summary>
@@ -16,5 +16,17 @@ public static class Retry
     /// True if the call must be repeated: it was interrupted (EINTR), or the file system was temporarily short of a resource (EAGAIN).
     /// <paramref name="tries"/> counts EAGAIN, at most <see cref="AttemptsBeforePlain"/> times.
     /// </summary>
-    public static bool Again(nint result, ref int tries) => result == -Errno.EINTR || (result == -Errno.EAGAIN && ++tries <= AttemptsBeforePlain);
+    public static bool Again(nint result, ref int tries) => Interrupted(result) || (result == -Errno.EAGAIN && ++tries <= AttemptsBeforePlain);
+
+    /// <summary>True if a signal interrupted the call (EINTR) before it did anything, so that it can be repeated.</summary>
+    public static bool Interrupted(nint result) => result == -Errno.EINTR;
+
+    /// <summary>openat(2), repeated while it is interrupted. A descriptor or a negative errno.</summary>
+    public static int OpenAt(int folder, string path, int flags, uint mode = 0)
+    {
+        int fd;
+        do fd = Libc.OpenAt(folder, path, flags, mode);
+        while (Interrupted(fd));
+        return fd;
+    }
 }

@@ -90,7 +90,7 @@ public static class InheritedHolds
             Span<PollFd> answer = [new PollFd { Fd = socket, Events = Libc.POLLIN }];
             int ready;
             do ready = Libc.Poll(answer, AnswerMilliseconds);
-            while (ready == -Errno.EINTR);
+            while (Retry.Interrupted(ready));
             if (ready == 0) throw new SnapuserdException(ExitCode.InUse, "the supervisor does not let go of the base");
             if (ready > 0) _ = Libc.Read(socket, one);
         }

@@ -56,9 +56,7 @@ internal sealed class KernelTree
     internal int Open(string path, int flags)
     {
         if (Folder < 0) return Folder;
-        int fd;
-        do fd = Libc.OpenAt(Folder, path, flags | Libc.O_CLOEXEC);
-        while (fd == -Errno.EINTR);
+        int fd = Retry.OpenAt(Folder, path, flags | Libc.O_CLOEXEC);
         return Scarcity.Check(fd, path);
     }
 

@@ -26,7 +26,7 @@ internal static class SmallText
         while (true)
         {
             got = Libc.Read(fd, buffer.AsSpan(length));
-            if (got == -Errno.EINTR) continue;
+            if (Retry.Interrupted(got)) continue;
             if (got <= 0) break;
             length += (int)got;
             if (length == MostBytes) break;

@@ -192,7 +192,7 @@ public sealed class StorageLocks : IDisposable
             if (!alone && InheritedHolds.IsOwn(fd)) return true;
             int result;
             do result = Libc.LockRange(fd, new FileLock { Type = alone ? Libc.F_WRLCK : Libc.F_RDLCK, Start = piece.Offset, Length = piece.End - piece.Offset });
-            while (result == -Errno.EINTR);
+            while (Retry.Interrupted(result));
             if (result is -Errno.EAGAIN or -Errno.EACCES) return false;
             if (result < 0) return GoWithout(result);
             // The last holder removes the file. The locked file may then have no name, so no other process would meet the lock: try
@@ -290,9 +290,7 @@ public sealed class StorageLocks : IDisposable
 
     private static int OpenFile(int folder, string name)
     {
-        int fd;
-        do fd = Libc.OpenAt(folder, name, Libc.O_RDWR | Libc.O_CREAT | Libc.O_CLOEXEC | Libc.O_NOFOLLOW, FileMode);
-        while (fd == -Errno.EINTR);
+        int fd = Retry.OpenAt(folder, name, Libc.O_RDWR | Libc.O_CREAT | Libc.O_CLOEXEC | Libc.O_NOFOLLOW, FileMode);
         return fd;
     }
 

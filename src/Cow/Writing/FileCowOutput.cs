@@ -26,9 +26,7 @@ public sealed class FileCowOutput : ICowOutput, IDisposable
         // Only a missing file is created here. Opening a device node, a link or a busy file is left to BlockDevice.
         if (Libc.Statx(Libc.AT_FDCWD, path, 0, Libc.STATX_BASIC_STATS, out _) < 0)
         {
-            int fd;
-            do fd = Libc.OpenAt(Libc.AT_FDCWD, path, Libc.O_CREAT | Libc.O_EXCL | Libc.O_WRONLY | Libc.O_CLOEXEC, Convert.ToUInt32("644", 8));
-            while (fd == -Errno.EINTR);
+            int fd = Retry.OpenAt(Libc.AT_FDCWD, path, Libc.O_CREAT | Libc.O_EXCL | Libc.O_WRONLY | Libc.O_CLOEXEC, Convert.ToUInt32("644", 8));
             if (fd < 0) throw ErrnoPolicy.Failure(FailedCall.Create, fd, $"{path}: cannot be created");
             _ = Libc.Close(fd);
         }
@@ -100,7 +98,7 @@ public sealed class FileCowOutput : ICowOutput, IDisposable
         if (_device.IsBlockDevice || length == _length) return;
         int result;
         do result = Libc.FTruncate(_device.Fd, length);
-        while (result == -Errno.EINTR);
+        while (Retry.Interrupted(result));
         if (result < 0) throw Failed($"setting the length to {length}", result);
         _length = length;
     }

@@ -89,7 +89,7 @@ public sealed class StorageReserver(BlockDevice[] devices, StopFlag stop, Action
                 if (stop.Requested) throw new SnapuserdException(ExitCode.Interrupted, "stopped before the merge began; the same command begins it");
                 long length = Math.Min(CallBytes, end - at);
                 int result = Libc.FAllocate(fd, mode, at, length);
-                if (result == -Errno.EINTR && ++interrupted < MostInterruptions) continue;
+                if (Retry.Interrupted(result) && ++interrupted < MostInterruptions) continue;
                 interrupted = 0;
                 // NFS supports one mode only. No part extends past the end of the file, so the size stays the same in both modes.
                 if (IsLacking(result) && mode != 0)

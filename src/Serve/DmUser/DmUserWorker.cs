@@ -228,7 +228,7 @@ internal sealed class DmUserWorker
         {
             if (!begun && _stop.Requested) return Outcome.Stopped;
             nint got = Libc.Read(_channel, bytes);
-            if (got == -Errno.EINTR)
+            if (Retry.Interrupted(got))
             {
                 if (_stop.Requested && ++_interruptions > Patience) return Outcome.Stopped;
                 continue;
@@ -250,7 +250,7 @@ internal sealed class DmUserWorker
         while (bytes.Length > 0)
         {
             nint sent = Libc.Write(_channel, bytes);
-            if (sent == -Errno.EINTR)
+            if (Retry.Interrupted(sent))
             {
                 if (_stop.Requested && ++_interruptions > Patience) return Outcome.Stopped;
                 continue;

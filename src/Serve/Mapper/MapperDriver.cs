@@ -92,9 +92,7 @@ internal sealed class MapperDriver : IMapperDriver
 
     private static int Open(string path)
     {
-        int fd;
-        do fd = Libc.OpenAt(Libc.AT_FDCWD, path, Libc.O_RDWR | Libc.O_CLOEXEC);
-        while (fd == -Errno.EINTR);
+        int fd = Retry.OpenAt(Libc.AT_FDCWD, path, Libc.O_RDWR | Libc.O_CLOEXEC);
         return fd;
     }
 

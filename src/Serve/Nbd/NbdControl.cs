@@ -140,12 +140,12 @@ internal sealed class NbdControl : IDisposable
         MemoryMarshal.Write(_message, MemoryMarshal.Read<NetlinkHeader>(_message) with { Length = (uint)_length });
         nint sent;
         do sent = Libc.Send(_fd, _message.AsSpan(0, _length), 0);
-        while (sent == -Errno.EINTR);
+        while (Retry.Interrupted(sent));
         if (sent < 0) return (int)sent;
         while (true)
         {
             nint got = Libc.Recv(_fd, _answer, 0);
-            if (got == -Errno.EINTR) continue;
+            if (Retry.Interrupted(got)) continue;
             if (got < 0) return (int)got;
             if (Take(_answer.AsSpan(0, (int)got), wanted, ref value) is { } result) return result;
         }

@@ -1,4 +1,5 @@
 using System;
+using Snapuserd.Block;
 using Snapuserd.Interop;
 
 namespace Snapuserd.Serve;
@@ -309,7 +310,7 @@ internal sealed class NbdSession
         Owe();
         nint sent;
         do sent = Libc.SendMsg(_fd, answer.Head, body, Libc.MSG_NOSIGNAL | Libc.MSG_DONTWAIT);
-        while (sent == -Errno.EINTR);
+        while (Retry.Interrupted(sent));
         _queued = Queued();
         if (sent < 0 && sent != -Errno.EAGAIN)
         {
@@ -453,7 +454,7 @@ internal sealed class NbdSession
         if (reply.IsEmpty) return true;
         nint sent;
         do sent = Libc.SendMsg(_fd, reply, default, Libc.MSG_NOSIGNAL | Libc.MSG_DONTWAIT);
-        while (sent == -Errno.EINTR);
+        while (Retry.Interrupted(sent));
         if (sent < 0 && sent != -Errno.EAGAIN)
         {
             Gone(sent);
@@ -473,7 +474,7 @@ internal sealed class NbdSession
     {
         nint got;
         do got = Libc.Recv(_fd, target, Libc.MSG_DONTWAIT);
-        while (got == -Errno.EINTR);
+        while (Retry.Interrupted(got));
         if (got > 0) return (int)got;
         // The client may have shut down only its sending side: its requests are still answered.
         if (got == 0) _ended = true;

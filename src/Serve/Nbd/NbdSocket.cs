@@ -1,4 +1,5 @@
 using System;
+using Snapuserd.Block;
 using Snapuserd.Interop;
 
 namespace Snapuserd.Serve;
@@ -47,7 +48,7 @@ internal sealed class NbdSocket : IDisposable
                     Waited = true;
                     continue;
                 }
-                if (got == -Errno.EINTR) continue;
+                if (Retry.Interrupted(got)) continue;
                 if (got < 0) return (int)got;
                 if (got == 0) return begun ? -Errno.ECONNRESET : -Errno.ENODATA;
                 (_first, _count) = (0, (int)got);
@@ -81,7 +82,7 @@ internal sealed class NbdSocket : IDisposable
         while (head.Length + body.Length > 0)
         {
             nint sent = Libc.SendMsg(_fd, head, body, Libc.MSG_NOSIGNAL);
-            if (sent == -Errno.EINTR) continue;
+            if (Retry.Interrupted(sent)) continue;
             if (sent < 0) return (int)sent;
             int ofHead = (int)Math.Min(sent, head.Length);
             head = head[ofHead..];

@@ -250,7 +250,7 @@ internal sealed class UblkDriver : IUblkDriver
         {
             int taken = ring.Enter(1);
             if (ring.TryReap(out IoUringCqe completion)) return completion.Res;
-            if (taken >= 0 || taken == -Errno.EINTR) continue;
+            if (taken >= 0 || Retry.Interrupted(taken)) continue;
             if (taken is not (-Errno.EAGAIN or -Errno.EBUSY)) return ring.TryTakeBack(out _) ? taken : -Errno.EIO;
             _ = Libc.Poll(default, 1);
         }

@@ -210,7 +210,7 @@ internal sealed class UblkQueue : IDisposable
         for (int done = 0; done < bytes.Length;)
         {
             nint written = Libc.PWrite(_fd, _arena.AddressOf(bytes) + done, bytes.Length - done, UserCopyOffset(_number, tag) + done);
-            if (written == -Errno.EINTR) continue;
+            if (Retry.Interrupted(written)) continue;
             if (written <= 0) return -Errno.EIO;
             done += (int)written;
         }
