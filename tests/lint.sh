@@ -53,6 +53,8 @@ interrupted='[!=]= *-?Errno\.EINTR'
     ban 'System\.Console|(^|[^A-Za-z_.])Console\.' 'no System.Console: it needs terminfo and a thread; use src/Cli/Output' $product
     ban 'System\.Threading\.Tasks|(^|[^A-Za-z_])Task\.Run|ThreadPool' 'no thread pool: own threads with small stacks' $product
     ban "$started" "$started_why" $(echo "$product" | grep -v '^src/Block/WorkerThread\.cs$')
+    ban 'Libc\.EventFd' 'eventfds are src/Block/EventFd.cs; a closed standard descriptor may be filled with one' \
+        $(echo "$product" | grep -v -e '^src/Block/EventFd\.cs$' -e '^src/Host/StandardDescriptors\.cs$')
     ban "$interrupted" 'an interrupted call is found by Retry.Interrupted (src/Block/Failures/Retry.cs)' \
         $(echo "$product" | grep -v '^src/Block/Failures/Retry\.cs$')
     ban '(^|[^A-Za-z_])FileStream|(^|[^A-Za-z_.])File\.[A-Z]|SafeHandle|SafeFileHandle' 'raw descriptors only (interop/Libc)' $product

@@ -1,5 +1,4 @@
 using System;
-using System.Runtime.InteropServices;
 using System.Threading;
 using Snapuserd.Interop;
 
@@ -11,19 +10,17 @@ namespace Snapuserd.Block;
 /// </summary>
 public sealed class WakeUp : IDisposable
 {
-    private readonly int _fd;
+    private readonly EventFd _event;
     private int _signalled;
-    private bool _disposed;
 
     /// <summary>Makes the eventfd. Exit code 71 if the system refuses to make, write or read it: a wait for it would never end.</summary>
     public WakeUp()
     {
         // Blocking on purpose: a ring completes the read of a non-blocking descriptor with EAGAIN instead of waiting.
-        _fd = Libc.EventFd(0, Libc.EFD_CLOEXEC);
-        if (_fd < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"cannot make an eventfd: {Reason.Of(_fd)}");
+        _event = EventFd.Create(blocks: true);
         int refused = Try();
         if (refused >= 0) return;
-        _ = Libc.Close(_fd);
+        _event.Dispose();
         throw new SnapuserdException(ExitCode.OutOfResources,
             $"cannot use an eventfd: {Reason.Of(refused)}; allow read and write in the sandbox");
     }
@@ -31,7 +28,7 @@ public sealed class WakeUp : IDisposable
     /// <summary>
     /// The eventfd; a read of 8 bytes ends when it is signalled. A signal handler may add 1 to it, which is one more signal.
     /// </summary>
-    public int Fd => _fd;
+    public int Fd => _event.Fd;
 
     /// <summary>
     /// Wakes the queue's thread, now or at its next wait. From any thread; only the first of several signals costs a system call.
@@ -39,10 +36,8 @@ public sealed class WakeUp : IDisposable
     public void Signal()
     {
         if (Interlocked.Exchange(ref _signalled, 1) != 0) return;
-        ulong one = 1;
-        ReadOnlySpan<byte> bytes = MemoryMarshal.AsBytes(new ReadOnlySpan<ulong>(ref one));
-        // Adding 1 cannot overflow a counter that is at most 1, so only a signal can interrupt this.
-        while (Retry.Interrupted(Libc.Write(_fd, bytes))) { }
+        // Adding 1 cannot overflow a counter that is at most 1.
+        _ = _event.Signal();
     }
 
     /// <summary>
@@ -57,7 +52,7 @@ public sealed class WakeUp : IDisposable
     /// </summary>
     public bool Wait(int milliseconds)
     {
-        Span<PollFd> fds = [new PollFd { Fd = _fd, Events = Libc.POLLIN }];
+        Span<PollFd> fds = [new PollFd { Fd = _event.Fd, Events = Libc.POLLIN }];
         return Libc.Poll(fds, milliseconds) > 0 && Take();
     }
 
@@ -71,8 +66,7 @@ public sealed class WakeUp : IDisposable
     /// <summary>Blocks until there is a signal and consumes it. False when a system call was interrupted instead.</summary>
     internal bool Take()
     {
-        ulong count = 0;
-        if (Libc.Read(_fd, MemoryMarshal.AsBytes(new Span<ulong>(ref count))) != sizeof(ulong)) return false;
+        if (_event.Drain() != sizeof(ulong)) return false;
         Taken();
         return true;
     }
@@ -80,21 +74,13 @@ public sealed class WakeUp : IDisposable
     /// <summary>Signals and consumes the signal, as threads and queue will. A negative errno if a sandbox forbids it.</summary>
     private int Try()
     {
-        ulong value = 1;
-        Span<byte> bytes = MemoryMarshal.AsBytes(new Span<ulong>(ref value));
-        nint result;
-        do result = Libc.Write(_fd, bytes);
+        int result = _event.Signal();
+        if (result < 0) return result;
+        do result = _event.Drain();
         while (Retry.Interrupted(result));
-        if (result < 0) return (int)result;
-        do result = Libc.Read(_fd, bytes);
-        while (Retry.Interrupted(result));
-        return (int)result;
+        return result;
     }
 
     /// <summary>Closes the eventfd; by then no queue may listen to it and no thread may signal it.</summary>
-    public void Dispose()
-    {
-        if (!_disposed) _ = Libc.Close(_fd);
-        _disposed = true;
-    }
+    public void Dispose() => _event.Dispose();
 }

@@ -71,7 +71,7 @@ public sealed class ControlServer : IDisposable
     private readonly List<ControlClient> _clients = [];
     private readonly MonotonicClock _time = new();
     private readonly object _gate = new();
-    private readonly int _bell;
+    private readonly EventFd _event;
     private SocketFile? _file;
     private int _listener;
     private int _rung;
@@ -79,15 +79,13 @@ public sealed class ControlServer : IDisposable
     private long _turns;
     private bool _stop;
     private bool _accepting = true;
-    private bool _bellClosed;
     private string? _trouble;
     private Thread? _thread;
 
     private ControlServer(ControlOptions options, SocketFile? file, int listener)
     {
         (_options, _file, _listener, _ring) = (options, file, listener, Ring);
-        _bell = Libc.EventFd(0, Libc.EFD_CLOEXEC | Libc.EFD_NONBLOCK);
-        if (_bell < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"cannot make an eventfd: {Reason.Of(_bell)}");
+        _event = EventFd.Create();
     }
 
     /// <summary>The first line of a `ctl` connection.</summary>
@@ -136,12 +134,7 @@ public sealed class ControlServer : IDisposable
         // The server's own thread checks everything before it waits.
         if (Environment.CurrentManagedThreadId == Volatile.Read(ref _ownThread)) return;
         if (Interlocked.Exchange(ref _rung, 1) != 0) return;
-        Span<byte> one = stackalloc byte[8];
-        one.Clear();
-        one[0] = 1;
-        // The descriptor may be closed, and its number used for another file.
-        lock (_gate)
-            if (!_bellClosed) _ = Libc.Write(_bell, one);
+        _ = _event.Signal();
     }
 
     /// <summary>
@@ -154,11 +147,7 @@ public sealed class ControlServer : IDisposable
         _thread?.Join();
         _thread = null;
         CloseListener();
-        lock (_gate)
-        {
-            if (!_bellClosed) _ = Libc.Close(_bell);
-            _bellClosed = true;
-        }
+        _event.Dispose();
     }
 
     private static ControlServer Start(ControlOptions options, SocketFile? file, int listener)
@@ -225,7 +214,7 @@ public sealed class ControlServer : IDisposable
             int timeout = again ? 0 : Due();
             if (shortage && (timeout < 0 || timeout > ShortageMilliseconds)) timeout = ShortageMilliseconds;
             int count = _clients.Count;
-            fds[0] = new PollFd { Fd = _bell, Events = Libc.POLLIN };
+            fds[0] = new PollFd { Fd = _event.Fd, Events = Libc.POLLIN };
             // Poll ignores a negative descriptor.
             fds[1] = new PollFd { Fd = shortage ? -1 : _listener, Events = Libc.POLLIN | Libc.POLLRDHUP };
             for (int i = 0; i < count; i++) fds[i + 2] = new PollFd { Fd = _clients[i].HungUp ? -1 : _clients[i].Fd, Events = _clients[i].Events };
@@ -233,7 +222,7 @@ public sealed class ControlServer : IDisposable
             shortage = false;
             if (ready < 0 && !Retry.Interrupted(ready)) throw ErrnoPolicy.Failure(FailedCall.Command, ready, "poll failed");
             if (ready <= 0) continue;
-            if (fds[0].ReturnedEvents != 0) Silence();
+            if (fds[0].ReturnedEvents != 0) _ = _event.Drain();
             for (int i = 0; i < count; i++) _clients[i].React(fds[i + 2].ReturnedEvents);
             if (fds[1].ReturnedEvents == 0) continue;
             // Another process that shares the inherited socket has shut it down: it polls as ready for ever, and no client can connect.
@@ -313,12 +302,6 @@ public sealed class ControlServer : IDisposable
         int result = Libc.GetSockOpt(fd, Libc.SOL_SOCKET, Libc.SO_PEERCRED, out PeerCredentials peer);
         if (result < 0) return $"the system does not say who it is: {Reason.Of(result)}";
         return peer.Uid == 0 || peer.Uid == Libc.GetEUid() ? null : $"process {peer.Pid} belongs to user {peer.Uid}";
-    }
-
-    private void Silence()
-    {
-        Span<byte> count = stackalloc byte[8];
-        _ = Libc.Read(_bell, count);
     }
 
     private void CloseListener()

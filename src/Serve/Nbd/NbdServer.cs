@@ -53,9 +53,9 @@ public sealed class NbdServer : IBlockServer
     private Arena? _arena;
     private Thread? _acceptor;
     private SocketFile? _socket;
-    private int _bell = -1;
-    private int _end = -1;
-    private int _spare = -1;
+    private EventFd? _wakeUp;
+    private EventFd? _end;
+    private EventFd? _spare;
     private int _promised;
     private int _watching;
     private bool _stop;
@@ -110,11 +110,11 @@ public sealed class NbdServer : IBlockServer
         string path = _options.SocketPath;
         try
         {
-            _bell = Check(Libc.EventFd(0, Libc.EFD_CLOEXEC | Libc.EFD_NONBLOCK), "an eventfd");
-            _end = Check(Libc.EventFd(0, Libc.EFD_CLOEXEC | Libc.EFD_NONBLOCK), "an eventfd");
-            _spare = Check(Libc.EventFd(0, Libc.EFD_CLOEXEC | Libc.EFD_NONBLOCK), "an eventfd");
+            _wakeUp = EventFd.Create();
+            _end = EventFd.Create();
+            _spare = EventFd.Create();
             Epoll = Check(Libc.EpollCreate1(Libc.EPOLL_CLOEXEC), "an epoll descriptor");
-            _ = Check(Libc.EpollCtl(Epoll, Libc.EPOLL_CTL_ADD, _end, Libc.EPOLLIN, StopId), "an epoll descriptor");
+            _ = Check(Libc.EpollCtl(Epoll, Libc.EPOLL_CTL_ADD, _end.Fd, Libc.EPOLLIN, StopId), "an epoll descriptor");
             _socket = SocketFile.Listen(path, Backlog);
             MakePlaces();
             MakeBuffers();
@@ -138,7 +138,7 @@ public sealed class NbdServer : IBlockServer
             lock (_gate)
             {
                 _stop = true;
-                Ring(_bell);
+                _ = _wakeUp?.Signal();
             }
             _acceptor?.Join();
             _acceptor = null;
@@ -150,7 +150,7 @@ public sealed class NbdServer : IBlockServer
                 _ = WaitUntilEmpty(int.MaxValue);
             }
             // The event is never read, so every worker sees it.
-            Ring(_end);
+            _ = _end?.Signal();
             foreach (Thread thread in _threads) thread.Join();
             _threads.Clear();
             foreach (NbdWorker worker in _workers) worker.Dispose();
@@ -162,9 +162,9 @@ public sealed class NbdServer : IBlockServer
             _promised = 0;
             lock (_gate)
             {
-                Close(ref _bell);
-                Close(ref _end);
-                Close(ref _spare);
+                _wakeUp?.Dispose();
+                _end?.Dispose();
+                _spare?.Dispose();
                 if (Epoll >= 0) _ = Libc.Close(Epoll);
                 Epoll = -1;
             }
@@ -187,12 +187,12 @@ public sealed class NbdServer : IBlockServer
     }
 
     /// <summary>Wakes the accepting thread; for tests that change the time.</summary>
-    internal void LookAgain() => Ring(_bell);
+    internal void LookAgain() => _ = _wakeUp?.Signal();
 
     /// <summary>A session's deadline has started: wakes the accepting thread if it waits without a timeout.</summary>
     internal void Watch()
     {
-        if (Interlocked.Exchange(ref _watching, 1) == 0) Ring(_bell);
+        if (Interlocked.Exchange(ref _watching, 1) == 0) _ = _wakeUp?.Signal();
     }
 
     /// <summary>Removes a closed session.</summary>
@@ -203,7 +203,7 @@ public sealed class NbdServer : IBlockServer
         {
             Volatile.Write(ref _sessions[place], null);
             _places[_free++] = place;
-            if (_free == 1) Ring(_bell);
+            if (_free == 1) _ = _wakeUp?.Signal();
             if (_free == _sessions.Length) Monitor.PulseAll(_gate);
         }
     }
@@ -298,7 +298,6 @@ public sealed class NbdServer : IBlockServer
         try
         {
             Span<PollFd> fds = stackalloc PollFd[2];
-            Span<byte> rung = stackalloc byte[8];
             // The time since new clients wait because slots or descriptors are exhausted; and whether that was reported.
             long crowdedSince = -1;
             bool told = false;
@@ -327,7 +326,7 @@ public sealed class NbdServer : IBlockServer
                 }
                 if (crowded && patience > 0) wait = Sooner(wait, patience);
                 if (shortage < 0) wait = Sooner(wait, ShortageMilliseconds);
-                fds[0] = new PollFd { Fd = _bell, Events = Libc.POLLIN };
+                fds[0] = new PollFd { Fd = _wakeUp!.Fd, Events = Libc.POLLIN };
                 // Poll ignores a negative descriptor.
                 fds[1] = new PollFd { Fd = crowded && patience > 0 ? -1 : _socket!.Fd, Events = Libc.POLLIN };
                 int ready = Libc.Poll(fds, wait);
@@ -337,7 +336,7 @@ public sealed class NbdServer : IBlockServer
                     _export.Fail($"NBD: no client can be let in: poll failed: {Reason.Of(ready)}");
                     return;
                 }
-                if (ready > 0 && fds[0].ReturnedEvents != 0) _ = Libc.Read(_bell, rung);
+                if (ready > 0 && fds[0].ReturnedEvents != 0) _ = _wakeUp.Drain();
                 // After a failed accept, try again even if no client waits.
                 if (shortage == 0 && (ready <= 0 || fds[1].ReturnedEvents == 0)) continue;
                 // A client may have left during the wait; then the one that waits now gets its slot.
@@ -390,9 +389,10 @@ public sealed class NbdServer : IBlockServer
     private void TurnAway()
     {
         int fd = Libc.Accept4(_socket!.Fd, Libc.SOCK_CLOEXEC | Libc.SOCK_NONBLOCK);
-        if (fd is -Errno.EMFILE or -Errno.ENFILE && _spare >= 0)
+        if (fd is -Errno.EMFILE or -Errno.ENFILE && _spare != null)
         {
-            Close(ref _spare);
+            _spare.Dispose();
+            _spare = null;
             fd = Libc.Accept4(_socket!.Fd, Libc.SOCK_CLOEXEC | Libc.SOCK_NONBLOCK);
         }
         if (fd >= 0)
@@ -400,23 +400,9 @@ public sealed class NbdServer : IBlockServer
             _ = Libc.Shutdown(fd, Libc.SHUT_RDWR);
             _ = Libc.Close(fd);
         }
-        if (_spare < 0) _spare = Libc.EventFd(0, Libc.EFD_CLOEXEC | Libc.EFD_NONBLOCK);
-    }
-
-    private static void Ring(int bell)
-    {
-        Span<byte> one = stackalloc byte[8];
-        one.Clear();
-        one[0] = 1;
-        if (bell >= 0) _ = Libc.Write(bell, one);
+        _spare ??= EventFd.TryCreate();
     }
 
     private static int Check(int result, string what) =>
         result >= 0 ? result : throw new SnapuserdException(ExitCode.OutOfResources, $"cannot make {what}: {Reason.Of(result)}");
-
-    private static void Close(ref int fd)
-    {
-        if (fd >= 0) _ = Libc.Close(fd);
-        fd = -1;
-    }
 }

@@ -79,9 +79,9 @@ internal static class Protocols
             Make = barriers => WakeUps(barriers),
             Sources =
             [
-                new(Wake, "public void Signal(", @"Interlocked\.Exchange\(ref _signalled, 1\) != 0\) return", @"Libc\.Write\(_fd"),
+                new(Wake, "public void Signal(", @"Interlocked\.Exchange\(ref _signalled, 1\) != 0\) return", @"_event\.Signal\(\)"),
                 new(Wake, "internal void Taken(", @"Interlocked\.Exchange\(ref _signalled, 0\)"),
-                new(Wake, "internal bool Take(", @"Libc\.Read\(_fd", @"Taken\(\)"),
+                new(Wake, "internal bool Take(", @"_event\.Drain\(\)", @"Taken\(\)"),
                 new("src/Block/RingQueue.cs", "private int Reap(", @"case WakeUpData", @"_wakeUp\.Taken\(\)"),
             ],
             Fields = [(Wake, "_signalled", [])],
@@ -169,10 +169,10 @@ internal static class Protocols
             Make = ControlBell,
             Sources =
             [
-                new(Control, "public void Ring(", @"Interlocked\.Exchange\(ref _rung, 1\) != 0\) return", @"Libc\.Write\(_bell"),
+                new(Control, "public void Ring(", @"Interlocked\.Exchange\(ref _rung, 1\) != 0\) return", @"_event\.Signal\(\)"),
                 new(Control, "private void Serve(",
                     @"while \(true\)", @"Interlocked\.Exchange\(ref _rung, 0\)", @"Volatile\.Read\(ref _stop\)", @"Tick\(\)",
-                    @"Libc\.Poll\(", @"Silence\(\)"),
+                    @"Libc\.Poll\(", @"_event\.Drain\(\)"),
             ],
             Fields = [(Control, "_rung", []), (Control, "_stop", []), (Control, "_accepting", [])],
         },
@@ -184,7 +184,7 @@ internal static class Protocols
             [
                 new(Nbd, "private void Accept(",
                     @"Volatile\.Write\(ref _watching, 0\)", @"CheckTimes\(\)", @"Volatile\.Write\(ref _watching, 1\)", @"Libc\.Poll\("),
-                new(Nbd, "internal void Watch(", @"Interlocked\.Exchange\(ref _watching, 1\) == 0\) Ring\(_bell\)"),
+                new(Nbd, "internal void Watch(", @"Interlocked\.Exchange\(ref _watching, 1\) == 0\) _ = _wakeUp\?\.Signal\(\)"),
                 new(Session, "public void CheckTime(", @"TryEnter\(\)", @"lock \(_gate\)", @"_owes"),
                 new(Session, "private bool TryEnter(", @"lock \(_gate\)"),
                 new(Session, "private void Owe(", @"_owes = true", @"Watch\(\)"),
