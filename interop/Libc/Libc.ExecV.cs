@@ -16,20 +16,31 @@ public static unsafe partial class Libc
         byte* program = stackalloc byte[CPath.Capacity];
         int encoded = CPath.Encode(path, new Span<byte>(program, CPath.Capacity));
         if (encoded < 0) return encoded;
-        int size = (arguments.Length + 1) * sizeof(byte*);
-        foreach (string argument in arguments) size += ByteText.GetByteCount(argument) + 1;
-        byte* memory = (byte*)NativeMemory.AllocZeroed((nuint)size);
-        byte** argv = (byte**)memory;
-        Span<byte> text = new(memory + ((arguments.Length + 1) * sizeof(byte*)), size - ((arguments.Length + 1) * sizeof(byte*)));
-        for (int i = 0; i < arguments.Length; i++)
-        {
-            argv[i] = (byte*)Unsafe.AsPointer(ref MemoryMarshal.GetReference(text));
-            text = text[(ByteText.Encode(arguments[i], text) + 1)..];
-        }
+        byte** argv = (byte**)NativeMemory.AllocZeroed((nuint)BytesOf(arguments));
+        Write(arguments, argv);
         _ = execv(program, argv);
         int errno = -Marshal.GetLastPInvokeError();
-        NativeMemory.Free(memory);
+        NativeMemory.Free(argv);
         return errno;
+    }
+
+    /// <summary>Bytes of an argv or an environment: its pointers, the null that ends them, and the strings.</summary>
+    private static int BytesOf(ReadOnlySpan<string> strings)
+    {
+        int size = (strings.Length + 1) * sizeof(byte*);
+        foreach (string text in strings) size += ByteText.GetByteCount(text) + 1;
+        return size;
+    }
+
+    /// <summary>Writes an argv or an environment to zeroed memory of <see cref="BytesOf"/> bytes.</summary>
+    private static void Write(ReadOnlySpan<string> strings, byte** pointers)
+    {
+        Span<byte> text = new(pointers + strings.Length + 1, BytesOf(strings) - ((strings.Length + 1) * sizeof(byte*)));
+        for (int i = 0; i < strings.Length; i++)
+        {
+            pointers[i] = (byte*)Unsafe.AsPointer(ref MemoryMarshal.GetReference(text));
+            text = text[(ByteText.Encode(strings[i], text) + 1)..];
+        }
     }
 
     [DllImport("libc", SetLastError = true)]

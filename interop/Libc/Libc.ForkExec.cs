@@ -1,6 +1,5 @@
 using System;
 using System.Globalization;
-using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 
 namespace Snapuserd.Interop;
@@ -13,17 +12,12 @@ public static unsafe partial class Libc
 
     /// <summary>
     /// Starts the program of the descriptor <paramref name="executable"/> as a child, with <paramref name="arguments"/> as its argv and
-    /// <paramref name="environment"/> ("NAME=value") as its environment. Needs no path, and works without /proc. Returns the child's
-    /// number, or a negative errno.
+    /// <paramref name="environment"/> ("NAME=value") as its environment. Needs no path, and works without /proc. On request the child
+    /// leads its own session, so that no terminal's signals reach it. Its three standard streams are copies of these descriptors; a
+    /// negative one leaves the stream unchanged. Returns the child's number, or a negative errno.
     /// </summary>
-    public static int ForkExec(int executable, ReadOnlySpan<string> arguments, ReadOnlySpan<string> environment) =>
-        ForkExec(executable, arguments, environment, ownSession: false, -1, -1, -1);
-
-    /// <summary>
-    /// The same; on request the child leads its own session, so that no terminal's signals reach it. Its three standard streams are
-    /// copies of these descriptors; a negative one leaves the stream unchanged.
-    /// </summary>
-    public static int ForkExec(int executable, ReadOnlySpan<string> arguments, ReadOnlySpan<string> environment, bool ownSession, int input, int output, int diagnostics)
+    public static int ForkExec(int executable, ReadOnlySpan<string> arguments, ReadOnlySpan<string> environment, bool ownSession = false,
+        int input = -1, int output = -1, int diagnostics = -1)
     {
         byte* memory = (byte*)NativeMemory.AllocZeroed((nuint)(BytesOf(arguments) + BytesOf(environment) + sizeof(byte*)));
         byte** argv = (byte**)memory;
@@ -84,23 +78,6 @@ public static unsafe partial class Libc
 
     // glibc's sigset_t and struct sigaction on 64-bit machines; the first word of the latter is the handler.
     private const int SignalSetWords = 16, SignalActionWords = 19;
-
-    private static int BytesOf(ReadOnlySpan<string> strings)
-    {
-        int size = (strings.Length + 1) * sizeof(byte*);
-        foreach (string text in strings) size += ByteText.GetByteCount(text) + 1;
-        return size;
-    }
-
-    private static void Write(ReadOnlySpan<string> strings, byte** pointers)
-    {
-        Span<byte> text = new(pointers + strings.Length + 1, BytesOf(strings) - ((strings.Length + 1) * sizeof(byte*)));
-        for (int i = 0; i < strings.Length; i++)
-        {
-            pointers[i] = (byte*)Unsafe.AsPointer(ref MemoryMarshal.GetReference(text));
-            text = text[(ByteText.Encode(strings[i], text) + 1)..];
-        }
-    }
 
     [DllImport("libc")]
     [SuppressGCTransition]

@@ -94,12 +94,11 @@ public sealed class BootSystem(ILog log, bool hasTerminal, string controlFolder,
         {
             int result = Libc.SocketPair(Libc.AF_UNIX, Libc.SOCK_STREAM | Libc.SOCK_CLOEXEC, out ours, out theirs);
             if (result >= 0) result = Libc.Fcntl(theirs, Libc.F_SETFD, 0);
-            if (result < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"a server cannot be started: {Reason.Of(result)}");
+            if (result < 0) throw Child.CannotStart("a server", result);
             string[] words = [.. arguments, "--ready-fd", theirs.ToString(CultureInfo.InvariantCulture)];
-            int child = Libc.ForkExec(Program, words, Environment(), ownSession: true, nothing, nothing, kernel >= 0 ? kernel : nothing);
+            int child = Child.Start("a server", Program, words, Environment(), ownSession: true, nothing, nothing, kernel >= 0 ? kernel : nothing);
             _ = Libc.Close(theirs);
             theirs = -1;
-            if (child < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"a server cannot be started: {Reason.Of(child)}");
             return AwaitReady(child, ours);
         }
         finally
@@ -113,11 +112,8 @@ public sealed class BootSystem(ILog log, bool hasTerminal, string controlFolder,
     {
         // Its result lines are for people, and standard output is for rows.
         string[] words = [.. arguments, "--progress", hasTerminal ? "auto" : "plain"];
-        int child = Libc.ForkExec(Program, words, Environment(), ownSession: false, -1, output: 2, -1);
-        if (child < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"a merge cannot be started: {Reason.Of(child)}");
-        int result, code;
-        do result = Libc.WaitPid(child, out code, out _);
-        while (Retry.Interrupted(result));
+        int child = Child.Start("a merge", Program, words, Environment(), output: 2);
+        int result = Child.Wait(child, out int code);
         return result < 0 || code < 0 ? ExitCode.Internal : (ExitCode)code;
     }
 

@@ -3,9 +3,35 @@ using Snapuserd.Interop;
 
 namespace Snapuserd.Host;
 
-/// <summary>Checks the system calls with which a parent waits for its children and ends them.</summary>
+/// <summary>The processes that this program starts, all from its own file.</summary>
 public static class Child
 {
+    /// <summary>
+    /// Starts the program of a descriptor (<see cref="Libc.ForkExec"/>). Returns the child's number. Exit code 71, with
+    /// <paramref name="what"/> in its sentence, if the system has no process or memory left.
+    /// </summary>
+    public static int Start(string what, int program, string[] arguments, string[] environment, bool ownSession = false, int input = -1,
+        int output = -1, int diagnostics = -1)
+    {
+        int child = Libc.ForkExec(program, arguments, environment, ownSession, input, output, diagnostics);
+        return child >= 0 ? child : throw CannotStart(what, child);
+    }
+
+    /// <summary>The error for a child that cannot be started: exit code 71.</summary>
+    public static SnapuserdException CannotStart(string what, int errno) =>
+        new(ExitCode.OutOfResources, $"{what} cannot be started: {Reason.Of(errno)}");
+
+    /// <summary>
+    /// Waits for a child's end and collects it. Returns 0 or a negative errno; the exit code is −1 if a signal killed the child.
+    /// </summary>
+    public static int Wait(int child, out int code)
+    {
+        int result;
+        do result = Libc.WaitPid(child, out code, out _);
+        while (Retry.Interrupted(result));
+        return result;
+    }
+
     /// <summary>
     /// Exit code 69 if a sandbox forbids collecting a child, or, for a supervisor, waiting for a child before it is collected and
     /// signalling it. Checked before the first child starts, because a child would outlive its parent.

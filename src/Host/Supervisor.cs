@@ -101,8 +101,7 @@ public sealed class Supervisor
             long began = clock.Milliseconds;
             _holds!.TakeMissing();
             if (EndSignals.HaveCome) break;
-            int child = Libc.ForkExec(program, arguments, Environ());
-            if (child < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"the server cannot be started: {Reason.Of(child)}");
+            int child = Child.Start("the server", program, arguments, Environ());
             EndSignals.Forward(child);
             arguments = Without(words, again: true);
             // The server owns the descriptor now: a reader that reads to the end then waits for that process only.

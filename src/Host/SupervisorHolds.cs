@@ -30,7 +30,7 @@ public sealed class SupervisorHolds : IDisposable
         _options = options;
         int result = Libc.SocketPair(Libc.AF_UNIX, Libc.SOCK_STREAM | Libc.SOCK_CLOEXEC, out _ours, out int theirs);
         if (result >= 0) result = Libc.Fcntl(theirs, Libc.F_SETFD, 0);
-        if (result < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"the server cannot be started: {Reason.Of(result)}");
+        if (result < 0) throw Child.CannotStart("the server", result);
         ReleaseSocket = theirs;
     }
 
