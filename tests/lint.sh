@@ -55,6 +55,7 @@ interrupted='[!=]= *-?Errno\.EINTR'
     ban "$started" "$started_why" $(echo "$product" | grep -v '^src/Block/WorkerThread\.cs$')
     ban 'Libc\.EventFd' 'eventfds are src/Block/EventFd.cs; a closed standard descriptor may be filled with one' \
         $(echo "$product" | grep -v -e '^src/Block/EventFd\.cs$' -e '^src/Host/StandardDescriptors\.cs$')
+    ban 'Libc\.Poll\(default' 'a sleep is Libc.Sleep' $product
     ban "$interrupted" 'an interrupted call is found by Retry.Interrupted (src/Block/Failures/Retry.cs)' \
         $(echo "$product" | grep -v '^src/Block/Failures/Retry\.cs$')
     ban '(^|[^A-Za-z_])FileStream|(^|[^A-Za-z_.])File\.[A-Z]|SafeHandle|SafeFileHandle' 'raw descriptors only (interop/Libc)' $product

@@ -89,18 +89,6 @@ public sealed unsafe partial class IoUring : IRingKernel
     public int UnregisterBuffer() => RegisterCall(_fd, IoUringAbi.IORING_UNREGISTER_BUFFERS, null, 0);
 
     /// <summary>
-    /// Registers descriptors, numbered from 0, for IOSQE_FIXED_FILE. The kernel releases them some time after the ring was closed, not at
-    /// once: a device opened with O_EXCL stays busy until then. Returns 0 or a negative errno.
-    /// </summary>
-    public int RegisterFiles(ReadOnlySpan<int> fds)
-    {
-        fixed (int* first = fds) return RegisterCall(_fd, IoUringAbi.IORING_REGISTER_FILES, first, (uint)fds.Length);
-    }
-
-    /// <summary>Unregisters the descriptors. Returns 0 or a negative errno.</summary>
-    public int UnregisterFiles() => RegisterCall(_fd, IoUringAbi.IORING_UNREGISTER_FILES, null, 0);
-
-    /// <summary>
     /// Starts a ring that was made with IORING_SETUP_R_DISABLED; the caller becomes its only issuer. Returns 0 or a negative errno.
     /// </summary>
     public int Enable() => RegisterCall(_fd, IoUringAbi.IORING_REGISTER_ENABLE_RINGS, null, 0);

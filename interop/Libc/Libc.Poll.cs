@@ -38,6 +38,9 @@ public static unsafe partial class Libc
         }
     }
 
+    /// <summary>Sleeps; a signal with a handler ends it early.</summary>
+    public static void Sleep(int milliseconds) => _ = poll(null, 0, milliseconds);
+
     [DllImport("libc", SetLastError = true)]
     private static extern int poll(PollFd* fds, nuint nfds, int timeout);
 }

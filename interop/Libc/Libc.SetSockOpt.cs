@@ -2,24 +2,13 @@ using System.Runtime.InteropServices;
 
 namespace Snapuserd.Interop;
 
-/// <summary>A duration in socket options.</summary>
-[CType("struct timeval", FieldPrefix = "tv_")]
-[LibraryHeader("sys/time.h")]
-[StructLayout(LayoutKind.Sequential)]
-public struct TimeValue
-{
-    public long Sec;
-    [CName("tv_usec")]
-    public long Microseconds;
-}
-
 [LibraryHeader("sys/socket.h")]
 public static unsafe partial class Libc
 {
     public const int SOL_SOCKET = 1;
     /// <summary>An int: bytes that may wait in the socket; the kernel doubles it and keeps it below net.core.wmem_max.</summary>
     public const int SO_SNDBUF = 7;
-    /// <summary>A <see cref="TimeValue"/>: a receive that takes longer ends with EAGAIN; zero for no limit.</summary>
+    /// <summary>A <see cref="TimeVal"/>: a receive that takes longer ends with EAGAIN; zero for no limit.</summary>
     public const int SO_RCVTIMEO = 20;
     /// <summary>The same as <see cref="SO_SNDBUF"/> without the limit, for processes with CAP_NET_ADMIN.</summary>
     public const int SO_SNDBUFFORCE = 32;

@@ -37,7 +37,7 @@ public static class PropertyService
             int sent = (int)Libc.Send(fd, message, Libc.MSG_NOSIGNAL);
             // An empty socket accepts a message of this size whole.
             if (sent != message.Length) return Failed(name, sent < 0 ? sent : -Errno.EIO);
-            _ = Libc.SetSockOpt(fd, Libc.SOL_SOCKET, Libc.SO_RCVTIMEO, new TimeValue { Sec = AnswerSeconds });
+            _ = Libc.SetSockOpt(fd, Libc.SOL_SOCKET, Libc.SO_RCVTIMEO, new TimeVal { Seconds = AnswerSeconds });
             byte[] answer = new byte[4];
             int got = (int)Libc.Recv(fd, answer, 0);
             if (got != answer.Length) return Failed(name, got < 0 ? got : -Errno.EIO);

@@ -182,7 +182,7 @@ public sealed class SnapshotDaemon
         int result = -Errno.ENOENT;
         foreach (string folder in s_aliveFolders)
         {
-            int fd = Libc.OpenAt(Libc.AT_FDCWD, folder + "/daemon-alive-indicator", Libc.O_WRONLY | Libc.O_CREAT | Libc.O_TRUNC | Libc.O_CLOEXEC, 0x180);
+            int fd = Libc.OpenAt(Libc.AT_FDCWD, folder + "/daemon-alive-indicator", Libc.O_WRONLY | Libc.O_CREAT | Libc.O_TRUNC | Libc.O_CLOEXEC, Modes.PrivateFile);
             result = fd < 0 ? fd : (int)Libc.Write(fd, "1"u8);
             if (fd >= 0) _ = Libc.Close(fd);
             if (fd != -Errno.ENOENT) break;

@@ -143,7 +143,7 @@ public sealed class BlockDevice : IDisposable
             fd = Libc.OpenAt(Libc.AT_FDCWD, path, flags);
             if (Retry.Interrupted(fd)) continue;
             if (fd != -Errno.EBUSY || --tries == 0) break;
-            _ = Libc.Poll(default, TryMilliseconds);
+            Libc.Sleep(TryMilliseconds);
         }
         Check(path, fd, write);
         BlockDevice? device = null;
@@ -457,7 +457,7 @@ public sealed class BlockDevice : IDisposable
     /// <summary>Retries for as long as a holder that is about to end may take; null if it still holds after that.</summary>
     private static T? Await<T>(Func<T?> attempt) where T : class
     {
-        for (int tries = LockTries; ; _ = Libc.Poll(default, TryMilliseconds))
+        for (int tries = LockTries; ; Libc.Sleep(TryMilliseconds))
             if (attempt() is var done && (done != null || --tries == 0)) return done;
     }
 

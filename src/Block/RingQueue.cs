@@ -189,7 +189,7 @@ public sealed class RingQueue : IBlockQueue
             offer = taken != -Errno.EBUSY;
             if (!stuck || reaped > 0) continue;
             if (patience-- == 0) return Break(taken < 0 ? taken : -Errno.EAGAIN);
-            _ = Libc.Poll(default, 1);
+            Libc.Sleep(1);
         }
     }
 
@@ -320,7 +320,7 @@ public sealed class RingQueue : IBlockQueue
             int reaped = Reap(ends, ref woken);
             if (taken is -Errno.EAGAIN or -Errno.EBUSY)
             {
-                if (reaped == 0) _ = Libc.Poll(default, 1);
+                if (reaped == 0) Libc.Sleep(1);
                 empty = patience-- > 0;
             }
             else

@@ -9,9 +9,6 @@ namespace Snapuserd.Block;
 /// </summary>
 public sealed class SocketFile : IDisposable
 {
-    /// <summary>Mode of the file: read and write for its owner.</summary>
-    private const uint OwnerOnly = 0x180;
-
     /// <summary>
     /// Attempts for the folder's lock, 20 ms apart. Another server holds it for three system calls only. Other programs may lock folders
     /// too, for a long time; then the lock is left out.
@@ -36,7 +33,7 @@ public sealed class SocketFile : IDisposable
         try
         {
             // The file that bind makes gets the socket's mode: at no moment can another user connect, and the umask stays as it is.
-            Check(path, Libc.FChMod(fd, OwnerOnly));
+            Check(path, Libc.FChMod(fd, Modes.PrivateFile));
             int bound = Libc.Bind(fd, path);
             if (bound == -Errno.EADDRINUSE) bound = BindAgain(path, fd);
             Check(path, bound);
@@ -69,7 +66,7 @@ public sealed class SocketFile : IDisposable
         string folder = slash < 0 ? "." : slash == 0 ? "/" : path[..slash];
         int locked = Libc.OpenAt(Libc.AT_FDCWD, folder, Libc.O_RDONLY | Libc.O_CLOEXEC);
         for (int tries = 0; locked >= 0 && tries < LockTries && Libc.Flock(locked, Libc.LOCK_EX | Libc.LOCK_NB) == -Errno.EAGAIN; tries++)
-            _ = Libc.Poll(default, TryMilliseconds);
+            Libc.Sleep(TryMilliseconds);
         try
         {
             RemoveStale(path);

@@ -23,7 +23,7 @@ public sealed class BootLock : IDisposable
     public static BootLock Take(string controlFolder, IBootSystem system, ILog log, long milliseconds)
     {
         string path = controlFolder.TrimEnd('/') + ".lock";
-        int fd = Libc.OpenAt(Libc.AT_FDCWD, path, Libc.O_RDWR | Libc.O_CREAT | Libc.O_NOFOLLOW | Libc.O_NONBLOCK | Libc.O_CLOEXEC, 0x180);
+        int fd = Libc.OpenAt(Libc.AT_FDCWD, path, Libc.O_RDWR | Libc.O_CREAT | Libc.O_NOFOLLOW | Libc.O_NONBLOCK | Libc.O_CLOEXEC, Modes.PrivateFile);
         if (fd < 0) log.Write(Priority.Notice, "no_lock", $"{path} cannot be made, so nothing keeps two boots from being at work at a time: {Reason.Of(fd)}");
         if (fd < 0) return new BootLock(fd);
         long deadline = system.Milliseconds + milliseconds;

@@ -51,7 +51,7 @@ public sealed class BootSystem(ILog log, bool hasTerminal, string controlFolder,
 
     public bool HasUblk => Libc.Statx(Libc.AT_FDCWD, UblkControl, 0, Libc.STATX_BASIC_STATS, out _) == 0;
 
-    public void Pause(int milliseconds) => _ = Libc.Poll(default, milliseconds);
+    public void Pause(int milliseconds) => Libc.Sleep(milliseconds);
 
     public string? Doubt(string folder) => CowFolder.Doubt(folder);
 

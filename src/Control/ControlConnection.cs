@@ -45,7 +45,7 @@ public sealed class ControlConnection : IDisposable
         int result;
         // A full backlog is no error, and no event tells when it shrinks.
         for (long end = Math.Min(_deadline, _clock.Milliseconds + AnswerMilliseconds); (result = Libc.Connect(_fd, path)) == -Errno.EAGAIN && _clock.Milliseconds < end;)
-            _ = Libc.Poll(default, TryMilliseconds);
+            Libc.Sleep(TryMilliseconds);
         if (result >= 0) result = (int)Send(ControlServer.Greeting);
         if (result >= 0) return;
         Dispose();

@@ -11,21 +11,19 @@ public static class ControlFolder
     /// <summary>The folder in which servers started by `boot` listen, each on a socket named after its row of the table.</summary>
     public const string Default = "/run/snapuserd";
 
-    private const uint Mode = 0x1ed;
-
     /// <summary>
     /// Makes the default folder if <paramref name="socket"/> is in it: it may be missing where `boot` has not run. An error is reported
     /// when the socket is made.
     /// </summary>
     public static void MakeFor(string? socket)
     {
-        if (socket != null && socket.StartsWith(Default + "/", StringComparison.Ordinal)) _ = Libc.MkDir(Default, Mode);
+        if (socket != null && socket.StartsWith(Default + "/", StringComparison.Ordinal)) _ = Libc.MkDir(Default, Modes.ReadableFolder);
     }
 
     /// <summary>Makes <paramref name="folder"/> unless it exists. Exit code 73 if that fails.</summary>
     public static void Make(string folder)
     {
-        int made = Libc.MkDir(folder, Mode);
+        int made = Libc.MkDir(folder, Modes.ReadableFolder);
         if (made is < 0 and not -Errno.EEXIST) throw ErrnoPolicy.Failure(FailedCall.Create, made, $"{folder} cannot be made");
     }
 

@@ -577,7 +577,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
         Transfers io = _setup!.Io;
         try
         {
-            if (io.Broken) _ = Libc.Poll(default, LookMilliseconds);
+            if (io.Broken) Libc.Sleep(LookMilliseconds);
             else io.Wait();
         }
         catch (SnapuserdException) when (io.Broken)

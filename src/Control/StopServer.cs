@@ -37,7 +37,7 @@ public static class StopServer
             // Check the supervisor first: after its end, no server that it started is left.
             if (HasEnded(supervisor)) return;
             if (TryAgain(server.SocketPath, request)) return;
-            _ = Libc.Poll(default, LookMilliseconds);
+            Libc.Sleep(LookMilliseconds);
         }
         throw new SnapuserdException(ExitCode.InputOutput, $"the server at {server.SocketPath} was killed, and its supervisor (process {supervisor}) neither ends nor starts another");
     }

@@ -48,9 +48,6 @@ internal sealed class AnchorTable : IDisposable
     /// <summary>More keys were added than fit: call <see cref="Sparser"/> and add all keys again.</summary>
     public bool IsFull => Volatile.Read(ref _full);
 
-    /// <summary>True if the position after the bytes of this hash is an anchor.</summary>
-    public bool IsAnchor(ulong hash) => hash >> _shift == 0;
-
     /// <summary>The shift that makes the hash of an anchor 0; for loops over every byte.</summary>
     public int Shift => _shift;
 

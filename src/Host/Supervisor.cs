@@ -129,7 +129,7 @@ public sealed class Supervisor
                 RemoveDead();
                 return merges || _options.Merges ? ExitCode.Interrupted : ExitCode.Done;
             }
-            if (use == null) _ = Libc.Poll(default, failures * PauseMilliseconds);
+            if (use == null) Libc.Sleep(failures * PauseMilliseconds);
         }
         RemoveDead();
         return ExitCode.Interrupted;
@@ -168,7 +168,7 @@ public sealed class Supervisor
         };
         using WaitingControl? control = _options.Control is { } socket ? WaitingControl.Start(socket, status, () => StandingRequests.NoteStop(_requests)) : null;
         MonotonicClock clock = new();
-        for (long end = clock.Milliseconds + pause; clock.Milliseconds < end && !EndSignals.HaveCome && !IsToStop(out _);) _ = Libc.Poll(default, LookMilliseconds);
+        for (long end = clock.Milliseconds + pause; clock.Milliseconds < end && !EndSignals.HaveCome && !IsToStop(out _);) Libc.Sleep(LookMilliseconds);
     }
 
     private static (int Code, int Signal) Wait(int child)
@@ -225,7 +225,7 @@ public sealed class Supervisor
     {
         for (int slash = folder.IndexOf('/', 1); ; slash = folder.IndexOf('/', slash + 1))
         {
-            int made = Libc.MkDir("." + (slash < 0 ? folder : folder[..slash]), 0x1ed);
+            int made = Libc.MkDir("." + (slash < 0 ? folder : folder[..slash]), Modes.ReadableFolder);
             if (made < 0 && made != -Errno.EEXIST) return made;
             if (slash < 0) return Libc.Mount(folder, "." + folder, "none", Libc.MS_BIND | Libc.MS_REC);
         }

@@ -47,7 +47,7 @@ public sealed class ImageFile : IDisposable
         {
             // Follows no link: a user who can create one at this name must not choose the file that is overwritten.
             int flags = Libc.O_CREAT | Libc.O_WRONLY | Libc.O_CLOEXEC | Libc.O_NOFOLLOW | Libc.O_NONBLOCK;
-            int fd = Retry.OpenAt(Libc.AT_FDCWD, _name.Temporary, flags, Convert.ToUInt32("644", 8));
+            int fd = Retry.OpenAt(Libc.AT_FDCWD, _name.Temporary, flags, Modes.ReadableFile);
             if (fd < 0)
             {
                 bool isOther = fd is -Errno.ELOOP or -Errno.ENXIO;

@@ -23,7 +23,6 @@ namespace Snapuserd.Block;
 public sealed class StorageLocks : IDisposable
 {
     private const string Folder = ".snapuserd";
-    private const uint FolderMode = 0x1c0, FileMode = 0x180;
 
     private readonly List<(StorageBottom Bottom, int Fd, bool Inherited)> _files = [];
     private readonly List<StoragePiece> _locked = [];
@@ -263,7 +262,7 @@ public sealed class StorageLocks : IDisposable
     {
         int root = KernelTree.Dev.Folder;
         if (root < 0) return root;
-        int made = Libc.MkDirAt(root, Folder, FolderMode);
+        int made = Libc.MkDirAt(root, Folder, Modes.PrivateFolder);
         if (made is < 0 and not -Errno.EEXIST) return made;
         int fd = KernelTree.Dev.Open(Folder, Libc.O_RDONLY | Libc.O_DIRECTORY | Libc.O_NOFOLLOW);
         if (fd < 0) return IsUnavailable(fd) ? fd : throw Broken(Reason.Of(fd));
@@ -290,7 +289,7 @@ public sealed class StorageLocks : IDisposable
 
     private static int OpenFile(int folder, string name)
     {
-        int fd = Retry.OpenAt(folder, name, Libc.O_RDWR | Libc.O_CREAT | Libc.O_CLOEXEC | Libc.O_NOFOLLOW, FileMode);
+        int fd = Retry.OpenAt(folder, name, Libc.O_RDWR | Libc.O_CREAT | Libc.O_CLOEXEC | Libc.O_NOFOLLOW, Modes.PrivateFile);
         return fd;
     }
 

@@ -26,7 +26,7 @@ public sealed class FileCowOutput : ICowOutput, IDisposable
         // Only a missing file is created here. Opening a device node, a link or a busy file is left to BlockDevice.
         if (Libc.Statx(Libc.AT_FDCWD, path, 0, Libc.STATX_BASIC_STATS, out _) < 0)
         {
-            int fd = Retry.OpenAt(Libc.AT_FDCWD, path, Libc.O_CREAT | Libc.O_EXCL | Libc.O_WRONLY | Libc.O_CLOEXEC, Convert.ToUInt32("644", 8));
+            int fd = Retry.OpenAt(Libc.AT_FDCWD, path, Libc.O_CREAT | Libc.O_EXCL | Libc.O_WRONLY | Libc.O_CLOEXEC, Modes.ReadableFile);
             if (fd < 0) throw ErrnoPolicy.Failure(FailedCall.Create, fd, $"{path}: cannot be created");
             _ = Libc.Close(fd);
         }

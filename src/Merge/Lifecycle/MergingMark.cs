@@ -159,7 +159,7 @@ public sealed class MergingMark(string cow) : IMergeMark
 
     private static int OpenAt(string path, int flags, out MarkState state)
     {
-        int fd = Retry.OpenAt(Libc.AT_FDCWD, path, Libc.O_NOFOLLOW | Libc.O_NONBLOCK | Libc.O_CLOEXEC | flags, 0x180);
+        int fd = Retry.OpenAt(Libc.AT_FDCWD, path, Libc.O_NOFOLLOW | Libc.O_NONBLOCK | Libc.O_CLOEXEC | flags, Modes.PrivateFile);
         // A name too long for a mark has no mark either.
         state = new MarkState(fd is -Errno.ENOENT or -Errno.ENOTDIR or -Errno.ENAMETOOLONG ? MarkKind.None : fd is -Errno.ELOOP or -Errno.EISDIR or -Errno.ENXIO ? MarkKind.Unknown : MarkKind.Unreadable);
         if (fd < 0) return state.Kind == MarkKind.Unknown ? -Errno.EEXIST : fd;

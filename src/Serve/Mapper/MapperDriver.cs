@@ -13,8 +13,6 @@ internal sealed class MapperDriver : IMapperDriver
     /// <summary>A fixed number since Linux 2.6.36 (MAPPER_CTRL_MINOR); opening such a node loads the module if the kernel has it.</summary>
     private const uint MiscMajor = 10, ControlMinor = 236;
 
-    private const uint NodeMode = 0x180, FolderMode = 0x1ed;
-
     private readonly int _fd;
 
     /// <summary>
@@ -27,8 +25,8 @@ internal sealed class MapperDriver : IMapperDriver
         _fd = Open(path);
         if (_fd is -Errno.ENOENT or -Errno.ENOTDIR)
         {
-            _ = Libc.MkDir(Folder, FolderMode);
-            int made = Libc.MkNod(path, (uint)Libc.S_IFCHR | NodeMode, MiscMajor, ControlMinor);
+            _ = Libc.MkDir(Folder, Modes.ReadableFolder);
+            int made = Libc.MkNod(path, (uint)Libc.S_IFCHR | Modes.PrivateFile, MiscMajor, ControlMinor);
             if (made is 0 or -Errno.EEXIST) _fd = Open(path);
             else if (made is -Errno.EPERM or -Errno.EACCES) _fd = made;
         }
@@ -63,12 +61,12 @@ internal sealed class MapperDriver : IMapperDriver
     {
         string path = Folder + name;
         if (LeadsTo(path, major, minor)) return 0;
-        _ = Libc.MkDir(Folder, FolderMode);
+        _ = Libc.MkDir(Folder, Modes.ReadableFolder);
         for (bool again = true; ; again = false)
         {
             int made = LeadsTo($"/dev/dm-{minor}", major, minor)
                 ? Libc.SymLink($"../dm-{minor}", path)
-                : Libc.MkNod(path, (uint)Libc.S_IFBLK | NodeMode, major, minor);
+                : Libc.MkNod(path, (uint)Libc.S_IFBLK | Modes.PrivateFile, major, minor);
             // The existing entry may be udev's, made just now, or left by an earlier device of that name.
             if (made != -Errno.EEXIST || LeadsTo(path, major, minor)) return made == -Errno.EEXIST ? 0 : made;
             if (!again || !IsNode(path)) return made;
@@ -85,7 +83,7 @@ internal sealed class MapperDriver : IMapperDriver
     }
 
     /// <inheritdoc/>
-    public void Pause(int milliseconds) => _ = Libc.Poll(default, milliseconds);
+    public void Pause(int milliseconds) => Libc.Sleep(milliseconds);
 
     /// <summary>Closes the control device; mapped devices stay.</summary>
     public void Dispose() => _ = Libc.Close(_fd);

@@ -15,8 +15,6 @@ public sealed class SystemUdev : IUdev
 
     private const string Run = "/run", Control = "/run/udev/control", Queue = "/run/udev/queue", RuntimeRules = "/run/udev/rules.d/";
 
-    private const uint Mode = 0x180, FileMode = 0x1a4, FolderMode = 0x1ed;
-
     private readonly MonotonicClock _clock = new();
 
     public bool Runs => Exists(Control);
@@ -42,7 +40,7 @@ public sealed class SystemUdev : IUdev
         }
     }
 
-    public int CreateSemaphores(int key, int count) => Libc.SemGet(key, count, Libc.IPC_CREAT | Libc.IPC_EXCL | (int)Mode);
+    public int CreateSemaphores(int key, int count) => Libc.SemGet(key, count, Libc.IPC_CREAT | Libc.IPC_EXCL | (int)Modes.PrivateFile);
 
     public int SetSemaphore(int id, int number, int value) => Libc.SemControl(id, number, Libc.SETVAL, value);
 
@@ -68,7 +66,7 @@ public sealed class SystemUdev : IUdev
         MakeFolder();
         // Only in memory, so that a restart removes them.
         if (!IsInMemory(Folder)) return;
-        _ = Libc.MkDir(RuntimeRules, FolderMode);
+        _ = Libc.MkDir(RuntimeRules, Modes.ReadableFolder);
         foreach ((string name, string text) in UdevRules.Files) Place(RuntimeRules + name, ByteText.Encode(text));
     }
 
@@ -78,7 +76,7 @@ public sealed class SystemUdev : IUdev
     /// </summary>
     public static void MakeFolder()
     {
-        if (IsInMemory(Run)) _ = Libc.MkDir(Folder, FolderMode);
+        if (IsInMemory(Run)) _ = Libc.MkDir(Folder, Modes.ReadableFolder);
     }
 
     private static bool IsInMemory(string path) => Libc.StatFs(path, out StatFsData status) == 0 && status.Type is Libc.TMPFS_MAGIC or Libc.RAMFS_MAGIC;
@@ -91,7 +89,7 @@ public sealed class SystemUdev : IUdev
         if (Exists(path)) return;
         // udev reads only names that end in ".rules".
         string temporary = $"{path}.{Libc.GetPid()}";
-        int fd = Libc.OpenAt(Libc.AT_FDCWD, temporary, Libc.O_WRONLY | Libc.O_CREAT | Libc.O_EXCL | Libc.O_NOFOLLOW | Libc.O_CLOEXEC, FileMode);
+        int fd = Libc.OpenAt(Libc.AT_FDCWD, temporary, Libc.O_WRONLY | Libc.O_CREAT | Libc.O_EXCL | Libc.O_NOFOLLOW | Libc.O_CLOEXEC, Modes.ReadableFile);
         if (fd < 0) return;
         bool whole = Libc.Write(fd, text) == text.Length;
         _ = Libc.Close(fd);

@@ -254,7 +254,7 @@ public sealed class NbdDevice : IBlockServer
                     return;
                 }
                 if (connection.WasUsed) tries = Tries;
-                else _ = Libc.Poll(default, TryMilliseconds);
+                else Libc.Sleep(TryMilliseconds);
                 lock (_gate)
                 {
                     if (_stop) return;

@@ -123,7 +123,7 @@ internal sealed class UblkDriver : IUblkDriver
         MappedMemory.MapShared(fd, UblkAbi.DescriptorOffset(queue, Sizes.SystemPage), UblkAbi.DescriptorLength(depth, Sizes.SystemPage), out descriptors);
 
     /// <inheritdoc/>
-    public void Pause(int milliseconds) => _ = Libc.Poll(default, milliseconds);
+    public void Pause(int milliseconds) => Libc.Sleep(milliseconds);
 
     /// <inheritdoc/>
     public bool IsHeld(int id) => BlockDeviceUse.IsHeld(PathOf(id));
@@ -252,7 +252,7 @@ internal sealed class UblkDriver : IUblkDriver
             if (ring.TryReap(out IoUringCqe completion)) return completion.Res;
             if (taken >= 0 || Retry.Interrupted(taken)) continue;
             if (taken is not (-Errno.EAGAIN or -Errno.EBUSY)) return ring.TryTakeBack(out _) ? taken : -Errno.EIO;
-            _ = Libc.Poll(default, 1);
+            Libc.Sleep(1);
         }
     }
 }
