@@ -131,12 +131,10 @@ public sealed class BootSystem(ILog log, bool hasTerminal, string controlFolder,
 
     public void Flush(BootRow row)
     {
-        foreach (string path in (ReadOnlySpan<string>)[row.Base, row.Cow])
-        {
-            using BlockDevice device = BlockDevice.Open(path, DeviceAccess.Read);
-            int flushed = FileFlush.Of(device.Fd);
-            if (flushed < 0) throw new SnapuserdException(ExitCode.InputOutput, $"{path} cannot be flushed: {Reason.Of(flushed)}");
-        }
+        using BlockDevice target = BlockDevice.Open(row.Base, DeviceAccess.Read);
+        using BlockDevice cow = BlockDevice.Open(row.Cow, DeviceAccess.Read);
+        if (FinishedMerge.Flush(target, cow) is (BlockDevice device, int error))
+            throw new SnapuserdException(ExitCode.InputOutput, $"{device.Path} cannot be flushed: {Reason.Of(error)}");
     }
 
     public void Dispose()

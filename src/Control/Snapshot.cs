@@ -513,7 +513,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
             // a mount this has no effect.
             _ = Libc.ChRoot("/..");
             // Later writes to the base must survive a power cut: no lower count may be on the disk than in the page cache.
-            if (FlushDevices(withoutFlush: false) is (BlockDevice device, int error))
+            if (FinishedMerge.Flush(target, Devices.Devices[0]) is (BlockDevice device, int error))
                 throw new SnapuserdException(ExitCode.InputOutput,
                     $"{device.Path} cannot be flushed, so {mapped.Path} stays where it is: {Reason.Of(error)}");
             target.GiveUpHold();
@@ -536,7 +536,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
         try
         {
             if (CanMerge) Engine.MakeMergedDurable();
-            else if (FlushDevices(withoutFlush: true) is (BlockDevice device, int error))
+            else if (FinishedMerge.Flush(Devices.Devices[1], Devices.Devices[0], withoutFlush: true) is (BlockDevice device, int error))
                 throw new SnapuserdException(ExitCode.InputOutput, $"{device.Path} cannot be flushed: {Reason.Of(error)}");
             return null;
         }
@@ -544,20 +544,6 @@ public sealed class Snapshot : IDisposable, IMergeObserver
         {
             return new SnapuserdException(e.Code, $"everything is merged, but that may not be durable: {e.Message}");
         }
-    }
-
-    /// <summary>
-    /// Flushes base and COW. Returns the first device that cannot be flushed, with the errno. With <paramref name="withoutFlush"/>, a file
-    /// system that is read-only or does not implement flush is no failure.
-    /// </summary>
-    private (BlockDevice Device, int Error)? FlushDevices(bool withoutFlush)
-    {
-        foreach (BlockDevice device in (ReadOnlySpan<BlockDevice>)[Devices.Devices[1], Devices.Devices[0]])
-        {
-            int flushed = FileFlush.Of(device.Fd);
-            if (flushed < 0 && !(withoutFlush && FileFlush.IsLacking(flushed))) return (device, flushed);
-        }
-        return null;
     }
 
     private void End(SnapshotState state, string error, ExitCode code) =>

@@ -29,8 +29,8 @@ public sealed class CowInput : IDisposable
     /// <summary>The file's bytes.</summary>
     public IByteSource Source { get; }
 
-    /// <summary>The descriptor, for calls other than transfers.</summary>
-    public int Fd => _device.Fd;
+    /// <summary>The file, for calls other than transfers.</summary>
+    public BlockDevice Device => _device;
 
     /// <summary>True for a block device, which is longer than its content.</summary>
     public bool IsBlockDevice => _device.IsBlockDevice;

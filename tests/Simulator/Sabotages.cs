@@ -210,16 +210,16 @@ public static class Sabotages
 
         // Guarantees outside the engine: unit tests detect these.
         new("hand-over-unflushed", "the mapped device is put on a base whose count may go back in a power cut",
-            new SourceEdit(Snapshots, "ExitCode HandOver(", "FlushDevices(withoutFlush: false)", "default((BlockDevice, int)?)"))
+            new SourceEdit(Snapshots, "ExitCode HandOver(", "FinishedMerge.Flush(target, Devices.Devices[0])", "default((BlockDevice, int)?)"))
         { Tests = s_swap },
         new("hand-over-flushes-base-only", "the hand-over flushes the base and not the COW",
-            new SourceEdit(Snapshots, "? FlushDevices(", "[Devices.Devices[1], Devices.Devices[0]]", "[Devices.Devices[1]]"))
+            new SourceEdit(Finished, "? Flush(", "[target, cow]", "[target]"))
         { Tests = s_swap },
         new("hand-over-flushes-cow-only", "the hand-over flushes the COW and not the base",
-            new SourceEdit(Snapshots, "? FlushDevices(", "[Devices.Devices[1], Devices.Devices[0]]", "[Devices.Devices[0]]"))
+            new SourceEdit(Finished, "? Flush(", "[target, cow]", "[cow]"))
         { Tests = s_swap },
         new("hand-over-goes-on-after-a-failed-flush", "the hand-over goes on although base or COW could not be flushed",
-            new SourceEdit(Snapshots, "? FlushDevices(", "return (device, flushed);", "continue;")) { Tests = s_swap },
+            new SourceEdit(Finished, "? Flush(", "return (device, flushed);", "continue;")) { Tests = s_swap },
         new("opened-as-merged-unflushed", "a snapshot that finds all counted says that it is merged, and has flushed nothing",
             new SourceEdit(Snapshots, "public void Open()", "result.AlreadyMerged && !handedOver ? MakeMergedDurable()", "result.OpsTotal < 0 ? MakeMergedDurable()"))
         { Tests = s_swap },
@@ -252,10 +252,10 @@ public static class Sabotages
             new SourceEdit(PartName, "int Publish(", "result = FolderFlush.Of(Target, fd, out int unsupported);", "int unsupported = 0;"))
         { Tests = s_durable },
         new("boot-flushes-base-only", "boot puts a mapped device on a base whose count may go back in a power cut",
-            new SourceEdit(BootFile, "void Flush(", "[row.Base, row.Cow]", "[row.Base]"))
+            new SourceEdit(BootFile, "void Flush(", "FinishedMerge.Flush(target, cow)", "FinishedMerge.Flush(target, target)"))
         { Tests = new("Cli", "BootSystemTests") },
         new("boot-flushes-cow-only", "boot puts a mapped device on a base that may not be on the disk",
-            new SourceEdit(BootFile, "void Flush(", "[row.Base, row.Cow]", "[row.Cow]"))
+            new SourceEdit(BootFile, "void Flush(", "FinishedMerge.Flush(target, cow)", "FinishedMerge.Flush(cow, cow)"))
         { Tests = new("Cli", "BootSystemTests") },
         new("boot-unflushed", "boot puts a mapped device on a merged base and flushes nothing",
             new SourceEdit("Boot/BootSequence.cs", "", "if (devices.State.Kind == CowKind.Merged) system.Flush(row);", ""))
@@ -269,10 +269,10 @@ public static class Sabotages
         new("cow-footer-before-its-ops-are-durable", "a COW of format 2 has a footer and its ops may not be on the disk",
             new SourceEdit(WriterV2, "void Finish(", "ZeroSlots();\n        Send();\n        _output.Flush();", "ZeroSlots();\n        Send();")) { Tests = s_durable },
         new("finished-before-unflushed", "a merge is reported as finished before although nothing was flushed",
-            new SourceEdit(Finished, FinishedBefore, "if (FileFlush.Of(target.Fd) < 0 || FileFlush.Of(input.Fd) < 0) return null;", ""))
+            new SourceEdit(Finished, FinishedBefore, "if (Flush(target, input.Device) != null) return null;", ""))
         { Tests = s_durable },
         new("finished-before-flushes-cow-only", "a merge is reported as finished before when the COW alone was flushed",
-            new SourceEdit(Finished, FinishedBefore, "FileFlush.Of(target.Fd) < 0 || ", "")) { Tests = s_durable },
+            new SourceEdit(Finished, FinishedBefore, "Flush(target, input.Device)", "Flush(input.Device, input.Device)")) { Tests = s_durable },
     ];
 
     /// <summary>The unchanged product, built in the same way: the battery must find nothing.</summary>

@@ -1,3 +1,4 @@
+using System;
 using Snapuserd.Block;
 using Snapuserd.Cow;
 using Snapuserd.Interop;
@@ -23,7 +24,7 @@ public static class FinishedMerge
             if (cow.Header.Major < 2 || cow.Header.NumMergeOps != (ulong)cow.Order.Count) return null;
             using BlockDevice target = BlockDevice.Open(basePath, DeviceAccess.Read);
             if (ForeignFormat.IsSparse(target)) return null;
-            if (FileFlush.Of(target.Fd) < 0 || FileFlush.Of(input.Fd) < 0) return null;
+            if (Flush(target, input.Device) != null) return null;
             mark.End();
             return new MergeResult { OpsTotal = cow.Order.Count, ResumedFrom = cow.Order.Count };
         }
@@ -32,5 +33,20 @@ public static class FinishedMerge
             // The caller reports its own, earlier error.
             return null;
         }
+    }
+
+    /// <summary>
+    /// Makes the result of a finished merge durable: flushes the base, then the COW. The first failure ends it: nothing is flushed after
+    /// it. Returns the device that cannot be flushed and the errno, or null. With <paramref name="withoutFlush"/>, a file system that is
+    /// read-only or does not implement flush is no failure.
+    /// </summary>
+    public static (BlockDevice Device, int Errno)? Flush(BlockDevice target, BlockDevice cow, bool withoutFlush = false)
+    {
+        foreach (BlockDevice device in (ReadOnlySpan<BlockDevice>)[target, cow])
+        {
+            int flushed = FileFlush.Of(device.Fd);
+            if (flushed < 0 && !(withoutFlush && FileFlush.IsLacking(flushed))) return (device, flushed);
+        }
+        return null;
     }
 }

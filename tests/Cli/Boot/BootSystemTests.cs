@@ -123,13 +123,16 @@ public sealed class BootSystemTests : IDisposable
             return flushed[^1] == refused ? -Errno.EIO : 0;
         };
         _system.Flush(Row);
-        Assert.Equal(["base", "cow"], flushed.Order(StringComparer.Ordinal));
+        Assert.Equal(["base", "cow"], flushed);
         foreach (string name in (string[])["base", "cow"])
         {
             refused = name;
+            flushed.Clear();
             SnapuserdException failure = Assert.Throws<SnapuserdException>(() => _system.Flush(Row));
             Assert.Equal(ExitCode.InputOutput, failure.Code);
             Assert.Contains($"{_folder[name]} cannot be flushed", failure.Message, StringComparison.Ordinal);
+            // Nothing is flushed after a failed flush.
+            Assert.Equal(name == "base" ? ["base"] : ["base", "cow"], flushed);
         }
     }
 
