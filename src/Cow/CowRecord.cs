@@ -5,4 +5,9 @@ namespace Snapuserd.Cow;
 /// <paramref name="DataPosition"/> is the location of its data, which an Xor record does not contain (§6.3); -1 for a record without
 /// data.
 /// </summary>
-public readonly record struct CowRecord(long Position, CowOpType Type, byte Compression, int DataLength, ulong NewBlock, ulong Source, long DataPosition);
+public readonly record struct CowRecord(
+    long Position, CowOpType Type, byte Compression, int DataLength, ulong NewBlock, ulong Source, long DataPosition)
+{
+    /// <summary>Replace or Xor: has a payload in the COW.</summary>
+    public bool HasData => Type is CowOpType.Replace or CowOpType.Xor;
+}

@@ -15,9 +15,19 @@ internal sealed class OpReaderV2(IByteSource source, CowHeader header)
     /// <summary>Bytes of the footer: a record, and 64 bytes without meaning.</summary>
     internal const int FooterBytes = 84;
 
+    /// <summary>
+    /// Where the walk is: the next record is at byte <paramref name="Op"/>, and the data of an Xor there would be at byte
+    /// <paramref name="Data"/> (§6.3). The cluster has <paramref name="SlotsLeft"/> op slots from this record on, and its ops so far have
+    /// <paramref name="ClusterData"/> bytes of data; both are 0 in a file without clusters. In a hostile file the data position may lie
+    /// anywhere ahead, so it is checked at each use.
+    /// </summary>
+    private readonly record struct Place(long Op, long Data, long SlotsLeft, long ClusterData);
+
     private readonly ByteWindow _window = new(source);
     private readonly ByteWindow _listWindow = new(source);
     private readonly long _length = source.Length;
+    /// <summary>The algorithm that the records of this walk have named so far.</summary>
+    private CowCompression? _compression;
 
     /// <summary>Called with every record in file order, including the footer, before it is checked.</summary>
     public Action<CowRecord>? Seen { get; init; }
@@ -34,173 +44,212 @@ internal sealed class OpReaderV2(IByteSource source, CowHeader header)
     /// </summary>
     public CowTally WalkTo(ulong? label) => Walk(default, default, append: true, label);
 
+    private bool Clustered => header.ClusterOps != 0;
+
+    /// <summary>Bytes of the op slots of a cluster; of one record without clusters.</summary>
+    private long SlotBytes => Clustered ? header.ClusterOps * (long)RecordBytes : RecordBytes;
+
     private CowTally Walk(Span<PackedOp> ops, Span<int> list, bool append, ulong? label)
     {
         bool fill = ops.Length > 0 || list.Length > 0;
-        bool clustered = header.ClusterOps != 0;
-        long clusterBytes = clustered ? header.ClusterOps * (long)RecordBytes : RecordBytes;
         var tally = new CowTally { Rule = OrderRule.OrderedFirst };
-        CowCompression? compression = null;
-        long position = header.ScratchEnd;
-        // The running data position of §6.3. In a hostile file it may lie anywhere ahead, so it is checked at each use.
-        long dataPosition = position + clusterBytes;
-        long slotsLeft = header.ClusterOps;
-        long clusterData = 0;
-        // Location of the last record if it is a Cluster op that closed its cluster before it was full.
-        (long Op, long Data, long SlotsLeft, long ClusterData)? closedEarly = null;
-
+        _compression = null;
+        Place place = new(header.ScratchEnd, header.ScratchEnd + SlotBytes, header.ClusterOps, 0);
+        // Place of the last record if it is a Cluster op that closed its cluster before it was full.
+        Place? closedEarly = null;
         while (true)
         {
-            if (_length - position < RecordBytes && label != null) throw Bad($"cannot go on at label {label}: the ops end at byte {position} of {_length} without it");
-            if (_length - position < RecordBytes)
-                throw CutOff($"the footer is missing: the ops end at byte {position} of {_length}, so the file was not finished or is cut off");
-            long ahead = clustered ? slotsLeft * RecordBytes : long.MaxValue;
-            ReadOnlySpan<byte> record = _window.At(position, RecordBytes, ahead);
-            var type = (CowOpType)record[0];
-            byte algorithm = record[1];
-            int dataLength = BinaryPrimitives.ReadUInt16LittleEndian(record[2..]);
-            ulong newBlock = BinaryPrimitives.ReadUInt64LittleEndian(record[4..]);
-            ulong from = BinaryPrimitives.ReadUInt64LittleEndian(record[12..]);
-
-            Seen?.Invoke(new CowRecord(position, type, algorithm, dataLength, newBlock, from, type switch
+            RequireRecord(place, label);
+            CowRecord record = ReadRecord(place);
+            Seen?.Invoke(record);
+            if (record.Type == CowOpType.Footer)
             {
-                CowOpType.Xor => dataPosition,
-                CowOpType.Replace or CowOpType.Sequence => (long)from,
-                _ => -1,
-            }));
-            if (type == CowOpType.Footer)
-            {
-                CheckFooter(tally, position, opsSize: newBlock, numOps: from);
-                tally.Compression = compression ?? CowCompression.None;
-                tally.Footer = position;
+                CheckFooter(tally, record);
                 if (label != null) throw Bad($"cannot go on at label {label}: the footer comes without it");
+                tally.Footer = record.Position;
                 if (closedEarly is { } open)
                 {
-                    (position, dataPosition, slotsLeft, clusterData) = open;
+                    place = open;
                     tally.Records--;
                 }
-                if (append) EndAt(tally, position, dataPosition, slotsLeft, clusterData);
-                return tally;
+                break;
             }
-            if (clustered && slotsLeft-- == 0)
-                throw Bad($"the cluster of {header.ClusterOps} ops that ends at byte {position} has no Cluster op");
-
-            if (algorithm != 0 && type is not (CowOpType.Replace or CowOpType.Xor)) CheckAlgorithm(position, type, algorithm, ref compression);
-            long next = position + RecordBytes;
-            switch (type)
-            {
-                case CowOpType.Copy or CowOpType.Replace or CowOpType.Zero or CowOpType.Xor:
-                    bool hasData = type is CowOpType.Replace or CowOpType.Xor;
-                    ulong dataOffset = type == CowOpType.Replace ? from : type == CowOpType.Xor ? (ulong)dataPosition : 0;
-                    CowOp op = Check(tally.Ops, type, algorithm, dataLength, newBlock, from, dataOffset, ref compression);
-                    if (fill)
-                    {
-                        if (tally.Ops >= ops.Length) throw Changed();
-                        ops[tally.Ops] = new PackedOp(type, op.NewBlock, 0, (ulong)op.Source, (ulong)op.DataOffset, (uint)op.DataLength);
-                    }
-                    if (tally.Ops == int.MaxValue) throw Bad("there are more than 2^31 ops");
-                    tally.Count(op);
-                    if (!clustered && hasData) next += dataLength;
-                    break;
-                case CowOpType.Label:
-                    tally.Labels++;
-                    tally.LastLabel = from;
-                    break;
-                case CowOpType.Cluster:
-                    if (!clustered) throw Bad($"a Cluster op at byte {position}, but header field cluster_ops is 0");
-                    if (from > (ulong)(_length - next)) throw CutOff($"the Cluster op at byte {position}: source is {from}, but only {_length - next} bytes follow");
-                    tally.Clusters++;
-                    next += (long)from;
-                    closedEarly = append && slotsLeft > 0 ? (position, dataPosition, slotsLeft + 1, clusterData) : null;
-                    slotsLeft = header.ClusterOps;
-                    break;
-                case CowOpType.Sequence:
-                    if (!clustered) throw Bad($"a Sequence op at byte {position} of a file without clusters, where its list has no place");
-                    ReadList(tally, position, dataLength, from, fill, list);
-                    break;
-                case 0 when label != null:
-                    throw Bad($"cannot go on at label {label}: the ops end at byte {position} without it");
-                default:
-                    throw Bad($"op {tally.Ops} at byte {position}: type is {(byte)type}, which is unknown");
-            }
-
-            // As in Android's reader: the length counts for every type, wherever the next record lies.
-            dataPosition += dataLength;
-            clusterData = type == CowOpType.Cluster ? 0 : clusterData + dataLength;
-            if (type != CowOpType.Cluster) closedEarly = null;
-            if (type == CowOpType.Cluster) dataPosition += clusterBytes;
-            else if (!clustered) dataPosition += RecordBytes;
-            position = next;
+            if (Clustered && place.SlotsLeft == 0)
+                throw Bad($"the cluster of {header.ClusterOps} ops that ends at byte {record.Position} has no Cluster op");
+            Count(tally, record, fill, ops, list, label);
+            closedEarly = append && record.Type == CowOpType.Cluster && place.SlotsLeft > 1 ? place : null;
+            place = After(record, place);
             tally.Records++;
-            if (type == CowOpType.Label && label == from)
-            {
-                tally.Compression = compression ?? CowCompression.None;
-                EndAt(tally, position, dataPosition, slotsLeft, clusterData);
-                return tally;
-            }
+            if (record.Type == CowOpType.Label && label == record.Source) break;
         }
+        tally.Compression = _compression ?? CowCompression.None;
+        if (append) EndAt(tally, place);
+        return tally;
+    }
+
+    /// <summary>Checks and counts a record that is not the footer, and stores what it contains if <paramref name="fill"/>.</summary>
+    private void Count(CowTally tally, in CowRecord record, bool fill, Span<PackedOp> ops, Span<int> list, ulong? label)
+    {
+        if (record.Compression != 0 && !record.HasData) CheckAlgorithm(record);
+        switch (record.Type)
+        {
+            case CowOpType.Copy or CowOpType.Replace or CowOpType.Zero or CowOpType.Xor:
+                CowOp op = Check(tally.Ops, record);
+                if (fill) Store(op, tally.Ops, ops);
+                if (tally.Ops == int.MaxValue) throw Bad("there are more than 2^31 ops");
+                tally.Count(op);
+                break;
+            case CowOpType.Label:
+                tally.Labels++;
+                tally.LastLabel = record.Source;
+                break;
+            case CowOpType.Cluster:
+                CheckCluster(record);
+                tally.Clusters++;
+                break;
+            case CowOpType.Sequence:
+                ReadList(tally, record, fill, list);
+                break;
+            case 0 when label != null:
+                throw Bad($"cannot go on at label {label}: the ops end at byte {record.Position} without it");
+            default:
+                throw Bad($"op {tally.Ops} at byte {record.Position}: type is {(byte)record.Type}, which is unknown");
+        }
+    }
+
+    /// <summary>Requires that the file has a whole record at <paramref name="place"/>.</summary>
+    private void RequireRecord(in Place place, ulong? label)
+    {
+        if (_length - place.Op >= RecordBytes) return;
+        string end = $"the ops end at byte {place.Op} of {_length}";
+        throw label != null
+            ? Bad($"cannot go on at label {label}: {end} without it")
+            : CutOff($"the footer is missing: {end}, so the file was not finished or is cut off");
+    }
+
+    private CowRecord ReadRecord(in Place place)
+    {
+        ReadOnlySpan<byte> bytes = _window.At(place.Op, RecordBytes, Clustered ? place.SlotsLeft * RecordBytes : long.MaxValue);
+        var type = (CowOpType)bytes[0];
+        ulong from = BinaryPrimitives.ReadUInt64LittleEndian(bytes[12..]);
+        return new CowRecord(
+            place.Op,
+            type,
+            Compression: bytes[1],
+            DataLength: BinaryPrimitives.ReadUInt16LittleEndian(bytes[2..]),
+            NewBlock: BinaryPrimitives.ReadUInt64LittleEndian(bytes[4..]),
+            from,
+            DataPosition: type switch
+            {
+                CowOpType.Xor => place.Data,
+                CowOpType.Replace or CowOpType.Sequence => (long)from,
+                _ => -1,
+            });
+    }
+
+    /// <summary>The place of the record that follows <paramref name="record"/>, which is at <paramref name="place"/>.</summary>
+    private Place After(in CowRecord record, in Place place)
+    {
+        long next = place.Op + RecordBytes;
+        // As in Android's reader: the length counts for every type, wherever the next record lies.
+        long data = place.Data + record.DataLength;
+        if (record.Type == CowOpType.Cluster) return new Place(next + (long)record.Source, data + SlotBytes, header.ClusterOps, 0);
+        if (Clustered) return new Place(next, data, place.SlotsLeft - 1, place.ClusterData + record.DataLength);
+        return new Place(record.HasData ? next + record.DataLength : next, data + RecordBytes, 0, 0);
     }
 
     /// <summary>
     /// Records where a writer continues. In files of any writer the op and data positions agree; a hostile file must not redirect writes.
     /// </summary>
-    private void EndAt(CowTally tally, long position, long dataPosition, long slotsLeft, long clusterData)
+    private void EndAt(CowTally tally, in Place place)
     {
-        bool clustered = header.ClusterOps != 0;
-        if (dataPosition != position + (clustered ? (slotsLeft * RecordBytes) + clusterData : RecordBytes))
-            throw Bad($"cannot go on at byte {position}: by the lengths of the ops their data ends at byte {dataPosition}, which does not fit the clusters");
-        (tally.NextOp, tally.NextData, tally.ClusterData) = (position, dataPosition, clustered ? clusterData : 0);
-        tally.ClusterSlots = clustered ? header.ClusterOps - slotsLeft : 0;
+        if (place.Data != place.Op + (Clustered ? (place.SlotsLeft * RecordBytes) + place.ClusterData : RecordBytes))
+        {
+            throw Bad($"cannot go on at byte {place.Op}: by the lengths of the ops their data ends at byte {place.Data}, " +
+                "which does not fit the clusters");
+        }
+        (tally.NextOp, tally.NextData, tally.ClusterData) = (place.Op, place.Data, place.ClusterData);
+        tally.ClusterSlots = header.ClusterOps - place.SlotsLeft;
     }
 
-    private CowOp Check(int index, CowOpType type, byte algorithm, int dataLength, ulong newBlock, ulong from, ulong dataOffset, ref CowCompression? compression)
+    /// <summary>Checks a record of a Copy, Replace, Zero or Xor, and returns its op, which is number <paramref name="index"/>.</summary>
+    private CowOp Check(int index, in CowRecord record)
     {
-        string Field(string field, ulong value, string rule) => $"op {index} ({type} of block {newBlock}): {field} is {value}, {rule}";
-        SnapuserdException Wrong(string field, ulong value, string rule) => Bad(Field(field, value, rule));
+        (CowOpType type, byte algorithm, int length, ulong from) = (record.Type, record.Compression, record.DataLength, record.Source);
+        if (record.NewBlock > uint.MaxValue) throw Wrong(index, record, "new_block", record.NewBlock, $"must be at most {uint.MaxValue}");
+        if (type is CowOpType.Copy or CowOpType.Xor && from > PackedOp.Max48)
+            throw Wrong(index, record, "source", from, "must fit 48 bits");
+        uint block = (uint)record.NewBlock;
+        if (!record.HasData) return new CowOp(type, block, 1, type == CowOpType.Copy ? (long)from : 0, 0, 0);
 
-        if (newBlock > uint.MaxValue) throw Wrong("new_block", newBlock, $"must be at most {uint.MaxValue}");
-        if (type is CowOpType.Copy or CowOpType.Xor && from > PackedOp.Max48) throw Wrong("source", from, "must fit 48 bits");
-        if (type is not (CowOpType.Replace or CowOpType.Xor)) return new CowOp(type, (uint)newBlock, 1, type == CowOpType.Copy ? (long)from : 0, 0, 0);
-
-        if (algorithm > (byte)CowCompression.Zstd) throw Wrong("compression", algorithm, "which is unknown");
+        if (algorithm > (byte)CowCompression.Zstd) throw Wrong(index, record, "compression", algorithm, "which is unknown");
         // Android uses the first non-zero value for the whole file and would decode a raw payload with it, so a mix is rejected
         // (cow-format §7.1).
-        compression ??= (CowCompression)algorithm;
-        if ((byte)compression != algorithm) throw Wrong("compression", algorithm, $"but earlier ops have {(byte)compression}: one file has one algorithm");
-        if (algorithm == 0 ? dataLength != CowOp.BlockSize : dataLength == 0)
-            throw Wrong("data_length", (ulong)dataLength, algorithm == 0 ? $"must be {CowOp.BlockSize} without compression" : "must be at least 1");
-        string field = type == CowOpType.Replace ? "source" : "data position";
-        if (dataOffset < (ulong)header.ScratchEnd) throw Wrong(field, dataOffset, $"but data begins at byte {header.ScratchEnd}");
-        if (dataOffset > (ulong)_length || (ulong)dataLength > (ulong)_length - dataOffset || dataOffset > PackedOp.Max48)
-            throw CutOff(Field(field, dataOffset, $"so {dataLength} bytes of data reach beyond the file of {_length}"));
-        return new CowOp(type, (uint)newBlock, 1, type == CowOpType.Xor ? (long)from : 0, (long)dataOffset, dataLength);
+        _compression ??= (CowCompression)algorithm;
+        if ((byte)_compression != algorithm)
+            throw Wrong(index, record, "compression", algorithm, $"but earlier ops have {(byte)_compression}: one file has one algorithm");
+        if (algorithm == 0 && length != CowOp.BlockSize)
+            throw Wrong(index, record, "data_length", (ulong)length, $"must be {CowOp.BlockSize} without compression");
+        if (length == 0) throw Wrong(index, record, "data_length", (ulong)length, "must be at least 1");
+        CheckData(index, record);
+        return new CowOp(type, block, 1, type == CowOpType.Xor ? (long)from : 0, record.DataPosition, length);
+    }
+
+    /// <summary>Requires that the data of a Replace or Xor lies in the file, after the scratch.</summary>
+    private void CheckData(int index, in CowRecord record)
+    {
+        // A stored position may be anything; as an unsigned number it is too large where it would be negative.
+        ulong offset = (ulong)record.DataPosition;
+        string field = record.Type == CowOpType.Replace ? "source" : "data position";
+        if (offset < (ulong)header.ScratchEnd) throw Wrong(index, record, field, offset, $"but data begins at byte {header.ScratchEnd}");
+        if (offset > (ulong)_length || (ulong)record.DataLength > (ulong)_length - offset || offset > PackedOp.Max48)
+            throw CutOff(Field(index, record, field, offset, $"so {record.DataLength} bytes of data reach beyond the file of {_length}"));
     }
 
     /// <summary>
     /// A record without data needs no algorithm, but Android uses the first that any record names for the whole file (cow-format §7.1).
     /// </summary>
-    private void CheckAlgorithm(long position, CowOpType type, byte algorithm, ref CowCompression? compression)
+    private void CheckAlgorithm(in CowRecord record)
     {
-        string what = $"the {type} op at byte {position}: compression is {algorithm}";
-        if (algorithm > (byte)CowCompression.Zstd) throw Bad($"{what}, which is unknown");
-        compression ??= (CowCompression)algorithm;
-        if ((byte)compression != algorithm) throw Bad($"{what}, but earlier ops have {(byte)compression}: one file has one algorithm");
+        string what = $"the {record.Type} op at byte {record.Position}: compression is {record.Compression}";
+        if (record.Compression > (byte)CowCompression.Zstd) throw Bad($"{what}, which is unknown");
+        _compression ??= (CowCompression)record.Compression;
+        if ((byte)_compression != record.Compression)
+            throw Bad($"{what}, but earlier ops have {(byte)_compression}: one file has one algorithm");
     }
 
-    private void ReadList(CowTally tally, long position, int dataLength, ulong from, bool fill, Span<int> list)
+    private void CheckCluster(in CowRecord record)
     {
-        SnapuserdException Wrong(string field, ulong value, string rule) => Bad($"the Sequence op at byte {position}: {field} is {value}, {rule}");
+        if (!Clustered) throw Bad($"a Cluster op at byte {record.Position}, but header field cluster_ops is 0");
+        long follow = _length - (record.Position + RecordBytes);
+        if (record.Source > (ulong)follow)
+            throw CutOff($"the Cluster op at byte {record.Position}: source is {record.Source}, but only {follow} bytes follow");
+    }
 
-        if (tally.Ops > 0) throw Bad($"the Sequence op at byte {position} follows {tally.Ops} data ops, but must come before the first");
-        if (dataLength % 4 != 0) throw Wrong("data_length", (ulong)dataLength, "must be a multiple of 4");
-        if (from < (ulong)header.ScratchEnd) throw Wrong("source", from, $"but data begins at byte {header.ScratchEnd}");
-        if (from > (ulong)_length || (ulong)dataLength > (ulong)_length - from)
-            throw CutOff($"the Sequence op at byte {position}: source is {from}, so a list of {dataLength} bytes lies outside the file of {_length}");
-        int count = dataLength / 4;
+    private void Store(in CowOp op, int index, Span<PackedOp> ops)
+    {
+        if (index >= ops.Length) throw Changed();
+        ops[index] = new PackedOp(op.Type, op.NewBlock, 0, (ulong)op.Source, (ulong)op.DataOffset, (uint)op.DataLength);
+    }
+
+    private void ReadList(CowTally tally, in CowRecord record, bool fill, Span<int> list)
+    {
+        if (!Clustered) throw Bad($"a Sequence op at byte {record.Position} of a file without clusters, where its list has no place");
+        string where = $"the Sequence op at byte {record.Position}";
+        if (tally.Ops > 0) throw Bad($"{where} follows {tally.Ops} data ops, but must come before the first");
+        if (record.DataLength % 4 != 0) throw Bad($"{where}: data_length is {record.DataLength}, must be a multiple of 4");
+        if (record.Source < (ulong)header.ScratchEnd)
+            throw Bad($"{where}: source is {record.Source}, but data begins at byte {header.ScratchEnd}");
+        if (record.Source > (ulong)_length || (ulong)record.DataLength > (ulong)_length - record.Source)
+        {
+            throw CutOff($"{where}: source is {record.Source}, " +
+                $"so a list of {record.DataLength} bytes lies outside the file of {_length}");
+        }
+        int count = record.DataLength / 4;
         if (fill)
         {
             if (count > list.Length - tally.Sequence) throw Changed();
-            ReadOnlySpan<byte> bytes = _listWindow.At((long)from, dataLength, dataLength);
+            ReadOnlySpan<byte> bytes = _listWindow.At((long)record.Source, record.DataLength, record.DataLength);
             for (int i = 0; i < count; i++) list[tally.Sequence + i] = BinaryPrimitives.ReadInt32LittleEndian(bytes[(4 * i)..]);
         }
         if (tally.Sequence > int.MaxValue - count) throw Bad("the sequence list has more than 2^31 entries");
@@ -209,12 +258,21 @@ internal sealed class OpReaderV2(IByteSource source, CowHeader header)
         tally.Rule = OrderRule.Listed;
     }
 
-    private void CheckFooter(CowTally tally, long position, ulong opsSize, ulong numOps)
+    private void CheckFooter(CowTally tally, in CowRecord footer)
     {
-        if (_length - position < FooterBytes) throw CutOff($"the footer at byte {position} is cut off: {_length - position} of {FooterBytes} bytes are there");
+        long left = _length - footer.Position;
+        (ulong opsSize, ulong numOps) = (footer.NewBlock, footer.Source);
+        if (left < FooterBytes) throw CutOff($"the footer at byte {footer.Position} is cut off: {left} of {FooterBytes} bytes are there");
         if (numOps != (ulong)tally.Records) throw Bad($"footer: num_ops is {numOps}, but there are {tally.Records} ops");
-        if (opsSize != (ulong)tally.Records * RecordBytes) throw Bad($"footer: ops_size is {opsSize}, must be {tally.Records * RecordBytes} for {tally.Records} ops");
+        if (opsSize != (ulong)tally.Records * RecordBytes)
+            throw Bad($"footer: ops_size is {opsSize}, must be {tally.Records * RecordBytes} for {tally.Records} ops");
     }
+
+    private SnapuserdException Wrong(int index, in CowRecord record, string field, ulong value, string rule) =>
+        Bad(Field(index, record, field, value, rule));
+
+    private static string Field(int index, in CowRecord record, string field, ulong value, string rule) =>
+        $"op {index} ({record.Type} of block {record.NewBlock}): {field} is {value}, {rule}";
 
     private CowCutOffException CutOff(string what) => new($"{source.Name}: {what}");
 
