@@ -29,9 +29,10 @@ namespace Snapuserd.Cow;
 ///   70    4 compression_algorithm       x    a codec that this program lacks
 ///   74    4 max_compression_size        x    units larger than the buffers for them
 /// </code>
-/// Invariants, checked by <see cref="Parse"/> and the op readers: header + scratch lies inside the file; op_count ≤ op_count_max &lt; 2^32;
-/// the op array lies inside the file; every payload does; num_merge_ops ≤ length of the merge order; no unit is larger than
-/// max_compression_size, and that is at most 256 KiB. (cow-format §2, §6, §10)
+/// Invariants, checked by <see cref="Parse"/> and the op readers: header + scratch lies inside the file;
+/// op_count ≤ op_count_max &lt; 2^32; the op array lies inside the file; every payload does;
+/// num_merge_ops ≤ length of the merge order; no unit is larger than max_compression_size, and that is at most 256 KiB.
+/// (cow-format §2, §6, §10)
 /// </summary>
 public sealed record CowHeader
 {
@@ -122,41 +123,69 @@ public sealed record CowHeader
     /// <summary>The same; an <paramref name="unfinished"/> file may have fewer ops than entries in its sequence list.</summary>
     internal static CowHeader Parse(IByteSource source, bool unfinished)
     {
-        string name = source.Name;
-        long length = source.Length;
+        Span<byte> h = stackalloc byte[MaxHeaderBytes];
+        ReadPrefix(source, h);
+        CheckMagic(source, U64(h, 0));
+        int headerBytes = U16(h, 12);
+        CheckVersion(source, major: U16(h, 8), minor: U16(h, 10), headerBytes);
+        source.Read(0, h[..headerBytes]);
+
+        CowHeader header = Decode(h);
+        FieldChecks checks = new(source.Name);
+        header.CheckLayout(checks, source.Length);
+        if (header.Major == 3) header.CheckVersion3(checks, source.Length, algorithm: U32(h, 70), unfinished);
+        return header;
+    }
+
+    /// <summary>Reads <see cref="PrefixBytes"/> bytes, or says what the file is that has fewer.</summary>
+    private static void ReadPrefix(IByteSource source, Span<byte> h)
+    {
+        (string name, long length) = (source.Name, source.Length);
         if (length == 0) throw Bad($"{name} is empty: not a COW file");
         if (length < PrefixBytes)
+        {
             throw Foreign(source) is { } cut
                 ? Bad($"{name} is not a COW file: it is {cut}")
                 : new CowCutOffException($"{name} is {length} bytes long, too short for a COW header of {V1Bytes} or more");
-
-        Span<byte> h = stackalloc byte[MaxHeaderBytes];
-        source.Read(0, h[..PrefixBytes]);
-        ulong magic = U64(h, 0);
-        if (magic == UnsafeMagic)
-            throw Bad($"{name}: an earlier merge with --allow-unsafe was cut off in the middle of a block, so the base is lost; restore the base and the COW from elsewhere");
-        if (magic != Magic)
-        {
-            string why = Foreign(source) is { } what ? $"it is {what}" : $"magic is 0x{magic:x16}, must be 0x{Magic:x16}{(magic == 0 ? " (it begins with zeros: was its copy interrupted?)" : "")}";
-            throw Bad($"{name} is not a COW file: {why}");
         }
+        source.Read(0, h[..PrefixBytes]);
+    }
 
-        int major = U16(h, 8), minor = U16(h, 10), headerBytes = U16(h, 12);
+    private static void CheckMagic(IByteSource source, ulong magic)
+    {
+        if (magic == Magic) return;
+        if (magic == UnsafeMagic)
+        {
+            throw Bad($"{source.Name}: an earlier merge with --allow-unsafe was cut off in the middle of a block, so the base is lost; " +
+                "restore the base and the COW from elsewhere");
+        }
+        string zeros = magic == 0 ? " (it begins with zeros: was its copy interrupted?)" : "";
+        string why = Foreign(source) is { } what ? $"it is {what}" : $"magic is 0x{magic:x16}, must be 0x{Magic:x16}{zeros}";
+        throw Bad($"{source.Name} is not a COW file: {why}");
+    }
+
+    /// <summary>Requires a known version, with a header of its size inside the file.</summary>
+    private static void CheckVersion(IByteSource source, int major, int minor, int headerBytes)
+    {
+        string name = source.Name;
         if (major is < 1 or > 3 || minor != 0) throw Bad($"{name}: header: version is {major}.{minor}, must be 1.0, 2.0 or 3.0");
-        bool known = IsKnown(major, headerBytes);
         int expected = major switch { 1 => V1Bytes, 2 => V2Bytes, _ => MaxHeaderBytes };
-        if (!known) throw Bad($"{name}: header: header_size is {headerBytes}, must be {expected} in version {major}");
-        if (length < headerBytes) throw new CowCutOffException($"{name} is {length} bytes long, shorter than its header of {headerBytes}");
-        source.Read(0, h[..headerBytes]);
+        if (!IsKnown(major, headerBytes))
+            throw Bad($"{name}: header: header_size is {headerBytes}, must be {expected} in version {major}");
+        if (source.Length < headerBytes)
+            throw new CowCutOffException($"{name} is {source.Length} bytes long, shorter than its header of {headerBytes}");
+    }
 
-        // Fields after the header's end stay 0, as in Android's reader.
-        uint unit = major == 3 ? U32(h, 74) : 0;
-        uint algorithm = major == 3 ? U32(h, 70) : 0;
-        var header = new CowHeader
+    /// <summary>The fields as stored. Those after the header's end are 0, as in Android's reader.</summary>
+    private static CowHeader Decode(ReadOnlySpan<byte> h)
+    {
+        int major = U16(h, 8);
+        uint algorithm = major == 3 ? U32(h, 70) : 0, unit = major == 3 ? U32(h, 74) : 0;
+        return new CowHeader
         {
             Major = major,
-            Minor = minor,
-            HeaderBytes = headerBytes,
+            Minor = U16(h, 10),
+            HeaderBytes = U16(h, 12),
             FooterBytes = U16(h, 14),
             OpBytes = U16(h, 16),
             BlockSize = U32(h, 18),
@@ -171,37 +200,59 @@ public sealed record CowHeader
             Compression = algorithm <= (uint)CowCompression.Zstd ? (CowCompression)algorithm : CowCompression.None,
             MaxUnitBytes = unit == 0 ? CowOp.BlockSize : unit,
         };
+    }
 
-        void Require(bool right, string field, ulong value, string rule)
+    /// <summary>The checks of all versions.</summary>
+    private void CheckLayout(FieldChecks checks, long length)
+    {
+        int footer = Major == 3 ? 0 : 84, op = Major == 3 ? 16 : 20;
+        checks.Require(FooterBytes == footer, "footer_size", (ulong)FooterBytes, $"must be {footer} in version {Major}");
+        checks.Require(OpBytes == op, "op_size", (ulong)OpBytes, $"must be {op} in version {Major}");
+        checks.Require(BlockSize == CowOp.BlockSize, "block_size", BlockSize, $"must be {CowOp.BlockSize}");
+        if (Major == 3) checks.Require(ClusterOps == 0, "cluster_ops", ClusterOps, "must be 0 in version 3");
+        else checks.Require(ClusterOps != 1, "cluster_ops", ClusterOps, "must be 0 or at least 2");
+        long left = length - HeaderBytes;
+        checks.RequireRoom(ScratchBytes <= left, "buffer_size", ScratchBytes,
+            $"but only {left} bytes follow the header: the file is cut off; copy it again");
+    }
+
+    /// <summary>
+    /// The checks of the fields that only version 3 has. Each bound keeps the next sum far from overflow: the file is shorter than 2^63,
+    /// everything else below 2^37.
+    /// </summary>
+    /// <param name="checks">Throws if a check fails.</param>
+    /// <param name="length">Bytes of the file.</param>
+    /// <param name="algorithm">compression_algorithm as stored.</param>
+    /// <param name="unfinished">The file may have fewer ops than entries in its sequence list.</param>
+    private void CheckVersion3(FieldChecks checks, long length, uint algorithm, bool unfinished)
+    {
+        checks.Require(algorithm <= (uint)CowCompression.Zstd, "compression_algorithm", algorithm,
+            "must be 0 (none), 1 (gz), 2 (brotli), 3 (lz4) or 4 (zstd)");
+        checks.Require(MaxUnitBytes is >= CowOp.BlockSize and <= MaxUnitBytesLimit, "max_compression_size", MaxUnitBytes,
+            $"must be {CowOp.BlockSize} to {MaxUnitBytesLimit}");
+        checks.Require(OpCountMax <= uint.MaxValue, "op_count_max", OpCountMax, $"must be at most {uint.MaxValue}");
+        checks.Require(OpCount <= OpCountMax, "op_count", OpCount, $"but op_count_max is {OpCountMax}");
+        ulong listRoom = (ulong)(length - SequenceOffset) / 4;
+        checks.RequireRoom(SequenceCount <= listRoom, "sequence_data_count", SequenceCount,
+            $"but the file has room for {listRoom} entries");
+        ulong opRoom = (ulong)Math.Max(0, length - OpsOffset) / 16;
+        checks.RequireRoom(OpCount <= opRoom, "op_count", OpCount, $"but the file has room for {opRoom} ops after byte {OpsOffset}");
+        checks.Require(unfinished || SequenceCount <= OpCount, "sequence_data_count", SequenceCount, $"but there are only {OpCount} ops");
+    }
+
+    /// <summary>Refuses values of fields, in a sentence that names the file, the field, the value and the rule.</summary>
+    private readonly struct FieldChecks(string name)
+    {
+        public void Require(bool right, string field, ulong value, string rule)
         {
             if (!right) throw Bad($"{name}: header: {field} is {value}, {rule}");
         }
 
-        void RequireRoom(bool there, string field, ulong value, string rule)
+        /// <summary>The same, if the file may be right and merely cut off.</summary>
+        public void RequireRoom(bool there, string field, ulong value, string rule)
         {
             if (!there) throw new CowCutOffException($"{name}: header: {field} is {value}, {rule}");
         }
-
-        int footer = major == 3 ? 0 : 84, op = major == 3 ? 16 : 20;
-        Require(header.FooterBytes == footer, "footer_size", (ulong)header.FooterBytes, $"must be {footer} in version {major}");
-        Require(header.OpBytes == op, "op_size", (ulong)header.OpBytes, $"must be {op} in version {major}");
-        Require(header.BlockSize == CowOp.BlockSize, "block_size", header.BlockSize, $"must be {CowOp.BlockSize}");
-        if (major == 3) Require(header.ClusterOps == 0, "cluster_ops", header.ClusterOps, "must be 0 in version 3");
-        else Require(header.ClusterOps != 1, "cluster_ops", header.ClusterOps, "must be 0 or at least 2");
-        RequireRoom(header.ScratchBytes <= length - headerBytes, "buffer_size", header.ScratchBytes, $"but only {length - headerBytes} bytes follow the header: the file is cut off; copy it again");
-        if (major < 3) return header;
-
-        Require(algorithm <= (uint)CowCompression.Zstd, "compression_algorithm", algorithm, "must be 0 (none), 1 (gz), 2 (brotli), 3 (lz4) or 4 (zstd)");
-        Require(header.MaxUnitBytes is >= CowOp.BlockSize and <= MaxUnitBytesLimit, "max_compression_size", unit, $"must be {CowOp.BlockSize} to {MaxUnitBytesLimit}");
-        // Each bound keeps the next sum far from overflow: the file is shorter than 2^63, everything else below 2^37.
-        Require(header.OpCountMax <= uint.MaxValue, "op_count_max", header.OpCountMax, $"must be at most {uint.MaxValue}");
-        Require(header.OpCount <= header.OpCountMax, "op_count", header.OpCount, $"but op_count_max is {header.OpCountMax}");
-        ulong listRoom = (ulong)(length - header.SequenceOffset) / 4;
-        RequireRoom(header.SequenceCount <= listRoom, "sequence_data_count", header.SequenceCount, $"but the file has room for {listRoom} entries");
-        ulong opRoom = (ulong)Math.Max(0, length - header.OpsOffset) / 16;
-        RequireRoom(header.OpCount <= opRoom, "op_count", header.OpCount, $"but the file has room for {opRoom} ops after byte {header.OpsOffset}");
-        Require(unfinished || header.SequenceCount <= header.OpCount, "sequence_data_count", header.SequenceCount, $"but there are only {header.OpCount} ops");
-        return header;
     }
 
     /// <summary>True if a version with headers of this size exists.</summary>
