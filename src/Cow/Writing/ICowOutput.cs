@@ -22,4 +22,21 @@ public interface ICowOutput : IByteSource
 
     /// <summary>Sets the length of an output that can grow, with zeros where it gets longer; does nothing on a block device.</summary>
     void Truncate(long length);
+
+    /// <summary>
+    /// Exit code 74 if the output cannot hold <paramref name="end"/> bytes, or the format cannot address them.
+    /// </summary>
+    internal void RequireSpace(long end)
+    {
+        if (end > Capacity)
+        {
+            throw new SnapuserdException(ExitCode.InputOutput,
+                $"{Name}: no space is left: the file would have {end} bytes, but there are only {Capacity}");
+        }
+        if ((ulong)end > PackedOp.Max48)
+        {
+            throw new SnapuserdException(ExitCode.InputOutput,
+                $"{Name}: the file would have {end} bytes, more than the format can address");
+        }
+    }
 }

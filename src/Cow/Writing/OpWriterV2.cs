@@ -61,7 +61,7 @@ internal sealed class OpWriterV2 : IOpWriter
         };
         long first = header.ScratchEnd;
         var writer = new OpWriterV2(output, header.ClusterOps, options.Compression, ops, data, new Place(first, first + (RecordBytes * Math.Max(1L, header.ClusterOps)), 0, 0, 0));
-        writer.Require(writer.Size);
+        output.RequireSpace(writer.Size);
         output.Truncate(0);
         output.Truncate(first);
         if (output.Capacity != null)
@@ -257,14 +257,6 @@ internal sealed class OpWriterV2 : IOpWriter
     {
         long op = _place.NextOp + RecordBytes, data = _place.NextData + dataLength;
         bool closes = Clustered && (_place.ClusterData + dataLength > 0 || _place.Slots + 2 >= _clusterOps);
-        Require((closes ? data : Clustered ? op : op + dataLength) + FooterBytes);
-    }
-
-    private void Require(long end)
-    {
-        if (end > _output.Capacity)
-            throw new SnapuserdException(ExitCode.InputOutput, $"{_output.Name}: no space is left: the file would have {end} bytes, but there are only {_output.Capacity}");
-        if ((ulong)end > PackedOp.Max48)
-            throw new SnapuserdException(ExitCode.InputOutput, $"{_output.Name}: the file would have {end} bytes, more than the format can address");
+        _output.RequireSpace((closes ? data : Clustered ? op : op + dataLength) + FooterBytes);
     }
 }

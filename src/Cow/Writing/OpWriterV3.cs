@@ -73,7 +73,7 @@ internal sealed class OpWriterV3 : IOpWriter
             MaxUnitBytes = (uint)options.MaxUnitBytes,
         };
         var writer = new OpWriterV3(output, header, ops, data, []);
-        writer.Require(writer.Size);
+        output.RequireSpace(writer.Size);
         // A file that is truncated to nothing first has its zeros as a hole.
         output.Truncate(0);
         output.Truncate(header.ScratchEnd);
@@ -140,7 +140,7 @@ internal sealed class OpWriterV3 : IOpWriter
         if (_opCount > 0 || _points.Count > 0 || _header.SequenceCount > 0)
             throw CowWriterOptions.Misuse($"{_output.Name}: the sequence list must come once, before the first op and the first label");
         CowHeader header = _header with { SequenceCount = (ulong)blocks.Length };
-        Require(header.DataOffset);
+        _output.RequireSpace(header.DataOffset);
         _header = header;
         long offset = header.SequenceOffset;
         Span<byte> entry = stackalloc byte[sizeof(uint)];
@@ -241,7 +241,7 @@ internal sealed class OpWriterV3 : IOpWriter
     private void Put(uint newBlock, ulong info, ReadOnlySpan<byte> data)
     {
         if (_estimates) Grow();
-        Require(Size + data.Length);
+        _output.RequireSpace(Size + data.Length);
         Span<byte> record = stackalloc byte[RecordBytes];
         BinaryPrimitives.WriteUInt32LittleEndian(record, (uint)data.Length);
         BinaryPrimitives.WriteUInt32LittleEndian(record[4..], newBlock);
@@ -255,14 +255,6 @@ internal sealed class OpWriterV3 : IOpWriter
     private void Grow()
     {
         if (_opCount >= _opCountMax) _opCountMax = _opCount + 1;
-    }
-
-    private void Require(long end)
-    {
-        if (end > _output.Capacity)
-            throw new SnapuserdException(ExitCode.InputOutput, $"{_output.Name}: no space is left: the file would have {end} bytes, but there are only {_output.Capacity}");
-        if ((ulong)end > PackedOp.Max48)
-            throw new SnapuserdException(ExitCode.InputOutput, $"{_output.Name}: the file would have {end} bytes, more than the format can address");
     }
 
     /// <summary>
