@@ -148,13 +148,12 @@ internal sealed class AnchorPass : IPassWorker
     public void Do(long task)
     {
         if (_table.IsFull) return;
-        long end = Math.Min((task + 1) * Comparison.TaskBlocks, _comparison.TargetBlocks);
-        for (long start = task * Comparison.TaskBlocks; start < end; start += WorkerBuffers.WindowBlocks)
+        PendingWindows windows = new(_comparison, _buffers, task);
+        while (windows.Next())
         {
-            Span<PackedChange> changes = _comparison.Changes.Slice(start, (int)Math.Min(WorkerBuffers.WindowBlocks, end - start));
-            Span<byte> window = PendingWindow.Read(_comparison.Target, start, changes, _buffers.Target);
+            Span<PackedChange> changes = windows.Changes;
             for (int i = 0; i < changes.Length; i++)
-                if (changes[i].IsPending) AddAnchors(window.Slice(i * CowOp.BlockSize, CowOp.BlockSize));
+                if (changes[i].IsPending) AddAnchors(windows.Bytes.Slice(i * CowOp.BlockSize, CowOp.BlockSize));
         }
     }
 

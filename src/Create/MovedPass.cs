@@ -30,14 +30,13 @@ internal sealed class MovedPass : IPassWorker
 
     public void Do(long task)
     {
-        long end = Math.Min((task + 1) * Comparison.TaskBlocks, _comparison.TargetBlocks);
         // The expected source of the next block if it continues a run. A run never continues from one task to the next, because tasks are
         // independent.
         long follow = -1;
-        for (long start = task * Comparison.TaskBlocks; start < end; start += WorkerBuffers.WindowBlocks)
+        PendingWindows windows = new(_comparison, _buffers, task);
+        while (windows.Next())
         {
-            Span<PackedChange> changes = _comparison.Changes.Slice(start, (int)Math.Min(WorkerBuffers.WindowBlocks, end - start));
-            Span<byte> window = PendingWindow.Read(_comparison.Target, start, changes, _buffers.Target);
+            Span<PackedChange> changes = windows.Changes;
             for (int i = 0; i < changes.Length; i++)
             {
                 if (!changes[i].IsPending)
@@ -45,7 +44,7 @@ internal sealed class MovedPass : IPassWorker
                     follow = -1;
                     continue;
                 }
-                long found = Find(window.Slice(i * CowOp.BlockSize, CowOp.BlockSize), start + i, follow);
+                long found = Find(windows.Bytes.Slice(i * CowOp.BlockSize, CowOp.BlockSize), windows.Start + i, follow);
                 if (found >= 0) changes[i] = PackedChange.Copy(found);
                 follow = found < 0 ? -1 : found + 1;
             }

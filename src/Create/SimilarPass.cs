@@ -70,17 +70,16 @@ internal sealed class SimilarPass : IPassWorker
 
     public void Do(long task)
     {
-        long end = Math.Min((task + 1) * Comparison.TaskBlocks, _comparison.TargetBlocks);
         // The position of the next block's bytes if it continues the match. It is only known inside a task, because tasks are independent.
         long follow = -1;
-        for (long start = task * Comparison.TaskBlocks; start < end; start += WorkerBuffers.WindowBlocks)
+        PendingWindows windows = new(_comparison, _buffers, task);
+        while (windows.Next())
         {
-            Span<PackedChange> changes = _comparison.Changes.Slice(start, (int)Math.Min(WorkerBuffers.WindowBlocks, end - start));
-            Span<byte> window = PendingWindow.Read(_comparison.Target, start, changes, _buffers.Target);
+            Span<PackedChange> changes = windows.Changes;
             Span<PackedChange> before = _before.AsSpan(0, changes.Length);
             changes.CopyTo(before);
-            follow = Forward(start, changes, window, follow);
-            Backward(start, changes, before, window);
+            follow = Forward(windows.Start, changes, windows.Bytes, follow);
+            Backward(windows.Start, changes, before, windows.Bytes);
         }
     }
 
