@@ -19,14 +19,7 @@ public static class BlockSort
     /// <summary>Ascending by the whole key.</summary>
     public static void Sort(Span<ulong> keys)
     {
-        ulong most = 0;
-        bool sorted = true;
-        for (int i = 0; i < keys.Length; i++)
-        {
-            sorted &= i == 0 || keys[i - 1] <= keys[i];
-            most = Math.Max(most, keys[i]);
-        }
-        if (sorted) return;
+        if (IsSorted(keys, out ulong most)) return;
         if (keys.Length < FewKeys)
         {
             keys.Sort();
@@ -35,8 +28,7 @@ public static class BlockSort
 
         int shift = Math.Max(0, 64 - BitOperations.LeadingZeroCount(most) - BucketBits);
         Span<int> ends = stackalloc int[Buckets];
-        ends.Clear();
-        foreach (ulong key in keys) ends[(int)(key >> shift)]++;
+        CountKeys(keys, shift, ends);
         Span<int> next = stackalloc int[Buckets];
         int start = 0;
         for (int bucket = 0; bucket < Buckets; bucket++)
@@ -44,8 +36,38 @@ public static class BlockSort
             next[bucket] = start;
             start = ends[bucket] += start;
         }
-
+        Distribute(keys, shift, next, ends);
         start = 0;
+        for (int bucket = 0; bucket < Buckets; bucket++)
+        {
+            keys[start..ends[bucket]].Sort();
+            start = ends[bucket];
+        }
+    }
+
+    private static bool IsSorted(ReadOnlySpan<ulong> keys, out ulong most)
+    {
+        most = 0;
+        bool sorted = true;
+        for (int i = 0; i < keys.Length; i++)
+        {
+            sorted &= i == 0 || keys[i - 1] <= keys[i];
+            most = Math.Max(most, keys[i]);
+        }
+        return sorted;
+    }
+
+    private static void CountKeys(ReadOnlySpan<ulong> keys, int shift, Span<int> counts)
+    {
+        counts.Clear();
+        foreach (ulong key in keys) counts[(int)(key >> shift)]++;
+    }
+
+    /// <summary>
+    /// Moves every key into its bucket. <paramref name="next"/> is where the next key of each bucket goes, up to its end.
+    /// </summary>
+    private static void Distribute(Span<ulong> keys, int shift, Span<int> next, ReadOnlySpan<int> ends)
+    {
         for (int bucket = 0; bucket < Buckets; bucket++)
         {
             // Every swap puts one key into its final bucket.
@@ -56,8 +78,6 @@ public static class BlockSort
                 int to = next[home]++;
                 if (home != bucket) (here, keys[to]) = (keys[to], here);
             }
-            keys[start..ends[bucket]].Sort();
-            start = ends[bucket];
         }
     }
 }

@@ -16,9 +16,9 @@ internal sealed class CycleBreaker : IDisposable
     private const int Samples = 1 << 16;
 
     /// <summary>
-    /// Steps per op, walked or compared for their costs, after which cycles are broken where they close instead of where it is cheapest.
-    /// That needs no walk and no comparison, so the total stays linear for a graph of many long and entangled cycles. Disjoint cycles, the
-    /// only kind among copies, need five.
+    /// Steps per op: walked edges and compared costs. When they are used up, a cycle is broken where it closes, not where that is
+    /// cheapest. This needs no search, so the total stays linear for a graph of many long and entangled cycles. Disjoint cycles, the only
+    /// kind among copies, need five steps per op.
     /// </summary>
     private const int StepsPerOp = 256;
 
@@ -31,6 +31,10 @@ internal sealed class CycleBreaker : IDisposable
     private readonly ReplaceCosts _costs;
     private readonly StopPoll _stop;
     private long _depth;
+    /// <summary>Steps that are left for searches of the cheapest op.</summary>
+    private long _steps;
+    /// <summary>Ops that became Replace.</summary>
+    private long _broken;
 
     private CycleBreaker(Comparison comparison, NativeArray<byte> states, NativeArray<uint> stack)
     {
@@ -55,7 +59,7 @@ internal sealed class CycleBreaker : IDisposable
 
     private long Run(long orderedOps)
     {
-        long broken = 0, steps = orderedOps * StepsPerOp;
+        _steps = orderedOps * StepsPerOp;
         for (long root = 0; root < _changes.Length; root++)
         {
             _stop.Step();
@@ -65,35 +69,43 @@ internal sealed class CycleBreaker : IDisposable
             while (_depth > 0)
             {
                 _stop.Step();
-                steps--;
-                long block = _stack[_depth - 1];
-                int edge = _states[block] - Grey;
-                if (edge == OpGraph.Edges)
-                {
-                    _states[block] = Black;
-                    _depth--;
-                    continue;
-                }
-                _states[block]++;
-                long after = OpGraph.After(_changes, block, _changes[block], edge);
-                if (after < 0 || _states[after] == Black) continue;
-                if (_states[after] == White)
-                {
-                    Push(after);
-                    continue;
-                }
-                broken++;
-                if (steps < 0)
-                {
-                    Break(_depth - 1);
-                    continue;
-                }
-                long first = Position(after);
-                steps -= _depth - first;
-                Break(Cheapest(first));
+                _steps--;
+                Walk();
             }
         }
-        return broken;
+        return _broken;
+    }
+
+    /// <summary>Walks one edge of the op on top of the stack, or pops the op if all are walked. Breaks a cycle that the edge closes.</summary>
+    private void Walk()
+    {
+        long block = _stack[_depth - 1];
+        int edge = _states[block] - Grey;
+        if (edge == OpGraph.Edges)
+        {
+            _states[block] = Black;
+            _depth--;
+            return;
+        }
+        _states[block]++;
+        long after = OpGraph.After(_changes, block, _changes[block], edge);
+        if (after < 0 || _states[after] == Black) return;
+        if (_states[after] == White) Push(after);
+        else BreakCycle(after);
+    }
+
+    /// <summary>Breaks the cycle of the ops on the stack from <paramref name="begin"/> on.</summary>
+    private void BreakCycle(long begin)
+    {
+        _broken++;
+        if (_steps < 0)
+        {
+            Break(_depth - 1);
+            return;
+        }
+        long first = Position(begin);
+        _steps -= _depth - first;
+        Break(Cheapest(first));
     }
 
     private void Push(long block)
