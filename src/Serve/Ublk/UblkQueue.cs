@@ -60,26 +60,19 @@ internal sealed class UblkQueue : IDisposable
         try
         {
             _ring = driver.MakeRing(devices, _arena, wakeUp, Math.Clamp(reads * RequestsPerRead, FewestRequests, MostRequests), geometry.Depth);
-            try
-            {
-                _reader = new ViewReader(view, new Transfers(_ring, Array.ConvertAll(devices, device => device.Granule)), _arena, reads);
-                _buffers = new Slice[reads];
-                for (int i = 0; i < reads; i++) _buffers[i] = _arena.Take(geometry.MaxIoBytes)!.Value;
-            }
-            catch
-            {
-                _ring.Dispose();
-                throw;
-            }
+            _reader = new ViewReader(view, new Transfers(_ring, Array.ConvertAll(devices, device => device.Granule)), _arena, reads);
+            _buffers = new Slice[reads];
+            for (int i = 0; i < reads; i++) _buffers[i] = _arena.Take(geometry.MaxIoBytes)!.Value;
         }
         catch
         {
+            _ring?.Dispose();
             _arena.Dispose();
             throw;
         }
-        _tagOf = new int[geometry.Reads];
-        _freeReads = new int[geometry.Reads];
-        for (int i = geometry.Reads - 1; i >= 0; i--) _freeReads[_freeReadCount++] = i;
+        _tagOf = new int[reads];
+        _freeReads = new int[reads];
+        for (int i = reads - 1; i >= 0; i--) _freeReads[_freeReadCount++] = i;
         _came = new long[geometry.Depth];
         _arrived = new TagQueue(geometry.Depth);
         _waiting = new TagQueue(geometry.Depth);
@@ -99,7 +92,7 @@ internal sealed class UblkQueue : IDisposable
         _fd = fd;
         for (int tag = 0; tag < _geometry.Depth; tag++) Issue(UBLK_U_IO_FETCH_REQ, tag, 0);
         Tags = _geometry.Depth;
-        // This wake-up makes the wait submit and return.
+        // The wait submits the commands, and this wake-up makes it return.
         _wakeUp.Signal();
         _reader.Wait();
         CheckLost();
@@ -118,10 +111,10 @@ internal sealed class UblkQueue : IDisposable
         {
             _begun = false;
             while (_arrived.Count > 0) Arrive(_arrived.Take());
-            while (_reader.TryReap(out ViewCompletion completion)) Finish(completion);
+            _ = FinishEnded();
             Begin();
             // A read that needed no device has already ended.
-            if (!_begun || !TryFinish()) _reader.Wait();
+            if (!_begun || !FinishEnded()) _reader.Wait();
             CheckLost();
         }
     }
@@ -135,7 +128,8 @@ internal sealed class UblkQueue : IDisposable
         _descriptors?.Dispose();
     }
 
-    private bool TryFinish()
+    /// <summary>Answers the requests whose reads have ended. True if there was one.</summary>
+    private bool FinishEnded()
     {
         bool any = false;
         while (_reader.TryReap(out ViewCompletion completion))
@@ -155,7 +149,7 @@ internal sealed class UblkQueue : IDisposable
             return;
         }
         Tags--;
-        // Any other result is not an abort: the driver rejected the command or has no memory, and the tag's request would wait for ever.
+        // The driver rejected the command or has no memory. The tag's request would wait for ever.
         if (result != Aborted && _lostErrno == 0) _lostErrno = result;
     }
 
