@@ -23,12 +23,7 @@ namespace Snapuserd.Serve;
 internal sealed class NbdConnection
 {
     /// <summary>
-    /// Longest write whose data is received and discarded before the refusal: no client sends more than the longest request.
-    /// </summary>
-    private const uint MostSkipped = 2 * NbdExport.LongestRequest;
-
-    /// <summary>
-    /// Consecutive requests that had arrived before a thread asked for them; after that many, another thread starts. A client with one
+    /// Another thread starts after this many consecutive requests that had arrived before a thread asked for them. A client with one
     /// request at a time is faster with one thread: two would pass the receive lock back and forth.
     /// </summary>
     private const int Busy = 2;
@@ -151,18 +146,15 @@ internal sealed class NbdConnection
         Span<byte> bytes = stackalloc byte[NbdWire.RequestBytes];
         request = default;
         if (_socket.Receive(bytes) < 0) return false;
-        if (!NbdRequest.TryParse(bytes, out request))
+        if (NbdRequest.Parse(bytes, out request) is { } why)
         {
-            Drop("a request without its magic came");
+            Drop(why);
             return false;
         }
         switch (request.Type)
         {
             case NbdWire.NBD_CMD_DISC:
                 Disconnected = true;
-                return false;
-            case NbdWire.NBD_CMD_WRITE when request.Length > MostSkipped:
-                Drop($"it wants to write {request.Length} bytes at once, to an export that is read-only");
                 return false;
             case NbdWire.NBD_CMD_WRITE:
                 return _socket.Skip(request.Length) == 0;

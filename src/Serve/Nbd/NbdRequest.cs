@@ -7,8 +7,14 @@ namespace Snapuserd.Serve;
 /// <summary>A request as received: <paramref name="Offset"/> and <paramref name="Length"/> in bytes, unchecked.</summary>
 internal readonly record struct NbdRequest(ushort Flags, ushort Type, ulong Cookie, ulong Offset, uint Length)
 {
-    /// <summary>Parses a request; false if its magic is wrong.</summary>
-    public static bool TryParse(ReadOnlySpan<byte> bytes, out NbdRequest request)
+    /// <summary>
+    /// Longest write whose data is received and discarded before the refusal: no client needs a longer one. A longer one ends the
+    /// connection.
+    /// </summary>
+    private const uint MostSkipped = 2 * NbdExport.LongestRequest;
+
+    /// <summary>Parses a request. Returns the reason to drop its client; null if the request can be answered.</summary>
+    public static string? Parse(ReadOnlySpan<byte> bytes, out NbdRequest request)
     {
         request = new NbdRequest(
             BinaryPrimitives.ReadUInt16BigEndian(bytes[4..]),
@@ -16,6 +22,9 @@ internal readonly record struct NbdRequest(ushort Flags, ushort Type, ulong Cook
             BinaryPrimitives.ReadUInt64BigEndian(bytes[8..]),
             BinaryPrimitives.ReadUInt64BigEndian(bytes[16..]),
             BinaryPrimitives.ReadUInt32BigEndian(bytes[24..]));
-        return BinaryPrimitives.ReadUInt32BigEndian(bytes) == NbdWire.NBD_REQUEST_MAGIC;
+        if (BinaryPrimitives.ReadUInt32BigEndian(bytes) != NbdWire.NBD_REQUEST_MAGIC) return "a request without its magic came";
+        return request.Type == NbdWire.NBD_CMD_WRITE && request.Length > MostSkipped
+            ? $"it wants to write {request.Length} bytes at once, to an export that is read-only"
+            : null;
     }
 }

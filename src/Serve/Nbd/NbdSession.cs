@@ -23,12 +23,9 @@ internal sealed class NbdSession
     private const int PartsPerTurn = 64;
 
     /// <summary>
-    /// Consecutive answers after which the next request had already arrived; from then on more than one worker serves the client.
+    /// More than one worker serves the client after this many consecutive answers at whose end the next request had already arrived.
     /// </summary>
     private const int Busy = 2;
-
-    /// <summary>Longest write whose payload is received and discarded before the refusal; a longer one ends the connection.</summary>
-    private const uint MostSkipped = 2 * NbdExport.LongestRequest;
 
     private readonly NbdServer _server;
     private readonly NbdExport _export;
@@ -162,35 +159,48 @@ internal sealed class NbdSession
             }
             else if (_negotiation != null || _unsent != null)
             {
-                long end = _startedAt + (options.HandshakeSeconds * 1000L);
-                if (now >= end) Kill($"it did not finish the handshake within {options.HandshakeSeconds} seconds");
-                else next = Math.Min(next, end);
+                CheckHandshake(options.HandshakeSeconds, now, ref next);
             }
             else if (_owes)
             {
-                long wait = options.AnswerSeconds * 1000L;
-                if (now >= _progressAt + wait)
-                {
-                    int queued = Queued();
-                    if (queued == 0 && !_blocked)
-                    {
-                        _owes = false;
-                    }
-                    else if (queued == 0 || queued < _queued)
-                    {
-                        // The client reads, though not enough yet to make the socket writable. The kernel frees socket memory per message
-                        // of some 40 KiB.
-                        (_queued, _progressAt) = (queued, now);
-                    }
-                    else
-                    {
-                        Kill($"it read nothing of its answers for {options.AnswerSeconds} seconds");
-                    }
-                }
-                if (!_dead && _owes) next = Math.Min(next, _progressAt + wait);
+                CheckAnswers(options.AnswerSeconds, now, ref next);
             }
         }
         Leave();
+    }
+
+    /// <summary>Drops the client if its handshake takes too long.</summary>
+    private void CheckHandshake(int seconds, long now, ref long next)
+    {
+        long end = _startedAt + (seconds * 1000L);
+        if (now >= end) Kill($"it did not finish the handshake within {seconds} seconds");
+        else next = Math.Min(next, end);
+    }
+
+    /// <summary>Drops the client if it has read nothing of its answers for too long.</summary>
+    private void CheckAnswers(int seconds, long now, ref long next)
+    {
+        long end = _progressAt + (seconds * 1000L);
+        if (now < end)
+        {
+            next = Math.Min(next, end);
+            return;
+        }
+        int queued = Queued();
+        if (queued == 0 && !_blocked)
+        {
+            _owes = false;
+        }
+        else if (queued == 0 || queued < _queued)
+        {
+            // The client reads, though not enough yet to make the socket writable: the kernel frees socket memory per message, some 40 KiB.
+            (_queued, _progressAt) = (queued, now);
+            next = Math.Min(next, now + (seconds * 1000L));
+        }
+        else
+        {
+            Kill($"it read nothing of its answers for {seconds} seconds");
+        }
     }
 
     private bool TryEnter()
@@ -406,18 +416,15 @@ internal sealed class NbdSession
     /// <summary>Handles a complete header. True if its request has begun.</summary>
     private bool TakeRequest()
     {
-        if (!NbdRequest.TryParse(_header, out NbdRequest request))
+        if (NbdRequest.Parse(_header, out NbdRequest request) is { } why)
         {
-            Kill("a request without its magic came");
+            Kill(why);
             return false;
         }
         switch (request.Type)
         {
             case NbdWire.NBD_CMD_DISC:
                 _ended = true;
-                return false;
-            case NbdWire.NBD_CMD_WRITE when request.Length > MostSkipped:
-                Kill($"it wants to write {request.Length} bytes at once, to an export that is read-only");
                 return false;
             case NbdWire.NBD_CMD_WRITE when request.Length > 0:
                 (_write, _skip) = (request, request.Length);
