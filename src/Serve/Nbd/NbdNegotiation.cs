@@ -174,46 +174,44 @@ internal sealed class NbdNegotiation(NbdExport export)
     {
         _part = Part.Head;
         ReplyWriter writer = new(reply, _option);
-        NegotiationStep step = NegotiationStep.More;
-        if (_length > LongestData)
-        {
-            writer.Add(NbdProtocol.RepErrTooBig, default);
-        }
-        else
-        {
-            switch (_option)
-            {
-                case NbdProtocol.OptExportName:
-                    if (!IsOurs(_length)) step = Drop("it asked for an export that there is not");
-                    else step = AddExport(ref writer);
-                    break;
-                case NbdProtocol.OptAbort:
-                    writer.Add(NbdProtocol.RepAck, default);
-                    step = NegotiationStep.Leave;
-                    break;
-                case NbdProtocol.OptList when _length > 0:
-                case NbdProtocol.OptStructuredReply when _length > 0:
-                    writer.Add(NbdProtocol.RepErrInvalid, default);
-                    break;
-                case NbdProtocol.OptList:
-                    AddList(ref writer);
-                    break;
-                case NbdProtocol.OptStructuredReply:
-                    Structured = true;
-                    writer.Add(NbdProtocol.RepAck, default);
-                    break;
-                case NbdProtocol.OptInfo or NbdProtocol.OptGo:
-                    step = AddInfo(ref writer);
-                    break;
-                default:
-                    // TLS, metadata contexts, extended headers, and future options.
-                    writer.Add(NbdProtocol.RepErrUnsupported, default);
-                    break;
-            }
-        }
+        NegotiationStep step = Answer(ref writer);
         if (step == NegotiationStep.More && _options == MostOptions) step = Drop($"it sent {MostOptions} options and chose no export");
         replyBytes = writer.Length;
         return step;
+    }
+
+    private NegotiationStep Answer(ref ReplyWriter writer)
+    {
+        if (_length > LongestData)
+        {
+            writer.Add(NbdProtocol.RepErrTooBig, default);
+            return NegotiationStep.More;
+        }
+        switch (_option)
+        {
+            case NbdProtocol.OptExportName:
+                return IsOurs(_length) ? AddExport(ref writer) : Drop("it asked for an export that there is not");
+            case NbdProtocol.OptAbort:
+                writer.Add(NbdProtocol.RepAck, default);
+                return NegotiationStep.Leave;
+            case NbdProtocol.OptInfo or NbdProtocol.OptGo:
+                return AddInfo(ref writer);
+            case NbdProtocol.OptList or NbdProtocol.OptStructuredReply when _length > 0:
+                writer.Add(NbdProtocol.RepErrInvalid, default);
+                break;
+            case NbdProtocol.OptList:
+                AddList(ref writer);
+                break;
+            case NbdProtocol.OptStructuredReply:
+                Structured = true;
+                writer.Add(NbdProtocol.RepAck, default);
+                break;
+            default:
+                // TLS, metadata contexts, extended headers, and future options.
+                writer.Add(NbdProtocol.RepErrUnsupported, default);
+                break;
+        }
+        return NegotiationStep.More;
     }
 
     /// <summary>True if the requested name is that of this export; the empty name selects the default export.</summary>

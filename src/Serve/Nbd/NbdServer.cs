@@ -297,10 +297,7 @@ public sealed class NbdServer : IBlockServer
     {
         try
         {
-            Span<PollFd> fds = stackalloc PollFd[2];
-            // The time since new clients wait because slots or descriptors are exhausted; and whether that was reported.
-            long crowdedSince = -1;
-            bool told = false;
+            Crowd crowd = new(_options, _export);
             int shortage = 0;
             while (true)
             {
@@ -313,32 +310,12 @@ public sealed class NbdServer : IBlockServer
                     if (_stop) return;
                     full = _free == 0;
                 }
-                bool crowded = full || shortage < 0;
-                if (!crowded) (crowdedSince, told) = (-1, false);
-                else if (crowdedSince < 0) crowdedSince = Now;
-                long patience = crowded ? crowdedSince + (_options.CrowdedSeconds * 1000L) - Now : 0;
-                if (crowded && !told)
-                {
-                    told = true;
-                    _export.Report(full
-                        ? $"NBD: there are {_sessions.Length} clients; new ones have to wait until one leaves"
-                        : $"NBD: clients have to wait: {Reason.Of(shortage)}");
-                }
-                if (crowded && patience > 0) wait = Sooner(wait, patience);
+                crowd.Update(full, _sessions.Length, shortage, Now);
+                if (crowd.Patience > 0) wait = Sooner(wait, crowd.Patience);
                 if (shortage < 0) wait = Sooner(wait, ShortageMilliseconds);
-                fds[0] = new PollFd { Fd = _wakeUp!.Fd, Events = Libc.POLLIN };
-                // Poll ignores a negative descriptor.
-                fds[1] = new PollFd { Fd = crowded && patience > 0 ? -1 : _socket!.Fd, Events = Libc.POLLIN };
-                int ready = Libc.Poll(fds, wait);
-                if (ready is -Errno.EPERM or -Errno.ENOSYS)
-                {
-                    // A sandbox forbids poll; without it this thread would run in a busy loop.
-                    _export.Fail($"NBD: no client can be let in: poll failed: {Reason.Of(ready)}");
-                    return;
-                }
-                if (ready > 0 && fds[0].ReturnedEvents != 0) _ = _wakeUp.Drain();
+                if (!TryWait(wait, forClients: crowd.Patience <= 0, out bool come)) return;
                 // After a failed accept, try again even if no client waits.
-                if (shortage == 0 && (ready <= 0 || fds[1].ReturnedEvents == 0)) continue;
+                if (shortage == 0 && !come) continue;
                 // A client may have left during the wait; then the one that waits now gets its slot.
                 if (full) lock (_gate) full = _free == 0;
                 if (!full) shortage = LetIn();
@@ -349,13 +326,35 @@ public sealed class NbdServer : IBlockServer
                     return;
                 }
                 // A client that was refused can report an error; one that waits in the backlog cannot.
-                if ((full || shortage < 0) && crowded && patience <= 0) TurnAway();
+                if ((full || shortage < 0) && crowd.Waits && crowd.Patience <= 0) TurnAway();
             }
         }
         catch (Exception e)
         {
             _export.Fail($"NBD: no client is let in any more: {e}");
         }
+    }
+
+    /// <summary>
+    /// Waits at most <paramref name="wait"/> milliseconds, −1 for ever, until this thread is woken; with <paramref name="forClients"/> also
+    /// until a client comes. False, and the server has failed, if the system does not allow that.
+    /// </summary>
+    private bool TryWait(int wait, bool forClients, out bool come)
+    {
+        Span<PollFd> fds = stackalloc PollFd[2];
+        fds[0] = new PollFd { Fd = _wakeUp!.Fd, Events = Libc.POLLIN };
+        // Poll ignores a negative descriptor.
+        fds[1] = new PollFd { Fd = forClients ? _socket!.Fd : -1, Events = Libc.POLLIN };
+        int ready = Libc.Poll(fds, wait);
+        come = ready > 0 && fds[1].ReturnedEvents != 0;
+        if (ready is -Errno.EPERM or -Errno.ENOSYS)
+        {
+            // A sandbox forbids poll; without it this thread would run in a busy loop.
+            _export.Fail($"NBD: no client can be let in: poll failed: {Reason.Of(ready)}");
+            return false;
+        }
+        if (ready > 0 && fds[0].ReturnedEvents != 0) _ = _wakeUp.Drain();
+        return true;
     }
 
     private static int Sooner(int wait, long other) => wait < 0 ? (int)Math.Min(other, int.MaxValue) : (int)Math.Min(wait, other);
@@ -401,6 +400,39 @@ public sealed class NbdServer : IBlockServer
             _ = Libc.Close(fd);
         }
         _spare ??= EventFd.TryCreate();
+    }
+
+    /// <summary>Clients that wait because slots or descriptors are exhausted.</summary>
+    private sealed class Crowd(NbdOptions options, NbdExport export)
+    {
+        private long _since = -1;
+
+        /// <summary>New clients have to wait.</summary>
+        internal bool Waits => _since >= 0;
+
+        /// <summary>Milliseconds until waiting clients are refused; 0 or less if they are refused now, or none has to wait.</summary>
+        internal long Patience { get; private set; }
+
+        /// <summary>
+        /// Notes that all <paramref name="slots"/> are full, or that the last accept failed with the errno <paramref name="shortage"/>.
+        /// Reports it once.
+        /// </summary>
+        internal void Update(bool full, int slots, int shortage, long now)
+        {
+            if (!full && shortage >= 0)
+            {
+                (_since, Patience) = (-1, 0);
+                return;
+            }
+            if (_since < 0)
+            {
+                _since = now;
+                export.Report(full
+                    ? $"NBD: there are {slots} clients; new ones have to wait until one leaves"
+                    : $"NBD: clients have to wait: {Reason.Of(shortage)}");
+            }
+            Patience = _since + (options.CrowdedSeconds * 1000L) - now;
+        }
     }
 
     private static int Check(int result, string what) =>
