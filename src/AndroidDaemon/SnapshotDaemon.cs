@@ -16,13 +16,13 @@ namespace Snapuserd.AndroidDaemon;
 public sealed class SnapshotDaemon
 {
     /// <summary>
-    /// Buffers of one snapshot beside those of the merges, in bytes: its decoded units, and the buffers of its server's threads. Four
-    /// threads get 1 MiB each, the largest request of a file system.
+    /// Bytes of one snapshot besides the buffers of the merges: for its decoded units, and for its server's threads. Four threads get
+    /// 1 MiB each, the largest request of a file system.
     /// </summary>
     private const int CacheBytes = 1 << 20, ServerBytes = 4 << 20;
 
     /// <summary>
-    /// The most decoding threads: more snapshots than cores read at the same time only at boot, and a decoding thread takes 200 KiB.
+    /// The most decoding threads of a snapshot. Each takes 200 KiB, and only at boot do more snapshots than cores read at the same time.
     /// </summary>
     private const int MostThreads = 4;
 
@@ -40,6 +40,7 @@ public sealed class SnapshotDaemon
     private readonly StopSignals _stop;
     private readonly SnapshotSet _set;
     private readonly bool _verifies;
+    private ControlServer? _server;
     private CtlRequests? _requests;
     private string _path = "";
     private string _lastTrouble = "";
@@ -48,7 +49,7 @@ public sealed class SnapshotDaemon
     public SnapshotDaemon(DaemonOptions options, StopSignals stop)
     {
         (_options, _stop) = (options, stop);
-        // As in Android: snapshots that a client adds by socket belong to an installation, and nothing is mounted over them.
+        // As in Android: snapshots that a client adds by socket belong to an installation, and nothing is mounted on them.
         _verifies = options.Socket == null;
         _set = new SnapshotSet(new SnapshotSetOptions
         {
@@ -72,47 +73,31 @@ public sealed class SnapshotDaemon
     /// </summary>
     public ExitCode Run()
     {
-        ControlServer? server = null;
         RateTicks ticks = new(() => _set.Snapshots);
         try
         {
-            // First, so that an unusable socket is reported before there is a snapshot.
-            if (_options.Socket is { } socket)
-            {
-                (int inherited, _path) = InitSocket.Of(socket);
-                server = Listen((inherited, _path));
-            }
-            if (_options.SocketFolder == null) RootStorage.StayInMemory(Log);
-            if (_options.Socket == null) StartAll();
+            Begin();
             bool told = false;
             while (true)
             {
                 if (_stop.Flag.Requested && !told)
                 {
                     told = true;
-                    // Another program may have the devices mounted; foreign devices end when they are removed, as under Android's daemon.
-                    if (IsForeign) _set.Detach();
-                    else _set.StopAll();
+                    EndSnapshots();
                 }
                 if (_set.IsTerminating)
                 {
-                    server?.StopAccepting();
+                    _server?.StopAccepting();
                     if (_set.IsEmpty) return ExitCode.Done;
                 }
                 else
                 {
-                    if (server?.Trouble != null)
-                    {
-                        // The server has reported the reason.
-                        server.Dispose();
-                        server = null;
-                    }
-                    // Check the state before the next wait: Renew may have consumed signals.
-                    if (server == null && (server = Renew()) != null) continue;
+                    // Check the state before the next wait: the renewal may have consumed signals.
+                    if (Renew()) continue;
                     // A server ticks for rate-limited merges; without a server this thread must do so, or they would stop.
-                    if (server == null) ticks.Tick(0);
+                    if (_server == null) ticks.Tick(0);
                 }
-                _ = _stop.WakeUp.Wait(server == null && !_set.IsTerminating ? ProxyMilliseconds : -1);
+                _ = _stop.WakeUp.Wait(_server == null && !_set.IsTerminating ? ProxyMilliseconds : -1);
             }
         }
         finally
@@ -120,15 +105,49 @@ public sealed class SnapshotDaemon
             _set.Dispose();
             // The snapshots have ended: report their results to the watching clients.
             _requests?.EndWatches();
-            server?.Dispose();
+            _server?.Dispose();
         }
     }
 
+    /// <summary>Opens the socket, or serves the snapshots that the options name.</summary>
+    private void Begin()
+    {
+        // First, so that an unusable socket is reported before there is a snapshot.
+        if (_options.Socket is { } socket)
+        {
+            (int inherited, _path) = InitSocket.Of(socket);
+            _server = Listen((inherited, _path));
+        }
+        if (_options.SocketFolder == null) RootStorage.StayInMemory(Log);
+        if (_options.Socket == null) StartAll();
+    }
+
+    private void EndSnapshots()
+    {
+        // Another program may have the devices mounted; foreign devices end when they are removed, as under Android's daemon.
+        if (IsForeign) _set.Detach();
+        else _set.StopAll();
+    }
+
+    /// <summary>Replaces a missing or failed control server. True if there is a new one.</summary>
+    private bool Renew()
+    {
+        if (_server?.Trouble != null)
+        {
+            // The server has reported the reason.
+            _server.Dispose();
+            _server = null;
+        }
+        if (_server != null) return false;
+        _server = Reopen();
+        return _server != null;
+    }
+
     /// <summary>
-    /// Opens a control socket in place of a missing or failed one: at the same path again, or the one from the proxy, once there is one.
-    /// After an error the daemon continues without a socket, because the whole system may depend on its snapshots.
+    /// Opens a control socket at the same path again, or takes the one from the proxy; null if there is none yet. After an error the daemon
+    /// continues without a socket, because the whole system may depend on its snapshots.
     /// </summary>
-    private ControlServer? Renew()
+    private ControlServer? Reopen()
     {
         try
         {
@@ -238,16 +257,7 @@ public sealed class SnapshotDaemon
             // One thread with a socket: during an installation, memory counts and speed does not (daemon §4.2).
             _ => new DmUserServer(view, devices, new DmUserOptions { Name = name, Threads = _verifies ? _options.Workers : 1, MemoryBytes = memory, Report = report }, wakeUp),
         };
-        try
-        {
-            device = server.Start();
-            return server;
-        }
-        catch
-        {
-            server.Dispose();
-            throw;
-        }
+        return IBlockServer.Started(server, out device);
     }
 
     private bool Verify(string name, StopFlag stop)

@@ -41,31 +41,17 @@ internal static class BlockServers
     internal static IBlockServer Start(Invocation invocation, SnapshotView view, BlockDevice[] devices, int memory, WakeUp wakeUp, out string device)
     {
         string kind = invocation.Arguments.Choice("--device");
-        if (kind is not ("auto" or "ublk")) return Start(kind, invocation, view, devices, memory, wakeUp, out device);
+        IBlockServer Make(string kind) => BlockServers.Make(kind, invocation, view, devices, memory, wakeUp);
+        if (kind is not ("auto" or "ublk")) return IBlockServer.Started(Make(kind), out device);
         try
         {
-            return Start("ublk", invocation, view, devices, memory, wakeUp, out device);
+            return IBlockServer.Started(Make("ublk"), out device);
         }
         catch (SnapuserdException e) when (e.Code == ExitCode.Unavailable)
         {
             if (kind == "ublk") throw new SnapuserdException(e.Code, $"{e.Message}; try --device nbd");
             invocation.Output.Write(Priority.Warning, "no_ublk", $"going on with NBD, because ublk is not there: {e.Message}");
-            return Start("nbd", invocation, view, devices, memory, wakeUp, out device);
-        }
-    }
-
-    private static IBlockServer Start(string kind, Invocation invocation, SnapshotView view, BlockDevice[] devices, int memory, WakeUp wakeUp, out string device)
-    {
-        IBlockServer server = Make(kind, invocation, view, devices, memory, wakeUp);
-        try
-        {
-            device = server.Start();
-            return server;
-        }
-        catch
-        {
-            server.Dispose();
-            throw;
+            return IBlockServer.Started(Make("nbd"), out device);
         }
     }
 

@@ -19,6 +19,23 @@ public interface IBlockServer : IDisposable
     string Start();
 
     /// <summary>
+    /// Starts <paramref name="server"/> and returns it; disposes of it if that fails. <paramref name="device"/> is the path to open.
+    /// </summary>
+    static IBlockServer Started(IBlockServer server, out string device)
+    {
+        try
+        {
+            device = server.Start();
+            return server;
+        }
+        catch
+        {
+            server.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>
     /// Null while it serves; the reason once the device is gone or a thread has failed. The server's wake-up is signalled then.
     /// </summary>
     string? Trouble { get; }
