@@ -31,13 +31,5 @@ public sealed class ResumeDevices : IResumeDevices
         }
     }
 
-    public List<string> Names(string folder)
-    {
-        List<string> names = [];
-        int fd = Libc.OpenAt(Libc.AT_FDCWD, folder, Libc.O_RDONLY | Libc.O_DIRECTORY | Libc.O_CLOEXEC);
-        if (fd < 0) return names;
-        _ = Libc.NamesIn(fd, names);
-        _ = Libc.Close(fd);
-        return names;
-    }
+    public List<string> Names(string folder) => FolderNames.In(folder);
 }

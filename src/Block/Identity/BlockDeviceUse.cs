@@ -1,5 +1,4 @@
 using System;
-using System.Collections.Generic;
 using System.Globalization;
 using Snapuserd.Interop;
 
@@ -37,24 +36,14 @@ public static class BlockDeviceUse
     private static int? OpenedBy(string path, string processes)
     {
         string node = path[path.LastIndexOf('/')..];
-        foreach (string name in NamesIn(processes))
+        foreach (string name in FolderNames.In(processes))
         {
             if (!int.TryParse(name, NumberStyles.None, CultureInfo.InvariantCulture, out int process)) continue;
             string folder = $"{processes}/{name}/fd";
-            foreach (string fd in NamesIn(folder))
+            foreach (string fd in FolderNames.In(folder))
                 if (Libc.ReadLink($"{folder}/{fd}", out string target) >= 0 && target.EndsWith(node, StringComparison.Ordinal)) return process;
         }
         return null;
-    }
-
-    private static List<string> NamesIn(string folder)
-    {
-        List<string> names = [];
-        int fd = Libc.OpenAt(Libc.AT_FDCWD, folder, Libc.O_RDONLY | Libc.O_DIRECTORY | Libc.O_CLOEXEC);
-        if (fd < 0) return names;
-        _ = Libc.NamesIn(fd, names);
-        _ = Libc.Close(fd);
-        return names;
     }
 
     /// <summary>Number of a block device, found without opening it; null if the path is no block device.</summary>
