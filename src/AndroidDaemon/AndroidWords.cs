@@ -4,8 +4,8 @@ using System.Collections.Generic;
 namespace Snapuserd.AndroidDaemon;
 
 /// <summary>
-/// Android's command line: no verb, but the flags of its daemon in gflags' spelling (daemon §1). One dash or two, `_` for `-`, -name=value
-/// or -name value; -name, -noname or -name=false for a Boolean flag. It is translated to the verb `daemon` with the same options.
+/// Translates Android's command line, which has no verb, to the verb `daemon` with the same options. Android writes flags as gflags does
+/// (daemon §1): one dash or two, `_` for `-`, -name=value or -name value; -name, -noname or -name=false for a Boolean flag.
 /// </summary>
 public static class AndroidWords
 {
@@ -28,11 +28,7 @@ public static class AndroidWords
     /// <param name="hasSocket">Init has opened the control socket.</param>
     public static string[]? Translate(string called, string[] words, Func<string, bool?> takesValue, bool hasSocket)
     {
-        string name = called[(called.LastIndexOf('/') + 1)..];
-        if (name is not ("snapuserd" or "snapuserd_ramdisk")) return null;
-        bool android = words.Length == 0 ? hasSocket : Flag(words[0], takesValue, out _, out _) is { } first ? Array.IndexOf(s_flags, first.Option[2..]) >= 0 : IsSnapshot(words[0]);
-        if (!android) return null;
-
+        if (!IsAndroid(called, words, takesValue, hasSocket)) return null;
         List<string> result = ["daemon"];
         bool socket = false, log = false;
         for (int i = 0; i < words.Length; i++)
@@ -71,7 +67,16 @@ public static class AndroidWords
         return [.. result];
     }
 
-    /// <summary>True for "name,cow,source,base".</summary>
+    /// <summary>True if Android has started the program: see <see cref="Translate"/>.</summary>
+    private static bool IsAndroid(string called, string[] words, Func<string, bool?> takesValue, bool hasSocket)
+    {
+        string name = called[(called.LastIndexOf('/') + 1)..];
+        if (name is not ("snapuserd" or "snapuserd_ramdisk")) return false;
+        if (words.Length == 0) return hasSocket;
+        return Flag(words[0], takesValue, out _, out _) is { } first ? Array.IndexOf(s_flags, first.Option[2..]) >= 0 : IsSnapshot(words[0]);
+    }
+
+    /// <summary>True for a word of the form "name,cow,source,base".</summary>
     public static bool IsSnapshot(string word) => word.Split(',') is { Length: 4 } parts && Array.TrueForAll(parts, part => part.Length > 0);
 
     private static (string Option, bool HasValue)? Flag(string word, Func<string, bool?> takesValue, out bool negated, out string? value)
