@@ -25,19 +25,7 @@ internal static class ServeVerb
         if (arguments.Has("--supervise"))
         {
             invocation.Output.NeverWait();
-            SupervisorOptions supervised = new()
-            {
-                Name = name.Text,
-                Cow = arguments.Required("--cow"),
-                Base = arguments.Required("--base"),
-                Source = arguments.Text("--source"),
-                Control = arguments.Text("--control"),
-                Device = BlockServers.SupervisedDevice(invocation),
-                Merges = arguments.Has("--merge"),
-                MayMerge = BlockServers.Merges(arguments),
-                WithoutLock = arguments.Has("--no-lock"),
-            };
-            return Supervisor.Run(supervised, notifier, invocation.Output);
+            return Supervisor.Run(Supervised(invocation, name.Text), notifier, invocation.Output);
         }
         var ready = new Readiness(invocation, name.Text, notifier);
         bool merges = invocation.Arguments.Has("--merge");
@@ -63,6 +51,24 @@ internal static class ServeVerb
             requests.EndWatches(e);
             throw;
         }
+    }
+
+    /// <summary>The options for a supervisor of this server.</summary>
+    private static SupervisorOptions Supervised(Invocation invocation, string name)
+    {
+        Arguments arguments = invocation.Arguments;
+        return new SupervisorOptions
+        {
+            Name = name,
+            Cow = arguments.Required("--cow"),
+            Base = arguments.Required("--base"),
+            Source = arguments.Text("--source"),
+            Control = arguments.Text("--control"),
+            Device = BlockServers.SupervisedDevice(invocation),
+            Merges = arguments.Has("--merge"),
+            MayMerge = BlockServers.Merges(arguments),
+            WithoutLock = arguments.Has("--no-lock"),
+        };
     }
 
     private static ExitCode Run(Invocation invocation, Readiness ready, ReadyNotifier notifier, Snapshot snapshot, CtlRequests requests, ControlServer? control, bool merges)
@@ -95,12 +101,16 @@ internal static class ServeVerb
         string? trouble = snapshot.Trouble;
         snapshot.StopServing();
         if (trouble != null) throw new SnapuserdException(ExitCode.InputOutput, trouble);
-        SnapshotStatus status = snapshot.Status;
+        TellClosed(invocation, device, snapshot.Status);
+        return code;
+    }
+
+    private static void TellClosed(Invocation invocation, string device, SnapshotStatus status)
+    {
         if (invocation.Arguments.Has("--json"))
             invocation.Output.Result(JsonLine.Event("closed").Add("device", device).Add("failed_reads", status.FailedReads).Add("reads", status.Reads).Add("worst_read_seconds", status.WorstReadSeconds).ToString());
         invocation.Output.Write(Priority.Notice, "closed", $"{device} is closed after {Units.Count(status.Reads, "read")}, {status.FailedReads} of which failed; the slowest took {Units.Milliseconds(status.WorstReadSeconds)}",
             new("reads", status.Reads), new("failed_reads", status.FailedReads), new("worst_read_seconds", status.WorstReadSeconds));
-        return code;
     }
 
     private static ControlServer? Listen(Invocation invocation, Snapshot snapshot, CtlRequests requests)

@@ -20,6 +20,10 @@ internal sealed class Watch(Output output, bool json, string request)
     private readonly bool _draws = !json && output.HasTerminal;
     private readonly List<Server> _servers = [];
     private int _columns;
+    /// <summary>The first failure of a merge or a server.</summary>
+    private SnapuserdException? _failure;
+    /// <summary>The first answer that there is no such snapshot.</summary>
+    private SnapuserdException? _unknown;
 
     private sealed class Server(ControlConnection connection)
     {
@@ -39,50 +43,55 @@ internal sealed class Watch(Output output, bool json, string request)
     /// </summary>
     internal void Run(IEnumerable<ControlConnection> connections)
     {
-        SnapuserdException? first = null, unknown = null;
         foreach (ControlConnection connection in connections) _servers.Add(new Server(connection));
         foreach (Server server in _servers) Try(server, () => server.Connection.Begin((_draws ? "json " : "") + request));
         while (_servers.Exists(one => !one.IsOver))
         {
             Wait();
             foreach (Server server in _servers)
-            {
-                if (server.IsOver) continue;
-                Try(server, () =>
-                {
-                    server.IsOver = server.Connection.Take((line, passing) => Show(server, line, passing));
-                    if (!server.IsOver && server.Connection.Patience == 0) throw server.Connection.Silent();
-                });
-            }
+                if (!server.IsOver) Try(server, () => Receive(server));
             Draw();
         }
         if (_draws)
             foreach (Server server in _servers)
                 foreach (SnapshotStatus status in server.Snapshots) output.Result(StatusText.Short(status));
-        if (first != null) throw first;
-        if (unknown != null && !_servers.Exists(server => server.Answered)) throw unknown;
+        if (_failure != null) throw _failure;
+        if (_unknown != null && !_servers.Exists(server => server.Answered)) throw _unknown;
+    }
 
-        void Try(Server server, Action action)
+    private void Receive(Server server)
+    {
+        server.IsOver = server.Connection.Take((line, passing) => Show(server, line, passing));
+        if (!server.IsOver && server.Connection.Patience == 0) throw server.Connection.Silent();
+    }
+
+    private void Try(Server server, Action action)
+    {
+        try
         {
-            try
-            {
-                action();
-            }
-            catch (SnapuserdException e)
-            {
-                server.IsOver = true;
-                // Another server without a snapshot of that name says nothing about this one.
-                if (e.Code == ExitCode.InputMissing && !server.Answered) unknown ??= e;
-                else
-                {
-                    // Reported at once, because the other servers may take hours. The first error is also the command's result.
-                    if (_servers.Count > 1) output.Write(Priority.Warning, "watch", e.Message);
-                    first ??= e;
-                }
-                if (server.Connection.IsClosed)
-                    for (int i = 0; i < server.Snapshots.Count; i++) server.Snapshots[i] = server.Snapshots[i] with { State = SnapshotState.Ended, Rate = 0, Device = "its server is gone" };
-            }
+            action();
         }
+        catch (SnapuserdException e)
+        {
+            server.IsOver = true;
+            Note(e, server);
+            if (!server.Connection.IsClosed) return;
+            for (int i = 0; i < server.Snapshots.Count; i++)
+                server.Snapshots[i] = server.Snapshots[i] with { State = SnapshotState.Ended, Rate = 0, Device = "its server is gone" };
+        }
+    }
+
+    private void Note(SnapuserdException e, Server server)
+    {
+        // Another server without a snapshot of that name says nothing about this one.
+        if (e.Code == ExitCode.InputMissing && !server.Answered)
+        {
+            _unknown ??= e;
+            return;
+        }
+        // Reported at once, because the other servers may take hours. The first error is also the command's result.
+        if (_servers.Count > 1) output.Write(Priority.Warning, "watch", e.Message);
+        _failure ??= e;
     }
 
     private void Wait()

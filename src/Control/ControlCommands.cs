@@ -32,6 +32,9 @@ public sealed class ControlCommands(Func<IReadOnlyList<Snapshot>> snapshots, Act
     /// <summary>Commands that `ctl` knows, for its help and its check of the command line.</summary>
     public static readonly string[] Names = ["list", "status", "merge", "pause", "resume", "rate", "watch", "stop", "attach", "detach"];
 
+    // The commands that this class executes, one snapshot at a time.
+    private static readonly string[] s_perSnapshot = ["list", "status", "watch", "merge", "pause", "resume", "rate", "stop"];
+
     /// <summary>True if a command changes something, so that it must say of which snapshot.</summary>
     public static bool Changes(string command) => command is "merge" or "pause" or "resume" or "rate" or "stop";
 
@@ -42,55 +45,53 @@ public sealed class ControlCommands(Func<IReadOnlyList<Snapshot>> snapshots, Act
     public (ExitCode Code, string Sentence)? Do(string line, IReplyLines reply)
     {
         bool json = Take(ref line, "json"), all = Take(ref line, "all");
-        int space = line.IndexOf(' ');
-        string command = space < 0 ? line : line[..space], rest = space < 0 ? "" : line[(space + 1)..];
+        (string command, string rest) = FirstWord(line);
         long rate = 0;
         if (command == "rate")
         {
-            space = rest.IndexOf(' ');
-            string number = space < 0 ? rest : rest[..space];
-            rest = space < 0 ? "" : rest[(space + 1)..];
-            if (!long.TryParse(number, NumberStyles.None, CultureInfo.InvariantCulture, out rate)) return (ExitCode.Usage, $"'{number}' is not a number of bytes per second");
+            (string number, rest) = FirstWord(rest);
+            if (!long.TryParse(number, NumberStyles.None, CultureInfo.InvariantCulture, out rate))
+                return (ExitCode.Usage, $"'{number}' is not a number of bytes per second");
         }
         List<Snapshot> chosen = Choose(rest);
         if (chosen.Count == 0 && rest.Length > 0) return (ExitCode.InputMissing, $"there is no snapshot {rest} here{Known()}");
-        if (chosen.Count > 1 && rest.Length == 0 && !all && Changes(command)) return (ExitCode.Usage, $"{command} takes a NAME where there are several snapshots, or --all{Known()}");
+        if (chosen.Count > 1 && rest.Length == 0 && !all && Changes(command))
+            return (ExitCode.Usage, $"{command} takes a NAME where there are several snapshots, or --all{Known()}");
+        if (Array.IndexOf(s_perSnapshot, command) < 0) return (ExitCode.Usage, Suggestion.Unknown("command", command, Names));
+        foreach (Snapshot one in chosen)
+            if (Do(command, one, rate, json, reply) is { } refusal) return refusal;
+        return null;
+    }
+
+    private (ExitCode Code, string Sentence)? Do(string command, Snapshot snapshot, long rate, bool json, IReplyLines reply)
+    {
         switch (command)
         {
-            case "list":
-                foreach (Snapshot one in chosen) reply.Line(json ? StatusText.Json(one.Status) : StatusText.Short(one.Status));
-                return null;
-            case "status":
-                foreach (Snapshot one in chosen) reply.Line(json ? StatusText.Json(one.Status) : StatusText.Long(one.Status));
-                return null;
-            case "watch":
-                foreach (Snapshot one in chosen)
-                {
-                    SnapshotStatus status = one.Status;
-                    string text = json ? StatusText.Json(status) : StatusText.Short(status);
-                    if (GoesOn(status)) reply.Passing(text);
-                    else reply.Line(text);
-                }
-                return null;
-            case "merge":
-                foreach (Snapshot one in chosen)
-                    if (Refusal(one) is { } refusal) return refusal;
-                return null;
-            case "pause":
-                foreach (Snapshot one in chosen) one.Pause();
-                return null;
-            case "resume":
-                foreach (Snapshot one in chosen) one.Resume();
-                return null;
-            case "rate":
-                foreach (Snapshot one in chosen) one.SetRate(rate);
-                return null;
-            case "stop":
-                foreach (Snapshot one in chosen) stop(one);
-                return null;
-            default:
-                return (ExitCode.Usage, Suggestion.Unknown("command", command, Names));
+            case "list": reply.Line(Text(snapshot.Status, json)); break;
+            case "status": reply.Line(json ? StatusText.Json(snapshot.Status) : StatusText.Long(snapshot.Status)); break;
+            case "watch": Watch(snapshot.Status, json, reply); break;
+            case "merge": return Refusal(snapshot);
+            case "pause": snapshot.Pause(); break;
+            case "resume": snapshot.Resume(); break;
+            case "rate": snapshot.SetRate(rate); break;
+            case "stop": stop(snapshot); break;
         }
+        return null;
+    }
+
+    private static void Watch(SnapshotStatus status, bool json, IReplyLines reply)
+    {
+        if (GoesOn(status)) reply.Passing(Text(status, json));
+        else reply.Line(Text(status, json));
+    }
+
+    private static string Text(SnapshotStatus status, bool json) => json ? StatusText.Json(status) : StatusText.Short(status);
+
+    /// <summary>The word before the first space, and what follows that space.</summary>
+    private static (string Word, string Others) FirstWord(string line)
+    {
+        int space = line.IndexOf(' ');
+        return space < 0 ? (line, "") : (line[..space], line[(space + 1)..]);
     }
 
     /// <summary>The snapshots that a `watch` line selects at this moment.</summary>

@@ -114,22 +114,11 @@ public sealed class ImageFile : IDisposable
             if (Libc.ReadLink(_name.Temporary, out _) == 0) throw new SnapuserdException(ExitCode.CannotCreate, $"cannot create {_name.Temporary}: it is a symbolic link");
             part = BlockDevice.Open(_name.Temporary, access);
             if (part.IsBlockDevice) throw new SnapuserdException(ExitCode.CannotCreate, $"{_name.Temporary} exists and is not a regular file");
-            Check(Libc.Statx(part.Fd, Libc.STATX_BASIC_STATS, out StatxData mine), "looking at it");
-            int there = Libc.Statx(Libc.AT_FDCWD, _name.Temporary, Libc.AT_SYMLINK_NOFOLLOW, Libc.STATX_BASIC_STATS, out StatxData named);
-            if (there < 0 || (named.DevMajor, named.DevMinor, named.Ino) != (mine.DevMajor, mine.DevMinor, mine.Ino))
+            if (!TryEmpty(part))
             {
                 part.Dispose();
                 return false;
             }
-            BegunCow.Refuse(_name.Temporary);
-            int emptied = mine.Size > 0 ? Libc.FTruncate(part.Fd, 0) : 0;
-            // If the file system cannot shorten files, a new file replaces this one.
-            if (Errno.IsUnsupported(emptied) && Libc.Unlink(_name.Temporary) == 0)
-            {
-                part.Dispose();
-                return false;
-            }
-            Check(emptied, "emptying it");
             _part = part;
             return true;
         }
@@ -148,6 +137,22 @@ public sealed class ImageFile : IDisposable
             part?.Dispose();
             throw;
         }
+    }
+
+    /// <summary>
+    /// Empties the locked temporary file. False if the name belongs to another file, or to none because this one could not be emptied.
+    /// </summary>
+    private bool TryEmpty(BlockDevice part)
+    {
+        Check(Libc.Statx(part.Fd, Libc.STATX_BASIC_STATS, out StatxData mine), "looking at it");
+        int there = Libc.Statx(Libc.AT_FDCWD, _name.Temporary, Libc.AT_SYMLINK_NOFOLLOW, Libc.STATX_BASIC_STATS, out StatxData named);
+        if (there < 0 || (named.DevMajor, named.DevMinor, named.Ino) != (mine.DevMajor, mine.DevMinor, mine.Ino)) return false;
+        BegunCow.Refuse(_name.Temporary);
+        int emptied = mine.Size > 0 ? Libc.FTruncate(part.Fd, 0) : 0;
+        // If the file system cannot shorten files, a new file replaces this one.
+        if (Errno.IsUnsupported(emptied) && Libc.Unlink(_name.Temporary) == 0) return false;
+        Check(emptied, "emptying it");
+        return true;
     }
 
     private void SetLength()
