@@ -14,7 +14,12 @@ public static class Sabotages
 {
     private const string Head = "Merge/CowHead.cs";
     private const string Engine = "Merge/MergeEngine.cs";
-    private const string BeginMark = "if (_durable < _plan.Count) _setup.Mark?.Begin(_cow, _durable);";
+    private const string Loop = "Merge/MergeLoop.cs";
+    private const string Rules = "Merge/MergeRules.cs";
+    private const string Protocols = "Merge/MergeProtocols.cs";
+    private const string Checkpoints = "Merge/CheckpointSchedule.cs";
+    private const string Filler = "Merge/BatchFiller.cs";
+    private const string BeginMark = "if (marks.Durable < plan.Count) setup.Mark?.Begin(cow, marks.Durable);";
     private const string Left = "Merge/LeftWindow.cs";
     private const string Plan = "Merge/MergePlan.cs";
     private const string Image = "Merge/MergedImage.cs";
@@ -48,8 +53,8 @@ public static class Sabotages
 
     private const string Done = "{ _setup.Mark?.End(); return Result; }";
     private const string ForgetWindow =
-        "_head.State = ScratchLayout.Invalid;\n            foreach (TransferGroup transfers in _head.Commit()) yield return transfers;";
-    private const string FlushBase = "foreach (TransferGroup transfers in FlushBase()) yield return transfers;";
+        "head.State = ScratchLayout.Invalid;\n            foreach (TransferGroup transfers in head.Commit()) yield return transfers;";
+    private const string FlushBase = "foreach (TransferGroup transfers in target.Flush()) yield return transfers;";
 
     /// <summary>All sabotages, by name.</summary>
     public static IReadOnlyList<Sabotage> All { get; } =
@@ -57,38 +62,38 @@ public static class Sabotages
         // Flushes.
         new("start-leaves-cow-unflushed", "the start writes page 0 back and does not flush it", new SourceEdit(Head, "MakeDurable(", "IsWrittenBack = true;\n        Flush();", "IsWrittenBack = true;")),
         new("start-leaves-slots-unflushed", "the start writes slots back and flushes them only together with page 0", new SourceEdit(Head, "MakeDurable(", "Check(doing);\n            Flush();", "Check(doing);")),
-        new("start-leaves-base-unflushed", "the start does not flush Base", new SourceEdit(Engine, "> Recover(", "BeginFlushOfBase();", "")),
-        new("start-does-not-wait-for-base", "what the pipeline has made is written while the start still flushes Base", new SourceEdit(Engine, "> Recover(", "yield return _transfers;\n        CheckFlushOfBase();", "")),
-        new("writes-before-the-start-has-flushed", "the first batch is written while the start still makes durable what was left", new SourceEdit(Engine, "bool Write()", "if (!_recovered) return false;", ""), new SourceEdit(Engine, "void CheckRule1(", "if (!_recovered)", "if (_durable < 0)")) { WithoutAssertion = true },
-        new("start-flushes-on-after-a-failed-flush", "the start goes on with the COW when the flush of Base has failed", new SourceEdit(Engine, "> Recover(", "CheckFlushOfBase();\n        }", "}")),
+        new("start-leaves-base-unflushed", "the start does not flush Base", new SourceEdit(Protocols, "> Recover(", "target.BeginFlush();", "")),
+        new("start-does-not-wait-for-base", "what the pipeline has made is written while the start still flushes Base", new SourceEdit(Protocols, "> Recover(", "yield return target.Transfers;\n        target.CheckFlush();", "")),
+        new("writes-before-the-start-has-flushed", "the first batch is written while the start still makes durable what was left", new SourceEdit(Loop, "bool Write()", "if (!_rules.IsRecovered) return false;", ""), new SourceEdit(Rules, "void CheckRule1(", "if (!IsRecovered)", "if (marks.Durable < 0)")) { WithoutAssertion = true },
+        new("start-flushes-on-after-a-failed-flush", "the start goes on with the COW when the flush of Base has failed", new SourceEdit(Protocols, "> Recover(", "target.CheckFlush();\n        }", "}")),
         new("start-writes-back-page-0-only", "the start does not write back the slots of a valid window", new SourceEdit(Head, "MakeDurable(", "if (entries > 0)", "if (entries < 0)")),
         new("start-leaves-no-trace", "the start does not make the state byte 1", new SourceEdit(Head, "MakeDurable(", "if (begins &&", "if (!begins &&")),
         new("start-writes-back-nothing", "the start only flushes", new SourceEdit(Head, "MakeDurable(", "if (entries > 0)", "if (entries < 0)"), new SourceEdit(Head, "MakeDurable(", "WritePage0();", "")),
         new("planned-before-the-image-is-written-back", "ops are read ahead while the start still writes the metadata image back",
-            new SourceEdit(Engine, "bool Plan()", " && _head.IsWrittenBack", "")) { Step = Battery.Changing },
+            new SourceEdit(Loop, "bool Fill()", " && _head.IsWrittenBack", "")) { Step = Battery.Changing },
         new("written-back-before-page-0-is", "ops are read ahead while page 0 is still being written back",
             new SourceEdit(Head, "MakeDurable(", "WritePage0();", "IsWrittenBack = true; WritePage0();")) { Step = Battery.Changing },
-        new("mark-before-the-cow", "the mark says that the merge has begun before the COW does", new SourceEdit(Engine, "> Recover(", "BeginFlushOfBase();", "_setup.Mark?.Begin(_cow, _durable); BeginFlushOfBase();"), new SourceEdit(Engine, "> Recover(", BeginMark, "")),
-        new("mark-after-the-base", "the mark says that the merge has begun when Base is written", new SourceEdit(Engine, "> Recover(", BeginMark, ""), new SourceEdit(Engine, "> Recover(", "_recovered = true;", "_recovered = true; _setup.Mark?.Begin(_cow, _durable);")),
-        new("mark-never", "the mark never says that the merge has begun", new SourceEdit(Engine, "> Recover(", BeginMark, "")),
-        new("mark-goes-early", "the mark goes before the last count is durable", new SourceEdit(Engine, "bool IsFinished()", "_stopping = _setup.Stop.Requested;", "_stopping = _setup.Stop.Requested; if (_written == _plan.Count) _setup.Mark?.End();"), new SourceEdit(Engine, "MergeResult Run(", "_setup.Mark?.End();", "")),
+        new("mark-before-the-cow", "the mark says that the merge has begun before the COW does", new SourceEdit(Protocols, "> Recover(", "target.BeginFlush();", "setup.Mark?.Begin(cow, marks.Durable); target.BeginFlush();"), new SourceEdit(Protocols, "> Recover(", BeginMark, "")),
+        new("mark-after-the-base", "the mark says that the merge has begun when Base is written", new SourceEdit(Protocols, "> Recover(", BeginMark, ""), new SourceEdit(Protocols, "> Recover(", "rules.Recovered();", "rules.Recovered(); setup.Mark?.Begin(cow, marks.Durable);")),
+        new("mark-never", "the mark never says that the merge has begun", new SourceEdit(Protocols, "> Recover(", BeginMark, "")),
+        new("mark-goes-early", "the mark goes before the last count is durable", new SourceEdit(Loop, "bool IsFinished()", "_stopping = _setup.Stop.Requested;", "_stopping = _setup.Stop.Requested; if (_marks.Written == _plan.Count) _setup.Mark?.End();"), new SourceEdit(Engine, "MergeResult Run(", "_setup.Mark?.End();", "")),
         new("mark-stays", "the mark stays when all is merged", new SourceEdit(Engine, "MergeResult Run(", "_setup.Mark?.End();", "")),
         new("mark-unchecked", "nothing looks at the mark", new SourceEdit(Engine, "MergeResult Run(", "_setup.Mark?.Check(_cow);", "")),
         new("scratch-unflushed", "a window is claimed before its scratch was flushed", new SourceEdit(Head, "WriteScratch(", "Flush();", "")),
         new("claim-unflushed", "Base is written before the claim of its window was flushed", new SourceEdit(Head, " Commit()", "Flush();", "if (State != 2) Flush();")),
         new("count-unflushed", "a count is believed before it was flushed", new SourceEdit(Head, " Commit()", "Flush();", "if (State == 2) Flush();")),
-        new("window-counted-before-its-base-is-flushed", "a window is counted without a flush of Base", new SourceEdit(Engine, " WriteWindow(int", FlushBase, "")),
-        new("replay-counted-before-its-base-is-flushed", "a replayed window is counted without a flush of Base", new SourceEdit(Engine, " WriteWindow(int", FlushBase, "if (_replayed == 0 || _checkpoints > 0) " + FlushBase)),
-        new("checkpoint-without-flush-of-base", "a checkpoint counts what was not flushed", new SourceEdit(Engine, "> Checkpoint()", FlushBase, "")),
-        new("count-before-base", "a checkpoint counts first and flushes Base behind it", new SourceEdit(Engine, "> Checkpoint()", FlushBase, ""), new SourceEdit(Engine, "> Checkpoint()", "Counted(to);", "Counted(to); " + FlushBase)),
-        new("no-final-checkpoint", "the last ops are not counted", new SourceEdit(Engine, "bool IsFinished()", "return _durable == _plan.Count && (_published == _durable || _stopping) && _writeBack.IsDone;", "return _written == _plan.Count && _writeBack.IsDone;")),
-        new("no-checkpoint-by-bytes", "checkpoints come by time, or when no more may be written uncounted", new SourceEdit(Engine, "bool Retire()", "|| _bytesSinceCheckpoint >= _setup.Options.CheckpointBytes", "")),
-        new("no-checkpoint-by-time", "checkpoints come by bytes alone, however long these take", new SourceEdit(Engine, "bool Retire()", "_setup.Time.Milliseconds - _lastCheckpoint >= _setup.Options.CheckpointMilliseconds", "_lastCheckpoint < 0")),
-        new("writes-on-whatever-a-flush-takes", "a checkpoint whose flush takes long does not hold back what comes behind the next one", new SourceEdit(Engine, "bool Write()", "if (uncounted >= _setup.Options.UncountedBytes)", "if (uncounted < 0)")),
-        new("final-count-unwritten", "the last count stays in memory", new SourceEdit(Engine, "> Checkpoint()", "foreach (TransferGroup transfers in _head.Commit())", "if (to < _plan.Count) foreach (TransferGroup transfers in _head.Commit())")),
+        new("window-counted-before-its-base-is-flushed", "a window is counted without a flush of Base", new SourceEdit(Protocols, " WriteWindow(int", FlushBase, "")),
+        new("replay-counted-before-its-base-is-flushed", "a replayed window is counted without a flush of Base", new SourceEdit(Protocols, " WriteWindow(int", FlushBase, "if (Replayed == 0 || checkpoints.Count > 0) " + FlushBase)),
+        new("checkpoint-without-flush-of-base", "a checkpoint counts what was not flushed", new SourceEdit(Protocols, "> Checkpoint()", FlushBase, "")),
+        new("count-before-base", "a checkpoint counts first and flushes Base behind it", new SourceEdit(Protocols, "> Checkpoint()", FlushBase, ""), new SourceEdit(Protocols, "> Checkpoint()", "Counted(to);", "Counted(to); " + FlushBase)),
+        new("no-final-checkpoint", "the last ops are not counted", new SourceEdit(Loop, "bool IsFinished()", "return _marks.Durable == _plan.Count && (_marks.Published == _marks.Durable || _stopping) && _target.IsWriteBackDone;", "return _marks.Written == _plan.Count && _target.IsWriteBackDone;")),
+        new("no-checkpoint-by-bytes", "checkpoints come by time, or when no more may be written uncounted", new SourceEdit(Checkpoints, "void Update()", "|| marks.BytesWritten - _bytes >= setup.Options.CheckpointBytes", "")),
+        new("no-checkpoint-by-time", "checkpoints come by bytes alone, however long these take", new SourceEdit(Checkpoints, "void Update()", "IsIntervalOver(setup.Time.Milliseconds)", "_end < 0")),
+        new("writes-on-whatever-a-flush-takes", "a checkpoint whose flush takes long does not hold back what comes behind the next one", new SourceEdit(Rules, "WritePermission MayWrite(", "if (uncounted >= options.UncountedBytes)", "if (uncounted < 0)")),
+        new("final-count-unwritten", "the last count stays in memory", new SourceEdit(Protocols, "> Checkpoint()", "foreach (TransferGroup transfers in head.Commit())", "if (to < plan.Count) foreach (TransferGroup transfers in head.Commit())")),
         new("page-0-flushed-before-it-is-reaped", "the flush of a count or claim is queued while its write is in flight", new SourceEdit(Head, " Commit()", "yield return _transfers;\n        Check(\"writing the header of\");", "")),
         new("scratch-flushed-before-it-is-reaped", "the flush of scratch is queued while its writes are in flight", new SourceEdit(Head, "WriteScratch(", "yield return _transfers;\n        Check(\"writing the scratch of\");", "")),
-        new("window-flushed-before-it-is-reaped", "the flush of Base is queued while a window is in flight", new SourceEdit(Engine, "> WriteFirst(", "yield return batch.Transfers;", "if (batch.Count < 0) yield return batch.Transfers;")),
+        new("window-flushed-before-it-is-reaped", "the flush of Base is queued while a window is in flight", new SourceEdit(Protocols, "> WriteFirst(", "yield return batch.Transfers;", "if (batch.Count < 0) yield return batch.Transfers;")),
         new("failed-flush-asked-again", "a flush that fails is asked again, and the second one believed", new SourceEdit(Transfers, "void Progress(", "End(slot, result < 0 ? result : 0);", "if (result < 0) Ask(slot); else End(slot, 0);")),
         new("failed-flush-ignored", "a flush that fails counts as done", new SourceEdit(Transfers, "void End(int", "errno < 0 ?", "errno < 0 && attempt.Whole.Verb != BlockVerb.Flush ?")),
 
@@ -99,15 +104,15 @@ public static class Sabotages
             new SourceEdit(Head, "WriteScratch(", "WritePage0();", "if (Layout.EntryOffset(entries + 1) <= 512) WritePage0();"))
         { Step = Battery.LongLists },
         new("scratch-written-while-a-window-is-valid", "the scratch of the second window is written while the claim of the first is on the medium", new SourceEdit(Head, " Commit()", "Flush();", "if (State == 2 || Count >= 4) Flush();")) { WithoutAssertion = true },
-        new("window-stays-claimed", "the count moves on and the state byte stays valid", new SourceEdit(Engine, " WriteWindow(int", "_head.State = ScratchLayout.Invalid;", "")),
-        new("replace-exempt-from-rule-1", "a Replace or Zero overwrites what ops behind the count still read", new SourceEdit(Plan, "int PlainRun(", "limits[position] <= durable", "(limits[position] <= durable || !this[position].IsOrdered)"), new SourceEdit(Engine, "bool Write()", "if (batch.Limit > _released)", "if (batch.Limit > _plan.Count)")),
-        new("replace-exempt-from-rule-1-unasserted", "the same, and the batch knows nothing of it", new SourceEdit(Plan, "int PlainRun(", "limits[position] <= durable", "(limits[position] <= durable || !this[position].IsOrdered)"), new SourceEdit(Engine, "bool TryPlan(", "batch.TryAdd(_plan.Limit(_planned))", "batch.TryAdd(_plan[_planned].IsOrdered ? _plan.Limit(_planned) : 0)")) { WithoutAssertion = true },
-        new("limit-off-by-one", "an op overwrites what the op at the count still reads", new SourceEdit(Plan, "int PlainRun(", "limits[position] <= durable", "limits[position] <= durable + 1"), new SourceEdit(Engine, "bool Write()", "if (batch.Limit > _released)", "if (batch.Limit > _durable + 1)")),
+        new("window-stays-claimed", "the count moves on and the state byte stays valid", new SourceEdit(Protocols, " WriteWindow(int", "head.State = ScratchLayout.Invalid;", "")),
+        new("replace-exempt-from-rule-1", "a Replace or Zero overwrites what ops behind the count still read", new SourceEdit(Plan, "int PlainRun(", "limits[position] <= durable", "(limits[position] <= durable || !this[position].IsOrdered)"), new SourceEdit(Rules, "WritePermission MayWrite(", "if (batch.Limit > marks.Released)", "if (batch.Limit > plan.Count)")),
+        new("replace-exempt-from-rule-1-unasserted", "the same, and the batch knows nothing of it", new SourceEdit(Plan, "int PlainRun(", "limits[position] <= durable", "(limits[position] <= durable || !this[position].IsOrdered)"), new SourceEdit(Filler, "bool TryAdd(", "batch.TryAdd(plan.Limit(_position))", "batch.TryAdd(plan[_position].IsOrdered ? plan.Limit(_position) : 0)")) { WithoutAssertion = true },
+        new("limit-off-by-one", "an op overwrites what the op at the count still reads", new SourceEdit(Plan, "int PlainRun(", "limits[position] <= durable", "limits[position] <= durable + 1"), new SourceEdit(Rules, "WritePermission MayWrite(", "if (batch.Limit > marks.Released)", "if (batch.Limit > marks.Durable + 1)")),
         new("limit-off-by-one-unasserted", "the same, and the assertion is off by one as well", new SourceEdit(Plan, "int PlainRun(", "limits[position] <= durable", "limits[position] <= durable + 1"), new SourceEdit(Plan, "int Limit(", "Limits[position]", "Limits[position] - 1")) { WithoutAssertion = true },
-        new("rule-1-by-what-is-written", "the limit is compared with what is written instead of what is durable", new SourceEdit(Engine, "bool Write()", "if (batch.Limit > _released)", "if (batch.Limit > _written)")),
-        new("rule-1-by-what-is-written-unasserted", "the same, and the assertion compares likewise", new SourceEdit(Engine, "bool Write()", "if (batch.Limit > _released)", "if (batch.Limit > _written)"), new SourceEdit(Engine, "void CheckRule1(", "batch.Limit > _released", "batch.Limit > _written")) { WithoutAssertion = true },
-        new("checkpoint-counts-what-came-behind-its-flush", "a checkpoint counts what was written while Base was being flushed", new SourceEdit(Engine, "> Checkpoint()", "_head.Count = to;", "_head.Count = to = _written;")),
-        new("batch-counts-as-written-when-it-is-begun", "a batch is taken leave of while its writes are in flight", new SourceEdit(Engine, "bool Retire()", "Phase: BatchPhase.Written,", "Phase: BatchPhase.Written or BatchPhase.Writing,")),
+        new("rule-1-by-what-is-written", "the limit is compared with what is written instead of what is durable", new SourceEdit(Rules, "WritePermission MayWrite(", "if (batch.Limit > marks.Released)", "if (batch.Limit > marks.Written)")),
+        new("rule-1-by-what-is-written-unasserted", "the same, and the assertion compares likewise", new SourceEdit(Rules, "WritePermission MayWrite(", "if (batch.Limit > marks.Released)", "if (batch.Limit > marks.Written)"), new SourceEdit(Rules, "void CheckRule1(", "batch.Limit > marks.Released", "batch.Limit > marks.Written")) { WithoutAssertion = true },
+        new("checkpoint-counts-what-came-behind-its-flush", "a checkpoint counts what was written while Base was being flushed", new SourceEdit(Protocols, "> Checkpoint()", "head.Count = to;", "head.Count = to = marks.Written;")),
+        new("batch-counts-as-written-when-it-is-begun", "a batch is taken leave of while its writes are in flight", new SourceEdit(Loop, "bool Retire()", "Phase: BatchPhase.Written,", "Phase: BatchPhase.Written or BatchPhase.Writing,")),
         new("stops-with-requests-in-flight", "an error ends the run before what is in flight is reaped", new SourceEdit(Engine, "MergeResult Run(", "_pipeline.Abandon();", "")),
         new("window-shorter-than-W", "a window leaves the last op for the next one", new SourceEdit(Plan, "int WindowAt(", "from + Window :", "from + Window - 1 :")),
         new("window-goes-on-behind-a-replace", "the run of a window is taken as longer than it is", new SourceEdit(Plan, "int WindowAt(", "&& this[position].IsOrdered", "")),
@@ -116,16 +121,16 @@ public static class Sabotages
         new("entry-points-at-the-wrong-slot", "entry i points at slot i + 1", new SourceEdit(Head, "void SetEntries(", "(ulong)Layout.SlotOffset(i)", "(ulong)Layout.SlotOffset(i + 1)")),
         new("wrong-slot", "the contents of a window are in each other's slots", new SourceEdit(Head, "Slice Slot(", "Layout.SlotOffset(index)", "Layout.SlotOffset(index == 0 && Slots > 1 ? 1 : index == 1 ? 0 : index)")),
         new("last-slot-unwritten", "the page behind the last whole one of the slots is not written", new SourceEdit(Head, "void WriteSlots(", "(Layout.SlotOffset(entries) + Page - 1) & -Page", "((Layout.SlotOffset(entries) + Page - 1) & -Page) - Page")),
-        new("unsafe-op-unmarked-unasserted", "an Xor in place without scratch does not change the magic first", new SourceEdit(Engine, "> WriteUnsafe(", "_head.Magic = CowHeader.UnsafeMagic;", ""), new SourceEdit(Engine, "void CheckRule1(", "&& _head.Magic == CowHeader.UnsafeMagic", "")) { WithoutAssertion = true },
+        new("unsafe-op-unmarked-unasserted", "an Xor in place without scratch does not change the magic first", new SourceEdit(Protocols, "> WriteUnsafe(", "head.Magic = CowHeader.UnsafeMagic;", ""), new SourceEdit(Rules, "void CheckRule1(", "&& head.Magic == CowHeader.UnsafeMagic", "")) { WithoutAssertion = true },
 
         // Readers.
-        new("window-written-with-readers-inside", "a window overwrites what those still read who entered before it was published", new SourceEdit(Engine, "> Journal(", "while (!_setup.Readers.IsDone) yield return _setup.Readers;", "")),
-        new("window-memory-reused-with-readers-inside", "the next window takes the place of one that is being read", new SourceEdit(Engine, "bool BeginProtocol(", "if (_released < _durable) return false;", ""), new SourceEdit(Engine, "> Journal(", "|| _released != _durable", "")) { WithoutAssertion = true },
-        new("limit-by-what-is-durable", "an op overwrites a source whose op is counted and still being read", new SourceEdit(Engine, "bool Write()", "if (batch.Limit > _released)", "if (batch.Limit > _durable)")),
-        new("limit-by-what-is-durable-unasserted", "the same, and the assertion compares likewise", new SourceEdit(Engine, "bool Write()", "if (batch.Limit > _released)", "if (batch.Limit > _durable)"), new SourceEdit(Engine, "void CheckRule1(", "batch.Limit > _released", "batch.Limit > _durable")) { WithoutAssertion = true },
-        new("published-with-readers-inside", "a second switch is published while readers from before the first are inside", new SourceEdit(Engine, "bool Follow()", "|| !_setup.Readers.IsDone", "")),
-        new("count-published-before-it-is-durable", "readers are sent to Base when a checkpoint begins", new SourceEdit(Engine, "> Checkpoint()", "_checkpointDue = false;", "_checkpointDue = false; if (_released == _durable) _setup.Readers.Publish(new OpHomes(to, 0));")),
-        new("window-published-before-it-is-durable", "readers are sent to a window that is not claimed yet", new SourceEdit(Engine, "> Journal(", "_head.State = ScratchLayout.Valid;", "_setup.Readers.Publish(new OpHomes(_durable, window)); _head.State = ScratchLayout.Valid;"), new SourceEdit(Engine, "> Journal(", "_journaled += window;\n        // The writes to Base destroy what the window's ops read. From here on readers take the window's contents from memory.\n        _setup.Readers.Publish(new OpHomes(_durable, window));", "_journaled += window;")),
+        new("window-written-with-readers-inside", "a window overwrites what those still read who entered before it was published", new SourceEdit(Protocols, "> Journal(", "while (!setup.Readers.IsDone) yield return setup.Readers;", "")),
+        new("window-memory-reused-with-readers-inside", "the next window takes the place of one that is being read", new SourceEdit(Loop, "bool BeginProtocol(", "if (_marks.Released < _marks.Durable) return false;", ""), new SourceEdit(Rules, "void CheckRule3(", "|| marks.Released != marks.Durable", "")) { WithoutAssertion = true },
+        new("limit-by-what-is-durable", "an op overwrites a source whose op is counted and still being read", new SourceEdit(Rules, "WritePermission MayWrite(", "if (batch.Limit > marks.Released)", "if (batch.Limit > marks.Durable)")),
+        new("limit-by-what-is-durable-unasserted", "the same, and the assertion compares likewise", new SourceEdit(Rules, "WritePermission MayWrite(", "if (batch.Limit > marks.Released)", "if (batch.Limit > marks.Durable)"), new SourceEdit(Rules, "void CheckRule1(", "batch.Limit > marks.Released", "batch.Limit > marks.Durable")) { WithoutAssertion = true },
+        new("published-with-readers-inside", "a second switch is published while readers from before the first are inside", new SourceEdit(Protocols, "bool FollowCount()", "|| !setup.Readers.IsDone", "")),
+        new("count-published-before-it-is-durable", "readers are sent to Base when a checkpoint begins", new SourceEdit(Protocols, "> Checkpoint()", "checkpoints.Begin();", "checkpoints.Begin(); if (marks.Released == marks.Durable) setup.Readers.Publish(new OpHomes(to, 0));")),
+        new("window-published-before-it-is-durable", "readers are sent to a window that is not claimed yet", new SourceEdit(Protocols, "> Journal(", "head.State = ScratchLayout.Valid;", "setup.Readers.Publish(new OpHomes(marks.Durable, window)); head.State = ScratchLayout.Valid;"), new SourceEdit(Protocols, "> Journal(", "Journaled += window;\n        // The writes to Base destroy what the window's ops read. From here on readers take the window's contents from memory.\n        setup.Readers.Publish(new OpHomes(marks.Durable, window));", "Journaled += window;")),
         new("left-window-not-published", "after a crash readers are sent to sources that the window overwrites", new SourceEdit(Engine, "LeftWindow Prepare()", "left.IsStale ? 0 : left.Entries", "0")),
         new("count-and-window-in-two-words", "a reader may see a count with the window of another", new SourceEdit(Gate, "void Publish(", "Volatile.Write(ref _homes, ((long)homes.Counted << 32) | (uint)homes.Window);", "Volatile.Write(ref _homes, ((long)homes.Counted << 32) | (uint)_homes); Interleave?.Invoke(); Volatile.Write(ref _homes, ((long)homes.Counted << 32) | (uint)homes.Window);")),
         new("enter-without-second-look", "a reader counts himself under a number that nobody looks at", new SourceEdit(Gate, "int Enter()", "if (Volatile.Read(ref _epoch) == epoch) return epoch;", "return epoch;")),
@@ -148,19 +153,19 @@ public static class Sabotages
         new("entry-offsets-trusted", "only the block of an entry is compared", new SourceEdit(Left, "int FirstDifference(", "head.Entry(i) != (op.NewBlock, (ulong)head.Layout.SlotOffset(i))", "head.Entry(i).NewBlock != op.NewBlock")),
         new("stale-window-replayed", "a window that is counted already is written again", new SourceEdit(Left, "LeftWindow Read(", "return new LeftWindow(entries, true);", "return new LeftWindow(entries, false);")),
         new("stale-window-left-claimed", "a window that is counted already stays marked valid",
-            new SourceEdit(Engine, "> Recover(", ForgetWindow, "")) { Step = Battery.Scratched },
+            new SourceEdit(Protocols, "> Recover(", ForgetWindow, "")) { Step = Battery.Scratched },
         new("stale-window-left-claimed-unasserted", "the same, and nothing is asserted before scratch is written",
-            new SourceEdit(Engine, "> Recover(", ForgetWindow, ""),
+            new SourceEdit(Protocols, "> Recover(", ForgetWindow, ""),
             new SourceEdit(Head, "WriteScratch(", "DurableState != ScratchLayout.Valid", "true"))
         { Step = Battery.Scratched, WithoutAssertion = true },
         new("stale-window-checked-by-its-first-entry", "of the entries of a counted window only the first is compared",
             new SourceEdit(Left, "LeftWindow Read(", "count - entries, entries) == entries", "count - entries, 1) == 1"))
         { Step = Battery.Scratched },
         new("finished-merge-unflushed", "a merge that finds all counted flushes nothing",
-            new SourceEdit(Engine, "MergeResult Run(", "Start();", $"if (_durable == _plan.Count) {Done} Start();"))
+            new SourceEdit(Engine, "MergeResult Run(", "_loop.Start(", $"if (_marks.Durable == _plan.Count) {Done} _loop.Start("))
         { Step = Battery.Done },
         new("finished-merge-leaves-base-unflushed", "a merge that finds all counted flushes the COW alone",
-            new SourceEdit(Engine, "> Recover(", "BeginFlushOfBase();", "if (_durable < _plan.Count) BeginFlushOfBase();"))
+            new SourceEdit(Protocols, "> Recover(", "target.BeginFlush();", "if (marks.Durable < plan.Count) target.BeginFlush();"))
         { Step = Battery.Done },
         new("empty-window-trusted", "a valid state byte without entries counts as nothing left", new SourceEdit(Left, "LeftWindow Read(", "int differs", "if (entries == 0) return default; int differs")),
         new("reads-ignore-the-window", "the merged image is read as if no window had been left", new SourceEdit(Image, "", "_windowEnd = _count + left.Entries;", "_windowEnd = _count;")),
@@ -175,13 +180,13 @@ public static class Sabotages
         new("overlap-copy-onto-itself-by-number", "a copy from the block of the same number has nothing to do, whatever storage that is", new SourceEdit(Order, "bool IsNoOp(in CowOp op, StorageMap map)", "map.LiesExactlyAt(op.SourceByte, CowOp.BlockSize, (long)op.NewBlock * CowOp.BlockSize)", "op.Source == op.NewBlock")) { Step = Battery.Overlaps },
         new("overlap-range-of-one-sector-too-few", "the end of a shared range is looked up a sector too early", new SourceEdit(Map, "int FirstThatEndsBehind(", "_ends[middle] <= offset", "_ends[middle] <= offset + 512")) { Step = Battery.Overlaps },
         new("overlap-window-placed-anywhere", "a window begins wherever it is cheap, and may end between a writer and its reader", new SourceEdit(Plan, "MergeStep Next(", "if (!IsSafe(written + window)) window = 0;", "")) { Step = Battery.Overlaps },
-        new("overlap-window-placed-anywhere-unasserted", "the same, and nothing is asserted before the window is written", new SourceEdit(Plan, "MergeStep Next(", "if (!IsSafe(written + window)) window = 0;", ""), new SourceEdit(Engine, "> WriteWindow(int", "if (!_plan.IsSafe(end))", "if (end < 0)"), new SourceEdit(Engine, "void CheckRule1(", "&& batch.Limit <= _journaledTo &&", "&&")) { Step = Battery.Overlaps, WithoutAssertion = true },
+        new("overlap-window-placed-anywhere-unasserted", "the same, and nothing is asserted before the window is written", new SourceEdit(Plan, "MergeStep Next(", "if (!IsSafe(written + window)) window = 0;", ""), new SourceEdit(Rules, "void PermitWindow(", "if (!plan.IsSafe(end))", "if (end < 0)"), new SourceEdit(Rules, "void CheckRule1(", "&& batch.Limit <= _journaledTo &&", "&&")) { Step = Battery.Overlaps, WithoutAssertion = true },
         new("overlap-plain-run-past-the-window", "ops are written and counted up to the middle of what needs a window, which then begins too late", new SourceEdit(Plan, "int PlainRun(", " && IsSafe(position + 1)", "")) { Step = Battery.Overlaps },
         new("overlap-windows-as-long-as-needed", "a window is taken to be as long as its run of ordered ops", new SourceEdit(Plan, "void FindSafeCounts()", "Math.Min(Window, endOfRun - at)", "Window == 0 ? 0 : endOfRun - at")) { Step = Battery.Overlaps },
         new("overlap-windows-across-a-replace", "a window is taken to go on behind a replace", new SourceEdit(Plan, "void FindSafeCounts()", "if (!this[at].IsOrdered) endOfRun = at;", "")) { Step = Battery.Overlaps },
         new("overlap-never-journaled", "what a window could protect is refused", new SourceEdit(Plan, "void FindSafeCounts()", "window > 0 && counts[at + window] == Safe", "false")) { Step = Battery.Overlaps },
         new("overlap-not-refused", "a merge begins although no order makes it safe", new SourceEdit(Engine, "MergeResult Run(", "if (_setup.Overlap is not null) RefuseOverlap();", "")) { Step = Battery.Overlaps },
-        new("overlap-refused-too-late", "the refusal comes when the start has written the head back", new SourceEdit(Engine, "MergeResult Run(", "if (_setup.Overlap is not null) RefuseOverlap();", ""), new SourceEdit(Engine, "MergeResult Run(", "Start();", "Start(); while (!_recovered) { Continue(); if (!_recovered) _pipeline.Wait(); } if (_setup.Overlap is not null) RefuseOverlap();")) { Step = Battery.Overlaps },
+        new("overlap-refused-too-late", "the refusal comes when the start has written the head back", new SourceEdit(Engine, "MergeResult Run(", "if (_setup.Overlap is not null) RefuseOverlap();", ""), new SourceEdit(Engine, "MergeResult Run(", "_loop.Run();", "if (_setup.Overlap is not null) RefuseOverlap(); _loop.Run();"), new SourceEdit(Loop, "void Start(", "_protocols.BeginRecovery(left);", "{ _protocols.BeginRecovery(left); while (!_rules.IsRecovered) { _running.Continue(); if (!_rules.IsRecovered) _pipeline.Wait(); } }")) { Step = Battery.Overlaps },
         new("overlap-merges-on-with-sources-gone", "a count between a writer and its reader is gone on with", new SourceEdit(Plan, "private void CheckSources(", "Counts[count] != Gone", "Counts[count] <= Safe"), new SourceEdit(Plan, "void CheckMergeable(", "if (IsSafe(count)) return;", "if (Counts[count] != Stuck) return;")) { Step = Battery.Overlaps },
         new("overlap-window-that-was-left-not-looked-at", "a window that was left is replayed although it overwrites what later ops read", new SourceEdit(Plan, "public void CheckSources(", "if (!left.IsStale) CheckSources(count + left.Entries, setup);", "")) { Step = Battery.Overlaps },
         new("overlap-reads-sources-that-are-gone", "an image is read although a counted op has overwritten what another needs", new SourceEdit(Image, "private MergedImage(", "plan.CheckSources(_count, left, setup);", "")) { Step = Battery.Overlaps },

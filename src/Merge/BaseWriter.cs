@@ -1,0 +1,87 @@
+using System.Collections.Generic;
+using Snapuserd.Block;
+using Snapuserd.Cow;
+using Snapuserd.Interop;
+
+namespace Snapuserd.Merge;
+
+/// <summary>
+/// The I/O to Base that does not belong to a batch: flushes, background write-back, and windows that are written from the metadata image.
+/// Requests begin here; the caller waits for <see cref="Transfers"/> and then checks the result.
+/// </summary>
+internal sealed class BaseWriter(MergeSetup setup, MergePlan plan, CowHead head, Watermarks marks)
+{
+    private readonly TransferGroup _writeBack = new();
+
+    // Watermarks.BytesWritten at the last request for write-back.
+    private long _writeBackAt = marks.BytesWritten;
+
+    /// <summary>The flush or the writes that were begun last.</summary>
+    public TransferGroup Transfers { get; } = new();
+
+    /// <summary>Flushes so far.</summary>
+    public int Flushes { get; private set; }
+
+    /// <summary>No request for write-back is in flight.</summary>
+    public bool IsWriteBackDone => _writeBack.IsDone;
+
+    /// <summary>Flushes Base. Exit code 74 if the flush fails.</summary>
+    public IEnumerable<TransferGroup> Flush()
+    {
+        BeginFlush();
+        yield return Transfers;
+        CheckFlush();
+    }
+
+    /// <summary>Begins a flush, which covers the writes that were reaped before.</summary>
+    public void BeginFlush()
+    {
+        Flushes++;
+        setup.Io.Flush(setup.Base.Number, Transfers);
+    }
+
+    /// <summary>Throws exit code 74 if the flush has ended and failed.</summary>
+    public void CheckFlush()
+    {
+        if (Transfers.TakeFailure() is { } failure)
+            throw new SnapuserdException(ExitCode.InputOutput, $"{setup.Base.Name}: flushing failed: {Reason.Of(failure.Errno)}; nothing behind op {marks.Durable} of {marks.End} is counted");
+    }
+
+    /// <summary>
+    /// Begins to write the first <paramref name="window"/> slots of the metadata image. Blocks that are contiguous both there and on Base
+    /// share a request.
+    /// </summary>
+    public void BeginSlots(int window)
+    {
+        int positions = marks.Written;
+        for (int i = 0; i < window;)
+        {
+            uint block = plan[positions + i].NewBlock;
+            int run = 1;
+            while (i + run < window && (run + 1) * CowOp.BlockSize <= setup.Options.RequestBytes && plan[positions + i + run].NewBlock == block + run) run++;
+            setup.Io.Write(setup.Base.Number, (long)block * CowOp.BlockSize, head.Slot(i) with { Length = run * CowOp.BlockSize }, Transfers);
+            i += run;
+        }
+    }
+
+    /// <summary>Throws exit code 74 if a write of <see cref="BeginSlots"/> failed. Names the first op concerned.</summary>
+    public void CheckSlots()
+    {
+        if (Transfers.TakeFailure() is not { } failure) return;
+        int slot = (failure.Request.Buffer.Offset + failure.Done - head.Slot(0).Offset) / CowOp.BlockSize;
+        throw new SnapuserdException(ExitCode.InputOutput,
+            $"{setup.Base.Name}: writing {failure.Request.Buffer.Length - failure.Done} bytes at {failure.Request.Offset + failure.Done} for {plan.Describe(marks.Durable + slot)} failed: {Reason.Of(failure.Errno)}");
+    }
+
+    /// <summary>
+    /// Starts background write-back after <see cref="MergeOptions.WriteBackBytes"/>. At most one request in flight, and never when the
+    /// queue is full.
+    /// </summary>
+    public void AskForWriteBack()
+    {
+        long every = setup.Options.WriteBackBytes;
+        if (every == 0 || marks.BytesWritten - _writeBackAt < every || !_writeBack.IsDone || !setup.Io.HasRoom) return;
+        _writeBackAt = marks.BytesWritten;
+        setup.Io.WriteBack(setup.Base.Number, _writeBack);
+    }
+}

@@ -1,0 +1,100 @@
+using System;
+using Snapuserd.Cow;
+
+namespace Snapuserd.Merge;
+
+/// <summary>The answer of <see cref="MergeRules.MayWrite"/>.</summary>
+internal enum WritePermission
+{
+    /// <summary>The batch may be written now.</summary>
+    Granted,
+    /// <summary>Not yet. What it waits for is under way: readers that leave, writes in flight, or a protocol.</summary>
+    NotYet,
+    /// <summary>Not before a checkpoint raises the durable count.</summary>
+    NeedsCheckpoint,
+}
+
+/// <summary>
+/// What may be written to Base, and when: rules 1 and 3 of design §5. (Rule 2 is about scratch; <see cref="CowHead"/> checks it.)
+/// <see cref="MayWrite"/> decides. The methods whose names begin with Check are assertions, made at every write, also in the shipped
+/// program: they throw <see cref="InvalidOperationException"/>, which only an error in this program can cause.
+/// </summary>
+internal sealed class MergeRules(MergeOptions options, MergePlan plan, CowHead head, Watermarks marks, RunningProtocol protocol)
+{
+    // Ops before these positions may overwrite what they read: their results are durable in scratch, or the user allowed it.
+    private int _journaledTo;
+    private int _unsafeTo;
+
+    /// <summary>Everything that the previous run left is durable, so writes to Base may begin.</summary>
+    public bool IsRecovered { get; private set; }
+
+    /// <summary>What the previous run left is durable.</summary>
+    public void Recovered() => IsRecovered = true;
+
+    /// <summary>
+    /// True if a plain batch may be written: its safe-from count is reached, and not too much is written and uncounted.
+    /// <paramref name="uncounted"/> includes batches in flight.
+    /// </summary>
+    public WritePermission MayWrite(Batch batch, long uncounted)
+    {
+        if (batch.Limit > marks.Released)
+        {
+            // The batch may wait for readers only; then no checkpoint helps. The checkpoint waits for batch.Expected, not only for the
+            // safe-from count: otherwise the next batch of the step needs another one. A running checkpoint may already be the one it
+            // waits for.
+            bool helps = batch.Limit > marks.Durable && !protocol.IsRunning && marks.Written >= batch.Expected;
+            return helps ? WritePermission.NeedsCheckpoint : WritePermission.NotYet;
+        }
+        if (uncounted >= options.UncountedBytes) return CanCount ? WritePermission.NeedsCheckpoint : WritePermission.NotYet;
+        return WritePermission.Granted;
+    }
+
+    /// <summary>True if a checkpoint could begin now and raise the count.</summary>
+    public bool CanCount => !protocol.IsRunning && marks.Written > marks.Durable;
+
+    /// <summary>Permits the writes of the window from <see cref="Watermarks.Written"/> to <paramref name="end"/>. Its scratch is durable.</summary>
+    public void PermitWindow(int end)
+    {
+        if (!plan.IsSafe(end))
+            throw new InvalidOperationException($"rule 1: the window from {marks.Written} to {end} overwrites what a later op reads");
+        _journaledTo = end;
+    }
+
+    /// <summary>Permits the writes of Xors in place without scratch, up to <paramref name="end"/>. The magic on disk says "unsafe".</summary>
+    public void PermitUnsafe(int end) => _unsafeTo = end;
+
+    /// <summary>Throws unless the ops of a batch may be written now.</summary>
+    public void CheckRule1(Batch batch)
+    {
+        if (!IsRecovered) throw new InvalidOperationException("Base is written before what the predecessor left was made durable");
+        bool journaled = batch.From >= marks.Durable && batch.To <= _journaledTo && batch.Limit <= _journaledTo &&
+            head.DurableState == ScratchLayout.Valid;
+        bool allowed = batch.From >= marks.Durable && batch.To <= _unsafeTo && batch.Limit <= _unsafeTo && head.Magic == CowHeader.UnsafeMagic;
+        if (batch.Limit > marks.Released && !journaled && !allowed)
+            throw new InvalidOperationException($"rule 1: positions {batch.From} to {batch.To} overwrite a block that is read from position {marks.Released} on");
+    }
+
+    /// <summary>Throws unless the first <paramref name="window"/> slots may be written to Base: a window that is durable in scratch.</summary>
+    public void CheckSlots(int window)
+    {
+        if (head.DurableState != ScratchLayout.Valid || marks.Written != marks.Durable || marks.Written + window > _journaledTo)
+            throw new InvalidOperationException("rule 1: a window is written whose scratch is not durable");
+    }
+
+    /// <summary>
+    /// Throws unless a window of <paramref name="window"/> ops may be saved in scratch: all ops before it are counted, no reader uses the
+    /// memory of the last one, and it has exactly the length that the count announces.
+    /// </summary>
+    public void CheckRule3(int window)
+    {
+        if (marks.Written != marks.Durable || marks.Released != marks.Durable || window != plan.WindowAt(marks.Written))
+            throw new InvalidOperationException("rule 3: the window is not the one that the count announces");
+    }
+
+    /// <summary>Throws unless the user allowed Xors in place, and no scratch can protect them.</summary>
+    public void CheckUnsafe()
+    {
+        if (!options.AllowUnsafe || plan.Window > 0)
+            throw new InvalidOperationException("rule 1: an op that reads what it overwrites is neither journaled nor allowed");
+    }
+}
