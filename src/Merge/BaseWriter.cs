@@ -1,3 +1,4 @@
+using System;
 using System.Collections.Generic;
 using Snapuserd.Block;
 using Snapuserd.Cow;
@@ -44,7 +45,9 @@ internal sealed class BaseWriter(MergeSetup setup, MergePlan plan, CowHead head,
     public void CheckFlush()
     {
         if (Transfers.TakeFailure() is { } failure)
-            throw new SnapuserdException(ExitCode.InputOutput, $"{setup.Base.Name}: flushing failed: {Reason.Of(failure.Errno)}; nothing behind op {marks.Durable} of {marks.End} is counted");
+            throw new SnapuserdException(ExitCode.InputOutput,
+                $"{setup.Base.Name}: flushing failed: {Reason.Of(failure.Errno)}; "
+                + $"nothing behind op {marks.Durable} of {marks.End} is counted");
     }
 
     /// <summary>
@@ -53,13 +56,14 @@ internal sealed class BaseWriter(MergeSetup setup, MergePlan plan, CowHead head,
     /// </summary>
     public void BeginSlots(int window)
     {
-        int positions = marks.Written;
+        int first = marks.Written, mostBlocks = Math.Max(1, setup.Options.RequestBytes / CowOp.BlockSize);
         for (int i = 0; i < window;)
         {
-            uint block = plan[positions + i].NewBlock;
+            uint block = plan[first + i].NewBlock;
             int run = 1;
-            while (i + run < window && (run + 1) * CowOp.BlockSize <= setup.Options.RequestBytes && plan[positions + i + run].NewBlock == block + run) run++;
-            setup.Io.Write(setup.Base.Number, (long)block * CowOp.BlockSize, head.Slot(i) with { Length = run * CowOp.BlockSize }, Transfers);
+            while (i + run < window && run < mostBlocks && plan[first + i + run].NewBlock == block + run) run++;
+            Slice contents = head.Slot(i) with { Length = run * CowOp.BlockSize };
+            setup.Io.Write(setup.Base.Number, (long)block * CowOp.BlockSize, contents, Transfers);
             i += run;
         }
     }
@@ -69,8 +73,9 @@ internal sealed class BaseWriter(MergeSetup setup, MergePlan plan, CowHead head,
     {
         if (Transfers.TakeFailure() is not { } failure) return;
         int slot = (failure.Request.Buffer.Offset + failure.Done - head.Slot(0).Offset) / CowOp.BlockSize;
-        throw new SnapuserdException(ExitCode.InputOutput,
-            $"{setup.Base.Name}: writing {failure.Request.Buffer.Length - failure.Done} bytes at {failure.Request.Offset + failure.Done} for {plan.Describe(marks.Durable + slot)} failed: {Reason.Of(failure.Errno)}");
+        int left = failure.Request.Buffer.Length - failure.Done;
+        string where = $"{left} bytes at {failure.Request.Offset + failure.Done} for {plan.Describe(marks.Durable + slot)}";
+        throw new SnapuserdException(ExitCode.InputOutput, $"{setup.Base.Name}: writing {where} failed: {Reason.Of(failure.Errno)}");
     }
 
     /// <summary>

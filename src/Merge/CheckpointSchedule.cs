@@ -20,10 +20,10 @@ internal sealed class CheckpointSchedule(MergeSetup setup, Watermarks marks, Run
     /// <summary>Makes a checkpoint due: something waits for the count.</summary>
     public void Request() => IsDue = true;
 
-    /// <summary>True if the interval has passed at <paramref name="now"/>, in milliseconds. It begins when the last checkpoint ends.</summary>
+    /// <summary>True if the interval is over at <paramref name="now"/>, in milliseconds. It begins when the last checkpoint ends.</summary>
     public bool IsIntervalOver(long now) => now - _end >= setup.Options.CheckpointMilliseconds;
 
-    /// <summary>Looks whether one is due, after batches were retired.</summary>
+    /// <summary>Checks whether one is due, after batches were retired.</summary>
     public void Update()
     {
         IsDue |= marks.Written == marks.End || marks.BytesWritten - _bytes >= setup.Options.CheckpointBytes

@@ -1,5 +1,4 @@
 using System;
-using System.Collections.Generic;
 using Snapuserd.Block;
 using Snapuserd.Cow;
 using Snapuserd.Interop;
@@ -75,7 +74,8 @@ public sealed class MergeEngine : IDisposable
         {
             cow = setup.ReadCow();
             if (cow.Header.Major < 2)
-                throw new SnapuserdException(ExitCode.CowCorrupt, $"{cow.Name}: version {cow.Header.Major} has no room to merge safely; it can be inspected and extracted only");
+                throw new SnapuserdException(ExitCode.CowCorrupt,
+                    $"{cow.Name}: version {cow.Header.Major} has no room to merge safely; it can be inspected and extracted only");
             cow.CheckDevices(setup.Base.Length, setup.Source.Length);
             ScratchLayout layout = new(cow.Header.HeaderBytes, cow.Header.ScratchBytes);
             plan = new MergePlan(cow, layout.Window, setup.SharedBlocks, setup.SourceIsBase, setup.Overlap);
@@ -196,7 +196,8 @@ public sealed class MergeEngine : IDisposable
         for (int position = (int)cow.Header.NumMergeOps; position < plan.Count; position++)
             if (plan.IsInPlace(position))
                 throw new SnapuserdException(ExitCode.Usage,
-                    $"{cow.Name}: {plan.Describe(position)} reads the block it overwrites, and the COW has no scratch to protect it: a power cut there would lose the block; --allow-unsafe merges all the same");
+                    $"{cow.Name}: {plan.Describe(position)} reads the block it overwrites, and the COW has no scratch to protect it: "
+                    + "a power cut there would lose the block; --allow-unsafe merges all the same");
     }
 
     /// <summary>
@@ -238,7 +239,8 @@ public sealed class MergeEngine : IDisposable
         foreach (TransferGroup transfers in _head.Load())
             while (!transfers.IsDone) _setup.Io.Wait();
         if (_head.Count != _marks.Start)
-            throw new SnapuserdException(ExitCode.InUse, $"{_cow.Name}: num_merge_ops changed from {_marks.Start} to {_head.Count} while it was read; another merge is running");
+            throw new SnapuserdException(ExitCode.InUse,
+                $"{_cow.Name}: num_merge_ops changed from {_marks.Start} to {_head.Count} while it was read; another merge is running");
         LeftWindow left = LeftWindow.Read(_cow, _plan, _head, _marks.Durable);
         _plan.CheckSources(_marks.Durable, left, _setup);
         _setup.Readers.Publish(new OpHomes(_marks.Durable, left.IsStale ? 0 : left.Entries));

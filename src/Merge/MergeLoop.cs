@@ -1,4 +1,3 @@
-using System.Collections.Generic;
 using Snapuserd.Block;
 using Snapuserd.Cow;
 using Snapuserd.Interop;
@@ -85,7 +84,8 @@ internal sealed class MergeLoop
     }
 
     /// <summary>The error of a merge that was asked to stop.</summary>
-    public SnapuserdException Interrupted() => new(ExitCode.Interrupted, $"stopped at op {_marks.Durable} of {_plan.Count}; the same command goes on from there");
+    public SnapuserdException Interrupted() =>
+        new(ExitCode.Interrupted, $"stopped at op {_marks.Durable} of {_plan.Count}; the same command goes on from there");
 
     /// <summary>
     /// True if everything is merged and durable. Throws exit code 75 if asked to stop, after the work in progress is finished and counted.
@@ -220,7 +220,8 @@ internal sealed class MergeLoop
     private bool Retire()
     {
         bool changed = false;
-        while (_pipeline.Count > 0 && _pipeline[0] is { Phase: BatchPhase.Written, Step.Kind: StepKind.Plain } batch && batch.From == _marks.Written)
+        while (_pipeline.Count > 0 && _pipeline[0] is { Phase: BatchPhase.Written, Step.Kind: StepKind.Plain } batch
+            && batch.From == _marks.Written)
         {
             batch.ThrowIfFailed();
             _marks.AdvanceWritten(batch.To);

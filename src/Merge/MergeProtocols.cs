@@ -39,7 +39,8 @@ internal sealed class MergeProtocols(MergeSetup setup, CowFile cow, MergePlan pl
     /// </summary>
     public void AddToWindow(Batch batch)
     {
-        if (batch.From != marks.Durable + _staged) throw new InvalidOperationException("rule 3: a window does not begin at the durable count");
+        if (batch.From != marks.Durable + _staged)
+            throw new InvalidOperationException("rule 3: a window does not begin at the durable count");
         foreach (ref readonly Batch.Item item in batch.Items) head.SetSlot(item.Position - marks.Durable, item.Data);
         int before = _staged;
         _staged += batch.Items.Length;
@@ -81,7 +82,7 @@ internal sealed class MergeProtocols(MergeSetup setup, CowFile cow, MergePlan pl
             Replayed = left.Entries;
             foreach (IPending pending in WriteWindow(left.Entries, null)) yield return pending;
         }
-        rules.Recovered();
+        rules.EndRecovery();
     }
 
     /// <summary>Makes everything that is written durable and counts it. Later ops proceed meanwhile under the old count.</summary>
@@ -111,9 +112,9 @@ internal sealed class MergeProtocols(MergeSetup setup, CowFile cow, MergePlan pl
         Journaled += window;
         // The writes to Base destroy what the window's ops read. From here on readers take the window's contents from memory.
         setup.Readers.Publish(new OpHomes(marks.Durable, window));
-        running.GoOnAs(MergeProtocol.AwaitReaders);
+        running.SwitchTo(MergeProtocol.AwaitReaders);
         while (!setup.Readers.IsDone) yield return setup.Readers;
-        running.GoOnAs(MergeProtocol.WriteWindow);
+        running.SwitchTo(MergeProtocol.WriteWindow);
         foreach (IPending pending in WriteWindow(window, batch)) yield return pending;
     }
 

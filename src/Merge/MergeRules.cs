@@ -25,11 +25,11 @@ internal sealed class MergeRules(MergeOptions options, MergePlan plan, CowHead h
     private int _journaledTo;
     private int _unsafeTo;
 
-    /// <summary>Everything that the previous run left is durable, so writes to Base may begin.</summary>
+    /// <summary>True after <see cref="EndRecovery"/>.</summary>
     public bool IsRecovered { get; private set; }
 
-    /// <summary>What the previous run left is durable.</summary>
-    public void Recovered() => IsRecovered = true;
+    /// <summary>What the previous run left is durable: writes to Base may begin.</summary>
+    public void EndRecovery() => IsRecovered = true;
 
     /// <summary>
     /// True if a plain batch may be written: its safe-from count is reached, and not too much is written and uncounted.
@@ -52,7 +52,9 @@ internal sealed class MergeRules(MergeOptions options, MergePlan plan, CowHead h
     /// <summary>True if a checkpoint could begin now and raise the count.</summary>
     public bool CanCount => !protocol.IsRunning && marks.Written > marks.Durable;
 
-    /// <summary>Permits the writes of the window from <see cref="Watermarks.Written"/> to <paramref name="end"/>. Its scratch is durable.</summary>
+    /// <summary>
+    /// Permits the writes of the window from <see cref="Watermarks.Written"/> to <paramref name="end"/>. Its scratch is durable.
+    /// </summary>
     public void PermitWindow(int end)
     {
         if (!plan.IsSafe(end))
@@ -60,7 +62,9 @@ internal sealed class MergeRules(MergeOptions options, MergePlan plan, CowHead h
         _journaledTo = end;
     }
 
-    /// <summary>Permits the writes of Xors in place without scratch, up to <paramref name="end"/>. The magic on disk says "unsafe".</summary>
+    /// <summary>
+    /// Permits the writes of Xors in place without scratch, up to <paramref name="end"/>. The magic on disk says "unsafe".
+    /// </summary>
     public void PermitUnsafe(int end) => _unsafeTo = end;
 
     /// <summary>Throws unless the ops of a batch may be written now.</summary>
@@ -69,12 +73,16 @@ internal sealed class MergeRules(MergeOptions options, MergePlan plan, CowHead h
         if (!IsRecovered) throw new InvalidOperationException("Base is written before what the predecessor left was made durable");
         bool journaled = batch.From >= marks.Durable && batch.To <= _journaledTo && batch.Limit <= _journaledTo &&
             head.DurableState == ScratchLayout.Valid;
-        bool allowed = batch.From >= marks.Durable && batch.To <= _unsafeTo && batch.Limit <= _unsafeTo && head.Magic == CowHeader.UnsafeMagic;
+        bool allowed = batch.From >= marks.Durable && batch.To <= _unsafeTo && batch.Limit <= _unsafeTo
+            && head.Magic == CowHeader.UnsafeMagic;
         if (batch.Limit > marks.Released && !journaled && !allowed)
-            throw new InvalidOperationException($"rule 1: positions {batch.From} to {batch.To} overwrite a block that is read from position {marks.Released} on");
+            throw new InvalidOperationException(
+                $"rule 1: positions {batch.From} to {batch.To} overwrite a block that is read from position {marks.Released} on");
     }
 
-    /// <summary>Throws unless the first <paramref name="window"/> slots may be written to Base: a window that is durable in scratch.</summary>
+    /// <summary>
+    /// Throws unless the first <paramref name="window"/> slots may be written to Base: a window that is durable in scratch.
+    /// </summary>
     public void CheckSlots(int window)
     {
         if (head.DurableState != ScratchLayout.Valid || marks.Written != marks.Durable || marks.Written + window > _journaledTo)

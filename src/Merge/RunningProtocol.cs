@@ -56,8 +56,8 @@ internal sealed class RunningProtocol
         Step();
     }
 
-    /// <summary>For the running protocol: its next steps are those of <paramref name="name"/>.</summary>
-    public void GoOnAs(MergeProtocol name) => Name = name;
+    /// <summary>Called by the running protocol: its next steps are those of <paramref name="name"/>.</summary>
+    public void SwitchTo(MergeProtocol name) => Name = name;
 
     /// <summary>Takes every step that does not have to wait. True if it took any.</summary>
     public bool Continue()

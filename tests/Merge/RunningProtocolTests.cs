@@ -20,9 +20,9 @@ public sealed class RunningProtocolTests
     private IEnumerable<IPending> Steps()
     {
         yield return _waits[0];
-        _running.GoOnAs(MergeProtocol.AwaitReaders);
+        _running.SwitchTo(MergeProtocol.AwaitReaders);
         yield return _waits[1];
-        _running.GoOnAs(MergeProtocol.WriteWindow);
+        _running.SwitchTo(MergeProtocol.WriteWindow);
         yield return _waits[2];
     }
 
@@ -51,16 +51,20 @@ public sealed class RunningProtocolTests
             Assert.True(_running.Continue());
             seen.Add((_running.Name, _running.AwaitsReaders));
         }
-        Assert.Equal(
-            [(MergeProtocol.Journal, false), (MergeProtocol.AwaitReaders, true), (MergeProtocol.WriteWindow, false), (MergeProtocol.None, false)],
-            seen);
+        List<(MergeProtocol, bool)> expected =
+        [
+            (MergeProtocol.Journal, false), (MergeProtocol.AwaitReaders, true), (MergeProtocol.WriteWindow, false),
+            (MergeProtocol.None, false),
+        ];
+        Assert.Equal(expected, seen);
     }
 
     [Fact]
     public void Second_protocol_cannot_begin()
     {
         _running.Begin(MergeProtocol.Checkpoint, [_waits[0]]);
-        InvalidOperationException refused = Assert.Throws<InvalidOperationException>(() => _running.Begin(MergeProtocol.WriteUnsafe, [_waits[0]]));
+        InvalidOperationException refused = Assert.Throws<InvalidOperationException>(
+            () => _running.Begin(MergeProtocol.WriteUnsafe, [_waits[0]]));
         Assert.Equal("WriteUnsafe cannot begin while Checkpoint runs", refused.Message);
         Assert.Equal(MergeProtocol.Checkpoint, _running.Name);
     }

@@ -27,9 +27,11 @@ public sealed class WatermarkTests : IDisposable
 
     private static string Of(Watermarks marks) => $"{marks.Released} {marks.Published} {marks.Durable} {marks.Written}";
 
-    private static string Bytes(Watermarks marks) => $"{marks.BytesDurable} {marks.BytesWritten} {marks.BytesTotal}, {marks.BytesUncounted}";
+    private static string Bytes(Watermarks marks) =>
+        $"{marks.BytesDurable} {marks.BytesWritten} {marks.BytesTotal}, {marks.BytesUncounted}";
 
-    private static void Refuses(Action move, string message) => Assert.Equal($"the watermark {message}", Assert.Throws<InvalidOperationException>(move).Message);
+    private static void Refuses(Action move, string message) =>
+        Assert.Equal($"the watermark {message}", Assert.Throws<InvalidOperationException>(move).Message);
 
     private sealed class Recorder : IMergeObserver
     {

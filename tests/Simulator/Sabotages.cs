@@ -17,7 +17,7 @@ public static class Sabotages
     private const string Loop = "Merge/MergeLoop.cs";
     private const string Rules = "Merge/MergeRules.cs";
     private const string Protocols = "Merge/MergeProtocols.cs";
-    private const string Checkpoints = "Merge/CheckpointSchedule.cs";
+    private const string Schedule = "Merge/CheckpointSchedule.cs";
     private const string Filler = "Merge/BatchFiller.cs";
     private const string BeginMark = "if (marks.Durable < plan.Count) setup.Mark?.Begin(cow, marks.Durable);";
     private const string Left = "Merge/LeftWindow.cs";
@@ -74,7 +74,7 @@ public static class Sabotages
         new("written-back-before-page-0-is", "ops are read ahead while page 0 is still being written back",
             new SourceEdit(Head, "MakeDurable(", "WritePage0();", "IsWrittenBack = true; WritePage0();")) { Step = Battery.Changing },
         new("mark-before-the-cow", "the mark says that the merge has begun before the COW does", new SourceEdit(Protocols, "> Recover(", "target.BeginFlush();", "setup.Mark?.Begin(cow, marks.Durable); target.BeginFlush();"), new SourceEdit(Protocols, "> Recover(", BeginMark, "")),
-        new("mark-after-the-base", "the mark says that the merge has begun when Base is written", new SourceEdit(Protocols, "> Recover(", BeginMark, ""), new SourceEdit(Protocols, "> Recover(", "rules.Recovered();", "rules.Recovered(); setup.Mark?.Begin(cow, marks.Durable);")),
+        new("mark-after-the-base", "the mark says that the merge has begun when Base is written", new SourceEdit(Protocols, "> Recover(", BeginMark, ""), new SourceEdit(Protocols, "> Recover(", "rules.EndRecovery();", "rules.EndRecovery(); setup.Mark?.Begin(cow, marks.Durable);")),
         new("mark-never", "the mark never says that the merge has begun", new SourceEdit(Protocols, "> Recover(", BeginMark, "")),
         new("mark-goes-early", "the mark goes before the last count is durable", new SourceEdit(Loop, "bool IsFinished()", "_stopping = _setup.Stop.Requested;", "_stopping = _setup.Stop.Requested; if (_marks.Written == _plan.Count) _setup.Mark?.End();"), new SourceEdit(Engine, "MergeResult Run(", "_setup.Mark?.End();", "")),
         new("mark-stays", "the mark stays when all is merged", new SourceEdit(Engine, "MergeResult Run(", "_setup.Mark?.End();", "")),
@@ -87,8 +87,8 @@ public static class Sabotages
         new("checkpoint-without-flush-of-base", "a checkpoint counts what was not flushed", new SourceEdit(Protocols, "> Checkpoint()", FlushBase, "")),
         new("count-before-base", "a checkpoint counts first and flushes Base behind it", new SourceEdit(Protocols, "> Checkpoint()", FlushBase, ""), new SourceEdit(Protocols, "> Checkpoint()", "Counted(to);", "Counted(to); " + FlushBase)),
         new("no-final-checkpoint", "the last ops are not counted", new SourceEdit(Loop, "bool IsFinished()", "return _marks.Durable == _plan.Count && (_marks.Published == _marks.Durable || _stopping) && _target.IsWriteBackDone;", "return _marks.Written == _plan.Count && _target.IsWriteBackDone;")),
-        new("no-checkpoint-by-bytes", "checkpoints come by time, or when no more may be written uncounted", new SourceEdit(Checkpoints, "void Update()", "|| marks.BytesWritten - _bytes >= setup.Options.CheckpointBytes", "")),
-        new("no-checkpoint-by-time", "checkpoints come by bytes alone, however long these take", new SourceEdit(Checkpoints, "void Update()", "IsIntervalOver(setup.Time.Milliseconds)", "_end < 0")),
+        new("no-checkpoint-by-bytes", "checkpoints come by time, or when no more may be written uncounted", new SourceEdit(Schedule, "void Update()", "|| marks.BytesWritten - _bytes >= setup.Options.CheckpointBytes", "")),
+        new("no-checkpoint-by-time", "checkpoints come by bytes alone, however long these take", new SourceEdit(Schedule, "void Update()", "IsIntervalOver(setup.Time.Milliseconds)", "_end < 0")),
         new("writes-on-whatever-a-flush-takes", "a checkpoint whose flush takes long does not hold back what comes behind the next one", new SourceEdit(Rules, "WritePermission MayWrite(", "if (uncounted >= options.UncountedBytes)", "if (uncounted < 0)")),
         new("final-count-unwritten", "the last count stays in memory", new SourceEdit(Protocols, "> Checkpoint()", "foreach (TransferGroup transfers in head.Commit())", "if (to < plan.Count) foreach (TransferGroup transfers in head.Commit())")),
         new("page-0-flushed-before-it-is-reaped", "the flush of a count or claim is queued while its write is in flight", new SourceEdit(Head, " Commit()", "yield return _transfers;\n        Check(\"writing the header of\");", "")),
