@@ -143,7 +143,7 @@ internal sealed class MergeLoop
             if (batch.Phase != BatchPhase.Ready || _stopping || !Begin(batch, place == 0, uncounted)) break;
             _setup.Pace.Take(batch.Bytes);
             changed = true;
-            // A window or an unsafe batch is written alone.
+            // A protocol may release its batch, which moves the others up in the line. The next turn continues with them.
             if (batch.Step.Kind != StepKind.Plain) break;
             uncounted += batch.Bytes;
         }
