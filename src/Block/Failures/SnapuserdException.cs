@@ -20,7 +20,7 @@ public enum ExitCode
     Internal = 70,
     /// <summary>Out of memory or descriptors.</summary>
     OutOfResources = 71,
-    /// <summary>The output cannot be created.</summary>
+    /// <summary>The output or a socket cannot be created.</summary>
     CannotCreate = 73,
     /// <summary>A device failed.</summary>
     InputOutput = 74,
