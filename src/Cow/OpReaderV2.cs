@@ -77,7 +77,7 @@ internal sealed class OpReaderV2(IByteSource source, CowHeader header)
             if (Clustered && place.SlotsLeft == 0)
                 throw Bad($"the cluster of {header.ClusterOps} ops that ends at byte {record.Position} has no Cluster op");
             Count(tally, record, fill, ops, list, label);
-            closedEarly = append && record.Type == CowOpType.Cluster && place.SlotsLeft > 1 ? place : null;
+            if (append) closedEarly = record.Type == CowOpType.Cluster && place.SlotsLeft > 1 ? place : null;
             place = After(record, place);
             tally.Records++;
             if (record.Type == CowOpType.Label && label == record.Source) break;
