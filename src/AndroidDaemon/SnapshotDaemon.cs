@@ -234,6 +234,7 @@ public sealed class SnapshotDaemon
             ServerBytes = ServerBytes,
             Slots = _options.Slots,
             Observer = _options.Observer,
+            ObserverFailed = sentence => Log.Write(Priority.Warning, "observer", $"{request.Name}: {sentence}"),
             ReadFailed = _options.ReadFailed(),
         };
     }

@@ -84,10 +84,23 @@ public sealed class BootSequence(IBootSystem system, ILog log, BootOptions optio
             // A row that is not merged yet, has failed or stays old keeps the rows of later phases from merging.
             if (result.State is not ("plain" or "merged")) merging = Math.Min(merging, row.Phase);
             if (!result.IsUsable && code == ExitCode.Done) code = result.Code;
-            tell(result);
+            Tell(tell, result);
             _index++;
         }
         return code;
+    }
+
+    /// <summary>Reports a row. An exception is logged and does not keep the next rows from being served.</summary>
+    private void Tell(Action<RowResult> tell, RowResult result)
+    {
+        try
+        {
+            tell(result);
+        }
+        catch (Exception e)
+        {
+            log.Write(Priority.Warning, "observer", $"{result.Row.Name}: its result cannot be shown: {e.Message}");
+        }
     }
 
     /// <summary>Sorts rows by phase; the order of the table applies within a phase.</summary>

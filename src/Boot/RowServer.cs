@@ -1,4 +1,3 @@
-using System;
 using Snapuserd.Block;
 using Snapuserd.Control;
 using Snapuserd.Text;
@@ -57,21 +56,18 @@ public sealed record RowServer(bool Serves, bool Changes, string Sentence)
     /// <summary>Interprets a line of `ctl status --json` for <paramref name="row"/>.</summary>
     public static RowServer Of(string line, string socket, BootRow row)
     {
-        if (!Says(line, "name", row.Name) || !Says(line, "cow", row.Cow) || !Says(line, "base", row.Base)) return Another($"the server at {socket} has another COW or base");
+        JsonFields? status = JsonFields.Parse(line);
+        if (status?.String("name") != row.Name || status.String("cow") != row.Cow || status.String("base") != row.Base)
+            return Another($"the server at {socket} has another COW or base");
+        string? state = status.String("state"), device = status.String("device");
         // It has no device yet, or no longer.
-        if (Says(line, "state", "opening") || Says(line, "state", "ended") || Says(line, "device", "")) return new RowServer(false, true, $"the server at {socket} is not ready");
-        if (!Says(line, "device", row.Path)) return Another($"the server at {socket} has another device than {row.Path}");
+        if (state is "opening" or "ended" || device == "") return new RowServer(false, true, $"the server at {socket} is not ready");
+        if (device != row.Path) return Another($"the server at {socket} has another device than {row.Path}");
         // The device shows the new image whatever the result of the merge.
-        if (Says(line, "state", "failed")) return new RowServer(true, false, $"a server has it already, whose merge has failed (snapuserd ctl status {row.Name}); stop it (snapuserd ctl stop {row.Name}) for another try");
-        foreach (string state in (ReadOnlySpan<string>)["serving", "queued", "merging", "merged", "plain"])
-            if (Says(line, "state", state)) return new RowServer(true, false, "a server has it already");
+        if (state == "failed") return new RowServer(true, false, $"a server has it already, whose merge has failed (snapuserd ctl status {row.Name}); stop it (snapuserd ctl stop {row.Name}) for another try");
+        if (state is "serving" or "queued" or "merging" or "merged" or "plain") return new RowServer(true, false, "a server has it already");
         return Another($"the server at {socket} is of another kind");
     }
 
     private static RowServer Another(string why) => new(false, false, $"another process listens on its socket and does not serve it: {why}");
-
-    /// <summary>
-    /// True if the line, a flat JSON object, has this member. The search is safe, because a quote inside a string is escaped.
-    /// </summary>
-    private static bool Says(string line, string key, string value) => line.Contains($",{new JsonLine().Add(key, value).ToString().AsSpan(1).TrimEnd('}')},", StringComparison.Ordinal);
 }

@@ -30,10 +30,13 @@ internal static class MergeVerb
             Tell(invocation, finished, "sync", observer.Seconds);
             return ExitCode.Done;
         }
-        using (devices) return Run(invocation, devices, observer, stop);
+        using (devices) return Run(invocation, devices, observer, () => observer.Seconds, stop.WakeUp);
     }
 
-    private static ExitCode Run(Invocation invocation, DeviceSet devices, ProgressObserver observer, StopSignals stop)
+    /// <summary>
+    /// Merges, and reports the result only after everything durable is done. An observer that throws does not end the merge.
+    /// </summary>
+    internal static ExitCode Run(Invocation invocation, DeviceSet devices, IMergeObserver? observer, Func<double> seconds, WakeUp wakeUp)
     {
         MergeOptions options = new()
         {
@@ -41,20 +44,26 @@ internal static class MergeVerb
             AllowUnsafe = invocation.Arguments.Has("--allow-unsafe"),
         };
         MergePace pace = new() { BytesPerSecond = invocation.Arguments.Number("--rate", 0) };
-        using MergeEngine engine = MergeEngine.Open(devices.Setup with { Options = options, Observer = observer, Pace = pace });
-        using RateClock? clock = pace.IsLimited ? new RateClock(stop.WakeUp) : null;
-        WarnOfHiddenDamage(invocation, engine);
+        using MergeLifecycle merge = MergeLifecycle.Open(devices.Setup with { Options = options, Observer = observer, Pace = pace },
+            sentence => ObserverFailed(invocation, sentence));
+        using RateClock? clock = pace.IsLimited ? new RateClock(wakeUp) : null;
+        WarnOfHiddenDamage(invocation, merge.Engine);
+        MergeResult result;
         try
         {
-            Tell(invocation, engine.Run(), devices.Io, observer.Seconds);
-            return ExitCode.Done;
+            result = merge.Run();
         }
         catch (SnapuserdException e)
         {
             if (e.Code == ExitCode.InputOutput) devices.TakeErrors();
-            return TellStopped(invocation, engine, devices.Io, observer.Seconds, e);
+            return TellStopped(invocation, merge.Engine, devices.Io, seconds(), e);
         }
+        Tell(invocation, result, devices.Io, seconds());
+        return ExitCode.Done;
     }
+
+    /// <summary>Reports that the observer of a merge has thrown.</summary>
+    internal static void ObserverFailed(Invocation invocation, string sentence) => invocation.Output.Write(Priority.Warning, "observer", sentence);
 
     /// <summary>Reports why a merge has stopped. Returns its exit code.</summary>
     internal static ExitCode TellStopped(Invocation invocation, MergeEngine engine, string io, double seconds, Exception reason, SnapshotStatus? served = null)

@@ -31,8 +31,7 @@ internal static class ServeVerb
         bool merges = invocation.Arguments.Has("--merge");
         using var stop = new StopSignals();
         var standing = StandingRequests.Inherited(invocation.Output);
-        var observer = new Observer(invocation, standing);
-        using var snapshot = new Snapshot(Options(invocation, name.Text, observer, standing), stop.Flag, stop.WakeUp);
+        using var snapshot = new Snapshot(Options(invocation, name.Text, standing), stop.Flag, stop.WakeUp);
         standing?.Restore(snapshot);
         // First, so that an unusable path is reported before a device exists.
         CtlRequests requests = new(() => [snapshot], one =>
@@ -125,7 +124,7 @@ internal static class ServeVerb
         return ControlServer.Start(path, options);
     }
 
-    private static SnapshotOptions Options(Invocation invocation, string name, Observer observer, StandingRequests? standing)
+    private static SnapshotOptions Options(Invocation invocation, string name, StandingRequests? standing)
     {
         Arguments arguments = invocation.Arguments;
         int memory = (int)arguments.Number("--memory", Verbs.DefaultMemory);
@@ -137,26 +136,25 @@ internal static class ServeVerb
             CheckedOps = standing?.CheckedOps ?? 0,
             CacheBytes = memory / 8,
             ServerBytes = memory / 8 * 3,
-            Observer = observer,
+            Observer = new Observer(invocation),
+            ObserverFailed = sentence => MergeVerb.ObserverFailed(invocation, sentence),
             Mapper = arguments.Text("--mapper"),
             TimesResumed = Resumptions.Counted,
             Asked = standing == null ? null : standing.Note,
+            Checked = standing == null ? null : standing.NoteChecked,
+            BeforeHandOver = RootStorage.EnterSystemRoot,
             ReadFailed = new ReadFailures(invocation).Tell,
         };
     }
 
     /// <summary>Reports the merge like `merge` does.</summary>
-    private sealed class Observer(Invocation invocation, StandingRequests? standing) : ISnapshotObserver
+    private sealed class Observer(Invocation invocation) : ISnapshotObserver
     {
         private readonly ProgressObserver _progress = new(invocation, "merge");
 
         public void Progress(in MergeProgress progress) => _progress.Progress(progress);
 
-        public void Checking(in MergeProgress progress)
-        {
-            standing?.NoteChecked(progress.OpsDone);
-            _progress.Checking(progress);
-        }
+        public void Checking(in MergeProgress progress) => _progress.Checking(progress);
 
         public void Merged(Snapshot snapshot, MergeResult result) => MergeVerb.Tell(invocation, result, snapshot.Devices.Io, snapshot.Status.MergeSeconds, snapshot.Status);
 

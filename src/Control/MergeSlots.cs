@@ -7,6 +7,10 @@ namespace Snapuserd.Control;
 /// Limits how many snapshots of a process merge at the same time. They wait in a queue, share the memory, and free their slot when their
 /// merge ends with any result. (Android's daemon frees it only when the device is gone.) A paused snapshot keeps its place in the queue,
 /// and the others pass it. Any thread.
+/// <para>
+/// Lock order: SnapshotSet, Snapshot, MergeSlots, then MergePace and MemoryBudget. A thread that holds the lock of one takes only locks
+/// further right. So a snapshot is woken, which takes its lock, only after the lock here is released.
+/// </para>
 /// </summary>
 public sealed class MergeSlots(MemoryBudget budget, int merges)
 {
@@ -26,43 +30,55 @@ public sealed class MergeSlots(MemoryBudget budget, int merges)
     /// <summary>Returns the snapshot's memory share if it is its turn, else null; <see cref="Leave"/> gives the share back.</summary>
     internal MemoryShare? TryEnter(Snapshot snapshot)
     {
+        MemoryShare share;
+        Snapshot? next;
         lock (_gate)
         {
             if (_merging == merges || First != snapshot) return null;
             _ = _line.Remove(snapshot);
             _merging++;
-            WakeFirst();
-            return budget.Join();
+            next = Next;
+            share = budget.Join();
         }
+        next?.Wake();
+        return share;
     }
 
     /// <summary>Frees the slot of a merge that has ended.</summary>
     internal void Leave(MemoryShare share)
     {
+        Snapshot? next;
         lock (_gate)
         {
             share.Dispose();
             _merging--;
-            WakeFirst();
+            next = Next;
         }
+        next?.Wake();
     }
 
     /// <summary>Removes a snapshot from the queue, if it is there.</summary>
     internal void GiveUp(Snapshot snapshot)
     {
+        Snapshot? next;
         lock (_gate)
         {
             _ = _line.Remove(snapshot);
-            WakeFirst();
+            next = Next;
         }
+        next?.Wake();
     }
 
     /// <summary>Wakes the snapshot whose turn it is, if a slot is free.</summary>
     internal void WakeFirst()
     {
-        lock (_gate)
-            if (_merging < merges) First?.Wake();
+        Snapshot? next;
+        lock (_gate) next = Next;
+        next?.Wake();
     }
 
     private Snapshot? First => _line.Find(one => !one.IsPaused);
+
+    /// <summary>The snapshot to wake after the lock is released; null if no slot is free.</summary>
+    private Snapshot? Next => _merging < merges ? First : null;
 }

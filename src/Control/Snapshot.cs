@@ -13,7 +13,10 @@ namespace Snapuserd.Control;
 /// </summary>
 public delegate IBlockServer ServerStart(SnapshotView view, BlockDevice[] devices, int memory, WakeUp wakeUp, out string device);
 
-/// <summary>Receives the events of a snapshot's merge, on the thread that merges.</summary>
+/// <summary>
+/// Receives the events of a snapshot's merge, on the thread that merges. An exception of it changes neither the merge nor the state of the
+/// snapshot (<see cref="ObserverGuard"/>).
+/// </summary>
 public interface ISnapshotObserver : IMergeObserver
 {
     /// <summary>Everything is merged and durable.</summary>
@@ -49,6 +52,17 @@ public sealed record SnapshotOptions
     public int? TimesResumed { get; init; }
     /// <summary>Receives the events of its merge.</summary>
     public ISnapshotObserver? Observer { get; init; }
+    /// <summary>Receives one sentence if the observer throws.</summary>
+    public Action<string>? ObserverFailed { get; init; }
+    /// <summary>
+    /// Called on the thread that merges, with the number of leading ops whose payloads decode. It may store the number for a later process.
+    /// </summary>
+    public Action<int>? Checked { get; init; }
+    /// <summary>
+    /// Called before the mapped device moves to the base. The process may enter the root that the system has now: paths of the hand-over
+    /// are looked up there.
+    /// </summary>
+    public Action? BeforeHandOver { get; init; }
     /// <summary>
     /// Name of the mapped device to create over it, which is moved to the base when everything is merged; null for none. See
     /// <see cref="MappedDevice"/>.
@@ -79,6 +93,7 @@ public sealed record SnapshotOptions
 ///   with a mapped device:  Merged -> Plain, and Run ends
 ///   RequestStop ends Run in any state; Dispose removes the device.
 /// </code>
+/// Its lock is taken before that of <see cref="MergeSlots"/>, which has the lock order.
 /// </summary>
 public sealed class Snapshot : IDisposable, IMergeObserver
 {
@@ -97,7 +112,8 @@ public sealed class Snapshot : IDisposable, IMergeObserver
     private readonly MergePace _pace = new();
     private DeviceSet? _devices;
     private MergeSetup? _setup;
-    private MergeEngine? _engine;
+    private readonly ObserverGuard? _guard;
+    private MergeLifecycle? _merge;
     private SnapshotView? _view;
     private IBlockServer? _server;
     private MappedDevice? _mapped;
@@ -123,6 +139,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
     public Snapshot(SnapshotOptions options, StopFlag stop, WakeUp wakeUp)
     {
         (_options, _stop, _wakeUp) = (options, stop, wakeUp);
+        if (options.Observer is { } observer) _guard = new ObserverGuard(observer, options.ObserverFailed);
         _mergeStop.StopAlsoWhen(() => stop.Requested);
         _status = new SnapshotStatus { Name = options.Name, Cow = options.Devices.CowName ?? options.Devices.Cow, Base = options.Devices.BaseName ?? options.Devices.Base ?? "" };
     }
@@ -134,7 +151,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
     public bool CanMerge => _options.Devices.Writes;
 
     /// <summary>The merge engine; only for the thread that owns the snapshot.</summary>
-    public MergeEngine Engine => _engine ?? throw new InvalidOperationException("the snapshot was not opened");
+    public MergeEngine Engine => Lifecycle.Engine;
 
     /// <summary>The devices; only for the thread that owns the snapshot.</summary>
     public DeviceSet Devices => _devices ?? throw new InvalidOperationException("the snapshot was not opened");
@@ -214,14 +231,14 @@ public sealed class Snapshot : IDisposable, IMergeObserver
             // While an Xor op without scratch is written in place, readers cannot be sent anywhere: such a COW is either served or merged.
             Options = new MergeOptions { VerifyFirst = _options.VerifyFirst, CheckedOps = _options.CheckedOps, AllowUnsafe = !CanMerge },
         };
-        _engine = MergeEngine.Open(_setup);
+        _merge = MergeLifecycle.Open(_setup, _options.ObserverFailed);
         // Before the first read: a COW other than the one that changed the base would produce an image that never existed.
-        _setup.Mark?.Check(_engine.Cow);
-        _engine.Open();
-        MergeResult result = _engine.Result;
+        _merge.Check();
+        Engine.Open();
+        MergeResult result = Engine.Result;
         if (handedOver && !result.AlreadyMerged)
             throw new SnapuserdException(ExitCode.InUse, $"{_mapped!.Path} stands on {_options.Devices.Base} itself, and {_options.Devices.Cow} is not merged: its readers see the old image, which must not change under them");
-        lock (_gate) _progress = _engine.Progress;
+        lock (_gate) _progress = Engine.Progress;
         // A killed server may have left the last count in the page cache only. A client that is told "merged" may write to the base. If a
         // power cut then restored a lower count, the next merge would overwrite those writes.
         _undurable = result.AlreadyMerged && !handedOver ? MakeMergedDurable() : null;
@@ -267,7 +284,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
         if (_undurable != null)
         {
             // Not earlier: a server first reports that it is ready.
-            _options.Observer?.Stopped(this, _undurable);
+            _guard?.Tell(() => _options.Observer!.Stopped(this, _undurable));
             code = _undurable.Code;
         }
         // Whatever the result of the merge, the device stays until a stop is requested.
@@ -280,7 +297,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
         if (RefuseMerges())
         {
             SnapuserdException reason = new(ExitCode.Interrupted, "stopped before the merge began");
-            _options.Observer?.Stopped(this, reason);
+            _guard?.Tell(() => _options.Observer!.Stopped(this, reason));
             code = reason.Code;
         }
         // If the stop arrives just after the merge completes, the mount must not lose its device: the base can replace it. The swap waits
@@ -303,8 +320,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
             if (_status.State == SnapshotState.Serving) _status = _status with { State = SnapshotState.Queued };
             _options.Slots?.Queue(this);
         }
-        _options.Asked?.Invoke(this);
-        Wake();
+        NoteRequest();
         return true;
     }
 
@@ -315,8 +331,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
     public void Pause()
     {
         _pace.Pause();
-        _options.Asked?.Invoke(this);
-        Wake();
+        NoteRequest();
         // The snapshots after it in the queue need not wait for it.
         _options.Slots?.WakeFirst();
     }
@@ -325,8 +340,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
     public void Resume()
     {
         _pace.Resume();
-        _options.Asked?.Invoke(this);
-        Wake();
+        NoteRequest();
     }
 
     /// <summary>True while the merge is paused. Any thread.</summary>
@@ -339,8 +353,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
     public void SetRate(long bytesPerSecond)
     {
         _pace.BytesPerSecond = bytesPerSecond;
-        _options.Asked?.Invoke(this);
-        Wake();
+        NoteRequest();
     }
 
     /// <summary>Its merge depends on the time, now or soon: no event announces that a rate-limited merge may write again.</summary>
@@ -387,14 +400,15 @@ public sealed class Snapshot : IDisposable, IMergeObserver
             (_progress, _check) = (progress, null);
             _ = _rate.Measure(progress.BytesDone, _clock.Milliseconds / 1000.0);
         }
-        _options.Observer?.Progress(progress);
+        _guard?.Progress(progress);
     }
 
     /// <inheritdoc/>
     void IMergeObserver.Checking(in MergeProgress progress)
     {
         lock (_gate) _check = progress;
-        _options.Observer?.Checking(progress);
+        _options.Checked?.Invoke(progress.OpsDone);
+        _guard?.Checking(progress);
     }
 
     /// <summary>
@@ -424,7 +438,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
         RefuseMerges();
         _server?.Dispose();
         _view?.Dispose();
-        _engine?.Dispose();
+        _merge?.Dispose();
         _devices?.Dispose();
         _mapped?.Dispose();
         lock (_gate)
@@ -433,6 +447,8 @@ public sealed class Snapshot : IDisposable, IMergeObserver
             _status = _status with { State = SnapshotState.Ended, Device = "" };
         }
     }
+
+    private MergeLifecycle Lifecycle => _merge ?? throw new InvalidOperationException("the snapshot was not opened");
 
     private double SecondsOfMerge => _mergeBegan < 0 ? 0 : (_clock.Milliseconds - _mergeBegan) / 1000.0;
 
@@ -465,15 +481,28 @@ public sealed class Snapshot : IDisposable, IMergeObserver
         return _options.Slots == null || (share = _options.Slots.TryEnter(this)) != null;
     }
 
+    /// <summary>Stores a request that has taken effect, and wakes the snapshot even if it cannot be stored.</summary>
+    private void NoteRequest()
+    {
+        try
+        {
+            _options.Asked?.Invoke(this);
+        }
+        finally
+        {
+            Wake();
+        }
+    }
+
     private ExitCode Merge(MemoryShare? share)
     {
         // Both in one step: between them NeedsTicks would be false, and a thread that has seen that does not check again.
         lock (_gate) (_mergeBegan, _status) = (_clock.Milliseconds, _status with { State = SnapshotState.Merging });
         try
         {
-            MergeResult result = Engine.Run(share);
+            MergeResult result = Lifecycle.Run(share);
             End(SnapshotState.Merged, "", ExitCode.Done);
-            _options.Observer?.Merged(this, result);
+            _guard?.Tell(() => _options.Observer!.Merged(this, result));
             return ExitCode.Done;
         }
         catch (Exception e)
@@ -483,7 +512,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
             if (known?.Code == ExitCode.InputOutput) Devices.TakeErrors();
             ExitCode code = known?.Code ?? (e is OutOfMemoryException ? ExitCode.OutOfResources : ExitCode.Internal);
             End(code == ExitCode.Interrupted ? SnapshotState.Serving : SnapshotState.Failed, e.Message, code);
-            _options.Observer?.Stopped(this, e);
+            _guard?.Tell(() => _options.Observer!.Stopped(this, e));
             return code;
         }
         finally
@@ -509,9 +538,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
         try
         {
             BlockDevice target = Devices.Devices[1];
-            // After switch_root, a process started from the ramdisk has an empty root with the system's root mounted over it. Without such
-            // a mount this has no effect.
-            _ = Libc.ChRoot("/..");
+            _options.BeforeHandOver?.Invoke();
             // Later writes to the base must survive a power cut: no lower count may be on the disk than in the page cache.
             if (FinishedMerge.Flush(target, Devices.Devices[0]) is (BlockDevice device, int error))
                 throw new SnapuserdException(ExitCode.InputOutput,
@@ -519,13 +546,13 @@ public sealed class Snapshot : IDisposable, IMergeObserver
             target.GiveUpHold();
             mapped.StandOn(_options.TargetOf(target.Path, false, Length));
             Change(status => status with { State = SnapshotState.Plain });
-            _options.Observer?.HandedOver(this);
+            _guard?.Tell(() => _options.Observer!.HandedOver(this));
             return ExitCode.Done;
         }
         catch (SnapuserdException e)
         {
             Change(status => status with { Error = e.Message, HandOverFailed = true });
-            _options.Observer?.Stopped(this, e);
+            _guard?.Tell(() => _options.Observer!.Stopped(this, e));
             return e.Code;
         }
     }
@@ -535,7 +562,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
     {
         try
         {
-            if (CanMerge) Engine.MakeMergedDurable();
+            if (CanMerge) Lifecycle.ConfirmMerged();
             else if (FinishedMerge.Flush(Devices.Devices[1], Devices.Devices[0], withoutFlush: true) is (BlockDevice device, int error))
                 throw new SnapuserdException(ExitCode.InputOutput, $"{device.Path} cannot be flushed: {Reason.Of(error)}");
             return null;

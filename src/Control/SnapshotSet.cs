@@ -161,7 +161,7 @@ public sealed class SnapshotSet : IDisposable
     public void Add(SnapshotRequest request, Action<long> opened)
     {
         if (TryAdd(request, opened, out SnapuserdException? why) != null) return;
-        _options.Report?.Invoke($"'{request.Name}' is not opened: {why!.Message}");
+        Report($"'{request.Name}' is not opened: {why!.Message}");
         opened(-1);
     }
 
@@ -414,14 +414,14 @@ public sealed class SnapshotSet : IDisposable
             long length = member.Snapshot.Length;
             if (length == 0) throw new SnapuserdException(ExitCode.CowCorrupt, "its base is empty");
             told = true;
-            opened(length);
+            Tell(member, () => opened(length));
             if (IsToStart(member)) Serve(member);
         }
         catch (Exception e)
         {
             SnapuserdException failure = new((e as SnapuserdException)?.Code ?? ExitCode.Internal, member.Named($"{member.Name}: {e.Message}"));
             lock (_gate) member.Failure = failure;
-            _options.Report?.Invoke(failure.Message);
+            Report(failure.Message);
         }
         if (!told)
         {
@@ -429,6 +429,34 @@ public sealed class SnapshotSet : IDisposable
             lock (_gate) member.WhenEnded.Add(() => opened(-1));
         }
         End(member);
+    }
+
+    /// <summary>
+    /// Tells a client what has become of its snapshot. An exception ends neither the snapshot nor its thread: whether a client can be told
+    /// must not decide whether a merge goes on.
+    /// </summary>
+    private void Tell(Member member, Action call)
+    {
+        try
+        {
+            call();
+        }
+        catch (Exception e)
+        {
+            Report(member.Named($"{member.Name}: a client could not be told: {e.Message}"));
+        }
+    }
+
+    private void Report(string sentence)
+    {
+        try
+        {
+            _options.Report?.Invoke(sentence);
+        }
+        catch (Exception)
+        {
+            // No other output is left, and the snapshot's thread must not end here.
+        }
     }
 
     private bool IsToStart(Member member)
@@ -450,9 +478,9 @@ public sealed class SnapshotSet : IDisposable
             (started, member.Started) = (member.Started, null);
             if (_options.Verify != null) BeginVerification(member);
         }
-        started?.Invoke(true);
+        if (started != null) Tell(member, () => started(true));
         _ = member.Snapshot.Run();
-        if (member.Snapshot.Trouble is { } trouble && !_options.DeviceIsForeign) _options.Report?.Invoke($"{member.Name}: {trouble}");
+        if (member.Snapshot.Trouble is { } trouble && !_options.DeviceIsForeign) Report($"{member.Name}: {trouble}");
         member.Snapshot.StopServing();
     }
 
@@ -468,7 +496,7 @@ public sealed class SnapshotSet : IDisposable
         }
         catch (Exception e)
         {
-            _options.Report?.Invoke(member.Named($"{member.Name}: closing it failed: {e.Message}"));
+            Report(member.Named($"{member.Name}: closing it failed: {e.Message}"));
         }
         Action<bool>? started;
         lock (_gate)
@@ -480,10 +508,10 @@ public sealed class SnapshotSet : IDisposable
             started = member.Started;
             Monitor.PulseAll(_gate);
         }
-        started?.Invoke(false);
+        if (started != null) Tell(member, () => started(false));
         // A daemon may run as long as the system does, and has no other reason to collect until the next snapshot.
         GC.Collect(GC.MaxGeneration, GCCollectionMode.Aggressive, blocking: true, compacting: true);
-        foreach (Action ended in member.WhenEnded) ended();
+        foreach (Action ended in member.WhenEnded) Tell(member, ended);
         lock (_gate)
         {
             _leaving--;
@@ -509,7 +537,7 @@ public sealed class SnapshotSet : IDisposable
         }
         catch (Exception e)
         {
-            _options.Report?.Invoke($"{member.Name} was not verified: {e.Message}");
+            Report($"{member.Name} was not verified: {e.Message}");
         }
         lock (_gate)
         {

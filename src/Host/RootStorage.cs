@@ -20,6 +20,13 @@ public static class RootStorage
     }
 
     /// <summary>
+    /// Moves the process into the system's root. After switch_root, a process started from the ramdisk has an empty root with the system's
+    /// root mounted over it. Without such a mount this has no effect. It concerns the whole process, so only a process with one snapshot
+    /// calls it.
+    /// </summary>
+    public static void EnterSystemRoot() => _ = Libc.ChRoot("/..");
+
+    /// <summary>
     /// Locks pages in memory once they were touched, because reading them back may need the device that this process serves. Also makes the
     /// kernel kill other processes first when memory is short. Logs a warning for each step that is not permitted.
     /// </summary>

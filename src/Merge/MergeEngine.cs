@@ -126,14 +126,13 @@ public sealed class MergeEngine : IDisposable
     /// killed run left dirty. Throws 65 before the first write to Base if a payload or the scratch is bad, 74 if a device fails, and 75 if
     /// asked to stop. After 74 and 75 the same command continues from the last checkpoint. Also throws 74, before the first write, if the
     /// file systems below lack space for all writes of the merge (<see cref="MergeSetup.Storage"/>). Where several merges share memory,
-    /// <paramref name="share"/> is the quota of this merge.
+    /// <paramref name="share"/> is the quota of this merge. Programs run it through <see cref="MergeLifecycle"/>.
     /// </summary>
     public MergeResult Run(MemoryShare? share = null)
     {
         try
         {
             if (share != null) _pipeline.Join(share);
-            _setup.Mark?.Check(_cow);
             if (_setup.Overlap is not null) RefuseOverlap();
             if (_setup.Options.VerifyFirst && _marks.Durable == 0) _pipeline.VerifyPayloads(_setup.Observer, _setup.Options.CheckedOps);
             // Reported only after the payload check: the time of the check does not count towards the merge rate.
@@ -142,7 +141,6 @@ public sealed class MergeEngine : IDisposable
             ReserveStorage();
             _loop.Start(_left ?? Prepare());
             _loop.Run();
-            _setup.Mark?.End();
             return Result;
         }
         catch

@@ -39,7 +39,7 @@ public sealed record MergeSetup
     public StopFlag Stop { get; init; } = new();
     /// <summary>Pause and rate limit, set from outside.</summary>
     public MergePace Pace { get; init; } = new();
-    /// <summary>Receives the progress; null for none.</summary>
+    /// <summary>Receives the progress; null for none. Nothing durable depends on it (<see cref="ObserverGuard"/>).</summary>
     public IMergeObserver? Observer { get; init; }
     /// <summary>Reserves storage before the first write; null if there is nothing to reserve.</summary>
     public IStorageReserver? Storage { get; init; }
@@ -115,8 +115,8 @@ public interface IMergeObserver
 }
 
 /// <summary>
-/// A mark outside of the COW that says that its merge has begun. Each method is called at most once per run, on the engine's thread, and
-/// may block.
+/// A mark outside of the COW that says that its merge has begun. The methods are called on the engine's thread and may block: Begin by
+/// the engine, the others by <see cref="MergeLifecycle"/>. Begin is called at most once per run.
 /// </summary>
 public interface IMergeMark
 {

@@ -6,39 +6,41 @@ using System.Text;
 namespace Snapuserd.Text;
 
 /// <summary>
-/// The members of a flat JSON object, such as a server's <see cref="JsonLine"/> or systemd's HibernateLocation: strings without quotes
-/// and escapes, everything else as written.
+/// The members of a JSON object, such as a server's <see cref="JsonLine"/> or systemd's HibernateLocation: strings without quotes and
+/// escapes, everything else as written. Only the members of the object itself have names here, not those of objects inside it.
 /// </summary>
 public sealed class JsonFields
 {
-    private readonly Dictionary<string, string> _members = new(StringComparer.Ordinal);
+    private readonly Dictionary<string, (string Value, bool IsString)> _members = new(StringComparer.Ordinal);
 
     private JsonFields()
     {
     }
 
-    /// <summary>The members of <paramref name="line"/>; null if it is not such an object.</summary>
+    /// <summary>The members of <paramref name="line"/>; null if it is not an object, or if two members have the same name.</summary>
     public static JsonFields? Parse(string line)
     {
         JsonFields fields = new();
         int at = 0;
         if (!Take(line, ref at, '{')) return null;
-        if (Take(line, ref at, '}')) return at == line.Length ? fields : null;
+        if (Take(line, ref at, '}')) return IsEnd(line, at) ? fields : null;
         do
         {
             if (String(line, ref at) is not { } key || !Take(line, ref at, ':')) return null;
-            if (at >= line.Length) return null;
-            while (at < line.Length && line[at] == ' ') at++;
-            string? value = at < line.Length && line[at] == '"' ? String(line, ref at) : Word(line, ref at);
-            if (value == null) return null;
-            fields._members[key] = value;
+            Skip(line, ref at);
+            bool isString = at < line.Length && line[at] == '"';
+            string? value = isString ? String(line, ref at) : at < line.Length && line[at] is '{' or '[' ? Nested(line, ref at) : Word(line, ref at);
+            if (value == null || !fields._members.TryAdd(key, (value, isString))) return null;
         }
         while (Take(line, ref at, ','));
-        return Take(line, ref at, '}') && at == line.Length ? fields : null;
+        return Take(line, ref at, '}') && IsEnd(line, at) ? fields : null;
     }
 
-    /// <summary>A string; "" if it is missing.</summary>
-    public string Text(string key) => _members.TryGetValue(key, out string? value) && value != "null" ? value : "";
+    /// <summary>A string; null if it is missing or no string.</summary>
+    public string? String(string key) => _members.TryGetValue(key, out (string Value, bool IsString) member) && member.IsString ? member.Value : null;
+
+    /// <summary>A value as text; "" if it is missing or null.</summary>
+    public string Text(string key) => _members.TryGetValue(key, out (string Value, bool IsString) member) && member is { IsString: true } or { Value: not "null" } ? member.Value : "";
 
     /// <summary>A number without its fraction, which users do not need; 0 if it is missing or has an exponent.</summary>
     public long Integer(string key)
@@ -48,9 +50,20 @@ public sealed class JsonFields
         return long.TryParse(point < 0 ? text : text.AsSpan(0, point), NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out long value) ? value : 0;
     }
 
+    private static void Skip(string line, ref int at)
+    {
+        while (at < line.Length && line[at] is ' ' or '\t' or '\n' or '\r') at++;
+    }
+
+    private static bool IsEnd(string line, int at)
+    {
+        Skip(line, ref at);
+        return at == line.Length;
+    }
+
     private static bool Take(string line, ref int at, char expected)
     {
-        while (at < line.Length && line[at] == ' ') at++;
+        Skip(line, ref at);
         if (at >= line.Length || line[at] != expected) return false;
         at++;
         return true;
@@ -63,6 +76,25 @@ public sealed class JsonFields
         string word = line.AsSpan(at, end).TrimEnd().ToString();
         at += end;
         return word;
+    }
+
+    /// <summary>An object or an array, as written: everything up to the bracket that closes it.</summary>
+    private static string? Nested(string line, ref int at)
+    {
+        int start = at, depth = 0;
+        while (at < line.Length)
+        {
+            char c = line[at];
+            if (c == '"')
+            {
+                if (String(line, ref at) == null) return null;
+                continue;
+            }
+            at++;
+            if (c is '{' or '[') depth++;
+            if (c is '}' or ']' && --depth == 0) return line[start..at];
+        }
+        return null;
     }
 
     private static string? String(string line, ref int at)

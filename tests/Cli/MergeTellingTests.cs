@@ -109,6 +109,48 @@ public sealed class MergeTellingTests : IDisposable
         Assert.EndsWith($"\"reads\":{Math.Max(reads, 0)},\"worst_read_seconds\":{(reads > 0 ? "0.25" : "0")}}}\n", Records(), StringComparison.Ordinal);
     }
 
+    /// <summary>An observer that throws is reported once, and the merge ends as without it.</summary>
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void A_merge_goes_on_without_an_observer_that_throws(bool throws)
+    {
+        byte[] cow = Golden.Cow("v3-lz4-descending");
+        using (DeviceSet devices = Devices(cow))
+        {
+            File.WriteAllText(_folder["cow.merging"], "");
+            Assert.Equal(ExitCode.Done, MergeVerb.Run(Words(), devices, throws ? new Throwing() : null, () => 1.25, _wakeUp));
+        }
+        Assert.Equal(Golden.New, File.ReadAllBytes(_folder["base"]));
+        Assert.False(File.Exists(_folder["cow.merging"]));
+        Assert.StartsWith("merged ", _lines.Results, StringComparison.Ordinal);
+        Assert.Equal(throws ? 1 : 0, Regex.Count(Records(), "\"event\":\"observer\""));
+        if (throws) Assert.Contains("the progress of the merge can no longer be shown, and the merge continues: ArithmeticException: as the test asked for", Records(), StringComparison.Ordinal);
+    }
+
+    private sealed class Throwing : IMergeObserver
+    {
+        public void Progress(in MergeProgress progress) => throw new ArithmeticException("as the test asked for");
+
+        public void Checking(in MergeProgress progress) => Progress(progress);
+    }
+
+    /// <summary>The steps around a merge are in one class, which the program uses everywhere.</summary>
+    [Fact]
+    public void Only_one_class_of_the_program_runs_the_engine_and_ends_the_mark()
+    {
+        string src = Path.Combine(Binary.Root, "src");
+        string[] Having(string text) => [.. Directory.EnumerateFiles(src, "*.cs", SearchOption.AllDirectories)
+            .Where(path => !path.Contains("/obj/", StringComparison.Ordinal) && File.ReadAllText(path).Contains(text, StringComparison.Ordinal)).Select(path => Path.GetFileName(path)).Order(StringComparer.Ordinal)];
+        Assert.Equal(["MergeLifecycle.cs"], Having("ngine.Run("));
+        Assert.Equal(["MergeLifecycle.cs"], Having("ngine.MakeMergedDurable()"));
+        Assert.Equal(["FinishedMerge.cs", "MergeLifecycle.cs"], Having("mark.End()").Concat(Having("mark?.End()")).Order(StringComparer.Ordinal));
+        // No printing class has a durable step.
+        foreach (string step in (string[])["NoteChecked(", ".Note(", "MergingMark.", "Unlink(", "FileFlush."])
+            foreach (string printer in (string[])["ProgressObserver.cs", "Progress.cs", "Output.cs", "DaemonVerb.cs", "Watch.cs"])
+                Assert.DoesNotContain(printer, Having(step));
+    }
+
     [Theory]
     [InlineData(false)]
     [InlineData(true)]

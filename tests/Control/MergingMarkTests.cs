@@ -178,7 +178,7 @@ public sealed class MergingMarkTests : IDisposable
     public void A_mark_is_removed_and_its_folder_flushed_and_nothing_is_said_where_that_fails()
     {
         With([], () => MergingMark.Remove(Cow));
-        Assert.Equal(["open 2"], _calls);
+        Assert.Equal(["open new 2", "open 2"], _calls);
         foreach (string failing in (string[])["open", "remove", "flush folder", ""])
         {
             File.WriteAllText(Mark, "begun\n");
@@ -187,6 +187,27 @@ public sealed class MergingMarkTests : IDisposable
             Assert.Equal(failing is "open" or "remove" ? failing : "flush folder", _calls[^1].StartsWith("open", StringComparison.Ordinal) ? "open" : _calls[^1]);
             Assert.Empty(Open());
         }
+    }
+
+    /// <summary>A process that is killed before its rename leaves a new marker, which no later run may need to write again.</summary>
+    [Theory]
+    [InlineData("", false)]
+    [InlineData("", true)]
+    [InlineData("begun\n", false)]
+    [InlineData("begun\n", true)]
+    [InlineData("notes", false)]
+    [InlineData("notes", true)]
+    public void A_new_mark_that_a_killed_process_left_goes_with_the_mark(string text, bool marked)
+    {
+        string left = Mark + ".new";
+        File.WriteAllText(left, text);
+        if (marked) File.WriteAllText(Mark, "begun\n");
+        With([], () => new MergingMark(Cow).End());
+        // A file of another program stays.
+        Assert.Equal((text == "notes", false), (File.Exists(left), File.Exists(Mark)));
+        Assert.Equal(text == "notes" && !marked ? 0 : 1, _calls.Count(call => call == "flush folder"));
+        if (_calls.Contains("flush folder")) Assert.Equal("flush folder", _calls[^1]);
+        Assert.Empty(Open());
     }
 
     [Theory]

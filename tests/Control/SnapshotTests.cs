@@ -8,6 +8,7 @@ using System.Threading;
 using Snapuserd.Block;
 using Snapuserd.Control;
 using Snapuserd.Cow;
+using Snapuserd.Host;
 using Snapuserd.Interop;
 using Snapuserd.Merge;
 using Snapuserd.Serve;
@@ -153,6 +154,7 @@ public sealed class SnapshotTests : IDisposable
             OpenMapped = name => MappedDevice.Open(name, _kernel),
             TargetOf = (device, readOnly, bytes) => new MapperTarget(device, 259, device == "memory" ? 7u : 3u, bytes / 512, readOnly),
             Observer = _watcher,
+            BeforeHandOver = RootStorage.EnterSystemRoot,
             Asked = one => _asked.Add(string.Create(CultureInfo.InvariantCulture, $"{one.MergeRequested} {one.Status.Paused} {one.Status.BytesPerSecond}")),
         }, new StopFlag(signalled), wakeUp ?? _wakeUp);
         _made.Add(made);

@@ -122,7 +122,7 @@ internal sealed class RecordedMerge : IBlockQueue, IWorkQueue<DecodeJob>, IMerge
     internal MergeResult Run()
     {
         MergeResult? result = null;
-        With(engine => result = engine.Run(Share));
+        With(engine => result = new MergeLifecycle(engine, this).Run(Share));
         return result!;
     }
 

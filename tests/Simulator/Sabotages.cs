@@ -13,6 +13,8 @@ namespace Snapuserd.Tests.Simulator;
 public static class Sabotages
 {
     private const string Head = "Merge/CowHead.cs";
+    private const string Life = "Merge/Lifecycle/MergeLifecycle.cs";
+    private const string Slots = "Control/MergeSlots.cs";
     private const string Engine = "Merge/MergeEngine.cs";
     private const string Loop = "Merge/MergeLoop.cs";
     private const string Rules = "Merge/MergeRules.cs";
@@ -41,6 +43,9 @@ public static class Sabotages
     private const string Merge = "Cli/MergeVerb.cs";
     private const string ImageFile = "Images/ImageFile.cs";
     private const string BootFile = "Boot/BootSystem.cs";
+    private const string BootRows = "Boot/BootSequence.cs";
+    private const string Guard = "Merge/Lifecycle/ObserverGuard.cs";
+    private const string MakesMark = "MergingMark.Make(row.Cow, devices.Says) is < 0 and int error", NoMark = "0 is < 0 and int error";
     private const string PartName = "Images/PartName.cs";
     private const string CowFlush = "Cow/Writing/FileCowOutput.cs";
     private const string WriterV2 = "Cow/Writing/OpWriterV2.cs";
@@ -49,9 +54,10 @@ public static class Sabotages
 
     private static readonly UnitTests s_swap = new("Control", "SwapOrderTests");
     private static readonly UnitTests s_durable = new("Cli", "DurableFirstTests");
+    private static readonly UnitTests s_observers = new("Control", "ThrowingObserverTests");
+    private static readonly UnitTests s_boot = new("Cli", "BootTests");
     private static readonly UnitTests s_newMark = new("Cli", "MergingMarkTests.A_new_mark");
 
-    private const string Done = "{ _setup.Mark?.End(); return Result; }";
     private const string ForgetWindow =
         "head.State = ScratchLayout.Invalid;\n            foreach (TransferGroup transfers in head.Commit()) yield return transfers;";
     private const string FlushBase = "foreach (TransferGroup transfers in target.Flush()) yield return transfers;";
@@ -76,9 +82,11 @@ public static class Sabotages
         new("mark-before-the-cow", "the mark says that the merge has begun before the COW does", new SourceEdit(Protocols, "> Recover(", "target.BeginFlush();", "setup.Mark?.Begin(cow, marks.Durable); target.BeginFlush();"), new SourceEdit(Protocols, "> Recover(", BeginMark, "")),
         new("mark-after-the-base", "the mark says that the merge has begun when Base is written", new SourceEdit(Protocols, "> Recover(", BeginMark, ""), new SourceEdit(Protocols, "> Recover(", "rules.EndRecovery();", "rules.EndRecovery(); setup.Mark?.Begin(cow, marks.Durable);")),
         new("mark-never", "the mark never says that the merge has begun", new SourceEdit(Protocols, "> Recover(", BeginMark, "")),
-        new("mark-goes-early", "the mark goes before the last count is durable", new SourceEdit(Loop, "bool IsFinished()", "_stopping = _setup.Stop.Requested;", "_stopping = _setup.Stop.Requested; if (_marks.Written == _plan.Count) _setup.Mark?.End();"), new SourceEdit(Engine, "MergeResult Run(", "_setup.Mark?.End();", "")),
-        new("mark-stays", "the mark stays when all is merged", new SourceEdit(Engine, "MergeResult Run(", "_setup.Mark?.End();", "")),
-        new("mark-unchecked", "nothing looks at the mark", new SourceEdit(Engine, "MergeResult Run(", "_setup.Mark?.Check(_cow);", "")),
+        new("mark-goes-early", "the mark goes before the last count is durable", new SourceEdit(Loop, "bool IsFinished()", "_stopping = _setup.Stop.Requested;", "_stopping = _setup.Stop.Requested; if (_marks.Written == _plan.Count) _setup.Mark?.End();"), new SourceEdit(Life, "void Done()", "mark?.End();", "")),
+        new("mark-stays", "the mark stays when all is merged", new SourceEdit(Life, "MergeResult Run(", "Done();", "")),
+        new("mark-end-dropped", "the mark is not removed by the call that ends a merge", new SourceEdit(Life, "void Done()", "mark?.End();", "")),
+        new("mark-goes-before-the-merge", "the mark goes first, then the engine runs", new SourceEdit(Life, "MergeResult Run(", "Done();", ""), new SourceEdit(Life, "MergeResult Run(", "Check();", "Check(); mark?.End();")),
+        new("mark-unchecked", "nothing looks at the mark", new SourceEdit(Life, "MergeResult Run(", "Check();", "")),
         new("scratch-unflushed", "a window is claimed before its scratch was flushed", new SourceEdit(Head, "WriteScratch(", "Flush();", "")),
         new("claim-unflushed", "Base is written before the claim of its window was flushed", new SourceEdit(Head, " Commit()", "Flush();", "if (State != 2) Flush();")),
         new("count-unflushed", "a count is believed before it was flushed", new SourceEdit(Head, " Commit()", "Flush();", "if (State == 2) Flush();")),
@@ -162,7 +170,7 @@ public static class Sabotages
             new SourceEdit(Left, "LeftWindow Read(", "count - entries, entries) == entries", "count - entries, 1) == 1"))
         { Step = Battery.Scratched },
         new("finished-merge-unflushed", "a merge that finds all counted flushes nothing",
-            new SourceEdit(Engine, "MergeResult Run(", "_loop.Start(", $"if (_marks.Durable == _plan.Count) {Done} _loop.Start("))
+            new SourceEdit(Engine, "MergeResult Run(", "_loop.Start(", "if (_marks.Durable == _plan.Count) return Result; _loop.Start("))
         { Step = Battery.Done },
         new("finished-merge-leaves-base-unflushed", "a merge that finds all counted flushes the COW alone",
             new SourceEdit(Protocols, "> Recover(", "target.BeginFlush();", "if (marks.Durable < plan.Count) target.BeginFlush();"))
@@ -242,7 +250,7 @@ public static class Sabotages
         new("mark-begun-unflushed", "a mark says that the merge has begun and is not flushed",
             new SourceEdit(Mark, "void Begin(", MarkFlush, "")) { Tests = s_durable },
         new("mark-removed-unflushed", "a mark is removed and its folder not flushed",
-            new SourceEdit(Mark, "void Remove(", "_ = FolderFlush.Of(cow, fd, out _)", "_ = fd")) { Tests = s_durable },
+            new SourceEdit(Mark, "void Remove(", "_ = FolderFlush.Of(cow, fd >= 0 ? fd : left, out _)", "_ = fd")) { Tests = s_durable },
         new("magic-before-the-data-is-durable", "the magic of a COW on a device is written before its data is flushed",
             new SourceEdit(Magic, "void Release()", "output.Flush();\n        output.Write(", "output.Write(")) { Tests = s_durable },
         new("magic-unflushed", "the magic of a COW on a device is not flushed",
@@ -276,6 +284,60 @@ public static class Sabotages
         new("finished-before-unflushed", "a merge is reported as finished before although nothing was flushed",
             new SourceEdit(Finished, FinishedBefore, "if (Flush(target, input.Device) != null) return null;", ""))
         { Tests = s_durable },
+        new("finished-before-mark-goes-first", "the mark of a merge that was finished before goes, and then base and COW are flushed",
+            new SourceEdit(Finished, FinishedBefore, "if (Flush(target, input.Device)", "mark.End(); if (Flush(target, input.Device)"))
+        { Tests = s_durable },
+        new("finished-before-mark-stays", "the mark of a merge that was finished before stays",
+            new SourceEdit(Finished, FinishedBefore, "mark.End();", "")) { Tests = s_durable },
+        new("mark-without-its-name-stays", "a new mark that a killed process left stays when the merge is finished",
+            new SourceEdit(Mark, "void Remove(", "left >= 0 && Libc.Unlink(NewPathOf(cow)) == 0", "false"))
+        { Tests = new("Control", "MergingMarkTests.A_new_mark_that") },
+        new("opened-as-merged-mark-goes-unflushed", "a snapshot that finds all counted removes the mark and has flushed nothing",
+            new SourceEdit(Life, "void ConfirmMerged()", "engine.MakeMergedDurable();", "")) { Tests = s_swap },
+        new("opened-as-merged-mark-stays", "a snapshot that finds all counted leaves the mark",
+            new SourceEdit(Life, "void ConfirmMerged()", "Done();", "")) { Tests = s_observers },
+        new("served-merge-mark-stays", "a served merge leaves the mark, and one of the command line as well",
+            new SourceEdit(Life, "MergeResult Run(", "Done();", "")) { Tests = s_observers },
+        new("served-mark-unchecked", "a snapshot is opened beside the mark of another COW",
+            new SourceEdit(Snapshots, "public void Open()", "_merge.Check();", ""),
+            new SourceEdit(Snapshots, "ExitCode Merge(", "Lifecycle.Run(share)", "Engine.Run(share)"))
+        { Tests = s_observers },
+        new("observer-ends-the-merge", "an observer that throws ends the merge",
+            new SourceEdit(Guard, "void Progress(", "Report(e);", "Report(e); throw;")) { Tests = s_observers },
+        new("observer-ends-the-check", "an observer that throws ends the check of the payloads",
+            new SourceEdit(Guard, "void Checking(", "Report(e);", "Report(e); throw;")) { Tests = s_observers },
+        new("observer-decides-the-state", "a merge has failed if its result cannot be shown",
+            new SourceEdit(Snapshots, "ExitCode Merge(", "_guard?.Tell(() => _options.Observer!.Merged(this, result));", "_options.Observer?.Merged(this, result);"))
+        { Tests = s_observers },
+        new("observer-is-reported-every-time", "an observer that throws is reported at each of its calls",
+            new SourceEdit(Guard, "void Report(", "if (_failed) return;", ""),
+            new SourceEdit(Guard, "void Progress(", "if (_failed) return;", ""))
+        { Tests = s_observers },
+        new("report-ends-the-merge", "a report about an observer that throws ends the merge",
+            new SourceEdit(Guard, "void Report(", "catch (Exception)", "catch (TimeoutException)")) { Tests = s_observers },
+        new("client-ends-its-snapshot", "a client that cannot be told ends its snapshot",
+            new SourceEdit("Control/SnapshotSet.cs", "void Tell(", "call();\n        }\n        catch (Exception e)", "call();\n        }\n        catch (TimeoutException e)"))
+        { Tests = s_observers },
+        new("check-unnoted", "what a server has checked is not noted for the next one",
+            new SourceEdit(Snapshots, "void IMergeObserver.Checking(", "_options.Checked?.Invoke(progress.OpsDone);", "")) { Tests = s_observers },
+        new("hand-over-in-the-ramdisk", "the hand-over looks up its paths in the ramdisk",
+            new SourceEdit(Snapshots, "ExitCode HandOver(", "_options.BeforeHandOver?.Invoke();", ""))
+        { Tests = new("Control", "SnapshotTests.Hand_over_leaves") },
+        new("woken-under-the-lock", "a snapshot is woken under the lock of the queue, against the lock order",
+            new SourceEdit(Slots, "void WakeFirst()", "lock (_gate) next = Next;\n        next?.Wake();", "lock (_gate)\n        {\n            next = Next;\n            next?.Wake();\n        }"))
+        { Tests = new("Control", "MergeSlotsTests") },
+        new("boot-serves-unmarked", "boot starts a server that may merge and makes no mark",
+            new SourceEdit(BootRows, "RowResult? Serve(", MakesMark, NoMark)) { Tests = s_boot },
+        new("boot-merges-unmarked", "boot starts a merge and makes no mark",
+            new SourceEdit(BootRows, "RowResult? MergeNow(", MakesMark, NoMark)) { Tests = s_boot },
+        new("boot-merged-mark-stays", "boot leaves the mark of a row that it has merged",
+            new SourceEdit(BootRows, "RowResult? MergeNow(", "if (devices.CowIsFile) MergingMark.Remove(row.Cow);", "")) { Tests = s_boot },
+        new("boot-plain-mark-stays", "boot leaves the mark of a row that was merged before",
+            new SourceEdit(BootRows, "RowResult Plain(", "if (devices.State.Kind == CowKind.Merged) MergingMark.Remove(row.Cow);", "")) { Tests = s_boot },
+        new("boot-old-mark-stays", "boot leaves the mark of a row whose old image it takes",
+            new SourceEdit(BootRows, "RowResult Old(", "MergingMark.Remove(row.Cow);", "")) { Tests = s_boot },
+        new("boot-result-unshown-ends-it", "boot serves no further row when the result of one cannot be shown",
+            new SourceEdit(BootRows, "void Tell(", "log.Write(", "throw; log.Write(")) { Tests = s_boot },
         new("finished-before-flushes-cow-only", "a merge is reported as finished before when the COW alone was flushed",
             new SourceEdit(Finished, FinishedBefore, "Flush(target, input.Device)", "Flush(input.Device, input.Device)")) { Tests = s_durable },
     ];

@@ -45,11 +45,12 @@ public static class SimMerge
         queue.Pace = pace;
         MergeSetup setup = Setup(merge, disks, arena, seed, queue, workers) with { Stop = stop ?? new StopFlag(), Storage = storage, Mark = mark, Observer = undone, Readers = new ReaderGate(wakeUp), Pace = pace?.Pace ?? new MergePace() };
         using MergeEngine engine = MergeEngine.Open(merge.StepMilliseconds > 0 ? setup with { Time = time } : setup);
+        MergeLifecycle life = new(engine, mark);
         merged = engine;
         undone.LeaveOut(engine.Cow);
         try
         {
-            MergeResult result = merge.Readers ? RunBesideReaders(merge, Devices(merge, disks), engine, setup, wakeUp, queue, seed, rival?.Share) : engine.Run(rival?.Share);
+            MergeResult result = merge.Readers ? RunBesideReaders(merge, Devices(merge, disks), life, setup, wakeUp, queue, seed, rival?.Share) : life.Run(rival?.Share);
             rival?.Check(merge.GivesPagesBack);
             if ((storage.Wrong ?? mark.Wrong ?? (mark.IsOver ? null : "the mark of a finished merge stays")) is { } wrong) throw new LostDataException(wrong);
             return undone.Lost is { } lost ? throw lost : result;
@@ -60,18 +61,19 @@ public static class SimMerge
         }
     }
 
-    private static MergeResult RunBesideReaders(MergeCase merge, SimDisk[] devices, MergeEngine engine, MergeSetup setup, WakeUp wakeUp, SimQueue queue, ulong seed, MemoryShare? share)
+    private static MergeResult RunBesideReaders(MergeCase merge, SimDisk[] devices, MergeLifecycle life, MergeSetup setup, WakeUp wakeUp, SimQueue queue, ulong seed, MemoryShare? share)
     {
+        MergeEngine engine = life.Engine;
         engine.Open();
         using SimReaders readers = new(merge, devices, engine, setup, wakeUp, queue, seed) { Stuck = merge.StuckReader };
         readers.ReadAll();
         // An Xor in place without scratch destroys what it reads and needs the user's consent; such an image is either merged or served,
         // never both.
-        if (merge.MayBeLost || (merge.Options.AllowUnsafe && new ScratchLayout(engine.Cow.Header.HeaderBytes, engine.Cow.Header.ScratchBytes).Window == 0)) return engine.Run(share);
+        if (merge.MayBeLost || (merge.Options.AllowUnsafe && new ScratchLayout(engine.Cow.Header.HeaderBytes, engine.Cow.Header.ScratchBytes).Window == 0)) return life.Run(share);
         queue.Readers = readers;
         try
         {
-            MergeResult result = engine.Run(share);
+            MergeResult result = life.Run(share);
             readers.ReadToEnd();
             return result;
         }

@@ -1,7 +1,7 @@
 /*
- * killat [all:|changes:|signal=N:|hold:]K[@CALL][,PID...] PROGRAM ARGUMENT...: runs PROGRAM and sends it SIGKILL at the entry of the K-th
- * system call of its main thread, counted from the first call after execve; that call is not made. The main thread makes every call that
- * changes anything; the other threads decompress.
+ * killat [all:|changes:|all:changes:|signal=N:|hold:]K[@CALL][,PID...] PROGRAM ARGUMENT...: runs PROGRAM and sends it SIGKILL at the
+ * entry of the K-th system call of its main thread, counted from the first call after execve; that call is not made. The main thread makes
+ * every call that changes anything; the other threads decompress.
  *
  * Not counted: opening a file, and querying the kernel about block devices. Neither changes anything, so a kill there equals a kill at the
  * next call. Also not counted: waiting for another thread (futex, sched_yield, and the read of its wake-up), whose number varies by chance.
@@ -11,7 +11,8 @@
  * With "all:" the calls of all threads are counted, of any kind and in order of arrival, except the queries about block devices. Which call
  * is the K-th then depends on thread scheduling. With "@CALL" only calls of the main thread with that number are counted.
  *
- * With "changes:" only those calls of the main thread are counted that can change a file or make a change durable.
+ * With "changes:" only those calls of the main thread are counted that can change a file or its name, or make a change durable; with
+ * "all:changes:" those of all threads.
  *
  * With "signal=N:" the main thread gets signal N instead: its handler runs when that call ends, before the program sees the result. With
  * "hold:" the program stops at that call, killat writes "held" to standard error, and the program continues when standard input ends.
@@ -82,11 +83,17 @@ static int repeats_in_every_run(const struct ptrace_syscall_info *call)
     return nr != SYS_openat && nr != SYS_futex && nr != SYS_sched_yield && nr != SYS_read;
 }
 
-static int can_change(long nr)
+static int can_change(const struct ptrace_syscall_info *call)
 {
+    long nr = call->entry.nr;
+    /* Opening a file that may be new gives it its name. */
+    if (nr == SYS_openat) return (call->entry.args[2] & O_CREAT) != 0;
     static const long calls[] = {
         SYS_write, SYS_pwrite64, SYS_pwritev, SYS_pwritev2, SYS_fsync, SYS_fdatasync, SYS_sync_file_range, SYS_fallocate, SYS_ftruncate,
-        SYS_renameat2, SYS_linkat, SYS_unlinkat, SYS_io_uring_enter,
+        SYS_renameat2, SYS_linkat, SYS_unlinkat, SYS_io_uring_enter, SYS_syncfs,
+#ifdef SYS_rename
+        SYS_rename, SYS_unlink,
+#endif
     };
     for (unsigned i = 0; i < sizeof calls / sizeof *calls; i++)
         if (nr == calls[i]) return 1;
@@ -107,7 +114,7 @@ int main(int argc, char **argv)
     long k = *rest >= '0' && *rest <= '9' ? strtol(rest, &rest, 10) : -1, only = -1, seen = 0;
     if (*rest == '@') only = strtol(rest + 1, &rest, 10);
     if (k < 0 || (*rest != 0 && *rest != ',')) {
-        fprintf(stderr, "usage: killat [all:|changes:|signal=N:|hold:]K[@CALL][,PID...] PROGRAM ARGUMENT...\n");
+        fprintf(stderr, "usage: killat [all:|changes:|all:changes:|signal=N:|hold:]K[@CALL][,PID...] PROGRAM ARGUMENT...\n");
         return 64;
     }
     pid_t child = fork();
@@ -142,8 +149,9 @@ int main(int argc, char **argv)
             int known = running && ptrace(PTRACE_GET_SYSCALL_INFO, thread, sizeof info, &info) > 0;
             if (known && info.op == PTRACE_SYSCALL_INFO_EXIT) note_lookup(thread, &info);
             if (known && info.op == PTRACE_SYSCALL_INFO_ENTRY) {
-                int counts = !is_lookup(thread, &info) && (all || (thread == child && (only < 0 ? repeats_in_every_run(&info) : (long)info.entry.nr == only)));
-                if (changes && !can_change((long)info.entry.nr)) counts = 0;
+                int counts = !is_lookup(thread, &info) && (all || thread == child);
+                if (changes) counts = counts && can_change(&info);
+                else if (!all) counts = counts && (only < 0 ? repeats_in_every_run(&info) : (long)info.entry.nr == only);
                 if (counts && ++seen == k) {
                     if (sends > 0) {
                         syscall(SYS_tgkill, child, child, sends);

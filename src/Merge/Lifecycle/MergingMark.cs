@@ -39,6 +39,9 @@ public sealed class MergingMark(string cow) : IMergeMark
     /// <summary>The path of the mark of a COW.</summary>
     public static string PathOf(string cow) => cow + ".merging";
 
+    /// <summary>The path of a mark with content until the content is durable.</summary>
+    private static string NewPathOf(string cow) => PathOf(cow) + ".new";
+
     /// <summary>Reads the mark of <paramref name="cow"/>.</summary>
     public static MarkState Look(string cow)
     {
@@ -61,7 +64,7 @@ public sealed class MergingMark(string cow) : IMergeMark
     {
         // An empty mark says that the base is the old image, so a mark with content gets its name only after the content is durable.
         bool isNew = says.HasContent && Look(cow).Kind == MarkKind.None;
-        string path = isNew ? PathOf(cow) + ".new" : PathOf(cow);
+        string path = isNew ? NewPathOf(cow) : PathOf(cow);
         int fd = OpenAt(path, Libc.O_RDWR | Libc.O_CREAT, out MarkState there);
         if (fd < 0) return fd;
         // Later writes by the merge must not fail for want of a block.
@@ -86,13 +89,18 @@ public sealed class MergingMark(string cow) : IMergeMark
         return result == 0 && unsupported == 0;
     }
 
-    /// <summary>Removes the mark if there is one. Never fails: the next boot removes a mark that remains.</summary>
+    /// <summary>
+    /// Removes the mark if there is one, and a new one that a killed process has not renamed. Never fails: the next boot removes a mark that
+    /// remains.
+    /// </summary>
     public static void Remove(string cow)
     {
-        int fd = Open(cow, Libc.O_RDWR, out _);
-        if (fd < 0) return;
-        if (Libc.Unlink(PathOf(cow)) == 0) _ = FolderFlush.Of(cow, fd, out _);
-        _ = Libc.Close(fd);
+        int left = OpenAt(NewPathOf(cow), Libc.O_RDWR, out _), fd = Open(cow, Libc.O_RDWR, out _);
+        bool isRemoved = left >= 0 && Libc.Unlink(NewPathOf(cow)) == 0;
+        if (fd >= 0 && Libc.Unlink(PathOf(cow)) == 0) isRemoved = true;
+        if (isRemoved) _ = FolderFlush.Of(cow, fd >= 0 ? fd : left, out _);
+        if (left >= 0) _ = Libc.Close(left);
+        if (fd >= 0) _ = Libc.Close(fd);
     }
 
     /// <summary>The error text for a COW that contradicts the mark beside it.</summary>

@@ -6,6 +6,7 @@ using System.Linq;
 using Snapuserd.Block;
 using Snapuserd.Boot;
 using Snapuserd.Cow;
+using Snapuserd.Merge;
 using Snapuserd.Tests.Support;
 using Xunit;
 
@@ -609,6 +610,33 @@ public sealed class BootTests : IDisposable
         _system.HasUblk = false;
         Assert.Contains("nbd", Boot(Options(), row).Rows[0].Command);
         Assert.Contains("ublk", Boot(Options() with { Device = "ublk" }, row).Rows[0].Command);
+    }
+
+    /// <summary>Whether a result can be shown must not decide what is served, merged or removed.</summary>
+    [Theory]
+    [InlineData(nameof(MergePolicy.Background))]
+    [InlineData(nameof(MergePolicy.Before))]
+    [InlineData(nameof(MergePolicy.Rollback))]
+    public void A_result_that_cannot_be_shown_changes_nothing_else(string policy)
+    {
+        List<string> seen = [];
+        foreach (bool throws in new[] { false, true })
+        {
+            _system.Done.Clear();
+            _log.Clear();
+            BootRow[] rows = [Row("a"), Row("b", Given.Merged), Row("c", Given.Begun), Row("d", Given.Garbage), Row("e", Given.Untouched, phase: 2)];
+            foreach (BootRow row in rows) Assert.Equal(0, MergingMark.Make(row.Cow, new MarkState(MarkKind.Empty)));
+            int shown = 0;
+            ExitCode code = new BootSequence(_system, new ListLog(_log), Options(Enum.Parse<MergePolicy>(policy))).Run([.. rows], result =>
+            {
+                shown++;
+                if (throws) throw new SnapuserdException(ExitCode.InputOutput, "as the test asked for");
+            });
+            Assert.Equal(rows.Length, shown);
+            Assert.Equal(throws ? rows.Length : 0, _log.Count(line => line.Contains("its result cannot be shown: as the test asked for", StringComparison.Ordinal)));
+            seen.Add($"{code}: {string.Join(',', _system.Done)}; {string.Join(' ', rows.Select(row => MergingMark.Look(row.Cow)))}");
+        }
+        Assert.Equal(seen[0], seen[1]);
     }
 
     [Fact]

@@ -55,6 +55,30 @@ public sealed class RowServerTests : IDisposable
     }
 
     [Fact]
+    public void A_status_is_read_by_the_names_of_its_own_members()
+    {
+        const string members = "\"name\":\"root\",\"cow\":\"/data/my \\\"best\\\".cow\",\"base\":\"/dev/sda2\"";
+        const string device = "\"device\":\"/dev/mapper/root\"", state = "\"state\":\"serving\"", inside = "{\"name\":\"root\",\"state\":\"serving\"}";
+        foreach (string line in new[]
+        {
+            $"{{{members},{device},{state}}}", $"{{{state},{device},{members}}}", $"{{\"event\":\"snapshot\",{members},{state},{device},\"paused\":false}}",
+            $" {{ {members.Replace(":", " : ", StringComparison.Ordinal).Replace(",", " , ", StringComparison.Ordinal)} ,\t{device} , {state} }} ",
+            $"{{\"first\":{{\"name\":\"other\",\"state\":\"failed\"}},{members},{device},{state},\"list\":[\"state\",\"failed\"]}}",
+        })
+            Assert.True(RowServer.Of(line, "/run/root", s_row) is { Serves: true, Sentence: "a server has it already" }, line);
+        foreach (string line in new[]
+        {
+            // The words are all there, but not as members of the status.
+            $"{{\"first\":{inside},\"cow\":\"/data/my \\\"best\\\".cow\",\"base\":\"/dev/sda2\",{device},{state}}}",
+            $"{{{members},{device},\"first\":{inside}}}", $"{{{members},\"first\":{{{device}}},{state}}}",
+            $"{{\"line\":\"{members.Replace("\"", "\\\"", StringComparison.Ordinal)}\",{device},{state}}}",
+            $"{{\"name\":\"other\",{members},{device},{state}}}", $"[{{{members},{device},{state}}}]", $"{{{members},{device},{state}", $"{{{members},\"device\":null,{state}}}",
+            $"{{{members},{device},\"state\":[\"serving\"]}}",
+        })
+            Assert.False(RowServer.Of(line, "/run/root", s_row) is { Serves: true } or { Changes: true }, line);
+    }
+
+    [Fact]
     public void Nobody_is_nobody_and_a_device_that_is_not_there_is_not_served()
     {
         Assert.Null(RowServer.Ask(Path, s_row));
