@@ -169,6 +169,16 @@ public sealed class SnapshotTests : IDisposable
         return made;
     }
 
+    /// <summary>A served snapshot whose merge fails with an exception, which the engine gets when it asks whether it must stop.</summary>
+    private Snapshot Failing(Exception thrown, MergeSlots? slots = null, WakeUp? wakeUp = null)
+    {
+        Snapshot? made = null;
+        made = Make(slots: slots, wakeUp: wakeUp, signalled: () => made?.Status.State == SnapshotState.Merging ? throw thrown : false);
+        made.Open();
+        _ = made.Serve(Start);
+        return made;
+    }
+
     private FakeServer Start(SnapshotView view, BlockDevice[] devices, int memory, WakeUp wakeUp, out string device)
     {
         _server = new FakeServer { View = view };
@@ -423,9 +433,8 @@ public sealed class SnapshotTests : IDisposable
         {
             Files(Golden.Cow(Vector), Golden.Old);
             _watcher.Heard.Clear();
-            Snapshot one = Serving();
+            Snapshot one = Failing(thrown);
             _flushed.Clear();
-            _watcher.AtCheck = _ => throw thrown;
             Assert.True(one.RequestMerge());
             Assert.Equal(code, one.Run());
             Assert.Equal((SnapshotState.Failed, code, thrown.Message, null), (one.Status.State, one.Status.EndedWith, one.Status.Error, one.Status.CheckPercent));
@@ -447,7 +456,7 @@ public sealed class SnapshotTests : IDisposable
         string[] firstFiles = [_folder["cow"], _folder["base"]];
         foreach (string file in firstFiles) File.Move(file, file + ".first");
         Files(Golden.Cow(Vector), Golden.Old);
-        Snapshot next = Serving(slots: slots, wakeUp: second);
+        Snapshot next = Failing(new InvalidOperationException("i"), slots, second);
         Assert.True(next.RequestMerge());
         _ = second.Wait(0);
         // The first snapshot is the next to merge.
@@ -461,12 +470,10 @@ public sealed class SnapshotTests : IDisposable
         Assert.True(second.Wait(0));
         first.Dispose();
         // A failed merge passes the slot to the next.
-        _watcher.AtCheck = _ => throw new InvalidOperationException("i");
         Assert.Equal(ExitCode.Internal, next.Run());
         Assert.Contains("stopped : i", _watcher.Heard);
         next.Dispose();
         Files(Golden.Cow(Vector), Golden.Old);
-        _watcher.AtCheck = null;
         Snapshot last = Serving(slots: slots);
         Assert.True(last.RequestMerge());
         Assert.Equal(ExitCode.Done, last.Run());

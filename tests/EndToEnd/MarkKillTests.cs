@@ -42,7 +42,7 @@ public sealed class MarkKillTests(ITestOutputHelper output) : IDisposable
     public void Merge_killed_at_each_change_ends_with_the_target_and_without_a_mark(string io)
     {
         Make();
-        Sweep("merge", LeastKills, mark: "", k => Binary.RunProgram(KillAt.Command($"changes:{k}", "merge", "--cow", Cow, "--base", Base, "--io", io, "--progress", "never")).ExitCode);
+        Sweep("merge", LeastKills, mark: "", k => Run(KillAt.Command($"changes:{k}", "merge", "--cow", Cow, "--base", Base, "--io", io, "--progress", "never")).ExitCode);
         Assert.Contains("empty, old, 0", _seen);
         Assert.Contains("begun, old, 0", _seen);
         Assert.Contains("begun, between, 0", _seen);
@@ -117,7 +117,7 @@ public sealed class MarkKillTests(ITestOutputHelper output) : IDisposable
         for (int k = 1; ; k++)
         {
             Put("");
-            Assert.Equal(137, Binary.RunProgram(KillAt.Command($"changes:{k}", "merge", "--cow", Cow, "--base", Base, "--io", "sync", "--progress", "never")).ExitCode);
+            Assert.Equal(137, Run(KillAt.Command($"changes:{k}", "merge", "--cow", Cow, "--base", Base, "--io", "sync", "--progress", "never")).ExitCode);
             Unlocked.Settle(Cow, Base);
             if (Count() > 0) break;
         }
@@ -128,7 +128,7 @@ public sealed class MarkKillTests(ITestOutputHelper output) : IDisposable
         bool named = false, unnamed = false;
         Sweep("boot", 6, mark: null, k =>
         {
-            int code = Binary.RunProgram(KillAt.Command($"changes:{k}", boot)).ExitCode;
+            int code = Run(KillAt.Command($"changes:{k}", boot)).ExitCode;
             unnamed |= File.Exists(Mark + ".new") && !File.Exists(Mark);
             named |= File.Exists(Mark);
             // The row has no device in the end, whatever is merged.
@@ -180,6 +180,8 @@ public sealed class MarkKillTests(ITestOutputHelper output) : IDisposable
     }
 
     private ulong Count() => BinaryPrimitives.ReadUInt64LittleEndian(File.ReadAllBytes(Cow).AsSpan(CowHeader.MergeCountOffset));
+
+    private static BinaryResult Run(string[] command) => Binary.RunProgram(command[0], command[1..]);
 
     private static int Run(string[] command, Action<Process> use)
     {
