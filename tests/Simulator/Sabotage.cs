@@ -7,6 +7,7 @@ using System.Reflection;
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using System.Text;
+using System.Text.RegularExpressions;
 using Snapuserd.Tests.Support;
 
 namespace Snapuserd.Tests.Simulator;
@@ -67,15 +68,15 @@ public sealed record Sabotage(string Name, string What, params SourceEdit[] Edit
             int from = 0, to = text.Length;
             if (edit.Member.Length > 0)
             {
-                from = OnlyPlace(text, edit.Member, 0, to, edit.File);
-                int line = text.IndexOf('\n', from), end = text.IndexOf("\n    }\n", from, StringComparison.Ordinal);
-                // An expression-bodied member ends with its statement.
+                from = OnlyPlace(text, edit.Member, 0, to, edit.File).Index;
+                int end = text.IndexOf("\n    }\n", from, StringComparison.Ordinal);
+                // An expression-bodied member ends with its statement. The parameters of a member may take several lines.
                 int statement = text.IndexOf(";\n", from, StringComparison.Ordinal);
-                bool block = line + 6 < text.Length && text.AsSpan(line + 1).StartsWith("    {", StringComparison.Ordinal);
-                to = block ? end : statement + 1;
+                int block = text.IndexOf("\n    {\n", from, StringComparison.Ordinal);
+                to = block >= 0 && block < statement ? end : statement + 1;
             }
-            int at = OnlyPlace(text, edit.Old, from, to, edit.File);
-            sources[edit.File] = $"{text.AsSpan(0, at)}{edit.New}{text.AsSpan(at + edit.Old.Length)}";
+            Match old = OnlyPlace(text, edit.Old, from, to, edit.File);
+            sources[edit.File] = $"{text.AsSpan(0, old.Index)}{edit.New}{text.AsSpan(old.Index + old.Length)}";
         }
         return sources;
     }
@@ -148,12 +149,33 @@ public sealed record Sabotage(string Name, string What, params SourceEdit[] Edit
         return (process.ExitCode, output, errors.ToString());
     }
 
-    private int OnlyPlace(string text, string what, int from, int to, string file)
+    private Match OnlyPlace(string text, string what, int from, int to, string file)
     {
-        int at = text.IndexOf(what, from, to - from, StringComparison.Ordinal);
-        if (at < 0) throw Outdated($"src/{file} does not have \"{what}\" there");
-        if (text.IndexOf(what, at + 1, to - at - 1, StringComparison.Ordinal) >= 0) throw Outdated($"src/{file} has \"{what}\" more than once there");
-        return at;
+        Regex pattern = new(AnyLineBreaks(what), RegexOptions.CultureInvariant);
+        Match found = pattern.Match(text, from, to - from);
+        if (!found.Success) throw Outdated($"src/{file} does not have \"{what}\" there");
+        if (pattern.Match(text, found.Index + 1, to - found.Index - 1).Success)
+            throw Outdated($"src/{file} has \"{what}\" more than once there");
+        return found;
+    }
+
+    /// <summary>
+    /// A pattern for the text however its lines are broken: a blank or line break stands for any blanks and line breaks, and the source may
+    /// have a line break between any two characters.
+    /// </summary>
+    private static string AnyLineBreaks(string text)
+    {
+        StringBuilder pattern = new();
+        for (int i = 0; i < text.Length; i++)
+        {
+            if (!char.IsWhiteSpace(text[i]))
+            {
+                if (i > 0 && !char.IsWhiteSpace(text[i - 1])) pattern.Append("(?:\\n *)?");
+                pattern.Append(Regex.Escape(text[i].ToString()));
+            }
+            else if (i == 0 || !char.IsWhiteSpace(text[i - 1])) pattern.Append("\\s+");
+        }
+        return pattern.ToString();
     }
 
     private InvalidOperationException Outdated(string why) => new($"the sabotage {Name} needs to be brought up to date with the engine: {why}");
