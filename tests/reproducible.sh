@@ -22,7 +22,7 @@ done
     git init -q
     git remote add origin https://example.org/snapuserd-cs.git
     git add -A
-    git -c user.name=nobody -c user.email=nobody@example.org commit -q -m 'The sources as they are'
+    git -c user.name=builder -c user.email=builder@example.org commit -q -m 'The sources as they are'
 )
 for copy in one another-place-for-the-same clone; do
     (cd "$folder/$copy" && ./build.sh publish "$folder/$copy.out")

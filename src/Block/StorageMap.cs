@@ -49,7 +49,7 @@ public sealed class StorageMap
     public bool Next(long from, long length, ref int cursor, out SharedRange part)
     {
         // The cursor is one more than the index of the last answer.
-        int at = cursor > 0 ? cursor : FirstThatEndsBehind(from);
+        int at = cursor > 0 ? cursor : FirstThatEndsAfter(from);
         for (; at < _ranges.Length && _ranges[at].SourceOffset < from + length; at++)
         {
             SharedRange range = _ranges[at];
@@ -75,7 +75,7 @@ public sealed class StorageMap
             && !Next(from, length, ref cursor, out _);
     }
 
-    private int FirstThatEndsBehind(long offset)
+    private int FirstThatEndsAfter(long offset)
     {
         int low = 0, high = _ends.Length;
         while (low < high)

@@ -87,7 +87,7 @@ public sealed class RowDevices
         try
         {
             using BlockDevice device = BlockDevice.Open(path, DeviceAccess.Read);
-            if (device.IsBlockDevice && device.Length == 0) missing ??= $"{path} has no bytes: nothing is behind that device";
+            if (device.IsBlockDevice && device.Length == 0) missing ??= $"{path} has no bytes: nothing is attached to that device";
             return device.Length;
         }
         catch (SnapuserdException e) when (e.Code == ExitCode.InputMissing)

@@ -111,7 +111,7 @@ internal sealed class Inspect
         if (v3)
         {
             Line("Resume points", $"{_cow.ResumePoints.Count} of {header.ResumeMax}");
-            foreach (ResumePoint point in _cow.ResumePoints) Line("", $"label {point.Label} behind op {point.OpIndex}");
+            foreach (ResumePoint point in _cow.ResumePoints) Line("", $"label {point.Label} after op {point.OpIndex}");
         }
         else
         {

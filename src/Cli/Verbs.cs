@@ -59,7 +59,7 @@ internal static class Verbs
             new("--no-verify-first", OptionKind.Flag, "", "Do not decode every payload before the first write, as `merge` would."),
             s_io with { Help = "How the merge reads and writes, as `merge` takes it." }, s_depth, s_memory, s_threads,
             new("--ready-fd", OptionKind.Count, "N", "Write the device's path to descriptor N when it is usable, and close it.") { Minimum = 0, Maximum = 1 << 20 },
-            new("--supervise", OptionKind.Flag, "", "Start the server as a child, and again whenever it was killed: who reads the device sees a pause and no error. With --device ublk, a --name, and absolute paths. Started before switch_root it goes on behind it.") { Needs = "--name" },
+            new("--supervise", OptionKind.Flag, "", "Start the server as a child, and again whenever it was killed: who reads the device sees a pause and no error. With --device ublk, a --name, and absolute paths. Started before switch_root it goes on after it.") { Needs = "--name" },
             s_noLock, LogForms.Option, s_json, s_progress,
         ],
         "The path of the device is the first line on standard output, as soon as the device can be used; $NOTIFY_SOCKET is told as well. Reads that fail are answered with an I/O error and told on "

@@ -202,7 +202,7 @@ public sealed class MergeOrder
             if (!op.IsOrdered) { plain = position; continue; }
             if (plain >= 0)
             {
-                why = $"{_cow.Describe(slots[position])} comes behind {_cow.Describe(slots[plain])} in the merge order";
+                why = $"{_cow.Describe(slots[position])} comes after {_cow.Describe(slots[plain])} in the merge order";
                 return false;
             }
             for (long block = op.SourceBlock; block < op.SourceBlock + op.SourceBlocks; block++)

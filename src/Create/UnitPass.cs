@@ -53,11 +53,11 @@ internal sealed class UnitPass : IPassWorker
     {
         long offset = at - start, whole = (end - start) / largest * largest;
         if (offset < whole) return offset % largest == 0 ? largest : 0;
-        uint rest = (uint)(end - at), behind = (uint)(offset - whole);
+        uint rest = (uint)(end - at), beyond = (uint)(offset - whole);
         if (rest == 0) return 0;
         uint unit = 1U << BitOperations.Log2(rest);
         // The units before it are larger, so their sizes are all in higher bits.
-        return (behind & ((2 * unit) - 1)) == 0 ? (int)unit : 0;
+        return (beyond & ((2 * unit) - 1)) == 0 ? (int)unit : 0;
     }
 
     /// <summary>

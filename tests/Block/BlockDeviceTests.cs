@@ -90,7 +90,7 @@ public sealed class BlockDeviceTests
     }
 
     [Fact]
-    public void Same_file_is_recognised_behind_links_and_another_is_not()
+    public void Same_file_is_recognised_through_links_and_another_is_not()
     {
         using TempFolder folder = new();
         using BlockDevice device = BlockDevice.Open(File_(folder, "f", 4096), DeviceAccess.Read);
@@ -273,7 +273,7 @@ public sealed class BlockDeviceTests
     }
 
     [RootFact]
-    public void File_behind_a_mounted_loop_device_is_76_and_behind_an_idle_one_is_held()
+    public void File_below_a_mounted_loop_device_is_76_and_below_an_idle_one_is_held()
     {
         using TempFolder folder = new();
         string file = File_(folder, "image", 1 << 20);
@@ -330,7 +330,7 @@ public sealed class BlockDeviceTests
     }
 
     [RootFact]
-    public void Block_device_is_recognised_behind_another_node_and_a_node_without_a_device_is_66()
+    public void Block_device_is_recognised_through_another_node_and_a_node_without_a_device_is_66()
     {
         using TempFolder folder = new();
         using LoopDevice loop = new(File_(folder, "image", 1 << 20));
@@ -365,7 +365,7 @@ public sealed class BlockDeviceTests
     }
 
     [Fact]
-    public void Lock_of_a_device_that_is_closed_in_use_stays_for_as_long_as_somebody_uses_it()
+    public void Lock_of_a_device_that_is_closed_in_use_stays_for_as_long_as_a_thread_uses_it()
     {
         using TempFolder folder = new();
         string path = File_(folder, "f", 4096);

@@ -97,7 +97,7 @@ public sealed class QueueTests
 
     [Theory]
     [MemberData(nameof(Kinds))]
-    public void Read_past_the_end_is_short_and_behind_it_empty(string kind)
+    public void Read_across_the_end_is_short_and_past_it_empty(string kind)
     {
         using QueueFixture fixture = new(kind, 5000, 4);
         Slice buffer = fixture.Arena.Take(4096)!.Value;

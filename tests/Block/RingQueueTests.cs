@@ -57,7 +57,7 @@ public sealed class RingQueueTests
     }
 
     [Fact]
-    public void Command_of_a_driver_goes_beside_the_requests_and_its_end_goes_to_whoever_listens()
+    public void Command_of_a_driver_goes_beside_the_requests_and_its_end_goes_to_the_listener()
     {
         using Fixture fixture = new(4, 8, 16);
         List<IoUringSqe> seen = [];

@@ -22,7 +22,7 @@ public sealed class TransfersTests
     [InlineData(BlockVerb.Write, 1, 4097, 4097)]
     [InlineData(BlockVerb.Write, 4096, 8191, 4096)]
     [InlineData(BlockVerb.Write, 4096, 12288, 12288)]
-    public void Short_transfer_continues_behind_its_last_whole_granule(BlockVerb verb, int granule, int moved, int continuesAt)
+    public void Short_transfer_continues_after_its_last_whole_granule(BlockVerb verb, int granule, int moved, int continuesAt)
     {
         ScriptedQueue queue = new(2) { Attempt = (n, r) => n == 0 ? moved : r.Buffer.Length };
         Transfers transfers = new(queue, [granule]);

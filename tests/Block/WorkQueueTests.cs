@@ -161,7 +161,7 @@ public sealed class WorkQueueTests
     }
 
     [Fact]
-    public void Worker_that_cannot_be_made_is_the_callers_error_and_leaves_nothing_behind()
+    public void Worker_that_cannot_be_made_is_the_callers_error_and_leaves_nothing()
     {
         List<Worker> workers = [];
         using WakeUp wakeUp = new();

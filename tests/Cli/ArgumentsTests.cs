@@ -28,14 +28,14 @@ public sealed class ArgumentsTests
     [InlineData("--path -x", "--path", "-x")]
     [InlineData("--path=--x", "--path", "--x")]
     [InlineData("--mode b", "--mode", "b")]
-    public void A_value_may_follow_behind_a_blank_or_an_equals_sign(string words, string option, string expected) =>
+    public void A_value_may_follow_a_blank_or_an_equals_sign(string words, string option, string expected) =>
         Assert.Equal(expected, Parse(words + " f").Text(option));
 
     [Fact]
     public void A_choice_that_is_not_given_is_its_first_word() => Assert.Equal("a", Parse("f").Choice("--mode"));
 
     [Fact]
-    public void Behind_two_dashes_everything_is_an_operand() => Assert.Equal(["--flag"], Parse("-- --flag").Operands);
+    public void After_two_dashes_everything_is_an_operand() => Assert.Equal(["--flag"], Parse("-- --flag").Operands);
 
     [Theory]
     [InlineData("0", 0L)]

@@ -29,7 +29,7 @@ public sealed class AndroidProtocolTests
         ["supports,anything_else", "fail", true],
         ["supports", "fail", true],
         ["supports,a,b", "fail", true],
-        ["getstatus,nobody", "snapshot-merge-failed", true],
+        ["getstatus,unknown", "snapshot-merge-failed", true],
         ["getstatus", "snapshot-merge-failed", true],
         ["getstatus,a,b", "snapshot-merge-failed", true],
         ["init", "fail", true],
@@ -37,14 +37,14 @@ public sealed class AndroidProtocolTests
         ["init,a,/nowhere/cow,/nowhere/source,/nowhere/base", "fail", true],
         ["init,a,b,c,d,e", "fail", true],
         ["init,,b,c,d", "fail", true],
-        ["start,nobody", "fail", true],
+        ["start,unknown", "fail", true],
         ["start", "fail", true],
         ["start,", "fail", true],
         ["start,a,b", "fail", true],
-        ["initiate_merge,nobody", "fail", true],
+        ["initiate_merge,unknown", "fail", true],
         ["initiate_merge", "fail", true],
         ["initiate_merge,a,b", "fail", true],
-        ["delete,nobody", "success", true],
+        ["delete,unknown", "success", true],
         ["delete", "fail", true],
         ["delete,a,b", "fail", true],
         [",", "fail", false],
@@ -123,7 +123,7 @@ public sealed class AndroidProtocolTests
     }
 
     [Fact]
-    public void A_delete_waits_for_the_device_to_go_and_nobody_else_waits_for_that()
+    public void A_delete_waits_for_the_device_to_go_and_no_other_client_waits_for_that()
     {
         using SetFixture fixture = new();
         using Talker client = fixture.Client(), other = fixture.Client();
@@ -159,7 +159,7 @@ public sealed class AndroidProtocolTests
         SetFixture.Until(() => fixture.Set.IsTerminating, "detach");
         Assert.Equal("passive", client.Ask("query"));
         Assert.Equal("fail", client.Ask(late));
-        SetFixture.Until(() => client.Ask("getstatus,idle") == "snapshot-merge-failed", "the end of what nobody reads");
+        SetFixture.Until(() => client.Ask("getstatus,idle") == "snapshot-merge-failed", "the end of an unread snapshot");
         Assert.Equal("fail", client.Ask("initiate_merge,served"));
         // A paused merge that had not begun is not done, but still counts as a merge: the next boot continues it.
         SetFixture.Until(() => fixture.Status("merging").State == SnapshotState.Serving, "the end of the merge");
@@ -195,7 +195,7 @@ public sealed class AndroidProtocolTests
     }
 
     [Fact]
-    public void Verification_is_what_the_verifier_found_and_holds_up_nobody()
+    public void Verification_is_what_the_verifier_found_and_delays_no_client()
     {
         using ManualResetEventSlim go = new();
         using SetFixture fixture = new(verify: (name, stop) =>

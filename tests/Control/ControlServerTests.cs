@@ -158,7 +158,7 @@ public sealed class ControlServerTests : IDisposable
         reply = _lines.Held("hold watch");
         ctl.Dispose();
         while (reply.IsWanted) Thread.Yield();
-        Assert.False(reply.Send("nobody"));
+        Assert.False(reply.Send("no client"));
         reply.End();
     }
 
@@ -179,7 +179,7 @@ public sealed class ControlServerTests : IDisposable
     }
 
     [Fact]
-    public void Who_asks_and_never_reads_is_asked_to_wait_and_holds_up_nobody()
+    public void A_client_that_asks_and_never_reads_waits_and_delays_no_other()
     {
         using Socket flood = new(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified) { Blocking = false };
         flood.Connect(new UnixDomainSocketEndPoint(_path));
@@ -207,7 +207,7 @@ public sealed class ControlServerTests : IDisposable
     }
 
     [Fact]
-    public void A_client_that_dies_at_any_byte_disturbs_nobody()
+    public void A_client_that_dies_at_any_byte_disturbs_no_other()
     {
         using Talker other = new(_path);
         byte[] both = Encoding.UTF8.GetBytes("ctl 1\nhold\nnext\n");
@@ -226,7 +226,7 @@ public sealed class ControlServerTests : IDisposable
         // after it.
         ControlReply reply = _messages.Held("hold");
         while (reply.IsWanted) Thread.Yield();
-        reply.End("nobody");
+        reply.End("no client");
         int before = _lines.Seen.Length;
         for (int i = 0; i < 6; i++) _lines.Held("hold").End(".");
         _lines.WaitFor(before + 1);
@@ -420,7 +420,7 @@ public sealed class ControlServerTests : IDisposable
     }
 
     [Fact]
-    public void A_language_that_nobody_understands_is_refused()
+    public void An_unknown_language_is_refused()
     {
         using ControlServer neither = ControlServer.Start(_folder["neither"], new ControlOptions());
         using Talker android = new(_folder["neither"]), ctl = Talker.Lines(_folder["neither"]);
@@ -435,7 +435,7 @@ public sealed class ControlServerTests : IDisposable
     {
         File.SetUnixFileMode(_folder.Path, (UnixFileMode)0x1ed);
         File.SetUnixFileMode(_path, (UnixFileMode)0x1b6);
-        Assert.Equal("closed\n", AsNobody(_path));
+        Assert.Equal("closed\n", AsUnprivileged(_path));
         Assert.Contains("65534", Assert.Single(Reports), StringComparison.Ordinal);
 
         string inherited = _folder["inherited"];
@@ -443,7 +443,7 @@ public sealed class ControlServerTests : IDisposable
         Assert.Equal(0, Libc.Bind(fd, inherited));
         File.SetUnixFileMode(inherited, (UnixFileMode)0x1b6);
         using ControlServer adopted = ControlServer.Adopt(fd, new ControlOptions { Messages = _messages, AnyPeer = true });
-        Assert.Equal("got hello\n", AsNobody(inherited));
+        Assert.Equal("got hello\n", AsUnprivileged(inherited));
         adopted.Dispose();
         Assert.True(File.Exists(inherited), "the file is init's");
     }
@@ -459,7 +459,7 @@ public sealed class ControlServerTests : IDisposable
     [Theory]
     [InlineData(Libc.SHUT_RD)]
     [InlineData(Libc.SHUT_RDWR)]
-    public void A_socket_that_somebody_shuts_down_is_no_longer_served_and_that_is_said(int how)
+    public void A_socket_that_another_process_shuts_down_is_no_longer_served_and_that_is_said(int how)
     {
         int fd = Libc.Socket(Libc.AF_UNIX, Libc.SOCK_STREAM | Libc.SOCK_CLOEXEC, 0);
         Assert.Equal(0, Libc.Bind(fd, _folder["shut"]));
@@ -470,7 +470,7 @@ public sealed class ControlServerTests : IDisposable
         Assert.Equal("got x", client.Ask("x"));
         Assert.Null(server.Trouble);
         Assert.Equal(0, Libc.Shutdown(fd, how));
-        Assert.True(wakeUp.Wait(60_000), "nobody is told");
+        Assert.True(wakeUp.Wait(60_000), "the wake-up is not signalled");
         Assert.Contains("shut", server.Trouble, StringComparison.Ordinal);
         Assert.Equal([server.Trouble!], reports);
         Assert.Equal("", client.Receive());
@@ -513,7 +513,7 @@ public sealed class ControlServerTests : IDisposable
     };
 
     /// <summary>The reply to a process of user 65534 that sends "hello". Uses Perl, which is on every Debian.</summary>
-    private static string AsNobody(string path) => Binary.RunProgram("/usr/bin/perl",
+    private static string AsUnprivileged(string path) => Binary.RunProgram("/usr/bin/perl",
         ["-MSocket", "-e", "$) = '65534 65534'; $( = 65534; $< = $> = 65534; socket(S, AF_UNIX, SOCK_STREAM, 0) or die; connect(S, sockaddr_un($ARGV[0])) or die \"connect: $!\"; $SIG{PIPE} = 'IGNORE'; syswrite(S, 'hello'); $n = sysread(S, $a, 512); print $n ? $a : 'closed', \"\\n\"", path]) is { ExitCode: 0 } result
         ? result.Output
         : throw new InvalidOperationException("perl failed");

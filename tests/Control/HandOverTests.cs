@@ -103,7 +103,7 @@ public sealed class HandOverTests : IDisposable
     }
 
     [Fact]
-    public void A_proxy_that_lets_nobody_in_is_no_proxy_yet()
+    public void A_proxy_that_lets_no_client_in_is_no_proxy_yet()
     {
         string path = _folder["proxy"];
         using Socket proxy = new(AddressFamily.Unix, SocketType.Seqpacket, ProtocolType.Unspecified);
@@ -121,7 +121,7 @@ public sealed class HandOverTests : IDisposable
         int taken = 0;
         Thread taker = new(() => taken = Take(path)) { IsBackground = true };
         taker.Start();
-        Assert.True(taker.Join(60_000), "it waits for a proxy that lets nobody in");
+        Assert.True(taker.Join(60_000), "it waits for a proxy that lets no client in");
         Assert.Equal(-1, taken);
         foreach (int one in waiting) _ = Libc.Close(one);
     }

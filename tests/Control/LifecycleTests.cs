@@ -63,7 +63,7 @@ public sealed class LifecycleTests(ITestOutputHelper log)
     }
 
     [Fact]
-    public void Paused_before_it_begins_a_merge_does_not_begin_and_holds_up_nobody()
+    public void Paused_before_it_begins_a_merge_does_not_begin_and_delays_no_other()
     {
         using SetFixture fixture = new(merges: 1);
         using Talker client = fixture.Client();
@@ -208,7 +208,7 @@ public sealed class LifecycleTests(ITestOutputHelper log)
     }
 
     [Fact]
-    public void One_that_fails_frees_its_place_counts_as_nothing_and_disturbs_nobody()
+    public void One_that_fails_frees_its_place_counts_as_nothing_and_disturbs_no_other()
     {
         using SetFixture fixture = new(merges: 1, verifyFirst: false);
         using Talker client = fixture.Client();

@@ -186,7 +186,7 @@ public sealed class ProgramTests : IDisposable
     }
 
     [Fact]
-    public void The_socket_of_init_that_somebody_shuts_down_ends_nothing_else()
+    public void The_socket_of_init_that_another_process_shuts_down_ends_nothing_else()
     {
         // A parent that keeps open the descriptors that its child inherits.
         Process parent = Kept(Binary.StartProgram("perl", ["-MSocket", "-MFcntl", "-e",
@@ -205,7 +205,7 @@ public sealed class ProgramTests : IDisposable
         do line = parent.StandardError.ReadLine();
         while (line != null && !line.Contains("no longer served", StringComparison.Ordinal));
         Assert.NotNull(line);
-        SetFixture.Until(() => Unlocked.Read(_folder["base"], Golden.New.Length).AsSpan().SequenceEqual(Golden.New), "the merge, although nobody listens");
+        SetFixture.Until(() => Unlocked.Read(_folder["base"], Golden.New.Length).AsSpan().SequenceEqual(Golden.New), "the merge, although no client listens");
         Assert.Equal(Golden.New, Copy());
         _ = Libc.Kill(daemon, Libc.SIGTERM);
         Assert.Equal((0, "0\n"), End(parent));
@@ -250,7 +250,7 @@ public sealed class ProgramTests : IDisposable
     }
 
     [RootFact]
-    public void A_proxy_that_lets_nobody_in_does_not_keep_the_daemon_from_its_signals()
+    public void A_proxy_that_lets_no_client_in_does_not_keep_the_daemon_from_its_signals()
     {
         const string script = """
             set -eu

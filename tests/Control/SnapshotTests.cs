@@ -547,7 +547,7 @@ public sealed class SnapshotTests : IDisposable
     }
 
     [Fact]
-    public void Queue_that_broke_is_not_waited_for_and_leaves_locks_to_whoever_has_the_descriptors()
+    public void Queue_that_broke_is_not_waited_for_and_leaves_locks_to_the_holders_of_the_descriptors()
     {
         Snapshot one = Make(io: IoChoice.Uring, signalled: () => ++_looks > 1000);
         one.Open();

@@ -114,7 +114,7 @@ public sealed class FileCowOutputTests
     }
 
     [Fact]
-    public void File_that_somebody_writes_is_in_use()
+    public void File_that_another_process_writes_is_in_use()
     {
         using var folder = new TempFolder();
         using FileCowOutput output = FileCowOutput.Create(folder["a.cow"]);

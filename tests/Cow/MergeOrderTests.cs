@@ -74,7 +74,7 @@ public sealed class MergeOrderTests(ITestOutputHelper output)
         Assert.Equal(new uint[] { 2, 12, 10, 4 }, Blocks(cow));
         cow.Order.Check(true, default);
         Assert.False(cow.Order.AndroidCanMerge(out string why));
-        Assert.Equal("op 2 (Copy of block 10) comes behind op 1 (Zero of block 12) in the merge order", why);
+        Assert.Equal("op 2 (Copy of block 10) comes after op 1 (Zero of block 12) in the merge order", why);
     }
 
     [Fact]
@@ -180,7 +180,7 @@ public sealed class MergeOrderTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public void Copy_onto_itself_writes_nothing_on_one_device_and_may_be_read_behind()
+    public void Copy_onto_itself_writes_nothing_on_one_device_and_may_be_read_afterwards()
     {
         Assert.Equal(new[] { -1, 0, 0 }, Limits(V3().Copy(5, 5).Copy(6, 5).Zero(7)));
         Assert.Equal(new[] { 0, 0, 0 }, Limits(V3().Copy(5, 5).Copy(6, 5).Zero(7), shared: false));
@@ -276,7 +276,7 @@ public sealed class MergeOrderTests(ITestOutputHelper output)
             CowOp op = cow[order[position]];
             if (!op.IsOrdered) continue;
             int plain = Array.FindLastIndex(order, position, i => !cow[i].IsOrdered);
-            if (plain >= 0) return $"{cow.Describe(order[position])} comes behind {cow.Describe(order[plain])} in the merge order";
+            if (plain >= 0) return $"{cow.Describe(order[position])} comes after {cow.Describe(order[plain])} in the merge order";
             for (long block = op.SourceBlock; block < op.SourceBlock + op.SourceBlocks; block++)
             {
                 int writer = Array.FindIndex(order, i => cow[i].NewBlock == block);

@@ -231,7 +231,7 @@ public sealed class ReaderV2Tests
             StringComparison.Ordinal);
 
     [Fact]
-    public void Sequence_op_behind_data_ops_is_refused() =>
+    public void Sequence_op_after_data_ops_is_refused() =>
         Assert.Contains(
             "follows 1 data ops, but must come before",
             Refusal.Of(new CowBuilder { Version = 2, ClusterOps = 8, ScratchBytes = 0 }.Copy(1, 2).Sequence(1).Build()),

@@ -113,7 +113,7 @@ public sealed class UnitDecoderTests
     [InlineData(CowCompression.Brotli, UnitError.TrailingBytes)]
     [InlineData(CowCompression.Lz4, UnitError.Corrupt)]
     [InlineData(CowCompression.Zstd, UnitError.Truncated)]
-    public void Bytes_behind_the_stream_are_an_error(CowCompression algorithm, UnitError expected)
+    public void Bytes_after_the_stream_are_an_error(CowCompression algorithm, UnitError expected)
     {
         using var decoder = new UnitDecoder();
         byte[] stored = Compressors.Compress(algorithm, Text(4096), 4096);

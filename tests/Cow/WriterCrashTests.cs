@@ -216,7 +216,7 @@ public sealed class WriterCrashTests
         // Every byte of the small parts. In long payloads, bytes next to multiples of 64.
         for (long full = 0; full <= length; full += full < 2000 || full % 64 is 0 or 1 or 62 or 63 ? 1 : 61)
         {
-            var output = new MemoryOutput { FailBehind = full };
+            var output = new MemoryOutput { FailFrom = full };
             byte[] file = Run(output, options, out Vouched? before, out Vouched after);
             if (!ReferenceEquals(before, after)) failures++;
             Judge(file, before, after, options, null, $"{format} clusters of {cluster}, full at byte {full}");
@@ -274,7 +274,7 @@ public sealed class WriterCrashTests
     }
 
     [Fact]
-    public void Version_3_header_goes_alone_between_two_flushes_behind_all_it_counts()
+    public void Version_3_header_goes_alone_between_two_flushes_after_all_it_counts()
     {
         var output = new MemoryOutput();
         using (var writer = CowWriter.Create(output, Options("v3", 0)))
@@ -299,7 +299,7 @@ public sealed class WriterCrashTests
     [Theory]
     [InlineData(0)]
     [InlineData(5)]
-    public void Version_2_label_and_footer_come_behind_a_flush_of_what_they_vouch_for(int cluster)
+    public void Version_2_label_and_footer_come_after_a_flush_of_what_they_vouch_for(int cluster)
     {
         var output = new MemoryOutput();
         using (var writer = CowWriter.Create(output, Options("v2", cluster)))

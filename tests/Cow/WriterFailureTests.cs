@@ -58,7 +58,7 @@ public sealed class WriterFailureTests
         using CowWriter writer = CowWriter.Create(output, options);
         // Reading the size drains the batch: here half a batch of pending payloads.
         if (name is "size" or "slots") writer.Replace(300_000, s_noise.AsSpan(0, 500 * 4096));
-        output.FailBehind = 0;
+        output.FailFrom = 0;
         // Runs of ops are written when a batch is full.
         bool runs = name is "zero" or "copy";
         SnapuserdException failed = Assert.ThrowsAny<SnapuserdException>(() =>
@@ -67,7 +67,7 @@ public sealed class WriterFailureTests
         });
         Assert.Equal(ExitCode.InputOutput, failed.Code);
         Assert.Contains("no space is left", failed.Message, StringComparison.Ordinal);
-        output.FailBehind = long.MaxValue;
+        output.FailFrom = long.MaxValue;
         int steps = output.Steps.Count;
         foreach (Action<CowWriter> call in Calls.Values)
             Assert.Contains("output.cow: an earlier write failed", Assert.ThrowsAny<SnapuserdException>(() => call(writer)).Message, StringComparison.Ordinal);

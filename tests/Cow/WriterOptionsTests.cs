@@ -90,7 +90,7 @@ public sealed class WriterOptionsTests
     }
 
     [Fact]
-    public void Calls_that_make_no_sense_are_refused_and_leave_nothing_behind()
+    public void Calls_that_make_no_sense_are_refused_and_change_nothing()
     {
         byte[] block = new byte[4096];
         foreach (int version in new[] { 2, 3 })
@@ -142,12 +142,12 @@ public sealed class WriterOptionsTests
     [Fact]
     public void Failed_output_is_not_gone_on_with()
     {
-        var output = new MemoryOutput { FailBehind = 5000 };
+        var output = new MemoryOutput { FailFrom = 5000 };
         using var writer = CowWriter.Create(output, s_v3);
         writer.Zero(1);
         writer.Replace(2, new byte[4096]);
         Assert.Equal(ExitCode.InputOutput, Assert.ThrowsAny<SnapuserdException>(writer.Finish).Code);
-        output.FailBehind = long.MaxValue;
+        output.FailFrom = long.MaxValue;
         int steps = output.Steps.Count;
         foreach (Action call in new Action[] { writer.Finish, () => writer.Zero(3), () => writer.Label(1), () => _ = writer.Size, () => writer.Sequence([1]), () => writer.Replace(3, new byte[4096]) })
             Assert.Contains("an earlier write failed", Assert.ThrowsAny<SnapuserdException>(call).Message, StringComparison.Ordinal);

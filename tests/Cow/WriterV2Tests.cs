@@ -219,7 +219,7 @@ public sealed class WriterV2Tests
     }
 
     [Fact]
-    public void Writing_goes_on_behind_a_label_of_a_finished_file()
+    public void Writing_goes_on_after_a_label_of_a_finished_file()
     {
         // AOSP's AppendLabelSmall.
         var output = new MemoryOutput();
@@ -268,7 +268,7 @@ public sealed class WriterV2Tests
     }
 
     [Fact]
-    public void What_lies_behind_the_label_is_gone()
+    public void What_lies_after_the_label_is_gone()
     {
         // AOSP's AppendExtendedCorrupted.
         var output = new MemoryOutput();
@@ -355,7 +355,7 @@ public sealed class WriterV2Tests
     }
 
     [Fact]
-    public void Cluster_goes_on_behind_a_label()
+    public void Cluster_goes_on_after_a_label()
     {
         // AOSP's ClusterAppendTest.
         CowWriterOptions options = s_plain with { ClusterOps = 3 };

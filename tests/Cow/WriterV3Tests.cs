@@ -46,7 +46,7 @@ public sealed class WriterV3Tests
     }
 
     [Fact]
-    public void Op_count_is_bounded_and_a_refused_call_leaves_nothing_behind()
+    public void Op_count_is_bounded_and_a_refused_call_changes_nothing()
     {
         // AOSP's MaxOp, CheckOpCount and MaxOp…Compression.
         foreach ((CowCompression compression, int unit, int threads) in new[] { (CowCompression.None, 4096, 1), (CowCompression.Lz4, 32768, 1), (CowCompression.Lz4, 32768, 2) })
@@ -222,7 +222,7 @@ public sealed class WriterV3Tests
     }
 
     [Fact]
-    public void Sequence_moves_what_lies_behind_it()
+    public void Sequence_moves_what_lies_after_it()
     {
         // AOSP's SequenceTest.
         uint[] list = Enumerable.Range(1, 16384).Select(i => (uint)i).ToArray();
@@ -286,7 +286,7 @@ public sealed class WriterV3Tests
     }
 
     [Fact]
-    public void Largest_capacity_puts_the_data_behind_64_gigabytes_of_hole()
+    public void Largest_capacity_puts_the_data_after_64_gigabytes_of_hole()
     {
         using var folder = new TempFolder();
         using (FileCowOutput output = FileCowOutput.Create(folder["big.cow"]))
@@ -485,7 +485,7 @@ public sealed class WriterV3Tests
     }
 
     [Fact]
-    public void Long_sequence_on_a_device_leaves_nothing_of_the_old_file_behind_it()
+    public void Long_sequence_on_a_device_leaves_nothing_of_the_old_file_after_it()
     {
         byte[] old = new byte[4 << 20];
         new Random(5).NextBytes(old);

@@ -69,7 +69,7 @@ public sealed class DifferTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public void Zeros_behind_the_end_of_the_old_image_are_written_as_one_run()
+    public void Zeros_after_the_end_of_the_old_image_are_written_as_one_run()
     {
         byte[] old = Noise(2, 3), now = new byte[300 * Size];
         old.CopyTo(now, 0);

@@ -97,7 +97,7 @@ internal static class NaivePlan
         }
 
         int ordered = ops.TakeWhile(op => op.Type is CowOpType.Copy or CowOpType.Xor).Count();
-        Assert.All(ops.Skip(ordered), op => Assert.True(op.Type is CowOpType.Replace or CowOpType.Zero, $"{op} comes behind a Replace or Zero"));
+        Assert.All(ops.Skip(ordered), op => Assert.True(op.Type is CowOpType.Replace or CowOpType.Zero, $"{op} comes after a Replace or Zero"));
         uint[] rest = ops.Skip(ordered).Select(op => op.NewBlock).ToArray();
         Assert.Equal(rest.Order(), rest);
 

@@ -86,7 +86,7 @@ public sealed class OrderTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public void Copies_from_blocks_that_nobody_writes_stream_and_chains_and_in_place_xors_share_windows()
+    public void Copies_from_blocks_that_no_op_writes_stream_and_chains_and_in_place_xors_share_windows()
     {
         byte[] old = Noise(5, 6000), now = (byte[])old.Clone();
         Block(old, 0, 1000).CopyTo(Block(now, 1000, 1000));
@@ -106,7 +106,7 @@ public sealed class OrderTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public void Blocks_read_by_what_is_xored_in_place_elsewhere_are_written_behind_it()
+    public void Blocks_read_by_what_is_xored_in_place_elsewhere_are_written_after_it()
     {
         // Block 10 is edited in place and copied to 20, and block 20 is copied to 30. Both copies must come before the Xor in place.
         byte[] old = Noise(6, 40), now = (byte[])old.Clone();

@@ -104,7 +104,7 @@ public sealed class UnitTests(ITestOutputHelper output)
     /// would hold two contents.
     /// </summary>
     [Fact]
-    public void Xor_that_moves_the_units_behind_it_is_weighed_with_them()
+    public void Xor_that_moves_the_units_after_it_is_weighed_with_them()
     {
         const int Unit = 16;
         var random = new Random(4);

@@ -169,7 +169,7 @@ public sealed class CtlTests : IDisposable
         })
         { IsBackground = true };
         reader.Start();
-        Assert.True(reader.Join(60_000), "the merge waits for a tick that nobody gives it");
+        Assert.True(reader.Join(60_000), "the merge waits for a tick that never comes");
         output.Dispose();
         Assert.StartsWith(_folder["nbd"] + "\n", text, StringComparison.Ordinal);
         Assert.Equal(Golden.New, Unlocked.Read(_base, Golden.New.Length));
@@ -378,9 +378,9 @@ public sealed class CtlTests : IDisposable
     [Fact]
     public void No_server_is_66_and_what_answers_in_another_language_is_74()
     {
-        BinaryResult nobody = Ctl("status");
-        Assert.Equal(66, nobody.ExitCode);
-        Assert.Contains("nothing listens", nobody.Error);
+        BinaryResult missing = Ctl("status");
+        Assert.Equal(66, missing.ExitCode);
+        Assert.Contains("nothing listens", missing.Error);
         Process server = Start();
         // The NBD socket also sends a greeting.
         BinaryResult other = Binary.Run("ctl", "status", "--socket", _folder["nbd"]);

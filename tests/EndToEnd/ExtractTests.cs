@@ -123,7 +123,7 @@ public sealed class ExtractTests : IDisposable
     }
 
     [RootFact]
-    public void The_file_behind_a_loop_device_that_is_read_is_64_as_output()
+    public void The_file_below_a_loop_device_that_is_read_is_64_as_output()
     {
         using LoopDevice loop = new(_folder["base"]);
         Assert.Equal(64, Binary.Run("extract", "--cow", _folder["cow"], "--base", loop.Path, "--output", _folder["base"]).ExitCode);
@@ -151,7 +151,7 @@ public sealed class ExtractTests : IDisposable
     }
 
     [Fact]
-    public void Its_name_is_made_durable_behind_the_bytes()
+    public void Its_name_is_made_durable_after_the_bytes()
     {
         BinaryResult result = Binary.RunProgram("strace",
             ["-f", "-qq", "-o", _folder["trace"], "-e", "trace=fsync,rename,renameat2", Binary.Path, "extract", "--cow", _folder["cow"], "--base", _folder["base"], "--output", _out]);

@@ -141,7 +141,7 @@ public sealed class MergeTests : IDisposable
     }
 
     [RootFact]
-    public void A_block_device_that_somebody_holds_is_76_and_a_read_only_one_77()
+    public void A_block_device_that_another_process_holds_is_76_and_a_read_only_one_77()
     {
         using var loop = new LoopDevice(_base);
         int held = Libc.OpenAt(Libc.AT_FDCWD, loop.Path, Libc.O_RDONLY | Libc.O_EXCL | Libc.O_CLOEXEC);
@@ -303,7 +303,7 @@ public sealed class MergeTests : IDisposable
     }
 
     [Fact]
-    public void A_cow_that_somebody_writes_to_is_76_even_if_it_says_that_it_is_merged()
+    public void A_cow_that_another_process_writes_to_is_76_even_if_it_says_that_it_is_merged()
     {
         Assert.Equal(0, Merge().ExitCode);
         using (new FileStream(_cow, FileMode.Open, FileAccess.Read, FileShare.None)) Refused(76, Merge());

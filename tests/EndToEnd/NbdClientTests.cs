@@ -35,7 +35,7 @@ public sealed class NbdClientTests : IDisposable
     }
 
     [Fact]
-    public void Clients_that_stop_anywhere_keep_nobody_out()
+    public void Clients_that_stop_anywhere_keep_no_other_out()
     {
         Start();
         NbdClient idle = Ready();

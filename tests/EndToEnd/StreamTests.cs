@@ -123,7 +123,7 @@ public sealed class StreamTests : IDisposable
     }
 
     [RootFact]
-    public void The_file_behind_a_loop_device_that_is_read_is_64_as_standard_output()
+    public void The_file_below_a_loop_device_that_is_read_is_64_as_standard_output()
     {
         using LoopDevice loop = new(_shell["base"]);
         Assert.Equal(64, _shell.Run($"$P extract --cow cow --base {loop.Path} --output - >>base").ExitCode);

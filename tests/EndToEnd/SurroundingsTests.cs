@@ -86,7 +86,7 @@ public sealed class SurroundingsTests : IDisposable
     }
 
     [Fact]
-    public void A_merge_is_done_even_if_nobody_can_be_told()
+    public void A_merge_is_done_even_if_no_output_can_be_written()
     {
         BinaryResult result = Binary.RunRedirected(">/dev/full 2>/dev/full", "merge", "--cow", _folder["cow"], "--base", _folder["base"], "--progress", "plain");
         Assert.Equal(0, result.ExitCode);

@@ -401,7 +401,7 @@ public sealed class EngineTests
     }
 
     [Fact]
-    public void Ordered_op_behind_a_replace_merges_although_Android_cannot()
+    public void Ordered_op_after_a_replace_merges_although_Android_cannot()
     {
         byte[] old = SmallCases.Random(1, 8);
         CowBuilder cow = new CowBuilder { ScratchBytes = SmallCases.ScratchFor(2) }.Replace(0, SmallCases.Random(2, 1)).Copy(1, 2).Xor(2, 2 * 4096, SmallCases.Random(3, 1)).Zero(4);

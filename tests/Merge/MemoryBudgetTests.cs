@@ -119,7 +119,7 @@ public sealed class MemoryBudgetTests
             {
                 using MemoryShare share = budget.Join();
                 held.At = () => alone = share.Taken;
-                held.Behind = () => beside = Math.Max(beside, share.Taken);
+                held.NearEnd = () => beside = Math.Max(beside, share.Taken);
                 Merge(share, held, pages);
             }
             catch (Exception e)
@@ -256,11 +256,11 @@ public sealed class MemoryBudgetTests
 
         internal Action At { get; set; } = () => { };
 
-        internal Action Behind { get; set; } = () => { };
+        internal Action NearEnd { get; set; } = () => { };
 
         public void Progress(in MergeProgress progress)
         {
-            if (_was && progress.OpsDone * 10 > progress.OpsTotal * 9) Behind();
+            if (_was && progress.OpsDone * 10 > progress.OpsTotal * 9) NearEnd();
             if (_was || progress.OpsDone * 2 < progress.OpsTotal) return;
             _was = true;
             At();

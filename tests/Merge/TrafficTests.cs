@@ -951,7 +951,7 @@ public sealed class TrafficTests
         string seen = Fails(() => new RecordedMerge(cow, 12) { Options = s_plain with { RequestBytes = 4096 } });
         RecordedMerge.AssertSame("""
             read cow 0+16384 bytes => 74 cow: reading the head of the COW at byte 0 failed: the device failed (EIO)
-            flush base => 74 base: flushing failed: the device failed (EIO); nothing behind op 0 of 6 is counted
+            flush base => 74 base: flushing failed: the device failed (EIO); nothing after op 0 of 6 is counted
             write cow 0+4096 bytes => 74 cow: writing back the head of the COW at byte 0 failed: the device failed (EIO)
             flush cow => 74 cow: flushing the COW at byte 0 failed: the device failed (EIO)
             read base 2+1 => 74 base: reading 4096 bytes at 8192 for op 0 (Copy of block 0) failed: the device failed (EIO)
@@ -963,7 +963,7 @@ public sealed class TrafficTests
             read payload 95+4096 bytes => 74 cow: reading 4096 bytes at 16973 for op 5 (Replace of block 10) failed: the device failed (EIO)
             write base 0+1 => 74 base: writing 4096 bytes at 0 for op 0 (Copy of block 0) failed: the device failed (EIO)
             write base 1+1 => 74 base: writing 4096 bytes at 4096 for op 1 (Copy of block 1) failed: the device failed (EIO)
-            flush base => 74 base: flushing failed: the device failed (EIO); nothing behind op 0 of 6 is counted
+            flush base => 74 base: flushing failed: the device failed (EIO); nothing after op 0 of 6 is counted
             write cow 0+4096 bytes => 74 cow: writing the header of the COW at byte 0 failed: the device failed (EIO)
             flush cow => 74 cow: flushing the COW at byte 0 failed: the device failed (EIO)
             write cow 0+4096 bytes => 74 cow: writing the scratch of the COW at byte 0 failed: the device failed (EIO)
@@ -976,10 +976,10 @@ public sealed class TrafficTests
             write base 6+1 => 74 base: writing 4096 bytes at 24576 for op 3 (Xor of block 6) failed: the device failed (EIO)
             write base 8+2 => 74 base: writing 8192 bytes at 32768 for op 4 (Replace of block 8) failed: the device failed (EIO)
             write base 10+1 => 74 base: writing 4096 bytes at 40960 for op 5 (Replace of block 10) failed: the device failed (EIO)
-            flush base => 74 base: flushing failed: the device failed (EIO); nothing behind op 2 of 6 is counted
+            flush base => 74 base: flushing failed: the device failed (EIO); nothing after op 2 of 6 is counted
             write cow 0+4096 bytes => 74 cow: writing the header of the COW at byte 0 failed: the device failed (EIO)
             flush cow => 74 cow: flushing the COW at byte 0 failed: the device failed (EIO)
-            flush base => 74 base: flushing failed: the device failed (EIO); nothing behind op 4 of 6 is counted
+            flush base => 74 base: flushing failed: the device failed (EIO); nothing after op 4 of 6 is counted
             write cow 0+4096 bytes => 74 cow: writing the header of the COW at byte 0 failed: the device failed (EIO)
             flush cow => 74 cow: flushing the COW at byte 0 failed: the device failed (EIO)
             """, seen);
@@ -1165,7 +1165,7 @@ public sealed class TrafficTests
         string seen = Fails(() => new RecordedMerge(cow, 8) { Options = s_plain with { RequestBytes = 4096 } });
         RecordedMerge.AssertSame("""
             read cow 0+16384 bytes => 74 cow: reading the head of the COW at byte 0 failed: the device failed (EIO)
-            flush base => 74 base: flushing failed: the device failed (EIO); nothing behind op 2 of 7 is counted
+            flush base => 74 base: flushing failed: the device failed (EIO); nothing after op 2 of 7 is counted
             write cow 4096+4096 bytes => 74 cow: writing back the head of the COW at byte 4096 failed: the device failed (EIO)
             write cow 8192+4096 bytes => 74 cow: writing back the head of the COW at byte 8192 failed: the device failed (EIO)
             write cow 12288+4096 bytes => 74 cow: writing back the head of the COW at byte 12288 failed: the device failed (EIO)
@@ -1177,7 +1177,7 @@ public sealed class TrafficTests
             write base 2+1 => 74 base: writing 4096 bytes at 8192 for op 2 (Copy of block 2) failed: the device failed (EIO)
             write base 3+1 => 74 base: writing 4096 bytes at 12288 for op 3 (Copy of block 3) failed: the device failed (EIO)
             write base 4+1 => 74 base: writing 4096 bytes at 16384 for op 4 (Copy of block 4) failed: the device failed (EIO)
-            flush base => 74 base: flushing failed: the device failed (EIO); nothing behind op 2 of 7 is counted
+            flush base => 74 base: flushing failed: the device failed (EIO); nothing after op 2 of 7 is counted
             write cow 0+4096 bytes => 74 cow: writing the header of the COW at byte 0 failed: the device failed (EIO)
             flush cow => 74 cow: flushing the COW at byte 0 failed: the device failed (EIO)
             write cow 0+4096 bytes => 74 cow: writing the scratch of the COW at byte 0 failed: the device failed (EIO)
@@ -1188,7 +1188,7 @@ public sealed class TrafficTests
             flush cow => 74 cow: flushing the COW at byte 0 failed: the device failed (EIO)
             write base 5+1 => 74 base: writing 4096 bytes at 20480 for op 5 (Copy of block 5) failed: the device failed (EIO)
             write base 6+1 => 74 base: writing 4096 bytes at 24576 for op 6 (Copy of block 6) failed: the device failed (EIO)
-            flush base => 74 base: flushing failed: the device failed (EIO); nothing behind op 5 of 7 is counted
+            flush base => 74 base: flushing failed: the device failed (EIO); nothing after op 5 of 7 is counted
             write cow 0+4096 bytes => 74 cow: writing the header of the COW at byte 0 failed: the device failed (EIO)
             flush cow => 74 cow: flushing the COW at byte 0 failed: the device failed (EIO)
             """, seen);

@@ -159,7 +159,7 @@ public sealed class DmUserTests
     }
 
     [Fact]
-    public void Bad_payload_behind_the_first_part_costs_the_channel_and_another_one_serves()
+    public void Bad_payload_after_the_first_part_costs_the_channel_and_another_one_serves()
     {
         using ViewFixture fixture = new(Built(badBlock: 20), new byte[BuiltBlocks * 4096]);
         using Service service = new(fixture, channels: 1, spare: 3, partBytes: 64 << 10);
@@ -246,7 +246,7 @@ public sealed class DmUserTests
     }
 
     [Fact]
-    public void Stop_leaves_an_answer_that_nobody_takes()
+    public void Stop_leaves_an_answer_that_is_never_taken()
     {
         using ViewFixture fixture = new(Golden.Cow(Vector), Golden.Old);
         using Service service = new(fixture, channels: 1, patience: 2);

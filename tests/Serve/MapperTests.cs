@@ -80,7 +80,7 @@ public sealed class MapperTests
     }
 
     [Fact]
-    public void Answers_that_point_behind_their_end_are_not_followed()
+    public void Answers_that_point_past_their_end_are_not_followed()
     {
         byte[] message = new byte[1024];
         MapperMessage.Write(message, "x", 0);
@@ -161,7 +161,7 @@ public sealed class MapperTests
     }
 
     [Fact]
-    public void Device_that_somebody_suspended_is_resumed()
+    public void Device_that_another_program_suspended_is_resumed()
     {
         FakeMapper kernel = new();
         StandOn(kernel, s_served);
@@ -171,7 +171,7 @@ public sealed class MapperTests
     }
 
     [Fact]
-    public void Device_of_somebody_else_is_76_and_is_not_touched()
+    public void Device_of_another_program_is_76_and_is_not_touched()
     {
         FakeMapper kernel = new();
         kernel.Devices["root"] = new FakeMapper.Device { Uuid = "LVM-root", Active = Base };
@@ -450,7 +450,7 @@ public sealed class MapperTests
             Assert.Equal((Base, null), (Ours(kernel).Active, Ours(kernel).Inactive));
         }
         Assert.InRange(point, 20, 40);
-        Assert.True(swapped > 2 && pending >= 4, $"{swapped} behind the swap, {pending} with a table that waited");
+        Assert.True(swapped > 2 && pending >= 4, $"{swapped} after the swap, {pending} with a table that waited");
 
         static void HandOver(FakeMapper kernel)
         {

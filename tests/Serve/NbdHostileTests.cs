@@ -317,7 +317,7 @@ public sealed class NbdHostileTests
     }
 
     [Fact]
-    public void Clients_that_go_in_the_middle_of_everything_leave_nothing_behind()
+    public void Clients_that_go_in_the_middle_of_everything_leave_nothing_open()
     {
         using NbdFixture fixture = Fixture();
         for (int seed = 0; seed < 300; seed++)

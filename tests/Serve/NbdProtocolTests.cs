@@ -340,8 +340,8 @@ public sealed class NbdProtocolTests
         Assert.Equal((11ul, 5u), (reply.Cookie, reply.Error));
         // The connection continues, and long answers that exclude the bad unit are complete.
         Assert.True(fixture.Target.AsSpan(0, (int)bad).SequenceEqual(client.Read(0, (int)bad, structured: false)), "what can be read is not");
-        int behind = (int)bad + length;
-        Assert.True(fixture.Target.AsSpan(behind).SequenceEqual(client.Read(behind, fixture.Target.Length - behind, structured: false)), "what can be read is not");
+        int after = (int)bad + length;
+        Assert.True(fixture.Target.AsSpan(after).SequenceEqual(client.Read(after, fixture.Target.Length - after, structured: false)), "what can be read is not");
         Assert.Single(fixture.Reports);
     }
 

@@ -105,7 +105,7 @@ public sealed class NbdServerTests
     }
 
     [Fact]
-    public void Hundred_connections_in_turn_are_served_and_leave_nothing_behind()
+    public void Hundred_connections_in_turn_are_served_and_leave_nothing_open()
     {
         using NbdFixture fixture = new(options: new NbdOptions { MaxConnections = 2 });
         for (int i = 0; i < 100; i++)
@@ -223,7 +223,7 @@ public sealed class NbdServerTests
     }
 
     [Fact]
-    public void Stop_answers_what_was_asked_and_lets_nobody_in_any_more()
+    public void Stop_answers_what_was_asked_and_lets_no_client_in_any_more()
     {
         using NbdFixture fixture = new(options: new NbdOptions { DrainMilliseconds = 60_000 });
         using NbdClient client = NbdClient.Ready(fixture.Path);

@@ -300,7 +300,7 @@ public sealed class UblkTests
     }
 
     [Fact]
-    public void Device_that_somebody_else_stops_is_trouble()
+    public void Device_that_another_program_stops_is_trouble()
     {
         using Case test = new(new UblkOptions { Queues = 1, Depth = 4 });
         test.Server.Start();

@@ -17,7 +17,7 @@ public sealed class HostileDeviceTests(ITestOutputHelper output)
     [InlineData(1)]
     [InlineData(int.MaxValue + 1L)]
     [InlineData(-1)]
-    public void Count_that_changes_behind_the_validation_is_another_merge_and_nothing_is_written(long count)
+    public void Count_that_changes_after_the_validation_is_another_merge_and_nothing_is_written(long count)
     {
         HostileFile file = HostileFiles.Small(3, CowCompression.Gz);
         byte[] baseImage = HostileFiles.Base(0);

@@ -33,8 +33,8 @@ public readonly record struct AndroidOutcome(AndroidEnd End, string Why = "");
 /// <para>
 /// Where merge.md says 2 MiB and 510, the sizes here follow the header's buffer_size, so that windows of two ops can be tried. A window
 /// holds as many ops as both the entries and the slots have space for. Left out: device errors, the fallback of io_uring, pause and resume,
-/// the cap cow_op_merge_size, the three seconds after which reads begin even if the scratch map is not rebuilt, and the race of two threads
-/// on that map (lessons §3.3, 9).
+/// and the cap cow_op_merge_size. Reads do not begin after three seconds while the scratch map is not rebuilt, and two threads never race on
+/// that map (lessons §3.3, 9).
 /// </para>
 /// <para>
 /// Android itself is not crash-safe in these cases; callers must allow for them:
@@ -129,7 +129,7 @@ public sealed class AndroidModel
         {
             _chunks.Add((Order[position].NewBlock, position));
             if (!Order[position].IsOrdered) plain = position;
-            else if (plain >= 0) _refusal = $"the merge thread asserts at the {Order[position].Type} of block {Order[position].NewBlock} behind the {Order[plain].Type} of block {Order[plain].NewBlock}";
+            else if (plain >= 0) _refusal = $"the merge thread asserts at the {Order[position].Type} of block {Order[position].NewBlock} after the {Order[plain].Type} of block {Order[plain].NewBlock}";
             else ordered++;
         }
         _chunks.Sort();

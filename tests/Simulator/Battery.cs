@@ -374,7 +374,7 @@ public static class Battery
             return;
         }
         if (written) throw new LostDataException($"{merge.Name}: {what}, and all the same something is written");
-        throw new LostDataException($"{merge.Name}: {what}, and nobody noticed");
+        throw new LostDataException($"{merge.Name}: {what}, and no check noticed");
     }
 
     /// <summary>

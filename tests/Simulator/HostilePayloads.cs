@@ -35,9 +35,9 @@ public static class HostilePayloads
             Add("half a unit", algorithm, half);
             Add("one byte", algorithm, one);
             Add("a byte more than the unit", algorithm, Compressors.Compress(algorithm, (byte[])[.. s_block, 7], 4096));
-            Add("two halves, one behind the other", algorithm, [.. half, .. Compressors.Compress(algorithm, s_block.AsSpan(2048), 4096)], algorithm == CowCompression.Zstd);
+            Add("two halves, one after the other", algorithm, [.. half, .. Compressors.Compress(algorithm, s_block.AsSpan(2048), 4096)], algorithm == CowCompression.Zstd);
             Add("the unit twice", algorithm, [.. right, .. right]);
-            Add("a byte behind the end", algorithm, [.. right, 0]);
+            Add("a byte past the end", algorithm, [.. right, 0]);
             Add("cut by one byte", algorithm, right[..^1]);
             Add("cut in the middle", algorithm, right[..(right.Length / 2)]);
             Add("the first byte alone", algorithm, right[..1]);
@@ -60,7 +60,7 @@ public static class HostilePayloads
         byte[] skippable = [0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0, 1, 2, 3, 4], frame = Compressors.Compress(CowCompression.Zstd, s_block, 4096);
         Add("a skippable frame alone", CowCompression.Zstd, skippable);
         Add("a skippable frame in front", CowCompression.Zstd, [.. skippable, .. frame], true);
-        Add("a skippable frame behind", CowCompression.Zstd, [.. frame, .. skippable], true);
+        Add("a skippable frame at the end", CowCompression.Zstd, [.. frame, .. skippable], true);
         Add("a skippable frame of 4 GiB", CowCompression.Zstd, [.. frame, 0x50, 0x2a, 0x4d, 0x18, 255, 255, 255, 255]);
         // Magic, then a descriptor with a window byte and an 8-byte content size: a window of 2 TiB, and a content size that exceeds any
         // memory.

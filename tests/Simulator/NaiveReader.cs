@@ -90,7 +90,7 @@ public sealed class NaiveReader
         ["header: sequence_data_count"] = "a list longer than the file or than the ops",
         ["header: compression_algorithm"] = "Android notices at the first payload, when it has written",
         ["header: max_compression_size"] = "buffers are sized by it",
-        ["header: num_merge_ops"] = "the merge would begin behind its end",
+        ["header: num_merge_ops"] = "the merge would begin past its end",
         ["op: type"] = "it cannot be merged, and leaving it out would be a guess",
         ["op: factor"] = "only a Replace has units",
         ["op: unit"] = "larger than the buffers",
@@ -100,13 +100,13 @@ public sealed class NaiveReader
         ["cluster: in a file without clusters"] = "the running position of Xor data would be a guess",
         ["cluster: beyond the file"] = "a jump to nowhere",
         ["cluster: not closed"] = "Android goes on reading data as ops",
-        ["sequence: behind a data op"] = "Android decides op by op what is listed; the order would depend on it",
+        ["sequence: after a data op"] = "Android decides op by op what is listed; the order would depend on it",
         ["sequence: length"] = "not whole entries",
         ["sequence: outside the file"] = "Android drops the error and fails later",
         ["sequence: a block twice"] = "the op would be merged and counted twice",
         ["devices"] = "the base is too small",
         ["order: a block written twice"] = "the result would depend on chance",
-        ["order: a block read behind its writer"] = "the result would depend on chance",
+        ["order: a block read after its writer"] = "the result would depend on chance",
         ["in place without scratch"] = "a crash there loses the block",
         ["scratch"] = "state 2, and entries that are not the ops which are due, nor the ones just counted",
     };
@@ -285,7 +285,7 @@ public sealed class NaiveReader
             else if (type == 7)
             {
                 Require(cluster != 0, "sequence: in a file without clusters");
-                Require(_verdict.Ops.Count == 0, "sequence: behind a data op");
+                Require(_verdict.Ops.Count == 0, "sequence: after a data op");
                 Require(length % 4 == 0, "sequence: length");
                 Require(source >= (ulong)(_headerBytes + _scratchBytes) && (Int128)source + length <= _file.Length, "sequence: outside the file");
                 for (int i = 0; i < length; i += 4) _list.Add((long)Number(source + (ulong)i, 4));
@@ -347,7 +347,7 @@ public sealed class NaiveReader
         foreach (int index in _verdict.MergeOrder)
         {
             NaiveOp op = ops[index];
-            foreach (long block in op.Reads) Require(!written.Contains(block), "order: a block read behind its writer");
+            foreach (long block in op.Reads) Require(!written.Contains(block), "order: a block read after its writer");
             if (op.OntoItself) continue;
             for (long block = op.Block; block < op.Block + op.Blocks; block++) written.Add(block);
         }

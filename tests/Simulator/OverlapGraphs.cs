@@ -24,8 +24,9 @@ public static class OverlapGraphs
     public static long Count(int ops) => (long)BigInteger.Pow(ops + 2, ops);
 
     /// <summary>
-    /// The graphs with the given number of ops, in an order that the seed chooses, as strings. "w3:k2:c.c0x1R" is a window of 3 ops, a
-    /// shift of 2 sectors, a Copy of the source's own storage, a Copy of what op 0 writes, an Xor of what op 1 writes, and a Replace.
+    /// The graphs with the given number of ops, in an order that the seed chooses, as strings. "w3:k2:c.c0x1R" is a window of 3 ops and
+    /// a shift of 2 sectors; its ops are a Copy of the source's own storage, a Copy of what op 0 writes, an Xor of what op 1 writes, and a
+    /// Replace.
     /// </summary>
     public static IEnumerable<string> All(int ops, ulong seed)
     {

@@ -22,7 +22,7 @@ public static class SmallCases
     public static IEnumerable<string> Names =>
     [
         "chain-up", "chain-down", "long-shift", "xor-in-place", "xor-unaligned", "xor-unaligned-in-place", "swap", "mixed",
-        "ordered-behind-replace", "duplicates", "copy-onto-itself", "no-scratch-chain", "no-scratch-in-place", "separate-source",
+        "ordered-after-replace", "duplicates", "copy-onto-itself", "no-scratch-chain", "no-scratch-in-place", "separate-source",
         "v2-clusters", "v2-no-scratch", "replace-over-source", "compressed", "two-windows-and-plain",
     ];
 
@@ -71,7 +71,7 @@ public static class SmallCases
             case "mixed":
                 cow.Copy(0, 1).Xor(1, 1 * 4096, Random(1, 1)).Copy(4, 9).Xor(2, (2 * 4096) + 100, Random(2, 1)).Zero(9).Replace(6, Random(3, 2)).Zero(3);
                 break;
-            case "ordered-behind-replace":
+            case "ordered-after-replace":
                 cow.Replace(0, Random(1, 2)).Copy(3, 4).Zero(5).Copy(4, 6).Xor(7, 7 * 4096, Random(2, 1)).Replace(6, Random(4, 1));
                 break;
             case "duplicates":

@@ -87,7 +87,7 @@ public static class Binary
             throw new TimeoutException($"{program} {string.Join(' ', arguments)} still runs after {s_limit}");
         }
         // A child that outlives the program may still hold its streams open.
-        if (!Task.WaitAll([output, error], s_limit)) throw new TimeoutException($"{program} {string.Join(' ', arguments)} ended with {process.ExitCode}, and somebody it left behind still has its output after {s_limit}");
+        if (!Task.WaitAll([output, error], s_limit)) throw new TimeoutException($"{program} {string.Join(' ', arguments)} ended with {process.ExitCode}, and a process that it started still has its output after {s_limit}");
         return new BinaryResult(process.ExitCode, output.Result, error.Result);
     }
 

@@ -44,7 +44,7 @@ public sealed class MemoryOutput : ICowOutput
     public IReadOnlyList<Step> Steps => _steps;
 
     /// <summary>A write that ends after this byte stores what fits and then fails, as on a full disk.</summary>
-    public long FailBehind { get; set; } = long.MaxValue;
+    public long FailFrom { get; set; } = long.MaxValue;
 
     /// <summary>The content.</summary>
     public byte[] Bytes => _bytes.AsSpan(0, (int)_length).ToArray();
@@ -53,7 +53,7 @@ public sealed class MemoryOutput : ICowOutput
     public void Write(long offset, ReadOnlySpan<byte> bytes)
     {
         if (offset + bytes.Length > Capacity) throw new InvalidOperationException($"{bytes.Length} bytes at {offset} of a device of {Capacity}");
-        int fits = (int)Math.Clamp(FailBehind - offset, 0, bytes.Length);
+        int fits = (int)Math.Clamp(FailFrom - offset, 0, bytes.Length);
         Put(offset, bytes[..fits]);
         if (fits < bytes.Length) throw new SnapuserdException(ExitCode.InputOutput, $"{Name}: no space is left");
     }

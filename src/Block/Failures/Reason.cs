@@ -22,7 +22,7 @@ public static class Reason
             Errno.ENAMETOOLONG => $"the path is too long ({name})",
             Errno.EISDIR => $"it is a folder ({name})",
             Errno.EEXIST => $"it exists already ({name})",
-            Errno.ENXIO or Errno.ENODEV or Errno.ENOMEDIUM => $"there is no device behind it ({name})",
+            Errno.ENXIO or Errno.ENODEV or Errno.ENOMEDIUM => $"there is no device for it ({name})",
             Errno.EIO or Errno.EREMOTEIO or Errno.EBADMSG or Errno.ENODATA => $"the device failed ({name})",
             Errno.ETIMEDOUT => $"the device does not answer ({name})",
             Errno.ENOSPC => $"no space is left ({name})",

@@ -153,13 +153,13 @@ internal sealed class NbdNegotiation(NbdExport export)
             _nameLength = (_nameLength << 8) | value;
             return;
         }
-        ulong behind = 4 + (ulong)_nameLength;
-        if (at < behind)
+        ulong afterName = 4 + (ulong)_nameLength;
+        if (at < afterName)
         {
             TakeNameByte(at - 4, value);
             return;
         }
-        uint number = (uint)(at - behind);
+        uint number = (uint)(at - afterName);
         if (number < 2)
         {
             _infoCount = (ushort)((_infoCount << 8) | value);

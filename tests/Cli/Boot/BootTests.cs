@@ -298,7 +298,7 @@ public sealed class BootTests : IDisposable
     }
 
     [Fact]
-    public void A_merge_that_nobody_asked_for_is_not_begun_where_nothing_shows_whether_it_was()
+    public void A_merge_that_was_not_requested_is_not_begun_where_nothing_shows_whether_it_was()
     {
         BootRow row = Row(given: Given.NoScratch);
         _system.ServeCode = ExitCode.Unavailable;
@@ -444,7 +444,7 @@ public sealed class BootTests : IDisposable
     }
 
     [Fact]
-    public void Old_image_boots_on_when_the_cow_is_deleted_behind_a_rollback()
+    public void Old_image_boots_on_when_the_cow_is_deleted_after_a_rollback()
     {
         BootRow row = Row();
         Assert.Equal("served", Boot(Options(MergePolicy.Manual), row).Rows[0].State);
@@ -476,7 +476,7 @@ public sealed class BootTests : IDisposable
     }
 
     [Fact]
-    public void A_file_of_somebody_else_where_the_mark_would_be_stays_what_it_is()
+    public void A_foreign_file_where_the_mark_would_be_stays_what_it_is()
     {
         foreach (Given given in new[] { Given.Untouched, Given.Begun, Given.NoScratch })
         {
@@ -681,7 +681,7 @@ public sealed class BootTests : IDisposable
     }
 
     [Fact]
-    public void A_cow_that_somebody_has_while_it_is_verified_is_not_taken_for_damaged()
+    public void A_cow_that_another_process_has_while_it_is_verified_is_not_taken_for_damaged()
     {
         _system.Damage = new SnapuserdException(ExitCode.InUse, "it is locked");
         (List<RowResult> rows, ExitCode code) = Boot(Options(), Row());
