@@ -226,25 +226,69 @@ if refers_up Cli Boot; then offend "tests/lint.sh: the rule for references refus
 # Text files: no machine-specific path; shell scripts parse.
 texts=$(find . \( -name bin -o -name obj -o -name build -o -name .git -o -name TestResults \) -prune -o -type f ! -name '*.br' ! -name '*.bin' -print | sort)
 for file in $texts; do
-    if grep -nIE '(^|[^A-Za-z0-9_.$)}-])/(work|root|Users|home/[a-z]+|tmp/w-[a-z]+)/' "$file" >/dev/null; then offend "$file: contains a path of somebody's machine"; fi
+    if grep -nIE '(^|[^A-Za-z0-9_.$)}-])/(work|root|Users|home/[a-z]+|tmp/w-[a-z]+)/' "$file" >/dev/null; then offend "$file: contains a path of one machine"; fi
     case $(head -n 1 "$file" | tr -d '\0') in
         '#!/bin/sh'*) sh -n "$file" || offend "$file: does not parse" ;;
         '#!/bin/bash'* | '#!/usr/bin/env bash'*) bash -n "$file" || offend "$file: does not parse" ;;
     esac
 done
 
-# Words that hide the actor: a sentence says which process, thread or user it is about. The tests are to follow.
-nameless='whoever|somebody|nobody'
-# nameless_lines FILE …: the lines that have one of them.
-nameless_lines() {
-    grep -HniwE "$nameless" "$@" || true
+# Words that hide the actor (a sentence says which process, thread or user it is about), and `behind`, which is "after" for time and for
+# order. In "FILE TEXT", a line of FILE that has TEXT may have such a word: the rule itself, or a position in a file.
+words='whoever|somebody|nobody|behind'
+kept='
+tests/lint.sh behind
+tests/lint.sh nobody
+'
+# spoken FILE …: the lines that have one of the words. A test's name is a sentence, so _ separates words.
+spoken() {
+    grep -HniE "(^|[^A-Za-z])($words)([^A-Za-z]|\$)" "$@" || true
+}
+# is_kept FILE LINE: true if the list above allows the line.
+is_kept() {
+    echo "$kept" | while read -r place text; do
+        if [ "$place" = "$1" ]; then case $2 in *"$text"*) echo yes ;; esac; fi
+    done | grep -q yes
 }
 # shellcheck disable=SC2046 # file names here have no blanks
-nameless_lines $(sources src interop) $(find docs src/packaging -type f ! -name '*.svg' | sort) README.md CHANGELOG.md | cut -c 1-160 | while IFS= read -r line; do
-    offend "$line: name the actor (another process, a reader, the user)"
+spoken $(echo "$texts" | grep -vE '\.svg$|/LICENSE$') | sed 's|^\./||' | cut -c 1-160 | while IFS= read -r line; do
+    is_kept "${line%%:*}" "$line" || offend "$line: name the actor (another process, a reader, the user); say after or past, not behind"
 done
-[ "$(printf 'Nobody reads it.\nsomebodys\nof WHOEVER waits\n' | nameless_lines | cut -d : -f 2 | tr '\n' ' ')" = '1 3 ' ] ||
-    offend 'tests/lint.sh: the rule for words that hide the actor misses one, or takes a part of a word'
+[ "$(printf 'Nobody reads it.\nsomebodys\nof WHOEVER waits\nOp_behind_a_label\nbehindhand\n' | spoken | cut -d : -f 2 | tr '\n' ' ')" = '1 3 4 ' ] ||
+    offend 'tests/lint.sh: the rule for words misses one, or takes a part of a word'
+[ "$(echo "$kept" | grep -c .)" -le 20 ] || offend 'tests/lint.sh: more than 20 exceptions of the rule for words'
+
+# Sentences of comments have 35 words at most.
+scripts=$(for file in $texts; do case $(head -n 1 "$file" | tr -d '\0') in '#!/bin/sh'* | '#!/bin/bash'*) echo "$file" ;; esac; done)
+# long_sentences MARK FILE …: where the sentences are that have more.
+long_sentences() {
+    mark=$1
+    shift
+    awk -v mark="$mark" -f tests/long-sentences.awk "$@"
+}
+# shellcheck disable=SC2046,SC2086 # file names here have no blanks
+{
+    long_sentences // $(sources src interop tests)
+    long_sentences '#' $scripts ./Makefile
+} | while IFS= read -r line; do offend "$line: more than 35 words in a sentence"; done
+thirty_five=$(seq -s ' ' 35)
+[ "$(printf '%s\n' "/// <summary>$thirty_five: one.</summary>" "/// $thirty_five" "/// <see cref=\"A b\"/>." 'int x;' "// $thirty_five" "// - x" |
+    long_sentences // | cut -d : -f 2 | tr '\n' ' ')" = '2 ' ] || offend 'tests/lint.sh: the rule for long sentences misses one, or refuses 35 words'
+
+# Commit subjects have 72 characters at most, since this commit. Skipped where there is no git or not that commit: in an archive, a shallow clone.
+since=35e9854
+# long_subjects: those on standard input ("HASH SUBJECT") that have more.
+long_subjects() {
+    LC_ALL=C.UTF-8 grep -E '^[0-9a-f]+ .{73,}$' || true
+}
+if git rev-parse --quiet --verify "$since^{commit}" >/dev/null 2>&1; then
+    git log --format='%h %s' "$since.." | long_subjects | while IFS= read -r line; do offend "commit $line: more than 72 characters"; done
+else
+    echo "lint: commit $since is not here, so commit subjects are not checked" >&2
+fi
+seventy=0123456789012345678901234567890123456789012345678901234567890123456789
+[ "$(printf '%s\n' "1a ${seventy}xx" "2b ${seventy}éé" "3c ${seventy}xxx" | long_subjects | cut -d ' ' -f 1)" = 3c ] ||
+    offend 'tests/lint.sh: the rule for commit subjects misses one, or refuses 72 characters'
 
 # The README has a size limit: more detail belongs on a page of docs.
 readme_limit=8000
