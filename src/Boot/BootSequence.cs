@@ -204,7 +204,9 @@ public sealed class BootSequence(IBootSystem system, ILog log, BootOptions optio
         if (!merges)
         {
             return Failed(row, ExitCode.Unavailable, state.Kind == CowKind.Doubtful
-                ? $"{state.Sentence}; it cannot be served, and {(mayMerge ? "no merge was requested, and a merge" : "rows of earlier phases are to be merged before it; a merge")} cannot be undone: load ublk_drv or nbd, and dm_mod{(mayMerge ? ", or say snapuserd.merge=before on the kernel's command line" : "")}"
+                ? $"{state.Sentence}; it cannot be served, and {(mayMerge ? "no merge was requested" : "rows of earlier phases are to be merged before it")}"
+                    + $"{(mayMerge ? ", and" : ";")} a merge cannot be undone: load ublk_drv or nbd, and dm_mod"
+                    + (mayMerge ? ", or say snapuserd.merge=before on the kernel's command line" : "")
                 : $"it cannot be served, and {state.Sentence}");
         }
         return MergeNow(row, devices, "it cannot be served, so it is merged before it is mounted") ?? Failed(row, ExitCode.Unavailable, $"{state.Sentence}, and it can be neither served nor merged");

@@ -59,7 +59,12 @@ public sealed class HibernationSearch(IResumeDevices devices, string commandLine
             unread.Add($"/dev/{device.Name}");
             last = error;
         }
-        if (unread.Count > 0) unknown.Add($"{string.Join(", ", unread.GetRange(0, Math.Min(unread.Count, MostNames)))}{(unread.Count > MostNames ? $" and {unread.Count - MostNames} more" : "")} cannot be read: {Reason.Of((int)last)}");
+        if (unread.Count > 0)
+        {
+            string names = string.Join(", ", unread.GetRange(0, Math.Min(unread.Count, MostNames)));
+            string more = unread.Count > MostNames ? $" and {unread.Count - MostNames} more" : "";
+            unknown.Add($"{names}{more} cannot be read: {Reason.Of((int)last)}");
+        }
         return new HibernationLook(null, unknown);
     }
 

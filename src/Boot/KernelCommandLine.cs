@@ -130,7 +130,8 @@ public sealed class KernelCommandLine
                 BootTable.Add(Rows, BootTable.Row($"{key}={value}", [.. value.Split(',')]));
                 break;
             default:
-                Warnings.Add($"the kernel's command line: {Suggestion.Unknown("word", key, ["snapuserd", "snapuserd.merge", "snapuserd.device", "snapuserd.verify", "snapuserd.wait", "snapuserd.table", "snapuserd.row"])}");
+                Warnings.Add("the kernel's command line: " + Suggestion.Unknown("word", key,
+                    ["snapuserd", "snapuserd.merge", "snapuserd.device", "snapuserd.verify", "snapuserd.wait", "snapuserd.table", "snapuserd.row"]));
                 break;
         }
     }

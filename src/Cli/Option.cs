@@ -120,7 +120,12 @@ internal sealed class Arguments
     private void AddOperand(string word)
     {
         if (_operands.Count >= _verb.Operands.Length + _verb.OptionalOperands.Length && !_verb.OperandsRepeat) throw Wrong($"unexpected argument '{word}'");
-        if (word.Length == 0) throw Wrong($"{(_operands.Count < _verb.Operands.Length ? _verb.Operands[_operands.Count] : _verb.OptionalOperands[Math.Min(_operands.Count - _verb.Operands.Length, _verb.OptionalOperands.Length - 1)])} is empty");
+        if (word.Length == 0)
+        {
+            int optional = Math.Min(_operands.Count - _verb.Operands.Length, _verb.OptionalOperands.Length - 1);
+            string operand = optional < 0 ? _verb.Operands[_operands.Count] : _verb.OptionalOperands[optional];
+            throw Wrong($"{operand} is empty");
+        }
         _operands.Add(word);
     }
 

@@ -241,7 +241,11 @@ internal sealed class Output : IMachineLog
     }
 
     /// <summary>The text of a record. One record is one line, whatever a path in it contains.</summary>
-    private string Record(string sentence) => $"snapuserd: {((_diagnosticsTerminal ??= Libc.IsATty(_diagnosticsFd)) ? VisibleText.OnTerminal(sentence) : VisibleText.OnOneLine(sentence))}";
+    private string Record(string sentence)
+    {
+        bool isTerminal = _diagnosticsTerminal ??= Libc.IsATty(_diagnosticsFd);
+        return $"snapuserd: {(isTerminal ? VisibleText.OnTerminal(sentence) : VisibleText.OnOneLine(sentence))}";
+    }
 
     private void Line(string line)
     {

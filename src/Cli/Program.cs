@@ -90,8 +90,13 @@ internal static class CommandLine
         return false;
     }
 
-    private static Verb Find(Verb[] verbs, string name) => Array.Find(verbs, one => one.Name == name)
-        ?? throw new SnapuserdException(ExitCode.Usage, $"{Suggestion.Unknown(name.StartsWith('-') ? "option" : "verb", name, [.. NameList(verbs), "help", "version", "--help", "--version"])} (verbs: {Names(verbs)}); see snapuserd --help");
+    private static Verb Find(Verb[] verbs, string name)
+    {
+        if (Array.Find(verbs, one => one.Name == name) is { } verb) return verb;
+        string[] known = [.. NameList(verbs), "help", "version", "--help", "--version"];
+        string unknown = Suggestion.Unknown(name.StartsWith('-') ? "option" : "verb", name, known);
+        throw new SnapuserdException(ExitCode.Usage, $"{unknown} (verbs: {Names(verbs)}); see snapuserd --help");
+    }
 
     private static string Names(Verb[] verbs) => string.Join(", ", NameList(verbs));
 

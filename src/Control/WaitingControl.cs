@@ -72,7 +72,8 @@ public sealed class WaitingControl : IControlRequests, IDisposable
             End(reply, ExitCode.Unavailable, $"{_status.Name}: {_status.Error}");
             return;
         }
-        _ = reply.Send($" {VisibleText.OnOneLine(json ? StatusText.Json(_status) : command == "status" ? StatusText.Long(_status) : StatusText.Short(_status))}");
+        string text = json ? StatusText.Json(_status) : command == "status" ? StatusText.Long(_status) : StatusText.Short(_status);
+        _ = reply.Send($" {VisibleText.OnOneLine(text)}");
         if (command == "watch") End(reply, ExitCode.InputOutput, $"{_status.Name}: {_status.Error}");
         else reply.End(".");
     }

@@ -12,7 +12,8 @@ internal sealed record BenchOptions
 
           --snapuserd PATH  the program; without it only what needs no program is measured
           --data FOLDER     where images, COWs and copies are kept; its file system is one of the places. Beside the benchmark unless given
-          --only WORDS      only what has all these words in its name, such as "merge,v3-lz4,tmpfs" or "counts"; "v3*" is every word that begins so
+          --only WORDS      only what has all these words in its name, such as "merge,v3-lz4,tmpfs" or "counts";
+                            "v3*" is every word that begins so
           --runs N          measured runs of each thing; 7 unless given
           --quick           3 runs, images of 64 MiB, scaling up to 100,000 ops
           --all             every COW at every place, warm and cold: an hour or more

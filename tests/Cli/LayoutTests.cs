@@ -14,7 +14,8 @@ public sealed partial class LayoutTests
     /// <summary>The command line decides what to do; other projects do it.</summary>
     private const int MostLinesOfCli = 3000;
 
-    [GeneratedRegex("""^(?:(?:public|internal) )?(?:(?:sealed|static|abstract|readonly|partial|unsafe|ref) )*(?:class|record struct|record|struct|interface|enum) (\w+)""", RegexOptions.Multiline)]
+    [GeneratedRegex("""^(?:(?:public|internal) )?(?:(?:sealed|static|abstract|readonly|partial|unsafe|ref) )*"""
+        + """(?:class|record struct|record|struct|interface|enum) (\w+)""", RegexOptions.Multiline)]
     private static partial Regex TypeDeclaration();
 
     [GeneratedRegex(@"\w+")]

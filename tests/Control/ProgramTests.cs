@@ -226,19 +226,25 @@ public sealed class ProgramTests : IDisposable
             mount -t tmpfs tmpfs /dev
             mknod /dev/null c 1 3
             mkdir /dev/socket
-            perl -MSocket -e 'socket(S, AF_UNIX, SOCK_STREAM, 0); bind(S, sockaddr_un("/dev/socket/property_service")) or die; listen(S, 9); open(O, ">", $ARGV[0]); select((select(O), $| = 1)[0]);
-                while (accept(C, S)) { sysread(C, $m, 4096); ($c, $n, $v) = unpack("L L/a L/a", $m); printf O "%x %s=%s\n", $c, $n, $v; syswrite(C, pack("L", 0)); close C }' "$3" &
+            perl -MSocket -e 'socket(S, AF_UNIX, SOCK_STREAM, 0); bind(S, sockaddr_un("/dev/socket/property_service")) or die; listen(S, 9);
+                open(O, ">", $ARGV[0]); select((select(O), $| = 1)[0]);
+                while (accept(C, S)) { sysread(C, $m, 4096); ($c, $n, $v) = unpack("L L/a L/a", $m); printf O "%x %s=%s\n", $c, $n, $v;
+                    syswrite(C, pack("L", 0)); close C }' "$3" &
             service=$!
             until [ -e "$3" ]; do kill -0 $service; done
             "$1" -no_socket -user_snapshot --device=nbd --socket_folder="$2/devices" -log=stderr "system_b,$2/cow,$2/base,$2/base" &
             daemon=$!
             until [ -s /mnt/scratch_ota_metadata_super/ota/daemon-alive-indicator ] || ! kill -0 $daemon; do sleep 0.01; done
             cat /mnt/scratch_ota_metadata_super/ota/daemon-alive-indicator; echo
-            perl -MSocket -MFcntl -e 'for (["snapuserd", SOCK_STREAM], ["snapuserd_proxy", SOCK_SEQPACKET]) { my $s; socket($s, AF_UNIX, $_->[1], 0); bind($s, sockaddr_un("/dev/socket/$_->[0]")) or die; fcntl($s, F_SETFD, 0);
+            perl -MSocket -MFcntl -e 'for (["snapuserd", SOCK_STREAM], ["snapuserd_proxy", SOCK_SEQPACKET]) { my $s;
+                socket($s, AF_UNIX, $_->[1], 0); bind($s, sockaddr_un("/dev/socket/$_->[0]")) or die; fcntl($s, F_SETFD, 0);
                 $ENV{"ANDROID_SOCKET_$_->[0]"} = fileno($s); push @keep, $s } exec { $ARGV[0] } "snapuserd", "-socket_handoff"' "$1"
             echo "proxy $?"
-            perl -MSocket -e 'socket(S, AF_UNIX, SOCK_STREAM, 0); connect(S, sockaddr_un("/dev/socket/snapuserd")) or die "connect: $!"; sub ask { syswrite(S, $_[0]); sysread(S, my $a, 512); $a }
-                for ("query", "getstatus,system_b", "initiate_merge,system_b") { print ask($_), "\n" } 1 until ask("getstatus,system_b") eq "snapshot-merge-complete"; print ask("merge_percent"), "\n"; print ask("delete,system_b"), "\n"; syswrite(S, "detach")'
+            perl -MSocket -e 'socket(S, AF_UNIX, SOCK_STREAM, 0); connect(S, sockaddr_un("/dev/socket/snapuserd")) or die "connect: $!";
+                sub ask { syswrite(S, $_[0]); sysread(S, my $a, 512); $a }
+                for ("query", "getstatus,system_b", "initiate_merge,system_b") { print ask($_), "\n" }
+                1 until ask("getstatus,system_b") eq "snapshot-merge-complete";
+                print ask("merge_percent"), "\n"; print ask("delete,system_b"), "\n"; syswrite(S, "detach")'
             wait $daemon
             echo "daemon $?"
             daemon=
@@ -261,8 +267,11 @@ public sealed class ProgramTests : IDisposable
             mknod /dev/null c 1 3
             mkdir /dev/socket
             mkfifo /dev/full
-            perl -MSocket -MFcntl -e 'socket(P, AF_UNIX, SOCK_SEQPACKET, 0); bind(P, sockaddr_un("/dev/socket/snapuserd_proxy")) or die; listen(P, 1);
-                do { socket(my $s, AF_UNIX, SOCK_SEQPACKET, 0); push @keep, $s; fcntl($s, F_SETFL, O_NONBLOCK) } while connect($keep[-1], sockaddr_un("/dev/socket/snapuserd_proxy")); open(F, ">", "/dev/full"); close(F); sleep' &
+            perl -MSocket -MFcntl -e 'socket(P, AF_UNIX, SOCK_SEQPACKET, 0); bind(P, sockaddr_un("/dev/socket/snapuserd_proxy")) or die;
+                listen(P, 1);
+                do { socket(my $s, AF_UNIX, SOCK_SEQPACKET, 0); push @keep, $s; fcntl($s, F_SETFL, O_NONBLOCK) }
+                while connect($keep[-1], sockaddr_un("/dev/socket/snapuserd_proxy"));
+                open(F, ">", "/dev/full"); close(F); sleep' &
             proxy=$!
             read -r _ </dev/full || :
             "$1" -no_socket -user_snapshot --device=nbd --socket_folder="$2/devices" -log=stderr "system_b,$2/cow,$2/base,$2/base" &

@@ -130,7 +130,9 @@ public sealed class ForeignTests : IDisposable
             mkdir sockets
             $P daemon --socket ./socket --device nbd --socket-folder sockets 2>err &
             while ! test -S socket && kill -0 $!; do :; done
-            perl -MSocket -e 'sub ask { socket(S,AF_UNIX,SOCK_STREAM,0) or die; connect(S,pack_sockaddr_un("./socket")) or die "connect: $!"; send(S,$_[0],0); recv(S,$a,512,0); print "$a\n"; close S } ask("init,one,cow,sparse,sparse"); ask("init,two,payload,base,base"); ask("detach")'
+            perl -MSocket -e 'sub ask { socket(S,AF_UNIX,SOCK_STREAM,0) or die;
+                connect(S,pack_sockaddr_un("./socket")) or die "connect: $!"; send(S,$_[0],0); recv(S,$a,512,0); print "$a\n";
+                close S } ask("init,one,cow,sparse,sparse"); ask("init,two,payload,base,base"); ask("detach")'
             wait $!
             cat err >&2
             """);

@@ -94,7 +94,9 @@ public sealed class MergeCountTests(MergeCountTests.Images images, ITestOutputHe
         var lines = new StringWriter();
         List<string> missed = [];
         MergeCell.Measure(variant, place, cold: false, cow, images.New(variant), options).Print(lines, missed);
-        Assert.Matches(@"^\| v3-lz4-xor \| \w+ warm \| [0-9.]+ % \|( [0-9.]+ \[[0-9.]+-[0-9.]+\]( direct)? \|){6} [0-9.]+ \| ([0-9.]+( [+-])? \|? ?){3}", lines.ToString());
+        Assert.Matches(
+            @"^\| v3-lz4-xor \| \w+ warm \| [0-9.]+ % \|( [0-9.]+ \[[0-9.]+-[0-9.]+\]( direct)? \|){6} "
+            + @"[0-9.]+ \| ([0-9.]+( [+-])? \|? ?){3}", lines.ToString());
     }
 
     private static Benchmarks.BenchOptions BenchOptionsOf(string snapuserd) => Benchmarks.BenchOptions.Parse(["--snapuserd", snapuserd, "--runs", "1"])!;

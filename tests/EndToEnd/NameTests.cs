@@ -145,7 +145,8 @@ public sealed class NameTests : IDisposable
         Done(_shell.Run("""
             mkdir c b; cp cow 'c/COW'; cp base 'b/BASE'
             mkfifo ready notify.fifo
-            $P serve --cow 'c/COW' --base 'b/BASE' --device nbd --socket 'S' --control 'C' --merge-on-request --ready-fd 3 3>ready >out 2>err &
+            $P serve --cow 'c/COW' --base 'b/BASE' --device nbd --socket 'S' --control 'C' --merge-on-request --ready-fd 3 3>ready >out \
+                2>err &
             read -r line <ready
             printf '%s\n' "$line" >line
             $P ctl --socket 'C' status --json >json
@@ -187,10 +188,12 @@ public sealed class NameTests : IDisposable
     {
         Done(_shell.Run("""
             mkfifo ready
-            perl -MSocket -e 'socket(S,AF_UNIX,SOCK_DGRAM,0) or die; bind(S,pack_sockaddr_un("n\xff")) or die; open(R,">bound"); close R; while (1) { recv(S,$m,4096,0); print "$m\0"; last if $m =~ /STOPPING/ }' >told &
+            perl -MSocket -e 'socket(S,AF_UNIX,SOCK_DGRAM,0) or die; bind(S,pack_sockaddr_un("n\xff")) or die; open(R,">bound"); close R;
+                while (1) { recv(S,$m,4096,0); print "$m\0"; last if $m =~ /STOPPING/ }' >told &
             listener=$!
             while ! test -e bound && kill -0 $listener; do :; done
-            NOTIFY_SOCKET=$(printf 'n\377') $P serve --cow cow --base base --device nbd --socket 'ADDRESS' --control control --ready-fd 3 3>ready >/dev/null 2>&1 &
+            NOTIFY_SOCKET=$(printf 'n\377') $P serve --cow cow --base base --device nbd --socket 'ADDRESS' --control control --ready-fd 3 \
+                3>ready >/dev/null 2>&1 &
             server=$!
             read -r line <ready
             $P ctl --socket control stop
@@ -207,11 +210,14 @@ public sealed class NameTests : IDisposable
             mkdir sockets; cp cow 'COW'; cp base 'BASE'
             $P daemon --socket 'D' --device nbd --socket-folder sockets 2>err &
             while ! test -S 'D' && kill -0 $!; do :; done
-            perl -MSocket -e 'sub ask { socket(S,AF_UNIX,SOCK_STREAM,0) or die; connect(S,pack_sockaddr_un($ARGV[0])) or die "connect: $!"; send(S,$_[0],0); recv(S,$a,512,0); print "$a\n"; close S } ask("init,$ARGV[1],$ARGV[2],$ARGV[3],$ARGV[3]"); ask("start,$ARGV[1]")' 'D' 'NAME' 'COW' 'BASE' >answers
+            perl -MSocket -e 'sub ask { socket(S,AF_UNIX,SOCK_STREAM,0) or die; connect(S,pack_sockaddr_un($ARGV[0])) or die "connect: $!";
+                send(S,$_[0],0); recv(S,$a,512,0); print "$a\n"; close S } ask("init,$ARGV[1],$ARGV[2],$ARGV[3],$ARGV[3]");
+                ask("start,$ARGV[1]")' 'D' 'NAME' 'COW' 'BASE' >answers
             $P ctl --socket 'D' list --json >json
             ls sockets >listed
             $P ctl --socket 'D' stop 'NAME' >stopped
-            perl -MSocket -e 'socket(S,AF_UNIX,SOCK_STREAM,0); connect(S,pack_sockaddr_un($ARGV[0])); send(S,"detach",0); recv(S,$a,512,0)' 'D'
+            perl -MSocket -e 'socket(S,AF_UNIX,SOCK_STREAM,0); connect(S,pack_sockaddr_un($ARGV[0])); send(S,"detach",0);
+                recv(S,$a,512,0)' 'D'
             wait $!
             """.Replace("'D'", "'./d\u00ff'", StringComparison.Ordinal).Replace("NAME", "n\u00fe\n\\x", StringComparison.Ordinal).Replace("COW", "c\u00ed\u00b2\u0080", StringComparison.Ordinal).Replace("BASE", "b\u00ff", StringComparison.Ordinal)));
         Assert.Matches("^success,[0-9]+\nsuccess\n$", _shell.Run("cat answers").Output);

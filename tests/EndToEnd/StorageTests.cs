@@ -279,7 +279,9 @@ public sealed class StorageTests : IDisposable
     private string Scripted(string script)
     {
         const string served = """
-            served() { mkfifo "$1/r" 2>/dev/null; "$P" serve --cow "$2" --base "$3" --device nbd --socket "$1/s" --progress never $4 >"$1/r" & server=$!; read -r line <"$1/r"; }
+            served() { mkfifo "$1/r" 2>/dev/null;
+                "$P" serve --cow "$2" --base "$3" --device nbd --socket "$1/s" --progress never $4 >"$1/r" & server=$!;
+                read -r line <"$1/r"; }
             code() { "$@" >/dev/null 2>"$F/said"; echo "$?"; }
             """;
         BinaryResult result = Binary.RunProgram("unshare", ["-m", "--propagation", "private", "sh", "-c", $"P=$0; F=$1\n{served}\n{script}\n[ -z \"$server\" ] || kill $server; wait", Binary.Path, _folder.Path]);
@@ -314,7 +316,8 @@ public sealed class StorageTests : IDisposable
         Serve(_cow, target.Path, "--merge-on-request", "--control", _folder["control"]);
         // The container has its own /dev and may not mount: it shares only the node with the test.
         string codes = Scripted($$"""
-            mkdir "$F/dev" && touch "$F/dev/node" && mount -t tmpfs none "$F/dev" && touch "$F/dev/node" && mount --bind {{target.Path}} "$F/dev/node" && mount --move "$F/dev" /dev || exit 1
+            mkdir "$F/dev" && touch "$F/dev/node" && mount -t tmpfs none "$F/dev" && touch "$F/dev/node" &&
+                mount --bind {{target.Path}} "$F/dev/node" && mount --move "$F/dev" /dev || exit 1
             code setpriv --bounding-set=-sys_admin "$P" verify --cow "$F/cow2" --base /dev/node
             code setpriv --bounding-set=-sys_admin "$P" merge --cow "$F/cow2" --base /dev/node
             """);
@@ -355,7 +358,8 @@ public sealed class StorageTests : IDisposable
         string codes = Scripted($"""
             mount -t tmpfs -o size=5M none "$F/t" && truncate -s 9M "$F/t/base" || exit 1
             L=$(losetup --find --show --partscan "$F/t/base") || exit 1
-            if [ "{window}" = partition ]; then perl -e '{LoopDevice.AddPartScript}' "$L" 1 8 16384 && B=$L"p1"; else B=$(losetup --find --show --offset 4096 --sizelimit 8388608 "$L"); fi
+            if [ "{window}" = partition ]; then perl -e '{LoopDevice.AddPartScript}' "$L" 1 8 16384 && B=$L"p1";
+                else B=$(losetup --find --show --offset 4096 --sizelimit 8388608 "$L"); fi
             code "$P" merge --cow "$F/full.cow" --base "$B" --progress never
             grep -c "nothing was written" "$F/said"
             cmp -n 9437184 "$F/t/base" /dev/zero && echo untouched

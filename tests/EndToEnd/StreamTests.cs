@@ -69,7 +69,9 @@ public sealed class StreamTests : IDisposable
     public void A_socket_takes_it_as_well()
     {
         RawResult result = _shell.Run("""
-            perl -MSocket -e 'socketpair(A, B, AF_UNIX, SOCK_STREAM, 0) or die; if (!fork) { close A; open(STDOUT, ">&B"); exec @ARGV } close B; binmode A; print while read(A, $_, 65536); wait; exit($? >> 8)' "$P" extract --cow cow --base base --output - | cmp - new
+            perl -MSocket -e 'socketpair(A, B, AF_UNIX, SOCK_STREAM, 0) or die; if (!fork) { close A; open(STDOUT, ">&B");
+                exec @ARGV } close B; binmode A; print while read(A, $_, 65536); wait;
+                exit($? >> 8)' "$P" extract --cow cow --base base --output - | cmp - new
             """);
         Assert.True(result.ExitCode == 0, result.ToString());
     }

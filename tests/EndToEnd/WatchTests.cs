@@ -112,7 +112,8 @@ public sealed class WatchTests : IDisposable
             echo "none $code"
             serve() {
                 mkdir "$2/$3"; cp "$2/cow" "$2/base" "$2/$3"
-                "$1" serve --cow "$2/$3/cow" --base "$2/$3/base" --device nbd --socket "$2/$3/nbd" --control "/run/snapuserd/$3" --as "$4" --progress never --merge-on-request >"$2/$3/out" &
+                "$1" serve --cow "$2/$3/cow" --base "$2/$3/base" --device nbd --socket "$2/$3/nbd" --control "/run/snapuserd/$3" --as "$4" \
+                    --progress never --merge-on-request >"$2/$3/out" &
                 eval "$3=$!"
                 until grep -q "^name $4$" "$2/$3/out"; do kill -0 $!; sleep 0.01; done
             }
@@ -154,7 +155,8 @@ public sealed class WatchTests : IDisposable
             mount -t tmpfs tmpfs /run
             for name in a b; do
                 mkdir "$2/$name"; cp "$2/cow" "$2/base" "$2/$name"
-                "$1" serve --cow "$2/$name/cow" --base "$2/$name/base" --device nbd --socket "$2/$name/nbd" --control "/run/snapuserd/$name" --as "$name" --progress never --merge-on-request >"$2/$name/out" &
+                "$1" serve --cow "$2/$name/cow" --base "$2/$name/base" --device nbd --socket "$2/$name/nbd" \
+                    --control "/run/snapuserd/$name" --as "$name" --progress never --merge-on-request >"$2/$name/out" &
                 eval "$name=$!"
                 until grep -q "^name $name$" "$2/$name/out"; do kill -0 $!; sleep 0.01; done
             done

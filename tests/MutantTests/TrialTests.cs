@@ -37,7 +37,8 @@ public sealed class TrialTests
             [Fact] public void No_block_device_but_loop_devices()
             {
                 foreach (string path in System.IO.Directory.GetFileSystemEntries("/dev"))
-                    Assert.Matches("^/dev/(fd|null|shm|zero|full|random|urandom|pts|ptmx|tty|stdin|stdout|stderr|loop-control|loop[0-9]+)$", path);
+                    Assert.Matches("^/dev/(fd|null|shm|zero|full|random|urandom|pts|ptmx|tty|stdin|stdout|stderr|"
+                        + "loop-control|loop[0-9]+)$", path);
             }
         }
         """;

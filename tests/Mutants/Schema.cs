@@ -29,7 +29,8 @@ public static class Schema
                     if (string.IsNullOrEmpty(path)) return null;
                     try
                     {
-                        return System.IO.MemoryMappedFiles.MemoryMappedFile.CreateFromFile(path, System.IO.FileMode.Open).CreateViewAccessor();
+                        return System.IO.MemoryMappedFiles.MemoryMappedFile
+                            .CreateFromFile(path, System.IO.FileMode.Open).CreateViewAccessor();
                     }
                     catch (System.Exception e) when (e is System.IO.IOException or System.UnauthorizedAccessException)
                     {

@@ -32,8 +32,13 @@ public readonly record struct FaultKind(int Errno, int Length, FaultReach Reach,
     /// </summary>
     public int Moved(int asked) => Length >= 0 ? Math.Min(Length, asked) : asked + Length > 0 ? asked + Length : asked;
 
-    public override string ToString() =>
-        $"{(Errno != 0 ? Interop.Errno.Name(Errno) : Length == 0 ? "nothing" : Length > 0 ? $"{Length} bytes" : $"{-Length} bytes too few")}{(DropsDirty ? " and lost data" : "")}, {Reach}";
+    public override string ToString()
+    {
+        string what = Errno != 0 ? Interop.Errno.Name(Errno)
+            : Length == 0 ? "nothing"
+            : Length > 0 ? $"{Length} bytes" : $"{-Length} bytes too few";
+        return $"{what}{(DropsDirty ? " and lost data" : "")}, {Reach}";
+    }
 }
 
 /// <summary>

@@ -12,8 +12,8 @@ internal static class UdevRules
     [
         ("09-snapuserd.rules",
             """
-            # Mapped devices of snapuserd, before the rules of the device mapper (55-dm.rules or 10-dm.rules). The program places this file into
-            # /run/udev/rules.d when it makes a device.
+            # Mapped devices of snapuserd, before the rules of the device mapper (55-dm.rules or 10-dm.rules). The program places this
+            # file into /run/udev/rules.d when it makes a device.
             SUBSYSTEM!="block", GOTO="snapuserd_end"
             KERNEL!="dm-[0-9]*", GOTO="snapuserd_end"
             ACTION=="remove", GOTO="snapuserd_end"
@@ -22,11 +22,12 @@ internal static class UdevRules
             # The database entry outlives switch_root out of a ramdisk that cleans the database.
             OPTIONS+="db_persist"
 
-            # The table changes from read-only to writable when all is merged. The rules of the device mapper would remove all links for that event.
+            # The table changes from read-only to writable when all is merged. The rules of the device mapper would remove all links for
+            # that event.
             ENV{DISK_RO}=="?*", ENV{DISK_RO}=""
 
-            # A replayed "add" event of a device that has a table. The rules of the device mapper believe it only of a device that this udev has seen activated;
-            # in a ramdisk there may have been no udev, or none with those rules.
+            # A replayed "add" event of a device that has a table. The rules of the device mapper believe it only of a device that this
+            # udev has seen activated; in a ramdisk there may have been no udev, or none with those rules.
             ACTION=="add", ATTR{size}!="0", ENV{DM_UDEV_PRIMARY_SOURCE_FLAG}="1"
 
             LABEL="snapuserd_end"
@@ -34,8 +35,8 @@ internal static class UdevRules
             """),
         ("61-snapuserd.rules",
             """
-            # Mapped devices of snapuserd, after the rules of the device mapper (60-persistent-storage-dm.rules or 13-dm-disk.rules). The program places this
-            # file into /run/udev/rules.d when it makes a device.
+            # Mapped devices of snapuserd, after the rules of the device mapper (60-persistent-storage-dm.rules or 13-dm-disk.rules). The
+            # program places this file into /run/udev/rules.d when it makes a device.
             SUBSYSTEM!="block", GOTO="snapuserd_end"
             KERNEL!="dm-[0-9]*", GOTO="snapuserd_end"
             ACTION=="remove", GOTO="snapuserd_end"
