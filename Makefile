@@ -26,7 +26,9 @@ native = $(if $(filter $(HOST),$(ARCH)),,$(error `make $(MAKECMDGOALS)` runs the
 SECONDS ?= 60
 SEED ?= 1
 
-.PHONY: build host-build check check-native check-pages help test simulate mutants soak fuzz guest-test boot-test demo lint bench reproducible fresh-test install install-man install-completion install-initramfs-tools install-dracut install-systemd install-examples clean
+.PHONY: build host-build check check-native check-pages help test simulate mutants soak fuzz guest-test boot-test demo lint bench \
+	reproducible fresh-test install install-man install-completion install-initramfs-tools install-dracut install-systemd \
+	install-examples clean
 .NOTPARALLEL:
 
 build: ## compile build/snapuserd (the default); [ARCH=arm64] build/arm64/snapuserd
@@ -53,13 +55,16 @@ mutants: check-native ## change the product in N=200 places by chance; the tests
 
 soak_minutes = $(or $(MINUTES),$(if $(HOURS),$$(($(HOURS) * 60)),$(if $(ROUNDS),,60)))
 soak: check-native build ## one machine's life over and over, kills and power cuts included: [HOURS=1] [MINUTES=n] [ROUNDS=n] [SEED=n]
-	@./build.sh soak $(if $(soak_minutes),--minutes $(soak_minutes)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(given_seed),--seed $(given_seed))
+	@./build.sh soak $(if $(soak_minutes),--minutes $(soak_minutes)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+		$(if $(given_seed),--seed $(given_seed))
 
 host-build: build
 	$(if $(filter build,$(OUTPUT)),,ARCH=$(HOST) ./build.sh build)
 
 # Fails before minutes of building.
-pages = $(if $(filter amd64-4k arm64-4k arm64-16k,$(ARCH)-$(PAGES)),,$(error Debian has kernels for ARCH=amd64 with PAGES=4k and for ARCH=arm64 with PAGES=4k or 16k, not for ARCH=$(ARCH) with PAGES=$(PAGES)))
+kernels = ARCH=amd64 with PAGES=4k and for ARCH=arm64 with PAGES=4k or 16k
+pages = $(if $(filter amd64-4k arm64-4k arm64-16k,$(ARCH)-$(PAGES)),,$(error \
+	Debian has kernels for $(kernels), not for ARCH=$(ARCH) with PAGES=$(PAGES)))
 
 check-native:
 	@: $(native)
@@ -67,10 +72,10 @@ check-native:
 check-pages:
 	@: $(pages)
 
-guest-test: check-pages host-build ## tests in a virtual machine with a stock Debian kernel, power cuts included; [ARCH=arm64] [PAGES=16k] [TESTS="ublk nbd"]
+guest-test: check-pages host-build ## tests on a stock kernel in QEMU, power cuts included; [ARCH=arm64] [PAGES=16k] [TESTS="ublk nbd"]
 	./tests/Guest/run.sh $(TESTS)
 
-boot-test: check-pages host-build ## boots through an update in QEMU, with an initramfs that mkinitramfs makes; power cuts, rollback, bad cases; the same words
+boot-test: check-pages host-build ## boots through an update in QEMU: power cuts, rollback, bad cases; the same words
 	./tests/Boot/run.sh $(TESTS)
 
 demo: check-native build ## two updates, one created here, each killed half-way and resumed
@@ -120,7 +125,8 @@ install-initramfs-tools: install ## and the hook and boot scripts of initramfs-t
 
 install-dracut: install ## and the module of dracut, with its systemd unit, and an empty table
 	install -d $(DESTDIR)$(DRACUT)/modules.d/90snapuserd
-	cp -f src/packaging/dracut/90snapuserd/* src/packaging/systemd/snapuserd-boot.service src/packaging/udev/*.rules $(DESTDIR)$(DRACUT)/modules.d/90snapuserd/
+	cp -f src/packaging/dracut/90snapuserd/* src/packaging/systemd/snapuserd-boot.service src/packaging/udev/*.rules \
+		$(DESTDIR)$(DRACUT)/modules.d/90snapuserd/
 	$(placed) src/packaging/dracut/90snapuserd/module-setup.sh >$(DESTDIR)$(DRACUT)/modules.d/90snapuserd/module-setup.sh
 	$(table)
 

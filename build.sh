@@ -34,7 +34,11 @@ export ARCH
 # The folder for the program and its companions: build for this machine's architecture, build/ARCH for another one.
 if [ "$ARCH" = "$host" ]; then output=build; else output=build/$ARCH; fi
 
-case $root in *[[:space:]]*) fail "the linker is given paths in lists that blanks end: build in a folder without blanks in its path, not in '$root'" ;; esac
+case $root in
+    *[[:space:]]*)
+        fail "the linker is given paths in lists that blanks end: build in a folder without blanks in its path, not in '$root'"
+        ;;
+esac
 
 # No telemetry, and no process that outlives the build: no MSBuild node, no MSBuild server, no compiler server.
 # On a machine without libicu the SDK does not start unless globalization is invariant.
@@ -249,11 +253,13 @@ require() {
 }
 
 sdk() {
-    command -v dotnet >/dev/null || fail "the .NET SDK is missing; install version ${TFM#net} or newer from https://dotnet.microsoft.com/download"
+    command -v dotnet >/dev/null ||
+        fail "the .NET SDK is missing; install version ${TFM#net} or newer from https://dotnet.microsoft.com/download"
     wanted=${TFM#net}
     wanted=${wanted%%.*}
     found=$(dotnet --version)
-    [ "${found%%.*}" -ge "$wanted" ] || fail "the .NET SDK is version $found; $TFM needs $wanted or newer (https://dotnet.microsoft.com/download)"
+    [ "${found%%.*}" -ge "$wanted" ] ||
+        fail "the .NET SDK is version $found; $TFM needs $wanted or newer (https://dotnet.microsoft.com/download)"
 }
 
 deps() {
@@ -281,12 +287,14 @@ publish() {
     # Maps the folder's name away, so that every folder gives the same object file.
     for part in entry sandbox signals relocated; do
         # shellcheck disable=SC2086 # no word or two
-        "$(compiler)" $target -c -O2 -fPIE -std=gnu11 -Wall -Wextra -Werror $quiet -fno-stack-clash-protection -ffile-prefix-map="$root"=/snapuserd-cs \
+        "$(compiler)" $target -c -O2 -fPIE -std=gnu11 -Wall -Wextra -Werror $quiet \
+            -fno-stack-clash-protection -ffile-prefix-map="$root"=/snapuserd-cs \
             -o "$artifacts/$part.o" "interop/Entry/$part.c"
     done
     ld.lld -r -o "$artifacts/start.o" "$artifacts/entry.o" "$artifacts/sandbox.o" "$artifacts/signals.o" "$artifacts/relocated.o"
     # shellcheck disable=SC2086 # no word or two
-    dotnet publish "$1" -c Release -p:RuntimeIdentifier=$rid -p:EntryObject="$root/$artifacts/start.o" $cross --artifacts-path "$artifacts" -o "$artifacts/out/$1" -v quiet --nologo
+    dotnet publish "$1" -c Release -p:RuntimeIdentifier=$rid -p:EntryObject="$root/$artifacts/start.o" $cross \
+        --artifacts-path "$artifacts" -o "$artifacts/out/$1" -v quiet --nologo
     mkdir -p "$2" "$output/symbols"
     for file in "$artifacts/out/$1"/*; do
         case $file in
@@ -303,7 +311,8 @@ test_deps() {
     require missing_test_packages
     say_test_downloads
     # The headers of the other architecture, for the tests of constants and structs.
-    (ARCH=$other; sysroot >/dev/null) || echo "build.sh: without the headers of $other its constants cannot be checked: those tests will fail" >&2
+    (ARCH=$other; sysroot >/dev/null) ||
+        echo "build.sh: without the headers of $other its constants cannot be checked: those tests will fail" >&2
 }
 
 # test_emulated: runs the tests that can run on the built program of another architecture.
@@ -335,8 +344,8 @@ unit_tests() {
 
 # The unit test classes that take most of the time, five seconds and more each: `check` leaves them to `make test`.
 slow_tests='BlockDeviceTests BootTests StorageLocksTests UnitTests DifferTests WriterRoundTripTests LeakTests ProgramTests LifecycleTests
-    WriterCrashTests ReaderV3Tests WriterV2Tests LimitsTests GraphTests SparseImageTests DigestTests ViewCaseTests ViewTests MergeOrderTests MergingMarkTests NbdProtocolTests WriterGoldenTests WriterV3Tests
-    NbdForeignTests MemoryBudgetTests OrderTests'
+    WriterCrashTests ReaderV3Tests WriterV2Tests LimitsTests GraphTests SparseImageTests DigestTests ViewCaseTests ViewTests
+    MergeOrderTests MergingMarkTests NbdProtocolTests WriterGoldenTests WriterV3Tests NbdForeignTests MemoryBudgetTests OrderTests'
 
 # check SEED: runs unit tests, then the simulator from SEED. The last line is the command that repeats one of its cases under a debugger:
 # the failed one, if one failed.
@@ -374,7 +383,8 @@ check() {
     done >build/check/simulator.log 2>&1
     grep ', lost [0-9]*$' build/check/simulator.log || status=1
     again=$(sed -n 's|^again with: ./build.sh simulate ||p' build/check/simulator.log | head -n 1)
-    failed=$(sed -n 's/.*<UnitTestResult .*testName="\([^"(]*\).*outcome="Failed".*/\1/p' build/check/results/check.trx 2>/dev/null | head -n 1)
+    failed=$(sed -n 's/.*<UnitTestResult .*testName="\([^"(]*\).*outcome="Failed".*/\1/p' build/check/results/check.trx 2>/dev/null |
+        head -n 1)
     if [ -z "$again" ] && [ -n "$failed" ]; then
         # The test host prints its process number and waits until a debugger attaches to it.
         project=${failed#Snapuserd.Tests.}
@@ -397,7 +407,8 @@ usage: ./build.sh [COMMAND]
   simulate [NAME ARG …]  run a simulation, or all of them: power cuts and deaths of merges; --seconds N, --seed N
   check [SEED]     unit tests and a short run of the simulator, in less than a minute
   debug NAME ARG … the same simulation as `simulate NAME ARG …`, in gdb
-  mutants [ARG …]  change the product in random places and let the tests judge; --count N, --seed HEX, --jobs 1|2, --only PATH,…, --judges PROJECT,…, --list, --reach
+  mutants [ARG …]  change the product in random places and let the tests judge; --count N, --seed HEX, --jobs 1|2, --only PATH,…,
+                   --judges PROJECT,…, --list, --reach
   soak [ARG …]     one machine's life over and over; --minutes N, --rounds N, --seed N
   sysroot          print the folder with the libraries of another ARCH; fetch them if they are not there
   deps             check what the build needs; as root on a Debian, install it
@@ -454,8 +465,8 @@ case ${1:-build} in
         require missing_debug_packages
         say_downloads
         say "compiling the simulator to native code without optimization: about a minute"
-        built=$(dotnet publish tests/Simulator -c Debug -p:RuntimeIdentifier=$rid -p:NativeSimulator=true --artifacts-path build/artifacts/debug -o build/debug -v quiet --nologo) ||
-            fail "$built"
+        built=$(dotnet publish tests/Simulator -c Debug -p:RuntimeIdentifier=$rid -p:NativeSimulator=true \
+            --artifacts-path build/artifacts/debug -o build/debug -v quiet --nologo) || fail "$built"
         exec gdb -q -ex "set substitute-path /snapuserd-cs $root" -ex 'tbreak Snapuserd_Merge_Snapuserd_Merge_MergeEngine__Run' -ex run \
             --args build/debug/simulator "$@"
         ;;
@@ -508,7 +519,10 @@ case ${1:-build} in
             test_emulated
         fi
         ;;
-    docs) sdk; SNAPUSERD_WRITE_DOCS=1 dotnet test tests/Cli -c Release -v quiet --nologo --filter FullyQualifiedName~Man_page_and_completion_have ;;
+    docs)
+        sdk
+        SNAPUSERD_WRITE_DOCS=1 dotnet test tests/Cli -c Release -v quiet --nologo --filter FullyQualifiedName~Man_page_and_completion_have
+        ;;
     format-check)
         sdk
         say_test_downloads
@@ -517,7 +531,10 @@ case ${1:-build} in
         dotnet format whitespace snapuserd-cs.sln --no-restore --verify-no-changes
         dotnet format style snapuserd-cs.sln --no-restore --verify-no-changes
         ;;
-    clean) rm -rf build TestResults; find . -path ./.git -prune -o -type d \( -name bin -o -name obj -o -name TestResults \) -prune -exec rm -rf {} + ;;
+    clean)
+        rm -rf build TestResults
+        find . -path ./.git -prune -o -type d \( -name bin -o -name obj -o -name TestResults \) -prune -exec rm -rf {} +
+        ;;
     help | -h | --help) help ;;
     *) help >&2; fail "unknown command '$1'" ;;
 esac

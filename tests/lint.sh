@@ -62,9 +62,12 @@ interrupted='[!=]= *-?Errno\.EINTR'
     ban 'DateTime(Offset)?\.(Now|Today)|TimeZoneInfo' 'time is an input, and UTC' $product
     ban 'Environment\.SystemPageSize' 'the page of the system is Sizes.SystemPage (interop/Sizes.cs)' $product
     ban 'System\.Net(\.|;)' 'sockets are raw calls' $product
-    ban 'System\.IO\.Compression|(^|[^A-Za-z_])(BrotliStream|GZipStream|DeflateStream|ZLibStream)' 'the codecs are statically linked C libraries' $product
-    ban 'System\.Security\.Cryptography|(^|[^A-Za-z_])SHA256(\.|Managed)' 'the framework loads OpenSSL at run time; interop/Codecs/Sodium' $product
-    ban 'Encoding\.(UTF8|Default)|PtrToString|GetCommandLineArgs|GetEnvironmentVariable' 'names are bytes, not UTF-8: interop/Libc/ByteText and OwnProcess' \
+    ban 'System\.IO\.Compression|(^|[^A-Za-z_])(BrotliStream|GZipStream|DeflateStream|ZLibStream)' \
+        'the codecs are statically linked C libraries' $product
+    ban 'System\.Security\.Cryptography|(^|[^A-Za-z_])SHA256(\.|Managed)' \
+        'the framework loads OpenSSL at run time; interop/Codecs/Sodium' $product
+    ban 'Encoding\.(UTF8|Default)|PtrToString|GetCommandLineArgs|GetEnvironmentVariable' \
+        'names are bytes, not UTF-8: interop/Libc/ByteText and OwnProcess' \
         $(echo "$product" | grep -v -e '^interop/Libc/ByteText\.cs$' -e '^interop/Entry/RawArguments\.cs$')
     ban 'Environment\.(Exit|FailFast)' 'an abort under PID 1 is a panic: throw, and let Main answer' $product
 }
@@ -114,11 +117,13 @@ size='0*409[56]|0[xX]0*(1000|[fF]{3}|[fF]+000)|0[bB]0*(10{12}|1{12})'
 shift=0
 for factor in 4096 2048 1024 512 256 128 64 32 16 8 4 2; do
     if [ $shift -gt 0 ]; then
-        size="$size$(either $factor $((4096 / factor)) '\*')$(either $factor $shift '<<')$(either $((4096 * 4096 / factor)) $((4096 / factor)) '\/')"
+        size="$size$(either $factor $((4096 / factor)) '\*')$(either $factor $shift '<<')"
+        size="$size$(either $((4096 * 4096 / factor)) $((4096 / factor)) '\/')"
     fi
     shift=$((shift + 1))
 done
-size="(^|[^A-Za-z0-9_.])($size)[uUlL]*([^A-Za-z0-9_]|\$)|(<<|>>>?)=? ?\\(*$twelve[uUlL]*([^A-Za-z0-9_]|\$)|(Shift|Bits) = $twelve([^A-Za-z0-9_]|\$)"
+end='([^A-Za-z0-9_]|$)'
+size="(^|[^A-Za-z0-9_.])($size)[uUlL]*$end|(<<|>>>?)=? ?\\(*$twelve[uUlL]*$end|(Shift|Bits) = $twelve$end"
 for file in $product; do
     if [ "$file" = interop/Sizes.cs ]; then continue; fi
     code "$file" | plain_numbers | grep -E "$size" | while IFS= read -r line; do
@@ -179,14 +184,18 @@ x = 12;
 x = 2 << 10;
 EOF
 # The list allows only the declaration: another use of its name does not allow the number in a line.
-if is_number src/Block/RingQueue.cs '1:        int depth = MaximumDepth > 0 ? 4096 : 0;'; then offend 'tests/lint.sh: MaximumDepth hides a 4096 beside it'; fi
+if is_number src/Block/RingQueue.cs '1:        int depth = MaximumDepth > 0 ? 4096 : 0;'; then
+    offend 'tests/lint.sh: MaximumDepth hides a 4096 beside it'
+fi
 is_number src/Block/RingQueue.cs '1:    public const int MaximumDepth = 4096;' || offend 'tests/lint.sh: MaximumDepth may not be declared'
 
 # Packages: only those that passed the design and licence review.
 allowed=' Microsoft.DotNet.ILCompiler Microsoft.NET.ILLink.Tasks xunit xunit.runner.visualstudio Microsoft.NET.Test.Sdk coverlet.collector '
-projects=$(find . \( -name bin -o -name obj -o -name build -o -name .git \) -prune -o \( -name '*.csproj' -o -name '*.props' -o -name '*.targets' \) -print | sort)
+projects=$(find . \( -name bin -o -name obj -o -name build -o -name .git \) -prune \
+    -o \( -name '*.csproj' -o -name '*.props' -o -name '*.targets' \) -print | sort)
 for file in $projects; do
-    sed -n 's/.*<Package\(Reference\|Version\|Download\)[^>]*\(Include\|Update\)="\([^"]*\)".*/\3/p' "$file" | while IFS= read -r package; do
+    packages=$(sed -n 's/.*<Package\(Reference\|Version\|Download\)[^>]*\(Include\|Update\)="\([^"]*\)".*/\3/p' "$file")
+    for package in $packages; do
         case $allowed in *" $package "*) ;; *) offend "$file: package $package is not on the list" ;; esac
     done
 done
@@ -199,7 +208,15 @@ done
 # Control, Host, Boot and AndroidDaemon, Cli).
 rank() {
     case $1 in
-        Interop) echo 0 ;; Block | Text) echo 1 ;; Cow) echo 2 ;; Merge | Create) echo 3 ;; Serve | Images) echo 4 ;; Control) echo 5 ;; Host) echo 6 ;; Boot | AndroidDaemon) echo 7 ;; Cli) echo 8 ;;
+        Interop) echo 0 ;;
+        Block | Text) echo 1 ;;
+        Cow) echo 2 ;;
+        Merge | Create) echo 3 ;;
+        Serve | Images) echo 4 ;;
+        Control) echo 5 ;;
+        Host) echo 6 ;;
+        Boot | AndroidDaemon) echo 7 ;;
+        Cli) echo 8 ;;
         *) echo unknown ;;
     esac
 }
@@ -224,9 +241,12 @@ done
 if refers_up Cli Boot; then offend "tests/lint.sh: the rule for references refuses 'Cli Boot'"; fi
 
 # Text files: no machine-specific path; shell scripts parse.
-texts=$(find . \( -name bin -o -name obj -o -name build -o -name .git -o -name TestResults \) -prune -o -type f ! -name '*.br' ! -name '*.bin' -print | sort)
+texts=$(find . \( -name bin -o -name obj -o -name build -o -name .git -o -name TestResults \) -prune \
+    -o -type f ! -name '*.br' ! -name '*.bin' -print | sort)
 for file in $texts; do
-    if grep -nIE '(^|[^A-Za-z0-9_.$)}-])/(work|root|Users|home/[a-z]+|tmp/w-[a-z]+)/' "$file" >/dev/null; then offend "$file: contains a path of one machine"; fi
+    if grep -nIE '(^|[^A-Za-z0-9_.$)}-])/(work|root|Users|home/[a-z]+|tmp/w-[a-z]+)/' "$file" >/dev/null; then
+        offend "$file: contains a path of one machine"
+    fi
     case $(head -n 1 "$file" | tr -d '\0') in
         '#!/bin/sh'*) sh -n "$file" || offend "$file: does not parse" ;;
         '#!/bin/bash'* | '#!/usr/bin/env bash'*) bash -n "$file" || offend "$file: does not parse" ;;
@@ -254,7 +274,8 @@ is_kept() {
 spoken $(echo "$texts" | grep -vE '\.svg$|/LICENSE$') | sed 's|^\./||' | cut -c 1-160 | while IFS= read -r line; do
     is_kept "${line%%:*}" "$line" || offend "$line: name the actor (another process, a reader, the user); say after or past, not behind"
 done
-[ "$(printf 'Nobody reads it.\nsomebodys\nof WHOEVER waits\nOp_behind_a_label\nbehindhand\n' | spoken | cut -d : -f 2 | tr '\n' ' ')" = '1 3 4 ' ] ||
+found=$(printf 'Nobody reads it.\nsomebodys\nof WHOEVER waits\nOp_behind_a_label\nbehindhand\n' | spoken | cut -d : -f 2 | tr '\n' ' ')
+[ "$found" = '1 3 4 ' ] ||
     offend 'tests/lint.sh: the rule for words misses one, or takes a part of a word'
 [ "$(echo "$kept" | grep -c .)" -le 20 ] || offend 'tests/lint.sh: more than 20 exceptions of the rule for words'
 
@@ -272,10 +293,12 @@ long_sentences() {
     long_sentences '#' $scripts ./Makefile
 } | while IFS= read -r line; do offend "$line: more than 35 words in a sentence"; done
 thirty_five=$(seq -s ' ' 35)
-[ "$(printf '%s\n' "/// <summary>$thirty_five: one.</summary>" "/// $thirty_five" "/// <see cref=\"A b\"/>." 'int x;' "// $thirty_five" "// - x" |
-    long_sentences // | cut -d : -f 2 | tr '\n' ' ')" = '2 ' ] || offend 'tests/lint.sh: the rule for long sentences misses one, or refuses 35 words'
+planted=$(printf '%s\n' "/// <summary>$thirty_five: one.</summary>" "/// $thirty_five" '/// <see cref="A b"/>.' 'int x;' "// $thirty_five" '// - x')
+[ "$(echo "$planted" | long_sentences // | cut -d : -f 2 | tr '\n' ' ')" = '2 ' ] ||
+    offend 'tests/lint.sh: the rule for long sentences misses one, or refuses 35 words'
 
-# Commit subjects have 72 characters at most, since this commit. Skipped where there is no git or not that commit: in an archive, a shallow clone.
+# Commit subjects have 72 characters at most, since this commit. Skipped where there is no git or not that commit: in an archive, in a
+# shallow clone.
 since=35e9854
 # long_subjects: those on standard input ("HASH SUBJECT") that have more.
 long_subjects() {
@@ -307,7 +330,8 @@ tests/vectors/README.md
 # wide_lines: prints the lines of more than 100 columns, with their numbers, of Markdown on standard input. Table rows and link targets do
 # not count.
 wide_lines() {
-    sed -e 's/](\([^)]*\))/]/g' -e 's|https\{0,1\}://[^ )]*||g' | LC_ALL=C.UTF-8 grep -nE '^.{101,}$' | grep -vE '^[0-9]+:[[:blank:]]*\|' || true
+    sed -e 's/](\([^)]*\))/]/g' -e 's|https\{0,1\}://[^ )]*||g' | LC_ALL=C.UTF-8 grep -nE '^.{101,}$' |
+        grep -vE '^[0-9]+:[[:blank:]]*\|' || true
 }
 pages=$(find . \( -name bin -o -name obj -o -name build -o -name .git \) -prune -o -name '*.md' -print | sed 's|^\./||' | sort)
 for file in $pages; do
@@ -328,7 +352,8 @@ is_long "$planted" || offend "tests/lint.sh: the rule for the README's size lets
 rm -f "$planted"
 [ "$(printf '%s\n' "${hundred}x" "$hundred" "    ${hundred}" "é$hundred" | wide_lines | cut -d : -f 1 | tr '\n' ' ')" = '1 3 4 ' ] ||
     offend 'tests/lint.sh: the rule for wide lines of Markdown misses one, or refuses 100 columns'
-[ -z "$(printf '%s\n' "| ${hundred}x |" "see [this](docs/$hundred.md)" "https://example.org/$hundred" "ééé${hundred#???}" | wide_lines)" ] ||
+narrow=$(printf '%s\n' "| ${hundred}x |" "see [this](docs/$hundred.md)" "https://example.org/$hundred" "ééé${hundred#???}")
+[ -z "$(echo "$narrow" | wide_lines)" ] ||
     offend 'tests/lint.sh: the rule for wide lines of Markdown counts tables, targets of links, or bytes'
 
 if [ -s "$offences" ]; then

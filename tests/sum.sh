@@ -23,7 +23,8 @@ find "$directory" -name '*.trx' -exec awk '
     message && lines < 12 { line = $0; gsub(/<[^>]*>/, "", line); print "    " substr(line, 1, 300); lines++ }
     /<\/Message>/ { message = 0; within = 0 }
     ' {} +
-find "$directory" -name '*.trx' -exec sed -n 's/.*<Counters total="\([0-9]*\)".* passed="\([0-9]*\)" failed="\([0-9]*\)".*/\1 \2 \3/p' {} + |
+counters='s/.*<Counters total="\([0-9]*\)".* passed="\([0-9]*\)" failed="\([0-9]*\)".*/\1 \2 \3/p'
+find "$directory" -name '*.trx' -exec sed -n "$counters" {} + |
     awk -v status="$status" -v more="$more" '
         { total += $1; passed += $2; failed += $3 }
         END {

@@ -32,7 +32,8 @@ if [ -e "$folder/.complete" ]; then
     echo "$folder"
     exit
 fi
-command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || fail "apt-get and dpkg-deb are needed to fetch Debian's packages for $arch"
+command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null ||
+    fail "apt-get and dpkg-deb are needed to fetch Debian's packages for $arch"
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 [ -e "$keyring" ] || fail "$keyring is missing (Debian package debian-archive-keyring)"
 
@@ -51,7 +52,10 @@ cat >"$apt/etc/sources.list" <<END
 deb [signed-by=$keyring] $mirror/debian $suite main
 END
 # Backports have no security updates of their own.
-case $suite in *-backports) ;; *) echo "deb [signed-by=$keyring] $mirror/debian-security $suite-security main" >>"$apt/etc/sources.list" ;; esac
+case $suite in
+    *-backports) ;;
+    *) echo "deb [signed-by=$keyring] $mirror/debian-security $suite-security main" >>"$apt/etc/sources.list" ;;
+esac
 cat >"$apt/etc/apt.conf" <<END
 APT::Architecture "$arch";
 APT::Architectures { "$arch"; };

@@ -50,7 +50,8 @@ CONF
     dracut*)
         modules="dash base fs-lib rootfs-block udev-rules resume shutdown snapuserd"
         [ "$tool" = dracut ] || modules="$modules systemd systemd-initrd systemd-udevd dracut-systemd"
-        chroot "$system" dracut --quiet --force --no-hostonly --no-hostonly-cmdline --no-early-microcode --compress "zstd -1" -m "$modules" --add-drivers "virtio_pci virtio_blk ext4" \
+        chroot "$system" dracut --quiet --force --no-hostonly --no-hostonly-cmdline --no-early-microcode \
+            --compress "zstd -1" -m "$modules" --add-drivers "virtio_pci virtio_blk ext4" \
             --kver "$release" /boot/initrd.img
         ;;
 esac

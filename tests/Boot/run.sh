@@ -34,7 +34,10 @@ if [ $# -eq 0 ]; then
     # The longest scenario first.
     set -- ublk
     for file in "$HERE"/*.sh; do
-        case $(basename "$file" .sh) in ublk | run | initramfs | images | lib | hibernate-lib) ;; *) set -- "$@" "$(basename "$file" .sh)" ;; esac
+        case $(basename "$file" .sh) in
+            ublk | run | initramfs | images | lib | hibernate-lib) ;;
+            *) set -- "$@" "$(basename "$file" .sh)" ;;
+        esac
     done
 fi
 scenarios=()
@@ -102,7 +105,8 @@ for name in "$@"; do
 done
 # In the format of the other test results, so that tests/sum.sh adds them up.
 mkdir -p "$results"
-echo "<Counters total=\"$((passed + failed + skipped))\" executed=\"$((passed + failed))\" passed=\"$passed\" failed=\"$failed\" />" >"$results/Boot$VARIANT.trx"
+total=$((passed + failed + skipped))
+echo "<Counters total=\"$total\" executed=\"$((passed + failed))\" passed=\"$passed\" failed=\"$failed\" />" >"$results/Boot$VARIANT.trx"
 echo "all of it took $SECONDS s"
 echo "$passed passed, $failed failed$([ "$skipped" -eq 0 ] || echo ", $skipped skipped")"
 [ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]

@@ -24,7 +24,8 @@ files() {
     (cd /files && sha256sum -c /files.sum) >/tmp/files 2>&1 || { echo "ublk: FAILED: $1"; head -n 3 /tmp/files; failed=1; }
 }
 
-echo "ublk: after switch_root, root on $(grep ' / ext4' /proc/mounts | cut -d ' ' -f 1); the supervisor: $(grep -E 'VmRSS|VmLck' /proc/"$supervisor"/status | tr -d '\n' | tr -s '\t ' ' ')"
+memory=$(grep -E 'VmRSS|VmLck' /proc/"$supervisor"/status | tr -d '\n' | tr -s '\t ' ' ')
+echo "ublk: after switch_root, root on $(grep ' / ext4' /proc/mounts | cut -d ' ' -f 1); the supervisor: $memory"
 files "the files of the root"
 # A merge that began in the ramdisk keeps another one out after switch_root, under any node of its base.
 mknod /tmp/node b $((0x$(stat -c %t /dev/vdb))) $((0x$(stat -c %T /dev/vdb)))

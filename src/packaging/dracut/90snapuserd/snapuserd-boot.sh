@@ -8,7 +8,8 @@ sh /usr/lib/snapuserd/resume
 
 # A wrong device must not become the root: start a shell instead, and try again when it ends.
 until snapuserd_rows=$(snapuserd boot); do
-    emergency_shell -n snapuserd "snapuserd: a device of the table cannot be used; the reason is above. 'snapuserd boot' tries again, and so does leaving this shell."
+    emergency_shell -n snapuserd "snapuserd: a device of the table cannot be used; the reason is above. \
+'snapuserd boot' tries again, and so does leaving this shell."
 done
 # shellcheck disable=SC2154 # $root is dracut's
 echo "$snapuserd_rows" | while read -r _ state path; do

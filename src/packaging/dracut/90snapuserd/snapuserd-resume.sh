@@ -18,7 +18,8 @@ code=$?
 
 rm -f /etc/udev/rules.d/99-resume.rules /etc/udev/rules.d/99-resume-link.rules
 udevadm control --reload
-rm -f "$hookdir"/pre-mount/*-resume.sh "$hookdir"/initqueue/settled/resume.sh "$hookdir"/initqueue/timeout/resume.sh "$hookdir"/initqueue/finished/00resume.sh
+rm -f "$hookdir"/pre-mount/*-resume.sh "$hookdir"/initqueue/settled/resume.sh "$hookdir"/initqueue/timeout/resume.sh \
+    "$hookdir"/initqueue/finished/00resume.sh
 cancel_wait_for_dev /dev/resume
 
 # resume NODE
