@@ -293,7 +293,8 @@ long_sentences() {
     long_sentences '#' $scripts ./Makefile
 } | while IFS= read -r line; do offend "$line: more than 35 words in a sentence"; done
 thirty_five=$(seq -s ' ' 35)
-planted=$(printf '%s\n' "/// <summary>$thirty_five: one.</summary>" "/// $thirty_five" '/// <see cref="A b"/>.' 'int x;' "// $thirty_five" '// - x')
+planted=$(printf '%s\n' "/// <summary>$thirty_five: one.</summary>" "/// $thirty_five" '/// <see cref="A b"/>.' 'int x;' \
+    "// $thirty_five" '// - x')
 [ "$(echo "$planted" | long_sentences // | cut -d : -f 2 | tr '\n' ' ')" = '2 ' ] ||
     offend 'tests/lint.sh: the rule for long sentences misses one, or refuses 35 words'
 
