@@ -314,6 +314,27 @@ seventy=0123456789012345678901234567890123456789012345678901234567890123456789
 [ "$(printf '%s\n' "1a ${seventy}xx" "2b ${seventy}éé" "3c ${seventy}xxx" | long_subjects | cut -d ' ' -f 1)" = 3c ] ||
     offend 'tests/lint.sh: the rule for commit subjects misses one, or refuses 72 characters'
 
+# Lines of code and scripts have 140 columns at most. In "FILE TEXT", a line of FILE that has TEXT may be longer: it is the output of a
+# program, in a raw string.
+printed='
+tests/Merge/ImageTests.cs read payload 101+4096 bytes
+tests/Merge/ImageTests.cs 65 cow: source too small
+tests/Serve/ViewTrafficTests.cs 1+39: base
+tests/Serve/ViewTrafficTests.cs 0+40: base
+'
+# long_lines FILE …: the lines that have more.
+long_lines() {
+    LC_ALL=C.UTF-8 grep -HnE '^.{141,}$' "$@" || true
+}
+# shellcheck disable=SC2046,SC2086 # file names here have no blanks
+long_lines $(sources src interop tests) $scripts ./Makefile | sed 's|^\./||' | while IFS= read -r line; do
+    echo "$printed" | while read -r place text; do
+        if [ "$place" = "${line%%:*}" ]; then case $line in *"$text"*) echo yes ;; esac; fi
+    done | grep -q yes || offend "$(printf '%s\n' "$line" | cut -d : -f 1,2): more than 140 columns"
+done
+[ "$(printf '%s\n' "$seventy$seventy" "$seventy${seventy}x" "$seventy${seventy%?}é" | long_lines | cut -d : -f 2)" = 2 ] ||
+    offend 'tests/lint.sh: the rule for long lines misses one, or refuses 140 columns'
+
 # The README has a size limit: more detail belongs on a page of docs.
 readme_limit=8000
 # is_long FILE: true if it has more bytes than the README may have.
