@@ -72,6 +72,22 @@ interrupted='[!=]= *-?Errno\.EINTR'
     ban 'Environment\.(Exit|FailFast)' 'an abort under PID 1 is a panic: throw, and let Main answer' $product
 }
 
+# Names of code that were private words, and stand for a word of the field now (docs/glossary.md). The first list is also looked for within
+# names; those of the second are such words only as whole names.
+within='(CowHead|OpHomes|LeftWindow|MergePace|MemoryShare|PlainCall|RingRefusal|TransferGroup|MergingMark|StandingRequests|Resumptions'
+within="$within|HeldMagic|CowPart|PartName)([^a-z]|\$)"
+whole='(^|[^A-Za-z0-9_])(Reason|Transfers|Trouble|Took|Readiness|_?bell)([^A-Za-z0-9_]|$)|(void |\.)Ring\('
+private="$within|$whole"
+coded=$(sources src interop tests)
+# shellcheck disable=SC2086 # file names here have no blanks
+for file in $(grep -lE "$private" $coded); do ban "$private" 'a private word for something that has a name: docs/glossary.md' "$file"; done
+echo "$coded" | grep -E "/[A-Za-z.]*($within|(Reason|Transfers|Trouble|Readiness)(Tests)?\.cs)" | while IFS= read -r file; do
+    offend "$file: a private word for something that has a name: docs/glossary.md"
+done
+found=$(printf '%s\n' 'CowHeader h;' 'new CowHeadTests();' 'Reason.Of(1)' 'string Reasons' '_bell.Set()' 'new Ring(4)' 's.Ring()' |
+    grep -nE "$private" | cut -d : -f 1 | tr '\n' ' ')
+[ "$found" = '2 3 5 7 ' ] || offend 'tests/lint.sh: the rule for private words misses one, or refuses another'
+
 # A block, a page of the system, a sector and a granule are 4096 bytes on most machines and are four different units: interop/Sizes.cs names
 # them.
 # In "FILE DECLARATION", the line that begins with DECLARATION may contain the number, because there it is something else:
