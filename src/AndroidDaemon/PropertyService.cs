@@ -50,7 +50,7 @@ public static class PropertyService
         }
     }
 
-    private static string Failed(string name, int errno) => $"the property {name} is not set: {Reason.Of(errno)}";
+    private static string Failed(string name, int errno) => $"the property {name} is not set: {ErrnoText.Of(errno)}";
 
     private static int Append(Span<byte> message, int at, string text)
     {

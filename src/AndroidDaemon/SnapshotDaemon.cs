@@ -43,7 +43,7 @@ public sealed class SnapshotDaemon
     private ControlServer? _server;
     private CtlRequests? _requests;
     private string _path = "";
-    private string _lastTrouble = "";
+    private string _lastFailure = "";
 
     /// <summary>Serves nothing yet. <paramref name="stop"/> outlives the daemon.</summary>
     public SnapshotDaemon(DaemonOptions options, StopSignals stop)
@@ -132,7 +132,7 @@ public sealed class SnapshotDaemon
     /// <summary>Replaces a missing or failed control server. True if there is a new one.</summary>
     private bool Renew()
     {
-        if (_server?.Trouble != null)
+        if (_server?.Failure != null)
         {
             // The server has reported the reason.
             _server.Dispose();
@@ -157,8 +157,8 @@ public sealed class SnapshotDaemon
         }
         catch (SnapuserdException e)
         {
-            if (_lastTrouble != e.Message) Log.Write(Priority.Error, "socket_failed", e.Message);
-            _lastTrouble = e.Message;
+            if (_lastFailure != e.Message) Log.Write(Priority.Error, "socket_failed", e.Message);
+            _lastFailure = e.Message;
             return null;
         }
     }
@@ -206,7 +206,7 @@ public sealed class SnapshotDaemon
             if (fd >= 0) _ = Libc.Close(fd);
             if (fd != -Errno.ENOENT) break;
         }
-        if (result < 0 && result != -Errno.ENOENT) Log.Write(Priority.Warning, "alive_indicator", $"daemon-alive-indicator cannot be written: {Reason.Of(result)}");
+        if (result < 0 && result != -Errno.ENOENT) Log.Write(Priority.Warning, "alive_indicator", $"daemon-alive-indicator cannot be written: {ErrnoText.Of(result)}");
     }
 
     private SnapshotOptions Make(SnapshotRequest request)

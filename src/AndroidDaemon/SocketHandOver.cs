@@ -105,5 +105,5 @@ public static class SocketHandOver
     private static SnapuserdException Stopped() => new(ExitCode.Interrupted, "stopped before the daemon had its socket");
 
     private static int Check(string what, int result) =>
-        result >= 0 ? result : throw new SnapuserdException(ExitCode.InputOutput, $"{what} failed: {Reason.Of(result)}");
+        result >= 0 ? result : throw new SnapuserdException(ExitCode.InputOutput, $"{what} failed: {ErrnoText.Of(result)}");
 }

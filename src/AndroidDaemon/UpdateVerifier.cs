@@ -160,7 +160,7 @@ public sealed class UpdateVerifier : IDisposable
 
     private static IBlockQueue? MakeRing(BlockDevice device, Arena arena, WakeUp wakeUp, int depth, out string why)
     {
-        RingRefusal? refusal = RingQueue.TryCreate([device], arena, wakeUp, depth, out RingQueue? ring);
+        UringUnavailable? refusal = RingQueue.TryCreate([device], arena, wakeUp, depth, out RingQueue? ring);
         why = refusal is { } known ? known.Sentence : "";
         return ring;
     }
@@ -183,7 +183,7 @@ public sealed class UpdateVerifier : IDisposable
             // Fail without io_uring: another verifier then reads the device by synchronous calls; Android leaves that to update_verifier as
             // well.
             if (queue == null) throw new SnapuserdException(ExitCode.Unavailable, why);
-            Read(new Transfers(queue, [device.Granule]), device.Length, buffers, (long)number * bytes, (long)count * bytes);
+            Read(new IoScheduler(queue, [device.Granule]), device.Length, buffers, (long)number * bytes, (long)count * bytes);
             lock (_gate)
             {
                 if (--_running == 0 && _verdict == UpdateVerdict.Unknown && !Volatile.Read(ref _stop)) _verdict = UpdateVerdict.Success;
@@ -196,9 +196,9 @@ public sealed class UpdateVerifier : IDisposable
         }
     }
 
-    private void Read(Transfers io, long length, Slice[] buffers, long offset, long step)
+    private void Read(IoScheduler io, long length, Slice[] buffers, long offset, long step)
     {
-        TransferGroup group = new();
+        IoGroup group = new();
         while (offset < length && !Volatile.Read(ref _stop))
         {
             long batch = 0;
@@ -210,7 +210,7 @@ public sealed class UpdateVerifier : IDisposable
             }
             while (!group.IsDone) io.Wait();
             if (group.TakeFailure() is { } failure)
-                throw new SnapuserdException(ExitCode.InputOutput, $"reading {failure.Request.Buffer.Length} bytes at {failure.Request.Offset} failed: {Reason.Of(failure.Errno)}");
+                throw new SnapuserdException(ExitCode.InputOutput, $"reading {failure.Request.Buffer.Length} bytes at {failure.Request.Offset} failed: {ErrnoText.Of(failure.Errno)}");
             Interlocked.Add(ref _bytes, batch);
         }
     }

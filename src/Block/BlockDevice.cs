@@ -287,7 +287,7 @@ public sealed class BlockDevice : IDisposable
         {
             -Errno.EBUSY => $"it is in use: mounted, mapped, or held by another program ({Errno.Name(result)})",
             -Errno.EINVAL => $"that is no path ({Errno.Name(result)})",
-            _ => Reason.Of(result),
+            _ => ErrnoText.Of(result),
         };
         throw new SnapuserdException(ErrnoPolicy.CodeOf(FailedCall.Open, result), $"cannot open {path}{(write ? " for writing" : "")}: {why}");
     }
@@ -386,9 +386,9 @@ public sealed class BlockDevice : IDisposable
         if (alone && !goWithout)
         {
             throw new SnapuserdException(ExitCode.Unavailable,
-                $"cannot lock {Path}: {system} has no locks (flock: {Reason.Of(result)}); --no-lock goes on without: nothing then keeps another program from the file");
+                $"cannot lock {Path}: {system} has no locks (flock: {ErrnoText.Of(result)}); --no-lock goes on without: nothing then keeps another program from the file");
         }
-        NotLocked = $"{Path} is not locked: {system} has no locks (flock: {Reason.Of(result)}); nothing keeps another program from writing to it meanwhile";
+        NotLocked = $"{Path} is not locked: {system} has no locks (flock: {ErrnoText.Of(result)}); nothing keeps another program from writing to it meanwhile";
     }
 
     /// <summary>
@@ -483,7 +483,7 @@ public sealed class BlockDevice : IDisposable
         // Only this flag was changed, so clearing it restores the file as it was opened.
         Check(Path, Libc.Fcntl(Fd, Libc.F_SETFL, flags), false);
         if (read is < 0 and not -Errno.EINVAL and not -Errno.EOPNOTSUPP)
-            throw new SnapuserdException(ExitCode.InputOutput, $"{Path}: reading the first {granule} bytes failed: {Reason.Of(read)}");
+            throw new SnapuserdException(ExitCode.InputOutput, $"{Path}: reading the first {granule} bytes failed: {ErrnoText.Of(read)}");
     }
 
     private int ProbeRead(int length)

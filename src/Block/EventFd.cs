@@ -21,7 +21,7 @@ public sealed class EventFd : IDisposable
     public static EventFd Create(bool blocks = false)
     {
         int fd = Open(blocks);
-        return fd >= 0 ? new EventFd(fd) : throw new SnapuserdException(ExitCode.OutOfResources, $"cannot make an eventfd: {Reason.Of(fd)}");
+        return fd >= 0 ? new EventFd(fd) : throw new SnapuserdException(ExitCode.OutOfResources, $"cannot make an eventfd: {ErrnoText.Of(fd)}");
     }
 
     /// <summary>Makes one whose reads do not block; null without descriptors.</summary>

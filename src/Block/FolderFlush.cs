@@ -33,7 +33,7 @@ public static class FolderFlush
 
     /// <summary>The sentence for an output whose name may not survive a power cut.</summary>
     public static string Warning(string path, int unsupported) =>
-        $"{path} is written and in place, but its folder cannot be flushed: {Reason.Of(unsupported)}; a power cut soon after this may undo the new name: run sync, or write to another file system";
+        $"{path} is written and in place, but its folder cannot be flushed: {ErrnoText.Of(unsupported)}; a power cut soon after this may undo the new name: run sync, or write to another file system";
 
     private static int Flush(string folder)
     {
@@ -42,7 +42,7 @@ public static class FolderFlush
         int result, tries = 0;
         // A failed flush of a folder loses no data, so repeating it is safe.
         do result = FileFlush.Of(fd);
-        while (Retry.Interrupted(result) && ++tries <= Retry.AttemptsBeforePlain);
+        while (Retry.Interrupted(result) && ++tries <= Retry.AttemptsBeforeSync);
         _ = Libc.Close(fd);
         return result;
     }

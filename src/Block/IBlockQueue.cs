@@ -30,7 +30,7 @@ public readonly record struct BlockCompletion(uint Tag, int Result);
 
 /// <summary>
 /// The only interface between the program and its devices: single attempts at reads, writes and flushes, which complete in any order, and
-/// may come back short, empty or failed. <see cref="Transfers"/> turns them into complete transfers. Implemented by the io_uring ring, by
+/// may come back short, empty or failed. <see cref="IoScheduler"/> turns them into complete transfers. Implemented by the io_uring ring, by
 /// synchronous system calls, and in the tests by a simulated device.
 /// <para>
 /// A flush covers only the writes whose completions were returned by <see cref="Wait"/> before the flush was queued.

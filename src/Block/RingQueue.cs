@@ -59,34 +59,34 @@ public sealed class RingQueue : IBlockQueue
     /// work more slowly. The caller keeps devices, arena and wake-up, and disposes of them after the queue. <paramref name="commands"/>
     /// is how many commands of <see cref="TryCommand"/> may be in flight in addition.
     /// </summary>
-    public static RingRefusal? TryCreate(ReadOnlySpan<BlockDevice> devices, Arena arena, WakeUp wakeUp, int depth, out RingQueue? queue, int commands = 0) =>
+    public static UringUnavailable? TryCreate(ReadOnlySpan<BlockDevice> devices, Arena arena, WakeUp wakeUp, int depth, out RingQueue? queue, int commands = 0) =>
         TryCreate(BlockDevice.Descriptors(devices), arena, wakeUp, depth, out queue, pin: AnyDirect(devices), commands);
 
-    internal static RingRefusal? TryCreate(int[] fds, Arena arena, WakeUp wakeUp, int depth, out RingQueue? queue, bool pin = true, int commands = 0)
+    internal static UringUnavailable? TryCreate(int[] fds, Arena arena, WakeUp wakeUp, int depth, out RingQueue? queue, bool pin = true, int commands = 0)
     {
         queue = null;
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(depth);
         ArgumentOutOfRangeException.ThrowIfGreaterThan(depth, MaximumDepth);
         // Two more entries: the read of the wake-up, and the cancellation at the end.
         int result = IoUring.Open((uint)(depth + commands) + 2, 0, 0, out IoUring? uring);
-        if (result < 0) return RingRefusal.Of(result);
+        if (result < 0) return UringUnavailable.Of(result);
         const uint Needed = IORING_FEAT_NODROP | IORING_FEAT_RW_CUR_POS;
         if ((uring!.Features & Needed) != Needed)
         {
             uring.Close();
-            return RingRefusal.TooOld();
+            return UringUnavailable.TooOld();
         }
         result = Probe(uring.Ring);
         if (result < 0)
         {
             uring.Close();
-            return RingRefusal.OfProbe(result);
+            return UringUnavailable.OfProbe(result);
         }
         result = MappedMemory.Map(Sizes.SystemPage, out MappedMemory? wakeUpBuffer);
         if (result < 0)
         {
             uring.Close();
-            return RingRefusal.Of(result);
+            return UringUnavailable.Of(result);
         }
         // Pinning touches every page of the arena (15 ms and 32 MiB of memory for the default size), and only direct requests gain from
         // it. Often RLIMIT_MEMLOCK forbids it; then the kernel pins the pages again for every direct request.
@@ -194,7 +194,7 @@ public sealed class RingQueue : IBlockQueue
     }
 
     /// <inheritdoc/>
-    public int Perform(in BlockRequest request) => PlainCall.Uninterrupted(request, _fds[request.Device], _arena);
+    public int Perform(in BlockRequest request) => SyncIo.Uninterrupted(request, _fds[request.Device], _arena);
 
     /// <summary>
     /// Takes back unsubmitted entries, cancels the requests that can be cancelled, waits for the rest, and closes the ring. If that

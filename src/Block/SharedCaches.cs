@@ -21,7 +21,7 @@ public static class SharedCaches
             int flushed = Libc.FSync(device.Fd);
             // A device that cannot be written has nothing to flush.
             if (flushed is < 0 and not (-Errno.EINVAL or -Errno.EROFS))
-                throw new SnapuserdException(ExitCode.InputOutput, $"{device.Path}: flushing failed: {Reason.Of(flushed)}");
+                throw new SnapuserdException(ExitCode.InputOutput, $"{device.Path}: flushing failed: {ErrnoText.Of(flushed)}");
         }
         // This is only advice and needs no permission; without a page cache there is nothing to drop.
         foreach (BlockDevice device in (ReadOnlySpan<BlockDevice>)[source, target])

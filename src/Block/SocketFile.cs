@@ -105,7 +105,7 @@ public sealed class SocketFile : IDisposable
             -Errno.ENAMETOOLONG => $"the path of a socket has {UnixAddress.LongestPath} bytes at the most: {path}",
             -Errno.EINVAL => $"'{path}' is no path for a socket",
             -Errno.EADDRINUSE => $"a server listens at {path} already",
-            _ => $"cannot make the socket {path}: {Reason.Of(result)}",
+            _ => $"cannot make the socket {path}: {ErrnoText.Of(result)}",
         });
     }
 }

@@ -60,7 +60,7 @@ public sealed class SyncQueue : IBlockQueue
         while (_count > 0 && done < completions.Length)
         {
             ref readonly BlockRequest request = ref _queued[_first];
-            completions[done++] = new BlockCompletion(request.Tag, PlainCall.Once(request, _fds[request.Device], _arena));
+            completions[done++] = new BlockCompletion(request.Tag, SyncIo.Once(request, _fds[request.Device], _arena));
             _first = (_first + 1) % _queued.Length;
             _count--;
         }
@@ -70,7 +70,7 @@ public sealed class SyncQueue : IBlockQueue
     }
 
     /// <inheritdoc/>
-    public int Perform(in BlockRequest request) => PlainCall.Uninterrupted(request, _fds[request.Device], _arena);
+    public int Perform(in BlockRequest request) => SyncIo.Uninterrupted(request, _fds[request.Device], _arena);
 
     /// <summary>Discards the queued requests: none of them has begun.</summary>
     public void Dispose() => _count = 0;

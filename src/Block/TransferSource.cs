@@ -7,7 +7,7 @@ namespace Snapuserd.Block;
 /// Reads of any offset and length from one device of a queue, through a window of arena memory that keeps the last range read. Sequential
 /// reads load ever longer ranges. A jump starts again with a short one, so a file full of jumps costs little more than the bytes read.
 /// </summary>
-public sealed class TransferSource(Transfers transfers, Arena arena, Slice window, int device, string name, long length) : IByteSource
+public sealed class TransferSource(IoScheduler transfers, Arena arena, Slice window, int device, string name, long length) : IByteSource
 {
     private const int ShortLoad = 16 << 10;
 
@@ -45,7 +45,7 @@ public sealed class TransferSource(Transfers transfers, Arena arena, Slice windo
         int count = (int)Math.Min(_load, length - _start);
         transfers.Read(device, _start, window.Part(0, count));
         if (transfers.Drain() is { } failure)
-            throw new SnapuserdException(ExitCode.InputOutput, $"{name}: reading {count} bytes at {_start} failed: {Reason.Of(failure.Errno)}");
+            throw new SnapuserdException(ExitCode.InputOutput, $"{name}: reading {count} bytes at {_start} failed: {ErrnoText.Of(failure.Errno)}");
         _valid = count;
     }
 }

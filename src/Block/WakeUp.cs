@@ -22,7 +22,7 @@ public sealed class WakeUp : IDisposable
         if (refused >= 0) return;
         _event.Dispose();
         throw new SnapuserdException(ExitCode.OutOfResources,
-            $"cannot use an eventfd: {Reason.Of(refused)}; allow read and write in the sandbox");
+            $"cannot use an eventfd: {ErrnoText.Of(refused)}; allow read and write in the sandbox");
     }
 
     /// <summary>

@@ -41,5 +41,5 @@ public static class WorkerThread
 
     /// <summary>The error for a thread that <see cref="TryStart"/> could not start: exit code 71.</summary>
     public static SnapuserdException CannotStart(string name, string remedy = "") =>
-        new(ExitCode.OutOfResources, $"cannot start thread {name}: {Reason.Of(Errno.EAGAIN)}{(remedy.Length > 0 ? "; " : "")}{remedy}");
+        new(ExitCode.OutOfResources, $"cannot start thread {name}: {ErrnoText.Of(Errno.EAGAIN)}{(remedy.Length > 0 ? "; " : "")}{remedy}");
 }

@@ -24,7 +24,7 @@ public sealed class BootLock : IDisposable
     {
         string path = controlFolder.TrimEnd('/') + ".lock";
         int fd = Libc.OpenAt(Libc.AT_FDCWD, path, Libc.O_RDWR | Libc.O_CREAT | Libc.O_NOFOLLOW | Libc.O_NONBLOCK | Libc.O_CLOEXEC, Modes.PrivateFile);
-        if (fd < 0) log.Write(Priority.Notice, "no_lock", $"{path} cannot be made, so nothing keeps two boots from being at work at a time: {Reason.Of(fd)}");
+        if (fd < 0) log.Write(Priority.Notice, "no_lock", $"{path} cannot be made, so nothing keeps two boots from being at work at a time: {ErrnoText.Of(fd)}");
         if (fd < 0) return new BootLock(fd);
         long deadline = system.Milliseconds + milliseconds;
         bool told = false;
@@ -40,7 +40,7 @@ public sealed class BootLock : IDisposable
             }
             system.Pause(PauseMilliseconds);
         }
-        if (result < 0) log.Write(Priority.Warning, "no_lock", $"{path} cannot be locked: {Reason.Of(result)}");
+        if (result < 0) log.Write(Priority.Warning, "no_lock", $"{path} cannot be locked: {ErrnoText.Of(result)}");
         return new BootLock(fd);
     }
 

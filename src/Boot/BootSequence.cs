@@ -118,7 +118,7 @@ public sealed class BootSequence(IBootSystem system, ILog log, BootOptions optio
         try
         {
             RowDevices devices = RowDevices.Find(system, row, _deadline);
-            return (devices, BootDecision.Of(row, devices.State, devices.Mark, options.Merge));
+            return (devices, BootDecision.Of(row, devices.State, devices.Marker, options.Merge));
         }
         catch (SnapuserdException e)
         {
@@ -151,9 +151,9 @@ public sealed class BootSequence(IBootSystem system, ILog log, BootOptions optio
     {
         switch (decision.Action)
         {
-            case BootAction.Plain:
-                return Plain(row, devices, decision.Why);
-            case BootAction.Old:
+            case BootAction.Direct:
+                return Direct(row, devices, decision.Why);
+            case BootAction.Fallback:
                 return OldIfUntouched(row, RowDevices.LookAgain(system, row), decision.Why) ?? Failed(row, ExitCode.InUse, $"another process has begun to merge {row.Cow} since it was looked at");
             case BootAction.Merge when mayMerge:
                 if (options.DryRun) return new RowResult(row, "merged", decision.Why, ExitCode.Done, MergeCommand(row));
@@ -169,7 +169,7 @@ public sealed class BootSequence(IBootSystem system, ILog log, BootOptions optio
     /// <summary>
     /// All payloads are decoded before the server starts: this program has merged nothing of them, so a rollback may still be possible.
     /// </summary>
-    private bool VerifiesFirst(CowState state) => options.Verify && state is { IsNotBegunHere: true, Kind: CowKind.Untouched or CowKind.Doubtful };
+    private bool VerifiesFirst(CowState state) => options.Verify && state is { IsNotBegunHere: true, Kind: CowKind.Untouched or CowKind.Unknown };
 
     /// <summary>The fallback when the merge fails. Inspects the row again, because the merge may have begun.</summary>
     private RowResult NotMerged(BootRow row, RowDevices devices, BootDecision decision)
@@ -186,7 +186,7 @@ public sealed class BootSequence(IBootSystem system, ILog log, BootOptions optio
     {
         CowState state = RowDevices.LookAgain(system, row);
         if (OldIfUntouched(row, state, $"the update cannot be used, and nothing of it is merged: {damage}") is { } old) return old;
-        return state.Kind == CowKind.Doubtful
+        return state.Kind == CowKind.Unknown
             ? Failed(row, ExitCode.CowCorrupt, $"{damage}; whether {row.Base} is the old image cannot be known: {state.Sentence}")
             : Failed(row, ExitCode.InUse, $"another process has begun to merge {row.Cow} since it was looked at; {damage}");
     }
@@ -200,10 +200,10 @@ public sealed class BootSequence(IBootSystem system, ILog log, BootOptions optio
         if (OldIfUntouched(row, state, $"it cannot be served, and {state.Sentence}") is { } old) return old;
         // A merge that has begun must be finished, whatever the policy. One that may not have begun is started only if the policy is to
         // merge.
-        bool merges = state.Kind is CowKind.Begun or CowKind.Merged || (state.Kind == CowKind.Doubtful && mayMerge && options.Merge == MergePolicy.Background);
+        bool merges = state.Kind is CowKind.Begun or CowKind.Merged || (state.Kind == CowKind.Unknown && mayMerge && options.Merge == MergePolicy.Background);
         if (!merges)
         {
-            return Failed(row, ExitCode.Unavailable, state.Kind == CowKind.Doubtful
+            return Failed(row, ExitCode.Unavailable, state.Kind == CowKind.Unknown
                 ? $"{state.Sentence}; it cannot be served, and {(mayMerge ? "no merge was requested" : "rows of earlier phases are to be merged before it")}"
                     + $"{(mayMerge ? ", and" : ";")} a merge cannot be undone: load ublk_drv or nbd, and dm_mod"
                     + (mayMerge ? ", or say snapuserd.merge=before on the kernel's command line" : "")
@@ -242,32 +242,32 @@ public sealed class BootSequence(IBootSystem system, ILog log, BootOptions optio
         }
     }
 
-    private RowResult Plain(BootRow row, RowDevices devices, string why)
+    private RowResult Direct(BootRow row, RowDevices devices, string why)
     {
         if (!options.DryRun)
         {
             if (devices.State.Kind == CowKind.Merged) system.Flush(row);
             system.StandOnBase(row, readOnly: false);
-            if (devices.State.Kind == CowKind.Merged) MergingMark.Remove(row.Cow);
+            if (devices.State.Kind == CowKind.Merged) MergeMarker.Remove(row.Cow);
         }
         return Done(row, "plain", why);
     }
 
     /// <summary>Provides the old image, read-only: writes to it would make the update useless, and the update stays.</summary>
-    private RowResult Old(BootRow row, string why)
+    private RowResult Fallback(BootRow row, string why)
     {
         if (!options.DryRun)
         {
             log.Write(options.Merge == MergePolicy.Rollback ? Priority.Notice : Priority.Error, "old", $"{row.Name}: the OLD image is taken: {why}");
             system.StandOnBase(row, readOnly: true);
             // Certainly nothing is merged: if the COW is deleted later, no marker may claim that its merge had begun.
-            MergingMark.Remove(row.Cow);
+            MergeMarker.Remove(row.Cow);
         }
         return Done(row, "old", why);
     }
 
     private RowResult? OldIfUntouched(BootRow row, CowState state, string why) =>
-        state.BaseIsUntouched && state.Kind is CowKind.Untouched or CowKind.Corrupt ? Old(row, why) : null;
+        state.BaseIsUntouched && state.Kind is CowKind.Untouched or CowKind.Corrupt ? Fallback(row, why) : null;
 
     private string? Verify(BootRow row)
     {
@@ -286,9 +286,9 @@ public sealed class BootSequence(IBootSystem system, ILog log, BootOptions optio
     private RowResult? Serve(BootRow row, RowDevices devices, string why, bool mayMerge, bool verified)
     {
         string? merge = mayMerge && options.Merge == MergePolicy.Background ? "--merge" : "--merge-on-request";
-        if (!options.DryRun && devices.CowIsFile && MergingMark.Make(row.Cow, devices.Says) is < 0 and int error)
+        if (!options.DryRun && devices.CowIsFile && MergeMarker.Make(row.Cow, devices.Says) is < 0 and int error)
         {
-            log.Write(Priority.Error, "no_mark", $"{row.Name} is served but not merged: {MergingMark.PathOf(row.Cow)} cannot be made: {Reason.Of(error)}");
+            log.Write(Priority.Error, "no_mark", $"{row.Name} is served but not merged: {MergeMarker.PathOf(row.Cow)} cannot be made: {ErrnoText.Of(error)}");
             merge = null;
         }
         bool ublk = options.Device == "ublk" || (options.Device == "auto" && system.HasUblk);
@@ -325,18 +325,18 @@ public sealed class BootSequence(IBootSystem system, ILog log, BootOptions optio
 
     private string[] ServeCommand(BootRow row, bool ublk, string? merge, bool verified)
     {
-        List<string> words = ["@snapuserd", "serve", "--cow", row.Cow, "--base", row.Base];
-        if (row.Source != null) words.AddRange(["--source", row.Source]);
-        words.AddRange(["--mapper", row.Name, "--control", ControlOf(row)]);
-        if (ublk) words.AddRange(["--device", "ublk", "--name", $"ublkb{UblkNumber()}", "--supervise"]);
-        else words.AddRange(["--device", "nbd"]);
+        List<string> arguments = ["@snapuserd", "serve", "--cow", row.Cow, "--base", row.Base];
+        if (row.Source != null) arguments.AddRange(["--source", row.Source]);
+        arguments.AddRange(["--mapper", row.Name, "--control", ControlOf(row)]);
+        if (ublk) arguments.AddRange(["--device", "ublk", "--name", $"ublkb{UblkNumber()}", "--supervise"]);
+        else arguments.AddRange(["--device", "nbd"]);
         if (merge != null)
         {
-            words.Add(merge);
-            if (verified) words.Add("--no-verify-first");
+            arguments.Add(merge);
+            if (verified) arguments.Add("--no-verify-first");
         }
-        words.AddRange(["--progress", "never", "--log", "kmsg"]);
-        return [.. words];
+        arguments.AddRange(["--progress", "never", "--log", "kmsg"]);
+        return [.. arguments];
     }
 
     /// <summary>
@@ -361,9 +361,9 @@ public sealed class BootSequence(IBootSystem system, ILog log, BootOptions optio
             if (RowDevices.LookAgain(system, row).Kind is not (CowKind.Begun or CowKind.Merged)) return Failed(row, missing.Code, $"it is not merged, because there could be no {row.Path} then: {missing.Message}");
             log.Write(Priority.Error, "no_mapper", $"{row.Name}: its merge has begun, so it is finished, but there will be no {row.Path}: {missing.Message}");
         }
-        if (devices.CowIsFile && MergingMark.Make(row.Cow, devices.Says) is < 0 and int error)
+        if (devices.CowIsFile && MergeMarker.Make(row.Cow, devices.Says) is < 0 and int error)
         {
-            log.Write(Priority.Error, "no_mark", $"{row.Name} cannot be merged: {MergingMark.PathOf(row.Cow)} cannot be made: {Reason.Of(error)}");
+            log.Write(Priority.Error, "no_mark", $"{row.Name} cannot be merged: {MergeMarker.PathOf(row.Cow)} cannot be made: {ErrnoText.Of(error)}");
             return null;
         }
         ExitCode code = system.Merge(MergeCommand(row));
@@ -374,7 +374,7 @@ public sealed class BootSequence(IBootSystem system, ILog log, BootOptions optio
             return null;
         }
         system.StandOnBase(row, readOnly: false);
-        if (devices.CowIsFile) MergingMark.Remove(row.Cow);
+        if (devices.CowIsFile) MergeMarker.Remove(row.Cow);
         return Done(row, "merged", $"{row.Cow} is merged");
     }
 
@@ -393,9 +393,9 @@ public sealed class BootSequence(IBootSystem system, ILog log, BootOptions optio
 
     private static string[] MergeCommand(BootRow row)
     {
-        List<string> words = ["snapuserd", "merge", "--cow", row.Cow, "--base", row.Base];
-        if (row.Source != null) words.AddRange(["--source", row.Source]);
-        return [.. words];
+        List<string> arguments = ["snapuserd", "merge", "--cow", row.Cow, "--base", row.Base];
+        if (row.Source != null) arguments.AddRange(["--source", row.Source]);
+        return [.. arguments];
     }
 
     private string ControlOf(BootRow row) => $"{options.ControlFolder}/{row.Name}";

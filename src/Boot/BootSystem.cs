@@ -95,8 +95,8 @@ public sealed class BootSystem(ILog log, bool hasTerminal, string controlFolder,
             int result = Libc.SocketPair(Libc.AF_UNIX, Libc.SOCK_STREAM | Libc.SOCK_CLOEXEC, out ours, out theirs);
             if (result >= 0) result = Libc.Fcntl(theirs, Libc.F_SETFD, 0);
             if (result < 0) throw Child.CannotStart("a server", result);
-            string[] words = [.. arguments, "--ready-fd", theirs.ToString(CultureInfo.InvariantCulture)];
-            int child = Child.Start("a server", Program, words, Environment(), ownSession: true, nothing, nothing, kernel >= 0 ? kernel : nothing);
+            string[] all = [.. arguments, "--ready-fd", theirs.ToString(CultureInfo.InvariantCulture)];
+            int child = Child.Start("a server", Program, all, Environment(), ownSession: true, nothing, nothing, kernel >= 0 ? kernel : nothing);
             _ = Libc.Close(theirs);
             theirs = -1;
             return AwaitReady(child, ours);
@@ -111,8 +111,8 @@ public sealed class BootSystem(ILog log, bool hasTerminal, string controlFolder,
     public ExitCode Merge(string[] arguments)
     {
         // Its result lines are for people, and standard output is for rows.
-        string[] words = [.. arguments, "--progress", hasTerminal ? "auto" : "plain"];
-        int child = Child.Start("a merge", Program, words, Environment(), output: 2);
+        string[] all = [.. arguments, "--progress", hasTerminal ? "auto" : "plain"];
+        int child = Child.Start("a merge", Program, all, Environment(), output: 2);
         int result = Child.Wait(child, out int code);
         return result < 0 || code < 0 ? ExitCode.Internal : (ExitCode)code;
     }
@@ -134,7 +134,7 @@ public sealed class BootSystem(ILog log, bool hasTerminal, string controlFolder,
         using BlockDevice target = BlockDevice.Open(row.Base, DeviceAccess.Read);
         using BlockDevice cow = BlockDevice.Open(row.Cow, DeviceAccess.Read);
         if (FinishedMerge.Flush(target, cow) is (BlockDevice device, int error))
-            throw new SnapuserdException(ExitCode.InputOutput, $"{device.Path} cannot be flushed: {Reason.Of(error)}");
+            throw new SnapuserdException(ExitCode.InputOutput, $"{device.Path} cannot be flushed: {ErrnoText.Of(error)}");
     }
 
     public void Dispose()

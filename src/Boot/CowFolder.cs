@@ -15,11 +15,11 @@ public static class CowFolder
     public static string? Doubt(string folder)
     {
         int result = Libc.StatFs(folder, out StatFsData data);
-        if (result < 0) return $"{folder} cannot be looked at: {Reason.Of(result)}";
+        if (result < 0) return $"{folder} cannot be looked at: {ErrnoText.Of(result)}";
         if (TypeOf(data.Type) is { } type) return $"its folder lies {type}: the file system that has the COW is not mounted";
         result = Libc.Statx(Libc.AT_FDCWD, folder, 0, Libc.STATX_BASIC_STATS, out StatxData status);
         if (result == 0) result = Libc.Statx(Libc.AT_FDCWD, "/", 0, Libc.STATX_BASIC_STATS, out StatxData root) is < 0 and int error ? error : SameDevice(status, root) ? 1 : 0;
-        if (result < 0) return $"{folder} cannot be looked at: {Reason.Of(result)}";
+        if (result < 0) return $"{folder} cannot be looked at: {ErrnoText.Of(result)}";
         bool mounted = result == 0 || (status.Attributes & Libc.STATX_ATTR_MOUNT_ROOT) != 0;
         return mounted || HasFiles(folder) ? null
             : $"its folder {folder} is empty, and on the file system of / itself: perhaps another is yet to be mounted there; if not, put any file into that folder";

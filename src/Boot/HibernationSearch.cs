@@ -32,7 +32,7 @@ public sealed class HibernationSearch(IResumeDevices devices, string commandLine
     private const int MostNames = 3;
 
     /// <summary>The words about resuming, such as resume=.</summary>
-    public ResumeWords Words { get; } = ResumeWords.Of(commandLine, devices.Names, path => Text(devices.Bytes(path)));
+    public ResumeParameters Words { get; } = ResumeParameters.Of(commandLine, devices.Names, path => Text(devices.Bytes(path)));
 
     /// <summary>The value of resume=, if no such device exists yet.</summary>
     public string? MissingDevice() => Words.Device is { } device && Find(device, devices.All() ?? []) == null ? device : null;
@@ -46,7 +46,7 @@ public sealed class HibernationSearch(IResumeDevices devices, string commandLine
         {
             if (Find(device, all ?? []) is not { } found) unknown.Add($"{origin} is {device}, which is not there");
             else if (ImageAt(found, offset, out nint error) is { } image) return new HibernationLook(Place(image, found, offset), []);
-            else if (error < 0) unknown.Add($"{origin} is {device}, which cannot be read: {Reason.Of((int)error)}");
+            else if (error < 0) unknown.Add($"{origin} is {device}, which cannot be read: {ErrnoText.Of((int)error)}");
         }
         if (all == null) unknown.Add("the kernel's block devices cannot be listed (/sys)");
         List<string> unread = [];
@@ -63,7 +63,7 @@ public sealed class HibernationSearch(IResumeDevices devices, string commandLine
         {
             string names = string.Join(", ", unread.GetRange(0, Math.Min(unread.Count, MostNames)));
             string more = unread.Count > MostNames ? $" and {unread.Count - MostNames} more" : "";
-            unknown.Add($"{names}{more} cannot be read: {Reason.Of((int)last)}");
+            unknown.Add($"{names}{more} cannot be read: {ErrnoText.Of((int)last)}");
         }
         return new HibernationLook(null, unknown);
     }
@@ -78,10 +78,10 @@ public sealed class HibernationSearch(IResumeDevices devices, string commandLine
         if (devices.Bytes(EfiVariable) is { Length: > 4 } variable)
         {
             string json = Text(variable.AsSpan(4).ToArray())!.Replace("\0", "", StringComparison.Ordinal);
-            if (JsonFields.Parse(json.Trim()) is { } fields && fields.Text("uuid") is { Length: > 0 } uuid) places.Add(("systemd's HibernateLocation", $"UUID={uuid}", ResumeWords.Pages(fields.Text("offset"))));
+            if (JsonFields.Parse(json.Trim()) is { } fields && fields.Text("uuid") is { Length: > 0 } uuid) places.Add(("systemd's HibernateLocation", $"UUID={uuid}", ResumeParameters.Pages(fields.Text("offset"))));
         }
         string kernel = Text(devices.Bytes(KernelDevice))?.Trim() ?? "";
-        if (kernel is not ("" or "0:0")) places.Add((KernelDevice, kernel, ResumeWords.Pages(Text(devices.Bytes(KernelOffset))?.Trim())));
+        if (kernel is not ("" or "0:0")) places.Add((KernelDevice, kernel, ResumeParameters.Pages(Text(devices.Bytes(KernelOffset))?.Trim())));
         return places;
     }
 

@@ -31,10 +31,10 @@ public sealed class KernelCommandLine
     /// snapuserd.merge=. The default is in the background, but manual if there is an unknown word: it may be a misspelt rollback, which is
     /// impossible after a merge.
     /// </summary>
-    public MergePolicy Merge => _merge ?? (IsDoubtful ? MergePolicy.Manual : MergePolicy.Background);
+    public MergePolicy Merge => _merge ?? (IsUnknown ? MergePolicy.Manual : MergePolicy.Background);
 
     /// <summary>True if the time of the merge is not given, and an unknown word may have been meant to give it.</summary>
-    public bool IsDoubtful => _merge == null && Warnings.Count > 0;
+    public bool IsUnknown => _merge == null && Warnings.Count > 0;
 
     private MergePolicy? _merge;
 
@@ -48,7 +48,7 @@ public sealed class KernelCommandLine
     public bool Verify { get; private set; } = true;
     /// <summary>All rows of snapuserd.row=.</summary>
     public List<BootRow> Rows { get; } = [];
-    /// <summary>Sentences about unknown words that begin with "snapuserd.".</summary>
+    /// <summary>Sentences about unknown parameters that begin with "snapuserd.".</summary>
     public List<string> Warnings { get; } = [];
 
     /// <summary>
@@ -67,17 +67,17 @@ public sealed class KernelCommandLine
     }
 
     /// <summary>
-    /// Splits a command line into words as the kernel does (lib/cmdline.c, next_arg). Blanks in quotes do not separate words. Quotes around
+    /// Splits a command line into parameters as the kernel does (lib/cmdline.c, next_arg). Blanks in quotes do not separate parameters. Quotes around
     /// a value or the whole word are removed, other quotes are kept. "--" ends the kernel's part; the rest is init's. A word without '=',
-    /// or that begins with it, has no value. The kernel treats '-' and '_' in names of modules as equal; snapuserd's words have neither.
+    /// or that begins with it, has no value. The kernel treats '-' and '_' in names of modules as equal; snapuserd's parameters have neither.
     /// </summary>
     public static List<(string Key, string? Value)> Split(string text)
     {
-        List<(string, string?)> words = [];
+        List<(string, string?)> parameters = [];
         for (int i = 0; ;)
         {
             while (i < text.Length && IsBlank(text[i])) i++;
-            if (i == text.Length) return words;
+            if (i == text.Length) return parameters;
             bool quotedWhole = text[i] == '"', inQuotes = quotedWhole;
             int start = quotedWhole ? ++i : i, equals = start;
             for (; i < text.Length && (inQuotes || !IsBlank(text[i])); i++)
@@ -89,8 +89,8 @@ public sealed class KernelCommandLine
             if (equals == start)
             {
                 if (quotedWhole && end > start && text[end - 1] == '"') end--;
-                if (text.AsSpan(start, end - start).SequenceEqual("--")) return words;
-                words.Add((text[start..end], null));
+                if (text.AsSpan(start, end - start).SequenceEqual("--")) return parameters;
+                parameters.Add((text[start..end], null));
                 continue;
             }
             int from = equals + 1;
@@ -98,7 +98,7 @@ public sealed class KernelCommandLine
             if (quotedValue) from++;
             // One quote at the end is removed for either reason, never two.
             if ((quotedValue || quotedWhole) && end > from && text[end - 1] == '"') end--;
-            words.Add((text[start..equals], text[from..end]));
+            parameters.Add((text[start..equals], text[from..end]));
         }
     }
 

@@ -14,7 +14,7 @@ public sealed class RowDevices
 {
     private const int PauseMilliseconds = 50;
 
-    private RowDevices(CowState state, bool cowIsFile, MarkState mark) => (State, CowIsFile, Mark) = (state, cowIsFile, mark);
+    private RowDevices(CowState state, bool cowIsFile, MarkerState mark) => (State, CowIsFile, Marker) = (state, cowIsFile, mark);
 
     /// <summary>The state of the COW.</summary>
     public CowState State { get; }
@@ -23,11 +23,11 @@ public sealed class RowDevices
     public bool CowIsFile { get; }
 
     /// <summary>The state of the marker beside the COW.</summary>
-    public MarkState Mark { get; }
+    public MarkerState Marker { get; }
 
     /// <summary>The content for a new marker before the COW is merged: empty if certainly nothing of it is merged.</summary>
-    public MarkState Says => State is { Kind: CowKind.Begun or CowKind.Doubtful, Digest: { } digest }
-        ? new MarkState(State.Kind == CowKind.Begun ? MarkKind.Begun : MarkKind.Maybe, digest, State.Count) : new MarkState(MarkKind.Empty);
+    public MarkerState Says => State is { Kind: CowKind.Begun or CowKind.Unknown, Digest: { } digest }
+        ? new MarkerState(State.Kind == CowKind.Begun ? MarkerKind.Begun : MarkerKind.Maybe, digest, State.Count) : new MarkerState(MarkerKind.Empty);
 
     /// <summary>
     /// Waits until all files of <paramref name="row"/> exist, then inspects them. Exit code 66 when the clock of <paramref name="system"/>
@@ -45,18 +45,18 @@ public sealed class RowDevices
             {
                 RefuseSparse(row.Base);
                 if (row.Source != null) RefuseSparse(row.Source);
-                MarkState mark = isDevice ? default : MergingMark.Look(row.Cow);
+                MarkerState mark = isDevice ? default : MergeMarker.Look(row.Cow);
                 CowState state = there ? Look(row, baseBytes, sourceBytes, isDevice, mark.Digest != null) : CowState.Absent;
                 // The marker decides where the COW cannot.
-                if (state is { Kind: CowKind.Doubtful, IsNotBegunHere: false } && mark.Kind == MarkKind.Begun) state = state with { Kind = CowKind.Begun, Sentence = $"the merge of {row.Cow} has begun, says {MergingMark.PathOf(row.Cow)}" };
-                if (state.IsNotBegunHere && !state.BaseIsUntouched && mark.Kind == MarkKind.Empty && MergingMark.IsDurable(row.Cow))
+                if (state is { Kind: CowKind.Unknown, IsNotBegunHere: false } && mark.Kind == MarkerKind.Begun) state = state with { Kind = CowKind.Begun, Sentence = $"the merge of {row.Cow} has begun, says {MergeMarker.PathOf(row.Cow)}" };
+                if (state.IsNotBegunHere && !state.BaseIsUntouched && mark.Kind == MarkerKind.Empty && MergeMarker.IsDurable(row.Cow))
                 {
                     state = state with { BaseIsUntouched = true };
-                    if (state.Kind == CowKind.Doubtful) state = state with { Kind = CowKind.Untouched, Sentence = $"nothing of {row.Cow} is merged, says {MergingMark.PathOf(row.Cow)}" };
+                    if (state.Kind == CowKind.Unknown) state = state with { Kind = CowKind.Untouched, Sentence = $"nothing of {row.Cow} is merged, says {MergeMarker.PathOf(row.Cow)}" };
                 }
-                if (state.IsIncomplete && (mark.Kind == MarkKind.None || (mark.Kind == MarkKind.Empty && MergingMark.IsDurable(row.Cow)))) state = state with { BaseIsUntouched = true };
+                if (state.IsIncomplete && (mark.Kind == MarkerKind.None || (mark.Kind == MarkerKind.Empty && MergeMarker.IsDurable(row.Cow)))) state = state with { BaseIsUntouched = true };
                 // A base that no merge may write to is not served either: if it is untouched, the boot uses the old image.
-                if (state.Kind is CowKind.Untouched or CowKind.Begun or CowKind.Doubtful && (Unwritable(row.Base) ?? Unwritable(row.Cow)) is { } reason)
+                if (state.Kind is CowKind.Untouched or CowKind.Begun or CowKind.Unknown && (Unwritable(row.Base) ?? Unwritable(row.Cow)) is { } reason)
                     state = state with { Kind = CowKind.Corrupt, BaseIsUntouched = state.Kind == CowKind.Untouched, Code = reason.Code, Sentence = reason.Message };
                 return new RowDevices(state, !isDevice, mark);
             }
@@ -72,7 +72,7 @@ public sealed class RowDevices
     private static CowState Look(BootRow row, long baseBytes, long sourceBytes, bool isDevice, bool identify)
     {
         CowState state = CowState.Read(row.Cow, baseBytes, sourceBytes, row.Source == null, identify);
-        return state.Kind is CowKind.Begun or CowKind.Doubtful && !isDevice && !identify ? CowState.Read(row.Cow, baseBytes, sourceBytes, row.Source == null, identify: true) : state;
+        return state.Kind is CowKind.Begun or CowKind.Unknown && !isDevice && !identify ? CowState.Read(row.Cow, baseBytes, sourceBytes, row.Source == null, identify: true) : state;
     }
 
     /// <summary>Inspects the row again, without waiting.</summary>
@@ -128,8 +128,8 @@ public sealed class RowDevices
         string folder = cow.LastIndexOf('/') is > 0 and int slash ? cow[..slash] : "/";
         int fd = Libc.OpenAt(Libc.AT_FDCWD, folder, Libc.O_RDONLY | Libc.O_DIRECTORY | Libc.O_CLOEXEC);
         if (fd >= 0) _ = Libc.Close(fd);
-        if (isLink || result != -Errno.ENOENT) missing ??= $"{cow} cannot be seen: {Reason.Of(result)}";
-        else if (fd < 0) missing ??= $"{folder}, the folder of the COW, cannot be seen: {Reason.Of(fd)}";
+        if (isLink || result != -Errno.ENOENT) missing ??= $"{cow} cannot be seen: {ErrnoText.Of(result)}";
+        else if (fd < 0) missing ??= $"{folder}, the folder of the COW, cannot be seen: {ErrnoText.Of(fd)}";
         else if (system.Doubt(folder) is { } doubt) missing ??= $"{cow} is not there, and {doubt}";
         return false;
     }

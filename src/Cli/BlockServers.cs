@@ -62,7 +62,7 @@ internal static class BlockServers
         if (kind == "ublk")
         {
             int queues = (int)invocation.Arguments.Number("--queues", UblkOptions.UsualQueues);
-            return new UblkServer(view, devices, new UblkOptions { Id = Number(invocation, "ublkb"), MemoryBytes = memory, Queues = Math.Min(queues, Environment.ProcessorCount), Report = report, Ours = StandingRequests.NoteDevice }, wakeUp);
+            return new UblkServer(view, devices, new UblkOptions { Id = Number(invocation, "ublkb"), MemoryBytes = memory, Queues = Math.Min(queues, Environment.ProcessorCount), Report = report, Ours = PersistedControlState.NoteDevice }, wakeUp);
         }
         if (kind == "nbd")
         {

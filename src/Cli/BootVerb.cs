@@ -31,7 +31,7 @@ internal static class BootVerb
         string? text = ReadCommandLine(invocation);
         KernelCommandLine line = KernelCommandLine.Parse(text ?? "");
         foreach (string warning in line.Warnings) invocation.Output.Write(Priority.Warning, "command_line", warning);
-        if (line.IsDoubtful) invocation.Output.Write(Priority.Warning, "command_line", "the kernel's command line has a word that is not understood and none about merging: nothing is merged until `ctl merge` requests it");
+        if (line.IsUnknown) invocation.Output.Write(Priority.Warning, "command_line", "the kernel's command line has a word that is not understood and none about merging: nothing is merged until `ctl merge` requests it");
         if (line.Off)
         {
             invocation.Output.Write(Priority.Notice, "off", "snapuserd=off on the kernel's command line: nothing is done");

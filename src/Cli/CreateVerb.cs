@@ -47,7 +47,7 @@ internal static class CreateVerb
         var clock = new ProgressObserver(invocation, "create");
 
         // Before the comparison, which takes time: meanwhile no other process may use the file to be replaced or begin to merge it.
-        using CowPart output = CowPart.Create(arguments.Required("--output"), arguments.Has("--no-lock"), source.Device, target.Device);
+        using AtomicFile output = AtomicFile.Create(arguments.Required("--output"), arguments.Has("--no-lock"), source.Device, target.Device);
         using DiffPlan plan = Compare(job);
         (long ops, long bytes) = Write(job, plan, output);
         MergeForecast forecast = Check(job, output);
@@ -117,7 +117,7 @@ internal static class CreateVerb
         _ => "order",
     };
 
-    private static (long Ops, long Bytes) Write(Job job, DiffPlan plan, CowPart output)
+    private static (long Ops, long Bytes) Write(Job job, DiffPlan plan, AtomicFile output)
     {
         long ops = CowCreation.CountOps(plan, job.Options.MaxUnitBytes);
         // The reader's limit, which is the lower one: a COW that could not be read again must not be written.
@@ -138,7 +138,7 @@ internal static class CreateVerb
     /// Reads the file again. Always verifies its order. Unless `--no-check` is given, also compares every byte that the merge would produce
     /// with the target.
     /// </summary>
-    private static MergeForecast Check(Job job, CowPart output)
+    private static MergeForecast Check(Job job, AtomicFile output)
     {
         using FileImageReader cow = FileImageReader.OpenUnlocked(output.Output.Name);
         using Arena arena = new((int)Math.Clamp(job.Arguments.Number("--memory", DefaultMemory) / 2, SmallestArena, LargestArena));
@@ -149,7 +149,7 @@ internal static class CreateVerb
         MergeDevice image = new(1, job.Source.Name, Math.Max(job.Source.Length, job.Target.Length));
         MergeSetup setup = new()
         {
-            Io = new Transfers(queue, [1, 1]),
+            Io = new IoScheduler(queue, [1, 1]),
             Arena = arena,
             Workers = workers,
             Time = new MonotonicClock(),
@@ -200,7 +200,7 @@ internal static class CreateVerb
         return Math.Max(offset, end & -CowOp.BlockSize);
     }
 
-    private static void Tell(Job job, DiffPlan plan, CowPart output, long ops, long bytes, in MergeForecast forecast, double seconds)
+    private static void Tell(Job job, DiffPlan plan, AtomicFile output, long ops, long bytes, in MergeForecast forecast, double seconds)
     {
         double ratio = job.Target.Length == 0 ? 0 : (double)bytes / job.Target.Length;
         if (job.Arguments.Has("--json"))

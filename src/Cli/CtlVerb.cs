@@ -12,8 +12,8 @@ internal static class CtlVerb
 {
     internal static ExitCode Run(Invocation invocation)
     {
-        IReadOnlyList<string> words = invocation.Arguments.Operands;
-        string command = words[0];
+        IReadOnlyList<string> operands = invocation.Arguments.Operands;
+        string command = operands[0];
         if (Array.IndexOf(ControlCommands.Names, command) < 0) throw Wrong(Suggestion.Unknown("command", command, ControlCommands.Names));
         int most = command switch { "list" => 1, "rate" => 3, _ => 2 };
         bool attaches = command == "attach";
@@ -21,18 +21,18 @@ internal static class CtlVerb
             if (invocation.Arguments.Has(option) && !attaches) throw Wrong($"{option} goes with attach");
         if (attaches || command == "detach")
         {
-            if (words.Count < 2) throw Wrong($"{command} takes a NAME");
+            if (operands.Count < 2) throw Wrong($"{command} takes a NAME");
             if (invocation.Arguments.Has("--all")) throw Wrong($"{command} takes a NAME, not --all");
         }
-        if (words.Count > most) throw Wrong($"unexpected argument '{words[most]}'");
+        if (operands.Count > most) throw Wrong($"unexpected argument '{operands[most]}'");
         string request = command;
         if (command == "rate")
         {
-            if (words.Count < 2) throw Wrong("rate takes a SIZE, in bytes per second, or off");
-            long? rate = words[1] == "off" ? 0 : Arguments.ParseSize(words[1]);
-            request += " " + (rate ?? throw Wrong($"'{words[1]}' is not a size such as 33554432, 32M or 32MiB")).ToString(CultureInfo.InvariantCulture);
+            if (operands.Count < 2) throw Wrong("rate takes a SIZE, in bytes per second, or off");
+            long? rate = operands[1] == "off" ? 0 : Arguments.ParseSize(operands[1]);
+            request += " " + (rate ?? throw Wrong($"'{operands[1]}' is not a size such as 33554432, 32M or 32MiB")).ToString(CultureInfo.InvariantCulture);
         }
-        string? name = words.Count == most && most > 1 ? words[most - 1] : null;
+        string? name = operands.Count == most && most > 1 ? operands[most - 1] : null;
         if (attaches) return Attach(invocation, name!);
         return Ask(invocation, command, request, name);
     }

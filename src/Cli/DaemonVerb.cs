@@ -28,7 +28,7 @@ internal static class DaemonVerb
         if (!waitsForSocket && arguments.Operands.Count > 0) throw new SnapuserdException(ExitCode.Usage, "daemon: NAME,COW,SOURCE,BASE goes with --no-socket; with a socket, clients say what to serve");
         foreach (string word in arguments.Operands)
         {
-            if (!AndroidWords.IsSnapshot(word)) throw new SnapuserdException(ExitCode.Usage, $"daemon: '{word}' is not of the form NAME,COW,SOURCE,BASE");
+            if (!AndroidArguments.IsSnapshot(word)) throw new SnapuserdException(ExitCode.Usage, $"daemon: '{word}' is not of the form NAME,COW,SOURCE,BASE");
             FileName.Check(word[..word.IndexOf(',')], "a snapshot");
         }
         bool forKernel = arguments.Text("--socket-folder") == null;
@@ -77,9 +77,9 @@ internal static class DaemonVerb
     /// <summary>The proxy of daemon §4.4.</summary>
     private static ExitCode HandOver(Invocation invocation)
     {
-        string name = invocation.Arguments.Text("--socket") ?? AndroidWords.Socket;
+        string name = invocation.Arguments.Text("--socket") ?? AndroidArguments.Socket;
         if (InitSocket.Inherited(name) is not { } socket || InitSocket.Inherited(InitSocket.Proxy) is not { } proxy)
-            throw new SnapuserdException(ExitCode.Usage, $"daemon: --socket-handoff takes two sockets from init, in {AndroidWords.SocketVariable}{name} and {AndroidWords.SocketVariable}{InitSocket.Proxy}");
+            throw new SnapuserdException(ExitCode.Usage, $"daemon: --socket-handoff takes two sockets from init, in {AndroidArguments.SocketVariable}{name} and {AndroidArguments.SocketVariable}{InitSocket.Proxy}");
         using var stop = new StopSignals();
         SocketHandOver.Give(proxy, socket, () => SetProperty(invocation.Output, "snapuserd.proxy_ready"), stop.WakeUp, () => stop.Flag.Requested);
         return ExitCode.Done;

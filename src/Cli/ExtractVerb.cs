@@ -35,11 +35,11 @@ internal static class ExtractVerb
     /// Whether the arguments request the image on standard output, where no result can be printed then. Also true for a command line that
     /// is otherwise invalid.
     /// </summary>
-    internal static bool Streams(Verb verb, ReadOnlySpan<string> words)
+    internal static bool Streams(Verb verb, ReadOnlySpan<string> commandLine)
     {
         if (verb.Run != Run) return false;
-        for (int i = 0; i < words.Length; i++)
-            if (words[i] == "--output=-" || (words[i] == "--output" && i + 1 < words.Length && words[i + 1] == StreamImage.Dash)) return true;
+        for (int i = 0; i < commandLine.Length; i++)
+            if (commandLine[i] == "--output=-" || (commandLine[i] == "--output" && i + 1 < commandLine.Length && commandLine[i + 1] == StreamImage.Dash)) return true;
         return false;
     }
 

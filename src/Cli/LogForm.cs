@@ -24,14 +24,14 @@ internal static class LogForms
     /// The value of `--log`, if the verb has the option. Also read from an invalid command line, because that error is logged there as
     /// well.
     /// </summary>
-    internal static LogForm Of(Verb verb, ReadOnlySpan<string> words)
+    internal static LogForm Of(Verb verb, ReadOnlySpan<string> commandLine)
     {
         if (Array.IndexOf(verb.Options, Option) < 0) return LogForm.StandardError;
         string word = "";
-        for (int i = 0; i < words.Length; i++)
+        for (int i = 0; i < commandLine.Length; i++)
         {
-            if (words[i] == Option.Name && i + 1 < words.Length) word = words[i + 1];
-            else if (words[i].StartsWith("--log=", StringComparison.Ordinal)) word = words[i]["--log=".Length..];
+            if (commandLine[i] == Option.Name && i + 1 < commandLine.Length) word = commandLine[i + 1];
+            else if (commandLine[i].StartsWith("--log=", StringComparison.Ordinal)) word = commandLine[i]["--log=".Length..];
         }
         return word switch { "kmsg" => LogForm.Kernel, "json" => LogForm.Json, _ => LogForm.StandardError };
     }

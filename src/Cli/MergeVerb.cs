@@ -43,10 +43,10 @@ internal static class MergeVerb
             VerifyFirst = !invocation.Arguments.Has("--no-verify-first"),
             AllowUnsafe = invocation.Arguments.Has("--allow-unsafe"),
         };
-        MergePace pace = new() { BytesPerSecond = invocation.Arguments.Number("--rate", 0) };
-        using MergeLifecycle merge = MergeLifecycle.Open(devices.Setup with { Options = options, Observer = observer, Pace = pace },
+        MergeThrottle throttle = new() { BytesPerSecond = invocation.Arguments.Number("--rate", 0) };
+        using MergeLifecycle merge = MergeLifecycle.Open(devices.Setup with { Options = options, Observer = observer, Throttle = throttle },
             sentence => ObserverFailed(invocation, sentence));
-        using RateClock? clock = pace.IsLimited ? new RateClock(wakeUp) : null;
+        using RateClock? clock = throttle.IsLimited ? new RateClock(wakeUp) : null;
         WarnOfHiddenDamage(invocation, merge.Engine);
         MergeResult result;
         try
@@ -112,12 +112,12 @@ internal static class MergeVerb
         .Add("ops", result.OpsTotal).Add("blocks", result.Blocks).Add("bytes_written", result.BaseBytesWritten).Add("seconds", seconds)
         .Add("resumed_from", result.ResumedFrom).Add("io", io).Add("replayed", result.Replayed).Add("journaled", result.Journaled)
         .Add("cow_bytes_written", result.CowBytesWritten).Add("checkpoints", result.Checkpoints).Add("flushes", result.Flushes)
-        .Add("already_merged", result.AlreadyMerged).Add("peak_memory", ProcessMemory.Peak()).Add("times_resumed", Resumptions.Times(result));
+        .Add("already_merged", result.AlreadyMerged).Add("peak_memory", ProcessMemory.Peak()).Add("times_resumed", ResumeCount.Times(result));
 
     /// <summary>Writes the last record about a merge, whatever its result.</summary>
     private static void Summarize(Invocation invocation, string name, string what, MergeResult result, double seconds, SnapshotStatus? served)
     {
-        int resumed = Resumptions.Times(result);
+        int resumed = ResumeCount.Times(result);
         string readers = served is { Reads: > 0 } ? $", {Units.Count(served.Reads, "read")} served, the slowest in {Units.Milliseconds(served.WorstReadSeconds)}" : "";
         invocation.Output.Write(Priority.Notice, name, string.Create(CultureInfo.InvariantCulture,
             $"{what}: {Units.Count(result.OpsTotal, "op")} in all, {Units.Count(result.Blocks, "block")} and {Units.Bytes(result.BaseBytesWritten)} written in {seconds:0.000} s, resumed {Units.Count(resumed, "time")}{readers}"),

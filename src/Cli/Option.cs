@@ -17,7 +17,7 @@ internal enum OptionKind
     Count,
     /// <summary>Bytes, with an optional suffix k, M, G, KiB, MiB or GiB (powers of 1024).</summary>
     Size,
-    /// <summary>One of a fixed set of words.</summary>
+    /// <summary>One of a fixed set of commandLine.</summary>
     Choice,
     /// <summary>64 hexadecimal digits.</summary>
     Sha256,
@@ -81,13 +81,13 @@ internal sealed class Arguments
     internal string Choice(string option) => Text(option) ?? Array.Find(_verb.Options, one => one.Name == option)!.Choices[0];
 
     /// <summary>Reads the arguments after the verb.</summary>
-    internal static Arguments Parse(Verb verb, ReadOnlySpan<string> words)
+    internal static Arguments Parse(Verb verb, ReadOnlySpan<string> commandLine)
     {
         var arguments = new Arguments(verb);
         bool onlyOperands = false;
-        for (int i = 0; i < words.Length; i++)
+        for (int i = 0; i < commandLine.Length; i++)
         {
-            string word = words[i];
+            string word = commandLine[i];
             if (onlyOperands || word is "-" or "" || word[0] != '-') { arguments.AddOperand(word); continue; }
             if (word == "--") { onlyOperands = true; continue; }
             if (word is "--help" or "-h") { arguments.Help = true; return arguments; }
@@ -104,9 +104,9 @@ internal sealed class Arguments
             {
                 text = word[(equals + 1)..];
             }
-            else if (i + 1 < words.Length && !words[i + 1].StartsWith("--", StringComparison.Ordinal))
+            else if (i + 1 < commandLine.Length && !commandLine[i + 1].StartsWith("--", StringComparison.Ordinal))
             {
-                text = words[++i];
+                text = commandLine[++i];
             }
             if (option.Kind != OptionKind.Flag && text.Length == 0) throw arguments.Wrong($"option {name} needs a value ({option.Placeholder})");
             if (!arguments._values.TryAdd(name, (text, arguments.Check(option, text)))) throw arguments.Wrong($"option {name} is given twice");

@@ -229,7 +229,7 @@ internal sealed class Output : IMachineLog
     private void LeaveKernelLog(int error)
     {
         (_kernel, Log) = (null, LogForm.StandardError);
-        Line(Record($"{KernelLog.Path} cannot be written, so the log goes to standard error: {Reason.Of(error)}"));
+        Line(Record($"{KernelLog.Path} cannot be written, so the log goes to standard error: {ErrnoText.Of(error)}"));
     }
 
     private static string Json(Priority priority, string name, string sentence, ReadOnlySpan<LogValue> values)

@@ -20,10 +20,10 @@ internal static class Program
             RawArguments.RuntimeHasStarted();
             int wereClosed = StandardDescriptors.Reserve();
             StopSignals.IgnoreThoseOfWrites();
-            bool hasSocket = OwnProcess.Variable(AndroidWords.SocketVariable + AndroidWords.Socket) != null;
+            bool hasSocket = OwnProcess.Variable(AndroidArguments.SocketVariable + AndroidArguments.Socket) != null;
             string[] given = OwnProcess.Arguments(), args = given[1..];
-            string[] words = AndroidWords.Translate(given[0], args, DaemonVerb.TakesValue, hasSocket) ?? args;
-            return (int)CommandLine.Run(Verbs.All, words, new Output(wereClosed));
+            string[] commandLine = AndroidArguments.Translate(given[0], args, DaemonVerb.TakesValue, hasSocket) ?? args;
+            return (int)CommandLine.Run(Verbs.All, commandLine, new Output(wereClosed));
         }
         catch (Exception e)
         {
@@ -36,33 +36,33 @@ internal static class Program
 /// <summary>Turns the arguments of a command line into an exit code.</summary>
 internal static class CommandLine
 {
-    /// <summary>Runs the verb that <paramref name="words"/> begin with.</summary>
-    internal static ExitCode Run(Verb[] verbs, string[] words, Output output)
+    /// <summary>Runs the verb that <paramref name="commandLine"/> begin with.</summary>
+    internal static ExitCode Run(Verb[] verbs, string[] commandLine, Output output)
     {
         // Checked before parsing: a reader of JSON also gets command line errors as JSON.
-        bool json = Array.IndexOf(words, "--json") >= 0;
+        bool json = Array.IndexOf(commandLine, "--json") >= 0;
         try
         {
-            if (words.Length == 0) throw new SnapuserdException(ExitCode.Usage, $"a verb is missing: {Names(verbs)}; see snapuserd --help");
-            if (words[0] is "--help" or "-h") return Print(output, Verbs.HelpText());
-            if (words[0] is "--version" or "version")
+            if (commandLine.Length == 0) throw new SnapuserdException(ExitCode.Usage, $"a verb is missing: {Names(verbs)}; see snapuserd --help");
+            if (commandLine[0] is "--help" or "-h") return Print(output, Verbs.HelpText());
+            if (commandLine[0] is "--version" or "version")
             {
-                if (words.Length > 1 && words[1] is not ("--json" or "--help" or "-h") || words.Length > 2)
-                    throw new SnapuserdException(ExitCode.Usage, $"{words[0]} takes --json and nothing else");
+                if (commandLine.Length > 1 && commandLine[1] is not ("--json" or "--help" or "-h") || commandLine.Length > 2)
+                    throw new SnapuserdException(ExitCode.Usage, $"{commandLine[0]} takes --json and nothing else");
                 return Print(output, json ? VersionText.Json : VersionText.Text);
             }
-            if (words[0] == "help") return Print(output, words.Length == 1 || words[1] is "help" or "version" ? Verbs.HelpText() : Find(verbs, words[1]).HelpText());
-            Verb verb = Find(verbs, words[0]);
-            output.LogTo(LogForms.Of(verb, words.AsSpan(1)));
-            if (ExtractVerb.Streams(verb, words.AsSpan(1))) output.ResultsToDiagnostics();
-            Arguments arguments = Arguments.Parse(verb, words.AsSpan(1));
+            if (commandLine[0] == "help") return Print(output, commandLine.Length == 1 || commandLine[1] is "help" or "version" ? Verbs.HelpText() : Find(verbs, commandLine[1]).HelpText());
+            Verb verb = Find(verbs, commandLine[0]);
+            output.LogTo(LogForms.Of(verb, commandLine.AsSpan(1)));
+            if (ExtractVerb.Streams(verb, commandLine.AsSpan(1))) output.ResultsToDiagnostics();
+            Arguments arguments = Arguments.Parse(verb, commandLine.AsSpan(1));
             if (arguments.Help) return Print(output, verb.HelpText());
             json = arguments.Has("--json");
             ExitCode code = verb.Run(new Invocation(arguments, output));
             if (code != ExitCode.Done) return code;
             if (verb.OutputIsResult) return Written(output);
             // The work stays done, but an empty output must not look like a merge without a result.
-            if (Lost(output)) output.Write(Priority.Warning, "output_lost", $"the command is done, but its result could not be printed: {Reason.Of(output.Failure)}");
+            if (Lost(output)) output.Write(Priority.Warning, "output_lost", $"the command is done, but its result could not be printed: {ErrnoText.Of(output.Failure)}");
             return code;
         }
         catch (Exception e)
@@ -111,7 +111,7 @@ internal static class CommandLine
     private static ExitCode Written(Output output)
     {
         if (!Lost(output)) return ExitCode.Done;
-        output.Write(Priority.Error, "output_lost", $"standard output: writing failed: {Reason.Of(output.Failure)}");
+        output.Write(Priority.Error, "output_lost", $"standard output: writing failed: {ErrnoText.Of(output.Failure)}");
         return ExitCode.InputOutput;
     }
 

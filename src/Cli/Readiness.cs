@@ -24,7 +24,7 @@ internal sealed class Readiness(Invocation invocation, string name, ReadyNotifie
         if (isControlled && !invocation.Arguments.Has("--json")) invocation.Output.Result($"name {VisibleText.OnOneLine(name)}");
         // Now, not when the server ends: a process that reads the output waits for it.
         int failure = invocation.Output.Failure;
-        if (failure is not 0 and not -Errno.EPIPE) invocation.Output.Write(Priority.Warning, "output_lost", $"{device} is served, but that could not be printed: {Reason.Of(failure)}");
+        if (failure is not 0 and not -Errno.EPIPE) invocation.Output.Write(Priority.Warning, "output_lost", $"{device} is served, but that could not be printed: {ErrnoText.Of(failure)}");
         notifier.TellReader(device);
         invocation.Output.Write(Priority.Notice, "ready", $"{device} shows the new image of {invocation.Arguments.Text("--base")}, {Units.Bytes(bytes)}", new LogValue("bytes", bytes));
         notifier.TellManager(device);

@@ -30,7 +30,7 @@ internal static class ServeVerb
         var ready = new Readiness(invocation, name.Text, notifier);
         bool merges = invocation.Arguments.Has("--merge");
         using var stop = new StopSignals();
-        var standing = StandingRequests.Inherited(invocation.Output);
+        var standing = PersistedControlState.Inherited(invocation.Output);
         using var snapshot = new Snapshot(Options(invocation, name.Text, standing), stop.Flag, stop.WakeUp);
         standing?.Restore(snapshot);
         // First, so that an unusable path is reported before a device exists.
@@ -97,9 +97,9 @@ internal static class ServeVerb
         ExitCode code = snapshot.Run();
         requests.EndWatches();
         notifier.TellStopping();
-        string? trouble = snapshot.Trouble;
+        string? failure = snapshot.Failure;
         snapshot.StopServing();
-        if (trouble != null) throw new SnapuserdException(ExitCode.InputOutput, trouble);
+        if (failure != null) throw new SnapuserdException(ExitCode.InputOutput, failure);
         TellClosed(invocation, device, snapshot.Status);
         return code;
     }
@@ -124,7 +124,7 @@ internal static class ServeVerb
         return ControlServer.Start(path, options);
     }
 
-    private static SnapshotOptions Options(Invocation invocation, string name, StandingRequests? standing)
+    private static SnapshotOptions Options(Invocation invocation, string name, PersistedControlState? standing)
     {
         Arguments arguments = invocation.Arguments;
         int memory = (int)arguments.Number("--memory", Verbs.DefaultMemory);
@@ -139,7 +139,7 @@ internal static class ServeVerb
             Observer = new Observer(invocation),
             ObserverFailed = sentence => MergeVerb.ObserverFailed(invocation, sentence),
             Mapper = arguments.Text("--mapper"),
-            TimesResumed = Resumptions.Counted,
+            TimesResumed = ResumeCount.Counted,
             Asked = standing == null ? null : standing.Note,
             Checked = standing == null ? null : standing.NoteChecked,
             BeforeHandOver = RootStorage.EnterSystemRoot,

@@ -40,7 +40,7 @@ public sealed class ControlConnection : IDisposable
         {
             throw new SnapuserdException(ErrnoPolicy.CodeOf(FailedCall.Open, _fd), _fd == -Errno.EAFNOSUPPORT
                 ? $"nothing listens at {path}: this kernel has no Unix sockets"
-                : $"cannot make a socket: {Reason.Of(_fd)}");
+                : $"cannot make a socket: {ErrnoText.Of(_fd)}");
         }
         int result;
         // A full backlog is no error, and no event tells when it shrinks.
@@ -53,9 +53,9 @@ public sealed class ControlConnection : IDisposable
         {
             -Errno.ENOENT or -Errno.ENOTDIR or -Errno.ECONNREFUSED => $"nothing listens at {path}",
             -Errno.EAGAIN => $"{path} does not answer",
-            -Errno.EACCES or -Errno.EPERM => $"{path} is not for this user: {Reason.Of(result)}",
+            -Errno.EACCES or -Errno.EPERM => $"{path} is not for this user: {ErrnoText.Of(result)}",
             -Errno.ENAMETOOLONG => $"{path} is too long for a socket, which takes {UnixAddress.LongestPath} bytes",
-            _ => $"{path}: {Reason.Of(result)}",
+            _ => $"{path}: {ErrnoText.Of(result)}",
         });
     }
 
@@ -191,6 +191,6 @@ public sealed class ControlConnection : IDisposable
     private SnapuserdException Gone(int errno)
     {
         IsClosed |= errno is 0 or -Errno.EPIPE or -Errno.ECONNRESET;
-        return new SnapuserdException(ExitCode.InputOutput, IsClosed ? $"the server at {_path} has closed the connection" : $"{_path}: {Reason.Of(errno)}");
+        return new SnapuserdException(ExitCode.InputOutput, IsClosed ? $"the server at {_path} has closed the connection" : $"{_path}: {ErrnoText.Of(errno)}");
     }
 }

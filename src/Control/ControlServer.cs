@@ -27,7 +27,7 @@ public sealed class ControlOptions
     /// <summary>Receives one sentence for every client that was refused or whose request failed, on the server's thread.</summary>
     public Action<string>? Report { get; init; }
 
-    /// <summary>Signalled when <see cref="ControlServer.Trouble"/> is set.</summary>
+    /// <summary>Signalled when <see cref="ControlServer.Failure"/> is set.</summary>
     public WakeUp? WakeUp { get; init; }
 }
 
@@ -79,7 +79,7 @@ public sealed class ControlServer : IDisposable
     private long _turns;
     private bool _stop;
     private bool _accepting = true;
-    private string? _trouble;
+    private string? _failure;
     private Thread? _thread;
 
     private ControlServer(ControlOptions options, SocketFile? file, int listener)
@@ -95,7 +95,7 @@ public sealed class ControlServer : IDisposable
     internal long Turns => Interlocked.Read(ref _turns);
 
     /// <summary>Null while it serves; the reason if it had to give up.</summary>
-    public string? Trouble => Volatile.Read(ref _trouble);
+    public string? Failure => Volatile.Read(ref _failure);
 
     /// <summary>Listens at <paramref name="path"/> and serves. Exit codes as <see cref="SocketFile.Listen"/> has them.</summary>
     public static ControlServer Start(string path, ControlOptions options)
@@ -116,7 +116,7 @@ public sealed class ControlServer : IDisposable
         if (result < 0)
         {
             _ = Libc.Close(socket);
-            throw new SnapuserdException(ExitCode.Usage, $"what was to be the control socket cannot listen: {Reason.Of(result)}");
+            throw new SnapuserdException(ExitCode.Usage, $"what was to be the control socket cannot listen: {ErrnoText.Of(result)}");
         }
         return Start(options, null, socket);
     }
@@ -180,13 +180,13 @@ public sealed class ControlServer : IDisposable
         }
         catch (Exception e)
         {
-            Volatile.Write(ref _trouble, $"the control socket is no longer served: {e.Message}");
-            _options.Report?.Invoke(_trouble!);
+            Volatile.Write(ref _failure, $"the control socket is no longer served: {e.Message}");
+            _options.Report?.Invoke(_failure!);
         }
         foreach (ControlClient client in _clients) client.Close();
         _clients.Clear();
         CloseListener();
-        if (Trouble != null) _options.WakeUp?.Signal();
+        if (Failure != null) _options.WakeUp?.Signal();
     }
 
     private void Serve()
@@ -230,7 +230,7 @@ public sealed class ControlServer : IDisposable
             int refused = Accept();
             shortage = refused < 0;
             // Once per shortage, which may last for days.
-            if (shortage && !told) _options.Report?.Invoke($"clients of the control socket have to wait: {Reason.Of(refused)}");
+            if (shortage && !told) _options.Report?.Invoke($"clients of the control socket have to wait: {ErrnoText.Of(refused)}");
             told = shortage;
         }
     }
@@ -300,7 +300,7 @@ public sealed class ControlServer : IDisposable
     {
         if (_options.AnyPeer) return null;
         int result = Libc.GetSockOpt(fd, Libc.SOL_SOCKET, Libc.SO_PEERCRED, out PeerCredentials peer);
-        if (result < 0) return $"the system does not say who it is: {Reason.Of(result)}";
+        if (result < 0) return $"the system does not say who it is: {ErrnoText.Of(result)}";
         return peer.Uid == 0 || peer.Uid == Libc.GetEUid() ? null : $"process {peer.Pid} belongs to user {peer.Uid}";
     }
 

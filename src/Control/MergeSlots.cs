@@ -8,7 +8,7 @@ namespace Snapuserd.Control;
 /// merge ends with any result. (Android's daemon frees it only when the device is gone.) A paused snapshot keeps its place in the queue,
 /// and the others pass it. Any thread.
 /// <para>
-/// Lock order: SnapshotSet, Snapshot, MergeSlots, then MergePace and MemoryBudget. A thread that holds the lock of one takes only locks
+/// Lock order: SnapshotSet, Snapshot, MergeSlots, then MergeThrottle and MemoryBudget. A thread that holds the lock of one takes only locks
 /// further right. So a snapshot is woken, which takes its lock, only after the lock here is released.
 /// </para>
 /// </summary>
@@ -28,9 +28,9 @@ public sealed class MergeSlots(MemoryBudget budget, int merges)
     }
 
     /// <summary>Returns the snapshot's memory share if it is its turn, else null; <see cref="Leave"/> gives the share back.</summary>
-    internal MemoryShare? TryEnter(Snapshot snapshot)
+    internal MemoryQuota? TryEnter(Snapshot snapshot)
     {
-        MemoryShare share;
+        MemoryQuota share;
         Snapshot? next;
         lock (_gate)
         {
@@ -45,7 +45,7 @@ public sealed class MergeSlots(MemoryBudget budget, int merges)
     }
 
     /// <summary>Frees the slot of a merge that has ended.</summary>
-    internal void Leave(MemoryShare share)
+    internal void Leave(MemoryQuota share)
     {
         Snapshot? next;
         lock (_gate)

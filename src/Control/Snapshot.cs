@@ -109,7 +109,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
     private readonly StopFlag _mergeStop = new();
     private readonly WakeUp _wakeUp;
     private readonly MonotonicClock _clock = new();
-    private readonly MergePace _pace = new();
+    private readonly MergeThrottle _throttle = new();
     private DeviceSet? _devices;
     private MergeSetup? _setup;
     private readonly ObserverGuard? _guard;
@@ -160,7 +160,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
     public long Length => _setup?.Base.Length ?? throw new InvalidOperationException("the snapshot was not opened");
 
     /// <summary>Why the device failed, or null.</summary>
-    public string? Trouble => _server?.Trouble;
+    public string? Failure => _server?.Failure;
 
     /// <summary>
     /// Why its device cannot be removed now, as a clause: clients are connected to its socket, or the block device is mounted or held by
@@ -187,10 +187,10 @@ public sealed class Snapshot : IDisposable, IMergeObserver
                     OpsTotal = _progress.OpsTotal,
                     BytesDone = _progress.BytesDone,
                     BytesTotal = _progress.BytesTotal,
-                    Paused = _pace.IsPaused,
-                    BytesPerSecond = _pace.BytesPerSecond,
+                    Paused = _throttle.IsPaused,
+                    BytesPerSecond = _throttle.BytesPerSecond,
                     CheckPercent = _check is { } check && _status.State == SnapshotState.Merging ? (check.BytesTotal == 0 ? 100 : 100.0 * check.BytesDone / check.BytesTotal) : null,
-                    Rate = _status.State == SnapshotState.Merging && !_pace.IsPaused ? _rate.BytesPerSecond : 0,
+                    Rate = _status.State == SnapshotState.Merging && !_throttle.IsPaused ? _rate.BytesPerSecond : 0,
                     FailedReads = _view?.Failures ?? 0,
                     Reads = times.Reads,
                     WorstReadSeconds = times.WorstMicroseconds / 1e6,
@@ -226,7 +226,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
         {
             Observer = this,
             Stop = _mergeStop,
-            Pace = _pace,
+            Throttle = _throttle,
             Readers = new ReaderGate(_wakeUp),
             // While an Xor op without scratch is written in place, readers cannot be sent anywhere: such a COW is either served or merged.
             Options = new MergeOptions { VerifyFirst = _options.VerifyFirst, CheckedOps = _options.CheckedOps, AllowUnsafe = !CanMerge },
@@ -279,7 +279,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
     public ExitCode Run()
     {
         // When a ublk device fails, its readers wait for the next server, which can start only after this process ends.
-        if (_server is { } server) _stop.StopAlsoWhen(() => server.Trouble != null);
+        if (_server is { } server) _stop.StopAlsoWhen(() => server.Failure != null);
         ExitCode code = ExitCode.Done;
         if (_undurable != null)
         {
@@ -290,7 +290,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
         // Whatever the result of the merge, the device stays until a stop is requested.
         while (!_stop.Requested && !IsPlain)
         {
-            if (IsMyTurn(out MemoryShare? share)) code = Merge(share);
+            if (IsMyTurn(out MemoryQuota? share)) code = Merge(share);
             else if (_mapped != null && !_handOverTried && Status.State == SnapshotState.Merged) code = HandOver(_mapped);
             else Rest();
         }
@@ -303,7 +303,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
         // If the stop arrives just after the merge completes, the mount must not lose its device: the base can replace it. The swap waits
         // for reads that only a working server answers. A failed hand-over is not repeated: after a failed flush, the second would report
         // success.
-        if (_mapped != null && !_handOverTried && Trouble == null && Status.State == SnapshotState.Merged) code = HandOver(_mapped);
+        if (_mapped != null && !_handOverTried && Failure == null && Status.State == SnapshotState.Merged) code = HandOver(_mapped);
         return code;
     }
 
@@ -330,7 +330,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
     /// </summary>
     public void Pause()
     {
-        _pace.Pause();
+        _throttle.Pause();
         NoteRequest();
         // The snapshots after it in the queue need not wait for it.
         _options.Slots?.WakeFirst();
@@ -339,12 +339,12 @@ public sealed class Snapshot : IDisposable, IMergeObserver
     /// <summary>Resumes the merge. Any thread.</summary>
     public void Resume()
     {
-        _pace.Resume();
+        _throttle.Resume();
         NoteRequest();
     }
 
     /// <summary>True while the merge is paused. Any thread.</summary>
-    internal bool IsPaused => _pace.IsPaused;
+    internal bool IsPaused => _throttle.IsPaused;
 
     /// <summary>
     /// Limits the merge's writes, in bytes per second; 0 for no limit. While <see cref="NeedsTicks"/> is true, the caller wakes the
@@ -352,7 +352,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
     /// </summary>
     public void SetRate(long bytesPerSecond)
     {
-        _pace.BytesPerSecond = bytesPerSecond;
+        _throttle.BytesPerSecond = bytesPerSecond;
         NoteRequest();
     }
 
@@ -361,7 +361,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
     {
         get
         {
-            if (!_pace.IsLimited || _pace.IsPaused) return false;
+            if (!_throttle.IsLimited || _throttle.IsPaused) return false;
             lock (_gate) return _mergeRequested && !_mergesEnded && !_disposed && (_mergeBegan < 0 || _status.State == SnapshotState.Merging);
         }
     }
@@ -469,14 +469,14 @@ public sealed class Snapshot : IDisposable, IMergeObserver
         return queued;
     }
 
-    private bool IsMyTurn(out MemoryShare? share)
+    private bool IsMyTurn(out MemoryQuota? share)
     {
         share = null;
         lock (_gate)
         {
             if (!_mergeRequested || _mergesEnded || _mergeBegan >= 0) return false;
             // The start of a merge is recorded in the COW, and from then on a rollback may be impossible.
-            if (_status.State == SnapshotState.Queued && _pace.IsPaused) return false;
+            if (_status.State == SnapshotState.Queued && _throttle.IsPaused) return false;
         }
         return _options.Slots == null || (share = _options.Slots.TryEnter(this)) != null;
     }
@@ -494,7 +494,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
         }
     }
 
-    private ExitCode Merge(MemoryShare? share)
+    private ExitCode Merge(MemoryQuota? share)
     {
         // Both in one step: between them NeedsTicks would be false, and a thread that has seen that does not check again.
         lock (_gate) (_mergeBegan, _status) = (_clock.Milliseconds, _status with { State = SnapshotState.Merging });
@@ -542,7 +542,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
             // Later writes to the base must survive a power cut: no lower count may be on the disk than in the page cache.
             if (FinishedMerge.Flush(target, Devices.Devices[0]) is (BlockDevice device, int error))
                 throw new SnapuserdException(ExitCode.InputOutput,
-                    $"{device.Path} cannot be flushed, so {mapped.Path} stays where it is: {Reason.Of(error)}");
+                    $"{device.Path} cannot be flushed, so {mapped.Path} stays where it is: {ErrnoText.Of(error)}");
             target.GiveUpHold();
             mapped.StandOn(_options.TargetOf(target.Path, false, Length));
             Change(status => status with { State = SnapshotState.Plain });
@@ -564,7 +564,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
         {
             if (CanMerge) Lifecycle.ConfirmMerged();
             else if (FinishedMerge.Flush(Devices.Devices[1], Devices.Devices[0], withoutFlush: true) is (BlockDevice device, int error))
-                throw new SnapuserdException(ExitCode.InputOutput, $"{device.Path} cannot be flushed: {Reason.Of(error)}");
+                throw new SnapuserdException(ExitCode.InputOutput, $"{device.Path} cannot be flushed: {ErrnoText.Of(error)}");
             return null;
         }
         catch (SnapuserdException e)
@@ -587,7 +587,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
     /// </summary>
     private void Rest()
     {
-        Transfers io = _setup!.Io;
+        IoScheduler io = _setup!.Io;
         try
         {
             if (io.Broken) Libc.Sleep(LookMilliseconds);

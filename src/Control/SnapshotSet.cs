@@ -197,7 +197,7 @@ public sealed class SnapshotSet : IDisposable
         {
             null => $"there is no snapshot {name} here",
             SnapshotState.Queued or SnapshotState.Merging => $"{name} is being merged: stop ends the merge at its next checkpoint, and the snapshot with it",
-            _ when foreign && snapshot.Trouble == null => $"the device of {name} belongs to the program that made it, which removes it; the snapshot ends then",
+            _ when foreign && snapshot.Failure == null => $"the device of {name} belongs to the program that made it, which removes it; the snapshot ends then",
             _ => snapshot.Holder() is { } holder ? $"{name} is in use: {holder}" : null,
         };
         if (why != null) detached(new SnapuserdException(snapshot == null ? ExitCode.InputMissing : ExitCode.InUse, why));
@@ -480,7 +480,7 @@ public sealed class SnapshotSet : IDisposable
         }
         if (started != null) Tell(member, () => started(true));
         _ = member.Snapshot.Run();
-        if (member.Snapshot.Trouble is { } trouble && !_options.DeviceIsForeign) Report($"{member.Name}: {trouble}");
+        if (member.Snapshot.Failure is { } failure && !_options.DeviceIsForeign) Report($"{member.Name}: {failure}");
         member.Snapshot.StopServing();
     }
 

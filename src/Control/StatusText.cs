@@ -60,11 +60,11 @@ public static class StatusText
         if (status.CheckPercent is { } check) return string.Create(CultureInfo.InvariantCulture, $"{word}, check {(int)check} %");
         return status.OpsTotal == 0 || status.State is SnapshotState.Merged or SnapshotState.Plain ? word
             // Truncated, not rounded: 100 % means that nothing is left.
-            : string.Create(CultureInfo.InvariantCulture, $"{word}, {(int)status.Percent} %, {Units.Bytes(status.BytesDone)} of {Units.Bytes(status.BytesTotal)}{Pace(status)}, {status.OpsDone} of {status.OpsTotal} ops");
+            : string.Create(CultureInfo.InvariantCulture, $"{word}, {(int)status.Percent} %, {Units.Bytes(status.BytesDone)} of {Units.Bytes(status.BytesTotal)}{Rate(status)}, {status.OpsDone} of {status.OpsTotal} ops");
     }
 
     /// <summary>Remaining time and rate, as `merge` shows them.</summary>
-    private static string Pace(SnapshotStatus status) =>
+    private static string Rate(SnapshotStatus status) =>
         status.Rate > 0 && status.BytesDone < status.BytesTotal ? $", {Units.Duration((status.BytesTotal - status.BytesDone) / status.Rate)} left, {Units.Bytes(status.Rate)}/s" : "";
 
     private static string Word(SnapshotStatus status) => Word(status.State);

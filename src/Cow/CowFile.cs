@@ -221,6 +221,6 @@ public sealed class CowFile : IDisposable
         int result = MappedMemory.Map(Math.Max(1, BytesPerOp * (nint)count), out MappedMemory? memory);
         return result == 0
             ? memory!
-            : throw new SnapuserdException(ExitCode.OutOfResources, $"{source.Name}: cannot get {BytesPerOp * (long)count} bytes for {count} ops: {Reason.Of(result)}");
+            : throw new SnapuserdException(ExitCode.OutOfResources, $"{source.Name}: cannot get {BytesPerOp * (long)count} bytes for {count} ops: {ErrnoText.Of(result)}");
     }
 }

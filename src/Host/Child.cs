@@ -19,7 +19,7 @@ public static class Child
 
     /// <summary>The error for a child that cannot be started: exit code 71.</summary>
     public static SnapuserdException CannotStart(string what, int errno) =>
-        new(ExitCode.OutOfResources, $"{what} cannot be started: {Reason.Of(errno)}");
+        new(ExitCode.OutOfResources, $"{what} cannot be started: {ErrnoText.Of(errno)}");
 
     /// <summary>
     /// Waits for a child's end and collects it. Returns 0 or a negative errno; the exit code is −1 if a signal killed the child.
@@ -51,6 +51,6 @@ public static class Child
     {
         if (result is not (-Errno.EPERM or -Errno.ENOSYS)) return;
         throw new SnapuserdException(ExitCode.Unavailable,
-            $"a process that is started could not be waited for and ended: {call} failed: {Reason.Of(result)}; allow it in the sandbox");
+            $"a process that is started could not be waited for and ended: {call} failed: {ErrnoText.Of(result)}; allow it in the sandbox");
     }
 }

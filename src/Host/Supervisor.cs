@@ -66,10 +66,10 @@ public sealed class Supervisor
     {
         string[] folders = FoldersOf(options);
         Child.RequireCalls(supervises: true);
-        Supervisor supervisor = new(options, log) { _resumed = Resumptions.Before(options.Cow) };
+        Supervisor supervisor = new(options, log) { _resumed = ResumeCount.Before(options.Cow) };
         int program = CopyOfProgram();
-        supervisor._requests = StandingRequests.Make();
-        if (supervisor._requests < 0) log.Write(Priority.Warning, "requests_forgotten", $"what ctl asks for is forgotten if the server is killed: {Reason.Of(supervisor._requests)}");
+        supervisor._requests = PersistedControlState.Make();
+        if (supervisor._requests < 0) log.Write(Priority.Warning, "requests_forgotten", $"what ctl asks for is forgotten if the server is killed: {ErrnoText.Of(supervisor._requests)}");
         supervisor._holds = new SupervisorHolds(options);
         try
         {
@@ -78,7 +78,7 @@ public sealed class Supervisor
             supervisor._holds.Listen();
             // All of it, at once: pages needed to restart the server might otherwise have to be read from its device.
             int locked = Libc.MLockAll(Libc.MCL_CURRENT | Libc.MCL_FUTURE);
-            if (locked < 0) log.Write(Priority.Warning, "memory_not_locked", $"the supervisor's memory is not locked: {Reason.Of(locked)}");
+            if (locked < 0) log.Write(Priority.Warning, "memory_not_locked", $"the supervisor's memory is not locked: {ErrnoText.Of(locked)}");
             RootStorage.BeKilledLast(log);
             return supervisor.Supervise(ready, program);
         }
@@ -93,8 +93,8 @@ public sealed class Supervisor
     private ExitCode Supervise(ReadyNotifier ready, int program)
     {
         int device = _options.Device;
-        string[] words = OwnProcess.Arguments();
-        string[] arguments = Without(words, again: false);
+        string[] given = OwnProcess.Arguments();
+        string[] arguments = Without(given, again: false);
         MonotonicClock clock = new();
         for (int failures = 0; ;)
         {
@@ -103,7 +103,7 @@ public sealed class Supervisor
             if (EndSignals.HaveCome) break;
             int child = Child.Start("the server", program, arguments, Environ());
             EndSignals.Forward(child);
-            arguments = Without(words, again: true);
+            arguments = Without(given, again: true);
             // The server owns the descriptor now: a reader that reads to the end then waits for that process only.
             ready.Close();
             (int code, int signal) = Wait(child);
@@ -111,7 +111,7 @@ public sealed class Supervisor
             if (code == Libc.NotExecuted) throw new SnapuserdException(ExitCode.Unavailable, "--supervise: the system does not start this program from its descriptor (execveat)");
             failures = clock.Milliseconds - began < (code >= 0 ? LongStartMilliseconds : ShortMilliseconds) ? failures + 1 : 0;
             // The waiting device may belong to another image; that image's server takes it over.
-            bool isOurs = StandingRequests.HadDevice(_requests);
+            bool isOurs = PersistedControlState.HadDevice(_requests);
             if (code >= 0 && (EndSignals.HaveCome || code == 0 || !isOurs || !UblkServer.IsWaiting(device))) return (ExitCode)code;
             if (EndSignals.HaveCome) break;
             string how = code >= 0 ? $"ended with {code}" : $"was killed by signal {signal}";
@@ -138,12 +138,12 @@ public sealed class Supervisor
     /// <summary>Removes the device of the last server, unless it belongs to another image.</summary>
     private void RemoveDead()
     {
-        if (StandingRequests.HadDevice(_requests)) _ = UblkServer.RemoveDead(_options.Device);
+        if (PersistedControlState.HadDevice(_requests)) _ = UblkServer.RemoveDead(_options.Device);
     }
 
     private bool IsToStop(out bool merges)
     {
-        (bool stop, merges) = _requests >= 0 ? StandingRequests.Asked(_requests) : default;
+        (bool stop, merges) = _requests >= 0 ? PersistedControlState.Asked(_requests) : default;
         return stop;
     }
 
@@ -166,7 +166,7 @@ public sealed class Supervisor
             State = SnapshotState.Opening,
             Error = sentence,
         };
-        using WaitingControl? control = _options.Control is { } socket ? WaitingControl.Start(socket, status, () => StandingRequests.NoteStop(_requests)) : null;
+        using WaitingControl? control = _options.Control is { } socket ? WaitingControl.Start(socket, status, () => PersistedControlState.NoteStop(_requests)) : null;
         MonotonicClock clock = new();
         for (long end = clock.Milliseconds + pause; clock.Milliseconds < end && !EndSignals.HaveCome && !IsToStop(out _);) Libc.Sleep(LookMilliseconds);
     }
@@ -179,7 +179,7 @@ public sealed class Supervisor
         // The number is not reused until the child is collected; no signal may reach a later process with that number.
         EndSignals.Forward(0);
         if (result == 0) result = Libc.WaitPid(child, out code, out signal);
-        return result < 0 ? throw new SnapuserdException(ExitCode.Internal, $"the server cannot be waited for: {Reason.Of(result)}") : (code, signal);
+        return result < 0 ? throw new SnapuserdException(ExitCode.Internal, $"the server cannot be waited for: {ErrnoText.Of(result)}") : (code, signal);
     }
 
     /// <summary>The folders in which the server opens files; "/dev" first.</summary>
@@ -269,15 +269,15 @@ public sealed class Supervisor
     /// The server's command line without `--supervise`. After the first start also without the descriptor of `--ready-fd`, which is closed
     /// by then.
     /// </summary>
-    private static string[] Without(string[] words, bool again)
+    private static string[] Without(string[] given, bool again)
     {
-        string[] kept = new string[words.Length];
+        string[] kept = new string[given.Length];
         int count = 0;
-        for (int i = 0; i < words.Length; i++)
+        for (int i = 0; i < given.Length; i++)
         {
-            if (words[i] == "--supervise") continue;
-            if (again && words[i] == "--ready-fd") i++;
-            else if (!again || !words[i].StartsWith("--ready-fd=", StringComparison.Ordinal)) kept[count++] = words[i];
+            if (given[i] == "--supervise") continue;
+            if (again && given[i] == "--ready-fd") i++;
+            else if (!again || !given[i].StartsWith("--ready-fd=", StringComparison.Ordinal)) kept[count++] = given[i];
         }
         return kept[..count];
     }
@@ -290,12 +290,12 @@ public sealed class Supervisor
     {
         (string Name, string Value)[] own =
         [
-            (Resumptions.Variable, Number(_resumed++)),
+            (ResumeCount.Variable, Number(_resumed++)),
             (ServerName.Variable, _options.Name),
             (CtlRequests.SupervisorVariable, Number(Libc.GetPid())),
             (InheritedHolds.Variable, _holds!.ForChild()),
             (InheritedHolds.ReleaseVariable, Number(_holds.ReleaseSocket)),
-            .. _requests < 0 ? [] : ((string, string)[])[(StandingRequests.Variable, Number(_requests))],
+            .. _requests < 0 ? [] : ((string, string)[])[(PersistedControlState.Variable, Number(_requests))],
         ];
         string[] inherited = Array.FindAll(OwnProcess.Environment(), variable => !Array.Exists(own, one => variable.StartsWith($"{one.Name}=", StringComparison.Ordinal)));
         return [.. inherited, .. Array.ConvertAll(own, one => $"{one.Name}={one.Value}")];

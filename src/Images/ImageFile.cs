@@ -17,13 +17,13 @@ public sealed class ImageFile : IDisposable
     /// <summary>Zero runs of this many bytes, and multiples, become holes: most file systems have blocks of this size.</summary>
     private const int HoleBytes = Sizes.Block;
 
-    private readonly PartName _name;
+    private readonly TemporaryName _name;
     private BlockDevice? _part;
 
     /// <summary>Examines the name and creates nothing yet. Exit code 73 if it belongs to something other than a regular file.</summary>
     public ImageFile(string path)
     {
-        _name = new PartName(path);
+        _name = new TemporaryName(path);
         if (_name is { Exists: true, IsFile: false }) throw new SnapuserdException(ExitCode.CannotCreate, $"{path} exists and is not a regular file");
     }
 
@@ -51,7 +51,7 @@ public sealed class ImageFile : IDisposable
             if (fd < 0)
             {
                 bool isOther = fd is -Errno.ELOOP or -Errno.ENXIO;
-                string why = isOther ? $"there is a symbolic link or a pipe of that name ({Errno.Name(fd)})" : Reason.Of(fd);
+                string why = isOther ? $"there is a symbolic link or a pipe of that name ({Errno.Name(fd)})" : ErrnoText.Of(fd);
                 throw new SnapuserdException(ErrnoPolicy.CodeOf(FailedCall.Create, fd), $"cannot create {_name.Temporary}: {why}");
             }
             _ = Libc.Close(fd);
@@ -178,7 +178,7 @@ public sealed class ImageFile : IDisposable
     private void CheckAttribute(int result, string what, Action<string> warn)
     {
         if (Errno.IsUnsupported(result) || result is -Errno.EPERM or -Errno.EINVAL)
-            warn($"{Path} does not get the {what} of the file it replaces: {Reason.Of(result)}");
+            warn($"{Path} does not get the {what} of the file it replaces: {ErrnoText.Of(result)}");
         else Check(result, $"setting its {what}");
     }
 
@@ -197,6 +197,6 @@ public sealed class ImageFile : IDisposable
 
     private void Check(int result, string doing)
     {
-        if (result < 0) throw new SnapuserdException(ExitCode.InputOutput, $"{Path}: {doing} failed: {Reason.Of(result)}");
+        if (result < 0) throw new SnapuserdException(ExitCode.InputOutput, $"{Path}: {doing} failed: {ErrnoText.Of(result)}");
     }
 }

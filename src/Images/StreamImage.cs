@@ -138,5 +138,5 @@ public sealed class StreamImage(StopFlag stop, int fd = StreamImage.StandardOutp
         new(ExitCode.Usage, "extract: --output -: standard output is read by this very command; write to another file");
 
     private static SnapuserdException Failed(string doing, int errno) =>
-        new(ExitCode.InputOutput, $"standard output: {doing} failed: {Reason.Of(errno)}");
+        new(ExitCode.InputOutput, $"standard output: {doing} failed: {ErrnoText.Of(errno)}");
 }

@@ -10,15 +10,15 @@ namespace Snapuserd.Merge;
 /// The I/O to Base that does not belong to a batch: flushes, background write-back, and windows that are written from the metadata image.
 /// Requests begin here; the caller waits for <see cref="Transfers"/> and then checks the result.
 /// </summary>
-internal sealed class BaseWriter(MergeSetup setup, MergePlan plan, CowHead head, Watermarks marks)
+internal sealed class BaseWriter(MergeSetup setup, MergePlan plan, MetadataImage metadata, Watermarks marks)
 {
-    private readonly TransferGroup _writeBack = new();
+    private readonly IoGroup _writeBack = new();
 
     // Watermarks.BytesWritten at the last request for write-back.
     private long _writeBackAt = marks.BytesWritten;
 
     /// <summary>The flush or the writes that were begun last.</summary>
-    public TransferGroup Transfers { get; } = new();
+    public IoGroup Transfers { get; } = new();
 
     /// <summary>Flushes so far.</summary>
     public int Flushes { get; private set; }
@@ -27,7 +27,7 @@ internal sealed class BaseWriter(MergeSetup setup, MergePlan plan, CowHead head,
     public bool IsWriteBackDone => _writeBack.IsDone;
 
     /// <summary>Flushes Base. Exit code 74 if the flush fails.</summary>
-    public IEnumerable<TransferGroup> Flush()
+    public IEnumerable<IoGroup> Flush()
     {
         BeginFlush();
         yield return Transfers;
@@ -46,7 +46,7 @@ internal sealed class BaseWriter(MergeSetup setup, MergePlan plan, CowHead head,
     {
         if (Transfers.TakeFailure() is { } failure)
             throw new SnapuserdException(ExitCode.InputOutput,
-                $"{setup.Base.Name}: flushing failed: {Reason.Of(failure.Errno)}; "
+                $"{setup.Base.Name}: flushing failed: {ErrnoText.Of(failure.Errno)}; "
                 + $"nothing behind op {marks.Durable} of {marks.End} is counted");
     }
 
@@ -62,7 +62,7 @@ internal sealed class BaseWriter(MergeSetup setup, MergePlan plan, CowHead head,
             uint block = plan[first + i].NewBlock;
             int run = 1;
             while (i + run < window && run < mostBlocks && plan[first + i + run].NewBlock == block + run) run++;
-            Slice contents = head.Slot(i) with { Length = run * CowOp.BlockSize };
+            Slice contents = metadata.Slot(i) with { Length = run * CowOp.BlockSize };
             setup.Io.Write(setup.Base.Number, (long)block * CowOp.BlockSize, contents, Transfers);
             i += run;
         }
@@ -72,10 +72,10 @@ internal sealed class BaseWriter(MergeSetup setup, MergePlan plan, CowHead head,
     public void CheckSlots()
     {
         if (Transfers.TakeFailure() is not { } failure) return;
-        int slot = (failure.Request.Buffer.Offset + failure.Done - head.Slot(0).Offset) / CowOp.BlockSize;
+        int slot = (failure.Request.Buffer.Offset + failure.Done - metadata.Slot(0).Offset) / CowOp.BlockSize;
         int left = failure.Request.Buffer.Length - failure.Done;
         string where = $"{left} bytes at {failure.Request.Offset + failure.Done} for {plan.Describe(marks.Durable + slot)}";
-        throw new SnapuserdException(ExitCode.InputOutput, $"{setup.Base.Name}: writing {where} failed: {Reason.Of(failure.Errno)}");
+        throw new SnapuserdException(ExitCode.InputOutput, $"{setup.Base.Name}: writing {where} failed: {ErrnoText.Of(failure.Errno)}");
     }
 
     /// <summary>

@@ -51,11 +51,11 @@ internal sealed class Batch
 
     private readonly MergeSetup _setup;
     private readonly CowFile _cow;
-    private readonly Slice _room;
+    private readonly Slice _buffer;
     private readonly Item[] _items;
     private readonly ulong[] _byBlock;
     private readonly ulong[] _pieces;
-    private readonly TransferGroup _transfers = new();
+    private readonly IoGroup _transfers = new();
     private int _contents;
     private long _skipped;
     private int _stored;
@@ -88,19 +88,19 @@ internal sealed class Batch
         public readonly bool NeedsWork => Op.HasData && (Compression != CowCompression.None || ReadsSource);
     }
 
-    /// <summary>A batch in <paramref name="room"/>, a buffer of at least <see cref="LeastRoom"/> bytes that begins on a page.</summary>
-    public Batch(MergeSetup setup, CowFile cow, Slice room, int mostOps)
+    /// <summary>A batch in <paramref name="buffer"/>, a buffer of at least <see cref="LeastBuffer"/> bytes that begins on a page.</summary>
+    public Batch(MergeSetup setup, CowFile cow, Slice buffer, int mostOps)
     {
         _setup = setup;
         _cow = cow;
-        _room = room;
+        _buffer = buffer;
         _items = new Item[mostOps];
         _byBlock = new ulong[mostOps];
         _pieces = new ulong[2 * mostOps];
     }
 
     /// <summary>Buffer bytes that any single op of a COW fits into: its unit, and its payload as stored.</summary>
-    public static int LeastRoom(CowFile cow) => (cow.MaxUnitBytes + cow.MaxStoredBytes + CowOp.BlockSize - 1) & -CowOp.BlockSize;
+    public static int LeastBuffer(CowFile cow) => (cow.MaxUnitBytes + cow.MaxStoredBytes + CowOp.BlockSize - 1) & -CowOp.BlockSize;
 
     /// <summary>Position of the first op.</summary>
     public int From { get; private set; }
@@ -112,7 +112,7 @@ internal sealed class Batch
     public MergeStep Step { get; private set; }
 
     /// <summary>The safe-from count: from this durable count on every op of the batch may be written without the journal.</summary>
-    public int Limit { get; private set; }
+    public int SafeFrom { get; private set; }
 
     /// <summary>The durable count that the plan expects when the batch is written. A plain batch's safe-from count is no higher.</summary>
     public int Expected { get; private set; }
@@ -138,7 +138,7 @@ internal sealed class Batch
     /// <summary>Resets the batch to begin with the op at <paramref name="from"/>.</summary>
     public void Clear(int from, MergeStep step = default, int expected = 0)
     {
-        (From, To, Step, Limit, Expected) = (from, from, step, 0, expected);
+        (From, To, Step, SafeFrom, Expected) = (from, from, step, 0, expected);
         (Count, _contents, _skipped, _stored, _pieceCount, _cursor, Jobs, _jobFailed, _failure) = (0, 0, 0, 0, 0, 0, 0, false, null);
         Phase = BatchPhase.Filling;
     }
@@ -147,7 +147,7 @@ internal sealed class Batch
     public long Bytes => _contents + _skipped;
 
     /// <summary>Returns the buffer's memory to the system until its next use.</summary>
-    public void Forget() => _setup.Arena.Forget(_room);
+    public void Forget() => _setup.Arena.Forget(_buffer);
 
     /// <summary>Counts the op at <see cref="To"/>, which has a unit of <paramref name="bytes"/> bytes and nothing to write.</summary>
     public void Skip(int bytes)
@@ -160,7 +160,7 @@ internal sealed class Batch
     public bool TryAdd(int limit)
     {
         if (!TryAddAt(To)) return false;
-        Limit = Math.Max(Limit, limit);
+        SafeFrom = Math.Max(SafeFrom, limit);
         To++;
         return true;
     }
@@ -230,7 +230,7 @@ internal sealed class Batch
     }
 
     /// <summary>The reads or writes in flight.</summary>
-    public TransferGroup Transfers => _transfers;
+    public IoGroup Transfers => _transfers;
 
     /// <summary>True if <see cref="ThrowIfFailed"/> would throw.</summary>
     public bool HasFailed => _failure is not null || _jobFailed;
@@ -293,7 +293,7 @@ internal sealed class Batch
         foreach (ref readonly Item item in Items)
             if (Holds(item.Data, first) || Holds(item.Stored, first)) { whose = $" for {_cow.Describe(item.Index)}"; break; }
         return new SnapuserdException(ExitCode.InputOutput,
-            $"{device}: {what} {request.Buffer.Length - failure.Done} bytes at {request.Offset + failure.Done}{whose} failed: {Reason.Of(failure.Errno)}");
+            $"{device}: {what} {request.Buffer.Length - failure.Done} bytes at {request.Offset + failure.Done}{whose} failed: {ErrnoText.Of(failure.Errno)}");
     }
 
     private static bool Holds(Slice slice, int offset) => offset >= slice.Offset && offset < slice.Offset + slice.Length;
@@ -310,7 +310,7 @@ internal sealed class Batch
         Item item = new() { Position = position, Index = index, Op = op, ReadsSource = readsSource };
         if (op.HasData) item.Compression = _cow.AlgorithmOf(op);
         int stored = item.NeedsWork ? op.DataLength : 0;
-        if (op.UnitBytes + stored > _room.Length - _contents - _stored) return false;
+        if (op.UnitBytes + stored > _buffer.Length - _contents - _stored) return false;
         _contents += op.UnitBytes;
         _stored += stored;
         _items[Count++] = item;
@@ -327,7 +327,7 @@ internal sealed class Batch
         foreach (ulong key in order)
         {
             ref Item item = ref _items[Index(key)];
-            item.Data = _room.Part(at, item.Op.UnitBytes);
+            item.Data = _buffer.Part(at, item.Op.UnitBytes);
             at += item.Op.UnitBytes;
             if (item.Op.Type == CowOpType.Zero) _setup.Arena[item.Data].Clear();
             if (!item.Op.HasData || item.NeedsWork) continue;
@@ -344,7 +344,7 @@ internal sealed class Batch
             if (_items[i].NeedsWork) AddPiece(_items[i].Op.DataOffset, PieceKind.Payload, i);
         Span<ulong> pieces = _pieces.AsSpan(before, _pieceCount - before);
         pieces.Sort();
-        int at = _contents, spare = _room.Length - _contents - _stored;
+        int at = _contents, spare = _buffer.Length - _contents - _stored;
         long end = -1;
         foreach (ulong piece in pieces)
         {
@@ -355,7 +355,7 @@ internal sealed class Batch
                 at += (int)gap;
                 spare -= (int)gap;
             }
-            item.Stored = _room.Part(at, item.Op.DataLength);
+            item.Stored = _buffer.Part(at, item.Op.DataLength);
             at += item.Op.DataLength;
             end = item.Op.DataOffset + item.Op.DataLength;
         }
@@ -422,7 +422,7 @@ internal sealed class Batch
         long gap = next.Offset - (request.Offset + request.Buffer.Length);
         long gapInMemory = next.Buffer.Offset - ((long)request.Buffer.Offset + request.Buffer.Length);
         // Between contents lie other contents, never a gap that may be read over. Payloads lie after all contents.
-        bool payloads = request.Device == _setup.Cow.Number && request.Buffer.Offset >= _room.Offset + _contents;
+        bool payloads = request.Device == _setup.Cow.Number && request.Buffer.Offset >= _buffer.Offset + _contents;
         if (gap != gapInMemory || gap < 0 || (gap > 0 && !payloads)) return false;
         int length = request.Buffer.Length + (int)gap + next.Buffer.Length;
         if (length > _setup.Options.RequestBytes) return false;

@@ -51,6 +51,6 @@ internal sealed class BatchFiller(MergePlan plan, Pipeline pipeline)
             batch.Skip(plan[_position].UnitBytes);
             return true;
         }
-        return batch.TryAdd(plan.Limit(_position));
+        return batch.TryAdd(plan.SafeFrom(_position));
     }
 }

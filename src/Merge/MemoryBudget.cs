@@ -12,7 +12,7 @@ public sealed class MemoryBudget
     private readonly object _gate = new();
     private readonly long _bytes;
     private readonly int _most;
-    private readonly MemoryShare?[] _shares;
+    private readonly MemoryQuota?[] _shares;
     private int _count;
     private long _taken;
     private long _peak;
@@ -25,7 +25,7 @@ public sealed class MemoryBudget
     {
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(merges);
         ArgumentOutOfRangeException.ThrowIfLessThan(bytes, (long)merges * sureBytes);
-        (_bytes, _most, SureBytes, _shares) = (bytes, merges, sureBytes, new MemoryShare?[merges]);
+        (_bytes, _most, SureBytes, _shares) = (bytes, merges, sureBytes, new MemoryQuota?[merges]);
     }
 
     /// <summary>Bytes guaranteed to each merge.</summary>
@@ -44,20 +44,20 @@ public sealed class MemoryBudget
     }
 
     /// <summary>
-    /// Adds a merge. It leaves by disposing its <see cref="MemoryShare"/>. Throws if the budget already has its maximum number of merges.
+    /// Adds a merge. It leaves by disposing its <see cref="MemoryQuota"/>. Throws if the budget already has its maximum number of merges.
     /// </summary>
-    public MemoryShare Join()
+    public MemoryQuota Join()
     {
         lock (_gate)
         {
             int free = Array.IndexOf(_shares, null);
             if (free < 0) throw new InvalidOperationException($"{_most} merges share the memory already");
             _count++;
-            return _shares[free] = new MemoryShare(this);
+            return _shares[free] = new MemoryQuota(this);
         }
     }
 
-    internal bool TryTake(MemoryShare share, long bytes)
+    internal bool TryTake(MemoryQuota share, long bytes)
     {
         lock (_gate)
         {
@@ -69,12 +69,12 @@ public sealed class MemoryBudget
         }
     }
 
-    internal bool HasTooMuch(MemoryShare share)
+    internal bool HasTooMuch(MemoryQuota share)
     {
         lock (_gate) return share.Taken > Part;
     }
 
-    internal void Give(MemoryShare share, long bytes)
+    internal void Give(MemoryQuota share, long bytes)
     {
         lock (_gate)
         {
@@ -83,7 +83,7 @@ public sealed class MemoryBudget
         }
     }
 
-    internal void Leave(MemoryShare share)
+    internal void Leave(MemoryQuota share)
     {
         lock (_gate)
         {
@@ -100,21 +100,21 @@ public sealed class MemoryBudget
     private long Part => (_bytes - ((long)(_most - _count) * SureBytes)) / _count;
 
     /// <summary>Guaranteed bytes that other merges have not taken.</summary>
-    private long Owed(MemoryShare share)
+    private long Owed(MemoryQuota share)
     {
         long owed = (long)(_most - _count) * SureBytes;
-        foreach (MemoryShare? other in _shares)
+        foreach (MemoryQuota? other in _shares)
             if (other != null && other != share) owed += Math.Max(0, SureBytes - other.Taken);
         return owed;
     }
 }
 
 /// <summary>The quota of one merge in a <see cref="MemoryBudget"/>.</summary>
-public sealed class MemoryShare : IDisposable
+public sealed class MemoryQuota : IDisposable
 {
     private readonly MemoryBudget _budget;
 
-    internal MemoryShare(MemoryBudget budget) => _budget = budget;
+    internal MemoryQuota(MemoryBudget budget) => _budget = budget;
 
     /// <summary>Bytes taken.</summary>
     public long Taken { get; internal set; }

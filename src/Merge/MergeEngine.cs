@@ -29,7 +29,7 @@ namespace Snapuserd.Merge;
 /// <item><see cref="BatchFiller"/> and <see cref="Pipeline"/>: the contents of the next ops;</item>
 /// <item><see cref="MergeRules"/> and <see cref="CheckpointSchedule"/>: what may be written, and when a checkpoint is due;</item>
 /// <item><see cref="MergeProtocols"/>: the order of writes and flushes; <see cref="RunningProtocol"/> says which one runs;</item>
-/// <item><see cref="CowHead"/> and <see cref="BaseWriter"/>: writes and flushes of the COW and of Base.</item>
+/// <item><see cref="MetadataImage"/> and <see cref="BaseWriter"/>: writes and flushes of the COW and of Base.</item>
 /// </list>
 /// </summary>
 public sealed class MergeEngine : IDisposable
@@ -40,13 +40,13 @@ public sealed class MergeEngine : IDisposable
     private readonly MergeSetup _setup;
     private readonly CowFile _cow;
     private readonly MergePlan _plan;
-    private readonly CowHead _head;
+    private readonly MetadataImage _metadata;
     private readonly Pipeline _pipeline;
     private readonly Watermarks _marks;
     private readonly MergeLoop _loop;
 
     // What the previous run left in scratch; null until it is read.
-    private LeftWindow? _left;
+    private RecoveredWindow? _left;
 
     private MergeEngine(MergeSetup setup, CowFile cow, MergePlan plan)
     {
@@ -54,10 +54,10 @@ public sealed class MergeEngine : IDisposable
         _setup = setup;
         _cow = cow;
         _plan = plan;
-        _head = new CowHead(setup, new ScratchLayout(cow.Header.HeaderBytes, cow.Header.ScratchBytes), plan.LongestWindowFrom(count));
+        _metadata = new MetadataImage(setup, new ScratchLayout(cow.Header.HeaderBytes, cow.Header.ScratchBytes), plan.LongestWindowFrom(count));
         _pipeline = Pipeline.InRestOf(setup, cow, MergeForecast.Of(plan, count).Windows > 0);
         _marks = new Watermarks(plan, count, setup.Observer);
-        _loop = new MergeLoop(setup, cow, plan, _head, _pipeline, _marks);
+        _loop = new MergeLoop(setup, cow, plan, _metadata, _pipeline, _marks);
     }
 
     /// <summary>
@@ -116,7 +116,7 @@ public sealed class MergeEngine : IDisposable
             int count = _marks.Durable;
             int end = Math.Min(_plan.Count, count + AndroidBatch);
             for (int position = count; position < end && _plan[position].IsOrdered; position++)
-                if (_plan.Limit(position) > count) return true;
+                if (_plan.SafeFrom(position) > count) return true;
             return false;
         }
     }
@@ -128,7 +128,7 @@ public sealed class MergeEngine : IDisposable
     /// file systems below lack space for all writes of the merge (<see cref="MergeSetup.Storage"/>). Where several merges share memory,
     /// <paramref name="share"/> is the quota of this merge. Programs run it through <see cref="MergeLifecycle"/>.
     /// </summary>
-    public MergeResult Run(MemoryShare? share = null)
+    public MergeResult Run(MemoryQuota? share = null)
     {
         try
         {
@@ -178,9 +178,9 @@ public sealed class MergeEngine : IDisposable
     }
 
     /// <summary>
-    /// The block in a slot of the window described by <see cref="OpHomes.Window"/>. For readers that have entered; thread-safe.
+    /// The block in a slot of the window described by <see cref="OpLocations.Window"/>. For readers that have entered; thread-safe.
     /// </summary>
-    public ReadOnlySpan<byte> WindowBlock(int slot) => _setup.Arena[_head.Slot(slot)];
+    public ReadOnlySpan<byte> WindowBlock(int slot) => _setup.Arena[_metadata.Slot(slot)];
 
     /// <inheritdoc/>
     public void Dispose()
@@ -203,7 +203,7 @@ public sealed class MergeEngine : IDisposable
     /// </summary>
     private void RefuseOverlap()
     {
-        LeftWindow left = _left ??= Prepare();
+        RecoveredWindow left = _left ??= Prepare();
         _plan.CheckMergeable(_marks.Durable + (left.IsStale ? 0 : left.Entries), _setup);
         if (_plan.Window == 0 && !_setup.Options.AllowUnsafe) RefuseInPlace(_cow, _plan);
     }
@@ -211,7 +211,7 @@ public sealed class MergeEngine : IDisposable
     /// <summary>Does not start while paused: the first COW write ends the possibility of rollback.</summary>
     private void AwaitResume()
     {
-        while (_setup.Pace.IsPaused)
+        while (_setup.Throttle.IsPaused)
         {
             if (_setup.Stop.Requested) throw _loop.Interrupted();
             _pipeline.Wait(forOthers: true);
@@ -225,23 +225,23 @@ public sealed class MergeEngine : IDisposable
     private void ReserveStorage()
     {
         if (_setup.Storage is not { } storage) return;
-        storage.Reserve(_setup.Cow, [new ByteRange(0, _head.Image.Length)]);
+        storage.Reserve(_setup.Cow, [new ByteRange(0, _metadata.Image.Length)]);
         storage.Reserve(_setup.Base, _plan.WrittenFrom(_marks.Durable));
     }
 
     /// <summary>
     /// Reads what the previous run left in scratch, and tells readers where the ops are. Nothing is written before it is found valid.
     /// </summary>
-    private LeftWindow Prepare()
+    private RecoveredWindow Prepare()
     {
-        foreach (TransferGroup transfers in _head.Load())
+        foreach (IoGroup transfers in _metadata.Load())
             while (!transfers.IsDone) _setup.Io.Wait();
-        if (_head.Count != _marks.Start)
+        if (_metadata.Count != _marks.Start)
             throw new SnapuserdException(ExitCode.InUse,
-                $"{_cow.Name}: num_merge_ops changed from {_marks.Start} to {_head.Count} while it was read; another merge is running");
-        LeftWindow left = LeftWindow.Read(_cow, _plan, _head, _marks.Durable);
+                $"{_cow.Name}: num_merge_ops changed from {_marks.Start} to {_metadata.Count} while it was read; another merge is running");
+        RecoveredWindow left = RecoveredWindow.Read(_cow, _plan, _metadata, _marks.Durable);
         _plan.CheckSources(_marks.Durable, left, _setup);
-        _setup.Readers.Publish(new OpHomes(_marks.Durable, left.IsStale ? 0 : left.Entries));
+        _setup.Readers.Publish(new OpLocations(_marks.Durable, left.IsStale ? 0 : left.Entries));
         return left;
     }
 }

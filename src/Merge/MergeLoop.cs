@@ -12,7 +12,7 @@ internal sealed class MergeLoop
 {
     private readonly MergeSetup _setup;
     private readonly MergePlan _plan;
-    private readonly CowHead _head;
+    private readonly MetadataImage _metadata;
     private readonly Pipeline _pipeline;
     private readonly Watermarks _marks;
     private readonly RunningProtocol _running = new();
@@ -27,17 +27,17 @@ internal sealed class MergeLoop
     private bool _held;
 
     /// <summary>The loop of a merge whose parts are ready. Nothing is read or written yet.</summary>
-    public MergeLoop(MergeSetup setup, CowFile cow, MergePlan plan, CowHead head, Pipeline pipeline, Watermarks marks)
+    public MergeLoop(MergeSetup setup, CowFile cow, MergePlan plan, MetadataImage metadata, Pipeline pipeline, Watermarks marks)
     {
         _setup = setup;
         _plan = plan;
-        _head = head;
+        _metadata = metadata;
         _pipeline = pipeline;
         _marks = marks;
         _checkpoints = new CheckpointSchedule(setup, marks, _running);
-        _rules = new MergeRules(setup.Options, plan, head, marks, _running);
-        _target = new BaseWriter(setup, plan, head, marks);
-        _protocols = new MergeProtocols(setup, cow, plan, head, pipeline, _target, marks, _rules, _checkpoints, _running);
+        _rules = new MergeRules(setup.Options, plan, metadata, marks, _running);
+        _target = new BaseWriter(setup, plan, metadata, marks);
+        _protocols = new MergeProtocols(setup, cow, plan, metadata, pipeline, _target, marks, _rules, _checkpoints, _running);
         _filler = new BatchFiller(plan, pipeline);
     }
 
@@ -50,20 +50,20 @@ internal sealed class MergeLoop
         Journaled = _protocols.Journaled,
         Blocks = _marks.BlocksWritten,
         BaseBytesWritten = _marks.BlocksWritten * CowOp.BlockSize,
-        CowBytesWritten = _head.BytesWritten,
-        Flushes = _target.Flushes + _head.Flushes,
+        CowBytesWritten = _metadata.BytesWritten,
+        Flushes = _target.Flushes + _metadata.Flushes,
         Checkpoints = _checkpoints.Count,
     };
 
     /// <summary>Makes durable what the previous run left, and waits for it. Exit code 74 if a device fails.</summary>
-    public void Recover(LeftWindow left)
+    public void Recover(RecoveredWindow left)
     {
         foreach (IPending pending in _protocols.Recover(left))
             while (!pending.IsDone) _setup.Io.Wait();
     }
 
     /// <summary>Begins to make durable what the previous run left, unless <see cref="Recover"/> has done that.</summary>
-    public void Start(LeftWindow left)
+    public void Start(RecoveredWindow left)
     {
         _filler.BeginAt(_marks.Durable + (left.IsStale ? 0 : left.Entries));
         if (!_rules.IsRecovered) _protocols.BeginRecovery(left);
@@ -77,7 +77,7 @@ internal sealed class MergeLoop
     {
         while (!IsFinished())
         {
-            // No progress this turn. Block until I/O or a job completes, the last old-epoch reader leaves, or the pace changes; each of
+            // No progress this turn. Block until I/O or a job completes, the last old-epoch reader leaves, or the rate changes; each of
             // them wakes the queue.
             if (!Turn()) _pipeline.Wait(forOthers: _held || _marks.Released < _marks.Durable || _running.AwaitsReaders);
         }
@@ -123,7 +123,7 @@ internal sealed class MergeLoop
     /// Fills free buffers with the next ops, whose payloads are then read. Only after page 0 is written back: that write could change a
     /// payload that was read before. True if anything changed.
     /// </summary>
-    private bool Fill() => !_stopping && _head.IsWrittenBack && _filler.Fill();
+    private bool Fill() => !_stopping && _metadata.IsWrittenBack && _filler.Fill();
 
     /// <summary>Starts every permitted write, in merge order, and retires finished batches. True if anything changed.</summary>
     private bool Write()
@@ -141,7 +141,7 @@ internal sealed class MergeLoop
                 continue;
             }
             if (batch.Phase != BatchPhase.Ready || _stopping || !Begin(batch, place == 0, uncounted)) break;
-            _setup.Pace.Take(batch.Bytes);
+            _setup.Throttle.Take(batch.Bytes);
             changed = true;
             // A protocol may release its batch, which moves the others up in the line. The next turn continues with them.
             if (batch.Step.Kind != StepKind.Plain) break;
@@ -187,11 +187,11 @@ internal sealed class MergeLoop
     private bool IsHeld()
     {
         long now = _setup.Time.Milliseconds;
-        if (_setup.Pace.MayWrite(now)) return false;
+        if (_setup.Throttle.MayWrite(now)) return false;
         _held = true;
         // A pause may be long and end in a power cut, so what is written is made durable first. A rate limit holds after every batch; a
         // checkpoint each time would flush once per batch.
-        if (_rules.CanCount && (_setup.Pace.IsPaused || _checkpoints.IsIntervalOver(now))) _checkpoints.Request();
+        if (_rules.CanCount && (_setup.Throttle.IsPaused || _checkpoints.IsIntervalOver(now))) _checkpoints.Request();
         return true;
     }
 

@@ -24,7 +24,7 @@ internal readonly record struct MergeStep(StepKind Kind, int Ops);
 
 /// <summary>
 /// The ops of a COW by position in merge order, with the effect of rule 1 of design §5 on each. An op may overwrite its blocks once the
-/// durable count has reached its <see cref="Limit"/>, its safe-from count. The safe-from count is the position after the last op that reads
+/// durable count has reached its <see cref="SafeFrom"/>, its safe-from count. The safe-from count is the position after the last op that reads
 /// one of these blocks. In a valid order no op reads a block after its writer. So the safe-from count is at most the op's own position plus
 /// 1. It is equal to that exactly if the op reads what it overwrites.
 /// <para>
@@ -60,13 +60,13 @@ internal sealed class MergePlan : IDisposable
             if (overlap is { } ranges)
             {
                 _map = new StorageMap(ranges.Span);
-                cow.Order.CheckOverlap(_map, Limits);
+                cow.Order.CheckOverlap(_map, SafeFroms);
                 _counts = Map((nint)Count + 1);
                 FindSafeCounts();
             }
             else
             {
-                cow.Order.Check(sharedBlocks, Limits, sourceIsBase);
+                cow.Order.Check(sharedBlocks, SafeFroms, sourceIsBase);
             }
         }
         catch
@@ -82,7 +82,7 @@ internal sealed class MergePlan : IDisposable
     /// <summary>W: ops per journaled window, 0 without scratch.</summary>
     public int Window { get; }
 
-    private Span<int> Limits => _limits!.Span<int>(0, Count);
+    private Span<int> SafeFroms => _limits!.Span<int>(0, Count);
 
     private Span<byte> Counts => _counts!.Span<byte>(0, Count + 1);
 
@@ -94,7 +94,7 @@ internal sealed class MergePlan : IDisposable
 
     /// <summary>
     /// Throws 64 if no checkpoints and windows lead from the durable count <paramref name="count"/> to the end. The caller has already
-    /// checked that no source is lost (<see cref="CheckSources(int, LeftWindow, MergeSetup)"/>).
+    /// checked that no source is lost (<see cref="CheckSources(int, RecoveredWindow, MergeSetup)"/>).
     /// </summary>
     public void CheckMergeable(int count, MergeSetup setup)
     {
@@ -113,7 +113,7 @@ internal sealed class MergePlan : IDisposable
     /// Throws 65 if an uncounted op reads what an op before it has overwritten: its data is lost, for readers as well. A window left in
     /// scratch counts as written; its contents were read when everything before it was written. This engine never leaves such a state.
     /// </summary>
-    public void CheckSources(int count, LeftWindow left, MergeSetup setup)
+    public void CheckSources(int count, RecoveredWindow left, MergeSetup setup)
     {
         CheckSources(count, setup);
         if (!left.IsStale) CheckSources(count + left.Entries, setup);
@@ -134,7 +134,7 @@ internal sealed class MergePlan : IDisposable
     /// </summary>
     private void FindSafeCounts()
     {
-        ReadOnlySpan<int> limits = Limits;
+        ReadOnlySpan<int> limits = SafeFroms;
         Span<byte> counts = Counts;
         int reach = 0, count = Count;
         for (int at = 0; at < count; at++)
@@ -170,10 +170,10 @@ internal sealed class MergePlan : IDisposable
             int at = toDo.Min;
             toDo.Remove(at);
             furthest = at;
-            if (Limit(at) <= at + (Window == 0 ? 1 : 0) && counts[at + 1] != Gone) toDo.Add(at + 1);
+            if (SafeFrom(at) <= at + (Window == 0 ? 1 : 0) && counts[at + 1] != Gone) toDo.Add(at + 1);
             if (WindowAt(at) is > 0 and int window && counts[at + window] != Gone) toDo.Add(at + window);
         }
-        if (Limit(furthest) > furthest + 1) return (furthest, Limit(furthest) - 1);
+        if (SafeFrom(furthest) > furthest + 1) return (furthest, SafeFrom(furthest) - 1);
         return PairAcross(furthest + WindowAt(furthest));
     }
 
@@ -181,7 +181,7 @@ internal sealed class MergePlan : IDisposable
     private (int Writer, int Reader) PairAcross(int count)
     {
         for (int writer = count - 1; writer >= 0; writer--)
-            if (Limit(writer) > count) return (writer, Limit(writer) - 1);
+            if (SafeFrom(writer) > count) return (writer, SafeFrom(writer) - 1);
         throw new InvalidOperationException($"nothing is read across count {count}");
     }
 
@@ -203,7 +203,7 @@ internal sealed class MergePlan : IDisposable
     private static MappedMemory Map(nint bytes)
     {
         int result = MappedMemory.Map(bytes, out MappedMemory? memory);
-        if (result < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"cannot map {bytes} bytes for the ops: {Reason.Of(result)}");
+        if (result < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"cannot map {bytes} bytes for the ops: {ErrnoText.Of(result)}");
         return memory!;
     }
 
@@ -214,13 +214,13 @@ internal sealed class MergePlan : IDisposable
     /// The safe-from count of the op at <paramref name="position"/>: from this durable count on its blocks may be overwritten without the
     /// journal.
     /// </summary>
-    public int Limit(int position) => Limits[position];
+    public int SafeFrom(int position) => SafeFroms[position];
 
     /// <summary>The op overwrites what it or a later one reads: an Xor in place. No checkpoint helps, only the journal.</summary>
-    public bool IsInPlace(int position) => Limit(position) > position;
+    public bool IsInPlace(int position) => SafeFrom(position) > position;
 
     /// <summary>The op has nothing to write: a Copy onto itself, or a duplicate of an earlier op.</summary>
-    public bool IsNoOp(int position) => Limit(position) < 0;
+    public bool IsNoOp(int position) => SafeFrom(position) < 0;
 
     /// <summary>
     /// The next step for the durable count <paramref name="durable"/> when Base is written up to <paramref name="written"/>, which is less
@@ -251,7 +251,7 @@ internal sealed class MergePlan : IDisposable
     /// </summary>
     private int PlainRun(int durable, int from)
     {
-        ReadOnlySpan<int> limits = Limits;
+        ReadOnlySpan<int> limits = SafeFroms;
         int position = from;
         while (position < limits.Length && limits[position] <= durable && IsSafe(position + 1)) position++;
         return position - from;

@@ -10,10 +10,10 @@ namespace Snapuserd.Merge;
 /// the list there. Each step begins I/O and yields what must be done before the next step. <see cref="MergeProtocol"/> names them;
 /// <see cref="RunningProtocol"/> takes the steps, one protocol at a time.
 /// </summary>
-internal sealed class MergeProtocols(MergeSetup setup, CowFile cow, MergePlan plan, CowHead head, Pipeline pipeline, BaseWriter target,
+internal sealed class MergeProtocols(MergeSetup setup, CowFile cow, MergePlan plan, MetadataImage metadata, Pipeline pipeline, BaseWriter target,
     Watermarks marks, MergeRules rules, CheckpointSchedule checkpoints, RunningProtocol running)
 {
-    private readonly uint[] _windowBlocks = new uint[head.Slots];
+    private readonly uint[] _windowBlocks = new uint[metadata.Slots];
 
     // Ops of the window at the durable count that are in the metadata image already, from batches that hold only a part of it.
     private int _staged;
@@ -28,7 +28,7 @@ internal sealed class MergeProtocols(MergeSetup setup, CowFile cow, MergePlan pl
     public void BeginCheckpoint() => running.Begin(MergeProtocol.Checkpoint, Checkpoint());
 
     /// <summary>Begins to make durable what the previous run left.</summary>
-    public void BeginRecovery(LeftWindow left) => running.Begin(MergeProtocol.Recovery, Recover(left));
+    public void BeginRecovery(RecoveredWindow left) => running.Begin(MergeProtocol.Recovery, Recover(left));
 
     /// <summary>Begins to write the first batch, Xors in place without scratch. Everything before it is durable.</summary>
     public void BeginUnsafe(Batch batch) => running.Begin(MergeProtocol.WriteUnsafe, WriteUnsafe(batch));
@@ -41,7 +41,7 @@ internal sealed class MergeProtocols(MergeSetup setup, CowFile cow, MergePlan pl
     {
         if (batch.From != marks.Durable + _staged)
             throw new InvalidOperationException("rule 3: a window does not begin at the durable count");
-        foreach (ref readonly Batch.Item item in batch.Items) head.SetSlot(item.Position - marks.Durable, item.Data);
+        foreach (ref readonly Batch.Item item in batch.Items) metadata.SetSlot(item.Position - marks.Durable, item.Data);
         int before = _staged;
         _staged += batch.Items.Length;
         bool whole = batch.To - batch.From == batch.Step.Ops;
@@ -58,10 +58,10 @@ internal sealed class MergeProtocols(MergeSetup setup, CowFile cow, MergePlan pl
     /// is written back, later ops are read and decoded during the flushes, because none of them reads what the window writes. None is
     /// written before this protocol ends.
     /// </summary>
-    public IEnumerable<IPending> Recover(LeftWindow left)
+    public IEnumerable<IPending> Recover(RecoveredWindow left)
     {
         target.BeginFlush();
-        foreach (TransferGroup transfers in head.MakeDurable(left.IsStale ? 0 : left.Entries, begins: marks.Durable == 0 && plan.Count > 0))
+        foreach (IoGroup transfers in metadata.MakeDurable(left.IsStale ? 0 : left.Entries, begins: marks.Durable == 0 && plan.Count > 0))
         {
             yield return transfers;
             // A failed flush ends the run. No device is flushed after it: the later flush could succeed and make lost data look durable.
@@ -69,13 +69,13 @@ internal sealed class MergeProtocols(MergeSetup setup, CowFile cow, MergePlan pl
         }
         yield return target.Transfers;
         target.CheckFlush();
-        if (marks.Durable < plan.Count) setup.Mark?.Begin(cow, marks.Durable);
+        if (marks.Durable < plan.Count) setup.Marker?.Begin(cow, marks.Durable);
         checkpoints.BeginInterval();
 
         if (left.IsStale)
         {
-            head.State = ScratchLayout.Invalid;
-            foreach (TransferGroup transfers in head.Commit()) yield return transfers;
+            metadata.State = ScratchLayout.Invalid;
+            foreach (IoGroup transfers in metadata.Commit()) yield return transfers;
         }
         else if (left.Entries > 0)
         {
@@ -90,9 +90,9 @@ internal sealed class MergeProtocols(MergeSetup setup, CowFile cow, MergePlan pl
     {
         int to = marks.Written;
         checkpoints.Begin();
-        foreach (TransferGroup transfers in target.Flush()) yield return transfers;
-        head.Count = to;
-        foreach (TransferGroup transfers in head.Commit()) yield return transfers;
+        foreach (IoGroup transfers in target.Flush()) yield return transfers;
+        metadata.Count = to;
+        foreach (IoGroup transfers in metadata.Commit()) yield return transfers;
         Counted(to);
     }
 
@@ -104,14 +104,14 @@ internal sealed class MergeProtocols(MergeSetup setup, CowFile cow, MergePlan pl
     {
         rules.CheckRule3(window);
         for (int i = 0; i < window; i++) _windowBlocks[i] = plan[marks.Written + i].NewBlock;
-        head.State = ScratchLayout.Invalid;
-        head.SetEntries(_windowBlocks.AsSpan(0, window));
-        foreach (TransferGroup transfers in head.WriteScratch(window)) yield return transfers;
-        head.State = ScratchLayout.Valid;
-        foreach (TransferGroup transfers in head.Commit()) yield return transfers;
+        metadata.State = ScratchLayout.Invalid;
+        metadata.SetEntries(_windowBlocks.AsSpan(0, window));
+        foreach (IoGroup transfers in metadata.WriteScratch(window)) yield return transfers;
+        metadata.State = ScratchLayout.Valid;
+        foreach (IoGroup transfers in metadata.Commit()) yield return transfers;
         Journaled += window;
         // The writes to Base destroy what the window's ops read. From here on readers take the window's contents from memory.
-        setup.Readers.Publish(new OpHomes(marks.Durable, window));
+        setup.Readers.Publish(new OpLocations(marks.Durable, window));
         running.SwitchTo(MergeProtocol.AwaitReaders);
         while (!setup.Readers.IsDone) yield return setup.Readers;
         running.SwitchTo(MergeProtocol.WriteWindow);
@@ -135,11 +135,11 @@ internal sealed class MergeProtocols(MergeSetup setup, CowFile cow, MergePlan pl
             target.CheckSlots();
             marks.AdvanceWritten(end, journaled: true);
         }
-        foreach (TransferGroup transfers in target.Flush()) yield return transfers;
+        foreach (IoGroup transfers in target.Flush()) yield return transfers;
         // Plain ops after the window may have been written in parallel; the flush does not cover them.
-        head.Count = end;
-        head.State = ScratchLayout.Invalid;
-        foreach (TransferGroup transfers in head.Commit()) yield return transfers;
+        metadata.Count = end;
+        metadata.State = ScratchLayout.Invalid;
+        foreach (IoGroup transfers in metadata.Commit()) yield return transfers;
         Counted(end);
     }
 
@@ -150,15 +150,15 @@ internal sealed class MergeProtocols(MergeSetup setup, CowFile cow, MergePlan pl
     private IEnumerable<IPending> WriteUnsafe(Batch batch)
     {
         rules.CheckUnsafe();
-        head.Magic = CowHeader.UnsafeMagic;
-        foreach (TransferGroup transfers in head.Commit()) yield return transfers;
+        metadata.Magic = CowHeader.UnsafeMagic;
+        foreach (IoGroup transfers in metadata.Commit()) yield return transfers;
         int end = batch.To;
         rules.PermitUnsafe(end);
         foreach (IPending pending in WriteFirst(batch)) yield return pending;
-        foreach (TransferGroup transfers in target.Flush()) yield return transfers;
-        head.Magic = CowHeader.Magic;
-        head.Count = end;
-        foreach (TransferGroup transfers in head.Commit()) yield return transfers;
+        foreach (IoGroup transfers in target.Flush()) yield return transfers;
+        metadata.Magic = CowHeader.Magic;
+        metadata.Count = end;
+        foreach (IoGroup transfers in metadata.Commit()) yield return transfers;
         Counted(end);
     }
 
@@ -194,7 +194,7 @@ internal sealed class MergeProtocols(MergeSetup setup, CowFile cow, MergePlan pl
         if (marks.Published < marks.Durable)
         {
             marks.Publish();
-            setup.Readers.Publish(new OpHomes(marks.Durable, 0));
+            setup.Readers.Publish(new OpLocations(marks.Durable, 0));
             if (setup.Readers.IsDone) marks.Release();
             return true;
         }

@@ -15,11 +15,11 @@ internal enum WritePermission
 }
 
 /// <summary>
-/// What may be written to Base, and when: rules 1 and 3 of design §5. (Rule 2 is about scratch; <see cref="CowHead"/> checks it.)
+/// What may be written to Base, and when: rules 1 and 3 of design §5. (Rule 2 is about scratch; <see cref="MetadataImage"/> checks it.)
 /// <see cref="MayWrite"/> decides. The methods whose names begin with Check are assertions, made at every write, also in the shipped
 /// program: they throw <see cref="InvalidOperationException"/>, which only an error in this program can cause.
 /// </summary>
-internal sealed class MergeRules(MergeOptions options, MergePlan plan, CowHead head, Watermarks marks, RunningProtocol protocol)
+internal sealed class MergeRules(MergeOptions options, MergePlan plan, MetadataImage metadata, Watermarks marks, RunningProtocol protocol)
 {
     // Ops before these positions may overwrite what they read: their results are durable in scratch, or the user allowed it.
     private int _journaledTo;
@@ -37,12 +37,12 @@ internal sealed class MergeRules(MergeOptions options, MergePlan plan, CowHead h
     /// </summary>
     public WritePermission MayWrite(Batch batch, long uncounted)
     {
-        if (batch.Limit > marks.Released)
+        if (batch.SafeFrom > marks.Released)
         {
             // The batch may wait for readers only; then no checkpoint helps. The checkpoint waits for batch.Expected, not only for the
             // safe-from count: otherwise the next batch of the step needs another one. A running checkpoint may already be the one it
             // waits for.
-            bool helps = batch.Limit > marks.Durable && !protocol.IsRunning && marks.Written >= batch.Expected;
+            bool helps = batch.SafeFrom > marks.Durable && !protocol.IsRunning && marks.Written >= batch.Expected;
             return helps ? WritePermission.NeedsCheckpoint : WritePermission.NotYet;
         }
         if (uncounted >= options.UncountedBytes) return CanCount ? WritePermission.NeedsCheckpoint : WritePermission.NotYet;
@@ -71,11 +71,11 @@ internal sealed class MergeRules(MergeOptions options, MergePlan plan, CowHead h
     public void CheckRule1(Batch batch)
     {
         if (!IsRecovered) throw new InvalidOperationException("Base is written before what the predecessor left was made durable");
-        bool journaled = batch.From >= marks.Durable && batch.To <= _journaledTo && batch.Limit <= _journaledTo &&
-            head.DurableState == ScratchLayout.Valid;
-        bool allowed = batch.From >= marks.Durable && batch.To <= _unsafeTo && batch.Limit <= _unsafeTo
-            && head.Magic == CowHeader.UnsafeMagic;
-        if (batch.Limit > marks.Released && !journaled && !allowed)
+        bool journaled = batch.From >= marks.Durable && batch.To <= _journaledTo && batch.SafeFrom <= _journaledTo &&
+            metadata.DurableState == ScratchLayout.Valid;
+        bool allowed = batch.From >= marks.Durable && batch.To <= _unsafeTo && batch.SafeFrom <= _unsafeTo
+            && metadata.Magic == CowHeader.UnsafeMagic;
+        if (batch.SafeFrom > marks.Released && !journaled && !allowed)
             throw new InvalidOperationException(
                 $"rule 1: positions {batch.From} to {batch.To} overwrite a block that is read from position {marks.Released} on");
     }
@@ -85,7 +85,7 @@ internal sealed class MergeRules(MergeOptions options, MergePlan plan, CowHead h
     /// </summary>
     public void CheckSlots(int window)
     {
-        if (head.DurableState != ScratchLayout.Valid || marks.Written != marks.Durable || marks.Written + window > _journaledTo)
+        if (metadata.DurableState != ScratchLayout.Valid || marks.Written != marks.Durable || marks.Written + window > _journaledTo)
             throw new InvalidOperationException("rule 1: a window is written whose scratch is not durable");
     }
 

@@ -11,7 +11,7 @@ public readonly record struct MergeDevice(int Number, string Name, long Length);
 public sealed record MergeSetup
 {
     /// <summary>Transfers of any length to and from the devices below.</summary>
-    public required Transfers Io { get; init; }
+    public required IoScheduler Io { get; init; }
     /// <summary>All buffer memory; taken once, when the engine opens.</summary>
     public required Arena Arena { get; init; }
     /// <summary>Decompression and XOR, in the same arena.</summary>
@@ -38,13 +38,13 @@ public sealed record MergeSetup
     /// <summary>Set from outside to stop at the next checkpoint.</summary>
     public StopFlag Stop { get; init; } = new();
     /// <summary>Pause and rate limit, set from outside.</summary>
-    public MergePace Pace { get; init; } = new();
+    public MergeThrottle Throttle { get; init; } = new();
     /// <summary>Receives the progress; null for none. Nothing durable depends on it (<see cref="ObserverGuard"/>).</summary>
     public IMergeObserver? Observer { get; init; }
     /// <summary>Reserves storage before the first write; null if there is nothing to reserve.</summary>
     public IStorageReserver? Storage { get; init; }
-    /// <summary>A mark beside the COW that says that its merge has begun; null for none.</summary>
-    public IMergeMark? Mark { get; init; }
+    /// <summary>A marker beside the COW that says that its merge has begun; null for none.</summary>
+    public IMergeMarker? Marker { get; init; }
     /// <summary>
     /// The gate for readers of the merged image during the merge. It signals the wake-up that the queue of <see cref="Io"/> waits on.
     /// </summary>
@@ -115,20 +115,20 @@ public interface IMergeObserver
 }
 
 /// <summary>
-/// A mark outside of the COW that says that its merge has begun. The methods are called on the engine's thread and may block: Begin by
+/// A marker outside of the COW that says that its merge has begun. The methods are called on the engine's thread and may block: Begin by
 /// the engine, the others by <see cref="MergeLifecycle"/>. Begin is called at most once per run.
 /// </summary>
-public interface IMergeMark
+public interface IMergeMarker
 {
     /// <summary>
-    /// Called before anything is written. Throws 65 if the mark names another COW than <paramref name="cow"/>: the base then belongs to
+    /// Called before anything is written. Throws 65 if the marker names another COW than <paramref name="cow"/>: the base then belongs to
     /// that COW.
     /// </summary>
     void Check(CowFile cow);
 
     /// <summary>
     /// Called before the first write to Base, with the number of counted ops, after the COW says durably, as far as it can, that its merge
-    /// has begun. The mark is durable on return. Throws 74 if it cannot be made durable.
+    /// has begun. The marker is durable on return. Throws 74 if it cannot be made durable.
     /// </summary>
     void Begin(CowFile cow, int count);
 

@@ -19,7 +19,7 @@ public sealed class MergedImage : IDisposable
     private readonly MergeSetup _setup;
     private readonly CowFile _cow;
     private readonly MergePlan _plan;
-    private readonly CowHead? _head;
+    private readonly MetadataImage? _metadata;
     private readonly Pipeline _pipeline;
     private readonly Slice _chunk;
     private readonly int _count;
@@ -31,14 +31,14 @@ public sealed class MergedImage : IDisposable
         _cow = cow;
         _plan = plan;
         _count = _windowEnd = (int)cow.Header.NumMergeOps;
-        LeftWindow left = default;
+        RecoveredWindow left = default;
         ScratchLayout layout = new(cow.Header.HeaderBytes, cow.Header.ScratchBytes);
         if (layout.Window > 0)
         {
-            _head = new CowHead(setup, layout, plan.LongestWindowFrom(_count));
-            foreach (TransferGroup transfers in _head.Load())
+            _metadata = new MetadataImage(setup, layout, plan.LongestWindowFrom(_count));
+            foreach (IoGroup transfers in _metadata.Load())
                 while (!transfers.IsDone) setup.Io.Wait();
-            left = LeftWindow.Read(cow, plan, _head, _count);
+            left = RecoveredWindow.Read(cow, plan, _metadata, _count);
             if (!left.IsStale) _windowEnd = _count + left.Entries;
         }
         plan.CheckSources(_count, left, setup);
@@ -55,7 +55,7 @@ public sealed class MergedImage : IDisposable
         try
         {
             cow = setup.ReadCow();
-            setup.Mark?.Check(cow);
+            setup.Marker?.Check(cow);
             cow.CheckDevices(setup.Base.Length, setup.Source.Length);
             int window = new ScratchLayout(cow.Header.HeaderBytes, cow.Header.ScratchBytes).Window;
             plan = new MergePlan(cow, window, setup.SharedBlocks, setup.SourceIsBase, setup.Overlap);
@@ -111,7 +111,7 @@ public sealed class MergedImage : IDisposable
                 }
                 else if (position < _windowEnd)
                 {
-                    _setup.Arena[_head!.Slot(position - _count)].CopyTo(_setup.Arena[chunk.Part((int)((block * CowOp.BlockSize) - offset), CowOp.BlockSize)]);
+                    _setup.Arena[_metadata!.Slot(position - _count)].CopyTo(_setup.Arena[chunk.Part((int)((block * CowOp.BlockSize) - offset), CowOp.BlockSize)]);
                 }
                 else if (!batch.TryAddAt(position))
                 {

@@ -12,7 +12,7 @@ namespace Snapuserd.Merge;
 internal sealed class Pipeline
 {
     /// <summary>
-    /// Bytes of a buffer, if memory allows for <see cref="LeastRooms"/> of that size. Longer batches find more neighbours to join; shorter
+    /// Bytes of a buffer, if memory allows for <see cref="LeastBuffers"/> of that size. Longer batches find more neighbours to join; shorter
     /// ones are still in the processor's cache when they are written. tests/Benchmarks/README.md has the table.
     /// </summary>
     private const int RoomBytes = 1 << 20;
@@ -24,33 +24,33 @@ internal sealed class Pipeline
     private const int WindowRoomBytes = 3 << 20;
 
     /// <summary>One buffer is written, one is decompressed, one is read, one is filled.</summary>
-    private const int LeastRooms = 4;
+    private const int LeastBuffers = 4;
 
     /// <summary>More buffers only spread the work over more memory than a cache holds.</summary>
-    private const int MostRooms = 8;
+    private const int MostBuffers = 8;
 
     private readonly MergeSetup _setup;
     private readonly CowFile _cow;
     private readonly Batch[] _batches;
     private readonly Batch[] _line;
     private readonly Batch[] _free;
-    private readonly int _roomBytes;
-    private MemoryShare? _share;
+    private readonly int _bufferBytes;
+    private MemoryQuota? _share;
     private int _freeCount;
     private int _first;
     private int _jobs;
 
-    private Pipeline(MergeSetup setup, CowFile cow, Slice memory, int room)
+    private Pipeline(MergeSetup setup, CowFile cow, Slice memory, int buffer)
     {
         _setup = setup;
         _cow = cow;
-        _batches = new Batch[memory.Length / room];
-        int mostOps = Math.Clamp(Math.Min(room / CowOp.BlockSize, cow.Order.Count), 1, Batch.MostOps);
+        _batches = new Batch[memory.Length / buffer];
+        int mostOps = Math.Clamp(Math.Min(buffer / CowOp.BlockSize, cow.Order.Count), 1, Batch.MostOps);
         _line = new Batch[_batches.Length];
         _free = new Batch[_batches.Length];
-        _roomBytes = room;
+        _bufferBytes = buffer;
         for (int i = _batches.Length - 1; i >= 0; i--)
-            _free[_freeCount++] = _batches[i] = new Batch(setup, cow, memory.Part(i * room, room), mostOps) { Tag = (uint)i, IsTaken = true };
+            _free[_freeCount++] = _batches[i] = new Batch(setup, cow, memory.Part(i * buffer, buffer), mostOps) { Tag = (uint)i, IsTaken = true };
     }
 
     /// <summary>
@@ -58,11 +58,11 @@ internal sealed class Pipeline
     /// </summary>
     public static Pipeline InRestOf(MergeSetup setup, CowFile cow, bool journals = false)
     {
-        int least = Batch.LeastRoom(cow), most = journals ? WindowRoomBytes : RoomBytes;
-        (int grain, int room, int rooms) = Divide(setup.Arena, least, most);
-        if (rooms == 0)
+        int least = Batch.LeastBuffer(cow), most = journals ? WindowRoomBytes : RoomBytes;
+        (int grain, int buffer, int buffers) = Divide(setup.Arena, least, most);
+        if (buffers == 0)
             throw new SnapuserdException(ExitCode.OutOfResources, $"{cow.Name}: {least} bytes of buffers are needed beside its scratch, {setup.Arena.Free} are left; try a larger --memory");
-        return new Pipeline(setup, cow, setup.Arena.Take(rooms * room, grain)!.Value, room);
+        return new Pipeline(setup, cow, setup.Arena.Take(buffers * buffer, grain)!.Value, buffer);
     }
 
     /// <summary>
@@ -70,17 +70,17 @@ internal sealed class Pipeline
     /// in bytes, and their number. The number is 0 if not even one of <paramref name="least"/> bytes fits.
     /// <para>
     /// A buffer consists of whole system pages, because memory is returned to the system in whole pages. Where memory is short, pages can
-    /// yield fewer buffers than blocks do, and fewer than <see cref="LeastRooms"/>. Then buffers consist of whole blocks, and a buffer that
+    /// yield fewer buffers than blocks do, and fewer than <see cref="LeastBuffers"/>. Then buffers consist of whole blocks, and a buffer that
     /// is given back returns only the pages that lie inside it.
     /// </para>
     /// </summary>
-    internal static (int Grain, int Room, int Rooms) Divide(Arena arena, int least, int most)
+    internal static (int Grain, int Buffer, int Buffers) Divide(Arena arena, int least, int most)
     {
         int page = Math.Max(arena.System.Page, Arena.Alignment);
-        int grain = Fitting(arena, least, page) >= Math.Min(LeastRooms, Fitting(arena, least, Arena.Alignment)) ? page : Arena.Alignment;
+        int grain = Fitting(arena, least, page) >= Math.Min(LeastBuffers, Fitting(arena, least, Arena.Alignment)) ? page : Arena.Alignment;
         int memory = MemoryIn(arena, grain);
-        int room = Math.Max(Sizes.RoundUp(least, grain), Sizes.RoundDown(Math.Min(most, memory / LeastRooms), grain));
-        return (grain, room, Math.Min(memory / room, MostRooms));
+        int buffer = Math.Max(Sizes.RoundUp(least, grain), Sizes.RoundDown(Math.Min(most, memory / LeastBuffers), grain));
+        return (grain, buffer, Math.Min(memory / buffer, MostBuffers));
     }
 
     /// <summary>Most buffers of at least <paramref name="least"/> bytes that fit.</summary>
@@ -93,13 +93,13 @@ internal sealed class Pipeline
     /// From here on uses no more memory than <paramref name="share"/> gives. Call it before the first batch is opened. Exit code 71 if the
     /// quota is too small for a single buffer.
     /// </summary>
-    public void Join(MemoryShare share)
+    public void Join(MemoryQuota share)
     {
         // The quota also pays for the COW's metadata image and the window it was read through. With one buffer a merge can continue
         // whatever the others take.
-        int other = _setup.Arena.Size - _setup.Arena.Free - (_batches.Length * _roomBytes);
-        if (!share.TryTake(other + _roomBytes))
-            throw new SnapuserdException(ExitCode.OutOfResources, $"{_cow.Name}: {other + _roomBytes} bytes of buffers are needed, and several merges share them; try a larger --memory");
+        int other = _setup.Arena.Size - _setup.Arena.Free - (_batches.Length * _bufferBytes);
+        if (!share.TryTake(other + _bufferBytes))
+            throw new SnapuserdException(ExitCode.OutOfResources, $"{_cow.Name}: {other + _bufferBytes} bytes of buffers are needed, and several merges share them; try a larger --memory");
         foreach (Batch batch in _batches) batch.IsTaken = batch == _batches[0];
         _share = share;
     }
@@ -119,7 +119,7 @@ internal sealed class Pipeline
         if (_freeCount == 0) return null;
         // Use the most recently used buffer: the processor's cache may still hold it. Buffers never taken are at the bottom.
         Batch batch = _free[_freeCount - 1];
-        if (!batch.IsTaken && !(batch.IsTaken = _share!.TryTake(_roomBytes))) return null;
+        if (!batch.IsTaken && !(batch.IsTaken = _share!.TryTake(_bufferBytes))) return null;
         _freeCount--;
         _line[(_first + Count++) % _line.Length] = batch;
         batch.Clear(from, step, expected);
@@ -135,7 +135,7 @@ internal sealed class Pipeline
         if (_share is { HasTooMuch: true } share && HasAnother(batch))
         {
             batch.Forget();
-            share.Give(_roomBytes);
+            share.Give(_bufferBytes);
             batch.IsTaken = false;
             // To the bottom of the stack: taken buffers are reused before another one is taken.
             _free.AsSpan(0, _freeCount).CopyTo(_free.AsSpan(1));
@@ -173,11 +173,11 @@ internal sealed class Pipeline
 
     /// <summary>
     /// Blocks until a device or a worker finishes something. With <paramref name="forOthers"/> also until the queue is woken: by the last
-    /// reader that was inside when the caller checked, or by another thread that changes the pace.
+    /// reader that was inside when the caller checked, or by another thread that changes the rate.
     /// </summary>
     public void Wait(bool forOthers = false)
     {
-        // A worker that ends a job wakes the queue as well. A reader that left, or a thread that changed the pace, since the caller checked
+        // A worker that ends a job wakes the queue as well. A reader that left, or a thread that changed the rate, since the caller checked
         // has already woken it.
         if (_setup.Io.InFlight > 0 || forOthers) _setup.Io.Wait();
         else if (_jobs > 0) _setup.Workers.WaitForEnd();

@@ -8,7 +8,7 @@ namespace Snapuserd.Merge;
 /// The locations of the ops of the merged image at one moment. The ops before <paramref name="Counted"/> are in Base, the
 /// <paramref name="Window"/> ops after them in the memory of the journaled window, and all others in Source and COW.
 /// </summary>
-public readonly record struct OpHomes(int Counted, int Window);
+public readonly record struct OpLocations(int Counted, int Window);
 
 /// <summary>
 /// Synchronizes a merge with the readers of the merged image (design §6). A write to Base over a source, or the next window, destroys the
@@ -28,7 +28,7 @@ public sealed class ReaderGate : IPending
 
     private readonly WakeUp? _wakeUp;
     private readonly int[] _inside = new int[2 * Stride];
-    private long _homes;
+    private long _locations;
     private int _epoch;
 
     /// <summary>
@@ -43,12 +43,12 @@ public sealed class ReaderGate : IPending
     /// The locations for a reader that has entered. They stay valid until it leaves, whatever is published meanwhile. One word, so that
     /// count and window change together.
     /// </summary>
-    public OpHomes Homes
+    public OpLocations Locations
     {
         get
         {
-            long homes = Volatile.Read(ref _homes);
-            return new OpHomes((int)(homes >> 32), (int)homes);
+            long locations = Volatile.Read(ref _locations);
+            return new OpLocations((int)(locations >> 32), (int)locations);
         }
     }
 
@@ -56,7 +56,7 @@ public sealed class ReaderGate : IPending
     public bool IsDone => Volatile.Read(ref _inside[Place(_epoch - 1)]) == 0;
 
     /// <summary>
-    /// Registers a reader, which then reads <see cref="Homes"/>. Returns the epoch to pass to <see cref="Leave"/>. A full fence.
+    /// Registers a reader, which then reads <see cref="Locations"/>. Returns the epoch to pass to <see cref="Leave"/>. A full fence.
     /// </summary>
     public int Enter()
     {
@@ -81,9 +81,9 @@ public sealed class ReaderGate : IPending
     /// <summary>
     /// Publishes the new locations. Only while <see cref="IsDone"/>: there are two counters, for the readers before and after one switch.
     /// </summary>
-    internal void Publish(OpHomes homes)
+    internal void Publish(OpLocations locations)
     {
-        Volatile.Write(ref _homes, ((long)homes.Counted << 32) | (uint)homes.Window);
+        Volatile.Write(ref _locations, ((long)locations.Counted << 32) | (uint)locations.Window);
         Interleave?.Invoke();
         // A full fence: a reader that enters under the new epoch sees the new locations, and IsDone sees every reader that entered before.
         Interlocked.Increment(ref _epoch);

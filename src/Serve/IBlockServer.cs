@@ -38,7 +38,7 @@ public interface IBlockServer : IDisposable
     /// <summary>
     /// Null while it serves; the reason once the device is gone or a thread has failed. The server's wake-up is signalled then.
     /// </summary>
-    string? Trouble { get; }
+    string? Failure { get; }
 
     /// <summary>Clients connected to a socket; 0 for a device, whose users the kernel knows.</summary>
     int Clients => 0;

@@ -26,7 +26,7 @@ public sealed class ReadContext : IDisposable
     {
         _arena = new Arena(Bytes(view, reads, bufferBytes));
         _queue = new SyncQueue(devices, _arena, _wakeUp, Math.Max(LeastDepth, reads));
-        Reader = new ViewReader(view, new Transfers(_queue, Array.ConvertAll(devices, device => device.Granule)), _arena, reads);
+        Reader = new ViewReader(view, new IoScheduler(_queue, Array.ConvertAll(devices, device => device.Granule)), _arena, reads);
         _buffers = new Slice[reads];
         for (int i = 0; i < reads; i++) _buffers[i] = _arena.Take(bufferBytes)!.Value;
     }

@@ -76,12 +76,12 @@ public sealed class SnapshotView : IDisposable
     internal static long Now => Stopwatch.GetTimestamp();
 
     /// <summary>Records a client's read whose answer is ready, or which has failed; <paramref name="came"/> is its arrival time.</summary>
-    internal void Answered(long came) => Took(Now - came);
+    internal void Answered(long came) => RecordLatency(Now - came);
 
     /// <summary>
     /// Records a read that was sent in parts: <paramref name="ticks"/> excludes the time that the client took to receive them.
     /// </summary>
-    internal void Took(long ticks)
+    internal void RecordLatency(long ticks)
     {
         long microseconds = ticks / (Stopwatch.Frequency / 1_000_000);
         Interlocked.Increment(ref _reads);

@@ -27,7 +27,7 @@ internal sealed class ViewRead
     private const int MostPieces = 256;
 
     private readonly SnapshotView _view;
-    private readonly Transfers _io;
+    private readonly IoScheduler _io;
     private readonly Arena _arena;
     private readonly UnitDecoder _decoder;
     private readonly Slice _stored;
@@ -35,7 +35,7 @@ internal sealed class ViewRead
     private readonly Slice _block;
     private readonly Piece[] _pieces = new Piece[MostPieces];
     private readonly Item[] _items = new Item[MostPieces];
-    private readonly TransferGroup _transfers = new();
+    private readonly IoGroup _transfers = new();
     private Slice _buffer;
     private long _offset;
     private int _planned;
@@ -68,7 +68,7 @@ internal sealed class ViewRead
         public Slice Source;
     }
 
-    public ViewRead(SnapshotView view, Transfers io, Arena arena, Slice memory, UnitDecoder decoder)
+    public ViewRead(SnapshotView view, IoScheduler io, Arena arena, Slice memory, UnitDecoder decoder)
     {
         _view = view;
         _io = io;
@@ -128,7 +128,7 @@ internal sealed class ViewRead
         (_pieceCount, _itemCount, _storedUsed, _cursor) = (0, 0, 0, 0);
         _pass = _view.Gate.Enter();
         _entered = true;
-        Plan(_view.Gate.Homes);
+        Plan(_view.Gate.Locations);
         Issue();
     }
 
@@ -139,7 +139,7 @@ internal sealed class ViewRead
         {
             (MergeDevice cow, MergeDevice target, MergeDevice source) = _view.Devices;
             string device = failure.Request.Device == cow.Number ? cow.Name : failure.Request.Device == target.Number ? target.Name : source.Name;
-            Fail($"{device}: reading {failure.Request.Buffer.Length - failure.Done} bytes at {failure.Request.Offset + failure.Done} failed: {Reason.Of(failure.Errno)}");
+            Fail($"{device}: reading {failure.Request.Buffer.Length - failure.Done} bytes at {failure.Request.Offset + failure.Done} failed: {ErrnoText.Of(failure.Errno)}");
             return;
         }
         for (int i = 0; i < _itemCount; i++)
@@ -172,7 +172,7 @@ internal sealed class ViewRead
     }
 
     /// <summary>Plans from <see cref="_planned"/> on, until pieces or memory run out.</summary>
-    private void Plan(OpHomes homes)
+    private void Plan(OpLocations locations)
     {
         MergeOrder order = _view.Cow.Order;
         (MergeDevice cow, MergeDevice target, MergeDevice source) = _view.Devices;
@@ -180,7 +180,7 @@ internal sealed class ViewRead
         {
             long at = _offset + _planned;
             int wanted = _buffer.Length - _planned;
-            if (homes.Counted == order.Count)
+            if (locations.Counted == order.Count)
             {
                 // Everything is merged.
                 Read(target.Number, at, wanted);
@@ -203,8 +203,8 @@ internal sealed class ViewRead
             CowOp op = _view.Cow[index];
             int from = (int)(at - ((long)op.NewBlock * CowOp.BlockSize));
             wanted = Math.Min(wanted, op.UnitBytes - from);
-            if (position < homes.Counted) Read(target.Number, at, wanted);
-            else if (position - homes.Counted < homes.Window) Copy(_view.WindowBlock(position - homes.Counted).Slice(from, wanted));
+            if (position < locations.Counted) Read(target.Number, at, wanted);
+            else if (position - locations.Counted < locations.Window) Copy(_view.WindowBlock(position - locations.Counted).Slice(from, wanted));
             else if (op.Type == CowOpType.Copy) Read(source.Number, op.SourceByte + from, wanted);
             else if (op.Type == CowOpType.Zero) Target(wanted).Clear();
             else if (op.Type == CowOpType.Replace && _view.Cow.IsRaw(op) && op.DataLength == op.UnitBytes) Read(cow.Number, op.DataOffset + from, wanted);

@@ -14,7 +14,7 @@ public readonly record struct ViewCompletion(uint Tag, int Result);
 /// </summary>
 public sealed class ViewReader : IDisposable
 {
-    private readonly Transfers _io;
+    private readonly IoScheduler _io;
     private readonly UnitDecoder _decoder = new();
     private readonly ViewRead[] _reads;
     private readonly int[] _active;
@@ -25,7 +25,7 @@ public sealed class ViewReader : IDisposable
     /// engine. It takes <see cref="BytesPerRead"/> of <paramref name="arena"/> for each; exit code 71 if less is free. Both stay the
     /// caller's and outlive the reader.
     /// </summary>
-    public ViewReader(SnapshotView view, Transfers io, Arena arena, int reads)
+    public ViewReader(SnapshotView view, IoScheduler io, Arena arena, int reads)
     {
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(reads);
         _io = io;

@@ -144,7 +144,7 @@ public sealed class BlockDeviceCallTests : IDisposable
         }
         SnapuserdException refused = Assert.Throws<SnapuserdException>(() => Answering([SYS_flock, SYS_statfs], Refuse, () => BlockDevice.Open(_folder["f"], Alone).Dispose()));
         Assert.Equal(ExitCode.Unavailable, refused.Code);
-        Assert.StartsWith($"cannot lock {_folder["f"]}: nfs has no locks (flock: {Reason.Of(errno)}); --no-lock", refused.Message, StringComparison.Ordinal);
+        Assert.StartsWith($"cannot lock {_folder["f"]}: nfs has no locks (flock: {ErrnoText.Of(errno)}); --no-lock", refused.Message, StringComparison.Ordinal);
         int exclusive = Libc.LOCK_EX | Libc.LOCK_NB, shared = Libc.LOCK_SH | Libc.LOCK_NB;
         Assert.Equal(errno == Errno.EBADF ? [exclusive, shared] : [exclusive], kinds);
         foreach (DeviceAccess access in (DeviceAccess[])[DeviceAccess.Shared, Alone | DeviceAccess.WithoutLock])
@@ -155,7 +155,7 @@ public sealed class BlockDeviceCallTests : IDisposable
                 using BlockDevice device = BlockDevice.Open(_folder["f"], access);
                 warning = device.NotLocked;
             });
-            Assert.StartsWith($"{_folder["f"]} is not locked: nfs has no locks (flock: {Reason.Of(errno)}); nothing keeps", warning, StringComparison.Ordinal);
+            Assert.StartsWith($"{_folder["f"]} is not locked: nfs has no locks (flock: {ErrnoText.Of(errno)}); nothing keeps", warning, StringComparison.Ordinal);
         }
     }
 
@@ -377,7 +377,7 @@ public sealed class BlockDeviceCallTests : IDisposable
             if (fails)
             {
                 SnapuserdException refused = Assert.Throws<SnapuserdException>(Make);
-                Assert.Equal((ExitCode.InputOutput, $"{failing.Path}: flushing failed: {Reason.Of(errno)}"), (refused.Code, refused.Message));
+                Assert.Equal((ExitCode.InputOutput, $"{failing.Path}: flushing failed: {ErrnoText.Of(errno)}"), (refused.Code, refused.Message));
                 continue;
             }
             Make();
@@ -395,7 +395,7 @@ public sealed class BlockDeviceCallTests : IDisposable
             using WakeUp wakeUp = new();
             int ring = -1;
             List<int> closed = [];
-            RingRefusal? refusal = null;
+            UringUnavailable? refusal = null;
             RingQueue? queue = null;
             Answering([SYS_io_uring_setup, SYS_io_uring_enter, SYS_close], call =>
             {
@@ -432,7 +432,7 @@ public sealed class BlockDeviceCallTests : IDisposable
                 using (queue)
                 {
                     Assert.Equal((direct, direct), (queue!.FixedBuffer, arena.IsRegistered));
-                    Transfers transfers = new(queue, [1, device.Granule]);
+                    IoScheduler transfers = new(queue, [1, device.Granule]);
                     arena[new Slice(0, 4096)].Fill(9);
                     transfers.Read(1, 4096, new Slice(0, 4096));
                     Assert.Null(transfers.Drain());

@@ -102,7 +102,7 @@ public sealed class BlockDeviceEdgeTests : IDisposable
     {
         Disk disk = new(_folder["f"]) { ReadOnly = 1 };
         SnapuserdException refused = Refused(disk, () => BlockDevice.Open(_folder["f"], DeviceAccess.Write).Dispose());
-        Assert.Equal((ExitCode.Permission, $"cannot open {_folder["f"]} for writing: it is read-only (EROFS)"), (refused.Code, refused.Message));
+        Assert.Equal((ExitCode.Permission, $"cannot open {_folder["f"]} for writing: read-only file system (EROFS)"), (refused.Code, refused.Message));
         Assert.Empty(disk.Open);
         disk.Run(() => BlockDevice.Open(_folder["f"], DeviceAccess.Read).Dispose());
     }
@@ -330,7 +330,7 @@ public sealed class BlockDeviceEdgeTests : IDisposable
                 if (call.Number == SYS_openat) return call.Text(1) == _folder["f"] ? opened = Libc.OpenAt(Libc.AT_FDCWD, _folder["f"], call[2]) : null;
                 return call[0] == opened && call.Text(1).Length == 0 && ++asked == failing ? -Errno.EIO : null;
             }, () => refused = Assert.Throws<SnapuserdException>(() => BlockDevice.Open(_folder["f"], DeviceAccess.Shared).Dispose()));
-            Assert.Equal((ExitCode.InputOutput, $"cannot open {_folder["f"]}: {Reason.Of(Errno.EIO)}"), (refused!.Code, refused.Message));
+            Assert.Equal((ExitCode.InputOutput, $"cannot open {_folder["f"]}: {ErrnoText.Of(Errno.EIO)}"), (refused!.Code, refused.Message));
             Assert.False(opened >= 0 && IsPath(opened, _folder["f"]));
         }
     }
@@ -439,7 +439,7 @@ public sealed class BlockDeviceEdgeTests : IDisposable
                 given = true;
                 SnapuserdException? refused = Record.Exception(device.GiveUpHold) as SnapuserdException;
                 given = false;
-                Assert.Equal((step, ExitCode.Permission, $"cannot open {_folder["f"]}: {Reason.Of(errno)}"), (step, refused?.Code, refused?.Message));
+                Assert.Equal((step, ExitCode.Permission, $"cannot open {_folder["f"]}: {ErrnoText.Of(errno)}"), (step, refused?.Code, refused?.Message));
                 Assert.Equal(fd, device.Fd);
                 Assert.Equal(Libc.O_RDWR, Libc.Fcntl(fd, Libc.F_GETFL, 0) & Libc.O_ACCMODE);
                 Assert.Equal([fd], disk.Open);
@@ -574,7 +574,7 @@ public sealed class BlockDeviceEdgeTests : IDisposable
         void Fails()
         {
             SnapuserdException refused = Assert.Throws<SnapuserdException>(() => BlockDevice.Open(path, DeviceAccess.Direct).Dispose());
-            Assert.Equal((ExitCode.InputOutput, $"{path}: reading the first {granule} bytes failed: {Reason.Of(errno)}"), (refused.Code, refused.Message));
+            Assert.Equal((ExitCode.InputOutput, $"{path}: reading the first {granule} bytes failed: {ErrnoText.Of(errno)}"), (refused.Code, refused.Message));
         }
         Refusing(SYS_pread64, errno, Fails);
         RefusingToMap(granule, errno, Fails);

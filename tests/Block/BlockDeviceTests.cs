@@ -166,7 +166,7 @@ public sealed class BlockDeviceTests
             using Arena arena = new(65536);
             using WakeUp wakeUp = new();
             using SyncQueue queue = new([device], arena, wakeUp, 1);
-            Transfers transfers = new(queue, [device.Granule]);
+            IoScheduler transfers = new(queue, [device.Granule]);
             Slice buffer = arena.Take(4096)!.Value;
             transfers.Read(0, 12288, buffer);
             Assert.Null(transfers.Drain());
@@ -250,7 +250,7 @@ public sealed class BlockDeviceTests
             using Arena arena = new(65536);
             using WakeUp wakeUp = new();
             using IBlockQueue queue = QueueFixture.Make("ring", [device], arena, wakeUp, 4);
-            Transfers transfers = new(queue, [device.Granule]);
+            IoScheduler transfers = new(queue, [device.Granule]);
             transfers.Read(0, 0, new Slice(0, 4096));
             Assert.Null(transfers.Drain());
         }

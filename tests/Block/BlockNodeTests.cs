@@ -169,7 +169,7 @@ public sealed class BlockNodeTests : IDisposable
         _devices.Answers[open] = -errno;
         SnapuserdException refused = Assert.Throws<SnapuserdException>(() => _devices.Run(() => BlockNode.Open(8, 17, Libc.O_RDONLY)));
         Assert.Equal(ExitCode.OutOfResources, refused.Code);
-        Assert.Contains($"(sda1): {Reason.Of(errno)}", refused.Message, StringComparison.Ordinal);
+        Assert.Contains($"(sda1): {ErrnoText.Of(errno)}", refused.Message, StringComparison.Ordinal);
     }
 
     [Fact]
@@ -257,7 +257,7 @@ public sealed class BlockNodeTests : IDisposable
                 default: return asked++ % 2 == 0 ? -Errno.EINTR : -Errno.EAGAIN;
             }
         }, () => Assert.Equal(-Errno.EAGAIN, KernelDevices.Read(7, 3, 5000, new byte[4000])));
-        Assert.Equal(2 * (Retry.AttemptsBeforePlain + 1), asked);
+        Assert.Equal(2 * (Retry.AttemptsBeforeSync + 1), asked);
         Assert.Equal([(4096L, 8192L)], dropped);
         Assert.Equal(-1, fd);
     }

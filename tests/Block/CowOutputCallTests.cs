@@ -39,7 +39,7 @@ public sealed class CowOutputCallTests : IDisposable
     public void File_that_cannot_be_created_is_told_with_the_reason(int errno, ExitCode code)
     {
         int asked = 0;
-        AssertFails(code, $"{_path}: cannot be created: {Reason.Of(-errno)}", () => Answering([SYS_openat],
+        AssertFails(code, $"{_path}: cannot be created: {ErrnoText.Of(-errno)}", () => Answering([SYS_openat],
             call => call.Text(1) == _path && (call[2] & Libc.O_CREAT) != 0 ? asked++ < 2 ? -Errno.EINTR : -errno : null, () => FileCowOutput.Create(_path).Dispose()));
         Assert.Equal(3, asked);
         Assert.False(File.Exists(_path));
@@ -60,7 +60,7 @@ public sealed class CowOutputCallTests : IDisposable
 
     [Theory]
     [InlineData(Errno.EINTR, 40)]
-    [InlineData(Errno.EAGAIN, Retry.AttemptsBeforePlain)]
+    [InlineData(Errno.EAGAIN, Retry.AttemptsBeforeSync)]
     public void Calls_that_are_interrupted_are_made_again(int errno, int times)
     {
         using FileCowOutput output = FileCowOutput.Create(_path);
@@ -82,9 +82,9 @@ public sealed class CowOutputCallTests : IDisposable
         Answering([SYS_pread64, SYS_pwrite64], Answer, () =>
         {
             left = times + 1;
-            AssertFails(ExitCode.InputOutput, $"{_path}: writing 5 bytes at 7 failed: {Reason.Of(-errno)}", () => output.Write(7, written));
+            AssertFails(ExitCode.InputOutput, $"{_path}: writing 5 bytes at 7 failed: {ErrnoText.Of(-errno)}", () => output.Write(7, written));
             left = times + 1;
-            AssertFails(ExitCode.InputOutput, $"{_path}: reading 5 bytes at 7 failed: {Reason.Of(-errno)}", () => output.Read(7, read));
+            AssertFails(ExitCode.InputOutput, $"{_path}: reading 5 bytes at 7 failed: {ErrnoText.Of(-errno)}", () => output.Read(7, read));
         });
     }
 
@@ -100,8 +100,8 @@ public sealed class CowOutputCallTests : IDisposable
         int asked = 0;
         Answering([SYS_pread64, SYS_pwrite64], call => call[0] == output.Fd && asked++ is 0 or 1 ? answer : null, () =>
         {
-            AssertFails(ExitCode.InputOutput, $"{_path}: writing 3 bytes at 2 failed: {Reason.Of(-errno)}", () => output.Write(2, [1, 2, 3]));
-            AssertFails(ExitCode.InputOutput, $"{_path}: reading 3 bytes at 2 failed: {Reason.Of(-errno)}", () => output.Read(2, new byte[3]));
+            AssertFails(ExitCode.InputOutput, $"{_path}: writing 3 bytes at 2 failed: {ErrnoText.Of(-errno)}", () => output.Write(2, [1, 2, 3]));
+            AssertFails(ExitCode.InputOutput, $"{_path}: reading 3 bytes at 2 failed: {ErrnoText.Of(-errno)}", () => output.Read(2, new byte[3]));
         });
         Assert.Equal((10, 2), (output.Length, asked));
     }
@@ -114,7 +114,7 @@ public sealed class CowOutputCallTests : IDisposable
         Answering([SYS_ftruncate], call => call[0] == output.Fd && asked++ < 2 ? -Errno.EINTR : null, () => output.Truncate(30));
         Assert.Equal((3, 30, 30), (asked, output.Length, new FileInfo(_path).Length));
         Answering([SYS_ftruncate], call => call[0] == output.Fd ? -Errno.EPERM : null,
-            () => AssertFails(ExitCode.InputOutput, $"{_path}: setting the length to 20 failed: {Reason.Of(-Errno.EPERM)}", () => output.Truncate(20)));
+            () => AssertFails(ExitCode.InputOutput, $"{_path}: setting the length to 20 failed: {ErrnoText.Of(-Errno.EPERM)}", () => output.Truncate(20)));
         Assert.Equal((30, 30), (output.Length, new FileInfo(_path).Length));
     }
 
@@ -125,7 +125,7 @@ public sealed class CowOutputCallTests : IDisposable
         try
         {
             FileFlush.Before = _ => -Errno.EPERM;
-            AssertFails(ExitCode.InputOutput, $"{_path}: flushing failed: {Reason.Of(-Errno.EPERM)}", output.Flush);
+            AssertFails(ExitCode.InputOutput, $"{_path}: flushing failed: {ErrnoText.Of(-Errno.EPERM)}", output.Flush);
         }
         finally
         {

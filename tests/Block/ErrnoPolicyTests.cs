@@ -78,7 +78,7 @@ public sealed class ErrnoPolicyTests
     public void Failure_says_what_failed_and_why()
     {
         SnapuserdException failure = ErrnoPolicy.Failure(FailedCall.Create, -Errno.EROFS, "cannot create x");
-        Assert.Equal((ExitCode.CannotCreate, $"cannot create x: {Reason.Of(Errno.EROFS)}"), (failure.Code, failure.Message));
+        Assert.Equal((ExitCode.CannotCreate, $"cannot create x: {ErrnoText.Of(Errno.EROFS)}"), (failure.Code, failure.Message));
     }
 
     [Fact]

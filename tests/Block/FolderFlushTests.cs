@@ -73,10 +73,10 @@ public sealed class FolderFlushTests : IDisposable
     [Fact]
     public void Interrupted_flush_of_a_folder_is_asked_again_for_a_bounded_number_of_times()
     {
-        (int result, _, List<string> calls) = Flush(asked => asked < Retry.AttemptsBeforePlain ? -Errno.EINTR : 0);
-        Assert.Equal((0, Retry.AttemptsBeforePlain + 1), (result, calls.Count));
+        (int result, _, List<string> calls) = Flush(asked => asked < Retry.AttemptsBeforeSync ? -Errno.EINTR : 0);
+        Assert.Equal((0, Retry.AttemptsBeforeSync + 1), (result, calls.Count));
         (result, _, calls) = Flush(_ => -Errno.EINTR);
-        Assert.Equal((-Errno.EINTR, Retry.AttemptsBeforePlain + 1), (result, calls.Count));
+        Assert.Equal((-Errno.EINTR, Retry.AttemptsBeforeSync + 1), (result, calls.Count));
     }
 
     [Theory]
@@ -129,7 +129,7 @@ public sealed class FolderFlushTests : IDisposable
 
     [Fact]
     public void Warning_says_what_to_do() => Assert.Equal(
-        $"/a/file is written and in place, but its folder cannot be flushed: {Reason.Of(-Errno.EINVAL)}; "
+        $"/a/file is written and in place, but its folder cannot be flushed: {ErrnoText.Of(-Errno.EINVAL)}; "
         + "a power cut soon after this may undo the new name: run sync, or write to another file system",
         FolderFlush.Warning("/a/file", -Errno.EINVAL));
 

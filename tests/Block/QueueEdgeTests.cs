@@ -84,7 +84,7 @@ public sealed class QueueEdgeTests
         int tries = 0;
         for (int i = 0; i < 100; i++) Assert.True(Retry.Again(-Errno.EINTR, ref tries));
         Assert.Equal(0, tries);
-        for (int i = 0; i < Retry.AttemptsBeforePlain; i++) Assert.True(Retry.Again(-Errno.EAGAIN, ref tries));
+        for (int i = 0; i < Retry.AttemptsBeforeSync; i++) Assert.True(Retry.Again(-Errno.EAGAIN, ref tries));
         Assert.False(Retry.Again(-Errno.EAGAIN, ref tries));
         Assert.False(Retry.Again(-Errno.EIO, ref tries));
         Assert.False(Retry.Again(0, ref tries));
@@ -166,7 +166,7 @@ public sealed class QueueEdgeTests
             return interrupted++ % 3 != 2 ? -Errno.EINTR : call.Number == refused ? -errno : null;
         }, () => new WakeUp().Dispose()));
         Assert.Equal(ExitCode.OutOfResources, error.Code);
-        Assert.StartsWith($"{sentence}: {Reason.Of(errno)}", error.Message, StringComparison.Ordinal);
+        Assert.StartsWith($"{sentence}: {ErrnoText.Of(errno)}", error.Message, StringComparison.Ordinal);
         Assert.Equal(fd >= 0, closed);
         Assert.Equal(refused == SYS_eventfd2 ? 0 : refused == SYS_write ? 3 : 6, interrupted);
     }
@@ -175,7 +175,7 @@ public sealed class QueueEdgeTests
     public void Transfer_that_is_not_permitted_fails_at_once()
     {
         ScriptedQueue queue = new(1) { Attempt = (_, _) => -Errno.EPERM };
-        Transfers transfers = new(queue, [1]);
+        IoScheduler transfers = new(queue, [1]);
         Assert.True(transfers.HasRoom);
         transfers.Write(0, 0, new Slice(0, 512));
         Assert.False(transfers.HasRoom);
@@ -190,34 +190,34 @@ public sealed class QueueEdgeTests
     public void Bytes_that_were_moved_before_a_failure_are_told()
     {
         ScriptedQueue queue = new(1) { Attempt = (n, _) => n < 2 ? 512 : -Errno.EIO };
-        Transfers transfers = new(queue, [512]);
+        IoScheduler transfers = new(queue, [512]);
         transfers.Read(0, 4096, new Slice(0, 4096));
         TransferFailure failure = transfers.Drain()!.Value;
         Assert.Equal((-Errno.EIO, 1024), (failure.Errno, failure.Done));
     }
 
     [Theory]
-    [InlineData(Retry.AttemptsBeforePlain, 0)]
-    [InlineData(Retry.AttemptsBeforePlain + 1, -Errno.EINTR)]
+    [InlineData(Retry.AttemptsBeforeSync, 0)]
+    [InlineData(Retry.AttemptsBeforeSync + 1, -Errno.EINTR)]
     public void Plain_call_that_is_interrupted_is_repeated_for_a_while(int interruptions, int errno)
     {
         int asked = 0;
         ScriptedQueue queue = new(1) { Attempt = (_, _) => -Errno.ECANCELED, Plain = request => asked++ < interruptions ? -Errno.EINTR : request.Buffer.Length };
-        Transfers transfers = new(queue, [1]);
+        IoScheduler transfers = new(queue, [1]);
         transfers.Read(0, 0, new Slice(0, 512));
         Assert.Equal(errno, transfers.Drain()?.Errno ?? 0);
-        Assert.Equal(Retry.AttemptsBeforePlain + 1, asked);
+        Assert.Equal(Retry.AttemptsBeforeSync + 1, asked);
     }
 
     [Fact]
     public void Queue_that_throws_while_it_is_abandoned_is_broken()
     {
-        Transfers transfers = new(new ThrowingQueue(), [1]);
+        IoScheduler transfers = new(new ThrowingQueue(), [1]);
         transfers.Read(0, 0, new Slice(0, 512));
         transfers.Abandon();
         Assert.True(transfers.Broken);
         ScriptedQueue queue = new(2) { Attempt = (_, _) => -Errno.EIO };
-        Transfers whole = new(queue, [1]);
+        IoScheduler whole = new(queue, [1]);
         whole.Read(0, 0, new Slice(0, 512));
         whole.Read(0, 512, new Slice(0, 512));
         whole.Abandon();
@@ -231,7 +231,7 @@ public sealed class QueueEdgeTests
         using Arena arena = new(1 << 20);
         Slice window = arena.Take(65536)!.Value;
         ScriptedQueue queue = new(1) { Attempt = (_, request) => Fill(request) };
-        TransferSource source = new(new Transfers(queue, [1]), arena, window, 0, "it", 1_000_000);
+        TransferSource source = new(new IoScheduler(queue, [1]), arena, window, 0, "it", 1_000_000);
         Assert.Equal(("it", 1_000_000L), (source.Name, source.Length));
         Assert.Equal([(0L, 32768)], Read(0, 100));
         Assert.Empty(Read(0, 32768));
@@ -254,7 +254,7 @@ public sealed class QueueEdgeTests
         for (int i = 0; i < 2; i++)
         {
             SnapuserdException failed = Assert.Throws<SnapuserdException>(() => source.Read(300_000, new byte[1]));
-            Assert.Equal((ExitCode.InputOutput, $"it: reading 16384 bytes at 299008 failed: {Reason.Of(Errno.EIO)}"), (failed.Code, failed.Message));
+            Assert.Equal((ExitCode.InputOutput, $"it: reading 16384 bytes at 299008 failed: {ErrnoText.Of(Errno.EIO)}"), (failed.Code, failed.Message));
         }
 
         int Fill(BlockRequest request)
@@ -473,7 +473,7 @@ public sealed class QueueEdgeTests
                 return -errno;
             }, () => sparse = ForeignFormat.IsSparse(device));
             Assert.False(sparse);
-            Assert.Equal(errno == Errno.EAGAIN ? Retry.AttemptsBeforePlain + 1 : 1, count);
+            Assert.Equal(errno == Errno.EAGAIN ? Retry.AttemptsBeforeSync + 1 : 1, count);
         }
         ForeignFormat.RefuseSparse(null);
     }

@@ -25,8 +25,8 @@ public sealed class QueueLimitTests
     public void Request_of_each_kind_names_its_device_place_and_buffer(BlockVerb verb)
     {
         ScriptedQueue queue = new(2);
-        Transfers transfers = new(queue, [1, 1, 1, 1]);
-        TransferGroup group = new();
+        IoScheduler transfers = new(queue, [1, 1, 1, 1]);
+        IoGroup group = new();
         switch (verb)
         {
             case BlockVerb.Read: transfers.Read(3, 8192, new Slice(4096, 512), group); break;
@@ -51,8 +51,8 @@ public sealed class QueueLimitTests
     public void Request_that_ends_before_an_earlier_one_ends_itself(BlockVerb verb, int result)
     {
         ScriptedQueue queue = new(2) { Next = count => count - 1, Attempt = (_, request) => request.Offset == 0 ? result : request.Buffer.Length };
-        Transfers transfers = new(queue, [1]);
-        TransferGroup earlier = new(), later = new();
+        IoScheduler transfers = new(queue, [1]);
+        IoGroup earlier = new(), later = new();
         transfers.Read(0, 4096, new Slice(0, 512), earlier);
         switch (verb)
         {
@@ -96,7 +96,7 @@ public sealed class QueueLimitTests
     [Fact]
     public void Wait_that_ends_for_a_wake_up_ends_no_transfer()
     {
-        Transfers transfers = new(new CountedQueue(2, 0, 0, 1), [1]);
+        IoScheduler transfers = new(new CountedQueue(2, 0, 0, 1), [1]);
         transfers.Read(0, 0, new Slice(0, 512));
         transfers.Wait();
         Assert.Equal((1, false), (transfers.InFlight, transfers.Broken));
@@ -109,18 +109,18 @@ public sealed class QueueLimitTests
     [InlineData(Errno.EBADF)]
     public void Wait_that_fails_breaks_the_transfers_and_says_how_many_were_in_flight(int errno)
     {
-        Transfers transfers = new(new CountedQueue(2, -errno), [1]);
+        IoScheduler transfers = new(new CountedQueue(2, -errno), [1]);
         transfers.Read(0, 0, new Slice(0, 512));
         transfers.Read(0, 512, new Slice(512, 512));
         SnapuserdException failed = Assert.Throws<SnapuserdException>(transfers.Wait);
-        Assert.Equal((ExitCode.InputOutput, $"the I/O queue failed while 2 requests were in flight: {Reason.Of(errno)}"), (failed.Code, failed.Message));
+        Assert.Equal((ExitCode.InputOutput, $"the I/O queue failed while 2 requests were in flight: {ErrnoText.Of(errno)}"), (failed.Code, failed.Message));
         Assert.True(transfers.Broken);
     }
 
     [Fact]
     public void Queue_that_refuses_a_request_although_it_has_room_is_a_defect()
     {
-        Transfers transfers = new(new CountedQueue(0), [1]);
+        IoScheduler transfers = new(new CountedQueue(0), [1]);
         Assert.Equal("the queue is full although a slot was free", Assert.Throws<InvalidOperationException>(() => transfers.Read(0, 0, new Slice(0, 512))).Message);
         Assert.Equal(0, transfers.InFlight);
     }
@@ -284,7 +284,7 @@ public sealed class QueueLimitTests
         foreach (int number in (int[])[0, 1_000_000])
         {
             int closed = 0;
-            RingRefusal refusal = default;
+            UringUnavailable refusal = default;
             Answering([SYS_openat, SYS_read, SYS_close], call =>
             {
                 if (call.Number == SYS_openat) return call.Text(1) == "/proc/sys/kernel/io_uring_disabled" ? text == null ? -Errno.ENOENT : number : null;
@@ -297,7 +297,7 @@ public sealed class QueueLimitTests
                 byte[] bytes = Encoding.ASCII.GetBytes(text!);
                 bytes.CopyTo(MemoryMarshal.CreateSpan(ref call.At<byte>(1), bytes.Length));
                 return bytes.Length;
-            }, () => refusal = RingRefusal.Of(-Errno.EPERM));
+            }, () => refusal = UringUnavailable.Of(-Errno.EPERM));
             Assert.Equal(-Errno.EPERM, refusal.Errno);
             Assert.StartsWith(sentence, refusal.Sentence, StringComparison.Ordinal);
             Assert.Equal(text == null ? 0 : 1, closed);
@@ -317,7 +317,7 @@ public sealed class QueueLimitTests
             if (call[1] != Libc.RLIMIT_MEMLOCK || call.Long(2) != 0) return null;
             if (answer == 0) call.At<ResourceLimit>(3) = new ResourceLimit { Current = limit, Maximum = ulong.MaxValue };
             return answer;
-        }, () => sentence = RingRefusal.Of(-Errno.ENOMEM).Sentence);
+        }, () => sentence = UringUnavailable.Of(-Errno.ENOMEM).Sentence);
         Assert.Equal($"no memory for io_uring's rings; old and very new kernels count them against RLIMIT_MEMLOCK{now}, try to raise it (ulimit -l)", sentence);
     }
 
@@ -332,7 +332,7 @@ public sealed class QueueLimitTests
     public void Arena_that_cannot_be_mapped_is_71(int errno)
     {
         SnapuserdException refused = Assert.Throws<SnapuserdException>(() => new Arena(65536, new NoMemory(errno)));
-        Assert.Equal((ExitCode.OutOfResources, $"cannot map 65536 bytes of buffer memory: {Reason.Of(errno)}; try a smaller --memory"), (refused.Code, refused.Message));
+        Assert.Equal((ExitCode.OutOfResources, $"cannot map 65536 bytes of buffer memory: {ErrnoText.Of(errno)}; try a smaller --memory"), (refused.Code, refused.Message));
     }
 
     [Fact]
@@ -463,7 +463,7 @@ public sealed class QueueLimitTests
         using (WorkQueue<int> queue = new(2, 2, () => worker, wakeUp))
         {
             SnapuserdException refused = Assert.Throws<SnapuserdException>(() => queue.TryPost(1, 1));
-            Assert.Equal((ExitCode.OutOfResources, $"cannot start thread worker 0: {Reason.Of(Errno.EAGAIN)}; try --threads 1, more memory, or to raise the limits (ulimit -u, pids.max of the cgroup)"),
+            Assert.Equal((ExitCode.OutOfResources, $"cannot start thread worker 0: {ErrnoText.Of(Errno.EAGAIN)}; try --threads 1, more memory, or to raise the limits (ulimit -u, pids.max of the cgroup)"),
                 (refused.Code, refused.Message));
             Assert.Throws<InvalidOperationException>(queue.WaitForEnd);
         }

@@ -27,7 +27,7 @@ public sealed class QueueTests
         Random random = new(Seed);
         Slice[] slots = new Slice[depth];
         for (int i = 0; i < depth; i++) slots[i] = fixture.Arena.Take(16384)!.Value;
-        Transfers transfers = new(fixture.Queue, [fixture.Device.Granule]);
+        IoScheduler transfers = new(fixture.Queue, [fixture.Device.Granule]);
         int ended = 0;
         for (int round = 0; ended < 5000; round++)
         {
@@ -69,7 +69,7 @@ public sealed class QueueTests
     public void Hint_to_write_back_ends_with_0_on_a_file(string kind)
     {
         using QueueFixture fixture = new(kind, 65536, 4);
-        Transfers transfers = new(fixture.Queue, [1]);
+        IoScheduler transfers = new(fixture.Queue, [1]);
         transfers.Write(0, 4096, fixture.Arena.Take(4096)!.Value);
         Assert.Null(transfers.Drain());
         Assert.True(fixture.Queue.TryQueue(new BlockRequest(BlockVerb.WriteBack, 0, 0, default, 9)));
@@ -134,7 +134,7 @@ public sealed class QueueTests
         using BlockDevice second = BlockDevice.Open(fixture.Folder["second"], DeviceAccess.Write);
         using IBlockQueue queue = QueueFixture.Make(kind, [fixture.Device, second], fixture.Arena, fixture.WakeUp, 4);
         Slice buffer = fixture.Arena.Take(4096)!.Value;
-        Transfers transfers = new(queue, [1, 1]);
+        IoScheduler transfers = new(queue, [1, 1]);
         transfers.Read(0, 0, buffer);
         Assert.Null(transfers.Drain());
         transfers.Write(1, 0, buffer);

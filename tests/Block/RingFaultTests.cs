@@ -39,13 +39,13 @@ public sealed class RingFaultTests
         {
             Granule = granule;
             Kernel.OnEnter = Enter;
-            Transfers = new Transfers(Queue, [granule]);
+            Transfers = new IoScheduler(Queue, [granule]);
             _random.NextBytes(Device);
         }
 
         public int Granule { get; }
         public byte[] Device { get; } = new byte[2 * Count * Transfer];
-        public Transfers Transfers { get; }
+        public IoScheduler Transfers { get; }
         public int Calls { get; private set; }
         public int Completions { get; private set; }
 

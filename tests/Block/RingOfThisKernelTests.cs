@@ -20,7 +20,7 @@ public sealed class RingOfThisKernelTests
         using QueueFixture fixture = new("sync", 4096, 4);
         OwnThread.Refusing(OwnThread.SYS_io_uring_setup, errno, () =>
         {
-            RingRefusal refusal = RingQueue.TryCreate([fixture.Device], fixture.Arena, fixture.WakeUp, 4, out RingQueue? ring)!.Value;
+            UringUnavailable refusal = RingQueue.TryCreate([fixture.Device], fixture.Arena, fixture.WakeUp, 4, out RingQueue? ring)!.Value;
             Assert.Null(ring);
             Assert.Equal(-errno, refusal.Errno);
             Assert.Contains(sentence, refusal.Sentence, StringComparison.Ordinal);
@@ -42,7 +42,7 @@ public sealed class RingOfThisKernelTests
             {
                 Assert.False(ring!.FixedBuffer);
                 Assert.False(fixture.Arena.IsRegistered);
-                Transfers transfers = new(ring, [1]);
+                IoScheduler transfers = new(ring, [1]);
                 transfers.Read(0, 8192, buffer);
                 Assert.Null(transfers.Drain());
             }
@@ -96,7 +96,7 @@ public sealed class RingOfThisKernelTests
             using QueueFixture fixture = new(kind, 4 << 20, 8, direct: true);
             Slice[] buffers = new Slice[8];
             for (int i = 0; i < 8; i++) buffers[i] = fixture.Arena.Take(16384)!.Value;
-            Transfers transfers = new(fixture.Queue, [fixture.Device.Granule]);
+            IoScheduler transfers = new(fixture.Queue, [fixture.Device.Granule]);
             for (int round = 0; round < 400 || sent() < 1000; round++)
             {
                 for (int i = 0; i < 8; i++)
@@ -131,7 +131,7 @@ public sealed class RingOfThisKernelTests
         {
             Assert.True(device.IsDirect);
             using IBlockQueue queue = QueueFixture.Make("ring", [device], arena, wakeUp, 16);
-            Transfers transfers = new(queue, [device.Granule]);
+            IoScheduler transfers = new(queue, [device.Granule]);
             // Copies the image backwards in pieces of 64 KiB: reads at one end, writes at the other.
             for (int low = 0, high = content.Length - 65536; low < high; low += 65536, high -= 65536)
             {

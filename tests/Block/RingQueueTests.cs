@@ -327,7 +327,7 @@ public sealed class RingQueueTests
     [InlineData(-1, "seccomp")]
     public void Refusal_names_cause_and_remedy(int sysctl, string remedy)
     {
-        Assert.Contains(remedy, RingRefusal.Forbidden(-Errno.EPERM, sysctl), StringComparison.Ordinal);
+        Assert.Contains(remedy, UringUnavailable.Forbidden(-Errno.EPERM, sysctl), StringComparison.Ordinal);
     }
 
     [Theory]
@@ -338,7 +338,7 @@ public sealed class RingQueueTests
     [InlineData(Errno.EFAULT, "EFAULT")]
     public void Every_errno_of_setup_has_its_sentence(int errno, string part)
     {
-        RingRefusal refusal = RingRefusal.Of(-errno);
+        UringUnavailable refusal = UringUnavailable.Of(-errno);
         Assert.Equal(-errno, refusal.Errno);
         Assert.Contains(part, refusal.Sentence, StringComparison.Ordinal);
     }

@@ -413,7 +413,7 @@ public sealed class RingTurnTests
     {
         using Arena arena = new(65536);
         using WakeUp wakeUp = new();
-        RingRefusal? refusal = null;
+        UringUnavailable? refusal = null;
         int asked = 0;
         Answering([SYS_io_uring_enter], _ => asked++ == 0 ? first : second, () => refusal = RingQueue.TryCreate([-1], arena, wakeUp, 4, out _));
         Assert.Contains(sentence, refusal!.Value.Sentence, StringComparison.Ordinal);
@@ -427,7 +427,7 @@ public sealed class RingTurnTests
     {
         using Arena arena = new(65536);
         using WakeUp wakeUp = new();
-        RingRefusal? refusal = null;
+        UringUnavailable? refusal = null;
         RingQueue? queue = null;
         int ring = -1;
         List<int> closed = [];

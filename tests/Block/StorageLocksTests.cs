@@ -299,7 +299,7 @@ public sealed class StorageLocksTests
         {
             LockCalls calls = new() { Answer = asked => asked == "open .snapuserd" ? -errno : null };
             SnapuserdException refused = Assert.Throws<SnapuserdException>(() => calls.Run(() => Take(alone: true, whole: false, null, (s_disk, 0, 10))));
-            Assert.Equal((code, Broken(Reason.Of(errno))), (refused.Code, refused.Message));
+            Assert.Equal((code, Broken(ErrnoText.Of(errno))), (refused.Code, refused.Message));
         }
         foreach ((uint user, int mode) in new[] { (1u, 0x41c0), (0u, 0x41e0), (0u, 0x41c1), (1u, 0x41c1) })
         {
@@ -363,7 +363,7 @@ public sealed class StorageLocksTests
             LockCalls calls = new() { Answer = asked => asked == call ? -errno : null };
             SnapuserdException refused =
                 Assert.Throws<SnapuserdException>(() => calls.Run(() => Take(alone: true, whole: false, null, (s_disk, 0, 10), (s_other, 0, 10))));
-            string message = code == ExitCode.Permission ? Broken(Reason.Of(errno)) : $"storage cannot be locked in /dev/.snapuserd: {Reason.Of(errno)}";
+            string message = code == ExitCode.Permission ? Broken(ErrnoText.Of(errno)) : $"storage cannot be locked in /dev/.snapuserd: {ErrnoText.Of(errno)}";
             Assert.Equal((code, message), (refused.Code, refused.Message));
             Assert.Contains($"lock {Disk(1)} alone 0+10", calls.Asked);
             Assert.Empty(calls.StillOpen);

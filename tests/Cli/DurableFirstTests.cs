@@ -31,14 +31,14 @@ public sealed class DurableFirstTests : IDisposable
         string path = DescriptorPath.Of(fd);
         string name = path == _folder.Path ? "folder" : Path.GetFileName(path);
         // A flush covers what exists at that time.
-        _flushed.Add(name == "folder" && File.Exists(Mark) ? "folder with mark" : name);
+        _flushed.Add(name == "folder" && File.Exists(Marker) ? "folder with mark" : name);
         _atFlush?.Invoke();
         return name == _refused ? -Errno.EIO : 0;
     };
 
     private string Cow => _folder["cow"];
 
-    private string Mark => Cow + ".merging";
+    private string Marker => Cow + ".merging";
 
     public void Dispose()
     {
@@ -53,7 +53,7 @@ public sealed class DurableFirstTests : IDisposable
         for (int time = 0; time < 2; time++)
         {
             _flushed.Clear();
-            Assert.Equal(0, MergingMark.Make(Cow, new MarkState(MarkKind.Empty)));
+            Assert.Equal(0, MergeMarker.Make(Cow, new MarkerState(MarkerKind.Empty)));
             Assert.Equal(["cow.merging", "folder with mark"], _flushed);
         }
     }
@@ -64,16 +64,16 @@ public sealed class DurableFirstTests : IDisposable
     public void A_mark_that_cannot_be_flushed_is_none(string refused)
     {
         _refused = refused;
-        Assert.Equal(-Errno.EIO, MergingMark.Make(Cow, new MarkState(MarkKind.Empty)));
-        if (refused == "folder") Assert.False(MergingMark.IsDurable(Cow));
+        Assert.Equal(-Errno.EIO, MergeMarker.Make(Cow, new MarkerState(MarkerKind.Empty)));
+        if (refused == "folder") Assert.False(MergeMarker.IsDurable(Cow));
     }
 
     [Fact]
     public void A_mark_is_gone_for_good_when_its_folder_is_flushed_after_that()
     {
-        Assert.Equal(0, MergingMark.Make(Cow, new MarkState(MarkKind.Empty)));
+        Assert.Equal(0, MergeMarker.Make(Cow, new MarkerState(MarkerKind.Empty)));
         _flushed.Clear();
-        MergingMark.Remove(Cow);
+        MergeMarker.Remove(Cow);
         Assert.Equal(["folder"], _flushed);
     }
 
@@ -81,11 +81,11 @@ public sealed class DurableFirstTests : IDisposable
     public void A_mark_says_that_the_merge_has_begun_when_it_is_flushed()
     {
         File.WriteAllBytes(Cow, Golden.Cow(Vector));
-        Assert.Equal(0, MergingMark.Make(Cow, new MarkState(MarkKind.Empty)));
+        Assert.Equal(0, MergeMarker.Make(Cow, new MarkerState(MarkerKind.Empty)));
         _flushed.Clear();
         using CowInput input = new(Cow);
         using CowFile cow = CowFile.Read(input.Source);
-        MergingMark mark = new(Cow);
+        MergeMarker mark = new(Cow);
         mark.Begin(cow, 0);
         Assert.Equal(["cow.merging"], _flushed);
         _refused = "cow.merging";
@@ -111,14 +111,14 @@ public sealed class DurableFirstTests : IDisposable
         Merged();
         _refused = refused;
         Assert.Null(FinishedBefore(Words()));
-        Assert.True(File.Exists(Mark));
+        Assert.True(File.Exists(Marker));
     }
 
     [Fact]
     public void The_magic_is_written_when_all_else_is_durable_and_is_durable_then()
     {
         VolatileOutput output = new();
-        HeldMagic held = new(output);
+        DeferredMagic held = new(output);
         byte[] bytes = Golden.Cow(Vector);
         held.Write(0, bytes.AsSpan(0, 100));
         held.Write(100, bytes.AsSpan(100));
@@ -137,7 +137,7 @@ public sealed class DurableFirstTests : IDisposable
         VolatileOutput output = new();
         output.Write(0, old);
         output.Flush();
-        HeldMagic held = new(output);
+        DeferredMagic held = new(output);
         held.Write(4096, [1]);
         Assert.Equal(new byte[8], output.Durable.AsSpan(0, 8).ToArray());
         Assert.Equal(old.AsSpan(8).ToArray(), output.Durable.AsSpan(8).ToArray());
@@ -232,7 +232,7 @@ public sealed class DurableFirstTests : IDisposable
 
     private void Create(int format)
     {
-        using CowPart part = CowPart.Create(_folder["new.cow"], withoutLock: false);
+        using AtomicFile part = AtomicFile.Create(_folder["new.cow"], withoutLock: false);
         using (CowWriter writer = CowWriter.Create(part.Output, new CowWriterOptions { Version = format, OpCountMax = 3, ClusterOps = 0 }))
         {
             writer.Copy(1, 0, 1);
@@ -254,7 +254,7 @@ public sealed class DurableFirstTests : IDisposable
         BinaryPrimitives.WriteUInt64LittleEndian(cow.AsSpan(CowHeader.MergeCountOffset), (ulong)Golden.Row(Vector).MergeOps);
         File.WriteAllBytes(Cow, cow);
         File.WriteAllBytes(_folder["base"], Golden.New);
-        Assert.Equal(0, MergingMark.Make(Cow, new MarkState(MarkKind.Empty)));
+        Assert.Equal(0, MergeMarker.Make(Cow, new MarkerState(MarkerKind.Empty)));
         _flushed.Clear();
     }
 

@@ -60,7 +60,7 @@ public sealed class ImageFileCallTests : IDisposable
         File.WriteAllText(Part, "left");
         int asked = 0;
         Answering([SYS_openat], call => !Creates(call) ? null : asked++ == 0 ? -Errno.EINTR : -errno,
-            () => Refused(code, $"cannot create {Part}: {why ?? Reason.Of(errno)}"));
+            () => Refused(code, $"cannot create {Part}: {why ?? ErrnoText.Of(errno)}"));
         Assert.Equal(2, asked);
         Assert.Equal("left", File.ReadAllText(Part));
     }
@@ -93,7 +93,7 @@ public sealed class ImageFileCallTests : IDisposable
     {
         if (first == "image") File.WriteAllText(Image, "old");
         string path = _folder[first];
-        string refusal = $"cannot lock {path}: {FileSystemName.Of(_folder["cow"])} has no locks (flock: {Reason.Of(Errno.ENOLCK)}); "
+        string refusal = $"cannot lock {path}: {FileSystemName.Of(_folder["cow"])} has no locks (flock: {ErrnoText.Of(Errno.ENOLCK)}); "
             + "--no-lock goes on without: nothing then keeps another program from the file";
         Refusing(SYS_flock, Errno.ENOLCK, () =>
         {
@@ -203,7 +203,7 @@ public sealed class ImageFileCallTests : IDisposable
         int asked = 0;
         bool Opens(SystemCall call) => call.Text(1) == Part && !Creates(call) && (call[2] & Libc.O_ACCMODE) == access;
         Answering([SYS_openat], call => Opens(call) && asked++ == 0 ? -errno : null,
-            () => Refused(code, words.Replace("{0}", Part, StringComparison.Ordinal) + Reason.Of(errno)));
+            () => Refused(code, words.Replace("{0}", Part, StringComparison.Ordinal) + ErrnoText.Of(errno)));
         Assert.Equal(1, asked);
         Assert.Empty(Descriptors);
         Write("new"u8.ToArray());
@@ -231,7 +231,7 @@ public sealed class ImageFileCallTests : IDisposable
     {
         File.WriteAllText(Part, "killed");
         Answering([SYS_ftruncate, SYS_unlink], call => call.Number == SYS_ftruncate ? -errno : call.Text(0) == Part ? -Errno.EROFS : null,
-            () => Refused(ExitCode.InputOutput, $"{Image}: emptying it failed: {Reason.Of(errno)}"));
+            () => Refused(ExitCode.InputOutput, $"{Image}: emptying it failed: {ErrnoText.Of(errno)}"));
         Assert.Equal("killed", File.ReadAllText(Part));
         Assert.Empty(Descriptors);
         Write("new"u8.ToArray());
@@ -254,7 +254,7 @@ public sealed class ImageFileCallTests : IDisposable
     [InlineData(Errno.EPERM)]
     public void A_length_that_cannot_be_set_is_74(int errno)
     {
-        Refusing(SYS_ftruncate, errno, () => Fails($"setting its length failed: {Reason.Of(errno)}", () => Write(new byte[5000])));
+        Refusing(SYS_ftruncate, errno, () => Fails($"setting its length failed: {ErrnoText.Of(errno)}", () => Write(new byte[5000])));
         Assert.False(File.Exists(Image));
         Assert.False(File.Exists(Part));
     }
@@ -262,7 +262,7 @@ public sealed class ImageFileCallTests : IDisposable
     [Fact]
     public void What_another_program_appends_is_cut_off_or_is_an_error()
     {
-        string refusal = $"setting its length failed: {Reason.Of(Errno.EOPNOTSUPP)}";
+        string refusal = $"setting its length failed: {ErrnoText.Of(Errno.EOPNOTSUPP)}";
         foreach (bool cuts in (bool[])[true, false])
         {
             using ImageFile file = New();
@@ -285,7 +285,7 @@ public sealed class ImageFileCallTests : IDisposable
     {
         File.WriteAllText(Image, "old");
         Refusing(SYS_fchmod, errno, () => Write("new"u8.ToArray()));
-        Assert.Equal([$"{Image} does not get the mode of the file it replaces: {Reason.Of(errno)}"], _warnings);
+        Assert.Equal([$"{Image} does not get the mode of the file it replaces: {ErrnoText.Of(errno)}"], _warnings);
         Assert.Equal("new", File.ReadAllText(Image));
     }
 
@@ -298,7 +298,7 @@ public sealed class ImageFileCallTests : IDisposable
     {
         OwnedByAnother();
         Refusing(SYS_fchown, errno, () => Write("new"u8.ToArray()));
-        Assert.Equal([$"{Image} does not get the owner of the file it replaces: {Reason.Of(errno)}"], _warnings);
+        Assert.Equal([$"{Image} does not get the owner of the file it replaces: {ErrnoText.Of(errno)}"], _warnings);
         Assert.Equal("new", File.ReadAllText(Image));
     }
 
@@ -306,8 +306,8 @@ public sealed class ImageFileCallTests : IDisposable
     public void An_attribute_that_cannot_be_set_is_74()
     {
         OwnedByAnother();
-        Refusing(SYS_fchown, Errno.EIO, () => Fails($"setting its owner failed: {Reason.Of(Errno.EIO)}", () => Write("new"u8.ToArray())));
-        Refusing(SYS_fchmod, Errno.EIO, () => Fails($"setting its mode failed: {Reason.Of(Errno.EIO)}", () => Write("new"u8.ToArray())));
+        Refusing(SYS_fchown, Errno.EIO, () => Fails($"setting its owner failed: {ErrnoText.Of(Errno.EIO)}", () => Write("new"u8.ToArray())));
+        Refusing(SYS_fchmod, Errno.EIO, () => Fails($"setting its mode failed: {ErrnoText.Of(Errno.EIO)}", () => Write("new"u8.ToArray())));
         Assert.Equal("old", File.ReadAllText(Image));
         Assert.Empty(_warnings);
     }
@@ -360,7 +360,7 @@ public sealed class ImageFileCallTests : IDisposable
             0 => Libc.PWrite(call[0], (nint)call.Long(1), 1000, call.Long(3)),
             1 => answer,
             _ => null,
-        }, () => Fails($"writing at 5096 failed: {Reason.Of(errno)}", () => Write(bytes)));
+        }, () => Fails($"writing at 5096 failed: {ErrnoText.Of(errno)}", () => Write(bytes)));
         Assert.False(File.Exists(Image));
         Assert.False(File.Exists(Part));
     }

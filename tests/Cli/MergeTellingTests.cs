@@ -146,7 +146,7 @@ public sealed class MergeTellingTests : IDisposable
         Assert.Equal(["MergeLifecycle.cs"], Having("ngine.MakeMergedDurable()"));
         Assert.Equal(["FinishedMerge.cs", "MergeLifecycle.cs"], Having("mark.End()").Concat(Having("mark?.End()")).Order(StringComparer.Ordinal));
         // No printing class has a durable step.
-        foreach (string step in (string[])["NoteChecked(", ".Note(", "MergingMark.", "Unlink(", "FileFlush."])
+        foreach (string step in (string[])["NoteChecked(", ".Note(", "MergeMarker.", "Unlink(", "FileFlush."])
             foreach (string printer in (string[])["ProgressObserver.cs", "Progress.cs", "Output.cs", "DaemonVerb.cs", "Watch.cs"])
                 Assert.DoesNotContain(printer, Having(step));
     }
@@ -240,11 +240,11 @@ public sealed class MergeTellingTests : IDisposable
     public void What_is_finished_ends_its_mark_and_does_not_end_that_of_another()
     {
         Merged();
-        Assert.Equal(0, MergingMark.Make(_folder["cow"], new MarkState(MarkKind.Begun, new string('5', 64), 1)));
+        Assert.Equal(0, MergeMarker.Make(_folder["cow"], new MarkerState(MarkerKind.Begun, new string('5', 64), 1)));
         Assert.Null(FinishedBefore(Words().Arguments));
         Assert.True(File.Exists(_folder["cow.merging"]));
-        MergingMark.Remove(_folder["cow"]);
-        Assert.Equal(0, MergingMark.Make(_folder["cow"], new MarkState(MarkKind.Empty)));
+        MergeMarker.Remove(_folder["cow"]);
+        Assert.Equal(0, MergeMarker.Make(_folder["cow"], new MarkerState(MarkerKind.Empty)));
         Assert.NotNull(FinishedBefore(Words().Arguments));
         Assert.False(File.Exists(_folder["cow.merging"]));
     }

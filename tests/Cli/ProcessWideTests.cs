@@ -28,7 +28,7 @@ public sealed class ProcessWideTests : IDisposable
 
     public void Dispose()
     {
-        Environment.SetEnvironmentVariable(StandingRequests.Variable, null);
+        Environment.SetEnvironmentVariable(PersistedControlState.Variable, null);
         _lines.Dispose();
         _folder.Dispose();
     }
@@ -36,16 +36,16 @@ public sealed class ProcessWideTests : IDisposable
     [Fact]
     public void A_server_has_the_requests_of_its_supervisor_and_notes_the_device_there()
     {
-        int fd = StandingRequests.Make();
-        Environment.SetEnvironmentVariable(StandingRequests.Variable, $"{fd}");
-        StandingRequests? inherited = StandingRequests.Inherited(_lines.Output);
+        int fd = PersistedControlState.Make();
+        Environment.SetEnvironmentVariable(PersistedControlState.Variable, $"{fd}");
+        PersistedControlState? inherited = PersistedControlState.Inherited(_lines.Output);
         Assert.NotNull(inherited);
         inherited.NoteChecked(9);
-        Assert.Equal(9, new StandingRequests(fd, _lines.Output).CheckedOps);
-        Assert.False(StandingRequests.HadDevice(fd));
-        StandingRequests.NoteDevice();
-        Assert.True(StandingRequests.HadDevice(fd));
-        Assert.Equal((false, false), StandingRequests.Asked(fd));
+        Assert.Equal(9, new PersistedControlState(fd, _lines.Output).CheckedOps);
+        Assert.False(PersistedControlState.HadDevice(fd));
+        PersistedControlState.NoteDevice();
+        Assert.True(PersistedControlState.HadDevice(fd));
+        Assert.Equal((false, false), PersistedControlState.Asked(fd));
         Assert.Equal("", _lines.Diagnostics);
         _ = Libc.Close(fd);
     }
@@ -57,17 +57,17 @@ public sealed class ProcessWideTests : IDisposable
     [InlineData("fd")]
     public void A_server_without_a_supervisor_has_no_requests_and_notes_nothing(string? variable)
     {
-        Environment.SetEnvironmentVariable(StandingRequests.Variable, variable);
+        Environment.SetEnvironmentVariable(PersistedControlState.Variable, variable);
         List<int> written = [];
-        StandingRequests? inherited = null;
+        PersistedControlState? inherited = null;
         Answering([SYS_pwrite64], call =>
         {
             written.Add(call[0]);
             return null;
         }, () =>
         {
-            inherited = StandingRequests.Inherited(_lines.Output);
-            StandingRequests.NoteDevice();
+            inherited = PersistedControlState.Inherited(_lines.Output);
+            PersistedControlState.NoteDevice();
         });
         Assert.Null(inherited);
         Assert.Empty(written);

@@ -49,7 +49,7 @@ public sealed class StreamImageTests : IDisposable
         Refused(ExitCode.CannotCreate, "extract: --output -: standard output is open for reading only",
             () => new StreamImage(_stop, (int)pipe.SafePipeHandle.DangerousGetHandle()).Check(isClosed: false));
         Refused(ExitCode.CannotCreate, "extract: --output -: standard output is closed", () => Open("image").Check(isClosed: true));
-        Refused(ExitCode.InputOutput, $"standard output: looking at it failed: {Reason.Of(-Errno.EBADF)}",
+        Refused(ExitCode.InputOutput, $"standard output: looking at it failed: {ErrnoText.Of(-Errno.EBADF)}",
             () => new StreamImage(_stop, 1_000_000).Check(isClosed: false));
         Open("image").Check(isClosed: false);
     }
@@ -111,7 +111,7 @@ public sealed class StreamImageTests : IDisposable
         Answering([SYS_write], call => call[0] == _fd && answers++ == 0 ? answer : null, () =>
         {
             image.Check(isClosed: false);
-            Refused(ExitCode.InputOutput, $"standard output: writing at 0 failed: {Reason.Of(errno)}", () => image.Append([1]));
+            Refused(ExitCode.InputOutput, $"standard output: writing at 0 failed: {ErrnoText.Of(errno)}", () => image.Append([1]));
         });
     }
 
@@ -121,7 +121,7 @@ public sealed class StreamImageTests : IDisposable
         using StreamImage image = Open("image");
         image.Check(isClosed: false);
         FileFlush.Before = _ => -Errno.EPERM;
-        Refused(ExitCode.InputOutput, $"standard output: flushing failed: {Reason.Of(-Errno.EPERM)}", image.Finish);
+        Refused(ExitCode.InputOutput, $"standard output: flushing failed: {ErrnoText.Of(-Errno.EPERM)}", image.Finish);
     }
 
     [Theory]
@@ -145,7 +145,7 @@ public sealed class StreamImageTests : IDisposable
             SnapuserdException stopped = Assert.Throws<SnapuserdException>(() => image.Append([4]));
             Assert.Equal(code, stopped.Code);
             Assert.Equal(code == ExitCode.Interrupted ? "stopped after 3 bytes of the image; nothing was changed"
-                : $"standard output: waiting for it failed: {Reason.Of(answer)}", stopped.Message);
+                : $"standard output: waiting for it failed: {ErrnoText.Of(answer)}", stopped.Message);
         });
         image.Finish();
         _ = Libc.Close(ours);

@@ -468,11 +468,11 @@ public sealed class ControlServerTests : IDisposable
         using ControlServer server = ControlServer.Adopt(fd, new ControlOptions { Messages = _messages, AnyPeer = true, Report = reports.Add, WakeUp = wakeUp });
         using Talker client = new(_folder["shut"]);
         Assert.Equal("got x", client.Ask("x"));
-        Assert.Null(server.Trouble);
+        Assert.Null(server.Failure);
         Assert.Equal(0, Libc.Shutdown(fd, how));
         Assert.True(wakeUp.Wait(60_000), "the wake-up is not signalled");
-        Assert.Contains("shut", server.Trouble, StringComparison.Ordinal);
-        Assert.Equal([server.Trouble!], reports);
+        Assert.Contains("shut", server.Failure, StringComparison.Ordinal);
+        Assert.Equal([server.Failure!], reports);
         Assert.Equal("", client.Receive());
     }
 

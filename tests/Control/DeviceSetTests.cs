@@ -40,7 +40,7 @@ public sealed class DeviceSetTests : IDisposable
         {
             Assert.Single(alone.Devices);
             Assert.Equal((0, new FileInfo(_folder["cow"]).Length), (alone.Setup.Base.Number, alone.Setup.Base.Length));
-            Assert.Null(alone.Setup.Mark);
+            Assert.Null(alone.Setup.Marker);
             Assert.Null(alone.Setup.Storage);
             Assert.Equal("sync", alone.Io);
         }
@@ -50,7 +50,7 @@ public sealed class DeviceSetTests : IDisposable
             Assert.Equal(new MergeDevice(1, _folder["base"], 64 << 10), two.Setup.Base);
             Assert.Equal(two.Setup.Base, two.Setup.Source);
             Assert.Equal((0, _folder["cow"]), (two.Setup.Cow.Number, two.Setup.Cow.Name));
-            Assert.NotNull(two.Setup.Mark);
+            Assert.NotNull(two.Setup.Marker);
             Assert.NotNull(two.Setup.Storage);
             Assert.True(two.Setup.SharedBlocks);
             Assert.Null(two.Setup.Overlap);
@@ -148,13 +148,13 @@ public sealed class DeviceSetTests : IDisposable
         DeviceOptions options = Options("cow", "base", null, true, false);
         using (DeviceSet same = new(options with { CowName = _folder["cow"], BaseName = "the base" }, _stop, _wakeUp))
         {
-            Assert.NotNull(same.Setup.Mark);
+            Assert.NotNull(same.Setup.Marker);
             Assert.Equal("the base", same.Setup.Base.Name);
         }
         foreach (string name in (string[])["source", "none"])
         {
             using DeviceSet other = new(options with { CowName = _folder[name] }, _stop, _wakeUp);
-            Assert.Null(other.Setup.Mark);
+            Assert.Null(other.Setup.Marker);
             Assert.Equal(_folder[name], other.Setup.Cow.Name);
         }
     }

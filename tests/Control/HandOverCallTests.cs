@@ -109,7 +109,7 @@ public sealed class HandOverCallTests : IDisposable
             ("listen", "listening for the daemon", 1), ("accept", "waiting for the daemon", 3), ("give", "handing over the socket", 4), ("hear", "waiting for the daemon's answer", 5),
         })
         {
-            Assert.Equal($"74 {what} failed: {Reason.Of(-errno)}", Give((call, -errno)));
+            Assert.Equal($"74 {what} failed: {ErrnoText.Of(-errno)}", Give((call, -errno)));
             Assert.Equal(done < 4 ? Given[..done] : [.. Given[..done], $"close {Peer}"], _calls);
         }
     }

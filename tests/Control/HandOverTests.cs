@@ -158,7 +158,7 @@ public sealed class HandOverTests : IDisposable
                 said = $"{(int)e.Code} {e.Message}";
             }
         });
-        Assert.Equal((told ? 0 : -1, told ? $"74 connecting to {path} failed: {Reason.Of(-errno)}" : "", 1), (taken, said, closed));
+        Assert.Equal((told ? 0 : -1, told ? $"74 connecting to {path} failed: {ErrnoText.Of(-errno)}" : "", 1), (taken, said, closed));
     }
 
     [Theory]
@@ -198,7 +198,7 @@ public sealed class HandOverTests : IDisposable
                 said = $"{(int)e.Code} {e.Message}";
             }
         });
-        Assert.Equal((told ? 0 : -1, told ? $"74 receiving from {path} failed: {Reason.Of(-errno)}" : "", 1), (taken, said, closed));
+        Assert.Equal((told ? 0 : -1, told ? $"74 receiving from {path} failed: {ErrnoText.Of(-errno)}" : "", 1), (taken, said, closed));
         Assert.Equal((3, 40), (asked, waits));
     }
 

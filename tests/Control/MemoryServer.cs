@@ -9,10 +9,10 @@ namespace Snapuserd.Tests.Control;
 internal sealed class MemoryServer(SnapshotView view, BlockDevice[] devices, WakeUp wakeUp) : IBlockServer
 {
     private readonly object _gate = new();
-    private string? _trouble;
+    private string? _failure;
     private bool _stopped;
 
-    public string? Trouble => Volatile.Read(ref _trouble);
+    public string? Failure => Volatile.Read(ref _failure);
 
     public string Start() => "memory";
 
@@ -29,7 +29,7 @@ internal sealed class MemoryServer(SnapshotView view, BlockDevice[] devices, Wak
         lock (_gate)
         {
             if (_stopped) return;
-            Volatile.Write(ref _trouble, "removed");
+            Volatile.Write(ref _failure, "removed");
             wakeUp.Signal();
         }
     }
@@ -39,7 +39,7 @@ internal sealed class MemoryServer(SnapshotView view, BlockDevice[] devices, Wak
     {
         lock (_gate)
         {
-            if (_stopped || _trouble != null) return null;
+            if (_stopped || _failure != null) return null;
             using ReadContext context = new(view, devices, 1, length);
             Slice buffer = context.Buffer(0).Part(0, length);
             int read = context.Reader.Read(offset, buffer);

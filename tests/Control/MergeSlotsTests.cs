@@ -47,7 +47,7 @@ public sealed class MergeSlotsTests : IDisposable
     public void A_snapshot_is_woken_without_the_lock_of_the_queue(string action)
     {
         MergeSlots slots = action == "enter" ? new(new MemoryBudget(32 << 20, 2), 2) : _slots;
-        MemoryShare? share = null;
+        MemoryQuota? share = null;
         if (action == "leave")
         {
             slots.Queue(_second);

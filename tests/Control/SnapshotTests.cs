@@ -63,7 +63,7 @@ public sealed class SnapshotTests : IDisposable
     /// <summary>Records the calls to a server, and fails when the test says so.</summary>
     private sealed class FakeServer : IBlockServer
     {
-        public string? Trouble { get; set; }
+        public string? Failure { get; set; }
 
         public int Clients { get; set; }
 
@@ -519,7 +519,7 @@ public sealed class SnapshotTests : IDisposable
     [Fact]
     public void Nothing_to_do_is_waited_for_and_a_server_in_trouble_ends_it()
     {
-        foreach (bool trouble in (bool[])[false, true])
+        foreach (bool failure in (bool[])[false, true])
         {
             Snapshot one = Make(signalled: () => ++_looks > 1000);
             one.Open();
@@ -533,7 +533,7 @@ public sealed class SnapshotTests : IDisposable
                 if (call[0] != _wakeUp.Fd) return null;
                 if (++reads == 3)
                 {
-                    if (trouble) _server!.Trouble = "gone";
+                    if (failure) _server!.Failure = "gone";
                     else one.RequestStop();
                 }
                 one.Wake();
@@ -541,7 +541,7 @@ public sealed class SnapshotTests : IDisposable
             }, () => code = one.Run());
             Assert.Equal((ExitCode.Done, 3), (code, reads));
             Assert.InRange(_looks, 0, 20);
-            Assert.Equal(trouble ? "gone" : null, one.Trouble);
+            Assert.Equal(failure ? "gone" : null, one.Failure);
             one.Dispose();
         }
     }
@@ -603,7 +603,7 @@ public sealed class SnapshotTests : IDisposable
     {
         File.WriteAllText(_folder["cow.merging"], $"begun {new string('6', 64)} 0000000000000000\n");
         Snapshot one = Make();
-        Assert.Equal($"65 {MergingMark.Sentence(_folder["cow"], "it is the COW of another update")}", Says(one.Open));
+        Assert.Equal($"65 {MergeMarker.Sentence(_folder["cow"], "it is the COW of another update")}", Says(one.Open));
     }
 
     [Theory]
@@ -642,7 +642,7 @@ public sealed class SnapshotTests : IDisposable
             _watcher.Heard.Clear();
             _flush = flushed => flushed == name ? -Errno.EIO : 0;
             Snapshot failed = Serving(writes: false);
-            string why = $"everything is merged, but that may not be durable: {_folder[name]} cannot be flushed: {Reason.Of(-Errno.EIO)}";
+            string why = $"everything is merged, but that may not be durable: {_folder[name]} cannot be flushed: {ErrnoText.Of(-Errno.EIO)}";
             Assert.Equal((SnapshotState.Failed, why, ExitCode.InputOutput), (failed.Status.State, failed.Status.Error, failed.Status.EndedWith));
             Assert.Empty(_watcher.Heard);
             Assert.Equal(ExitCode.InputOutput, failed.Run());
@@ -772,7 +772,7 @@ public sealed class SnapshotTests : IDisposable
         };
         Assert.Equal(ExitCode.InputOutput, failing.Run());
         Assert.Equal(1, refused);
-        string why = $"{_folder["base"]} cannot be flushed, so /dev/mapper/root stays where it is: {Reason.Of(-errno)}";
+        string why = $"{_folder["base"]} cannot be flushed, so /dev/mapper/root stays where it is: {ErrnoText.Of(-errno)}";
         Assert.Equal((SnapshotState.Merged, true, why), (failing.Status.State, failing.Status.HandOverFailed, failing.Status.Error));
         Assert.Equal(Served, _kernel.Devices["root"].Active);
         Assert.Equal($"stopped InputOutput: {why}", _watcher.Heard[^1]);
@@ -798,7 +798,7 @@ public sealed class SnapshotTests : IDisposable
     {
         Snapshot one = Serving(mapper: true);
         Assert.True(one.RequestMerge());
-        _watcher.AtEnd = _ => _server!.Trouble = "gone";
+        _watcher.AtEnd = _ => _server!.Failure = "gone";
         Assert.Equal(ExitCode.Done, one.Run());
         Assert.Equal((SnapshotState.Merged, Served), (one.Status.State, _kernel.Devices["root"].Active));
         one.Dispose();

@@ -125,7 +125,7 @@ public sealed class StorageReserverCallTests : IDisposable
     }
 
     private static string NoRoom(long least, object free, int errno) =>
-        $"74 the file: the merge fills holes of this file, which takes at least {least} bytes more on its file system ({free} free): {Reason.Of(errno)}; nothing was written, and the same command merges when there is room";
+        $"74 the file: the merge fills holes of this file, which takes at least {least} bytes more on its file system ({free} free): {ErrnoText.Of(errno)}; nothing was written, and the same command merges when there is room";
 
     [Theory]
     [InlineData(Libc.EXT4_SUPER_MAGIC)]
@@ -325,7 +325,7 @@ public sealed class StorageReserverCallTests : IDisposable
         Assert.Equal(["0+4096", "16384+4096"], _reserved);
         Assert.Equal(2000, asked);
         (asked, interruptions) = (0, 1000);
-        Assert.Equal($"74 the file: reserving 4096 bytes at 0 failed: {Reason.Of(Errno.EINTR)}; nothing was written", Says(Pages(0, 1)));
+        Assert.Equal($"74 the file: reserving 4096 bytes at 0 failed: {ErrnoText.Of(Errno.EINTR)}; nothing was written", Says(Pages(0, 1)));
         Assert.Equal(1000, asked);
     }
 
@@ -336,7 +336,7 @@ public sealed class StorageReserverCallTests : IDisposable
     public void A_reservation_that_fails_otherwise_is_told_with_its_place(int errno)
     {
         _allocate = (_, at, _) => at == 16384 ? -errno : 0;
-        Assert.Equal($"74 the file: reserving 8192 bytes at 16384 failed: {Reason.Of(errno)}; nothing was written", Says(Pages(0, 1), Pages(4, 2)));
+        Assert.Equal($"74 the file: reserving 8192 bytes at 16384 failed: {ErrnoText.Of(errno)}; nothing was written", Says(Pages(0, 1), Pages(4, 2)));
         Assert.Equal(["0+4096"], _reserved);
         Assert.Empty(_reports);
     }
@@ -365,7 +365,7 @@ public sealed class StorageReserverCallTests : IDisposable
         Reserve(Pages(0, 1), Pages(4, 2), Pages(10, 1));
         Assert.Equal(["0+4096"], _reserved);
         string report = Assert.Single(_reports);
-        Assert.Equal($"the file: room for up to 12288 bytes cannot be reserved: {Reason.Of(errno)}; if its file system gets full, the merge stops with 74 and goes on when there is room", report);
+        Assert.Equal($"the file: room for up to 12288 bytes cannot be reserved: {ErrnoText.Of(errno)}; if its file system gets full, the merge stops with 74 and goes on when there is room", report);
     }
 
     [Fact]
@@ -390,7 +390,7 @@ public sealed class StorageReserverCallTests : IDisposable
         Reserve(Pages(0, 1));
         Assert.Equal(["0+4096"], _reserved);
         _limit = () => 4095;
-        Assert.Equal($"74 the file: the merge writes up to byte 4096, and this process may write up to byte 4095: {Reason.Of(Errno.EFBIG)}; nothing was written", Says(Pages(0, 1)));
+        Assert.Equal($"74 the file: the merge writes up to byte 4096, and this process may write up to byte 4095: {ErrnoText.Of(Errno.EFBIG)}; nothing was written", Says(Pages(0, 1)));
         Assert.Empty(_reserved);
     }
 }

@@ -106,9 +106,9 @@ public sealed class ThrowingObserverTests
             if (ending == "merged before") BinaryPrimitives.WriteUInt64LittleEndian(cow.AsSpan(CowHeader.MergeCountOffset), (ulong)Golden.Row(Vector).MergeOps);
             File.WriteAllBytes(Cow, cow);
             File.WriteAllBytes(_folder["base"], ending == "merged before" ? Golden.New : Golden.Old);
-            File.WriteAllText(Mark, ending == "mark of another COW" ? $"begun {new string('6', 64)} {0:x16}\n" : "");
+            File.WriteAllText(Marker, ending == "mark of another COW" ? $"begun {new string('6', 64)} {0:x16}\n" : "");
             // A boot that was killed before its rename leaves this one.
-            File.WriteAllText(Mark + ".new", "");
+            File.WriteAllText(Marker + ".new", "");
         }
 
         internal List<string> Reports { get; } = [];
@@ -119,7 +119,7 @@ public sealed class ThrowingObserverTests
 
         private string Cow => _folder["cow"];
 
-        private string Mark => Cow + ".merging";
+        private string Marker => Cow + ".merging";
 
         private ulong Count => BinaryPrimitives.ReadUInt64LittleEndian(Unlocked.Read(Cow, CowHeader.MergeCountOffset + sizeof(ulong)).AsSpan(CowHeader.MergeCountOffset));
 
@@ -156,8 +156,8 @@ public sealed class ThrowingObserverTests
             bool merged = _ending.StartsWith("merged", StringComparison.Ordinal);
             Assert.Equal(merged ? Golden.New : Golden.Old, File.ReadAllBytes(_folder["base"]));
             Assert.Equal(merged ? (ulong)Golden.Row(Vector).MergeOps : 0, Count);
-            Assert.Equal((!merged, !merged), (File.Exists(Mark), File.Exists(Mark + ".new")));
-            if (!merged) Assert.StartsWith("begun ", File.ReadAllText(Mark), StringComparison.Ordinal);
+            Assert.Equal((!merged, !merged), (File.Exists(Marker), File.Exists(Marker + ".new")));
+            if (!merged) Assert.StartsWith("begun ", File.ReadAllText(Marker), StringComparison.Ordinal);
             Assert.True(File.Exists(Cow));
             // What is checked is noted for a later process, whatever the observer makes of it.
             if (_served && _ending == "merged") Assert.Equal(Golden.Row(Vector).MergeOps, _checked);
@@ -303,7 +303,7 @@ public sealed class ThrowingObserverTests
         };
 
         private string Files() =>
-            $"mark {(File.Exists(Mark) ? $"'{File.ReadAllText(Mark).Trim()}'" : "none")}, new {File.Exists(Mark + ".new")}, COW {File.Exists(Cow)}, count {Count}, "
+            $"mark {(File.Exists(Marker) ? $"'{File.ReadAllText(Marker).Trim()}'" : "none")}, new {File.Exists(Marker + ".new")}, COW {File.Exists(Cow)}, count {Count}, "
             + $"base {(Unlocked.Read(_folder["base"], Golden.Old.Length) is var now && now.AsSpan().SequenceEqual(Golden.Old) ? "old" : now.AsSpan().SequenceEqual(Golden.New) ? "new" : "between")}";
 
         private sealed class Driver(FakeUblk driver) : IDisposable

@@ -114,7 +114,7 @@ public sealed class UpdateVerifierTests
         verifier.Start();
         Assert.Equal(UpdateVerdict.Failed, verifier.Wait(Long));
         verifier.Dispose();
-        Assert.Contains("1048576 failed: the device failed (EIO)", Assert.Single(told), StringComparison.Ordinal);
+        Assert.Contains("1048576 failed: input/output error (EIO)", Assert.Single(told), StringComparison.Ordinal);
     }
 
     [Fact]

@@ -11,7 +11,7 @@ using Xunit;
 namespace Snapuserd.Tests.Cow;
 
 /// <summary>
-/// The digest that binds a mark to a COW. It is the same in every state of a merge and in every copy, and differs for every other update.
+/// The digest that binds a marker to a COW. It is the same in every state of a merge and in every copy, and differs for every other update.
 /// </summary>
 public sealed class DigestTests
 {

@@ -128,7 +128,7 @@ public sealed class LogTests : IDisposable
         Binary.CopyTo(_folder["snapuserd"]);
         BinaryResult result = Binary.RunProgram("chroot", [_folder.Path, "/snapuserd", "merge", "--cow", "/cow", "--base", "/base", "--log", "kmsg"]);
         Assert.True(result.ExitCode == 0, result.ToString());
-        Assert.Equal("snapuserd: /dev/kmsg cannot be written, so the log goes to standard error: there is no such file or folder (ENOENT)\n", result.Error);
+        Assert.Equal("snapuserd: /dev/kmsg cannot be written, so the log goes to standard error: no such file or directory (ENOENT)\n", result.Error);
         Assert.Equal(Golden.New, File.ReadAllBytes(_folder["base"]));
     }
 

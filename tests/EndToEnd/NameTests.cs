@@ -99,9 +99,9 @@ public sealed class NameTests : IDisposable
     public void Messages_have_the_bytes_of_the_name_and_no_name_makes_a_second_record()
     {
         RawResult raw = _shell.Run("$P inspect 'no\u00ff\u00e9\u00c3\u00a4'");
-        Assert.Equal((66, "snapuserd: cannot open no\u00ff\u00e9\u00c3\u00a4: there is no such file or folder (ENOENT)\n"), (raw.ExitCode, raw.Error));
+        Assert.Equal((66, "snapuserd: cannot open no\u00ff\u00e9\u00c3\u00a4: no such file or directory (ENOENT)\n"), (raw.ExitCode, raw.Error));
         RawResult forged = _shell.Run("$P inspect 'no\nsnapuserd: forged\u001b[2J\r\u00c2\u009b'");
-        Assert.Equal("snapuserd: cannot open no\\x0asnapuserd: forged\\x1b[2J\\x0d\\xc2\\x9b: there is no such file or folder (ENOENT)\n", forged.Error);
+        Assert.Equal("snapuserd: cannot open no\\x0asnapuserd: forged\\x1b[2J\\x0d\\xc2\\x9b: no such file or directory (ENOENT)\n", forged.Error);
         RawResult done = _shell.Run("$P extract --cow cow --base base --output 'x\u00ff'");
         Assert.EndsWith("to x\u00ff\n", done.Output);
         RawResult unknown = _shell.Run("$P merge --cow c --base b '--n\u00ff=\u00fe'; $P 'verb\u00ff'; $P inspect a 'b\u00ff'; $P merge --io 'u\u00ff'");
@@ -134,9 +134,9 @@ public sealed class NameTests : IDisposable
         Assert.Equal(0, result.ExitCode);
         Assert.Equal(path, Unescaped(Parsed(result.Output).GetProperty("output").GetString()!));
         RawResult error = _shell.Run($"rm {RawShell.Quote(path)}; $P inspect --json {RawShell.Quote(path)}");
-        Assert.Equal($"cannot open {path}: there is no such file or folder (ENOENT)", Unescaped(Parsed(error.Output).GetProperty("message").GetString()!));
+        Assert.Equal($"cannot open {path}: no such file or directory (ENOENT)", Unescaped(Parsed(error.Output).GetProperty("message").GetString()!));
         RawResult log = _shell.Run($"$P merge --log json --cow {RawShell.Quote(path)} --base base");
-        Assert.Equal($"cannot open {path}: there is no such file or folder (ENOENT)", Unescaped(Parsed(log.Error).GetProperty("message").GetString()!));
+        Assert.Equal($"cannot open {path}: no such file or directory (ENOENT)", Unescaped(Parsed(log.Error).GetProperty("message").GetString()!));
     }
 
     [Fact]

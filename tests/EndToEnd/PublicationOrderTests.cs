@@ -31,7 +31,7 @@ public sealed class PublicationOrderTests : IDisposable
 
     private string Base => _folder["base"];
 
-    private string Mark => Cow + ".merging";
+    private string Marker => Cow + ".merging";
 
     private string Log => _folder["trace"];
 
@@ -50,10 +50,10 @@ public sealed class PublicationOrderTests : IDisposable
     {
         Put(Golden.Cow(Vector), Golden.Old, mark: true);
         SystemCallTrace trace = Merge(0);
-        TracedCall begun = trace.First("a write to the mark", call => call.Writes(Mark));
+        TracedCall begun = trace.First("a write to the marker", call => call.Writes(Marker));
         TracedCall first = trace.First("a write to the base", call => call.Writes(Base));
         _ = trace.IsDurable(Cow, begun);
-        _ = trace.IsDurable(Mark, first);
+        _ = trace.IsDurable(Marker, first);
         Assert.True(begun.End < first.Begin, trace.ToString());
     }
 
@@ -62,7 +62,7 @@ public sealed class PublicationOrderTests : IDisposable
     {
         Put(Golden.Cow(Vector), Golden.Old, mark: true);
         SystemCallTrace trace = Merge(0);
-        TracedCall gone = trace.First("the end of the mark", call => call.Name == "unlink" && call.Path == Mark);
+        TracedCall gone = trace.First("the end of the marker", call => call.Name == "unlink" && call.Path == Marker);
         _ = trace.IsDurable(Base, gone);
         _ = trace.IsDurable(Cow, gone);
         TracedCall folder = trace.IsDurable(_folder.Path, Result(trace));
@@ -151,8 +151,8 @@ public sealed class PublicationOrderTests : IDisposable
     }
 
     /// <summary>
-    /// For a COW whose merge has begun or may have begun, the mark has content. The mark gets its name after the content is durable,
-    /// because an empty mark would say that the base is the old image.
+    /// For a COW whose merge has begun or may have begun, the marker has content. The marker gets its name after the content is durable,
+    /// because an empty marker would say that the base is the old image.
     /// </summary>
     [Theory]
     [InlineData(Half, "begun")]
@@ -168,12 +168,12 @@ public sealed class PublicationOrderTests : IDisposable
         {
             TracedCall start = trace.First($"the start of {verb}", call => call.Name is "execve" or "execveat" && call.Arguments.Contains(verb,
                 StringComparison.Ordinal));
-            TracedCall mark = trace.IsDurable(Mark, start), folder = trace.IsDurable(_folder.Path, start);
+            TracedCall mark = trace.IsDurable(Marker, start), folder = trace.IsDurable(_folder.Path, start);
             Assert.True(mark.End < folder.Begin, trace.ToString());
-            if (says.Length > 0) _ = trace.IsNamed(Mark, start);
+            if (says.Length > 0) _ = trace.IsNamed(Marker, start);
             else Assert.DoesNotContain(trace.Calls, call => call.Renamed != null);
         }
-        Assert.Equal(says.Length > 0, trace.Calls.Any(call => call.Writes(Mark + ".new") && call.Bytes.AsSpan().StartsWith(
+        Assert.Equal(says.Length > 0, trace.Calls.Any(call => call.Writes(Marker + ".new") && call.Bytes.AsSpan().StartsWith(
             Encoding.ASCII.GetBytes(says + " "))));
     }
 
@@ -394,7 +394,7 @@ public sealed class PublicationOrderTests : IDisposable
         });
         TracedCall ready = Result(trace);
         Assert.Contains(_folder["nbd"], ready.Arguments);
-        Assert.DoesNotContain(trace.Calls, call => (call.Writes(Base) || call.Writes(Cow) || call.Writes(Mark)) && call.Begin < ready.End);
+        Assert.DoesNotContain(trace.Calls, call => (call.Writes(Base) || call.Writes(Cow) || call.Writes(Marker)) && call.Begin < ready.End);
         Assert.Contains(trace.Calls, call => call.Writes(Base));
     }
 
@@ -405,7 +405,7 @@ public sealed class PublicationOrderTests : IDisposable
     {
         File.WriteAllBytes(Cow, cow);
         File.WriteAllBytes(Base, image);
-        if (mark) File.WriteAllText(Mark, "");
+        if (mark) File.WriteAllText(Marker, "");
     }
 
     private void PutMerged()

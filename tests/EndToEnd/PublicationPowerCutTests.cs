@@ -38,7 +38,7 @@ public sealed class PublicationPowerCutTests : IDisposable
         Open(kind);
         Disk.Put(("cow", Golden.Cow(Vector)), ("base", Golden.Old), ("cow.merging", []), ("control", []));
         Killed("base", "pwrite64", 1, Merge());
-        // Written like the mark, but not flushed.
+        // Written like the marker, but not flushed.
         File.WriteAllText(Disk.Outside("control"), new string('b', 88));
         Cut();
         Assert.True(Disk.Read("control") is { } lost && lost.All(one => one == 0), "a write without its flush was not lost");
@@ -51,7 +51,7 @@ public sealed class PublicationPowerCutTests : IDisposable
         Assert.Equal(65, Run(Merge()).ExitCode);
         Disk.Put(("cow", begun));
 
-        // The mark is removed: its name is gone, and the program does not flush the folder.
+        // The marker is removed: its name is gone, and the program does not flush the folder.
         Killed("", "fsync", 1, Merge());
         Assert.False(File.Exists(Disk.Outside("cow.merging")));
         FlushFolder();
@@ -149,7 +149,7 @@ public sealed class PublicationPowerCutTests : IDisposable
     }
 
     /// <summary>
-    /// The COW cannot say whether its merge has begun, so its mark has content. An empty mark would say that the base is the old image.
+    /// The COW cannot say whether its merge has begun, so its marker has content. An empty marker would say that the base is the old image.
     /// </summary>
     [RootTheory]
     [InlineData("ext4", false, false)]
@@ -165,7 +165,7 @@ public sealed class PublicationPowerCutTests : IDisposable
         Open(kind);
         Disk.Put(("cow", Golden.Cow(Doubtful)), ("base", Golden.Old));
         string[] boot = Boot();
-        // The remains, after a cut, of the mark of another COW.
+        // The remains, after a cut, of the marker of another COW.
         byte[] left = Encoding.ASCII.GetBytes($"maybe {new string('6', 64)} {new string('0', 16)}\n");
         void Begin()
         {
@@ -185,7 +185,7 @@ public sealed class PublicationPowerCutTests : IDisposable
         Assert.True(Disk.Read("cow.merging") != null, "the first flush was not that of the content, or the second not that of the folder");
         Assert.True(Text("cow.merging") != whole, "content without a flush was not lost");
 
-        // Killed before each call that creates the mark.
+        // Killed before each call that creates the marker.
         int named = 0;
         foreach ((string call, int number) in new[] { ("fallocate", 1), ("pwrite64", 1), ("fsync", 1), ("/^rename", 1), ("fsync", 2) })
         {

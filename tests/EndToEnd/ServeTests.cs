@@ -122,7 +122,7 @@ public sealed class ServeTests : IDisposable
     public void A_device_whose_path_cannot_be_printed_is_served_all_the_same()
     {
         Process server = Kept(Binary.StartProgram("/bin/sh", ["-c", "exec \"$0\" \"$@\" >/dev/full", Binary.Path, .. Arguments([])]));
-        Assert.Equal($"snapuserd: {_socket} is served, but that could not be printed: no space is left (ENOSPC)", server.StandardError.ReadLine());
+        Assert.Equal($"snapuserd: {_socket} is served, but that could not be printed: no space left on device (ENOSPC)", server.StandardError.ReadLine());
         Assert.Equal(Golden.New, Copy());
         Assert.Equal(0, End(server));
     }

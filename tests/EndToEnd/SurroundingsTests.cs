@@ -81,7 +81,7 @@ public sealed class SurroundingsTests : IDisposable
     {
         BinaryResult result = Binary.RunRedirected(">/dev/full", "--help");
         Assert.Equal(74, result.ExitCode);
-        Assert.Equal("snapuserd: standard output: writing failed: no space is left (ENOSPC)\n", result.Error);
+        Assert.Equal("snapuserd: standard output: writing failed: no space left on device (ENOSPC)\n", result.Error);
         Assert.Equal(74, Binary.RunRedirected(">/dev/full", "inspect", _folder["cow"]).ExitCode);
     }
 
@@ -97,7 +97,7 @@ public sealed class SurroundingsTests : IDisposable
     public void A_result_that_could_not_be_printed_is_said_and_the_merge_is_done_all_the_same()
     {
         BinaryResult result = Binary.RunRedirected(">/dev/full", "merge", "--cow", _folder["cow"], "--base", _folder["base"], "--progress", "never");
-        Assert.Equal((0, "snapuserd: the command is done, but its result could not be printed: no space is left (ENOSPC)\n"), (result.ExitCode, result.Error));
+        Assert.Equal((0, "snapuserd: the command is done, but its result could not be printed: no space left on device (ENOSPC)\n"), (result.ExitCode, result.Error));
         Assert.Equal(Golden.New, File.ReadAllBytes(_folder["base"]));
     }
 

@@ -119,12 +119,12 @@ public sealed class ImageTests
             Assert.True(image.Read(0).SequenceEqual(target));
         }
         RecordedMerge.AssertSame("""
-            read base 0+32 => 74 base: reading 131072 bytes at 0 failed: the device failed (EIO)
-            read base 1+5 => 74 base: reading 20480 bytes at 4096 for op 0 (Copy of block 0) failed: the device failed (EIO)
-            read base 30+1 => 74 base: reading 4096 bytes at 122880 for op 5 (Xor of block 7) failed: the device failed (EIO)
-            read payload 0+101 bytes => 74 cow: reading 101 bytes at 12974 for op 5 (Xor of block 7) failed: the device failed (EIO)
-            read payload 101+4096 bytes => 74 cow: reading 4096 bytes at 13075 for op 8 (Replace of block 14) failed: the device failed (EIO)
-            read payload 4197+43 bytes => 74 cow: reading 43 bytes at 17171 for op 9 (Replace of block 20) failed: the device failed (EIO)
+            read base 0+32 => 74 base: reading 131072 bytes at 0 failed: input/output error (EIO)
+            read base 1+5 => 74 base: reading 20480 bytes at 4096 for op 0 (Copy of block 0) failed: input/output error (EIO)
+            read base 30+1 => 74 base: reading 4096 bytes at 122880 for op 5 (Xor of block 7) failed: input/output error (EIO)
+            read payload 0+101 bytes => 74 cow: reading 101 bytes at 12974 for op 5 (Xor of block 7) failed: input/output error (EIO)
+            read payload 101+4096 bytes => 74 cow: reading 4096 bytes at 13075 for op 8 (Replace of block 14) failed: input/output error (EIO)
+            read payload 4197+43 bytes => 74 cow: reading 43 bytes at 17171 for op 9 (Replace of block 20) failed: input/output error (EIO)
             """, string.Join('\n', seen));
         image.VerifyPayloads();
         merge.Cow.AsSpan((int)cow.DataOffsets[6]).Fill(0xff);

@@ -17,16 +17,16 @@ public sealed class MemoryBudgetTests
     public void Every_merge_is_sure_of_its_part_and_takes_no_more_than_the_others()
     {
         MemoryBudget budget = new(10 * Sure, 3, Sure);
-        using MemoryShare first = budget.Join();
+        using MemoryQuota first = budget.Join();
         Assert.Equal(8 * Sure, budget.MostBytes);
         Assert.True(first.TryTake(8 * Sure));
         Assert.False(first.TryTake(1));
 
-        using MemoryShare second = budget.Join();
+        using MemoryQuota second = budget.Join();
         Assert.True(first.HasTooMuch);
         Assert.True(second.TryTake(Sure));
         Assert.False(second.TryTake(1));
-        using MemoryShare third = budget.Join();
+        using MemoryQuota third = budget.Join();
         Assert.True(third.TryTake(Sure));
         Assert.Equal(10 * Sure, budget.Taken.Now);
 
@@ -46,11 +46,11 @@ public sealed class MemoryBudgetTests
     public void What_others_are_sure_of_is_kept_for_them_after_they_have_joined()
     {
         MemoryBudget budget = new(30, 3, 5);
-        using MemoryShare first = budget.Join();
+        using MemoryQuota first = budget.Join();
         Assert.True(first.TryTake(20));
-        using MemoryShare second = budget.Join();
+        using MemoryQuota second = budget.Join();
         Assert.True(second.TryTake(5));
-        using MemoryShare third = budget.Join();
+        using MemoryQuota third = budget.Join();
         // The second is below its fair share, but all remaining memory is guaranteed to the third.
         Assert.False(second.TryTake(1));
         Assert.True(third.TryTake(5));
@@ -65,12 +65,12 @@ public sealed class MemoryBudgetTests
     public void One_more_than_there_may_be_is_refused_until_another_leaves()
     {
         MemoryBudget budget = new(4 * Sure, 2, Sure);
-        MemoryShare first = budget.Join();
-        using MemoryShare second = budget.Join();
+        MemoryQuota first = budget.Join();
+        using MemoryQuota second = budget.Join();
         Assert.Throws<InvalidOperationException>(() => budget.Join());
         first.Dispose();
         first.Dispose();
-        using MemoryShare third = budget.Join();
+        using MemoryQuota third = budget.Join();
     }
 
     [Theory]
@@ -82,12 +82,12 @@ public sealed class MemoryBudgetTests
         const int merges = 4;
         Random random = new(seed);
         MemoryBudget budget = new(9 * Sure, merges, Sure);
-        List<MemoryShare> shares = [];
+        List<MemoryQuota> shares = [];
         for (int step = 0; step < 20_000; step++)
         {
             if (shares.Count < merges && random.Next(50) == 0) shares.Add(budget.Join());
             if (shares.Count == 0) continue;
-            MemoryShare share = shares[random.Next(shares.Count)];
+            MemoryQuota share = shares[random.Next(shares.Count)];
             long bytes = random.Next(1, Sure);
             switch (random.Next(100))
             {
@@ -117,7 +117,7 @@ public sealed class MemoryBudgetTests
         {
             try
             {
-                using MemoryShare share = budget.Join();
+                using MemoryQuota share = budget.Join();
                 held.At = () => alone = share.Taken;
                 held.NearEnd = () => beside = Math.Max(beside, share.Taken);
                 Merge(share, held, pages);
@@ -137,7 +137,7 @@ public sealed class MemoryBudgetTests
         Assert.InRange(alone, (4 * Sure) + 1, 6 * Sure);
 
         long second = 0;
-        MemoryShare late = budget.Join();
+        MemoryQuota late = budget.Join();
         Merge(late, new Watcher(() => second = Math.Max(second, late.Taken)), others);
         Assert.InRange(second, 1, Math.Max(3 * Sure, (9 * Sure) - alone));
         // The second merge still holds memory when the first continues. The first returns memory until both shares are equal.
@@ -174,7 +174,7 @@ public sealed class MemoryBudgetTests
                 using SimWorkers workers = new(new DecodeWorker(), 1);
                 using MergeEngine engine = MergeEngine.Open(SimMerge.Setup(merge, disks, arena, 1, queue, workers));
                 MemoryBudget budget = new(22 << 20, 2);
-                using MemoryShare share = budget.Join(), other = budget.Join();
+                using MemoryQuota share = budget.Join(), other = budget.Join();
                 // The other merge holds the maximum that leaves this one its guarantee.
                 Assert.True(other.TryTake((11 << 20) - 1));
                 engine.Run(share);
@@ -223,7 +223,7 @@ public sealed class MemoryBudgetTests
         }
     }
 
-    private static void Merge(MemoryShare share, IMergeObserver observer, SimulatedPages pages)
+    private static void Merge(MemoryQuota share, IMergeObserver observer, SimulatedPages pages)
     {
         const int blocks = 4096;
         byte[] old = new byte[blocks * 4096];

@@ -54,10 +54,10 @@ public sealed class PackedTests
     [InlineData(int.MaxValue - 510, 510)]
     [InlineData(int.MaxValue, int.MaxValue)]
     [InlineData(0, int.MaxValue)]
-    public void Homes_are_published_whole(int counted, int window)
+    public void Locations_are_published_whole(int counted, int window)
     {
         ReaderGate gate = new();
-        gate.Publish(new OpHomes(counted, window));
-        Assert.Equal(new OpHomes(counted, window), gate.Homes);
+        gate.Publish(new OpLocations(counted, window));
+        Assert.Equal(new OpLocations(counted, window), gate.Locations);
     }
 }

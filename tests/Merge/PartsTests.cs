@@ -189,44 +189,44 @@ public sealed class PartsTests
     [Fact]
     public void Rate_is_kept_to_the_thousandth_of_a_byte()
     {
-        MergePace pace = new();
-        Assert.False(pace.IsLimited);
-        Assert.Throws<ArgumentOutOfRangeException>(() => pace.BytesPerSecond = -1);
-        pace.BytesPerSecond = 1;
-        Assert.True(pace.IsLimited);
-        Assert.True(pace.MayWrite(0));
-        pace.Take(1);
-        Assert.False(pace.MayWrite(999));
-        Assert.True(pace.MayWrite(1000));
-        pace.Take(1);
+        MergeThrottle throttle = new();
+        Assert.False(throttle.IsLimited);
+        Assert.Throws<ArgumentOutOfRangeException>(() => throttle.BytesPerSecond = -1);
+        throttle.BytesPerSecond = 1;
+        Assert.True(throttle.IsLimited);
+        Assert.True(throttle.MayWrite(0));
+        throttle.Take(1);
+        Assert.False(throttle.MayWrite(999));
+        Assert.True(throttle.MayWrite(1000));
+        throttle.Take(1);
         // A clock that goes back adds no credit. Credit counts from the new time on.
-        Assert.False(pace.MayWrite(0));
-        Assert.False(pace.MayWrite(999));
-        Assert.True(pace.MayWrite(1000));
+        Assert.False(throttle.MayWrite(0));
+        Assert.False(throttle.MayWrite(999));
+        Assert.True(throttle.MayWrite(1000));
         // Credit is limited to 200 ms.
-        pace.BytesPerSecond = 1000;
-        Assert.True(pace.MayWrite(10_000));
-        pace.Take(200);
-        Assert.True(pace.MayWrite(10_000));
-        pace.Take(1);
-        Assert.False(pace.MayWrite(10_000));
-        Assert.True(pace.MayWrite(10_001));
+        throttle.BytesPerSecond = 1000;
+        Assert.True(throttle.MayWrite(10_000));
+        throttle.Take(200);
+        Assert.True(throttle.MayWrite(10_000));
+        throttle.Take(1);
+        Assert.False(throttle.MayWrite(10_000));
+        Assert.True(throttle.MayWrite(10_001));
         // A new rate clears the debt of the old rate, and ignores bytes written while there was no rate.
-        pace.Take(1000);
-        pace.BytesPerSecond = 0;
-        Assert.Equal((0L, false), (pace.BytesPerSecond, pace.IsLimited));
-        Assert.True(pace.MayWrite(10_001));
-        pace.Take(1000);
-        pace.BytesPerSecond = 1000;
-        Assert.True(pace.MayWrite(10_001));
-        pace.BytesPerSecond = long.MaxValue;
-        Assert.Equal(1L << 40, pace.BytesPerSecond);
-        pace.Pause();
-        Assert.True(pace.IsPaused);
-        Assert.False(pace.MayWrite(20_000));
-        pace.Resume();
-        Assert.False(pace.IsPaused);
-        Assert.True(pace.MayWrite(20_000));
+        throttle.Take(1000);
+        throttle.BytesPerSecond = 0;
+        Assert.Equal((0L, false), (throttle.BytesPerSecond, throttle.IsLimited));
+        Assert.True(throttle.MayWrite(10_001));
+        throttle.Take(1000);
+        throttle.BytesPerSecond = 1000;
+        Assert.True(throttle.MayWrite(10_001));
+        throttle.BytesPerSecond = long.MaxValue;
+        Assert.Equal(1L << 40, throttle.BytesPerSecond);
+        throttle.Pause();
+        Assert.True(throttle.IsPaused);
+        Assert.False(throttle.MayWrite(20_000));
+        throttle.Resume();
+        Assert.False(throttle.IsPaused);
+        Assert.True(throttle.MayWrite(20_000));
     }
 
     [Fact]
@@ -237,14 +237,14 @@ public sealed class PartsTests
         Assert.Equal(10, new MemoryBudget(30, 3, 10).MostBytes);
         MemoryBudget budget = new(100, 3, 10);
         Assert.Equal(80, budget.MostBytes);
-        MemoryShare first = budget.Join();
+        MemoryQuota first = budget.Join();
         Assert.False(first.TryTake(81));
         Assert.True(first.TryTake(80));
         Assert.False(first.HasTooMuch);
         Assert.False(first.TryTake(1));
 
         // The second is guaranteed 10 and gets up to half of 90 as the first returns memory. 10 are kept for a third.
-        MemoryShare second = budget.Join();
+        MemoryQuota second = budget.Join();
         Assert.True(first.HasTooMuch);
         Assert.False(second.TryTake(11));
         Assert.True(second.TryTake(10));
@@ -262,7 +262,7 @@ public sealed class PartsTests
         Assert.Equal((45L, 45L), (first.Taken, second.Taken));
 
         // With a third, the fair share is 33. Unused guarantees of 10 stay reserved for their merges.
-        MemoryShare third = budget.Join();
+        MemoryQuota third = budget.Join();
         Assert.True(third.TryTake(10));
         first.Give(40);
         Assert.False(third.TryTake(24));
@@ -281,7 +281,7 @@ public sealed class PartsTests
         // One merge has left. Its guarantee stays reserved for a successor.
         Assert.False(first.TryTake(24));
         Assert.True(first.TryTake(23));
-        using MemoryShare fourth = budget.Join();
+        using MemoryQuota fourth = budget.Join();
         Assert.True(fourth.TryTake(10));
         first.Dispose();
         third.Dispose();
@@ -367,7 +367,7 @@ public sealed class PartsTests
         Assert.False(wakeUp.Wait(0));
         int first = gate.Enter(), second = gate.Enter();
         Assert.True(gate.IsDone);
-        gate.Publish(new OpHomes(1, 2));
+        gate.Publish(new OpLocations(1, 2));
         int late = gate.Enter();
         Assert.False(gate.IsDone);
         gate.Leave(first);

@@ -113,11 +113,11 @@ public sealed class PlanTests
     {
         With(Cow(ops), 2, plan =>
         {
-            Assert.Equal(limits, string.Join(' ', Enumerable.Range(0, plan.Count).Select(plan.Limit)));
+            Assert.Equal(limits, string.Join(' ', Enumerable.Range(0, plan.Count).Select(plan.SafeFrom)));
             for (int position = 0; position < plan.Count; position++)
             {
-                Assert.Equal(plan.Limit(position) < 0, plan.IsNoOp(position));
-                Assert.Equal(plan.Limit(position) == position + 1, plan.IsInPlace(position));
+                Assert.Equal(plan.SafeFrom(position) < 0, plan.IsNoOp(position));
+                Assert.Equal(plan.SafeFrom(position) == position + 1, plan.IsInPlace(position));
                 Assert.True(plan.IsSafe(position));
             }
             return 0;

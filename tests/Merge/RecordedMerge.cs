@@ -13,10 +13,10 @@ namespace Snapuserd.Tests.Merge;
 
 /// <summary>
 /// A real engine over byte arrays as devices. It records each external action as one line, in order: requests, progress, reservations, and
-/// calls of the mark and of the readers' gate. The base is device 0, the COW 1 and the source 2. By default, each wait completes all
+/// calls of the marker and of the readers' gate. The base is device 0, the COW 1 and the source 2. By default, each wait completes all
 /// requests, in the order in which they were queued.
 /// </summary>
-internal sealed class RecordedMerge : IBlockQueue, IWorkQueue<DecodeJob>, IMergeObserver, IMergeMark, IStorageReserver, ITimeSource
+internal sealed class RecordedMerge : IBlockQueue, IWorkQueue<DecodeJob>, IMergeObserver, IMergeMarker, IStorageReserver, ITimeSource
 {
     private const int BaseNumber = 0, CowNumber = 1, SourceNumber = 2;
     private static readonly string[] s_names = ["base", "cow", "source"];
@@ -31,7 +31,7 @@ internal sealed class RecordedMerge : IBlockQueue, IWorkQueue<DecodeJob>, IMerge
     private readonly WakeUp _wakeUp = new();
     private readonly DecodeWorker _worker = new();
     private Arena? _arena;
-    private OpHomes _homes;
+    private OpLocations _locations;
     private int _published;
 
     /// <summary>Merges <paramref name="cow"/> into random blocks. Its ops read <paramref name="source"/> if given, else the base.</summary>
@@ -55,13 +55,13 @@ internal sealed class RecordedMerge : IBlockQueue, IWorkQueue<DecodeJob>, IMerge
 
     internal ReaderGate Gate { get; }
 
-    internal MergePace Pace { get; } = new();
+    internal MergeThrottle Throttle { get; } = new();
 
     internal StopFlag Stop { get; } = new();
 
     public long Milliseconds { get; set; }
 
-    internal MemoryShare? Share { get; init; }
+    internal MemoryQuota? Share { get; init; }
 
     internal SharedRange[]? Overlap { get; init; }
 
@@ -150,7 +150,7 @@ internal sealed class RecordedMerge : IBlockQueue, IWorkQueue<DecodeJob>, IMerge
 
     internal MergeSetup Setup(Arena arena) => new()
     {
-        Io = new Transfers(this, [1, 1, 1]),
+        Io = new IoScheduler(this, [1, 1, 1]),
         Arena = _arena = arena,
         Workers = this,
         Time = this,
@@ -161,10 +161,10 @@ internal sealed class RecordedMerge : IBlockQueue, IWorkQueue<DecodeJob>, IMerge
         Overlap = Overlap is { } ranges ? new ReadOnlyMemory<SharedRange>(ranges) : default(ReadOnlyMemory<SharedRange>?),
         Options = Options,
         Stop = Stop,
-        Pace = Pace,
+        Throttle = Throttle,
         Observer = this,
         Storage = this,
-        Mark = this,
+        Marker = this,
         Readers = Gate,
     };
 
@@ -197,19 +197,19 @@ internal sealed class RecordedMerge : IBlockQueue, IWorkQueue<DecodeJob>, IMerge
         + $"{result.BaseBytesWritten} + {result.CowBytesWritten} bytes, {result.Flushes} flushes, {result.Checkpoints} checkpoints"
         + $"{(result.WasResumed ? "; resumed" : "")}{(result.AlreadyMerged ? "; already merged" : "")}";
 
-    private void LookAtHomes()
+    private void LookAtLocations()
     {
-        OpHomes homes = Gate.Homes;
-        if (homes == _homes) return;
-        _homes = homes;
+        OpLocations locations = Gate.Locations;
+        if (locations == _locations) return;
+        _locations = locations;
         _published++;
-        Line($"homes {homes.Counted}+{homes.Window}");
+        Line($"locations {locations.Counted}+{locations.Window}");
     }
 
     bool IBlockQueue.TryQueue(in BlockRequest request)
     {
         if (_flights.Count == Depth) return false;
-        LookAtHomes();
+        LookAtLocations();
         if (request.Verb is BlockVerb.Read or BlockVerb.Write && request.Offset + request.Buffer.Length > _devices[request.Device].Length)
             throw new ContractViolationException($"{Name(request)} goes beyond the end");
         Line(Name(request));
@@ -281,11 +281,11 @@ internal sealed class RecordedMerge : IBlockQueue, IWorkQueue<DecodeJob>, IMerge
 
     void IMergeObserver.Checking(in MergeProgress progress) => Line($"checked: {progress.OpsDone} of {progress.OpsTotal} ops, {progress.BytesDone} of {progress.BytesTotal} bytes");
 
-    void IMergeMark.Check(CowFile cow) => Line("mark looked at");
+    void IMergeMarker.Check(CowFile cow) => Line("mark looked at");
 
-    void IMergeMark.Begin(CowFile cow, int count) => Line($"mark begins at {count}");
+    void IMergeMarker.Begin(CowFile cow, int count) => Line($"mark begins at {count}");
 
-    void IMergeMark.End() => Line("mark ends");
+    void IMergeMarker.End() => Line("mark ends");
 
     void IStorageReserver.Reserve(MergeDevice device, IEnumerable<ByteRange> ranges) =>
         Line($"reserve:{string.Concat(ranges.Select(range => $" {Blocks(device.Number, range.Offset, range.Length)}"))}");

@@ -57,13 +57,13 @@ public sealed class TrafficTests
             flush cow
             write cow 0+4096 bytes
             flush cow
-            homes 0+2
+            locations 0+2
             write base 0+2
             progress: 2 of 4 ops, 8192 of 16384 bytes
             flush base
             write cow 0+4096 bytes
             flush cow
-            homes 2+0
+            locations 2+0
             write base 2+1
             write base 5+1
             progress: 4 of 4 ops, 16384 of 16384 bytes
@@ -88,7 +88,7 @@ public sealed class TrafficTests
             reserve: cow 0+4096 bytes
             reserve: base 4+2 base 7+1
             read cow 0+4096 bytes
-            homes 2+0
+            locations 2+0
             flush base
             write cow 0+4096 bytes
             flush cow
@@ -146,7 +146,7 @@ public sealed class TrafficTests
             flush cow
             write cow 0+4096 bytes
             flush cow
-            homes 0+6
+            locations 0+6
             write base 0+2
             write base 2+1
             write base 4+2
@@ -194,7 +194,7 @@ public sealed class TrafficTests
             progress: 4 of 4 ops, 16384 of 16384 bytes
             write cow 0+4096 bytes
             flush cow
-            homes 2+0
+            locations 2+0
             flush base
             write cow 0+4096 bytes
             flush cow
@@ -235,7 +235,7 @@ public sealed class TrafficTests
             write cow 0+334 bytes
             progress: 12 of 12 ops, 49152 of 49152 bytes
             flush cow
-            homes 4+0
+            locations 4+0
             flush base
             write cow 0+334 bytes
             flush cow
@@ -269,7 +269,7 @@ public sealed class TrafficTests
             flush base
             write cow 0+526 bytes
             flush cow
-            homes 8+0
+            locations 8+0
             write base 8+2
             write base 10+2
             write base 12+2
@@ -281,7 +281,7 @@ public sealed class TrafficTests
             flush base
             write cow 0+526 bytes
             flush cow
-            homes 16+0
+            locations 16+0
             write base 16+2
             write base 18+2
             write base 20+2
@@ -371,7 +371,7 @@ public sealed class TrafficTests
             progress: 14 of 16 ops, 57344 of 65536 bytes
             progress: 16 of 16 ops, 65536 of 65536 bytes
             flush cow
-            homes 2+0
+            locations 2+0
             flush base
             write cow 0+398 bytes
             flush cow
@@ -416,13 +416,13 @@ public sealed class TrafficTests
             flush base
             write cow 0+4096 bytes
             flush cow
-            homes 3+0
+            locations 3+0
             write cow 0+4096 bytes
             write cow 4096+4096 bytes
             flush cow
             write cow 0+4096 bytes
             flush cow
-            homes 3+1
+            locations 3+1
             write base 1+1
             write base 7+2
             progress: 4 of 6 ops, 20480 of 28672 bytes
@@ -430,7 +430,7 @@ public sealed class TrafficTests
             progress: 6 of 6 ops, 28672 of 28672 bytes
             write cow 0+4096 bytes
             flush cow
-            homes 4+0
+            locations 4+0
             flush base
             write cow 0+4096 bytes
             flush cow
@@ -497,7 +497,7 @@ public sealed class TrafficTests
             reserve: cow 0+16384 bytes
             reserve: base 0+7
             read cow 0+16384 bytes
-            homes 0+3
+            locations 0+3
             flush base
             write cow 4096+12288 bytes
             flush cow
@@ -511,19 +511,19 @@ public sealed class TrafficTests
             flush base
             write cow 0+4096 bytes
             flush cow
-            homes 3+0
+            locations 3+0
             write cow 0+4096 bytes
             write cow 4096+12288 bytes
             flush cow
             write cow 0+4096 bytes
             flush cow
-            homes 3+3
+            locations 3+3
             write base 3+3
             progress: 6 of 7 ops, 24576 of 28672 bytes
             flush base
             write cow 0+4096 bytes
             flush cow
-            homes 6+0
+            locations 6+0
             write base 6+1
             progress: 7 of 7 ops, 28672 of 28672 bytes
             flush base
@@ -591,7 +591,7 @@ public sealed class TrafficTests
             reserve: cow 0+12288 bytes
             reserve: base 2+4
             read cow 0+12288 bytes
-            homes 2+0
+            locations 2+0
             flush base
             write cow 0+4096 bytes
             flush cow
@@ -605,19 +605,19 @@ public sealed class TrafficTests
             flush cow
             write cow 0+4096 bytes
             flush cow
-            homes 2+2
+            locations 2+2
             write base 2+2
             progress: 4 of 6 ops, 16384 of 24576 bytes
             flush base
             write cow 0+4096 bytes
             flush cow
-            homes 4+0
+            locations 4+0
             write cow 0+4096 bytes
             write cow 4096+8192 bytes
             flush cow
             write cow 0+4096 bytes
             flush cow
-            homes 4+2
+            locations 4+2
             write base 4+2
             progress: 6 of 6 ops, 24576 of 24576 bytes
             flush base
@@ -701,19 +701,19 @@ public sealed class TrafficTests
             flush cow
             write cow 0+4096 bytes
             flush cow
-            homes 0+2
+            locations 0+2
             write base 0+2
             progress: 2 of 5 ops, 8192 of 20480 bytes
             flush base
             write cow 0+4096 bytes
             flush cow
-            homes 2+0
+            locations 2+0
             write cow 0+4096 bytes
             write cow 4096+8192 bytes
             flush cow
             write cow 0+4096 bytes
             flush cow
-            homes 2+2
+            locations 2+2
             write base 2+2
             write base 6+1
             progress: 4 of 5 ops, 16384 of 20480 bytes
@@ -721,7 +721,7 @@ public sealed class TrafficTests
             progress: 5 of 5 ops, 20480 of 20480 bytes
             write cow 0+4096 bytes
             flush cow
-            homes 4+0
+            locations 4+0
             flush base
             write cow 0+4096 bytes
             flush cow
@@ -743,7 +743,7 @@ public sealed class TrafficTests
             reserve: cow 0+174 bytes
             reserve:
             read cow 0+174 bytes
-            homes 2+0
+            locations 2+0
             flush base
             write cow 0+174 bytes
             flush cow
@@ -796,14 +796,14 @@ public sealed class TrafficTests
             job
             write cow 0+4096 bytes
             flush cow
-            homes 0+2
+            locations 0+2
             write base 0+1
             write base 1+1
             progress: 2 of 6 ops, 8192 of 28672 bytes
             flush base
             write cow 0+4096 bytes
             flush cow
-            homes 2+0
+            locations 2+0
             write base 2+1
             write base 4+2
             write base 6+1
@@ -950,38 +950,38 @@ public sealed class TrafficTests
             .Replace(10, SmallCases.Random(1, 1));
         string seen = Fails(() => new RecordedMerge(cow, 12) { Options = s_plain with { RequestBytes = 4096 } });
         RecordedMerge.AssertSame("""
-            read cow 0+16384 bytes => 74 cow: reading the head of the COW at byte 0 failed: the device failed (EIO)
-            flush base => 74 base: flushing failed: the device failed (EIO); nothing after op 0 of 6 is counted
-            write cow 0+4096 bytes => 74 cow: writing back the head of the COW at byte 0 failed: the device failed (EIO)
-            flush cow => 74 cow: flushing the COW at byte 0 failed: the device failed (EIO)
-            read base 2+1 => 74 base: reading 4096 bytes at 8192 for op 0 (Copy of block 0) failed: the device failed (EIO)
-            read base 3+1 => 74 base: reading 4096 bytes at 12288 for op 1 (Copy of block 1) failed: the device failed (EIO)
-            read base 5+1 => 74 base: reading 4096 bytes at 20480 for op 2 (Xor of block 5) failed: the device failed (EIO)
-            read base 6+1 => 74 base: reading 4096 bytes at 24576 for op 3 (Xor of block 6) failed: the device failed (EIO)
-            read payload 0+52 bytes => 74 cow: reading 52 bytes at 16878 for op 2 (Xor of block 5) failed: the device failed (EIO)
-            read payload 52+43 bytes => 74 cow: reading 43 bytes at 16930 for op 4 (Replace of block 8) failed: the device failed (EIO)
-            read payload 95+4096 bytes => 74 cow: reading 4096 bytes at 16973 for op 5 (Replace of block 10) failed: the device failed (EIO)
-            write base 0+1 => 74 base: writing 4096 bytes at 0 for op 0 (Copy of block 0) failed: the device failed (EIO)
-            write base 1+1 => 74 base: writing 4096 bytes at 4096 for op 1 (Copy of block 1) failed: the device failed (EIO)
-            flush base => 74 base: flushing failed: the device failed (EIO); nothing after op 0 of 6 is counted
-            write cow 0+4096 bytes => 74 cow: writing the header of the COW at byte 0 failed: the device failed (EIO)
-            flush cow => 74 cow: flushing the COW at byte 0 failed: the device failed (EIO)
-            write cow 0+4096 bytes => 74 cow: writing the scratch of the COW at byte 0 failed: the device failed (EIO)
-            write cow 4096+4096 bytes => 74 cow: writing the scratch of the COW at byte 4096 failed: the device failed (EIO)
-            write cow 8192+4096 bytes => 74 cow: writing the scratch of the COW at byte 8192 failed: the device failed (EIO)
-            flush cow => 74 cow: flushing the COW at byte 0 failed: the device failed (EIO)
-            write cow 0+4096 bytes => 74 cow: writing the header of the COW at byte 0 failed: the device failed (EIO)
-            flush cow => 74 cow: flushing the COW at byte 0 failed: the device failed (EIO)
-            write base 5+1 => 74 base: writing 4096 bytes at 20480 for op 2 (Xor of block 5) failed: the device failed (EIO)
-            write base 6+1 => 74 base: writing 4096 bytes at 24576 for op 3 (Xor of block 6) failed: the device failed (EIO)
-            write base 8+2 => 74 base: writing 8192 bytes at 32768 for op 4 (Replace of block 8) failed: the device failed (EIO)
-            write base 10+1 => 74 base: writing 4096 bytes at 40960 for op 5 (Replace of block 10) failed: the device failed (EIO)
-            flush base => 74 base: flushing failed: the device failed (EIO); nothing after op 2 of 6 is counted
-            write cow 0+4096 bytes => 74 cow: writing the header of the COW at byte 0 failed: the device failed (EIO)
-            flush cow => 74 cow: flushing the COW at byte 0 failed: the device failed (EIO)
-            flush base => 74 base: flushing failed: the device failed (EIO); nothing after op 4 of 6 is counted
-            write cow 0+4096 bytes => 74 cow: writing the header of the COW at byte 0 failed: the device failed (EIO)
-            flush cow => 74 cow: flushing the COW at byte 0 failed: the device failed (EIO)
+            read cow 0+16384 bytes => 74 cow: reading the metadata of the COW at byte 0 failed: input/output error (EIO)
+            flush base => 74 base: flushing failed: input/output error (EIO); nothing after op 0 of 6 is counted
+            write cow 0+4096 bytes => 74 cow: writing back the metadata of the COW at byte 0 failed: input/output error (EIO)
+            flush cow => 74 cow: flushing the COW at byte 0 failed: input/output error (EIO)
+            read base 2+1 => 74 base: reading 4096 bytes at 8192 for op 0 (Copy of block 0) failed: input/output error (EIO)
+            read base 3+1 => 74 base: reading 4096 bytes at 12288 for op 1 (Copy of block 1) failed: input/output error (EIO)
+            read base 5+1 => 74 base: reading 4096 bytes at 20480 for op 2 (Xor of block 5) failed: input/output error (EIO)
+            read base 6+1 => 74 base: reading 4096 bytes at 24576 for op 3 (Xor of block 6) failed: input/output error (EIO)
+            read payload 0+52 bytes => 74 cow: reading 52 bytes at 16878 for op 2 (Xor of block 5) failed: input/output error (EIO)
+            read payload 52+43 bytes => 74 cow: reading 43 bytes at 16930 for op 4 (Replace of block 8) failed: input/output error (EIO)
+            read payload 95+4096 bytes => 74 cow: reading 4096 bytes at 16973 for op 5 (Replace of block 10) failed: input/output error (EIO)
+            write base 0+1 => 74 base: writing 4096 bytes at 0 for op 0 (Copy of block 0) failed: input/output error (EIO)
+            write base 1+1 => 74 base: writing 4096 bytes at 4096 for op 1 (Copy of block 1) failed: input/output error (EIO)
+            flush base => 74 base: flushing failed: input/output error (EIO); nothing after op 0 of 6 is counted
+            write cow 0+4096 bytes => 74 cow: writing the header of the COW at byte 0 failed: input/output error (EIO)
+            flush cow => 74 cow: flushing the COW at byte 0 failed: input/output error (EIO)
+            write cow 0+4096 bytes => 74 cow: writing the scratch of the COW at byte 0 failed: input/output error (EIO)
+            write cow 4096+4096 bytes => 74 cow: writing the scratch of the COW at byte 4096 failed: input/output error (EIO)
+            write cow 8192+4096 bytes => 74 cow: writing the scratch of the COW at byte 8192 failed: input/output error (EIO)
+            flush cow => 74 cow: flushing the COW at byte 0 failed: input/output error (EIO)
+            write cow 0+4096 bytes => 74 cow: writing the header of the COW at byte 0 failed: input/output error (EIO)
+            flush cow => 74 cow: flushing the COW at byte 0 failed: input/output error (EIO)
+            write base 5+1 => 74 base: writing 4096 bytes at 20480 for op 2 (Xor of block 5) failed: input/output error (EIO)
+            write base 6+1 => 74 base: writing 4096 bytes at 24576 for op 3 (Xor of block 6) failed: input/output error (EIO)
+            write base 8+2 => 74 base: writing 8192 bytes at 32768 for op 4 (Replace of block 8) failed: input/output error (EIO)
+            write base 10+1 => 74 base: writing 4096 bytes at 40960 for op 5 (Replace of block 10) failed: input/output error (EIO)
+            flush base => 74 base: flushing failed: input/output error (EIO); nothing after op 2 of 6 is counted
+            write cow 0+4096 bytes => 74 cow: writing the header of the COW at byte 0 failed: input/output error (EIO)
+            flush cow => 74 cow: flushing the COW at byte 0 failed: input/output error (EIO)
+            flush base => 74 base: flushing failed: input/output error (EIO); nothing after op 4 of 6 is counted
+            write cow 0+4096 bytes => 74 cow: writing the header of the COW at byte 0 failed: input/output error (EIO)
+            flush cow => 74 cow: flushing the COW at byte 0 failed: input/output error (EIO)
             """, seen);
     }
 
@@ -989,12 +989,12 @@ public sealed class TrafficTests
     public void Pause_holds_the_next_batch_and_counts_what_is_written()
     {
         using RecordedMerge merge = new(Zeros(0, 12), 12) { Options = s_plain, ArenaBytes = RoomsOf(2), EndAtATime = 1 };
-        merge.Seen = line => { if (line == "progress: 2 of 12 ops, 8192 of 49152 bytes") merge.Pace.Pause(); };
+        merge.Seen = line => { if (line == "progress: 2 of 12 ops, 8192 of 49152 bytes") merge.Throttle.Pause(); };
         int looks = 0;
         merge.Idle = () =>
         {
             Assert.Equal(8, merge.Cow[CowHeader.MergeCountOffset]);
-            if (++looks == 3) merge.Pace.Resume();
+            if (++looks == 3) merge.Throttle.Resume();
         };
         merge.Expect("""
             mark looked at
@@ -1017,11 +1017,11 @@ public sealed class TrafficTests
             progress: 8 of 12 ops, 32768 of 49152 bytes
             write cow 0+334 bytes
             flush cow
-            homes 2+0
+            locations 2+0
             flush base
             write cow 0+334 bytes
             flush cow
-            homes 8+0
+            locations 8+0
             write base 8+2
             write base 10+2
             progress: 10 of 12 ops, 40960 of 49152 bytes
@@ -1039,7 +1039,7 @@ public sealed class TrafficTests
     public void Window_is_begun_neither_while_paused_nor_beyond_the_rate_and_its_bytes_count()
     {
         using RecordedMerge merge = new(Chain(2, 4).Zero(6).Zero(7), 8) { Options = s_plain, Milliseconds = 1000 };
-        merge.Pace.BytesPerSecond = 8192;
+        merge.Throttle.BytesPerSecond = 8192;
         List<long> began = [];
         merge.Seen = line => { if (line.StartsWith("write base", StringComparison.Ordinal)) began.Add(merge.Milliseconds); };
         merge.Idle = () => merge.Milliseconds += 100;
@@ -1051,10 +1051,10 @@ public sealed class TrafficTests
     [Theory]
     [InlineData("write base 0+2", "75 stopped at op 2 of 6; the same command goes on from there; B C C C 0 B C; 2 journaled, 2 blocks, 1 checkpoints")]
     [InlineData("flush base", "75 stopped at op 0 of 6; the same command goes on from there; B C; 0 journaled, 0 blocks, 0 checkpoints")]
-    [InlineData("homes 0+2", "75 stopped at op 2 of 6; the same command goes on from there; B C C C 0 B C; 2 journaled, 2 blocks, 1 checkpoints")]
+    [InlineData("locations 0+2", "75 stopped at op 2 of 6; the same command goes on from there; B C C C 0 B C; 2 journaled, 2 blocks, 1 checkpoints")]
     [InlineData("mark begins at 0", "75 stopped at op 0 of 6; the same command goes on from there; B C; 0 journaled, 0 blocks, 0 checkpoints")]
     [InlineData("progress: 4 of 6 ops, 16384 of 24576 bytes", "merged; B C C C 0 B C 6 7 C C 2 B C B C; 4 journaled, 6 blocks, 3 checkpoints")]
-    [InlineData("homes 4+0", "merged; B C C C 0 B C 6 7 C C 2 B C B C; 4 journaled, 6 blocks, 3 checkpoints")]
+    [InlineData("locations 4+0", "merged; B C C C 0 B C 6 7 C C 2 B C B C; 4 journaled, 6 blocks, 3 checkpoints")]
     public void Stop_finishes_what_was_begun_and_says_where_the_next_run_goes_on(string at, string expected)
     {
         using RecordedMerge merge = new(Chain(2, 4).Zero(6).Zero(7), 8) { Options = s_plain, ArenaBytes = 40 << 10 };
@@ -1164,33 +1164,33 @@ public sealed class TrafficTests
         CowBuilder cow = Left(ChainFrom(3, 7, 2), 3, 2, 3, target);
         string seen = Fails(() => new RecordedMerge(cow, 8) { Options = s_plain with { RequestBytes = 4096 } });
         RecordedMerge.AssertSame("""
-            read cow 0+16384 bytes => 74 cow: reading the head of the COW at byte 0 failed: the device failed (EIO)
-            flush base => 74 base: flushing failed: the device failed (EIO); nothing after op 2 of 7 is counted
-            write cow 4096+4096 bytes => 74 cow: writing back the head of the COW at byte 4096 failed: the device failed (EIO)
-            write cow 8192+4096 bytes => 74 cow: writing back the head of the COW at byte 8192 failed: the device failed (EIO)
-            write cow 12288+4096 bytes => 74 cow: writing back the head of the COW at byte 12288 failed: the device failed (EIO)
-            flush cow => 74 cow: flushing the COW at byte 0 failed: the device failed (EIO)
-            write cow 0+4096 bytes => 74 cow: writing back the head of the COW at byte 0 failed: the device failed (EIO)
-            flush cow => 74 cow: flushing the COW at byte 0 failed: the device failed (EIO)
-            read base 6+1 => 74 base: reading 4096 bytes at 24576 for op 5 (Copy of block 5) failed: the device failed (EIO)
-            read base 7+1 => 74 base: reading 4096 bytes at 28672 for op 6 (Copy of block 6) failed: the device failed (EIO)
-            write base 2+1 => 74 base: writing 4096 bytes at 8192 for op 2 (Copy of block 2) failed: the device failed (EIO)
-            write base 3+1 => 74 base: writing 4096 bytes at 12288 for op 3 (Copy of block 3) failed: the device failed (EIO)
-            write base 4+1 => 74 base: writing 4096 bytes at 16384 for op 4 (Copy of block 4) failed: the device failed (EIO)
-            flush base => 74 base: flushing failed: the device failed (EIO); nothing after op 2 of 7 is counted
-            write cow 0+4096 bytes => 74 cow: writing the header of the COW at byte 0 failed: the device failed (EIO)
-            flush cow => 74 cow: flushing the COW at byte 0 failed: the device failed (EIO)
-            write cow 0+4096 bytes => 74 cow: writing the scratch of the COW at byte 0 failed: the device failed (EIO)
-            write cow 4096+4096 bytes => 74 cow: writing the scratch of the COW at byte 4096 failed: the device failed (EIO)
-            write cow 8192+4096 bytes => 74 cow: writing the scratch of the COW at byte 8192 failed: the device failed (EIO)
-            flush cow => 74 cow: flushing the COW at byte 0 failed: the device failed (EIO)
-            write cow 0+4096 bytes => 74 cow: writing the header of the COW at byte 0 failed: the device failed (EIO)
-            flush cow => 74 cow: flushing the COW at byte 0 failed: the device failed (EIO)
-            write base 5+1 => 74 base: writing 4096 bytes at 20480 for op 5 (Copy of block 5) failed: the device failed (EIO)
-            write base 6+1 => 74 base: writing 4096 bytes at 24576 for op 6 (Copy of block 6) failed: the device failed (EIO)
-            flush base => 74 base: flushing failed: the device failed (EIO); nothing after op 5 of 7 is counted
-            write cow 0+4096 bytes => 74 cow: writing the header of the COW at byte 0 failed: the device failed (EIO)
-            flush cow => 74 cow: flushing the COW at byte 0 failed: the device failed (EIO)
+            read cow 0+16384 bytes => 74 cow: reading the metadata of the COW at byte 0 failed: input/output error (EIO)
+            flush base => 74 base: flushing failed: input/output error (EIO); nothing after op 2 of 7 is counted
+            write cow 4096+4096 bytes => 74 cow: writing back the metadata of the COW at byte 4096 failed: input/output error (EIO)
+            write cow 8192+4096 bytes => 74 cow: writing back the metadata of the COW at byte 8192 failed: input/output error (EIO)
+            write cow 12288+4096 bytes => 74 cow: writing back the metadata of the COW at byte 12288 failed: input/output error (EIO)
+            flush cow => 74 cow: flushing the COW at byte 0 failed: input/output error (EIO)
+            write cow 0+4096 bytes => 74 cow: writing back the metadata of the COW at byte 0 failed: input/output error (EIO)
+            flush cow => 74 cow: flushing the COW at byte 0 failed: input/output error (EIO)
+            read base 6+1 => 74 base: reading 4096 bytes at 24576 for op 5 (Copy of block 5) failed: input/output error (EIO)
+            read base 7+1 => 74 base: reading 4096 bytes at 28672 for op 6 (Copy of block 6) failed: input/output error (EIO)
+            write base 2+1 => 74 base: writing 4096 bytes at 8192 for op 2 (Copy of block 2) failed: input/output error (EIO)
+            write base 3+1 => 74 base: writing 4096 bytes at 12288 for op 3 (Copy of block 3) failed: input/output error (EIO)
+            write base 4+1 => 74 base: writing 4096 bytes at 16384 for op 4 (Copy of block 4) failed: input/output error (EIO)
+            flush base => 74 base: flushing failed: input/output error (EIO); nothing after op 2 of 7 is counted
+            write cow 0+4096 bytes => 74 cow: writing the header of the COW at byte 0 failed: input/output error (EIO)
+            flush cow => 74 cow: flushing the COW at byte 0 failed: input/output error (EIO)
+            write cow 0+4096 bytes => 74 cow: writing the scratch of the COW at byte 0 failed: input/output error (EIO)
+            write cow 4096+4096 bytes => 74 cow: writing the scratch of the COW at byte 4096 failed: input/output error (EIO)
+            write cow 8192+4096 bytes => 74 cow: writing the scratch of the COW at byte 8192 failed: input/output error (EIO)
+            flush cow => 74 cow: flushing the COW at byte 0 failed: input/output error (EIO)
+            write cow 0+4096 bytes => 74 cow: writing the header of the COW at byte 0 failed: input/output error (EIO)
+            flush cow => 74 cow: flushing the COW at byte 0 failed: input/output error (EIO)
+            write base 5+1 => 74 base: writing 4096 bytes at 20480 for op 5 (Copy of block 5) failed: input/output error (EIO)
+            write base 6+1 => 74 base: writing 4096 bytes at 24576 for op 6 (Copy of block 6) failed: input/output error (EIO)
+            flush base => 74 base: flushing failed: input/output error (EIO); nothing after op 5 of 7 is counted
+            write cow 0+4096 bytes => 74 cow: writing the header of the COW at byte 0 failed: input/output error (EIO)
+            flush cow => 74 cow: flushing the COW at byte 0 failed: input/output error (EIO)
             """, seen);
     }
 

@@ -21,7 +21,7 @@ public sealed class SampleTests
     {
         IReadOnlyList<string> files = Scope.Files(Binary.Root);
         Assert.Equal(files.Distinct(), files);
-        Assert.Contains("src/Merge/Lifecycle/MergingMark.cs", files);
+        Assert.Contains("src/Merge/Lifecycle/MergeMarker.cs", files);
     }
 
     [Fact]

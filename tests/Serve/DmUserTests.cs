@@ -57,7 +57,7 @@ public sealed class DmUserTests
         Assert.True(target.AsSpan().SequenceEqual(image));
         Assert.True(fixture.View.Times.Reads >= (4 * 20) + (image.Length >> 20));
         Assert.InRange(fixture.View.Times.WorstMicroseconds, 1, 60_000_000);
-        Assert.Null(service.Server.Trouble);
+        Assert.Null(service.Server.Failure);
         Assert.Empty(service.Reports);
     }
 
@@ -155,7 +155,7 @@ public sealed class DmUserTests
             Assert.NotNull(service.Peer.Read(0, seq, 6 * 8, 4096));
         }
         Assert.Equal(1, service.Peer.Opened);
-        Assert.Contains("payload", fixture.Trouble);
+        Assert.Contains("payload", fixture.Failure);
     }
 
     [Fact]
@@ -171,8 +171,8 @@ public sealed class DmUserTests
             Assert.Equal(DmUser.DM_USER_RESP_SUCCESS, service.Peer.TakeHead(channel, 2, 0, 128 << 10));
             Assert.Equal(64 << 10, service.Peer.Take(channel, new byte[128 << 10]));
         }
-        Assert.True(service.WaitForTrouble());
-        Assert.Contains("was removed", service.Server.Trouble);
+        Assert.True(service.WaitForFailure());
+        Assert.Contains("was removed", service.Server.Failure);
         Assert.Equal(4, service.Reports.Count);
         Assert.All(service.Reports, report => Assert.Contains("first part", report));
     }
@@ -190,8 +190,8 @@ public sealed class DmUserTests
             service.Peer.Close(channel);
             if (channel == 4) break;
         }
-        Assert.True(service.WaitForTrouble());
-        Assert.Equal("dm-user: a message ended 35 bytes early, 3 times one after another", service.Server.Trouble);
+        Assert.True(service.WaitForFailure());
+        Assert.Equal("dm-user: a message ended 35 bytes early, 3 times one after another", service.Server.Failure);
         Assert.Equal(5, service.Peer.Opened);
     }
 
@@ -203,10 +203,10 @@ public sealed class DmUserTests
         service.Peer.Close(0);
         service.Peer.Close(1);
         Assert.NotNull(service.Peer.Read(2, 1, 0, 512));
-        Assert.Null(service.Server.Trouble);
+        Assert.Null(service.Server.Failure);
         service.Peer.Close(2);
-        Assert.True(service.WaitForTrouble());
-        Assert.Equal("/dev/dm-user/system_b: the device-mapper device was removed", service.Server.Trouble);
+        Assert.True(service.WaitForFailure());
+        Assert.Equal("/dev/dm-user/system_b: the device-mapper device was removed", service.Server.Failure);
         Assert.Empty(service.Reports);
         Assert.Equal(3, service.Peer.Opened);
     }
@@ -222,7 +222,7 @@ public sealed class DmUserTests
             if (i % 2 == 0) Assert.NotNull(service.Peer.Read(i % 4, 1, 0, 512));
             service.Server.Stop();
             for (int channel = 0; channel < 4; channel++) Assert.Equal(0, service.Peer.Take(channel, new byte[1]));
-            Assert.Null(service.Server.Trouble);
+            Assert.Null(service.Server.Failure);
             service.Server.Stop();
         }
     }
@@ -354,11 +354,11 @@ public sealed class DmUserTests
         internal ConcurrentQueue<string> Reports { get; } = new();
 
         /// <summary>Blocks until the server has signalled.</summary>
-        internal bool WaitForTrouble()
+        internal bool WaitForFailure()
         {
             using Arena arena = new(4096);
             using SyncQueue queue = new(Array.Empty<BlockDevice>(), arena, _wakeUp, 1);
-            while (Server.Trouble is null) _ = queue.Wait(new BlockCompletion[1]);
+            while (Server.Failure is null) _ = queue.Wait(new BlockCompletion[1]);
             return true;
         }
 

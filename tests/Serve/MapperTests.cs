@@ -355,7 +355,7 @@ public sealed class MapperTests
         StandOn(kernel, s_base);
         Assert.Equal((Base, 21), (Ours(kernel).Active, kernel.Commands.Count(command => command == DM_TABLE_LOAD)));
         kernel.Interruptions = 21;
-        Assert.StartsWith("74 /dev/mapper/root cannot be put on /dev/ublkb0: ", Says(() => StandOn(kernel, s_served)), StringComparison.Ordinal);
+        Assert.StartsWith("69 /dev/mapper/root cannot be put on /dev/ublkb0: ", Says(() => StandOn(kernel, s_served)), StringComparison.Ordinal);
         kernel.Interruptions = 0;
         // A resume that fails with another error is not retried, and its table is cleared.
         kernel.Refuse = command => command == DM_DEV_SUSPEND ? -Errno.ENOMEM : 0;
@@ -370,7 +370,7 @@ public sealed class MapperTests
             return 0;
         };
         kernel.Commands.Clear();
-        Assert.StartsWith("74 /dev/mapper/root cannot be put on /dev/ublkb0: ", Says(() => StandOn(kernel, s_served)), StringComparison.Ordinal);
+        Assert.StartsWith("69 /dev/mapper/root cannot be put on /dev/ublkb0: ", Says(() => StandOn(kernel, s_served)), StringComparison.Ordinal);
         Assert.Equal(21, kernel.Commands.Count(command => command == DM_TABLE_LOAD));
     }
 
@@ -384,13 +384,13 @@ public sealed class MapperTests
         foreach ((int errno, int code) in new[] { (Errno.EPERM, 77), (Errno.EACCES, 77), (Errno.EROFS, 77), (Errno.ENOMEM, 71), (Errno.EMFILE, 71), (Errno.ENFILE, 71), (Errno.ENOSPC, 71), (Errno.EEXIST, 76), (Errno.ENODEV, 66), (Errno.ENOENT, 66), (Errno.ENOTTY, 69), (Errno.EIO, 74) })
         {
             FakeMapper kernel = new() { Refuse = command => command == refused ? -errno : 0 };
-            Assert.Equal($"{code} /dev/mapper/root {what}: {Reason.Of(-errno)}", Says(() => StandOn(kernel, s_served)));
+            Assert.Equal($"{code} /dev/mapper/root {what}: {ErrnoText.Of(-errno)}", Says(() => StandOn(kernel, s_served)));
             Assert.Empty(kernel.Devices);
             Assert.Empty(kernel.Nodes);
             Assert.Equal(1, kernel.Disposals);
         }
         FakeMapper invalid = new() { Refuse = command => command == refused ? -Errno.EINVAL : 0 };
-        Assert.Equal($"69 /dev/mapper/root {what}: {Reason.Of(-Errno.EINVAL)}; the kernel's log says more", Says(() => StandOn(invalid, s_served)));
+        Assert.Equal($"69 /dev/mapper/root {what}: {ErrnoText.Of(-Errno.EINVAL)}; the kernel's log says more", Says(() => StandOn(invalid, s_served)));
         Assert.Empty(invalid.Devices);
     }
 

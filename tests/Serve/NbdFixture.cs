@@ -77,7 +77,7 @@ internal sealed class NbdFixture : IDisposable
             int length = random.Next(4) switch { 0 => random.Next(1, 512), 1 => 4096, 2 => random.Next(1, 256 << 10), _ => random.Next(1, 2 << 20) };
             int offset = random.Next(0, Target.Length - length + 1);
             if (!Target.AsSpan(offset, length).SequenceEqual(client.Read(offset, length, structured)))
-                throw new InvalidOperationException($"{length} bytes at {offset} differ; seed {seed}, read {i}; {View.Trouble}");
+                throw new InvalidOperationException($"{length} bytes at {offset} differ; seed {seed}, read {i}; {View.Failure}");
         }
     }
 

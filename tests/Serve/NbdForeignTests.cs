@@ -36,9 +36,9 @@ public sealed class NbdForeignTests
     [InlineData("v3-lz4-64k-xor")]
     public void Copies_of_nbdcopy_and_compares_of_qemu_show_the_target_before_during_and_after_the_merge(string name)
     {
-        PacedMerge pace = new();
-        using NbdFixture fixture = new(new ViewFixture(Golden.Cow(name), Golden.Old, observer: pace), Golden.New);
-        pace.Server = fixture.Server;
+        ThrottledMerge throttle = new();
+        using NbdFixture fixture = new(new ViewFixture(Golden.Cow(name), Golden.Old, observer: throttle), Golden.New);
+        throttle.Server = fixture.Server;
         string copy = Path.Combine(fixture.Folder, "copy"), target = Path.Combine(fixture.Folder, "target");
         File.WriteAllBytes(target, fixture.Target);
 
@@ -48,14 +48,14 @@ public sealed class NbdForeignTests
         Run("qemu-img", compare);
 
         File.Delete(copy);
-        Beside(fixture, pace, "nbdcopy", ["--connections=2", "--requests=4", "--request-size=32768", fixture.Uri, copy]);
+        Beside(fixture, throttle, "nbdcopy", ["--connections=2", "--requests=4", "--request-size=32768", fixture.Uri, copy]);
         Assert.Equal(fixture.Target, File.ReadAllBytes(copy));
 
         File.Delete(copy);
         Run("nbdcopy", "--connections=2", "--requests=16", fixture.Uri, copy);
         Assert.Equal(fixture.Target, File.ReadAllBytes(copy));
         Run("qemu-img", compare);
-        Assert.Null(fixture.Server.Trouble);
+        Assert.Null(fixture.Server.Failure);
     }
 
     [Fact]
@@ -76,39 +76,39 @@ public sealed class NbdForeignTests
         {
             if (n % 16 == 5 || n == blocks - 1) builder.Replace(n, target.AsSpan((int)n * BlockBytes, BlockBytes));
         }
-        PacedMerge pace = new();
-        using NbdFixture fixture = new(new ViewFixture(builder.Build(), old, observer: pace), target);
-        pace.Server = fixture.Server;
+        ThrottledMerge throttle = new();
+        using NbdFixture fixture = new(new ViewFixture(builder.Build(), old, observer: throttle), target);
+        throttle.Server = fixture.Server;
 
         string[] fio =
         [
             "--name=view", "--ioengine=nbd", $"--uri={fixture.Uri}", "--rw=randread", "--bs=4k", $"--size={target.Length}", "--iodepth=16", "--readonly", "--loops=2",
             "--verify=pattern", "--verify_pattern=%o", "--verify_fatal=1", "--randseed=1", "--output-format=terse",
         ];
-        Beside(fixture, pace, "fio", fio);
+        Beside(fixture, throttle, "fio", fio);
         Assert.Equal(target, fixture.View.Base);
         Run("fio", fio);
-        Assert.Null(fixture.Server.Trouble);
+        Assert.Null(fixture.Server.Failure);
     }
 
     /// <summary>
     /// Merges while a program reads. The merge makes a step after each progress of the program, so that merge and reads overlap.
     /// </summary>
-    private static void Beside(NbdFixture fixture, PacedMerge pace, string program, string[] arguments)
+    private static void Beside(NbdFixture fixture, ThrottledMerge throttle, string program, string[] arguments)
     {
         BinaryResult? result = null;
-        pace.Begin();
+        throttle.Begin();
         Thread client = new(() =>
         {
             result = Binary.RunProgram(program, arguments);
-            pace.Release();
+            throttle.Release();
         });
         client.Start();
         fixture.View.Engine.Run();
         client.Join();
-        Assert.True(result!.ExitCode == 0, $"{program}: {result}; {fixture.View.Trouble}");
+        Assert.True(result!.ExitCode == 0, $"{program}: {result}; {fixture.View.Failure}");
         // The first step waits for the first request. The number of further steps depends on the machine's speed.
-        Assert.True(pace.Steps > 0, "the merge was done before anybody read");
+        Assert.True(throttle.Steps > 0, "the merge was done before anybody read");
     }
 
     private static string Run(string program, params string[] arguments)
@@ -119,7 +119,7 @@ public sealed class NbdForeignTests
     }
 
     /// <summary>Lets the merge continue when requests have come since its last step, or when the client has ended.</summary>
-    private sealed class PacedMerge : IMergeObserver
+    private sealed class ThrottledMerge : IMergeObserver
     {
         private long _seen;
         private bool _released;

@@ -123,7 +123,7 @@ public sealed class NbdHostileTests
                 Assert.Equal(1u, slow[i].TakeReply().Error);
             }
         }
-        Assert.Null(fixture.Server.Trouble);
+        Assert.Null(fixture.Server.Failure);
         foreach (NbdClient client in (List<NbdClient>)[.. silent, .. deaf, .. slow]) client.Dispose();
 
         void Read(NbdClient client, int seed)
@@ -247,7 +247,7 @@ public sealed class NbdHostileTests
             byte[] got = client.TakeRead(0, fixture.Target.Length, structured);
             Assert.True(fixture.Target.AsSpan().SequenceEqual(got), "an answer is not whole");
         }
-        Assert.Null(fixture.Server.Trouble);
+        Assert.Null(fixture.Server.Failure);
         foreach (NbdClient client in stalled) client.Dispose();
     }
 
@@ -272,7 +272,7 @@ public sealed class NbdHostileTests
         fixture.Compare(modest, structured: false, seed: 4, reads: 50);
         Volatile.Write(ref stop, true);
         thread.Join();
-        Assert.Null(fixture.Server.Trouble);
+        Assert.Null(fixture.Server.Failure);
     }
 
     [Theory]

@@ -151,7 +151,7 @@ public sealed class NbdProtocolTests
         Assert.True(fixture.Reports.Count == 1, name);
         using NbdClient next = NbdClient.Ready(fixture.Path);
         fixture.Compare(next, structured: false, seed: 1, reads: 3);
-        Assert.Null(fixture.Server.Trouble);
+        Assert.Null(fixture.Server.Failure);
     }
 
     [Theory]
@@ -299,7 +299,7 @@ public sealed class NbdProtocolTests
         Assert.InRange(bad, data - length, data + (256 << 10));
 
         Assert.True(fixture.Target.AsSpan(0, 4096).SequenceEqual(client.Read(0, 4096, structured: true)), "the connection is of no use any more");
-        Assert.Null(fixture.Server.Trouble);
+        Assert.Null(fixture.Server.Failure);
     }
 
     [Fact]
@@ -319,7 +319,7 @@ public sealed class NbdProtocolTests
         Assert.Contains("in the middle of an answer", Assert.Single(fixture.Reports), StringComparison.Ordinal);
         using NbdClient next = NbdClient.Ready(fixture.Path);
         Assert.True(fixture.Target.AsSpan(0, 4096).SequenceEqual(next.Read(0, 4096, structured: false)), "the server is of no use any more");
-        Assert.Null(fixture.Server.Trouble);
+        Assert.Null(fixture.Server.Failure);
     }
 
     [Fact]

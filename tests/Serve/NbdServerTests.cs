@@ -123,7 +123,7 @@ public sealed class NbdServerTests
         // moment.
         for (long end = Environment.TickCount64 + 60_000; Sockets() > 0 && Environment.TickCount64 < end;) Thread.Yield();
         Assert.Equal(0, Sockets());
-        Assert.Null(fixture.Server.Trouble);
+        Assert.Null(fixture.Server.Failure);
 
         int Sockets() => File.ReadLines("/proc/net/unix").Count(line => line.EndsWith(" " + fixture.Path, StringComparison.Ordinal));
     }
@@ -172,7 +172,7 @@ public sealed class NbdServerTests
             client.Drain();
             if (seed % 30 == 0) fixture.Compare(live, structured: true, seed, reads: 3);
         }
-        Assert.Null(fixture.Server.Trouble);
+        Assert.Null(fixture.Server.Failure);
     }
 
     [Fact]
@@ -193,7 +193,7 @@ public sealed class NbdServerTests
         // Data requested before the merge and received after it must also be the target's.
         half.Take(16 + fixture.Target.Length - 100_000);
         fixture.Compare(half, structured: false, seed: 3, reads: 10);
-        Assert.Null(fixture.Server.Trouble);
+        Assert.Null(fixture.Server.Failure);
     }
 
     [Fact]
@@ -250,7 +250,7 @@ public sealed class NbdServerTests
         stalled.Take(100);
         fixture.Server.Stop();
         Assert.InRange(stalled.Drain(), 0, (20 * fixture.Target.Length) - 1);
-        Assert.Null(fixture.Server.Trouble);
+        Assert.Null(fixture.Server.Failure);
     }
 
     private static ExitCode Refusal(NbdFixture fixture, string path)

@@ -31,7 +31,7 @@ public sealed class UblkTests
         test.Server.Stop();
         Assert.Equal(["add", "params", "start", "stop", "delete"], test.Driver.Log);
         Assert.False(test.Driver.Exists);
-        Assert.Null(test.Server.Trouble);
+        Assert.Null(test.Server.Failure);
     }
 
     [Fact]
@@ -93,7 +93,7 @@ public sealed class UblkTests
         Assert.Equal(-Errno.EIO, Answer(UBLK_IO_OP_READ, 0, 0));
         Assert.Equal(-Errno.EIO, Answer(UBLK_IO_OP_READ, 0, most + 1));
         Assert.Equal(512, Answer(UBLK_IO_OP_READ, end - 1, 1));
-        Assert.Null(test.Server.Trouble);
+        Assert.Null(test.Server.Failure);
         // Counts reads of the view, not requests that the server itself refuses.
         Assert.Equal(4, test.Fixture.View.Times.Reads);
         Assert.InRange(test.Fixture.View.Times.WorstMicroseconds, 1, 60_000_000);
@@ -170,7 +170,7 @@ public sealed class UblkTests
             Assert.Equal(4096, FakeUblk.Answer(request));
             Assert.True(Golden.New.AsSpan(8192, 4096).SequenceEqual(test.Driver.Bytes(request, 4096)));
         }
-        Assert.Null(test.Server.Trouble);
+        Assert.Null(test.Server.Failure);
     }
 
     [Fact]
@@ -295,8 +295,8 @@ public sealed class UblkTests
         test.Server.Start();
         test.Driver.RefuseNextCommit = -Errno.EINVAL;
         _ = test.Driver.Post(UBLK_IO_OP_READ, 0, 8);
-        Assert.True(test.WaitForTrouble());
-        Assert.Contains("refused", test.Server.Trouble, StringComparison.Ordinal);
+        Assert.True(test.WaitForFailure());
+        Assert.Contains("refused", test.Server.Failure, StringComparison.Ordinal);
     }
 
     [Fact]
@@ -305,8 +305,8 @@ public sealed class UblkTests
         using Case test = new(new UblkOptions { Queues = 1, Depth = 4 });
         test.Server.Start();
         test.Driver.Stop();
-        Assert.True(test.WaitForTrouble());
-        Assert.Contains("stopped by another", test.Server.Trouble, StringComparison.Ordinal);
+        Assert.True(test.WaitForFailure());
+        Assert.Contains("stopped by another", test.Server.Failure, StringComparison.Ordinal);
         test.Server.Stop();
         Assert.False(test.Driver.Exists);
     }
@@ -316,10 +316,10 @@ public sealed class UblkTests
     {
         using Case test = new(new UblkOptions { Queues = 1, Depth = 4 });
         test.Server.Start();
-        test.Fixture.Stop.StopAlsoWhen(() => test.Server.Trouble != null);
+        test.Fixture.Stop.StopAlsoWhen(() => test.Server.Failure != null);
         test.Driver.RefuseNextCommit = -Errno.EINVAL;
         _ = test.Driver.Post(UBLK_IO_OP_READ, 0, 8);
-        Assert.True(test.WaitForTrouble());
+        Assert.True(test.WaitForFailure());
         Assert.Equal(ExitCode.Interrupted, Assert.Throws<SnapuserdException>(() => test.Fixture.Engine.Run()).Code);
         Assert.False(test.Fixture.Engine.Result.AlreadyMerged);
     }
@@ -356,10 +356,10 @@ public sealed class UblkTests
 
         internal UblkServer Server { get; }
 
-        internal bool WaitForTrouble()
+        internal bool WaitForFailure()
         {
             while (!_wakeUp.Take()) { }
-            return Server.Trouble != null;
+            return Server.Failure != null;
         }
 
         public void Dispose()

@@ -31,7 +31,7 @@ public sealed class ViewCaseTests(ITestOutputHelper output)
         Slice buffer = context.Buffer(0).Part(0, length);
         context[buffer].Fill(0x77);
         Assert.Equal(length, context.Reader.Read(offset, buffer));
-        Assert.True(target.AsSpan((int)offset, length).SequenceEqual(context[buffer]), $"{length} bytes at {offset}: {fixture.Trouble}");
+        Assert.True(target.AsSpan((int)offset, length).SequenceEqual(context[buffer]), $"{length} bytes at {offset}: {fixture.Failure}");
     }
 
     private static void CheckAll(ViewFixture fixture, byte[] target)
@@ -221,16 +221,16 @@ public sealed class ViewCaseTests(ITestOutputHelper output)
                 continue;
             }
             Assert.Equal(-Errno.EIO, context.Reader.Read((block * Block) + 10, context.Buffer(0).Part(0, 100)));
-            Assert.Contains("op 5 (Replace of block 20)", fixture.Trouble);
-            Assert.Contains($"at {damaged}", fixture.Trouble);
-            Assert.Contains($"100 bytes at {(block * Block) + 10}", fixture.Trouble);
+            Assert.Contains("op 5 (Replace of block 20)", fixture.Failure);
+            Assert.Contains($"at {damaged}", fixture.Failure);
+            Assert.Contains($"100 bytes at {(block * Block) + 10}", fixture.Failure);
             failed++;
         }
         Assert.Equal(-Errno.EIO, context.Reader.Read(0, context.Buffer(0).Part(0, 64 * Block)));
         Check(fixture, context, target, 0, 20 * Block);
         Assert.Equal(failed + 1, fixture.View.Failures);
         // A read that failed has left the gate.
-        fixture.Gate.Publish(fixture.Gate.Homes);
+        fixture.Gate.Publish(fixture.Gate.Locations);
         Assert.True(fixture.Gate.IsDone);
     }
 
@@ -251,8 +251,8 @@ public sealed class ViewCaseTests(ITestOutputHelper output)
             if (block is < 12 or >= 16) Check(fixture, context, target, block * Block, Block);
             else Assert.Equal(-Errno.EIO, context.Reader.Read(block * Block, context.Buffer(0).Part(0, Block)));
         }
-        Assert.Contains(fixture.Devices[0].Path, fixture.Trouble);
-        Assert.Contains("4096 bytes at ", fixture.Trouble);
+        Assert.Contains(fixture.Devices[0].Path, fixture.Failure);
+        Assert.Contains("4096 bytes at ", fixture.Failure);
     }
 
     /// <summary>

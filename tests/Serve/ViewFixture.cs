@@ -43,7 +43,7 @@ internal sealed class ViewFixture : IDisposable
         _workers = new WorkQueue<DecodeJob>(2, 64, () => new DecodeWorker(), _wakeUp);
         MergeSetup setup = new()
         {
-            Io = new Transfers(_queue, [1, 1, 1]),
+            Io = new IoScheduler(_queue, [1, 1, 1]),
             Arena = _arena,
             Workers = _workers,
             Time = new MonotonicClock(),
@@ -59,7 +59,7 @@ internal sealed class ViewFixture : IDisposable
         Gate = setup.Readers;
         Engine = MergeEngine.Open(setup);
         Engine.Open();
-        View = new SnapshotView(Engine, setup, 1 << 20, sentence => Trouble = sentence);
+        View = new SnapshotView(Engine, setup, 1 << 20, sentence => Failure = sentence);
     }
 
     internal BlockDevice[] Devices { get; }
@@ -74,7 +74,7 @@ internal sealed class ViewFixture : IDisposable
     internal ReaderGate Gate { get; }
 
     /// <summary>The last message about a read that failed.</summary>
-    internal string? Trouble { get; private set; }
+    internal string? Failure { get; private set; }
 
     internal byte[] Base => Unlocked.Read(Devices[1].Path, (int)Devices[1].Length);
 

@@ -168,7 +168,7 @@ public sealed class ViewRequestTests
         using ViewFixture fixture = new(cow.Build(), old);
         for (int counted = 0; counted <= 4; counted++)
         {
-            fixture.Gate.Publish(new OpHomes(counted, 0));
+            fixture.Gate.Publish(new OpLocations(counted, 0));
             using Requests requests = new(fixture, [.. old.AsSpan(0, counted * Block), .. payload.AsSpan(counted * Block), .. old.AsSpan(4 * Block)]);
             requests.Read(0, 6 * Block);
             requests.Read(10, (6 * Block) - 20);
@@ -193,7 +193,7 @@ public sealed class ViewRequestTests
         foreach ((int from, int length) in ((int, int)[])[(Block, Block), (Block + 10, 100), (0, 4 * Block)])
         {
             Assert.Equal(-Errno.EIO, requests.Reader.Read(from, requests.Buffer.Part(0, length)));
-            Assert.Equal($"{fixture.Devices[0].Path}: {op}: its payload of {damaged.DataLength} bytes at {damaged.DataOffset}: {reason}; a read of {length} bytes at {from} gets an I/O error", fixture.Trouble);
+            Assert.Equal($"{fixture.Devices[0].Path}: {op}: its payload of {damaged.DataLength} bytes at {damaged.DataOffset}: {reason}; a read of {length} bytes at {from} gets an I/O error", fixture.Failure);
         }
         requests.Read(2 * Block, 2 * Block);
         Assert.Equal(3, fixture.View.Failures);
@@ -210,8 +210,8 @@ public sealed class ViewRequestTests
         {
             using (FileStream stream = new(fixture.Devices[device].Path, FileMode.Open, FileAccess.Write, FileShare.ReadWrite)) stream.SetLength(at + 100);
             Assert.Equal(-Errno.EIO, requests.Reader.Read(block * Block, requests.Buffer.Part(0, Block)));
-            Assert.StartsWith($"{fixture.Devices[device].Path}: reading {Block - 100} bytes at {at + 100} failed: ", fixture.Trouble, StringComparison.Ordinal);
-            Assert.EndsWith($"; a read of {Block} bytes at {block * Block} gets an I/O error", fixture.Trouble, StringComparison.Ordinal);
+            Assert.StartsWith($"{fixture.Devices[device].Path}: reading {Block - 100} bytes at {at + 100} failed: ", fixture.Failure, StringComparison.Ordinal);
+            Assert.EndsWith($"; a read of {Block} bytes at {block * Block} gets an I/O error", fixture.Failure, StringComparison.Ordinal);
         }
     }
 
@@ -261,14 +261,14 @@ public sealed class ViewRequestTests
         using ViewFixture fixture = new(new CowBuilder().Copy(0, 1).Build(), old);
         using Requests requests = new(fixture, old, reads: 3);
         for (int i = 0; i < 3; i++) requests.Reader.Begin(i * Block, requests.Buffer.Part(i * Block, Block), (uint)i);
-        fixture.Gate.Publish(fixture.Gate.Homes);
+        fixture.Gate.Publish(fixture.Gate.Locations);
         Assert.False(fixture.Gate.IsDone);
         requests.Reader.Dispose();
         Assert.True(fixture.Gate.IsDone);
         Assert.Equal((0, 0), (requests.Reader.Count, requests.InFlight));
         // A read that never began or has ended has nothing to release.
         using (Requests idle = new(fixture, old, reads: 2)) idle.Reader.Read(0, idle.Buffer.Part(0, Block));
-        fixture.Gate.Publish(fixture.Gate.Homes);
+        fixture.Gate.Publish(fixture.Gate.Locations);
         Assert.True(fixture.Gate.IsDone);
     }
 
@@ -285,7 +285,7 @@ public sealed class ViewRequestTests
         for (int i = 1; i < Reads; i++) Assert.True(buffers[i].Offset >= buffers[i - 1].Offset + Bytes);
         Assert.Equal(ReadContext.Bytes(fixture.View, Reads, Bytes), buffers[2].Offset + Sizes.RoundUp(Bytes, Arena.Alignment));
         context.Reader.Begin(0, buffers[0], 7);
-        fixture.Gate.Publish(fixture.Gate.Homes);
+        fixture.Gate.Publish(fixture.Gate.Locations);
         Assert.False(fixture.Gate.IsDone);
         context.Dispose();
         Assert.True(fixture.Gate.IsDone);
@@ -342,7 +342,7 @@ public sealed class ViewRequestTests
         long reads = 0;
         foreach ((long took, long worst) in ((long, long)[])[(1, 1), (3000, 3000), (2999, 3000), (3000, 3000), (3001, 3001), (5, 3001)])
         {
-            view.Took(took * microsecond);
+            view.RecordLatency(took * microsecond);
             Assert.Equal((++reads, worst), (view.Times.Reads, view.Times.WorstMicroseconds));
         }
         view.Answered(SnapshotView.Now - (10_000_000 * microsecond));
@@ -389,7 +389,7 @@ public sealed class ViewRequestTests
         private readonly WakeUp _wakeUp = new();
         private readonly Arena _arena;
         private readonly SyncQueue _queue;
-        private readonly Transfers _io;
+        private readonly IoScheduler _io;
         private bool _waited = true;
 
         internal Requests(ViewFixture fixture, byte[] target, int depth = 400, int reads = 1)
@@ -397,7 +397,7 @@ public sealed class ViewRequestTests
             _target = target;
             _arena = new Arena((reads * ViewReader.BytesPerRead(fixture.View)) + Sizes.RoundUp(target.Length, Arena.Alignment));
             _queue = new SyncQueue(fixture.Devices, _arena, _wakeUp, depth);
-            _io = new Transfers(this, [1, 1, 1]);
+            _io = new IoScheduler(this, [1, 1, 1]);
             Reader = new ViewReader(fixture.View, _io, _arena, reads);
             Buffer = _arena.Take(target.Length)!.Value;
         }

@@ -70,7 +70,7 @@ public sealed class ViewTests
             if (random.Next(2) == 0) offset &= -4096;
             Slice buffer = context.Buffer(0).Part(0, length);
             Assert.Equal(length, context.Reader.Read(offset, buffer));
-            Assert.True(target.AsSpan(offset, length).SequenceEqual(context[buffer]), $"{length} bytes at {offset}, seed {seed}, read {i}: {fixture.Trouble}");
+            Assert.True(target.AsSpan(offset, length).SequenceEqual(context[buffer]), $"{length} bytes at {offset}, seed {seed}, read {i}: {fixture.Failure}");
         }
     }
 }

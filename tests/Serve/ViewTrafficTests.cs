@@ -67,7 +67,7 @@ public sealed class ViewTrafficTests
             Arena = new Arena((reads * ViewReader.BytesPerRead(fixture.View)) + (4 << 20));
             _queue = new SyncQueue(fixture.Devices, Arena, _wakeUp, depth);
             Recorder = new Recorder(_queue);
-            Reader = new ViewReader(fixture.View, new Transfers(Recorder, [1, 1, 1]), Arena, reads);
+            Reader = new ViewReader(fixture.View, new IoScheduler(Recorder, [1, 1, 1]), Arena, reads);
             Buffer = Arena.Take(2 << 20)!.Value;
         }
 
@@ -214,7 +214,7 @@ public sealed class ViewTrafficTests
         bench.Reader.Begin(0, bench.Buffer.Part(0, blocks * Block), 9);
         for (; ; entered++)
         {
-            fixture.Gate.Publish(fixture.Gate.Homes);
+            fixture.Gate.Publish(fixture.Gate.Locations);
             Assert.False(fixture.Gate.IsDone);
             if (bench.Reader.TryReap(out ViewCompletion early)) throw new InvalidOperationException($"{early} before anything was waited for");
             int before = bench.Recorder.Requests.Count;
@@ -246,20 +246,20 @@ public sealed class ViewTrafficTests
         {
             bench.Recorder.FailAt = bench.Recorder.Requests.Count + fail;
             Assert.Equal(-Errno.EIO, bench.Reader.Read(Block, buffer));
-            seen.Add(fixture.Trouble!.Replace(fixture.Devices[0].Path[..^3], "", StringComparison.Ordinal));
+            seen.Add(fixture.Failure!.Replace(fixture.Devices[0].Path[..^3], "", StringComparison.Ordinal));
             Assert.Equal(fail + 1, fixture.View.Failures);
-            fixture.Gate.Publish(fixture.Gate.Homes);
+            fixture.Gate.Publish(fixture.Gate.Locations);
             Assert.True(fixture.Gate.IsDone);
         }
         AssertSame("""
-            base: reading 4096 bytes at 4096 failed: the device failed (EIO); a read of 36864 bytes at 4096 gets an I/O error
-            source: reading 8192 bytes at 122880 failed: the device failed (EIO); a read of 36864 bytes at 4096 gets an I/O error
-            source: reading 4096 bytes at 135168 failed: the device failed (EIO); a read of 36864 bytes at 4096 gets an I/O error
-            base: reading 4096 bytes at 20480 failed: the device failed (EIO); a read of 36864 bytes at 4096 gets an I/O error
-            cow: reading 4270 bytes at 12894 failed: the device failed (EIO); a read of 36864 bytes at 4096 gets an I/O error
-            source: reading 8192 bytes at 139364 failed: the device failed (EIO); a read of 36864 bytes at 4096 gets an I/O error
-            source: reading 4096 bytes at 147456 failed: the device failed (EIO); a read of 36864 bytes at 4096 gets an I/O error
-            base: reading 4096 bytes at 36864 failed: the device failed (EIO); a read of 36864 bytes at 4096 gets an I/O error
+            base: reading 4096 bytes at 4096 failed: input/output error (EIO); a read of 36864 bytes at 4096 gets an I/O error
+            source: reading 8192 bytes at 122880 failed: input/output error (EIO); a read of 36864 bytes at 4096 gets an I/O error
+            source: reading 4096 bytes at 135168 failed: input/output error (EIO); a read of 36864 bytes at 4096 gets an I/O error
+            base: reading 4096 bytes at 20480 failed: input/output error (EIO); a read of 36864 bytes at 4096 gets an I/O error
+            cow: reading 4270 bytes at 12894 failed: input/output error (EIO); a read of 36864 bytes at 4096 gets an I/O error
+            source: reading 8192 bytes at 139364 failed: input/output error (EIO); a read of 36864 bytes at 4096 gets an I/O error
+            source: reading 4096 bytes at 147456 failed: input/output error (EIO); a read of 36864 bytes at 4096 gets an I/O error
+            base: reading 4096 bytes at 36864 failed: input/output error (EIO); a read of 36864 bytes at 4096 gets an I/O error
             """, seen);
     }
 
@@ -299,7 +299,7 @@ public sealed class ViewTrafficTests
         bench.Reader.Begin(2 * Block, buffers[0], 1);
         bench.Reader.Begin(0, buffers[1], 2);
         bench.Reader.Begin(Block, buffers[2], 3);
-        fixture.Gate.Publish(fixture.Gate.Homes);
+        fixture.Gate.Publish(fixture.Gate.Locations);
         Assert.False(fixture.Gate.IsDone);
         bench.Reader.Dispose();
         Assert.True(fixture.Gate.IsDone);
@@ -328,7 +328,7 @@ public sealed class ViewTrafficTests
         byte[] target = [.. old[..Block], .. slots, .. old[(14 * Block)..(15 * Block)], .. old[(5 * Block)..]];
         using ViewFixture fixture = new(cow.Build(), old);
         using Bench bench = new(fixture);
-        Assert.Equal(new OpHomes(1, 3), fixture.Gate.Homes);
+        Assert.Equal(new OpLocations(1, 3), fixture.Gate.Locations);
         Assert.Equal("base 0+4096, base 57344+4096, base 20480+61440; 0 decoded", bench.Read(target, 0, 20 * Block));
         Assert.Equal("base 4095+1; 0 decoded", bench.Read(target, 4095, (3 * Block) + 1));
         Assert.Equal("; 0 decoded", bench.Read(target, Block + 1000, 2 * Block));
@@ -379,7 +379,7 @@ public sealed class ViewTrafficTests
         long microsecond = System.Diagnostics.Stopwatch.Frequency / 1_000_000;
         foreach ((long took, long worst) in new[] { (0L, 0L), (5, 5), (4, 5), (6, 6), (5, 6), (7, 7), (7, 7) })
         {
-            fixture.View.Took(took * microsecond);
+            fixture.View.RecordLatency(took * microsecond);
             Assert.Equal(worst, fixture.View.Times.WorstMicroseconds);
         }
         Assert.Equal(7, fixture.View.Times.Reads);

@@ -53,7 +53,7 @@ public sealed class SoakPlanTests
             foreach (UpdatePlan update in plan.Updates)
             {
                 Assert.True(cuts || !update.CutAfter, plan.ToString());
-                Assert.True(RoundPlan.IsFile(plan.Cow) || !update.Mark, plan.ToString());
+                Assert.True(RoundPlan.IsFile(plan.Cow) || !update.Marker, plan.ToString());
                 foreach (Break one in update.Breaks)
                 {
                     Assert.True(cuts || one.How is not (Interruption.PowerCut or Interruption.DisksVanish), plan.ToString());

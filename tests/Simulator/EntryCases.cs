@@ -111,19 +111,19 @@ public static class EntryCases
         using MergeEngine opened = engine = MergeEngine.Open(setup);
         engine.Open();
 
-        string trouble = "";
-        using SnapshotView view = new(engine, setup, 1, sentence => trouble = sentence);
+        string failure = "";
+        using SnapshotView view = new(engine, setup, 1, sentence => failure = sentence);
         using Arena memory = new(ViewReader.BytesPerRead(view) + (int)view.Length + (2 * Page.Size));
         static void Refuse() => throw new ContractViolationException("a reader writes");
         using SimQueue own = new(disks, memory, merge.QueueDepth, 2, Refuse) { Beside = [queue] };
         queue.Beside = [own];
-        using ViewReader reader = new(view, new Transfers(own, [1, 1, 1]), memory, 1);
+        using ViewReader reader = new(view, new IoScheduler(own, [1, 1, 1]), memory, 1);
         Slice buffer = memory.Take((int)view.Length)!.Value;
         reads = true;
         int result = reader.Read(0, buffer);
         reads = false;
         string when = $"{merge.Name}: a read of the image, with {steps} steps of the merge at pause {place} of the reader's way in,";
-        if (result != buffer.Length) throw new LostDataException($"{when} ends with {result}: {trouble}");
+        if (result != buffer.Length) throw new LostDataException($"{when} ends with {result}: {failure}");
         for (int block = 0; block < merge.Target.Pages; block++)
         {
             int length = Math.Min(Page.Size, buffer.Length - (block * Page.Size));

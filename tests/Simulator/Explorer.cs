@@ -39,7 +39,7 @@ public sealed record MergeCase(string Name, Image Cow, Image Base, Image Target)
     public int Granule { get; init; } = 1;
     /// <summary>An Xor in place without scratch: after a crash in the middle of it, failing with exit code 65 is correct.</summary>
     public bool MayBeLost { get; init; }
-    /// <summary>The seed pauses, slows down and resumes the merge (<see cref="SimPace"/>).</summary>
+    /// <summary>The seed pauses, slows down and resumes the merge (<see cref="SimThrottle"/>).</summary>
     public bool Paced { get; init; }
 
     /// <summary>The merged image is read before, during and after every run (<see cref="SimReaders"/>).</summary>

@@ -41,7 +41,7 @@ public static class GateCases
         private readonly ReaderGate _gate;
         private readonly int _before;
         private readonly int[] _steps;
-        private readonly List<(int Pass, OpHomes Homes)> _guests = [];
+        private readonly List<(int Pass, OpLocations Locations)> _guests = [];
         private int _pause;
         private int _state;
         private int _published;
@@ -52,7 +52,7 @@ public static class GateCases
         {
             (_before, _steps) = (before, steps);
             _gate = new ReaderGate { Interleave = ComeBetween };
-            _gate.Publish(new OpHomes(0, 0));
+            _gate.Publish(new OpLocations(0, 0));
         }
 
         public void Run()
@@ -61,13 +61,13 @@ public static class GateCases
             Merge(_before);
             _pause = 0;
             int pass = _gate.Enter();
-            OpHomes homes = _gate.Homes;
+            OpLocations locations = _gate.Locations;
             ComeBetween();
-            See(homes);
+            See(locations);
             ComeBetween();
-            See(homes);
+            See(locations);
             _gate.Leave(pass);
-            foreach ((int guest, OpHomes seen) in _guests)
+            foreach ((int guest, OpLocations seen) in _guests)
             {
                 See(seen);
                 _gate.Leave(guest);
@@ -91,8 +91,8 @@ public static class GateCases
                 int pause = _pause;
                 _pause = MostPauses;
                 int pass = _gate.Enter();
-                _guests.Add((pass, _gate.Homes));
-                See(_guests[^1].Homes);
+                _guests.Add((pass, _gate.Locations));
+                See(_guests[^1].Locations);
                 (_publishing, _pause) = (was, pause);
                 return;
             }
@@ -103,13 +103,13 @@ public static class GateCases
         {
             for (; steps > 0; steps--)
             {
-                foreach ((_, OpHomes seen) in _guests) See(seen);
+                foreach ((_, OpLocations seen) in _guests) See(seen);
                 switch (_state)
                 {
                     case 0:
                         _publishing = guests;
                         _published++;
-                        _gate.Publish(new OpHomes(_published, _published));
+                        _gate.Publish(new OpLocations(_published, _published));
                         _publishing = false;
                         _state = 1;
                         break;
@@ -124,17 +124,17 @@ public static class GateCases
                 // A guest stays for some steps, so that the merge has to wait for it.
                 if (_state == 1 && _guests.Count > 0 && steps % 3 == 0)
                 {
-                    See(_guests[0].Homes);
+                    See(_guests[0].Locations);
                     _gate.Leave(_guests[0].Pass);
                     _guests.RemoveAt(0);
                 }
             }
         }
 
-        private void See(OpHomes homes)
+        private void See(OpLocations locations)
         {
-            if (homes.Counted != homes.Window) throw new LostDataException($"count and window of two moments: {homes}; {this}");
-            if (homes.Counted < _destroyed) throw new LostDataException($"a reader who is inside was sent to {homes}, and all before {_destroyed} is destroyed; {this}");
+            if (locations.Counted != locations.Window) throw new LostDataException($"count and window of two moments: {locations}; {this}");
+            if (locations.Counted < _destroyed) throw new LostDataException($"a reader who is inside was sent to {locations}, and all before {_destroyed} is destroyed; {this}");
         }
 
         public override string ToString() => $"{_before} steps before, then {string.Join(", ", _steps)} where the reader is held up";

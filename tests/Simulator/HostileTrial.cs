@@ -290,7 +290,7 @@ public sealed partial class HostileTrial : IDisposable
         {
             run(new MergeSetup
             {
-                Io = new Transfers(queue, [1, 1]),
+                Io = new IoScheduler(queue, [1, 1]),
                 Arena = arena,
                 Workers = workers,
                 Time = new SimTime(seed),

@@ -12,7 +12,7 @@ namespace Snapuserd.Tests.Simulator;
 /// </summary>
 public static class Sabotages
 {
-    private const string Head = "Merge/CowHead.cs";
+    private const string Head = "Merge/MetadataImage.cs";
     private const string Life = "Merge/Lifecycle/MergeLifecycle.cs";
     private const string Slots = "Control/MergeSlots.cs";
     private const string Engine = "Merge/MergeEngine.cs";
@@ -21,8 +21,8 @@ public static class Sabotages
     private const string Protocols = "Merge/MergeProtocols.cs";
     private const string Schedule = "Merge/CheckpointSchedule.cs";
     private const string Filler = "Merge/BatchFiller.cs";
-    private const string BeginMark = "if (marks.Durable < plan.Count) setup.Mark?.Begin(cow, marks.Durable);";
-    private const string Left = "Merge/LeftWindow.cs";
+    private const string BeginMarker = "if (marks.Durable < plan.Count) setup.Marker?.Begin(cow, marks.Durable);";
+    private const string Left = "Merge/RecoveredWindow.cs";
     private const string Plan = "Merge/MergePlan.cs";
     private const string Image = "Merge/MergedImage.cs";
     private const string Batch = "Merge/Batch.cs";
@@ -35,18 +35,18 @@ public static class Sabotages
     private const string Map = "Block/StorageMap.cs";
 
     private const string Snapshots = "Control/Snapshot.cs";
-    private const string Mark = "Merge/Lifecycle/MergingMark.cs";
-    private const string MarkFlush = "if (result == 0) result = FileFlush.Of(fd);";
-    private const string MarkName = "if (result >= 0 && isNew) result = Libc.Rename(path, PathOf(cow));";
-    private const string MarkFolderFlush = "if (result >= 0) result = FolderFlush.Of(cow, fd, out unsupported);";
-    private const string Magic = "Images/HeldMagic.cs";
+    private const string Marker = "Merge/Lifecycle/MergeMarker.cs";
+    private const string MarkerFlush = "if (result == 0) result = FileFlush.Of(fd);";
+    private const string MarkerName = "if (result >= 0 && isNew) result = Libc.Rename(path, PathOf(cow));";
+    private const string MarkerFolderFlush = "if (result >= 0) result = FolderFlush.Of(cow, fd, out unsupported);";
+    private const string Magic = "Images/DeferredMagic.cs";
     private const string Merge = "Cli/MergeVerb.cs";
     private const string ImageFile = "Images/ImageFile.cs";
     private const string BootFile = "Boot/BootSystem.cs";
     private const string BootRows = "Boot/BootSequence.cs";
     private const string Guard = "Merge/Lifecycle/ObserverGuard.cs";
-    private const string MakesMark = "MergingMark.Make(row.Cow, devices.Says) is < 0 and int error", NoMark = "0 is < 0 and int error";
-    private const string PartName = "Images/PartName.cs";
+    private const string MakesMark = "MergeMarker.Make(row.Cow, devices.Says) is < 0 and int error", NoMark = "0 is < 0 and int error";
+    private const string TemporaryName = "Images/TemporaryName.cs";
     private const string CowFlush = "Cow/Writing/FileCowOutput.cs";
     private const string WriterV2 = "Cow/Writing/OpWriterV2.cs";
     private const string WriterV3 = "Cow/Writing/OpWriterV3.cs";
@@ -56,11 +56,11 @@ public static class Sabotages
     private static readonly UnitTests s_durable = new("Cli", "DurableFirstTests");
     private static readonly UnitTests s_observers = new("Control", "ThrowingObserverTests");
     private static readonly UnitTests s_boot = new("Cli", "BootTests");
-    private static readonly UnitTests s_newMark = new("Cli", "MergingMarkTests.A_new_mark");
+    private static readonly UnitTests s_newMarker = new("Cli", "MergeMarkerTests.A_new_mark");
 
     private const string ForgetWindow =
-        "head.State = ScratchLayout.Invalid;\n            foreach (TransferGroup transfers in head.Commit()) yield return transfers;";
-    private const string FlushBase = "foreach (TransferGroup transfers in target.Flush()) yield return transfers;";
+        "metadata.State = ScratchLayout.Invalid;\n            foreach (IoGroup transfers in metadata.Commit()) yield return transfers;";
+    private const string FlushBase = "foreach (IoGroup transfers in target.Flush()) yield return transfers;";
 
     /// <summary>All sabotages, by name.</summary>
     public static IReadOnlyList<Sabotage> All { get; } =
@@ -76,17 +76,17 @@ public static class Sabotages
         new("start-leaves-no-trace", "the start does not make the state byte 1", new SourceEdit(Head, "MakeDurable(", "if (begins &&", "if (!begins &&")),
         new("start-writes-back-nothing", "the start only flushes", new SourceEdit(Head, "MakeDurable(", "if (entries > 0)", "if (entries < 0)"), new SourceEdit(Head, "MakeDurable(", "WritePage0();", "")),
         new("planned-before-the-image-is-written-back", "ops are read ahead while the start still writes the metadata image back",
-            new SourceEdit(Loop, "bool Fill()", " && _head.IsWrittenBack", "")) { Step = Battery.Changing },
+            new SourceEdit(Loop, "bool Fill()", " && _metadata.IsWrittenBack", "")) { Step = Battery.Changing },
         new("written-back-before-page-0-is", "ops are read ahead while page 0 is still being written back",
             new SourceEdit(Head, "MakeDurable(", "WritePage0();", "IsWrittenBack = true; WritePage0();")) { Step = Battery.Changing },
-        new("mark-before-the-cow", "the mark says that the merge has begun before the COW does", new SourceEdit(Protocols, "> Recover(", "target.BeginFlush();", "setup.Mark?.Begin(cow, marks.Durable); target.BeginFlush();"), new SourceEdit(Protocols, "> Recover(", BeginMark, "")),
-        new("mark-after-the-base", "the mark says that the merge has begun when Base is written", new SourceEdit(Protocols, "> Recover(", BeginMark, ""), new SourceEdit(Protocols, "> Recover(", "rules.EndRecovery();", "rules.EndRecovery(); setup.Mark?.Begin(cow, marks.Durable);")),
-        new("mark-never", "the mark never says that the merge has begun", new SourceEdit(Protocols, "> Recover(", BeginMark, "")),
-        new("mark-goes-early", "the mark goes before the last count is durable", new SourceEdit(Loop, "bool IsFinished()", "_stopping = _setup.Stop.Requested;", "_stopping = _setup.Stop.Requested; if (_marks.Written == _plan.Count) _setup.Mark?.End();"), new SourceEdit(Life, "void Done()", "mark?.End();", "")),
-        new("mark-stays", "the mark stays when all is merged", new SourceEdit(Life, "MergeResult Run(", "Done();", "")),
-        new("mark-end-dropped", "the mark is not removed by the call that ends a merge", new SourceEdit(Life, "void Done()", "mark?.End();", "")),
-        new("mark-goes-before-the-merge", "the mark goes first, then the engine runs", new SourceEdit(Life, "MergeResult Run(", "Done();", ""), new SourceEdit(Life, "MergeResult Run(", "Check();", "Check(); mark?.End();")),
-        new("mark-unchecked", "nothing looks at the mark", new SourceEdit(Life, "MergeResult Run(", "Check();", "")),
+        new("mark-before-the-cow", "the marker says that the merge has begun before the COW does", new SourceEdit(Protocols, "> Recover(", "target.BeginFlush();", "setup.Marker?.Begin(cow, marks.Durable); target.BeginFlush();"), new SourceEdit(Protocols, "> Recover(", BeginMarker, "")),
+        new("mark-after-the-base", "the marker says that the merge has begun when Base is written", new SourceEdit(Protocols, "> Recover(", BeginMarker, ""), new SourceEdit(Protocols, "> Recover(", "rules.EndRecovery();", "rules.EndRecovery(); setup.Marker?.Begin(cow, marks.Durable);")),
+        new("mark-never", "the marker never says that the merge has begun", new SourceEdit(Protocols, "> Recover(", BeginMarker, "")),
+        new("mark-goes-early", "the marker goes before the last count is durable", new SourceEdit(Loop, "bool IsFinished()", "_stopping = _setup.Stop.Requested;", "_stopping = _setup.Stop.Requested; if (_marks.Written == _plan.Count) _setup.Marker?.End();"), new SourceEdit(Life, "void Done()", "mark?.End();", "")),
+        new("mark-stays", "the marker stays when all is merged", new SourceEdit(Life, "MergeResult Run(", "Done();", "")),
+        new("mark-end-dropped", "the marker is not removed by the call that ends a merge", new SourceEdit(Life, "void Done()", "mark?.End();", "")),
+        new("mark-goes-before-the-merge", "the marker goes first, then the engine runs", new SourceEdit(Life, "MergeResult Run(", "Done();", ""), new SourceEdit(Life, "MergeResult Run(", "Check();", "Check(); mark?.End();")),
+        new("mark-unchecked", "nothing looks at the marker", new SourceEdit(Life, "MergeResult Run(", "Check();", "")),
         new("scratch-unflushed", "a window is claimed before its scratch was flushed", new SourceEdit(Head, "WriteScratch(", "Flush();", "")),
         new("claim-unflushed", "Base is written before the claim of its window was flushed", new SourceEdit(Head, " Commit()", "Flush();", "if (State != 2) Flush();")),
         new("count-unflushed", "a count is believed before it was flushed", new SourceEdit(Head, " Commit()", "Flush();", "if (State == 2) Flush();")),
@@ -98,7 +98,7 @@ public static class Sabotages
         new("no-checkpoint-by-bytes", "checkpoints come by time, or when no more may be written uncounted", new SourceEdit(Schedule, "void Update()", "|| marks.BytesWritten - _bytes >= setup.Options.CheckpointBytes", "")),
         new("no-checkpoint-by-time", "checkpoints come by bytes alone, however long these take", new SourceEdit(Schedule, "void Update()", "IsIntervalOver(setup.Time.Milliseconds)", "_end < 0")),
         new("writes-on-whatever-a-flush-takes", "a checkpoint whose flush takes long does not hold back what comes behind the next one", new SourceEdit(Rules, "WritePermission MayWrite(", "if (uncounted >= options.UncountedBytes)", "if (uncounted < 0)")),
-        new("final-count-unwritten", "the last count stays in memory", new SourceEdit(Protocols, "> Checkpoint()", "foreach (TransferGroup transfers in head.Commit())", "if (to < plan.Count) foreach (TransferGroup transfers in head.Commit())")),
+        new("final-count-unwritten", "the last count stays in memory", new SourceEdit(Protocols, "> Checkpoint()", "foreach (IoGroup transfers in metadata.Commit())", "if (to < plan.Count) foreach (IoGroup transfers in metadata.Commit())")),
         new("page-0-flushed-before-it-is-reaped", "the flush of a count or claim is queued while its write is in flight", new SourceEdit(Head, " Commit()", "yield return _transfers;\n        Check(\"writing the header of\");", "")),
         new("scratch-flushed-before-it-is-reaped", "the flush of scratch is queued while its writes are in flight", new SourceEdit(Head, "WriteScratch(", "yield return _transfers;\n        Check(\"writing the scratch of\");", "")),
         new("window-flushed-before-it-is-reaped", "the flush of Base is queued while a window is in flight", new SourceEdit(Protocols, "> WriteFirst(", "yield return batch.Transfers;", "if (batch.Count < 0) yield return batch.Transfers;")),
@@ -112,14 +112,14 @@ public static class Sabotages
             new SourceEdit(Head, "WriteScratch(", "WritePage0();", "if (Layout.EntryOffset(entries + 1) <= 512) WritePage0();"))
         { Step = Battery.LongLists },
         new("scratch-written-while-a-window-is-valid", "the scratch of the second window is written while the claim of the first is on the medium", new SourceEdit(Head, " Commit()", "Flush();", "if (State == 2 || Count >= 4) Flush();")) { WithoutAssertion = true },
-        new("window-stays-claimed", "the count moves on and the state byte stays valid", new SourceEdit(Protocols, " WriteWindow(int", "head.State = ScratchLayout.Invalid;", "")),
-        new("replace-exempt-from-rule-1", "a Replace or Zero overwrites what ops behind the count still read", new SourceEdit(Plan, "int PlainRun(", "limits[position] <= durable", "(limits[position] <= durable || !this[position].IsOrdered)"), new SourceEdit(Rules, "WritePermission MayWrite(", "if (batch.Limit > marks.Released)", "if (batch.Limit > plan.Count)")),
-        new("replace-exempt-from-rule-1-unasserted", "the same, and the batch knows nothing of it", new SourceEdit(Plan, "int PlainRun(", "limits[position] <= durable", "(limits[position] <= durable || !this[position].IsOrdered)"), new SourceEdit(Filler, "bool TryAdd(", "batch.TryAdd(plan.Limit(_position))", "batch.TryAdd(plan[_position].IsOrdered ? plan.Limit(_position) : 0)")) { WithoutAssertion = true },
-        new("limit-off-by-one", "an op overwrites what the op at the count still reads", new SourceEdit(Plan, "int PlainRun(", "limits[position] <= durable", "limits[position] <= durable + 1"), new SourceEdit(Rules, "WritePermission MayWrite(", "if (batch.Limit > marks.Released)", "if (batch.Limit > marks.Durable + 1)")),
+        new("window-stays-claimed", "the count moves on and the state byte stays valid", new SourceEdit(Protocols, " WriteWindow(int", "metadata.State = ScratchLayout.Invalid;", "")),
+        new("replace-exempt-from-rule-1", "a Replace or Zero overwrites what ops behind the count still read", new SourceEdit(Plan, "int PlainRun(", "limits[position] <= durable", "(limits[position] <= durable || !this[position].IsOrdered)"), new SourceEdit(Rules, "WritePermission MayWrite(", "if (batch.SafeFrom > marks.Released)", "if (batch.SafeFrom > plan.Count)")),
+        new("replace-exempt-from-rule-1-unasserted", "the same, and the batch knows nothing of it", new SourceEdit(Plan, "int PlainRun(", "limits[position] <= durable", "(limits[position] <= durable || !this[position].IsOrdered)"), new SourceEdit(Filler, "bool TryAdd(", "batch.TryAdd(plan.SafeFrom(_position))", "batch.TryAdd(plan[_position].IsOrdered ? plan.SafeFrom(_position) : 0)")) { WithoutAssertion = true },
+        new("limit-off-by-one", "an op overwrites what the op at the count still reads", new SourceEdit(Plan, "int PlainRun(", "limits[position] <= durable", "limits[position] <= durable + 1"), new SourceEdit(Rules, "WritePermission MayWrite(", "if (batch.SafeFrom > marks.Released)", "if (batch.SafeFrom > marks.Durable + 1)")),
         new("limit-off-by-one-unasserted", "the same, and the assertion is off by one as well", new SourceEdit(Plan, "int PlainRun(", "limits[position] <= durable", "limits[position] <= durable + 1"), new SourceEdit(Plan, "int Limit(", "Limits[position]", "Limits[position] - 1")) { WithoutAssertion = true },
-        new("rule-1-by-what-is-written", "the limit is compared with what is written instead of what is durable", new SourceEdit(Rules, "WritePermission MayWrite(", "if (batch.Limit > marks.Released)", "if (batch.Limit > marks.Written)")),
-        new("rule-1-by-what-is-written-unasserted", "the same, and the assertion compares likewise", new SourceEdit(Rules, "WritePermission MayWrite(", "if (batch.Limit > marks.Released)", "if (batch.Limit > marks.Written)"), new SourceEdit(Rules, "void CheckRule1(", "batch.Limit > marks.Released", "batch.Limit > marks.Written")) { WithoutAssertion = true },
-        new("checkpoint-counts-what-came-behind-its-flush", "a checkpoint counts what was written while Base was being flushed", new SourceEdit(Protocols, "> Checkpoint()", "head.Count = to;", "head.Count = to = marks.Written;")),
+        new("rule-1-by-what-is-written", "the limit is compared with what is written instead of what is durable", new SourceEdit(Rules, "WritePermission MayWrite(", "if (batch.SafeFrom > marks.Released)", "if (batch.SafeFrom > marks.Written)")),
+        new("rule-1-by-what-is-written-unasserted", "the same, and the assertion compares likewise", new SourceEdit(Rules, "WritePermission MayWrite(", "if (batch.SafeFrom > marks.Released)", "if (batch.SafeFrom > marks.Written)"), new SourceEdit(Rules, "void CheckRule1(", "batch.SafeFrom > marks.Released", "batch.SafeFrom > marks.Written")) { WithoutAssertion = true },
+        new("checkpoint-counts-what-came-behind-its-flush", "a checkpoint counts what was written while Base was being flushed", new SourceEdit(Protocols, "> Checkpoint()", "metadata.Count = to;", "metadata.Count = to = marks.Written;")),
         new("batch-counts-as-written-when-it-is-begun", "a batch is taken leave of while its writes are in flight", new SourceEdit(Loop, "bool Retire()", "Phase: BatchPhase.Written,", "Phase: BatchPhase.Written or BatchPhase.Writing,")),
         new("stops-with-requests-in-flight", "an error ends the run before what is in flight is reaped", new SourceEdit(Engine, "MergeResult Run(", "_pipeline.Abandon();", "")),
         new("window-shorter-than-W", "a window leaves the last op for the next one", new SourceEdit(Plan, "int WindowAt(", "from + Window :", "from + Window - 1 :")),
@@ -129,37 +129,37 @@ public static class Sabotages
         new("entry-points-at-the-wrong-slot", "entry i points at slot i + 1", new SourceEdit(Head, "void SetEntries(", "(ulong)Layout.SlotOffset(i)", "(ulong)Layout.SlotOffset(i + 1)")),
         new("wrong-slot", "the contents of a window are in each other's slots", new SourceEdit(Head, "Slice Slot(", "Layout.SlotOffset(index)", "Layout.SlotOffset(index == 0 && Slots > 1 ? 1 : index == 1 ? 0 : index)")),
         new("last-slot-unwritten", "the page behind the last whole one of the slots is not written", new SourceEdit(Head, "void WriteSlots(", "(Layout.SlotOffset(entries) + Page - 1) & -Page", "((Layout.SlotOffset(entries) + Page - 1) & -Page) - Page")),
-        new("unsafe-op-unmarked-unasserted", "an Xor in place without scratch does not change the magic first", new SourceEdit(Protocols, "> WriteUnsafe(", "head.Magic = CowHeader.UnsafeMagic;", ""), new SourceEdit(Rules, "void CheckRule1(", "&& head.Magic == CowHeader.UnsafeMagic", "")) { WithoutAssertion = true },
+        new("unsafe-op-unmarked-unasserted", "an Xor in place without scratch does not change the magic first", new SourceEdit(Protocols, "> WriteUnsafe(", "metadata.Magic = CowHeader.UnsafeMagic;", ""), new SourceEdit(Rules, "void CheckRule1(", "&& metadata.Magic == CowHeader.UnsafeMagic", "")) { WithoutAssertion = true },
 
         // Readers.
         new("window-written-with-readers-inside", "a window overwrites what those still read who entered before it was published", new SourceEdit(Protocols, "> Journal(", "while (!setup.Readers.IsDone) yield return setup.Readers;", "")),
         new("window-memory-reused-with-readers-inside", "the next window takes the place of one that is being read", new SourceEdit(Loop, "bool BeginProtocol(", "if (_marks.Released < _marks.Durable) return false;", ""), new SourceEdit(Rules, "void CheckRule3(", "|| marks.Released != marks.Durable", "")) { WithoutAssertion = true },
-        new("limit-by-what-is-durable", "an op overwrites a source whose op is counted and still being read", new SourceEdit(Rules, "WritePermission MayWrite(", "if (batch.Limit > marks.Released)", "if (batch.Limit > marks.Durable)")),
-        new("limit-by-what-is-durable-unasserted", "the same, and the assertion compares likewise", new SourceEdit(Rules, "WritePermission MayWrite(", "if (batch.Limit > marks.Released)", "if (batch.Limit > marks.Durable)"), new SourceEdit(Rules, "void CheckRule1(", "batch.Limit > marks.Released", "batch.Limit > marks.Durable")) { WithoutAssertion = true },
+        new("limit-by-what-is-durable", "an op overwrites a source whose op is counted and still being read", new SourceEdit(Rules, "WritePermission MayWrite(", "if (batch.SafeFrom > marks.Released)", "if (batch.SafeFrom > marks.Durable)")),
+        new("limit-by-what-is-durable-unasserted", "the same, and the assertion compares likewise", new SourceEdit(Rules, "WritePermission MayWrite(", "if (batch.SafeFrom > marks.Released)", "if (batch.SafeFrom > marks.Durable)"), new SourceEdit(Rules, "void CheckRule1(", "batch.SafeFrom > marks.Released", "batch.SafeFrom > marks.Durable")) { WithoutAssertion = true },
         new("published-with-readers-inside", "a second switch is published while readers from before the first are inside", new SourceEdit(Protocols, "bool FollowCount()", "|| !setup.Readers.IsDone", "")),
-        new("count-published-before-it-is-durable", "readers are sent to Base when a checkpoint begins", new SourceEdit(Protocols, "> Checkpoint()", "checkpoints.Begin();", "checkpoints.Begin(); if (marks.Released == marks.Durable) setup.Readers.Publish(new OpHomes(to, 0));")),
-        new("window-published-before-it-is-durable", "readers are sent to a window that is not claimed yet", new SourceEdit(Protocols, "> Journal(", "head.State = ScratchLayout.Valid;", "setup.Readers.Publish(new OpHomes(marks.Durable, window)); head.State = ScratchLayout.Valid;"), new SourceEdit(Protocols, "> Journal(", "Journaled += window;\n        // The writes to Base destroy what the window's ops read. From here on readers take the window's contents from memory.\n        setup.Readers.Publish(new OpHomes(marks.Durable, window));", "Journaled += window;")),
-        new("left-window-not-published", "after a crash readers are sent to sources that the window overwrites", new SourceEdit(Engine, "LeftWindow Prepare()", "left.IsStale ? 0 : left.Entries", "0")),
-        new("count-and-window-in-two-words", "a reader may see a count with the window of another", new SourceEdit(Gate, "void Publish(", "Volatile.Write(ref _homes, ((long)homes.Counted << 32) | (uint)homes.Window);", "Volatile.Write(ref _homes, ((long)homes.Counted << 32) | (uint)_homes); Interleave?.Invoke(); Volatile.Write(ref _homes, ((long)homes.Counted << 32) | (uint)homes.Window);")),
+        new("count-published-before-it-is-durable", "readers are sent to Base when a checkpoint begins", new SourceEdit(Protocols, "> Checkpoint()", "checkpoints.Begin();", "checkpoints.Begin(); if (marks.Released == marks.Durable) setup.Readers.Publish(new OpLocations(to, 0));")),
+        new("window-published-before-it-is-durable", "readers are sent to a window that is not claimed yet", new SourceEdit(Protocols, "> Journal(", "metadata.State = ScratchLayout.Valid;", "setup.Readers.Publish(new OpLocations(marks.Durable, window)); metadata.State = ScratchLayout.Valid;"), new SourceEdit(Protocols, "> Journal(", "Journaled += window;\n        // The writes to Base destroy what the window's ops read. From here on readers take the window's contents from memory.\n        setup.Readers.Publish(new OpLocations(marks.Durable, window));", "Journaled += window;")),
+        new("left-window-not-published", "after a crash readers are sent to sources that the window overwrites", new SourceEdit(Engine, "RecoveredWindow Prepare()", "left.IsStale ? 0 : left.Entries", "0")),
+        new("count-and-window-in-two-words", "a reader may see a count with the window of another", new SourceEdit(Gate, "void Publish(", "Volatile.Write(ref _locations, ((long)locations.Counted << 32) | (uint)locations.Window);", "Volatile.Write(ref _locations, ((long)locations.Counted << 32) | (uint)_locations); Interleave?.Invoke(); Volatile.Write(ref _locations, ((long)locations.Counted << 32) | (uint)locations.Window);")),
         new("enter-without-second-look", "a reader counts himself under a number that no checkpoint looks at", new SourceEdit(Gate, "int Enter()", "if (Volatile.Read(ref _epoch) == epoch) return epoch;", "return epoch;")),
         new("leave-without-signal", "the last reader leaves and does not wake the merge", new SourceEdit(Gate, "void Leave(int", "_wakeUp?.Signal();", "_ = _wakeUp;")),
         new("reader-leaves-before-its-reads-ended", "a read leaves the gate as soon as its requests are issued", new SourceEdit(Read, "void BeginRound()", "Issue();", "Issue(); Leave();"), new SourceEdit(Read, "void EndRound()", "Leave();", "")),
-        new("window-forgotten-by-readers", "a read takes an op of the window from its source", new SourceEdit(Read, "void Plan(", "position - homes.Counted < homes.Window", "position < 0")),
+        new("window-forgotten-by-readers", "a read takes an op of the window from its source", new SourceEdit(Read, "void Plan(", "position - locations.Counted < locations.Window", "position < 0")),
         new("unit-read-from-its-beginning", "a part of a unit is given as if it were its beginning", new SourceEdit(Read, "int Decode(", "unit.Slice(item.From, target.Length)", "unit[..target.Length]")),
         new("locations-read-before-entering", "a reader looks up where the ops are and enters the gate after that",
-            new SourceEdit(Read, "void BeginRound()", "_pass =", "OpHomes before = _view.Gate.Homes; _pass ="),
-            new SourceEdit(Read, "void BeginRound()", "Plan(_view.Gate.Homes);", "Plan(before);")) { Step = Battery.Entering },
+            new SourceEdit(Read, "void BeginRound()", "_pass =", "OpLocations before = _view.Gate.Locations; _pass ="),
+            new SourceEdit(Read, "void BeginRound()", "Plan(_view.Gate.Locations);", "Plan(before);")) { Step = Battery.Entering },
         new("locations-of-the-first-round-kept", "a long read goes by what its first round was told, also in the next ones",
-            new SourceEdit(Read, "", "private bool _ended;", "private bool _ended; private OpHomes _now;"),
-            new SourceEdit(Read, "void BeginRound()", "Plan(_view.Gate.Homes)", "if (_planned == 0) _now = _view.Gate.Homes; Plan(_now)"))
+            new SourceEdit(Read, "", "private bool _ended;", "private bool _ended; private OpLocations _now;"),
+            new SourceEdit(Read, "void BeginRound()", "Plan(_view.Gate.Locations)", "if (_planned == 0) _now = _view.Gate.Locations; Plan(_now)"))
         { Step = Battery.Entering },
 
         // Recovery.
-        new("journal-not-replayed", "a valid window is forgotten at the start", new SourceEdit(Left, "LeftWindow Read(", "if (head.State != ScratchLayout.Valid) return default;", "if (head.State < 3) return default;")),
-        new("journal-not-replayed-unasserted", "the same, and nothing is asserted before scratch is written", new SourceEdit(Left, "LeftWindow Read(", "if (head.State != ScratchLayout.Valid) return default;", "if (head.State < 3) return default;"), new SourceEdit(Head, "WriteScratch(", "DurableState != ScratchLayout.Valid", "true")) { WithoutAssertion = true },
-        new("torn-scratch-trusted", "entries are not compared with the ops that the count announces", new SourceEdit(Left, "LeftWindow Read(", "&& differs == entries", "")),
-        new("entry-offsets-trusted", "only the block of an entry is compared", new SourceEdit(Left, "int FirstDifference(", "head.Entry(i) != (op.NewBlock, (ulong)head.Layout.SlotOffset(i))", "head.Entry(i).NewBlock != op.NewBlock")),
-        new("stale-window-replayed", "a window that is counted already is written again", new SourceEdit(Left, "LeftWindow Read(", "return new LeftWindow(entries, true);", "return new LeftWindow(entries, false);")),
+        new("journal-not-replayed", "a valid window is forgotten at the start", new SourceEdit(Left, "RecoveredWindow Read(", "if (metadata.State != ScratchLayout.Valid) return default;", "if (metadata.State < 3) return default;")),
+        new("journal-not-replayed-unasserted", "the same, and nothing is asserted before scratch is written", new SourceEdit(Left, "RecoveredWindow Read(", "if (metadata.State != ScratchLayout.Valid) return default;", "if (metadata.State < 3) return default;"), new SourceEdit(Head, "WriteScratch(", "DurableState != ScratchLayout.Valid", "true")) { WithoutAssertion = true },
+        new("torn-scratch-trusted", "entries are not compared with the ops that the count announces", new SourceEdit(Left, "RecoveredWindow Read(", "&& differs == entries", "")),
+        new("entry-offsets-trusted", "only the block of an entry is compared", new SourceEdit(Left, "int FirstDifference(", "metadata.Entry(i) != (op.NewBlock, (ulong)metadata.Layout.SlotOffset(i))", "metadata.Entry(i).NewBlock != op.NewBlock")),
+        new("stale-window-replayed", "a window that is counted already is written again", new SourceEdit(Left, "RecoveredWindow Read(", "return new RecoveredWindow(entries, true);", "return new RecoveredWindow(entries, false);")),
         new("stale-window-left-claimed", "a window that is counted already stays marked valid",
             new SourceEdit(Protocols, "> Recover(", ForgetWindow, "")) { Step = Battery.Scratched },
         new("stale-window-left-claimed-unasserted", "the same, and nothing is asserted before scratch is written",
@@ -167,7 +167,7 @@ public static class Sabotages
             new SourceEdit(Head, "WriteScratch(", "DurableState != ScratchLayout.Valid", "true"))
         { Step = Battery.Scratched, WithoutAssertion = true },
         new("stale-window-checked-by-its-first-entry", "of the entries of a counted window only the first is compared",
-            new SourceEdit(Left, "LeftWindow Read(", "count - entries, entries) == entries", "count - entries, 1) == 1"))
+            new SourceEdit(Left, "RecoveredWindow Read(", "count - entries, entries) == entries", "count - entries, 1) == 1"))
         { Step = Battery.Scratched },
         new("finished-merge-unflushed", "a merge that finds all counted flushes nothing",
             new SourceEdit(Engine, "MergeResult Run(", "_loop.Start(", "if (_marks.Durable == _plan.Count) return Result; _loop.Start("))
@@ -175,7 +175,7 @@ public static class Sabotages
         new("finished-merge-leaves-base-unflushed", "a merge that finds all counted flushes the COW alone",
             new SourceEdit(Protocols, "> Recover(", "target.BeginFlush();", "if (marks.Durable < plan.Count) target.BeginFlush();"))
         { Step = Battery.Done },
-        new("empty-window-trusted", "a valid state byte without entries counts as nothing left", new SourceEdit(Left, "LeftWindow Read(", "int differs", "if (entries == 0) return default; int differs")),
+        new("empty-window-trusted", "a valid state byte without entries counts as nothing left", new SourceEdit(Left, "RecoveredWindow Read(", "int differs", "if (entries == 0) return default; int differs")),
         new("reads-ignore-the-window", "the merged image is read as if no window had been left", new SourceEdit(Image, "", "_windowEnd = _count + left.Entries;", "_windowEnd = _count;")),
         new("reads-repeat-counted-ops", "the merged image is made of sources that are overwritten already", new SourceEdit(Image, "", "if (position < _count)", "if (false)"), new SourceEdit(Image, "", "if (position < _windowEnd)", "if (position >= _count && position < _windowEnd)")),
 
@@ -188,7 +188,7 @@ public static class Sabotages
         new("overlap-copy-onto-itself-by-number", "a copy from the block of the same number has nothing to do, whatever storage that is", new SourceEdit(Order, "bool IsNoOp(in CowOp op, StorageMap map)", "map.LiesExactlyAt(op.SourceByte, CowOp.BlockSize, (long)op.NewBlock * CowOp.BlockSize)", "op.Source == op.NewBlock")) { Step = Battery.Overlaps },
         new("overlap-range-of-one-sector-too-few", "the end of a shared range is looked up a sector too early", new SourceEdit(Map, "int FirstThatEndsAfter(", "_ends[middle] <= offset", "_ends[middle] <= offset + 512")) { Step = Battery.Overlaps },
         new("overlap-window-placed-anywhere", "a window begins wherever it is cheap, and may end between a writer and its reader", new SourceEdit(Plan, "MergeStep Next(", "if (!IsSafe(written + window)) window = 0;", "")) { Step = Battery.Overlaps },
-        new("overlap-window-placed-anywhere-unasserted", "the same, and nothing is asserted before the window is written", new SourceEdit(Plan, "MergeStep Next(", "if (!IsSafe(written + window)) window = 0;", ""), new SourceEdit(Rules, "void PermitWindow(", "if (!plan.IsSafe(end))", "if (end < 0)"), new SourceEdit(Rules, "void CheckRule1(", "&& batch.Limit <= _journaledTo &&", "&&")) { Step = Battery.Overlaps, WithoutAssertion = true },
+        new("overlap-window-placed-anywhere-unasserted", "the same, and nothing is asserted before the window is written", new SourceEdit(Plan, "MergeStep Next(", "if (!IsSafe(written + window)) window = 0;", ""), new SourceEdit(Rules, "void PermitWindow(", "if (!plan.IsSafe(end))", "if (end < 0)"), new SourceEdit(Rules, "void CheckRule1(", "&& batch.SafeFrom <= _journaledTo &&", "&&")) { Step = Battery.Overlaps, WithoutAssertion = true },
         new("overlap-plain-run-past-the-window", "ops are written and counted up to the middle of what needs a window, which then begins too late", new SourceEdit(Plan, "int PlainRun(", " && IsSafe(position + 1)", "")) { Step = Battery.Overlaps },
         new("overlap-windows-as-long-as-needed", "a window is taken to be as long as its run of ordered ops", new SourceEdit(Plan, "void FindSafeCounts()", "Math.Min(Window, endOfRun - at)", "Window == 0 ? 0 : endOfRun - at")) { Step = Battery.Overlaps },
         new("overlap-windows-across-a-replace", "a window is taken to go on after a replace", new SourceEdit(Plan, "void FindSafeCounts()", "if (!this[at].IsOrdered) endOfRun = at;", "")) { Step = Battery.Overlaps },
@@ -214,8 +214,8 @@ public static class Sabotages
         { Step = Battery.Cancelled },
         new("error-of-a-write-ignored", "a write that fails counts as done", new SourceEdit(Transfers, "void End(int", "errno < 0 ?", "errno < 0 && attempt.Whole.Verb != BlockVerb.Write ?")),
         new("error-of-a-read-ignored", "a read that fails counts as done", new SourceEdit(Transfers, "void End(int", "errno < 0 ?", "errno < 0 && attempt.Whole.Verb != BlockVerb.Read ?")),
-        new("EAGAIN-for-ever", "EAGAIN is asked again without end", new SourceEdit(Transfers, "void Progress(", " && ++attempt.Tries <= Retry.AttemptsBeforePlain", "")),
-        new("EAGAIN-counts-as-done", "a request that was told to try again counts as done", new SourceEdit(Transfers, "void Progress(", "<= Retry.AttemptsBeforePlain) { Ask(slot); return; }", "<= Retry.AttemptsBeforePlain) { End(slot, 0); return; }")),
+        new("EAGAIN-for-ever", "EAGAIN is asked again without end", new SourceEdit(Transfers, "void Progress(", " && ++attempt.Tries <= Retry.AttemptsBeforeSync", "")),
+        new("EAGAIN-counts-as-done", "a request that was told to try again counts as done", new SourceEdit(Transfers, "void Progress(", "<= Retry.AttemptsBeforeSync) { Ask(slot); return; }", "<= Retry.AttemptsBeforeSync) { End(slot, 0); return; }")),
         new("ECANCELED-is-final", "a cancelled request is not tried by the plain call", new SourceEdit(Transfers, "void Progress(", " or -Errno.ECANCELED) result", ") result")),
         new("first-failure-forgotten", "a drain forgets a failure when a later transfer is whole", new SourceEdit(Transfers, "void End(TransferFailure?", "_failure ??= failure;", "_failure = failure;")),
         new("wrong-errno", "the sentence names another errno than the device's", new SourceEdit(Transfers, "void End(int", "attempt.Whole, errno,", "attempt.Whole, -Errno.EINVAL,")),
@@ -236,21 +236,21 @@ public static class Sabotages
         new("opened-as-merged-unflushed", "a snapshot that finds all counted says that it is merged, and has flushed nothing",
             new SourceEdit(Snapshots, "public void Open()", "result.AlreadyMerged && !handedOver ? MakeMergedDurable()", "result.OpsTotal < 0 ? MakeMergedDurable()"))
         { Tests = s_swap },
-        new("mark-unflushed", "a mark is made and not flushed", new SourceEdit(Mark, "int Make(", MarkFlush, "")) { Tests = s_durable },
-        new("mark-folder-unflushed", "a mark is made and its folder not flushed",
-            new SourceEdit(Mark, "int Make(", MarkFolderFlush, "")) { Tests = s_durable },
-        new("mark-folder-unflushed-when-it-was-there", "the folder is flushed by the process alone that makes the mark",
-            new SourceEdit(Mark, "int Make(", "if (result >= 0)", "if (result >= 0 && there.Kind == MarkKind.None)")) { Tests = s_durable },
-        new("mark-content-unflushed", "a new mark with content is named and its content not flushed",
-            new SourceEdit(Mark, "int Make(", MarkFlush, "if (result == 0 && !isNew) result = FileFlush.Of(fd);")) { Tests = s_newMark },
-        new("mark-named-before-its-content", "a new mark with content gets its name before its content is flushed",
-            new SourceEdit(Mark, "int Make(", MarkFlush, MarkName + MarkFlush),
-            new SourceEdit(Mark, "int Make(", "fd);\n        " + MarkName, "fd);"))
-        { Tests = s_newMark },
-        new("mark-begun-unflushed", "a mark says that the merge has begun and is not flushed",
-            new SourceEdit(Mark, "void Begin(", MarkFlush, "")) { Tests = s_durable },
-        new("mark-removed-unflushed", "a mark is removed and its folder not flushed",
-            new SourceEdit(Mark, "void Remove(", "_ = FolderFlush.Of(cow, fd >= 0 ? fd : left, out _)", "_ = fd")) { Tests = s_durable },
+        new("mark-unflushed", "a marker is made and not flushed", new SourceEdit(Marker, "int Make(", MarkerFlush, "")) { Tests = s_durable },
+        new("mark-folder-unflushed", "a marker is made and its folder not flushed",
+            new SourceEdit(Marker, "int Make(", MarkerFolderFlush, "")) { Tests = s_durable },
+        new("mark-folder-unflushed-when-it-was-there", "the folder is flushed by the process alone that makes the marker",
+            new SourceEdit(Marker, "int Make(", "if (result >= 0)", "if (result >= 0 && there.Kind == MarkerKind.None)")) { Tests = s_durable },
+        new("mark-content-unflushed", "a new marker with content is named and its content not flushed",
+            new SourceEdit(Marker, "int Make(", MarkerFlush, "if (result == 0 && !isNew) result = FileFlush.Of(fd);")) { Tests = s_newMarker },
+        new("mark-named-before-its-content", "a new marker with content gets its name before its content is flushed",
+            new SourceEdit(Marker, "int Make(", MarkerFlush, MarkerName + MarkerFlush),
+            new SourceEdit(Marker, "int Make(", "fd);\n        " + MarkerName, "fd);"))
+        { Tests = s_newMarker },
+        new("mark-begun-unflushed", "a marker says that the merge has begun and is not flushed",
+            new SourceEdit(Marker, "void Begin(", MarkerFlush, "")) { Tests = s_durable },
+        new("mark-removed-unflushed", "a marker is removed and its folder not flushed",
+            new SourceEdit(Marker, "void Remove(", "_ = FolderFlush.Of(cow, fd >= 0 ? fd : left, out _)", "_ = fd")) { Tests = s_durable },
         new("magic-before-the-data-is-durable", "the magic of a COW on a device is written before its data is flushed",
             new SourceEdit(Magic, "void Release()", "output.Flush();\n        output.Write(", "output.Write(")) { Tests = s_durable },
         new("magic-unflushed", "the magic of a COW on a device is not flushed",
@@ -262,7 +262,7 @@ public static class Sabotages
         new("image-unflushed", "an image gets its name and may not be on the disk",
             new SourceEdit(ImageFile, "void Finish(", "Check(FileFlush.Of(Fd), \"flushing\");", "")) { Tests = s_durable },
         new("output-name-unflushed", "create and extract end before the name of their output is durable",
-            new SourceEdit(PartName, "int Publish(", "result = FolderFlush.Of(Target, fd, out int unsupported);", "int unsupported = 0;"))
+            new SourceEdit(TemporaryName, "int Publish(", "result = FolderFlush.Of(Target, fd, out int unsupported);", "int unsupported = 0;"))
         { Tests = s_durable },
         new("boot-flushes-base-only", "boot puts a mapped device on a base whose count may go back in a power cut",
             new SourceEdit(BootFile, "void Flush(", "FinishedMerge.Flush(target, cow)", "FinishedMerge.Flush(target, target)"))
@@ -284,21 +284,21 @@ public static class Sabotages
         new("finished-before-unflushed", "a merge is reported as finished before although nothing was flushed",
             new SourceEdit(Finished, FinishedBefore, "if (Flush(target, input.Device) != null) return null;", ""))
         { Tests = s_durable },
-        new("finished-before-mark-goes-first", "the mark of a merge that was finished before goes, and then base and COW are flushed",
+        new("finished-before-mark-goes-first", "the marker of a merge that was finished before goes, and then base and COW are flushed",
             new SourceEdit(Finished, FinishedBefore, "if (Flush(target, input.Device)", "mark.End(); if (Flush(target, input.Device)"))
         { Tests = s_durable },
-        new("finished-before-mark-stays", "the mark of a merge that was finished before stays",
+        new("finished-before-mark-stays", "the marker of a merge that was finished before stays",
             new SourceEdit(Finished, FinishedBefore, "mark.End();", "")) { Tests = s_durable },
-        new("mark-without-its-name-stays", "a new mark that a killed process left stays when the merge is finished",
-            new SourceEdit(Mark, "void Remove(", "left >= 0 && Libc.Unlink(NewPathOf(cow)) == 0", "false"))
-        { Tests = new("Control", "MergingMarkTests.A_new_mark_that") },
-        new("opened-as-merged-mark-goes-unflushed", "a snapshot that finds all counted removes the mark and has flushed nothing",
+        new("mark-without-its-name-stays", "a new marker that a killed process left stays when the merge is finished",
+            new SourceEdit(Marker, "void Remove(", "left >= 0 && Libc.Unlink(NewPathOf(cow)) == 0", "false"))
+        { Tests = new("Control", "MergeMarkerTests.A_new_mark_that") },
+        new("opened-as-merged-mark-goes-unflushed", "a snapshot that finds all counted removes the marker and has flushed nothing",
             new SourceEdit(Life, "void ConfirmMerged()", "engine.MakeMergedDurable();", "")) { Tests = s_swap },
-        new("opened-as-merged-mark-stays", "a snapshot that finds all counted leaves the mark",
+        new("opened-as-merged-mark-stays", "a snapshot that finds all counted leaves the marker",
             new SourceEdit(Life, "void ConfirmMerged()", "Done();", "")) { Tests = s_observers },
-        new("served-merge-mark-stays", "a served merge leaves the mark, and one of the command line as well",
+        new("served-merge-mark-stays", "a served merge leaves the marker, and one of the command line as well",
             new SourceEdit(Life, "MergeResult Run(", "Done();", "")) { Tests = s_observers },
-        new("served-mark-unchecked", "a snapshot is opened beside the mark of another COW",
+        new("served-mark-unchecked", "a snapshot is opened beside the marker of another COW",
             new SourceEdit(Snapshots, "public void Open()", "_merge.Check();", ""),
             new SourceEdit(Snapshots, "ExitCode Merge(", "Lifecycle.Run(share)", "Engine.Run(share)"))
         { Tests = s_observers },
@@ -326,16 +326,16 @@ public static class Sabotages
         new("woken-under-the-lock", "a snapshot is woken under the lock of the queue, against the lock order",
             new SourceEdit(Slots, "void WakeFirst()", "lock (_gate) next = Next;\n        next?.Wake();", "lock (_gate)\n        {\n            next = Next;\n            next?.Wake();\n        }"))
         { Tests = new("Control", "MergeSlotsTests") },
-        new("boot-serves-unmarked", "boot starts a server that may merge and makes no mark",
+        new("boot-serves-unmarked", "boot starts a server that may merge and makes no marker",
             new SourceEdit(BootRows, "RowResult? Serve(", MakesMark, NoMark)) { Tests = s_boot },
-        new("boot-merges-unmarked", "boot starts a merge and makes no mark",
+        new("boot-merges-unmarked", "boot starts a merge and makes no marker",
             new SourceEdit(BootRows, "RowResult? MergeNow(", MakesMark, NoMark)) { Tests = s_boot },
-        new("boot-merged-mark-stays", "boot leaves the mark of a row that it has merged",
-            new SourceEdit(BootRows, "RowResult? MergeNow(", "if (devices.CowIsFile) MergingMark.Remove(row.Cow);", "")) { Tests = s_boot },
-        new("boot-plain-mark-stays", "boot leaves the mark of a row that was merged before",
-            new SourceEdit(BootRows, "RowResult Plain(", "if (devices.State.Kind == CowKind.Merged) MergingMark.Remove(row.Cow);", "")) { Tests = s_boot },
-        new("boot-old-mark-stays", "boot leaves the mark of a row whose old image it takes",
-            new SourceEdit(BootRows, "RowResult Old(", "MergingMark.Remove(row.Cow);", "")) { Tests = s_boot },
+        new("boot-merged-mark-stays", "boot leaves the marker of a row that it has merged",
+            new SourceEdit(BootRows, "RowResult? MergeNow(", "if (devices.CowIsFile) MergeMarker.Remove(row.Cow);", "")) { Tests = s_boot },
+        new("boot-plain-mark-stays", "boot leaves the marker of a row that was merged before",
+            new SourceEdit(BootRows, "RowResult Plain(", "if (devices.State.Kind == CowKind.Merged) MergeMarker.Remove(row.Cow);", "")) { Tests = s_boot },
+        new("boot-old-mark-stays", "boot leaves the marker of a row whose old image it takes",
+            new SourceEdit(BootRows, "RowResult Old(", "MergeMarker.Remove(row.Cow);", "")) { Tests = s_boot },
         new("boot-result-unshown-ends-it", "boot serves no further row when the result of one cannot be shown",
             new SourceEdit(BootRows, "void Tell(", "log.Write(", "throw; log.Write(")) { Tests = s_boot },
         new("finished-before-flushes-cow-only", "a merge is reported as finished before when the COW alone was flushed",
@@ -345,14 +345,14 @@ public static class Sabotages
     /// <summary>The unchanged product, built in the same way: the battery must find nothing.</summary>
     public static IReadOnlyList<Sabotage> None { get; } =
     [
-        new("nothing-in-Merge", "Merge is compiled as it is", new SourceEdit(Head, "", "class CowHead", "class CowHead")),
+        new("nothing-in-Merge", "Merge is compiled as it is", new SourceEdit(Head, "", "class MetadataImage", "class MetadataImage")),
         new("nothing-in-Cow", "Cow is compiled as it is", new SourceEdit(Order, "", "class MergeOrder", "class MergeOrder")) { Step = Battery.Overlaps },
         new("nothing-in-Serve", "Serve is compiled as it is", new SourceEdit(Read, "", "class ViewRead", "class ViewRead")),
-        new("nothing-in-Block", "Block is compiled as it is", new SourceEdit(Transfers, "", "class Transfers", "class Transfers")),
+        new("nothing-in-Block", "Block is compiled as it is", new SourceEdit(Transfers, "", "class IoScheduler", "class IoScheduler")),
         new("nothing-in-Control", "Control is compiled as it is",
             new SourceEdit(Snapshots, "", "class Snapshot : ", "class Snapshot : ")) { Tests = s_swap },
         new("nothing-in-Images", "Images is compiled as it is",
-            new SourceEdit(Magic, "", "class HeldMagic", "class HeldMagic")) { Tests = s_durable },
+            new SourceEdit(Magic, "", "class DeferredMagic", "class DeferredMagic")) { Tests = s_durable },
         new("nothing-in-Boot", "Boot is compiled as it is",
             new SourceEdit(BootFile, "", "class BootSystem(", "class BootSystem(")) { Tests = new("Cli", "BootSystemTests") },
         new("nothing-in-Merge-for-Cli", "Merge is compiled as it is, for the unit tests of the command line",

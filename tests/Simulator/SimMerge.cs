@@ -31,7 +31,7 @@ public static class SimMerge
         }
         SimStorage storage = merge.Storage?.Invoke() ?? new SimStorage();
         MergeEngine? merged = null;
-        SimMark mark = new(disks[0], () => merged!.Cow.Order.Count);
+        SimMarker mark = new(disks[0], () => merged!.Cow.Order.Count);
         Fault? Look(int number, BlockRequest request)
         {
             storage.Check(request);
@@ -41,9 +41,9 @@ public static class SimMerge
         using SimQueue own = queue = new(Devices(merge, disks), arena, merge.QueueDepth, seed, Step, Look, pages) { SlowFlushes = merge.SlowFlushes, Overlap = merge.Overlap ?? [] };
         using SimWorkers workers = new(new DecodeWorker(), seed);
         using WakeUp wakeUp = new();
-        SimPace? pace = merge.Paced ? new SimPace(seed) : null;
-        queue.Pace = pace;
-        MergeSetup setup = Setup(merge, disks, arena, seed, queue, workers) with { Stop = stop ?? new StopFlag(), Storage = storage, Mark = mark, Observer = undone, Readers = new ReaderGate(wakeUp), Pace = pace?.Pace ?? new MergePace() };
+        SimThrottle? throttle = merge.Paced ? new SimThrottle(seed) : null;
+        queue.Throttle = throttle;
+        MergeSetup setup = Setup(merge, disks, arena, seed, queue, workers) with { Stop = stop ?? new StopFlag(), Storage = storage, Marker = mark, Observer = undone, Readers = new ReaderGate(wakeUp), Throttle = throttle?.Throttle ?? new MergeThrottle() };
         using MergeEngine engine = MergeEngine.Open(merge.StepMilliseconds > 0 ? setup with { Time = time } : setup);
         MergeLifecycle life = new(engine, mark);
         merged = engine;
@@ -52,7 +52,7 @@ public static class SimMerge
         {
             MergeResult result = merge.Readers ? RunBesideReaders(merge, Devices(merge, disks), life, setup, wakeUp, queue, seed, rival?.Share) : life.Run(rival?.Share);
             rival?.Check(merge.GivesPagesBack);
-            if ((storage.Wrong ?? mark.Wrong ?? (mark.IsOver ? null : "the mark of a finished merge stays")) is { } wrong) throw new LostDataException(wrong);
+            if ((storage.Wrong ?? mark.Wrong ?? (mark.IsOver ? null : "the marker of a finished merge stays")) is { } wrong) throw new LostDataException(wrong);
             return undone.Lost is { } lost ? throw lost : result;
         }
         catch (SnapuserdException) when (undone.Lost is { } lost)
@@ -61,7 +61,7 @@ public static class SimMerge
         }
     }
 
-    private static MergeResult RunBesideReaders(MergeCase merge, SimDisk[] devices, MergeLifecycle life, MergeSetup setup, WakeUp wakeUp, SimQueue queue, ulong seed, MemoryShare? share)
+    private static MergeResult RunBesideReaders(MergeCase merge, SimDisk[] devices, MergeLifecycle life, MergeSetup setup, WakeUp wakeUp, SimQueue queue, ulong seed, MemoryQuota? share)
     {
         MergeEngine engine = life.Engine;
         engine.Open();
@@ -110,7 +110,7 @@ public static class SimMerge
     /// <summary>The engine's setup, built from simulated parts; workers may be real ones.</summary>
     public static MergeSetup Setup(MergeCase merge, SimDisk[] disks, Arena arena, ulong seed, IBlockQueue queue, IWorkQueue<DecodeJob> workers) => new()
     {
-        Io = new Transfers(queue, [merge.Granule, merge.Granule, merge.Granule]),
+        Io = new IoScheduler(queue, [merge.Granule, merge.Granule, merge.Granule]),
         Arena = arena,
         Workers = workers,
         Time = new SimTime(seed),
@@ -225,7 +225,7 @@ internal sealed class SimRival : IDisposable
     private readonly long _before;
     private long _taken;
     private long _given;
-    private MemoryShare? _other;
+    private MemoryQuota? _other;
 
     public SimRival(Arena arena, ulong seed)
     {
@@ -236,7 +236,7 @@ internal sealed class SimRival : IDisposable
     }
 
     /// <summary>The quota of the merge under test.</summary>
-    public MemoryShare Share { get; }
+    public MemoryQuota Share { get; }
 
     private SimulatedPages? Pages => _arena.System as SimulatedPages;
 

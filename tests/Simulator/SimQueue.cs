@@ -53,7 +53,7 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
     public SimReaders? Readers { get; set; }
 
     /// <summary>Pauses and resumes the merge.</summary>
-    public SimPace? Pace { get; set; }
+    public SimThrottle? Throttle { get; set; }
 
     /// <summary>Requests so far; faults are numbered by them.</summary>
     public int Requests { get; private set; }
@@ -69,7 +69,7 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
     public int Wait(Span<BlockCompletion> completions)
     {
         Readers?.Run();
-        bool held = Pace?.Look(idle: _flights.Count == 0) ?? false;
+        bool held = Throttle?.Look(idle: _flights.Count == 0) ?? false;
         if (_flights.Count == 0)
         {
             if (held) return 0;

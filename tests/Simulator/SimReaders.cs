@@ -39,7 +39,7 @@ public sealed class SimReaders : IDisposable
     // State of the reader that knows only the gate.
     private int _pass;
     private bool _inside;
-    private OpHomes _homes;
+    private OpLocations _locations;
     private int _patience;
 
     /// <summary><paramref name="disks"/> are indexed by device number. <paramref name="engine"/> is already open.</summary>
@@ -48,7 +48,7 @@ public sealed class SimReaders : IDisposable
         (_case, _disks, _engine, _setup, _wakeUp, _beside) = (merge, disks, engine, setup, wakeUp, beside);
         _chance = new Chance(seed ^ 0x5eade55);
         // A cache of one unit causes the most evictions.
-        _view = new SnapshotView(engine, setup, 1, sentence => Trouble = sentence);
+        _view = new SnapshotView(engine, setup, 1, sentence => Failure = sentence);
         _reader = new ProductReader(this);
     }
 
@@ -73,7 +73,7 @@ public sealed class SimReaders : IDisposable
     private static long _waits;
 
     /// <summary>The last message about a failed read.</summary>
-    public string Trouble { get; private set; } = "";
+    public string Failure { get; private set; } = "";
 
     /// <summary>The reader that knows only the gate never leaves until the merge ends.</summary>
     public bool Stuck { get; init; }
@@ -90,7 +90,7 @@ public sealed class SimReaders : IDisposable
             if (_inside) Look();
             if (!_inside && (Stuck || _chance.Percent(30))) Enter();
             else if (_inside && _chance.Percent(_patience)) Leave();
-            if (_chance.Percent(_reader.Pace)) _reader.GetOn(mayBegin: true);
+            if (_chance.Percent(_reader.Throttle)) _reader.GetOn(mayBegin: true);
             _running = false;
         }
         catch
@@ -148,7 +148,7 @@ public sealed class SimReaders : IDisposable
     private void Enter()
     {
         _pass = _setup.Readers.Enter();
-        _homes = _setup.Readers.Homes;
+        _locations = _setup.Readers.Locations;
         _inside = true;
         _patience = Stuck ? 0 : _chance.Below(3) switch { 0 => 50, 1 => 10, _ => 0 };
     }
@@ -163,13 +163,13 @@ public sealed class SimReaders : IDisposable
     /// <summary>Checks that a power cut would keep the count and the window that readers are told are durable.</summary>
     private void CheckPublished()
     {
-        OpHomes homes = _setup.Readers.Homes;
+        OpLocations locations = _setup.Readers.Locations;
         int count = SimMerge.DurableCount(_disks[0]);
-        if (homes.Counted > count && homes.Counted > Left) throw new LostDataException($"readers are sent to Base for the ops before {homes.Counted}, and the durable count is {count}");
+        if (locations.Counted > count && locations.Counted > Left) throw new LostDataException($"readers are sent to Base for the ops before {locations.Counted}, and the durable count is {count}");
         // A window that has just been counted is no longer claimed.
-        if (homes.Window == 0 || homes.Counted == Left || count > homes.Counted) return;
+        if (locations.Window == 0 || locations.Counted == Left || count > locations.Counted) return;
         ScratchLayout layout = new(_engine.Cow.Header.HeaderBytes, _engine.Cow.Header.ScratchBytes);
-        if (_disks[0].Durable[0].Bytes[layout.StateOffset] != ScratchLayout.Valid) throw new LostDataException($"readers are sent to the window at {homes.Counted}, which is not durable");
+        if (_disks[0].Durable[0].Bytes[layout.StateOffset] != ScratchLayout.Valid) throw new LostDataException($"readers are sent to the window at {locations.Counted}, which is not durable");
     }
 
     // The previous run's data may be only in the cache. Reading it is correct; it becomes durable before the first write.
@@ -188,15 +188,15 @@ public sealed class SimReaders : IDisposable
         MergeOrder order = _engine.Cow.Order;
         int position = order.PositionWriting(block);
         CowOp op = position < 0 ? default : _engine.Cow[order.OpIndex(position)];
-        if (position < _homes.Counted)
+        if (position < _locations.Counted)
         {
             // Base holds the block, also when no op writes it.
             LookFor(_setup.Base.Number, (long)block * Page.Size, _case.Target[block].Bytes, block, "Base");
             return;
         }
-        if (position < _homes.Counted + _homes.Window)
+        if (position < _locations.Counted + _locations.Window)
         {
-            if (!_engine.WindowBlock(position - _homes.Counted).SequenceEqual(_case.Target[block].Bytes)) throw Gone(block, "window memory");
+            if (!_engine.WindowBlock(position - _locations.Counted).SequenceEqual(_case.Target[block].Bytes)) throw Gone(block, "window memory");
             return;
         }
         if (!op.IsOrdered) return;
@@ -232,7 +232,7 @@ public sealed class SimReaders : IDisposable
     }
 
     private LostDataException Gone(int block, string where) =>
-        new($"a reader entered when {_homes} held and is still inside: block {block} is no longer what it was in {where} with {_setup.Readers.Homes} published");
+        new($"a reader entered when {_locations} held and is still inside: block {block} is no longer what it was in {where} with {_setup.Readers.Locations} published");
 
     /// <summary>The product's reader, with two reads at a time.</summary>
     private sealed class ProductReader : IDisposable
@@ -251,13 +251,13 @@ public sealed class SimReaders : IDisposable
             _arena = new Arena((2 * (ViewReader.BytesPerRead(all._view) + BufferBytes)) + Page.Size);
             _queue = new SimQueue(all._disks, _arena, 2, all._chance.Next(), () => throw new ContractViolationException("a reader writes"), all._case.ReaderFaults) { Beside = [all._beside] };
             all._beside.Beside = [_queue];
-            _reader = new ViewReader(all._view, new Transfers(_queue, [1, 1, 1]), _arena, 2);
+            _reader = new ViewReader(all._view, new IoScheduler(_queue, [1, 1, 1]), _arena, 2);
             for (int i = 0; i < 2; i++) _buffers[i] = _arena.Take(BufferBytes)!.Value;
-            Pace = 50;
+            Throttle = 50;
         }
 
         /// <summary>The percentage of steps in which this reader advances.</summary>
-        public int Pace { get; private set; }
+        public int Throttle { get; private set; }
 
         public bool IsReading => _reader.Count > 0;
 
@@ -271,7 +271,7 @@ public sealed class SimReaders : IDisposable
                 int length = 1 + chance.Below(chance.Percent(50) ? most : Math.Min(most, Page.Size));
                 long offset = chance.Below((int)_all._view.Length - length + 1);
                 if (chance.Percent(40)) offset &= -Page.Size;
-                Pace = chance.Below(3) switch { 0 => 60, 1 => 20, _ => 3 };
+                Throttle = chance.Below(3) switch { 0 => 60, 1 => 20, _ => 3 };
                 Begin(offset, length);
                 return;
             }
@@ -321,13 +321,13 @@ public sealed class SimReaders : IDisposable
                 Interlocked.Increment(ref _failures);
                 return;
             }
-            if (completion.Result != buffer.Length) throw new LostDataException($"a read of {buffer.Length} bytes at {offset} ends with {completion.Result}: {_all.Trouble}");
+            if (completion.Result != buffer.Length) throw new LostDataException($"a read of {buffer.Length} bytes at {offset} ends with {completion.Result}: {_all.Failure}");
             ReadOnlySpan<byte> read = _arena[buffer];
             for (int done = 0; done < read.Length;)
             {
                 int page = (int)((offset + done) / Page.Size), from = (int)((offset + done) % Page.Size), count = Math.Min(read.Length - done, Page.Size - from);
                 if (!read.Slice(done, count).SequenceEqual(_all._case.Target[page].Bytes.Slice(from, count)))
-                    throw new LostDataException($"a read of {buffer.Length} bytes at {offset} shows a wrong block {page} with {_all._setup.Readers.Homes} published");
+                    throw new LostDataException($"a read of {buffer.Length} bytes at {offset} shows a wrong block {page} with {_all._setup.Readers.Locations} published");
                 done += count;
             }
         }

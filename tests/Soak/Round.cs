@@ -59,8 +59,8 @@ internal sealed class Round : IDisposable
     {
         try
         {
-            // A failed round may have left a mark.
-            File.Delete(Mark);
+            // A failed round may have left a marker.
+            File.Delete(Marker);
             _cow.Dispose();
         }
         finally
@@ -72,7 +72,7 @@ internal sealed class Round : IDisposable
         }
     }
 
-    private string Mark => _cow.Path + ".merging";
+    private string Marker => _cow.Path + ".merging";
 
     private void Update(UpdatePlan update)
     {
@@ -167,9 +167,9 @@ internal sealed class Round : IDisposable
             Same(_image, _base.See(_image.Length), "the base beside a half-staged COW");
         }
         Take(steps.Length);
-        if (!update.Mark) return;
-        File.WriteAllBytes(Mark, []);
-        LoopDevice.Call("sync", Mark, Path.GetDirectoryName(Mark)!);
+        if (!update.Marker) return;
+        File.WriteAllBytes(Marker, []);
+        LoopDevice.Call("sync", Marker, Path.GetDirectoryName(Marker)!);
     }
 
     /// <summary>The number of system calls of a whole merge, on files in memory.</summary>
@@ -281,7 +281,7 @@ internal sealed class Round : IDisposable
         if (!again.Output.Contains("\"already_merged\":true",
             StringComparison.Ordinal)) throw new SoakException($"after {what} something is left to merge: {again}");
         Same(_target, _base.See(_target.Length), "the base after another merge");
-        if (File.Exists(Mark)) throw new SoakException($"{Mark} stays after {what}");
+        if (File.Exists(Marker)) throw new SoakException($"{Marker} stays after {what}");
     }
 
     private void MergeInDaemon(UpdatePlan update)

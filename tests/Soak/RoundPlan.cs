@@ -93,7 +93,7 @@ internal sealed record Break(Interruption How, bool Serving, double After, bool 
 /// <paramref name="Held"/>: the daemon is asked to hold the merge before it begins.
 /// </summary>
 internal sealed record UpdatePlan(
-    ulong Seed, CreateWay? Create, int StagedTwice, bool Mark, bool Verify, bool Extract, Break[] Breaks, Finisher Finisher, MergeWay Way,
+    ulong Seed, CreateWay? Create, int StagedTwice, bool Marker, bool Verify, bool Extract, Break[] Breaks, Finisher Finisher, MergeWay Way,
         bool CutAfter, bool Held);
 
 /// <summary>Every random choice of a round, which depends on its seed only.</summary>
@@ -122,7 +122,7 @@ internal sealed record RoundPlan(ulong Seed, int Blocks, Place Cow, Place Base, 
     /// <summary>Unflushed data on this storage can be lost.</summary>
     public static bool LosesCache(Place place) => place is Place.Ext4 or Place.Xfs or Place.CutDisk;
 
-    /// <summary>The storage is a file, which can have a mark beside it.</summary>
+    /// <summary>The storage is a file, which can have a marker beside it.</summary>
     public static bool IsFile(Place place) => place is Place.Tmpfs or Place.Ext4 or Place.Xfs;
 
     public override string ToString() =>

@@ -44,7 +44,7 @@ public static class ErrnoPolicy
     }
 
     /// <summary>"<paramref name="what"/>: permission is denied (EACCES)", with its exit code.</summary>
-    public static SnapuserdException Failure(FailedCall call, int errno, string what) => new(CodeOf(call, errno), $"{what}: {Reason.Of(errno)}");
+    public static SnapuserdException Failure(FailedCall call, int errno, string what) => new(CodeOf(call, errno), $"{what}: {ErrnoText.Of(errno)}");
 
     private static ExitCode Open(int number) => number switch
     {

@@ -10,13 +10,13 @@ public static class Retry
     /// layer is out of requests. A few waits give it time; the synchronous call sleeps until a request is free. Too few attempts cost one
     /// blocking call.
     /// </summary>
-    public const int AttemptsBeforePlain = 16;
+    public const int AttemptsBeforeSync = 16;
 
     /// <summary>
     /// True if the call must be repeated: it was interrupted (EINTR), or the file system was temporarily short of a resource (EAGAIN).
-    /// <paramref name="tries"/> counts EAGAIN, at most <see cref="AttemptsBeforePlain"/> times.
+    /// <paramref name="tries"/> counts EAGAIN, at most <see cref="AttemptsBeforeSync"/> times.
     /// </summary>
-    public static bool Again(nint result, ref int tries) => Interrupted(result) || (result == -Errno.EAGAIN && ++tries <= AttemptsBeforePlain);
+    public static bool Again(nint result, ref int tries) => Interrupted(result) || (result == -Errno.EAGAIN && ++tries <= AttemptsBeforeSync);
 
     /// <summary>True if a signal interrupted the call (EINTR) before it did anything, so that it can be repeated.</summary>
     public static bool Interrupted(nint result) => result == -Errno.EINTR;

@@ -39,12 +39,12 @@ internal static class DeviceTable
             for (int size = FirstBuffer; size <= LargestBuffer; size *= 4)
             {
                 byte[] message = new byte[size];
-                ref DmIoctl head = ref MemoryMarshal.AsRef<DmIoctl>(message.AsSpan());
-                head.SetVersion();
-                (head.DataSize, head.DataStart, head.Flags) = ((uint)size, HeadBytes, DM_STATUS_TABLE_FLAG);
-                head.Dev = Libc.EncodeDevice(major, minor);
+                ref DmIoctl header = ref MemoryMarshal.AsRef<DmIoctl>(message.AsSpan());
+                header.SetVersion();
+                (header.DataSize, header.DataStart, header.Flags) = ((uint)size, HeadBytes, DM_STATUS_TABLE_FLAG);
+                header.Dev = Libc.EncodeDevice(major, minor);
                 if (Libc.Ioctl(control, DM_TABLE_STATUS, ref message[0]) < 0) return null;
-                if ((head.Flags & DM_BUFFER_FULL_FLAG) == 0) return Parse(message);
+                if ((header.Flags & DM_BUFFER_FULL_FLAG) == 0) return Parse(message);
             }
             return null;
         }
@@ -57,12 +57,12 @@ internal static class DeviceTable
     /// <summary>Parses the reply to TABLE_STATUS; null if it does not match the kernel's header.</summary>
     internal static List<DeviceTableLine>? Parse(ReadOnlySpan<byte> message)
     {
-        DmIoctl head = MemoryMarshal.Read<DmIoctl>(message);
+        DmIoctl header = MemoryMarshal.Read<DmIoctl>(message);
         List<DeviceTableLine> lines = [];
-        if (head.DataStart > message.Length) return null;
-        ReadOnlySpan<byte> table = message[(int)head.DataStart..];
+        if (header.DataStart > message.Length) return null;
+        ReadOnlySpan<byte> table = message[(int)header.DataStart..];
         long at = 0;
-        for (uint i = 0; i < head.TargetCount; i++)
+        for (uint i = 0; i < header.TargetCount; i++)
         {
             if (at < 0 || at > table.Length - LineBytes) return null;
             DmTargetSpec spec = MemoryMarshal.Read<DmTargetSpec>(table[(int)at..]);

@@ -244,7 +244,7 @@ public sealed class StorageLocks : IDisposable
         IsEverywhere = false;
         if (IsUnavailable(result)) return true;
         SnapuserdException failure = ErrnoPolicy.Failure(FailedCall.Lock, result, $"storage cannot be locked in {Place}");
-        throw failure.Code == ExitCode.OutOfResources ? failure : Broken(Reason.Of(result));
+        throw failure.Code == ExitCode.OutOfResources ? failure : Broken(ErrnoText.Of(result));
     }
 
     private static bool IsUnavailable(int result) =>
@@ -265,7 +265,7 @@ public sealed class StorageLocks : IDisposable
         int made = Libc.MkDirAt(root, Folder, Modes.PrivateFolder);
         if (made is < 0 and not -Errno.EEXIST) return made;
         int fd = KernelTree.Dev.Open(Folder, Libc.O_RDONLY | Libc.O_DIRECTORY | Libc.O_NOFOLLOW);
-        if (fd < 0) return IsUnavailable(fd) ? fd : throw Broken(Reason.Of(fd));
+        if (fd < 0) return IsUnavailable(fd) ? fd : throw Broken(ErrnoText.Of(fd));
         // Another user with write access there could block every merge, or let two of them run.
         if (Libc.GetEUid() != 0 || Libc.Statx(fd, Libc.STATX_BASIC_STATS, out StatxData status) < 0 || (status.Uid == 0 && (status.Mode & 0x3f) == 0)) return fd;
         _ = Libc.Close(fd);

@@ -106,5 +106,5 @@ public sealed class FileCowOutput : ICowOutput, IDisposable
     /// <summary>Closes it.</summary>
     public void Dispose() => _device.Dispose();
 
-    private SnapuserdException Failed(string doing, int error) => new(ExitCode.InputOutput, $"{Name}: {doing} failed: {Reason.Of(error)}");
+    private SnapuserdException Failed(string doing, int error) => new(ExitCode.InputOutput, $"{Name}: {doing} failed: {ErrnoText.Of(error)}");
 }

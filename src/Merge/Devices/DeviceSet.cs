@@ -53,7 +53,7 @@ public sealed class DeviceSet : IDisposable
             MergeDevice baseDevice = _base == null ? new MergeDevice(0, cowName, _cow.Length) : new MergeDevice(1, options.BaseName ?? basePath!, _base.Length);
             Setup = new MergeSetup
             {
-                Io = new Transfers(_queue, Array.ConvertAll(Devices, device => device.Granule)),
+                Io = new IoScheduler(_queue, Array.ConvertAll(Devices, device => device.Granule)),
                 Arena = _arena,
                 Workers = _workers,
                 Time = new MonotonicClock(),
@@ -63,7 +63,7 @@ public sealed class DeviceSet : IDisposable
                 SharedBlocks = !options.SourceSeparate,
                 Overlap = overlap,
                 Stop = stop,
-                Mark = basePath != null && (options.CowName == null || IsAt(_cow, cowName)) ? new MergingMark(cowName) : null,
+                Marker = basePath != null && (options.CowName == null || IsAt(_cow, cowName)) ? new MergeMarker(cowName) : null,
                 Storage = options.Writes ? new StorageReserver(Devices, stop, options.Report) : null,
             };
         }
@@ -186,7 +186,7 @@ public sealed class DeviceSet : IDisposable
     }
 
     /// <summary>
-    /// True if the path still leads to the file. A name from another root, or of a deleted file, may lead to another file, whose mark does
+    /// True if the path still leads to the file. A name from another root, or of a deleted file, may lead to another file, whose marker does
     /// not apply.
     /// </summary>
     private static bool IsAt(BlockDevice file, string path) =>
@@ -197,7 +197,7 @@ public sealed class DeviceSet : IDisposable
     {
         if (options.Io != IoChoice.Sync)
         {
-            RingRefusal? refusal = RingQueue.TryCreate(devices, _arena, _wakeUp, options.QueueDepth, out RingQueue? ring);
+            UringUnavailable? refusal = RingQueue.TryCreate(devices, _arena, _wakeUp, options.QueueDepth, out RingQueue? ring);
             if (refusal is not { } why) return ring!;
             if (options.Io == IoChoice.Uring)
                 throw new SnapuserdException(Errno.IsOutOfResources(why.Errno) ? ExitCode.OutOfResources : ExitCode.Unavailable, why.Sentence);

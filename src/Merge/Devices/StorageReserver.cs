@@ -58,7 +58,7 @@ public sealed class StorageReserver(BlockDevice[] devices, StopFlag stop, Action
         {
             if ((ulong)(range.Offset + range.Length) <= limit.Current) continue;
             throw new SnapuserdException(ExitCode.InputOutput,
-                $"{name}: the merge writes up to byte {range.Offset + range.Length}, and this process may write up to byte {limit.Current}: {Reason.Of(Errno.EFBIG)}; nothing was written");
+                $"{name}: the merge writes up to byte {range.Offset + range.Length}, and this process may write up to byte {limit.Current}: {ErrnoText.Of(Errno.EFBIG)}; nothing was written");
         }
     }
 
@@ -98,11 +98,11 @@ public sealed class StorageReserver(BlockDevice[] devices, StopFlag stop, Action
                 }
                 if (IsLacking(result))
                 {
-                    report($"{name}: room for up to {need - done} bytes cannot be reserved: {Reason.Of(result)}; if its file system gets full, the merge stops with 74 and goes on when there is room");
+                    report($"{name}: room for up to {need - done} bytes cannot be reserved: {ErrnoText.Of(result)}; if its file system gets full, the merge stops with 74 and goes on when there is room");
                     return;
                 }
                 if (result is -Errno.ENOSPC or -Errno.EDQUOT) throw NoSpace(name, Math.Max(StatBlock, least - Gained(fd, file)), FreeBytes(fd), result);
-                if (result < 0) throw new SnapuserdException(ExitCode.InputOutput, $"{name}: reserving {length} bytes at {at} failed: {Reason.Of(result)}; nothing was written");
+                if (result < 0) throw new SnapuserdException(ExitCode.InputOutput, $"{name}: reserving {length} bytes at {at} failed: {ErrnoText.Of(result)}; nothing was written");
                 at += length;
                 done += length;
             }
@@ -110,7 +110,7 @@ public sealed class StorageReserver(BlockDevice[] devices, StopFlag stop, Action
     }
 
     private static SnapuserdException NoSpace(string name, long need, long free, int errno) => new(ExitCode.InputOutput,
-        $"{name}: the merge fills holes of this file, which takes at least {need} bytes more on its file system ({(free == long.MaxValue ? "unknown" : free)} free): {Reason.Of(errno)}; nothing was written, and the same command merges when there is room");
+        $"{name}: the merge fills holes of this file, which takes at least {need} bytes more on its file system ({(free == long.MaxValue ? "unknown" : free)} free): {ErrnoText.Of(errno)}; nothing was written, and the same command merges when there is room");
 
     /// <summary>Bytes allocated to the file since <paramref name="before"/>. A partial reservation stays reserved.</summary>
     private static long Gained(int fd, in StatxData before) =>

@@ -21,7 +21,7 @@ public enum CowKind
     /// </summary>
     Begun,
     /// <summary>A COW that does not show whether its merge has begun: the base may be the old image, or neither image.</summary>
-    Doubtful,
+    Unknown,
     /// <summary>All is merged: the base is the new image.</summary>
     Merged,
     /// <summary>A file that cannot be served; <see cref="CowState.BaseIsUntouched"/> describes the base.</summary>
@@ -128,9 +128,9 @@ public sealed record CowState(CowKind Kind, bool BaseIsUntouched, ExitCode Code,
         return start switch
         {
             MergeStart.NotBegun => new CowState(CowKind.Untouched, true, ExitCode.Done, $"nothing of {source.Name} is merged"),
-            MergeStart.NotBegunHere => new CowState(CowKind.Doubtful, false, ExitCode.Done,
+            MergeStart.NotBegunHere => new CowState(CowKind.Unknown, false, ExitCode.Done,
                 $"nothing shows whether Android's engine has begun to merge {source.Name}, because its first op is no Copy or Xor"),
-            MergeStart.NotShown => new CowState(CowKind.Doubtful, false, ExitCode.Done, $"nothing shows whether the merge of {source.Name} has begun, because it has no scratch"),
+            MergeStart.NotShown => new CowState(CowKind.Unknown, false, ExitCode.Done, $"nothing shows whether the merge of {source.Name} has begun, because it has no scratch"),
             _ => new CowState(CowKind.Begun, false, ExitCode.Done,
                 header.NumMergeOps > 0 ? $"{header.NumMergeOps} of {total} ops of {source.Name} are merged" : $"the merge of {source.Name} has begun"),
         };

@@ -11,7 +11,7 @@ public static class FinishedMerge
     /// <summary>
     /// Returns the result if the COW at <paramref name="cowPath"/> says that everything is merged into <paramref name="basePath"/> and no
     /// other process writes to it; null otherwise. Flushes both files first, because the count may come from a page cache and a reported
-    /// result must be durable. Then removes the mark.
+    /// result must be durable. Then removes the marker.
     /// </summary>
     public static MergeResult? Confirm(string cowPath, string basePath)
     {
@@ -19,7 +19,7 @@ public static class FinishedMerge
         {
             using var input = new CowInput(cowPath, DeviceAccess.Shared);
             using CowFile cow = CowFile.Read(input.Source);
-            MergingMark mark = new(cowPath);
+            MergeMarker mark = new(cowPath);
             mark.Check(cow);
             if (cow.Header.Major < 2 || cow.Header.NumMergeOps != (ulong)cow.Order.Count) return null;
             using BlockDevice target = BlockDevice.Open(basePath, DeviceAccess.Read);

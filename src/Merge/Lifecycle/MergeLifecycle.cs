@@ -13,7 +13,7 @@ namespace Snapuserd.Merge;
 /// </code>
 /// Any exception before Done leaves the marker, and the next run continues.
 /// </summary>
-public sealed class MergeLifecycle(MergeEngine engine, IMergeMark? mark) : IDisposable
+public sealed class MergeLifecycle(MergeEngine engine, IMergeMarker? mark) : IDisposable
 {
     /// <summary>The engine. Its owner calls <see cref="Run"/> here and not there.</summary>
     public MergeEngine Engine => engine;
@@ -25,14 +25,14 @@ public sealed class MergeLifecycle(MergeEngine engine, IMergeMark? mark) : IDisp
     public static MergeLifecycle Open(MergeSetup setup, Action<string>? report = null)
     {
         if (setup.Observer is { } observer) setup = setup with { Observer = new ObserverGuard(observer, report) };
-        return new MergeLifecycle(MergeEngine.Open(setup), setup.Mark);
+        return new MergeLifecycle(MergeEngine.Open(setup), setup.Marker);
     }
 
     /// <summary>Throws 65 if the marker names another COW: Base then belongs to that COW.</summary>
     public void Check() => mark?.Check(engine.Cow);
 
     /// <summary>Merges the remaining ops and removes the marker. Exit codes of <see cref="MergeEngine.Run"/>.</summary>
-    public MergeResult Run(MemoryShare? share = null)
+    public MergeResult Run(MemoryQuota? share = null)
     {
         Check();
         MergeResult result = engine.Run(share);

@@ -36,11 +36,11 @@ public sealed class DmUserServer : IBlockServer
     private int _preparing;
     private int _serving;
     private SnapuserdException? _refusal;
-    private string? _trouble;
+    private string? _failure;
 
     /// <summary>
     /// A server of <paramref name="view"/>; <paramref name="devices"/> are those of the view's engine, by number. <paramref name="wakeUp"/>
-    /// is signalled when <see cref="Trouble"/> is set. The caller keeps ownership of all three, and they outlive the server.
+    /// is signalled when <see cref="Failure"/> is set. The caller keeps ownership of all three, and they outlive the server.
     /// </summary>
     public DmUserServer(SnapshotView view, BlockDevice[] devices, DmUserOptions options, WakeUp wakeUp)
     {
@@ -53,7 +53,7 @@ public sealed class DmUserServer : IBlockServer
     public string Path { get; }
 
     /// <inheritdoc/>
-    public string? Trouble => Volatile.Read(ref _trouble);
+    public string? Failure => Volatile.Read(ref _failure);
 
     /// <summary>
     /// Opens a channel per thread and serves. Returns the control device's path. Requests that are already waiting are answered now.
@@ -151,8 +151,8 @@ public sealed class DmUserServer : IBlockServer
         {
             _serving--;
             if (_serving == 0 && !_stop.Requested) failure ??= $"{Path}: the device-mapper device was removed";
-            if (failure is null || _trouble is not null) return;
-            Volatile.Write(ref _trouble, failure);
+            if (failure is null || _failure is not null) return;
+            Volatile.Write(ref _failure, failure);
         }
         _wakeUp.Signal();
     }
@@ -179,7 +179,7 @@ public sealed class DmUserServer : IBlockServer
                 }
                 // The runtime installs handlers that restart system calls.
                 int error = Libc.SigInterrupt(Libc.SIGUSR2);
-                if (error < 0) throw new SnapuserdException(ExitCode.Internal, $"siginterrupt failed: {Reason.Of(error)}");
+                if (error < 0) throw new SnapuserdException(ExitCode.Internal, $"siginterrupt failed: {ErrnoText.Of(error)}");
             }
         }
 

@@ -133,7 +133,7 @@ internal sealed class DmUserWorker
             int channel = _open();
             Close();
             if (channel is -Errno.ENOENT or -Errno.ENXIO or -Errno.ENODEV) return null;
-            if (channel < 0) return $"dm-user: {_why}, and another channel cannot be opened: {Reason.Of(channel)}";
+            if (channel < 0) return $"dm-user: {_why}, and another channel cannot be opened: {ErrnoText.Of(channel)}";
             _channel = channel;
         }
     }
@@ -174,7 +174,7 @@ internal sealed class DmUserWorker
             long began = SnapshotView.Now;
             bool read = context.Reader.Read(offset, buffer.Part(HeadRoom, bytes)) == bytes;
             ticks += SnapshotView.Now - began;
-            if (!read || offset + bytes == end) _view.Took(ticks);
+            if (!read || offset + bytes == end) _view.RecordLatency(ticks);
             if (!read)
             {
                 // The view has reported the reason.
@@ -236,7 +236,7 @@ internal sealed class DmUserWorker
             if (got == -Errno.ENOTBLK || (got == 0 && !begun)) return Outcome.Gone;
             if (got <= 0)
             {
-                _why = got == 0 ? $"a message ended {bytes.Length} bytes early" : $"a request cannot be read: {Reason.Of((int)got)}";
+                _why = got == 0 ? $"a message ended {bytes.Length} bytes early" : $"a request cannot be read: {ErrnoText.Of((int)got)}";
                 return Outcome.Broken;
             }
             bytes = bytes[(int)got..];
@@ -257,7 +257,7 @@ internal sealed class DmUserWorker
             }
             if (sent <= 0)
             {
-                _why = sent == 0 ? "an answer is not taken" : $"an answer is not taken: {Reason.Of((int)sent)}";
+                _why = sent == 0 ? "an answer is not taken" : $"an answer is not taken: {ErrnoText.Of((int)sent)}";
                 return Outcome.Broken;
             }
             bytes = bytes[(int)sent..];

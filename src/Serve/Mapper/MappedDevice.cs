@@ -119,12 +119,12 @@ public sealed class MappedDevice : IDisposable
         int result = _driver.Control(DM_TABLE_STATUS, message);
         if (result == -Errno.ENXIO) return;
         Check(result, "cannot be looked at");
-        ref DmIoctl head = ref MapperMessage.Head(message);
-        if (MapperMessage.Text(head.UuidBytes) != MapperMessage.Identifier(Name))
+        ref DmIoctl header = ref MapperMessage.Head(message);
+        if (MapperMessage.Text(header.UuidBytes) != MapperMessage.Identifier(Name))
             throw new SnapuserdException(ExitCode.InUse, $"there is a mapped device {Name} already, and it is not ours (dmsetup info {Name})");
-        (Major, Minor) = Libc.DecodeDevice(head.Dev);
-        (Exists, HasPending, OpenCount, IsSuspended) = (true, (head.Flags & DM_INACTIVE_PRESENT_FLAG) != 0, head.OpenCount, (head.Flags & DM_SUSPEND_FLAG) != 0);
-        if ((head.Flags & DM_ACTIVE_PRESENT_FLAG) != 0) Table = MapperMessage.ReadTable(message);
+        (Major, Minor) = Libc.DecodeDevice(header.Dev);
+        (Exists, HasPending, OpenCount, IsSuspended) = (true, (header.Flags & DM_INACTIVE_PRESENT_FLAG) != 0, header.OpenCount, (header.Flags & DM_SUSPEND_FLAG) != 0);
+        if ((header.Flags & DM_ACTIVE_PRESENT_FLAG) != 0) Table = MapperMessage.ReadTable(message);
     }
 
     /// <summary>
@@ -218,10 +218,10 @@ public sealed class MappedDevice : IDisposable
     private int ControlAndAwaitUdev(uint command, Span<byte> message)
     {
         using UdevCookie cookie = UdevCookie.Take(_driver.Udev, Major, Minor);
-        ref DmIoctl head = ref MapperMessage.Head(message);
-        head.EventNr = cookie.EventNumber;
+        ref DmIoctl header = ref MapperMessage.Head(message);
+        header.EventNr = cookie.EventNumber;
         int result = _driver.Control(command, message);
-        if (result >= 0 && (head.Flags & DM_UEVENT_GENERATED_FLAG) != 0) _ = cookie.Await();
+        if (result >= 0 && (header.Flags & DM_UEVENT_GENERATED_FLAG) != 0) _ = cookie.Await();
         return result;
     }
 
@@ -261,6 +261,6 @@ public sealed class MappedDevice : IDisposable
     {
         if (result >= 0) return;
         throw new SnapuserdException(ErrnoPolicy.CodeOf(FailedCall.Command, result),
-            $"{Path} {what}: {Reason.Of(result)}{(result == -Errno.EINVAL ? "; the kernel's log says more" : "")}");
+            $"{Path} {what}: {ErrnoText.Of(result)}{(result == -Errno.EINVAL ? "; the kernel's log says more" : "")}");
     }
 }

@@ -35,7 +35,7 @@ internal sealed class MapperDriver : IMapperDriver
         {
             -Errno.ENOENT or -Errno.ENOTDIR => $"there is no {path}: {noDriver}",
             -Errno.ENXIO or -Errno.ENODEV => $"{path} has no driver: {noDriver}",
-            _ => $"cannot open {path}: {Reason.Of(_fd)}",
+            _ => $"cannot open {path}: {ErrnoText.Of(_fd)}",
         });
     }
 

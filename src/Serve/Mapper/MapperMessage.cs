@@ -50,12 +50,12 @@ internal static class MapperMessage
     internal static void Write(Span<byte> message, string name, uint flags)
     {
         message.Clear();
-        ref DmIoctl head = ref Head(message);
-        head.SetVersion();
-        head.DataSize = (uint)message.Length;
-        head.DataStart = HeadBytes;
-        head.Flags = flags;
-        _ = ByteText.Encode(name, head.NameBytes[..^1]);
+        ref DmIoctl header = ref Head(message);
+        header.SetVersion();
+        header.DataSize = (uint)message.Length;
+        header.DataStart = HeadBytes;
+        header.Flags = flags;
+        _ = ByteText.Encode(name, header.NameBytes[..^1]);
     }
 
     /// <summary>DEV_CREATE of one of our devices.</summary>
@@ -85,11 +85,11 @@ internal static class MapperMessage
     /// </summary>
     internal static MapperTable? ReadTable(ReadOnlySpan<byte> message)
     {
-        ref readonly DmIoctl head = ref MemoryMarshal.AsRef<DmIoctl>(message);
-        if (head.TargetCount == 0) return null;
-        bool readOnly = (head.Flags & DM_READONLY_FLAG) != 0;
-        int at = (int)Math.Min(head.DataStart, int.MaxValue);
-        if (head.TargetCount > 1 || (head.Flags & DM_BUFFER_FULL_FLAG) != 0 || at > message.Length - LineBytes) return new MapperTable("several", 0, 0, 0, 0, readOnly);
+        ref readonly DmIoctl header = ref MemoryMarshal.AsRef<DmIoctl>(message);
+        if (header.TargetCount == 0) return null;
+        bool readOnly = (header.Flags & DM_READONLY_FLAG) != 0;
+        int at = (int)Math.Min(header.DataStart, int.MaxValue);
+        if (header.TargetCount > 1 || (header.Flags & DM_BUFFER_FULL_FLAG) != 0 || at > message.Length - LineBytes) return new MapperTable("several", 0, 0, 0, 0, readOnly);
         DmTargetSpec line = MemoryMarshal.Read<DmTargetSpec>(message[at..]);
         string type = Text(line.TypeBytes);
         string parameters = Text(message[(at + LineBytes)..]);

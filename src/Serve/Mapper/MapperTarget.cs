@@ -20,7 +20,7 @@ public readonly record struct MapperTarget(string Path, uint Major, uint Minor, 
         int isReadOnly = 0;
         int result = Libc.Statx(device.Fd, Libc.STATX_BASIC_STATS, out StatxData status);
         if (result == 0) result = Libc.Ioctl(device.Fd, Libc.BLKROGET, ref isReadOnly);
-        if (result < 0) throw new SnapuserdException(ExitCode.InputOutput, $"{path}: {Reason.Of(result)}");
+        if (result < 0) throw new SnapuserdException(ExitCode.InputOutput, $"{path}: {ErrnoText.Of(result)}");
         return new MapperTarget(path, status.RdevMajor, status.RdevMinor, (bytes < 0 ? device.Length : bytes) / 512, readOnly || isReadOnly != 0);
     }
 

@@ -166,7 +166,7 @@ internal sealed class NbdAnswer
     /// <summary>Counts the read, only once.</summary>
     private void Tell(NbdExport export)
     {
-        if (!_told) export.View.Took(_ticks);
+        if (!_told) export.View.RecordLatency(_ticks);
         _told = true;
     }
 

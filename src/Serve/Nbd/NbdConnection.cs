@@ -242,7 +242,7 @@ internal sealed class NbdConnection
         int result = Fetch(context, request, done, part);
         bytes = context[context.Buffer(0).Part(0, part)];
         if (result >= 0 && done + part < request.Length) return result;
-        _export.View.Took(context.Ticks);
+        _export.View.RecordLatency(context.Ticks);
         context.Ticks = 0;
         return result;
     }
@@ -257,19 +257,19 @@ internal sealed class NbdConnection
 
     private bool SendSimple(in NbdRequest request, int error, ReadOnlySpan<byte> bytes)
     {
-        Span<byte> head = stackalloc byte[NbdWire.ReplyBytes];
-        BinaryPrimitives.WriteUInt32BigEndian(head, NbdWire.NBD_REPLY_MAGIC);
-        BinaryPrimitives.WriteInt32BigEndian(head[4..], error);
-        BinaryPrimitives.WriteUInt64BigEndian(head[8..], request.Cookie);
-        return Send(head, bytes);
+        Span<byte> header = stackalloc byte[NbdWire.ReplyBytes];
+        BinaryPrimitives.WriteUInt32BigEndian(header, NbdWire.NBD_REPLY_MAGIC);
+        BinaryPrimitives.WriteInt32BigEndian(header[4..], error);
+        BinaryPrimitives.WriteUInt64BigEndian(header[8..], request.Cookie);
+        return Send(header, bytes);
     }
 
     /// <summary>Sends a reply. False when the client has gone: later sends fail as well.</summary>
-    private bool Send(ReadOnlySpan<byte> head, ReadOnlySpan<byte> body)
+    private bool Send(ReadOnlySpan<byte> header, ReadOnlySpan<byte> body)
     {
         lock (_sending)
         {
-            if (_socket.Send(head, body) == 0) return true;
+            if (_socket.Send(header, body) == 0) return true;
         }
         // Part of an answer may have been sent, so the client could not parse anything that follows.
         _socket.HangUp();

@@ -46,7 +46,7 @@ public sealed class NbdDevice : IBlockServer
 
     /// <summary>
     /// Makes a device for <paramref name="view"/>, which it reads from <paramref name="devices"/>, those of the view's engine by number.
-    /// The caller keeps ownership of all of them. <paramref name="wakeUp"/> is signalled when <see cref="Trouble"/> is set. Exit code 71
+    /// The caller keeps ownership of all of them. <paramref name="wakeUp"/> is signalled when <see cref="Failure"/> is set. Exit code 71
     /// when <see cref="NbdOptions.MemoryBytes"/> is too little.
     /// </summary>
     public NbdDevice(SnapshotView view, BlockDevice[] devices, NbdOptions options, WakeUp wakeUp)
@@ -61,7 +61,7 @@ public sealed class NbdDevice : IBlockServer
     }
 
     /// <inheritdoc/>
-    public string? Trouble => _export.Trouble;
+    public string? Failure => _export.Failure;
 
     /// <summary>Requests received so far, on all connections.</summary>
     public long Requests => _export.Requests;
@@ -156,7 +156,7 @@ public sealed class NbdDevice : IBlockServer
         {
             -Errno.EBUSY => $"{name} is in use; detach it (nbd-client -d), or take another one",
             -Errno.EPERM or -Errno.EACCES => $"attaching {name} takes CAP_SYS_ADMIN ({Errno.Name(result)})",
-            _ => $"cannot attach {name}: {Reason.Of(result)}",
+            _ => $"cannot attach {name}: {ErrnoText.Of(result)}",
         });
     }
 
@@ -220,7 +220,7 @@ public sealed class NbdDevice : IBlockServer
         for (int i = 0; i < ours.Length; i++)
         {
             int result = Libc.SocketPair(Libc.AF_UNIX, Libc.SOCK_STREAM | Libc.SOCK_CLOEXEC, out ours[i], out theirs[i]);
-            if (result < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"cannot make sockets for an NBD device: {Reason.Of(result)}");
+            if (result < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"cannot make sockets for an NBD device: {ErrnoText.Of(result)}");
         }
     }
 

@@ -35,7 +35,7 @@ internal sealed class NbdExport
 
     private readonly Action<string>? _report;
     private readonly WakeUp _wakeUp;
-    private string? _trouble;
+    private string? _failure;
     private bool _readsTwice;
     private int _spare;
     private long _requests;
@@ -98,7 +98,7 @@ internal sealed class NbdExport
         (ushort)(NbdWire.NBD_FLAG_HAS_FLAGS | NbdWire.NBD_FLAG_READ_ONLY | NbdWire.NBD_FLAG_SEND_FLUSH | NbdWire.NBD_FLAG_CAN_MULTI_CONN | (structured ? NbdProtocol.SendDf : 0));
 
     /// <summary>Null while the server works; the reason after a failure.</summary>
-    public string? Trouble => Volatile.Read(ref _trouble);
+    public string? Failure => Volatile.Read(ref _failure);
 
     /// <summary>Requests received so far.</summary>
     public long Requests => Volatile.Read(ref _requests);
@@ -133,7 +133,7 @@ internal sealed class NbdExport
     /// <summary>Records a fatal failure, and wakes the owner.</summary>
     public void Fail(string sentence)
     {
-        if (Interlocked.CompareExchange(ref _trouble, sentence, null) == null) _wakeUp.Signal();
+        if (Interlocked.CompareExchange(ref _failure, sentence, null) == null) _wakeUp.Signal();
     }
 
     /// <summary>
@@ -141,7 +141,7 @@ internal sealed class NbdExport
     /// </summary>
     public void FailIfForbidden(nint errno)
     {
-        if (errno is -Errno.EPERM or -Errno.ENOSYS) Fail($"NBD: no client can be served: {Reason.Of((int)errno)}");
+        if (errno is -Errno.EPERM or -Errno.ENOSYS) Fail($"NBD: no client can be served: {ErrnoText.Of((int)errno)}");
     }
 
     /// <summary>

@@ -288,11 +288,11 @@ internal sealed class NbdNegotiation(NbdExport export)
 
         public void Add(uint type, scoped ReadOnlySpan<byte> data, scoped ReadOnlySpan<byte> more = default)
         {
-            Span<byte> head = _target[Length..];
-            BinaryPrimitives.WriteUInt64BigEndian(head, NbdProtocol.OptionReplyMagic);
-            BinaryPrimitives.WriteUInt32BigEndian(head[8..], option);
-            BinaryPrimitives.WriteUInt32BigEndian(head[12..], type);
-            BinaryPrimitives.WriteInt32BigEndian(head[16..], data.Length + more.Length);
+            Span<byte> header = _target[Length..];
+            BinaryPrimitives.WriteUInt64BigEndian(header, NbdProtocol.OptionReplyMagic);
+            BinaryPrimitives.WriteUInt32BigEndian(header[8..], option);
+            BinaryPrimitives.WriteUInt32BigEndian(header[12..], type);
+            BinaryPrimitives.WriteInt32BigEndian(header[16..], data.Length + more.Length);
             Length += NbdProtocol.OptionReplyBytes;
             AddRaw(data);
             AddRaw(more);

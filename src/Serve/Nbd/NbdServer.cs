@@ -62,7 +62,7 @@ public sealed class NbdServer : IBlockServer
 
     /// <summary>
     /// Makes a server for <paramref name="view"/>, which it reads from <paramref name="devices"/>, those of the view's engine by number.
-    /// The caller keeps ownership of all of them. <paramref name="wakeUp"/> is signalled when <see cref="Trouble"/> is set. Exit code 71
+    /// The caller keeps ownership of all of them. <paramref name="wakeUp"/> is signalled when <see cref="Failure"/> is set. Exit code 71
     /// when <see cref="NbdOptions.MemoryBytes"/> is too little.
     /// </summary>
     public NbdServer(SnapshotView view, BlockDevice[] devices, NbdOptions options, WakeUp wakeUp)
@@ -72,7 +72,7 @@ public sealed class NbdServer : IBlockServer
     }
 
     /// <inheritdoc/>
-    public string? Trouble => _export.Trouble;
+    public string? Failure => _export.Failure;
 
     /// <summary>Requests received so far, on all connections.</summary>
     public long Requests => _export.Requests;
@@ -247,7 +247,7 @@ public sealed class NbdServer : IBlockServer
             int found = Libc.EpollWait(Epoll, out uint events, out ulong id, -1);
             if (found is -Errno.EPERM or -Errno.ENOSYS)
             {
-                _export.Fail($"NBD: no client can be served: epoll_wait failed: {Reason.Of(found)}");
+                _export.Fail($"NBD: no client can be served: epoll_wait failed: {ErrnoText.Of(found)}");
                 return;
             }
             if (found <= 0) continue;
@@ -322,7 +322,7 @@ public sealed class NbdServer : IBlockServer
                 if (shortage is -Errno.EPERM or -Errno.ENOSYS)
                 {
                     // A sandbox forbids accept, permanently: clients would wait for ever, and this thread would run in a busy loop.
-                    _export.Fail($"NBD: no client can be let in: {Reason.Of(shortage)}");
+                    _export.Fail($"NBD: no client can be let in: {ErrnoText.Of(shortage)}");
                     return;
                 }
                 // A client that was refused can report an error; one that waits in the backlog cannot.
@@ -350,7 +350,7 @@ public sealed class NbdServer : IBlockServer
         if (ready is -Errno.EPERM or -Errno.ENOSYS)
         {
             // A sandbox forbids poll; without it this thread would run in a busy loop.
-            _export.Fail($"NBD: no client can be let in: poll failed: {Reason.Of(ready)}");
+            _export.Fail($"NBD: no client can be let in: poll failed: {ErrnoText.Of(ready)}");
             return false;
         }
         if (ready > 0 && fds[0].ReturnedEvents != 0) _ = _wakeUp.Drain();
@@ -378,7 +378,7 @@ public sealed class NbdServer : IBlockServer
         }
         int started = session.Start();
         if (started >= 0) return 0;
-        _export.Report($"NBD: a client was dropped: {Reason.Of(started)}");
+        _export.Report($"NBD: a client was dropped: {ErrnoText.Of(started)}");
         session.HangUp();
         _export.FailIfForbidden(started);
         return 0;
@@ -429,12 +429,12 @@ public sealed class NbdServer : IBlockServer
                 _since = now;
                 export.Report(full
                     ? $"NBD: there are {slots} clients; new ones have to wait until one leaves"
-                    : $"NBD: clients have to wait: {Reason.Of(shortage)}");
+                    : $"NBD: clients have to wait: {ErrnoText.Of(shortage)}");
             }
             Patience = _since + (options.CrowdedSeconds * 1000L) - now;
         }
     }
 
     private static int Check(int result, string what) =>
-        result >= 0 ? result : throw new SnapuserdException(ExitCode.OutOfResources, $"cannot make {what}: {Reason.Of(result)}");
+        result >= 0 ? result : throw new SnapuserdException(ExitCode.OutOfResources, $"cannot make {what}: {ErrnoText.Of(result)}");
 }

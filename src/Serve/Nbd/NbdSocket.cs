@@ -77,15 +77,15 @@ internal sealed class NbdSocket : IDisposable
     }
 
     /// <summary>Sends both, one after the other, and waits for a slow peer. Returns 0 or a negative errno.</summary>
-    public int Send(ReadOnlySpan<byte> head, ReadOnlySpan<byte> body)
+    public int Send(ReadOnlySpan<byte> header, ReadOnlySpan<byte> body)
     {
-        while (head.Length + body.Length > 0)
+        while (header.Length + body.Length > 0)
         {
-            nint sent = Libc.SendMsg(_fd, head, body, Libc.MSG_NOSIGNAL);
+            nint sent = Libc.SendMsg(_fd, header, body, Libc.MSG_NOSIGNAL);
             if (Retry.Interrupted(sent)) continue;
             if (sent < 0) return (int)sent;
-            int ofHead = (int)Math.Min(sent, head.Length);
-            head = head[ofHead..];
+            int ofHead = (int)Math.Min(sent, header.Length);
+            header = header[ofHead..];
             body = body[((int)sent - ofHead)..];
         }
         return 0;

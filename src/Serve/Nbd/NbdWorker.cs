@@ -19,7 +19,7 @@ internal sealed class NbdWorker : IDisposable
     public NbdWorker(SnapshotView view, BlockDevice[] devices, Arena arena)
     {
         _queue = new SyncQueue(devices, arena, _wakeUp, LeastDepth);
-        Reader = new ViewReader(view, new Transfers(_queue, Array.ConvertAll(devices, device => device.Granule)), arena, 1);
+        Reader = new ViewReader(view, new IoScheduler(_queue, Array.ConvertAll(devices, device => device.Granule)), arena, 1);
     }
 
     public ViewReader Reader { get; }

@@ -36,13 +36,13 @@ internal sealed class UblkDriver : IUblkDriver
             bool isMissing = _fd is -Errno.ENOENT or -Errno.ENXIO or -Errno.ENODEV;
             throw new SnapuserdException(ErrnoPolicy.CodeOf(FailedCall.OpenDriver, _fd), isMissing
                 ? $"there is no {ControlPath}: the kernel module ublk_drv is not loaded (modprobe ublk_drv), or this kernel has none"
-                : $"cannot open {ControlPath}: {Reason.Of(_fd)}");
+                : $"cannot open {ControlPath}: {ErrnoText.Of(_fd)}");
         }
         int mapped = MappedMemory.Map(Sizes.SystemPage, out MappedMemory? buffer);
         if (mapped < 0)
         {
             _ = Libc.Close(_fd);
-            throw new SnapuserdException(ExitCode.OutOfResources, $"cannot map a page: {Reason.Of(mapped)}");
+            throw new SnapuserdException(ExitCode.OutOfResources, $"cannot map a page: {ErrnoText.Of(mapped)}");
         }
         _buffer = buffer!;
         const string name = "ublk control";
@@ -60,7 +60,7 @@ internal sealed class UblkDriver : IUblkDriver
         }
         _thread.Join();
         Free();
-        throw new SnapuserdException(ExitCode.Unavailable, $"ublk needs io_uring with requests of 128 bytes (Linux 5.19), and the system does not give it: {Reason.Of(_result)}");
+        throw new SnapuserdException(ExitCode.Unavailable, $"ublk needs io_uring with requests of 128 bytes (Linux 5.19), and the system does not give it: {ErrnoText.Of(_result)}");
     }
 
     /// <inheritdoc/>

@@ -76,7 +76,7 @@ public sealed class UblkServer : IBlockServer
     private Thread[] _threads = [];
     private WakeUp[] _wakeUps = [];
     private SnapuserdException? _failed;
-    private string? _trouble;
+    private string? _failure;
     private Phase _phase;
     private int _done;
     private int _mapRefused;
@@ -90,7 +90,7 @@ public sealed class UblkServer : IBlockServer
 
     /// <summary>
     /// A server for <paramref name="view"/>, with <paramref name="devices"/> by number. <paramref name="wakeUp"/> is signalled when
-    /// <see cref="Trouble"/> is set. Nothing happens before <see cref="Start"/>. The caller keeps ownership of all of them, and they
+    /// <see cref="Failure"/> is set. Nothing happens before <see cref="Start"/>. The caller keeps ownership of all of them, and they
     /// outlive the server.
     /// </summary>
     public UblkServer(SnapshotView view, BlockDevice[] devices, UblkOptions options, WakeUp wakeUp)
@@ -102,7 +102,7 @@ public sealed class UblkServer : IBlockServer
         (_view, _devices, _options, _wakeUp, _makeDriver) = (view, devices, options, wakeUp, makeDriver);
 
     /// <inheritdoc/>
-    public string? Trouble => Volatile.Read(ref _trouble);
+    public string? Failure => Volatile.Read(ref _failure);
 
     /// <summary>Number of the device, −1 before <see cref="Start"/>.</summary>
     public int Id => _id;
@@ -315,7 +315,7 @@ public sealed class UblkServer : IBlockServer
             {
                 int fetched = _driver!.FetchAndLeave(_fd, missing, geometry.Depth);
                 CloseCharacterDevice();
-                if (fetched < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"{_driver.PathOf(_id)} cannot be taken over: {Reason.Of(fetched)}");
+                if (fetched < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"{_driver.PathOf(_id)} cannot be taken over: {ErrnoText.Of(fetched)}");
                 OpenCharacterDevice(DeathMilliseconds);
                 missing = Missing(geometry);
                 if (missing.Length > 0 && missing.Length < geometry.Queues) throw Unsafe("its queues are in different states");
@@ -344,7 +344,7 @@ public sealed class UblkServer : IBlockServer
         {
             int answer = _driver!.AskQueue(_fd, queue);
             if (answer == -Errno.EOPNOTSUPP) missing.Add(queue);
-            else if (answer != -Errno.EINVAL) throw Unsafe($"queue {queue} answers {Reason.Of(answer)}");
+            else if (answer != -Errno.EINVAL) throw Unsafe($"queue {queue} answers {ErrnoText.Of(answer)}");
         }
         return [.. missing];
     }
@@ -429,7 +429,7 @@ public sealed class UblkServer : IBlockServer
             {
                 throw new SnapuserdException(ErrnoPolicy.CodeOf(FailedCall.OpenDriver, _fd), _fd == -Errno.ENOENT
                     ? $"there is no /dev/ublkc{_id}: mount devtmpfs on /dev, or run udev or mdev"
-                    : $"cannot open /dev/ublkc{_id}: {Reason.Of(_fd)}");
+                    : $"cannot open /dev/ublkc{_id}: {ErrnoText.Of(_fd)}");
             }
             _driver.Pause(LookMilliseconds);
         }
@@ -470,7 +470,7 @@ public sealed class UblkServer : IBlockServer
     {
         Advance(Phase.Map);
         AwaitQueues();
-        return _mapRefused == 0 ? null : new SnapuserdException(ExitCode.OutOfResources, $"ublk: the requests of {_driver!.PathOf(_id)} cannot be mapped: {Reason.Of(_mapRefused)}");
+        return _mapRefused == 0 ? null : new SnapuserdException(ExitCode.OutOfResources, $"ublk: the requests of {_driver!.PathOf(_id)} cannot be mapped: {ErrnoText.Of(_mapRefused)}");
     }
 
     private void Advance(Phase phase)
@@ -563,7 +563,7 @@ public sealed class UblkServer : IBlockServer
             Monitor.PulseAll(_gate);
             if (_stopping) return;
         }
-        Interlocked.CompareExchange(ref _trouble, why.Message, null);
+        Interlocked.CompareExchange(ref _failure, why.Message, null);
         _wakeUp.Signal();
     }
 

@@ -76,7 +76,7 @@ internal static class Ceilings
             Stack<int> free = new(depth);
             for (int slot = depth - 1; slot >= 0; slot--) free.Push(slot);
             BlockCompletion[] completions = new BlockCompletion[depth];
-            // Neither list waits for the other; they advance at the same pace, because a machine reads and writes at the same time.
+            // Neither list waits for the other; they advance at the same rate, because a machine reads and writes at the same time.
             int read = 0, written = 0;
             long readBytes = 0, writtenBytes = 0;
             List<(int Device, long Offset, int Length)> reads = direct ? ideal.AlignedReads : ideal.Reads, writes = ideal.Writes;

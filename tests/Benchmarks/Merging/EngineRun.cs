@@ -12,7 +12,7 @@ internal sealed record EngineChoices
     internal int Memory { get; init; } = 32 << 20;
     internal int Depth { get; init; } = 32;
     /// <summary>The quota of this merge in memory that several merges share.</summary>
-    internal MemoryShare? Share { get; init; }
+    internal MemoryQuota? Share { get; init; }
     /// <summary>Number of decoding threads.</summary>
     internal int Threads { get; init; } = Environment.ProcessorCount;
     /// <summary>Uses direct I/O for the base. The COW stays buffered, because payloads begin at any offset.</summary>
@@ -55,7 +55,7 @@ internal sealed record EngineRun(
         MergeDevice baseDevice = new(1, basePath, devices[1].Length);
         MergeSetup setup = new()
         {
-            Io = new Transfers(tracing, devices.Granules),
+            Io = new IoScheduler(tracing, devices.Granules),
             Arena = devices.Arena,
             Workers = workers,
             Time = new MonotonicClock(),

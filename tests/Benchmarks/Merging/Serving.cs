@@ -75,7 +75,7 @@ internal static class Serving
         MergeDevice target = new(1, basePath, devices[1].Length);
         MergeSetup setup = new()
         {
-            Io = new Transfers(devices.Queue, devices.Granules),
+            Io = new IoScheduler(devices.Queue, devices.Granules),
             Arena = devices.Arena,
             Workers = workers,
             Time = new MonotonicClock(),
@@ -89,7 +89,7 @@ internal static class Serving
         using SnapshotView view = new(engine, setup, 1 << 20);
         BlockDevice[] both = [devices[0], devices[1]];
         using ReadContext context = new(view, both, 1, Large);
-        bool merged = setup.Readers.Homes.Counted == engine.Cow.Order.Count;
+        bool merged = setup.Readers.Locations.Counted == engine.Cow.Order.Count;
 
         long[] sequential = new long[view.Length / Large], random = new long[options.Quick ? 5000 : 20000];
         Random chance = new(1);

@@ -58,7 +58,7 @@ internal static class Sharing
         double[] seconds = new double[2];
         (long, long) taken = default;
         int ended = 0;
-        MemoryShare?[] shares = [budget?.Join(), budget?.Join()];
+        MemoryQuota?[] shares = [budget?.Join(), budget?.Join()];
         Thread[] threads = new Thread[2];
         for (int i = 0; i < 2; i++)
         {

@@ -30,17 +30,17 @@ internal static class Protocols
         new Protocol
         {
             Name = "ReaderGate: a home is destroyed after its last reader has left",
-            Make = GateHomes,
+            Make = GateLocations,
             Sources =
             [
-                new(Gate, "internal void Publish(", @"Volatile\.Write\(ref _homes,", @"Interlocked\.Increment\(ref _epoch\)"),
+                new(Gate, "internal void Publish(", @"Volatile\.Write\(ref _locations,", @"Interlocked\.Increment\(ref _epoch\)"),
                 new(Gate, "public int Enter(",
                     @"Volatile\.Read\(ref _epoch\)", @"Interlocked\.Increment\(ref _inside\[Place\(epoch\)\]\)",
                     @"Volatile\.Read\(ref _epoch\) == epoch", @"Leave\(epoch\)"),
-                new(Gate, "public OpHomes Homes", @"Volatile\.Read\(ref _homes\)"),
+                new(Gate, "public OpLocations Locations", @"Volatile\.Read\(ref _locations\)"),
                 new(Gate, "public bool IsDone", @"Volatile\.Read\(ref _inside\[Place\(_epoch - 1\)\]\) == 0"),
                 new(Gate, "public void Leave(", @"Interlocked\.Decrement\(ref _inside\[Place\(pass\)\]\) == 0"),
-                new("src/Serve/ViewRead.cs", "private void BeginRound(", @"Gate\.Enter\(\)", @"Gate\.Homes"),
+                new("src/Serve/ViewRead.cs", "private void BeginRound(", @"Gate\.Enter\(\)", @"Gate\.Locations"),
             ],
             NotNeeded = new()
             {
@@ -50,7 +50,7 @@ internal static class Protocols
             },
             Fields =
             [
-                (Gate, "_homes", []),
+                (Gate, "_locations", []),
                 (Gate, "_inside", []),
                 // Only the merge thread writes the number, so its own plain read is no race.
                 (Gate, "_epoch", [@"public bool IsDone => Volatile\.Read\(ref _inside\[Place\(_epoch - 1\)\]\) == 0;"]),
@@ -223,7 +223,7 @@ internal static class Protocols
                 new(Set, "public Snapshot[] Snapshots", @"Volatile\.Read\(ref _snapshots\)"),
                 new(Nbd, "private int LetIn(", @"session = new NbdSession\(", @"Volatile\.Write\(ref _sessions\[place\], session\)"),
                 new(Nbd, "private NbdSession? Find(", @"Volatile\.Read\(ref _sessions\["),
-                new(Control, "public string? Trouble", @"Volatile\.Read\(ref _trouble\)"),
+                new(Control, "public string? Failure", @"Volatile\.Read\(ref _failure\)"),
                 new("src/Block/WorkQueue.cs", "public Exception? FirstCrash", @"Volatile\.Read\(ref _firstCrash\)"),
             ],
             NotNeeded = new()
@@ -277,23 +277,23 @@ internal static class Protocols
     /// Two publications: location 0 moves to 1 and then to 2. Each location is filled before it is published, and destroyed after
     /// <c>IsDone</c> returns true. One reader needs at most three attempts.
     /// </summary>
-    private static MemoryProgram GateHomes(Barriers b)
+    private static MemoryProgram GateLocations(Barriers b)
     {
         MemoryProgram p = new();
-        Location homes = p.Location("_homes"), epoch = p.Location("_epoch");
+        Location locations = p.Location("_locations"), epoch = p.Location("_epoch");
         Location[] inside = [p.Location("_inside[0]"), p.Location("_inside[1]")];
         Location[] home = [p.Location("home 0", 1), p.Location("home 1"), p.Location("home 2")];
 
         ThreadProgram merge = p.Thread("merge");
         merge.Store(home[1], 1);
-        merge.Store(homes, 1, b.Of("Publish: homes", Order.Release));
+        merge.Store(locations, 1, b.Of("Publish: locations", Order.Release));
         merge.Update(epoch, value => value + 1, b.Of("Publish: number", Order.Full));
         Register left = merge.Load(inside[0], b.Of("IsDone: read", Order.Acquire));
         using (merge.When(r => r[left] == 0, left))
         {
             merge.Store(home[0], 0);
             merge.Store(home[2], 1);
-            merge.Store(homes, 2, b.Of("Publish: homes", Order.Release));
+            merge.Store(locations, 2, b.Of("Publish: locations", Order.Release));
             merge.Update(epoch, value => value + 1, b.Of("Publish: number", Order.Full));
             Register leftAgain = merge.Load(inside[1], b.Of("IsDone: read", Order.Acquire));
             using (merge.When(r => r[leftAgain] == 0, leftAgain)) merge.Store(home[1], 0);
@@ -312,7 +312,7 @@ internal static class Protocols
             Register second = reader.Load(epoch, b.Of("Enter: second read", Order.Acquire));
             using (reader.When(r => r[second] == r[first], first, second))
             {
-                Register which = reader.Load(homes, b.Of("Homes: read", Order.Acquire));
+                Register which = reader.Load(locations, b.Of("Locations: read", Order.Acquire));
                 for (int i = 0; i < home.Length; i++)
                 {
                     int here = i;

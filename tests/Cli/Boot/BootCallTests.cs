@@ -54,7 +54,7 @@ public sealed class BootCallTests : IDisposable
         SnapuserdException? failure = null;
         Refusing(Calls(call), Errno.EPERM, () => failure = Assert.Throws<SnapuserdException>(() => system.Serve(["sh", "-c", "exit 66"])));
         Assert.Equal(code, failure!.Code);
-        string start = words.Replace("FOLDER", _folder["run/control"], StringComparison.Ordinal) + Reason.Of(-Errno.EPERM);
+        string start = words.Replace("FOLDER", _folder["run/control"], StringComparison.Ordinal) + ErrnoText.Of(-Errno.EPERM);
         Assert.StartsWith(start, failure.Message, StringComparison.Ordinal);
     }
 
@@ -67,7 +67,7 @@ public sealed class BootCallTests : IDisposable
         SnapuserdException? failure = null;
         Refusing(Calls(call), Errno.EPERM, () => failure = Assert.Throws<SnapuserdException>(() => system.Merge(["sh", "-c", "exit 66"])));
         Assert.Equal(code, failure!.Code);
-        Assert.StartsWith(words + Reason.Of(-Errno.EPERM), failure.Message, StringComparison.Ordinal);
+        Assert.StartsWith(words + ErrnoText.Of(-Errno.EPERM), failure.Message, StringComparison.Ordinal);
     }
 
     [Theory]
@@ -300,7 +300,7 @@ public sealed class BootCallTests : IDisposable
         SnapuserdException? missing = null;
         Answering([SYS_openat], call => call.Text(1) == path || call.Text(1) == proc ? -Errno.EPERM : null,
             () => missing = Assert.Throws<SnapuserdException>(() => Fresh().OpensProgram()));
-        Assert.Equal((ExitCode.InputMissing, $"this program's own file cannot be opened: {Reason.Of(-Errno.EPERM)}"), (missing!.Code, missing.Message));
+        Assert.Equal((ExitCode.InputMissing, $"this program's own file cannot be opened: {ErrnoText.Of(-Errno.EPERM)}"), (missing!.Code, missing.Message));
     }
 
     [Theory]
@@ -325,7 +325,7 @@ public sealed class BootCallTests : IDisposable
         FileFlush.Before = fd => Path.GetFileName(DescriptorPath.Of(fd)) == refused ? -Errno.EPERM : 0;
         using BootSystem system = System();
         SnapuserdException failure = Assert.Throws<SnapuserdException>(() => system.Flush(Row));
-        Assert.Equal($"{_folder[refused]} cannot be flushed: {Reason.Of(-Errno.EPERM)}", failure.Message);
+        Assert.Equal($"{_folder[refused]} cannot be flushed: {ErrnoText.Of(-Errno.EPERM)}", failure.Message);
     }
 
     [Fact]

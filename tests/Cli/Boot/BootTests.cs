@@ -144,7 +144,7 @@ public sealed class BootTests : IDisposable
             // because then nothing is merged.
             bool mayMerge = done.Contains("merge", StringComparison.Ordinal) && state is not ("merged" or "old");
             Assert.Equal(mayMerge, File.Exists(Mark(row)));
-            Assert.True(_system.MarkedBeforeMerges);
+            Assert.True(_system.MarkerBeforeMerges);
             if (given != Given.Absent) Assert.Equal(cow, File.ReadAllBytes(row.Cow));
             Assert.Equal(before, File.ReadAllBytes(row.Base));
         }
@@ -625,7 +625,7 @@ public sealed class BootTests : IDisposable
             _system.Done.Clear();
             _log.Clear();
             BootRow[] rows = [Row("a"), Row("b", Given.Merged), Row("c", Given.Begun), Row("d", Given.Garbage), Row("e", Given.Untouched, phase: 2)];
-            foreach (BootRow row in rows) Assert.Equal(0, MergingMark.Make(row.Cow, new MarkState(MarkKind.Empty)));
+            foreach (BootRow row in rows) Assert.Equal(0, MergeMarker.Make(row.Cow, new MarkerState(MarkerKind.Empty)));
             int shown = 0;
             ExitCode code = new BootSequence(_system, new ListLog(_log), Options(Enum.Parse<MergePolicy>(policy))).Run([.. rows], result =>
             {
@@ -634,7 +634,7 @@ public sealed class BootTests : IDisposable
             });
             Assert.Equal(rows.Length, shown);
             Assert.Equal(throws ? rows.Length : 0, _log.Count(line => line.Contains("its result cannot be shown: as the test asked for", StringComparison.Ordinal)));
-            seen.Add($"{code}: {string.Join(',', _system.Done)}; {string.Join(' ', rows.Select(row => MergingMark.Look(row.Cow)))}");
+            seen.Add($"{code}: {string.Join(',', _system.Done)}; {string.Join(' ', rows.Select(row => MergeMarker.Look(row.Cow)))}");
         }
         Assert.Equal(seen[0], seen[1]);
     }
@@ -858,7 +858,7 @@ public sealed class BootTests : IDisposable
         internal Action<int>? OnPause { get; set; }
         internal string? Doubtful { get; set; }
         internal bool Old { get; set; }
-        internal bool MarkedBeforeMerges { get; private set; } = true;
+        internal bool MarkerBeforeMerges { get; private set; } = true;
         internal Func<HibernationLook> Look { get; set; } = () => HibernationLook.Nothing;
         internal Func<string?> MissingResume { get; set; } = () => null;
 
@@ -899,7 +899,7 @@ public sealed class BootTests : IDisposable
         {
             string? merge = arguments.FirstOrDefault(word => word.StartsWith("--merge", StringComparison.Ordinal));
             Done.Add(string.Join(' ', new[] { "serve", arguments.Contains("nbd") ? "nbd" : null, merge, arguments.Contains("--no-verify-first") ? "--no-verify-first" : null }.Where(word => word != null)));
-            if (merge != null) CheckMark(arguments);
+            if (merge != null) CheckMarker(arguments);
             OnServe?.Invoke();
             return ServeCode;
         }
@@ -907,7 +907,7 @@ public sealed class BootTests : IDisposable
         public ExitCode Merge(string[] arguments)
         {
             Done.Add("merge");
-            CheckMark(arguments);
+            CheckMarker(arguments);
             return MergeCode;
         }
 
@@ -925,6 +925,6 @@ public sealed class BootTests : IDisposable
 
         public void Flush(BootRow row) => Done.Add("flush");
 
-        private void CheckMark(string[] arguments) => MarkedBeforeMerges &= File.Exists(arguments[Array.IndexOf(arguments, "--cow") + 1] + ".merging");
+        private void CheckMarker(string[] arguments) => MarkerBeforeMerges &= File.Exists(arguments[Array.IndexOf(arguments, "--cow") + 1] + ".merging");
     }
 }

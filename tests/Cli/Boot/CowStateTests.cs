@@ -28,7 +28,7 @@ public sealed class CowStateTests
         byte[] cow = Golden.Cow(name);
         CowState state = Of(cow, baseBytes: Golden.Old.Length);
         bool certain = Golden.Row(name).Scratch && name != "v3-zstd-nocopy";
-        Assert.Equal((certain ? CowKind.Untouched : CowKind.Doubtful, certain), (state.Kind, state.BaseIsUntouched));
+        Assert.Equal((certain ? CowKind.Untouched : CowKind.Unknown, certain), (state.Kind, state.BaseIsUntouched));
         // A device is longer than its content.
         Array.Resize(ref cow, cow.Length + 100_000);
         Assert.Equal(state, Of(cow, device: true, Golden.Old.Length));
@@ -144,7 +144,7 @@ public sealed class CowStateTests
     public void Scratch_too_small_for_a_window_proves_nothing()
     {
         CowState state = Of(new CowBuilder { ScratchBytes = 4096 }.Copy(1, 5).Build());
-        Assert.Equal((CowKind.Doubtful, false), (state.Kind, state.BaseIsUntouched));
+        Assert.Equal((CowKind.Unknown, false), (state.Kind, state.BaseIsUntouched));
     }
 
     [Fact]

@@ -166,7 +166,7 @@ public sealed class HibernationSearchTests
     [InlineData("xnoresume resume=noresume", null)]
     [InlineData("-- noresume", null)]
     public void Resuming_is_forbidden_by_what_every_initramfs_obeys(string line, string? word) =>
-        Assert.Equal(word, ResumeWords.Of(line, _ => [], _ => null).Never);
+        Assert.Equal(word, ResumeParameters.Of(line, _ => [], _ => null).Never);
 
     [Fact]
     public void A_device_that_cannot_be_read_is_no_image_and_is_named()
@@ -181,7 +181,7 @@ public sealed class HibernationSearchTests
         HibernationLook look = Look("resume=/dev/sdc1");
         Assert.Null(look.Image);
         Assert.Equal(
-            ["resume= is /dev/sdc1, which cannot be read: the device failed (EIO)", "/dev/sda1, /dev/sdb1, /dev/sdc1 and 2 more cannot be read: the device failed (EIO)"], look.Unknown);
+            ["resume= is /dev/sdc1, which cannot be read: input/output error (EIO)", "/dev/sda1, /dev/sdb1, /dev/sdc1 and 2 more cannot be read: input/output error (EIO)"], look.Unknown);
         // A bad sector after the signature does not hide the signature.
         _devices.Clear();
         _devices.Add("sda1", Swap("S1SUSPEND\0"));
