@@ -47,7 +47,8 @@ public static unsafe class Brotli
         }
         // The codes of failed allocations are consecutive.
         if (result == BROTLI_DECODER_RESULT_ERROR
-            && BrotliDecoderGetErrorCode(state) is <= BROTLI_DECODER_ERROR_ALLOC_CONTEXT_MODES and >= BROTLI_DECODER_ERROR_ALLOC_BLOCK_TYPE_TREES)
+            && BrotliDecoderGetErrorCode(state) is <= BROTLI_DECODER_ERROR_ALLOC_CONTEXT_MODES
+                and >= BROTLI_DECODER_ERROR_ALLOC_BLOCK_TYPE_TREES)
             result = refused ? BROTLI_DECODER_RESULT_NEEDS_MORE_OUTPUT : -Errno.ENOMEM;
         BrotliDecoderDestroyInstance(state);
         return result;

@@ -21,7 +21,8 @@ public static unsafe class BrotliEncoding
         nuint length = (nuint)output.Length;
         fixed (byte* from = input)
         fixed (byte* to = output)
-            return BrotliEncoderCompress(quality, windowBits, BROTLI_MODE_GENERIC, (nuint)input.Length, from, &length, to) != 0 ? (int)length : -Errno.ENOSPC;
+            return BrotliEncoderCompress(quality, windowBits, BROTLI_MODE_GENERIC, (nuint)input.Length, from, &length, to) != 0
+                ? (int)length : -Errno.ENOSPC;
     }
 
     [DllImport("libbrotlienc")]

@@ -44,7 +44,8 @@ public sealed unsafe class Zstd : IDisposable
     public int Decompress(ReadOnlySpan<byte> input, Span<byte> output)
     {
         ObjectDisposedException.ThrowIf(_context == null, this);
-        if (input.Length >= 4 && BinaryPrimitives.ReadUInt32LittleEndian(input) is >= FirstLegacyMagic and <= LastLegacyMagic) return PrefixUnknown;
+        if (input.Length >= 4 && BinaryPrimitives.ReadUInt32LittleEndian(input) is >= FirstLegacyMagic and <= LastLegacyMagic)
+            return PrefixUnknown;
         fixed (byte* from = input)
         fixed (byte* to = output)
         {

@@ -34,7 +34,8 @@ public sealed unsafe class ZstdCompressor : IDisposable
         zstd = null;
         void* context = ZSTD_createCCtx();
         if (context == null) return -Errno.ENOMEM;
-        if (ZSTD_isError(ZSTD_CCtx_setParameter(context, CompressionLevel, level)) != 0 || ZSTD_isError(ZSTD_CCtx_setParameter(context, WindowLog, windowLog)) != 0)
+        if (ZSTD_isError(ZSTD_CCtx_setParameter(context, CompressionLevel, level)) != 0
+            || ZSTD_isError(ZSTD_CCtx_setParameter(context, WindowLog, windowLog)) != 0)
         {
             _ = ZSTD_freeCCtx(context);
             return -Errno.EINVAL;

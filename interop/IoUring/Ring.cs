@@ -51,8 +51,10 @@ public sealed unsafe class Ring
         _cqes = (IoUringCqe*)(cq + memory.Completion.Cqes);
         _cqMask = *(uint*)(cq + memory.Completion.RingMask);
         CompletionCapacity = *(uint*)(cq + memory.Completion.RingEntries);
-        if (!BitOperations.IsPow2(Capacity) || _sqMask != Capacity - 1 || !BitOperations.IsPow2(CompletionCapacity) || _cqMask != CompletionCapacity - 1)
-            throw new ArgumentException($"ring sizes {Capacity} and {CompletionCapacity} do not go with masks {_sqMask:x} and {_cqMask:x}", nameof(memory));
+        if (!BitOperations.IsPow2(Capacity) || _sqMask != Capacity - 1 || !BitOperations.IsPow2(CompletionCapacity)
+            || _cqMask != CompletionCapacity - 1)
+            throw new ArgumentException($"ring sizes {Capacity} and {CompletionCapacity} do not go with masks {_sqMask:x} and {_cqMask:x}",
+                nameof(memory));
         _prepared = *_sqTail;
     }
 
@@ -96,7 +98,8 @@ public sealed unsafe class Ring
     {
         Span<byte> room = CommandRoom(Claim());
         if (room.IsEmpty) return false;
-        if (command.Length > room.Length) throw new ArgumentException($"{command.Length} command bytes, {room.Length} fit", nameof(command));
+        if (command.Length > room.Length)
+            throw new ArgumentException($"{command.Length} command bytes, {room.Length} fit", nameof(command));
         if (!TryPrepare(request)) return false;
         command.CopyTo(room);
         return true;
@@ -155,5 +158,6 @@ public sealed unsafe class Ring
     }
 
     private Span<byte> CommandRoom(byte* entry) =>
-        entry == null ? default : MemoryMarshal.CreateSpan(ref Unsafe.AsRef<byte>(entry + IoUringSqe.CommandOffset), _entrySize - IoUringSqe.CommandOffset);
+        entry == null ? default
+            : MemoryMarshal.CreateSpan(ref Unsafe.AsRef<byte>(entry + IoUringSqe.CommandOffset), _entrySize - IoUringSqe.CommandOffset);
 }

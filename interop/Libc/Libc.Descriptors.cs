@@ -58,7 +58,13 @@ public static unsafe partial class Libc
         fixed (byte* bytes = data)
         {
             IoVector piece = new() { Base = bytes, Len = data.Length };
-            MessageHeader message = new() { Iov = &piece, IovLength = 1, Control = control, ControlLength = (DescriptorsLength(fds.Length) + sizeof(ulong) - 1) & -sizeof(ulong) };
+            MessageHeader message = new()
+            {
+                Iov = &piece,
+                IovLength = 1,
+                Control = control,
+                ControlLength = (DescriptorsLength(fds.Length) + sizeof(ulong) - 1) & -sizeof(ulong),
+            };
             nint done = sendmsg(socket, &message, flags);
             return done < 0 ? -Marshal.GetLastPInvokeError() : done;
         }

@@ -12,7 +12,8 @@ public static unsafe partial class Libc
     /// <summary>
     /// fallocate(2); offset and length in bytes. Returns 0 or a negative errno (-EOPNOTSUPP where the file system does not support it).
     /// </summary>
-    public static int FAllocate(int fd, int mode, long offset, long length) => fallocate(fd, mode, offset, length) < 0 ? -Marshal.GetLastPInvokeError() : 0;
+    public static int FAllocate(int fd, int mode, long offset, long length) =>
+        fallocate(fd, mode, offset, length) < 0 ? -Marshal.GetLastPInvokeError() : 0;
 
     [DllImport("libc", SetLastError = true)]
     private static extern int fallocate(int fd, int mode, long offset, long len);

@@ -24,7 +24,8 @@ public static unsafe partial class Libc
     }
 
     /// <summary>fsconfig(2) with FSCONFIG_CMD_CREATE: finds or makes the superblock. Returns 0 or a negative errno.</summary>
-    public static int FsCreate(int context) => fsconfig(context, FSCONFIG_CMD_CREATE, null, null, 0) < 0 ? -Marshal.GetLastPInvokeError() : 0;
+    public static int FsCreate(int context) =>
+        fsconfig(context, FSCONFIG_CMD_CREATE, null, null, 0) < 0 ? -Marshal.GetLastPInvokeError() : 0;
 
     /// <summary>
     /// fsmount(2): a detached mount, which ends with its descriptor. Returns a descriptor for the *at calls or a negative errno.

@@ -38,5 +38,6 @@ public static unsafe partial class Libc
     /// fcntl(2) with F_OFD_GETLK: tests whether another open file's lock conflicts with <paramref name="range"/>; locks nothing. Returns
     /// 1, 0, or a negative errno.
     /// </summary>
-    public static int IsRangeLocked(int fd, FileLock range) => fcntl(fd, F_OFD_GETLK, (nint)(&range)) < 0 ? -Marshal.GetLastPInvokeError() : range.Type == F_UNLCK ? 0 : 1;
+    public static int IsRangeLocked(int fd, FileLock range) => fcntl(fd, F_OFD_GETLK, (nint)(&range)) < 0 ? -Marshal.GetLastPInvokeError()
+        : range.Type == F_UNLCK ? 0 : 1;
 }

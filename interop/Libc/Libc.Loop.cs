@@ -49,7 +49,8 @@ public static unsafe partial class Libc
     public const int LOOP_MAJOR = 7;
 
     /// <summary>Major and minor of a device number as the kernel writes it into its structures (huge_encode_dev).</summary>
-    public static (uint Major, uint Minor) DecodeDevice(ulong device) => ((uint)((device & 0xfff00) >> 8), (uint)((device & 0xff) | ((device >> 12) & 0xfff00)));
+    public static (uint Major, uint Minor) DecodeDevice(ulong device) =>
+        ((uint)((device & 0xfff00) >> 8), (uint)((device & 0xff) | ((device >> 12) & 0xfff00)));
 
     /// <summary>The inverse of <see cref="DecodeDevice"/>.</summary>
     public static ulong EncodeDevice(uint major, uint minor) => (minor & 0xff) | ((ulong)major << 8) | ((ulong)(minor & ~0xffu) << 12);

@@ -48,7 +48,8 @@ public static unsafe partial class Libc
     }
 
     [DllImport("libc")]
-    private static extern int posix_spawn(int* child, byte* path, SpawnActions* actions, SpawnAttributes* attributes, byte** argv, byte** envp);
+    private static extern int posix_spawn(int* child, byte* path, SpawnActions* actions, SpawnAttributes* attributes, byte** argv,
+        byte** envp);
 
     [DllImport("libc")]
     private static extern int posix_spawnattr_init(SpawnAttributes* attributes);

@@ -180,7 +180,8 @@ public static class UblkAbi
     public static uint ForeignCommand => (uint)'s' << 8;
 
     /// <summary>Offset in /dev/ublkcN to which the bytes of a tag's request are written with UBLK_F_USER_COPY.</summary>
-    public static long UserCopyOffset(int queue, int tag) => UBLKSRV_IO_BUF_OFFSET + ((long)queue << UBLK_QID_OFF) + ((long)tag << UBLK_TAG_OFF);
+    public static long UserCopyOffset(int queue, int tag) =>
+        UBLKSRV_IO_BUF_OFFSET + ((long)queue << UBLK_QID_OFF) + ((long)tag << UBLK_TAG_OFF);
 
     /// <summary>
     /// Offset for mapping a queue's descriptors, on a kernel with pages of <paramref name="page"/> bytes. Each queue has as many bytes as
@@ -188,7 +189,8 @@ public static class UblkAbi
     /// d369735e02ef ("fix ublk_ch_mmap() for 64K page size", 6.13, and stable releases since December 2024) reject every queue but the
     /// first (EINVAL): the offset at which they expect the others is not page-aligned.
     /// </summary>
-    public static long DescriptorOffset(int queue, int page) => UBLKSRV_CMD_BUF_OFFSET + ((long)queue * DescriptorLength(UBLK_MAX_QUEUE_DEPTH, page));
+    public static long DescriptorOffset(int queue, int page) =>
+        UBLKSRV_CMD_BUF_OFFSET + ((long)queue * DescriptorLength(UBLK_MAX_QUEUE_DEPTH, page));
 
     /// <summary>Length of that mapping for a queue of <paramref name="depth"/> tags; the driver accepts no other.</summary>
     public static unsafe nint DescriptorLength(int depth, int page) => Sizes.RoundUp(depth * sizeof(UblksrvIoDesc), page);

@@ -15,7 +15,10 @@ public static class AndroidArguments
     /// <summary>The prefix of the environment variable for an inherited socket; the socket's name follows.</summary>
     public const string SocketVariable = "ANDROID_SOCKET_";
 
-    private static readonly string[] s_flags = ["socket", "no-socket", "socket-handoff", "user-snapshot", "io-uring", "o-direct", "cow-op-merge-size", "worker-count"];
+    private static readonly string[] s_flags =
+    [
+        "socket", "no-socket", "socket-handoff", "user-snapshot", "io-uring", "o-direct", "cow-op-merge-size", "worker-count",
+    ];
 
     /// <summary>
     /// The arguments of `daemon` if <paramref name="words"/> are Android's: the program is called as snapuserd or snapuserd_ramdisk, and
@@ -73,11 +76,14 @@ public static class AndroidArguments
         string name = called[(called.LastIndexOf('/') + 1)..];
         if (name is not ("snapuserd" or "snapuserd_ramdisk")) return false;
         if (words.Length == 0) return hasSocket;
-        return Flag(words[0], takesValue, out _, out _) is { } first ? Array.IndexOf(s_flags, first.Option[2..]) >= 0 : IsSnapshot(words[0]);
+        return Flag(words[0], takesValue, out _, out _) is { } first
+            ? Array.IndexOf(s_flags, first.Option[2..]) >= 0
+            : IsSnapshot(words[0]);
     }
 
     /// <summary>True for a word of the form "name,cow,source,base".</summary>
-    public static bool IsSnapshot(string word) => word.Split(',') is { Length: 4 } parts && Array.TrueForAll(parts, part => part.Length > 0);
+    public static bool IsSnapshot(string word) => word.Split(',') is { Length: 4 } parts
+        && Array.TrueForAll(parts, part => part.Length > 0);
 
     private static (string Option, bool HasValue)? Flag(string word, Func<string, bool?> takesValue, out bool negated, out string? value)
     {

@@ -27,5 +27,6 @@ public static class InitSocket
 
     /// <summary>The descriptor of the socket that init has opened under this name; null if there is none.</summary>
     public static int? Inherited(string name) =>
-        int.TryParse(OwnProcess.Variable(AndroidArguments.SocketVariable + name), NumberStyles.None, CultureInfo.InvariantCulture, out int fd) ? fd : null;
+        int.TryParse(OwnProcess.Variable(AndroidArguments.SocketVariable + name), NumberStyles.None, CultureInfo.InvariantCulture,
+            out int fd) ? fd : null;
 }

@@ -54,7 +54,8 @@ public sealed class SnapshotDaemon
         _set = new SnapshotSet(new SnapshotSetOptions
         {
             Make = Make,
-            Server = name => (SnapshotView view, BlockDevice[] devices, int memory, WakeUp wakeUp, out string device) => Serve(name, view, devices, memory, wakeUp, out device),
+            Server = name => (SnapshotView view, BlockDevice[] devices, int memory, WakeUp wakeUp, out string device) =>
+                Serve(name, view, devices, memory, wakeUp, out device),
             DeviceIsForeign = IsForeign,
             Check = IsForeign ? CheckNode : null,
             Verify = _verifies ? Verify : null,
@@ -152,7 +153,8 @@ public sealed class SnapshotDaemon
         try
         {
             if (_path.Length > 0) return Listen((-1, _path));
-            int socket = SocketHandOver.Take(InitSocket.Folder + InitSocket.Proxy, _stop.WakeUp, () => _stop.Flag.Requested || _set.IsTerminating);
+            int socket = SocketHandOver.Take(InitSocket.Folder + InitSocket.Proxy, _stop.WakeUp,
+                () => _stop.Flag.Requested || _set.IsTerminating);
             return socket < 0 ? null : Listen((socket, ""));
         }
         catch (SnapuserdException e)
@@ -167,7 +169,8 @@ public sealed class SnapshotDaemon
     {
         // `ctl stop` acts like a delete of Android's client: a foreign device is removed by its owner first, and a snapshot that is not
         // served ends at once.
-        CtlRequests requests = _requests = new CtlRequests(() => _set.Snapshots, one => _set.Delete(one.Name, () => { })) { Attachments = _set };
+        CtlRequests requests = _requests =
+            new CtlRequests(() => _set.Snapshots, one => _set.Delete(one.Name, () => { })) { Attachments = _set };
         ControlOptions options = new()
         {
             Messages = new AndroidRequests(_set),
@@ -177,7 +180,8 @@ public sealed class SnapshotDaemon
             Report = sentence => Log.Write(Priority.Warning, "control", sentence),
             WakeUp = _stop.WakeUp,
         };
-        ControlServer server = socket.Inherited >= 0 ? ControlServer.Adopt(socket.Inherited, options) : ControlServer.Start(socket.Path, options);
+        ControlServer server =
+            socket.Inherited >= 0 ? ControlServer.Adopt(socket.Inherited, options) : ControlServer.Start(socket.Path, options);
         _options.SetProperty("snapuserd.ready");
         return server;
     }
@@ -191,7 +195,8 @@ public sealed class SnapshotDaemon
         string? failed = _set.ServeAll(_options.Snapshots, () => _stop.Flag.Requested);
         // After a stop signal, none of them is needed.
         if (_stop.Flag.Requested) return;
-        if (failed != null) throw new SnapuserdException(ExitCode.Unavailable, $"{failed} cannot be served; the daemon ends with all others");
+        if (failed != null)
+            throw new SnapuserdException(ExitCode.Unavailable, $"{failed} cannot be served; the daemon ends with all others");
         TellAlive();
     }
 
@@ -201,12 +206,14 @@ public sealed class SnapshotDaemon
         int result = -Errno.ENOENT;
         foreach (string folder in s_aliveFolders)
         {
-            int fd = Libc.OpenAt(Libc.AT_FDCWD, folder + "/daemon-alive-indicator", Libc.O_WRONLY | Libc.O_CREAT | Libc.O_TRUNC | Libc.O_CLOEXEC, Modes.PrivateFile);
+            int fd = Libc.OpenAt(Libc.AT_FDCWD, folder + "/daemon-alive-indicator",
+                Libc.O_WRONLY | Libc.O_CREAT | Libc.O_TRUNC | Libc.O_CLOEXEC, Modes.PrivateFile);
             result = fd < 0 ? fd : (int)Libc.Write(fd, "1"u8);
             if (fd >= 0) _ = Libc.Close(fd);
             if (fd != -Errno.ENOENT) break;
         }
-        if (result < 0 && result != -Errno.ENOENT) Log.Write(Priority.Warning, "alive_indicator", $"daemon-alive-indicator cannot be written: {ErrnoText.Of(result)}");
+        if (result < 0 && result != -Errno.ENOENT)
+            Log.Write(Priority.Warning, "alive_indicator", $"daemon-alive-indicator cannot be written: {ErrnoText.Of(result)}");
     }
 
     private SnapshotOptions Make(SnapshotRequest request)
@@ -223,7 +230,8 @@ public sealed class SnapshotDaemon
             Io = _options.Io,
             ArenaBytes = _options.Slots.MostBytes,
             Threads = _options.Threads > 0 ? _options.Threads : Math.Clamp(Environment.ProcessorCount, 1, MostThreads),
-            Report = sentence => Log.Write(Priority.Warning, "snapshot", $"{request.Name}: {request.Attached?.Named(sentence) ?? sentence}"),
+            Report = sentence => Log.Write(Priority.Warning, "snapshot",
+                $"{request.Name}: {request.Attached?.Named(sentence) ?? sentence}"),
         };
         return new SnapshotOptions
         {
@@ -253,10 +261,13 @@ public sealed class SnapshotDaemon
         {
             DaemonDevice.Ublk => new UblkServer(view, devices, new UblkOptions { Id = -1, MemoryBytes = memory, Report = report }, wakeUp),
             DaemonDevice.Nbd when _options.SocketFolder is { } folder =>
-                new NbdServer(view, devices, new NbdOptions { SocketPath = $"{folder}/{name}", ExportName = name, MemoryBytes = memory, Report = report }, wakeUp),
+                new NbdServer(view, devices,
+                    new NbdOptions { SocketPath = $"{folder}/{name}", ExportName = name, MemoryBytes = memory, Report = report }, wakeUp),
             DaemonDevice.Nbd => new NbdDevice(view, devices, new NbdOptions { MemoryBytes = memory, Report = report }, wakeUp),
             // One thread with a socket: during an installation, memory counts and speed does not (daemon §4.2).
-            _ => new DmUserServer(view, devices, new DmUserOptions { Name = name, Threads = _verifies ? _options.Workers : 1, MemoryBytes = memory, Report = report }, wakeUp),
+            _ => new DmUserServer(view, devices,
+                new DmUserOptions { Name = name, Threads = _verifies ? _options.Workers : 1, MemoryBytes = memory, Report = report },
+                wakeUp),
         };
         return IBlockServer.Started(server, out device);
     }

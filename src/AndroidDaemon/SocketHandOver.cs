@@ -40,12 +40,14 @@ public static class SocketHandOver
         Check("waiting for the daemon", client);
         try
         {
-            Check("handing over the socket", Await(() => (int)Libc.SendDescriptor(client, Mark, socket, Libc.MSG_NOSIGNAL), AnswerMilliseconds, wakeUp, isOver));
+            Check("handing over the socket",
+                Await(() => (int)Libc.SendDescriptor(client, Mark, socket, Libc.MSG_NOSIGNAL), AnswerMilliseconds, wakeUp, isOver));
             byte[] answer = new byte[1];
             int got = Await(() => (int)Libc.Recv(client, answer, 0), AnswerMilliseconds, wakeUp, isOver);
             if (got == -Errno.ECANCELED) throw Stopped();
             Check("waiting for the daemon's answer", got);
-            if (got != 1 || answer[0] != Mark) throw new SnapuserdException(ExitCode.InputOutput, "the daemon went away before it had the socket");
+            if (got != 1 || answer[0] != Mark)
+                throw new SnapuserdException(ExitCode.InputOutput, "the daemon went away before it had the socket");
         }
         finally
         {
@@ -69,7 +71,8 @@ public static class SocketHandOver
             if (connected is -Errno.ENOENT or -Errno.ENOTDIR or -Errno.ECONNREFUSED or -Errno.EAGAIN or -Errno.EINTR) return -1;
             Check($"connecting to {path}", connected);
             int socket = -1;
-            int got = Await(() => (int)Libc.ReceiveDescriptor(proxy, out _, out socket, Libc.MSG_CMSG_CLOEXEC), AnswerMilliseconds, wakeUp, isOver);
+            int got = Await(() => (int)Libc.ReceiveDescriptor(proxy, out _, out socket, Libc.MSG_CMSG_CLOEXEC), AnswerMilliseconds,
+                wakeUp, isOver);
             // After a killed proxy, another one may start.
             if (got is 0 or -Errno.ECONNRESET or -Errno.ECANCELED) return -1;
             Check($"receiving from {path}", got);

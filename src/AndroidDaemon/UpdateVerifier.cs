@@ -60,7 +60,8 @@ public sealed class UpdateVerifier : IDisposable
     {
     }
 
-    internal UpdateVerifier(string path, Action<string> report, QueueMaker makeQueue) => (_path, _report, _makeQueue) = (path, report, makeQueue);
+    internal UpdateVerifier(string path, Action<string> report, QueueMaker makeQueue) =>
+        (_path, _report, _makeQueue) = (path, report, makeQueue);
 
     /// <summary>The current result. Any thread.</summary>
     public UpdateVerdict Verdict
@@ -107,7 +108,9 @@ public sealed class UpdateVerifier : IDisposable
         try
         {
             _device = BlockDevice.Open(_path, DeviceAccess.Read | DeviceAccess.Direct);
-            if (_device.Length % BlockBytes != 0) throw new SnapuserdException(ExitCode.InputOutput, $"it has {_device.Length} bytes, which are no whole blocks of {BlockBytes}");
+            if (_device.Length % BlockBytes != 0)
+                throw new SnapuserdException(ExitCode.InputOutput,
+                    $"it has {_device.Length} bytes, which are no whole blocks of {BlockBytes}");
             int count = ThreadsFor(_device.Length);
             _threads = new Thread[count];
             _running = count;
@@ -156,7 +159,8 @@ public sealed class UpdateVerifier : IDisposable
     internal static int ThreadsFor(long length) => length > TwoGiB ? ManyThreads : 1;
 
     /// <summary>Bytes of a request for a device of that length, and the requests in flight per thread.</summary>
-    internal static (int Bytes, int Depth) RequestsFor(long length) => length >= TwoGiB ? (LargeBytes, LargeDepth) : (SmallBytes, SmallDepth);
+    internal static (int Bytes, int Depth) RequestsFor(long length) =>
+        length >= TwoGiB ? (LargeBytes, LargeDepth) : (SmallBytes, SmallDepth);
 
     private static IBlockQueue? MakeRing(BlockDevice device, Arena arena, WakeUp wakeUp, int depth, out string why)
     {
@@ -210,7 +214,8 @@ public sealed class UpdateVerifier : IDisposable
             }
             while (!group.IsDone) io.Wait();
             if (group.TakeFailure() is { } failure)
-                throw new SnapuserdException(ExitCode.InputOutput, $"reading {failure.Request.Buffer.Length} bytes at {failure.Request.Offset} failed: {ErrnoText.Of(failure.Errno)}");
+                throw new SnapuserdException(ExitCode.InputOutput,
+                    $"reading {failure.Request.Buffer.Length} bytes at {failure.Request.Offset} failed: {ErrnoText.Of(failure.Errno)}");
             Interlocked.Add(ref _bytes, batch);
         }
     }
@@ -227,6 +232,7 @@ public sealed class UpdateVerifier : IDisposable
         }
         // One bad block is enough; the other threads can stop.
         Volatile.Write(ref _stop, true);
-        if (first) _report($"{_path} is not verified: {(why is SnapuserdException ? why.Message : $"{why.GetType().Name}: {why.Message}")}");
+        if (first)
+            _report($"{_path} is not verified: {(why is SnapuserdException ? why.Message : $"{why.GetType().Name}: {why.Message}")}");
     }
 }

@@ -36,7 +36,8 @@ public sealed class Arena : IDisposable
     {
         int result = MappedMemory.Map(size, out MappedMemory? memory, system);
         if (result < 0)
-            throw new SnapuserdException(ExitCode.OutOfResources, $"cannot map {size} bytes of buffer memory: {ErrnoText.Of(result)}; try a smaller --memory");
+            throw new SnapuserdException(ExitCode.OutOfResources,
+                $"cannot map {size} bytes of buffer memory: {ErrnoText.Of(result)}; try a smaller --memory");
         _memory = memory!;
     }
 

@@ -177,7 +177,8 @@ public sealed class BlockDevice : IDisposable
     }
 
     /// <summary>True if both share a byte of storage, whatever their paths: one file or device, or a window onto it.</summary>
-    public bool SameFileAs(BlockDevice other) => Storage.RelationTo(other.Storage, out _) is StorageRelation.Equal or StorageRelation.Overlapping;
+    public bool SameFileAs(BlockDevice other) =>
+        Storage.RelationTo(other.Storage, out _) is StorageRelation.Equal or StorageRelation.Overlapping;
 
     /// <summary>
     /// Gives up the exclusive hold and the lock of a block device, and the right to write to it, without disturbing readers: dup3
@@ -289,7 +290,8 @@ public sealed class BlockDevice : IDisposable
             -Errno.EINVAL => $"that is no path ({Errno.Name(result)})",
             _ => ErrnoText.Of(result),
         };
-        throw new SnapuserdException(ErrnoPolicy.CodeOf(FailedCall.Open, result), $"cannot open {path}{(write ? " for writing" : "")}: {why}");
+        throw new SnapuserdException(ErrnoPolicy.CodeOf(FailedCall.Open, result),
+            $"cannot open {path}{(write ? " for writing" : "")}: {why}");
     }
 
     private void Measure(in StatxData status, bool write)
@@ -347,8 +349,10 @@ public sealed class BlockDevice : IDisposable
     /// <summary>The locks of <see cref="StorageClaim"/>, which outlast this device.</summary>
     internal StorageLocks Reserve() => LockStorage(alone: true, null);
 
-    private StorageLocks LockStorage(bool alone, StorageLocks? besides) => Await(() => StorageLocks.TryTake(Storage, alone, whole: !IsBlockDevice, besides))
-        ?? throw new SnapuserdException(ExitCode.InUse, $"{Path} is locked by another snapuserd, under this or another name: a merge or a server that still runs, or a reader");
+    private StorageLocks LockStorage(bool alone, StorageLocks? besides) =>
+        Await(() => StorageLocks.TryTake(Storage, alone, whole: !IsBlockDevice, besides))
+        ?? throw new SnapuserdException(ExitCode.InUse,
+            $"{Path} is locked by another snapuserd, under this or another name: a merge or a server that still runs, or a reader");
 
     /// <summary>
     /// False if the path no longer leads to this file or device. The previous holder may have put another file under the name, made this
@@ -357,7 +361,9 @@ public sealed class BlockDevice : IDisposable
     private bool IsStillThere(in StatxData opened, bool write)
     {
         if (Libc.Statx(Libc.AT_FDCWD, Path, 0, Libc.STATX_BASIC_STATS, out StatxData now) < 0) return false;
-        if ((now.DevMajor, now.DevMinor, now.Ino, now.RdevMajor, now.RdevMinor) != (opened.DevMajor, opened.DevMinor, opened.Ino, opened.RdevMajor, opened.RdevMinor)) return false;
+        if ((now.DevMajor, now.DevMinor, now.Ino, now.RdevMajor, now.RdevMinor) != (opened.DevMajor, opened.DevMinor, opened.Ino,
+            opened.RdevMajor, opened.RdevMinor))
+            return false;
         Check(Path, Libc.Statx(Fd, Libc.STATX_BASIC_STATS, out now), write);
         Measure(now, write);
         StorageIdentity locked = Storage;
@@ -381,14 +387,18 @@ public sealed class BlockDevice : IDisposable
             throw new SnapuserdException(ErrnoPolicy.CodeOf(FailedCall.Lock, result),
                 $"{Path} is locked by another program: a merge or a server that still runs, or a reader");
         }
-        if (result is not (-Errno.ENOLCK or -Errno.ENOSYS or -Errno.EOPNOTSUPP or -Errno.EPERM or -Errno.EACCES or -Errno.EINVAL or -Errno.EBADF or -Errno.ENOTTY)) Check(Path, result, false);
+        if (result is not (-Errno.ENOLCK or -Errno.ENOSYS or -Errno.EOPNOTSUPP or -Errno.EPERM or -Errno.EACCES or -Errno.EINVAL
+            or -Errno.EBADF or -Errno.ENOTTY))
+            Check(Path, result, false);
         string system = FileSystemName.Of(Path);
         if (alone && !goWithout)
         {
             throw new SnapuserdException(ExitCode.Unavailable,
-                $"cannot lock {Path}: {system} has no locks (flock: {ErrnoText.Of(result)}); --no-lock goes on without: nothing then keeps another program from the file");
+                $"cannot lock {Path}: {system} has no locks (flock: {ErrnoText.Of(result)}); --no-lock goes on without: nothing then keeps "
+                + "another program from the file");
         }
-        NotLocked = $"{Path} is not locked: {system} has no locks (flock: {ErrnoText.Of(result)}); nothing keeps another program from writing to it meanwhile";
+        NotLocked = $"{Path} is not locked: {system} has no locks (flock: {ErrnoText.Of(result)}); nothing keeps another program from "
+            + "writing to it meanwhile";
     }
 
     /// <summary>
@@ -398,12 +408,16 @@ public sealed class BlockDevice : IDisposable
     /// </summary>
     private void AwaitPredecessor()
     {
-        if (!TryAwaitAll()) throw new SnapuserdException(ExitCode.InUse, $"{Path}: the kernel is still at work on the last requests of a process that was killed");
+        if (!TryAwaitAll())
+            throw new SnapuserdException(ExitCode.InUse,
+                $"{Path}: the kernel is still at work on the last requests of a process that was killed");
     }
 
     private void AwaitNode()
     {
-        if (!TryAwaitAll()) throw new SnapuserdException(ExitCode.InUse, $"{Path} is locked by another program: a merge or a server that still runs, or a reader");
+        if (!TryAwaitAll())
+            throw new SnapuserdException(ExitCode.InUse,
+                $"{Path} is locked by another program: a merge or a server that still runs, or a reader");
         _rangeLocked = true;
     }
 
@@ -428,7 +442,9 @@ public sealed class BlockDevice : IDisposable
         string path = "";
         int fd = -1;
         bool free = Await(() => OtherNames.LockFileBelow(self, out path, out fd) == 0 ? this : null) != null;
-        if (!free) throw new SnapuserdException(ExitCode.InUse, $"{Path} is a loop device over {path}, which is locked by another program: a merge or a server that still runs");
+        if (!free)
+            throw new SnapuserdException(ExitCode.InUse,
+                $"{Path} is a loop device over {path}, which is locked by another program: a merge or a server that still runs");
         if (fd >= 0) _held.Add(fd);
     }
 
@@ -436,7 +452,8 @@ public sealed class BlockDevice : IDisposable
     {
         string? busy = null;
         List<int>? held = Await(() => OtherNames.Hold(Storage, self, unclaimed, out busy) is var names && busy == null ? names : null);
-        if (held == null) throw new SnapuserdException(ExitCode.InUse, $"{Path} is in use through {busy}: mounted, mapped, or held by another program");
+        if (held == null)
+            throw new SnapuserdException(ExitCode.InUse, $"{Path} is in use through {busy}: mounted, mapped, or held by another program");
         _held.AddRange(held);
     }
 

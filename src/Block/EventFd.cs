@@ -21,7 +21,8 @@ public sealed class EventFd : IDisposable
     public static EventFd Create(bool blocks = false)
     {
         int fd = Open(blocks);
-        return fd >= 0 ? new EventFd(fd) : throw new SnapuserdException(ExitCode.OutOfResources, $"cannot make an eventfd: {ErrnoText.Of(fd)}");
+        return fd >= 0 ? new EventFd(fd) : throw new SnapuserdException(ExitCode.OutOfResources,
+            $"cannot make an eventfd: {ErrnoText.Of(fd)}");
     }
 
     /// <summary>Makes one whose reads do not block; null without descriptors.</summary>
@@ -31,7 +32,9 @@ public sealed class EventFd : IDisposable
         return fd >= 0 ? new EventFd(fd) : null;
     }
 
-    /// <summary>Adds 1 to the counter. From any thread, and without effect once it is closed. Returns a negative errno if it fails.</summary>
+    /// <summary>
+    /// Adds 1 to the counter. From any thread, and without effect once it is closed. Returns a negative errno if it fails.
+    /// </summary>
     public int Signal()
     {
         ulong one = 1;

@@ -33,7 +33,8 @@ public static class FolderFlush
 
     /// <summary>The sentence for an output whose name may not survive a power cut.</summary>
     public static string Warning(string path, int unsupported) =>
-        $"{path} is written and in place, but its folder cannot be flushed: {ErrnoText.Of(unsupported)}; a power cut soon after this may undo the new name: run sync, or write to another file system";
+        $"{path} is written and in place, but its folder cannot be flushed: {ErrnoText.Of(unsupported)}; a power cut soon after this may "
+        + "undo the new name: run sync, or write to another file system";
 
     private static int Flush(string folder)
     {

@@ -88,10 +88,12 @@ public sealed class IoScheduler
     public bool HasRoom => _freeCount > 0;
 
     /// <summary>Starts a read of <paramref name="buffer"/>.Length bytes; waits for a free slot first if the queue is full.</summary>
-    public void Read(int device, long offset, Slice buffer, IoGroup? group = null) => Start(new BlockRequest(BlockVerb.Read, device, offset, buffer, 0), group);
+    public void Read(int device, long offset, Slice buffer, IoGroup? group = null) =>
+        Start(new BlockRequest(BlockVerb.Read, device, offset, buffer, 0), group);
 
     /// <summary>Starts a write of <paramref name="buffer"/>.Length bytes; waits for a free slot first if the queue is full.</summary>
-    public void Write(int device, long offset, Slice buffer, IoGroup? group = null) => Start(new BlockRequest(BlockVerb.Write, device, offset, buffer, 0), group);
+    public void Write(int device, long offset, Slice buffer, IoGroup? group = null) =>
+        Start(new BlockRequest(BlockVerb.Write, device, offset, buffer, 0), group);
 
     /// <summary>Starts a flush. It covers the writes whose completion was reaped before: those whose group is done.</summary>
     public void Flush(int device, IoGroup? group = null) => Start(new BlockRequest(BlockVerb.Flush, device, 0, default, 0), group);
@@ -173,7 +175,8 @@ public sealed class IoScheduler
         if (count < 0)
         {
             Broken = true;
-            throw new SnapuserdException(ExitCode.InputOutput, $"the I/O queue failed while {InFlight} requests were in flight: {ErrnoText.Of(count)}");
+            throw new SnapuserdException(ExitCode.InputOutput,
+                $"the I/O queue failed while {InFlight} requests were in flight: {ErrnoText.Of(count)}");
         }
         foreach (BlockCompletion completion in _completions.AsSpan(0, count)) Progress((int)completion.Tag, completion.Result);
     }

@@ -41,7 +41,8 @@ public sealed class RingQueue : IBlockQueue
     private bool _disposed;
     private Action<uint, int>? _onCommand;
 
-    internal RingQueue(IoUring? uring, Ring ring, int[] fds, Arena arena, WakeUp wakeUp, MappedMemory wakeUpBuffer, int depth, bool fixedBuffer)
+    internal RingQueue(IoUring? uring, Ring ring, int[] fds, Arena arena, WakeUp wakeUp, MappedMemory wakeUpBuffer, int depth,
+        bool fixedBuffer)
     {
         _uring = uring;
         _ring = ring;
@@ -59,10 +60,12 @@ public sealed class RingQueue : IBlockQueue
     /// work more slowly. The caller keeps devices, arena and wake-up, and disposes of them after the queue. <paramref name="commands"/>
     /// is how many commands of <see cref="TryCommand"/> may be in flight in addition.
     /// </summary>
-    public static UringUnavailable? TryCreate(ReadOnlySpan<BlockDevice> devices, Arena arena, WakeUp wakeUp, int depth, out RingQueue? queue, int commands = 0) =>
-        TryCreate(BlockDevice.Descriptors(devices), arena, wakeUp, depth, out queue, pin: AnyDirect(devices), commands);
+    public static UringUnavailable? TryCreate(ReadOnlySpan<BlockDevice> devices, Arena arena, WakeUp wakeUp, int depth,
+        out RingQueue? queue, int commands = 0) =>
+            TryCreate(BlockDevice.Descriptors(devices), arena, wakeUp, depth, out queue, pin: AnyDirect(devices), commands);
 
-    internal static UringUnavailable? TryCreate(int[] fds, Arena arena, WakeUp wakeUp, int depth, out RingQueue? queue, bool pin = true, int commands = 0)
+    internal static UringUnavailable? TryCreate(int[] fds, Arena arena, WakeUp wakeUp, int depth, out RingQueue? queue, bool pin = true,
+        int commands = 0)
     {
         queue = null;
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(depth);
@@ -157,7 +160,8 @@ public sealed class RingQueue : IBlockQueue
     public bool TryCommand(int fd, uint command, ReadOnlySpan<byte> bytes, uint tag)
     {
         ObjectDisposedException.ThrowIf(_disposed, this);
-        return _ring.TryPrepare(new IoUringSqe { Opcode = IORING_OP_URING_CMD, Fd = fd, CmdOp = command, UserData = CommandData | tag }, bytes);
+        return _ring.TryPrepare(new IoUringSqe { Opcode = IORING_OP_URING_CMD, Fd = fd, CmdOp = command, UserData = CommandData | tag },
+            bytes);
     }
 
     /// <inheritdoc/>
@@ -221,7 +225,13 @@ public sealed class RingQueue : IBlockQueue
         if (request.Verb == BlockVerb.Flush)
             return new IoUringSqe { Opcode = IORING_OP_FSYNC, Fd = fd, FsyncFlags = IORING_FSYNC_DATASYNC, UserData = request.Tag };
         if (request.Verb == BlockVerb.WriteBack)
-            return new IoUringSqe { Opcode = IORING_OP_SYNC_FILE_RANGE, Fd = fd, SyncRangeFlags = Libc.SYNC_FILE_RANGE_WRITE, UserData = request.Tag };
+            return new IoUringSqe
+            {
+                Opcode = IORING_OP_SYNC_FILE_RANGE,
+                Fd = fd,
+                SyncRangeFlags = Libc.SYNC_FILE_RANGE_WRITE,
+                UserData = request.Tag,
+            };
         byte opcode = request.Verb == BlockVerb.Read
             ? FixedBuffer ? IORING_OP_READ_FIXED : IORING_OP_READ
             : FixedBuffer ? IORING_OP_WRITE_FIXED : IORING_OP_WRITE;
@@ -309,7 +319,13 @@ public sealed class RingQueue : IBlockQueue
 
         // One request cancels all others on 5.19 and later; older kernels refuse it. There the signal ends the wake-up's read, and reads
         // and writes of devices end on their own.
-        _ = _ring.TryPrepare(new IoUringSqe { Opcode = IORING_OP_ASYNC_CANCEL, Fd = -1, CancelFlags = IORING_ASYNC_CANCEL_ALL | IORING_ASYNC_CANCEL_ANY, UserData = CancelData });
+        _ = _ring.TryPrepare(new IoUringSqe
+        {
+            Opcode = IORING_OP_ASYNC_CANCEL,
+            Fd = -1,
+            CancelFlags = IORING_ASYNC_CANCEL_ALL | IORING_ASYNC_CANCEL_ANY,
+            UserData = CancelData,
+        });
         _wakeUp.Signal();
         Span<BlockCompletion> ends = stackalloc BlockCompletion[16];
         bool empty = true;

@@ -84,7 +84,8 @@ public sealed class SocketFile : IDisposable
         int found = Libc.Statx(Libc.AT_FDCWD, path, Libc.AT_SYMLINK_NOFOLLOW, Libc.STATX_BASIC_STATS, out StatxData status);
         if (found == -Errno.ENOENT) return;
         Check(path, found);
-        if ((status.Mode & (uint)Libc.S_IFMT) != Libc.S_IFSOCK) throw new SnapuserdException(ExitCode.CannotCreate, $"cannot make the socket {path}: there is something else of that name");
+        if ((status.Mode & (uint)Libc.S_IFMT) != Libc.S_IFSOCK)
+            throw new SnapuserdException(ExitCode.CannotCreate, $"cannot make the socket {path}: there is something else of that name");
         int fd = Check(path, Libc.Socket(Libc.AF_UNIX, Libc.SOCK_STREAM | Libc.SOCK_CLOEXEC | Libc.SOCK_NONBLOCK, 0));
         int connected = Libc.Connect(fd, path);
         _ = Libc.Close(fd);
@@ -95,7 +96,8 @@ public sealed class SocketFile : IDisposable
     }
 
     private static (uint Major, uint Minor, ulong Inode)? Identity(string path) =>
-        Libc.Statx(Libc.AT_FDCWD, path, Libc.AT_SYMLINK_NOFOLLOW, Libc.STATX_BASIC_STATS, out StatxData status) < 0 ? null : (status.DevMajor, status.DevMinor, status.Ino);
+        Libc.Statx(Libc.AT_FDCWD, path, Libc.AT_SYMLINK_NOFOLLOW, Libc.STATX_BASIC_STATS, out StatxData status) < 0 ? null
+            : (status.DevMajor, status.DevMinor, status.Ino);
 
     private static int Check(string path, int result)
     {

@@ -40,7 +40,8 @@ public sealed class SyncQueue : IBlockQueue
     public bool TryQueue(in BlockRequest request)
     {
         if (request.Verb is BlockVerb.Read or BlockVerb.Write) _ = _arena.AddressOf(request.Buffer);
-        if ((uint)request.Device >= (uint)_fds.Length) throw new ArgumentOutOfRangeException(nameof(request), $"device {request.Device} of {_fds.Length}");
+        if ((uint)request.Device >= (uint)_fds.Length)
+            throw new ArgumentOutOfRangeException(nameof(request), $"device {request.Device} of {_fds.Length}");
         if (_count == _queued.Length) return false;
         _queued[(_first + _count) % _queued.Length] = request;
         _count++;

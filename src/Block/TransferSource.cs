@@ -45,7 +45,8 @@ public sealed class TransferSource(IoScheduler transfers, Arena arena, Slice win
         int count = (int)Math.Min(_load, length - _start);
         transfers.Read(device, _start, window.Part(0, count));
         if (transfers.Drain() is { } failure)
-            throw new SnapuserdException(ExitCode.InputOutput, $"{name}: reading {count} bytes at {_start} failed: {ErrnoText.Of(failure.Errno)}");
+            throw new SnapuserdException(ExitCode.InputOutput,
+                $"{name}: reading {count} bytes at {_start} failed: {ErrnoText.Of(failure.Errno)}");
         _valid = count;
     }
 }

@@ -131,7 +131,8 @@ public sealed class WorkQueue<TJob> : IWorkQueue<TJob> where TJob : struct
             string name = $"worker {i}";
             Thread? thread = WorkerThread.TryStart(name, StackSize.Usual, () => Run(worker));
             if (thread == null && i > 0) return;
-            _threads[i] = thread ?? throw WorkerThread.CannotStart(name, "try --threads 1, more memory, or to raise the limits (ulimit -u, pids.max of the cgroup)");
+            _threads[i] = thread ?? throw WorkerThread.CannotStart(name,
+                "try --threads 1, more memory, or to raise the limits (ulimit -u, pids.max of the cgroup)");
         }
     }
 

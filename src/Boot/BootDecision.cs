@@ -27,19 +27,31 @@ public sealed record BootDecision(BootAction Action, string Why, ExitCode Code =
     public static BootDecision Of(BootRow row, CowState state, MarkerState mark, MergePolicy policy) => state.Kind switch
     {
         not CowKind.Absent when mark.Kind == MarkerKind.Unreadable => new(BootAction.Fail,
-            $"{MergeMarker.PathOf(row.Cow)} cannot be read, and may say that the merge of another file has written to {row.Base}", ExitCode.InputOutput),
-        not (CowKind.Absent or CowKind.Blank) when state.Digest is { } digest && mark.Contradicts(digest, state.Count) is { } why => new(BootAction.Fail, MergeMarker.Sentence(row.Cow, why), ExitCode.CowCorrupt),
-        not (CowKind.Absent or CowKind.Merged) when mark.HasContent && (state.BaseIsUntouched || state.IsIncomplete || mark.Denies(state.Start)) => new(BootAction.Fail,
-            $"{state.Sentence}, but {MergeMarker.PathOf(row.Cow)} says that its merge has written to {row.Base}, or may have: {row.Cow} is another file than the one that was merged, perhaps a copy from before; bring that one back, or write an image to the base and remove both", ExitCode.CowCorrupt),
+            $"{MergeMarker.PathOf(row.Cow)} cannot be read, and may say that the merge of another file has written to {row.Base}",
+            ExitCode.InputOutput),
+        not (CowKind.Absent or CowKind.Blank) when state.Digest is { } digest && mark.Contradicts(digest, state.Count) is { } why =>
+            new(BootAction.Fail, MergeMarker.Sentence(row.Cow, why), ExitCode.CowCorrupt),
+        not (CowKind.Absent or CowKind.Merged) when mark.HasContent
+            && (state.BaseIsUntouched || state.IsIncomplete || mark.Denies(state.Start)) => new(BootAction.Fail,
+                $"{state.Sentence}, but {MergeMarker.PathOf(row.Cow)} says that its merge has written to {row.Base}, or may have: "
+                + $"{row.Cow} is another file than the one that was merged, perhaps a copy from before; bring that one back, or write an "
+                + "image to the base and remove both", ExitCode.CowCorrupt),
         CowKind.Absent when mark.Kind != MarkerKind.None => new(BootAction.Fail,
-            $"{row.Cow} is gone, but {MergeMarker.PathOf(row.Cow)} says that its merge may have begun, so {row.Base} may be neither the old image nor the new one: bring that very file back (a copy from before will not do), or write an image to the base and remove the marker", ExitCode.InputMissing),
-        CowKind.Merged when policy == MergePolicy.Rollback => new(BootAction.Fail, $"snapuserd.merge=rollback, but {state.Sentence}: there is no way back to the old image", ExitCode.Usage),
+            $"{row.Cow} is gone, but {MergeMarker.PathOf(row.Cow)} says that its merge may have begun, so {row.Base} may be neither the "
+            + "old image nor the new one: bring that very file back (a copy from before will not do), or write an image to the base and "
+            + "remove the marker", ExitCode.InputMissing),
+        CowKind.Merged when policy == MergePolicy.Rollback =>
+            new(BootAction.Fail, $"snapuserd.merge=rollback, but {state.Sentence}: there is no way back to the old image", ExitCode.Usage),
         CowKind.Absent or CowKind.Blank or CowKind.Merged => new(BootAction.Direct, state.Sentence),
-        CowKind.Corrupt when state.BaseIsUntouched => new(BootAction.Fallback, $"the update cannot be used, and nothing of it is merged: {state.Sentence}"),
+        CowKind.Corrupt when state.BaseIsUntouched =>
+            new(BootAction.Fallback, $"the update cannot be used, and nothing of it is merged: {state.Sentence}"),
         CowKind.Corrupt => new(BootAction.Fail, $"{state.Sentence}; whether {row.Base} is the old image cannot be known", state.Code),
-        CowKind.Untouched when policy == MergePolicy.Rollback => new(BootAction.Fallback, $"snapuserd.merge=rollback, and {state.Sentence}"),
-        CowKind.Unknown when policy == MergePolicy.Rollback => new(BootAction.Fail, $"snapuserd.merge=rollback, but {state.Sentence}: whether {row.Base} is the old image cannot be known", ExitCode.Usage),
-        CowKind.Begun when policy == MergePolicy.Rollback => new(BootAction.Fail, $"snapuserd.merge=rollback, but {state.Sentence}: there is no way back to the old image", ExitCode.Usage),
+        CowKind.Untouched when policy == MergePolicy.Rollback =>
+            new(BootAction.Fallback, $"snapuserd.merge=rollback, and {state.Sentence}"),
+        CowKind.Unknown when policy == MergePolicy.Rollback => new(BootAction.Fail,
+            $"snapuserd.merge=rollback, but {state.Sentence}: whether {row.Base} is the old image cannot be known", ExitCode.Usage),
+        CowKind.Begun when policy == MergePolicy.Rollback =>
+            new(BootAction.Fail, $"snapuserd.merge=rollback, but {state.Sentence}: there is no way back to the old image", ExitCode.Usage),
         _ => new(policy == MergePolicy.Before ? BootAction.Merge : BootAction.Serve, state.Sentence),
     };
 }

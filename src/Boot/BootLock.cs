@@ -23,20 +23,25 @@ public sealed class BootLock : IDisposable
     public static BootLock Take(string controlFolder, IBootSystem system, ILog log, long milliseconds)
     {
         string path = controlFolder.TrimEnd('/') + ".lock";
-        int fd = Libc.OpenAt(Libc.AT_FDCWD, path, Libc.O_RDWR | Libc.O_CREAT | Libc.O_NOFOLLOW | Libc.O_NONBLOCK | Libc.O_CLOEXEC, Modes.PrivateFile);
-        if (fd < 0) log.Write(Priority.Notice, "no_lock", $"{path} cannot be made, so nothing keeps two boots from being at work at a time: {ErrnoText.Of(fd)}");
+        int fd = Libc.OpenAt(Libc.AT_FDCWD, path, Libc.O_RDWR | Libc.O_CREAT | Libc.O_NOFOLLOW | Libc.O_NONBLOCK | Libc.O_CLOEXEC,
+            Modes.PrivateFile);
+        if (fd < 0)
+            log.Write(Priority.Notice, "no_lock",
+                $"{path} cannot be made, so nothing keeps two boots from being at work at a time: {ErrnoText.Of(fd)}");
         if (fd < 0) return new BootLock(fd);
         long deadline = system.Milliseconds + milliseconds;
         bool told = false;
         int result;
         while ((result = Libc.Flock(fd, Libc.LOCK_EX | Libc.LOCK_NB)) is -Errno.EAGAIN or -Errno.EINTR)
         {
-            if (!told) log.Write(Priority.Warning, "waits", $"another snapuserd boot is at work ({path} is locked): this one waits for its end");
+            if (!told)
+                log.Write(Priority.Warning, "waits", $"another snapuserd boot is at work ({path} is locked): this one waits for its end");
             told = true;
             if (system.Milliseconds >= deadline)
             {
                 _ = Libc.Close(fd);
-                throw new SnapuserdException(ExitCode.InUse, $"another snapuserd boot is still at work ({path} is locked), so this one has done nothing");
+                throw new SnapuserdException(ExitCode.InUse,
+                    $"another snapuserd boot is still at work ({path} is locked), so this one has done nothing");
             }
             system.Pause(PauseMilliseconds);
         }

@@ -138,7 +138,8 @@ public sealed class BootSequence(IBootSystem system, ILog log, BootOptions optio
             {
                 // Until the claim, another process may have written.
                 (devices, decision) = Decide(row);
-                return devices == null || decision.Action == BootAction.Fail ? Failed(row, decision.Code, decision.Why) : CarryOut(row, devices, decision, mayMerge);
+                return devices == null || decision.Action == BootAction.Fail ? Failed(row, decision.Code, decision.Why) : CarryOut(row,
+                    devices, decision, mayMerge);
             }
         }
         catch (SnapuserdException e)
@@ -154,12 +155,15 @@ public sealed class BootSequence(IBootSystem system, ILog log, BootOptions optio
             case BootAction.Direct:
                 return Direct(row, devices, decision.Why);
             case BootAction.Fallback:
-                return OldIfUntouched(row, RowDevices.LookAgain(system, row), decision.Why) ?? Failed(row, ExitCode.InUse, $"another process has begun to merge {row.Cow} since it was looked at");
+                return OldIfUntouched(row, RowDevices.LookAgain(system, row), decision.Why)
+                    ?? Failed(row, ExitCode.InUse, $"another process has begun to merge {row.Cow} since it was looked at");
             case BootAction.Merge when mayMerge:
                 if (options.DryRun) return new RowResult(row, "merged", decision.Why, ExitCode.Done, MergeCommand(row));
                 return MergeNow(row, devices, "") ?? NotMerged(row, devices, decision);
             default:
-                if (decision.Action == BootAction.Merge) log.Write(Priority.Warning, "held", $"{row.Name} is not merged yet, because a row of an earlier phase is not: it is served");
+                if (decision.Action == BootAction.Merge)
+                    log.Write(Priority.Warning, "held",
+                        $"{row.Name} is not merged yet, because a row of an earlier phase is not: it is served");
                 bool verify = VerifiesFirst(devices.State);
                 if (!options.DryRun && verify && Verify(row) is { } damage) return Damaged(row, damage);
                 return Serve(row, devices, decision.Why, mayMerge, verify) ?? NotServed(row, devices, mayMerge);
@@ -169,7 +173,8 @@ public sealed class BootSequence(IBootSystem system, ILog log, BootOptions optio
     /// <summary>
     /// All payloads are decoded before the server starts: this program has merged nothing of them, so a rollback may still be possible.
     /// </summary>
-    private bool VerifiesFirst(CowState state) => options.Verify && state is { IsNotBegunHere: true, Kind: CowKind.Untouched or CowKind.Unknown };
+    private bool VerifiesFirst(CowState state) =>
+        options.Verify && state is { IsNotBegunHere: true, Kind: CowKind.Untouched or CowKind.Unknown };
 
     /// <summary>The fallback when the merge fails. Inspects the row again, because the merge may have begun.</summary>
     private RowResult NotMerged(BootRow row, RowDevices devices, BootDecision decision)
@@ -178,7 +183,8 @@ public sealed class BootSequence(IBootSystem system, ILog log, BootOptions optio
         if (OldIfUntouched(row, state, $"it cannot be merged, and {devices.State.Sentence}") is { } old) return old;
         bool verify = VerifiesFirst(state);
         if (verify && Verify(row) is { } damage) return Damaged(row, damage);
-        return Serve(row, devices, decision.Why, mayMerge: false, verify) ?? Failed(row, ExitCode.InputOutput, $"{decision.Why}, and it can be neither merged nor served");
+        return Serve(row, devices, decision.Why, mayMerge: false, verify)
+            ?? Failed(row, ExitCode.InputOutput, $"{decision.Why}, and it can be neither merged nor served");
     }
 
     /// <summary>Handles damaged payloads in an update whose merge this program has not begun.</summary>
@@ -200,16 +206,19 @@ public sealed class BootSequence(IBootSystem system, ILog log, BootOptions optio
         if (OldIfUntouched(row, state, $"it cannot be served, and {state.Sentence}") is { } old) return old;
         // A merge that has begun must be finished, whatever the policy. One that may not have begun is started only if the policy is to
         // merge.
-        bool merges = state.Kind is CowKind.Begun or CowKind.Merged || (state.Kind == CowKind.Unknown && mayMerge && options.Merge == MergePolicy.Background);
+        bool merges = state.Kind is CowKind.Begun or CowKind.Merged
+            || (state.Kind == CowKind.Unknown && mayMerge && options.Merge == MergePolicy.Background);
         if (!merges)
         {
             return Failed(row, ExitCode.Unavailable, state.Kind == CowKind.Unknown
-                ? $"{state.Sentence}; it cannot be served, and {(mayMerge ? "no merge was requested" : "rows of earlier phases are to be merged before it")}"
+                ? $"{state.Sentence}; it cannot be served, and "
+                    + $"{(mayMerge ? "no merge was requested" : "rows of earlier phases are to be merged before it")}"
                     + $"{(mayMerge ? ", and" : ";")} a merge cannot be undone: load ublk_drv or nbd, and dm_mod"
                     + (mayMerge ? ", or say snapuserd.merge=before on the kernel's command line" : "")
                 : $"it cannot be served, and {state.Sentence}");
         }
-        return MergeNow(row, devices, "it cannot be served, so it is merged before it is mounted") ?? Failed(row, ExitCode.Unavailable, $"{state.Sentence}, and it can be neither served nor merged");
+        return MergeNow(row, devices, "it cannot be served, so it is merged before it is mounted")
+            ?? Failed(row, ExitCode.Unavailable, $"{state.Sentence}, and it can be neither served nor merged");
     }
 
     /// <summary>
@@ -258,7 +267,8 @@ public sealed class BootSequence(IBootSystem system, ILog log, BootOptions optio
     {
         if (!options.DryRun)
         {
-            log.Write(options.Merge == MergePolicy.Rollback ? Priority.Notice : Priority.Error, "old", $"{row.Name}: the OLD image is taken: {why}");
+            log.Write(options.Merge == MergePolicy.Rollback ? Priority.Notice : Priority.Error, "old",
+                $"{row.Name}: the OLD image is taken: {why}");
             system.StandOnBase(row, readOnly: true);
             // Certainly nothing is merged: if the COW is deleted later, no marker may claim that its merge had begun.
             MergeMarker.Remove(row.Cow);
@@ -288,11 +298,14 @@ public sealed class BootSequence(IBootSystem system, ILog log, BootOptions optio
         string? merge = mayMerge && options.Merge == MergePolicy.Background ? "--merge" : "--merge-on-request";
         if (!options.DryRun && devices.CowIsFile && MergeMarker.Make(row.Cow, devices.Says) is < 0 and int error)
         {
-            log.Write(Priority.Error, "no_mark", $"{row.Name} is served but not merged: {MergeMarker.PathOf(row.Cow)} cannot be made: {ErrnoText.Of(error)}");
+            log.Write(Priority.Error, "no_mark",
+                $"{row.Name} is served but not merged: {MergeMarker.PathOf(row.Cow)} cannot be made: {ErrnoText.Of(error)}");
             merge = null;
         }
         bool ublk = options.Device == "ublk" || (options.Device == "auto" && system.HasUblk);
-        if (!ublk && options.Device == "auto") log.Write(Priority.Notice, "no_ublk", $"{row.Name} is served over NBD, because there is no ublk (ublk_drv): a server that is killed takes the device with it");
+        if (!ublk && options.Device == "auto")
+            log.Write(Priority.Notice, "no_ublk",
+                $"{row.Name} is served over NBD, because there is no ublk (ublk_drv): a server that is killed takes the device with it");
         while (true)
         {
             string[] command = ServeCommand(row, ublk, merge, verified);
@@ -309,7 +322,8 @@ public sealed class BootSequence(IBootSystem system, ILog log, BootOptions optio
             }
             if (code == ExitCode.Done) return Done(row, "served", why) with { Command = command };
             if (code == ExitCode.InUse) return Taken(row);
-            log.Write(Priority.Error, "not_served", $"{row.Name} cannot be served over {(ublk ? "ublk" : "NBD")}: the server ended with {(int)code}{Module(code, ublk)}");
+            log.Write(Priority.Error, "not_served",
+                $"{row.Name} cannot be served over {(ublk ? "ublk" : "NBD")}: the server ended with {(int)code}{Module(code, ublk)}");
             if (!ublk || options.Device != "auto" || code != ExitCode.Unavailable) return null;
             ublk = false;
         }
@@ -319,9 +333,13 @@ public sealed class BootSequence(IBootSystem system, ILog log, BootOptions optio
     /// Another process holds the COW or the base, so the base's content is undefined: the row fails. The exception is a device that an
     /// earlier boot has put on the old image, because that device keeps other processes from the base.
     /// </summary>
-    private RowResult Taken(BootRow row) => (system.IsOld(row) ? OldIfUntouched(row, RowDevices.LookAgain(system, row), "an earlier boot has taken it") : null) ?? Failed(row, ExitCode.InUse, $"another process has {row.Cow} or {row.Base}, or what it would be served over: a merge, a server, a mount (the reason is above, or in the kernel's log)");
+    private RowResult Taken(BootRow row) =>
+        (system.IsOld(row) ? OldIfUntouched(row, RowDevices.LookAgain(system, row), "an earlier boot has taken it") : null)
+        ?? Failed(row, ExitCode.InUse, $"another process has {row.Cow} or {row.Base}, or what it would be served over: a merge, a server, "
+            + "a mount (the reason is above, or in the kernel's log)");
 
-    private static string Module(ExitCode code, bool ublk) => code != ExitCode.Unavailable ? "" : $"; the modules are {(ublk ? "ublk_drv" : "nbd")} and dm_mod (modprobe)";
+    private static string Module(ExitCode code, bool ublk) =>
+        code != ExitCode.Unavailable ? "" : $"; the modules are {(ublk ? "ublk_drv" : "nbd")} and dm_mod (modprobe)";
 
     private string[] ServeCommand(BootRow row, bool ublk, string? merge, bool verified)
     {
@@ -358,12 +376,15 @@ public sealed class BootSequence(IBootSystem system, ILog log, BootOptions optio
         if (MissingMapper(row) is { } missing)
         {
             // Without a mapper the merged row could not be used either, so a merge that has not begun keeps its rollback.
-            if (RowDevices.LookAgain(system, row).Kind is not (CowKind.Begun or CowKind.Merged)) return Failed(row, missing.Code, $"it is not merged, because there could be no {row.Path} then: {missing.Message}");
-            log.Write(Priority.Error, "no_mapper", $"{row.Name}: its merge has begun, so it is finished, but there will be no {row.Path}: {missing.Message}");
+            if (RowDevices.LookAgain(system, row).Kind is not (CowKind.Begun or CowKind.Merged))
+                return Failed(row, missing.Code, $"it is not merged, because there could be no {row.Path} then: {missing.Message}");
+            log.Write(Priority.Error, "no_mapper",
+                $"{row.Name}: its merge has begun, so it is finished, but there will be no {row.Path}: {missing.Message}");
         }
         if (devices.CowIsFile && MergeMarker.Make(row.Cow, devices.Says) is < 0 and int error)
         {
-            log.Write(Priority.Error, "no_mark", $"{row.Name} cannot be merged: {MergeMarker.PathOf(row.Cow)} cannot be made: {ErrnoText.Of(error)}");
+            log.Write(Priority.Error, "no_mark",
+                $"{row.Name} cannot be merged: {MergeMarker.PathOf(row.Cow)} cannot be made: {ErrnoText.Of(error)}");
             return null;
         }
         ExitCode code = system.Merge(MergeCommand(row));

@@ -78,7 +78,12 @@ public sealed class BootSystem(ILog log, bool hasTerminal, string controlFolder,
     public void Verify(BootRow row)
     {
         using WakeUp wakeUp = new();
-        DeviceOptions options = new() { Cow = row.Cow, ArenaBytes = DeviceOptions.DefaultArenaBytes, Report = sentence => log.Write(Priority.Warning, "row", $"{row.Name}: {sentence}") };
+        DeviceOptions options = new()
+        {
+            Cow = row.Cow,
+            ArenaBytes = DeviceOptions.DefaultArenaBytes,
+            Report = sentence => log.Write(Priority.Warning, "row", $"{row.Name}: {sentence}"),
+        };
         using DeviceSet devices = new(options, new StopFlag(), wakeUp);
         using var cow = PayloadCheck.Run(devices.Setup);
     }
@@ -96,7 +101,8 @@ public sealed class BootSystem(ILog log, bool hasTerminal, string controlFolder,
             if (result >= 0) result = Libc.Fcntl(theirs, Libc.F_SETFD, 0);
             if (result < 0) throw Child.CannotStart("a server", result);
             string[] all = [.. arguments, "--ready-fd", theirs.ToString(CultureInfo.InvariantCulture)];
-            int child = Child.Start("a server", Program, all, Environment(), ownSession: true, nothing, nothing, kernel >= 0 ? kernel : nothing);
+            int child = Child.Start("a server", Program, all, Environment(), ownSession: true, nothing, nothing,
+                kernel >= 0 ? kernel : nothing);
             _ = Libc.Close(theirs);
             theirs = -1;
             return AwaitReady(child, ours);
@@ -175,7 +181,13 @@ public sealed class BootSystem(ILog log, bool hasTerminal, string controlFolder,
             // The server may have reported and ended between two checks, as one does that finds everything merged. If it has not reported,
             // it was stopped.
             if (!closed && Libc.Poll(one, 0) > 0 && Libc.Read(ready, line) > 0) return ExitCode.Done;
-            return code switch { < 0 => ExitCode.Internal, 0 => ExitCode.Interrupted, Libc.NotExecuted => ExitCode.Unavailable, _ => (ExitCode)code };
+            return code switch
+            {
+                < 0 => ExitCode.Internal,
+                0 => ExitCode.Interrupted,
+                Libc.NotExecuted => ExitCode.Unavailable,
+                _ => (ExitCode)code,
+            };
         }
         End(child);
         return ExitCode.InputOutput;

@@ -67,7 +67,9 @@ public static class BootTable
     public static BootRow Row(string origin, List<string> fields)
     {
         if (fields.Count < 3) throw Wrong(origin, $"a row has at least three fields, name cow base, and this one has {fields.Count}");
-        if (fields.Count > 5) throw Wrong(origin, $"a row has at most five fields, name cow base source phase, and '{fields[5]}' is a sixth; a field with blanks in it needs quotes");
+        if (fields.Count > 5)
+            throw Wrong(origin, $"a row has at most five fields, name cow base source phase, and '{fields[5]}' is a sixth; a field with "
+                + "blanks in it needs quotes");
         string name = fields[0];
         try
         {
@@ -81,7 +83,8 @@ public static class BootTable
         string cow = PathOf(origin, "cow", fields[1]), basePath = PathOf(origin, "base", fields[2]);
         string? source = fields.Count < 4 || fields[3] is "-" or "" ? null : PathOf(origin, "source", fields[3]);
         int phase = 1;
-        if (fields.Count == 5 && fields[4].Length > 0 && (!int.TryParse(fields[4], NumberStyles.None, CultureInfo.InvariantCulture, out phase) || phase is < 1 or > LastPhase))
+        if (fields.Count == 5 && fields[4].Length > 0
+            && (!int.TryParse(fields[4], NumberStyles.None, CultureInfo.InvariantCulture, out phase) || phase is < 1 or > LastPhase))
             throw Wrong(origin, $"phase is '{fields[4]}', must be a number from 1 to {LastPhase}");
         if (cow == basePath) throw Wrong(origin, $"{cow} is the COW and the base");
         if (cow == source) throw Wrong(origin, $"{cow} is the COW and the source");
@@ -153,12 +156,14 @@ public static class BootTable
             if (line[i] == '\\')
             {
                 i++;
-                if (i == line.Length || line[i] is not ('"' or '\\')) throw Wrong(origin, "a backslash in quotes stands before a quote or another backslash only");
+                if (i == line.Length || line[i] is not ('"' or '\\'))
+                    throw Wrong(origin, "a backslash in quotes stands before a quote or another backslash only");
             }
             field.Append(line[i]);
         }
         if (i == line.Length) throw Wrong(origin, $"the quote that begins at '{field}' does not end");
-        if (i + 1 < line.Length && line[i + 1] is not (' ' or '\t')) throw Wrong(origin, $"'{line[i + 1]}' follows the quote that ends '{field}': a blank is missing");
+        if (i + 1 < line.Length && line[i + 1] is not (' ' or '\t'))
+            throw Wrong(origin, $"'{line[i + 1]}' follows the quote that ends '{field}': a blank is missing");
         return i + 1;
     }
 
@@ -179,12 +184,15 @@ public static class BootTable
         {
             bool phase = field == "source" && int.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out _);
             int equals = text.IndexOf('=');
-            if (equals > 0 && Suggestion.Unknown("tag", text[..(equals + 1)], tags) is var unknown && unknown.EndsWith('?')) throw Wrong(origin, $"{field} is '{text}': {unknown}");
-            throw Wrong(origin, phase ? $"source is '{text}'; if that is the phase, the source is missing before it: write -" : $"{field} is '{text}', must be an absolute path, or UUID=, LABEL=, PARTUUID= or PARTLABEL= and what udev knows");
+            if (equals > 0 && Suggestion.Unknown("tag", text[..(equals + 1)], tags) is var unknown && unknown.EndsWith('?'))
+                throw Wrong(origin, $"{field} is '{text}': {unknown}");
+            throw Wrong(origin, phase ? $"source is '{text}'; if that is the phase, the source is missing before it: write -"
+                : $"{field} is '{text}', must be an absolute path, or UUID=, LABEL=, PARTUUID= or PARTLABEL= and what udev knows");
         }
         foreach (char c in text)
             if (char.IsControl(c)) throw Wrong(origin, $"{field} has a control character in it");
-        if (text.EndsWith('/') || text.Contains("//", StringComparison.Ordinal) || $"{text}/".Contains("/../", StringComparison.Ordinal) || $"{text}/".Contains("/./", StringComparison.Ordinal))
+        if (text.EndsWith('/') || text.Contains("//", StringComparison.Ordinal) || $"{text}/".Contains("/../", StringComparison.Ordinal)
+            || $"{text}/".Contains("/./", StringComparison.Ordinal))
             throw Wrong(origin, $"{field} is '{text}'; a path here has no '.', '..' or empty part");
         if (ByteText.GetByteCount(text) > LongestPath) throw Wrong(origin, $"{field} has more than {LongestPath} bytes");
         return text;

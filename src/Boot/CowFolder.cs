@@ -18,11 +18,14 @@ public static class CowFolder
         if (result < 0) return $"{folder} cannot be looked at: {ErrnoText.Of(result)}";
         if (TypeOf(data.Type) is { } type) return $"its folder lies {type}: the file system that has the COW is not mounted";
         result = Libc.Statx(Libc.AT_FDCWD, folder, 0, Libc.STATX_BASIC_STATS, out StatxData status);
-        if (result == 0) result = Libc.Statx(Libc.AT_FDCWD, "/", 0, Libc.STATX_BASIC_STATS, out StatxData root) is < 0 and int error ? error : SameDevice(status, root) ? 1 : 0;
+        if (result == 0)
+            result = Libc.Statx(Libc.AT_FDCWD, "/", 0, Libc.STATX_BASIC_STATS, out StatxData root) is < 0 and int error ? error
+                : SameDevice(status, root) ? 1 : 0;
         if (result < 0) return $"{folder} cannot be looked at: {ErrnoText.Of(result)}";
         bool mounted = result == 0 || (status.Attributes & Libc.STATX_ATTR_MOUNT_ROOT) != 0;
         return mounted || HasFiles(folder) ? null
-            : $"its folder {folder} is empty, and on the file system of / itself: perhaps another is yet to be mounted there; if not, put any file into that folder";
+            : $"its folder {folder} is empty, and on the file system of / itself: perhaps another is yet to be mounted there; if not, put "
+                + "any file into that folder";
     }
 
     /// <summary>
@@ -31,13 +34,15 @@ public static class CowFolder
     public static string? TypeOf(long magic) => magic switch
     {
         Libc.TMPFS_MAGIC or Libc.RAMFS_MAGIC => "in memory",
-        Libc.SQUASHFS_MAGIC or Libc.EROFS_SUPER_MAGIC_V1 or Libc.CRAMFS_MAGIC or Libc.ISOFS_SUPER_MAGIC => "on an image that nothing is ever written to",
+        Libc.SQUASHFS_MAGIC or Libc.EROFS_SUPER_MAGIC_V1 or Libc.CRAMFS_MAGIC or Libc.ISOFS_SUPER_MAGIC =>
+            "on an image that nothing is ever written to",
         Libc.AUTOFS_SUPER_MAGIC => "where something is mounted on demand",
         Libc.OVERLAYFS_SUPER_MAGIC => "on an overlay, which may be in memory (a COW there is named by its path below the overlay)",
         _ => null,
     };
 
-    private static bool SameDevice(in StatxData one, in StatxData other) => (one.DevMajor, one.DevMinor) == (other.DevMajor, other.DevMinor);
+    private static bool SameDevice(in StatxData one, in StatxData other) =>
+        (one.DevMajor, one.DevMinor) == (other.DevMajor, other.DevMinor);
 
     private static bool HasFiles(string folder)
     {

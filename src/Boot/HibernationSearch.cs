@@ -68,7 +68,8 @@ public sealed class HibernationSearch(IResumeDevices devices, string commandLine
         return new HibernationLook(null, unknown);
     }
 
-    private static string Place(string image, KernelDevice device, long offset) => $"{image} on /dev/{device.Name}{(offset > 0 ? $", page {offset}" : "")}";
+    private static string Place(string image, KernelDevice device, long offset) =>
+        $"{image} on /dev/{device.Name}{(offset > 0 ? $", page {offset}" : "")}";
 
     /// <summary>The configured locations of an image.</summary>
     private List<(string Origin, string Device, long Offset)> Places()
@@ -78,10 +79,12 @@ public sealed class HibernationSearch(IResumeDevices devices, string commandLine
         if (devices.Bytes(EfiVariable) is { Length: > 4 } variable)
         {
             string json = Text(variable.AsSpan(4).ToArray())!.Replace("\0", "", StringComparison.Ordinal);
-            if (JsonFields.Parse(json.Trim()) is { } fields && fields.Text("uuid") is { Length: > 0 } uuid) places.Add(("systemd's HibernateLocation", $"UUID={uuid}", ResumeParameters.Pages(fields.Text("offset"))));
+            if (JsonFields.Parse(json.Trim()) is { } fields && fields.Text("uuid") is { Length: > 0 } uuid)
+                places.Add(("systemd's HibernateLocation", $"UUID={uuid}", ResumeParameters.Pages(fields.Text("offset"))));
         }
         string kernel = Text(devices.Bytes(KernelDevice))?.Trim() ?? "";
-        if (kernel is not ("" or "0:0")) places.Add((KernelDevice, kernel, ResumeParameters.Pages(Text(devices.Bytes(KernelOffset))?.Trim())));
+        if (kernel is not ("" or "0:0"))
+            places.Add((KernelDevice, kernel, ResumeParameters.Pages(Text(devices.Bytes(KernelOffset))?.Trim())));
         return places;
     }
 
@@ -96,14 +99,18 @@ public sealed class HibernationSearch(IResumeDevices devices, string commandLine
         {
             if (!value.StartsWith(tags[i], StringComparison.Ordinal)) continue;
             string name = value[tags[i].Length..];
-            return At($"/dev/disk/{folders[i]}/{UdevName.Of(name)}") ?? At($"/dev/disk/{folders[i]}/{UdevName.Of(name.ToLowerInvariant())}") ?? all.Find(device => Has(device, value, name));
+            return At($"/dev/disk/{folders[i]}/{UdevName.Of(name)}") ?? At($"/dev/disk/{folders[i]}/{UdevName.Of(name.ToLowerInvariant())}")
+                ?? all.Find(device => Has(device, value, name));
         }
         if (value.StartsWith('/')) return At(value) ?? all.Find(device => value == $"/dev/{device.Name}");
         string[] numbers = value.Split(':');
-        if (numbers.Length >= 2 && uint.TryParse(numbers[0], NumberStyles.None, CultureInfo.InvariantCulture, out uint major) && uint.TryParse(numbers[1], NumberStyles.None, CultureInfo.InvariantCulture, out uint minor))
+        if (numbers.Length >= 2 && uint.TryParse(numbers[0], NumberStyles.None, CultureInfo.InvariantCulture, out uint major)
+            && uint.TryParse(numbers[1], NumberStyles.None, CultureInfo.InvariantCulture, out uint minor))
             return devices.Of(major, minor);
         if (all.Find(device => device.Name == value) is { } named) return named;
-        if (!uint.TryParse(value.StartsWith("0x", StringComparison.Ordinal) ? value.AsSpan(2) : value, NumberStyles.AllowHexSpecifier, CultureInfo.InvariantCulture, out uint number)) return null;
+        if (!uint.TryParse(value.StartsWith("0x", StringComparison.Ordinal) ? value.AsSpan(2) : value, NumberStyles.AllowHexSpecifier,
+            CultureInfo.InvariantCulture, out uint number))
+            return null;
         (major, minor) = Libc.DecodeDevice(number);
         return devices.Of(major, minor);
     }
@@ -113,7 +120,8 @@ public sealed class HibernationSearch(IResumeDevices devices, string commandLine
     /// <summary>Compares the tag with the swap area's or the kernel's own data, for a system without udev.</summary>
     private bool Has(KernelDevice device, string tagged, string name)
     {
-        if (tagged.StartsWith("PARTUUID=", StringComparison.Ordinal)) return name.Equals(device.PartitionUuid, StringComparison.OrdinalIgnoreCase);
+        if (tagged.StartsWith("PARTUUID=", StringComparison.Ordinal))
+            return name.Equals(device.PartitionUuid, StringComparison.OrdinalIgnoreCase);
         if (tagged.StartsWith("PARTLABEL=", StringComparison.Ordinal)) return name == device.PartitionLabel;
         byte[] header = new byte[SwapHeader.LargestPage];
         nint read = devices.Read(device, 0, header);

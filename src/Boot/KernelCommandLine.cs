@@ -67,9 +67,10 @@ public sealed class KernelCommandLine
     }
 
     /// <summary>
-    /// Splits a command line into parameters as the kernel does (lib/cmdline.c, next_arg). Blanks in quotes do not separate parameters. Quotes around
-    /// a value or the whole word are removed, other quotes are kept. "--" ends the kernel's part; the rest is init's. A word without '=',
-    /// or that begins with it, has no value. The kernel treats '-' and '_' in names of modules as equal; snapuserd's parameters have neither.
+    /// Splits a command line into parameters as the kernel does (lib/cmdline.c, next_arg). Blanks in quotes do not separate parameters.
+    /// Quotes around a value or the whole word are removed, other quotes are kept. "--" ends the kernel's part; the rest is init's. A word
+    /// without '=', or that begins with it, has no value. The kernel treats '-' and '_' in names of modules as equal; snapuserd's
+    /// parameters have neither.
     /// </summary>
     public static List<(string Key, string? Value)> Split(string text)
     {
@@ -131,7 +132,8 @@ public sealed class KernelCommandLine
                 break;
             default:
                 Warnings.Add("the kernel's command line: " + Suggestion.Unknown("word", key,
-                    ["snapuserd", "snapuserd.merge", "snapuserd.device", "snapuserd.verify", "snapuserd.wait", "snapuserd.table", "snapuserd.row"]));
+                    ["snapuserd", "snapuserd.merge", "snapuserd.device", "snapuserd.verify", "snapuserd.wait", "snapuserd.table",
+                        "snapuserd.row"]));
                 break;
         }
     }

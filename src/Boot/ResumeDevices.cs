@@ -15,7 +15,8 @@ public sealed class ResumeDevices : IResumeDevices
     public KernelDevice? Of(uint major, uint minor) => KernelDevices.Of(major, minor);
 
     public (uint Major, uint Minor)? Number(string path) =>
-        Libc.Statx(Libc.AT_FDCWD, path, 0, Libc.STATX_BASIC_STATS, out StatxData status) == 0 && (status.Mode & (uint)Libc.S_IFMT) == Libc.S_IFBLK ? (status.RdevMajor, status.RdevMinor) : null;
+        Libc.Statx(Libc.AT_FDCWD, path, 0, Libc.STATX_BASIC_STATS, out StatxData status) == 0
+        && (status.Mode & (uint)Libc.S_IFMT) == Libc.S_IFBLK ? (status.RdevMajor, status.RdevMinor) : null;
 
     public nint Read(KernelDevice device, long offset, Span<byte> bytes) => KernelDevices.Read(device.Major, device.Minor, offset, bytes);
 

@@ -33,16 +33,20 @@ public sealed class ResumeGate(IBootSystem system, ILog log, BootOptions options
         HibernationLook look = system.LookForImage();
         if (look.Image != null && options.NoResume == null)
         {
-            throw new SnapuserdException(ExitCode.Hibernated, $"a hibernation image is there ({look.Image}): the system in it would overwrite what is merged now, so nothing is done; "
+            throw new SnapuserdException(ExitCode.Hibernated,
+                $"a hibernation image is there ({look.Image}): the system in it would overwrite what is merged now, so nothing is done; "
                 + "let it resume, or give it up with noresume on the kernel's command line");
         }
         if (look.Image != null && !_toldLost)
         {
             _toldLost = true;
-            log.Write(Priority.Warning, "image_given_up", $"a hibernation image is there ({look.Image}), and {options.NoResume} on the kernel's command line gives it up: it must never be resumed, because the disks change now (swapon or mkswap removes it)");
+            log.Write(Priority.Warning, "image_given_up",
+                $"a hibernation image is there ({look.Image}), and {options.NoResume} on the kernel's command line gives it up: it must "
+                + "never be resumed, because the disks change now (swapon or mkswap removes it)");
         }
         if (!tellUnknown || _toldUnknown) return;
         _toldUnknown = true;
-        foreach (string sentence in look.Unknown) log.Write(Priority.Warning, "image_unknown", $"whether there is a hibernation image is not known: {sentence}");
+        foreach (string sentence in look.Unknown)
+            log.Write(Priority.Warning, "image_unknown", $"whether there is a hibernation image is not known: {sentence}");
     }
 }

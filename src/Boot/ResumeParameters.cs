@@ -41,7 +41,8 @@ public sealed class ResumeParameters
     public static long Pages(string? text)
     {
         bool hexadecimal = text?.StartsWith("0x", StringComparison.OrdinalIgnoreCase) == true;
-        return long.TryParse(hexadecimal ? text.AsSpan(2) : text, hexadecimal ? NumberStyles.AllowHexSpecifier : NumberStyles.None, CultureInfo.InvariantCulture, out long pages) && pages > 0 ? pages : 0;
+        return long.TryParse(hexadecimal ? text.AsSpan(2) : text, hexadecimal ? NumberStyles.AllowHexSpecifier : NumberStyles.None,
+            CultureInfo.InvariantCulture, out long pages) && pages > 0 ? pages : 0;
     }
 
     private void Take(string? line)

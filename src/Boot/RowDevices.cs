@@ -27,7 +27,8 @@ public sealed class RowDevices
 
     /// <summary>The content for a new marker before the COW is merged: empty if certainly nothing of it is merged.</summary>
     public MarkerState Says => State is { Kind: CowKind.Begun or CowKind.Unknown, Digest: { } digest }
-        ? new MarkerState(State.Kind == CowKind.Begun ? MarkerKind.Begun : MarkerKind.Maybe, digest, State.Count) : new MarkerState(MarkerKind.Empty);
+        ? new MarkerState(State.Kind == CowKind.Begun ? MarkerKind.Begun : MarkerKind.Maybe, digest,
+            State.Count) : new MarkerState(MarkerKind.Empty);
 
     /// <summary>
     /// Waits until all files of <paramref name="row"/> exist, then inspects them. Exit code 66 when the clock of <paramref name="system"/>
@@ -48,16 +49,35 @@ public sealed class RowDevices
                 MarkerState mark = isDevice ? default : MergeMarker.Look(row.Cow);
                 CowState state = there ? Look(row, baseBytes, sourceBytes, isDevice, mark.Digest != null) : CowState.Absent;
                 // The marker decides where the COW cannot.
-                if (state is { Kind: CowKind.Unknown, IsNotBegunHere: false } && mark.Kind == MarkerKind.Begun) state = state with { Kind = CowKind.Begun, Sentence = $"the merge of {row.Cow} has begun, says {MergeMarker.PathOf(row.Cow)}" };
+                if (state is { Kind: CowKind.Unknown, IsNotBegunHere: false } && mark.Kind == MarkerKind.Begun)
+                    state = state with
+                    {
+                        Kind = CowKind.Begun,
+                        Sentence = $"the merge of {row.Cow} has begun, says {MergeMarker.PathOf(row.Cow)}",
+                    };
                 if (state.IsNotBegunHere && !state.BaseIsUntouched && mark.Kind == MarkerKind.Empty && MergeMarker.IsDurable(row.Cow))
                 {
                     state = state with { BaseIsUntouched = true };
-                    if (state.Kind == CowKind.Unknown) state = state with { Kind = CowKind.Untouched, Sentence = $"nothing of {row.Cow} is merged, says {MergeMarker.PathOf(row.Cow)}" };
+                    if (state.Kind == CowKind.Unknown)
+                        state = state with
+                        {
+                            Kind = CowKind.Untouched,
+                            Sentence = $"nothing of {row.Cow} is merged, says {MergeMarker.PathOf(row.Cow)}",
+                        };
                 }
-                if (state.IsIncomplete && (mark.Kind == MarkerKind.None || (mark.Kind == MarkerKind.Empty && MergeMarker.IsDurable(row.Cow)))) state = state with { BaseIsUntouched = true };
+                if (state.IsIncomplete
+                    && (mark.Kind == MarkerKind.None || (mark.Kind == MarkerKind.Empty && MergeMarker.IsDurable(row.Cow))))
+                    state = state with { BaseIsUntouched = true };
                 // A base that no merge may write to is not served either: if it is untouched, the boot uses the old image.
-                if (state.Kind is CowKind.Untouched or CowKind.Begun or CowKind.Unknown && (Unwritable(row.Base) ?? Unwritable(row.Cow)) is { } reason)
-                    state = state with { Kind = CowKind.Corrupt, BaseIsUntouched = state.Kind == CowKind.Untouched, Code = reason.Code, Sentence = reason.Message };
+                if (state.Kind is CowKind.Untouched or CowKind.Begun or CowKind.Unknown
+                    && (Unwritable(row.Base) ?? Unwritable(row.Cow)) is { } reason)
+                    state = state with
+                    {
+                        Kind = CowKind.Corrupt,
+                        BaseIsUntouched = state.Kind == CowKind.Untouched,
+                        Code = reason.Code,
+                        Sentence = reason.Message,
+                    };
                 return new RowDevices(state, !isDevice, mark);
             }
             if (system.Milliseconds >= deadline) throw new SnapuserdException(ExitCode.InputMissing, missing);
@@ -72,7 +92,8 @@ public sealed class RowDevices
     private static CowState Look(BootRow row, long baseBytes, long sourceBytes, bool isDevice, bool identify)
     {
         CowState state = CowState.Read(row.Cow, baseBytes, sourceBytes, row.Source == null, identify);
-        return state.Kind is CowKind.Begun or CowKind.Unknown && !isDevice && !identify ? CowState.Read(row.Cow, baseBytes, sourceBytes, row.Source == null, identify: true) : state;
+        return state.Kind is CowKind.Begun or CowKind.Unknown && !isDevice
+            && !identify ? CowState.Read(row.Cow, baseBytes, sourceBytes, row.Source == null, identify: true) : state;
     }
 
     /// <summary>Inspects the row again, without waiting.</summary>

@@ -42,7 +42,8 @@ public sealed record RowServer(bool Serves, bool Changes, string Sentence)
                 if (server.Serves && BlockDevice.Open(row.Path, DeviceAccess.Read) is var device)
                 {
                     using (device)
-                        if (device.Length == 0) return Another($"{row.Path} is nothing that can be read, although the server at {socket} serves it");
+                        if (device.Length == 0)
+                            return Another($"{row.Path} is nothing that can be read, although the server at {socket} serves it");
                 }
                 return server;
             }
@@ -64,10 +65,14 @@ public sealed record RowServer(bool Serves, bool Changes, string Sentence)
         if (state is "opening" or "ended" || device == "") return new RowServer(false, true, $"the server at {socket} is not ready");
         if (device != row.Path) return Another($"the server at {socket} has another device than {row.Path}");
         // The device shows the new image whatever the result of the merge.
-        if (state == "failed") return new RowServer(true, false, $"a server has it already, whose merge has failed (snapuserd ctl status {row.Name}); stop it (snapuserd ctl stop {row.Name}) for another try");
-        if (state is "serving" or "queued" or "merging" or "merged" or "plain") return new RowServer(true, false, "a server has it already");
+        if (state == "failed")
+            return new RowServer(true, false, $"a server has it already, whose merge has failed (snapuserd ctl status {row.Name}); stop it "
+                + $"(snapuserd ctl stop {row.Name}) for another try");
+        if (state is "serving" or "queued" or "merging" or "merged" or "plain")
+            return new RowServer(true, false, "a server has it already");
         return Another($"the server at {socket} is of another kind");
     }
 
-    private static RowServer Another(string why) => new(false, false, $"another process listens on its socket and does not serve it: {why}");
+    private static RowServer Another(string why) =>
+        new(false, false, $"another process listens on its socket and does not serve it: {why}");
 }

@@ -17,18 +17,27 @@ internal static class BlockServers
         string kind = invocation.Arguments.Choice("--device");
         if (invocation.Arguments.Has("--supervise")) _ = SupervisedDevice(invocation);
         bool named = invocation.Arguments.Has("--name"), socket = invocation.Arguments.Has("--socket");
-        if (socket && kind != "nbd") throw new SnapuserdException(ExitCode.Usage, $"--socket takes --device nbd beside it, not --device {kind}");
-        if (socket && invocation.Arguments.Text("--control") == invocation.Arguments.Text("--socket")) throw new SnapuserdException(ExitCode.Usage, "--socket and --control are two sockets: give them two paths");
-        if (named && kind == "auto") throw new SnapuserdException(ExitCode.Usage, "--name takes a --device other than auto beside it, because each kind has names of its own");
-        if (invocation.Arguments.Has("--queues") && kind is not ("ublk" or "auto")) throw new SnapuserdException(ExitCode.Usage, $"--queues goes with --device ublk, not --device {kind}");
-        if (!named && kind == "dm-user") throw new SnapuserdException(ExitCode.Usage, "--device dm-user takes --name NAME, the last word of the device-mapper table's line");
+        if (socket && kind != "nbd")
+            throw new SnapuserdException(ExitCode.Usage, $"--socket takes --device nbd beside it, not --device {kind}");
+        if (socket && invocation.Arguments.Text("--control") == invocation.Arguments.Text("--socket"))
+            throw new SnapuserdException(ExitCode.Usage, "--socket and --control are two sockets: give them two paths");
+        if (named && kind == "auto")
+            throw new SnapuserdException(ExitCode.Usage,
+                "--name takes a --device other than auto beside it, because each kind has names of its own");
+        if (invocation.Arguments.Has("--queues") && kind is not ("ublk" or "auto"))
+            throw new SnapuserdException(ExitCode.Usage, $"--queues goes with --device ublk, not --device {kind}");
+        if (!named && kind == "dm-user")
+            throw new SnapuserdException(ExitCode.Usage,
+                "--device dm-user takes --name NAME, the last word of the device-mapper table's line");
         if (invocation.Arguments.Text("--mapper") is { } mapper)
         {
             MappedDevice.CheckName(mapper);
             if (socket) throw new SnapuserdException(ExitCode.Usage, "--mapper takes a block device below it, and --socket makes none");
         }
-        if (invocation.Arguments.Has("--merge") && invocation.Arguments.Has("--merge-on-request")) throw new SnapuserdException(ExitCode.Usage, "--merge and --merge-on-request: at once or when asked to, not both");
-        if (invocation.Arguments.Has("--no-verify-first") && !Merges(invocation)) throw new SnapuserdException(ExitCode.Usage, "--no-verify-first needs --merge or --merge-on-request");
+        if (invocation.Arguments.Has("--merge") && invocation.Arguments.Has("--merge-on-request"))
+            throw new SnapuserdException(ExitCode.Usage, "--merge and --merge-on-request: at once or when asked to, not both");
+        if (invocation.Arguments.Has("--no-verify-first") && !Merges(invocation))
+            throw new SnapuserdException(ExitCode.Usage, "--no-verify-first needs --merge or --merge-on-request");
         if (kind == "dm-user") FileName.Check(DmUserName(invocation), "a dm-user device in /dev/dm-user");
         if (kind == "ublk") _ = Number(invocation, "ublkb");
         if (kind == "nbd" && !socket) _ = Number(invocation, "nbd");
@@ -38,7 +47,8 @@ internal static class BlockServers
     /// Starts to serve <paramref name="view"/> with at most <paramref name="memory"/> bytes of buffers. <paramref name="device"/> is the
     /// path that readers open. `auto` takes ublk, or NBD if the kernel has no ublk (69).
     /// </summary>
-    internal static IBlockServer Start(Invocation invocation, SnapshotView view, BlockDevice[] devices, int memory, WakeUp wakeUp, out string device)
+    internal static IBlockServer Start(Invocation invocation, SnapshotView view, BlockDevice[] devices, int memory, WakeUp wakeUp,
+        out string device)
     {
         string kind = invocation.Arguments.Choice("--device");
         IBlockServer Make(string kind) => BlockServers.Make(kind, invocation, view, devices, memory, wakeUp);
@@ -55,14 +65,22 @@ internal static class BlockServers
         }
     }
 
-    private static IBlockServer Make(string kind, Invocation invocation, SnapshotView view, BlockDevice[] devices, int memory, WakeUp wakeUp)
+    private static IBlockServer Make(string kind, Invocation invocation, SnapshotView view, BlockDevice[] devices, int memory,
+        WakeUp wakeUp)
     {
         Action<string> report = sentence => invocation.Output.Write(Priority.Warning, "server", sentence);
         string? name = invocation.Arguments.Text("--name"), socket = invocation.Arguments.Text("--socket");
         if (kind == "ublk")
         {
             int queues = (int)invocation.Arguments.Number("--queues", UblkOptions.UsualQueues);
-            return new UblkServer(view, devices, new UblkOptions { Id = Number(invocation, "ublkb"), MemoryBytes = memory, Queues = Math.Min(queues, Environment.ProcessorCount), Report = report, Ours = PersistedControlState.NoteDevice }, wakeUp);
+            return new UblkServer(view, devices, new UblkOptions
+            {
+                Id = Number(invocation, "ublkb"),
+                MemoryBytes = memory,
+                Queues = Math.Min(queues, Environment.ProcessorCount),
+                Report = report,
+                Ours = PersistedControlState.NoteDevice,
+            }, wakeUp);
         }
         if (kind == "nbd")
         {
@@ -76,7 +94,8 @@ internal static class BlockServers
             };
             return socket == null ? new NbdDevice(view, devices, options, wakeUp) : new NbdServer(view, devices, options, wakeUp);
         }
-        return new DmUserServer(view, devices, new DmUserOptions { Name = DmUserName(invocation), MemoryBytes = memory, Report = report }, wakeUp);
+        return new DmUserServer(view, devices,
+            new DmUserOptions { Name = DmUserName(invocation), MemoryBytes = memory, Report = report }, wakeUp);
     }
 
     /// <summary>The name of the dm-user device, without its folder.</summary>
@@ -93,7 +112,8 @@ internal static class BlockServers
     /// </summary>
     internal static int SupervisedDevice(Invocation invocation) => invocation.Arguments.Choice("--device") == "ublk"
         ? Number(invocation, "ublkb")
-        : throw new SnapuserdException(ExitCode.Usage, "--supervise goes with --device ublk: only that device waits for another server when its own was killed");
+        : throw new SnapuserdException(ExitCode.Usage,
+            "--supervise goes with --device ublk: only that device waits for another server when its own was killed");
 
     /// <summary>The view may be merged: at once or on request.</summary>
     internal static bool Merges(Invocation invocation) => Merges(invocation.Arguments);
@@ -102,13 +122,15 @@ internal static class BlockServers
     internal static bool Merges(Arguments arguments) => arguments.Has("--merge") || arguments.Has("--merge-on-request");
 
     /// <summary>The number of the ublk device given by name; −1 if none was given.</summary>
-    internal static int UblkNumber(Invocation invocation) => invocation.Arguments.Choice("--device") == "ublk" ? Number(invocation, "ublkb") : -1;
+    internal static int UblkNumber(Invocation invocation) =>
+        invocation.Arguments.Choice("--device") == "ublk" ? Number(invocation, "ublkb") : -1;
 
     /// <summary>N of `--name` PREFIXN or /dev/PREFIXN; −1 if it was not given.</summary>
     private static int Number(Invocation invocation, string prefix)
     {
         if (invocation.Arguments.Text("--name") is not { } name) return -1;
-        string number = name.StartsWith("/dev/" + prefix, StringComparison.Ordinal) ? name[(5 + prefix.Length)..] : name.StartsWith(prefix, StringComparison.Ordinal) ? name[prefix.Length..] : "";
+        string number = name.StartsWith("/dev/" + prefix, StringComparison.Ordinal) ? name[(5 + prefix.Length)..]
+            : name.StartsWith(prefix, StringComparison.Ordinal) ? name[prefix.Length..] : "";
         return int.TryParse(number, NumberStyles.None, CultureInfo.InvariantCulture, out int result)
             ? result
             : throw new SnapuserdException(ExitCode.Usage, $"--name {name}: it takes a name like {prefix}0");

@@ -31,7 +31,9 @@ internal static class BootVerb
         string? text = ReadCommandLine(invocation);
         KernelCommandLine line = KernelCommandLine.Parse(text ?? "");
         foreach (string warning in line.Warnings) invocation.Output.Write(Priority.Warning, "command_line", warning);
-        if (line.IsUnknown) invocation.Output.Write(Priority.Warning, "command_line", "the kernel's command line has a word that is not understood and none about merging: nothing is merged until `ctl merge` requests it");
+        if (line.IsUnknown)
+            invocation.Output.Write(Priority.Warning, "command_line", "the kernel's command line has a word that is not understood and "
+                + "none about merging: nothing is merged until `ctl merge` requests it");
         if (line.Off)
         {
             invocation.Output.Write(Priority.Notice, "off", "snapuserd=off on the kernel's command line: nothing is done");
@@ -46,7 +48,9 @@ internal static class BootVerb
         }
         bool dryRun = arguments.Has("--dry-run"), json = arguments.Has("--json");
         // An initramfs without a table is normal; a dry run reports it as a warning.
-        if (rows.Count == 0) invocation.Output.Write(dryRun ? Priority.Warning : Priority.Notice, "no_rows", "there is no row in any table: nothing is done");
+        if (rows.Count == 0)
+            invocation.Output.Write(dryRun ? Priority.Warning : Priority.Notice, "no_rows",
+                "there is no row in any table: nothing is done");
         HibernationSearch hibernation = new(new ResumeDevices(), text ?? "");
         BootOptions options = new()
         {
@@ -61,7 +65,8 @@ internal static class BootVerb
             AfterResume = arguments.Has("--after-resume"),
         };
         using BootSystem system = new(invocation.Output, invocation.Output.HasTerminal, folder, hibernation);
-        using BootLock? alone = rows.Count == 0 || dryRun ? null : BootLock.Take(folder, system, invocation.Output, (options.Wait * 1000L) + OtherMilliseconds);
+        using BootLock? alone =
+            rows.Count == 0 || dryRun ? null : BootLock.Take(folder, system, invocation.Output, (options.Wait * 1000L) + OtherMilliseconds);
         return new BootSequence(system, invocation.Output, options).Run(rows, result => Tell(invocation.Output, result, json, dryRun));
     }
 
@@ -69,7 +74,8 @@ internal static class BootVerb
     {
         if (json)
         {
-            JsonLine row = JsonLine.Event("row").Add("name", result.Row.Name).Add("state", result.State).Add("device", result.IsUsable ? result.Row.Path : null).Add("message", result.Why).Add("exit_code", (int)result.Code);
+            JsonLine row = JsonLine.Event("row").Add("name", result.Row.Name).Add("state", result.State)
+                .Add("device", result.IsUsable ? result.Row.Path : null).Add("message", result.Why).Add("exit_code", (int)result.Code);
             if (result.Command.Length > 0) row.Add("command", string.Join(' ', result.Command));
             output.Result(row.ToString());
         }
@@ -90,7 +96,8 @@ internal static class BootVerb
         byte[]? bytes = SmallFile.Read(given ?? DefaultCommandLine, LongestCommandLine);
         if (bytes != null) return ByteText.Decode(bytes);
         if (given != null) throw new SnapuserdException(ExitCode.InputMissing, $"{given} does not exist");
-        invocation.Output.Write(Priority.Warning, "command_line", $"{DefaultCommandLine} is not there, so what the kernel's command line says is not known (is /proc mounted?): nothing is merged until `ctl merge` requests it");
+        invocation.Output.Write(Priority.Warning, "command_line", $"{DefaultCommandLine} is not there, so what the kernel's command line "
+            + "says is not known (is /proc mounted?): nothing is merged until `ctl merge` requests it");
         return null;
     }
 

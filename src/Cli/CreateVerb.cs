@@ -38,7 +38,8 @@ internal static class CreateVerb
         Arguments arguments = invocation.Arguments;
         CowWriterOptions options = Options(arguments);
         using var stop = new StopSignals();
-        using FileImageReader source = FileImageReader.Open(arguments.Required("--source")), target = FileImageReader.Open(arguments.Required("--target"));
+        using FileImageReader source = FileImageReader.Open(arguments.Required("--source")),
+            target = FileImageReader.Open(arguments.Required("--target"));
         if (source.Device.SameFileAs(target.Device))
             throw new SnapuserdException(ExitCode.Usage, $"{source.Name} and {target.Name} are the same; there is nothing to update");
         foreach (FileImageReader image in (ReadOnlySpan<FileImageReader>)[source, target])
@@ -47,7 +48,8 @@ internal static class CreateVerb
         var clock = new ProgressObserver(invocation, "create");
 
         // Before the comparison, which takes time: meanwhile no other process may use the file to be replaced or begin to merge it.
-        using AtomicFile output = AtomicFile.Create(arguments.Required("--output"), arguments.Has("--no-lock"), source.Device, target.Device);
+        using AtomicFile output = AtomicFile.Create(arguments.Required("--output"), arguments.Has("--no-lock"), source.Device,
+            target.Device);
         using DiffPlan plan = Compare(job);
         (long ops, long bytes) = Write(job, plan, output);
         MergeForecast forecast = Check(job, output);
@@ -62,11 +64,16 @@ internal static class CreateVerb
         int format = arguments.Choice("--format") == "2" ? 2 : 3;
         int unit = (int)arguments.Number("--block-factor", CowOp.BlockSize);
         if (format == 2 && unit != CowOp.BlockSize)
-            throw new SnapuserdException(ExitCode.Usage, "create: format 2 has units of one block only; leave --block-factor out or take --format 3");
-        if (format == 3 && arguments.Has("--cluster-ops")) throw new SnapuserdException(ExitCode.Usage, "create: format 3 has no clusters; leave --cluster-ops out or take --format 2");
+            throw new SnapuserdException(ExitCode.Usage,
+                "create: format 2 has units of one block only; leave --block-factor out or take --format 3");
+        if (format == 3 && arguments.Has("--cluster-ops"))
+            throw new SnapuserdException(ExitCode.Usage, "create: format 3 has no clusters; leave --cluster-ops out or take --format 2");
         int cluster = (int)arguments.Number("--cluster-ops", CowCreation.CallBlocks);
-        if (cluster == 1) throw new SnapuserdException(ExitCode.Usage, "create: --cluster-ops 1 leaves no room for an op in a cluster; take 0 or 2 and more");
-        if (!int.IsPow2(unit)) throw new SnapuserdException(ExitCode.Usage, $"create: --block-factor {unit} is not 4k, 8k, 16k, 32k, 64k, 128k or 256k");
+        if (cluster == 1)
+            throw new SnapuserdException(ExitCode.Usage,
+                "create: --cluster-ops 1 leaves no room for an op in a cluster; take 0 or 2 and more");
+        if (!int.IsPow2(unit))
+            throw new SnapuserdException(ExitCode.Usage, $"create: --block-factor {unit} is not 4k, 8k, 16k, 32k, 64k, 128k or 256k");
         long memory = arguments.Number("--memory", DefaultMemory);
         CowWriterOptions options = new()
         {
@@ -101,7 +108,8 @@ internal static class CreateVerb
             Stop = job.Stop,
             Progress = now =>
             {
-                if (observer == null || stage != now.Stage) (stage, observer) = (now.Stage, new ProgressObserver(job.Invocation, StageName(now.Stage), isPart: true));
+                if (observer == null || stage != now.Stage)
+                    (stage, observer) = (now.Stage, new ProgressObserver(job.Invocation, StageName(now.Stage), isPart: true));
                 observer.Progress(new MergeProgress(0, 0, now.Done, now.Total));
             },
         });
@@ -121,8 +129,11 @@ internal static class CreateVerb
     {
         long ops = CowCreation.CountOps(plan, job.Options.MaxUnitBytes);
         // The reader's limit, which is the lower one: a COW that could not be read again must not be written.
-        if (ops > int.MaxValue) throw new SnapuserdException(ExitCode.Usage, $"{job.Target.Name}: the update takes {ops} ops, more than a COW can have here; try a larger --block-factor");
-        CowWriterOptions options = job.Options with { Stop = job.Stop, OpCountMax = (ulong)Math.Max(Math.Max(ops, 1), job.Arguments.Number("--op-slots", 0)) };
+        if (ops > int.MaxValue)
+            throw new SnapuserdException(ExitCode.Usage,
+                $"{job.Target.Name}: the update takes {ops} ops, more than a COW can have here; try a larger --block-factor");
+        CowWriterOptions options =
+            job.Options with { Stop = job.Stop, OpCountMax = (ulong)Math.Max(Math.Max(ops, 1), job.Arguments.Number("--op-slots", 0)) };
         var observer = new ProgressObserver(job.Invocation, "write", isPart: true);
         long blocks = plan.CopyBlocks + plan.XorBlocks + plan.ReplaceBlocks + plan.ZeroBlocks;
         using CowWriter writer = CowWriter.Create(output.Output, options);
@@ -181,7 +192,8 @@ internal static class CreateVerb
             job.Target.Read(offset, wanted.AsSpan(0, length));
             int differs = chunk[..length].CommonPrefixLength(wanted.AsSpan(0, length));
             if (differs < length)
-                throw new SnapuserdException(ExitCode.InputOutput, $"the COW gives another byte at {offset + differs} than {job.Target.Name} has: an image changed while it was read, or cannot be read reliably");
+                throw new SnapuserdException(ExitCode.InputOutput, $"the COW gives another byte at {offset + differs} than "
+                    + $"{job.Target.Name} has: an image changed while it was read, or cannot be read reliably");
             offset += length;
             observer.Progress(new MergeProgress(0, 0, offset, job.Target.Length));
         }
@@ -196,7 +208,8 @@ internal static class CreateVerb
         if (!job.Target.TrySkipHole(offset, out long target)) return offset;
         if (offset >= job.Source.Length || !job.Source.TrySkipHole(offset, out long source)) return offset;
         long written = merged.Cow.Order.NextWritten(offset / CowOp.BlockSize);
-        long end = Math.Min(Math.Min(source, target), written > long.MaxValue / CowOp.BlockSize ? long.MaxValue : written * CowOp.BlockSize);
+        long end =
+            Math.Min(Math.Min(source, target), written > long.MaxValue / CowOp.BlockSize ? long.MaxValue : written * CowOp.BlockSize);
         return Math.Max(offset, end & -CowOp.BlockSize);
     }
 
@@ -207,15 +220,18 @@ internal static class CreateVerb
         {
             job.Invocation.Output.Result(JsonLine.Event("done").Add("output", output.Name).Add("bytes", bytes).Add("ops", ops)
                 .Add("copy", plan.CopyBlocks).Add("xor", plan.XorBlocks).Add("replace_blocks", plan.ReplaceBlocks)
-                .Add("replace", ops - plan.CopyBlocks - plan.XorBlocks - plan.ZeroBlocks).Add("zero", plan.ZeroBlocks).Add("unchanged_blocks", plan.UnchangedBlocks)
+                .Add("replace", ops - plan.CopyBlocks - plan.XorBlocks - plan.ZeroBlocks).Add("zero", plan.ZeroBlocks)
+                .Add("unchanged_blocks", plan.UnchangedBlocks)
                 .Add("cycles_broken", plan.CyclesBroken).Add("journaled", forecast.Journaled).Add("windows", forecast.Windows)
                 .Add("ratio", ratio).Add("seconds", seconds).Add("checked", !job.Arguments.Has("--no-check"))
                 .Add("peak_memory", ProcessMemory.Peak()).ToString());
             return;
         }
         job.Invocation.Output.Result(string.Create(CultureInfo.InvariantCulture,
-            $"{output.Name}: {Units.Bytes(bytes)} for an image of {Units.Bytes(job.Target.Length)}: {ops} ops ({plan.CopyBlocks} copied, {plan.XorBlocks} xored, "
-            + $"{plan.ReplaceBlocks} replaced and {plan.ZeroBlocks} zeroed blocks; {plan.UnchangedBlocks} unchanged), {forecast.Journaled} ops will need the journal, {seconds:0.0} s"));
+            $"{output.Name}: {Units.Bytes(bytes)} for an image of {Units.Bytes(job.Target.Length)}: {ops} ops ({plan.CopyBlocks} copied, "
+            + $"{plan.XorBlocks} xored, "
+            + $"{plan.ReplaceBlocks} replaced and {plan.ZeroBlocks} zeroed blocks; {plan.UnchangedBlocks} unchanged), {forecast.Journaled} "
+            + $"ops will need the journal, {seconds:0.0} s"));
     }
 }
 

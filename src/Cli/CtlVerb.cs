@@ -30,7 +30,8 @@ internal static class CtlVerb
         {
             if (operands.Count < 2) throw Wrong("rate takes a SIZE, in bytes per second, or off");
             long? rate = operands[1] == "off" ? 0 : Arguments.ParseSize(operands[1]);
-            request += " " + (rate ?? throw Wrong($"'{operands[1]}' is not a size such as 33554432, 32M or 32MiB")).ToString(CultureInfo.InvariantCulture);
+            request += " " + (rate ?? throw Wrong($"'{operands[1]}' is not a size such as 33554432, 32M or 32MiB"))
+                .ToString(CultureInfo.InvariantCulture);
         }
         string? name = operands.Count == most && most > 1 ? operands[most - 1] : null;
         if (attaches) return Attach(invocation, name!);
@@ -44,7 +45,8 @@ internal static class CtlVerb
     {
         FileName.Check(name, "a snapshot");
         Arguments arguments = invocation.Arguments;
-        string cow = arguments.Text("--cow") ?? throw Wrong("attach takes --cow PATH"), target = arguments.Text("--base") ?? throw Wrong("attach takes --base PATH");
+        string cow = arguments.Text("--cow") ?? throw Wrong("attach takes --cow PATH"),
+            target = arguments.Text("--base") ?? throw Wrong("attach takes --base PATH");
         using SentFiles files = new(cow, target, arguments.Text("--source"));
         List<ControlConnection> servers = [];
         try
@@ -54,7 +56,9 @@ internal static class CtlVerb
             if (servers.Count == 0) throw refused!;
             files.Attach(servers[0], Sendable(name), (line, passing) =>
             {
-                if (!passing) invocation.Output.Result(arguments.Has("--json") ? JsonLine.Event("attached").Add("name", name).Add("device", line).ToString() : line);
+                if (!passing)
+                    invocation.Output.Result(
+                        arguments.Has("--json") ? JsonLine.Event("attached").Add("name", name).Add("device", line).ToString() : line);
             });
             return ExitCode.Done;
         }
@@ -71,7 +75,8 @@ internal static class CtlVerb
         List<ControlConnection> servers = Servers(invocation, name, out SnapuserdException? refused);
         try
         {
-            if (servers.Count + (refused == null ? 0 : 1) > 1 && changes && name == null && !all) throw Wrong($"{command} takes a NAME where there are several snapshots, or --all");
+            if (servers.Count + (refused == null ? 0 : 1) > 1 && changes && name == null && !all)
+                throw Wrong($"{command} takes a NAME where there are several snapshots, or --all");
             request = $"{(json ? "json " : "")}{(all && changes ? "all " : "")}{request}{(name == null ? "" : " " + Sendable(name))}";
             if (command == "watch") new Watch(invocation.Output, json, request).Run(servers);
             else Ask(invocation.Output, servers, request, name, command == "stop");
@@ -112,7 +117,8 @@ internal static class CtlVerb
                 if (first == null || first.Code == ExitCode.InputMissing) first = e;
             }
         }
-        if (first != null && answers == 0 && first.Code == ExitCode.InputMissing && name != null) throw new SnapuserdException(ExitCode.InputMissing, $"no server has a snapshot {name}; snapuserd ctl list shows what there is");
+        if (first != null && answers == 0 && first.Code == ExitCode.InputMissing && name != null)
+            throw new SnapuserdException(ExitCode.InputMissing, $"no server has a snapshot {name}; snapuserd ctl list shows what there is");
         if (first != null && (answers == 0 || first.Code != ExitCode.InputMissing)) throw first;
     }
 
@@ -153,7 +159,9 @@ internal static class CtlVerb
                 refused ??= e;
             }
         }
-        if (servers.Count == 0) throw refused ?? new SnapuserdException(ExitCode.InputMissing, $"no server runs, so nothing is served or merged (nothing listens in {ControlFolder.Default}); one that listens elsewhere takes --socket");
+        if (servers.Count == 0)
+            throw refused ?? new SnapuserdException(ExitCode.InputMissing, "no server runs, so nothing is served or merged (nothing "
+                + $"listens in {ControlFolder.Default}); one that listens elsewhere takes --socket");
         return servers;
     }
 
@@ -171,5 +179,6 @@ internal static class CtlVerb
         }
     }
 
-    private static SnapuserdException Wrong(string what) => new(ExitCode.Usage, $"ctl: {what}{(what.EndsWith('?') ? "" : ";")} see snapuserd ctl --help");
+    private static SnapuserdException Wrong(string what) =>
+        new(ExitCode.Usage, $"ctl: {what}{(what.EndsWith('?') ? "" : ";")} see snapuserd ctl --help");
 }

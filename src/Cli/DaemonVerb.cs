@@ -22,17 +22,23 @@ internal static class DaemonVerb
         Arguments arguments = invocation.Arguments;
         bool waitsForSocket = arguments.Has("--no-socket");
         if (waitsForSocket && arguments.Has("--socket"))
-            throw new SnapuserdException(ExitCode.Usage, "daemon: --no-socket and --socket: it serves what the command line names or what clients of a socket ask for, not both; see snapuserd daemon --help");
+            throw new SnapuserdException(ExitCode.Usage, "daemon: --no-socket and --socket: it serves what the command line names or what "
+                + "clients of a socket ask for, not both; see snapuserd daemon --help");
         if (arguments.Has("--socket-handoff")) return HandOver(invocation);
-        if (!waitsForSocket && arguments.Text("--socket") == null) throw new SnapuserdException(ExitCode.Usage, "daemon: it takes --socket PATH, or --no-socket; see snapuserd daemon --help");
-        if (!waitsForSocket && arguments.Operands.Count > 0) throw new SnapuserdException(ExitCode.Usage, "daemon: NAME,COW,SOURCE,BASE goes with --no-socket; with a socket, clients say what to serve");
+        if (!waitsForSocket && arguments.Text("--socket") == null)
+            throw new SnapuserdException(ExitCode.Usage, "daemon: it takes --socket PATH, or --no-socket; see snapuserd daemon --help");
+        if (!waitsForSocket && arguments.Operands.Count > 0)
+            throw new SnapuserdException(ExitCode.Usage,
+                "daemon: NAME,COW,SOURCE,BASE goes with --no-socket; with a socket, clients say what to serve");
         foreach (string word in arguments.Operands)
         {
-            if (!AndroidArguments.IsSnapshot(word)) throw new SnapuserdException(ExitCode.Usage, $"daemon: '{word}' is not of the form NAME,COW,SOURCE,BASE");
+            if (!AndroidArguments.IsSnapshot(word))
+                throw new SnapuserdException(ExitCode.Usage, $"daemon: '{word}' is not of the form NAME,COW,SOURCE,BASE");
             FileName.Check(word[..word.IndexOf(',')], "a snapshot");
         }
         bool forKernel = arguments.Text("--socket-folder") == null;
-        if (!forKernel && arguments.Choice("--device") != "nbd") throw new SnapuserdException(ExitCode.Usage, "daemon: --socket-folder takes --device nbd beside it");
+        if (!forKernel && arguments.Choice("--device") != "nbd")
+            throw new SnapuserdException(ExitCode.Usage, "daemon: --socket-folder takes --device nbd beside it");
         if (forKernel) RootStorage.TakeName();
         MergeSlots slots = Slots(arguments);
 
@@ -55,7 +61,12 @@ internal static class DaemonVerb
         {
             Socket = arguments.Has("--no-socket") ? null : arguments.Required("--socket"),
             Snapshots = snapshots,
-            Device = arguments.Choice("--device") switch { "ublk" => DaemonDevice.Ublk, "nbd" => DaemonDevice.Nbd, _ => DaemonDevice.DmUser },
+            Device = arguments.Choice("--device") switch
+            {
+                "ublk" => DaemonDevice.Ublk,
+                "nbd" => DaemonDevice.Nbd,
+                _ => DaemonDevice.DmUser,
+            },
             SocketFolder = arguments.Text("--socket-folder"),
             Io = DeviceArguments.Io(arguments),
             WithoutLock = arguments.Has("--no-lock"),
@@ -72,16 +83,19 @@ internal static class DaemonVerb
 
     /// <summary>Whether an option of `daemon` takes a value; null if it has no such option.</summary>
     internal static bool? TakesValue(string option) =>
-        Array.Find(Array.Find(Verbs.All, verb => verb.Name == "daemon")!.Options, one => one.Name == option) is { } known ? known.Kind != OptionKind.Flag : null;
+        Array.Find(Array.Find(Verbs.All, verb => verb.Name == "daemon")!.Options, one => one.Name == option) is { } known
+            ? known.Kind != OptionKind.Flag : null;
 
     /// <summary>The proxy of daemon §4.4.</summary>
     private static ExitCode HandOver(Invocation invocation)
     {
         string name = invocation.Arguments.Text("--socket") ?? AndroidArguments.Socket;
         if (InitSocket.Inherited(name) is not { } socket || InitSocket.Inherited(InitSocket.Proxy) is not { } proxy)
-            throw new SnapuserdException(ExitCode.Usage, $"daemon: --socket-handoff takes two sockets from init, in {AndroidArguments.SocketVariable}{name} and {AndroidArguments.SocketVariable}{InitSocket.Proxy}");
+            throw new SnapuserdException(ExitCode.Usage, "daemon: --socket-handoff takes two sockets from init, in "
+                + $"{AndroidArguments.SocketVariable}{name} and {AndroidArguments.SocketVariable}{InitSocket.Proxy}");
         using var stop = new StopSignals();
-        SocketHandOver.Give(proxy, socket, () => SetProperty(invocation.Output, "snapuserd.proxy_ready"), stop.WakeUp, () => stop.Flag.Requested);
+        SocketHandOver.Give(proxy, socket, () => SetProperty(invocation.Output, "snapuserd.proxy_ready"), stop.WakeUp,
+            () => stop.Flag.Requested);
         return ExitCode.Done;
     }
 
@@ -95,7 +109,9 @@ internal static class DaemonVerb
         const int leastPerMerge = 8 << 20;
         long memory = arguments.Number("--memory", Verbs.DefaultMemory);
         int merges = (int)arguments.Number("--merges", 2);
-        if (memory < (long)merges * leastPerMerge) throw new SnapuserdException(ExitCode.Usage, $"daemon: {merges} merges at a time take {Units.Bytes((long)merges * leastPerMerge)} of --memory at the least");
+        if (memory < (long)merges * leastPerMerge)
+            throw new SnapuserdException(ExitCode.Usage,
+                $"daemon: {merges} merges at a time take {Units.Bytes((long)merges * leastPerMerge)} of --memory at the least");
         return new MergeSlots(new MemoryBudget(memory, merges), merges);
     }
 
@@ -118,7 +134,8 @@ internal static class DaemonVerb
         private void Tell(Snapshot snapshot, Priority priority, string name, string what)
         {
             SnapshotStatus status = snapshot.Status;
-            output.Write(priority, name, string.Create(CultureInfo.InvariantCulture, $"{snapshot.Name}: {what}; {status.OpsDone} of {Units.Count(status.OpsTotal, "op")} in {status.MergeSeconds:0.000} s"),
+            output.Write(priority, name, string.Create(CultureInfo.InvariantCulture, $"{snapshot.Name}: {what}; {status.OpsDone} of "
+                + $"{Units.Count(status.OpsTotal, "op")} in {status.MergeSeconds:0.000} s"),
                 new("ops", status.OpsTotal), new("count", status.OpsDone), new("seconds", status.MergeSeconds));
         }
     }

@@ -12,7 +12,12 @@ internal static class DeviceArguments
         new(Read(invocation, writes, (int)invocation.Arguments.Number("--memory", Verbs.DefaultMemory)), stop.Flag, stop.WakeUp);
 
     /// <summary>The value of `--io`.</summary>
-    internal static IoChoice Io(Arguments arguments) => arguments.Choice("--io") switch { "sync" => IoChoice.Sync, "uring" => IoChoice.Uring, _ => IoChoice.Auto };
+    internal static IoChoice Io(Arguments arguments) => arguments.Choice("--io") switch
+    {
+        "sync" => IoChoice.Sync,
+        "uring" => IoChoice.Uring,
+        _ => IoChoice.Auto,
+    };
 
     /// <summary>The devices that the options name, with <paramref name="arenaBytes"/> bytes of buffers.</summary>
     internal static DeviceOptions Read(Invocation invocation, bool writes, int arenaBytes)

@@ -25,7 +25,8 @@ internal static class ExtractVerb
         }
         output.Finish(stop.Flag, sentence => invocation.Output.Write(Priority.Warning, "output", sentence));
         if (invocation.Arguments.Has("--json"))
-            invocation.Output.Result(JsonLine.Event("done").Add("bytes", output.Length).Add("output", output.Path).Add("seconds", observer.Seconds).ToString());
+            invocation.Output.Result(
+                JsonLine.Event("done").Add("bytes", output.Length).Add("output", output.Path).Add("seconds", observer.Seconds).ToString());
         else
             invocation.Output.Result($"wrote {Units.Bytes(output.Length)} to {output.Path}");
         return ExitCode.Done;
@@ -39,7 +40,9 @@ internal static class ExtractVerb
     {
         if (verb.Run != Run) return false;
         for (int i = 0; i < commandLine.Length; i++)
-            if (commandLine[i] == "--output=-" || (commandLine[i] == "--output" && i + 1 < commandLine.Length && commandLine[i + 1] == StreamImage.Dash)) return true;
+            if (commandLine[i] == "--output=-"
+                || (commandLine[i] == "--output" && i + 1 < commandLine.Length && commandLine[i + 1] == StreamImage.Dash))
+                return true;
         return false;
     }
 
@@ -57,7 +60,8 @@ internal static class ExtractVerb
         }
         output.Finish();
         if (invocation.Arguments.Has("--json"))
-            invocation.Output.Result(JsonLine.Event("done").Add("bytes", output.Length).Add("output", StreamImage.Dash).Add("seconds", observer.Seconds).ToString());
+            invocation.Output.Result(JsonLine.Event("done").Add("bytes", output.Length).Add("output", StreamImage.Dash)
+                .Add("seconds", observer.Seconds).ToString());
         else
             invocation.Output.Result($"wrote {Units.Bytes(output.Length)} to standard output");
         return ExitCode.Done;

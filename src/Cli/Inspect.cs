@@ -38,10 +38,12 @@ internal sealed class Inspect
         var inspect = new Inspect(invocation.Output, input.Source, cow, Stopwatch.GetElapsedTime(start).TotalMilliseconds);
 
         if (arguments.Has("--raw") && cow.Header.Major == 3)
-            throw new SnapuserdException(ExitCode.Usage, $"inspect: {cow.Name} has format 3, which has no records; --raw lists those of formats 1 and 2, --ops the ops of any");
+            throw new SnapuserdException(ExitCode.Usage,
+                $"inspect: {cow.Name} has format 3, which has no records; --raw lists those of formats 1 and 2, --ops the ops of any");
         SnapuserdException? inconsistent = inspect.Consistency();
         bool json = arguments.Has("--json");
-        MergeForecast? forecast = inconsistent == null && cow.Header.Major >= 2 ? MergeForecast.Of(cow, from: (int)cow.Header.NumMergeOps) : null;
+        MergeForecast? forecast =
+            inconsistent == null && cow.Header.Major >= 2 ? MergeForecast.Of(cow, from: (int)cow.Header.NumMergeOps) : null;
         if (json) inspect.SummaryAsJson(inconsistent, forecast); else inspect.Summary(inconsistent, forecast);
         if (arguments.Has("--raw")) inspect.Records(json);
         if (arguments.Has("--ops"))
@@ -89,7 +91,8 @@ internal sealed class Inspect
     /// <summary>The reason why `merge` would refuse without --allow-unsafe, or null.</summary>
     private string? Unprotected(MergeForecast? forecast) => forecast is not { Unprotected: > 0 and int ops }
         ? null
-        : $"{Units.Count(ops, "op")} would overwrite what {(ops == 1 ? "it reads itself" : "they read themselves")}, and there is no scratch to protect {(ops == 1 ? "it" : "them")}";
+        : $"{Units.Count(ops, "op")} would overwrite what {(ops == 1 ? "it reads itself" : "they read themselves")}, and there is no "
+            + $"scratch to protect {(ops == 1 ? "it" : "them")}";
 
     private void Summary(SnapuserdException? inconsistent, MergeForecast? forecast)
     {
@@ -102,12 +105,14 @@ internal sealed class Inspect
         Line("Block size", Number(header.BlockSize));
         if (!v3) Line("Cluster ops", Number(header.ClusterOps));
         Line("Merge ops", $"{header.NumMergeOps} of {_cow.Order.Count}");
-        Line("Scratch", header.ScratchBytes == 0 ? "none" : $"{header.ScratchBytes} bytes, state {StateName(ScratchState(), header.NumMergeOps == (ulong)_cow.Order.Count)}");
+        Line("Scratch", header.ScratchBytes == 0 ? "none"
+            : $"{header.ScratchBytes} bytes, state {StateName(ScratchState(), header.NumMergeOps == (ulong)_cow.Order.Count)}");
         if (!v3) Line("Footer", $"{Units.Count(RecordCount, "op")}, {(long)RecordCount * header.OpBytes} bytes");
         else Line("Op slots", $"{header.OpCount} of {header.OpCountMax}, {(long)header.OpCount * header.OpBytes} bytes");
         Line("Compression", Name(_cow.Compression));
         Line("Largest unit", $"{_cow.MaxUnitBytes} bytes; {header.MaxUnitBytes} by the header");
-        Line("Sequence list", _cow.SequenceCount == 0 ? "none" : v3 ? $"{_cow.SequenceCount} blocks" : $"{_cow.SequenceCount} blocks in {_cow.SequenceOpCount} ops");
+        Line("Sequence list", _cow.SequenceCount == 0 ? "none" : v3 ? $"{_cow.SequenceCount} blocks"
+            : $"{_cow.SequenceCount} blocks in {_cow.SequenceOpCount} ops");
         if (v3)
         {
             Line("Resume points", $"{_cow.ResumePoints.Count} of {header.ResumeMax}");
@@ -128,7 +133,8 @@ internal sealed class Inspect
         Line("Source needs", $"{_cow.SourceBytes} bytes");
         Line("Merge order", inconsistent == null ? "consistent" : $"inconsistent: {inconsistent.Message}");
         if (forecast is { } left)
-            Line("Left to merge", $"{Units.Count(_cow.Order.Count - (long)header.NumMergeOps, "op")}, {left.Journaled} of them through scratch in {Units.Count(left.Windows, "window")}; {Units.Count(left.Checkpoints, "checkpoint")} at least");
+            Line("Left to merge", $"{Units.Count(_cow.Order.Count - (long)header.NumMergeOps, "op")}, {left.Journaled} of them through "
+                + $"scratch in {Units.Count(left.Windows, "window")}; {Units.Count(left.Checkpoints, "checkpoint")} at least");
         if (header.Major < 2) _output.Result("This cannot be merged because version 1 has no room to merge safely; it can be extracted.");
         if (Unprotected(forecast) is { } risk) _output.Result($"This cannot be merged without --allow-unsafe: {risk}.");
         _output.Result(android ? "Android can merge this." : $"Android cannot merge this because {why}.");
@@ -139,25 +145,31 @@ internal sealed class Inspect
         CowHeader header = _cow.Header;
         bool android = _cow.Order.AndroidCanMerge(out string why);
         JsonLine line = JsonLine.Event("inspect").Add("path", _source.Name).Add("version", $"{header.Major}.{header.Minor}")
-            .Add("header_size", header.HeaderBytes).Add("footer_size", header.FooterBytes).Add("block_size", header.BlockSize).Add("op_size", header.OpBytes)
+            .Add("header_size", header.HeaderBytes).Add("footer_size", header.FooterBytes).Add("block_size", header.BlockSize)
+            .Add("op_size", header.OpBytes)
             .Add("cluster_ops", header.ClusterOps).Add("num_merge_ops", (long)header.NumMergeOps).Add("total_merge_ops", _cow.Order.Count)
             .Add("scratch_bytes", header.ScratchBytes).Add("scratch_state", ScratchState()).Add("records", RecordCount)
-            .Add("op_count_max", (long)header.OpCountMax).Add("compression", Name(_cow.Compression)).Add("largest_unit_bytes", _cow.MaxUnitBytes)
+            .Add("op_count_max", (long)header.OpCountMax).Add("compression", Name(_cow.Compression))
+            .Add("largest_unit_bytes", _cow.MaxUnitBytes)
             .Add("max_unit_bytes", header.MaxUnitBytes).Add("sequence_blocks", _cow.SequenceCount).Add("labels", _cow.LabelCount);
         if (_cow.LastLabel is { } last) line.Add("last_label", last.ToString(CultureInfo.InvariantCulture));
         else line.Add("last_label", (string?)null);
         line.Add("clusters", _cow.ClusterCount).Add("parse_seconds", _parseMilliseconds / 1000).Add("data_ops", _cow.OpCount)
             .Add("replace_ops", _cow.ReplaceCount).Add("replace_blocks", _cow.ReplaceBlocks).Add("zero_ops", _cow.ZeroCount)
-            .Add("copy_ops", _cow.CopyCount).Add("xor_ops", _cow.XorCount).Add("base_bytes", _cow.BaseBytes).Add("source_bytes", _cow.SourceBytes)
+            .Add("copy_ops", _cow.CopyCount).Add("xor_ops", _cow.XorCount).Add("base_bytes", _cow.BaseBytes)
+            .Add("source_bytes", _cow.SourceBytes)
             .Add("consistent", inconsistent == null).Add("android_can_merge", android).Add("android_reason", android ? null : why);
         if (forecast is { } left)
-            line.Add("left_journaled", left.Journaled).Add("left_windows", left.Windows).Add("left_checkpoints", left.Checkpoints).Add("left_unprotected", left.Unprotected);
+            line.Add("left_journaled", left.Journaled).Add("left_windows", left.Windows).Add("left_checkpoints", left.Checkpoints)
+                .Add("left_unprotected", left.Unprotected);
         else
-            line.Add("left_journaled", (string?)null).Add("left_windows", (string?)null).Add("left_checkpoints", (string?)null).Add("left_unprotected", (string?)null);
+            line.Add("left_journaled", (string?)null).Add("left_windows", (string?)null).Add("left_checkpoints", (string?)null)
+                .Add("left_unprotected", (string?)null);
         line.Add("needs_allow_unsafe", Unprotected(forecast) != null);
         _output.Result(line.ToString());
         foreach (ResumePoint point in _cow.ResumePoints)
-            _output.Result(JsonLine.Event("resume_point").Add("label", point.Label.ToString(CultureInfo.InvariantCulture)).Add("ops", (long)point.OpIndex).ToString());
+            _output.Result(JsonLine.Event("resume_point").Add("label", point.Label.ToString(CultureInfo.InvariantCulture))
+                .Add("ops", (long)point.OpIndex).ToString());
     }
 
     /// <summary>The sequence list: the blocks of the first ops in merge order.</summary>
@@ -202,15 +214,18 @@ internal sealed class Inspect
     private static string RecordAsText(in CowRecord record)
     {
         string text = string.Create(CultureInfo.InvariantCulture,
-            $"{record.Position,10}  {record.Type,-9} compression {record.Compression}, length {record.DataLength}, block {record.NewBlock}, source {record.Source}");
+            $"{record.Position,10}  {record.Type,-9} compression {record.Compression}, length {record.DataLength}, block "
+            + $"{record.NewBlock}, source {record.Source}");
         return record.DataPosition < 0 ? text : string.Create(CultureInfo.InvariantCulture, $"{text}, data at {record.DataPosition}");
     }
 
     private static string RecordAsJson(in CowRecord record)
     {
         // The last field of a record is a label with 64 bits, or a value that fits 48.
-        JsonLine line = JsonLine.Event("record").Add("offset", record.Position).Add("type", TypeName(record.Type)).Add("compression", record.Compression)
-            .Add("data_length", record.DataLength).Add("block", (long)record.NewBlock).Add("source", record.Source.ToString(CultureInfo.InvariantCulture));
+        JsonLine line = JsonLine.Event("record").Add("offset", record.Position).Add("type", TypeName(record.Type))
+            .Add("compression", record.Compression)
+            .Add("data_length", record.DataLength).Add("block", (long)record.NewBlock)
+            .Add("source", record.Source.ToString(CultureInfo.InvariantCulture));
         if (record.DataPosition >= 0) line.Add("data_offset", record.DataPosition);
         return line.ToString();
     }
@@ -226,7 +241,8 @@ internal sealed class Inspect
             int index = mergeOrder ? _cow.Order.OpIndex(place) : place;
             CowOp op = _cow[index];
             bool merged = mergeOrder && (ulong)place < _cow.Header.NumMergeOps;
-            _output.Result(json ? OpAsJson(op, index, mergeOrder ? place : -1, merged) : OpAsText(op, index, mergeOrder ? place : -1, merged));
+            _output.Result(
+                json ? OpAsJson(op, index, mergeOrder ? place : -1, merged) : OpAsText(op, index, mergeOrder ? place : -1, merged));
         }
     }
 
@@ -238,7 +254,8 @@ internal sealed class Inspect
         if (op.Blocks > 1) text.Append(CultureInfo.InvariantCulture, $" to {op.NewBlock + op.Blocks - 1}");
         if (op.Type == CowOpType.Copy) text.Append(CultureInfo.InvariantCulture, $" from block {op.Source}");
         if (op.Type == CowOpType.Xor) text.Append(CultureInfo.InvariantCulture, $" from byte {op.Source}");
-        if (op.HasData) text.Append(CultureInfo.InvariantCulture, $", {op.DataLength} bytes at {op.DataOffset}, {Name(_cow.AlgorithmOf(op))}");
+        if (op.HasData)
+            text.Append(CultureInfo.InvariantCulture, $", {op.DataLength} bytes at {op.DataOffset}, {Name(_cow.AlgorithmOf(op))}");
         if (merged) text.Append(" (merged)");
         return text.ToString();
     }
@@ -250,7 +267,8 @@ internal sealed class Inspect
         line.Add("type", TypeName(op.Type)).Add("block", op.NewBlock).Add("blocks", op.Blocks);
         if (op.Type == CowOpType.Copy) line.Add("source_block", op.Source);
         if (op.Type == CowOpType.Xor) line.Add("source_byte", op.Source);
-        if (op.HasData) line.Add("data_offset", op.DataOffset).Add("data_length", op.DataLength).Add("compression", Name(_cow.AlgorithmOf(op)));
+        if (op.HasData)
+            line.Add("data_offset", op.DataOffset).Add("data_length", op.DataLength).Add("compression", Name(_cow.AlgorithmOf(op)));
         return line.ToString();
     }
 

@@ -26,7 +26,8 @@ internal static class MergeVerb
         {
             // If the base is mounted after the merge, or the COW is mounted read-only, an init script may run the same command again at any
             // time.
-            if (FinishedMerge.Confirm(invocation.Arguments.Required("--cow"), invocation.Arguments.Required("--base")) is not { } finished) throw;
+            if (FinishedMerge.Confirm(invocation.Arguments.Required("--cow"), invocation.Arguments.Required("--base")) is not { } finished)
+                throw;
             Tell(invocation, finished, "sync", observer.Seconds);
             return ExitCode.Done;
         }
@@ -63,10 +64,12 @@ internal static class MergeVerb
     }
 
     /// <summary>Reports that the observer of a merge has thrown.</summary>
-    internal static void ObserverFailed(Invocation invocation, string sentence) => invocation.Output.Write(Priority.Warning, "observer", sentence);
+    internal static void ObserverFailed(Invocation invocation, string sentence) =>
+        invocation.Output.Write(Priority.Warning, "observer", sentence);
 
     /// <summary>Reports why a merge has stopped. Returns its exit code.</summary>
-    internal static ExitCode TellStopped(Invocation invocation, MergeEngine engine, string io, double seconds, Exception reason, SnapshotStatus? served = null)
+    internal static ExitCode TellStopped(Invocation invocation, MergeEngine engine, string io, double seconds, Exception reason,
+        SnapshotStatus? served = null)
     {
         bool json = invocation.Arguments.Has("--json");
         SnapuserdException? interrupted = reason is SnapuserdException { Code: ExitCode.Interrupted } known ? known : null;
@@ -76,7 +79,8 @@ internal static class MergeVerb
             invocation.Output.Write(Priority.Warning, "error", interrupted.Message, new LogValue("exit_code", (int)interrupted.Code));
         }
         ExitCode code = json && interrupted != null ? interrupted.Code : CommandLine.Report(invocation.Output, json, reason);
-        Summarize(invocation, interrupted != null ? "stopped" : "failed", $"the merge stands at op {engine.DurableCount} of {engine.Result.OpsTotal}", engine.Result, seconds, served);
+        Summarize(invocation, interrupted != null ? "stopped" : "failed",
+            $"the merge stands at op {engine.DurableCount} of {engine.Result.OpsTotal}", engine.Result, seconds, served);
         return code;
     }
 
@@ -84,13 +88,15 @@ internal static class MergeVerb
     internal static void WarnOfHiddenDamage(Invocation invocation, MergeEngine engine)
     {
         if (engine.MayHideDamage)
-            invocation.Output.Write(Priority.Warning, "hidden_damage", $"{engine.Cow.Name} has no scratch: if Android's own engine was killed while merging it, the base may be damaged already, and nothing in the COW can show it");
+            invocation.Output.Write(Priority.Warning, "hidden_damage", $"{engine.Cow.Name} has no scratch: if Android's own engine was "
+                + "killed while merging it, the base may be damaged already, and nothing in the COW can show it");
     }
 
     /// <summary>Reports the result of a merge.</summary>
     internal static void Tell(Invocation invocation, MergeResult result, string io, double seconds, SnapshotStatus? served = null)
     {
-        Summarize(invocation, "merged", result.AlreadyMerged ? $"all {result.OpsTotal} ops were merged already" : "merged", result, seconds, served);
+        Summarize(invocation, "merged", result.AlreadyMerged ? $"all {result.OpsTotal} ops were merged already" : "merged", result,
+            seconds, served);
         if (invocation.Arguments.Has("--json"))
         {
             invocation.Output.Result(Line("done", result, io, seconds).ToString());
@@ -101,10 +107,13 @@ internal static class MergeVerb
             invocation.Output.Result($"already merged: all {result.OpsTotal} ops");
             return;
         }
-        string resumed = result.ResumedFrom + result.Replayed > 0 ? $" (resumed at op {result.ResumedFrom}, {result.Replayed} replayed from scratch)" : "";
+        string resumed = result.ResumedFrom
+            + result.Replayed > 0 ? $" (resumed at op {result.ResumedFrom}, {result.Replayed} replayed from scratch)" : "";
         invocation.Output.Result(string.Create(CultureInfo.InvariantCulture,
-            $"merged {result.OpsTotal - result.ResumedFrom} of {Units.Count(result.OpsTotal, "op")}{resumed}: {Units.Count(result.Blocks, "block")}, {Units.Bytes(result.BaseBytesWritten)} to the base, "
-            + $"{Units.Bytes(result.CowBytesWritten)} to the COW, {Units.Count(result.Journaled, "op")} journaled, {Units.Count(result.Checkpoints, "checkpoint")}, "
+            $"merged {result.OpsTotal - result.ResumedFrom} of {Units.Count(result.OpsTotal, "op")}{resumed}: "
+            + $"{Units.Count(result.Blocks, "block")}, {Units.Bytes(result.BaseBytesWritten)} to the base, "
+            + $"{Units.Bytes(result.CowBytesWritten)} to the COW, {Units.Count(result.Journaled, "op")} journaled, "
+            + $"{Units.Count(result.Checkpoints, "checkpoint")}, "
             + $"{Units.Count(result.Flushes, "flush", "flushes")}, {seconds:0.000} s, {io}"));
     }
 
@@ -112,16 +121,21 @@ internal static class MergeVerb
         .Add("ops", result.OpsTotal).Add("blocks", result.Blocks).Add("bytes_written", result.BaseBytesWritten).Add("seconds", seconds)
         .Add("resumed_from", result.ResumedFrom).Add("io", io).Add("replayed", result.Replayed).Add("journaled", result.Journaled)
         .Add("cow_bytes_written", result.CowBytesWritten).Add("checkpoints", result.Checkpoints).Add("flushes", result.Flushes)
-        .Add("already_merged", result.AlreadyMerged).Add("peak_memory", ProcessMemory.Peak()).Add("times_resumed", ResumeCount.Times(result));
+        .Add("already_merged", result.AlreadyMerged).Add("peak_memory", ProcessMemory.Peak())
+        .Add("times_resumed", ResumeCount.Times(result));
 
     /// <summary>Writes the last record about a merge, whatever its result.</summary>
-    private static void Summarize(Invocation invocation, string name, string what, MergeResult result, double seconds, SnapshotStatus? served)
+    private static void Summarize(Invocation invocation, string name, string what, MergeResult result, double seconds,
+        SnapshotStatus? served)
     {
         int resumed = ResumeCount.Times(result);
-        string readers = served is { Reads: > 0 } ? $", {Units.Count(served.Reads, "read")} served, the slowest in {Units.Milliseconds(served.WorstReadSeconds)}" : "";
+        string readers = served is { Reads: > 0 } ? $", {Units.Count(served.Reads, "read")} served, the slowest in "
+            + $"{Units.Milliseconds(served.WorstReadSeconds)}" : "";
         invocation.Output.Write(Priority.Notice, name, string.Create(CultureInfo.InvariantCulture,
-            $"{what}: {Units.Count(result.OpsTotal, "op")} in all, {Units.Count(result.Blocks, "block")} and {Units.Bytes(result.BaseBytesWritten)} written in {seconds:0.000} s, resumed {Units.Count(resumed, "time")}{readers}"),
-            new("ops", result.OpsTotal), new("resumed_from", result.ResumedFrom), new("blocks", result.Blocks), new("bytes_written", result.BaseBytesWritten), new("seconds", seconds),
+            $"{what}: {Units.Count(result.OpsTotal, "op")} in all, {Units.Count(result.Blocks, "block")} and "
+            + $"{Units.Bytes(result.BaseBytesWritten)} written in {seconds:0.000} s, resumed {Units.Count(resumed, "time")}{readers}"),
+            new("ops", result.OpsTotal), new("resumed_from", result.ResumedFrom), new("blocks", result.Blocks),
+            new("bytes_written", result.BaseBytesWritten), new("seconds", seconds),
             new("times_resumed", resumed), new("reads", served?.Reads ?? 0), new("worst_read_seconds", served?.WorstReadSeconds ?? 0));
     }
 }

@@ -94,7 +94,8 @@ internal sealed class Arguments
 
             int equals = word.IndexOf('=');
             string name = equals < 0 ? word : word[..equals];
-            Option option = Array.Find(verb.Options, one => one.Name == name) ?? throw arguments.Wrong(Suggestion.Unknown("option", name, verb.OptionNames));
+            Option option = Array.Find(verb.Options, one => one.Name == name)
+                ?? throw arguments.Wrong(Suggestion.Unknown("option", name, verb.OptionNames));
             string text = "";
             if (option.Kind == OptionKind.Flag)
             {
@@ -108,18 +109,22 @@ internal sealed class Arguments
             {
                 text = commandLine[++i];
             }
-            if (option.Kind != OptionKind.Flag && text.Length == 0) throw arguments.Wrong($"option {name} needs a value ({option.Placeholder})");
-            if (!arguments._values.TryAdd(name, (text, arguments.Check(option, text)))) throw arguments.Wrong($"option {name} is given twice");
+            if (option.Kind != OptionKind.Flag && text.Length == 0)
+                throw arguments.Wrong($"option {name} needs a value ({option.Placeholder})");
+            if (!arguments._values.TryAdd(name, (text, arguments.Check(option, text))))
+                throw arguments.Wrong($"option {name} is given twice");
         }
         arguments.CheckWhole();
         return arguments;
     }
 
-    private SnapuserdException Wrong(string what) => new(ExitCode.Usage, $"{_verb.Name}: {what}{(what.EndsWith('?') ? "" : ";")} see snapuserd {_verb.Name} --help");
+    private SnapuserdException Wrong(string what) =>
+        new(ExitCode.Usage, $"{_verb.Name}: {what}{(what.EndsWith('?') ? "" : ";")} see snapuserd {_verb.Name} --help");
 
     private void AddOperand(string word)
     {
-        if (_operands.Count >= _verb.Operands.Length + _verb.OptionalOperands.Length && !_verb.OperandsRepeat) throw Wrong($"unexpected argument '{word}'");
+        if (_operands.Count >= _verb.Operands.Length + _verb.OptionalOperands.Length && !_verb.OperandsRepeat)
+            throw Wrong($"unexpected argument '{word}'");
         if (word.Length == 0)
         {
             int optional = Math.Min(_operands.Count - _verb.Operands.Length, _verb.OptionalOperands.Length - 1);
@@ -138,7 +143,8 @@ internal sealed class Arguments
         }
         else if (_operands.Count > 0 && Array.Find(_verb.Options, one => one.Name == _verb.OperandOption) is { } option)
         {
-            if (_operands[0] == "-" && option.DashIs is { } stream) throw Wrong($"{_verb.Operands[0]} '-' would be {stream}; a file of that name is ./-");
+            if (_operands[0] == "-" && option.DashIs is { } stream)
+                throw Wrong($"{_verb.Operands[0]} '-' would be {stream}; a file of that name is ./-");
         }
         if (_operands.Count < _verb.Operands.Length) throw Wrong($"{_verb.Operands[_operands.Count]} is missing");
         foreach (Option option in _verb.Options)
@@ -157,16 +163,20 @@ internal sealed class Arguments
                     throw Wrong($"option {option.Name}: '{text}' is not a number");
                 return InRange(option, text, count);
             case OptionKind.Size:
-                return InRange(option, text, ParseSize(text) ?? throw Wrong($"option {option.Name}: '{text}' is not a size such as 33554432, 32M or 32MiB"));
+                return InRange(option, text,
+                    ParseSize(text) ?? throw Wrong($"option {option.Name}: '{text}' is not a size such as 33554432, 32M or 32MiB"));
             case OptionKind.Choice:
-                if (Array.IndexOf(option.Choices, text) < 0) throw Wrong($"option {option.Name}: '{text}' is not one of {string.Join(", ", option.Choices)}");
+                if (Array.IndexOf(option.Choices, text) < 0)
+                    throw Wrong($"option {option.Name}: '{text}' is not one of {string.Join(", ", option.Choices)}");
                 return 0;
             case OptionKind.Sha256:
-                if (text.Length != 64 || text.AsSpan().ContainsAnyExcept("0123456789abcdefABCDEF")) throw Wrong($"option {option.Name}: '{text}' is not 64 hexadecimal digits");
+                if (text.Length != 64 || text.AsSpan().ContainsAnyExcept("0123456789abcdefABCDEF"))
+                    throw Wrong($"option {option.Name}: '{text}' is not 64 hexadecimal digits");
                 return 0;
             default:
                 if (text.Contains('\0')) throw Wrong($"option {option.Name}: a path has no zero byte");
-                if (text == "-" && option.DashIs is { } stream) throw Wrong($"option {option.Name}: '-' would be {stream}; a file of that name is ./-");
+                if (text == "-" && option.DashIs is { } stream)
+                    throw Wrong($"option {option.Name}: '-' would be {stream}; a file of that name is ./-");
                 return 0;
         }
     }
@@ -178,7 +188,8 @@ internal sealed class Arguments
         return number;
     }
 
-    private static string Shown(Option option, long number) => option.Kind == OptionKind.Size ? Units.Bytes(number) : number.ToString(CultureInfo.InvariantCulture);
+    private static string Shown(Option option, long number) =>
+        option.Kind == OptionKind.Size ? Units.Bytes(number) : number.ToString(CultureInfo.InvariantCulture);
 
     /// <summary>A size in bytes, or null if the text is not a size or does not fit 63 bits.</summary>
     internal static long? ParseSize(string text)

@@ -235,7 +235,8 @@ internal sealed class Output : IMachineLog
     private static string Json(Priority priority, string name, string sentence, ReadOnlySpan<LogValue> values)
     {
         _ = Libc.ClockGetTime(Libc.CLOCK_MONOTONIC, out TimeSpec now);
-        JsonLine line = new JsonLine().Add("priority", (int)priority).Add("event", name).Add("message", sentence).Add("uptime", now.Sec + (now.Nsec / 1e9));
+        JsonLine line = new JsonLine().Add("priority", (int)priority).Add("event", name).Add("message", sentence)
+            .Add("uptime", now.Sec + (now.Nsec / 1e9));
         foreach (LogValue value in values) line.Add(value.Key, value.Value);
         return line.ToString();
     }

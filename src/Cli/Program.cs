@@ -43,7 +43,8 @@ internal static class CommandLine
         bool json = Array.IndexOf(commandLine, "--json") >= 0;
         try
         {
-            if (commandLine.Length == 0) throw new SnapuserdException(ExitCode.Usage, $"a verb is missing: {Names(verbs)}; see snapuserd --help");
+            if (commandLine.Length == 0)
+                throw new SnapuserdException(ExitCode.Usage, $"a verb is missing: {Names(verbs)}; see snapuserd --help");
             if (commandLine[0] is "--help" or "-h") return Print(output, Verbs.HelpText());
             if (commandLine[0] is "--version" or "version")
             {
@@ -51,7 +52,9 @@ internal static class CommandLine
                     throw new SnapuserdException(ExitCode.Usage, $"{commandLine[0]} takes --json and nothing else");
                 return Print(output, json ? VersionText.Json : VersionText.Text);
             }
-            if (commandLine[0] == "help") return Print(output, commandLine.Length == 1 || commandLine[1] is "help" or "version" ? Verbs.HelpText() : Find(verbs, commandLine[1]).HelpText());
+            if (commandLine[0] == "help")
+                return Print(output, commandLine.Length == 1 || commandLine[1] is "help" or "version"
+                    ? Verbs.HelpText() : Find(verbs, commandLine[1]).HelpText());
             Verb verb = Find(verbs, commandLine[0]);
             output.LogTo(LogForms.Of(verb, commandLine.AsSpan(1)));
             if (ExtractVerb.Streams(verb, commandLine.AsSpan(1))) output.ResultsToDiagnostics();
@@ -62,7 +65,9 @@ internal static class CommandLine
             if (code != ExitCode.Done) return code;
             if (verb.OutputIsResult) return Written(output);
             // The work stays done, but an empty output must not look like a merge without a result.
-            if (Lost(output)) output.Write(Priority.Warning, "output_lost", $"the command is done, but its result could not be printed: {ErrnoText.Of(output.Failure)}");
+            if (Lost(output))
+                output.Write(Priority.Warning, "output_lost",
+                    $"the command is done, but its result could not be printed: {ErrnoText.Of(output.Failure)}");
             return code;
         }
         catch (Exception e)
@@ -121,7 +126,8 @@ internal static class CommandLine
     private static ExitCode Report(Output output, bool json, ExitCode code, string sentence, string? trace)
     {
         if (json) output.Result(JsonLine.Event("error").Add("exit_code", (int)code).Add("message", sentence).ToString());
-        output.Write(code == ExitCode.Interrupted ? Priority.Warning : Priority.Error, "error", sentence, new LogValue("exit_code", (int)code));
+        output.Write(code == ExitCode.Interrupted ? Priority.Warning : Priority.Error, "error", sentence,
+            new LogValue("exit_code", (int)code));
         if (trace != null) output.WriteTrace(trace);
         return code;
     }

@@ -105,9 +105,12 @@ internal sealed class Progress
                 _output.Bar(Line(_columns() - 1));
                 break;
             case ProgressForm.Json:
-                if (Announces && !_announced) _output.Result(JsonLine.Event("phase").Add("phase", _what).Add("total_ops", _totalOps).Add("total_bytes", _totalBytes).ToString());
+                if (Announces && !_announced)
+                    _output.Result(JsonLine.Event("phase").Add("phase", _what).Add("total_ops", _totalOps).Add("total_bytes", _totalBytes)
+                        .ToString());
                 _announced = true;
-                _output.Result(JsonLine.Event("progress").Add("phase", _what).Add("ops", _ops).Add("total_ops", _totalOps).Add("bytes", _bytes).Add("total_bytes", _totalBytes).Add("bytes_per_second", _meter.BytesPerSecond).ToString());
+                _output.Result(JsonLine.Event("progress").Add("phase", _what).Add("ops", _ops).Add("total_ops", _totalOps)
+                    .Add("bytes", _bytes).Add("total_bytes", _totalBytes).Add("bytes_per_second", _meter.BytesPerSecond).ToString());
                 break;
             default:
                 _output.WriteProgress(Line(int.MaxValue), Values);
@@ -115,7 +118,8 @@ internal sealed class Progress
         }
     }
 
-    private LogValue[] Values => [new("ops", _ops), new("total_ops", _totalOps), new("bytes", _bytes), new("total_bytes", _totalBytes), new("bytes_per_second", _meter.BytesPerSecond)];
+    private LogValue[] Values => [new("ops", _ops), new("total_ops", _totalOps), new("bytes", _bytes), new("total_bytes", _totalBytes),
+        new("bytes_per_second", _meter.BytesPerSecond)];
 
     private void Step(double now, bool first)
     {

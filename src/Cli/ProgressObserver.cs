@@ -39,10 +39,16 @@ internal sealed class ProgressObserver(Invocation invocation, string what, bool 
             _phase = phase;
             string choice = invocation.Arguments.Choice("--progress");
             // A bar and JSON objects would corrupt each other on one stream.
-            ProgressForm form = Cli.Progress.FormOf(choice, invocation.Arguments.Has("--json"), invocation.Output.HasTerminal && invocation.Output.Log != LogForm.Json);
+            ProgressForm form = Cli.Progress.FormOf(choice, invocation.Arguments.Has("--json"),
+                invocation.Output.HasTerminal && invocation.Output.Log != LogForm.Json);
             bool kernel = invocation.Output.Log == LogForm.Kernel;
             if (kernel && form == ProgressForm.Plain) form = ProgressForm.Silent;
-            _progress = new Progress(invocation.Output, form, phase, progress.BytesTotal, progress.OpsTotal, () => invocation.Output.TerminalColumns, choice == "plain") { Announces = isPart || _isNext || phase != what, TellsSteps = kernel && choice != "never" };
+            _progress = new Progress(invocation.Output, form, phase, progress.BytesTotal, progress.OpsTotal,
+                () => invocation.Output.TerminalColumns, choice == "plain")
+            {
+                Announces = isPart || _isNext || phase != what,
+                TellsSteps = kernel && choice != "never",
+            };
             // A merge reports its beginning once; the check before it is part of that.
             if (phase == what) TellBegin(progress);
         }
@@ -51,6 +57,8 @@ internal sealed class ProgressObserver(Invocation invocation, string what, bool 
 
     private void TellBegin(in MergeProgress progress) =>
         invocation.Output.Write(Priority.Notice, "begin",
-            $"{what} of {invocation.Arguments.Text("--cow") ?? invocation.Arguments.Text("--output")} begins at op {progress.OpsDone} of {progress.OpsTotal}, {Units.Bytes(progress.BytesTotal - progress.BytesDone)} are left",
-            new("ops", progress.OpsDone), new("total_ops", progress.OpsTotal), new("bytes", progress.BytesDone), new("total_bytes", progress.BytesTotal));
+            $"{what} of {invocation.Arguments.Text("--cow") ?? invocation.Arguments.Text("--output")} begins at op {progress.OpsDone} of "
+            + $"{progress.OpsTotal}, {Units.Bytes(progress.BytesTotal - progress.BytesDone)} are left",
+            new("ops", progress.OpsDone), new("total_ops", progress.OpsTotal), new("bytes", progress.BytesDone),
+            new("total_bytes", progress.BytesTotal));
 }

@@ -19,8 +19,10 @@ internal sealed class ReadFailures(Invocation invocation)
     {
         int count = Interlocked.Increment(ref _count);
         if (count > InFull && !IsPowerOfTen(count)) return;
-        if (invocation.Arguments.Has("--json")) invocation.Output.Result(JsonLine.Event("read_failed").Add("message", sentence).Add("count", count).ToString());
-        invocation.Output.Write(Priority.Warning, "read_failed", count <= InFull ? sentence : $"{sentence}; {count} reads have failed so far", new LogValue("count", count));
+        if (invocation.Arguments.Has("--json"))
+            invocation.Output.Result(JsonLine.Event("read_failed").Add("message", sentence).Add("count", count).ToString());
+        invocation.Output.Write(Priority.Warning, "read_failed",
+            count <= InFull ? sentence : $"{sentence}; {count} reads have failed so far", new LogValue("count", count));
     }
 
     private static bool IsPowerOfTen(int number)

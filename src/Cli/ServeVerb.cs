@@ -20,7 +20,8 @@ internal static class ServeVerb
         if (mayBeRoot) RootStorage.TakeName();
         ControlFolder.MakeFor(invocation.Arguments.Text("--control"));
         Arguments arguments = invocation.Arguments;
-        using var name = ServerName.Take(arguments.Text("--as"), arguments.Text("--mapper"), arguments.Text("--name"), arguments.Required("--cow"), arguments.Text("--control"));
+        using var name = ServerName.Take(arguments.Text("--as"), arguments.Text("--mapper"), arguments.Text("--name"),
+            arguments.Required("--cow"), arguments.Text("--control"));
         ReadyNotifier notifier = new((int)arguments.Number("--ready-fd", -1));
         if (arguments.Has("--supervise"))
         {
@@ -70,7 +71,8 @@ internal static class ServeVerb
         };
     }
 
-    private static ExitCode Run(Invocation invocation, Readiness ready, ReadyNotifier notifier, Snapshot snapshot, CtlRequests requests, ControlServer? control, bool merges)
+    private static ExitCode Run(Invocation invocation, Readiness ready, ReadyNotifier notifier, Snapshot snapshot, CtlRequests requests,
+        ControlServer? control, bool merges)
     {
         snapshot.Open();
         if (snapshot.IsPlain)
@@ -107,8 +109,10 @@ internal static class ServeVerb
     private static void TellClosed(Invocation invocation, string device, SnapshotStatus status)
     {
         if (invocation.Arguments.Has("--json"))
-            invocation.Output.Result(JsonLine.Event("closed").Add("device", device).Add("failed_reads", status.FailedReads).Add("reads", status.Reads).Add("worst_read_seconds", status.WorstReadSeconds).ToString());
-        invocation.Output.Write(Priority.Notice, "closed", $"{device} is closed after {Units.Count(status.Reads, "read")}, {status.FailedReads} of which failed; the slowest took {Units.Milliseconds(status.WorstReadSeconds)}",
+            invocation.Output.Result(JsonLine.Event("closed").Add("device", device).Add("failed_reads", status.FailedReads)
+                .Add("reads", status.Reads).Add("worst_read_seconds", status.WorstReadSeconds).ToString());
+        invocation.Output.Write(Priority.Notice, "closed", $"{device} is closed after {Units.Count(status.Reads, "read")}, "
+            + $"{status.FailedReads} of which failed; the slowest took {Units.Milliseconds(status.WorstReadSeconds)}",
             new("reads", status.Reads), new("failed_reads", status.FailedReads), new("worst_read_seconds", status.WorstReadSeconds));
     }
 
@@ -156,10 +160,13 @@ internal static class ServeVerb
 
         public void Checking(in MergeProgress progress) => _progress.Checking(progress);
 
-        public void Merged(Snapshot snapshot, MergeResult result) => MergeVerb.Tell(invocation, result, snapshot.Devices.Io, snapshot.Status.MergeSeconds, snapshot.Status);
+        public void Merged(Snapshot snapshot, MergeResult result) =>
+            MergeVerb.Tell(invocation, result, snapshot.Devices.Io, snapshot.Status.MergeSeconds, snapshot.Status);
 
-        public void HandedOver(Snapshot snapshot) => invocation.Output.Write(Priority.Notice, "plain", $"{snapshot.Status.Device} stands on {snapshot.Status.Base} from now on");
+        public void HandedOver(Snapshot snapshot) =>
+            invocation.Output.Write(Priority.Notice, "plain", $"{snapshot.Status.Device} stands on {snapshot.Status.Base} from now on");
 
-        public void Stopped(Snapshot snapshot, Exception reason) => _ = MergeVerb.TellStopped(invocation, snapshot.Engine, snapshot.Devices.Io, snapshot.Status.MergeSeconds, reason, snapshot.Status);
+        public void Stopped(Snapshot snapshot, Exception reason) => _ =
+            MergeVerb.TellStopped(invocation, snapshot.Engine, snapshot.Devices.Io, snapshot.Status.MergeSeconds, reason, snapshot.Status);
     }
 }

@@ -36,9 +36,11 @@ internal static class VerifyVerb
             throw new SnapuserdException(ExitCode.CowCorrupt, $"the merged image hashes to {hash}, not to {wanted.ToLowerInvariant()}");
 
         if (arguments.Has("--json"))
-            invocation.Output.Result(JsonLine.Event("done").Add("ops", ops).Add("sha256", hash).Add("seconds", observer.Seconds).ToString());
+            invocation.Output.Result(
+                JsonLine.Event("done").Add("ops", ops).Add("sha256", hash).Add("seconds", observer.Seconds).ToString());
         else
-            invocation.Output.Result(hash == null ? $"all {ops} ops decode, and their order is consistent" : $"{hash}  merged image; all {ops} ops decode");
+            invocation.Output.Result(
+                hash == null ? $"all {ops} ops decode, and their order is consistent" : $"{hash}  merged image; all {ops} ops decode");
         return ExitCode.Done;
     }
 

@@ -23,7 +23,8 @@ internal static class VersionText
     internal static string Text =>
         $"snapuserd {CommandLine.Version}\n"
         + $"built for: Linux on {Architecture}, kernels from 5.10 on\n"
-        + $"tested on: Linux {Kernels}, pages of {Pages} KiB (make guest-test{(IsArm64 ? " ARCH=arm64 PAGES=16k" : "")}; docs/platforms.md says what ran where)";
+        + $"tested on: Linux {Kernels}, pages of {Pages} KiB (make guest-test{(IsArm64 ? " ARCH=arm64 PAGES=16k" : "")}; docs/platforms.md "
+        + "says what ran where)";
 
     /// <summary>The same as a JSON object.</summary>
     internal static string Json => JsonLine.Event("version").Add("version", CommandLine.Version).Add("architecture", Architecture)

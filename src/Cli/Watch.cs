@@ -117,7 +117,9 @@ internal sealed class Watch(Output output, bool json, string request)
             output.Result(line);
             return;
         }
-        if (JsonFields.Parse(line) is not { } fields) throw new SnapuserdException(ExitCode.InputOutput, $"{server.Connection.SocketPath} answers in another language than that of snapuserd");
+        if (JsonFields.Parse(line) is not { } fields)
+            throw new SnapuserdException(ExitCode.InputOutput,
+                $"{server.Connection.SocketPath} answers in another language than that of snapuserd");
         SnapshotStatus status = StatusText.Parse(fields);
         int known = server.Snapshots.FindIndex(one => one.Name == status.Name);
         if (known < 0) server.Snapshots.Add(status);
@@ -140,7 +142,9 @@ internal sealed class Watch(Output output, bool json, string request)
     /// A line for a terminal of <paramref name="columns"/> columns. During a merge it has the bar, the rate and the remaining time that
     /// `merge` shows.
     /// </summary>
-    internal static string Bar(SnapshotStatus status, int columns) => status is { State: SnapshotState.Merging, OpsTotal: > 0, CheckPercent: null }
-        ? Progress.Line(status.Paused ? $"{status.Name}, paused" : status.Name, status.BytesDone, status.BytesTotal, status.OpsDone, status.OpsTotal, status.Rate, columns)
-        : StatusText.Short(status);
+    internal static string Bar(SnapshotStatus status, int columns) =>
+        status is { State: SnapshotState.Merging, OpsTotal: > 0, CheckPercent: null }
+            ? Progress.Line(status.Paused ? $"{status.Name}, paused" : status.Name, status.BytesDone, status.BytesTotal, status.OpsDone,
+                status.OpsTotal, status.Rate, columns)
+            : StatusText.Short(status);
 }

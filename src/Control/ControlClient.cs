@@ -96,7 +96,8 @@ internal sealed class ControlClient(int fd, ControlOptions options, Action ring)
     }
 
     /// <summary>The peer is root or the server's own user, whichever other users the socket admits.</summary>
-    public bool IsOwner => Libc.GetSockOpt(Fd, Libc.SOL_SOCKET, Libc.SO_PEERCRED, out PeerCredentials peer) >= 0 && (peer.Uid == 0 || peer.Uid == Libc.GetEUid());
+    public bool IsOwner => Libc.GetSockOpt(Fd, Libc.SOL_SOCKET, Libc.SO_PEERCRED, out PeerCredentials peer) >= 0
+        && (peer.Uid == 0 || peer.Uid == Libc.GetEUid());
 
     /// <summary>Adds a part of an answer. From any thread.</summary>
     public bool Append(ControlReply reply, string? part, bool last, bool close)

@@ -109,7 +109,8 @@ public sealed class ControlCommands(Func<IReadOnlyList<Snapshot>> snapshots, Act
     public static (ExitCode Code, string Sentence)? Failure(SnapshotStatus status) => status.EndedWith switch
     {
         ExitCode.Done => null,
-        ExitCode.Interrupted => (ExitCode.Interrupted, string.Create(CultureInfo.InvariantCulture, $"{status.Name}: the merge was stopped at op {status.OpsDone} of {status.OpsTotal}; the next server goes on from its last checkpoint")),
+        ExitCode.Interrupted => (ExitCode.Interrupted, string.Create(CultureInfo.InvariantCulture, $"{status.Name}: the merge was stopped "
+            + $"at op {status.OpsDone} of {status.OpsTotal}; the next server goes on from its last checkpoint")),
         _ => (status.EndedWith, $"{status.Name} has failed: {status.Error}"),
     };
 
@@ -120,7 +121,8 @@ public sealed class ControlCommands(Func<IReadOnlyList<Snapshot>> snapshots, Act
         return line == "watch" || line.StartsWith("watch ", StringComparison.Ordinal);
     }
 
-    public static bool GoesOn(SnapshotStatus status) => status.State is SnapshotState.Opening or SnapshotState.Queued or SnapshotState.Merging;
+    public static bool GoesOn(SnapshotStatus status) =>
+        status.State is SnapshotState.Opening or SnapshotState.Queued or SnapshotState.Merging;
 
     private static (ExitCode Code, string Sentence)? Refusal(Snapshot snapshot)
     {

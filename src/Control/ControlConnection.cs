@@ -44,7 +44,8 @@ public sealed class ControlConnection : IDisposable
         }
         int result;
         // A full backlog is no error, and no event tells when it shrinks.
-        for (long end = Math.Min(_deadline, _clock.Milliseconds + AnswerMilliseconds); (result = Libc.Connect(_fd, path)) == -Errno.EAGAIN && _clock.Milliseconds < end;)
+        for (long end = Math.Min(_deadline, _clock.Milliseconds + AnswerMilliseconds); (result = Libc.Connect(_fd, path)) == -Errno.EAGAIN
+            && _clock.Milliseconds < end;)
             Libc.Sleep(TryMilliseconds);
         if (result >= 0) result = (int)Send(ControlServer.Greeting);
         if (result >= 0) return;
@@ -180,7 +181,8 @@ public sealed class ControlConnection : IDisposable
     private string? NextLine()
     {
         int end = Array.IndexOf(_buffer, (byte)'\n', 0, _length);
-        if (end < 0 && _length == _buffer.Length) throw new SnapuserdException(ExitCode.InputOutput, $"{_path} sends a line without an end");
+        if (end < 0 && _length == _buffer.Length)
+            throw new SnapuserdException(ExitCode.InputOutput, $"{_path} sends a line without an end");
         if (end < 0) return null;
         string line = ByteText.Decode(_buffer.AsSpan(0, end));
         _length -= end + 1;
@@ -191,6 +193,7 @@ public sealed class ControlConnection : IDisposable
     private SnapuserdException Gone(int errno)
     {
         IsClosed |= errno is 0 or -Errno.EPIPE or -Errno.ECONNRESET;
-        return new SnapuserdException(ExitCode.InputOutput, IsClosed ? $"the server at {_path} has closed the connection" : $"{_path}: {ErrnoText.Of(errno)}");
+        return new SnapuserdException(ExitCode.InputOutput,
+            IsClosed ? $"the server at {_path} has closed the connection" : $"{_path}: {ErrnoText.Of(errno)}");
     }
 }

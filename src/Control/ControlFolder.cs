@@ -36,10 +36,14 @@ public static class ControlFolder
         List<string> names = [];
         int result = folder < 0 ? folder : Libc.NamesIn(folder, names);
         if (folder >= 0) _ = Libc.Close(folder);
-        if (result == -Errno.ENOENT) throw new SnapuserdException(ErrnoPolicy.CodeOf(FailedCall.Open, result), $"no server runs, so nothing is served or merged (there is no {Default}); one that listens elsewhere takes --socket");
+        if (result == -Errno.ENOENT)
+            throw new SnapuserdException(ErrnoPolicy.CodeOf(FailedCall.Open, result),
+                $"no server runs, so nothing is served or merged (there is no {Default}); one that listens elsewhere takes --socket");
         if (result < 0) throw ErrnoPolicy.Failure(FailedCall.Open, result, Default);
         names.Sort(StringComparer.Ordinal);
-        if (names.Count == 0) throw new SnapuserdException(ExitCode.InputMissing, $"no server runs, so nothing is served or merged ({Default} is empty); one that listens elsewhere takes --socket");
+        if (names.Count == 0)
+            throw new SnapuserdException(ExitCode.InputMissing,
+                $"no server runs, so nothing is served or merged ({Default} is empty); one that listens elsewhere takes --socket");
         return names.ConvertAll(one => $"{Default}/{one}");
     }
 }

@@ -217,7 +217,8 @@ public sealed class ControlServer : IDisposable
             fds[0] = new PollFd { Fd = _event.Fd, Events = Libc.POLLIN };
             // Poll ignores a negative descriptor.
             fds[1] = new PollFd { Fd = shortage ? -1 : _listener, Events = Libc.POLLIN | Libc.POLLRDHUP };
-            for (int i = 0; i < count; i++) fds[i + 2] = new PollFd { Fd = _clients[i].HungUp ? -1 : _clients[i].Fd, Events = _clients[i].Events };
+            for (int i = 0; i < count; i++)
+                fds[i + 2] = new PollFd { Fd = _clients[i].HungUp ? -1 : _clients[i].Fd, Events = _clients[i].Events };
             int ready = Libc.Poll(fds[..(count + 2)], timeout);
             shortage = false;
             if (ready < 0 && !Retry.Interrupted(ready)) throw ErrnoPolicy.Failure(FailedCall.Command, ready, "poll failed");
@@ -226,7 +227,8 @@ public sealed class ControlServer : IDisposable
             for (int i = 0; i < count; i++) _clients[i].React(fds[i + 2].ReturnedEvents);
             if (fds[1].ReturnedEvents == 0) continue;
             // Another process that shares the inherited socket has shut it down: it polls as ready for ever, and no client can connect.
-            if ((fds[1].ReturnedEvents & (Libc.POLLRDHUP | Libc.POLLHUP | Libc.POLLERR)) != 0) throw new SnapuserdException(ExitCode.InputOutput, "another process has shut the socket down");
+            if ((fds[1].ReturnedEvents & (Libc.POLLRDHUP | Libc.POLLHUP | Libc.POLLERR)) != 0)
+                throw new SnapuserdException(ExitCode.InputOutput, "another process has shut the socket down");
             int refused = Accept();
             shortage = refused < 0;
             // Once per shortage, which may last for days.
@@ -265,7 +267,8 @@ public sealed class ControlServer : IDisposable
     {
         int fd = Libc.Accept4(_listener, Libc.SOCK_CLOEXEC | Libc.SOCK_NONBLOCK);
         if (Errno.IsOutOfResources(fd)) return fd;
-        if (fd is -Errno.EPERM or -Errno.ENOSYS) throw ErrnoPolicy.Failure(FailedCall.Command, fd, "no client of the control socket can be let in");
+        if (fd is -Errno.EPERM or -Errno.ENOSYS)
+            throw ErrnoPolicy.Failure(FailedCall.Command, fd, "no client of the control socket can be let in");
         if (fd < 0) return 0;
         // The credentials first: a client that is not permitted must not replace another.
         string? why = Refusal(fd);
@@ -290,7 +293,8 @@ public sealed class ControlServer : IDisposable
             if (!_clients[i].IsSilent) continue;
             _clients[i].Close();
             _clients.RemoveAt(i);
-            _options.Report?.Invoke("a client of the control socket that never asked for anything was dropped, because another wanted its place");
+            _options.Report?.Invoke(
+                "a client of the control socket that never asked for anything was dropped, because another wanted its place");
             return true;
         }
         return false;

@@ -116,7 +116,8 @@ public sealed class CtlRequests(Func<IReadOnlyList<Snapshot>> snapshots, Action<
         lines.Passing($"{name}: opening");
         Attachments!.Attach(new SnapshotRequest(name, files.Cow, files.Source, files.Base) { Attached = files }, failure =>
         {
-            if (failure == null && Array.Find([.. snapshots()], one => one.Name == name) is { } snapshot) lines.Line(snapshot.Status.Device);
+            if (failure == null && Array.Find([.. snapshots()], one => one.Name == name) is { } snapshot)
+                lines.Line(snapshot.Status.Device);
             End(lines, failure == null ? null : (failure.Code, failure.Message));
         });
     }
@@ -133,8 +134,10 @@ public sealed class CtlRequests(Func<IReadOnlyList<Snapshot>> snapshots, Action<
     }
 
     private SnapuserdException? Refusal(ControlReply reply) =>
-        Attachments == null ? new SnapuserdException(ExitCode.Usage, "this server serves one COW and takes no other; attach and detach are for a daemon (snapuserd daemon --socket PATH)")
-            : reply.IsOwner ? null : new SnapuserdException(ExitCode.Permission, "attach and detach are for root and the user of the daemon");
+        Attachments == null ? new SnapuserdException(ExitCode.Usage,
+            "this server serves one COW and takes no other; attach and detach are for a daemon (snapuserd daemon --socket PATH)")
+            : reply.IsOwner ? null
+            : new SnapuserdException(ExitCode.Permission, "attach and detach are for root and the user of the daemon");
 
     private static void End(Lines lines, (ExitCode Code, string Sentence)? failure = null) =>
         lines.Reply.End(failure is { } wrong ? $"!{(int)wrong.Code} {VisibleText.OnOneLine(wrong.Sentence)}" : ".");

@@ -51,7 +51,9 @@ public sealed class ServerName : IDisposable
         {
             string candidate = suffix == 1 ? name : string.Create(CultureInfo.InvariantCulture, $"{name}.{suffix}");
             if (TryClaim(scope + Short(candidate), out int claim) || keeps) return new ServerName(candidate, claim);
-            if (asked != null) throw new SnapuserdException(ExitCode.InUse, $"--as {asked}: another server whose control socket is in {folder} has that name");
+            if (asked != null)
+                throw new SnapuserdException(ExitCode.InUse,
+                    $"--as {asked}: another server whose control socket is in {folder} has that name");
         }
         return new ServerName(name, -1);
     }

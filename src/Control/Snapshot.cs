@@ -141,7 +141,12 @@ public sealed class Snapshot : IDisposable, IMergeObserver
         (_options, _stop, _wakeUp) = (options, stop, wakeUp);
         if (options.Observer is { } observer) _guard = new ObserverGuard(observer, options.ObserverFailed);
         _mergeStop.StopAlsoWhen(() => stop.Requested);
-        _status = new SnapshotStatus { Name = options.Name, Cow = options.Devices.CowName ?? options.Devices.Cow, Base = options.Devices.BaseName ?? options.Devices.Base ?? "" };
+        _status = new SnapshotStatus
+        {
+            Name = options.Name,
+            Cow = options.Devices.CowName ?? options.Devices.Cow,
+            Base = options.Devices.BaseName ?? options.Devices.Base ?? "",
+        };
     }
 
     /// <summary>The name under which `ctl` and other clients address it.</summary>
@@ -189,7 +194,9 @@ public sealed class Snapshot : IDisposable, IMergeObserver
                     BytesTotal = _progress.BytesTotal,
                     Paused = _throttle.IsPaused,
                     BytesPerSecond = _throttle.BytesPerSecond,
-                    CheckPercent = _check is { } check && _status.State == SnapshotState.Merging ? (check.BytesTotal == 0 ? 100 : 100.0 * check.BytesDone / check.BytesTotal) : null,
+                    CheckPercent = _check is { } check && _status.State == SnapshotState.Merging
+                        ? (check.BytesTotal == 0 ? 100 : 100.0 * check.BytesDone / check.BytesTotal)
+                        : null,
                     Rate = _status.State == SnapshotState.Merging && !_throttle.IsPaused ? _rate.BytesPerSecond : 0,
                     FailedReads = _view?.Failures ?? 0,
                     Reads = times.Reads,
@@ -237,7 +244,8 @@ public sealed class Snapshot : IDisposable, IMergeObserver
         Engine.Open();
         MergeResult result = Engine.Result;
         if (handedOver && !result.AlreadyMerged)
-            throw new SnapuserdException(ExitCode.InUse, $"{_mapped!.Path} stands on {_options.Devices.Base} itself, and {_options.Devices.Cow} is not merged: its readers see the old image, which must not change under them");
+            throw new SnapuserdException(ExitCode.InUse, $"{_mapped!.Path} stands on {_options.Devices.Base} itself, and "
+                + $"{_options.Devices.Cow} is not merged: its readers see the old image, which must not change under them");
         lock (_gate) _progress = Engine.Progress;
         // A killed server may have left the last count in the page cache only. A client that is told "merged" may write to the base. If a
         // power cut then restored a lower count, the next merge would overwrite those writes.
@@ -315,7 +323,9 @@ public sealed class Snapshot : IDisposable, IMergeObserver
         lock (_gate)
         {
             // A snapshot that is not served yet does not run, and would block those after it in the queue.
-            if (!CanMerge || _view == null || _mergeRequested || _mergesEnded || _status.State is not (SnapshotState.Serving or SnapshotState.Opening or SnapshotState.Merged)) return false;
+            if (!CanMerge || _view == null || _mergeRequested || _mergesEnded
+                || _status.State is not (SnapshotState.Serving or SnapshotState.Opening or SnapshotState.Merged))
+                return false;
             _mergeRequested = true;
             if (_status.State == SnapshotState.Serving) _status = _status with { State = SnapshotState.Queued };
             _options.Slots?.Queue(this);
@@ -362,7 +372,8 @@ public sealed class Snapshot : IDisposable, IMergeObserver
         get
         {
             if (!_throttle.IsLimited || _throttle.IsPaused) return false;
-            lock (_gate) return _mergeRequested && !_mergesEnded && !_disposed && (_mergeBegan < 0 || _status.State == SnapshotState.Merging);
+            lock (_gate)
+                return _mergeRequested && !_mergesEnded && !_disposed && (_mergeBegan < 0 || _status.State == SnapshotState.Merging);
         }
     }
 

@@ -177,7 +177,8 @@ public sealed class SnapshotSet : IDisposable
             served(new SnapuserdException(why!.Code, $"'{request.Name}' is not attached: {why.Message}"));
             return;
         }
-        Start(request.Name, started => served(started ? null : member.Failure ?? new SnapuserdException(ExitCode.Interrupted, $"{request.Name} was ended before it was served")));
+        Start(request.Name, started => served(started ? null
+            : member.Failure ?? new SnapuserdException(ExitCode.Interrupted, $"{request.Name} was ended before it was served")));
     }
 
     /// <summary>
@@ -196,8 +197,10 @@ public sealed class SnapshotSet : IDisposable
         string? why = snapshot?.Status.State switch
         {
             null => $"there is no snapshot {name} here",
-            SnapshotState.Queued or SnapshotState.Merging => $"{name} is being merged: stop ends the merge at its next checkpoint, and the snapshot with it",
-            _ when foreign && snapshot.Failure == null => $"the device of {name} belongs to the program that made it, which removes it; the snapshot ends then",
+            SnapshotState.Queued or SnapshotState.Merging =>
+                $"{name} is being merged: stop ends the merge at its next checkpoint, and the snapshot with it",
+            _ when foreign && snapshot.Failure == null =>
+                $"the device of {name} belongs to the program that made it, which removes it; the snapshot ends then",
             _ => snapshot.Holder() is { } holder ? $"{name} is in use: {holder}" : null,
         };
         if (why != null) detached(new SnapuserdException(snapshot == null ? ExitCode.InputMissing : ExitCode.InUse, why));
@@ -419,7 +422,8 @@ public sealed class SnapshotSet : IDisposable
         }
         catch (Exception e)
         {
-            SnapuserdException failure = new((e as SnapuserdException)?.Code ?? ExitCode.Internal, member.Named($"{member.Name}: {e.Message}"));
+            SnapuserdException failure = new((e as SnapuserdException)?.Code ?? ExitCode.Internal,
+                member.Named($"{member.Name}: {e.Message}"));
             lock (_gate) member.Failure = failure;
             Report(failure.Message);
         }
@@ -553,7 +557,8 @@ public sealed class SnapshotSet : IDisposable
             foreach (Member member in _members.ToArray())
             {
                 long end = _clock.Milliseconds + VerifyMilliseconds;
-                while (member.Verification == Verification.Running && end > _clock.Milliseconds) _ = Monitor.Wait(_gate, (int)(end - _clock.Milliseconds) + 1);
+                while (member.Verification == Verification.Running && end > _clock.Milliseconds)
+                    _ = Monitor.Wait(_gate, (int)(end - _clock.Milliseconds) + 1);
                 if (member.Verification != Verification.Good || !member.IsServed) return false;
             }
             return true;

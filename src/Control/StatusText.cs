@@ -19,7 +19,8 @@ public static class StatusText
         if (status.TimesResumed > 0) text += $"; resumed {Units.Count(status.TimesResumed, "time")}, at op {status.ResumedFrom}";
         if (status.MergeSeconds > 0) text += string.Create(CultureInfo.InvariantCulture, $"; {status.MergeSeconds:0.0} s");
         if (status.BytesPerSecond > 0) text += $"; at most {Units.Bytes(status.BytesPerSecond)}/s";
-        if (status.Reads > 0) text += $"; {Units.Count(status.Reads, "read")}, the slowest in {Units.Milliseconds(status.WorstReadSeconds)}";
+        if (status.Reads > 0)
+            text += $"; {Units.Count(status.Reads, "read")}, the slowest in {Units.Milliseconds(status.WorstReadSeconds)}";
         if (status.HandOverFailed) text += "; handover: failed, retried at next start";
         if (status.FailedReads > 0) text += $"; {Units.Count(status.FailedReads, "read")} failed";
         return status.Error.Length > 0 ? $"{text}; {status.Error}" : text;
@@ -27,11 +28,15 @@ public static class StatusText
 
     /// <summary>One JSON object with stable keys.</summary>
     public static string Json(SnapshotStatus status) => JsonLine.Event("snapshot")
-        .Add("name", status.Name).Add("state", Word(status)).Add("paused", status.Paused).Add("device", status.Device).Add("cow", status.Cow).Add("base", status.Base)
-        .Add("percent", status.Percent).Add("ops", status.OpsDone).Add("total_ops", status.OpsTotal).Add("bytes", status.BytesDone).Add("total_bytes", status.BytesTotal)
+        .Add("name", status.Name).Add("state", Word(status)).Add("paused", status.Paused).Add("device", status.Device)
+        .Add("cow", status.Cow).Add("base", status.Base)
+        .Add("percent", status.Percent).Add("ops", status.OpsDone).Add("total_ops", status.OpsTotal).Add("bytes", status.BytesDone)
+        .Add("total_bytes", status.BytesTotal)
         .Add("resumed_from", status.ResumedFrom).Add("seconds", status.MergeSeconds).Add("bytes_per_second_limit", status.BytesPerSecond)
-        .Add("bytes_per_second", status.Rate).Add("handover", status.HandOverFailed ? "failed, retried at next start" : null).Add("exit_code", (int)status.EndedWith)
-        .Add("phase", status.State != SnapshotState.Merging ? null : status.CheckPercent == null ? "merge" : "check").Add("check_percent", status.CheckPercent ?? double.NaN)
+        .Add("bytes_per_second", status.Rate).Add("handover", status.HandOverFailed ? "failed, retried at next start" : null)
+        .Add("exit_code", (int)status.EndedWith)
+        .Add("phase", status.State != SnapshotState.Merging ? null : status.CheckPercent == null ? "merge" : "check")
+        .Add("check_percent", status.CheckPercent ?? double.NaN)
         .Add("times_resumed", status.TimesResumed).Add("reads", status.Reads).Add("worst_read_seconds", status.WorstReadSeconds)
         .Add("failed_reads", status.FailedReads).Add("error", status.Error.Length > 0 ? status.Error : null).ToString();
 
@@ -56,16 +61,20 @@ public static class StatusText
 
     private static string Head(SnapshotStatus status)
     {
-        string word = Word(status) + (status.Paused && status.State is not (SnapshotState.Merged or SnapshotState.Plain or SnapshotState.Failed) ? ", paused" : "");
+        string word = Word(status) + (status.Paused
+            && status.State is not (SnapshotState.Merged or SnapshotState.Plain or SnapshotState.Failed) ? ", paused" : "");
         if (status.CheckPercent is { } check) return string.Create(CultureInfo.InvariantCulture, $"{word}, check {(int)check} %");
         return status.OpsTotal == 0 || status.State is SnapshotState.Merged or SnapshotState.Plain ? word
             // Truncated, not rounded: 100 % means that nothing is left.
-            : string.Create(CultureInfo.InvariantCulture, $"{word}, {(int)status.Percent} %, {Units.Bytes(status.BytesDone)} of {Units.Bytes(status.BytesTotal)}{Rate(status)}, {status.OpsDone} of {status.OpsTotal} ops");
+            : string.Create(CultureInfo.InvariantCulture, $"{word}, {(int)status.Percent} %, {Units.Bytes(status.BytesDone)} of "
+                + $"{Units.Bytes(status.BytesTotal)}{Rate(status)}, {status.OpsDone} of {status.OpsTotal} ops");
     }
 
     /// <summary>Remaining time and rate, as `merge` shows them.</summary>
     private static string Rate(SnapshotStatus status) =>
-        status.Rate > 0 && status.BytesDone < status.BytesTotal ? $", {Units.Duration((status.BytesTotal - status.BytesDone) / status.Rate)} left, {Units.Bytes(status.Rate)}/s" : "";
+        status.Rate > 0 && status.BytesDone < status.BytesTotal
+            ? $", {Units.Duration((status.BytesTotal - status.BytesDone) / status.Rate)} left, {Units.Bytes(status.Rate)}/s"
+            : "";
 
     private static string Word(SnapshotStatus status) => Word(status.State);
 

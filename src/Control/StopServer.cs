@@ -39,7 +39,8 @@ public static class StopServer
             if (TryAgain(server.SocketPath, request)) return;
             Libc.Sleep(LookMilliseconds);
         }
-        throw new SnapuserdException(ExitCode.InputOutput, $"the server at {server.SocketPath} was killed, and its supervisor (process {supervisor}) neither ends nor starts another");
+        throw new SnapuserdException(ExitCode.InputOutput,
+            $"the server at {server.SocketPath} was killed, and its supervisor (process {supervisor}) neither ends nor starts another");
     }
 
     /// <summary>Process number of the supervisor; 0 if there is none, or the server is too old to report it.</summary>

@@ -52,8 +52,10 @@ public sealed class WaitingControl : IControlRequests, IDisposable
         _ = Take(ref line, "all ");
         string command = NextWord(ref line);
         if (command == "rate") _ = NextWord(ref line);
-        if (line.Length > 0 && line != _status.Name) End(reply, ExitCode.InputMissing, $"there is no snapshot {line} here; there is {_status.Name}");
-        else if (Array.IndexOf(ControlCommands.Names, command) < 0) End(reply, ExitCode.Usage, Suggestion.Unknown("command", command, ControlCommands.Names));
+        if (line.Length > 0 && line != _status.Name)
+            End(reply, ExitCode.InputMissing, $"there is no snapshot {line} here; there is {_status.Name}");
+        else if (Array.IndexOf(ControlCommands.Names, command) < 0)
+            End(reply, ExitCode.Usage, Suggestion.Unknown("command", command, ControlCommands.Names));
         else Do(command, json, reply);
     }
 
@@ -78,7 +80,8 @@ public sealed class WaitingControl : IControlRequests, IDisposable
         else reply.End(".");
     }
 
-    private static void End(ControlReply reply, ExitCode code, string sentence) => reply.End($"!{((int)code).ToString(CultureInfo.InvariantCulture)} {VisibleText.OnOneLine(sentence)}");
+    private static void End(ControlReply reply, ExitCode code, string sentence) =>
+        reply.End($"!{((int)code).ToString(CultureInfo.InvariantCulture)} {VisibleText.OnOneLine(sentence)}");
 
     private static bool Take(ref string line, string prefix)
     {

@@ -70,7 +70,8 @@ public static class CowDigest
             BinaryPrimitives.WriteUInt64LittleEndian(bytes[4..], record.NewBlock);
             BinaryPrimitives.WriteUInt64LittleEndian(bytes[12..], record.Source);
             _ = Sodium.Sha256Update(ref records, bytes);
-            if (record.Type == CowOpType.Sequence) Add(ref records, source, record.DataPosition, record.DataPosition + record.DataLength, buffer);
+            if (record.Type == CowOpType.Sequence)
+                Add(ref records, source, record.DataPosition, record.DataPosition + record.DataLength, buffer);
             end = record.Position + (record.Type == CowOpType.Footer ? OpReaderV2.FooterBytes : 0);
         });
         state = records;
@@ -95,7 +96,8 @@ public static class CowDigest
 
     private static void Add(ref Sha256State state, IByteSource source, long from, long to, byte[] buffer)
     {
-        if (from < 0 || to > source.Length) throw new SnapuserdException(ExitCode.CowCorrupt, $"{source.Name}: the file changed while it was read");
+        if (from < 0 || to > source.Length)
+            throw new SnapuserdException(ExitCode.CowCorrupt, $"{source.Name}: the file changed while it was read");
         for (long at = from; at < to; at += buffer.Length)
         {
             Span<byte> part = buffer.AsSpan(0, (int)Math.Min(buffer.Length, to - at));

@@ -51,15 +51,18 @@ public sealed class CowFile : IDisposable
                 var reader = new OpReaderV2(source, header);
                 CowTally counted = reader.Walk(default, default);
                 if (counted.Sequence > counted.Ops)
-                    throw new SnapuserdException(ExitCode.CowCorrupt, $"{source.Name}: the sequence list has {counted.Sequence} entries, but there are only {counted.Ops} data ops");
+                    throw new SnapuserdException(ExitCode.CowCorrupt,
+                        $"{source.Name}: the sequence list has {counted.Sequence} entries, but there are only {counted.Ops} data ops");
                 memory = Allocate(source, counted.Ops);
-                tally = counted.Ops == 0 ? counted : reader.Walk(OpsIn(memory, counted.Ops), OrderIn(memory, counted.Ops)[..counted.Sequence]);
+                tally =
+                    counted.Ops == 0 ? counted : reader.Walk(OpsIn(memory, counted.Ops), OrderIn(memory, counted.Ops)[..counted.Sequence]);
                 if (tally.Ops != counted.Ops || tally.Sequence != counted.Sequence)
                     throw new SnapuserdException(ExitCode.CowCorrupt, $"{source.Name}: the file changed while it was read");
             }
             var file = new CowFile(source, header, memory, tally);
             if (header.NumMergeOps > (ulong)file.Order.Count)
-                throw new SnapuserdException(ExitCode.CowCorrupt, $"{source.Name}: header: num_merge_ops is {header.NumMergeOps}, but the merge order has only {file.Order.Count} ops");
+                throw new SnapuserdException(ExitCode.CowCorrupt,
+                    $"{source.Name}: header: num_merge_ops is {header.NumMergeOps}, but the merge order has only {file.Order.Count} ops");
             return file;
         }
         catch
@@ -182,13 +185,15 @@ public sealed class CowFile : IDisposable
         {
             throw new SnapuserdException(
                 ExitCode.CowCorrupt,
-                $"{Name}: base too small: {Describe(_tally.FurthestWrite)} ends at byte {_tally.WriteEnd}, but the base has only {baseBytes}; is it the right partition?");
+                $"{Name}: base too small: {Describe(_tally.FurthestWrite)} ends at byte {_tally.WriteEnd}, but the base has only "
+                + $"{baseBytes}; is it the right partition?");
         }
         if (_tally.ReadEnd > sourceBytes)
         {
             throw new SnapuserdException(
                 ExitCode.CowCorrupt,
-                $"{Name}: source too small: {Describe(_tally.FurthestRead)} reads up to byte {_tally.ReadEnd}, but the source has only {sourceBytes}; is it the right partition?");
+                $"{Name}: source too small: {Describe(_tally.FurthestRead)} reads up to byte {_tally.ReadEnd}, but the source has only "
+                + $"{sourceBytes}; is it the right partition?");
         }
     }
 
@@ -214,13 +219,15 @@ public sealed class CowFile : IDisposable
 
     private static int FitInt(IByteSource source, ulong count) => count <= int.MaxValue
         ? (int)count
-        : throw new SnapuserdException(ExitCode.CowCorrupt, $"{source.Name}: header: a count is {count}, more than the {int.MaxValue} this program takes");
+        : throw new SnapuserdException(ExitCode.CowCorrupt,
+            $"{source.Name}: header: a count is {count}, more than the {int.MaxValue} this program takes");
 
     private static MappedMemory Allocate(IByteSource source, int count)
     {
         int result = MappedMemory.Map(Math.Max(1, BytesPerOp * (nint)count), out MappedMemory? memory);
         return result == 0
             ? memory!
-            : throw new SnapuserdException(ExitCode.OutOfResources, $"{source.Name}: cannot get {BytesPerOp * (long)count} bytes for {count} ops: {ErrnoText.Of(result)}");
+            : throw new SnapuserdException(ExitCode.OutOfResources,
+                $"{source.Name}: cannot get {BytesPerOp * (long)count} bytes for {count} ops: {ErrnoText.Of(result)}");
     }
 }

@@ -23,7 +23,8 @@ public sealed class CowInput : IDisposable
         _arena = new Arena(WindowBytes);
         _wakeUp = new WakeUp();
         _queue = new SyncQueue([_device], _arena, _wakeUp, 1);
-        Source = new TransferSource(new IoScheduler(_queue, [_device.Granule]), _arena, _arena.Take(WindowBytes)!.Value, 0, path, _device.Length);
+        Source = new TransferSource(new IoScheduler(_queue, [_device.Granule]), _arena, _arena.Take(WindowBytes)!.Value, 0, path,
+            _device.Length);
     }
 
     /// <summary>The file's bytes.</summary>

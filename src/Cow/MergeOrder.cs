@@ -83,7 +83,8 @@ public sealed class MergeOrder
     /// </summary>
     public void Check(bool sharedDevices, Span<int> limits, bool sourceIsBase = true)
     {
-        if (limits.Length != 0 && limits.Length != Count) throw new ArgumentException($"{limits.Length} limits for {Count} positions", nameof(limits));
+        if (limits.Length != 0 && limits.Length != Count)
+            throw new ArgumentException($"{limits.Length} limits for {Count} positions", nameof(limits));
         limits.Clear();
         CheckWrites();
         if (limits.Length > 0) MarkDuplicates(_cow.BlockIndex[..Count], limits);
@@ -107,7 +108,8 @@ public sealed class MergeOrder
                 int writer = Writer(index, ops, slots, block, ref cursor);
                 if (writer < 0 || IsNoOp(ops[slots[writer]].Unpack())) continue;
                 if (writer < position)
-                    throw Bad($"{_cow.Describe(slots[position])} reads block {block}, which {_cow.Describe(slots[writer])} overwrites before it in the merge order");
+                    throw Bad($"{_cow.Describe(slots[position])} reads block {block}, which {_cow.Describe(slots[writer])} overwrites "
+                        + "before it in the merge order");
                 if (limits.Length > 0) limits[writer] = Math.Max(limits[writer], position + 1);
             }
         }
@@ -190,7 +192,11 @@ public sealed class MergeOrder
     {
         CowHeader header = _cow.Header;
         if (header.Major == 1) { why = "its daemon aborts on version 1 headers"; return false; }
-        if (header.ScratchBytes is not (0 or 2 * 1024 * 1024)) { why = $"buffer_size is {header.ScratchBytes}, and it takes only 0 or 2097152"; return false; }
+        if (header.ScratchBytes is not (0 or 2 * 1024 * 1024))
+        {
+            why = $"buffer_size is {header.ScratchBytes}, and it takes only 0 or 2097152";
+            return false;
+        }
 
         Span<PackedOp> ops = _cow.Ops;
         Span<int> slots = Slots;
@@ -293,7 +299,9 @@ public sealed class MergeOrder
             if (at == index.Length || (uint)(index[at] >> 32) != block)
                 throw new SnapuserdException(ExitCode.CowCorrupt, $"{cow.Name}: sequence entry {i} is block {block}, which no op writes");
             int op = (int)(uint)index[at];
-            if (ops[op].Listed) throw new SnapuserdException(ExitCode.CowCorrupt, $"{cow.Name}: sequence entry {i} is block {block}, which is listed twice");
+            if (ops[op].Listed)
+                throw new SnapuserdException(ExitCode.CowCorrupt,
+                    $"{cow.Name}: sequence entry {i} is block {block}, which is listed twice");
             ops[op].Listed = true;
             slots[i] = op;
         }
@@ -327,7 +335,8 @@ public sealed class MergeOrder
     private void CheckWrites()
     {
         if (_conflictFirst >= 0)
-            throw Bad($"{_cow.Describe(_conflictFirst)} and {_cow.Describe(_conflictSecond)} both write block {_cow[_conflictFirst].NewBlock}");
+            throw Bad($"{_cow.Describe(_conflictFirst)} and {_cow.Describe(_conflictSecond)} both write block "
+                + $"{_cow[_conflictFirst].NewBlock}");
         Span<PackedOp> ops = _cow.Ops;
         Span<int> slots = Slots;
         Span<ulong> index = _cow.BlockIndex[..Count];

@@ -40,7 +40,9 @@ internal sealed class OpReaderV3(IByteSource source, CowHeader header)
     /// <summary>Checks the first <paramref name="count"/> ops without keeping them, for a writer that continues after them.</summary>
     public CowTally Count(ulong count)
     {
-        if (count > int.MaxValue) throw new SnapuserdException(ExitCode.CowCorrupt, $"{source.Name}: header: op_count is {count}, more than the {int.MaxValue} this program takes");
+        if (count > int.MaxValue)
+            throw new SnapuserdException(ExitCode.CowCorrupt,
+                $"{source.Name}: header: op_count is {count}, more than the {int.MaxValue} this program takes");
         var tally = new CowTally { Compression = header.Compression };
         WalkOps(tally, (int)count, default);
         return tally;
@@ -57,7 +59,8 @@ internal sealed class OpReaderV3(IByteSource source, CowHeader header)
         for (ulong i = 0; i < header.OpCount; i++)
         {
             ReadOnlySpan<byte> record = Inside(header.OpsOffset + (RecordBytes * (long)i), RecordBytes);
-            if (!listed || BinaryPrimitives.ReadUInt32LittleEndian(record[4..]) == first) return TypeOf(BinaryPrimitives.ReadUInt64LittleEndian(record[8..])) is CowOpType.Copy or CowOpType.Xor;
+            if (!listed || BinaryPrimitives.ReadUInt32LittleEndian(record[4..]) == first)
+                return TypeOf(BinaryPrimitives.ReadUInt64LittleEndian(record[8..])) is CowOpType.Copy or CowOpType.Xor;
         }
         return false;
     }
@@ -78,7 +81,8 @@ internal sealed class OpReaderV3(IByteSource source, CowHeader header)
             uint newBlock = BinaryPrimitives.ReadUInt32LittleEndian(record[4..]);
             ulong info = BinaryPrimitives.ReadUInt64LittleEndian(record[8..]);
             CowOp op = Check(i, TypeOf(info), (int)(info >> 57) & 7, dataLength, newBlock, info & PackedOp.Max48, dataPosition);
-            if (ops.Length > 0) ops[i] = new PackedOp(op.Type, newBlock, int.Log2(op.Blocks), (ulong)op.Source, (ulong)op.DataOffset, (uint)op.DataLength);
+            if (ops.Length > 0)
+                ops[i] = new PackedOp(op.Type, newBlock, int.Log2(op.Blocks), (ulong)op.Source, (ulong)op.DataOffset, (uint)op.DataLength);
             tally.Count(op);
             // The length counts for every type (cow-format §6.6). At worst 2^32 ops of 2^32 bytes: the sum cannot wrap around.
             if (dataLength > (ulong)long.MaxValue - (ulong)dataPosition)
@@ -91,20 +95,26 @@ internal sealed class OpReaderV3(IByteSource source, CowHeader header)
     private CowOp Check(int index, CowOpType type, int factor, uint dataLength, uint newBlock, ulong from, long dataPosition)
     {
         if (type is not (CowOpType.Copy or CowOpType.Replace or CowOpType.Zero or CowOpType.Xor))
-            throw new SnapuserdException(ExitCode.CowCorrupt, $"{source.Name}: op {index} (block {newBlock}): type is {(byte)type}, which version 3 does not have");
-        if (type != CowOpType.Replace && factor != 0) throw Wrong(index, type, newBlock, "compression factor", (ulong)factor, "only a Replace may have one");
+            throw new SnapuserdException(ExitCode.CowCorrupt,
+                $"{source.Name}: op {index} (block {newBlock}): type is {(byte)type}, which version 3 does not have");
+        if (type != CowOpType.Replace && factor != 0)
+            throw Wrong(index, type, newBlock, "compression factor", (ulong)factor, "only a Replace may have one");
         if (type is CowOpType.Copy or CowOpType.Zero) return new CowOp(type, newBlock, 1, type == CowOpType.Copy ? (long)from : 0, 0, 0);
 
         int blocks = 1 << factor, unit = blocks * CowOp.BlockSize;
         if ((uint)unit > header.MaxUnitBytes)
-            throw Wrong(index, type, newBlock, "compression factor", (ulong)factor, $"a unit of {unit} bytes, but max_compression_size is {header.MaxUnitBytes}");
-        if (newBlock > uint.MaxValue - (uint)(blocks - 1)) throw Wrong(index, type, newBlock, "new_block", newBlock, $"so {blocks} blocks reach beyond 2^32");
+            throw Wrong(index, type, newBlock, "compression factor", (ulong)factor,
+                $"a unit of {unit} bytes, but max_compression_size is {header.MaxUnitBytes}");
+        if (newBlock > uint.MaxValue - (uint)(blocks - 1))
+            throw Wrong(index, type, newBlock, "new_block", newBlock, $"so {blocks} blocks reach beyond 2^32");
         if (dataLength == 0 || dataLength > (uint)unit || (header.Compression == CowCompression.None && dataLength != (uint)unit))
-            throw Wrong(index, type, newBlock, "data_length", dataLength, header.Compression == CowCompression.None ? $"must be {unit} without compression" : $"must be 1 to {unit}");
+            throw Wrong(index, type, newBlock, "data_length", dataLength,
+                header.Compression == CowCompression.None ? $"must be {unit} without compression" : $"must be 1 to {unit}");
         if (type == CowOpType.Replace && from != (ulong)dataPosition)
             throw Wrong(index, type, newBlock, "source", from, $"but its data must follow that of the op before at byte {dataPosition}");
         if (dataPosition > _length || dataLength > _length - dataPosition || (ulong)dataPosition > PackedOp.Max48)
-            throw new CowCutOffException(Field(index, type, newBlock, "data_length", dataLength, $"so data from byte {dataPosition} on reaches beyond the file of {_length}"));
+            throw new CowCutOffException(Field(index, type, newBlock, "data_length", dataLength,
+                $"so data from byte {dataPosition} on reaches beyond the file of {_length}"));
         return new CowOp(type, newBlock, blocks, type == CowOpType.Xor ? (long)from : 0, dataPosition, (int)dataLength);
     }
 

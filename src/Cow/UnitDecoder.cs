@@ -49,7 +49,8 @@ public sealed class UnitDecoder : IDisposable
             CowCompression.Zstd => Zstd.Create(out _zstd),
             _ => 0,
         };
-        if (result < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"cannot make a decoder for {prepare}: {ErrnoText.Of(result)}");
+        if (result < 0)
+            throw new SnapuserdException(ExitCode.OutOfResources, $"cannot make a decoder for {prepare}: {ErrnoText.Of(result)}");
     }
 
     /// <summary>

@@ -38,7 +38,8 @@ public static class CowCreation
     /// Writes every op of <paramref name="plan"/>, but does not finish the file. <paramref name="progress"/> receives the number of blocks
     /// done. Exit code 74 if an image or the output fails, 75 if asked to stop.
     /// </summary>
-    public static void Write(DiffPlan plan, IImageReader source, IImageReader target, CowWriter writer, StopFlag stop, Action<long> progress)
+    public static void Write(DiffPlan plan, IImageReader source, IImageReader target, CowWriter writer, StopFlag stop,
+        Action<long> progress)
     {
         int result = MappedMemory.Map(2 * CallBlocks * CowOp.BlockSize, out MappedMemory? memory);
         if (result < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"cannot map buffers to write with: {Errno.Name(result)}");
@@ -62,7 +63,8 @@ public static class CowCreation
         }
     }
 
-    private static void Part(in DiffRun run, int from, int count, IImageReader source, IImageReader target, CowWriter writer, Span<byte> fresh, Span<byte> old)
+    private static void Part(in DiffRun run, int from, int count, IImageReader source, IImageReader target, CowWriter writer,
+        Span<byte> fresh, Span<byte> old)
     {
         uint block = run.NewBlock + (uint)from;
         Span<byte> data = fresh[..(count * CowOp.BlockSize)];

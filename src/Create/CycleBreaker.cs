@@ -76,7 +76,9 @@ internal sealed class CycleBreaker : IDisposable
         return _broken;
     }
 
-    /// <summary>Walks one edge of the op on top of the stack, or pops the op if all are walked. Breaks a cycle that the edge closes.</summary>
+    /// <summary>
+    /// Walks one edge of the op on top of the stack, or pops the op if all are walked. Breaks a cycle that the edge closes.
+    /// </summary>
     private void Walk()
     {
         long block = _stack[_depth - 1];

@@ -88,7 +88,8 @@ public static class Differ
     {
         var counter = new PlanWriter(null);
         AddAll(ref counter, comparison.Changes, order, stop);
-        if (counter.Runs > int.MaxValue) throw new SnapuserdException(ExitCode.Usage, $"the images differ in {counter.Runs} runs, more than a COW can describe");
+        if (counter.Runs > int.MaxValue)
+            throw new SnapuserdException(ExitCode.Usage, $"the images differ in {counter.Runs} runs, more than a COW can describe");
         var runs = new NativeArray<PackedRun>(comparison.Tally, counter.Runs, "the plan");
         var writer = new PlanWriter(runs);
         try
@@ -140,17 +141,21 @@ public static class Differ
     {
         if (options.Threads < 1) throw new SnapuserdException(ExitCode.Usage, $"{options.Threads} threads cannot compare anything");
         if (!int.IsPow2(options.MaxUnitBytes) || options.MaxUnitBytes is < CowOp.BlockSize or > DiffOptions.MostUnitBytes)
-            throw new SnapuserdException(ExitCode.Usage, $"a unit of {options.MaxUnitBytes} bytes is not a power of two from {CowOp.BlockSize} to {DiffOptions.MostUnitBytes}");
+            throw new SnapuserdException(ExitCode.Usage,
+                $"a unit of {options.MaxUnitBytes} bytes is not a power of two from {CowOp.BlockSize} to {DiffOptions.MostUnitBytes}");
         if (options.MemoryBytes < DiffOptions.MinimumMemoryBytes)
-            throw new SnapuserdException(ExitCode.Usage, $"comparing images needs at least {DiffOptions.MinimumMemoryBytes} bytes of memory, not {options.MemoryBytes}");
+            throw new SnapuserdException(ExitCode.Usage,
+                $"comparing images needs at least {DiffOptions.MinimumMemoryBytes} bytes of memory, not {options.MemoryBytes}");
     }
 
     private static void CheckLength(IImageReader image)
     {
         if (image.Length % CowOp.BlockSize != 0)
-            throw new SnapuserdException(ExitCode.Usage, $"{image.Name} has {image.Length} bytes, which is not a multiple of {CowOp.BlockSize}");
+            throw new SnapuserdException(ExitCode.Usage,
+                $"{image.Name} has {image.Length} bytes, which is not a multiple of {CowOp.BlockSize}");
         if (image.Length > MaximumImageBytes)
-            throw new SnapuserdException(ExitCode.Usage, $"{image.Name} has {image.Length} bytes, more than the 16 TiB that a COW can describe");
+            throw new SnapuserdException(ExitCode.Usage,
+                $"{image.Name} has {image.Length} bytes, more than the 16 TiB that a COW can describe");
     }
 
     private struct Counts

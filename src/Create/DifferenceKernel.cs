@@ -14,7 +14,8 @@ internal static class DifferenceKernel
     public static int Count(ReadOnlySpan<byte> a, ReadOnlySpan<byte> b)
     {
         if (a.Length != b.Length) throw new ArgumentException($"{a.Length} bytes cannot be compared with {b.Length}", nameof(b));
-        ReadOnlySpan<Vector128<byte>> left = MemoryMarshal.Cast<byte, Vector128<byte>>(a), right = MemoryMarshal.Cast<byte, Vector128<byte>>(b);
+        ReadOnlySpan<Vector128<byte>> left = MemoryMarshal.Cast<byte, Vector128<byte>>(a),
+            right = MemoryMarshal.Cast<byte, Vector128<byte>>(b);
         int same = 0;
         for (int start = 0; start < left.Length; start += Round)
         {

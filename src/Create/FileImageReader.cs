@@ -45,8 +45,12 @@ public sealed class FileImageReader : IImageReader, IDisposable
         {
             nint done = Libc.PRead(_device.Fd, destination, offset);
             if (Retry.Again(done, ref tries)) continue;
-            if (done < 0) throw new SnapuserdException(ExitCode.InputOutput, $"{Name}: reading {destination.Length} bytes at {offset} failed: {ErrnoText.Of((int)done)}");
-            if (done == 0) throw new SnapuserdException(ExitCode.InputOutput, $"{Name} has become shorter while it was read: it ends before byte {offset + destination.Length}");
+            if (done < 0)
+                throw new SnapuserdException(ExitCode.InputOutput,
+                    $"{Name}: reading {destination.Length} bytes at {offset} failed: {ErrnoText.Of((int)done)}");
+            if (done == 0)
+                throw new SnapuserdException(ExitCode.InputOutput,
+                    $"{Name} has become shorter while it was read: it ends before byte {offset + destination.Length}");
             destination = destination[(int)done..];
             offset += done;
         }

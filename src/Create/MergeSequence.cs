@@ -41,7 +41,8 @@ internal sealed class MergeSequence
     private long _freeStreams;
     private long _freeOwn;
 
-    private MergeSequence(NativeArray<PackedChange> changes, NativeArray<uint> readers, NativeArray<uint> order, NativeArray<uint> free, StopPoll stop)
+    private MergeSequence(NativeArray<PackedChange> changes, NativeArray<uint> readers, NativeArray<uint> order, NativeArray<uint> free,
+        StopPoll stop)
     {
         _changes = changes;
         _readers = readers;
@@ -114,7 +115,8 @@ internal sealed class MergeSequence
         long first = _count;
         for (; _streamHead < _streamTail; _streamHead++)
             if (_readers[_free[_streamHead]] != Placed) _order[_count++] = _free[_streamHead];
-        if (_count - first > int.MaxValue) throw new SnapuserdException(ExitCode.OutOfResources, $"{_count - first} ops are more than can be sorted at once");
+        if (_count - first > int.MaxValue)
+            throw new SnapuserdException(ExitCode.OutOfResources, $"{_count - first} ops are more than can be sorted at once");
         _order.Slice(first, (int)(_count - first)).Sort();
         for (long i = first; i < _count; i++) Release(_order[i]);
     }
@@ -145,7 +147,8 @@ internal sealed class MergeSequence
     }
 
     private bool IsFree(long block, bool own) =>
-        block >= 0 && block < _changes.Length && _readers[block] == 0 && IsInChains(block) && OpGraph.ReadsItself(block, _changes[block]) == own;
+        block >= 0 && block < _changes.Length && _readers[block] == 0 && IsInChains(block)
+        && OpGraph.ReadsItself(block, _changes[block]) == own;
 
     /// <summary>True for an ordered op that is not in-place; in-place ops come at the end.</summary>
     private bool IsInChains(long block) => _changes[block].IsOrdered && !OpGraph.IsInPlace(block, _changes[block]);

@@ -40,7 +40,8 @@ internal sealed class NativeArray<T> : IDisposable where T : unmanaged
         _bytes = length * Unsafe.SizeOf<T>();
         if (length == 0) return;
         int result = MappedMemory.Map((nint)_bytes, out _memory);
-        if (result < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"cannot map {_bytes} bytes for {what}: {Errno.Name(result)}");
+        if (result < 0)
+            throw new SnapuserdException(ExitCode.OutOfResources, $"cannot map {_bytes} bytes for {what}: {Errno.Name(result)}");
         tally.Add(_bytes);
     }
 

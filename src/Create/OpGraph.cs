@@ -26,5 +26,6 @@ internal static class OpGraph
     public static bool ReadsItself(long block, PackedChange change) => change.FirstRead == block || change.LastRead == block;
 
     /// <summary>An Xor of a block with itself. It needs the journal, and no other op waits for it.</summary>
-    public static bool IsInPlace(long block, PackedChange change) => change.Type == CowOpType.Xor && change.FirstRead == block && change.LastRead == block;
+    public static bool IsInPlace(long block, PackedChange change) => change.Type == CowOpType.Xor && change.FirstRead == block
+        && change.LastRead == block;
 }

@@ -19,7 +19,8 @@ internal struct PlanWriter(NativeArray<PackedRun>? runs)
     {
         long stride = change.Type switch { CowOpType.Copy => 1, CowOpType.Xor => CowOp.BlockSize, _ => 0 };
         long source = change.IsOrdered ? change.Source : 0;
-        bool goesOn = _count is > 0 and < int.MaxValue && change.Type == _type && block == _block + _count && source == _source + (stride * _count);
+        bool goesOn = _count is > 0 and < int.MaxValue && change.Type == _type && block == _block + _count
+            && source == _source + (stride * _count);
         if (!goesOn)
         {
             End();

@@ -29,7 +29,8 @@ internal sealed class ReplaceCosts(Comparison comparison) : IDisposable
             for (long task = 0; task < tasks; task++) _own.Do(task);
             return;
         }
-        BlockPass.Run(tasks, comparison.Threads, () => new EstimatePass(comparison).Aim(stack, first, end, step), comparison.Options.Stop, null);
+        BlockPass.Run(tasks, comparison.Threads, () => new EstimatePass(comparison).Aim(stack, first, end, step),
+            comparison.Options.Stop, null);
     }
 
     /// <inheritdoc/>

@@ -87,7 +87,9 @@ internal sealed class SourceIndex : IDisposable
         for (long b = 0; b + 1 < _starts.Length; b++)
         {
             long count = _starts[b + 1] - _starts[b];
-            if (count > int.MaxValue) throw new SnapuserdException(ExitCode.OutOfResources, $"{count} blocks of the old image have hashes that are too much alike");
+            if (count > int.MaxValue)
+                throw new SnapuserdException(ExitCode.OutOfResources,
+                    $"{count} blocks of the old image have hashes that are too much alike");
             if (count > 1) _entries.Slice(_starts[b], (int)count).Sort(default(ByHashThenBlock));
         }
     }

@@ -33,8 +33,8 @@ public sealed class SparseImageReader : IImageReader
     private const int CheckBytes = 1 << 20;
 
     /// <summary>
-    /// Bytes of the image from <paramref name="Start"/> to the next extent: at <paramref name="Offset"/> in the file, or, if that is -1, the
-    /// four bytes of <paramref name="Pattern"/> repeated.
+    /// Bytes of the image from <paramref name="Start"/> to the next extent: at <paramref name="Offset"/> in the file, or, if that is -1,
+    /// the four bytes of <paramref name="Pattern"/> repeated.
     /// </summary>
     private readonly record struct Extent(long Start, long Offset, uint Pattern);
 
@@ -155,7 +155,8 @@ public sealed class SparseImageReader : IImageReader
         ReadFile(at, header, $"chunk {chunk}");
         ushort type = U16(header, 0);
         // No image has as many bytes as a long can count, and a product that wrapped around would look like a small one.
-        long bytes = (long)Math.Min((ulong)U32(header, 4) * block, long.MaxValue), data = (long)U32(header, 8) - headerBytes, offset = at + headerBytes;
+        long bytes = (long)Math.Min((ulong)U32(header, 4) * block, long.MaxValue), data = (long)U32(header, 8) - headerBytes,
+            offset = at + headerBytes;
         long wanted = type switch
         {
             Raw => bytes,

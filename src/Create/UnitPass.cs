@@ -43,7 +43,8 @@ internal sealed class UnitPass : IPassWorker
 
     /// <summary>Processes all stretches. <paramref name="xorCosts"/> are the payloads of the Xors in bytes, by block.</summary>
     public static void Run(Comparison comparison, NativeArray<ushort> xorCosts) =>
-        BlockPass.Run(Comparison.Tasks(comparison.TargetBlocks), comparison.Threads, () => new UnitPass(comparison, xorCosts), comparison.Options.Stop, null);
+        BlockPass.Run(Comparison.Tasks(comparison.TargetBlocks), comparison.Threads, () => new UnitPass(comparison, xorCosts),
+            comparison.Options.Stop, null);
 
     /// <summary>
     /// Blocks of the unit that begins at block <paramref name="at"/> if the writer cuts start … end − 1: as many of the largest as fit,

@@ -12,6 +12,7 @@ public static class OwnProgram
         int own = -Errno.ENOENT;
         if (Libc.ExecutedPath() is { } path) own = Libc.OpenAt(Libc.AT_FDCWD, path, Libc.O_RDONLY | Libc.O_CLOEXEC);
         if (own < 0) own = Libc.OpenAt(Libc.AT_FDCWD, "/proc/self/exe", Libc.O_RDONLY | Libc.O_CLOEXEC);
-        return own >= 0 ? own : throw new SnapuserdException(ExitCode.InputMissing, $"this program's own file cannot be opened: {ErrnoText.Of(own)}");
+        return own >= 0 ? own
+            : throw new SnapuserdException(ExitCode.InputMissing, $"this program's own file cannot be opened: {ErrnoText.Of(own)}");
     }
 }

@@ -48,7 +48,8 @@ public sealed class PersistedControlState
             Forget(read);
             return;
         }
-        (_rate, _paused, _mergeAsked) = (BinaryPrimitives.ReadInt64LittleEndian(record[RateAt..]), record[PausedAt] != 0, record[MergeAt] != 0);
+        (_rate, _paused, _mergeAsked) =
+            (BinaryPrimitives.ReadInt64LittleEndian(record[RateAt..]), record[PausedAt] != 0, record[MergeAt] != 0);
     }
 
     /// <summary>True if an earlier server got a merge request.</summary>
@@ -79,7 +80,8 @@ public sealed class PersistedControlState
 
     /// <summary>For a server: the supervisor's requests; null if there is no supervisor.</summary>
     public static PersistedControlState? Inherited(ILog log) =>
-        int.TryParse(OwnProcess.Variable(Variable), NumberStyles.None, CultureInfo.InvariantCulture, out int fd) ? new PersistedControlState(fd, log) : null;
+        int.TryParse(OwnProcess.Variable(Variable), NumberStyles.None, CultureInfo.InvariantCulture, out int fd)
+            ? new PersistedControlState(fd, log) : null;
 
     /// <summary>
     /// Applies the pause and the rate to a new snapshot. The caller requests the merge as soon as that is possible
@@ -123,7 +125,8 @@ public sealed class PersistedControlState
     /// <summary>Records for the supervisor, if there is one, that the requested device belongs to this image.</summary>
     public static void NoteDevice()
     {
-        if (int.TryParse(OwnProcess.Variable(Variable), NumberStyles.None, CultureInfo.InvariantCulture, out int fd)) _ = Libc.PWrite(fd, [1], DeviceAt);
+        if (int.TryParse(OwnProcess.Variable(Variable), NumberStyles.None, CultureInfo.InvariantCulture, out int fd))
+            _ = Libc.PWrite(fd, [1], DeviceAt);
     }
 
     /// <summary>
@@ -166,6 +169,7 @@ public sealed class PersistedControlState
     private void Forget(int result)
     {
         _failed = true;
-        _log.Write(Priority.Warning, "requests_forgotten", $"what ctl asks for is forgotten if this server is killed: {ErrnoText.Of(Math.Min(result, 0))}");
+        _log.Write(Priority.Warning, "requests_forgotten",
+            $"what ctl asks for is forgotten if this server is killed: {ErrnoText.Of(Math.Min(result, 0))}");
     }
 }

@@ -19,7 +19,8 @@ public sealed class ReadyNotifier
     public ReadyNotifier(int fd)
     {
         _fd = fd;
-        if (_fd >= 0 && Libc.Fcntl(_fd, Libc.F_GETFD, 0) < 0) throw new SnapuserdException(ExitCode.Usage, $"--ready-fd {_fd}: no such descriptor is open");
+        if (_fd >= 0 && Libc.Fcntl(_fd, Libc.F_GETFD, 0) < 0)
+            throw new SnapuserdException(ExitCode.Usage, $"--ready-fd {_fd}: no such descriptor is open");
     }
 
     /// <summary>Writes the device's line to the descriptor, once, and closes it.</summary>

@@ -17,7 +17,8 @@ public static class ResumeCount
     public const string Variable = "SNAPUSERD_RESUMED";
 
     /// <summary>The count that a supervisor passed; null if there is none.</summary>
-    public static int? Counted => int.TryParse(OwnProcess.Variable(Variable), NumberStyles.None, CultureInfo.InvariantCulture, out int count) ? count : null;
+    public static int? Counted =>
+        int.TryParse(OwnProcess.Variable(Variable), NumberStyles.None, CultureInfo.InvariantCulture, out int count) ? count : null;
 
     /// <summary>ResumeCount up to the run with <paramref name="result"/>.</summary>
     public static int Times(MergeResult result) => Counted ?? (result.WasResumed ? 1 : 0);

@@ -33,7 +33,9 @@ public static class RootStorage
     public static void StayInMemory(ILog log)
     {
         int locked = Libc.MLockAll(Libc.MCL_CURRENT | Libc.MCL_FUTURE | Libc.MCL_ONFAULT);
-        if (locked < 0) log.Write(Priority.Warning, "memory_not_locked", $"its memory is not locked ({ErrnoText.Of(locked)}): under memory pressure it may have to be read from the device that it serves");
+        if (locked < 0)
+            log.Write(Priority.Warning, "memory_not_locked", $"its memory is not locked ({ErrnoText.Of(locked)}): under memory pressure it "
+                + "may have to be read from the device that it serves");
         BeKilledLast(log);
     }
 
@@ -43,7 +45,9 @@ public static class RootStorage
         int fd = Libc.OpenAt(Libc.AT_FDCWD, "/proc/self/oom_score_adj", Libc.O_WRONLY | Libc.O_CLOEXEC);
         nint written = fd < 0 ? fd : Libc.Write(fd, "-1000"u8);
         if (fd >= 0) _ = Libc.Close(fd);
-        if (written < 0) log.Write(Priority.Warning, "may_be_killed", $"oom_score_adj could not be set ({ErrnoText.Of((int)written)}): it may be killed when memory is short");
+        if (written < 0)
+            log.Write(Priority.Warning, "may_be_killed",
+                $"oom_score_adj could not be set ({ErrnoText.Of((int)written)}): it may be killed when memory is short");
     }
 
     private static bool Exists(string path)

@@ -60,7 +60,8 @@ public sealed class StopSignals : IDisposable
     {
         int result = EndSignals.Listen(bell);
         if (result < 0)
-            throw new SnapuserdException(ExitCode.OutOfResources, $"cannot listen for signals: {ErrnoText.Of(result)}; allow rt_sigaction in the sandbox");
+            throw new SnapuserdException(ExitCode.OutOfResources,
+                $"cannot listen for signals: {ErrnoText.Of(result)}; allow rt_sigaction in the sandbox");
     }
 
     /// <summary>Detaches the wake-up; later signals are ignored.</summary>

@@ -69,7 +69,9 @@ public sealed class Supervisor
         Supervisor supervisor = new(options, log) { _resumed = ResumeCount.Before(options.Cow) };
         int program = CopyOfProgram();
         supervisor._requests = PersistedControlState.Make();
-        if (supervisor._requests < 0) log.Write(Priority.Warning, "requests_forgotten", $"what ctl asks for is forgotten if the server is killed: {ErrnoText.Of(supervisor._requests)}");
+        if (supervisor._requests < 0)
+            log.Write(Priority.Warning, "requests_forgotten",
+                $"what ctl asks for is forgotten if the server is killed: {ErrnoText.Of(supervisor._requests)}");
         supervisor._holds = new SupervisorHolds(options);
         try
         {
@@ -78,7 +80,8 @@ public sealed class Supervisor
             supervisor._holds.Listen();
             // All of it, at once: pages needed to restart the server might otherwise have to be read from its device.
             int locked = Libc.MLockAll(Libc.MCL_CURRENT | Libc.MCL_FUTURE);
-            if (locked < 0) log.Write(Priority.Warning, "memory_not_locked", $"the supervisor's memory is not locked: {ErrnoText.Of(locked)}");
+            if (locked < 0)
+                log.Write(Priority.Warning, "memory_not_locked", $"the supervisor's memory is not locked: {ErrnoText.Of(locked)}");
             RootStorage.BeKilledLast(log);
             return supervisor.Supervise(ready, program);
         }
@@ -108,7 +111,9 @@ public sealed class Supervisor
             ready.Close();
             (int code, int signal) = Wait(child);
             _holds.TakeBaseAgain();
-            if (code == Libc.NotExecuted) throw new SnapuserdException(ExitCode.Unavailable, "--supervise: the system does not start this program from its descriptor (execveat)");
+            if (code == Libc.NotExecuted)
+                throw new SnapuserdException(ExitCode.Unavailable,
+                    "--supervise: the system does not start this program from its descriptor (execveat)");
             failures = clock.Milliseconds - began < (code >= 0 ? LongStartMilliseconds : ShortMilliseconds) ? failures + 1 : 0;
             // The waiting device may belong to another image; that image's server takes it over.
             bool isOurs = PersistedControlState.HadDevice(_requests);
@@ -119,7 +124,8 @@ public sealed class Supervisor
             if (failures >= MostFailures && use == null && !IsToStop(out _))
             {
                 RemoveDead();
-                throw new SnapuserdException(ExitCode.Internal, $"the server {how}, {failures} times in a row{(isOurs ? ": the device is removed" : "")}");
+                throw new SnapuserdException(ExitCode.Internal,
+                    $"the server {how}, {failures} times in a row{(isOurs ? ": the device is removed" : "")}");
             }
             if (use != null) PauseLong($"the server {how}, {failures} times in a row", use, failures - MostFailures);
             else if (!IsToStop(out _)) _log.Write(Priority.Warning, "restart", $"the server {how}: starting it again");
@@ -166,9 +172,11 @@ public sealed class Supervisor
             State = SnapshotState.Opening,
             Error = sentence,
         };
-        using WaitingControl? control = _options.Control is { } socket ? WaitingControl.Start(socket, status, () => PersistedControlState.NoteStop(_requests)) : null;
+        using WaitingControl? control =
+            _options.Control is { } socket ? WaitingControl.Start(socket, status, () => PersistedControlState.NoteStop(_requests)) : null;
         MonotonicClock clock = new();
-        for (long end = clock.Milliseconds + pause; clock.Milliseconds < end && !EndSignals.HaveCome && !IsToStop(out _);) Libc.Sleep(LookMilliseconds);
+        for (long end = clock.Milliseconds + pause; clock.Milliseconds < end && !EndSignals.HaveCome && !IsToStop(out _);)
+            Libc.Sleep(LookMilliseconds);
     }
 
     private static (int Code, int Signal) Wait(int child)
@@ -179,7 +187,8 @@ public sealed class Supervisor
         // The number is not reused until the child is collected; no signal may reach a later process with that number.
         EndSignals.Forward(0);
         if (result == 0) result = Libc.WaitPid(child, out code, out signal);
-        return result < 0 ? throw new SnapuserdException(ExitCode.Internal, $"the server cannot be waited for: {ErrnoText.Of(result)}") : (code, signal);
+        return result < 0 ? throw new SnapuserdException(ExitCode.Internal, $"the server cannot be waited for: {ErrnoText.Of(result)}")
+            : (code, signal);
     }
 
     /// <summary>The folders in which the server opens files; "/dev" first.</summary>
@@ -187,15 +196,18 @@ public sealed class Supervisor
     {
         string[] folders = ["/dev", "", "", "", "", ""];
         int count = 1;
-        foreach ((string option, string? path) in (ReadOnlySpan<(string, string?)>)[("--cow", server.Cow), ("--base", server.Base), ("--source", server.Source), ("--control", server.Control), ("$NOTIFY_SOCKET", OwnProcess.Variable("NOTIFY_SOCKET"))])
+        foreach ((string option, string? path) in (ReadOnlySpan<(string, string?)>)[("--cow", server.Cow), ("--base", server.Base),
+            ("--source", server.Source), ("--control", server.Control), ("$NOTIFY_SOCKET", OwnProcess.Variable("NOTIFY_SOCKET"))])
         {
             bool isOption = option[0] == '-';
             if (path == null || (!isOption && !path.StartsWith('/'))) continue;
             int slash = path.LastIndexOf('/');
             if (!path.StartsWith('/') || slash == 0 || path.Contains("/..", StringComparison.Ordinal))
-                throw new SnapuserdException(ExitCode.Usage, $"{option} {path}: --supervise takes absolute paths, of files in folders and without \"..\", because the root may change meanwhile");
+                throw new SnapuserdException(ExitCode.Usage, $"{option} {path}: --supervise takes absolute paths, of files in folders and "
+                    + "without \"..\", because the root may change meanwhile");
             string folder = path[..slash];
-            if (!Array.Exists(folders[..count], known => folder == known || folder.StartsWith(known + "/", StringComparison.Ordinal))) folders[count++] = folder;
+            if (!Array.Exists(folders[..count], known => folder == known || folder.StartsWith(known + "/", StringComparison.Ordinal)))
+                folders[count++] = folder;
         }
         return folders[..count];
     }
@@ -297,7 +309,8 @@ public sealed class Supervisor
             (InheritedHolds.ReleaseVariable, Number(_holds.ReleaseSocket)),
             .. _requests < 0 ? [] : ((string, string)[])[(PersistedControlState.Variable, Number(_requests))],
         ];
-        string[] inherited = Array.FindAll(OwnProcess.Environment(), variable => !Array.Exists(own, one => variable.StartsWith($"{one.Name}=", StringComparison.Ordinal)));
+        string[] inherited = Array.FindAll(OwnProcess.Environment(),
+            variable => !Array.Exists(own, one => variable.StartsWith($"{one.Name}=", StringComparison.Ordinal)));
         return [.. inherited, .. Array.ConvertAll(own, one => $"{one.Name}={one.Value}")];
 
         static string Number(int value) => value.ToString(CultureInfo.InvariantCulture);

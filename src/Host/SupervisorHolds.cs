@@ -45,12 +45,14 @@ public sealed class SupervisorHolds : IDisposable
     {
         lock (_gate)
         {
-            DeviceAccess access = (_options.MayMerge ? DeviceAccess.Write | DeviceAccess.Exclusive : DeviceAccess.Shared) | DeviceAccess.HoldOnly | (_options.WithoutLock ? DeviceAccess.WithoutLock : 0);
+            DeviceAccess access = (_options.MayMerge ? DeviceAccess.Write | DeviceAccess.Exclusive : DeviceAccess.Shared)
+                | DeviceAccess.HoldOnly | (_options.WithoutLock ? DeviceAccess.WithoutLock : 0);
             try
             {
                 _cow ??= BlockDevice.Open(_options.Cow, access);
                 if (!_baseIsGivenUp) _base ??= BlockDevice.Open(_options.Base, access);
-                if (_options.Source is { } source && _source == null && _base != null && !IsBase(source)) _source = BlockDevice.Open(source, DeviceAccess.Shared | DeviceAccess.HoldOnly, _base);
+                if (_options.Source is { } source && _source == null && _base != null && !IsBase(source))
+                    _source = BlockDevice.Open(source, DeviceAccess.Shared | DeviceAccess.HoldOnly, _base);
             }
             catch (SnapuserdException)
             {

@@ -53,7 +53,8 @@ public sealed class AtomicFile : IDisposable
             name.Claim(device => Array.Exists(inputs, device.SameFileAs), withoutLock);
             DeviceAccess access = DeviceAccess.Exclusive | (withoutLock ? DeviceAccess.WithoutLock : 0);
             // A user who can create a link at the temporary name must not choose the file that is overwritten.
-            if (!name.IsBlockDevice && Libc.ReadLink(name.Temporary, out _) == 0) throw new SnapuserdException(ExitCode.CannotCreate, $"cannot create {name.Temporary}: it is a symbolic link");
+            if (!name.IsBlockDevice && Libc.ReadLink(name.Temporary, out _) == 0)
+                throw new SnapuserdException(ExitCode.CannotCreate, $"cannot create {name.Temporary}: it is a symbolic link");
             file = name.IsBlockDevice ? FileCowOutput.Open(name.Target, access) : FileCowOutput.Create(name.Temporary, access);
             BegunCow.Refuse(file.Name);
             return new AtomicFile(name, file);

@@ -33,7 +33,8 @@ public static class BegunCow
         if (why != null)
         {
             throw new SnapuserdException(ExitCode.CowCorrupt,
-                $"{path} is a COW whose merge has begun ({why}): it is the only file that can finish its base, and is not replaced; finish it (snapuserd merge), or write to another file");
+                $"{path} is a COW whose merge has begun ({why}): it is the only file that can finish its base, and is not replaced; finish "
+                + "it (snapuserd merge), or write to another file");
         }
     }
 
@@ -46,18 +47,21 @@ public static class BegunCow
         Span<byte> magic = stackalloc byte[sizeof(ulong)];
         if (source.Length < magic.Length) return null;
         source.Read(0, magic);
-        if (BinaryPrimitives.ReadUInt64LittleEndian(magic) == CowHeader.UnsafeMagic) return "it was killed while it overwrote a block without scratch";
+        if (BinaryPrimitives.ReadUInt64LittleEndian(magic) == CowHeader.UnsafeMagic)
+            return "it was killed while it overwrote a block without scratch";
         if (BinaryPrimitives.ReadUInt64LittleEndian(magic) != CowHeader.Magic || source.Length < CountEnd) return null;
         // Read before any validation: a COW that was cut off or damaged after its merge began is still the only one.
         Span<byte> start = stackalloc byte[CountEnd];
         source.Read(0, start);
-        int major = BinaryPrimitives.ReadUInt16LittleEndian(start[MajorAt..]), header = BinaryPrimitives.ReadUInt16LittleEndian(start[HeaderSizeAt..]);
+        int major = BinaryPrimitives.ReadUInt16LittleEndian(start[MajorAt..]),
+            header = BinaryPrimitives.ReadUInt16LittleEndian(start[HeaderSizeAt..]);
         if (major is not (2 or 3)) return null;
         ulong count = BinaryPrimitives.ReadUInt64LittleEndian(start[CowHeader.MergeCountOffset..]);
         Span<byte> state = stackalloc byte[1 + sizeof(uint)];
         state.Clear();
         if (source.Length >= CountEnd + sizeof(uint)) source.Read(CountEnd, state[1..]);
-        if (BinaryPrimitives.ReadUInt32LittleEndian(state[1..]) > 0 && header > CountEnd && header < source.Length) source.Read(header, state[..1]);
+        if (BinaryPrimitives.ReadUInt32LittleEndian(state[1..]) > 0 && header > CountEnd && header < source.Length)
+            source.Read(header, state[..1]);
         if (count == 0 && state[0] == ScratchLayout.NeverUsed) return null;
         try
         {

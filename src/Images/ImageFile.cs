@@ -24,7 +24,8 @@ public sealed class ImageFile : IDisposable
     public ImageFile(string path)
     {
         _name = new TemporaryName(path);
-        if (_name is { Exists: true, IsFile: false }) throw new SnapuserdException(ExitCode.CannotCreate, $"{path} exists and is not a regular file");
+        if (_name is { Exists: true, IsFile: false })
+            throw new SnapuserdException(ExitCode.CannotCreate, $"{path} exists and is not a regular file");
     }
 
     /// <summary>The path as the user gave it.</summary>
@@ -65,9 +66,11 @@ public sealed class ImageFile : IDisposable
         while (bytes.Length > 0)
         {
             int zeros = 0;
-            while (zeros < bytes.Length && ZeroKernel.IsZero(bytes.Slice(zeros, Math.Min(HoleBytes, bytes.Length - zeros)))) zeros = Math.Min(zeros + HoleBytes, bytes.Length);
+            while (zeros < bytes.Length && ZeroKernel.IsZero(bytes.Slice(zeros, Math.Min(HoleBytes, bytes.Length - zeros))))
+                zeros = Math.Min(zeros + HoleBytes, bytes.Length);
             int end = zeros;
-            while (end < bytes.Length && !ZeroKernel.IsZero(bytes.Slice(end, Math.Min(HoleBytes, bytes.Length - end)))) end = Math.Min(end + HoleBytes, bytes.Length);
+            while (end < bytes.Length && !ZeroKernel.IsZero(bytes.Slice(end, Math.Min(HoleBytes, bytes.Length - end))))
+                end = Math.Min(end + HoleBytes, bytes.Length);
             Write(bytes[zeros..end], Length + zeros);
             Length += end;
             bytes = bytes[end..];
@@ -111,9 +114,11 @@ public sealed class ImageFile : IDisposable
         BlockDevice? part = null;
         try
         {
-            if (Libc.ReadLink(_name.Temporary, out _) == 0) throw new SnapuserdException(ExitCode.CannotCreate, $"cannot create {_name.Temporary}: it is a symbolic link");
+            if (Libc.ReadLink(_name.Temporary, out _) == 0)
+                throw new SnapuserdException(ExitCode.CannotCreate, $"cannot create {_name.Temporary}: it is a symbolic link");
             part = BlockDevice.Open(_name.Temporary, access);
-            if (part.IsBlockDevice) throw new SnapuserdException(ExitCode.CannotCreate, $"{_name.Temporary} exists and is not a regular file");
+            if (part.IsBlockDevice)
+                throw new SnapuserdException(ExitCode.CannotCreate, $"{_name.Temporary} exists and is not a regular file");
             if (!TryEmpty(part))
             {
                 part.Dispose();
@@ -170,7 +175,8 @@ public sealed class ImageFile : IDisposable
     {
         ref readonly StatxData old = ref _name.Existing;
         Check(Libc.Statx(Fd, Libc.STATX_BASIC_STATS, out StatxData mine), "looking at it");
-        if (Libc.GetEUid() == 0 && (mine.Uid, mine.Gid) != (old.Uid, old.Gid)) CheckAttribute(Libc.FChOwn(Fd, old.Uid, old.Gid), "owner", warn);
+        if (Libc.GetEUid() == 0 && (mine.Uid, mine.Gid) != (old.Uid, old.Gid))
+            CheckAttribute(Libc.FChOwn(Fd, old.Uid, old.Gid), "owner", warn);
         // A change of owner may have cleared bits of the mode.
         CheckAttribute(Libc.FChMod(Fd, old.Mode & Permissions), "mode", warn);
     }

@@ -26,7 +26,8 @@ public sealed class TemporaryName : IDisposable
         Exists = Libc.Statx(Libc.AT_FDCWD, Target, 0, Libc.STATX_BASIC_STATS, out _existing) == 0;
         // /dev/stdout may lead to a pipe or a deleted file, which has no real name.
         if (!Exists && Libc.Statx(Libc.AT_FDCWD, path, 0, Libc.STATX_BASIC_STATS, out _) == 0)
-            throw new SnapuserdException(ExitCode.CannotCreate, $"cannot create {path}: it leads to an open file that has no name (extract streams with --output -)");
+            throw new SnapuserdException(ExitCode.CannotCreate,
+                $"cannot create {path}: it leads to an open file that has no name (extract streams with --output -)");
     }
 
     /// <summary>The path as the user gave it.</summary>
@@ -65,7 +66,8 @@ public sealed class TemporaryName : IDisposable
             if (Libc.Statx(Libc.AT_FDCWD, name, 0, Libc.STATX_BASIC_STATS, out StatxData status) != 0) continue;
             if ((int)(status.Mode & (uint)Libc.S_IFMT) is not (Libc.S_IFREG or Libc.S_IFBLK)) continue;
             using BlockDevice existing = BlockDevice.Open(name, DeviceAccess.Read);
-            if (isRead(existing)) throw new SnapuserdException(ExitCode.Usage, $"{name} is read by this very command; write to another file");
+            if (isRead(existing))
+                throw new SnapuserdException(ExitCode.Usage, $"{name} is read by this very command; write to another file");
         }
         _access = DeviceAccess.Exclusive | (withoutLock ? DeviceAccess.WithoutLock : 0);
         if (IsFile) _replaced = Hold();

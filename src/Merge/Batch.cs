@@ -251,7 +251,9 @@ internal sealed class Batch
         if (_failure is { } failure) throw Explain(failure);
         foreach (ref readonly Item item in Items)
             if (item.Error < 0) throw Explain(item);
-        if (_jobFailed) throw new SnapuserdException(ExitCode.Internal, $"{_cow.Name}: a worker failed between {_cow.Describe(_items[0].Index)} and {_cow.Describe(_items[Count - 1].Index)}");
+        if (_jobFailed)
+            throw new SnapuserdException(ExitCode.Internal,
+                $"{_cow.Name}: a worker failed between {_cow.Describe(_items[0].Index)} and {_cow.Describe(_items[Count - 1].Index)}");
     }
 
     /// <summary>
@@ -286,14 +288,16 @@ internal sealed class Batch
     public SnapuserdException Explain(in TransferFailure failure)
     {
         BlockRequest request = failure.Request;
-        string device = request.Device == _setup.Cow.Number ? _setup.Cow.Name : request.Device == _setup.Base.Number ? _setup.Base.Name : _setup.Source.Name;
+        string device = request.Device == _setup.Cow.Number ? _setup.Cow.Name : request.Device == _setup.Base.Number ? _setup.Base.Name
+            : _setup.Source.Name;
         string what = request.Verb == BlockVerb.Read ? "reading" : "writing";
         int first = request.Buffer.Offset + failure.Done;
         string whose = "";
         foreach (ref readonly Item item in Items)
             if (Holds(item.Data, first) || Holds(item.Stored, first)) { whose = $" for {_cow.Describe(item.Index)}"; break; }
         return new SnapuserdException(ExitCode.InputOutput,
-            $"{device}: {what} {request.Buffer.Length - failure.Done} bytes at {request.Offset + failure.Done}{whose} failed: {ErrnoText.Of(failure.Errno)}");
+            $"{device}: {what} {request.Buffer.Length - failure.Done} bytes at {request.Offset + failure.Done}{whose} failed: "
+            + $"{ErrnoText.Of(failure.Errno)}");
     }
 
     private static bool Holds(Slice slice, int offset) => offset >= slice.Offset && offset < slice.Offset + slice.Length;
@@ -302,7 +306,8 @@ internal sealed class Batch
         // The file is intact; the next run may have enough memory.
         ? new SnapuserdException(ExitCode.OutOfResources, $"{_cow.Name}: {_cow.Describe(item.Index)}: {UnitDecoder.Describe(item.Error)}")
         : new SnapuserdException(ExitCode.CowCorrupt,
-            $"{_cow.Name}: {_cow.Describe(item.Index)}: its payload of {item.Op.DataLength} bytes at {item.Op.DataOffset}: {UnitDecoder.Describe(item.Error)}");
+            $"{_cow.Name}: {_cow.Describe(item.Index)}: its payload of {item.Op.DataLength} bytes at {item.Op.DataOffset}: "
+            + $"{UnitDecoder.Describe(item.Error)}");
 
     private bool TryAdd(int position, int index, in CowOp op, bool readsSource)
     {
@@ -475,7 +480,9 @@ internal sealed class Batch
             while (_cursor < Count)
             {
                 ref readonly Item next = ref _items[Index(_byBlock[_cursor])];
-                if ((long)next.Op.NewBlock * CowOp.BlockSize != offset + run.Length || run.Length + next.Data.Length > _setup.Options.RequestBytes) break;
+                if ((long)next.Op.NewBlock * CowOp.BlockSize != offset + run.Length
+                    || run.Length + next.Data.Length > _setup.Options.RequestBytes)
+                    break;
                 run = new Slice(run.Offset, run.Length + next.Data.Length);
                 _cursor++;
             }

@@ -54,7 +54,8 @@ public sealed class MergeEngine : IDisposable
         _setup = setup;
         _cow = cow;
         _plan = plan;
-        _metadata = new MetadataImage(setup, new ScratchLayout(cow.Header.HeaderBytes, cow.Header.ScratchBytes), plan.LongestWindowFrom(count));
+        _metadata =
+            new MetadataImage(setup, new ScratchLayout(cow.Header.HeaderBytes, cow.Header.ScratchBytes), plan.LongestWindowFrom(count));
         _pipeline = Pipeline.InRestOf(setup, cow, MergeForecast.Of(plan, count).Windows > 0);
         _marks = new Watermarks(plan, count, setup.Observer);
         _loop = new MergeLoop(setup, cow, plan, _metadata, _pipeline, _marks);

@@ -13,7 +13,8 @@ public readonly record struct MergeForecast(int Journaled, int Windows, int Unpr
     /// </summary>
     public static MergeForecast Of(CowFile cow, bool sharedBlocks = true, int from = 0)
     {
-        using MergePlan plan = new(cow, new ScratchLayout(cow.Header.HeaderBytes, cow.Header.ScratchBytes).Window, sharedBlocks, sourceIsBase: sharedBlocks);
+        using MergePlan plan = new(cow, new ScratchLayout(cow.Header.HeaderBytes, cow.Header.ScratchBytes).Window, sharedBlocks,
+            sourceIsBase: sharedBlocks);
         return Of(plan, from);
     }
 

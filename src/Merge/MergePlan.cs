@@ -24,8 +24,9 @@ internal readonly record struct MergeStep(StepKind Kind, int Ops);
 
 /// <summary>
 /// The ops of a COW by position in merge order, with the effect of rule 1 of design §5 on each. An op may overwrite its blocks once the
-/// durable count has reached its <see cref="SafeFrom"/>, its safe-from count. The safe-from count is the position after the last op that reads
-/// one of these blocks. In a valid order no op reads a block after its writer. So the safe-from count is at most the op's own position plus
+/// durable count has reached its <see cref="SafeFrom"/>, its safe-from count. The safe-from count is the position after the last op that
+/// reads one of these blocks. In a valid order no op reads a block after its writer. So the safe-from count is at most the op's own
+/// position plus
 /// 1. It is equal to that exactly if the op reads what it overwrites.
 /// <para>
 /// Where Source shares storage with Base under other block numbers (<see cref="StorageMap"/>), a later op may read what an earlier one
@@ -203,7 +204,8 @@ internal sealed class MergePlan : IDisposable
     private static MappedMemory Map(nint bytes)
     {
         int result = MappedMemory.Map(bytes, out MappedMemory? memory);
-        if (result < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"cannot map {bytes} bytes for the ops: {ErrnoText.Of(result)}");
+        if (result < 0)
+            throw new SnapuserdException(ExitCode.OutOfResources, $"cannot map {bytes} bytes for the ops: {ErrnoText.Of(result)}");
         return memory!;
     }
 

@@ -10,7 +10,8 @@ namespace Snapuserd.Merge;
 /// the list there. Each step begins I/O and yields what must be done before the next step. <see cref="MergeProtocol"/> names them;
 /// <see cref="RunningProtocol"/> takes the steps, one protocol at a time.
 /// </summary>
-internal sealed class MergeProtocols(MergeSetup setup, CowFile cow, MergePlan plan, MetadataImage metadata, Pipeline pipeline, BaseWriter target,
+internal sealed class MergeProtocols(MergeSetup setup, CowFile cow, MergePlan plan, MetadataImage metadata, Pipeline pipeline,
+    BaseWriter target,
     Watermarks marks, MergeRules rules, CheckpointSchedule checkpoints, RunningProtocol running)
 {
     private readonly uint[] _windowBlocks = new uint[metadata.Slots];

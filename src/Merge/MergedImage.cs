@@ -43,7 +43,8 @@ public sealed class MergedImage : IDisposable
         }
         plan.CheckSources(_count, left, setup);
         int chunk = Math.Clamp(setup.Arena.Free / 8, CowOp.BlockSize, MostChunk) & -CowOp.BlockSize;
-        _chunk = setup.Arena.Take(chunk) ?? throw new SnapuserdException(ExitCode.OutOfResources, "the buffer memory is too small; try a larger --memory");
+        _chunk = setup.Arena.Take(chunk)
+            ?? throw new SnapuserdException(ExitCode.OutOfResources, "the buffer memory is too small; try a larger --memory");
         _pipeline = Pipeline.InRestOf(setup, cow);
     }
 
@@ -111,7 +112,8 @@ public sealed class MergedImage : IDisposable
                 }
                 else if (position < _windowEnd)
                 {
-                    _setup.Arena[_metadata!.Slot(position - _count)].CopyTo(_setup.Arena[chunk.Part((int)((block * CowOp.BlockSize) - offset), CowOp.BlockSize)]);
+                    _setup.Arena[_metadata!.Slot(position - _count)]
+                        .CopyTo(_setup.Arena[chunk.Part((int)((block * CowOp.BlockSize) - offset), CowOp.BlockSize)]);
                 }
                 else if (!batch.TryAddAt(position))
                 {
@@ -148,7 +150,8 @@ public sealed class MergedImage : IDisposable
         {
             long start = (long)item.Op.NewBlock * CowOp.BlockSize;
             long from = Math.Max(start, offset), to = Math.Min(start + item.Data.Length, offset + chunk.Length);
-            _setup.Arena[item.Data.Part((int)(from - start), (int)(to - from))].CopyTo(_setup.Arena[chunk.Part((int)(from - offset), (int)(to - from))]);
+            _setup.Arena[item.Data.Part((int)(from - start), (int)(to - from))]
+                .CopyTo(_setup.Arena[chunk.Part((int)(from - offset), (int)(to - from))]);
         }
         batch.Clear(0);
     }

@@ -16,7 +16,8 @@ public static class MergedReading
         observer.Progress(new MergeProgress(0, ops, 0, image.Length));
         for (long offset = 0; offset < image.Length;)
         {
-            if (stop.Requested) throw new SnapuserdException(ExitCode.Interrupted, $"stopped at byte {offset} of {image.Length}; nothing was changed");
+            if (stop.Requested)
+                throw new SnapuserdException(ExitCode.Interrupted, $"stopped at byte {offset} of {image.Length}; nothing was changed");
             ReadOnlySpan<byte> chunk = image.Read(offset);
             sink(chunk);
             offset += chunk.Length;

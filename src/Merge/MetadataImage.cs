@@ -46,7 +46,8 @@ internal sealed class MetadataImage
         long bytes = Math.Min(layout.HeadBytes(slots), _cow.Length);
         Slice? image = bytes <= _arena.Free ? _arena.Take((int)bytes, Page, (int)layout.DataOffset) : null;
         _image = image ?? throw new SnapuserdException(ExitCode.OutOfResources,
-            $"{_cow.Name}: windows of {slots} ops take {(bytes >> 20) + 1} MiB of buffer memory beside what the ops need, {_arena.Free >> 20} MiB are left; try a larger --memory");
+            $"{_cow.Name}: windows of {slots} ops take {(bytes >> 20) + 1} MiB of buffer memory beside what the ops need, "
+            + $"{_arena.Free >> 20} MiB are left; try a larger --memory");
         _durablePage0 = new byte[Math.Min(Page, _image.Length)];
     }
 
@@ -96,7 +97,8 @@ internal sealed class MetadataImage
     }
 
     /// <summary>The state byte that a power cut leaves, as far as it is known: 2 until the first flush of the run.</summary>
-    public byte DurableState => !_durableKnown ? ScratchLayout.Valid : Layout.Window == 0 ? ScratchLayout.NeverUsed : _durablePage0[Layout.StateOffset];
+    public byte DurableState => !_durableKnown ? ScratchLayout.Valid : Layout.Window == 0 ? ScratchLayout.NeverUsed
+        : _durablePage0[Layout.StateOffset];
 
     /// <summary>
     /// Page 0 and the slots left by the previous run are written back, durable or not. From here on no write changes a byte of a payload,
@@ -186,7 +188,8 @@ internal sealed class MetadataImage
     public IEnumerable<IoGroup> Commit()
     {
         Assert(_durableKnown, "page 0 is written before what the predecessor left was made durable");
-        Assert(SameAsDurable(sizeof(ulong), CowHeader.MergeCountOffset) && SameAsDurable(CowHeader.MergeCountOffset + sizeof(ulong), Layout.StateOffset)
+        Assert(SameAsDurable(sizeof(ulong), CowHeader.MergeCountOffset)
+            && SameAsDurable(CowHeader.MergeCountOffset + sizeof(ulong), Layout.StateOffset)
             && SameAsDurable(Layout.StateOffset + 1, _durablePage0.Length), "rule 2: more than magic, count and state changes on page 0");
         WritePage0();
         yield return _transfers;
@@ -253,7 +256,8 @@ internal sealed class MetadataImage
     private void Check(string doing)
     {
         if (_transfers.TakeFailure() is { } failure)
-            throw new SnapuserdException(ExitCode.InputOutput, $"{_cow.Name}: {doing} the COW at byte {failure.Request.Offset + failure.Done} failed: {ErrnoText.Of(failure.Errno)}");
+            throw new SnapuserdException(ExitCode.InputOutput,
+                $"{_cow.Name}: {doing} the COW at byte {failure.Request.Offset + failure.Done} failed: {ErrnoText.Of(failure.Errno)}");
     }
 
     private bool SameAsDurable(int from, int to) => from >= to || Image[from..to].SequenceEqual(_durablePage0.AsSpan(from, to - from));

@@ -12,8 +12,8 @@ namespace Snapuserd.Merge;
 internal sealed class Pipeline
 {
     /// <summary>
-    /// Bytes of a buffer, if memory allows for <see cref="LeastBuffers"/> of that size. Longer batches find more neighbours to join; shorter
-    /// ones are still in the processor's cache when they are written. tests/Benchmarks/README.md has the table.
+    /// Bytes of a buffer, if memory allows for <see cref="LeastBuffers"/> of that size. Longer batches find more neighbours to join;
+    /// shorter ones are still in the processor's cache when they are written. tests/Benchmarks/README.md has the table.
     /// </summary>
     private const int RoomBytes = 1 << 20;
 
@@ -50,7 +50,8 @@ internal sealed class Pipeline
         _free = new Batch[_batches.Length];
         _bufferBytes = buffer;
         for (int i = _batches.Length - 1; i >= 0; i--)
-            _free[_freeCount++] = _batches[i] = new Batch(setup, cow, memory.Part(i * buffer, buffer), mostOps) { Tag = (uint)i, IsTaken = true };
+            _free[_freeCount++] =
+                _batches[i] = new Batch(setup, cow, memory.Part(i * buffer, buffer), mostOps) { Tag = (uint)i, IsTaken = true };
     }
 
     /// <summary>
@@ -61,7 +62,8 @@ internal sealed class Pipeline
         int least = Batch.LeastBuffer(cow), most = journals ? WindowRoomBytes : RoomBytes;
         (int grain, int buffer, int buffers) = Divide(setup.Arena, least, most);
         if (buffers == 0)
-            throw new SnapuserdException(ExitCode.OutOfResources, $"{cow.Name}: {least} bytes of buffers are needed beside its scratch, {setup.Arena.Free} are left; try a larger --memory");
+            throw new SnapuserdException(ExitCode.OutOfResources,
+                $"{cow.Name}: {least} bytes of buffers are needed beside its scratch, {setup.Arena.Free} are left; try a larger --memory");
         return new Pipeline(setup, cow, setup.Arena.Take(buffers * buffer, grain)!.Value, buffer);
     }
 
@@ -70,8 +72,8 @@ internal sealed class Pipeline
     /// in bytes, and their number. The number is 0 if not even one of <paramref name="least"/> bytes fits.
     /// <para>
     /// A buffer consists of whole system pages, because memory is returned to the system in whole pages. Where memory is short, pages can
-    /// yield fewer buffers than blocks do, and fewer than <see cref="LeastBuffers"/>. Then buffers consist of whole blocks, and a buffer that
-    /// is given back returns only the pages that lie inside it.
+    /// yield fewer buffers than blocks do, and fewer than <see cref="LeastBuffers"/>. Then buffers consist of whole blocks, and a buffer
+    /// that is given back returns only the pages that lie inside it.
     /// </para>
     /// </summary>
     internal static (int Grain, int Buffer, int Buffers) Divide(Arena arena, int least, int most)
@@ -99,7 +101,8 @@ internal sealed class Pipeline
         // whatever the others take.
         int other = _setup.Arena.Size - _setup.Arena.Free - (_batches.Length * _bufferBytes);
         if (!share.TryTake(other + _bufferBytes))
-            throw new SnapuserdException(ExitCode.OutOfResources, $"{_cow.Name}: {other + _bufferBytes} bytes of buffers are needed, and several merges share them; try a larger --memory");
+            throw new SnapuserdException(ExitCode.OutOfResources,
+                $"{_cow.Name}: {other + _bufferBytes} bytes of buffers are needed, and several merges share them; try a larger --memory");
         foreach (Batch batch in _batches) batch.IsTaken = batch == _batches[0];
         _share = share;
     }
@@ -236,7 +239,9 @@ internal sealed class Pipeline
         int done = from;
         for (int index = from; index < _cow.OpCount || Count > 0;)
         {
-            if (_setup.Stop.Requested) throw new SnapuserdException(ExitCode.Interrupted, $"stopped while checking payloads, at op {index} of {_cow.OpCount}; nothing was written");
+            if (_setup.Stop.Requested)
+                throw new SnapuserdException(ExitCode.Interrupted,
+                    $"stopped while checking payloads, at op {index} of {_cow.OpCount}; nothing was written");
             bool changed = false;
             while (index < _cow.OpCount && TryOpen(index) is { } batch)
             {

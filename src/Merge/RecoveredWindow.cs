@@ -25,7 +25,8 @@ internal readonly record struct RecoveredWindow(int Entries, bool IsStale)
 
         int differs = FirstDifference(plan, metadata, count, entries);
         if (entries > 0 && differs == entries) return new RecoveredWindow(entries, false);
-        if (entries > 0 && entries <= count && FirstDifference(plan, metadata, count - entries, entries) == entries) return new RecoveredWindow(entries, true);
+        if (entries > 0 && entries <= count && FirstDifference(plan, metadata, count - entries, entries) == entries)
+            return new RecoveredWindow(entries, true);
 
         string found = "the list of its entries is empty";
         if (entries > 0)
@@ -35,7 +36,8 @@ internal readonly record struct RecoveredWindow(int Entries, bool IsStale)
         }
         string due = count + differs < plan.Count ? plan.Describe(count + differs) : "no op at all";
         throw new SnapuserdException(ExitCode.CowCorrupt,
-            $"{cow.Name}: scratch is marked valid (state 2, num_merge_ops {count}), but {found} where {due} is due at offset {metadata.Layout.SlotOffset(differs)}");
+            $"{cow.Name}: scratch is marked valid (state 2, num_merge_ops {count}), but {found} where {due} is due at offset "
+            + $"{metadata.Layout.SlotOffset(differs)}");
     }
 
     private static int FirstDifference(MergePlan plan, MetadataImage metadata, int from, int entries)

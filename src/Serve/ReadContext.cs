@@ -32,7 +32,8 @@ public sealed class ReadContext : IDisposable
     }
 
     /// <summary>Bytes of memory for <paramref name="reads"/> reads at a time of up to <paramref name="bufferBytes"/> bytes.</summary>
-    public static int Bytes(SnapshotView view, int reads, int bufferBytes) => checked(reads * (ViewReader.BytesPerRead(view) + Sizes.RoundUp(bufferBytes, Arena.Alignment)));
+    public static int Bytes(SnapshotView view, int reads, int bufferBytes) =>
+        checked(reads * (ViewReader.BytesPerRead(view) + Sizes.RoundUp(bufferBytes, Arena.Alignment)));
 
     /// <summary>The reader that fills the buffers.</summary>
     public ViewReader Reader { get; }

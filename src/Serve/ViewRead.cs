@@ -84,7 +84,8 @@ internal sealed class ViewRead
     /// Bytes of memory for a read: a unit, a block, and payloads; the longest payload fits together with an Xor's source.
     /// </summary>
     public static int MemoryBytes(CowFile cow) =>
-        (cow.MaxUnitBytes + CowOp.BlockSize + Math.Max(StoredBytes, cow.MaxStoredBytes + CowOp.BlockSize) + CowOp.BlockSize - 1) & -CowOp.BlockSize;
+        (cow.MaxUnitBytes + CowOp.BlockSize + Math.Max(StoredBytes, cow.MaxStoredBytes + CowOp.BlockSize) + CowOp.BlockSize - 1)
+        & -CowOp.BlockSize;
 
     /// <summary>The tag that the caller of Begin gave.</summary>
     public uint Tag { get; private set; }
@@ -138,15 +139,18 @@ internal sealed class ViewRead
         if (_transfers.TakeFailure() is { } failure)
         {
             (MergeDevice cow, MergeDevice target, MergeDevice source) = _view.Devices;
-            string device = failure.Request.Device == cow.Number ? cow.Name : failure.Request.Device == target.Number ? target.Name : source.Name;
-            Fail($"{device}: reading {failure.Request.Buffer.Length - failure.Done} bytes at {failure.Request.Offset + failure.Done} failed: {ErrnoText.Of(failure.Errno)}");
+            string device = failure.Request.Device == cow.Number ? cow.Name : failure.Request.Device == target.Number ? target.Name
+                : source.Name;
+            Fail($"{device}: reading {failure.Request.Buffer.Length - failure.Done} bytes at {failure.Request.Offset + failure.Done} "
+                + $"failed: {ErrnoText.Of(failure.Errno)}");
             return;
         }
         for (int i = 0; i < _itemCount; i++)
         {
             int error = Decode(_items[i]);
             if (error == 0) continue;
-            Fail($"{_view.Cow.Name}: {_view.Cow.Describe(_items[i].Index)}: its payload of {_items[i].Op.DataLength} bytes at {_items[i].Op.DataOffset}: {UnitDecoder.Describe(error)}");
+            Fail($"{_view.Cow.Name}: {_view.Cow.Describe(_items[i].Index)}: its payload of {_items[i].Op.DataLength} bytes at "
+                + $"{_items[i].Op.DataOffset}: {UnitDecoder.Describe(error)}");
             return;
         }
         if (_planned == _buffer.Length) _ended = true;
@@ -204,11 +208,15 @@ internal sealed class ViewRead
             int from = (int)(at - ((long)op.NewBlock * CowOp.BlockSize));
             wanted = Math.Min(wanted, op.UnitBytes - from);
             if (position < locations.Counted) Read(target.Number, at, wanted);
-            else if (position - locations.Counted < locations.Window) Copy(_view.WindowBlock(position - locations.Counted).Slice(from, wanted));
+            else if (position - locations.Counted < locations.Window)
+                Copy(_view.WindowBlock(position - locations.Counted).Slice(from, wanted));
             else if (op.Type == CowOpType.Copy) Read(source.Number, op.SourceByte + from, wanted);
             else if (op.Type == CowOpType.Zero) Target(wanted).Clear();
-            else if (op.Type == CowOpType.Replace && _view.Cow.IsRaw(op) && op.DataLength == op.UnitBytes) Read(cow.Number, op.DataOffset + from, wanted);
-            else if (op.Type == CowOpType.Replace && (op.Blocks > 1 || wanted < op.UnitBytes) && _view.Cache.TryCopy(index, from, _arena[_buffer.Part(_planned, wanted)])) _planned += wanted;
+            else if (op.Type == CowOpType.Replace && _view.Cow.IsRaw(op) && op.DataLength == op.UnitBytes)
+                Read(cow.Number, op.DataOffset + from, wanted);
+            else if (op.Type == CowOpType.Replace && (op.Blocks > 1 || wanted < op.UnitBytes)
+                && _view.Cache.TryCopy(index, from, _arena[_buffer.Part(_planned, wanted)]))
+                _planned += wanted;
             else if (!TryAdd(index, op, from, wanted)) return;
         }
     }
@@ -257,7 +265,9 @@ internal sealed class ViewRead
         for (int i = _pieceCount - 1; i >= Math.Max(0, _pieceCount - 2); i--)
         {
             ref Piece last = ref _pieces[i];
-            if (last.Device != device || last.Offset + last.Memory.Length != offset || last.Memory.Offset + last.Memory.Length != memory.Offset) continue;
+            if (last.Device != device || last.Offset + last.Memory.Length != offset
+                || last.Memory.Offset + last.Memory.Length != memory.Offset)
+                continue;
             last.Memory = new Slice(last.Memory.Offset, last.Memory.Length + memory.Length);
             return;
         }

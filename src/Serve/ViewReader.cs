@@ -34,7 +34,8 @@ public sealed class ViewReader : IDisposable
         int bytes = BytesPerRead(view);
         for (int i = 0; i < reads; i++)
         {
-            Slice memory = arena.Take(bytes) ?? throw new SnapuserdException(ExitCode.OutOfResources, $"reading takes {bytes} bytes of buffer memory, {arena.Free} are left; try a larger --memory");
+            Slice memory = arena.Take(bytes) ?? throw new SnapuserdException(ExitCode.OutOfResources,
+                $"reading takes {bytes} bytes of buffer memory, {arena.Free} are left; try a larger --memory");
             _reads[i] = new ViewRead(view, io, arena, memory, _decoder);
             _active[i] = i;
         }

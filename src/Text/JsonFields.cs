@@ -29,7 +29,8 @@ public sealed class JsonFields
             if (String(line, ref at) is not { } key || !Take(line, ref at, ':')) return null;
             Skip(line, ref at);
             bool isString = at < line.Length && line[at] == '"';
-            string? value = isString ? String(line, ref at) : at < line.Length && line[at] is '{' or '[' ? Nested(line, ref at) : Word(line, ref at);
+            string? value = isString ? String(line, ref at) : at < line.Length && line[at] is '{' or '[' ? Nested(line, ref at)
+                : Word(line, ref at);
             if (value == null || !fields._members.TryAdd(key, (value, isString))) return null;
         }
         while (Take(line, ref at, ','));
@@ -37,17 +38,20 @@ public sealed class JsonFields
     }
 
     /// <summary>A string; null if it is missing or no string.</summary>
-    public string? String(string key) => _members.TryGetValue(key, out (string Value, bool IsString) member) && member.IsString ? member.Value : null;
+    public string? String(string key) =>
+        _members.TryGetValue(key, out (string Value, bool IsString) member) && member.IsString ? member.Value : null;
 
     /// <summary>A value as text; "" if it is missing or null.</summary>
-    public string Text(string key) => _members.TryGetValue(key, out (string Value, bool IsString) member) && member is { IsString: true } or { Value: not "null" } ? member.Value : "";
+    public string Text(string key) => _members.TryGetValue(key, out (string Value, bool IsString) member)
+        && member is { IsString: true } or { Value: not "null" } ? member.Value : "";
 
     /// <summary>A number without its fraction, which users do not need; 0 if it is missing or has an exponent.</summary>
     public long Integer(string key)
     {
         string text = Text(key);
         int point = text.IndexOf('.', StringComparison.Ordinal);
-        return long.TryParse(point < 0 ? text : text.AsSpan(0, point), NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out long value) ? value : 0;
+        return long.TryParse(point < 0 ? text : text.AsSpan(0, point), NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture,
+            out long value) ? value : 0;
     }
 
     private static void Skip(string line, ref int at)
@@ -115,7 +119,9 @@ public sealed class JsonFields
                 c = line[at];
                 if (c == 'u')
                 {
-                    if (at + 4 >= line.Length || !ushort.TryParse(line.AsSpan(at + 1, 4), NumberStyles.AllowHexSpecifier, CultureInfo.InvariantCulture, out ushort unit)) return null;
+                    if (at + 4 >= line.Length || !ushort.TryParse(line.AsSpan(at + 1, 4), NumberStyles.AllowHexSpecifier,
+                        CultureInfo.InvariantCulture, out ushort unit))
+                        return null;
                     (c, at) = ((char)unit, at + 4);
                 }
                 else

@@ -25,7 +25,8 @@ public static class Units
         $"{number.ToString(CultureInfo.InvariantCulture)} {(number == 1 ? one : many ?? one + "s")}";
 
     /// <summary>"0.3 ms", "1250 ms".</summary>
-    public static string Milliseconds(double seconds) => $"{(seconds * 1000).ToString(seconds >= 0.01 ? "0" : "0.0##", CultureInfo.InvariantCulture)} ms";
+    public static string Milliseconds(double seconds) =>
+        $"{(seconds * 1000).ToString(seconds >= 0.01 ? "0" : "0.0##", CultureInfo.InvariantCulture)} ms";
 
     /// <summary>"0:07", "12:30", "3:00:00".</summary>
     public static string Duration(double seconds)

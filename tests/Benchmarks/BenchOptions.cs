@@ -70,9 +70,14 @@ internal sealed record BenchOptions
 
     /// <summary>Whether measurements of a section may run: no argument names a section, or one names this section.</summary>
     internal bool WantsSection(string section) =>
-        Only.Length == 0 || Array.Exists(Only, word => word == section) || !Array.Exists(Only, word => Array.Exists(s_sections, known => known == word));
+        Only.Length == 0 || Array.Exists(Only, word => word == section)
+        || !Array.Exists(Only, word => Array.Exists(s_sections, known => known == word));
 
-    private static bool Matches(string asked, string own) => asked.EndsWith('*') ? own.StartsWith(asked[..^1], StringComparison.Ordinal) : own == asked;
+    private static bool Matches(string asked, string own) =>
+        asked.EndsWith('*') ? own.StartsWith(asked[..^1], StringComparison.Ordinal) : own == asked;
 
-    private static readonly string[] s_sections = ["kernels", "parsing", "writing", "start", "merge", "serve", "counts", "flush", "shared", "scaling", "nbd"];
+    private static readonly string[] s_sections =
+    [
+        "kernels", "parsing", "writing", "start", "merge", "serve", "counts", "flush", "shared", "scaling", "nbd",
+    ];
 }

@@ -27,7 +27,8 @@ internal static class NbdReading
             string cow = MergeBenchmark.Prepare(output, options, folder, variant);
             string target = Path.Combine(folder, $"new-{variant.Mix}.img");
             using Served theirs = new(target, "nbdkit", ["-f", "--readonly", "-U", "{}", "file", target]);
-            using Served ours = new(target, options.Snapuserd!, ["serve", "--device", "nbd", "--socket", "{}", "--cow", cow, "--base", Path.Combine(folder, "old.img"), "--progress", "never"]);
+            using Served ours = new(target, options.Snapuserd!, ["serve", "--device", "nbd", "--socket", "{}", "--cow", cow, "--base",
+                Path.Combine(folder, "old.img"), "--progress", "never"]);
             double bytes = new FileInfo(target).Length;
             Measure($"{name} nbdcopy", Copy, bytes / 1e6, "MB/s");
             Measure($"{name} 4 KiB random, 1 by 1", server => Random(server, 1), RandomReads / 4e3, "kIOPS");
@@ -41,7 +42,8 @@ internal static class NbdReading
                 Turns.Print(output, what, "nbdkit file", times, amount, unit);
                 // CPU time does not depend on other load of this machine.
                 (theirCpu, ourCpu) = (theirs.CpuSeconds - theirCpu, ours.CpuSeconds - ourCpu);
-                output.WriteLine(string.Create(CultureInfo.InvariantCulture, $"  {"",-34} CPU seconds of a run: nbdkit {theirCpu / (options.Runs + 1):0.000}, ours {ourCpu / (options.Runs + 1):0.000}, ratio {theirCpu / ourCpu:0.00}"));
+                output.WriteLine(string.Create(CultureInfo.InvariantCulture, $"  {"",-34} CPU seconds of a run: nbdkit "
+                    + $"{theirCpu / (options.Runs + 1):0.000}, ours {ourCpu / (options.Runs + 1):0.000}, ratio {theirCpu / ourCpu:0.00}"));
             }
         }
     }
@@ -72,7 +74,8 @@ internal static class NbdReading
         int reads = depth == 1 ? RandomReads / 4 : RandomReads;
         ProcessStartInfo start = new("fio",
         [
-            "--name=r", "--ioengine=nbd", $"--uri={server.Uri}", "--rw=randread", "--bs=4k", "--randrepeat=1", $"--iodepth={depth}", $"--number_ios={reads}", "--readonly", "--output-format=json",
+            "--name=r", "--ioengine=nbd", $"--uri={server.Uri}", "--rw=randread", "--bs=4k", "--randrepeat=1", $"--iodepth={depth}",
+            $"--number_ios={reads}", "--readonly", "--output-format=json",
         ])
         {
             RedirectStandardOutput = true,
@@ -81,7 +84,8 @@ internal static class NbdReading
         string text = process.StandardOutput.ReadToEnd();
         process.WaitForExit();
         if (process.ExitCode != 0) throw new InvalidOperationException($"fio ended with {process.ExitCode}");
-        JsonElement read = JsonDocument.Parse(text[text.IndexOf('{', StringComparison.Ordinal)..]).RootElement.GetProperty("jobs")[0].GetProperty("read");
+        JsonElement read = JsonDocument.Parse(text[text.IndexOf('{', StringComparison.Ordinal)..]).RootElement.GetProperty("jobs")[0]
+            .GetProperty("read");
         return reads / read.GetProperty("iops").GetDouble();
     }
 
@@ -97,10 +101,15 @@ internal static class NbdReading
             Uri = $"nbd+unix:///?socket={socket}";
             // The image is in the page cache for both servers before either is measured.
             using (FileStream file = File.OpenRead(image)) file.CopyTo(Stream.Null);
-            ProcessStartInfo start = new(program, Array.ConvertAll(arguments, argument => argument == "{}" ? socket : argument)) { RedirectStandardOutput = true };
+            ProcessStartInfo start = new(program, Array.ConvertAll(arguments, argument => argument == "{}" ? socket : argument))
+            {
+                RedirectStandardOutput = true,
+            };
             _process = Process.Start(start)!;
             while (!File.Exists(socket) && !_process.HasExited) System.Threading.Thread.Sleep(1);
-            if (_process.HasExited) throw new InvalidOperationException(string.Create(CultureInfo.InvariantCulture, $"{program} ended with {_process.ExitCode}"));
+            if (_process.HasExited)
+                throw new InvalidOperationException(
+                    string.Create(CultureInfo.InvariantCulture, $"{program} ended with {_process.ExitCode}"));
         }
 
         internal string Uri { get; }

@@ -53,7 +53,8 @@ internal static class Parsing
             bool copies = i < ops / 2;
             BinaryPrimitives.WriteUInt32LittleEndian(op[4..], (uint)i);
             // A chain shifted by one block: every copy reads the block that the next one writes.
-            BinaryPrimitives.WriteUInt64LittleEndian(op[8..], copies ? ((ulong)CowOpType.Copy << 60) | (uint)(i + 1) : (ulong)CowOpType.Zero << 60);
+            BinaryPrimitives.WriteUInt64LittleEndian(op[8..],
+                copies ? ((ulong)CowOpType.Copy << 60) | (uint)(i + 1) : (ulong)CowOpType.Zero << 60);
         }
         return file;
     }

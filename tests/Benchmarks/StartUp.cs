@@ -12,7 +12,8 @@ internal static class StartUp
     {
         (Times ceiling, Times ours) = Turns.Measure(() => Start("/bin/true", []), () => Start(snapuserd, ["--version"]), turns);
         output.WriteLine(string.Create(CultureInfo.InvariantCulture,
-            $"  {"snapuserd --version",-34} ceiling {Milliseconds(ceiling)} ms (/bin/true), ours {Milliseconds(ours)} ms, ratio {ceiling.Median / ours.Median:0.00}; median of {turns} runs"));
+            $"  {"snapuserd --version",-34} ceiling {Milliseconds(ceiling)} ms (/bin/true), ours {Milliseconds(ours)} ms, ratio "
+            + $"{ceiling.Median / ours.Median:0.00}; median of {turns} runs"));
     }
 
     private static string Milliseconds(Times times) =>

@@ -41,10 +41,12 @@ internal static class Turns
     /// <summary>
     /// "  name: ceiling 30.1 GB/s [28.0-31.0] (memcpy), ours 29.0 GB/s [...], ratio 0.96"; a rate is <paramref name="amount"/> / time.
     /// </summary>
-    internal static void Print(TextWriter output, string name, string ceilingName, (Times Ceiling, Times Ours) times, double amount, string unit)
+    internal static void Print(TextWriter output, string name, string ceilingName, (Times Ceiling, Times Ours) times, double amount,
+        string unit)
     {
         output.WriteLine(string.Create(CultureInfo.InvariantCulture,
-            $"  {name,-34} ceiling {Rate(times.Ceiling, amount)} {unit} ({ceilingName}), ours {Rate(times.Ours, amount)} {unit}, ratio {times.Ceiling.Median / times.Ours.Median:0.00}"));
+            $"  {name,-34} ceiling {Rate(times.Ceiling, amount)} {unit} ({ceilingName}), ours {Rate(times.Ours, amount)} {unit}, ratio "
+            + $"{times.Ceiling.Median / times.Ours.Median:0.00}"));
     }
 
     private static string Rate(Times times, double amount) =>

@@ -18,7 +18,8 @@ internal static class Writing
         byte[] data = Content(blocks * CowOp.BlockSize);
         byte[] room = new byte[UnitEncoder.Bound(UnitBytes)];
         foreach ((CowCompression algorithm, int? level, string name) in new (CowCompression, int?, string)[]
-            { (CowCompression.Lz4, null, "lz4"), (CowCompression.Zstd, null, "zstd"), (CowCompression.Gz, null, "gz"), (CowCompression.Brotli, 5, "brotli,5") })
+            { (CowCompression.Lz4, null, "lz4"), (CowCompression.Zstd, null, "zstd"), (CowCompression.Gz, null, "gz"),
+                (CowCompression.Brotli, 5, "brotli,5") })
         {
             // Slow codecs get less data; the result is a rate anyway.
             int length = algorithm is CowCompression.Gz or CowCompression.Brotli ? data.Length / 4 : data.Length;
@@ -28,7 +29,8 @@ internal static class Writing
                 (Times, Times) times = Turns.Measure(
                     () =>
                     {
-                        for (int at = 0; at < length; at += UnitBytes) encoder.Encode(data.AsSpan(at, Math.Min(UnitBytes, length - at)), room);
+                        for (int at = 0; at < length; at += UnitBytes)
+                            encoder.Encode(data.AsSpan(at, Math.Min(UnitBytes, length - at)), room);
                     },
                     () => Write(data.AsSpan(0, length), new CowWriterOptions
                     {

@@ -46,7 +46,8 @@ public sealed class ArenaPageTests
                 }
             }
             int same = arena[all].CommonPrefixLength(expected);
-            Assert.True(same == arena.Size, $"seed {seed}, turn {turn}, pages of {page}: byte {same} was given back, or kept, against expectation");
+            Assert.True(same == arena.Size,
+                $"seed {seed}, turn {turn}, pages of {page}: byte {same} was given back, or kept, against expectation");
             Assert.Equal(due, pages.Discarded - before);
         }
         pages.Check();

@@ -52,9 +52,11 @@ public sealed class BlockDeviceCallTests : IDisposable
         {
             int asked = 0;
             SnapuserdException refused = Assert.Throws<SnapuserdException>(() => Answering([SYS_openat],
-                call => call.Text(1) == _folder["f"] ? asked++ < 2 ? -Errno.EINTR : -errno : null, () => BlockDevice.Open(_folder["f"], access).Dispose()));
+                call => call.Text(1) == _folder["f"] ? asked++ < 2 ? -Errno.EINTR : -errno : null,
+                () => BlockDevice.Open(_folder["f"], access).Dispose()));
             Assert.Equal((code, 3), (refused.Code, asked));
-            Assert.StartsWith($"cannot open {_folder["f"]}{(access == DeviceAccess.Write ? " for writing" : "")}: ", refused.Message, StringComparison.Ordinal);
+            Assert.StartsWith($"cannot open {_folder["f"]}{(access == DeviceAccess.Write ? " for writing" : "")}: ", refused.Message,
+                StringComparison.Ordinal);
             Assert.Contains(why, refused.Message, StringComparison.Ordinal);
         }
     }
@@ -73,7 +75,9 @@ public sealed class BlockDeviceCallTests : IDisposable
             return 0;
         }, () => BlockDevice.Open(_folder["f"], DeviceAccess.Read).Dispose());
         if (opened) Open();
-        else Assert.Contains("it is in use: mounted, mapped, or held by another program (EBUSY)", Assert.Throws<SnapuserdException>(Open).Message);
+        else
+            Assert.Contains("it is in use: mounted, mapped, or held by another program (EBUSY)",
+                Assert.Throws<SnapuserdException>(Open).Message);
         Assert.Equal((100, 99), (asked, waits));
     }
 
@@ -142,9 +146,11 @@ public sealed class BlockDeviceCallTests : IDisposable
             kinds.Add(call[1]);
             return -errno;
         }
-        SnapuserdException refused = Assert.Throws<SnapuserdException>(() => Answering([SYS_flock, SYS_statfs], Refuse, () => BlockDevice.Open(_folder["f"], Alone).Dispose()));
+        SnapuserdException refused = Assert.Throws<SnapuserdException>(
+            () => Answering([SYS_flock, SYS_statfs], Refuse, () => BlockDevice.Open(_folder["f"], Alone).Dispose()));
         Assert.Equal(ExitCode.Unavailable, refused.Code);
-        Assert.StartsWith($"cannot lock {_folder["f"]}: nfs has no locks (flock: {ErrnoText.Of(errno)}); --no-lock", refused.Message, StringComparison.Ordinal);
+        Assert.StartsWith($"cannot lock {_folder["f"]}: nfs has no locks (flock: {ErrnoText.Of(errno)}); --no-lock", refused.Message,
+            StringComparison.Ordinal);
         int exclusive = Libc.LOCK_EX | Libc.LOCK_NB, shared = Libc.LOCK_SH | Libc.LOCK_NB;
         Assert.Equal(errno == Errno.EBADF ? [exclusive, shared] : [exclusive], kinds);
         foreach (DeviceAccess access in (DeviceAccess[])[DeviceAccess.Shared, Alone | DeviceAccess.WithoutLock])
@@ -155,7 +161,8 @@ public sealed class BlockDeviceCallTests : IDisposable
                 using BlockDevice device = BlockDevice.Open(_folder["f"], access);
                 warning = device.NotLocked;
             });
-            Assert.StartsWith($"{_folder["f"]} is not locked: nfs has no locks (flock: {ErrnoText.Of(errno)}); nothing keeps", warning, StringComparison.Ordinal);
+            Assert.StartsWith($"{_folder["f"]} is not locked: nfs has no locks (flock: {ErrnoText.Of(errno)}); nothing keeps", warning,
+                StringComparison.Ordinal);
         }
     }
 
@@ -172,7 +179,8 @@ public sealed class BlockDeviceCallTests : IDisposable
             _ = Libc.Close(other);
         });
         Assert.Equal(ExitCode.InputOutput,
-            Assert.Throws<SnapuserdException>(() => Answering([SYS_flock], _ => -Errno.EIO, () => BlockDevice.Open(_folder["f"], Alone).Dispose())).Code);
+            Assert.Throws<SnapuserdException>(() => Answering([SYS_flock], _ => -Errno.EIO,
+                () => BlockDevice.Open(_folder["f"], Alone).Dispose())).Code);
         // A network file system grants an exclusive lock only on a file that is open for writing.
         List<int> kinds = [];
         Answering([SYS_flock], call =>
@@ -197,21 +205,22 @@ public sealed class BlockDeviceCallTests : IDisposable
     [InlineData(true, 8192, 512, false)]
     [InlineData(true, 512, 8192, false)]
     [InlineData(false, 7, 9, true)]
-    public void File_is_read_directly_with_the_alignment_that_its_system_tells(bool told, int granule, int memory, bool direct) => Answering([SYS_statx], call =>
-    {
-        if (((uint)call[3] & Libc.STATX_DIOALIGN) == 0) return null;
-        Assert.Equal(0, Libc.Statx(call[0], Libc.STATX_BASIC_STATS, out StatxData status));
-        status.Mask = told ? status.Mask | Libc.STATX_DIOALIGN : status.Mask & ~Libc.STATX_DIOALIGN;
-        (status.DioOffsetAlign, status.DioMemAlign) = ((uint)granule, (uint)memory);
-        call.At<StatxData>(4) = status;
-        return 0;
-    }, () =>
-    {
-        using BlockDevice device = BlockDevice.Open(_folder["f"], DeviceAccess.Direct);
-        (int, int) expected = !direct ? (1, 1) : told ? (granule, memory) : (4096, 4096);
-        Assert.Equal((direct, expected), (device.IsDirect, (device.Granule, device.MemoryAlignment)));
-        Assert.Equal(direct ? Libc.O_DIRECT : 0, Libc.Fcntl(device.Fd, Libc.F_GETFL, 0) & (Libc.O_DIRECT | Libc.O_NONBLOCK));
-    });
+    public void File_is_read_directly_with_the_alignment_that_its_system_tells(bool told, int granule, int memory, bool direct) =>
+        Answering([SYS_statx], call =>
+        {
+            if (((uint)call[3] & Libc.STATX_DIOALIGN) == 0) return null;
+            Assert.Equal(0, Libc.Statx(call[0], Libc.STATX_BASIC_STATS, out StatxData status));
+            status.Mask = told ? status.Mask | Libc.STATX_DIOALIGN : status.Mask & ~Libc.STATX_DIOALIGN;
+            (status.DioOffsetAlign, status.DioMemAlign) = ((uint)granule, (uint)memory);
+            call.At<StatxData>(4) = status;
+            return 0;
+        }, () =>
+        {
+            using BlockDevice device = BlockDevice.Open(_folder["f"], DeviceAccess.Direct);
+            (int, int) expected = !direct ? (1, 1) : told ? (granule, memory) : (4096, 4096);
+            Assert.Equal((direct, expected), (device.IsDirect, (device.Granule, device.MemoryAlignment)));
+            Assert.Equal(direct ? Libc.O_DIRECT : 0, Libc.Fcntl(device.Fd, Libc.F_GETFL, 0) & (Libc.O_DIRECT | Libc.O_NONBLOCK));
+        });
 
     [Fact]
     public void File_of_one_granule_is_read_directly_and_an_interrupted_probe_is_repeated()
@@ -268,7 +277,8 @@ public sealed class BlockDeviceCallTests : IDisposable
             File.Delete(_folder["link"]);
             File.CreateSymbolicLink(_folder["link"], _folder[now]);
             int asked = 0;
-            Answering([SYS_dup3, SYS_openat], call => asked++ switch { 0 => -Errno.EINTR, 3 => -Errno.EINTR, 4 => -Errno.EBUSY, _ => null }, device.GiveUpHold);
+            Answering([SYS_dup3, SYS_openat], call => asked++ switch { 0 => -Errno.EINTR, 3 => -Errno.EINTR, 4 => -Errno.EBUSY, _ => null },
+                device.GiveUpHold);
             Assert.Equal(before, Directory.GetFileSystemEntries("/proc/self/fd").Count(fd => new FileInfo(fd).LinkTarget == loop.Path));
             int next = Libc.OpenAt(Libc.AT_FDCWD, loop.Path, Libc.O_RDWR | Libc.O_EXCL | Libc.O_CLOEXEC);
             Assert.True(next >= 0, Errno.Name(next));
@@ -278,8 +288,10 @@ public sealed class BlockDeviceCallTests : IDisposable
         }
         using (BlockDevice device = BlockDevice.Open(loop.Path, Alone))
         {
-            Assert.Equal(ExitCode.Permission, Assert.Throws<SnapuserdException>(() => Answering([SYS_openat], _ => -Errno.EACCES, device.GiveUpHold)).Code);
-            Assert.Equal(ExitCode.OutOfResources, Assert.Throws<SnapuserdException>(() => Answering([SYS_dup3], _ => -Errno.EMFILE, device.GiveUpHold)).Code);
+            Assert.Equal(ExitCode.Permission,
+                Assert.Throws<SnapuserdException>(() => Answering([SYS_openat], _ => -Errno.EACCES, device.GiveUpHold)).Code);
+            Assert.Equal(ExitCode.OutOfResources,
+                Assert.Throws<SnapuserdException>(() => Answering([SYS_dup3], _ => -Errno.EMFILE, device.GiveUpHold)).Code);
             Assert.Equal(-Errno.EBUSY, Libc.OpenAt(Libc.AT_FDCWD, loop.Path, Libc.O_RDWR | Libc.O_EXCL | Libc.O_CLOEXEC));
         }
         using BlockDevice file = BlockDevice.Open(_folder["other"], Alone);
@@ -322,7 +334,8 @@ public sealed class BlockDeviceCallTests : IDisposable
         int folder = -1;
         void Open() => Answering([SYS_openat, SYS_statx], call =>
         {
-            if (call.Number == SYS_openat) return call.Text(1) == ".snapuserd" ? folder = Libc.OpenAt(call[0], ".snapuserd", call[2]) : null;
+            if (call.Number == SYS_openat)
+                return call.Text(1) == ".snapuserd" ? folder = Libc.OpenAt(call[0], ".snapuserd", call[2]) : null;
             if (call[0] != folder || call.Text(1).Length > 0) return null;
             folder = -1;
             call.At<StatxData>(4) = new StatxData { Mode = (ushort)mode, Uid = user };
@@ -354,7 +367,8 @@ public sealed class BlockDeviceCallTests : IDisposable
         {
             using BlockDevice device = BlockDevice.Open(_folder["f"], Alone);
             StorageBottom bottom = Assert.Single(device.Storage.Pieces).Bottom;
-            named = Directory.GetFiles($"/proc/self/fd/{KernelTree.Dev.Folder}/.snapuserd", $"file-{bottom.Major}:{bottom.Minor}-{bottom.Inode}").Length;
+            named = Directory.GetFiles($"/proc/self/fd/{KernelTree.Dev.Folder}/.snapuserd",
+                $"file-{bottom.Major}:{bottom.Minor}-{bottom.Inode}").Length;
         });
         Assert.Equal((3, 1), (made.Count, named));
     }
@@ -363,8 +377,10 @@ public sealed class BlockDeviceCallTests : IDisposable
     public void Caches_are_coherent_only_if_both_could_be_flushed()
     {
         Write("other", 4096);
-        using BlockDevice source = BlockDevice.Open(_folder["f"], DeviceAccess.Read), target = BlockDevice.Open(_folder["other"], DeviceAccess.Write);
-        foreach ((BlockDevice failing, int errno, bool fails) in ((BlockDevice, int, bool)[])[(source, Errno.EINVAL, false), (target, Errno.EROFS, false),
+        using BlockDevice source = BlockDevice.Open(_folder["f"], DeviceAccess.Read),
+            target = BlockDevice.Open(_folder["other"], DeviceAccess.Write);
+        foreach ((BlockDevice failing, int errno, bool fails) in ((BlockDevice, int, bool)[])[(source, Errno.EINVAL, false),
+            (target, Errno.EROFS, false),
             (source, Errno.EIO, true), (source, Errno.EPERM, true), (target, Errno.ENOSPC, true), (target, Errno.EBADF, true)])
         {
             List<(uint, int)> calls = [];
@@ -377,7 +393,8 @@ public sealed class BlockDeviceCallTests : IDisposable
             if (fails)
             {
                 SnapuserdException refused = Assert.Throws<SnapuserdException>(Make);
-                Assert.Equal((ExitCode.InputOutput, $"{failing.Path}: flushing failed: {ErrnoText.Of(errno)}"), (refused.Code, refused.Message));
+                Assert.Equal((ExitCode.InputOutput, $"{failing.Path}: flushing failed: {ErrnoText.Of(errno)}"),
+                    (refused.Code, refused.Message));
                 continue;
             }
             Make();
@@ -388,7 +405,8 @@ public sealed class BlockDeviceCallTests : IDisposable
     [Fact]
     public void Ring_that_is_too_old_or_does_nothing_is_closed_and_refused()
     {
-        foreach ((int probe, bool old, string sentence) in ((int, bool, string)[])[(0, true, "older than 5.6"), (-Errno.EPERM, false, "forbidden"),
+        foreach ((int probe, bool old, string sentence) in ((int, bool, string)[])[(0, true, "older than 5.6"),
+            (-Errno.EPERM, false, "forbidden"),
             (-Errno.ENOMEM, false, "no thread for"), (-Errno.EIO, false, "does nothing ended with EIO")])
         {
             using Arena arena = new(65536);
@@ -424,7 +442,8 @@ public sealed class BlockDeviceCallTests : IDisposable
         {
             using Arena arena = new(65536);
             using WakeUp wakeUp = new();
-            using BlockDevice device = BlockDevice.Open(_folder["f"], direct ? DeviceAccess.Direct : DeviceAccess.Read), cached = BlockDevice.Open(_folder["f"], DeviceAccess.Read);
+            using BlockDevice device = BlockDevice.Open(_folder["f"], direct ? DeviceAccess.Direct : DeviceAccess.Read),
+                cached = BlockDevice.Open(_folder["f"], DeviceAccess.Read);
             int interrupted = 0;
             Answering([SYS_io_uring_enter], _ => interrupted++ < 3 ? -Errno.EINTR : null, () =>
             {

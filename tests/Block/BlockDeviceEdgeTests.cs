@@ -47,11 +47,13 @@ public sealed class BlockDeviceEdgeTests : IDisposable
         /// <summary>Called first for every call. Null: the disk answers.</summary>
         public Func<SystemCall, long?> First { get; set; } = _ => null;
 
-        public StatxData Status => new() { Mode = Libc.S_IFBLK | 0x180, RdevMajor = 3000, RdevMinor = _minor, Ino = 7, Mask = Libc.STATX_BASIC_STATS };
+        public StatxData Status =>
+            new() { Mode = Libc.S_IFBLK | 0x180, RdevMajor = 3000, RdevMinor = _minor, Ino = 7, Mask = Libc.STATX_BASIC_STATS };
 
         public void Run(Action action)
         {
-            Answering([SYS_openat, SYS_statx, SYS_newfstatat, SYS_ioctl, SYS_close, SYS_fcntl, SYS_flock, SYS_poll, SYS_dup3], call => First(call) ?? Answer(call), action);
+            Answering([SYS_openat, SYS_statx, SYS_newfstatat, SYS_ioctl, SYS_close, SYS_fcntl, SYS_flock, SYS_poll, SYS_dup3],
+                call => First(call) ?? Answer(call), action);
             foreach (int fd in Open) Assert.Equal(0, Libc.Close(fd));
         }
 
@@ -102,7 +104,8 @@ public sealed class BlockDeviceEdgeTests : IDisposable
     {
         Disk disk = new(_folder["f"]) { ReadOnly = 1 };
         SnapuserdException refused = Refused(disk, () => BlockDevice.Open(_folder["f"], DeviceAccess.Write).Dispose());
-        Assert.Equal((ExitCode.Permission, $"cannot open {_folder["f"]} for writing: read-only file system (EROFS)"), (refused.Code, refused.Message));
+        Assert.Equal((ExitCode.Permission, $"cannot open {_folder["f"]} for writing: read-only file system (EROFS)"),
+            (refused.Code, refused.Message));
         Assert.Empty(disk.Open);
         disk.Run(() => BlockDevice.Open(_folder["f"], DeviceAccess.Read).Dispose());
     }
@@ -144,7 +147,8 @@ public sealed class BlockDeviceEdgeTests : IDisposable
     [Fact]
     public void Device_is_opened_alone_only_for_exclusive_use_and_has_no_minus_one_among_its_holds()
     {
-        foreach ((DeviceAccess access, bool alone) in ((DeviceAccess, bool)[])[(DeviceAccess.Read, false), (DeviceAccess.Write, false), (DeviceAccess.Shared, false),
+        foreach ((DeviceAccess access, bool alone) in ((DeviceAccess, bool)[])[(DeviceAccess.Read, false), (DeviceAccess.Write, false),
+            (DeviceAccess.Shared, false),
             (Alone, true), (DeviceAccess.Exclusive, true)])
         {
             Disk disk = new(_folder["f"]);
@@ -200,7 +204,9 @@ public sealed class BlockDeviceEdgeTests : IDisposable
                 waits++;
                 return 0;
             }
-            if (call.Number != number || !disk.Open.Contains(call[0]) || (number == SYS_fcntl ? call[1] != F_OFD_SETLK : call[1] == Libc.LOCK_UN)) return null;
+            if (call.Number != number || !disk.Open.Contains(call[0])
+                || (number == SYS_fcntl ? call[1] != F_OFD_SETLK : call[1] == Libc.LOCK_UN))
+                return null;
             return asked++ < refusals ? -Errno.EAGAIN : null;
         };
         void Open() => BlockDevice.Open(_folder["f"], DeviceAccess.Shared).Dispose();
@@ -211,7 +217,8 @@ public sealed class BlockDeviceEdgeTests : IDisposable
         else
         {
             SnapuserdException refused = Refused(disk, Open);
-            Assert.Equal((ExitCode.InUse, $"{_folder["f"]} is locked by another program: a merge or a server that still runs, or a reader"), (refused.Code, refused.Message));
+            Assert.Equal((ExitCode.InUse, $"{_folder["f"]} is locked by another program: a merge or a server that still runs, or a reader"),
+                (refused.Code, refused.Message));
         }
         // Closing unlocks the node once more.
         Assert.Equal((number == SYS_fcntl && opened ? 101 : 100, 99), (asked, waits));
@@ -223,8 +230,10 @@ public sealed class BlockDeviceEdgeTests : IDisposable
     {
         using LoopDevice loop = new(_folder["f"]);
         int other = Libc.OpenAt(Libc.AT_FDCWD, loop.Path, Libc.O_RDWR | Libc.O_CLOEXEC);
-        (bool, bool) Locked() => (Libc.IsRangeLocked(other, new FileLock { Type = Libc.F_WRLCK }) == 1, Libc.IsRangeLocked(other, new FileLock { Type = Libc.F_RDLCK }) == 1);
-        foreach ((DeviceAccess access, (bool, bool) locked) in ((DeviceAccess, (bool, bool))[])[(DeviceAccess.Read, (false, false)), (DeviceAccess.Shared, (true, false)),
+        (bool, bool) Locked() => (Libc.IsRangeLocked(other, new FileLock { Type = Libc.F_WRLCK }) == 1,
+            Libc.IsRangeLocked(other, new FileLock { Type = Libc.F_RDLCK }) == 1);
+        foreach ((DeviceAccess access, (bool, bool) locked) in ((DeviceAccess, (bool, bool))[])[(DeviceAccess.Read, (false, false)),
+            (DeviceAccess.Shared, (true, false)),
             (DeviceAccess.Shared | DeviceAccess.Write, (true, true)), (DeviceAccess.Exclusive, (true, false)), (Alone, (true, true)),
             (Alone | DeviceAccess.HoldOnly, (false, false)), (DeviceAccess.Shared | DeviceAccess.HoldOnly, (false, false))])
         {
@@ -278,7 +287,8 @@ public sealed class BlockDeviceEdgeTests : IDisposable
         Answering([SYS_poll], call => call.Long(1) == 0 ? 0 : null,
             () => refused = Assert.Throws<SnapuserdException>(() => BlockDevice.Open(loop.Path, DeviceAccess.Shared).Dispose()));
         Assert.Equal(ExitCode.InUse, refused!.Code);
-        Assert.Equal($"{loop.Path} is a loop device over {_folder["f"]}, which is locked by another program: a merge or a server that still runs", refused.Message);
+        Assert.Equal($"{loop.Path} is a loop device over {_folder["f"]}, which is locked by another program: a merge or a server "
+            + "that still runs", refused.Message);
         _ = Libc.Close(other);
     }
 
@@ -327,10 +337,12 @@ public sealed class BlockDeviceEdgeTests : IDisposable
             SnapuserdException? refused = null;
             Answering([SYS_statx, SYS_openat], call =>
             {
-                if (call.Number == SYS_openat) return call.Text(1) == _folder["f"] ? opened = Libc.OpenAt(Libc.AT_FDCWD, _folder["f"], call[2]) : null;
+                if (call.Number == SYS_openat)
+                    return call.Text(1) == _folder["f"] ? opened = Libc.OpenAt(Libc.AT_FDCWD, _folder["f"], call[2]) : null;
                 return call[0] == opened && call.Text(1).Length == 0 && ++asked == failing ? -Errno.EIO : null;
             }, () => refused = Assert.Throws<SnapuserdException>(() => BlockDevice.Open(_folder["f"], DeviceAccess.Shared).Dispose()));
-            Assert.Equal((ExitCode.InputOutput, $"cannot open {_folder["f"]}: {ErrnoText.Of(Errno.EIO)}"), (refused!.Code, refused.Message));
+            Assert.Equal((ExitCode.InputOutput, $"cannot open {_folder["f"]}: {ErrnoText.Of(Errno.EIO)}"),
+                (refused!.Code, refused.Message));
             Assert.False(opened >= 0 && IsPath(opened, _folder["f"]));
         }
     }
@@ -341,7 +353,8 @@ public sealed class BlockDeviceEdgeTests : IDisposable
         LoopDevice.Call("mkfifo", _folder["pipe"]);
         using Socket socket = new(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
         socket.Bind(new UnixDomainSocketEndPoint(_folder["socket"]));
-        foreach ((string path, string what) in ((string, string)[])[(_folder.Path, "a directory"), ("/dev/null", "a character device"), (_folder["pipe"], "a pipe"),
+        foreach ((string path, string what) in ((string, string)[])[(_folder.Path, "a directory"), ("/dev/null", "a character device"),
+            (_folder["pipe"], "a pipe"),
             (_folder["socket"], "a socket")])
         {
             SnapuserdException? refused = null;
@@ -359,11 +372,14 @@ public sealed class BlockDeviceEdgeTests : IDisposable
         SnapuserdException? refused = null;
         Answering([SYS_openat, SYS_close], call =>
         {
-            if (call.Number == SYS_openat) return call.Text(1) == _folder["f"] ? opened = Libc.OpenAt(Libc.AT_FDCWD, _folder.Path, Libc.O_RDONLY | Libc.O_CLOEXEC) : null;
+            if (call.Number == SYS_openat)
+                return call.Text(1) == _folder["f"] ? opened =
+                    Libc.OpenAt(Libc.AT_FDCWD, _folder.Path, Libc.O_RDONLY | Libc.O_CLOEXEC) : null;
             closed |= call[0] == opened;
             return null;
         }, () => refused = Assert.Throws<SnapuserdException>(() => BlockDevice.Open(_folder["f"], DeviceAccess.Read).Dispose()));
-        Assert.Equal((ExitCode.Usage, $"{_folder["f"]} is a directory, not a block device or a regular file"), (refused!.Code, refused.Message));
+        Assert.Equal((ExitCode.Usage, $"{_folder["f"]} is a directory, not a block device or a regular file"),
+            (refused!.Code, refused.Message));
         Assert.True(closed);
     }
 
@@ -439,7 +455,8 @@ public sealed class BlockDeviceEdgeTests : IDisposable
                 given = true;
                 SnapuserdException? refused = Record.Exception(device.GiveUpHold) as SnapuserdException;
                 given = false;
-                Assert.Equal((step, ExitCode.Permission, $"cannot open {_folder["f"]}: {ErrnoText.Of(errno)}"), (step, refused?.Code, refused?.Message));
+                Assert.Equal((step, ExitCode.Permission, $"cannot open {_folder["f"]}: {ErrnoText.Of(errno)}"),
+                    (step, refused?.Code, refused?.Message));
                 Assert.Equal(fd, device.Fd);
                 Assert.Equal(Libc.O_RDWR, Libc.Fcntl(fd, Libc.F_GETFL, 0) & Libc.O_ACCMODE);
                 Assert.Equal([fd], disk.Open);
@@ -565,7 +582,8 @@ public sealed class BlockDeviceEdgeTests : IDisposable
         Answering([SYS_statx], call =>
         {
             if (((uint)call[3] & Libc.STATX_DIOALIGN) == 0) return null;
-            granule = Libc.Statx(call[0], Libc.STATX_BASIC_STATS | Libc.STATX_DIOALIGN, out StatxData status) == 0 && (status.Mask & Libc.STATX_DIOALIGN) != 0
+            granule = Libc.Statx(call[0], Libc.STATX_BASIC_STATS | Libc.STATX_DIOALIGN, out StatxData status) == 0
+                && (status.Mask & Libc.STATX_DIOALIGN) != 0
                 ? (int)status.DioOffsetAlign : 4096;
             return null;
         }, () => BlockDevice.Open(path, DeviceAccess.Direct).Dispose());
@@ -574,7 +592,8 @@ public sealed class BlockDeviceEdgeTests : IDisposable
         void Fails()
         {
             SnapuserdException refused = Assert.Throws<SnapuserdException>(() => BlockDevice.Open(path, DeviceAccess.Direct).Dispose());
-            Assert.Equal((ExitCode.InputOutput, $"{path}: reading the first {granule} bytes failed: {ErrnoText.Of(errno)}"), (refused.Code, refused.Message));
+            Assert.Equal((ExitCode.InputOutput, $"{path}: reading the first {granule} bytes failed: {ErrnoText.Of(errno)}"),
+                (refused.Code, refused.Message));
         }
         Refusing(SYS_pread64, errno, Fails);
         RefusingToMap(granule, errno, Fails);
@@ -678,7 +697,8 @@ public sealed class BlockDeviceEdgeTests : IDisposable
             try
             {
                 SnapuserdException refused = Assert.Throws<SnapuserdException>(() => BlockDevice.Open(_folder["f"], Alone).Dispose());
-                Assert.Equal((ExitCode.InUse, $"{_folder["f"]}: the kernel is still at work on the last requests of a process that was killed"), (refused.Code, refused.Message));
+                Assert.Equal((ExitCode.InUse, $"{_folder["f"]}: the kernel is still at work on the last requests of a process "
+                    + "that was killed"), (refused.Code, refused.Message));
                 Assert.Equal(0, Libc.LockRange(hold, new FileLock { Type = Libc.F_UNLCK }));
                 BlockDevice.Open(_folder["f"], Alone).Dispose();
             }

@@ -175,7 +175,8 @@ public sealed class BlockDeviceTests
         if (sector <= 4096) BlockDevice.Open(loop.Path, DeviceAccess.Write | DeviceAccess.Exclusive).Dispose();
         else
         {
-            LargeSectorException refused = Assert.Throws<LargeSectorException>(() => BlockDevice.Open(loop.Path, DeviceAccess.Write | DeviceAccess.Exclusive));
+            LargeSectorException refused =
+                Assert.Throws<LargeSectorException>(() => BlockDevice.Open(loop.Path, DeviceAccess.Write | DeviceAccess.Exclusive));
             Assert.Equal(ExitCode.Usage, refused.Code);
             Assert.Contains("sectors have 16384 bytes", refused.Message);
         }
@@ -219,7 +220,8 @@ public sealed class BlockDeviceTests
         Directory.CreateDirectory(folder["mnt"]);
         // In a private mount namespace: a namespace that another process copies from ours would keep this mount.
         using Process mounted = Process.Start(new ProcessStartInfo("unshare",
-            ["--mount", "--propagation", "private", "sh", "-c", "mount \"$0\" \"$1\" && echo mounted && read line; umount \"$1\"", loop.Path, folder["mnt"]])
+            ["--mount", "--propagation", "private", "sh", "-c", "mount \"$0\" \"$1\" && echo mounted && read line; umount \"$1\"",
+                loop.Path, folder["mnt"]])
         {
             RedirectStandardInput = true,
             RedirectStandardOutput = true,
@@ -261,7 +263,8 @@ public sealed class BlockDeviceTests
     {
         using TempFolder folder = new();
         string file = File_(folder, "image", 1 << 20), other = File_(folder, "other", 1 << 20);
-        using LoopDevice whole = new(file), first = new(file, "--sizelimit", "262144"), second = new(file, "--offset", "262144"), unrelated = new(other);
+        using LoopDevice whole = new(file), first = new(file, "--sizelimit", "262144"), second = new(file, "--offset", "262144"),
+            unrelated = new(other);
         using LoopDevice nested = new(second.Path, "--sizelimit", "4096");
         using BlockDevice w = BlockDevice.Open(whole.Path, DeviceAccess.Read), f = BlockDevice.Open(first.Path, DeviceAccess.Read);
         using BlockDevice s = BlockDevice.Open(second.Path, DeviceAccess.Read), n = BlockDevice.Open(nested.Path, DeviceAccess.Read);
@@ -301,8 +304,10 @@ public sealed class BlockDeviceTests
         string file = File_(folder, "image", 1 << 20);
         using LoopDevice loop = new(file), part = new(file, "--sizelimit", "262144");
         string[] names = [file, loop.Path, part.Path];
-        int Descriptors() => System.IO.Directory.EnumerateFileSystemEntries("/proc/self/fd").Count(fd => names.Contains(new System.IO.FileInfo(fd).LinkTarget));
-        foreach (DeviceAccess access in new[] { DeviceAccess.Read, DeviceAccess.Write, DeviceAccess.Write | DeviceAccess.Exclusive, DeviceAccess.Write | DeviceAccess.Exclusive | DeviceAccess.Direct })
+        int Descriptors() => System.IO.Directory.EnumerateFileSystemEntries("/proc/self/fd")
+            .Count(fd => names.Contains(new System.IO.FileInfo(fd).LinkTarget));
+        foreach (DeviceAccess access in new[] { DeviceAccess.Read, DeviceAccess.Write, DeviceAccess.Write | DeviceAccess.Exclusive,
+            DeviceAccess.Write | DeviceAccess.Exclusive | DeviceAccess.Direct })
         {
             foreach (string path in names)
             {

@@ -88,7 +88,8 @@ public sealed class BlockNodeTests : IDisposable
     public void Partition_that_sys_does_not_tell_all_of_is_none()
     {
         string path = _devices.Add("sdb", 8, 32, 100);
-        string first = _devices.Add("sdb1", 8, 33, 10, "sdb", 1), second = _devices.Add("sdb2", 8, 34, 10, "sdb", 2), third = _devices.Add("sdb3", 8, 35, 10, "sdb", 3);
+        string first = _devices.Add("sdb1", 8, 33, 10, "sdb", 1), second = _devices.Add("sdb2", 8, 34, 10, "sdb", 2),
+            third = _devices.Add("sdb3", 8, 35, 10, "sdb", 3);
         File.Delete($"{first}/partition");
         File.Delete($"{second}/start");
         File.WriteAllText($"{path}/dev", "8\n");
@@ -177,14 +178,16 @@ public sealed class BlockNodeTests : IDisposable
     {
         File.WriteAllText(Path.Combine(_devices.Add("sdc1", 8, 49, 10), "uevent"), "DEVNAME=sdc1\nPARTUUID=1-2\nPARTNAME=a b\n");
         uint minor = 0;
-        foreach (string name in (string[])["ram0", "zram1", "ublkb2", "nbd3", "fd4", "sr5", "ramdisk", "xram0", "sr", "fd", "fda1"]) _devices.Add(name, 1, minor++, 5);
+        foreach (string name in (string[])["ram0", "zram1", "ublkb2", "nbd3", "fd4", "sr5", "ramdisk", "xram0", "sr", "fd", "fda1"])
+            _devices.Add(name, 1, minor++, 5);
         _devices.Add("empty0", 2, 0, 0);
         _devices.Add("none", 2, 1, 5, files: ("uevent", "MAJOR=2\n"));
         _devices.Add("dm-1", 252, 1, 5, files: ("dm/suspended", "1\n"));
         _devices.Add("dm-2", 252, 2, 5, slaves: ["sda1", "zram1"]);
         _devices.Add("dm-4", 252, 4, 5, slaves: ["dm-1"]);
         _devices.Add("dm-5", 252, 5, 5, slaves: ["dm-4"]);
-        for (uint level = 0; level < 18; level++) _devices.Add($"deep{level}", 100, level, 1, slaves: level == 0 ? [] : [$"deep{level - 1}"]);
+        for (uint level = 0; level < 18; level++)
+            _devices.Add($"deep{level}", 100, level, 1, slaves: level == 0 ? [] : [$"deep{level - 1}"]);
         _devices.Run(() =>
         {
             List<KernelDevice>? all = KernelDevices.All();
@@ -239,24 +242,25 @@ public sealed class BlockNodeTests : IDisposable
     {
         int asked = 0, fd = -1;
         List<(long, long)> dropped = [];
-        OwnThread.Answering([OwnThread.SYS_openat, OwnThread.SYS_statx, OwnThread.SYS_fadvise64, OwnThread.SYS_pread64, OwnThread.SYS_close], call =>
-        {
-            switch (call.Number)
+        OwnThread.Answering(
+            [OwnThread.SYS_openat, OwnThread.SYS_statx, OwnThread.SYS_fadvise64, OwnThread.SYS_pread64, OwnThread.SYS_close], call =>
             {
-                case OwnThread.SYS_openat: return call.Text(1) == "loop3" ? fd = Libc.EventFd(0, Libc.EFD_CLOEXEC) : null;
-                case OwnThread.SYS_statx:
-                    if (call[0] != fd) return null;
-                    call.At<StatxData>(4) = new StatxData { Mode = Libc.S_IFBLK, RdevMajor = 7, RdevMinor = 3 };
-                    return 0;
-                case OwnThread.SYS_fadvise64:
-                    dropped.Add((call.Long(1), call.Long(2)));
-                    return 0;
-                case OwnThread.SYS_close:
-                    if (call[0] == fd) fd = -1;
-                    return null;
-                default: return asked++ % 2 == 0 ? -Errno.EINTR : -Errno.EAGAIN;
-            }
-        }, () => Assert.Equal(-Errno.EAGAIN, KernelDevices.Read(7, 3, 5000, new byte[4000])));
+                switch (call.Number)
+                {
+                    case OwnThread.SYS_openat: return call.Text(1) == "loop3" ? fd = Libc.EventFd(0, Libc.EFD_CLOEXEC) : null;
+                    case OwnThread.SYS_statx:
+                        if (call[0] != fd) return null;
+                        call.At<StatxData>(4) = new StatxData { Mode = Libc.S_IFBLK, RdevMajor = 7, RdevMinor = 3 };
+                        return 0;
+                    case OwnThread.SYS_fadvise64:
+                        dropped.Add((call.Long(1), call.Long(2)));
+                        return 0;
+                    case OwnThread.SYS_close:
+                        if (call[0] == fd) fd = -1;
+                        return null;
+                    default: return asked++ % 2 == 0 ? -Errno.EINTR : -Errno.EAGAIN;
+                }
+            }, () => Assert.Equal(-Errno.EAGAIN, KernelDevices.Read(7, 3, 5000, new byte[4000])));
         Assert.Equal(2 * (Retry.AttemptsBeforeSync + 1), asked);
         Assert.Equal([(4096L, 8192L)], dropped);
         Assert.Equal(-1, fd);

@@ -40,7 +40,8 @@ public sealed class CowOutputCallTests : IDisposable
     {
         int asked = 0;
         AssertFails(code, $"{_path}: cannot be created: {ErrnoText.Of(-errno)}", () => Answering([SYS_openat],
-            call => call.Text(1) == _path && (call[2] & Libc.O_CREAT) != 0 ? asked++ < 2 ? -Errno.EINTR : -errno : null, () => FileCowOutput.Create(_path).Dispose()));
+            call => call.Text(1) == _path && (call[2] & Libc.O_CREAT) != 0 ? asked++ < 2 ? -Errno.EINTR : -errno : null,
+            () => FileCowOutput.Create(_path).Dispose()));
         Assert.Equal(3, asked);
         Assert.False(File.Exists(_path));
     }
@@ -82,7 +83,8 @@ public sealed class CowOutputCallTests : IDisposable
         Answering([SYS_pread64, SYS_pwrite64], Answer, () =>
         {
             left = times + 1;
-            AssertFails(ExitCode.InputOutput, $"{_path}: writing 5 bytes at 7 failed: {ErrnoText.Of(-errno)}", () => output.Write(7, written));
+            AssertFails(ExitCode.InputOutput, $"{_path}: writing 5 bytes at 7 failed: {ErrnoText.Of(-errno)}",
+                () => output.Write(7, written));
             left = times + 1;
             AssertFails(ExitCode.InputOutput, $"{_path}: reading 5 bytes at 7 failed: {ErrnoText.Of(-errno)}", () => output.Read(7, read));
         });
@@ -100,8 +102,10 @@ public sealed class CowOutputCallTests : IDisposable
         int asked = 0;
         Answering([SYS_pread64, SYS_pwrite64], call => call[0] == output.Fd && asked++ is 0 or 1 ? answer : null, () =>
         {
-            AssertFails(ExitCode.InputOutput, $"{_path}: writing 3 bytes at 2 failed: {ErrnoText.Of(-errno)}", () => output.Write(2, [1, 2, 3]));
-            AssertFails(ExitCode.InputOutput, $"{_path}: reading 3 bytes at 2 failed: {ErrnoText.Of(-errno)}", () => output.Read(2, new byte[3]));
+            AssertFails(ExitCode.InputOutput, $"{_path}: writing 3 bytes at 2 failed: {ErrnoText.Of(-errno)}",
+                () => output.Write(2, [1, 2, 3]));
+            AssertFails(ExitCode.InputOutput, $"{_path}: reading 3 bytes at 2 failed: {ErrnoText.Of(-errno)}",
+                () => output.Read(2, new byte[3]));
         });
         Assert.Equal((10, 2), (output.Length, asked));
     }
@@ -114,7 +118,8 @@ public sealed class CowOutputCallTests : IDisposable
         Answering([SYS_ftruncate], call => call[0] == output.Fd && asked++ < 2 ? -Errno.EINTR : null, () => output.Truncate(30));
         Assert.Equal((3, 30, 30), (asked, output.Length, new FileInfo(_path).Length));
         Answering([SYS_ftruncate], call => call[0] == output.Fd ? -Errno.EPERM : null,
-            () => AssertFails(ExitCode.InputOutput, $"{_path}: setting the length to 20 failed: {ErrnoText.Of(-Errno.EPERM)}", () => output.Truncate(20)));
+            () => AssertFails(ExitCode.InputOutput, $"{_path}: setting the length to 20 failed: {ErrnoText.Of(-Errno.EPERM)}",
+                () => output.Truncate(20)));
         Assert.Equal((30, 30), (output.Length, new FileInfo(_path).Length));
     }
 

@@ -14,7 +14,9 @@ namespace Snapuserd.Tests.Block;
 /// <summary>The exit code of every errno, and that no other file maps an errno to an exit code.</summary>
 public sealed class ErrnoPolicyTests
 {
-    /// <summary>The codes as docs/exit-codes.md has them, in the order of <see cref="FailedCall"/>. "*" is every errno not listed.</summary>
+    /// <summary>
+    /// The codes as docs/exit-codes.md has them, in the order of <see cref="FailedCall"/>. "*" is every errno not listed.
+    /// </summary>
     private const string Table = """
                          Open Create OpenDriver Command Lock
         EMFILE             71     71         71      71   71
@@ -111,6 +113,7 @@ public sealed class ErrnoPolicyTests
     private static bool MapsErrno(string source)
     {
         string code = Regex.Replace(Regex.Replace(source, "//.*", ""), @"\$?""(\\.|[^""\\])*""", "");
-        return code.Split(';').Any(statement => Regex.IsMatch(statement, @"\bErrno\.(E[A-Z]|Is)") && Regex.IsMatch(statement, @"\bExitCode\.[A-Z]"));
+        return code.Split(';')
+            .Any(statement => Regex.IsMatch(statement, @"\bErrno\.(E[A-Z]|Is)") && Regex.IsMatch(statement, @"\bExitCode\.[A-Z]"));
     }
 }

@@ -25,7 +25,8 @@ public sealed class ErrnoTextTests
     [Fact]
     public void Failures_with_different_remedies_have_different_words()
     {
-        int[] errnos = [Errno.ENOENT, Errno.ENOTDIR, Errno.ELOOP, Errno.ENAMETOOLONG, Errno.EMFILE, Errno.ENFILE, Errno.ENOMEM, Errno.ENOSPC, Errno.EFBIG, Errno.EROFS, Errno.EACCES, Errno.EIO];
+        int[] errnos = [Errno.ENOENT, Errno.ENOTDIR, Errno.ELOOP, Errno.ENAMETOOLONG, Errno.EMFILE, Errno.ENFILE, Errno.ENOMEM,
+            Errno.ENOSPC, Errno.EFBIG, Errno.EROFS, Errno.EACCES, Errno.EIO];
         string[] words = errnos.Select(errno => ErrnoText.Of(errno).Split('(')[0]).ToArray();
         Assert.Equal(words.Distinct(), words);
         Assert.Equal("errno 4095", ErrnoText.Of(4095));

@@ -84,8 +84,10 @@ internal sealed class FakeDevices : IDisposable
         }
         Directory.CreateDirectory($"{path}/slaves");
         foreach (string slave in slaves ?? [])
-            File.CreateSymbolicLink($"{path}/slaves/{slave}", Directory.GetDirectories(_folder["devices"], slave, SearchOption.AllDirectories)[0]);
-        foreach ((string file, string text) in (((string, string)[])[("uevent", $"MAJOR={major}\nDEVNAME={name}\nDEVTYPE=disk\n")]).Concat(files))
+            File.CreateSymbolicLink($"{path}/slaves/{slave}",
+                Directory.GetDirectories(_folder["devices"], slave, SearchOption.AllDirectories)[0]);
+        foreach ((string file, string text) in (((string, string)[])[("uevent", $"MAJOR={major}\nDEVNAME={name}\nDEVTYPE=disk\n")])
+            .Concat(files))
         {
             Directory.CreateDirectory(Path.GetDirectoryName($"{path}/{file}")!);
             File.WriteAllText($"{path}/{file}", text);
@@ -99,7 +101,8 @@ internal sealed class FakeDevices : IDisposable
     public void AddNoise(string name) => Directory.CreateDirectory(_folder[$"dev/block/{name}"]);
 
     public void Run(Action action) => Answering(
-        [SYS_openat, SYS_close, SYS_statx, SYS_ioctl, SYS_statfs, SYS_flock, SYS_fsync, SYS_mkdirat], call => Before(call) ?? Answer(call), action);
+        [SYS_openat, SYS_close, SYS_statx, SYS_ioctl, SYS_statfs, SYS_flock, SYS_fsync, SYS_mkdirat],
+        call => Before(call) ?? Answer(call), action);
 
     public void Dispose()
     {

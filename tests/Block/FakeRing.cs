@@ -31,7 +31,8 @@ internal abstract class FakeRing : IDisposable
     public RingQueue Queue { get; }
 
     /// <summary>A copy of the requests in flight, without the wake-up's read.</summary>
-    public static IoUringSqe[] Requests(FakeRingKernel kernel) => kernel.InFlight.Where(request => request.UserData != WakeUpData).ToArray();
+    public static IoUringSqe[] Requests(FakeRingKernel kernel) =>
+        kernel.InFlight.Where(request => request.UserData != WakeUpData).ToArray();
 
     public void Dispose()
     {

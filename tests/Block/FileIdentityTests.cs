@@ -41,7 +41,8 @@ public sealed class FileIdentityTests : IDisposable
         StorageBottom bottom = default;
         Answering([SYS_openat, SYS_statfs], call =>
         {
-            if (call.Number == SYS_openat) return call.Text(1) == "/proc/self/mountinfo" ? Libc.OpenAt(Libc.AT_FDCWD, table, call[2]) : null;
+            if (call.Number == SYS_openat)
+                return call.Text(1) == "/proc/self/mountinfo" ? Libc.OpenAt(Libc.AT_FDCWD, table, call[2]) : null;
             if (call.Text(0) != file) return null;
             if (magic < 0) return magic;
             call.At<StatFsData>(1) = new StatFsData { Type = magic };
@@ -71,7 +72,8 @@ public sealed class FileIdentityTests : IDisposable
     public void File_of_an_overlay_is_looked_for_below_the_place_of_its_mount(string mounted, string field, string file, bool found)
     {
         string merged = Write($"{mounted}/{file}");
-        StorageBottom upper = StorageBottom.OfFile(Status(Write($"upper/{file}")).DevMajor, Status(_folder[$"upper/{file}"]).DevMinor, Status(_folder[$"upper/{file}"]).Ino);
+        StorageBottom upper = StorageBottom.OfFile(Status(Write($"upper/{file}")).DevMajor, Status(_folder[$"upper/{file}"]).DevMinor,
+            Status(_folder[$"upper/{file}"]).Ino);
         string line = $"36 35 0:77 / {_folder.Path}/{field} rw - overlay overlay rw,lowerdir=/x,upperdir={_folder.Path}/upper,workdir=/y";
         Assert.Equal(found ? upper : StorageBottom.OfFile(0, 77, 5), Of(merged, $"1 0 8:1 / / rw - ext4 /dev/sda1 rw\n{line}\n"));
     }
@@ -138,13 +140,15 @@ public sealed class FileIdentityTests : IDisposable
     [Fact]
     public void Small_file_is_read_whole_whatever_its_length_and_closed()
     {
-        foreach (int length in (int[])[0, 1, Sizes.SystemPage - 1, Sizes.SystemPage, Sizes.SystemPage + 1, 3 * Sizes.SystemPage, (4 << 20) - 1, 4 << 20, (4 << 20) + 1, 5 << 20])
+        foreach (int length in (int[])[0, 1, Sizes.SystemPage - 1, Sizes.SystemPage, Sizes.SystemPage + 1, 3 * Sizes.SystemPage,
+            (4 << 20) - 1, 4 << 20, (4 << 20) + 1, 5 << 20])
         {
             string text = string.Concat(Enumerable.Range(0, (length / 8) + 1).Select(i => $"{i:D7} "))[..length];
             File.WriteAllText(_folder["text"], text);
             int fd = Libc.OpenAt(Libc.AT_FDCWD, _folder["text"], Libc.O_RDONLY | Libc.O_CLOEXEC);
             Assert.True(text[..Math.Min(length, 4 << 20)] == SmallText.Read(fd), $"{length} bytes");
-            Assert.DoesNotContain(Directory.EnumerateFileSystemEntries("/proc/self/fd"), entry => new FileInfo(entry).LinkTarget == _folder["text"]);
+            Assert.DoesNotContain(Directory.EnumerateFileSystemEntries("/proc/self/fd"),
+                entry => new FileInfo(entry).LinkTarget == _folder["text"]);
         }
         Assert.Null(SmallText.Read(-Errno.ENOENT));
         Assert.Equal("", SmallText.Read(_folder["missing"]));
@@ -160,7 +164,8 @@ public sealed class FileIdentityTests : IDisposable
             string? text = "";
             Answering([SYS_read], call => call[0] == fd && asked++ % 2 == 0 ? -errno : null, () => text = SmallText.Read(fd));
             Assert.Equal(expected, text);
-            Assert.DoesNotContain(Directory.EnumerateFileSystemEntries("/proc/self/fd"), entry => new FileInfo(entry).LinkTarget == _folder["text"]);
+            Assert.DoesNotContain(Directory.EnumerateFileSystemEntries("/proc/self/fd"),
+                entry => new FileInfo(entry).LinkTarget == _folder["text"]);
         }
     }
 

@@ -20,7 +20,8 @@ public sealed class FolderFlushTests : IDisposable
     /// <summary>
     /// Flushes the folder of a file while the test answers the calls. Returns the calls in order, such as "fsync folder" and "syncfs file".
     /// </summary>
-    private (int Result, int Unsupported, List<string> Calls) Flush(Func<int, long> folder, long syncfs = 0, long file = 0, long magic = Libc.EXT4_SUPER_MAGIC,
+    private (int Result, int Unsupported, List<string> Calls) Flush(Func<int, long> folder, long syncfs = 0, long file = 0,
+        long magic = Libc.EXT4_SUPER_MAGIC,
         long? open = null)
     {
         File.WriteAllText(_folder["file"], "");
@@ -88,7 +89,8 @@ public sealed class FolderFlushTests : IDisposable
     [InlineData(Errno.EROFS)]
     public void Folder_that_cannot_be_flushed_is_flushed_with_its_file_system(int errno)
     {
-        foreach (long magic in (long[])[Libc.EXT4_SUPER_MAGIC, Libc.XFS_SUPER_MAGIC, Libc.BTRFS_SUPER_MAGIC, Libc.F2FS_SUPER_MAGIC, Libc.TMPFS_MAGIC,
+        foreach (long magic in (long[])[Libc.EXT4_SUPER_MAGIC, Libc.XFS_SUPER_MAGIC, Libc.BTRFS_SUPER_MAGIC, Libc.F2FS_SUPER_MAGIC,
+            Libc.TMPFS_MAGIC,
             Libc.RAMFS_MAGIC, Libc.MSDOS_SUPER_MAGIC, Libc.EXFAT_SUPER_MAGIC])
             Check(Flush(_ => -errno, magic: magic), 0, 0, "fsync folder", "syncfs file");
         // On these file systems a successful syncfs does not prove that the name is durable.

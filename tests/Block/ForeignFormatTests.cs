@@ -35,7 +35,8 @@ public sealed class ForeignFormatTests
         byte[] magic = ForeignFiles.Magic(name);
         // A truncated magic of letters counts as text.
         Assert.DoesNotContain(ForeignFiles.Words(name).What, ForeignFormat.Describe(magic.AsSpan(..^1)) ?? "", StringComparison.Ordinal);
-        Assert.DoesNotContain(ForeignFiles.Words(name).What, ForeignFormat.Describe([0, .. magic, 0, 0, 0, 0]) ?? "", StringComparison.Ordinal);
+        Assert.DoesNotContain(ForeignFiles.Words(name).What, ForeignFormat.Describe([0, .. magic, 0, 0, 0, 0]) ?? "",
+            StringComparison.Ordinal);
     }
 
     [Fact]
@@ -89,7 +90,8 @@ public sealed class ForeignFormatTests
     public void Sentences_are_whole()
     {
         const string Create = "make the COW from the old and the new image: snapuserd create --source OLD --target NEW";
-        const string Payload = "AOSP's cow_converter makes COWs from it and the target images; or unpack the images with a payload dumper, and " + Create;
+        const string Payload =
+            "AOSP's cow_converter makes COWs from it and the target images; or unpack the images with a payload dumper, and " + Create;
         Check("sparse", $"an Android sparse image: an image is no update; {Create} (both may be sparse)");
         Check("payload", $"an Android OTA payload (payload.bin): {Payload}");
         Check("zip", $"a zip archive: if it is an OTA package, unpack its payload.bin (unzip FILE payload.bin); {Payload}");
@@ -99,7 +101,8 @@ public sealed class ForeignFormatTests
         Check("bzip2", "a file compressed with bzip2: unpack it (bzip2 -d) and give the COW that is in it");
         Check("elf", "an ELF program or library");
 
-        static void Check(string name, string sentence) => Assert.Equal(sentence, ForeignFormat.Describe(ForeignFiles.Whole(name, ForeignFormat.PrefixBytes)));
+        static void Check(string name, string sentence) =>
+            Assert.Equal(sentence, ForeignFormat.Describe(ForeignFiles.Whole(name, ForeignFormat.PrefixBytes)));
     }
 
     [Theory]
@@ -109,7 +112,8 @@ public sealed class ForeignFormatTests
     [InlineData("BZh9\0", "bzip2")]
     [InlineData("BZh:\0", null)]
     public void Bzip2_has_a_digit_for_its_blocks(string start, string? format) =>
-        Assert.Equal(format != null, ForeignFormat.Describe(Encoding.ASCII.GetBytes(start))?.Contains("bzip2", StringComparison.Ordinal) == true);
+        Assert.Equal(format != null,
+            ForeignFormat.Describe(Encoding.ASCII.GetBytes(start))?.Contains("bzip2", StringComparison.Ordinal) == true);
 
     [Fact]
     public void Text_has_two_bytes_and_no_control_characters_but_those_of_lines()
@@ -117,7 +121,8 @@ public sealed class ForeignFormatTests
         Assert.Null(ForeignFormat.Describe("a"u8));
         Assert.StartsWith("text", ForeignFormat.Describe("ab"u8));
         Assert.StartsWith("text", ForeignFormat.Describe("a\n\r\t\f\u001b"u8));
-        foreach (byte control in (byte[])[1, 8, 0xb, 0x1a, 0x1c, 0x7f]) Assert.Null(ForeignFormat.Describe([(byte)'a', control, (byte)'b']));
+        foreach (byte control in (byte[])[1, 8, 0xb, 0x1a, 0x1c, 0x7f])
+            Assert.Null(ForeignFormat.Describe([(byte)'a', control, (byte)'b']));
         // Byte 512 is the first that is not examined.
         byte[] text = new byte[600];
         Array.Fill(text, (byte)'a');
@@ -133,7 +138,8 @@ public sealed class ForeignFormatTests
         using var folder = new TempFolder();
         File.WriteAllBytes(folder["image"], ForeignFiles.Magic("sparse"));
         using BlockDevice device = BlockDevice.Open(folder["image"], DeviceAccess.Read);
-        foreach ((long first, bool isSparse) in ((long, bool)[])[(-Errno.EINTR, true), (-Errno.EIO, false), (-Errno.EPERM, false), (0, false), (1, true), (3, true)])
+        foreach ((long first, bool isSparse) in ((long, bool)[])[(-Errno.EINTR, true), (-Errno.EIO, false), (-Errno.EPERM, false),
+            (0, false), (1, true), (3, true)])
         {
             int asked = 0;
             bool found = !isSparse;

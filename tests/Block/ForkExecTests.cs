@@ -55,7 +55,8 @@ public sealed class ForkExecTests
             try
             {
                 string status = File.ReadAllText($"/proc/{process}/status");
-                return (Signals(status, "ShdPnd") & ~Signals(status, "SigBlk") & Bit(OwnThread.SIGUSR2)) != 0 && !status.Contains("\nState:\tZ", StringComparison.Ordinal);
+                return (Signals(status, "ShdPnd") & ~Signals(status, "SigBlk") & Bit(OwnThread.SIGUSR2)) != 0
+                    && !status.Contains("\nState:\tZ", StringComparison.Ordinal);
             }
             catch (IOException)
             {
@@ -71,7 +72,8 @@ public sealed class ForkExecTests
     public void Program_begins_with_the_blocked_and_ignored_signals_of_its_parent_and_no_handlers(bool forked)
     {
         using TempFolder folder = new();
-        int output = Libc.OpenAt(Libc.AT_FDCWD, folder["output"], Libc.O_RDWR | Libc.O_CREAT | Libc.O_CLOEXEC, 0x180), code = -1, signal = -1;
+        int output = Libc.OpenAt(Libc.AT_FDCWD, folder["output"], Libc.O_RDWR | Libc.O_CREAT | Libc.O_CLOEXEC, 0x180), code = -1,
+            signal = -1;
         ulong blocked = 0, ignored = 0, caught = 0;
         OwnThread.Handling(() => Start(forked, "/bin/cat", output, () =>
         {
@@ -82,7 +84,8 @@ public sealed class ForkExecTests
         _ = Libc.Close(output);
         Assert.Equal((0, 0), (code, signal));
         // .NET ignores SIGPIPE in every process.
-        Assert.Equal(Bit(Libc.SIGUSR1) | Bit(Libc.SIGPIPE) | Bit(OwnThread.SIGUSR2), (blocked & Bit(Libc.SIGUSR1)) | (ignored & Bit(Libc.SIGPIPE)) | (caught & Bit(OwnThread.SIGUSR2)));
+        Assert.Equal(Bit(Libc.SIGUSR1) | Bit(Libc.SIGPIPE) | Bit(OwnThread.SIGUSR2),
+            (blocked & Bit(Libc.SIGUSR1)) | (ignored & Bit(Libc.SIGPIPE)) | (caught & Bit(OwnThread.SIGUSR2)));
         string status = File.ReadAllText(folder["output"]);
         Assert.Equal((blocked, ignored, 0ul), (Signals(status, "SigBlk"), Signals(status, "SigIgn"), Signals(status, "SigCgt")));
     }
@@ -91,7 +94,8 @@ public sealed class ForkExecTests
 
     /// <summary>A signal set of /proc/PID/status, without the signals that the C library reserves.</summary>
     private static ulong Signals(string status, string name) =>
-        ulong.Parse(status.Split('\n').Single(line => line.StartsWith(name, StringComparison.Ordinal))[(name.Length + 2)..], NumberStyles.HexNumber, CultureInfo.InvariantCulture) & ~(Bit(32) | Bit(33));
+        ulong.Parse(status.Split('\n').Single(line => line.StartsWith(name, StringComparison.Ordinal))[(name.Length + 2)..],
+            NumberStyles.HexNumber, CultureInfo.InvariantCulture) & ~(Bit(32) | Bit(33));
 
     /// <summary>
     /// Starts a program and waits for its end. First, <paramref name="prepare"/> runs on the starting thread. <paramref name="met"/> gets

@@ -38,7 +38,8 @@ public sealed class InheritedHoldsTests : IDisposable
 
     private static int Open(string path) => Libc.OpenAt(Libc.AT_FDCWD, path, Libc.O_RDWR | Libc.O_CLOEXEC);
 
-    private static int Count(string path) => Directory.EnumerateFileSystemEntries("/proc/self/fd").Count(fd => new FileInfo(fd).LinkTarget == path);
+    private static int Count(string path) =>
+        Directory.EnumerateFileSystemEntries("/proc/self/fd").Count(fd => new FileInfo(fd).LinkTarget == path);
 
     [Fact]
     public void What_is_held_is_found_by_the_file_that_it_is_and_left_open_for_children()
@@ -88,7 +89,8 @@ public sealed class InheritedHoldsTests : IDisposable
         int hold = Libc.OpenAt(Libc.AT_FDCWD, loop.Path, Libc.O_RDWR | Libc.O_EXCL | Libc.O_CLOEXEC);
         StatxData status = Status(hold);
         InheritedHolds.Add(hold);
-        Assert.Equal(hold, InheritedHolds.Find(new StatxData { Mode = Libc.S_IFBLK, RdevMajor = status.RdevMajor, RdevMinor = status.RdevMinor }));
+        Assert.Equal(hold,
+            InheritedHolds.Find(new StatxData { Mode = Libc.S_IFBLK, RdevMajor = status.RdevMajor, RdevMinor = status.RdevMinor }));
         Assert.Equal(-1, InheritedHolds.Find(status with { RdevMinor = status.RdevMinor + 1 }));
         using (BlockDevice device = BlockDevice.Open(loop.Path, Alone))
         {
@@ -109,7 +111,8 @@ public sealed class InheritedHoldsTests : IDisposable
     public void Hold_that_is_given_up_here_is_given_up_by_the_process_that_it_came_from()
     {
         string path = _folder["socket"];
-        using Socket listener = new(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified), client = new(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+        using Socket listener = new(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified),
+            client = new(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
         listener.Bind(new UnixDomainSocketEndPoint(path));
         listener.Listen(1);
         client.Connect(new UnixDomainSocketEndPoint(path));
@@ -138,7 +141,8 @@ public sealed class InheritedHoldsTests : IDisposable
             fd = Added();
             int asked = 0;
             SnapuserdException refused = Assert.Throws<SnapuserdException>(() => Answering([SYS_poll],
-                call => call.At<PollFd>(0).Fd == (int)client.Handle && call[2] == 10_000 ? asked++ == 0 ? -Errno.EINTR : 0 : null, () => GiveUp(fd)));
+                call => call.At<PollFd>(0).Fd == (int)client.Handle && call[2] == 10_000 ? asked++ == 0 ? -Errno.EINTR : 0 : null,
+                () => GiveUp(fd)));
             Assert.Equal((ExitCode.InUse, 2), (refused.Code, asked));
             Assert.Equal(0, Count(_folder["one"]));
 
@@ -183,7 +187,8 @@ public sealed class InheritedHoldsTests : IDisposable
         _ = Libc.Close(file);
         if (locks == null) return (false, false);
         int fd = Open(locks);
-        (bool, bool) locked = (Libc.IsRangeLocked(fd, new FileLock { Type = Libc.F_WRLCK }) == 1, Libc.IsRangeLocked(fd, new FileLock { Type = Libc.F_RDLCK }) == 1);
+        (bool, bool) locked = (Libc.IsRangeLocked(fd, new FileLock { Type = Libc.F_WRLCK }) == 1,
+            Libc.IsRangeLocked(fd, new FileLock { Type = Libc.F_RDLCK }) == 1);
         _ = Libc.Close(fd);
         return locked;
     }

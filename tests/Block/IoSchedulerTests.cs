@@ -153,7 +153,8 @@ public sealed class IoSchedulerTests
     {
         const int Seed = 99;
         Random random = new(Seed);
-        ScriptedQueue queue = new(8) { Next = random.Next, Attempt = (_, r) => random.Next(3) == 0 ? -Errno.EINTR : random.Next(1, r.Buffer.Length + 1) };
+        ScriptedQueue queue =
+            new(8) { Next = random.Next, Attempt = (_, r) => random.Next(3) == 0 ? -Errno.EINTR : random.Next(1, r.Buffer.Length + 1) };
         IoScheduler transfers = new(queue, [1]);
         long[] moved = new long[100];
         Func<int, BlockRequest, int> attempt = queue.Attempt;

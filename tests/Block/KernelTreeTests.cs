@@ -102,7 +102,8 @@ public sealed class KernelTreeTests
             tree = Sys();
             Check(tree, Find(tree, magic, fsmount: -Errno.EPERM), -Errno.EPERM, false, SYS_statfs, SYS_fsopen, SYS_fsconfig, SYS_fsmount);
             tree = Sys();
-            Check(tree, Find(tree, magic, openat: _ => -Errno.EACCES), -Errno.EACCES, false, SYS_statfs, SYS_fsopen, SYS_fsconfig, SYS_fsmount, SYS_openat);
+            Check(tree, Find(tree, magic, openat: _ => -Errno.EACCES), -Errno.EACCES, false, SYS_statfs, SYS_fsopen, SYS_fsconfig,
+                SYS_fsmount, SYS_openat);
         }
     }
 
@@ -114,7 +115,8 @@ public sealed class KernelTreeTests
         tree = Dev();
         Check(tree, Find(tree, 0, fsopen: -Errno.ENODEV), 0, false, SYS_fsopen, SYS_openat);
         tree = Dev();
-        Check(tree, Find(tree, 0, openat: call => call.Text(1) == "." ? -Errno.EACCES : 0), 0, false, SYS_fsopen, SYS_fsconfig, SYS_fsmount, SYS_openat, SYS_openat);
+        Check(tree, Find(tree, 0, openat: call => call.Text(1) == "." ? -Errno.EACCES : 0), 0, false, SYS_fsopen, SYS_fsconfig, SYS_fsmount,
+            SYS_openat, SYS_openat);
         tree = Dev();
         Check(tree, Find(tree, 0, fsopen: -Errno.ENOSYS, openat: _ => -Errno.ENOENT), -Errno.ENOENT, false, SYS_fsopen, SYS_openat);
     }
@@ -159,7 +161,8 @@ public sealed class KernelTreeTests
         Assert.Null(tree.ReadText("dev"));
         Assert.Equal(-Errno.ENOENT, tree.Open("missing", Libc.O_RDONLY));
         int asked = 0;
-        Answering([SYS_openat], call => call.Text(1) == "dev" && asked++ < 3 ? -Errno.EINTR : null, () => Assert.NotNull(tree.Names("dev")));
+        Answering([SYS_openat], call => call.Text(1) == "dev" && asked++ < 3 ? -Errno.EINTR : null,
+            () => Assert.NotNull(tree.Names("dev")));
         Assert.Equal(4, asked);
         _ = Libc.Close(tree.Folder);
     }

@@ -41,7 +41,8 @@ internal sealed class LockCalls
     private long? Ask(SystemCall call)
     {
         bool isRoot = call[0] == KernelTree.Dev.Folder;
-        if (!_open.TryGetValue(call[0], out (string Name, int Real) of) && !(isRoot && call.Number is SYS_mkdirat or SYS_openat)) return null;
+        if (!_open.TryGetValue(call[0], out (string Name, int Real) of) && !(isRoot && call.Number is SYS_mkdirat or SYS_openat))
+            return null;
         switch (call.Number)
         {
             case SYS_mkdirat:

@@ -291,9 +291,11 @@ internal static unsafe partial class OwnThread
     /// </summary>
     private static void AddQuestion(List<Filter> filters, uint call)
     {
-        ulong start = (ulong)NativeLibrary.GetExport(NativeLibrary.Load("libc.so.6"), s_functions.TryGetValue(call, out string? name) ? name : "syscall");
+        ulong start = (ulong)NativeLibrary.GetExport(NativeLibrary.Load("libc.so.6"),
+            s_functions.TryGetValue(call, out string? name) ? name : "syscall");
         // Some C libraries make all system calls in one function. glibc makes three of them in internal functions.
-        bool isThere = call is not (SYS_clone3 or SYS_fcntl or SYS_rt_sigaction) && new ReadOnlySpan<byte>((void*)start, FunctionBytes).IndexOf((ReadOnlySpan<byte>)[0x0f, 0x05]) >= 0;
+        bool isThere = call is not (SYS_clone3 or SYS_fcntl or SYS_rt_sigaction)
+            && new ReadOnlySpan<byte>((void*)start, FunctionBytes).IndexOf((ReadOnlySpan<byte>)[0x0f, 0x05]) >= 0;
         int header = filters.Count;
         filters.Add(default);
         if (call == SYS_fcntl)
@@ -355,7 +357,8 @@ internal static unsafe partial class OwnThread
     /// <summary>Runs <paramref name="action"/> as user 65534 if the process is root.</summary>
     public static void Unprivileged(Action action) => Run(() =>
     {
-        if (Libc.GetEUid() == 0 && syscall(SYS_setresuid, -1, 65534, -1) != 0) throw new InvalidOperationException("cannot stop being root");
+        if (Libc.GetEUid() == 0 && syscall(SYS_setresuid, -1, 65534, -1) != 0)
+            throw new InvalidOperationException("cannot stop being root");
         action();
     });
 

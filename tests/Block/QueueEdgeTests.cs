@@ -71,7 +71,8 @@ public sealed class QueueEdgeTests
         Assert.Equal(new Slice(0, 16384), arena.Take(16384));
         Assert.Equal(arena.Address + 16384, arena.AddressOf(new Slice(16384, 0)));
         Assert.Equal(arena.Address, arena.AddressOf(new Slice(0, 16384)));
-        foreach (Slice slice in (Slice[])[new(-1, 1), new(0, -1), new(0, 16385), new(16385, 0), new(1, 16384), new(int.MaxValue, int.MaxValue)])
+        foreach (Slice slice in (Slice[])[new(-1, 1), new(0, -1), new(0, 16385), new(16385, 0), new(1, 16384),
+            new(int.MaxValue, int.MaxValue)])
         {
             ArgumentOutOfRangeException refused = Assert.Throws<ArgumentOutOfRangeException>("slice", () => arena.AddressOf(slice));
             Assert.StartsWith($"{slice.Length} bytes at {slice.Offset} of an arena of 16384", refused.Message, StringComparison.Ordinal);
@@ -202,7 +203,11 @@ public sealed class QueueEdgeTests
     public void Plain_call_that_is_interrupted_is_repeated_for_a_while(int interruptions, int errno)
     {
         int asked = 0;
-        ScriptedQueue queue = new(1) { Attempt = (_, _) => -Errno.ECANCELED, Plain = request => asked++ < interruptions ? -Errno.EINTR : request.Buffer.Length };
+        ScriptedQueue queue = new(1)
+        {
+            Attempt = (_, _) => -Errno.ECANCELED,
+            Plain = request => asked++ < interruptions ? -Errno.EINTR : request.Buffer.Length,
+        };
         IoScheduler transfers = new(queue, [1]);
         transfers.Read(0, 0, new Slice(0, 512));
         Assert.Equal(errno, transfers.Drain()?.Errno ?? 0);
@@ -247,14 +252,16 @@ public sealed class QueueEdgeTests
         Assert.Empty(Read(1_000_000, 0));
         foreach ((long offset, int length) in ((long, int)[])[(-1, 1), (1_000_000, 1), (999_999, 2), (long.MaxValue, 1)])
         {
-            ArgumentOutOfRangeException refused = Assert.Throws<ArgumentOutOfRangeException>("offset", () => source.Read(offset, new byte[length]));
+            ArgumentOutOfRangeException refused = Assert.Throws<ArgumentOutOfRangeException>("offset",
+                () => source.Read(offset, new byte[length]));
             Assert.StartsWith($"{length} bytes at {offset} of 1000000", refused.Message, StringComparison.Ordinal);
         }
         queue.Attempt = (_, _) => -Errno.EIO;
         for (int i = 0; i < 2; i++)
         {
             SnapuserdException failed = Assert.Throws<SnapuserdException>(() => source.Read(300_000, new byte[1]));
-            Assert.Equal((ExitCode.InputOutput, $"it: reading 16384 bytes at 299008 failed: {ErrnoText.Of(Errno.EIO)}"), (failed.Code, failed.Message));
+            Assert.Equal((ExitCode.InputOutput, $"it: reading 16384 bytes at 299008 failed: {ErrnoText.Of(Errno.EIO)}"),
+                (failed.Code, failed.Message));
         }
 
         int Fill(BlockRequest request)

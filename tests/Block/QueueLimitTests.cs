@@ -50,7 +50,8 @@ public sealed class QueueLimitTests
     [InlineData(BlockVerb.WriteBack, 0)]
     public void Request_that_ends_before_an_earlier_one_ends_itself(BlockVerb verb, int result)
     {
-        ScriptedQueue queue = new(2) { Next = count => count - 1, Attempt = (_, request) => request.Offset == 0 ? result : request.Buffer.Length };
+        ScriptedQueue queue =
+            new(2) { Next = count => count - 1, Attempt = (_, request) => request.Offset == 0 ? result : request.Buffer.Length };
         IoScheduler transfers = new(queue, [1]);
         IoGroup earlier = new(), later = new();
         transfers.Read(0, 4096, new Slice(0, 512), earlier);
@@ -113,7 +114,8 @@ public sealed class QueueLimitTests
         transfers.Read(0, 0, new Slice(0, 512));
         transfers.Read(0, 512, new Slice(512, 512));
         SnapuserdException failed = Assert.Throws<SnapuserdException>(transfers.Wait);
-        Assert.Equal((ExitCode.InputOutput, $"the I/O queue failed while 2 requests were in flight: {ErrnoText.Of(errno)}"), (failed.Code, failed.Message));
+        Assert.Equal((ExitCode.InputOutput, $"the I/O queue failed while 2 requests were in flight: {ErrnoText.Of(errno)}"),
+            (failed.Code, failed.Message));
         Assert.True(transfers.Broken);
     }
 
@@ -121,7 +123,8 @@ public sealed class QueueLimitTests
     public void Queue_that_refuses_a_request_although_it_has_room_is_a_defect()
     {
         IoScheduler transfers = new(new CountedQueue(0), [1]);
-        Assert.Equal("the queue is full although a slot was free", Assert.Throws<InvalidOperationException>(() => transfers.Read(0, 0, new Slice(0, 512))).Message);
+        Assert.Equal("the queue is full although a slot was free",
+            Assert.Throws<InvalidOperationException>(() => transfers.Read(0, 0, new Slice(0, 512))).Message);
         Assert.Equal(0, transfers.InFlight);
     }
 
@@ -137,7 +140,8 @@ public sealed class QueueLimitTests
             Assert.Equal(4u, posted - ended);
             BlockCompletion[] completions = new BlockCompletion[room];
             Assert.Equal(room, fixture.Queue.Wait(completions));
-            foreach (BlockCompletion completion in completions) Assert.Equal(new BlockCompletion(ended, (int)(ended++ % 7) + 1), completion);
+            foreach (BlockCompletion completion in completions)
+                Assert.Equal(new BlockCompletion(ended, (int)(ended++ % 7) + 1), completion);
         }
         BlockCompletion[] last = new BlockCompletion[8];
         Assert.Equal((int)(posted - ended), fixture.Queue.Wait(last));
@@ -215,7 +219,8 @@ public sealed class QueueLimitTests
     [InlineData(Errno.ENOSPC, false)]
     [InlineData(Errno.EINTR, false)]
     [InlineData(0, false)]
-    public void Flush_is_lacking_where_the_system_has_none_or_nothing_may_be_written(int errno, bool lacking) => Assert.Equal(lacking, FileFlush.IsLacking(-errno));
+    public void Flush_is_lacking_where_the_system_has_none_or_nothing_may_be_written(int errno, bool lacking) =>
+        Assert.Equal(lacking, FileFlush.IsLacking(-errno));
 
     [Fact]
     public void Wake_up_is_closed_by_execve_and_once()
@@ -287,7 +292,8 @@ public sealed class QueueLimitTests
             UringUnavailable refusal = default;
             Answering([SYS_openat, SYS_read, SYS_close], call =>
             {
-                if (call.Number == SYS_openat) return call.Text(1) == "/proc/sys/kernel/io_uring_disabled" ? text == null ? -Errno.ENOENT : number : null;
+                if (call.Number == SYS_openat)
+                    return call.Text(1) == "/proc/sys/kernel/io_uring_disabled" ? text == null ? -Errno.ENOENT : number : null;
                 if (call[0] != number) return null;
                 if (call.Number == SYS_close)
                 {
@@ -318,7 +324,8 @@ public sealed class QueueLimitTests
             if (answer == 0) call.At<ResourceLimit>(3) = new ResourceLimit { Current = limit, Maximum = ulong.MaxValue };
             return answer;
         }, () => sentence = UringUnavailable.Of(-Errno.ENOMEM).Sentence);
-        Assert.Equal($"no memory for io_uring's rings; old and very new kernels count them against RLIMIT_MEMLOCK{now}, try to raise it (ulimit -l)", sentence);
+        Assert.Equal($"no memory for io_uring's rings; old and very new kernels count them against RLIMIT_MEMLOCK{now}, try to "
+            + "raise it (ulimit -l)", sentence);
     }
 
     private sealed class NoMemory(int errno) : SystemMemory(Sizes.SystemPage)
@@ -332,7 +339,8 @@ public sealed class QueueLimitTests
     public void Arena_that_cannot_be_mapped_is_71(int errno)
     {
         SnapuserdException refused = Assert.Throws<SnapuserdException>(() => new Arena(65536, new NoMemory(errno)));
-        Assert.Equal((ExitCode.OutOfResources, $"cannot map 65536 bytes of buffer memory: {ErrnoText.Of(errno)}; try a smaller --memory"), (refused.Code, refused.Message));
+        Assert.Equal((ExitCode.OutOfResources, $"cannot map 65536 bytes of buffer memory: {ErrnoText.Of(errno)}; try a smaller --memory"),
+            (refused.Code, refused.Message));
     }
 
     [Fact]
@@ -463,7 +471,8 @@ public sealed class QueueLimitTests
         using (WorkQueue<int> queue = new(2, 2, () => worker, wakeUp))
         {
             SnapuserdException refused = Assert.Throws<SnapuserdException>(() => queue.TryPost(1, 1));
-            Assert.Equal((ExitCode.OutOfResources, $"cannot start thread worker 0: {ErrnoText.Of(Errno.EAGAIN)}; try --threads 1, more memory, or to raise the limits (ulimit -u, pids.max of the cgroup)"),
+            Assert.Equal((ExitCode.OutOfResources, $"cannot start thread worker 0: {ErrnoText.Of(Errno.EAGAIN)}; try --threads 1, more "
+                + "memory, or to raise the limits (ulimit -u, pids.max of the cgroup)"),
                 (refused.Code, refused.Message));
             Assert.Throws<InvalidOperationException>(queue.WaitForEnd);
         }

@@ -57,7 +57,8 @@ public sealed class QueueTests
             ended += depth;
             if (write) continue;
             foreach ((long offset, Slice buffer) in asked)
-                Assert.True(fixture.Arena[buffer].SequenceEqual(model.AsSpan((int)offset, buffer.Length)), $"seed {Seed}: {buffer.Length} bytes at {offset} differ");
+                Assert.True(fixture.Arena[buffer].SequenceEqual(model.AsSpan((int)offset, buffer.Length)),
+                    $"seed {Seed}: {buffer.Length} bytes at {offset} differ");
         }
         transfers.Flush(0);
         Assert.Null(transfers.Drain());
@@ -89,7 +90,8 @@ public sealed class QueueTests
         Slice buffer = fixture.Arena.Take(4096)!.Value;
         for (uint round = 0; round < 10; round++)
         {
-            for (uint tag = 0; tag < 4; tag++) Assert.True(fixture.Queue.TryQueue(new BlockRequest(BlockVerb.Read, 0, 4096 * tag, buffer, tag)));
+            for (uint tag = 0; tag < 4; tag++)
+                Assert.True(fixture.Queue.TryQueue(new BlockRequest(BlockVerb.Read, 0, 4096 * tag, buffer, tag)));
             Assert.False(fixture.Queue.TryQueue(new BlockRequest(BlockVerb.Read, 0, 0, buffer, 99)));
             Assert.Equal([0, 1, 2, 3], new System.Collections.Generic.SortedSet<uint>(fixture.Reap(4).Keys));
         }
@@ -148,7 +150,8 @@ public sealed class QueueTests
     public void Buffer_outside_the_arena_is_refused_before_the_kernel_sees_it(string kind)
     {
         using QueueFixture fixture = new(kind, 4096, 4);
-        Assert.Throws<ArgumentOutOfRangeException>(() => fixture.Queue.TryQueue(new BlockRequest(BlockVerb.Read, 0, 0, new Slice(fixture.Arena.Size - 4095, 4096), 1)));
+        Assert.Throws<ArgumentOutOfRangeException>(
+            () => fixture.Queue.TryQueue(new BlockRequest(BlockVerb.Read, 0, 0, new Slice(fixture.Arena.Size - 4095, 4096), 1)));
     }
 
     [Theory]

@@ -79,7 +79,8 @@ public sealed class RingFaultTests
             // Completes some requests in random order; at least one if the call waits.
             IoUringSqe[] requests = Requests(kernel);
             _random.Shuffle(requests);
-            foreach (IoUringSqe request in requests.Take(_random.Next((int)complete, requests.Length + 1))) kernel.Complete(request, Do(request));
+            foreach (IoUringSqe request in requests.Take(_random.Next((int)complete, requests.Length + 1)))
+                kernel.Complete(request, Do(request));
             return taken;
         }
 
@@ -88,7 +89,8 @@ public sealed class RingFaultTests
             if (request.Opcode == IoUringAbi.IORING_OP_FSYNC) return 0;
             int result = OnCompletion(Completions++, (int)request.Len);
             if (result <= 0) return result;
-            Assert.True((int)request.Off % Granule == 0 && (int)request.Len % Granule == 0, $"{request.Len} bytes at {request.Off} are no multiple of {Granule}");
+            Assert.True((int)request.Off % Granule == 0 && (int)request.Len % Granule == 0,
+                $"{request.Len} bytes at {request.Off} are no multiple of {Granule}");
             Span<byte> device = Device.AsSpan((int)request.Off, result);
             Span<byte> memory = Arena[new Slice((int)((nint)request.Addr - Arena.Address), result)];
             if (request.Opcode == IoUringAbi.IORING_OP_READ) device.CopyTo(memory);

@@ -147,6 +147,7 @@ public sealed class RingOfThisKernelTests
         }
         byte[] after = File.ReadAllBytes(folder["image"]);
         for (int piece = 0; piece < content.Length; piece += 65536)
-            Assert.True(after.AsSpan(piece, 65536).SequenceEqual(content.AsSpan(content.Length - 65536 - piece, 65536)), $"piece at {piece}");
+            Assert.True(after.AsSpan(piece, 65536).SequenceEqual(content.AsSpan(content.Length - 65536 - piece, 65536)),
+                $"piece at {piece}");
     }
 }

@@ -13,16 +13,18 @@ public sealed class RingQueueTests
 {
     private sealed class Fixture : FakeRing
     {
-        public Fixture(int depth, uint entries, uint completions) : base(depth, entries, completions, 65536, [100, 101]) => Kernel.OnEnter = (k, submit, _) =>
-        {
-            int taken = k.Take(submit);
-            CompleteAll();
-            return taken;
-        };
+        public Fixture(int depth, uint entries, uint completions) : base(depth, entries, completions, 65536, [100, 101]) =>
+            Kernel.OnEnter = (k, submit, _) =>
+            {
+                int taken = k.Take(submit);
+                CompleteAll();
+                return taken;
+            };
 
         public BlockCompletion[] Completions { get; } = new BlockCompletion[64];
 
-        public bool Ask(uint tag, BlockVerb verb = BlockVerb.Read) => Queue.TryQueue(new BlockRequest(verb, 1, 4096 * tag, new Slice(0, 4096), tag));
+        public bool Ask(uint tag, BlockVerb verb = BlockVerb.Read) =>
+            Queue.TryQueue(new BlockRequest(verb, 1, 4096 * tag, new Slice(0, 4096), tag));
 
         public void CompleteAll()
         {
@@ -49,7 +51,8 @@ public sealed class RingQueueTests
         fixture.Ask(3, BlockVerb.Flush);
         Assert.Equal(3, fixture.Queue.Wait(fixture.Completions));
         Assert.Equal(
-            [(IoUringAbi.IORING_OP_READ, 101, 4096ul, 4096u), (IoUringAbi.IORING_OP_WRITE, 101, 8192ul, 4096u), (IoUringAbi.IORING_OP_FSYNC, 101, 0ul, 0u)],
+            [(IoUringAbi.IORING_OP_READ, 101, 4096ul, 4096u), (IoUringAbi.IORING_OP_WRITE, 101, 8192ul, 4096u),
+                (IoUringAbi.IORING_OP_FSYNC, 101, 0ul, 0u)],
             seen.Where(r => r.UserData != FakeRing.WakeUpData).Select(r => (r.Opcode, r.Fd, r.Off, r.Len)));
         Assert.Equal(IoUringAbi.IORING_FSYNC_DATASYNC, seen.Single(r => r.UserData == 3).FsyncFlags);
         Assert.All(seen, r => Assert.Equal(0, r.Flags));
@@ -65,7 +68,8 @@ public sealed class RingQueueTests
         {
             int taken = k.Take(submit);
             seen.AddRange(k.InFlight);
-            foreach (IoUringSqe command in k.InFlight.Where(r => r.Opcode == IoUringAbi.IORING_OP_URING_CMD).ToArray()) k.Complete(command, -Errno.ENODEV);
+            foreach (IoUringSqe command in k.InFlight.Where(r => r.Opcode == IoUringAbi.IORING_OP_URING_CMD).ToArray())
+                k.Complete(command, -Errno.ENODEV);
             fixture.CompleteAll();
             return taken;
         };

@@ -22,7 +22,8 @@ public sealed class RingTurnTests
         /// <summary>For each call: the number of requests offered, and the number of completions waited for.</summary>
         public List<(uint Submit, uint Complete)> Calls { get; } = [];
 
-        public bool Ask(uint tag, BlockVerb verb = BlockVerb.Read) => Queue.TryQueue(new BlockRequest(verb, 1, 4096, new Slice(0, 4096), tag));
+        public bool Ask(uint tag, BlockVerb verb = BlockVerb.Read) =>
+            Queue.TryQueue(new BlockRequest(verb, 1, 4096, new Slice(0, 4096), tag));
 
         /// <summary>Makes the kernel run these turns. After the last one it fails with EBADF.</summary>
         public void Turns(params Func<FakeRingKernel, uint, int>[] turns)
@@ -59,14 +60,16 @@ public sealed class RingTurnTests
     private static Func<FakeRingKernel, uint, int> Takes(uint count, params ulong[] ended) => (k, submit) =>
     {
         int taken = k.Take(Math.Min(count, submit));
-        foreach (ulong data in ended) k.Complete(k.InFlight.Single(request => request.UserData == data), data == FakeRing.WakeUpData ? sizeof(ulong) : 1);
+        foreach (ulong data in ended)
+            k.Complete(k.InFlight.Single(request => request.UserData == data), data == FakeRing.WakeUpData ? sizeof(ulong) : 1);
         return taken;
     };
 
     /// <summary>A turn that completes these requests and then fails.</summary>
     private static Func<FakeRingKernel, uint, int> Fails(int errno, params ulong[] ended) => (k, _) =>
     {
-        foreach (ulong data in ended) k.Complete(k.InFlight.Single(request => request.UserData == data), data == FakeRing.WakeUpData ? sizeof(ulong) : 1);
+        foreach (ulong data in ended)
+            k.Complete(k.InFlight.Single(request => request.UserData == data), data == FakeRing.WakeUpData ? sizeof(ulong) : 1);
         return -errno;
     };
 
@@ -316,7 +319,8 @@ public sealed class RingTurnTests
         fixture.Queue.Dispose();
         Assert.False(fixture.Queue.Leaked);
         Assert.Equal([(1, 0)], fixture.Calls);
-        Assert.Equal((IoUringAbi.IORING_OP_ASYNC_CANCEL, -1, IoUringAbi.IORING_ASYNC_CANCEL_ALL | IoUringAbi.IORING_ASYNC_CANCEL_ANY), (cancel.Opcode, cancel.Fd, cancel.CancelFlags));
+        Assert.Equal((IoUringAbi.IORING_OP_ASYNC_CANCEL, -1, IoUringAbi.IORING_ASYNC_CANCEL_ALL | IoUringAbi.IORING_ASYNC_CANCEL_ANY),
+            (cancel.Opcode, cancel.Fd, cancel.CancelFlags));
     }
 
     [Fact]
@@ -415,7 +419,8 @@ public sealed class RingTurnTests
         using WakeUp wakeUp = new();
         UringUnavailable? refusal = null;
         int asked = 0;
-        Answering([SYS_io_uring_enter], _ => asked++ == 0 ? first : second, () => refusal = RingQueue.TryCreate([-1], arena, wakeUp, 4, out _));
+        Answering([SYS_io_uring_enter], _ => asked++ == 0 ? first : second,
+            () => refusal = RingQueue.TryCreate([-1], arena, wakeUp, 4, out _));
         Assert.Contains(sentence, refusal!.Value.Sentence, StringComparison.Ordinal);
         Assert.Equal(2, asked);
     }
@@ -460,7 +465,8 @@ public sealed class RingTurnTests
                     ring = call[0];
                     return null;
                 case SYS_io_uring_register:
-                    calls.Add((uint)call[1] == IoUringAbi.IORING_REGISTER_BUFFERS ? "register" : (uint)call[1] == IoUringAbi.IORING_UNREGISTER_BUFFERS ? "unregister" : "other");
+                    calls.Add((uint)call[1] == IoUringAbi.IORING_REGISTER_BUFFERS ? "register"
+                        : (uint)call[1] == IoUringAbi.IORING_UNREGISTER_BUFFERS ? "unregister" : "other");
                     return 0;
                 default:
                     if (call[0] == ring) calls.Add("close");

@@ -29,7 +29,8 @@ public sealed class SharedCachesTests
         Array.Fill(old, (byte)'o');
         Array.Fill(now, (byte)'n');
         File.WriteAllBytes(folder["disk"], old);
-        using LoopDevice first = new(folder["disk"], "--offset", $"{sourceStart}"), second = new(folder["disk"], "--offset", $"{targetStart}");
+        using LoopDevice first = new(folder["disk"], "--offset", $"{sourceStart}"),
+            second = new(folder["disk"], "--offset", $"{targetStart}");
         using BlockDevice source = BlockDevice.Open(first.Path, DeviceAccess.Read);
         using BlockDevice target = BlockDevice.Open(second.Path, DeviceAccess.Write);
         long at = 8192 + targetStart - sourceStart;
@@ -49,7 +50,8 @@ public sealed class SharedCachesTests
     {
         using TempFolder folder = new();
         File.WriteAllBytes(folder["disk"], new byte[8192]);
-        using BlockDevice source = BlockDevice.Open(folder["disk"], DeviceAccess.Read), target = BlockDevice.Open(folder["disk"], DeviceAccess.Write);
+        using BlockDevice source = BlockDevice.Open(folder["disk"], DeviceAccess.Read),
+            target = BlockDevice.Open(folder["disk"], DeviceAccess.Write);
         Assert.Equal(4096, Libc.PWrite(target.Fd, SomeBytes(), 512));
         SharedCaches.MakeCoherent(source, target);
         Assert.Equal(SomeBytes()[..512], Read(source, 512));

@@ -54,7 +54,8 @@ public sealed class SocketFileTests : IDisposable
     }
 
     /// <summary>This process's descriptors for the folder itself, which no other test opens.</summary>
-    private int OpenFolders() => Directory.EnumerateFileSystemEntries("/proc/self/fd").Count(fd => new FileInfo(fd).LinkTarget == _folder.Path);
+    private int OpenFolders() =>
+        Directory.EnumerateFileSystemEntries("/proc/self/fd").Count(fd => new FileInfo(fd).LinkTarget == _folder.Path);
 
     private static SnapuserdException Refused(string path, ExitCode code)
     {
@@ -140,7 +141,8 @@ public sealed class SocketFileTests : IDisposable
             int folder = Libc.OpenAt(Libc.AT_FDCWD, _folder.Path, Libc.O_RDONLY | Libc.O_CLOEXEC);
             Assert.Equal(0, Libc.Flock(folder, Libc.LOCK_EX));
             Stopwatch clock = Stopwatch.StartNew();
-            Task<SocketFile> second = Task.Factory.StartNew(() => SocketFile.Listen(Path, 1), CancellationToken.None, TaskCreationOptions.LongRunning, TaskScheduler.Default);
+            Task<SocketFile> second = Task.Factory.StartNew(() => SocketFile.Listen(Path, 1), CancellationToken.None,
+                TaskCreationOptions.LongRunning, TaskScheduler.Default);
             while (!second.IsCompleted && OpenFolders() < 2) Thread.Yield();
             bool waits = !second.IsCompleted;
             File.Move(_folder["first.sock"], Path, overwrite: true);
@@ -214,20 +216,22 @@ public sealed class SocketFileTests : IDisposable
         // The socket is removed between two calls; or it is alive but its queue is full; or it cannot be removed.
         foreach ((uint number, int errno, ExitCode? code) in ((uint, int, ExitCode?)[])[(OwnThread.SYS_statx, Errno.ENOENT, ExitCode.InUse),
             (OwnThread.SYS_statx, Errno.EACCES, ExitCode.CannotCreate), (OwnThread.SYS_connect, Errno.ENOENT, ExitCode.InUse),
-            (OwnThread.SYS_connect, Errno.EAGAIN, ExitCode.InUse), (OwnThread.SYS_connect, Errno.ECONNREFUSED, null), (OwnThread.SYS_unlink, Errno.EPERM, ExitCode.CannotCreate)])
+            (OwnThread.SYS_connect, Errno.EAGAIN, ExitCode.InUse), (OwnThread.SYS_connect, Errno.ECONNREFUSED, null), (OwnThread.SYS_unlink,
+                Errno.EPERM, ExitCode.CannotCreate)])
         {
             LeaveStale(Path);
             bool answered = false;
             int connecting = -1;
             List<int> closed = [];
-            void Listen() => OwnThread.Answering([OwnThread.SYS_statx, OwnThread.SYS_connect, OwnThread.SYS_unlink, OwnThread.SYS_close], call =>
-            {
-                if (call.Number == OwnThread.SYS_close) closed.Add(call[0]);
-                if (call.Number == OwnThread.SYS_connect) connecting = call[0];
-                if (call.Number != number || answered || (number == OwnThread.SYS_statx && call.Text(1) != Path)) return null;
-                answered = true;
-                return -errno;
-            }, () => SocketFile.Listen(Path, 1).Dispose());
+            void Listen() =>
+                OwnThread.Answering([OwnThread.SYS_statx, OwnThread.SYS_connect, OwnThread.SYS_unlink, OwnThread.SYS_close], call =>
+                {
+                    if (call.Number == OwnThread.SYS_close) closed.Add(call[0]);
+                    if (call.Number == OwnThread.SYS_connect) connecting = call[0];
+                    if (call.Number != number || answered || (number == OwnThread.SYS_statx && call.Text(1) != Path)) return null;
+                    answered = true;
+                    return -errno;
+                }, () => SocketFile.Listen(Path, 1).Dispose());
             if (code == null) Listen();
             else Assert.Equal(code, Assert.Throws<SnapuserdException>(Listen).Code);
             Assert.True(answered);

@@ -16,7 +16,8 @@ public sealed class StorageIdentityTests
     private const long MiB = 1 << 20;
 
     private static readonly StorageBottom s_disk = StorageBottom.OfDevice(8, 0), s_other = StorageBottom.OfDevice(8, 16);
-    private static readonly StorageBottom s_crypt = StorageBottom.OfDevice(252, 1), s_raid = StorageBottom.OfDevice(9, 0), s_thin = StorageBottom.OfDevice(252, 7), s_thin2 = StorageBottom.OfDevice(252, 8);
+    private static readonly StorageBottom s_crypt = StorageBottom.OfDevice(252, 1), s_raid = StorageBottom.OfDevice(9, 0),
+        s_thin = StorageBottom.OfDevice(252, 7), s_thin2 = StorageBottom.OfDevice(252, 8);
     private static readonly StorageBottom s_file = StorageBottom.OfFile(8, 0, 1234), s_file2 = StorageBottom.OfFile(8, 0, 1235);
 
     private static readonly Dictionary<StorageBottom, StorageLayer> s_layers = new()
@@ -50,7 +51,8 @@ public sealed class StorageIdentityTests
     {
         Assert.Equal(StorageRelation.Equal, Relation(Of((s_disk, 0, MiB), (s_disk, MiB, MiB)), Of((s_disk, 0, 2 * MiB))));
         Assert.Equal(StorageRelation.Equal, Relation(Of((s_disk, 0, MiB), (s_other, 0, MiB)), Of((s_disk, 0, MiB), (s_other, 0, MiB))));
-        Assert.Equal(StorageRelation.Overlapping, Relation(Of((s_disk, 0, MiB), (s_other, 0, MiB)), Of((s_other, 0, MiB), (s_disk, 0, MiB))));
+        Assert.Equal(StorageRelation.Overlapping,
+            Relation(Of((s_disk, 0, MiB), (s_other, 0, MiB)), Of((s_other, 0, MiB), (s_disk, 0, MiB))));
         Assert.Equal(StorageRelation.Overlapping, Relation(Of((s_disk, 0, MiB)), Of((s_disk, 0, 2 * MiB))));
         Assert.Equal(StorageRelation.Overlapping, Relation(Of((s_disk, 0, MiB)), Of((s_disk, MiB - 512, MiB))));
         Assert.Equal(StorageRelation.Disjoint, Relation(Of((s_disk, 0, MiB)), Of((s_disk, MiB, MiB))));
@@ -60,7 +62,8 @@ public sealed class StorageIdentityTests
     [Fact]
     public void Ranges_in_common_are_told_in_bytes_of_both_devices()
     {
-        StorageIdentity target = Of((s_other, 0, MiB), (s_disk, 4 * MiB, 2 * MiB)), source = Of((s_disk, 5 * MiB, 4 * MiB), (s_other, 512, 1024));
+        StorageIdentity target = Of((s_other, 0, MiB), (s_disk, 4 * MiB, 2 * MiB)),
+            source = Of((s_disk, 5 * MiB, 4 * MiB), (s_other, 512, 1024));
         Assert.Equal([new SharedRange(0, 2 * MiB, MiB), new SharedRange(4 * MiB, 512, 1024)], source.SharedWith(target));
         Assert.Equal([new SharedRange(512, 4 * MiB, 1024), new SharedRange(2 * MiB, 0, MiB)], target.SharedWith(source));
         Assert.Empty(source.SharedWith(Of((s_raid, 0, MiB))));
@@ -96,7 +99,8 @@ public sealed class StorageIdentityTests
     [Fact]
     public void A_table_of_the_device_mapper_is_read_as_the_kernel_writes_it()
     {
-        byte[] message = Message(("linear", 0, 2048, "8:2 4096"), ("crypt", 2048, 100, "aes-xts-plain64 - 0 8:3 0"), ("linear", 2148, 52, "259:65536 0"), ("zero", 2200, 8, ""));
+        byte[] message = Message(("linear", 0, 2048, "8:2 4096"), ("crypt", 2048, 100, "aes-xts-plain64 - 0 8:3 0"),
+            ("linear", 2148, 52, "259:65536 0"), ("zero", 2200, 8, ""));
         List<DeviceTableLine>? lines = DeviceTable.Parse(message);
         Assert.Equal(
             [
@@ -133,7 +137,8 @@ public sealed class StorageIdentityTests
         using LoopDevice disk = new(file, "--partscan");
         disk.AddPartition(1, 2048, 4096);
         disk.AddPartition(2, 8192, 2048);
-        string[] numbers = File.ReadAllText($"/sys/class/block/{Path.GetFileName(disk.Path)}/{Path.GetFileName(disk.Path)}p2/dev").Trim().Split(':');
+        string[] numbers = File.ReadAllText($"/sys/class/block/{Path.GetFileName(disk.Path)}/{Path.GetFileName(disk.Path)}p2/dev").Trim()
+            .Split(':');
         LoopDevice.Call("mknod", folder["second"], "b", numbers[0], numbers[1]);
         using LoopDevice window = new(file, "--offset", "4194304", "--sizelimit", "1048576");
         using BlockDevice second = Open(folder["second"]), same = Open(window.Path), all = Open(disk.Path);
@@ -195,7 +200,8 @@ public sealed class StorageIdentityTests
         Assert.Equal(long.MaxValue, new StoragePiece(s_disk, 7, long.MaxValue).End);
         Assert.Equal(long.MaxValue - 1, new StoragePiece(s_disk, 1, long.MaxValue - 2).End);
         StoragePiece piece = new(s_disk, 10, 10);
-        foreach ((long offset, long length, bool overlaps) in ((long, long, bool)[])[(0, 10, false), (0, 11, true), (19, 1, true), (20, 1, false), (12, 2, true), (5, 30, true)])
+        foreach ((long offset, long length, bool overlaps) in ((long, long, bool)[])[(0, 10, false), (0, 11, true), (19, 1, true),
+            (20, 1, false), (12, 2, true), (5, 30, true)])
         {
             Assert.Equal(overlaps, piece.Overlaps(new StoragePiece(s_disk, offset, length)));
             Assert.Equal(overlaps, new StoragePiece(s_disk, offset, length).Overlaps(piece));
@@ -206,8 +212,10 @@ public sealed class StorageIdentityTests
     [Fact]
     public void Bottoms_are_ordered_by_kind_and_then_by_number()
     {
-        StorageBottom[] order = [StorageBottom.OfDevice(1, 9), StorageBottom.OfDevice(8, 0), StorageBottom.OfDevice(8, 16), StorageBottom.OfDevice(9, 0),
-            StorageBottom.OfFile(1, 9, 5), StorageBottom.OfFile(8, 0, 1), StorageBottom.OfFile(8, 0, 2), StorageBottom.OfFile(8, 1, 0), StorageBottom.OfFile(9, 0, 0)];
+        StorageBottom[] order = [StorageBottom.OfDevice(1, 9), StorageBottom.OfDevice(8, 0), StorageBottom.OfDevice(8, 16),
+            StorageBottom.OfDevice(9, 0),
+            StorageBottom.OfFile(1, 9, 5), StorageBottom.OfFile(8, 0, 1), StorageBottom.OfFile(8, 0, 2), StorageBottom.OfFile(8, 1, 0),
+            StorageBottom.OfFile(9, 0, 0)];
         for (int i = 0; i < order.Length; i++)
             for (int j = 0; j < order.Length; j++)
                 Assert.Equal(i.CompareTo(j), order[i].CompareTo(order[j]));
@@ -216,7 +224,8 @@ public sealed class StorageIdentityTests
     [Fact]
     public void What_two_branches_of_a_stack_share_is_told_once()
     {
-        StorageBottom top = StorageBottom.OfDevice(252, 20), left = StorageBottom.OfDevice(252, 21), right = StorageBottom.OfDevice(252, 22);
+        StorageBottom top = StorageBottom.OfDevice(252, 20), left = StorageBottom.OfDevice(252, 21),
+            right = StorageBottom.OfDevice(252, 22);
         Dictionary<StorageBottom, StorageLayer> layers = new()
         {
             [top] = new StorageLayer("x", [new StoragePiece(left, 0, MiB), new StoragePiece(right, 0, MiB)]),
@@ -225,7 +234,8 @@ public sealed class StorageIdentityTests
         };
         StorageIdentity storage = new([new StoragePiece(top, 0, MiB), new StoragePiece(s_file, 0, MiB)], layers);
         Assert.Equal(
-            [new StoragePiece(left, 0, MiB), new StoragePiece(s_disk, 0, MiB), new StoragePiece(s_disk, 4 * MiB, MiB), new StoragePiece(right, 0, MiB), new StoragePiece(s_other, 0, MiB)],
+            [new StoragePiece(left, 0, MiB), new StoragePiece(s_disk, 0, MiB), new StoragePiece(s_disk, 4 * MiB, MiB),
+                new StoragePiece(right, 0, MiB), new StoragePiece(s_other, 0, MiB)],
             storage.BelowDevices());
         // A layer's name may have any length.
         Assert.Equal(StorageRelation.Unknown, storage.RelationTo(Of((s_other, 0, MiB)), out string layer));

@@ -48,7 +48,8 @@ public sealed class StorageLocksTests
             Refused(later.Path, second);
             Refused(folder["node"], second);
         }
-        using BlockDevice reader = BlockDevice.Open(before.Path, DeviceAccess.Shared), another = BlockDevice.Open(folder["image"], DeviceAccess.Shared);
+        using BlockDevice reader = BlockDevice.Open(before.Path, DeviceAccess.Shared),
+            another = BlockDevice.Open(folder["image"], DeviceAccess.Shared);
         Refused(folder["node"], Alone);
     }
 
@@ -57,7 +58,8 @@ public sealed class StorageLocksTests
     {
         using TempFolder folder = new();
         File.WriteAllBytes(folder["image"], new byte[1 << 20]);
-        using LoopDevice first = new(folder["image"], "--sizelimit", "524288"), second = new(folder["image"], "--offset", "524288"), across = new(folder["image"], "--offset", "520192", "--sizelimit", "8192");
+        using LoopDevice first = new(folder["image"], "--sizelimit", "524288"), second = new(folder["image"], "--offset", "524288"),
+            across = new(folder["image"], "--offset", "520192", "--sizelimit", "8192");
         using BlockDevice one = BlockDevice.Open(first.Path, Alone);
         using BlockDevice other = BlockDevice.Open(second.Path, Alone);
         Refused(across.Path, Alone);
@@ -128,13 +130,18 @@ public sealed class StorageLocksTests
     /// <summary>A major number of this run alone. The kernel holds the lock files, so a parallel run would meet the same numbers.</summary>
     private static readonly uint s_major = (uint)RandomNumberGenerator.GetInt32(4096, int.MaxValue);
 
-    private static readonly StorageBottom s_disk = StorageBottom.OfDevice(s_major, 1), s_other = StorageBottom.OfDevice(s_major, 2), s_crypt = StorageBottom.OfDevice(s_major, 3),
+    private static readonly StorageBottom s_disk = StorageBottom.OfDevice(s_major, 1), s_other = StorageBottom.OfDevice(s_major, 2),
+        s_crypt = StorageBottom.OfDevice(s_major, 3),
         s_file = StorageBottom.OfFile(s_major, 4, 5);
 
-    private static StorageLocks? Take(bool alone, bool whole, StorageLocks? besides, params (StorageBottom Bottom, long Offset, long Length)[] pieces)
+    private static StorageLocks? Take(bool alone, bool whole, StorageLocks? besides,
+        params (StorageBottom Bottom, long Offset, long Length)[] pieces)
     {
-        Dictionary<StorageBottom, StorageLayer> layers = new() { [s_crypt] = new StorageLayer("crypt", [new StoragePiece(s_disk, 500, 1000)]) };
-        return StorageLocks.TryTake(new StorageIdentity([.. pieces.Select(piece => new StoragePiece(piece.Bottom, piece.Offset, piece.Length))], layers), alone, whole, besides);
+        Dictionary<StorageBottom, StorageLayer> layers =
+            new() { [s_crypt] = new StorageLayer("crypt", [new StoragePiece(s_disk, 500, 1000)]) };
+        return StorageLocks.TryTake(
+            new StorageIdentity([.. pieces.Select(piece => new StoragePiece(piece.Bottom, piece.Offset, piece.Length))], layers),
+            alone, whole, besides);
     }
 
     /// <summary>How another open file sees bytes of a bottom: "" for unlocked, "shared" or "alone".</summary>
@@ -179,12 +186,14 @@ public sealed class StorageLocksTests
         StorageLocks first = Take(alone: true, whole: false, null, (s_other, 100, 50))!;
         foreach ((long offset, long length, (long From, long To)[] own) in new (long, long, (long, long)[])[]
         {
-            (50, 200, [(50, 100), (150, 250)]), (100, 51, [(150, 151)]), (99, 51, [(99, 100)]), (110, 10, []), (100, 50, []), (151, 10, [(151, 161)]), (80, 10, [(80, 90)]),
+            (50, 200, [(50, 100), (150, 250)]), (100, 51, [(150, 151)]), (99, 51, [(99, 100)]), (110, 10, []), (100, 50, []),
+            (151, 10, [(151, 161)]), (80, 10, [(80, 90)]),
         })
         {
             using StorageLocks second = Take(alone: false, whole: false, first, (s_other, offset, length))!;
             for (long at = offset - 2; at < offset + length + 2; at++)
-                Assert.Equal((at, at is >= 100 and < 150 ? "alone" : own.Any(part => at >= part.From && at < part.To) ? "shared" : ""), (at, Locked($"disk-{s_major}:2", at, 1)));
+                Assert.Equal((at, at is >= 100 and < 150 ? "alone" : own.Any(part => at >= part.From && at < part.To) ? "shared" : ""),
+                    (at, Locked($"disk-{s_major}:2", at, 1)));
         }
         Assert.Null(Take(alone: false, whole: false, null, (s_disk, 0, 10), (s_other, 149, 5)));
         Assert.Equal(("", ""), (Locked($"disk-{s_major}:1", 0, 10), Locked($"disk-{s_major}:2", 150, 10)));
@@ -224,7 +233,8 @@ public sealed class StorageLocksTests
         Assert.False(StorageLocks.IsNoted(s_major, 1));
         foreach (string name in new[] { $"name-{s_major}:1", $"name-1:{s_major}" })
         {
-            Assert.DoesNotContain(Directory.EnumerateFileSystemEntries("/proc/self/fd"), fd => new FileInfo(fd).LinkTarget?.EndsWith("/" + name, System.StringComparison.Ordinal) == true);
+            Assert.DoesNotContain(Directory.EnumerateFileSystemEntries("/proc/self/fd"),
+                fd => new FileInfo(fd).LinkTarget?.EndsWith("/" + name, System.StringComparison.Ordinal) == true);
             File.Delete($"{s_folder}/{name}");
         }
     }
@@ -232,7 +242,8 @@ public sealed class StorageLocksTests
     private static string Disk(int minor) => $"disk-{s_major}:{minor}";
 
     private static string Broken(string why) =>
-        $"storage cannot be locked: /dev/.snapuserd: {why}; it is to be a folder of root's with mode 0700, and whatever else is there can be removed";
+        $"storage cannot be locked: /dev/.snapuserd: {why}; it is to be a folder of root's with mode 0700, and whatever else is "
+        + "there can be removed";
 
     private static void CheckEmpty()
     {
@@ -250,12 +261,14 @@ public sealed class StorageLocksTests
             Assert.Equal(KernelTree.Dev.IsGenuine, locks.IsEverywhere);
             Assert.Single(locks.Descriptors);
             Assert.Equal(
-                ["mkdir", "open .snapuserd", "status .snapuserd", $"open {Disk(1)}", $"status {Disk(1)}", $"lock {Disk(1)} alone 0+10", $"status {Disk(1)}", $"named {Disk(1)}",
+                ["mkdir", "open .snapuserd", "status .snapuserd", $"open {Disk(1)}", $"status {Disk(1)}", $"lock {Disk(1)} alone 0+10",
+                    $"status {Disk(1)}", $"named {Disk(1)}",
                     $"lock {Disk(1)} alone 20+5", $"status {Disk(1)}", $"named {Disk(1)}", "close .snapuserd"], calls.Asked);
             calls.Asked.Clear();
             locks.Dispose();
             Assert.Equal(
-                ["mkdir", "open .snapuserd", "status .snapuserd", $"lock {Disk(1)} alone 0+0", $"status {Disk(1)}", $"named {Disk(1)}", $"remove {Disk(1)}", $"lock {Disk(1)} not 0+0",
+                ["mkdir", "open .snapuserd", "status .snapuserd", $"lock {Disk(1)} alone 0+0", $"status {Disk(1)}", $"named {Disk(1)}",
+                    $"remove {Disk(1)}", $"lock {Disk(1)} not 0+0",
                     $"close {Disk(1)}", "close .snapuserd"], calls.Asked);
             calls.Asked.Clear();
             locks.Dispose();
@@ -269,7 +282,8 @@ public sealed class StorageLocksTests
     [RootFact]
     public void Place_that_cannot_be_had_is_gone_without()
     {
-        foreach ((string call, int errno) in new[] { ("mkdir", Errno.EPERM), ("mkdir", Errno.EROFS), ("mkdir", Errno.ENOSPC), ("open .snapuserd", Errno.EACCES),
+        foreach ((string call, int errno) in new[] { ("mkdir", Errno.EPERM), ("mkdir", Errno.EROFS), ("mkdir", Errno.ENOSPC),
+            ("open .snapuserd", Errno.EACCES),
             ("open .snapuserd", Errno.ENOENT), ("open .snapuserd", Errno.EPERM) })
         {
             LockCalls calls = new() { Answer = asked => asked == call ? -errno : null };
@@ -295,17 +309,23 @@ public sealed class StorageLocksTests
     [RootFact]
     public void Place_that_is_something_else_or_open_to_others_is_refused()
     {
-        foreach ((int errno, ExitCode code) in new[] { (Errno.ENOTDIR, ExitCode.Permission), (Errno.ELOOP, ExitCode.Permission), (Errno.EIO, ExitCode.Permission) })
+        foreach ((int errno, ExitCode code) in new[]
+        {
+            (Errno.ENOTDIR, ExitCode.Permission), (Errno.ELOOP, ExitCode.Permission), (Errno.EIO, ExitCode.Permission),
+        })
         {
             LockCalls calls = new() { Answer = asked => asked == "open .snapuserd" ? -errno : null };
-            SnapuserdException refused = Assert.Throws<SnapuserdException>(() => calls.Run(() => Take(alone: true, whole: false, null, (s_disk, 0, 10))));
+            SnapuserdException refused =
+                Assert.Throws<SnapuserdException>(() => calls.Run(() => Take(alone: true, whole: false, null, (s_disk, 0, 10))));
             Assert.Equal((code, Broken(ErrnoText.Of(errno))), (refused.Code, refused.Message));
         }
         foreach ((uint user, int mode) in new[] { (1u, 0x41c0), (0u, 0x41e0), (0u, 0x41c1), (1u, 0x41c1) })
         {
             LockCalls calls = new() { FolderStatus = new StatxData { Uid = user, Mode = (ushort)mode } };
-            SnapuserdException refused = Assert.Throws<SnapuserdException>(() => calls.Run(() => Take(alone: true, whole: false, null, (s_disk, 0, 10))));
-            Assert.Equal((ExitCode.Permission, Broken("it belongs to another user, or others may use it")), (refused.Code, refused.Message));
+            SnapuserdException refused =
+                Assert.Throws<SnapuserdException>(() => calls.Run(() => Take(alone: true, whole: false, null, (s_disk, 0, 10))));
+            Assert.Equal((ExitCode.Permission, Broken("it belongs to another user, or others may use it")),
+                (refused.Code, refused.Message));
             Assert.Empty(calls.StillOpen);
             // A process without root's rights accepts the folder in any state.
             calls.Run(() => OwnThread.Unprivileged(() =>
@@ -362,8 +382,11 @@ public sealed class StorageLocksTests
         {
             LockCalls calls = new() { Answer = asked => asked == call ? -errno : null };
             SnapuserdException refused =
-                Assert.Throws<SnapuserdException>(() => calls.Run(() => Take(alone: true, whole: false, null, (s_disk, 0, 10), (s_other, 0, 10))));
-            string message = code == ExitCode.Permission ? Broken(ErrnoText.Of(errno)) : $"storage cannot be locked in /dev/.snapuserd: {ErrnoText.Of(errno)}";
+                Assert.Throws<SnapuserdException>(
+                    () => calls.Run(() => Take(alone: true, whole: false, null, (s_disk, 0, 10), (s_other, 0, 10))));
+            string message = code == ExitCode.Permission
+                ? Broken(ErrnoText.Of(errno))
+                : $"storage cannot be locked in /dev/.snapuserd: {ErrnoText.Of(errno)}";
             Assert.Equal((code, message), (refused.Code, refused.Message));
             Assert.Contains($"lock {Disk(1)} alone 0+10", calls.Asked);
             Assert.Empty(calls.StillOpen);
@@ -377,7 +400,8 @@ public sealed class StorageLocksTests
         int opens = 0, locked = 0;
         LockCalls calls = new()
         {
-            Answer = asked => (asked == $"open {Disk(1)}" && opens++ < 2) || (asked == $"lock {Disk(1)} alone 0+10" && locked++ < 3) ? -Errno.EINTR : null,
+            Answer = asked => (asked == $"open {Disk(1)}" && opens++ < 2) || (asked == $"lock {Disk(1)} alone 0+10" && locked++ < 3)
+                ? -Errno.EINTR : null,
         };
         calls.Run(() =>
         {

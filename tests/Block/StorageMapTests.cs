@@ -15,14 +15,20 @@ public sealed class StorageMapTests
         for (int seed = 1; seed <= 300; seed++)
         {
             Random random = new(seed);
-            SharedRange[] ranges = [.. Enumerable.Range(0, random.Next(6)).Select(_ => new SharedRange(random.Next(20) * 512L, random.Next(20) * 512L, (1 + random.Next(8)) * (seed % 5 == 0 ? 500L : 512L)))];
+            SharedRange[] ranges =
+            [
+                .. Enumerable.Range(0, random.Next(6)).Select(_ => new SharedRange(random.Next(20) * 512L, random.Next(20) * 512L,
+                    (1 + random.Next(8)) * (seed % 5 == 0 ? 500L : 512L))),
+            ];
             StorageMap map = new(ranges);
             for (int tries = 0; tries < 30; tries++)
             {
                 long from = random.Next(30 * 512), length = 1 + random.Next(4096), to = random.Next(30) * 512;
                 SortedSet<(long Byte, long On)> due = [], found = [];
                 foreach (SharedRange range in ranges)
-                    for (long at = Math.Max(from, range.SourceOffset); at < Math.Min(from + length, range.SourceOffset + range.Length); at++) due.Add((at, at - range.SourceOffset + range.BaseOffset));
+                    for (long at = Math.Max(from, range.SourceOffset);
+                        at < Math.Min(from + length, range.SourceOffset + range.Length); at++)
+                        due.Add((at, at - range.SourceOffset + range.BaseOffset));
                 for (int cursor = 0; map.Next(from, length, ref cursor, out SharedRange part);)
                     for (long i = 0; i < part.Length; i++) found.Add((part.SourceOffset + i, part.BaseOffset + i));
                 Assert.True(due.SetEquals(found), $"seed {seed}: {string.Join(' ', ranges)}, bytes {from} to {from + length}");
@@ -101,7 +107,8 @@ public sealed class StorageMapTests
     [Fact]
     public void Ranges_with_a_byte_between_them_stay_two()
     {
-        Assert.Equal([new SharedRange(0, 100, 10), new SharedRange(11, 111, 10)], Parts(new([new SharedRange(11, 111, 10), new SharedRange(0, 100, 10)]), 0, 50));
+        Assert.Equal([new SharedRange(0, 100, 10), new SharedRange(11, 111, 10)],
+            Parts(new([new SharedRange(11, 111, 10), new SharedRange(0, 100, 10)]), 0, 50));
         Assert.Equal([new SharedRange(0, 100, 20)], Parts(new([new SharedRange(10, 110, 10), new SharedRange(0, 100, 10)]), 0, 50));
         // One range inside the other.
         Assert.Equal([new SharedRange(0, 100, 20)], Parts(new([new SharedRange(5, 105, 2), new SharedRange(0, 100, 20)]), 0, 50));

@@ -51,7 +51,8 @@ public sealed class StorageResolverTests : IDisposable
             version = head.Version[0];
         }
         _asked.Add((head.DataSize, head.DataStart, head.Flags, head.Dev, version));
-        if (!_tables.TryGetValue(Libc.DecodeDevice(head.Dev), out (string Type, ulong Start, ulong Length, string Parameters)[]? lines)) return -Errno.ENXIO;
+        if (!_tables.TryGetValue(Libc.DecodeDevice(head.Dev), out (string Type, ulong Start, ulong Length, string Parameters)[]? lines))
+            return -Errno.ENXIO;
         if (message.Length < _needed)
         {
             head.Flags |= DM_BUFFER_FULL_FLAG;
@@ -63,7 +64,8 @@ public sealed class StorageResolverTests : IDisposable
         return 0;
     }
 
-    private void AddMapped(string name, uint minor, long sectors, string[] slaves, params (string Type, ulong Start, ulong Length, string Parameters)[] lines)
+    private void AddMapped(string name, uint minor, long sectors, string[] slaves,
+        params (string Type, ulong Start, ulong Length, string Parameters)[] lines)
     {
         _devices.Add(name, 252, minor, sectors, slaves: slaves, files: ("dm/name", "x\n"));
         _tables[(252, minor)] = lines;
@@ -78,7 +80,8 @@ public sealed class StorageResolverTests : IDisposable
         return storage!;
     }
 
-    private static StoragePiece On(uint major, uint minor, long offset, long length) => new(StorageBottom.OfDevice(major, minor), offset, length);
+    private static StoragePiece On(uint major, uint minor, long offset, long length) =>
+        new(StorageBottom.OfDevice(major, minor), offset, length);
 
     [Theory]
     [InlineData(0, 1)]
@@ -95,14 +98,16 @@ public sealed class StorageResolverTests : IDisposable
         _devices.Run(() => lines = DeviceTable.Read(252, 3));
         Assert.Equal(needed > 4 << 20 ? null : [new DeviceTableLine("linear", 0, 51200, 8, 16, 3584)], lines);
         Assert.Equal(Enumerable.Range(0, questions)
-            .Select(i => ((uint)(16384 << (2 * i)), 312u, DM_STATUS_TABLE_FLAG, Libc.EncodeDevice(252, 3), (uint)DM_VERSION_MAJOR)), _asked);
+            .Select(i => ((uint)(16384 << (2 * i)), 312u, DM_STATUS_TABLE_FLAG, Libc.EncodeDevice(252, 3), (uint)DM_VERSION_MAJOR)),
+            _asked);
     }
 
     [Fact]
     public void Table_is_asked_for_by_the_kernels_node_or_else_by_the_one_in_dev()
     {
         AddMapped("dm-3", 3, 100, [], ("zero", 0, 100, ""));
-        foreach ((int own, int other, bool found) in ((int, int, bool)[])[(0, -Errno.ENOENT, true), (-Errno.ENOENT, 0, true), (-Errno.EACCES, -Errno.ENOENT, false)])
+        foreach ((int own, int other, bool found) in ((int, int, bool)[])[(0, -Errno.ENOENT, true), (-Errno.ENOENT, 0, true),
+            (-Errno.EACCES, -Errno.ENOENT, false)])
         {
             _devices.Opened.Clear();
             (_devices.Answers["own mapper/control"], _devices.Answers["/dev/mapper/control"]) = (own, other);
@@ -118,7 +123,8 @@ public sealed class StorageResolverTests : IDisposable
         Assert.Null(none);
         _devices.Answers["own mapper/control"] = -Errno.ENOENT;
         _devices.Answers["/dev/mapper/control"] = -Errno.EMFILE;
-        Assert.Contains("/dev/mapper/control", Assert.Throws<SnapuserdException>(() => _devices.Run(() => DeviceTable.Read(252, 3))).Message, StringComparison.Ordinal);
+        Assert.Contains("/dev/mapper/control",
+            Assert.Throws<SnapuserdException>(() => _devices.Run(() => DeviceTable.Read(252, 3))).Message, StringComparison.Ordinal);
     }
 
     [Theory]
@@ -151,7 +157,8 @@ public sealed class StorageResolverTests : IDisposable
         Assert.Null(DeviceTable.Parse(StorageIdentityTests.Message(("zero", (long.MaxValue / 512) + 1, 1, ""))));
         Assert.Null(DeviceTable.Parse(StorageIdentityTests.Message(("zero", 0, (long.MaxValue / 512) + 1, ""))));
         // An empty type, and a type without a terminating zero.
-        Assert.Equal(["", "0123456789abcdef"], DeviceTable.Parse(StorageIdentityTests.Message(("", 0, 1, "x"), ("0123456789abcdef", 1, 1, "")))!.Select(line => line.Type));
+        Assert.Equal(["", "0123456789abcdef"],
+            DeviceTable.Parse(StorageIdentityTests.Message(("", 0, 1, "x"), ("0123456789abcdef", 1, 1, "")))!.Select(line => line.Type));
         ref DmIoctl head = ref MemoryMarshal.AsRef<DmIoctl>(message.AsSpan());
         (head.TargetCount, head.DataStart) = (0, (uint)message.Length);
         Assert.Empty(DeviceTable.Parse(message)!);
@@ -162,7 +169,8 @@ public sealed class StorageResolverTests : IDisposable
     [Fact]
     public void Device_is_followed_through_partitions_and_linear_tables()
     {
-        AddMapped("dm-0", 0, 300, ["sda1", "sdb"], ("linear", 0, 50, "8:17 10"), ("linear", 50, 150, "8:32 1000"), ("linear", 200, 100, "8:32 2000"));
+        AddMapped("dm-0", 0, 300, ["sda1", "sdb"], ("linear", 0, 50, "8:17 10"), ("linear", 50, 150, "8:32 1000"),
+            ("linear", 200, 100, "8:32 2000"));
         AddMapped("dm-1", 1, 100, ["dm-0"], ("linear", 0, 100, "252:0 40"));
         _devices.Add("nothing", 60, 1, 0);
         Assert.Equal([On(8, 16, 0, 2048 * 512)], Pieces(8, 16));
@@ -281,7 +289,8 @@ public sealed class StorageResolverTests : IDisposable
         _devices.Add("loop3", 7, 3, 2048);
         _devices.Add("loop4", 7, 4, 2048);
         _devices.Add("loop5", 7, 5, 2048);
-        foreach (string name in (string[])["loop3", "loop4", "loop5"]) _devices.Loops[name] = new LoopInfo64 { RDevice = Libc.EncodeDevice(8, 16) };
+        foreach (string name in (string[])["loop3", "loop4", "loop5"])
+            _devices.Loops[name] = new LoopInfo64 { RDevice = Libc.EncodeDevice(8, 16) };
         StorageIdentity storage = Of(8, 16);
         string? busy = null;
         List<int> held = [];
@@ -305,7 +314,8 @@ public sealed class StorageResolverTests : IDisposable
 
     /// <summary>Number of descriptors of notes for the devices of this test.</summary>
     private static int Locks() => Directory.EnumerateFileSystemEntries("/proc/self/fd").Count(fd =>
-        new FileInfo(fd).LinkTarget is { } target && (target.EndsWith("/name-7:3", StringComparison.Ordinal) || target.EndsWith("/name-7:5", StringComparison.Ordinal)));
+        new FileInfo(fd).LinkTarget is { } target
+        && (target.EndsWith("/name-7:3", StringComparison.Ordinal) || target.EndsWith("/name-7:5", StringComparison.Ordinal)));
 
     [Theory]
     [InlineData("sdb", false)]
@@ -341,7 +351,8 @@ public sealed class StorageResolverTests : IDisposable
         _devices.Run(() => result = OtherNames.LockFileBelow(self, out path, out fd));
         Assert.Equal((-Errno.EAGAIN, -1), (result, fd));
         _ = Libc.Close(other);
-        Assert.DoesNotContain(Directory.EnumerateFileSystemEntries("/proc/self/fd"), entry => new FileInfo(entry).LinkTarget == folder["image"]);
+        Assert.DoesNotContain(Directory.EnumerateFileSystemEntries("/proc/self/fd"),
+            entry => new FileInfo(entry).LinkTarget == folder["image"]);
     }
 
     [Fact]
@@ -384,9 +395,11 @@ public sealed class StorageResolverTests : IDisposable
             bool opened = false;
             devices.Run(() =>
             {
-                using (LoopBackingFile? file = LoopBackingFile.Open(7)) opened = file != null && (Libc.Fcntl(file.Fd, Libc.F_GETFL, 0) & Libc.O_ACCMODE) == Libc.O_RDWR;
+                using (LoopBackingFile? file = LoopBackingFile.Open(7))
+                    opened = file != null && (Libc.Fcntl(file.Fd, Libc.F_GETFL, 0) & Libc.O_ACCMODE) == Libc.O_RDWR;
                 storage = StorageResolver.Of(7, 7);
-                foreach ((LoopBackingFile file, long device, long at, long length) in storage.FilesBelow()) files.Add((file.Path, device, at, length));
+                foreach ((LoopBackingFile file, long device, long at, long length) in storage.FilesBelow())
+                    files.Add((file.Path, device, at, length));
             });
             Assert.Equal(found, opened);
             Assert.Equal(found ? [(inDriver ?? inSys.TrimEnd(), 0, 0, 512)] : [], files);
@@ -397,7 +410,8 @@ public sealed class StorageResolverTests : IDisposable
     [Fact]
     public void Layers_are_followed_for_sixteen_levels()
     {
-        for (uint level = 0; level < 20; level++) _devices.Add($"md{100 + level}", 9, 100 + level, 8, slaves: level == 0 ? ["sdb"] : [$"md{99 + level}"]);
+        for (uint level = 0; level < 20; level++)
+            _devices.Add($"md{100 + level}", 9, 100 + level, 8, slaves: level == 0 ? ["sdb"] : [$"md{99 + level}"]);
         Assert.Equal(Enumerable.Range(103, 16).Reverse().Select(minor => On(9, (uint)minor, 0, 4096)), Of(9, 119).BelowDevices());
         Assert.Equal(StorageRelation.Disjoint, Of(9, 119).RelationTo(Of(9, 102), out _));
         Assert.Equal(StorageRelation.Unknown, Of(9, 119).RelationTo(Of(9, 103), out _));
@@ -427,7 +441,8 @@ public sealed class StorageResolverTests : IDisposable
         {
             int fd = BlockNode.Open(major, minor, Libc.O_RDONLY);
             _devices.Opened.Clear();
-            storage = StorageResolver.Of(fd, new StatxData { Mode = Libc.S_IFBLK, RdevMajor = major, RdevMinor = minor }, length, out unclaimed);
+            storage = StorageResolver.Of(fd, new StatxData { Mode = Libc.S_IFBLK, RdevMajor = major, RdevMinor = minor }, length,
+                out unclaimed);
             _ = Libc.Close(fd);
         });
         return (storage!, unclaimed);
@@ -459,7 +474,8 @@ public sealed class StorageResolverTests : IDisposable
         foreach ((long length, long expected) in ((long, long)[])[(0, 1), (1, 1), (2, 2), (8192, 8192)])
             _devices.Run(() => Assert.Equal([new StoragePiece(file, 0, expected)], StorageResolver.Of(-1, status, length).Pieces));
         // On a file system without a device there is no storage below.
-        _devices.Run(() => Assert.Equal(StorageRelation.Unknown, StorageResolver.Of(-1, status, 5).RelationTo(StorageResolver.Of(8, 32), out _)));
+        _devices.Run(() => Assert.Equal(StorageRelation.Unknown,
+            StorageResolver.Of(-1, status, 5).RelationTo(StorageResolver.Of(8, 32), out _)));
     }
 
     [Fact]
@@ -482,7 +498,8 @@ public sealed class StorageResolverTests : IDisposable
     [Fact]
     public void Devices_below_a_layer_are_claimed_and_one_below_two_loop_devices_is_told_once()
     {
-        foreach ((string name, uint minor, ulong below) in ((string, uint, ulong)[])[("loop1", 1, Libc.EncodeDevice(9, 1)), ("loop3", 3, Libc.EncodeDevice(8, 17)),
+        foreach ((string name, uint minor, ulong below) in ((string, uint, ulong)[])[("loop1", 1, Libc.EncodeDevice(9, 1)),
+            ("loop3", 3, Libc.EncodeDevice(8, 17)),
             ("loop4", 4, Libc.EncodeDevice(8, 18)), ("loop5", 5, Libc.EncodeDevice(8, 32)), ("loop6", 6, Libc.EncodeDevice(8, 32))])
         {
             _devices.Add(name, 7, minor, 20);
@@ -504,13 +521,16 @@ public sealed class StorageResolverTests : IDisposable
         foreach (uint minor in (uint[])[7, 8])
         {
             _devices.Add($"loop{minor}", 7, minor, 16, files: ("loop/backing_file", folder["image"] + "\n"));
-            _devices.Loops[$"loop{minor}"] = new LoopInfo64 { Device = Libc.EncodeDevice(status.DevMajor, status.DevMinor), Inode = status.Ino };
+            _devices.Loops[$"loop{minor}"] =
+                new LoopInfo64 { Device = Libc.EncodeDevice(status.DevMajor, status.DevMinor), Inode = status.Ino };
         }
-        AddMapped("dm-1", 1, 68, ["sdb"], ("linear", 0, 50, "8:32 7"), ("linear", 50, 4, "7:7 8"), ("linear", 54, 10, "8:32 70"), ("linear", 64, 4, "7:8 0"));
+        AddMapped("dm-1", 1, 68, ["sdb"], ("linear", 0, 50, "8:32 7"), ("linear", 50, 4, "7:7 8"), ("linear", 54, 10, "8:32 70"),
+            ("linear", 64, 4, "7:8 0"));
         List<(string, long, long, long)> files = [];
         _devices.Run(() =>
         {
-            foreach ((LoopBackingFile file, long device, long at, long length) in StorageResolver.Of(252, 1).FilesBelow()) files.Add((file.Path, device, at, length));
+            foreach ((LoopBackingFile file, long device, long at, long length) in StorageResolver.Of(252, 1).FilesBelow())
+                files.Add((file.Path, device, at, length));
         });
         Assert.Equal([(folder["image"], 50 * 512, 8 * 512, 4 * 512), (folder["image"], 64 * 512, 0, 4 * 512)], files);
     }
@@ -537,7 +557,8 @@ public sealed class StorageResolverTests : IDisposable
                 switch (call.Number)
                 {
                     case SYS_openat when call.Text(1) == image: return fd = Libc.OpenAt(Libc.AT_FDCWD, image, call[2]);
-                    case SYS_openat when call.Text(1) == "/proc/self/mountinfo": return Libc.OpenAt(Libc.AT_FDCWD, folder["mounts"], call[2]);
+                    case SYS_openat when call.Text(1) == "/proc/self/mountinfo":
+                        return Libc.OpenAt(Libc.AT_FDCWD, folder["mounts"], call[2]);
                     case SYS_statfs when call.Text(0) == image:
                         call.At<StatFsData>(1) = new StatFsData { Type = Libc.OVERLAYFS_SUPER_MAGIC };
                         return 0;
@@ -551,7 +572,8 @@ public sealed class StorageResolverTests : IDisposable
                     default: return null;
                 }
             };
-            StorageBottom file = answered == 2 ? StorageBottom.OfFile(there.DevMajor, there.DevMinor, there.Ino) : StorageBottom.OfFile(0, 77, 5);
+            StorageBottom file =
+                answered == 2 ? StorageBottom.OfFile(there.DevMajor, there.DevMinor, there.Ino) : StorageBottom.OfFile(0, 77, 5);
             Assert.Equal([new StoragePiece(file, 0, 8192)], Pieces(7, 7));
             Assert.Equal(-1, fd);
         }
@@ -560,7 +582,8 @@ public sealed class StorageResolverTests : IDisposable
     /// <summary>
     /// Device numbers of this run alone: other processes see notes and holds. A number has 12 bits of major and 20 of minor.
     /// </summary>
-    private static readonly (uint Major, uint Minor) s_twin = ((uint)RandomNumberGenerator.GetInt32(512, 4096), (uint)RandomNumberGenerator.GetInt32((1 << 20) - 1));
+    private static readonly (uint Major, uint Minor) s_twin = ((uint)RandomNumberGenerator.GetInt32(512, 4096),
+        (uint)RandomNumberGenerator.GetInt32((1 << 20) - 1));
 
     /// <summary>Adds two mapped devices over the first disk.</summary>
     private StorageIdentity AddTwins()
@@ -697,7 +720,8 @@ public sealed class StorageResolverTests : IDisposable
         int opened = -1, statuses = 0;
         _devices.Before = call =>
         {
-            if (call.Number == SYS_openat && call.Text(1) == folder["image"]) return opened = Libc.OpenAt(Libc.AT_FDCWD, folder["image"], call[2]);
+            if (call.Number == SYS_openat && call.Text(1) == folder["image"])
+                return opened = Libc.OpenAt(Libc.AT_FDCWD, folder["image"], call[2]);
             return call.Number == SYS_statx && opened >= 0 && call[0] == opened && statuses++ == 1 ? -Errno.EIO : null;
         };
         Assert.Equal((0, -1), Lock());
@@ -715,7 +739,8 @@ public sealed class StorageResolverTests : IDisposable
             InheritedHolds.Remove(hold);
             _ = Libc.Close(hold);
         }
-        Assert.DoesNotContain(Directory.EnumerateFileSystemEntries("/proc/self/fd"), entry => new FileInfo(entry).LinkTarget == folder["image"]);
+        Assert.DoesNotContain(Directory.EnumerateFileSystemEntries("/proc/self/fd"),
+            entry => new FileInfo(entry).LinkTarget == folder["image"]);
         // The loop device is opened as descriptor 0.
         _devices.Before = _ => null;
         _devices.Zero = "own loop7";

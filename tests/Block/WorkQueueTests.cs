@@ -110,7 +110,8 @@ public sealed class WorkQueueTests
     public void Job_that_throws_ends_negatively_and_the_others_go_on()
     {
         using WakeUp wakeUp = new();
-        using WorkQueue<int> queue = new(2, 100, Worker.Factory([], job => job % 10 == 0 ? throw new FormatException("job " + job) : job), wakeUp);
+        using WorkQueue<int> queue =
+            new(2, 100, Worker.Factory([], job => job % 10 == 0 ? throw new FormatException("job " + job) : job), wakeUp);
         for (int job = 0; job < 100; job++) Assert.True(queue.TryPost(job, (uint)job));
         Dictionary<uint, int> results = ReapAll(queue, 100);
         Assert.All(results, r => Assert.Equal(r.Key % 10 == 0 ? WorkQueue<int>.Crashed : (int)r.Key, r.Value));
@@ -166,7 +167,8 @@ public sealed class WorkQueueTests
         List<Worker> workers = [];
         using WakeUp wakeUp = new();
         Func<Worker> make = Worker.Factory(workers, job => job);
-        Assert.Throws<FormatException>(() => new WorkQueue<int>(3, 3, () => workers.Count == 2 ? throw new FormatException() : make(), wakeUp));
+        Assert.Throws<FormatException>(
+            () => new WorkQueue<int>(3, 3, () => workers.Count == 2 ? throw new FormatException() : make(), wakeUp));
         Assert.Equal(2, workers.Count);
         Assert.All(workers, w => Assert.True(w.Disposed));
     }

@@ -50,7 +50,8 @@ public sealed class ArgumentsTests
     [InlineData("2GiB", 2147483648L)]
     [InlineData("9223372036854775807", long.MaxValue)]
     [InlineData("8589934591G", 8589934591L << 30)]
-    public void Sizes_take_binary_suffixes(string text, long expected) => Assert.Equal(expected, Parse($"--size {text} f").Number("--size", -1));
+    public void Sizes_take_binary_suffixes(string text, long expected) =>
+        Assert.Equal(expected, Parse($"--size {text} f").Number("--size", -1));
 
     [Theory]
     [InlineData("8589934592G")]
@@ -91,7 +92,8 @@ public sealed class ArgumentsTests
     public void A_mistake_is_named(string words, string said) => Refused(words.Split(' ', StringSplitOptions.RemoveEmptyEntries), said);
 
     [Fact]
-    public void An_option_that_means_nothing_alone_says_what_it_needs() => Refused(["--hash", new string('a', 64), "f"], "--hash needs --path");
+    public void An_option_that_means_nothing_alone_says_what_it_needs() =>
+        Refused(["--hash", new string('a', 64), "f"], "--hash needs --path");
 
     [Fact]
     public void An_empty_operand_is_refused() => Refused([""], "FILE is empty");

@@ -34,7 +34,8 @@ public sealed class CommandLineTests
     private static (ExitCode Code, string Said) Run(Exception thrown)
     {
         using TempFolder folder = new();
-        using (SafeFileHandle diagnostics = File.OpenHandle(folder["diagnostics"], FileMode.CreateNew, FileAccess.Write, FileShare.ReadWrite))
+        using (SafeFileHandle diagnostics = File.OpenHandle(folder["diagnostics"], FileMode.CreateNew, FileAccess.Write,
+            FileShare.ReadWrite))
         {
             // Standard output counts as closed.
             var output = new Output(1 << 1, -1, (int)diagnostics.DangerousGetHandle());

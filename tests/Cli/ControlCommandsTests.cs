@@ -31,7 +31,8 @@ public sealed class ControlCommandsTests : IDisposable
         {
             (ExitCode Code, string Sentence)? refusal = commands.Do(line, new Reply());
             Assert.Equal(ExitCode.Usage, refusal?.Code);
-            Assert.EndsWith("takes a NAME where there are several snapshots, or --all; there is a, b c", refusal?.Sentence, StringComparison.Ordinal);
+            Assert.EndsWith("takes a NAME where there are several snapshots, or --all; there is a, b c", refusal?.Sentence,
+                StringComparison.Ordinal);
         }
         Assert.Equal((false, 0L, false, 0L), (a.Status.Paused, a.Status.BytesPerSecond, b.Status.Paused, b.Status.BytesPerSecond));
         Assert.Empty(_stopped);
@@ -79,7 +80,15 @@ public sealed class ControlCommandsTests : IDisposable
     private Snapshot Make(string name) => new(new SnapshotOptions
     {
         Name = name,
-        Devices = new DeviceOptions { Cow = "/nowhere/cow", Base = "/nowhere/base", Writes = true, Io = IoChoice.Sync, ArenaBytes = 8 << 20, Threads = 1 },
+        Devices = new DeviceOptions
+        {
+            Cow = "/nowhere/cow",
+            Base = "/nowhere/base",
+            Writes = true,
+            Io = IoChoice.Sync,
+            ArenaBytes = 8 << 20,
+            Threads = 1,
+        },
         CacheBytes = 1 << 20,
         ServerBytes = 1 << 20,
     }, new StopFlag(), _wakeUp);

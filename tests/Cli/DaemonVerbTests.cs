@@ -19,7 +19,8 @@ public sealed class DaemonVerbTests : IDisposable
     public void Failed_reads_of_one_snapshot_do_not_hide_those_of_another()
     {
         Arguments arguments = Arguments.Parse(Verbs.All.Single(one => one.Name == "daemon"), ["--socket", "/the/socket"]);
-        DaemonOptions options = DaemonVerb.Options(new Invocation(arguments, _lines.Output), new MergeSlots(new MemoryBudget(16 << 20, 2), 2));
+        DaemonOptions options = DaemonVerb.Options(new Invocation(arguments, _lines.Output),
+            new MergeSlots(new MemoryBudget(16 << 20, 2), 2));
         Action<string> one = options.ReadFailed(), other = options.ReadFailed();
         // More than are reported in full.
         for (int i = 0; i < 30; i++) one($"read {i} of one");

@@ -34,7 +34,8 @@ public sealed class DocumentationTests
                 cited++;
                 string section = match.Groups[1].Value;
                 string pattern = section.Contains('.') ? $@"\*\*[0-9., ]*\b{Regex.Escape(section)}\b" : $@"^## {section}\. ";
-                Assert.True(Regex.IsMatch(text, pattern, RegexOptions.Multiline), $"{file} cites {name} §{section}, which {document} has not");
+                Assert.True(Regex.IsMatch(text, pattern, RegexOptions.Multiline),
+                    $"{file} cites {name} §{section}, which {document} has not");
             }
         }
         Assert.True(cited > 5, $"only {cited} citations: the pattern finds nothing any more");
@@ -63,7 +64,8 @@ public sealed class DocumentationTests
     public void Every_link_to_a_file_leads_to_one()
     {
         int links = 0;
-        foreach (string file in Directory.EnumerateFiles(Path.Combine(Binary.Root, "docs"), "*.md").Append(Path.Combine(Binary.Root, "README.md")))
+        foreach (string file in Directory.EnumerateFiles(Path.Combine(Binary.Root, "docs"), "*.md")
+            .Append(Path.Combine(Binary.Root, "README.md")))
         {
             string text = File.ReadAllText(file);
             foreach (Match match in Regex.Matches(text, @"\]\((?<to>[^)#:\s]+)(#[^)]*)?\)|(src|srcset)=""(?<to>[^"":]+)"""))
@@ -80,7 +82,11 @@ public sealed class DocumentationTests
     [Fact]
     public void Every_file_that_the_page_for_contributors_names_exists()
     {
-        string[] named = [.. Regex.Matches(Page("docs/contributing.md"), @"`((?:src|interop|tests|docs)/[A-Za-z0-9_./-]+)`").Select(match => match.Groups[1].Value)];
+        string[] named =
+        [
+            .. Regex.Matches(Page("docs/contributing.md"), @"`((?:src|interop|tests|docs)/[A-Za-z0-9_./-]+)`")
+                .Select(match => match.Groups[1].Value),
+        ];
         Assert.True(named.Length > 20, $"only {named.Length} files: the pattern finds nothing any more");
         Assert.All(named, path => Assert.True(Path.Exists(Path.Combine(Binary.Root, path)), path));
     }
@@ -89,7 +95,9 @@ public sealed class DocumentationTests
     public void The_page_of_json_has_every_key()
     {
         string page = Page("docs/json-and-log.md");
-        string[] keys = Sources("src/Cli", "src/Control", "src/Host", "src/Boot", "src/AndroidDaemon").SelectMany(file => Regex.Matches(File.ReadAllText(file), @"(\.Add|\.Event|new LogValue)\(""(?<key>[a-z0-9_]+)""|new\(""(?<key>[a-z0-9_]+)""(?!, "")")).Select(match => match.Groups["key"].Value).Distinct().ToArray();
+        string[] keys = Sources("src/Cli", "src/Control", "src/Host", "src/Boot", "src/AndroidDaemon").SelectMany(file => Regex.Matches(
+            File.ReadAllText(file), @"(\.Add|\.Event|new LogValue)\(""(?<key>[a-z0-9_]+)""|new\(""(?<key>[a-z0-9_]+)""(?!, "")"))
+            .Select(match => match.Groups["key"].Value).Distinct().ToArray();
         Assert.True(keys.Length > 40, $"only {keys.Length} keys");
         Assert.All(keys, key => Assert.Contains($"`{key}`", page));
     }

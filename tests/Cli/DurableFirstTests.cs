@@ -292,5 +292,6 @@ public sealed class DurableFirstTests : IDisposable
         public void Truncate(long length) => Cache = Cache[..(int)length];
     }
 
-    private static MergeResult? FinishedBefore(Arguments arguments) => FinishedMerge.Confirm(arguments.Required("--cow"), arguments.Required("--base"));
+    private static MergeResult? FinishedBefore(Arguments arguments) =>
+        FinishedMerge.Confirm(arguments.Required("--cow"), arguments.Required("--base"));
 }

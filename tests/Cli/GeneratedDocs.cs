@@ -22,7 +22,8 @@ internal static partial class GeneratedDocs
     {
         string begin = $"{comment} {Begin}\n", end = $"{comment} {End}\n";
         int from = text.IndexOf(begin, StringComparison.Ordinal) + begin.Length, to = text.IndexOf(end, StringComparison.Ordinal);
-        return from < begin.Length || to < from ? throw new InvalidOperationException($"'{begin.Trim()}' and '{end.Trim()}' are missing") : text[..from] + part + text[to..];
+        return from < begin.Length || to < from ? throw new InvalidOperationException($"'{begin.Trim()}' and '{end.Trim()}' are missing")
+            : text[..from] + part + text[to..];
     }
 
     /// <summary>
@@ -32,7 +33,8 @@ internal static partial class GeneratedDocs
     internal static string Manual(Verb[] verbs)
     {
         var text = new StringBuilder();
-        var shared = verbs.SelectMany(verb => verb.Options).GroupBy(option => (option.Name, option.Help)).Where(group => group.Count() > 1).Select(group => group.Key).ToHashSet();
+        var shared = verbs.SelectMany(verb => verb.Options).GroupBy(option => (option.Name, option.Help)).Where(group => group.Count() > 1)
+            .Select(group => group.Key).ToHashSet();
         text.Append(".Sh VERBS\n");
         foreach (Verb verb in verbs)
         {
@@ -47,7 +49,8 @@ internal static partial class GeneratedDocs
             if (verb.Notes.Length > 0) text.Append($".Pp\n{Sentences(verb.Notes)}");
         }
         text.Append(".Sh OPTIONS OF SEVERAL VERBS\nUnless a verb says otherwise above:\n");
-        AppendList(text, [.. verbs.SelectMany(verb => verb.Options).Where(option => shared.Contains((option.Name, option.Help))).DistinctBy(option => (option.Name, option.Help)).OrderBy(option => option.Name, StringComparer.Ordinal)]);
+        AppendList(text, [.. verbs.SelectMany(verb => verb.Options).Where(option => shared.Contains((option.Name, option.Help)))
+            .DistinctBy(option => (option.Name, option.Help)).OrderBy(option => option.Name, StringComparer.Ordinal)]);
         return text.ToString();
     }
 
@@ -56,7 +59,8 @@ internal static partial class GeneratedDocs
     /// </summary>
     internal static string Completion(Verb[] verbs)
     {
-        var text = new StringBuilder($"_snapuserd_verbs='{string.Join(' ', verbs.Select(verb => verb.Name))} help version'\n_snapuserd_commands='{string.Join(' ', ControlCommands.Names)}'\n_snapuserd_table() {{\n    case $1 in\n");
+        var text = new StringBuilder($"_snapuserd_verbs='{string.Join(' ', verbs.Select(verb => verb.Name))} help "
+            + $"version'\n_snapuserd_commands='{string.Join(' ', ControlCommands.Names)}'\n_snapuserd_table() {{\n    case $1 in\n");
         foreach (Verb verb in verbs)
         {
             IEnumerable<string> words = [.. verb.Operands.Take(1).Select(_ => $"@{verb.Name}"), .. verb.Options.Select(Word), "--help"];
@@ -69,7 +73,13 @@ internal static partial class GeneratedDocs
     {
         OptionKind.Flag => option.Name,
         OptionKind.Choice => $"{option.Name}={string.Join('|', option.Choices)}",
-        OptionKind.Text => option.Name + option.Placeholder switch { "DEV" or "OLD" or "NEW" => "=device", "FILE" or "PATH" or "COW" => "=file", "DIR" => "=folder", _ => "=" },
+        OptionKind.Text => option.Name + option.Placeholder switch
+        {
+            "DEV" or "OLD" or "NEW" => "=device",
+            "FILE" or "PATH" or "COW" => "=file",
+            "DIR" => "=folder",
+            _ => "=",
+        },
         _ => option.Name + "=",
     };
 
@@ -93,7 +103,8 @@ internal static partial class GeneratedDocs
         prose = prose.Replace("\\", "\\e", StringComparison.Ordinal).Replace("`", "", StringComparison.Ordinal);
         prose = Option().Replace(prose, "\\-\\-");
         var text = new StringBuilder();
-        foreach (string sentence in SentenceEnd().Split(prose)) text.Append(sentence[0] is '.' or '\'' ? "\\&" : "").Append(sentence).Append('\n');
+        foreach (string sentence in SentenceEnd().Split(prose))
+            text.Append(sentence[0] is '.' or '\'' ? "\\&" : "").Append(sentence).Append('\n');
         return text.ToString();
     }
 

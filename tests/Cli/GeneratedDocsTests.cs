@@ -20,7 +20,8 @@ public sealed class GeneratedDocsTests
     [Fact]
     public void Man_page_and_completion_have_the_verbs_and_options_that_there_are()
     {
-        foreach ((string path, string comment, string part) in new[] { (s_manual, ".\\\"", GeneratedDocs.Manual(Verbs.All)), (s_completion, "#", GeneratedDocs.Completion(Verbs.All)) })
+        foreach ((string path, string comment, string part) in new[] { (s_manual, ".\\\"", GeneratedDocs.Manual(Verbs.All)),
+            (s_completion, "#", GeneratedDocs.Completion(Verbs.All)) })
         {
             string text = File.ReadAllText(path), wanted = GeneratedDocs.Replace(text, comment, part);
             if (Environment.GetEnvironmentVariable("SNAPUSERD_WRITE_DOCS") == "1") File.WriteAllText(path, wanted);
@@ -33,13 +34,18 @@ public sealed class GeneratedDocsTests
     {
         // Parses both as their readers see them, without the generator, which may be wrong.
         string manual = File.ReadAllText(s_manual);
-        string[] sections = Regex.Split(Regex.Match(manual, @"^\.Sh VERBS$(.*?)^\.Sh ", RegexOptions.Multiline | RegexOptions.Singleline).Groups[1].Value, @"^\.Ss ", RegexOptions.Multiline)[1..];
+        string[] sections = Regex.Split(
+            Regex.Match(manual, @"^\.Sh VERBS$(.*?)^\.Sh ", RegexOptions.Multiline | RegexOptions.Singleline).Groups[1].Value,
+            @"^\.Ss ", RegexOptions.Multiline)[1..];
         Assert.Equal(Verbs.All.Select(verb => verb.Name), sections.Select(section => section[..section.IndexOf('\n')]));
-        string explained = string.Join('\n', Regex.Matches(manual, @"^\.It Fl -[a-z0-9-]+", RegexOptions.Multiline).Select(match => match.Value));
+        string explained =
+            string.Join('\n', Regex.Matches(manual, @"^\.It Fl -[a-z0-9-]+", RegexOptions.Multiline).Select(match => match.Value));
         foreach ((Verb verb, string section) in Verbs.All.Zip(sections))
         {
-            string[] help = Options(Regex.Matches(verb.HelpText(), @"^  --([a-z0-9-]+)", RegexOptions.Multiline)).Where(name => name != "help").Order(StringComparer.Ordinal).ToArray();
-            Assert.Equal(help, Options(Regex.Matches(section[..section.IndexOf(".Ed\n", StringComparison.Ordinal)], @"^\.(?:Op )?Fl -([a-z0-9-]+)", RegexOptions.Multiline)).Order(StringComparer.Ordinal));
+            string[] help = Options(Regex.Matches(verb.HelpText(), @"^  --([a-z0-9-]+)", RegexOptions.Multiline))
+                .Where(name => name != "help").Order(StringComparer.Ordinal).ToArray();
+            Assert.Equal(help, Options(Regex.Matches(section[..section.IndexOf(".Ed\n", StringComparison.Ordinal)],
+                @"^\.(?:Op )?Fl -([a-z0-9-]+)", RegexOptions.Multiline)).Order(StringComparer.Ordinal));
             Assert.All(help, name => Assert.Contains($".It Fl -{name}", explained));
         }
         foreach (ExitCode code in Enum.GetValues<ExitCode>()) Assert.Contains($"\n.It {(int)code}\n", manual);
@@ -105,7 +111,8 @@ public sealed class GeneratedDocsTests
         Directory.CreateDirectory(folder["folder"]);
         File.WriteAllText(folder["folder/inner.cow"], "");
         string[] said = Complete(folder.Path, typed);
-        string[] wanted = expected.Replace("\\ ", "\0", StringComparison.Ordinal).Split(' ', StringSplitOptions.RemoveEmptyEntries).Select(word => word.Replace('\0', ' ')).ToArray();
+        string[] wanted = expected.Replace("\\ ", "\0", StringComparison.Ordinal).Split(' ', StringSplitOptions.RemoveEmptyEntries)
+            .Select(word => word.Replace('\0', ' ')).ToArray();
         // The first words are a list that grows with the verbs; other tests compare all of it.
         if (typed.Length == 0) Assert.Subset(said.ToHashSet(), wanted.ToHashSet());
         else Assert.Equal(wanted.Order(StringComparer.Ordinal), said.Order(StringComparer.Ordinal));
@@ -115,8 +122,11 @@ public sealed class GeneratedDocsTests
     public void Bash_completes_every_option_of_every_verb()
     {
         using TempFolder folder = new();
-        Assert.Equal(Verbs.All.Select(verb => verb.Name).Concat(["help", "version", "--help", "--version"]).Order(StringComparer.Ordinal), Complete(folder.Path, "").Order(StringComparer.Ordinal));
-        foreach (Verb verb in Verbs.All) Assert.Equal(verb.OptionNames.Order(StringComparer.Ordinal), Complete(folder.Path, verb.Name + " --").Order(StringComparer.Ordinal));
+        Assert.Equal(Verbs.All.Select(verb => verb.Name).Concat(["help", "version", "--help", "--version"]).Order(StringComparer.Ordinal),
+            Complete(folder.Path, "").Order(StringComparer.Ordinal));
+        foreach (Verb verb in Verbs.All)
+            Assert.Equal(verb.OptionNames.Order(StringComparer.Ordinal),
+                Complete(folder.Path, verb.Name + " --").Order(StringComparer.Ordinal));
     }
 
     [RootFact]
@@ -151,7 +161,8 @@ public sealed class GeneratedDocsTests
             [ ${#COMPREPLY[@]} -eq 0 ] || printf '%s\n' "${COMPREPLY[@]}"
             """;
         // HOME is unset, as in a shell that an init script starts.
-        BinaryResult result = Binary.RunProgram("env", ["--unset=HOME", "bash", "--norc", "-u", "-c", script, "bash", s_completion, folder, typed]);
+        BinaryResult result =
+            Binary.RunProgram("env", ["--unset=HOME", "bash", "--norc", "-u", "-c", script, "bash", s_completion, folder, typed]);
         Assert.True(result.ExitCode == 0 && result.Error.Length == 0, result.ToString());
         return result.Output.Split('\n', StringSplitOptions.RemoveEmptyEntries);
     }

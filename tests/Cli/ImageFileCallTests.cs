@@ -306,7 +306,8 @@ public sealed class ImageFileCallTests : IDisposable
     public void An_attribute_that_cannot_be_set_is_74()
     {
         OwnedByAnother();
-        Refusing(SYS_fchown, Errno.EIO, () => Fails($"setting its owner failed: {ErrnoText.Of(Errno.EIO)}", () => Write("new"u8.ToArray())));
+        Refusing(SYS_fchown, Errno.EIO,
+            () => Fails($"setting its owner failed: {ErrnoText.Of(Errno.EIO)}", () => Write("new"u8.ToArray())));
         Refusing(SYS_fchmod, Errno.EIO, () => Fails($"setting its mode failed: {ErrnoText.Of(Errno.EIO)}", () => Write("new"u8.ToArray())));
         Assert.Equal("old", File.ReadAllText(Image));
         Assert.Empty(_warnings);

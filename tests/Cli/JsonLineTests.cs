@@ -30,22 +30,28 @@ public sealed class JsonLineTests
     public void Every_name_of_one_and_two_bytes_comes_back_through_a_parser()
     {
         for (int length = 1; length <= 2; length++)
-            for (int all = 0; all < 1 << (8 * length); all++) Roundtrip([.. Enumerable.Range(0, length).Select(i => (byte)(all >> (8 * i)))]);
+            for (int all = 0; all < 1 << (8 * length); all++)
+                Roundtrip([.. Enumerable.Range(0, length).Select(i => (byte)(all >> (8 * i)))]);
     }
 
     [Fact]
     public void Longer_names_of_the_bytes_that_matter_come_back_through_a_parser()
     {
-        byte[] alphabet = [0x0a, 0x1b, 0x22, 0x41, 0x5c, 0x5c, 0x78, 0x66, 0x7f, 0x80, 0x9f, 0xb2, 0xbf, 0xc0, 0xc3, 0xe2, 0xed, 0xf0, 0xf4, 0xff];
+        byte[] alphabet =
+        [
+            0x0a, 0x1b, 0x22, 0x41, 0x5c, 0x5c, 0x78, 0x66, 0x7f, 0x80, 0x9f, 0xb2, 0xbf, 0xc0, 0xc3, 0xe2, 0xed, 0xf0, 0xf4, 0xff,
+        ];
         const int seed = 1913;
         System.Random random = new(seed);
-        for (int i = 0; i < 20_000; i++) Roundtrip([.. Enumerable.Range(0, random.Next(16)).Select(_ => alphabet[random.Next(alphabet.Length)])]);
+        for (int i = 0; i < 20_000; i++)
+            Roundtrip([.. Enumerable.Range(0, random.Next(16)).Select(_ => alphabet[random.Next(alphabet.Length)])]);
     }
 
     [Fact]
     public void A_byte_that_is_no_utf8_is_backslash_x_and_a_backslash_too()
     {
-        Assert.Equal("""{"t":"a\\xffb\\x5cxff\\x5c\u001b\u2028\u202e\u0085"}""", new JsonLine().Add("t", "a\udcffb\\xff\\\u001b\u2028\u202e\u0085").ToString());
+        Assert.Equal("""{"t":"a\\xffb\\x5cxff\\x5c\u001b\u2028\u202e\u0085"}""",
+            new JsonLine().Add("t", "a\udcffb\\xff\\\u001b\u2028\u202e\u0085").ToString());
     }
 
     /// <summary>
@@ -56,11 +62,13 @@ public sealed class JsonLineTests
     {
         string line = new JsonLine().Add("path", ByteText.Decode(name)).ToString();
         byte[] utf8 = ByteText.Encode(line);
-        string parsed = JsonDocument.Parse(new UTF8Encoding(false, throwOnInvalidBytes: true).GetString(utf8)).RootElement.GetProperty("path").GetString()!;
+        string parsed = JsonDocument.Parse(new UTF8Encoding(false, throwOnInvalidBytes: true).GetString(utf8)).RootElement
+            .GetProperty("path").GetString()!;
         MatchCollection escapes = Regex.Matches(parsed, @"\\x[0-9a-f]{2}");
         Assert.Equal(parsed.Count(c => c == '\\'), escapes.Count);
         // Latin-1 has a character for each byte.
-        string bytes = Regex.Replace(Encoding.Latin1.GetString(Encoding.UTF8.GetBytes(parsed)), @"\\x([0-9a-f]{2})", escape => ((char)System.Convert.ToByte(escape.Groups[1].Value, 16)).ToString());
+        string bytes = Regex.Replace(Encoding.Latin1.GetString(Encoding.UTF8.GetBytes(parsed)), @"\\x([0-9a-f]{2})",
+            escape => ((char)System.Convert.ToByte(escape.Groups[1].Value, 16)).ToString());
         Assert.Equal(System.Convert.ToHexString(name), System.Convert.ToHexString(Encoding.Latin1.GetBytes(bytes)));
     }
 
@@ -79,17 +87,21 @@ public sealed class JsonLineTests
     [Fact]
     public void Keys_keep_their_order_and_values_their_types()
     {
-        string line = JsonLine.Event("done").Add("ops", 7L).Add("seconds", 0.25).Add("ok", true).Add("no", (string?)null).Add("last", 4294967295L).ToString();
+        string line = JsonLine.Event("done").Add("ops", 7L).Add("seconds", 0.25).Add("ok", true).Add("no", (string?)null)
+            .Add("last", 4294967295L).ToString();
         Assert.Equal("""{"event":"done","ops":7,"seconds":0.25,"ok":true,"no":null,"last":4294967295}""", line);
-        Assert.Equal(["event", "ops", "seconds", "ok", "no", "last"], JsonDocument.Parse(line).RootElement.EnumerateObject().Select(member => member.Name));
+        Assert.Equal(["event", "ops", "seconds", "ok", "no", "last"],
+            JsonDocument.Parse(line).RootElement.EnumerateObject().Select(member => member.Name));
     }
 
     [Theory]
     [InlineData(double.NaN)]
     [InlineData(double.PositiveInfinity)]
     [InlineData(double.NegativeInfinity)]
-    public void Numbers_that_json_has_not_become_null(double value) => Assert.Equal("{\"n\":null}", new JsonLine().Add("n", value).ToString());
+    public void Numbers_that_json_has_not_become_null(double value) =>
+        Assert.Equal("{\"n\":null}", new JsonLine().Add("n", value).ToString());
 
     [Fact]
-    public void Largest_numbers_stay_exact() => Assert.Equal("{\"n\":9223372036854775807,\"m\":-9223372036854775808}", new JsonLine().Add("n", long.MaxValue).Add("m", long.MinValue).ToString());
+    public void Largest_numbers_stay_exact() => Assert.Equal("{\"n\":9223372036854775807,\"m\":-9223372036854775808}",
+        new JsonLine().Add("n", long.MaxValue).Add("m", long.MinValue).ToString());
 }

@@ -33,7 +33,10 @@ public sealed partial class LayoutTests
     private static List<string> Circles(IEnumerable<(string Path, string Text)> files)
     {
         (string Folder, string File, string Code)[] read =
-            [.. files.Select(file => (Path.GetDirectoryName(file.Path)!, Path.GetFileName(file.Path), CommentOrText().Replace(file.Text, " ")))];
+            [
+                .. files.Select(
+                    file => (Path.GetDirectoryName(file.Path)!, Path.GetFileName(file.Path), CommentOrText().Replace(file.Text, " "))),
+            ];
         Dictionary<string, string> homes = [];
         foreach ((string folder, _, string code) in read)
             foreach (Match match in TypeDeclaration().Matches(code)) homes[match.Groups[1].Value] = folder;
@@ -41,7 +44,8 @@ public sealed partial class LayoutTests
         foreach ((string folder, string file, string code) in read)
         {
             foreach (string word in Word().Matches(code).Select(match => match.Value).Distinct())
-                if (homes.TryGetValue(word, out string? home) && home != folder) uses.TryAdd((folder, home), $"{folder}/{file} uses {word} of {home}");
+                if (homes.TryGetValue(word, out string? home) && home != folder)
+                    uses.TryAdd((folder, home), $"{folder}/{file} uses {word} of {home}");
         }
         HashSet<(string From, string To)> reached = [.. uses.Keys];
         string[] folders = [.. read.Select(one => one.Folder).Distinct()];
@@ -73,8 +77,10 @@ public sealed partial class LayoutTests
             ("Project/Other/D.cs", "internal record struct D(int X);\n"),
         ];
         Assert.Empty(Circles(files));
-        Assert.Equal(["Project/A.cs uses B of Project/Sub", "Project/Sub/E.cs uses A of Project"], Circles([.. files, ("Project/Sub/E.cs", "enum E { F = A.G }\n")]));
-        Assert.Equal(3, Circles([.. files, ("Project/Sub/E.cs", "enum E { F = D.G }\n"), ("Project/Other/H.cs", "class H { A a; }\n")]).Count);
+        Assert.Equal(["Project/A.cs uses B of Project/Sub", "Project/Sub/E.cs uses A of Project"],
+            Circles([.. files, ("Project/Sub/E.cs", "enum E { F = A.G }\n")]));
+        Assert.Equal(3,
+            Circles([.. files, ("Project/Sub/E.cs", "enum E { F = D.G }\n"), ("Project/Other/H.cs", "class H { A a; }\n")]).Count);
     }
 
     [Fact]
@@ -86,7 +92,8 @@ public sealed partial class LayoutTests
         Regex acts = new(@"BlockDevice\.Open|FileFlush|FolderFlush|Libc\.(Open|Rename|Unlink|MkDir|FSync|PWrite|PRead|Statx)|Libc\.O_");
         // Output has the process's streams and the kernel's log.
         string[] offences = [.. Sources(cli).Where(path => Path.GetFileName(path) != "Output.cs")
-            .SelectMany(path => File.ReadLines(path).Where(line => acts.IsMatch(CommentOrText().Replace(line, " "))).Select(line => $"{Path.GetFileName(path)}: {line.Trim()}"))];
+            .SelectMany(path => File.ReadLines(path).Where(line => acts.IsMatch(CommentOrText().Replace(line, " ")))
+                .Select(line => $"{Path.GetFileName(path)}: {line.Trim()}"))];
         Assert.True(offences.Length == 0, string.Join('\n', offences));
     }
 }

@@ -38,14 +38,16 @@ public sealed class LogTests : IDisposable
     public void A_record_is_one_write_with_its_priority_and_the_number_of_the_process()
     {
         foreach (Priority priority in Enum.GetValues<Priority>()) Assert.Equal(0, _log.Write(priority, $"is {priority}"));
-        Assert.Equal(["<3>snapuserd[17]: is Error", "<4>snapuserd[17]: is Warning", "<5>snapuserd[17]: is Notice", "<6>snapuserd[17]: is Information"], Taken());
+        Assert.Equal(["<3>snapuserd[17]: is Error", "<4>snapuserd[17]: is Warning", "<5>snapuserd[17]: is Notice",
+            "<6>snapuserd[17]: is Information"], Taken());
     }
 
     [Fact]
     public void Whatever_a_path_contains_a_record_is_one_line()
     {
         Assert.Equal(0, _log.Write(Priority.Error, "a\nb\r\nc\u001b[2Jd\u2028e\u0085f\0g\udc9b\u202e\u00e4"));
-        Assert.Equal(@"<3>snapuserd[17]: a\x0ab\x0d\x0ac\x1b[2Jd\xe2\x80\xa8e\xc2\x85f\x00g\x9b\xe2\x80\xae" + "\u00e4", Assert.Single(Taken()));
+        Assert.Equal(@"<3>snapuserd[17]: a\x0ab\x0d\x0ac\x1b[2Jd\xe2\x80\xa8e\xc2\x85f\x00g\x9b\xe2\x80\xae" + "\u00e4",
+            Assert.Single(Taken()));
     }
 
     [Theory]
@@ -104,7 +106,8 @@ public sealed class LogTests : IDisposable
     [Fact]
     public void Progress_in_the_kernels_log_is_a_record_a_tenth_and_no_more_than_one_a_second()
     {
-        Assert.Equal(["merge  10% ", "merge  20% ", "merge  30% ", "merge  40% ", "merge  50% ", "merge  60% ", "merge  70% ", "merge  80% ", "merge  90% ", "merge 100% "], Steps(0.06));
+        Assert.Equal(["merge  10% ", "merge  20% ", "merge  30% ", "merge  40% ", "merge  50% ", "merge  60% ", "merge  70% ",
+            "merge  80% ", "merge  90% ", "merge 100% "], Steps(0.06));
         Assert.InRange(Steps(0.006).Length, 5, 6);
         Assert.Empty(Steps(0.0005));
     }
@@ -119,10 +122,14 @@ public sealed class LogTests : IDisposable
             output.WriteTrace("at a\nat b");
         });
         JsonElement[] records = json.TrimEnd('\n').Split('\n').Select(line => JsonDocument.Parse(line).RootElement).ToArray();
-        Assert.Equal(["priority", "event", "message", "uptime", "ops", "seconds"], records[0].EnumerateObject().Select(member => member.Name));
+        Assert.Equal(["priority", "event", "message", "uptime", "ops", "seconds"],
+            records[0].EnumerateObject().Select(member => member.Name));
         Assert.Equal((5, "merged", "all is\nmerged", 7, 0.25),
-            (records[0].GetProperty("priority").GetInt32(), records[0].GetProperty("event").GetString(), records[0].GetProperty("message").GetString(), records[0].GetProperty("ops").GetInt32(), records[0].GetProperty("seconds").GetDouble()));
-        Assert.Equal((6, "progress", 1L << 40), (records[1].GetProperty("priority").GetInt32(), records[1].GetProperty("event").GetString(), records[1].GetProperty("bytes").GetInt64()));
+            (records[0].GetProperty("priority").GetInt32(), records[0].GetProperty("event").GetString(),
+                records[0].GetProperty("message").GetString(),
+                records[0].GetProperty("ops").GetInt32(), records[0].GetProperty("seconds").GetDouble()));
+        Assert.Equal((6, "progress", 1L << 40), (records[1].GetProperty("priority").GetInt32(), records[1].GetProperty("event").GetString(),
+            records[1].GetProperty("bytes").GetInt64()));
         Assert.Equal((3, "trace"), (records[2].GetProperty("priority").GetInt32(), records[2].GetProperty("event").GetString()));
 
         Assert.Equal("snapuserd: 3\nsnapuserd: 4\nprogress\n", Told(LogForm.StandardError, output =>
@@ -135,7 +142,8 @@ public sealed class LogTests : IDisposable
     [Fact]
     public void On_standard_error_a_name_keeps_its_bytes_and_cannot_forge_a_record()
     {
-        byte[] told = ToldBytes(LogForm.StandardError, output => output.Write(Priority.Error, "event", "cannot open a\udcff\udc9b\nsnapuserd: forged\u001b[2J\u00e4"));
+        byte[] told = ToldBytes(LogForm.StandardError,
+            output => output.Write(Priority.Error, "event", "cannot open a\udcff\udc9b\nsnapuserd: forged\u001b[2J\u00e4"));
         Assert.Equal("snapuserd: cannot open a\u00ff\u009b\\x0asnapuserd: forged\\x1b[2J\u00c3\u00a4\n", Encoding.Latin1.GetString(told));
     }
 
@@ -168,7 +176,8 @@ public sealed class LogTests : IDisposable
     private static byte[] ToldBytes(LogForm form, Action<Output> tell)
     {
         using TempFolder folder = new();
-        using (SafeFileHandle diagnostics = File.OpenHandle(folder["diagnostics"], FileMode.CreateNew, FileAccess.Write, FileShare.ReadWrite))
+        using (SafeFileHandle diagnostics = File.OpenHandle(folder["diagnostics"], FileMode.CreateNew, FileAccess.Write,
+            FileShare.ReadWrite))
         {
             Output output = new(0, -1, (int)diagnostics.DangerousGetHandle());
             output.LogTo(form);

@@ -106,7 +106,8 @@ public sealed class MergeTellingTests : IDisposable
             : new SnapshotStatus { Name = "n", Cow = "c", Base = "b", Reads = reads, WorstReadSeconds = reads > 0 ? 0.25 : 0 };
         MergeVerb.Tell(Words(), s_result, "sync", 1.25, served);
         Assert.Contains($"resumed 1 time{said}\",", Records(), StringComparison.Ordinal);
-        Assert.EndsWith($"\"reads\":{Math.Max(reads, 0)},\"worst_read_seconds\":{(reads > 0 ? "0.25" : "0")}}}\n", Records(), StringComparison.Ordinal);
+        Assert.EndsWith($"\"reads\":{Math.Max(reads, 0)},\"worst_read_seconds\":{(reads > 0 ? "0.25" : "0")}}}\n", Records(),
+            StringComparison.Ordinal);
     }
 
     /// <summary>An observer that throws is reported once, and the merge ends as without it.</summary>
@@ -125,7 +126,10 @@ public sealed class MergeTellingTests : IDisposable
         Assert.False(File.Exists(_folder["cow.merging"]));
         Assert.StartsWith("merged ", _lines.Results, StringComparison.Ordinal);
         Assert.Equal(throws ? 1 : 0, Regex.Count(Records(), "\"event\":\"observer\""));
-        if (throws) Assert.Contains("the progress of the merge can no longer be shown, and the merge continues: ArithmeticException: as the test asked for", Records(), StringComparison.Ordinal);
+        if (throws)
+            Assert.Contains(
+                "the progress of the merge can no longer be shown, and the merge continues: ArithmeticException: as the test asked for",
+                Records(), StringComparison.Ordinal);
     }
 
     private sealed class Throwing : IMergeObserver
@@ -141,10 +145,12 @@ public sealed class MergeTellingTests : IDisposable
     {
         string src = Path.Combine(Binary.Root, "src");
         string[] Having(string text) => [.. Directory.EnumerateFiles(src, "*.cs", SearchOption.AllDirectories)
-            .Where(path => !path.Contains("/obj/", StringComparison.Ordinal) && File.ReadAllText(path).Contains(text, StringComparison.Ordinal)).Select(path => Path.GetFileName(path)).Order(StringComparer.Ordinal)];
+            .Where(path => !path.Contains("/obj/", StringComparison.Ordinal) && File.ReadAllText(path)
+                .Contains(text, StringComparison.Ordinal)).Select(path => Path.GetFileName(path)).Order(StringComparer.Ordinal)];
         Assert.Equal(["MergeLifecycle.cs"], Having("ngine.Run("));
         Assert.Equal(["MergeLifecycle.cs"], Having("ngine.MakeMergedDurable()"));
-        Assert.Equal(["FinishedMerge.cs", "MergeLifecycle.cs"], Having("mark.End()").Concat(Having("mark?.End()")).Order(StringComparer.Ordinal));
+        Assert.Equal(["FinishedMerge.cs", "MergeLifecycle.cs"],
+            Having("mark.End()").Concat(Having("mark?.End()")).Order(StringComparer.Ordinal));
         // No printing class has a durable step.
         foreach (string step in (string[])["NoteChecked(", ".Note(", "MergeMarker.", "Unlink(", "FileFlush."])
             foreach (string printer in (string[])["ProgressObserver.cs", "Progress.cs", "Output.cs", "DaemonVerb.cs", "Watch.cs"])
@@ -163,10 +169,12 @@ public sealed class MergeTellingTests : IDisposable
         SnapuserdException stopped = Assert.Throws<SnapuserdException>(() => engine.Run());
         Assert.Equal(ExitCode.Interrupted, stopped.Code);
         Assert.Equal(ExitCode.Interrupted, MergeVerb.TellStopped(invocation, engine, "sync", 0.75, stopped));
-        string told = Quoted("{`priority`:4,`event`:`error`,`message`:`MESSAGE`,`exit_code`:75}").Replace("MESSAGE", stopped.Message, StringComparison.Ordinal);
-        string record = Quoted("{`priority`:5,`event`:`stopped`,`message`:`the merge stands at op 0 of 6: 6 ops in all, 0 blocks and 0 B written "
-            + "in 0.750 s, resumed 0 times`,`ops`:6,`resumed_from`:0,`blocks`:0,`bytes_written`:0,`seconds`:0.75,`times_resumed`:0,"
-            + "`reads`:0,`worst_read_seconds`:0}");
+        string told = Quoted("{`priority`:4,`event`:`error`,`message`:`MESSAGE`,`exit_code`:75}")
+            .Replace("MESSAGE", stopped.Message, StringComparison.Ordinal);
+        string record =
+            Quoted("{`priority`:5,`event`:`stopped`,`message`:`the merge stands at op 0 of 6: 6 ops in all, 0 blocks and 0 B written "
+                + "in 0.750 s, resumed 0 times`,`ops`:6,`resumed_from`:0,`blocks`:0,`bytes_written`:0,`seconds`:0.75,`times_resumed`:0,"
+                + "`reads`:0,`worst_read_seconds`:0}");
         Assert.Equal($"{told}\n{record}\n", Records());
         string line = $$"""
             {"event":"stopped","ops":6,"blocks":0,"bytes_written":0,"seconds":0.75,"resumed_from":0,"io":"sync",
@@ -186,7 +194,8 @@ public sealed class MergeTellingTests : IDisposable
         Invocation invocation = Words(json ? "--json" : "");
         using DeviceSet devices = Devices(Chain(window: 2));
         using MergeEngine engine = MergeEngine.Open(devices.Setup);
-        Exception reason = code == ExitCode.Internal ? new InvalidOperationException("odd") : new SnapuserdException(code, "the disk failed");
+        Exception reason =
+            code == ExitCode.Internal ? new InvalidOperationException("odd") : new SnapuserdException(code, "the disk failed");
         SnapshotStatus served = new() { Name = "n", Cow = "c", Base = "b", Reads = 2, WorstReadSeconds = 0.25 };
         Assert.Equal(code, MergeVerb.TellStopped(invocation, engine, "sync", 0.75, reason, served));
         string said = code == ExitCode.Internal ? "a defect of this program (InvalidOperationException): odd" : "the disk failed";
@@ -205,8 +214,9 @@ public sealed class MergeTellingTests : IDisposable
         using DeviceSet devices = Devices(Chain(window));
         using MergeEngine engine = MergeEngine.Open(devices.Setup);
         MergeVerb.WarnOfHiddenDamage(Words(), engine);
-        string warning = Quoted("{`priority`:4,`event`:`hidden_damage`,`message`:`COW has no scratch: if Android's own engine was killed while "
-            + "merging it, the base may be damaged already, and nothing in the COW can show it`}");
+        string warning =
+            Quoted("{`priority`:4,`event`:`hidden_damage`,`message`:`COW has no scratch: if Android's own engine was killed while "
+                + "merging it, the base may be damaged already, and nothing in the COW can show it`}");
         Assert.Equal(window == 0 ? warning.Replace("COW has", $"{_folder["cow"]} has", StringComparison.Ordinal) + "\n" : "", Records());
     }
 
@@ -330,5 +340,6 @@ public sealed class MergeTellingTests : IDisposable
     /// <summary>The results without the peak memory, which depends on the test process.</summary>
     private string Results() => Regex.Replace(_lines.Results, "\"peak_memory\":[0-9]+", "\"peak_memory\":N");
 
-    private static MergeResult? FinishedBefore(Arguments arguments) => FinishedMerge.Confirm(arguments.Required("--cow"), arguments.Required("--base"));
+    private static MergeResult? FinishedBefore(Arguments arguments) =>
+        FinishedMerge.Confirm(arguments.Required("--cow"), arguments.Required("--base"));
 }

@@ -46,7 +46,15 @@ public sealed class StatusTextTests
     {
         foreach (SnapshotState state in System.Enum.GetValues<SnapshotState>())
         {
-            SnapshotStatus status = s_merging with { Name = "caf\u00e9 \"x\"\t", State = state, Paused = check == null, CheckPercent = check, Error = "e", EndedWith = ExitCode.CowCorrupt };
+            SnapshotStatus status = s_merging with
+            {
+                Name = "caf\u00e9 \"x\"\t",
+                State = state,
+                Paused = check == null,
+                CheckPercent = check,
+                Error = "e",
+                EndedWith = ExitCode.CowCorrupt,
+            };
             JsonFields? fields = JsonFields.Parse(StatusText.Json(status));
             Assert.NotNull(fields);
             SnapshotStatus parsed = StatusText.Parse(fields);
@@ -75,10 +83,13 @@ public sealed class StatusTextTests
     [Fact]
     public void Members_have_their_names_in_any_order_with_any_blanks_and_not_those_of_objects_inside()
     {
-        JsonFields? fields = JsonFields.Parse(" {\t\"b\" : \"x,}\\\"y\" ,\r\n \"in\" : { \"a\" : \"}\", \"c\":[{\"d\":1}] }, \"list\":[1,\"]\"], \"a\":-12.5 , \"n\":null,\"w\":\"null\" } \n");
+        JsonFields? fields = JsonFields.Parse(" {\t\"b\" : \"x,}\\\"y\" ,\r\n \"in\" : { \"a\" : \"}\", \"c\":[{\"d\":1}] }, "
+            + "\"list\":[1,\"]\"], \"a\":-12.5 , \"n\":null,\"w\":\"null\" } \n");
         Assert.NotNull(fields);
-        Assert.Equal(("x,}\"y", "null", null, null, null), (fields.String("b"), fields.String("w"), fields.String("n"), fields.String("a"), fields.String("d")));
-        Assert.Equal(("{ \"a\" : \"}\", \"c\":[{\"d\":1}] }", "[1,\"]\"]", "", "null", ""), (fields.Text("in"), fields.Text("list"), fields.Text("n"), fields.Text("w"), fields.Text("c")));
+        Assert.Equal(("x,}\"y", "null", null, null, null),
+            (fields.String("b"), fields.String("w"), fields.String("n"), fields.String("a"), fields.String("d")));
+        Assert.Equal(("{ \"a\" : \"}\", \"c\":[{\"d\":1}] }", "[1,\"]\"]", "", "null", ""),
+            (fields.Text("in"), fields.Text("list"), fields.Text("n"), fields.Text("w"), fields.Text("c")));
         Assert.Equal((-12, 0), (fields.Integer("a"), fields.Integer("none")));
     }
 }

@@ -26,7 +26,8 @@ public sealed class StreamImageTests : IDisposable
         File.WriteAllBytes(_folder["cow"], Golden.Cow("v3-lz4-64k-xor"));
         File.WriteAllBytes(_folder["base"], Golden.Old);
         File.WriteAllText(_folder["image"], "");
-        DeviceOptions options = new() { Cow = _folder["cow"], Base = _folder["base"], Io = IoChoice.Sync, ArenaBytes = 1 << 20, Threads = 1 };
+        DeviceOptions options =
+            new() { Cow = _folder["cow"], Base = _folder["base"], Io = IoChoice.Sync, ArenaBytes = 1 << 20, Threads = 1 };
         _devices = new DeviceSet(options, _stop, _wakeUp);
     }
 
@@ -43,7 +44,8 @@ public sealed class StreamImageTests : IDisposable
     public void A_descriptor_that_is_closed_or_only_read_is_refused()
     {
         for (int time = 0; time < 2; time++)
-            Refused(ExitCode.CannotCreate, "extract: --output -: standard output is open for reading only", () => Open("base", Libc.O_RDONLY).Check(isClosed: false));
+            Refused(ExitCode.CannotCreate, "extract: --output -: standard output is open for reading only",
+                () => Open("base", Libc.O_RDONLY).Check(isClosed: false));
         // The read end of a pipe has no flags at all.
         using AnonymousPipeServerStream pipe = new(PipeDirection.In);
         Refused(ExitCode.CannotCreate, "extract: --output -: standard output is open for reading only",
@@ -57,7 +59,8 @@ public sealed class StreamImageTests : IDisposable
     [Fact]
     public void A_file_is_locked_until_the_image_is_done_and_what_is_read_is_refused()
     {
-        Refused(ExitCode.Usage, "extract: --output -: standard output is read by this very command; write to another file", () => Claim("base"));
+        Refused(ExitCode.Usage, "extract: --output -: standard output is read by this very command; write to another file",
+            () => Claim("base"));
         using (Claim("image"))
         {
             SnapuserdException used = Assert.Throws<SnapuserdException>(() => Alone("image"));
@@ -77,7 +80,8 @@ public sealed class StreamImageTests : IDisposable
         call => call.Text(1).StartsWith("/proc/self/fd/", StringComparison.Ordinal) ? answer : null, () =>
         {
             using (Claim("image")) Alone("image");
-            Refused(ExitCode.Usage, "extract: --output -: standard output is read by this very command; write to another file", () => Claim("base"));
+            Refused(ExitCode.Usage, "extract: --output -: standard output is read by this very command; write to another file",
+                () => Claim("base"));
         });
 
     [Theory]

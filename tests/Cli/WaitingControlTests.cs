@@ -8,7 +8,8 @@ namespace Snapuserd.Tests.Cli;
 
 public sealed class WaitingControlTests
 {
-    private const string Why = "the server ended with 74, 12 times in a row; /dev/ublkb0 is not removed, because it is mounted: the next try is in 4 seconds";
+    private const string Why =
+        "the server ended with 74, 12 times in a row; /dev/ublkb0 is not removed, because it is mounted: the next try is in 4 seconds";
 
     [Theory]
     [InlineData("status")]
@@ -66,7 +67,8 @@ public sealed class WaitingControlTests
 
         internal Case()
         {
-            SnapshotStatus status = new() { Name = "system", Cow = "/cow", Base = "/base", Device = "/dev/ublkb0", State = SnapshotState.Opening, Error = Why };
+            SnapshotStatus status =
+                new() { Name = "system", Cow = "/cow", Base = "/base", Device = "/dev/ublkb0", State = SnapshotState.Opening, Error = Why };
             _control = WaitingControl.Start(_folder["ctl"], status, () => Stops++)!;
             Assert.NotNull(_control);
         }

@@ -86,9 +86,11 @@ public sealed class CreateRoundTripTests(ITestOutputHelper output) : IDisposable
         Array.Fill(image, (byte)0x5a);
         old.CopyTo(image, 0);
         File.WriteAllBytes(_folder["base"], image);
-        BinaryResult merged = Binary.Run("merge", "--cow", _folder["cow"], "--base", _folder["base"], "--memory", "8M", "--progress", "never");
+        BinaryResult merged = Binary.Run("merge", "--cow", _folder["cow"], "--base", _folder["base"], "--memory", "8M",
+            "--progress", "never");
         Assert.True(merged.ExitCode == 0, $"{what}: {merged}");
-        Assert.True(File.ReadAllBytes(_folder["base"]).AsSpan(0, fresh.Length).SequenceEqual(fresh), $"{what}: the base is not the new image");
+        Assert.True(File.ReadAllBytes(_folder["base"]).AsSpan(0, fresh.Length).SequenceEqual(fresh),
+            $"{what}: the base is not the new image");
     }
 
     /// <summary>

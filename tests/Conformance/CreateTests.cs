@@ -96,7 +96,11 @@ public sealed class CreateTests(ITestOutputHelper output) : IDisposable
         {
             // A file with one hole. tmpfs, unlike ext4, accepts files beyond 16 TiB.
             using (FileStream huge = File.Create(Path.Combine(_folder["full"], "huge"))) huge.SetLength((16L << 40) + 4096);
-            List<string> words = ["create", .. arguments.Select(word => word.StartsWith('{') ? _folder[word[1..word.IndexOf('}', StringComparison.Ordinal)]] + word[(word.IndexOf('}', StringComparison.Ordinal) + 1)..] : word)];
+            List<string> words =
+            [
+                "create", .. arguments.Select(word => word.StartsWith('{') ? _folder[word[1..word.IndexOf('}', StringComparison.Ordinal)]]
+                    + word[(word.IndexOf('}', StringComparison.Ordinal) + 1)..] : word),
+            ];
             if (!arguments.Contains("--output")) words.AddRange(["--output", _folder["cow"]]);
             HashSet<string> before = [.. Directory.GetFiles(_folder.Path, "*", SearchOption.AllDirectories)];
             BinaryResult result = Binary.Run([.. words]);
@@ -122,7 +126,8 @@ public sealed class CreateTests(ITestOutputHelper output) : IDisposable
         foreach (string format in new[] { "2", "3" })
         {
             using LoopDevice device = new(_folder["device"]);
-            BinaryResult created = Binary.Run("create", "--source", _folder["old"], "--target", _folder["new"], "--output", device.Path, "--format", format, "--compression", "zstd", "--xor");
+            BinaryResult created = Binary.Run("create", "--source", _folder["old"], "--target", _folder["new"], "--output", device.Path,
+                "--format", format, "--compression", "zstd", "--xor");
             Assert.True(created.ExitCode == 0, created.ToString());
             File.Copy(_folder["old"], _folder["base"], overwrite: true);
             BinaryResult merged = Binary.Run("merge", "--cow", device.Path, "--base", _folder["base"]);
@@ -150,7 +155,8 @@ public sealed class CreateTests(ITestOutputHelper output) : IDisposable
         File.WriteAllBytes(_folder["old"], old);
         File.WriteAllBytes(_folder["new"], fresh);
         // The first write is the header. All payloads are still unwritten.
-        string[] command = KillAt.SignalledAt(15, 1, "pwrite64", "create", "--source", _folder["old"], "--target", _folder["new"], "--output", _folder["cow"],
+        string[] command = KillAt.SignalledAt(15, 1, "pwrite64", "create", "--source", _folder["old"], "--target", _folder["new"],
+            "--output", _folder["cow"],
             "--compression", compression, "--block-factor", "256k", option, "--json", "--progress", "plain");
         BinaryResult result = Binary.RunProgram(command[0], command[1..]);
         Assert.True(result.ExitCode == 75, result.ToString());
@@ -180,7 +186,8 @@ public sealed class CreateTests(ITestOutputHelper output) : IDisposable
         File.WriteAllBytes(_folder["new"], fresh);
         long Size(params string[] more)
         {
-            BinaryResult result = Binary.Run(["create", "--source", _folder["old"], "--target", _folder["new"], "--output", _folder["cow"], "--compression", compression, "--block-factor", "64k", .. more]);
+            BinaryResult result = Binary.Run(["create", "--source", _folder["old"], "--target", _folder["new"], "--output", _folder["cow"],
+                "--compression", compression, "--block-factor", "64k", .. more]);
             Assert.True(result.ExitCode == 0, result.ToString());
             return new FileInfo(_folder["cow"]).Length;
         }

@@ -16,9 +16,11 @@ public sealed class GoldenTests : IDisposable
 
     public void Dispose() => _folder.Dispose();
 
-    public static IEnumerable<object[]> CowsAndQueues => from cow in Golden.Cows from io in new[] { "uring", "sync" } select new object[] { cow.Name, io };
+    public static IEnumerable<object[]> CowsAndQueues =>
+        from cow in Golden.Cows from io in new[] { "uring", "sync" } select new object[] { cow.Name, io };
 
-    public static IEnumerable<object[]> HalvesAndQueues => from half in Golden.Halves from io in new[] { "uring", "sync" } select new object[] { half.Name, io };
+    public static IEnumerable<object[]> HalvesAndQueues =>
+        from half in Golden.Halves from io in new[] { "uring", "sync" } select new object[] { half.Name, io };
 
     private static string TargetHash { get; } = Convert.ToHexStringLower(SHA256.HashData(Golden.New));
 
@@ -39,7 +41,8 @@ public sealed class GoldenTests : IDisposable
 
     [Fact]
     public void Hash_of_the_golden_target_is_the_committed_one() =>
-        Assert.Equal(File.ReadLines(Path.Combine(Golden.Folder, "SHA256SUMS")).Single(line => line.EndsWith("new.img", StringComparison.Ordinal))[..64], TargetHash);
+        Assert.Equal(File.ReadLines(Path.Combine(Golden.Folder, "SHA256SUMS"))
+            .Single(line => line.EndsWith("new.img", StringComparison.Ordinal))[..64], TargetHash);
 
     [Theory]
     [MemberData(nameof(CowsAndQueues))]
@@ -158,8 +161,9 @@ public sealed class GoldenTests : IDisposable
     public void Version_1_is_inspected_verified_and_extracted_but_not_merged()
     {
         byte[] old = Golden.Old;
-        CowBuilder builder = new CowBuilder { Version = 1, Compression = CowCompression.Gz, ClusterOps = 4, ScratchBytes = 0, MaxUnitBytes = 4096 }
-            .Copy(0, 1).Copy(1, 2).Replace(5, old.AsSpan(0, 4096)).Zero(7);
+        CowBuilder builder =
+            new CowBuilder { Version = 1, Compression = CowCompression.Gz, ClusterOps = 4, ScratchBytes = 0, MaxUnitBytes = 4096 }
+                .Copy(0, 1).Copy(1, 2).Replace(5, old.AsSpan(0, 4096)).Zero(7);
         string cow = Put("cow", builder.Build()), image = Put("base", old);
         Succeeds("inspect", cow);
         Succeeds("verify", "--cow", cow, "--base", image);

@@ -65,7 +65,8 @@ public sealed partial class OtherArchitectureTests : IDisposable
         {
             File.WriteAllBytes(_folder["cow"], Golden.Cow(name));
             File.WriteAllBytes(_folder["base"], before);
-            Answer(program, "merge", "--cow", _folder["cow"], "--base", _folder["base"], "--io", "sync", "--allow-unsafe", "--threads", "1");
+            Answer(program, "merge", "--cow", _folder["cow"], "--base", _folder["base"], "--io", "sync", "--allow-unsafe",
+                "--threads", "1");
             Assert.Equal(Golden.New, File.ReadAllBytes(_folder["base"]));
             return File.ReadAllBytes(_folder["cow"]);
         })];

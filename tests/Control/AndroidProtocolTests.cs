@@ -249,7 +249,8 @@ public sealed class AndroidProtocolTests
         using SetFixture fixture = new();
         using Talker other = fixture.Client();
         string init = fixture.Files("a");
-        foreach (string request in (string[])["query", init, "start,a", "pause_merge", "initiate_merge,a", "merge_percent", "getstatus,a", "update-verify", "resume_merge", "supports,x", "delete,a"])
+        foreach (string request in (string[])["query", init, "start,a", "pause_merge", "initiate_merge,a", "merge_percent", "getstatus,a",
+            "update-verify", "resume_merge", "supports,x", "delete,a"])
         {
             using (Talker client = fixture.Client()) client.Send(request);
             // The server executes a request even if the client does not wait for the answer.

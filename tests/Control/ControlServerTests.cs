@@ -322,7 +322,8 @@ public sealed class ControlServerTests : IDisposable
     {
         List<Talker> clients = [];
         // The first client sends a request and therefore always stays. The others are silent or stop in the middle of a greeting.
-        for (int i = 0; i < ControlServer.MostClients; i++) clients.Add(new Talker(_path, i == 0 || beginning.Length == 0 ? null : beginning));
+        for (int i = 0; i < ControlServer.MostClients; i++)
+            clients.Add(new Talker(_path, i == 0 || beginning.Length == 0 ? null : beginning));
         Assert.Equal("got x", clients[0].Ask("x"));
         using Talker next = new(_path);
         Assert.Equal("got y", next.Ask("y"));
@@ -363,8 +364,10 @@ public sealed class ControlServerTests : IDisposable
         Assert.Equal(0, Libc.Statx(Libc.AT_FDCWD, _path, Libc.AT_SYMLINK_NOFOLLOW, Libc.STATX_BASIC_STATS, out StatxData status));
         Assert.Equal(Libc.S_IFSOCK | 0x180, status.Mode);
         Assert.Equal(ExitCode.InUse, Assert.Throws<SnapuserdException>(() => ControlServer.Start(_path, Options())).Code);
-        Assert.Equal(ExitCode.Usage, Assert.Throws<SnapuserdException>(() => ControlServer.Start(_folder[new string('x', 108)], Options())).Code);
-        Assert.Equal(ExitCode.CannotCreate, Assert.Throws<SnapuserdException>(() => ControlServer.Start(_folder["missing/x"], Options())).Code);
+        Assert.Equal(ExitCode.Usage,
+            Assert.Throws<SnapuserdException>(() => ControlServer.Start(_folder[new string('x', 108)], Options())).Code);
+        Assert.Equal(ExitCode.CannotCreate,
+            Assert.Throws<SnapuserdException>(() => ControlServer.Start(_folder["missing/x"], Options())).Code);
         using Talker there = new(_path);
         Assert.Equal("got x", there.Ask("x"));
         _server.StopAccepting();
@@ -465,7 +468,8 @@ public sealed class ControlServerTests : IDisposable
         Assert.Equal(0, Libc.Bind(fd, _folder["shut"]));
         using WakeUp wakeUp = new();
         List<string> reports = [];
-        using ControlServer server = ControlServer.Adopt(fd, new ControlOptions { Messages = _messages, AnyPeer = true, Report = reports.Add, WakeUp = wakeUp });
+        using ControlServer server =
+            ControlServer.Adopt(fd, new ControlOptions { Messages = _messages, AnyPeer = true, Report = reports.Add, WakeUp = wakeUp });
         using Talker client = new(_folder["shut"]);
         Assert.Equal("got x", client.Ask("x"));
         Assert.Null(server.Failure);
@@ -514,7 +518,11 @@ public sealed class ControlServerTests : IDisposable
 
     /// <summary>The reply to a process of user 65534 that sends "hello". Uses Perl, which is on every Debian.</summary>
     private static string AsUnprivileged(string path) => Binary.RunProgram("/usr/bin/perl",
-        ["-MSocket", "-e", "$) = '65534 65534'; $( = 65534; $< = $> = 65534; socket(S, AF_UNIX, SOCK_STREAM, 0) or die; connect(S, sockaddr_un($ARGV[0])) or die \"connect: $!\"; $SIG{PIPE} = 'IGNORE'; syswrite(S, 'hello'); $n = sysread(S, $a, 512); print $n ? $a : 'closed', \"\\n\"", path]) is { ExitCode: 0 } result
+        [
+            "-MSocket", "-e", "$) = '65534 65534'; $( = 65534; $< = $> = 65534; socket(S, AF_UNIX, SOCK_STREAM, 0) or die; connect(S, "
+                + "sockaddr_un($ARGV[0])) or die \"connect: $!\"; $SIG{PIPE} = 'IGNORE'; syswrite(S, 'hello'); $n = sysread(S, $a, 512); "
+                + "print $n ? $a : 'closed', \"\\n\"", path,
+        ]) is { ExitCode: 0 } result
         ? result.Output
         : throw new InvalidOperationException("perl failed");
 

@@ -227,7 +227,9 @@ public sealed class DeviceSetTests : IDisposable
         }, () => Open("cow", "base", "link").Dispose());
         // Another file that also shares no bytes is acceptable.
         if (!refused) Move();
-        else Assert.Equal((ExitCode.InUse, "COW, base or source was exchanged for another file or device while it was opened; nothing was written"), Said(Move));
+        else
+            Assert.Equal((ExitCode.InUse, "COW, base or source was exchanged for another file or device while it was opened; "
+                + "nothing was written"), Said(Move));
         Assert.True(looked >= 2);
         foreach (string name in (string[])["cow", "base", "source"]) Assert.Equal(0, Locked(name, "--exclusive"));
     }
@@ -240,7 +242,8 @@ public sealed class DeviceSetTests : IDisposable
         devices.Run(() =>
         {
             const string Unknown = "cannot tell which bytes {0} and {1} share: md raid1 stands between them and a device below both; ";
-            string toSay = string.Format(CultureInfo.InvariantCulture, Unknown, "/dev/msd", "/dev/mmd") + "--source-separate says that they share none";
+            string toSay = string.Format(CultureInfo.InvariantCulture, Unknown, "/dev/msd", "/dev/mmd")
+                + "--source-separate says that they share none";
             Assert.Equal((ExitCode.Usage, toSay), Said(() => Open("cow", "/dev/mmd", "/dev/msd").Dispose()));
             string place = string.Format(CultureInfo.InvariantCulture, Unknown, "/dev/mmd", "/dev/msd") + "use another place for the COW";
             Assert.Equal((ExitCode.Usage, place), Said(() => Open("/dev/mmd", "/dev/msd", null).Dispose()));
@@ -282,7 +285,8 @@ public sealed class DeviceSetTests : IDisposable
             if (writes) opened++;
             return writes ? -Errno.EROFS : before(call);
         };
-        devices.Run(() => Assert.Equal(ExitCode.Permission, Said(() => Open("cow", "/dev/mmd", "/dev/msd", separate: true).Dispose()).Code));
+        devices.Run(() => Assert.Equal(ExitCode.Permission,
+            Said(() => Open("cow", "/dev/mmd", "/dev/msd", separate: true).Dispose()).Code));
         Assert.Equal(1, opened);
     }
 
@@ -309,7 +313,8 @@ public sealed class DeviceSetTests : IDisposable
         using LoopDevice first = new(_folder["disk"], "--offset", $"{48 << 10}", "--sizelimit", $"{64 << 10}");
         using LoopDevice other = new(_folder["disk"], "--offset", $"{32 << 10}", "--sizelimit", $"{64 << 10}");
         using LoopDevice apart = new(_folder["disk"], "--offset", $"{64 << 10}", "--sizelimit", $"{64 << 10}");
-        foreach ((string from, string to) in ((string, string)[])[(first.Path, other.Path), (first.Path, apart.Path), (apart.Path, first.Path)])
+        foreach ((string from, string to) in ((string, string)[])[(first.Path, other.Path), (first.Path, apart.Path),
+            (apart.Path, first.Path)])
         {
             File.Delete(_folder["link"]);
             File.CreateSymbolicLink(_folder["link"], from);
@@ -323,7 +328,8 @@ public sealed class DeviceSetTests : IDisposable
                 }
                 return null;
             }, () => Open("cow", target.Path, "link", writes: false).Dispose()));
-            Assert.Equal((ExitCode.InUse, "COW, base or source was exchanged for another file or device while it was opened; nothing was written"), said);
+            Assert.Equal((ExitCode.InUse,
+                "COW, base or source was exchanged for another file or device while it was opened; nothing was written"), said);
             Assert.True(looked >= 2);
         }
     }

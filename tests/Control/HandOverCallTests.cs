@@ -52,7 +52,8 @@ public sealed class HandOverCallTests : IDisposable
                 break;
         }
         _calls.Add(name);
-        if (_answers.TryPeek(out (string Call, long Result) next) && name.StartsWith(next.Call, StringComparison.Ordinal)) result = _answers.Dequeue().Result;
+        if (_answers.TryPeek(out (string Call, long Result) next) && name.StartsWith(next.Call, StringComparison.Ordinal))
+            result = _answers.Dequeue().Result;
         return result;
     }
 
@@ -60,8 +61,9 @@ public sealed class HandOverCallTests : IDisposable
     /// Hands over the socket. The calls whose names begin with these strings get these results, in order; the others succeed. Returns the
     /// error message, "" for success.
     /// </summary>
-    private string Give(params (string, long)[] answers) => Run(() => SocketHandOver.Give(_proxy, Socket, () => _calls.Add("ready"), _wakeUp, () => _over),
-        [SYS_listen, SYS_accept4, SYS_sendmsg, SYS_recvfrom, SYS_poll, SYS_close], answers);
+    private string Give(params (string, long)[] answers) =>
+        Run(() => SocketHandOver.Give(_proxy, Socket, () => _calls.Add("ready"), _wakeUp, () => _over),
+            [SYS_listen, SYS_accept4, SYS_sendmsg, SYS_recvfrom, SYS_poll, SYS_close], answers);
 
     private string Run(Action action, uint[] calls, (string, long)[] answers)
     {
@@ -84,7 +86,10 @@ public sealed class HandOverCallTests : IDisposable
         return said;
     }
 
-    private string[] Given => [$"listen {_proxy} 4", "ready", $"accept {_proxy} True", $"give {Peer} True", $"hear {Peer}", $"close {Peer}"];
+    private string[] Given =>
+    [
+        $"listen {_proxy} 4", "ready", $"accept {_proxy} True", $"give {Peer} True", $"hear {Peer}", $"close {Peer}",
+    ];
 
     [Fact]
     public void Proxy_says_that_it_is_ready_when_it_listens_and_closes_only_what_it_made()
@@ -94,8 +99,10 @@ public sealed class HandOverCallTests : IDisposable
         Assert.Equal(Given, _calls);
         Assert.Equal(Libc.SOCK_NONBLOCK, Libc.Fcntl(_proxy, Libc.F_GETFL, 0) & Libc.SOCK_NONBLOCK);
         // A call that cannot complete yet is repeated after a wait.
-        Assert.Equal("", Give(("accept", -Errno.EAGAIN), ("accept", -Errno.EINTR), ("give", -Errno.EAGAIN), ("hear", -Errno.EAGAIN), ("hear", -Errno.EINTR)));
-        Assert.Equal([.. Given[..3], "wait 20", Given[2], "wait 20", Given[2], Given[3], "wait 20", Given[3], Given[4], "wait 20", Given[4], "wait 20", .. Given[4..]], _calls);
+        Assert.Equal("", Give(("accept", -Errno.EAGAIN), ("accept", -Errno.EINTR), ("give", -Errno.EAGAIN), ("hear", -Errno.EAGAIN),
+            ("hear", -Errno.EINTR)));
+        Assert.Equal([.. Given[..3], "wait 20", Given[2], "wait 20", Given[2], Given[3], "wait 20", Given[3], Given[4], "wait 20", Given[4],
+            "wait 20", .. Given[4..]], _calls);
     }
 
     [Theory]
@@ -106,7 +113,8 @@ public sealed class HandOverCallTests : IDisposable
     {
         foreach ((string call, string what, int done) in new[]
         {
-            ("listen", "listening for the daemon", 1), ("accept", "waiting for the daemon", 3), ("give", "handing over the socket", 4), ("hear", "waiting for the daemon's answer", 5),
+            ("listen", "listening for the daemon", 1), ("accept", "waiting for the daemon", 3), ("give", "handing over the socket", 4),
+            ("hear", "waiting for the daemon's answer", 5),
         })
         {
             Assert.Equal($"74 {what} failed: {ErrnoText.Of(-errno)}", Give((call, -errno)));

@@ -228,7 +228,8 @@ public sealed class HandOverTests : IDisposable
         using ManualResetEventSlim ready = new();
         bool over = false;
         Exception? failure = null;
-        Thread giver = new(() => failure = Record.Exception(() => SocketHandOver.Give(proxy, socket, ready.Set, _wakeUp, () => Volatile.Read(ref over))));
+        Thread giver = new(
+            () => failure = Record.Exception(() => SocketHandOver.Give(proxy, socket, ready.Set, _wakeUp, () => Volatile.Read(ref over))));
         giver.Start();
         ready.Wait();
         using Socket daemon = new(AddressFamily.Unix, SocketType.Seqpacket, ProtocolType.Unspecified);
@@ -248,7 +249,8 @@ public sealed class HandOverTests : IDisposable
     {
         int socket = Bound(_folder["control"], Libc.SOCK_STREAM), proxy = Bound(_folder["proxy"], Libc.SOCK_SEQPACKET);
         bool ready = false;
-        Assert.Equal(ExitCode.Interrupted, Assert.Throws<SnapuserdException>(() => SocketHandOver.Give(proxy, socket, () => ready = true, _wakeUp, () => true)).Code);
+        Assert.Equal(ExitCode.Interrupted,
+            Assert.Throws<SnapuserdException>(() => SocketHandOver.Give(proxy, socket, () => ready = true, _wakeUp, () => true)).Code);
         Assert.True(ready);
         _ = Libc.Close(socket);
         _ = Libc.Close(proxy);
@@ -271,7 +273,8 @@ public sealed class HandOverTests : IDisposable
         using (Socket client = service.Accept())
         {
             int length = client.Receive(message);
-            Assert.Equal("\u0001\0\u0002\0\u000f\0\0\0snapuserd.ready\u0004\0\0\0true", System.Text.Encoding.Latin1.GetString(message, 0, length));
+            Assert.Equal("\u0001\0\u0002\0\u000f\0\0\0snapuserd.ready\u0004\0\0\0true",
+                System.Text.Encoding.Latin1.GetString(message, 0, length));
             _ = client.Send(BitConverter.GetBytes(answer));
         }
         setter.Join();

@@ -41,7 +41,8 @@ public sealed class LifecycleTests(ITestOutputHelper log)
         Assert.Equal(Golden.New, fixture.Servers["a"].Read(0, Golden.New.Length));
         // Android's daemon polls at least once a second when it starts, and never while it is parked.
         Thread.Sleep(1100);
-        Assert.Equal((SnapshotState.Merging, done, true), (fixture.Status("a").State, fixture.Status("a").OpsDone, fixture.Status("a").Paused));
+        Assert.Equal((SnapshotState.Merging, done, true),
+            (fixture.Status("a").State, fixture.Status("a").OpsDone, fixture.Status("a").Paused));
         Assert.NotEqual(fixture.Status("a").OpsTotal, done);
         Assert.Equal("success", client.Ask("resume_merge"));
         fixture.Until("a", SnapshotState.Merged);
@@ -166,12 +167,14 @@ public sealed class LifecycleTests(ITestOutputHelper log)
         foreach (string name in names) Assert.Equal("success", client.Ask($"initiate_merge,{name}"));
         fixture.Until("a", SnapshotState.Merging);
         fixture.Until("b", SnapshotState.Merging);
-        Assert.Equal([SnapshotState.Merging, SnapshotState.Merging, SnapshotState.Queued, SnapshotState.Queued, SnapshotState.Queued], States(fixture));
+        Assert.Equal([SnapshotState.Merging, SnapshotState.Merging, SnapshotState.Queued, SnapshotState.Queued, SnapshotState.Queued],
+            States(fixture));
         foreach (string name in names) Assert.Equal("snapshot-merge", client.Ask($"getstatus,{name}"));
         fixture.Set.Snapshots[1].SetRate(0);
         fixture.Until("b", SnapshotState.Merged);
         fixture.Until("c", SnapshotState.Merging);
-        Assert.Equal([SnapshotState.Merging, SnapshotState.Merged, SnapshotState.Merging, SnapshotState.Queued, SnapshotState.Queued], States(fixture));
+        Assert.Equal([SnapshotState.Merging, SnapshotState.Merged, SnapshotState.Merging, SnapshotState.Queued, SnapshotState.Queued],
+            States(fixture));
         Assert.InRange(double.Parse(client.Ask("merge_percent"), CultureInfo.InvariantCulture), 20, 59.9);
         // The removed "d" leaves the queue. The removed "a", which was merging, frees its slot for the last one.
         fixture.Servers["d"].Remove();

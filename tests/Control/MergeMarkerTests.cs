@@ -68,7 +68,8 @@ public sealed class MergeMarkerTests : IDisposable
             else if (path == Marker + ".new") name += " new";
             else if (path != Marker) return null;
             if (call.Number == SYS_fallocate) _calls.Add($"{name} {call[1]} {call.Long(2)}+{call.Long(3)}");
-            else if (call.Number == SYS_openat && path != _folder.Path) _calls.Add($"{name} {call[2] & ~(Libc.O_NOFOLLOW | Libc.O_NONBLOCK | Libc.O_CLOEXEC)}");
+            else if (call.Number == SYS_openat && path != _folder.Path)
+                _calls.Add($"{name} {call[2] & ~(Libc.O_NOFOLLOW | Libc.O_NONBLOCK | Libc.O_CLOEXEC)}");
             else if (name != "open folder") _calls.Add(name);
             return answers.TryGetValue(name, out long answer) ? answer : null;
         }, action);
@@ -94,13 +95,15 @@ public sealed class MergeMarkerTests : IDisposable
     public void A_new_mark_has_room_before_it_has_content_and_is_flushed_before_its_folder()
     {
         Make([], new MarkerState(MarkerKind.Begun, s_digest, 7), 0);
-        Assert.Equal(["open 0", "open new 66", "stat new", "read new", $"allocate new 1 0+{MergeMarker.Bytes}", "write new", "flush new", "flush folder"], _calls);
+        Assert.Equal(["open 0", "open new 66", "stat new", "read new", $"allocate new 1 0+{MergeMarker.Bytes}", "write new", "flush new",
+            "flush folder"], _calls);
         Assert.Equal(Text("begun", s_digest, 7), File.ReadAllText(Marker));
         Assert.Equal(88, MergeMarker.Bytes);
         Assert.Equal(UnixFileMode.UserRead | UnixFileMode.UserWrite, File.GetUnixFileMode(Marker));
         // A marker that already says the same is kept and flushed again.
         Make([], new MarkerState(MarkerKind.Begun, s_digest, 9), 0);
-        Assert.Equal(["open 0", "stat", "read", "open 66", "stat", "read", $"allocate 1 0+{MergeMarker.Bytes}", "flush", "flush folder"], _calls);
+        Assert.Equal(["open 0", "stat", "read", "open 66", "stat", "read", $"allocate 1 0+{MergeMarker.Bytes}", "flush", "flush folder"],
+            _calls);
         Assert.Equal(Text("begun", s_digest, 7), File.ReadAllText(Marker));
         // So is a marker that says more, with or without a digest.
         Make([], new MarkerState(MarkerKind.Maybe, s_digest, 9), 0);
@@ -153,15 +156,19 @@ public sealed class MergeMarkerTests : IDisposable
     public void A_mark_whose_folder_cannot_be_flushed_is_not_durable()
     {
         // On known file systems a flush of the file system replaces that of the folder, so this file must be on an unknown one.
-        foreach ((int folder, int all, int made, bool durable) in new[] { (-Errno.EINVAL, -Errno.EPERM, -Errno.EINVAL, false), (-Errno.EIO, 0, -Errno.EIO, false), (0, 0, 0, true) })
+        foreach ((int folder, int all, int made, bool durable) in new[]
+        {
+            (-Errno.EINVAL, -Errno.EPERM, -Errno.EINVAL, false), (-Errno.EIO, 0, -Errno.EIO, false), (0, 0, 0, true),
+        })
         {
             bool said = !durable;
             int result = 1;
-            Answering([SYS_fsync, SYS_syncfs], call => call.Number == SYS_syncfs ? all : PathOf(call[0]) == _folder.Path ? folder : null, () =>
-            {
-                result = MergeMarker.Make(Cow, new MarkerState(MarkerKind.Empty));
-                said = MergeMarker.IsDurable(Cow);
-            });
+            Answering([SYS_fsync, SYS_syncfs],
+                call => call.Number == SYS_syncfs ? all : PathOf(call[0]) == _folder.Path ? folder : null, () =>
+                {
+                    result = MergeMarker.Make(Cow, new MarkerState(MarkerKind.Empty));
+                    said = MergeMarker.IsDurable(Cow);
+                });
             Assert.Equal((made, durable), (result, said));
             Assert.Empty(Open());
         }
@@ -184,7 +191,8 @@ public sealed class MergeMarkerTests : IDisposable
             File.WriteAllText(Marker, "begun\n");
             With(new() { [failing] = -Errno.EPERM }, () => MergeMarker.Remove(Cow));
             Assert.Equal(failing is "open" or "remove", File.Exists(Marker));
-            Assert.Equal(failing is "open" or "remove" ? failing : "flush folder", _calls[^1].StartsWith("open", StringComparison.Ordinal) ? "open" : _calls[^1]);
+            Assert.Equal(failing is "open" or "remove" ? failing : "flush folder",
+                _calls[^1].StartsWith("open", StringComparison.Ordinal) ? "open" : _calls[^1]);
             Assert.Empty(Open());
         }
     }
@@ -371,7 +379,8 @@ public sealed class MergeMarkerTests : IDisposable
         File.WriteAllText(Marker, Text("begun", s_other, 0));
         Assert.Equal($"65 {MergeMarker.Sentence(Cow, "it is the COW of another update")}", Says(() => mark.Check(file)));
         File.WriteAllText(Marker, Text("begun", digest, 1));
-        Assert.Equal($"65 {MergeMarker.Sentence(Cow, "it is an older copy: 0 ops are merged in it, and 1 were")}", Says(() => mark.Check(file)));
+        Assert.Equal($"65 {MergeMarker.Sentence(Cow, "it is an older copy: 0 ops are merged in it, and 1 were")}",
+            Says(() => mark.Check(file)));
         Assert.Empty(Open());
 
         // With a count, this COW is the one that was merged.
@@ -385,7 +394,8 @@ public sealed class MergeMarkerTests : IDisposable
             mark.Check(merged);
         }
         File.WriteAllText(Marker, Text("begun", digest, 4));
-        Assert.Equal($"65 {MergeMarker.Sentence(Cow, "it is an older copy: 3 ops are merged in it, and 4 were")}", Says(() => mark.Check(merged)));
+        Assert.Equal($"65 {MergeMarker.Sentence(Cow, "it is an older copy: 3 ops are merged in it, and 4 were")}",
+            Says(() => mark.Check(merged)));
         // Another program's file of that name proves nothing.
         File.WriteAllText(Marker, "notes");
         mark.Check(merged);
@@ -404,7 +414,8 @@ public sealed class MergeMarkerTests : IDisposable
         File.WriteAllBytes(Cow, Golden.Cow("v3-lz4-descending"));
         using CowFile file = ReadCow();
         MergeMarker mark = new(Cow);
-        string reason = ErrnoText.Of(-errno), unread = $"{code} {Marker} cannot be read, and may say that another merge has written to the base: {reason}";
+        string reason = ErrnoText.Of(-errno),
+            unread = $"{code} {Marker} cannot be read, and may say that another merge has written to the base: {reason}";
         string unsaid = $"{code} {Marker} cannot say that the merge has begun, so nothing was written to the base: {reason}";
         foreach (string call in (string[])["open", "stat", "read"])
         {

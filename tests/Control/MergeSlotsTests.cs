@@ -33,7 +33,8 @@ public sealed class MergeSlotsTests : IDisposable
         Slots = _slots,
     }, new StopFlag(), _wakeUp);
 
-    private static object LockOf(object one) => one.GetType().GetField("_gate", BindingFlags.Instance | BindingFlags.NonPublic)!.GetValue(one)!;
+    private static object LockOf(object one) =>
+        one.GetType().GetField("_gate", BindingFlags.Instance | BindingFlags.NonPublic)!.GetValue(one)!;
 
     /// <summary>
     /// This thread holds the lock of a snapshot, as a request to merge does. Another thread wakes that snapshot through the queue, and

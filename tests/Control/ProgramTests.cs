@@ -55,7 +55,8 @@ public sealed class ProgramTests : IDisposable
         Assert.Equal(Golden.New, Copy());
         Assert.Equal(Golden.New, Unlocked.Read(_folder["base"], Golden.New.Length));
         // The other language, on the same socket.
-        Assert.Contains("system_b", Binary.Run("ctl", "--socket", _socket, "list") is { ExitCode: 0 } list ? list.Output : "", StringComparison.Ordinal);
+        Assert.Contains("system_b", Binary.Run("ctl", "--socket", _socket, "list") is { ExitCode: 0 } list ? list.Output : "",
+            StringComparison.Ordinal);
         Assert.Equal("success", client.Ask("delete,system_b"));
         Assert.False(File.Exists(_folder["devices/system_b"]));
         client.Send("detach");
@@ -72,7 +73,8 @@ public sealed class ProgramTests : IDisposable
         Assert.Equal("success", client.Ask("start,system_b"));
         File.WriteAllBytes(_folder["cow2"], Golden.Cow(SetFixture.Vector));
         File.WriteAllBytes(_folder["base2"], Golden.Old);
-        Assert.StartsWith("success,", client.Ask($"init,vendor_b,{_folder["cow2"]},{_folder["base2"]},{_folder["base2"]}"), StringComparison.Ordinal);
+        Assert.StartsWith("success,", client.Ask($"init,vendor_b,{_folder["cow2"]},{_folder["base2"]},{_folder["base2"]}"),
+            StringComparison.Ordinal);
         BinaryResult unclear = Ctl("stop");
         Assert.True(unclear.ExitCode == 64, unclear.ToString());
         Assert.Contains("there is system_b, vendor_b", unclear.Error, StringComparison.Ordinal);
@@ -141,7 +143,8 @@ public sealed class ProgramTests : IDisposable
         using Talker client = Connect(daemon);
         Directory.CreateDirectory(_folder["devices/inner"]);
         string[] before = Everything();
-        foreach (string name in (string[])["../outside", "..", ".", "inner/deep", "/", _folder["absolute"], "cut\0off", new string('n', 256)])
+        foreach (string name in (string[])["../outside", "..", ".", "inner/deep", "/", _folder["absolute"], "cut\0off",
+            new string('n', 256)])
         {
             Assert.Equal("fail", client.Ask($"init,{name},{_folder["cow"]},{_folder["base"]},{_folder["base"]}"));
             Assert.Equal("fail", client.Ask($"start,{name}"));
@@ -150,7 +153,8 @@ public sealed class ProgramTests : IDisposable
         // "." is not a path, and neither is ".." with other characters next to it.
         foreach (string name in (string[])["..a", ".hidden", "a..", "äö", "line\nfeed"])
         {
-            Assert.StartsWith("success,", client.Ask($"init,{name},{_folder["cow"]},{_folder["base"]},{_folder["base"]}"), StringComparison.Ordinal);
+            Assert.StartsWith("success,", client.Ask($"init,{name},{_folder["cow"]},{_folder["base"]},{_folder["base"]}"),
+                StringComparison.Ordinal);
             Assert.Equal("success", client.Ask($"start,{name}"));
             Assert.True(File.Exists(_folder[$"devices/{name}"]), name);
             Assert.Equal("success", client.Ask($"delete,{name}"));
@@ -162,7 +166,8 @@ public sealed class ProgramTests : IDisposable
     [Fact]
     public void Called_as_Android_calls_it_it_takes_Androids_flags()
     {
-        Process daemon = Start($"-socket={_socket}", "-user_snapshot", "--io_uring=true", "-noo_direct", "-worker_count", "2", "-cow-op-merge-size=0", "-device=nbd", "-socket_folder", _folder["devices"], "-log=stderr");
+        Process daemon = Start($"-socket={_socket}", "-user_snapshot", "--io_uring=true", "-noo_direct", "-worker_count", "2",
+            "-cow-op-merge-size=0", "-device=nbd", "-socket_folder", _folder["devices"], "-log=stderr");
         using Talker client = Connect(daemon);
         Assert.StartsWith("success,", client.Ask(Init), StringComparison.Ordinal);
         Assert.Equal("success", client.Ask("start,system_b"));
@@ -176,7 +181,8 @@ public sealed class ProgramTests : IDisposable
     {
         // Called without arguments, as Android's service is. Without dm-user no snapshot can be opened.
         Process daemon = Kept(Binary.StartProgram("perl", ["-MSocket", "-MFcntl", "-e",
-            "socket(S, AF_UNIX, SOCK_STREAM, 0); bind(S, sockaddr_un($ARGV[1])) or die; fcntl(S, F_SETFD, 0); $ENV{ANDROID_SOCKET_snapuserd} = fileno(S); exec { $ARGV[0] } 'snapuserd'", Binary.Path, _socket]));
+            "socket(S, AF_UNIX, SOCK_STREAM, 0); bind(S, sockaddr_un($ARGV[1])) or die; fcntl(S, F_SETFD, 0); "
+            + "$ENV{ANDROID_SOCKET_snapuserd} = fileno(S); exec { $ARGV[0] } 'snapuserd'", Binary.Path, _socket]));
         using Talker client = Connect(daemon);
         Assert.Equal("active", client.Ask("query"));
         Assert.Equal("fail", client.Ask(Init));
@@ -190,7 +196,10 @@ public sealed class ProgramTests : IDisposable
     {
         // A parent that keeps open the descriptors that its child inherits.
         Process parent = Kept(Binary.StartProgram("perl", ["-MSocket", "-MFcntl", "-e",
-            "$| = 1; socket(S, AF_UNIX, SOCK_STREAM, 0); bind(S, sockaddr_un($ARGV[1])) or die; fcntl(S, F_SETFD, 0); $ENV{ANDROID_SOCKET_snapuserd} = fileno(S); $p = fork; exec { $ARGV[0] } 'snapuserd', '-user_snapshot', '-device=nbd', '-socket_folder', $ARGV[2], '-log=stderr' unless $p; print qq($p\n); <STDIN>; shutdown(S, 2); waitpid($p, 0); print $? >> 8, qq(\n)", Binary.Path, _socket, _folder["devices"]]));
+            "$| = 1; socket(S, AF_UNIX, SOCK_STREAM, 0); bind(S, sockaddr_un($ARGV[1])) or die; fcntl(S, F_SETFD, 0); "
+            + "$ENV{ANDROID_SOCKET_snapuserd} = fileno(S); $p = fork; exec { $ARGV[0] } 'snapuserd', '-user_snapshot', '-device=nbd', "
+            + "'-socket_folder', $ARGV[2], '-log=stderr' unless $p; print qq($p\n); <STDIN>; shutdown(S, 2); waitpid($p, 0); print "
+            + "$? >> 8, qq(\n)", Binary.Path, _socket, _folder["devices"]]));
         int daemon = int.Parse(parent.StandardOutput.ReadLine()!, System.Globalization.CultureInfo.InvariantCulture);
         using Talker client = Connect(parent);
         Assert.Equal("active", client.Ask("query"));
@@ -205,7 +214,8 @@ public sealed class ProgramTests : IDisposable
         do line = parent.StandardError.ReadLine();
         while (line != null && !line.Contains("no longer served", StringComparison.Ordinal));
         Assert.NotNull(line);
-        SetFixture.Until(() => Unlocked.Read(_folder["base"], Golden.New.Length).AsSpan().SequenceEqual(Golden.New), "the merge, although no client listens");
+        SetFixture.Until(() => Unlocked.Read(_folder["base"], Golden.New.Length).AsSpan().SequenceEqual(Golden.New),
+            "the merge, although no client listens");
         Assert.Equal(Golden.New, Copy());
         _ = Libc.Kill(daemon, Libc.SIGTERM);
         Assert.Equal((0, "0\n"), End(parent));
@@ -289,7 +299,8 @@ public sealed class ProgramTests : IDisposable
     [Fact]
     public void What_cannot_be_served_at_boot_ends_it_and_all_others()
     {
-        BinaryResult result = Binary.Run("-no_socket", "-user_snapshot", "-log=stderr", "--device=nbd", $"-socket_folder={_folder["devices"]}",
+        BinaryResult result = Binary.Run("-no_socket", "-user_snapshot", "-log=stderr", "--device=nbd",
+            $"-socket_folder={_folder["devices"]}",
             $"good,{_folder["cow"]},{_folder["base"]},{_folder["base"]}", $"bad,{_folder["missing"]},{_folder["base"]},{_folder["base"]}");
         Assert.Equal(69, result.ExitCode);
         Assert.Contains("bad cannot be served", result.Error, StringComparison.Ordinal);
@@ -299,7 +310,8 @@ public sealed class ProgramTests : IDisposable
     [Fact]
     public void Androids_own_argv_may_name_a_socket_beside_no_socket_which_is_not_made()
     {
-        BinaryResult result = Binary.Run("-no_socket", "-socket", _socket, "-log=stderr", "--device=nbd", $"-socket_folder={_folder["devices"]}", $"bad,{_folder["missing"]},{_folder["base"]},{_folder["base"]}");
+        BinaryResult result = Binary.Run("-no_socket", "-socket", _socket, "-log=stderr", "--device=nbd",
+            $"-socket_folder={_folder["devices"]}", $"bad,{_folder["missing"]},{_folder["base"]},{_folder["base"]}");
         Assert.True(result.ExitCode == 69, result.ToString());
         Assert.Contains("bad cannot be served", result.Error, StringComparison.Ordinal);
     }
@@ -342,7 +354,8 @@ public sealed class ProgramTests : IDisposable
     public void Without_descriptors_clients_wait_and_nothing_spins_or_ends()
     {
         // Allows a few descriptors beyond the daemon's own: the runtime, the socket, the wake-up, the signals.
-        Process daemon = Kept(Binary.StartProgram("/bin/sh", ["-c", "ulimit -n 24; exec \"$0\" daemon --socket \"$1\"", Binary.Path, _socket]));
+        Process daemon =
+            Kept(Binary.StartProgram("/bin/sh", ["-c", "ulimit -n 24; exec \"$0\" daemon --socket \"$1\"", Binary.Path, _socket]));
         List<Talker> clients = [Connect(daemon)];
         for (int i = 0; i < 40; i++) clients.Add(new Talker(_socket));
         Assert.Equal("active", clients[0].Ask("query"));

@@ -24,7 +24,8 @@ internal sealed class SetFixture : IDisposable
     private readonly MergeSlots _slots;
     private readonly ControlServer _server;
 
-    internal SetFixture(bool foreign = true, int merges = 2, Func<string, StopFlag, bool>? verify = null, bool verifyFirst = true, Action<string>? check = null)
+    internal SetFixture(bool foreign = true, int merges = 2, Func<string, StopFlag, bool>? verify = null, bool verifyFirst = true,
+        Action<string>? check = null)
     {
         _slots = new MergeSlots(new MemoryBudget(merges * (16L << 20), merges), merges);
         Set = new SnapshotSet(new SnapshotSetOptions
@@ -104,7 +105,8 @@ internal sealed class SetFixture : IDisposable
         Expect("success", client.Ask($"start,{name}"));
     }
 
-    internal SnapshotStatus Status(string name) => Array.Find(Set.Snapshots, one => one.Name == name)?.Status ?? throw new InvalidOperationException($"there is no {name}");
+    internal SnapshotStatus Status(string name) =>
+        Array.Find(Set.Snapshots, one => one.Name == name)?.Status ?? throw new InvalidOperationException($"there is no {name}");
 
     /// <summary>Waits until another thread makes a condition true.</summary>
     internal static void Until(Func<bool> condition, string what)

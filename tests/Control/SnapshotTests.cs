@@ -130,7 +130,8 @@ public sealed class SnapshotTests : IDisposable
         Files(cow, Golden.New);
     }
 
-    private Snapshot Make(bool mapper = false, bool writes = true, MergeSlots? slots = null, string? path = null, WakeUp? wakeUp = null, int? resumed = null, bool verifyFirst = true,
+    private Snapshot Make(bool mapper = false, bool writes = true, MergeSlots? slots = null, string? path = null, WakeUp? wakeUp = null,
+        int? resumed = null, bool verifyFirst = true,
         IoChoice io = IoChoice.Sync, Func<bool>? signalled = null)
     {
         Snapshot made = new(new SnapshotOptions
@@ -155,13 +156,15 @@ public sealed class SnapshotTests : IDisposable
             TargetOf = (device, readOnly, bytes) => new MapperTarget(device, 259, device == "memory" ? 7u : 3u, bytes / 512, readOnly),
             Observer = _watcher,
             BeforeHandOver = RootStorage.EnterSystemRoot,
-            Asked = one => _asked.Add(string.Create(CultureInfo.InvariantCulture, $"{one.MergeRequested} {one.Status.Paused} {one.Status.BytesPerSecond}")),
+            Asked = one => _asked.Add(string.Create(CultureInfo.InvariantCulture, $"{one.MergeRequested} {one.Status.Paused} "
+                + $"{one.Status.BytesPerSecond}")),
         }, new StopFlag(signalled), wakeUp ?? _wakeUp);
         _made.Add(made);
         return made;
     }
 
-    private Snapshot Serving(bool mapper = false, bool writes = true, MergeSlots? slots = null, WakeUp? wakeUp = null, bool verifyFirst = true)
+    private Snapshot Serving(bool mapper = false, bool writes = true, MergeSlots? slots = null, WakeUp? wakeUp = null,
+        bool verifyFirst = true)
     {
         Snapshot made = Make(mapper, writes, slots, wakeUp: wakeUp, verifyFirst: verifyFirst);
         made.Open();
@@ -226,7 +229,8 @@ public sealed class SnapshotTests : IDisposable
         Assert.Throws<InvalidOperationException>(() => one.Engine);
         Assert.Throws<InvalidOperationException>(() => one.Devices);
         Assert.Throws<InvalidOperationException>(() => one.Length);
-        Assert.Equal(("root", _folder["cow"], _folder["base"], SnapshotState.Opening), (one.Status.Name, one.Status.Cow, one.Status.Base, one.Status.State));
+        Assert.Equal(("root", _folder["cow"], _folder["base"], SnapshotState.Opening),
+            (one.Status.Name, one.Status.Cow, one.Status.Base, one.Status.State));
         Assert.True(one.CanMerge);
         Assert.False(one.RequestMerge());
         one.Open();
@@ -349,10 +353,12 @@ public sealed class SnapshotTests : IDisposable
         {
             SnapshotStatus status = one.Status;
             Assert.Null(status.CheckPercent);
-            Assert.Equal((progress.OpsDone, progress.OpsTotal, progress.BytesDone, progress.BytesTotal), (status.OpsDone, status.OpsTotal, status.BytesDone, status.BytesTotal));
+            Assert.Equal((progress.OpsDone, progress.OpsTotal, progress.BytesDone, progress.BytesTotal),
+                (status.OpsDone, status.OpsTotal, status.BytesDone, status.BytesTotal));
             if (measured) return;
             measured = true;
-            for (int i = 1; one.Status.Rate == 0; i++) engine.Progress(new MergeProgress(progress.OpsDone, progress.OpsTotal, i * 1000L, progress.BytesTotal));
+            for (int i = 1; one.Status.Rate == 0; i++)
+                engine.Progress(new MergeProgress(progress.OpsDone, progress.OpsTotal, i * 1000L, progress.BytesTotal));
             Assert.True(one.Status.Rate > 0);
             one.Pause();
             Assert.Equal(0, one.Status.Rate);
@@ -375,7 +381,8 @@ public sealed class SnapshotTests : IDisposable
         Assert.Equal(100, percents[^1]);
         Assert.True(measured);
         SnapshotStatus merged = one.Status;
-        Assert.Equal((SnapshotState.Merged, "", ExitCode.Done, 0.0, null), (merged.State, merged.Error, merged.EndedWith, merged.Rate, merged.CheckPercent));
+        Assert.Equal((SnapshotState.Merged, "", ExitCode.Done, 0.0, null),
+            (merged.State, merged.Error, merged.EndedWith, merged.Rate, merged.CheckPercent));
         Assert.InRange(merged.MergeSeconds, 0.001, 600);
         Pass(3);
         Assert.Equal(merged.MergeSeconds, one.Status.MergeSeconds);
@@ -428,7 +435,8 @@ public sealed class SnapshotTests : IDisposable
     public void Failures_have_their_exit_codes_and_only_those_of_devices_take_what_the_kernel_has_noted()
     {
         foreach ((Exception thrown, ExitCode code) in ((Exception, ExitCode)[])[
-            (new OutOfMemoryException("m"), ExitCode.OutOfResources), (new InvalidOperationException("i"), ExitCode.Internal), (new SnapuserdException(ExitCode.CowCorrupt, "c"), ExitCode.CowCorrupt),
+            (new OutOfMemoryException("m"), ExitCode.OutOfResources), (new InvalidOperationException("i"), ExitCode.Internal),
+            (new SnapuserdException(ExitCode.CowCorrupt, "c"), ExitCode.CowCorrupt),
             (new SnapuserdException(ExitCode.InputOutput, "d"), ExitCode.InputOutput)])
         {
             Files(Golden.Cow(Vector), Golden.Old);
@@ -437,7 +445,8 @@ public sealed class SnapshotTests : IDisposable
             _flushed.Clear();
             Assert.True(one.RequestMerge());
             Assert.Equal(code, one.Run());
-            Assert.Equal((SnapshotState.Failed, code, thrown.Message, null), (one.Status.State, one.Status.EndedWith, one.Status.Error, one.Status.CheckPercent));
+            Assert.Equal((SnapshotState.Failed, code, thrown.Message, null),
+                (one.Status.State, one.Status.EndedWith, one.Status.Error, one.Status.CheckPercent));
             Assert.Equal($"stopped {(thrown as SnapuserdException)?.Code}: {thrown.Message}", _watcher.Heard[^1]);
             Assert.Equal(code == ExitCode.InputOutput ? ["base", "cow"] : [], _flushed);
             Assert.False(one.RequestMerge());
@@ -573,10 +582,12 @@ public sealed class SnapshotTests : IDisposable
         DeviceSet devices = one.Devices;
         one.Dispose();
         // The kernel may still access the buffers and the devices, so they stay mapped and open.
-        foreach (string name in (string[])["cow", "base"]) Assert.NotEqual(0, Binary.RunProgram("flock", ["--shared", "--nonblock", _folder[name], "true"]).ExitCode);
+        foreach (string name in (string[])["cow", "base"])
+            Assert.NotEqual(0, Binary.RunProgram("flock", ["--shared", "--nonblock", _folder[name], "true"]).ExitCode);
         devices.Setup.Arena[new Slice(0, 1)][0] = 1;
         foreach (int copy in copies) _ = Libc.Close(copy);
-        foreach (string name in (string[])["cow", "base"]) Assert.Equal(0, Binary.RunProgram("flock", ["--exclusive", "--nonblock", _folder[name], "true"]).ExitCode);
+        foreach (string name in (string[])["cow", "base"])
+            Assert.Equal(0, Binary.RunProgram("flock", ["--exclusive", "--nonblock", _folder[name], "true"]).ExitCode);
     }
 
     [Fact]
@@ -589,12 +600,17 @@ public sealed class SnapshotTests : IDisposable
         cache.Keep(1, new byte[4096]);
         one.Dispose();
         Assert.Equal(1, _kernel.Disposals);
-        foreach (string name in (string[])["cow", "base"]) Assert.Equal(0, Binary.RunProgram("flock", ["--exclusive", "--nonblock", _folder[name], "true"]).ExitCode);
+        foreach (string name in (string[])["cow", "base"])
+            Assert.Equal(0, Binary.RunProgram("flock", ["--exclusive", "--nonblock", _folder[name], "true"]).ExitCode);
         Assert.ThrowsAny<Exception>(() => devices.Setup.Arena[new Slice(0, 1)][0] = 1);
         Assert.ThrowsAny<Exception>(() => cache.TryCopy(1, 0, new byte[1]));
         Assert.ThrowsAny<Exception>(() => _server.View.Cow.Order.OpIndex(0));
         foreach (int copy in copies) _ = Libc.Close(copy);
-        string[] open = [.. Directory.EnumerateFileSystemEntries("/proc/self/fd").Select(fd => new FileInfo(fd).LinkTarget ?? "").Where(path => path.StartsWith(_folder.Path, StringComparison.Ordinal))];
+        string[] open =
+        [
+            .. Directory.EnumerateFileSystemEntries("/proc/self/fd").Select(fd => new FileInfo(fd).LinkTarget ?? "")
+                .Where(path => path.StartsWith(_folder.Path, StringComparison.Ordinal)),
+        ];
         Assert.Empty(open);
     }
 
@@ -642,8 +658,10 @@ public sealed class SnapshotTests : IDisposable
             _watcher.Heard.Clear();
             _flush = flushed => flushed == name ? -Errno.EIO : 0;
             Snapshot failed = Serving(writes: false);
-            string why = $"everything is merged, but that may not be durable: {_folder[name]} cannot be flushed: {ErrnoText.Of(-Errno.EIO)}";
-            Assert.Equal((SnapshotState.Failed, why, ExitCode.InputOutput), (failed.Status.State, failed.Status.Error, failed.Status.EndedWith));
+            string why =
+                $"everything is merged, but that may not be durable: {_folder[name]} cannot be flushed: {ErrnoText.Of(-Errno.EIO)}";
+            Assert.Equal((SnapshotState.Failed, why, ExitCode.InputOutput),
+                (failed.Status.State, failed.Status.Error, failed.Status.EndedWith));
             Assert.Empty(_watcher.Heard);
             Assert.Equal(ExitCode.InputOutput, failed.Run());
             Assert.Equal([$"stopped InputOutput: {why}"], _watcher.Heard);
@@ -674,7 +692,8 @@ public sealed class SnapshotTests : IDisposable
     {
         _kernel.Devices["root"] = new FakeMapper.Device { Uuid = "SNAPUSERD-root", Active = OnBase };
         Snapshot one = Make(mapper: true);
-        Assert.StartsWith($"76 /dev/mapper/root stands on {_folder["base"]} itself, and {_folder["cow"]} is not merged: ", Says(one.Open), StringComparison.Ordinal);
+        Assert.StartsWith($"76 /dev/mapper/root stands on {_folder["base"]} itself, and {_folder["cow"]} is not merged: ", Says(one.Open),
+            StringComparison.Ordinal);
     }
 
     [Fact]
@@ -733,7 +752,8 @@ public sealed class SnapshotTests : IDisposable
         {
             FileFlush.Before = fd =>
             {
-                if (_watcher.Heard.Count > 0 && _watcher.Heard[^1].StartsWith("merged", StringComparison.Ordinal)) events.Add($"flush {Path.GetFileName(DescriptorPath.Of(fd))}");
+                if (_watcher.Heard.Count > 0 && _watcher.Heard[^1].StartsWith("merged", StringComparison.Ordinal))
+                    events.Add($"flush {Path.GetFileName(DescriptorPath.Of(fd))}");
                 return flush(fd);
             };
             code = one.Run();
@@ -786,7 +806,8 @@ public sealed class SnapshotTests : IDisposable
         int refused = 0;
         _watcher.AtEnd = snapshot =>
         {
-            if (_watcher.Heard[^1].StartsWith("merged", StringComparison.Ordinal)) _flush = name => name == "cow" && refused++ == 0 ? -Errno.EIO : 0;
+            if (_watcher.Heard[^1].StartsWith("merged", StringComparison.Ordinal))
+                _flush = name => name == "cow" && refused++ == 0 ? -Errno.EIO : 0;
             else snapshot.RequestStop();
         };
         Assert.Equal(ExitCode.InputOutput, one.Run());

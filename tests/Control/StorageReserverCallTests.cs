@@ -125,7 +125,8 @@ public sealed class StorageReserverCallTests : IDisposable
     }
 
     private static string NoRoom(long least, object free, int errno) =>
-        $"74 the file: the merge fills holes of this file, which takes at least {least} bytes more on its file system ({free} free): {ErrnoText.Of(errno)}; nothing was written, and the same command merges when there is room";
+        $"74 the file: the merge fills holes of this file, which takes at least {least} bytes more on its file system ({free} free): "
+        + $"{ErrnoText.Of(errno)}; nothing was written, and the same command merges when there is room";
 
     [Theory]
     [InlineData(Libc.EXT4_SUPER_MAGIC)]
@@ -147,7 +148,8 @@ public sealed class StorageReserverCallTests : IDisposable
         Reserve(new ByteRange(0, _size));
         Assert.Equal(["10+1", "20+10", $"{Page - 1}+1", $"{3 * Page}+{2 * Page}", $"{_size - 1}+1"], _reserved);
         // Up to and past the end of a hole; up to and past the end of the file.
-        Reserve(new ByteRange((5 * Page) - 1, 1), new ByteRange((5 * Page) - 1, 2), new ByteRange(5 * Page, 1), new ByteRange(_size - 2, 1), new ByteRange(_size - 1, 100), new ByteRange(_size, 5));
+        Reserve(new ByteRange((5 * Page) - 1, 1), new ByteRange((5 * Page) - 1, 2), new ByteRange(5 * Page, 1), new ByteRange(_size - 2, 1),
+            new ByteRange(_size - 1, 100), new ByteRange(_size, 5));
         Assert.Equal([$"{(5 * Page) - 1}+1", $"{(5 * Page) - 1}+1", $"{_size - 1}+1"], _reserved);
         Data((0, _size));
         Reserve(new ByteRange(0, _size));
@@ -165,7 +167,8 @@ public sealed class StorageReserverCallTests : IDisposable
     {
         _size = 1000 * Mebibyte;
         Reserve(new ByteRange(Mebibyte, 600 * Mebibyte));
-        Assert.Equal([$"{Mebibyte}+{256 * Mebibyte}", $"{257 * Mebibyte}+{256 * Mebibyte}", $"{513 * Mebibyte}+{88 * Mebibyte}"], _reserved);
+        Assert.Equal([$"{Mebibyte}+{256 * Mebibyte}", $"{257 * Mebibyte}+{256 * Mebibyte}", $"{513 * Mebibyte}+{88 * Mebibyte}"],
+            _reserved);
         Reserve(new ByteRange(0, (256 * Mebibyte) + 1));
         Assert.Equal([$"0+{256 * Mebibyte}", $"{256 * Mebibyte}+1"], _reserved);
         _allocate = (_, _, _) =>
@@ -336,7 +339,8 @@ public sealed class StorageReserverCallTests : IDisposable
     public void A_reservation_that_fails_otherwise_is_told_with_its_place(int errno)
     {
         _allocate = (_, at, _) => at == 16384 ? -errno : 0;
-        Assert.Equal($"74 the file: reserving 8192 bytes at 16384 failed: {ErrnoText.Of(errno)}; nothing was written", Says(Pages(0, 1), Pages(4, 2)));
+        Assert.Equal($"74 the file: reserving 8192 bytes at 16384 failed: {ErrnoText.Of(errno)}; nothing was written",
+            Says(Pages(0, 1), Pages(4, 2)));
         Assert.Equal(["0+4096"], _reserved);
         Assert.Empty(_reports);
     }
@@ -365,7 +369,8 @@ public sealed class StorageReserverCallTests : IDisposable
         Reserve(Pages(0, 1), Pages(4, 2), Pages(10, 1));
         Assert.Equal(["0+4096"], _reserved);
         string report = Assert.Single(_reports);
-        Assert.Equal($"the file: room for up to 12288 bytes cannot be reserved: {ErrnoText.Of(errno)}; if its file system gets full, the merge stops with 74 and goes on when there is room", report);
+        Assert.Equal($"the file: room for up to 12288 bytes cannot be reserved: {ErrnoText.Of(errno)}; if its file system gets full, the "
+            + "merge stops with 74 and goes on when there is room", report);
     }
 
     [Fact]
@@ -390,7 +395,8 @@ public sealed class StorageReserverCallTests : IDisposable
         Reserve(Pages(0, 1));
         Assert.Equal(["0+4096"], _reserved);
         _limit = () => 4095;
-        Assert.Equal($"74 the file: the merge writes up to byte 4096, and this process may write up to byte 4095: {ErrnoText.Of(Errno.EFBIG)}; nothing was written", Says(Pages(0, 1)));
+        Assert.Equal("74 the file: the merge writes up to byte 4096, and this process may write up to byte 4095: "
+            + $"{ErrnoText.Of(Errno.EFBIG)}; nothing was written", Says(Pages(0, 1)));
         Assert.Empty(_reserved);
     }
 }

@@ -100,12 +100,15 @@ public sealed class StorageReserverTests : IDisposable
         using (LoopDevice loop = new(system["file"], "--offset", $"{4 * Page}", "--sizelimit", $"{8 * Page}"))
         using (BlockDevice device = BlockDevice.Open(loop.Path, DeviceAccess.Write))
         {
-            Reserver(device).Reserve(new MergeDevice(0, "the device", device.Length), [new ByteRange(Page, 1), new ByteRange(8 * Page, Page)]);
+            Reserver(device)
+                .Reserve(new MergeDevice(0, "the device", device.Length), [new ByteRange(Page, 1), new ByteRange(8 * Page, Page)]);
             // Of a range that extends past the device, only the part on the device is reserved.
             Reserver(device).Reserve(new MergeDevice(0, "the device", device.Length), [new ByteRange((8 * Page) - 1, Page)]);
             system.Fill(0);
-            SnapuserdException full = Assert.Throws<SnapuserdException>(() => Reserver(device).Reserve(new MergeDevice(0, "the device", device.Length), [new ByteRange(2 * Page, Page)]));
-            Assert.StartsWith($"{system["file"]} (below the device): the merge fills holes of this file", full.Message, StringComparison.Ordinal);
+            SnapuserdException full = Assert.Throws<SnapuserdException>(
+                () => Reserver(device).Reserve(new MergeDevice(0, "the device", device.Length), [new ByteRange(2 * Page, Page)]));
+            Assert.StartsWith($"{system["file"]} (below the device): the merge fills holes of this file", full.Message,
+                StringComparison.Ordinal);
         }
         for (int page = 0; page < Pages; page++)
         {

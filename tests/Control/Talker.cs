@@ -11,7 +11,11 @@ internal sealed class Talker : IDisposable
 {
     private const int PatienceMilliseconds = 60_000;
 
-    private readonly Socket _socket = new(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified) { ReceiveTimeout = PatienceMilliseconds, SendTimeout = PatienceMilliseconds };
+    private readonly Socket _socket = new(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified)
+    {
+        ReceiveTimeout = PatienceMilliseconds,
+        SendTimeout = PatienceMilliseconds,
+    };
     private readonly StringBuilder _lines = new();
 
     internal Talker(string path, string? greeting = null)
@@ -33,7 +37,8 @@ internal sealed class Talker : IDisposable
             }
             catch (SocketException)
             {
-                if (daemon.HasExited) throw new InvalidOperationException($"the daemon ended with {daemon.ExitCode} before it listened at {path}");
+                if (daemon.HasExited)
+                    throw new InvalidOperationException($"the daemon ended with {daemon.ExitCode} before it listened at {path}");
                 Thread.Sleep(5);
             }
         }

@@ -27,12 +27,21 @@ public sealed class ThrowingObserverTests
     /// <summary>Generous, because it only bounds a test that has failed.</summary>
     private const int PatienceMilliseconds = 60_000;
 
-    private static readonly string[] s_paths = ["merge", "serve", "serve over NBD", "serve over ublk", "serve a mapped device", "daemon", "daemon over NBD"];
+    private static readonly string[] s_paths =
+    [
+        "merge", "serve", "serve over NBD", "serve over ublk", "serve a mapped device", "daemon", "daemon over NBD",
+    ];
 
-    private static readonly string[] s_endings = ["merged", "stopped when begun", "mark not flushed", "mark of another COW", "merged before"];
+    private static readonly string[] s_endings =
+    [
+        "merged", "stopped when begun", "mark not flushed", "mark of another COW", "merged before",
+    ];
 
     /// <summary>What throws: a call by its number, every call, or one method.</summary>
-    private static readonly string[] s_observers = [None, "1", "2", "5", "every", "Progress", "Checking", "Merged", "Stopped", "HandedOver"];
+    private static readonly string[] s_observers =
+    [
+        None, "1", "2", "5", "every", "Progress", "Checking", "Merged", "Stopped", "HandedOver",
+    ];
 
     public static TheoryData<string, string, string> Cases
     {
@@ -50,7 +59,8 @@ public sealed class ThrowingObserverTests
     /// <summary>
     /// A path that differs from another one only by its server, or an ending at which an observer is called once at most.
     /// </summary>
-    private static bool IsLike(string path, string ending) => path.Contains("over", StringComparison.Ordinal) || ending is "mark of another COW" or "merged before";
+    private static bool IsLike(string path, string ending) => path.Contains("over", StringComparison.Ordinal)
+        || ending is "mark of another COW" or "merged before";
 
     [Theory]
     [MemberData(nameof(Cases))]
@@ -103,7 +113,8 @@ public sealed class ThrowingObserverTests
             _ending = ending;
             _script = observer == None ? null : new Script(observer);
             byte[] cow = Golden.Cow(Vector);
-            if (ending == "merged before") BinaryPrimitives.WriteUInt64LittleEndian(cow.AsSpan(CowHeader.MergeCountOffset), (ulong)Golden.Row(Vector).MergeOps);
+            if (ending == "merged before")
+                BinaryPrimitives.WriteUInt64LittleEndian(cow.AsSpan(CowHeader.MergeCountOffset), (ulong)Golden.Row(Vector).MergeOps);
             File.WriteAllBytes(Cow, cow);
             File.WriteAllBytes(_folder["base"], ending == "merged before" ? Golden.New : Golden.Old);
             File.WriteAllText(Marker, ending == "mark of another COW" ? $"begun {new string('6', 64)} {0:x16}\n" : "");
@@ -121,7 +132,8 @@ public sealed class ThrowingObserverTests
 
         private string Marker => Cow + ".merging";
 
-        private ulong Count => BinaryPrimitives.ReadUInt64LittleEndian(Unlocked.Read(Cow, CowHeader.MergeCountOffset + sizeof(ulong)).AsSpan(CowHeader.MergeCountOffset));
+        private ulong Count => BinaryPrimitives.ReadUInt64LittleEndian(
+            Unlocked.Read(Cow, CowHeader.MergeCountOffset + sizeof(ulong)).AsSpan(CowHeader.MergeCountOffset));
 
         /// <summary>Runs the merge; returns the files at each flush, the result, and the files at the end.</summary>
         internal string Run(string path)
@@ -184,7 +196,8 @@ public sealed class ThrowingObserverTests
         {
             Snapshot? made = null;
             // Without an observer, only the status tells that the merge has ended.
-            StopFlag stop = new(() => made?.Status is { } now && (now.State is SnapshotState.Merged or SnapshotState.Failed or SnapshotState.Plain || now.EndedWith != ExitCode.Done));
+            StopFlag stop = new(() => made?.Status is { } now
+                && (now.State is SnapshotState.Merged or SnapshotState.Failed or SnapshotState.Plain || now.EndedWith != ExitCode.Done));
             FakeMapper kernel = new();
             SnapshotOptions options = Options("root", 16 << 20, null) with
             {
@@ -201,7 +214,8 @@ public sealed class ThrowingObserverTests
             if (_ending != "merged before") Assert.True(snapshot.RequestMerge());
             ExitCode code = snapshot.Run();
             snapshot.StopServing();
-            return $"{code} {snapshot.Status.State} {snapshot.Status.EndedWith} {snapshot.Status.Error}{(kernel.Devices.TryGetValue("root", out var mapped) ? mapped.Active : "")}";
+            return $"{code} {snapshot.Status.State} {snapshot.Status.EndedWith} "
+                + $"{snapshot.Status.Error}{(kernel.Devices.TryGetValue("root", out var mapped) ? mapped.Active : "")}";
         }
 
         private string Daemon(string path)
@@ -237,34 +251,37 @@ public sealed class ThrowingObserverTests
                 Snapshot snapshot = set.Snapshots[0];
                 _atBegun = snapshot.EndMerge;
                 if (_ending != "merged before") Assert.True(set.InitiateMerge("root"));
-                Assert.True(SpinWait.SpinUntil(() => snapshot.Status is { State: SnapshotState.Merged or SnapshotState.Failed } or { EndedWith: not ExitCode.Done }, PatienceMilliseconds));
+                Assert.True(SpinWait.SpinUntil(() => snapshot.Status is { State: SnapshotState.Merged or SnapshotState.Failed }
+                    or { EndedWith: not ExitCode.Done }, PatienceMilliseconds));
                 status = snapshot.Status;
             }
             return $"{status.State} {status.EndedWith} {status.Error} {set.MergePercent}";
         }
 
-        private ServerStart Server(string path) => (SnapshotView view, BlockDevice[] devices, int memory, WakeUp wakeUp, out string device) =>
-        {
-            IBlockServer server;
-            if (path.EndsWith("NBD", StringComparison.Ordinal))
+        private ServerStart Server(string path) =>
+            (SnapshotView view, BlockDevice[] devices, int memory, WakeUp wakeUp, out string device) =>
             {
-                server = new NbdServer(view, devices, new NbdOptions { SocketPath = _folder["nbd"], ExportName = "root", MemoryBytes = 4 << 20 }, wakeUp);
-            }
-            else if (path.EndsWith("ublk", StringComparison.Ordinal))
-            {
-                FakeUblk driver = new();
-                _used.Add(new Driver(driver));
-                server = new UblkServer(view, devices, new UblkOptions { Id = -1, MemoryBytes = 4 << 20 }, wakeUp, () => driver);
-            }
-            else
-            {
-                MemoryServer memoryServer = new(view, devices, wakeUp);
-                device = memoryServer.Start();
-                return memoryServer;
-            }
-            device = server.Start();
-            return server;
-        };
+                IBlockServer server;
+                if (path.EndsWith("NBD", StringComparison.Ordinal))
+                {
+                    server = new NbdServer(view, devices,
+                        new NbdOptions { SocketPath = _folder["nbd"], ExportName = "root", MemoryBytes = 4 << 20 }, wakeUp);
+                }
+                else if (path.EndsWith("ublk", StringComparison.Ordinal))
+                {
+                    FakeUblk driver = new();
+                    _used.Add(new Driver(driver));
+                    server = new UblkServer(view, devices, new UblkOptions { Id = -1, MemoryBytes = 4 << 20 }, wakeUp, () => driver);
+                }
+                else
+                {
+                    MemoryServer memoryServer = new(view, devices, wakeUp);
+                    device = memoryServer.Start();
+                    return memoryServer;
+                }
+                device = server.Start();
+                return server;
+            };
 
         private SnapshotOptions Options(string name, int arena, MergeSlots? slots) => new()
         {
@@ -278,7 +295,8 @@ public sealed class ThrowingObserverTests
             Checked = ops => _checked = ops,
         };
 
-        private DeviceOptions Devices(int arena) => new() { Cow = Cow, Base = _folder["base"], Writes = true, Io = IoChoice.Sync, ArenaBytes = arena, Threads = 1 };
+        private DeviceOptions Devices(int arena) =>
+            new() { Cow = Cow, Base = _folder["base"], Writes = true, Io = IoChoice.Sync, ArenaBytes = arena, Threads = 1 };
 
         private void Report(string sentence)
         {
@@ -302,9 +320,13 @@ public sealed class ThrowingObserverTests
             return _ending == "mark not flushed" ? -Errno.EIO : 0;
         };
 
-        private string Files() =>
-            $"mark {(File.Exists(Marker) ? $"'{File.ReadAllText(Marker).Trim()}'" : "none")}, new {File.Exists(Marker + ".new")}, COW {File.Exists(Cow)}, count {Count}, "
-            + $"base {(Unlocked.Read(_folder["base"], Golden.Old.Length) is var now && now.AsSpan().SequenceEqual(Golden.Old) ? "old" : now.AsSpan().SequenceEqual(Golden.New) ? "new" : "between")}";
+        private string Files()
+        {
+            byte[] now = Unlocked.Read(_folder["base"], Golden.Old.Length);
+            string content = now.AsSpan().SequenceEqual(Golden.Old) ? "old" : now.AsSpan().SequenceEqual(Golden.New) ? "new" : "between";
+            string marker = File.Exists(Marker) ? $"'{File.ReadAllText(Marker).Trim()}'" : "none";
+            return $"mark {marker}, new {File.Exists(Marker + ".new")}, COW {File.Exists(Cow)}, count {Count}, base {content}";
+        }
 
         private sealed class Driver(FakeUblk driver) : IDisposable
         {

@@ -58,12 +58,13 @@ public sealed class UpdateVerifierTests
         }
     }
 
-    private static UpdateVerifier WithoutDevice(string path, ConcurrentBag<(long Offset, int Length)> seen, Func<BlockRequest, int> result, List<string>? told = null) =>
-        new(path, sentence => told?.Add(sentence), (BlockDevice device, Arena arena, WakeUp wakeUp, int depth, out string why) =>
-        {
-            why = "";
-            return new Reads(depth, seen, result);
-        });
+    private static UpdateVerifier WithoutDevice(string path, ConcurrentBag<(long Offset, int Length)> seen, Func<BlockRequest, int> result,
+        List<string>? told = null) =>
+            new(path, sentence => told?.Add(sentence), (BlockDevice device, Arena arena, WakeUp wakeUp, int depth, out string why) =>
+            {
+                why = "";
+                return new Reads(depth, seen, result);
+            });
 
     [Theory]
     [InlineData(4096)]
@@ -110,7 +111,8 @@ public sealed class UpdateVerifierTests
     {
         using TempFolder folder = new();
         List<string> told = [];
-        using UpdateVerifier verifier = WithoutDevice(Image(folder, 4 << 20), [], request => request.Offset == 1 << 20 ? -Errno.EIO : request.Buffer.Length, told);
+        using UpdateVerifier verifier =
+            WithoutDevice(Image(folder, 4 << 20), [], request => request.Offset == 1 << 20 ? -Errno.EIO : request.Buffer.Length, told);
         verifier.Start();
         Assert.Equal(UpdateVerdict.Failed, verifier.Wait(Long));
         verifier.Dispose();
@@ -121,7 +123,8 @@ public sealed class UpdateVerifierTests
     public void Device_that_became_shorter_is_a_failure()
     {
         using TempFolder folder = new();
-        using UpdateVerifier verifier = WithoutDevice(Image(folder, 4 << 20), [], request => request.Offset >= 3 << 20 ? 0 : request.Buffer.Length);
+        using UpdateVerifier verifier =
+            WithoutDevice(Image(folder, 4 << 20), [], request => request.Offset >= 3 << 20 ? 0 : request.Buffer.Length);
         verifier.Start();
         Assert.Equal(UpdateVerdict.Failed, verifier.Wait(Long));
     }
@@ -156,11 +159,12 @@ public sealed class UpdateVerifierTests
         missing.Start();
         Assert.Equal(UpdateVerdict.Failed, missing.Wait(Long));
         List<string> told = [];
-        using UpdateVerifier ringless = new(Image(folder, 8192), told.Add, (BlockDevice device, Arena arena, WakeUp wakeUp, int depth, out string why) =>
-        {
-            why = "no ring here";
-            return null;
-        });
+        using UpdateVerifier ringless =
+            new(Image(folder, 8192), told.Add, (BlockDevice device, Arena arena, WakeUp wakeUp, int depth, out string why) =>
+            {
+                why = "no ring here";
+                return null;
+            });
         ringless.Start();
         Assert.Equal(UpdateVerdict.Failed, ringless.Wait(Long));
         Assert.Contains("no ring here", Assert.Single(told), StringComparison.Ordinal);
@@ -201,7 +205,8 @@ public sealed class UpdateVerifierTests
     [InlineData("b", "b")]
     [InlineData("", "")]
     [InlineData("-init", "")]
-    public void Partition_is_the_name_without_one_slot_suffix(string name, string partition) => Assert.Equal(partition, UpdateVerifier.PartitionOf(name));
+    public void Partition_is_the_name_without_one_slot_suffix(string name, string partition) =>
+        Assert.Equal(partition, UpdateVerifier.PartitionOf(name));
 
     [Fact]
     public void Verity_device_of_the_partition_is_looked_for_first()

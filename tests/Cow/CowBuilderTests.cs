@@ -37,7 +37,8 @@ public sealed class CowBuilderTests
         byte[] file = cow.Build();
         Assert.Equal(2105826, file.Length);
         Assert.Equal(
-            new long[] { 2097190, 2097210, 2097230, 2097250, 2097270, 2105482, 2105502, 2105522, 2105542, 2105562, 2105582, 2105602, 2105622, 2105642, 2105662, 2105682, 2105702, 2105722, 2105742 },
+            new long[] { 2097190, 2097210, 2097230, 2097250, 2097270, 2105482, 2105502, 2105522, 2105542, 2105562, 2105582, 2105602,
+                2105622, 2105642, 2105662, 2105682, 2105702, 2105722, 2105742 },
             cow.OpOffsets);
         Assert.Equal(2101386, cow.DataOffsets[3]);
         Assert.Equal(8192, BitConverter.ToInt64(file, 2097270 + 12));
@@ -45,9 +46,12 @@ public sealed class CowBuilderTests
     }
 
     [Theory]
-    [InlineData(CowCompression.Lz4, 4096, "ff0f5468697320697320736f6d6520646174612c2062656c69657665206974000100ffffffffffffffffffffffffffffffd9500000000000")]
-    [InlineData(CowCompression.Zstd, 4096, "28b52ffd60000f2d0100f05468697320697320736f6d6520646174612c2062656c696576652069740001007edf074e")]
-    [InlineData(CowCompression.Zstd, 65536, "28b52ffd6000ff350100f05468697320697320736f6d6520646174612c2062656c696576652069740001007eff75e004")]
+    [InlineData(CowCompression.Lz4, 4096,
+        "ff0f5468697320697320736f6d6520646174612c2062656c69657665206974000100ffffffffffffffffffffffffffffffd9500000000000")]
+    [InlineData(CowCompression.Zstd, 4096,
+        "28b52ffd60000f2d0100f05468697320697320736f6d6520646174612c2062656c696576652069740001007edf074e")]
+    [InlineData(CowCompression.Zstd, 65536,
+        "28b52ffd6000ff350100f05468697320697320736f6d6520646174612c2062656c696576652069740001007eff75e004")]
     [InlineData(CowCompression.Brotli, 4096, "1bff0fe817a1d213208d2e0529e4b31a514a04abae728b3f7424cd7900d000")]
     public void Compressed_text_block_is_androids(CowCompression algorithm, int unit, string hex)
     {

@@ -24,7 +24,8 @@ public sealed class DigestTests
 
     [Theory]
     [MemberData(nameof(Golden.HalfNames), MemberType = typeof(Golden))]
-    public void No_state_of_a_merge_by_Android_s_engine_changes_it(string name) => Assert.Equal(Of(Golden.Cow(Golden.Half(name).Cow)), Of(Golden.HalfCow(name)));
+    public void No_state_of_a_merge_by_Android_s_engine_changes_it(string name) =>
+        Assert.Equal(Of(Golden.Cow(Golden.Half(name).Cow)), Of(Golden.HalfCow(name)));
 
     [Theory]
     [MemberData(nameof(Golden.CowNames), MemberType = typeof(Golden))]
@@ -47,7 +48,8 @@ public sealed class DigestTests
     {
         List<string> names = [.. Golden.CowNames.Select(name => (string)name[0])];
         // Two golden files can have the same content.
-        Assert.Equal(names.Select(name => Convert.ToBase64String(Golden.Cow(name))).Distinct().Count(), names.Select(name => Of(Golden.Cow(name))).Distinct().Count());
+        Assert.Equal(names.Select(name => Convert.ToBase64String(Golden.Cow(name))).Distinct().Count(),
+            names.Select(name => Of(Golden.Cow(name))).Distinct().Count());
     }
 
     [Theory]
@@ -176,7 +178,8 @@ public sealed class DigestTests
     {
         byte[] file = new CowBuilder { ScratchBytes = 1 << 16 }.Replace(1, Noise(1)).Replace(2, Noise(2)).Build();
         using CowFile cow = CowFile.Read(new MemorySource(file));
-        Refusal.With(Snapuserd.Block.ExitCode.CowCorrupt, "memory.cow: the file changed while it was read", () => CowDigest.Of(new MemorySource(file[..^bytes]), cow));
+        Refusal.With(Snapuserd.Block.ExitCode.CowCorrupt, "memory.cow: the file changed while it was read",
+            () => CowDigest.Of(new MemorySource(file[..^bytes]), cow));
     }
 
     private static byte[] Noise(uint seed)

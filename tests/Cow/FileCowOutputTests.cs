@@ -106,7 +106,8 @@ public sealed class FileCowOutputTests
     public void What_cannot_be_created_is_answered_with_73()
     {
         using var folder = new TempFolder();
-        Assert.Equal(ExitCode.CannotCreate, Assert.ThrowsAny<SnapuserdException>(() => FileCowOutput.Create(folder["no/such/folder.cow"])).Code);
+        Assert.Equal(ExitCode.CannotCreate,
+            Assert.ThrowsAny<SnapuserdException>(() => FileCowOutput.Create(folder["no/such/folder.cow"])).Code);
         Assert.Equal(ExitCode.CannotCreate, Assert.ThrowsAny<SnapuserdException>(() => FileCowOutput.Create(folder.Path)).Code);
         Assert.Equal(ExitCode.CannotCreate, Assert.ThrowsAny<SnapuserdException>(() => FileCowOutput.Create("/dev/null")).Code);
         Assert.Equal(ExitCode.CannotCreate, Assert.ThrowsAny<SnapuserdException>(() => FileCowOutput.Create("")).Code);
@@ -197,7 +198,8 @@ public sealed class FileCowOutputTests
             Assert.StartsWith($"{folder["a.cow"]}: writing 2 bytes at -1 failed: ", failed.Message, StringComparison.Ordinal);
             failed = Assert.ThrowsAny<SnapuserdException>(() => output.Read(5, new byte[3]));
             Assert.StartsWith($"{folder["a.cow"]}: reading 3 bytes at 5 failed: ", failed.Message, StringComparison.Ordinal);
-            Assert.Equal(UnixFileMode.UserRead | UnixFileMode.UserWrite, File.GetUnixFileMode(folder["a.cow"]) & (UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute));
+            Assert.Equal(UnixFileMode.UserRead | UnixFileMode.UserWrite,
+                File.GetUnixFileMode(folder["a.cow"]) & (UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute));
         }
         Assert.Equal(0, Descriptors());
     }
@@ -237,7 +239,8 @@ public sealed class FileCowOutputTests
                 {
                     SnapuserdException refusal = Assert.ThrowsAny<SnapuserdException>(() => Calls(writer));
                     Assert.Equal(ExitCode.InputOutput, refusal.Code);
-                    Assert.Contains($"would have {expected.Length} bytes, but there are only {bytes}", refusal.Message, StringComparison.Ordinal);
+                    Assert.Contains($"would have {expected.Length} bytes, but there are only {bytes}", refusal.Message,
+                        StringComparison.Ordinal);
                 }
             }
             byte[] disk = File.ReadAllBytes(folder["disk"]);
@@ -248,7 +251,8 @@ public sealed class FileCowOutputTests
                 using CowFile cow = CowFile.Read(new MemorySource(disk));
                 Assert.Equal(cow.Header, CowHeader.Parse(new MemorySource(expected)));
                 Assert.Equal(expected[(int)cow.Header.DataOffset..], disk[(int)cow.Header.DataOffset..expected.Length]);
-                Assert.Equal(expected[..((int)cow.Header.OpsOffset + (16 * cow.OpCount))], disk[..((int)cow.Header.OpsOffset + (16 * cow.OpCount))]);
+                Assert.Equal(expected[..((int)cow.Header.OpsOffset + (16 * cow.OpCount))],
+                    disk[..((int)cow.Header.OpsOffset + (16 * cow.OpCount))]);
                 Assert.Equal(1ul, cow.LastLabel);
             }
         }

@@ -103,7 +103,8 @@ public sealed class HeaderTests
     [InlineData(2, 37)]
     [InlineData(3, 77)]
     public void File_cut_inside_its_header_is_refused(int version, int length) =>
-        Assert.Contains($"is {length} bytes long, shorter than its header of", Refusal.Of(Small(version).Take(length).ToArray()), StringComparison.Ordinal);
+        Assert.Contains($"is {length} bytes long, shorter than its header of", Refusal.Of(Small(version).Take(length).ToArray()),
+            StringComparison.Ordinal);
 
     [Fact]
     public void Other_file_is_said_to_be_no_cow()
@@ -135,7 +136,8 @@ public sealed class HeaderTests
     public void Beginning_of_a_COW_is_not_text(ulong magic)
     {
         byte[] file = BitConverter.GetBytes(magic);
-        for (int length = 1; length <= file.Length; length++) Assert.Contains($"is {length} bytes long, too short", Refusal.Of(file[..length]), StringComparison.Ordinal);
+        for (int length = 1; length <= file.Length; length++)
+            Assert.Contains($"is {length} bytes long, too short", Refusal.Of(file[..length]), StringComparison.Ordinal);
     }
 
     [Fact]
@@ -182,7 +184,8 @@ public sealed class HeaderTests
     [InlineData(3, 76, false)]
     [InlineData(0, 34, false)]
     [InlineData(4, 78, false)]
-    public void Versions_and_their_header_lengths_are_known(int major, int bytes, bool known) => Assert.Equal(known, CowHeader.IsKnown(major, bytes));
+    public void Versions_and_their_header_lengths_are_known(int major, int bytes, bool known) =>
+        Assert.Equal(known, CowHeader.IsKnown(major, bytes));
 
     [Fact]
     public void File_of_exactly_its_parts_is_read_and_one_byte_less_is_named()
@@ -196,8 +199,10 @@ public sealed class HeaderTests
         Assert.Equal(78 + 8 + 32, ops.Length);
         CowFile.Read(new MemorySource(ops)).Dispose();
         Assert.Contains("op_count is 2, but the file has room for 1 ops after byte 86", Refusal.Of(ops[..^1]), StringComparison.Ordinal);
-        Assert.Contains("sequence_data_count is 2, but the file has room for 1 entries", Refusal.Of(ops[..(78 + 7)]), StringComparison.Ordinal);
-        Assert.Contains("op_count is 2, but the file has room for 0 ops after byte 86", Refusal.Of(ops[..(78 + 8)]), StringComparison.Ordinal);
+        Assert.Contains("sequence_data_count is 2, but the file has room for 1 entries", Refusal.Of(ops[..(78 + 7)]),
+            StringComparison.Ordinal);
+        Assert.Contains("op_count is 2, but the file has room for 0 ops after byte 86", Refusal.Of(ops[..(78 + 8)]),
+            StringComparison.Ordinal);
         // A file with spare slots, the largest unit size and the largest op_count_max.
         byte[] most = new CowBuilder { ScratchBytes = 0, MaxUnitBytes = 262144 }.Zero(1).Build();
         Refusal.Put(most, 62, 8, uint.MaxValue);

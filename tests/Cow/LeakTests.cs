@@ -35,7 +35,8 @@ public sealed class LeakTests
         MemorySource good = new(Zeros(100_000));
         Assert.InRange(ProcessMemory.Growth(() => ProcessMemory.Used, 20, () => CowFile.Read(good).Dispose()), long.MinValue, Most);
         MemorySource bad = new(Zeros(100_000, 100_001));
-        Assert.InRange(ProcessMemory.Growth(() => ProcessMemory.Used, 20, () => Assert.ThrowsAny<SnapuserdException>(() => CowFile.Read(bad))), long.MinValue, Most);
+        Assert.InRange(ProcessMemory.Growth(() => ProcessMemory.Used, 20,
+            () => Assert.ThrowsAny<SnapuserdException>(() => CowFile.Read(bad))), long.MinValue, Most);
     }
 
     [Theory]
@@ -82,6 +83,8 @@ public sealed class LeakTests
         }), long.MinValue, most);
         // The file is refused, so the writer is never created.
         MemoryOutput bad = new(Zeros(2));
-        Assert.InRange(ProcessMemory.Growth(measure, times, () => Assert.ThrowsAny<SnapuserdException>(() => CowWriter.OpenAt(bad, 7, options with { Compression = CowCompression.None }))), long.MinValue, most);
+        Assert.InRange(ProcessMemory.Growth(measure, times,
+            () => Assert.ThrowsAny<SnapuserdException>(() => CowWriter.OpenAt(bad, 7, options with { Compression = CowCompression.None }))),
+            long.MinValue, most);
     }
 }

@@ -41,7 +41,8 @@ public sealed class LimitsTests(ITestOutputHelper output)
         int[] limits = new int[cow.Order.Count];
         watch.Restart();
         cow.Order.Check(true, limits);
-        output.WriteLine($"read {read.TotalMilliseconds:f0} ms, check {watch.ElapsedMilliseconds} ms, {managed} managed bytes, {source.Reads} reads");
+        output.WriteLine(
+            $"read {read.TotalMilliseconds:f0} ms, check {watch.ElapsedMilliseconds} ms, {managed} managed bytes, {source.Reads} reads");
         Assert.Equal(Million, cow.OpCount);
         Assert.True(CowFile.BytesPerOp <= 32);
         Assert.InRange(managed, 0, 256 * 1024);
@@ -63,7 +64,8 @@ public sealed class LimitsTests(ITestOutputHelper output)
         if (refused)
         {
             Assert.Equal(ExitCode.CowCorrupt, exception.Code);
-            Assert.Contains("a count is 2147483648, more than the 2147483647 this program takes", exception.Message, StringComparison.Ordinal);
+            Assert.Contains("a count is 2147483648, more than the 2147483647 this program takes", exception.Message,
+                StringComparison.Ordinal);
         }
         else Assert.True(exception.Code is ExitCode.OutOfResources or ExitCode.InputOutput, exception.Message);
     }
@@ -89,8 +91,16 @@ public sealed class LimitsTests(ITestOutputHelper output)
     public void Broken_bytes_anywhere_end_in_a_sentence_or_in_a_file_that_can_be_used(int version)
     {
         int refused = 0;
-        byte[] good = new CowBuilder { Version = version, Compression = version == 1 ? CowCompression.Gz : CowCompression.Lz4, ScratchBytes = 0, ClusterOps = version == 3 ? 0 : 4, MaxUnitBytes = 16384 }
-            .Sequence(10, 51).Copy(10, 20).Replace(16, AndroidFiles.T).Xor(51, 98314, AndroidFiles.M).Label(3).Zero(7).Replace(30, AndroidFiles.M).Build();
+        byte[] good = new CowBuilder
+        {
+            Version = version,
+            Compression = version == 1 ? CowCompression.Gz : CowCompression.Lz4,
+            ScratchBytes = 0,
+            ClusterOps = version == 3 ? 0 : 4,
+            MaxUnitBytes = 16384,
+        }
+            .Sequence(10, 51).Copy(10, 20).Replace(16, AndroidFiles.T).Xor(51, 98314, AndroidFiles.M).Label(3).Zero(7)
+            .Replace(30, AndroidFiles.M).Build();
         for (int seed = 0; seed < 20_000; seed++)
         {
             var random = new Random(seed);
@@ -99,7 +109,8 @@ public sealed class LimitsTests(ITestOutputHelper output)
             for (int i = 0; i < flips; i++)
             {
                 int at = random.Next(file.Length);
-                file[at] = random.Next(4) switch { 0 => 0xff, 1 => 0, 2 => (byte)(file[at] ^ (1 << random.Next(8))), _ => (byte)random.Next(256) };
+                file[at] =
+                    random.Next(4) switch { 0 => 0xff, 1 => 0, 2 => (byte)(file[at] ^ (1 << random.Next(8))), _ => (byte)random.Next(256) };
             }
             if (random.Next(5) == 0) file = file[..random.Next(file.Length)];
             try
@@ -110,7 +121,8 @@ public sealed class LimitsTests(ITestOutputHelper output)
                 for (int p = 0; p < cow.Order.Count; p++)
                 {
                     CowOp op = cow[cow.Order.OpIndex(p)];
-                    if (op.HasData) decoder.Decode(cow.AlgorithmOf(op), file.AsSpan((int)op.DataOffset, op.DataLength), new byte[op.UnitBytes]);
+                    if (op.HasData)
+                        decoder.Decode(cow.AlgorithmOf(op), file.AsSpan((int)op.DataOffset, op.DataLength), new byte[op.UnitBytes]);
                     Assert.True(cow.Order.PositionWriting(op.NewBlock) >= 0);
                 }
                 cow.Order.Check(true, new int[cow.Order.Count]);
@@ -135,7 +147,8 @@ public sealed class LimitsTests(ITestOutputHelper output)
     [Fact]
     public void File_that_fails_to_be_read_says_so()
     {
-        SnapuserdException failure = Assert.ThrowsAny<SnapuserdException>(() => CowFile.Read(new Failing(new CowBuilder().Zero(1).Build())));
+        SnapuserdException failure =
+            Assert.ThrowsAny<SnapuserdException>(() => CowFile.Read(new Failing(new CowBuilder().Zero(1).Build())));
         Assert.Equal(ExitCode.InputOutput, failure.Code);
     }
 

@@ -16,7 +16,8 @@ public sealed class MergeOrderTests(ITestOutputHelper output)
 
     private static CowFile Read(CowBuilder builder) => CowFile.Read(new MemorySource(builder.Build(), Refusal.Name));
 
-    private static uint[] Blocks(CowFile cow) => Enumerable.Range(0, cow.Order.Count).Select(p => cow[cow.Order.OpIndex(p)].NewBlock).ToArray();
+    private static uint[] Blocks(CowFile cow) =>
+        Enumerable.Range(0, cow.Order.Count).Select(p => cow[cow.Order.OpIndex(p)].NewBlock).ToArray();
 
     private static CowBuilder V3() => new() { ScratchBytes = 0 };
 
@@ -53,7 +54,8 @@ public sealed class MergeOrderTests(ITestOutputHelper output)
         foreach (CowBuilder builder in new[] { V2(5), V3() })
         {
             builder.Sequence(2, 10, 6, 7, 3, 5)
-                .Copy(6, 113).Zero(12).Zero(8).Zero(11).Copy(3, 115).Copy(2, 116).Zero(4).Zero(9).Copy(5, 117).Zero(1).Copy(10, 112).Copy(7, 114);
+                .Copy(6, 113).Zero(12).Zero(8).Zero(11).Copy(3, 115).Copy(2, 116).Zero(4).Zero(9).Copy(5, 117).Zero(1).Copy(10, 112)
+                .Copy(7, 114);
             using CowFile cow = Read(builder);
             Assert.Equal(new uint[] { 2, 10, 6, 7, 3, 5, 1, 4, 8, 9, 11, 12 }, Blocks(cow));
             Assert.True(cow.Order.AndroidCanMerge(out _));
@@ -63,7 +65,8 @@ public sealed class MergeOrderTests(ITestOutputHelper output)
     [Fact]
     public void Version_2_without_sequence_puts_ordered_ops_in_file_order_before_the_others_by_block()
     {
-        using CowFile cow = Read(V2().Copy(2, 116).Zero(12).Copy(10, 112).Zero(4).Xor(6, 113 * 4096, s_block).Replace(8, s_block).Copy(3, 1).Zero(1));
+        using CowFile cow =
+            Read(V2().Copy(2, 116).Zero(12).Copy(10, 112).Zero(4).Xor(6, 113 * 4096, s_block).Replace(8, s_block).Copy(3, 1).Zero(1));
         Assert.Equal(new uint[] { 2, 10, 6, 3, 1, 4, 8, 12 }, Blocks(cow));
     }
 
@@ -117,16 +120,21 @@ public sealed class MergeOrderTests(ITestOutputHelper output)
             Assert.Equal(-1, cow.Order.PositionWriting(9));
             Assert.Equal(2, cow.Order.PositionWriting(10));
         }
-        Assert.Contains("op 0 (Replace of block 8) and op 2 (Zero of block 10) both write block 10", Conflict(V3().Replace(8, four).Replace(8, s_block).Zero(10)), StringComparison.Ordinal);
+        Assert.Contains("op 0 (Replace of block 8) and op 2 (Zero of block 10) both write block 10",
+            Conflict(V3().Replace(8, four).Replace(8, s_block).Zero(10)), StringComparison.Ordinal);
     }
 
     [Fact]
     public void Block_written_twice_is_refused_unless_both_are_replace_or_zero()
     {
-        Assert.Contains("op 0 (Copy of block 5) and op 1 (Zero of block 5) both write block 5", Conflict(V3().Copy(5, 9).Zero(5)), StringComparison.Ordinal);
-        Assert.Contains("op 0 (Zero of block 5) and op 1 (Xor of block 5) both write block 5", Conflict(V2().Zero(5).Xor(5, 0, s_block), shared: false), StringComparison.Ordinal);
-        Assert.Contains("op 1 (Copy of block 5) and op 2 (Copy of block 5) both write block 5", Conflict(V2().Copy(6, 9).Copy(5, 9).Copy(5, 9)), StringComparison.Ordinal);
-        Assert.Contains("op 1 (Zero of block 5) and op 2 (Copy of block 5)", Conflict(V2(8).Sequence(5).Copy(1, 90).Zero(5).Copy(5, 9)), StringComparison.Ordinal);
+        Assert.Contains("op 0 (Copy of block 5) and op 1 (Zero of block 5) both write block 5", Conflict(V3().Copy(5, 9).Zero(5)),
+            StringComparison.Ordinal);
+        Assert.Contains("op 0 (Zero of block 5) and op 1 (Xor of block 5) both write block 5",
+            Conflict(V2().Zero(5).Xor(5, 0, s_block), shared: false), StringComparison.Ordinal);
+        Assert.Contains("op 1 (Copy of block 5) and op 2 (Copy of block 5) both write block 5",
+            Conflict(V2().Copy(6, 9).Copy(5, 9).Copy(5, 9)), StringComparison.Ordinal);
+        Assert.Contains("op 1 (Zero of block 5) and op 2 (Copy of block 5)", Conflict(V2(8).Sequence(5).Copy(1, 90).Zero(5).Copy(5, 9)),
+            StringComparison.Ordinal);
     }
 
     [Theory]
@@ -135,7 +143,8 @@ public sealed class MergeOrderTests(ITestOutputHelper output)
     public void Op_inside_a_unit_is_refused(uint block)
     {
         byte[] unit = new byte[16 * 4096];
-        Assert.Contains($"op 1 (Replace of block 16) and op 0 (Zero of block {block}) both write block {block}", Conflict(V3().Zero(block).Replace(16, unit), shared: false), StringComparison.Ordinal);
+        Assert.Contains($"op 1 (Replace of block 16) and op 0 (Zero of block {block}) both write block {block}",
+            Conflict(V3().Zero(block).Replace(16, unit), shared: false), StringComparison.Ordinal);
         Limits(V3().Zero(15).Replace(16, unit).Zero(32));
     }
 
@@ -160,7 +169,8 @@ public sealed class MergeOrderTests(ITestOutputHelper output)
     public void Read_of_a_block_that_a_replace_overwrote_is_refused_although_androids_check_would_not_see_it()
     {
         byte[] unit = new byte[16 * 4096];
-        Assert.Contains("op 1 (Copy of block 90) reads block 20, which op 0 (Replace of block 16)", Conflict(V3().Replace(16, unit).Copy(90, 20)), StringComparison.Ordinal);
+        Assert.Contains("op 1 (Copy of block 90) reads block 20, which op 0 (Replace of block 16)",
+            Conflict(V3().Replace(16, unit).Copy(90, 20)), StringComparison.Ordinal);
     }
 
     [Fact]
@@ -243,7 +253,8 @@ public sealed class MergeOrderTests(ITestOutputHelper output)
                         int writer = Array.FindIndex(order, i => cow[i].NewBlock <= block && block < cow[i].NewBlock + cow[i].Blocks);
                         Assert.Equal(writer, cow.Order.PositionWriting(block));
                         if (seed % 8 != 0) continue;
-                        long next = Enumerable.Range(block, 60).Select(b => (long)b).FirstOrDefault(b => order.Any(i => cow[i].NewBlock <= b && b < cow[i].NewBlock + cow[i].Blocks), long.MaxValue);
+                        long next = Enumerable.Range(block, 60).Select(b => (long)b).FirstOrDefault(
+                            b => order.Any(i => cow[i].NewBlock <= b && b < cow[i].NewBlock + cow[i].Blocks), long.MaxValue);
                         Assert.Equal(next, cow.Order.NextWritten(block));
                         // The answer does not depend on the cursor's previous position.
                         int cursor = block % (order.Length + 2);
@@ -328,20 +339,23 @@ public sealed class MergeOrderTests(ITestOutputHelper output)
         if (NaiveOrder.Limits(builder, shared: false) == null) return null;
         CowOp[] ops = [.. Enumerable.Range(0, cow.Order.Count).Select(position => cow[cow.Order.OpIndex(position)])];
         bool NothingToDo(CowOp op) => op.Type == CowOpType.Copy
-            && map.Select(range => Common(range, op, 0, long.MaxValue)).Where(part => part.Length > 0).ToArray() is [{ Length: 4096 } one] && one.BaseOffset == op.NewBlock * 4096L;
+            && map.Select(range => Common(range, op, 0, long.MaxValue)).Where(part => part.Length > 0).ToArray() is [{ Length: 4096 } one]
+            && one.BaseOffset == op.NewBlock * 4096L;
         int[] limits = new int[ops.Length];
         for (int writer = 0; writer < ops.Length; writer++)
         {
             bool repeated = Enumerable.Range(0, writer).Any(p => cow.Order.OpIndex(p) == cow.Order.OpIndex(writer));
             limits[writer] = repeated || NothingToDo(ops[writer])
                 ? -1
-                : Array.FindLastIndex(ops, op => op.IsOrdered && !NothingToDo(op) && map.Any(range => Common(range, op, ops[writer]).Length > 0)) + 1;
+                : Array.FindLastIndex(ops,
+                    op => op.IsOrdered && !NothingToDo(op) && map.Any(range => Common(range, op, ops[writer]).Length > 0)) + 1;
         }
         return limits;
     }
 
     /// <summary>The bytes that <paramref name="writer"/> writes and <paramref name="reader"/> reads through one range.</summary>
-    private static SharedRange Common(SharedRange range, CowOp reader, CowOp writer) => Common(range, reader, writer.NewBlock * 4096L, (writer.NewBlock + writer.Blocks) * 4096L);
+    private static SharedRange Common(SharedRange range, CowOp reader, CowOp writer) =>
+        Common(range, reader, writer.NewBlock * 4096L, (writer.NewBlock + writer.Blocks) * 4096L);
 
     private static SharedRange Common(SharedRange range, CowOp reader, long from, long to)
     {
@@ -361,7 +375,11 @@ public sealed class MergeOrderTests(ITestOutputHelper output)
             // One or two ranges of whole blocks, of sectors, or of arbitrary bytes.
             int grain = new[] { 4096, 512, 1 }[random.Next(3)];
             long Bytes(int blocks) => random.Next(blocks * 4096 / grain) * (long)grain;
-            SharedRange[] map = [.. Enumerable.Range(0, random.Next(1, 3)).Select(i => new SharedRange((i * 15 * 4096L) + Bytes(10), Bytes(25), grain + Bytes(40)))];
+            SharedRange[] map =
+            [
+                .. Enumerable.Range(0, random.Next(1, 3))
+                    .Select(i => new SharedRange((i * 15 * 4096L) + Bytes(10), Bytes(25), grain + Bytes(40))),
+            ];
             if (random.Next(4) == 0) map[0] = new SharedRange(4096, 4096, grain + Bytes(40));
             if (map.Length == 2 && (map[0].Shift == map[1].Shift || map[0].SourceOffset == map[1].SourceOffset)) continue;
             Array.Sort(map, (a, b) => a.SourceOffset.CompareTo(b.SourceOffset));
@@ -384,14 +402,16 @@ public sealed class MergeOrderTests(ITestOutputHelper output)
                 for (int reader = 0; reader < limits.Length; reader++)
                 {
                     CowOp written = cow[cow.Order.OpIndex(writer)], read = cow[cow.Order.OpIndex(reader)];
-                    SharedRange[] common = read.IsOrdered ? [.. map.Select(range => Common(range, read, written)).Where(part => part.Length > 0)] : [];
+                    SharedRange[] common =
+                        read.IsOrdered ? [.. map.Select(range => Common(range, read, written)).Where(part => part.Length > 0)] : [];
                     SharedRange? found = cow.Order.Destroyed(storage, writer, reader);
                     Assert.True(found == (common.Length == 0 ? null : common[0]), $"seed {seed}: {found}");
                     destroyed += common.Length;
                 }
             }
         }
-        output.WriteLine($"{accepted} accepted, {refused} refused, {ahead} limits ahead, {nothing} with nothing to do, {destroyed} stretches");
+        output.WriteLine(
+            $"{accepted} accepted, {refused} refused, {ahead} limits ahead, {nothing} with nothing to do, {destroyed} stretches");
         Assert.True(accepted > 500 && refused > 100 && ahead > 100 && nothing > 50 && destroyed > 400);
     }
 
@@ -429,7 +449,13 @@ public sealed class MergeOrderTests(ITestOutputHelper output)
     {
         int version = random.Next(1, 4);
         bool sequence = random.Next(2) == 0;
-        var builder = new CowBuilder { Version = version, ScratchBytes = 0, ClusterOps = version < 3 && (sequence || random.Next(2) == 0) ? random.Next(2, 6) : 0, MaxUnitBytes = 16384 };
+        var builder = new CowBuilder
+        {
+            Version = version,
+            ScratchBytes = 0,
+            ClusterOps = version < 3 && (sequence || random.Next(2) == 0) ? random.Next(2, 6) : 0,
+            MaxUnitBytes = 16384,
+        };
         int span = random.Next(6, 40);
         var data = new CowBuilder();
         bool repeats = random.Next(3) == 0;
@@ -450,8 +476,9 @@ public sealed class MergeOrderTests(ITestOutputHelper output)
         }
         if (sequence)
         {
-            uint[] blocks = data.Ops.Where(op => random.Next(8) != 0 && (op.Type is CowOpType.Copy or CowOpType.Xor || random.Next(10) == 0))
-                .Select(op => op.NewBlock).Distinct().ToArray();
+            uint[] blocks =
+                data.Ops.Where(op => random.Next(8) != 0 && (op.Type is CowOpType.Copy or CowOpType.Xor || random.Next(10) == 0))
+                    .Select(op => op.NewBlock).Distinct().ToArray();
             random.Shuffle(blocks);
             if (blocks.Length > 0) builder.Sequence(blocks);
         }

@@ -60,7 +60,14 @@ public sealed class ReaderV2Tests
         foreach (CowCompression compression in Enum.GetValues<CowCompression>())
         {
             var random = new Random(42);
-            var builder = new CowBuilder { Version = version, Compression = compression, ClusterOps = clusterOps, ScratchBytes = 8192, Level = compression == CowCompression.Brotli ? 3 : null };
+            var builder = new CowBuilder
+            {
+                Version = version,
+                Compression = compression,
+                ClusterOps = clusterOps,
+                ScratchBytes = 8192,
+                Level = compression == CowCompression.Brotli ? 3 : null,
+            };
             for (uint i = 0; i < 40; i++)
             {
                 byte[] block = new byte[4096];
@@ -80,7 +87,8 @@ public sealed class ReaderV2Tests
             Assert.Equal(expected.Length, cow.OpCount);
             for (int i = 0; i < expected.Length; i++)
             {
-                Assert.Equal((expected[i].Type, expected[i].NewBlock, (long)expected[i].Source), (cow[i].Type, cow[i].NewBlock, cow[i].Source));
+                Assert.Equal((expected[i].Type, expected[i].NewBlock, (long)expected[i].Source),
+                    (cow[i].Type, cow[i].NewBlock, cow[i].Source));
                 if (cow[i].HasData) Assert.Equal(expected[i].Plain, AndroidFiles.Unit(cow, file, i));
             }
         }
@@ -186,7 +194,8 @@ public sealed class ReaderV2Tests
         // Android would decode the raw block as a compressed stream (cow-format §7.1).
         byte[] raw = new byte[4096];
         new Random(1).NextBytes(raw);
-        CowBuilder builder = new CowBuilder { Version = 2, Compression = CowCompression.Lz4, ScratchBytes = 0 }.Replace(1, raw).Replace(2, s_t);
+        CowBuilder builder =
+            new CowBuilder { Version = 2, Compression = CowCompression.Lz4, ScratchBytes = 0 }.Replace(1, raw).Replace(2, s_t);
         byte[] file = builder.Build();
         Refusal.Put(file, builder.OpOffsets[0] + 1, 1, 0);
         Assert.Contains("op 1 (Replace of block 2): compression is 3, but earlier ops have 0", Refusal.Of(file), StringComparison.Ordinal);
@@ -194,7 +203,9 @@ public sealed class ReaderV2Tests
 
     [Fact]
     public void File_without_footer_is_refused() =>
-        Assert.Contains("the footer is missing", Refusal.Of(new CowBuilder { Version = 2, Footer = false, ScratchBytes = 0 }.Copy(1, 2).Zero(5).Build()), StringComparison.Ordinal);
+        Assert.Contains("the footer is missing",
+            Refusal.Of(new CowBuilder { Version = 2, Footer = false, ScratchBytes = 0 }.Copy(1, 2).Zero(5).Build()),
+            StringComparison.Ordinal);
 
     [Fact]
     public void Footer_that_is_cut_off_is_refused()
@@ -254,7 +265,8 @@ public sealed class ReaderV2Tests
         Assert.Contains(
             "the sequence list has 10 entries, but there are only 9 data ops",
             Refusal.Of(Enumerable.Range(1, 9).Aggregate(
-                new CowBuilder { Version = 2, ClusterOps = 16 }.Sequence(Enumerable.Range(1, 10).Select(i => (uint)i).ToArray()), (cow, i) => cow.Zero((uint)i)).Build()),
+                new CowBuilder { Version = 2, ClusterOps = 16 }.Sequence(Enumerable.Range(1, 10).Select(i => (uint)i).ToArray()),
+                (cow, i) => cow.Zero((uint)i)).Build()),
             StringComparison.Ordinal);
 
     [Fact]

@@ -17,7 +17,8 @@ public sealed class ReaderV3Tests
         new CowBuilder { Compression = compression, ScratchBytes = 0 }
             .Sequence(10, 51).Copy(10, 20).Replace(16, Unit(16)).Xor(51, 98314, s_m).Zero(7);
 
-    private static byte[] Unit(int blocks) => Enumerable.Range(0, blocks).SelectMany(i => AndroidFiles.Block($"block {i} of the unit")).ToArray();
+    private static byte[] Unit(int blocks) =>
+        Enumerable.Range(0, blocks).SelectMany(i => AndroidFiles.Block($"block {i} of the unit")).ToArray();
 
     [Fact]
     public void Androids_file_is_read_op_by_op()
@@ -76,7 +77,14 @@ public sealed class ReaderV3Tests
         foreach (CowCompression compression in Enum.GetValues<CowCompression>())
         {
             var random = new Random(maxUnit);
-            var builder = new CowBuilder { Compression = compression, MaxUnitBytes = maxUnit, OpCountMaxSlack = 3, ScratchBytes = 8192, Level = compression == CowCompression.Brotli ? 3 : null };
+            var builder = new CowBuilder
+            {
+                Compression = compression,
+                MaxUnitBytes = maxUnit,
+                OpCountMaxSlack = 3,
+                ScratchBytes = 8192,
+                Level = compression == CowCompression.Brotli ? 3 : null,
+            };
             uint block = 5;
             for (int blocks = 1; blocks * 4096 <= maxUnit; blocks *= 2)
             {
@@ -99,7 +107,8 @@ public sealed class ReaderV3Tests
     [InlineData(0, 15, 1, 0x00, "op 0 (block 10): type is 0")]
     [InlineData(0, 15, 1, 0xf0, "op 0 (block 10): type is 15")]
     [InlineData(0, 15, 1, 0x12, "op 0 (Copy of block 10): compression factor is 1")]
-    [InlineData(1, 15, 1, 0x2a, "op 1 (Replace of block 16): compression factor is 5, a unit of 131072 bytes, but max_compression_size is 65536")]
+    [InlineData(1, 15, 1, 0x2a,
+        "op 1 (Replace of block 16): compression factor is 5, a unit of 131072 bytes, but max_compression_size is 65536")]
     [InlineData(1, 15, 1, 0x2e, "op 1 (Replace of block 16): compression factor is 7, a unit of 524288 bytes")]
     [InlineData(2, 15, 1, 0x62, "op 2 (Xor of block 51): compression factor is 1")]
     [InlineData(3, 15, 1, 0x36, "op 3 (Zero of block 7): compression factor is 3")]
@@ -126,12 +135,14 @@ public sealed class ReaderV3Tests
         CowBuilder builder = Four(CowCompression.None);
         byte[] file = builder.Build();
         Refusal.Put(file, builder.OpOffsets[1], 4, 4096);
-        Assert.Contains("op 1 (Replace of block 16): data_length is 4096, must be 65536 without compression", Refusal.Of(file), StringComparison.Ordinal);
+        Assert.Contains("op 1 (Replace of block 16): data_length is 4096, must be 65536 without compression", Refusal.Of(file),
+            StringComparison.Ordinal);
     }
 
     [Fact]
     public void Payload_beyond_the_end_of_the_file_is_refused() =>
-        Assert.Contains("op 2 (Xor of block 51): data_length is 41, so data from byte", Refusal.Of(Four().Build()[..^1]), StringComparison.Ordinal);
+        Assert.Contains("op 2 (Xor of block 51): data_length is 41, so data from byte", Refusal.Of(Four().Build()[..^1]),
+            StringComparison.Ordinal);
 
     [Fact]
     public void Last_unit_may_end_at_block_two_to_the_32()
@@ -159,7 +170,8 @@ public sealed class ReaderV3Tests
     [Fact]
     public void Source_has_48_bits()
     {
-        using CowFile cow = CowFile.Read(new MemorySource(new CowBuilder { ScratchBytes = 0 }.Copy(1, 0x010203040506).Xor(2, 0xffffffffffff, s_m.AsSpan()).Build()));
+        using CowFile cow = CowFile.Read(
+            new MemorySource(new CowBuilder { ScratchBytes = 0 }.Copy(1, 0x010203040506).Xor(2, 0xffffffffffff, s_m.AsSpan()).Build()));
         Assert.Equal(0x010203040506, cow[0].Source);
         Assert.Equal(0xffffffffffff, cow[1].Source);
         Assert.Throws<Block.SnapuserdException>(() => cow.CheckDevices(long.MaxValue, 1L << 50));
@@ -181,15 +193,18 @@ public sealed class ReaderV3Tests
 
     [Fact]
     public void Listed_block_without_an_op_is_refused() =>
-        Assert.Contains("sequence entry 1 is block 9, which no op writes", Refusal.Of(new CowBuilder().Sequence(1, 9).Zero(1).Zero(2).Build()), StringComparison.Ordinal);
+        Assert.Contains("sequence entry 1 is block 9, which no op writes",
+            Refusal.Of(new CowBuilder().Sequence(1, 9).Zero(1).Zero(2).Build()), StringComparison.Ordinal);
 
     [Fact]
     public void Block_inside_a_unit_is_not_its_name_in_the_list() =>
-        Assert.Contains("sequence entry 0 is block 17", Refusal.Of(new CowBuilder().Sequence(17).Replace(16, Unit(16)).Build()), StringComparison.Ordinal);
+        Assert.Contains("sequence entry 0 is block 17", Refusal.Of(new CowBuilder().Sequence(17).Replace(16, Unit(16)).Build()),
+            StringComparison.Ordinal);
 
     [Fact]
     public void Block_listed_twice_is_refused() =>
-        Assert.Contains("sequence entry 1 is block 1, which is listed twice", Refusal.Of(new CowBuilder().Sequence(1, 1).Zero(1).Zero(2).Build()), StringComparison.Ordinal);
+        Assert.Contains("sequence entry 1 is block 1, which is listed twice",
+            Refusal.Of(new CowBuilder().Sequence(1, 1).Zero(1).Zero(2).Build()), StringComparison.Ordinal);
 
     [Fact]
     public void Capacity_beyond_the_file_is_fine_while_no_data_lies_there()
@@ -300,7 +315,8 @@ public sealed class ReaderV3Tests
     [Theory]
     [InlineData(101 * 4096, 200 * 4096, null)]
     [InlineData((101 * 4096) - 1, 200 * 4096, "base too small: op 0 (Copy of block 100) ends at byte 413696, but the base has only 413695")]
-    [InlineData(101 * 4096, (25 * 4096) + 9, "source too small: op 1 (Xor of block 51) reads up to byte 102410, but the source has only 102409")]
+    [InlineData(101 * 4096, (25 * 4096) + 9,
+        "source too small: op 1 (Xor of block 51) reads up to byte 102410, but the source has only 102409")]
     [InlineData(101 * 4096, (25 * 4096) + 10, null)]
     public void Ops_beyond_the_devices_are_named(long baseBytes, long sourceBytes, string? expected)
     {

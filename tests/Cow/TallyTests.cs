@@ -69,14 +69,18 @@ public sealed class TallyTests
             int Count(CowOpType type) => ops.Count(op => op.Type == type);
             int Blocks(BuiltOp op) => op.Type == CowOpType.Replace ? op.Plain!.Length / 4096 : 1;
             long WriteEnd(BuiltOp op) => (op.NewBlock + (long)Blocks(op)) * 4096;
-            long ReadEnd(BuiltOp op) => op.Type == CowOpType.Copy ? ((long)op.Source + 1) * 4096 : op.Type == CowOpType.Xor ? (long)op.Source + 4096 : 0;
+            long ReadEnd(BuiltOp op) => op.Type == CowOpType.Copy ? ((long)op.Source + 1) * 4096
+                : op.Type == CowOpType.Xor ? (long)op.Source + 4096 : 0;
             bool version3 = builder.Version == 3;
-            (int, int, int, int, int) expected = (ops.Length, Count(CowOpType.Copy), Count(CowOpType.Replace), Count(CowOpType.Zero), Count(CowOpType.Xor));
+            (int, int, int, int, int) expected = (ops.Length, Count(CowOpType.Copy), Count(CowOpType.Replace), Count(CowOpType.Zero),
+                Count(CowOpType.Xor));
             Assert.Equal((seed, expected), (seed, (cow.OpCount, cow.CopyCount, cow.ReplaceCount, cow.ZeroCount, cow.XorCount)));
             Assert.Equal((seed, ops.Where(op => op.Type == CowOpType.Replace).Sum(Blocks)), (seed, (int)cow.ReplaceBlocks));
             Assert.Equal((seed, ops.Select(Blocks).Append(1).Max() * 4096), (seed, cow.MaxUnitBytes));
-            Assert.Equal((seed, ops.Select(WriteEnd).Append(0).Max(), ops.Select(ReadEnd).Append(0).Max()), (seed, cow.BaseBytes, cow.SourceBytes));
-            Assert.Equal((seed, version3 ? Math.Min(4, labels.Length) : labels.Length, labels.Length == 0 ? null : (ulong?)labels[^1]), (seed, cow.LabelCount, cow.LastLabel));
+            Assert.Equal((seed, ops.Select(WriteEnd).Append(0).Max(), ops.Select(ReadEnd).Append(0).Max()),
+                (seed, cow.BaseBytes, cow.SourceBytes));
+            Assert.Equal((seed, version3 ? Math.Min(4, labels.Length) : labels.Length, labels.Length == 0 ? null : (ulong?)labels[^1]),
+                (seed, cow.LabelCount, cow.LastLabel));
             uint[] list = [.. builder.Ops.Where(op => op.Type == CowOpType.Sequence).SelectMany(op => op.Blocks!)];
             Assert.Equal((seed, list.Length, !version3 && list.Length > 0 ? 1 : 0), (seed, cow.SequenceCount, cow.SequenceOpCount));
             bool payloads = ops.Any(op => op.Plain != null);
@@ -92,14 +96,16 @@ public sealed class TallyTests
             {
                 int furthest = Array.FindIndex(ops, op => WriteEnd(op) == cow.BaseBytes);
                 Assert.Contains(
-                    $"base too small: op {furthest} ({ops[furthest].Type} of block {ops[furthest].NewBlock}) ends at byte {cow.BaseBytes}, but the base has only {cow.BaseBytes - 1}",
+                    $"base too small: op {furthest} ({ops[furthest].Type} of block {ops[furthest].NewBlock}) ends at byte {cow.BaseBytes}, "
+                    + $"but the base has only {cow.BaseBytes - 1}",
                     Refusal.Of(() => cow.CheckDevices(cow.BaseBytes - 1, cow.SourceBytes)), StringComparison.Ordinal);
             }
             if (cow.SourceBytes > 0)
             {
                 int furthest = Array.FindIndex(ops, op => ReadEnd(op) == cow.SourceBytes);
                 Assert.Contains(
-                    $"source too small: op {furthest} ({ops[furthest].Type} of block {ops[furthest].NewBlock}) reads up to byte {cow.SourceBytes}, but the source has only {cow.SourceBytes - 1}",
+                    $"source too small: op {furthest} ({ops[furthest].Type} of block {ops[furthest].NewBlock}) reads up to byte "
+                    + $"{cow.SourceBytes}, but the source has only {cow.SourceBytes - 1}",
                     Refusal.Of(() => cow.CheckDevices(cow.BaseBytes, cow.SourceBytes - 1)), StringComparison.Ordinal);
             }
 
@@ -117,7 +123,8 @@ public sealed class TallyTests
                 ReadOnlySpan<byte> at = file.AsSpan((int)records[i].Position, 20);
                 Assert.Equal(
                     new CowRecord(
-                        records[i].Position, (CowOpType)at[0], at[1], BinaryPrimitives.ReadUInt16LittleEndian(at[2..]), BinaryPrimitives.ReadUInt64LittleEndian(at[4..]),
+                        records[i].Position, (CowOpType)at[0], at[1], BinaryPrimitives.ReadUInt16LittleEndian(at[2..]),
+                        BinaryPrimitives.ReadUInt64LittleEndian(at[4..]),
                         BinaryPrimitives.ReadUInt64LittleEndian(at[12..]), builder.DataOffsets[i]),
                     records[i]);
             }
@@ -156,7 +163,8 @@ public sealed class TallyTests
     public void Payload_lies_inside_the_file_and_below_48_bits(long length, long offset, bool taken)
     {
         // A gz payload of 41 bytes. This test does not decode it.
-        CowBuilder builder = new CowBuilder { Version = 2, ScratchBytes = 0, ClusterOps = 8, Compression = CowCompression.Gz }.Replace(5, AndroidFiles.M);
+        CowBuilder builder = new CowBuilder { Version = 2, ScratchBytes = 0, ClusterOps = 8, Compression = CowCompression.Gz }.Replace(5,
+            AndroidFiles.M);
         byte[] file = builder.Build();
         Refusal.Put(file, builder.OpOffsets[0] + 12, 8, (ulong)offset);
         // 41 bytes at the last offset that 48 bits can hold reach beyond 2^48.
@@ -165,7 +173,8 @@ public sealed class TallyTests
         source.Put(0, file);
         if (!taken)
         {
-            Assert.Contains($"op 0 (Replace of block 5): source is {offset}, so 41 bytes of data reach beyond the file of {room}", Refusal.Of(() => CowFile.Read(source).Dispose()), StringComparison.Ordinal);
+            Assert.Contains($"op 0 (Replace of block 5): source is {offset}, so 41 bytes of data reach beyond the file of {room}",
+                Refusal.Of(() => CowFile.Read(source).Dispose()), StringComparison.Ordinal);
             return;
         }
         using CowFile cow = CowFile.Read(source);
@@ -200,7 +209,8 @@ public sealed class TallyTests
             return;
         }
         string why = Refusal.Of(() => CowFile.Read(source).Dispose());
-        Assert.Contains($"op {Copies + 1} (Replace of block {Copies + 10}): source is 0, but its data must follow", why, StringComparison.Ordinal);
+        Assert.Contains($"op {Copies + 1} (Replace of block {Copies + 10}): source is 0, but its data must follow", why,
+            StringComparison.Ordinal);
     }
 
     /// <summary>A v2 file with the given records, in clusters of 4, without scratch.</summary>
@@ -265,7 +275,8 @@ public sealed class TallyTests
                 Refusal.With(
                     ExitCode.CowCorrupt, $"{name}: cannot go on at label 3: the ops end at byte {label} of {length} without it",
                     () => CowWriter.OpenAt(new MemoryOutput(file[..length]), 3, new CowWriterOptions { Version = 2 }));
-                Assert.Contains($"the footer is missing: the ops end at byte {label} of {length}", Refusal.Of(file[..length]), StringComparison.Ordinal);
+                Assert.Contains($"the footer is missing: the ops end at byte {label} of {length}", Refusal.Of(file[..length]),
+                    StringComparison.Ordinal);
             }
             using CowWriter writer = CowWriter.OpenAt(new MemoryOutput(file), 3, new CowWriterOptions { Version = 2 });
             Assert.Equal(1, writer.OpCount);
@@ -276,7 +287,8 @@ public sealed class TallyTests
     public void Stale_resume_slot_never_counts_after_a_new_label()
     {
         // Slots of labels 5, 3 and 20, and a count of three. The second label does not ascend, so only the first slot is valid.
-        CowBuilder builder = new CowBuilder { ScratchBytes = 0, MaxUnitBytes = 4096, OpCountMaxSlack = 9 }.Zero(1).Label(5).Zero(2).Label(8).Zero(3).Label(20);
+        CowBuilder builder = new CowBuilder { ScratchBytes = 0, MaxUnitBytes = 4096, OpCountMaxSlack = 9 }.Zero(1).Label(5).Zero(2).Label(8)
+            .Zero(3).Label(20);
         byte[] file = builder.Build();
         Refusal.Put(file, 78 + 16, 8, 3);
         CowWriterOptions options = new() { ScratchBytes = 0 };

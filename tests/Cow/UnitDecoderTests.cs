@@ -11,18 +11,23 @@ public sealed class UnitDecoderTests
 {
     public static TheoryData<CowCompression> Streams => [CowCompression.Gz, CowCompression.Brotli, CowCompression.Lz4, CowCompression.Zstd];
 
-    private static byte[] Text(int length) => Enumerable.Range(0, length).Select(i => (byte)("some text that repeats, "[i % 24] + (i / 3000))).ToArray();
+    private static byte[] Text(int length) =>
+        Enumerable.Range(0, length).Select(i => (byte)("some text that repeats, "[i % 24] + (i / 3000))).ToArray();
 
     private static UnitError Decode(UnitDecoder decoder, CowCompression algorithm, ReadOnlySpan<byte> stored, int unit) =>
         (UnitError)decoder.Decode(algorithm, stored, new byte[unit]);
 
     [Theory]
-    [InlineData(CowCompression.Gz, 4096, "78daedc2510900200c4041a32c80712c3071e040f163627ecd21efb8d23de48d354d9a6ecd526db81d13df090000000000fce002f8ca0a48")]
+    [InlineData(CowCompression.Gz, 4096,
+        "78daedc2510900200c4041a32c80712c3071e040f163627ecd21efb8d23de48d354d9a6ecd526db81d13df090000000000fce002f8ca0a48")]
     [InlineData(CowCompression.Brotli, 4096, "1bff0fe817a1d213208d2e0529e4b31a514a04abae728b3f7424cd7900d000")]
     [InlineData(CowCompression.Brotli, 65536, "1bffffe817a1d213208d2e0529e4b31a514a04abae728b3f7424cd790fd000")]
-    [InlineData(CowCompression.Lz4, 4096, "ff0f5468697320697320736f6d6520646174612c2062656c69657665206974000100ffffffffffffffffffffffffffffffd9500000000000")]
-    [InlineData(CowCompression.Zstd, 4096, "28b52ffd60000f2d0100f05468697320697320736f6d6520646174612c2062656c696576652069740001007edf074e")]
-    [InlineData(CowCompression.Zstd, 65536, "28b52ffd6000ff350100f05468697320697320736f6d6520646174612c2062656c696576652069740001007eff75e004")]
+    [InlineData(CowCompression.Lz4, 4096,
+        "ff0f5468697320697320736f6d6520646174612c2062656c69657665206974000100ffffffffffffffffffffffffffffffd9500000000000")]
+    [InlineData(CowCompression.Zstd, 4096,
+        "28b52ffd60000f2d0100f05468697320697320736f6d6520646174612c2062656c696576652069740001007edf074e")]
+    [InlineData(CowCompression.Zstd, 65536,
+        "28b52ffd6000ff350100f05468697320697320736f6d6520646174612c2062656c696576652069740001007eff75e004")]
     public void Androids_streams_decode_to_the_text(CowCompression algorithm, int unitBytes, string hex)
     {
         using var decoder = new UnitDecoder();
@@ -162,7 +167,8 @@ public sealed class UnitDecoderTests
             else for (int i = 0; i <= seed % 4; i++) broken[random.Next(broken.Length)] ^= (byte)(1 << random.Next(8));
             around.AsSpan().Fill(0x5a);
             Assert.True(decoder.Decode(algorithm, broken, around.AsSpan(4096, 16384)) <= 0);
-            Assert.False(around.AsSpan(0, 4096).ContainsAnyExcept((byte)0x5a) || around.AsSpan(4096 + 16384).ContainsAnyExcept((byte)0x5a), $"seed {seed}");
+            Assert.False(around.AsSpan(0, 4096).ContainsAnyExcept((byte)0x5a) || around.AsSpan(4096 + 16384).ContainsAnyExcept((byte)0x5a),
+                $"seed {seed}");
         }
     }
 
@@ -183,7 +189,8 @@ public sealed class UnitDecoderTests
     {
         // Format version 0.7, one segment of 1 byte: a raw block of 1 byte and the end. A libzstd.so with legacy support accepts it.
         using var decoder = new UnitDecoder();
-        Assert.Equal(UnitError.Corrupt, Decode(decoder, CowCompression.Zstd, [0x27, 0xb5, 0x2f, 0xfd, 0x20, 0x01, 0x40, 0x00, 0x01, 0x41, 0xc0, 0x00, 0x00], 1));
+        Assert.Equal(UnitError.Corrupt,
+            Decode(decoder, CowCompression.Zstd, [0x27, 0xb5, 0x2f, 0xfd, 0x20, 0x01, 0x40, 0x00, 0x01, 0x41, 0xc0, 0x00, 0x00], 1));
     }
 
     [Theory]

@@ -16,7 +16,8 @@ public sealed class WriteRunTests
         MemoryOutput output = new();
         WriteRun run = new(output, arena, arena.Take(room)!.Value);
         adds(run);
-        return string.Join(' ', output.Steps.Select(step => step.Bytes!.All(b => b == 0) ? $"{step.Offset}:{step.Bytes!.Length}" : $"{step.Offset}:{Convert.ToHexString(step.Bytes!)}"));
+        return string.Join(' ', output.Steps.Select(step =>
+            step.Bytes!.All(b => b == 0) ? $"{step.Offset}:{step.Bytes!.Length}" : $"{step.Offset}:{Convert.ToHexString(step.Bytes!)}"));
     }
 
     [Fact]
@@ -26,8 +27,10 @@ public sealed class WriteRunTests
         Assert.Equal("0:010203", Written(4, run => { run.Add(0, [1, 2, 3]); run.Send(); run.Send(); }));
         Assert.Equal("0:01020304", Written(4, run => { run.Add(0, [1, 2, 3]); run.Add(3, [4]); run.Send(); }));
         Assert.Equal("0:01020304 4:05", Written(4, run => { run.Add(0, [1, 2, 3, 4, 5]); run.Send(); }));
-        Assert.Equal("7:01020304 11:05060708 15:09", Written(4, run => { run.Add(7, [1]); run.Add(8, [2, 3, 4, 5, 6, 7, 8, 9]); run.Send(); }));
-        Assert.Equal("7:01 9:0203 8:04", Written(4, run => { run.Add(7, [1]); run.Add(9, [2]); run.Add(10, [3]); run.Add(8, [4]); run.Send(); }));
+        Assert.Equal("7:01020304 11:05060708 15:09",
+            Written(4, run => { run.Add(7, [1]); run.Add(8, [2, 3, 4, 5, 6, 7, 8, 9]); run.Send(); }));
+        Assert.Equal("7:01 9:0203 8:04",
+            Written(4, run => { run.Add(7, [1]); run.Add(9, [2]); run.Add(10, [3]); run.Add(8, [4]); run.Send(); }));
         Assert.Equal("3:01", Written(4, run => { run.Add(3, [1]); run.Add(4, []); run.Send(); }));
     }
 

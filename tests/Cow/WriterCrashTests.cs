@@ -44,8 +44,10 @@ public sealed class WriterCrashTests
     private static List<Deed> Program(CowWriterOptions options)
     {
         var actions = new List<Deed>();
-        void Add(Action<CowWriter> call, Vouched? after = null) => actions.Add(new Deed((_, writer) => { call(writer!); return writer!; }, after));
-        void Open(Func<ICowOutput, CowWriter> open, Vouched after) => actions.Add(new Deed((output, writer) => { writer?.Dispose(); return open(output); }, after));
+        void Add(Action<CowWriter> call, Vouched? after = null) =>
+            actions.Add(new Deed((_, writer) => { call(writer!); return writer!; }, after));
+        void Open(Func<ICowOutput, CowWriter> open, Vouched after) =>
+            actions.Add(new Deed((output, writer) => { writer?.Dispose(); return open(output); }, after));
 
         string units = options.Version == 3 ? "R20 R22 " : "R20 R21 R22 ";
         string first = "P10 X11 ", second = first + "Z13 " + units;
@@ -98,7 +100,8 @@ public sealed class WriterCrashTests
         for (int i = 0; i < cow.OpCount; i++)
         {
             CowOp op = cow[i];
-            text.Append(op.Type switch { CowOpType.Copy => 'P', CowOpType.Xor => 'X', CowOpType.Replace => 'R', _ => 'Z' }).Append(op.NewBlock).Append(' ');
+            text.Append(op.Type switch { CowOpType.Copy => 'P', CowOpType.Xor => 'X', CowOpType.Replace => 'R', _ => 'Z' })
+                .Append(op.NewBlock).Append(' ');
             if (!op.HasData) continue;
             byte[] unit = new byte[op.UnitBytes];
             int error = decoder.Decode(cow.AlgorithmOf(op), file.AsSpan((int)op.DataOffset, op.DataLength), unit);
@@ -158,7 +161,8 @@ public sealed class WriterCrashTests
         if (before.Label == null) return;
         Assert.True(
             either.Any(v => ReadAt(file, v.Label!.Value, options, capacity) == v.LabelOps),
-            $"{when}: label {before.Label} gives {ReadAt(file, before.Label.Value, options, capacity) ?? "nothing"}, not {before.LabelOps}");
+            $"{when}: label {before.Label} gives {ReadAt(file, before.Label.Value, options, capacity) ?? "nothing"}, not "
+            + $"{before.LabelOps}");
     }
 
     [Theory]
@@ -197,7 +201,8 @@ public sealed class WriterCrashTests
                         bool kept = i < durable || steps[i].Bytes == null || (lost & (1 << (i - durable))) == 0;
                         if (kept) state.Do(steps[i]);
                     }
-                    Judge(state.Bytes, before, after, options, capacity, $"{format} clusters of {cluster}, capacity {capacity}, cut after step {cut}, lost {lost:b}");
+                    Judge(state.Bytes, before, after, options, capacity,
+                        $"{format} clusters of {cluster}, capacity {capacity}, cut after step {cut}, lost {lost:b}");
                     states++;
                 }
                 if (cut < steps.Length && steps[cut].IsFlush) durable = cut + 1;
@@ -309,7 +314,8 @@ public sealed class WriterCrashTests
             writer.Finish();
         }
         List<MemoryOutput.Step> steps = output.Steps.ToList();
-        int label = steps.FindIndex(step => step.Bytes is { Length: 20 } bytes && bytes[0] == (byte)CowOpType.Label || step.Bytes is { Length: 40 } pair && pair[0] == (byte)CowOpType.Label);
+        int label = steps.FindIndex(step => step.Bytes is { Length: 20 } bytes && bytes[0] == (byte)CowOpType.Label
+            || step.Bytes is { Length: 40 } pair && pair[0] == (byte)CowOpType.Label);
         Assert.True(steps[label - 1].IsFlush && steps[label + 1].IsFlush);
         int footer = steps.FindLastIndex(step => step.Bytes != null);
         Assert.Equal((byte)CowOpType.Footer, steps[footer].Bytes![^84]);

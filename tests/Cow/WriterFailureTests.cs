@@ -53,7 +53,14 @@ public sealed class WriterFailureTests
     [MemberData(nameof(Cases))]
     public void Every_call_that_fails_ends_the_writer(int version, string name)
     {
-        CowWriterOptions options = new() { Version = version, ScratchBytes = 0, OpCountMax = 500_000, Compression = CowCompression.Lz4, BatchBytes = name is "size" or "slots" ? 16 << 20 : 1 << 20 };
+        CowWriterOptions options = new()
+        {
+            Version = version,
+            ScratchBytes = 0,
+            OpCountMax = 500_000,
+            Compression = CowCompression.Lz4,
+            BatchBytes = name is "size" or "slots" ? 16 << 20 : 1 << 20,
+        };
         MemoryOutput output = new();
         using CowWriter writer = CowWriter.Create(output, options);
         // Reading the size drains the batch: here half a batch of pending payloads.
@@ -70,7 +77,8 @@ public sealed class WriterFailureTests
         output.FailFrom = long.MaxValue;
         int steps = output.Steps.Count;
         foreach (Action<CowWriter> call in Calls.Values)
-            Assert.Contains("output.cow: an earlier write failed", Assert.ThrowsAny<SnapuserdException>(() => call(writer)).Message, StringComparison.Ordinal);
+            Assert.Contains("output.cow: an earlier write failed", Assert.ThrowsAny<SnapuserdException>(() => call(writer)).Message,
+                StringComparison.Ordinal);
         Assert.Equal(steps, output.Steps.Count);
     }
 
@@ -80,10 +88,12 @@ public sealed class WriterFailureTests
         foreach (int version in new[] { 2, 3 })
         {
             MemoryOutput output = new();
-            using CowWriter writer = CowWriter.Create(output, new CowWriterOptions { Version = version, ScratchBytes = 0, OpCountMax = 10, ClusterOps = version == 2 ? 0 : 1 });
+            using CowWriter writer = CowWriter.Create(output,
+                new CowWriterOptions { Version = version, ScratchBytes = 0, OpCountMax = 10, ClusterOps = version == 2 ? 0 : 1 });
             if (version == 2)
             {
-                Refusal.With(ExitCode.Usage, "output.cow: version 2 without clusters cannot hold a sequence list", () => writer.Sequence([1]));
+                Refusal.With(ExitCode.Usage, "output.cow: version 2 without clusters cannot hold a sequence list",
+                    () => writer.Sequence([1]));
             }
             else
             {
@@ -92,7 +102,8 @@ public sealed class WriterFailureTests
                 Refusal.With(ExitCode.Usage, "label 4 does not rise", () => writer.Label(4));
             }
             writer.Copy(1, 2);
-            Refusal.With(ExitCode.Usage, "output.cow: the sequence list must come before the first op and the first label", () => writer.Sequence([1]));
+            Refusal.With(ExitCode.Usage, "output.cow: the sequence list must come before the first op and the first label",
+                () => writer.Sequence([1]));
             writer.Finish();
             using CowFile cow = CowFile.Read(new MemorySource(output.Bytes));
             Assert.Equal(1, cow.OpCount);
@@ -114,7 +125,8 @@ public sealed class WriterFailureTests
             }
         });
         int before = Workers();
-        using (CowWriter writer = CowWriter.Create(new NullCowOutput(), new CowWriterOptions { Compression = CowCompression.Lz4, Threads = 4 }))
+        using (CowWriter writer =
+            CowWriter.Create(new NullCowOutput(), new CowWriterOptions { Compression = CowCompression.Lz4, Threads = 4 }))
         {
             writer.Replace(0, Noise(100));
             Assert.Equal((4, 4), (writer.Threads, Workers() - before));
@@ -176,7 +188,8 @@ public sealed class WriterFailureTests
         Assert.Equal([true, true, false, true], batch.Ops.Select(op => op.Stored == op.Plain));
     }
 
-    private static int WakeUps() => Directory.GetFiles("/proc/self/fd").Count(name => new FileInfo(name).LinkTarget == "anon_inode:[eventfd]");
+    private static int WakeUps() =>
+        Directory.GetFiles("/proc/self/fd").Count(name => new FileInfo(name).LinkTarget == "anon_inode:[eventfd]");
 
     [Fact]
     public void Descriptors_are_closed_with_the_writer()
@@ -184,7 +197,8 @@ public sealed class WriterFailureTests
         int before = WakeUps();
         for (int i = 0; i < 40; i++)
         {
-            using CowWriter writer = CowWriter.Create(new NullCowOutput(), new CowWriterOptions { Compression = CowCompression.Lz4, Threads = 2 });
+            using CowWriter writer =
+                CowWriter.Create(new NullCowOutput(), new CowWriterOptions { Compression = CowCompression.Lz4, Threads = 2 });
             writer.Zero(1);
         }
         // The runtime may have opened some for itself.
@@ -201,7 +215,14 @@ public sealed class WriterFailureTests
     {
         int Threads(long bytes)
         {
-            using CowWriter writer = CowWriter.Create(new NullCowOutput(), new CowWriterOptions { Compression = compression, Level = level, MaxUnitBytes = unit, Threads = 2, BatchBytes = (int)bytes });
+            using CowWriter writer = CowWriter.Create(new NullCowOutput(), new CowWriterOptions
+            {
+                Compression = compression,
+                Level = level,
+                MaxUnitBytes = unit,
+                Threads = 2,
+                BatchBytes = (int)bytes,
+            });
             return writer.Threads;
         }
         // Two areas of half of that size equal one of it. The contexts may take the same amount again.

@@ -16,16 +16,19 @@ public sealed class WriterGoldenTests
 
     public static IEnumerable<object[]> Names => Golden.CowNames;
 
-    public static IEnumerable<object[]> NamesAndThreads => Golden.Cows.SelectMany(cow => new[] { 1, 2, 5 }.Select(threads => new object[] { cow.Name, threads }));
+    public static IEnumerable<object[]> NamesAndThreads =>
+        Golden.Cows.SelectMany(cow => new[] { 1, 2, 5 }.Select(threads => new object[] { cow.Name, threads }));
 
     [GoldenFact(CowCompression.Gz)]
-    public void Version_2_file_has_androids_golden_bytes() => Assert.Equal(Convert.ToHexString(AndroidFiles.V2), Convert.ToHexString(Version2()));
+    public void Version_2_file_has_androids_golden_bytes() =>
+        Assert.Equal(Convert.ToHexString(AndroidFiles.V2), Convert.ToHexString(Version2()));
 
     [Fact]
     public void Version_2_file_means_what_androids_does() => SameMeaning(AndroidFiles.V2, Version2());
 
     [GoldenFact(CowCompression.Gz)]
-    public void Version_3_file_has_androids_golden_bytes() => Assert.Equal(Convert.ToHexString(AndroidFiles.V3), Convert.ToHexString(Version3()));
+    public void Version_3_file_has_androids_golden_bytes() =>
+        Assert.Equal(Convert.ToHexString(AndroidFiles.V3), Convert.ToHexString(Version3()));
 
     [Fact]
     public void Version_3_file_means_what_androids_does() => SameMeaning(AndroidFiles.V3, Version3());
@@ -33,7 +36,8 @@ public sealed class WriterGoldenTests
     private static byte[] Version2()
     {
         var output = new MemoryOutput();
-        using var writer = CowWriter.Create(output, new CowWriterOptions { Version = 2, Compression = CowCompression.Gz, ClusterOps = 3, ScratchBytes = 0 });
+        using var writer = CowWriter.Create(output,
+            new CowWriterOptions { Version = 2, Compression = CowCompression.Gz, ClusterOps = 3, ScratchBytes = 0 });
         writer.Copy(10, 20);
         writer.Replace(50, s_t);
         writer.Xor(51, (24 * 4096) + 10, s_m);
@@ -47,7 +51,8 @@ public sealed class WriterGoldenTests
     private static byte[] Version3()
     {
         var output = new MemoryOutput();
-        using var writer = CowWriter.Create(output, new CowWriterOptions { Compression = CowCompression.Gz, MaxUnitBytes = 8192, ScratchBytes = 0, OpCountMax = 5 });
+        using var writer = CowWriter.Create(output,
+            new CowWriterOptions { Compression = CowCompression.Gz, MaxUnitBytes = 8192, ScratchBytes = 0, OpCountMax = 5 });
         writer.Sequence([51, 10]);
         writer.Copy(10, 20);
         writer.Replace(48, s_t.Concat(s_t).ToArray());
@@ -86,17 +91,22 @@ public sealed class WriterGoldenTests
         writer.Zero(5, 10);
         writer.Label(2);
         writer.Finish();
-        var builder = new CowBuilder { Version = 2, ClusterOps = 5 }.Copy(0, 5).Replace(2, new byte[4096]).Label(1).Xor(50, (24 * 4096) + 10, new byte[4096]);
+        var builder = new CowBuilder { Version = 2, ClusterOps = 5 }.Copy(0, 5).Replace(2, new byte[4096]).Label(1)
+            .Xor(50, (24 * 4096) + 10, new byte[4096]);
         for (uint block = 5; block < 15; block++) builder.Zero(block);
         Assert.Equal(2105826, output.Length);
         Assert.Equal(builder.Label(2).Build(), output.Bytes);
     }
 
     [Theory]
-    [GoldenData(CowCompression.Gz, 4096, "78daedc2510900200c4041a32c80712c3071e040f163627ecd21efb8d23de48d354d9a6ecd526db81d13df090000000000fce002f8ca0a48")]
-    [GoldenData(CowCompression.Lz4, 4096, "ff0f5468697320697320736f6d6520646174612c2062656c69657665206974000100ffffffffffffffffffffffffffffffd9500000000000")]
-    [GoldenData(CowCompression.Zstd, 4096, "28b52ffd60000f2d0100f05468697320697320736f6d6520646174612c2062656c696576652069740001007edf074e")]
-    [GoldenData(CowCompression.Zstd, 65536, "28b52ffd6000ff350100f05468697320697320736f6d6520646174612c2062656c696576652069740001007eff75e004")]
+    [GoldenData(CowCompression.Gz, 4096,
+        "78daedc2510900200c4041a32c80712c3071e040f163627ecd21efb8d23de48d354d9a6ecd526db81d13df090000000000fce002f8ca0a48")]
+    [GoldenData(CowCompression.Lz4, 4096,
+        "ff0f5468697320697320736f6d6520646174612c2062656c69657665206974000100ffffffffffffffffffffffffffffffd9500000000000")]
+    [GoldenData(CowCompression.Zstd, 4096,
+        "28b52ffd60000f2d0100f05468697320697320736f6d6520646174612c2062656c696576652069740001007edf074e")]
+    [GoldenData(CowCompression.Zstd, 65536,
+        "28b52ffd6000ff350100f05468697320697320736f6d6520646174612c2062656c696576652069740001007eff75e004")]
     [GoldenData(CowCompression.Brotli, 4096, "1bff0fe817a1d213208d2e0529e4b31a514a04abae728b3f7424cd7900d000")]
     [GoldenData(CowCompression.Brotli, 65536, "1bffffe817a1d213208d2e0529e4b31a514a04abae728b3f7424cd790fd000")]
     public void Text_block_is_encoded_to_androids_golden_bytes_whatever_came_before(CowCompression algorithm, int unit, string hex)
@@ -179,13 +189,19 @@ public sealed class WriterGoldenTests
 
     [Theory]
     [MemberData(nameof(NamesAndThreads))]
-    public void Androids_file_written_again_from_its_ops_means_the_same(string name, int threads) => SameMeaning(Golden.Cow(name), Again(name, threads));
+    public void Androids_file_written_again_from_its_ops_means_the_same(string name, int threads) =>
+        SameMeaning(Golden.Cow(name), Again(name, threads));
 
     private static byte[] Again(string name, int threads)
     {
         byte[] golden = Golden.Cow(name);
         using CowFile cow = CowFile.Read(new MemorySource(golden, name));
-        CowWriterOptions options = Options(name) with { OpCountMax = cow.Header.Major == 3 ? cow.Header.OpCountMax : null, Threads = threads, BatchBytes = 1024 * 1024 };
+        CowWriterOptions options = Options(name) with
+        {
+            OpCountMax = cow.Header.Major == 3 ? cow.Header.OpCountMax : null,
+            Threads = threads,
+            BatchBytes = 1024 * 1024,
+        };
         var output = new MemoryOutput();
         using var writer = CowWriter.Create(output, options);
         foreach (Call call in Call.All(golden, cow)) call.On(writer);
@@ -241,15 +257,17 @@ public sealed class WriterGoldenTests
     [InlineData(CowCompression.Lz4, "1.9.4", false, null)]
     [InlineData(CowCompression.Brotli, "1.0.9", false, null)]
     [InlineData(CowCompression.None, "", false, null)]
-    public void Golden_bytes_are_left_out_only_where_the_codec_has_another_version(CowCompression algorithm, string found, bool required, string? reason) =>
-        Assert.Equal(reason, GoldenCodecs.WhyNot(algorithm, found, required));
+    public void Golden_bytes_are_left_out_only_where_the_codec_has_another_version(CowCompression algorithm, string found, bool required,
+        string? reason) =>
+            Assert.Equal(reason, GoldenCodecs.WhyNot(algorithm, found, required));
 
     [Theory]
     [InlineData(CowCompression.Gz)]
     [InlineData(CowCompression.Brotli)]
     [InlineData(CowCompression.Lz4)]
     [InlineData(CowCompression.Zstd)]
-    public void Library_says_which_version_it_has(CowCompression algorithm) => Assert.Matches(@"^[1-9]\.[0-9]+\.[0-9]+", GoldenCodecs.Version(algorithm));
+    public void Library_says_which_version_it_has(CowCompression algorithm) =>
+        Assert.Matches(@"^[1-9]\.[0-9]+\.[0-9]+", GoldenCodecs.Version(algorithm));
 
     /// <summary>Every golden file is tested: its codec has an entry above the test.</summary>
     [Theory]
@@ -258,7 +276,8 @@ public sealed class WriterGoldenTests
     public void Every_golden_file_has_its_bytes_compared(string test, int times)
     {
         MethodInfo method = typeof(WriterGoldenTests).GetMethod(test)!;
-        IEnumerable<string> names = method.GetCustomAttributes<GoldenCowsAttribute>().SelectMany(rows => rows.GetData(method)).Select(row => (string)row[0]);
+        IEnumerable<string> names =
+            method.GetCustomAttributes<GoldenCowsAttribute>().SelectMany(rows => rows.GetData(method)).Select(row => (string)row[0]);
         Assert.Equal(Golden.Cows.SelectMany(cow => Enumerable.Repeat(cow.Name, times)).Order(), names.Order());
     }
 }
@@ -299,13 +318,16 @@ internal sealed record Call(CowOpType Type, uint NewBlock, ulong Source, byte[]?
         if (cow.Header.Major == 3)
         {
             if (cow.SequenceCount > 0)
-                yield return new Call(CowOpType.Sequence, 0, 0, Blocks: Enumerable.Range(0, cow.SequenceCount).Select(i => BitConverter.ToUInt32(file, (int)cow.Header.SequenceOffset + (4 * i))).ToArray());
+                yield return new Call(CowOpType.Sequence, 0, 0, Blocks: Enumerable.Range(0, cow.SequenceCount)
+                    .Select(i => BitConverter.ToUInt32(file, (int)cow.Header.SequenceOffset + (4 * i))).ToArray());
             for (int i = 0; i < cow.OpCount; i++)
             {
-                foreach (ResumePoint point in cow.ResumePoints.Where(point => point.OpIndex == (ulong)i)) yield return new Call(CowOpType.Label, 0, point.Label);
+                foreach (ResumePoint point in cow.ResumePoints.Where(point => point.OpIndex == (ulong)i))
+                    yield return new Call(CowOpType.Label, 0, point.Label);
                 yield return Of(cow[i]);
             }
-            foreach (ResumePoint point in cow.ResumePoints.Where(point => point.OpIndex == (ulong)cow.OpCount)) yield return new Call(CowOpType.Label, 0, point.Label);
+            foreach (ResumePoint point in cow.ResumePoints.Where(point => point.OpIndex == (ulong)cow.OpCount))
+                yield return new Call(CowOpType.Label, 0, point.Label);
             yield break;
         }
         int index = 0;
@@ -321,7 +343,8 @@ internal sealed record Call(CowOpType Type, uint NewBlock, ulong Source, byte[]?
                 case CowOpType.Cluster: position += (int)source; break;
                 case CowOpType.Label: yield return new Call(type, 0, source); break;
                 case CowOpType.Sequence:
-                    yield return new Call(type, 0, 0, Blocks: Enumerable.Range(0, length / 4).Select(i => BitConverter.ToUInt32(file, (int)source + (4 * i))).ToArray());
+                    yield return new Call(type, 0, 0,
+                        Blocks: Enumerable.Range(0, length / 4).Select(i => BitConverter.ToUInt32(file, (int)source + (4 * i))).ToArray());
                     break;
                 default:
                     yield return Of(cow[index++]);

@@ -98,11 +98,13 @@ public sealed class WriterLabelCrashTests
                 byte[] file = torn.Bytes;
                 string when = $"cut after sector {cut}, lost {lost:b}";
                 // The sequence list names no op of this file, so the complete file is readable only without a list.
-                if (listLength == 0) Assert.All(Points(file), point => Assert.True((long)point.OpIndex == Ops(point.Label), $"{when}: {point}"));
+                if (listLength == 0)
+                    Assert.All(Points(file), point => Assert.True((long)point.OpIndex == Ops(point.Label), $"{when}: {point}"));
                 for (ulong label = 1; label <= Labels; label++)
                 {
                     long? ops = OpsAt(file, label);
-                    Assert.True(ops == Ops(label) || (ops == null && label != last), $"{when}: label {label} gives {ops?.ToString() ?? "nothing"} ops, not {Ops(label)}");
+                    Assert.True(ops == Ops(label) || (ops == null && label != last),
+                        $"{when}: label {label} gives {ops?.ToString() ?? "nothing"} ops, not {Ops(label)}");
                 }
                 states++;
             }

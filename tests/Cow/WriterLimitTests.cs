@@ -30,7 +30,8 @@ public sealed class WriterLimitTests
         public void Read(long offset, Span<byte> destination)
         {
             destination.Clear();
-            if (_records.TryGetValue(offset, out byte[]? record)) record.AsSpan(0, Math.Min(record.Length, destination.Length)).CopyTo(destination);
+            if (_records.TryGetValue(offset, out byte[]? record))
+                record.AsSpan(0, Math.Min(record.Length, destination.Length)).CopyTo(destination);
         }
 
         public void Write(long offset, ReadOnlySpan<byte> bytes) { }
@@ -117,9 +118,12 @@ public sealed class WriterLimitTests
             return file;
         }
         const ulong Many = 1ul << 31;
-        Refusal.With(ExitCode.CowCorrupt, "vast.cow: header: a count is 2147483648, more than the 2147483647 this program takes", () => CowFile.Read(Of(Many)).Dispose());
-        Refusal.With(ExitCode.CowCorrupt, "vast.cow: header: op_count is 2147483648, more than the 2147483647 this program takes", () => CowWriter.Reopen(Of(Many), new CowWriterOptions()).Dispose());
-        Refusal.With(ExitCode.CowCorrupt, "vast.cow: op 0 (block 0): type is 0", () => CowWriter.Reopen(Of(Many - 1), new CowWriterOptions()).Dispose());
+        Refusal.With(ExitCode.CowCorrupt, "vast.cow: header: a count is 2147483648, more than the 2147483647 this program takes",
+            () => CowFile.Read(Of(Many)).Dispose());
+        Refusal.With(ExitCode.CowCorrupt, "vast.cow: header: op_count is 2147483648, more than the 2147483647 this program takes",
+            () => CowWriter.Reopen(Of(Many), new CowWriterOptions()).Dispose());
+        Refusal.With(ExitCode.CowCorrupt, "vast.cow: op 0 (block 0): type is 0",
+            () => CowWriter.Reopen(Of(Many - 1), new CowWriterOptions()).Dispose());
     }
 
     private static readonly byte[] s_noise = Enumerable.Range(0, 3 * 4096).Select(i => (byte)((i * i) >> 7)).ToArray();
@@ -150,7 +154,8 @@ public sealed class WriterLimitTests
         {
             TheoryData<int, int, string> programs = [];
             foreach ((int version, int cluster) in new[] { (2, 0), (2, 2), (2, 3), (2, 4), (2, 7), (3, 1) })
-                foreach (string calls in new[] { "", "z", "zz", "zzz", "zzzz", "zzzzz", "c", "cc", "r", "rr", "rz", "zr", "zzr", "rzz", "x", "zx", "l", "zl", "zzl", "zzzl", "rl", "zlr", "rrrrlz", "zzrzzx" })
+                foreach (string calls in new[] { "", "z", "zz", "zzz", "zzzz", "zzzzz", "c", "cc", "r", "rr", "rz", "zr", "zzr", "rzz", "x",
+                    "zx", "l", "zl", "zzl", "zzzl", "rl", "zlr", "rrrrlz", "zzrzzx" })
                     programs.Add(version, cluster, calls);
             foreach (string calls in new[] { "scc", "sxcl", "sccrl" }) programs.Add(2, 4, calls);
             return programs;
@@ -174,6 +179,8 @@ public sealed class WriterLimitTests
         // Unused slots keep the device's old content.
         using CowFile expected = CowFile.Read(new MemorySource(file.Bytes)), cow = CowFile.Read(new MemorySource(device.Bytes));
         Assert.Equal(Enumerable.Range(0, expected.OpCount).Select(i => expected[i]), Enumerable.Range(0, cow.OpCount).Select(i => cow[i]));
-        Refusal.With(ExitCode.InputOutput, $"output.cow: no space is left: the file would have {length} bytes, but there are only {length - 1}", () => Write(new MemoryOutput(new byte[length - 1], length - 1), options, calls));
+        Refusal.With(ExitCode.InputOutput,
+            $"output.cow: no space is left: the file would have {length} bytes, but there are only {length - 1}",
+            () => Write(new MemoryOutput(new byte[length - 1], length - 1), options, calls));
     }
 }

@@ -149,7 +149,8 @@ public sealed class WriterOptionsTests
         Assert.Equal(ExitCode.InputOutput, Assert.ThrowsAny<SnapuserdException>(writer.Finish).Code);
         output.FailFrom = long.MaxValue;
         int steps = output.Steps.Count;
-        foreach (Action call in new Action[] { writer.Finish, () => writer.Zero(3), () => writer.Label(1), () => _ = writer.Size, () => writer.Sequence([1]), () => writer.Replace(3, new byte[4096]) })
+        foreach (Action call in new Action[] { writer.Finish, () => writer.Zero(3), () => writer.Label(1), () => _ = writer.Size,
+            () => writer.Sequence([1]), () => writer.Replace(3, new byte[4096]) })
             Assert.Contains("an earlier write failed", Assert.ThrowsAny<SnapuserdException>(call).Message, StringComparison.Ordinal);
         Assert.Equal(steps, output.Steps.Count);
         writer.Dispose();
@@ -166,7 +167,8 @@ public sealed class WriterOptionsTests
         new Random(1).NextBytes(noise);
         foreach (int version in new[] { 2, 3 })
         {
-            using var writer = CowWriter.Create(new NullCowOutput(), new CowWriterOptions { Version = version, Compression = CowCompression.Lz4, Threads = threads, BatchBytes = 1 << 20 });
+            using var writer = CowWriter.Create(new NullCowOutput(),
+                new CowWriterOptions { Version = version, Compression = CowCompression.Lz4, Threads = threads, BatchBytes = 1 << 20 });
             int round = 0;
             void Rounds()
             {

@@ -23,7 +23,8 @@ public sealed class WriterRoundTripTests(ITestOutputHelper output)
 
     [Theory]
     [MemberData(nameof(Cases))]
-    public void Random_calls_give_the_image_they_mean_and_the_bytes_of_the_plain_builder(int version, string compression, int unit, int threads)
+    public void Random_calls_give_the_image_they_mean_and_the_bytes_of_the_plain_builder(int version, string compression, int unit,
+        int threads)
     {
         int seed = HashCode(version, compression, unit);
         output.WriteLine($"seed {seed}");
@@ -61,7 +62,8 @@ public sealed class WriterRoundTripTests(ITestOutputHelper output)
             using (var estimate = CowWriter.Create(new NullCowOutput(), options))
             {
                 foreach (Action<CowWriter> call in calls) call(estimate);
-                using var writer = CowWriter.Create(file, options with { OpCountMax = version == 3 ? Math.Max(1, (ulong)estimate.OpSlots) : null });
+                using var writer =
+                    CowWriter.Create(file, options with { OpCountMax = version == 3 ? Math.Max(1, (ulong)estimate.OpSlots) : null });
                 foreach (Action<CowWriter> call in calls) call(writer);
                 Assert.Equal(estimate.Size, writer.Size);
                 writer.Finish();
@@ -70,7 +72,9 @@ public sealed class WriterRoundTripTests(ITestOutputHelper output)
             }
 
             // .NET's brotli may have another version than the system's.
-            if (algorithm != CowCompression.Brotli) Assert.True(builder.Build().AsSpan().SequenceEqual(file.Bytes), $"round {round}: first difference at {builder.Build().AsSpan().CommonPrefixLength(file.Bytes)}");
+            if (algorithm != CowCompression.Brotli)
+                Assert.True(builder.Build().AsSpan().SequenceEqual(file.Bytes),
+                    $"round {round}: first difference at {builder.Build().AsSpan().CommonPrefixLength(file.Bytes)}");
             byte[] image = (byte[])old.Clone();
             using CowFile cow = CowFile.Read(new MemorySource(file.Bytes));
             cow.Order.Check(true, new int[cow.Order.Count]);
@@ -103,7 +107,8 @@ public sealed class WriterRoundTripTests(ITestOutputHelper output)
         bool listed = (options.Version == 3 || options.ClusterOps != 0) && random.Next(2) == 0;
         if (listed)
         {
-            uint[] list = ordered.Where(op => op.Type != CowOpType.Zero).SelectMany(op => Enumerable.Range((int)op.Block, op.Count)).Select(block => (uint)block).ToArray();
+            uint[] list = ordered.Where(op => op.Type != CowOpType.Zero).SelectMany(op => Enumerable.Range((int)op.Block, op.Count))
+                .Select(block => (uint)block).ToArray();
             random.Shuffle(list);
             if (list.Length > 0)
             {
@@ -111,7 +116,8 @@ public sealed class WriterRoundTripTests(ITestOutputHelper output)
                 calls.Add(writer => writer.Sequence(list));
             }
         }
-        (CowOpType Type, uint Block, int Count)[] all = ordered.Concat(replaces.Select(r => (CowOpType.Replace, r.Block, r.Count))).ToArray();
+        (CowOpType Type, uint Block, int Count)[] all =
+            ordered.Concat(replaces.Select(r => (CowOpType.Replace, r.Block, r.Count))).ToArray();
         random.Shuffle(all);
         ulong label = 0;
         foreach ((CowOpType type, uint block, int count) in all)
@@ -138,7 +144,8 @@ public sealed class WriterRoundTripTests(ITestOutputHelper output)
                     break;
                 default:
                     calls.Add(writer => writer.Replace(block, plain));
-                    foreach ((int first, int blocks) in WriterV3Tests.Cut(count, options.MaxUnitBytes / 4096, options.Version == 3 ? options.ClusterOps : 1))
+                    foreach ((int first, int blocks) in WriterV3Tests.Cut(count, options.MaxUnitBytes / 4096,
+                        options.Version == 3 ? options.ClusterOps : 1))
                         builder.Replace(block + (uint)first, plain.AsSpan(first * 4096, blocks * 4096));
                     break;
             }

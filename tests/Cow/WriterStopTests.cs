@@ -100,7 +100,8 @@ public sealed class WriterStopTests
     [InlineData(CowCompression.Zstd, 3, 4096, 8, 20, 64)]
     [InlineData(CowCompression.Zstd, 19, 262144, 8, 1, 2)]
     [InlineData(CowCompression.Zstd, 19, 262144, 32, 4, 9)]
-    public void Threads_are_as_many_as_the_memory_holds(CowCompression compression, int? level, int unit, int mebibytes, int least, int most)
+    public void Threads_are_as_many_as_the_memory_holds(CowCompression compression, int? level, int unit, int mebibytes,
+        int least, int most)
     {
         int Threads(int asked)
         {
@@ -128,7 +129,13 @@ public sealed class WriterStopTests
         for (int i = 0; i < 2; i++)
         {
             var output = new MemoryOutput();
-            using var writer = CowWriter.Create(output, s_options with { Compression = CowCompression.Zstd, MaxUnitBytes = 262144, Threads = 8, BatchBytes = i == 0 ? 1 : 64 << 20 });
+            using var writer = CowWriter.Create(output, s_options with
+            {
+                Compression = CowCompression.Zstd,
+                MaxUnitBytes = 262144,
+                Threads = 8,
+                BatchBytes = i == 0 ? 1 : 64 << 20,
+            });
             Assert.Equal(i == 0 ? 1 : 8, writer.Threads);
             writer.Replace(0, noise);
             writer.Finish();

@@ -134,18 +134,22 @@ public sealed class WriterV2Tests
         (CowCompression algorithm, int? level) = CowWriterOptions.ParseCompression(compression);
         byte[] first = Noise(2048, 1), second = Noise(259, 2), xor = Noise(1, 3);
         for (int i = 0; i < first.Length; i += 3) first[i] = 0;
-        byte[] file = Write(s_plain with { Compression = algorithm, Level = level, Threads = threads, ClusterOps = cluster, BatchBytes = 1 }, writer =>
-        {
-            writer.Xor(50, 98314, xor);
-            writer.Replace(100, first);
-            writer.Replace(5000, second);
-            writer.Replace(9000, s_t);
-        });
+        byte[] file = Write(
+            s_plain with { Compression = algorithm, Level = level, Threads = threads, ClusterOps = cluster, BatchBytes = 1 }, writer =>
+            {
+                writer.Xor(50, 98314, xor);
+                writer.Replace(100, first);
+                writer.Replace(5000, second);
+                writer.Replace(9000, s_t);
+            });
         using CowFile cow = CowFile.Read(new MemorySource(file));
         Assert.Equal(2309, cow.OpCount);
         Assert.Equal(xor, AndroidFiles.Unit(cow, file, 0));
-        for (int i = 0; i < 2048; i++) Assert.True(first.AsSpan(i * 4096, 4096).SequenceEqual(AndroidFiles.Unit(cow, file, 1 + i)), $"block {i}");
-        for (int i = 0; i < 259; i++) Assert.True(second.AsSpan(i * 4096, 4096).SequenceEqual(AndroidFiles.Unit(cow, file, 2049 + i)), $"block {i} of the second run");
+        for (int i = 0; i < 2048; i++)
+            Assert.True(first.AsSpan(i * 4096, 4096).SequenceEqual(AndroidFiles.Unit(cow, file, 1 + i)), $"block {i}");
+        for (int i = 0; i < 259; i++)
+            Assert.True(second.AsSpan(i * 4096, 4096).SequenceEqual(AndroidFiles.Unit(cow, file, 2049 + i)),
+                $"block {i} of the second run");
         Assert.Equal(s_t, AndroidFiles.Unit(cow, file, 2308));
     }
 
@@ -166,7 +170,10 @@ public sealed class WriterV2Tests
     {
         foreach (int cluster in new[] { 0, 2, 3, 4, 1024 })
         {
-            foreach (Action<CowWriter> last in new Action<CowWriter>[] { writer => writer.Zero(51, 2), writer => writer.Replace(60, s_t), writer => writer.Label(3) })
+            foreach (Action<CowWriter> last in new Action<CowWriter>[]
+            {
+                writer => writer.Zero(51, 2), writer => writer.Replace(60, s_t), writer => writer.Label(3),
+            })
             {
                 var output = new MemoryOutput();
                 using var writer = CowWriter.Create(output, s_plain with { ClusterOps = cluster });
@@ -214,7 +221,8 @@ public sealed class WriterV2Tests
             if (step.IsFlush) flushes--;
         }
         foreach (ulong label in new ulong[] { 2, 3 })
-            Assert.Equal(ExitCode.CowCorrupt, Assert.ThrowsAny<SnapuserdException>(() => CowWriter.OpenAt(new MemoryOutput(kept.Bytes, capacity), label, options)).Code);
+            Assert.Equal(ExitCode.CowCorrupt,
+                Assert.ThrowsAny<SnapuserdException>(() => CowWriter.OpenAt(new MemoryOutput(kept.Bytes, capacity), label, options)).Code);
         using (var writer = CowWriter.OpenAt(kept, 1, options)) Assert.Equal(1, writer.OpCount);
     }
 
@@ -546,7 +554,8 @@ public sealed class WriterV2Tests
             if (!listed) writer.Zero(1);
         });
         using CowFile cow = CowFile.Read(new MemorySource(file));
-        Assert.Equal([2u, 10, 6, 7, 3, 5, 1, 4, 8, 9, 11, 12], Enumerable.Range(0, cow.Order.Count).Select(i => cow[cow.Order.OpIndex(i)].NewBlock));
+        Assert.Equal([2u, 10, 6, 7, 3, 5, 1, 4, 8, 9, 11, 12],
+            Enumerable.Range(0, cow.Order.Count).Select(i => cow[cow.Order.OpIndex(i)].NewBlock));
     }
 
     [Fact]
@@ -620,14 +629,17 @@ public sealed class WriterV2Tests
         byte[] gz = new CowBuilder { Version = 2, Compression = CowCompression.Gz }.Replace(1, s_t).Label(2).Build();
         var output = new MemoryOutput(gz);
         Refusal.With(ExitCode.Usage, "its payloads are gz", () => CowWriter.OpenAt(output, 2, s_plain));
-        Refusal.With(ExitCode.CowCorrupt, "the footer comes without it", () => CowWriter.OpenAt(output, 3, s_plain with { Compression = CowCompression.Gz }));
+        Refusal.With(ExitCode.CowCorrupt, "the footer comes without it",
+            () => CowWriter.OpenAt(output, 3, s_plain with { Compression = CowCompression.Gz }));
         Assert.Equal(gz, output.Bytes);
         Refusal.With(ExitCode.Usage, "estimate", () => CowWriter.Reopen(new NullCowOutput(), s_plain));
         // The Cluster op points to another offset than the lengths of the ops give.
-        var builder = new CowBuilder { Version = 2, ClusterOps = 3, ScratchBytes = 0, Compression = CowCompression.Gz }.Replace(1, s_t).Zero(2).Zero(3).Label(4);
+        var builder = new CowBuilder { Version = 2, ClusterOps = 3, ScratchBytes = 0, Compression = CowCompression.Gz }.Replace(1, s_t)
+            .Zero(2).Zero(3).Label(4);
         byte[] skewed = builder.Build();
         Refusal.Put(skewed, builder.OpOffsets[1] + 2, 2, 5);
-        Refusal.With(ExitCode.CowCorrupt, "does not fit the clusters", () => CowWriter.OpenAt(new MemoryOutput(skewed), 4, s_plain with { Compression = CowCompression.Gz }));
+        Refusal.With(ExitCode.CowCorrupt, "does not fit the clusters",
+            () => CowWriter.OpenAt(new MemoryOutput(skewed), 4, s_plain with { Compression = CowCompression.Gz }));
     }
 
     [Fact]
@@ -636,7 +648,8 @@ public sealed class WriterV2Tests
         byte[] old = new CowBuilder { Version = 2, ClusterOps = 4 }.Replace(1, s_t).Zero(2).Label(1).Build();
         var device = new MemoryOutput(old, capacity: 4 << 20);
         using var writer = CowWriter.Create(device, s_plain with { ClusterOps = 4 });
-        Assert.Contains("type is 0", Refusal.Of(() => CowFile.Read(new MemorySource(device.Bytes, Refusal.Name)).Dispose()), StringComparison.Ordinal);
+        Assert.Contains("type is 0", Refusal.Of(() => CowFile.Read(new MemorySource(device.Bytes, Refusal.Name)).Dispose()),
+            StringComparison.Ordinal);
         writer.Finish();
         using CowFile cow = Read(device);
         Assert.Equal(0, cow.OpCount);
@@ -663,7 +676,8 @@ public sealed class WriterV2Tests
     [Fact]
     public void Cluster_with_a_single_byte_of_data_is_closed()
     {
-        CowBuilder builder = new CowBuilder { Version = 2, ScratchBytes = 0, ClusterOps = 4, Compression = CowCompression.Gz }.Replace(5, AndroidFiles.M);
+        CowBuilder builder = new CowBuilder { Version = 2, ScratchBytes = 0, ClusterOps = 4, Compression = CowCompression.Gz }.Replace(5,
+            AndroidFiles.M);
         byte[] file = builder.Build();
         int op = (int)builder.OpOffsets[0], data = (int)builder.DataOffsets[0], footer = (int)builder.OpOffsets[2];
         Refusal.Put(file, op + 2, 2, 1);

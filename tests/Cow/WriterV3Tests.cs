@@ -39,7 +39,8 @@ public sealed class WriterV3Tests
     {
         byte[] file = Write(new CowWriterOptions { OpCountMax = 15 }, _ => { });
         using CowFile cow = CowFile.Read(new MemorySource(file));
-        Assert.Equal((3, 0, 78, 0, 16), (cow.Header.Major, cow.Header.Minor, cow.Header.HeaderBytes, cow.Header.FooterBytes, cow.Header.OpBytes));
+        Assert.Equal((3, 0, 78, 0, 16),
+            (cow.Header.Major, cow.Header.Minor, cow.Header.HeaderBytes, cow.Header.FooterBytes, cow.Header.OpBytes));
         Assert.Equal((4096u, 0u, 15ul, 0ul), (cow.Header.BlockSize, cow.Header.ClusterOps, cow.Header.OpCountMax, cow.Header.OpCount));
         Assert.Equal((4u, 0u, 4096u), (cow.Header.ResumeMax, cow.Header.ResumeCount, cow.Header.MaxUnitBytes));
         Assert.Equal(new CowBuilder { MaxUnitBytes = 4096, OpCountMaxSlack = 15 }.Build()[..file.Length], file);
@@ -49,20 +50,24 @@ public sealed class WriterV3Tests
     public void Op_count_is_bounded_and_a_refused_call_changes_nothing()
     {
         // AOSP's MaxOp, CheckOpCount and MaxOp…Compression.
-        foreach ((CowCompression compression, int unit, int threads) in new[] { (CowCompression.None, 4096, 1), (CowCompression.Lz4, 32768, 1), (CowCompression.Lz4, 32768, 2) })
+        foreach ((CowCompression compression, int unit, int threads) in new[]
         {
-            byte[] file = Write(s_plain with { OpCountMax = 20, Compression = compression, MaxUnitBytes = unit, Threads = threads }, writer =>
-            {
-                Refusal.With(ExitCode.Usage, "21 more ops do not fit: 0 of 20", () => writer.Zero(1, 21));
-                writer.Zero(1, 19);
-                Refusal.With(ExitCode.Usage, "19 of 20", () => writer.Zero(30, 19));
-                Refusal.With(ExitCode.Usage, "19 of 20", () => writer.Replace(30, Noise(3, 1)));
-                writer.Zero(20);
-                Refusal.With(ExitCode.Usage, "20 of 20", () => writer.Replace(30, s_t));
-                Refusal.With(ExitCode.Usage, "20 of 20", () => writer.Xor(30, 0, s_t));
-                Refusal.With(ExitCode.Usage, "20 of 20", () => writer.Copy(30, 0));
-                Assert.Equal(20, writer.OpCount);
-            });
+            (CowCompression.None, 4096, 1), (CowCompression.Lz4, 32768, 1), (CowCompression.Lz4, 32768, 2),
+        })
+        {
+            byte[] file =
+                Write(s_plain with { OpCountMax = 20, Compression = compression, MaxUnitBytes = unit, Threads = threads }, writer =>
+                {
+                    Refusal.With(ExitCode.Usage, "21 more ops do not fit: 0 of 20", () => writer.Zero(1, 21));
+                    writer.Zero(1, 19);
+                    Refusal.With(ExitCode.Usage, "19 of 20", () => writer.Zero(30, 19));
+                    Refusal.With(ExitCode.Usage, "19 of 20", () => writer.Replace(30, Noise(3, 1)));
+                    writer.Zero(20);
+                    Refusal.With(ExitCode.Usage, "20 of 20", () => writer.Replace(30, s_t));
+                    Refusal.With(ExitCode.Usage, "20 of 20", () => writer.Xor(30, 0, s_t));
+                    Refusal.With(ExitCode.Usage, "20 of 20", () => writer.Copy(30, 0));
+                    Assert.Equal(20, writer.OpCount);
+                });
             using CowFile cow = CowFile.Read(new MemorySource(file));
             Assert.Equal(20, cow.OpCount);
             Assert.Equal(20, cow.ZeroCount);
@@ -85,7 +90,8 @@ public sealed class WriterV3Tests
             byte[] file = Write(new CowWriterOptions { MaxBlocks = 77, OpCountMax = zero }, writer => writer.Zero(76));
             using CowFile cow = CowFile.Read(new MemorySource(file));
             Assert.Equal(77ul, cow.Header.OpCountMax);
-            Refusal.With(ExitCode.Usage, "needs the number of ops", () => CowWriter.Create(new MemoryOutput(), new CowWriterOptions { OpCountMax = zero }));
+            Refusal.With(ExitCode.Usage, "needs the number of ops",
+                () => CowWriter.Create(new MemoryOutput(), new CowWriterOptions { OpCountMax = zero }));
         }
     }
 
@@ -110,7 +116,8 @@ public sealed class WriterV3Tests
             {
                 Assert.Equal(new CowOp(CowOpType.Zero, 50 + (uint)i, 1, 0, 0, 0), cow[i]);
                 Assert.Equal(new CowOp(CowOpType.Copy, 60 + (uint)i, 1, 1000 + i, 0, 0), cow[5 + i]);
-                Assert.Equal((70 + (uint)i, 80 + (uint)i, 98314 + (4096L * i)), (cow[10 + i].NewBlock, cow[15 + i].NewBlock, cow[15 + i].Source));
+                Assert.Equal((70 + (uint)i, 80 + (uint)i, 98314 + (4096L * i)),
+                    (cow[10 + i].NewBlock, cow[15 + i].NewBlock, cow[15 + i].Source));
                 Assert.Equal(raw[(4096 * i)..(4096 * (i + 1))], AndroidFiles.Unit(cow, file, 10 + i));
                 Assert.Equal(xor[(4096 * i)..(4096 * (i + 1))], AndroidFiles.Unit(cow, file, 15 + i));
             }
@@ -128,7 +135,8 @@ public sealed class WriterV3Tests
         });
         Assert.Equal(one, two);
         using CowFile cow = CowFile.Read(new MemorySource(one));
-        Assert.Equal(Enumerable.Range(0, 100).Select(i => new CowOp(CowOpType.Copy, 10 + (uint)i, 1, 1000 + i, 0, 0)), Enumerable.Range(0, 100).Select(i => cow[i]));
+        Assert.Equal(Enumerable.Range(0, 100).Select(i => new CowOp(CowOpType.Copy, 10 + (uint)i, 1, 1000 + i, 0, 0)),
+            Enumerable.Range(0, 100).Select(i => cow[i]));
     }
 
     [Fact]
@@ -310,7 +318,8 @@ public sealed class WriterV3Tests
         estimate.Zero(0, 1 << 20);
         estimate.Finish();
         var output = new MemoryOutput();
-        using var real = CowWriter.Create(output, new CowWriterOptions { Compression = CowCompression.Lz4, OpCountMax = (ulong)estimate.OpSlots });
+        using var real =
+            CowWriter.Create(output, new CowWriterOptions { Compression = CowCompression.Lz4, OpCountMax = (ulong)estimate.OpSlots });
         real.Zero(0, 1 << 20);
         real.Finish();
         Assert.Equal(estimate.Size, real.Size);
@@ -333,7 +342,16 @@ public sealed class WriterV3Tests
         (CowCompression algorithm, int? level) = CowWriterOptions.ParseCompression(compression);
         byte[] xor = Noise(1, 1), noise = Noise(16, 5);
         byte[][] runs = [Text(300), Text(259), Text(1), Text(2), [], noise];
-        byte[] file = Write(new CowWriterOptions { OpCountMax = 5000, Compression = algorithm, Level = level, MaxUnitBytes = unit, Threads = threads, ClusterOps = cluster, BatchBytes = 1 }, writer =>
+        byte[] file = Write(new CowWriterOptions
+        {
+            OpCountMax = 5000,
+            Compression = algorithm,
+            Level = level,
+            MaxUnitBytes = unit,
+            Threads = threads,
+            ClusterOps = cluster,
+            BatchBytes = 1,
+        }, writer =>
         {
             writer.Xor(3000, 98314, xor);
             for (int i = 0; i < runs.Length; i++) writer.Replace((uint)(i * 400), runs[i]);
@@ -347,7 +365,8 @@ public sealed class WriterV3Tests
             foreach ((int first, int blocks) in Cut(runs[run].Length / 4096, unit / 4096, cluster))
             {
                 Assert.Equal(((uint)((run * 400) + first), blocks), (cow[op].NewBlock, cow[op].Blocks));
-                Assert.True(runs[run].AsSpan(first * 4096, blocks * 4096).SequenceEqual(AndroidFiles.Unit(cow, file, op)), $"block {first} of run {run}");
+                Assert.True(runs[run].AsSpan(first * 4096, blocks * 4096).SequenceEqual(AndroidFiles.Unit(cow, file, op)),
+                    $"block {first} of run {run}");
                 op++;
             }
         }
@@ -396,7 +415,12 @@ public sealed class WriterV3Tests
     public void Unit_that_does_not_shrink_is_stored_raw(CowCompression compression)
     {
         byte[] noise = Noise(16, 6);
-        byte[] file = Write(s_plain with { Compression = compression, Level = compression == CowCompression.Brotli ? 2 : null, MaxUnitBytes = 65536 }, writer => writer.Replace(0, noise));
+        byte[] file = Write(s_plain with
+        {
+            Compression = compression,
+            Level = compression == CowCompression.Brotli ? 2 : null,
+            MaxUnitBytes = 65536,
+        }, writer => writer.Replace(0, noise));
         using CowFile cow = CowFile.Read(new MemorySource(file));
         Assert.True(cow.IsRaw(cow[0]));
         Assert.Equal(65536, cow[0].DataLength);
@@ -435,7 +459,8 @@ public sealed class WriterV3Tests
         foreach (Action<CowWriter> step in steps)
         {
             // The unit size comes from the file. The option has no effect here.
-            using var writer = CowWriter.Reopen(output, options with { MaxUnitBytes = 4096, OpCountMax = 1, ScratchBytes = CowWriterOptions.DefaultScratchBytes });
+            using var writer = CowWriter.Reopen(output,
+                options with { MaxUnitBytes = 4096, OpCountMax = 1, ScratchBytes = CowWriterOptions.DefaultScratchBytes });
             step(writer);
             writer.Finish();
         }
@@ -448,7 +473,8 @@ public sealed class WriterV3Tests
         byte[] file = new CowBuilder { Compression = CowCompression.Gz, ScratchBytes = 0 }.Zero(1).Label(2).Build();
         var output = new MemoryOutput(file);
         Refusal.With(ExitCode.Usage, "its payloads are gz", () => CowWriter.OpenAt(output, 2, s_plain));
-        Refusal.With(ExitCode.CowCorrupt, "cannot go on at label 3: its labels are 2", () => CowWriter.OpenAt(output, 3, s_plain with { Compression = CowCompression.Gz }));
+        Refusal.With(ExitCode.CowCorrupt, "cannot go on at label 3: its labels are 2",
+            () => CowWriter.OpenAt(output, 3, s_plain with { Compression = CowCompression.Gz }));
         Assert.Equal(file, output.Bytes);
         byte[] none = new CowBuilder { ScratchBytes = 0 }.Zero(1).Build();
         Refusal.With(ExitCode.CowCorrupt, "there is no label in it", () => CowWriter.OpenAt(new MemoryOutput(none), 3, s_plain));

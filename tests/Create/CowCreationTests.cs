@@ -61,7 +61,9 @@ public sealed class CowCreationTests
                 Assert.Equal((one.Type, one.NewBlock), (op.Type, op.NewBlock + (uint)block));
                 if (op.IsOrdered) Assert.Equal(one.Source, op.Source);
                 if (!op.HasData) continue;
-                byte[] wanted = op.Type == CowOpType.Xor ? NaivePlan.XorPayload(one, s_old, s_new) : s_new.AsSpan((int)one.NewBlock * Size, Size).ToArray();
+                byte[] wanted = op.Type == CowOpType.Xor
+                    ? NaivePlan.XorPayload(one, s_old, s_new)
+                    : s_new.AsSpan((int)one.NewBlock * Size, Size).ToArray();
                 Assert.True(wanted.AsSpan().SequenceEqual(unit.AsSpan(block * Size, Size)), $"{one}");
             }
         }
@@ -87,7 +89,13 @@ public sealed class CowCreationTests
         {
             List<long> progress = [];
             // A file with exactly the counted number of slots holds all ops.
-            MemoryOutput output = Write(plan, new CowWriterOptions { Version = version, MaxUnitBytes = unit, OpCountMax = (ulong)CowCreation.CountOps(plan, unit), ScratchBytes = 0 }, progress);
+            MemoryOutput output = Write(plan, new CowWriterOptions
+            {
+                Version = version,
+                MaxUnitBytes = unit,
+                OpCountMax = (ulong)CowCreation.CountOps(plan, unit),
+                ScratchBytes = 0,
+            }, progress);
             Compare(plan, output);
             List<long> expected = [];
             long done = 0;
@@ -135,11 +143,12 @@ public sealed class CowCreationTests
             List<long> progress = [];
             using CowWriter writer = CowWriter.Create(new MemoryOutput(), new CowWriterOptions { OpCountMax = 5000, ScratchBytes = 0 });
             if (calls == 0) stop.Request();
-            SnapuserdException stopped = Assert.Throws<SnapuserdException>(() => CowCreation.Write(plan, new MemoryImage(s_old), new MemoryImage(s_new), writer, stop, done =>
-            {
-                progress.Add(done);
-                if (progress.Count == calls) stop.Request();
-            }));
+            SnapuserdException stopped = Assert.Throws<SnapuserdException>(
+                () => CowCreation.Write(plan, new MemoryImage(s_old), new MemoryImage(s_new), writer, stop, done =>
+                {
+                    progress.Add(done);
+                    if (progress.Count == calls) stop.Request();
+                }));
             Assert.Equal((ExitCode.Interrupted, "stopped; no COW was written"), (stopped.Code, stopped.Message));
             Assert.Equal(new long[] { 1024, 2048, 3000 }.Take(calls), progress);
             Assert.Equal(calls == 0 ? 0 : progress[^1], writer.OpCount);
@@ -151,7 +160,8 @@ public sealed class CowCreationTests
     {
         using DiffPlan plan = Plan(new DiffRun(CowOpType.Replace, 5999, 0, 1));
         using CowWriter writer = CowWriter.Create(new MemoryOutput(), new CowWriterOptions { OpCountMax = 10, ScratchBytes = 0 });
-        Assert.ThrowsAny<Exception>(() => CowCreation.Write(plan, new MemoryImage(s_old), new MemoryImage(s_new[..^1]), writer, new StopFlag(), _ => { }));
+        Assert.ThrowsAny<Exception>(
+            () => CowCreation.Write(plan, new MemoryImage(s_old), new MemoryImage(s_new[..^1]), writer, new StopFlag(), _ => { }));
         Assert.Equal(0, writer.OpCount);
     }
 

@@ -41,7 +41,10 @@ public sealed class DifferTests(ITestOutputHelper output)
                 using DiffPlan plan = Compare(pair.Old, pair.New, new DiffOptions { Xor = xor, Threads = 1 + (seed % 2) });
                 NaivePlan.Check(plan, pair.Old, pair.New);
                 if (!xor) Assert.Equal(0, plan.XorBlocks);
-                long[] counts = [plan.UnchangedBlocks, plan.CopyBlocks, plan.XorBlocks, plan.ReplaceBlocks, plan.ZeroBlocks, plan.CyclesBroken];
+                long[] counts =
+                [
+                    plan.UnchangedBlocks, plan.CopyBlocks, plan.XorBlocks, plan.ReplaceBlocks, plan.ZeroBlocks, plan.CyclesBroken,
+                ];
                 for (int i = 0; i < counts.Length; i++) seen[i] += counts[i];
             }
             catch
@@ -86,7 +89,8 @@ public sealed class DifferTests(ITestOutputHelper output)
         GoldenCow row = Golden.Row("v3-gz-4k-xor");
         using DiffPlan plan = Compare(old, now, new DiffOptions { Estimator = () => new FixedEstimator(Gz), XorOverhead = 0 });
         NaivePlan.Check(plan, old, now);
-        output.WriteLine($"copy {plan.CopyBlocks}, xor {plan.XorBlocks}, replace {plan.ReplaceBlocks}, zero {plan.ZeroBlocks}, cycles {plan.CyclesBroken}; {Forecast.Of(plan, old, now)}");
+        output.WriteLine($"copy {plan.CopyBlocks}, xor {plan.XorBlocks}, replace {plan.ReplaceBlocks}, zero {plan.ZeroBlocks}, cycles "
+            + $"{plan.CyclesBroken}; {Forecast.Of(plan, old, now)}");
         Assert.Equal((row.Copy, row.Zero), (plan.CopyBlocks, plan.ZeroBlocks));
         Assert.Equal(row.Xor + row.ReplaceBlocks, plan.XorBlocks + plan.ReplaceBlocks);
 
@@ -136,7 +140,8 @@ public sealed class DifferTests(ITestOutputHelper output)
         using DiffPlan plan = Compare(old, now);
         NaivePlan.Check(plan, old, now);
         List<DiffRun> xors = NaivePlan.Ops(plan).Where(op => op.Type == CowOpType.Xor).ToList();
-        Assert.True(xors.Count(op => NaivePlan.XorPayload(op, old, now).All(b => b == 0)) >= 196, $"only {xors.Count} of 200 blocks are xored");
+        Assert.True(xors.Count(op => NaivePlan.XorPayload(op, old, now).All(b => b == 0)) >= 196,
+            $"only {xors.Count} of 200 blocks are xored");
         Assert.True(plan.ReplaceBlocks + plan.CyclesBroken <= 4, $"{plan.ReplaceBlocks} of 200 blocks are replaced");
     }
 
@@ -160,9 +165,12 @@ public sealed class DifferTests(ITestOutputHelper output)
         byte[] old = Noise(6, 10), now = (byte[])old.Clone();
         now[(3 * Size) + 5] ^= 1;
         // A payload is mostly zeros and the block is not, so the estimator can tell them apart.
-        static DiffOptions Costs(int xor, int replace) => new() { Estimator = () => new FixedEstimator(block => block.Count((byte)0) > 4000 ? xor : replace) };
-        using (DiffPlan plan = Compare(old, now, Costs(100, 100 + new DiffOptions().XorOverhead + 1))) Assert.Equal((1L, 0L), (plan.XorBlocks, plan.ReplaceBlocks));
-        using (DiffPlan plan = Compare(old, now, Costs(100, 100 + new DiffOptions().XorOverhead))) Assert.Equal((0L, 1L), (plan.XorBlocks, plan.ReplaceBlocks));
+        static DiffOptions Costs(int xor, int replace) =>
+            new() { Estimator = () => new FixedEstimator(block => block.Count((byte)0) > 4000 ? xor : replace) };
+        using (DiffPlan plan = Compare(old, now, Costs(100, 100 + new DiffOptions().XorOverhead + 1)))
+            Assert.Equal((1L, 0L), (plan.XorBlocks, plan.ReplaceBlocks));
+        using (DiffPlan plan = Compare(old, now, Costs(100, 100 + new DiffOptions().XorOverhead)))
+            Assert.Equal((0L, 1L), (plan.XorBlocks, plan.ReplaceBlocks));
         // A block stored raw costs 4096, whatever the estimator returns.
         using (DiffPlan plan = Compare(old, now, Costs(4090, 100_000))) Assert.Equal((0L, 1L), (plan.XorBlocks, plan.ReplaceBlocks));
     }
@@ -208,7 +216,8 @@ public sealed class DifferTests(ITestOutputHelper output)
         for (int seed = 1000; seed < 1060; seed++)
         {
             ImagePair pair = ImagePair.Random(seed);
-            using DiffPlan plan = Compare(pair.Old, pair.New, new DiffOptions { Hash = block => (BlockHash.Of(block) & mask) | 1, Xor = seed % 2 == 0 });
+            using DiffPlan plan =
+                Compare(pair.Old, pair.New, new DiffOptions { Hash = block => (BlockHash.Of(block) & mask) | 1, Xor = seed % 2 == 0 });
             NaivePlan.Check(plan, pair.Old, pair.New);
         }
     }
@@ -232,7 +241,8 @@ public sealed class DifferTests(ITestOutputHelper output)
         foreach (int threads in new[] { 1, 2, 5 })
         {
             using DiffPlan plan = Compare(old, now, new DiffOptions { Threads = threads });
-            Assert.True(plan.CopyBlocks > 1000 && plan.XorBlocks > 1000 && plan.ReplaceBlocks > 10 && plan.ZeroBlocks > 10, "the pair does not hold what it is for");
+            Assert.True(plan.CopyBlocks > 1000 && plan.XorBlocks > 1000 && plan.ReplaceBlocks > 10 && plan.ZeroBlocks > 10,
+                "the pair does not hold what it is for");
             first ??= NaivePlan.Print(plan);
             Assert.True(first == NaivePlan.Print(plan), $"{threads} threads make another plan");
             if (threads == 5) Assert.True(NaivePlan.Apply(plan, old, now).AsSpan().SequenceEqual(now));
@@ -251,7 +261,8 @@ public sealed class DifferTests(ITestOutputHelper output)
         for (int i = 0; i < order.Length; i++) Block(old, order[i]).CopyTo(Block(now, i));
         Block(old, order.Length, Comparison.TaskBlocks)[..^100].CopyTo(Block(now, order.Length, Comparison.TaskBlocks)[100..]);
         using DiffPlan plan = Compare(old, now, new DiffOptions { MemoryBytes = memory, Threads = 100 });
-        Assert.True(plan.CopyBlocks > order.Length - 100 && plan.XorBlocks > Comparison.TaskBlocks - 100, "the pair does not hold what it is for");
+        Assert.True(plan.CopyBlocks > order.Length - 100 && plan.XorBlocks > Comparison.TaskBlocks - 100,
+            "the pair does not hold what it is for");
         long bound = memory + (32L * (old.Length / Size));
         output.WriteLine($"{plan.PeakNativeBytes} of {bound} bytes");
         Assert.InRange(plan.PeakNativeBytes, 1, bound);
@@ -260,7 +271,8 @@ public sealed class DifferTests(ITestOutputHelper output)
     [Fact]
     public void Arrays_of_each_stage_add_up_to_less_than_32_bytes_per_block()
     {
-        int change = System.Runtime.CompilerServices.Unsafe.SizeOf<PackedChange>(), run = System.Runtime.CompilerServices.Unsafe.SizeOf<PackedRun>();
+        int change = System.Runtime.CompilerServices.Unsafe.SizeOf<PackedChange>(),
+            run = System.Runtime.CompilerServices.Unsafe.SizeOf<PackedRun>();
         Assert.Equal((8, 16), (change, run));
         const int Hash = 8, Entry = 12, Bucket = 1, State = 1, Stack = 4, Readers = 4, Order = 4, Free = 4;
         Assert.InRange(change + Hash + Entry + Bucket, 1, 32);
@@ -295,7 +307,8 @@ public sealed class DifferTests(ITestOutputHelper output)
         byte[] image = Noise(14, 2);
         Refused(ExitCode.Usage, "old.img has 8191 bytes", () => Compare(image[..8191], image));
         Refused(ExitCode.Usage, "new.img has 1 bytes", () => Compare(image, image[..1]));
-        Refused(ExitCode.Usage, "more than the 16 TiB", () => Differ.Compare(new MemoryImage(image), new FailingImage((1L << 44) + Size), new DiffOptions()));
+        Refused(ExitCode.Usage, "more than the 16 TiB",
+            () => Differ.Compare(new MemoryImage(image), new FailingImage((1L << 44) + Size), new DiffOptions()));
         Refused(ExitCode.Usage, "0 threads", () => Compare(image, image, new DiffOptions { Threads = 0 }));
         Refused(ExitCode.Usage, "8388608 bytes of memory", () => Compare(image, image, new DiffOptions { MemoryBytes = (8 << 20) - 1 }));
     }
@@ -306,8 +319,10 @@ public sealed class DifferTests(ITestOutputHelper output)
     public void Failed_read_ends_the_comparison_with_the_readers_own_error(int threads)
     {
         byte[] image = Noise(15, 2 * Comparison.TaskBlocks);
-        Refused(ExitCode.InputOutput, "broken.img", () => Differ.Compare(new FailingImage(image.Length), new MemoryImage(image), new DiffOptions { Threads = threads }));
-        Refused(ExitCode.InputOutput, "broken.img", () => Differ.Compare(new MemoryImage(image), new FailingImage(image.Length), new DiffOptions { Threads = threads }));
+        Refused(ExitCode.InputOutput, "broken.img",
+            () => Differ.Compare(new FailingImage(image.Length), new MemoryImage(image), new DiffOptions { Threads = threads }));
+        Refused(ExitCode.InputOutput, "broken.img",
+            () => Differ.Compare(new MemoryImage(image), new FailingImage(image.Length), new DiffOptions { Threads = threads }));
     }
 
     [Fact]
@@ -350,7 +365,8 @@ public sealed class DifferTests(ITestOutputHelper output)
             Progress = progress =>
             {
                 Assert.InRange(progress.Done, 0, progress.Total);
-                if (last.TryGetValue(progress.Stage, out DiffProgress before) && progress.Stage != DiffStage.FindAnchors) Assert.True(progress.Done >= before.Done);
+                if (last.TryGetValue(progress.Stage, out DiffProgress before) && progress.Stage != DiffStage.FindAnchors)
+                    Assert.True(progress.Done >= before.Done);
                 last[progress.Stage] = progress;
             },
         });

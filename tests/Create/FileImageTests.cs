@@ -46,12 +46,14 @@ public sealed class FileImageTests(ITestOutputHelper output)
         MakeSparse(folder["old"], Length, noise, 3L << 30, 9L << 30);
         MakeSparse(folder["new"], Length + (1L << 30), noise, 3L << 30, 5L << 30);
         using FileImageReader oldFile = FileImageReader.Open(folder["old"]), newFile = FileImageReader.Open(folder["new"]);
-        if (!oldFile.TrySkipHole(0, out _)) throw new InvalidOperationException($"{folder.Path} is on a file system without holes; set TMPDIR to another");
+        if (!oldFile.TrySkipHole(0, out _))
+            throw new InvalidOperationException($"{folder.Path} is on a file system without holes; set TMPDIR to another");
         var old = new CountingImage(oldFile);
         var now = new CountingImage(newFile);
         using DiffPlan plan = Differ.Compare(old, now, new DiffOptions { Threads = 2 });
 
-        output.WriteLine($"read {old.BytesRead} and {now.BytesRead} bytes; {plan.PeakNativeBytes} bytes of memory at most, if all were touched");
+        output.WriteLine(
+            $"read {old.BytesRead} and {now.BytesRead} bytes; {plan.PeakNativeBytes} bytes of memory at most, if all were touched");
         Assert.InRange(old.BytesRead, 2 * MiB, 8 * MiB);
         Assert.InRange(now.BytesRead, 2 * MiB, 8 * MiB);
         Assert.InRange(plan.PeakNativeBytes, 1, new DiffOptions().MemoryBytes + (32 * (now.Length / CowOp.BlockSize)));

@@ -33,7 +33,8 @@ public sealed class GraphTests(ITestOutputHelper output)
         {
             PackedChange op = ops[block];
             Assert.True(op.IsOrdered);
-            Assert.False(written.Contains(op.FirstRead) || written.Contains(op.LastRead), $"the op of block {block} reads what was written before");
+            Assert.False(written.Contains(op.FirstRead) || written.Contains(op.LastRead),
+                $"the op of block {block} reads what was written before");
             written.Add(block);
         }
         return (blocks, broken);
@@ -87,7 +88,8 @@ public sealed class GraphTests(ITestOutputHelper output)
             int blocks = random.Next(3, 1000);
             var ops = new PackedChange[blocks];
             // Every op reads its own block or a higher one.
-            for (int i = 0; i < blocks - 2; i++) ops[i] = PackedChange.Xor(((long)random.Next(i, blocks - 1) * Size) + random.Next(0, 2), 1);
+            for (int i = 0; i < blocks - 2; i++)
+                ops[i] = PackedChange.Xor(((long)random.Next(i, blocks - 1) * Size) + random.Next(0, 2), 1);
             Assert.Equal(0, Solve(ops).Broken);
         }
     }

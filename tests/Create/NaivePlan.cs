@@ -22,7 +22,12 @@ internal static class NaivePlan
             Assert.True(run.Count > 0, $"run {i} is empty");
             for (int k = 0; k < run.Count; k++)
             {
-                long source = run.Type switch { CowOpType.Copy => run.Source + k, CowOpType.Xor => run.Source + ((long)k * Size), _ => run.Source };
+                long source = run.Type switch
+                {
+                    CowOpType.Copy => run.Source + k,
+                    CowOpType.Xor => run.Source + ((long)k * Size),
+                    _ => run.Source,
+                };
                 ops.Add(new DiffRun(run.Type, run.NewBlock + (uint)k, source, 1));
             }
         }
@@ -97,7 +102,8 @@ internal static class NaivePlan
         }
 
         int ordered = ops.TakeWhile(op => op.Type is CowOpType.Copy or CowOpType.Xor).Count();
-        Assert.All(ops.Skip(ordered), op => Assert.True(op.Type is CowOpType.Replace or CowOpType.Zero, $"{op} comes after a Replace or Zero"));
+        Assert.All(ops.Skip(ordered),
+            op => Assert.True(op.Type is CowOpType.Replace or CowOpType.Zero, $"{op} comes after a Replace or Zero"));
         uint[] rest = ops.Skip(ordered).Select(op => op.NewBlock).ToArray();
         Assert.Equal(rest.Order(), rest);
 

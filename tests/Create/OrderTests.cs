@@ -27,7 +27,8 @@ public sealed class OrderTests(ITestOutputHelper output)
     {
         DiffPlan plan = Differ.Compare(new MemoryImage(old), new MemoryImage(now), new DiffOptions());
         NaivePlan.Check(plan, old, now);
-        output.WriteLine($"copy {plan.CopyBlocks}, xor {plan.XorBlocks}, replace {plan.ReplaceBlocks}, zero {plan.ZeroBlocks}, cycles {plan.CyclesBroken}, runs {plan.RunCount}; {Forecast.Of(plan, old, now)}");
+        output.WriteLine($"copy {plan.CopyBlocks}, xor {plan.XorBlocks}, replace {plan.ReplaceBlocks}, zero {plan.ZeroBlocks}, cycles "
+            + $"{plan.CyclesBroken}, runs {plan.RunCount}; {Forecast.Of(plan, old, now)}");
         return (plan, NaivePlan.Ops(plan));
     }
 
@@ -82,7 +83,9 @@ public sealed class OrderTests(ITestOutputHelper output)
         byte[] old = Noise(4, 3000), now = (byte[])old.Clone();
         for (int chain = 0; chain < 10; chain++) Block(old, (chain * 300) + 1, 200).CopyTo(Block(now, chain * 300, 200));
         (DiffPlan plan, _) = Compare(old, now);
-        using (plan) Assert.Equal(Enumerable.Range(0, 10).Select(chain => new DiffRun(CowOpType.Copy, (uint)chain * 300, (chain * 300) + 1, 200)), Enumerable.Range(0, plan.RunCount).Select(i => plan[i]));
+        using (plan)
+            Assert.Equal(Enumerable.Range(0, 10).Select(chain => new DiffRun(CowOpType.Copy, (uint)chain * 300, (chain * 300) + 1, 200)),
+                Enumerable.Range(0, plan.RunCount).Select(i => plan[i]));
     }
 
     [Fact]

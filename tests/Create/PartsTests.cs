@@ -73,7 +73,8 @@ public sealed class PartsTests
     {
         var tally = new NativeTally();
         var random = new Random(3);
-        ulong[] values = Enumerable.Range(0, 5000).Select(_ => random.Next(4) == 0 ? 0 : BlockHash.Mix((ulong)random.Next(1, 300)) | 1).ToArray();
+        ulong[] values =
+            Enumerable.Range(0, 5000).Select(_ => random.Next(4) == 0 ? 0 : BlockHash.Mix((ulong)random.Next(1, 300)) | 1).ToArray();
         using var hashes = new NativeArray<ulong>(tally, values.Length, "test");
         values.CopyTo(hashes.Slice(0, values.Length));
         using (var index = new SourceIndex(tally, hashes))
@@ -102,6 +103,7 @@ public sealed class PartsTests
         int text = estimator.Cost(block);
         new Random(4).NextBytes(block);
         int noise = estimator.Cost(block);
-        Assert.True(zeros < edit && edit < 64 && edit < text && text < 2200 && text < noise && noise > 4000 && noise <= 4096, $"{zeros} {edit} {text} {noise}");
+        Assert.True(zeros < edit && edit < 64 && edit < text && text < 2200 && text < noise && noise > 4000 && noise <= 4096,
+            $"{zeros} {edit} {text} {noise}");
     }
 }

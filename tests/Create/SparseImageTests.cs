@@ -40,7 +40,8 @@ public sealed class SparseImageTests : IDisposable
     public void Every_range_of_a_sparse_image_reads_as_the_raw_one_does(int block, int headerBytes, int chunkHeaderBytes)
     {
         SparseImages made = new SparseImages(block, headerBytes, chunkHeaderBytes)
-            .Fill(2, 0x04030201).Data(Noise(1, 3 * block)).Skip(2).Skip(1).Fill(1, 0).Checksum().Data(Noise(2, block)).Data(Noise(3, block)).Fill(1, 0xffffffff).Fill(0, 9).Skip(0).Skip(4)
+            .Fill(2, 0x04030201).Data(Noise(1, 3 * block)).Skip(2).Skip(1).Fill(1, 0).Checksum().Data(Noise(2, block)).Data(Noise(3, block))
+            .Fill(1, 0xffffffff).Fill(0, 9).Skip(0).Skip(4)
             .Checksum(counted: false);
         byte[] raw = made.Raw;
         Read(made.Build(), image =>
@@ -129,7 +130,9 @@ public sealed class SparseImageTests : IDisposable
     [InlineData(0xcac3, 1, 0xffffffff, "has -1 bytes of data, must have 0")]
     [InlineData(0xcac4, 1, 4, "is a checksum and has blocks")]
     public void Chunk_that_cannot_be_right_is_refused(int type, uint blocks, uint data, string sentence) =>
-        Assert.Contains(sentence, Refusal(new SparseImages().Data(Noise(1, Block)).Chunk((ushort)type, blocks, data, new byte[Math.Min(data, 8192)]).Build()), StringComparison.Ordinal);
+        Assert.Contains(sentence,
+            Refusal(new SparseImages().Data(Noise(1, Block)).Chunk((ushort)type, blocks, data, new byte[Math.Min(data, 8192)]).Build()),
+            StringComparison.Ordinal);
 
     [Theory]
     [InlineData(0xcac2, 4)]

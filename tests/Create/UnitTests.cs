@@ -24,7 +24,8 @@ public sealed class UnitTests(ITestOutputHelper output)
             if (run.Type == CowOpType.Xor)
             {
                 foreach (int k in Enumerable.Range(0, run.Count))
-                    total += Op + costs.Of(NaivePlan.XorPayload(new DiffRun(CowOpType.Xor, run.NewBlock + (uint)k, run.Source + ((long)k * Size), 1), old, now));
+                    total += Op + costs.Of(NaivePlan.XorPayload(
+                        new DiffRun(CowOpType.Xor, run.NewBlock + (uint)k, run.Source + ((long)k * Size), 1), old, now));
             }
             if (run.Type != CowOpType.Replace) continue;
             int unit = unitBytes / Size;
@@ -37,14 +38,15 @@ public sealed class UnitTests(ITestOutputHelper output)
         return total;
     }
 
-    private static DiffPlan Compare(byte[] old, byte[] now, bool xor, int unitBytes, int threads, CowCompression codec) => Differ.Compare(new MemoryImage(old), new MemoryImage(now), new DiffOptions
-    {
-        Xor = xor,
-        MaxUnitBytes = unitBytes,
-        XorOverhead = unitBytes == Size ? 0 : Op,
-        Threads = threads,
-        Estimator = () => new CodecCosts(codec, unitBytes),
-    });
+    private static DiffPlan Compare(byte[] old, byte[] now, bool xor, int unitBytes, int threads, CowCompression codec) =>
+        Differ.Compare(new MemoryImage(old), new MemoryImage(now), new DiffOptions
+        {
+            Xor = xor,
+            MaxUnitBytes = unitBytes,
+            XorOverhead = unitBytes == Size ? 0 : Op,
+            Threads = threads,
+            Estimator = () => new CodecCosts(codec, unitBytes),
+        });
 
     /// <summary>
     /// Ranges of blocks that repeat one another at many distances. Their old contents differ from them in few bytes or in many.
@@ -87,10 +89,12 @@ public sealed class UnitTests(ITestOutputHelper output)
         {
             ImagePair pair = ImagePair.Random(seed);
             (byte[] old, byte[] now) = seed % 2 == 0 ? (pair.Old, pair.New) : Redundant(seed);
-            using DiffPlan without = Compare(old, now, false, unitBytes, 1, codec), with = Compare(old, now, true, unitBytes, 1 + (seed % 3), codec);
+            using DiffPlan without = Compare(old, now, false, unitBytes, 1, codec),
+                with = Compare(old, now, true, unitBytes, 1 + (seed % 3), codec);
             NaivePlan.Check(with, old, now);
             long more = Total(with, old, now, unitBytes, costs), less = Total(without, old, now, unitBytes, costs);
-            Assert.True(more <= less, $"seed {seed}: {more} bytes with Xor, {less} without; {with.CyclesBroken} and {without.CyclesBroken} cycles");
+            Assert.True(more <= less,
+                $"seed {seed}: {more} bytes with Xor, {less} without; {with.CyclesBroken} and {without.CyclesBroken} cycles");
             xors += with.XorBlocks;
             saved += less - more;
             if (unitBytes > Size && with.XorBlocks == 0 && with.ReplaceBlocks > 0) taken++;
@@ -113,9 +117,11 @@ public sealed class UnitTests(ITestOutputHelper output)
         random.NextBytes(old);
         now.AsSpan(0, Size).CopyTo(old);
         old[100] ^= 1;
-        using (DiffPlan plan = Compare(old[..(Unit * Size)], now[..(Unit * Size)], true, Unit * Size, 1, CowCompression.Lz4)) Assert.Equal(1, plan.XorBlocks);
+        using (DiffPlan plan = Compare(old[..(Unit * Size)], now[..(Unit * Size)], true, Unit * Size, 1, CowCompression.Lz4))
+            Assert.Equal(1, plan.XorBlocks);
         for (int block = Unit; block < 8 * Unit; block++) now.AsSpan(block / Unit * Unit * Size, Size).CopyTo(now.AsSpan(block * Size));
-        using (DiffPlan plan = Compare(old, now, true, Unit * Size, 1, CowCompression.Lz4)) Assert.Equal((0L, 8L * Unit), (plan.XorBlocks, plan.ReplaceBlocks));
+        using (DiffPlan plan = Compare(old, now, true, Unit * Size, 1, CowCompression.Lz4))
+            Assert.Equal((0L, 8L * Unit), (plan.XorBlocks, plan.ReplaceBlocks));
     }
 
     [Fact]
@@ -132,7 +138,8 @@ public sealed class UnitTests(ITestOutputHelper output)
                     while (unit > count - at) unit /= 2;
                     expected[at + 7] = unit;
                 }
-                for (long at = 7; at < count + 7; at++) Assert.Equal(expected.GetValueOrDefault(at), UnitPass.UnitAt(7, count + 7, at, largest));
+                for (long at = 7; at < count + 7; at++)
+                    Assert.Equal(expected.GetValueOrDefault(at), UnitPass.UnitAt(7, count + 7, at, largest));
             }
         }
     }
@@ -157,7 +164,8 @@ public sealed class UnitTests(ITestOutputHelper output)
         foreach (int threads in new[] { 1, 3 })
         {
             using DiffPlan plan = Compare(old, now, true, 16 * Size, threads, CowCompression.Lz4);
-            Assert.True(plan.XorBlocks > 1000 && plan.ReplaceBlocks > 1000, $"{plan.XorBlocks} xored and {plan.ReplaceBlocks} replaced blocks are not what the pair is for");
+            Assert.True(plan.XorBlocks > 1000 && plan.ReplaceBlocks > 1000,
+                $"{plan.XorBlocks} xored and {plan.ReplaceBlocks} replaced blocks are not what the pair is for");
             first ??= NaivePlan.Print(plan);
             Assert.True(first == NaivePlan.Print(plan), $"{threads} threads make another plan");
         }
@@ -171,7 +179,8 @@ public sealed class UnitTests(ITestOutputHelper output)
     public void Unit_size_that_the_format_has_not_is_refused_with_64(int bytes)
     {
         var image = new MemoryImage(new byte[Size]);
-        Assert.Equal(ExitCode.Usage, Assert.Throws<SnapuserdException>(() => Differ.Compare(image, image, new DiffOptions { MaxUnitBytes = bytes })).Code);
+        Assert.Equal(ExitCode.Usage,
+            Assert.Throws<SnapuserdException>(() => Differ.Compare(image, image, new DiffOptions { MaxUnitBytes = bytes })).Code);
     }
 
     [Fact]
@@ -183,7 +192,8 @@ public sealed class UnitTests(ITestOutputHelper output)
         using var comparison = new Comparison(image, image, new DiffOptions { Stop = stop });
         for (int block = 0; block < 4999; block++) comparison.Changes[block] = PackedChange.Copy(block + 1);
         Assert.Equal(ExitCode.Interrupted, Assert.Throws<SnapuserdException>(() => CycleBreaker.Run(comparison, 4999)).Code);
-        Assert.Equal(ExitCode.Interrupted, Assert.Throws<SnapuserdException>(() => MergeSequence.Order(comparison.Tally, comparison.Changes, 4999, new StopPoll(stop)).Dispose()).Code);
+        Assert.Equal(ExitCode.Interrupted, Assert.Throws<SnapuserdException>(() =>
+            MergeSequence.Order(comparison.Tally, comparison.Changes, 4999, new StopPoll(stop)).Dispose()).Code);
     }
 
     private sealed class CodecCosts(CowCompression codec, int unitBytes) : ICostEstimator

@@ -67,7 +67,8 @@ public sealed class AddressSpaceTests
         IEnumerable<string> arguments = words.Split(' ')
             .Select(word => word is "COW" or "BASE" or "NEW" or "OUTPUT" ? folder[word.ToLowerInvariant()] : word);
         // qemu-user reads its option -R from this variable, however it is started.
-        if (Binary.IsEmulated) return Binary.RunProgram(Binary.Path, arguments, new Dictionary<string, string> { ["QEMU_RESERVED_VA"] = space });
+        if (Binary.IsEmulated)
+            return Binary.RunProgram(Binary.Path, arguments, new Dictionary<string, string> { ["QEMU_RESERVED_VA"] = space });
         return Binary.RunProgram(CProgram.Compile("Support", "refuse"), ["map", space, Binary.Path, .. arguments]);
     }
 }

@@ -57,7 +57,8 @@ public sealed class AttachTests : IDisposable
 
     private BinaryResult Ctl(params string[] words) => Binary.Run(["ctl", .. words, "--socket", _control]);
 
-    private BinaryResult Attach(string name, string files = "one") => Ctl("attach", name, "--cow", _folder[files + ".cow"], "--base", _folder[files + ".base"]);
+    private BinaryResult Attach(string name, string files = "one") =>
+        Ctl("attach", name, "--cow", _folder[files + ".cow"], "--base", _folder[files + ".base"]);
 
     private static void Refused(int code, string words, BinaryResult result)
     {
@@ -78,7 +79,8 @@ public sealed class AttachTests : IDisposable
     private long Memory()
     {
         foreach (string line in File.ReadLines($"/proc/{_daemon.Id}/status"))
-            if (line.StartsWith("RssAnon:", StringComparison.Ordinal)) return 1024 * long.Parse(line.Split(' ')[^2], CultureInfo.InvariantCulture);
+            if (line.StartsWith("RssAnon:", StringComparison.Ordinal))
+                return 1024 * long.Parse(line.Split(' ')[^2], CultureInfo.InvariantCulture);
         throw new InvalidOperationException("no RssAnon");
     }
 
@@ -105,7 +107,8 @@ public sealed class AttachTests : IDisposable
         BinaryResult attached = Attach("a");
         Assert.True(attached.ExitCode == 0, attached.ToString());
         Assert.Equal(_folder["devices/a"], attached.Output.TrimEnd());
-        Assert.Equal("{\"event\":\"attached\",\"name\":\"b\",\"device\":\"" + _folder["devices/b"] + "\"}", Ctl("attach", "b", "--cow", _folder["two.cow"], "--base", _folder["two.base"], "--json").Output.TrimEnd());
+        Assert.Equal("{\"event\":\"attached\",\"name\":\"b\",\"device\":\"" + _folder["devices/b"] + "\"}",
+            Ctl("attach", "b", "--cow", _folder["two.cow"], "--base", _folder["two.base"], "--json").Output.TrimEnd());
         string status = Ctl("status", "a", "--json").Output;
         Assert.Contains($"\"cow\":\"{_folder["one.cow"]}\",\"base\":\"{_folder["one.base"]}\"", status, StringComparison.Ordinal);
         Assert.Equal(0, Ctl("merge", "a").ExitCode);
@@ -128,7 +131,9 @@ public sealed class AttachTests : IDisposable
         // The path is relative to another folder, and the link points to another file by the time the daemon opens it.
         File.Move(_folder["one.cow"], _folder["devices/x.cow"]);
         File.CreateSymbolicLink(_folder["devices/link"], "x.cow");
-        BinaryResult attached = Binary.RunProgram("/bin/sh", ["-c", "cd \"$1\" && exec \"$0\" ctl attach a --cow link --base ../one.base --socket \"$2\"", Binary.Path, _folder["devices"], _control]);
+        BinaryResult attached = Binary.RunProgram("/bin/sh",
+            ["-c", "cd \"$1\" && exec \"$0\" ctl attach a --cow link --base ../one.base --socket \"$2\"", Binary.Path,
+                _folder["devices"], _control]);
         Assert.True(attached.ExitCode == 0, attached.ToString());
         File.Delete(_folder["devices/link"]);
         File.WriteAllBytes(_folder["devices/x.cow.new"], Golden.Cow("v2-gz-xor"));
@@ -185,7 +190,8 @@ public sealed class AttachTests : IDisposable
         Refused(66, "there is no snapshot a here", Ctl("detach", "a"));
         Refused(64, "share storage", Ctl("attach", "a", "--cow", _folder["one.cow"], "--base", _folder["one.cow"]));
         File.WriteAllText(_folder["no.cow"], "this is no COW, but it is long enough for one");
-        Refused(65, $"a: {_folder["no.cow"]} is not a COW file", Ctl("attach", "a", "--cow", _folder["no.cow"], "--base", _folder["one.base"]));
+        Refused(65, $"a: {_folder["no.cow"]} is not a COW file",
+            Ctl("attach", "a", "--cow", _folder["no.cow"], "--base", _folder["one.base"]));
         Assert.Equal(0, Attach("a").ExitCode);
         Files("two");
         Refused(76, "there is one of that name", Attach("a", "two"));
@@ -200,9 +206,11 @@ public sealed class AttachTests : IDisposable
     {
         Files("two");
         string control = _folder["other"];
-        using Process server = Binary.Start("serve", "--cow", _folder["one.cow"], "--base", _folder["one.base"], "--device", "nbd", "--socket", _folder["nbd"], "--control", control);
+        using Process server = Binary.Start("serve", "--cow", _folder["one.cow"], "--base", _folder["one.base"], "--device", "nbd",
+            "--socket", _folder["nbd"], "--control", control);
         Assert.Equal(_folder["nbd"], server.StandardOutput.ReadLine());
-        foreach (string[] words in new string[][] { ["attach", "a", "--cow", _folder["two.cow"], "--base", _folder["two.base"]], ["detach", "one.cow"] })
+        foreach (string[] words in new string[][] { ["attach", "a", "--cow", _folder["two.cow"], "--base", _folder["two.base"]],
+            ["detach", "one.cow"] })
             Refused(64, "are for a daemon", Binary.Run(["ctl", .. words, "--socket", control]));
         _ = Libc.Kill(server.Id, Libc.SIGTERM);
         Assert.True(server.WaitForExit(60_000));

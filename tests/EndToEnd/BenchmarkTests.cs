@@ -15,6 +15,7 @@ public sealed class BenchmarkTests
         Benchmarks.Program.Run(output, Binary.Path, tiny: true);
         string[] lines = output.ToString().TrimEnd('\n').Split('\n').Where(line => line.StartsWith("  ")).ToArray();
         Assert.Equal(12, lines.Length);
-        Assert.All(lines, line => Assert.Matches(@"ceiling [0-9.]+ \[[0-9.]+-[0-9.]+\] .*, ours [0-9.]+ \[[0-9.]+-[0-9.]+\] .*, ratio [0-9]+\.[0-9]{2}", line));
+        Assert.All(lines, line =>
+            Assert.Matches(@"ceiling [0-9.]+ \[[0-9.]+-[0-9.]+\] .*, ours [0-9.]+ \[[0-9.]+-[0-9.]+\] .*, ratio [0-9]+\.[0-9]{2}", line));
     }
 }

@@ -26,7 +26,8 @@ public sealed class BootTests : IDisposable
     {
         File.WriteAllText(_folder["table"], table);
         File.WriteAllText(_folder["cmdline"], line);
-        return Binary.Run(["boot", "--table", _folder["table"], "--cmdline", _folder["cmdline"], "--control-folder", _folder["run"], "--wait", "0", .. more]);
+        return Binary.Run(["boot", "--table", _folder["table"], "--cmdline", _folder["cmdline"], "--control-folder", _folder["run"],
+            "--wait", "0", .. more]);
     }
 
     [Fact]
@@ -38,17 +39,23 @@ public sealed class BootTests : IDisposable
         Write("garbage.cow", [.. Enumerable.Repeat((byte)7, 5000)]);
         foreach (string name in new[] { "a", "b", "c", "d", "e", "f" }) Write(name, Golden.Old);
         string table = string.Concat(
-            new[] { "a new", "b half", "c bad", "d none", "e garbage" }.Select(row => row.Split(' ')).Select(row => $"{row[0]} {_folder[row[1]]}.cow {_folder[row[0]]}\n"));
+            new[]
+            {
+                "a new", "b half", "c bad", "d none", "e garbage",
+            }.Select(row => row.Split(' ')).Select(row => $"{row[0]} {_folder[row[1]]}.cow {_folder[row[0]]}\n"));
         Dictionary<string, byte[]> before = Directory.EnumerateFiles(_folder.Path).ToDictionary(path => path, File.ReadAllBytes);
-        BinaryResult result = Boot(table, $"quiet snapuserd.device=nbd snapuserd.row=f,/dev/snapuserd-none,{_folder["f"]}", "--dry-run", "--json");
+        BinaryResult result = Boot(table, $"quiet snapuserd.device=nbd snapuserd.row=f,/dev/snapuserd-none,{_folder["f"]}",
+            "--dry-run", "--json");
         // Where temporary files do not survive a boot, the state on disk cannot tell that there is no update.
         bool kept = LoopDevice.Call("stat", "-f", "-c", "%T", _folder.Path).Trim() is not ("tmpfs" or "ramfs" or "overlayfs");
         Assert.Equal(kept ? 65 : 66, result.ExitCode);
-        JsonElement[] rows = result.Output.Split('\n', StringSplitOptions.RemoveEmptyEntries).Select(line => JsonDocument.Parse(line).RootElement).ToArray();
+        JsonElement[] rows =
+            result.Output.Split('\n', StringSplitOptions.RemoveEmptyEntries).Select(line => JsonDocument.Parse(line).RootElement).ToArray();
         Assert.All(rows, row => Assert.Equal("row", row.GetProperty("event").GetString()));
         Assert.Equal(
             ["a served 0", "b served 0", "c old 0", kept ? "d plain 0" : "d failed 66", "e failed 65", "f failed 66"],
-            rows.Select(row => $"{row.GetProperty("name").GetString()} {row.GetProperty("state").GetString()} {row.GetProperty("exit_code").GetInt32()}"));
+            rows.Select(row =>
+                $"{row.GetProperty("name").GetString()} {row.GetProperty("state").GetString()} {row.GetProperty("exit_code").GetInt32()}"));
         Assert.Equal("/dev/mapper/a", rows[0].GetProperty("device").GetString());
         Assert.Equal(JsonValueKind.Null, rows[4].GetProperty("device").ValueKind);
         Assert.Contains(" --device nbd --merge", rows[0].GetProperty("command").GetString());
@@ -96,7 +103,8 @@ public sealed class BootTests : IDisposable
         Write("base", Golden.Old);
         Directory.CreateDirectory(_folder["run"]);
         string table = $"root {_folder["root"]} {_folder["base"]}";
-        using (Process server = Binary.Start("serve", "--cow", _folder["root"], "--base", _folder["base"], "--device", "nbd", "--socket", _folder["nbd"], "--control", _folder["run/root"], "--progress", "never"))
+        using (Process server = Binary.Start("serve", "--cow", _folder["root"], "--base", _folder["base"], "--device", "nbd", "--socket",
+            _folder["nbd"], "--control", _folder["run/root"], "--progress", "never"))
         {
             try
             {
@@ -104,7 +112,8 @@ public sealed class BootTests : IDisposable
                 BinaryResult result = Boot(table, "");
                 Assert.True(result.ExitCode == 76, result.ToString());
                 Assert.Equal("", result.Output);
-                Assert.Contains($"root cannot be used: another process listens on its socket and does not serve it: the server at {_folder["run/root"]} has another device than /dev/mapper/root", result.Error);
+                Assert.Contains("root cannot be used: another process listens on its socket and does not serve it: the server at "
+                    + $"{_folder["run/root"]} has another device than /dev/mapper/root", result.Error);
             }
             finally
             {
@@ -129,14 +138,18 @@ public sealed class BootTests : IDisposable
         Write("base", Golden.HalfBase("half-v3-lz4-64k-xor-M3io_uring"));
         File.WriteAllText(_folder["table"], $"root {_folder["half.cow"]} {_folder["base"]}");
         File.WriteAllText(_folder["cmdline"], "snapuserd.device=nbd snapuserd.merge=before");
-        string[] arguments = ["boot", "--table", _folder["table"], "--cmdline", _folder["cmdline"], "--control-folder", _folder["run"], "--wait", "0"];
+        string[] arguments =
+        [
+            "boot", "--table", _folder["table"], "--cmdline", _folder["cmdline"], "--control-folder", _folder["run"], "--wait", "0",
+        ];
         // Another boot that takes long.
         using Process other = Binary.StartProgram("flock", [_folder["run.lock"], "sh", "-c", "echo locked; read go"]);
         Assert.Equal("locked", other.StandardOutput.ReadLine());
         using Process first = Binary.Start(arguments), second = Binary.Start(arguments);
         try
         {
-            foreach (Process boot in new[] { first, second }) Assert.Contains("another snapuserd boot is at work", boot.StandardError.ReadLine());
+            foreach (Process boot in new[] { first, second })
+                Assert.Contains("another snapuserd boot is at work", boot.StandardError.ReadLine());
             Assert.Equal(Golden.HalfBase("half-v3-lz4-64k-xor-M3io_uring"), File.ReadAllBytes(_folder["base"]));
             Assert.False(first.HasExited || second.HasExited);
         }
@@ -175,7 +188,8 @@ public sealed class BootTests : IDisposable
             {
                 File.WriteAllText(Path.Combine(root, "table"), $"row /{name}/cow /base\n");
                 File.WriteAllText(Path.Combine(root, "line"), "");
-                BinaryResult result = Binary.RunProgram("chroot", [root, "/snapuserd", "boot", "--table", "/table", "--cmdline", "/line", "--wait", "0", "--dry-run"]);
+                BinaryResult result = Binary.RunProgram("chroot",
+                    [root, "/snapuserd", "boot", "--table", "/table", "--cmdline", "/line", "--wait", "0", "--dry-run"]);
                 Assert.StartsWith($"row {state} ", result.Output, StringComparison.Ordinal);
                 Assert.Equal(state == "failed", result.Output.Contains("put any file into that folder", StringComparison.Ordinal));
             }
@@ -198,7 +212,8 @@ public sealed class BootTests : IDisposable
             BinaryResult result = Boot($"root {_folder["cow"]} {_folder["base"]}", $"snapuserd.device=nbd snapuserd.merge={policy}");
             Assert.True(result.ExitCode is 64 or 69, result.ToString());
             // Without a device mapper, a merge that has not begun is not attempted.
-            bool unmapped = policy == "before" && result.Error.Contains("it is not merged, because there could be no /dev/mapper/root", StringComparison.Ordinal);
+            bool unmapped = policy == "before"
+                && result.Error.Contains("it is not merged, because there could be no /dev/mapper/root", StringComparison.Ordinal);
             if (policy != "rollback" && !unmapped) Assert.Contains("root: the OLD image is taken: ", result.Error);
             Assert.Equal(Golden.Old, File.ReadAllBytes(_folder["base"]));
             Assert.Equal(cow, File.ReadAllBytes(_folder["cow"]));

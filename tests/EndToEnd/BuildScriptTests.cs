@@ -17,7 +17,8 @@ public sealed class BuildScriptTests : IDisposable
     public BuildScriptTests()
     {
         Directory.CreateDirectory(_folder["interop/Entry"]);
-        foreach (string file in Directory.GetFiles(Path.Combine(Binary.Root, "interop/Entry"), "*.c")) File.Copy(file, _folder[$"interop/Entry/{Path.GetFileName(file)}"]);
+        foreach (string file in Directory.GetFiles(Path.Combine(Binary.Root, "interop/Entry"), "*.c"))
+            File.Copy(file, _folder[$"interop/Entry/{Path.GetFileName(file)}"]);
         File.Copy(Path.Combine(Binary.Root, "build.sh"), _folder["build.sh"]);
         Directory.CreateDirectory(_folder["bin"]);
         File.WriteAllText(_folder["bin/dotnet"], """
@@ -36,7 +37,8 @@ public sealed class BuildScriptTests : IDisposable
     public void Dispose() => _folder.Dispose();
 
     private BinaryResult Build(params string[] environment) =>
-        Binary.RunProgram("env", ["-i", $"PATH={_folder["bin"]}:{Environment.GetEnvironmentVariable("PATH")}", .. environment, _folder["build.sh"], "build"]);
+        Binary.RunProgram("env",
+            ["-i", $"PATH={_folder["bin"]}:{Environment.GetEnvironmentVariable("PATH")}", .. environment, _folder["build.sh"], "build"]);
 
     private string Called => File.ReadAllLines(_folder["called"])[0];
 
@@ -81,7 +83,8 @@ public sealed class BuildScriptTests : IDisposable
         Assert.Contains("build.sh: compiling src/Cli to native code", first.Error);
         string architecture = System.Runtime.InteropServices.RuntimeInformation.OSArchitecture.ToString().ToLowerInvariant();
         string package = $"microsoft.netcore.app.runtime.nativeaot.linux-{architecture}";
-        foreach (IEnumerable<string> environment in (string[][])[[$"HOME={_folder["home"]}", $"NUGET_PACKAGES={_folder["packages"]}"], [$"HOME={_folder["home"]}", $"NUGET_FALLBACK_PACKAGES=/nowhere;{_folder["packages"]}"]])
+        foreach (IEnumerable<string> environment in (string[][])[[$"HOME={_folder["home"]}", $"NUGET_PACKAGES={_folder["packages"]}"],
+            [$"HOME={_folder["home"]}", $"NUGET_FALLBACK_PACKAGES=/nowhere;{_folder["packages"]}"]])
         {
             Assert.Contains("downloads", Build([.. environment]).Error);
             Directory.CreateDirectory(_folder[$"packages/{package}"]);

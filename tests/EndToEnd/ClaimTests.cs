@@ -32,7 +32,8 @@ public sealed class ClaimTests
             Assert.True(refused.ExitCode == 76, refused.ToString());
         }
         Assert.Equal(Golden.Old, File.ReadAllBytes(target));
-        BinaryResult child = Binary.RunProgram(Binary.Path, rivals[0], new Dictionary<string, string> { [InheritedHolds.Variable] = InheritedHolds.ForChild([]) });
+        BinaryResult child = Binary.RunProgram(Binary.Path, rivals[0],
+            new Dictionary<string, string> { [InheritedHolds.Variable] = InheritedHolds.ForChild([]) });
         Assert.True(child.ExitCode == 0, child.ToString());
         Assert.Equal(Golden.New, File.ReadAllBytes(target));
     }

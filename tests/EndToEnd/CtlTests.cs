@@ -70,7 +70,8 @@ public sealed class CtlTests : IDisposable
             Directory.CreateDirectory(_folder[folder]);
             File.WriteAllBytes(_folder[$"{folder}/cow"], Golden.Cow(Vector));
             File.WriteAllBytes(_folder[$"{folder}/base"], Golden.Old);
-            Process server = Binary.Start(["serve", "--cow", _folder[$"{folder}/cow"], "--base", _folder[$"{folder}/base"], "--device", "nbd", "--socket", _folder[$"{folder}/nbd"], "--progress", "never", .. more]);
+            Process server = Binary.Start(["serve", "--cow", _folder[$"{folder}/cow"], "--base", _folder[$"{folder}/base"], "--device",
+                "nbd", "--socket", _folder[$"{folder}/nbd"], "--progress", "never", .. more]);
             _servers.Add(server);
             return server;
         }
@@ -86,7 +87,8 @@ public sealed class CtlTests : IDisposable
         Assert.Equal("name cow", NameOf(first));
         Assert.Equal("name cow.2", NameOf(ServerOf("b", "--control", _folder["ctl/b"])));
         Assert.Equal("name cow.3", NameOf(third = ServerOf("c", "--control", _folder["ctl/c"])));
-        Assert.Contains("\"name\":\"cow.2\"", Binary.Run("ctl", "status", "cow.2", "--json", "--socket", _folder["ctl/b"]).Output, StringComparison.Ordinal);
+        Assert.Contains("\"name\":\"cow.2\"", Binary.Run("ctl", "status", "cow.2", "--json", "--socket", _folder["ctl/b"]).Output,
+            StringComparison.Ordinal);
         Assert.Equal(66, Binary.Run("ctl", "status", "cow", "--socket", _folder["ctl/b"]).ExitCode);
         Process refused = ServerOf("d", "--control", _folder["ctl/d"], "--as", "cow.2");
         Assert.True(refused.WaitForExit(60_000));
@@ -154,8 +156,10 @@ public sealed class CtlTests : IDisposable
         // The pipe for its output is full: the server blocks after it is ready and before it requests its merge, until the test reads.
         string pipe = _folder["stdout"];
         Assert.Equal(0, Binary.RunProgram("mkfifo", [pipe]).ExitCode);
-        Process server = Binary.StartProgram("perl", ["-MFcntl", "-e", "sysopen(F, shift, O_RDWR | O_NONBLOCK) or die; 1 while syswrite(F, qq(\\0) x 4096); fcntl(F, F_SETFL, O_RDWR); open(STDOUT, '>&', \\*F); exec @ARGV",
-            pipe, Binary.Path, "serve", "--cow", _cow, "--base", _base, "--device", "nbd", "--socket", _folder["nbd"], "--control", _control, "--progress", "never", "--merge"]);
+        Process server = Binary.StartProgram("perl", ["-MFcntl", "-e", "sysopen(F, shift, O_RDWR | O_NONBLOCK) or die; 1 while syswrite(F, "
+            + "qq(\\0) x 4096); fcntl(F, F_SETFL, O_RDWR); open(STDOUT, '>&', \\*F); exec @ARGV",
+            pipe, Binary.Path, "serve", "--cow", _cow, "--base", _base, "--device", "nbd", "--socket", _folder["nbd"], "--control",
+            _control, "--progress", "never", "--merge"]);
         _servers.Add(server);
         while (Ctl("rate", "8M").ExitCode != 0) Assert.False(server.HasExited);
         FileStream output = new(pipe, FileMode.Open, FileAccess.Read);
@@ -165,7 +169,8 @@ public sealed class CtlTests : IDisposable
         {
             byte[] bytes = new byte[65536];
             int read;
-            while (!text.Contains("merged ", StringComparison.Ordinal) && (read = output.Read(bytes)) > 0) text += Encoding.UTF8.GetString(bytes, 0, read).TrimStart('\0');
+            while (!text.Contains("merged ", StringComparison.Ordinal) && (read = output.Read(bytes)) > 0)
+                text += Encoding.UTF8.GetString(bytes, 0, read).TrimStart('\0');
         })
         { IsBackground = true };
         reader.Start();
@@ -179,7 +184,8 @@ public sealed class CtlTests : IDisposable
     [Fact]
     public void Time_of_a_merge_counts_from_its_beginning_and_not_from_that_of_the_server()
     {
-        Process server = Binary.Start("serve", "--cow", _cow, "--base", _base, "--device", "nbd", "--socket", _folder["nbd"], "--control", _control, "--progress", "never", "--merge-on-request", "--json");
+        Process server = Binary.Start("serve", "--cow", _cow, "--base", _base, "--device", "nbd", "--socket", _folder["nbd"], "--control",
+            _control, "--progress", "never", "--merge-on-request", "--json");
         _servers.Add(server);
         Assert.Equal("ready", Text(JsonDocument.Parse(server.StandardOutput.ReadLine()!).RootElement, "event"));
         // For some time nothing is merged.
@@ -236,8 +242,10 @@ public sealed class CtlTests : IDisposable
         // Starts the server as a supervisor does: it inherits the descriptor in which to record the requests.
         Process StartNoting()
         {
-            Process server = Binary.StartProgram("/bin/sh", ["-c", "exec 9<>\"$1\"; shift; SNAPUSERD_REQUESTS=9 exec \"$0\" \"$@\"", Binary.Path, noted,
-                "serve", "--cow", _cow, "--base", _base, "--device", "nbd", "--socket", _folder["nbd"], "--control", _control, "--progress", "never", "--merge-on-request"]);
+            Process server =
+                Binary.StartProgram("/bin/sh", ["-c", "exec 9<>\"$1\"; shift; SNAPUSERD_REQUESTS=9 exec \"$0\" \"$@\"", Binary.Path, noted,
+                    "serve", "--cow", _cow, "--base", _base, "--device", "nbd", "--socket", _folder["nbd"], "--control", _control,
+                    "--progress", "never", "--merge-on-request"]);
             _servers.Add(server);
             Assert.Equal(_folder["nbd"], server.StandardOutput.ReadLine());
             return server;
@@ -255,21 +263,24 @@ public sealed class CtlTests : IDisposable
         Kill(first);
         Process second = StartNoting();
         JsonElement status = Status();
-        Assert.Equal(("serving", true, 1L), (Text(status, "state"), status.GetProperty("paused").GetBoolean(), status.GetProperty("bytes_per_second_limit").GetInt64()));
+        Assert.Equal(("serving", true, 1L),
+            (Text(status, "state"), status.GetProperty("paused").GetBoolean(), status.GetProperty("bytes_per_second_limit").GetInt64()));
         Assert.Equal(0, Ctl("merge").ExitCode);
         Kill(second);
         Process third = StartNoting();
         // The server reports that it is serving before it has requested its own merge.
         do status = Status();
         while (Text(status, "state") == "serving");
-        Assert.Equal(("queued", true, 0), (Text(status, "state"), status.GetProperty("paused").GetBoolean(), status.GetProperty("ops").GetInt32()));
+        Assert.Equal(("queued", true, 0),
+            (Text(status, "state"), status.GetProperty("paused").GetBoolean(), status.GetProperty("ops").GetInt32()));
         Assert.Equal(0, Ctl("resume").ExitCode);
         while (Status().GetProperty("ops").GetInt32() == 0) { }
         Kill(third);
         Process fourth = StartNoting();
         do status = Status();
         while (Text(status, "state") is "serving" or "queued");
-        Assert.Equal(("merging", false, 1L), (Text(status, "state"), status.GetProperty("paused").GetBoolean(), status.GetProperty("bytes_per_second_limit").GetInt64()));
+        Assert.Equal(("merging", false, 1L),
+            (Text(status, "state"), status.GetProperty("paused").GetBoolean(), status.GetProperty("bytes_per_second_limit").GetInt64()));
         Assert.Equal(0, Ctl("rate", "off").ExitCode);
         Assert.Equal(0, Ctl("watch").ExitCode);
         Assert.Equal(Golden.New, Unlocked.Read(_base, Golden.New.Length));
@@ -316,7 +327,8 @@ public sealed class CtlTests : IDisposable
     {
         string noted = _folder["noted"];
         File.WriteAllBytes(noted, new byte[10]);
-        string[] serve = ["serve", "--cow", _cow, "--base", _base, "--device", "nbd", "--socket", _folder["nbd"], "--control", _control, "--progress", "never", "--merge-on-request"];
+        string[] serve = ["serve", "--cow", _cow, "--base", _base, "--device", "nbd", "--socket", _folder["nbd"], "--control", _control,
+            "--progress", "never", "--merge-on-request"];
         // Takes the supervisor's place: starts another server, or ends. The first server is killed when it records the request.
         Process supervisor = Binary.StartProgram("/bin/sh", ["-c", """
             exec 9<>"$1"; again=$2; shift 2
@@ -347,8 +359,10 @@ public sealed class CtlTests : IDisposable
         byte[] record = new byte[20];
         if (isChecked) record[19] = 0x7f;
         File.WriteAllBytes(noted, record);
-        Process server = Binary.StartProgram("/bin/sh", ["-c", "exec 9<>\"$1\"; shift; SNAPUSERD_REQUESTS=9 exec \"$0\" \"$@\"", Binary.Path, noted,
-            "serve", "--cow", _cow, "--base", _base, "--device", "nbd", "--socket", _folder["nbd"], "--control", _control, "--progress", "never", "--merge-on-request"]);
+        Process server =
+            Binary.StartProgram("/bin/sh", ["-c", "exec 9<>\"$1\"; shift; SNAPUSERD_REQUESTS=9 exec \"$0\" \"$@\"", Binary.Path, noted,
+                "serve", "--cow", _cow, "--base", _base, "--device", "nbd", "--socket", _folder["nbd"], "--control", _control, "--progress",
+                "never", "--merge-on-request"]);
         _servers.Add(server);
         Assert.Equal(_folder["nbd"], server.StandardOutput.ReadLine());
         Assert.Equal(0, Ctl("merge").ExitCode);
@@ -393,7 +407,8 @@ public sealed class CtlTests : IDisposable
     {
         Process server = Start();
         Assert.Equal(UnixFileMode.UserRead | UnixFileMode.UserWrite, File.GetUnixFileMode(_control));
-        BinaryResult second = Binary.Run("serve", "--cow", _cow, "--base", _base, "--device", "nbd", "--socket", _folder["other"], "--control", _control);
+        BinaryResult second = Binary.Run("serve", "--cow", _cow, "--base", _base, "--device", "nbd", "--socket", _folder["other"],
+            "--control", _control);
         Assert.True(second.ExitCode == 76, second.ToString());
         server.Kill();
         server.WaitForExit();
@@ -411,7 +426,8 @@ public sealed class CtlTests : IDisposable
 
     private Process Start(params string[] more)
     {
-        Process server = Binary.Start(["serve", "--cow", _cow, "--base", _base, "--device", "nbd", "--socket", _folder["nbd"], "--control", _control, "--progress", "never", .. more]);
+        Process server = Binary.Start(["serve", "--cow", _cow, "--base", _base, "--device", "nbd", "--socket", _folder["nbd"], "--control",
+            _control, "--progress", "never", .. more]);
         _servers.Add(server);
         Assert.Equal(_folder["nbd"], server.StandardOutput.ReadLine());
         return server;

@@ -13,7 +13,8 @@ namespace Snapuserd.Tests.EndToEnd;
 public sealed class ElfTests
 {
     private const int TypeDynamic = 3;
-    private const uint SegmentLoad = 1, SegmentDynamic = 2, SegmentInterpreter = 3, SegmentStack = 0x6474e551, SegmentRelocated = 0x6474e552;
+    private const uint SegmentLoad = 1, SegmentDynamic = 2, SegmentInterpreter = 3, SegmentStack = 0x6474e551,
+        SegmentRelocated = 0x6474e552;
     private const long TagNeeded = 1, TagFlags1 = 0x6ffffffb;
     private const ulong FlagPositionIndependent = 0x08000000;
     private const ulong SmallestPage = 4096;
@@ -41,7 +42,8 @@ public sealed class ElfTests
     public void No_memory_is_writable_and_executable_at_once()
     {
         Assert.Contains(Segments(), segment => segment.Type == SegmentStack);
-        Assert.All(Segments(), segment => Assert.True((segment.Flags & (Executable | Writable)) != (Executable | Writable), $"segment type {segment.Type:x}"));
+        Assert.All(Segments(),
+            segment => Assert.True((segment.Flags & (Executable | Writable)) != (Executable | Writable), $"segment type {segment.Type:x}"));
         Assert.Equal(0u, Segments().Single(segment => segment.Type == SegmentStack).Flags & Executable);
     }
 
@@ -70,7 +72,8 @@ public sealed class ElfTests
         Assert.All(relocated, segment => Assert.Equal(0u, (segment.Address + segment.Size) % page));
         // All of it is loaded: the padding that the linker adds up to a page is not memory, and protecting it fails.
         Assert.All(relocated, segment => Assert.Contains(loaded, one =>
-            one.Address <= segment.Address && segment.Address + segment.Size <= (one.Address + one.Size + SmallestPage - 1) / SmallestPage * SmallestPage));
+            one.Address <= segment.Address
+            && segment.Address + segment.Size <= (one.Address + one.Size + SmallestPage - 1) / SmallestPage * SmallestPage));
         Assert.NotEmpty(relocated);
     }
 

@@ -79,7 +79,8 @@ public sealed class ExtractTests : IDisposable
         Assert.Equal(0, Extract().ExitCode);
         Assert.Equal("second", new FileInfo(_out).LinkTarget);
         Assert.Equal(Golden.New, File.ReadAllBytes(_folder["there/image"]));
-        Assert.Equal(UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.GroupExecute, File.GetUnixFileMode(_folder["there/image"]));
+        Assert.Equal(UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.GroupExecute,
+            File.GetUnixFileMode(_folder["there/image"]));
         Assert.Single(Directory.GetFileSystemEntries(_folder["there"]));
     }
 
@@ -87,7 +88,8 @@ public sealed class ExtractTests : IDisposable
     public void A_new_file_gets_the_mode_that_the_umask_leaves()
     {
         BinaryResult result = Binary.RunProgram("/bin/sh",
-            ["-c", "umask 027; exec \"$0\" extract --cow \"$1\" --base \"$2\" --output \"$3\"", Binary.Path, _folder["cow"], _folder["base"], _out]);
+            ["-c", "umask 027; exec \"$0\" extract --cow \"$1\" --base \"$2\" --output \"$3\"", Binary.Path, _folder["cow"],
+                _folder["base"], _out]);
         Assert.Equal(0, result.ExitCode);
         Assert.Equal(UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.GroupRead, File.GetUnixFileMode(_out));
     }
@@ -106,7 +108,8 @@ public sealed class ExtractTests : IDisposable
     {
         Assert.Equal(73, Binary.Run("extract", "--cow", _folder["cow"], "--base", _folder["base"], "--output", "/dev/null").ExitCode);
         Assert.Equal(73, Binary.Run("extract", "--cow", _folder["cow"], "--base", _folder["base"], "--output", _folder.Path).ExitCode);
-        Assert.Equal(73, Binary.Run("extract", "--cow", _folder["cow"], "--base", _folder["base"], "--output", _folder["no/such"]).ExitCode);
+        Assert.Equal(73,
+            Binary.Run("extract", "--cow", _folder["cow"], "--base", _folder["base"], "--output", _folder["no/such"]).ExitCode);
     }
 
     [Fact]
@@ -135,7 +138,8 @@ public sealed class ExtractTests : IDisposable
     {
         // ulimit -f counts 512 bytes in sh; the signal that comes with the limit must not end the program.
         BinaryResult result = Binary.RunProgram("/bin/sh",
-            ["-c", "ulimit -f 1000; exec \"$0\" extract --cow \"$1\" --base \"$2\" --output \"$3\"", Binary.Path, _folder["cow"], _folder["base"], _out]);
+            ["-c", "ulimit -f 1000; exec \"$0\" extract --cow \"$1\" --base \"$2\" --output \"$3\"", Binary.Path, _folder["cow"],
+                _folder["base"], _out]);
         Assert.Equal(74, result.ExitCode);
         Assert.Contains("EFBIG", result.Error);
         Only();
@@ -144,7 +148,8 @@ public sealed class ExtractTests : IDisposable
     [Fact]
     public void A_signal_in_the_last_flush_is_75_and_leaves_nothing()
     {
-        string[] command = KillAt.SignalledAt(15, 1, "fsync", "extract", "--cow", _folder["cow"], "--base", _folder["base"], "--output", _out);
+        string[] command = KillAt.SignalledAt(15, 1, "fsync", "extract", "--cow", _folder["cow"], "--base", _folder["base"],
+            "--output", _out);
         BinaryResult result = Binary.RunProgram(command[0], command[1..]);
         Assert.True(result.ExitCode == 75, result.ToString());
         Only();
@@ -154,9 +159,11 @@ public sealed class ExtractTests : IDisposable
     public void Its_name_is_made_durable_after_the_bytes()
     {
         BinaryResult result = Binary.RunProgram("strace",
-            ["-f", "-qq", "-o", _folder["trace"], "-e", "trace=fsync,rename,renameat2", Binary.Path, "extract", "--cow", _folder["cow"], "--base", _folder["base"], "--output", _out]);
+            ["-f", "-qq", "-o", _folder["trace"], "-e", "trace=fsync,rename,renameat2", Binary.Path, "extract", "--cow", _folder["cow"],
+                "--base", _folder["base"], "--output", _out]);
         Assert.True(result.ExitCode == 0, result.ToString());
-        string[] calls = File.ReadAllLines(_folder["trace"]).Where(line => line.Contains('(')).Select(line => line.Split('(')[0].Split(' ')[^1]).ToArray();
+        string[] calls = File.ReadAllLines(_folder["trace"]).Where(line => line.Contains('('))
+            .Select(line => line.Split('(')[0].Split(' ')[^1]).ToArray();
         // The output did not exist before: a file that another process creates at the last moment must not be replaced.
         Assert.Equal(["fsync", "renameat2", "fsync"], calls);
     }

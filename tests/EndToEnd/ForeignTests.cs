@@ -46,7 +46,8 @@ public sealed class ForeignTests : IDisposable
         foreach (byte[] file in (byte[][])[ForeignFiles.Magic(name), ForeignFiles.Whole(name, 50_000)])
         {
             Write("foreign", file);
-            foreach (string command in (string[])["inspect foreign", "verify --cow foreign", .. s_readers.Select(words => Words(words, "foreign", "base", "base").Replace(" --source-separate", "", StringComparison.Ordinal))])
+            foreach (string command in (string[])["inspect foreign", "verify --cow foreign", .. s_readers.Select(
+                words => Words(words, "foreign", "base", "base").Replace(" --source-separate", "", StringComparison.Ordinal))])
             {
                 RawResult result = _shell.Run($"$P {command}");
                 Assert.True(result.ExitCode == 65, $"{command}: {result}");
@@ -104,7 +105,8 @@ public sealed class ForeignTests : IDisposable
     {
         byte[] sparse = SparseImages.Of(Golden.Old);
         Write("sparse", sparse);
-        Write("table", System.Text.Encoding.UTF8.GetBytes($"fresh {_shell["cow"]} {_shell["sparse"]}\nsource {_shell["cow2"]} {_shell["base"]} {_shell["sparse2"]}\n"));
+        Write("table", System.Text.Encoding.UTF8.GetBytes($"fresh {_shell["cow"]} {_shell["sparse"]}\nsource {_shell["cow2"]} "
+            + $"{_shell["base"]} {_shell["sparse2"]}\n"));
         Write("sparse2", sparse);
         Write("cow2", Golden.Cow(Vector));
         Write("cmdline", "quiet"u8.ToArray());
@@ -112,7 +114,11 @@ public sealed class ForeignTests : IDisposable
         {
             RawResult result = _shell.Run($"$P boot --table table --cmdline cmdline --control-folder run --wait 0 --json {dry}");
             Assert.True(result.ExitCode == 65, result.ToString());
-            JsonElement[] rows = [.. result.Output.Split('\n').Where(line => line.Contains("\"row\"", StringComparison.Ordinal)).Select(line => JsonDocument.Parse(line).RootElement)];
+            JsonElement[] rows =
+            [
+                .. result.Output.Split('\n').Where(line => line.Contains("\"row\"", StringComparison.Ordinal))
+                    .Select(line => JsonDocument.Parse(line).RootElement),
+            ];
             Assert.Equal(2, rows.Length);
             Assert.All(rows, row => Assert.Equal("failed", row.GetProperty("state").GetString()));
             Assert.Contains("sparse holds an Android sparse image", rows[0].GetProperty("message").GetString());
@@ -192,7 +198,8 @@ public sealed class ForeignTests : IDisposable
     {
         byte[] sparse = SparseImages.Of(Golden.New), wrong = (byte[])sparse.Clone();
         wrong[5000] ^= 1;
-        foreach ((byte[] file, string sentence) in new List<(byte[], string)> { (sparse[..4], "cut off within its header"), (sparse[..(sparse.Length / 2)], "cut off within chunk "), (wrong, "the checksum of its first ") })
+        foreach ((byte[] file, string sentence) in new List<(byte[], string)> { (sparse[..4], "cut off within its header"),
+            (sparse[..(sparse.Length / 2)], "cut off within chunk "), (wrong, "the checksum of its first ") })
         {
             Write("sparse", file);
             foreach (string images in (string[])["--source base --target sparse", "--source sparse --target base"])
@@ -207,7 +214,8 @@ public sealed class ForeignTests : IDisposable
     }
 
     private static string Words(string words, string cow, string @base, string source) =>
-        words.Replace("COW", cow, StringComparison.Ordinal).Replace("BASE", @base, StringComparison.Ordinal).Replace("SOURCE", source, StringComparison.Ordinal);
+        words.Replace("COW", cow, StringComparison.Ordinal).Replace("BASE", @base, StringComparison.Ordinal)
+            .Replace("SOURCE", source, StringComparison.Ordinal);
 
     private void Refused(string words, string path = "sparse")
     {

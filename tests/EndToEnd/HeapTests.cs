@@ -25,7 +25,8 @@ public sealed class HeapTests
     [InlineData(40_000_000, 2, 71)]
     public void Heap_that_is_full_says_so(int bytes, int count, int exitCode)
     {
-        BinaryResult result = Binary.RunProgram(Binary.CompiledChecks, ["fill", bytes.ToString(CultureInfo.InvariantCulture), count.ToString(CultureInfo.InvariantCulture)]);
+        BinaryResult result = Binary.RunProgram(Binary.CompiledChecks,
+            ["fill", bytes.ToString(CultureInfo.InvariantCulture), count.ToString(CultureInfo.InvariantCulture)]);
         Assert.True(result.ExitCode == exitCode, result.ToString());
     }
 }

@@ -42,7 +42,8 @@ public sealed class HibernationTests : IDisposable
     {
         File.WriteAllText(_folder["table"], $"root {_folder["cow"]} {_folder["base"]}\n");
         File.WriteAllText(_folder["cmdline"], line);
-        return Binary.Run(["boot", "--table", _folder["table"], "--cmdline", _folder["cmdline"], "--control-folder", _folder["run"], "--wait", "0", .. more]);
+        return Binary.Run(["boot", "--table", _folder["table"], "--cmdline", _folder["cmdline"], "--control-folder", _folder["run"],
+            "--wait", "0", .. more]);
     }
 
     [RootTheory]
@@ -93,7 +94,9 @@ public sealed class HibernationTests : IDisposable
     {
         BinaryResult result = Boot("resume=UUID=00000000-0000-4000-8000-000000000000", "--dry-run");
         Assert.Equal(0, result.ExitCode);
-        Assert.Contains("whether there is a hibernation image is not known: resume= is UUID=00000000-0000-4000-8000-000000000000, which is not there", result.Error);
+        Assert.Contains(
+            "whether there is a hibernation image is not known: resume= is UUID=00000000-0000-4000-8000-000000000000, which is not there",
+            result.Error);
     }
 
     [Fact]
@@ -121,9 +124,11 @@ public sealed class HibernationTests : IDisposable
         File.WriteAllText(_folder["table"], $"one {_folder["cow"]} {_folder["base"]}\ntwo {_folder["cow2"]} {_folder["base2"]}\n");
         foreach (string[] more in new string[][] { [], ["--dry-run"] })
         {
-            BinaryResult result = Binary.Run(["boot", "--table", _folder["table"], "--cmdline", _folder["cmdline"], "--control-folder", _folder["run"], "--wait", "0", .. more]);
+            BinaryResult result = Binary.Run(["boot", "--table", _folder["table"], "--cmdline", _folder["cmdline"], "--control-folder",
+                _folder["run"], "--wait", "0", .. more]);
             Assert.Equal((64, ""), (result.ExitCode, result.Output));
-            Assert.Contains($"{_folder["table"]}:2: the base {_folder["base2"]} is the base {_folder["base"]} of {_folder["table"]}:1, under another name", result.Error);
+            Assert.Contains($"{_folder["table"]}:2: the base {_folder["base2"]} is the base {_folder["base"]} of {_folder["table"]}:1, "
+                + "under another name", result.Error);
         }
     }
 }

@@ -38,7 +38,8 @@ public sealed class HostileMemoryTests(ITestOutputHelper output)
     [InlineData(3)]
     public void Numbers_at_their_ends_take_no_more_than_memory_and_16_MiB(int version)
     {
-        string[] names = ["buffer_size", "cluster_ops", "num_merge_ops", "sequence_data_count", "resume_point_count", "resume_point_max", "op_count", "op_count_max", "max_compression_size", "data_length"];
+        string[] names = ["buffer_size", "cluster_ops", "num_merge_ops", "sequence_data_count", "resume_point_count", "resume_point_max",
+            "op_count", "op_count_max", "max_compression_size", "data_length"];
         HostileFile file = HostileFiles.Small(version, CowCompression.Zstd);
         Try(from field in file.Fields()
             where names.Contains(field.Name)
@@ -66,7 +67,8 @@ public sealed class HostileMemoryTests(ITestOutputHelper output)
         }
         using TempFolder folder = new();
         File.WriteAllBytes(folder["cow"], cow.Sequence(sequence).Build());
-        BinaryResult result = Binary.RunProgram(s_peak.Value, [Binary.Path, "inspect", folder["cow"], "--order", "merge", "--ops", "--json"]);
+        BinaryResult result =
+            Binary.RunProgram(s_peak.Value, [Binary.Path, "inspect", folder["cow"], "--order", "merge", "--ops", "--json"]);
         Assert.True(result.ExitCode == 0, result.Error);
         string line = result.Output.Split('\n').Single(one => one.StartsWith("{\"event\":\"sequence\"", StringComparison.Ordinal));
         Assert.Equal($"{{\"event\":\"sequence\",\"blocks\":[{string.Join(',', sequence)}]}}", line);
@@ -90,10 +92,12 @@ public sealed class HostileMemoryTests(ITestOutputHelper output)
         foreach (int entries in new[] { int.MaxValue, 1 << 27 })
         {
             yield return new Trap($"a sequence list of {entries} in a hole", With(one, 38, entries), one.Length + (entries * 4L), 1);
-            yield return new Trap($"{entries} resume points in a hole", With(With(one, 46, entries, 4), 50, entries, 4), one.Length + (entries * 16L), 1);
+            yield return new Trap($"{entries} resume points in a hole", With(With(one, 46, entries, 4), 50, entries, 4),
+                one.Length + (entries * 16L), 1);
         }
         // Windows as long as the merge order, if there were enough memory.
-        HostileFile chain = HostileFiles.Of(Enumerable.Range(0, 12).Aggregate(new CowBuilder { ScratchBytes = 0 }, (cow, i) => cow.Copy((uint)i, (ulong)i + 1)));
+        HostileFile chain = HostileFiles.Of(
+            Enumerable.Range(0, 12).Aggregate(new CowBuilder { ScratchBytes = 0 }, (cow, i) => cow.Copy((uint)i, (ulong)i + 1)));
         foreach (uint scratch in new[] { uint.MaxValue, 1u << 31, 1u << 30, 1u << 24 })
         {
             byte[] head = With(chain.Bytes, 34, scratch, 4);
@@ -128,9 +132,11 @@ public sealed class HostileMemoryTests(ITestOutputHelper output)
             tried++;
             Check(trap, worst, 8 * Mebi, "verify", "--cow", folder["cow"], "--memory", Memory);
             Check(trap, worst, 0, "inspect", folder["cow"]);
-            Check(trap, worst, 8 * Mebi, "merge", "--cow", folder["cow"], "--base", folder["base"], "--memory", Memory, "--allow-unsafe", "--progress", "never");
+            Check(trap, worst, 8 * Mebi, "merge", "--cow", folder["cow"], "--base", folder["base"], "--memory", Memory, "--allow-unsafe",
+                "--progress", "never");
         }
-        output.WriteLine($"{tried} files; the most: {string.Join("; ", worst.Select(one => $"{one.Key} {one.Value.Peak / 1024} KiB ({one.Value.Name})"))}");
+        output.WriteLine($"{tried} files; the most: "
+            + $"{string.Join("; ", worst.Select(one => $"{one.Key} {one.Value.Peak / 1024} KiB ({one.Value.Name})"))}");
         Assert.True(tried >= least, $"only {tried} files");
     }
 
@@ -141,6 +147,7 @@ public sealed class HostileMemoryTests(ITestOutputHelper output)
         Assert.True(result.ExitCode is 0 or 65, $"{trap.Name}: {arguments[0]}: {result}");
         long peak = 1024 * long.Parse(result.Error.TrimEnd('\n').Split('\n')[^1], CultureInfo.InvariantCulture);
         if (peak > worst.GetValueOrDefault(arguments[0]).Peak) worst[arguments[0]] = (peak, trap.Name);
-        Assert.True(peak <= memory + (16 * Mebi) + (48 * trap.Ops) && peak > Mebi, $"{trap.Name}: {arguments[0]} had {peak / 1024} KiB in memory: {result}");
+        Assert.True(peak <= memory + (16 * Mebi) + (48 * trap.Ops) && peak > Mebi,
+            $"{trap.Name}: {arguments[0]} had {peak / 1024} KiB in memory: {result}");
     }
 }

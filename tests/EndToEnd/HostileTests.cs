@@ -44,7 +44,8 @@ public sealed partial class HostileTests(ITestOutputHelper output)
             Assert.Equal(baseImage, File.ReadAllBytes(folder["base"]));
 
             string? refused = verdict.ForImage ?? (verdict.Major == 1 ? "version 1" : verdict.Count == 0 ? verdict.Payload : null);
-            BinaryResult merge = Expect(refused, "merge", "--cow", folder["cow"], "--base", folder["merged"], "--memory", "8M", "--progress", "never", "--allow-unsafe");
+            BinaryResult merge = Expect(refused, "merge", "--cow", folder["cow"], "--base", folder["merged"], "--memory", "8M",
+                "--progress", "never", "--allow-unsafe");
             byte[] merged = File.ReadAllBytes(folder["merged"]);
             // A bad payload after the first count is found after earlier blocks are already written.
             if (refused == null) Assert.Equal(verdict.Image, merged);
@@ -105,11 +106,13 @@ public sealed partial class HostileTests(ITestOutputHelper output)
             file.SetLength(head.Length + (ops * 16));
         }
         File.WriteAllBytes(folder["base"], new byte[65536]);
-        foreach (string[] arguments in (string[][])[["verify", "--cow", folder["cow"]], ["inspect", folder["cow"]], ["merge", "--cow", folder["cow"], "--base", folder["base"], "--memory", "8M"]])
+        foreach (string[] arguments in (string[][])[["verify", "--cow", folder["cow"]], ["inspect", folder["cow"]],
+            ["merge", "--cow", folder["cow"], "--base", folder["base"], "--memory", "8M"]])
         {
             BinaryResult result = Binary.Run(arguments);
             Assert.True(result.ExitCode == exitCode, result.ToString());
-            Assert.Contains(ops > int.MaxValue ? "more than the 2147483647" : "op 1 (block 0): type is 0", result.Error, StringComparison.Ordinal);
+            Assert.Contains(ops > int.MaxValue ? "more than the 2147483647" : "op 1 (block 0): type is 0", result.Error,
+                StringComparison.Ordinal);
         }
     }
 
@@ -124,7 +127,8 @@ public sealed partial class HostileTests(ITestOutputHelper output)
         {
             if (payload.Algorithm != CowCompression.Brotli || !payload.Name.Contains("bomb", StringComparison.Ordinal)) continue;
             File.WriteAllBytes(folder["cow"], HostileFiles.WithPayload(3, payload).Bytes);
-            BinaryResult result = Binary.RunProgram("strace", ["-f", "-e", "trace=mmap", "-o", folder["trace"], Binary.Path, "verify", "--cow", folder["cow"], "--memory", "8M"]);
+            BinaryResult result = Binary.RunProgram("strace",
+                ["-f", "-e", "trace=mmap", "-o", folder["trace"], Binary.Path, "verify", "--cow", folder["cow"], "--memory", "8M"]);
             Assert.True(result.ExitCode == 65, result.ToString());
             int calls = 0;
             foreach (string line in File.ReadAllLines(folder["trace"]))

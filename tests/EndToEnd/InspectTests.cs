@@ -48,7 +48,8 @@ public sealed class InspectTests : IDisposable
         Assert.Equal(Enumerable.Range(0, ops.Length), ops.Select(op => (int)Number(op, "position")));
         Assert.Equal(row.OrderedOps, ops.Count(op => Text(op, "type") is "copy" or "xor"));
         // The sequence list is the beginning of the merge order.
-        int[] sequence = lines.Single(line => Text(line, "event") == "sequence").GetProperty("blocks").EnumerateArray().Select(block => block.GetInt32()).ToArray();
+        int[] sequence = lines.Single(line => Text(line, "event") == "sequence").GetProperty("blocks").EnumerateArray()
+            .Select(block => block.GetInt32()).ToArray();
         Assert.Equal(sequence, ops.Take(sequence.Length).Select(op => (int)Number(op, "block")));
     }
 
@@ -119,7 +120,8 @@ public sealed class InspectTests : IDisposable
         File.WriteAllBytes(_folder["cow"], builder.Build());
         BinaryResult result = Binary.Run("inspect", _folder["cow"], "--raw", "--json");
         Assert.True(result.ExitCode == 0, result.ToString());
-        JsonElement[] records = result.Output.TrimEnd('\n').Split('\n').Select(line => JsonDocument.Parse(line).RootElement).Where(line => Text(line, "event") == "record").ToArray();
+        JsonElement[] records = result.Output.TrimEnd('\n').Split('\n').Select(line => JsonDocument.Parse(line).RootElement)
+            .Where(line => Text(line, "event") == "record").ToArray();
         Assert.Equal(builder.OpOffsets, records.Select(record => Number(record, "offset")));
         string[] types = clusterOps == 0
             ? ["copy", "label", "xor", "zero", "replace", "footer"]
@@ -128,7 +130,8 @@ public sealed class InspectTests : IDisposable
         // The file does not store the position of an Xor's data; the builder knows it.
         int xor = Array.IndexOf(types, "xor");
         Assert.Equal(builder.DataOffsets[xor], Number(records[xor], "data_offset"));
-        Assert.Contains($" Xor       compression 0, length 4096, block 50, source 98314, data at {builder.DataOffsets[xor]}", Binary.Run("inspect", _folder["cow"], "--raw").Output);
+        Assert.Contains($" Xor       compression 0, length 4096, block 50, source 98314, data at {builder.DataOffsets[xor]}",
+            Binary.Run("inspect", _folder["cow"], "--raw").Output);
     }
 
     [Fact]
@@ -149,7 +152,8 @@ public sealed class InspectTests : IDisposable
         File.WriteAllBytes(_folder["cow"], builder.Copy(1, 0).Xor(3, 3 * 4096, new byte[4096]).Zero(5).Build());
         BinaryResult text = Binary.Run("inspect", _folder["cow"]), json = Binary.Run("inspect", _folder["cow"], "--json");
         Assert.Equal((0, 0), (text.ExitCode, json.ExitCode));
-        Assert.Equal(needed, text.Output.Contains("This cannot be merged without --allow-unsafe: 1 op would overwrite what it reads itself"));
+        Assert.Equal(needed,
+            text.Output.Contains("This cannot be merged without --allow-unsafe: 1 op would overwrite what it reads itself"));
         JsonElement line = JsonDocument.Parse(json.Output).RootElement;
         Assert.Equal(needed, line.GetProperty("needs_allow_unsafe").GetBoolean());
         Assert.Equal(needed ? 1 : 0, Number(line, "left_unprotected"));
@@ -163,7 +167,8 @@ public sealed class InspectTests : IDisposable
         File.WriteAllBytes(_folder["base"], Golden.Old);
         Assert.Equal(0, Binary.Run("merge", "--cow", _folder["cow"], "--base", _folder["base"]).ExitCode);
         string[] lines = Binary.Run("inspect", _folder["cow"]).Output.Split('\n');
-        Assert.Single(lines, line => line.StartsWith("Scratch:        2097152 bytes, state 1, the merge is finished", StringComparison.Ordinal));
+        Assert.Single(lines,
+            line => line.StartsWith("Scratch:        2097152 bytes, state 1, the merge is finished", StringComparison.Ordinal));
         Assert.Single(lines, line => line == "Left to merge:  0 ops, 0 of them through scratch in 0 windows; 0 checkpoints at least");
     }
 

@@ -58,9 +58,11 @@ public sealed class KillTests(ITestOutputHelper output)
                 Unlocked.Settle(cow, target);
             }
             // The resume uses the same kind of queue as often as the other kind.
-            BinaryResult last = Binary.Run("merge", "--cow", cow, "--base", target, "--io", when % 2 == 0 ? "uring" : "sync", "--progress", "never");
+            BinaryResult last = Binary.Run("merge", "--cow", cow, "--base", target, "--io", when % 2 == 0 ? "uring" : "sync",
+                "--progress", "never");
             Assert.True(last.ExitCode == 0, $"killed at call {when} of {total}: {last}");
-            Assert.True(pair.New.AsSpan().SequenceEqual(File.ReadAllBytes(target)), $"killed at call {when} of {total}: the base is not the target");
+            Assert.True(pair.New.AsSpan().SequenceEqual(File.ReadAllBytes(target)),
+                $"killed at call {when} of {total}: the base is not the target");
         }
         Assert.True(killed > 8, $"killed at {killed} calls only");
         output.WriteLine($"{image}, {io}: {total} calls, killed at {killed} of them, {again} resumed runs killed too");
@@ -99,10 +101,12 @@ public sealed class KillTests(ITestOutputHelper output)
                 (limit, missed) = (when, missed + 1);
             }
             Unlocked.Settle(cow.Path, target.Path);
-            BinaryResult last = Binary.Run("merge", "--cow", cow.Path, "--base", target.Path, "--io", (killed + missed) % 2 == 0 ? "uring" : "sync", "--progress", "never");
+            BinaryResult last = Binary.Run("merge", "--cow", cow.Path, "--base", target.Path, "--io",
+                (killed + missed) % 2 == 0 ? "uring" : "sync", "--progress", "never");
             Assert.True(last.ExitCode == 0, $"seed {seed}, killed at call {when}: {last}");
             LoopDevice.Call("blockdev", "--flushbufs", target.Path);
-            Assert.True(pair.New.AsSpan().SequenceEqual(File.ReadAllBytes(baseFile)), $"seed {seed}, killed at call {when}: the base is not the target");
+            Assert.True(pair.New.AsSpan().SequenceEqual(File.ReadAllBytes(baseFile)),
+                $"seed {seed}, killed at call {when}: the base is not the target");
         }
         output.WriteLine($"{image}, {io}, seed {seed}: {start} to {end} calls, {kills} runs killed, {missed} were done before");
     }
@@ -136,7 +140,8 @@ public sealed class KillTests(ITestOutputHelper output)
     {
         (string cow, string target) = Put(pair, folder);
         BinaryResult result = Binary.RunProgram("strace",
-            ["-f", "-qq", "-o", folder["trace"], "-e", $"trace={calls}", Binary.Path, "merge", "--cow", cow, "--base", target, "--io", io, "--progress", "never"]);
+            ["-f", "-qq", "-o", folder["trace"], "-e", $"trace={calls}", Binary.Path, "merge", "--cow", cow, "--base", target, "--io", io,
+                "--progress", "never"]);
         Assert.True(result.ExitCode == 0, result.ToString());
         Assert.Equal(pair.New, File.ReadAllBytes(target));
         int count = 0;
@@ -146,7 +151,8 @@ public sealed class KillTests(ITestOutputHelper output)
     }
 
     private static BinaryResult Killed(string cow, string target, string io, string calls, int when) => Binary.RunProgram("strace",
-        ["-f", "-qq", "-o", "/dev/null", "-e", $"trace={calls}", "-e", string.Create(CultureInfo.InvariantCulture, $"inject={calls}:signal=SIGKILL:when={when}"),
+        ["-f", "-qq", "-o", "/dev/null", "-e", $"trace={calls}", "-e",
+            string.Create(CultureInfo.InvariantCulture, $"inject={calls}:signal=SIGKILL:when={when}"),
             Binary.Path, "merge", "--cow", cow, "--base", target, "--io", io, "--progress", "never"]);
 
     private static Pair Make(string image)

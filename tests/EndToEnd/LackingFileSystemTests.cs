@@ -16,7 +16,8 @@ namespace Snapuserd.Tests.EndToEnd;
 /// </summary>
 public sealed class LackingFileSystemTests(ITestOutputHelper output)
 {
-    private const int EPERM = 1, EINTR = 4, EIO = 5, EBADF = 9, EAGAIN = 11, EACCES = 13, EINVAL = 22, EFBIG = 27, ENOSPC = 28, EROFS = 30, ENOLCK = 37, ENOSYS = 38, EOPNOTSUPP = 95, EDQUOT = 122;
+    private const int EPERM = 1, EINTR = 4, EIO = 5, EBADF = 9, EAGAIN = 11, EACCES = 13, EINVAL = 22, EFBIG = 27, ENOSPC = 28, EROFS = 30,
+        ENOLCK = 37, ENOSYS = 38, EOPNOTSUPP = 95, EDQUOT = 122;
 
     /// <summary>The documented exit codes.</summary>
     private static readonly int[] s_codes = [0, 64, 65, 66, 69, 70, 71, 73, 74, 75, 76, 77];
@@ -29,10 +30,12 @@ public sealed class LackingFileSystemTests(ITestOutputHelper output)
         .. Rows("fsyncdir", EINVAL, EBADF, ENOSYS, EOPNOTSUPP, EPERM, EACCES, EROFS), .. Rows("opendir", EACCES, EPERM),
         .. Rows("fallocate", EOPNOTSUPP, ENOSYS, EPERM, EINVAL), .. Rows("lseek", EINVAL, ENOSYS, EIO, 6),
         "lseek=hole", "lseek=data", "lseek=first", "lseek=beyond", "lseek=turn",
-        .. Rows("direct", EINVAL, EOPNOTSUPP), .. Rows("chown", EPERM, ENOSYS, EOPNOTSUPP, EINVAL), .. Rows("chmod", EPERM, ENOSYS, EOPNOTSUPP),
+        .. Rows("direct", EINVAL, EOPNOTSUPP), .. Rows("chown", EPERM, ENOSYS, EOPNOTSUPP, EINVAL),
+        .. Rows("chmod", EPERM, ENOSYS, EOPNOTSUPP),
         .. Rows("statfs", ENOSYS, EIO, EPERM), "statfs=none", "statfs=full", "stat=dense",
         "read=short", "read=odd", "write=short", "write=odd",
-        .. Rows("read", EINTR).Select(row => row + "@3"), .. Rows("write", EINTR).Select(row => row + "@3"), .. Rows("read", EAGAIN).Select(row => row + "@3"), .. Rows("write", EAGAIN).Select(row => row + "@3"),
+        .. Rows("read", EINTR).Select(row => row + "@3"), .. Rows("write", EINTR).Select(row => row + "@3"),
+        .. Rows("read", EAGAIN).Select(row => row + "@3"), .. Rows("write", EAGAIN).Select(row => row + "@3"),
     ];
 
     /// <summary>Rules with which a verb may fail.</summary>
@@ -40,9 +43,11 @@ public sealed class LackingFileSystemTests(ITestOutputHelper output)
     [
         .. Rows("fsyncdir", EIO, ENOSPC, EDQUOT, EINTR), .. Rows("opendir", EIO), .. Rows("fsync", EIO, EINVAL, ENOSPC), $"fsync={EIO}@2",
         .. Rows("fallocate", ENOSPC, EDQUOT, EIO, EFBIG, EINTR), .. Rows("ftruncate", ENOSYS, EOPNOTSUPP, EPERM, EIO, ENOSPC),
-        .. Rows("rename", EINVAL, EIO, ENOSPC, EROFS, EPERM), .. Rows("unlink", EPERM, EROFS), .. Rows("create", EROFS, ENOSPC, EACCES, EDQUOT),
+        .. Rows("rename", EINVAL, EIO, ENOSPC, EROFS, EPERM), .. Rows("unlink", EPERM, EROFS),
+        .. Rows("create", EROFS, ENOSPC, EACCES, EDQUOT),
         .. Rows("open", EIO, EACCES, ENOSYS), .. Rows("stat", EIO, EACCES), .. Rows("chown", EIO), .. Rows("chmod", EIO),
-        .. Rows("read", EIO, EINVAL, EAGAIN, EACCES), $"read={EIO}@7", .. Rows("write", EIO, ENOSPC, EDQUOT, EFBIG, EAGAIN, EPERM), $"write={ENOSPC}@4", $"write={ENOSPC}+9", $"write={EDQUOT}+5", $"write={EIO}@12",
+        .. Rows("read", EIO, EINVAL, EAGAIN, EACCES), $"read={EIO}@7", .. Rows("write", EIO, ENOSPC, EDQUOT, EFBIG, EAGAIN, EPERM),
+        $"write={ENOSPC}@4", $"write={ENOSPC}+9", $"write={EDQUOT}+5", $"write={EIO}@12",
     ];
 
     private static IEnumerable<string> Rows(string operation, params int[] errnos) => errnos.Select(errno => $"{operation}={errno}");
@@ -149,7 +154,8 @@ public sealed class LackingFileSystemTests(ITestOutputHelper output)
         {
             BinaryResult result = place.Run(verb, $"fsyncdir={errno}");
             Assert.True(result.ExitCode == 0, result.ToString());
-            Assert.Matches("^snapuserd: [^\\n]* is written and in place, but its folder cannot be flushed: [^\\n]*\\(E[A-Z]+\\)[^\\n]*\\n$", result.Error);
+            Assert.Matches("^snapuserd: [^\\n]* is written and in place, but its folder cannot be flushed: [^\\n]*\\(E[A-Z]+\\)[^\\n]*\\n$",
+                result.Error);
             place.AssertRight(verb, $"{verb}, errno {errno}");
         }
         BinaryResult real = place.Run(verb, $"fsyncdir={EIO}");
@@ -248,7 +254,8 @@ public sealed class LackingFileSystemTests(ITestOutputHelper output)
 
         public BinaryResult Run(string verb, string rule, params string[] more)
         {
-            (string cow, string old, string image, string result) = (_place.Inside("cow"), _place.Inside("base"), _place.Inside("new"), _place.Inside("out"));
+            (string cow, string old, string image, string result) =
+                (_place.Inside("cow"), _place.Inside("base"), _place.Inside("new"), _place.Inside("out"));
             string[] command = verb switch
             {
                 "create" => ["create", "--source", old, "--target", image, "--output", result, "--progress", "never", .. more],
@@ -258,7 +265,8 @@ public sealed class LackingFileSystemTests(ITestOutputHelper output)
                 "merge" => ["merge", "--cow", cow, "--base", old, "--progress", "never", .. more],
                 _ => ["merge", "--cow", cow, "--base", old, "--io", "sync", "--progress", "never", .. more],
             };
-            return verb == "serve" ? _place.Run(rule, "/bin/sh", "-c", Serve, Binary.Path, _folder["served"], cow, old) : _place.Run(rule, [Binary.Path, .. command]);
+            return verb == "serve" ? _place.Run(rule, "/bin/sh", "-c", Serve, Binary.Path, _folder["served"], cow, old) : _place.Run(rule,
+                [Binary.Path, .. command]);
         }
 
         public void AssertRight(string verb, string where)
@@ -269,7 +277,8 @@ public sealed class LackingFileSystemTests(ITestOutputHelper output)
             if (verb == "serve") Same(_new, _folder["served.read"], where);
             if (verb != "create") return;
             string made = _folder["made"];
-            BinaryResult extracted = Binary.Run("extract", "--cow", _place["out"], "--base", _place["base"], "--output", made, "--progress", "never");
+            BinaryResult extracted = Binary.Run("extract", "--cow", _place["out"], "--base", _place["base"], "--output", made,
+                "--progress", "never");
             Assert.True(extracted.ExitCode == 0, $"{where}: {extracted}");
             Same(_new, made, where);
         }
@@ -281,7 +290,8 @@ public sealed class LackingFileSystemTests(ITestOutputHelper output)
             if (verb is "merge" or "merge-sync") return;
             Same(_old, _place["base"], where);
             Same(_cow, _place["cow"], where);
-            if (verb is "create" or "extract" && !File.ReadAllBytes(_place["out"]).AsSpan().SequenceEqual(_before)) AssertRight(verb, where);
+            if (verb is "create" or "extract" && !File.ReadAllBytes(_place["out"]).AsSpan().SequenceEqual(_before))
+                AssertRight(verb, where);
         }
 
         public void AssertUntouched()
@@ -297,7 +307,8 @@ public sealed class LackingFileSystemTests(ITestOutputHelper output)
         }
 
         private static void Same(byte[] expected, string path, string where) =>
-            Assert.True(expected.AsSpan().SequenceEqual(File.ReadAllBytes(path)), $"{where}: {Path.GetFileName(path)} is not what it should be");
+            Assert.True(expected.AsSpan().SequenceEqual(File.ReadAllBytes(path)),
+                $"{where}: {Path.GetFileName(path)} is not what it should be");
 
         /// <summary>Copies that go through scratch, and Replaces into holes of a sparse base.</summary>
         private static (byte[] Old, byte[] New, byte[] Cow) Make()

@@ -43,7 +43,8 @@ public sealed class LogTests : IDisposable
 
                 // More records than a pipe can hold.
                 for (int i = 0; i < 600; i++) Fail();
-                Assert.StartsWith("success,", client.Ask($"init,one,{_folder["cow"]},{_folder["base"]},{_folder["base"]}"), StringComparison.Ordinal);
+                Assert.StartsWith("success,", client.Ask($"init,one,{_folder["cow"]},{_folder["base"]},{_folder["base"]}"),
+                    StringComparison.Ordinal);
                 Assert.Equal("success", client.Ask("start,one"));
                 Assert.Equal("success", client.Ask("initiate_merge,one"));
                 BinaryResult watched = Binary.Run("ctl", "watch", "one", "--socket", _folder["control"]);
@@ -80,7 +81,8 @@ public sealed class LogTests : IDisposable
         try
         {
             // The process blocks in a call on descriptor 1, the call's first argument.
-            Assert.True(SpinWait.SpinUntil(() => File.Exists(_folder["nbd"]) && File.ReadAllText($"/proc/{server.Id}/syscall").Split(' ') is [_, "0x1", ..], 60_000),
+            Assert.True(SpinWait.SpinUntil(
+                () => File.Exists(_folder["nbd"]) && File.ReadAllText($"/proc/{server.Id}/syscall").Split(' ') is [_, "0x1", ..], 60_000),
                 "it does not wait for room");
             Assert.Equal(65536, server.StandardOutput.ReadBlock(new char[65536]));
             Assert.Equal(_folder["nbd"], server.StandardOutput.ReadLine());
@@ -100,7 +102,8 @@ public sealed class LogTests : IDisposable
         Binary.CopyTo(_folder["snapuserd"]);
         Directory.CreateDirectory(_folder["dev"]);
         File.WriteAllText(_folder["dev/kmsg"], "");
-        BinaryResult result = Binary.RunProgram("chroot", [_folder.Path, "/snapuserd", "merge", "--cow", "/cow", "--base", "/base", "--log", "kmsg"]);
+        BinaryResult result =
+            Binary.RunProgram("chroot", [_folder.Path, "/snapuserd", "merge", "--cow", "/cow", "--base", "/base", "--log", "kmsg"]);
         Assert.True(result.ExitCode == 0, result.ToString());
         Assert.Equal("", result.Error);
         Assert.StartsWith("merged ", result.Output);
@@ -108,7 +111,8 @@ public sealed class LogTests : IDisposable
         string[] records = Records();
         Assert.Equal(2, records.Length);
         Assert.Matches(@"^<5>snapuserd\[\d+\]: merge of /cow begins at op 0 of \d+, .* are left$", records[0]);
-        Assert.Matches(@"^<5>snapuserd\[\d+\]: merged: \d+ ops in all, \d+ blocks and .* written in \d+\.\d\d\d s, resumed 0 times$", records[1]);
+        Assert.Matches(@"^<5>snapuserd\[\d+\]: merged: \d+ ops in all, \d+ blocks and .* written in \d+\.\d\d\d s, resumed 0 times$",
+            records[1]);
     }
 
     [RootFact]
@@ -126,9 +130,11 @@ public sealed class LogTests : IDisposable
     public void Without_a_kernels_log_a_sentence_says_so_and_the_merge_goes_on()
     {
         Binary.CopyTo(_folder["snapuserd"]);
-        BinaryResult result = Binary.RunProgram("chroot", [_folder.Path, "/snapuserd", "merge", "--cow", "/cow", "--base", "/base", "--log", "kmsg"]);
+        BinaryResult result =
+            Binary.RunProgram("chroot", [_folder.Path, "/snapuserd", "merge", "--cow", "/cow", "--base", "/base", "--log", "kmsg"]);
         Assert.True(result.ExitCode == 0, result.ToString());
-        Assert.Equal("snapuserd: /dev/kmsg cannot be written, so the log goes to standard error: no such file or directory (ENOENT)\n", result.Error);
+        Assert.Equal("snapuserd: /dev/kmsg cannot be written, so the log goes to standard error: no such file or directory (ENOENT)\n",
+            result.Error);
         Assert.Equal(Golden.New, File.ReadAllBytes(_folder["base"]));
     }
 
@@ -139,7 +145,8 @@ public sealed class LogTests : IDisposable
         Directory.CreateDirectory(_folder["dev"]);
         // This device answers every write with ENOSPC.
         Assert.Equal(0, Binary.RunProgram("mknod", [_folder["dev/kmsg"], "c", "1", "7"]).ExitCode);
-        BinaryResult result = Binary.RunProgram("chroot", [_folder.Path, "/snapuserd", "merge", "--cow", "/none", "--base", "/base", "--log", "kmsg"]);
+        BinaryResult result =
+            Binary.RunProgram("chroot", [_folder.Path, "/snapuserd", "merge", "--cow", "/none", "--base", "/base", "--log", "kmsg"]);
         string[] lines = result.Error.TrimEnd('\n').Split('\n');
         Assert.Equal((66, 2), (result.ExitCode, lines.Length));
         Assert.StartsWith("snapuserd: /dev/kmsg cannot be written, so the log goes to standard error: ", lines[0]);
@@ -149,7 +156,8 @@ public sealed class LogTests : IDisposable
     [Fact]
     public void Json_records_tell_of_the_whole_merge_and_results_stay_results()
     {
-        BinaryResult result = Binary.Run("merge", "--cow", _folder["cow"], "--base", _folder["base"], "--log", "json", "--json", "--progress", "never");
+        BinaryResult result = Binary.Run("merge", "--cow", _folder["cow"], "--base", _folder["base"], "--log", "json", "--json",
+            "--progress", "never");
         JsonElement[] records = result.Error.TrimEnd('\n').Split('\n').Select(line => JsonDocument.Parse(line).RootElement).ToArray();
         Assert.Equal(["begin", "merged"], records.Select(record => record.GetProperty("event").GetString()));
         JsonElement done = JsonDocument.Parse(result.Output).RootElement;
@@ -164,7 +172,8 @@ public sealed class LogTests : IDisposable
 
         result = Binary.Run("merge", "--cow", _folder["missing"], "--base", _folder["base"], "--log", "json");
         JsonElement error = JsonDocument.Parse(result.Error).RootElement;
-        Assert.Equal((66, 3, "error", 66), (result.ExitCode, error.GetProperty("priority").GetInt32(), error.GetProperty("event").GetString(), error.GetProperty("exit_code").GetInt32()));
+        Assert.Equal((66, 3, "error", 66), (result.ExitCode, error.GetProperty("priority").GetInt32(),
+            error.GetProperty("event").GetString(), error.GetProperty("exit_code").GetInt32()));
     }
 
     [Theory]
@@ -180,8 +189,10 @@ public sealed class LogTests : IDisposable
         File.WriteAllBytes(_folder["cow"], cow);
         File.WriteAllBytes(_folder["base"], Golden.New);
         string[] environment = counted == null ? [] : [$"SNAPUSERD_RESUMED={counted}"];
-        BinaryResult result = Binary.RunProgram("env", [.. environment, Binary.Path, "merge", "--cow", _folder["cow"], "--base", _folder["base"], "--json"]);
-        Assert.Equal(expected, JsonDocument.Parse(result.Output.TrimEnd('\n').Split('\n')[^1]).RootElement.GetProperty("times_resumed").GetInt32());
+        BinaryResult result =
+            Binary.RunProgram("env", [.. environment, Binary.Path, "merge", "--cow", _folder["cow"], "--base", _folder["base"], "--json"]);
+        Assert.Equal(expected,
+            JsonDocument.Parse(result.Output.TrimEnd('\n').Split('\n')[^1]).RootElement.GetProperty("times_resumed").GetInt32());
     }
 
     private string[] Records() => File.ReadAllText(_folder["dev/kmsg"]).Split('\n', StringSplitOptions.RemoveEmptyEntries);

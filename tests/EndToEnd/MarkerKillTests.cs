@@ -42,7 +42,8 @@ public sealed class MarkerKillTests(ITestOutputHelper output) : IDisposable
     public void Merge_killed_at_each_change_ends_with_the_target_and_without_a_mark(string io)
     {
         Make();
-        Sweep("merge", LeastKills, mark: "", k => Run(KillAt.Command($"changes:{k}", "merge", "--cow", Cow, "--base", Base, "--io", io, "--progress", "never")).ExitCode);
+        Sweep("merge", LeastKills, mark: "",
+            k => Run(KillAt.Command($"changes:{k}", "merge", "--cow", Cow, "--base", Base, "--io", io, "--progress", "never")).ExitCode);
         Assert.Contains("empty, old, 0", _seen);
         Assert.Contains("begun, old, 0", _seen);
         Assert.Contains("begun, between, 0", _seen);
@@ -80,7 +81,8 @@ public sealed class MarkerKillTests(ITestOutputHelper output) : IDisposable
         Sweep("daemon", LeastKills, mark: "", k =>
         {
             string socket = _folder[$"socket{k}"];
-            string[] command = KillAt.Command($"all:changes:{k}", "daemon", "--socket", socket, "--device", "nbd", "--socket-folder", _folder.Path, "--io", "sync");
+            string[] command = KillAt.Command($"all:changes:{k}", "daemon", "--socket", socket, "--device", "nbd", "--socket-folder",
+                _folder.Path, "--io", "sync");
             return Run(command, daemon =>
             {
                 try
@@ -117,14 +119,18 @@ public sealed class MarkerKillTests(ITestOutputHelper output) : IDisposable
         for (int k = 1; ; k++)
         {
             Put("");
-            Assert.Equal(137, Run(KillAt.Command($"changes:{k}", "merge", "--cow", Cow, "--base", Base, "--io", "sync", "--progress", "never")).ExitCode);
+            Assert.Equal(137,
+                Run(KillAt.Command($"changes:{k}", "merge", "--cow", Cow, "--base", Base, "--io", "sync", "--progress", "never")).ExitCode);
             Unlocked.Settle(Cow, Base);
             if (Count() > 0) break;
         }
         (_cow, _old) = (File.ReadAllBytes(Cow), File.ReadAllBytes(Base));
         File.WriteAllText(_folder["table"], $"snapuserd-test {Cow} {Base}\n");
         File.WriteAllText(_folder["cmdline"], "snapuserd.device=nbd");
-        string[] boot = ["boot", "--table", _folder["table"], "--cmdline", _folder["cmdline"], "--control-folder", _folder["run"], "--wait", "0"];
+        string[] boot =
+        [
+            "boot", "--table", _folder["table"], "--cmdline", _folder["cmdline"], "--control-folder", _folder["run"], "--wait", "0",
+        ];
         bool named = false, unnamed = false;
         Sweep("boot", 6, mark: null, k =>
         {

@@ -30,8 +30,9 @@ public sealed class MarkerTests : IDisposable
     /// <summary>Kills a merge at its N-th call of a name, before the call takes effect.</summary>
     private void KillAt(string call, int number)
     {
-        BinaryResult killed = Binary.RunProgram("strace", ["-f", "-qq", "-o", "/dev/null", "-e", $"trace={call}", "-e", $"inject={call}:signal=KILL:when={number}",
-            Binary.Path, "merge", "--cow", Cow, "--base", Base, "--progress", "never", "--io", "sync"]);
+        BinaryResult killed = Binary.RunProgram("strace",
+            ["-f", "-qq", "-o", "/dev/null", "-e", $"trace={call}", "-e", $"inject={call}:signal=KILL:when={number}",
+                Binary.Path, "merge", "--cow", Cow, "--base", Base, "--progress", "never", "--io", "sync"]);
         Assert.Equal(137, killed.ExitCode);
         Unlocked.Settle(Cow, Base);
     }
@@ -58,7 +59,8 @@ public sealed class MarkerTests : IDisposable
             BinaryResult refused = Merge();
             Assert.True(refused.ExitCode == 65, refused.ToString());
             Assert.Contains("it is the COW of another update", refused.Error);
-            Assert.Equal((mark, true, true), (File.ReadAllText(Marker), Golden.Cow(other).AsSpan().SequenceEqual(File.ReadAllBytes(Cow)), target.AsSpan().SequenceEqual(File.ReadAllBytes(Base))));
+            Assert.Equal((mark, true, true), (File.ReadAllText(Marker), Golden.Cow(other).AsSpan().SequenceEqual(File.ReadAllBytes(Cow)),
+                target.AsSpan().SequenceEqual(File.ReadAllBytes(Base))));
         }
         // The same COW and its marker, copied to another folder.
         Directory.CreateDirectory(_folder["elsewhere"]);
@@ -85,7 +87,8 @@ public sealed class MarkerTests : IDisposable
         BinaryResult refused = Merge();
         Assert.True(refused.ExitCode == 65, refused.ToString());
         Assert.Contains("nothing of it is merged, so it is a copy from before", refused.Error);
-        Assert.Equal((mark, true, true), (File.ReadAllText(Marker), copy.AsSpan().SequenceEqual(File.ReadAllBytes(Cow)), target.AsSpan().SequenceEqual(File.ReadAllBytes(Base))));
+        Assert.Equal((mark, true, true), (File.ReadAllText(Marker), copy.AsSpan().SequenceEqual(File.ReadAllBytes(Cow)),
+            target.AsSpan().SequenceEqual(File.ReadAllBytes(Base))));
     }
 
     [Fact]
@@ -112,8 +115,9 @@ public sealed class MarkerTests : IDisposable
                 File.WriteAllBytes(Cow, Golden.Cow("v3-lz4-64k-xor"));
                 File.WriteAllBytes(Base, Golden.Old);
                 File.WriteAllText(Marker, "");
-                BinaryResult failed = Binary.RunProgram("strace", ["-f", "-qq", "-o", "/dev/null", "-P", Marker, "-e", $"trace={call}", "-e", $"inject={call}:error={error}",
-                    Binary.Path, "merge", "--cow", Cow, "--base", Base, "--progress", "never", "--io", "sync"]);
+                BinaryResult failed = Binary.RunProgram("strace",
+                    ["-f", "-qq", "-o", "/dev/null", "-P", Marker, "-e", $"trace={call}", "-e", $"inject={call}:error={error}",
+                        Binary.Path, "merge", "--cow", Cow, "--base", Base, "--progress", "never", "--io", "sync"]);
                 Assert.True(failed.ExitCode == 74, failed.ToString());
                 Assert.Contains("cannot say that the merge has begun", failed.Error);
                 Assert.Equal(Golden.Old, File.ReadAllBytes(Base));
@@ -131,11 +135,13 @@ public sealed class MarkerTests : IDisposable
     [InlineData("EMFILE", 71)]
     public void A_mark_that_cannot_be_read_is_not_taken_for_none(string error, int code)
     {
-        BinaryResult failed = Binary.RunProgram("strace", ["-f", "-qq", "-o", "/dev/null", "-P", Marker, "-e", "trace=openat", "-e", $"inject=openat:error={error}",
-            Binary.Path, "merge", "--cow", Cow, "--base", Base, "--progress", "never"]);
+        BinaryResult failed = Binary.RunProgram("strace",
+            ["-f", "-qq", "-o", "/dev/null", "-P", Marker, "-e", "trace=openat", "-e", $"inject=openat:error={error}",
+                Binary.Path, "merge", "--cow", Cow, "--base", Base, "--progress", "never"]);
         Assert.True(failed.ExitCode == code, failed.ToString());
         Assert.Contains("may say that another merge has written to the base", failed.Error);
-        Assert.Equal((true, true), (Golden.Old.AsSpan().SequenceEqual(File.ReadAllBytes(Base)), Golden.Cow("v3-lz4-64k-xor").AsSpan().SequenceEqual(File.ReadAllBytes(Cow))));
+        Assert.Equal((true, true), (Golden.Old.AsSpan().SequenceEqual(File.ReadAllBytes(Base)),
+            Golden.Cow("v3-lz4-64k-xor").AsSpan().SequenceEqual(File.ReadAllBytes(Cow))));
     }
 
     [Fact]

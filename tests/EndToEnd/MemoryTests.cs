@@ -17,7 +17,8 @@ public sealed class MemoryTests(ITestOutputHelper output)
     private long Peak(string cow, string image, string memory, string io)
     {
         // Through a shell that forks: a process inherits the peak of the process that forked it, and the test host is large.
-        string command = $"\"$0\" merge --cow \"$1\" --base \"$2\" --memory {memory} --io {io} --no-verify-first --json --progress never; exit $?";
+        string command =
+            $"\"$0\" merge --cow \"$1\" --base \"$2\" --memory {memory} --io {io} --no-verify-first --json --progress never; exit $?";
         BinaryResult result = Binary.RunProgram("/bin/sh", ["-c", command, Binary.Path, cow, image]);
         Assert.True(result.ExitCode == 0, result.ToString());
         JsonElement done = JsonDocument.Parse(result.Output.TrimEnd('\n').Split('\n')[^1]).RootElement;

@@ -28,7 +28,8 @@ public sealed class MergeCountTests(MergeCountTests.Images images, ITestOutputHe
 
         internal string Cow(CowVariant variant)
         {
-            Pair.Make(_folder.Path, CountBound.PairBytes, ofThisMachine: false, Mix.All.Where(mix => mix.Name == variant.Mix), TextWriter.Null);
+            Pair.Make(_folder.Path, CountBound.PairBytes, ofThisMachine: false, Mix.All.Where(mix => mix.Name == variant.Mix),
+                TextWriter.Null);
             return variant.Make(_folder.Path, Binary.Path, TextWriter.Null);
         }
 
@@ -99,5 +100,6 @@ public sealed class MergeCountTests(MergeCountTests.Images images, ITestOutputHe
             + @"[0-9.]+ \| ([0-9.]+( [+-])? \|? ?){3}", lines.ToString());
     }
 
-    private static Benchmarks.BenchOptions BenchOptionsOf(string snapuserd) => Benchmarks.BenchOptions.Parse(["--snapuserd", snapuserd, "--runs", "1"])!;
+    private static Benchmarks.BenchOptions BenchOptionsOf(string snapuserd) =>
+        Benchmarks.BenchOptions.Parse(["--snapuserd", snapuserd, "--runs", "1"])!;
 }

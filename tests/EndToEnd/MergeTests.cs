@@ -171,7 +171,8 @@ public sealed class MergeTests : IDisposable
     public void A_signal_stops_at_a_checkpoint_with_75_and_the_same_command_goes_on(string signal)
     {
         // The signal's disposition at the start is set explicitly and not inherited: a shell starts background jobs with SIGINT ignored.
-        Stopped(Binary.RunProgram("env", [$"--default-signal={signal["SIG".Length..]}", .. KillAt.SignalledAt(Number(signal), 3, "fdatasync", "merge", "--cow", _cow, "--base", _base, "--io", "sync")]));
+        Stopped(Binary.RunProgram("env", [$"--default-signal={signal["SIG".Length..]}",
+            .. KillAt.SignalledAt(Number(signal), 3, "fdatasync", "merge", "--cow", _cow, "--base", _base, "--io", "sync")]));
         GoesOn("sync");
     }
 
@@ -181,7 +182,8 @@ public sealed class MergeTests : IDisposable
     public void A_signal_that_was_ignored_at_the_start_stays_ignored(string signal)
     {
         // The third flush sends the signal.
-        BinaryResult result = Binary.RunProgram("env", [$"--ignore-signal={signal["SIG".Length..]}", "strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync", "-e", $"inject=fdatasync:signal={signal}:when=3",
+        BinaryResult result = Binary.RunProgram("env", [$"--ignore-signal={signal["SIG".Length..]}", "strace", "-f", "-qq", "-o",
+            "/dev/null", "-e", "trace=fdatasync", "-e", $"inject=fdatasync:signal={signal}:when=3",
             Binary.Path, "merge", "--cow", _cow, "--base", _base, "--io", "sync"]);
         Assert.True(result.ExitCode == 0, result.ToString());
         Assert.Equal(Golden.New, File.ReadAllBytes(_base));
@@ -194,7 +196,8 @@ public sealed class MergeTests : IDisposable
     [InlineData(40)]
     public void A_signal_at_any_read_of_a_verification_is_75(int when)
     {
-        string[] command = KillAt.SignalledAt(Number("SIGTERM"), when, "pread64", "verify", "--cow", _cow, "--base", _base, "--io", "sync", "--memory", "8M", "--progress", "never");
+        string[] command = KillAt.SignalledAt(Number("SIGTERM"), when, "pread64", "verify", "--cow", _cow, "--base", _base, "--io", "sync",
+            "--memory", "8M", "--progress", "never");
         Stopped(Binary.RunProgram(command[0], command[1..]));
     }
 
@@ -202,7 +205,8 @@ public sealed class MergeTests : IDisposable
     public void A_signal_while_the_ring_is_waited_for_stops_it_as_well()
     {
         // At the third wait of the ring signal handlers are installed, and most of the merge is still to be done.
-        string[] command = KillAt.SignalledAt(Number("SIGTERM"), 3, "io_uring_enter", "merge", "--cow", _cow, "--base", _base, "--io", "uring", "--progress", "never");
+        string[] command = KillAt.SignalledAt(Number("SIGTERM"), 3, "io_uring_enter", "merge", "--cow", _cow, "--base", _base, "--io",
+            "uring", "--progress", "never");
         Stopped(Binary.RunProgram(command[0], command[1..]));
         GoesOn("uring");
     }
@@ -329,7 +333,8 @@ public sealed class MergeTests : IDisposable
         BinaryResult result = Merge("--progress", "never", "--io", "sync");
         Assert.Equal(0, result.ExitCode);
         Assert.Equal(warned ? 1 : 0, result.Error.Count(c => c == '\n'));
-        Assert.Equal(warned, result.Error.Contains("has no scratch: if Android's own engine was killed while merging it, the base may be damaged already"));
+        Assert.Equal(warned,
+            result.Error.Contains("has no scratch: if Android's own engine was killed while merging it, the base may be damaged already"));
     }
 
     [Theory]
@@ -359,7 +364,8 @@ public sealed class MergeTests : IDisposable
         Assert.StartsWith("check   0% ", lines[0]);
         Assert.StartsWith("merge   0% ", lines.First(line => !line.StartsWith("check ", StringComparison.Ordinal)));
         Assert.StartsWith("merge 100% ", lines[^1]);
-        JsonElement[] events = Merge("--progress", "plain", "--json").Output.TrimEnd('\n').Split('\n').Select(line => JsonDocument.Parse(line).RootElement).ToArray();
+        JsonElement[] events = Merge("--progress", "plain", "--json").Output.TrimEnd('\n').Split('\n')
+            .Select(line => JsonDocument.Parse(line).RootElement).ToArray();
         Assert.Equal(["progress", "done"], events.Select(one => one.GetProperty("event").GetString()));
         Assert.Equal(events[0].GetProperty("total_bytes").GetInt64(), events[0].GetProperty("bytes").GetInt64());
     }

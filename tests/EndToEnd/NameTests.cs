@@ -38,7 +38,8 @@ public sealed class NameTests : IDisposable
         // UTF-8.
         "\u00ed\u00b2\u0080", "\u00e2\u0082", "\u00c0\u00af", "\u00fe\u00ff", "\u00ef\u00bf\u00bd",
         "back\\slash\\xff", " ' \" ", "-", "--help", "=", "\t", "\u007f",
-        new string('\u00e9', 255), new string('n', 255), string.Concat(Enumerable.Repeat("\u00c3\u00a4", 127)) + "\u00c3", new string('n', 250) + ".part",
+        new string('\u00e9', 255), new string('n', 255), string.Concat(Enumerable.Repeat("\u00c3\u00a4", 127)) + "\u00c3",
+        new string('n', 250) + ".part",
     ];
 
     public static TheoryData<int> Numbers => [.. Enumerable.Range(0, s_names.Length)];
@@ -55,9 +56,11 @@ public sealed class NameTests : IDisposable
         Done(_shell.Run($"$P extract --cow c/{name} --base=b/{name} --output o/{name} && cmp o/{name} new"));
         Assert.Equal([s_names[number]], _shell.Names("o"));
         Done(_shell.Run($"$P extract --cow c/{name} --base b/{name} --output - | cmp - new"));
-        Done(_shell.Run($"rm o/{name}; $P create --source b/{name} --target n/{name} --output o/{name} && $P verify --cow o/{name} --base b/{name} --sha256 {hash}"));
+        Done(_shell.Run($"rm o/{name}; $P create --source b/{name} --target n/{name} --output o/{name} && $P verify --cow o/{name} --base "
+            + $"b/{name} --sha256 {hash}"));
         Assert.Equal([s_names[number]], _shell.Names("o"));
-        Done(_shell.Run($"$P merge --cow c/{name} --base b/{name} --source b/{name} && cmp b/{name} new && $P merge --cow c/{name} --base b/{name}"));
+        Done(_shell.Run(
+            $"$P merge --cow c/{name} --base b/{name} --source b/{name} && cmp b/{name} new && $P merge --cow c/{name} --base b/{name}"));
         foreach (string folder in (string[])["c", "b", "s", "n"]) Assert.Equal([s_names[number]], _shell.Names(folder));
     }
 
@@ -74,7 +77,8 @@ public sealed class NameTests : IDisposable
     public void Extract_leaves_the_file_alone_that_has_a_replacement_character_in_place_of_the_byte()
     {
         Done(_shell.Run("mkdir o; echo precious >'o/x\u00ef\u00bf\u00bd'; echo precious >'o/x?'"));
-        Done(_shell.Run("$P extract --cow cow --base base --output 'o/x\u00ff' && cmp 'o/x\u00ff' new && cat 'o/x\u00ef\u00bf\u00bd' 'o/x?'"), "precious\nprecious\n");
+        Done(_shell.Run("$P extract --cow cow --base base --output 'o/x\u00ff' && cmp 'o/x\u00ff' new && cat "
+            + "'o/x\u00ef\u00bf\u00bd' 'o/x?'"), "precious\nprecious\n");
         Assert.Equal(["x?", "x\u00ef\u00bf\u00bd", "x\u00ff"], _shell.Names("o"));
     }
 
@@ -99,12 +103,15 @@ public sealed class NameTests : IDisposable
     public void Messages_have_the_bytes_of_the_name_and_no_name_makes_a_second_record()
     {
         RawResult raw = _shell.Run("$P inspect 'no\u00ff\u00e9\u00c3\u00a4'");
-        Assert.Equal((66, "snapuserd: cannot open no\u00ff\u00e9\u00c3\u00a4: no such file or directory (ENOENT)\n"), (raw.ExitCode, raw.Error));
+        Assert.Equal((66, "snapuserd: cannot open no\u00ff\u00e9\u00c3\u00a4: no such file or directory (ENOENT)\n"),
+            (raw.ExitCode, raw.Error));
         RawResult forged = _shell.Run("$P inspect 'no\nsnapuserd: forged\u001b[2J\r\u00c2\u009b'");
-        Assert.Equal("snapuserd: cannot open no\\x0asnapuserd: forged\\x1b[2J\\x0d\\xc2\\x9b: no such file or directory (ENOENT)\n", forged.Error);
+        Assert.Equal("snapuserd: cannot open no\\x0asnapuserd: forged\\x1b[2J\\x0d\\xc2\\x9b: no such file or directory (ENOENT)\n",
+            forged.Error);
         RawResult done = _shell.Run("$P extract --cow cow --base base --output 'x\u00ff'");
         Assert.EndsWith("to x\u00ff\n", done.Output);
-        RawResult unknown = _shell.Run("$P merge --cow c --base b '--n\u00ff=\u00fe'; $P 'verb\u00ff'; $P inspect a 'b\u00ff'; $P merge --io 'u\u00ff'");
+        RawResult unknown =
+            _shell.Run("$P merge --cow c --base b '--n\u00ff=\u00fe'; $P 'verb\u00ff'; $P inspect a 'b\u00ff'; $P merge --io 'u\u00ff'");
         Assert.Contains("unknown option '--n\u00ff'", unknown.Error);
         Assert.Contains("unknown verb 'verb\u00ff'", unknown.Error);
         Assert.Contains("unexpected argument 'b\u00ff'", unknown.Error);
@@ -116,9 +123,11 @@ public sealed class NameTests : IDisposable
     {
         // script(1) gives the program a terminal for all three streams.
         string name = "no\u00ff\u009b2J\n\u001b]0;title\u0007\u00c3\u00a4\u00c2\u0085";
-        RawResult error = _shell.Run($"printf %s {RawShell.Quote(name)} >name; SHELL=/bin/sh script -qec \"'$P' inspect \\\"\\$(cat name)\\\"\" /dev/null </dev/null");
+        RawResult error = _shell.Run($"printf %s {RawShell.Quote(name)} >name; SHELL=/bin/sh script -qec \"'$P' inspect \\\"\\$(cat "
+            + "name)\\\"\" /dev/null </dev/null");
         Assert.Contains("cannot open no\\xff\\x9b2J\\x0a\\x1b]0;title\\x07\u00c3\u00a4\\xc2\\x85: ", error.Output);
-        RawResult result = _shell.Run("SHELL=/bin/sh script -qec \"'$P' extract --cow cow --base base --progress never --output \\\"\\$(cat name)\\\"\" /dev/null </dev/null");
+        RawResult result = _shell.Run("SHELL=/bin/sh script -qec \"'$P' extract --cow cow --base base --progress never --output "
+            + "\\\"\\$(cat name)\\\"\" /dev/null </dev/null");
         Assert.Contains("to no\\xff\\x9b2J\\x0a\\x1b]0;title\\x07\u00c3\u00a4\\xc2\\x85\r\n", result.Output);
         // The program's own line breaks remain.
         Assert.Contains("\r\n\r\n", _shell.Run("SHELL=/bin/sh script -qec \"'$P' --help\" /dev/null </dev/null").Output);
@@ -134,9 +143,11 @@ public sealed class NameTests : IDisposable
         Assert.Equal(0, result.ExitCode);
         Assert.Equal(path, Unescaped(Parsed(result.Output).GetProperty("output").GetString()!));
         RawResult error = _shell.Run($"rm {RawShell.Quote(path)}; $P inspect --json {RawShell.Quote(path)}");
-        Assert.Equal($"cannot open {path}: no such file or directory (ENOENT)", Unescaped(Parsed(error.Output).GetProperty("message").GetString()!));
+        Assert.Equal($"cannot open {path}: no such file or directory (ENOENT)",
+            Unescaped(Parsed(error.Output).GetProperty("message").GetString()!));
         RawResult log = _shell.Run($"$P merge --log json --cow {RawShell.Quote(path)} --base base");
-        Assert.Equal($"cannot open {path}: no such file or directory (ENOENT)", Unescaped(Parsed(log.Error).GetProperty("message").GetString()!));
+        Assert.Equal($"cannot open {path}: no such file or directory (ENOENT)",
+            Unescaped(Parsed(log.Error).GetProperty("message").GetString()!));
     }
 
     [Fact]
@@ -154,7 +165,8 @@ public sealed class NameTests : IDisposable
             $P ctl --socket 'C' pause 'COW'
             $P ctl --socket 'C' stop 'COW'
             wait $!
-            """.Replace("COW", "co\nw\u00ff\\", StringComparison.Ordinal).Replace("BASE", "ba\u001bse\u00fe", StringComparison.Ordinal).Replace("'S'", "'so\u00ff'", StringComparison.Ordinal).Replace("'C'", "'ct\u00fe\u00ff'", StringComparison.Ordinal)));
+            """.Replace("COW", "co\nw\u00ff\\", StringComparison.Ordinal).Replace("BASE", "ba\u001bse\u00fe", StringComparison.Ordinal)
+            .Replace("'S'", "'so\u00ff'", StringComparison.Ordinal).Replace("'C'", "'ct\u00fe\u00ff'", StringComparison.Ordinal)));
         JsonElement status = Parsed(_shell.Run("cat json").Output);
         Assert.Equal("co\nw\u00ff\\", Unescaped(status.GetProperty("name").GetString()!));
         Assert.Equal("c/co\nw\u00ff\\", Unescaped(status.GetProperty("cow").GetString()!));
@@ -176,8 +188,13 @@ public sealed class NameTests : IDisposable
             printf '%s\n' "quiet snapuserd.wait=0 \"snapuserd.row=two,PARTLABEL=my \u00ffcow,LABEL=/my root\" -- x" >cmdline
             $P boot --table table --cmdline cmdline --control-folder 'ctl' --dry-run --json >json
             true
-            """.Replace("'d", "'d\u00ff", StringComparison.Ordinal).Replace("/d/", "/d\u00ff/", StringComparison.Ordinal).Replace("'ctl'", "'ctl\u00fe'", StringComparison.Ordinal)));
-        string[] rows = [.. _shell.Run("cat json").Output.TrimEnd('\n').Split('\n').Select(line => Unescaped(Parsed(line).GetProperty("message").GetString()!))];
+            """.Replace("'d", "'d\u00ff", StringComparison.Ordinal).Replace("/d/", "/d\u00ff/", StringComparison.Ordinal)
+            .Replace("'ctl'", "'ctl\u00fe'", StringComparison.Ordinal)));
+        string[] rows =
+        [
+            .. _shell.Run("cat json").Output.TrimEnd('\n').Split('\n')
+                .Select(line => Unescaped(Parsed(line).GetProperty("message").GetString()!)),
+        ];
         Assert.True(rows.Length == 2, string.Join('\n', rows));
         Assert.Contains("/d\u00ff/cow", rows[0]);
         Assert.Contains("/dev/disk/by-label/\\x2fmy\\x20root", rows[1]);
@@ -219,7 +236,8 @@ public sealed class NameTests : IDisposable
             perl -MSocket -e 'socket(S,AF_UNIX,SOCK_STREAM,0); connect(S,pack_sockaddr_un($ARGV[0])); send(S,"detach",0);
                 recv(S,$a,512,0)' 'D'
             wait $!
-            """.Replace("'D'", "'./d\u00ff'", StringComparison.Ordinal).Replace("NAME", "n\u00fe\n\\x", StringComparison.Ordinal).Replace("COW", "c\u00ed\u00b2\u0080", StringComparison.Ordinal).Replace("BASE", "b\u00ff", StringComparison.Ordinal)));
+            """.Replace("'D'", "'./d\u00ff'", StringComparison.Ordinal).Replace("NAME", "n\u00fe\n\\x", StringComparison.Ordinal)
+            .Replace("COW", "c\u00ed\u00b2\u0080", StringComparison.Ordinal).Replace("BASE", "b\u00ff", StringComparison.Ordinal)));
         Assert.Matches("^success,[0-9]+\nsuccess\n$", _shell.Run("cat answers").Output);
         JsonElement status = Parsed(_shell.Run("cat json").Output);
         Assert.Equal("n\u00fe\n\\x", Unescaped(status.GetProperty("name").GetString()!));
@@ -246,8 +264,11 @@ public sealed class NameTests : IDisposable
     [Fact]
     public void An_empty_name_is_64_with_every_option()
     {
-        foreach (string arguments in (string[])["inspect ''", "inspect --cow ''", "inspect --cow=", "verify --cow ''", "merge --cow c --base ''", "extract --cow cow --base base --output ''", "extract --cow cow --base base --output=",
-            "create --source '' --target new --output x", "create --source base --target '' --output x", "create --source base --target new --output ''", "serve --cow cow --base base --device nbd --socket ''", "ctl list --socket ''", "boot --table ''"])
+        foreach (string arguments in (string[])["inspect ''", "inspect --cow ''", "inspect --cow=", "verify --cow ''",
+            "merge --cow c --base ''", "extract --cow cow --base base --output ''", "extract --cow cow --base base --output=",
+            "create --source '' --target new --output x", "create --source base --target '' --output x",
+            "create --source base --target new --output ''", "serve --cow cow --base base --device nbd --socket ''", "ctl list --socket ''",
+            "boot --table ''"])
         {
             RawResult result = _shell.Run($"$P {arguments}");
             Assert.True(result.ExitCode == 64, $"{arguments}: {result}");
@@ -269,5 +290,6 @@ public sealed class NameTests : IDisposable
 
     /// <summary>The bytes that a JSON string encodes, by the rules of the man page.</summary>
     private static string Unescaped(string text) =>
-        Regex.Replace(Encoding.Latin1.GetString(Encoding.UTF8.GetBytes(text)), @"\\x([0-9a-f]{2})", escape => ((char)Convert.ToByte(escape.Groups[1].Value, 16)).ToString());
+        Regex.Replace(Encoding.Latin1.GetString(Encoding.UTF8.GetBytes(text)), @"\\x([0-9a-f]{2})",
+            escape => ((char)Convert.ToByte(escape.Groups[1].Value, 16)).ToString());
 }

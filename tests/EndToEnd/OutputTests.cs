@@ -81,7 +81,11 @@ public sealed class OutputTests : IDisposable
         return cow;
     }
 
-    public static TheoryData<string> WaysToBegin => ["count", "count, cut in scratch", "count, cut in its ops", "count, header only", "count, blocks of no known size", "state 1", "state 2", "state of no engine", "unsafe magic", "count and damaged ops", "half of a merge by Android"];
+    public static TheoryData<string> WaysToBegin =>
+    [
+        "count", "count, cut in scratch", "count, cut in its ops", "count, header only", "count, blocks of no known size", "state 1",
+        "state 2", "state of no engine", "unsafe magic", "count and damaged ops", "half of a merge by Android",
+    ];
 
     [Theory]
     [MemberData(nameof(WaysToBegin))]
@@ -138,7 +142,8 @@ public sealed class OutputTests : IDisposable
         File.Copy(_folder["cow"], _folder["used-cow"]);
         File.Copy(_folder["old"], _folder["used-base"]);
         File.Copy(_folder["old"], _folder["used-source"]);
-        Serve(_folder["used-cow"], _folder["used-base"], "--source", _folder["used-source"], "--merge-on-request", "--control", _folder["control"]);
+        Serve(_folder["used-cow"], _folder["used-base"], "--source", _folder["used-source"], "--merge-on-request", "--control",
+            _folder["control"]);
         foreach (string used in new[] { "used-cow", "used-base", "used-source" })
         {
             File.CreateSymbolicLink(_folder[$"{used}-link"], _folder[used]);
@@ -236,13 +241,15 @@ public sealed class OutputTests : IDisposable
 
     private sealed class Bytes : IEqualityComparer<(byte[], byte[])>
     {
-        public bool Equals((byte[], byte[]) one, (byte[], byte[]) other) => one.Item1.AsSpan().SequenceEqual(other.Item1) && one.Item2.AsSpan().SequenceEqual(other.Item2);
+        public bool Equals((byte[], byte[]) one, (byte[], byte[]) other) => one.Item1.AsSpan().SequenceEqual(other.Item1)
+            && one.Item2.AsSpan().SequenceEqual(other.Item2);
 
         public int GetHashCode((byte[], byte[]) bytes) => bytes.Item1.Length;
     }
 
     private static BinaryResult WithoutLocks(string errno, string[] command) =>
-        Binary.RunProgram("strace", ["-f", "-qq", "-o", "/dev/null", "-e", "trace=flock", "-e", $"inject=flock:error={errno}", Binary.Path, .. command]);
+        Binary.RunProgram("strace",
+            ["-f", "-qq", "-o", "/dev/null", "-e", "trace=flock", "-e", $"inject=flock:error={errno}", Binary.Path, .. command]);
 
     private string[] CreateCommand(string output) => ["create", "--source", _folder["old"], "--target", _folder["new"], "--output", output];
 

@@ -69,7 +69,8 @@ public sealed class OverlapTests(ITestOutputHelper output)
         }
 
         private static string[] Window(int start, int sectors) =>
-            ["--offset", (start * 512).ToString(CultureInfo.InvariantCulture), "--sizelimit", (sectors * 512).ToString(CultureInfo.InvariantCulture)];
+            ["--offset", (start * 512).ToString(CultureInfo.InvariantCulture), "--sizelimit",
+                (sectors * 512).ToString(CultureInfo.InvariantCulture)];
     }
 
     [RootFact]
@@ -108,7 +109,8 @@ public sealed class OverlapTests(ITestOutputHelper output)
             Chance chance = new(seed + 1000);
             for (int run = 0; run < 2; run++)
             {
-                BinaryResult result = KillAt.Serve(150 + chance.Below(250), ["merge", .. disk.Devices, "--io", "sync", "--progress", "never"]);
+                BinaryResult result =
+                    KillAt.Serve(150 + chance.Below(250), ["merge", .. disk.Devices, "--io", "sync", "--progress", "never"]);
                 Assert.True(result.ExitCode is 0 or 137, $"{disk.Say}: {result}");
                 if (result.ExitCode == 137) killed++;
                 disk.Settle();
@@ -131,7 +133,8 @@ public sealed class OverlapTests(ITestOutputHelper output)
         }
         using (disk)
         {
-            using Process server = Binary.Start(["serve", .. disk.Devices, "--device", "nbd", "--socket", disk["socket"], "--merge", "--json"]);
+            using Process server =
+                Binary.Start(["serve", .. disk.Devices, "--device", "nbd", "--socket", disk["socket"], "--merge", "--json"]);
             try
             {
                 Assert.Contains("\"ready\"", server.StandardOutput.ReadLine(), StringComparison.Ordinal);

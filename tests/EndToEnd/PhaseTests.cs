@@ -41,7 +41,8 @@ public sealed class PhaseTests : IDisposable
     [Fact]
     public void Create_shows_all_of_its_parts()
     {
-        string[] phases = PhasesOf(Binary.Run("create", "--source", _folder["base"], "--target", _folder["new"], "--output", _folder["made"], "--xor", "--json", "--progress", "plain"));
+        string[] phases = PhasesOf(Binary.Run("create", "--source", _folder["base"], "--target", _folder["new"], "--output",
+            _folder["made"], "--xor", "--json", "--progress", "plain"));
         Assert.Equal("compare", phases[0]);
         Assert.Equal(["order", "write", "check"], phases[^3..]);
     }
@@ -50,7 +51,8 @@ public sealed class PhaseTests : IDisposable
     public void A_rate_slows_a_merge_that_still_obeys_signals()
     {
         Assert.Equal(75, Interrupted());
-        BinaryResult result = Binary.Run("merge", "--cow", _folder["cow"], "--base", _folder["base"], "--rate", "1M", "--json", "--progress", "never");
+        BinaryResult result = Binary.Run("merge", "--cow", _folder["cow"], "--base", _folder["base"], "--rate", "1M", "--json",
+            "--progress", "never");
         Assert.True(result.ExitCode == 0, result.ToString());
         JsonElement done = JsonDocument.Parse(result.Output).RootElement;
         // The merge may write one batch without delay at its start and one at its end; the limit applies to the rest.
@@ -62,10 +64,12 @@ public sealed class PhaseTests : IDisposable
     /// <summary>Exit code of a merge that writes one batch, would wait for days before the next, and receives a signal.</summary>
     private int Interrupted()
     {
-        using Process merge = Binary.Start("merge", "--cow", _folder["cow"], "--base", _folder["base"], "--rate", "1", "--json", "--progress", "plain");
+        using Process merge = Binary.Start("merge", "--cow", _folder["cow"], "--base", _folder["base"], "--rate", "1", "--json",
+            "--progress", "plain");
         try
         {
-            while (Unlocked.Read(_folder["base"], Golden.Old.Length).AsSpan().SequenceEqual(Golden.Old)) Assert.False(merge.HasExited, "it ended");
+            while (Unlocked.Read(_folder["base"], Golden.Old.Length).AsSpan().SequenceEqual(Golden.Old))
+                Assert.False(merge.HasExited, "it ended");
             _ = Libc.Kill(merge.Id, Libc.SIGTERM);
             Assert.True(merge.WaitForExit(60_000), "it does not obey");
             return merge.ExitCode;
@@ -76,7 +80,8 @@ public sealed class PhaseTests : IDisposable
         }
     }
 
-    private string[] Phases(string verb) => PhasesOf(Binary.Run(verb, "--cow", _folder["cow"], "--base", _folder["base"], "--json", "--progress", "plain"));
+    private string[] Phases(string verb) =>
+        PhasesOf(Binary.Run(verb, "--cow", _folder["cow"], "--base", _folder["base"], "--json", "--progress", "plain"));
 
     /// <summary>
     /// The announced phases. Checks that each is announced once, starts at once, never goes back, and is shown to its end.

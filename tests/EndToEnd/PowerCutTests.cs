@@ -67,7 +67,8 @@ public sealed class PowerCutTests(ITestOutputHelper output)
             }
             desk.Finish(round % 3 == 0 ? "sync" : "uring", $"seed {seed}, round {round}");
         }
-        output.WriteLine($"{io}, seed {seed}: {round} merges, {round / 2} resumes cut; {lost} cuts lost writes to the base, {between} left a count in the middle");
+        output.WriteLine($"{io}, seed {seed}: {round} merges, {round / 2} resumes cut; {lost} cuts lost writes to the base, {between} left "
+            + "a count in the middle");
         Assert.True(lost > 0 && between > 1, "the cuts missed the merge");
     }
 
@@ -110,8 +111,9 @@ public sealed class PowerCutTests(ITestOutputHelper output)
         desk.Reset();
         using CutDisk cow = new(desk.Cow), target = new(desk.Base);
         // Every fdatasync returns 0 and does nothing.
-        BinaryResult result = Binary.RunProgram("strace", ["-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync", "-e", "inject=fdatasync:retval=0",
-            Binary.Path, "merge", "--cow", cow.Path, "--base", target.Path, "--io", "sync", "--progress", "never"]);
+        BinaryResult result =
+            Binary.RunProgram("strace", ["-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync", "-e", "inject=fdatasync:retval=0",
+                Binary.Path, "merge", "--cow", cow.Path, "--base", target.Path, "--io", "sync", "--progress", "never"]);
         Assert.True(result.ExitCode == 0, result.ToString());
         cow.Cut();
         target.Cut();
@@ -149,7 +151,8 @@ public sealed class PowerCutTests(ITestOutputHelper output)
         public ulong MergedOps => BinaryPrimitives.ReadUInt64LittleEndian(File.ReadAllBytes(Cow).AsSpan(26));
 
         /// <summary>Whether both are as <see cref="Reset"/> left them.</summary>
-        public bool Untouched => _cow.AsSpan().SequenceEqual(File.ReadAllBytes(Cow)) && _old.AsSpan().SequenceEqual(File.ReadAllBytes(Base));
+        public bool Untouched => _cow.AsSpan().SequenceEqual(File.ReadAllBytes(Cow))
+            && _old.AsSpan().SequenceEqual(File.ReadAllBytes(Base));
 
         /// <summary>A system call in part <paramref name="part"/> of <paramref name="parts"/> of the merge itself.</summary>
         public int Moment(int part, int parts)

@@ -166,8 +166,9 @@ public sealed class PublicationOrderTests : IDisposable
         // Without a device mapper, only a merge that has begun is finished.
         foreach (string verb in cow == Half ? new[] { "\"serve\"", "\"merge\"" } : ["\"serve\""])
         {
-            TracedCall start = trace.First($"the start of {verb}", call => call.Name is "execve" or "execveat" && call.Arguments.Contains(verb,
-                StringComparison.Ordinal));
+            TracedCall start =
+                trace.First($"the start of {verb}", call => call.Name is "execve" or "execveat" && call.Arguments.Contains(verb,
+                    StringComparison.Ordinal));
             TracedCall mark = trace.IsDurable(Marker, start), folder = trace.IsDurable(_folder.Path, start);
             Assert.True(mark.End < folder.Begin, trace.ToString());
             if (says.Length > 0) _ = trace.IsNamed(Marker, start);
@@ -394,7 +395,8 @@ public sealed class PublicationOrderTests : IDisposable
         });
         TracedCall ready = Result(trace);
         Assert.Contains(_folder["nbd"], ready.Arguments);
-        Assert.DoesNotContain(trace.Calls, call => (call.Writes(Base) || call.Writes(Cow) || call.Writes(Marker)) && call.Begin < ready.End);
+        Assert.DoesNotContain(trace.Calls,
+            call => (call.Writes(Base) || call.Writes(Cow) || call.Writes(Marker)) && call.Begin < ready.End);
         Assert.Contains(trace.Calls, call => call.Writes(Base));
     }
 

@@ -26,7 +26,8 @@ public sealed class ReadmeTests
         File.CreateSymbolicLink(folder["bin/snapuserd"], Binary.Path);
 
         // A person types more slowly than a shell reads a script, so the script waits for the socket.
-        IEnumerable<string> lines = commands.Skip(1).Select(command => command.EndsWith('&') ? $"{command}\nuntil [ -S view ]; do sleep 0.05; done" : command);
+        IEnumerable<string> lines =
+            commands.Skip(1).Select(command => command.EndsWith('&') ? $"{command}\nuntil [ -S view ]; do sleep 0.05; done" : command);
         string script = $"set -x\ncd '{folder.Path}'\nPATH={folder["bin"]}:$PATH\n{string.Join('\n', lines)}";
         BinaryResult result = Binary.RunProgram("bash", ["-c", script]);
         Assert.True(result.ExitCode == 0, result.ToString());

@@ -38,9 +38,11 @@ public sealed class ReservationTests : IDisposable
 
     public void Dispose() => _folder.Dispose();
 
-    private static BinaryResult Merge(string cow, string target, string io) => Binary.Run("merge", "--cow", cow, "--base", target, "--io", io, "--progress", "never");
+    private static BinaryResult Merge(string cow, string target, string io) =>
+        Binary.Run("merge", "--cow", cow, "--base", target, "--io", io, "--progress", "never");
 
-    private static void Same(byte[] expected, string path) => Assert.True(expected.AsSpan().SequenceEqual(Unlocked.Read(path, expected.Length)), $"{path} is not what it should be");
+    private static void Same(byte[] expected, string path) =>
+        Assert.True(expected.AsSpan().SequenceEqual(Unlocked.Read(path, expected.Length)), $"{path} is not what it should be");
 
     [RootTheory]
     [InlineData("base", "uring", false)]
@@ -63,7 +65,8 @@ public sealed class ReservationTests : IDisposable
 
         BinaryResult result = Merge(cow, target, io);
         Assert.True(result.ExitCode == 74, result.ToString());
-        Match told = Regex.Match(result.Error, "^snapuserd: [^\\n]*takes at least ([0-9]+) bytes more on its file system \\([0-9]+ free\\)[^\\n]*ENOSPC[^\\n]*nothing was written[^\\n]*\\n$");
+        Match told = Regex.Match(result.Error, "^snapuserd: [^\\n]*takes at least ([0-9]+) bytes more on its file system \\([0-9]+ "
+            + "free\\)[^\\n]*ENOSPC[^\\n]*nothing was written[^\\n]*\\n$");
         Assert.True(told.Success, result.ToString());
         long missing = long.Parse(told.Groups[1].ValueSpan, CultureInfo.InvariantCulture);
         Assert.InRange(missing, 1L << 20, full == "base" ? 600 * CowOp.BlockSize : 3 << 20);
@@ -103,7 +106,8 @@ public sealed class ReservationTests : IDisposable
             cp "$1/mnt/base" "$1/merged"
             umount "$1/mnt"
             """;
-        BinaryResult result = Binary.RunProgram("unshare", ["-m", "--propagation", "private", "/bin/sh", "-c", script, Binary.Path, _folder.Path]);
+        BinaryResult result =
+            Binary.RunProgram("unshare", ["-m", "--propagation", "private", "/bin/sh", "-c", script, Binary.Path, _folder.Path]);
         Assert.True(result.ExitCode == 0, result.ToString());
         Assert.Contains("ENOSPC", result.Error);
         Same(_target, _folder["merged"]);
@@ -116,7 +120,8 @@ public sealed class ReservationTests : IDisposable
         small.WriteSparse("base", _old);
         File.WriteAllBytes(_folder["cow"], _cow);
         // The space is reserved, and then the merge is stopped before the first write to the base.
-        LoopDevice.Call("fallocate", "--keep-size", "--offset", $"{600 * CowOp.BlockSize}", "--length", $"{600 * CowOp.BlockSize}", small["base"]);
+        LoopDevice.Call("fallocate", "--keep-size", "--offset", $"{600 * CowOp.BlockSize}", "--length", $"{600 * CowOp.BlockSize}",
+            small["base"]);
         small.Fill(0);
         BinaryResult result = Merge(_folder["cow"], small["base"], "auto");
         Assert.True(result.ExitCode == 0, result.ToString());
@@ -142,7 +147,8 @@ public sealed class ReservationTests : IDisposable
     {
         File.WriteAllBytes(_folder["cow"], _cow);
         File.WriteAllBytes(_folder["base"], _old);
-        BinaryResult result = Binary.RunProgram("prlimit", [$"--fsize={1000 * CowOp.BlockSize}", Binary.Path, "merge", "--cow", _folder["cow"], "--base", _folder["base"], "--progress", "never"]);
+        BinaryResult result = Binary.RunProgram("prlimit", [$"--fsize={1000 * CowOp.BlockSize}", Binary.Path, "merge", "--cow",
+            _folder["cow"], "--base", _folder["base"], "--progress", "never"]);
         Assert.True(result.ExitCode == 74, result.ToString());
         Assert.Matches("^snapuserd: [^\\n]*EFBIG[^\\n]*nothing was written\\n$", result.Error);
         Same(_old, _folder["base"]);
@@ -158,7 +164,8 @@ public sealed class ReservationTests : IDisposable
         small.WriteSparse("base", _old);
         File.WriteAllBytes(_folder["cow"], _cow);
         small.Fill(600 << 10);
-        using Process server = Binary.Start("serve", "--cow", _folder["cow"], "--base", small["base"], "--device", "nbd", "--socket", _folder["socket"], "--merge", "--progress", "never");
+        using Process server = Binary.Start("serve", "--cow", _folder["cow"], "--base", small["base"], "--device", "nbd", "--socket",
+            _folder["socket"], "--merge", "--progress", "never");
         try
         {
             Assert.Equal(_folder["socket"], server.StandardOutput.ReadLine());

@@ -44,8 +44,9 @@ public sealed class SandboxTests(ITestOutputHelper output)
     private readonly TempFolder _folder = new();
     private string _cow = "", _base = "";
 
-    public static TheoryData<string> Verbs => ["version", "help", "merge auto", "merge sync", "merge uring", "inspect", "verify", "extract", "create", "serve", "serve merge",
-        "supervise", "daemon", "ctl", "boot"];
+    public static TheoryData<string> Verbs =>
+        ["version", "help", "merge auto", "merge sync", "merge uring", "inspect", "verify", "extract", "create", "serve", "serve merge",
+            "supervise", "daemon", "ctl", "boot"];
 
     [Theory]
     [MemberData(nameof(Verbs))]
@@ -96,12 +97,16 @@ public sealed class SandboxTests(ITestOutputHelper output)
                 (int code, string error, string? wrong) = Run(verb,
                     ["-s", "KILL", "30", .. prefix, s_refuse.Value, errno.ToString(CultureInfo.InvariantCulture),
                         number.ToString(CultureInfo.InvariantCulture), Binary.Path, .. arguments]);
-                if (!s_table.Contains(code) && !(code == 70 && name == ReturnFromSignal)) wrong = code == KilledByLimit ? "hangs, or was killed" : "an exit code that is not in the table";
+                if (!s_table.Contains(code) && !(code == 70 && name == ReturnFromSignal))
+                    wrong = code == KilledByLimit ? "hangs, or was killed" : "an exit code that is not in the table";
                 // If write is refused, nothing can be printed to standard error.
                 else if (code != 0 && name != "write" && !Regex.IsMatch(error, "(?m)^snapuserd: ")) wrong = "no sentence";
-                else if (code != 0 && verb.StartsWith("merge", StringComparison.Ordinal) && !Finishes()) wrong = "the next merge does not give the target";
+                else if (code != 0 && verb.StartsWith("merge", StringComparison.Ordinal) && !Finishes())
+                    wrong = "the next merge does not give the target";
                 if (code != 0) codes[$"{name} {code}"] = codes.GetValueOrDefault($"{name} {code}") + 1;
-                if (wrong != null) failures.Add($"{verb}: {name} answers {(errno == EPERM ? "EPERM" : "ENOSYS")}: {wrong} (exit code {code}: {error.Trim()})");
+                if (wrong != null)
+                    failures.Add(
+                        $"{verb}: {name} answers {(errno == EPERM ? "EPERM" : "ENOSYS")}: {wrong} (exit code {code}: {error.Trim()})");
             }
         }
         output.WriteLine($"{verb}: {tried} runs; not done without: {string.Join(", ", codes.Keys)}");
@@ -124,7 +129,8 @@ public sealed class SandboxTests(ITestOutputHelper output)
         ["supervise"] => ["serve", "--cow", _cow, "--base", _base, "--device", "ublk", "--name", "ublkb7", "--supervise"],
         ["daemon"] => ["daemon", "--socket", _folder["control"], "--device", "nbd", "--socket-folder", _folder["devices"]],
         ["ctl"] => ["ctl", "--socket", _folder["control"], "status"],
-        ["boot"] => ["boot", "--table", _folder["table"], "--cmdline", _folder["cmdline"], "--control-folder", _folder["run"], "--wait", "0"],
+        ["boot"] => ["boot", "--table", _folder["table"], "--cmdline", _folder["cmdline"], "--control-folder", _folder["run"],
+            "--wait", "0"],
         _ => throw new ArgumentOutOfRangeException(nameof(verb), verb, "no such case"),
     };
 
@@ -154,14 +160,17 @@ public sealed class SandboxTests(ITestOutputHelper output)
     {
         Prepare();
         string trace = Path.GetTempFileName();
-        (int code, string error, string? wrong) = Run(verb, ["-s", "KILL", "100", .. prefix, "strace", "-f", "-qq", "-n", "-o", trace, Binary.Path, .. arguments]);
+        (int code, string error, string? wrong) =
+            Run(verb, ["-s", "KILL", "100", .. prefix, "strace", "-f", "-qq", "-n", "-o", trace, Binary.Path, .. arguments]);
         Assert.True(wrong == null && s_table.Contains(code), $"{verb} without a filter: {code} {wrong} {error}");
         // boot needs a device mapper, and the supervisor's server a ublk driver. A server that still merges when it receives SIGTERM stops
         // at a checkpoint (75).
-        if (verb is not ("boot" or "supervise")) Assert.True(code == 0 || (code == 75 && verb == "serve merge"), $"{verb} without a filter: {code} {error}");
+        if (verb is not ("boot" or "supervise"))
+            Assert.True(code == 0 || (code == 75 && verb == "serve merge"), $"{verb} without a filter: {code} {error}");
         MatchCollection found = Regex.Matches(File.ReadAllText(trace), @"(?m)^\d+ +\[ *(\d+)\] ([a-z0-9_]+)\(");
         File.Delete(trace);
-        return found.Select(one => (int.Parse(one.Groups[1].ValueSpan, CultureInfo.InvariantCulture), one.Groups[2].Value)).Distinct().OrderBy(one => one).ToList();
+        return found.Select(one => (int.Parse(one.Groups[1].ValueSpan, CultureInfo.InvariantCulture), one.Groups[2].Value)).Distinct()
+            .OrderBy(one => one).ToList();
     }
 
     private bool Finishes()
@@ -197,7 +206,8 @@ public sealed class SandboxTests(ITestOutputHelper output)
 
     private bool IsRight(string cow) => Binary.Run("verify", "--cow", cow, "--base", _base, "--sha256", s_hash).ExitCode == 0;
 
-    private static string? Is(string path, byte[] expected) => expected.AsSpan().SequenceEqual(File.ReadAllBytes(path)) ? null : $"{Path.GetFileName(path)} is wrong";
+    private static string? Is(string path, byte[] expected) =>
+        expected.AsSpan().SequenceEqual(File.ReadAllBytes(path)) ? null : $"{Path.GetFileName(path)} is wrong";
 
     private (int Code, string Error, string? Wrong) Serve(string[] command, bool merges)
     {
@@ -206,7 +216,8 @@ public sealed class SandboxTests(ITestOutputHelper output)
         string? wrong = null;
         if (server.StandardOutput.ReadLine() is not null)
         {
-            BinaryResult copy = Binary.RunProgram("timeout", ["-s", "KILL", "10", "nbdcopy", $"nbd+unix:///?socket={_folder["nbd"]}", _folder["copy"]]);
+            BinaryResult copy =
+                Binary.RunProgram("timeout", ["-s", "KILL", "10", "nbdcopy", $"nbd+unix:///?socket={_folder["nbd"]}", _folder["copy"]]);
             // The client gets an error, or notices that the server is gone.
             if (copy.ExitCode == KilledByLimit) wrong = "the client waits for ever";
             else if (copy.ExitCode == 0) wrong = Is(_folder["copy"], Golden.New);
@@ -237,7 +248,8 @@ public sealed class SandboxTests(ITestOutputHelper output)
         if (client.Connected && Ask(client, $"init,system_b,{_cow},{_base},{_base}").StartsWith("success", StringComparison.Ordinal)
             && Ask(client, "start,system_b") == "success")
         {
-            BinaryResult copy = Binary.RunProgram("timeout", ["-s", "KILL", "10", "nbdcopy", $"nbd+unix:///?socket={_folder["devices/system_b"]}", _folder["copy"]]);
+            BinaryResult copy = Binary.RunProgram("timeout",
+                ["-s", "KILL", "10", "nbdcopy", $"nbd+unix:///?socket={_folder["devices/system_b"]}", _folder["copy"]]);
             if (copy.ExitCode == KilledByLimit) wrong = "the client waits for ever";
             else if (copy.ExitCode == 0) wrong = Is(_folder["copy"], Golden.New);
         }
@@ -298,7 +310,8 @@ public sealed class SandboxTests(ITestOutputHelper output)
         {
             Assert.NotNull(server.StandardOutput.ReadLine());
             BinaryResult result = Binary.RunProgram("timeout", command);
-            return (result.ExitCode, result.Error, result.ExitCode != 0 || result.Output.Contains("cow", StringComparison.Ordinal) ? null : "no status");
+            return (result.ExitCode, result.Error,
+                result.ExitCode != 0 || result.Output.Contains("cow", StringComparison.Ordinal) ? null : "no status");
         }
         finally
         {

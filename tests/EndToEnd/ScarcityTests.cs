@@ -52,7 +52,8 @@ public sealed class ScarcityTests(ITestOutputHelper output)
     public void A_disk_that_fills_up_in_the_middle_is_74_and_the_same_command_goes_on_when_there_is_room(string full, string io, bool loop)
     {
         CowBuilder builder = Holes(out byte[] old);
-        byte[] expected = NaiveMerger.Merge(builder, old), content = builder.Build(), cow = [.. content, .. new byte[4096 - (content.Length % 4096)]];
+        byte[] expected = NaiveMerger.Merge(builder, old), content = builder.Build(),
+            cow = [.. content, .. new byte[4096 - (content.Length % 4096)]];
         using TempFolder folder = new();
         using TmpFs small = new(24 << 20);
         string file = small["disk"], other = folder["other"];
@@ -162,7 +163,8 @@ public sealed class ScarcityTests(ITestOutputHelper output)
         // A group of version 1 may be full of pages that wait for a slow disk. The kernel may then kill the writer for a page of the file
         // system itself (GFP_NOFS), whatever the writer's memory is. The same command continues the merge. The peak shows that the merge
         // needs no more than its share.
-        string[] words = [Binary.Path, "merge", "--cow", folder["cow"], "--base", folder["base"], "--memory", "8M", "--io", io, "--json", "--progress", "never"];
+        string[] words = [Binary.Path, "merge", "--cow", folder["cow"], "--base", folder["base"], "--memory", "8M", "--io", io, "--json",
+            "--progress", "never"];
         BinaryResult result = group.Run(words);
         for (int kills = 1; result.ExitCode == Killed && kills < MostKills; kills++)
         {
@@ -172,13 +174,15 @@ public sealed class ScarcityTests(ITestOutputHelper output)
 
         Assert.True(result.ExitCode == 0, result.ToString());
         JsonElement done = JsonDocument.Parse(result.Output.TrimEnd('\n').Split('\n')[^1]).RootElement;
-        output.WriteLine($"{io}: {group.Events}, peak {done.GetProperty("peak_memory").GetInt64() >> 10} KiB, {done.GetProperty("seconds").GetDouble():F1} s");
+        output.WriteLine($"{io}: {group.Events}, peak {done.GetProperty("peak_memory").GetInt64() >> 10} KiB, "
+            + $"{done.GetProperty("seconds").GetDouble():F1} s");
         Assert.InRange(done.GetProperty("peak_memory").GetInt64(), 1, 24 << 20);
         // The limit takes effect: the kernel had to reclaim pages to stay below it.
         Assert.True(group.Hits > 0, group.Events);
         byte[] head = Unlocked.Read(folder["base"], blocks * CowOp.BlockSize);
         Assert.True(head.AsSpan(old.Length).SequenceEqual(old), "the copies are wrong");
-        for (int at = 0; at < old.Length; at += unit.Length) Assert.True(head.AsSpan(at, unit.Length).SequenceEqual(unit), "the Replaces are wrong");
+        for (int at = 0; at < old.Length; at += unit.Length)
+            Assert.True(head.AsSpan(at, unit.Length).SequenceEqual(unit), "the Replaces are wrong");
     }
 
     private static CowBuilder Reordered(CowBuilder cow)
@@ -207,7 +211,8 @@ public sealed class ScarcityTests(ITestOutputHelper output)
         files.IsTarget();
     }
 
-    private static BinaryResult Limited(Files files, string io, string limit) => Binary.RunProgram("prlimit", ["--core=0", limit, Binary.Path, .. files.Merge(io)]);
+    private static BinaryResult Limited(Files files, string io, string limit) =>
+        Binary.RunProgram("prlimit", ["--core=0", limit, Binary.Path, .. files.Merge(io)]);
 
     private static void GoesOn(Files files)
     {
@@ -229,9 +234,13 @@ public sealed class ScarcityTests(ITestOutputHelper output)
 
         public string this[string name] => _folder[name];
 
-        public string[] Merge(string io) => ["merge", "--cow", _folder["cow"], "--base", _folder["base"], "--io", io, "--memory", "8M", "--json", "--progress", "never"];
+        public string[] Merge(string io) =>
+        [
+            "merge", "--cow", _folder["cow"], "--base", _folder["base"], "--io", io, "--memory", "8M", "--json", "--progress", "never",
+        ];
 
-        public void IsTarget() => Assert.True(Golden.New.AsSpan().SequenceEqual(File.ReadAllBytes(_folder["base"])), "the base is not the target");
+        public void IsTarget() =>
+            Assert.True(Golden.New.AsSpan().SequenceEqual(File.ReadAllBytes(_folder["base"])), "the base is not the target");
 
         public void Untouched()
         {
@@ -253,14 +262,17 @@ public sealed class ScarcityTests(ITestOutputHelper output)
             string parent = _unified ? "/sys/fs/cgroup" : "/sys/fs/cgroup/memory";
             _path = Path.Combine(parent, $"snapuserd-test-{Guid.NewGuid():N}");
             Directory.CreateDirectory(_path);
-            File.WriteAllText(Path.Combine(_path, _unified ? "memory.max" : "memory.limit_in_bytes"), bytes.ToString(CultureInfo.InvariantCulture));
+            File.WriteAllText(Path.Combine(_path, _unified ? "memory.max" : "memory.limit_in_bytes"),
+                bytes.ToString(CultureInfo.InvariantCulture));
         }
 
         /// <summary>The kernel's counters, as text.</summary>
-        public string Events => (_unified ? File.ReadAllText(Path.Combine(_path, "memory.events")) : "max " + File.ReadAllText(Path.Combine(_path, "memory.failcnt"))).Trim();
+        public string Events => (_unified ? File.ReadAllText(Path.Combine(_path, "memory.events")) : "max "
+            + File.ReadAllText(Path.Combine(_path, "memory.failcnt"))).Trim();
 
         /// <summary>How often the limit was hit.</summary>
-        public long Hits => long.Parse(Events.Split('\n').Single(line => line.StartsWith("max ", StringComparison.Ordinal)).AsSpan(4), CultureInfo.InvariantCulture);
+        public long Hits => long.Parse(Events.Split('\n').Single(line => line.StartsWith("max ", StringComparison.Ordinal)).AsSpan(4),
+            CultureInfo.InvariantCulture);
 
         /// <summary>
         /// Runs a program in the group, as a child of a shell: a process inherits the peak of the process that forked it, and the test host

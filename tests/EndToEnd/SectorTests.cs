@@ -35,7 +35,8 @@ public sealed class SectorTests : IDisposable
     {
         public LargeSectorFactAttribute()
         {
-            if (Skip == null && !s_isLargePossible.Value) Skip = $"this kernel makes no loop device with sectors of {Large} bytes, and the other tests here leave them out";
+            if (Skip == null && !s_isLargePossible.Value)
+                Skip = $"this kernel makes no loop device with sectors of {Large} bytes, and the other tests here leave them out";
         }
     }
 
@@ -56,7 +57,8 @@ public sealed class SectorTests : IDisposable
         {
             TheoryData<int, bool> kinds = [];
             foreach (int sector in (ReadOnlySpan<int>)[512, 4096, Large])
-                if (sector < Large || s_isLargePossible.Value) foreach (bool direct in (ReadOnlySpan<bool>)[false, true]) kinds.Add(sector, direct);
+                if (sector < Large || s_isLargePossible.Value)
+                    foreach (bool direct in (ReadOnlySpan<bool>)[false, true]) kinds.Add(sector, direct);
             return kinds;
         }
     }
@@ -120,7 +122,8 @@ public sealed class SectorTests : IDisposable
         // Every byte that does not come from the source is wrong.
         byte[] other = Golden.Old;
         ReadEverything(_folder["cow"], _folder["base"], "--source", source.Path);
-        BinaryResult result = Binary.Run("merge", "--progress", "never", "--cow", _folder["cow"], "--base", _folder["base"], "--source", source.Path);
+        BinaryResult result = Binary.Run("merge", "--progress", "never", "--cow", _folder["cow"], "--base", _folder["base"], "--source",
+            source.Path);
         Assert.True(result.ExitCode == 0, result.ToString());
         Assert.Equal(Golden.New, File.ReadAllBytes(_folder["base"]));
         Assert.Equal(other, File.ReadAllBytes(_folder["source"]));
@@ -132,7 +135,8 @@ public sealed class SectorTests : IDisposable
     {
         File.WriteAllBytes(_folder["new"], Golden.New);
         using LoopDevice old = Loop("base", sector, direct), wanted = Loop("new", sector, direct);
-        BinaryResult result = Binary.Run("create", "--progress", "never", "--source", old.Path, "--target", wanted.Path, "--output", _folder["made"]);
+        BinaryResult result = Binary.Run("create", "--progress", "never", "--source", old.Path, "--target", wanted.Path, "--output",
+            _folder["made"]);
         Assert.True(result.ExitCode == 0, result.ToString());
         result = Binary.Run("extract", "--progress", "never", "--cow", _folder["made"], "--base", old.Path, "--output", _folder["out"]);
         Assert.True(result.ExitCode == 0, result.ToString());
@@ -178,7 +182,8 @@ public sealed class SectorTests : IDisposable
         result = Binary.Run(["extract", "--progress", "never", "--cow", cow, "--base", target, "--output", _folder["out"], .. more]);
         Assert.True(result.ExitCode == 0, result.ToString());
         Assert.Equal(Golden.New, File.ReadAllBytes(_folder["out"]));
-        using Process server = Binary.Start(["serve", "--progress", "never", "--device", "nbd", "--socket", _folder["socket"], "--cow", cow, "--base", target, .. more]);
+        using Process server = Binary.Start(["serve", "--progress", "never", "--device", "nbd", "--socket", _folder["socket"], "--cow", cow,
+            "--base", target, .. more]);
         try
         {
             Assert.NotNull(server.StandardOutput.ReadLine());

@@ -58,7 +58,8 @@ public sealed class ServeTests : IDisposable
     {
         Process server = Start("--merge", "--json");
         JsonElement ready = Line(server);
-        Assert.Equal(("ready", _socket, Golden.New.LongLength), (Event(ready), ready.GetProperty("device").GetString()!, ready.GetProperty("bytes").GetInt64()));
+        Assert.Equal(("ready", _socket, Golden.New.LongLength),
+            (Event(ready), ready.GetProperty("device").GetString()!, ready.GetProperty("bytes").GetInt64()));
         Assert.Equal(Golden.New, Copy());
         JsonElement done = Line(server);
         Assert.Equal("done", Event(done));
@@ -112,7 +113,8 @@ public sealed class ServeTests : IDisposable
     public void Ready_fd_gets_the_path_and_is_closed()
     {
         // No other process has the pipe's write end, so reading to the end shows that the server has closed it.
-        Process server = Kept(Binary.StartProgram("/bin/sh", ["-c", "exec \"$0\" \"$@\" --ready-fd 9 9>&1 2>/dev/null >/dev/null", Binary.Path, .. Arguments([])]));
+        Process server = Kept(Binary.StartProgram("/bin/sh",
+            ["-c", "exec \"$0\" \"$@\" --ready-fd 9 9>&1 2>/dev/null >/dev/null", Binary.Path, .. Arguments([])]));
         Assert.Equal(_socket + "\n", server.StandardOutput.ReadToEnd());
         Assert.Equal(Golden.New, Copy());
         Assert.Equal(0, End(server));
@@ -122,7 +124,8 @@ public sealed class ServeTests : IDisposable
     public void A_device_whose_path_cannot_be_printed_is_served_all_the_same()
     {
         Process server = Kept(Binary.StartProgram("/bin/sh", ["-c", "exec \"$0\" \"$@\" >/dev/full", Binary.Path, .. Arguments([])]));
-        Assert.Equal($"snapuserd: {_socket} is served, but that could not be printed: no space left on device (ENOSPC)", server.StandardError.ReadLine());
+        Assert.Equal($"snapuserd: {_socket} is served, but that could not be printed: no space left on device (ENOSPC)",
+            server.StandardError.ReadLine());
         Assert.Equal(Golden.New, Copy());
         Assert.Equal(0, End(server));
     }
@@ -132,7 +135,8 @@ public sealed class ServeTests : IDisposable
     {
         using Socket manager = new(AddressFamily.Unix, SocketType.Dgram, ProtocolType.Unspecified) { ReceiveTimeout = 60_000 };
         manager.Bind(new UnixDomainSocketEndPoint(_folder["notify"]));
-        Process server = Kept(Binary.StartProgram(Binary.Path, Arguments([]), new Dictionary<string, string> { ["NOTIFY_SOCKET"] = _folder["notify"] }));
+        Process server =
+            Kept(Binary.StartProgram(Binary.Path, Arguments([]), new Dictionary<string, string> { ["NOTIFY_SOCKET"] = _folder["notify"] }));
         byte[] message = new byte[4096];
         string first = Encoding.UTF8.GetString(message, 0, manager.Receive(message));
         Assert.Equal($"READY=1\nSTATUS=serving {_socket}", first);
@@ -213,7 +217,10 @@ public sealed class ServeTests : IDisposable
 
     private string Uri => $"nbd+unix:///?socket={_socket}";
 
-    private string[] Arguments(string[] more) => ["serve", "--cow", _cow, "--base", _base, "--device", "nbd", "--socket", _socket, "--progress", "never", .. more];
+    private string[] Arguments(string[] more) =>
+    [
+        "serve", "--cow", _cow, "--base", _base, "--device", "nbd", "--socket", _socket, "--progress", "never", .. more,
+    ];
 
     private Process Start(params string[] more) => Kept(Binary.Start(Arguments(more)));
 
@@ -236,14 +243,16 @@ public sealed class ServeTests : IDisposable
     private byte[] Read(int offset, int length)
     {
         string file = _folder["part"];
-        BinaryResult result = Binary.RunProgram("qemu-img", ["dd", "-f", "raw", "-O", "raw", $"bs={length}", "count=1", $"skip={offset / length}", $"if={Uri}", $"of={file}"]);
+        BinaryResult result = Binary.RunProgram("qemu-img",
+            ["dd", "-f", "raw", "-O", "raw", $"bs={length}", "count=1", $"skip={offset / length}", $"if={Uri}", $"of={file}"]);
         Assert.True(result.ExitCode == 0, result.ToString());
         return File.ReadAllBytes(file)[..length];
     }
 
     private static string Event(JsonElement line) => line.GetProperty("event").GetString()!;
 
-    private static JsonElement Line(Process server) => JsonDocument.Parse(server.StandardOutput.ReadLine() ?? throw new EndOfStreamException(server.StandardError.ReadToEnd())).RootElement;
+    private static JsonElement Line(Process server) => JsonDocument.Parse(server.StandardOutput.ReadLine()
+        ?? throw new EndOfStreamException(server.StandardError.ReadToEnd())).RootElement;
 
     private static int End(Process server)
     {

@@ -42,8 +42,9 @@ public sealed class StartTests
         using TempFolder folder = new();
         File.WriteAllBytes(folder["cow"], Golden.Cow(Vector));
         File.WriteAllBytes(folder["base"], Golden.Old);
-        BinaryResult result = Binary.RunProgram(Binary.Path, ["merge", "--cow", folder["cow"], "--base", folder["base"], "--progress", "never"],
-            new Dictionary<string, string> { [name] = value });
+        BinaryResult result =
+            Binary.RunProgram(Binary.Path, ["merge", "--cow", folder["cow"], "--base", folder["base"], "--progress", "never"],
+                new Dictionary<string, string> { [name] = value });
         Assert.True(result.ExitCode == 0, result.ToString());
         Assert.Equal(Golden.New, File.ReadAllBytes(folder["base"]));
     }
@@ -61,7 +62,8 @@ public sealed class StartTests
         List<int> codes = [];
         for (int mebi = 8; mebi <= 200; mebi += 3)
         {
-            BinaryResult result = files.Run(["prlimit", "--core=0", string.Create(CultureInfo.InvariantCulture, $"--as={mebi << 20}"), Binary.Path], words);
+            BinaryResult result =
+                files.Run(["prlimit", "--core=0", string.Create(CultureInfo.InvariantCulture, $"--as={mebi << 20}"), Binary.Path], words);
             Assert.True(result.ExitCode is 0 or 71, $"{mebi} MiB: {result}");
             if (result.ExitCode == 71) Assert.Matches("^snapuserd: [^\\n]+\\n$", result.Error);
             codes.Add(result.ExitCode);
@@ -80,18 +82,21 @@ public sealed class StartTests
     public void Where_the_kernel_maps_nothing_larger_than_that_a_merge_works_or_says_71(int most)
     {
         using Files files = new();
-        BinaryResult result = files.Run([CProgram.Compile("Support", "refuse"), "map", most.ToString(CultureInfo.InvariantCulture), Binary.Path], "merge --cow COW --base BASE --json");
+        BinaryResult result = files.Run([CProgram.Compile("Support", "refuse"), "map", most.ToString(CultureInfo.InvariantCulture),
+            Binary.Path], "merge --cow COW --base BASE --json");
         Assert.True(result.ExitCode == (most >= 127 << 20 ? 0 : 71), result.ToString());
         if (result.ExitCode == 0) files.IsTarget();
         else Assert.Equal(71, JsonDocument.Parse(result.Output).RootElement.GetProperty("exit_code").GetInt32());
-        if (result.ExitCode == 71) Assert.Equal($"snapuserd: {JsonDocument.Parse(result.Output).RootElement.GetProperty("message").GetString()}\n", result.Error);
+        if (result.ExitCode == 71)
+            Assert.Equal($"snapuserd: {JsonDocument.Parse(result.Output).RootElement.GetProperty("message").GetString()}\n", result.Error);
     }
 
     [Fact]
     public void Threads_are_not_made_by_clone3()
     {
         using Files files = new();
-        BinaryResult result = files.Run(["strace", "-f", "-qq", "-e", "trace=clone,clone3", "-o", files["trace"], Binary.Path], "merge --cow COW --base BASE");
+        BinaryResult result = files.Run(["strace", "-f", "-qq", "-e", "trace=clone,clone3", "-o", files["trace"], Binary.Path],
+            "merge --cow COW --base BASE");
         Assert.True(result.ExitCode == 0, result.ToString());
         string trace = File.ReadAllText(files["trace"]);
         Assert.Contains("clone(", trace);
@@ -112,7 +117,8 @@ public sealed class StartTests
         {
             using Files files = new();
             using PidsGroup? group = limit == "pids" ? new PidsGroup(tasks) : null;
-            BinaryResult result = files.Run([.. Limited(tasks, group), files["snapuserd"]], $"merge --cow COW --base BASE --io {io} --progress never");
+            BinaryResult result = files.Run([.. Limited(tasks, group), files["snapuserd"]],
+                $"merge --cow COW --base BASE --io {io} --progress never");
             Assert.True(result.ExitCode is 0 or 71, $"{tasks} tasks: {result}");
             if (result.ExitCode == 71) Assert.Matches("(?m)^snapuserd: .*(thread|tasks)", result.Error);
             codes.Add(result.ExitCode);
@@ -168,7 +174,8 @@ public sealed class StartTests
             }
             _ = Libc.Kill(server.Id, Libc.SIGTERM);
             server.WaitForExit();
-            Assert.True(server.ExitCode == 0 || (server.ExitCode == 71 && tasks < enough), $"{tasks} tasks: {server.ExitCode} {error.Result}");
+            Assert.True(server.ExitCode == 0 || (server.ExitCode == 71 && tasks < enough),
+                $"{tasks} tasks: {server.ExitCode} {error.Result}");
             if (server.ExitCode == 71) Assert.Matches("(?m)^snapuserd: .*(thread|tasks)", error.Result);
         }
     }
@@ -260,7 +267,8 @@ public sealed class StartTests
             _ => word,
         });
 
-        public void IsTarget() => Assert.True(Golden.New.AsSpan().SequenceEqual(File.ReadAllBytes(_folder["base"])), "the base is not the target");
+        public void IsTarget() =>
+            Assert.True(Golden.New.AsSpan().SequenceEqual(File.ReadAllBytes(_folder["base"])), "the base is not the target");
 
         public void Dispose() => _folder.Dispose();
     }

@@ -98,7 +98,8 @@ public sealed class StorageTests : IDisposable
         Serve(_cow, _base);
         Directory.CreateDirectory(_folder["elsewhere"]);
         BinaryResult result = Binary.RunProgram("unshare", ["-m", "--propagation", "private", "sh", "-c",
-            "mount --bind \"$1\" \"$1/elsewhere\" && mount -t tmpfs none /dev && umount -l /sys && exec \"$0\" merge --cow \"$1/elsewhere/cow\" --base \"$1/elsewhere/base\"", Binary.Path, _folder.Path]);
+            "mount --bind \"$1\" \"$1/elsewhere\" && mount -t tmpfs none /dev && umount -l /sys && exec \"$0\" merge --cow "
+            + "\"$1/elsewhere/cow\" --base \"$1/elsewhere/base\"", Binary.Path, _folder.Path]);
         Assert.True(result.ExitCode == 76, result.ToString());
         Unchanged();
     }
@@ -126,7 +127,8 @@ public sealed class StorageTests : IDisposable
         try
         {
             foreach (string name in new[] { other.Path, window.Path, _base }) Refused(76, "merge", "--cow", _cow, "--base", name);
-            Refused(76, "extract", "--cow", _folder["cow2"] is var cow && Copy(_cow, cow) ? cow : "", "--base", _folder["base2"] is var old && Write(old, Golden.Old) ? old : "", "--output", _base);
+            Refused(76, "extract", "--cow", _folder["cow2"] is var cow && Copy(_cow, cow) ? cow : "", "--base",
+                _folder["base2"] is var old && Write(old, Golden.Old) ? old : "", "--output", _base);
         }
         finally
         {
@@ -147,7 +149,8 @@ public sealed class StorageTests : IDisposable
         using LoopDevice target = new(disk, "--sizelimit", Golden.Old.Length.ToString()), window = new(disk, "--offset", at.ToString());
         Assert.Equal(64, Binary.Run("merge", "--cow", window.Path, "--base", target.Path).ExitCode);
         Assert.Equal(64, Binary.Run("verify", "--cow", window.Path, "--base", target.Path).ExitCode);
-        Assert.Equal(64, Binary.Run("extract", "--cow", window.Path, "--base", _base, "--source", target.Path, "--output", _folder["out"]).ExitCode);
+        Assert.Equal(64,
+            Binary.Run("extract", "--cow", window.Path, "--base", _base, "--source", target.Path, "--output", _folder["out"]).ExitCode);
         Assert.Equal(image, File.ReadAllBytes(disk));
     }
 
@@ -183,8 +186,10 @@ public sealed class StorageTests : IDisposable
         new Random(11).NextBytes(disk);
         old.CopyTo(disk, 4608);
         File.WriteAllBytes(_folder["disk"], disk);
-        using LoopDevice target = new(_folder["disk"], "--offset", "8192"), source = new(_folder["disk"], "--offset", "4608", "--sizelimit", old.Length.ToString());
-        BinaryResult result = Binary.Run("extract", "--cow", cow, "--base", target.Path, "--source", source.Path, "--output", _folder["out"]);
+        using LoopDevice target = new(_folder["disk"], "--offset", "8192"),
+            source = new(_folder["disk"], "--offset", "4608", "--sizelimit", old.Length.ToString());
+        BinaryResult result = Binary.Run("extract", "--cow", cow, "--base", target.Path, "--source", source.Path, "--output",
+            _folder["out"]);
         Assert.True(result.ExitCode == 0, result.ToString());
         Assert.Equal(wanted, File.ReadAllBytes(_folder["out"]));
         Serve(cow, target.Path, "--source", source.Path);
@@ -204,7 +209,8 @@ public sealed class StorageTests : IDisposable
         File.WriteAllBytes(_folder["new"], wanted);
         Create("old", "new", "shrink.cow");
         using LoopDevice source = new(_folder["old"]), target = new(_folder["old"], "--sizelimit", wanted.Length.ToString());
-        BinaryResult result = Binary.Run("extract", "--cow", _folder["shrink.cow"], "--base", target.Path, "--source", source.Path, "--output", _folder["out"]);
+        BinaryResult result = Binary.Run("extract", "--cow", _folder["shrink.cow"], "--base", target.Path, "--source", source.Path,
+            "--output", _folder["out"]);
         Assert.True(result.ExitCode == 0, result.ToString());
         Assert.Equal(wanted, File.ReadAllBytes(_folder["out"]));
     }
@@ -218,7 +224,8 @@ public sealed class StorageTests : IDisposable
         Golden.Old.CopyTo(disk, length);
         File.WriteAllBytes(_folder["disk"], disk);
         File.WriteAllBytes(_folder["cow2"], Golden.Cow(Vector));
-        using LoopDevice first = new(_folder["disk"], "--sizelimit", length.ToString()), second = new(_folder["disk"], "--offset", length.ToString()), whole = new(_folder["disk"]);
+        using LoopDevice first = new(_folder["disk"], "--sizelimit", length.ToString()),
+            second = new(_folder["disk"], "--offset", length.ToString()), whole = new(_folder["disk"]);
         Serve(_cow, first.Path, "--merge-on-request", "--control", _folder["control"]);
         BinaryResult result = Binary.Run("merge", "--cow", _folder["cow2"], "--base", second.Path);
         Assert.True(result.ExitCode == 0, result.ToString());
@@ -249,7 +256,8 @@ public sealed class StorageTests : IDisposable
         File.WriteAllBytes(_folder["source"], Golden.Old);
         File.CreateSymbolicLink(_folder["link"], _folder["source"]);
         // The merge is held at its second lock, that of the base; the source comes after it.
-        using Process merge = KillAt.Hold(2, "flock", "merge", "--cow", _cow, "--base", _base, "--source", _folder["link"], "--progress", "never");
+        using Process merge = KillAt.Hold(2, "flock", "merge", "--cow", _cow, "--base", _base, "--source", _folder["link"],
+            "--progress", "never");
         File.Delete(_folder["link"]);
         File.CreateSymbolicLink(_folder["link"], _base);
         merge.StandardInput.Close();
@@ -266,7 +274,8 @@ public sealed class StorageTests : IDisposable
         Serve(_cow, _base);
         for (int limit = 4; limit <= 40; limit++)
         {
-            BinaryResult result = Binary.RunProgram("sh", ["-c", $"ulimit -n {limit}; exec \"$0\" merge --io sync --cow \"$1\" --base \"$2\"", Binary.Path, _folder["cow2"], target.Path]);
+            BinaryResult result = Binary.RunProgram("sh", ["-c",
+                $"ulimit -n {limit}; exec \"$0\" merge --io sync --cow \"$1\" --base \"$2\"", Binary.Path, _folder["cow2"], target.Path]);
             Assert.True(result.ExitCode is 71 or 76, $"{limit} descriptors: {result}");
         }
         Unchanged();
@@ -284,7 +293,8 @@ public sealed class StorageTests : IDisposable
                 read -r line <"$1/r"; }
             code() { "$@" >/dev/null 2>"$F/said"; echo "$?"; }
             """;
-        BinaryResult result = Binary.RunProgram("unshare", ["-m", "--propagation", "private", "sh", "-c", $"P=$0; F=$1\n{served}\n{script}\n[ -z \"$server\" ] || kill $server; wait", Binary.Path, _folder.Path]);
+        BinaryResult result = Binary.RunProgram("unshare", ["-m", "--propagation", "private", "sh", "-c",
+            $"P=$0; F=$1\n{served}\n{script}\n[ -z \"$server\" ] || kill $server; wait", Binary.Path, _folder.Path]);
         Assert.True(result.ExitCode == 0, result.ToString());
         return result.Output.Trim();
     }

@@ -43,7 +43,8 @@ public sealed class StreamTests : IDisposable
             else
             {
                 JsonElement done = JsonDocument.Parse(result.Error.TrimEnd('\n').Split('\n')[^1]).RootElement;
-                Assert.Equal(("done", "-", Golden.New.Length), (done.GetProperty("event").GetString(), done.GetProperty("output").GetString(), done.GetProperty("bytes").GetInt32()));
+                Assert.Equal(("done", "-", Golden.New.Length),
+                    (done.GetProperty("event").GetString(), done.GetProperty("output").GetString(), done.GetProperty("bytes").GetInt32()));
             }
             _ = _shell.Run("rm -f out empty");
         }
@@ -60,9 +61,11 @@ public sealed class StreamTests : IDisposable
     [Fact]
     public void A_reader_of_one_byte_at_a_time_and_a_pipe_that_does_not_block_get_the_whole_image()
     {
-        Assert.Equal(0, _shell.Run("$P extract --cow cow --base base --output - | dd bs=1777 iflag=fullblock 2>/dev/null | cmp - new").ExitCode);
+        Assert.Equal(0,
+            _shell.Run("$P extract --cow cow --base base --output - | dd bs=1777 iflag=fullblock 2>/dev/null | cmp - new").ExitCode);
         // perl makes the pipe non-blocking for both processes that share it.
-        Assert.Equal(0, _shell.Run("perl -MFcntl -e 'fcntl(STDOUT, F_SETFL, fcntl(STDOUT, F_GETFL, 0) | O_NONBLOCK) or die; exec @ARGV' \"$P\" extract --cow cow --base base --output - | cmp - new").ExitCode);
+        Assert.Equal(0, _shell.Run("perl -MFcntl -e 'fcntl(STDOUT, F_SETFL, fcntl(STDOUT, F_GETFL, 0) | O_NONBLOCK) or die; exec @ARGV' "
+            + "\"$P\" extract --cow cow --base base --output - | cmp - new").ExitCode);
     }
 
     [Fact]
@@ -98,7 +101,8 @@ public sealed class StreamTests : IDisposable
     [Fact]
     public void A_terminal_is_64_and_a_closed_or_read_only_standard_output_is_73()
     {
-        RawResult terminal = _shell.Run("SHELL=/bin/sh script -qec \"'$P' extract --cow cow --base base --output - 2>err\" /dev/null </dev/null; echo $? >code");
+        RawResult terminal = _shell.Run(
+            "SHELL=/bin/sh script -qec \"'$P' extract --cow cow --base base --output - 2>err\" /dev/null </dev/null; echo $? >code");
         Assert.Equal("", terminal.Output);
         Assert.Equal("64\n", _shell.Run("cat code").Output);
         Assert.Contains("standard output is a terminal", _shell.Run("cat err").Output);
@@ -139,7 +143,8 @@ public sealed class StreamTests : IDisposable
         File.WriteAllBytes(_shell["begun"], begun);
         Assert.Equal(65, _shell.Run("$P extract --cow cow --base base --output - 1<>begun").ExitCode);
         Assert.Equal(begun, File.ReadAllBytes(_shell["begun"]));
-        RawResult locked = _shell.Run("echo theirs >locked; flock locked sh -c '\"$1\" extract --cow cow --base base --output - >>locked' sh \"$P\"");
+        RawResult locked =
+            _shell.Run("echo theirs >locked; flock locked sh -c '\"$1\" extract --cow cow --base base --output - >>locked' sh \"$P\"");
         Assert.True(locked.ExitCode == 76, locked.ToString());
         Assert.Equal("theirs\n", File.ReadAllText(_shell["locked"]));
     }
@@ -147,7 +152,8 @@ public sealed class StreamTests : IDisposable
     [Fact]
     public void Errors_are_on_standard_error_and_json_too()
     {
-        foreach (string arguments in (string[])["extract --json --output - --cow nothing --base base", "extract --json --output - --cow cow", "extract --json --output=- --nonsense"])
+        foreach (string arguments in (string[])["extract --json --output - --cow nothing --base base",
+            "extract --json --output - --cow cow", "extract --json --output=- --nonsense"])
         {
             RawResult result = _shell.Run($"$P {arguments} | wc -c");
             Assert.Equal("0\n", result.Output);
@@ -176,9 +182,11 @@ public sealed class StreamTests : IDisposable
         foreach (string verb in (string[])["extract --cow cow --base base", "create --source base --target new"])
             foreach (string destination in (string[])["| cat", ">gone"])
             {
-                RawResult result = _shell.Run($"{{ rm -f gone; $P {verb} --output /dev/stdout; echo $? >code; }} {destination}; cat code; rm code");
+                RawResult result =
+                    _shell.Run($"{{ rm -f gone; $P {verb} --output /dev/stdout; echo $? >code; }} {destination}; cat code; rm code");
                 Assert.Equal("73\n", result.Output);
-                Assert.Equal("snapuserd: cannot create /dev/stdout: it leads to an open file that has no name (extract streams with --output -)\n", result.Error);
+                Assert.Equal("snapuserd: cannot create /dev/stdout: it leads to an open file that has no name (extract streams "
+                    + "with --output -)\n", result.Error);
             }
         Assert.Equal(["base", "cow", "new"], _shell.Names("."));
     }
@@ -221,7 +229,8 @@ public sealed class StreamTests : IDisposable
     [Fact]
     public void A_file_called_dash_goes_by_its_folder()
     {
-        RawResult result = _shell.Run("cp cow ./-; $P extract --cow ./- --base base --output ./out && mkdir d && cd d && $P extract --cow ../- --base ../base --output ./- && cmp ./- ../new");
+        RawResult result = _shell.Run("cp cow ./-; $P extract --cow ./- --base base --output ./out && mkdir d && cd d && $P extract --cow "
+            + "../- --base ../base --output ./- && cmp ./- ../new");
         Assert.True(result.ExitCode == 0, result.ToString());
         Assert.Equal(["-"], _shell.Names("d"));
     }

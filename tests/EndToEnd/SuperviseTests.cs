@@ -30,7 +30,10 @@ public sealed class SuperviseTests
     {
         using TempFolder folder = new();
         File.WriteAllBytes(folder["base"], new byte[8192]);
-        string[] Options(string cow) => ["serve", "--cow", cow, "--base", folder["base"], "--device", "ublk", "--name", "ublkb7", "--supervise"];
+        string[] Options(string cow) =>
+        [
+            "serve", "--cow", cow, "--base", folder["base"], "--device", "ublk", "--name", "ublkb7", "--supervise",
+        ];
 
         // The server opened the named files, in the root that it was given.
         File.WriteAllText(folder["no-cow"], "no cow");
@@ -49,14 +52,17 @@ public sealed class SuperviseTests
         using TempFolder folder = new();
         File.WriteAllBytes(folder["base"], new byte[8192]);
         string log = folder["log"];
-        BinaryResult result = Binary.RunProgram("strace", ["-f", "-qq", "-v", "-s", "4096", "-e", "trace=execve,execveat,pread64", "-o", log,
-            Binary.Path, "serve", "--cow", folder["missing"], "--base", folder["base"], "--device", "ublk", "--name", "ublkb7", "--supervise"]);
+        BinaryResult result =
+            Binary.RunProgram("strace", ["-f", "-qq", "-v", "-s", "4096", "-e", "trace=execve,execveat,pread64", "-o", log,
+                Binary.Path, "serve", "--cow", folder["missing"], "--base", folder["base"], "--device", "ublk", "--name", "ublkb7",
+                "--supervise"]);
         Assert.Equal(66, result.ExitCode);
         Assert.DoesNotContain("is forgotten", result.Error, StringComparison.Ordinal);
         Assert.Contains("SNAPUSERD_NAME=ublkb7", File.ReadAllText(log), StringComparison.Ordinal);
         Match given = Regex.Match(File.ReadAllText(log), "SNAPUSERD_REQUESTS=([0-9]+)");
         Assert.True(given.Success, "the server is told nothing");
         // The record exists and contains no request.
-        Assert.Contains($"pread64({given.Groups[1].Value}, \"\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\", 10, 0) = 10", File.ReadAllText(log), StringComparison.Ordinal);
+        Assert.Contains($"pread64({given.Groups[1].Value}, \"\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\", 10, 0) = 10", File.ReadAllText(log),
+            StringComparison.Ordinal);
     }
 }

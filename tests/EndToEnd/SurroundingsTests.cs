@@ -63,7 +63,8 @@ public sealed class SurroundingsTests : IDisposable
         Assert.Equal(Golden.New, File.ReadAllBytes(_folder["base"]));
         Assert.Equal((closed & 2) == 0, result.Output.Length > 0);
         string[] opened = File.ReadAllLines(_folder["trace"])
-            .Where(line => line.Contains($"\"{_folder["cow"]}\"") || line.Contains($"\"{_folder["base"]}\"") || line.Contains("io_uring_setup(") || line.Contains("eventfd2("))
+            .Where(line => line.Contains($"\"{_folder["cow"]}\"") || line.Contains($"\"{_folder["base"]}\"")
+                || line.Contains("io_uring_setup(") || line.Contains("eventfd2("))
             .ToArray();
         Assert.True(opened.Length >= 4, "the trace shows no devices");
         Assert.All(opened, line => Assert.True(line.Contains("= -1 ") || int.Parse(line[(line.LastIndexOf('=') + 2)..]) > 2, line));
@@ -88,7 +89,8 @@ public sealed class SurroundingsTests : IDisposable
     [Fact]
     public void A_merge_is_done_even_if_no_output_can_be_written()
     {
-        BinaryResult result = Binary.RunRedirected(">/dev/full 2>/dev/full", "merge", "--cow", _folder["cow"], "--base", _folder["base"], "--progress", "plain");
+        BinaryResult result = Binary.RunRedirected(">/dev/full 2>/dev/full", "merge", "--cow", _folder["cow"], "--base", _folder["base"],
+            "--progress", "plain");
         Assert.Equal(0, result.ExitCode);
         Assert.Equal(Golden.New, File.ReadAllBytes(_folder["base"]));
     }
@@ -96,8 +98,10 @@ public sealed class SurroundingsTests : IDisposable
     [Fact]
     public void A_result_that_could_not_be_printed_is_said_and_the_merge_is_done_all_the_same()
     {
-        BinaryResult result = Binary.RunRedirected(">/dev/full", "merge", "--cow", _folder["cow"], "--base", _folder["base"], "--progress", "never");
-        Assert.Equal((0, "snapuserd: the command is done, but its result could not be printed: no space left on device (ENOSPC)\n"), (result.ExitCode, result.Error));
+        BinaryResult result = Binary.RunRedirected(">/dev/full", "merge", "--cow", _folder["cow"], "--base", _folder["base"],
+            "--progress", "never");
+        Assert.Equal((0, "snapuserd: the command is done, but its result could not be printed: no space left on device (ENOSPC)\n"),
+            (result.ExitCode, result.Error));
         Assert.Equal(Golden.New, File.ReadAllBytes(_folder["base"]));
     }
 

@@ -25,10 +25,12 @@ public sealed class SweepOfTheRingTests(ITestOutputHelper output)
     public void Resume_killed_at_each_of_its_system_calls_is_finished_by_the_next_run() => new Sweep(output, "uring").Resume();
 
     [Fact]
-    public void Merge_killed_at_each_system_call_of_any_thread_is_finished_by_the_next_run() => new Sweep(output, "uring", allThreads: true).Merge();
+    public void Merge_killed_at_each_system_call_of_any_thread_is_finished_by_the_next_run() =>
+        new Sweep(output, "uring", allThreads: true).Merge();
 
     [Fact]
-    public void Resume_killed_at_each_system_call_of_any_thread_is_finished_by_the_next_run() => new Sweep(output, "uring", allThreads: true).Resume();
+    public void Resume_killed_at_each_system_call_of_any_thread_is_finished_by_the_next_run() =>
+        new Sweep(output, "uring", allThreads: true).Resume();
 }
 
 /// <summary>The same with synchronous system calls; a separate class, so that the two run in parallel.</summary>
@@ -41,10 +43,12 @@ public sealed class SweepOfPlainCallsTests(ITestOutputHelper output)
     public void Resume_killed_at_each_of_its_system_calls_is_finished_by_the_next_run() => new Sweep(output, "sync").Resume();
 
     [Fact]
-    public void Merge_killed_at_each_system_call_of_any_thread_is_finished_by_the_next_run() => new Sweep(output, "sync", allThreads: true).Merge();
+    public void Merge_killed_at_each_system_call_of_any_thread_is_finished_by_the_next_run() =>
+        new Sweep(output, "sync", allThreads: true).Merge();
 
     [Fact]
-    public void Resume_killed_at_each_system_call_of_any_thread_is_finished_by_the_next_run() => new Sweep(output, "sync", allThreads: true).Resume();
+    public void Resume_killed_at_each_system_call_of_any_thread_is_finished_by_the_next_run() =>
+        new Sweep(output, "sync", allThreads: true).Resume();
 }
 
 /// <summary>
@@ -133,7 +137,8 @@ file sealed class Sweep
         for (int done = 0; done < 3; when++)
         {
             Put(folder, cow, image);
-            BinaryResult result = _allThreads ? KillAt.MergeAtCallOfAnyThread(when, folder["cow"], folder["base"], _io) : KillAt.Merge(when, folder["cow"], folder["base"], _io);
+            BinaryResult result = _allThreads ? KillAt.MergeAtCallOfAnyThread(when, folder["cow"], folder["base"], _io) : KillAt.Merge(when,
+                folder["cow"], folder["base"], _io);
             Assert.True(result.ExitCode is 0 or 137, $"{name}, {_io}, killed at call {when}: {result}");
             done = result.ExitCode == 0 ? done + 1 : 0;
             killed += result.ExitCode == 0 ? 0 : 1;
@@ -144,10 +149,12 @@ file sealed class Sweep
             if (!resumed.Add((Convert.ToHexString(SHA256.HashData((byte[])[.. left, .. leftBase])), next))) continue;
             BinaryResult last = Binary.Run("merge", "--cow", folder["cow"], "--base", folder["base"], "--io", next, "--progress", "never");
             Assert.True(last.ExitCode == 0, $"{name}, {_io}, killed at call {when}: {last}");
-            Assert.True(_new.AsSpan().SequenceEqual(File.ReadAllBytes(folder["base"])), $"{name}, {_io}, killed at call {when}: the base is not the target");
+            Assert.True(_new.AsSpan().SequenceEqual(File.ReadAllBytes(folder["base"])),
+                $"{name}, {_io}, killed at call {when}: the base is not the target");
         }
         Assert.True(killed > 200, $"{name}, {_io}: killed at {killed} calls only");
-        _output?.WriteLine($"{name}, {_io}: killed at each of {killed} calls{(_allThreads ? " of all threads" : "")}; {seen.Count} states of count and scratch seen, {resumed.Count} states of the files resumed");
+        _output?.WriteLine($"{name}, {_io}: killed at each of {killed} calls{(_allThreads ? " of all threads" : "")}; {seen.Count} states "
+            + $"of count and scratch seen, {resumed.Count} states of the files resumed");
         return seen;
     }
 

@@ -10,7 +10,8 @@ namespace Snapuserd.Tests.EndToEnd;
 public sealed class SystemCallTraceTests : IDisposable
 {
     private const string Write = "1 pwrite64(3</d/f.new>, \"maybe\"..., 88, 0) = 88", Flush = "1 fsync(3</d/f.new>) = 0",
-        Rename = "1 rename(\"/d/f.new\", \"/d/f\") = 0", Folder = "1 fsync(4</d>) = 0", Start = "1 execve(\"/p\", [\"p\"], 0x1 /* 1 var */) = 0",
+        Rename = "1 rename(\"/d/f.new\", \"/d/f\") = 0", Folder = "1 fsync(4</d>) = 0",
+        Start = "1 execve(\"/p\", [\"p\"], 0x1 /* 1 var */) = 0",
         FlushOfName = "1 fsync(3</d/f>) = 0", WriteToName = "1 pwrite64(3</d/f>, \"begun\"..., 88, 0) = 88";
 
     private readonly TempFolder _folder = new();
@@ -23,12 +24,14 @@ public sealed class SystemCallTraceTests : IDisposable
     [InlineData("a flush under either name", FlushOfName, Write, Flush, Rename, Folder, FlushOfName, Folder, Start)]
     [InlineData("a write that is flushed under the new name", FlushOfName, Write, Flush, Rename, WriteToName, FlushOfName, Start)]
     [InlineData("no rename", FlushOfName, WriteToName, FlushOfName, Start)]
-    [InlineData("a rename that failed", FlushOfName, WriteToName, FlushOfName, "1 rename(\"/d/f.new\", \"/d/f\") = -1 EIO (Input/output error)", Start)]
+    [InlineData("a rename that failed", FlushOfName, WriteToName, FlushOfName,
+        "1 rename(\"/d/f.new\", \"/d/f\") = -1 EIO (Input/output error)", Start)]
     [InlineData("a rename of another file", FlushOfName, WriteToName, FlushOfName, "1 rename(\"/d/g.new\", \"/d/g\") = 0", Start)]
     [InlineData("two renames", Flush, Write, Flush, "1 rename(\"/d/f.new\", \"/d/g\") = 0", "1 rename(\"/d/g\", \"/d/f\") = 0", Start)]
     [InlineData("renameat", Flush, Write, Flush, "1 renameat(AT_FDCWD</d>, \"/d/f.new\", AT_FDCWD</d>, \"/d/f\") = 0", Start)]
     [InlineData("names in folders", Flush, Write, Flush, "1 renameat2(5</d>, \"f.new\", AT_FDCWD</d>, \"f\", RENAME_NOREPLACE) = 0", Start)]
-    [InlineData("calls that overlap others", Flush, Write, "1 fsync(3</d/f.new> <unfinished ...>", "2 fsync(9</d/h>) = 0", "1 <... fsync resumed>) = 0",
+    [InlineData("calls that overlap others", Flush, Write, "1 fsync(3</d/f.new> <unfinished ...>", "2 fsync(9</d/h>) = 0",
+        "1 <... fsync resumed>) = 0",
         "1 rename(\"/d/f.new\", \"/d/f\" <unfinished ...>", "2 fsync(9</d/h>) = 0", "1 <... rename resumed>) = 0", Start)]
     public void File_that_is_durable_under_either_name_is_accepted(string what, string flush, params string[] lines)
     {
@@ -46,7 +49,8 @@ public sealed class SystemCallTraceTests : IDisposable
     [InlineData("a flush that failed", "/d/f is not flushed", Write, "1 fsync(3</d/f.new>) = -1 EIO (Input/output error)", Rename, Start)]
     [InlineData("a flush of the file that was replaced", "/d/f is not flushed", Write, FlushOfName, Rename, Folder, Start)]
     [InlineData("a flush of the next file of the old name", "/d/f is not flushed", Write, Rename, Flush, Folder, Start)]
-    [InlineData("a rename that failed", "/d/f is not flushed", Write, Flush, "1 rename(\"/d/f.new\", \"/d/f\") = -1 EIO (Input/output error)", Start)]
+    [InlineData("a rename that failed", "/d/f is not flushed", Write, Flush,
+        "1 rename(\"/d/f.new\", \"/d/f\") = -1 EIO (Input/output error)", Start)]
     [InlineData("a rename after the publishing", "/d/f is not flushed", Write, Flush, Start, Rename)]
     [InlineData("a rename of another file", "/d/f is not flushed", Write, Flush, "1 rename(\"/d/f.new\", \"/d/g\") = 0", Start)]
     [InlineData("a flush that ends during the rename", "/d/f is not flushed", Write, "2 fsync(3</d/f.new> <unfinished ...>",
@@ -78,7 +82,9 @@ public sealed class SystemCallTraceTests : IDisposable
         SystemCallTrace trace = Trace(lines);
         TracedCall publishing = trace.First("the publishing", call => call.Name == "execve");
         if (why.Length == 0) Assert.Equal(("/d/f.new", "/d/f"), trace.IsNamed("/d/f", publishing).Renamed);
-        else Assert.StartsWith(why, Assert.Throws<InvalidOperationException>(() => trace.IsNamed("/d/f", publishing)).Message, StringComparison.Ordinal);
+        else
+            Assert.StartsWith(why, Assert.Throws<InvalidOperationException>(() => trace.IsNamed("/d/f", publishing)).Message,
+                StringComparison.Ordinal);
     }
 
     private SystemCallTrace Trace(string[] lines)

@@ -104,7 +104,12 @@ public sealed class UsageTests
         // The file itself tells its target: the machine field of the ELF header (elf.h).
         byte[] head = new byte[20];
         using (FileStream file = File.OpenRead(Binary.CompiledFile)) file.ReadExactly(head);
-        string architecture = BinaryPrimitives.ReadUInt16LittleEndian(head.AsSpan(18)) switch { 62 => "amd64", 183 => "arm64", ushort other => other.ToString() };
+        string architecture = BinaryPrimitives.ReadUInt16LittleEndian(head.AsSpan(18)) switch
+        {
+            62 => "amd64",
+            183 => "arm64",
+            ushort other => other.ToString(),
+        };
         Assert.Equal("snapuserd 0.1.0", lines[0]);
         Assert.Equal($"built for: Linux on {architecture}, kernels from 5.10 on", lines[1]);
         Assert.StartsWith("tested on: Linux ", lines[2], StringComparison.Ordinal);
@@ -132,12 +137,15 @@ public sealed class UsageTests
         BinaryResult result = Binary.Run(option);
         Assert.Equal((0, ""), (result.ExitCode, result.Error));
         string[] lines = result.Output.Split('\n');
-        foreach (string verb in new[] { "merge", "verify", "inspect", "extract" }) Assert.Single(lines, line => line.StartsWith($"  {verb} "));
-        foreach (string code in new[] { "0", "64", "65", "66", "69", "70", "71", "73", "74", "75", "76", "77" }) Assert.Single(lines, line => line.StartsWith($"  {code,-4}"));
+        foreach (string verb in new[] { "merge", "verify", "inspect", "extract" })
+            Assert.Single(lines, line => line.StartsWith($"  {verb} "));
+        foreach (string code in new[] { "0", "64", "65", "66", "69", "70", "71", "73", "74", "75", "76", "77" })
+            Assert.Single(lines, line => line.StartsWith($"  {code,-4}"));
     }
 
     [Theory]
-    [InlineData("merge", "--cow --base --source --source-separate --io --queue-depth --memory --no-verify-first --allow-unsafe --json --progress")]
+    [InlineData("merge",
+        "--cow --base --source --source-separate --io --queue-depth --memory --no-verify-first --allow-unsafe --json --progress")]
     [InlineData("verify", "--cow --base --sha256 --json --progress")]
     [InlineData("inspect", "--cow --ops --order --raw --json")]
     [InlineData("extract", "--cow --base --output --json --progress")]

@@ -59,7 +59,8 @@ public sealed class WatchTests : IDisposable
         Assert.True(merge.ExitCode == 65, merge.ToString());
         BinaryResult json = Ctl("watch", "--json");
         JsonElement[] lines = [.. json.Output.TrimEnd().Split('\n').Select(line => JsonDocument.Parse(line).RootElement)];
-        Assert.Equal(("snapshot", 65, "failed"), (lines[0].GetProperty("event").GetString(), lines[0].GetProperty("exit_code").GetInt32(), lines[0].GetProperty("state").GetString()));
+        Assert.Equal(("snapshot", 65, "failed"), (lines[0].GetProperty("event").GetString(), lines[0].GetProperty("exit_code").GetInt32(),
+            lines[0].GetProperty("state").GetString()));
         Assert.Equal(("error", 65), (lines[^1].GetProperty("event").GetString(), lines[^1].GetProperty("exit_code").GetInt32()));
         _ = Libc.Kill(server.Id, Libc.SIGTERM);
         Assert.True(server.WaitForExit(60_000));
@@ -83,9 +84,11 @@ public sealed class WatchTests : IDisposable
     public void A_server_that_cannot_open_its_files_tells_those_who_watch_it()
     {
         // The server waits two seconds for a file that another program has locked; the watch runs by then.
-        Process holder = Kept(Binary.StartProgram("flock", ["--no-fork", "-x", _folder["base"], "sh", "-c", "echo locked; exec sleep 1000"]));
+        Process holder =
+            Kept(Binary.StartProgram("flock", ["--no-fork", "-x", _folder["base"], "sh", "-c", "echo locked; exec sleep 1000"]));
         Assert.Equal("locked", holder.StandardOutput.ReadLine());
-        Process server = Kept(Binary.Start("serve", "--cow", _folder["cow"], "--base", _folder["base"], "--device", "nbd", "--socket", _folder["nbd"], "--control", _control, "--progress", "never", "--merge-on-request"));
+        Process server = Kept(Binary.Start("serve", "--cow", _folder["cow"], "--base", _folder["base"], "--device", "nbd", "--socket",
+            _folder["nbd"], "--control", _control, "--progress", "never", "--merge-on-request"));
         Process watch;
         do
         {
@@ -191,7 +194,8 @@ public sealed class WatchTests : IDisposable
 
     private Process Start()
     {
-        Process server = Kept(Binary.Start("serve", "--cow", _folder["cow"], "--base", _folder["base"], "--device", "nbd", "--socket", _folder["nbd"], "--control", _control, "--progress", "never", "--merge-on-request"));
+        Process server = Kept(Binary.Start("serve", "--cow", _folder["cow"], "--base", _folder["base"], "--device", "nbd", "--socket",
+            _folder["nbd"], "--control", _control, "--progress", "never", "--merge-on-request"));
         Assert.Equal(_folder["nbd"], server.StandardOutput.ReadLine());
         return server;
     }

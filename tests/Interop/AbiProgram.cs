@@ -16,12 +16,18 @@ namespace Snapuserd.Tests.Interop;
 /// </summary>
 internal static partial class AbiProgram
 {
-    private const BindingFlags Everything = BindingFlags.Public | BindingFlags.NonPublic | BindingFlags.Static | BindingFlags.Instance | BindingFlags.DeclaredOnly;
+    private const BindingFlags Everything = BindingFlags.Public | BindingFlags.NonPublic | BindingFlags.Static | BindingFlags.Instance
+        | BindingFlags.DeclaredOnly;
 
     /// <summary>Headers of <paramref name="types"/>, taken from their attributes.</summary>
     public static string[] Headers<T>(IEnumerable<Type> types) where T : Attribute =>
         types.SelectMany(t => t.GetCustomAttributes<T>())
-            .Select(a => a switch { KernelHeaderAttribute k => k.Header, LibraryHeaderAttribute l => l.Header, _ => throw new ArgumentException("not a header attribute") })
+            .Select(a => a switch
+            {
+                KernelHeaderAttribute k => k.Header,
+                LibraryHeaderAttribute l => l.Header,
+                _ => throw new ArgumentException("not a header attribute"),
+            })
             .Distinct().Order(StringComparer.Ordinal).ToArray();
 
     /// <summary>The text of the program. <paramref name="assertions"/> is its number of assertions.</summary>
@@ -36,7 +42,8 @@ internal static partial class AbiProgram
             foreach (FieldInfo constant in Constants(type))
             {
                 string name = constant.GetCustomAttribute<CNameAttribute>()?.Name ?? constant.Name;
-                string value = unchecked(constant.GetRawConstantValue() is ulong large ? (long)large : Convert.ToInt64(constant.GetRawConstantValue(), CultureInfo.InvariantCulture)).ToString(CultureInfo.InvariantCulture);
+                string value = unchecked(constant.GetRawConstantValue() is ulong large ? (long)large
+                    : Convert.ToInt64(constant.GetRawConstantValue(), CultureInfo.InvariantCulture)).ToString(CultureInfo.InvariantCulture);
                 Assert(program, $"(long long)({name}) == {value}LL", $"{type.Name}.{constant.Name} is {value}");
             }
         }
@@ -46,7 +53,8 @@ internal static partial class AbiProgram
 
     /// <summary>The constants of a type that exist in C: those with names in capitals, or with another C name by attribute.</summary>
     public static IEnumerable<FieldInfo> Constants(Type type) => type.GetFields(Everything)
-        .Where(f => f.IsLiteral && f.FieldType != typeof(string) && !type.IsEnum && (CapitalName().IsMatch(f.Name) || f.IsDefined(typeof(CNameAttribute))));
+        .Where(f => f.IsLiteral && f.FieldType != typeof(string) && !type.IsEnum
+            && (CapitalName().IsMatch(f.Name) || f.IsDefined(typeof(CNameAttribute))));
 
     /// <summary>Whether the type mirrors a C struct. Record structs and ref structs exist only in C#.</summary>
     public static bool IsForeignStruct(Type type) =>
@@ -58,12 +66,14 @@ internal static partial class AbiProgram
     private static void WriteStruct(StringBuilder program, Type type, CTypeAttribute c)
     {
         Assert(program, $"sizeof({c.Name}) == {Marshal.SizeOf(type)}", $"{type.Name} has {Marshal.SizeOf(type)} bytes");
-        foreach (FieldInfo field in type.GetFields(Everything).Where(f => !f.IsStatic && !f.Name.StartsWith("Reserved", StringComparison.Ordinal)))
+        foreach (FieldInfo field in type.GetFields(Everything)
+            .Where(f => !f.IsStatic && !f.Name.StartsWith("Reserved", StringComparison.Ordinal)))
         {
             string name = field.GetCustomAttribute<CNameAttribute>()?.Name ?? c.FieldPrefix + Snake(field.Name);
             nint offset = Marshal.OffsetOf(type, field.Name);
             Assert(program, $"__builtin_offsetof({c.Name}, {name}) == {offset}", $"{type.Name}.{field.Name} lies at {offset}");
-            Assert(program, $"sizeof((({c.Name} *)0)->{name}) == {Size(field.FieldType)}", $"{type.Name}.{field.Name} has {Size(field.FieldType)} bytes");
+            Assert(program, $"sizeof((({c.Name} *)0)->{name}) == {Size(field.FieldType)}",
+                $"{type.Name}.{field.Name} has {Size(field.FieldType)} bytes");
         }
     }
 

@@ -50,7 +50,8 @@ public sealed class AbiTests(ITestOutputHelper output)
     public void Every_foreign_struct_says_which_type_of_which_header_it_is()
     {
         string[] unsaid = Interop.Where(AbiProgram.IsForeignStruct)
-            .Where(t => !Has<OutOfTreeAttribute>(t) && !(Has<CTypeAttribute>(t) && (Has<KernelHeaderAttribute>(t) || Has<LibraryHeaderAttribute>(t))))
+            .Where(t => !Has<OutOfTreeAttribute>(t)
+                && !(Has<CTypeAttribute>(t) && (Has<KernelHeaderAttribute>(t) || Has<LibraryHeaderAttribute>(t))))
             .Select(t => t.FullName!).ToArray();
         Assert.Empty(unsaid);
     }
@@ -109,7 +110,8 @@ public sealed class AbiTests(ITestOutputHelper output)
     {
         string[] OfArchitecture(Architecture architecture) => Interop
             .Where(type => type.GetCustomAttribute<OnlyOnAttribute>()?.Architecture == architecture)
-            .SelectMany(type => AbiProgram.Constants(type).Select(one => one.Name).Prepend(type.GetCustomAttribute<CTypeAttribute>()?.Name ?? ""))
+            .SelectMany(type =>
+                AbiProgram.Constants(type).Select(one => one.Name).Prepend(type.GetCustomAttribute<CTypeAttribute>()?.Name ?? ""))
             .Order(StringComparer.Ordinal).ToArray();
         Assert.Equal(OfArchitecture(Architecture.X64), OfArchitecture(Architecture.Arm64));
     }

@@ -21,7 +21,8 @@ public sealed class ByteTextTests
                 for (int i = 0; i < length; i++) bytes[i] = (byte)(all >> (8 * i));
                 string text = ByteText.Decode(bytes);
                 int count = ByteText.Encode(text, back);
-                if (count != length || !back.AsSpan(0, count).SequenceEqual(bytes) || ByteText.GetByteCount(text) != length) Assert.Fail($"{Convert.ToHexString(bytes)} came back as {Convert.ToHexString(back.AsSpan(0, Math.Max(count, 0)))}");
+                if (count != length || !back.AsSpan(0, count).SequenceEqual(bytes) || ByteText.GetByteCount(text) != length)
+                    Assert.Fail($"{Convert.ToHexString(bytes)} came back as {Convert.ToHexString(back.AsSpan(0, Math.Max(count, 0)))}");
             }
         }
     }
@@ -29,14 +30,16 @@ public sealed class ByteTextTests
     [Fact]
     public void Long_sequences_of_the_bytes_that_matter_come_back()
     {
-        byte[] alphabet = [0x00, 0x0a, 0x1b, 0x41, 0x5c, 0x7f, 0x80, 0x9f, 0xa0, 0xb2, 0xbf, 0xc0, 0xc3, 0xdf, 0xe0, 0xed, 0xef, 0xf0, 0xf4, 0xf5, 0xfe, 0xff];
+        byte[] alphabet = [0x00, 0x0a, 0x1b, 0x41, 0x5c, 0x7f, 0x80, 0x9f, 0xa0, 0xb2, 0xbf, 0xc0, 0xc3, 0xdf, 0xe0, 0xed, 0xef, 0xf0, 0xf4,
+            0xf5, 0xfe, 0xff];
         const int seed = 20261127;
         Random random = new(seed);
         for (int i = 0; i < 200_000; i++)
         {
             byte[] bytes = [.. Enumerable.Range(0, random.Next(20)).Select(_ => alphabet[random.Next(alphabet.Length)])];
             byte[] back = ByteText.Encode(ByteText.Decode(bytes));
-            if (!back.AsSpan().SequenceEqual(bytes)) Assert.Fail($"seed {seed}, trial {i}: {Convert.ToHexString(bytes)} came back as {Convert.ToHexString(back)}");
+            if (!back.AsSpan().SequenceEqual(bytes))
+                Assert.Fail($"seed {seed}, trial {i}: {Convert.ToHexString(bytes)} came back as {Convert.ToHexString(back)}");
         }
     }
 
@@ -82,10 +85,12 @@ public sealed class ByteTextTests
     public void A_child_gets_arguments_and_environment_of_any_bytes()
     {
         using Support.TempFolder folder = new();
-        string argument = ByteText.Decode(Convert.FromHexString("FFC3A4EDB2800AC0AF")), variable = ByteText.Decode(Convert.FromHexString("FE80E28220"));
+        string argument = ByteText.Decode(Convert.FromHexString("FFC3A4EDB2800AC0AF")),
+            variable = ByteText.Decode(Convert.FromHexString("FE80E28220"));
         int shell = Libc.OpenAt(Libc.AT_FDCWD, "/bin/sh", Libc.O_RDONLY | Libc.O_CLOEXEC);
         int output = Libc.OpenAt(Libc.AT_FDCWD, folder["output"], Libc.O_RDWR | Libc.O_CREAT | Libc.O_CLOEXEC, 0x180);
-        int child = Libc.ForkExec(shell, ["sh", "-c", "printf '%s|%s' \"$1\" \"$V\"", "sh", argument], ["V=" + variable], ownSession: false, -1, output, -1);
+        int child = Libc.ForkExec(shell, ["sh", "-c", "printf '%s|%s' \"$1\" \"$V\"", "sh", argument], ["V=" + variable], ownSession: false,
+            -1, output, -1);
         Assert.True(child > 0);
         Assert.Equal(0, Libc.WaitPid(child, out int code, out int signal));
         Assert.Equal((0, 0), (code, signal));
@@ -99,7 +104,8 @@ public sealed class ByteTextTests
     {
         using Support.TempFolder folder = new();
         List<string> made = [];
-        foreach (string hex in (string[])["FF", "C3", "EDB280", "0A", "1B5B324A", "80909FA0", "F09D849E", "5C784646", "FFFEC0AF", "2D", string.Concat(Enumerable.Repeat("E9", 255))])
+        foreach (string hex in (string[])["FF", "C3", "EDB280", "0A", "1B5B324A", "80909FA0", "F09D849E", "5C784646", "FFFEC0AF", "2D",
+            string.Concat(Enumerable.Repeat("E9", 255))])
         {
             string name = ByteText.Decode(Convert.FromHexString(hex));
             int fd = Libc.OpenAt(Libc.AT_FDCWD, folder[name], Libc.O_RDWR | Libc.O_CREAT | Libc.O_EXCL, 0x180);

@@ -44,7 +44,10 @@ internal static partial class CCompiler
     {
         string source = NewestHeaders();
         string makefile = File.ReadAllText(Path.Combine(source, "Makefile"));
-        version = string.Join('.', new[] { "VERSION", "PATCHLEVEL", "SUBLEVEL" }.Select(part => Regex.Match(makefile, $@"^{part} = (\d+)", RegexOptions.Multiline).Groups[1].Value));
+        version = string.Join('.', new[]
+        {
+            "VERSION", "PATCHLEVEL", "SUBLEVEL",
+        }.Select(part => Regex.Match(makefile, $@"^{part} = (\d+)", RegexOptions.Multiline).Groups[1].Value));
         string uapi = Path.Combine(source, "include/uapi");
         string machine = Path.Combine(source, "arch", s_names[architecture].Linux, "include/uapi");
         using TempFolder generated = new();
@@ -83,7 +86,8 @@ internal static partial class CCompiler
 
     private static string NewestHeaders() =>
         (Directory.Exists("/usr/src") ? Directory.GetDirectories("/usr/src", KernelPackage) : [])
-            .OrderByDescending(path => int.Parse(VersionInPath().Match(path).Groups[1].Value, System.Globalization.CultureInfo.InvariantCulture))
+            .OrderByDescending(
+                path => int.Parse(VersionInPath().Match(path).Groups[1].Value, System.Globalization.CultureInfo.InvariantCulture))
             .FirstOrDefault()
         ?? throw new InvalidOperationException($"the kernel's headers are missing: apt install '{KernelPackage}'");
 
@@ -111,7 +115,9 @@ internal static partial class CCompiler
         foreach (string compiler in foreign ? ["clang"] : new[] { "cc", "clang" })
         {
             ProcessStartInfo start = new(compiler) { RedirectStandardInput = true, RedirectStandardError = true };
-            foreach (string argument in (string[])["-std=gnu11", "-fsyntax-only", foreign ? "-ferror-limit=0" : "-fmax-errors=0", .. options, "-x", "c", "-"]) start.ArgumentList.Add(argument);
+            foreach (string argument in (string[])["-std=gnu11", "-fsyntax-only", foreign ? "-ferror-limit=0" : "-fmax-errors=0",
+                .. options, "-x", "c", "-"])
+                start.ArgumentList.Add(argument);
             Process process;
             try
             {

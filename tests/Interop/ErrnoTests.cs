@@ -19,9 +19,11 @@ public sealed partial class ErrnoTests
     /// <summary>Every number in errno.h. A second name of a number is defined by the first name and not listed.</summary>
     private static Dictionary<int, string> Header()
     {
-        BinaryResult result = Binary.RunProgram("/bin/sh", ["-c", "echo '#include <errno.h>' | $(command -v cc clang gcc | head -n 1) -E -dM -"]);
+        BinaryResult result =
+            Binary.RunProgram("/bin/sh", ["-c", "echo '#include <errno.h>' | $(command -v cc clang gcc | head -n 1) -E -dM -"]);
         Assert.True(result.ExitCode == 0, result.ToString());
-        return Definition().Matches(result.Output).ToDictionary(match => int.Parse(match.Groups[2].ValueSpan, CultureInfo.InvariantCulture), match => match.Groups[1].Value);
+        return Definition().Matches(result.Output).ToDictionary(match => int.Parse(match.Groups[2].ValueSpan, CultureInfo.InvariantCulture),
+            match => match.Groups[1].Value);
     }
 
     [Fact]

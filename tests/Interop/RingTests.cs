@@ -10,7 +10,8 @@ namespace Snapuserd.Tests.Interop;
 /// <summary>The ring's arithmetic on ordinary memory.</summary>
 public sealed class RingTests
 {
-    private static IoUringSqe Nop(ulong data, uint length = 0) => new() { Opcode = IoUringAbi.IORING_OP_NOP, UserData = data, Len = length };
+    private static IoUringSqe Nop(ulong data, uint length = 0) =>
+        new() { Opcode = IoUringAbi.IORING_OP_NOP, UserData = data, Len = length };
 
     private static List<ulong> Reap(Ring ring)
     {

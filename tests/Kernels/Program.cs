@@ -13,7 +13,8 @@ namespace Snapuserd.Tests.Kernels;
 internal static class Program
 {
     private static int Main(string[] args) =>
-        args is ["fill", string bytes, string count] ? Fill(int.Parse(bytes, CultureInfo.InvariantCulture), int.Parse(count, CultureInfo.InvariantCulture))
+        args is ["fill", string bytes, string count] ? Fill(int.Parse(bytes, CultureInfo.InvariantCulture),
+            int.Parse(count, CultureInfo.InvariantCulture))
         : Run(Console.Out) ? 0 : 1;
 
     private static int Fill(int bytes, int count)

@@ -21,7 +21,8 @@ public sealed class EngineTests
         return SimMerge.Run(merge, disks, arena, 1, () => { }, faults, stop);
     }
 
-    private static SnapuserdException Refused(MergeCase merge, SimDisk[] disks, ExitCode code, Func<int, BlockRequest, Fault?>? faults = null)
+    private static SnapuserdException Refused(MergeCase merge, SimDisk[] disks, ExitCode code,
+        Func<int, BlockRequest, Fault?>? faults = null)
     {
         SnapuserdException e = Assert.Throws<SnapuserdException>(() => Run(merge, disks, faults));
         Assert.Equal(code, e.Code);
@@ -174,7 +175,8 @@ public sealed class EngineTests
         CowBuilder cow = new() { ScratchBytes = SmallCases.ScratchFor(2), Compression = CowCompression.Lz4, MaxUnitBytes = 4096 };
         cow.Copy(0, 1).Replace(4, new byte[4096]).Replace(5, new byte[4096]);
         byte[] bytes = cow.Build();
-        MergeCase merge = new("bad payload", new Image(bytes), new Image(old), new Image(NaiveMerger.Merge(cow, old))) { Options = new MergeOptions() };
+        MergeCase merge =
+            new("bad payload", new Image(bytes), new Image(old), new Image(NaiveMerger.Merge(cow, old))) { Options = new MergeOptions() };
         bytes[cow.DataOffsets[2]] ^= 0xff;
         // No readers: a reader would fail with the same error.
         merge = merge with { Cow = new Image(bytes), Readers = false };
@@ -196,7 +198,8 @@ public sealed class EngineTests
         cow.Replace(10, new byte[4096]);
         byte[] bytes = cow.Build();
         bytes[cow.DataOffsets[6]] ^= 0xff;
-        MergeCase merge = new("bad payload", new Image(bytes), new Image(old), new Image(old)) { Options = new MergeOptions(), Readers = false };
+        MergeCase merge =
+            new("bad payload", new Image(bytes), new Image(old), new Image(old)) { Options = new MergeOptions(), Readers = false };
         SimDisk[] disks = merge.Disks();
         Assert.Contains("op 6", Refused(merge, disks, ExitCode.CowCorrupt).Message);
         AssertUntouched(merge, disks);
@@ -234,7 +237,8 @@ public sealed class EngineTests
         for (int round = 0; round < 50; round++)
         {
             SimDisk[] disks = merge.Disks();
-            Run(merge, disks, (_, request) => request.Verb != BlockVerb.Flush && request.Buffer.Length > 1 && chance.Percent(40) ? new Fault(1 + chance.Below(request.Buffer.Length - 1)) : null);
+            Run(merge, disks, (_, request) => request.Verb != BlockVerb.Flush && request.Buffer.Length > 1
+                && chance.Percent(40) ? new Fault(1 + chance.Below(request.Buffer.Length - 1)) : null);
             Assert.Equal(-1, disks[1].Durable.FirstDifference(merge.Target));
         }
     }
@@ -246,7 +250,8 @@ public sealed class EngineTests
         SimDisk[] disks = merge.Disks();
         // Whatever the read is joined with, it returns the bytes before the offset and then nothing.
         Fault? NothingAt8192(int number, BlockRequest request) =>
-            request.Device == 1 && request.Verb == BlockVerb.Read && request.Offset <= 8192 && request.Offset + request.Buffer.Length > 8192 ? new Fault((int)(8192 - request.Offset)) : null;
+            request.Device == 1 && request.Verb == BlockVerb.Read && request.Offset <= 8192 && request.Offset + request.Buffer.Length > 8192
+                ? new Fault((int)(8192 - request.Offset)) : null;
         SnapuserdException e = Refused(merge, disks, ExitCode.InputOutput, NothingAt8192);
         Assert.Contains("base", e.Message);
         Assert.Contains("op 1", e.Message);
@@ -263,7 +268,8 @@ public sealed class EngineTests
         for (int round = 0; round < 30; round++)
         {
             SimDisk[] disks = merge.Disks();
-            Run(merge, disks, (_, request) => request.Verb != BlockVerb.Flush && chance.Percent(30) ? new Fault(errors[chance.Below(2)]) : null);
+            Run(merge, disks,
+                (_, request) => request.Verb != BlockVerb.Flush && chance.Percent(30) ? new Fault(errors[chance.Below(2)]) : null);
             Assert.Equal(-1, disks[1].Durable.FirstDifference(merge.Target));
             Assert.Equal(6, SimMerge.DurableCount(disks[0]));
         }
@@ -369,7 +375,8 @@ public sealed class EngineTests
         using SimQueue queue = new(disks, arena, merge.QueueDepth, 1, () => { }, null);
         using SimWorkers workers = new(new DecodeWorker(), 1);
         using WakeUp wakeUp = new();
-        using MergeEngine engine = MergeEngine.Open(SimMerge.Setup(merge, disks, arena, 1, queue, workers) with { Readers = new ReaderGate(wakeUp) });
+        using MergeEngine engine =
+            MergeEngine.Open(SimMerge.Setup(merge, disks, arena, 1, queue, workers) with { Readers = new ReaderGate(wakeUp) });
         use(engine);
     }
 
@@ -395,7 +402,8 @@ public sealed class EngineTests
         CowBuilder cow = new CowBuilder { ScratchBytes = 0 }.Xor(3, 3 * 4096, SmallCases.Random(2, 1));
         MergeCase merge = Case(cow, old, Plain with { AllowUnsafe = true });
         SimDisk[] disks = merge.Disks();
-        Refused(merge, disks, ExitCode.InputOutput, (_, request) => request.Verb == BlockVerb.Write && request.Device == 1 ? new Fault(-Errno.EIO) : null);
+        Refused(merge, disks, ExitCode.InputOutput,
+            (_, request) => request.Verb == BlockVerb.Write && request.Device == 1 ? new Fault(-Errno.EIO) : null);
         SnapuserdException e = Refused(merge, disks, ExitCode.CowCorrupt);
         Assert.Contains("lost", e.Message);
     }
@@ -404,7 +412,8 @@ public sealed class EngineTests
     public void Ordered_op_after_a_replace_merges_although_Android_cannot()
     {
         byte[] old = SmallCases.Random(1, 8);
-        CowBuilder cow = new CowBuilder { ScratchBytes = SmallCases.ScratchFor(2) }.Replace(0, SmallCases.Random(2, 1)).Copy(1, 2).Xor(2, 2 * 4096, SmallCases.Random(3, 1)).Zero(4);
+        CowBuilder cow = new CowBuilder { ScratchBytes = SmallCases.ScratchFor(2) }.Replace(0, SmallCases.Random(2, 1)).Copy(1, 2)
+            .Xor(2, 2 * 4096, SmallCases.Random(3, 1)).Zero(4);
         MergeCase merge = Case(cow, old);
         SimDisk[] disks = merge.Disks();
         Run(merge, disks);
@@ -425,7 +434,8 @@ public sealed class EngineTests
     [Fact]
     public void Scratch_takes_no_more_memory_than_the_windows_that_come()
     {
-        CowBuilder large = new CowBuilder { ScratchBytes = 4 << 20, MaxUnitBytes = 4096 }.Xor(0, 0, SmallCases.Random(2, 1)).Copy(1, 2).Zero(3);
+        CowBuilder large =
+            new CowBuilder { ScratchBytes = 4 << 20, MaxUnitBytes = 4096 }.Xor(0, 0, SmallCases.Random(2, 1)).Copy(1, 2).Zero(3);
         MergeCase merge = Case(large, SmallCases.Random(1, 4));
         SimDisk[] disks = merge.Disks();
         Run(merge, disks);
@@ -448,12 +458,17 @@ public sealed class EngineTests
             CowBuilder cow = new() { ScratchBytes = SmallCases.ScratchFor(2), MaxUnitBytes = 4096 };
             cow.Copy(7, 7);
             for (uint i = 0; i < chain; i++) cow.Copy(i, i + 1);
-            MergeCase merge = new("own path", new Image(cow.Build()), new Image(old), new Image(NaiveMerger.Merge(cow.Ops, source, old))) { Options = Plain, Source = new Image(source) };
+            MergeCase merge = new("own path", new Image(cow.Build()), new Image(old), new Image(NaiveMerger.Merge(cow.Ops, source, old)))
+            {
+                Options = Plain,
+                Source = new Image(source),
+            };
             SimDisk[] disks = merge.Disks();
             using Arena arena = new(merge.ArenaBytes);
             using SimQueue queue = new(disks, arena, 8, 1, () => { });
             using SimWorkers workers = new(new DecodeWorker(), 1);
-            using MergeEngine engine = MergeEngine.Open(SimMerge.Setup(merge, disks, arena, 1, queue, workers) with { SharedBlocks = true });
+            using MergeEngine engine =
+                MergeEngine.Open(SimMerge.Setup(merge, disks, arena, 1, queue, workers) with { SharedBlocks = true });
             engine.Run();
             Assert.Equal(-1, disks[1].Durable.FirstDifference(merge.Target));
         }
@@ -471,7 +486,8 @@ public sealed class EngineTests
         {
             SimDisk[] disks = merge.Disks();
             int flushes = 0;
-            Refused(merge, disks, ExitCode.InputOutput, (_, request) => request.Verb == BlockVerb.Flush && flushes++ == fail ? new Fault(-errno, DropsDirty: true) : null);
+            Refused(merge, disks, ExitCode.InputOutput,
+                (_, request) => request.Verb == BlockVerb.Flush && flushes++ == fail ? new Fault(-errno, DropsDirty: true) : null);
         }
     }
 
@@ -489,7 +505,12 @@ public sealed class EngineTests
     {
         // On Android the engine waits for a thread that ended silently until the daemon is restarted.
         byte[] old = SmallCases.Random(1, 8);
-        CowBuilder cow = new CowBuilder { ScratchBytes = SmallCases.ScratchFor(2), Compression = CowCompression.Zstd, MaxUnitBytes = 4096 }.Copy(0, 1).Replace(4, new byte[4096]);
+        CowBuilder cow = new CowBuilder
+        {
+            ScratchBytes = SmallCases.ScratchFor(2),
+            Compression = CowCompression.Zstd,
+            MaxUnitBytes = 4096,
+        }.Copy(0, 1).Replace(4, new byte[4096]);
         MergeCase merge = Case(cow, old);
         SimDisk[] disks = merge.Disks();
         using Arena arena = new(merge.ArenaBytes);
@@ -546,7 +567,8 @@ public sealed class EngineTests
     [InlineData(0, 6, true, false)]   // a chain without scratch: Android writes it in one batch and cannot detect the damage afterwards
     [InlineData(6, 6, true, true)]    // every op is counted
     [InlineData(0, 1, true, true)]    // a single op at a time can safely be repeated
-    public void A_base_that_Android_may_have_damaged_unseen_is_suspected_only_without_scratch(int count, int length, bool noScratch, bool trusted)
+    public void A_base_that_Android_may_have_damaged_unseen_is_suspected_only_without_scratch(int count, int length, bool noScratch,
+        bool trusted)
     {
         CowBuilder cow = new() { ScratchBytes = noScratch ? 0 : SmallCases.ScratchFor(4), NumMergeOps = (ulong)count };
         for (uint i = 0; i < length; i++) cow.Copy(i, i + 1);

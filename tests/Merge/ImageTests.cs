@@ -16,9 +16,16 @@ public sealed class ImageTests
 
     private static CowBuilder Mixed(ulong count = 0, int scratch = 2)
     {
-        CowBuilder cow = new() { ScratchBytes = scratch == 0 ? 0 : SmallCases.ScratchFor(scratch), MaxUnitBytes = 4 * Block, Compression = CowCompression.Lz4, NumMergeOps = count };
+        CowBuilder cow = new()
+        {
+            ScratchBytes = scratch == 0 ? 0 : SmallCases.ScratchFor(scratch),
+            MaxUnitBytes = 4 * Block,
+            Compression = CowCompression.Lz4,
+            NumMergeOps = count,
+        };
         for (uint i = 0; i < 5; i++) cow.Copy(i, i + 1);
-        cow.Xor(7, 30 * Block, new byte[Block]).Replace(8, new byte[4 * Block]).Zero(13).Replace(14, SmallCases.Random(3, 1)).Replace(20, new byte[2 * Block]);
+        cow.Xor(7, 30 * Block, new byte[Block]).Replace(8, new byte[4 * Block]).Zero(13).Replace(14, SmallCases.Random(3, 1))
+            .Replace(20, new byte[2 * Block]);
         for (uint i = 22; i < 30; i++) cow.Zero(i);
         return cow;
     }
@@ -128,8 +135,10 @@ public sealed class ImageTests
             """, string.Join('\n', seen));
         image.VerifyPayloads();
         merge.Cow.AsSpan((int)cow.DataOffsets[6]).Fill(0xff);
-        Assert.Contains("op 6 (Replace of block 8)", Assert.Throws<SnapuserdException>(() => image.VerifyPayloads()).Message, StringComparison.Ordinal);
-        Assert.Contains("op 6 (Replace of block 8)", Assert.Throws<SnapuserdException>(() => image.Read(0).Length).Message, StringComparison.Ordinal);
+        Assert.Contains("op 6 (Replace of block 8)", Assert.Throws<SnapuserdException>(() => image.VerifyPayloads()).Message,
+            StringComparison.Ordinal);
+        Assert.Contains("op 6 (Replace of block 8)", Assert.Throws<SnapuserdException>(() => image.Read(0).Length).Message,
+            StringComparison.Ordinal);
         CowFile file = image.Cow;
         image.Dispose();
         // The image's memory is unmapped.
@@ -183,7 +192,8 @@ public sealed class ImageTests
             open(merge.Setup(arena)).Dispose();
             arena.Reset();
             SnapuserdException e = Assert.Throws<SnapuserdException>(() => open(merge.Setup(arena) with { SharedBlocks = true }));
-            Assert.Equal("cow: op 1 (Copy of block 4) reads block 2, which op 0 (Copy of block 2) overwrites before it in the merge order", e.Message);
+            Assert.Equal("cow: op 1 (Copy of block 4) reads block 2, which op 0 (Copy of block 2) overwrites before it in the merge order",
+                e.Message);
         }
     }
 }

@@ -73,13 +73,15 @@ public sealed class LeakTests
     }
 
     [Fact]
-    public void Check_of_payloads_gives_back_the_ops() => AssertGivesBack("w", setup => Refuses(ExitCode.CowCorrupt, () => PayloadCheck.Run(setup)));
+    public void Check_of_payloads_gives_back_the_ops() =>
+        AssertGivesBack("w", setup => Refuses(ExitCode.CowCorrupt, () => PayloadCheck.Run(setup)));
 
     [Fact]
     public void Plan_gives_back_its_counts()
     {
         using CowFile cow = CowFile.Read(new MemorySource(Cow("g").Build()));
         SharedRange[] overlap = [new(0, 1 << 30, 4096)];
-        Assert.InRange(ProcessMemory.Growth(() => ProcessMemory.Used, 100, () => new MergePlan(cow, 2, true, false, overlap).Dispose()), long.MinValue, Most);
+        Assert.InRange(ProcessMemory.Growth(() => ProcessMemory.Used, 100, () => new MergePlan(cow, 2, true, false, overlap).Dispose()),
+            long.MinValue, Most);
     }
 }

@@ -217,7 +217,8 @@ public sealed class MemoryBudgetTests
                 using Arena arena = new(memory << 10, new SimulatedPages(page));
                 (int grain, int room, int rooms) = Pipeline.Divide(arena, least << 10, 1 << 20);
                 int blocks = Math.Max(0, memory - 4) / least;
-                Assert.True(rooms >= Math.Min(4, blocks), $"{memory} KiB: {rooms} rooms of {room} bytes, of blocks {blocks} of {least} KiB");
+                Assert.True(rooms >= Math.Min(4, blocks),
+                    $"{memory} KiB: {rooms} rooms of {room} bytes, of blocks {blocks} of {least} KiB");
                 Assert.True(rooms == 0 || (room >= least << 10 && room % grain == 0));
             }
         }
@@ -230,7 +231,10 @@ public sealed class MemoryBudgetTests
         new Random(5).NextBytes(old);
         CowBuilder cow = new() { ScratchBytes = 0 };
         for (uint i = 0; i < blocks / 2; i++) cow.Copy(i + (blocks / 2), i);
-        MergeCase merge = new("shared", new Image(cow.Build()), new Image(old), new Image(NaiveMerger.Merge(cow, old))) { Options = new MergeOptions { VerifyFirst = false, CheckpointBytes = 1 << 20 } };
+        MergeCase merge = new("shared", new Image(cow.Build()), new Image(old), new Image(NaiveMerger.Merge(cow, old)))
+        {
+            Options = new MergeOptions { VerifyFirst = false, CheckpointBytes = 1 << 20 },
+        };
         SimDisk[] disks = merge.Disks();
         using Arena arena = new(6 * Sure, pages);
         using SimQueue queue = new(disks, arena, 32, 1, () => { });

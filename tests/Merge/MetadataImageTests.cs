@@ -21,7 +21,8 @@ public sealed class MetadataImageTests : IDisposable
 
     public MetadataImageTests()
     {
-        _merge = new RecordedMerge(new CowBuilder { ScratchBytes = SmallCases.ScratchFor(Window), MaxUnitBytes = 4096 }.Copy(0, 1).Copy(1, 2), 4);
+        _merge = new RecordedMerge(
+            new CowBuilder { ScratchBytes = SmallCases.ScratchFor(Window), MaxUnitBytes = 4096 }.Copy(0, 1).Copy(1, 2), 4);
         _setup = _merge.Setup(_arena);
     }
 
@@ -60,7 +61,8 @@ public sealed class MetadataImageTests : IDisposable
     }
 
     /// <summary>A byte of the metadata image in memory.</summary>
-    private ref byte At(MetadataImage metadata, int offset) => ref _arena[new Slice(metadata.Slot(0).Offset - (int)_layout.SlotOffset(0) + offset, 1)][0];
+    private ref byte At(MetadataImage metadata, int offset) =>
+        ref _arena[new Slice(metadata.Slot(0).Offset - (int)_layout.SlotOffset(0) + offset, 1)][0];
 
     [Fact]
     public void What_a_predecessor_left_is_written_back_once_as_it_was_read()
@@ -157,9 +159,13 @@ public sealed class MetadataImageTests : IDisposable
     public void Counts_beyond_all_are_one_and_small_ones_are_what_they_are()
     {
         MetadataImage metadata = Loaded();
-        foreach ((ulong stored, int count) in new[] { (0UL, 0), (5UL, 5), (int.MaxValue - 1UL, int.MaxValue - 1), (int.MaxValue + 1UL, int.MaxValue), (ulong.MaxValue, int.MaxValue) })
+        foreach ((ulong stored, int count) in new[]
         {
-            BitConverter.TryWriteBytes(_arena[new Slice(metadata.Slot(0).Offset - (int)_layout.SlotOffset(0) + CowHeader.MergeCountOffset, 8)], stored);
+            (0UL, 0), (5UL, 5), (int.MaxValue - 1UL, int.MaxValue - 1), (int.MaxValue + 1UL, int.MaxValue), (ulong.MaxValue, int.MaxValue),
+        })
+        {
+            BitConverter.TryWriteBytes(
+                _arena[new Slice(metadata.Slot(0).Offset - (int)_layout.SlotOffset(0) + CowHeader.MergeCountOffset, 8)], stored);
             Assert.Equal(count, metadata.Count);
         }
     }
@@ -173,10 +179,12 @@ public sealed class MetadataImageTests : IDisposable
         merge.Cow[State] = ScratchLayout.Valid;
         MetadataImage metadata = new(setup, new ScratchLayout(State, 0), 0);
         foreach (IoGroup transfers in metadata.Load()) setup.Io.Wait();
-        Assert.Equal((ScratchLayout.NeverUsed, ScratchLayout.Valid, merge.Cow.Length), (metadata.State, metadata.DurableState, metadata.Image.Length));
+        Assert.Equal((ScratchLayout.NeverUsed, ScratchLayout.Valid, merge.Cow.Length),
+            (metadata.State, metadata.DurableState, metadata.Image.Length));
         foreach (IoGroup transfers in metadata.MakeDurable(0, true))
             while (!transfers.IsDone) setup.Io.Wait();
-        Assert.Equal((ScratchLayout.NeverUsed, ScratchLayout.NeverUsed, ScratchLayout.Valid), (metadata.State, metadata.DurableState, merge.Cow[State]));
+        Assert.Equal((ScratchLayout.NeverUsed, ScratchLayout.NeverUsed, ScratchLayout.Valid),
+            (metadata.State, metadata.DurableState, merge.Cow[State]));
     }
 
     [Fact]
@@ -188,7 +196,8 @@ public sealed class MetadataImageTests : IDisposable
         Assert.Equal(0, new MetadataImage(_setup with { Arena = enough }, _layout, Window).Slot(0).Offset % 4096);
         SnapuserdException e = Assert.Throws<SnapuserdException>(() => new MetadataImage(_setup with { Arena = less }, _layout, Window));
         Assert.Equal(ExitCode.OutOfResources, e.Code);
-        Assert.Equal("cow: windows of 2 ops take 1 MiB of buffer memory beside what the ops need, 0 MiB are left; try a larger --memory", e.Message);
+        Assert.Equal("cow: windows of 2 ops take 1 MiB of buffer memory beside what the ops need, 0 MiB are left; try a larger --memory",
+            e.Message);
 
         int Sizes(int image) => image + 4096;
     }

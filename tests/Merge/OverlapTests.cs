@@ -17,7 +17,8 @@ public sealed class OverlapTests
     private static readonly byte[] s_old = SmallCases.Random(7, 12);
     private static readonly byte[] s_own = SmallCases.Random(8, 16);
 
-    private static CowBuilder Scratch(int window) => new() { ScratchBytes = window == 0 ? 0 : SmallCases.ScratchFor(window), MaxUnitBytes = 4096 };
+    private static CowBuilder Scratch(int window) =>
+        new() { ScratchBytes = window == 0 ? 0 : SmallCases.ScratchFor(window), MaxUnitBytes = 4096 };
 
     /// <summary>A merge with a base of twelve blocks, and a source made of <paramref name="pieces"/> (<see cref="Geometry"/>).</summary>
     private static MergeCase Case(CowBuilder cow, string pieces)
@@ -44,7 +45,8 @@ public sealed class OverlapTests
     {
         SimDisk[] disks = merge.Disks();
         using Arena arena = new(merge.ArenaBytes);
-        SnapuserdException e = Assert.Throws<SnapuserdException>(() => SimMerge.Run(merge, disks, arena, 1, () => Assert.Fail("something is written")));
+        SnapuserdException e =
+            Assert.Throws<SnapuserdException>(() => SimMerge.Run(merge, disks, arena, 1, () => Assert.Fail("something is written")));
         Assert.Equal(code, e.Code);
         Assert.Equal(-1, disks[0].Cache.FirstDifference(merge.Cow));
         Assert.Equal(-1, disks[1].Cache.FirstDifference(merge.Base));
@@ -75,7 +77,8 @@ public sealed class OverlapTests
         // The base's block 2 is the end of the source's block 2 and the beginning of its block 3.
         MergeCase merge = Case(Scratch(3).Zero(11).Copy(2, 9).Copy(5, 2).Copy(7, 3), "p4,b0+92");
         Assert.Equal(3, Merges(merge).Journaled);
-        Assert.Contains("op 1 (Copy of block 2)", Refused(Case(Scratch(2).Zero(11).Copy(2, 9).Copy(5, 2).Copy(7, 3), "p4,b0+92")), StringComparison.Ordinal);
+        Assert.Contains("op 1 (Copy of block 2)", Refused(Case(Scratch(2).Zero(11).Copy(2, 9).Copy(5, 2).Copy(7, 3), "p4,b0+92")),
+            StringComparison.Ordinal);
     }
 
     [Fact]
@@ -98,7 +101,8 @@ public sealed class OverlapTests
     public void A_refusal_names_both_ops_the_block_and_the_shift_and_what_can_be_done()
     {
         string message = Refused(Case(Scratch(2).Copy(2, 9).Copy(4, 8).Copy(5, 10).Copy(6, 3), "p8,b0+88"));
-        foreach (string part in new[] { "op 3 (Copy of block 6)", "block 3 of source", "op 0 (Copy of block 2)", "-4096 bytes", "no window of 2 ops", "nothing was written", "--source", "extract" })
+        foreach (string part in new[] { "op 3 (Copy of block 6)", "block 3 of source", "op 0 (Copy of block 2)", "-4096 bytes",
+            "no window of 2 ops", "nothing was written", "--source", "extract" })
             Assert.Contains(part, message, StringComparison.Ordinal);
     }
 
@@ -147,7 +151,9 @@ public sealed class OverlapTests
         // Op 1 partly overwrites its own source, and op 0 partly overwrites the source of op 2.
         CowBuilder cow = new() { ScratchBytes = SmallCases.ScratchFor(2), NumMergeOps = 2 };
         string message = Refused(Case(cow.Copy(2, 9).Copy(5, 5).Copy(7, 3), "p4,b0+92"), ExitCode.CowCorrupt);
-        Assert.Contains("as far as op 2 of 3, and op 2 (Copy of block 7) reads block 3 of source, which op 0 (Copy of block 2) overwrites before it", message, StringComparison.Ordinal);
+        Assert.Contains(
+            "as far as op 2 of 3, and op 2 (Copy of block 7) reads block 3 of source, which op 0 (Copy of block 2) overwrites before it",
+            message, StringComparison.Ordinal);
     }
 
     [Fact]

@@ -55,9 +55,11 @@ public sealed class PartsTests
     public void COW_shows_it_as_soon_as_its_state_byte_is_there(int version, int header)
     {
         byte[] file = new CowBuilder { Version = version, MaxUnitBytes = 4096 }.Copy(0, 1).Build();
-        for (int length = 0; length < header; length++) Assert.Throws<CowCutOffException>(() => MergeTrace.Of(new MemorySource(file[..length]), null));
+        for (int length = 0; length < header; length++)
+            Assert.Throws<CowCutOffException>(() => MergeTrace.Of(new MemorySource(file[..length]), null));
         Assert.Equal(MergeStart.NotShown, MergeTrace.Of(new MemorySource(file[..header]), null));
-        for (int length = header + 1; length < header + 3; length++) Assert.Equal(MergeStart.NotBegunHere, MergeTrace.Of(new MemorySource(file[..length]), null));
+        for (int length = header + 1; length < header + 3; length++)
+            Assert.Equal(MergeStart.NotBegunHere, MergeTrace.Of(new MemorySource(file[..length]), null));
         file[0] ^= 1;
         Assert.Equal(ExitCode.CowCorrupt, Assert.Throws<SnapuserdException>(() => MergeTrace.Of(new MemorySource(file), null)).Code);
     }
@@ -73,13 +75,15 @@ public sealed class PartsTests
             Assert.Equal(MergeStart.NotBegun, StartOf(New().Xor(1, 8192, block).Replace(0, block).Build()));
             // In version 2 a Copy comes first wherever it stands in the file. In version 3 only the sequence list puts it first.
             Assert.Equal(version == 2 ? MergeStart.NotBegun : MergeStart.NotBegunHere, StartOf(New().Replace(0, block).Copy(4, 9).Build()));
-            MemorySource listed = new(New().Sequence(7, 4).Replace(0, block).Copy(4, 9).Copy(7, 8).Build()), plain = new(New().Sequence(0, 4).Replace(0, block).Copy(4, 9).Build());
+            MemorySource listed = new(New().Sequence(7, 4).Replace(0, block).Copy(4, 9).Copy(7, 8).Build()),
+                plain = new(New().Sequence(0, 4).Replace(0, block).Copy(4, 9).Build());
             using CowFile cow = CowFile.Read(listed), other = CowFile.Read(plain);
             Assert.Equal((MergeStart.NotBegun, MergeStart.NotBegunHere), (MergeTrace.Of(listed, cow), MergeTrace.Of(plain, other)));
             MemorySource one = new(New().Sequence(4).Replace(0, block).Copy(4, 9).Build());
             Assert.Equal(version == 2 ? MergeStart.NotBegunHere : MergeStart.NotBegun, MergeTrace.Of(one, null));
             // The list of version 2 is not read from a damaged file.
-            Assert.Equal((version == 2 ? MergeStart.NotBegunHere : MergeStart.NotBegun, MergeStart.NotBegunHere), (MergeTrace.Of(listed, null), MergeTrace.Of(plain, null)));
+            Assert.Equal((version == 2 ? MergeStart.NotBegunHere : MergeStart.NotBegun, MergeStart.NotBegunHere),
+                (MergeTrace.Of(listed, null), MergeTrace.Of(plain, null)));
         }
     }
 
@@ -89,7 +93,8 @@ public sealed class PartsTests
         foreach (int version in new[] { 2, 3 })
         {
             byte[] file = new CowBuilder { Version = version, MaxUnitBytes = 4096 }.Copy(4, 9).Copy(5, 9).Zero(1).Build();
-            long ops = version == 2 ? CowHeader.Parse(new MemorySource(file)).ScratchEnd : CowHeader.Parse(new MemorySource(file)).OpsOffset;
+            long ops =
+                version == 2 ? CowHeader.Parse(new MemorySource(file)).ScratchEnd : CowHeader.Parse(new MemorySource(file)).OpsOffset;
             int record = version == 2 ? 20 : 16;
             byte[] later = [.. file], first = [.. file];
             later.AsSpan((int)ops + (2 * record), record).Fill(0xff);
@@ -112,7 +117,8 @@ public sealed class PartsTests
             Assert.Equal(MergeStart.NotBegun, MergeTrace.Of(new MemorySource(file[..end]), null));
             Assert.Equal(MergeStart.NotBegunHere, MergeTrace.Of(new MemorySource(file[..(end - 1)]), null));
             // The first entry of the list must be there.
-            if (listed) Assert.Equal(MergeStart.NotBegunHere, MergeTrace.Of(new MemorySource(file[..((int)header.SequenceOffset + 3)]), null));
+            if (listed)
+                Assert.Equal(MergeStart.NotBegunHere, MergeTrace.Of(new MemorySource(file[..((int)header.SequenceOffset + 3)]), null));
         }
     }
 
@@ -142,16 +148,35 @@ public sealed class PartsTests
     [Fact]
     public void Documented_table_of_starts_is_the_one_that_is_used()
     {
-        string[] rows = [.. File.ReadLines(Path.Combine(Binary.Root, "docs", "states.md")).SkipWhile(line => !line.StartsWith("| count | state |", StringComparison.Ordinal)).Skip(2).TakeWhile(line => line.StartsWith('|'))];
+        string[] rows =
+        [
+            .. File.ReadLines(Path.Combine(Binary.Root, "docs", "states.md")).SkipWhile(line =>
+                !line.StartsWith("| count | state |", StringComparison.Ordinal)).Skip(2).TakeWhile(line => line.StartsWith('|')),
+        ];
         List<MergeStart> seen = [];
         foreach (string row in rows)
         {
             string[] cells = [.. row.Split('|', StringSplitOptions.TrimEntries)[1..^1]];
             MergeStart start = Enum.Parse<MergeStart>(cells[3]);
             seen.Add(start);
-            byte?[] states = cells[1] switch { "any" => [null, 0, 1, 2, 3], "-" => [null], _ => [byte.Parse(cells[1], CultureInfo.InvariantCulture)] };
-            bool[] firsts = cells[2] switch { "any" => [true, false], "Copy, Xor" => [true], "Replace, Zero" => [false], _ => throw new FormatException(row) };
-            ulong[] counts = cells[0] switch { "more" => [1, 2, ulong.MaxValue], _ => [ulong.Parse(cells[0], CultureInfo.InvariantCulture)] };
+            byte?[] states = cells[1] switch
+            {
+                "any" => [null, 0, 1, 2, 3],
+                "-" => [null],
+                _ => [byte.Parse(cells[1], CultureInfo.InvariantCulture)],
+            };
+            bool[] firsts = cells[2] switch
+            {
+                "any" => [true, false],
+                "Copy, Xor" => [true],
+                "Replace, Zero" => [false],
+                _ => throw new FormatException(row),
+            };
+            ulong[] counts = cells[0] switch
+            {
+                "more" => [1, 2, ulong.MaxValue],
+                _ => [ulong.Parse(cells[0], CultureInfo.InvariantCulture)],
+            };
             foreach (byte? state in states)
             {
                 foreach (bool first in firsts)
@@ -340,7 +365,11 @@ public sealed class PartsTests
         byte[]? source = shared && !overlap ? null : SmallCases.Random(1, 12);
         using RecordedMerge merge = new(cow, 12, source) { Only = ["checked"] };
         using Arena arena = new(256 << 10);
-        MergeSetup setup = merge.Setup(arena) with { SharedBlocks = shared, Overlap = overlap ? ReadOnlyMemory<SharedRange>.Empty : default(ReadOnlyMemory<SharedRange>?) };
+        MergeSetup setup = merge.Setup(arena) with
+        {
+            SharedBlocks = shared,
+            Overlap = overlap ? ReadOnlyMemory<SharedRange>.Empty : default(ReadOnlyMemory<SharedRange>?),
+        };
         if (wrong)
         {
             SnapuserdException e = Assert.Throws<SnapuserdException>(() => PayloadCheck.Run(setup));

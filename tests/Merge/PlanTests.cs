@@ -183,7 +183,8 @@ public sealed class PlanTests
                 }
 
                 // A copy onto its own storage has nothing to write.
-                bool IsLost(int count) => Enumerable.Range(count, Ops - count).Any(op => reads[op] < count && reads[reads[op]] != reads[op]);
+                bool IsLost(int count) =>
+                    Enumerable.Range(count, Ops - count).Any(op => reads[op] < count && reads[reads[op]] != reads[op]);
 
                 bool Reaches(int count)
                 {

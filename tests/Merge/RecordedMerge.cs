@@ -156,7 +156,8 @@ internal sealed class RecordedMerge : IBlockQueue, IWorkQueue<DecodeJob>, IMerge
         Time = this,
         Cow = new MergeDevice(CowNumber, "cow", Cow.Length),
         Base = new MergeDevice(BaseNumber, "base", Base.Length),
-        Source = _devices.Length > SourceNumber ? new MergeDevice(SourceNumber, "source", _devices[SourceNumber].Length) : new MergeDevice(BaseNumber, "base", Base.Length),
+        Source = _devices.Length > SourceNumber ? new MergeDevice(SourceNumber, "source", _devices[SourceNumber].Length)
+            : new MergeDevice(BaseNumber, "base", Base.Length),
         SharedBlocks = _devices.Length == SourceNumber && SharedBlocks,
         Overlap = Overlap is { } ranges ? new ReadOnlyMemory<SharedRange>(ranges) : default(ReadOnlyMemory<SharedRange>?),
         Options = Options,
@@ -188,12 +189,14 @@ internal sealed class RecordedMerge : IBlockQueue, IWorkQueue<DecodeJob>, IMerge
     {
         string verb = request.Verb switch { BlockVerb.Read => "read", BlockVerb.Write => "write", BlockVerb.Flush => "flush", _ => "hint" };
         if (request.Verb is BlockVerb.Flush or BlockVerb.WriteBack) return $"{verb} {s_names[request.Device]}";
-        if (request.Device == CowNumber && request.Offset >= _firstPayload) return $"{verb} payload {request.Offset - _firstPayload}+{request.Buffer.Length} bytes";
+        if (request.Device == CowNumber && request.Offset >= _firstPayload)
+            return $"{verb} payload {request.Offset - _firstPayload}+{request.Buffer.Length} bytes";
         return $"{verb} {Blocks(request.Device, request.Offset, request.Buffer.Length)}";
     }
 
     private static string Describe(MergeResult result) =>
-        $"result: {result.OpsTotal} ops, {result.ResumedFrom} before, {result.Replayed} replayed, {result.Journaled} journaled; {result.Blocks} blocks, "
+        $"result: {result.OpsTotal} ops, {result.ResumedFrom} before, {result.Replayed} replayed, {result.Journaled} journaled; "
+        + $"{result.Blocks} blocks, "
         + $"{result.BaseBytesWritten} + {result.CowBytesWritten} bytes, {result.Flushes} flushes, {result.Checkpoints} checkpoints"
         + $"{(result.WasResumed ? "; resumed" : "")}{(result.AlreadyMerged ? "; already merged" : "")}";
 
@@ -227,7 +230,8 @@ internal sealed class RecordedMerge : IBlockQueue, IWorkQueue<DecodeJob>, IMerge
             return 0;
         }
         bool flushes = !SlowFlushes || _flights.TrueForAll(flight => flight.Verb == BlockVerb.Flush);
-        bool hints = _flights.TrueForAll(flight => flight.Verb == BlockVerb.WriteBack) || (_flights.Exists(flight => flight.Verb == BlockVerb.WriteBack) && SlowHints-- <= 0);
+        bool hints = _flights.TrueForAll(flight => flight.Verb == BlockVerb.WriteBack)
+            || (_flights.Exists(flight => flight.Verb == BlockVerb.WriteBack) && SlowHints-- <= 0);
         int count = 0;
         for (int i = 0; i < _flights.Count && count < Math.Min(EndAtATime, completions.Length);)
         {
@@ -277,9 +281,11 @@ internal sealed class RecordedMerge : IBlockQueue, IWorkQueue<DecodeJob>, IMerge
 
     void IWorkQueue<DecodeJob>.WaitForEnd() => Assert.NotEmpty(_jobs);
 
-    void IMergeObserver.Progress(in MergeProgress progress) => Line($"progress: {progress.OpsDone} of {progress.OpsTotal} ops, {progress.BytesDone} of {progress.BytesTotal} bytes");
+    void IMergeObserver.Progress(in MergeProgress progress) =>
+        Line($"progress: {progress.OpsDone} of {progress.OpsTotal} ops, {progress.BytesDone} of {progress.BytesTotal} bytes");
 
-    void IMergeObserver.Checking(in MergeProgress progress) => Line($"checked: {progress.OpsDone} of {progress.OpsTotal} ops, {progress.BytesDone} of {progress.BytesTotal} bytes");
+    void IMergeObserver.Checking(in MergeProgress progress) =>
+        Line($"checked: {progress.OpsDone} of {progress.OpsTotal} ops, {progress.BytesDone} of {progress.BytesTotal} bytes");
 
     void IMergeMarker.Check(CowFile cow) => Line("mark looked at");
 

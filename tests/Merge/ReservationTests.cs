@@ -18,7 +18,11 @@ public sealed class ReservationTests
     private static readonly MergeOptions s_plain = new() { VerifyFirst = false };
 
     private static MergeCase Case(CowBuilder cow, byte[] old, Func<SimStorage> storage) =>
-        new("case", new Image(cow.Build()), new Image(old), new Image(NaiveMerger.Merge(cow, old))) { Options = s_plain, Storage = storage };
+        new("case", new Image(cow.Build()), new Image(old), new Image(NaiveMerger.Merge(cow, old)))
+        {
+            Options = s_plain,
+            Storage = storage,
+        };
 
     private static MergeResult Run(MergeCase merge, SimDisk[] disks, StopFlag? stop = null)
     {
@@ -47,7 +51,8 @@ public sealed class ReservationTests
         MergeCase merge = Case(Mixed(), SmallCases.Random(1, 30), () => storage);
         Run(merge, merge.Disks());
         const int block = CowOp.BlockSize;
-        Assert.Equal([new(2 * block, 2 * block), new(7 * block, block), new(10 * block, 3 * block), new(20 * block, 2 * block)], storage.Reserved(1));
+        Assert.Equal([new(2 * block, 2 * block), new(7 * block, block), new(10 * block, 3 * block), new(20 * block, 2 * block)],
+            storage.Reserved(1));
         // The page with header and list, and the two slots of a window, which begin directly after the list.
         Assert.Equal(new ByteRange(0, 3 * block), Assert.Single(storage.Reserved(0)));
     }
@@ -81,7 +86,10 @@ public sealed class ReservationTests
         CowBuilder cow = new() { MaxUnitBytes = 4096, ScratchBytes = 0 };
         for (uint i = 0; i < 64; i++) cow.Zero(i);
         SimStorage storage = new();
-        MergeCase merge = Case(cow, SmallCases.Random(1, 64), () => storage = new SimStorage()) with { Options = s_plain with { CheckpointBytes = 8 * CowOp.BlockSize } };
+        MergeCase merge = Case(cow, SmallCases.Random(1, 64), () => storage = new SimStorage()) with
+        {
+            Options = s_plain with { CheckpointBytes = 8 * CowOp.BlockSize },
+        };
         SimDisk[] disks = merge.Disks();
         using Arena arena = new(merge.ArenaBytes);
         int flushes = 0;

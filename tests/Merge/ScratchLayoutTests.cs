@@ -30,7 +30,8 @@ public sealed class ScratchLayoutTests
     [InlineData(12543u, 1)]
     [InlineData(12544u, 2)]  // M = 49.
     [InlineData(uint.MaxValue, 1044480)]
-    public void Other_sizes_give_the_window_that_fits_both_areas(uint bytes, int window) => Assert.Equal(window, new ScratchLayout(78, bytes).Window);
+    public void Other_sizes_give_the_window_that_fits_both_areas(uint bytes, int window) =>
+        Assert.Equal(window, new ScratchLayout(78, bytes).Window);
 
     [Fact]
     public void Entries_terminator_and_slots_never_leave_the_region_nor_touch_each_other()

@@ -157,7 +157,10 @@ public sealed class ThrottleTests
         internal HeldMerge(CowBuilder cow, int blocks, MergeOptions? options = null, int arenaBytes = 256 << 10)
         {
             byte[] old = SmallCases.Random(7, blocks);
-            Case = new MergeCase("held", new Image(cow.Build()), new Image(old), new Image(NaiveMerger.Merge(cow, old))) { Options = options ?? new MergeOptions { VerifyFirst = false } };
+            Case = new MergeCase("held", new Image(cow.Build()), new Image(old), new Image(NaiveMerger.Merge(cow, old)))
+            {
+                Options = options ?? new MergeOptions { VerifyFirst = false },
+            };
             _disks = Case.Disks();
             _arena = new Arena(arenaBytes);
             _queue = new SimQueue(_disks, _arena, 32, 1, () => { });
@@ -181,7 +184,13 @@ public sealed class ThrottleTests
         internal MergeResult Run(Action idle, IMergeObserver? observer = null)
         {
             using MergeEngine engine = MergeEngine.Open(
-                SimMerge.Setup(Case, _disks, _arena, 1, new Waiter(_queue, idle), _workers) with { Observer = observer, Time = Clock, Throttle = Throttle, Stop = Stop });
+                SimMerge.Setup(Case, _disks, _arena, 1, new Waiter(_queue, idle), _workers) with
+                {
+                    Observer = observer,
+                    Time = Clock,
+                    Throttle = Throttle,
+                    Stop = Stop,
+                });
             MergeResult result = engine.Run();
             Assert.Equal(-1, Base.Durable.FirstDifference(Case.Target));
             return result;

@@ -14,7 +14,8 @@ namespace Snapuserd.Tests.Merge;
 /// <summary>All requests and notifications of a merge, line by line.</summary>
 public sealed class TrafficTests
 {
-    private static readonly MergeOptions s_plain = new() { VerifyFirst = false, WriteBackBytes = 0, CheckpointMilliseconds = long.MaxValue };
+    private static readonly MergeOptions s_plain =
+        new() { VerifyFirst = false, WriteBackBytes = 0, CheckpointMilliseconds = long.MaxValue };
 
     private static CowBuilder Cow(int window = 2, int unit = 4096, CowCompression compression = CowCompression.None) =>
         new() { ScratchBytes = window == 0 ? 0 : SmallCases.ScratchFor(window), MaxUnitBytes = unit, Compression = compression };
@@ -106,8 +107,10 @@ public sealed class TrafficTests
     }
 
     [Theory]
-    [InlineData(4096, "read base 10+1|read base 11+1|read base 12+1|read base 14+1", "write base 0+1|write base 1+1|write base 2+1|write base 5+1")]
-    [InlineData(8191, "read base 10+1|read base 11+1|read base 12+1|read base 14+1", "write base 0+1|write base 1+1|write base 2+1|write base 5+1")]
+    [InlineData(4096, "read base 10+1|read base 11+1|read base 12+1|read base 14+1",
+        "write base 0+1|write base 1+1|write base 2+1|write base 5+1")]
+    [InlineData(8191, "read base 10+1|read base 11+1|read base 12+1|read base 14+1",
+        "write base 0+1|write base 1+1|write base 2+1|write base 5+1")]
     [InlineData(8192, "read base 10+2|read base 12+1|read base 14+1", "write base 0+2|write base 2+1|write base 5+1")]
     [InlineData(12287, "read base 10+2|read base 12+1|read base 14+1", "write base 0+2|write base 2+1|write base 5+1")]
     [InlineData(12288, "read base 10+3|read base 14+1", "write base 0+3|write base 5+1")]
@@ -168,7 +171,8 @@ public sealed class TrafficTests
         using RecordedMerge merge = new(cow, 8) { Options = s_plain with { AllowUnsafe = true } };
         merge.Seen = line =>
         {
-            if (line.StartsWith("write base", StringComparison.Ordinal)) claimed.Add(BitConverter.ToUInt64(merge.Cow) == CowHeader.UnsafeMagic);
+            if (line.StartsWith("write base", StringComparison.Ordinal))
+                claimed.Add(BitConverter.ToUInt64(merge.Cow) == CowHeader.UnsafeMagic);
         };
         merge.Expect("""
             mark looked at
@@ -209,7 +213,8 @@ public sealed class TrafficTests
     [Fact]
     public void Checkpoints_come_when_so_many_bytes_are_written()
     {
-        using RecordedMerge merge = new(Zeros(0, 12), 12) { Options = s_plain with { CheckpointBytes = 4 * 4096 }, ArenaBytes = RoomsOf(2), EndAtATime = 1 };
+        using RecordedMerge merge =
+            new(Zeros(0, 12), 12) { Options = s_plain with { CheckpointBytes = 4 * 4096 }, ArenaBytes = RoomsOf(2), EndAtATime = 1 };
         merge.Expect("""
             mark looked at
             progress: 0 of 12 ops, 0 of 49152 bytes
@@ -247,7 +252,12 @@ public sealed class TrafficTests
     [Fact]
     public void No_more_is_written_than_may_be_uncounted_while_a_flush_takes_its_time()
     {
-        using RecordedMerge merge = new(Zeros(0, 24), 24) { Options = s_plain with { CheckpointBytes = 4 * 4096, UncountedBytes = 8 * 4096 }, ArenaBytes = RoomsOf(2), SlowFlushes = true };
+        using RecordedMerge merge = new(Zeros(0, 24), 24)
+        {
+            Options = s_plain with { CheckpointBytes = 4 * 4096, UncountedBytes = 8 * 4096 },
+            ArenaBytes = RoomsOf(2),
+            SlowFlushes = true,
+        };
         merge.Expect("""
             mark looked at
             progress: 0 of 24 ops, 0 of 98304 bytes
@@ -301,7 +311,13 @@ public sealed class TrafficTests
     [Fact]
     public void Device_is_asked_to_write_back_when_enough_is_written_and_the_last_hint_has_ended()
     {
-        using RecordedMerge merge = new(Zeros(0, 16), 16) { Options = s_plain with { WriteBackBytes = 4 * 4096 }, ArenaBytes = RoomsOf(2), SlowHints = 6, EndAtATime = 1 };
+        using RecordedMerge merge = new(Zeros(0, 16), 16)
+        {
+            Options = s_plain with { WriteBackBytes = 4 * 4096 },
+            ArenaBytes = RoomsOf(2),
+            SlowHints = 6,
+            EndAtATime = 1,
+        };
         merge.Expect("""
             mark looked at
             progress: 0 of 16 ops, 0 of 65536 bytes
@@ -340,7 +356,13 @@ public sealed class TrafficTests
     [Fact]
     public void Checkpoints_come_by_the_clock()
     {
-        using RecordedMerge merge = new(Zeros(0, 16), 16) { Options = s_plain with { CheckpointMilliseconds = 300 }, ArenaBytes = RoomsOf(2), Milliseconds = 5000, EndAtATime = 1 };
+        using RecordedMerge merge = new(Zeros(0, 16), 16)
+        {
+            Options = s_plain with { CheckpointMilliseconds = 300 },
+            ArenaBytes = RoomsOf(2),
+            Milliseconds = 5000,
+            EndAtATime = 1,
+        };
         merge.Seen = line => { if (line.StartsWith("write base", StringComparison.Ordinal)) merge.Milliseconds += 75; };
         merge.Expect("""
             mark looked at
@@ -383,7 +405,8 @@ public sealed class TrafficTests
     [Fact]
     public void Payloads_are_checked_from_the_first_unchecked_op_before_anything_is_written()
     {
-        CowBuilder cow = Cow(2, 8192, CowCompression.Lz4).Copy(0, 1).Replace(4, new byte[8192]).Zero(6).Xor(1, 4096, new byte[4096]).Replace(7, SmallCases.Random(3, 1)).Replace(8, new byte[4096]);
+        CowBuilder cow = Cow(2, 8192, CowCompression.Lz4).Copy(0, 1).Replace(4, new byte[8192]).Zero(6).Xor(1, 4096, new byte[4096])
+            .Replace(7, SmallCases.Random(3, 1)).Replace(8, new byte[4096]);
         using RecordedMerge merge = new(cow, 12) { Options = s_plain with { VerifyFirst = true, CheckedOps = 2 } };
         merge.Expect("""
             mark looked at
@@ -634,7 +657,10 @@ public sealed class TrafficTests
     {
         CowBuilder cow = Cow(0, 4096, CowCompression.Lz4);
         for (uint i = 0; i < 7; i++) cow.Replace(i, new byte[4096]);
-        foreach ((int bytes, int jobs, int capacity) in new[] { (4096, 7, 4), (4097, 4, 4), (8192, 4, 1), (12288, 3, 4), (12289, 2, 4), (28672, 1, 4), (1 << 20, 1, 1) })
+        foreach ((int bytes, int jobs, int capacity) in new[]
+        {
+            (4096, 7, 4), (4097, 4, 4), (8192, 4, 1), (12288, 3, 4), (12289, 2, 4), (28672, 1, 4), (1 << 20, 1, 1),
+        })
         {
             using RecordedMerge merge = new(cow, 8) { Options = s_plain with { JobBytes = bytes }, Capacity = capacity, Only = ["job"] };
             merge.Expect(string.Join('\n', Enumerable.Repeat("job", jobs)));
@@ -649,7 +675,8 @@ public sealed class TrafficTests
     {
         CowBuilder cow = Cow(0, 4096, CowCompression.Lz4);
         for (uint i = 0; i < 12; i++) cow.Replace(i, [.. Enumerable.Repeat((byte)(i + 1), 4096)]);
-        using RecordedMerge merge = new(cow, 12) { Options = s_plain with { JobBytes = 4096 }, Capacity = 1, ArenaBytes = RoomsOf(blocks), Only = ["job"] };
+        using RecordedMerge merge =
+            new(cow, 12) { Options = s_plain with { JobBytes = 4096 }, Capacity = 1, ArenaBytes = RoomsOf(blocks), Only = ["job"] };
         merge.Expect(string.Join('\n', Enumerable.Repeat("job", 12)));
     }
 
@@ -773,7 +800,8 @@ public sealed class TrafficTests
     [Fact]
     public void Queue_of_one_request_is_enough()
     {
-        CowBuilder cow = Cow(2, 8192, CowCompression.Lz4).Copy(0, 1).Copy(1, 2).Copy(2, 9).Replace(4, new byte[8192]).Replace(6, new byte[4096]).Zero(8);
+        CowBuilder cow =
+            Cow(2, 8192, CowCompression.Lz4).Copy(0, 1).Copy(1, 2).Copy(2, 9).Replace(4, new byte[8192]).Replace(6, new byte[4096]).Zero(8);
         using RecordedMerge merge = new(cow, 12) { Options = s_plain with { WriteBackBytes = 1, RequestBytes = 4096 }, Depth = 1 };
         merge.Expect("""
             mark looked at
@@ -823,12 +851,15 @@ public sealed class TrafficTests
     {
         foreach ((int window, string lines) in new[]
         {
-            (4, "reserve: cow 0+20480 bytes|reserve: base 0+5|write cow 0+4096 bytes|write cow 0+4096 bytes|write cow 4096+16384 bytes|write cow 0+4096 bytes|"
-                + "write base 1+4|progress: 4 of 5 ops, 16384 of 20480 bytes|write cow 0+4096 bytes|write base 0+1|progress: 5 of 5 ops, 20480 of 20480 bytes|"
+            (4, "reserve: cow 0+20480 bytes|reserve: base 0+5|write cow 0+4096 bytes|write cow 0+4096 bytes|write cow 4096+16384 "
+                + "bytes|write cow 0+4096 bytes|"
+                + "write base 1+4|progress: 4 of 5 ops, 16384 of 20480 bytes|write cow 0+4096 bytes|write base 0+1|progress: 5 of 5 ops, "
+                + "20480 of 20480 bytes|"
                 + "write cow 0+4096 bytes"),
             (0, "reserve: cow 0+222 bytes|reserve: base 0+4|write cow 0+222 bytes|write base 3+1|progress: 1 of 5 ops, 4096 of 20480 bytes|"
                 + "write cow 0+222 bytes|write base 2+1|progress: 3 of 5 ops, 12288 of 20480 bytes|write cow 0+222 bytes|write base 1+1|"
-                + "progress: 4 of 5 ops, 16384 of 20480 bytes|write cow 0+222 bytes|write base 0+1|progress: 5 of 5 ops, 20480 of 20480 bytes|write cow 0+222 bytes"),
+                + "progress: 4 of 5 ops, 16384 of 20480 bytes|write cow 0+222 bytes|write base 0+1|progress: 5 of 5 ops, 20480 of 20480 "
+                + "bytes|write cow 0+222 bytes"),
         })
         {
             using RecordedMerge merge = new(Cow(window).Copy(3, 2).Copy(2, 1).Copy(4, 4).Copy(1, 0).Zero(0), 8)
@@ -845,7 +876,8 @@ public sealed class TrafficTests
     /// The requests in short form: a write to the base as its first block, a flush of the base as B, a flush of the COW as C, a hint as H.
     /// </summary>
     private static string Brief(RecordedMerge merge) => string.Join(' ', from request in merge.Requests
-                                                                         where !request.StartsWith("write cow", StringComparison.Ordinal) && !request.StartsWith("read", StringComparison.Ordinal)
+                                                                         where !request.StartsWith("write cow", StringComparison.Ordinal)
+                                                                             && !request.StartsWith("read", StringComparison.Ordinal)
                                                                          select request switch
                                                                          {
                                                                              "flush base" => "B",
@@ -886,7 +918,8 @@ public sealed class TrafficTests
     [InlineData(24577, "B C 0 2 4 6 8 10 12 B 14 C B C")]
     public void Bytes_between_checkpoints_are_counted(int bytes, string expected)
     {
-        using RecordedMerge merge = new(Zeros(0, 16), 16) { Options = s_plain with { CheckpointBytes = bytes }, ArenaBytes = RoomsOf(2), EndAtATime = 1 };
+        using RecordedMerge merge =
+            new(Zeros(0, 16), 16) { Options = s_plain with { CheckpointBytes = bytes }, ArenaBytes = RoomsOf(2), EndAtATime = 1 };
         merge.Run();
         Assert.Equal(expected, Brief(merge));
     }
@@ -898,7 +931,8 @@ public sealed class TrafficTests
     [InlineData(16385, "B C 0 2 4 6 8 10 H 12 14 H B C")]
     public void Bytes_between_hints_are_counted(int bytes, string expected)
     {
-        using RecordedMerge merge = new(Zeros(0, 16), 16) { Options = s_plain with { WriteBackBytes = bytes }, ArenaBytes = RoomsOf(2), EndAtATime = 1 };
+        using RecordedMerge merge =
+            new(Zeros(0, 16), 16) { Options = s_plain with { WriteBackBytes = bytes }, ArenaBytes = RoomsOf(2), EndAtATime = 1 };
         merge.Run();
         Assert.Equal(expected, Brief(merge));
     }
@@ -919,7 +953,8 @@ public sealed class TrafficTests
             Milliseconds = 5000,
             EndAtATime = 1,
         };
-        merge.Seen = line => merge.Milliseconds += line.StartsWith("write base", StringComparison.Ordinal) ? 75 : line.StartsWith("flush", StringComparison.Ordinal) ? 100 : 0;
+        merge.Seen = line => merge.Milliseconds += line.StartsWith("write base", StringComparison.Ordinal) ? 75
+            : line.StartsWith("flush", StringComparison.Ordinal) ? 100 : 0;
         merge.Run();
         Assert.True(expected == Brief(merge), $"something else was seen:\n{Brief(merge)}\n");
     }
@@ -946,7 +981,8 @@ public sealed class TrafficTests
     [Fact]
     public void Failures_are_told_with_device_place_and_op()
     {
-        CowBuilder cow = Cow(3, 8192, CowCompression.Lz4).Copy(0, 2).Copy(1, 3).Xor(5, 5 * 4096, new byte[4096]).Xor(6, 6 * 4096, new byte[4096]).Replace(8, new byte[8192])
+        CowBuilder cow = Cow(3, 8192, CowCompression.Lz4).Copy(0, 2).Copy(1, 3).Xor(5, 5 * 4096, new byte[4096])
+            .Xor(6, 6 * 4096, new byte[4096]).Replace(8, new byte[8192])
             .Replace(10, SmallCases.Random(1, 1));
         string seen = Fails(() => new RecordedMerge(cow, 12) { Options = s_plain with { RequestBytes = 4096 } });
         RecordedMerge.AssertSame("""
@@ -1049,25 +1085,37 @@ public sealed class TrafficTests
     }
 
     [Theory]
-    [InlineData("write base 0+2", "75 stopped at op 2 of 6; the same command goes on from there; B C C C 0 B C; 2 journaled, 2 blocks, 1 checkpoints")]
+    [InlineData("write base 0+2",
+        "75 stopped at op 2 of 6; the same command goes on from there; B C C C 0 B C; 2 journaled, 2 blocks, 1 checkpoints")]
     [InlineData("flush base", "75 stopped at op 0 of 6; the same command goes on from there; B C; 0 journaled, 0 blocks, 0 checkpoints")]
-    [InlineData("locations 0+2", "75 stopped at op 2 of 6; the same command goes on from there; B C C C 0 B C; 2 journaled, 2 blocks, 1 checkpoints")]
-    [InlineData("mark begins at 0", "75 stopped at op 0 of 6; the same command goes on from there; B C; 0 journaled, 0 blocks, 0 checkpoints")]
-    [InlineData("progress: 4 of 6 ops, 16384 of 24576 bytes", "merged; B C C C 0 B C 6 7 C C 2 B C B C; 4 journaled, 6 blocks, 3 checkpoints")]
+    [InlineData("locations 0+2",
+        "75 stopped at op 2 of 6; the same command goes on from there; B C C C 0 B C; 2 journaled, 2 blocks, 1 checkpoints")]
+    [InlineData("mark begins at 0",
+        "75 stopped at op 0 of 6; the same command goes on from there; B C; 0 journaled, 0 blocks, 0 checkpoints")]
+    [InlineData("progress: 4 of 6 ops, 16384 of 24576 bytes",
+        "merged; B C C C 0 B C 6 7 C C 2 B C B C; 4 journaled, 6 blocks, 3 checkpoints")]
     [InlineData("locations 4+0", "merged; B C C C 0 B C 6 7 C C 2 B C B C; 4 journaled, 6 blocks, 3 checkpoints")]
     public void Stop_finishes_what_was_begun_and_says_where_the_next_run_goes_on(string at, string expected)
     {
         using RecordedMerge merge = new(Chain(2, 4).Zero(6).Zero(7), 8) { Options = s_plain, ArenaBytes = 40 << 10 };
         merge.Seen = line => { if (line == at) merge.Stop.Request(); };
         SnapuserdException? e = Record.Exception(() => merge.Run()) as SnapuserdException;
-        string seen = $"{(e is null ? "merged" : $"{(int)e.Code} {e.Message}")}; {Brief(merge)}; {merge.Result!.Journaled} journaled, {merge.Result.Blocks} blocks, {merge.Result.Checkpoints} checkpoints";
+        string seen = $"{(e is null ? "merged" : $"{(int)e.Code} {e.Message}")}; {Brief(merge)}; {merge.Result!.Journaled} journaled, "
+            + $"{merge.Result.Blocks} blocks, {merge.Result.Checkpoints} checkpoints";
         Assert.True(expected == seen, $"something else was seen:\n{seen}\n");
     }
 
     [Theory]
-    [InlineData(0, "75 stopped while checking payloads, at op 0 of 12; nothing was written; mark looked at; checked: 0 of 12 ops, 0 of 49152 bytes; result: 12 ops, 0 before, 0 replayed, 0 journaled; 0 blocks, 0 + 0 bytes, 0 flushes, 0 checkpoints")]
-    [InlineData(1, "75 stopped while checking payloads, at op 8 of 12; nothing was written; mark looked at; checked: 0 of 12 ops, 0 of 49152 bytes; read payload 0+52 bytes; read payload 52+52 bytes; read payload 104+52 bytes; read payload 156+52 bytes; job; checked: 2 of 12 ops, 8192 of 49152 bytes; result: 12 ops, 0 before, 0 replayed, 0 journaled; 0 blocks, 0 + 0 bytes, 0 flushes, 0 checkpoints")]
-    [InlineData(2, "75 stopped while checking payloads, at op 10 of 12; nothing was written; mark looked at; checked: 0 of 12 ops, 0 of 49152 bytes; read payload 0+52 bytes; read payload 52+52 bytes; read payload 104+52 bytes; read payload 156+52 bytes; job; checked: 2 of 12 ops, 8192 of 49152 bytes; read payload 208+52 bytes; job; checked: 4 of 12 ops, 16384 of 49152 bytes; result: 12 ops, 0 before, 0 replayed, 0 journaled; 0 blocks, 0 + 0 bytes, 0 flushes, 0 checkpoints")]
+    [InlineData(0, "75 stopped while checking payloads, at op 0 of 12; nothing was written; mark looked at; checked: 0 of 12 ops, 0 of "
+        + "49152 bytes; result: 12 ops, 0 before, 0 replayed, 0 journaled; 0 blocks, 0 + 0 bytes, 0 flushes, 0 checkpoints")]
+    [InlineData(1,
+        "75 stopped while checking payloads, at op 8 of 12; nothing was written; mark looked at; checked: 0 of 12 ops, 0 of 49152 bytes; "
+        + "read payload 0+52 bytes; read payload 52+52 bytes; read payload 104+52 bytes; read payload 156+52 bytes; job; checked: 2 of 12 "
+        + "ops, 8192 of 49152 bytes; result: 12 ops, 0 before, 0 replayed, 0 journaled; 0 blocks, 0 + 0 bytes, 0 flushes, 0 checkpoints")]
+    [InlineData(2, "75 stopped while checking payloads, at op 10 of 12; nothing was written; mark looked at; checked: 0 of 12 ops, 0 of "
+        + "49152 bytes; read payload 0+52 bytes; read payload 52+52 bytes; read payload 104+52 bytes; read payload 156+52 bytes; job; "
+        + "checked: 2 of 12 ops, 8192 of 49152 bytes; read payload 208+52 bytes; job; checked: 4 of 12 ops, 16384 of 49152 bytes; result: "
+        + "12 ops, 0 before, 0 replayed, 0 journaled; 0 blocks, 0 + 0 bytes, 0 flushes, 0 checkpoints")]
     public void Stop_while_payloads_are_checked_says_how_far_it_came(int checks, string expected)
     {
         CowBuilder cow = Cow(0, 4096, CowCompression.Lz4);
@@ -1087,7 +1135,13 @@ public sealed class TrafficTests
         for (uint i = 0; i < 3; i++) cow.Zero(20 + i);
         for (uint i = 0; i < 12; i++) cow.Replace(i, i % 3 == 0 ? SmallCases.Random(i, 1) : new byte[4096]);
         cow.Zero(30);
-        using RecordedMerge merge = new(cow, 32) { Options = s_plain with { VerifyFirst = true, CheckedOps = 5 }, ArenaBytes = RoomsOf(3), EndAtATime = 1, Only = ["checked", "read", "job"] };
+        using RecordedMerge merge = new(cow, 32)
+        {
+            Options = s_plain with { VerifyFirst = true, CheckedOps = 5 },
+            ArenaBytes = RoomsOf(3),
+            EndAtATime = 1,
+            Only = ["checked", "read", "job"],
+        };
         merge.Expect("""
             checked: 5 of 16 ops, 20480 of 65536 bytes
             read payload 4122+26 bytes
@@ -1152,7 +1206,8 @@ public sealed class TrafficTests
             foreach (uint block in (uint[])[0, 1, 2, 3, 5]) cow.Copy(block, block + 6);
             return cow;
         }
-        using RecordedMerge merge = new(Left(Window(), 6, 0, 5, NaiveMerger.Merge(Window(), old)), 12) { Options = s_plain with { RequestBytes = bytes } };
+        using RecordedMerge merge =
+            new(Left(Window(), 6, 0, 5, NaiveMerger.Merge(Window(), old)), 12) { Options = s_plain with { RequestBytes = bytes } };
         merge.Run();
         Assert.Equal($"B C C {writes} B C", Brief(merge));
     }
@@ -1195,14 +1250,22 @@ public sealed class TrafficTests
     }
 
     [Theory]
-    [InlineData(0, 3, 9UL, 0L, "cow: scratch is marked valid (state 2, num_merge_ops 0), but entry 2 is block 9 at offset 8335 where op 2 (Copy of block 2) is due at offset 8335")]
-    [InlineData(0, 3, 0UL, 1L, "cow: scratch is marked valid (state 2, num_merge_ops 0), but entry 2 is block 0 at offset 8336 where op 2 (Copy of block 2) is due at offset 8335")]
-    [InlineData(2, 5, 9UL, 0L, "cow: scratch is marked valid (state 2, num_merge_ops 2), but entry 2 is block 9 at offset 8335 where op 4 (Copy of block 4) is due at offset 8335")]
-    [InlineData(6, 2, 8UL, 0L, "cow: scratch is marked valid (state 2, num_merge_ops 6), but entry 1 is block 8 at offset 4239 where no op at all is due at offset 4239")]
-    [InlineData(5, 7, 9UL, 0L, "cow: scratch is marked valid (state 2, num_merge_ops 5), but entry 1 is block 9 at offset 4239 where op 6 (Copy of block 6) is due at offset 4239")]
-    [InlineData(5, 2, 9UL, 0L, "cow: scratch is marked valid (state 2, num_merge_ops 5), but entry 2 is block 9 at offset 8335 where no op at all is due at offset 8335")]
-    [InlineData(4, 0, 0UL, 0L, "cow: scratch is marked valid (state 2, num_merge_ops 4), but the list of its entries is empty where op 4 (Copy of block 4) is due at offset 143")]
-    public void Scratch_that_does_not_hold_the_window_at_the_count_is_told_with_the_entry_that_differs(int count, int good, ulong block, long shift, string expected)
+    [InlineData(0, 3, 9UL, 0L, "cow: scratch is marked valid (state 2, num_merge_ops 0), but entry 2 is block 9 at offset 8335 where op 2 "
+        + "(Copy of block 2) is due at offset 8335")]
+    [InlineData(0, 3, 0UL, 1L, "cow: scratch is marked valid (state 2, num_merge_ops 0), but entry 2 is block 0 at offset 8336 where op 2 "
+        + "(Copy of block 2) is due at offset 8335")]
+    [InlineData(2, 5, 9UL, 0L, "cow: scratch is marked valid (state 2, num_merge_ops 2), but entry 2 is block 9 at offset 8335 where op 4 "
+        + "(Copy of block 4) is due at offset 8335")]
+    [InlineData(6, 2, 8UL, 0L, "cow: scratch is marked valid (state 2, num_merge_ops 6), but entry 1 is block 8 at offset 4239 where no op "
+        + "at all is due at offset 4239")]
+    [InlineData(5, 7, 9UL, 0L, "cow: scratch is marked valid (state 2, num_merge_ops 5), but entry 1 is block 9 at offset 4239 where op 6 "
+        + "(Copy of block 6) is due at offset 4239")]
+    [InlineData(5, 2, 9UL, 0L, "cow: scratch is marked valid (state 2, num_merge_ops 5), but entry 2 is block 9 at offset 8335 where no op "
+        + "at all is due at offset 8335")]
+    [InlineData(4, 0, 0UL, 0L, "cow: scratch is marked valid (state 2, num_merge_ops 4), but the list of its entries is empty where op 4 "
+        + "(Copy of block 4) is due at offset 143")]
+    public void Scratch_that_does_not_hold_the_window_at_the_count_is_told_with_the_entry_that_differs(int count, int good, ulong block,
+        long shift, string expected)
     {
         ScratchLayout layout = new(78, (uint)SmallCases.ScratchFor(3));
         CowBuilder cow = ChainFrom(3, 7, (ulong)count);
@@ -1214,7 +1277,8 @@ public sealed class TrafficTests
             {
                 if (count + i > good) continue;
                 BitConverter.TryWriteBytes(file.AsSpan((int)layout.EntryOffset(i)), count + i == good - 1 ? block : (ulong)(count + i));
-                BitConverter.TryWriteBytes(file.AsSpan((int)layout.EntryOffset(i) + 8), layout.SlotOffset(i) + (count + i == good - 1 ? shift : 0));
+                BitConverter.TryWriteBytes(file.AsSpan((int)layout.EntryOffset(i) + 8),
+                    layout.SlotOffset(i) + (count + i == good - 1 ? shift : 0));
             }
             if (good == 2 && count >= 5)
             {

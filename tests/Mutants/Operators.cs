@@ -169,7 +169,8 @@ public sealed partial class Operators
     private void RemoveFlush(InvocationExpressionSyntax call)
     {
         if (!IsFlush(call)
-            || call.Parent is ExpressionStatementSyntax or AssignmentExpressionSyntax { Left: IdentifierNameSyntax { Identifier.Text: "_" } })
+            || call.Parent is ExpressionStatementSyntax
+                or AssignmentExpressionSyntax { Left: IdentifierNameSyntax { Identifier.Text: "_" } })
             return;
         if (_model.GetTypeInfo(call).Type is not { SpecialType: not SpecialType.System_Void } type) return;
         // Without the call, its out variables still need a value.

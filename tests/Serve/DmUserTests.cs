@@ -30,7 +30,8 @@ public sealed class DmUserTests
         {
             try
             {
-                for (int round = 0; round == 0 || !Volatile.Read(ref stop); round++) Compare(service.Peer, channel, target, seed: (channel * 1000) + round, reads: 20);
+                for (int round = 0; round == 0 || !Volatile.Read(ref stop); round++)
+                    Compare(service.Peer, channel, target, seed: (channel * 1000) + round, reads: 20);
             }
             catch (Exception e)
             {
@@ -69,7 +70,8 @@ public sealed class DmUserTests
             int sectors = random.Next(3) switch { 0 => random.Next(1, 8), 1 => random.Next(1, 256), _ => random.Next(1, 2048) };
             int sector = random.Next(0, (target.Length / 512) - sectors + 1);
             byte[]? data = peer.Read(channel, (ulong)i, (ulong)sector, sectors * 512);
-            Assert.True(target.AsSpan(sector * 512, sectors * 512).SequenceEqual(data), $"{sectors} sectors at {sector}, seed {seed}, read {i}");
+            Assert.True(target.AsSpan(sector * 512, sectors * 512).SequenceEqual(data),
+                $"{sectors} sectors at {sector}, seed {seed}, read {i}");
         }
     }
 
@@ -110,7 +112,8 @@ public sealed class DmUserTests
         using Service service = new(fixture, channels: 1, partBytes: 64 << 10);
         foreach (int bytes in new[] { 512, 4096, 300_032 })
         {
-            Assert.Equal(DmUser.DM_USER_RESP_ERROR, service.Peer.Other(0, 1, DmUser.DM_USER_REQ_MAP_WRITE, (ulong)bytes, Enumerable.Repeat((byte)0xee, bytes).ToArray()));
+            Assert.Equal(DmUser.DM_USER_RESP_ERROR,
+                service.Peer.Other(0, 1, DmUser.DM_USER_REQ_MAP_WRITE, (ulong)bytes, Enumerable.Repeat((byte)0xee, bytes).ToArray()));
             Assert.True(Golden.New.AsSpan(4096, 4096).SequenceEqual(service.Peer.Read(0, 2, 8, 4096)));
         }
         Assert.Equal(1, service.Peer.Opened);
@@ -124,7 +127,8 @@ public sealed class DmUserTests
         using Service service = new(fixture, channels: 1);
         Assert.Equal(DmUser.DM_USER_RESP_SUCCESS, service.Peer.Other(0, 1, DmUser.DM_USER_REQ_MAP_FLUSH, 0));
         Assert.Equal(DmUser.DM_USER_RESP_SUCCESS, service.Peer.Other(0, 2, DmUser.DM_USER_REQ_MAP_WRITE, 0));
-        foreach (ulong type in new[] { DmUser.DM_USER_REQ_MAP_DISCARD, DmUser.DM_USER_REQ_MAP_SECURE_ERASE, DmUser.DM_USER_REQ_MAP_WRITE_SAME, DmUser.DM_USER_REQ_MAP_WRITE_ZEROES, 7ul, ulong.MaxValue })
+        foreach (ulong type in new[] { DmUser.DM_USER_REQ_MAP_DISCARD, DmUser.DM_USER_REQ_MAP_SECURE_ERASE,
+            DmUser.DM_USER_REQ_MAP_WRITE_SAME, DmUser.DM_USER_REQ_MAP_WRITE_ZEROES, 7ul, ulong.MaxValue })
             Assert.Equal(DmUser.DM_USER_RESP_UNSUPPORTED, service.Peer.Other(0, 3, type, ulong.MaxValue));
         Assert.NotNull(service.Peer.Read(0, 4, 0, 512));
     }
@@ -135,7 +139,8 @@ public sealed class DmUserTests
         using ViewFixture fixture = new(Golden.Cow(Vector), Golden.Old);
         using Service service = new(fixture, channels: 1);
         ulong sectors = (ulong)Golden.New.Length / 512;
-        (ulong Sector, ulong Bytes)[] beyond = [(sectors, 512), (sectors - 1, 1024), (0, ulong.MaxValue), (0, (ulong)Golden.New.Length + 512), (ulong.MaxValue / 512, 512), (1ul << 55, 512), (ulong.MaxValue, 0)];
+        (ulong Sector, ulong Bytes)[] beyond = [(sectors, 512), (sectors - 1, 1024), (0, ulong.MaxValue),
+            (0, (ulong)Golden.New.Length + 512), (ulong.MaxValue / 512, 512), (1ul << 55, 512), (ulong.MaxValue, 0)];
         foreach ((ulong sector, ulong bytes) in beyond)
         {
             service.Peer.Ask(0, 9, DmUser.DM_USER_REQ_MAP_READ, sector, bytes);
@@ -267,7 +272,8 @@ public sealed class DmUserTests
             Assert.Equal(threads, service.Peer.Opened);
             Assert.NotNull(service.Peer.Read(threads - 1, 1, 1, 1 << 20));
         }
-        SnapuserdException refused = Assert.Throws<SnapuserdException>(() => new Service(fixture, channels: 4, memoryBytes: one - 1, count: 4));
+        SnapuserdException refused =
+            Assert.Throws<SnapuserdException>(() => new Service(fixture, channels: 4, memoryBytes: one - 1, count: 4));
         Assert.Equal(ExitCode.OutOfResources, refused.Code);
     }
 
@@ -323,7 +329,8 @@ public sealed class DmUserTests
     {
         private readonly WakeUp _wakeUp = new();
 
-        internal Service(ViewFixture fixture, int channels, int spare = 0, int partBytes = 1 << 20, int type = DmUserPeer.Stream, int? memoryBytes = null, int? count = null, int patience = 100)
+        internal Service(ViewFixture fixture, int channels, int spare = 0, int partBytes = 1 << 20, int type = DmUserPeer.Stream,
+            int? memoryBytes = null, int? count = null, int patience = 100)
         {
             Peer = new DmUserPeer(channels + spare, type);
             DmUserOptions options = new()

@@ -154,7 +154,8 @@ internal sealed class FakeMapper : IMapperDriver
                 string parameters = Text(message[352..]);
                 if (BusyLoads > 0 && BusyLoads-- > 0) return -Errno.EBUSY;
                 if (Claimed.Contains(parameters.Split(' ')[0])) return -Errno.EBUSY;
-                (device.Inactive, device.InactiveSectors, device.InactiveReadOnly) = (parameters, (long)MemoryMarshal.Read<ulong>(message[320..]), (flags & DM_READONLY_FLAG) != 0);
+                (device.Inactive, device.InactiveSectors, device.InactiveReadOnly) =
+                    (parameters, (long)MemoryMarshal.Read<ulong>(message[320..]), (flags & DM_READONLY_FLAG) != 0);
                 return 0;
             case DM_TABLE_CLEAR:
                 device.Inactive = null;
@@ -167,7 +168,9 @@ internal sealed class FakeMapper : IMapperDriver
                     device.Inactive = null;
                     return -Errno.EINVAL;
                 }
-                if (device.Inactive != null) (device.Active, device.ActiveSectors, device.ActiveReadOnly, device.Inactive) = (device.Inactive, device.InactiveSectors, device.InactiveReadOnly, null);
+                if (device.Inactive != null)
+                    (device.Active, device.ActiveSectors, device.ActiveReadOnly, device.Inactive) =
+                        (device.Inactive, device.InactiveSectors, device.InactiveReadOnly, null);
                 device.Suspended = false;
                 return 0;
             case DM_DEV_REMOVE:

@@ -87,10 +87,20 @@ internal sealed class FakeUblk : IUblkDriver
     internal bool Exists => _exists;
 
     /// <summary>Creates a device as a dead server leaves it.</summary>
-    internal void Leave(ushort state, int process, ulong serverFlags, ulong sectors, int queues = 1, int depth = 16, bool[]? recorded = null)
+    internal void Leave(ushort state, int process, ulong serverFlags, ulong sectors, int queues = 1, int depth = 16,
+        bool[]? recorded = null)
     {
         _exists = true;
-        _info = new UblksrvCtrlDevInfo { State = state, Pid = process, ServerFlags = serverFlags, NrHwQueues = (ushort)queues, QueueDepth = (ushort)depth, MaxIoBufBytes = 64 << 10, Flags = AllFeatures };
+        _info = new UblksrvCtrlDevInfo
+        {
+            State = state,
+            Pid = process,
+            ServerFlags = serverFlags,
+            NrHwQueues = (ushort)queues,
+            QueueDepth = (ushort)depth,
+            MaxIoBufBytes = 64 << 10,
+            Flags = AllFeatures,
+        };
         _params = new UblkParams { Len = 112, Types = UBLK_PARAM_TYPE_BASIC, Basic = new UblkParamBasic { DevSectors = sectors } };
         MakeTags();
         _recorded = recorded ?? [.. Enumerable.Repeat(true, queues)];
@@ -136,7 +146,9 @@ internal sealed class FakeUblk : IUblkDriver
                 Note(command == UBLK_U_CMD_START_DEV ? "start" : "recovered");
                 lock (_gate)
                 {
-                    foreach (Tag tag in _tags) if (tag.State != TagState.Active) Faults.Enqueue($"started, but tag {tag.Number} of queue {tag.Queue} is {tag.State}");
+                    foreach (Tag tag in _tags)
+                        if (tag.State != TagState.Active)
+                            Faults.Enqueue($"started, but tag {tag.Number} of queue {tag.Queue} is {tag.State}");
                 }
                 if (!IsCharacterDeviceOpen) Faults.Enqueue("started, but the character device is closed");
                 if (data == 0) return -Errno.EINVAL;
@@ -152,7 +164,9 @@ internal sealed class FakeUblk : IUblkDriver
                 lock (_gate)
                 {
                     // Closing a ring gives all of its tags back, but this fake does not see that.
-                    foreach (Tag tag in _tags) if (!_givenUp && tag.State is (TagState.Active or TagState.Given or TagState.Aborting)) Faults.Enqueue($"deleted, but tag {tag.Number} of queue {tag.Queue} is {tag.State}");
+                    foreach (Tag tag in _tags)
+                        if (!_givenUp && tag.State is (TagState.Active or TagState.Given or TagState.Aborting))
+                            Faults.Enqueue($"deleted, but tag {tag.Number} of queue {tag.Queue} is {tag.State}");
                 }
                 if (IsCharacterDeviceOpen) Faults.Enqueue("deleted, but the character device is open");
                 _exists = false;
@@ -171,7 +185,9 @@ internal sealed class FakeUblk : IUblkDriver
             // Every attempt has its own rings.
             if (_rings.Count < _recorded.Length + _refusedMaps) Faults.Enqueue("recovery was started before every queue had its memory");
             if (!_recorded.Contains(true)) return -Errno.EINVAL;
-            if (_recorded.Contains(false)) Faults.Enqueue("recovery was started with a queue that has fetched and one that has not: the kernel follows a null pointer");
+            if (_recorded.Contains(false))
+                Faults.Enqueue(
+                    "recovery was started with a queue that has fetched and one that has not: the kernel follows a null pointer");
             _recorded = new bool[_recorded.Length];
             MappedByDead = false;
             foreach (Tag tag in _tags) tag.State = TagState.Unfetched;
@@ -201,7 +217,8 @@ internal sealed class FakeUblk : IUblkDriver
             if (_recorded.Contains(false)) Faults.Enqueue($"queue {queue} mapped its requests before every queue has fetched");
             if (MappedByDead) _refusedMaps++;
         }
-        return MappedByDead ? -Errno.EINVAL : MappedMemory.MapShared(fd, DescriptorOffset(queue, Sizes.SystemPage), DescriptorLength(depth, Sizes.SystemPage), out descriptors);
+        return MappedByDead ? -Errno.EINVAL : MappedMemory.MapShared(fd, DescriptorOffset(queue, Sizes.SystemPage),
+            DescriptorLength(depth, Sizes.SystemPage), out descriptors);
     }
 
     public bool IsHeld(int id) => Held;
@@ -235,7 +252,8 @@ internal sealed class FakeUblk : IUblkDriver
         if (_refusedMaps > 0) _ = SpinWait.SpinUntil(() => { lock (_gate) return _log.Contains("recover"); }, 100);
         lock (_gate) _rings.Add(kernel);
         Assert.Equal(0, MappedMemory.Map(Sizes.SystemPage, out MappedMemory? buffer));
-        return new RingQueue(null, new Ring(kernel.Memory, kernel), BlockDevice.Descriptors(devices), arena, wakeUp, buffer!, depth, fixedBuffer: false);
+        return new RingQueue(null, new Ring(kernel.Memory, kernel), BlockDevice.Descriptors(devices), arena, wakeUp, buffer!, depth,
+            fixedBuffer: false);
     }
 
     /// <summary>Hands a request to the server once a tag is free. Returns without waiting for the answer.</summary>
@@ -253,7 +271,8 @@ internal sealed class FakeUblk : IUblkDriver
                     Tag tag = _tags[index];
                     _next = (index + 1) % _tags.Length;
                     UblksrvIoDesc request = new() { OpFlags = op, NrSectors = (uint)sectors, StartSector = (ulong)sector };
-                    _ = Libc.PWrite(_fd, MemoryMarshal.AsBytes(new ReadOnlySpan<UblksrvIoDesc>(in request)), DescriptorOffset(tag.Queue, Sizes.SystemPage) + (tag.Number * 24));
+                    _ = Libc.PWrite(_fd, MemoryMarshal.AsBytes(new ReadOnlySpan<UblksrvIoDesc>(in request)),
+                        DescriptorOffset(tag.Queue, Sizes.SystemPage) + (tag.Number * 24));
                     tag.Result = new TaskResult { Queue = tag.Queue, Tag = tag.Number };
                     tag.State = TagState.Given;
                     tag.Error = 0;
@@ -312,7 +331,11 @@ internal sealed class FakeUblk : IUblkDriver
     private void MakeTags()
     {
         _recorded = new bool[_info.NrHwQueues];
-        _tags = [.. Enumerable.Range(0, _info.NrHwQueues * _info.QueueDepth).Select(i => new Tag { Queue = i / _info.QueueDepth, Number = i % _info.QueueDepth })];
+        _tags =
+        [
+            .. Enumerable.Range(0, _info.NrHwQueues * _info.QueueDepth)
+                .Select(i => new Tag { Queue = i / _info.QueueDepth, Number = i % _info.QueueDepth }),
+        ];
     }
 
     private int Enter(FakeRingKernel ring, uint submit, uint complete, WakeUp wakeUp)
@@ -405,5 +428,6 @@ internal sealed class FakeUblk : IUblkDriver
     }
 
     private static bool HasSysAdmin() =>
-        File.ReadLines("/proc/thread-self/status").First(line => line.StartsWith("CapEff:", StringComparison.Ordinal)) is { } line && (Convert.ToUInt64(line[7..].Trim(), 16) >> 21 & 1) != 0;
+        File.ReadLines("/proc/thread-self/status").First(line => line.StartsWith("CapEff:", StringComparison.Ordinal)) is { } line
+        && (Convert.ToUInt64(line[7..].Trim(), 16) >> 21 & 1) != 0;
 }

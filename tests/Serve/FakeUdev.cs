@@ -83,7 +83,8 @@ internal sealed class FakeUdev : IUdev
         Assert.Equal(0x0040u, number >> 16);
         _busyUntil = Milliseconds + BusyFor;
         // The program that the udev rule calls interprets a cookie of 0 as flags only.
-        if (Runs && AnswersAfter >= 0 && (number & 0xffff) != 0) _answers.Add((Milliseconds + AnswersAfter, 0x0d4d0000 | (int)(number & 0xffff)));
+        if (Runs && AnswersAfter >= 0 && (number & 0xffff) != 0)
+            _answers.Add((Milliseconds + AnswersAfter, 0x0d4d0000 | (int)(number & 0xffff)));
     }
 
     public int CreateSemaphores(int key, int count)

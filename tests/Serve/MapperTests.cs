@@ -66,7 +66,8 @@ public sealed class MapperTests
     [InlineData(1, 0u, "linear", "", "linear", 0u, 0u, 0L)]
     [InlineData(1, DM_BUFFER_FULL_FLAG, "linear", "259:7 0", "several", 0u, 0u, 0L)]
     [InlineData(2, 0u, "linear", "259:7 0", "several", 0u, 0u, 0L)]
-    public void Tables_are_read_and_only_one_line_of_linear_is_understood(int lines, uint flags, string type, string parameters, string readType, uint major, uint minor, long start)
+    public void Tables_are_read_and_only_one_line_of_linear_is_understood(int lines, uint flags, string type, string parameters,
+        string readType, uint major, uint minor, long start)
     {
         byte[] message = new byte[1024];
         MapperMessage.Write(message, "x", flags);
@@ -131,7 +132,8 @@ public sealed class MapperTests
         using MappedDevice device = MappedDevice.Open("root", kernel);
         Assert.False(device.Exists);
         device.StandOn(s_served);
-        Assert.Equal((Served, 2048L, true, "SNAPUSERD-root"), (Ours(kernel).Active, Ours(kernel).ActiveSectors, Ours(kernel).ActiveReadOnly, Ours(kernel).Uuid));
+        Assert.Equal((Served, 2048L, true, "SNAPUSERD-root"),
+            (Ours(kernel).Active, Ours(kernel).ActiveSectors, Ours(kernel).ActiveReadOnly, Ours(kernel).Uuid));
         Assert.Equal((FakeMapper.Major, 0u), kernel.Nodes["root"]);
         Assert.True(s_served.IsUnder(device.Table));
         Ours(kernel).Open = 1;
@@ -313,7 +315,8 @@ public sealed class MapperTests
         device.StandOn(s_served);
         kernel.Claimed.Add("254:3");
         kernel.Commands.Clear();
-        Assert.Equal("76 /dev/mapper/root cannot be put on /dev/vda3: that is in use: mounted, mapped, or held by another program (EBUSY)", Says(() => device.StandOn(s_base)));
+        Assert.Equal("76 /dev/mapper/root cannot be put on /dev/vda3: that is in use: mounted, mapped, or held by another program (EBUSY)",
+            Says(() => device.StandOn(s_base)));
         Assert.Equal((500, 501), (kernel.Pauses, kernel.Commands.Count(command => command == DM_TABLE_LOAD)));
         Ours(kernel).Open = 1;
         kernel.Commands.Clear();
@@ -355,12 +358,14 @@ public sealed class MapperTests
         StandOn(kernel, s_base);
         Assert.Equal((Base, 21), (Ours(kernel).Active, kernel.Commands.Count(command => command == DM_TABLE_LOAD)));
         kernel.Interruptions = 21;
-        Assert.StartsWith("69 /dev/mapper/root cannot be put on /dev/ublkb0: ", Says(() => StandOn(kernel, s_served)), StringComparison.Ordinal);
+        Assert.StartsWith("69 /dev/mapper/root cannot be put on /dev/ublkb0: ", Says(() => StandOn(kernel, s_served)),
+            StringComparison.Ordinal);
         kernel.Interruptions = 0;
         // A resume that fails with another error is not retried, and its table is cleared.
         kernel.Refuse = command => command == DM_DEV_SUSPEND ? -Errno.ENOMEM : 0;
         kernel.Commands.Clear();
-        Assert.StartsWith("71 /dev/mapper/root cannot be put on /dev/ublkb0: ", Says(() => StandOn(kernel, s_served)), StringComparison.Ordinal);
+        Assert.StartsWith("71 /dev/mapper/root cannot be put on /dev/ublkb0: ", Says(() => StandOn(kernel, s_served)),
+            StringComparison.Ordinal);
         Assert.Equal(1, kernel.Commands.Count(command => command == DM_TABLE_LOAD));
         Assert.Equal((Base, null), (Ours(kernel).Active, Ours(kernel).Inactive));
         // A resume that succeeds without a table, because another process cleared it, is not retried forever.
@@ -370,7 +375,8 @@ public sealed class MapperTests
             return 0;
         };
         kernel.Commands.Clear();
-        Assert.StartsWith("69 /dev/mapper/root cannot be put on /dev/ublkb0: ", Says(() => StandOn(kernel, s_served)), StringComparison.Ordinal);
+        Assert.StartsWith("69 /dev/mapper/root cannot be put on /dev/ublkb0: ", Says(() => StandOn(kernel, s_served)),
+            StringComparison.Ordinal);
         Assert.Equal(21, kernel.Commands.Count(command => command == DM_TABLE_LOAD));
     }
 
@@ -381,7 +387,11 @@ public sealed class MapperTests
     [InlineData(DM_DEV_SUSPEND, "cannot be put on /dev/ublkb0")]
     public void Refusals_of_a_new_device_say_what_failed_and_leave_nothing(uint refused, string what)
     {
-        foreach ((int errno, int code) in new[] { (Errno.EPERM, 77), (Errno.EACCES, 77), (Errno.EROFS, 77), (Errno.ENOMEM, 71), (Errno.EMFILE, 71), (Errno.ENFILE, 71), (Errno.ENOSPC, 71), (Errno.EEXIST, 76), (Errno.ENODEV, 66), (Errno.ENOENT, 66), (Errno.ENOTTY, 69), (Errno.EIO, 74) })
+        foreach ((int errno, int code) in new[]
+        {
+            (Errno.EPERM, 77), (Errno.EACCES, 77), (Errno.EROFS, 77), (Errno.ENOMEM, 71), (Errno.EMFILE, 71), (Errno.ENFILE, 71),
+            (Errno.ENOSPC, 71), (Errno.EEXIST, 76), (Errno.ENODEV, 66), (Errno.ENOENT, 66), (Errno.ENOTTY, 69), (Errno.EIO, 74),
+        })
         {
             FakeMapper kernel = new() { Refuse = command => command == refused ? -errno : 0 };
             Assert.Equal($"{code} /dev/mapper/root {what}: {ErrnoText.Of(-errno)}", Says(() => StandOn(kernel, s_served)));
@@ -390,7 +400,8 @@ public sealed class MapperTests
             Assert.Equal(1, kernel.Disposals);
         }
         FakeMapper invalid = new() { Refuse = command => command == refused ? -Errno.EINVAL : 0 };
-        Assert.Equal($"69 /dev/mapper/root {what}: {ErrnoText.Of(-Errno.EINVAL)}; the kernel's log says more", Says(() => StandOn(invalid, s_served)));
+        Assert.Equal($"69 /dev/mapper/root {what}: {ErrnoText.Of(-Errno.EINVAL)}; the kernel's log says more",
+            Says(() => StandOn(invalid, s_served)));
         Assert.Empty(invalid.Devices);
     }
 
@@ -467,12 +478,14 @@ public sealed class MapperTests
     {
         FakeMapper kernel = new();
         Assert.Null(MapperNames.Find(kernel, ["system"]));
-        foreach (string name in (string[])["vendor", "system-verity", "system"]) kernel.Devices[name] = new FakeMapper.Device { Minor = (uint)kernel.Devices.Count };
+        foreach (string name in (string[])["vendor", "system-verity", "system"])
+            kernel.Devices[name] = new FakeMapper.Device { Minor = (uint)kernel.Devices.Count };
         Assert.Equal(1u, MapperNames.Find(kernel, ["vroot", "system-verity", "system"]));
         Assert.Equal(0u, MapperNames.Find(kernel, ["vendor"]));
         Assert.Null(MapperNames.Find(kernel, ["syste", "system-"]));
         // More names than fit into the first message.
-        foreach (int number in Enumerable.Range(3, 500)) kernel.Devices[$"a-rather-long-name-of-a-logical-volume-{number}"] = new FakeMapper.Device { Minor = (uint)number };
+        foreach (int number in Enumerable.Range(3, 500))
+            kernel.Devices[$"a-rather-long-name-of-a-logical-volume-{number}"] = new FakeMapper.Device { Minor = (uint)number };
         Assert.Equal(502u, MapperNames.Find(kernel, ["a-rather-long-name-of-a-logical-volume-502"]) is { } minor ? minor : 0);
     }
 }

@@ -22,7 +22,11 @@ internal sealed class NbdClient : IDisposable
 
     internal NbdClient(string path)
     {
-        _socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified) { ReceiveTimeout = LongestWait, SendTimeout = LongestWait };
+        _socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified)
+        {
+            ReceiveTimeout = LongestWait,
+            SendTimeout = LongestWait,
+        };
         _socket.Connect(new UnixDomainSocketEndPoint(path));
     }
 
@@ -104,7 +108,8 @@ internal sealed class NbdClient : IDisposable
     internal OptionReply TakeOptionReply()
     {
         byte[] head = Take(20);
-        if (BinaryPrimitives.ReadUInt64BigEndian(head) != 0x3e889045565a9) throw new InvalidOperationException("an option reply without its magic");
+        if (BinaryPrimitives.ReadUInt64BigEndian(head) != 0x3e889045565a9)
+            throw new InvalidOperationException("an option reply without its magic");
         return new OptionReply(Read32(head, 8), Read32(head, 12), Take((int)Read32(head, 16)));
     }
 
@@ -120,7 +125,8 @@ internal sealed class NbdClient : IDisposable
         return request;
     }
 
-    internal void SendRequest(ushort type, ulong cookie, ulong offset, uint length, ushort flags = 0) => Send(Request(type, cookie, offset, length, flags));
+    internal void SendRequest(ushort type, ulong cookie, ulong offset, uint length, ushort flags = 0) =>
+        Send(Request(type, cookie, offset, length, flags));
 
     /// <summary>One simple reply or chunk. A simple reply without an error has <paramref name="length"/> bytes of data.</summary>
     internal NbdReply TakeReply(int length = 0)
@@ -135,7 +141,8 @@ internal sealed class NbdClient : IDisposable
         if (magic != 0x668e33ef) throw new InvalidOperationException($"a reply with the magic 0x{magic:x8}");
         ushort flags = BinaryPrimitives.ReadUInt16BigEndian(head.AsSpan(4)), type = BinaryPrimitives.ReadUInt16BigEndian(head.AsSpan(6));
         byte[] payload = Take((int)Read32(Take(4), 0));
-        return new NbdReply(BinaryPrimitives.ReadUInt64BigEndian(head.AsSpan(8)), (type & 0x8000) != 0 ? Read32(payload, 0) : 0, type, (flags & 1) != 0, payload);
+        return new NbdReply(BinaryPrimitives.ReadUInt64BigEndian(head.AsSpan(8)), (type & 0x8000) != 0 ? Read32(payload, 0) : 0, type,
+            (flags & 1) != 0, payload);
     }
 
     /// <summary>Reads with the negotiated kind of reply; throws on an error.</summary>

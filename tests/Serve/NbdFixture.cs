@@ -16,7 +16,8 @@ internal sealed class NbdFixture : IDisposable
     private readonly TempFolder _folder = new();
     private readonly WakeUp _wakeUp = new();
 
-    internal NbdFixture(string name = Zstd, NbdOptions? options = null) : this(new ViewFixture(Golden.Cow(name), Golden.Old), Golden.New, options)
+    internal NbdFixture(string name = Zstd, NbdOptions? options = null)
+        : this(new ViewFixture(Golden.Cow(name), Golden.Old), Golden.New, options)
     {
     }
 
@@ -59,10 +60,12 @@ internal sealed class NbdFixture : IDisposable
     internal (long Offset, int Length) Damage()
     {
         CowFile cow = View.View.Cow;
-        CowOp op = Enumerable.Range(0, cow.OpCount).Select(i => cow[i]).Last(o => o.Type == CowOpType.Replace && !cow.IsRaw(o) && o.NewBlock > 512);
+        CowOp op = Enumerable.Range(0, cow.OpCount).Select(i => cow[i])
+            .Last(o => o.Type == CowOpType.Replace && !cow.IsRaw(o) && o.NewBlock > 512);
         byte[] junk = new byte[op.DataLength];
         Array.Fill(junk, (byte)0xff);
-        using var file = new System.IO.FileStream(View.Devices[0].Path, System.IO.FileMode.Open, System.IO.FileAccess.Write, System.IO.FileShare.ReadWrite);
+        using var file = new System.IO.FileStream(View.Devices[0].Path, System.IO.FileMode.Open, System.IO.FileAccess.Write,
+            System.IO.FileShare.ReadWrite);
         file.Position = op.DataOffset;
         file.Write(junk);
         return ((long)op.NewBlock * CowOp.BlockSize, op.UnitBytes);
@@ -74,7 +77,13 @@ internal sealed class NbdFixture : IDisposable
         Random random = new(seed);
         for (int i = 0; i < reads; i++)
         {
-            int length = random.Next(4) switch { 0 => random.Next(1, 512), 1 => 4096, 2 => random.Next(1, 256 << 10), _ => random.Next(1, 2 << 20) };
+            int length = random.Next(4) switch
+            {
+                0 => random.Next(1, 512),
+                1 => 4096,
+                2 => random.Next(1, 256 << 10),
+                _ => random.Next(1, 2 << 20),
+            };
             int offset = random.Next(0, Target.Length - length + 1);
             if (!Target.AsSpan(offset, length).SequenceEqual(client.Read(offset, length, structured)))
                 throw new InvalidOperationException($"{length} bytes at {offset} differ; seed {seed}, read {i}; {View.Failure}");

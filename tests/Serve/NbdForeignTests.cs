@@ -24,7 +24,9 @@ public sealed class NbdForeignTests
         Assert.Contains("newstyle-fixed", text, StringComparison.Ordinal);
         Assert.Contains("structured packets", text, StringComparison.Ordinal);
         Assert.Contains("export=\"system\"", text, StringComparison.Ordinal);
-        foreach (string line in (string[])[$"export-size: {fixture.Target.Length} ", "is_read_only: true", "can_multi_conn: true", "can_df: true", "can_flush: true", "can_trim: false", "block_size_minimum: 1", "block_size_preferred: 4096", "block_size_maximum: 33554432"])
+        foreach (string line in (string[])[$"export-size: {fixture.Target.Length} ", "is_read_only: true", "can_multi_conn: true",
+            "can_df: true",
+            "can_flush: true", "can_trim: false", "block_size_minimum: 1", "block_size_preferred: 4096", "block_size_maximum: 33554432"])
             Assert.Contains(line, text, StringComparison.Ordinal);
         Assert.Equal($"{fixture.Target.Length}\n", Run("nbdinfo", "--size", $"nbd+unix:///system?socket={fixture.Path}"));
         Assert.NotEqual(0, Binary.RunProgram("nbdinfo", [$"nbd+unix:///other?socket={fixture.Path}"]).ExitCode);
@@ -65,7 +67,8 @@ public sealed class NbdForeignTests
         // all of it is one chain of copies, journaled window by window. Every 16th block is new data.
         const int blocks = 4096;
         byte[] target = new byte[blocks * BlockBytes], old = new byte[target.Length];
-        for (long at = 0; at < target.Length; at += sizeof(long)) BinaryPrimitives.WriteInt64LittleEndian(target.AsSpan((int)at), at & -BlockBytes);
+        for (long at = 0; at < target.Length; at += sizeof(long))
+            BinaryPrimitives.WriteInt64LittleEndian(target.AsSpan((int)at), at & -BlockBytes);
         target.AsSpan(0, target.Length - BlockBytes).CopyTo(old.AsSpan(BlockBytes));
         CowBuilder builder = new() { Compression = CowCompression.Lz4 };
         for (uint n = 0; n < blocks; n++)
@@ -82,7 +85,8 @@ public sealed class NbdForeignTests
 
         string[] fio =
         [
-            "--name=view", "--ioengine=nbd", $"--uri={fixture.Uri}", "--rw=randread", "--bs=4k", $"--size={target.Length}", "--iodepth=16", "--readonly", "--loops=2",
+            "--name=view", "--ioengine=nbd", $"--uri={fixture.Uri}", "--rw=randread", "--bs=4k", $"--size={target.Length}", "--iodepth=16",
+            "--readonly", "--loops=2",
             "--verify=pattern", "--verify_pattern=%o", "--verify_fatal=1", "--randseed=1", "--output-format=terse",
         ];
         Beside(fixture, throttle, "fio", fio);

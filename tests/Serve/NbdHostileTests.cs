@@ -102,7 +102,8 @@ public sealed class NbdHostileTests
         fixture.Server.CheckTimes();
         Until(() => fixture.Server.Connections == 1 + slow.Count, "clients that owe a handshake or do not read are dropped");
         Assert.Equal(silent.Count + deaf.Count, fixture.Reports.Count);
-        Assert.Equal(silent.Count, fixture.Reports.Count(r => r.Contains("not finish the handshake within 30 s", StringComparison.Ordinal)));
+        Assert.Equal(silent.Count,
+            fixture.Reports.Count(r => r.Contains("not finish the handshake within 30 s", StringComparison.Ordinal)));
         Assert.Equal(deaf.Count, fixture.Reports.Count(r => r.Contains("read nothing of its answers for 30 s", StringComparison.Ordinal)));
         foreach (NbdClient client in silent) client.Drain();
         Read(idle, 3);
@@ -382,8 +383,8 @@ public sealed class NbdHostileTests
     [Fact]
     public void Client_that_comes_after_one_has_left_is_not_turned_away()
     {
-        // The report comes from the accepting thread after it has seen that every slot is taken and before it waits for clients. In between,
-        // one client leaves and another one connects.
+        // The report comes from the accepting thread after it has seen that every slot is taken and before it waits for clients. In
+        // between, one client leaves and another one connects.
         using NbdFixture fixture = Fixture();
         string path = fixture.Path + "2";
         NbdServer? server = null;

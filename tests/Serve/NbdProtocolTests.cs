@@ -241,8 +241,10 @@ public sealed class NbdProtocolTests
         using NbdFixture fixture = new(options: new NbdOptions { ThreadsPerConnection = 1 });
         byte[] session =
         [
-            .. NbdClient.Big32(3), .. NbdClient.Option(4711, "abc"u8), .. structured ? NbdClient.Option(8) : [], .. NbdClient.Option(7, NbdClient.Info("", [3])),
-            .. NbdClient.Request(0, 1, 12345, 6789), .. NbdClient.Request(1, 2, 0, 3), 1, 2, 3, .. NbdClient.Request(3, 3, 0, 0), .. NbdClient.Request(0, 4, 1 << 20, 300_000),
+            .. NbdClient.Big32(3), .. NbdClient.Option(4711, "abc"u8), .. structured ? NbdClient.Option(8) : [],
+            .. NbdClient.Option(7, NbdClient.Info("", [3])),
+            .. NbdClient.Request(0, 1, 12345, 6789), .. NbdClient.Request(1, 2, 0, 3), 1, 2, 3, .. NbdClient.Request(3, 3, 0, 0),
+            .. NbdClient.Request(0, 4, 1 << 20, 300_000),
             .. NbdClient.Request(2, 5, 0, 0),
         ];
         using NbdClient split = new(fixture.Path);
@@ -298,7 +300,8 @@ public sealed class NbdProtocolTests
         Assert.Equal(data, BinaryPrimitives.ReadInt64BigEndian(chunk.Payload.AsSpan(6)));
         Assert.InRange(bad, data - length, data + (256 << 10));
 
-        Assert.True(fixture.Target.AsSpan(0, 4096).SequenceEqual(client.Read(0, 4096, structured: true)), "the connection is of no use any more");
+        Assert.True(fixture.Target.AsSpan(0, 4096).SequenceEqual(client.Read(0, 4096, structured: true)),
+            "the connection is of no use any more");
         Assert.Null(fixture.Server.Failure);
     }
 
@@ -311,14 +314,16 @@ public sealed class NbdProtocolTests
         client.SendRequest(0, 9, (ulong)bad, 4096);
         NbdReply reply = client.TakeReply(4096);
         Assert.Equal((9ul, 5u), (reply.Cookie, reply.Error));
-        Assert.True(fixture.Target.AsSpan(0, 4096).SequenceEqual(client.Read(0, 4096, structured: false)), "the connection is of no use any more");
+        Assert.True(fixture.Target.AsSpan(0, 4096).SequenceEqual(client.Read(0, 4096, structured: false)),
+            "the connection is of no use any more");
 
         client.SendRequest(0, 10, 0, (uint)fixture.Target.Length);
         Assert.Equal(0u, client.TakeReply().Error);
         Assert.InRange(client.Drain(), 1, fixture.Target.Length - 1);
         Assert.Contains("in the middle of an answer", Assert.Single(fixture.Reports), StringComparison.Ordinal);
         using NbdClient next = NbdClient.Ready(fixture.Path);
-        Assert.True(fixture.Target.AsSpan(0, 4096).SequenceEqual(next.Read(0, 4096, structured: false)), "the server is of no use any more");
+        Assert.True(fixture.Target.AsSpan(0, 4096).SequenceEqual(next.Read(0, 4096, structured: false)),
+            "the server is of no use any more");
         Assert.Null(fixture.Server.Failure);
     }
 
@@ -339,9 +344,11 @@ public sealed class NbdProtocolTests
         NbdReply reply = client.TakeReply();
         Assert.Equal((11ul, 5u), (reply.Cookie, reply.Error));
         // The connection continues, and long answers that exclude the bad unit are complete.
-        Assert.True(fixture.Target.AsSpan(0, (int)bad).SequenceEqual(client.Read(0, (int)bad, structured: false)), "what can be read is not");
+        Assert.True(fixture.Target.AsSpan(0, (int)bad).SequenceEqual(client.Read(0, (int)bad, structured: false)),
+            "what can be read is not");
         int after = (int)bad + length;
-        Assert.True(fixture.Target.AsSpan(after).SequenceEqual(client.Read(after, fixture.Target.Length - after, structured: false)), "what can be read is not");
+        Assert.True(fixture.Target.AsSpan(after).SequenceEqual(client.Read(after, fixture.Target.Length - after, structured: false)),
+            "what can be read is not");
         Assert.Single(fixture.Reports);
     }
 

@@ -97,7 +97,8 @@ public sealed class NbdServerTests
         using ViewFixture view = new(Golden.Cow(NbdFixture.Zstd), Golden.Old);
         int least = ReadContext.Bytes(view.View, 1, 64 << 10);
         using WakeUp wakeUp = new();
-        Assert.Equal(ExitCode.OutOfResources, Assert.Throws<SnapuserdException>(() => new NbdServer(view.View, view.Devices, new NbdOptions { MemoryBytes = least - 1 }, wakeUp)).Code);
+        Assert.Equal(ExitCode.OutOfResources, Assert.Throws<SnapuserdException>(() => new NbdServer(view.View, view.Devices,
+            new NbdOptions { MemoryBytes = least - 1 }, wakeUp)).Code);
         using NbdFixture fixture = new(options: new NbdOptions { MemoryBytes = least });
         using (NbdClient client = NbdClient.Ready(fixture.Path)) fixture.Compare(client, structured: false, seed: 1, reads: 20);
         using NbdClient next = NbdClient.Ready(fixture.Path, structured: true);
@@ -158,7 +159,8 @@ public sealed class NbdServerTests
                 0 => [],
                 1 => NbdClient.Big32(3),
                 2 => [.. NbdClient.Big32(3), .. NbdClient.Option((uint)random.Next(1, 12), junk)],
-                _ => [.. NbdClient.Big32(3), .. NbdClient.Option(1), .. NbdClient.Request((ushort)random.Next(0, 10), 1, (ulong)random.NextInt64(), (uint)random.Next(), (ushort)random.Next(0, 9))],
+                _ => [.. NbdClient.Big32(3), .. NbdClient.Option(1), .. NbdClient.Request((ushort)random.Next(0, 10), 1,
+                    (ulong)random.NextInt64(), (uint)random.Next(), (ushort)random.Next(0, 9))],
             };
             try
             {
@@ -207,7 +209,8 @@ public sealed class NbdServerTests
             try
             {
                 using NbdClient client = NbdClient.Ready(fixture.Path, structured: i % 2 == 0);
-                for (int round = 0; round == 0 || !Volatile.Read(ref stop); round++) fixture.Compare(client, structured: i % 2 == 0, (i * 1000) + round, reads: 10);
+                for (int round = 0; round == 0 || !Volatile.Read(ref stop); round++)
+                    fixture.Compare(client, structured: i % 2 == 0, (i * 1000) + round, reads: 10);
             }
             catch (Exception e)
             {
@@ -234,7 +237,8 @@ public sealed class NbdServerTests
         for (int i = 0; i < 10; i++)
         {
             NbdReply reply = client.TakeReply(1 << 16);
-            Assert.True(answered.Add(reply.Cookie) && fixture.Target.AsSpan((int)(reply.Cookie << 16), 1 << 16).SequenceEqual(reply.Payload), $"{reply.Cookie}");
+            Assert.True(answered.Add(reply.Cookie)
+                && fixture.Target.AsSpan((int)(reply.Cookie << 16), 1 << 16).SequenceEqual(reply.Payload), $"{reply.Cookie}");
         }
         Assert.Equal(0, client.Drain());
         stopping.Join();

@@ -44,7 +44,8 @@ public sealed class UblkTests
         foreach (ulong otherImage in new ulong[] { 0, 1 })
         {
             using Case test = new(new UblkOptions { Id = 0, Ours = () => ours++ });
-            test.Driver.Leave(UBLK_S_DEV_QUIESCED, NoProcess, made.Driver.Info.ServerFlags ^ otherImage, (ulong)test.Fixture.View.Length / 512);
+            test.Driver.Leave(UBLK_S_DEV_QUIESCED, NoProcess, made.Driver.Info.ServerFlags ^ otherImage,
+                (ulong)test.Fixture.View.Length / 512);
             test.Driver.Held = true;
             if (otherImage == 0) test.Server.Start();
             else Assert.Equal(ExitCode.InUse, Assert.Throws<SnapuserdException>(test.Server.Start).Code);
@@ -72,7 +73,8 @@ public sealed class UblkTests
             foreach ((FakeUblk.TaskResult request, int sector, int sectors) in posted)
             {
                 Assert.Equal(sectors * 512, FakeUblk.Answer(request));
-                Assert.True(target.AsSpan(sector * 512, sectors * 512).SequenceEqual(test.Driver.Bytes(request, sectors * 512)), $"{sectors} sectors at {sector}");
+                Assert.True(target.AsSpan(sector * 512, sectors * 512).SequenceEqual(test.Driver.Bytes(request, sectors * 512)),
+                    $"{sectors} sectors at {sector}");
             }
         }
     }
@@ -129,7 +131,8 @@ public sealed class UblkTests
         using Case first = new(new UblkOptions { Id = 0 });
         first.Server.Start();
         using Case test = new(new UblkOptions { Id = 0, Queues = 1, Depth = 64 });
-        test.Driver.Leave(UBLK_S_DEV_QUIESCED, 1, first.Driver.Info.ServerFlags, (ulong)test.Fixture.View.Length / 512, queues: 2, depth: 16);
+        test.Driver.Leave(UBLK_S_DEV_QUIESCED, 1, first.Driver.Info.ServerFlags, (ulong)test.Fixture.View.Length / 512,
+            queues: 2, depth: 16);
         test.Server.Start();
         Assert.True(test.Server.Recovered);
         Assert.Equal(["recover", "recovered"], test.Driver.Log);
@@ -159,7 +162,8 @@ public sealed class UblkTests
         using Case first = new(new UblkOptions { Id = 0 });
         first.Server.Start();
         using Case test = new(new UblkOptions { Id = 0 });
-        test.Driver.Leave(UBLK_S_DEV_QUIESCED, 1, first.Driver.Info.ServerFlags, (ulong)test.Fixture.View.Length / 512, recorded.Length, recorded: [.. recorded.Select(one => one == '1')]);
+        test.Driver.Leave(UBLK_S_DEV_QUIESCED, 1, first.Driver.Info.ServerFlags, (ulong)test.Fixture.View.Length / 512, recorded.Length,
+            recorded: [.. recorded.Select(one => one == '1')]);
         test.Driver.MappedByDead = mappedByDead;
         test.Server.Start();
         Assert.True(test.Server.Recovered);

@@ -233,7 +233,8 @@ public sealed class UdevTests
             Assert.Equal((1, 0x5355, -Errno.EINVAL), (udev.ValueOf(id, 0), udev.ValueOf(id, 1), udev.ValueOf(id, 2)));
             Assert.Equal(-Errno.EAGAIN, udev.AwaitZero(id, 1));
             Assert.False(udev.IsOrphan(id, 1));
-            Assert.Equal(id, Enumerable.Range(0, udev.HighestIndex() + 1).Select(index => udev.SetAtIndex(index, out int found) is var known && found == key ? known : -1).Max());
+            Assert.Equal(id, Enumerable.Range(0, udev.HighestIndex() + 1)
+                .Select(index => udev.SetAtIndex(index, out int found) is var known && found == key ? known : -1).Max());
             Assert.Equal(0, Libc.SemTimedOp(id, new SemBuf { Op = -1 }, 1000));
             Assert.Equal(0, udev.AwaitZero(id, 1000));
         }

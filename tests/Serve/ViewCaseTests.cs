@@ -64,7 +64,8 @@ public sealed class ViewCaseTests(ITestOutputHelper output)
     {
         const int Region = 64;
         byte[] old = SmallCases.Random(5, 5 * Region);
-        CowBuilder cow = new() { Version = version, Compression = compression, ClusterOps = version == 2 ? 20 : 0, MaxUnitBytes = 16 << 10 };
+        CowBuilder cow =
+            new() { Version = version, Compression = compression, ClusterOps = version == 2 ? 20 : 0, MaxUnitBytes = 16 << 10 };
         uint[] sequence = new uint[2 * Region];
         for (uint i = 0; i < Region; i++) sequence[i] = Region - 1 - i;
         for (uint i = 0; i < Region; i++) sequence[Region + i] = (5 * Region) - 1 - i;
@@ -74,7 +75,8 @@ public sealed class ViewCaseTests(ITestOutputHelper output)
         for (uint i = 0; i < Region; i++) cow.Zero((2 * Region) + i);
         for (uint i = 0; i < Region; i++) cow.Replace((3 * Region) + i, SmallCases.Random(i, 1));
         // Each Xor reads the block that it overwrites and the one before, so only the journal makes it safe to merge.
-        for (int i = Region - 1; i >= 0; i--) cow.Xor((uint)((4 * Region) + i), (ulong)((((4 * Region) + i) * Block) - 2048), Patterned(i, 1));
+        for (int i = Region - 1; i >= 0; i--)
+            cow.Xor((uint)((4 * Region) + i), (ulong)((((4 * Region) + i) * Block) - 2048), Patterned(i, 1));
         byte[] target = NaiveMerger.Merge(cow, old);
         byte[] file = cow.Build();
         using ViewFixture fixture = new(file, old);
@@ -120,7 +122,8 @@ public sealed class ViewCaseTests(ITestOutputHelper output)
         foreach (bool merged in new[] { false, true })
         {
             using ReadContext context = fixture.Reader(1, 4 << 20);
-            for (long at = 0; at < target.Length; at += factorKib << 10) Check(fixture, context, target, at, (int)Math.Min(factorKib << 10, target.Length - at));
+            for (long at = 0; at < target.Length; at += factorKib << 10)
+                Check(fixture, context, target, at, (int)Math.Min(factorKib << 10, target.Length - at));
             // Read block by block, each unit is decoded once.
             using (ReadContext single = fixture.Reader())
             {
@@ -180,7 +183,8 @@ public sealed class ViewCaseTests(ITestOutputHelper output)
     public void A_source_of_its_own_and_the_base_by_another_path_are_read_right(bool separate)
     {
         byte[] old = SmallCases.Random(1, 20), source = separate ? SmallCases.Random(2, 30) : old;
-        CowBuilder cow = new CowBuilder().Copy(3, 4).Copy(4, 12).Xor(5, (ulong)(13 * Block) + 37, SmallCases.Random(8, 1)).Copy(7, 7).Replace(9, SmallCases.Random(9, 2)).Zero(0);
+        CowBuilder cow = new CowBuilder().Copy(3, 4).Copy(4, 12).Xor(5, (ulong)(13 * Block) + 37, SmallCases.Random(8, 1)).Copy(7, 7)
+            .Replace(9, SmallCases.Random(9, 2)).Zero(0);
         byte[] target = NaiveMerger.Merge(cow.Ops, source, old);
         using ViewFixture fixture = new(cow.Build(), old, source: separate ? source : null, anotherPath: !separate);
         CheckAll(fixture, target);
@@ -245,7 +249,8 @@ public sealed class ViewCaseTests(ITestOutputHelper output)
         using ViewFixture fixture = new(file, old);
         using ReadContext context = fixture.Reader();
         CheckAll(fixture, target);
-        using (FileStream stream = new(fixture.Devices[0].Path, FileMode.Open, FileAccess.Write, FileShare.ReadWrite)) stream.SetLength(cow.DataOffsets[12]);
+        using (FileStream stream = new(fixture.Devices[0].Path, FileMode.Open, FileAccess.Write, FileShare.ReadWrite))
+            stream.SetLength(cow.DataOffsets[12]);
         for (int block = 0; block < 32; block++)
         {
             if (block is < 12 or >= 16) Check(fixture, context, target, block * Block, Block);
@@ -268,9 +273,15 @@ public sealed class ViewCaseTests(ITestOutputHelper output)
         for (int round = 0; round < 2; round++)
         {
             byte[] old = SmallCases.Random(round, Blocks + 40);
-            CowBuilder cow = new() { ScratchBytes = SmallCases.ScratchFor(round % 2 == 0 ? 40 : 12), MaxUnitBytes = 16 << 10, Compression = CowCompression.Lz4 };
+            CowBuilder cow = new()
+            {
+                ScratchBytes = SmallCases.ScratchFor(round % 2 == 0 ? 40 : 12),
+                MaxUnitBytes = 16 << 10,
+                Compression = CowCompression.Lz4,
+            };
             for (uint i = 0; i < Blocks / 3; i++) cow.Copy(i, i + 1);
-            for (uint i = (Blocks / 3) + 1; i < 2 * Blocks / 3; i++) cow.Xor(i, ((ulong)i * Block) + (i % 3 == 0 ? 512ul : 0), Patterned((int)i, 1));
+            for (uint i = (Blocks / 3) + 1; i < 2 * Blocks / 3; i++)
+                cow.Xor(i, ((ulong)i * Block) + (i % 3 == 0 ? 512ul : 0), Patterned((int)i, 1));
             for (uint i = 2 * Blocks / 3; i < Blocks; i += 4) cow.Replace(i, Patterned((int)i, 4));
             byte[] target = NaiveMerger.Merge(cow, old);
             using ViewFixture fixture = new(cow.Build(), old, ring: ring);

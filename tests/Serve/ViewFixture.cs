@@ -24,7 +24,8 @@ internal sealed class ViewFixture : IDisposable
     /// Creates the files and opens them. <paramref name="source"/> is a separate device for Copy and Xor; with
     /// <paramref name="anotherPath"/> they read the base through another path.
     /// </summary>
-    internal ViewFixture(byte[] cow, byte[] old, bool allowUnsafe = false, byte[]? source = null, bool anotherPath = false, bool ring = false, IMergeObserver? observer = null)
+    internal ViewFixture(byte[] cow, byte[] old, bool allowUnsafe = false, byte[]? source = null, bool anotherPath = false,
+        bool ring = false, IMergeObserver? observer = null)
     {
         string cowPath = Path.Combine(_folder.Path, "cow"), basePath = Path.Combine(_folder.Path, "base");
         File.WriteAllBytes(cowPath, cow);
@@ -39,7 +40,8 @@ internal sealed class ViewFixture : IDisposable
             Devices = [.. Devices, BlockDevice.Open(sourcePath, DeviceAccess.Read)];
             sourceNumber = 2;
         }
-        _queue = ring && RingQueue.TryCreate(Devices, _arena, _wakeUp, 32, out RingQueue? made) is null ? made! : new SyncQueue(Devices, _arena, _wakeUp, 32);
+        _queue = ring && RingQueue.TryCreate(Devices, _arena, _wakeUp, 32, out RingQueue? made) is null ? made!
+            : new SyncQueue(Devices, _arena, _wakeUp, 32);
         _workers = new WorkQueue<DecodeJob>(2, 64, () => new DecodeWorker(), _wakeUp);
         MergeSetup setup = new()
         {

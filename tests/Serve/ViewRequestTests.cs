@@ -30,8 +30,9 @@ public sealed class ViewRequestTests
         using ViewFixture fixture = new(cow.Build(), old);
         using Requests requests = new(fixture, NaiveMerger.Merge(cow, old));
         long raw = cow.DataOffsets[1];
-        requests.Check(0, 16 * Block, [[(1, 0, 4 * Block), (1, 5 * Block, 3 * Block), (0, raw, Block), (1, 9 * Block, Block), (1, 2 * Block, 2 * Block),
-            (1, 9 * Block, Block), (1, 13 * Block, 3 * Block)]]);
+        requests.Check(0, 16 * Block,
+            [[(1, 0, 4 * Block), (1, 5 * Block, 3 * Block), (0, raw, Block), (1, 9 * Block, Block), (1, 2 * Block, 2 * Block),
+                (1, 9 * Block, Block), (1, 13 * Block, 3 * Block)]]);
         // A single byte of the next block that an op writes, or of the one before.
         requests.Check(3 * Block, Block + 1, [[(1, 3 * Block, Block)]]);
         requests.Check((3 * Block) + 1, Block - 1, [[(1, (3 * Block) + 1, Block - 1)]]);
@@ -169,7 +170,8 @@ public sealed class ViewRequestTests
         for (int counted = 0; counted <= 4; counted++)
         {
             fixture.Gate.Publish(new OpLocations(counted, 0));
-            using Requests requests = new(fixture, [.. old.AsSpan(0, counted * Block), .. payload.AsSpan(counted * Block), .. old.AsSpan(4 * Block)]);
+            using Requests requests =
+                new(fixture, [.. old.AsSpan(0, counted * Block), .. payload.AsSpan(counted * Block), .. old.AsSpan(4 * Block)]);
             requests.Read(0, 6 * Block);
             requests.Read(10, (6 * Block) - 20);
         }
@@ -193,7 +195,8 @@ public sealed class ViewRequestTests
         foreach ((int from, int length) in ((int, int)[])[(Block, Block), (Block + 10, 100), (0, 4 * Block)])
         {
             Assert.Equal(-Errno.EIO, requests.Reader.Read(from, requests.Buffer.Part(0, length)));
-            Assert.Equal($"{fixture.Devices[0].Path}: {op}: its payload of {damaged.DataLength} bytes at {damaged.DataOffset}: {reason}; a read of {length} bytes at {from} gets an I/O error", fixture.Failure);
+            Assert.Equal($"{fixture.Devices[0].Path}: {op}: its payload of {damaged.DataLength} bytes at {damaged.DataOffset}: {reason}; a "
+                + $"read of {length} bytes at {from} gets an I/O error", fixture.Failure);
         }
         requests.Read(2 * Block, 2 * Block);
         Assert.Equal(3, fixture.View.Failures);
@@ -208,9 +211,11 @@ public sealed class ViewRequestTests
         using Requests requests = new(fixture, old);
         foreach ((int device, int block, long at) in ((int, int, long)[])[(0, 1, cow.DataOffsets[1]), (1, 5, 5 * Block), (2, 0, 6 * Block)])
         {
-            using (FileStream stream = new(fixture.Devices[device].Path, FileMode.Open, FileAccess.Write, FileShare.ReadWrite)) stream.SetLength(at + 100);
+            using (FileStream stream = new(fixture.Devices[device].Path, FileMode.Open, FileAccess.Write, FileShare.ReadWrite))
+                stream.SetLength(at + 100);
             Assert.Equal(-Errno.EIO, requests.Reader.Read(block * Block, requests.Buffer.Part(0, Block)));
-            Assert.StartsWith($"{fixture.Devices[device].Path}: reading {Block - 100} bytes at {at + 100} failed: ", fixture.Failure, StringComparison.Ordinal);
+            Assert.StartsWith($"{fixture.Devices[device].Path}: reading {Block - 100} bytes at {at + 100} failed: ", fixture.Failure,
+                StringComparison.Ordinal);
             Assert.EndsWith($"; a read of {Block} bytes at {block * Block} gets an I/O error", fixture.Failure, StringComparison.Ordinal);
         }
     }

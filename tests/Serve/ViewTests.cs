@@ -65,12 +65,19 @@ public sealed class ViewTests
         Random random = new(seed);
         for (int i = 0; i < reads; i++)
         {
-            int length = random.Next(4) switch { 0 => random.Next(1, 512), 1 => 4096, 2 => random.Next(1, 64 << 10), _ => random.Next(1, 1 << 20) };
+            int length = random.Next(4) switch
+            {
+                0 => random.Next(1, 512),
+                1 => 4096,
+                2 => random.Next(1, 64 << 10),
+                _ => random.Next(1, 1 << 20),
+            };
             int offset = random.Next(0, target.Length - length + 1);
             if (random.Next(2) == 0) offset &= -4096;
             Slice buffer = context.Buffer(0).Part(0, length);
             Assert.Equal(length, context.Reader.Read(offset, buffer));
-            Assert.True(target.AsSpan(offset, length).SequenceEqual(context[buffer]), $"{length} bytes at {offset}, seed {seed}, read {i}: {fixture.Failure}");
+            Assert.True(target.AsSpan(offset, length).SequenceEqual(context[buffer]),
+                $"{length} bytes at {offset}, seed {seed}, read {i}: {fixture.Failure}");
         }
     }
 }

@@ -110,13 +110,16 @@ public sealed class ViewTrafficTests
         Assert.True(expected.ReplaceLineEndings("\n").Trim() == all, $"something else was seen:\n{all}\n");
     }
 
-    private static byte[] Plain(int seed, int blocks) => Enumerable.Range(0, blocks * Block).Select(i => (byte)(i % 50 == 0 ? seed : i / 700)).ToArray();
+    private static byte[] Plain(int seed, int blocks) =>
+        Enumerable.Range(0, blocks * Block).Select(i => (byte)(i % 50 == 0 ? seed : i / 700)).ToArray();
 
     private static CowBuilder Mixed()
     {
         CowBuilder cow = new() { ScratchBytes = SmallCases.ScratchFor(2), MaxUnitBytes = 4 * Block, Compression = CowCompression.Lz4 };
-        cow.Copy(2, 30).Copy(3, 31).Copy(4, 33).Xor(6, (34 * Block) + 100, Plain(1, 1)).Xor(7, (35 * Block) + 100, Plain(2, 1)).Xor(8, 36 * Block, SmallCases.Random(4, 1));
-        return cow.Replace(10, Plain(3, 4)).Replace(14, SmallCases.Random(5, 4)).Replace(18, SmallCases.Random(6, 1)).Replace(19, Plain(7, 1)).Zero(20).Zero(21).Replace(24, Plain(8, 2));
+        cow.Copy(2, 30).Copy(3, 31).Copy(4, 33).Xor(6, (34 * Block) + 100, Plain(1, 1)).Xor(7, (35 * Block) + 100, Plain(2, 1))
+            .Xor(8, 36 * Block, SmallCases.Random(4, 1));
+        return cow.Replace(10, Plain(3, 4)).Replace(14, SmallCases.Random(5, 4)).Replace(18, SmallCases.Random(6, 1))
+            .Replace(19, Plain(7, 1)).Zero(20).Zero(21).Replace(24, Plain(8, 2));
     }
 
     [Fact]
@@ -130,8 +133,10 @@ public sealed class ViewTrafficTests
         List<string> seen = [];
         foreach ((double block, double blocks) in new[]
         {
-            (0, 1), (0, 2), (0, 3), (0.5, 1.5), (0.5, 1.25), (1, 40 - 1), (2, 3), (2.25, 1.5), (4.5, 1), (5, 1), (5, 1.001953125), (6, 1), (6, 2), (6.25, 0.5), (6.5, 2), (8, 1), (8.5, 0.25),
-            (10, 4), (10, 1), (11, 1), (11.5, 3), (14, 4), (14.5, 1), (18, 1), (18.25, 0.5), (19, 1), (19.25, 0.5), (19.5, 0.5), (20, 2), (20.5, 0.5), (22, 2), (22, 2.5), (24, 1), (24, 2), (25, 1), (26, 14),
+            (0, 1), (0, 2), (0, 3), (0.5, 1.5), (0.5, 1.25), (1, 40 - 1), (2, 3), (2.25, 1.5), (4.5, 1), (5, 1), (5, 1.001953125), (6, 1),
+            (6, 2), (6.25, 0.5), (6.5, 2), (8, 1), (8.5, 0.25),
+            (10, 4), (10, 1), (11, 1), (11.5, 3), (14, 4), (14.5, 1), (18, 1), (18.25, 0.5), (19, 1), (19.25, 0.5), (19.5, 0.5), (20, 2),
+            (20.5, 0.5), (22, 2), (22, 2.5), (24, 1), (24, 2), (25, 1), (26, 14),
             (39.5, 0.5), (0, 40),
         })
         {
@@ -204,7 +209,8 @@ public sealed class ViewTrafficTests
         CowBuilder cow = new() { MaxUnitBytes = Block, ScratchBytes = 0 };
         int blocks = copies + xors;
         for (int i = 0; i < copies; i++) cow.Copy((uint)i, (ulong)(blocks + 2 + (2 * (copies - i))));
-        for (int i = 0; i < xors; i++) cow.Xor((uint)(copies + i), (ulong)((blocks + 2 + (2 * (xors - i))) * Block), SmallCases.Random(i, 1));
+        for (int i = 0; i < xors; i++)
+            cow.Xor((uint)(copies + i), (ulong)((blocks + 2 + (2 * (xors - i))) * Block), SmallCases.Random(i, 1));
         byte[] old = SmallCases.Random(3, (3 * blocks) + 10);
         byte[] target = NaiveMerger.Merge(cow, old);
         using ViewFixture fixture = new(cow.Build(), old);
@@ -216,7 +222,8 @@ public sealed class ViewTrafficTests
         {
             fixture.Gate.Publish(fixture.Gate.Locations);
             Assert.False(fixture.Gate.IsDone);
-            if (bench.Reader.TryReap(out ViewCompletion early)) throw new InvalidOperationException($"{early} before anything was waited for");
+            if (bench.Reader.TryReap(out ViewCompletion early))
+                throw new InvalidOperationException($"{early} before anything was waited for");
             int before = bench.Recorder.Requests.Count;
             while (!fixture.Gate.IsDone)
             {
@@ -395,7 +402,8 @@ public sealed class ViewTrafficTests
     public void Context_has_the_memory_that_it_says_and_a_buffer_for_each_read(int reads, int bufferBytes)
     {
         using ViewFixture fixture = new(new CowBuilder().Zero(0).Build(), SmallCases.Random(1, 4));
-        Assert.Equal(reads * (ViewReader.BytesPerRead(fixture.View) + ((bufferBytes + 4095) & -4096)), ReadContext.Bytes(fixture.View, reads, bufferBytes));
+        Assert.Equal(reads * (ViewReader.BytesPerRead(fixture.View) + ((bufferBytes + 4095) & -4096)),
+            ReadContext.Bytes(fixture.View, reads, bufferBytes));
         ReadContext context = fixture.Reader(reads, bufferBytes);
         List<Slice> buffers = [.. Enumerable.Range(0, reads).Select(context.Buffer)];
         Assert.Throws<IndexOutOfRangeException>(() => context.Buffer(reads));

@@ -18,19 +18,27 @@ public sealed class AndroidTests(ITestOutputHelper output)
     // unsafe Xor.
     private static readonly string[] s_refused = ["ordered-after-replace", "no-scratch-in-place"];
 
-    public static IEnumerable<object[]> Small => from name in SmallCases.Names from window in new[] { 2, 3 } select new object[] { name, window };
+    public static IEnumerable<object[]> Small =>
+        from name in SmallCases.Names from window in new[] { 2, 3 } select new object[] { name, window };
 
-    private static MergeCase GoldenCase(string name, byte[] cow, byte[] baseImage) => new(name, new Image(cow), new Image(baseImage), new Image(Golden.New))
-    {
-        ArenaBytes = 8 << 20,
-        QueueDepth = 32,
-        MayBeLost = name.EndsWith("noscratch", StringComparison.Ordinal),
-        Options = new MergeOptions { VerifyFirst = false, CheckpointBytes = 256 << 10, AllowUnsafe = name.EndsWith("noscratch", StringComparison.Ordinal) },
-    };
+    private static MergeCase GoldenCase(string name, byte[] cow, byte[] baseImage) =>
+        new(name, new Image(cow), new Image(baseImage), new Image(Golden.New))
+        {
+            ArenaBytes = 8 << 20,
+            QueueDepth = 32,
+            MayBeLost = name.EndsWith("noscratch", StringComparison.Ordinal),
+            Options = new MergeOptions
+            {
+                VerifyFirst = false,
+                CheckpointBytes = 256 << 10,
+                AllowUnsafe = name.EndsWith("noscratch", StringComparison.Ordinal),
+            },
+        };
 
     private static MergeCase GoldenCase(string name) => GoldenCase(name, Golden.Cow(name), Golden.Old);
 
-    private static AndroidSimulation GoldenSimulation(MergeCase merge, AndroidCounts counts, Arena arena) => new(merge, counts, arena) { ReadStride = 199, CommitOps = 256, MayRefuse = AndroidSimulation.Refusals(merge) };
+    private static AndroidSimulation GoldenSimulation(MergeCase merge, AndroidCounts counts, Arena arena) =>
+        new(merge, counts, arena) { ReadStride = 199, CommitOps = 256, MayRefuse = AndroidSimulation.Refusals(merge) };
 
     [Theory]
     [MemberData(nameof(Golden.HalfNames), MemberType = typeof(Golden))]
@@ -72,7 +80,11 @@ public sealed class AndroidTests(ITestOutputHelper output)
         foreach (int grain in new[] { Page.Size, Page.Sector })
         {
             AndroidSimulation simulation = new(merge, counts, arena) { MayRefuse = AndroidSimulation.Refusals(merge) };
-            using Explorer explorer = new(merge, new Thoroughness { Seed = 21, Grain = grain, Crashes = 1, ExhaustiveUpTo = 6, Samples = 16 }, arena) { EveryState = simulation.AndroidGoesOn };
+            using Explorer explorer =
+                new(merge, new Thoroughness { Seed = 21, Grain = grain, Crashes = 1, ExhaustiveUpTo = 6, Samples = 16 }, arena)
+                {
+                    EveryState = simulation.AndroidGoesOn,
+                };
             explorer.Explore();
         }
         output.WriteLine(counts.ToString());
@@ -142,7 +154,14 @@ public sealed class AndroidTests(ITestOutputHelper output)
         SimDisk[]? left = null;
         SimDisk[] disks = merge.Disks();
         AndroidModel model = null!;
-        model = new AndroidModel(disks) { Moment = name => { if (model.Count == 3 && name == (halfWritten ? "window partly written" : "window persisted")) left = CrashStates.Death(disks); } };
+        model = new AndroidModel(disks)
+        {
+            Moment = name =>
+            {
+                if (model.Count == 3 && name == (halfWritten ? "window partly written" : "window persisted")) left =
+                CrashStates.Death(disks);
+            },
+        };
         Assert.Equal(AndroidEnd.Merged, model.Merge().End);
 
         using Arena arena = new(merge.ArenaBytes);
@@ -170,7 +189,8 @@ public sealed class AndroidTests(ITestOutputHelper output)
                 Entry(1)[0] = block;
                 break;
             case "entries that count from the scratch and not from the file":
-                for (int i = 0; i < 3; i++) BinaryPrimitives.WriteInt64LittleEndian(Entry(i)[8..], layout.SlotOffset(i) - layout.HeaderBytes);
+                for (int i = 0; i < 3; i++)
+                    BinaryPrimitives.WriteInt64LittleEndian(Entry(i)[8..], layout.SlotOffset(i) - layout.HeaderBytes);
                 break;
             case "the next count with state 2":
                 cow[26] += 2;
@@ -183,7 +203,8 @@ public sealed class AndroidTests(ITestOutputHelper output)
                 cow[layout.StateOffset] = ScratchLayout.Invalid;
                 break;
         }
-        LostDataException caught = Assert.Throws<LostDataException>(() => simulation.AndroidGoesOn(merge, [new SimDisk(new Image(cow)), left[1]]));
+        LostDataException caught =
+            Assert.Throws<LostDataException>(() => simulation.AndroidGoesOn(merge, [new SimDisk(new Image(cow)), left[1]]));
         output.WriteLine(caught.Message);
     }
 
@@ -194,7 +215,8 @@ public sealed class AndroidTests(ITestOutputHelper output)
         AndroidCounts counts = new();
         MergeCase merge = SmallCases.Make(name, window);
         using Arena arena = new(merge.ArenaBytes);
-        AndroidSimulation simulation = new(merge, counts, arena, seed: 5) { Grain = Page.Sector, MayRefuse = AndroidSimulation.Refusals(merge) };
+        AndroidSimulation simulation =
+            new(merge, counts, arena, seed: 5) { Grain = Page.Sector, MayRefuse = AndroidSimulation.Refusals(merge) };
         simulation.Relay(legs: 100);
         output.WriteLine(counts.ToString());
         Assert.True(counts.Androids > 10);
@@ -259,7 +281,9 @@ public sealed class AndroidTests(ITestOutputHelper output)
         MergeCase merge = GoldenCase(name);
         using Arena arena = new(merge.ArenaBytes);
         AndroidSimulation simulation = GoldenSimulation(merge, counts, arena);
-        using Explorer explorer = new(merge, new Thoroughness { Seed = 3, Crashes = 1, ExhaustiveUpTo = 0, Samples = 1, Stride = stride }, arena) { EveryState = simulation.AndroidGoesOn };
+        using Explorer explorer = new(merge, new Thoroughness { Seed = 3, Crashes = 1, ExhaustiveUpTo = 0, Samples = 1, Stride = stride },
+            arena)
+        { EveryState = simulation.AndroidGoesOn };
         explorer.Explore();
         output.WriteLine(counts.ToString());
         Assert.True(counts.Ours > 10);

@@ -36,7 +36,8 @@ public sealed class CrashTests(ITestOutputHelper output)
     public void A_crash_at_any_step_of_a_small_merge_loses_nothing_at_sector_grain(string name, int window)
     {
         MergeCase merge = SmallCases.Make(name, window);
-        using Explorer explorer = new(merge, new Thoroughness { Seed = 7, Grain = Page.Sector, Crashes = 1, ExhaustiveUpTo = 8, Samples = 32 });
+        using Explorer explorer =
+            new(merge, new Thoroughness { Seed = 7, Grain = Page.Sector, Crashes = 1, ExhaustiveUpTo = 8, Samples = 32 });
         explorer.Explore();
         output.WriteLine(explorer.Counts);
         Assert.True(explorer.Runs > 10);
@@ -68,7 +69,8 @@ public sealed class CrashTests(ITestOutputHelper output)
         {
             SimDisk[] disks = merge.Disks();
             flushes = 0;
-            Fault? FailOne(int number, BlockRequest request) => request.Verb == BlockVerb.Flush && flushes++ == fail ? new Fault(-Errno.EIO, DropsDirty: true) : null;
+            Fault? FailOne(int number, BlockRequest request) =>
+                request.Verb == BlockVerb.Flush && flushes++ == fail ? new Fault(-Errno.EIO, DropsDirty: true) : null;
             try
             {
                 SimMerge.Run(merge, disks, arena, 3, () => { }, FailOne);
@@ -104,7 +106,8 @@ public sealed class CrashTests(ITestOutputHelper output)
     [InlineData(32)]
     public void Checkpoint_comes_by_bytes_also_where_more_intervals_may_be_written_uncounted(int blocks)
     {
-        for (ulong seed = 1; seed <= 4; seed++) output.WriteLine($"a checkpoint every {blocks} blocks: {Faults.CheckpointsByBytes(blocks, seed)}");
+        for (ulong seed = 1; seed <= 4; seed++)
+            output.WriteLine($"a checkpoint every {blocks} blocks: {Faults.CheckpointsByBytes(blocks, seed)}");
     }
 
     [Theory]
@@ -135,7 +138,8 @@ public sealed class CrashTests(ITestOutputHelper output)
         using Arena arena = new(merge.ArenaBytes);
         SimDisk[] claimed = merge.Disks();
         Assert.Throws<SnapuserdException>(() => SimMerge.Run(merge, claimed, arena, 1, () => { },
-            (_, request) => request.Verb == BlockVerb.Write && request.Device == 1 && claimed[0].Durable[0].Bytes[78] == ScratchLayout.Valid ? new Fault(-Errno.EIO) : null));
+            (_, request) => request.Verb == BlockVerb.Write && request.Device == 1 && claimed[0].Durable[0].Bytes[78] == ScratchLayout.Valid
+                ? new Fault(-Errno.EIO) : null));
         Assert.Equal(ScratchLayout.Valid, claimed[0].Cache[0].Bytes[78]);
         // Header, entries and slots appear written, but the COW on the medium is unchanged.
         SimDisk[] disks = [SimDisk.AfterDroppedFlush(merge.Cow, claimed[0].Cache), new SimDisk(merge.Base)];
@@ -149,9 +153,14 @@ public sealed class CrashTests(ITestOutputHelper output)
     public void A_merge_that_Android_left_half_done_is_finished_and_survives_crashes(string name)
     {
         GoldenHalf half = Golden.Half(name);
-        MergeCase merge = new(name, new Image(Golden.HalfCow(name)), new Image(Golden.HalfBase(name)), new Image(Golden.New)) { ArenaBytes = 8 << 20, QueueDepth = 32 };
+        MergeCase merge = new(name, new Image(Golden.HalfCow(name)), new Image(Golden.HalfBase(name)), new Image(Golden.New))
+        {
+            ArenaBytes = 8 << 20,
+            QueueDepth = 32,
+        };
         // A pair that is fully merged has only the few steps of a start.
-        using Explorer explorer = new(merge, new Thoroughness { Seed = 5, Crashes = 1, ExhaustiveUpTo = 1, Samples = 1, Stride = half.NumMergeOps >= 800 ? 1 : 101 });
+        using Explorer explorer = new(merge,
+            new Thoroughness { Seed = 5, Crashes = 1, ExhaustiveUpTo = 1, Samples = 1, Stride = half.NumMergeOps >= 800 ? 1 : 101 });
         explorer.Explore();
         output.WriteLine(explorer.Counts);
         Assert.Equal(half.NumMergeOps, explorer.First!.ResumedFrom);

@@ -15,10 +15,11 @@ public sealed class ExplorerTests
     {
         HashSet<(ulong, ulong)> shown = [];
         int twice = 0;
-        using Explorer explorer = new(SmallCases.Make(name), new Thoroughness { Grain = grain, ExhaustiveUpTo = 8, Crashes = grain == Page.Size ? 2 : 1 })
-        {
-            EveryState = (_, disks) => twice += shown.Add((disks[0].Hash, disks[1].Hash)) ? 0 : 1,
-        };
+        using Explorer explorer =
+            new(SmallCases.Make(name), new Thoroughness { Grain = grain, ExhaustiveUpTo = 8, Crashes = grain == Page.Size ? 2 : 1 })
+            {
+                EveryState = (_, disks) => twice += shown.Add((disks[0].Hash, disks[1].Hash)) ? 0 : 1,
+            };
         explorer.Explore();
         Assert.Equal(0, twice);
         Assert.Equal(explorer.Distinct, shown.Count);
@@ -42,7 +43,10 @@ public sealed class ExplorerTests
     [Fact]
     public void What_a_hook_throws_is_a_loss_with_a_history()
     {
-        using Explorer explorer = new(SmallCases.Make("chain-up"), new Thoroughness()) { EveryState = (_, _) => throw new InvalidOperationException("no such thing") };
+        using Explorer explorer = new(SmallCases.Make("chain-up"), new Thoroughness())
+        {
+            EveryState = (_, _) => throw new InvalidOperationException("no such thing"),
+        };
         LostDataException lost = Assert.Throws<LostDataException>(explorer.Explore);
         Assert.Contains("no such thing", lost.Message);
         Assert.Contains("at step", lost.Message);

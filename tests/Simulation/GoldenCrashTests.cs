@@ -35,7 +35,8 @@ public abstract class GoldenCrashTests(ITestOutputHelper output)
         Assert.True(explorer.Runs > 20);
     }
 
-    protected static Thoroughness OneCrash(int phase, int stride) => new() { Seed = 11, Crashes = 1, ExhaustiveUpTo = 0, Samples = 1, Stride = stride, Phase = phase };
+    protected static Thoroughness OneCrash(int phase, int stride) =>
+        new() { Seed = 11, Crashes = 1, ExhaustiveUpTo = 0, Samples = 1, Stride = stride, Phase = phase };
 }
 
 public sealed class EveryStepOfAJournaledMergeTests(ITestOutputHelper output) : GoldenCrashTests(output)

@@ -39,7 +39,8 @@ public sealed class HostileDeviceTests(ITestOutputHelper output)
     [InlineData(2, CowCompression.None)]
     [InlineData(3, CowCompression.Zstd)]
     [InlineData(3, CowCompression.Lz4)]
-    public void Device_that_lies_from_any_read_on_gets_a_typed_answer_and_no_block_that_no_op_writes(int version, CowCompression compression)
+    public void Device_that_lies_from_any_read_on_gets_a_typed_answer_and_no_block_that_no_op_writes(int version,
+        CowCompression compression)
     {
         const ulong seeds = 500;
         HostileFile file = HostileFiles.Small(version, compression, window: version == 3);
@@ -50,7 +51,8 @@ public sealed class HostileDeviceTests(ITestOutputHelper output)
             try
             {
                 ulong lies = Chance.Mix(seed);
-                HostileOutcome outcome = trial.TryLiar(file.Bytes, HostileFiles.Base(seed), seed, (int)(lies % 12), (offset, bytes) => Fuzzer.Lie(lies + (ulong)offset, bytes.Span));
+                HostileOutcome outcome = trial.TryLiar(file.Bytes, HostileFiles.Base(seed), seed, (int)(lies % 12),
+                    (offset, bytes) => Fuzzer.Lie(lies + (ulong)offset, bytes.Span));
                 if (outcome.Accepted) done++; else refused++;
             }
             catch (HostileException e)

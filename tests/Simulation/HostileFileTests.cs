@@ -46,14 +46,17 @@ public abstract class HostileFileSweeps(ITestOutputHelper output)
                 throw new HostileException($"{name}, {what}, seed {seed}: {e.Message}", e);
             }
         }
-        output.WriteLine($"{name}: {counts.Files} files, {counts.Accepted} accepted, {counts.Files - counts.Accepted} refused: {string.Join(", ", counts.Refused.Select(pair => $"{pair.Key} {pair.Value}"))}");
-        Assert.True(counts.Accepted >= accepted && counts.Files - counts.Accepted >= refused, $"{counts.Accepted} accepted and {counts.Files - counts.Accepted} refused: the sweep does not go where it should");
+        output.WriteLine($"{name}: {counts.Files} files, {counts.Accepted} accepted, {counts.Files - counts.Accepted} refused: "
+            + $"{string.Join(", ", counts.Refused.Select(pair => $"{pair.Key} {pair.Value}"))}");
+        Assert.True(counts.Accepted >= accepted && counts.Files - counts.Accepted >= refused,
+            $"{counts.Accepted} accepted and {counts.Files - counts.Accepted} refused: the sweep does not go where it should");
     }
 
     /// <summary>Many values of the byte are equivalent: contents or unused entries of scratch, or the inside of a payload.</summary>
     protected static bool IsDull(HostileFile file, int at)
     {
-        if (at >= file.ScratchAt && at < file.ScratchAt + file.ScratchBytes) return at >= file.ScratchAt + Math.Min(file.ScratchBytes / 256, 49);
+        if (at >= file.ScratchAt && at < file.ScratchAt + file.ScratchBytes)
+            return at >= file.ScratchAt + Math.Min(file.ScratchBytes / 256, 49);
         int start = Array.FindLast(file.Data, data => data <= at);
         return start > 0 && at > start + 60 && !file.Ops.Any(op => op > start && op <= at);
     }
@@ -88,7 +91,8 @@ public abstract class HostileFileSweeps(ITestOutputHelper output)
         {
             HostileField one = fields[chance.Below(fields.Count)], two = fields[chance.Below(fields.Count)];
             ulong first = Value(one), second = Value(two);
-            yield return ($"{one.Name} at byte {one.At} is {first} and {two.Name} at byte {two.At} is {second}", file.With(one, first).With(two, second).Bytes);
+            yield return ($"{one.Name} at byte {one.At} is {first} and {two.Name} at byte {two.At} is {second}",
+                file.With(one, first).With(two, second).Bytes);
         }
 
         ulong Value(HostileField field)
@@ -127,7 +131,10 @@ public sealed class HostileFieldTests(ITestOutputHelper output) : HostileFileSwe
     {
         HostileFile file = Make(name);
         bool Tried(int length) => !IsDull(file, length) || length % 61 == 0;
-        (string, byte[])[] cuts = [.. Enumerable.Range(0, file.Bytes.Length).Where(Tried).Select(length => ($"cut to {length} bytes", file.Bytes[..length]))];
+        (string, byte[])[] cuts =
+        [
+            .. Enumerable.Range(0, file.Bytes.Length).Where(Tried).Select(length => ($"cut to {length} bytes", file.Bytes[..length])),
+        ];
         Sweep(name, cuts, 0, cuts.Length);
         Sweep(name, [("whole", file.Bytes)], 1, 0);
     }
@@ -139,7 +146,8 @@ public sealed class HostileFieldTests(ITestOutputHelper output) : HostileFileSwe
     [InlineData("v3 zstd, sequence")]
     [InlineData("v3 lz4, window left in scratch")]
     [InlineData("v3 gz, no scratch")]
-    public void Every_field_at_its_extremes_is_refused_or_means_what_the_judge_says(string name) => Sweep(name, Extremes(Make(name)), 50, 500);
+    public void Every_field_at_its_extremes_is_refused_or_means_what_the_judge_says(string name) =>
+        Sweep(name, Extremes(Make(name)), 50, 500);
 
     [Theory]
     [InlineData("v2 gz, clusters, sequence")]
@@ -174,7 +182,8 @@ public sealed class NaiveReaderTests
 /// <summary>Payloads that no writer produces, and the outcomes of a whole run of the fuzzer.</summary>
 public sealed class HostilePayloadTests(ITestOutputHelper output)
 {
-    public static IEnumerable<object[]> Payloads => HostilePayloads.All.SelectMany(payload => new[] { 2, 3 }.Select(version => new object[] { payload.Name, version }));
+    public static IEnumerable<object[]> Payloads =>
+        HostilePayloads.All.SelectMany(payload => new[] { 2, 3 }.Select(version => new object[] { payload.Name, version }));
 
     [Theory]
     [MemberData(nameof(Payloads))]
@@ -208,7 +217,8 @@ public sealed class HostilePayloadTests(ITestOutputHelper output)
             throw new HostileException($"{e.Message}; again with: {fuzzer.SaveCurrent()}", e);
         }
         FuzzCounts counts = fuzzer.Counts;
-        output.WriteLine($"{counts.Files} files, {counts.Accepted} accepted, {counts.Refused.Count} rules, {counts.Sentences.Count} sentences, {counts.Liars} liars");
+        output.WriteLine($"{counts.Files} files, {counts.Accepted} accepted, {counts.Refused.Count} rules, {counts.Sentences.Count} "
+            + $"sentences, {counts.Liars} liars");
         Assert.InRange(counts.Accepted, files / 10, files * 9 / 10);
         string[] missing = [.. NaiveReader.AndroidRules.Concat(NaiveReader.OurRules.Keys).Where(rule => !counts.Refused.ContainsKey(rule))];
         Assert.True(missing.Length <= 4, $"the grammar does not reach: {string.Join(", ", missing)}");

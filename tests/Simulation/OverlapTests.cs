@@ -59,7 +59,8 @@ public sealed class OverlapTests(ITestOutputHelper output)
         Overlaps.CheckAll(Overlaps.Some(3, Seed).Take(400), Seed, tally);
         Overlaps.CheckLong(Enumerable.Range(1, 40).Select(seed => (ulong)seed), tally);
         Tell(tally);
-        foreach (OverlapVerdict verdict in new[] { OverlapVerdict.Mergeable, OverlapVerdict.NoWay, OverlapVerdict.SourceGone }) Assert.True(Overlaps.Of(verdict) > 100, $"{verdict} is hardly met");
+        foreach (OverlapVerdict verdict in new[] { OverlapVerdict.Mergeable, OverlapVerdict.NoWay, OverlapVerdict.SourceGone })
+            Assert.True(Overlaps.Of(verdict) > 100, $"{verdict} is hardly met");
     }
 
     [Fact]
@@ -80,7 +81,8 @@ public sealed class OverlapTests(ITestOutputHelper output)
         }
         for (int shift = -24; shift <= 24; shift++) Assert.Contains(shift, shifts);
         Assert.Contains(Overlaps.Shifts, geometry => geometry.Sectors.Length == 16 && geometry.Sectors.All(sector => sector >= 0));
-        Assert.Contains(Overlaps.Shifts, geometry => geometry.Sectors.Count(sector => sector >= 0) == Programs.Blocks * Page.Sectors && geometry.Sectors[0] < 0 && geometry.Sectors[^1] < 0);
+        Assert.Contains(Overlaps.Shifts, geometry => geometry.Sectors.Count(sector => sector >= 0) == Programs.Blocks * Page.Sectors
+            && geometry.Sectors[0] < 0 && geometry.Sectors[^1] < 0);
     }
 
     private void Tell(Tally tally)

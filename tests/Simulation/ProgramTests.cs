@@ -34,7 +34,8 @@ public sealed class ProgramTests(ITestOutputHelper output)
     [Fact]
     public void Every_list_of_ops_is_in_one_class_whatever_the_seed()
     {
-        foreach (ulong seed in new ulong[] { 1, 2, 3 }) Assert.Equal(Programs.Lists(2), Programs.AllLists(2, seed).Sum(list => (long)list.Class));
+        foreach (ulong seed in new ulong[] { 1, 2, 3 })
+            Assert.Equal(Programs.Lists(2), Programs.AllLists(2, seed).Sum(list => (long)list.Class));
         Assert.Equal(Programs.Lists(3), Programs.AllLists(3, 5).Sum(list => (long)list.Class));
     }
 
@@ -44,7 +45,8 @@ public sealed class ProgramTests(ITestOutputHelper output)
         // Copies alone: any two pairs of blocks are equivalent, so the class of one copy between two blocks has all twelve.
         Assert.Contains(Programs.AllLists(1, Seed), list => list.Ops[0] is { Kind: 'C' } op && op.Block != op.From && list.Class == 12);
         // A source across two blocks that also is the destination's: three positions for the pair, and none at the device's end.
-        Assert.Contains(Programs.AllLists(1, Seed), list => list.Ops[0] is { Kind: 'Y' } op && op.Block == op.From && op.From < 3 && list.Class == 3);
+        Assert.Contains(Programs.AllLists(1, Seed),
+            list => list.Ops[0] is { Kind: 'Y' } op && op.Block == op.From && op.From < 3 && list.Class == 3);
         Assert.Contains(Programs.AllLists(1, Seed), list => list.Ops[0] is { Kind: 'S', Block: 3 } && list.Class == 1);
     }
 

@@ -101,7 +101,8 @@ public sealed class ReaderTests(ITestOutputHelper output)
             {
                 Assert.True(step < at, $"asked to stop at step {at} of {step}, and waited for a reader");
             }
-            SimMerge.Run(merge with { StuckReader = false }, Array.ConvertAll(disks, disk => disk.AfterDeath(_ => true)), arena, 1, () => { });
+            SimMerge.Run(merge with { StuckReader = false }, Array.ConvertAll(disks, disk => disk.AfterDeath(_ => true)), arena,
+                1, () => { });
         }
         Assert.True(interrupted > 3);
     }
@@ -149,7 +150,10 @@ public sealed class ReaderTests(ITestOutputHelper output)
         {
             ulong which = seed;
             SimDisk[] disks = merge.Disks();
-            SimMerge.Run(merge with { ReaderFaults = (number, _) => which % 4 == 0 || (ulong)number % 7 == which % 7 ? new Fault(-Errno.EIO) : null }, disks, arena, seed, () => { });
+            SimMerge.Run(merge with
+            {
+                ReaderFaults = (number, _) => which % 4 == 0 || (ulong)number % 7 == which % 7 ? new Fault(-Errno.EIO) : null,
+            }, disks, arena, seed, () => { });
             Assert.Equal(-1, disks[1].Durable.FirstDifference(merge.Target));
         }
         Assert.True(SimReaders.Failures > before + 20);

@@ -60,9 +60,11 @@ public sealed class SabotageTests(SabotageRuns runs, ITestOutputHelper output) :
     [Fact]
     public void Snippet_that_is_gone_or_there_twice_is_reported()
     {
-        InvalidOperationException gone = Assert.Throws<InvalidOperationException>(() => new Sabotage("gone", "", new SourceEdit("Merge/MetadataImage.cs", "void Commit()", "no such text", "")).Sources());
+        InvalidOperationException gone = Assert.Throws<InvalidOperationException>(
+            () => new Sabotage("gone", "", new SourceEdit("Merge/MetadataImage.cs", "void Commit()", "no such text", "")).Sources());
         Assert.Contains("the sabotage gone needs to be brought up to date", gone.Message, StringComparison.Ordinal);
-        InvalidOperationException twice = Assert.Throws<InvalidOperationException>(() => new Sabotage("twice", "", new SourceEdit("Merge/MetadataImage.cs", "", "Page0IsDurable();", "")).Sources());
+        InvalidOperationException twice = Assert.Throws<InvalidOperationException>(
+            () => new Sabotage("twice", "", new SourceEdit("Merge/MetadataImage.cs", "", "Page0IsDurable();", "")).Sources());
         Assert.Contains("more than once", twice.Message, StringComparison.Ordinal);
     }
 }

@@ -13,7 +13,8 @@ public static class AndroidCases
 {
     private sealed record Op(CowOpType Type, int NewBlock, long SourceByte, int Blocks)
     {
-        public bool Reads(int block) => Type is CowOpType.Copy or CowOpType.Xor && block >= SourceByte / Page.Size && block <= (SourceByte + Page.Size - 1) / Page.Size;
+        public bool Reads(int block) => Type is CowOpType.Copy or CowOpType.Xor && block >= SourceByte / Page.Size
+            && block <= (SourceByte + Page.Size - 1) / Page.Size;
     }
 
     /// <summary>The merge that a seed selects.</summary>
@@ -21,7 +22,8 @@ public static class AndroidCases
     {
         Chance chance = new(seed * 77777);
         int blocks = 6 + chance.Below(14), window = 1 + chance.Below(4), shift = chance.Below(5) - 2;
-        bool v3 = chance.Percent(60), scratch = chance.Percent(85), clustered = chance.Percent(60), listed = chance.Percent(50) && (v3 || clustered);
+        bool v3 = chance.Percent(60), scratch = chance.Percent(85), clustered = chance.Percent(60), listed = chance.Percent(50)
+            && (v3 || clustered);
         CowCompression compression = (CowCompression)chance.Below(5);
         byte[] old = SmallCases.Random((long)seed, blocks);
         List<Op> ordered = [], others = [];
@@ -84,7 +86,11 @@ public static class AndroidCases
             }
         }
         MergeOptions options = new() { VerifyFirst = false, CheckpointBytes = (1 + chance.Below(6)) * Page.Size };
-        return new MergeCase($"random {seed}", new Image(cow.Build()), new Image(old), new Image(NaiveMerger.Merge(cow, old))) { Options = options, QueueDepth = 1 + chance.Below(8) };
+        return new MergeCase($"random {seed}", new Image(cow.Build()), new Image(old), new Image(NaiveMerger.Merge(cow, old)))
+        {
+            Options = options,
+            QueueDepth = 1 + chance.Below(8),
+        };
 
         void Give(Op op)
         {

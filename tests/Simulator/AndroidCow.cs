@@ -87,7 +87,8 @@ public sealed class AndroidCow
             bool raw = _compression == CowCompression.None
                 || (stored.Length == unit.Length && (_isV3 || _compression is CowCompression.Lz4 or CowCompression.Zstd));
             using UnitDecoder decoder = new();
-            if (decoder.Decode(raw ? CowCompression.None : _compression, stored, unit) != 0) throw new AndroidRefusesException($"the payload for block {op.NewBlock} does not decode");
+            if (decoder.Decode(raw ? CowCompression.None : _compression, stored, unit) != 0)
+                throw new AndroidRefusesException($"the payload for block {op.NewBlock} does not decode");
             return _units[op.DataOffset] = unit;
         }
     }
@@ -122,7 +123,8 @@ public sealed class AndroidCow
 
         List<AndroidOp> order = [];
         foreach (uint block in blocks)
-            order.Add(first.TryGetValue(block, out AndroidOp op) ? op : throw new AndroidRefusesException($"the sequence list names block {block}, which no op writes"));
+            order.Add(first.TryGetValue(block, out AndroidOp op) ? op
+                : throw new AndroidRefusesException($"the sequence list names block {block}, which no op writes"));
         return order;
     }
 
@@ -178,7 +180,8 @@ public sealed class AndroidCow
         {
             ulong info = U64(opsAt + (16 * i) + 8);
             int length = (int)U32(opsAt + (16 * i));
-            ops.Add(new AndroidOp((CowOpType)(info >> 60), U32(opsAt + (16 * i) + 4), 1 << (int)(info >> 57 & 7), (long)(info & 0xffffffffffff), data, length, CowCompression.None));
+            ops.Add(new AndroidOp((CowOpType)(info >> 60), U32(opsAt + (16 * i) + 4), 1 << (int)(info >> 57 & 7),
+                (long)(info & 0xffffffffffff), data, length, CowCompression.None));
             data += length;
         }
         return count == 0 ? null : sequence;
@@ -199,7 +202,8 @@ public sealed class AndroidCow
 }
 
 /// <summary>An op with the fields that merging needs; <paramref name="Source"/> is a block for Copy and a byte offset for Xor.</summary>
-public readonly record struct AndroidOp(CowOpType Type, uint NewBlock, int Blocks, long Source, long DataOffset, int DataLength, CowCompression Compression)
+public readonly record struct AndroidOp(CowOpType Type, uint NewBlock, int Blocks, long Source, long DataOffset, int DataLength,
+    CowCompression Compression)
 {
     /// <summary>Copy or Xor.</summary>
     public bool IsOrdered => Type is CowOpType.Copy or CowOpType.Xor;

@@ -33,8 +33,8 @@ public readonly record struct AndroidOutcome(AndroidEnd End, string Why = "");
 /// <para>
 /// Where merge.md says 2 MiB and 510, the sizes here follow the header's buffer_size, so that windows of two ops can be tried. A window
 /// holds as many ops as both the entries and the slots have space for. Left out: device errors, the fallback of io_uring, pause and resume,
-/// and the cap cow_op_merge_size. Reads do not begin after three seconds while the scratch map is not rebuilt, and two threads never race on
-/// that map (lessons §3.3, 9).
+/// and the cap cow_op_merge_size. Reads do not begin after three seconds while the scratch map is not rebuilt, and two threads never race
+/// on that map (lessons §3.3, 9).
 /// </para>
 /// <para>
 /// Android itself is not crash-safe in these cases; callers must allow for them:
@@ -129,7 +129,9 @@ public sealed class AndroidModel
         {
             _chunks.Add((Order[position].NewBlock, position));
             if (!Order[position].IsOrdered) plain = position;
-            else if (plain >= 0) _refusal = $"the merge thread asserts at the {Order[position].Type} of block {Order[position].NewBlock} after the {Order[plain].Type} of block {Order[plain].NewBlock}";
+            else if (plain >= 0)
+                _refusal = $"the merge thread asserts at the {Order[position].Type} of block {Order[position].NewBlock} after the "
+                    + $"{Order[plain].Type} of block {Order[plain].NewBlock}";
             else ordered++;
         }
         _chunks.Sort();
@@ -283,7 +285,9 @@ public sealed class AndroidModel
         {
             byte[] entry = Mapping(_cow.HeaderBytes + 1 + (i * 16), 16);
             AndroidOp op = Order[_count - entries + i];
-            if (!op.IsOrdered || BinaryPrimitives.ReadUInt64LittleEndian(entry) != op.NewBlock || BinaryPrimitives.ReadUInt64LittleEndian(entry.AsSpan(8)) != (ulong)SlotOffset(i)) return false;
+            if (!op.IsOrdered || BinaryPrimitives.ReadUInt64LittleEndian(entry) != op.NewBlock
+                || BinaryPrimitives.ReadUInt64LittleEndian(entry.AsSpan(8)) != (ulong)SlotOffset(i))
+                return false;
         }
         return true;
     }
@@ -338,7 +342,8 @@ public sealed class AndroidModel
             {
                 AndroidOp op = Order[start + i];
                 if (op.Type == CowOpType.Copy && op.Source == op.NewBlock) continue;
-                if (written.Contains(op.SourceByte / Page.Size) || written.Contains((op.SourceByte + Page.Size - 1) / Page.Size)) end = start + blocks;
+                if (written.Contains(op.SourceByte / Page.Size) || written.Contains((op.SourceByte + Page.Size - 1) / Page.Size))
+                    end = start + blocks;
             }
         }
         return end;
@@ -385,10 +390,12 @@ public sealed class AndroidModel
         blocks = 0;
         for (int at = 0; at + 16 <= metadata.Length; at += 16, blocks++)
         {
-            ulong newBlock = BinaryPrimitives.ReadUInt64LittleEndian(metadata.AsSpan(at)), offset = BinaryPrimitives.ReadUInt64LittleEndian(metadata.AsSpan(at + 8));
+            ulong newBlock = BinaryPrimitives.ReadUInt64LittleEndian(metadata.AsSpan(at)),
+                offset = BinaryPrimitives.ReadUInt64LittleEndian(metadata.AsSpan(at + 8));
             if (newBlock == 0 && offset == 0) break;
             // Android does not check this and would read at whatever position the offset gives.
-            if (offset < (ulong)SlotOffset(0) || offset > (ulong)SlotOffset(Window - 1)) return $"entry {blocks} points to {offset}, outside scratch";
+            if (offset < (ulong)SlotOffset(0) || offset > (ulong)SlotOffset(Window - 1))
+                return $"entry {blocks} points to {offset}, outside scratch";
             _map[(uint)newBlock] = (long)offset;
         }
         int left = blocks, next = position;
@@ -432,7 +439,8 @@ public sealed class AndroidModel
         {
             int blocks = 0, first = position;
             do blocks += Order[position++].Blocks;
-            while (position < Order.Count && Order[position].NewBlock == Order[first].NewBlock + blocks && blocks + Order[position].Blocks <= BatchBlocks);
+            while (position < Order.Count && Order[position].NewBlock == Order[first].NewBlock + blocks
+                && blocks + Order[position].Blocks <= BatchBlocks);
             for (; first < position; first++, uncounted++)
             {
                 AndroidOp op = Order[first];

@@ -52,7 +52,8 @@ public sealed class AndroidCounts
 
     /// <summary>The counters in one line.</summary>
     public override string ToString() =>
-        $"{Ours} of our states merged by Android, {Refused} refused by it, {Androids} of Android's merged by us, {Torn} of them where it is stuck itself, "
+        $"{Ours} of our states merged by Android, {Refused} refused by it, {Androids} of Android's merged by us, {Torn} of them where it "
+        + "is stuck itself, "
         + $"{Reads} reads, {Defect5} wrong by its defect 5, {LeftOut} power cuts left out";
 }
 
@@ -117,7 +118,11 @@ public sealed class AndroidSimulation
     public void WeGoOn(int most, int stride = 1, int crashes = 0)
     {
         // One explorer for all states, because it remembers those that it has seen.
-        using Explorer explorer = new(_case, new Thoroughness { Seed = _seed, Grain = Grain, Crashes = crashes, ExhaustiveUpTo = 3, Samples = 3 }, _arena) { EveryState = AndroidGoesOn };
+        using Explorer explorer =
+            new(_case, new Thoroughness { Seed = _seed, Grain = Grain, Crashes = crashes, ExhaustiveUpTo = 3, Samples = 3 }, _arena)
+            {
+                EveryState = AndroidGoesOn,
+            };
         SimDisk[] disks = _case.Disks();
         HashSet<ulong> seen = [];
         List<(SimDisk[] Disks, string History)> left = [];
@@ -185,7 +190,8 @@ public sealed class AndroidSimulation
                         catch (SnapuserdException e) when (e.Code == ExitCode.CowCorrupt)
                         {
                             refused++;
-                            if (damaged[1].Pending.Count > 0 || damaged[1].Durable.FirstDifference(disks[1].Cache) >= 0) throw new LostDataException("exit code 65, and the base was written");
+                            if (damaged[1].Pending.Count > 0 || damaged[1].Durable.FirstDifference(disks[1].Cache) >= 0)
+                                throw new LostDataException("exit code 65, and the base was written");
                         }
                     }
                 }
@@ -216,9 +222,13 @@ public sealed class AndroidSimulation
             {
                 if (android)
                 {
-                    AndroidOutcome outcome = RunAndroid(disks, model => { if (model.IsCrashSafe && _chance.Below(++steps) == 0) Stop(model.TrustsUnflushedCount || StillUnflushed()); });
+                    AndroidOutcome outcome = RunAndroid(disks, model =>
+                    {
+                        if (model.IsCrashSafe && _chance.Below(++steps) == 0) Stop(model.TrustsUnflushedCount || StillUnflushed());
+                    });
                     if (outcome.End == AndroidEnd.Merged) _counts.Ours++;
-                    else if (outcome.End == AndroidEnd.Stuck && !(tornByAndroid && LeftByDefect7(state))) throw new LostDataException($"Android is stuck: {outcome.Why}");
+                    else if (outcome.End == AndroidEnd.Stuck && !(tornByAndroid && LeftByDefect7(state)))
+                        throw new LostDataException($"Android is stuck: {outcome.Why}");
                 }
                 else
                 {
@@ -229,7 +239,8 @@ public sealed class AndroidSimulation
             }
             catch (Exception e) when (e is not LostDataException { InnerException: not null })
             {
-                throw new LostDataException($"{_case.Name}: seed {_seed}, grain {Grain}: {history}; then {(android ? "Android" : "we")}: {e.Message}", e);
+                throw new LostDataException(
+                    $"{_case.Name}: seed {_seed}, grain {Grain}: {history}; then {(android ? "Android" : "we")}: {e.Message}", e);
             }
             if (next != null)
             {
@@ -310,7 +321,8 @@ public sealed class AndroidSimulation
         ThreadLocal<(MergeCase? Case, AndroidSimulation? Simulation)> current = new();
         return (merge, disks) =>
         {
-            if (current.Value.Case != (object)merge) current.Value = (merge, new AndroidSimulation(merge, new AndroidCounts()) { MayRefuse = Refusals(merge) });
+            if (current.Value.Case != (object)merge)
+                current.Value = (merge, new AndroidSimulation(merge, new AndroidCounts()) { MayRefuse = Refusals(merge) });
             AndroidSimulation simulation = current.Value.Simulation!;
             simulation.AndroidGoesOn(merge, disks);
             counts.Add(simulation._counts);
@@ -344,8 +356,13 @@ public sealed class AndroidSimulation
     {
         MergeCase merge = AndroidCases.Random(seed);
         Arena arena = arenas[merge];
-        AndroidSimulation simulation = new(merge, counts, arena, seed) { Grain = seed % 2 == 0 ? Page.Size : Page.Sector, CommitOps = 1 + (int)(seed % 3) };
-        using Explorer explorer = new(merge, new Thoroughness { Seed = seed, Grain = simulation.Grain, Crashes = 1, ExhaustiveUpTo = 4, Samples = 6 }, arena) { EveryState = simulation.AndroidGoesOn };
+        AndroidSimulation simulation =
+            new(merge, counts, arena, seed) { Grain = seed % 2 == 0 ? Page.Size : Page.Sector, CommitOps = 1 + (int)(seed % 3) };
+        using Explorer explorer =
+            new(merge, new Thoroughness { Seed = seed, Grain = simulation.Grain, Crashes = 1, ExhaustiveUpTo = 4, Samples = 6 }, arena)
+            {
+                EveryState = simulation.AndroidGoesOn,
+            };
         explorer.Explore();
         simulation.WeGoOn(most: 16);
         simulation.Relay(legs: 40);
@@ -376,14 +393,19 @@ public sealed class AndroidSimulation
         {
             CommitOps = CommitOps,
             Step = () => step(model),
-            Moment = name => { if ((name != "window partly written" && name != "batch written") || moments++ % ReadStride == 0) ServeAll(model, name); },
+            Moment = name =>
+            {
+                if ((name != "window partly written" && name != "batch written") || moments++ % ReadStride == 0) ServeAll(model, name);
+            },
         };
         AndroidOutcome outcome = model.Merge();
-        if (outcome.End == AndroidEnd.Refused && !MayRefuse.Any(why => outcome.Why.StartsWith(why, StringComparison.Ordinal))) throw new LostDataException($"Android refuses: {outcome.Why}");
+        if (outcome.End == AndroidEnd.Refused && !MayRefuse.Any(why => outcome.Why.StartsWith(why, StringComparison.Ordinal)))
+            throw new LostDataException($"Android refuses: {outcome.Why}");
         if (outcome.End != AndroidEnd.Merged) return outcome;
         ServeAll(model, "merged");
         // If nothing is left to do, Android does not flush the last count of a dead predecessor, which may be in the cache only.
-        if (model.Count != model.Cow.Order.Count) throw new LostDataException($"Android ended with {model.Count} of {model.Cow.Order.Count} ops counted");
+        if (model.Count != model.Cow.Order.Count)
+            throw new LostDataException($"Android ended with {model.Count} of {model.Cow.Order.Count} ops counted");
         CheckEnd(disks, model.Committed ? model.Count : SimMerge.DurableCount(disks[0]));
         return outcome;
     }
@@ -399,7 +421,8 @@ public sealed class AndroidSimulation
             CheckEnd(disks, result.OpsTotal);
             return false;
         }
-        catch (SnapuserdException e) when (_case.MayBeLost && e.Code == ExitCode.CowCorrupt && e.Message.Contains("lost", StringComparison.Ordinal))
+        catch (SnapuserdException e) when (_case.MayBeLost && e.Code == ExitCode.CowCorrupt
+            && e.Message.Contains("lost", StringComparison.Ordinal))
         {
             return true;
         }
@@ -421,7 +444,8 @@ public sealed class AndroidSimulation
             byte[]? served = model.Read((uint)block);
             if (served != null && served.AsSpan().SequenceEqual(_case.Target[block].Bytes)) continue;
             if (served == null || !model.ReadsHalfOverwrittenSource((uint)block))
-                throw new LostDataException($"Android serves block {block} {(served == null ? "with an I/O error" : "wrongly")} ({moment}, {model.Count} counted)");
+                throw new LostDataException(
+                    $"Android serves block {block} {(served == null ? "with an I/O error" : "wrongly")} ({moment}, {model.Count} counted)");
             _counts.Defect5++;
         }
     }

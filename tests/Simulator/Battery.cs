@@ -51,8 +51,10 @@ public static class Battery
         ("readers who enter at any moment", () => GateCases.Check()),
         (Entering, () => EntryCases.Check()),
         ("the windows of an undisturbed merge", () => All(Windows)),
-        ("one crash at any step", () => All(merge => Crash(merge, new Thoroughness { Seed = 1, Crashes = 1, ExhaustiveUpTo = 7, Samples = 8 }))),
-        ("one crash at any step of a long run", () => { for (ulong seed = 1; seed <= 3; seed++) Crash(Faults.Stream(), new Thoroughness { Seed = seed, Crashes = 1, ExhaustiveUpTo = 2, Samples = 2 }); }),
+        ("one crash at any step",
+            () => All(merge => Crash(merge, new Thoroughness { Seed = 1, Crashes = 1, ExhaustiveUpTo = 7, Samples = 8 }))),
+        ("one crash at any step of a long run", () => { for (ulong seed = 1; seed <= 3;
+            seed++) Crash(Faults.Stream(), new Thoroughness { Seed = seed, Crashes = 1, ExhaustiveUpTo = 2, Samples = 2 }); }),
         ("flushes that take long", () => Undisturbed(Faults.LongStream(8))),
         (Pages, Faults.GivesPagesBack),
         ("checkpoints by bytes", () => Faults.CheckpointsByBytes(16, 1)),
@@ -66,7 +68,8 @@ public static class Battery
         ("a window that only the page cache holds", () => All(CachedWindow)),
         ("faults of requests", () => { foreach (string name in SmallCases.Names) Faults.Small(name, 2, 1, 7, _ => { }); }),
         ("programs of two ops", () => Sample(5)),
-        ("two crashes at sector grain", () => All(merge => Crash(merge, new Thoroughness { Seed = 2, Grain = Page.Sector, Crashes = 2, ExhaustiveUpTo = 3, Samples = 3, Stride = 3 }))),
+        ("two crashes at sector grain", () => All(merge =>
+            Crash(merge, new Thoroughness { Seed = 2, Grain = Page.Sector, Crashes = 2, ExhaustiveUpTo = 3, Samples = 3, Stride = 3 }))),
         (Overlaps, SomeOverlaps),
     ];
 
@@ -175,7 +178,8 @@ public static class Battery
             for (int i = 0; i < layout.Window; i++)
             {
                 ReadOnlySpan<byte> entry = head.AsSpan((int)layout.EntryOffset(i), ScratchLayout.EntryBytes);
-                (ulong block, ulong offset) found = (BinaryPrimitives.ReadUInt64LittleEndian(entry), BinaryPrimitives.ReadUInt64LittleEndian(entry[8..]));
+                (ulong block, ulong offset) found = (BinaryPrimitives.ReadUInt64LittleEndian(entry),
+                    BinaryPrimitives.ReadUInt64LittleEndian(entry[8..]));
                 uint block = i < due ? cow[cow.Order.OpIndex(count + i)].NewBlock : 0;
                 if (found != (i < due ? (block, (ulong)layout.SlotOffset(i)) : (0, 0)))
                     throw new LostDataException($"{merge.Name}: at count {count} the window has {due} ops, and entry {i} is {found}");
@@ -184,7 +188,8 @@ public static class Battery
                 if (i == due) break;
             }
         });
-        if (disks[1].Durable.FirstDifference(merge.Target) is >= 0 and int wrong) throw new LostDataException($"{merge.Name}: block {wrong} is wrong after an undisturbed merge");
+        if (disks[1].Durable.FirstDifference(merge.Target) is >= 0 and int wrong)
+            throw new LostDataException($"{merge.Name}: block {wrong} is wrong after an undisturbed merge");
     }
 
     /// <summary>
@@ -390,7 +395,8 @@ public static class Battery
             int flushes = 0;
             try
             {
-                SimMerge.Run(merge, disks, arena, 3, () => { }, (_, request) => request.Verb == BlockVerb.Flush && flushes++ == fail ? new Fault(-Errno.EIO, DropsDirty: true) : null);
+                SimMerge.Run(merge, disks, arena, 3, () => { },
+                    (_, request) => request.Verb == BlockVerb.Flush && flushes++ == fail ? new Fault(-Errno.EIO, DropsDirty: true) : null);
                 if (flushes <= fail) return;
                 throw new LostDataException($"{merge.Name}: flush {fail} failed and the merge went on");
             }
@@ -407,7 +413,8 @@ public static class Battery
         if (FaultSweep.ClaimedWindow(merge, 1) is not { } claimed || SimMerge.DurableCount(claimed[0]) != 0) return;
         SimDisk[] disks = Copy(claimed);
         disks[0] = SimDisk.AfterDroppedFlush(merge.Cow, claimed[0].Cache);
-        Crash(merge, new Thoroughness { Seed = 9, Crashes = 2, ExhaustiveUpTo = 6, Samples = 8 }, disks, "a flush of scratch failed unseen");
+        Crash(merge, new Thoroughness { Seed = 9, Crashes = 2, ExhaustiveUpTo = 6, Samples = 8 }, disks,
+            "a flush of scratch failed unseen");
     }
 
     /// <summary>The source's disk, if the case has one.</summary>

@@ -12,7 +12,8 @@ public sealed class HangException(string what) : Exception(what);
 /// checked, racing requests are rejected, completions come in an order that the seed decides, and requests are counted against a limit.
 /// <paramref name="lie"/> may change the result of a read: device, offset, bytes.
 /// </summary>
-public sealed class ByteQueue(byte[][] devices, Arena arena, int depth, ulong seed, int limit, Action<int, long, Memory<byte>>? lie = null) : IBlockQueue
+public sealed class ByteQueue(byte[][] devices, Arena arena, int depth, ulong seed, int limit, Action<int, long, Memory<byte>>? lie = null)
+    : IBlockQueue
 {
     private readonly Chance _chance = new(seed);
     private readonly List<BlockRequest> _flights = [];
@@ -62,7 +63,8 @@ public sealed class ByteQueue(byte[][] devices, Arena arena, int depth, ulong se
     private bool ChangesNothingFor(in BlockRequest write, in BlockRequest read)
     {
         if (read.Verb != BlockVerb.Read) return false;
-        int from = (int)Math.Max(write.Offset, read.Offset), to = (int)Math.Min(write.Offset + write.Buffer.Length, read.Offset + read.Buffer.Length);
+        int from = (int)Math.Max(write.Offset, read.Offset),
+            to = (int)Math.Min(write.Offset + write.Buffer.Length, read.Offset + read.Buffer.Length);
         return arena[write.Buffer].Slice(from - (int)write.Offset, to - from).SequenceEqual(devices[write.Device].AsSpan(from, to - from));
     }
 
@@ -73,13 +75,17 @@ public sealed class ByteQueue(byte[][] devices, Arena arena, int depth, ulong se
         int length = arena[request.Buffer].Length;
         if (length == 0) throw new ContractViolationException($"an empty {request.Verb}");
         if (request.Offset < 0 || request.Offset > devices[request.Device].Length - length)
-            throw new ContractViolationException($"{request.Verb} of {length} bytes at {request.Offset} goes beyond device {request.Device} of {devices[request.Device].Length}");
+            throw new ContractViolationException($"{request.Verb} of {length} bytes at {request.Offset} goes beyond device "
+                + $"{request.Device} of {devices[request.Device].Length}");
         foreach (BlockRequest other in _flights)
         {
-            if (other.Verb is BlockVerb.Flush or BlockVerb.WriteBack || (request.Verb == BlockVerb.Read && other.Verb == BlockVerb.Read)) continue;
-            if (other.Device == request.Device && other.Offset < request.Offset + length && request.Offset < other.Offset + other.Buffer.Length
+            if (other.Verb is BlockVerb.Flush or BlockVerb.WriteBack || (request.Verb == BlockVerb.Read && other.Verb == BlockVerb.Read))
+                continue;
+            if (other.Device == request.Device && other.Offset < request.Offset + length
+                && request.Offset < other.Offset + other.Buffer.Length
                 && !(request.Verb == BlockVerb.Write ? ChangesNothingFor(request, other) : ChangesNothingFor(other, request)))
-                throw new ContractViolationException($"{request.Verb} at {request.Offset} races with {other.Verb} at {other.Offset} on device {request.Device}");
+                throw new ContractViolationException(
+                    $"{request.Verb} at {request.Offset} races with {other.Verb} at {other.Offset} on device {request.Device}");
         }
     }
 

@@ -59,7 +59,8 @@ public static class CrashStates
             SortedDictionary<int, List<Page>> byPage = [];
             foreach (PendingPage pending in disks[disk].Pending)
             {
-                if (!byPage.TryGetValue(pending.Number, out List<Page>? versions)) byPage.Add(pending.Number, versions = [disks[disk].Durable[pending.Number]]);
+                if (!byPage.TryGetValue(pending.Number, out List<Page>? versions))
+                    byPage.Add(pending.Number, versions = [disks[disk].Durable[pending.Number]]);
                 versions.Add(pending.Contents);
             }
             foreach ((int page, List<Page> versions) in byPage)
@@ -68,7 +69,9 @@ public static class CrashStates
                 {
                     List<Page> different = [];
                     foreach (Page version in versions)
-                        if (!different.Exists(other => other.Bytes.Slice(sector * length, length).SequenceEqual(version.Bytes.Slice(sector * length, length)))) different.Add(version);
+                        if (!different.Exists(other =>
+                            other.Bytes.Slice(sector * length, length).SequenceEqual(version.Bytes.Slice(sector * length, length))))
+                            different.Add(version);
                     if (different.Count > 1) choices.Add(new Choice(disk, page, sectors == 1 ? -1 : sector, different));
                 }
             }

@@ -16,7 +16,8 @@ public sealed class Arenas : IDisposable
     {
         get
         {
-            if (!_bySize.TryGetValue((bytes, page), out Arena? arena)) _bySize.Add((bytes, page), arena = new Arena(bytes, new SimulatedPages(page)));
+            if (!_bySize.TryGetValue((bytes, page), out Arena? arena))
+                _bySize.Add((bytes, page), arena = new Arena(bytes, new SimulatedPages(page)));
             return arena;
         }
     }

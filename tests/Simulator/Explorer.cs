@@ -56,7 +56,8 @@ public sealed record MergeCase(string Name, Image Cow, Image Base, Image Target)
     public Func<SimStorage>? Storage { get; init; }
 
     /// <summary>Fresh disks: COW, base, and the source if it is a separate device.</summary>
-    public SimDisk[] Disks() => Source is { } source ? [new SimDisk(Cow), new SimDisk(Base), new SimDisk(source)] : [new SimDisk(Cow), new SimDisk(Base)];
+    public SimDisk[] Disks() =>
+        Source is { } source ? [new SimDisk(Cow), new SimDisk(Base), new SimDisk(source)] : [new SimDisk(Cow), new SimDisk(Base)];
 }
 
 /// <summary>How thoroughly the explorer searches.</summary>
@@ -204,13 +205,16 @@ public sealed class Explorer : IDisposable
             if (world.Crashes > 0) EveryState?.Invoke(_case, world.Disks);
             int unlike = SimMerge.FirstWrongPage(_case, world.Disks, _arena, _how.Seed);
             if (unlike >= 0) throw new LostDataException($"block {unlike} of the merged image, read without merging, is wrong");
-            MergeResult result = SimMerge.Run(_case with { Readers = _case.Readers && Runs % ReadersEvery == 1 % ReadersEvery }, world.Disks, _arena, _how.Seed + (ulong)world.Crashes, _stepped, pages: _pages);
+            MergeResult result = SimMerge.Run(_case with { Readers = _case.Readers && Runs % ReadersEvery == 1 % ReadersEvery },
+                world.Disks, _arena, _how.Seed + (ulong)world.Crashes, _stepped, pages: _pages);
             First ??= result;
             int wrong = world.Disks[1].Durable.FirstDifference(_case.Target);
             if (wrong >= 0) throw new LostDataException($"block {wrong} of the base is wrong, or not durable, after the merge");
-            if (SimMerge.DurableCount(world.Disks[0]) != result.OpsTotal) throw new LostDataException("the merge ended and its count is not durable");
+            if (SimMerge.DurableCount(world.Disks[0]) != result.OpsTotal)
+                throw new LostDataException("the merge ended and its count is not durable");
         }
-        catch (SnapuserdException e) when (_case.MayBeLost && world.Crashes > 0 && e.Code == ExitCode.CowCorrupt && e.Message.Contains("lost", StringComparison.Ordinal))
+        catch (SnapuserdException e) when (_case.MayBeLost && world.Crashes > 0 && e.Code == ExitCode.CowCorrupt
+            && e.Message.Contains("lost", StringComparison.Ordinal))
         {
             Lost++;
         }
@@ -225,7 +229,9 @@ public sealed class Explorer : IDisposable
     {
         if (!SimMerge.SaysUntouched(cow)) return;
         int changed = now.FirstDifference(old);
-        if (changed >= 0) throw new LostDataException($"count and state byte are 0, as if no merge had begun, but block {changed} of the base is written");
+        if (changed >= 0)
+            throw new LostDataException(
+                $"count and state byte are 0, as if no merge had begun, but block {changed} of the base is written");
     }
 
     private void Step()
@@ -252,7 +258,8 @@ public sealed class Explorer : IDisposable
         return _seen.Add(hash);
     }
 
-    private void Add(SimDisk[] disks, string kind) => _toDo.Enqueue(new World(disks, _current.Crashes + 1, _count, new History(_current.History, kind, _step)));
+    private void Add(SimDisk[] disks, string kind) =>
+        _toDo.Enqueue(new World(disks, _current.Crashes + 1, _count, new History(_current.History, kind, _step)));
 
     /// <summary>
     /// A power cut leaves the durable contents plus any subset of the pending pages or sectors, each in any of its versions.
@@ -291,7 +298,8 @@ public sealed class Explorer : IDisposable
         for (int sample = 0; sample < _how.Samples; sample++)
         {
             int percent = 10 + _chance.Below(81);
-            for (int i = 0; i < _choices.Count; i++) Pick(i, _chance.Percent(percent) ? 1 + _chance.Below(_choices[i].Versions) : 0, hashes);
+            for (int i = 0; i < _choices.Count; i++)
+                Pick(i, _chance.Percent(percent) ? 1 + _chance.Below(_choices[i].Versions) : 0, hashes);
             AddPowerCut(hashes);
         }
     }
@@ -349,7 +357,9 @@ public sealed class Explorer : IDisposable
         for (int i = first; i < _versions.Count; i++)
             if (HashAt(_versions[i].Contents, sector) == HashAt(contents, sector)) return;
         int page = pending.Number;
-        ulong gain = sector < 0 ? Image.Weight(page, contents) - Image.Weight(page, durable) : Image.Weight(page, contents, sector) - Image.Weight(page, durable, sector);
+        ulong gain = sector < 0
+            ? Image.Weight(page, contents) - Image.Weight(page, durable)
+            : Image.Weight(page, contents, sector) - Image.Weight(page, durable, sector);
         _versions.Add(new Version(contents, gain));
     }
 
@@ -376,7 +386,9 @@ public sealed class Explorer : IDisposable
                 for (; ; i++)
                 {
                     Choice here = _choices[i];
-                    if (_picks[i] > 0) _versions[here.FirstVersion + _picks[i] - 1].Contents.SectorBytes(here.Sector).CopyTo(mixed[(here.Sector * Page.Sector)..]);
+                    if (_picks[i] > 0)
+                        _versions[here.FirstVersion + _picks[i] - 1].Contents.SectorBytes(here.Sector)
+                            .CopyTo(mixed[(here.Sector * Page.Sector)..]);
                     if (i + 1 == _choices.Count || _choices[i + 1].Page != choice.Page || _choices[i + 1].Disk != choice.Disk) break;
                 }
                 contents = _pages.Of(mixed);

@@ -56,7 +56,8 @@ public sealed class FaultSweep : IDisposable
         {
             foreach (int errno in Errnos)
             {
-                foreach (FaultReach reach in new[] { FaultReach.Once, FaultReach.Device, FaultReach.All }) yield return new FaultKind(errno, 0, reach);
+                foreach (FaultReach reach in new[] { FaultReach.Once, FaultReach.Device, FaultReach.All })
+                    yield return new FaultKind(errno, 0, reach);
                 if (errno is Errno.EAGAIN or Errno.EINTR or Errno.ECANCELED) yield return new FaultKind(errno, 0, FaultReach.Queued);
                 if (errno != Errno.ECANCELED) yield return new FaultKind(errno, 0, FaultReach.Plain);
             }
@@ -129,7 +130,8 @@ public sealed class FaultSweep : IDisposable
             {
                 Runs++;
                 Stopped++;
-                Must(e.Code == ExitCode.InputOutput && e.Message.Contains("EBADF", StringComparison.Ordinal), history, $"code {(int)e.Code}: {e.Message}");
+                Must(e.Code == ExitCode.InputOutput && e.Message.Contains("EBADF", StringComparison.Ordinal), history,
+                    $"code {(int)e.Code}: {e.Message}");
                 Recover(disks, history);
             }
         }
@@ -156,9 +158,11 @@ public sealed class FaultSweep : IDisposable
                 {
                     Runs++;
                     Stopped++;
-                    Must(e.Code == ExitCode.Internal && e.Message.Contains("op ", StringComparison.Ordinal) && e.Message.StartsWith("cow:", StringComparison.Ordinal), history, $"code {(int)e.Code}: {e.Message}");
+                    Must(e.Code == ExitCode.Internal && e.Message.Contains("op ", StringComparison.Ordinal)
+                        && e.Message.StartsWith("cow:", StringComparison.Ordinal), history, $"code {(int)e.Code}: {e.Message}");
                     // Payloads are decoded before the first write, so the first job decodes a payload if there is one.
-                    if (verify && k == 0 && worker!.PayloadsIn(_case) > 0) Must(!queue.Wrote, history, "something was written although a payload is bad");
+                    if (verify && k == 0 && worker!.PayloadsIn(_case) > 0)
+                        Must(!queue.Wrote, history, "something was written although a payload is bad");
                     Recover(disks, history);
                 }
             }
@@ -205,7 +209,8 @@ public sealed class FaultSweep : IDisposable
     {
         string history = $"request {k}: {kind}, granule {granule}";
         SimDisk[] disks = Start();
-        using FaultyQueue queue = new(disks, _arena, _case.QueueDepth, granule, _seed, k < 0 ? int.MaxValue : k, kind) { WakesUp = wakesUp };
+        using FaultyQueue queue =
+            new(disks, _arena, _case.QueueDepth, granule, _seed, k < 0 ? int.MaxValue : k, kind) { WakesUp = wakesUp };
         SnapuserdException? stop = null;
         try
         {
@@ -235,24 +240,28 @@ public sealed class FaultSweep : IDisposable
     {
         bool named = stop.Code == ExitCode.InputOutput && queue.BelowGranule && stop.Message.Contains("EIO", StringComparison.Ordinal);
         foreach ((int device, int errno) in queue.Fatal)
-            named |= stop.Code == ExitCode.InputOutput && stop.Message.StartsWith(Devices[device] + ":", StringComparison.Ordinal) && stop.Message.Contains(Errno.Name(errno), StringComparison.Ordinal);
+            named |= stop.Code == ExitCode.InputOutput && stop.Message.StartsWith(Devices[device] + ":", StringComparison.Ordinal)
+                && stop.Message.Contains(Errno.Name(errno), StringComparison.Ordinal);
         Must(named, history, $"code {(int)stop.Code} and not the device and errno that failed: {stop.Message}");
     }
 
     private void Merge(IBlockQueue queue, SimDisk[] disks, Func<IWorker<DecodeJob>>? worker, bool verify = false, int granule = 1)
     {
         SimMerge.Clean(_arena);
-        MergeCase merge = _case with { Granule = granule, Options = _case.Options with { VerifyFirst = verify || _case.Options.VerifyFirst } };
+        MergeCase merge =
+            _case with { Granule = granule, Options = _case.Options with { VerifyFirst = verify || _case.Options.VerifyFirst } };
         using SimWorkers workers = new(worker?.Invoke() ?? new DecodeWorker(), _seed);
         using MergeEngine engine = MergeEngine.Open(SimMerge.Setup(merge, disks, _arena, _seed, queue, workers));
         try
         {
             MergeResult result = engine.Run();
-            if (SimMerge.DurableCount(disks[0]) != result.OpsTotal) throw new LostDataException($"{_case.Name}: the merge ended and its count is not durable");
+            if (SimMerge.DurableCount(disks[0]) != result.OpsTotal)
+                throw new LostDataException($"{_case.Name}: the merge ended and its count is not durable");
         }
         catch (SnapuserdException) when (engine.DurableCount > SimMerge.DurableCount(disks[0]))
         {
-            throw new LostDataException($"{_case.Name}: the stopped engine believes that {engine.DurableCount} ops are durable, on the medium are {SimMerge.DurableCount(disks[0])}");
+            throw new LostDataException($"{_case.Name}: the stopped engine believes that {engine.DurableCount} ops are durable, on the "
+                + $"medium are {SimMerge.DurableCount(disks[0])}");
         }
     }
 
@@ -267,7 +276,8 @@ public sealed class FaultSweep : IDisposable
         int errors = 0;
         try
         {
-            using MergedImage image = MergedImage.Open(SimMerge.Setup(_case with { Granule = granule }, disks, _arena, _seed, queue, workers));
+            using MergedImage image =
+                MergedImage.Open(SimMerge.Setup(_case with { Granule = granule }, disks, _arena, _seed, queue, workers));
             for (long offset = 0; offset < image.Length;)
             {
                 int length = Page.Size;
@@ -278,7 +288,8 @@ public sealed class FaultSweep : IDisposable
                     for (int at = 0; at < length; at += Page.Size)
                     {
                         int count = Math.Min(Page.Size, length - at);
-                        Must(chunk.Slice(at, count).SequenceEqual(_case.Target[(int)((offset + at) / Page.Size)].Bytes[..count]), history, $"block {(offset + at) / Page.Size} is read wrong");
+                        Must(chunk.Slice(at, count).SequenceEqual(_case.Target[(int)((offset + at) / Page.Size)].Bytes[..count]), history,
+                            $"block {(offset + at) / Page.Size} is read wrong");
                     }
                 }
                 catch (SnapuserdException e)
@@ -336,7 +347,8 @@ public sealed class FaultSweep : IDisposable
             Must(wrong < 0, history, $"block {wrong} of the merged image is read wrong");
             SimMerge.Run(_case, disks, _arena, _seed, () => { });
         }
-        catch (SnapuserdException e) when (_case.MayBeLost && e.Code == ExitCode.CowCorrupt && e.Message.Contains("lost", StringComparison.Ordinal))
+        catch (SnapuserdException e) when (_case.MayBeLost && e.Code == ExitCode.CowCorrupt
+            && e.Message.Contains("lost", StringComparison.Ordinal))
         {
             return;
         }
@@ -393,7 +405,10 @@ public static class Faults
     /// The golden COWs whose requests are sampled, each with the stride through the faults that one round uses: one run takes a tenth of a
     /// second.
     /// </summary>
-    public static IEnumerable<(string Name, int Stride)> GoldenStrides => [("v3-lz4-64k-xor", 2003), ("v2-lz4-xor", 2503), ("v2-zstd-noscratch", 3001), ("v3-zstd-nocopy", 151)];
+    public static IEnumerable<(string Name, int Stride)> GoldenStrides =>
+    [
+        ("v3-lz4-64k-xor", 2003), ("v2-lz4-xor", 2503), ("v2-zstd-noscratch", 3001), ("v3-zstd-nocopy", 151),
+    ];
 
     public static int Simulate(Budget budget)
     {
@@ -425,7 +440,8 @@ public static class Faults
         }
         catch (LostDataException e)
         {
-            return Program.Failed("faults", budget, Program.Lost("faults", $"--seed {budget.Seed} {string.Join(' ', budget.Words)}".TrimEnd(), e));
+            return Program.Failed("faults", budget,
+                Program.Lost("faults", $"--seed {budget.Seed} {string.Join(' ', budget.Words)}".TrimEnd(), e));
         }
         Console.WriteLine($"faults, seed {budget.Seed}: {budget.Tally}");
         return 0;
@@ -446,7 +462,8 @@ public static class Faults
             sweep.SweepReads(stride);
             count(sweep);
         }
-        using (FaultSweep verified = new(merge with { Name = merge.Name + ", payloads checked first", Options = merge.Options with { VerifyFirst = true } }, seed + 2))
+        using (FaultSweep verified = new(
+            merge with { Name = merge.Name + ", payloads checked first", Options = merge.Options with { VerifyFirst = true } }, seed + 2))
         {
             verified.Sweep(stride * 3, 2);
             count(verified);
@@ -513,7 +530,9 @@ public static class Faults
         using Arena arena = new(merge.ArenaBytes);
         MergeResult result = SimMerge.Run(merge, merge.Disks(), arena, seed, () => { });
         // One interval until it is due, one for the writes during the previous checkpoint, one for the writes of one batch.
-        if (result.Checkpoints < result.OpsTotal / (3 * blocks)) throw new LostDataException($"{merge.Name}: {result.OpsTotal} blocks, and {result.Checkpoints} checkpoints although one is due every {blocks}");
+        if (result.Checkpoints < result.OpsTotal / (3 * blocks))
+            throw new LostDataException(
+                $"{merge.Name}: {result.OpsTotal} blocks, and {result.Checkpoints} checkpoints although one is due every {blocks}");
         return result.Checkpoints;
     }
 
@@ -527,12 +546,20 @@ public static class Faults
         {
             for (ulong seed = 1; seed <= 3; seed++)
             {
-                MergeCase merge = QuickStream(64) with { Name = $"pages of {page} bytes", ArenaBytes = 2 << 20, SystemPage = page, SharesMemory = true, GivesPagesBack = true };
+                MergeCase merge = QuickStream(64) with
+                {
+                    Name = $"pages of {page} bytes",
+                    ArenaBytes = 2 << 20,
+                    SystemPage = page,
+                    SharesMemory = true,
+                    GivesPagesBack = true,
+                };
                 using Arenas arenas = new();
                 SimDisk[] disks = merge.Disks();
                 SimMerge.Run(merge, disks, arenas[merge], seed, () => { });
                 int wrong = disks[1].Durable.FirstDifference(merge.Target);
-                if (wrong >= 0) throw new LostDataException($"{merge.Name}, seed {seed}: block {wrong} of the base is wrong after the merge");
+                if (wrong >= 0)
+                    throw new LostDataException($"{merge.Name}, seed {seed}: block {wrong} of the base is wrong after the merge");
             }
         }
     }

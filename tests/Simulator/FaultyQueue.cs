@@ -154,7 +154,8 @@ public sealed class FaultyQueue(SimDisk[] disks, Arena arena, int depth, int gra
         Delivered++;
         if (result == 0) Fatal.Add((request.Device, Errno.EIO));
         else if (result > 0 && result < granule) BelowGranule = true;
-        else if (result < 0 && (_plain || -result is not (Errno.EINTR or Errno.EAGAIN or Errno.ECANCELED))) Fatal.Add((request.Device, -result));
+        else if (result < 0 && (_plain || -result is not (Errno.EINTR or Errno.EAGAIN or Errno.ECANCELED)))
+            Fatal.Add((request.Device, -result));
         // With direct I/O a sector is written whole or not at all (design §5), even if a device reports a part of one.
         return new Fault(result, WholeSectors: granule > 1);
     }
@@ -186,7 +187,8 @@ public sealed class FaultyQueue(SimDisk[] disks, Arena arena, int depth, int gra
         if (request.Verb == BlockVerb.Write)
         {
             Wrote = true;
-            if (request.Device == 1 && !(_flushed[0] && _flushed[1])) throw new ContractViolationException("the base is written before COW and base were flushed");
+            if (request.Device == 1 && !(_flushed[0] && _flushed[1]))
+                throw new ContractViolationException("the base is written before COW and base were flushed");
         }
         (BlockVerb, int, long, int) end = End(request);
         if (_goesOnAt.Remove(end, out long at) && request.Offset != at)

@@ -95,7 +95,8 @@ public sealed class Fuzzer(ulong seed)
     /// <summary>Writes the file that failed to build/fuzz and returns the command that repeats the trial.</summary>
     public string SaveCurrent()
     {
-        string folder = Path.Combine(Binary.Root, "build", "fuzz"), name = string.Create(CultureInfo.InvariantCulture, $"{TrialSeed:x16}.cow");
+        string folder = Path.Combine(Binary.Root, "build", "fuzz"),
+            name = string.Create(CultureInfo.InvariantCulture, $"{TrialSeed:x16}.cow");
         Directory.CreateDirectory(folder);
         File.WriteAllBytes(Path.Combine(folder, name), Current!.Bytes);
         return string.Create(CultureInfo.InvariantCulture, $"make fuzz FILE=build/fuzz/{name} SEED={TrialSeed}");
@@ -131,7 +132,10 @@ public static class Fuzz
     {
         if (budget.Words.Length > 0) return Again(budget.Words[0], budget.Seed);
         Stopwatch time = Stopwatch.StartNew();
-        Fuzzer[] fuzzers = [.. Enumerable.Range(0, Environment.ProcessorCount).Select(number => new Fuzzer(Chance.Mix(budget.Seed) + (ulong)number))];
+        Fuzzer[] fuzzers =
+        [
+            .. Enumerable.Range(0, Environment.ProcessorCount).Select(number => new Fuzzer(Chance.Mix(budget.Seed) + (ulong)number)),
+        ];
         Exception? failed = null;
         Thread[] threads = Array.ConvertAll(fuzzers, fuzzer => new Thread(() =>
         {
@@ -150,10 +154,13 @@ public static class Fuzz
 
         FuzzCounts counts = new();
         foreach (Fuzzer fuzzer in fuzzers) counts.Add(fuzzer.Counts);
-        foreach ((string rule, long count) in counts.Refused.OrderByDescending(pair => pair.Value)) Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{count,10}  {rule}"));
+        foreach ((string rule, long count) in counts.Refused.OrderByDescending(pair => pair.Value))
+            Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{count,10}  {rule}"));
         Console.WriteLine(string.Create(CultureInfo.InvariantCulture,
-            $"fuzz: seed {budget.Seed}: {counts.Files} files, {counts.Accepted} accepted, {counts.Files - counts.Accepted} refused by {counts.Refused.Count} rules in {counts.Sentences.Count} different sentences, "
-            + $"{counts.Liars} read from a device that lies, {counts.Runs} runs, {counts.Files / time.Elapsed.TotalSeconds:0} files/s, {(failed == null ? 0 : 1)} failed"));
+            $"fuzz: seed {budget.Seed}: {counts.Files} files, {counts.Accepted} accepted, {counts.Files - counts.Accepted} refused by "
+            + $"{counts.Refused.Count} rules in {counts.Sentences.Count} different sentences, "
+            + $"{counts.Liars} read from a device that lies, {counts.Runs} runs, {counts.Files / time.Elapsed.TotalSeconds:0} files/s, "
+            + $"{(failed == null ? 0 : 1)} failed"));
         return failed == null ? 0 : 1;
     }
 
@@ -180,7 +187,8 @@ public static class Fuzz
         try
         {
             HostileOutcome outcome = trial.Try(file, baseImage, seed);
-            Console.WriteLine(outcome.Accepted ? "accepted, and the image is the judge's" : $"refused by the rule '{outcome.Rule}': {outcome.Sentence}");
+            Console.WriteLine(
+                outcome.Accepted ? "accepted, and the image is the judge's" : $"refused by the rule '{outcome.Rule}': {outcome.Sentence}");
             Fuzzer.TryLiar(trial, file, seed);
             return 0;
         }

@@ -134,7 +134,9 @@ public static class GateCases
         private void See(OpLocations locations)
         {
             if (locations.Counted != locations.Window) throw new LostDataException($"count and window of two moments: {locations}; {this}");
-            if (locations.Counted < _destroyed) throw new LostDataException($"a reader who is inside was sent to {locations}, and all before {_destroyed} is destroyed; {this}");
+            if (locations.Counted < _destroyed)
+                throw new LostDataException(
+                    $"a reader who is inside was sent to {locations}, and all before {_destroyed} is destroyed; {this}");
         }
 
         public override string ToString() => $"{_before} steps before, then {string.Join(", ", _steps)} where the reader is held up";

@@ -28,9 +28,12 @@ public sealed record HostileFile(byte[] Bytes, int Version, int[] Ops, int[] Dat
         }
         (int At, int Bytes, string Name)[] header =
         [
-            (0, 8, "magic"), (8, 2, "major"), (10, 2, "minor"), (12, 2, "header_size"), (14, 2, "footer_size"), (16, 2, "op_size"), (18, 4, "block_size"),
-            (22, 4, "cluster_ops"), (26, 8, "num_merge_ops"), (34, 4, "buffer_size"), (38, 8, "sequence_data_count"), (46, 4, "resume_point_count"),
-            (50, 4, "resume_point_max"), (54, 8, "op_count"), (62, 8, "op_count_max"), (70, 4, "compression_algorithm"), (74, 4, "max_compression_size"),
+            (0, 8, "magic"), (8, 2, "major"), (10, 2, "minor"), (12, 2, "header_size"), (14, 2, "footer_size"), (16, 2, "op_size"),
+            (18, 4, "block_size"),
+            (22, 4, "cluster_ops"), (26, 8, "num_merge_ops"), (34, 4, "buffer_size"), (38, 8, "sequence_data_count"),
+            (46, 4, "resume_point_count"),
+            (50, 4, "resume_point_max"), (54, 8, "op_count"), (62, 8, "op_count_max"), (70, 4, "compression_algorithm"),
+            (74, 4, "max_compression_size"),
         ];
         foreach ((int at, int bytes, string name) in header)
             if (at + bytes <= ScratchAt) Add(at, bytes, name);
@@ -88,8 +91,10 @@ public sealed record HostileFile(byte[] Bytes, int Version, int[] Ops, int[] Dat
         ulong file = (ulong)length;
         ulong[] values =
         [
-            0, 1, 2, max, max - 1, sign, sign - 1, sign + 1, old + 1, old - 1, old ^ sign, old * 2, 4095, 4096, 4097, 511, 512, file, file + 1, file - 1, file - 20, file / 4096,
-            0x574f436661736e75, int.MaxValue, 1UL << 31, uint.MaxValue, 1UL << 32, (1UL << 48) - 1, 1UL << 48, long.MaxValue, ulong.MaxValue - 19, ulong.MaxValue - 15, 262144, 262145, max / 16, (max / 16) + 1, max / 20, max / 4096,
+            0, 1, 2, max, max - 1, sign, sign - 1, sign + 1, old + 1, old - 1, old ^ sign, old * 2, 4095, 4096, 4097, 511, 512, file,
+            file + 1, file - 1, file - 20, file / 4096,
+            0x574f436661736e75, int.MaxValue, 1UL << 31, uint.MaxValue, 1UL << 32, (1UL << 48) - 1, 1UL << 48, long.MaxValue,
+            ulong.MaxValue - 19, ulong.MaxValue - 15, 262144, 262145, max / 16, (max / 16) + 1, max / 20, max / 4096,
         ];
         return values.Select(value => value & max).Distinct();
     }
@@ -112,7 +117,8 @@ public static class HostileFiles
         byte[] bytes = builder.Build();
         int header = builder.Version switch { 1 => 34, 2 => 38, _ => 78 };
         return new HostileFile(
-            bytes, builder.Version, [.. builder.OpOffsets.Select(at => (int)at)], [.. builder.DataOffsets.Where(at => at >= 0).Select(at => (int)at)], header, builder.Version == 1 ? 0 : builder.ScratchBytes);
+            bytes, builder.Version, [.. builder.OpOffsets.Select(at => (int)at)],
+            [.. builder.DataOffsets.Where(at => at >= 0).Select(at => (int)at)], header, builder.Version == 1 ? 0 : builder.ScratchBytes);
     }
 
     /// <summary>
@@ -144,7 +150,12 @@ public static class HostileFiles
     public static HostileFile WithPayload(int version, HostilePayload payload)
     {
         // Built with a raw payload, so that the bytes are stored unchanged; algorithm and length are set afterwards.
-        HostileFile file = Of(new CowBuilder { Version = version, ClusterOps = version == 2 ? 6 : 0, ScratchBytes = SmallCases.ScratchFor(1) }.Copy(1, 2).Zero(3).Replace(4, new byte[4096]));
+        HostileFile file = Of(new CowBuilder
+        {
+            Version = version,
+            ClusterOps = version == 2 ? 6 : 0,
+            ScratchBytes = SmallCases.ScratchFor(1),
+        }.Copy(1, 2).Zero(3).Replace(4, new byte[4096]));
         int op = file.Ops[2], data = file.Data[0];
         byte[] bytes = [.. file.Bytes[..data], .. payload.Stored, .. file.Bytes[(data + 4096)..]];
         if (version == 3)
@@ -183,7 +194,10 @@ public static class HostileFiles
         List<BuiltOp> ops = Program(chance, version, builder.MaxUnitBytes);
         if ((version == 3 || builder.ClusterOps > 0) && chance.Percent(35))
         {
-            List<uint> list = [.. ops.Where(op => op.Type is CowOpType.Copy or CowOpType.Xor || chance.Percent(10)).Select(op => op.NewBlock)];
+            List<uint> list =
+            [
+                .. ops.Where(op => op.Type is CowOpType.Copy or CowOpType.Xor || chance.Percent(10)).Select(op => op.NewBlock),
+            ];
             if (chance.Percent(10)) list.Reverse();
             builder.Sequence([.. list]);
         }
@@ -209,7 +223,9 @@ public static class HostileFiles
             uint block = (uint)chance.Below(Blocks);
             for (int tries = 0; tries < 8 && !Free(block, blocks); tries++) block = (uint)chance.Below(Blocks);
             long source = chance.Below(Blocks), offset = chance.Percent(40) ? chance.Below(4096) : 0;
-            for (int tries = 0; tries < 8 && (written.Contains(source) || (offset > 0 && (source + 1 == Blocks || written.Contains(source + 1)))); tries++) source = chance.Below(Blocks);
+            for (int tries = 0; tries < 8
+                && (written.Contains(source) || (offset > 0 && (source + 1 == Blocks || written.Contains(source + 1)))); tries++)
+                source = chance.Below(Blocks);
             if (!Free(block, blocks) && chance.Percent(80)) continue;
             for (long taking = block; taking < block + blocks; taking++)
             {
@@ -251,7 +267,9 @@ public static class HostileFiles
         {
             int entry = file.ScratchAt + 1 + (16 * written), slot = file.ScratchAt + metadata + (4096 * written);
             NaiveOp op = verdict.Ops[verdict.MergeOrder[count + written]];
-            if (!op.Ordered || slot + 4096 > bytes.Length || entry + 32 > file.ScratchAt + metadata || slot + 4096 > file.ScratchAt + file.ScratchBytes) break;
+            if (!op.Ordered || slot + 4096 > bytes.Length || entry + 32 > file.ScratchAt + metadata
+                || slot + 4096 > file.ScratchAt + file.ScratchBytes)
+                break;
             BinaryPrimitives.WriteInt64LittleEndian(bytes.AsSpan(entry), op.Block);
             BinaryPrimitives.WriteInt64LittleEndian(bytes.AsSpan(entry + 8), slot);
             Payload(chance.Below(6), 1).CopyTo(bytes, slot);
@@ -294,7 +312,12 @@ public static class HostileFiles
                 return file.With(to, (ulong)chance.Below(Blocks + 1));
             case 4:
                 HostileField source = Field("source");
-                return file.With(source, chance.Below(3) switch { 0 => (ulong)chance.Below(Blocks + 1), 1 => (ulong)chance.Below((Blocks + 1) * 4096), _ => (ulong)chance.Below(length + 8) });
+                return file.With(source, chance.Below(3) switch
+                {
+                    0 => (ulong)chance.Below(Blocks + 1),
+                    1 => (ulong)chance.Below((Blocks + 1) * 4096),
+                    _ => (ulong)chance.Below(length + 8),
+                });
             case 5:
                 HostileField data = Field("data_length");
                 return file.With(data, (ulong)((long)file.Get(data) + chance.Below(9) - 4));
@@ -324,7 +347,8 @@ public static class HostileFiles
                     : file with { Bytes = [.. bytes[..gap], .. bytes.AsSpan(gap, file.OpBytes), .. bytes[gap..]] };
             case 13 when others.Count > 0:
                 HostileFile other = others[chance.Below(others.Count)];
-                int cut = chance.Percent(50) ? chance.Below(length) : Op(), from = other.Ops.Length > 0 && chance.Percent(50) ? other.Ops[chance.Below(other.Ops.Length)] : Math.Min(cut, other.Bytes.Length);
+                int cut = chance.Percent(50) ? chance.Below(length) : Op(), from = other.Ops.Length > 0
+                    && chance.Percent(50) ? other.Ops[chance.Below(other.Ops.Length)] : Math.Min(cut, other.Bytes.Length);
                 return file with { Bytes = [.. bytes[..Math.Min(cut, length)], .. other.Bytes[Math.Min(from, other.Bytes.Length)..]] };
             case 14:
                 return file with { Bytes = bytes[..chance.Below(length)] };
@@ -332,7 +356,8 @@ public static class HostileFiles
                 return file with { Bytes = [.. bytes, .. SmallCases.Random(chance.Below(9), 1).AsSpan(0, chance.Below(100))] };
             case 16:
                 // The counts that must agree: footer, op_count, op_count_max, list.
-                string[] names = file.Version == 3 ? ["op_count", "op_count_max", "sequence_data_count", "resume_point_max", "num_merge_ops", "buffer_size"] : ["num_merge_ops", "cluster_ops", "buffer_size"];
+                string[] names = file.Version == 3 ? ["op_count", "op_count_max", "sequence_data_count", "resume_point_max",
+                    "num_merge_ops", "buffer_size"] : ["num_merge_ops", "cluster_ops", "buffer_size"];
                 HostileField count = Field(names[chance.Below(names.Length)]);
                 return file.With(count, (ulong)((long)file.Get(count) + chance.Below(7) - 3));
             case 17 when file.Version < 3:

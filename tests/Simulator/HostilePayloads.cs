@@ -25,17 +25,20 @@ public static class HostilePayloads
     private static List<HostilePayload> Make()
     {
         List<HostilePayload> all = [];
-        void Add(string name, CowCompression algorithm, byte[] stored, bool decodes = false) => all.Add(new HostilePayload($"{algorithm}: {name}", algorithm, stored, decodes));
+        void Add(string name, CowCompression algorithm, byte[] stored, bool decodes = false) =>
+            all.Add(new HostilePayload($"{algorithm}: {name}", algorithm, stored, decodes));
 
         foreach (CowCompression algorithm in new[] { CowCompression.Gz, CowCompression.Brotli, CowCompression.Lz4, CowCompression.Zstd })
         {
             byte[] right = Compressors.Compress(algorithm, s_block, 4096, algorithm == CowCompression.Brotli ? 5 : null);
-            byte[] half = Compressors.Compress(algorithm, s_block.AsSpan(0, 2048), 4096), one = Compressors.Compress(algorithm, s_block.AsSpan(0, 1), 4096);
+            byte[] half = Compressors.Compress(algorithm, s_block.AsSpan(0, 2048), 4096),
+                one = Compressors.Compress(algorithm, s_block.AsSpan(0, 1), 4096);
             Add("what a writer makes", algorithm, right, true);
             Add("half a unit", algorithm, half);
             Add("one byte", algorithm, one);
             Add("a byte more than the unit", algorithm, Compressors.Compress(algorithm, (byte[])[.. s_block, 7], 4096));
-            Add("two halves, one after the other", algorithm, [.. half, .. Compressors.Compress(algorithm, s_block.AsSpan(2048), 4096)], algorithm == CowCompression.Zstd);
+            Add("two halves, one after the other", algorithm, [.. half, .. Compressors.Compress(algorithm, s_block.AsSpan(2048), 4096)],
+                algorithm == CowCompression.Zstd);
             Add("the unit twice", algorithm, [.. right, .. right]);
             Add("a byte past the end", algorithm, [.. right, 0]);
             Add("cut by one byte", algorithm, right[..^1]);
@@ -57,7 +60,8 @@ public static class HostilePayloads
         summed = (byte[])summed.Clone();
         summed[^1] ^= 1;
         Add("a wrong checksum", CowCompression.Zstd, summed);
-        byte[] skippable = [0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0, 1, 2, 3, 4], frame = Compressors.Compress(CowCompression.Zstd, s_block, 4096);
+        byte[] skippable = [0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0, 1, 2, 3, 4],
+            frame = Compressors.Compress(CowCompression.Zstd, s_block, 4096);
         Add("a skippable frame alone", CowCompression.Zstd, skippable);
         Add("a skippable frame in front", CowCompression.Zstd, [.. skippable, .. frame], true);
         Add("a skippable frame at the end", CowCompression.Zstd, [.. frame, .. skippable], true);
@@ -65,7 +69,8 @@ public static class HostilePayloads
         // Magic, then a descriptor with a window byte and an 8-byte content size: a window of 2 TiB, and a content size that exceeds any
         // memory.
         Add("a window of 2 TiB", CowCompression.Zstd, [0x28, 0xb5, 0x2f, 0xfd, 0x00, 0xff, 1, 0, 0]);
-        Add("a content size of 2^64 - 1", CowCompression.Zstd, [0x28, 0xb5, 0x2f, 0xfd, 0xc0, 0x58, 255, 255, 255, 255, 255, 255, 255, 255, 1, 0, 0]);
+        Add("a content size of 2^64 - 1", CowCompression.Zstd,
+            [0x28, 0xb5, 0x2f, 0xfd, 0xc0, 0x58, 255, 255, 255, 255, 255, 255, 255, 255, 1, 0, 0]);
         Add("a content size of 4096 and no blocks", CowCompression.Zstd, [0x28, 0xb5, 0x2f, 0xfd, 0x60, 0x00, 0x0f, 1, 0, 0]);
         // One RLE block: header (4096 << 3 | 1 << 1 | last), byte.
         Add("a run of one byte", CowCompression.Zstd, [0x28, 0xb5, 0x2f, 0xfd, 0x60, 0x00, 0x0f, 3, 0x80, 0, 9], true);
@@ -81,14 +86,16 @@ public static class HostilePayloads
         Add("stored blocks", CowCompression.Gz, Compressors.Compress(CowCompression.Gz, s_block, 4096, 0), true);
         // A token with 15 + n literals or match bytes whose length continues over many bytes.
         Add("a literal of a mebibyte", CowCompression.Lz4, [0xf0, .. Enumerable.Repeat((byte)255, 4112), 0]);
-        Add("a match in front of the beginning", CowCompression.Lz4, [0x1f, 65, 2, 0, .. Enumerable.Repeat((byte)255, 15), 200, 0x50, 1, 2, 3, 4, 5]);
+        Add("a match in front of the beginning", CowCompression.Lz4,
+            [0x1f, 65, 2, 0, .. Enumerable.Repeat((byte)255, 15), 200, 0x50, 1, 2, 3, 4, 5]);
         return all;
     }
 
     private static byte[] Brotli(byte[] plain, int quality, int window)
     {
         byte[] room = new byte[plain.Length + 1024];
-        return BrotliEncoder.TryCompress(plain, room, out int written, quality, window) ? room[..written] : throw new InvalidOperationException();
+        return BrotliEncoder.TryCompress(plain, room, out int written, quality, window)
+            ? room[..written] : throw new InvalidOperationException();
     }
 
     private static byte[] Gzip(byte[] plain)

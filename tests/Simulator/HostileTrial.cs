@@ -62,7 +62,8 @@ public sealed partial class HostileTrial : IDisposable
         Sentence(ref sentence, Extract(file, baseImage, verdict, seed));
         Sentence(ref sentence, Merge(file, baseImage, verdict, seed, verifyFirst: true));
         Sentence(ref sentence, Merge(file, baseImage, verdict, seed, verifyFirst: false));
-        return new HostileOutcome(verdict.ForImage ?? verdict.Payload ?? (verdict.Major == 1 ? "version 1 is not merged" : verdict.InPlace), sentence);
+        return new HostileOutcome(verdict.ForImage ?? verdict.Payload ?? (verdict.Major == 1 ? "version 1 is not merged" : verdict.InPlace),
+            sentence);
     }
 
     /// <summary>
@@ -81,7 +82,8 @@ public sealed partial class HostileTrial : IDisposable
         HashSet<long> mayChange = [];
         string sentence = Run("a merge from a liar", cow, image, seed, _small, Lie, setup =>
         {
-            using MergeEngine engine = MergeEngine.Open(setup with { Options = new MergeOptions { VerifyFirst = (seed & 1) == 0, CheckpointBytes = 3 << 12 } });
+            using MergeEngine engine =
+                MergeEngine.Open(setup with { Options = new MergeOptions { VerifyFirst = (seed & 1) == 0, CheckpointBytes = 3 << 12 } });
             for (int i = 0; i < engine.Cow.OpCount; i++)
                 for (int block = 0; block < engine.Cow[i].Blocks; block++) mayChange.Add((long)engine.Cow[i].NewBlock + block);
             engine.Run();
@@ -94,7 +96,8 @@ public sealed partial class HostileTrial : IDisposable
         return new HostileOutcome(code == ExitCode.Done ? null : code.ToString(), sentence);
     }
 
-    private static ReadOnlySpan<byte> Block(byte[] image, int block) => image.AsSpan(block * 4096, Math.Min(4096, image.Length - (block * 4096)));
+    private static ReadOnlySpan<byte> Block(byte[] image, int block) =>
+        image.AsSpan(block * 4096, Math.Min(4096, image.Length - (block * 4096)));
 
     private static void Sentence(ref string first, string next)
     {
@@ -116,12 +119,14 @@ public sealed partial class HostileTrial : IDisposable
             using CowFile cow = CowFile.Read(source);
             Compare(cow, verdict);
             _ = cow.Order.AndroidCanMerge(out _);
-            if (Order(cow) != (verdict.Order == null)) throw new HostileException($"the judge says of the order: {verdict.Order ?? "consistent"}; the product says otherwise");
+            if (Order(cow) != (verdict.Order == null))
+                throw new HostileException($"the judge says of the order: {verdict.Order ?? "consistent"}; the product says otherwise");
             if (cow.Header.Major >= 2 && verdict.Order == null) _ = MergeForecast.Of(cow, from: (int)cow.Header.NumMergeOps);
             long records = 0;
             CowFile.WalkRecords(source, cow.Header, _ => records++);
             foreach (long block in (ReadOnlySpan<long>)[-1, 0, 1, uint.MaxValue, 1L << 32])
-                if (cow.Order.PositionWriting(block) >= 0 != (cow.Order.NextWritten(block) == block)) throw new HostileException($"block {block} is written and is not");
+                if (cow.Order.PositionWriting(block) >= 0 != (cow.Order.NextWritten(block) == block))
+                    throw new HostileException($"block {block} is written and is not");
         }
         catch (SnapuserdException e)
         {
@@ -153,7 +158,8 @@ public sealed partial class HostileTrial : IDisposable
     private static void Compare(CowFile cow, NaiveVerdict verdict)
     {
         if (verdict.Read != null) throw new HostileException($"the product reads a file that breaks the rule '{verdict.Read}'");
-        if (cow.OpCount != verdict.Ops.Count) throw new HostileException($"the product reads {cow.OpCount} ops, the judge {verdict.Ops.Count}");
+        if (cow.OpCount != verdict.Ops.Count)
+            throw new HostileException($"the product reads {cow.OpCount} ops, the judge {verdict.Ops.Count}");
         for (int i = 0; i < cow.OpCount; i++)
         {
             CowOp op = cow[i];
@@ -161,9 +167,12 @@ public sealed partial class HostileTrial : IDisposable
             NaiveOp read = new((int)op.Type, op.NewBlock, op.Blocks, op.Source, op.DataOffset, op.DataLength);
             if (read != judged) throw new HostileException($"op {i} is {read} to the product and {judged} to the judge");
         }
-        if (cow.Order.Count != verdict.MergeOrder.Count) throw new HostileException($"the merge order has {cow.Order.Count} positions, to the judge {verdict.MergeOrder.Count}");
+        if (cow.Order.Count != verdict.MergeOrder.Count)
+            throw new HostileException($"the merge order has {cow.Order.Count} positions, to the judge {verdict.MergeOrder.Count}");
         for (int i = 0; i < cow.Order.Count; i++)
-            if (cow.Order.OpIndex(i) != verdict.MergeOrder[i]) throw new HostileException($"position {i} of the merge order is op {cow.Order.OpIndex(i)}, to the judge {verdict.MergeOrder[i]}");
+            if (cow.Order.OpIndex(i) != verdict.MergeOrder[i])
+                throw new HostileException(
+                    $"position {i} of the merge order is op {cow.Order.OpIndex(i)}, to the judge {verdict.MergeOrder[i]}");
     }
 
     /// <summary>`verify` without a base.</summary>
@@ -211,7 +220,10 @@ public sealed partial class HostileTrial : IDisposable
         string name = verifyFirst ? "merge" : "merge --no-verify-first";
         string sentence = Run(name, cow, image, seed, _small, null, setup =>
         {
-            using MergeEngine engine = MergeEngine.Open(setup with { Options = new MergeOptions { VerifyFirst = verifyFirst, AllowUnsafe = allowUnsafe, CheckpointBytes = 3 << 12 } });
+            using MergeEngine engine = MergeEngine.Open(setup with
+            {
+                Options = new MergeOptions { VerifyFirst = verifyFirst, AllowUnsafe = allowUnsafe, CheckpointBytes = 3 << 12 },
+            });
             engine.Run();
         }, out ExitCode code, out ByteQueue queue);
 
@@ -240,7 +252,8 @@ public sealed partial class HostileTrial : IDisposable
         {
             // Payloads were not checked first, so every block must hold either its old or its new contents.
             for (int block = 0; block * 4096 < image.Length; block++)
-                if (!Block(image, block).SequenceEqual(Block(baseImage, block)) && !Block(image, block).SequenceEqual(Block(verdict.Image, block)))
+                if (!Block(image, block).SequenceEqual(Block(baseImage, block))
+                    && !Block(image, block).SequenceEqual(Block(verdict.Image, block)))
                     throw new HostileException($"{name}: block {block} is neither old nor new after: {sentence}");
         }
         return Plain(sentence);
@@ -275,7 +288,8 @@ public sealed partial class HostileTrial : IDisposable
         if (code != ExitCode.Done && sentence.Length < 10) throw new HostileException($"{name} refuses without a reason: '{sentence}'");
     }
 
-    private string Run(string name, byte[] cow, byte[] image, ulong seed, Arena arena, Action<int, long, Memory<byte>>? lie, Action<MergeSetup> run, out ExitCode code, out ByteQueue queue)
+    private string Run(string name, byte[] cow, byte[] image, ulong seed, Arena arena, Action<int, long, Memory<byte>>? lie,
+        Action<MergeSetup> run, out ExitCode code, out ByteQueue queue)
     {
         Runs++;
         arena.Reset();

@@ -56,7 +56,8 @@ internal static unsafe class NaiveCodecs
         while (from < stored.Length)
         {
             int token = stored[from++];
-            if (!Length(stored, token >> 4, ref from, out long literals) || literals > stored.Length - from || literals > size - to) return null;
+            if (!Length(stored, token >> 4, ref from, out long literals) || literals > stored.Length - from || literals > size - to)
+                return null;
             stored.Slice(from, (int)literals).CopyTo(unit.AsSpan(to));
             from += (int)literals;
             to += (int)literals;
@@ -89,11 +90,18 @@ internal static unsafe class NaiveCodecs
     /// <summary>A zlib stream (RFC 1950 and 1951), bit by bit.</summary>
     private sealed class Inflate(byte[] input, int size)
     {
-        private static readonly int[] LengthBase = [3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 23, 27, 31, 35, 43, 51, 59, 67, 83, 99, 115, 131, 163, 195, 227, 258];
+        private static readonly int[] LengthBase =
+        [
+            3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 23, 27, 31, 35, 43, 51, 59, 67, 83, 99, 115, 131, 163, 195, 227, 258,
+        ];
         private static readonly int[] LengthExtra = [0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 0];
         private static readonly int[] DistanceBase =
-            [1, 2, 3, 4, 5, 7, 9, 13, 17, 25, 33, 49, 65, 97, 129, 193, 257, 385, 513, 769, 1025, 1537, 2049, 3073, 4097, 6145, 8193, 12289, 16385, 24577];
-        private static readonly int[] DistanceExtra = [0, 0, 0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13];
+            [1, 2, 3, 4, 5, 7, 9, 13, 17, 25, 33, 49, 65, 97, 129, 193, 257, 385, 513, 769, 1025, 1537, 2049, 3073, 4097, 6145, 8193, 12289,
+                16385, 24577];
+        private static readonly int[] DistanceExtra =
+        [
+            0, 0, 0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13,
+        ];
         private static readonly int[] LengthOrder = [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15];
 
         private readonly byte[] _unit = new byte[size];

@@ -216,7 +216,8 @@ public sealed class NaiveReader
             {
                 Require((uint)blocks * 4096 <= unit, "op: unit");
                 Require(block + blocks <= 1L << 32, "op: new_block");
-                Require(length > 0 && length <= (ulong)blocks * 4096 && (algorithm != 0 || length == (ulong)blocks * 4096), "op: data_length");
+                Require(length > 0 && length <= (ulong)blocks * 4096 && (algorithm != 0 || length == (ulong)blocks * 4096),
+                    "op: data_length");
                 Require(type == 6 || source == dataAt, "op: source is not the running position");
                 Require(dataAt + length <= _file.Length, "op: data outside the file");
                 _verdict.Ops.Add(new NaiveOp(type, block, blocks, type == 6 ? source : 0, (long)dataAt, (int)length));
@@ -287,7 +288,8 @@ public sealed class NaiveReader
                 Require(cluster != 0, "sequence: in a file without clusters");
                 Require(_verdict.Ops.Count == 0, "sequence: after a data op");
                 Require(length % 4 == 0, "sequence: length");
-                Require(source >= (ulong)(_headerBytes + _scratchBytes) && (Int128)source + length <= _file.Length, "sequence: outside the file");
+                Require(source >= (ulong)(_headerBytes + _scratchBytes) && (Int128)source + length <= _file.Length,
+                    "sequence: outside the file");
                 for (int i = 0; i < length; i += 4) _list.Add((long)Number(source + (ulong)i, 4));
                 _listed = true;
             }
@@ -410,7 +412,8 @@ public sealed class NaiveReader
             if (Window == 0 && op.Type == 6 && op.Reads.Contains(op.Block)) _verdict.InPlace = "in place without scratch";
             if (position < _verdict.Count + left)
             {
-                Span<byte> slot = _file.AsSpan((int)SlotAt(position - _verdict.Count), 4096), place = image.AsSpan((int)op.Block * 4096, 4096);
+                Span<byte> slot = _file.AsSpan((int)SlotAt(position - _verdict.Count), 4096),
+                    place = image.AsSpan((int)op.Block * 4096, 4096);
                 _verdict.Ambiguous |= op.OntoItself && !slot.SequenceEqual(place);
                 slot.CopyTo(place);
                 continue;

@@ -40,7 +40,8 @@ public static class OverlapGraphs
             for (int op = 0; op < ops; op++, rest /= ops + 2)
             {
                 int reads = (int)(rest % (ops + 2));
-                graph += reads == ops + 1 ? "R" : $"{(chance.Percent(50) ? 'c' : 'x')}{(reads == ops ? "." : reads.ToString(CultureInfo.InvariantCulture))}";
+                graph += reads == ops + 1 ? "R"
+                    : $"{(chance.Percent(50) ? 'c' : 'x')}{(reads == ops ? "." : reads.ToString(CultureInfo.InvariantCulture))}";
             }
             yield return string.Create(CultureInfo.InvariantCulture, $"w{1 + chance.Below(ops)}:k{chance.Below(Page.Sectors)}:{graph}");
         }
@@ -85,16 +86,17 @@ public static class OverlapGraphs
     /// Checks graphs on all processors until the graphs or the seconds run out. Throws at the first one that is lost, with the command that
     /// repeats it.
     /// </summary>
-    public static void CheckAll(IEnumerable<string> words, ulong seed, Tally tally, int stride = 1, double seconds = double.PositiveInfinity) =>
-        Crew.Share(words, (word, arenas) =>
-        {
-            try
+    public static void CheckAll(IEnumerable<string> words, ulong seed, Tally tally, int stride = 1,
+        double seconds = double.PositiveInfinity) =>
+            Crew.Share(words, (word, arenas) =>
             {
-                Check(word, seed, arenas, tally, stride);
-            }
-            catch (Exception e)
-            {
-                throw Program.Lost("overlaps", $"--seed {seed} graph {word}", e);
-            }
-        }, seconds);
+                try
+                {
+                    Check(word, seed, arenas, tally, stride);
+                }
+                catch (Exception e)
+                {
+                    throw Program.Lost("overlaps", $"--seed {seed} graph {word}", e);
+                }
+            }, seconds);
 }

@@ -24,7 +24,8 @@ public sealed record Geometry(string Word)
     {
         string[] numbers = piece[1..].Split('+');
         int first = int.Parse(numbers[0], CultureInfo.InvariantCulture);
-        return piece[0] == 'p' ? Enumerable.Repeat(-1, first) : Enumerable.Range(first, int.Parse(numbers[1], CultureInfo.InvariantCulture));
+        return piece[0] == 'p' ? Enumerable.Repeat(-1, first) : Enumerable.Range(first,
+            int.Parse(numbers[1], CultureInfo.InvariantCulture));
     })];
 
     /// <summary>
@@ -33,7 +34,8 @@ public sealed record Geometry(string Word)
     /// </summary>
     public static Geometry? Shifted(int start, int length, int baseLength)
     {
-        int before = Math.Max(0, -start), from = Math.Max(0, start), shared = Math.Min(length - before, baseLength - from), after = length - before - shared;
+        int before = Math.Max(0, -start), from = Math.Max(0, start), shared = Math.Min(length - before, baseLength - from),
+            after = length - before - shared;
         return shared <= 0 ? null : new Geometry($"{(before > 0 ? $"p{before}," : "")}b{from}+{shared}{(after > 0 ? $",p{after}" : "")}");
     }
 
@@ -125,7 +127,8 @@ public static class Overlaps
     private static readonly long[] _verdicts = new long[4];
 
     /// <summary>The number of starts and counts with each verdict, over all cases.</summary>
-    public static string Verdicts => $"{Of(OverlapVerdict.Mergeable)} merged, {Of(OverlapVerdict.WithUnsafeOps)} merged on the user's word, {Of(OverlapVerdict.NoWay)} refused, {Of(OverlapVerdict.SourceGone)} too late";
+    public static string Verdicts => $"{Of(OverlapVerdict.Mergeable)} merged, {Of(OverlapVerdict.WithUnsafeOps)} merged on the user's "
+        + $"word, {Of(OverlapVerdict.NoWay)} refused, {Of(OverlapVerdict.SourceGone)} too late";
 
     /// <summary>The number of cases with this verdict.</summary>
     public static long Of(OverlapVerdict verdict) => Interlocked.Read(ref _verdicts[(int)verdict]);
@@ -133,7 +136,8 @@ public static class Overlaps
     /// <summary>Every shift with every length.</summary>
     public static IReadOnlyList<Geometry> Shifts { get; } =
     [
-        .. _lengths.SelectMany(length => Enumerable.Range(-FurthestShift, (2 * FurthestShift) + 1).Select(start => Geometry.Shifted(start, length, BaseSectors))).OfType<Geometry>(),
+        .. _lengths.SelectMany(length => Enumerable.Range(-FurthestShift, (2 * FurthestShift) + 1)
+            .Select(start => Geometry.Shifted(start, length, BaseSectors))).OfType<Geometry>(),
     ];
 
     /// <summary>
@@ -200,7 +204,8 @@ public static class Overlaps
         CowBuilder cow = Build(program);
         byte[] source = program.Source.Contents(_base, _own);
         MergeOptions options = new() { VerifyFirst = false, CheckpointBytes = (1 + (int)(chance.Next() % 3)) * (long)CowOp.BlockSize };
-        MergeCase merge = new(program.ToString(), new Image(cow.Build()), new Image(_base), new Image(NaiveMerger.Merge(cow.Ops, source, _base)))
+        MergeCase merge = new(program.ToString(), new Image(cow.Build()), new Image(_base),
+            new Image(NaiveMerger.Merge(cow.Ops, source, _base)))
         {
             Options = options,
             Source = new Image(source),
@@ -241,7 +246,16 @@ public static class Overlaps
                 Merges(allowed, Disks(), count, seed, arenas);
                 continue;
             }
-            Thoroughness how = stride > 1 ? new Thoroughness { Seed = seed, Crashes = 2, ExhaustiveUpTo = 3, Samples = 2, Stride = 5 * stride, Phase = (int)(seed % (ulong)(5 * stride)), Grain = grain }
+            Thoroughness how = stride > 1 ? new Thoroughness
+            {
+                Seed = seed,
+                Crashes = 2,
+                ExhaustiveUpTo = 3,
+                Samples = 2,
+                Stride = 5 * stride,
+                Phase = (int)(seed % (ulong)(5 * stride)),
+                Grain = grain,
+            }
                 : grain == Page.Size ? new Thoroughness { Seed = seed, Crashes = 2, ExhaustiveUpTo = 6, Samples = 8 }
                 : new Thoroughness { Seed = seed, Crashes = 1, Grain = grain, ExhaustiveUpTo = 8 };
             using Explorer explorer = new(allowed, how, arenas[allowed]);
@@ -352,7 +366,8 @@ public static class Overlaps
         yield return program;
         yield return program with { Window = 0 };
         if (program.Ops.Length > 1) yield return program with { Window = 1, Grain = chance % 8 == 0 ? Page.Sector : Page.Size };
-        if ((chance >> 8) % 8 == 0 && Array.TrueForAll(program.Ops, op => op.Kind != 'S')) yield return program with { Version = 2, Window = (int)(chance >> 4 & 1) + 1 };
+        if ((chance >> 8) % 8 == 0 && Array.TrueForAll(program.Ops, op => op.Kind != 'S'))
+            yield return program with { Version = 2, Window = (int)(chance >> 4 & 1) + 1 };
     }
 
     /// <summary>All ops that lie within both devices.</summary>
@@ -365,7 +380,9 @@ public static class Overlaps
             for (int block = 0; block + (kind == 'S' ? 2 : 1) <= Blocks; block++)
             {
                 SmallOp first = new(kind, block, 0);
-                for (int from = 0; first.Reads ? (from + 1) * Page.Size + (kind == 'Y' ? Programs.Unaligned : 0) <= sourceBytes : from == 0; from++) ops.Add(first with { From = from });
+                for (int from =
+                    0; first.Reads ? (from + 1) * Page.Size + (kind == 'Y' ? Programs.Unaligned : 0) <= sourceBytes : from == 0; from++)
+                    ops.Add(first with { From = from });
             }
         }
         return [.. ops];
@@ -373,7 +390,12 @@ public static class Overlaps
 
     private static CowBuilder Build(OverlapProgram program)
     {
-        CowBuilder cow = new() { Version = program.Version, ScratchBytes = program.Window == 0 ? 0 : SmallCases.ScratchFor(program.Window), MaxUnitBytes = 2 * CowOp.BlockSize };
+        CowBuilder cow = new()
+        {
+            Version = program.Version,
+            ScratchBytes = program.Window == 0 ? 0 : SmallCases.ScratchFor(program.Window),
+            MaxUnitBytes = 2 * CowOp.BlockSize,
+        };
         for (int i = 0; i < program.Ops.Length; i++) Programs.Add(cow, program.Ops[i], _payloads[i]);
         return cow;
     }
@@ -393,7 +415,9 @@ public static class Overlaps
         tally.Add(runs: 1);
         SimDisk[] disks = LeftAt(merge, model, count, entries, written);
         if (verdict == OverlapVerdict.Mergeable) Merges(merge, disks, count, seed, arenas);
-        else Refused(merge, disks, seed, arenas, verdict == OverlapVerdict.SourceGone ? ExitCode.CowCorrupt : ExitCode.Usage, isReadable: verdict == OverlapVerdict.NoWay);
+        else
+            Refused(merge, disks, seed, arenas, verdict == OverlapVerdict.SourceGone ? ExitCode.CowCorrupt : ExitCode.Usage,
+                isReadable: verdict == OverlapVerdict.NoWay);
     }
 
     /// <summary>
@@ -412,7 +436,8 @@ public static class Overlaps
         if (entries > 0)
         {
             byte[] bytes = cow.ToArray();
-            ScratchLayout layout = new(BinaryPrimitives.ReadUInt16LittleEndian(bytes.AsSpan(12)), BinaryPrimitives.ReadUInt32LittleEndian(bytes.AsSpan(34)));
+            ScratchLayout layout = new(BinaryPrimitives.ReadUInt16LittleEndian(bytes.AsSpan(12)),
+                BinaryPrimitives.ReadUInt32LittleEndian(bytes.AsSpan(34)));
             bytes[layout.StateOffset] = ScratchLayout.Valid;
             for (int i = 0; i < entries; i++)
             {
@@ -450,22 +475,27 @@ public static class Overlaps
         string what;
         try
         {
-            if (isReadable && SimMerge.FirstWrongPage(merge, disks, arenas[merge], seed) is >= 0 and int wrong) throw new LostDataException($"block {wrong} of the merged image is wrong");
+            if (isReadable && SimMerge.FirstWrongPage(merge, disks, arenas[merge], seed) is >= 0 and int wrong)
+                throw new LostDataException($"block {wrong} of the merged image is wrong");
             if (!isReadable) CannotBeRead(merge, disks, seed, arenas);
             // Readers see the whole image before and after the refusal.
-            SimMerge.Run(merge, disks, arenas[merge], seed, () => throw new LostDataException("the base or the COW is written, or flushed"));
+            SimMerge.Run(merge, disks, arenas[merge], seed,
+                () => throw new LostDataException("the base or the COW is written, or flushed"));
             what = "a whole merge";
         }
         catch (SnapuserdException e)
         {
-            if (e.Code == due && (due == ExitCode.CowCorrupt || merge.Options.AllowUnsafe || e.Message.Contains("--allow-unsafe", StringComparison.Ordinal) || e.Message.Contains("a shift of", StringComparison.Ordinal))) return;
+            if (e.Code == due && (due == ExitCode.CowCorrupt || merge.Options.AllowUnsafe || e.Message.Contains("--allow-unsafe",
+                StringComparison.Ordinal) || e.Message.Contains("a shift of", StringComparison.Ordinal)))
+                return;
             what = $"{e.Code}, {e.Message}";
         }
         catch (LostDataException e)
         {
             what = e.Message;
         }
-        throw new LostDataException($"{merge.Name}: at count {SimMerge.DurableCount(disks[0])} it must be refused with {due} before the first write; instead: {what}");
+        throw new LostDataException($"{merge.Name}: at count {SimMerge.DurableCount(disks[0])} it must be refused with {due} before the "
+            + $"first write; instead: {what}");
     }
 
     private static void CannotBeRead(MergeCase merge, SimDisk[] disks, ulong seed, Arenas arenas)
@@ -504,7 +534,8 @@ public sealed class LongOverlap
         _blocks = blocks;
         int sectors = _blocks * Page.Sectors;
         int shift = chance.Below(2) == 0 ? chance.Below(33) - 16 : chance.Below(sectors) - (sectors / 2);
-        _source = source ?? (chance.Percent(70) ? Geometry.Shifted(shift, sectors + chance.Below(40), sectors) : null) ?? Geometry.Random(chance, sectors, sectors);
+        _source = source ?? (chance.Percent(70) ? Geometry.Shifted(shift, sectors + chance.Below(40), sectors) : null)
+            ?? Geometry.Random(chance, sectors, sectors);
         _written = new bool[_blocks];
         _window = chance.Percent(15) ? 0 : chance.Percent(10) ? 510 : 1 + chance.Below(chance.Percent(50) ? 6 : 40);
         _cow = new CowBuilder { ScratchBytes = _window == 0 ? 0 : _window == 510 ? 2 << 20 : SmallCases.ScratchFor(_window) };
@@ -524,7 +555,8 @@ public sealed class LongOverlap
     {
         byte[] old = SmallCases.Random((long)(_chance.Next() >> 8), _blocks);
         byte[] source = _source.Contents(old, SmallCases.Random((long)(_chance.Next() >> 8), (_source.Sectors.Length / Page.Sectors) + 1));
-        MergeCase merge = new($"{name}: {_source}, W={_window}, {_cow.Ops.Count} ops", new Image(_cow.Build()), new Image(old), new Image(NaiveMerger.Merge(_cow.Ops, source, old)))
+        MergeCase merge = new($"{name}: {_source}, W={_window}, {_cow.Ops.Count} ops", new Image(_cow.Build()), new Image(old),
+            new Image(NaiveMerger.Merge(_cow.Ops, source, old)))
         {
             Source = new Image(source),
             Overlap = _source.Ranges(_chance),
@@ -536,7 +568,8 @@ public sealed class LongOverlap
 
     private void Some()
     {
-        int at = _chance.Below(_blocks), length = 1 + _chance.Below(12), from = _chance.Below(_blocks), step = _chance.Percent(50) ? 1 : -1, shift = _chance.Below(5) - 2;
+        int at = _chance.Below(_blocks), length = 1 + _chance.Below(12), from = _chance.Below(_blocks), step = _chance.Percent(50) ? 1 : -1,
+            shift = _chance.Below(5) - 2;
         int kind = _chance.Below(6);
         for (int i = 0; i < length; i++)
         {

@@ -45,10 +45,13 @@ public static class Program
             string value = args[at + 1];
             switch (args[at])
             {
-                case "--seconds" when int.TryParse(value, NumberStyles.None, CultureInfo.InvariantCulture, out int seconds): budget = budget with { Seconds = seconds }; break;
-                case "--seed" when ulong.TryParse(value, NumberStyles.None, CultureInfo.InvariantCulture, out ulong seed): budget = budget with { Seed = seed }; break;
+                case "--seconds" when int.TryParse(value, NumberStyles.None, CultureInfo.InvariantCulture, out int seconds):
+                    budget = budget with { Seconds = seconds }; break;
+                case "--seed" when ulong.TryParse(value, NumberStyles.None, CultureInfo.InvariantCulture, out ulong seed):
+                    budget = budget with { Seed = seed }; break;
                 default:
-                    Console.Error.WriteLine($"simulator: {args[at]} {value}: expected --seconds or --seed, and a whole number of 0 or more");
+                    Console.Error.WriteLine(
+                        $"simulator: {args[at]} {value}: expected --seconds or --seed, and a whole number of 0 or more");
                     return Usage();
             }
         }
@@ -90,7 +93,8 @@ public static class Program
     }
 
     /// <summary>The exception of a simulation that has lost data, with the command that repeats it.</summary>
-    public static LostDataException Lost(string name, string again, Exception what) => new($"{what.Message}\nagain with: ./build.sh simulate {name} {again}", what);
+    public static LostDataException Lost(string name, string again, Exception what) =>
+        new($"{what.Message}\nagain with: ./build.sh simulate {name} {again}", what);
 
     /// <summary>Prints the last lines of a simulation that has lost data; returns its exit code.</summary>
     public static int Failed(string name, Budget budget, LostDataException what)

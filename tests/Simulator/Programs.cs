@@ -56,7 +56,14 @@ public sealed record SmallProgram(SmallOp[] Ops)
             at += reads ? 3 : 2;
         }
         int Number(int index) => int.Parse(settings[index][1..], CultureInfo.InvariantCulture);
-        return new SmallProgram([.. ops]) { Version = Number(0), Window = Number(1), Grain = Number(2), Sequence = settings[3][1..], AnotherPath = Number(4) == 1 };
+        return new SmallProgram([.. ops])
+        {
+            Version = Number(0),
+            Window = Number(1),
+            Grain = Number(2),
+            Sequence = settings[3][1..],
+            AnotherPath = Number(4) == 1,
+        };
     }
 }
 
@@ -140,7 +147,8 @@ public static class Programs
         // Samples of variants that would multiply the work: sectors, the older format, a source that is the base by another name, an order
         // that differs from the file's.
         if ((chance >> 8) % 8 == 0) yield return program with { Grain = Page.Sector, Window = (int)(chance >> 4 & 1) + 1 };
-        if ((chance >> 16) % 8 == 0 && Array.TrueForAll(ops, op => op.Kind != 'S')) yield return program with { Version = 2, Window = (int)(chance >> 4 & 1) + 1 };
+        if ((chance >> 16) % 8 == 0 && Array.TrueForAll(ops, op => op.Kind != 'S'))
+            yield return program with { Version = 2, Window = (int)(chance >> 4 & 1) + 1 };
         if ((chance >> 32) % 8 == 0) yield return program with { AnotherPath = true, Window = (int)(chance >> 4 & 3) % 3 };
         if ((chance >> 24) % 8 == 0)
         {
@@ -162,7 +170,9 @@ public static class Programs
         for (int i = 0; i < limits?.Length; i++) inPlace |= limits[i] > i;
 
         MergeOptions options = new() { VerifyFirst = false, CheckpointBytes = (1 + (int)(Chance.Mix(seed) % 3)) * (long)CowOp.BlockSize };
-        MergeCase merge = new(program.ToString(), new Image(cow.Build()), new Image(_old), new Image(limits is null ? _old : NaiveMerger.Merge(cow, _old))) { Options = options, AnotherPath = program.AnotherPath };
+        MergeCase merge = new(program.ToString(), new Image(cow.Build()), new Image(_old),
+            new Image(limits is null ? _old : NaiveMerger.Merge(cow, _old)))
+        { Options = options, AnotherPath = program.AnotherPath };
         if (limits is null)
         {
             Refused(merge, seed, arenas, ExitCode.CowCorrupt);
@@ -186,7 +196,8 @@ public static class Programs
     /// Checks the programs of lists of ops on all processors until the lists or the seconds run out. Throws at the first that is lost, with
     /// the command that repeats it. Returns how many lists this covers, including those equivalent by symmetry.
     /// </summary>
-    public static long CheckLists(IEnumerable<(SmallOp[] Ops, int Class)> lists, ulong seed, Tally tally, double seconds = double.PositiveInfinity, Action<MergeCase, SimDisk[]>? everyState = null)
+    public static long CheckLists(IEnumerable<(SmallOp[] Ops, int Class)> lists, ulong seed, Tally tally,
+        double seconds = double.PositiveInfinity, Action<MergeCase, SimDisk[]>? everyState = null)
     {
         long covered = 0;
         Crew.Share(lists, (list, arenas) =>
@@ -201,7 +212,8 @@ public static class Programs
     public static void CheckAll(IEnumerable<SmallProgram> programs, ulong seed, Tally tally) =>
         Crew.Share(programs, (program, arenas) => CheckOne(program, seed, arenas, tally));
 
-    private static void CheckOne(SmallProgram program, ulong seed, Arenas arenas, Tally tally, Action<MergeCase, SimDisk[]>? everyState = null)
+    private static void CheckOne(SmallProgram program, ulong seed, Arenas arenas, Tally tally,
+        Action<MergeCase, SimDisk[]>? everyState = null)
     {
         try
         {
@@ -232,7 +244,8 @@ public static class Programs
                 if (budget.Words is not ["two"])
                 {
                     // Programs of four ops get an eighth of the time, plus what those of three leave.
-                    covered[3] = CheckLists(AllLists(3, budget.Seed), budget.Seed, budget.Tally, (budget.Seconds * 7 / 8.0) - budget.Tally.Seconds);
+                    covered[3] =
+                        CheckLists(AllLists(3, budget.Seed), budget.Seed, budget.Tally, (budget.Seconds * 7 / 8.0) - budget.Tally.Seconds);
                     covered[4] = CheckLists(SomeLists(4, budget.Seed), budget.Seed, budget.Tally, budget.Seconds - budget.Tally.Seconds);
                 }
             }
@@ -241,7 +254,8 @@ public static class Programs
         {
             return Program.Failed("programs", budget, e);
         }
-        string Share(int length) => string.Create(CultureInfo.InvariantCulture, $"{100.0 * covered[length] / Lists(length):0.###} % of {length}");
+        string Share(int length) =>
+            string.Create(CultureInfo.InvariantCulture, $"{100.0 * covered[length] / Lists(length):0.###} % of {length}");
         if (covered[2] > 0) budget.Tally.Covered = $"{Share(2)}, {Share(3)} and {Share(4)} ops over four blocks";
         Console.WriteLine($"programs, seed {budget.Seed}: {budget.Tally}");
         return 0;
@@ -250,7 +264,8 @@ public static class Programs
     /// <summary>The checkpoint that each position waits for (<see cref="NaiveOrder"/>), or null if the program must be refused.</summary>
     private static int[]? Limits(SmallProgram program, CowBuilder cow)
     {
-        bool fits = Array.TrueForAll(program.Ops, op => op.Block + (op.Kind == 'S' ? 2 : 1) <= Blocks && (!op.Reads || op.From + (op.Kind == 'Y' ? 2 : 1) <= Blocks));
+        bool fits = Array.TrueForAll(program.Ops,
+            op => op.Block + (op.Kind == 'S' ? 2 : 1) <= Blocks && (!op.Reads || op.From + (op.Kind == 'Y' ? 2 : 1) <= Blocks));
         return fits ? NaiveOrder.Limits(cow, shared: true) : null;
     }
 
@@ -259,7 +274,8 @@ public static class Programs
         string what = "nothing";
         try
         {
-            SimMerge.Run(merge, merge.Disks(), arenas[merge], seed, () => throw new LostDataException("the base or the COW is written, or flushed"));
+            SimMerge.Run(merge, merge.Disks(), arenas[merge], seed,
+                () => throw new LostDataException("the base or the COW is written, or flushed"));
             what = "a whole merge";
         }
         catch (SnapuserdException e)
@@ -276,7 +292,12 @@ public static class Programs
 
     private static CowBuilder Build(SmallProgram program)
     {
-        CowBuilder cow = new() { Version = program.Version, ScratchBytes = program.Window == 0 ? 0 : SmallCases.ScratchFor(program.Window), MaxUnitBytes = 2 * CowOp.BlockSize };
+        CowBuilder cow = new()
+        {
+            Version = program.Version,
+            ScratchBytes = program.Window == 0 ? 0 : SmallCases.ScratchFor(program.Window),
+            MaxUnitBytes = 2 * CowOp.BlockSize,
+        };
         if (program.Sequence.Length > 0) cow.Sequence([.. program.Sequence.Select(block => (uint)(block - '0'))]);
         for (int i = 0; i < program.Ops.Length; i++) Add(cow, program.Ops[i], _payloads[i]);
         return cow;

@@ -65,7 +65,13 @@ public static class RandomRuns
                 tally.Add(runs: 1);
                 // The random choices do not depend on readers and on a second merge, which have generators of their own.
                 ulong way = (ulong)leg + seed;
-                Leg run = new(merge with { Readers = way % 2 == 0, Paced = way % 3 == 0, SharesMemory = way % 5 < 3, SystemPage = SimulatedPages.All[(int)(way % 7 % 3)] }, chance, arenas, disks, count);
+                Leg run = new(merge with
+                {
+                    Readers = way % 2 == 0,
+                    Paced = way % 3 == 0,
+                    SharesMemory = way % 5 < 3,
+                    SystemPage = SimulatedPages.All[(int)(way % 7 % 3)],
+                }, chance, arenas, disks, count);
                 int unlike = run.FirstWrongPage();
                 if (unlike >= 0) throw new LostDataException($"block {unlike} of the merged image, read without merging, is wrong");
                 run.Merge(leg > 0 && chance.Percent(25) ? 1 + chance.Below(steps) : 0);
@@ -81,7 +87,8 @@ public static class RandomRuns
                 tally.Add(states: 1, distinct: 1);
             }
         }
-        catch (SnapuserdException e) when (merge.MayBeLost && history != "start" && e.Code == ExitCode.CowCorrupt && e.Message.Contains("lost", StringComparison.Ordinal))
+        catch (SnapuserdException e) when (merge.MayBeLost && history != "start" && e.Code == ExitCode.CowCorrupt
+            && e.Message.Contains("lost", StringComparison.Ordinal))
         {
             // An Xor in place without scratch, with the user's consent.
         }
@@ -95,7 +102,8 @@ public static class RandomRuns
     /// <summary>A run after the end finds everything merged and writes nothing.</summary>
     private static void Again(Leg done, Chance chance, Arenas arenas)
     {
-        Leg again = new(OtherWays(done.Case, chance), chance, arenas, Array.ConvertAll(done.Disks, disk => disk.AfterDeath(_ => false)), SimMerge.DurableCount(done.Disks[0]));
+        Leg again = new(OtherWays(done.Case, chance), chance, arenas, Array.ConvertAll(done.Disks, disk => disk.AfterDeath(_ => false)),
+            SimMerge.DurableCount(done.Disks[0]));
         again.Merge(0);
         if (again.Result is not { AlreadyMerged: true, Blocks: 0 }) throw new LostDataException("a finished merge is merged again");
     }
@@ -143,7 +151,8 @@ public static class RandomRuns
             PageStore pages = new();
             try
             {
-                Result = WithMemory(arena => SimMerge.Run(merge with { ArenaBytes = _memory }, disks, arena, seed, Step, stop: _stop, pages: pages));
+                Result = WithMemory(
+                    arena => SimMerge.Run(merge with { ArenaBytes = _memory }, disks, arena, seed, Step, stop: _stop, pages: pages));
             }
             catch (SnapuserdException e) when (e.Code == ExitCode.Interrupted && _stop.Requested)
             {
@@ -158,7 +167,8 @@ public static class RandomRuns
             }
             int wrong = disks[1].Durable.FirstDifference(merge.Target);
             if (wrong >= 0) throw new LostDataException($"block {wrong} of the base is wrong, or not durable, after the merge");
-            if (SimMerge.DurableCount(disks[0]) != Result.OpsTotal) throw new LostDataException("the merge ended and its count is not durable");
+            if (SimMerge.DurableCount(disks[0]) != Result.OpsTotal)
+                throw new LostDataException("the merge ended and its count is not durable");
         }
 
         private void Step()
@@ -299,7 +309,8 @@ internal sealed class RandomUpdate
             if (_chance.Percent(3)) cow.Label(++label);
         }
         bool mayBeLost = window == 0 && _inPlace;
-        return new MergeCase($"{name}: v{cow.Version}, {cow.Compression}, {_order}, W={window}, {_ops.Count} ops, {Blocks} blocks{(_shared ? "" : ", separate source")}",
+        return new MergeCase($"{name}: v{cow.Version}, {cow.Compression}, {_order}, W={window}, {_ops.Count} ops, {Blocks} "
+            + $"blocks{(_shared ? "" : ", separate source")}",
             new Image(cow.Build()), new Image(_base), new Image(NaiveMerger.Merge(cow.Ops, _source, _base)))
         {
             Source = _shared ? null : new Image(_source),
@@ -311,7 +322,8 @@ internal sealed class RandomUpdate
 
     private void Some()
     {
-        int at = _chance.Below(Blocks), from = _chance.Below(SourceBlocks), length = 1 + _chance.Below(1 << _chance.Below(6)), shift = 1 + _chance.Below(_chance.Percent(70) ? 2 : 40);
+        int at = _chance.Below(Blocks), from = _chance.Below(SourceBlocks), length = 1 + _chance.Below(1 << _chance.Below(6)),
+            shift = 1 + _chance.Below(_chance.Percent(70) ? 2 : 40);
         switch (_chance.Below(10))
         {
             case 0:
@@ -327,7 +339,8 @@ internal sealed class RandomUpdate
                 for (int i = 0; i < length; i++) if (!TryXor(at + i, ((at + i) * 4096L) + (shift * 100))) return;
                 return;
             case 4:
-                for (int i = 0; i < length; i++) if (!TryXor(at + i, ((from + i) * 4096L) + (_chance.Percent(50) ? 0 : _chance.Below(4096)))) return;
+                for (int i = 0; i < length; i++)
+                    if (!TryXor(at + i, ((from + i) * 4096L) + (_chance.Percent(50) ? 0 : _chance.Below(4096)))) return;
                 return;
             case 5:
                 for (int i = 0; i < length; i++) if (!TryCopy(at + i, from + i)) return;

@@ -57,7 +57,8 @@ public sealed record Sabotage(string Name, string What, params SourceEdit[] Edit
         foreach (string path in Directory.EnumerateFiles(Path.Combine(src, Project), "*.cs", SearchOption.AllDirectories))
         {
             string name = Path.GetRelativePath(src, path).Replace('\\', '/');
-            if (!name.Contains("/obj/", StringComparison.Ordinal) && !name.Contains("/bin/", StringComparison.Ordinal)) sources.Add(name, File.ReadAllText(path));
+            if (!name.Contains("/obj/", StringComparison.Ordinal) && !name.Contains("/bin/", StringComparison.Ordinal))
+                sources.Add(name, File.ReadAllText(path));
         }
         // The build generates this file.
         if (Project == "Cli")
@@ -93,12 +94,15 @@ public sealed record Sabotage(string Name, string What, params SourceEdit[] Edit
         foreach (string file in Directory.EnumerateFiles(AppContext.BaseDirectory))
         {
             string name = Path.GetFileName(file);
-            if (name.StartsWith("Snapuserd.", StringComparison.Ordinal) || name.StartsWith("xunit.", StringComparison.Ordinal) || name.StartsWith("simulator.", StringComparison.Ordinal))
+            if (name.StartsWith("Snapuserd.", StringComparison.Ordinal) || name.StartsWith("xunit.", StringComparison.Ordinal)
+                || name.StartsWith("simulator.", StringComparison.Ordinal))
                 if (!name.EndsWith(".pdb", StringComparison.Ordinal)) File.Copy(file, Path.Combine(folder, name), overwrite: true);
         }
         Compiler.Compile($"Snapuserd.{Project}", Sources(), folder, AppContext.BaseDirectory);
 
-        ProcessStartInfo start = new(Compiler.Host, [Path.Combine(folder, "simulator.dll"), "battery", .. Step.Length > 0 ? [Step] : Array.Empty<string>()]) { RedirectStandardOutput = true, RedirectStandardError = true };
+        ProcessStartInfo start = new(Compiler.Host, [Path.Combine(folder, "simulator.dll"), "battery",
+            .. Step.Length > 0 ? [Step] : Array.Empty<string>()])
+        { RedirectStandardOutput = true, RedirectStandardError = true };
         // The process lives for a second or two: longer warm-up does not pay off.
         start.Environment["DOTNET_TieredPGO"] = "0";
         start.Environment["DOTNET_TieredCompilation"] = "1";
@@ -178,7 +182,8 @@ public sealed record Sabotage(string Name, string What, params SourceEdit[] Edit
         return pattern.ToString();
     }
 
-    private InvalidOperationException Outdated(string why) => new($"the sabotage {Name} needs to be brought up to date with the engine: {why}");
+    private InvalidOperationException Outdated(string why) =>
+        new($"the sabotage {Name} needs to be brought up to date with the engine: {why}");
 }
 
 /// <summary>The SDK's C# compiler, hosted in this process, where it stays warm after the first assembly.</summary>
@@ -201,12 +206,14 @@ internal static class Compiler
         string to = Path.Combine(folder, "source");
         List<string> arguments =
         [
-            "-noconfig", "-nostdlib", "-nologo", "-target:library", "-langversion:latest", "-nullable:enable", "-unsafe", "-optimize+", "-debug-", "-warn:0",
+            "-noconfig", "-nostdlib", "-nologo", "-target:library", "-langversion:latest", "-nullable:enable", "-unsafe", "-optimize+",
+            "-debug-", "-warn:0",
             $"-out:{Path.Combine(folder, assembly + ".dll")}",
         ];
         arguments.AddRange(Framework.Select(file => $"-r:{file}"));
         foreach (string file in Directory.EnumerateFiles(folder, "Snapuserd.*.dll"))
-            if (Path.GetFileNameWithoutExtension(file) != assembly && !file.Contains("Tests", StringComparison.Ordinal)) arguments.Add($"-r:{file}");
+            if (Path.GetFileNameWithoutExtension(file) != assembly && !file.Contains("Tests", StringComparison.Ordinal))
+                arguments.Add($"-r:{file}");
         // Version and friend assemblies are defined in project files; they are read from the original assembly.
         Assembly original = Assembly.LoadFrom(Path.Combine(built, assembly + ".dll"));
         StringBuilder friends = new($"[assembly: System.Reflection.AssemblyVersion(\"{original.GetName().Version}\")]\n");

@@ -66,100 +66,208 @@ public static class Sabotages
     public static IReadOnlyList<Sabotage> All { get; } =
     [
         // Flushes.
-        new("start-leaves-cow-unflushed", "the start writes page 0 back and does not flush it", new SourceEdit(Head, "MakeDurable(", "IsWrittenBack = true;\n        Flush();", "IsWrittenBack = true;")),
-        new("start-leaves-slots-unflushed", "the start writes slots back and flushes them only together with page 0", new SourceEdit(Head, "MakeDurable(", "Check(doing);\n            Flush();", "Check(doing);")),
-        new("start-leaves-base-unflushed", "the start does not flush Base", new SourceEdit(Protocols, "> Recover(", "target.BeginFlush();", "")),
-        new("start-does-not-wait-for-base", "what the pipeline has made is written while the start still flushes Base", new SourceEdit(Protocols, "> Recover(", "yield return target.Transfers;\n        target.CheckFlush();", "")),
-        new("writes-before-the-start-has-flushed", "the first batch is written while the start still makes durable what was left", new SourceEdit(Loop, "bool Write()", "if (!_rules.IsRecovered) return false;", ""), new SourceEdit(Rules, "void CheckRule1(", "if (!IsRecovered)", "if (marks.Durable < 0)")) { WithoutAssertion = true },
-        new("start-flushes-on-after-a-failed-flush", "the start goes on with the COW when the flush of Base has failed", new SourceEdit(Protocols, "> Recover(", "target.CheckFlush();\n        }", "}")),
-        new("start-writes-back-page-0-only", "the start does not write back the slots of a valid window", new SourceEdit(Head, "MakeDurable(", "if (entries > 0)", "if (entries < 0)")),
-        new("start-leaves-no-trace", "the start does not make the state byte 1", new SourceEdit(Head, "MakeDurable(", "if (begins &&", "if (!begins &&")),
-        new("start-writes-back-nothing", "the start only flushes", new SourceEdit(Head, "MakeDurable(", "if (entries > 0)", "if (entries < 0)"), new SourceEdit(Head, "MakeDurable(", "WritePage0();", "")),
+        new("start-leaves-cow-unflushed", "the start writes page 0 back and does not flush it",
+            new SourceEdit(Head, "MakeDurable(", "IsWrittenBack = true;\n        Flush();", "IsWrittenBack = true;")),
+        new("start-leaves-slots-unflushed", "the start writes slots back and flushes them only together with page 0",
+            new SourceEdit(Head, "MakeDurable(", "Check(doing);\n            Flush();", "Check(doing);")),
+        new("start-leaves-base-unflushed", "the start does not flush Base",
+            new SourceEdit(Protocols, "> Recover(", "target.BeginFlush();", "")),
+        new("start-does-not-wait-for-base", "what the pipeline has made is written while the start still flushes Base",
+            new SourceEdit(Protocols, "> Recover(", "yield return target.Transfers;\n        target.CheckFlush();", "")),
+        new("writes-before-the-start-has-flushed", "the first batch is written while the start still makes durable what was left",
+            new SourceEdit(Loop, "bool Write()", "if (!_rules.IsRecovered) return false;", ""),
+            new SourceEdit(Rules, "void CheckRule1(", "if (!IsRecovered)", "if (marks.Durable < 0)")) { WithoutAssertion = true },
+        new("start-flushes-on-after-a-failed-flush", "the start goes on with the COW when the flush of Base has failed",
+            new SourceEdit(Protocols, "> Recover(", "target.CheckFlush();\n        }", "}")),
+        new("start-writes-back-page-0-only", "the start does not write back the slots of a valid window",
+            new SourceEdit(Head, "MakeDurable(", "if (entries > 0)", "if (entries < 0)")),
+        new("start-leaves-no-trace", "the start does not make the state byte 1",
+            new SourceEdit(Head, "MakeDurable(", "if (begins &&", "if (!begins &&")),
+        new("start-writes-back-nothing", "the start only flushes",
+            new SourceEdit(Head, "MakeDurable(", "if (entries > 0)", "if (entries < 0)"),
+            new SourceEdit(Head, "MakeDurable(", "WritePage0();", "")),
         new("planned-before-the-image-is-written-back", "ops are read ahead while the start still writes the metadata image back",
             new SourceEdit(Loop, "bool Fill()", " && _metadata.IsWrittenBack", "")) { Step = Battery.Changing },
         new("written-back-before-page-0-is", "ops are read ahead while page 0 is still being written back",
             new SourceEdit(Head, "MakeDurable(", "WritePage0();", "IsWrittenBack = true; WritePage0();")) { Step = Battery.Changing },
-        new("mark-before-the-cow", "the marker says that the merge has begun before the COW does", new SourceEdit(Protocols, "> Recover(", "target.BeginFlush();", "setup.Marker?.Begin(cow, marks.Durable); target.BeginFlush();"), new SourceEdit(Protocols, "> Recover(", BeginMarker, "")),
-        new("mark-after-the-base", "the marker says that the merge has begun when Base is written", new SourceEdit(Protocols, "> Recover(", BeginMarker, ""), new SourceEdit(Protocols, "> Recover(", "rules.EndRecovery();", "rules.EndRecovery(); setup.Marker?.Begin(cow, marks.Durable);")),
+        new("mark-before-the-cow", "the marker says that the merge has begun before the COW does",
+            new SourceEdit(Protocols, "> Recover(", "target.BeginFlush();",
+                "setup.Marker?.Begin(cow, marks.Durable); target.BeginFlush();"), new SourceEdit(Protocols, "> Recover(", BeginMarker, "")),
+        new("mark-after-the-base", "the marker says that the merge has begun when Base is written",
+            new SourceEdit(Protocols, "> Recover(", BeginMarker, ""), new SourceEdit(Protocols, "> Recover(", "rules.EndRecovery();",
+                "rules.EndRecovery(); setup.Marker?.Begin(cow, marks.Durable);")),
         new("mark-never", "the marker never says that the merge has begun", new SourceEdit(Protocols, "> Recover(", BeginMarker, "")),
-        new("mark-goes-early", "the marker goes before the last count is durable", new SourceEdit(Loop, "bool IsFinished()", "_stopping = _setup.Stop.Requested;", "_stopping = _setup.Stop.Requested; if (_marks.Written == _plan.Count) _setup.Marker?.End();"), new SourceEdit(Life, "void Done()", "mark?.End();", "")),
+        new("mark-goes-early", "the marker goes before the last count is durable",
+            new SourceEdit(Loop, "bool IsFinished()", "_stopping = _setup.Stop.Requested;", "_stopping = _setup.Stop.Requested; if "
+                + "(_marks.Written == _plan.Count) _setup.Marker?.End();"), new SourceEdit(Life, "void Done()", "mark?.End();", "")),
         new("mark-stays", "the marker stays when all is merged", new SourceEdit(Life, "MergeResult Run(", "Done();", "")),
-        new("mark-end-dropped", "the marker is not removed by the call that ends a merge", new SourceEdit(Life, "void Done()", "mark?.End();", "")),
-        new("mark-goes-before-the-merge", "the marker goes first, then the engine runs", new SourceEdit(Life, "MergeResult Run(", "Done();", ""), new SourceEdit(Life, "MergeResult Run(", "Check();", "Check(); mark?.End();")),
+        new("mark-end-dropped", "the marker is not removed by the call that ends a merge",
+            new SourceEdit(Life, "void Done()", "mark?.End();", "")),
+        new("mark-goes-before-the-merge", "the marker goes first, then the engine runs",
+            new SourceEdit(Life, "MergeResult Run(", "Done();", ""),
+            new SourceEdit(Life, "MergeResult Run(", "Check();", "Check(); mark?.End();")),
         new("mark-unchecked", "nothing looks at the marker", new SourceEdit(Life, "MergeResult Run(", "Check();", "")),
-        new("scratch-unflushed", "a window is claimed before its scratch was flushed", new SourceEdit(Head, "WriteScratch(", "Flush();", "")),
-        new("claim-unflushed", "Base is written before the claim of its window was flushed", new SourceEdit(Head, " Commit()", "Flush();", "if (State != 2) Flush();")),
-        new("count-unflushed", "a count is believed before it was flushed", new SourceEdit(Head, " Commit()", "Flush();", "if (State == 2) Flush();")),
-        new("window-counted-before-its-base-is-flushed", "a window is counted without a flush of Base", new SourceEdit(Protocols, " WriteWindow(int", FlushBase, "")),
-        new("replay-counted-before-its-base-is-flushed", "a replayed window is counted without a flush of Base", new SourceEdit(Protocols, " WriteWindow(int", FlushBase, "if (Replayed == 0 || checkpoints.Count > 0) " + FlushBase)),
-        new("checkpoint-without-flush-of-base", "a checkpoint counts what was not flushed", new SourceEdit(Protocols, "> Checkpoint()", FlushBase, "")),
-        new("count-before-base", "a checkpoint counts first and flushes Base behind it", new SourceEdit(Protocols, "> Checkpoint()", FlushBase, ""), new SourceEdit(Protocols, "> Checkpoint()", "Counted(to);", "Counted(to); " + FlushBase)),
-        new("no-final-checkpoint", "the last ops are not counted", new SourceEdit(Loop, "bool IsFinished()", "return _marks.Durable == _plan.Count && (_marks.Published == _marks.Durable || _stopping) && _target.IsWriteBackDone;", "return _marks.Written == _plan.Count && _target.IsWriteBackDone;")),
-        new("no-checkpoint-by-bytes", "checkpoints come by time, or when no more may be written uncounted", new SourceEdit(Schedule, "void Update()", "|| marks.BytesWritten - _bytes >= setup.Options.CheckpointBytes", "")),
-        new("no-checkpoint-by-time", "checkpoints come by bytes alone, however long these take", new SourceEdit(Schedule, "void Update()", "IsIntervalOver(setup.Time.Milliseconds)", "_end < 0")),
-        new("writes-on-whatever-a-flush-takes", "a checkpoint whose flush takes long does not hold back what comes behind the next one", new SourceEdit(Rules, "WritePermission MayWrite(", "if (uncounted >= options.UncountedBytes)", "if (uncounted < 0)")),
-        new("final-count-unwritten", "the last count stays in memory", new SourceEdit(Protocols, "> Checkpoint()", "foreach (IoGroup transfers in metadata.Commit())", "if (to < plan.Count) foreach (IoGroup transfers in metadata.Commit())")),
-        new("page-0-flushed-before-it-is-reaped", "the flush of a count or claim is queued while its write is in flight", new SourceEdit(Head, " Commit()", "yield return _transfers;\n        Check(\"writing the header of\");", "")),
-        new("scratch-flushed-before-it-is-reaped", "the flush of scratch is queued while its writes are in flight", new SourceEdit(Head, "WriteScratch(", "yield return _transfers;\n        Check(\"writing the scratch of\");", "")),
-        new("window-flushed-before-it-is-reaped", "the flush of Base is queued while a window is in flight", new SourceEdit(Protocols, "> WriteFirst(", "yield return batch.Transfers;", "if (batch.Count < 0) yield return batch.Transfers;")),
-        new("failed-flush-asked-again", "a flush that fails is asked again, and the second one believed", new SourceEdit(Transfers, "void Progress(", "End(slot, result < 0 ? result : 0);", "if (result < 0) Ask(slot); else End(slot, 0);")),
-        new("failed-flush-ignored", "a flush that fails counts as done", new SourceEdit(Transfers, "void End(int", "errno < 0 ?", "errno < 0 && attempt.Whole.Verb != BlockVerb.Flush ?")),
+        new("scratch-unflushed", "a window is claimed before its scratch was flushed",
+            new SourceEdit(Head, "WriteScratch(", "Flush();", "")),
+        new("claim-unflushed", "Base is written before the claim of its window was flushed",
+            new SourceEdit(Head, " Commit()", "Flush();", "if (State != 2) Flush();")),
+        new("count-unflushed", "a count is believed before it was flushed",
+            new SourceEdit(Head, " Commit()", "Flush();", "if (State == 2) Flush();")),
+        new("window-counted-before-its-base-is-flushed", "a window is counted without a flush of Base",
+            new SourceEdit(Protocols, " WriteWindow(int", FlushBase, "")),
+        new("replay-counted-before-its-base-is-flushed", "a replayed window is counted without a flush of Base",
+            new SourceEdit(Protocols, " WriteWindow(int", FlushBase, "if (Replayed == 0 || checkpoints.Count > 0) " + FlushBase)),
+        new("checkpoint-without-flush-of-base", "a checkpoint counts what was not flushed",
+            new SourceEdit(Protocols, "> Checkpoint()", FlushBase, "")),
+        new("count-before-base", "a checkpoint counts first and flushes Base behind it",
+            new SourceEdit(Protocols, "> Checkpoint()", FlushBase, ""),
+            new SourceEdit(Protocols, "> Checkpoint()", "Counted(to);", "Counted(to); " + FlushBase)),
+        new("no-final-checkpoint", "the last ops are not counted", new SourceEdit(Loop, "bool IsFinished()",
+            "return _marks.Durable == _plan.Count && (_marks.Published == _marks.Durable || _stopping) && _target.IsWriteBackDone;",
+            "return _marks.Written == _plan.Count && _target.IsWriteBackDone;")),
+        new("no-checkpoint-by-bytes", "checkpoints come by time, or when no more may be written uncounted",
+            new SourceEdit(Schedule, "void Update()", "|| marks.BytesWritten - _bytes >= setup.Options.CheckpointBytes", "")),
+        new("no-checkpoint-by-time", "checkpoints come by bytes alone, however long these take",
+            new SourceEdit(Schedule, "void Update()", "IsIntervalOver(setup.Time.Milliseconds)", "_end < 0")),
+        new("writes-on-whatever-a-flush-takes", "a checkpoint whose flush takes long does not hold back what comes behind the next one",
+            new SourceEdit(Rules, "WritePermission MayWrite(", "if (uncounted >= options.UncountedBytes)", "if (uncounted < 0)")),
+        new("final-count-unwritten", "the last count stays in memory", new SourceEdit(Protocols, "> Checkpoint()",
+            "foreach (IoGroup transfers in metadata.Commit())", "if (to < plan.Count) foreach (IoGroup transfers in metadata.Commit())")),
+        new("page-0-flushed-before-it-is-reaped", "the flush of a count or claim is queued while its write is in flight",
+            new SourceEdit(Head, " Commit()", "yield return _transfers;\n        Check(\"writing the header of\");", "")),
+        new("scratch-flushed-before-it-is-reaped", "the flush of scratch is queued while its writes are in flight",
+            new SourceEdit(Head, "WriteScratch(", "yield return _transfers;\n        Check(\"writing the scratch of\");", "")),
+        new("window-flushed-before-it-is-reaped", "the flush of Base is queued while a window is in flight", new SourceEdit(Protocols,
+            "> WriteFirst(", "yield return batch.Transfers;", "if (batch.Count < 0) yield return batch.Transfers;")),
+        new("failed-flush-asked-again", "a flush that fails is asked again, and the second one believed", new SourceEdit(Transfers,
+            "void Progress(", "End(slot, result < 0 ? result : 0);", "if (result < 0) Ask(slot); else End(slot, 0);")),
+        new("failed-flush-ignored", "a flush that fails counts as done",
+            new SourceEdit(Transfers, "void End(int", "errno < 0 ?", "errno < 0 && attempt.Whole.Verb != BlockVerb.Flush ?")),
 
         // Rules 1 to 3.
-        new("claim-with-the-scratch", "the state byte says valid in the same write as the data", new SourceEdit(Head, "WriteScratch(", "WritePage0();", "_arena[_image][Layout.StateOffset] = 2; WritePage0();")),
-        new("claim-before-the-scratch", "page 0 says valid and is flushed, then the slots are written", new SourceEdit(Head, "WriteScratch(", "WritePage0();", "_arena[_image][Layout.StateOffset] = 2; WritePage0(); yield return _transfers; Flush(); yield return _transfers; Page0IsDurable();")),
+        new("claim-with-the-scratch", "the state byte says valid in the same write as the data",
+            new SourceEdit(Head, "WriteScratch(", "WritePage0();", "_arena[_image][Layout.StateOffset] = 2; WritePage0();")),
+        new("claim-before-the-scratch", "page 0 says valid and is flushed, then the slots are written",
+            new SourceEdit(Head, "WriteScratch(", "WritePage0();", "_arena[_image][Layout.StateOffset] = 2; WritePage0(); yield return "
+                + "_transfers; Flush(); yield return _transfers; Page0IsDurable();")),
         new("long-lists-written-with-the-claim", "the entries of a long window are written together with its claim, in one piece",
             new SourceEdit(Head, "WriteScratch(", "WritePage0();", "if (Layout.EntryOffset(entries + 1) <= 512) WritePage0();"))
         { Step = Battery.LongLists },
-        new("scratch-written-while-a-window-is-valid", "the scratch of the second window is written while the claim of the first is on the medium", new SourceEdit(Head, " Commit()", "Flush();", "if (State == 2 || Count >= 4) Flush();")) { WithoutAssertion = true },
-        new("window-stays-claimed", "the count moves on and the state byte stays valid", new SourceEdit(Protocols, " WriteWindow(int", "metadata.State = ScratchLayout.Invalid;", "")),
-        new("replace-exempt-from-rule-1", "a Replace or Zero overwrites what ops behind the count still read", new SourceEdit(Plan, "int PlainRun(", "limits[position] <= durable", "(limits[position] <= durable || !this[position].IsOrdered)"), new SourceEdit(Rules, "WritePermission MayWrite(", "if (batch.SafeFrom > marks.Released)", "if (batch.SafeFrom > plan.Count)")),
-        new("replace-exempt-from-rule-1-unasserted", "the same, and the batch knows nothing of it", new SourceEdit(Plan, "int PlainRun(", "limits[position] <= durable", "(limits[position] <= durable || !this[position].IsOrdered)"), new SourceEdit(Filler, "bool TryAdd(", "batch.TryAdd(plan.SafeFrom(_position))", "batch.TryAdd(plan[_position].IsOrdered ? plan.SafeFrom(_position) : 0)")) { WithoutAssertion = true },
-        new("limit-off-by-one", "an op overwrites what the op at the count still reads", new SourceEdit(Plan, "int PlainRun(", "limits[position] <= durable", "limits[position] <= durable + 1"), new SourceEdit(Rules, "WritePermission MayWrite(", "if (batch.SafeFrom > marks.Released)", "if (batch.SafeFrom > marks.Durable + 1)")),
-        new("limit-off-by-one-unasserted", "the same, and the assertion is off by one as well", new SourceEdit(Plan, "int PlainRun(", "limits[position] <= durable", "limits[position] <= durable + 1"), new SourceEdit(Plan, "int Limit(", "Limits[position]", "Limits[position] - 1")) { WithoutAssertion = true },
-        new("rule-1-by-what-is-written", "the limit is compared with what is written instead of what is durable", new SourceEdit(Rules, "WritePermission MayWrite(", "if (batch.SafeFrom > marks.Released)", "if (batch.SafeFrom > marks.Written)")),
-        new("rule-1-by-what-is-written-unasserted", "the same, and the assertion compares likewise", new SourceEdit(Rules, "WritePermission MayWrite(", "if (batch.SafeFrom > marks.Released)", "if (batch.SafeFrom > marks.Written)"), new SourceEdit(Rules, "void CheckRule1(", "batch.SafeFrom > marks.Released", "batch.SafeFrom > marks.Written")) { WithoutAssertion = true },
-        new("checkpoint-counts-what-came-behind-its-flush", "a checkpoint counts what was written while Base was being flushed", new SourceEdit(Protocols, "> Checkpoint()", "metadata.Count = to;", "metadata.Count = to = marks.Written;")),
-        new("batch-counts-as-written-when-it-is-begun", "a batch is taken leave of while its writes are in flight", new SourceEdit(Loop, "bool Retire()", "Phase: BatchPhase.Written,", "Phase: BatchPhase.Written or BatchPhase.Writing,")),
-        new("stops-with-requests-in-flight", "an error ends the run before what is in flight is reaped", new SourceEdit(Engine, "MergeResult Run(", "_pipeline.Abandon();", "")),
-        new("window-shorter-than-W", "a window leaves the last op for the next one", new SourceEdit(Plan, "int WindowAt(", "from + Window :", "from + Window - 1 :")),
-        new("window-goes-on-after-a-replace", "the run of a window is taken as longer than it is", new SourceEdit(Plan, "int WindowAt(", "&& this[position].IsOrdered", "")),
-        new("entries-off-by-one", "entry i names the op after its own", new SourceEdit(Head, "void SetEntries(", "? blocks[i] :", "? blocks[Math.Min(i + 1, blocks.Length - 1)] :")),
-        new("entries-without-terminator", "the list of entries does not end", new SourceEdit(Head, "void SetEntries(", "i <= blocks.Length", "i < blocks.Length")),
-        new("entry-points-at-the-wrong-slot", "entry i points at slot i + 1", new SourceEdit(Head, "void SetEntries(", "(ulong)Layout.SlotOffset(i)", "(ulong)Layout.SlotOffset(i + 1)")),
-        new("wrong-slot", "the contents of a window are in each other's slots", new SourceEdit(Head, "Slice Slot(", "Layout.SlotOffset(index)", "Layout.SlotOffset(index == 0 && Slots > 1 ? 1 : index == 1 ? 0 : index)")),
-        new("last-slot-unwritten", "the page behind the last whole one of the slots is not written", new SourceEdit(Head, "void WriteSlots(", "(Layout.SlotOffset(entries) + Page - 1) & -Page", "((Layout.SlotOffset(entries) + Page - 1) & -Page) - Page")),
-        new("unsafe-op-unmarked-unasserted", "an Xor in place without scratch does not change the magic first", new SourceEdit(Protocols, "> WriteUnsafe(", "metadata.Magic = CowHeader.UnsafeMagic;", ""), new SourceEdit(Rules, "void CheckRule1(", "&& metadata.Magic == CowHeader.UnsafeMagic", "")) { WithoutAssertion = true },
+        new("scratch-written-while-a-window-is-valid",
+            "the scratch of the second window is written while the claim of the first is on the medium",
+            new SourceEdit(Head, " Commit()", "Flush();", "if (State == 2 || Count >= 4) Flush();")) { WithoutAssertion = true },
+        new("window-stays-claimed", "the count moves on and the state byte stays valid",
+            new SourceEdit(Protocols, " WriteWindow(int", "metadata.State = ScratchLayout.Invalid;", "")),
+        new("replace-exempt-from-rule-1", "a Replace or Zero overwrites what ops behind the count still read", new SourceEdit(Plan,
+            "int PlainRun(", "limits[position] <= durable", "(limits[position] <= durable || !this[position].IsOrdered)"),
+            new SourceEdit(Rules, "WritePermission MayWrite(", "if (batch.SafeFrom > marks.Released)", "if (batch.SafeFrom > plan.Count)")),
+        new("replace-exempt-from-rule-1-unasserted", "the same, and the batch knows nothing of it", new SourceEdit(Plan, "int PlainRun(",
+            "limits[position] <= durable", "(limits[position] <= durable || !this[position].IsOrdered)"), new SourceEdit(Filler,
+                "bool TryAdd(", "batch.TryAdd(plan.SafeFrom(_position))",
+                "batch.TryAdd(plan[_position].IsOrdered ? plan.SafeFrom(_position) : 0)")) { WithoutAssertion = true },
+        new("limit-off-by-one", "an op overwrites what the op at the count still reads",
+            new SourceEdit(Plan, "int PlainRun(", "limits[position] <= durable", "limits[position] <= durable + 1"), new SourceEdit(Rules,
+                "WritePermission MayWrite(", "if (batch.SafeFrom > marks.Released)", "if (batch.SafeFrom > marks.Durable + 1)")),
+        new("limit-off-by-one-unasserted", "the same, and the assertion is off by one as well",
+            new SourceEdit(Plan, "int PlainRun(", "limits[position] <= durable", "limits[position] <= durable + 1"),
+            new SourceEdit(Plan, "int Limit(", "Limits[position]", "Limits[position] - 1")) { WithoutAssertion = true },
+        new("rule-1-by-what-is-written", "the limit is compared with what is written instead of what is durable", new SourceEdit(Rules,
+            "WritePermission MayWrite(", "if (batch.SafeFrom > marks.Released)", "if (batch.SafeFrom > marks.Written)")),
+        new("rule-1-by-what-is-written-unasserted", "the same, and the assertion compares likewise", new SourceEdit(Rules,
+            "WritePermission MayWrite(", "if (batch.SafeFrom > marks.Released)", "if (batch.SafeFrom > marks.Written)"),
+            new SourceEdit(Rules, "void CheckRule1(", "batch.SafeFrom > marks.Released", "batch.SafeFrom > marks.Written"))
+        {
+            WithoutAssertion = true,
+        },
+        new("checkpoint-counts-what-came-behind-its-flush", "a checkpoint counts what was written while Base was being flushed",
+            new SourceEdit(Protocols, "> Checkpoint()", "metadata.Count = to;", "metadata.Count = to = marks.Written;")),
+        new("batch-counts-as-written-when-it-is-begun", "a batch is taken leave of while its writes are in flight",
+            new SourceEdit(Loop, "bool Retire()", "Phase: BatchPhase.Written,", "Phase: BatchPhase.Written or BatchPhase.Writing,")),
+        new("stops-with-requests-in-flight", "an error ends the run before what is in flight is reaped",
+            new SourceEdit(Engine, "MergeResult Run(", "_pipeline.Abandon();", "")),
+        new("window-shorter-than-W", "a window leaves the last op for the next one",
+            new SourceEdit(Plan, "int WindowAt(", "from + Window :", "from + Window - 1 :")),
+        new("window-goes-on-after-a-replace", "the run of a window is taken as longer than it is",
+            new SourceEdit(Plan, "int WindowAt(", "&& this[position].IsOrdered", "")),
+        new("entries-off-by-one", "entry i names the op after its own",
+            new SourceEdit(Head, "void SetEntries(", "? blocks[i] :", "? blocks[Math.Min(i + 1, blocks.Length - 1)] :")),
+        new("entries-without-terminator", "the list of entries does not end",
+            new SourceEdit(Head, "void SetEntries(", "i <= blocks.Length", "i < blocks.Length")),
+        new("entry-points-at-the-wrong-slot", "entry i points at slot i + 1",
+            new SourceEdit(Head, "void SetEntries(", "(ulong)Layout.SlotOffset(i)", "(ulong)Layout.SlotOffset(i + 1)")),
+        new("wrong-slot", "the contents of a window are in each other's slots", new SourceEdit(Head, "Slice Slot(",
+            "Layout.SlotOffset(index)", "Layout.SlotOffset(index == 0 && Slots > 1 ? 1 : index == 1 ? 0 : index)")),
+        new("last-slot-unwritten", "the page behind the last whole one of the slots is not written",
+            new SourceEdit(Head, "void WriteSlots(", "(Layout.SlotOffset(entries) + Page - 1) & -Page",
+                "((Layout.SlotOffset(entries) + Page - 1) & -Page) - Page")),
+        new("unsafe-op-unmarked-unasserted", "an Xor in place without scratch does not change the magic first",
+            new SourceEdit(Protocols, "> WriteUnsafe(", "metadata.Magic = CowHeader.UnsafeMagic;", ""),
+            new SourceEdit(Rules, "void CheckRule1(", "&& metadata.Magic == CowHeader.UnsafeMagic", "")) { WithoutAssertion = true },
 
         // Readers.
-        new("window-written-with-readers-inside", "a window overwrites what those still read who entered before it was published", new SourceEdit(Protocols, "> Journal(", "while (!setup.Readers.IsDone) yield return setup.Readers;", "")),
-        new("window-memory-reused-with-readers-inside", "the next window takes the place of one that is being read", new SourceEdit(Loop, "bool BeginProtocol(", "if (_marks.Released < _marks.Durable) return false;", ""), new SourceEdit(Rules, "void CheckRule3(", "|| marks.Released != marks.Durable", "")) { WithoutAssertion = true },
-        new("limit-by-what-is-durable", "an op overwrites a source whose op is counted and still being read", new SourceEdit(Rules, "WritePermission MayWrite(", "if (batch.SafeFrom > marks.Released)", "if (batch.SafeFrom > marks.Durable)")),
-        new("limit-by-what-is-durable-unasserted", "the same, and the assertion compares likewise", new SourceEdit(Rules, "WritePermission MayWrite(", "if (batch.SafeFrom > marks.Released)", "if (batch.SafeFrom > marks.Durable)"), new SourceEdit(Rules, "void CheckRule1(", "batch.SafeFrom > marks.Released", "batch.SafeFrom > marks.Durable")) { WithoutAssertion = true },
-        new("published-with-readers-inside", "a second switch is published while readers from before the first are inside", new SourceEdit(Protocols, "bool FollowCount()", "|| !setup.Readers.IsDone", "")),
-        new("count-published-before-it-is-durable", "readers are sent to Base when a checkpoint begins", new SourceEdit(Protocols, "> Checkpoint()", "checkpoints.Begin();", "checkpoints.Begin(); if (marks.Released == marks.Durable) setup.Readers.Publish(new OpLocations(to, 0));")),
-        new("window-published-before-it-is-durable", "readers are sent to a window that is not claimed yet", new SourceEdit(Protocols, "> Journal(", "metadata.State = ScratchLayout.Valid;", "setup.Readers.Publish(new OpLocations(marks.Durable, window)); metadata.State = ScratchLayout.Valid;"), new SourceEdit(Protocols, "> Journal(", "Journaled += window;\n        // The writes to Base destroy what the window's ops read. From here on readers take the window's contents from memory.\n        setup.Readers.Publish(new OpLocations(marks.Durable, window));", "Journaled += window;")),
-        new("left-window-not-published", "after a crash readers are sent to sources that the window overwrites", new SourceEdit(Engine, "RecoveredWindow Prepare()", "left.IsStale ? 0 : left.Entries", "0")),
-        new("count-and-window-in-two-words", "a reader may see a count with the window of another", new SourceEdit(Gate, "void Publish(", "Volatile.Write(ref _locations, ((long)locations.Counted << 32) | (uint)locations.Window);", "Volatile.Write(ref _locations, ((long)locations.Counted << 32) | (uint)_locations); Interleave?.Invoke(); Volatile.Write(ref _locations, ((long)locations.Counted << 32) | (uint)locations.Window);")),
-        new("enter-without-second-look", "a reader counts himself under a number that no checkpoint looks at", new SourceEdit(Gate, "int Enter()", "if (Volatile.Read(ref _epoch) == epoch) return epoch;", "return epoch;")),
-        new("leave-without-signal", "the last reader leaves and does not wake the merge", new SourceEdit(Gate, "void Leave(int", "_wakeUp?.Signal();", "_ = _wakeUp;")),
-        new("reader-leaves-before-its-reads-ended", "a read leaves the gate as soon as its requests are issued", new SourceEdit(Read, "void BeginRound()", "Issue();", "Issue(); Leave();"), new SourceEdit(Read, "void EndRound()", "Leave();", "")),
-        new("window-forgotten-by-readers", "a read takes an op of the window from its source", new SourceEdit(Read, "void Plan(", "position - locations.Counted < locations.Window", "position < 0")),
-        new("unit-read-from-its-beginning", "a part of a unit is given as if it were its beginning", new SourceEdit(Read, "int Decode(", "unit.Slice(item.From, target.Length)", "unit[..target.Length]")),
+        new("window-written-with-readers-inside", "a window overwrites what those still read who entered before it was published",
+            new SourceEdit(Protocols, "> Journal(", "while (!setup.Readers.IsDone) yield return setup.Readers;", "")),
+        new("window-memory-reused-with-readers-inside", "the next window takes the place of one that is being read",
+            new SourceEdit(Loop, "bool BeginProtocol(", "if (_marks.Released < _marks.Durable) return false;", ""),
+            new SourceEdit(Rules, "void CheckRule3(", "|| marks.Released != marks.Durable", "")) { WithoutAssertion = true },
+        new("limit-by-what-is-durable", "an op overwrites a source whose op is counted and still being read", new SourceEdit(Rules,
+            "WritePermission MayWrite(", "if (batch.SafeFrom > marks.Released)", "if (batch.SafeFrom > marks.Durable)")),
+        new("limit-by-what-is-durable-unasserted", "the same, and the assertion compares likewise", new SourceEdit(Rules,
+            "WritePermission MayWrite(", "if (batch.SafeFrom > marks.Released)", "if (batch.SafeFrom > marks.Durable)"),
+            new SourceEdit(Rules, "void CheckRule1(", "batch.SafeFrom > marks.Released", "batch.SafeFrom > marks.Durable"))
+        {
+            WithoutAssertion = true,
+        },
+        new("published-with-readers-inside", "a second switch is published while readers from before the first are inside",
+            new SourceEdit(Protocols, "bool FollowCount()", "|| !setup.Readers.IsDone", "")),
+        new("count-published-before-it-is-durable", "readers are sent to Base when a checkpoint begins",
+            new SourceEdit(Protocols, "> Checkpoint()", "checkpoints.Begin();",
+                "checkpoints.Begin(); if (marks.Released == marks.Durable) setup.Readers.Publish(new OpLocations(to, 0));")),
+        new("window-published-before-it-is-durable", "readers are sent to a window that is not claimed yet",
+            new SourceEdit(Protocols, "> Journal(", "metadata.State = ScratchLayout.Valid;", "setup.Readers.Publish(new "
+                + "OpLocations(marks.Durable, window)); metadata.State = ScratchLayout.Valid;"), new SourceEdit(Protocols, "> Journal(",
+                "Journaled += window;\n        // The writes to Base destroy what the window's ops read. From here on readers take the "
+                + "window's contents from memory.\n        setup.Readers.Publish(new OpLocations(marks.Durable, window));",
+                "Journaled += window;")),
+        new("left-window-not-published", "after a crash readers are sent to sources that the window overwrites",
+            new SourceEdit(Engine, "RecoveredWindow Prepare()", "left.IsStale ? 0 : left.Entries", "0")),
+        new("count-and-window-in-two-words", "a reader may see a count with the window of another", new SourceEdit(Gate,
+            "void Publish(", "Volatile.Write(ref _locations, ((long)locations.Counted << 32) | (uint)locations.Window);",
+            "Volatile.Write(ref _locations, ((long)locations.Counted << 32) | (uint)_locations); Interleave?.Invoke(); Volatile.Write(ref "
+            + "_locations, ((long)locations.Counted << 32) | (uint)locations.Window);")),
+        new("enter-without-second-look", "a reader counts himself under a number that no checkpoint looks at",
+            new SourceEdit(Gate, "int Enter()", "if (Volatile.Read(ref _epoch) == epoch) return epoch;", "return epoch;")),
+        new("leave-without-signal", "the last reader leaves and does not wake the merge",
+            new SourceEdit(Gate, "void Leave(int", "_wakeUp?.Signal();", "_ = _wakeUp;")),
+        new("reader-leaves-before-its-reads-ended", "a read leaves the gate as soon as its requests are issued",
+            new SourceEdit(Read, "void BeginRound()", "Issue();", "Issue(); Leave();"),
+            new SourceEdit(Read, "void EndRound()", "Leave();", "")),
+        new("window-forgotten-by-readers", "a read takes an op of the window from its source",
+            new SourceEdit(Read, "void Plan(", "position - locations.Counted < locations.Window", "position < 0")),
+        new("unit-read-from-its-beginning", "a part of a unit is given as if it were its beginning",
+            new SourceEdit(Read, "int Decode(", "unit.Slice(item.From, target.Length)", "unit[..target.Length]")),
         new("locations-read-before-entering", "a reader looks up where the ops are and enters the gate after that",
             new SourceEdit(Read, "void BeginRound()", "_pass =", "OpLocations before = _view.Gate.Locations; _pass ="),
             new SourceEdit(Read, "void BeginRound()", "Plan(_view.Gate.Locations);", "Plan(before);")) { Step = Battery.Entering },
         new("locations-of-the-first-round-kept", "a long read goes by what its first round was told, also in the next ones",
             new SourceEdit(Read, "", "private bool _ended;", "private bool _ended; private OpLocations _now;"),
-            new SourceEdit(Read, "void BeginRound()", "Plan(_view.Gate.Locations)", "if (_planned == 0) _now = _view.Gate.Locations; Plan(_now)"))
+            new SourceEdit(Read, "void BeginRound()", "Plan(_view.Gate.Locations)",
+                "if (_planned == 0) _now = _view.Gate.Locations; Plan(_now)"))
         { Step = Battery.Entering },
 
         // Recovery.
-        new("journal-not-replayed", "a valid window is forgotten at the start", new SourceEdit(Left, "RecoveredWindow Read(", "if (metadata.State != ScratchLayout.Valid) return default;", "if (metadata.State < 3) return default;")),
-        new("journal-not-replayed-unasserted", "the same, and nothing is asserted before scratch is written", new SourceEdit(Left, "RecoveredWindow Read(", "if (metadata.State != ScratchLayout.Valid) return default;", "if (metadata.State < 3) return default;"), new SourceEdit(Head, "WriteScratch(", "DurableState != ScratchLayout.Valid", "true")) { WithoutAssertion = true },
-        new("torn-scratch-trusted", "entries are not compared with the ops that the count announces", new SourceEdit(Left, "RecoveredWindow Read(", "&& differs == entries", "")),
-        new("entry-offsets-trusted", "only the block of an entry is compared", new SourceEdit(Left, "int FirstDifference(", "metadata.Entry(i) != (op.NewBlock, (ulong)metadata.Layout.SlotOffset(i))", "metadata.Entry(i).NewBlock != op.NewBlock")),
-        new("stale-window-replayed", "a window that is counted already is written again", new SourceEdit(Left, "RecoveredWindow Read(", "return new RecoveredWindow(entries, true);", "return new RecoveredWindow(entries, false);")),
+        new("journal-not-replayed", "a valid window is forgotten at the start", new SourceEdit(Left, "RecoveredWindow Read(",
+            "if (metadata.State != ScratchLayout.Valid) return default;", "if (metadata.State < 3) return default;")),
+        new("journal-not-replayed-unasserted", "the same, and nothing is asserted before scratch is written",
+            new SourceEdit(Left, "RecoveredWindow Read(", "if (metadata.State != ScratchLayout.Valid) return default;",
+                "if (metadata.State < 3) return default;"),
+            new SourceEdit(Head, "WriteScratch(", "DurableState != ScratchLayout.Valid", "true")) { WithoutAssertion = true },
+        new("torn-scratch-trusted", "entries are not compared with the ops that the count announces",
+            new SourceEdit(Left, "RecoveredWindow Read(", "&& differs == entries", "")),
+        new("entry-offsets-trusted", "only the block of an entry is compared", new SourceEdit(Left, "int FirstDifference(",
+            "metadata.Entry(i) != (op.NewBlock, (ulong)metadata.Layout.SlotOffset(i))", "metadata.Entry(i).NewBlock != op.NewBlock")),
+        new("stale-window-replayed", "a window that is counted already is written again", new SourceEdit(Left, "RecoveredWindow Read(",
+            "return new RecoveredWindow(entries, true);", "return new RecoveredWindow(entries, false);")),
         new("stale-window-left-claimed", "a window that is counted already stays marked valid",
             new SourceEdit(Protocols, "> Recover(", ForgetWindow, "")) { Step = Battery.Scratched },
         new("stale-window-left-claimed-unasserted", "the same, and nothing is asserted before scratch is written",
@@ -175,55 +283,115 @@ public static class Sabotages
         new("finished-merge-leaves-base-unflushed", "a merge that finds all counted flushes the COW alone",
             new SourceEdit(Protocols, "> Recover(", "target.BeginFlush();", "if (marks.Durable < plan.Count) target.BeginFlush();"))
         { Step = Battery.Done },
-        new("empty-window-trusted", "a valid state byte without entries counts as nothing left", new SourceEdit(Left, "RecoveredWindow Read(", "int differs", "if (entries == 0) return default; int differs")),
-        new("reads-ignore-the-window", "the merged image is read as if no window had been left", new SourceEdit(Image, "", "_windowEnd = _count + left.Entries;", "_windowEnd = _count;")),
-        new("reads-repeat-counted-ops", "the merged image is made of sources that are overwritten already", new SourceEdit(Image, "", "if (position < _count)", "if (false)"), new SourceEdit(Image, "", "if (position < _windowEnd)", "if (position >= _count && position < _windowEnd)")),
+        new("empty-window-trusted", "a valid state byte without entries counts as nothing left",
+            new SourceEdit(Left, "RecoveredWindow Read(", "int differs", "if (entries == 0) return default; int differs")),
+        new("reads-ignore-the-window", "the merged image is read as if no window had been left",
+            new SourceEdit(Image, "", "_windowEnd = _count + left.Entries;", "_windowEnd = _count;")),
+        new("reads-repeat-counted-ops", "the merged image is made of sources that are overwritten already",
+            new SourceEdit(Image, "", "if (position < _count)", "if (false)"),
+            new SourceEdit(Image, "", "if (position < _windowEnd)", "if (position >= _count && position < _windowEnd)")),
 
         // A source that overlaps Base.
-        new("overlap-ignored", "a source that shares storage with Base is taken for Base, block by block", new SourceEdit(Plan, "public MergePlan(", "if (overlap is { } ranges)", "if (overlap is { Length: < 0 } ranges)")) { Step = Battery.Overlaps },
-        new("overlap-first-block-only", "of the two blocks of Base that a source block may lie on only the first counts", new SourceEdit(Order, "void CheckOverlap(", "block <= last;", "block <= Math.Min(last, part.BaseOffset / CowOp.BlockSize);")) { Step = Battery.Overlaps },
-        new("overlap-first-range-only", "of the ranges that an op reads only the first counts", new SourceEdit(Order, "void CheckOverlap(", "ref cursor, out SharedRange part);)", "ref cursor, out SharedRange part) && cursor < 2;)")) { Step = Battery.Overlaps },
-        new("overlap-later-reader-forgotten", "an op may overwrite what a later one reads", new SourceEdit(Order, "void CheckOverlap(", "limits[writer] = Math.Max(limits[writer], position + 1);", "limits[writer] = Math.Max(limits[writer], Math.Min(writer, position) + 1);")) { Step = Battery.Overlaps },
-        new("overlap-earlier-reader-forgotten", "an op need not wait for an earlier one that reads what it overwrites", new SourceEdit(Order, "void CheckOverlap(", "writer >= 0 &&", "writer >= position &&")) { Step = Battery.Overlaps },
-        new("overlap-copy-onto-itself-by-number", "a copy from the block of the same number has nothing to do, whatever storage that is", new SourceEdit(Order, "bool IsNoOp(in CowOp op, StorageMap map)", "map.LiesExactlyAt(op.SourceByte, CowOp.BlockSize, (long)op.NewBlock * CowOp.BlockSize)", "op.Source == op.NewBlock")) { Step = Battery.Overlaps },
-        new("overlap-range-of-one-sector-too-few", "the end of a shared range is looked up a sector too early", new SourceEdit(Map, "int FirstThatEndsAfter(", "_ends[middle] <= offset", "_ends[middle] <= offset + 512")) { Step = Battery.Overlaps },
-        new("overlap-window-placed-anywhere", "a window begins wherever it is cheap, and may end between a writer and its reader", new SourceEdit(Plan, "MergeStep Next(", "if (!IsSafe(written + window)) window = 0;", "")) { Step = Battery.Overlaps },
-        new("overlap-window-placed-anywhere-unasserted", "the same, and nothing is asserted before the window is written", new SourceEdit(Plan, "MergeStep Next(", "if (!IsSafe(written + window)) window = 0;", ""), new SourceEdit(Rules, "void PermitWindow(", "if (!plan.IsSafe(end))", "if (end < 0)"), new SourceEdit(Rules, "void CheckRule1(", "&& batch.SafeFrom <= _journaledTo &&", "&&")) { Step = Battery.Overlaps, WithoutAssertion = true },
-        new("overlap-plain-run-past-the-window", "ops are written and counted up to the middle of what needs a window, which then begins too late", new SourceEdit(Plan, "int PlainRun(", " && IsSafe(position + 1)", "")) { Step = Battery.Overlaps },
-        new("overlap-windows-as-long-as-needed", "a window is taken to be as long as its run of ordered ops", new SourceEdit(Plan, "void FindSafeCounts()", "Math.Min(Window, endOfRun - at)", "Window == 0 ? 0 : endOfRun - at")) { Step = Battery.Overlaps },
-        new("overlap-windows-across-a-replace", "a window is taken to go on after a replace", new SourceEdit(Plan, "void FindSafeCounts()", "if (!this[at].IsOrdered) endOfRun = at;", "")) { Step = Battery.Overlaps },
-        new("overlap-never-journaled", "what a window could protect is refused", new SourceEdit(Plan, "void FindSafeCounts()", "window > 0 && counts[at + window] == Safe", "false")) { Step = Battery.Overlaps },
-        new("overlap-not-refused", "a merge begins although no order makes it safe", new SourceEdit(Engine, "MergeResult Run(", "if (_setup.Overlap is not null) RefuseOverlap();", "")) { Step = Battery.Overlaps },
-        new("overlap-refused-too-late", "the refusal comes when the start has written the head back", new SourceEdit(Engine, "MergeResult Run(", "if (_setup.Overlap is not null) RefuseOverlap();", ""), new SourceEdit(Engine, "MergeResult Run(", "_loop.Run();", "if (_setup.Overlap is not null) RefuseOverlap(); _loop.Run();"), new SourceEdit(Loop, "void Start(", "_protocols.BeginRecovery(left);", "{ _protocols.BeginRecovery(left); while (!_rules.IsRecovered) { _running.Continue(); if (!_rules.IsRecovered) _pipeline.Wait(); } }")) { Step = Battery.Overlaps },
-        new("overlap-merges-on-with-sources-gone", "a count between a writer and its reader is gone on with", new SourceEdit(Plan, "private void CheckSources(", "Counts[count] != Gone", "Counts[count] <= Safe"), new SourceEdit(Plan, "void CheckMergeable(", "if (IsSafe(count)) return;", "if (Counts[count] != Stuck) return;")) { Step = Battery.Overlaps },
-        new("overlap-window-that-was-left-not-looked-at", "a window that was left is replayed although it overwrites what later ops read", new SourceEdit(Plan, "public void CheckSources(", "if (!left.IsStale) CheckSources(count + left.Entries, setup);", "")) { Step = Battery.Overlaps },
-        new("overlap-reads-sources-that-are-gone", "an image is read although a counted op has overwritten what another needs", new SourceEdit(Image, "private MergedImage(", "plan.CheckSources(_count, left, setup);", "")) { Step = Battery.Overlaps },
+        new("overlap-ignored", "a source that shares storage with Base is taken for Base, block by block", new SourceEdit(Plan,
+            "public MergePlan(", "if (overlap is { } ranges)", "if (overlap is { Length: < 0 } ranges)")) { Step = Battery.Overlaps },
+        new("overlap-first-block-only", "of the two blocks of Base that a source block may lie on only the first counts",
+            new SourceEdit(Order, "void CheckOverlap(", "block <= last;", "block <= Math.Min(last, part.BaseOffset / CowOp.BlockSize);"))
+        {
+            Step = Battery.Overlaps,
+        },
+        new("overlap-first-range-only", "of the ranges that an op reads only the first counts", new SourceEdit(Order, "void CheckOverlap(",
+            "ref cursor, out SharedRange part);)", "ref cursor, out SharedRange part) && cursor < 2;)")) { Step = Battery.Overlaps },
+        new("overlap-later-reader-forgotten", "an op may overwrite what a later one reads",
+            new SourceEdit(Order, "void CheckOverlap(", "limits[writer] = Math.Max(limits[writer], position + 1);",
+                "limits[writer] = Math.Max(limits[writer], Math.Min(writer, position) + 1);")) { Step = Battery.Overlaps },
+        new("overlap-earlier-reader-forgotten", "an op need not wait for an earlier one that reads what it overwrites",
+            new SourceEdit(Order, "void CheckOverlap(", "writer >= 0 &&", "writer >= position &&")) { Step = Battery.Overlaps },
+        new("overlap-copy-onto-itself-by-number", "a copy from the block of the same number has nothing to do, whatever storage that is",
+            new SourceEdit(Order, "bool IsNoOp(in CowOp op, StorageMap map)",
+                "map.LiesExactlyAt(op.SourceByte, CowOp.BlockSize, (long)op.NewBlock * CowOp.BlockSize)", "op.Source == op.NewBlock"))
+        {
+            Step = Battery.Overlaps,
+        },
+        new("overlap-range-of-one-sector-too-few", "the end of a shared range is looked up a sector too early", new SourceEdit(Map,
+            "int FirstThatEndsAfter(", "_ends[middle] <= offset", "_ends[middle] <= offset + 512")) { Step = Battery.Overlaps },
+        new("overlap-window-placed-anywhere", "a window begins wherever it is cheap, and may end between a writer and its reader",
+            new SourceEdit(Plan, "MergeStep Next(", "if (!IsSafe(written + window)) window = 0;", "")) { Step = Battery.Overlaps },
+        new("overlap-window-placed-anywhere-unasserted", "the same, and nothing is asserted before the window is written",
+            new SourceEdit(Plan, "MergeStep Next(", "if (!IsSafe(written + window)) window = 0;", ""),
+            new SourceEdit(Rules, "void PermitWindow(", "if (!plan.IsSafe(end))", "if (end < 0)"), new SourceEdit(Rules, "void CheckRule1(",
+                "&& batch.SafeFrom <= _journaledTo &&", "&&")) { Step = Battery.Overlaps, WithoutAssertion = true },
+        new("overlap-plain-run-past-the-window", "ops are written and counted up to the middle of what needs a window, which then "
+            + "begins too late", new SourceEdit(Plan, "int PlainRun(", " && IsSafe(position + 1)", "")) { Step = Battery.Overlaps },
+        new("overlap-windows-as-long-as-needed", "a window is taken to be as long as its run of ordered ops", new SourceEdit(Plan,
+            "void FindSafeCounts()", "Math.Min(Window, endOfRun - at)", "Window == 0 ? 0 : endOfRun - at")) { Step = Battery.Overlaps },
+        new("overlap-windows-across-a-replace", "a window is taken to go on after a replace",
+            new SourceEdit(Plan, "void FindSafeCounts()", "if (!this[at].IsOrdered) endOfRun = at;", "")) { Step = Battery.Overlaps },
+        new("overlap-never-journaled", "what a window could protect is refused", new SourceEdit(Plan, "void FindSafeCounts()",
+            "window > 0 && counts[at + window] == Safe", "false")) { Step = Battery.Overlaps },
+        new("overlap-not-refused", "a merge begins although no order makes it safe",
+            new SourceEdit(Engine, "MergeResult Run(", "if (_setup.Overlap is not null) RefuseOverlap();", "")) { Step = Battery.Overlaps },
+        new("overlap-refused-too-late", "the refusal comes when the start has written the head back",
+            new SourceEdit(Engine, "MergeResult Run(", "if (_setup.Overlap is not null) RefuseOverlap();", ""),
+            new SourceEdit(Engine, "MergeResult Run(", "_loop.Run();", "if (_setup.Overlap is not null) RefuseOverlap(); _loop.Run();"),
+            new SourceEdit(Loop, "void Start(", "_protocols.BeginRecovery(left);", "{ _protocols.BeginRecovery(left); while "
+                + "(!_rules.IsRecovered) { _running.Continue(); if (!_rules.IsRecovered) _pipeline.Wait(); } }"))
+        {
+            Step = Battery.Overlaps,
+        },
+        new("overlap-merges-on-with-sources-gone", "a count between a writer and its reader is gone on with",
+            new SourceEdit(Plan, "private void CheckSources(", "Counts[count] != Gone", "Counts[count] <= Safe"), new SourceEdit(Plan,
+                "void CheckMergeable(", "if (IsSafe(count)) return;", "if (Counts[count] != Stuck) return;")) { Step = Battery.Overlaps },
+        new("overlap-window-that-was-left-not-looked-at", "a window that was left is replayed although it overwrites what later ops read",
+            new SourceEdit(Plan, "public void CheckSources(", "if (!left.IsStale) CheckSources(count + left.Entries, setup);", ""))
+        {
+            Step = Battery.Overlaps,
+        },
+        new("overlap-reads-sources-that-are-gone", "an image is read although a counted op has overwritten what another needs",
+            new SourceEdit(Image, "private MergedImage(", "plan.CheckSources(_count, left, setup);", "")) { Step = Battery.Overlaps },
 
         // Memory.
-        new("rooms-of-blocks", "a room is no whole number of the system's pages, so that not all of it can be given back", new SourceEdit(Line, "int Rooms) Divide(", "? page : Arena.Alignment", "? Arena.Alignment : Arena.Alignment")) { Step = Battery.Pages },
-        new("forgets-a-page-of-the-next-room", "a room that is given back takes a page of the next one along", new SourceEdit(Memory, "void Forget(", "slice.Length)", "Math.Min(slice.Length + System.Page, Size - slice.Offset))")) { Step = Battery.Pages },
+        new("rooms-of-blocks", "a room is no whole number of the system's pages, so that not all of it can be given back", new SourceEdit(
+            Line, "int Rooms) Divide(", "? page : Arena.Alignment", "? Arena.Alignment : Arena.Alignment")) { Step = Battery.Pages },
+        new("forgets-a-page-of-the-next-room", "a room that is given back takes a page of the next one along", new SourceEdit(Memory,
+            "void Forget(", "slice.Length)", "Math.Min(slice.Length + System.Page, Size - slice.Offset))")) { Step = Battery.Pages },
 
         // Single requests.
-        new("short-read-accepted", "a short read counts as a whole one", new SourceEdit(Transfers, "void Progress(", "if (result < 0) { End(slot, result); return; }", "if (result < 0) { End(slot, result); return; } if (result > 0 && attempt.Whole.Verb == BlockVerb.Read) { End(slot, 0); return; }")),
-        new("short-write-accepted", "a short write counts as a whole one", new SourceEdit(Transfers, "void Progress(", "if (result < 0) { End(slot, result); return; }", "if (result < 0) { End(slot, result); return; } if (result > 0 && attempt.Whole.Verb == BlockVerb.Write) { End(slot, 0); return; }")),
-        new("nothing-accepted", "a request that moves nothing counts as done", new SourceEdit(Transfers, "void Progress(", "if (result == 0 || result > remaining) { End(slot, -Errno.EIO); return; }", "if (result == 0) { End(slot, 0); return; }")),
-        new("short-transfer-goes-on-at-its-byte", "a short transfer does not go back to its last whole granule", new SourceEdit(Transfers, "void Progress(", "result - (result % _granules[attempt.Whole.Device])", "result")),
-        new("short-transfer-skips-a-byte", "a short transfer goes on a byte too far", new SourceEdit(Transfers, "void Progress(", "attempt.Done += whole;", "attempt.Done += Math.Min(whole + 1, remaining - 1);")),
+        new("short-read-accepted", "a short read counts as a whole one", new SourceEdit(Transfers, "void Progress(",
+            "if (result < 0) { End(slot, result); return; }", "if (result < 0) { End(slot, result); return; } if (result > 0 && "
+                + "attempt.Whole.Verb == BlockVerb.Read) { End(slot, 0); return; }")),
+        new("short-write-accepted", "a short write counts as a whole one", new SourceEdit(Transfers, "void Progress(",
+            "if (result < 0) { End(slot, result); return; }", "if (result < 0) { End(slot, result); return; } if (result > 0 && "
+                + "attempt.Whole.Verb == BlockVerb.Write) { End(slot, 0); return; }")),
+        new("nothing-accepted", "a request that moves nothing counts as done", new SourceEdit(Transfers, "void Progress(",
+            "if (result == 0 || result > remaining) { End(slot, -Errno.EIO); return; }", "if (result == 0) { End(slot, 0); return; }")),
+        new("short-transfer-goes-on-at-its-byte", "a short transfer does not go back to its last whole granule",
+            new SourceEdit(Transfers, "void Progress(", "result - (result % _granules[attempt.Whole.Device])", "result")),
+        new("short-transfer-skips-a-byte", "a short transfer goes on a byte too far",
+            new SourceEdit(Transfers, "void Progress(", "attempt.Done += whole;", "attempt.Done += Math.Min(whole + 1, remaining - 1);")),
         new("plain-call-repeats-the-whole", "the plain call after a short transfer asks for all of it again",
             new SourceEdit(Transfers, "int PerformPlainly(", "= Rest(slot);", "= _attempts[slot].Whole with { Tag = (uint)slot };"))
         { Step = Battery.Cancelled },
-        new("error-of-a-write-ignored", "a write that fails counts as done", new SourceEdit(Transfers, "void End(int", "errno < 0 ?", "errno < 0 && attempt.Whole.Verb != BlockVerb.Write ?")),
-        new("error-of-a-read-ignored", "a read that fails counts as done", new SourceEdit(Transfers, "void End(int", "errno < 0 ?", "errno < 0 && attempt.Whole.Verb != BlockVerb.Read ?")),
-        new("EAGAIN-for-ever", "EAGAIN is asked again without end", new SourceEdit(Transfers, "void Progress(", " && ++attempt.Tries <= Retry.AttemptsBeforeSync", "")),
-        new("EAGAIN-counts-as-done", "a request that was told to try again counts as done", new SourceEdit(Transfers, "void Progress(", "<= Retry.AttemptsBeforeSync) { Ask(slot); return; }", "<= Retry.AttemptsBeforeSync) { End(slot, 0); return; }")),
-        new("ECANCELED-is-final", "a cancelled request is not tried by the plain call", new SourceEdit(Transfers, "void Progress(", " or -Errno.ECANCELED) result", ") result")),
-        new("first-failure-forgotten", "a drain forgets a failure when a later transfer is whole", new SourceEdit(Transfers, "void End(TransferFailure?", "_failure ??= failure;", "_failure = failure;")),
-        new("wrong-errno", "the sentence names another errno than the device's", new SourceEdit(Transfers, "void End(int", "attempt.Whole, errno,", "attempt.Whole, -Errno.EINVAL,")),
-        new("worker-error-ignored", "what a worker that failed left is written as it is", new SourceEdit(Batch, "void JobEnded(", "_jobFailed |=", "_ =")),
+        new("error-of-a-write-ignored", "a write that fails counts as done",
+            new SourceEdit(Transfers, "void End(int", "errno < 0 ?", "errno < 0 && attempt.Whole.Verb != BlockVerb.Write ?")),
+        new("error-of-a-read-ignored", "a read that fails counts as done",
+            new SourceEdit(Transfers, "void End(int", "errno < 0 ?", "errno < 0 && attempt.Whole.Verb != BlockVerb.Read ?")),
+        new("EAGAIN-for-ever", "EAGAIN is asked again without end",
+            new SourceEdit(Transfers, "void Progress(", " && ++attempt.Tries <= Retry.AttemptsBeforeSync", "")),
+        new("EAGAIN-counts-as-done", "a request that was told to try again counts as done", new SourceEdit(Transfers, "void Progress(",
+            "<= Retry.AttemptsBeforeSync) { Ask(slot); return; }", "<= Retry.AttemptsBeforeSync) { End(slot, 0); return; }")),
+        new("ECANCELED-is-final", "a cancelled request is not tried by the plain call",
+            new SourceEdit(Transfers, "void Progress(", " or -Errno.ECANCELED) result", ") result")),
+        new("first-failure-forgotten", "a drain forgets a failure when a later transfer is whole",
+            new SourceEdit(Transfers, "void End(TransferFailure?", "_failure ??= failure;", "_failure = failure;")),
+        new("wrong-errno", "the sentence names another errno than the device's",
+            new SourceEdit(Transfers, "void End(int", "attempt.Whole, errno,", "attempt.Whole, -Errno.EINVAL,")),
+        new("worker-error-ignored", "what a worker that failed left is written as it is",
+            new SourceEdit(Batch, "void JobEnded(", "_jobFailed |=", "_ =")),
 
         // Guarantees outside the engine: unit tests detect these.
         new("hand-over-unflushed", "the mapped device is put on a base whose count may go back in a power cut",
-            new SourceEdit(Snapshots, "ExitCode HandOver(", "FinishedMerge.Flush(target, Devices.Devices[0])", "default((BlockDevice, int)?)"))
+            new SourceEdit(Snapshots, "ExitCode HandOver(", "FinishedMerge.Flush(target, Devices.Devices[0])",
+                "default((BlockDevice, int)?)"))
         { Tests = s_swap },
         new("hand-over-flushes-base-only", "the hand-over flushes the base and not the COW",
             new SourceEdit(Finished, "? Flush(", "[target, cow]", "[target]"))
@@ -234,15 +402,21 @@ public static class Sabotages
         new("hand-over-goes-on-after-a-failed-flush", "the hand-over goes on although base or COW could not be flushed",
             new SourceEdit(Finished, "? Flush(", "return (device, flushed);", "continue;")) { Tests = s_swap },
         new("opened-as-merged-unflushed", "a snapshot that finds all counted says that it is merged, and has flushed nothing",
-            new SourceEdit(Snapshots, "public void Open()", "result.AlreadyMerged && !handedOver ? MakeMergedDurable()", "result.OpsTotal < 0 ? MakeMergedDurable()"))
+            new SourceEdit(Snapshots, "public void Open()", "result.AlreadyMerged && !handedOver ? MakeMergedDurable()",
+                "result.OpsTotal < 0 ? MakeMergedDurable()"))
         { Tests = s_swap },
-        new("mark-unflushed", "a marker is made and not flushed", new SourceEdit(Marker, "int Make(", MarkerFlush, "")) { Tests = s_durable },
+        new("mark-unflushed", "a marker is made and not flushed", new SourceEdit(Marker, "int Make(", MarkerFlush, ""))
+        {
+            Tests = s_durable,
+        },
         new("mark-folder-unflushed", "a marker is made and its folder not flushed",
             new SourceEdit(Marker, "int Make(", MarkerFolderFlush, "")) { Tests = s_durable },
         new("mark-folder-unflushed-when-it-was-there", "the folder is flushed by the process alone that makes the marker",
-            new SourceEdit(Marker, "int Make(", "if (result >= 0)", "if (result >= 0 && there.Kind == MarkerKind.None)")) { Tests = s_durable },
+            new SourceEdit(Marker, "int Make(", "if (result >= 0)",
+                "if (result >= 0 && there.Kind == MarkerKind.None)")) { Tests = s_durable },
         new("mark-content-unflushed", "a new marker with content is named and its content not flushed",
-            new SourceEdit(Marker, "int Make(", MarkerFlush, "if (result == 0 && !isNew) result = FileFlush.Of(fd);")) { Tests = s_newMarker },
+            new SourceEdit(Marker, "int Make(", MarkerFlush,
+                "if (result == 0 && !isNew) result = FileFlush.Of(fd);")) { Tests = s_newMarker },
         new("mark-named-before-its-content", "a new marker with content gets its name before its content is flushed",
             new SourceEdit(Marker, "int Make(", MarkerFlush, MarkerName + MarkerFlush),
             new SourceEdit(Marker, "int Make(", "fd);\n        " + MarkerName, "fd);"))
@@ -262,7 +436,8 @@ public static class Sabotages
         new("image-unflushed", "an image gets its name and may not be on the disk",
             new SourceEdit(ImageFile, "void Finish(", "Check(FileFlush.Of(Fd), \"flushing\");", "")) { Tests = s_durable },
         new("output-name-unflushed", "create and extract end before the name of their output is durable",
-            new SourceEdit(TemporaryName, "int Publish(", "result = FolderFlush.Of(Target, fd, out int unsupported);", "int unsupported = 0;"))
+            new SourceEdit(TemporaryName, "int Publish(", "result = FolderFlush.Of(Target, fd, out int unsupported);",
+                "int unsupported = 0;"))
         { Tests = s_durable },
         new("boot-flushes-base-only", "boot puts a mapped device on a base whose count may go back in a power cut",
             new SourceEdit(BootFile, "void Flush(", "FinishedMerge.Flush(target, cow)", "FinishedMerge.Flush(target, target)"))
@@ -280,7 +455,8 @@ public static class Sabotages
         new("cow-header-before-its-ops-are-durable", "the header of a COW of format 3 counts ops that may not be on the disk",
             new SourceEdit(WriterV3, "void Finish(", "_output.Flush();", "")) { Tests = s_durable },
         new("cow-footer-before-its-ops-are-durable", "a COW of format 2 has a footer and its ops may not be on the disk",
-            new SourceEdit(WriterV2, "void Finish(", "ZeroSlots();\n        Send();\n        _output.Flush();", "ZeroSlots();\n        Send();")) { Tests = s_durable },
+            new SourceEdit(WriterV2, "void Finish(", "ZeroSlots();\n        Send();\n        _output.Flush();",
+                "ZeroSlots();\n        Send();")) { Tests = s_durable },
         new("finished-before-unflushed", "a merge is reported as finished before although nothing was flushed",
             new SourceEdit(Finished, FinishedBefore, "if (Flush(target, input.Device) != null) return null;", ""))
         { Tests = s_durable },
@@ -307,7 +483,8 @@ public static class Sabotages
         new("observer-ends-the-check", "an observer that throws ends the check of the payloads",
             new SourceEdit(Guard, "void Checking(", "Report(e);", "Report(e); throw;")) { Tests = s_observers },
         new("observer-decides-the-state", "a merge has failed if its result cannot be shown",
-            new SourceEdit(Snapshots, "ExitCode Merge(", "_guard?.Tell(() => _options.Observer!.Merged(this, result));", "_options.Observer?.Merged(this, result);"))
+            new SourceEdit(Snapshots, "ExitCode Merge(", "_guard?.Tell(() => _options.Observer!.Merged(this, result));",
+                "_options.Observer?.Merged(this, result);"))
         { Tests = s_observers },
         new("observer-is-reported-every-time", "an observer that throws is reported at each of its calls",
             new SourceEdit(Guard, "void Report(", "if (_failed) return;", ""),
@@ -316,15 +493,18 @@ public static class Sabotages
         new("report-ends-the-merge", "a report about an observer that throws ends the merge",
             new SourceEdit(Guard, "void Report(", "catch (Exception)", "catch (TimeoutException)")) { Tests = s_observers },
         new("client-ends-its-snapshot", "a client that cannot be told ends its snapshot",
-            new SourceEdit("Control/SnapshotSet.cs", "void Tell(", "call();\n        }\n        catch (Exception e)", "call();\n        }\n        catch (TimeoutException e)"))
+            new SourceEdit("Control/SnapshotSet.cs", "void Tell(", "call();\n        }\n        catch (Exception e)",
+                "call();\n        }\n        catch (TimeoutException e)"))
         { Tests = s_observers },
         new("check-unnoted", "what a server has checked is not noted for the next one",
-            new SourceEdit(Snapshots, "void IMergeObserver.Checking(", "_options.Checked?.Invoke(progress.OpsDone);", "")) { Tests = s_observers },
+            new SourceEdit(Snapshots, "void IMergeObserver.Checking(", "_options.Checked?.Invoke(progress.OpsDone);",
+                "")) { Tests = s_observers },
         new("hand-over-in-the-ramdisk", "the hand-over looks up its paths in the ramdisk",
             new SourceEdit(Snapshots, "ExitCode HandOver(", "_options.BeforeHandOver?.Invoke();", ""))
         { Tests = new("Control", "SnapshotTests.Hand_over_leaves") },
         new("woken-under-the-lock", "a snapshot is woken under the lock of the queue, against the lock order",
-            new SourceEdit(Slots, "void WakeFirst()", "lock (_gate) next = Next;\n        next?.Wake();", "lock (_gate)\n        {\n            next = Next;\n            next?.Wake();\n        }"))
+            new SourceEdit(Slots, "void WakeFirst()", "lock (_gate) next = Next;\n        next?.Wake();",
+                "lock (_gate)\n        {\n            next = Next;\n            next?.Wake();\n        }"))
         { Tests = new("Control", "MergeSlotsTests") },
         new("boot-serves-unmarked", "boot starts a server that may merge and makes no marker",
             new SourceEdit(BootRows, "RowResult? Serve(", MakesMark, NoMark)) { Tests = s_boot },
@@ -333,20 +513,25 @@ public static class Sabotages
         new("boot-merged-mark-stays", "boot leaves the marker of a row that it has merged",
             new SourceEdit(BootRows, "RowResult? MergeNow(", "if (devices.CowIsFile) MergeMarker.Remove(row.Cow);", "")) { Tests = s_boot },
         new("boot-plain-mark-stays", "boot leaves the marker of a row that was merged before",
-            new SourceEdit(BootRows, "RowResult Plain(", "if (devices.State.Kind == CowKind.Merged) MergeMarker.Remove(row.Cow);", "")) { Tests = s_boot },
+            new SourceEdit(BootRows, "RowResult Plain(", "if (devices.State.Kind == CowKind.Merged) MergeMarker.Remove(row.Cow);",
+                "")) { Tests = s_boot },
         new("boot-old-mark-stays", "boot leaves the marker of a row whose old image it takes",
             new SourceEdit(BootRows, "RowResult Old(", "MergeMarker.Remove(row.Cow);", "")) { Tests = s_boot },
         new("boot-result-unshown-ends-it", "boot serves no further row when the result of one cannot be shown",
             new SourceEdit(BootRows, "void Tell(", "log.Write(", "throw; log.Write(")) { Tests = s_boot },
         new("finished-before-flushes-cow-only", "a merge is reported as finished before when the COW alone was flushed",
-            new SourceEdit(Finished, FinishedBefore, "Flush(target, input.Device)", "Flush(input.Device, input.Device)")) { Tests = s_durable },
+            new SourceEdit(Finished, FinishedBefore, "Flush(target, input.Device)",
+                "Flush(input.Device, input.Device)")) { Tests = s_durable },
     ];
 
     /// <summary>The unchanged product, built in the same way: the battery must find nothing.</summary>
     public static IReadOnlyList<Sabotage> None { get; } =
     [
         new("nothing-in-Merge", "Merge is compiled as it is", new SourceEdit(Head, "", "class MetadataImage", "class MetadataImage")),
-        new("nothing-in-Cow", "Cow is compiled as it is", new SourceEdit(Order, "", "class MergeOrder", "class MergeOrder")) { Step = Battery.Overlaps },
+        new("nothing-in-Cow", "Cow is compiled as it is", new SourceEdit(Order, "", "class MergeOrder", "class MergeOrder"))
+        {
+            Step = Battery.Overlaps,
+        },
         new("nothing-in-Serve", "Serve is compiled as it is", new SourceEdit(Read, "", "class ViewRead", "class ViewRead")),
         new("nothing-in-Block", "Block is compiled as it is", new SourceEdit(Transfers, "", "class IoScheduler", "class IoScheduler")),
         new("nothing-in-Control", "Control is compiled as it is",
@@ -370,19 +555,20 @@ public static class Sabotages
         object gate = new();
         try
         {
-            Parallel.ForEach(sabotages, new ParallelOptions { MaxDegreeOfParallelism = Math.Max(1, Environment.ProcessorCount) }, sabotage =>
-            {
-                SabotageResult result;
-                try
+            Parallel.ForEach(sabotages,
+                new ParallelOptions { MaxDegreeOfParallelism = Math.Max(1, Environment.ProcessorCount) }, sabotage =>
                 {
-                    result = sabotage.Run(Path.Combine(folder, sabotage.Name));
-                }
-                catch (Exception e)
-                {
-                    result = new SabotageResult(sabotage.Name, null, e.Message, 0);
-                }
-                lock (gate) done(result);
-            });
+                    SabotageResult result;
+                    try
+                    {
+                        result = sabotage.Run(Path.Combine(folder, sabotage.Name));
+                    }
+                    catch (Exception e)
+                    {
+                        result = new SabotageResult(sabotage.Name, null, e.Message, 0);
+                    }
+                    lock (gate) done(result);
+                });
         }
         finally
         {
@@ -395,7 +581,10 @@ public static class Sabotages
     /// </summary>
     public static int Simulate(Budget budget)
     {
-        List<Sabotage> chosen = [.. None.Concat(All).Where(sabotage => budget.Words.Contains(sabotage.Name) || budget.Words is [] or ["all"])];
+        List<Sabotage> chosen =
+        [
+            .. None.Concat(All).Where(sabotage => budget.Words.Contains(sabotage.Name) || budget.Words is [] or ["all"]),
+        ];
         if (chosen.Count == 0)
         {
             Console.Error.WriteLine($"simulator: there is no sabotage called {string.Join(' ', budget.Words)}; there are");
@@ -423,6 +612,7 @@ public static class Sabotages
             bool passed = result.Line == Sabotage.UnitTestsPass || result.Line.StartsWith("battery:", StringComparison.Ordinal);
             return passed && result.Check is null;
         }
-        return result.Check is not null && !(All.First(sabotage => sabotage.Name == result.Name).WithoutAssertion && result.Check == Sabotage.Assertion);
+        return result.Check is not null
+            && !(All.First(sabotage => sabotage.Name == result.Name).WithoutAssertion && result.Check == Sabotage.Assertion);
     }
 }

@@ -67,7 +67,8 @@ public sealed class SimDisk
             {
                 PendingPage page = Pending[i];
                 bool known = page.Contents.Hash == Durable[page.Number].Hash;
-                for (int earlier = 0; earlier < i && !known; earlier++) known = Pending[earlier].Number == page.Number && Pending[earlier].Contents.Hash == page.Contents.Hash;
+                for (int earlier = 0; earlier < i && !known; earlier++)
+                    known = Pending[earlier].Number == page.Number && Pending[earlier].Contents.Hash == page.Contents.Hash;
                 if (!known) hash += PendingWeight(page);
             }
             return hash;

@@ -7,9 +7,9 @@ using Snapuserd.Merge;
 namespace Snapuserd.Tests.Simulator;
 
 /// <summary>
-/// Checks, in every simulated run, how the engine uses the marker beside a COW. The engine checks the marker before the first write. It records
-/// that the merge has begun after the COW says so durably and before any write to Base. It removes the marker after everything is durably
-/// counted. A boot relies on this when it finds a marker without content, or an untouched COW beside a marker with content.
+/// Checks, in every simulated run, how the engine uses the marker beside a COW. The engine checks the marker before the first write. It
+/// records that the merge has begun after the COW says so durably and before any write to Base. It removes the marker after everything is
+/// durably counted. A boot relies on this when it finds a marker without content, or an untouched COW beside a marker with content.
 /// </summary>
 public sealed class SimMarker(SimDisk cow, Func<int> total) : IMergeMarker
 {
@@ -39,7 +39,8 @@ public sealed class SimMarker(SimDisk cow, Func<int> total) : IMergeMarker
         ScratchLayout scratch = new(file.Header.HeaderBytes, file.Header.ScratchBytes);
         ReadOnlySpan<byte> head = cow.Durable[0].Bytes;
         // A count also says that the merge has begun.
-        if (scratch.Window > 0 && head[scratch.StateOffset] == ScratchLayout.NeverUsed && BinaryPrimitives.ReadUInt64LittleEndian(head[CowHeader.MergeCountOffset..]) == 0)
+        if (scratch.Window > 0 && head[scratch.StateOffset] == ScratchLayout.NeverUsed
+            && BinaryPrimitives.ReadUInt64LittleEndian(head[CowHeader.MergeCountOffset..]) == 0)
             Wrong ??= "the marker says that the merge has begun while the COW may still say after a cut that it has not";
         Begun = count;
     }
@@ -48,7 +49,8 @@ public sealed class SimMarker(SimDisk cow, Func<int> total) : IMergeMarker
     {
         if (!IsChecked || IsOver) Wrong ??= "the marker goes once, after it was looked at";
         IsOver = true;
-        if (BinaryPrimitives.ReadUInt64LittleEndian(cow.Durable[0].Bytes[CowHeader.MergeCountOffset..]) != (ulong)total()) Wrong ??= "the marker goes before all is durably counted";
+        if (BinaryPrimitives.ReadUInt64LittleEndian(cow.Durable[0].Bytes[CowHeader.MergeCountOffset..]) != (ulong)total())
+            Wrong ??= "the marker goes before all is durably counted";
     }
 
     /// <summary>Checks a request of the merge.</summary>

@@ -14,7 +14,8 @@ public static class SimMerge
     /// <summary>
     /// Runs a merge to its end. Throws what the engine throws, and also where a crash would undo more than it may (<see cref="Undone"/>).
     /// </summary>
-    public static MergeResult Run(MergeCase merge, SimDisk[] disks, Arena arena, ulong seed, Action step, Func<int, BlockRequest, Fault?>? faults = null, StopFlag? stop = null, PageStore? pages = null)
+    public static MergeResult Run(MergeCase merge, SimDisk[] disks, Arena arena, ulong seed, Action step,
+        Func<int, BlockRequest, Fault?>? faults = null, StopFlag? stop = null, PageStore? pages = null)
     {
         Clean(arena);
         StepTime time = new();
@@ -38,21 +39,36 @@ public static class SimMerge
             mark.Check(request);
             return faults?.Invoke(number, request);
         }
-        using SimQueue own = queue = new(Devices(merge, disks), arena, merge.QueueDepth, seed, Step, Look, pages) { SlowFlushes = merge.SlowFlushes, Overlap = merge.Overlap ?? [] };
+        using SimQueue own = queue = new(Devices(merge, disks), arena, merge.QueueDepth, seed, Step, Look, pages)
+        {
+            SlowFlushes = merge.SlowFlushes,
+            Overlap = merge.Overlap ?? [],
+        };
         using SimWorkers workers = new(new DecodeWorker(), seed);
         using WakeUp wakeUp = new();
         SimThrottle? throttle = merge.Paced ? new SimThrottle(seed) : null;
         queue.Throttle = throttle;
-        MergeSetup setup = Setup(merge, disks, arena, seed, queue, workers) with { Stop = stop ?? new StopFlag(), Storage = storage, Marker = mark, Observer = undone, Readers = new ReaderGate(wakeUp), Throttle = throttle?.Throttle ?? new MergeThrottle() };
+        MergeSetup setup = Setup(merge, disks, arena, seed, queue, workers) with
+        {
+            Stop = stop ?? new StopFlag(),
+            Storage = storage,
+            Marker = mark,
+            Observer = undone,
+            Readers = new ReaderGate(wakeUp),
+            Throttle = throttle?.Throttle ?? new MergeThrottle(),
+        };
         using MergeEngine engine = MergeEngine.Open(merge.StepMilliseconds > 0 ? setup with { Time = time } : setup);
         MergeLifecycle life = new(engine, mark);
         merged = engine;
         undone.LeaveOut(engine.Cow);
         try
         {
-            MergeResult result = merge.Readers ? RunBesideReaders(merge, Devices(merge, disks), life, setup, wakeUp, queue, seed, rival?.Share) : life.Run(rival?.Share);
+            MergeResult result = merge.Readers
+                ? RunBesideReaders(merge, Devices(merge, disks), life, setup, wakeUp, queue, seed, rival?.Share)
+                : life.Run(rival?.Share);
             rival?.Check(merge.GivesPagesBack);
-            if ((storage.Wrong ?? mark.Wrong ?? (mark.IsOver ? null : "the marker of a finished merge stays")) is { } wrong) throw new LostDataException(wrong);
+            if ((storage.Wrong ?? mark.Wrong ?? (mark.IsOver ? null : "the marker of a finished merge stays")) is { } wrong)
+                throw new LostDataException(wrong);
             return undone.Lost is { } lost ? throw lost : result;
         }
         catch (SnapuserdException) when (undone.Lost is { } lost)
@@ -61,7 +77,8 @@ public static class SimMerge
         }
     }
 
-    private static MergeResult RunBesideReaders(MergeCase merge, SimDisk[] devices, MergeLifecycle life, MergeSetup setup, WakeUp wakeUp, SimQueue queue, ulong seed, MemoryQuota? share)
+    private static MergeResult RunBesideReaders(MergeCase merge, SimDisk[] devices, MergeLifecycle life, MergeSetup setup, WakeUp wakeUp,
+        SimQueue queue, ulong seed, MemoryQuota? share)
     {
         MergeEngine engine = life.Engine;
         engine.Open();
@@ -69,7 +86,9 @@ public static class SimMerge
         readers.ReadAll();
         // An Xor in place without scratch destroys what it reads and needs the user's consent; such an image is either merged or served,
         // never both.
-        if (merge.MayBeLost || (merge.Options.AllowUnsafe && new ScratchLayout(engine.Cow.Header.HeaderBytes, engine.Cow.Header.ScratchBytes).Window == 0)) return life.Run(share);
+        if (merge.MayBeLost
+            || (merge.Options.AllowUnsafe && new ScratchLayout(engine.Cow.Header.HeaderBytes, engine.Cow.Header.ScratchBytes).Window == 0))
+            return life.Run(share);
         queue.Readers = readers;
         try
         {
@@ -91,7 +110,9 @@ public static class SimMerge
     public static int FirstWrongPage(MergeCase merge, SimDisk[] disks, Arena arena, ulong seed)
     {
         Clean(arena);
-        using SimQueue queue = new(Devices(merge, disks), arena, merge.QueueDepth, seed, () => throw new ContractViolationException("a reader writes")) { Overlap = merge.Overlap ?? [] };
+        using SimQueue queue = new(Devices(merge, disks), arena, merge.QueueDepth, seed,
+            () => throw new ContractViolationException("a reader writes"))
+        { Overlap = merge.Overlap ?? [] };
         using SimWorkers workers = new(new DecodeWorker(), seed);
         using MergedImage image = MergedImage.Open(Setup(merge, disks, arena, seed, queue, workers));
         for (long offset = 0; offset < image.Length;)
@@ -108,27 +129,28 @@ public static class SimMerge
     }
 
     /// <summary>The engine's setup, built from simulated parts; workers may be real ones.</summary>
-    public static MergeSetup Setup(MergeCase merge, SimDisk[] disks, Arena arena, ulong seed, IBlockQueue queue, IWorkQueue<DecodeJob> workers) => new()
-    {
-        Io = new IoScheduler(queue, [merge.Granule, merge.Granule, merge.Granule]),
-        Arena = arena,
-        Workers = workers,
-        Time = new SimTime(seed),
-        Cow = new MergeDevice(0, "cow", disks[0].Cache.Length),
-        Base = new MergeDevice(1, "base", disks[1].Cache.Length),
-        Source = disks.Length > 2 ? new MergeDevice(2, "source", disks[2].Cache.Length)
-            : merge.AnotherPath ? new MergeDevice(2, "base by another path", disks[1].Cache.Length)
-            : new MergeDevice(1, "base", disks[1].Cache.Length),
-        SharedBlocks = disks.Length < 3 || merge.Overlap is not null,
-        // A null array would convert to an empty list of ranges.
-        Overlap = merge.Overlap is { } ranges ? new ReadOnlyMemory<SharedRange>(ranges) : default(ReadOnlyMemory<SharedRange>?),
-        Options = merge.Options with
+    public static MergeSetup Setup(MergeCase merge, SimDisk[] disks, Arena arena, ulong seed, IBlockQueue queue,
+        IWorkQueue<DecodeJob> workers) => new()
         {
-            UncountedBytes = merge.UncountedIntervals * Math.Min(merge.Options.CheckpointBytes, 1L << 40),
-            // Every other seed hints after each batch, the others never.
-            WriteBackBytes = (long)(seed & 1),
-        },
-    };
+            Io = new IoScheduler(queue, [merge.Granule, merge.Granule, merge.Granule]),
+            Arena = arena,
+            Workers = workers,
+            Time = new SimTime(seed),
+            Cow = new MergeDevice(0, "cow", disks[0].Cache.Length),
+            Base = new MergeDevice(1, "base", disks[1].Cache.Length),
+            Source = disks.Length > 2 ? new MergeDevice(2, "source", disks[2].Cache.Length)
+                : merge.AnotherPath ? new MergeDevice(2, "base by another path", disks[1].Cache.Length)
+                : new MergeDevice(1, "base", disks[1].Cache.Length),
+            SharedBlocks = disks.Length < 3 || merge.Overlap is not null,
+            // A null array would convert to an empty list of ranges.
+            Overlap = merge.Overlap is { } ranges ? new ReadOnlyMemory<SharedRange>(ranges) : default(ReadOnlyMemory<SharedRange>?),
+            Options = merge.Options with
+            {
+                UncountedBytes = merge.UncountedIntervals * Math.Min(merge.Options.CheckpointBytes, 1L << 40),
+                // Every other seed hints after each batch, the others never.
+                WriteBackBytes = (long)(seed & 1),
+            },
+        };
 
     /// <summary>
     /// Clears the arena for the next run, which must not find data that an earlier run has read. Filling more than a small arena would cost
@@ -143,14 +165,16 @@ public static class SimMerge
     private static SimDisk[] Devices(MergeCase merge, SimDisk[] disks) => merge.AnotherPath ? [disks[0], disks[1], disks[1]] : disks;
 
     /// <summary>num_merge_ops as a power cut would leave it.</summary>
-    public static int DurableCount(SimDisk cow) => (int)BinaryPrimitives.ReadUInt64LittleEndian(cow.Durable[0].Bytes[CowHeader.MergeCountOffset..]);
+    public static int DurableCount(SimDisk cow) =>
+        (int)BinaryPrimitives.ReadUInt64LittleEndian(cow.Durable[0].Bytes[CowHeader.MergeCountOffset..]);
 
     /// <summary>The COW has scratch, and its count and its state byte say that no merge has begun.</summary>
     public static bool SaysUntouched(Image cow)
     {
         ReadOnlySpan<byte> head = cow[0].Bytes;
         int headerBytes = BinaryPrimitives.ReadUInt16LittleEndian(head[12..]);
-        return BinaryPrimitives.ReadUInt64LittleEndian(head[CowHeader.MergeCountOffset..]) == 0 && head[headerBytes] == ScratchLayout.NeverUsed
+        return BinaryPrimitives.ReadUInt64LittleEndian(head[CowHeader.MergeCountOffset..]) == 0
+            && head[headerBytes] == ScratchLayout.NeverUsed
             && new ScratchLayout(headerBytes, BinaryPrimitives.ReadUInt32LittleEndian(head[34..])).Window > 0;
     }
 }
@@ -182,7 +206,8 @@ internal sealed class Undone(MergeCase merge, SimDisk cow, StepTime time) : IMer
         for (int position = 0; position < file.Order.Count; position++)
         {
             CowOp op = file[file.Order.OpIndex(position)];
-            if (file.Order.PositionWriting(op.NewBlock) != position || (op.Type == CowOpType.Copy && op.Source == op.NewBlock)) _nothing += op.UnitBytes;
+            if (file.Order.PositionWriting(op.NewBlock) != position || (op.Type == CowOpType.Copy && op.Source == op.NewBlock))
+                _nothing += op.UnitBytes;
         }
     }
 
@@ -206,9 +231,11 @@ internal sealed class Undone(MergeCase merge, SimDisk cow, StepTime time) : IMer
         string? wrong = null;
         if (_written - _counted > (merge.UncountedIntervals * merge.Options.CheckpointBytes) + (2L * merge.ArenaBytes) + _nothing)
             wrong = $"with {merge.Options.CheckpointBytes} between checkpoints and {merge.ArenaBytes} of memory";
-        else if (merge.StepMilliseconds > 0 && _uncounted.TryPeek(out (MergeProgress Progress, long Time) oldest) && oldest.Progress.OpsDone > count
+        else if (merge.StepMilliseconds > 0 && _uncounted.TryPeek(out (MergeProgress Progress, long Time) oldest)
+            && oldest.Progress.OpsDone > count
             && time.Milliseconds - oldest.Time > 2 * merge.Options.CheckpointMilliseconds)
-            wrong = $"the first of them written {time.Milliseconds - oldest.Time} ms ago, with {merge.Options.CheckpointMilliseconds} between checkpoints";
+            wrong = $"the first of them written {time.Milliseconds - oldest.Time} ms ago, with {merge.Options.CheckpointMilliseconds} "
+                + "between checkpoints";
         if (wrong != null) Lost ??= new LostDataException($"a crash would undo {_written - _counted} bytes, {wrong}");
     }
 }
@@ -262,7 +289,8 @@ internal sealed class SimRival : IDisposable
         if (Pages is not { } pages) return;
         pages.Check();
         long discarded = pages.Discarded - _before;
-        if (all && (_given == 0 || discarded < _given)) throw new LostDataException($"{_given} bytes of buffers were given back, of which the system got {discarded}");
+        if (all && (_given == 0 || discarded < _given))
+            throw new LostDataException($"{_given} bytes of buffers were given back, of which the system got {discarded}");
     }
 
     public void Dispose()

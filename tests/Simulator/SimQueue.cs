@@ -20,12 +20,16 @@ public readonly record struct Fault(int Result, bool DropsDirty = false, bool Wh
 /// buffers it owns and rejects reads and writes that race. A flush covers exactly the writes that were reaped before it was queued.
 /// <paramref name="step"/> is called after everything that changes the state a crash would leave.
 /// </summary>
-public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed, Action step, Func<int, BlockRequest, Fault?>? faults = null, PageStore? pages = null) : IBlockQueue
+public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed, Action step,
+    Func<int, BlockRequest, Fault?>? faults = null, PageStore? pages = null) : IBlockQueue
 {
     // The fill byte of a buffer while a read into it is in flight.
     private const byte Unread = 0xdb;
 
-    private static readonly int[] s_endsOfHints = [0, -Errno.EINVAL, -Errno.ESPIPE, -Errno.EAGAIN, -Errno.EINTR, -Errno.ECANCELED, -Errno.EIO];
+    private static readonly int[] s_endsOfHints =
+    [
+        0, -Errno.EINVAL, -Errno.ESPIPE, -Errno.EAGAIN, -Errno.EINTR, -Errno.ECANCELED, -Errno.EIO,
+    ];
 
     private readonly record struct Flight(BlockRequest Request, byte[] Watched, long Queued, Fault? Fault);
 
@@ -81,7 +85,8 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
         for (int i = 0; i < wanted; i++)
         {
             int choice = _chance.Below(_flights.Count);
-            if (SlowFlushes && _flights[choice].Request.Verb == BlockVerb.Flush && _flights.FindIndex(flight => flight.Request.Verb != BlockVerb.Flush) is >= 0 and int other)
+            if (SlowFlushes && _flights[choice].Request.Verb == BlockVerb.Flush
+                && _flights.FindIndex(flight => flight.Request.Verb != BlockVerb.Flush) is >= 0 and int other)
             {
                 // A flush does not end in the same wait in which another request has ended.
                 choice = other;
@@ -121,12 +126,15 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
         {
             Span<byte> buffer = arena[request.Buffer];
             if (request.Offset < 0 || request.Offset + buffer.Length > disks[request.Device].Cache.Length)
-                throw new ContractViolationException($"{request.Verb} of {buffer.Length} bytes at {request.Offset} goes beyond device {request.Device}");
+                throw new ContractViolationException(
+                    $"{request.Verb} of {buffer.Length} bytes at {request.Offset} goes beyond device {request.Device}");
             foreach (SimQueue queue in Beside)
                 foreach (Flight other in queue._flights) CheckRace(request, buffer, other, queue);
             foreach (Flight other in _flights)
             {
-                if (other.Request.Verb is BlockVerb.Flush or BlockVerb.WriteBack || (request.Verb == BlockVerb.Read && other.Request.Verb == BlockVerb.Read)) continue;
+                if (other.Request.Verb is BlockVerb.Flush or BlockVerb.WriteBack
+                    || (request.Verb == BlockVerb.Read && other.Request.Verb == BlockVerb.Read))
+                    continue;
                 CheckRace(request, buffer, other, this);
                 if (Meet(other.Request.Buffer.Offset, other.Request.Buffer.Length, request.Buffer.Offset, request.Buffer.Length)
                     && !(request.Verb == BlockVerb.Write && other.Request.Verb == BlockVerb.Write))
@@ -153,7 +161,8 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
     private void CheckRace(in BlockRequest request, ReadOnlySpan<byte> buffer, Flight flight, SimQueue whose)
     {
         BlockRequest other = flight.Request;
-        if (other.Verb is BlockVerb.Flush or BlockVerb.WriteBack || (request.Verb == BlockVerb.Read && other.Verb == BlockVerb.Read)) return;
+        if (other.Verb is BlockVerb.Flush or BlockVerb.WriteBack || (request.Verb == BlockVerb.Read && other.Verb == BlockVerb.Read))
+            return;
         foreach ((SimDisk disk, long offset, int length) in Places(request))
         {
             foreach ((SimDisk otherDisk, long otherOffset, int otherLength) in whose.Places(other))
@@ -162,7 +171,8 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
                 if (!(request.Verb == BlockVerb.Write
                     ? ChangesNothingFor(request, buffer, other.Verb, otherOffset, otherLength)
                     : ChangesNothingFor(other, flight.Watched, request.Verb, offset, length)))
-                    throw new ContractViolationException($"{request.Verb} at {request.Offset} races with {other.Verb} at {other.Offset} on device {request.Device}{(whose == this ? "" : " by another thread")}");
+                    throw new ContractViolationException($"{request.Verb} at {request.Offset} races with {other.Verb} at {other.Offset} on "
+                        + $"device {request.Device}{(whose == this ? "" : " by another thread")}");
             }
         }
     }
@@ -176,7 +186,8 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
         if (request.Device != 2) return places;
         foreach (SharedRange range in Overlap)
         {
-            long start = Math.Max(request.Offset, range.SourceOffset), end = Math.Min(request.Offset + request.Buffer.Length, range.SourceOffset + range.Length);
+            long start = Math.Max(request.Offset, range.SourceOffset),
+                end = Math.Min(request.Offset + request.Buffer.Length, range.SourceOffset + range.Length);
             if (start < end) places.Add((disks[1], start + range.BaseOffset - range.SourceOffset, (int)(end - start)));
         }
         return places;
@@ -242,7 +253,9 @@ public sealed class SimQueue(SimDisk[] disks, Arena arena, int depth, ulong seed
         if (request.Verb != BlockVerb.Flush)
         {
             ReadOnlySpan<byte> buffer = arena[request.Buffer];
-            bool untouched = request.Verb == BlockVerb.Read ? !buffer.ContainsAnyExcept(Unread) : buffer.SequenceEqual(flight.Watched.AsSpan(0, buffer.Length));
+            bool untouched = request.Verb == BlockVerb.Read
+                ? !buffer.ContainsAnyExcept(Unread)
+                : buffer.SequenceEqual(flight.Watched.AsSpan(0, buffer.Length));
             if (request.Verb == BlockVerb.Write) ArrayPool<byte>.Shared.Return(flight.Watched);
             if (!untouched) throw new ContractViolationException($"the buffer of {request} was touched while the queue owned it");
         }

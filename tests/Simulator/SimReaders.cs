@@ -62,7 +62,8 @@ public sealed class SimReaders : IDisposable
     public static long Waits => Interlocked.Read(ref _waits);
 
     /// <summary>All these counters in one line.</summary>
-    public static string Counts => $"readers: {Reads} reads compared, {Looks} blocks looked at, {Waits} waits of the merge for readers alone";
+    public static string Counts =>
+        $"readers: {Reads} reads compared, {Looks} blocks looked at, {Waits} waits of the merge for readers alone";
 
     /// <summary>Reads that failed because of an injected fault, over all cases.</summary>
     public static long Failures => Interlocked.Read(ref _failures);
@@ -111,7 +112,8 @@ public sealed class SimReaders : IDisposable
         {
             bool reads = _reader.IsReading;
             if (Stuck && !reads && _inside) throw new StuckException();
-            if (!reads && !_inside) throw new ContractViolationException("waiting with nothing in flight and no reader inside would last for ever");
+            if (!reads && !_inside)
+                throw new ContractViolationException("waiting with nothing in flight and no reader inside would last for ever");
             if (_inside && !Stuck && (!reads || _chance.Percent(50))) Leave();
             else _reader.GetOn(mayBegin: false);
         }
@@ -165,11 +167,14 @@ public sealed class SimReaders : IDisposable
     {
         OpLocations locations = _setup.Readers.Locations;
         int count = SimMerge.DurableCount(_disks[0]);
-        if (locations.Counted > count && locations.Counted > Left) throw new LostDataException($"readers are sent to Base for the ops before {locations.Counted}, and the durable count is {count}");
+        if (locations.Counted > count && locations.Counted > Left)
+            throw new LostDataException(
+                $"readers are sent to Base for the ops before {locations.Counted}, and the durable count is {count}");
         // A window that has just been counted is no longer claimed.
         if (locations.Window == 0 || locations.Counted == Left || count > locations.Counted) return;
         ScratchLayout layout = new(_engine.Cow.Header.HeaderBytes, _engine.Cow.Header.ScratchBytes);
-        if (_disks[0].Durable[0].Bytes[layout.StateOffset] != ScratchLayout.Valid) throw new LostDataException($"readers are sent to the window at {locations.Counted}, which is not durable");
+        if (_disks[0].Durable[0].Bytes[layout.StateOffset] != ScratchLayout.Valid)
+            throw new LostDataException($"readers are sent to the window at {locations.Counted}, which is not durable");
     }
 
     // The previous run's data may be only in the cache. Reading it is correct; it becomes durable before the first write.
@@ -196,7 +201,8 @@ public sealed class SimReaders : IDisposable
         }
         if (position < _locations.Counted + _locations.Window)
         {
-            if (!_engine.WindowBlock(position - _locations.Counted).SequenceEqual(_case.Target[block].Bytes)) throw Gone(block, "window memory");
+            if (!_engine.WindowBlock(position - _locations.Counted).SequenceEqual(_case.Target[block].Bytes))
+                throw Gone(block, "window memory");
             return;
         }
         if (!op.IsOrdered) return;
@@ -213,7 +219,9 @@ public sealed class SimReaders : IDisposable
             foreach (SharedRange range in _case.Overlap ?? [])
             {
                 long start = Math.Max(offset, range.SourceOffset), end = Math.Min(offset + due.Length, range.SourceOffset + range.Length);
-                if (start < end) LookFor(1, start + range.BaseOffset - range.SourceOffset, due[(int)(start - offset)..(int)(end - offset)], block, where);
+                if (start < end)
+                    LookFor(1, start + range.BaseOffset - range.SourceOffset, due[(int)(start - offset)..(int)(end - offset)],
+                        block, where);
             }
             if (_case.Overlap is not null) return;
         }
@@ -226,13 +234,17 @@ public sealed class SimReaders : IDisposable
         foreach (PendingPage page in disk.Pending)
         {
             if (!page.InFlight) continue;
-            long start = (long)page.Number * Page.Size, from = Math.Max(start, offset), to = Math.Min(start + Page.Size, offset + due.Length);
-            if (from < to && !page.Contents.Bytes[(int)(from - start)..(int)(to - start)].SequenceEqual(due[(int)(from - offset)..(int)(to - offset)])) throw Gone(block, $"{where}, by a write that is in flight,");
+            long start = (long)page.Number * Page.Size, from = Math.Max(start, offset),
+                to = Math.Min(start + Page.Size, offset + due.Length);
+            if (from < to && !page.Contents.Bytes[(int)(from - start)..(int)(to - start)]
+                .SequenceEqual(due[(int)(from - offset)..(int)(to - offset)]))
+                throw Gone(block, $"{where}, by a write that is in flight,");
         }
     }
 
     private LostDataException Gone(int block, string where) =>
-        new($"a reader entered when {_locations} held and is still inside: block {block} is no longer what it was in {where} with {_setup.Readers.Locations} published");
+        new($"a reader entered when {_locations} held and is still inside: block {block} is no longer what it was in {where} with "
+            + $"{_setup.Readers.Locations} published");
 
     /// <summary>The product's reader, with two reads at a time.</summary>
     private sealed class ProductReader : IDisposable
@@ -249,7 +261,9 @@ public sealed class SimReaders : IDisposable
         {
             _all = all;
             _arena = new Arena((2 * (ViewReader.BytesPerRead(all._view) + BufferBytes)) + Page.Size);
-            _queue = new SimQueue(all._disks, _arena, 2, all._chance.Next(), () => throw new ContractViolationException("a reader writes"), all._case.ReaderFaults) { Beside = [all._beside] };
+            _queue = new SimQueue(all._disks, _arena, 2, all._chance.Next(), () => throw new ContractViolationException("a reader writes"),
+                all._case.ReaderFaults)
+            { Beside = [all._beside] };
             all._beside.Beside = [_queue];
             _reader = new ViewReader(all._view, new IoScheduler(_queue, [1, 1, 1]), _arena, 2);
             for (int i = 0; i < 2; i++) _buffers[i] = _arena.Take(BufferBytes)!.Value;
@@ -321,13 +335,16 @@ public sealed class SimReaders : IDisposable
                 Interlocked.Increment(ref _failures);
                 return;
             }
-            if (completion.Result != buffer.Length) throw new LostDataException($"a read of {buffer.Length} bytes at {offset} ends with {completion.Result}: {_all.Failure}");
+            if (completion.Result != buffer.Length)
+                throw new LostDataException($"a read of {buffer.Length} bytes at {offset} ends with {completion.Result}: {_all.Failure}");
             ReadOnlySpan<byte> read = _arena[buffer];
             for (int done = 0; done < read.Length;)
             {
-                int page = (int)((offset + done) / Page.Size), from = (int)((offset + done) % Page.Size), count = Math.Min(read.Length - done, Page.Size - from);
+                int page = (int)((offset + done) / Page.Size), from = (int)((offset + done) % Page.Size),
+                    count = Math.Min(read.Length - done, Page.Size - from);
                 if (!read.Slice(done, count).SequenceEqual(_all._case.Target[page].Bytes.Slice(from, count)))
-                    throw new LostDataException($"a read of {buffer.Length} bytes at {offset} shows a wrong block {page} with {_all._setup.Readers.Locations} published");
+                    throw new LostDataException($"a read of {buffer.Length} bytes at {offset} shows a wrong block {page} with "
+                        + $"{_all._setup.Readers.Locations} published");
                 done += count;
             }
         }

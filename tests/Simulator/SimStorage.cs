@@ -30,7 +30,8 @@ public sealed class SimStorage(long bytes = long.MaxValue) : IStorageReserver
         long end = 0;
         foreach (ByteRange range in ranges)
         {
-            if (range.Offset < end || range.Length <= 0 || range.Offset + range.Length > device.Length) Wrong ??= $"{device.Name}: {range} after byte {end} of {device.Length}";
+            if (range.Offset < end || range.Length <= 0 || range.Offset + range.Length > device.Length)
+                Wrong ??= $"{device.Name}: {range} after byte {end} of {device.Length}";
             end = range.Offset + range.Length;
             _free -= range.Length;
             if (_free < 0) throw new SnapuserdException(ExitCode.InputOutput, $"{device.Name}: no space left on device (ENOSPC)");

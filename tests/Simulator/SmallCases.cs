@@ -69,7 +69,8 @@ public static class SmallCases
                 cow.Copy(3, 8).Copy(5, 1).Replace(8, old.AsSpan(3 * 4096, 4096)).Replace(1, old.AsSpan(5 * 4096, 4096));
                 break;
             case "mixed":
-                cow.Copy(0, 1).Xor(1, 1 * 4096, Random(1, 1)).Copy(4, 9).Xor(2, (2 * 4096) + 100, Random(2, 1)).Zero(9).Replace(6, Random(3, 2)).Zero(3);
+                cow.Copy(0, 1).Xor(1, 1 * 4096, Random(1, 1)).Copy(4, 9).Xor(2, (2 * 4096) + 100, Random(2, 1)).Zero(9)
+                    .Replace(6, Random(3, 2)).Zero(3);
                 break;
             case "ordered-after-replace":
                 cow.Replace(0, Random(1, 2)).Copy(3, 4).Zero(5).Copy(4, 6).Xor(7, 7 * 4096, Random(2, 1)).Replace(6, Random(4, 1));
@@ -81,7 +82,8 @@ public static class SmallCases
                 cow.Copy(4, 4).Copy(3, 2).Copy(5, 5).Copy(2, 1).Zero(0);
                 break;
             case "separate-source":
-                cow.Copy(3, 3).Copy(4, 3).Xor(5, 4 * 4096, Random(1, 1)).Xor(6, (6 * 4096) + 9, Random(2, 1)).Replace(2, Random(3, 1)).Zero(0);
+                cow.Copy(3, 3).Copy(4, 3).Xor(5, 4 * 4096, Random(1, 1)).Xor(6, (6 * 4096) + 9, Random(2, 1))
+                    .Replace(2, Random(3, 1)).Zero(0);
                 break;
             case "v2-clusters":
                 cow.Copy(0, 1).Copy(1, 2).Xor(2, (2 * 4096) + 5, Random(1, 1)).Zero(9).Label(4).Replace(7, Random(2, 1)).Zero(8);
@@ -93,7 +95,8 @@ public static class SmallCases
                 cow.Copy(0, 8).Copy(1, 9).Copy(2, 10).Replace(8, Random(1, 2)).Zero(10);
                 break;
             case "compressed":
-                cow.Xor(1, 1 * 4096, Patterned(1, 1)).Xor(2, (2 * 4096) + 50, Patterned(2, 1)).Replace(5, Patterned(3, 2)).Replace(9, Random(4, 1)).Zero(0);
+                cow.Xor(1, 1 * 4096, Patterned(1, 1)).Xor(2, (2 * 4096) + 50, Patterned(2, 1)).Replace(5, Patterned(3, 2))
+                    .Replace(9, Random(4, 1)).Zero(0);
                 break;
             case "two-windows-and-plain":
                 for (uint i = 0; i < 5; i++) cow.Copy(i, i + 1);
@@ -123,7 +126,8 @@ public static class SmallCases
                 foreach (int grain in new[] { Page.Size, Page.Sector })
                     foreach (string name in Names)
                         for (int window = 2; window <= 3; window++)
-                            if (budget.Words.Length == 0 || (budget.Words[0] == name && budget.Words[1] == $"{window}" && budget.Words[2] == $"{grain}"))
+                            if (budget.Words.Length == 0
+                                || (budget.Words[0] == name && budget.Words[1] == $"{window}" && budget.Words[2] == $"{grain}"))
                                 yield return (name, window, grain, seed);
         }
 

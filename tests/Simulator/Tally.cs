@@ -50,6 +50,7 @@ public sealed class Tally
     {
         double seconds = Math.Max(0.001, Seconds);
         return string.Create(CultureInfo.InvariantCulture,
-            $"{Cases} cases, {Runs} runs, {States} crash states, {Distinct} distinct, {States / seconds:F0} states/s, {Runs / seconds:F0} runs/s, {(Covered.Length > 0 ? $"covered {Covered}, " : "")}lost {Lost}");
+            $"{Cases} cases, {Runs} runs, {States} crash states, {Distinct} distinct, {States / seconds:F0} states/s, {Runs / seconds:F0} "
+            + $"runs/s, {(Covered.Length > 0 ? $"covered {Covered}, " : "")}lost {Lost}");
     }
 }

@@ -83,7 +83,8 @@ internal sealed class Machine : IDisposable
     {
         string text = $"getstatus {status}; it said {Said}; {Binary.Run("ctl", "status", "--json", "--socket", DaemonSocket)}";
         foreach (string task in Directory.GetDirectories($"/proc/{DaemonId}/task"))
-            text += $"; {File.ReadAllText(task + "/comm").Trim()} {File.ReadAllText(task + "/wchan")} {File.ReadAllText(task + "/syscall").Trim()}";
+            text += $"; {File.ReadAllText(task + "/comm").Trim()} {File.ReadAllText(task + "/wchan")} "
+                + $"{File.ReadAllText(task + "/syscall").Trim()}";
         return text;
     }
 

@@ -21,7 +21,8 @@ public sealed record BinaryResult(int ExitCode, string Output, string Error)
 public static class Binary
 {
     // No call here takes longer than a second, or about ten seconds in an emulator. A hang must end the test before CI's own time limit.
-    private static readonly TimeSpan s_limit = TimeSpan.FromMinutes(Environment.GetEnvironmentVariable("SNAPUSERD_FILE") is null or "" ? 2 : 8);
+    private static readonly TimeSpan s_limit =
+        TimeSpan.FromMinutes(Environment.GetEnvironmentVariable("SNAPUSERD_FILE") is null or "" ? 2 : 8);
 
     private static readonly Lazy<string> s_path = new(() => Find("SNAPUSERD", "build", "snapuserd"));
 
@@ -75,7 +76,8 @@ public static class Binary
     }
 
     /// <summary>Runs any program to its end.</summary>
-    public static BinaryResult RunProgram(string program, IEnumerable<string> arguments, IReadOnlyDictionary<string, string>? environment = null)
+    public static BinaryResult RunProgram(string program, IEnumerable<string> arguments,
+        IReadOnlyDictionary<string, string>? environment = null)
     {
         using Process process = StartProgram(program, arguments, environment);
         process.StandardInput.Close();
@@ -87,12 +89,15 @@ public static class Binary
             throw new TimeoutException($"{program} {string.Join(' ', arguments)} still runs after {s_limit}");
         }
         // A child that outlives the program may still hold its streams open.
-        if (!Task.WaitAll([output, error], s_limit)) throw new TimeoutException($"{program} {string.Join(' ', arguments)} ended with {process.ExitCode}, and a process that it started still has its output after {s_limit}");
+        if (!Task.WaitAll([output, error], s_limit))
+            throw new TimeoutException($"{program} {string.Join(' ', arguments)} ended with {process.ExitCode}, and a process that it "
+                + $"started still has its output after {s_limit}");
         return new BinaryResult(process.ExitCode, output.Result, error.Result);
     }
 
     /// <summary>Starts any program without waiting for it; its three streams are redirected.</summary>
-    public static Process StartProgram(string program, IEnumerable<string> arguments, IReadOnlyDictionary<string, string>? environment = null)
+    public static Process StartProgram(string program, IEnumerable<string> arguments,
+        IReadOnlyDictionary<string, string>? environment = null)
     {
         var start = new ProcessStartInfo(program)
         {
@@ -111,7 +116,9 @@ public static class Binary
     {
         if (Given(variable) is { } given) return given;
         BinaryResult build = RunProgram(System.IO.Path.Combine(Root, "build.sh"), [command]);
-        return build.ExitCode == 0 ? System.IO.Path.Combine(Root, "build", file) : throw new InvalidOperationException($"build.sh failed: {build}");
+        return build.ExitCode == 0
+            ? System.IO.Path.Combine(Root, "build", file)
+            : throw new InvalidOperationException($"build.sh failed: {build}");
     }
 
     private static string FindRoot()

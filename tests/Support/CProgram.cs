@@ -14,7 +14,8 @@ public static class CProgram
         // Compile under a unique name first: another test may be running the program.
         string compiled = $"{program}.{Guid.NewGuid():N}";
         BinaryResult result = Binary.RunProgram("/bin/sh",
-            ["-c", "exec $(command -v cc clang gcc | head -n 1) -O1 -Wall -Wextra -Werror -o \"$0\" \"$1\" " + options, compiled, Path.Combine(Binary.Root, "tests", folder, name + ".c")]);
+            ["-c", "exec $(command -v cc clang gcc | head -n 1) -O1 -Wall -Wextra -Werror -o \"$0\" \"$1\" " + options, compiled,
+                Path.Combine(Binary.Root, "tests", folder, name + ".c")]);
         if (result.ExitCode != 0) throw new InvalidOperationException($"{name}.c does not compile: {result}");
         File.Move(compiled, program, overwrite: true);
         return program;

@@ -27,10 +27,12 @@ public static unsafe class Compressors
                 case CowCompression.None:
                     return plain.ToArray();
                 case CowCompression.Gz:
-                    if (compress2(to, &length, from, (nuint)plain.Length, level ?? 9) != 0) throw new InvalidOperationException("compress2 failed");
+                    if (compress2(to, &length, from, (nuint)plain.Length, level ?? 9) != 0)
+                        throw new InvalidOperationException("compress2 failed");
                     break;
                 case CowCompression.Brotli:
-                    if (!BrotliEncoder.TryCompress(plain, room, out int written, level ?? 11, 22)) throw new InvalidOperationException("brotli failed");
+                    if (!BrotliEncoder.TryCompress(plain, room, out int written, level ?? 11, 22))
+                        throw new InvalidOperationException("brotli failed");
                     length = (nuint)written;
                     break;
                 case CowCompression.Lz4:
@@ -58,7 +60,9 @@ public static unsafe class Compressors
         fixed (byte* from = plain)
             length = ZSTD_compress2(context, to, (nuint)room.Length, from, (nuint)plain.Length);
         _ = ZSTD_freeCCtx(context);
-        return ZSTD_isError(length) == 0 ? room.AsSpan(0, (int)length).ToArray() : throw new InvalidOperationException("ZSTD_compress2 failed");
+        return ZSTD_isError(length) == 0
+            ? room.AsSpan(0, (int)length).ToArray()
+            : throw new InvalidOperationException("ZSTD_compress2 failed");
     }
 
     [DllImport("z")]

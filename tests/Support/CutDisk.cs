@@ -21,7 +21,8 @@ public sealed class CutDisk : IDisposable
     public CutDisk(string image)
     {
         Directory.CreateDirectory(_folder["fs"]);
-        _server = Binary.StartProgram("nbdkit", ["--foreground", "--exit-with-parent", "-U", _folder["sock"], "-P", _folder["pid"], "--filter=cache", "file", image, "cache=writeback", "cache-min-block-size=4096"]);
+        _server = Binary.StartProgram("nbdkit", ["--foreground", "--exit-with-parent", "-U", _folder["sock"], "-P", _folder["pid"],
+            "--filter=cache", "file", image, "cache=writeback", "cache-min-block-size=4096"]);
         try
         {
             // The socket exists a moment before the server listens on it. The server writes its PID file after that.
@@ -95,7 +96,9 @@ public sealed class CutDisk : IDisposable
     {
         while (!ready())
         {
-            if (server.HasExited) throw new InvalidOperationException($"{server.StartInfo.FileName} ended with {server.ExitCode}: {server.StandardError.ReadToEnd()}");
+            if (server.HasExited)
+                throw new InvalidOperationException(
+                    $"{server.StartInfo.FileName} ended with {server.ExitCode}: {server.StandardError.ReadToEnd()}");
             Thread.Sleep(5);
         }
     }

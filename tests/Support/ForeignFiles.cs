@@ -30,13 +30,15 @@ public static class ForeignFiles
         ("vendor_boot", 0, "564e4452424f4f54", "an Android boot image", "snapuserd create"),
         ("vbmeta", 0, "41564230", "an Android vbmeta image", "snapuserd create"),
         ("elf", 0, "7f454c46", "an ELF program", ""),
-        ("text", 0, Convert.ToHexString(Encoding.UTF8.GetBytes("<!DOCTYPE html>\r\n<title>404 – n\u00e4mlich nicht gefunden</title>\n")), "text", "downloaded"),
+        ("text", 0, Convert.ToHexString(Encoding.UTF8.GetBytes("<!DOCTYPE html>\r\n<title>404 – n\u00e4mlich nicht gefunden</title>\n")),
+            "text", "downloaded"),
     ];
 
     public static IEnumerable<string> Names => s_all.Select(file => file.Name);
 
     /// <summary>Words of the error message.</summary>
-    public static (string What, string Remedy) Words(string name) => s_all.Where(file => file.Name == name).Select(file => (file.What, file.Remedy)).Single();
+    public static (string What, string Remedy) Words(string name) =>
+        s_all.Where(file => file.Name == name).Select(file => (file.What, file.Remedy)).Single();
 
     /// <summary>Only the magic: what remains of a download that was cut off at once.</summary>
     public static byte[] Magic(string name)

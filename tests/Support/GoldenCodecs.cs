@@ -33,7 +33,8 @@ public static unsafe class GoldenCodecs
     /// <summary>The same for a library that reports version <paramref name="found"/>.</summary>
     public static string? WhyNot(CowCompression algorithm, string found, bool required)
     {
-        if (required || !s_golden.TryGetValue(algorithm, out (string Library, string Version) golden) || found == golden.Version) return null;
+        if (required || !s_golden.TryGetValue(algorithm, out (string Library, string Version) golden) || found == golden.Version)
+            return null;
         return $"{golden.Library} has version {found}; the golden bytes are those of {golden.Version}";
     }
 

@@ -15,25 +15,30 @@ public static class KillAt
     /// <summary>
     /// A merge that is killed at call <paramref name="call"/>. Exit code 137, or the merge's own result if it ended before that call.
     /// </summary>
-    public static BinaryResult Merge(int call, string cow, string target, string io) => Run(call.ToString(CultureInfo.InvariantCulture), cow, target, io);
+    public static BinaryResult Merge(int call, string cow, string target, string io) =>
+        Run(call.ToString(CultureInfo.InvariantCulture), cow, target, io);
 
     /// <summary>The same, counting the calls of all threads. Their number can differ between runs.</summary>
-    public static BinaryResult MergeAtCallOfAnyThread(int call, string cow, string target, string io) => Run($"all:{call}", cow, target, io);
+    public static BinaryResult MergeAtCallOfAnyThread(int call, string cow, string target, string io) =>
+        Run($"all:{call}", cow, target, io);
 
     /// <summary>
     /// A merge that continues after the processes <paramref name="victims"/> are killed at its call <paramref name="call"/>.
     /// </summary>
-    public static BinaryResult MergeWithout(int[] victims, int call, string cow, string target, string io) => Run(string.Join(',', [call, .. victims]), cow, target, io);
+    public static BinaryResult MergeWithout(int[] victims, int call, string cow, string target, string io) =>
+        Run(string.Join(',', [call, .. victims]), cow, target, io);
 
     /// <summary>How many calls a merge makes; throws if the merge fails. Over a ring the number can differ between runs.</summary>
     public static int Count(string cow, string target, string io)
     {
         BinaryResult result = Run("0", cow, target, io);
-        return result.ExitCode == 0 ? int.Parse(result.Error.AsSpan().Trim(), CultureInfo.InvariantCulture) : throw new InvalidOperationException(result.ToString());
+        return result.ExitCode == 0 ? int.Parse(result.Error.AsSpan().Trim(), CultureInfo.InvariantCulture)
+            : throw new InvalidOperationException(result.ToString());
     }
 
     /// <summary>Runs the program with other arguments, and kills it at call <paramref name="call"/> of its main thread.</summary>
-    public static BinaryResult Serve(int call, string[] arguments) => Binary.RunProgram(s_killat.Value, [call.ToString(CultureInfo.InvariantCulture), Binary.Path, .. arguments]);
+    public static BinaryResult Serve(int call, string[] arguments) =>
+        Binary.RunProgram(s_killat.Value, [call.ToString(CultureInfo.InvariantCulture), Binary.Path, .. arguments]);
 
     /// <summary>
     /// A command line that runs the program with <paramref name="arguments"/> under killat. The comment at the top of killat.c explains
@@ -46,7 +51,10 @@ public static class KillAt
     /// named <paramref name="name"/>. The program has handled the signal when that call is made. For signals that the program handles, and
     /// for calls that are made while all of its threads run.
     /// </summary>
-    public static string[] SignalledAt(int signal, int call, string name, params string[] arguments) => [s_killat.Value, $"signal={signal}:{call}@{Number(name)}", Binary.Path, .. arguments];
+    public static string[] SignalledAt(int signal, int call, string name, params string[] arguments) =>
+    [
+        s_killat.Value, $"signal={signal}:{call}@{Number(name)}", Binary.Path, .. arguments,
+    ];
 
     /// <summary>
     /// Starts the program and holds its main thread at that call until the standard input of the returned process is closed. Returns once

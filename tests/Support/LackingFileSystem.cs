@@ -9,7 +9,8 @@ namespace Snapuserd.Tests.Support;
 /// </summary>
 public sealed class LackingFileSystem : IDisposable
 {
-    private static readonly Lazy<string> s_program = new(() => CProgram.Compile("Support", "lackingfs", "-D_FILE_OFFSET_BITS=64 -I/usr/include/fuse3 -lfuse3"));
+    private static readonly Lazy<string> s_program =
+        new(() => CProgram.Compile("Support", "lackingfs", "-D_FILE_OFFSET_BITS=64 -I/usr/include/fuse3 -lfuse3"));
 
     private readonly TempFolder _folder = new();
     private readonly TempFolder _mounted = new();
@@ -27,7 +28,8 @@ public sealed class LackingFileSystem : IDisposable
     /// Runs a command that sees the folder with <paramref name="rules"/> in force. Blanks separate rules; lackingfs.c lists them.
     /// </summary>
     public BinaryResult Run(string rules, params string[] command) =>
-        Binary.RunProgram(s_program.Value, [_folder.Path, _mounted.Path, .. rules.Split(' ', StringSplitOptions.RemoveEmptyEntries), "--", .. command]);
+        Binary.RunProgram(s_program.Value,
+            [_folder.Path, _mounted.Path, .. rules.Split(' ', StringSplitOptions.RemoveEmptyEntries), "--", .. command]);
 
     public void Dispose()
     {

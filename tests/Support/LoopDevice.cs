@@ -23,7 +23,8 @@ public sealed class LoopDevice : IDisposable
     public string Path { get; }
 
     /// <summary>Adds a partition; both numbers count sectors of 512 bytes.</summary>
-    public void AddPartition(int number, long start, long length) => Call("perl", "-e", AddPartScript, Path, $"{number}", $"{start}", $"{length}");
+    public void AddPartition(int number, long start, long length) =>
+        Call("perl", "-e", AddPartScript, Path, $"{number}", $"{start}", $"{length}");
 
     public void Dispose()
     {
@@ -36,6 +37,8 @@ public sealed class LoopDevice : IDisposable
     public static string Call(string program, params string[] arguments)
     {
         BinaryResult result = Binary.RunProgram(program, arguments);
-        return result.ExitCode == 0 ? result.Output : throw new InvalidOperationException($"{program} {string.Join(' ', arguments)}: {result}");
+        return result.ExitCode == 0
+            ? result.Output
+            : throw new InvalidOperationException($"{program} {string.Join(' ', arguments)}: {result}");
     }
 }

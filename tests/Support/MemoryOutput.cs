@@ -52,7 +52,8 @@ public sealed class MemoryOutput : ICowOutput
     /// <inheritdoc/>
     public void Write(long offset, ReadOnlySpan<byte> bytes)
     {
-        if (offset + bytes.Length > Capacity) throw new InvalidOperationException($"{bytes.Length} bytes at {offset} of a device of {Capacity}");
+        if (offset + bytes.Length > Capacity)
+            throw new InvalidOperationException($"{bytes.Length} bytes at {offset} of a device of {Capacity}");
         int fits = (int)Math.Clamp(FailFrom - offset, 0, bytes.Length);
         Put(offset, bytes[..fits]);
         if (fits < bytes.Length) throw new SnapuserdException(ExitCode.InputOutput, $"{Name}: no space is left");
@@ -61,7 +62,8 @@ public sealed class MemoryOutput : ICowOutput
     /// <inheritdoc/>
     public void Read(long offset, Span<byte> destination)
     {
-        if (offset < 0 || offset + destination.Length > _length) throw new ArgumentOutOfRangeException(nameof(offset), $"{destination.Length} bytes at {offset} of {_length}");
+        if (offset < 0 || offset + destination.Length > _length)
+            throw new ArgumentOutOfRangeException(nameof(offset), $"{destination.Length} bytes at {offset} of {_length}");
         _bytes.AsSpan((int)offset, destination.Length).CopyTo(destination);
     }
 

@@ -18,7 +18,9 @@ public static class NaiveOrder
         IEnumerable<uint> blocks;
         if (sequenced) blocks = list.Concat(ops.Select(op => op.NewBlock).Where(block => !list.Contains(block)).OrderBy(block => block));
         else if (cow.Version == 3) blocks = ops.Select(op => op.NewBlock);
-        else blocks = ops.Where(Ordered).Select(op => op.NewBlock).Concat(ops.Where(op => !Ordered(op)).Select(op => op.NewBlock).OrderBy(block => block));
+        else
+            blocks = ops.Where(Ordered).Select(op => op.NewBlock)
+                .Concat(ops.Where(op => !Ordered(op)).Select(op => op.NewBlock).OrderBy(block => block));
         return blocks.Select(First).ToArray();
     }
 
@@ -36,7 +38,8 @@ public static class NaiveOrder
             }
         }
         int[] order = Of(cow);
-        int[] limits = order.Select((index, position) => Array.IndexOf(order, index) < position || (shared && IsNoOp(ops[index])) ? -1 : 0).ToArray();
+        int[] limits =
+            order.Select((index, position) => Array.IndexOf(order, index) < position || (shared && IsNoOp(ops[index])) ? -1 : 0).ToArray();
         if (!shared) return limits;
         for (int reader = 0; reader < order.Length; reader++)
         {

@@ -81,7 +81,8 @@ public sealed class NaiveOverlap
     {
         for (int writer = 0; writer < count; writer++)
             if (IsReadFrom(count, _writes[writer])) return OverlapVerdict.SourceGone;
-        return Reaches(count, allowUnsafe: false) ? OverlapVerdict.Mergeable : Reaches(count, allowUnsafe: true) ? OverlapVerdict.WithUnsafeOps : OverlapVerdict.NoWay;
+        return Reaches(count, allowUnsafe: false) ? OverlapVerdict.Mergeable
+            : Reaches(count, allowUnsafe: true) ? OverlapVerdict.WithUnsafeOps : OverlapVerdict.NoWay;
     }
 
     private bool Reaches(int from, bool allowUnsafe)

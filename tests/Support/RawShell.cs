@@ -34,7 +34,8 @@ public sealed class RawShell : IDisposable
     {
         File.WriteAllBytes(_own["script"], Encoding.Latin1.GetBytes($"P={Quote(Binary.Path)}\ncd {Quote(Folder)}\n{script}\n"));
         BinaryResult result = Binary.RunProgram("/bin/sh", ["-c", "exec /bin/sh \"$1/script\" >\"$1/out\" 2>\"$1/err\"", "sh", _own.Path]);
-        return new RawResult(result.ExitCode, Encoding.Latin1.GetString(File.ReadAllBytes(_own["out"])), Encoding.Latin1.GetString(File.ReadAllBytes(_own["err"])));
+        return new RawResult(result.ExitCode, Encoding.Latin1.GetString(File.ReadAllBytes(_own["out"])),
+            Encoding.Latin1.GetString(File.ReadAllBytes(_own["err"])));
     }
 
     /// <summary>The names in a subfolder, sorted.</summary>

@@ -28,7 +28,8 @@ public sealed class SimulatedPages : SystemMemory
 
     public SimulatedPages(int page) : base(page)
     {
-        if (page % Sizes.SystemPage != 0) throw new ArgumentOutOfRangeException(nameof(page), $"{page} on a machine with pages of {Sizes.SystemPage}");
+        if (page % Sizes.SystemPage != 0)
+            throw new ArgumentOutOfRangeException(nameof(page), $"{page} on a machine with pages of {Sizes.SystemPage}");
     }
 
     /// <summary>The page sizes that kernels are built for.</summary>
@@ -62,7 +63,8 @@ public sealed class SimulatedPages : SystemMemory
                 // Clears any part of a neighbour that the range covers; Check then finds the change.
                 Bytes(address, RoundUp(length)).Clear();
                 mapping.Unmapped = address == mapping.Start && RoundUp(length) == mapping.Length;
-                if (!mapping.Unmapped || !Neighbours(mapping, fill: false)) throw new InvalidOperationException($"munmap of {length} bytes of a mapping of {mapping.Length}");
+                if (!mapping.Unmapped || !Neighbours(mapping, fill: false))
+                    throw new InvalidOperationException($"munmap of {length} bytes of a mapping of {mapping.Length}");
                 _ = base.Unmap(mapping.Whole, mapping.WholeLength);
                 return 0;
             }
@@ -83,7 +85,8 @@ public sealed class SimulatedPages : SystemMemory
     {
         lock (_gate)
             foreach (Mapping mapping in _mappings)
-                if (!mapping.Unmapped && !Neighbours(mapping, fill: false)) throw new InvalidOperationException($"the page before or after a mapping of {mapping.Length} bytes has changed");
+                if (!mapping.Unmapped && !Neighbours(mapping, fill: false))
+                    throw new InvalidOperationException($"the page before or after a mapping of {mapping.Length} bytes has changed");
     }
 
     private bool Neighbours(Mapping mapping, bool fill)

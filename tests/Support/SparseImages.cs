@@ -91,7 +91,9 @@ public sealed class SparseImages(int block = 4096, int headerBytes = 28, int chu
             end = start + block;
             bool pattern = IsPattern(raw.AsSpan(start, block));
             uint value = BinaryPrimitives.ReadUInt32LittleEndian(raw.AsSpan(start));
-            while (end < raw.Length && IsPattern(raw.AsSpan(end, block)) == pattern && (!pattern || BinaryPrimitives.ReadUInt32LittleEndian(raw.AsSpan(end)) == value)) end += block;
+            while (end < raw.Length && IsPattern(raw.AsSpan(end, block)) == pattern
+                && (!pattern || BinaryPrimitives.ReadUInt32LittleEndian(raw.AsSpan(end)) == value))
+                end += block;
             uint blocks = (uint)((end - start) / block);
             if (!pattern) image.Data(raw[start..end]);
             else if (value == 0) image.Skip(blocks);

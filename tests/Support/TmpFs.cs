@@ -11,7 +11,8 @@ public sealed class TmpFs : IDisposable
 
     /// <summary>Mounts a tmpfs of <paramref name="bytes"/> bytes.</summary>
     public TmpFs(long bytes) =>
-        LoopDevice.Call("mount", "-t", "tmpfs", "-o", string.Create(CultureInfo.InvariantCulture, $"size={bytes},huge=never"), "tmpfs", _folder.Path);
+        LoopDevice.Call("mount", "-t", "tmpfs", "-o", string.Create(CultureInfo.InvariantCulture, $"size={bytes},huge=never"), "tmpfs",
+            _folder.Path);
 
     private TmpFs(string type) => LoopDevice.Call("mount", "-t", type, type, _folder.Path);
 

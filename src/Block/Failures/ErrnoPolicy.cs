@@ -44,7 +44,8 @@ public static class ErrnoPolicy
     }
 
     /// <summary>"<paramref name="what"/>: permission is denied (EACCES)", with its exit code.</summary>
-    public static SnapuserdException Failure(FailedCall call, int errno, string what) => new(CodeOf(call, errno), $"{what}: {ErrnoText.Of(errno)}");
+    public static SnapuserdException Failure(FailedCall call, int errno, string what) =>
+        new(CodeOf(call, errno), $"{what}: {ErrnoText.Of(errno)}");
 
     private static ExitCode Open(int number) => number switch
     {
@@ -66,7 +67,8 @@ public static class ErrnoPolicy
     private static ExitCode Driver(FailedCall call, int number) => number switch
     {
         // A control device that is missing is a missing driver; a command names a device that is missing.
-        Errno.ENOENT or Errno.ENOTDIR or Errno.ENXIO or Errno.ENODEV => call == FailedCall.OpenDriver ? ExitCode.Unavailable : ExitCode.InputMissing,
+        Errno.ENOENT or Errno.ENOTDIR or Errno.ENXIO or Errno.ENODEV => call == FailedCall.OpenDriver
+            ? ExitCode.Unavailable : ExitCode.InputMissing,
         Errno.ENOSYS or Errno.EOPNOTSUPP or Errno.ENOTTY or Errno.EINVAL => ExitCode.Unavailable,
         Errno.EAFNOSUPPORT or Errno.EPROTONOSUPPORT => ExitCode.Unavailable,
         Errno.EEXIST => ExitCode.InUse,

@@ -6,9 +6,9 @@ namespace Snapuserd.Block;
 public static class Retry
 {
     /// <summary>
-    /// How often a call that fails with EAGAIN is repeated; a queue then makes the synchronous call. EAGAIN from a ring means that the block
-    /// layer is out of requests. A few waits give it time; the synchronous call sleeps until a request is free. Too few attempts cost one
-    /// blocking call.
+    /// How often a call that fails with EAGAIN is repeated; a queue then makes the synchronous call. EAGAIN from a ring means that the
+    /// block layer is out of requests. A few waits give it time; the synchronous call sleeps until a request is free. Too few attempts cost
+    /// one blocking call.
     /// </summary>
     public const int AttemptsBeforeSync = 16;
 
@@ -16,7 +16,8 @@ public static class Retry
     /// True if the call must be repeated: it was interrupted (EINTR), or the file system was temporarily short of a resource (EAGAIN).
     /// <paramref name="tries"/> counts EAGAIN, at most <see cref="AttemptsBeforeSync"/> times.
     /// </summary>
-    public static bool Again(nint result, ref int tries) => Interrupted(result) || (result == -Errno.EAGAIN && ++tries <= AttemptsBeforeSync);
+    public static bool Again(nint result, ref int tries) => Interrupted(result)
+        || (result == -Errno.EAGAIN && ++tries <= AttemptsBeforeSync);
 
     /// <summary>True if a signal interrupted the call (EINTR) before it did anything, so that it can be repeated.</summary>
     public static bool Interrupted(nint result) => result == -Errno.EINTR;

@@ -48,5 +48,6 @@ public class SnapuserdException(ExitCode code, string sentence) : Exception(sent
 /// <param name="path">The device.</param>
 /// <param name="sector">Bytes of its logical sector.</param>
 public sealed class LargeSectorException(string path, int sector) : SnapuserdException(ExitCode.Usage,
-    $"cannot open {path} for writing: its sectors have {sector} bytes, and a power cut while one block of {Sizes.Block} bytes is written could destroy "
+    $"cannot open {path} for writing: its sectors have {sector} bytes, and a power cut while one block of {Sizes.Block} bytes is "
+    + "written could destroy "
     + $"the others in its sector; use a device with sectors of {Sizes.LargestSector} bytes or less");

@@ -18,7 +18,8 @@ public static class BlockDeviceUse
         string? inflight = KernelTree.Sys.ReadText($"dev/block/{number.Major}:{number.Minor}/inflight");
         if (inflight != null && inflight.AsSpan().ContainsAnyInRange('1', '9')) return "requests are waiting";
         // Last: the open would wait for a partition scan that waits for the server.
-        return OpenedBy(path, processes) is { } process ? $"process {process} has it open" : IsHeld(path) ? "it is mounted or held by another device" : null;
+        return OpenedBy(path, processes) is { } process ? $"process {process} has it open"
+            : IsHeld(path) ? "it is mounted or held by another device" : null;
     }
 
     /// <summary>The device is mounted or another device lies on it: it cannot be opened exclusively.</summary>
@@ -41,12 +42,14 @@ public static class BlockDeviceUse
             if (!int.TryParse(name, NumberStyles.None, CultureInfo.InvariantCulture, out int process)) continue;
             string folder = $"{processes}/{name}/fd";
             foreach (string fd in FolderNames.In(folder))
-                if (Libc.ReadLink($"{folder}/{fd}", out string target) >= 0 && target.EndsWith(node, StringComparison.Ordinal)) return process;
+                if (Libc.ReadLink($"{folder}/{fd}", out string target) >= 0 && target.EndsWith(node, StringComparison.Ordinal))
+                    return process;
         }
         return null;
     }
 
     /// <summary>Number of a block device, found without opening it; null if the path is no block device.</summary>
     private static (uint Major, uint Minor)? Number(string path) =>
-        Libc.Statx(Libc.AT_FDCWD, path, 0, Libc.STATX_BASIC_STATS, out StatxData status) == 0 && (status.Mode & (uint)Libc.S_IFMT) == Libc.S_IFBLK ? (status.RdevMajor, status.RdevMinor) : null;
+        Libc.Statx(Libc.AT_FDCWD, path, 0, Libc.STATX_BASIC_STATS, out StatxData status) == 0
+        && (status.Mode & (uint)Libc.S_IFMT) == Libc.S_IFBLK ? (status.RdevMajor, status.RdevMinor) : null;
 }

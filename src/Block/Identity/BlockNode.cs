@@ -39,13 +39,16 @@ internal static class BlockNode
     }
 
     /// <summary>Its length in bytes; 0 without /sys.</summary>
-    internal static long Length(uint major, uint minor) => Number($"{Folder(major, minor)}/size") is { } sectors and <= long.MaxValue / SectorBytes ? sectors * SectorBytes : 0;
+    internal static long Length(uint major, uint minor) =>
+        Number($"{Folder(major, minor)}/size") is { } sectors and <= long.MaxValue / SectorBytes ? sectors * SectorBytes : 0;
 
     /// <summary>For a partition: the disk, and the byte offset on it where the partition begins.</summary>
     internal static (uint Major, uint Minor, long Offset)? Partition(uint major, uint minor)
     {
         string folder = Folder(major, minor);
-        if (Number($"{folder}/partition") == null || Number($"{folder}/start") is not { } start || ParseNumber(KernelTree.Sys.ReadText($"{folder}/../dev")) is not { } disk) return null;
+        if (Number($"{folder}/partition") == null || Number($"{folder}/start") is not { } start
+            || ParseNumber(KernelTree.Sys.ReadText($"{folder}/../dev")) is not { } disk)
+            return null;
         return (disk.Major, disk.Minor, start * SectorBytes);
     }
 
@@ -55,7 +58,8 @@ internal static class BlockNode
         List<(uint, uint)> partitions = [];
         string folder = Folder(major, minor);
         foreach (string name in KernelTree.Sys.Names(folder) ?? [])
-            if (Number($"{folder}/{name}/partition") != null && ParseNumber(KernelTree.Sys.ReadText($"{folder}/{name}/dev")) is { } number) partitions.Add(number);
+            if (Number($"{folder}/{name}/partition") != null && ParseNumber(KernelTree.Sys.ReadText($"{folder}/{name}/dev")) is { } number)
+                partitions.Add(number);
         return partitions;
     }
 
@@ -74,7 +78,8 @@ internal static class BlockNode
 
     /// <summary>Kind of a device that consists of others, for messages: "raid1", or its name.</summary>
     internal static string Kind(uint major, uint minor) =>
-        KernelTree.Sys.ReadText($"{Folder(major, minor)}/md/level") is { Length: > 0 } level ? $"md {level}" : Name(major, minor) ?? $"{major}:{minor}";
+        KernelTree.Sys.ReadText($"{Folder(major, minor)}/md/level") is { Length: > 0 } level ? $"md {level}" : Name(major, minor)
+            ?? $"{major}:{minor}";
 
     /// <summary>
     /// Opens a block device by its number, through the kernel's devtmpfs or else through /dev, and verifies the number. A descriptor or a
@@ -87,7 +92,8 @@ internal static class BlockNode
         int result = -Errno.ENOENT;
         foreach (bool own in (ReadOnlySpan<bool>)[true, false])
         {
-            int fd = own ? KernelTree.Dev.Open(name, flags) : Scarcity.Check(Libc.OpenAt(Libc.AT_FDCWD, $"/dev/{name}", flags | Libc.O_CLOEXEC), name);
+            int fd = own ? KernelTree.Dev.Open(name, flags)
+                : Scarcity.Check(Libc.OpenAt(Libc.AT_FDCWD, $"/dev/{name}", flags | Libc.O_CLOEXEC), name);
             if (fd < 0)
             {
                 if (own || fd != -Errno.ENOENT) result = fd;
@@ -110,6 +116,7 @@ internal static class BlockNode
     {
         int colon = text?.IndexOf(':', StringComparison.Ordinal) ?? -1;
         return colon > 0 && uint.TryParse(text.AsSpan(0, colon), NumberStyles.None, CultureInfo.InvariantCulture, out uint major)
-            && uint.TryParse(text.AsSpan(colon + 1), NumberStyles.None, CultureInfo.InvariantCulture, out uint minor) ? (major, minor) : null;
+            && uint.TryParse(text.AsSpan(colon + 1), NumberStyles.None, CultureInfo.InvariantCulture, out uint minor) ? (major,
+                minor) : null;
     }
 }

@@ -32,7 +32,9 @@ internal static class DeviceTable
     internal static List<DeviceTableLine>? Read(uint major, uint minor)
     {
         int control = KernelTree.Dev.Open("mapper/control", Libc.O_RDWR);
-        if (control < 0) control = Scarcity.Check(Libc.OpenAt(Libc.AT_FDCWD, "/dev/mapper/control", Libc.O_RDWR | Libc.O_CLOEXEC), "/dev/mapper/control");
+        if (control < 0)
+            control =
+                Scarcity.Check(Libc.OpenAt(Libc.AT_FDCWD, "/dev/mapper/control", Libc.O_RDWR | Libc.O_CLOEXEC), "/dev/mapper/control");
         if (control < 0) return null;
         try
         {

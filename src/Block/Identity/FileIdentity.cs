@@ -28,13 +28,16 @@ internal static class FileIdentity
             // "36 35 0:45 /root /mount options - overlay source lowerdir=...,upperdir=...,workdir=..."
             string[] fields = line.Split(' ');
             int dash = Array.IndexOf(fields, "-");
-            if (dash < 6 || dash + 3 >= fields.Length || fields[2] != $"{status.DevMajor}:{status.DevMinor}" || fields[dash + 1] != "overlay") continue;
+            if (dash < 6 || dash + 3 >= fields.Length || fields[2] != $"{status.DevMajor}:{status.DevMinor}"
+                || fields[dash + 1] != "overlay")
+                continue;
             string mount = Unescaped(fields[4]), root = Unescaped(fields[3]);
             if (mount != "/" && path != mount && !path.StartsWith(mount + "/", StringComparison.Ordinal)) continue;
             foreach (string option in fields[dash + 3].Split(','))
             {
                 if (!option.StartsWith("upperdir=", StringComparison.Ordinal)) continue;
-                string upper = $"{Unescaped(option["upperdir=".Length..])}{(root == "/" ? "" : root)}{(mount == "/" ? path : path[mount.Length..])}";
+                string upper =
+                    $"{Unescaped(option["upperdir=".Length..])}{(root == "/" ? "" : root)}{(mount == "/" ? path : path[mount.Length..])}";
                 if (Libc.Statx(Libc.AT_FDCWD, upper, Libc.AT_SYMLINK_NOFOLLOW, Libc.STATX_BASIC_STATS, out StatxData there) == 0
                     && (there.Mode, there.Size) == (status.Mode, status.Size))
                     return StorageBottom.OfFile(there.DevMajor, there.DevMinor, there.Ino);
@@ -49,7 +52,8 @@ internal static class FileIdentity
         StringBuilder text = new(field.Length);
         for (int i = 0; i < field.Length; i++)
         {
-            bool escaped = field[i] == '\\' && i + 3 < field.Length && field[i + 1] is >= '0' and <= '3' && field[i + 2] is >= '0' and <= '7' && field[i + 3] is >= '0' and <= '7';
+            bool escaped = field[i] == '\\' && i + 3 < field.Length && field[i + 1] is >= '0' and <= '3'
+                && field[i + 2] is >= '0' and <= '7' && field[i + 3] is >= '0' and <= '7';
             if (escaped) text.Append((char)(((field[i + 1] - '0') << 6) | ((field[i + 2] - '0') << 3) | (field[i + 3] - '0')));
             else text.Append(field[i]);
             if (escaped) i += 3;

@@ -83,7 +83,8 @@ public static class InheritedHolds
         {
             if (All.RemoveAll(held => held.Fd == fd) == 0) return;
             _ = Libc.Close(fd);
-            if (!int.TryParse(OwnProcess.Variable(ReleaseVariable), NumberStyles.None, CultureInfo.InvariantCulture, out int socket)) return;
+            if (!int.TryParse(OwnProcess.Variable(ReleaseVariable), NumberStyles.None, CultureInfo.InvariantCulture, out int socket))
+                return;
             Span<byte> one = [0];
             // A holder that has ended holds nothing.
             if (Libc.Send(socket, one, Libc.MSG_NOSIGNAL) != 1) return;

@@ -7,7 +7,8 @@ namespace Snapuserd.Block;
 /// <summary>
 /// A block device in the kernel's list: number, name below /dev, length in bytes, and its entry in a partition table (null if none).
 /// </summary>
-public sealed class KernelDevice(uint major, uint minor, string name, long length, string? partitionUuid = null, string? partitionLabel = null)
+public sealed class KernelDevice(uint major, uint minor, string name, long length, string? partitionUuid = null,
+    string? partitionLabel = null)
 {
     /// <summary>Major number.</summary>
     public uint Major { get; } = major;
@@ -86,7 +87,8 @@ public static class KernelDevices
     private static bool IsLeftOut(string name, uint major, uint minor, int level)
     {
         foreach (string prefix in s_leftOut)
-            if (name.Length > prefix.Length && name.StartsWith(prefix, StringComparison.Ordinal) && char.IsAsciiDigit(name[prefix.Length])) return true;
+            if (name.Length > prefix.Length && name.StartsWith(prefix, StringComparison.Ordinal) && char.IsAsciiDigit(name[prefix.Length]))
+                return true;
         if (level == MostLevels || KernelTree.Sys.ReadText($"dev/block/{major}:{minor}/dm/suspended") == "1") return true;
         foreach ((uint below, uint number) in BlockNode.Slaves(major, minor))
             if (IsLeftOut(BlockNode.Name(below, number) ?? "", below, number, level + 1)) return true;

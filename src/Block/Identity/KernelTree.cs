@@ -81,7 +81,8 @@ internal sealed class KernelTree
     {
         int flags = Libc.O_RDONLY | Libc.O_DIRECTORY | Libc.O_CLOEXEC;
         isGenuine = true;
-        if (_magic != 0 && Libc.StatFs(_mountPoint, out StatFsData there) == 0 && there.Type == _magic) return Libc.OpenAt(Libc.AT_FDCWD, _mountPoint, flags);
+        if (_magic != 0 && Libc.StatFs(_mountPoint, out StatFsData there) == 0 && there.Type == _magic)
+            return Libc.OpenAt(Libc.AT_FDCWD, _mountPoint, flags);
         int detached = Detached(_type);
         if (detached >= 0)
         {

@@ -16,7 +16,8 @@ internal static class OtherNames
     /// <paramref name="unclaimed"/> are the devices below it that it does not claim. Returns descriptors that the caller closes. If
     /// <paramref name="busy"/> is set, that device is in use and nothing is held.
     /// </summary>
-    internal static List<int> Hold(StorageIdentity storage, (uint Major, uint Minor)? self, List<(uint Major, uint Minor)> unclaimed, out string? busy)
+    internal static List<int> Hold(StorageIdentity storage, (uint Major, uint Minor)? self, List<(uint Major, uint Minor)> unclaimed,
+        out string? busy)
     {
         busy = null;
         List<int> held = [];
@@ -47,7 +48,8 @@ internal static class OtherNames
         fd = -1;
         path = "";
         (uint major, uint minor) = self;
-        for (int level = 0; level < 4 && BlockNode.Partition(major, minor) is { } partition; level++) (major, minor) = (partition.Major, partition.Minor);
+        for (int level = 0; level < 4 && BlockNode.Partition(major, minor) is { } partition; level++)
+            (major, minor) = (partition.Major, partition.Minor);
         if (major != Libc.LOOP_MAJOR) return 0;
         LoopInfo64 info = default;
         int loop = BlockNode.Open(major, minor, Libc.O_RDONLY | Libc.O_NONBLOCK);
@@ -80,7 +82,8 @@ internal static class OtherNames
     /// with partitions, its overlapping partitions: the kernel refuses a disk while another partition of it is mounted, and a partition
     /// while its disk is held.
     /// </summary>
-    private static List<(uint Major, uint Minor)> Candidates(StorageIdentity storage, (uint Major, uint Minor)? self, List<(uint Major, uint Minor)> unclaimed)
+    private static List<(uint Major, uint Minor)> Candidates(StorageIdentity storage, (uint Major, uint Minor)? self,
+        List<(uint Major, uint Minor)> unclaimed)
     {
         List<(uint Major, uint Minor)> all = BlockNode.All(), overlapping = [], chosen = [];
         HashSet<(uint, uint)> claimed = self is { } device ? ClaimedBelow(device) : [];
@@ -89,8 +92,11 @@ internal static class OtherNames
         {
             if (one == self || claimed.Contains(one)) continue;
             // A plain disk has no other name, and the given one is already open.
-            bool window = one.Major == Libc.LOOP_MAJOR || unclaimed.Contains(one) || BlockNode.Partition(one.Major, one.Minor) != null || BlockNode.IsMapped(one.Major, one.Minor);
-            if (window && StorageResolver.Of(one.Major, one.Minor).RelationTo(storage, out _) is StorageRelation.Equal or StorageRelation.Overlapping) overlapping.Add(one);
+            bool window = one.Major == Libc.LOOP_MAJOR || unclaimed.Contains(one) || BlockNode.Partition(one.Major, one.Minor) != null
+                || BlockNode.IsMapped(one.Major, one.Minor);
+            if (window && StorageResolver.Of(one.Major, one.Minor).RelationTo(storage, out _) is StorageRelation.Equal
+                or StorageRelation.Overlapping)
+                overlapping.Add(one);
         }
         foreach ((uint Major, uint Minor) one in overlapping)
         {

@@ -12,7 +12,8 @@ internal static class SmallText
     private static int FirstBytes => Sizes.SystemPage;
 
     /// <summary>The whole text of a file by its path; empty if it cannot be read.</summary>
-    internal static string Read(string path) => Read(Scarcity.Check(Libc.OpenAt(Libc.AT_FDCWD, path, Libc.O_RDONLY | Libc.O_CLOEXEC), path)) ?? "";
+    internal static string Read(string path) =>
+        Read(Scarcity.Check(Libc.OpenAt(Libc.AT_FDCWD, path, Libc.O_RDONLY | Libc.O_CLOEXEC), path)) ?? "";
 
     /// <summary>
     /// The whole text of an open file, which is then closed; null if it cannot be read, also for a negative <paramref name="fd"/>.

@@ -38,7 +38,8 @@ public sealed class StorageIdentity
 
     private readonly Dictionary<StorageBottom, uint> _loops;
 
-    internal StorageIdentity(List<StoragePiece> pieces, Dictionary<StorageBottom, StorageLayer> layers, Dictionary<StorageBottom, uint>? loops = null)
+    internal StorageIdentity(List<StoragePiece> pieces, Dictionary<StorageBottom, StorageLayer> layers,
+        Dictionary<StorageBottom, uint>? loops = null)
     {
         Pieces = Joined(pieces);
         _layers = layers;

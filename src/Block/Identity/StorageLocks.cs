@@ -88,7 +88,8 @@ public sealed class StorageLocks : IDisposable
             if (inherited) continue;
             // The name may belong to a later file that another process has locked. While this file is locked exclusively, its own name
             // stays.
-            if (folder >= 0 && Libc.LockRange(fd, new FileLock { Type = Libc.F_WRLCK }) == 0 && HasName(folder, bottom, fd)) _ = Libc.UnlinkAt(folder, Name(bottom));
+            if (folder >= 0 && Libc.LockRange(fd, new FileLock { Type = Libc.F_WRLCK }) == 0 && HasName(folder, bottom, fd))
+                _ = Libc.UnlinkAt(folder, Name(bottom));
             // Without F_UNLCK the lock outlives the close while a forked child that has not yet called exec has the same file open.
             _ = Libc.LockRange(fd, new FileLock { Type = Libc.F_UNLCK });
             _ = Libc.Close(fd);
@@ -190,7 +191,9 @@ public sealed class StorageLocks : IDisposable
             // A shared lock would replace the exclusive one of this process.
             if (!alone && InheritedHolds.IsOwn(fd)) return true;
             int result;
-            do result = Libc.LockRange(fd, new FileLock { Type = alone ? Libc.F_WRLCK : Libc.F_RDLCK, Start = piece.Offset, Length = piece.End - piece.Offset });
+            do
+                result = Libc.LockRange(fd,
+                    new FileLock { Type = alone ? Libc.F_WRLCK : Libc.F_RDLCK, Start = piece.Offset, Length = piece.End - piece.Offset });
             while (Retry.Interrupted(result));
             if (result is -Errno.EAGAIN or -Errno.EACCES) return false;
             if (result < 0) return GoWithout(result);
@@ -248,10 +251,12 @@ public sealed class StorageLocks : IDisposable
     }
 
     private static bool IsUnavailable(int result) =>
-        result is -Errno.EPERM or -Errno.EACCES or -Errno.ENOSYS or -Errno.ENOENT or -Errno.EROFS or -Errno.EINVAL or -Errno.EOPNOTSUPP or -Errno.ENODEV;
+        result is -Errno.EPERM or -Errno.EACCES or -Errno.ENOSYS or -Errno.ENOENT or -Errno.EROFS or -Errno.EINVAL or -Errno.EOPNOTSUPP
+            or -Errno.ENODEV;
 
     private static SnapuserdException Broken(string why) =>
-        new(ExitCode.Permission, $"storage cannot be locked: {Place}: {why}; it is to be a folder of root's with mode 0700, and whatever else is there can be removed");
+        new(ExitCode.Permission, $"storage cannot be locked: {Place}: {why}; it is to be a folder of root's with mode 0700, and whatever "
+            + "else is there can be removed");
 
     private static string Place => $"/dev/{Folder}";
 
@@ -267,7 +272,9 @@ public sealed class StorageLocks : IDisposable
         int fd = KernelTree.Dev.Open(Folder, Libc.O_RDONLY | Libc.O_DIRECTORY | Libc.O_NOFOLLOW);
         if (fd < 0) return IsUnavailable(fd) ? fd : throw Broken(ErrnoText.Of(fd));
         // Another user with write access there could block every merge, or let two of them run.
-        if (Libc.GetEUid() != 0 || Libc.Statx(fd, Libc.STATX_BASIC_STATS, out StatxData status) < 0 || (status.Uid == 0 && (status.Mode & 0x3f) == 0)) return fd;
+        if (Libc.GetEUid() != 0 || Libc.Statx(fd, Libc.STATX_BASIC_STATS, out StatxData status) < 0
+            || (status.Uid == 0 && (status.Mode & 0x3f) == 0))
+            return fd;
         _ = Libc.Close(fd);
         throw Broken("it belongs to another user, or others may use it");
     }

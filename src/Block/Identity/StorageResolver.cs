@@ -35,7 +35,8 @@ internal sealed class StorageResolver
     {
         StorageResolver resolver = new();
         List<StoragePiece> pieces = [];
-        if ((status.Mode & (uint)Libc.S_IFMT) == (uint)Libc.S_IFBLK) resolver.Device(fd, status.RdevMajor, status.RdevMinor, 0, length, 0, pieces);
+        if ((status.Mode & (uint)Libc.S_IFMT) == (uint)Libc.S_IFBLK)
+            resolver.Device(fd, status.RdevMajor, status.RdevMinor, 0, length, 0, pieces);
         // An empty file has storage of its own too: that of its first byte, once it is written.
         else resolver.File(FileIdentity.Of(fd, status), 0, Math.Max(1, length), 0, pieces);
         unclaimed = resolver._unclaimed;
@@ -102,7 +103,8 @@ internal sealed class StorageResolver
         StorageBottom file = StorageBottom.OfFile(major, fileMinor, info.Inode);
         if (major != 0) return file;
         using LoopBackingFile? open = LoopBackingFile.Open(minor, info, Libc.O_RDONLY);
-        return open != null && Libc.Statx(open.Fd, Libc.STATX_BASIC_STATS, out StatxData status) == 0 ? FileIdentity.Of(open.Fd, status) : file;
+        return open != null && Libc.Statx(open.Fd, Libc.STATX_BASIC_STATS, out StatxData status) == 0
+            ? FileIdentity.Of(open.Fd, status) : file;
     }
 
     private void Mapped(uint major, uint minor, List<DeviceTableLine> table, long offset, long length, int level, List<StoragePiece> pieces)

@@ -36,7 +36,8 @@ public sealed class CowWriter : IDisposable
     private bool _failed;
     private bool _disposed;
 
-    private CowWriter(ICowOutput output, CowWriterOptions options, Func<CowWriterOptions, WriteRun, WriteRun, (IOpWriter Writer, CowTally? Tally)> open)
+    private CowWriter(ICowOutput output, CowWriterOptions options,
+        Func<CowWriterOptions, WriteRun, WriteRun, (IOpWriter Writer, CowTally? Tally)> open)
     {
         _output = output;
         _stop = options.Stop;
@@ -47,7 +48,8 @@ public sealed class CowWriter : IDisposable
         _arena = new Arena((int)memory);
         try
         {
-            WriteRun data = new(output, _arena, _arena.Take(DataRunBytes)!.Value), ops = new(output, _arena, _arena.Take(OpRunBytes)!.Value);
+            WriteRun data = new(output, _arena, _arena.Take(DataRunBytes)!.Value),
+                ops = new(output, _arena, _arena.Take(OpRunBytes)!.Value);
             (_writer, CowTally? tally) = open(options, ops, data);
             if (tally != null)
             {
@@ -129,7 +131,8 @@ public sealed class CowWriter : IDisposable
     public void Sequence(ReadOnlySpan<uint> blocks)
     {
         CheckUsable();
-        if (!_sequenceAllowed) throw CowWriterOptions.Misuse($"{_output.Name}: the sequence list must come before the first op and the first label");
+        if (!_sequenceAllowed)
+            throw CowWriterOptions.Misuse($"{_output.Name}: the sequence list must come before the first op and the first label");
         if (blocks.Length == 0) return;
         // A rejected call must leave the writer unchanged, and only the layout can tell whether it rejected the call.
         try
@@ -150,7 +153,8 @@ public sealed class CowWriter : IDisposable
     public void Copy(uint newBlock, ulong sourceBlock, int count = 1)
     {
         CheckBlocks("Copy", newBlock, count, (ulong)count);
-        if (sourceBlock > PackedOp.Max48 - (ulong)count) throw CowWriterOptions.Misuse($"{_output.Name}: Copy of block {newBlock}: source {sourceBlock} does not fit 48 bits");
+        if (sourceBlock > PackedOp.Max48 - (ulong)count)
+            throw CowWriterOptions.Misuse($"{_output.Name}: Copy of block {newBlock}: source {sourceBlock} does not fit 48 bits");
         AddRun(CowOpType.Copy, newBlock, count, sourceBlock);
     }
 
@@ -162,11 +166,13 @@ public sealed class CowWriter : IDisposable
     {
         int count = Blocks("Xor", newBlock, payload);
         CheckBlocks("Xor", newBlock, count, (ulong)count);
-        if (sourceByte > PackedOp.Max48 - (CowOp.BlockSize * (ulong)count)) throw CowWriterOptions.Misuse($"{_output.Name}: Xor of block {newBlock}: source {sourceByte} does not fit 48 bits");
+        if (sourceByte > PackedOp.Max48 - (CowOp.BlockSize * (ulong)count))
+            throw CowWriterOptions.Misuse($"{_output.Name}: Xor of block {newBlock}: source {sourceByte} does not fit 48 bits");
         if (count == 0) return;
         Begin();
         for (int i = 0; i < count; i++)
-            _pipeline.Add(CowOpType.Xor, newBlock + (uint)i, sourceByte + (CowOp.BlockSize * (ulong)i), payload.Slice(CowOp.BlockSize * i, CowOp.BlockSize));
+            _pipeline.Add(CowOpType.Xor, newBlock + (uint)i, sourceByte + (CowOp.BlockSize * (ulong)i),
+                payload.Slice(CowOp.BlockSize * i, CowOp.BlockSize));
         _opCount += (ulong)count;
         End();
     }
@@ -249,11 +255,14 @@ public sealed class CowWriter : IDisposable
         if (output is NullCowOutput) throw CowWriterOptions.Misuse($"{output.Name}: there is nothing to append to in an estimate");
         CowHeader header = CowHeader.Parse(output, unfinished: true);
         if (header.NumMergeOps > 0)
-            throw new SnapuserdException(ExitCode.CowCorrupt, $"{output.Name}: its merge has begun ({header.NumMergeOps} ops), so nothing can be appended");
+            throw new SnapuserdException(ExitCode.CowCorrupt,
+                $"{output.Name}: its merge has begun ({header.NumMergeOps} ops), so nothing can be appended");
         if (header.Major == 3 && header.Compression != options.Compression)
-            throw CowWriterOptions.Misuse($"{output.Name}: its payloads are {header.Compression.ToString().ToLowerInvariant()}, so {options.Compression.ToString().ToLowerInvariant()} cannot be appended");
+            throw CowWriterOptions.Misuse($"{output.Name}: its payloads are {header.Compression.ToString().ToLowerInvariant()}, so "
+                + $"{options.Compression.ToString().ToLowerInvariant()} cannot be appended");
         if (header.Major == 3 && !uint.IsPow2(header.MaxUnitBytes))
-            throw new SnapuserdException(ExitCode.CowCorrupt, $"{output.Name}: header: max_compression_size is {header.MaxUnitBytes}, no power of two, so nothing can be appended");
+            throw new SnapuserdException(ExitCode.CowCorrupt,
+                $"{output.Name}: header: max_compression_size is {header.MaxUnitBytes}, no power of two, so nothing can be appended");
         CowWriterOptions own = options with { Version = header.Major, MaxUnitBytes = (int)header.MaxUnitBytes };
         return new CowWriter(output, own, (o, ops, data) =>
         {
@@ -275,7 +284,8 @@ public sealed class CowWriter : IDisposable
 
     private int Blocks(string op, uint newBlock, ReadOnlySpan<byte> payload) => payload.Length % CowOp.BlockSize == 0
         ? payload.Length / CowOp.BlockSize
-        : throw CowWriterOptions.Misuse($"{_output.Name}: {op} of block {newBlock}: {payload.Length} bytes are not whole blocks of {CowOp.BlockSize}");
+        : throw CowWriterOptions.Misuse(
+            $"{_output.Name}: {op} of block {newBlock}: {payload.Length} bytes are not whole blocks of {CowOp.BlockSize}");
 
     /// <summary>
     /// Number of ops for a Replace of <paramref name="blocks"/> blocks: units of one size, and for a chunk's rest one unit per power of
@@ -293,16 +303,20 @@ public sealed class CowWriter : IDisposable
         if (count < 0) throw CowWriterOptions.Misuse($"{_output.Name}: {op} of block {newBlock}: {count} blocks make no sense");
         // The block after the last one must fit as well: readers keep the end of a unit in 32 bits and more.
         ulong end = newBlock + (ulong)count, limit = _maxBlocks ?? (1UL << 32);
-        if (count > 0 && end > limit) throw CowWriterOptions.Misuse($"{_output.Name}: {op} of block {newBlock}: {count} blocks reach beyond the {limit} there are");
+        if (count > 0 && end > limit)
+            throw CowWriterOptions.Misuse($"{_output.Name}: {op} of block {newBlock}: {count} blocks reach beyond the {limit} there are");
         if (ops > _writer.OpCountMax - _opCount)
-            throw CowWriterOptions.Misuse($"{_output.Name}: {op} of block {newBlock}: {ops} more ops do not fit: {_opCount} of {_writer.OpCountMax} are taken");
+            throw CowWriterOptions.Misuse(
+                $"{_output.Name}: {op} of block {newBlock}: {ops} more ops do not fit: {_opCount} of {_writer.OpCountMax} are taken");
     }
 
     private void CheckUsable()
     {
         ObjectDisposedException.ThrowIf(_disposed, this);
         if (_stop is { Requested: true }) throw new SnapuserdException(ExitCode.Interrupted, OpPipeline.StoppedSentence);
-        if (_failed) throw new SnapuserdException(ExitCode.InputOutput, $"{_output.Name}: an earlier write failed, so the file cannot be gone on with");
+        if (_failed)
+            throw new SnapuserdException(ExitCode.InputOutput,
+                $"{_output.Name}: an earlier write failed, so the file cannot be gone on with");
     }
 
     /// <summary>A failure between this call and <see cref="End"/> is permanent.</summary>

@@ -76,7 +76,8 @@ public sealed record CowWriterOptions
     public static (CowCompression Compression, int? Level) ParseCompression(string text)
     {
         string[] parts = text.Split(',');
-        if (parts.Length > 2) throw Misuse($"the compression \"{text}\" has {parts.Length} parts, but an algorithm and a level are all there is");
+        if (parts.Length > 2)
+            throw Misuse($"the compression \"{text}\" has {parts.Length} parts, but an algorithm and a level are all there is");
         CowCompression algorithm = parts[0] switch
         {
             "" or "none" => CowCompression.None,
@@ -110,9 +111,12 @@ public sealed record CowWriterOptions
         if (Level is { } level) CheckLevel(Compression, level);
         if (MaxUnitBytes < CowOp.BlockSize || MaxUnitBytes > CowHeader.MaxUnitBytesLimit || !int.IsPow2(MaxUnitBytes))
             throw Misuse($"units of {MaxUnitBytes} bytes cannot be written: there are 4, 8, 16, 32, 64, 128 and 256 KiB");
-        if (Version == 2 && MaxUnitBytes != CowOp.BlockSize) throw Misuse($"units of {MaxUnitBytes} bytes need version 3; version 2 has only blocks of {CowOp.BlockSize}");
-        if (ClusterOps < 0 || (Version == 2 && ClusterOps == 1)) throw Misuse($"clusters of {ClusterOps} ops cannot be written: 0 for none, else 2 or more");
-        if (ScratchBytes is not (0 or DefaultScratchBytes)) throw Misuse($"a scratch of {ScratchBytes} bytes cannot be written: {DefaultScratchBytes} or 0");
+        if (Version == 2 && MaxUnitBytes != CowOp.BlockSize)
+            throw Misuse($"units of {MaxUnitBytes} bytes need version 3; version 2 has only blocks of {CowOp.BlockSize}");
+        if (ClusterOps < 0 || (Version == 2 && ClusterOps == 1))
+            throw Misuse($"clusters of {ClusterOps} ops cannot be written: 0 for none, else 2 or more");
+        if (ScratchBytes is not (0 or DefaultScratchBytes))
+            throw Misuse($"a scratch of {ScratchBytes} bytes cannot be written: {DefaultScratchBytes} or 0");
         if (Threads is < 1 or > MaxThreads) throw Misuse($"{Threads} threads cannot be started: 1 to {MaxThreads}");
         if (OpCountMax > uint.MaxValue) throw Misuse($"{OpCountMax} ops are more than the {uint.MaxValue} that a file can have");
         if (BatchBytes is < 1 or > MaxBatchBytes) throw Misuse($"{BatchBytes} bytes of buffers are out of range: 1 to {MaxBatchBytes}");

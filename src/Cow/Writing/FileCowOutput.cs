@@ -41,7 +41,8 @@ public sealed class FileCowOutput : ICowOutput, IDisposable
     }
 
     /// <summary>Opens a file or device that exists, for appending. Exit codes as <see cref="BlockDevice.Open"/>.</summary>
-    public static FileCowOutput Open(string path, DeviceAccess access = DeviceAccess.Exclusive) => new(BlockDevice.Open(path, DeviceAccess.Write | access));
+    public static FileCowOutput Open(string path, DeviceAccess access = DeviceAccess.Exclusive) =>
+        new(BlockDevice.Open(path, DeviceAccess.Write | access));
 
     /// <inheritdoc/>
     public string Name => _device.Path;
@@ -106,5 +107,6 @@ public sealed class FileCowOutput : ICowOutput, IDisposable
     /// <summary>Closes it.</summary>
     public void Dispose() => _device.Dispose();
 
-    private SnapuserdException Failed(string doing, int error) => new(ExitCode.InputOutput, $"{Name}: {doing} failed: {ErrnoText.Of(error)}");
+    private SnapuserdException Failed(string doing, int error) =>
+        new(ExitCode.InputOutput, $"{Name}: {doing} failed: {ErrnoText.Of(error)}");
 }

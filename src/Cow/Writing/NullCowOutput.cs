@@ -26,7 +26,8 @@ public sealed class NullCowOutput(string name = "estimate") : ICowOutput
     }
 
     /// <summary>Always exit code 74: nothing was kept.</summary>
-    public void Read(long offset, Span<byte> destination) => throw new SnapuserdException(ExitCode.InputOutput, $"{Name}: an estimate cannot be read back");
+    public void Read(long offset, Span<byte> destination) =>
+        throw new SnapuserdException(ExitCode.InputOutput, $"{Name}: an estimate cannot be read back");
 
     /// <inheritdoc/>
     public void Flush() { }

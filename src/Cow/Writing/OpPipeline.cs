@@ -46,7 +46,8 @@ internal sealed class OpPipeline : IDisposable
         for (int i = 0; i < 2; i++) _batches[i] = new OpBatch(arena.Take(bytes)!.Value, capacity);
         // v2 keeps a gz or brotli stream that is longer than its block: its readers could not recognize a raw one (cow-format §7.1).
         bool rawIfNotSmaller = options.Version == 3 || options.Compression is CowCompression.Lz4 or CowCompression.Zstd;
-        IWorker<EncodeJob> MakeWorker() => new EncodeWorker(arena, new UnitEncoder(options.Compression, options.Level, options.MaxUnitBytes), rawIfNotSmaller);
+        IWorker<EncodeJob> MakeWorker() =>
+            new EncodeWorker(arena, new UnitEncoder(options.Compression, options.Level, options.MaxUnitBytes), rawIfNotSmaller);
         int jobs = 2 * ((bytes / JobBytes) + 2);
         if (Threads == 1)
         {
@@ -160,6 +161,7 @@ internal sealed class OpPipeline : IDisposable
         _batches[tag].Jobs--;
         if (result == WorkQueue<EncodeJob>.Crashed)
             throw new SnapuserdException(ExitCode.Internal, $"an encoding thread failed: {(_queue as WorkQueue<EncodeJob>)?.FirstCrash}");
-        if (result < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"the encoder failed with {result}, most likely without memory");
+        if (result < 0)
+            throw new SnapuserdException(ExitCode.OutOfResources, $"the encoder failed with {result}, most likely without memory");
     }
 }

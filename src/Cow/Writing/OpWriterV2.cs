@@ -60,7 +60,8 @@ internal sealed class OpWriterV2 : IOpWriter
             ScratchBytes = options.ScratchBytes,
         };
         long first = header.ScratchEnd;
-        var writer = new OpWriterV2(output, header.ClusterOps, options.Compression, ops, data, new Place(first, first + (RecordBytes * Math.Max(1L, header.ClusterOps)), 0, 0, 0));
+        var writer = new OpWriterV2(output, header.ClusterOps, options.Compression, ops, data,
+            new Place(first, first + (RecordBytes * Math.Max(1L, header.ClusterOps)), 0, 0, 0));
         output.RequireSpace(writer.Size);
         output.Truncate(0);
         output.Truncate(first);
@@ -82,12 +83,15 @@ internal sealed class OpWriterV2 : IOpWriter
     /// Continues before the footer, or with <paramref name="label"/> after that label; everything after it is dropped, durably. Exit code
     /// 65 if there is no such label or footer, or something before it is invalid.
     /// </summary>
-    public static OpWriterV2 Append(ICowOutput output, CowHeader header, CowCompression compression, ulong? label, WriteRun ops, WriteRun data, out CowTally tally)
+    public static OpWriterV2 Append(ICowOutput output, CowHeader header, CowCompression compression, ulong? label, WriteRun ops,
+        WriteRun data, out CowTally tally)
     {
-        if (header.Major != 2) throw new SnapuserdException(ExitCode.CowCorrupt, $"{output.Name}: version {header.Major} cannot be appended to");
+        if (header.Major != 2)
+            throw new SnapuserdException(ExitCode.CowCorrupt, $"{output.Name}: version {header.Major} cannot be appended to");
         tally = new OpReaderV2(output, header).WalkTo(label);
         if (tally.Replace + tally.Xor > 0 && tally.Compression != compression)
-            throw CowWriterOptions.Misuse($"{output.Name}: its payloads are {tally.Compression.ToString().ToLowerInvariant()}, so {compression.ToString().ToLowerInvariant()} cannot be appended");
+            throw CowWriterOptions.Misuse($"{output.Name}: its payloads are {tally.Compression.ToString().ToLowerInvariant()}, so "
+                + $"{compression.ToString().ToLowerInvariant()} cannot be appended");
         Place place = new(tally.NextOp, tally.NextData, tally.ClusterSlots, tally.ClusterData, tally.Records);
         var writer = new OpWriterV2(output, header.ClusterOps, compression, ops, data, place);
         if (label != null) writer.DropFooter();

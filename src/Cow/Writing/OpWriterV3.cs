@@ -59,7 +59,8 @@ internal sealed class OpWriterV3 : IOpWriter
     {
         ulong slots = options.OpCountMax ?? 0;
         if (slots == 0 && output is not NullCowOutput)
-            slots = options.MaxBlocks ?? throw CowWriterOptions.Misuse($"{output.Name}: version 3 needs the number of ops or of blocks beforehand, to leave room for the ops");
+            slots = options.MaxBlocks ?? throw CowWriterOptions.Misuse($"{output.Name}: version 3 needs the number of ops or of blocks "
+                + "beforehand, to leave room for the ops");
         var header = new CowHeader
         {
             Major = 3,
@@ -90,7 +91,8 @@ internal sealed class OpWriterV3 : IOpWriter
     public static OpWriterV3 Append(ICowOutput output, CowHeader header, ulong? label, WriteRun ops, WriteRun data, out CowTally tally)
     {
         if (header.HeaderBytes != CowHeader.MaxHeaderBytes)
-            throw new SnapuserdException(ExitCode.CowCorrupt, $"{output.Name}: its header of {header.HeaderBytes} bytes is too old to append to");
+            throw new SnapuserdException(ExitCode.CowCorrupt,
+                $"{output.Name}: its header of {header.HeaderBytes} bytes is too old to append to");
         var reader = new OpReaderV3(output, header);
         List<ResumePoint> points = reader.ReadResumePoints();
         ulong count = header.OpCount;
@@ -101,13 +103,17 @@ internal sealed class OpWriterV3 : IOpWriter
             {
                 throw new SnapuserdException(ExitCode.CowCorrupt, points.Count == 0
                     ? $"{output.Name}: cannot go on at label {wanted}: there is no label in it"
-                    : $"{output.Name}: cannot go on at label {wanted}: its labels are {string.Join(", ", points.ConvertAll(point => point.Label))}");
+                    : $"{output.Name}: cannot go on at label {wanted}: its labels are "
+                        + $"{string.Join(", ", points.ConvertAll(point => point.Label))}");
             }
             points.RemoveRange(found + 1, points.Count - found - 1);
             count = points[found].OpIndex;
         }
         tally = reader.Count(count);
-        var writer = new OpWriterV3(output, header with { OpCount = count }, ops, data, points) { _dataBytes = tally.DataEnd - header.DataOffset };
+        var writer = new OpWriterV3(output, header with { OpCount = count }, ops, data, points)
+        {
+            _dataBytes = tally.DataEnd - header.DataOffset,
+        };
         if (label != null) writer.WriteHeader();
         return writer;
     }
@@ -160,7 +166,8 @@ internal sealed class OpWriterV3 : IOpWriter
     {
         if (_header.ResumeMax == 0) throw new SnapuserdException(ExitCode.CowCorrupt, $"{_output.Name}: the file has no room for labels");
         if (_points.Count > 0 && label <= _points[^1].Label)
-            throw CowWriterOptions.Misuse($"{_output.Name}: label {label} does not rise: the last one is {_points[^1].Label}, which must hold until the new one is durable");
+            throw CowWriterOptions.Misuse($"{_output.Name}: label {label} does not rise: the last one is {_points[^1].Label}, which must "
+                + "hold until the new one is durable");
         _data.Send();
         _ops.Send();
         int slots = (int)Math.Min(_header.ResumeMax, OpReaderV3.MaxResumePoints);
@@ -213,7 +220,9 @@ internal sealed class OpWriterV3 : IOpWriter
     {
         int kept = 0;
         while (kept < slots - 1 && InOneSector(0, kept + 1)) kept++;
-        if (kept == 0) throw new SnapuserdException(ExitCode.CowCorrupt, $"{_output.Name}: its {slots} slots for labels are too few to replace a durable one safely");
+        if (kept == 0)
+            throw new SnapuserdException(ExitCode.CowCorrupt,
+                $"{_output.Name}: its {slots} slots for labels are too few to replace a durable one safely");
         _points.RemoveRange(0, slots - kept);
         WriteSlots(0, kept);
         _output.Flush();
@@ -224,7 +233,8 @@ internal sealed class OpWriterV3 : IOpWriter
     /// Whether the slots from <paramref name="first"/> up to <paramref name="end"/> lie in one sector, which a power cut cannot tear.
     /// </summary>
     private bool InOneSector(int first, int end) =>
-        (_header.ResumeOffset + (PointBytes * (long)first)) / SectorBytes == (_header.ResumeOffset + (PointBytes * (long)end) - 1) / SectorBytes;
+        (_header.ResumeOffset + (PointBytes * (long)first)) / SectorBytes
+        == (_header.ResumeOffset + (PointBytes * (long)end) - 1) / SectorBytes;
 
     private void WriteSlots(int first, int end)
     {
@@ -261,7 +271,8 @@ internal sealed class OpWriterV3 : IOpWriter
     /// Writes the header that counts everything added. Its number of points is the actual one; Android's only ever grows and sends
     /// readers beyond the slots.
     /// </summary>
-    private void WriteHeader() => WriteHeader(_header with { OpCount = _opCount, OpCountMax = _opCountMax, ResumeCount = (uint)_points.Count });
+    private void WriteHeader() =>
+        WriteHeader(_header with { OpCount = _opCount, OpCountMax = _opCountMax, ResumeCount = (uint)_points.Count });
 
     private void WriteHeader(in CowHeader next)
     {

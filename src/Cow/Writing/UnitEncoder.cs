@@ -35,7 +35,8 @@ public sealed class UnitEncoder : IDisposable
             _ => -Errno.EINVAL,
         };
         if (result == -Errno.EINVAL) throw CowWriterOptions.Misuse($"{algorithm.ToString().ToLowerInvariant()} refuses level {_level}");
-        if (result < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"cannot make an encoder for {algorithm}: {Errno.Name(result)}");
+        if (result < 0)
+            throw new SnapuserdException(ExitCode.OutOfResources, $"cannot make an encoder for {algorithm}: {Errno.Name(result)}");
     }
 
     /// <summary>
@@ -63,7 +64,8 @@ public sealed class UnitEncoder : IDisposable
             CowCompression.Brotli => MiB + (2L * unitBytes),
             CowCompression.Lz4 => 16 * KiB,
             // Its tables grow with the window; the optimal parser has one more of fixed size.
-            CowCompression.Zstd => effort < 6 ? (128 * KiB) + (16L * unitBytes) : (300 * KiB) + (20L * unitBytes) + Math.Min(512 * KiB, 4L * unitBytes),
+            CowCompression.Zstd =>
+                effort < 6 ? (128 * KiB) + (16L * unitBytes) : (300 * KiB) + (20L * unitBytes) + Math.Min(512 * KiB, 4L * unitBytes),
             _ => 0,
         };
     }

@@ -50,7 +50,8 @@ public sealed class DeviceSet : IDisposable
             int threads = options.Threads > 0 ? options.Threads : Math.Clamp(Environment.ProcessorCount, 1, MostThreads);
             // Even a single worker: the devices must not idle while the merge thread decodes.
             _workers = new WorkQueue<DecodeJob>(threads, JobsUnderWay, () => new DecodeWorker(), _wakeUp);
-            MergeDevice baseDevice = _base == null ? new MergeDevice(0, cowName, _cow.Length) : new MergeDevice(1, options.BaseName ?? basePath!, _base.Length);
+            MergeDevice baseDevice =
+                _base == null ? new MergeDevice(0, cowName, _cow.Length) : new MergeDevice(1, options.BaseName ?? basePath!, _base.Length);
             Setup = new MergeSetup
             {
                 Io = new IoScheduler(_queue, Array.ConvertAll(Devices, device => device.Granule)),
@@ -137,15 +138,20 @@ public sealed class DeviceSet : IDisposable
         // A source that is the base itself is not opened, so its path is resolved again here.
         using BlockDevice? looked = options.Source != null && !ownSource ? BlockDevice.Open(options.Source, DeviceAccess.Read) : null;
         bool own = Relate(options, _cow, _base, looked ?? _source, out ReadOnlyMemory<SharedRange>? now);
-        if (own != ownSource || now.HasValue != overlap.HasValue || !now.GetValueOrDefault().Span.SequenceEqual(overlap.GetValueOrDefault().Span))
-            throw new SnapuserdException(ExitCode.InUse, "COW, base or source was exchanged for another file or device while it was opened; nothing was written");
+        if (own != ownSource || now.HasValue != overlap.HasValue
+            || !now.GetValueOrDefault().Span.SequenceEqual(overlap.GetValueOrDefault().Span))
+            throw new SnapuserdException(ExitCode.InUse,
+                "COW, base or source was exchanged for another file or device while it was opened; nothing was written");
     }
 
-    private static bool Relate(DeviceOptions options, BlockDevice cow, BlockDevice? target, BlockDevice? source, out ReadOnlyMemory<SharedRange>? overlap)
+    private static bool Relate(DeviceOptions options, BlockDevice cow, BlockDevice? target, BlockDevice? source,
+        out ReadOnlyMemory<SharedRange>? overlap)
     {
         overlap = null;
         if (target != null) RefuseShared(cow, target, "its own base", options.Writes);
-        if (options.Writes && target is { Storage.OverlapsItself: true }) throw new SnapuserdException(ExitCode.Usage, $"{target.Path} has the same storage at two places; it cannot be written as a base");
+        if (options.Writes && target is { Storage.OverlapsItself: true })
+            throw new SnapuserdException(ExitCode.Usage,
+                $"{target.Path} has the same storage at two places; it cannot be written as a base");
         if (source == null) return false;
         RefuseShared(cow, source, "the source as well", options.Writes);
         if (target == null) return true;
@@ -158,14 +164,16 @@ public sealed class DeviceSet : IDisposable
                 // One device has one number: a write to the base changes what the source reads.
                 return false;
             case StorageRelation.Overlapping when options.Writes && options.SourceSeparate:
-                throw new SnapuserdException(ExitCode.Usage, $"--source-separate is given, but {source.Path} and {target.Path} share storage");
+                throw new SnapuserdException(ExitCode.Usage,
+                    $"--source-separate is given, but {source.Path} and {target.Path} share storage");
             case StorageRelation.Overlapping:
                 // Readers take the overlap into account as well: their data may be lost.
                 overlap = source.Storage.SharedWith(target.Storage).ToArray();
                 return true;
             case StorageRelation.Unknown when options.Writes && !options.SourceSeparate:
                 throw new SnapuserdException(ExitCode.Usage,
-                    $"cannot tell which bytes {source.Path} and {target.Path} share: {layer} stands between them and a device below both; --source-separate says that they share none");
+                    $"cannot tell which bytes {source.Path} and {target.Path} share: {layer} stands between them and a device below both; "
+                    + "--source-separate says that they share none");
             case StorageRelation.Unknown:
                 // Nothing is written, so no order of writes can be wrong.
                 overlap = ReadOnlyMemory<SharedRange>.Empty;
@@ -180,17 +188,20 @@ public sealed class DeviceSet : IDisposable
     {
         StorageRelation relation = cow.Storage.RelationTo(other.Storage, out string layer);
         if (relation is StorageRelation.Equal or StorageRelation.Overlapping)
-            throw new SnapuserdException(ExitCode.Usage, $"{cow.Path} and {other.Path} are the same or share storage; the COW cannot be {role}");
+            throw new SnapuserdException(ExitCode.Usage,
+                $"{cow.Path} and {other.Path} are the same or share storage; the COW cannot be {role}");
         if (relation == StorageRelation.Unknown && writes)
-            throw new SnapuserdException(ExitCode.Usage, $"cannot tell which bytes {cow.Path} and {other.Path} share: {layer} stands between them and a device below both; use another place for the COW");
+            throw new SnapuserdException(ExitCode.Usage, $"cannot tell which bytes {cow.Path} and {other.Path} share: {layer} stands "
+                + "between them and a device below both; use another place for the COW");
     }
 
     /// <summary>
-    /// True if the path still leads to the file. A name from another root, or of a deleted file, may lead to another file, whose marker does
-    /// not apply.
+    /// True if the path still leads to the file. A name from another root, or of a deleted file, may lead to another file, whose marker
+    /// does not apply.
     /// </summary>
     private static bool IsAt(BlockDevice file, string path) =>
-        Libc.Statx(Libc.AT_FDCWD, path, 0, Libc.STATX_BASIC_STATS, out StatxData there) == 0 && Libc.Statx(file.Fd, Libc.STATX_BASIC_STATS, out StatxData here) == 0
+        Libc.Statx(Libc.AT_FDCWD, path, 0, Libc.STATX_BASIC_STATS, out StatxData there) == 0
+        && Libc.Statx(file.Fd, Libc.STATX_BASIC_STATS, out StatxData here) == 0
             && (there.DevMajor, there.DevMinor, there.Ino) == (here.DevMajor, here.DevMinor, here.Ino);
 
     private IBlockQueue MakeQueue(DeviceOptions options, BlockDevice[] devices)
@@ -200,7 +211,8 @@ public sealed class DeviceSet : IDisposable
             UringUnavailable? refusal = RingQueue.TryCreate(devices, _arena, _wakeUp, options.QueueDepth, out RingQueue? ring);
             if (refusal is not { } why) return ring!;
             if (options.Io == IoChoice.Uring)
-                throw new SnapuserdException(Errno.IsOutOfResources(why.Errno) ? ExitCode.OutOfResources : ExitCode.Unavailable, why.Sentence);
+                throw new SnapuserdException(Errno.IsOutOfResources(why.Errno) ? ExitCode.OutOfResources : ExitCode.Unavailable,
+                    why.Sentence);
             options.Report($"going on without io_uring: {why.Sentence}");
         }
         return new SyncQueue(devices, _arena, _wakeUp, options.QueueDepth);

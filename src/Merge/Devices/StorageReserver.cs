@@ -38,7 +38,8 @@ public sealed class StorageReserver(BlockDevice[] devices, StopFlag stop, Action
             return;
         }
         foreach ((LoopBackingFile file, long deviceOffset, long fileOffset, long length) in open.Storage.FilesBelow())
-            Reserve($"{file.Path} (below {device.Name})", file.Fd, fileOffset - deviceOffset, Clipped(ranges, deviceOffset, deviceOffset + length));
+            Reserve($"{file.Path} (below {device.Name})", file.Fd, fileOffset - deviceOffset,
+                Clipped(ranges, deviceOffset, deviceOffset + length));
     }
 
     private static IEnumerable<ByteRange> Clipped(IEnumerable<ByteRange> ranges, long start, long end)
@@ -58,7 +59,8 @@ public sealed class StorageReserver(BlockDevice[] devices, StopFlag stop, Action
         {
             if ((ulong)(range.Offset + range.Length) <= limit.Current) continue;
             throw new SnapuserdException(ExitCode.InputOutput,
-                $"{name}: the merge writes up to byte {range.Offset + range.Length}, and this process may write up to byte {limit.Current}: {ErrnoText.Of(Errno.EFBIG)}; nothing was written");
+                $"{name}: the merge writes up to byte {range.Offset + range.Length}, and this process may write up to byte "
+                + $"{limit.Current}: {ErrnoText.Of(Errno.EFBIG)}; nothing was written");
         }
     }
 
@@ -85,7 +87,8 @@ public sealed class StorageReserver(BlockDevice[] devices, StopFlag stop, Action
         {
             for (long at = part.Offset, end = part.Offset + part.Length; at < end;)
             {
-                if (stop.Requested) throw new SnapuserdException(ExitCode.Interrupted, "stopped before the merge began; the same command begins it");
+                if (stop.Requested)
+                    throw new SnapuserdException(ExitCode.Interrupted, "stopped before the merge began; the same command begins it");
                 long length = Math.Min(CallBytes, end - at);
                 int result = Libc.FAllocate(fd, mode, at, length);
                 if (Retry.Interrupted(result) && ++interrupted < MostInterruptions) continue;
@@ -98,11 +101,15 @@ public sealed class StorageReserver(BlockDevice[] devices, StopFlag stop, Action
                 }
                 if (IsLacking(result))
                 {
-                    report($"{name}: room for up to {need - done} bytes cannot be reserved: {ErrnoText.Of(result)}; if its file system gets full, the merge stops with 74 and goes on when there is room");
+                    report($"{name}: room for up to {need - done} bytes cannot be reserved: {ErrnoText.Of(result)}; if its file system "
+                        + "gets full, the merge stops with 74 and goes on when there is room");
                     return;
                 }
-                if (result is -Errno.ENOSPC or -Errno.EDQUOT) throw NoSpace(name, Math.Max(StatBlock, least - Gained(fd, file)), FreeBytes(fd), result);
-                if (result < 0) throw new SnapuserdException(ExitCode.InputOutput, $"{name}: reserving {length} bytes at {at} failed: {ErrnoText.Of(result)}; nothing was written");
+                if (result is -Errno.ENOSPC or -Errno.EDQUOT)
+                    throw NoSpace(name, Math.Max(StatBlock, least - Gained(fd, file)), FreeBytes(fd), result);
+                if (result < 0)
+                    throw new SnapuserdException(ExitCode.InputOutput,
+                        $"{name}: reserving {length} bytes at {at} failed: {ErrnoText.Of(result)}; nothing was written");
                 at += length;
                 done += length;
             }
@@ -110,13 +117,16 @@ public sealed class StorageReserver(BlockDevice[] devices, StopFlag stop, Action
     }
 
     private static SnapuserdException NoSpace(string name, long need, long free, int errno) => new(ExitCode.InputOutput,
-        $"{name}: the merge fills holes of this file, which takes at least {need} bytes more on its file system ({(free == long.MaxValue ? "unknown" : free)} free): {ErrnoText.Of(errno)}; nothing was written, and the same command merges when there is room");
+        $"{name}: the merge fills holes of this file, which takes at least {need} bytes more on its file system "
+        + $"({(free == long.MaxValue ? "unknown" : free)} free): {ErrnoText.Of(errno)}; nothing was written, and the same command merges "
+        + "when there is room");
 
     /// <summary>Bytes allocated to the file since <paramref name="before"/>. A partial reservation stays reserved.</summary>
     private static long Gained(int fd, in StatxData before) =>
         Libc.Statx(fd, Libc.STATX_BASIC_STATS, out StatxData now) == 0 ? ((long)now.Blocks - (long)before.Blocks) * StatBlock : 0;
 
-    private static bool IsLacking(int result) => Errno.IsUnsupported(result) || result is -Errno.EPERM or -Errno.EACCES or -Errno.EINVAL or -Errno.ENODEV;
+    private static bool IsLacking(int result) => Errno.IsUnsupported(result)
+        || result is -Errno.EPERM or -Errno.EACCES or -Errno.EINVAL or -Errno.ENODEV;
 
     private static long FreeBytes(int fd) => Libc.FStatFs(fd, out StatFsData system) == 0 ? FreeBytes(system) : long.MaxValue;
 

@@ -80,15 +80,18 @@ public sealed record CowState(CowKind Kind, bool BaseIsUntouched, ExitCode Code,
     }
 
     /// <summary>Reads the same state from any byte source.</summary>
-    public static CowState Of(IByteSource source, bool isBlockDevice, long baseBytes, long sourceBytes, bool sourceIsBase, bool identify = false)
+    public static CowState Of(IByteSource source, bool isBlockDevice, long baseBytes, long sourceBytes, bool sourceIsBase,
+        bool identify = false)
     {
         MergeStart? start = null;
         string? digest = null;
         ulong count = 0;
         try
         {
-            if (isBlockDevice && IsBlank(source)) return new CowState(CowKind.Blank, true, ExitCode.Done, $"there is no update on {source.Name}");
-            if (!isBlockDevice && CutShort(source) is { } sentence) return new CowState(CowKind.Corrupt, false, ExitCode.CowCorrupt, sentence) { IsIncomplete = true };
+            if (isBlockDevice && IsBlank(source))
+                return new CowState(CowKind.Blank, true, ExitCode.Done, $"there is no update on {source.Name}");
+            if (!isBlockDevice && CutShort(source) is { } sentence)
+                return new CowState(CowKind.Corrupt, false, ExitCode.CowCorrupt, sentence) { IsIncomplete = true };
             CowHeader header = CowHeader.Parse(source);
             count = header.NumMergeOps;
             using CowFile cow = CowFile.Read(source);
@@ -100,7 +103,8 @@ public sealed record CowState(CowKind Kind, bool BaseIsUntouched, ExitCode Code,
         catch (SnapuserdException e)
         {
             start ??= StartOf(source);
-            bool untouched = start == MergeStart.NotBegun || (start == MergeStart.NotBegunHere && e is CowCutOffException && !isBlockDevice);
+            bool untouched = start == MergeStart.NotBegun
+                || (start == MergeStart.NotBegunHere && e is CowCutOffException && !isBlockDevice);
             return new CowState(CowKind.Corrupt, untouched, e.Code, e.Message) { Start = start.Value, Digest = digest, Count = count };
         }
     }
@@ -120,9 +124,11 @@ public sealed record CowState(CowKind Kind, bool BaseIsUntouched, ExitCode Code,
     private static CowState Of(IByteSource source, CowFile cow, MergeStart start, long baseBytes, long sourceBytes, bool sourceIsBase)
     {
         CowHeader header = cow.Header;
-        if (header.Major < 2) throw new SnapuserdException(ExitCode.CowCorrupt, $"{source.Name}: version {header.Major} can be neither served nor merged");
+        if (header.Major < 2)
+            throw new SnapuserdException(ExitCode.CowCorrupt, $"{source.Name}: version {header.Major} can be neither served nor merged");
         int total = cow.Order.Count;
-        if (header.NumMergeOps == (ulong)total) return new CowState(CowKind.Merged, false, ExitCode.Done, $"all {total} ops of {source.Name} are merged");
+        if (header.NumMergeOps == (ulong)total)
+            return new CowState(CowKind.Merged, false, ExitCode.Done, $"all {total} ops of {source.Name} are merged");
         cow.CheckDevices(baseBytes, sourceBytes);
         cow.Order.Check(sharedDevices: true, default, sourceIsBase);
         return start switch
@@ -130,9 +136,11 @@ public sealed record CowState(CowKind Kind, bool BaseIsUntouched, ExitCode Code,
             MergeStart.NotBegun => new CowState(CowKind.Untouched, true, ExitCode.Done, $"nothing of {source.Name} is merged"),
             MergeStart.NotBegunHere => new CowState(CowKind.Unknown, false, ExitCode.Done,
                 $"nothing shows whether Android's engine has begun to merge {source.Name}, because its first op is no Copy or Xor"),
-            MergeStart.NotShown => new CowState(CowKind.Unknown, false, ExitCode.Done, $"nothing shows whether the merge of {source.Name} has begun, because it has no scratch"),
+            MergeStart.NotShown => new CowState(CowKind.Unknown, false, ExitCode.Done,
+                $"nothing shows whether the merge of {source.Name} has begun, because it has no scratch"),
             _ => new CowState(CowKind.Begun, false, ExitCode.Done,
-                header.NumMergeOps > 0 ? $"{header.NumMergeOps} of {total} ops of {source.Name} are merged" : $"the merge of {source.Name} has begun"),
+                header.NumMergeOps > 0 ? $"{header.NumMergeOps} of {total} ops of {source.Name} are merged"
+                    : $"the merge of {source.Name} has begun"),
         };
     }
 
@@ -147,7 +155,8 @@ public sealed record CowState(CowKind Kind, bool BaseIsUntouched, ExitCode Code,
         start.Clear();
         int length = (int)Math.Min(start.Length, source.Length);
         source.Read(0, start[..length]);
-        if (!start.ContainsAnyExcept((byte)0)) return IsZero(source) ? $"{source.Name} has nothing but zeros in it: its copy was interrupted" : null;
+        if (!start.ContainsAnyExcept((byte)0))
+            return IsZero(source) ? $"{source.Name} has nothing but zeros in it: its copy was interrupted" : null;
         Span<byte> magic = stackalloc byte[sizeof(ulong)];
         BinaryPrimitives.WriteUInt64LittleEndian(magic, CowHeader.Magic);
         if (!start[..Math.Min(length, magic.Length)].SequenceEqual(magic[..Math.Min(length, magic.Length)])) return null;
@@ -156,8 +165,10 @@ public sealed record CowState(CowKind Kind, bool BaseIsUntouched, ExitCode Code,
         // The state byte follows the header directly.
         if (length >= CowHeader.PrefixBytes && source.Length > header) return null;
         bool counted = BinaryPrimitives.ReadUInt64LittleEndian(start[CowHeader.MergeCountOffset..]) > 0;
-        bool scratchless = major == 1 || (length >= ScratchSizeEnd && new ScratchLayout(header, BinaryPrimitives.ReadUInt32LittleEndian(start[(ScratchSizeEnd - sizeof(uint))..])).Window == 0);
-        return counted || scratchless ? null : $"{source.Name} is {source.Length} bytes long, shorter than its own header says: its copy was interrupted";
+        bool scratchless = major == 1 || (length >= ScratchSizeEnd
+            && new ScratchLayout(header, BinaryPrimitives.ReadUInt32LittleEndian(start[(ScratchSizeEnd - sizeof(uint))..])).Window == 0);
+        return counted || scratchless ? null
+            : $"{source.Name} is {source.Length} bytes long, shorter than its own header says: its copy was interrupted";
     }
 
     private static bool IsZero(IByteSource source)

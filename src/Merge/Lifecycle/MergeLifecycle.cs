@@ -54,7 +54,8 @@ public sealed class MergeLifecycle(MergeEngine engine, IMergeMarker? mark) : IDi
 
     private void Done()
     {
-        if (engine.DurableCount != engine.Cow.Order.Count) throw new InvalidOperationException("the marker is removed only after the last op is counted");
+        if (engine.DurableCount != engine.Cow.Order.Count)
+            throw new InvalidOperationException("the marker is removed only after the last op is counted");
         mark?.End();
     }
 }

@@ -51,8 +51,8 @@ public sealed class MergeMarker(string cow) : IMergeMarker
     }
 
     /// <summary>
-    /// Makes a durable marker that says at least what <paramref name="says"/> does; an existing mark that says more stays as it is. Returns 0
-    /// or a negative errno; -EEXIST if the existing file is not a marker.
+    /// Makes a durable marker that says at least what <paramref name="says"/> does; an existing mark that says more stays as it is. Returns
+    /// 0 or a negative errno; -EEXIST if the existing file is not a marker.
     /// <para>
     /// A marker that a power cut can remove is worthless: the base could be half merged, the COW lost in the same power cut, and the next
     /// boot would take the base for the old image. So it is a failure if the folder cannot be flushed and flushing the whole file system is
@@ -70,7 +70,8 @@ public sealed class MergeMarker(string cow) : IMergeMarker
         // Later writes by the merge must not fail for want of a block.
         int result = Libc.FAllocate(fd, Libc.FALLOC_FL_KEEP_SIZE, 0, Bytes), unsupported = 0;
         if (result != -Errno.ENOSPC) result = 0;
-        if (result == 0 && (isNew || says.Kind > there.Kind || (says.Kind == there.Kind && says.Digest != null && there.Digest == null))) result = Write(fd, says);
+        if (result == 0 && (isNew || says.Kind > there.Kind || (says.Kind == there.Kind && says.Digest != null && there.Digest == null)))
+            result = Write(fd, says);
         if (result == 0) result = FileFlush.Of(fd);
         if (result >= 0 && isNew) result = Libc.Rename(path, PathOf(cow));
         // Also for an existing mark: the process that made it may have been killed before this flush.
@@ -90,8 +91,8 @@ public sealed class MergeMarker(string cow) : IMergeMarker
     }
 
     /// <summary>
-    /// Removes the marker if there is one, and a new one that a killed process has not renamed. Never fails: the next boot removes a marker that
-    /// remains.
+    /// Removes the marker if there is one, and a new one that a killed process has not renamed. Never fails: the next boot removes a marker
+    /// that remains.
     /// </summary>
     public static void Remove(string cow)
     {
@@ -105,14 +106,17 @@ public sealed class MergeMarker(string cow) : IMergeMarker
 
     /// <summary>The error text for a COW that contradicts the marker beside it.</summary>
     public static string Sentence(string cow, string why) =>
-        $"{PathOf(cow)} says that the merge of another file has written to the base, or may have: {cow} is not that file, {why}; bring that one back, or write an image to the base and remove the marker";
+        $"{PathOf(cow)} says that the merge of another file has written to the base, or may have: {cow} is not that file, {why}; bring "
+        + "that one back, or write an image to the base and remove the marker";
 
     /// <inheritdoc/>
     public void Check(CowFile file)
     {
         int fd = Open(cow, Libc.O_RDONLY, out MarkerState mark);
         if (fd >= 0) _ = Libc.Close(fd);
-        if (mark.Kind == MarkerKind.Unreadable) throw ErrnoPolicy.Failure(FailedCall.Open, fd, $"{PathOf(cow)} cannot be read, and may say that another merge has written to the base");
+        if (mark.Kind == MarkerKind.Unreadable)
+            throw ErrnoPolicy.Failure(FailedCall.Open, fd,
+                $"{PathOf(cow)} cannot be read, and may say that another merge has written to the base");
         if (!mark.HasContent) return;
         string? why = mark.Digest == null ? null : mark.Contradicts(DigestOf(file), file.Header.NumMergeOps);
         bool merged = file.Header.NumMergeOps == (ulong)file.Order.Count;
@@ -139,7 +143,8 @@ public sealed class MergeMarker(string cow) : IMergeMarker
             if (result == 0) return;
             fd = result;
         }
-        throw ErrnoPolicy.Failure(FailedCall.Open, fd, $"{PathOf(cow)} cannot say that the merge has begun, so nothing was written to the base");
+        throw ErrnoPolicy.Failure(FailedCall.Open, fd,
+            $"{PathOf(cow)} cannot say that the merge has begun, so nothing was written to the base");
     }
 
     /// <inheritdoc/>
@@ -169,7 +174,8 @@ public sealed class MergeMarker(string cow) : IMergeMarker
     {
         int fd = Retry.OpenAt(Libc.AT_FDCWD, path, Libc.O_NOFOLLOW | Libc.O_NONBLOCK | Libc.O_CLOEXEC | flags, Modes.PrivateFile);
         // A name too long for a marker has no marker either.
-        state = new MarkerState(fd is -Errno.ENOENT or -Errno.ENOTDIR or -Errno.ENAMETOOLONG ? MarkerKind.None : fd is -Errno.ELOOP or -Errno.EISDIR or -Errno.ENXIO ? MarkerKind.Unknown : MarkerKind.Unreadable);
+        state = new MarkerState(fd is -Errno.ENOENT or -Errno.ENOTDIR or -Errno.ENAMETOOLONG ? MarkerKind.None
+            : fd is -Errno.ELOOP or -Errno.EISDIR or -Errno.ENXIO ? MarkerKind.Unknown : MarkerKind.Unreadable);
         if (fd < 0) return state.Kind == MarkerKind.Unknown ? -Errno.EEXIST : fd;
         int result = Read(fd, out state);
         if (result == 0) return fd;
@@ -184,7 +190,8 @@ public sealed class MergeMarker(string cow) : IMergeMarker
         int known = Libc.Statx(fd, Libc.STATX_BASIC_STATS, out StatxData status);
         if (known < 0) return known;
         Span<byte> text = stackalloc byte[Bytes];
-        int read = (status.Mode & (uint)Libc.S_IFMT) == Libc.S_IFREG && status.Size <= Bytes ? (int)Libc.PRead(fd, text[..(int)status.Size], 0) : -Errno.EEXIST;
+        int read = (status.Mode & (uint)Libc.S_IFMT) == Libc.S_IFREG
+            && status.Size <= Bytes ? (int)Libc.PRead(fd, text[..(int)status.Size], 0) : -Errno.EEXIST;
         if (read is < 0 and not -Errno.EEXIST) return read;
         MarkerState? parsed = read == (int)status.Size ? Parse(text[..read]) : null;
         state = parsed ?? new MarkerState(MarkerKind.Unknown);
@@ -198,7 +205,8 @@ public sealed class MergeMarker(string cow) : IMergeMarker
         if (size == 0) return new MarkerState(MarkerKind.Empty);
         bool whole = size == Bytes, maybe = text.StartsWith("maybe"u8);
         // A power cut may have kept the bytes of an old marker that was being rewritten, with the length of the new content.
-        if (size > Old.Length && text.StartsWith(Old) && !text[Old.Length..size].ContainsAnyExcept((byte)0)) return new MarkerState(MarkerKind.Begun);
+        if (size > Old.Length && text.StartsWith(Old) && !text[Old.Length..size].ContainsAnyExcept((byte)0))
+            return new MarkerState(MarkerKind.Begun);
         for (int i = 0; i < size; i++)
         {
             // A power cut may have kept the length of the content and lost its bytes.
@@ -207,7 +215,8 @@ public sealed class MergeMarker(string cow) : IMergeMarker
         }
         MarkerKind kind = maybe ? MarkerKind.Maybe : MarkerKind.Begun;
         if (!whole) return new MarkerState(kind);
-        ulong count = ulong.Parse(Encoding.ASCII.GetString(text.Slice(WordBytes + DigestBytes + 1, CountBytes)), NumberStyles.AllowHexSpecifier, CultureInfo.InvariantCulture);
+        ulong count = ulong.Parse(Encoding.ASCII.GetString(text.Slice(WordBytes + DigestBytes + 1, CountBytes)),
+            NumberStyles.AllowHexSpecifier, CultureInfo.InvariantCulture);
         return new MarkerState(kind, Encoding.ASCII.GetString(text.Slice(WordBytes, DigestBytes)), count);
     }
 

@@ -52,7 +52,8 @@ public static class MergeTrace
             source.Read(scratch.StateOffset, one);
             state = one[0];
         }
-        return Of(header.NumMergeOps, state, cow != null ? cow.Order.Count > 0 && cow[cow.Order.OpIndex(0)].IsOrdered : CowFile.StartsOrdered(source, header));
+        return Of(header.NumMergeOps, state,
+            cow != null ? cow.Order.Count > 0 && cow[cow.Order.OpIndex(0)].IsOrdered : CowFile.StartsOrdered(source, header));
     }
 
     /// <summary>
@@ -66,7 +67,8 @@ public static class MergeTrace
 
         public void Read(long offset, Span<byte> destination)
         {
-            if (offset < 0 || offset > source.Length - destination.Length) throw new CowCutOffException($"{source.Name} ends before byte {offset + destination.Length}");
+            if (offset < 0 || offset > source.Length - destination.Length)
+                throw new CowCutOffException($"{source.Name} ends before byte {offset + destination.Length}");
             source.Read(offset, destination);
         }
     }

@@ -72,7 +72,13 @@ public sealed class DmUserServer : IBlockServer
                 for (int made = 0; made < i; made++) workers[made].CloseUnused();
                 throw Refusal(channel);
             }
-            workers[i] = new DmUserWorker(_view, _devices, part, channel, Open, _stop) { Report = _options.Report, Patience = _options.Patience, Ready = OnReady, Ended = OnEnded };
+            workers[i] = new DmUserWorker(_view, _devices, part, channel, Open, _stop)
+            {
+                Report = _options.Report,
+                Patience = _options.Patience,
+                Ready = OnReady,
+                Ended = OnEnded,
+            };
         }
         lock (_gate) (_workers, _preparing, _serving) = (workers, threads, threads);
         for (int i = 0; i < threads; i++)
@@ -122,7 +128,8 @@ public sealed class DmUserServer : IBlockServer
             int part = Math.Min(LongestPart, Sizes.RoundDown((_options.MemoryBytes / threads) - fixedBytes, Sizes.Block));
             if (part >= ShortestPart) return (threads, part);
             if (threads == 1)
-                throw new SnapuserdException(ExitCode.OutOfResources, $"serving by dm-user takes {fixedBytes + ShortestPart} bytes of buffer memory, there are {_options.MemoryBytes}; try a larger --memory");
+                throw new SnapuserdException(ExitCode.OutOfResources, $"serving by dm-user takes {fixedBytes + ShortestPart} bytes of "
+                    + $"buffer memory, there are {_options.MemoryBytes}; try a larger --memory");
         }
     }
 
@@ -132,7 +139,8 @@ public sealed class DmUserServer : IBlockServer
     {
         SnapuserdException refusal = ErrnoPolicy.Failure(FailedCall.OpenDriver, errno, $"{Path} cannot be opened");
         return refusal.Code != ExitCode.Unavailable ? refusal : new SnapuserdException(refusal.Code,
-            $"{refusal.Message}; it appears when a device-mapper table with a line '… user 0 SECTORS {_options.Name}' is loaded, which takes an Android kernel");
+            $"{refusal.Message}; it appears when a device-mapper table with a line '… user 0 SECTORS {_options.Name}' is loaded, which "
+            + "takes an Android kernel");
     }
 
     private void OnReady(SnapuserdException? refusal)
@@ -175,7 +183,8 @@ public sealed class DmUserServer : IBlockServer
                 }
                 catch (TypeInitializationException)
                 {
-                    throw new SnapuserdException(ExitCode.OutOfResources, "cannot listen for signals: no descriptor or no memory is left, try to raise the limit (ulimit -n)");
+                    throw new SnapuserdException(ExitCode.OutOfResources,
+                        "cannot listen for signals: no descriptor or no memory is left, try to raise the limit (ulimit -n)");
                 }
                 // The runtime installs handlers that restart system calls.
                 int error = Libc.SigInterrupt(Libc.SIGUSR2);

@@ -161,7 +161,8 @@ internal sealed class DmUserWorker
         ulong image = (ulong)_view.Length;
         if (request.Len > image || request.Sector > (image - request.Len) / 512)
         {
-            _view.Report($"dm-user: a read of {request.Len} bytes at sector {request.Sector} goes beyond the image's {image} bytes and gets an I/O error");
+            _view.Report($"dm-user: a read of {request.Len} bytes at sector {request.Sector} goes beyond the image's {image} bytes and "
+                + "gets an I/O error");
             return Reply(request, DmUser.DM_USER_RESP_ERROR);
         }
         Slice buffer = context.Buffer(0);

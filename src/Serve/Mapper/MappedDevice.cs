@@ -106,7 +106,8 @@ public sealed class MappedDevice : IDisposable
             : name is "." or ".." or "control" ? "that is no name for a device"
             : null;
         foreach (char c in name)
-            if (!char.IsAsciiLetterOrDigit(c) && !"#+-.:=@_".Contains(c, StringComparison.Ordinal)) wrong ??= "only letters, digits and #+-.:=@_ can be in it";
+            if (!char.IsAsciiLetterOrDigit(c) && !"#+-.:=@_".Contains(c, StringComparison.Ordinal))
+                wrong ??= "only letters, digits and #+-.:=@_ can be in it";
         if (wrong != null) throw new SnapuserdException(ExitCode.Usage, $"\"{name}\" cannot be the name of a mapped device: {wrong}");
     }
 
@@ -121,9 +122,11 @@ public sealed class MappedDevice : IDisposable
         Check(result, "cannot be looked at");
         ref DmIoctl header = ref MapperMessage.Head(message);
         if (MapperMessage.Text(header.UuidBytes) != MapperMessage.Identifier(Name))
-            throw new SnapuserdException(ExitCode.InUse, $"there is a mapped device {Name} already, and it is not ours (dmsetup info {Name})");
+            throw new SnapuserdException(ExitCode.InUse,
+                $"there is a mapped device {Name} already, and it is not ours (dmsetup info {Name})");
         (Major, Minor) = Libc.DecodeDevice(header.Dev);
-        (Exists, HasPending, OpenCount, IsSuspended) = (true, (header.Flags & DM_INACTIVE_PRESENT_FLAG) != 0, header.OpenCount, (header.Flags & DM_SUSPEND_FLAG) != 0);
+        (Exists, HasPending, OpenCount, IsSuspended) =
+            (true, (header.Flags & DM_INACTIVE_PRESENT_FLAG) != 0, header.OpenCount, (header.Flags & DM_SUSPEND_FLAG) != 0);
         if ((header.Flags & DM_ACTIVE_PRESENT_FLAG) != 0) Table = MapperMessage.ReadTable(message);
     }
 

@@ -21,7 +21,8 @@ internal sealed class MapperDriver : IMapperDriver
     /// </summary>
     public MapperDriver()
     {
-        const string path = Folder + "control", noDriver = "the kernel module dm-mod is not loaded (modprobe dm-mod), or this kernel has none";
+        const string path = Folder + "control",
+            noDriver = "the kernel module dm-mod is not loaded (modprobe dm-mod), or this kernel has none";
         _fd = Open(path);
         if (_fd is -Errno.ENOENT or -Errno.ENOTDIR)
         {
@@ -100,5 +101,6 @@ internal sealed class MapperDriver : IMapperDriver
 
     /// <summary>A symbolic link, or a node of a block device: safe to remove.</summary>
     private static bool IsNode(string path) =>
-        Libc.ReadLink(path, out _) == 0 || (Libc.Statx(Libc.AT_FDCWD, path, Libc.AT_SYMLINK_NOFOLLOW, Libc.STATX_BASIC_STATS, out StatxData status) == 0 && (status.Mode & Libc.S_IFMT) == Libc.S_IFBLK);
+        Libc.ReadLink(path, out _) == 0 || (Libc.Statx(Libc.AT_FDCWD, path, Libc.AT_SYMLINK_NOFOLLOW, Libc.STATX_BASIC_STATS,
+            out StatxData status) == 0 && (status.Mode & Libc.S_IFMT) == Libc.S_IFBLK);
 }

@@ -89,14 +89,16 @@ internal static class MapperMessage
         if (header.TargetCount == 0) return null;
         bool readOnly = (header.Flags & DM_READONLY_FLAG) != 0;
         int at = (int)Math.Min(header.DataStart, int.MaxValue);
-        if (header.TargetCount > 1 || (header.Flags & DM_BUFFER_FULL_FLAG) != 0 || at > message.Length - LineBytes) return new MapperTable("several", 0, 0, 0, 0, readOnly);
+        if (header.TargetCount > 1 || (header.Flags & DM_BUFFER_FULL_FLAG) != 0 || at > message.Length - LineBytes)
+            return new MapperTable("several", 0, 0, 0, 0, readOnly);
         DmTargetSpec line = MemoryMarshal.Read<DmTargetSpec>(message[at..]);
         string type = Text(line.TypeBytes);
         string parameters = Text(message[(at + LineBytes)..]);
         int colon = parameters.IndexOf(':', StringComparison.Ordinal), blank = parameters.IndexOf(' ', StringComparison.Ordinal);
         if (type != MapperTable.Linear || line.SectorStart != 0 || colon < 0 || blank < colon
             || !uint.TryParse(parameters.AsSpan(0, colon), NumberStyles.None, CultureInfo.InvariantCulture, out uint major)
-            || !uint.TryParse(parameters.AsSpan(colon + 1, blank - colon - 1), NumberStyles.None, CultureInfo.InvariantCulture, out uint minor)
+            || !uint.TryParse(parameters.AsSpan(colon + 1, blank - colon - 1), NumberStyles.None, CultureInfo.InvariantCulture,
+                out uint minor)
             || !long.TryParse(parameters.AsSpan(blank + 1), NumberStyles.None, CultureInfo.InvariantCulture, out long start))
         {
             return new MapperTable(type, 0, 0, 0, (long)line.Length, readOnly);

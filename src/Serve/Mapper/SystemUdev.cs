@@ -25,7 +25,8 @@ public sealed class SystemUdev : IUdev
     {
         // udev writes the entry to another file and renames it.
         string path = string.Create(CultureInfo.InvariantCulture, $"/run/udev/data/b{major}:{minor}");
-        return Libc.Statx(Libc.AT_FDCWD, path, 0, Libc.STATX_BASIC_STATS, out StatxData status) < 0 ? 0 : (status.Ino << 32) ^ (ulong)status.Mtime.Sec ^ ((ulong)status.Mtime.Nsec << 16) | 1;
+        return Libc.Statx(Libc.AT_FDCWD, path, 0, Libc.STATX_BASIC_STATS, out StatxData status) < 0 ? 0
+            : (status.Ino << 32) ^ (ulong)status.Mtime.Sec ^ ((ulong)status.Mtime.Nsec << 16) | 1;
     }
 
     public long Milliseconds => _clock.Milliseconds;
@@ -79,7 +80,8 @@ public sealed class SystemUdev : IUdev
         if (IsInMemory(Run)) _ = Libc.MkDir(Folder, Modes.ReadableFolder);
     }
 
-    private static bool IsInMemory(string path) => Libc.StatFs(path, out StatFsData status) == 0 && status.Type is Libc.TMPFS_MAGIC or Libc.RAMFS_MAGIC;
+    private static bool IsInMemory(string path) => Libc.StatFs(path, out StatFsData status) == 0
+        && status.Type is Libc.TMPFS_MAGIC or Libc.RAMFS_MAGIC;
 
     private static bool Exists(string path) => Libc.Statx(Libc.AT_FDCWD, path, 0, Libc.STATX_BASIC_STATS, out _) == 0;
 
@@ -89,7 +91,8 @@ public sealed class SystemUdev : IUdev
         if (Exists(path)) return;
         // udev reads only names that end in ".rules".
         string temporary = $"{path}.{Libc.GetPid()}";
-        int fd = Libc.OpenAt(Libc.AT_FDCWD, temporary, Libc.O_WRONLY | Libc.O_CREAT | Libc.O_EXCL | Libc.O_NOFOLLOW | Libc.O_CLOEXEC, Modes.ReadableFile);
+        int fd = Libc.OpenAt(Libc.AT_FDCWD, temporary, Libc.O_WRONLY | Libc.O_CREAT | Libc.O_EXCL | Libc.O_NOFOLLOW | Libc.O_CLOEXEC,
+            Modes.ReadableFile);
         if (fd < 0) return;
         bool whole = Libc.Write(fd, text) == text.Length;
         _ = Libc.Close(fd);

@@ -39,7 +39,8 @@ internal sealed class UdevCookie : IDisposable
     private readonly ulong _entry;
     private int _id = -1;
 
-    private UdevCookie(IUdev udev, uint major, uint minor) => (_udev, _major, _minor, _entry) = (udev, major, minor, udev.EntryOf(major, minor));
+    private UdevCookie(IUdev udev, uint major, uint minor) =>
+        (_udev, _major, _minor, _entry) = (udev, major, minor, udev.EntryOf(major, minor));
 
     /// <summary>The event number for the ioctl.</summary>
     internal uint EventNumber { get; private set; } = DM_UDEV_PRIMARY_SOURCE_FLAG << DM_UDEV_FLAGS_SHIFT;
@@ -106,7 +107,8 @@ internal sealed class UdevCookie : IDisposable
         for (int index = 0; index <= highest; index++)
         {
             int id = udev.SetAtIndex(index, out int key);
-            if (id < 0 || key >> DM_UDEV_FLAGS_SHIFT != DM_COOKIE_MAGIC || udev.ValueOf(id, 1) != OwnerMark || !udev.IsOrphan(id, 1)) continue;
+            if (id < 0 || key >> DM_UDEV_FLAGS_SHIFT != DM_COOKIE_MAGIC || udev.ValueOf(id, 1) != OwnerMark || !udev.IsOrphan(id, 1))
+                continue;
             _ = udev.RemoveSemaphores(id);
         }
     }

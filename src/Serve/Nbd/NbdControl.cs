@@ -47,7 +47,8 @@ internal sealed class NbdControl : IDisposable
     }
 
     /// <summary>Makes a device from connected sockets; index −1 selects a free one. Returns its index, or a negative errno.</summary>
-    public int Connect(int index, long lengthBytes, int blockBytes, ushort flags, NbdOptions options, string identifier, ReadOnlySpan<int> sockets)
+    public int Connect(int index, long lengthBytes, int blockBytes, ushort flags, NbdOptions options, string identifier,
+        ReadOnlySpan<int> sockets)
     {
         Begin(_family, NbdNetlink.NBD_CMD_CONNECT, NbdNetlink.NBD_GENL_VERSION);
         if (index >= 0) Add(NbdNetlink.NBD_ATTR_INDEX, (uint)index);
@@ -93,7 +94,8 @@ internal sealed class NbdControl : IDisposable
     private void Begin(ushort family, byte command, byte version)
     {
         _length = Unsafe.SizeOf<NetlinkHeader>();
-        MemoryMarshal.Write(_message, new NetlinkHeader { Type = family, Flags = NbdNetlink.NLM_F_REQUEST | NbdNetlink.NLM_F_ACK, Sequence = ++_sequence });
+        MemoryMarshal.Write(_message,
+            new NetlinkHeader { Type = family, Flags = NbdNetlink.NLM_F_REQUEST | NbdNetlink.NLM_F_ACK, Sequence = ++_sequence });
         Append(new GenericHeader { Command = command, Version = version });
     }
 
@@ -178,7 +180,8 @@ internal sealed class NbdControl : IDisposable
             if (attribute.Length < before || attribute.Length > bytes.Length) return;
             ReadOnlySpan<byte> body = bytes[before..attribute.Length];
             if ((attribute.Type & NbdNetlink.NLA_TYPE_MASK) == wanted)
-                value = body.Length >= sizeof(uint) ? MemoryMarshal.Read<uint>(body) : body.Length >= sizeof(ushort) ? MemoryMarshal.Read<ushort>(body) : value;
+                value = body.Length >= sizeof(uint) ? MemoryMarshal.Read<uint>(body)
+                    : body.Length >= sizeof(ushort) ? MemoryMarshal.Read<ushort>(body) : value;
             bytes = bytes[Math.Min((attribute.Length + 3) & -4, bytes.Length)..];
         }
     }

@@ -130,7 +130,8 @@ public sealed class NbdDevice : IBlockServer
     private static int IndexOf(string device)
     {
         if (device.Length == 0) return -1;
-        string number = device.StartsWith("/dev/nbd", StringComparison.Ordinal) ? device[8..] : device.StartsWith("nbd", StringComparison.Ordinal) ? device[3..] : device;
+        string number = device.StartsWith("/dev/nbd", StringComparison.Ordinal) ? device[8..]
+            : device.StartsWith("nbd", StringComparison.Ordinal) ? device[3..] : device;
         if (!int.TryParse(number, NumberStyles.None, CultureInfo.InvariantCulture, out int index))
             throw new SnapuserdException(ExitCode.Usage, $"{device} is no NBD device; they are called /dev/nbd0, /dev/nbd1 and so on");
         return index;
@@ -142,7 +143,8 @@ public sealed class NbdDevice : IBlockServer
         // The base's sector size, because readers may be handed over to the base. A base that cannot be merged may have larger sectors than
         // the driver supports.
         int sector = Math.Min(_devices[_view.Devices.Base.Number].LogicalSector, Sizes.LargestSector);
-        int result = _control!.Connect(index, _view.Length, _view.Length % sector == 0 ? sector : 512, NbdExport.Flags(structured: false), _options, _identifier, theirs);
+        int result = _control!.Connect(index, _view.Length, _view.Length % sector == 0 ? sector : 512, NbdExport.Flags(structured: false),
+            _options, _identifier, theirs);
         Close(theirs);
         if (result >= 0)
         {
@@ -167,7 +169,8 @@ public sealed class NbdDevice : IBlockServer
         byte[] own = ByteText.Encode(_identifier);
         for (int i = 0; i < MostDevices; i++)
         {
-            int fd = Libc.OpenAt(Libc.AT_FDCWD, $"/sys/block/nbd{i.ToString(CultureInfo.InvariantCulture)}/backend", Libc.O_RDONLY | Libc.O_CLOEXEC);
+            int fd = Libc.OpenAt(Libc.AT_FDCWD, $"/sys/block/nbd{i.ToString(CultureInfo.InvariantCulture)}/backend",
+                Libc.O_RDONLY | Libc.O_CLOEXEC);
             if (fd < 0) continue;
             nint got = Libc.Read(fd, bytes);
             _ = Libc.Close(fd);
@@ -220,7 +223,8 @@ public sealed class NbdDevice : IBlockServer
         for (int i = 0; i < ours.Length; i++)
         {
             int result = Libc.SocketPair(Libc.AF_UNIX, Libc.SOCK_STREAM | Libc.SOCK_CLOEXEC, out ours[i], out theirs[i]);
-            if (result < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"cannot make sockets for an NBD device: {ErrnoText.Of(result)}");
+            if (result < 0)
+                throw new SnapuserdException(ExitCode.OutOfResources, $"cannot make sockets for an NBD device: {ErrnoText.Of(result)}");
         }
     }
 
@@ -249,7 +253,8 @@ public sealed class NbdDevice : IBlockServer
                 {
                     lock (_gate)
                     {
-                        if (!_stop) _export.Fail($"NBD: another process has detached /dev/nbd{_index.ToString(CultureInfo.InvariantCulture)}");
+                        if (!_stop)
+                            _export.Fail($"NBD: another process has detached /dev/nbd{_index.ToString(CultureInfo.InvariantCulture)}");
                     }
                     return;
                 }
@@ -260,7 +265,8 @@ public sealed class NbdDevice : IBlockServer
                     if (_stop) return;
                     if (--tries == 0 || !TryReconnect(place))
                     {
-                        _export.Fail($"NBD: the kernel has given up a connection of /dev/nbd{_index.ToString(CultureInfo.InvariantCulture)} and takes no new one");
+                        _export.Fail("NBD: the kernel has given up a connection of "
+                            + $"/dev/nbd{_index.ToString(CultureInfo.InvariantCulture)} and takes no new one");
                         return;
                     }
                 }

@@ -56,7 +56,8 @@ internal sealed class NbdExport
         while (BufferBytes > SmallestBuffer && Threads(options) < FewThreads) BufferBytes /= 2;
         int threads = Threads(options);
         if (threads == 0)
-            throw new SnapuserdException(ExitCode.OutOfResources, $"serving takes {ReadContext.Bytes(view, 1, BufferBytes)} bytes of buffer memory at the least, {options.MemoryBytes} are there; try a larger --memory");
+            throw new SnapuserdException(ExitCode.OutOfResources, $"serving takes {ReadContext.Bytes(view, 1, BufferBytes)} bytes of "
+                + $"buffer memory at the least, {options.MemoryBytes} are there; try a larger --memory");
         // One thread is reserved for each connection, so that no client can take them all. Up to half of the threads go to connections with
         // many requests.
         Connections = Math.Clamp(Math.Min(connections, Math.Max(threads / 2, FewThreads)), 1, threads);
@@ -95,7 +96,8 @@ internal sealed class NbdExport
 
     /// <summary>The transmission flags of a connection.</summary>
     public static ushort Flags(bool structured) =>
-        (ushort)(NbdWire.NBD_FLAG_HAS_FLAGS | NbdWire.NBD_FLAG_READ_ONLY | NbdWire.NBD_FLAG_SEND_FLUSH | NbdWire.NBD_FLAG_CAN_MULTI_CONN | (structured ? NbdProtocol.SendDf : 0));
+        (ushort)(NbdWire.NBD_FLAG_HAS_FLAGS | NbdWire.NBD_FLAG_READ_ONLY | NbdWire.NBD_FLAG_SEND_FLUSH | NbdWire.NBD_FLAG_CAN_MULTI_CONN
+            | (structured ? NbdProtocol.SendDf : 0));
 
     /// <summary>Null while the server works; the reason after a failure.</summary>
     public string? Failure => Volatile.Read(ref _failure);
@@ -151,7 +153,8 @@ internal sealed class NbdExport
     {
         try
         {
-            if (e is SnapuserdException { Code: ExitCode.OutOfResources } or OutOfMemoryException) Report($"NBD: a client was dropped: {e.Message}");
+            if (e is SnapuserdException { Code: ExitCode.OutOfResources } or OutOfMemoryException)
+                Report($"NBD: a client was dropped: {e.Message}");
             else Fail($"NBD: a thread has failed: {e}");
         }
         catch (Exception)

@@ -109,7 +109,8 @@ internal sealed class NbdNegotiation(NbdExport export)
     private NegotiationStep TakeFlags()
     {
         uint agreed = BinaryPrimitives.ReadUInt32BigEndian(_head);
-        if ((agreed & ~(uint)(NbdProtocol.FixedNewstyle | NbdProtocol.NoZeroes)) != 0) return Drop($"it sent the unknown flags 0x{agreed:x}");
+        if ((agreed & ~(uint)(NbdProtocol.FixedNewstyle | NbdProtocol.NoZeroes)) != 0)
+            return Drop($"it sent the unknown flags 0x{agreed:x}");
         _noZeroes = (agreed & NbdProtocol.NoZeroes) != 0;
         _part = Part.Head;
         return NegotiationStep.More;

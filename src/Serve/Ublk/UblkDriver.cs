@@ -60,7 +60,8 @@ internal sealed class UblkDriver : IUblkDriver
         }
         _thread.Join();
         Free();
-        throw new SnapuserdException(ExitCode.Unavailable, $"ublk needs io_uring with requests of 128 bytes (Linux 5.19), and the system does not give it: {ErrnoText.Of(_result)}");
+        throw new SnapuserdException(ExitCode.Unavailable,
+            $"ublk needs io_uring with requests of 128 bytes (Linux 5.19), and the system does not give it: {ErrnoText.Of(_result)}");
     }
 
     /// <inheritdoc/>
@@ -71,7 +72,14 @@ internal sealed class UblkDriver : IUblkDriver
             if (_state != State.Idle) return -Errno.EBUSY;
             buffer.CopyTo(_buffer.Span<byte>(0, buffer.Length));
             _request = new IoUringSqe { Opcode = IORING_OP_URING_CMD, Fd = _fd, CmdOp = command };
-            _command = new UblksrvCtrlCmd { DevId = (uint)id, QueueId = ushort.MaxValue, Len = (ushort)buffer.Length, Addr = buffer.IsEmpty ? 0 : (ulong)_buffer.Address, Data = data };
+            _command = new UblksrvCtrlCmd
+            {
+                DevId = (uint)id,
+                QueueId = ushort.MaxValue,
+                Len = (ushort)buffer.Length,
+                Addr = buffer.IsEmpty ? 0 : (ulong)_buffer.Address,
+                Data = data,
+            };
             _state = State.Posted;
             Monitor.PulseAll(_gate);
             while (_state == State.Posted)
@@ -120,7 +128,8 @@ internal sealed class UblkDriver : IUblkDriver
 
     /// <inheritdoc/>
     public int MapDescriptors(int fd, int queue, int depth, out MappedMemory? descriptors) =>
-        MappedMemory.MapShared(fd, UblkAbi.DescriptorOffset(queue, Sizes.SystemPage), UblkAbi.DescriptorLength(depth, Sizes.SystemPage), out descriptors);
+        MappedMemory.MapShared(fd, UblkAbi.DescriptorOffset(queue, Sizes.SystemPage), UblkAbi.DescriptorLength(depth, Sizes.SystemPage),
+            out descriptors);
 
     /// <inheritdoc/>
     public void Pause(int milliseconds) => Libc.Sleep(milliseconds);
@@ -216,7 +225,8 @@ internal sealed class UblkDriver : IUblkDriver
 
     private int Execute(Ring ring)
     {
-        if (!ring.TryPrepare(_request, System.Runtime.InteropServices.MemoryMarshal.AsBytes(new ReadOnlySpan<UblksrvCtrlCmd>(in _command)))) return -Errno.EBUSY;
+        if (!ring.TryPrepare(_request, System.Runtime.InteropServices.MemoryMarshal.AsBytes(new ReadOnlySpan<UblksrvCtrlCmd>(in _command))))
+            return -Errno.EBUSY;
         return Finish(ring);
     }
 

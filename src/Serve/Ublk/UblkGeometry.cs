@@ -31,16 +31,19 @@ internal readonly record struct UblkGeometry(int Queues, int Depth, int MaxIoByt
             for (int io = LongestIo; io >= ShortestIo; io /= 2)
             {
                 int reads = options.MemoryBytes / queues / (bytesPerRead + io);
-                if (reads >= EnoughReads || (queues == 1 && io == ShortestIo)) return new UblkGeometry(queues, depth, io, Math.Clamp(reads, 1, depth));
+                if (reads >= EnoughReads || (queues == 1 && io == ShortestIo))
+                    return new UblkGeometry(queues, depth, io, Math.Clamp(reads, 1, depth));
             }
         }
     }
 
     /// <summary>The geometry of an existing device.</summary>
     public static UblkGeometry Of(in UblksrvCtrlDevInfo info, UblkOptions options, int bytesPerRead) =>
-        new(info.NrHwQueues, info.QueueDepth, (int)info.MaxIoBufBytes, (int)Math.Clamp(options.MemoryBytes / Math.Max(1, (int)info.NrHwQueues) / (bytesPerRead + (long)info.MaxIoBufBytes), 1, info.QueueDepth));
+        new(info.NrHwQueues, info.QueueDepth, (int)info.MaxIoBufBytes, (int)Math.Clamp(
+            options.MemoryBytes / Math.Max(1, (int)info.NrHwQueues) / (bytesPerRead + (long)info.MaxIoBufBytes), 1, info.QueueDepth));
 
     /// <summary>True if a device of a dead server can be taken over with this geometry: a queue's memory is one arena.</summary>
     public bool IsSane(int bytesPerRead) =>
-        Queues is > 0 and <= UblkAbi.UBLK_MAX_NR_QUEUES && Depth is > 0 and <= UblkAbi.UBLK_MAX_QUEUE_DEPTH && MaxIoBytes is >= Sizes.Block and <= 32 << 20 && Reads * ((long)bytesPerRead + MaxIoBytes) <= 1 << 30;
+        Queues is > 0 and <= UblkAbi.UBLK_MAX_NR_QUEUES && Depth is > 0 and <= UblkAbi.UBLK_MAX_QUEUE_DEPTH
+        && MaxIoBytes is >= Sizes.Block and <= 32 << 20 && Reads * ((long)bytesPerRead + MaxIoBytes) <= 1 << 30;
 }

@@ -59,7 +59,8 @@ internal sealed class UblkQueue : IDisposable
         _arena = new Arena(reads * (ViewReader.BytesPerRead(view) + geometry.MaxIoBytes));
         try
         {
-            _ring = driver.MakeRing(devices, _arena, wakeUp, Math.Clamp(reads * RequestsPerRead, FewestRequests, MostRequests), geometry.Depth);
+            _ring = driver.MakeRing(devices, _arena, wakeUp, Math.Clamp(reads * RequestsPerRead, FewestRequests, MostRequests),
+                geometry.Depth);
             _reader = new ViewReader(view, new IoScheduler(_ring, Array.ConvertAll(devices, device => device.Granule)), _arena, reads);
             _buffers = new Slice[reads];
             for (int i = 0; i < reads; i++) _buffers[i] = _arena.Take(geometry.MaxIoBytes)!.Value;
@@ -155,7 +156,9 @@ internal sealed class UblkQueue : IDisposable
 
     private void CheckLost()
     {
-        if (_lostErrno != 0) throw new SnapuserdException(ExitCode.InputOutput, $"ublk: queue {_number}: the driver refused a command: {ErrnoText.Of(_lostErrno)}");
+        if (_lostErrno != 0)
+            throw new SnapuserdException(ExitCode.InputOutput,
+                $"ublk: queue {_number}: the driver refused a command: {ErrnoText.Of(_lostErrno)}");
     }
 
     private void Arrive(int tag)

@@ -114,7 +114,8 @@ public sealed class UblkServer : IBlockServer
     public string Start()
     {
         if (_view.Length % 512 != 0 || _view.Length == 0)
-            throw new SnapuserdException(ExitCode.Unavailable, $"a ublk device has whole sectors of 512 bytes, and the image has {_view.Length} bytes");
+            throw new SnapuserdException(ExitCode.Unavailable,
+                $"a ublk device has whole sectors of 512 bytes, and the image has {_view.Length} bytes");
         _driver = _makeDriver();
         try
         {
@@ -132,7 +133,8 @@ public sealed class UblkServer : IBlockServer
                 FetchAll();
                 if (MapAll() is { } refused) throw refused;
             }
-            Check(_driver.Control(Recovered ? UBLK_U_CMD_END_USER_RECOVERY : UBLK_U_CMD_START_DEV, _id, (ulong)Libc.GetPid(), default), Recovered ? "taken over" : "started");
+            Check(_driver.Control(Recovered ? UBLK_U_CMD_END_USER_RECOVERY : UBLK_U_CMD_START_DEV, _id, (ulong)Libc.GetPid(), default),
+                Recovered ? "taken over" : "started");
             _started = true;
             // The device is not read here: a process that is killed while it reads its own device waits for the next server, which finds
             // the device in use.
@@ -228,7 +230,8 @@ public sealed class UblkServer : IBlockServer
         if (result is -Errno.EPERM or -Errno.EACCES)
             throw ErrnoPolicy.Failure(FailedCall.Command, result, "ublk devices are for privileged processes (CAP_SYS_ADMIN)");
         if (result < 0 || (features[0] & NeededFeatures) != NeededFeatures)
-            throw new SnapuserdException(ExitCode.Unavailable, $"the ublk driver of this kernel ({Libc.KernelRelease()}) is older than Linux 6.5 and lacks what is needed here");
+            throw new SnapuserdException(ExitCode.Unavailable,
+                $"the ublk driver of this kernel ({Libc.KernelRelease()}) is older than Linux 6.5 and lacks what is needed here");
     }
 
     /// <summary>
@@ -263,9 +266,12 @@ public sealed class UblkServer : IBlockServer
             RemoveStale(id, "was never started or was stopped");
             return null;
         }
-        if (info.ServerFlags >> 32 != Mark) throw new SnapuserdException(ExitCode.InUse, $"{path} belongs to another ublk server, which is gone; let that one take it over, or delete the device");
+        if (info.ServerFlags >> 32 != Mark)
+            throw new SnapuserdException(ExitCode.InUse,
+                $"{path} belongs to another ublk server, which is gone; let that one take it over, or delete the device");
         UblkGeometry geometry = UblkGeometry.Of(info, _options, bytesPerRead);
-        if (info.ServerFlags != Identity() || (info.Flags & NeededFeatures) != NeededFeatures || SectorsOf(id) != (ulong)_view.Length / 512 || !geometry.IsSane(bytesPerRead))
+        if (info.ServerFlags != Identity() || (info.Flags & NeededFeatures) != NeededFeatures || SectorsOf(id) != (ulong)_view.Length / 512
+            || !geometry.IsSane(bytesPerRead))
         {
             RemoveStale(id, "was another image's");
             return null;
@@ -315,7 +321,9 @@ public sealed class UblkServer : IBlockServer
             {
                 int fetched = _driver!.FetchAndLeave(_fd, missing, geometry.Depth);
                 CloseCharacterDevice();
-                if (fetched < 0) throw new SnapuserdException(ExitCode.OutOfResources, $"{_driver.PathOf(_id)} cannot be taken over: {ErrnoText.Of(fetched)}");
+                if (fetched < 0)
+                    throw new SnapuserdException(ExitCode.OutOfResources,
+                        $"{_driver.PathOf(_id)} cannot be taken over: {ErrnoText.Of(fetched)}");
                 OpenCharacterDevice(DeathMilliseconds);
                 missing = Missing(geometry);
                 if (missing.Length > 0 && missing.Length < geometry.Queues) throw Unsafe("its queues are in different states");
@@ -350,7 +358,8 @@ public sealed class UblkServer : IBlockServer
     }
 
     private SnapuserdException Unsafe(string why) =>
-        new(ExitCode.InputOutput, $"{_driver!.PathOf(_id)} cannot be taken over without harm to the kernel, because {why}; its readers wait. Unmount it and remove it (ublk del -n {_id}), or restart the machine");
+        new(ExitCode.InputOutput, $"{_driver!.PathOf(_id)} cannot be taken over without harm to the kernel, because {why}; its readers "
+            + $"wait. Unmount it and remove it (ublk del -n {_id}), or restart the machine");
 
     private void StartRecovery()
     {
@@ -358,22 +367,28 @@ public sealed class UblkServer : IBlockServer
         {
             int result = _driver!.Control(UBLK_U_CMD_START_USER_RECOVERY, _id, 0, default);
             if (result == 0) return;
-            if (result != -Errno.EBUSY) throw ErrnoPolicy.Failure(FailedCall.Command, result, $"{_driver.PathOf(_id)} cannot be taken over");
-            if (wait >= DeathMilliseconds) throw new SnapuserdException(ExitCode.InUse, $"{_driver.PathOf(_id)} is being taken over by another process");
+            if (result != -Errno.EBUSY)
+                throw ErrnoPolicy.Failure(FailedCall.Command, result, $"{_driver.PathOf(_id)} cannot be taken over");
+            if (wait >= DeathMilliseconds)
+                throw new SnapuserdException(ExitCode.InUse, $"{_driver.PathOf(_id)} is being taken over by another process");
             _driver.Pause(LookMilliseconds);
         }
     }
 
     private static SnapuserdException InUse(string path, in UblksrvCtrlDevInfo info) =>
-        new(ExitCode.InUse, $"{path} is served by another process{(info.Pid > 0 ? $" ({info.Pid})" : "")}; stop that one, or choose another --name");
+        new(ExitCode.InUse,
+            $"{path} is served by another process{(info.Pid > 0 ? $" ({info.Pid})" : "")}; stop that one, or choose another --name");
 
     private void RemoveStale(int id, string what)
     {
         string path = _driver!.PathOf(id);
-        if (_driver.IsHeld(id)) throw new SnapuserdException(ExitCode.InUse, $"{path} {what}, and its server is gone, but it is mounted or held by another device: unmount it first");
+        if (_driver.IsHeld(id))
+            throw new SnapuserdException(ExitCode.InUse,
+                $"{path} {what}, and its server is gone, but it is mounted or held by another device: unmount it first");
         _ = _driver.Control(UBLK_U_CMD_STOP_DEV, id, 0, default);
         // A killed server closes /dev/ublkcN only when its last read has ended.
-        if (!Delete(_driver, id, DeathMilliseconds)) throw new SnapuserdException(ExitCode.InUse, $"{path} {what}, and its server is gone, but it is open: close or unmount it");
+        if (!Delete(_driver, id, DeathMilliseconds))
+            throw new SnapuserdException(ExitCode.InUse, $"{path} {what}, and its server is gone, but it is open: close or unmount it");
         _options.Report?.Invoke($"{path} {what}, and its server is gone: removed");
     }
 
@@ -391,11 +406,13 @@ public sealed class UblkServer : IBlockServer
         };
         int result = _driver!.Control(UBLK_U_CMD_ADD_DEV, _options.Id, 0, MemoryMarshal.AsBytes(new Span<UblksrvCtrlDevInfo>(ref info)));
         if (result == -Errno.EEXIST)
-            throw new SnapuserdException(ErrnoPolicy.CodeOf(FailedCall.Command, result), $"{_driver.PathOf(_options.Id)} is being made by another process");
+            throw new SnapuserdException(ErrnoPolicy.CodeOf(FailedCall.Command, result),
+                $"{_driver.PathOf(_options.Id)} is being made by another process");
         Check(result, "made");
         _id = (int)info.DevId;
         _options.Ours?.Invoke();
-        if ((info.Flags & NeededFeatures) != NeededFeatures) throw new SnapuserdException(ExitCode.Unavailable, "the ublk driver made a device without what was asked for");
+        if ((info.Flags & NeededFeatures) != NeededFeatures)
+            throw new SnapuserdException(ExitCode.Unavailable, "the ublk driver made a device without what was asked for");
 
         UblkParams parameters = new()
         {
@@ -414,7 +431,8 @@ public sealed class UblkServer : IBlockServer
                 DevSectors = (ulong)_view.Length / 512,
             },
         };
-        Check(_driver.Control(UBLK_U_CMD_SET_PARAMS, _id, 0, MemoryMarshal.AsBytes(new Span<UblkParams>(ref parameters))), "given its size");
+        Check(_driver.Control(UBLK_U_CMD_SET_PARAMS, _id, 0, MemoryMarshal.AsBytes(new Span<UblkParams>(ref parameters))),
+            "given its size");
         return UblkGeometry.Of(info, _options, bytesPerRead);
     }
 
@@ -470,7 +488,8 @@ public sealed class UblkServer : IBlockServer
     {
         Advance(Phase.Map);
         AwaitQueues();
-        return _mapRefused == 0 ? null : new SnapuserdException(ExitCode.OutOfResources, $"ublk: the requests of {_driver!.PathOf(_id)} cannot be mapped: {ErrnoText.Of(_mapRefused)}");
+        return _mapRefused == 0 ? null : new SnapuserdException(ExitCode.OutOfResources,
+            $"ublk: the requests of {_driver!.PathOf(_id)} cannot be mapped: {ErrnoText.Of(_mapRefused)}");
     }
 
     private void Advance(Phase phase)
@@ -520,7 +539,8 @@ public sealed class UblkServer : IBlockServer
             if (!Report(Phase.Map, mapped) || mapped < 0) return;
             queue.Serve(() => Volatile.Read(ref _abandoned));
             // If tags are left, the queue was abandoned.
-            if (queue.Tags == 0 && !Volatile.Read(ref _stopping)) Fail(new SnapuserdException(ExitCode.InputOutput, $"/dev/ublkb{_id} was stopped by another process"));
+            if (queue.Tags == 0 && !Volatile.Read(ref _stopping))
+                Fail(new SnapuserdException(ExitCode.InputOutput, $"/dev/ublkb{_id} was stopped by another process"));
         }
         catch (SnapuserdException e)
         {
@@ -572,7 +592,8 @@ public sealed class UblkServer : IBlockServer
         for (int wait = 0; !_driver!.HasNode(_id); wait += LookMilliseconds)
         {
             if (wait >= NodeMilliseconds)
-                throw new SnapuserdException(ExitCode.Unavailable, $"the device is there, but {_driver.PathOf(_id)} is not; mount devtmpfs on /dev, or run udev or mdev");
+                throw new SnapuserdException(ExitCode.Unavailable,
+                    $"the device is there, but {_driver.PathOf(_id)} is not; mount devtmpfs on /dev, or run udev or mdev");
             _driver.Pause(LookMilliseconds);
         }
     }
@@ -636,7 +657,8 @@ public sealed class UblkServer : IBlockServer
     {
         int result = driver.Control(UBLK_U_CMD_DEL_DEV_ASYNC, id, 0, default);
         // Before Linux 6.7 only the waiting command exists.
-        if (result is -Errno.EOPNOTSUPP or -Errno.EINVAL) return driver.Control(UBLK_U_CMD_DEL_DEV, id, 0, default, patience) is 0 or -Errno.ENODEV;
+        if (result is -Errno.EOPNOTSUPP or -Errno.EINVAL)
+            return driver.Control(UBLK_U_CMD_DEL_DEV, id, 0, default, patience) is 0 or -Errno.ENODEV;
         UblksrvCtrlDevInfo info = default;
         for (int wait = 0; wait < patience; wait += LookMilliseconds)
         {
@@ -656,7 +678,8 @@ public sealed class UblkServer : IBlockServer
     private ulong SectorsOf(int id)
     {
         UblkParams parameters = new() { Len = (uint)Marshal.SizeOf<UblkParams>() };
-        return _driver!.Control(UBLK_U_CMD_GET_PARAMS, id, 0, MemoryMarshal.AsBytes(new Span<UblkParams>(ref parameters))) < 0 ? 0 : parameters.Basic.DevSectors;
+        return _driver!.Control(UBLK_U_CMD_GET_PARAMS, id, 0, MemoryMarshal.AsBytes(new Span<UblkParams>(ref parameters))) < 0
+            ? 0 : parameters.Basic.DevSectors;
     }
 
     /// <summary>
@@ -665,13 +688,15 @@ public sealed class UblkServer : IBlockServer
     private ulong Identity()
     {
         uint hash = 2166136261;
-        foreach (long value in (ReadOnlySpan<long>)[_view.Length, _view.Cow.Length, _view.Cow.OpCount, _view.Cow.BaseBytes, _view.Cow.SourceBytes, _view.Cow.ReplaceBlocks])
+        foreach (long value in (ReadOnlySpan<long>)[_view.Length, _view.Cow.Length, _view.Cow.OpCount, _view.Cow.BaseBytes,
+            _view.Cow.SourceBytes, _view.Cow.ReplaceBlocks])
             for (int shift = 0; shift < 64; shift += 8) hash = (hash ^ (byte)(value >> shift)) * 16777619;
         return ((ulong)Mark << 32) | hash;
     }
 
     private void Check(int result, string what)
     {
-        if (result < 0) throw ErrnoPolicy.Failure(FailedCall.Command, result, $"the ublk device{(_id >= 0 ? $" {_id}" : "")} cannot be {what}");
+        if (result < 0)
+            throw ErrnoPolicy.Failure(FailedCall.Command, result, $"the ublk device{(_id >= 0 ? $" {_id}" : "")} cannot be {what}");
     }
 }

@@ -14,6 +14,7 @@ internal static class UblkThreads
     public static void WaitForEnd(int thread)
     {
         int process = Libc.GetPid();
-        for (int wait = 0; thread > 0 && wait < EndMilliseconds && Libc.TgKill(process, thread, 0) == 0; wait += LookMilliseconds) Libc.Sleep(LookMilliseconds);
+        for (int wait = 0; thread > 0 && wait < EndMilliseconds && Libc.TgKill(process, thread, 0) == 0; wait += LookMilliseconds)
+            Libc.Sleep(LookMilliseconds);
     }
 }

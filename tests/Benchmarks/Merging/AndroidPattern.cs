@@ -169,7 +169,9 @@ internal sealed unsafe class AndroidPattern : IDisposable
                 // While the reads are in flight, the payloads of the window are decoded.
                 foreach (int k in xors) Decode(decoder, Op(from + k), stored, payloads.AsSpan(k * CowOp.BlockSize, CowOp.BlockSize));
                 Reap(uring, queued);
-                foreach (int k in xors) XorKernel.XorInto(data.AsSpan(k * CowOp.BlockSize, CowOp.BlockSize), payloads.AsSpan(k * CowOp.BlockSize, CowOp.BlockSize));
+                foreach (int k in xors)
+                    XorKernel.XorInto(data.AsSpan(k * CowOp.BlockSize, CowOp.BlockSize),
+                        payloads.AsSpan(k * CowOp.BlockSize, CowOp.BlockSize));
                 xors.Clear();
                 queued = 0;
             }
@@ -212,7 +214,8 @@ internal sealed unsafe class AndroidPattern : IDisposable
                 if (queued < RingDepth && i < count) continue;
                 if (i == count && queued < RingDepth)
                 {
-                    Prepare(uring, new IoUringSqe { Opcode = IORING_OP_FSYNC, Flags = IOSQE_IO_DRAIN | IOSQE_IO_LINK | IOSQE_ASYNC, Fd = _baseFd });
+                    Prepare(uring,
+                        new IoUringSqe { Opcode = IORING_OP_FSYNC, Flags = IOSQE_IO_DRAIN | IOSQE_IO_LINK | IOSQE_ASYNC, Fd = _baseFd });
                     queued++;
                     synced = true;
                 }
@@ -309,7 +312,8 @@ internal sealed unsafe class AndroidPattern : IDisposable
                 if (taken < 0 && taken != -Errno.EINTR) throw new IOException($"io_uring_enter: {Errno.Name(taken)}");
                 continue;
             }
-            if (completion.Res != (int)completion.UserData) throw new IOException($"a request of {completion.UserData} bytes ended with {completion.Res}");
+            if (completion.Res != (int)completion.UserData)
+                throw new IOException($"a request of {completion.UserData} bytes ended with {completion.Res}");
             count--;
         }
     }
@@ -321,7 +325,8 @@ internal sealed unsafe class AndroidPattern : IDisposable
     }
 
     // Allocated as pinned, so the address stays valid.
-    private static void* Unsafe(byte[] pinned) => System.Runtime.CompilerServices.Unsafe.AsPointer(ref MemoryMarshal.GetArrayDataReference(pinned));
+    private static void* Unsafe(byte[] pinned) =>
+        System.Runtime.CompilerServices.Unsafe.AsPointer(ref MemoryMarshal.GetArrayDataReference(pinned));
 
     private const int MS_SYNC = 4;
 

@@ -50,7 +50,8 @@ internal static class Ceilings
                 if (count < 0) throw new IOException($"replay: the queue broke: {count}");
                 foreach (BlockCompletion completion in completions.AsSpan(0, count))
                 {
-                    if (completion.Result < 0) throw new IOException($"replay: {requests[(int)completion.Tag].Request} ended with {completion.Result}");
+                    if (completion.Result < 0)
+                        throw new IOException($"replay: {requests[(int)completion.Tag].Request} ended with {completion.Result}");
                     ended[completion.Tag] = true;
                     endedCount++;
                 }
@@ -82,11 +83,13 @@ internal static class Ceilings
             List<(int Device, long Offset, int Length)> reads = direct ? ideal.AlignedReads : ideal.Reads, writes = ideal.Writes;
             while (read < reads.Count || written < writes.Count)
             {
-                bool reading = written == writes.Count || (read < reads.Count && (double)readBytes / ideal.ReadBytes <= (double)writtenBytes / ideal.WriteBytes);
+                bool reading = written == writes.Count
+                    || (read < reads.Count && (double)readBytes / ideal.ReadBytes <= (double)writtenBytes / ideal.WriteBytes);
                 (int device, long offset, int length) = reading ? reads[read] : writes[written];
                 while (free.Count == 0) Wait();
                 int slot = free.Pop();
-                devices.Queue.TryQueue(new BlockRequest(reading ? BlockVerb.Read : BlockVerb.Write, device, offset, new Slice(slot * Large, length), (uint)slot));
+                devices.Queue.TryQueue(new BlockRequest(reading ? BlockVerb.Read : BlockVerb.Write, device, offset,
+                    new Slice(slot * Large, length), (uint)slot));
                 if (reading) (read, readBytes) = (read + 1, readBytes + length);
                 else (written, writtenBytes) = (written + 1, writtenBytes + length);
             }
@@ -131,7 +134,8 @@ internal static class Ceilings
                     for (int unit = at; unit < Math.Min(at + batch, units.Count); unit++)
                     {
                         CowOp op = units[unit];
-                        int result = decoder.Decode(algorithm, file.AsSpan((int)op.DataOffset, op.DataLength), room.AsSpan(0, op.UnitBytes));
+                        int result = decoder.Decode(algorithm, file.AsSpan((int)op.DataOffset, op.DataLength),
+                            room.AsSpan(0, op.UnitBytes));
                         if (result < 0) failure = new InvalidDataException($"{op}: {UnitDecoder.Describe(result)}");
                     }
                 }

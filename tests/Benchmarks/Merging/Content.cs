@@ -74,7 +74,8 @@ internal sealed class Content : IDisposable
 
     private static IEnumerable<string> Files()
     {
-        EnumerationOptions all = new() { RecurseSubdirectories = true, IgnoreInaccessible = true, AttributesToSkip = FileAttributes.ReparsePoint };
+        EnumerationOptions all =
+            new() { RecurseSubdirectories = true, IgnoreInaccessible = true, AttributesToSkip = FileAttributes.ReparsePoint };
         HashSet<string> seen = [];
         foreach (string folder in s_folders)
         {

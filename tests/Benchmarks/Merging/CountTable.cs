@@ -23,8 +23,10 @@ internal static class CountTable
             string cow = MergeBenchmark.Prepare(output, options, folder, variant);
             if (!headed)
             {
-                output.WriteLine("\nCounts, per byte or per 10^9 bytes of target; \"of allowed\" is against the targets (README), + where it is at most 1\n\n"
-                    + "| COW | ops | journaled | read/B | written/B | written of allowed | requests/GB | system calls/GB | flushes | of allowed | checkpoints/GB | CPU s/GB | peak MiB | of allowed | allocated B/op | collections |\n"
+                output.WriteLine("\nCounts, per byte or per 10^9 bytes of target; \"of allowed\" is against the targets (README), + where "
+                    + "it is at most 1\n\n"
+                    + "| COW | ops | journaled | read/B | written/B | written of allowed | requests/GB | system calls/GB | flushes | of "
+                    + "allowed | checkpoints/GB | CPU s/GB | peak MiB | of allowed | allocated B/op | collections |\n"
                     + "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|");
             }
             headed = true;
@@ -47,10 +49,14 @@ internal static class CountTable
         long? calls = SystemCalls(snapuserd, merge, out string most);
         double peak = program["peak_memory"], allowed = Memory + Beside + (PerOp * run.Ops);
         var row = new StringBuilder();
-        row.Append(CultureInfo.InvariantCulture, $"| {name} | {run.Ops} | {run.Result.Journaled} | {counts.ReadPerByte:0.000} | {counts.WrittenPerByte:0.000} | {Mark(counts.WrittenOfAllowed)} ");
-        row.Append(CultureInfo.InvariantCulture, $"| {counts.PerGigabyte(run.Requests):0} | {(calls is { } some ? counts.PerGigabyte(some).ToString("0", CultureInfo.InvariantCulture) : "no strace")}{most} ");
-        row.Append(CultureInfo.InvariantCulture, $"| {run.Flushes} | {Mark(counts.FlushesOfAllowed)} | {counts.PerGigabyte(run.Result.Checkpoints):0.0} | {counts.PerGigabyte(program.CpuSeconds):0.00} ");
-        row.Append(CultureInfo.InvariantCulture, $"| {peak / (1 << 20):0.0} | {Mark(peak / allowed)} | {counts.AllocatedPerOp:0.00} | {run.Collections} |");
+        row.Append(CultureInfo.InvariantCulture, $"| {name} | {run.Ops} | {run.Result.Journaled} | {counts.ReadPerByte:0.000} | "
+            + $"{counts.WrittenPerByte:0.000} | {Mark(counts.WrittenOfAllowed)} ");
+        row.Append(CultureInfo.InvariantCulture, $"| {counts.PerGigabyte(run.Requests):0} | "
+            + $"{(calls is { } some ? counts.PerGigabyte(some).ToString("0", CultureInfo.InvariantCulture) : "no strace")}{most} ");
+        row.Append(CultureInfo.InvariantCulture, $"| {run.Flushes} | {Mark(counts.FlushesOfAllowed)} | "
+            + $"{counts.PerGigabyte(run.Result.Checkpoints):0.0} | {counts.PerGigabyte(program.CpuSeconds):0.00} ");
+        row.Append(CultureInfo.InvariantCulture,
+            $"| {peak / (1 << 20):0.0} | {Mark(peak / allowed)} | {counts.AllocatedPerOp:0.00} | {run.Collections} |");
         return row.ToString();
     }
 
@@ -70,7 +76,8 @@ internal static class CountTable
             {
                 // % time, seconds, µs per call, calls, errors (or nothing), name
                 string[] fields = line.Split(' ', StringSplitOptions.RemoveEmptyEntries);
-                if (fields.Length < 5 || !long.TryParse(fields[3], NumberStyles.None, CultureInfo.InvariantCulture, out long calls)) continue;
+                if (fields.Length < 5 || !long.TryParse(fields[3], NumberStyles.None, CultureInfo.InvariantCulture, out long calls))
+                    continue;
                 if (fields[^1] == "total") total = calls;
                 else lines.Add((calls, fields[^1]));
             }

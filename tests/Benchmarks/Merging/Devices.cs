@@ -54,7 +54,8 @@ internal sealed class Devices : IDisposable
     /// <summary>Reads the first device as a COW, through memory that is released afterwards.</summary>
     internal CowFile ReadCow()
     {
-        CowFile cow = CowFile.Read(new TransferSource(new IoScheduler(Queue, Granules), Arena, Arena.Take(256 << 10)!.Value, 0, _devices[0].Path, _devices[0].Length));
+        CowFile cow = CowFile.Read(new TransferSource(new IoScheduler(Queue, Granules), Arena, Arena.Take(256 << 10)!.Value, 0,
+            _devices[0].Path, _devices[0].Length));
         Arena.Reset();
         return cow;
     }

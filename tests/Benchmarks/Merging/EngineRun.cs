@@ -49,7 +49,8 @@ internal sealed record EngineRun(
     {
         long start = Stopwatch.GetTimestamp();
         using Devices devices = choices.Open(cowPath, basePath);
-        IBlockQueue queue = choices.FlushMilliseconds > 0 ? new SlowFlushQueue(devices.Queue, devices.WakeUp, choices.FlushMilliseconds) : devices.Queue;
+        IBlockQueue queue =
+            choices.FlushMilliseconds > 0 ? new SlowFlushQueue(devices.Queue, devices.WakeUp, choices.FlushMilliseconds) : devices.Queue;
         TracingQueue tracing = new(queue, trace);
         using WorkQueue<DecodeJob> workers = new(choices.Threads, 64, () => new DecodeWorker(), devices.WakeUp);
         MergeDevice baseDevice = new(1, basePath, devices[1].Length);

@@ -16,7 +16,8 @@ internal static class MergeBenchmark
     /// hour; all of it would take more than an hour. Every codec and every mix is included.
     /// </summary>
     private static readonly string[] s_usual =
-        ["v2-gz", "v2-brotli-xor", "v3-lz4", "v3-lz4-xor", "v3-zstd-64k-xor", "copy-v3-lz4", "xor-v3-lz4", "replace-v3-zstd-64k", "chains-v3-lz4"];
+        ["v2-gz", "v2-brotli-xor", "v3-lz4", "v3-lz4-xor", "v3-zstd-64k-xor", "copy-v3-lz4", "xor-v3-lz4", "replace-v3-zstd-64k",
+            "chains-v3-lz4"];
 
     private static readonly string[] s_everywhere = ["v3-lz4", "chains-v3-lz4"];
 
@@ -47,7 +48,9 @@ internal static class MergeBenchmark
         if (options.WantsSection("serve")) Serving.Run(output, options, folder);
         if (options.WantsSection("counts")) CountTable.Run(output, options, folder, variants);
         if (options.WantsSection("flush")) Flushes(output, options, folder, variants);
-        if (options.WantsSection("shared")) Sharing.Run(output, options, folder, [.. variants.FindAll(variant => Array.IndexOf(s_everywhere, variant.Name) >= 0 || variant.Name == "v2-gz")]);
+        if (options.WantsSection("shared"))
+            Sharing.Run(output, options, folder,
+                [.. variants.FindAll(variant => Array.IndexOf(s_everywhere, variant.Name) >= 0 || variant.Name == "v2-gz")]);
         if (options.WantsSection("scaling") && options.Wants("scaling")) Scaling.Run(output, options);
         return 0;
     }
@@ -55,7 +58,8 @@ internal static class MergeBenchmark
     /// <summary>Creates the missing files of a variant: the images, then the COW. Returns the COW's path.</summary>
     internal static string Prepare(TextWriter output, BenchOptions options, string folder, CowVariant variant)
     {
-        Pair.Make(folder, options.Quick ? 64 << 20 : 512 << 20, ofThisMachine: true, Array.FindAll(Mix.All, mix => mix.Name == variant.Mix), output);
+        Pair.Make(folder, options.Quick ? 64 << 20 : 512 << 20, ofThisMachine: true,
+            Array.FindAll(Mix.All, mix => mix.Name == variant.Mix), output);
         return variant.Make(folder, options.Snapuserd!, output);
     }
 
@@ -68,8 +72,12 @@ internal static class MergeBenchmark
         bool root = Libc.GetEUid() == 0, headed = false;
         foreach (CowVariant variant in variants)
         {
-            bool everywhere = options.All || options.Names("cold") || options.Names("loop") || Array.IndexOf(s_everywhere, variant.Name) >= 0;
-            List<(Func<Place> Make, bool Cold, string Name)> cells = [(() => OnDisk(options), false, "disk warm"), (OnTmpfs, false, "tmpfs warm")];
+            bool everywhere = options.All || options.Names("cold") || options.Names("loop")
+                || Array.IndexOf(s_everywhere, variant.Name) >= 0;
+            List<(Func<Place> Make, bool Cold, string Name)> cells =
+            [
+                (() => OnDisk(options), false, "disk warm"), (OnTmpfs, false, "tmpfs warm"),
+            ];
             if (everywhere && root)
             {
                 cells.Insert(1, (() => OnDisk(options), true, "disk cold"));
@@ -104,7 +112,9 @@ internal static class MergeBenchmark
         bool headed = false;
         foreach (CowVariant variant in variants)
         {
-            if (variant.Name is not ("v3-lz4" or "v3-lz4-xor" or "copy-v3-lz4" or "xor-v3-lz4" or "replace-v3-zstd-64k" or "chains-v3-lz4") && !options.Names(variant.Name)) continue;
+            if (variant.Name is not ("v3-lz4" or "v3-lz4-xor" or "copy-v3-lz4" or "xor-v3-lz4" or "replace-v3-zstd-64k" or "chains-v3-lz4")
+                && !options.Names(variant.Name))
+                continue;
             if (!options.Wants($"flush {variant.Name}")) continue;
             string cow = Prepare(output, options, folder, variant);
             if (!headed)
@@ -129,7 +139,8 @@ internal static class MergeBenchmark
             double ratio = slow.Median / plain.Median;
             string mark = last!.Result.Journaled >= 0.01 * last.Ops ? "-" : ratio <= 1.2 ? "reached" : "MISSED";
             output.WriteLine(string.Create(CultureInfo.InvariantCulture,
-                $"| {variant.Name} | {last.Result.Journaled} of {last.Ops} | {last.Flushes} | {plain.Text} | {slow.Text} | {ratio:0.00} | {mark} |"));
+                $"| {variant.Name} | {last.Result.Journaled} of {last.Ops} | {last.Flushes} | {plain.Text} | {slow.Text} | "
+                + $"{ratio:0.00} | {mark} |"));
         }
     }
 }

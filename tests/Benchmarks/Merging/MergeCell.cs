@@ -26,7 +26,8 @@ internal sealed class MergeCell
     private readonly Times _check;
 
     private MergeCell(
-        string name, string place, EngineRun traced, double[] replay, double[] ideal, bool idealDirect, double[] codec, double[] peer, double[] ours, double[] inside, double[] check)
+        string name, string place, EngineRun traced, double[] replay, double[] ideal, bool idealDirect, double[] codec, double[] peer,
+        double[] ours, double[] inside, double[] check)
     {
         (_name, _place, _journaled, _ops, _idealDirect) = (name, place, traced.Result.Journaled, traced.Result.OpsTotal, idealDirect);
         (_replay, _ideal, _codec, _peer) = (Times.Of(replay), Times.Of(ideal), Times.Of(codec), Times.Of(peer));
@@ -35,7 +36,8 @@ internal sealed class MergeCell
 
     internal static void PrintHead(TextWriter output) => output.WriteLine(
         "\nMerges: seconds, median [range]; ratios of medians, + where a target is reached, - where it is missed (README)\n\n"
-        + "| COW | place | journaled | (a) replay | (b) ideal | (c) codec | peer | ours | ours inside | payload check | max(a,c) / ours | b / ours | peer / ours |\n"
+        + "| COW | place | journaled | (a) replay | (b) ideal | (c) codec | peer | ours | ours inside | payload check | max(a,c) / ours | "
+        + "b / ours | peer / ours |\n"
         + "|---|---|---|---|---|---|---|---|---|---|---|---|---|");
 
     internal static MergeCell Measure(CowVariant variant, Place place, bool cold, string cowPath, string newImage, BenchOptions options)
@@ -75,7 +77,8 @@ internal sealed class MergeCell
         AndroidPattern.Merge(place);
         place.Compare(newImage);
 
-        double[] a = new double[runs], b = new double[runs], c = new double[runs], peer = new double[runs], ours = new double[runs], inside = new double[runs], check = new double[runs];
+        double[] a = new double[runs], b = new double[runs], c = new double[runs], peer = new double[runs], ours = new double[runs],
+            inside = new double[runs], check = new double[runs];
         Action<int>[] turns =
         [
             run => a[run] = Ceilings.Replay(place, trace, choices),
@@ -83,7 +86,8 @@ internal sealed class MergeCell
             run => peer[run] = AndroidPattern.Merge(place),
             run =>
             {
-                ProgramRun merge = ProgramRun.Run(snapuserd, ["merge", "--cow", place.Cow, "--base", place.Base, "--no-verify-first", "--json", "--progress", "never"]);
+                ProgramRun merge = ProgramRun.Run(snapuserd,
+                    ["merge", "--cow", place.Cow, "--base", place.Base, "--no-verify-first", "--json", "--progress", "never"]);
                 (ours[run], inside[run]) = (merge.Seconds, merge["seconds"]);
             },
         ];
@@ -106,12 +110,17 @@ internal sealed class MergeCell
     {
         // Files that occur twice make a few blocks of any mix depend on one another.
         bool plain = _journaled < 0.01 * _ops;
-        double ceiling = Math.Max(_replay.Median, _codec.Median) / _ours.Median, ideal = _ideal.Median / _ours.Median, peer = _peer.Median / _ours.Median;
+        double ceiling = Math.Max(_replay.Median, _codec.Median) / _ours.Median, ideal = _ideal.Median / _ours.Median,
+            peer = _peer.Median / _ours.Median;
         double? idealTarget = plain ? IdealTarget : null;
-        double? peerTarget = _place.StartsWith("tmpfs", StringComparison.Ordinal) ? 1.5 : _place.StartsWith("loop", StringComparison.Ordinal) ? null : plain ? 3 : 2;
+        double? peerTarget = _place.StartsWith("tmpfs", StringComparison.Ordinal) ? 1.5
+            : _place.StartsWith("loop", StringComparison.Ordinal) ? null : plain ? 3 : 2;
         output.WriteLine(string.Create(CultureInfo.InvariantCulture,
-            $"| {_name} | {_place} | {100.0 * _journaled / Math.Max(1, _ops):0.0} % | {_replay.Text} | {_ideal.Text}{(_idealDirect ? " direct" : "")} | {_codec.Text} | {_peer.Text} | {_ours.Text} | {_inside.Text} | {_check.Median:0.000} | "
-            + $"{Mark(ceiling, CeilingTarget, "max(a,c) / ours")} | {Mark(ideal, idealTarget, "b / ours")} | {Mark(peer, peerTarget, "peer / ours")} |"));
+            $"| {_name} | {_place} | {100.0 * _journaled / Math.Max(1, _ops):0.0} % | {_replay.Text} | "
+            + $"{_ideal.Text}{(_idealDirect ? " direct" : "")} | {_codec.Text} | {_peer.Text} | {_ours.Text} | {_inside.Text} | "
+            + $"{_check.Median:0.000} | "
+            + $"{Mark(ceiling, CeilingTarget, "max(a,c) / ours")} | {Mark(ideal, idealTarget, "b / ours")} | "
+            + $"{Mark(peer, peerTarget, "peer / ours")} |"));
 
         string Mark(double ratio, double? target, string what)
         {

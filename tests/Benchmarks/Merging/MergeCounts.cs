@@ -32,7 +32,8 @@ internal sealed record MergeCounts(EngineRun Run)
     /// Flushes as a share of the allowed number: one per 16 MiB outside journaled windows, four per window, six for any merge. At most 1.
     /// </summary>
     internal double FlushesOfAllowed =>
-        Run.Flushes / (FlushesOfAnyMerge + (PlainBytes / PlainBytesPerFlush) + (FlushesPerWindow * Math.Ceiling((double)Run.Result.Journaled / WindowOps)));
+        Run.Flushes / (FlushesOfAnyMerge + (PlainBytes / PlainBytesPerFlush)
+            + (FlushesPerWindow * Math.Ceiling((double)Run.Result.Journaled / WindowOps)));
 
     /// <summary>Requests per block of target.</summary>
     internal double RequestsPerBlock => Run.Requests / (double)(Run.TargetBytes / CowOp.BlockSize);
@@ -52,6 +53,8 @@ internal sealed record MergeCounts(EngineRun Run)
 
     /// <inheritdoc/>
     public override string ToString() => string.Create(CultureInfo.InvariantCulture,
-        $"read {ReadPerByte:0.000}, written {WrittenPerByte:0.000} per byte ({WrittenOfAllowed:0.000} of allowed), flushes {Run.Flushes} ({FlushesOfAllowed:0.00} of allowed), "
-        + $"requests {RequestsPerBlock:0.000}, waits {WaitsPerBlock:0.0000} per block, {AllocatedPerOp:0.00} bytes allocated per op, {Run.Collections} collections");
+        $"read {ReadPerByte:0.000}, written {WrittenPerByte:0.000} per byte ({WrittenOfAllowed:0.000} of allowed), flushes {Run.Flushes} "
+        + $"({FlushesOfAllowed:0.00} of allowed), "
+        + $"requests {RequestsPerBlock:0.000}, waits {WaitsPerBlock:0.0000} per block, {AllocatedPerOp:0.00} bytes allocated per op, "
+        + $"{Run.Collections} collections");
 }

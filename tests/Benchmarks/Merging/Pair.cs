@@ -51,7 +51,8 @@ internal static class Pair
                 // Replaced blocks get contents of other files.
                 fresh = new byte[bytes / 2];
                 content.Read(fresh);
-                if (content.Invented > 0 && ofThisMachine) log.WriteLine($"this machine's files did not suffice: {content.Invented >> 20} MiB are made up");
+                if (content.Invented > 0 && ofThisMachine)
+                    log.WriteLine($"this machine's files did not suffice: {content.Invented >> 20} MiB are made up");
                 Save(Path.Combine(folder, "old.img"), old);
             }
             byte[] target = (byte[])old.Clone();
@@ -141,7 +142,8 @@ internal static class Pair
         }
 
         /// <summary>Pairs a stretch whose contents are needed elsewhere with one whose contents are not needed.</summary>
-        private static (int From, int To, int Length) FromTo(Stack<(int Start, int Length)> free, Stack<(int Start, int Length)> sources, int most)
+        private static (int From, int To, int Length) FromTo(Stack<(int Start, int Length)> free,
+            Stack<(int Start, int Length)> sources, int most)
         {
             (int from, int fromLength) = free.Pop();
             (int to, int toLength) = free.Pop();

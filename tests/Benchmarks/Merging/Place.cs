@@ -50,13 +50,14 @@ internal sealed class Place : IDisposable
     private string Folder { get; }
 
     /// <summary>From now on, a signal that ends the benchmark removes its files in memory and detaches its loop devices.</summary>
-    internal static IDisposable[] CleanUpOnSignals() => Array.ConvertAll([PosixSignal.SIGINT, PosixSignal.SIGTERM, PosixSignal.SIGHUP], signal =>
-        PosixSignalRegistration.Create(signal, context =>
-        {
-            context.Cancel = true;
-            Volatile.Read(ref s_open)?.Dispose();
-            Environment.Exit(75);
-        }));
+    internal static IDisposable[] CleanUpOnSignals() =>
+        Array.ConvertAll([PosixSignal.SIGINT, PosixSignal.SIGTERM, PosixSignal.SIGHUP], signal =>
+            PosixSignalRegistration.Create(signal, context =>
+            {
+                context.Cancel = true;
+                Volatile.Read(ref s_open)?.Dispose();
+                Environment.Exit(75);
+            }));
 
     /// <summary>Files in a folder of any file system.</summary>
     internal static Place OfFolder(string folder)
@@ -117,7 +118,8 @@ internal sealed class Place : IDisposable
             int count = should.ReadAtLeast(other, Chunk, throwOnEndOfStream: false);
             if (count == 0) return;
             is_.ReadExactly(_buffer.AsSpan(0, count));
-            if (!_buffer.AsSpan(0, count).SequenceEqual(other.AsSpan(0, count))) throw new InvalidOperationException($"{Base} is not {image} between bytes {at} and {at + count}");
+            if (!_buffer.AsSpan(0, count).SequenceEqual(other.AsSpan(0, count)))
+                throw new InvalidOperationException($"{Base} is not {image} between bytes {at} and {at + count}");
         }
     }
 
@@ -136,7 +138,8 @@ internal sealed class Place : IDisposable
         {
             string[] fields = line.Split(' ');
             string point = fields[1] == "/" ? "/" : fields[1] + "/";
-            if ((Path.GetFullPath(folder) + "/").StartsWith(point, StringComparison.Ordinal) && point.Length >= best.Point.Length) best = (point, fields[2]);
+            if ((Path.GetFullPath(folder) + "/").StartsWith(point, StringComparison.Ordinal) && point.Length >= best.Point.Length)
+                best = (point, fields[2]);
         }
         return best.Type;
     }
@@ -196,7 +199,8 @@ internal sealed class Place : IDisposable
             {
                 Span<byte> bytes = _buffer.AsSpan(0, (int)Math.Min(Chunk, length - done));
                 nint read = Libc.PRead(source, bytes, offset + done);
-                if (read != bytes.Length || Libc.PWrite(target, bytes, offset + done) != bytes.Length) throw new IOException($"cannot restore {to}");
+                if (read != bytes.Length || Libc.PWrite(target, bytes, offset + done) != bytes.Length)
+                    throw new IOException($"cannot restore {to}");
             }
         if (Libc.FSync(target) < 0) throw new IOException($"cannot flush {to}");
         _ = Libc.Close(source);

@@ -14,7 +14,8 @@ internal static class Scaling
 {
     internal static void Run(TextWriter output, BenchOptions options)
     {
-        output.WriteLine("\nScaling, on tmpfs\n\n| ops | image | seconds | µs per op | peak MiB | bytes per further op | of allowed |\n|---|---|---|---|---|---|---|");
+        output.WriteLine("\nScaling, on tmpfs\n\n| ops | image | seconds | µs per op | peak MiB | bytes per further op | of allowed "
+            + "|\n|---|---|---|---|---|---|---|");
         (int Ops, double Peak)? smaller = null;
         foreach (int ops in options.Quick ? new[] { 1_000, 10_000, 100_000 } : [1_000, 10_000, 100_000, 1_000_000])
         {
@@ -29,11 +30,13 @@ internal static class Scaling
             try
             {
                 (double seconds, double peak) = Measure(folder, ops, options);
-                string further = smaller is { } one ? ((peak - one.Peak) / (ops - one.Ops)).ToString("0.0", CultureInfo.InvariantCulture) : "-";
+                string further =
+                    smaller is { } one ? ((peak - one.Peak) / (ops - one.Ops)).ToString("0.0", CultureInfo.InvariantCulture) : "-";
                 smaller = (ops, peak);
                 double allowed = (32 << 20) + (16 << 20) + (48.0 * ops);
                 output.WriteLine(string.Create(CultureInfo.InvariantCulture,
-                    $"| {ops} | {(double)ops * 4 * CowOp.BlockSize / (1 << 30):0.00} GiB | {seconds:0.000} | {seconds * 1e6 / ops:0.00} | {peak / (1 << 20):0.0} | {further} | {peak / allowed:0.00} {(peak <= allowed ? '+' : '-')} |"));
+                    $"| {ops} | {(double)ops * 4 * CowOp.BlockSize / (1 << 30):0.00} GiB | {seconds:0.000} | {seconds * 1e6 / ops:0.00} | "
+                    + $"{peak / (1 << 20):0.0} | {further} | {peak / allowed:0.00} {(peak <= allowed ? '+' : '-')} |"));
                 output.Flush();
             }
             finally
@@ -52,7 +55,8 @@ internal static class Scaling
         {
             Write(cow, ops);
             using (FileStream file = File.Create(image)) file.SetLength(4L * ops * CowOp.BlockSize);
-            ProgramRun merge = ProgramRun.RunForked(options.Snapuserd!, ["merge", "--cow", cow, "--base", image, "--no-verify-first", "--json", "--progress", "never"]);
+            ProgramRun merge = ProgramRun.RunForked(options.Snapuserd!,
+                ["merge", "--cow", cow, "--base", image, "--no-verify-first", "--json", "--progress", "never"]);
             seconds[run] = merge.Seconds;
             peak = Math.Max(peak, merge["peak_memory"]);
             File.Delete(cow);
@@ -64,7 +68,8 @@ internal static class Scaling
     internal static void Write(string path, int ops)
     {
         using FileCowOutput file = FileCowOutput.Create(path);
-        using CowWriter writer = CowWriter.Create(file, new CowWriterOptions { Compression = CowCompression.Lz4, MaxBlocks = 4 * (uint)ops, OpCountMax = (ulong)ops });
+        using CowWriter writer = CowWriter.Create(file,
+            new CowWriterOptions { Compression = CowCompression.Lz4, MaxBlocks = 4 * (uint)ops, OpCountMax = (ulong)ops });
         byte[] block = new byte[CowOp.BlockSize];
         for (int i = 0; i < ops / 2; i++) writer.Copy((uint)(4 * i), (ulong)((4 * i) + 2));
         for (int i = 0; i < ops / 4; i++)

@@ -38,7 +38,9 @@ internal static class Serving
             if (!options.Wants($"serve {name}")) continue;
             CowVariant variant = Array.Find(CowVariant.All, one => one.Name == name)!;
             string cow = MergeBenchmark.Prepare(output, options, folder, variant);
-            if (!headed) output.WriteLine("| COW | | 1 MiB sequential, MiB/s | ceiling | ratio | 4 KiB random, k/s | ceiling | ratio | decodes per unit | KiB per reader |\n|---|---|---|---|---|---|---|---|---|---|");
+            if (!headed)
+                output.WriteLine("| COW | | 1 MiB sequential, MiB/s | ceiling | ratio | 4 KiB random, k/s | ceiling | ratio | decodes per "
+                    + "unit | KiB per reader |\n|---|---|---|---|---|---|---|---|---|---|");
             headed = true;
             Measure(output, options, name, "before", cow, Path.Combine(folder, "old.img"));
             string merged = Path.Combine(Path.GetTempPath(), $"serve-{Environment.ProcessId}.cow");
@@ -95,13 +97,17 @@ internal static class Serving
         Random chance = new(1);
         for (int i = 0; i < sequential.Length; i++) sequential[i] = (long)i * Large;
         for (int i = 0; i < random.Length; i++) random[i] = chance.NextInt64(view.Length / 4096) * 4096;
-        (double ours, double ceiling, double decodes) large = Compare(options, engine.Cow, both, context, sequential, Large, merged), small = Compare(options, engine.Cow, both, context, random, 4096, merged);
+        (double ours, double ceiling, double decodes) large = Compare(options, engine.Cow, both, context, sequential, Large, merged),
+            small = Compare(options, engine.Cow, both, context, random, 4096, merged);
         output.WriteLine(string.Create(CultureInfo.InvariantCulture,
-            $"| {name} | {when} | {sequential.Length / large.ours:F0} | {sequential.Length / large.ceiling:F0} | {large.ceiling / large.ours:F2} | {random.Length / small.ours / 1000:F0} | {random.Length / small.ceiling / 1000:F0} | {small.ceiling / small.ours:F2} | {large.decodes:F3} | {ReadContext.Bytes(view, 1, Large) >> 10} |"));
+            $"| {name} | {when} | {sequential.Length / large.ours:F0} | {sequential.Length / large.ceiling:F0} | "
+            + $"{large.ceiling / large.ours:F2} | {random.Length / small.ours / 1000:F0} | {random.Length / small.ceiling / 1000:F0} | "
+            + $"{small.ceiling / small.ours:F2} | {large.decodes:F3} | {ReadContext.Bytes(view, 1, Large) >> 10} |"));
     }
 
     /// <summary>Medians in seconds, measured in turns, and decodes per unit.</summary>
-    private static (double Ours, double Ceiling, double Decodes) Compare(BenchOptions options, CowFile cow, BlockDevice[] devices, ReadContext context, long[] offsets, int length, bool merged)
+    private static (double Ours, double Ceiling, double Decodes) Compare(BenchOptions options, CowFile cow, BlockDevice[] devices,
+        ReadContext context, long[] offsets, int length, bool merged)
     {
         Work[] work = Array.ConvertAll(offsets, offset => Plan(cow, offset, length, merged));
         HashSet<long> units = [];
@@ -125,7 +131,8 @@ internal static class Serving
             long before = context.Reader.Decodes;
             start = Stopwatch.GetTimestamp();
             foreach (long offset in offsets)
-                if (context.Reader.Read(offset, context.Buffer(0).Part(0, length)) != length) throw new IOException($"the read at {offset} failed");
+                if (context.Reader.Read(offset, context.Buffer(0).Part(0, length)) != length)
+                    throw new IOException($"the read at {offset} failed");
             double view = Stopwatch.GetElapsedTime(start).TotalSeconds;
             decodes = context.Reader.Decodes - before;
             if (run >= 0) (ours[run], ceiling[run]) = (view, bare);
@@ -157,7 +164,9 @@ internal static class Serving
             if (op.IsOrdered) Add(pieces, new Piece(1, op.SourceByte, CowOp.BlockSize, into, false));
             if (!op.HasData || !begins) continue;
             CowCompression algorithm = cow.AlgorithmOf(op);
-            Add(pieces, algorithm == CowCompression.None && !op.IsOrdered ? new Piece(0, op.DataOffset, Math.Min(op.DataLength, length), into, false) : new Piece(0, op.DataOffset, op.DataLength, stored, true));
+            Add(pieces, algorithm == CowCompression.None && !op.IsOrdered
+                ? new Piece(0, op.DataOffset, Math.Min(op.DataLength, length), into, false)
+                : new Piece(0, op.DataOffset, op.DataLength, stored, true));
             if (algorithm == CowCompression.None) continue;
             units.Add(new Unit(algorithm, stored, op.DataLength, op.UnitBytes));
             stored += op.DataLength;
@@ -167,7 +176,8 @@ internal static class Serving
 
     private static void Add(List<Piece> pieces, Piece piece)
     {
-        if (pieces.Count > 0 && pieces[^1] is var last && last.Device == piece.Device && last.Payload == piece.Payload && last.Offset + last.Length == piece.Offset && last.At + last.Length == piece.At)
+        if (pieces.Count > 0 && pieces[^1] is var last && last.Device == piece.Device && last.Payload == piece.Payload
+            && last.Offset + last.Length == piece.Offset && last.At + last.Length == piece.At)
             pieces[^1] = last with { Length = last.Length + piece.Length };
         else pieces.Add(piece);
     }
@@ -176,14 +186,16 @@ internal static class Serving
     {
         foreach (Piece piece in work.Pieces)
         {
-            nint got = Libc.PRead(descriptors[piece.Device], (piece.Payload ? stored : buffer).AsSpan(piece.At, piece.Length), piece.Offset);
+            nint got = Libc.PRead(descriptors[piece.Device], (piece.Payload ? stored : buffer).AsSpan(piece.At, piece.Length),
+                piece.Offset);
             if (got != piece.Length) throw new IOException($"{got} bytes of {piece}");
         }
         int at = 0;
         foreach (Unit unit in work.Units)
         {
             if (at + unit.Bytes > buffer.Length) at = 0;
-            if (decoder.Decode(unit.Algorithm, stored.AsSpan(unit.Stored, unit.StoredLength), buffer.AsSpan(at, unit.Bytes)) < 0) throw new InvalidDataException($"{unit}");
+            if (decoder.Decode(unit.Algorithm, stored.AsSpan(unit.Stored, unit.StoredLength), buffer.AsSpan(at, unit.Bytes)) < 0)
+                throw new InvalidDataException($"{unit}");
             at += unit.Bytes;
         }
     }

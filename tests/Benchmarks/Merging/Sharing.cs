@@ -20,11 +20,14 @@ internal static class Sharing
             string cow = MergeBenchmark.Prepare(output, options, folder, variant);
             if (!headed)
             {
-                output.WriteLine($"\nTwo merges at a time (in this process, {options.Runs} runs each); seconds until the first and until both are done\n\n"
-                    + "| COW | 32 MiB each: first | both | 32 MiB shared: first | both | shared / each | most taken, MiB | parts at the end of the first, MiB |\n|---|---|---|---|---|---|---|---|");
+                output.WriteLine($"\nTwo merges at a time (in this process, {options.Runs} runs each); seconds until the first and until "
+                    + "both are done\n\n"
+                    + "| COW | 32 MiB each: first | both | 32 MiB shared: first | both | shared / each | most taken, MiB | parts at the "
+                    + "end of the first, MiB |\n|---|---|---|---|---|---|---|---|");
             }
             headed = true;
-            using Place left = Place.OfFolder(Path.Combine(options.Data, "run")), right = Place.OfFolder(Path.Combine(options.Data, "run2"));
+            using Place left = Place.OfFolder(Path.Combine(options.Data, "run")),
+                right = Place.OfFolder(Path.Combine(options.Data, "run2"));
             left.Take(Path.Combine(folder, "old.img"), cow);
             right.Take(Path.Combine(folder, "old.img"), cow);
             double[][] seconds = [new double[options.Runs], new double[options.Runs], new double[options.Runs], new double[options.Runs]];
@@ -39,11 +42,14 @@ internal static class Sharing
                 right.Restore(cold: false);
                 budget = new MemoryBudget(Memory, 2);
                 (double sharedFirst, double sharedBoth) = Both(left, right, budget, out parts);
-                if (run >= 0) (seconds[0][run], seconds[1][run], seconds[2][run], seconds[3][run]) = (eachFirst, eachBoth, sharedFirst, sharedBoth);
+                if (run >= 0)
+                    (seconds[0][run], seconds[1][run], seconds[2][run], seconds[3][run]) = (eachFirst, eachBoth, sharedFirst, sharedBoth);
             }
             Times[] times = Array.ConvertAll(seconds, Times.Of);
             output.WriteLine(string.Create(CultureInfo.InvariantCulture,
-                $"| {variant.Name} | {times[0].Text} | {times[1].Text} | {times[2].Text} | {times[3].Text} | {times[3].Median / times[1].Median:0.00} | {Mebibytes(budget!.Taken.Peak):0.0} of {Memory >> 20} | {Mebibytes(parts.Item1):0.0}, {Mebibytes(parts.Item2):0.0} |"));
+                $"| {variant.Name} | {times[0].Text} | {times[1].Text} | {times[2].Text} | {times[3].Text} | "
+                + $"{times[3].Median / times[1].Median:0.00} | {Mebibytes(budget!.Taken.Peak):0.0} of {Memory >> 20} | "
+                + $"{Mebibytes(parts.Item1):0.0}, {Mebibytes(parts.Item2):0.0} |"));
         }
     }
 
@@ -66,7 +72,8 @@ internal static class Sharing
             Place place = i == 0 ? left : right;
             threads[i] = new Thread(() =>
             {
-                EngineChoices choices = new() { Share = shares[number], Memory = budget == null ? Memory : (int)budget.MostBytes, Threads = 1 };
+                EngineChoices choices =
+                    new() { Share = shares[number], Memory = budget == null ? Memory : (int)budget.MostBytes, Threads = 1 };
                 seconds[number] = EngineRun.Of(place.Base, place.Cow, choices).Seconds;
                 if (Interlocked.Increment(ref ended) == 1) taken = (shares[number]?.Taken ?? 0, shares[1 - number]?.Taken ?? 0);
                 shares[number]?.Dispose();

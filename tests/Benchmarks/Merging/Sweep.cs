@@ -18,11 +18,15 @@ internal static class Sweep
         {
             "depth" => Array.ConvertAll([4, 8, 16, 32, 64, 128], depth => ($"{depth}", new EngineChoices { Depth = depth })),
             "memory" => Array.ConvertAll([8, 16, 32, 64, 128], memory => ($"{memory} MiB", new EngineChoices { Memory = memory << 20 })),
-            "interval" => Array.ConvertAll([8, 16, 32, 64, 128, 256], mebibytes => ($"{mebibytes} MiB", new EngineChoices { CheckpointBytes = (long)mebibytes << 20, CheckpointMilliseconds = 10_000 })),
-            "writeback" => Array.ConvertAll([0, 2, 4, 8, 16], mebibytes => (mebibytes == 0 ? "never" : $"{mebibytes} MiB", new EngineChoices { WriteBackBytes = (long)mebibytes << 20 })),
+            "interval" => Array.ConvertAll([8, 16, 32, 64, 128, 256], mebibytes => ($"{mebibytes} MiB",
+                new EngineChoices { CheckpointBytes = (long)mebibytes << 20, CheckpointMilliseconds = 10_000 })),
+            "writeback" => Array.ConvertAll([0, 2, 4, 8, 16],
+                mebibytes => (mebibytes == 0 ? "never" : $"{mebibytes} MiB", new EngineChoices { WriteBackBytes = (long)mebibytes << 20 })),
             "threads" => Array.ConvertAll([1, 2, 3, 4], threads => ($"{threads}", new EngineChoices { Threads = threads })),
-            "request" => Array.ConvertAll([32, 128, 512, 1024, 2048], kibibytes => ($"{kibibytes} KiB", new EngineChoices { RequestBytes = kibibytes << 10 })),
-            "job" => Array.ConvertAll([32, 64, 128, 256, 512], kibibytes => ($"{kibibytes} KiB", new EngineChoices { JobBytes = kibibytes << 10 })),
+            "request" => Array.ConvertAll([32, 128, 512, 1024, 2048],
+                kibibytes => ($"{kibibytes} KiB", new EngineChoices { RequestBytes = kibibytes << 10 })),
+            "job" => Array.ConvertAll([32, 64, 128, 256, 512],
+                kibibytes => ($"{kibibytes} KiB", new EngineChoices { JobBytes = kibibytes << 10 })),
             "io" => [("buffered", new EngineChoices()), ("direct", new EngineChoices { Direct = true })],
             _ => null,
         };
@@ -31,7 +35,8 @@ internal static class Sweep
             Console.Error.WriteLine(BenchOptions.Usage);
             return 64;
         }
-        var head = new StringBuilder($"\n{options.Sweep}: seconds, median [range] of {options.Runs} runs of the engine in this process\n\n| COW | place |");
+        var head = new StringBuilder(
+            $"\n{options.Sweep}: seconds, median [range] of {options.Runs} runs of the engine in this process\n\n| COW | place |");
         foreach ((string name, EngineChoices _) in values) head.Append($" {name} |");
         head.Append("\n|---|---|");
         foreach ((string _, EngineChoices _) in values) head.Append("---|");
@@ -42,7 +47,8 @@ internal static class Sweep
             if (!options.Names(variant.Name) && Array.IndexOf(s_usual, variant.Name) < 0) continue;
             foreach ((string place, Func<Place> make, bool cold) in new (string, Func<Place>, bool)[]
                 {
-                    ("disk warm", () => MergeBenchmark.OnDisk(options), false), ("tmpfs warm", MergeBenchmark.OnTmpfs, false), ("disk cold", () => MergeBenchmark.OnDisk(options), true),
+                    ("disk warm", () => MergeBenchmark.OnDisk(options), false), ("tmpfs warm", MergeBenchmark.OnTmpfs, false),
+                    ("disk cold", () => MergeBenchmark.OnDisk(options), true),
                     ("loop cold", () => Place.OfLoops(Path.Combine(options.Data, "run")), true),
                 })
             {
@@ -50,7 +56,8 @@ internal static class Sweep
                 string cow = MergeBenchmark.Prepare(output, options, folder, variant);
                 if (!headed) output.WriteLine(head);
                 headed = true;
-                output.WriteLine($"| {variant.Name} | {place} |{Row(make, cold, Path.Combine(folder, "old.img"), cow, values, options.Runs)}");
+                output.WriteLine(
+                    $"| {variant.Name} | {place} |{Row(make, cold, Path.Combine(folder, "old.img"), cow, values, options.Runs)}");
                 output.Flush();
             }
         }

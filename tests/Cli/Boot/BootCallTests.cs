@@ -175,7 +175,8 @@ public sealed class BootCallTests : IDisposable
         LoopDevice.Call("mkfifo", _folder["end"]);
         using BootSystem system = System();
         // No poll finds a line, and no signal interrupts one.
-        Answering([SYS_poll], _ => 0, () => Assert.Equal(ExitCode.InputMissing, system.Serve(["sh", "-c", $"(read x <{_folder["end"]}) & exit 66"])));
+        Answering([SYS_poll], _ => 0,
+            () => Assert.Equal(ExitCode.InputMissing, system.Serve(["sh", "-c", $"(read x <{_folder["end"]}) & exit 66"])));
         int fd;
         do fd = Libc.OpenAt(Libc.AT_FDCWD, _folder["end"], Libc.O_WRONLY | Libc.O_NONBLOCK | Libc.O_CLOEXEC);
         while (fd == -Errno.ENXIO);
@@ -188,7 +189,8 @@ public sealed class BootCallTests : IDisposable
     {
         using BootSystem system = System();
         // The server ends during the pause, which comes only after the descriptor is closed.
-        string script = $"exec perl -MPOSIX -e 'POSIX::close($ARGV[0]); until (-e \"{_folder["go"]}\") {{ select undef, undef, undef, 0.01 }} POSIX::_exit(65)' $1";
+        string script = $"exec perl -MPOSIX -e 'POSIX::close($ARGV[0]); until (-e \"{_folder["go"]}\") {{ select undef, undef, undef, 0.01 "
+            + "} POSIX::_exit(65)' $1";
         Answering([SYS_poll], call =>
         {
             if (call.Long(1) == 0) File.WriteAllText(_folder["go"], "");
@@ -300,7 +302,8 @@ public sealed class BootCallTests : IDisposable
         SnapuserdException? missing = null;
         Answering([SYS_openat], call => call.Text(1) == path || call.Text(1) == proc ? -Errno.EPERM : null,
             () => missing = Assert.Throws<SnapuserdException>(() => Fresh().OpensProgram()));
-        Assert.Equal((ExitCode.InputMissing, $"this program's own file cannot be opened: {ErrnoText.Of(-Errno.EPERM)}"), (missing!.Code, missing.Message));
+        Assert.Equal((ExitCode.InputMissing, $"this program's own file cannot be opened: {ErrnoText.Of(-Errno.EPERM)}"),
+            (missing!.Code, missing.Message));
     }
 
     [Theory]

@@ -32,9 +32,12 @@ public sealed class BootTableTests
     [InlineData("root /data/a.cow /dev/sda2 - 2", "root", "/data/a.cow", "/dev/sda2", null, 2)]
     [InlineData("root /data/a.cow /dev/sda2 /dev/sda3 99", "root", "/data/a.cow", "/dev/sda2", "/dev/sda3", 99)]
     [InlineData("root \"/my data/a \\\"b\\\" \\\\ #c.cow\" \"/dev/sda2\"", "root", "/my data/a \"b\" \\ #c.cow", "/dev/sda2", null, 1)]
-    [InlineData("root PARTLABEL=cow UUID=1234-ab LABEL=src", "root", "/dev/disk/by-partlabel/cow", "/dev/disk/by-uuid/1234-ab", "/dev/disk/by-label/src", 1)]
-    [InlineData("root \"PARTLABEL=my cow\" \"PARTLABEL=my root\" LABEL=/boot", "root", "/dev/disk/by-partlabel/my\\x20cow", "/dev/disk/by-partlabel/my\\x20root", "/dev/disk/by-label/\\x2fboot", 1)]
-    [InlineData("root PARTLABEL=my\\x20cow LABEL=../../sda LABEL=ä#+-.:=@_,~", "root", "/dev/disk/by-partlabel/my\\x20cow", "/dev/disk/by-label/..\\x2f..\\x2fsda", "/dev/disk/by-label/ä#+-.:=@_\\x2c\\x7e", 1)]
+    [InlineData("root PARTLABEL=cow UUID=1234-ab LABEL=src", "root", "/dev/disk/by-partlabel/cow", "/dev/disk/by-uuid/1234-ab",
+        "/dev/disk/by-label/src", 1)]
+    [InlineData("root \"PARTLABEL=my cow\" \"PARTLABEL=my root\" LABEL=/boot", "root", "/dev/disk/by-partlabel/my\\x20cow",
+        "/dev/disk/by-partlabel/my\\x20root", "/dev/disk/by-label/\\x2fboot", 1)]
+    [InlineData("root PARTLABEL=my\\x20cow LABEL=../../sda LABEL=ä#+-.:=@_,~", "root", "/dev/disk/by-partlabel/my\\x20cow",
+        "/dev/disk/by-label/..\\x2f..\\x2fsda", "/dev/disk/by-label/ä#+-.:=@_\\x2c\\x7e", 1)]
     [InlineData("root /data/ä.cow PARTUUID=77", "root", "/data/ä.cow", "/dev/disk/by-partuuid/77", null, 1)]
     public void A_line_is_a_row(string line, string name, string cow, string basePath, string? source, int phase)
     {
@@ -46,16 +49,19 @@ public sealed class BootTableTests
     [Theory]
     [InlineData("root", "a row has at least three fields, name cow base, and this one has 1")]
     [InlineData("root /a", "a row has at least three fields, name cow base, and this one has 2")]
-    [InlineData("root /a /b - 1 more", "a row has at most five fields, name cow base source phase, and 'more' is a sixth; a field with blanks in it needs quotes")]
+    [InlineData("root /a /b - 1 more",
+        "a row has at most five fields, name cow base source phase, and 'more' is a sixth; a field with blanks in it needs quotes")]
     [InlineData("\"\" /a /b", "\"\" cannot be the name of a mapped device: it is empty")]
     [InlineData("ro/ot /a /b", "\"ro/ot\" cannot be the name of a mapped device: only letters, digits and #+-.:=@_ can be in it")]
     [InlineData("control /a /b", "\"control\" cannot be the name of a mapped device: that is no name for a device")]
     [InlineData(".hidden /a /b", "name is '.hidden', which begins with a point")]
     [InlineData("root a.cow /b", "cow is 'a.cow', must be an absolute path, or UUID=, LABEL=, PARTUUID= or PARTLABEL= and what udev knows")]
     [InlineData("root PARTLABLE=cow /b", "cow is 'PARTLABLE=cow': unknown tag 'PARTLABLE='; did you mean PARTLABEL=?")]
-    [InlineData("root /a partlabel=x", "base is 'partlabel=x', must be an absolute path, or UUID=, LABEL=, PARTUUID= or PARTLABEL= and what udev knows")]
+    [InlineData("root /a partlabel=x",
+        "base is 'partlabel=x', must be an absolute path, or UUID=, LABEL=, PARTUUID= or PARTLABEL= and what udev knows")]
     [InlineData("root /a /b UIUD=x", "source is 'UIUD=x': unknown tag 'UIUD='; did you mean UUID=?")]
-    [InlineData("root /a NAME=x", "base is 'NAME=x', must be an absolute path, or UUID=, LABEL=, PARTUUID= or PARTLABEL= and what udev knows")]
+    [InlineData("root /a NAME=x",
+        "base is 'NAME=x', must be an absolute path, or UUID=, LABEL=, PARTUUID= or PARTLABEL= and what udev knows")]
     [InlineData("root \"\" /b", "cow is empty")]
     [InlineData("root /a/ /b", "cow is '/a/'; a path here has no '.', '..' or empty part")]
     [InlineData("root / /b", "cow is '/'; a path here has no '.', '..' or empty part")]
@@ -111,7 +117,8 @@ public sealed class BootTableTests
     public void Bytes_that_are_no_text_and_tables_without_measure_are_refused()
     {
         Assert.Equal("/etc/t: it has more than 65536 bytes, so it is no table", Refusal(new byte[65537]));
-        Assert.Equal($"/etc/t:65: there are more than 64 rows", Refusal(Encoding.UTF8.GetBytes(string.Concat(Enumerable.Range(0, 65).Select(i => $"n{i} /a{i} /b{i}\n")))));
+        Assert.Equal($"/etc/t:65: there are more than 64 rows",
+            Refusal(Encoding.UTF8.GetBytes(string.Concat(Enumerable.Range(0, 65).Select(i => $"n{i} /a{i} /b{i}\n")))));
         Assert.Contains("more than 4095 bytes", Refusal(Encoding.UTF8.GetBytes($"root /{new string('a', 4095)} /b")));
     }
 
@@ -123,7 +130,8 @@ public sealed class BootTableTests
         int rows = 0, refused = 0;
         for (int i = 0; i < 20_000; i++)
         {
-            byte[] table = Encoding.UTF8.GetBytes(string.Concat(Enumerable.Range(0, random.Next(40)).Select(_ => alphabet[random.Next(alphabet.Length)])) + (i % 2 == 0 ? " /c /d" : ""));
+            byte[] table = Encoding.UTF8.GetBytes(string.Concat(Enumerable.Range(0, random.Next(40))
+                .Select(_ => alphabet[random.Next(alphabet.Length)])) + (i % 2 == 0 ? " /c /d" : ""));
             try
             {
                 rows += BootTable.Parse("t", table).Count;

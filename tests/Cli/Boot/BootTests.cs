@@ -91,15 +91,18 @@ public sealed class BootTests : IDisposable
     [InlineData(Given.CutOff, "all", 0, 0, "old", 0, "ro")]
     [InlineData(Given.FullImageCutOff, "all", 0, 0, "old", 0, "ro")]
     [InlineData(Given.FullImage, "background", 0, 0, "served", 0, "verify,serve --merge --no-verify-first")]
-    [InlineData(Given.FullImage, "background", 69, 0, "merged", 0, "verify,serve --merge --no-verify-first,serve nbd --merge --no-verify-first,merge,rw")]
+    [InlineData(Given.FullImage, "background", 69, 0, "merged", 0,
+        "verify,serve --merge --no-verify-first,serve nbd --merge --no-verify-first,merge,rw")]
     [InlineData(Given.FullImage, "manual", 0, 0, "served", 0, "verify,serve --merge-on-request --no-verify-first")]
-    [InlineData(Given.FullImage, "manual", 69, 0, "failed", 69, "verify,serve --merge-on-request --no-verify-first,serve nbd --merge-on-request --no-verify-first")]
+    [InlineData(Given.FullImage, "manual", 69, 0, "failed", 69,
+        "verify,serve --merge-on-request --no-verify-first,serve nbd --merge-on-request --no-verify-first")]
     [InlineData(Given.FullImage, "before", 0, 0, "merged", 0, "merge,rw")]
     [InlineData(Given.FullImage, "before", 74, 74, "failed", 74, "merge,verify,serve --merge-on-request --no-verify-first")]
     [InlineData(Given.FullImage, "before", 0, 74, "served", 0, "merge,verify,serve --merge-on-request --no-verify-first")]
     [InlineData(Given.FullImage, "rollback", 0, 0, "failed", 64, "")]
     [InlineData(Given.Untouched, "background", 0, 0, "served", 0, "verify,serve --merge --no-verify-first")]
-    [InlineData(Given.Untouched, "background", 69, 0, "old", 0, "verify,serve --merge --no-verify-first,serve nbd --merge --no-verify-first,ro")]
+    [InlineData(Given.Untouched, "background", 69, 0, "old", 0,
+        "verify,serve --merge --no-verify-first,serve nbd --merge --no-verify-first,ro")]
     [InlineData(Given.Untouched, "background", 74, 0, "old", 0, "verify,serve --merge --no-verify-first,ro")]
     [InlineData(Given.Untouched, "manual", 0, 0, "served", 0, "verify,serve --merge-on-request --no-verify-first")]
     [InlineData(Given.Untouched, "manual", 75, 0, "old", 0, "verify,serve --merge-on-request --no-verify-first,ro")]
@@ -128,7 +131,8 @@ public sealed class BootTests : IDisposable
     [InlineData(Given.NoScratch, "before", 0, 0, "merged", 0, "merge,rw")]
     [InlineData(Given.NoScratch, "rollback", 0, 0, "failed", 64, "")]
     [InlineData(Given.Begun, "manual", 69, 0, "merged", 0, "serve --merge-on-request,serve nbd --merge-on-request,merge,rw")]
-    public void Every_decision_is_the_documented_one(Given given, string policies, int serve, int merge, string state, int code, string done)
+    public void Every_decision_is_the_documented_one(Given given, string policies, int serve, int merge, string state, int code,
+        string done)
     {
         foreach (MergePolicy policy in Enum.GetValues<MergePolicy>())
         {
@@ -156,7 +160,8 @@ public sealed class BootTests : IDisposable
         _system.Damage = new SnapuserdException(ExitCode.CowCorrupt, "op 7 does not decode");
         (List<RowResult> rows, ExitCode code) = Boot(Options(), Row());
         Assert.Equal(("old", ExitCode.Done, "verify,ro"), (rows[0].State, code, string.Join(',', _system.Done)));
-        Assert.Contains(_log, line => line.StartsWith("Error root: the OLD image is taken: the update cannot be used, and nothing of it is merged: op 7", StringComparison.Ordinal));
+        Assert.Contains(_log, line => line.StartsWith(
+            "Error root: the OLD image is taken: the update cannot be used, and nothing of it is merged: op 7", StringComparison.Ordinal));
         _system.Done.Clear();
         Assert.Equal("served", Boot(Options() with { Verify = false }, Row()).Rows[0].State);
         Assert.Equal("serve --merge", string.Join(',', _system.Done));
@@ -168,7 +173,8 @@ public sealed class BootTests : IDisposable
         _system.Damage = new SnapuserdException(ExitCode.CowCorrupt, "op 7 does not decode");
         (List<RowResult> rows, ExitCode code) = Boot(Options(), Row(given: Given.FullImage));
         Assert.Equal(("failed", ExitCode.CowCorrupt, "verify"), (rows[0].State, code, string.Join(',', _system.Done)));
-        Assert.StartsWith($"op 7 does not decode; whether {_folder["root.img"]} is the old image cannot be known: nothing shows whether Android's engine has begun", rows[0].Why, StringComparison.Ordinal);
+        Assert.StartsWith($"op 7 does not decode; whether {_folder["root.img"]} is the old image cannot be known: nothing shows whether "
+            + "Android's engine has begun", rows[0].Why, StringComparison.Ordinal);
         // The merge refuses it as well. A boot that serves updates it could not merge must not serve this one.
         (_system.MergeCode, ExitCode merged) = (ExitCode.CowCorrupt, _system.MergeCode);
         _system.Done.Clear();
@@ -179,7 +185,8 @@ public sealed class BootTests : IDisposable
         {
             BootRow marked = Row(given: given);
             File.WriteAllBytes(Mark(marked), []);
-            foreach (MergePolicy policy in given == Given.FullImage ? [MergePolicy.Rollback, MergePolicy.Background] : Enum.GetValues<MergePolicy>())
+            foreach (MergePolicy policy
+                in given == Given.FullImage ? [MergePolicy.Rollback, MergePolicy.Background] : Enum.GetValues<MergePolicy>())
             {
                 File.WriteAllBytes(Mark(marked), []);
                 (rows, code) = Boot(Options(policy), marked);
@@ -208,7 +215,8 @@ public sealed class BootTests : IDisposable
     [InlineData(Given.Begun, nameof(MergePolicy.Background), "failed", "serve --merge")]
     [InlineData(Given.Begun, nameof(MergePolicy.Before), "failed", "merge")]
     [InlineData(Given.NoScratch, nameof(MergePolicy.Before), "failed", "merge")]
-    public void What_an_earlier_boot_took_for_old_is_old_again_although_its_own_device_has_the_base(Given given, string policy, string state, string done)
+    public void What_an_earlier_boot_took_for_old_is_old_again_although_its_own_device_has_the_base(Given given, string policy,
+        string state, string done)
     {
         (_system.Old, _system.ServeCode, _system.MergeCode) = (true, ExitCode.InUse, ExitCode.InUse);
         (List<RowResult> rows, ExitCode code) = Boot(Options(Enum.Parse<MergePolicy>(policy)), Row(given: given));
@@ -304,7 +312,9 @@ public sealed class BootTests : IDisposable
         _system.ServeCode = ExitCode.Unavailable;
         (List<RowResult> rows, _) = Boot(Options(MergePolicy.Manual), row);
         Assert.DoesNotContain("merge", _system.Done);
-        Assert.Contains("no merge was requested, and a merge cannot be undone: load ublk_drv or nbd, and dm_mod, or say snapuserd.merge=before", rows[0].Why);
+        Assert.Contains(
+            "no merge was requested, and a merge cannot be undone: load ublk_drv or nbd, and dm_mod, or say snapuserd.merge=before",
+            rows[0].Why);
         Assert.Equal(ExitCode.Unavailable, rows[0].Code);
         // A row of a later phase is not merged either: rows of earlier phases come first.
         (rows, _) = Boot(Options(), Row("first", Given.Garbage), row with { Phase = 2 });
@@ -424,10 +434,21 @@ public sealed class BootTests : IDisposable
     public void An_interrupted_copy_is_the_old_image_without_a_mark_or_with_an_empty_one_and_fails_with_any_other(string cut)
     {
         byte[] whole = Golden.Cow("v3-lz4-64k-xor");
-        byte[] bytes = cut switch { "empty" => [], "zeros" => new byte[whole.Length], "header" => whole[..50], "scratch" => whole[..100_000], "ops" => whole[..((2 << 20) + 90)], _ => whole[..^5000] };
+        byte[] bytes = cut switch
+        {
+            "empty" => [],
+            "zeros" => new byte[whole.Length],
+            "header" => whole[..50],
+            "scratch" => whole[..100_000],
+            "ops" => whole[..((2 << 20) + 90)],
+            _ => whole[..^5000],
+        };
         foreach (MergePolicy policy in Enum.GetValues<MergePolicy>())
         {
-            foreach (string? mark in new[] { null, "", Says("begun", whole), Says("maybe", whole), "begun\n", "\0\0\0\0\0\0", "someone's notes" })
+            foreach (string? mark in new[]
+            {
+                null, "", Says("begun", whole), Says("maybe", whole), "begun\n", "\0\0\0\0\0\0", "someone's notes",
+            })
             {
                 _system.Done.Clear();
                 BootRow row = Row();
@@ -437,7 +458,8 @@ public sealed class BootTests : IDisposable
                 (List<RowResult> rows, ExitCode code) = Boot(Options(policy), row);
                 // A state that is certain without a marker is also certain next to another program's file.
                 bool old = mark is null or "" || (mark == "someone's notes" && cut is not ("empty" or "zeros" or "header"));
-                Assert.True((rows[0].State, code, string.Join(',', _system.Done)) == (old ? ("old", ExitCode.Done, "ro") : ("failed", ExitCode.CowCorrupt, "")), $"{policy}, mark {mark}: {rows[0]}");
+                Assert.True((rows[0].State, code, string.Join(',', _system.Done)) == (old
+                    ? ("old", ExitCode.Done, "ro") : ("failed", ExitCode.CowCorrupt, "")), $"{policy}, mark {mark}: {rows[0]}");
                 Assert.Equal(bytes, File.ReadAllBytes(row.Cow));
             }
         }
@@ -533,7 +555,8 @@ public sealed class BootTests : IDisposable
     {
         (List<RowResult> rows, _) = Boot(Options(), Row("c", phase: 3), Row("a", Given.Absent), Row("b2", phase: 2), Row("b1", phase: 2));
         Assert.Equal(["a plain", "b2 served", "b1 served", "c served"], rows.Select(one => $"{one.Row.Name} {one.State}"));
-        Assert.Equal(["--merge", "--merge", "--merge-on-request"], rows.Skip(1).Select(one => one.Command.Single(word => word.StartsWith("--merge", StringComparison.Ordinal))));
+        Assert.Equal(["--merge", "--merge", "--merge-on-request"],
+            rows.Skip(1).Select(one => one.Command.Single(word => word.StartsWith("--merge", StringComparison.Ordinal))));
     }
 
     [Fact]
@@ -556,7 +579,8 @@ public sealed class BootTests : IDisposable
         foreach (Given later in new[] { Given.Untouched, Given.NoScratch, Given.Begun })
         {
             _system.Done.Clear();
-            (List<RowResult> rows, _) = Boot(Options(MergePolicy.Before), Row("first", first), Row("later", later, phase: 2), Row("none", Given.Absent, phase: 2));
+            (List<RowResult> rows, _) =
+                Boot(Options(MergePolicy.Before), Row("first", first), Row("later", later, phase: 2), Row("none", Given.Absent, phase: 2));
             Assert.Equal([state, "served", "plain"], rows.Select(row => row.State));
             Assert.Contains("--merge-on-request", rows[1].Command);
             Assert.Equal(first == Given.Begun ? 1 : 0, _system.Done.Count(what => what == "merge"));
@@ -572,7 +596,8 @@ public sealed class BootTests : IDisposable
         {
             _system.Done.Clear();
             (List<RowResult> rows, _) = Boot(
-                Options(policy), Row("first", Given.Garbage), Row("a", Given.Untouched, phase: 2), Row("b", Given.NoScratch, phase: 2), Row("c", Given.Begun, phase: 2));
+                Options(policy), Row("first", Given.Garbage), Row("a", Given.Untouched, phase: 2), Row("b", Given.NoScratch, phase: 2),
+                Row("c", Given.Begun, phase: 2));
             Assert.Equal(["failed", "old", "failed", "merged"], rows.Select(row => row.State));
             Assert.Single(_system.Done, "merge");
             Assert.Contains("rows of earlier phases are to be merged before it", rows[2].Why);
@@ -582,7 +607,8 @@ public sealed class BootTests : IDisposable
     [Fact]
     public void Phases_are_merged_before_mounting_as_long_as_none_fails()
     {
-        (List<RowResult> rows, _) = Boot(Options(MergePolicy.Before), Row("c", phase: 3), Row("a"), Row("b", Given.Absent, phase: 2), Row("d", Given.Begun, phase: 4));
+        (List<RowResult> rows, _) = Boot(Options(MergePolicy.Before), Row("c", phase: 3), Row("a"), Row("b", Given.Absent, phase: 2),
+            Row("d", Given.Begun, phase: 4));
         Assert.Equal(["a merged", "b plain", "c merged", "d merged"], rows.Select(one => $"{one.Row.Name} {one.State}"));
     }
 
@@ -591,7 +617,8 @@ public sealed class BootTests : IDisposable
     {
         _system.Taken.Add(1);
         (List<RowResult> rows, _) = Boot(Options(), Row("a"), Row("b"), Row("c"), Row("d", Given.Absent), Row("e"));
-        Assert.Equal(["ublkb0", "ublkb2", "ublkb3", "ublkb4"], rows.Where(one => one.Command.Length > 0).Select(one => one.Command[Array.IndexOf(one.Command, "--name") + 1]));
+        Assert.Equal(["ublkb0", "ublkb2", "ublkb3", "ublkb4"],
+            rows.Where(one => one.Command.Length > 0).Select(one => one.Command[Array.IndexOf(one.Command, "--name") + 1]));
     }
 
     [Fact]
@@ -600,11 +627,13 @@ public sealed class BootTests : IDisposable
         BootRow row = Row() with { Source = _folder["root.img"] };
         RowResult result = Boot(Options(), row).Rows[0];
         Assert.Equal(
-            $"@snapuserd serve --cow {row.Cow} --base {row.Base} --source {row.Source} --mapper root --control /run/x/root --device ublk --name ublkb0 --supervise --merge --no-verify-first --progress never --log kmsg",
+            $"@snapuserd serve --cow {row.Cow} --base {row.Base} --source {row.Source} --mapper root --control /run/x/root --device ublk "
+            + "--name ublkb0 --supervise --merge --no-verify-first --progress never --log kmsg",
             string.Join(' ', result.Command));
         result = Boot(Options() with { Device = "nbd" }, row).Rows[0];
         Assert.Equal(
-            $"@snapuserd serve --cow {row.Cow} --base {row.Base} --source {row.Source} --mapper root --control /run/x/root --device nbd --merge --no-verify-first --progress never --log kmsg",
+            $"@snapuserd serve --cow {row.Cow} --base {row.Base} --source {row.Source} --mapper root --control /run/x/root --device nbd "
+            + "--merge --no-verify-first --progress never --log kmsg",
             string.Join(' ', result.Command));
         // Without ublk, boot tries it only if it was requested.
         _system.HasUblk = false;
@@ -624,7 +653,10 @@ public sealed class BootTests : IDisposable
         {
             _system.Done.Clear();
             _log.Clear();
-            BootRow[] rows = [Row("a"), Row("b", Given.Merged), Row("c", Given.Begun), Row("d", Given.Garbage), Row("e", Given.Untouched, phase: 2)];
+            BootRow[] rows =
+            [
+                Row("a"), Row("b", Given.Merged), Row("c", Given.Begun), Row("d", Given.Garbage), Row("e", Given.Untouched, phase: 2),
+            ];
             foreach (BootRow row in rows) Assert.Equal(0, MergeMarker.Make(row.Cow, new MarkerState(MarkerKind.Empty)));
             int shown = 0;
             ExitCode code = new BootSequence(_system, new ListLog(_log), Options(Enum.Parse<MergePolicy>(policy))).Run([.. rows], result =>
@@ -633,7 +665,8 @@ public sealed class BootTests : IDisposable
                 if (throws) throw new SnapuserdException(ExitCode.InputOutput, "as the test asked for");
             });
             Assert.Equal(rows.Length, shown);
-            Assert.Equal(throws ? rows.Length : 0, _log.Count(line => line.Contains("its result cannot be shown: as the test asked for", StringComparison.Ordinal)));
+            Assert.Equal(throws ? rows.Length : 0,
+                _log.Count(line => line.Contains("its result cannot be shown: as the test asked for", StringComparison.Ordinal)));
             seen.Add($"{code}: {string.Join(',', _system.Done)}; {string.Join(' ', rows.Select(row => MergeMarker.Look(row.Cow)))}");
         }
         Assert.Equal(seen[0], seen[1]);
@@ -699,7 +732,8 @@ public sealed class BootTests : IDisposable
         SnapuserdException e = Assert.Throws<SnapuserdException>(() => BootLock.Take(folder + "/", _system, log, 1000));
         Assert.Equal(ExitCode.InUse, e.Code);
         Assert.InRange(_system.Milliseconds - began, 1000, 1100);
-        Assert.Equal($"Warning another snapuserd boot is at work ({folder}.lock is locked): this one waits for its end", Assert.Single(_log));
+        Assert.Equal($"Warning another snapuserd boot is at work ({folder}.lock is locked): this one waits for its end",
+            Assert.Single(_log));
         int until = _system.Pauses + 3;
         _system.OnPause = pauses =>
         {
@@ -717,7 +751,8 @@ public sealed class BootTests : IDisposable
     {
         _system.NoMapper = new SnapuserdException(ExitCode.Unavailable, "no device mapper");
         (List<RowResult> rows, ExitCode code) = Boot(Options(), Row(given: Given.Absent), Row("b", Given.Garbage));
-        Assert.Equal((ExitCode.Unavailable, "failed", "no device mapper", ExitCode.CowCorrupt), (code, rows[0].State, rows[0].Why, rows[1].Code));
+        Assert.Equal((ExitCode.Unavailable, "failed", "no device mapper", ExitCode.CowCorrupt),
+            (code, rows[0].State, rows[0].Why, rows[1].Code));
     }
 
     [Theory]
@@ -733,7 +768,8 @@ public sealed class BootTests : IDisposable
         (List<RowResult> rows, ExitCode code) = Boot(Options(Enum.Parse<MergePolicy>(policy)), row);
         Assert.Equal((ExitCode.Unavailable, "failed", done), (code, rows[0].State, string.Join(',', _system.Done)));
         Assert.Contains("no device mapper", rows[0].Why);
-        Assert.Equal(given == Given.Begun, _log.Exists(line => line.Contains("its merge has begun, so it is finished, but there will be no /dev/mapper/root", StringComparison.Ordinal)));
+        Assert.Equal(given == Given.Begun, _log.Exists(line =>
+            line.Contains("its merge has begun, so it is finished, but there will be no /dev/mapper/root", StringComparison.Ordinal)));
     }
 
     private static readonly HibernationLook s_image = new("S1SUSPEND on /dev/sda3", []);
@@ -769,7 +805,8 @@ public sealed class BootTests : IDisposable
     {
         (_system.Look, _system.MissingResume) = (() => s_image, () => throw new InvalidOperationException("nothing is to be waited for"));
         Assert.Equal("served", Boot(Options() with { NoResume = "noresume", Wait = 30 }, Row()).Rows[0].State);
-        Assert.Single(_log, line => line.StartsWith("Warning a hibernation image is there (S1SUSPEND on /dev/sda3), and noresume", StringComparison.Ordinal));
+        Assert.Single(_log, line => line.StartsWith("Warning a hibernation image is there (S1SUSPEND on /dev/sda3), and noresume",
+            StringComparison.Ordinal));
     }
 
     [Fact]
@@ -804,7 +841,8 @@ public sealed class BootTests : IDisposable
     [InlineData(true, 0)]
     public void A_device_of_resume_that_never_comes_is_told_and_the_boot_goes_on(bool afterResume, int pauses)
     {
-        (_system.MissingResume, _system.Look) = (() => "UUID=1", () => new HibernationLook(null, ["resume= is UUID=1, which is not there"]));
+        (_system.MissingResume, _system.Look) =
+            (() => "UUID=1", () => new HibernationLook(null, ["resume= is UUID=1, which is not there"]));
         _system.OnPause = _ => { };
         Assert.Equal("served", Boot(Options() with { Wait = 30, AfterResume = afterResume }, Row()).Rows[0].State);
         Assert.Equal(pauses, _system.Pauses);
@@ -837,7 +875,8 @@ public sealed class BootTests : IDisposable
 
     private sealed class ListLog(List<string> lines) : ILog
     {
-        public void Write(Priority priority, string name, string sentence, params ReadOnlySpan<LogValue> values) => lines.Add($"{priority} {sentence}");
+        public void Write(Priority priority, string name, string sentence, params ReadOnlySpan<LogValue> values) =>
+            lines.Add($"{priority} {sentence}");
     }
 
     private sealed class FakeSystem : IBootSystem
@@ -886,7 +925,8 @@ public sealed class BootTests : IDisposable
 
         internal bool IsUsed { get; set; }
 
-        public IDisposable Claim(BootRow row) => IsUsed ? throw new SnapuserdException(ExitCode.InUse, "it is locked by another snapuserd") : new MemoryStream();
+        public IDisposable Claim(BootRow row) =>
+            IsUsed ? throw new SnapuserdException(ExitCode.InUse, "it is locked by another snapuserd") : new MemoryStream();
 
         public void Verify(BootRow row)
         {
@@ -898,7 +938,8 @@ public sealed class BootTests : IDisposable
         public ExitCode Serve(string[] arguments)
         {
             string? merge = arguments.FirstOrDefault(word => word.StartsWith("--merge", StringComparison.Ordinal));
-            Done.Add(string.Join(' ', new[] { "serve", arguments.Contains("nbd") ? "nbd" : null, merge, arguments.Contains("--no-verify-first") ? "--no-verify-first" : null }.Where(word => word != null)));
+            Done.Add(string.Join(' ', new[] { "serve", arguments.Contains("nbd") ? "nbd" : null, merge,
+                arguments.Contains("--no-verify-first") ? "--no-verify-first" : null }.Where(word => word != null)));
             if (merge != null) CheckMarker(arguments);
             OnServe?.Invoke();
             return ServeCode;
@@ -925,6 +966,7 @@ public sealed class BootTests : IDisposable
 
         public void Flush(BootRow row) => Done.Add("flush");
 
-        private void CheckMarker(string[] arguments) => MarkerBeforeMerges &= File.Exists(arguments[Array.IndexOf(arguments, "--cow") + 1] + ".merging");
+        private void CheckMarker(string[] arguments) =>
+            MarkerBeforeMerges &= File.Exists(arguments[Array.IndexOf(arguments, "--cow") + 1] + ".merging");
     }
 }

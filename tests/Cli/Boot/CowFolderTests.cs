@@ -24,7 +24,8 @@ public sealed class CowFolderTests
     [InlineData(Libc.SQUASHFS_MAGIC, false)]
     [InlineData(Libc.EROFS_SUPER_MAGIC_V1, false)]
     [InlineData(Libc.AUTOFS_SUPER_MAGIC, false)]
-    public void Absent_is_believed_on_what_can_have_kept_a_cow(long type, bool believed) => Assert.Equal(believed, CowFolder.TypeOf(type) == null);
+    public void Absent_is_believed_on_what_can_have_kept_a_cow(long type, bool believed) =>
+        Assert.Equal(believed, CowFolder.TypeOf(type) == null);
 
     [Fact]
     public void What_is_no_folder_is_doubtful() => Assert.Contains("cannot be looked at", CowFolder.Doubt("/snapuserd-no-such-folder"));

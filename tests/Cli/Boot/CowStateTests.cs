@@ -17,7 +17,8 @@ public sealed class CowStateTests
 {
     private const int CountOffset = 26;
 
-    private static CowState Of(byte[] cow, bool device = false, long baseBytes = long.MaxValue) => CowState.Of(new MemorySource(cow), device, baseBytes, baseBytes, sourceIsBase: true);
+    private static CowState Of(byte[] cow, bool device = false, long baseBytes = long.MaxValue) =>
+        CowState.Of(new MemorySource(cow), device, baseBytes, baseBytes, sourceIsBase: true);
 
     private static int StateOffset(byte[] cow) => BinaryPrimitives.ReadUInt16LittleEndian(cow.AsSpan(12));
 
@@ -84,7 +85,11 @@ public sealed class CowStateTests
         ("version", cow => cow[8] = 9, false),
         ("block size", cow => cow[19] = 1, false),
         ("the first op", cow => Array.Fill(cow, (byte)0xff, (int)CowHeader.Parse(new MemorySource(cow)).ScratchEnd, 2000), false),
-        ("an op of a merge that has begun", cow => { cow[CountOffset] = 1; Array.Fill(cow, (byte)0xff, (int)CowHeader.Parse(new MemorySource(cow)).ScratchEnd, 2000); }, false),
+        ("an op of a merge that has begun", cow =>
+        {
+            cow[CountOffset] = 1;
+            Array.Fill(cow, (byte)0xff, (int)CowHeader.Parse(new MemorySource(cow)).ScratchEnd, 2000);
+        }, false),
     }.Select(one => new object[] { one.Item1, one.Item2, one.Item3 });
 
     [Theory]
@@ -96,7 +101,8 @@ public sealed class CowStateTests
             byte[] cow = Golden.Cow(name);
             damage(cow);
             CowState state = Of(cow);
-            Assert.True((state.Kind, state.BaseIsUntouched, state.Code) == (CowKind.Corrupt, untouched, ExitCode.CowCorrupt), $"{what} of {name}: {state}");
+            Assert.True((state.Kind, state.BaseIsUntouched, state.Code) == (CowKind.Corrupt, untouched, ExitCode.CowCorrupt),
+                $"{what} of {name}: {state}");
         }
     }
 
@@ -108,7 +114,8 @@ public sealed class CowStateTests
         byte[] cow = Golden.Cow(name);
         CowHeader header = CowHeader.Parse(new MemorySource(cow));
         cow[header.OpsOffset + (16 * ((long)header.OpCount - 1)) + 15] = 0xff;
-        foreach (bool device in new[] { false, true }) Assert.Equal((CowKind.Corrupt, true), (Of(cow, device).Kind, Of(cow, device).BaseIsUntouched));
+        foreach (bool device in new[] { false, true })
+            Assert.Equal((CowKind.Corrupt, true), (Of(cow, device).Kind, Of(cow, device).BaseIsUntouched));
     }
 
     [Fact]
@@ -169,7 +176,8 @@ public sealed class CowStateTests
     {
         using TempFolder folder = new();
         byte[] cow = Golden.HalfCow("half-v3-lz4-64k-xor-F1sync");
-        foreach (int length in new[] { 0, 1, 8, 13, 14, 30, 37, 38, 77, 78, 79, 4096, 100_000, (2 << 20) + 77, (2 << 20) + 78, (2 << 20) + 200, cow.Length - 1, cow.Length })
+        foreach (int length in new[] { 0, 1, 8, 13, 14, 30, 37, 38, 77, 78, 79, 4096, 100_000, (2 << 20) + 77, (2 << 20) + 78,
+            (2 << 20) + 200, cow.Length - 1, cow.Length })
         {
             File.WriteAllBytes(folder["cow"], cow[..length]);
             CowState state = CowState.Read(folder["cow"], Golden.Old.Length, Golden.Old.Length, true);
@@ -182,13 +190,16 @@ public sealed class CowStateTests
     [Theory]
     [InlineData("v2-gz-xor", 39)]
     [InlineData("v3-lz4-64k-xor", 79)]
-    public void The_beginning_of_a_copy_says_nothing_of_a_merge_before_its_state_byte_and_that_it_has_not_begun_after_it(string name, int known)
+    public void The_beginning_of_a_copy_says_nothing_of_a_merge_before_its_state_byte_and_that_it_has_not_begun_after_it(string name,
+        int known)
     {
         byte[] cow = Golden.Cow(name);
-        foreach (int length in Enumerable.Range(0, 100).Concat([4096, 100_000, (2 << 20) + 38, (2 << 20) + 78, (2 << 20) + 100, cow.Length - 1]))
+        foreach (int length in Enumerable.Range(0, 100)
+            .Concat([4096, 100_000, (2 << 20) + 38, (2 << 20) + 78, (2 << 20) + 100, cow.Length - 1]))
         {
             CowState state = Of(cow[..length]);
-            Assert.True((state.Kind, state.IsIncomplete, state.BaseIsUntouched) == (CowKind.Corrupt, length < known, length >= known), $"{length}: {state}");
+            Assert.True((state.Kind, state.IsIncomplete, state.BaseIsUntouched) == (CowKind.Corrupt, length < known, length >= known),
+                $"{length}: {state}");
             // A device never counts as incomplete: its length is fixed.
             Assert.False(Of(cow[..length], device: true).IsIncomplete);
             if (length < 27) continue;
@@ -224,6 +235,7 @@ public sealed class CowStateTests
     public void What_cannot_be_opened_is_told_with_its_code()
     {
         using TempFolder folder = new();
-        Assert.Equal((CowKind.Corrupt, false, ExitCode.Usage), (CowState.Read(folder.Path, 1, 1, true) is var state ? (state.Kind, state.BaseIsUntouched, state.Code) : default));
+        Assert.Equal((CowKind.Corrupt, false, ExitCode.Usage),
+            (CowState.Read(folder.Path, 1, 1, true) is var state ? (state.Kind, state.BaseIsUntouched, state.Code) : default));
     }
 }

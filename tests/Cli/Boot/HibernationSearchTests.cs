@@ -12,7 +12,10 @@ namespace Snapuserd.Tests.Cli.Boot;
 /// <summary>Where the boot looks for hibernation images, over devices in memory.</summary>
 public sealed class HibernationSearchTests
 {
-    private static readonly string[] s_signatures = ["S1SUSPEND\0", "S2SUSPEND\0", "ULSUSPEND\0", "LINHIB0001", "\u00ed\u00c3\u0002\u00e9\u0098\u0056\u00e5\u000c\0\0"];
+    private static readonly string[] s_signatures =
+    [
+        "S1SUSPEND\0", "S2SUSPEND\0", "ULSUSPEND\0", "LINHIB0001", "\u00ed\u00c3\u0002\u00e9\u0098\u0056\u00e5\u000c\0\0",
+    ];
 
     private readonly FakeDevices _devices = new();
 
@@ -87,7 +90,8 @@ public sealed class HibernationSearchTests
         _devices.Add("sdb6", new byte[1 << 20]);
         // A swap file on the device: no signature at the device's beginning.
         byte[] device = Swap("S1SUSPEND\0", offset: 100);
-        bool own = name.Contains("UUID=1", StringComparison.Ordinal) || name.Contains("UUID=\"", StringComparison.Ordinal) || name == "LABEL=night";
+        bool own = name.Contains("UUID=1", StringComparison.Ordinal) || name.Contains("UUID=\"", StringComparison.Ordinal)
+            || name == "LABEL=night";
         if (own) Swap().AsSpan(0, 4096).CopyTo(device);
         _devices.Add("sdb7", device, 8, 23, "ab-02", "Linux swap");
         _devices.Links["/dev/swap"] = (8, 23);
@@ -181,7 +185,8 @@ public sealed class HibernationSearchTests
         HibernationLook look = Look("resume=/dev/sdc1");
         Assert.Null(look.Image);
         Assert.Equal(
-            ["resume= is /dev/sdc1, which cannot be read: input/output error (EIO)", "/dev/sda1, /dev/sdb1, /dev/sdc1 and 2 more cannot be read: input/output error (EIO)"], look.Unknown);
+            ["resume= is /dev/sdc1, which cannot be read: input/output error (EIO)",
+                "/dev/sda1, /dev/sdb1, /dev/sdc1 and 2 more cannot be read: input/output error (EIO)"], look.Unknown);
         // A bad sector after the signature does not hide the signature.
         _devices.Clear();
         _devices.Add("sda1", Swap("S1SUSPEND\0"));
@@ -235,7 +240,8 @@ public sealed class HibernationSearchTests
 
         public nint Read(KernelDevice device, long offset, Span<byte> bytes)
         {
-            if (Errors.TryGetValue(device.Name, out Func<long, int>? error) && error(offset + bytes.Length) is < 0 and int code) return code;
+            if (Errors.TryGetValue(device.Name, out Func<long, int>? error) && error(offset + bytes.Length) is < 0 and int code)
+                return code;
             byte[] all = _all.Find(one => one.Device == device).Bytes;
             int length = (int)Math.Clamp(all.Length - offset, 0, bytes.Length);
             if (length > 0) all.AsSpan((int)offset, length).CopyTo(bytes);

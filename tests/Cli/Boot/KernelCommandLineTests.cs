@@ -25,7 +25,8 @@ public sealed class KernelCommandLineTests
     [InlineData("\"a b\"", "a b")]
     [InlineData("a -- b=c", "a")]
     public void It_is_taken_apart(string line, string words) =>
-        Assert.Equal(words, string.Join('|', KernelCommandLine.Split(line).Select(word => word.Value == null ? word.Key : $"{word.Key}={word.Value}")));
+        Assert.Equal(words,
+            string.Join('|', KernelCommandLine.Split(line).Select(word => word.Value == null ? word.Key : $"{word.Key}={word.Value}")));
 
     [Fact]
     public void Every_short_line_is_taken_apart_as_by_the_kernel()
@@ -101,10 +102,13 @@ public sealed class KernelCommandLineTests
     public void Words_of_ours_are_understood_and_the_last_counts()
     {
         KernelCommandLine line = KernelCommandLine.Parse(
-            "quiet root=/dev/mapper/r snapuserd.merge=before snapuserd.merge=manual snapuserd.device=nbd snapuserd.wait=7 snapuserd.table=/t snapuserd.verify=off "
+            "quiet root=/dev/mapper/r snapuserd.merge=before snapuserd.merge=manual snapuserd.device=nbd snapuserd.wait=7 "
+            + "snapuserd.table=/t snapuserd.verify=off "
             + "snapuserd.row=a,/a.cow,/dev/a \"snapuserd.row=b,/b c.cow,/dev/b,,2\" snapuserd.row=c,/c.cow,/dev/c,/dev/s");
-        Assert.Equal((false, MergePolicy.Manual, "nbd", 7, "/t", false), (line.Off, line.Merge, line.Device, line.Wait, line.Table, line.Verify));
-        Assert.Equal(["a /a.cow /dev/a  1", "b /b c.cow /dev/b  2", "c /c.cow /dev/c /dev/s 1"], line.Rows.Select(row => $"{row.Name} {row.Cow} {row.Base} {row.Source} {row.Phase}"));
+        Assert.Equal((false, MergePolicy.Manual, "nbd", 7, "/t", false),
+            (line.Off, line.Merge, line.Device, line.Wait, line.Table, line.Verify));
+        Assert.Equal(["a /a.cow /dev/a  1", "b /b c.cow /dev/b  2", "c /c.cow /dev/c /dev/s 1"],
+            line.Rows.Select(row => $"{row.Name} {row.Cow} {row.Base} {row.Source} {row.Phase}"));
         Assert.Empty(line.Warnings);
     }
 
@@ -112,10 +116,12 @@ public sealed class KernelCommandLineTests
     public void Without_words_of_ours_it_merges_in_the_background()
     {
         KernelCommandLine line = KernelCommandLine.Parse("BOOT_IMAGE=/vmlinuz root=/dev/sda1 ro");
-        Assert.Equal((false, MergePolicy.Background, "auto", -1, null, true), (line.Off, line.Merge, line.Device, line.Wait, line.Table, line.Verify));
+        Assert.Equal((false, MergePolicy.Background, "auto", -1, null, true),
+            (line.Off, line.Merge, line.Device, line.Wait, line.Table, line.Verify));
         Assert.True(KernelCommandLine.Parse("snapuserd=off").Off);
         Assert.False(KernelCommandLine.Parse("snapuserd=off snapuserd=on").Off);
-        Assert.Equal("the kernel's command line: unknown word 'snapuserd.tabel'; did you mean snapuserd.table?", Assert.Single(KernelCommandLine.Parse("snapuserd.tabel=/x").Warnings));
+        Assert.Equal("the kernel's command line: unknown word 'snapuserd.tabel'; did you mean snapuserd.table?",
+            Assert.Single(KernelCommandLine.Parse("snapuserd.tabel=/x").Warnings));
         // It may be a misspelt rollback, which is impossible after a merge.
         Assert.Equal(MergePolicy.Manual, KernelCommandLine.Parse("snapuserd.mrege=rollback").Merge);
         Assert.Equal(MergePolicy.Background, KernelCommandLine.Parse("snapuserd.mrege=rollback snapuserd.merge=background").Merge);
@@ -124,7 +130,8 @@ public sealed class KernelCommandLineTests
     [Theory]
     [InlineData("snapuserd", "the kernel's command line: snapuserd has no value, must be one of on, off")]
     [InlineData("snapuserd=of", "the kernel's command line: snapuserd is 'of', must be one of on, off")]
-    [InlineData("snapuserd.merge=roll-back", "the kernel's command line: snapuserd.merge is 'roll-back', must be one of background, manual, before, rollback")]
+    [InlineData("snapuserd.merge=roll-back",
+        "the kernel's command line: snapuserd.merge is 'roll-back', must be one of background, manual, before, rollback")]
     [InlineData("snapuserd.device=dm-user", "the kernel's command line: snapuserd.device is 'dm-user', must be one of auto, ublk, nbd")]
     [InlineData("snapuserd.wait=-1", "the kernel's command line: snapuserd.wait is '-1', must be a number of seconds, at most 3600")]
     [InlineData("snapuserd.wait=3601", "the kernel's command line: snapuserd.wait is '3601', must be a number of seconds, at most 3600")]
@@ -132,7 +139,8 @@ public sealed class KernelCommandLineTests
     [InlineData("snapuserd.table=t", "the kernel's command line: snapuserd.table is 't', must be an absolute path")]
     [InlineData("snapuserd.row=", "the kernel's command line: snapuserd.row is '', must be name,cow,base[,source[,phase]]")]
     [InlineData("snapuserd.row=a,/b", "snapuserd.row=a,/b: a row has at least three fields, name cow base, and this one has 2")]
-    [InlineData("snapuserd.row=a,/b,/c snapuserd.row=a,/d,/e", "snapuserd.row=a,/d,/e: the name a is that of snapuserd.row=a,/b,/c already")]
+    [InlineData("snapuserd.row=a,/b,/c snapuserd.row=a,/d,/e",
+        "snapuserd.row=a,/d,/e: the name a is that of snapuserd.row=a,/b,/c already")]
     public void A_value_that_makes_no_sense_is_refused(string line, string sentence)
     {
         SnapuserdException e = Assert.Throws<SnapuserdException>(() => KernelCommandLine.Parse(line));

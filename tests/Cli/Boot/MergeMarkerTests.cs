@@ -31,9 +31,11 @@ public sealed class MergeMarkerTests : IDisposable
     {
         Assert.Equal(MarkerKind.None, MergeMarker.Look(Cow).Kind);
         Assert.Equal(0, MergeMarker.Make(Cow, new MarkerState(MarkerKind.Empty)));
-        Assert.Equal((new MarkerState(MarkerKind.Empty), "", true), (MergeMarker.Look(Cow), File.ReadAllText(Marker), MergeMarker.IsDurable(Cow)));
+        Assert.Equal((new MarkerState(MarkerKind.Empty), "", true),
+            (MergeMarker.Look(Cow), File.ReadAllText(Marker), MergeMarker.IsDurable(Cow)));
         Assert.Equal(0, MergeMarker.Make(Cow, Begun() with { Kind = MarkerKind.Maybe }));
-        Assert.Equal(($"maybe {s_digest} 0000000000000000\n", Begun() with { Kind = MarkerKind.Maybe }), (File.ReadAllText(Marker), MergeMarker.Look(Cow)));
+        Assert.Equal(($"maybe {s_digest} 0000000000000000\n", Begun() with { Kind = MarkerKind.Maybe }),
+            (File.ReadAllText(Marker), MergeMarker.Look(Cow)));
         Assert.Equal(0, MergeMarker.Make(Cow, Begun(0x12ab)));
         Assert.Equal(($"begun {s_digest} 00000000000012ab\n", Begun(0x12ab)), (File.ReadAllText(Marker), MergeMarker.Look(Cow)));
         // When the next boot makes the marker again, its content stays the same.
@@ -59,8 +61,10 @@ public sealed class MergeMarkerTests : IDisposable
         MarkerState says = new(MarkerKind.Maybe, CowDigest.Of(input.Source, file), 0);
         Assert.Equal(0, MergeMarker.Make(Cow, says));
         if (maybe) mark.Check(file);
-        else Assert.EndsWith("nothing of it is merged, so it is a copy from before; bring that one back, or write an image to the base and remove the marker",
-            Assert.Throws<SnapuserdException>(() => mark.Check(file)).Message, StringComparison.Ordinal);
+        else
+            Assert.EndsWith("nothing of it is merged, so it is a copy from before; bring that one back, or write an image to the base and "
+                + "remove the marker",
+                Assert.Throws<SnapuserdException>(() => mark.Check(file)).Message, StringComparison.Ordinal);
         // Only a COW without scratch can have begun here without a trace.
         Assert.Equal(0, MergeMarker.Make(Cow, says with { Kind = MarkerKind.Begun }));
         if (name == "v2-zstd-noscratch") mark.Check(file);
@@ -121,7 +125,8 @@ public sealed class MergeMarkerTests : IDisposable
     [InlineData("begun DIGEST-0000000000000001\n", MarkerKind.Unknown)]
     public void What_a_power_cut_can_leave_is_a_mark_and_a_file_of_someone_else_is_not(string form, MarkerKind kind)
     {
-        string text = form.Replace("DIGEST", s_digest, StringComparison.Ordinal).Replace("DIGES", s_digest[..5], StringComparison.Ordinal).Replace("ZEROS", new string('\0', MergeMarker.Bytes), StringComparison.Ordinal);
+        string text = form.Replace("DIGEST", s_digest, StringComparison.Ordinal).Replace("DIGES", s_digest[..5], StringComparison.Ordinal)
+            .Replace("ZEROS", new string('\0', MergeMarker.Bytes), StringComparison.Ordinal);
         File.WriteAllText(Marker, text);
         Assert.Equal(new MarkerState(kind), MergeMarker.Look(Cow));
         if (kind != MarkerKind.Unknown)

@@ -26,7 +26,8 @@ public sealed class RowServerTests : IDisposable
 
     public void Dispose() => _folder.Dispose();
 
-    private static SnapshotStatus Status(SnapshotState state) => new() { Name = s_row.Name, Cow = s_row.Cow, Base = s_row.Base, Device = s_row.Path, State = state };
+    private static SnapshotStatus Status(SnapshotState state) =>
+        new() { Name = s_row.Name, Cow = s_row.Cow, Base = s_row.Base, Device = s_row.Path, State = state };
 
     private static RowServer Of(SnapshotStatus status) => RowServer.Of(StatusText.Json(status), "/run/root", s_row);
 
@@ -40,29 +41,37 @@ public sealed class RowServerTests : IDisposable
             Assert.Equal((!changes, changes), (server.Serves, server.Changes));
             Assert.Equal(state == SnapshotState.Failed, server.Sentence.Contains("has failed", StringComparison.Ordinal));
         }
-        Assert.Equal((false, true), Of(Status(SnapshotState.Serving) with { Device = "" }) is var early ? (early.Serves, early.Changes) : default);
+        Assert.Equal((false, true),
+            Of(Status(SnapshotState.Serving) with { Device = "" }) is var early ? (early.Serves, early.Changes) : default);
         foreach (SnapshotStatus other in new[]
         {
-            Status(SnapshotState.Serving) with { Name = "roo" }, Status(SnapshotState.Serving) with { Cow = "/data/my " }, Status(SnapshotState.Serving) with { Base = "/dev/sda" },
-            Status(SnapshotState.Serving) with { Device = "/dev/ublkb0" }, Status(SnapshotState.Serving) with { Cow = "/x\",\"cow\":\"/data/my \\\"best\\\".cow" },
+            Status(SnapshotState.Serving) with { Name = "roo" }, Status(SnapshotState.Serving) with { Cow = "/data/my " },
+            Status(SnapshotState.Serving) with { Base = "/dev/sda" },
+            Status(SnapshotState.Serving) with { Device = "/dev/ublkb0" },
+            Status(SnapshotState.Serving) with { Cow = "/x\",\"cow\":\"/data/my \\\"best\\\".cow" },
         })
         {
             RowServer server = Of(other);
             Assert.Equal((false, false), (server.Serves, server.Changes));
-            Assert.StartsWith("another process listens on its socket and does not serve it: the server at /run/root has another ", server.Sentence, StringComparison.Ordinal);
+            Assert.StartsWith("another process listens on its socket and does not serve it: the server at /run/root has another ",
+                server.Sentence, StringComparison.Ordinal);
         }
-        foreach (string line in new[] { "", "{}", "root: serving", "{\"event\":\"snapshot\",\"name\":\"root\"}" }) Assert.False(RowServer.Of(line, "/run/root", s_row).Serves);
+        foreach (string line in new[] { "", "{}", "root: serving", "{\"event\":\"snapshot\",\"name\":\"root\"}" })
+            Assert.False(RowServer.Of(line, "/run/root", s_row).Serves);
     }
 
     [Fact]
     public void A_status_is_read_by_the_names_of_its_own_members()
     {
         const string members = "\"name\":\"root\",\"cow\":\"/data/my \\\"best\\\".cow\",\"base\":\"/dev/sda2\"";
-        const string device = "\"device\":\"/dev/mapper/root\"", state = "\"state\":\"serving\"", inside = "{\"name\":\"root\",\"state\":\"serving\"}";
+        const string device = "\"device\":\"/dev/mapper/root\"", state = "\"state\":\"serving\"",
+            inside = "{\"name\":\"root\",\"state\":\"serving\"}";
         foreach (string line in new[]
         {
-            $"{{{members},{device},{state}}}", $"{{{state},{device},{members}}}", $"{{\"event\":\"snapshot\",{members},{state},{device},\"paused\":false}}",
-            $" {{ {members.Replace(":", " : ", StringComparison.Ordinal).Replace(",", " , ", StringComparison.Ordinal)} ,\t{device} , {state} }} ",
+            $"{{{members},{device},{state}}}", $"{{{state},{device},{members}}}",
+            $"{{\"event\":\"snapshot\",{members},{state},{device},\"paused\":false}}",
+            $" {{ {members.Replace(":", " : ", StringComparison.Ordinal).Replace(",", " , ", StringComparison.Ordinal)} "
+            + $",\t{device} , {state} }} ",
             $"{{\"first\":{{\"name\":\"other\",\"state\":\"failed\"}},{members},{device},{state},\"list\":[\"state\",\"failed\"]}}",
         })
             Assert.True(RowServer.Of(line, "/run/root", s_row) is { Serves: true, Sentence: "a server has it already" }, line);
@@ -72,7 +81,8 @@ public sealed class RowServerTests : IDisposable
             $"{{\"first\":{inside},\"cow\":\"/data/my \\\"best\\\".cow\",\"base\":\"/dev/sda2\",{device},{state}}}",
             $"{{{members},{device},\"first\":{inside}}}", $"{{{members},\"first\":{{{device}}},{state}}}",
             $"{{\"line\":\"{members.Replace("\"", "\\\"", StringComparison.Ordinal)}\",{device},{state}}}",
-            $"{{\"name\":\"other\",{members},{device},{state}}}", $"[{{{members},{device},{state}}}]", $"{{{members},{device},{state}", $"{{{members},\"device\":null,{state}}}",
+            $"{{\"name\":\"other\",{members},{device},{state}}}", $"[{{{members},{device},{state}}}]", $"{{{members},{device},{state}",
+            $"{{{members},\"device\":null,{state}}}",
             $"{{{members},{device},\"state\":[\"serving\"]}}",
         })
             Assert.False(RowServer.Of(line, "/run/root", s_row) is { Serves: true } or { Changes: true }, line);

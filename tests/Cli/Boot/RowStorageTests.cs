@@ -61,19 +61,23 @@ public sealed class RowStorageTests : IDisposable
             (new BootRow("two", c, d, b2, 2, "table:2"), $"table:2: the source {b2} is the base {b} of table:1, under another name"),
             (new BootRow("two", c, d, a2, 2, "table:2"), $"table:2: the source {a2} is the COW {a} of table:1, under another name"),
             (new BootRow("two", s2, d, null, 2, "table:2"), $"table:2: the COW {s2} is the source {source} of table:1, under another name"),
-            (new BootRow("two", c, s2, null, 2, "table:2"), $"table:2: the base {s2} is the source {source} of table:1, under another name"),
+            (new BootRow("two", c, s2, null, 2, "table:2"),
+                $"table:2: the base {s2} is the source {source} of table:1, under another name"),
         })
         {
             SnapuserdException? refusal = Check(one, two);
             Assert.Equal((ExitCode.Usage, sentence), (refusal?.Code, refusal?.Message));
         }
-        Assert.Equal($"table:3: the COW {a2} is the base {a} of the same row, under another name", Check(new BootRow("one", a2, a, null, 1, "table:3"))?.Message);
-        Assert.Equal($"table:3: the source {a2} is the COW {a} of the same row, under another name", Check(new BootRow("one", a, b, a2, 1, "table:3"))?.Message);
+        Assert.Equal($"table:3: the COW {a2} is the base {a} of the same row, under another name",
+            Check(new BootRow("one", a2, a, null, 1, "table:3"))?.Message);
+        Assert.Equal($"table:3: the source {a2} is the COW {a} of the same row, under another name",
+            Check(new BootRow("one", a, b, a2, 1, "table:3"))?.Message);
     }
 
     [Fact]
     public void What_is_not_there_is_left_out() =>
-        Assert.Null(Check(new BootRow("one", _folder["no"], _folder["nothing"], null, 1, "table:1"), new BootRow("two", _folder["no"], NewFile("b"), null, 1, "table:2")));
+        Assert.Null(Check(new BootRow("one", _folder["no"], _folder["nothing"], null, 1, "table:1"),
+            new BootRow("two", _folder["no"], NewFile("b"), null, 1, "table:2")));
 
     [RootFact]
     public void A_loop_device_is_its_file_and_overlaps_another_one_over_a_part_of_it()
@@ -81,13 +85,15 @@ public sealed class RowStorageTests : IDisposable
         string disk = NewFile("disk", 1 << 20), cow = NewFile("cow"), other = NewFile("other");
         using LoopDevice loop = new(disk), again = new(disk);
         BootRow one = new("one", cow, disk, null, 1, "table:1");
-        Assert.Equal($"table:2: the base {loop.Path} is the base {disk} of table:1, under another name", Check(one, new BootRow("two", other, loop.Path, null, 1, "table:2"))?.Message);
+        Assert.Equal($"table:2: the base {loop.Path} is the base {disk} of table:1, under another name",
+            Check(one, new BootRow("two", other, loop.Path, null, 1, "table:2"))?.Message);
         Assert.Equal($"table:2: the base {again.Path} is the base {loop.Path} of table:1, under another name",
             Check(one with { Base = loop.Path }, new BootRow("two", other, again.Path, null, 1, "table:2"))?.Message);
         string part = LoopDevice.Call("losetup", "--show", "-f", "-o", "4096", disk).Trim();
         try
         {
-            Assert.Equal($"table:2: the base {part} and the base {disk} of table:1 have bytes in common", Check(one, new BootRow("two", other, part, null, 1, "table:2"))?.Message);
+            Assert.Equal($"table:2: the base {part} and the base {disk} of table:1 have bytes in common",
+                Check(one, new BootRow("two", other, part, null, 1, "table:2"))?.Message);
         }
         finally
         {
