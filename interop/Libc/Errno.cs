@@ -281,13 +281,16 @@ public static class Errno
     };
 
     /// <summary>
-    /// The kernel, the file system or a sandbox lacks the call. EPERM is not included: for some calls it is a real refusal. Takes either
-    /// sign.
+    /// The result of a call, a negative errno, says that the kernel, the file system or a sandbox lacks the call. EPERM is not included: for
+    /// some calls it is a real refusal. False for a result of 0 or more.
     /// </summary>
-    public static bool IsUnsupported(int errno) => (errno < 0 ? -errno : errno) is ENOSYS or EOPNOTSUPP or ENOTTY or KernelOnlyENOTSUPP;
+    public static bool IsUnsupported(int result) => result is -ENOSYS or -EOPNOTSUPP or -ENOTTY or -KernelOnlyENOTSUPP;
 
-    /// <summary>Memory or descriptors have run out, so that the call says nothing about its object. Takes either sign.</summary>
-    public static bool IsOutOfResources(int errno) => (errno < 0 ? -errno : errno) is EMFILE or ENFILE or ENOMEM;
+    /// <summary>
+    /// The result of a call, a negative errno, says that memory or descriptors have run out: the call says nothing about its object. False
+    /// for a result of 0 or more, which may be a descriptor with the number of an errno.
+    /// </summary>
+    public static bool IsOutOfResources(int result) => result is -EMFILE or -ENFILE or -ENOMEM;
 
     /// <summary>
     /// The text of strerror(3) in the C locale, with a lower-case first letter; null for a number without a name. Takes either sign.

@@ -47,7 +47,7 @@ internal sealed class BaseWriter(MergeSetup setup, MergePlan plan, MetadataImage
         if (Transfers.TakeFailure() is { } failure)
             throw new SnapuserdException(ExitCode.InputOutput,
                 $"{setup.Base.Name}: flushing failed: {ErrnoText.Of(failure.Errno)}; "
-                + $"nothing behind op {marks.Durable} of {marks.End} is counted");
+                + $"nothing after op {marks.Durable} of {marks.End} is counted");
     }
 
     /// <summary>

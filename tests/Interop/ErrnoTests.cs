@@ -54,4 +54,19 @@ public sealed partial class ErrnoTests
     [Fact]
     public void What_the_kernel_lets_out_by_mistake_has_a_name_too() =>
         Assert.Equal(("ENOTSUPP", true), (Errno.Name(-524), Errno.IsUnsupported(-524)));
+
+    [Fact]
+    public void A_descriptor_with_the_number_of_an_errno_is_not_an_error()
+    {
+        Assert.All([Errno.ENOMEM, Errno.ENFILE, Errno.EMFILE], errno =>
+        {
+            Assert.True(Errno.IsOutOfResources(-errno));
+            Assert.False(Errno.IsOutOfResources(errno));
+        });
+        Assert.All([Errno.ENOSYS, Errno.ENOTTY, Errno.EOPNOTSUPP], errno =>
+        {
+            Assert.True(Errno.IsUnsupported(-errno));
+            Assert.False(Errno.IsUnsupported(errno));
+        });
+    }
 }

@@ -27,8 +27,8 @@ public static class ErrnoPolicy
     /// <summary>The exit code if <paramref name="call"/> fails with <paramref name="errno"/>, of either sign.</summary>
     public static ExitCode CodeOf(FailedCall call, int errno)
     {
-        if (Errno.IsOutOfResources(errno)) return ExitCode.OutOfResources;
         int number = errno < 0 ? -errno : errno;
+        if (Errno.IsOutOfResources(-number)) return ExitCode.OutOfResources;
         return call switch
         {
             FailedCall.Create => Create(number),
@@ -43,7 +43,7 @@ public static class ErrnoPolicy
         };
     }
 
-    /// <summary>"<paramref name="what"/>: permission is denied (EACCES)", with its exit code.</summary>
+    /// <summary>"<paramref name="what"/>: permission denied (EACCES)", with its exit code.</summary>
     public static SnapuserdException Failure(FailedCall call, int errno, string what) =>
         new(CodeOf(call, errno), $"{what}: {ErrnoText.Of(errno)}");
 

@@ -29,7 +29,7 @@ internal static class Protocols
     [
         new Protocol
         {
-            Name = "ReaderGate: a home is destroyed after its last reader has left",
+            Name = "ReaderGate: a location is destroyed after its last reader has left",
             Make = GateLocations,
             Sources =
             [
@@ -183,7 +183,8 @@ internal static class Protocols
             Sources =
             [
                 new(Nbd, "private void Accept(",
-                    @"Volatile\.Write\(ref _watching, 0\)", @"CheckTimes\(\)", @"Volatile\.Write\(ref _watching, 1\)", @"Libc\.Poll\("),
+                    @"Volatile\.Write\(ref _watching, 0\)", @"CheckTimes\(\)", @"Volatile\.Write\(ref _watching, 1\)", @"TryWait\("),
+                new(Nbd, "private bool TryWait(", @"Libc\.Poll\("),
                 new(Nbd, "internal void Watch(", @"Interlocked\.Exchange\(ref _watching, 1\) == 0\) _ = _wakeUp\?\.Signal\(\)"),
                 new(Session, "public void CheckTime(", @"TryEnter\(\)", @"lock \(_gate\)", @"_owes"),
                 new(Session, "private bool TryEnter(", @"lock \(_gate\)"),
@@ -282,21 +283,21 @@ internal static class Protocols
         MemoryProgram p = new();
         Location locations = p.Location("_locations"), epoch = p.Location("_epoch");
         Location[] inside = [p.Location("_inside[0]"), p.Location("_inside[1]")];
-        Location[] home = [p.Location("home 0", 1), p.Location("home 1"), p.Location("home 2")];
+        Location[] place = [p.Location("place 0", 1), p.Location("place 1"), p.Location("place 2")];
 
         ThreadProgram merge = p.Thread("merge");
-        merge.Store(home[1], 1);
+        merge.Store(place[1], 1);
         merge.Store(locations, 1, b.Of("Publish: locations", Order.Release));
         merge.Update(epoch, value => value + 1, b.Of("Publish: number", Order.Full));
         Register left = merge.Load(inside[0], b.Of("IsDone: read", Order.Acquire));
         using (merge.When(r => r[left] == 0, left))
         {
-            merge.Store(home[0], 0);
-            merge.Store(home[2], 1);
+            merge.Store(place[0], 0);
+            merge.Store(place[2], 1);
             merge.Store(locations, 2, b.Of("Publish: locations", Order.Release));
             merge.Update(epoch, value => value + 1, b.Of("Publish: number", Order.Full));
             Register leftAgain = merge.Load(inside[1], b.Of("IsDone: read", Order.Acquire));
-            using (merge.When(r => r[leftAgain] == 0, leftAgain)) merge.Store(home[1], 0);
+            using (merge.When(r => r[leftAgain] == 0, leftAgain)) merge.Store(place[1], 0);
         }
 
         ThreadProgram reader = p.Thread("reader");
@@ -313,10 +314,10 @@ internal static class Protocols
             using (reader.When(r => r[second] == r[first], first, second))
             {
                 Register which = reader.Load(locations, b.Of("Locations: read", Order.Acquire));
-                for (int i = 0; i < home.Length; i++)
+                for (int i = 0; i < place.Length; i++)
                 {
                     int here = i;
-                    using (reader.When(r => r[which] == here, which)) read.Add(reader.Load(home[i]));
+                    using (reader.When(r => r[which] == here, which)) read.Add(reader.Load(place[i]));
                 }
                 reader.Update(inside, first, value => value - 1, b.Of("Leave: count", Order.Full));
             }
