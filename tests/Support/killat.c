@@ -103,8 +103,9 @@ static int can_change(const struct ptrace_syscall_info *call)
 int main(int argc, char **argv)
 {
     char *rest = argc > 2 ? argv[1] : "";
-    int all = strncmp(rest, "all:", 4) == 0, holds = strncmp(rest, "hold:", 5) == 0, changes = strncmp(rest, "changes:", 8) == 0, sends = 0;
+    int all = strncmp(rest, "all:", 4) == 0, holds = strncmp(rest, "hold:", 5) == 0, sends = 0;
     if (all) rest += 4;
+    int changes = strncmp(rest, "changes:", 8) == 0;
     if (changes) rest += 8;
     if (holds) rest += 5;
     if (strncmp(rest, "signal=", 7) == 0) {
