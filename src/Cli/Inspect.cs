@@ -1,9 +1,9 @@
 using System;
 using System.Diagnostics;
 using System.Globalization;
-using System.Text;
 using Snapuserd.Block;
 using Snapuserd.Cow;
+using Snapuserd.Images;
 using Snapuserd.Merge;
 using Snapuserd.Text;
 
@@ -12,10 +12,6 @@ namespace Snapuserd.Cli;
 /// <summary>`inspect`: shows the contents of a COW (design §7), and whether it can be merged.</summary>
 internal sealed class Inspect
 {
-    // Blocks of the sequence list per line, as Android's tool prints them.
-    private const int SequencePerLine = 10;
-    private const int SequencePerPiece = 1024;
-
     private readonly Output _output;
     private readonly IByteSource _source;
     private readonly CowFile _cow;
@@ -45,11 +41,12 @@ internal sealed class Inspect
         MergeForecast? forecast =
             inconsistent == null && cow.Header.Major >= 2 ? MergeForecast.Of(cow, from: (int)cow.Header.NumMergeOps) : null;
         if (json) inspect.SummaryAsJson(inconsistent, forecast); else inspect.Summary(inconsistent, forecast);
-        if (arguments.Has("--raw")) inspect.Records(json);
+        Output output = invocation.Output;
+        if (arguments.Has("--raw")) CowListing.Records(cow, input.Source, json, output.Result);
         if (arguments.Has("--ops"))
         {
-            inspect.Sequence(json);
-            inspect.Ops(arguments.Choice("--order"), json);
+            CowListing.Sequence(cow, json, piece => output.ResultPiece(piece), output.Result);
+            CowListing.Ops(cow, arguments.Choice("--order"), json, output.Result);
         }
         // The summary shows the inconsistency to people; the exit code and standard error show it to scripts.
         return inconsistent == null ? ExitCode.Done : throw inconsistent;
@@ -109,7 +106,7 @@ internal sealed class Inspect
             : $"{header.ScratchBytes} bytes, state {StateName(ScratchState(), header.NumMergeOps == (ulong)_cow.Order.Count)}");
         if (!v3) Line("Footer", $"{Units.Count(RecordCount, "op")}, {(long)RecordCount * header.OpBytes} bytes");
         else Line("Op slots", $"{header.OpCount} of {header.OpCountMax}, {(long)header.OpCount * header.OpBytes} bytes");
-        Line("Compression", Name(_cow.Compression));
+        Line("Compression", CowListing.Name(_cow.Compression));
         Line("Largest unit", $"{_cow.MaxUnitBytes} bytes; {header.MaxUnitBytes} by the header");
         Line("Sequence list", _cow.SequenceCount == 0 ? "none" : v3 ? $"{_cow.SequenceCount} blocks"
             : $"{_cow.SequenceCount} blocks in {_cow.SequenceOpCount} ops");
@@ -149,7 +146,7 @@ internal sealed class Inspect
             .Add("op_size", header.OpBytes)
             .Add("cluster_ops", header.ClusterOps).Add("num_merge_ops", (long)header.NumMergeOps).Add("total_merge_ops", _cow.Order.Count)
             .Add("scratch_bytes", header.ScratchBytes).Add("scratch_state", ScratchState()).Add("records", RecordCount)
-            .Add("op_count_max", (long)header.OpCountMax).Add("compression", Name(_cow.Compression))
+            .Add("op_count_max", (long)header.OpCountMax).Add("compression", CowListing.Name(_cow.Compression))
             .Add("largest_unit_bytes", _cow.MaxUnitBytes)
             .Add("max_unit_bytes", header.MaxUnitBytes).Add("sequence_blocks", _cow.SequenceCount).Add("labels", _cow.LabelCount);
         if (_cow.LastLabel is { } last) line.Add("last_label", last.ToString(CultureInfo.InvariantCulture));
@@ -171,129 +168,6 @@ internal sealed class Inspect
             _output.Result(JsonLine.Event("resume_point").Add("label", point.Label.ToString(CultureInfo.InvariantCulture))
                 .Add("ops", (long)point.OpIndex).ToString());
     }
-
-    /// <summary>The sequence list: the blocks of the first ops in merge order.</summary>
-    private void Sequence(bool json)
-    {
-        int count = _cow.SequenceCount;
-        var line = new StringBuilder();
-        if (json)
-        {
-            // In pieces: a list has an entry for every block of an image.
-            line.Append("{\"event\":\"sequence\",\"blocks\":[");
-            for (int i = 0; i < count; i++)
-            {
-                if (i > 0) line.Append(',');
-                line.Append(CultureInfo.InvariantCulture, $"{SequenceBlock(i)}");
-                if ((i + 1) % SequencePerPiece != 0) continue;
-                _output.ResultPiece(line.ToString());
-                line.Clear();
-            }
-            _output.Result(line.Append("]}").ToString());
-            return;
-        }
-        if (count > 0) _output.Result("Sequence list:");
-        for (int i = 0; i < count; i++)
-        {
-            line.Append(CultureInfo.InvariantCulture, $" {SequenceBlock(i),6}");
-            if ((i + 1) % SequencePerLine != 0 && i + 1 < count) continue;
-            _output.Result(line.ToString());
-            line.Clear();
-        }
-    }
-
-    private uint SequenceBlock(int position) => _cow[_cow.Order.OpIndex(position)].NewBlock;
-
-    /// <summary>Prints every record of formats 1 and 2, with the fields as stored.</summary>
-    private void Records(bool json)
-    {
-        if (!json) _output.Result("Records in file order (byte, record):");
-        CowFile.WalkRecords(_source, _cow.Header, record => _output.Result(json ? RecordAsJson(record) : RecordAsText(record)));
-    }
-
-    private static string RecordAsText(in CowRecord record)
-    {
-        string text = string.Create(CultureInfo.InvariantCulture,
-            $"{record.Position,10}  {record.Type,-9} compression {record.Compression}, length {record.DataLength}, block "
-            + $"{record.NewBlock}, source {record.Source}");
-        return record.DataPosition < 0 ? text : string.Create(CultureInfo.InvariantCulture, $"{text}, data at {record.DataPosition}");
-    }
-
-    private static string RecordAsJson(in CowRecord record)
-    {
-        // The last field of a record is a label with 64 bits, or a value that fits 48.
-        JsonLine line = JsonLine.Event("record").Add("offset", record.Position).Add("type", TypeName(record.Type))
-            .Add("compression", record.Compression)
-            .Add("data_length", record.DataLength).Add("block", (long)record.NewBlock)
-            .Add("source", record.Source.ToString(CultureInfo.InvariantCulture));
-        if (record.DataPosition >= 0) line.Add("data_offset", record.DataPosition);
-        return line.ToString();
-    }
-
-    private void Ops(string order, bool json)
-    {
-        bool mergeOrder = order != "file";
-        int count = mergeOrder ? _cow.Order.Count : _cow.OpCount;
-        if (!json) _output.Result(mergeOrder ? $"Ops in {order} order (position, op):" : "Ops in file order:");
-        for (int i = 0; i < count; i++)
-        {
-            int place = order == "reverse-merge" ? count - 1 - i : i;
-            int index = mergeOrder ? _cow.Order.OpIndex(place) : place;
-            CowOp op = _cow[index];
-            bool merged = mergeOrder && (ulong)place < _cow.Header.NumMergeOps;
-            _output.Result(
-                json ? OpAsJson(op, index, mergeOrder ? place : -1, merged) : OpAsText(op, index, mergeOrder ? place : -1, merged));
-        }
-    }
-
-    private string OpAsText(in CowOp op, int index, int position, bool merged)
-    {
-        var text = new StringBuilder();
-        if (position >= 0) text.Append(CultureInfo.InvariantCulture, $"{position,8}");
-        text.Append(CultureInfo.InvariantCulture, $"{index,8}  {op.Type,-8}{op.NewBlock,10}");
-        if (op.Blocks > 1) text.Append(CultureInfo.InvariantCulture, $" to {op.NewBlock + op.Blocks - 1}");
-        if (op.Type == CowOpType.Copy) text.Append(CultureInfo.InvariantCulture, $" from block {op.Source}");
-        if (op.Type == CowOpType.Xor) text.Append(CultureInfo.InvariantCulture, $" from byte {op.Source}");
-        if (op.HasData)
-            text.Append(CultureInfo.InvariantCulture, $", {op.DataLength} bytes at {op.DataOffset}, {Name(_cow.AlgorithmOf(op))}");
-        if (merged) text.Append(" (merged)");
-        return text.ToString();
-    }
-
-    private string OpAsJson(in CowOp op, int index, int position, bool merged)
-    {
-        JsonLine line = JsonLine.Event("op").Add("index", index);
-        if (position >= 0) line.Add("position", position).Add("merged", merged);
-        line.Add("type", TypeName(op.Type)).Add("block", op.NewBlock).Add("blocks", op.Blocks);
-        if (op.Type == CowOpType.Copy) line.Add("source_block", op.Source);
-        if (op.Type == CowOpType.Xor) line.Add("source_byte", op.Source);
-        if (op.HasData)
-            line.Add("data_offset", op.DataOffset).Add("data_length", op.DataLength).Add("compression", Name(_cow.AlgorithmOf(op)));
-        return line.ToString();
-    }
-
-    private static string TypeName(CowOpType type) => type switch
-    {
-        CowOpType.Copy => "copy",
-        CowOpType.Replace => "replace",
-        CowOpType.Zero => "zero",
-        CowOpType.Xor => "xor",
-        CowOpType.Label => "label",
-        CowOpType.Cluster => "cluster",
-        CowOpType.Sequence => "sequence",
-        CowOpType.Footer => "footer",
-        _ => "other",
-    };
-
-    private static string Name(CowCompression compression) => compression switch
-    {
-        CowCompression.None => "none",
-        CowCompression.Gz => "gz",
-        CowCompression.Brotli => "brotli",
-        CowCompression.Lz4 => "lz4",
-        CowCompression.Zstd => "zstd",
-        _ => "unknown",
-    };
 
     private static string Number(long number) => number.ToString(CultureInfo.InvariantCulture);
 

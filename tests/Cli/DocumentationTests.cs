@@ -95,8 +95,9 @@ public sealed class DocumentationTests
     public void The_page_of_json_has_every_key()
     {
         string page = Page("docs/json-and-log.md");
-        string[] keys = Sources("src/Cli", "src/Control", "src/Host", "src/Boot", "src/AndroidDaemon").SelectMany(file => Regex.Matches(
-            File.ReadAllText(file), @"(\.Add|\.Event|new LogValue)\(""(?<key>[a-z0-9_]+)""|new\(""(?<key>[a-z0-9_]+)""(?!, "")"))
+        string[] folders = ["src/Cli", "src/Control", "src/Host", "src/Images", "src/Boot", "src/AndroidDaemon"];
+        string[] keys = Sources(folders).SelectMany(file => Regex.Matches(File.ReadAllText(file),
+            @"(\.Add|\.Event|new LogValue)\(""(?<key>[a-z0-9_]+)""|new\(""(?<key>[a-z0-9_]+)""(?!, "")"))
             .Select(match => match.Groups["key"].Value).Distinct().ToArray();
         Assert.True(keys.Length > 40, $"only {keys.Length} keys");
         Assert.All(keys, key => Assert.Contains($"`{key}`", page));
