@@ -78,7 +78,7 @@ public static class CowListing
     }
 
     /// <summary>The name of a compression: "none", "gz", "brotli", "lz4", "zstd" or "unknown".</summary>
-    public static string Name(CowCompression compression) => compression switch
+    internal static string Name(CowCompression compression) => compression switch
     {
         CowCompression.None => "none",
         CowCompression.Gz => "gz",
