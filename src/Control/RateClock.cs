@@ -2,12 +2,12 @@ using System;
 using System.Threading;
 using Snapuserd.Block;
 
-namespace Snapuserd.Cli;
+namespace Snapuserd.Control;
 
 /// <summary>
 /// Wakes a rate-limited merge fifty times a second, on its own thread: the engine has no timer, so it would not continue by itself.
 /// </summary>
-internal sealed class RateClock : IDisposable
+public sealed class RateClock : IDisposable
 {
     private const int Milliseconds = 20;
 
@@ -15,7 +15,7 @@ internal sealed class RateClock : IDisposable
     private readonly Thread _thread;
 
     /// <summary>Starts the thread. Exit code 71 if the system has no thread left. <paramref name="wakeUp"/> outlives it.</summary>
-    internal RateClock(WakeUp wakeUp) => _thread = WorkerThread.Start("rate", StackSize.Small, () => Run(wakeUp));
+    public RateClock(WakeUp wakeUp) => _thread = WorkerThread.Start("rate", StackSize.Small, () => Run(wakeUp));
 
     /// <summary>Ends the thread and waits for it.</summary>
     public void Dispose()
