@@ -75,7 +75,7 @@ internal static class DaemonVerb
             VerifyFirst = !arguments.Has("--no-verify-first"),
             Slots = slots,
             Observer = new Observer(invocation.Output),
-            ReadFailed = () => new ReadFailures(invocation).Tell,
+            ReadFailed = () => ServeVerb.FailedReadReporter(invocation),
             SetProperty = name => SetProperty(invocation.Output, name),
             Log = invocation.Output,
         };

@@ -147,9 +147,18 @@ internal static class ServeVerb
             Asked = standing == null ? null : standing.Note,
             Checked = standing == null ? null : standing.NoteChecked,
             BeforeHandOver = RootStorage.EnterSystemRoot,
-            ReadFailed = new ReadFailures(invocation).Tell,
+            ReadFailed = FailedReadReporter(invocation),
         };
     }
+
+    /// <summary>Returns an action that reports failed reads of one snapshot, not all of them; for any thread.</summary>
+    internal static Action<string> FailedReadReporter(Invocation invocation) => new ReadFailures((sentence, count) =>
+    {
+        if (invocation.Arguments.Has("--json"))
+            invocation.Output.Result(JsonLine.Event("read_failed").Add("message", sentence).Add("count", count).ToString());
+        invocation.Output.Write(Priority.Warning, "read_failed",
+            count <= ReadFailures.InFull ? sentence : $"{sentence}; {count} reads have failed so far", new LogValue("count", count));
+    }).Tell;
 
     /// <summary>Reports the merge like `merge` does.</summary>
     private sealed class Observer(Invocation invocation) : ISnapshotObserver
