@@ -13,10 +13,10 @@ public static unsafe class EndSignals
     public static bool HaveCome => Volatile.Read(ref *snapuserd_stopped()) != 0;
 
     /// <summary>
-    /// From now on the signals are stop requests and do not end the process. Each adds 1 to the eventfd <paramref name="bell"/>; −1 for
+    /// From now on the signals are stop requests and do not end the process. Each adds 1 to the eventfd <paramref name="wakeUp"/>; −1 for
     /// none. After the return, no handler signals the previous eventfd. Returns 0 or a negative errno.
     /// </summary>
-    public static int Listen(int bell) => snapuserd_listen(bell);
+    public static int Listen(int wakeUp) => snapuserd_listen(wakeUp);
 
     /// <summary>
     /// The signals also end <paramref name="child"/>, including those that have already arrived. 0 stops this; required before the child
@@ -25,7 +25,7 @@ public static unsafe class EndSignals
     public static void Forward(int child) => snapuserd_forward(child);
 
     [DllImport("entry")]
-    private static extern int snapuserd_listen(int bell);
+    private static extern int snapuserd_listen(int wakeUp);
 
     [DllImport("entry")]
     private static extern void snapuserd_forward(int child);

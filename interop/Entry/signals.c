@@ -10,11 +10,11 @@
 #include <stdint.h>
 #include <unistd.h>
 
-int snapuserd_listen(int bell);
+int snapuserd_listen(int event);
 void snapuserd_forward(int child);
 const atomic_int *snapuserd_stopped(void);
 
-static atomic_int stopped, handlers_running, bell_to_ring = -1, child_to_end;
+static atomic_int stopped, handlers_running, event_to_signal = -1, child_to_end;
 static pid_t own_process;
 
 static void on_stop(int number)
@@ -28,8 +28,8 @@ static void on_stop(int number)
     }
     atomic_fetch_add(&handlers_running, 1);
     atomic_store(&stopped, 1);
-    const int bell = atomic_load(&bell_to_ring), child = atomic_load(&child_to_end);
-    if (bell >= 0 && write(bell, &one, sizeof one) < 0) errno = error; /* Cannot fail: WakeUp tested the eventfd. */
+    const int event = atomic_load(&event_to_signal), child = atomic_load(&child_to_end);
+    if (event >= 0 && write(event, &one, sizeof one) < 0) errno = error; /* Cannot fail: WakeUp tested the eventfd. */
     if (child > 0) kill(child, SIGTERM);
     atomic_fetch_sub(&handlers_running, 1);
     errno = error;
@@ -45,13 +45,13 @@ static void wait_for_handlers(void)
  * From now on SIGTERM, SIGINT and SIGHUP set the flag that snapuserd_stopped() points to, and add 1 to this eventfd unless it is -1.
  * Signals that were ignored at the start stay ignored. Returns 0 or a negative errno.
  */
-int snapuserd_listen(int bell)
+int snapuserd_listen(int event)
 {
     static const int stops[] = { SIGTERM, SIGINT, SIGHUP };
     const struct sigaction action = { .sa_handler = on_stop, .sa_flags = SA_RESTART };
     struct sigaction before;
     own_process = getpid();
-    atomic_store(&bell_to_ring, bell);
+    atomic_store(&event_to_signal, event);
     wait_for_handlers();
     for (size_t i = 0; i < sizeof stops / sizeof *stops; i++)
         if (sigaction(stops[i], NULL, &before) != 0 ||

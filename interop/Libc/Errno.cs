@@ -281,8 +281,8 @@ public static class Errno
     };
 
     /// <summary>
-    /// The result of a call, a negative errno, says that the kernel, the file system or a sandbox lacks the call. EPERM is not included: for
-    /// some calls it is a real refusal. False for a result of 0 or more.
+    /// The result of a call, a negative errno, says that the kernel, the file system or a sandbox lacks the call. EPERM is not included:
+    /// for some calls it is a real refusal. False for a result of 0 or more.
     /// </summary>
     public static bool IsUnsupported(int result) => result is -ENOSYS or -EOPNOTSUPP or -ENOTTY or -KernelOnlyENOTSUPP;
 

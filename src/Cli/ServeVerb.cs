@@ -28,7 +28,7 @@ internal static class ServeVerb
             invocation.Output.NeverWait();
             return Supervisor.Run(Supervised(invocation, name.Text), notifier, invocation.Output);
         }
-        var ready = new Readiness(invocation, name.Text, notifier);
+        var ready = new ReadyReport(invocation, name.Text, notifier);
         bool merges = invocation.Arguments.Has("--merge");
         using var stop = new StopSignals();
         var standing = PersistedControlState.Inherited(invocation.Output);
@@ -71,7 +71,7 @@ internal static class ServeVerb
         };
     }
 
-    private static ExitCode Run(Invocation invocation, Readiness ready, ReadyNotifier notifier, Snapshot snapshot, CtlRequests requests,
+    private static ExitCode Run(Invocation invocation, ReadyReport ready, ReadyNotifier notifier, Snapshot snapshot, CtlRequests requests,
         ControlServer? control, bool merges)
     {
         snapshot.Open();
@@ -94,7 +94,7 @@ internal static class ServeVerb
         {
             _ = snapshot.RequestMerge();
             // A rate may have been set before the merge existed.
-            control?.Ring();
+            control?.Wake();
         }
         ExitCode code = snapshot.Run();
         requests.EndWatches();

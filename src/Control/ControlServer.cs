@@ -84,7 +84,7 @@ public sealed class ControlServer : IDisposable
 
     private ControlServer(ControlOptions options, SocketFile? file, int listener)
     {
-        (_options, _file, _listener, _ring) = (options, file, listener, Ring);
+        (_options, _file, _listener, _ring) = (options, file, listener, Wake);
         _event = EventFd.Create();
     }
 
@@ -125,11 +125,11 @@ public sealed class ControlServer : IDisposable
     public void StopAccepting()
     {
         Volatile.Write(ref _accepting, false);
-        Ring();
+        Wake();
     }
 
     /// <summary>Wakes the server's thread, for example because ticks have become due without its knowledge. From any thread.</summary>
-    public void Ring()
+    public void Wake()
     {
         // The server's own thread checks everything before it waits.
         if (Environment.CurrentManagedThreadId == Volatile.Read(ref _ownThread)) return;
@@ -143,7 +143,7 @@ public sealed class ControlServer : IDisposable
     public void Dispose()
     {
         Volatile.Write(ref _stop, true);
-        Ring();
+        Wake();
         _thread?.Join();
         _thread = null;
         CloseListener();

@@ -56,9 +56,9 @@ public sealed class StopSignals : IDisposable
     }
 
     /// <summary>Installs the handlers; they signal an eventfd, or none if it is −1. Exit code 71 if the system refuses.</summary>
-    public static void Listen(int bell)
+    public static void Listen(int wakeUp)
     {
-        int result = EndSignals.Listen(bell);
+        int result = EndSignals.Listen(wakeUp);
         if (result < 0)
             throw new SnapuserdException(ExitCode.OutOfResources,
                 $"cannot listen for signals: {ErrnoText.Of(result)}; allow rt_sigaction in the sandbox");

@@ -8,7 +8,7 @@ namespace Snapuserd.Merge;
 
 /// <summary>
 /// The I/O to Base that does not belong to a batch: flushes, background write-back, and windows that are written from the metadata image.
-/// Requests begin here; the caller waits for <see cref="Transfers"/> and then checks the result.
+/// Requests begin here; the caller waits for <see cref="Pending"/> and then checks the result.
 /// </summary>
 internal sealed class BaseWriter(MergeSetup setup, MergePlan plan, MetadataImage metadata, Watermarks marks)
 {
@@ -18,7 +18,7 @@ internal sealed class BaseWriter(MergeSetup setup, MergePlan plan, MetadataImage
     private long _writeBackAt = marks.BytesWritten;
 
     /// <summary>The flush or the writes that were begun last.</summary>
-    public IoGroup Transfers { get; } = new();
+    public IoGroup Pending { get; } = new();
 
     /// <summary>Flushes so far.</summary>
     public int Flushes { get; private set; }
@@ -30,7 +30,7 @@ internal sealed class BaseWriter(MergeSetup setup, MergePlan plan, MetadataImage
     public IEnumerable<IoGroup> Flush()
     {
         BeginFlush();
-        yield return Transfers;
+        yield return Pending;
         CheckFlush();
     }
 
@@ -38,13 +38,13 @@ internal sealed class BaseWriter(MergeSetup setup, MergePlan plan, MetadataImage
     public void BeginFlush()
     {
         Flushes++;
-        setup.Io.Flush(setup.Base.Number, Transfers);
+        setup.Io.Flush(setup.Base.Number, Pending);
     }
 
     /// <summary>Throws exit code 74 if the flush has ended and failed.</summary>
     public void CheckFlush()
     {
-        if (Transfers.TakeFailure() is { } failure)
+        if (Pending.TakeFailure() is { } failure)
             throw new SnapuserdException(ExitCode.InputOutput,
                 $"{setup.Base.Name}: flushing failed: {ErrnoText.Of(failure.Errno)}; "
                 + $"nothing after op {marks.Durable} of {marks.End} is counted");
@@ -63,7 +63,7 @@ internal sealed class BaseWriter(MergeSetup setup, MergePlan plan, MetadataImage
             int run = 1;
             while (i + run < window && run < mostBlocks && plan[first + i + run].NewBlock == block + run) run++;
             Slice contents = metadata.Slot(i) with { Length = run * CowOp.BlockSize };
-            setup.Io.Write(setup.Base.Number, (long)block * CowOp.BlockSize, contents, Transfers);
+            setup.Io.Write(setup.Base.Number, (long)block * CowOp.BlockSize, contents, Pending);
             i += run;
         }
     }
@@ -71,7 +71,7 @@ internal sealed class BaseWriter(MergeSetup setup, MergePlan plan, MetadataImage
     /// <summary>Throws exit code 74 if a write of <see cref="BeginSlots"/> failed. Names the first op concerned.</summary>
     public void CheckSlots()
     {
-        if (Transfers.TakeFailure() is not { } failure) return;
+        if (Pending.TakeFailure() is not { } failure) return;
         int slot = (failure.Request.Buffer.Offset + failure.Done - metadata.Slot(0).Offset) / CowOp.BlockSize;
         int left = failure.Request.Buffer.Length - failure.Done;
         string where = $"{left} bytes at {failure.Request.Offset + failure.Done} for {plan.Describe(marks.Durable + slot)}";

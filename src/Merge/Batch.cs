@@ -230,7 +230,7 @@ internal sealed class Batch
     }
 
     /// <summary>The reads or writes in flight.</summary>
-    public IoGroup Transfers => _transfers;
+    public IoGroup Pending => _transfers;
 
     /// <summary>True if <see cref="ThrowIfFailed"/> would throw.</summary>
     public bool HasFailed => _failure is not null || _jobFailed;

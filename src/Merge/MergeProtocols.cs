@@ -68,7 +68,7 @@ internal sealed class MergeProtocols(MergeSetup setup, CowFile cow, MergePlan pl
             // A failed flush ends the run. No device is flushed after it: the later flush could succeed and make lost data look durable.
             target.CheckFlush();
         }
-        yield return target.Transfers;
+        yield return target.Pending;
         target.CheckFlush();
         if (marks.Durable < plan.Count) setup.Marker?.Begin(cow, marks.Durable);
         checkpoints.BeginInterval();
@@ -132,7 +132,7 @@ internal sealed class MergeProtocols(MergeSetup setup, CowFile cow, MergePlan pl
         {
             rules.CheckSlots(window);
             target.BeginSlots(window);
-            yield return target.Transfers;
+            yield return target.Pending;
             target.CheckSlots();
             marks.AdvanceWritten(end, journaled: true);
         }
@@ -168,7 +168,7 @@ internal sealed class MergeProtocols(MergeSetup setup, CowFile cow, MergePlan pl
     {
         rules.CheckRule1(batch);
         batch.BeginWriting(wait: true);
-        yield return batch.Transfers;
+        yield return batch.Pending;
         batch.Advance();
         batch.ThrowIfFailed();
         marks.AdvanceWritten(batch.To, journaled: batch.Step.Kind == StepKind.Journal);

@@ -39,13 +39,13 @@ public sealed class RingFaultTests
         {
             Granule = granule;
             Kernel.OnEnter = Enter;
-            Transfers = new IoScheduler(Queue, [granule]);
+            Io = new IoScheduler(Queue, [granule]);
             _random.NextBytes(Device);
         }
 
         public int Granule { get; }
         public byte[] Device { get; } = new byte[2 * Count * Transfer];
-        public IoScheduler Transfers { get; }
+        public IoScheduler Io { get; }
         public int Calls { get; private set; }
         public int Completions { get; private set; }
 
@@ -58,12 +58,12 @@ public sealed class RingFaultTests
         /// <summary>Copies the first half of the device into the second, with as many requests in flight as fit, and flushes.</summary>
         public TransferFailure? CopyHalf()
         {
-            for (int i = 0; i < Count; i++) Transfers.Read(0, i * Transfer, Buffer(i));
-            if (Transfers.Drain() is { } unread) return unread;
-            for (int i = 0; i < Count; i++) Transfers.Write(0, (Count + i) * Transfer, Buffer(i));
-            if (Transfers.Drain() is { } unwritten) return unwritten;
-            Transfers.Flush(0);
-            return Transfers.Drain();
+            for (int i = 0; i < Count; i++) Io.Read(0, i * Transfer, Buffer(i));
+            if (Io.Drain() is { } unread) return unread;
+            for (int i = 0; i < Count; i++) Io.Write(0, (Count + i) * Transfer, Buffer(i));
+            if (Io.Drain() is { } unwritten) return unwritten;
+            Io.Flush(0);
+            return Io.Drain();
         }
 
         public bool Halves() => Device.AsSpan(0, Count * Transfer).SequenceEqual(Device.AsSpan(Count * Transfer));
@@ -115,7 +115,7 @@ public sealed class RingFaultTests
                 using Machine machine = new(512) { OnCall = n => n >= k && n < k + inARow ? (kind, errno) : null };
                 Assert.Null(machine.CopyHalf());
                 Assert.True(machine.Halves(), $"seed {Seed}: call {k}: the copy is wrong");
-                Assert.Equal(0, machine.Transfers.InFlight);
+                Assert.Equal(0, machine.Io.InFlight);
                 calls = machine.Calls;
             }
             Assert.True(calls > 5, $"only {calls} calls");
@@ -138,7 +138,7 @@ public sealed class RingFaultTests
             SnapuserdException error = Assert.Throws<SnapuserdException>(() => { machine.CopyHalf(); });
             Assert.Equal(ExitCode.InputOutput, error.Code);
             Assert.Contains(Errno.Name(errno), error.Message, StringComparison.Ordinal);
-            Assert.True(machine.Transfers.Broken && machine.Queue.Leaked);
+            Assert.True(machine.Io.Broken && machine.Queue.Leaked);
             // The kernel may still write to the buffers, so they stay mapped. Only the test's own parts are disposed.
             machine.Dispose();
         }
@@ -179,7 +179,7 @@ public sealed class RingFaultTests
             TransferFailure failure = Assert.NotNull(machine.CopyHalf());
             Assert.Equal(-errno, failure.Errno);
             Assert.Equal(k < Count ? BlockVerb.Read : BlockVerb.Write, failure.Request.Verb);
-            Assert.Equal(0, machine.Transfers.InFlight);
+            Assert.Equal(0, machine.Io.InFlight);
         }
     }
 

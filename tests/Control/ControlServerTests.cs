@@ -489,7 +489,7 @@ public sealed class ControlServerTests : IDisposable
         Assert.Equal("got x", client.Ask("x"));
         Assert.Equal(0, ticks.Count);
         ticks.On = true;
-        server.Ring();
+        server.Wake();
         while (ticks.Count < 5) Thread.Yield();
         ticks.On = false;
         Assert.Equal("got y", client.Ask("y"));

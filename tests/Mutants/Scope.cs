@@ -9,7 +9,7 @@ namespace Snapuserd.Tests.Mutants;
 public static class Scope
 {
     /// <summary>Folders and files of the product, and why each is included.</summary>
-    public static IReadOnlyList<(string Path, string Reason)> Parts { get; } =
+    public static IReadOnlyList<(string Path, string Why)> Parts { get; } =
     [
         ("src/Merge", "the merge engine"),
         ("src/Block", "devices, rings, locks and identities that the merge stands on"),
@@ -35,7 +35,7 @@ public static class Scope
         ("src/Images/ImageFile.cs", "publishes an image by rename"),
         ("src/Cli/MergeVerb.cs", "exit code after the flush"),
         ("src/Images/TemporaryName.cs", "renames outputs"),
-        ("src/Cli/Readiness.cs", "the ready message"),
+        ("src/Cli/ReadyReport.cs", "the ready message"),
         ("src/Host/ReadyNotifier.cs", "the ready message"),
         ("src/Host/ResumeCount.cs", "hands the count over"),
         ("src/Host/PersistedControlState.cs", "hands requests over"),

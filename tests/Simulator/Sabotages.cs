@@ -26,7 +26,7 @@ public static class Sabotages
     private const string Plan = "Merge/MergePlan.cs";
     private const string Image = "Merge/MergedImage.cs";
     private const string Batch = "Merge/Batch.cs";
-    private const string Transfers = "Block/Transfers.cs";
+    private const string Scheduler = "Block/IoScheduler.cs";
     private const string Gate = "Merge/ReaderGate.cs";
     private const string Line = "Merge/Pipeline.cs";
     private const string Memory = "Block/Arena.cs";
@@ -73,7 +73,7 @@ public static class Sabotages
         new("start-leaves-base-unflushed", "the start does not flush Base",
             new SourceEdit(Protocols, "> Recover(", "target.BeginFlush();", "")),
         new("start-does-not-wait-for-base", "what the pipeline has made is written while the start still flushes Base",
-            new SourceEdit(Protocols, "> Recover(", "yield return target.Transfers;\n        target.CheckFlush();", "")),
+            new SourceEdit(Protocols, "> Recover(", "yield return target.Pending;\n        target.CheckFlush();", "")),
         new("writes-before-the-start-has-flushed", "the first batch is written while the start still makes durable what was left",
             new SourceEdit(Loop, "bool Write()", "if (!_rules.IsRecovered) return false;", ""),
             new SourceEdit(Rules, "void CheckRule1(", "if (!IsRecovered)", "if (marks.Durable < 0)")) { WithoutAssertion = true },
@@ -138,11 +138,11 @@ public static class Sabotages
         new("scratch-flushed-before-it-is-reaped", "the flush of scratch is queued while its writes are in flight",
             new SourceEdit(Head, "WriteScratch(", "yield return _transfers;\n        Check(\"writing the scratch of\");", "")),
         new("window-flushed-before-it-is-reaped", "the flush of Base is queued while a window is in flight", new SourceEdit(Protocols,
-            "> WriteFirst(", "yield return batch.Transfers;", "if (batch.Count < 0) yield return batch.Transfers;")),
-        new("failed-flush-asked-again", "a flush that fails is asked again, and the second one believed", new SourceEdit(Transfers,
+            "> WriteFirst(", "yield return batch.Pending;", "if (batch.Count < 0) yield return batch.Pending;")),
+        new("failed-flush-asked-again", "a flush that fails is asked again, and the second one believed", new SourceEdit(Scheduler,
             "void Progress(", "End(slot, result < 0 ? result : 0);", "if (result < 0) Ask(slot); else End(slot, 0);")),
         new("failed-flush-ignored", "a flush that fails counts as done",
-            new SourceEdit(Transfers, "void End(int", "errno < 0 ?", "errno < 0 && attempt.Whole.Verb != BlockVerb.Flush ?")),
+            new SourceEdit(Scheduler, "void End(int", "errno < 0 ?", "errno < 0 && attempt.Whole.Verb != BlockVerb.Flush ?")),
 
         // Rules 1 to 3.
         new("claim-with-the-scratch", "the state byte says valid in the same write as the data",
@@ -356,35 +356,35 @@ public static class Sabotages
             "void Forget(", "slice.Length)", "Math.Min(slice.Length + System.Page, Size - slice.Offset))")) { Step = Battery.Pages },
 
         // Single requests.
-        new("short-read-accepted", "a short read counts as a whole one", new SourceEdit(Transfers, "void Progress(",
+        new("short-read-accepted", "a short read counts as a whole one", new SourceEdit(Scheduler, "void Progress(",
             "if (result < 0) { End(slot, result); return; }", "if (result < 0) { End(slot, result); return; } if (result > 0 && "
                 + "attempt.Whole.Verb == BlockVerb.Read) { End(slot, 0); return; }")),
-        new("short-write-accepted", "a short write counts as a whole one", new SourceEdit(Transfers, "void Progress(",
+        new("short-write-accepted", "a short write counts as a whole one", new SourceEdit(Scheduler, "void Progress(",
             "if (result < 0) { End(slot, result); return; }", "if (result < 0) { End(slot, result); return; } if (result > 0 && "
                 + "attempt.Whole.Verb == BlockVerb.Write) { End(slot, 0); return; }")),
-        new("nothing-accepted", "a request that moves nothing counts as done", new SourceEdit(Transfers, "void Progress(",
+        new("nothing-accepted", "a request that moves nothing counts as done", new SourceEdit(Scheduler, "void Progress(",
             "if (result == 0 || result > remaining) { End(slot, -Errno.EIO); return; }", "if (result == 0) { End(slot, 0); return; }")),
         new("short-transfer-goes-on-at-its-byte", "a short transfer does not go back to its last whole granule",
-            new SourceEdit(Transfers, "void Progress(", "result - (result % _granules[attempt.Whole.Device])", "result")),
+            new SourceEdit(Scheduler, "void Progress(", "result - (result % _granules[attempt.Whole.Device])", "result")),
         new("short-transfer-skips-a-byte", "a short transfer goes on a byte too far",
-            new SourceEdit(Transfers, "void Progress(", "attempt.Done += whole;", "attempt.Done += Math.Min(whole + 1, remaining - 1);")),
+            new SourceEdit(Scheduler, "void Progress(", "attempt.Done += whole;", "attempt.Done += Math.Min(whole + 1, remaining - 1);")),
         new("plain-call-repeats-the-whole", "the plain call after a short transfer asks for all of it again",
-            new SourceEdit(Transfers, "int PerformPlainly(", "= Rest(slot);", "= _attempts[slot].Whole with { Tag = (uint)slot };"))
+            new SourceEdit(Scheduler, "int PerformPlainly(", "= Rest(slot);", "= _attempts[slot].Whole with { Tag = (uint)slot };"))
         { Step = Battery.Cancelled },
         new("error-of-a-write-ignored", "a write that fails counts as done",
-            new SourceEdit(Transfers, "void End(int", "errno < 0 ?", "errno < 0 && attempt.Whole.Verb != BlockVerb.Write ?")),
+            new SourceEdit(Scheduler, "void End(int", "errno < 0 ?", "errno < 0 && attempt.Whole.Verb != BlockVerb.Write ?")),
         new("error-of-a-read-ignored", "a read that fails counts as done",
-            new SourceEdit(Transfers, "void End(int", "errno < 0 ?", "errno < 0 && attempt.Whole.Verb != BlockVerb.Read ?")),
+            new SourceEdit(Scheduler, "void End(int", "errno < 0 ?", "errno < 0 && attempt.Whole.Verb != BlockVerb.Read ?")),
         new("EAGAIN-for-ever", "EAGAIN is asked again without end",
-            new SourceEdit(Transfers, "void Progress(", " && ++attempt.Tries <= Retry.AttemptsBeforeSync", "")),
-        new("EAGAIN-counts-as-done", "a request that was told to try again counts as done", new SourceEdit(Transfers, "void Progress(",
+            new SourceEdit(Scheduler, "void Progress(", " && ++attempt.Tries <= Retry.AttemptsBeforeSync", "")),
+        new("EAGAIN-counts-as-done", "a request that was told to try again counts as done", new SourceEdit(Scheduler, "void Progress(",
             "<= Retry.AttemptsBeforeSync) { Ask(slot); return; }", "<= Retry.AttemptsBeforeSync) { End(slot, 0); return; }")),
         new("ECANCELED-is-final", "a cancelled request is not tried by the plain call",
-            new SourceEdit(Transfers, "void Progress(", " or -Errno.ECANCELED) result", ") result")),
+            new SourceEdit(Scheduler, "void Progress(", " or -Errno.ECANCELED) result", ") result")),
         new("first-failure-forgotten", "a drain forgets a failure when a later transfer is whole",
-            new SourceEdit(Transfers, "void End(TransferFailure?", "_failure ??= failure;", "_failure = failure;")),
+            new SourceEdit(Scheduler, "void End(TransferFailure?", "_failure ??= failure;", "_failure = failure;")),
         new("wrong-errno", "the sentence names another errno than the device's",
-            new SourceEdit(Transfers, "void End(int", "attempt.Whole, errno,", "attempt.Whole, -Errno.EINVAL,")),
+            new SourceEdit(Scheduler, "void End(int", "attempt.Whole, errno,", "attempt.Whole, -Errno.EINVAL,")),
         new("worker-error-ignored", "what a worker that failed left is written as it is",
             new SourceEdit(Batch, "void JobEnded(", "_jobFailed |=", "_ =")),
 
@@ -533,7 +533,7 @@ public static class Sabotages
             Step = Battery.Overlaps,
         },
         new("nothing-in-Serve", "Serve is compiled as it is", new SourceEdit(Read, "", "class ViewRead", "class ViewRead")),
-        new("nothing-in-Block", "Block is compiled as it is", new SourceEdit(Transfers, "", "class IoScheduler", "class IoScheduler")),
+        new("nothing-in-Block", "Block is compiled as it is", new SourceEdit(Scheduler, "", "class IoScheduler", "class IoScheduler")),
         new("nothing-in-Control", "Control is compiled as it is",
             new SourceEdit(Snapshots, "", "class Snapshot : ", "class Snapshot : ")) { Tests = s_swap },
         new("nothing-in-Images", "Images is compiled as it is",

@@ -338,9 +338,9 @@ public sealed class LitmusTests
     private static MemoryProgram Sleepers()
     {
         MemoryProgram p = new();
-        Location bell = p.Location("bell");
-        Register woken = p.Thread("a").Sleep(bell);
-        p.Thread("b").Load(bell);
+        Location wakeUp = p.Location("wakeUp");
+        Register woken = p.Thread("a").Sleep(wakeUp);
+        p.Thread("b").Load(wakeUp);
         p.Bad = (r, _) => !r.Has(woken);
         return p;
     }
@@ -403,12 +403,12 @@ public sealed class LitmusTests
     private static MemoryProgram SleeperBeforeBranch(bool guessed)
     {
         MemoryProgram p = new();
-        Location bell = p.Location("bell"), x = p.Location("x");
+        Location wakeUp = p.Location("wakeUp"), x = p.Location("x");
         ThreadProgram a = p.Thread("a");
-        Register woken = a.Sleep(bell);
+        Register woken = a.Sleep(wakeUp);
         using (a.When(r => r.Has(woken), woken)) a.Fence();
         Register data = a.Load(x);
-        p.Thread("b").Load(bell);
+        p.Thread("b").Load(wakeUp);
         p.Bad = (r, _) => !r.Has(woken) && r.Has(data) == guessed;
         return p;
     }

@@ -155,7 +155,7 @@ internal sealed class ThreadProgram
     internal Register Sleep(Location eventfd) => Update([eventfd], null, _ => 0, Order.Plain, value => value != 0);
 
     /// <summary>Adds 1 to an eventfd.</summary>
-    internal void Ring(Location eventfd) => Update(eventfd, value => value + 1, Order.Plain);
+    internal void Signal(Location eventfd) => Update(eventfd, value => value + 1, Order.Plain);
 
     /// <summary>Monitor.Enter, which promises only acquire.</summary>
     internal void Lock(Location gate) => Update([gate], null, _ => 1, Order.Acquire, value => value == 0);

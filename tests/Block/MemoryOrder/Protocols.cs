@@ -129,7 +129,7 @@ internal static class Protocols
             Make = SignalWake,
             Sources =
             [
-                new(Signals, "static void on_stop(", @"atomic_store\(&stopped, 1\)", @"atomic_load\(&bell_to_ring\)", @"write\(bell"),
+                new(Signals, "static void on_stop(", @"atomic_store\(&stopped, 1\)", @"atomic_load\(&event_to_signal\)", @"write\(event"),
                 new("interop/Entry/EndSignals.cs", "public static bool HaveCome", @"Volatile\.Read\(ref \*snapuserd_stopped\(\)\)"),
                 new("src/Block/StopFlag.cs", "public bool Requested", @"Volatile\.Read\(ref _requested\)"),
             ],
@@ -145,9 +145,9 @@ internal static class Protocols
             Sources =
             [
                 new(Signals, "static void on_stop(",
-                    @"atomic_fetch_add\(&handlers_running, 1\)", @"atomic_load\(&bell_to_ring\)", @"write\(bell",
+                    @"atomic_fetch_add\(&handlers_running, 1\)", @"atomic_load\(&event_to_signal\)", @"write\(event",
                     @"atomic_fetch_sub\(&handlers_running, 1\)"),
-                new(Signals, "int snapuserd_listen(int bell)\n", @"atomic_store\(&bell_to_ring, bell\)", @"wait_for_handlers\(\)"),
+                new(Signals, "int snapuserd_listen(int event)\n", @"atomic_store\(&event_to_signal, event\)", @"wait_for_handlers\(\)"),
                 new(Signals, "static void wait_for_handlers(", @"atomic_load\(&handlers_running\) != 0"),
             ],
         },
@@ -169,7 +169,7 @@ internal static class Protocols
             Make = ControlBell,
             Sources =
             [
-                new(Control, "public void Ring(", @"Interlocked\.Exchange\(ref _rung, 1\) != 0\) return", @"_event\.Signal\(\)"),
+                new(Control, "public void Signal(", @"Interlocked\.Exchange\(ref _rung, 1\) != 0\) return", @"_event\.Signal\(\)"),
                 new(Control, "private void Serve(",
                     @"while \(true\)", @"Interlocked\.Exchange\(ref _rung, 0\)", @"Volatile\.Read\(ref _stop\)", @"Tick\(\)",
                     @"Libc\.Poll\(", @"_event\.Drain\(\)"),
@@ -341,7 +341,7 @@ internal static class Protocols
         using (reader.When(r => r[before] == 1, before))
         {
             Register now = reader.Load(epoch, b.Of("Leave: read of the number", Order.Acquire));
-            using (reader.When(r => r[now] != 0, now)) reader.Ring(eventfd);
+            using (reader.When(r => r[now] != 0, now)) reader.Signal(eventfd);
         }
         ThreadProgram merge = p.Thread("merge");
         merge.Update(epoch, value => value + 1, b.Of("Publish: number", Order.Full));
@@ -366,7 +366,7 @@ internal static class Protocols
             ThreadProgram signaller = p.Thread($"signaller {i}");
             signaller.Store(work[i], 1);
             Register before = signaller.Update(signalled, _ => 1, b.Of("Signal: exchange", Order.Full));
-            using (signaller.When(r => r[before] == 0, before)) signaller.Ring(eventfd);
+            using (signaller.When(r => r[before] == 0, before)) signaller.Signal(eventfd);
         }
         ThreadProgram queue = p.Thread("queue");
         List<Register>[] seen = [[], []];
@@ -452,12 +452,12 @@ internal static class Protocols
     private static MemoryProgram SignalWake(Barriers b)
     {
         MemoryProgram p = new();
-        Location stopped = p.Location("stopped"), bell = p.Location("bell_to_ring", 5);
+        Location stopped = p.Location("stopped"), wakeUp = p.Location("event_to_signal", 5);
         Location eventfd = p.Location("eventfd"), signalled = p.Location("_signalled");
         ThreadProgram handler = p.Thread("handler");
         handler.Store(stopped, 1, b.Of("handler: stopped = 1", Order.Release));
-        Register which = handler.Load(bell, b.Of("handler: read of the bell", Order.AcquireAfterRelease, Order.Acquire));
-        using (handler.When(r => r[which] == 5, which)) handler.Ring(eventfd);
+        Register which = handler.Load(wakeUp, b.Of("handler: read of the wakeUp", Order.AcquireAfterRelease, Order.Acquire));
+        using (handler.When(r => r[which] == 5, which)) handler.Signal(eventfd);
         ThreadProgram queue = p.Thread("queue");
         Register woken = queue.Sleep(eventfd), seen;
         using (queue.When(r => r.Has(woken), woken))
@@ -473,19 +473,19 @@ internal static class Protocols
     private static MemoryProgram SignalBell(Barriers b)
     {
         MemoryProgram p = new();
-        Location running = p.Location("handlers_running"), bell = p.Location("bell_to_ring", 5);
+        Location running = p.Location("handlers_running"), wakeUp = p.Location("event_to_signal", 5);
         Location closed = p.Location("old eventfd is closed");
         ThreadProgram handler = p.Thread("handler");
         // C's seq_cst update may be an acquire load and a release store (LDAXR, STLXR) without a fence. No other handler runs in this
         // model.
         Register before = handler.Load(running, Order.AcquireAfterRelease);
         handler.Store(running, r => r[before] + 1, [before], b.Of("handler: running = 1", Order.Release));
-        Register which = handler.Load(bell, b.Of("handler: read of the bell", Order.AcquireAfterRelease, Order.Acquire));
+        Register which = handler.Load(wakeUp, b.Of("handler: read of the wakeUp", Order.AcquireAfterRelease, Order.Acquire));
         Register used;
         using (handler.When(r => r[which] == 5, which)) used = handler.Update(closed, value => value, Order.Plain);
         handler.Store(running, 0, b.Of("handler: running = 0", Order.Release));
         ThreadProgram main = p.Thread("main");
-        main.Store(bell, 6, b.Of("listen: bell", Order.Release));
+        main.Store(wakeUp, 6, b.Of("listen: wakeUp", Order.Release));
         Register count = main.Load(running, b.Of("listen: read of running", Order.AcquireAfterRelease, Order.Acquire));
         using (main.When(r => r[count] == 0, count)) main.Store(closed, 1);
         p.Bad = (r, _) => r[used] == 1;
@@ -512,14 +512,14 @@ internal static class Protocols
     private static MemoryProgram ControlBell(Barriers b)
     {
         MemoryProgram p = new();
-        Location rung = p.Location("_rung"), bell = p.Location("_bell");
+        Location rung = p.Location("_rung"), wakeUp = p.Location("_event");
         Location[] work = [p.Location("work a"), p.Location("work b")];
         for (int i = 0; i < work.Length; i++)
         {
             ThreadProgram ringer = p.Thread($"ringer {i}");
             ringer.Store(work[i], 1);
             Register before = ringer.Update(rung, _ => 1, b.Of("Ring: exchange", Order.Full));
-            using (ringer.When(r => r[before] == 0, before)) ringer.Ring(bell);
+            using (ringer.When(r => r[before] == 0, before)) ringer.Signal(wakeUp);
         }
         ThreadProgram server = p.Thread("server");
         List<Register>[] seen = [[], []];
@@ -527,7 +527,7 @@ internal static class Protocols
         {
             server.Update(rung, _ => 0, b.Of("Serve: exchange", Order.Full));
             for (int i = 0; i < work.Length; i++) seen[i].Add(server.Load(work[i]));
-            if (turn < 2) server.Sleep(bell);
+            if (turn < 2) server.Sleep(wakeUp);
         }
         p.Bad = (r, _) => Array.Exists(seen, looks => !looks.Exists(look => r[look] == 1));
         return p;
@@ -541,7 +541,7 @@ internal static class Protocols
     {
         MemoryProgram p = new();
         Location watching = p.Location("_watching", 1), gate = p.Location("session's lock");
-        Location owes = p.Location("_owes"), bell = p.Location("_bell");
+        Location owes = p.Location("_owes"), wakeUp = p.Location("_event");
         bool sessionLocks = b.Has("Owe: lock"), checkLocks = b.Has("CheckTime: lock");
         ThreadProgram acceptor = p.Thread("acceptor");
         acceptor.Store(watching, 0, b.Of("Accept: watching = 0", Order.Release));
@@ -549,12 +549,12 @@ internal static class Protocols
         Register deadline = acceptor.Load(owes);
         if (checkLocks) acceptor.Unlock(gate);
         Register woken;
-        using (acceptor.When(r => r[deadline] == 0, deadline)) woken = acceptor.Sleep(bell);
+        using (acceptor.When(r => r[deadline] == 0, deadline)) woken = acceptor.Sleep(wakeUp);
         ThreadProgram session = p.Thread("session");
         if (sessionLocks) session.Lock(gate);
         session.Store(owes, 1);
         Register before = session.Update(watching, _ => 1, b.Of("Watch: exchange", Order.Full));
-        using (session.When(r => r[before] == 0, before)) session.Ring(bell);
+        using (session.When(r => r[before] == 0, before)) session.Signal(wakeUp);
         if (sessionLocks) session.Unlock(gate);
         p.Bad = (r, _) => r[deadline] == 0 && !r.Has(woken);
         return p;
@@ -628,13 +628,13 @@ internal static class Protocols
         ThreadProgram stopper = p.Thread("stopper");
         stopper.Store(stop, 1, Order.Release);
         Register first = stopper.Load(number, Order.Acquire);
-        using (stopper.When(r => r[first] != 0, first)) stopper.Ring(signal);
+        using (stopper.When(r => r[first] != 0, first)) stopper.Signal(signal);
         if (b.Has("Stop: again"))
         {
             using IDisposable _ = stopper.When(r => r[first] == 0, first);
             // A later attempt finds the number: every store becomes visible in the end.
             stopper.Update([number], null, value => value, Order.Plain, value => value != 0);
-            stopper.Ring(signal);
+            stopper.Signal(signal);
         }
         ThreadProgram worker = p.Thread("worker");
         worker.Store(number, 1, Order.Release);

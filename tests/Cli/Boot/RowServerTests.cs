@@ -89,7 +89,7 @@ public sealed class RowServerTests : IDisposable
     }
 
     [Fact]
-    public void Nobody_is_nobody_and_a_device_that_is_not_there_is_not_served()
+    public void Without_a_server_or_its_device_nothing_is_served()
     {
         Assert.Null(RowServer.Ask(Path, s_row));
         File.WriteAllText(Path, "");

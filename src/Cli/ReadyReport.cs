@@ -12,7 +12,7 @@ namespace Snapuserd.Cli;
 /// <param name="invocation">The invocation of `serve`.</param>
 /// <param name="name">The server's name in `ctl`.</param>
 /// <param name="notifier">Notifies the readers other than standard output.</param>
-internal sealed class Readiness(Invocation invocation, string name, ReadyNotifier notifier)
+internal sealed class ReadyReport(Invocation invocation, string name, ReadyNotifier notifier)
 {
     /// <summary>Announces the device.</summary>
     internal void Tell(string device, long bytes)

@@ -17,7 +17,7 @@ using static Snapuserd.Tests.Block.OwnThread;
 namespace Snapuserd.Tests.Cli;
 
 /// <summary>The message that a device is usable, to each kind of waiting process.</summary>
-public sealed class ReadinessTests : IDisposable
+public sealed class ReadyReportTests : IDisposable
 {
     private ReadyNotifier? _notifier;
     private readonly TempFolder _folder = new();
@@ -37,7 +37,7 @@ public sealed class ReadinessTests : IDisposable
     public void Standard_output_has_the_device_and_the_name_under_which_it_is_controlled(string options, string expected)
     {
         _lines.Output.LogTo(LogForm.Json);
-        Readiness(_lines.Output, options).Tell("/dev/ublkb7", 8192);
+        ReadyReport(_lines.Output, options).Tell("/dev/ublkb7", 8192);
         Assert.Equal(expected, _lines.Results);
         Assert.Equal(1, _lines.Diagnostics.Split('\n').Length - 1);
         const string message = "\"message\":\"/dev/ublkb7 shows the new image of /the/base, 8 KiB\"";
@@ -51,8 +51,8 @@ public sealed class ReadinessTests : IDisposable
     public void The_descriptor_that_was_asked_for_gets_the_device_once_and_is_closed()
     {
         Assert.Equal(0, Libc.SocketPair(Libc.AF_UNIX, Libc.SOCK_STREAM | Libc.SOCK_CLOEXEC, out int ours, out int theirs));
-        Readiness readiness = Readiness(_lines.Output, $"--ready-fd {theirs}");
-        readiness.Tell("/dev/ublkb7", 8192);
+        ReadyReport ready = ReadyReport(_lines.Output, $"--ready-fd {theirs}");
+        ready.Tell("/dev/ublkb7", 8192);
         byte[] bytes = new byte[100];
         Assert.Equal(12, Libc.Read(ours, bytes));
         Assert.Equal("/dev/ublkb7\n", Encoding.ASCII.GetString(bytes, 0, 12));
@@ -61,7 +61,7 @@ public sealed class ReadinessTests : IDisposable
         // A second close must not close a reused descriptor number.
         using SafeFileHandle other = File.OpenHandle(_folder["other"], FileMode.CreateNew, FileAccess.Write);
         _notifier!.Close();
-        readiness.Tell("/dev/ublkb7", 8192);
+        ready.Tell("/dev/ublkb7", 8192);
         Assert.Equal(0, RandomAccess.GetLength(other));
         Assert.True(Libc.Fcntl((int)other.DangerousGetHandle(), Libc.F_GETFD, 0) >= 0);
         _ = Libc.Close(ours);
@@ -83,9 +83,9 @@ public sealed class ReadinessTests : IDisposable
     public void A_descriptor_that_is_not_open_is_refused()
     {
         SnapuserdException refusal =
-            Assert.Throws<SnapuserdException>(() => Readiness(_lines.Output, "--ready-fd 1000000"));
+            Assert.Throws<SnapuserdException>(() => ReadyReport(_lines.Output, "--ready-fd 1000000"));
         Assert.Equal((ExitCode.Usage, "--ready-fd 1000000: no such descriptor is open"), (refusal.Code, refusal.Message));
-        _ = Readiness(_lines.Output, "--ready-fd 0");
+        _ = ReadyReport(_lines.Output, "--ready-fd 0");
     }
 
     [Fact]
@@ -93,9 +93,9 @@ public sealed class ReadinessTests : IDisposable
     {
         using Socket manager = new(AddressFamily.Unix, SocketType.Dgram, ProtocolType.Unspecified) { ReceiveTimeout = 60_000 };
         manager.Bind(new UnixDomainSocketEndPoint(_folder["notify"]));
-        Readiness readiness = Readiness(_lines.Output, "", _folder["notify"]);
+        ReadyReport ready = ReadyReport(_lines.Output, "", _folder["notify"]);
         byte[] message = new byte[1000];
-        readiness.Tell("/dev/a\nb", 8192);
+        ready.Tell("/dev/a\nb", 8192);
         Assert.Equal("READY=1\nSTATUS=serving /dev/a\\x0ab", Encoding.ASCII.GetString(message, 0, manager.Receive(message)));
         _notifier!.TellStopping();
         Assert.Equal("STOPPING=1", Encoding.ASCII.GetString(message, 0, manager.Receive(message)));
@@ -110,7 +110,7 @@ public sealed class ReadinessTests : IDisposable
         using SafeFileHandle full = File.OpenHandle("/dev/full", FileMode.Open, FileAccess.Write);
         using SafeFileHandle told = File.OpenHandle(_folder["told"], FileMode.CreateNew, FileAccess.Write, FileShare.ReadWrite);
         Output output = new(0, (int)full.DangerousGetHandle(), (int)told.DangerousGetHandle());
-        Readiness(output, $"--ready-fd {theirs}").Tell("/dev/ublkb7", 8192);
+        ReadyReport(output, $"--ready-fd {theirs}").Tell("/dev/ublkb7", 8192);
         Assert.Equal(12, Libc.Read(ours, new byte[100]));
         _ = Libc.Close(ours);
         const string sentence = @"^snapuserd: /dev/ublkb7 is served, but that could not be printed: [^\n]*ENOSPC[^\n]*\n$";
@@ -135,7 +135,7 @@ public sealed class ReadinessTests : IDisposable
                 _ => "close",
             });
             return call.Number == SYS_write ? call[2] : 0;
-        }, () => Readiness(_lines.Output, $"--ready-fd {fd}").Tell("/dev/ublkb7", 8192));
+        }, () => ReadyReport(_lines.Output, $"--ready-fd {fd}").Tell("/dev/ublkb7", 8192));
         string[] expected = [$"fcntl {Libc.F_GETFD}", "/dev/ublkb7\n", "close"];
         Assert.Equal(isClosed ? expected : expected[..2], calls);
     }
@@ -147,7 +147,7 @@ public sealed class ReadinessTests : IDisposable
     {
         SnapuserdException? refusal = null;
         Answering([SYS_fcntl], call => call[0] == 2 && call[1] == Libc.F_GETFD ? answer : null,
-            () => refusal = Assert.Throws<SnapuserdException>(() => Readiness(_lines.Output, "--ready-fd 2")));
+            () => refusal = Assert.Throws<SnapuserdException>(() => ReadyReport(_lines.Output, "--ready-fd 2")));
         Assert.Equal((ExitCode.Usage, "--ready-fd 2: no such descriptor is open"), (refusal!.Code, refusal.Message));
     }
 
@@ -174,17 +174,17 @@ public sealed class ReadinessTests : IDisposable
         return reader.ReadToEnd();
     }
 
-    private Readiness Readiness(Output output, string options, string? manager = null)
+    private ReadyReport ReadyReport(Output output, string options, string? manager = null)
     {
         string[] words = ["--cow", "/the/cow", "--base", "/the/base", .. options.Split(' ', StringSplitOptions.RemoveEmptyEntries)];
         Arguments arguments = Arguments.Parse(Verbs.All.Single(one => one.Name == "serve"), words);
         _notifier = new ReadyNotifier((int)arguments.Number("--ready-fd", -1)) { Manager = manager };
-        return new Readiness(new Invocation(arguments, output), "ro\not", _notifier);
+        return new ReadyReport(new Invocation(arguments, output), "ro\not", _notifier);
     }
 
     private ReadyNotifier Notifier(string options, string? manager = null)
     {
-        _ = Readiness(_lines.Output, options, manager);
+        _ = ReadyReport(_lines.Output, options, manager);
         return _notifier!;
     }
 }
