@@ -74,7 +74,7 @@ public sealed class ControlServer : IDisposable
     private readonly EventFd _event;
     private SocketFile? _file;
     private int _listener;
-    private int _rung;
+    private int _woken;
     private int _ownThread;
     private long _turns;
     private bool _stop;
@@ -133,7 +133,7 @@ public sealed class ControlServer : IDisposable
     {
         // The server's own thread checks everything before it waits.
         if (Environment.CurrentManagedThreadId == Volatile.Read(ref _ownThread)) return;
-        if (Interlocked.Exchange(ref _rung, 1) != 0) return;
+        if (Interlocked.Exchange(ref _woken, 1) != 0) return;
         _ = _event.Signal();
     }
 
@@ -197,7 +197,7 @@ public sealed class ControlServer : IDisposable
         {
             Interlocked.Increment(ref _turns);
             // Reset the flag before any check: a later change signals again.
-            Interlocked.Exchange(ref _rung, 0);
+            Interlocked.Exchange(ref _woken, 0);
             bool stop = Volatile.Read(ref _stop);
             if (!Volatile.Read(ref _accepting)) CloseListener();
             Tick();

@@ -375,7 +375,7 @@ public sealed class MapperTests
             return 0;
         };
         kernel.Commands.Clear();
-        Assert.StartsWith("69 /dev/mapper/root cannot be put on /dev/ublkb0: ", Says(() => StandOn(kernel, s_served)),
+        Assert.StartsWith("74 /dev/mapper/root cannot be put on /dev/ublkb0: ", Says(() => StandOn(kernel, s_served)),
             StringComparison.Ordinal);
         Assert.Equal(21, kernel.Commands.Count(command => command == DM_TABLE_LOAD));
     }

@@ -166,15 +166,15 @@ internal static class Protocols
         new Protocol
         {
             Name = "ControlServer: no wake-up is lost",
-            Make = ControlBell,
+            Make = ControlWakeUp,
             Sources =
             [
-                new(Control, "public void Signal(", @"Interlocked\.Exchange\(ref _rung, 1\) != 0\) return", @"_event\.Signal\(\)"),
+                new(Control, "public void Wake(", @"Interlocked\.Exchange\(ref _woken, 1\) != 0\) return", @"_event\.Signal\(\)"),
                 new(Control, "private void Serve(",
-                    @"while \(true\)", @"Interlocked\.Exchange\(ref _rung, 0\)", @"Volatile\.Read\(ref _stop\)", @"Tick\(\)",
+                    @"while \(true\)", @"Interlocked\.Exchange\(ref _woken, 0\)", @"Volatile\.Read\(ref _stop\)", @"Tick\(\)",
                     @"Libc\.Poll\(", @"_event\.Drain\(\)"),
             ],
-            Fields = [(Control, "_rung", []), (Control, "_stop", []), (Control, "_accepting", [])],
+            Fields = [(Control, "_woken", []), (Control, "_stop", []), (Control, "_accepting", [])],
         },
         new Protocol
         {
@@ -456,7 +456,7 @@ internal static class Protocols
         Location eventfd = p.Location("eventfd"), signalled = p.Location("_signalled");
         ThreadProgram handler = p.Thread("handler");
         handler.Store(stopped, 1, b.Of("handler: stopped = 1", Order.Release));
-        Register which = handler.Load(wakeUp, b.Of("handler: read of the wakeUp", Order.AcquireAfterRelease, Order.Acquire));
+        Register which = handler.Load(wakeUp, b.Of("handler: read of the eventfd", Order.AcquireAfterRelease, Order.Acquire));
         using (handler.When(r => r[which] == 5, which)) handler.Signal(eventfd);
         ThreadProgram queue = p.Thread("queue");
         Register woken = queue.Sleep(eventfd), seen;
@@ -480,12 +480,12 @@ internal static class Protocols
         // model.
         Register before = handler.Load(running, Order.AcquireAfterRelease);
         handler.Store(running, r => r[before] + 1, [before], b.Of("handler: running = 1", Order.Release));
-        Register which = handler.Load(wakeUp, b.Of("handler: read of the wakeUp", Order.AcquireAfterRelease, Order.Acquire));
+        Register which = handler.Load(wakeUp, b.Of("handler: read of the eventfd", Order.AcquireAfterRelease, Order.Acquire));
         Register used;
         using (handler.When(r => r[which] == 5, which)) used = handler.Update(closed, value => value, Order.Plain);
         handler.Store(running, 0, b.Of("handler: running = 0", Order.Release));
         ThreadProgram main = p.Thread("main");
-        main.Store(wakeUp, 6, b.Of("listen: wakeUp", Order.Release));
+        main.Store(wakeUp, 6, b.Of("listen: eventfd", Order.Release));
         Register count = main.Load(running, b.Of("listen: read of running", Order.AcquireAfterRelease, Order.Acquire));
         using (main.When(r => r[count] == 0, count)) main.Store(closed, 1);
         p.Bad = (r, _) => r[used] == 1;
@@ -507,19 +507,19 @@ internal static class Protocols
     }
 
     /// <summary>
-    /// Two threads signal. The server's thread sets <c>_rung</c> to 0, looks for work, sleeps in poll and reads the eventfd.
+    /// Two threads signal. The server's thread sets <c>_woken</c> to 0, looks for work, sleeps in poll and reads the eventfd.
     /// </summary>
-    private static MemoryProgram ControlBell(Barriers b)
+    private static MemoryProgram ControlWakeUp(Barriers b)
     {
         MemoryProgram p = new();
-        Location rung = p.Location("_rung"), wakeUp = p.Location("_event");
+        Location rung = p.Location("_woken"), wakeUp = p.Location("_event");
         Location[] work = [p.Location("work a"), p.Location("work b")];
         for (int i = 0; i < work.Length; i++)
         {
-            ThreadProgram ringer = p.Thread($"ringer {i}");
-            ringer.Store(work[i], 1);
-            Register before = ringer.Update(rung, _ => 1, b.Of("Ring: exchange", Order.Full));
-            using (ringer.When(r => r[before] == 0, before)) ringer.Signal(wakeUp);
+            ThreadProgram waker = p.Thread($"waker {i}");
+            waker.Store(work[i], 1);
+            Register before = waker.Update(rung, _ => 1, b.Of("Wake: exchange", Order.Full));
+            using (waker.When(r => r[before] == 0, before)) waker.Signal(wakeUp);
         }
         ThreadProgram server = p.Thread("server");
         List<Register>[] seen = [[], []];
