@@ -273,7 +273,7 @@ public sealed class FileCowOutputTests
                 writer.Replace(100, Noise(300));
                 SnapuserdException refusal = Assert.ThrowsAny<SnapuserdException>(writer.Finish);
                 Assert.Equal(ExitCode.InputOutput, refusal.Code);
-                Assert.Contains("no space is left", refusal.Message, StringComparison.Ordinal);
+                Assert.Contains("no space left on device", refusal.Message, StringComparison.Ordinal);
                 Assert.Contains("ENOSPC", refusal.Message, StringComparison.Ordinal);
             }
             using (var writer = CowWriter.OpenAt(output, 1, s_options)) writer.Finish();
