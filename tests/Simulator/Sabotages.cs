@@ -170,7 +170,7 @@ public static class Sabotages
                 "WritePermission MayWrite(", "if (batch.SafeFrom > marks.Released)", "if (batch.SafeFrom > marks.Durable + 1)")),
         new("limit-off-by-one-unasserted", "the same, and the assertion is off by one as well",
             new SourceEdit(Plan, "int PlainRun(", "limits[position] <= durable", "limits[position] <= durable + 1"),
-            new SourceEdit(Plan, "int Limit(", "Limits[position]", "Limits[position] - 1")) { WithoutAssertion = true },
+            new SourceEdit(Plan, "int SafeFrom(", "SafeFroms[position]", "SafeFroms[position] - 1")) { WithoutAssertion = true },
         new("rule-1-by-what-is-written", "the limit is compared with what is written instead of what is durable", new SourceEdit(Rules,
             "WritePermission MayWrite(", "if (batch.SafeFrom > marks.Released)", "if (batch.SafeFrom > marks.Written)")),
         new("rule-1-by-what-is-written-unasserted", "the same, and the assertion compares likewise", new SourceEdit(Rules,
