@@ -351,7 +351,7 @@ public static class Sabotages
 
         // Memory.
         new("rooms-of-blocks", "a room is no whole number of the system's pages, so that not all of it can be given back", new SourceEdit(
-            Line, "int Rooms) Divide(", "? page : Arena.Alignment", "? Arena.Alignment : Arena.Alignment")) { Step = Battery.Pages },
+            Line, "int Buffers) Divide(", "? page : Arena.Alignment", "? Arena.Alignment : Arena.Alignment")) { Step = Battery.Pages },
         new("forgets-a-page-of-the-next-room", "a room that is given back takes a page of the next one along", new SourceEdit(Memory,
             "void Forget(", "slice.Length)", "Math.Min(slice.Length + System.Page, Size - slice.Offset))")) { Step = Battery.Pages },
 
