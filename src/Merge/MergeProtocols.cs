@@ -11,8 +11,7 @@ namespace Snapuserd.Merge;
 /// <see cref="RunningProtocol"/> takes the steps, one protocol at a time.
 /// </summary>
 internal sealed class MergeProtocols(MergeSetup setup, CowFile cow, MergePlan plan, MetadataImage metadata, Pipeline pipeline,
-    BaseWriter target,
-    Watermarks marks, MergeRules rules, CheckpointSchedule checkpoints, RunningProtocol running)
+    BaseWriter target, Watermarks marks, MergeRules rules, CheckpointSchedule checkpoints, RunningProtocol running)
 {
     private readonly uint[] _windowBlocks = new uint[metadata.Slots];
 

@@ -128,7 +128,8 @@ public interface IMergeMarker
 
     /// <summary>
     /// Called before the first write to Base, with the number of counted ops, after the COW says durably, as far as it can, that its merge
-    /// has begun. The marker is durable on return. Throws 74 if it cannot be made durable.
+    /// has begun. The marker is durable on return. If it cannot be made durable, throws with the exit code of the errno: 74 for a failing
+    /// device.
     /// </summary>
     void Begin(CowFile cow, int count);
 

@@ -23,9 +23,10 @@ public sealed record SourceEdit(string File, string Member, string Old, string N
 public sealed record SabotageResult(string Name, string? Check, string Line, double Seconds);
 
 /// <summary>
-/// Unit tests that detect a sabotage of code that the simulator does not run: the project below tests, and a part of their names.
+/// Unit tests that detect a sabotage of code that the simulator does not run: the project below tests, a part of their names, and a part
+/// of their data, null for all data.
 /// </summary>
-public sealed record UnitTests(string Project, string Name);
+public sealed record UnitTests(string Project, string Name, string? Data = null);
 
 /// <summary>
 /// A deliberate defect of the product; <paramref name="What"/> describes it. All edits are in one project.
@@ -126,7 +127,8 @@ public sealed record Sabotage(string Name, string What, params SourceEdit[] Edit
             File.Copy(file, Path.Combine(folder, Path.GetFileName(file)), overwrite: true);
         Compiler.Compile(Project == "Cli" ? "snapuserd" : $"Snapuserd.{Project}", Sources(), folder, built);
 
-        string[] words = ["test", Path.Combine(folder, assembly), "--nologo", "--filter", $"FullyQualifiedName~{tests.Name}"];
+        string filter = $"FullyQualifiedName~{tests.Name}{(tests.Data == null ? "" : $"&DisplayName~{tests.Data}")}";
+        string[] words = ["test", Path.Combine(folder, assembly), "--nologo", "--filter", filter];
         (int exitCode, string output, string errors) =
             RunToEnd(new ProcessStartInfo(Compiler.Host, words) { RedirectStandardOutput = true, RedirectStandardError = true });
         SabotageResult Result(string? check, string line) => new(Name, check, line, clock.Elapsed.TotalSeconds);

@@ -54,8 +54,10 @@ public static class Sabotages
 
     private static readonly UnitTests s_swap = new("Control", "SwapOrderTests");
     private static readonly UnitTests s_durable = new("Cli", "DurableFirstTests");
-    private static readonly UnitTests s_observers = new("Control", "ThrowingObserverTests");
-    private static readonly UnitTests s_boot = new("Cli", "BootTests");
+    private static readonly UnitTests s_observers = new("Control", "ThrowingObserverTests", "path: \"serve\"");
+    private static readonly UnitTests s_boot = new("Cli", "BootTests.Every_decision_is_the_documented_one");
+    private static readonly UnitTests s_bootMerged = new("Cli", "BootTests.A_row_that_was_merged_before");
+    private static readonly UnitTests s_bootResult = new("Cli", "BootTests.A_result_that_cannot");
     private static readonly UnitTests s_newMarker = new("Cli", "MergeMarkerTests.A_new_mark");
 
     private const string ForgetWindow =
@@ -495,7 +497,7 @@ public static class Sabotages
         new("client-ends-its-snapshot", "a client that cannot be told ends its snapshot",
             new SourceEdit("Control/SnapshotSet.cs", "void Tell(", "call();\n        }\n        catch (Exception e)",
                 "call();\n        }\n        catch (TimeoutException e)"))
-        { Tests = s_observers },
+        { Tests = new("Control", "ThrowingObserverTests", "path: \"daemon\"") },
         new("check-unnoted", "what a server has checked is not noted for the next one",
             new SourceEdit(Snapshots, "void IMergeObserver.Checking(", "_options.Checked?.Invoke(progress.OpsDone);",
                 "")) { Tests = s_observers },
@@ -514,11 +516,11 @@ public static class Sabotages
             new SourceEdit(BootRows, "RowResult? MergeNow(", "if (devices.CowIsFile) MergeMarker.Remove(row.Cow);", "")) { Tests = s_boot },
         new("boot-plain-mark-stays", "boot leaves the marker of a row that was merged before",
             new SourceEdit(BootRows, "RowResult Direct(", "if (devices.State.Kind == CowKind.Merged) MergeMarker.Remove(row.Cow);",
-                "")) { Tests = s_boot },
+                "")) { Tests = s_bootMerged },
         new("boot-old-mark-stays", "boot leaves the marker of a row whose old image it takes",
             new SourceEdit(BootRows, "RowResult Fallback(", "MergeMarker.Remove(row.Cow);", "")) { Tests = s_boot },
         new("boot-result-unshown-ends-it", "boot serves no further row when the result of one cannot be shown",
-            new SourceEdit(BootRows, "void Tell(", "log.Write(", "throw; log.Write(")) { Tests = s_boot },
+            new SourceEdit(BootRows, "void Tell(", "log.Write(", "throw; log.Write(")) { Tests = s_bootResult },
         new("finished-before-flushes-cow-only", "a merge is reported as finished before when the COW alone was flushed",
             new SourceEdit(Finished, FinishedBefore, "Flush(target, input.Device)",
                 "Flush(input.Device, input.Device)")) { Tests = s_durable },

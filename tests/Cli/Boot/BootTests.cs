@@ -168,6 +168,16 @@ public sealed class BootTests : IDisposable
     }
 
     [Fact]
+    public void A_row_that_was_merged_before_loses_its_marker()
+    {
+        BootRow row = Row(given: Given.Merged);
+        File.WriteAllBytes(Mark(row), []);
+        (List<RowResult> rows, _) = Boot(Options(), row);
+        Assert.Equal(("plain", "flush,rw"), (rows[0].State, string.Join(',', _system.Done)));
+        Assert.False(File.Exists(Mark(row)));
+    }
+
+    [Fact]
     public void Mark_says_of_a_full_image_whether_the_base_is_the_old_one()
     {
         _system.Damage = new SnapuserdException(ExitCode.CowCorrupt, "op 7 does not decode");
