@@ -3,19 +3,19 @@ using Snapuserd.Interop;
 namespace Snapuserd.Block;
 
 /// <summary>
-/// Checks whether an external name (from a socket or a command line) may become the last part of a path: it must name an entry of the
-/// folder before it, and nothing else.
+/// Checks that a name from a client or the command line is a single path component. Such a name cannot lead out of the folder to whose
+/// path it is appended.
 /// </summary>
 public static class FileName
 {
-    /// <summary>Longest name in bytes on every Linux file system (NAME_MAX).</summary>
+    /// <summary>Longest file name in bytes that Linux permits (NAME_MAX).</summary>
     private const int LongestName = 255;
 
-    /// <summary>Null if <paramref name="name"/> can name a file; otherwise the reason why not, as the end of a sentence.</summary>
+    /// <summary>The reason why <paramref name="name"/> is not a valid file name, such as "it is empty"; null if it is valid.</summary>
     public static string? Fault(string name)
     {
         if (name.Length == 0) return "it is empty";
-        if (name is "." or "..") return "that is a folder in every folder";
+        if (name is "." or "..") return "'.' and '..' are reserved";
         if (ByteText.GetByteCount(name) > LongestName) return $"it has more than {LongestName} bytes";
         foreach (char c in name)
         {
@@ -27,7 +27,8 @@ public static class FileName
     }
 
     /// <summary>
-    /// Exit code 64 unless <paramref name="name"/> can name a file; <paramref name="what"/> is the kind of object that it should name.
+    /// Throws exit code 64 unless <paramref name="name"/> is a valid file name. <paramref name="what"/> is the named object in the message:
+    /// "a server", for example.
     /// </summary>
     public static void Check(string name, string what)
     {

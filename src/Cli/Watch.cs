@@ -119,7 +119,7 @@ internal sealed class Watch(Output output, bool json, string request)
         }
         if (JsonFields.Parse(line) is not { } fields)
             throw new SnapuserdException(ExitCode.InputOutput,
-                $"{server.Connection.SocketPath} answers in another language than that of snapuserd");
+                $"unexpected reply from {server.Connection.SocketPath}; check that it is a control socket of snapuserd");
         SnapshotStatus status = StatusText.Parse(fields);
         int known = server.Snapshots.FindIndex(one => one.Name == status.Name);
         if (known < 0) server.Snapshots.Add(status);

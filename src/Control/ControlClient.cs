@@ -271,7 +271,7 @@ internal sealed class ControlClient(int fd, ControlOptions options, Action ring)
         int length = _input.AsSpan(0, _received).IndexOf((byte)'\n');
         if (length < 0)
         {
-            if (_received == InputBytes) Refuse("!64 a line has 512 bytes at the most");
+            if (_received == InputBytes) Refuse("!64 a request line has at most 512 bytes");
             return null;
         }
         string line = ByteText.Decode(_input.AsSpan(0, length));

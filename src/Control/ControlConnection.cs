@@ -5,32 +5,46 @@ using Snapuserd.Interop;
 namespace Snapuserd.Control;
 
 /// <summary>
-/// The client's end of a control socket. The first character of each received line gives its kind: a space for a line of the result, '~'
-/// for a line that the next one replaces, '.' for the end, '!' for the end with an exit code, a space and a sentence.
+/// The client's side of the `ctl` protocol on a control socket. A request is one line; a reply has several. The first character of a reply
+/// line is its kind:
+/// <code>
+///   ' '   part of the result
+///   '~'   part of the result that the next line replaces: progress, for example
+///   '.'   end of the reply
+///   '!'   end of the reply with an error: exit code, space, message
+/// </code>
 /// </summary>
 public sealed class ControlConnection : IDisposable
 {
-    /// <summary>Milliseconds that a server has to answer: it answers from a thread that never blocks.</summary>
+    /// <summary>
+    /// Longest wait for a connection or for the next reply line, in milliseconds. Ample, because the server's thread never blocks.
+    /// </summary>
     private const int AnswerMilliseconds = 10_000;
 
     /// <summary>Milliseconds between two attempts to connect.</summary>
     private const int TryMilliseconds = 20;
 
-    /// <summary>The longest line in bytes, paths and sentences included.</summary>
+    /// <summary>Longest reply line in bytes. A status line contains the paths of COW and base and possibly an error message.</summary>
     private const int LongestLine = 64 << 10;
 
     private readonly string _path;
     private readonly int _fd;
     private readonly byte[] _buffer = new byte[LongestLine];
     private readonly MonotonicClock _clock = new();
+    /// <summary>The time at which the limit for the whole connection ends; <see cref="long.MaxValue"/> without one.</summary>
     private readonly long _deadline;
+    /// <summary>The time by which the next reply line must arrive; <see cref="long.MaxValue"/> while it may take any time.</summary>
     private long _due = long.MaxValue;
     private int _length;
 
     /// <summary>
-    /// Connects. Exit code 66 when nothing listens at <paramref name="path"/>, 74 when the server does not accept, 77 without permission.
-    /// With a <paramref name="limit"/>, in milliseconds, every call on this connection ends by then, whatever the server does.
+    /// Connects and sends the greeting. Exit code 66 if no server listens at <paramref name="path"/>, 74 if the server does not accept the
+    /// connection in time, 77 without permission.
     /// </summary>
+    /// <param name="path">The path of the server's socket.</param>
+    /// <param name="limit">
+    /// Milliseconds from now for all calls on this connection together, even if the server keeps sending; 0 for no such limit.
+    /// </param>
     public ControlConnection(string path, int limit = 0)
     {
         _path = path;
@@ -43,7 +57,7 @@ public sealed class ControlConnection : IDisposable
                 : $"cannot make a socket: {ErrnoText.Of(_fd)}");
         }
         int result;
-        // A full backlog is no error, and no event tells when it shrinks.
+        // EAGAIN: the server's backlog is full. Poll cannot wait for a free place in it, so try again at intervals.
         for (long end = Math.Min(_deadline, _clock.Milliseconds + AnswerMilliseconds); (result = Libc.Connect(_fd, path)) == -Errno.EAGAIN
             && _clock.Milliseconds < end;)
             Libc.Sleep(TryMilliseconds);
@@ -54,9 +68,9 @@ public sealed class ControlConnection : IDisposable
         {
             -Errno.ENOENT or -Errno.ENOTDIR or -Errno.ECONNREFUSED => $"nothing listens at {path}",
             -Errno.EAGAIN => $"{path} does not answer",
-            -Errno.EACCES or -Errno.EPERM => $"{path} is not for this user: {ErrnoText.Of(result)}",
-            -Errno.ENAMETOOLONG => $"{path} is too long for a socket, which takes {UnixAddress.LongestPath} bytes",
-            _ => $"{path}: {ErrnoText.Of(result)}",
+            -Errno.EACCES or -Errno.EPERM => $"cannot connect to {path}: {ErrnoText.Of(result)}; try as root or as the server's user",
+            -Errno.ENAMETOOLONG => $"cannot connect to {path}: the path of a socket has at most {UnixAddress.LongestPath} bytes",
+            _ => $"cannot connect to {path}: {ErrnoText.Of(result)}",
         });
     }
 
@@ -70,13 +84,14 @@ public sealed class ControlConnection : IDisposable
     public bool IsClosed { get; private set; }
 
     /// <summary>
-    /// Milliseconds that the server has left to send something; −1 after a line of kind '~', when the next line comes at the next change.
+    /// The timeout for poll: milliseconds until the next reply line is late, 0 if it is late. −1 for no timeout: before the first request,
+    /// and after a '~' line of a connection without a limit, because the next line comes only when something changes.
     /// </summary>
     public int Patience => _due == long.MaxValue ? -1 : (int)Math.Clamp(_due - _clock.Milliseconds, 0, AnswerMilliseconds);
 
     /// <summary>
-    /// Sends a request and passes every line of the reply to <paramref name="show"/>, with true if the next line replaces it. Throws the
-    /// server's error.
+    /// Sends a request and passes every line of the reply to <paramref name="show"/>; its second argument is true for a '~' line. Throws
+    /// the server's error.
     /// </summary>
     public void Ask(string request, Action<string, bool> show)
     {
@@ -91,7 +106,7 @@ public sealed class ControlConnection : IDisposable
         {
             Span<PollFd> one = [new PollFd { Fd = _fd, Events = Libc.POLLIN }];
             int patience = Patience;
-            // Also if the server never stops sending.
+            // A server that keeps sending makes every poll succeed, so check the time without poll.
             int ready = patience == 0 ? 0 : Libc.Poll(one, patience);
             if (ready == 0) throw Silent();
         }
@@ -119,7 +134,10 @@ public sealed class ControlConnection : IDisposable
         if (sent < 0) throw Gone((int)sent);
     }
 
-    /// <summary>Handles the received part of the reply without waiting. True when the reply has ended. Throws the server's error.</summary>
+    /// <summary>
+    /// Receives without blocking and passes complete lines to <paramref name="show"/>. True at the end of the reply. Throws the server's
+    /// error, and 74 if the connection ends before the reply does.
+    /// </summary>
     public bool Take(Action<string, bool> show)
     {
         Receive();
@@ -135,14 +153,15 @@ public sealed class ControlConnection : IDisposable
                     break;
                 case '.': return true;
                 case '!': throw ErrorOf(line);
-                default: throw new SnapuserdException(ExitCode.InputOutput, $"{_path} answers in another language than that of snapuserd");
+                default: throw new SnapuserdException(ExitCode.InputOutput,
+                    $"unexpected reply from {_path}; check that it is a control socket of snapuserd");
             }
         }
         if (IsClosed) throw Gone(0);
         return false;
     }
 
-    /// <summary>The exception to throw when <see cref="Patience"/> has run out.</summary>
+    /// <summary>The exception to throw when <see cref="Patience"/> is 0.</summary>
     public SnapuserdException Silent() => new(ExitCode.InputOutput, $"{_path} does not answer");
 
     public void Dispose() => _ = Libc.Close(_fd);
@@ -172,7 +191,7 @@ public sealed class ControlConnection : IDisposable
         if (_length == _buffer.Length || IsClosed) return;
         nint got = Libc.Recv(_fd, _buffer.AsSpan(_length), Libc.MSG_DONTWAIT);
         if (got is -Errno.EINTR or -Errno.EAGAIN) return;
-        // Data that arrived before the end is still read.
+        // Take handles the complete lines in the buffer before it reports that the connection has ended.
         if (got is 0 or -Errno.EPIPE or -Errno.ECONNRESET) IsClosed = true;
         else if (got < 0) throw Gone((int)got);
         else _length += (int)got;
@@ -182,7 +201,7 @@ public sealed class ControlConnection : IDisposable
     {
         int end = Array.IndexOf(_buffer, (byte)'\n', 0, _length);
         if (end < 0 && _length == _buffer.Length)
-            throw new SnapuserdException(ExitCode.InputOutput, $"{_path} sends a line without an end");
+            throw new SnapuserdException(ExitCode.InputOutput, $"a reply line from {_path} is longer than {LongestLine} bytes");
         if (end < 0) return null;
         string line = ByteText.Decode(_buffer.AsSpan(0, end));
         _length -= end + 1;
@@ -194,6 +213,6 @@ public sealed class ControlConnection : IDisposable
     {
         IsClosed |= errno is 0 or -Errno.EPIPE or -Errno.ECONNRESET;
         return new SnapuserdException(ExitCode.InputOutput,
-            IsClosed ? $"the server at {_path} has closed the connection" : $"{_path}: {ErrnoText.Of(errno)}");
+            IsClosed ? $"the server at {_path} has closed the connection" : $"the connection to {_path} failed: {ErrnoText.Of(errno)}");
     }
 }

@@ -33,9 +33,8 @@ public sealed class ControlOptions
 
 /// <summary>
 /// Serves requests on a Unix socket with one thread and one poll call, and never blocks on a client. It understands two protocols. A
-/// connection that begins with the line "ctl 1" exchanges lines; the first character of an answer's line gives its kind: a space or '~' for
-/// a part of the answer, '.' for its end, '!' for an exit code and a sentence. Any other connection exchanges messages as Android's
-/// libsnapshot does, one per packet of at most 512 bytes (daemon §2, §3).
+/// connection that begins with the line "ctl 1" exchanges lines; <see cref="ControlConnection"/> lists the kinds of reply lines. Any other
+/// connection exchanges messages as Android's libsnapshot does, one per packet of at most 512 bytes (daemon §2, §3).
 /// <code>
 ///   client -- request --> IControlRequests -- ControlReply, at once or later, from any thread --> buffer -- poll --> client
 /// </code>

@@ -28,8 +28,8 @@ public sealed class SentFiles : IDisposable
     }
 
     /// <summary>
-    /// Asks <paramref name="server"/> to serve the files as <paramref name="name"/>. <paramref name="show"/> gets the lines of its answer,
-    /// with true if the next line replaces it.
+    /// Asks <paramref name="server"/> to serve the files as <paramref name="name"/>. Passes every line of the reply to
+    /// <paramref name="show"/>; its second argument is true for a '~' line (<see cref="ControlConnection"/>).
     /// </summary>
     public void Attach(ControlConnection server, string name, Action<string, bool> show)
     {

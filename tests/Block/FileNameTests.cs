@@ -10,15 +10,15 @@ public sealed class FileNameTests
 {
     [Theory]
     [InlineData("", "it is empty")]
-    [InlineData(".", "that is a folder in every folder")]
-    [InlineData("..", "that is a folder in every folder")]
+    [InlineData(".", "'.' and '..' are reserved")]
+    [InlineData("..", "'.' and '..' are reserved")]
     [InlineData("...", null)]
     [InlineData("a", null)]
     [InlineData("/", "it has a slash in it")]
     [InlineData("a/b", "it has a slash in it")]
     [InlineData("a\0b", "it has a zero byte in it")]
     [InlineData("a b\n", null)]
-    public void Name_is_that_of_an_entry_of_its_folder(string name, string? fault)
+    public void A_name_is_a_single_path_component(string name, string? fault)
     {
         Assert.Equal(fault, FileName.Fault(name));
         if (fault == null)
@@ -31,7 +31,7 @@ public sealed class FileNameTests
     }
 
     [Fact]
-    public void Name_has_255_bytes_at_most()
+    public void A_name_has_at_most_255_bytes()
     {
         Assert.Null(FileName.Fault(new string('x', 255)));
         Assert.Equal("it has more than 255 bytes", FileName.Fault(new string('x', 256)));
