@@ -9,8 +9,8 @@ public static unsafe partial class Libc
     public const int POSIX_FADV_DONTNEED = 4;
 
     /// <summary>
-    /// posix_fadvise(3); offset and length in bytes, length 0 to the end. Returns 0 or a negative errno (-ESPIPE if there is no page
-    /// cache).
+    /// posix_fadvise(3). Offset and length are in bytes; length 0 means up to the end of the file. Returns 0 or a negative errno (-ESPIPE
+    /// for a pipe, which has no page cache).
     /// </summary>
     public static int FAdvise(int fd, long offset, long length, int advice) => -posix_fadvise(fd, offset, length, advice);
 
