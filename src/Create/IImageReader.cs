@@ -13,15 +13,15 @@ public interface IImageReader
     long Length { get; }
 
     /// <summary>
-    /// Fills <paramref name="destination"/> from byte <paramref name="offset"/> on. Throws <see cref="SnapuserdException"/> 74 if that
-    /// fails.
+    /// Fills <paramref name="destination"/> from byte <paramref name="offset"/> on. Throws <see cref="SnapuserdException"/> with exit code
+    /// 74 if a read fails.
     /// </summary>
     void Read(long offset, Span<byte> destination);
 
     /// <summary>
-    /// True if all bytes from <paramref name="offset"/> to <paramref name="nextData"/>, which is at most <see cref="Length"/>, are proved
-    /// to be zeros. This is faster than <see cref="Read"/> and does not trust the file system's hole map. More zeros may follow. After
-    /// false the caller only has to read.
+    /// Looks for zeros at <paramref name="offset"/>, faster than <see cref="Read"/>. True if the bytes before
+    /// <paramref name="nextData"/>, at most <see cref="Length"/>, are certainly zeros; more zeros may follow. The file system's hole map is
+    /// not trusted (<see cref="HoleProof"/>). False if nothing is known: the bytes may still be zeros, and the caller must read them.
     /// </summary>
     bool TrySkipHole(long offset, out long nextData);
 }
