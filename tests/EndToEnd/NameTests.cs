@@ -12,7 +12,7 @@ namespace Snapuserd.Tests.EndToEnd;
 
 /// <summary>
 /// File names, arguments and environment variables with arbitrary bytes: from the command line of the built binary to the file system and
-/// back into its output. A character here is a byte.
+/// back into its output. Each character of a string here is one byte (Latin-1).
 /// </summary>
 public sealed class NameTests : IDisposable
 {

@@ -4,7 +4,7 @@ using System.Text;
 
 namespace Snapuserd.Tests.Support;
 
-/// <summary>The exit code and output of a script. Output is bytes, each one character (Latin-1).</summary>
+/// <summary>The exit code and output of a script. Each character of the output is one byte (Latin-1).</summary>
 public sealed record RawResult(int ExitCode, string Output, string Error)
 {
     /// <inheritdoc/>
@@ -12,18 +12,21 @@ public sealed record RawResult(int ExitCode, string Output, string Error)
 }
 
 /// <summary>
-/// Runs shell scripts in a fresh folder. Names of any bytes pass through, which .NET's Process and File do not allow. In the strings here a
-/// character up to U+00FF stands for the byte with its number.
+/// Runs shell scripts in a fresh folder. Scripts, output and file names may contain any bytes, which .NET's Process and File do not allow:
+/// each character up to U+00FF is the byte of that value (Latin-1).
 /// </summary>
 public sealed class RawShell : IDisposable
 {
+    /// <summary>Holds the script and its output, so that <see cref="Folder"/> contains only files of the test.</summary>
     private readonly TempFolder _own = new();
     private readonly TempFolder _folder = new();
 
-    /// <summary>The folder that scripts run in, empty at first.</summary>
+    /// <summary>The working directory of the scripts, empty at first.</summary>
     public string Folder => _folder.Path;
 
-    /// <summary>The path of a file with an ordinary name in that folder.</summary>
+    /// <summary>
+    /// The path of a file in <see cref="Folder"/>, for .NET's File. The name must be ASCII, because .NET encodes it as UTF-8.
+    /// </summary>
     public string this[string name] => _folder[name];
 
     /// <summary><paramref name="bytes"/> quoted as one shell word.</summary>
@@ -38,7 +41,7 @@ public sealed class RawShell : IDisposable
             Encoding.Latin1.GetString(File.ReadAllBytes(_own["err"])));
     }
 
-    /// <summary>The names in a subfolder, sorted.</summary>
+    /// <summary>The paths of all entries below a subfolder, relative to it and sorted.</summary>
     public string[] Names(string folder)
     {
         string listed = Run($"cd {Quote(folder)} && find . -mindepth 1 -printf '%P\\0'").Output;
