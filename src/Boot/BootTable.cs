@@ -104,7 +104,7 @@ public static class BootTable
             if (other.Base == row.Base) throw Wrong(row.Origin, $"the base {row.Base} is that of {other.Origin} already");
             Part(row, row.Cow, "COW", other, other.Base, "base");
             Part(row, row.Base, "base", other, other.Cow, "COW");
-            // Also if phases keep the merges apart: `ctl merge` ignores phases.
+            // Refused even if phases keep the merges apart, because `ctl merge` ignores phases.
             Part(row, row.Source, "source", other, other.Base, "base");
             Part(row, row.Base, "base", other, other.Source, "source");
             Part(row, row.Source, "source", other, other.Cow, "COW");
