@@ -3,7 +3,7 @@ using System.Runtime.InteropServices;
 
 namespace Snapuserd.Interop;
 
-/// <summary>Header of each piece of a message's control data.</summary>
+/// <summary>Header of one control message in the ancillary data of sendmsg(2) or recvmsg(2).</summary>
 [CType("struct cmsghdr", FieldPrefix = "cmsg_")]
 [LibraryHeader("sys/socket.h")]
 [StructLayout(LayoutKind.Sequential)]
@@ -17,17 +17,17 @@ public struct ControlHeader
 
 public static unsafe partial class Libc
 {
-    /// <summary>Control data that contains descriptors.</summary>
+    /// <summary>Type of a control message that carries file descriptors.</summary>
     public const int SCM_RIGHTS = 1;
-    /// <summary>Received descriptors are not inherited by programs that this one starts.</summary>
+    /// <summary>Flag of recvmsg(2) that makes received descriptors close-on-exec.</summary>
     public const int MSG_CMSG_CLOEXEC = 0x40000000;
 
     /// <summary>sendmsg(2) of one byte and a descriptor; the receiver gets its own copy. Returns 1 or a negative errno.</summary>
     public static nint SendDescriptor(int socket, byte data, int fd, int flags) => SendDescriptors(socket, [data], [fd], flags);
 
     /// <summary>
-    /// recvmsg(2) of one byte and its descriptor; −1 if there is none. Returns the number of bytes, 0 when the peer has closed, or a
-    /// negative errno.
+    /// recvmsg(2) of one byte and the descriptor sent with it, which is close-on-exec. <paramref name="fd"/> is −1 if the byte came without
+    /// one. Returns the number of bytes, 0 when the peer has closed, or a negative errno.
     /// </summary>
     public static nint ReceiveDescriptor(int socket, out byte data, out int fd, int flags)
     {
@@ -39,19 +39,19 @@ public static unsafe partial class Libc
         return done;
     }
 
-    /// <summary>Most descriptors of one message here.</summary>
+    /// <summary>The largest number of descriptors that these methods send or receive with one message.</summary>
     public const int MostDescriptors = 4;
 
-    // CMSG_LEN and CMSG_SPACE of this many descriptors.
+    // CMSG_LEN for this many descriptors. CMSG_SPACE is the same, rounded up to a multiple of 8.
     private static int DescriptorsLength(int count) => sizeof(ControlHeader) + (count * sizeof(int));
 
     /// <summary>
-    /// sendmsg(2) of <paramref name="data"/> and up to <see cref="MostDescriptors"/> descriptors, which arrive with its first byte.
+    /// sendmsg(2) of <paramref name="data"/> with 1 to <see cref="MostDescriptors"/> descriptors, which arrive with the first byte.
     /// Returns the number of bytes sent or a negative errno.
     /// </summary>
     public static nint SendDescriptors(int socket, ReadOnlySpan<byte> data, ReadOnlySpan<int> fds, int flags)
     {
-        if (fds.Length is 0 or > MostDescriptors) throw new ArgumentException($"{fds.Length} descriptors for one message", nameof(fds));
+        if (fds.Length is 0 or > MostDescriptors) throw new ArgumentException($"{fds.Length} descriptors, not 1 to 4", nameof(fds));
         ulong* control = stackalloc ulong[(sizeof(ControlHeader) + (MostDescriptors * sizeof(int))) / sizeof(ulong)];
         *(ControlHeader*)control = new ControlHeader { Length = DescriptorsLength(fds.Length), Level = SOL_SOCKET, Type = SCM_RIGHTS };
         fds.CopyTo(new Span<int>((ControlHeader*)control + 1, MostDescriptors));
@@ -71,13 +71,13 @@ public static unsafe partial class Libc
     }
 
     /// <summary>
-    /// recvmsg(2) of bytes and their descriptors, which are not inherited by programs that this one starts. <paramref name="fds"/> has 1
-    /// to <see cref="MostDescriptors"/> slots, of which <paramref name="count"/> are filled; the kernel closes the descriptors that do
-    /// not fit. Returns the number of bytes, 0 when the peer has closed, or a negative errno.
+    /// recvmsg(2) of bytes and the descriptors sent with them, which are close-on-exec. <paramref name="fds"/> has 1 to
+    /// <see cref="MostDescriptors"/> elements, of which the first <paramref name="count"/> are filled. The kernel discards descriptors that
+    /// do not fit. Returns the number of bytes, 0 when the peer has closed, or a negative errno.
     /// </summary>
     public static nint ReceiveDescriptors(int socket, Span<byte> data, Span<int> fds, out int count, int flags)
     {
-        if (fds.Length is 0 or > MostDescriptors) throw new ArgumentException($"{fds.Length} places for descriptors", nameof(fds));
+        if (fds.Length is 0 or > MostDescriptors) throw new ArgumentException($"{fds.Length} elements, not 1 to 4", nameof(fds));
         count = 0;
         ulong* control = stackalloc ulong[(sizeof(ControlHeader) + (MostDescriptors * sizeof(int))) / sizeof(ulong)];
         ControlHeader* header = (ControlHeader*)control;

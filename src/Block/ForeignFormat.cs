@@ -7,8 +7,8 @@ using Snapuserd.Interop;
 namespace Snapuserd.Block;
 
 /// <summary>
-/// Recognizes by its magic a file that users mistake for a COW or a raw image. Offsets and magics are those of file(1) and of the
-/// formats' own headers.
+/// Recognizes files that users mistake for a COW or a raw image: by their magic, or as text. The offsets and magics come from file(1) and
+/// from the formats' own headers.
 /// </summary>
 public static class ForeignFormat
 {
@@ -16,12 +16,11 @@ public static class ForeignFormat
     public const uint SparseMagic = 0xed26ff3a;
 
     /// <summary>
-    /// Bytes at the beginning of a file that <see cref="Describe"/> examines: the last magics are erofs' and ext4's, in a superblock at
-    /// 1024.
+    /// How many bytes from the start of a file <see cref="Describe"/> needs. The last magic is ext4's, at byte 1080.
     /// </summary>
     public const int PrefixBytes = 1088;
 
-    /// <summary>Text is recognized by its first bytes, at most this many.</summary>
+    /// <summary>At most this many bytes from the start of a file decide whether it is text.</summary>
     private const int TextBytes = 512;
 
     private const string MakeCow = "make the COW from the old and the new image: snapuserd create --source OLD --target NEW";
@@ -29,15 +28,16 @@ public static class ForeignFormat
         "AOSP's cow_converter makes COWs from it and the target images; or unpack the images with a payload dumper, and " + MakeCow;
 
     /// <summary>
-    /// The kind of a file given as a COW, and the remedy, as the end of a sentence that begins "it is "; null if it is not recognized.
-    /// <paramref name="start"/> is the file's beginning, <see cref="PrefixBytes"/> of it, or the whole file if it is shorter.
+    /// Returns the kind of a file that was given as a COW, and the remedy where there is one; null if the kind is not recognized. The text
+    /// continues a sentence that begins "it is ". <paramref name="start"/> has the first <see cref="PrefixBytes"/> bytes of the file, or
+    /// all of a shorter file.
     /// </summary>
     public static string? Describe(ReadOnlySpan<byte> start) =>
         Android(start) ?? Compressed(start) ?? Image(start) ?? Other(start);
 
     /// <summary>
-    /// True if the device or file begins like an Android sparse image. A device that cannot be read counts as raw: its first real read
-    /// reports the error.
+    /// True if the device or file begins with the magic of an Android sparse image. False if it cannot be read: the caller's first read of
+    /// the image then reports the error.
     /// </summary>
     public static bool IsSparse(BlockDevice device)
     {
@@ -54,7 +54,8 @@ public static class ForeignFormat
     }
 
     /// <summary>
-    /// Exit code 65 if <paramref name="device"/>, used as a raw image, holds an Android sparse image: its bytes are not the image's.
+    /// Exit code 65 if <paramref name="device"/> holds an Android sparse image. Callers read it as a raw image, and a sparse image must be
+    /// unpacked to be one.
     /// </summary>
     public static void RefuseSparse(BlockDevice? device)
     {
@@ -67,7 +68,7 @@ public static class ForeignFormat
 
     private static string? Android(ReadOnlySpan<byte> start)
     {
-        const string NoUpdate = "image: an image is no update; " + MakeCow;
+        const string NoUpdate = "image, not an update; " + MakeCow;
         if (Begins(start, 0, [0x3a, 0xff, 0x26, 0xed])) return $"an Android sparse {NoUpdate} (both may be sparse)";
         if (Begins(start, 0, "CrAU"u8)) return $"an Android OTA payload (payload.bin): {Payload}";
         if (Begins(start, 0, "ANDROID!"u8) || Begins(start, 0, "VNDRBOOT"u8)) return $"an Android boot {NoUpdate}";
@@ -99,18 +100,21 @@ public static class ForeignFormat
         else if (Begins(start, 1080, [0x53, 0xef])) system = "ext4";
         else if (Begins(start, 1024, [0xe2, 0xe1, 0xf5, 0xe0])) system = "erofs";
         else if (Begins(start, 1024, [0x10, 0x20, 0xf5, 0xf2])) system = "f2fs";
-        return system == null ? null : $"an image of {system}: an image is no update; {MakeCow}";
+        return system == null ? null : $"an image of {system}, not an update; {MakeCow}";
     }
 
     private static string? Other(ReadOnlySpan<byte> start)
     {
         if (Begins(start, 0, [0x7f, (byte)'E', (byte)'L', (byte)'F'])) return "an ELF program or library";
         return IsText(start[..Math.Min(start.Length, TextBytes)])
-            ? "text, perhaps an error page or a pointer that was downloaded in place of the COW"
+            ? "text, perhaps an error page or a Git LFS pointer that was downloaded instead of the COW"
             : null;
     }
 
-    /// <summary>UTF-8 without control characters other than line breaks. If more bytes follow, the last character may be cut off.</summary>
+    /// <summary>
+    /// True for at least two bytes of UTF-8 whose only control characters are line breaks, tabs, form feeds and escapes. The last character
+    /// may be incomplete, because the file may be longer.
+    /// </summary>
     private static bool IsText(ReadOnlySpan<byte> bytes)
     {
         if (bytes.Length < 2) return false;

@@ -45,7 +45,7 @@ public sealed class MergeEngine : IDisposable
     private readonly Watermarks _marks;
     private readonly MergeLoop _loop;
 
-    // What the previous run left in scratch; null until it is read.
+    // The previous run's window in scratch; null until it is read.
     private RecoveredWindow? _left;
 
     private MergeEngine(MergeSetup setup, CowFile cow, MergePlan plan)
@@ -231,7 +231,7 @@ public sealed class MergeEngine : IDisposable
     }
 
     /// <summary>
-    /// Reads what the previous run left in scratch, and tells readers where the ops are. Nothing is written before it is found valid.
+    /// Reads the previous run's window from scratch, checks it, and publishes the locations of ops to readers. Writes nothing.
     /// </summary>
     private RecoveredWindow Prepare()
     {

@@ -55,14 +55,14 @@ internal sealed class MergeLoop
         Checkpoints = _checkpoints.Count,
     };
 
-    /// <summary>Makes durable what the previous run left, and waits for it. Exit code 74 if a device fails.</summary>
+    /// <summary>Runs recovery to its end, and waits for its I/O. Exit code 74 if a device fails.</summary>
     public void Recover(RecoveredWindow left)
     {
         foreach (IPending pending in _protocols.Recover(left))
             while (!pending.IsDone) _setup.Io.Wait();
     }
 
-    /// <summary>Begins to make durable what the previous run left, unless <see cref="Recover"/> has done that.</summary>
+    /// <summary>Begins recovery, unless <see cref="Recover"/> has run it. Buffers are filled from the first op after the recovered window.</summary>
     public void Start(RecoveredWindow left)
     {
         _filler.BeginAt(_marks.Durable + (left.IsStale ? 0 : left.Entries));

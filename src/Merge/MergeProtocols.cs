@@ -6,36 +6,39 @@ using Snapuserd.Cow;
 namespace Snapuserd.Merge;
 
 /// <summary>
-/// The protocols of a merge: in which order Base, scratch and page 0 are written and flushed (design §5, "How ops run"). Each reads like
-/// the list there. Each step begins I/O and yields what must be done before the next step. <see cref="MergeProtocol"/> names them;
-/// <see cref="RunningProtocol"/> takes the steps, one protocol at a time.
+/// The protocols of a merge: the order in which Base, scratch and page 0 are written and flushed, as listed in design §5, "How ops run". A
+/// protocol is an iterator: each step begins I/O and yields the operation that the next step waits for. <see cref="MergeProtocol"/> names
+/// the protocols; <see cref="RunningProtocol"/> runs one at a time.
 /// </summary>
 internal sealed class MergeProtocols(MergeSetup setup, CowFile cow, MergePlan plan, MetadataImage metadata, Pipeline pipeline,
     BaseWriter target, Watermarks marks, MergeRules rules, CheckpointSchedule checkpoints, RunningProtocol running)
 {
     private readonly uint[] _windowBlocks = new uint[metadata.Slots];
 
-    // Ops of the window at the durable count that are in the metadata image already, from batches that hold only a part of it.
+    // Ops of the window at the durable count whose contents are already in the metadata image. A window may come in several batches; this
+    // is 0 unless some but not all of them have been copied.
     private int _staged;
 
-    /// <summary>Ops written from the scratch that the previous run left.</summary>
+    /// <summary>Ops of the window that the previous run left in scratch and this run writes to Base; 0 if there was none.</summary>
     public int Replayed { get; private set; }
 
     /// <summary>Ops saved in scratch.</summary>
     public int Journaled { get; private set; }
 
-    /// <summary>Begins to make everything written durable and to count it.</summary>
+    /// <summary>Begins a checkpoint: a flush of Base, then the new count.</summary>
     public void BeginCheckpoint() => running.Begin(MergeProtocol.Checkpoint, Checkpoint());
 
-    /// <summary>Begins to make durable what the previous run left.</summary>
+    /// <summary>Begins recovery: makes the previous run's writes durable, then finishes or discards its window.</summary>
     public void BeginRecovery(RecoveredWindow left) => running.Begin(MergeProtocol.Recovery, Recover(left));
 
-    /// <summary>Begins to write the first batch, Xors in place without scratch. Everything before it is durable.</summary>
+    /// <summary>
+    /// Begins to write the first batch, whose Xors overwrite their own sources, without scratch. All ops before the batch must be durable.
+    /// </summary>
     public void BeginUnsafe(Batch batch) => running.Begin(MergeProtocol.WriteUnsafe, WriteUnsafe(batch));
 
     /// <summary>
-    /// Copies the contents of the first batch, a window or the next part of one, to the metadata image. Begins to journal the window if it
-    /// is complete. Everything before it is durable.
+    /// Copies the first batch, which holds a window or the next part of one, to the metadata image. Begins to journal the window once it is
+    /// complete. All ops before the window must be durable.
     /// </summary>
     public void AddToWindow(Batch batch)
     {
@@ -44,19 +47,19 @@ internal sealed class MergeProtocols(MergeSetup setup, CowFile cow, MergePlan pl
         foreach (ref readonly Batch.Item item in batch.Items) metadata.SetSlot(item.Position - marks.Durable, item.Data);
         int before = _staged;
         _staged += batch.Items.Length;
-        bool whole = batch.To - batch.From == batch.Step.Ops;
-        // A window that does not fit into one buffer is written from the metadata image.
-        if (before > 0 || !whole) pipeline.Release();
-        if (!whole) return;
+        bool isComplete = batch.To - batch.From == batch.Step.Ops;
+        // A window of several batches is written to Base from the metadata image, so their buffers are no longer needed.
+        if (before > 0 || !isComplete) pipeline.Release();
+        if (!isComplete) return;
         int window = _staged;
         _staged = 0;
         running.Begin(MergeProtocol.Journal, Journal(window, before == 0 ? batch : null));
     }
 
     /// <summary>
-    /// Makes durable what the previous run left, on both devices in parallel, and finishes or discards its window. Once the metadata image
-    /// is written back, later ops are read and decoded during the flushes, because none of them reads what the window writes. None is
-    /// written before this protocol ends.
+    /// Makes the previous run's writes durable, on both devices in parallel, then finishes or discards its window. As soon as the metadata
+    /// image is written back, later ops may be read and decoded, because none of them reads a block that the window writes. They are not
+    /// written until this protocol ends.
     /// </summary>
     public IEnumerable<IPending> Recover(RecoveredWindow left)
     {
@@ -64,7 +67,7 @@ internal sealed class MergeProtocols(MergeSetup setup, CowFile cow, MergePlan pl
         foreach (IoGroup transfers in metadata.MakeDurable(left.IsStale ? 0 : left.Entries, begins: marks.Durable == 0 && plan.Count > 0))
         {
             yield return transfers;
-            // A failed flush ends the run. No device is flushed after it: the later flush could succeed and make lost data look durable.
+            // Stop at a failed flush of Base. A flush of the COW after it could make a count durable whose blocks Base has lost.
             target.CheckFlush();
         }
         yield return target.Pending;
@@ -85,7 +88,7 @@ internal sealed class MergeProtocols(MergeSetup setup, CowFile cow, MergePlan pl
         rules.EndRecovery();
     }
 
-    /// <summary>Makes everything that is written durable and counts it. Later ops proceed meanwhile under the old count.</summary>
+    /// <summary>Flushes Base, then makes the new count durable. Meanwhile, later ops proceed under the old count.</summary>
     private IEnumerable<IPending> Checkpoint()
     {
         int to = marks.Written;
@@ -97,8 +100,8 @@ internal sealed class MergeProtocols(MergeSetup setup, CowFile cow, MergePlan pl
     }
 
     /// <summary>
-    /// Journals the window at the count. Its contents are in the metadata image's slots and, unless <paramref name="batch"/> is null, in a
-    /// buffer as well.
+    /// Saves the window at the durable count in scratch, then writes it to Base. Its contents are in the slots of the metadata image and,
+    /// unless <paramref name="batch"/> is null, also in the buffer of that batch.
     /// </summary>
     private IEnumerable<IPending> Journal(int window, Batch? batch)
     {
@@ -110,7 +113,7 @@ internal sealed class MergeProtocols(MergeSetup setup, CowFile cow, MergePlan pl
         metadata.State = ScratchLayout.Valid;
         foreach (IoGroup transfers in metadata.Commit()) yield return transfers;
         Journaled += window;
-        // The writes to Base destroy what the window's ops read. From here on readers take the window's contents from memory.
+        // Writing the window to Base overwrites blocks that its own ops read, so readers first switch to the contents in memory.
         setup.Readers.Publish(new OpLocations(marks.Durable, window));
         running.SwitchTo(MergeProtocol.AwaitReaders);
         while (!setup.Readers.IsDone) yield return setup.Readers;
@@ -118,7 +121,7 @@ internal sealed class MergeProtocols(MergeSetup setup, CowFile cow, MergePlan pl
         foreach (IPending pending in WriteWindow(window, batch)) yield return pending;
     }
 
-    /// <summary>Writes the window to Base and counts it. Its scratch is durable.</summary>
+    /// <summary>Writes a window that is durable in scratch to Base, then makes the new count durable.</summary>
     private IEnumerable<IPending> WriteWindow(int window, Batch? batch)
     {
         int end = marks.Written + window;
@@ -136,7 +139,7 @@ internal sealed class MergeProtocols(MergeSetup setup, CowFile cow, MergePlan pl
             marks.AdvanceWritten(end, journaled: true);
         }
         foreach (IoGroup transfers in target.Flush()) yield return transfers;
-        // Plain ops after the window may have been written in parallel; the flush does not cover them.
+        // Not marks.Written: plain ops after the window may have been written too late for this flush.
         metadata.Count = end;
         metadata.State = ScratchLayout.Invalid;
         foreach (IoGroup transfers in metadata.Commit()) yield return transfers;
@@ -144,8 +147,9 @@ internal sealed class MergeProtocols(MergeSetup setup, CowFile cow, MergePlan pl
     }
 
     /// <summary>
-    /// Merges Xors in place without scratch, if the user allowed it. The magic says "unsafe" while Base is between two states, so that a
-    /// run after a crash can tell. The last commit restores the magic together with the count.
+    /// Merges Xors that overwrite their own sources, without scratch, if the user allowed it. While they are written, the magic on disk is
+    /// <see cref="CowHeader.UnsafeMagic"/>, which tells a run after a crash that Base is lost. The last commit writes the normal magic and
+    /// the new count.
     /// </summary>
     private IEnumerable<IPending> WriteUnsafe(Batch batch)
     {
@@ -162,7 +166,7 @@ internal sealed class MergeProtocols(MergeSetup setup, CowFile cow, MergePlan pl
         Counted(end);
     }
 
-    /// <summary>Writes and retires the first batch, which this protocol belongs to.</summary>
+    /// <summary>Writes and retires the first batch of the pipeline, which is the one that the running protocol merges.</summary>
     private IEnumerable<IPending> WriteFirst(Batch batch)
     {
         rules.CheckRule1(batch);
@@ -174,7 +178,7 @@ internal sealed class MergeProtocols(MergeSetup setup, CowFile cow, MergePlan pl
         pipeline.Release();
     }
 
-    /// <summary>The count <paramref name="count"/> is durable.</summary>
+    /// <summary>Records that <paramref name="count"/> is durable on disk, and moves readers to it.</summary>
     private void Counted(int count)
     {
         marks.AdvanceDurable(count);
@@ -183,8 +187,8 @@ internal sealed class MergeProtocols(MergeSetup setup, CowFile cow, MergePlan pl
     }
 
     /// <summary>
-    /// Moves readers to the durable count: publishes it at once, or after the last switch ends. Raises <see cref="Watermarks.Released"/>
-    /// after all readers have followed. True if anything changed.
+    /// Moves readers to the durable count. While some still use an earlier count, does nothing: the merge loop calls again. Raises
+    /// <see cref="Watermarks.Released"/> once no reader uses a lower count. True if a watermark changed.
     /// </summary>
     public bool FollowCount()
     {

@@ -28,7 +28,7 @@ internal sealed class MergeRules(MergeOptions options, MergePlan plan, MetadataI
     /// <summary>True after <see cref="EndRecovery"/>.</summary>
     public bool IsRecovered { get; private set; }
 
-    /// <summary>What the previous run left is durable: writes to Base may begin.</summary>
+    /// <summary>Recovery is complete, so the previous run's writes are durable and writes to Base may begin.</summary>
     public void EndRecovery() => IsRecovered = true;
 
     /// <summary>
@@ -70,7 +70,7 @@ internal sealed class MergeRules(MergeOptions options, MergePlan plan, MetadataI
     /// <summary>Throws unless the ops of a batch may be written now.</summary>
     public void CheckRule1(Batch batch)
     {
-        if (!IsRecovered) throw new InvalidOperationException("Base is written before what the predecessor left was made durable");
+        if (!IsRecovered) throw new InvalidOperationException("Base is written before the previous run's writes are durable");
         bool journaled = batch.From >= marks.Durable && batch.To <= _journaledTo && batch.SafeFrom <= _journaledTo &&
             metadata.DurableState == ScratchLayout.Valid;
         bool allowed = batch.From >= marks.Durable && batch.To <= _unsafeTo && batch.SafeFrom <= _unsafeTo

@@ -143,7 +143,7 @@ internal sealed class MetadataImage
     /// </summary>
     public IEnumerable<IoGroup> MakeDurable(int entries, bool begins)
     {
-        Assert(!_durableKnown && !_changed, "what the predecessor left is not written back as it was read");
+        Assert(!_durableKnown && !_changed, "the previous run's metadata is not written back as it was read");
         if (begins && Layout.Window > 0 && State == ScratchLayout.NeverUsed) State = ScratchLayout.Invalid;
         const string doing = "writing back the metadata of";
         if (entries > 0)
@@ -187,7 +187,7 @@ internal sealed class MetadataImage
     /// <summary>Writes page 0 and flushes. Only magic, count and state byte may have changed; they are durable at the end.</summary>
     public IEnumerable<IoGroup> Commit()
     {
-        Assert(_durableKnown, "page 0 is written before what the predecessor left was made durable");
+        Assert(_durableKnown, "page 0 is written before the previous run's metadata is durable");
         Assert(SameAsDurable(sizeof(ulong), CowHeader.MergeCountOffset)
             && SameAsDurable(CowHeader.MergeCountOffset + sizeof(ulong), Layout.StateOffset)
             && SameAsDurable(Layout.StateOffset + 1, _durablePage0.Length), "rule 2: more than magic, count and state changes on page 0");

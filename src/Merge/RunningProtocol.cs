@@ -13,7 +13,7 @@ internal enum MergeProtocol
 {
     /// <summary>None runs.</summary>
     None,
-    /// <summary>Makes durable what the previous run left, and finishes or discards its window.</summary>
+    /// <summary>Makes the previous run's writes durable, then finishes or discards its window.</summary>
     Recovery,
     /// <summary>Makes durable what is written, and counts it.</summary>
     Checkpoint,

@@ -92,12 +92,12 @@ public sealed class ForeignFormatTests
         const string Create = "make the COW from the old and the new image: snapuserd create --source OLD --target NEW";
         const string Payload =
             "AOSP's cow_converter makes COWs from it and the target images; or unpack the images with a payload dumper, and " + Create;
-        Check("sparse", $"an Android sparse image: an image is no update; {Create} (both may be sparse)");
+        Check("sparse", $"an Android sparse image, not an update; {Create} (both may be sparse)");
         Check("payload", $"an Android OTA payload (payload.bin): {Payload}");
         Check("zip", $"a zip archive: if it is an OTA package, unpack its payload.bin (unzip FILE payload.bin); {Payload}");
-        Check("boot", $"an Android boot image: an image is no update; {Create}");
-        Check("vbmeta", $"an Android vbmeta image: an image is no update; {Create}");
-        Check("ext4", $"an image of ext4: an image is no update; {Create}");
+        Check("boot", $"an Android boot image, not an update; {Create}");
+        Check("vbmeta", $"an Android vbmeta image, not an update; {Create}");
+        Check("ext4", $"an image of ext4, not an update; {Create}");
         Check("bzip2", "a file compressed with bzip2: unpack it (bzip2 -d) and give the COW that is in it");
         Check("elf", "an ELF program or library");
 

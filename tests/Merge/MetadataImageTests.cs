@@ -65,11 +65,11 @@ public sealed class MetadataImageTests : IDisposable
         ref _arena[new Slice(metadata.Slot(0).Offset - (int)_layout.SlotOffset(0) + offset, 1)][0];
 
     [Fact]
-    public void What_a_predecessor_left_is_written_back_once_as_it_was_read()
+    public void Metadata_of_the_previous_run_is_written_back_once_exactly_as_it_was_read()
     {
         MetadataImage changed = Loaded();
         changed.Count = 1;
-        const string rule = "what the predecessor left is not written back as it was read";
+        const string rule = "the previous run's metadata is not written back as it was read";
         Assert.Equal(rule, Refused(changed.MakeDurable(0, true)));
         changed = Loaded();
         changed.SetSlot(0, changed.Slot(1));
@@ -133,7 +133,7 @@ public sealed class MetadataImageTests : IDisposable
     [Fact]
     public void Page_0_is_written_only_when_nothing_but_magic_count_and_state_has_changed()
     {
-        Assert.Equal("page 0 is written before what the predecessor left was made durable", Refused(Loaded().Commit()));
+        Assert.Equal("page 0 is written before the previous run's metadata is durable", Refused(Loaded().Commit()));
         MetadataImage metadata = Durable();
         for (int offset = 0; offset < 4096; offset++)
         {
