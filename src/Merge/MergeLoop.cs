@@ -62,7 +62,7 @@ internal sealed class MergeLoop
             while (!pending.IsDone) _setup.Io.Wait();
     }
 
-    /// <summary>Begins recovery, unless <see cref="Recover"/> has run it. Buffers are filled from the first op after the recovered window.</summary>
+    /// <summary>Begins recovery, unless <see cref="Recover"/> has run it. Later batches begin after the recovered window.</summary>
     public void Start(RecoveredWindow left)
     {
         _filler.BeginAt(_marks.Durable + (left.IsStale ? 0 : left.Entries));
