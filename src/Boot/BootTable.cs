@@ -49,7 +49,7 @@ public static class BootTable
     public static List<BootRow> Parse(string file, ReadOnlySpan<byte> bytes)
     {
         List<BootRow> rows = [];
-        if (bytes.Length > MostBytes) throw Wrong(file, $"it has more than {MostBytes} bytes, so it is no table");
+        if (bytes.Length > MostBytes) throw Wrong(file, $"more than {MostBytes} bytes: too large for a table");
         for (int number = 1; bytes.Length > 0; number++)
         {
             int end = bytes.IndexOf((byte)'\n');
@@ -79,7 +79,7 @@ public static class BootTable
         {
             throw Wrong(origin, e.Message);
         }
-        if (name[0] == '.') throw Wrong(origin, $"name is '{name}', which begins with a point");
+        if (name[0] == '.') throw Wrong(origin, $"name is '{name}', must not begin with '.'");
         string cow = PathOf(origin, "cow", fields[1]), basePath = PathOf(origin, "base", fields[2]);
         string? source = fields.Count < 4 || fields[3] is "-" or "" ? null : PathOf(origin, "source", fields[3]);
         int phase = 1;
@@ -99,9 +99,9 @@ public static class BootTable
     {
         foreach (BootRow other in rows)
         {
-            if (other.Name == row.Name) throw Wrong(row.Origin, $"the name {row.Name} is that of {other.Origin} already");
-            if (other.Cow == row.Cow) throw Wrong(row.Origin, $"the COW {row.Cow} is that of {other.Origin} already");
-            if (other.Base == row.Base) throw Wrong(row.Origin, $"the base {row.Base} is that of {other.Origin} already");
+            if (other.Name == row.Name) throw Wrong(row.Origin, $"the name {row.Name} is already used in {other.Origin}");
+            if (other.Cow == row.Cow) throw Wrong(row.Origin, $"the COW {row.Cow} is already used in {other.Origin}");
+            if (other.Base == row.Base) throw Wrong(row.Origin, $"the base {row.Base} is already used in {other.Origin}");
             Part(row, row.Cow, "COW", other, other.Base, "base");
             Part(row, row.Base, "base", other, other.Cow, "COW");
             // Refused even if phases keep the merges apart, because `ctl merge` ignores phases.
@@ -124,7 +124,7 @@ public static class BootTable
     private static string Decode(string origin, ReadOnlySpan<byte> line)
     {
         int zero = line.IndexOf((byte)0);
-        if (zero >= 0) throw Wrong(origin, $"byte {zero + 1} of the line is zero, so this is no text");
+        if (zero >= 0) throw Wrong(origin, $"byte {zero + 1} of the line is zero: the table must be text");
         return ByteText.Decode(line);
     }
 
@@ -141,7 +141,7 @@ public static class BootTable
             else
                 for (; i < line.Length && line[i] is not (' ' or '\t'); i++)
                 {
-                    if (line[i] == '"') throw Wrong(origin, $"a quote in the middle of '{field}\"…': quotes stand around the whole field");
+                    if (line[i] == '"') throw Wrong(origin, $"a quote in the middle of '{field}\"…': quotes must enclose the whole field");
                     field.Append(line[i]);
                 }
             fields.Add(field.ToString());
@@ -157,11 +157,11 @@ public static class BootTable
             {
                 i++;
                 if (i == line.Length || line[i] is not ('"' or '\\'))
-                    throw Wrong(origin, "a backslash in quotes stands before a quote or another backslash only");
+                    throw Wrong(origin, "in quotes, a backslash must be followed by a quote or another backslash");
             }
             field.Append(line[i]);
         }
-        if (i == line.Length) throw Wrong(origin, $"the quote that begins at '{field}' does not end");
+        if (i == line.Length) throw Wrong(origin, $"the quote before '{field}' has no closing quote");
         if (i + 1 < line.Length && line[i + 1] is not (' ' or '\t'))
             throw Wrong(origin, $"'{line[i + 1]}' follows the quote that ends '{field}': a blank is missing");
         return i + 1;
@@ -175,7 +175,7 @@ public static class BootTable
         {
             if (!text.StartsWith(tags[i], StringComparison.Ordinal)) continue;
             string value = text[tags[i].Length..];
-            if (value is "" or "." or "..") throw Wrong(origin, $"{field} is '{text}', which names nothing");
+            if (value is "" or "." or "..") throw Wrong(origin, $"{field} is '{text}': the value after '=' must not be empty, '.' or '..'");
             text = $"/dev/disk/{folders[i]}/{UdevName.Of(value)}";
             break;
         }
@@ -186,14 +186,14 @@ public static class BootTable
             int equals = text.IndexOf('=');
             if (equals > 0 && Suggestion.Unknown("tag", text[..(equals + 1)], tags) is var unknown && unknown.EndsWith('?'))
                 throw Wrong(origin, $"{field} is '{text}': {unknown}");
-            throw Wrong(origin, phase ? $"source is '{text}'; if that is the phase, the source is missing before it: write -"
-                : $"{field} is '{text}', must be an absolute path, or UUID=, LABEL=, PARTUUID= or PARTLABEL= and what udev knows");
+            throw Wrong(origin, phase ? $"source is '{text}'; if that is the phase, put - before it, for no source"
+                : $"{field} is '{text}', must be an absolute path, or UUID=, LABEL=, PARTUUID= or PARTLABEL= and a value");
         }
         foreach (char c in text)
             if (char.IsControl(c)) throw Wrong(origin, $"{field} has a control character in it");
         if (text.EndsWith('/') || text.Contains("//", StringComparison.Ordinal) || $"{text}/".Contains("/../", StringComparison.Ordinal)
             || $"{text}/".Contains("/./", StringComparison.Ordinal))
-            throw Wrong(origin, $"{field} is '{text}'; a path here has no '.', '..' or empty part");
+            throw Wrong(origin, $"{field} is '{text}': a path must not have '.', '..' or empty parts");
         if (ByteText.GetByteCount(text) > LongestPath) throw Wrong(origin, $"{field} has more than {LongestPath} bytes");
         return text;
     }

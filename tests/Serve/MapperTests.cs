@@ -229,8 +229,8 @@ public sealed class MapperTests
 
     [Theory]
     [InlineData("", "it is empty")]
-    [InlineData(".", "that is no name for a device")]
-    [InlineData("control", "that is no name for a device")]
+    [InlineData(".", "the name is reserved")]
+    [InlineData("control", "the name is reserved")]
     [InlineData("a/b", "only letters, digits and #+-.:=@_ can be in it")]
     public void Names_that_cannot_be_are_refused_with_the_reason_before_anything_is_opened(string name, string reason)
     {

@@ -103,7 +103,7 @@ public sealed class MappedDevice : IDisposable
     {
         string? wrong = name.Length == 0 ? "it is empty"
             : name.Length > MapperMessage.LongestName ? $"it has more than {MapperMessage.LongestName} characters"
-            : name is "." or ".." or "control" ? "that is no name for a device"
+            : name is "." or ".." or "control" ? "the name is reserved"
             : null;
         foreach (char c in name)
             if (!char.IsAsciiLetterOrDigit(c) && !"#+-.:=@_".Contains(c, StringComparison.Ordinal))

@@ -140,7 +140,7 @@ public sealed class KernelCommandLineTests
     [InlineData("snapuserd.row=", "the kernel's command line: snapuserd.row is '', must be name,cow,base[,source[,phase]]")]
     [InlineData("snapuserd.row=a,/b", "snapuserd.row=a,/b: a row has at least three fields, name cow base, and this one has 2")]
     [InlineData("snapuserd.row=a,/b,/c snapuserd.row=a,/d,/e",
-        "snapuserd.row=a,/d,/e: the name a is that of snapuserd.row=a,/b,/c already")]
+        "snapuserd.row=a,/d,/e: the name a is already used in snapuserd.row=a,/b,/c")]
     public void A_value_that_makes_no_sense_is_refused(string line, string sentence)
     {
         SnapuserdException e = Assert.Throws<SnapuserdException>(() => KernelCommandLine.Parse(line));
