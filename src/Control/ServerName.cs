@@ -27,7 +27,7 @@ public sealed class ServerName : IDisposable
     /// <summary>The name.</summary>
     public string Text { get; }
 
-    /// <summary>Chooses and claims the name. Exit code 64 for an `--as` that is no file name, 76 if another server has it.</summary>
+    /// <summary>Chooses and claims the name. Exit code 64 for an `--as` that is not a file name, 76 if another server has it.</summary>
     /// <param name="asked">The name that `--as` asks for; null for none.</param>
     /// <param name="mapper">The name of the mapped device, if there is one.</param>
     /// <param name="name">The name of the served device, if it has one.</param>

@@ -11,7 +11,7 @@ namespace Snapuserd.Cow;
 ///  v3       header 78 | scratch | sequence list | resume points | op array | data, back to back
 ///
 ///  off size field                 v1 v2 v3   guards against
-///    0    8 magic                 x  x  x    merging a file that is no COW, or a base that is already lost (UnsafeMagic)
+///    0    8 magic                 x  x  x    merging a file that is not a COW, or a base that is already lost (UnsafeMagic)
 ///    8    2 major_version         x  x  x    reading an unknown layout
 ///   10    2 minor_version         x  x  x    the same; always 0
 ///   12    2 header_size           34 38 78   misplacing everything that follows (74: v3 before max_compression_size, its last field)

@@ -53,7 +53,7 @@ public sealed class KernelLog
     }
 
     /// <summary>
-    /// Writes a record, or several if it is too long for one. Returns 0 or a negative errno; a record that is left out is no error.
+    /// Writes a record, or several if it is too long for one. Returns 0 or a negative errno; a record that is left out is not an error.
     /// </summary>
     public int Write(Priority priority, string sentence)
     {

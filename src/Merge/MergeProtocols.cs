@@ -15,8 +15,8 @@ internal sealed class MergeProtocols(MergeSetup setup, CowFile cow, MergePlan pl
 {
     private readonly uint[] _windowBlocks = new uint[metadata.Slots];
 
-    // Ops of the window at the durable count whose contents are already in the metadata image. A window may come in several batches; this
-    // is 0 unless some but not all of them have been copied.
+    // Ops of the window at the durable count whose contents are already in the metadata image. Not 0 only between the batches of a window
+    // that does not fit into one.
     private int _staged;
 
     /// <summary>Ops of the window that the previous run left in scratch and this run writes to Base; 0 if there was none.</summary>

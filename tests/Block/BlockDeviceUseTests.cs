@@ -60,7 +60,7 @@ public sealed class BlockDeviceUseTests
         Dictionary<string, int> alone = [];
         devices.RefusedAlone = name => alone.GetValueOrDefault(name);
         devices.Answers["/dev/sda"] = devices.Answers["/dev/sdb"] = 0;
-        // None of these is a process that has the disk open: a name that is no number, another device, a file in place of a link, and a
+        // None of these is a process that has the disk open: a name that is not a number, another device, a file in place of a link, and a
         // file in place of the folder.
         Links(processes["self/fd"], ("3", "/dev/sda"));
         Links(processes["+5/fd"], ("3", "/dev/sda"));
@@ -83,7 +83,7 @@ public sealed class BlockDeviceUseTests
             File.WriteAllText($"{disk}/inflight", $" {inflight}\n");
             Assert.Equal("requests are waiting", Of("/dev/sda"));
         }
-        // A file that is no block device is not in use, whatever its name.
+        // A file that is not a block device is not in use, whatever its name.
         devices.Status["sda"] = new StatxData { Mode = Libc.S_IFCHR, RdevMajor = 8, RdevMinor = 16 };
         Assert.Null(Of("/dev/sda"));
 

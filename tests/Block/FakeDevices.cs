@@ -97,7 +97,7 @@ internal sealed class FakeDevices : IDisposable
         return path;
     }
 
-    /// <summary>Adds an entry to the list of devices that is no device.</summary>
+    /// <summary>Adds an entry that is not a device to the list of devices.</summary>
     public void AddNoise(string name) => Directory.CreateDirectory(_folder[$"dev/block/{name}"]);
 
     public void Run(Action action) => Answering(

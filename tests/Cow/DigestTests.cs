@@ -213,7 +213,7 @@ public sealed class DigestTests
             }
             catch (Snapuserd.Block.SnapuserdException)
             {
-                // The changed file is no COW.
+                // The changed file is not a COW.
             }
             cow[at] ^= 0x04;
         }

@@ -76,7 +76,7 @@ public static class Sabotages
             new SourceEdit(Protocols, "> Recover(", "target.BeginFlush();", "")),
         new("start-does-not-wait-for-base", "what the pipeline has made is written while the start still flushes Base",
             new SourceEdit(Protocols, "> Recover(", "yield return target.Pending;\n        target.CheckFlush();", "")),
-        new("writes-before-the-start-has-flushed", "the first batch is written while the start still makes durable what was left",
+        new("writes-before-the-start-has-flushed", "the first batch is written while the start is still flushing",
             new SourceEdit(Loop, "bool Write()", "if (!_rules.IsRecovered) return false;", ""),
             new SourceEdit(Rules, "void CheckRule1(", "if (!IsRecovered)", "if (marks.Durable < 0)")) { WithoutAssertion = true },
         new("start-flushes-on-after-a-failed-flush", "the start goes on with the COW when the flush of Base has failed",
@@ -343,7 +343,7 @@ public static class Sabotages
         new("overlap-merges-on-with-sources-gone", "a count between a writer and its reader is gone on with",
             new SourceEdit(Plan, "private void CheckSources(", "Counts[count] != Gone", "Counts[count] <= Safe"), new SourceEdit(Plan,
                 "void CheckMergeable(", "if (IsSafe(count)) return;", "if (Counts[count] != Stuck) return;")) { Step = Battery.Overlaps },
-        new("overlap-window-that-was-left-not-looked-at", "a window that was left is replayed although it overwrites what later ops read",
+        new("overlap-window-that-was-left-not-looked-at", "a recovered window is replayed although it overwrites what later ops read",
             new SourceEdit(Plan, "public void CheckSources(", "if (!left.IsStale) CheckSources(count + left.Entries, setup);", ""))
         {
             Step = Battery.Overlaps,
@@ -352,7 +352,7 @@ public static class Sabotages
             new SourceEdit(Image, "private MergedImage(", "plan.CheckSources(_count, left, setup);", "")) { Step = Battery.Overlaps },
 
         // Memory.
-        new("rooms-of-blocks", "a room is no whole number of the system's pages, so that not all of it can be given back", new SourceEdit(
+        new("rooms-of-blocks", "a buffer is not a whole number of pages, so part of it cannot be given back", new SourceEdit(
             Line, "int Buffers) Divide(", "? page : Arena.Alignment", "? Arena.Alignment : Arena.Alignment")) { Step = Battery.Pages },
         new("forgets-a-page-of-the-next-room", "a room that is given back takes a page of the next one along", new SourceEdit(Memory,
             "void Forget(", "slice.Length)", "Math.Min(slice.Length + System.Page, Size - slice.Offset))")) { Step = Battery.Pages },

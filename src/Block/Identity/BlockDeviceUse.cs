@@ -48,7 +48,7 @@ public static class BlockDeviceUse
         return null;
     }
 
-    /// <summary>Number of a block device, found without opening it; null if the path is no block device.</summary>
+    /// <summary>Number of a block device, found without opening it; null if the path is not a block device.</summary>
     private static (uint Major, uint Minor)? Number(string path) =>
         Libc.Statx(Libc.AT_FDCWD, path, 0, Libc.STATX_BASIC_STATS, out StatxData status) == 0
         && (status.Mode & (uint)Libc.S_IFMT) == Libc.S_IFBLK ? (status.RdevMajor, status.RdevMinor) : null;

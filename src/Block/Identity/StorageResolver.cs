@@ -128,7 +128,7 @@ internal sealed class StorageResolver
     /// <summary>A file lies on a device if its file system has one: a write to that device may be a write to the file.</summary>
     private void File(StorageBottom file, long offset, long length, int level, List<StoragePiece> pieces)
     {
-        // Major 0 is no device: tmpfs, overlayfs, network file systems, btrfs.
+        // Major 0 does not name a device: it is used by tmpfs, overlayfs, network file systems, btrfs.
         if (file.Major != 0) AddLayer(file, "the file system that it lies on", [(file.Major, file.Minor)], level);
         pieces.Add(new StoragePiece(file, offset, length));
     }
