@@ -51,7 +51,8 @@ public static unsafe partial class Libc
     /// </summary>
     public static nint SendDescriptors(int socket, ReadOnlySpan<byte> data, ReadOnlySpan<int> fds, int flags)
     {
-        if (fds.Length is 0 or > MostDescriptors) throw new ArgumentException($"{fds.Length} descriptors instead of 1 to 4", nameof(fds));
+        if (fds.Length is 0 or > MostDescriptors)
+            throw new ArgumentException($"{fds.Length} descriptors instead of 1 to {MostDescriptors}", nameof(fds));
         ulong* control = stackalloc ulong[(sizeof(ControlHeader) + (MostDescriptors * sizeof(int))) / sizeof(ulong)];
         *(ControlHeader*)control = new ControlHeader { Length = DescriptorsLength(fds.Length), Level = SOL_SOCKET, Type = SCM_RIGHTS };
         fds.CopyTo(new Span<int>((ControlHeader*)control + 1, MostDescriptors));
@@ -77,7 +78,8 @@ public static unsafe partial class Libc
     /// </summary>
     public static nint ReceiveDescriptors(int socket, Span<byte> data, Span<int> fds, out int count, int flags)
     {
-        if (fds.Length is 0 or > MostDescriptors) throw new ArgumentException($"{fds.Length} elements instead of 1 to 4", nameof(fds));
+        if (fds.Length is 0 or > MostDescriptors)
+            throw new ArgumentException($"{fds.Length} elements instead of 1 to {MostDescriptors}", nameof(fds));
         count = 0;
         ulong* control = stackalloc ulong[(sizeof(ControlHeader) + (MostDescriptors * sizeof(int))) / sizeof(ulong)];
         ControlHeader* header = (ControlHeader*)control;
