@@ -3,7 +3,10 @@ using Snapuserd.Cow;
 
 namespace Snapuserd.Create;
 
-/// <summary>Combines single ops into runs. It runs twice: first to count the runs, so that the array has the exact size.</summary>
+/// <summary>
+/// Combines ops of consecutive blocks into runs and stores these in <paramref name="runs"/>. Without an array it only counts the runs, so
+/// that the caller can allocate an array of exactly that length for a second pass.
+/// </summary>
 internal struct PlanWriter(NativeArray<PackedRun>? runs)
 {
     private CowOpType _type;
@@ -11,17 +14,17 @@ internal struct PlanWriter(NativeArray<PackedRun>? runs)
     private long _source;
     private int _count;
 
-    /// <summary>Runs so far, without the open one.</summary>
+    /// <summary>Number of complete runs; the run that <see cref="Add"/> may still extend is not counted.</summary>
     public long Runs { get; private set; }
 
-    /// <summary>Adds the op of one block.</summary>
+    /// <summary>Extends the current run by the op of one block, or starts a new run with it.</summary>
     public void Add(long block, PackedChange change)
     {
         long stride = change.Type switch { CowOpType.Copy => 1, CowOpType.Xor => CowOp.BlockSize, _ => 0 };
         long source = change.IsOrdered ? change.Source : 0;
-        bool goesOn = _count is > 0 and < int.MaxValue && change.Type == _type && block == _block + _count
+        bool continues = _count is > 0 and < int.MaxValue && change.Type == _type && block == _block + _count
             && source == _source + (stride * _count);
-        if (!goesOn)
+        if (!continues)
         {
             End();
             (_type, _block, _source) = (change.Type, block, source);
@@ -29,7 +32,7 @@ internal struct PlanWriter(NativeArray<PackedRun>? runs)
         _count++;
     }
 
-    /// <summary>Ends the open run.</summary>
+    /// <summary>Completes the current run, if there is one. The caller does this after the last op.</summary>
     public void End()
     {
         if (_count == 0) return;

@@ -19,9 +19,9 @@ internal struct SourceWindow(IImageReader image)
     {
         if (offset < _start || offset + CowOp.BlockSize > _end)
         {
-            bool goesOn = offset >= _start && offset <= _end;
+            bool continues = offset >= _start && offset <= _end;
             // At most the buffer's length. Doubles with each read of a run, so that a short run costs little.
-            long length = goesOn ? Math.Clamp((_end - _start) * 2, 4 * CowOp.BlockSize, buffer.Length) : CowOp.BlockSize;
+            long length = continues ? Math.Clamp((_end - _start) * 2, 4 * CowOp.BlockSize, buffer.Length) : CowOp.BlockSize;
             length = Math.Min(length, image.Length - offset);
             _start = _end = 0;
             image.Read(offset, buffer[..(int)length]);

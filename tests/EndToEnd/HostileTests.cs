@@ -21,7 +21,7 @@ public sealed partial class HostileTests(ITestOutputHelper output)
 
     [Theory]
     [MemberData(nameof(Seeds))]
-    public void Program_answers_a_spoiled_file_as_the_judge_does(int seed)
+    public void Program_treats_a_mutated_file_as_the_reference_reader_does(int seed)
     {
         const int files = 4;
         using TempFolder folder = new();

@@ -10,9 +10,9 @@ using Xunit.Abstractions;
 namespace Snapuserd.Tests.Simulation;
 
 /// <summary>
-/// Small files with every enumerable mutation, through inspect, verify, extract and merge, each compared with the judge
-/// (<see cref="HostileTrial"/>). The result must be a typed refusal before the first write, or exactly the judge's image. Divided into two
-/// classes, which run in parallel.
+/// Mutates small files systematically and passes each to inspect, verify, extract and merge (<see cref="HostileTrial"/>). The product must
+/// agree with the reference reader (<see cref="NaiveReader"/>): produce the same image, or refuse the file with the right exit code. Two
+/// classes inherit this one, so that xunit runs their tests in parallel.
 /// </summary>
 public abstract class HostileFileSweeps(ITestOutputHelper output)
 {
@@ -27,7 +27,10 @@ public abstract class HostileFileSweeps(ITestOutputHelper output)
         _ => throw new ArgumentException(name),
     };
 
-    /// <summary>Tries every one of <paramref name="files"/>; the failure names the first that failed.</summary>
+    /// <summary>
+    /// Tries all <paramref name="files"/> and stops at the first failure. Also fails with fewer than <paramref name="accepted"/> accepted
+    /// or <paramref name="refused"/> refused files, because the mutations then miss the code that they are meant for.
+    /// </summary>
     protected void Sweep(string name, IEnumerable<(string What, byte[] Bytes)> files, int accepted, int refused)
     {
         using HostileTrial trial = new();
@@ -49,10 +52,14 @@ public abstract class HostileFileSweeps(ITestOutputHelper output)
         output.WriteLine($"{name}: {counts.Files} files, {counts.Accepted} accepted, {counts.Files - counts.Accepted} refused: "
             + $"{string.Join(", ", counts.Refused.Select(pair => $"{pair.Key} {pair.Value}"))}");
         Assert.True(counts.Accepted >= accepted && counts.Files - counts.Accepted >= refused,
-            $"{counts.Accepted} accepted and {counts.Files - counts.Accepted} refused: the sweep does not go where it should");
+            $"{name}: {counts.Accepted} files accepted and {counts.Files - counts.Accepted} refused; expected at least {accepted} and "
+            + $"{refused}");
     }
 
-    /// <summary>Many values of the byte are equivalent: contents or unused entries of scratch, or the inside of a payload.</summary>
+    /// <summary>
+    /// True for a byte whose values are mostly equivalent to the product, which the sweeps skip to save time: data or unused entries of
+    /// scratch, and payload bytes after the first 60.
+    /// </summary>
     protected static bool IsDull(HostileFile file, int at)
     {
         if (at >= file.ScratchAt && at < file.ScratchAt + file.ScratchBytes)
@@ -61,7 +68,7 @@ public abstract class HostileFileSweeps(ITestOutputHelper output)
         return start > 0 && at > start + 60 && !file.Ops.Any(op => op > start && op <= at);
     }
 
-    /// <summary>Flips every bit of every byte that is not dull.</summary>
+    /// <summary>Flips one bit per file: each bit of each byte, without those that <see cref="IsDull"/> skips.</summary>
     protected static IEnumerable<(string What, byte[] Bytes)> Flips(HostileFile file)
     {
         for (int at = 0; at < file.Bytes.Length; at++)
@@ -76,6 +83,7 @@ public abstract class HostileFileSweeps(ITestOutputHelper output)
         }
     }
 
+    /// <summary>Sets one field per file to one of its <see cref="HostileFile.Extremes"/>.</summary>
     protected static IEnumerable<(string What, byte[] Bytes)> Extremes(HostileFile file)
     {
         foreach (HostileField field in file.Fields())
@@ -83,6 +91,7 @@ public abstract class HostileFileSweeps(ITestOutputHelper output)
                 yield return ($"{field.Name} at byte {field.At} is {value}", file.With(field, value).Bytes);
     }
 
+    /// <summary>Sets two random fields per file to random values that are likely to be accepted or to provoke errors.</summary>
     protected static IEnumerable<(string What, byte[] Bytes)> Pairs(HostileFile file, int count)
     {
         Chance chance = new(12);
@@ -97,7 +106,7 @@ public abstract class HostileFileSweeps(ITestOutputHelper output)
 
         ulong Value(HostileField field)
         {
-            // A value near the present one, or the value of another field, or an extreme.
+            // A value near the current one, the value of another field, or an extreme.
             if (chance.Percent(30)) return (file.Get(field) + (ulong)chance.Below(9) - 4) & Mask(field);
             if (chance.Percent(30)) return file.Get(fields[chance.Below(fields.Count)]) & Mask(field);
             ulong[] extremes = [.. HostileFile.Extremes(field.Bytes, file.Get(field), file.Bytes.Length)];
@@ -117,7 +126,8 @@ public sealed class HostileBitTests(ITestOutputHelper output) : HostileFileSweep
     [InlineData("v3 zstd, sequence")]
     [InlineData("v3 lz4, window left in scratch")]
     [InlineData("v3 gz, no scratch")]
-    public void Every_single_bit_flip_is_refused_or_means_what_the_judge_says(string name) => Sweep(name, Flips(Make(name)), 50, 500);
+    public void File_with_one_flipped_bit_is_refused_or_merges_as_the_reference_reader_does(string name) =>
+        Sweep(name, Flips(Make(name)), 50, 500);
 }
 
 public sealed class HostileFieldTests(ITestOutputHelper output) : HostileFileSweeps(output)
@@ -130,10 +140,10 @@ public sealed class HostileFieldTests(ITestOutputHelper output) : HostileFileSwe
     public void Every_truncation_of_a_file_is_refused(string name)
     {
         HostileFile file = Make(name);
-        bool Tried(int length) => !IsDull(file, length) || length % 61 == 0;
+        bool IsTried(int length) => !IsDull(file, length) || length % 61 == 0;
         (string, byte[])[] cuts =
         [
-            .. Enumerable.Range(0, file.Bytes.Length).Where(Tried).Select(length => ($"cut to {length} bytes", file.Bytes[..length])),
+            .. Enumerable.Range(0, file.Bytes.Length).Where(IsTried).Select(length => ($"cut to {length} bytes", file.Bytes[..length])),
         ];
         Sweep(name, cuts, 0, cuts.Length);
         Sweep(name, [("whole", file.Bytes)], 1, 0);
@@ -146,22 +156,23 @@ public sealed class HostileFieldTests(ITestOutputHelper output) : HostileFileSwe
     [InlineData("v3 zstd, sequence")]
     [InlineData("v3 lz4, window left in scratch")]
     [InlineData("v3 gz, no scratch")]
-    public void Every_field_at_its_extremes_is_refused_or_means_what_the_judge_says(string name) =>
+    public void File_with_one_extreme_field_is_refused_or_merges_as_the_reference_reader_does(string name) =>
         Sweep(name, Extremes(Make(name)), 50, 500);
 
     [Theory]
     [InlineData("v2 gz, clusters, sequence")]
     [InlineData("v3 zstd, sequence")]
     [InlineData("v3 lz4, window left in scratch")]
-    public void Pairs_of_fields_are_refused_or_mean_what_the_judge_says(string name) => Sweep(name, Pairs(Make(name), 4000), 100, 1000);
+    public void File_with_two_changed_fields_is_refused_or_merges_as_the_reference_reader_does(string name) =>
+        Sweep(name, Pairs(Make(name), 4000), 100, 1000);
 }
 
-/// <summary>Tests the judge itself, on files that Android wrote.</summary>
+/// <summary>Tests the reference reader itself, with COWs and half-done merges that Android's code has written.</summary>
 public sealed class NaiveReaderTests
 {
     [Theory]
     [MemberData(nameof(Golden.CowNames), MemberType = typeof(Golden))]
-    public void Judge_makes_the_new_image_of_every_golden_file(string name)
+    public void Reference_reader_produces_the_new_image_from_every_golden_COW(string name)
     {
         NaiveVerdict verdict = NaiveReader.Judge(Golden.Cow(name), Golden.Old);
         Assert.Null(verdict.ForImage);
@@ -171,7 +182,7 @@ public sealed class NaiveReaderTests
 
     [Theory]
     [MemberData(nameof(Golden.HalfNames), MemberType = typeof(Golden))]
-    public void Judge_makes_the_new_image_of_every_merge_that_Android_left_half_done(string name)
+    public void Reference_reader_completes_every_merge_that_Android_left_half_done(string name)
     {
         NaiveVerdict verdict = NaiveReader.Judge(Golden.HalfCow(name), Golden.HalfBase(name));
         Assert.Null(verdict.ForImage);
@@ -179,7 +190,7 @@ public sealed class NaiveReaderTests
     }
 }
 
-/// <summary>Payloads that no writer produces, and the outcomes of a whole run of the fuzzer.</summary>
+/// <summary>Tests payloads that no writer produces, and files from a run of the fuzzer.</summary>
 public sealed class HostilePayloadTests(ITestOutputHelper output)
 {
     public static IEnumerable<object[]> Payloads =>
@@ -187,14 +198,14 @@ public sealed class HostilePayloadTests(ITestOutputHelper output)
 
     [Theory]
     [MemberData(nameof(Payloads))]
-    public void Payload_that_is_not_exactly_one_unit_is_refused_before_the_first_write(string name, int version)
+    public void Payload_that_does_not_decode_to_exactly_one_unit_is_refused_before_the_first_write(string name, int version)
     {
         HostilePayload payload = HostilePayloads.All.Single(one => one.Name == name);
         HostileFile file = HostileFiles.WithPayload(version, payload);
         using HostileTrial trial = new();
         HostileOutcome outcome = trial.Try(file.Bytes, HostileFiles.Base(1), 1);
         output.WriteLine($"{payload.Stored.Length} bytes stored: {outcome}");
-        // Version 3 cannot store a payload longer than the unit, and one of the unit's length is raw.
+        // Version 3 refuses the op itself if its payload is longer than the unit of 4096 bytes.
         string? rule = payload.Decodes ? null : "payload";
         if (payload.Stored.Length > 4096) rule = version == 3 ? "op: data_length" : rule;
         Assert.Equal(rule, outcome.Rule);
@@ -203,7 +214,7 @@ public sealed class HostilePayloadTests(ITestOutputHelper output)
     [Theory]
     [InlineData(1)]
     [InlineData(2)]
-    public void Files_by_the_grammar_spoiled_at_random_are_refused_or_mean_what_the_judge_says(ulong seed)
+    public void Randomly_mutated_file_is_refused_or_merges_as_the_reference_reader_does(ulong seed)
     {
         const int files = 6_000;
         Fuzzer fuzzer = new(seed);
@@ -214,13 +225,14 @@ public sealed class HostilePayloadTests(ITestOutputHelper output)
         }
         catch (HostileException e)
         {
-            throw new HostileException($"{e.Message}; again with: {fuzzer.SaveCurrent()}", e);
+            throw new HostileException($"{e.Message}; repeat with: {fuzzer.SaveCurrent()}", e);
         }
         FuzzCounts counts = fuzzer.Counts;
-        output.WriteLine($"{counts.Files} files, {counts.Accepted} accepted, {counts.Refused.Count} rules, {counts.Sentences.Count} "
-            + $"sentences, {counts.Liars} liars");
+        output.WriteLine($"{counts.Files} files, {counts.Accepted} accepted, refused by {counts.Refused.Count} rules with "
+            + $"{counts.Sentences.Count} messages; {counts.Liars} tried on a device that returns changed data");
         Assert.InRange(counts.Accepted, files / 10, files * 9 / 10);
         string[] missing = [.. NaiveReader.AndroidRules.Concat(NaiveReader.OurRules.Keys).Where(rule => !counts.Refused.ContainsKey(rule))];
-        Assert.True(missing.Length <= 4, $"the grammar does not reach: {string.Join(", ", missing)}");
+        Assert.True(missing.Length <= 4,
+            $"no file breaks these {missing.Length} rules, of which at most 4 may be untested: {string.Join(", ", missing)}");
     }
 }

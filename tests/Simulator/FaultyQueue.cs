@@ -55,7 +55,7 @@ public sealed class FaultyQueue(SimDisk[] disks, Arena arena, int depth, int gra
 
     private readonly Dictionary<uint, BlockRequest> _asked = [];
     private readonly HashSet<(BlockVerb Verb, int Device, long Offset)> _cancelled = [];
-    private readonly Dictionary<(BlockVerb Verb, int Device, long End, int BufferEnd), long> _goesOnAt = [];
+    private readonly Dictionary<(BlockVerb Verb, int Device, long End, int BufferEnd), long> _continuesAt = [];
     private readonly bool[] _flushed = new bool[disks.Length];
     private SimQueue? _queue;
     private bool _plain;
@@ -191,8 +191,9 @@ public sealed class FaultyQueue(SimDisk[] disks, Arena arena, int depth, int gra
                 throw new ContractViolationException("the base is written before COW and base were flushed");
         }
         (BlockVerb, int, long, int) end = End(request);
-        if (_goesOnAt.Remove(end, out long at) && request.Offset != at)
-            throw new ContractViolationException($"{request.Verb} goes on at {request.Offset} of device {request.Device} instead of {at}");
+        if (_continuesAt.Remove(end, out long at) && request.Offset != at)
+            throw new ContractViolationException(
+                $"{request.Verb} continues at {request.Offset} of device {request.Device} instead of {at}");
     }
 
     private static (BlockVerb Verb, int Device, long End, int BufferEnd) End(in BlockRequest request) =>
@@ -207,7 +208,7 @@ public sealed class FaultyQueue(SimDisk[] disks, Arena arena, int depth, int gra
         }
         else if (result >= granule && result < request.Buffer.Length)
         {
-            _goesOnAt[End(request)] = request.Offset + result - (result % granule);
+            _continuesAt[End(request)] = request.Offset + result - (result % granule);
         }
     }
 }

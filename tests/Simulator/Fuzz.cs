@@ -16,7 +16,7 @@ public sealed class FuzzCounts
     public long Accepted { get; set; }
     public long Runs { get; set; }
     public long Liars { get; set; }
-    /// <summary>Files by the rule that they break according to the judge.</summary>
+    /// <summary>Files by the rule that they break according to the reference reader.</summary>
     public SortedDictionary<string, long> Refused { get; } = new(StringComparer.Ordinal);
     /// <summary>Distinct messages of the product.</summary>
     public HashSet<string> Sentences { get; } = [];
@@ -187,8 +187,8 @@ public static class Fuzz
         try
         {
             HostileOutcome outcome = trial.Try(file, baseImage, seed);
-            Console.WriteLine(
-                outcome.Accepted ? "accepted, and the image is the judge's" : $"refused by the rule '{outcome.Rule}': {outcome.Sentence}");
+            Console.WriteLine(outcome.Accepted ? "accepted, and the image equals that of the reference reader"
+                : $"refused by the rule '{outcome.Rule}': {outcome.Sentence}");
             Fuzzer.TryLiar(trial, file, seed);
             return 0;
         }

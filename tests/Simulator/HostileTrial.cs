@@ -9,14 +9,14 @@ using Snapuserd.Merge;
 namespace Snapuserd.Tests.Simulator;
 
 /// <summary>
-/// The product broke a rule on a hostile file: a crash, a hang, an access out of range, too much memory, or an image that differs from the
-/// judge's.
+/// The product broke a rule on a hostile file: a crash, a hang, an access out of range, too much memory, or an image that differs from that
+/// of the reference reader.
 /// </summary>
 public sealed class HostileException(string what, Exception? inner = null) : Exception(what, inner);
 
 /// <summary>
-/// The outcome for a file: the first rule it breaks according to the judge (null: there is an image), and the error message without its
-/// numbers.
+/// The outcome for a file: the first rule it breaks according to the reference reader (null: there is an image), and the error message
+/// without its numbers.
 /// </summary>
 public readonly record struct HostileOutcome(string? Rule, string Sentence)
 {
@@ -25,7 +25,7 @@ public readonly record struct HostileOutcome(string? Rule, string Sentence)
 
 /// <summary>
 /// Passes one file to everything that reads files: inspect, verify, extract and merge, with and without the check of payloads. Compares
-/// each result with the judge's (<see cref="NaiveReader"/>). For one thread.
+/// each result with that of the reference reader (<see cref="NaiveReader"/>). For one thread.
 /// </summary>
 public sealed partial class HostileTrial : IDisposable
 {
@@ -105,7 +105,8 @@ public sealed partial class HostileTrial : IDisposable
     }
 
     /// <summary>
-    /// Does what `inspect` does: reads the file, compares it op by op with the judge, walks the raw records, and queries every property.
+    /// Does what `inspect` does: reads the file, compares its ops with those of the reference reader, walks the raw records, and queries
+    /// every property.
     /// </summary>
     private string Inspect(byte[] file, NaiveVerdict verdict)
     {
@@ -120,7 +121,8 @@ public sealed partial class HostileTrial : IDisposable
             Compare(cow, verdict);
             _ = cow.Order.AndroidCanMerge(out _);
             if (Order(cow) != (verdict.Order == null))
-                throw new HostileException($"the judge says of the order: {verdict.Order ?? "consistent"}; the product says otherwise");
+                throw new HostileException(
+                    $"the order is {verdict.Order ?? "consistent"} to the reference reader; the product disagrees");
             if (cow.Header.Major >= 2 && verdict.Order == null) _ = MergeForecast.Of(cow, from: (int)cow.Header.NumMergeOps);
             long records = 0;
             CowFile.WalkRecords(source, cow.Header, _ => records++);
@@ -159,20 +161,21 @@ public sealed partial class HostileTrial : IDisposable
     {
         if (verdict.Read != null) throw new HostileException($"the product reads a file that breaks the rule '{verdict.Read}'");
         if (cow.OpCount != verdict.Ops.Count)
-            throw new HostileException($"the product reads {cow.OpCount} ops, the judge {verdict.Ops.Count}");
+            throw new HostileException($"the product reads {cow.OpCount} ops, the reference reader {verdict.Ops.Count}");
         for (int i = 0; i < cow.OpCount; i++)
         {
             CowOp op = cow[i];
-            NaiveOp judged = verdict.Ops[i];
+            NaiveOp expected = verdict.Ops[i];
             NaiveOp read = new((int)op.Type, op.NewBlock, op.Blocks, op.Source, op.DataOffset, op.DataLength);
-            if (read != judged) throw new HostileException($"op {i} is {read} to the product and {judged} to the judge");
+            if (read != expected) throw new HostileException($"op {i} is {read} to the product and {expected} to the reference reader");
         }
         if (cow.Order.Count != verdict.MergeOrder.Count)
-            throw new HostileException($"the merge order has {cow.Order.Count} positions, to the judge {verdict.MergeOrder.Count}");
+            throw new HostileException(
+                $"the merge order has {cow.Order.Count} positions, to the reference reader {verdict.MergeOrder.Count}");
         for (int i = 0; i < cow.Order.Count; i++)
             if (cow.Order.OpIndex(i) != verdict.MergeOrder[i])
                 throw new HostileException(
-                    $"position {i} of the merge order is op {cow.Order.OpIndex(i)}, to the judge {verdict.MergeOrder[i]}");
+                    $"position {i} of the merge order is op {cow.Order.OpIndex(i)}, to the reference reader {verdict.MergeOrder[i]}");
     }
 
     /// <summary>`verify` without a base.</summary>
@@ -275,11 +278,12 @@ public sealed partial class HostileTrial : IDisposable
     private static void Compare(string name, byte[] image, byte[] right)
     {
         if (image.AsSpan().SequenceEqual(right)) return;
-        throw new HostileException($"{name}: block {image.AsSpan().CommonPrefixLength(right) / 4096} is not the judge's");
+        throw new HostileException($"{name}: block {image.AsSpan().CommonPrefixLength(right) / 4096} differs from the expected image");
     }
 
     /// <summary>
-    /// The product's result must match the judge's: done if <paramref name="rule"/> is null, else <paramref name="refusal"/> and a message.
+    /// The product's result must match the reference reader's: exit code 0 if <paramref name="rule"/> is null, else
+    /// <paramref name="refusal"/> and a message.
     /// </summary>
     private static void Expect(string name, ExitCode code, string sentence, string? rule, ExitCode refusal)
     {

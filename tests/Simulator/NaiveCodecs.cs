@@ -7,8 +7,9 @@ using System.Runtime.InteropServices;
 namespace Snapuserd.Tests.Simulator;
 
 /// <summary>
-/// Payload decoders of the judge: strict, slow, and different from the product's where that is affordable. Inflate and LZ4 are implemented
-/// here and brotli is the framework's. zstd is the one-shot call of libzstd, because a second implementation would cost too much.
+/// Payload decoders of the reference reader: strict, slow, and different from the product's where that is affordable. Inflate and LZ4 are
+/// implemented here and brotli is the framework's. zstd is the one-shot call of libzstd, because a second implementation would cost too
+/// much.
 /// </summary>
 internal static unsafe class NaiveCodecs
 {

@@ -4,7 +4,7 @@ using System.Linq;
 
 namespace Snapuserd.Tests.Simulator;
 
-/// <summary>A data op as the judge reads it; the types are the format's numbers (cow-format §3).</summary>
+/// <summary>A data op as the reference reader reads it; the types are the format's numbers (cow-format §3).</summary>
 public sealed record NaiveOp(int Type, long Block, int Blocks, long Source, long DataAt, int DataLength)
 {
     public bool Ordered => Type is 1 or 6;
@@ -25,7 +25,8 @@ public sealed record NaiveOp(int Type, long Block, int Blocks, long Source, long
 }
 
 /// <summary>
-/// The judge's verdict on a file and a base: for each step of a merge the name of the rule that the file breaks, or null; and the image.
+/// The reference reader's verdict on a file and a base: for each step of a merge the name of the rule that the file breaks, or null; and
+/// the image.
 /// </summary>
 public sealed class NaiveVerdict
 {
@@ -64,8 +65,9 @@ public sealed class NaiveVerdict
 }
 
 /// <summary>
-/// The judge of hostile files: reads the bytes of a COW, decides whether they are valid, and merges. Written from the description of the
-/// format alone, without code from src/, and as simple as possible: wide integers, no optimisation for time or memory.
+/// The reference reader for hostile files: reads the bytes of a COW, decides whether they are valid, and merges. Written from
+/// the description of the format alone, without code from src/, and as simple as possible: wide integers, no optimisation for time or
+/// memory.
 /// </summary>
 public sealed class NaiveReader
 {

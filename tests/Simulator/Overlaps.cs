@@ -62,8 +62,8 @@ public sealed record Geometry(string Word)
         for (int at = 0; at < Sectors.Length; at++)
         {
             if (Sectors[at] < 0) continue;
-            bool goesOn = at > 0 && Sectors[at - 1] >= 0 && Sectors[at] == Sectors[at - 1] + 1 && !chance.Percent(5);
-            if (goesOn) ranges[^1] = ranges[^1] with { Length = ranges[^1].Length + Page.Sector };
+            bool continues = at > 0 && Sectors[at - 1] >= 0 && Sectors[at] == Sectors[at - 1] + 1 && !chance.Percent(5);
+            if (continues) ranges[^1] = ranges[^1] with { Length = ranges[^1].Length + Page.Sector };
             else ranges.Add(new SharedRange((long)at * Page.Sector, (long)Sectors[at] * Page.Sector, Page.Sector));
         }
         return [.. ranges.OrderBy(_ => chance.Next())];

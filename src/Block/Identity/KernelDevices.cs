@@ -5,7 +5,7 @@ using Snapuserd.Interop;
 namespace Snapuserd.Block;
 
 /// <summary>
-/// A block device in the kernel's list: number, name below /dev, length in bytes, and its entry in a partition table (null if none).
+/// A block device in the kernel's list. For a partition, also the UUID and the label from the partition table, if the table has them.
 /// </summary>
 public sealed class KernelDevice(uint major, uint minor, string name, long length, string? partitionUuid = null,
     string? partitionLabel = null)
@@ -16,32 +16,34 @@ public sealed class KernelDevice(uint major, uint minor, string name, long lengt
     /// <summary>Minor number.</summary>
     public uint Minor { get; } = minor;
 
-    /// <summary>Name such as "sda1".</summary>
+    /// <summary>Name below /dev, such as "sda1".</summary>
     public string Name { get; } = name;
 
     /// <summary>Length in bytes.</summary>
     public long Length { get; } = length;
 
-    /// <summary>PARTUUID, if the kernel reports it.</summary>
+    /// <summary>PARTUUID; null if the kernel reports none.</summary>
     public string? PartitionUuid { get; } = partitionUuid;
 
-    /// <summary>PARTLABEL, if the kernel reports it.</summary>
+    /// <summary>PARTLABEL; null if the kernel reports none.</summary>
     public string? PartitionLabel { get; } = partitionLabel;
 }
 
-/// <summary>The block devices that can be read without waiting for a server, a network, or a person who changes a disk.</summary>
+/// <summary>Lists and reads the kernel's block devices, for the search for a hibernation image.</summary>
 public static class KernelDevices
 {
-    /// <summary>Most levels of a device stack.</summary>
+    /// <summary>Most devices in a stack, such as LVM over RAID over a partition; a device over a deeper stack is not listed.</summary>
     private const int MostLevels = 16;
 
     /// <summary>
-    /// Name prefixes, before a digit, of devices that are left out: memory, which does not survive a power-off; devices whose server may
-    /// be dead, so that a read never ends; removable media.
+    /// Devices that are not listed, by the part of the name before the number: memory, which does not survive a power-off; devices of a
+    /// server that may be dead, so that a read never returns; floppy and optical drives.
     /// </summary>
     private static readonly string[] s_leftOut = ["ram", "zram", "ublkb", "nbd", "fd", "sr"];
 
-    /// <summary>All devices of nonzero length, disks and partitions, by number; null if the kernel's list is unavailable.</summary>
+    /// <summary>
+    /// The devices that may hold a hibernation image and can be read without blocking, sorted by number. Null if /sys is unavailable.
+    /// </summary>
     public static List<KernelDevice>? All()
     {
         if (KernelTree.Sys.Folder < 0) return null;
@@ -51,7 +53,7 @@ public static class KernelDevices
         return all;
     }
 
-    /// <summary>The device with a number, of any kind; null if the kernel has none.</summary>
+    /// <summary>The device with this number, even if <see cref="All"/> does not list it; null if there is none.</summary>
     public static KernelDevice? Of(uint major, uint minor)
     {
         string? name = null, uuid = null, label = null;
@@ -65,14 +67,14 @@ public static class KernelDevices
     }
 
     /// <summary>
-    /// Reads from the medium, not from cached pages: the kernel changes swap headers without updating the page cache. Returns bytes or a
-    /// negative errno.
+    /// Reads from the medium and not from the page cache, because the kernel changes swap headers without updating the cache. Returns the
+    /// number of bytes read or a negative errno.
     /// </summary>
     public static nint Read(uint major, uint minor, long offset, Span<byte> bytes)
     {
         int fd = BlockNode.Open(major, minor, Libc.O_RDONLY | Libc.O_NONBLOCK);
         if (fd < 0) return fd;
-        // Only whole pages leave the page cache.
+        // DONTNEED keeps pages that the range covers only in part.
         long from = Sizes.RoundDown(offset, Sizes.SystemPage);
         _ = Libc.FAdvise(fd, from, Sizes.RoundUp(offset + bytes.Length - from, Sizes.SystemPage), Libc.POSIX_FADV_DONTNEED);
         int tries = 0;
@@ -83,7 +85,9 @@ public static class KernelDevices
         return read;
     }
 
-    /// <summary>Also true for a suspended mapped device, and for every device over one that is left out.</summary>
+    /// <summary>
+    /// True for a device with one of the names above, a suspended mapped device, and every device that is stacked over one of these.
+    /// </summary>
     private static bool IsLeftOut(string name, uint major, uint minor, int level)
     {
         foreach (string prefix in s_leftOut)
