@@ -57,8 +57,8 @@ public abstract class HostileFileSweeps(ITestOutputHelper output)
     }
 
     /// <summary>
-    /// True for a byte whose values are mostly equivalent to the product, which the sweeps skip to save time: data or unused entries of
-    /// scratch, and payload bytes after the first 60.
+    /// True for a byte that the sweeps skip to save time, because the product treats most of its values alike: data or unused entries of
+    /// scratch, and all but the first 61 bytes of a payload.
     /// </summary>
     protected static bool IsDull(HostileFile file, int at)
     {
@@ -68,7 +68,7 @@ public abstract class HostileFileSweeps(ITestOutputHelper output)
         return start > 0 && at > start + 60 && !file.Ops.Any(op => op > start && op <= at);
     }
 
-    /// <summary>Flips one bit per file: each bit of each byte, without those that <see cref="IsDull"/> skips.</summary>
+    /// <summary>Flips one bit per file: each bit of each byte that <see cref="IsDull"/> does not skip.</summary>
     protected static IEnumerable<(string What, byte[] Bytes)> Flips(HostileFile file)
     {
         for (int at = 0; at < file.Bytes.Length; at++)
@@ -233,6 +233,6 @@ public sealed class HostilePayloadTests(ITestOutputHelper output)
         Assert.InRange(counts.Accepted, files / 10, files * 9 / 10);
         string[] missing = [.. NaiveReader.AndroidRules.Concat(NaiveReader.OurRules.Keys).Where(rule => !counts.Refused.ContainsKey(rule))];
         Assert.True(missing.Length <= 4,
-            $"no file breaks these {missing.Length} rules, of which at most 4 may be untested: {string.Join(", ", missing)}");
+            $"the files break none of these {missing.Length} rules, and at most 4 may be missing: {string.Join(", ", missing)}");
     }
 }

@@ -86,7 +86,8 @@ public static class KernelDevices
     }
 
     /// <summary>
-    /// True for a device with one of the names above, a suspended mapped device, and every device that is stacked over one of these.
+    /// True for a device with one of the names above, a suspended mapped device, and every device that is stacked over one of these or over
+    /// too many others.
     /// </summary>
     private static bool IsLeftOut(string name, uint major, uint minor, int level)
     {
