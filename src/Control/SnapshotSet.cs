@@ -437,7 +437,7 @@ public sealed class SnapshotSet : IDisposable
 
     /// <summary>
     /// Tells a client what has become of its snapshot. An exception ends neither the snapshot nor its thread: whether a client can be told
-    /// must not decide whether a merge goes on.
+    /// must not decide whether a merge continues.
     /// </summary>
     private void Tell(Member member, Action call)
     {

@@ -133,7 +133,7 @@ public sealed class WatchTests : IDisposable
             "$1" ctl watch >"$2/watch" 2>"$2/errors" & w=$!
             until [ "$(wc -l <"$2/watch")" -ge 2 ]; do kill -0 $w; sleep 0.01; done
             kill -KILL $a
-            # While the other goes on.
+            # The watch of the other server must continue.
             until grep -q 'snapuserd/a has closed' "$2/errors"; do kill -0 $w; sleep 0.01; done
             "$1" ctl resume a
             code=0; wait $w || code=$?

@@ -101,7 +101,7 @@ public sealed class NaiveReader
         ["op: data in the head"] = "a payload in header or scratch would change while it is merged",
         ["cluster: in a file without clusters"] = "the running position of Xor data would be a guess",
         ["cluster: beyond the file"] = "a jump to nowhere",
-        ["cluster: not closed"] = "Android goes on reading data as ops",
+        ["cluster: not closed"] = "Android continues, and reads data as ops",
         ["sequence: after a data op"] = "Android decides op by op what is listed; the order would depend on it",
         ["sequence: length"] = "not whole entries",
         ["sequence: outside the file"] = "Android drops the error and fails later",
