@@ -20,10 +20,10 @@ internal static class Protocols
     private const string Tree = "src/Block/Identity/KernelTree.cs";
 
     private const string SeenTwice =
-        "what follows is a full fence or depends on the value; Volatile keeps the compiler from reading once for two reads";
+        "a full fence right before or after it gives the order; Volatile keeps the compiler from merging two reads into one";
 
     private const string OnlyDecides =
-        "the value only decides whether a store is made, and nothing speculates stores; Volatile keeps the compiler from not reading again";
+        "the value only decides whether stores follow, and no store is speculative; Volatile makes every check read the field again";
 
     internal static IReadOnlyList<Protocol> All { get; } =
     [
@@ -52,7 +52,7 @@ internal static class Protocols
             [
                 (Gate, "_locations", []),
                 (Gate, "_inside", []),
-                // Only the merge thread writes the number, so its own plain read is no race.
+                // Only the merge thread writes the epoch, so that thread may read it without a barrier.
                 (Gate, "_epoch", [@"public bool IsDone => Volatile\.Read\(ref _inside\[Place\(_epoch - 1\)\]\) == 0;"]),
             ],
         },
@@ -69,7 +69,7 @@ internal static class Protocols
             ],
             NotNeeded = new()
             {
-                ["Leave: read of the number"] = SeenTwice,
+                ["Leave: read of the epoch"] = SeenTwice,
                 ["IsDone: read"] = OnlyDecides,
             },
         },
@@ -101,7 +101,7 @@ internal static class Protocols
             Fields =
             [
                 (RingFile, "_sqHead", []),
-                // Before the first request no other thread and no kernel uses the ring.
+                // Neither the kernel nor another thread uses the ring before the first request.
                 (RingFile, "_sqTail", [@"_prepared = \*_sqTail;"]),
             ],
         },
@@ -119,13 +119,13 @@ internal static class Protocols
             Fields =
             [
                 (RingFile, "_cqTail", []),
-                // Only the queue writes the head of the completion ring; the kernel reads it.
+                // Only the queue's thread writes the head of the completion ring, so that thread may read it without a barrier.
                 (RingFile, "_cqHead", [@"public uint Ready => .* - \*_cqHead;", @"uint head = \*_cqHead;"]),
             ],
         },
         new Protocol
         {
-            Name = "signals.c: a stop signal is seen after its wake-up",
+            Name = "signals.c: the thread that a stop signal wakes sees the stop flag",
             Make = SignalWake,
             Sources =
             [
@@ -135,12 +135,12 @@ internal static class Protocols
             ],
             NotNeeded = new()
             {
-                ["HaveCome: read"] = "WakeUp.Taken, before it, is a full fence; Volatile keeps a loop that only asks from asking once",
+                ["HaveCome: read"] = "WakeUp.Taken is a full fence before it; Volatile makes a loop that polls the flag read it every time",
             },
         },
         new Protocol
         {
-            Name = "signals.c: no handler rings an eventfd that was closed",
+            Name = "signals.c: no handler writes to a closed eventfd",
             Make = SignalBell,
             Sources =
             [
@@ -153,7 +153,7 @@ internal static class Protocols
         },
         new Protocol
         {
-            Name = "signals.c: a stop signal reaches a child that starts meanwhile",
+            Name = "signals.c: a stop signal also ends a child that is just starting",
             Make = SignalChild,
             Sources =
             [
@@ -178,7 +178,7 @@ internal static class Protocols
         },
         new Protocol
         {
-            Name = "NbdServer: a deadline that starts is watched",
+            Name = "NbdServer: the accepting thread notices every new deadline",
             Make = NbdWatch,
             Sources =
             [
@@ -189,14 +189,14 @@ internal static class Protocols
                 new(Session, "public void CheckTime(", @"TryEnter\(\)", @"lock \(_gate\)", @"_owes"),
                 new(Session, "private bool TryEnter(", @"lock \(_gate\)"),
                 new(Session, "private void Owe(", @"_owes = true", @"Watch\(\)"),
-                // These members call Owe. Each pattern matches a lock and the calls under it, without a closing brace between them.
+                // These members call Owe through Flush, Receive or Send. Each pattern checks that the calls are in the block of a lock.
                 new(Session, "public bool Turn(",
                     @"lock \(_gate\)\s*\{[^}]*\bFlush\(\)[^}]*\bReceive\(", @"lock \(_gate\)\s*\{[^}]*\bReceive\("),
                 new(Session, "private void Read(",
                     @"lock \(_gate\)\s*\{[^}]*\{[^}]*\bFlush\(\);\s*return;\s*\}[^}]*\bSend\(answer, buffer\)[^}]*\bFlush\(\)"),
             ],
-            // Every call path to Owe, with the declarations: Send from SendParked (twice) and Read; Flush from Turn, Begin and Read
-            // (twice).
+            // Every member on a call path to Owe. The numbers count its declaration and its calls: for Send, two in SendParked and one in
+            // Read; for Flush, one in Turn, one in Begin and two in Read.
             Mentions =
             [
                 (Session, "Owe", 2),
@@ -209,14 +209,14 @@ internal static class Protocols
             ],
             NotNeeded = new()
             {
-                ["Accept: watching = 0"] = "the session's lock orders it: every deadline is set and looked at under that",
-                ["Watch: exchange"] = "it runs under the session's lock; only that it is one step matters",
+                ["Accept: watching = 0"] = "the session's lock orders it: deadlines are set and checked only under that lock",
+                ["Watch: exchange"] = "it runs under the session's lock; it only has to be atomic",
             },
             Fields = [(Nbd, "_watching", [])],
         },
         new Protocol
         {
-            Name = "An object is published",
+            Name = "Publication: a reader of the reference sees the whole object",
             Make = Publication,
             Sources =
             [
@@ -229,12 +229,12 @@ internal static class Protocols
             ],
             NotNeeded = new()
             {
-                ["read of the reference"] = "what is read through a reference comes after it (an address dependency, which .NET promises)",
+                ["read of the reference"] = "reads through the reference come after it (an address dependency, which .NET guarantees)",
             },
         },
         new Protocol
         {
-            Name = "A result is there when the count says so",
+            Name = "ServeAll: the thread that sees a count of 0 sees the failure",
             Make = ServeAll,
             Sources =
             [
@@ -245,7 +245,7 @@ internal static class Protocols
         },
         new Protocol
         {
-            Name = "KernelTree: a folder and what it is",
+            Name = "KernelTree: a descriptor and its flag belong together",
             Make = KernelFolder,
             Sources =
             [
@@ -255,14 +255,14 @@ internal static class Protocols
             ],
             NotNeeded = new()
             {
-                ["Found: read"] = "the word is all there is to read; Volatile keeps the compiler from reading again what was compared",
-                ["Found: exchange"] = "the word is all there is to write; only that the first one wins matters",
+                ["Found: read"] = "a reader needs only this word; Volatile keeps the compiler from reading it again after the comparison",
+                ["Found: exchange"] = "nothing but this word is published; the exchange only has to let the first thread win",
             },
             Fields = [(Tree, "_found", [])],
         },
         new Protocol
         {
-            Name = "dm-user: a worker that starts to read is told to stop",
+            Name = "dm-user: a stop reaches a worker that is about to wait for a request",
             Make = DmUserStop,
             Sources =
             [
@@ -275,8 +275,8 @@ internal static class Protocols
     ];
 
     /// <summary>
-    /// Two publications: location 0 moves to 1 and then to 2. Each location is filled before it is published, and destroyed after
-    /// <c>IsDone</c> returns true. One reader needs at most three attempts.
+    /// The merge moves an op from place 0 to place 1, and then to place 2. It fills each place before it publishes it, and destroys the old
+    /// place after <c>IsDone</c> has returned true. The reader enters at most three times, because the epoch changes only twice.
     /// </summary>
     private static MemoryProgram GateLocations(Barriers b)
     {
@@ -288,16 +288,16 @@ internal static class Protocols
         ThreadProgram merge = p.Thread("merge");
         merge.Store(place[1], 1);
         merge.Store(locations, 1, b.Of("Publish: locations", Order.Release));
-        merge.Update(epoch, value => value + 1, b.Of("Publish: number", Order.Full));
-        Register left = merge.Load(inside[0], b.Of("IsDone: read", Order.Acquire));
-        using (merge.When(r => r[left] == 0, left))
+        merge.Update(epoch, value => value + 1, b.Of("Publish: epoch", Order.Full));
+        Register stillInside = merge.Load(inside[0], b.Of("IsDone: read", Order.Acquire));
+        using (merge.When(r => r[stillInside] == 0, stillInside))
         {
             merge.Store(place[0], 0);
             merge.Store(place[2], 1);
             merge.Store(locations, 2, b.Of("Publish: locations", Order.Release));
-            merge.Update(epoch, value => value + 1, b.Of("Publish: number", Order.Full));
-            Register leftAgain = merge.Load(inside[1], b.Of("IsDone: read", Order.Acquire));
-            using (merge.When(r => r[leftAgain] == 0, leftAgain)) merge.Store(place[1], 0);
+            merge.Update(epoch, value => value + 1, b.Of("Publish: epoch", Order.Full));
+            Register stillInsideLater = merge.Load(inside[1], b.Of("IsDone: read", Order.Acquire));
+            using (merge.When(r => r[stillInsideLater] == 0, stillInsideLater)) merge.Store(place[1], 0);
         }
 
         ThreadProgram reader = p.Thread("reader");
@@ -313,11 +313,11 @@ internal static class Protocols
             Register second = reader.Load(epoch, b.Of("Enter: second read", Order.Acquire));
             using (reader.When(r => r[second] == r[first], first, second))
             {
-                Register which = reader.Load(locations, b.Of("Locations: read", Order.Acquire));
+                Register published = reader.Load(locations, b.Of("Locations: read", Order.Acquire));
                 for (int i = 0; i < place.Length; i++)
                 {
                     int here = i;
-                    using (reader.When(r => r[which] == here, which)) read.Add(reader.Load(place[i]));
+                    using (reader.When(r => r[published] == here, published)) read.Add(reader.Load(place[i]));
                 }
                 reader.Update(inside, first, value => value - 1, b.Of("Leave: count", Order.Full));
             }
@@ -340,21 +340,21 @@ internal static class Protocols
         Register before = reader.Update(inside, value => value - 1, b.Of("Leave: count", Order.Full));
         using (reader.When(r => r[before] == 1, before))
         {
-            Register now = reader.Load(epoch, b.Of("Leave: read of the number", Order.Acquire));
+            Register now = reader.Load(epoch, b.Of("Leave: read of the epoch", Order.Acquire));
             using (reader.When(r => r[now] != 0, now)) reader.Signal(eventfd);
         }
         ThreadProgram merge = p.Thread("merge");
-        merge.Update(epoch, value => value + 1, b.Of("Publish: number", Order.Full));
-        Register left = merge.Load(inside, b.Of("IsDone: read", Order.Acquire)), woken;
-        using (merge.When(r => r[left] != 0, left)) woken = merge.Sleep(eventfd);
-        p.Bad = (r, _) => r[left] != 0 && !r.Has(woken);
+        merge.Update(epoch, value => value + 1, b.Of("Publish: epoch", Order.Full));
+        Register stillInside = merge.Load(inside, b.Of("IsDone: read", Order.Acquire)), woken;
+        using (merge.When(r => r[stillInside] != 0, stillInside)) woken = merge.Sleep(eventfd);
+        p.Bad = (r, _) => r[stillInside] != 0 && !r.Has(woken);
         return p;
     }
 
     /// <summary>
     /// Two threads each store work and then signal. The queue's thread sleeps in the eventfd's read, takes the signal and looks for work.
-    /// In the end it must have seen the work of both.
-    /// <paramref name="takenByStore"/>: models Taken as a Volatile.Write instead of an exchange.
+    /// In the end it must have seen the work of both. With <paramref name="takenByStore"/>, Taken is a Volatile.Write instead of an
+    /// exchange.
     /// </summary>
     internal static MemoryProgram WakeUps(Barriers b, bool takenByStore = false)
     {
@@ -373,20 +373,20 @@ internal static class Protocols
         for (int turn = 0; turn < 2; turn++)
         {
             Register woken = queue.Sleep(eventfd);
-            // In program order the exchange and the looks come after the read of the eventfd.
+            // The exchange and the loads of the work follow the read of the eventfd in program order.
             using IDisposable _ = queue.When(r => r.Has(woken), woken);
             if (takenByStore) queue.Store(signalled, 0, Order.Release);
             else queue.Update(signalled, _ => 0, b.Of("Taken: exchange", Order.Full));
             for (int i = 0; i < work.Length; i++) seen[i].Add(queue.Load(work[i]));
         }
-        p.Bad = (r, _) => Array.Exists(seen, looks => !looks.Exists(look => r[look] == 1));
+        p.Bad = (r, _) => Array.Exists(seen, loads => !loads.Exists(load => r[load] == 1));
         return p;
     }
 
     /// <summary>
-    /// One submission entry, used twice. The kernel's side follows linux/io_uring: smp_load_acquire of the tail, smp_store_release of the
-    /// head. It runs on a thread of its own, as with IORING_SETUP_SQPOLL. Without that flag the kernel reads the tail inside io_uring_enter
-    /// and needs fewer barriers.
+    /// One submission entry, used twice. As in Linux, the kernel reads the tail with smp_load_acquire and writes the head with
+    /// smp_store_release. In this model it has a thread of its own, as with IORING_SETUP_SQPOLL. Without that flag, it reads the tail
+    /// inside io_uring_enter and needs fewer barriers.
     /// </summary>
     private static MemoryProgram RingRequests(Barriers b)
     {
@@ -395,8 +395,8 @@ internal static class Protocols
         ThreadProgram process = p.Thread("process");
         process.Store(entry, 1);
         process.Store(tail, 1, b.Of("Enter: tail", Order.Release));
-        Register taken = process.Load(head, b.Of("Pending: read of the head", Order.Acquire));
-        using (process.When(r => r[taken] == 1, taken))
+        Register headSeen = process.Load(head, b.Of("Pending: read of the head", Order.Acquire));
+        using (process.When(r => r[headSeen] == 1, headSeen))
         {
             process.Store(entry, 2);
             process.Store(tail, 2, b.Of("Enter: tail", Order.Release));
@@ -406,8 +406,8 @@ internal static class Protocols
         for (int i = 0; i < 2; i++)
         {
             int next = i + 1;
-            Register there = kernel.Load(tail, Order.Acquire);
-            using IDisposable _ = kernel.When(r => r[there] >= next, there);
+            Register tailSeen = kernel.Load(tail, Order.Acquire);
+            using IDisposable _ = kernel.When(r => r[tailSeen] >= next, tailSeen);
             read.Add((kernel.Load(entry), next));
             kernel.Store(head, next, Order.Release);
         }
@@ -417,7 +417,7 @@ internal static class Protocols
 
     /// <summary>
     /// One completion entry, used twice. The kernel fills the read's buffer and the entry, and publishes the tail with smp_store_release.
-    /// It reads the head with READ_ONCE and reuses the entry only after it is free.
+    /// It reads the head with READ_ONCE, and reuses the entry only if the head shows that the process has read it.
     /// </summary>
     private static MemoryProgram RingCompletions(Barriers b)
     {
@@ -427,8 +427,8 @@ internal static class Protocols
         kernel.Store(buffer, 1);
         kernel.Store(entry, 1);
         kernel.Store(tail, 1, Order.Release);
-        Register free = kernel.Load(head);
-        using (kernel.When(r => r[free] == 1, free))
+        Register headSeen = kernel.Load(head);
+        using (kernel.When(r => r[headSeen] == 1, headSeen))
         {
             kernel.Store(entry, 2);
             kernel.Store(tail, 2, Order.Release);
@@ -438,8 +438,8 @@ internal static class Protocols
         for (int i = 0; i < 2; i++)
         {
             int next = i + 1;
-            Register there = process.Load(tail, b.Of("TryReap: read of the tail", Order.Acquire));
-            using IDisposable _ = process.When(r => r[there] >= next, there);
+            Register tailSeen = process.Load(tail, b.Of("TryReap: read of the tail", Order.Acquire));
+            using IDisposable _ = process.When(r => r[tailSeen] >= next, tailSeen);
             read.Add((process.Load(entry), next));
             read.Add((process.Load(buffer), 1));
             process.Store(head, next, b.Of("TryReap: head", Order.Release));
@@ -456,8 +456,8 @@ internal static class Protocols
         Location eventfd = p.Location("eventfd"), signalled = p.Location("_signalled");
         ThreadProgram handler = p.Thread("handler");
         handler.Store(stopped, 1, b.Of("handler: stopped = 1", Order.Release));
-        Register which = handler.Load(wakeUp, b.Of("handler: read of the eventfd", Order.AcquireAfterRelease, Order.Acquire));
-        using (handler.When(r => r[which] == 5, which)) handler.Signal(eventfd);
+        Register target = handler.Load(wakeUp, b.Of("handler: read of the eventfd", Order.AcquireAfterRelease, Order.Acquire));
+        using (handler.When(r => r[target] == 5, target)) handler.Signal(eventfd);
         ThreadProgram queue = p.Thread("queue");
         Register woken = queue.Sleep(eventfd), seen;
         using (queue.When(r => r.Has(woken), woken))
@@ -476,23 +476,23 @@ internal static class Protocols
         Location running = p.Location("handlers_running"), wakeUp = p.Location("event_to_signal", 5);
         Location closed = p.Location("old eventfd is closed");
         ThreadProgram handler = p.Thread("handler");
-        // C's seq_cst update may be an acquire load and a release store (LDAXR, STLXR) without a fence. No other handler runs in this
-        // model.
+        // C's seq_cst update may be an acquire load and a release store (LDAXR, STLXR) without a fence. They need not be atomic here,
+        // because the model has only one handler.
         Register before = handler.Load(running, Order.AcquireAfterRelease);
         handler.Store(running, r => r[before] + 1, [before], b.Of("handler: running = 1", Order.Release));
-        Register which = handler.Load(wakeUp, b.Of("handler: read of the eventfd", Order.AcquireAfterRelease, Order.Acquire));
-        Register used;
-        using (handler.When(r => r[which] == 5, which)) used = handler.Update(closed, value => value, Order.Plain);
+        Register target = handler.Load(wakeUp, b.Of("handler: read of the eventfd", Order.AcquireAfterRelease, Order.Acquire));
+        Register closedAtWrite;
+        using (handler.When(r => r[target] == 5, target)) closedAtWrite = handler.Update(closed, value => value, Order.Plain);
         handler.Store(running, 0, b.Of("handler: running = 0", Order.Release));
         ThreadProgram main = p.Thread("main");
         main.Store(wakeUp, 6, b.Of("listen: eventfd", Order.Release));
         Register count = main.Load(running, b.Of("listen: read of running", Order.AcquireAfterRelease, Order.Acquire));
         using (main.When(r => r[count] == 0, count)) main.Store(closed, 1);
-        p.Bad = (r, _) => r[used] == 1;
+        p.Bad = (r, _) => r[closedAtWrite] == 1;
         return p;
     }
 
-    /// <summary>A signal arrives while the main thread starts a child. Either the handler or the main thread kills the child.</summary>
+    /// <summary>A signal arrives while the main thread starts a child. At least one of the handler and the main thread kills it.</summary>
     private static MemoryProgram SignalChild(Barriers b)
     {
         MemoryProgram p = new();
@@ -512,24 +512,24 @@ internal static class Protocols
     private static MemoryProgram ControlWakeUp(Barriers b)
     {
         MemoryProgram p = new();
-        Location rung = p.Location("_woken"), wakeUp = p.Location("_event");
+        Location woken = p.Location("_woken"), wakeUp = p.Location("_event");
         Location[] work = [p.Location("work a"), p.Location("work b")];
         for (int i = 0; i < work.Length; i++)
         {
             ThreadProgram waker = p.Thread($"waker {i}");
             waker.Store(work[i], 1);
-            Register before = waker.Update(rung, _ => 1, b.Of("Wake: exchange", Order.Full));
+            Register before = waker.Update(woken, _ => 1, b.Of("Wake: exchange", Order.Full));
             using (waker.When(r => r[before] == 0, before)) waker.Signal(wakeUp);
         }
         ThreadProgram server = p.Thread("server");
         List<Register>[] seen = [[], []];
         for (int turn = 0; turn < 3; turn++)
         {
-            server.Update(rung, _ => 0, b.Of("Serve: exchange", Order.Full));
+            server.Update(woken, _ => 0, b.Of("Serve: exchange", Order.Full));
             for (int i = 0; i < work.Length; i++) seen[i].Add(server.Load(work[i]));
             if (turn < 2) server.Sleep(wakeUp);
         }
-        p.Bad = (r, _) => Array.Exists(seen, looks => !looks.Exists(look => r[look] == 1));
+        p.Bad = (r, _) => Array.Exists(seen, loads => !loads.Exists(load => r[load] == 1));
         return p;
     }
 
@@ -564,12 +564,12 @@ internal static class Protocols
     private static MemoryProgram Publication(Barriers b)
     {
         MemoryProgram p = new();
-        Location none = p.Location("the object before", 7), made = p.Location("the object"), reference = p.Location("reference");
+        Location oldObject = p.Location("the old object", 7), newObject = p.Location("the new object"), reference = p.Location("reference");
         ThreadProgram writer = p.Thread("writer"), reader = p.Thread("reader");
-        writer.Store(made, 1);
+        writer.Store(newObject, 1);
         writer.Store(reference, 1, b.Of("write of the reference", Order.Release));
         Register which = reader.Load(reference, b.Of("read of the reference", Order.Acquire));
-        Register data = reader.Load([none, made], which);
+        Register data = reader.Load([oldObject, newObject], which);
         p.Bad = (r, _) => r[data] == 0;
         return p;
     }
@@ -590,8 +590,9 @@ internal static class Protocols
     }
 
     /// <summary>
-    /// Two threads open the folder, find that it is not the kernel's own, and agree on one descriptor. A third thread reads the result. The
-    /// earlier code used two fields: one opener could still say "genuine" while the other had already published the folder.
+    /// Two threads open the folder, find that it is not the kernel's own, and agree on one descriptor. A third thread reads the result.
+    /// Without "one word", the model has two fields, as earlier code did: one opener could store "genuine" for a moment when the other had
+    /// already published the descriptor.
     /// </summary>
     private static MemoryProgram KernelFolder(Barriers b)
     {
@@ -617,30 +618,30 @@ internal static class Protocols
     }
 
     /// <summary>
-    /// The worker stores its thread number, checks for a stop request, and then sleeps in a read that only a signal ends. No order of these
-    /// is enough (store buffers), so the stopping thread repeats the signal until the worker ends. The second signal stands for all later
-    /// ones.
+    /// The worker stores its thread ID, checks for a stop request, and then sleeps in a read that only a signal ends. Release and acquire
+    /// are not enough: each thread may miss the other's store (store buffering). So the stopping thread repeats the signal until the worker
+    /// ends. The model's second signal represents all later ones.
     /// </summary>
     private static MemoryProgram DmUserStop(Barriers b)
     {
         MemoryProgram p = new();
-        Location stop = p.Location("_stop"), number = p.Location("_threadId"), signal = p.Location("signal");
+        Location stop = p.Location("_stop"), threadId = p.Location("_threadId"), signal = p.Location("signal");
         ThreadProgram stopper = p.Thread("stopper");
         stopper.Store(stop, 1, Order.Release);
-        Register first = stopper.Load(number, Order.Acquire);
+        Register first = stopper.Load(threadId, Order.Acquire);
         using (stopper.When(r => r[first] != 0, first)) stopper.Signal(signal);
         if (b.Has("Stop: again"))
         {
             using IDisposable _ = stopper.When(r => r[first] == 0, first);
-            // A later attempt finds the number: every store becomes visible in the end.
-            stopper.Update([number], null, value => value, Order.Plain, value => value != 0);
+            // A later attempt reads the thread ID, because every store becomes visible eventually.
+            stopper.Update([threadId], null, value => value, Order.Plain, value => value != 0);
             stopper.Signal(signal);
         }
         ThreadProgram worker = p.Thread("worker");
-        worker.Store(number, 1, Order.Release);
-        Register asked = worker.Load(stop, Order.Acquire), woken;
-        using (worker.When(r => r[asked] == 0, asked)) woken = worker.Sleep(signal);
-        p.Bad = (r, _) => r[asked] == 0 && !r.Has(woken);
+        worker.Store(threadId, 1, Order.Release);
+        Register stopSeen = worker.Load(stop, Order.Acquire), woken;
+        using (worker.When(r => r[stopSeen] == 0, stopSeen)) woken = worker.Sleep(signal);
+        p.Bad = (r, _) => r[stopSeen] == 0 && !r.Has(woken);
         return p;
     }
 }
