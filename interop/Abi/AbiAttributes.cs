@@ -4,8 +4,8 @@ using System.Runtime.InteropServices;
 namespace Snapuserd.Interop;
 
 /// <summary>
-/// The kernel header (below include/uapi, such as "linux/io_uring.h") that declares the C counterpart of the marked type. The tests
-/// compile every constant with a C name and every struct of that type against it.
+/// Names the kernel header that declares the C counterpart of the marked type, by its path below include/uapi ("linux/io_uring.h"). The
+/// tests compile every constant of the type that exists in C, and the type itself if it is a struct, against this header.
 /// </summary>
 [AttributeUsage(AttributeTargets.Class | AttributeTargets.Struct, AllowMultiple = true)]
 public sealed class KernelHeaderAttribute(string header) : Attribute
@@ -14,7 +14,10 @@ public sealed class KernelHeaderAttribute(string header) : Attribute
     public string Header => header;
 }
 
-/// <summary>The same for a header of the C library or of another library ("fcntl.h", "zlib.h"), found on the compiler's own path.</summary>
+/// <summary>
+/// Names the header of the C library or of another library ("fcntl.h", "zlib.h") that declares the C counterpart of the marked type. The
+/// tests check the type as they do for <see cref="KernelHeaderAttribute"/>.
+/// </summary>
 [AttributeUsage(AttributeTargets.Class | AttributeTargets.Struct, AllowMultiple = true)]
 public sealed class LibraryHeaderAttribute(string header) : Attribute
 {
@@ -24,8 +27,8 @@ public sealed class LibraryHeaderAttribute(string header) : Attribute
 
 /// <summary>
 /// The C type that a struct mirrors, as C spells it ("struct io_uring_sqe", "ZSTD_inBuffer"). A field's C name is
-/// <see cref="FieldPrefix"/> followed by its name here in snake case, unless <see cref="CNameAttribute"/> gives another. Fields whose
-/// name begins with Reserved are not looked up by name; the size of the whole struct covers them.
+/// <see cref="FieldPrefix"/> followed by its name here in snake case, unless <see cref="CNameAttribute"/> gives another. The tests do
+/// not check a field whose name begins with Reserved; they check only that the whole struct has the right size.
 /// </summary>
 [AttributeUsage(AttributeTargets.Struct)]
 public sealed class CTypeAttribute(string name) : Attribute
@@ -38,7 +41,8 @@ public sealed class CTypeAttribute(string name) : Attribute
 }
 
 /// <summary>
-/// The name in C of a field that does not follow the rule of <see cref="CTypeAttribute"/>, or of a constant that has another name here.
+/// The C name of a field to which the rule of <see cref="CTypeAttribute"/> would give a wrong name, or of a constant whose name in C# is
+/// different.
 /// </summary>
 [AttributeUsage(AttributeTargets.Field)]
 public sealed class CNameAttribute(string name) : Attribute
@@ -58,7 +62,10 @@ public sealed class OnlyOnAttribute(Architecture architecture) : Attribute
     public Architecture Architecture => architecture;
 }
 
-/// <summary>Source of a layout or a constant that no header of the machine declares, so that the compiler cannot check it.</summary>
+/// <summary>
+/// Names the document or the source file that defines the layout and the constants of the marked type. No header on the build machine
+/// declares them, so the tests cannot check the type with the compiler.
+/// </summary>
 [AttributeUsage(AttributeTargets.Class | AttributeTargets.Struct)]
 public sealed class OutOfTreeAttribute(string source) : Attribute
 {

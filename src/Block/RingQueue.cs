@@ -5,8 +5,9 @@ using static Snapuserd.Interop.IoUringAbi;
 namespace Snapuserd.Block;
 
 /// <summary>
-/// The block queue over io_uring. Requests are independent: no links, no drain, no forced worker threads. The caller orders requests by
-/// waiting. A read of the wake-up's eventfd is always pending in the ring, so one wait covers completions and wake-ups.
+/// The block queue over io_uring. Requests are independent: no links, no drain, no forced worker threads. A caller that needs an order
+/// waits for one request before it queues the next. Every wait has a read of the wake-up's eventfd pending in the ring, so it ends at
+/// completions and at wake-ups.
 /// <para>
 /// Descriptors are not registered with the ring: the kernel releases registered ones only some time after the ring was closed. Until
 /// then, a device opened with O_EXCL would look busy to the next command.
@@ -14,13 +15,15 @@ namespace Snapuserd.Block;
 /// </summary>
 public sealed class RingQueue : IBlockQueue
 {
-    /// <summary>The largest ring depth. Devices take at most 1024 requests (nr_requests), so more would only wait elsewhere.</summary>
+    /// <summary>
+    /// The largest ring depth. A device rarely accepts more than 1024 requests at once (nr_requests); further ones wait in the kernel.
+    /// </summary>
     public const int MaximumDepth = 4096;
 
     /// <summary>
-    /// Waits of one millisecond without progress before the queue counts as broken: the kernel has no memory for a request, or does not
-    /// release completions. One second is long compared with any memory reclaim. If it is too short, the command ends with exit code 74
-    /// and can resume.
+    /// The queue counts as broken after this many attempts without progress, with a sleep of 1 ms after each. The kernel makes no progress
+    /// while it has no memory for a request or does not release completions. One second is far longer than memory reclaim takes. If it is
+    /// still too short, the command ends with exit code 74 and can resume.
     /// </summary>
     private const int PatienceMilliseconds = 1000;
 
@@ -92,7 +95,7 @@ public sealed class RingQueue : IBlockQueue
             return UringUnavailable.Of(result);
         }
         // Pinning touches every page of the arena (15 ms and 32 MiB of memory for the default size), and only direct requests gain from
-        // it. Often RLIMIT_MEMLOCK forbids it; then the kernel pins the pages again for every direct request.
+        // it. RLIMIT_MEMLOCK often forbids it. Then the kernel pins the pages of each direct request separately.
         bool fixedBuffer = pin && uring.RegisterBuffer(arena.Address, arena.Size) == 0;
         arena.IsRegistered |= fixedBuffer;
         queue = new RingQueue(uring, uring.Ring, fds, arena, wakeUp, wakeUpBuffer!, depth, fixedBuffer);
@@ -100,9 +103,9 @@ public sealed class RingQueue : IBlockQueue
     }
 
     /// <summary>
-    /// Runs a no-op request on one of the kernel's worker threads. Flushes need one, and so do reads and writes that would block. Where
-    /// the kernel cannot start one (RLIMIT_NPROC, pids.max), requests end with ECANCELED. A worker that was started stays as long as the
-    /// ring.
+    /// Runs a no-op request on one of the kernel's worker threads. Flushes, and reads and writes that would block, need such a thread. If
+    /// the kernel cannot start one (RLIMIT_NPROC, pids.max), they end with ECANCELED. A started thread stays until the ring is closed.
+    /// Returns 0 or a negative errno.
     /// </summary>
     private static int Probe(Ring ring)
     {
@@ -139,23 +142,23 @@ public sealed class RingQueue : IBlockQueue
     {
         ObjectDisposedException.ThrowIf(_disposed, this);
         if (_inFlight == Depth) return false;
-        // The ring has entries for the wake-up and the commands too, so this fits unless the kernel took fewer entries than offered; then
-        // the caller waits first.
+        // The ring also has entries for the wake-up and for the promised number of commands. It is full only if more commands are pending;
+        // then the caller waits first.
         if (!_ring.TryPrepare(Entry(request))) return false;
         _inFlight++;
         return true;
     }
 
     /// <summary>
-    /// Sets the handler of completed commands; it gets tag and result, inside <see cref="Wait"/>. The handler may queue nothing. The wait
-    /// then returns as it does for a wake-up.
+    /// Sets the handler of completed commands. <see cref="Wait"/> calls it with the tag and the result, and then returns as for a wake-up.
+    /// The handler must not queue requests or commands.
     /// </summary>
     public void ListenToCommands(Action<uint, int> ended) => _onCommand = ended;
 
     /// <summary>
     /// Queues a driver's own command (IORING_OP_URING_CMD) of up to 16 bytes, so that one thread waits for devices and a driver at once.
-    /// False when the ring is full. Commands use none of this process's memory: the kernel cancels those still in flight when the queue
-    /// is disposed of.
+    /// False when the ring is full. <see cref="Dispose"/> does not wait for commands, because they do not access this process's memory. The
+    /// kernel cancels those in flight when the ring is closed.
     /// </summary>
     public bool TryCommand(int fd, uint command, ReadOnlySpan<byte> bytes, uint tag)
     {
@@ -186,10 +189,10 @@ public sealed class RingQueue : IBlockQueue
 
             bool stuck = taken is -Errno.EAGAIN or -Errno.EBUSY || (taken == 0 && offer && _ring.Pending > 0);
             if (taken < 0 && !Retry.Interrupted(taken) && !stuck) return Break(taken);
-            // Completions are returned at once; entries that the kernel did not take are offered again at the next wait.
+            // Entries that the kernel does not take must not delay completions: the next wait offers these entries again.
             if (count == completions.Length) return count;
             if ((count > 0 || woken) && (stuck || _ring.Pending == 0)) return count;
-            // After EBUSY, the next turn submits nothing and only lets the kernel move its overflow into the completion ring.
+            // After EBUSY, the next Enter submits nothing. It only lets the kernel move overflowed completions into the ring.
             offer = taken != -Errno.EBUSY;
             if (!stuck || reaped > 0) continue;
             if (patience-- == 0) return Break(taken < 0 ? taken : -Errno.EAGAIN);
@@ -307,7 +310,9 @@ public sealed class RingQueue : IBlockQueue
         GC.SuppressFinalize(_wakeUpBuffer);
     }
 
-    /// <summary>Empties the ring, so that the kernel refers to none of this process's memory; false if that fails.</summary>
+    /// <summary>
+    /// Empties the ring, so that no pending request accesses this process's memory. Returns false if that fails.
+    /// </summary>
     private bool Empty()
     {
         while (_ring.TryTakeBack(out ulong data))
@@ -317,8 +322,8 @@ public sealed class RingQueue : IBlockQueue
         }
         if (_inFlight == 0 && !_listening) return true;
 
-        // One request cancels all others on 5.19 and later; older kernels refuse it. There the signal ends the wake-up's read, and reads
-        // and writes of devices end on their own.
+        // One request cancels all others on 5.19 and later; older kernels refuse it. On those, the signal below ends the read of the
+        // eventfd, and requests to devices complete by themselves.
         _ = _ring.TryPrepare(new IoUringSqe
         {
             Opcode = IORING_OP_ASYNC_CANCEL,
@@ -327,13 +332,13 @@ public sealed class RingQueue : IBlockQueue
             UserData = CancelData,
         });
         _wakeUp.Signal();
-        Span<BlockCompletion> ends = stackalloc BlockCompletion[16];
+        Span<BlockCompletion> discarded = stackalloc BlockCompletion[16];
         bool empty = true;
         for (int patience = PatienceMilliseconds; empty && (_inFlight > 0 || _listening);)
         {
             int taken = _ring.Enter(_ring.Ready == 0 ? 1u : 0u);
             bool woken = false;
-            int reaped = Reap(ends, ref woken);
+            int reaped = Reap(discarded, ref woken);
             if (taken is -Errno.EAGAIN or -Errno.EBUSY)
             {
                 if (reaped == 0) Libc.Sleep(1);
@@ -344,7 +349,7 @@ public sealed class RingQueue : IBlockQueue
                 empty = taken >= 0 || Retry.Interrupted(taken);
             }
         }
-        // The ring's read may have consumed another thread's signal. A superfluous wake-up does no harm, a lost one does.
+        // The read of the eventfd may have consumed another thread's signal. Signal again: only a lost wake-up does harm.
         _wakeUp.Signal();
         return empty;
     }

@@ -5,18 +5,21 @@ using Snapuserd.Interop;
 namespace Snapuserd.Block;
 
 /// <summary>
-/// Interrupts an <see cref="IBlockQueue.Wait"/> from another thread: a worker that finished a job, a signal handler, the control thread.
-/// One queue listens to it. Signals before the last one was seen merge into one, so a woken queue must check every source of events.
+/// Lets any thread or signal handler wake a thread that blocks in <see cref="IBlockQueue.Wait"/>. One queue uses it.
+/// Signals that arrive before the queue has taken the previous one merge with it, so a woken queue must check every source of events.
 /// </summary>
 public sealed class WakeUp : IDisposable
 {
     private readonly EventFd _event;
     private int _signalled;
 
-    /// <summary>Makes the eventfd. Exit code 71 if the system refuses to make, write or read it: a wait for it would never end.</summary>
+    /// <summary>
+    /// Creates the eventfd, and tries one write and one read. Exit code 71 if the system refuses any of these, because a later wait would
+    /// never end.
+    /// </summary>
     public WakeUp()
     {
-        // Blocking on purpose: a ring completes the read of a non-blocking descriptor with EAGAIN instead of waiting.
+        // The descriptor must block: io_uring completes a read of a non-blocking one with EAGAIN instead of waiting.
         _event = EventFd.Create(blocks: true);
         int refused = Try();
         if (refused >= 0) return;
@@ -26,7 +29,8 @@ public sealed class WakeUp : IDisposable
     }
 
     /// <summary>
-    /// The eventfd; a read of 8 bytes ends when it is signalled. A signal handler may add 1 to it, which is one more signal.
+    /// The eventfd. A read of 8 bytes blocks until <see cref="Signal"/> is called. A handler of a Unix signal, which cannot call it, adds 1
+    /// to the eventfd instead.
     /// </summary>
     public int Fd => _event.Fd;
 
@@ -36,19 +40,19 @@ public sealed class WakeUp : IDisposable
     public void Signal()
     {
         if (Interlocked.Exchange(ref _signalled, 1) != 0) return;
-        // Adding 1 cannot overflow a counter that is at most 1.
+        // Cannot block: every read resets the counter, and so few additions come between two reads that it stays far below its maximum.
         _ = _event.Signal();
     }
 
     /// <summary>
-    /// Called after the queue has read the eventfd: from here on a signal is a new one. A full fence: work done before a merged signal is
-    /// visible.
+    /// Called after the queue has read the eventfd. The next <see cref="Signal"/> writes to the eventfd again. A full fence: the queue then
+    /// sees all work that a thread stored before its signal was merged into this one.
     /// </summary>
     internal void Taken() => Interlocked.Exchange(ref _signalled, 0);
 
     /// <summary>
-    /// For a thread that has no queue: blocks until there is a signal or the timeout expires; −1 for no limit. True if there was a
-    /// signal, which is consumed.
+    /// For a thread without a queue. Blocks until a signal arrives or the timeout expires; −1 means no timeout. Returns true if it
+    /// consumed a signal, and false after the timeout or an interrupted system call.
     /// </summary>
     public bool Wait(int milliseconds)
     {
@@ -63,7 +67,7 @@ public sealed class WakeUp : IDisposable
         return Take();
     }
 
-    /// <summary>Blocks until there is a signal and consumes it. False when a system call was interrupted instead.</summary>
+    /// <summary>Blocks until a signal arrives, and consumes it. Returns false if the read was interrupted or failed.</summary>
     internal bool Take()
     {
         if (_event.Drain() != sizeof(ulong)) return false;
@@ -71,7 +75,7 @@ public sealed class WakeUp : IDisposable
         return true;
     }
 
-    /// <summary>Signals and consumes the signal, as threads and queue will. A negative errno if a sandbox forbids it.</summary>
+    /// <summary>Writes to the eventfd and reads it. Returns a negative errno if a sandbox forbids either call.</summary>
     private int Try()
     {
         int result = _event.Signal();
@@ -81,6 +85,6 @@ public sealed class WakeUp : IDisposable
         return result;
     }
 
-    /// <summary>Closes the eventfd; by then no queue may listen to it and no thread may signal it.</summary>
+    /// <summary>Closes the eventfd. No queue may still wait for it, and no thread may still signal it.</summary>
     public void Dispose() => _event.Dispose();
 }

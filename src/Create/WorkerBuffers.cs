@@ -3,12 +3,12 @@ using Snapuserd.Cow;
 
 namespace Snapuserd.Create;
 
-/// <summary>The memory of one worker: two windows of 1 MiB, of which each pass uses as much as it needs.</summary>
+/// <summary>The memory of one worker: one window of 1 MiB for each of the two images. A pass may use only a part of it.</summary>
 internal sealed class WorkerBuffers : IDisposable
 {
     /// <summary>
-    /// Blocks per window: 1 MiB. At this size reads from the page cache cost almost nothing per call, a disk streams, and the window still
-    /// fits the second-level cache of one core when it is compared.
+    /// Blocks per window, which make 1 MiB. Reads of this size have little overhead per call and reach a disk's sequential speed. A
+    /// window still fits into the second-level cache of the core that compares it.
     /// </summary>
     public const int WindowBlocks = 256;
 
@@ -16,12 +16,12 @@ internal sealed class WorkerBuffers : IDisposable
     public const int WindowBytes = WindowBlocks * CowOp.BlockSize;
 
     /// <summary>
-    /// Bytes after a window for the preceding bytes (the history of the rolling hash) or the following ones (the second block of an
-    /// unaligned source).
+    /// Additional bytes per window. <see cref="PlacePass"/> reads a full window together with the bytes that precede it in the image, which
+    /// are the history of the rolling hash.
     /// </summary>
     public const int Margin = CowOp.BlockSize;
 
-    /// <summary>Total bytes.</summary>
+    /// <summary>Bytes of both windows, with their margins.</summary>
     public const int Bytes = 2 * (WindowBytes + Margin);
 
     private readonly NativeArray<byte> _memory;
