@@ -82,8 +82,8 @@ public sealed class Arena : IDisposable
     /// <summary>
     /// Returns the whole system pages of a slice to the system, including locked ones; the slice's contents are then undefined. A page
     /// that the slice shares with a neighbour stays, because the kernel takes back whole pages only. So a slice to be forgotten should be
-    /// aligned to <see cref="SystemMemory.Page"/> and a multiple of it. Nothing is returned where the kernel refuses (locked, before
-    /// 5.18). The same holds if the arena is registered with a ring, which would continue to use the old pages.
+    /// aligned to <see cref="SystemMemory.Page"/> and a multiple of it. Returns nothing if the pages are locked and the kernel is older
+    /// than 5.18, or if the arena is registered with a ring, which would continue to use the old pages.
     /// </summary>
     public void Forget(Slice slice)
     {

@@ -16,7 +16,9 @@ public enum DeviceAccess
     /// Exclusive: a block device must not be mounted, mapped or held by another process, and no other process may hold the lock.
     /// </summary>
     Exclusive = 2,
-    /// <summary>Together with other readers, but not while another process holds it exclusively: the content does not change.</summary>
+    /// <summary>
+    /// Shared with other readers. Fails while another process holds the device exclusively, so its content does not change.
+    /// </summary>
     Shared = 8,
     /// <summary>Bypasses the page cache if the device can; see <see cref="BlockDevice.IsDirect"/>.</summary>
     Direct = 4,
@@ -33,16 +35,18 @@ public enum DeviceAccess
 public sealed class BlockDevice : IDisposable
 {
     /// <summary>
-    /// Attempts for a lock or an exclusive hold, <see cref="TryMilliseconds"/> apart. A killed merge keeps both after its process ends,
-    /// until the kernel has finished its last request and torn down its ring. udev takes a lock for a moment, while it looks at a device
-    /// that was written to. A live merge keeps it until it ends. Two seconds outlast the first two and are short enough in the third
-    /// case.
+    /// Attempts for a lock or an exclusive hold, <see cref="TryMilliseconds"/> apart: two seconds in all. The current holder may be:
+    /// <list type="bullet">
+    /// <item>a killed merge, until the kernel has finished its last request and torn down its ring;</item>
+    /// <item>udev, for the moment in which it examines a device that was written to;</item>
+    /// <item>a live merge, until it ends. Two seconds are enough for the other two, and a short wait before the error for this one.</item>
+    /// </list>
     /// </summary>
     private const int LockTries = 100;
 
     private const int TryMilliseconds = 20;
 
-    /// <summary>How often the path may lead to another file or device after the wait for its lock.</summary>
+    /// <summary>Attempts to open a device whose path leads to another file or device after each wait for its lock.</summary>
     private const int MostMoves = 5;
 
     private readonly uint _kind;
@@ -88,7 +92,7 @@ public sealed class BlockDevice : IDisposable
     public StorageIdentity Storage => _storage ?? throw new InvalidOperationException($"{Path} was not opened");
 
     /// <summary>
-    /// A sentence if the file system has no locks, so that nothing keeps other programs away; null if it is locked, or no lock was
+    /// A warning if the file system has no locks, so that other programs may use the file; null if the device is locked, or no lock was
     /// requested.
     /// </summary>
     public string? NotLocked { get; private set; }
@@ -108,15 +112,18 @@ public sealed class BlockDevice : IDisposable
     }
 
     /// <summary>
-    /// Opens a device. Fails with:
-    /// 64 for a path that is neither a block device nor a regular file, or a device to be written whose sectors are larger than a block;
-    /// 66 when it does not exist;
-    /// 69 when it is to be used exclusively and its file system has no locks;
-    /// 71 without memory or descriptors;
-    /// 74 when it cannot be read;
-    /// 76 when another program or process uses it;
-    /// 77 when it is read-only or permission is missing.
-    /// Storage that it shares with <paramref name="besides"/>, which this process has opened before, is locked by that device.
+    /// Opens a device. This process must already hold <paramref name="besides"/>: its locks also cover the storage that both devices share.
+    /// Fails with one of these exit codes:
+    /// <list type="bullet">
+    /// <item>64: the path leads to neither a block device nor a regular file, or <see cref="DeviceAccess.Write"/> is requested and a sector
+    /// is larger than a block;</item>
+    /// <item>66: the path does not exist;</item>
+    /// <item>69: <see cref="DeviceAccess.Exclusive"/> is requested and the file system has no locks;</item>
+    /// <item>71: no memory or descriptor is left;</item>
+    /// <item>74: the device cannot be read;</item>
+    /// <item>76: another process uses it;</item>
+    /// <item>77: it is read-only, or permission is missing.</item>
+    /// </list>
     /// </summary>
     public static BlockDevice Open(string path, DeviceAccess access, BlockDevice? besides = null)
     {
@@ -154,7 +161,7 @@ public sealed class BlockDevice : IDisposable
             device = new BlockDevice(path, fd, status) { _inherited = inherited };
             device.Measure(status, write);
             device._storage = StorageResolver.Of(fd, status, device.Length, out List<(uint Major, uint Minor)> unclaimed);
-            // Only the open must not block. With the flag left on, older kernels answer every cold read of a ring with EAGAIN.
+            // The flag is needed for the open only. While it is set, older kernels fail every uncached read from a ring with EAGAIN.
             Check(path, Libc.Fcntl(fd, Libc.F_SETFL, flags & ~Libc.O_NONBLOCK), write);
             if (alone || (access & DeviceAccess.Shared) != 0)
             {
@@ -182,9 +189,9 @@ public sealed class BlockDevice : IDisposable
 
     /// <summary>
     /// Gives up the exclusive hold and the lock of a block device, and the right to write to it, without disturbing readers: dup3
-    /// replaces the descriptor atomically under the same number. Both end when the last request that began before has ended, which may
-    /// take a while: the next holder has to try more than once. Other snapuserd processes are kept away until it is closed
-    /// (<see cref="StorageLocks"/>). Exit codes as those of <see cref="Open"/>; on failure, nothing has changed.
+    /// replaces the descriptor atomically under the same number. Hold and lock end only when every request that began before the call has
+    /// ended, so the next holder has to try more than once. The locks against other snapuserd processes (<see cref="StorageLocks"/>) stay
+    /// until the device is closed. Fails with the exit codes of <see cref="Open"/>, and then changes nothing.
     /// </summary>
     public void GiveUpHold()
     {
@@ -219,7 +226,8 @@ public sealed class BlockDevice : IDisposable
     }
 
     /// <summary>
-    /// Closes it while the kernel may still write through it: lock and exclusive hold stay until the last of those writes has ended.
+    /// Closes the device while the kernel may still write through it. Lock and exclusive hold stay until the last of those writes has
+    /// ended.
     /// </summary>
     public void CloseInUse()
     {
@@ -228,7 +236,7 @@ public sealed class BlockDevice : IDisposable
         Dispose();
     }
 
-    /// <summary>Closes it and releases lock and exclusive hold. No request may be in flight (<see cref="CloseInUse"/>).</summary>
+    /// <summary>Closes the device and releases lock and exclusive hold. No request may be in flight (<see cref="CloseInUse"/>).</summary>
     public void Dispose()
     {
         if (Fd >= 0)
@@ -315,8 +323,8 @@ public sealed class BlockDevice : IDisposable
     }
 
     /// <summary>
-    /// Fails with <see cref="LargeSectorException"/> (64) if a write of one block also rewrites its neighbours, which may be durable and
-    /// counted.
+    /// Fails with <see cref="LargeSectorException"/> (64) if a sector holds several blocks. A write of one block would also rewrite its
+    /// neighbours, which a checkpoint may already count as durable.
     /// </summary>
     public void RefuseLargeSectors()
     {
@@ -324,9 +332,9 @@ public sealed class BlockDevice : IDisposable
     }
 
     /// <summary>
-    /// Keeps other users away, as far as <paramref name="access"/> asks for it. Other snapuserd processes: by the identity of the storage
-    /// (<see cref="StorageLocks"/>). Other programs: by flock on this file and on the file below a loop device, and by holding every
-    /// other device over the same storage.
+    /// Excludes other users, as far as <paramref name="access"/> requires it. <see cref="StorageLocks"/> on the identity of the storage
+    /// exclude other snapuserd processes. Other programs are excluded by flock on this file and on the file below a loop device, and by an
+    /// exclusive hold on every other device over the same storage.
     /// </summary>
     private void Lock(in StatxData status, DeviceAccess access, List<(uint Major, uint Minor)> unclaimed, BlockDevice? besides)
     {
@@ -336,17 +344,17 @@ public sealed class BlockDevice : IDisposable
         else
         {
             Flock(alone, (access & DeviceAccess.WithoutLock) != 0);
-            // Also effective against a process that shares the device node but not the lock directory: one in a container. udev takes
-            // another kind of lock.
+            // This lock also excludes a process in a container that shares the device node but not the folder of the storage locks. It does
+            // not conflict with udev, which takes another kind of lock.
             if (IsBlockDevice && (access & DeviceAccess.HoldOnly) == 0) AwaitNode();
         }
         (uint, uint)? self = IsBlockDevice ? (status.RdevMajor, status.RdevMinor) : null;
-        // The other device has already locked a file below both, possibly for this purpose only.
+        // If both devices share storage, the other one has already locked the file below, and a second lock could conflict with that one.
         if (self is { } device && besides?.SameFileAs(this) != true) LockFileBelow(device);
         if (alone) HoldOtherNames(self, unclaimed);
     }
 
-    /// <summary>The locks of <see cref="StorageClaim"/>, which outlast this device.</summary>
+    /// <summary>Takes the exclusive locks of a <see cref="StorageClaim"/>. They stay when this device is closed.</summary>
     internal StorageLocks Reserve() => LockStorage(alone: true, null);
 
     private StorageLocks LockStorage(bool alone, StorageLocks? besides) =>
@@ -368,14 +376,14 @@ public sealed class BlockDevice : IDisposable
         Measure(now, write);
         StorageIdentity locked = Storage;
         _storage = StorageResolver.Of(Fd, now, Length);
-        // A grown file is locked up to its new end. A device is the same, or another one.
+        // A file is locked beyond its end, so it may have grown. A block device must still lie on the storage that was locked.
         return !IsBlockDevice || locked.IsSameAs(_storage);
     }
 
     /// <summary>Takes the flock that other programs respect.</summary>
     private void Flock(bool alone, bool goWithout)
     {
-        // udev skips a disk that is locked exclusively; the locks above exclude other snapuserd processes.
+        // udev skips a disk with an exclusive flock. So the flock is shared if the storage locks already exclude other snapuserd processes.
         int kind = alone && !(IsBlockDevice && _locks is { IsEverywhere: true }) ? Libc.LOCK_EX : Libc.LOCK_SH;
         int result = AwaitFlock(Fd, kind);
         // A network file system grants an exclusive lock only to a descriptor that may write.
@@ -402,9 +410,9 @@ public sealed class BlockDevice : IDisposable
     }
 
     /// <summary>
-    /// Waits for the last requests of the process that this one replaces, which may have been killed; the holds are inherited from it.
-    /// The kernel may still be processing those requests and must have finished before this process begins. They belong to the file that
-    /// the old process had opened, and so does this lock.
+    /// Waits until the kernel has finished the last requests of the process that this one replaces, which may have been killed. The old
+    /// process locked all bytes of its open file, and its pending requests keep that open file and its lock. So this process, which
+    /// inherited the other holds, takes the same lock.
     /// </summary>
     private void AwaitPredecessor()
     {
@@ -471,7 +479,9 @@ public sealed class BlockDevice : IDisposable
 
     private static readonly object s_done = new();
 
-    /// <summary>Retries for as long as a holder that is about to end may take; null if it still holds after that.</summary>
+    /// <summary>
+    /// Repeats the attempt for up to two seconds, in which a holder that is about to end releases its lock. Null if every attempt failed.
+    /// </summary>
     private static T? Await<T>(Func<T?> attempt) where T : class
     {
         for (int tries = LockTries; ; Libc.Sleep(TryMilliseconds))
@@ -486,7 +496,7 @@ public sealed class BlockDevice : IDisposable
         // fail.
         int granule = known ? (int)status.DioOffsetAlign : IsBlockDevice ? LogicalSector : Sizes.Granule;
         int alignment = known ? (int)status.DioMemAlign : granule;
-        // Requests and buffers have this alignment and no more.
+        // Requests and buffers have at most this alignment; a device that needs more is used through the page cache.
         if (granule > Sizes.Granule || alignment > Arena.Alignment) return;
         int flags = Libc.Fcntl(Fd, Libc.F_GETFL, 0);
         if (flags < 0 || Length < granule || Libc.Fcntl(Fd, Libc.F_SETFL, flags | Libc.O_DIRECT) < 0) return;

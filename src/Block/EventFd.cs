@@ -15,8 +15,8 @@ public sealed class EventFd : IDisposable
     public int Fd { get; private set; }
 
     /// <summary>
-    /// Makes one. A read of the counter while it is 0 waits if it <paramref name="blocks"/>, and fails with EAGAIN otherwise. Exit code 71
-    /// without descriptors.
+    /// Makes an eventfd. A read of the counter while it is 0 waits if it <paramref name="blocks"/>, and fails with EAGAIN otherwise. Exit
+    /// code 71 if no descriptor is left.
     /// </summary>
     public static EventFd Create(bool blocks = false)
     {
@@ -25,7 +25,7 @@ public sealed class EventFd : IDisposable
             $"cannot make an eventfd: {ErrnoText.Of(fd)}");
     }
 
-    /// <summary>Makes one whose reads do not block; null without descriptors.</summary>
+    /// <summary>Makes an eventfd whose reads do not block; null if no descriptor is left.</summary>
     public static EventFd? TryCreate()
     {
         int fd = Open(blocks: false);
@@ -50,14 +50,16 @@ public sealed class EventFd : IDisposable
         return (int)result;
     }
 
-    /// <summary>Resets the counter to 0. Returns 8, or a negative errno: -EINTR too, so that a thread that waits here can stop.</summary>
+    /// <summary>
+    /// Resets the counter to 0. Returns 8 or a negative errno. Does not repeat a read after -EINTR, so that a signal can end the wait.
+    /// </summary>
     public int Drain()
     {
         ulong count = 0;
         return (int)Libc.Read(Fd, MemoryMarshal.AsBytes(new Span<ulong>(ref count)));
     }
 
-    /// <summary>Closes it; no thread may wait for it.</summary>
+    /// <summary>Closes the eventfd; no thread may wait for it.</summary>
     public void Dispose()
     {
         lock (_gate)

@@ -21,6 +21,6 @@ public static class FileFlush
     /// </summary>
     public static int OfData(int fd) => Before?.Invoke(fd) is < 0 and int refused ? refused : Libc.FDataSync(fd);
 
-    /// <summary>Makes everything written to the descriptor durable. Returns 0 or a negative errno.</summary>
+    /// <summary>Makes the data and all metadata of the file durable. Returns 0 or a negative errno.</summary>
     public static int Of(int fd) => Before?.Invoke(fd) is < 0 and int refused ? refused : Libc.FSync(fd);
 }

@@ -27,8 +27,8 @@ public static class FileName
     }
 
     /// <summary>
-    /// Throws exit code 64 unless <paramref name="name"/> is a valid file name. <paramref name="what"/> is the named object in the message:
-    /// "a server", for example.
+    /// Fails with exit code 64 unless <paramref name="name"/> is a valid file name. <paramref name="what"/> is the named object in the
+    /// message: "a server", for example.
     /// </summary>
     public static void Check(string name, string what)
     {

@@ -23,7 +23,7 @@ public static class FolderFlush
         int result = Flush(folder);
         if (!FileFlush.IsLacking(result)) return result;
         int all = Libc.SyncFs(fd);
-        // XFS, ext4 and others write the rename to the journal together with the file.
+        // Without syncfs, flush the file: XFS, ext4 and others then also write the rename to their journal.
         if (FileFlush.IsLacking(all)) all = FileFlush.Of(fd);
         else if (all == 0 && FlushesAll(fd)) return 0;
         if (all < 0 && !FileFlush.IsLacking(all)) return all;
@@ -31,7 +31,7 @@ public static class FolderFlush
         return 0;
     }
 
-    /// <summary>The sentence for an output whose name may not survive a power cut.</summary>
+    /// <summary>The warning for an output whose name may not survive a power cut.</summary>
     public static string Warning(string path, int unsupported) =>
         $"{path} is written and in place, but its folder cannot be flushed: {ErrnoText.Of(unsupported)}; a power cut soon after this may "
         + "undo the new name: run sync, or write to another file system";

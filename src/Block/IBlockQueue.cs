@@ -9,16 +9,16 @@ public enum BlockVerb : byte
     Read,
     /// <summary>Arena to device.</summary>
     Write,
-    /// <summary>Makes every write whose completion was reaped before durable (fdatasync).</summary>
+    /// <summary>fdatasync: makes durable every write whose completion was reaped before the flush was queued.</summary>
     Flush,
     /// <summary>A hint: starts write-back without waiting for it. It guarantees nothing, and a device may ignore or reject it.</summary>
     WriteBack,
 }
 
 /// <summary>
-/// One request to a block queue. <paramref name="Device"/> is the device's index in the queue. <paramref name="Offset"/> is in bytes and
-/// <paramref name="Buffer"/> lies in the queue's arena; only reads and writes have these two. <paramref name="Tag"/> is returned with the
-/// completion.
+/// One request to a block queue. <paramref name="Device"/> is the device's index in the queue. <paramref name="Offset"/>, in bytes, and
+/// <paramref name="Buffer"/>, which lies in the queue's arena, are used only by reads and writes. <paramref name="Tag"/> is returned with
+/// the completion.
 /// </summary>
 public readonly record struct BlockRequest(BlockVerb Verb, int Device, long Offset, Slice Buffer, uint Tag);
 
@@ -35,7 +35,7 @@ public readonly record struct BlockCompletion(uint Tag, int Result);
 /// <para>
 /// A flush covers only the writes whose completions were returned by <see cref="Wait"/> before the flush was queued.
 /// A buffer belongs to the queue from <see cref="TryQueue"/> until its completion was returned.
-/// Every call except <see cref="WakeUp.Signal"/> happens on one thread: the one that made the queue.
+/// Every call except <see cref="WakeUp.Signal"/> must happen on the thread that made the queue.
 /// </para>
 /// </summary>
 public interface IBlockQueue : IDisposable

@@ -5,7 +5,7 @@ namespace Snapuserd.Block;
 /// <summary>A source of known length with random access: a device through the queue, or bytes in memory in the tests.</summary>
 public interface IByteSource
 {
-    /// <summary>Its name in sentences: the path as the user gave it.</summary>
+    /// <summary>The source's name in messages: the path as the user gave it.</summary>
     string Name { get; }
 
     /// <summary>Length in bytes.</summary>

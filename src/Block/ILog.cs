@@ -16,11 +16,12 @@ public enum Priority
 }
 
 /// <summary>
-/// A number of a record. Not a record struct: no code compares or prints it, and the generated methods would add to every ramdisk.
+/// A number in a log record, with its key. Not a record struct, because no code compares or prints it, and the generated methods would make
+/// every ramdisk larger.
 /// </summary>
 public readonly struct LogValue(string key, double value)
 {
-    /// <summary>In lower case with underscores; never changes.</summary>
+    /// <summary>The key, in lower case with underscores; never changes.</summary>
     public string Key { get; } = key;
 
     /// <summary>The number; integers are exact up to 2^53.</summary>

@@ -6,7 +6,7 @@ namespace Snapuserd.Block;
 /// </summary>
 public interface IWorkQueue<TJob> : System.IDisposable where TJob : struct
 {
-    /// <summary>How many jobs may be posted and not reaped.</summary>
+    /// <summary>The largest number of jobs that may be posted and not yet reaped.</summary>
     int Capacity { get; }
 
     /// <summary>Posts a job; false when <see cref="Capacity"/> jobs are under way.</summary>
@@ -15,11 +15,13 @@ public interface IWorkQueue<TJob> : System.IDisposable where TJob : struct
     /// <summary>Reaps one ended job, if there is one: the tag it was posted with and its result (0, or a negative number).</summary>
     bool TryReap(out uint tag, out int result);
 
-    /// <summary>Blocks until <see cref="TryReap"/> would succeed. Only while a job is under way.</summary>
+    /// <summary>Blocks until <see cref="TryReap"/> would succeed. May be called only while a job is under way.</summary>
     void WaitForEnd();
 }
 
-/// <summary>Executes the jobs of one worker thread; each thread has its own worker, so it may keep contexts and scratch memory.</summary>
+/// <summary>
+/// Executes the jobs of one worker thread; each thread has its own worker, so a worker may keep contexts and scratch memory.
+/// </summary>
 public interface IWorker<TJob> : System.IDisposable where TJob : struct
 {
     /// <summary>Executes one job. Returns 0, or a negative number of the job's own meaning.</summary>

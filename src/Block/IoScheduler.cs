@@ -37,11 +37,16 @@ public sealed class IoGroup : IPending
 /// <summary>
 /// Complete transfers over an <see cref="IBlockQueue"/>, whose single attempts may come back short, interrupted or with EAGAIN.
 /// <para>
-/// A short transfer continues after its last whole granule, because direct I/O accepts nothing else; one that never completes a granule
-/// is EIO. A result of 0 is EIO: the kernel reports no progress and no reason. EINTR and EAGAIN are repeated
-/// <see cref="Retry.AttemptsBeforeSync"/> times, then once by the synchronous call, whose result is final. ECANCELED hides the errno
-/// that caused it, so the synchronous call follows at once; its result is final too. A flush is never repeated: the kernel reports lost
-/// data once, under the errno that the device gave, and a second flush would succeed.
+/// <list type="bullet">
+/// <item>A short transfer continues after its last whole granule, because direct I/O accepts nothing else. It fails with EIO if it
+/// repeatedly completes no granule.</item>
+/// <item>A result of 0 fails with EIO, because the kernel reports neither progress nor a reason.</item>
+/// <item>After EINTR or EAGAIN the request is repeated <see cref="Retry.AttemptsBeforeSync"/> times, then once by the synchronous call,
+/// whose result is final.</item>
+/// <item>ECANCELED hides the errno that caused it, so the synchronous call follows at once. Its result is final too.</item>
+/// <item>A flush is never repeated: the kernel reports lost data once, under the errno that the device gave, and a second flush would
+/// succeed.</item>
+/// </list>
 /// </para>
 /// </summary>
 public sealed class IoScheduler
@@ -144,7 +149,7 @@ public sealed class IoScheduler
         group ??= _alone;
         _attempts[slot] = new Attempt { Whole = request, Group = group };
         Ask(slot);
-        // Only now: a request that the queue rejects with an exception is not in flight, and no wait may count it.
+        // After Ask, because a request that the queue rejects with an exception is not in flight, and no wait may count it.
         _freeCount--;
         group.Begin();
     }

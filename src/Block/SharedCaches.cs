@@ -10,9 +10,9 @@ namespace Snapuserd.Block;
 public static class SharedCaches
 {
     /// <summary>
-    /// Makes reads of both show earlier writes through either: both are flushed, then the cached pages of both are dropped. Later writes
-    /// to <paramref name="target"/> may be missing in reads of <paramref name="source"/>; a merge never needs them there (design §5).
-    /// Exit code 74 if one cannot be flushed.
+    /// Makes earlier writes through either device visible in reads of both: flushes both, then drops the cached pages of both. Later writes
+    /// to <paramref name="target"/> may be missing in reads of <paramref name="source"/>; a merge never needs them there (design §5). Exit
+    /// code 74 if one cannot be flushed.
     /// </summary>
     public static void MakeCoherent(BlockDevice source, BlockDevice target)
     {
@@ -23,7 +23,7 @@ public static class SharedCaches
             if (flushed is < 0 and not (-Errno.EINVAL or -Errno.EROFS))
                 throw new SnapuserdException(ExitCode.InputOutput, $"{device.Path}: flushing failed: {ErrnoText.Of(flushed)}");
         }
-        // This is only advice and needs no permission; without a page cache there is nothing to drop.
+        // The call needs no permission. It may fail for a file without a page cache, which has no pages to drop.
         foreach (BlockDevice device in (ReadOnlySpan<BlockDevice>)[source, target])
             _ = Libc.FAdvise(device.Fd, 0, 0, Libc.POSIX_FADV_DONTNEED);
     }

@@ -7,7 +7,8 @@ namespace Snapuserd.Block;
 public static class SmallFile
 {
     /// <summary>
-    /// The bytes of a file, at most <paramref name="most"/> + 1; null if it does not exist. Exit codes as <see cref="FailedCall.Open"/>.
+    /// The bytes of a file, at most <paramref name="most"/> + 1; null if it does not exist. Other errors have the exit codes of
+    /// <see cref="FailedCall.Open"/>.
     /// </summary>
     public static byte[]? Read(string path, int most)
     {

@@ -10,8 +10,8 @@ namespace Snapuserd.Block;
 public sealed class SocketFile : IDisposable
 {
     /// <summary>
-    /// Attempts for the folder's lock, 20 ms apart. Another server holds it for three system calls only. Other programs may lock folders
-    /// too, for a long time; then the lock is left out.
+    /// Attempts for the folder's lock, 20 ms apart. Another server holds the lock for three system calls only. If another program holds it
+    /// longer, this server continues without the lock.
     /// </summary>
     private const int LockTries = 25, TryMilliseconds = 20;
 
@@ -24,15 +24,15 @@ public sealed class SocketFile : IDisposable
     public int Fd { get; private set; }
 
     /// <summary>
-    /// Listens at a path that does not exist, or is the socket of a server that has died. Exit code 64 for an invalid path, 71 without
-    /// descriptors, 73 when the socket cannot be made or the path is not a socket, 76 when a server listens there.
+    /// Listens at a path that does not exist, or is the socket of a server that has died. Exit code 64 for an invalid path, 71 if no
+    /// descriptor is left, 73 when the socket cannot be made or the path is not a socket, 76 when a server listens there.
     /// </summary>
     public static SocketFile Listen(string path, int backlog)
     {
         int fd = Check(path, Libc.Socket(Libc.AF_UNIX, Libc.SOCK_STREAM | Libc.SOCK_CLOEXEC | Libc.SOCK_NONBLOCK, 0));
         try
         {
-            // The file that bind makes gets the socket's mode: at no moment can another user connect, and the umask stays as it is.
+            // bind gives the new file the socket's mode. So another user can never connect, and the umask need not change.
             Check(path, Libc.FChMod(fd, Modes.PrivateFile));
             int bound = Libc.Bind(fd, path);
             if (bound == -Errno.EADDRINUSE) bound = BindAgain(path, fd);
@@ -78,7 +78,9 @@ public sealed class SocketFile : IDisposable
         }
     }
 
-    /// <summary>Removes the socket of a dead server; a live server has the connection accepted, or at least queued.</summary>
+    /// <summary>
+    /// Removes the socket of a dead server. While a server lives, the kernel accepts or queues a connection to its socket.
+    /// </summary>
     private static void RemoveStale(string path)
     {
         int found = Libc.Statx(Libc.AT_FDCWD, path, Libc.AT_SYMLINK_NOFOLLOW, Libc.STATX_BASIC_STATS, out StatxData status);
@@ -90,7 +92,7 @@ public sealed class SocketFile : IDisposable
         int connected = Libc.Connect(fd, path);
         _ = Libc.Close(fd);
         if (connected == -Errno.ENOENT) return;
-        // Another answer is one of a server that lives.
+        // Any other result comes from the socket of a live server.
         if (connected != -Errno.ECONNREFUSED) Check(path, -Errno.EADDRINUSE);
         Check(path, Libc.Unlink(path));
     }

@@ -4,8 +4,8 @@ using System.Threading;
 namespace Snapuserd.Block;
 
 /// <summary>
-/// Asks a run to stop at its next safe point. Set from another thread, or by <paramref name="signalled"/>, which stays true once it is;
-/// read by the engine.
+/// Asks a run to stop at its next safe point. Set from another thread, or by <paramref name="signalled"/>, which must stay true once it is
+/// true. Read by the engine.
 /// </summary>
 public sealed class StopFlag(Func<bool>? signalled = null)
 {
@@ -16,8 +16,8 @@ public sealed class StopFlag(Func<bool>? signalled = null)
     public bool Requested => Volatile.Read(ref _requested) || (signalled?.Invoke() ?? false) || (_reason?.Invoke() ?? false);
 
     /// <summary>
-    /// An additional reason to stop, evaluated with every check of the request; once true, it stays true. Set by the thread that reads
-    /// the flag.
+    /// An additional reason to stop, evaluated with every check of the request. Once true, it must stay true. Only the thread that reads
+    /// the flag may set it.
     /// </summary>
     public void StopAlsoWhen(Func<bool> reason) => _reason = reason;
 

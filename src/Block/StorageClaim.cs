@@ -5,9 +5,9 @@ using Snapuserd.Interop;
 namespace Snapuserd.Block;
 
 /// <summary>
-/// Keeps other snapuserd processes away from files and devices while none of them is open: from a decision until the child that acts on
-/// it starts, and between two children. Does not block this process and its children that have <see cref="InheritedHolds.ForChild"/> in
-/// their environment.
+/// Excludes other snapuserd processes from files and devices that no process has open at the moment: between a decision and the start of
+/// the child that acts on it, and between two children. Does not block this process and its children that have
+/// <see cref="InheritedHolds.ForChild"/> in their environment.
 /// </summary>
 public sealed class StorageClaim : IDisposable
 {
@@ -21,7 +21,7 @@ public sealed class StorageClaim : IDisposable
     }
 
     /// <summary>
-    /// Exclusively locks the files and devices at the paths; a path that leads nowhere is left out. Exit code 76 if another snapuserd
+    /// Exclusively locks the files and devices at the paths; a path that does not exist is skipped. Exit code 76 if another snapuserd
     /// process uses any of them.
     /// </summary>
     public static StorageClaim Take(params ReadOnlySpan<string> paths)

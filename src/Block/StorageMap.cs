@@ -44,11 +44,11 @@ public sealed class StorageMap
 
     /// <summary>
     /// The next part of the source bytes [<paramref name="from"/>, +<paramref name="length"/>) that lies on the base.
-    /// <paramref name="cursor"/> is 0 at first. False when there are no more parts.
+    /// <paramref name="cursor"/> must be 0 in the first call. False when there are no more parts.
     /// </summary>
     public bool Next(long from, long length, ref int cursor, out SharedRange part)
     {
-        // The cursor is one more than the index of the last answer.
+        // The cursor is one more than the index of the range that the last call returned.
         int at = cursor > 0 ? cursor : FirstThatEndsAfter(from);
         for (; at < _ranges.Length && _ranges[at].SourceOffset < from + length; at++)
         {

@@ -16,8 +16,8 @@ internal static class SyncIo
     };
 
     /// <summary>
-    /// Repeats until the call is not interrupted. A flush is issued only once: the kernel may report lost data under any errno, including
-    /// EINTR, and reports it once.
+    /// Repeats an interrupted call. A flush is issued only once, because the kernel reports lost data only once and may do so under any
+    /// errno, including EINTR.
     /// </summary>
     internal static int Uninterrupted(in BlockRequest request, int fd, Arena arena)
     {

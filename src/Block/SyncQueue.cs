@@ -65,7 +65,7 @@ public sealed class SyncQueue : IBlockQueue
             _first = (_first + 1) % _queued.Length;
             _count--;
         }
-        // This return also handles a signal that came in the meantime.
+        // The caller checks every source of events after each return, so a signal that came in the meantime is consumed here.
         _ = _wakeUp.TryTake();
         return done;
     }

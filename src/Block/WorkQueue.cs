@@ -4,8 +4,8 @@ using System.Threading;
 namespace Snapuserd.Block;
 
 /// <summary>
-/// A bounded work queue with its own threads. A worker that throws ends its job with <see cref="Crashed"/> and continues with the next
-/// one: under PID 1 an exception that leaves a thread is a kernel panic.
+/// A bounded work queue with its own threads. If a worker throws, its job ends with <see cref="Crashed"/> and its thread continues with the
+/// next job, because an unhandled exception in PID 1 is a kernel panic.
 /// </summary>
 public sealed class WorkQueue<TJob> : IWorkQueue<TJob> where TJob : struct
 {
@@ -62,7 +62,7 @@ public sealed class WorkQueue<TJob> : IWorkQueue<TJob> where TJob : struct
     /// <inheritdoc/>
     public int Capacity => _posted.Length;
 
-    /// <summary>The first exception of a worker, for the sentence and the trace of exit code 70; null if there was none.</summary>
+    /// <summary>The first exception of a worker, for the message and the stack trace of exit code 70; null if there was none.</summary>
     public Exception? FirstCrash => Volatile.Read(ref _firstCrash);
 
     /// <summary>

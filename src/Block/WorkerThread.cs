@@ -19,7 +19,7 @@ public enum StackSize
 public static class WorkerThread
 {
     /// <summary>
-    /// Starts a thread. Exit code 71, with <paramref name="remedy"/> at the end of its sentence, if the system has no thread left.
+    /// Starts a thread. Exit code 71, with <paramref name="remedy"/> at the end of its message, if the system has no thread left.
     /// </summary>
     public static Thread Start(string name, StackSize stack, ThreadStart body, string remedy = "") =>
         TryStart(name, stack, body) ?? throw CannotStart(name, remedy);

@@ -2,7 +2,9 @@ using Snapuserd.Interop;
 
 namespace Snapuserd.Block;
 
-/// <summary>What a system call that failed was for. The same errno has another exit code where it means something else.</summary>
+/// <summary>
+/// The purpose of a system call that failed. One errno means different things for different purposes and has different exit codes.
+/// </summary>
 public enum FailedCall
 {
     /// <summary>Opens or reads a file or device that has to exist, or connects to a server.</summary>
@@ -18,8 +20,8 @@ public enum FailedCall
 }
 
 /// <summary>
-/// The exit code for an errno (docs/exit-codes.md). The only such table. Two kinds of failures need no errno: a transfer or a flush of an
-/// open device is always <see cref="ExitCode.InputOutput"/>, memory, threads and processes are always
+/// The only table of exit codes for errnos (docs/exit-codes.md). Two kinds of failures have one exit code for every errno. A failed
+/// transfer or flush of an open device is always <see cref="ExitCode.InputOutput"/>. A lack of memory, threads or processes is always
 /// <see cref="ExitCode.OutOfResources"/>.
 /// </summary>
 public static class ErrnoPolicy
@@ -66,7 +68,7 @@ public static class ErrnoPolicy
 
     private static ExitCode Driver(FailedCall call, int number) => number switch
     {
-        // A control device that is missing is a missing driver; a command names a device that is missing.
+        // For the open of a control device, the driver is missing. For a command, the device that it names is missing.
         Errno.ENOENT or Errno.ENOTDIR or Errno.ENXIO or Errno.ENODEV => call == FailedCall.OpenDriver
             ? ExitCode.Unavailable : ExitCode.InputMissing,
         Errno.ENOSYS or Errno.EOPNOTSUPP or Errno.ENOTTY or Errno.EINVAL => ExitCode.Unavailable,
@@ -80,7 +82,7 @@ public static class ErrnoPolicy
     {
         Errno.EAGAIN => ExitCode.InUse,
         Errno.ENOSPC or Errno.ENOLCK => ExitCode.OutOfResources,
-        // The folder of the locks is not as root made it.
+        // Any other error means that the folder of the locks was replaced or changed after root made it.
         _ => ExitCode.Permission,
     };
 }

@@ -2,13 +2,13 @@ using Snapuserd.Interop;
 
 namespace Snapuserd.Block;
 
-/// <summary>Which results of a system call are not a failure yet. The only place that knows what EINTR means.</summary>
+/// <summary>Recognizes results of system calls that must be repeated.</summary>
 public static class Retry
 {
     /// <summary>
-    /// How often a call that fails with EAGAIN is repeated; a queue then makes the synchronous call. EAGAIN from a ring means that the
-    /// block layer is out of requests. A few waits give it time; the synchronous call sleeps until a request is free. Too few attempts cost
-    /// one blocking call.
+    /// Largest number of repetitions of a call that fails with EAGAIN. After them, a queue makes the synchronous call. EAGAIN from a ring
+    /// means that the block layer is out of requests. A few waits give it time; the synchronous call sleeps until a request is free. With
+    /// too small a number, the only cost is a blocking call.
     /// </summary>
     public const int AttemptsBeforeSync = 16;
 

@@ -24,7 +24,7 @@ public enum ExitCode
     CannotCreate = 73,
     /// <summary>A device failed.</summary>
     InputOutput = 74,
-    /// <summary>Interrupted; the same command continues from here.</summary>
+    /// <summary>Interrupted; the same command continues the work when it is run again.</summary>
     Interrupted = 75,
     /// <summary>Mounted, held or locked by another process.</summary>
     InUse = 76,
@@ -34,7 +34,7 @@ public enum ExitCode
     Hibernated = 78,
 }
 
-/// <summary>The exception of all code above interop: a sentence for the user and its exit code.</summary>
+/// <summary>The exception of all code above interop: a message for the user and the exit code.</summary>
 public class SnapuserdException(ExitCode code, string sentence) : Exception(sentence)
 {
     /// <summary>Exit code of the process if this is not handled.</summary>

@@ -17,7 +17,7 @@ public static class BlockDeviceUse
         if (Number(path) is not { } number) return null;
         string? inflight = KernelTree.Sys.ReadText($"dev/block/{number.Major}:{number.Minor}/inflight");
         if (inflight != null && inflight.AsSpan().ContainsAnyInRange('1', '9')) return "requests are waiting";
-        // Last: the open would wait for a partition scan that waits for the server.
+        // IsHeld comes last. Its open would wait for a partition scan in progress, which may wait for the dead server.
         return OpenedBy(path, processes) is { } process ? $"process {process} has it open"
             : IsHeld(path) ? "it is mounted or held by another device" : null;
     }
@@ -32,7 +32,8 @@ public static class BlockDeviceUse
     }
 
     /// <summary>
-    /// A process that has it open, found by the name of its node: a stat of another process's descriptor may wait for some other server.
+    /// The PID of a process that has the device open. Compares only the name of the device's node, because a stat of another process's
+    /// descriptor may block on another server.
     /// </summary>
     private static int? OpenedBy(string path, string processes)
     {
@@ -48,7 +49,7 @@ public static class BlockDeviceUse
         return null;
     }
 
-    /// <summary>Number of a block device, found without opening it; null if the path is not a block device.</summary>
+    /// <summary>The device number of a block device, found without opening it; null if the path is not a block device.</summary>
     private static (uint Major, uint Minor)? Number(string path) =>
         Libc.Statx(Libc.AT_FDCWD, path, 0, Libc.STATX_BASIC_STATS, out StatxData status) == 0
         && (status.Mode & (uint)Libc.S_IFMT) == Libc.S_IFBLK ? (status.RdevMajor, status.RdevMinor) : null;

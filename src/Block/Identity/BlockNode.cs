@@ -18,7 +18,7 @@ internal static class BlockNode
     /// <summary>Every block device of the kernel, by number; without /sys the first loop devices, whether they exist or not.</summary>
     internal static List<(uint Major, uint Minor)> All() => All(KernelTree.Sys);
 
-    /// <summary>The same, from a given /sys.</summary>
+    /// <summary>Every block device, from a given /sys.</summary>
     internal static List<(uint Major, uint Minor)> All(KernelTree sys)
     {
         List<(uint, uint)> all = [];
@@ -63,10 +63,10 @@ internal static class BlockNode
         return partitions;
     }
 
-    /// <summary>It is a device of the device mapper.</summary>
+    /// <summary>True for a device of the device mapper.</summary>
     internal static bool IsMapped(uint major, uint minor) => KernelTree.Sys.Names($"{Folder(major, minor)}/dm") != null;
 
-    /// <summary>The devices that it consists of (md, bcache, the device mapper).</summary>
+    /// <summary>The devices directly below an md, bcache or device-mapper device.</summary>
     internal static List<(uint Major, uint Minor)> Slaves(uint major, uint minor)
     {
         List<(uint, uint)> slaves = [];
@@ -76,7 +76,7 @@ internal static class BlockNode
         return slaves;
     }
 
-    /// <summary>Kind of a device that consists of others, for messages: "raid1", or its name.</summary>
+    /// <summary>Kind of a device that lies on others, for messages: "md raid1", or else its name or number.</summary>
     internal static string Kind(uint major, uint minor) =>
         KernelTree.Sys.ReadText($"{Folder(major, minor)}/md/level") is { Length: > 0 } level ? $"md {level}" : Name(major, minor)
             ?? $"{major}:{minor}";

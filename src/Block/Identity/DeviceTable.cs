@@ -56,7 +56,7 @@ internal static class DeviceTable
         }
     }
 
-    /// <summary>Parses the reply to TABLE_STATUS; null if it does not match the kernel's header.</summary>
+    /// <summary>Parses the reply to TABLE_STATUS; null if its lines do not fit into the message or are malformed.</summary>
     internal static List<DeviceTableLine>? Parse(ReadOnlySpan<byte> message)
     {
         DmIoctl header = MemoryMarshal.Read<DmIoctl>(message);
@@ -76,7 +76,7 @@ internal static class DeviceTable
                 if (!ParseLinear(parameters, ref line)) return null;
             }
             lines.Add(line);
-            // Relative to the first line, unlike in a table to be loaded.
+            // In a table that is read, Next is relative to the first line; in a table to be loaded, to this line.
             at = spec.Next;
         }
         return lines;

@@ -14,7 +14,7 @@ internal static class FileIdentity
     internal static StorageBottom Of(int fd, in StatxData status)
     {
         StorageBottom file = StorageBottom.OfFile(status.DevMajor, status.DevMinor, status.Ino);
-        // Only file systems without their own device can be an overlay.
+        // An overlayfs has no device of its own, so its major number is 0.
         return status.DevMajor == 0 ? InUpperLayer(fd, status) ?? file : file;
     }
 
@@ -46,7 +46,9 @@ internal static class FileIdentity
         return null;
     }
 
-    /// <summary>Decodes blanks, newlines, backslashes and the like, which the file writes as a backslash and three octal digits.</summary>
+    /// <summary>
+    /// Decodes blanks, newlines, backslashes and the like, which mountinfo contains as a backslash and three octal digits.
+    /// </summary>
     private static string Unescaped(string field)
     {
         StringBuilder text = new(field.Length);

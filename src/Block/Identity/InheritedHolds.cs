@@ -7,7 +7,7 @@ namespace Snapuserd.Block;
 
 /// <summary>
 /// Holds that the parent process passes to this one: locks on storage, and exclusively opened devices. The descriptors are inherited, so
-/// the kernel sees one holder. They stay open until this process ends, so nothing is free in between.
+/// the kernel sees one holder. They stay open until this process ends, so no other process can take the storage in between.
 /// </summary>
 public static class InheritedHolds
 {
@@ -20,7 +20,7 @@ public static class InheritedHolds
     /// </summary>
     public const string ReleaseVariable = "SNAPUSERD_RELEASE";
 
-    /// <summary>Time limit for the reply. The replying process has nothing else to do.</summary>
+    /// <summary>Time limit for the reply, which is prompt unless the other process is stuck: it has nothing else to do.</summary>
     private const int AnswerMilliseconds = 10_000;
 
     private static readonly object s_gate = new();
@@ -86,11 +86,11 @@ public static class InheritedHolds
             if (!int.TryParse(OwnProcess.Variable(ReleaseVariable), NumberStyles.None, CultureInfo.InvariantCulture, out int socket))
                 return;
             Span<byte> one = [0];
-            // A holder that has ended holds nothing.
+            // If the send fails, the other process has ended, and its hold with it.
             if (Libc.Send(socket, one, Libc.MSG_NOSIGNAL) != 1) return;
-            Span<PollFd> answer = [new PollFd { Fd = socket, Events = Libc.POLLIN }];
+            Span<PollFd> reply = [new PollFd { Fd = socket, Events = Libc.POLLIN }];
             int ready;
-            do ready = Libc.Poll(answer, AnswerMilliseconds);
+            do ready = Libc.Poll(reply, AnswerMilliseconds);
             while (Retry.Interrupted(ready));
             if (ready == 0) throw new SnapuserdException(ExitCode.InUse, "the supervisor does not let go of the base");
             if (ready > 0) _ = Libc.Read(socket, one);

@@ -6,7 +6,7 @@ namespace Snapuserd.Block;
 
 /// <summary>
 /// A file system with one instance per kernel. It is reached at its usual mount point, or else by a detached mount (fsopen and fsmount,
-/// Linux 5.2): a ramdisk need not mount /sys, and in a container /dev may be something else.
+/// Linux 5.2), because a ramdisk may not mount /sys, and in a container /dev may be another file system.
 /// </summary>
 internal sealed class KernelTree
 {
@@ -15,13 +15,15 @@ internal sealed class KernelTree
     private readonly long _magic;
     private long _found = Unknown;
 
-    /// <summary>No search yet; and the bit above a descriptor that marks the kernel's own instance.</summary>
+    /// <summary>
+    /// The value before the first search, and the flag of the kernel's own instance, in a bit above those of a descriptor.
+    /// </summary>
     private const long Unknown = -1, Genuine = 1L << 32;
 
     /// <param name="type">Its name in /proc/filesystems.</param>
     /// <param name="mountPoint">Where it usually is mounted.</param>
-    /// <param name="magic">Type in statfs(2) of a path in it, which proves that the usual mount point is this file system; 0 if it proves
-    /// nothing.</param>
+    /// <param name="magic">The type that statfs(2) reports for this file system, which identifies it at the usual mount point; 0 if other
+    /// file systems have the same type.</param>
     internal KernelTree(string type, string mountPoint, long magic) => (_type, _mountPoint, _magic) = (type, mountPoint, magic);
 
     /// <summary>/sys.</summary>
@@ -34,8 +36,8 @@ internal sealed class KernelTree
     internal int Folder => (int)Found;
 
     /// <summary>
-    /// Descriptor or errno, and above it <see cref="Genuine"/>. Both are in one word because several threads may search at once: a reader
-    /// must not combine one thread's descriptor with another thread's flag.
+    /// The descriptor or errno in the lower 32 bits, with <see cref="Genuine"/> above them. Both are in one word because several threads
+    /// may search at once: a reader must not combine one thread's descriptor with another thread's flag.
     /// </summary>
     private long Found
     {
@@ -74,7 +76,7 @@ internal sealed class KernelTree
         return result < 0 ? null : names;
     }
 
-    /// <summary>This is the kernel's own instance, not just the mount at the usual place.</summary>
+    /// <summary>True for the kernel's own instance; false if it is unavailable or may only be another mount at the usual place.</summary>
     internal bool IsGenuine => Folder >= 0 && (Found & Genuine) != 0;
 
     private int OpenFolder(out bool isGenuine)

@@ -29,21 +29,21 @@ public sealed class LoopBackingFile : IDisposable
     }
 
     /// <summary>
-    /// The same for loop device <paramref name="minor"/>, whose driver reports <paramref name="info"/>, with <paramref name="flags"/> of
-    /// open(2).
+    /// Opens the file below loop device <paramref name="minor"/>, whose driver reports <paramref name="info"/>, with
+    /// <paramref name="flags"/> of open(2). Null as for the other overload.
     /// </summary>
     internal static LoopBackingFile? Open(uint minor, in LoopInfo64 info, int flags)
     {
         if (info.RDevice != 0) return null;
         (uint major, uint fileMinor) = Libc.DecodeDevice(info.Device);
-        // The whole name; the driver's own reply has only 63 bytes.
+        // /sys has the whole name; the ioctl returns at most 63 bytes of it.
         string inSys = SmallText.Read(KernelTree.Sys.Open($"dev/block/{Libc.LOOP_MAJOR}:{minor}/loop/backing_file", Libc.O_RDONLY)) ?? "";
         foreach (string path in (ReadOnlySpan<string>)[inSys.EndsWith('\n') ? inSys[..^1] : inSys, NameIn(info)])
         {
             if (path.Length == 0) continue;
             int fd = Scarcity.Check(Libc.OpenAt(Libc.AT_FDCWD, path, flags | Libc.O_CLOEXEC | Libc.O_NOCTTY | Libc.O_NONBLOCK), path);
             if (fd < 0) continue;
-            // In this root, or by now, the name may belong to another file.
+            // The name may lead to another file: in this process's root, or because the file was replaced.
             if (Libc.Statx(fd, Libc.STATX_BASIC_STATS, out StatxData file) == 0 && (file.Mode & (uint)Libc.S_IFMT) == Libc.S_IFREG
                 && (file.DevMajor, file.DevMinor, file.Ino) == (major, fileMinor, info.Inode)) return new LoopBackingFile(path, fd);
             _ = Libc.Close(fd);

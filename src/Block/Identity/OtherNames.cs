@@ -5,8 +5,8 @@ using Snapuserd.Interop;
 namespace Snapuserd.Block;
 
 /// <summary>
-/// Other devices with bytes of the same storage. The kernel grants a device to one user (O_EXCL, a mount, a mapped device). It does not
-/// know that two loop devices use one file, or which storage two mapped devices share. So an exclusive user also holds every other name
+/// Finds and holds other devices over the same storage. The kernel grants a device to one user (O_EXCL, a mount, a mapped device). It does
+/// not know that two loop devices use one file, or which storage two mapped devices share. So an exclusive user also holds every other name
 /// of the storage.
 /// </summary>
 internal static class OtherNames
@@ -29,8 +29,9 @@ internal static class OtherNames
                 held.Add(fd);
                 if (StorageLocks.NoteName(major, minor) is >= 0 and int note) held.Add(note);
             }
-            // EBUSY only: a device that cannot be opened for another reason is skipped; the locks among snapuserd processes remain.
-            // Another snapuserd process may hold it for other bytes.
+            // Only EBUSY means that a foreign program uses the device. A device that cannot be opened for another reason is skipped; the
+            // storage locks still exclude other snapuserd processes. EBUSY is harmless if this process inherited the hold, or if another
+            // snapuserd process holds the device only as a name of storage that it uses.
             if (fd != -Errno.EBUSY || IsInherited(major, minor) || StorageLocks.IsNoted(major, minor)) continue;
             foreach (int other in held) _ = Libc.Close(other);
             busy = $"/dev/{BlockNode.Name(major, minor) ?? $"{major}:{minor}"}";
@@ -40,8 +41,9 @@ internal static class OtherNames
     }
 
     /// <summary>
-    /// Locks the file below the loop device that <paramref name="self"/> is a window onto, with a shared flock as a reader does. This
-    /// keeps an exclusive user of the file itself away, or waits for it. <see cref="StorageLocks"/> handle other windows onto the file.
+    /// Locks the file below the loop device that <paramref name="self"/> is a window onto, with a shared flock as a reader does. Returns
+    /// -EAGAIN while another program has the file locked exclusively; otherwise 0, even if no file is found or locked.
+    /// <paramref name="fd"/> holds the lock; −1 if there is none. <see cref="StorageLocks"/> handle other windows onto the file.
     /// </summary>
     internal static int LockFileBelow((uint Major, uint Minor) self, out string path, out int fd)
     {
@@ -78,9 +80,9 @@ internal static class OtherNames
         InheritedHolds.Find(new StatxData { Mode = Libc.S_IFBLK, RdevMajor = major, RdevMinor = minor }) >= 0;
 
     /// <summary>
-    /// The devices to hold: without the device itself, and without those below it that a partition or the device mapper claims. Of a disk
-    /// with partitions, its overlapping partitions: the kernel refuses a disk while another partition of it is mounted, and a partition
-    /// while its disk is held.
+    /// The devices over the storage that must be held. Excludes the opened device and those below it that the kernel reserves for it. For a
+    /// disk with overlapping partitions, only the partitions are held: the kernel refuses a disk while another partition of it is mounted,
+    /// and a partition while its disk is held.
     /// </summary>
     private static List<(uint Major, uint Minor)> Candidates(StorageIdentity storage, (uint Major, uint Minor)? self,
         List<(uint Major, uint Minor)> unclaimed)
@@ -91,7 +93,7 @@ internal static class OtherNames
         foreach ((uint Major, uint Minor) one in all)
         {
             if (one == self || claimed.Contains(one)) continue;
-            // A plain disk has no other name, and the given one is already open.
+            // Only these kinds of devices can be another name of the storage: a plain disk contains no bytes of another device.
             bool window = one.Major == Libc.LOOP_MAJOR || unclaimed.Contains(one) || BlockNode.Partition(one.Major, one.Minor) != null
                 || BlockNode.IsMapped(one.Major, one.Minor);
             if (window && StorageResolver.Of(one.Major, one.Minor).RelationTo(storage, out _) is StorageRelation.Equal
@@ -102,7 +104,7 @@ internal static class OtherNames
         {
             if (BlockNode.Partition(one.Major, one.Minor) is { } partition)
             {
-                // For the given disk, or one below it, the kernel handles this.
+                // The kernel itself refuses the partitions of the opened disk, and of a disk that is reserved for the opened device.
                 if ((partition.Major, partition.Minor) == self || claimed.Contains((partition.Major, partition.Minor))) continue;
                 chosen.Add(one);
                 continue;

@@ -2,7 +2,7 @@ using Snapuserd.Interop;
 
 namespace Snapuserd.Block;
 
-/// <summary>Distinguishes a lack of descriptors or memory from a real answer: a failed query must not count as a no.</summary>
+/// <summary>Reports a lack of descriptors or memory as an error, so that a failed query does not count as a negative result.</summary>
 internal static class Scarcity
 {
     /// <summary>Returns <paramref name="result"/>. Exit code 71 if it means that descriptors or memory have run out.</summary>

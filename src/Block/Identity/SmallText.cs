@@ -16,7 +16,7 @@ internal static class SmallText
         Read(Scarcity.Check(Libc.OpenAt(Libc.AT_FDCWD, path, Libc.O_RDONLY | Libc.O_CLOEXEC), path)) ?? "";
 
     /// <summary>
-    /// The whole text of an open file, which is then closed; null if it cannot be read, also for a negative <paramref name="fd"/>.
+    /// Reads the whole text of an open file and closes it. Null if it cannot be read or <paramref name="fd"/> is negative.
     /// </summary>
     internal static string? Read(int fd)
     {

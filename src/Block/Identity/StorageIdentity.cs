@@ -13,13 +13,15 @@ public enum StorageRelation
     /// <summary>Some bytes in common, or all in another order.</summary>
     Overlapping,
     /// <summary>
-    /// A device below both, through a layer whose bytes cannot be mapped. Counts as overlapping where the program writes.
+    /// Both may lie on the same bytes of a device below, but a layer in between does not show where its bytes lie. Counts as overlapping
+    /// where the program writes.
     /// </summary>
     Unknown,
 }
 
 /// <summary>
-/// The devices below a bottom whose bytes cannot be mapped: the layer's name for messages, and ranges that may hold any of its bytes.
+/// A layer below a bottom, which does not show where its bytes lie (dm-crypt, md, a file system): its name for messages, and the ranges
+/// below it that may hold any byte of the bottom.
 /// </summary>
 internal sealed record StorageLayer(string Name, List<StoragePiece> Below);
 
@@ -46,7 +48,7 @@ public sealed class StorageIdentity
         _loops = loops ?? [];
     }
 
-    /// <summary>In the order of the device's bytes; adjacent pieces that continue each other are merged.</summary>
+    /// <summary>The pieces in the order of the device's bytes; adjacent pieces that continue each other are merged.</summary>
     internal List<StoragePiece> Pieces { get; }
 
     /// <summary>
@@ -102,7 +104,7 @@ public sealed class StorageIdentity
         }
     }
 
-    /// <summary>Two of its own pieces share bytes: a write at one offset is visible at another.</summary>
+    /// <summary>True if two pieces of this storage share bytes, so that a write at one offset is visible at another.</summary>
     public bool OverlapsItself
     {
         get
@@ -146,8 +148,8 @@ public sealed class StorageIdentity
     }
 
     /// <summary>
-    /// A layer of this that has some of <paramref name="other"/> below it: its pieces, or, if <paramref name="thereToo"/>, also the
-    /// storage below those.
+    /// The name of a layer of this storage that lies over pieces of <paramref name="other"/> or, if <paramref name="thereToo"/>, over
+    /// storage below those pieces. Null if there is none.
     /// </summary>
     private string? LayerOver(StorageIdentity other, bool thereToo)
     {
@@ -158,8 +160,8 @@ public sealed class StorageIdentity
                 foreach (StoragePiece theirs in other.Pieces)
                 {
                     if (below.Overlaps(theirs)) return layer.Name;
-                    // Two files are distinct, ranges of one bottom are known, and a file system gives no byte of its device to a
-                    // neighbouring volume.
+                    // Storage below both matters only for two different devices. Disjoint ranges of one bottom share no bytes, nor do two
+                    // files. A file lies within its file system's volume and shares no bytes with another volume.
                     if (!thereToo || mine.Bottom == theirs.Bottom || mine.Bottom.IsFile || theirs.Bottom.IsFile) continue;
                     foreach (StoragePiece deeper in other.Below(theirs.Bottom))
                         if (below.Overlaps(deeper)) return layer.Name;

@@ -6,14 +6,14 @@ using Snapuserd.Interop;
 namespace Snapuserd.Block;
 
 /// <summary>
-/// Locks on ranges of storage, keyed by the storage itself and not by its name. Two snapuserd processes always meet here: through another
-/// node, another path, a loop device that was made later, or a file that was deleted below its loop device. O_EXCL and flock keep other
-/// programs away.
+/// Locks on ranges of storage, keyed by the storage itself and not by its name. So two snapuserd processes that use the same storage
+/// conflict here, even if one uses another node, another path, a loop device that was made later, or a file that was deleted below its loop
+/// device. O_EXCL and flock exclude other programs.
 /// <para>
 /// Each bottom (<see cref="StorageBottom"/>) has an empty file. A lock on bytes [a, b) of that file (F_OFD_SETLK) is a lock on bytes [a,
-/// b) of the bottom. The files are in the folder .snapuserd of the kernel's one devtmpfs. It is the same one in every mount namespace,
-/// container or root, needs no mounted /dev, and stays the same across switch_root. Without devtmpfs they are in /dev/.snapuserd. Only
-/// root can use them; other users have only flock and O_EXCL.
+/// b) of the bottom. The files are in the folder .snapuserd of the kernel's one devtmpfs. That devtmpfs is the same in every mount
+/// namespace, container and root, needs no mounted /dev, and survives switch_root. Without devtmpfs they are in /dev/.snapuserd. Only root
+/// can use them; other users have only flock and O_EXCL.
 /// </para>
 /// <para>
 /// A lock belongs to an open file. It ends with the file's last descriptor, however the process ends, and a child inherits it
@@ -32,8 +32,8 @@ public sealed class StorageLocks : IDisposable
     }
 
     /// <summary>
-    /// Everything was locked, in the one place that all processes of this kernel share. If not, only O_EXCL and flock keep away a process
-    /// that has another place, or none.
+    /// True if everything was locked, in the folder that all processes of this kernel share. If false, only O_EXCL and flock exclude a
+    /// process that uses another folder, or none.
     /// </summary>
     internal bool IsEverywhere { get; private set; } = true;
 
@@ -86,8 +86,8 @@ public sealed class StorageLocks : IDisposable
         foreach ((StorageBottom bottom, int fd, bool inherited) in _files)
         {
             if (inherited) continue;
-            // The name may belong to a later file that another process has locked. While this file is locked exclusively, its own name
-            // stays.
+            // The name may by now belong to a newer file that another process has locked. If it is still this file's name, the exclusive
+            // lock ensures that no other process removes it in the meantime.
             if (folder >= 0 && Libc.LockRange(fd, new FileLock { Type = Libc.F_WRLCK }) == 0 && HasName(folder, bottom, fd))
                 _ = Libc.UnlinkAt(folder, Name(bottom));
             // Without F_UNLCK the lock outlives the close while a forked child that has not yet called exec has the same file open.
@@ -110,7 +110,7 @@ public sealed class StorageLocks : IDisposable
         return fd;
     }
 
-    /// <summary>Another snapuserd process holds the device as a name only (<see cref="NoteName"/>).</summary>
+    /// <summary>True if another snapuserd process holds the device only as another name of its storage (<see cref="NoteName"/>).</summary>
     internal static bool IsNoted(uint major, uint minor)
     {
         int fd = OpenName(major, minor);
@@ -140,7 +140,7 @@ public sealed class StorageLocks : IDisposable
     /// <summary>
     /// The ranges to lock, in the same order in every process, so that of two processes that need the same ranges, one gets all of them.
     /// A process that reads or writes through a layer has a shared lock on everything below it. So two volumes of one pool can be used at
-    /// once, but a merge into the pool's device is kept away.
+    /// once, but no merge can write to the pool's device.
     /// </summary>
     private static List<(StoragePiece Piece, bool Alone)> Wanted(StorageIdentity storage, bool exclusive, bool whole, StorageLocks? besides)
     {
@@ -152,7 +152,7 @@ public sealed class StorageLocks : IDisposable
         }
         foreach (StoragePiece piece in storage.BelowDevices())
             foreach (StoragePiece rest in Except(piece, besides)) wanted.Add((rest, false));
-        // Within a bottom the exclusive ones come last, so that they prevail where ranges overlap.
+        // Within a bottom the exclusive locks come last, so that they prevail where ranges overlap.
         wanted.Sort((one, other) => one.Piece.Bottom.CompareTo(other.Piece.Bottom) is not 0 and int order ? order
             : (one.Alone, one.Piece.Offset).CompareTo((other.Alone, other.Piece.Offset)));
         return wanted;
@@ -197,8 +197,8 @@ public sealed class StorageLocks : IDisposable
             while (Retry.Interrupted(result));
             if (result is -Errno.EAGAIN or -Errno.EACCES) return false;
             if (result < 0) return GoWithout(result);
-            // The last holder removes the file. The locked file may then have no name, so no other process would meet the lock: try
-            // again.
+            // The last holder removes the file. The locked file may then have no name, and other processes would lock a new file instead:
+            // try again.
             if (!IsNamed(folder, piece.Bottom, fd)) continue;
             _locked.Add(piece);
             return true;
@@ -210,7 +210,8 @@ public sealed class StorageLocks : IDisposable
     {
         if (HasName(folder, bottom, fd)) return true;
         int at = _files.FindIndex(file => file.Bottom == bottom);
-        // An inherited one without a name was removed by hand: the parent's lock meets no other process either, so a new file is used.
+        // An inherited lock file without a name was removed by hand. The parent's lock no longer excludes other processes either, so a new
+        // file is used.
         if (!_files[at].Inherited) _ = Libc.Close(fd);
         _files.RemoveAt(at);
         return false;
@@ -239,8 +240,8 @@ public sealed class StorageLocks : IDisposable
     }
 
     /// <summary>
-    /// Omits a lock that is unavailable here or to this user. Exit codes 71 and 77 for any other error: without the lock, processes that
-    /// do have it would not be noticed.
+    /// Omits a lock that is unavailable on this system or to this user. Any other error fails with exit code 71 or 77, because a process
+    /// that did get the lock would not be noticed.
     /// </summary>
     private bool GoWithout(int result)
     {
@@ -261,7 +262,8 @@ public sealed class StorageLocks : IDisposable
     private static string Place => $"/dev/{Folder}";
 
     /// <summary>
-    /// Opens the folder of the lock files; a negative errno if this user has none. Exit code 77 if something else is in its place.
+    /// Opens the folder of the lock files, and makes it first if necessary. A negative errno if it is unavailable on this system or to this
+    /// user. Exit code 77 if another user can change it, or something else has its name.
     /// </summary>
     private static int OpenFolder()
     {
@@ -280,7 +282,8 @@ public sealed class StorageLocks : IDisposable
     }
 
     /// <summary>
-    /// The same for the release of a lock, which must also work without a free descriptor: then the file stays, which does no harm.
+    /// Opens the folder for the release of a lock; −1 if that fails. A release must work even if no descriptor is left. The lock file then
+    /// stays, which does no harm.
     /// </summary>
     private static int TryOpenFolder()
     {

@@ -3,8 +3,8 @@ using System;
 namespace Snapuserd.Block;
 
 /// <summary>
-/// Where bytes finally lie: a file (by the device number of its file system and its inode), or a block device. The block device is a
-/// window onto nothing else, or its bytes cannot be mapped to those below.
+/// The lowest known location of bytes: a file (by the device number of its file system and its inode), or a block device that is not a
+/// window onto another, or whose bytes cannot be mapped to those below.
 /// </summary>
 internal readonly record struct StorageBottom(bool IsFile, uint Major, uint Minor, ulong Inode) : IComparable<StorageBottom>
 {

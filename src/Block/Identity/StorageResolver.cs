@@ -10,12 +10,15 @@ namespace Snapuserd.Block;
 /// </summary>
 internal sealed class StorageResolver
 {
-    /// <summary>Limit for stacked loop devices: more than a few levels are a mistake or an attack.</summary>
+    /// <summary>Largest number of stacked devices that are followed. More than a few levels are a mistake or an attack.</summary>
     private const int MostLevels = 16;
 
     private readonly Dictionary<StorageBottom, StorageLayer> _layers = [];
 
-    /// <summary>Devices below a bottom that was reached through a window whose driver does not claim them: a loop device.</summary>
+    /// <summary>
+    /// Block devices directly below loop devices. The loop driver does not claim them, so they can be mounted although the loop device is
+    /// in use.
+    /// </summary>
     private readonly List<(uint Major, uint Minor)> _unclaimed = [];
 
     /// <summary>For each file found below a loop device, one such loop device.</summary>
@@ -29,7 +32,8 @@ internal sealed class StorageResolver
     internal static StorageIdentity Of(int fd, in StatxData status, long length) => Of(fd, status, length, out _);
 
     /// <summary>
-    /// The same; <paramref name="unclaimed"/> gets the block devices below that can be mounted although this device is in use.
+    /// The storage of an open file or block device. <paramref name="unclaimed"/> gets the block devices below it that can be mounted
+    /// although this device is in use.
     /// </summary>
     internal static StorageIdentity Of(int fd, in StatxData status, long length, out List<(uint Major, uint Minor)> unclaimed)
     {
@@ -37,7 +41,7 @@ internal sealed class StorageResolver
         List<StoragePiece> pieces = [];
         if ((status.Mode & (uint)Libc.S_IFMT) == (uint)Libc.S_IFBLK)
             resolver.Device(fd, status.RdevMajor, status.RdevMinor, 0, length, 0, pieces);
-        // An empty file has storage of its own too: that of its first byte, once it is written.
+        // An empty file counts as one byte long, because that byte may be written later.
         else resolver.File(FileIdentity.Of(fd, status), 0, Math.Max(1, length), 0, pieces);
         unclaimed = resolver._unclaimed;
         return new StorageIdentity(pieces, resolver._layers, resolver._loops);
@@ -57,7 +61,7 @@ internal sealed class StorageResolver
         if (length <= 0) return;
         if (level < MostLevels)
         {
-            // First, because a partition of a loop device answers the ioctl for the whole device.
+            // Partitions come first, because the ioctl on a partition of a loop device returns the information of the whole loop device.
             if (BlockNode.Partition(major, minor) is { } partition)
             {
                 Device(-1, partition.Major, partition.Minor, Sum(partition.Offset, offset), length, level + 1, pieces);
@@ -96,7 +100,9 @@ internal sealed class StorageResolver
         return true;
     }
 
-    /// <summary>The file of a loop device. If it may be on an overlayfs: the one in the upper layer, as an open by name finds it.</summary>
+    /// <summary>
+    /// The file of a loop device. If it may be on an overlayfs, it is opened by name to find the file in the upper layer.
+    /// </summary>
     private static StorageBottom FileBelow(uint minor, in LoopInfo64 info)
     {
         (uint major, uint fileMinor) = Libc.DecodeDevice(info.Device);
@@ -140,7 +146,7 @@ internal sealed class StorageResolver
         _layers.Add(over, new StorageLayer(name, below));
         int unclaimed = _unclaimed.Count;
         foreach ((uint major, uint minor) in devices) Device(-1, major, minor, 0, BlockNode.Length(major, minor), level + 1, below);
-        // Below a layer, the layer or the mount claims every device.
+        // The layer, or the mount of the file system, claims every device below it.
         _unclaimed.RemoveRange(unclaimed, _unclaimed.Count - unclaimed);
     }
 

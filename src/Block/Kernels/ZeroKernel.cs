@@ -8,7 +8,8 @@ namespace Snapuserd.Block;
 public static class ZeroKernel
 {
     /// <summary>
-    /// Vectors per round: one test and one branch for 64 bytes. For most blocks that are not zero, the first round decides.
+    /// Vectors per round, so that 64 bytes cost one test and one branch. In most blocks that are not zero, the first round finds a byte
+    /// that is not.
     /// </summary>
     private const int Unroll = 4;
 
