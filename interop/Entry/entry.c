@@ -1,8 +1,8 @@
 /*
  * The program's first own code, which runs before the .NET runtime. build.sh compiles it; src/NativeAot.props links it before the runtime's
  * main(). It keeps the arguments as the kernel passed them, so that file names stay bytes. It removes the variables that configure the
- * runtime: only the constants in the binary were tested. If the runtime cannot start or continue (it returns -1, aborts or faults), the
- * program ends with a sentence and an exit code of the table, not with 255 or a signal.
+ * runtime: only the settings in the binary were tested. If the runtime cannot start or continue (it returns -1, aborts or faults), the
+ * program ends with a message and an exit code of docs/exit-codes.md, not with 255 or a signal.
  */
 #define _GNU_SOURCE
 #include <alloca.h>
@@ -72,7 +72,7 @@ static void on_fatal_signal(int number)
 {
     if (managed_code_runs)
         _exit(report(INTERNAL, number == SIGSYS ? "a sandbox forbids a system call (SIGSYS)"
-            : "the .NET runtime stopped (SIGABRT or a fault): a defect, or no memory is left; a merge goes on when the same command is run again"));
+            : "the .NET runtime stopped (SIGABRT or a fault): a defect, or no memory is left; run the same command again to continue a merge"));
     _exit(report(OUT_OF_RESOURCES, CANNOT_START "no memory or address space, or a sandbox forbids a system call; try to raise the limit (ulimit -v)"));
 }
 
@@ -90,9 +90,9 @@ int __wrap_main(int argc, char **argv)
         if (strncmp(*variable, "DOTNET_", 7) != 0 && strncmp(*variable, "COMPlus_", 8) != 0) *kept++ = *variable;
     if (kept) *kept = NULL;
     for (size_t i = 0; i < sizeof fatal / sizeof *fatal; i++) sigaction(fatal[i], &action, NULL);
-    void *room = mmap(NULL, ADDRESS_SPACE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (room == MAP_FAILED) return report(OUT_OF_RESOURCES, CANNOT_START "127 MiB of address space cannot be reserved; try to raise the limit (ulimit -v)");
-    munmap(room, ADDRESS_SPACE);
+    void *reserved = mmap(NULL, ADDRESS_SPACE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (reserved == MAP_FAILED) return report(OUT_OF_RESOURCES, CANNOT_START "127 MiB of address space cannot be reserved; try to raise the limit (ulimit -v)");
+    munmap(reserved, ADDRESS_SPACE);
     /* Small stacks and one malloc arena, whatever the limits are. The main stack grows now, because a later failure cannot be reported. */
     mallopt(M_ARENA_MAX, 1);
     if (pthread_attr_init(&attributes) == 0 && pthread_attr_setstacksize(&attributes, THREAD_STACK) == 0) pthread_setattr_default_np(&attributes);

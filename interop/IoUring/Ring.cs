@@ -53,7 +53,7 @@ public sealed unsafe class Ring
         CompletionCapacity = *(uint*)(cq + memory.Completion.RingEntries);
         if (!BitOperations.IsPow2(Capacity) || _sqMask != Capacity - 1 || !BitOperations.IsPow2(CompletionCapacity)
             || _cqMask != CompletionCapacity - 1)
-            throw new ArgumentException($"ring sizes {Capacity} and {CompletionCapacity} do not go with masks {_sqMask:x} and {_cqMask:x}",
+            throw new ArgumentException($"ring sizes {Capacity} and {CompletionCapacity} do not match masks {_sqMask:x} and {_cqMask:x}",
                 nameof(memory));
         _prepared = *_sqTail;
     }
@@ -99,7 +99,7 @@ public sealed unsafe class Ring
         Span<byte> room = CommandRoom(Claim());
         if (room.IsEmpty) return false;
         if (command.Length > room.Length)
-            throw new ArgumentException($"{command.Length} command bytes, {room.Length} fit", nameof(command));
+            throw new ArgumentException($"{command.Length} command bytes do not fit into {room.Length}", nameof(command));
         if (!TryPrepare(request)) return false;
         command.CopyTo(room);
         return true;

@@ -129,7 +129,8 @@ public sealed class BlockDevice : IDisposable
     {
         for (int tries = MostMoves; tries > 0; tries--)
             if (OpenOnce(path, access, besides) is { } device) return device;
-        throw new SnapuserdException(ExitCode.InUse, $"{path} leads to another file or device each time it is opened");
+        throw new SnapuserdException(ExitCode.InUse, $"{path} leads to another file or device each time it is opened; stop the "
+            + "program that changes it");
     }
 
     /// <summary>Null if the path leads to another file or device after this one is locked.</summary>
@@ -295,7 +296,7 @@ public sealed class BlockDevice : IDisposable
         string why = result switch
         {
             -Errno.EBUSY => $"it is in use: mounted, mapped, or held by another program ({Errno.Name(result)})",
-            -Errno.EINVAL => $"that is no path ({Errno.Name(result)})",
+            -Errno.EINVAL => $"it is not a valid path ({Errno.Name(result)})",
             _ => ErrnoText.Of(result),
         };
         throw new SnapuserdException(ErrnoPolicy.CodeOf(FailedCall.Open, result),
@@ -402,8 +403,8 @@ public sealed class BlockDevice : IDisposable
         if (alone && !goWithout)
         {
             throw new SnapuserdException(ExitCode.Unavailable,
-                $"cannot lock {Path}: {system} has no locks (flock: {ErrnoText.Of(result)}); --no-lock goes on without: nothing then keeps "
-                + "another program from the file");
+                $"cannot lock {Path}: {system} has no locks (flock: {ErrnoText.Of(result)}); use --no-lock if "
+                + "no other program uses the file");
         }
         NotLocked = $"{Path} is not locked: {system} has no locks (flock: {ErrnoText.Of(result)}); nothing keeps another program from "
             + "writing to it meanwhile";
@@ -418,7 +419,7 @@ public sealed class BlockDevice : IDisposable
     {
         if (!TryAwaitAll())
             throw new SnapuserdException(ExitCode.InUse,
-                $"{Path}: the kernel is still at work on the last requests of a process that was killed");
+                $"{Path}: the kernel is still processing the last requests of a process that was killed; try again later");
     }
 
     private void AwaitNode()

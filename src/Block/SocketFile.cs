@@ -87,7 +87,7 @@ public sealed class SocketFile : IDisposable
         if (found == -Errno.ENOENT) return;
         Check(path, found);
         if ((status.Mode & (uint)Libc.S_IFMT) != Libc.S_IFSOCK)
-            throw new SnapuserdException(ExitCode.CannotCreate, $"cannot make the socket {path}: there is something else of that name");
+            throw new SnapuserdException(ExitCode.CannotCreate, $"cannot make the socket {path}: it exists and is not a socket");
         int fd = Check(path, Libc.Socket(Libc.AF_UNIX, Libc.SOCK_STREAM | Libc.SOCK_CLOEXEC | Libc.SOCK_NONBLOCK, 0));
         int connected = Libc.Connect(fd, path);
         _ = Libc.Close(fd);
@@ -106,8 +106,8 @@ public sealed class SocketFile : IDisposable
         if (result >= 0) return result;
         throw new SnapuserdException(ErrnoPolicy.CodeOf(FailedCall.Create, result), result switch
         {
-            -Errno.ENAMETOOLONG => $"the path of a socket has {UnixAddress.LongestPath} bytes at the most: {path}",
-            -Errno.EINVAL => $"'{path}' is no path for a socket",
+            -Errno.ENAMETOOLONG => $"cannot make the socket {path}: its path has more than {UnixAddress.LongestPath} bytes; use a shorter one",
+            -Errno.EINVAL => $"'{path}' is not a valid path for a socket",
             -Errno.EADDRINUSE => $"a server listens at {path} already",
             _ => $"cannot make the socket {path}: {ErrnoText.Of(result)}",
         });

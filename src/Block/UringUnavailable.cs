@@ -17,7 +17,7 @@ public readonly record struct UringUnavailable(int Errno, string Sentence)
             + "try to raise it (ulimit -l)",
         -Interop.Errno.EMFILE or -Interop.Errno.ENFILE =>
             $"no descriptor left for io_uring ({Interop.Errno.Name(errno)}), try to raise the limit (ulimit -n)",
-        -Interop.Errno.EINVAL => $"this kernel ({Libc.KernelRelease()}) does not know the kind of io_uring that is asked for",
+        -Interop.Errno.EINVAL => $"this kernel ({Libc.KernelRelease()}) rejects the parameters of io_uring_setup (EINVAL)",
         _ => $"io_uring_setup failed with {Interop.Errno.Name(errno)}",
     });
 
@@ -40,8 +40,8 @@ public readonly record struct UringUnavailable(int Errno, string Sentence)
         2 => "io_uring is disabled by sysctl kernel.io_uring_disabled=2, set it to 0 to allow it",
         1 => "io_uring is reserved for privileged processes by sysctl kernel.io_uring_disabled=1, run as root, join the group in "
             + "kernel.io_uring_group, or set it to 0",
-        _ => $"io_uring is forbidden ({Interop.Errno.Name(errno)}), by a seccomp filter or a security module as containers have them, "
-            + "allow io_uring_setup, io_uring_enter and io_uring_register there",
+        _ => $"io_uring is forbidden ({Interop.Errno.Name(errno)}) by a seccomp filter or a security module, as is usual in containers, "
+            + "allow io_uring_setup, io_uring_enter and io_uring_register",
     };
 
     // Only for the wording: without a mounted /proc the sentence is less specific, and nothing else changes.

@@ -44,7 +44,7 @@ public sealed class BlockDeviceCallTests : IDisposable
     [InlineData(Errno.EMFILE, ExitCode.OutOfResources, "EMFILE")]
     [InlineData(Errno.ENFILE, ExitCode.OutOfResources, "ENFILE")]
     [InlineData(Errno.ENOMEM, ExitCode.OutOfResources, "ENOMEM")]
-    [InlineData(Errno.EINVAL, ExitCode.Usage, "that is no path (EINVAL)")]
+    [InlineData(Errno.EINVAL, ExitCode.Usage, "it is not a valid path (EINVAL)")]
     [InlineData(Errno.EIO, ExitCode.InputOutput, "EIO")]
     public void Refused_open_has_its_exit_code_and_says_why(int errno, ExitCode code, string why)
     {

@@ -697,8 +697,8 @@ public sealed class BlockDeviceEdgeTests : IDisposable
             try
             {
                 SnapuserdException refused = Assert.Throws<SnapuserdException>(() => BlockDevice.Open(_folder["f"], Alone).Dispose());
-                Assert.Equal((ExitCode.InUse, $"{_folder["f"]}: the kernel is still at work on the last requests of a process "
-                    + "that was killed"), (refused.Code, refused.Message));
+                Assert.Equal((ExitCode.InUse, $"{_folder["f"]}: the kernel is still processing the last requests of a process "
+                    + "that was killed; try again later"), (refused.Code, refused.Message));
                 Assert.Equal(0, Libc.LockRange(hold, new FileLock { Type = Libc.F_UNLCK }));
                 BlockDevice.Open(_folder["f"], Alone).Dispose();
             }

@@ -160,8 +160,8 @@ public sealed class SocketFileTests : IDisposable
     }
 
     [Theory]
-    [InlineData(Errno.ENAMETOOLONG, ExitCode.Usage, "the path of a socket has 107 bytes at the most: ")]
-    [InlineData(Errno.EINVAL, ExitCode.Usage, "is no path for a socket")]
+    [InlineData(Errno.ENAMETOOLONG, ExitCode.Usage, "its path has more than 107 bytes; use a shorter one")]
+    [InlineData(Errno.EINVAL, ExitCode.Usage, "is not a valid path for a socket")]
     [InlineData(Errno.EACCES, ExitCode.CannotCreate, "cannot make the socket")]
     [InlineData(Errno.EPERM, ExitCode.CannotCreate, "cannot make the socket")]
     [InlineData(Errno.EROFS, ExitCode.CannotCreate, "cannot make the socket")]
@@ -305,11 +305,12 @@ public sealed class SocketFileTests : IDisposable
     [Fact]
     public void Refusals_are_told_in_full()
     {
-        Assert.Equal("'' is no path for a socket", Refused("", ExitCode.Usage).Message);
+        Assert.Equal("'' is not a valid path for a socket", Refused("", ExitCode.Usage).Message);
         string longest = _folder[new string('x', 200)];
-        Assert.Equal($"the path of a socket has 107 bytes at the most: {longest}", Refused(longest, ExitCode.Usage).Message);
+        Assert.Equal($"cannot make the socket {longest}: its path has more than 107 bytes; use a shorter one",
+            Refused(longest, ExitCode.Usage).Message);
         File.WriteAllText(Path, "");
-        Assert.Equal($"cannot make the socket {Path}: there is something else of that name", Refused(Path, ExitCode.CannotCreate).Message);
+        Assert.Equal($"cannot make the socket {Path}: it exists and is not a socket", Refused(Path, ExitCode.CannotCreate).Message);
         File.Delete(Path);
         using Socket other = Listener(Path);
         Assert.Equal($"a server listens at {Path} already", Refused(Path, ExitCode.InUse).Message);

@@ -242,8 +242,8 @@ public sealed class StorageLocksTests
     private static string Disk(int minor) => $"disk-{s_major}:{minor}";
 
     private static string Broken(string why) =>
-        $"storage cannot be locked: /dev/.snapuserd: {why}; it is to be a folder of root's with mode 0700, and whatever else is "
-        + "there can be removed";
+        $"storage cannot be locked: /dev/.snapuserd: {why}; make it a folder that belongs to root and has mode 0700, "
+        + "or remove it";
 
     private static void CheckEmpty()
     {

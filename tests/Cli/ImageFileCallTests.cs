@@ -94,7 +94,7 @@ public sealed class ImageFileCallTests : IDisposable
         if (first == "image") File.WriteAllText(Image, "old");
         string path = _folder[first];
         string refusal = $"cannot lock {path}: {FileSystemName.Of(_folder["cow"])} has no locks (flock: {ErrnoText.Of(Errno.ENOLCK)}); "
-            + "--no-lock goes on without: nothing then keeps another program from the file";
+            + "use --no-lock if no other program uses the file";
         Refusing(SYS_flock, Errno.ENOLCK, () =>
         {
             Refused(ExitCode.Unavailable, refusal);

@@ -46,7 +46,7 @@ public sealed class TemporaryNameCallTests : IDisposable
         File.WriteAllText(_folder[first], "old");
         string path = _folder[first];
         string refusal = $"cannot lock {path}: {FileSystemName.Of(path)} has no locks (flock: {ErrnoText.Of(Errno.ENOLCK)}); "
-            + "--no-lock goes on without: nothing then keeps another program from the file";
+            + "use --no-lock if no other program uses the file";
         Refusing(SYS_flock, Errno.ENOLCK, () =>
         {
             Refused(ExitCode.Unavailable, refusal);

@@ -256,8 +256,8 @@ public sealed class StorageLocks : IDisposable
             or -Errno.ENODEV;
 
     private static SnapuserdException Broken(string why) =>
-        new(ExitCode.Permission, $"storage cannot be locked: {Place}: {why}; it is to be a folder of root's with mode 0700, and whatever "
-            + "else is there can be removed");
+        new(ExitCode.Permission, $"storage cannot be locked: {Place}: {why}; make it a folder that belongs to root and "
+            + "has mode 0700, or remove it");
 
     private static string Place => $"/dev/{Folder}";
 
