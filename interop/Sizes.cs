@@ -7,8 +7,8 @@ namespace Snapuserd.Interop;
 /// <item><term><see cref="Block"/></term><description>The format's block. The same everywhere; never changes.</description></item>
 /// <item><term><see cref="SystemPage"/></term><description>The running kernel's page: 4, 16 or 64 KiB. mmap, munmap and madvise round to
 /// it.</description></item>
-/// <item><term><see cref="LargestSector"/></term><description>Limit of a device's logical sector (BLKSSZGET), all of which a power cut
-/// may damage.</description></item>
+/// <item><term><see cref="LargestSector"/></term><description>Limit of a device's logical sector (BLKSSZGET). A power cut during a write
+/// may damage the whole sector.</description></item>
 /// <item><term><see cref="Granule"/></term><description>Alignment that satisfies direct I/O. A device's own alignment is
 /// <c>BlockDevice.Granule</c>.</description></item>
 /// </list>

@@ -4,9 +4,9 @@ using System.Runtime.InteropServices;
 namespace Snapuserd.Interop;
 
 /// <summary>
-/// The brotli decoder. It has no reset, so each stream makes a state and frees it: some 5 KiB, its Huffman tables, and a ring of the size
-/// that the stream declares. A stream of twenty bytes can declare 16 MiB, and the decoder fills all of it before the first byte of
-/// output. So memory goes through an allocator that grants at most <see cref="MostAtOnce"/> at once.
+/// The brotli decoder. Its state cannot be reset, so each stream makes one and frees it. A state consists of some 5 KiB, Huffman tables,
+/// and a ring buffer of the size that the stream declares. A stream of twenty bytes can declare 16 MiB, and the decoder fills all of it
+/// before the first byte of output. So the allocator here refuses more than <see cref="MostAtOnce"/> bytes at once.
 /// </summary>
 [LibraryHeader("brotli/decode.h")]
 public static unsafe class Brotli
@@ -19,15 +19,15 @@ public static unsafe class Brotli
     private const int BROTLI_DECODER_ERROR_ALLOC_BLOCK_TYPE_TREES = -30;
 
     /// <summary>
-    /// The largest allocation granted to a state. The ring of a stream of 256 KiB, which is the largest unit, takes less than 514 KiB;
-    /// 256 trees of distance codes, the largest table, take 1.6 MiB. Too small a limit rejects valid streams. The limit is also what each
+    /// The largest single allocation of a state. A stream of 256 KiB, the largest unit, needs a ring buffer of less than 514 KiB. The
+    /// largest table, 256 trees of distance codes, takes 1.6 MiB. Too small a limit rejects valid streams. The limit is also what each
     /// worker may need in addition to the arena.
     /// </summary>
     private const int MostAtOnce = 2 << 20;
 
     /// <summary>
-    /// Decodes one whole stream. Returns the decoder's own result (a BROTLI_DECODER_RESULT), or -ENOMEM. A stream that requires a ring
-    /// larger than any unit returns BROTLI_DECODER_RESULT_NEEDS_MORE_OUTPUT: it has more content than the buffer.
+    /// Decodes one whole stream. Returns the decoder's own result (a BROTLI_DECODER_RESULT), or -ENOMEM. If a stream requires too large a
+    /// ring buffer, it has more content than any unit, so the result is BROTLI_DECODER_RESULT_NEEDS_MORE_OUTPUT.
     /// </summary>
     public static int Decompress(ReadOnlySpan<byte> input, Span<byte> output, out int consumed, out int written)
     {

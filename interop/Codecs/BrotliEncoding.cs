@@ -13,8 +13,8 @@ public static unsafe class BrotliEncoding
     private const int BROTLI_MODE_GENERIC = 0;
 
     /// <summary>
-    /// Compresses <paramref name="input"/> to one stream; quality 0 to 11, window of 2^<paramref name="windowBits"/>. Returns its length,
-    /// or -ENOSPC if it does not fit or memory ran out: brotli does not distinguish the two.
+    /// Compresses <paramref name="input"/> to one stream, with a quality from 0 to 11 and a window of 2^<paramref name="windowBits"/>
+    /// bytes. Returns the length of the stream, or -ENOSPC if it does not fit or memory ran out, which brotli does not distinguish.
     /// </summary>
     public static int Compress(int quality, int windowBits, ReadOnlySpan<byte> input, Span<byte> output)
     {

@@ -14,7 +14,7 @@ public unsafe struct Sha256State
     public fixed byte Buf[64];
 }
 
-/// <summary>libsodium, of which only SHA-256 is used. Its results are 0; any other value is a bug in the call.</summary>
+/// <summary>libsodium, of which only SHA-256 is used. Each function returns 0; any other value is a bug in the call.</summary>
 [LibraryHeader("sodium.h")]
 public static unsafe partial class Sodium
 {

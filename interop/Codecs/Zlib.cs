@@ -45,8 +45,8 @@ public sealed unsafe class Zlib : IDisposable
     private Zlib(ZStream* stream) => _stream = stream;
 
     /// <summary>
-    /// Makes an inflate stream for the zlib framing. Returns 0, or -ENOMEM (or -EINVAL for a foreign zlib) with <paramref name="zlib"/>
-    /// null.
+    /// Makes an inflate stream for the zlib framing. Returns 0, or with <paramref name="zlib"/> null -ENOMEM, or -EINVAL for an
+    /// incompatible zlib.
     /// </summary>
     public static int Create(out Zlib? zlib)
     {
@@ -90,8 +90,8 @@ public sealed unsafe class Zlib : IDisposable
     }
 
     /// <summary>
-    /// The CRC-32 of IEEE 802.3 over bytes with the CRC <paramref name="crc"/>, followed by <paramref name="bytes"/>. The CRC of no bytes
-    /// is 0.
+    /// Continues a CRC-32 (IEEE 802.3): <paramref name="crc"/> is that of the bytes before <paramref name="bytes"/>, 0 if there are none.
+    /// Returns the CRC of all of them.
     /// </summary>
     public static uint Crc32(uint crc, ReadOnlySpan<byte> bytes)
     {

@@ -20,8 +20,8 @@ public sealed unsafe class ZlibDeflate : IDisposable
     private ZlibDeflate(Zlib.ZStream* stream) => _stream = stream;
 
     /// <summary>
-    /// Makes a stream of <paramref name="level"/> 0 to 9. Returns 0, or -ENOMEM or -EINVAL (an invalid level, an incompatible zlib) with
-    /// <paramref name="deflate"/> null.
+    /// Makes a stream of <paramref name="level"/> 0 to 9. Returns 0, or with <paramref name="deflate"/> null -ENOMEM, or -EINVAL for an
+    /// invalid level or an incompatible zlib.
     /// </summary>
     public static int Create(int level, out ZlibDeflate? deflate)
     {
@@ -40,7 +40,8 @@ public sealed unsafe class ZlibDeflate : IDisposable
     }
 
     /// <summary>
-    /// Compresses <paramref name="input"/> to one whole stream. Returns its length, -ENOSPC if it does not fit, or -EIO if zlib fails.
+    /// Compresses <paramref name="input"/> to one whole stream. Returns the length of the stream, -ENOSPC if it does not fit, or -EIO if
+    /// zlib fails.
     /// </summary>
     public int Compress(ReadOnlySpan<byte> input, Span<byte> output)
     {

@@ -12,7 +12,7 @@ namespace Snapuserd.Interop;
 [LibraryHeader("zstd_errors.h")]
 public sealed unsafe class Zstd : IDisposable
 {
-    /// <summary>ZSTD_error_prefix_unknown of zstd_errors.h, negated: no frame, or one of zstd before 0.8.</summary>
+    /// <summary>ZSTD_error_prefix_unknown of zstd_errors.h, negated: the input is not a frame, or is a frame of zstd before 0.8.</summary>
     [CName("-(int)ZSTD_error_prefix_unknown")]
     public const int PrefixUnknown = -10;
     /// <summary>ZSTD_error_dstSize_tooSmall, negated.</summary>
@@ -38,8 +38,8 @@ public sealed unsafe class Zstd : IDisposable
     }
 
     /// <summary>
-    /// Decodes whole frames, all of <paramref name="input"/>. Returns the bytes written, or zstd's error code, negative. It needs no
-    /// memory but the context's. Frames of zstd before 0.8 are rejected, even if the linked library supports them.
+    /// Decodes whole frames, all of <paramref name="input"/>. Returns the number of bytes written, or zstd's negative error code. Needs no
+    /// memory besides the context. Frames of zstd before 0.8 are rejected, even if the linked library supports them.
     /// </summary>
     public int Decompress(ReadOnlySpan<byte> input, Span<byte> output)
     {

@@ -4,8 +4,8 @@ using System.Runtime.InteropServices;
 namespace Snapuserd.Interop;
 
 /// <summary>
-/// One zstd compression context, reused for each unit. A frame contains its content size and neither checksum nor dictionary, which are
-/// the library's defaults. Not thread-safe.
+/// One zstd compression context, reused for each unit. By the library's defaults, a frame contains its content size, and neither a checksum
+/// nor a reference to a dictionary. Not thread-safe.
 /// </summary>
 [LibraryHeader("zstd.h")]
 public sealed unsafe class ZstdCompressor : IDisposable
@@ -44,7 +44,7 @@ public sealed unsafe class ZstdCompressor : IDisposable
         return 0;
     }
 
-    /// <summary>Compresses <paramref name="input"/> to one frame. Returns its length, or zstd's error code, negative.</summary>
+    /// <summary>Compresses <paramref name="input"/> to one frame. Returns the length of the frame, or zstd's negative error code.</summary>
     public int Compress(ReadOnlySpan<byte> input, Span<byte> output)
     {
         ObjectDisposedException.ThrowIf(_context == null, this);

@@ -20,7 +20,9 @@ namespace Snapuserd.Interop;
 [StructLayout(LayoutKind.Sequential)]
 public unsafe struct DmIoctl
 {
-    /// <summary>Version of the interface: major, minor, patch. The kernel rejects another major and a newer minor than its own.</summary>
+    /// <summary>
+    /// Version of the interface: major, minor, patch. The kernel rejects another major version, and a minor version newer than its own.
+    /// </summary>
     public fixed uint Version[3];
     /// <summary>Bytes of the whole message, including this header.</summary>
     public uint DataSize;
@@ -31,7 +33,8 @@ public unsafe struct DmIoctl
     /// <summary>DM_…_FLAG</summary>
     public uint Flags;
     /// <summary>
-    /// Input of resume and remove: the kernel passes it to udev as DM_COOKIE, unless it is 0; flags of libdevmapper above a cookie.
+    /// Input of resume and remove: libdevmapper's flags in the upper 16 bits and a cookie in the lower 16. The kernel passes the number to
+    /// udev as DM_COOKIE unless it is 0.
     /// </summary>
     public uint EventNr;
     public uint Padding;
@@ -45,11 +48,13 @@ public unsafe struct DmIoctl
     [UnscopedRef]
     public Span<byte> NameBytes => MemoryMarshal.CreateSpan(ref Name[0], DeviceMapperAbi.DM_NAME_LEN);
 
-    /// <summary>The identifier with its closing zero; only if no name is given, or to give a new device both.</summary>
+    /// <summary>The identifier with its closing zero. It is set only if no name is given, or to give a new device both.</summary>
     [UnscopedRef]
     public Span<byte> UuidBytes => MemoryMarshal.CreateSpan(ref Uuid[0], DeviceMapperAbi.DM_UUID_LEN);
 
-    /// <summary>Sets the interface version that this program requires. The lowest minor version suffices for all of it.</summary>
+    /// <summary>
+    /// Sets the interface version that this program requires. The lowest minor version, 0, suffices for all requests here.
+    /// </summary>
     public void SetVersion() => Version[0] = DeviceMapperAbi.DM_VERSION_MAJOR;
 }
 
@@ -59,7 +64,7 @@ public unsafe struct DmIoctl
 [StructLayout(LayoutKind.Sequential)]
 public unsafe struct DmTargetSpec
 {
-    /// <summary>In sectors of 512 bytes, like the length.</summary>
+    /// <summary>The first sector. This and the length are in units of 512 bytes.</summary>
     public ulong SectorStart;
     public ulong Length;
     public int Status;
@@ -109,7 +114,7 @@ public static class DeviceMapperAbi
 /// <summary>
 /// The protocol between libdevmapper and udev's rules for the device mapper, as far as it is used here. A cookie names a System V
 /// semaphore: DM_COOKIE_MAGIC in the upper 16 bits of its key, the cookie in the lower. The event's number has the cookie in the lower 16
-/// bits and flags for the rules in the upper ones. A cookie of 0 has flags only: no process waits.
+/// bits and flags for the rules in the upper 16. With a cookie of 0, no process waits for the rules.
 /// </summary>
 [LibraryHeader("libdevmapper.h")]
 public static class DeviceMapperUdevAbi
@@ -117,8 +122,8 @@ public static class DeviceMapperUdevAbi
     public const int DM_COOKIE_MAGIC = 0x0d4d;
     public const int DM_UDEV_FLAGS_SHIFT = 16;
     /// <summary>
-    /// A program that makes mapped devices raised the event; the rules accept other events only after one with this flag is in their
-    /// database.
+    /// Marks an event that a program raised by making or changing a mapped device. udev's rules ignore other events of a device until they
+    /// have recorded one with this flag.
     /// </summary>
     public const uint DM_UDEV_PRIMARY_SOURCE_FLAG = 0x0040;
 }

@@ -7,15 +7,19 @@ namespace Snapuserd.Interop;
 /// <see cref="Type"/>.
 /// <code>
 ///   0        8        16       24       32      40
-///   | seq    | type   | flags  | sector | len   | data: of a write in the request, of a read in the answer
+///   | seq    | type   | flags  | sector | len   | data: of a write in the request, of a read in the reply
 /// </code>
-/// A channel (one open of the device) must answer the requests that it was given; closing it fails those that it has not answered.
+/// A channel is one open of the device. The process must reply on the same channel to each request that it read there. When a channel is
+/// closed, the driver fails the requests without a reply.
 /// </summary>
 [OutOfTree("android common kernel, include/uapi/linux/dm-user.h")]
 [StructLayout(LayoutKind.Sequential)]
 public struct DmUserMessage
 {
-    /// <summary>The request's number. After a reply to a request that it was not given, a channel accepts no more replies.</summary>
+    /// <summary>
+    /// Sequence number of the request. After a reply with the number of a request that was not read from it, a channel accepts no more
+    /// replies.
+    /// </summary>
     public ulong Seq;
     /// <summary>The kind of request, or its result: <see cref="DmUser"/>.</summary>
     public ulong Type;
@@ -27,7 +31,7 @@ public struct DmUserMessage
     public ulong Len;
 }
 
-/// <summary>Constants of dm-user. The driver passes on no other requests than these.</summary>
+/// <summary>Constants of dm-user. The driver passes on only these kinds of requests.</summary>
 [OutOfTree("android common kernel, include/uapi/linux/dm-user.h")]
 public static class DmUser
 {

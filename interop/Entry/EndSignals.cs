@@ -4,8 +4,8 @@ using System.Threading;
 namespace Snapuserd.Interop;
 
 /// <summary>
-/// SIGTERM, SIGINT and SIGHUP, handled by interop/Entry/signals.c: without a thread or a pipe, which may be unavailable when the system
-/// is short of them.
+/// SIGTERM, SIGINT and SIGHUP, handled by interop/Entry/signals.c. The handler needs neither a thread nor a pipe, because the system may
+/// have none left.
 /// </summary>
 public static unsafe class EndSignals
 {
@@ -14,13 +14,13 @@ public static unsafe class EndSignals
 
     /// <summary>
     /// From now on the signals are stop requests and do not end the process. Each adds 1 to the eventfd <paramref name="wakeUp"/>; −1 for
-    /// none. After the return, no handler signals the previous eventfd. Returns 0 or a negative errno.
+    /// none. When this method has returned, no handler signals the previous eventfd. Returns 0 or a negative errno.
     /// </summary>
     public static int Listen(int wakeUp) => snapuserd_listen(wakeUp);
 
     /// <summary>
-    /// The signals also end <paramref name="child"/>, including those that have already arrived. 0 stops this; required before the child
-    /// is collected.
+    /// From now on each of the signals also sends SIGTERM to <paramref name="child"/>, at once if one has already arrived. The caller must
+    /// stop this with 0 before it collects the child, because another process may then get its PID.
     /// </summary>
     public static void Forward(int child) => snapuserd_forward(child);
 

@@ -12,7 +12,8 @@ namespace Snapuserd.Interop;
 public static unsafe class RawArguments
 {
     /// <summary>
-    /// For Program.Main only, as its first call: the runtime has started. From here on a fatal signal is exit code 70; before, it is 71.
+    /// For Program.Main only, as its first call: the runtime has started. From here on a fatal signal causes exit code 70; before, it
+    /// causes 71.
     /// <para>
     /// Also makes the runtime reserve the memory for its types now, while the entry's check of the address space still holds. Otherwise
     /// the runtime would reserve it at the first exception. If that fails, it throws another exception about the failure, and so on until
@@ -31,7 +32,7 @@ public static unsafe class RawArguments
         }
     }
 
-    /// <summary>A copy of argv, starting with the program's own name. Without the terminating zeros.</summary>
+    /// <summary>A copy of argv without the terminating zeros, starting with the program's own name.</summary>
     public static byte[][] Arguments()
     {
         try

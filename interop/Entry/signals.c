@@ -59,7 +59,7 @@ int snapuserd_listen(int event)
     return 0;
 }
 
-/* Those signals also end this child, which has not been collected; 0: no child from now on. */
+/* From now on those signals also send SIGTERM to this child, which must not have been collected yet; 0: to none. */
 void snapuserd_forward(int child)
 {
     atomic_store(&child_to_end, child);

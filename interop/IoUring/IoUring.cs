@@ -3,8 +3,8 @@ using System;
 namespace Snapuserd.Interop;
 
 /// <summary>
-/// An io_uring of the kernel: the descriptor, the three mappings and the <see cref="Interop.Ring"/> over them. One thread makes, uses and
-/// closes it, as IORING_SETUP_SINGLE_ISSUER requires.
+/// An io_uring of the kernel: the descriptor, the three mappings and the <see cref="Interop.Ring"/> over them. The same thread must make,
+/// use and close it (IORING_SETUP_SINGLE_ISSUER).
 /// </summary>
 public sealed unsafe partial class IoUring : IRingKernel
 {
@@ -31,7 +31,7 @@ public sealed unsafe partial class IoUring : IRingKernel
 
     private IoUring(int fd) => _fd = fd;
 
-    /// <summary>The ring's arithmetic.</summary>
+    /// <summary>The queues in the mapped memory: takes requests and returns completions.</summary>
     public Ring Ring { get; private set; } = null!;
 
     /// <summary>IORING_SETUP_… that the kernel accepted.</summary>
@@ -43,8 +43,8 @@ public sealed unsafe partial class IoUring : IRingKernel
     /// <summary>
     /// Makes a ring for <paramref name="entries"/> concurrent requests (rounded up to a power of two) and <paramref name="completions"/>
     /// completions (0: twice the requests). <paramref name="flags"/> are added to every set that is tried (IORING_SETUP_SQE128,
-    /// IORING_SETUP_R_DISABLED). Returns 0, or a negative errno: -ENOSYS, -EPERM (sysctl, seccomp), -ENOMEM (before 5.12, and again on
-    /// 6.18, also RLIMIT_MEMLOCK), -EMFILE, -EINVAL (the kernel does not know one of the flags).
+    /// IORING_SETUP_R_DISABLED). Returns 0, or a negative errno: -ENOSYS, -EPERM (sysctl, seccomp), -ENOMEM (before 5.12 and again on 6.18,
+    /// possibly because of RLIMIT_MEMLOCK), -EMFILE, -EINVAL (the kernel does not know one of the flags).
     /// </summary>
     public static int Open(uint entries, uint flags, uint completions, out IoUring? ring)
     {

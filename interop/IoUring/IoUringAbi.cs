@@ -128,7 +128,7 @@ public struct IoUringGeteventsArg
 {
     public ulong Sigmask;
     public uint SigmaskSz;
-    /// <summary>Padding before Linux 6.12; 0 means the same in both.</summary>
+    /// <summary>Padding before Linux 6.12. 0 has the same effect before and after.</summary>
     public uint MinWaitUsec;
     /// <summary>Address of a <see cref="TimeSpec"/>, or 0.</summary>
     public ulong Ts;

@@ -106,8 +106,8 @@ public sealed unsafe class Ring
     }
 
     /// <summary>
-    /// Publishes the prepared requests and enters the kernel once. Always with GETEVENTS, because a ring with DEFER_TASKRUN completes
-    /// nothing otherwise. Waits until <paramref name="complete"/> completions are in the ring. Returns how many requests the kernel took,
+    /// Publishes the prepared requests and enters the kernel once. Always sets GETEVENTS, because a ring with DEFER_TASKRUN completes
+    /// nothing without it. Waits until <paramref name="complete"/> completions are in the ring. Returns how many requests the kernel took,
     /// which may be fewer than <see cref="Pending"/>, or a negative errno. -EINTR, -EAGAIN (out of memory for requests) and -EBUSY
     /// (completions overflow: reap first) are not final. If the kernel took fewer, it did not wait.
     /// </summary>

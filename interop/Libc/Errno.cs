@@ -142,7 +142,7 @@ public static class Errno
     /// <summary>The kernel's own ENOTSUPP, in no header of user space: some network and stacked file systems return it.</summary>
     internal const int KernelOnlyENOTSUPP = 524;
 
-    /// <summary>The constant's name ("EIO"), or the number in words. Takes either sign.</summary>
+    /// <summary>The constant's name ("EIO"), or "errno 4711" for an unknown number. Takes either sign.</summary>
     public static string Name(int errno) => (errno < 0 ? -errno : errno) switch
     {
         EPERM => nameof(EPERM),
@@ -281,14 +281,14 @@ public static class Errno
     };
 
     /// <summary>
-    /// The result of a call, a negative errno, says that the kernel, the file system or a sandbox lacks the call. EPERM is not included:
-    /// for some calls it is a real refusal. False for a result of 0 or more.
+    /// True if a call's result is a negative errno by which the kernel, the file system or a sandbox reports that it does not support the
+    /// call. EPERM is not included, because some calls return it for lack of permission.
     /// </summary>
     public static bool IsUnsupported(int result) => result is -ENOSYS or -EOPNOTSUPP or -ENOTTY or -KernelOnlyENOTSUPP;
 
     /// <summary>
-    /// The result of a call, a negative errno, says that memory or descriptors have run out: the call says nothing about its object. False
-    /// for a result of 0 or more, which may be a descriptor with the number of an errno.
+    /// True if a call's result is a negative errno for a lack of memory or descriptors, which gives no information about the call's object.
+    /// False for a result of 0 or more, which may be a descriptor equal to an errno.
     /// </summary>
     public static bool IsOutOfResources(int result) => result is -EMFILE or -ENFILE or -ENOMEM;
 

@@ -5,7 +5,8 @@ namespace Snapuserd.Interop;
 public static unsafe partial class Libc
 {
     /// <summary>
-    /// accept4(2) without the peer's address; flags are those of a socket's type. Returns a descriptor or a negative errno.
+    /// accept4(2) without the peer's address; <paramref name="flags"/> may have SOCK_CLOEXEC and SOCK_NONBLOCK. Returns a descriptor or a
+    /// negative errno.
     /// </summary>
     public static int Accept4(int fd, int flags)
     {

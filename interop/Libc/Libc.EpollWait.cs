@@ -5,7 +5,8 @@ namespace Snapuserd.Interop;
 public static unsafe partial class Libc
 {
     /// <summary>
-    /// epoll_wait(2) for one event; the timeout in milliseconds, negative for none. Returns 1, 0 after the timeout, or a negative errno.
+    /// epoll_wait(2) for one event. The timeout is in milliseconds; a negative one means no timeout. Returns 1, 0 after the timeout, or a
+    /// negative errno.
     /// </summary>
     public static int EpollWait(int epoll, out uint events, out ulong data, int timeoutMilliseconds)
     {

@@ -12,9 +12,10 @@ public static unsafe partial class Libc
 
     /// <summary>
     /// Starts the program of the descriptor <paramref name="executable"/> as a child, with <paramref name="arguments"/> as its argv and
-    /// <paramref name="environment"/> ("NAME=value") as its environment. Needs no path, and works without /proc. On request the child
-    /// leads its own session, so that no terminal's signals reach it. Its three standard streams are copies of these descriptors; a
-    /// negative one leaves the stream unchanged. Returns the child's number, or a negative errno.
+    /// <paramref name="environment"/> ("NAME=value") as its environment. Needs no path, and works without /proc. With
+    /// <paramref name="ownSession"/> the child leads a new session, so that no terminal's signals reach it. Its standard streams are copies
+    /// of <paramref name="input"/>, <paramref name="output"/> and <paramref name="diagnostics"/>; a negative descriptor leaves the stream
+    /// unchanged. Returns the child's PID or a negative errno.
     /// </summary>
     public static int ForkExec(int executable, ReadOnlySpan<string> arguments, ReadOnlySpan<string> environment, bool ownSession = false,
         int input = -1, int output = -1, int diagnostics = -1)
@@ -25,9 +26,9 @@ public static unsafe partial class Libc
         Write(arguments, argv);
         Write(environment, envp);
         int spawned = Spawn(executable, argv, envp, ownSession, [input, output, diagnostics]);
-        // Success, or too few processes or too little memory, which a fork would meet too. After any other error the fork is tried: the
-        // error may come from a missing /proc, or from a sandbox that refuses a call of posix_spawn that the fork does not make. If the
-        // program itself is at fault, the fork's child ends with NotExecuted.
+        // If processes or memory have run out, fork would fail too. After any other error fork is tried, because the error may come from a
+        // missing /proc, or from a sandbox that refuses a call that only posix_spawn makes. If the program itself is at fault, the fork's
+        // child ends with NotExecuted.
         if (spawned is >= 0 or -Errno.EAGAIN or -Errno.ENOMEM)
         {
             NativeMemory.Free(memory);
@@ -38,10 +39,11 @@ public static unsafe partial class Libc
         ulong* all = stackalloc ulong[SignalSetWords], before = stackalloc ulong[SignalSetWords];
         new Span<nint>(byDefault, SignalActionWords).Clear();
         new Span<ulong>(all, SignalSetWords).Fill(ulong.MaxValue);
-        // A handler in the child would write to the parent's pipes and events: signals wait until the child has no handlers.
+        // A signal handler in the child would write to the parent's pipes and eventfds, so signals are blocked until the child has no
+        // handlers.
         _ = pthread_sigmask(SIG_SETMASK, all, before);
         // No code of the runtime may run between these two calls: the child has only this thread, and the runtime would wait for the
-        // others. Calls without a transition are plain calls.
+        // others. SuppressGCTransition makes these calls plain C calls.
         int child = fork();
         if (child == 0)
         {
@@ -63,8 +65,8 @@ public static unsafe partial class Libc
 
     /// <summary>
     /// Starts the program by posix_spawn, which needs /proc for the name of a descriptor. It is tried before fork, because a fork's child
-    /// hangs if the runtime collects garbage on another thread at that moment. Even a call without a transition checks for a collection,
-    /// and the thread that ends it is not in the child.
+    /// hangs if the runtime collects garbage on another thread at that moment. Even a call with SuppressGCTransition checks for a
+    /// collection, and the thread that would end the collection is not in the child.
     /// </summary>
     private static int Spawn(int executable, byte** argv, byte** envp, bool ownSession, ReadOnlySpan<int> streams)
     {

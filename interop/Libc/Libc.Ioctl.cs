@@ -29,8 +29,8 @@ public static unsafe partial class Libc
     /// <summary>Reads a <see cref="WindowSize"/>.</summary>
     public const uint TIOCGWINSZ = 0x5413;
     /// <summary>
-    /// Reads, as 32 bits, the bytes of socket memory that the peer has not received yet (SIOCOUTQ of a socket). For Unix sockets memory,
-    /// not payload.
+    /// Reads, as 32 bits, how many bytes the peer of a socket has not received yet (SIOCOUTQ). A Unix socket counts its memory, which is
+    /// more than the payload.
     /// </summary>
     public const uint TIOCOUTQ = 0x5411;
 

@@ -6,7 +6,7 @@ namespace Snapuserd.Interop;
 
 /// <summary>
 /// The file or device below a loop device. Device numbers are encoded as for <see cref="Libc.DecodeDevice"/>; offset and limit are in
-/// bytes (limit 0: to the end).
+/// bytes, and a limit of 0 means up to the end.
 /// </summary>
 [CType("struct loop_info64", FieldPrefix = "lo_")]
 [LibraryHeader("linux/loop.h")]

@@ -7,7 +7,7 @@ public static unsafe partial class Libc
 {
     private const uint MFD_CLOEXEC = 1;
 
-    // Linux 6.3; the headers of an older C library do not have it.
+    // MFD_EXEC, since Linux 6.3. The headers of an older C library do not have it.
     private const uint Executable = 0x10;
 
     /// <summary>

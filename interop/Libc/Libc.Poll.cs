@@ -26,8 +26,8 @@ public static unsafe partial class Libc
     public const short POLLRDHUP = 0x2000;
 
     /// <summary>
-    /// poll(2); the timeout in milliseconds, negative for none. Returns the number of descriptors with events, 0 after the timeout, or a
-    /// negative errno.
+    /// poll(2). The timeout is in milliseconds; a negative one means no timeout. Returns the number of descriptors with events, 0 after the
+    /// timeout, or a negative errno.
     /// </summary>
     public static int Poll(Span<PollFd> fds, int timeoutMilliseconds)
     {

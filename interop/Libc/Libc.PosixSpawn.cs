@@ -8,7 +8,7 @@ public static unsafe partial class Libc
 {
     /// <summary>
     /// posix_spawn(3) of the program at <paramref name="path"/>. Descriptor i of the child is a copy of <paramref name="streams"/>[i]; a
-    /// negative one leaves it as it is in this process. Returns the child's number, or a negative errno.
+    /// negative one leaves it as it is in this process. Returns the child's PID or a negative errno.
     /// </summary>
     private static int PosixSpawn(byte* path, byte** argv, byte** envp, bool ownSession, ReadOnlySpan<int> streams)
     {

@@ -6,7 +6,7 @@ namespace Snapuserd.Interop;
 public static unsafe partial class Libc
 {
     /// <summary>
-    /// readlink(2): the target of a symbolic link, as stored. Returns 0 or a negative errno; -EINVAL for a path that is no link.
+    /// readlink(2): the target of a symbolic link, as stored. Returns 0 or a negative errno; -EINVAL for a path that is not a link.
     /// </summary>
     public static int ReadLink(string path, out string target)
     {

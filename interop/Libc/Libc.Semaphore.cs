@@ -51,11 +51,11 @@ public static unsafe partial class Libc
     public const int IPC_CREAT = 0x200;
     public const int IPC_EXCL = 0x400;
     public const int IPC_RMID = 0;
-    /// <summary>The process that last changed or waited for a semaphore.</summary>
+    /// <summary>Returns the PID of the process that last changed a semaphore or waited for it.</summary>
     public const int GETPID = 11;
     public const int GETVAL = 12;
     public const int SETVAL = 16;
-    /// <summary>Finds a set by its index, not its identifier; Linux only.</summary>
+    /// <summary>Takes the index of a set instead of its identifier; Linux only.</summary>
     public const int SEM_STAT = 18;
     /// <summary>Returns the highest index in use; Linux only.</summary>
     public const int SEM_INFO = 19;

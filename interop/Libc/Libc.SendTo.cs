@@ -13,7 +13,7 @@ public static unsafe partial class Libc
     {
         int encoded = UnixAddress.Of(path, out UnixAddress address);
         if (encoded < 0) return encoded;
-        // A name of the abstract space ends with the address; the zero after a path does no harm.
+        // An abstract name extends to the end of the address, so the length must be exact. A path ends with a zero; more zeros do no harm.
         int length = sizeof(UnixAddress);
         if (address.Path[0] == (byte)'@')
         {

@@ -6,9 +6,9 @@ namespace Snapuserd.Interop;
 public static unsafe partial class Libc
 {
     public const int SOL_SOCKET = 1;
-    /// <summary>An int: bytes that may wait in the socket; the kernel doubles it and keeps it below net.core.wmem_max.</summary>
+    /// <summary>An int: how many bytes may wait in the socket. The kernel limits it to net.core.wmem_max and then doubles it.</summary>
     public const int SO_SNDBUF = 7;
-    /// <summary>A <see cref="TimeVal"/>: a receive that takes longer ends with EAGAIN; zero for no limit.</summary>
+    /// <summary>A <see cref="TimeVal"/>: the time after which a receive ends with EAGAIN; zero for no limit.</summary>
     public const int SO_RCVTIMEO = 20;
     /// <summary>The same as <see cref="SO_SNDBUF"/> without the limit, for processes with CAP_NET_ADMIN.</summary>
     public const int SO_SNDBUFFORCE = 32;

@@ -37,10 +37,10 @@ public unsafe struct StatxData
     public StatxTimestamp Btime;
     public StatxTimestamp Ctime;
     public StatxTimestamp Mtime;
-    /// <summary>Number of the device, if this is one.</summary>
+    /// <summary>Device number of the file itself, if it is a device.</summary>
     public uint RdevMajor;
     public uint RdevMinor;
-    /// <summary>Number of the device that this lies on.</summary>
+    /// <summary>Device number of the file system that contains the file.</summary>
     public uint DevMajor;
     public uint DevMinor;
     public ulong MntId;

@@ -11,8 +11,8 @@ public static unsafe partial class Libc
     private const int WNOWAIT = 0x1000000;
 
     /// <summary>
-    /// Blocks until a child has ended, and leaves it to be collected by <see cref="WaitPid"/>: until then its number is not reused.
-    /// Returns 0 or a negative errno.
+    /// Blocks until a child has ended, but does not collect it; its PID is not reused until <see cref="WaitPid"/> does. Returns 0 or a
+    /// negative errno.
     /// </summary>
     public static int WaitForEnd(int child) => waitid(P_PID, child, null, WEXITED | WNOWAIT) < 0 ? -Marshal.GetLastPInvokeError() : 0;
 
@@ -26,7 +26,9 @@ public static unsafe partial class Libc
         return result < 0 ? result : 0;
     }
 
-    /// <summary>The same without waiting. Returns the child's number, 0 while it lives, or a negative errno.</summary>
+    /// <summary>
+    /// Collects a child if it has ended, without waiting. Returns the child's PID, 0 while it lives, or a negative errno.
+    /// </summary>
     public static int TryWaitPid(int child, out int code, out int signal) => Wait(child, WNOHANG, out code, out signal);
 
     private static int Wait(int child, int options, out int code, out int signal)

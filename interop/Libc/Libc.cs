@@ -1,7 +1,7 @@
 namespace Snapuserd.Interop;
 
 /// <summary>
-/// The C library, one call per file: thin wrappers without policy or allocation. Every call returns its result, or a negative errno
+/// The C library, usually one call per file: thin wrappers without policy. A call that can fail returns its result or a negative errno
 /// (<see cref="Errno"/>).
 /// </summary>
 public static unsafe partial class Libc

@@ -2,14 +2,14 @@ namespace Snapuserd.Interop;
 
 /// <summary>
 /// The memory calls whose effect depends on the kernel's page size. Each takes a page-aligned address and rounds a length up to whole
-/// pages. So a call also affects the bytes after a range that does not end on a page. Tests replace this with larger pages.
+/// pages. So a call also affects the bytes after a range that does not end on a page. Tests substitute a system with larger pages.
 /// </summary>
 public unsafe class SystemMemory
 {
     /// <summary>Pages of <paramref name="page"/> bytes, a power of two.</summary>
     protected SystemMemory(int page) => Page = page;
 
-    /// <summary>The running kernel's.</summary>
+    /// <summary>The memory calls of the running kernel.</summary>
     public static SystemMemory Own { get; } = new(Sizes.SystemPage);
 
     /// <summary>Bytes of a page.</summary>

@@ -57,7 +57,7 @@ public static class NbdNetlink
 {
     public const ushort NLMSG_ERROR = 2;
     public const ushort NLM_F_REQUEST = 1;
-    /// <summary>Always reply, with an error message of number 0 for success.</summary>
+    /// <summary>Requests a reply even to a success: an error message whose number is 0.</summary>
     public const ushort NLM_F_ACK = 4;
     /// <summary>Mask of the bits of an attribute's type that form its number.</summary>
     public const int NLA_TYPE_MASK = -49153;
@@ -74,12 +74,17 @@ public static class NbdNetlink
     /// <summary>Replaces dead sockets with new ones.</summary>
     public const byte NBD_CMD_RECONFIGURE = 3;
 
-    /// <summary>32 bits.</summary>
+    /// <summary>Index of the device, 32 bits.</summary>
     public const ushort NBD_ATTR_INDEX = 1;
-    /// <summary>64 bits, as are the others up to <see cref="NBD_ATTR_DEAD_CONN_TIMEOUT"/>.</summary>
+    /// <summary>
+    /// Size of the device, 64 bits. The other attributes up to <see cref="NBD_ATTR_DEAD_CONN_TIMEOUT"/> have 64 bits too, except
+    /// <see cref="NBD_ATTR_SOCKETS"/>.
+    /// </summary>
     public const ushort NBD_ATTR_SIZE_BYTES = 2;
     public const ushort NBD_ATTR_BLOCK_SIZE_BYTES = 3;
-    /// <summary>Seconds after which an unanswered request moves to another connection, and this one counts as dead; 0: never.</summary>
+    /// <summary>
+    /// Seconds after which a request without a reply moves to another connection and its first connection counts as dead; 0: never.
+    /// </summary>
     public const ushort NBD_ATTR_TIMEOUT = 4;
     public const ushort NBD_ATTR_SERVER_FLAGS = 5;
     /// <summary>Nested: items with a 32-bit descriptor each.</summary>

@@ -4,7 +4,7 @@ namespace Snapuserd.Interop;
 //
 //   handshake      S: NBDMAGIC IHAVEOPT flags:16          C: flags:32
 //   option         C: IHAVEOPT option:32 length:32 data   S: reply magic:64 option:32 type:32 length:32 data, one or more
-//   EXPORT_NAME    ends it with     S: size:64 flags:16 zeroes[124] (none with NO_ZEROES), without an option reply; so does GO, with one
+//   EXPORT_NAME    S: size:64 flags:16 zeroes[124] (none with NO_ZEROES), no option reply   ends the options; GO does after its replies
 //
 //   request        C: magic:32 flags:16 type:16 cookie:64 offset:64 length:32       28 bytes; then a write's data
 //   simple reply   S: magic:32 error:32 cookie:64                                   16 bytes; then a read's data, unless it failed
@@ -84,7 +84,7 @@ public static class NbdProtocol
 
     /// <summary>Transmission flag: a read may request an unfragmented reply. Only with structured replies.</summary>
     public const ushort SendDf = 1 << 7;
-    /// <summary>Command flag: the reply in one piece.</summary>
+    /// <summary>Command flag: the reply must come in one piece.</summary>
     public const ushort CommandDf = 1 << 2;
 
     /// <summary>Bytes of a chunk before its payload.</summary>

@@ -28,7 +28,7 @@ public struct UblksrvCtrlCmd
     public ushort Len;
     /// <summary>Address of the buffer, for input or output.</summary>
     public ulong Addr;
-    /// <summary>START_DEV and END_USER_RECOVERY: the server's process.</summary>
+    /// <summary>START_DEV and END_USER_RECOVERY: the server's PID.</summary>
     public ulong Data;
     public ushort DevPathLen;
     public ushort Pad;
@@ -49,7 +49,7 @@ public struct UblksrvCtrlDevInfo
     /// <summary>Largest request in bytes.</summary>
     public uint MaxIoBufBytes;
     public uint DevId;
-    /// <summary>The server's process; −1 once the device was stopped.</summary>
+    /// <summary>The server's PID; −1 once the device was stopped.</summary>
     [CName("ublksrv_pid")]
     public int Pid;
     public uint Pad1;
@@ -176,7 +176,7 @@ public static class UblkAbi
     public const uint UBLK_ATTR_READ_ONLY = 1u << 0;
     public const uint UBLK_PARAM_TYPE_BASIC = 1u << 0;
 
-    /// <summary>A queue command that the driver does not know: it has another driver's type ('s') and does nothing.</summary>
+    /// <summary>A queue command that the driver does not know, because it has another driver's type ('s'). It has no effect.</summary>
     public static uint ForeignCommand => (uint)'s' << 8;
 
     /// <summary>Offset in /dev/ublkcN to which the bytes of a tag's request are written with UBLK_F_USER_COPY.</summary>
@@ -184,14 +184,14 @@ public static class UblkAbi
         UBLKSRV_IO_BUF_OFFSET + ((long)queue << UBLK_QID_OFF) + ((long)tag << UBLK_TAG_OFF);
 
     /// <summary>
-    /// Offset for mapping a queue's descriptors, on a kernel with pages of <paramref name="page"/> bytes. Each queue has as many bytes as
-    /// the deepest possible one maps (ublk_max_cmd_buf_size): 96 KiB, or 128 KiB with pages of 64 KiB. With such pages, kernels without
-    /// d369735e02ef ("fix ublk_ch_mmap() for 64K page size", 6.13, and stable releases since December 2024) reject every queue but the
-    /// first (EINVAL): the offset at which they expect the others is not page-aligned.
+    /// Offset for mapping a queue's descriptors, on a kernel with pages of <paramref name="page"/> bytes. The offsets of consecutive queues
+    /// differ by the length of the longest possible mapping (ublk_max_cmd_buf_size): 96 KiB, or 128 KiB with pages of 64 KiB. With such
+    /// pages, older kernels reject the mapping of every queue but the first (EINVAL), because the offset at which they expect it is not
+    /// page-aligned. Fixed by d369735e02ef ("fix ublk_ch_mmap() for 64K page size") in 6.13, and in stable releases since December 2024.
     /// </summary>
     public static long DescriptorOffset(int queue, int page) =>
         UBLKSRV_CMD_BUF_OFFSET + ((long)queue * DescriptorLength(UBLK_MAX_QUEUE_DEPTH, page));
 
-    /// <summary>Length of that mapping for a queue of <paramref name="depth"/> tags; the driver accepts no other.</summary>
+    /// <summary>Length of the mapping of a queue with <paramref name="depth"/> tags; the driver accepts no other length.</summary>
     public static unsafe nint DescriptorLength(int depth, int page) => Sizes.RoundUp(depth * sizeof(UblksrvIoDesc), page);
 }

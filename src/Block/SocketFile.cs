@@ -106,7 +106,8 @@ public sealed class SocketFile : IDisposable
         if (result >= 0) return result;
         throw new SnapuserdException(ErrnoPolicy.CodeOf(FailedCall.Create, result), result switch
         {
-            -Errno.ENAMETOOLONG => $"cannot make the socket {path}: its path has more than {UnixAddress.LongestPath} bytes; use a shorter one",
+            -Errno.ENAMETOOLONG =>
+                $"cannot make the socket {path}: its path has more than {UnixAddress.LongestPath} bytes; use a shorter one",
             -Errno.EINVAL => $"'{path}' is not a valid path for a socket",
             -Errno.EADDRINUSE => $"a server listens at {path} already",
             _ => $"cannot make the socket {path}: {ErrnoText.Of(result)}",

@@ -92,7 +92,11 @@ public static class InheritedHolds
             int ready;
             do ready = Libc.Poll(reply, AnswerMilliseconds);
             while (Retry.Interrupted(ready));
-            if (ready == 0) throw new SnapuserdException(ExitCode.InUse, $"the supervisor did not release the base within {AnswerMilliseconds / 1000} seconds");
+            if (ready == 0)
+            {
+                throw new SnapuserdException(ExitCode.InUse,
+                    $"the supervisor did not release the base within {AnswerMilliseconds / 1000} seconds");
+            }
             if (ready > 0) _ = Libc.Read(socket, one);
         }
     }

@@ -6,7 +6,7 @@ namespace Snapuserd.Block;
 
 /// <summary>
 /// A file system with one instance per kernel. It is reached at its usual mount point, or else by a detached mount (fsopen and fsmount,
-/// Linux 5.2), because a ramdisk may not mount /sys, and in a container /dev may be another file system.
+/// Linux 5.2). A ramdisk may not mount /sys, and in a container /dev may be another file system.
 /// </summary>
 internal sealed class KernelTree
 {

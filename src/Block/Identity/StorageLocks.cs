@@ -6,8 +6,8 @@ using Snapuserd.Interop;
 namespace Snapuserd.Block;
 
 /// <summary>
-/// Locks on ranges of storage, keyed by the storage itself and not by its name. So two snapuserd processes that use the same storage
-/// conflict here, even if one uses another node, another path, a loop device that was made later, or a file that was deleted below its loop
+/// Locks on ranges of storage, keyed by the storage itself and not by its name. So two snapuserd processes that use the same storage always
+/// conflict here. One may use another node, another path, a loop device that was made later, or a file that was deleted below its loop
 /// device. O_EXCL and flock exclude other programs.
 /// <para>
 /// Each bottom (<see cref="StorageBottom"/>) has an empty file. A lock on bytes [a, b) of that file (F_OFD_SETLK) is a lock on bytes [a,
