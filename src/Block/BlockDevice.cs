@@ -22,7 +22,7 @@ public enum DeviceAccess
     Shared = 8,
     /// <summary>Bypasses the page cache if the device can; see <see cref="BlockDevice.IsDirect"/>.</summary>
     Direct = 4,
-    /// <summary>With <see cref="Exclusive"/>: accepts a file system without locks, where nothing keeps other programs away.</summary>
+    /// <summary>With <see cref="Exclusive"/>: accepts a file system without locks, where other programs cannot be excluded.</summary>
     WithoutLock = 16,
     /// <summary>
     /// With <see cref="Exclusive"/> or <see cref="Shared"/>: holds the device for a child, which opens it again for its I/O
