@@ -60,6 +60,11 @@ public static class Sabotages
     private static readonly UnitTests s_bootResult = new("Cli", "BootTests.A_result_that_cannot");
     private static readonly UnitTests s_newMarker = new("Cli", "MergeMarkerTests.A_new_mark");
 
+    /// <summary>
+    /// The sabotages that `make test` tries: the first one of each source file. `make simulate SABOTAGE=all` tries all, which takes minutes.
+    /// </summary>
+    public static IReadOnlyList<Sabotage> Sample => [.. All.DistinctBy(sabotage => sabotage.Edits[0].File)];
+
     private const string ForgetWindow =
         "metadata.State = ScratchLayout.Invalid;\n            foreach (IoGroup transfers in metadata.Commit()) yield return transfers;";
     private const string FlushBase = "foreach (IoGroup transfers in target.Flush()) yield return transfers;";
