@@ -34,7 +34,7 @@ internal sealed class BaseWriter(MergeSetup setup, MergePlan plan, MetadataImage
         CheckFlush();
     }
 
-    /// <summary>Begins a flush, which covers the writes that were reaped before.</summary>
+    /// <summary>Begins a flush. It covers the writes whose completions were reaped before.</summary>
     public void BeginFlush()
     {
         Flushes++;

@@ -75,7 +75,7 @@ internal sealed class Batch
         public CowOp Op;
         /// <summary>The op's new contents, <see cref="CowOp.UnitBytes"/> long.</summary>
         public Slice Data;
-        /// <summary>The payload as stored. The same as <see cref="Data"/> if the payload is the contents.</summary>
+        /// <summary>The payload as stored. The same as <see cref="Data"/> if the payload needs neither decompression nor XOR.</summary>
         public Slice Stored;
         /// <summary>How the payload is compressed.</summary>
         public CowCompression Compression;
@@ -88,7 +88,9 @@ internal sealed class Batch
         public readonly bool NeedsWork => Op.HasData && (Compression != CowCompression.None || ReadsSource);
     }
 
-    /// <summary>A batch in <paramref name="buffer"/>, a buffer of at least <see cref="LeastBuffer"/> bytes that begins on a page.</summary>
+    /// <summary>
+    /// Creates a batch in <paramref name="buffer"/>, which has at least <see cref="LeastBuffer"/> bytes and begins on a page.
+    /// </summary>
     public Batch(MergeSetup setup, CowFile cow, Slice buffer, int mostOps)
     {
         _setup = setup;
@@ -126,7 +128,7 @@ internal sealed class Batch
     /// <summary>The tag of its jobs: the batch's number in the pipeline.</summary>
     public uint Tag { get; init; }
 
-    /// <summary>The buffer counts as taken from the shared memory.</summary>
+    /// <summary>The buffer is charged to the quota of this merge.</summary>
     public bool IsTaken { get; set; }
 
     /// <summary>The current phase.</summary>
@@ -322,7 +324,9 @@ internal sealed class Batch
         return true;
     }
 
-    /// <summary>Places the contents, ascending by destination. A payload that is the contents is read directly into its place.</summary>
+    /// <summary>
+    /// Places the contents, ascending by destination. A payload that needs neither decompression nor XOR is read directly into its place.
+    /// </summary>
     private void PlaceContents()
     {
         Span<ulong> order = _byBlock.AsSpan(0, Count);
@@ -341,7 +345,10 @@ internal sealed class Batch
         }
     }
 
-    /// <summary>Places the other payloads after the contents, ascending by place in the COW, and keeps small gaps of the file.</summary>
+    /// <summary>
+    /// Places the other payloads after the contents, ascending by place in the COW. Small gaps of the file are kept in memory too, so that
+    /// one request can read across them.
+    /// </summary>
     private void PlacePayloads()
     {
         int before = _pieceCount;
@@ -426,7 +433,7 @@ internal sealed class Batch
         if (next.Device != request.Device) return false;
         long gap = next.Offset - (request.Offset + request.Buffer.Length);
         long gapInMemory = next.Buffer.Offset - ((long)request.Buffer.Offset + request.Buffer.Length);
-        // Between contents lie other contents, never a gap that may be read over. Payloads lie after all contents.
+        // A gap between contents in memory holds other contents, which a read must not overwrite. Payloads lie after all contents.
         bool payloads = request.Device == _setup.Cow.Number && request.Buffer.Offset >= _buffer.Offset + _contents;
         if (gap != gapInMemory || gap < 0 || (gap > 0 && !payloads)) return false;
         int length = request.Buffer.Length + (int)gap + next.Buffer.Length;

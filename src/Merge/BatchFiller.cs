@@ -3,20 +3,21 @@ using System;
 namespace Snapuserd.Merge;
 
 /// <summary>
-/// Turns the steps of the plan into batches, in merge order and any distance ahead of what may be written. A batch holds ops of one step;
-/// a step takes as many batches as it needs.
+/// Turns the steps of the plan into batches, in merge order. Only free buffers limit how far it runs ahead of the writes. A batch holds
+/// ops of one step; a step takes as many batches as it needs.
 /// </summary>
 internal sealed class BatchFiller(MergePlan plan, Pipeline pipeline)
 {
-    // The position after the last op of a batch, the rest of that op's step, and the durable count that the plan may expect there.
+    // The position after the last op that is in a batch; the part of its step that is in no batch yet; and the durable count that the merge
+    // will have reached when the next batch is written.
     private int _position;
     private MergeStep _rest;
     private int _expected;
 
-    /// <summary>Begins at <paramref name="position"/>. Everything before it is counted before the first batch is written.</summary>
+    /// <summary>Begins at <paramref name="position"/>. Recovery counts all ops before it before the first batch is written.</summary>
     public void BeginAt(int position) => _position = _expected = position;
 
-    /// <summary>Fills free buffers with the next ops. True if there was one.</summary>
+    /// <summary>Fills free buffers with the next ops. True if at least one buffer was filled.</summary>
     public bool Fill()
     {
         bool changed = false;

@@ -17,13 +17,13 @@ internal sealed class CheckpointSchedule(MergeSetup setup, Watermarks marks, Run
     /// <summary>Times the durable count has advanced.</summary>
     public int Count { get; private set; }
 
-    /// <summary>Makes a checkpoint due: something waits for the count.</summary>
+    /// <summary>Makes a checkpoint due at once, because the merge needs what is written to be counted.</summary>
     public void Request() => IsDue = true;
 
     /// <summary>True if the interval is over at <paramref name="now"/>, in milliseconds. It begins when the last checkpoint ends.</summary>
     public bool IsIntervalOver(long now) => now - _end >= setup.Options.CheckpointMilliseconds;
 
-    /// <summary>Checks whether one is due, after batches were retired.</summary>
+    /// <summary>Checks whether a checkpoint is due. Must be called after batches are retired.</summary>
     public void Update()
     {
         IsDue |= marks.Written == marks.End || marks.BytesWritten - _bytes >= setup.Options.CheckpointBytes
@@ -31,13 +31,13 @@ internal sealed class CheckpointSchedule(MergeSetup setup, Watermarks marks, Run
             || (!protocol.IsRunning && IsIntervalOver(setup.Time.Milliseconds));
     }
 
-    /// <summary>The interval begins now, without a checkpoint: the devices were flushed at the start of the run.</summary>
+    /// <summary>Begins the interval without a checkpoint, because the devices were flushed at the start of the run.</summary>
     public void BeginInterval() => _end = setup.Time.Milliseconds;
 
-    /// <summary>A checkpoint begins.</summary>
+    /// <summary>Records that a checkpoint begins.</summary>
     public void Begin() => (IsDue, _bytes) = (false, marks.BytesWritten);
 
-    /// <summary>The durable count has advanced, by a checkpoint or another protocol.</summary>
+    /// <summary>Records that a checkpoint or another protocol has advanced the durable count.</summary>
     public void End()
     {
         Count++;

@@ -9,9 +9,9 @@ public readonly record struct ByteRange(long Offset, long Length);
 public interface IStorageReserver
 {
     /// <summary>
-    /// Reserves the space that <paramref name="ranges"/> of a device need. They are ascending, contain each byte once, and are the same on
-    /// every enumeration. No byte of the device changes. Exit code 74 if there is not enough space, with the missing amount; 75 if asked to
-    /// stop.
+    /// Reserves the space that <paramref name="ranges"/> of a device need. The ranges must be ascending, contain each byte once, and be the
+    /// same on every enumeration. The contents of the device do not change. Exit code 74 if there is not enough space, with the missing
+    /// amount in the message; 75 if asked to stop.
     /// </summary>
     void Reserve(MergeDevice device, IEnumerable<ByteRange> ranges);
 }

@@ -17,12 +17,13 @@ namespace Snapuserd.Merge;
 ///                   unsafe  -> the file marked, written, counted and unmarked
 ///   in parallel:    checkpoints, by bytes and time, or when a batch waits for its safe-from count
 /// </code>
-/// After a crash the next run writes everything from the durable count on again, including plain batches that were in flight past what
-/// counts as written. Rule 1 makes this harmless. Producing contents ahead of time is harmless too. In a valid order no op reads what an
-/// earlier op writes, and no op writes what an earlier op has still to read. Where source and base overlap, an op may read what an earlier
+/// After a crash the next run writes everything from the durable count on again, including plain batches that were in flight past the
+/// written count. Rule 1 makes this harmless. Producing contents ahead of time is harmless too: in a valid order no op reads what an
+/// earlier op writes, and no op writes what an earlier op has yet to read. Where source and base overlap, an op may read what an earlier
 /// op writes, but only inside one window. All reads of a window finish before its first write to Base.
 /// <para>
-/// This class is the public face: what is checked and read before the first write. <see cref="MergeLoop"/> merges, with these parts:
+/// This class is the public API. It reads and checks everything before the first write; <see cref="MergeLoop"/> then merges, with these
+/// parts:
 /// </para>
 /// <list type="bullet">
 /// <item><see cref="Watermarks"/>: how far the merge has come;</item>
@@ -105,9 +106,12 @@ public sealed class MergeEngine : IDisposable
     public int DurableCount => _marks.Durable;
 
     /// <summary>
-    /// True if Android's engine may have left a damaged Base that nothing in the COW distinguishes from a good one. This needs two
-    /// conditions. There is no scratch. And among the ops that Android writes before its next count, one overwrites a block that another of
-    /// them reads. Android's engine does not order these ops.
+    /// True if Android's engine may have damaged Base without a trace in the COW. Both conditions must hold:
+    /// <list type="bullet">
+    /// <item>The COW has no scratch.</item>
+    /// <item>Among the ops that Android's engine writes before its next count, in no particular order, one overwrites a block that another
+    /// reads.</item>
+    /// </list>
     /// </summary>
     public bool MayHideDamage
     {
@@ -124,10 +128,14 @@ public sealed class MergeEngine : IDisposable
 
     /// <summary>
     /// Merges the remaining ops. If none remain, only makes the result durable: the count may have been read from a page cache that a
-    /// killed run left dirty. Throws 65 before the first write to Base if a payload or the scratch is bad, 74 if a device fails, and 75 if
-    /// asked to stop. After 74 and 75 the same command continues from the last checkpoint. Also throws 74, before the first write, if the
-    /// file systems below lack space for all writes of the merge (<see cref="MergeSetup.Storage"/>). Where several merges share memory,
-    /// <paramref name="share"/> is the quota of this merge. Programs run it through <see cref="MergeLifecycle"/>.
+    /// killed run left dirty. Where several merges share memory, <paramref name="share"/> is the quota of this merge. Programs run it
+    /// through <see cref="MergeLifecycle"/>. Exit codes:
+    /// <list type="bullet">
+    /// <item>65 if a payload or the scratch is invalid; nothing was written to Base.</item>
+    /// <item>74 if a device fails. The same command continues from the last checkpoint. Also, before the first write, if the file systems
+    /// below lack space for all writes of the merge (<see cref="MergeSetup.Storage"/>).</item>
+    /// <item>75 if asked to stop. The same command continues from the last checkpoint.</item>
+    /// </list>
     /// </summary>
     public MergeResult Run(MemoryQuota? share = null)
     {
@@ -153,16 +161,16 @@ public sealed class MergeEngine : IDisposable
     }
 
     /// <summary>
-    /// Reads the COW's metadata image and publishes the locations of the ops to <see cref="MergeSetup.Readers"/>. No reader may read before
-    /// this. <see cref="Run"/> calls it if the caller did not. Exit code 65 if scratch is in a state that neither Android nor this engine
-    /// leaves.
+    /// Reads the COW's metadata image and publishes the locations of the ops to <see cref="MergeSetup.Readers"/>. Readers must not read
+    /// before this. <see cref="Run"/> does the same if the caller did not. Exit code 65 if scratch is in a state that neither Android's
+    /// engine nor this one produces.
     /// </summary>
     public void Open() => _left ??= Prepare();
 
     /// <summary>
     /// Makes the result durable where an earlier process has counted the last op: writes page 0 back as it was read, and flushes Base and
-    /// COW. The earlier process may have left the count in a page cache. A flush alone does not write a page again after its write-back
-    /// failed. Call it after <see cref="Open"/> and before <see cref="Run"/>, on the merge thread. Exit code 74 if a device fails.
+    /// COW. The count may still be in the page cache only. A flush alone is not enough: after a failed write-back, it does not write the
+    /// page again. Call it after <see cref="Open()"/> and before <see cref="Run"/>, on the merge thread. Exit code 74 if a device fails.
     /// </summary>
     public void MakeMergedDurable()
     {

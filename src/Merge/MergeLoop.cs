@@ -5,8 +5,8 @@ using Snapuserd.Interop;
 namespace Snapuserd.Merge;
 
 /// <summary>
-/// The loop of a merge. Each turn does what can be done without waiting: collects what has ended, fills buffers, begins permitted writes,
-/// and continues the running protocol. Then the thread blocks until something ends.
+/// The loop of a merge. Each turn does all that is possible without waiting: collects completed I/O and jobs, fills buffers, begins
+/// permitted writes, and continues the running protocol. A turn without progress is followed by a wait for the next completion.
 /// </summary>
 internal sealed class MergeLoop
 {
@@ -22,7 +22,7 @@ internal sealed class MergeLoop
     private readonly MergeProtocols _protocols;
     private readonly BatchFiller _filler;
 
-    // The merge was asked to stop; and a pause or the rate limit has held back a batch. Both as this turn found it.
+    // The state in this turn: the merge was asked to stop; a pause or the rate limit has held back a batch.
     private bool _stopping;
     private bool _held;
 
@@ -92,8 +92,8 @@ internal sealed class MergeLoop
     /// </summary>
     private bool IsFinished()
     {
-        // Read once per turn: a request that arrives in the middle of a turn would leave a turn that does nothing and has nothing to wait
-        // for.
+        // Read only once per turn. If a stop request took effect in the middle of a turn, the turn could do nothing and then wait for an
+        // event that never comes.
         _stopping = _setup.Stop.Requested;
         // A window that waits for readers has written nothing to Base yet. The next run finds it in scratch.
         bool abandonsWindow = _stopping && _running.AwaitsReaders;
@@ -104,7 +104,7 @@ internal sealed class MergeLoop
             if (_marks.Written == _marks.Durable && _marks.Written < _plan.Count) throw Interrupted();
             if (_marks.Written > _marks.Durable) _checkpoints.Request();
         }
-        // Readers are told the last count as well, unless the merge must stop and cannot wait for them.
+        // The last count is published to readers as well, unless the merge must stop and cannot wait for them.
         return _marks.Durable == _plan.Count && (_marks.Published == _marks.Durable || _stopping) && _target.IsWriteBackDone;
     }
 
@@ -189,15 +189,15 @@ internal sealed class MergeLoop
         long now = _setup.Time.Milliseconds;
         if (_setup.Throttle.MayWrite(now)) return false;
         _held = true;
-        // A pause may be long and end in a power cut, so what is written is made durable first. A rate limit holds after every batch; a
-        // checkpoint each time would flush once per batch.
+        // During a long pause the power may fail, so a pause first makes the written ops durable. A rate limit holds after every batch, so
+        // it does so only when the interval is over: otherwise every batch would cost a flush.
         if (_rules.CanCount && (_setup.Throttle.IsPaused || _checkpoints.IsIntervalOver(now))) _checkpoints.Request();
         return true;
     }
 
     /// <summary>
-    /// Begins the protocol of the first batch, which is a window, a part of one, or unsafe. Everything before it must be durable. True if
-    /// anything changed.
+    /// Begins the protocol of the first batch, which is a window, a part of one, or unsafe. If ops before it are not durable yet, requests
+    /// a checkpoint instead. True if anything changed.
     /// </summary>
     private bool BeginProtocol(Batch batch)
     {

@@ -24,21 +24,20 @@ internal readonly record struct MergeStep(StepKind Kind, int Ops);
 
 /// <summary>
 /// The ops of a COW by position in merge order, with the effect of rule 1 of design §5 on each. An op may overwrite its blocks once the
-/// durable count has reached its <see cref="SafeFrom"/>, its safe-from count. The safe-from count is the position after the last op that
-/// reads one of these blocks. In a valid order no op reads a block after its writer. So the safe-from count is at most the op's own
-/// position plus
-/// 1. It is equal to that exactly if the op reads what it overwrites.
+/// durable count has reached its safe-from count (<see cref="SafeFrom"/>): the position after the last op that reads one of these blocks.
+/// In a valid order no op reads a block after its writer. So the safe-from count is at most the op's own position plus one, and equals that
+/// if and only if the op reads what it overwrites.
 /// <para>
 /// Where Source shares storage with Base under other block numbers (<see cref="StorageMap"/>), a later op may read what an earlier one
-/// overwrites. Then both must be in one window, because all ops of a window are read before the first of them is written. No count may ever
-/// stand between the two. Not every window fits, because its length is fixed by the format. <see cref="IsSafe"/> says from which counts the
-/// rest can be merged, and each step of the plan ends at such a count.
+/// overwrites. Then both must be in one window, because all ops of a window are read before the first of them is written. The durable count
+/// must never lie between the two. The format fixes the length of a window, so it cannot begin at every count. <see cref="IsSafe"/> says
+/// from which counts the rest can be merged, and each step of the plan ends at such a count.
 /// </para>
 /// </summary>
 internal sealed class MergePlan : IDisposable
 {
-    // The values of the byte per count. Stuck: no op reads lost data, but no step leads to the end. Gone: an op reads lost data. Safe: the
-    // rest can be merged.
+    // One such byte is kept per count. Stuck: no op reads lost data, but no sequence of steps leads to the end. Gone: an op reads lost
+    // data. Safe: the rest can be merged.
     private const byte Stuck = 0, Gone = 1, Safe = 2;
 
     private readonly CowFile _cow;
@@ -94,13 +93,13 @@ internal sealed class MergePlan : IDisposable
     public bool IsSafe(int count) => _counts is null || Counts[count] == Safe;
 
     /// <summary>
-    /// Throws 64 if no checkpoints and windows lead from the durable count <paramref name="count"/> to the end. The caller has already
-    /// checked that no source is lost (<see cref="CheckSources(int, RecoveredWindow, MergeSetup)"/>).
+    /// Throws with exit code 64 if no sequence of steps leads from the durable count <paramref name="count"/> to the end. The caller must
+    /// have checked that no source is lost (<see cref="CheckSources(int, RecoveredWindow, MergeSetup)"/>).
     /// </summary>
     public void CheckMergeable(int count, MergeSetup setup)
     {
         if (IsSafe(count)) return;
-        if (Counts[count] == Gone) throw new InvalidOperationException("whether sources are gone is found out first");
+        if (Counts[count] == Gone) throw new InvalidOperationException("CheckSources must be called first");
         (int writer, int reader) = FirstObstacle(count);
         string why = Window == 0 ? "and the COW has no scratch to protect it"
             : !HoldsOrderedOnly(writer, reader) ? "and the scratch takes copies and xors only, without a replace or zero among them"
@@ -111,8 +110,8 @@ internal sealed class MergePlan : IDisposable
     }
 
     /// <summary>
-    /// Throws 65 if an uncounted op reads what an op before it has overwritten: its data is lost, for readers as well. A window left in
-    /// scratch counts as written; its contents were read when everything before it was written. This engine never leaves such a state.
+    /// Throws with exit code 65 if an uncounted op reads blocks that an earlier op has overwritten: the data is lost, for readers as well.
+    /// This engine never leaves such a state. The ops of a window in scratch count as written: their contents are in scratch.
     /// </summary>
     public void CheckSources(int count, RecoveredWindow left, MergeSetup setup)
     {
@@ -130,18 +129,18 @@ internal sealed class MergePlan : IDisposable
     }
 
     /// <summary>
-    /// Computes for each count whether the rest can be merged from there: from the last count to the first, by the counts that one step
-    /// reaches.
+    /// Computes for each count whether the rest can be merged from there. Goes from the last count to the first: a count is safe if one
+    /// step leads from it to a safe count.
     /// </summary>
     private void FindSafeCounts()
     {
-        ReadOnlySpan<int> limits = SafeFroms;
+        ReadOnlySpan<int> safeFroms = SafeFroms;
         Span<byte> counts = Counts;
         int reach = 0, count = Count;
         for (int at = 0; at < count; at++)
         {
             counts[at] = reach > at ? Gone : Stuck;
-            reach = Math.Max(reach, limits[at]);
+            reach = Math.Max(reach, safeFroms[at]);
         }
         counts[count] = Safe;
         int endOfRun = count;
@@ -150,9 +149,9 @@ internal sealed class MergePlan : IDisposable
             if (!this[at].IsOrdered) endOfRun = at;
             if (counts[at] == Gone) continue;
             int window = Math.Min(Window, endOfRun - at);
-            bool plain = limits[at] <= at && counts[at + 1] == Safe;
+            bool plain = safeFroms[at] <= at && counts[at + 1] == Safe;
             bool journaled = window > 0 && counts[at + window] == Safe;
-            bool inPlace = Window == 0 && limits[at] == at + 1 && counts[at + 1] == Safe;
+            bool inPlace = Window == 0 && safeFroms[at] == at + 1 && counts[at + 1] == Safe;
             if (plain || journaled || inPlace) counts[at] = Safe;
         }
     }
@@ -163,7 +162,8 @@ internal sealed class MergePlan : IDisposable
     private (int Writer, int Reader) FirstObstacle(int count)
     {
         ReadOnlySpan<byte> counts = Counts;
-        // Every count that can be reached is Stuck as well, so a queue suffices: each step leads forward to one of two counts.
+        // From a Stuck count, steps lead only to counts that are Stuck as well. Visits all of them in ascending order; at most two steps
+        // lead forward from each.
         SortedSet<int> toDo = [count];
         int furthest = count;
         while (toDo.Count > 0)
@@ -195,7 +195,7 @@ internal sealed class MergePlan : IDisposable
 
     private string Conflict(int writer, int reader, MergeSetup setup)
     {
-        SharedRange range = _cow.Order.Destroyed(_map!, writer, reader) ?? throw new InvalidOperationException("two ops that do not meet");
+        SharedRange range = _cow.Order.Destroyed(_map!, writer, reader) ?? throw new InvalidOperationException("the two ops share no byte");
         return $"{Describe(reader)} reads block {range.SourceOffset / CowOp.BlockSize} of {setup.Source.Name}, "
             + $"which {Describe(writer)} overwrites before it "
             + $"(byte {range.SourceOffset} of the source is byte {range.BaseOffset} of the base, a shift of {range.Shift} bytes)";
@@ -213,8 +213,8 @@ internal sealed class MergePlan : IDisposable
     public CowOp this[int position] => _cow[_cow.Order.OpIndex(position)];
 
     /// <summary>
-    /// The safe-from count of the op at <paramref name="position"/>: from this durable count on its blocks may be overwritten without the
-    /// journal.
+    /// The safe-from count of the op at <paramref name="position"/>: once the durable count reaches it, the op's blocks may be overwritten
+    /// without the journal. Negative for an op that writes nothing.
     /// </summary>
     public int SafeFrom(int position) => SafeFroms[position];
 
@@ -253,9 +253,9 @@ internal sealed class MergePlan : IDisposable
     /// </summary>
     private int PlainRun(int durable, int from)
     {
-        ReadOnlySpan<int> limits = SafeFroms;
+        ReadOnlySpan<int> safeFroms = SafeFroms;
         int position = from;
-        while (position < limits.Length && limits[position] <= durable && IsSafe(position + 1)) position++;
+        while (position < safeFroms.Length && safeFroms[position] <= durable && IsSafe(position + 1)) position++;
         return position - from;
     }
 

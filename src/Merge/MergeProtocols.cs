@@ -15,8 +15,8 @@ internal sealed class MergeProtocols(MergeSetup setup, CowFile cow, MergePlan pl
 {
     private readonly uint[] _windowBlocks = new uint[metadata.Slots];
 
-    // Ops of the window at the durable count whose contents are already in the metadata image. Not 0 only between the batches of a window
-    // that does not fit into one.
+    // Ops of the window at the durable count whose contents are already in the metadata image. 0 except between the batches of a window
+    // that does not fit into one batch.
     private int _staged;
 
     /// <summary>Ops of the window that the previous run left in scratch and this run writes to Base; 0 if there was none.</summary>
@@ -37,8 +37,8 @@ internal sealed class MergeProtocols(MergeSetup setup, CowFile cow, MergePlan pl
     public void BeginUnsafe(Batch batch) => running.Begin(MergeProtocol.WriteUnsafe, WriteUnsafe(batch));
 
     /// <summary>
-    /// Copies the first batch, which holds a window or the next part of one, to the metadata image. Begins to journal the window once it is
-    /// complete. All ops before the window must be durable.
+    /// Copies the first batch, which holds a window or the next part of one, to the metadata image. Once the window is complete there,
+    /// begins to journal it. All ops before the window must be durable.
     /// </summary>
     public void AddToWindow(Batch batch)
     {
@@ -88,7 +88,7 @@ internal sealed class MergeProtocols(MergeSetup setup, CowFile cow, MergePlan pl
         rules.EndRecovery();
     }
 
-    /// <summary>Flushes Base, then makes the new count durable. Meanwhile, later ops proceed under the old count.</summary>
+    /// <summary>Flushes Base, then makes the new count durable. Meanwhile later ops that the old count permits are written.</summary>
     private IEnumerable<IPending> Checkpoint()
     {
         int to = marks.Written;
@@ -187,7 +187,7 @@ internal sealed class MergeProtocols(MergeSetup setup, CowFile cow, MergePlan pl
     }
 
     /// <summary>
-    /// Moves readers to the durable count. While some still use an earlier count, does nothing: the merge loop calls again. Raises
+    /// Moves readers to the durable count. Does nothing while readers still use an earlier count; the merge loop calls it again. Raises
     /// <see cref="Watermarks.Released"/> once no reader uses a lower count. True if a watermark changed.
     /// </summary>
     public bool FollowCount()

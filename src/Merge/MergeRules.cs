@@ -3,21 +3,21 @@ using Snapuserd.Cow;
 
 namespace Snapuserd.Merge;
 
-/// <summary>The answer of <see cref="MergeRules.MayWrite"/>.</summary>
+/// <summary>The result of <see cref="MergeRules.MayWrite"/>.</summary>
 internal enum WritePermission
 {
     /// <summary>The batch may be written now.</summary>
     Granted,
-    /// <summary>Not yet. What it waits for is under way: readers that leave, writes in flight, or a protocol.</summary>
+    /// <summary>Not yet: the batch waits for readers to leave, for writes in flight or for the running protocol.</summary>
     NotYet,
-    /// <summary>Not before a checkpoint raises the durable count.</summary>
+    /// <summary>Only after a new checkpoint has raised the durable count.</summary>
     NeedsCheckpoint,
 }
 
 /// <summary>
 /// What may be written to Base, and when: rules 1 and 3 of design §5. (Rule 2 is about scratch; <see cref="MetadataImage"/> checks it.)
-/// <see cref="MayWrite"/> decides. The methods whose names begin with Check are assertions, made at every write, also in the shipped
-/// program: they throw <see cref="InvalidOperationException"/>, which only an error in this program can cause.
+/// <see cref="MayWrite"/> decides. The methods whose names begin with Check are assertions. They are made at every write, also in the
+/// shipped program, and throw <see cref="InvalidOperationException"/>, which only an error in this program can cause.
 /// </summary>
 internal sealed class MergeRules(MergeOptions options, MergePlan plan, MetadataImage metadata, Watermarks marks, RunningProtocol protocol)
 {
@@ -28,20 +28,19 @@ internal sealed class MergeRules(MergeOptions options, MergePlan plan, MetadataI
     /// <summary>True after <see cref="EndRecovery"/>.</summary>
     public bool IsRecovered { get; private set; }
 
-    /// <summary>Recovery is complete, so the previous run's writes are durable and writes to Base may begin.</summary>
+    /// <summary>Permits writes to Base: recovery is complete, and the previous run's writes are durable.</summary>
     public void EndRecovery() => IsRecovered = true;
 
     /// <summary>
-    /// True if a plain batch may be written: its safe-from count is reached, and not too much is written and uncounted.
-    /// <paramref name="uncounted"/> includes batches in flight.
+    /// Whether a plain batch may be written: if its safe-from count is reached, and <paramref name="uncounted"/> is below the limit of
+    /// bytes that are written and not counted. They include batches in flight.
     /// </summary>
     public WritePermission MayWrite(Batch batch, long uncounted)
     {
         if (batch.SafeFrom > marks.Released)
         {
-            // The batch may wait for readers only; then no checkpoint helps. The checkpoint waits for batch.Expected, not only for the
-            // safe-from count: otherwise the next batch of the step needs another one. A running checkpoint may already be the one it
-            // waits for.
+            // A checkpoint helps only if the batch waits for the durable count, not for readers. A running one may already be enough. It
+            // begins only when batch.Expected is written, not just the safe-from count: else the next batch of the step needs another one.
             bool helps = batch.SafeFrom > marks.Durable && !protocol.IsRunning && marks.Written >= batch.Expected;
             return helps ? WritePermission.NeedsCheckpoint : WritePermission.NotYet;
         }
@@ -53,7 +52,7 @@ internal sealed class MergeRules(MergeOptions options, MergePlan plan, MetadataI
     public bool CanCount => !protocol.IsRunning && marks.Written > marks.Durable;
 
     /// <summary>
-    /// Permits the writes of the window from <see cref="Watermarks.Written"/> to <paramref name="end"/>. Its scratch is durable.
+    /// Permits the writes of the window from <see cref="Watermarks.Written"/> to <paramref name="end"/>, which must be durable in scratch.
     /// </summary>
     public void PermitWindow(int end)
     {
@@ -63,7 +62,8 @@ internal sealed class MergeRules(MergeOptions options, MergePlan plan, MetadataI
     }
 
     /// <summary>
-    /// Permits the writes of Xors in place without scratch, up to <paramref name="end"/>. The magic on disk says "unsafe".
+    /// Permits the writes of Xors in place without scratch, up to <paramref name="end"/>. The magic on disk must be
+    /// <see cref="CowHeader.UnsafeMagic"/>.
     /// </summary>
     public void PermitUnsafe(int end) => _unsafeTo = end;
 
@@ -81,7 +81,7 @@ internal sealed class MergeRules(MergeOptions options, MergePlan plan, MetadataI
     }
 
     /// <summary>
-    /// Throws unless the first <paramref name="window"/> slots may be written to Base: a window that is durable in scratch.
+    /// Throws unless the first <paramref name="window"/> slots may be written to Base: they must be a window that is durable in scratch.
     /// </summary>
     public void CheckSlots(int window)
     {
@@ -91,7 +91,7 @@ internal sealed class MergeRules(MergeOptions options, MergePlan plan, MetadataI
 
     /// <summary>
     /// Throws unless a window of <paramref name="window"/> ops may be saved in scratch: all ops before it are counted, no reader uses the
-    /// memory of the last one, and it has exactly the length that the count announces.
+    /// memory of the previous window, and it has exactly the length that the format requires at this count.
     /// </summary>
     public void CheckRule3(int window)
     {

@@ -50,7 +50,9 @@ public sealed record MergeSetup
     /// </summary>
     public ReaderGate Readers { get; init; } = new();
 
-    /// <summary>Reads the COW through a window of arena memory: a sixteenth of it, at most 256 KiB, at which a disk streams.</summary>
+    /// <summary>
+    /// Reads the COW through a window of arena memory: a sixteenth of the arena, at most 256 KiB, which is enough for a disk to stream.
+    /// </summary>
     internal CowFile ReadCow()
     {
         Slice window = Arena.Take(Math.Clamp(Arena.Size / 16, 8 << 10, 256 << 10) & -CowOp.BlockSize)
@@ -73,14 +75,14 @@ public sealed record MergeOptions
     public bool AllowUnsafe { get; init; }
     /// <summary>
     /// Bytes written to Base between checkpoints; this also bounds the work that a crash repeats. A checkpoint's flush starts the
-    /// write-back of disks that otherwise only cache. 32 MiB was faster than 64 (tests/Benchmarks/README.md), and is still at most one
-    /// flush per 16 MiB.
+    /// write-back of disks that otherwise only cache. 32 MiB was faster than 64 (tests/Benchmarks/README.md); with two flushes per
+    /// checkpoint, that is at most one flush per 16 MiB.
     /// </summary>
     public long CheckpointBytes { get; init; } = 32 << 20;
     /// <summary>
-    /// Most bytes written to Base and not yet counted, apart from those in memory: a crash repeats this work. Writing continues during a
-    /// checkpoint's flush, up to this limit. Where a flush takes 5 ms longer, six checkpoint intervals cost less than two, but do not hide
-    /// the flush entirely (tests/Benchmarks/README.md).
+    /// Maximum bytes written to Base and not yet counted; after a crash they are written again. Writing continues during a checkpoint's
+    /// flush, up to this limit. It is six checkpoint intervals: where a flush takes 5 ms longer, that costs less time than two intervals,
+    /// but does not hide the flush entirely (tests/Benchmarks/README.md).
     /// </summary>
     public long UncountedBytes { get; init; } = 192 << 20;
     /// <summary>
@@ -115,21 +117,21 @@ public interface IMergeObserver
 }
 
 /// <summary>
-/// A marker outside of the COW that says that its merge has begun. The methods are called on the engine's thread and may block: Begin by
-/// the engine, the others by <see cref="MergeLifecycle"/>. Begin is called at most once per run.
+/// A marker outside of the COW that says that its merge has begun. The engine calls Begin, at most once per run;
+/// <see cref="MergeLifecycle"/> calls the other methods. All calls come from the engine's thread, and may block.
 /// </summary>
 public interface IMergeMarker
 {
     /// <summary>
-    /// Called before anything is written. Throws 65 if the marker names another COW than <paramref name="cow"/>: the base then belongs to
-    /// that COW.
+    /// Called before anything is written. Throws with exit code 65 if the marker names another COW than <paramref name="cow"/>, because the
+    /// base then belongs to that COW.
     /// </summary>
     void Check(CowFile cow);
 
     /// <summary>
-    /// Called before the first write to Base, with the number of counted ops, after the COW says durably, as far as it can, that its merge
-    /// has begun. The marker is durable on return. If it cannot be made durable, throws with the exit code of the errno: 74 for a failing
-    /// device.
+    /// Called before the first write to Base, with the number of counted ops. By then the COW itself shows durably that its merge has
+    /// begun, if it can show this. The marker must be durable on return. If that fails, throws with the exit code of the errno: 74 for a
+    /// failing device.
     /// </summary>
     void Begin(CowFile cow, int count);
 
@@ -158,8 +160,8 @@ public sealed record MergeResult
     public int Flushes { get; init; }
     /// <summary>Times the durable count advanced in this run.</summary>
     public int Checkpoints { get; init; }
-    /// <summary>An earlier run had begun and not ended.</summary>
+    /// <summary>An earlier run began the merge and did not finish it.</summary>
     public bool WasResumed => ResumedFrom + Replayed > 0 && !AlreadyMerged;
-    /// <summary>No op was left to merge.</summary>
+    /// <summary>Earlier runs had merged all ops.</summary>
     public bool AlreadyMerged => ResumedFrom == OpsTotal;
 }

@@ -3,15 +3,15 @@ using System;
 namespace Snapuserd.Merge;
 
 /// <summary>
-/// Pause switch and token-bucket rate limiter. Thread-safe. The merge thread asks it before each batch of writes; writes in flight are
-/// finished whatever is set. The thread that changes a setting wakes the engine's queue. With a rate (<see cref="IsLimited"/>) it keeps
-/// waking it, because the engine has no timer.
+/// Pause switch and token-bucket rate limiter. Thread-safe. The merge thread asks it before each batch of writes; writes in flight always
+/// finish. The caller that changes a setting must wake the engine's queue. While a rate is set (<see cref="IsLimited"/>), the queue must be
+/// woken at intervals, because the engine has no timer.
 /// </summary>
 public sealed class MergeThrottle
 {
     /// <summary>
-    /// Milliseconds of unused rate that may accumulate while there is nothing to write: a merge that lagged must not catch up minutes at
-    /// once.
+    /// Milliseconds of unused rate that may accumulate while there is nothing to write. A merge that lagged for minutes must not write that
+    /// much at once.
     /// </summary>
     private const long MostSaved = 200;
 

@@ -12,8 +12,8 @@ namespace Snapuserd.Merge;
 /// state byte, the entries and the slots (<see cref="ScratchLayout"/>). Every write to the COW comes from this image, in whole pages, and
 /// never extends the file. Rule 2 of design §5 is asserted here, on every write.
 /// <para>
-/// A protocol of several writes and flushes is a sequence of waits: each step begins I/O and yields the group that must be done before the
-/// next step. The caller can do other work between steps.
+/// Methods that write and flush several times are iterators: each step begins I/O and yields the group that must be done before the next
+/// step. The caller can do other work between steps.
 /// </para>
 /// </summary>
 internal sealed class MetadataImage
@@ -73,8 +73,8 @@ internal sealed class MetadataImage
     }
 
     /// <summary>
-    /// <c>num_merge_ops</c> in the image. A second read of a device that changes may return any number; <see cref="int.MaxValue"/> stands
-    /// for all impossible counts.
+    /// <c>num_merge_ops</c> in the image. It can be any number if another process writes to the device between two reads. Numbers above
+    /// <see cref="int.MaxValue"/>, which no COW has, are returned as that.
     /// </summary>
     public int Count
     {
@@ -96,13 +96,16 @@ internal sealed class MetadataImage
         set => Change()[Layout.StateOffset] = value;
     }
 
-    /// <summary>The state byte that a power cut leaves, as far as it is known: 2 until the first flush of the run.</summary>
+    /// <summary>
+    /// The state byte on disk after a power cut. It is unknown until the first flush of the run; until then this is 2, so that scratch is
+    /// not overwritten.
+    /// </summary>
     public byte DurableState => !_durableKnown ? ScratchLayout.Valid : Layout.Window == 0 ? ScratchLayout.NeverUsed
         : _durablePage0[Layout.StateOffset];
 
     /// <summary>
-    /// Page 0 and the slots left by the previous run are written back, durable or not. From here on no write changes a byte of a payload,
-    /// even if another process changed the file between two reads.
+    /// True once page 0 and the slots of the previous run have been written back, durable or not. Payloads may be read only after that: if
+    /// another process changed the file between two reads, the write-back can change their bytes.
     /// </summary>
     public bool IsWrittenBack { get; private set; }
 
@@ -132,13 +135,13 @@ internal sealed class MetadataImage
     }
 
     /// <summary>
-    /// Start of a run: writes page 0 back as it was read, and with state 2 also the pages of the first <paramref name="entries"/> slots,
-    /// and flushes. A killed run or a failed flush may have left them in the page cache only: they read as written and are not durable. The
-    /// slots are flushed first: after a power cut, a durable claim without its slots would be accepted.
+    /// Makes the previous run's metadata durable, at the start of a run: writes page 0 back as it was read, and with state 2 also the pages
+    /// of the first <paramref name="entries"/> slots, and flushes. After a kill or a failed flush these pages may be in the page cache
+    /// only. The slots are flushed first, because after a power cut the next run would trust state 2 even if the slots are lost.
     /// <para>
-    /// A merge that <paramref name="begins"/> makes one change, which every engine accepts: a state byte of 0 becomes 1. Ops are written to
-    /// Base before they are counted, so a count of 0 says nothing about Base. A count of 0 with a state byte of 0 says that this program
-    /// has not begun (docs/states.md §3).
+    /// For a merge that <paramref name="begins"/>, a state byte of 0 becomes 1, which every engine accepts. The count cannot show that the
+    /// merge has begun, because ops are written to Base before they are counted. So count 0 with state byte 0 proves that this program has
+    /// not begun (docs/states.md §3).
     /// </para>
     /// </summary>
     public IEnumerable<IoGroup> MakeDurable(int entries, bool begins)
@@ -166,8 +169,8 @@ internal sealed class MetadataImage
     }
 
     /// <summary>
-    /// Writes all pages that a window of <paramref name="entries"/> ops uses, page 0 included, and flushes. Rule 2: only while no valid
-    /// window is on disk, and without claiming one.
+    /// Writes all pages that a window of <paramref name="entries"/> ops uses, page 0 included, and flushes. Rule 2: there must be no valid
+    /// window on disk, and the state byte in the image must not be 2.
     /// </summary>
     public IEnumerable<IoGroup> WriteScratch(int entries)
     {
@@ -211,7 +214,7 @@ internal sealed class MetadataImage
         }
     }
 
-    /// <summary>Writes the pages after page 0 that hold entries and slots of a window, each once.</summary>
+    /// <summary>Writes the pages after page 0 that hold entries and slots of a window, each page once.</summary>
     private void WriteSlots(int entries)
     {
         long entriesEnd = (Layout.EntryOffset(entries + 1) + Page - 1) & -Page;

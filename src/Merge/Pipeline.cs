@@ -23,7 +23,7 @@ internal sealed class Pipeline
     /// </summary>
     private const int WindowRoomBytes = 3 << 20;
 
-    /// <summary>One buffer is written, one is decompressed, one is read, one is filled.</summary>
+    /// <summary>Enough for one buffer that is filled, one that is read, one that is decompressed and one that is written.</summary>
     private const int LeastBuffers = 4;
 
     /// <summary>More buffers only spread the work over more memory than a cache holds.</summary>
@@ -97,8 +97,8 @@ internal sealed class Pipeline
     /// </summary>
     public void Join(MemoryQuota share)
     {
-        // The quota also pays for the COW's metadata image and the window it was read through. With one buffer a merge can continue
-        // whatever the others take.
+        // The quota also covers the COW's metadata image and the memory through which the COW was read. One buffer is enough for a merge to
+        // continue, however much memory the other merges take.
         int other = _setup.Arena.Size - _setup.Arena.Free - (_batches.Length * _bufferBytes);
         if (!share.TryTake(other + _bufferBytes))
             throw new SnapuserdException(ExitCode.OutOfResources,
@@ -180,8 +180,8 @@ internal sealed class Pipeline
     /// </summary>
     public void Wait(bool forOthers = false)
     {
-        // A worker that ends a job wakes the queue as well. A reader that left, or a thread that changed the rate, since the caller checked
-        // has already woken it.
+        // A worker that ends a job wakes the queue as well. If a reader left or the rate changed after the caller checked, the queue has
+        // been woken already, and this returns at once.
         if (_setup.Io.InFlight > 0 || forOthers) _setup.Io.Wait();
         else if (_jobs > 0) _setup.Workers.WaitForEnd();
         else throw new InvalidOperationException("the engine waits for nothing");
@@ -254,7 +254,7 @@ internal sealed class Pipeline
             {
                 this[0].ThrowIfFailed();
                 Release();
-                // Count only decoded ops, not those in flight: the next process continues after them.
+                // Report only decoded ops, not those in flight: the next process continues the check after the reported ops.
                 for (int end = Count > 0 ? this[0].From : index; done < end; done++) bytes += _cow[done].UnitBytes;
                 observer?.Checking(new MergeProgress(done, _cow.OpCount, bytes, total));
                 changed = true;

@@ -32,7 +32,7 @@ public sealed class ReaderGate : IPending
     private int _epoch;
 
     /// <summary>
-    /// Called where another thread may run between two steps that only work together. Null except in tests, which play the other thread.
+    /// Called between two steps at which another thread may interleave. Null except in tests, which do there what that thread might do.
     /// </summary>
     internal Action? Interleave { get; init; }
 
@@ -40,8 +40,8 @@ public sealed class ReaderGate : IPending
     public ReaderGate(WakeUp? wakeUp = null) => _wakeUp = wakeUp;
 
     /// <summary>
-    /// The locations for a reader that has entered. They stay valid until it leaves, whatever is published meanwhile. One word, so that
-    /// count and window change together.
+    /// The locations for a reader that has entered. They stay valid until it leaves, whatever is published meanwhile. Stored in one 64-bit
+    /// word, so that count and window change together.
     /// </summary>
     public OpLocations Locations
     {
@@ -72,14 +72,15 @@ public sealed class ReaderGate : IPending
         }
     }
 
-    /// <summary>Deregisters a reader. It has copied all bytes into its own memory.</summary>
+    /// <summary>Deregisters a reader, which must already have copied all bytes into its own memory.</summary>
     public void Leave(int pass)
     {
         if (Interlocked.Decrement(ref _inside[Place(pass)]) == 0 && Volatile.Read(ref _epoch) != pass) _wakeUp?.Signal();
     }
 
     /// <summary>
-    /// Publishes the new locations. Only while <see cref="IsDone"/>: there are two counters, for the readers before and after one switch.
+    /// Publishes the new locations. <see cref="IsDone"/> must be true, because there are only two counters: for the readers before and
+    /// after one switch.
     /// </summary>
     internal void Publish(OpLocations locations)
     {

@@ -5,16 +5,20 @@ using Snapuserd.Cow;
 namespace Snapuserd.Merge;
 
 /// <summary>
-/// The contents that an earlier run left in scratch: <paramref name="Entries"/> slots with the window at the count, or stale contents to
-/// discard (<paramref name="IsStale"/>), or nothing.
+/// What scratch holds at the start of a run: a window of <paramref name="Entries"/> ops from the durable count on; stale contents to
+/// discard, if <paramref name="IsStale"/>; or nothing.
 /// </summary>
 internal readonly record struct RecoveredWindow(int Entries, bool IsStale)
 {
     /// <summary>
-    /// Reads the window from the loaded metadata image of a COW whose count is <paramref name="count"/>. State 2 announces the window at
-    /// the count. Android leaves stale contents if a write-back happens between its two stores: the entries name the ops just counted. Once
-    /// no ordered op is left, Android ignores the state byte and continues to count. Neither program leaves any other state: exit code 65,
-    /// naming the first entry that differs.
+    /// Reads the window from the loaded metadata image of a COW whose count is <paramref name="count"/>. State 2 says that scratch holds
+    /// the window at the count. Android's engine can leave state 2 with stale contents in two cases:
+    /// <list type="bullet">
+    /// <item>It stores count and state separately. If the page is written back between the two, the entries name the ops just
+    /// counted.</item>
+    /// <item>Once no ordered op remains, it ignores the state byte and continues to count.</item>
+    /// </list>
+    /// Any other content with state 2 is damage: throws with exit code 65 and names the first entry that differs.
     /// </summary>
     public static RecoveredWindow Read(CowFile cow, MergePlan plan, MetadataImage metadata, int count)
     {
@@ -34,9 +38,9 @@ internal readonly record struct RecoveredWindow(int Entries, bool IsStale)
             (ulong block, ulong offset) = metadata.Entry(differs);
             found = $"entry {differs} is block {block} at offset {offset}";
         }
-        string due = count + differs < plan.Count ? plan.Describe(count + differs) : "no op at all";
+        string expected = count + differs < plan.Count ? plan.Describe(count + differs) : "no op at all";
         throw new SnapuserdException(ExitCode.CowCorrupt,
-            $"{cow.Name}: scratch is marked valid (state 2, num_merge_ops {count}), but {found} where {due} is due at offset "
+            $"{cow.Name}: scratch is marked valid (state 2, num_merge_ops {count}), but {found} where {expected} is due at offset "
             + $"{metadata.Layout.SlotOffset(differs)}");
     }
 

@@ -11,13 +11,13 @@ namespace Snapuserd.Merge;
 /// </summary>
 internal enum MergeProtocol
 {
-    /// <summary>None runs.</summary>
+    /// <summary>No protocol runs.</summary>
     None,
     /// <summary>Makes the previous run's writes durable, then finishes or discards its window.</summary>
     Recovery,
-    /// <summary>Makes durable what is written, and counts it.</summary>
+    /// <summary>Makes the written ops durable and counts them.</summary>
     Checkpoint,
-    /// <summary>Saves a window in scratch and claims it.</summary>
+    /// <summary>Saves a window in scratch and then marks it valid there.</summary>
     Journal,
     /// <summary>
     /// The window is durable in scratch and published. Waits until the last reader that may use its sources has left. Nothing of the
@@ -31,20 +31,22 @@ internal enum MergeProtocol
 }
 
 /// <summary>
-/// The protocol that runs, with its name. A protocol is a sequence of waits: each step begins I/O and yields what must be done before the
-/// next step.
+/// Runs one protocol at a time. A protocol is an iterator: each step begins I/O and yields the operation that must be done before the next
+/// step.
 /// </summary>
 internal sealed class RunningProtocol
 {
     private IEnumerator<IPending>? _steps;
 
-    /// <summary>Which one runs.</summary>
+    /// <summary>The protocol that runs.</summary>
     public MergeProtocol Name { get; private set; }
 
-    /// <summary>True while one runs.</summary>
+    /// <summary>True while a protocol runs.</summary>
     public bool IsRunning => Name != MergeProtocol.None;
 
-    /// <summary>True while it waits for readers. They wake the queue, and a merge that must stop does not wait for them.</summary>
+    /// <summary>
+    /// True while the protocol waits for readers. The last of them wakes the queue. A merge that must stop does not wait for them.
+    /// </summary>
     public bool AwaitsReaders => Name == MergeProtocol.AwaitReaders;
 
     /// <summary>Begins a protocol with its first step.</summary>
@@ -59,7 +61,7 @@ internal sealed class RunningProtocol
     /// <summary>Called by the running protocol: its next steps are those of <paramref name="name"/>.</summary>
     public void SwitchTo(MergeProtocol name) => Name = name;
 
-    /// <summary>Takes every step that does not have to wait. True if it took any.</summary>
+    /// <summary>Runs the next steps until one has to wait. True if any step ran.</summary>
     public bool Continue()
     {
         bool changed = false;

@@ -13,9 +13,13 @@ namespace Snapuserd.Merge;
 /// |&lt;- sector 0 ->|                           |&lt;- 4096 ->|
 /// </code>
 /// s is the state byte: 0 never used, 1 invalid, 2 valid. An entry is { new_block u64, file_offset u64 }, little-endian, at an odd address.
-/// An entry of zeros ends the list. Three invariants hold. Header, state byte and <c>num_merge_ops</c> share the first 512 bytes, so that
-/// one sector write changes count and state together. Entry i names the op at position <c>num_merge_ops</c> + i and points at slot i. A
-/// slot holds the bytes to be written to Base, for an Xor its result.
+/// An entry of zeros ends the list. Three invariants hold:
+/// <list type="bullet">
+/// <item>Header, state byte and <c>num_merge_ops</c> share the first 512 bytes, so that one sector write changes count and state
+/// together.</item>
+/// <item>Entry i names the op at position <c>num_merge_ops</c> + i and points at slot i.</item>
+/// <item>A slot holds the bytes to be written to Base; for an Xor, its result.</item>
+/// </list>
 /// </summary>
 public readonly record struct ScratchLayout
 {
@@ -63,7 +67,7 @@ public readonly record struct ScratchLayout
     public long SlotOffset(int index) => DataOffset + ((long)index * CowOp.BlockSize);
 
     /// <summary>
-    /// Bytes from the file's start that windows of up to <paramref name="slots"/> ops touch, in whole pages; only page 0 without any.
+    /// Bytes from the file's start that windows of up to <paramref name="slots"/> ops touch, in whole pages; page 0 only for 0 slots.
     /// </summary>
     public long HeadBytes(int slots) => slots == 0 ? CowOp.BlockSize : (SlotOffset(slots) + CowOp.BlockSize - 1) & -CowOp.BlockSize;
 }

@@ -4,20 +4,21 @@ using Snapuserd.Cow;
 namespace Snapuserd.Merge;
 
 /// <summary>
-/// How far a merge has come: four counts of ops, and the bytes of Base that they stand for. An op with a position below a count is done in
-/// the sense of that count. The counts only rise, and never overtake one another:
+/// The progress of a merge: four counts of ops in merge order, and the bytes of Base that these ops write. Each count includes the ops
+/// with positions below it. The counts only rise, and keep this order:
 /// <code>
 ///   0 ≤ Released ≤ Published ≤ Durable ≤ Written ≤ End
 /// </code>
 /// <list type="bullet">
-/// <item><see cref="Written"/>: Base is written, durable or not. Plain batches after it may be written or in flight as well.</item>
-/// <item><see cref="Durable"/>: <c>num_merge_ops</c> on disk. A power cut leaves it, and the next run writes everything after it
+/// <item><see cref="Written"/>: ops that are written to Base, durable or not. Later plain batches may be written or in flight as
+/// well.</item>
+/// <item><see cref="Durable"/>: <c>num_merge_ops</c> on disk. After a power cut the next run starts there and writes all later ops
 /// again.</item>
-/// <item><see cref="Published"/>: the count that a reader who enters now is told.</item>
-/// <item><see cref="Released"/>: no reader inside uses a lower count. Rule 1 compares with this one. Without readers it is equal to
-/// <see cref="Durable"/>.</item>
+/// <item><see cref="Published"/>: the count for readers that enter now.</item>
+/// <item><see cref="Released"/>: the lowest count that a reader inside may still use. Rule 1 compares safe-from counts with it. Without
+/// readers it is equal to <see cref="Durable"/>.</item>
 /// </list>
-/// Each move checks these rules and throws <see cref="InvalidOperationException"/>. Only for the merge thread.
+/// A change that breaks this order throws <see cref="InvalidOperationException"/>. Only for the merge thread.
 /// </summary>
 internal sealed class Watermarks
 {
@@ -25,7 +26,7 @@ internal sealed class Watermarks
     private readonly IMergeObserver? _observer;
 
     /// <summary>
-    /// All four at <paramref name="start"/>, the count that the COW has. Each move of <see cref="Written"/> is reported to
+    /// Sets all four counts to <paramref name="start"/>, the count in the COW. Each change of <see cref="Written"/> is reported to
     /// <paramref name="observer"/>.
     /// </summary>
     public Watermarks(MergePlan plan, int start, IMergeObserver? observer = null)
@@ -49,13 +50,13 @@ internal sealed class Watermarks
     /// <summary>All ops of the merge order.</summary>
     public int End => _plan.Count;
 
-    /// <summary>Base is written up to this count.</summary>
+    /// <summary>Ops that are written to Base.</summary>
     public int Written { get; private set; }
 
     /// <summary>The count on disk.</summary>
     public int Durable { get; private set; }
 
-    /// <summary>The count that readers were told last.</summary>
+    /// <summary>The count that was last published to readers.</summary>
     public int Published { get; private set; }
 
     /// <summary>The lowest count that a reader inside may use.</summary>
@@ -70,7 +71,7 @@ internal sealed class Watermarks
     /// <summary>Bytes of the units of the ops before <see cref="Durable"/>.</summary>
     public long BytesDurable { get; private set; }
 
-    /// <summary>Bytes that a power cut makes the next run write again, apart from batches that are not retired.</summary>
+    /// <summary>Bytes that are written and not yet durable: the next run writes them again. Without batches that are not retired.</summary>
     public long BytesUncounted => BytesWritten - BytesDurable;
 
     /// <summary>Blocks written to Base since <see cref="Start"/>.</summary>
@@ -80,8 +81,8 @@ internal sealed class Watermarks
     public MergeProgress Progress => new(Written, End, BytesWritten, BytesTotal);
 
     /// <summary>
-    /// Base is written up to <paramref name="to"/>. A window (<paramref name="journaled"/>) also writes the ops that have nothing to write
-    /// elsewhere.
+    /// Records that all ops before <paramref name="to"/> are written to Base. A window (<paramref name="journaled"/>) also writes the ops
+    /// that a plain batch skips because they change nothing.
     /// </summary>
     public void AdvanceWritten(int to, bool journaled = false)
     {
@@ -95,7 +96,7 @@ internal sealed class Watermarks
         _observer?.Progress(Progress);
     }
 
-    /// <summary>The count <paramref name="to"/> is on disk.</summary>
+    /// <summary>Records that the count <paramref name="to"/> is on disk.</summary>
     public void AdvanceDurable(int to)
     {
         if (to < Durable || to > Written) throw Refused(nameof(Durable), to, Durable, Written);
@@ -103,8 +104,8 @@ internal sealed class Watermarks
     }
 
     /// <summary>
-    /// Readers are told the durable count. Only after all of them use the count published before: readers of three counts cannot be told
-    /// apart.
+    /// Records that the durable count is published to readers. All readers inside must use the count published before, because
+    /// <see cref="ReaderGate"/> distinguishes readers of two counts only.
     /// </summary>
     public void Publish()
     {
@@ -112,7 +113,7 @@ internal sealed class Watermarks
         Published = Durable;
     }
 
-    /// <summary>Every reader that used a lower count than the published one has left.</summary>
+    /// <summary>Records that every reader that used a lower count than the published one has left.</summary>
     public void Release() => Released = Published;
 
     private static InvalidOperationException Refused(string mark, int to, int from, int end) =>

@@ -379,7 +379,7 @@ public sealed class MergeMarkerTests : IDisposable
         File.WriteAllText(Marker, Text("begun", s_other, 0));
         Assert.Equal($"65 {MergeMarker.Sentence(Cow, "it is the COW of another update")}", Says(() => mark.Check(file)));
         File.WriteAllText(Marker, Text("begun", digest, 1));
-        Assert.Equal($"65 {MergeMarker.Sentence(Cow, "it is an older copy: 0 ops are merged in it, and 1 were")}",
+        Assert.Equal($"65 {MergeMarker.Sentence(Cow, "it is an older copy: 0 ops are merged in it, but the marker says 1")}",
             Says(() => mark.Check(file)));
         Assert.Empty(Open());
 
@@ -394,7 +394,7 @@ public sealed class MergeMarkerTests : IDisposable
             mark.Check(merged);
         }
         File.WriteAllText(Marker, Text("begun", digest, 4));
-        Assert.Equal($"65 {MergeMarker.Sentence(Cow, "it is an older copy: 3 ops are merged in it, and 4 were")}",
+        Assert.Equal($"65 {MergeMarker.Sentence(Cow, "it is an older copy: 3 ops are merged in it, but the marker says 4")}",
             Says(() => mark.Check(merged)));
         // Another program's file of that name proves nothing.
         File.WriteAllText(Marker, "notes");

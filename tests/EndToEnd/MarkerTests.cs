@@ -101,7 +101,7 @@ public sealed class MarkerTests : IDisposable
         byte[] before = File.ReadAllBytes(Base);
         BinaryResult refused = Merge();
         Assert.Equal(65, refused.ExitCode);
-        Assert.Contains("it is an older copy: 0 ops are merged in it, and ", refused.Error);
+        Assert.Contains("it is an older copy: 0 ops are merged in it, but the marker says ", refused.Error);
         Assert.Equal(before, File.ReadAllBytes(Base));
     }
 

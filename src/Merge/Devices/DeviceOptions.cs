@@ -32,7 +32,7 @@ public sealed record DeviceOptions
     public bool Writes { get; init; }
     /// <summary>Devices that are written may lie on file systems without locks.</summary>
     public bool WithoutLock { get; init; }
-    /// <summary>How they are read and written.</summary>
+    /// <summary>How the devices are read and written.</summary>
     public IoChoice Io { get; init; }
     /// <summary>
     /// Requests in flight at once. 32 keep an NVMe drive or a RAID busy with 4 KiB requests; more only delays a stop. Android used 32 in

@@ -12,7 +12,7 @@ public sealed class DeviceSet : IDisposable
     // With more threads the codecs outrun the devices. Each thread takes about 200 KiB for its contexts.
     private const int MostThreads = 16;
 
-    // More than all buffers of a merge without windows hold: no worker waits for the merge thread's next turn.
+    // More jobs than all buffers of a merge without windows hold, so that no worker waits for the merge thread to post the next one.
     private const int JobsUnderWay = 64;
 
     private readonly BlockDevice _cow;
@@ -24,7 +24,7 @@ public sealed class DeviceSet : IDisposable
     private readonly WorkQueue<DecodeJob> _workers;
 
     /// <summary>
-    /// Opens the devices that the options name. <paramref name="stop"/> and <paramref name="wakeUp"/> outlive it. Exit codes of
+    /// Opens the devices that the options name. <paramref name="stop"/> and <paramref name="wakeUp"/> must outlive it. Exit codes of
     /// <see cref="BlockDevice.Open"/>, 64 for paths that do not fit together, 69 and 71 if no queue can be created.
     /// </summary>
     public DeviceSet(DeviceOptions options, StopFlag stop, WakeUp wakeUp)
@@ -42,13 +42,13 @@ public sealed class DeviceSet : IDisposable
             if (ownSource) _source = BlockDevice.Open(sourcePath!, DeviceAccess.Shared, _base);
             CheckUnmoved(options, ownSource, overlap);
             foreach (BlockDevice? device in (ReadOnlySpan<BlockDevice?>)[_cow, _base, _source])
-                if (device?.NotLocked is { } sentence) options.Report(sentence);
+                if (device?.NotLocked is { } warning) options.Report(warning);
             if (overlap is { Length: > 0 }) SharedCaches.MakeCoherent(_source!, _base!);
             _arena = new Arena(options.ArenaBytes);
             Devices = _source != null ? [_cow, _base!, _source] : _base != null ? [_cow, _base] : [_cow];
             _queue = MakeQueue(options, Devices);
             int threads = options.Threads > 0 ? options.Threads : Math.Clamp(Environment.ProcessorCount, 1, MostThreads);
-            // Even a single worker: the devices must not idle while the merge thread decodes.
+            // Even a single worker gets its own thread: if the merge thread decoded, the devices would idle meanwhile.
             _workers = new WorkQueue<DecodeJob>(threads, JobsUnderWay, () => new DecodeWorker(), _wakeUp);
             MergeDevice baseDevice =
                 _base == null ? new MergeDevice(0, cowName, _cow.Length) : new MergeDevice(1, options.BaseName ?? basePath!, _base.Length);
@@ -104,7 +104,7 @@ public sealed class DeviceSet : IDisposable
     {
         _workers?.Dispose();
         _queue?.Dispose();
-        // The kernel may still write to buffers that could not be reaped. They stay mapped until the process ends, which it is about to do.
+        // The kernel may still write to buffers whose requests could not be reaped. They stay mapped until the process ends, soon after.
         bool inUse = Setup is { Io.Broken: true } || _queue is RingQueue { Leaked: true };
         if (!inUse) _arena?.Dispose();
         foreach (BlockDevice? device in (ReadOnlySpan<BlockDevice?>)[_source, _base, _cow])
@@ -130,14 +130,14 @@ public sealed class DeviceSet : IDisposable
     }
 
     /// <summary>
-    /// The opened and locked devices must relate as the earlier check found. While this process waited for a lock, a link may have been
-    /// moved or a loop device set up again. Exit code 76 if they differ.
+    /// Checks again which bytes the devices share, now that they are opened and locked. While this process waited for a lock, a link may
+    /// have been moved or a loop device set up again. Exit code 76 if the result differs from the first check.
     /// </summary>
     private void CheckUnmoved(DeviceOptions options, bool ownSource, ReadOnlyMemory<SharedRange>? overlap)
     {
         // A source that is the base itself is not opened, so its path is resolved again here.
-        using BlockDevice? looked = options.Source != null && !ownSource ? BlockDevice.Open(options.Source, DeviceAccess.Read) : null;
-        bool own = Relate(options, _cow, _base, looked ?? _source, out ReadOnlyMemory<SharedRange>? now);
+        using BlockDevice? reopened = options.Source != null && !ownSource ? BlockDevice.Open(options.Source, DeviceAccess.Read) : null;
+        bool own = Relate(options, _cow, _base, reopened ?? _source, out ReadOnlyMemory<SharedRange>? now);
         if (own != ownSource || now.HasValue != overlap.HasValue
             || !now.GetValueOrDefault().Span.SequenceEqual(overlap.GetValueOrDefault().Span))
             throw new SnapuserdException(ExitCode.InUse,
@@ -161,13 +161,13 @@ public sealed class DeviceSet : IDisposable
                 // Accepting it would let the merge overwrite blocks that it still has to read.
                 throw new SnapuserdException(ExitCode.Usage, $"--source-separate is given, but {source.Path} is the base itself");
             case StorageRelation.Equal:
-                // One device has one number: a write to the base changes what the source reads.
+                // Source and base get the same device number, so the engine knows that a write to the base changes the source.
                 return false;
             case StorageRelation.Overlapping when options.Writes && options.SourceSeparate:
                 throw new SnapuserdException(ExitCode.Usage,
                     $"--source-separate is given, but {source.Path} and {target.Path} share storage");
             case StorageRelation.Overlapping:
-                // Readers take the overlap into account as well: their data may be lost.
+                // Readers need the overlap as well: a merge may have overwritten the data that they read.
                 overlap = source.Storage.SharedWith(target.Storage).ToArray();
                 return true;
             case StorageRelation.Unknown when options.Writes && !options.SourceSeparate:

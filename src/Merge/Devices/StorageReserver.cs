@@ -11,7 +11,7 @@ namespace Snapuserd.Merge;
 /// <para>
 /// Some storage can still run out of space during the merge: file systems that write elsewhere than they read (shared extents of reflinked
 /// files, btrfs with snapshots or compression, ZFS), thin volumes, and servers that promise space they do not have. Then the merge stops
-/// with 74 at a count, and continues when there is space.
+/// with exit code 74, and the same command continues it when there is space.
 /// </para>
 /// </summary>
 public sealed class StorageReserver(BlockDevice[] devices, StopFlag stop, Action<string> report) : IStorageReserver
@@ -51,7 +51,9 @@ public sealed class StorageReserver(BlockDevice[] devices, StopFlag stop, Action
         }
     }
 
-    /// <summary>Throws 74 if a write ends beyond RLIMIT_FSIZE. The limit also applies to writes in the middle of a longer file.</summary>
+    /// <summary>
+    /// Throws with exit code 74 if a write ends beyond RLIMIT_FSIZE. The limit also applies to writes in the middle of a longer file.
+    /// </summary>
     private static void CheckLimit(string name, IEnumerable<ByteRange> ranges)
     {
         if (Libc.GetLimit(Libc.RLIMIT_FSIZE, out ResourceLimit limit) < 0 || limit.Current == Libc.RLIM_INFINITY) return;
@@ -68,14 +70,14 @@ public sealed class StorageReserver(BlockDevice[] devices, StopFlag stop, Action
     {
         if (Libc.Statx(fd, Libc.STATX_BASIC_STATS, out StatxData file) < 0) return;
         bool known = Libc.FStatFs(fd, out StatFsData system) == 0 && KnowsHoles(system);
-        // Where the holes are unknown, a file that has as many blocks as it is long has none.
+        // If the holes are unknown: a file that has as many allocated bytes as its length has no holes.
         if (!known && (long)file.Blocks * StatBlock >= (long)file.Size) return;
         Holes holes = new(fd, (long)file.Size, known);
         long need = 0;
         foreach (ByteRange part in holes.In(ranges, shift)) need += part.Length;
         if (need == 0) return;
         long unwritten = Math.Max(0, ((long)file.Blocks * StatBlock) - holes.DataBytes());
-        // Reserved blocks also show as holes, including those of an earlier run. At least this much is missing.
+        // Blocks that are reserved already, for example by an earlier run, also show as holes. So this is the least that can be missing.
         long least = need - unwritten;
         long free = FreeBytes(system);
         if (least > free) throw NoSpace(name, least, free, Errno.ENOSPC);

@@ -41,11 +41,11 @@ public sealed record CowState(CowKind Kind, bool BaseIsUntouched, ExitCode Code,
     /// <summary>
     /// The file is the beginning of a copy: empty, all zeros, or shorter than its own header says, and its existing part shows no merge. No
     /// merge begins with such a file, and a merge that has begun has flushed the whole file first. So the base is the old image, unless a
-    /// mark says otherwise. Only a file can be shorter than its header says, not a device.
+    /// marker says otherwise. Only a file can be shorter than its header says, not a device.
     /// </summary>
     public bool IsIncomplete { get; init; }
 
-    /// <summary>What the COW shows of the start of its merge.</summary>
+    /// <summary>The evidence in the COW about the start of its merge.</summary>
     public MergeStart Start { get; init; } = MergeStart.NotShown;
 
     /// <summary>This program has not begun the merge. Android's engine may have, unless <see cref="BaseIsUntouched"/>.</summary>
@@ -57,7 +57,7 @@ public sealed record CowState(CowKind Kind, bool BaseIsUntouched, ExitCode Code,
     /// <summary>Ops that are counted as merged.</summary>
     public ulong Count { get; init; }
 
-    // The end of the header field with the size of scratch, in bytes.
+    // Byte offset of the end of the header field that holds the size of scratch.
     private const int ScratchSizeEnd = 38;
 
     public static readonly CowState Absent = new(CowKind.Absent, true, ExitCode.Done, "there is no update");
@@ -90,8 +90,8 @@ public sealed record CowState(CowKind Kind, bool BaseIsUntouched, ExitCode Code,
         {
             if (isBlockDevice && IsBlank(source))
                 return new CowState(CowKind.Blank, true, ExitCode.Done, $"there is no update on {source.Name}");
-            if (!isBlockDevice && CutShort(source) is { } sentence)
-                return new CowState(CowKind.Corrupt, false, ExitCode.CowCorrupt, sentence) { IsIncomplete = true };
+            if (!isBlockDevice && CutShort(source) is { } message)
+                return new CowState(CowKind.Corrupt, false, ExitCode.CowCorrupt, message) { IsIncomplete = true };
             CowHeader header = CowHeader.Parse(source);
             count = header.NumMergeOps;
             using CowFile cow = CowFile.Read(source);

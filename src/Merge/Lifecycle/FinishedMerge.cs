@@ -19,13 +19,13 @@ public static class FinishedMerge
         {
             using var input = new CowInput(cowPath, DeviceAccess.Shared);
             using CowFile cow = CowFile.Read(input.Source);
-            MergeMarker mark = new(cowPath);
-            mark.Check(cow);
+            MergeMarker marker = new(cowPath);
+            marker.Check(cow);
             if (cow.Header.Major < 2 || cow.Header.NumMergeOps != (ulong)cow.Order.Count) return null;
             using BlockDevice target = BlockDevice.Open(basePath, DeviceAccess.Read);
             if (ForeignFormat.IsSparse(target)) return null;
             if (Flush(target, input.Device) != null) return null;
-            mark.End();
+            marker.End();
             return new MergeResult { OpsTotal = cow.Order.Count, ResumedFrom = cow.Order.Count };
         }
         catch (SnapuserdException)
@@ -36,9 +36,9 @@ public static class FinishedMerge
     }
 
     /// <summary>
-    /// Makes the result of a finished merge durable: flushes the base, then the COW. The first failure ends it: nothing is flushed after
-    /// it. Returns the device that cannot be flushed and the errno, or null. With <paramref name="withoutFlush"/>, a file system that is
-    /// read-only or does not implement flush is no failure.
+    /// Makes the result of a finished merge durable: flushes the base, then the COW. Stops at the first failure. Returns the device that
+    /// cannot be flushed and the errno, or null. With <paramref name="withoutFlush"/>, a file system that is read-only or does not
+    /// implement flush is not a failure.
     /// </summary>
     public static (BlockDevice Device, int Errno)? Flush(BlockDevice target, BlockDevice cow, bool withoutFlush = false)
     {

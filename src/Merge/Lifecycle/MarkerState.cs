@@ -27,7 +27,8 @@ public readonly record struct MarkerState(MarkerKind Kind, string? Digest = null
     public bool HasContent => Kind is MarkerKind.Maybe or MarkerKind.Begun;
 
     /// <summary>
-    /// True if a COW with this <paramref name="start"/> was not merged as far as the marker says: it is a copy from before the merge.
+    /// True if the marker contradicts a COW with this <paramref name="start"/>: its merge has begun according to the marker, and not
+    /// according to the COW. Then the COW is a copy from before the merge.
     /// </summary>
     public bool Denies(MergeStart start) => start switch
     {
@@ -45,6 +46,6 @@ public readonly record struct MarkerState(MarkerKind Kind, string? Digest = null
     {
         if (!HasContent || Digest == null) return null;
         if (Digest != digest) return "it is the COW of another update";
-        return count < Count ? $"it is an older copy: {count} ops are merged in it, and {Count} were" : null;
+        return count < Count ? $"it is an older copy: {count} ops are merged in it, but the marker says {Count}" : null;
     }
 }

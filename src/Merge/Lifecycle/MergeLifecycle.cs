@@ -3,7 +3,7 @@ using System;
 namespace Snapuserd.Merge;
 
 /// <summary>
-/// One merge with the durable steps around it. The owner of the merge calls them; no observer, log or printed result has a part in them.
+/// One merge with the durable steps around it. The owner of the merge calls them. They depend on no observer, log or printed result.
 /// <code>
 ///   Check          nothing is written yet: the marker beside the COW does not name another COW
 ///   Run            Check, then the engine, then Done
@@ -15,7 +15,7 @@ namespace Snapuserd.Merge;
 /// </summary>
 public sealed class MergeLifecycle(MergeEngine engine, IMergeMarker? mark) : IDisposable
 {
-    /// <summary>The engine. Its owner calls <see cref="Run"/> here and not there.</summary>
+    /// <summary>The engine. Call <see cref="Run"/> of this class instead of the engine's own, which does not remove the marker.</summary>
     public MergeEngine Engine => engine;
 
     /// <summary>
@@ -28,7 +28,7 @@ public sealed class MergeLifecycle(MergeEngine engine, IMergeMarker? mark) : IDi
         return new MergeLifecycle(MergeEngine.Open(setup), setup.Marker);
     }
 
-    /// <summary>Throws 65 if the marker names another COW: Base then belongs to that COW.</summary>
+    /// <summary>Throws with exit code 65 if the marker names another COW, because Base then belongs to that COW.</summary>
     public void Check() => mark?.Check(engine.Cow);
 
     /// <summary>Merges the remaining ops and removes the marker. Exit codes of <see cref="MergeEngine.Run"/>.</summary>

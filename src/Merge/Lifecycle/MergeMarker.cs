@@ -10,20 +10,20 @@ namespace Snapuserd.Merge;
 /// <summary>
 /// COW.merging, a marker file beside a COW that is a file. <c>boot</c> creates it before a merge may begin. A merge that begins writes into
 /// it which COW has written to the base. So a COW that is missing, cut off or exchanged is not mistaken for an update that never began. The
-/// mark is removed after all is merged and durable. To delete a merged COW, delete the marker first.
+/// marker is removed after all is merged and durable. To delete a merged COW, delete the marker first.
 /// <code>
 ///   empty                          a merge may begin; the base is the old image
 ///   "maybe " DIGEST " " COUNT "\n"  the COW cannot itself show whether its merge has begun
 ///   "begun " DIGEST " " COUNT "\n"  the merge of the COW with this digest has begun; at least COUNT (16 hex digits) ops are merged
 ///   "begun\n"                      the same, from versions that wrote no digest
 /// </code>
-/// DIGEST is the CowDigest. The order at a start: first the COW's state byte becomes durable, then the marker, then the first write to the
-/// base. So an empty marker proves an old image even if the COW is unreadable. An untouched COW beside a marker with content is not the one
-/// that was merged.
+/// DIGEST is the CowDigest. When a merge begins, first the COW's state byte becomes durable, then the marker, then the base is written. So
+/// an empty marker proves an old image even if the COW is unreadable. An untouched COW beside a marker with content is not the one that was
+/// merged.
 /// <para>
-/// The whole content lies within one sector and is rewritten in place. A power cut can leave zeros in its place: then a merge has begun, of
-/// an unknown COW. A file with any other content belongs to another program: it is never written and never removed, and that COW can have
-/// no marker.
+/// The whole content lies within one sector and is rewritten in place. A power cut can leave zeros in its place: such a marker means that
+/// the merge of an unknown COW has begun. A file with any other content belongs to another program: it is never written or removed, and
+/// that COW can have no marker.
 /// </para>
 /// </summary>
 /// <param name="cow">Path of the COW.</param>
@@ -51,8 +51,8 @@ public sealed class MergeMarker(string cow) : IMergeMarker
     }
 
     /// <summary>
-    /// Makes a durable marker that says at least what <paramref name="says"/> does; an existing mark that says more stays as it is. Returns
-    /// 0 or a negative errno; -EEXIST if the existing file is not a marker.
+    /// Makes a durable marker that says at least what <paramref name="says"/> does; an existing marker that says more stays as it is.
+    /// Returns 0 or a negative errno; -EEXIST if the existing file is not a marker.
     /// <para>
     /// A marker that a power cut can remove is worthless: the base could be half merged, the COW lost in the same power cut, and the next
     /// boot would take the base for the old image. So it is a failure if the folder cannot be flushed and flushing the whole file system is
@@ -74,13 +74,15 @@ public sealed class MergeMarker(string cow) : IMergeMarker
             result = Write(fd, says);
         if (result == 0) result = FileFlush.Of(fd);
         if (result >= 0 && isNew) result = Libc.Rename(path, PathOf(cow));
-        // Also for an existing mark: the process that made it may have been killed before this flush.
+        // An existing marker needs this as well: the process that made it may have been killed before its own flush of the folder.
         if (result >= 0) result = FolderFlush.Of(cow, fd, out unsupported);
         _ = Libc.Close(fd);
         return result < 0 ? result : unsupported;
     }
 
-    /// <summary>True if a marker made here outlasts a power cut. Then a marker without content proves that no merge has begun.</summary>
+    /// <summary>
+    /// True if the marker exists and outlasts a power cut. Only then does a marker without content prove that no merge has begun.
+    /// </summary>
     public static bool IsDurable(string cow)
     {
         int fd = Open(cow, Libc.O_RDONLY, out _);
@@ -173,7 +175,7 @@ public sealed class MergeMarker(string cow) : IMergeMarker
     private static int OpenAt(string path, int flags, out MarkerState state)
     {
         int fd = Retry.OpenAt(Libc.AT_FDCWD, path, Libc.O_NOFOLLOW | Libc.O_NONBLOCK | Libc.O_CLOEXEC | flags, Modes.PrivateFile);
-        // A name too long for a marker has no marker either.
+        // If the name of the marker would be too long, no marker can exist.
         state = new MarkerState(fd is -Errno.ENOENT or -Errno.ENOTDIR or -Errno.ENAMETOOLONG ? MarkerKind.None
             : fd is -Errno.ELOOP or -Errno.EISDIR or -Errno.ENXIO ? MarkerKind.Unknown : MarkerKind.Unreadable);
         if (fd < 0) return state.Kind == MarkerKind.Unknown ? -Errno.EEXIST : fd;

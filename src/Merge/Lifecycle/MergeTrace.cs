@@ -26,7 +26,7 @@ public enum MergeStart
 /// <summary>Reads from a COW whether its merge has begun.</summary>
 public static class MergeTrace
 {
-    /// <summary>The table of docs/states.md.</summary>
+    /// <summary>Looks up the evidence in the table of docs/states.md.</summary>
     /// <param name="count">Header field num_merge_ops.</param>
     /// <param name="state">The scratch state byte; null if the file has none.</param>
     /// <param name="orderedFirst">The first op of the merge order is a Copy or Xor; false also if that cannot be known.</param>
@@ -57,7 +57,8 @@ public static class MergeTrace
     }
 
     /// <summary>
-    /// The same bytes, with an unlimited length, so that the header is checked by itself. Bytes past the real end are never read.
+    /// The same bytes with an unlimited length, so that the header is not rejected because the file is too short for its contents. Bytes
+    /// past the real end are never read.
     /// </summary>
     private sealed class WithoutEnd(IByteSource source) : IByteSource
     {

@@ -63,7 +63,7 @@ public sealed class ObserverGuard(IMergeObserver observer, Action<string>? repor
         }
         catch (Exception)
         {
-            // The report has the same outputs as the observer. No other output is left.
+            // The report uses the same outputs as the observer, so this exception cannot be reported anywhere.
         }
     }
 }
