@@ -16,15 +16,15 @@ public sealed class AttachedFiles : IDisposable
     private readonly string[] _names;
 
     /// <summary>
-    /// Takes over two descriptors, COW and base, or three with the source. Exit code 64 for another number, or without /proc; then they are
-    /// closed.
+    /// Takes over two descriptors, COW and base, or three with the source. Exit code 64 for another number of descriptors, or without
+    /// /proc; the descriptors are closed then.
     /// </summary>
     public AttachedFiles(int[] fds)
     {
         (_fds, _names) = (fds, new string[fds.Length]);
         string? wrong = fds.Length is 2 or 3 ? null : $"attach takes COW and base, and perhaps a source; {fds.Length} files came";
         for (int i = 0; i < fds.Length && wrong == null; i++)
-            if (Libc.ReadLink(PathOf(fds[i]), out _names[i]) < 0) wrong = "attach takes /proc, which is not mounted";
+            if (Libc.ReadLink(PathOf(fds[i]), out _names[i]) < 0) wrong = "attach needs /proc, which is not mounted";
         if (wrong == null) return;
         Dispose();
         throw new SnapuserdException(ExitCode.Usage, wrong);
@@ -39,7 +39,7 @@ public sealed class AttachedFiles : IDisposable
     /// <summary>The path of the source; that of the base if there is no source.</summary>
     public string Source => PathOf(_fds[^1]);
 
-    /// <summary>Its path in this process's view, for messages; the client may know it under another.</summary>
+    /// <summary>The path of the file in this process's view, for messages; the client may know it under another path.</summary>
     public string CowName => _names[0];
 
     /// <inheritdoc cref="CowName"/>

@@ -6,7 +6,7 @@ namespace Snapuserd.Control;
 
 /// <summary>
 /// One connection of a <see cref="ControlServer"/>. Only the server's thread touches the input. The output is guarded by the gate, because
-/// any thread may answer. One request is handled at a time: the next one starts after the whole answer to the last was sent.
+/// any thread may reply. One request is handled at a time: the next one only after the whole reply to the last was sent.
 /// </summary>
 internal sealed class ControlClient(int fd, ControlOptions options, Action ring)
 {
@@ -48,8 +48,8 @@ internal sealed class ControlClient(int fd, ControlOptions options, Action ring)
     }
 
     /// <summary>
-    /// The events for the server's poll: input if a request may come, output while an answer waits; 0 while another thread prepares the
-    /// answer.
+    /// The events for the server's poll: input if a request may come, output while a reply waits to be sent; 0 while another thread
+    /// prepares the reply.
     /// </summary>
     public short Events
     {
@@ -99,7 +99,7 @@ internal sealed class ControlClient(int fd, ControlOptions options, Action ring)
     public bool IsOwner => Libc.GetSockOpt(Fd, Libc.SOL_SOCKET, Libc.SO_PEERCRED, out PeerCredentials peer) >= 0
         && (peer.Uid == 0 || peer.Uid == Libc.GetEUid());
 
-    /// <summary>Adds a part of an answer. From any thread.</summary>
+    /// <summary>Adds a part of a reply. From any thread.</summary>
     public bool Append(ControlReply reply, string? part, bool last, bool close)
     {
         bool taken;
@@ -138,7 +138,7 @@ internal sealed class ControlClient(int fd, ControlOptions options, Action ring)
         return HungUp && !IsBusy && !_peerEnded;
     }
 
-    /// <summary>Closes the connection when the server ends; later answers are discarded.</summary>
+    /// <summary>Closes the connection; later replies are discarded.</summary>
     public void Close()
     {
         lock (_gate) _dropped = true;
@@ -153,7 +153,7 @@ internal sealed class ControlClient(int fd, ControlOptions options, Action ring)
         foreach (int one in TakeDescriptors()) _ = Libc.Close(one);
     }
 
-    /// <summary>An answer is being prepared or sent.</summary>
+    /// <summary>A reply is being prepared or sent.</summary>
     private bool IsBusy
     {
         get
@@ -163,7 +163,8 @@ internal sealed class ControlClient(int fd, ControlOptions options, Action ring)
     }
 
     /// <summary>
-    /// The client will read no answer. Requests that it sent before are still handled: a client may send "detach" and leave.
+    /// Records that the client will read no more replies. Requests that it sent before are still handled: a client may send "detach" and
+    /// leave.
     /// </summary>
     private void HangUp()
     {
@@ -183,7 +184,7 @@ internal sealed class ControlClient(int fd, ControlOptions options, Action ring)
             _dropped = true;
             return false;
         }
-        // Most clients never need the buffer: a small answer is sent at once.
+        // The buffer grows only on demand: most clients get small replies.
         if (_output.Length < _waiting + bytes) Array.Resize(ref _output, Math.Max(_waiting + bytes, _output.Length * 2));
         int end = _waiting + ByteText.Encode(part, _output.AsSpan(_waiting));
         if (line) _output[end] = (byte)'\n';
@@ -191,7 +192,7 @@ internal sealed class ControlClient(int fd, ControlOptions options, Action ring)
         return true;
     }
 
-    /// <summary>Sends what the socket accepts. True if nothing is left to send and no answer is outstanding.</summary>
+    /// <summary>Sends as much output as the socket accepts. True if nothing is left to send and no reply is outstanding.</summary>
     private bool Flush()
     {
         lock (_gate)
@@ -229,7 +230,8 @@ internal sealed class ControlClient(int fd, ControlOptions options, Action ring)
         if (got is -Errno.EAGAIN or -Errno.EINTR && !HungUp) return;
         if (got <= 0)
         {
-            // A half-closed connection is treated as ended: it gets its answers and no new requests are read. A partial line is ignored.
+            // A half-closed connection is treated as ended: outstanding replies are sent, and no new requests are read. A partial line is
+            // ignored.
             _peerEnded = true;
             return;
         }

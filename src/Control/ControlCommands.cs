@@ -25,7 +25,7 @@ public interface IReplyLines
 ///   attach NAME, with the descriptors of COW, base and perhaps source | detach NAME       (CtlRequests does these)
 /// </code>
 /// Without a name the first three concern all snapshots of the process. The others change something: if there are several snapshots, they
-/// take a name, or "all " before the command. <paramref name="stop"/> ends a snapshot.
+/// need a name, or "all " before the command. <paramref name="stop"/> ends a snapshot.
 /// </summary>
 public sealed class ControlCommands(Func<IReadOnlyList<Snapshot>> snapshots, Action<Snapshot> stop)
 {
@@ -35,7 +35,7 @@ public sealed class ControlCommands(Func<IReadOnlyList<Snapshot>> snapshots, Act
     // The commands that this class executes, one snapshot at a time.
     private static readonly string[] s_perSnapshot = ["list", "status", "watch", "merge", "pause", "resume", "rate", "stop"];
 
-    /// <summary>True if a command changes something, so that it must say of which snapshot.</summary>
+    /// <summary>True if a command changes a snapshot, so that it must name the snapshot if there are several.</summary>
     public static bool Changes(string command) => command is "merge" or "pause" or "resume" or "rate" or "stop";
 
     /// <summary>
@@ -114,13 +114,14 @@ public sealed class ControlCommands(Func<IReadOnlyList<Snapshot>> snapshots, Act
         _ => (status.EndedWith, $"{status.Name} has failed: {status.Error}"),
     };
 
-    /// <summary>The command continues until the merges that it watches end.</summary>
+    /// <summary>True for a `watch` line: the command continues until the merges that it watches end.</summary>
     public static bool IsWatch(string line)
     {
         _ = Take(ref line, "json");
         return line == "watch" || line.StartsWith("watch ", StringComparison.Ordinal);
     }
 
+    /// <summary>True while a watch of this snapshot continues.</summary>
     public static bool GoesOn(SnapshotStatus status) =>
         status.State is SnapshotState.Opening or SnapshotState.Queued or SnapshotState.Merging;
 

@@ -31,7 +31,7 @@ public sealed class ControlConnection : IDisposable
     private readonly int _fd;
     private readonly byte[] _buffer = new byte[LongestLine];
     private readonly MonotonicClock _clock = new();
-    /// <summary>The time at which the limit for the whole connection ends; <see cref="long.MaxValue"/> without one.</summary>
+    /// <summary>The time at which the limit for the whole connection ends; <see cref="long.MaxValue"/> without a limit.</summary>
     private readonly long _deadline;
     /// <summary>The time by which the next reply line must arrive; <see cref="long.MaxValue"/> while it may take any time.</summary>
     private long _due = long.MaxValue;
@@ -136,7 +136,7 @@ public sealed class ControlConnection : IDisposable
 
     /// <summary>
     /// Receives without blocking and passes complete lines to <paramref name="show"/>. True at the end of the reply. Throws the server's
-    /// error, and 74 if the connection ends before the reply does.
+    /// error, or exit code 74 if the connection ends before the reply does.
     /// </summary>
     public bool Take(Action<string, bool> show)
     {

@@ -1,8 +1,8 @@
 namespace Snapuserd.Control;
 
 /// <summary>
-/// The answer to one request. Any thread may give it, at once or later, whole or in parts. The client's next request waits until it has
-/// ended; requests of other clients do not.
+/// The reply to one request. Any thread may send it, at once or later, whole or in parts. The client's next request is handled only after
+/// the reply has ended; requests of other clients do not wait for it.
 /// </summary>
 public sealed class ControlReply
 {
@@ -10,7 +10,7 @@ public sealed class ControlReply
 
     internal ControlReply(ControlClient client) => _client = client;
 
-    /// <summary>False once the client is gone, was dropped, or has its whole answer: later parts are discarded.</summary>
+    /// <summary>False once the client is gone, was dropped, or has its whole reply: later parts are discarded.</summary>
     public bool IsWanted => _client.Wants(this);
 
     /// <summary>
@@ -24,12 +24,12 @@ public sealed class ControlReply
     public bool IsOwner => _client.IsOwner;
 
     /// <summary>
-    /// Sends a part of the answer, followed by a line feed in line mode. False if the client no longer waits for it, or has left too much
-    /// of it unread; the caller then ends a stream of parts.
+    /// Sends a part of the reply, followed by a line feed in line mode. False if the client no longer waits for the reply, or has left too
+    /// much of it unread; the caller should then end the reply.
     /// </summary>
     public bool Send(string part) => _client.Append(this, part, last: false, close: false);
 
-    /// <summary>Ends the answer, with an optional last part. With <paramref name="close"/> the connection ends after it.</summary>
+    /// <summary>Ends the reply, with an optional last part. With <paramref name="close"/> the connection ends after it.</summary>
     public void End(string? last = null, bool close = false) => _ = _client.Append(this, last, last: true, close);
 }
 

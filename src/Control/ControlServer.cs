@@ -15,12 +15,12 @@ public sealed class ControlOptions
     /// <summary>Handles the requests of `ctl`; null to refuse them all.</summary>
     public IControlRequests? Lines { get; init; }
 
-    /// <summary>Work to do after given times.</summary>
+    /// <summary>Work that becomes due as time passes.</summary>
     public IControlTicks[] Ticks { get; init; } = [];
 
     /// <summary>
-    /// Accepts every peer that the socket's mode permits, because another program chose that mode on purpose. Otherwise only root and the
-    /// server's own user.
+    /// True to accept every peer that the socket's mode permits, because another program chose that mode on purpose. False to accept only
+    /// root and the server's own user.
     /// </summary>
     public bool AnyPeer { get; init; }
 
@@ -52,8 +52,8 @@ public sealed class ControlServer : IDisposable
     public const int MostClients = 128;
 
     /// <summary>
-    /// Bytes of an answer that may wait for a client, beside what its socket holds (200 KiB); a client that leaves more unread is dropped.
-    /// Enough for the status lines of a thousand snapshots.
+    /// Bytes of a reply that may wait for a client, in addition to the 200 KiB that its socket holds. A client that leaves more unread is
+    /// dropped. Enough for the status lines of a thousand snapshots.
     /// </summary>
     internal const int MostWaiting = 256 << 10;
 
@@ -96,7 +96,7 @@ public sealed class ControlServer : IDisposable
     /// <summary>Null while it serves; the reason if it had to give up.</summary>
     public string? Failure => Volatile.Read(ref _failure);
 
-    /// <summary>Listens at <paramref name="path"/> and serves. Exit codes as <see cref="SocketFile.Listen"/> has them.</summary>
+    /// <summary>Listens at <paramref name="path"/> and serves. Exit codes of <see cref="SocketFile.Listen"/>.</summary>
     public static ControlServer Start(string path, ControlOptions options)
     {
         SocketFile file = SocketFile.Listen(path, Backlog);
@@ -115,7 +115,7 @@ public sealed class ControlServer : IDisposable
         if (result < 0)
         {
             _ = Libc.Close(socket);
-            throw new SnapuserdException(ExitCode.Usage, $"what was to be the control socket cannot listen: {ErrnoText.Of(result)}");
+            throw new SnapuserdException(ExitCode.Usage, $"the inherited control socket cannot listen: {ErrnoText.Of(result)}");
         }
         return Start(options, null, socket);
     }
@@ -225,12 +225,13 @@ public sealed class ControlServer : IDisposable
             if (fds[0].ReturnedEvents != 0) _ = _event.Drain();
             for (int i = 0; i < count; i++) _clients[i].React(fds[i + 2].ReturnedEvents);
             if (fds[1].ReturnedEvents == 0) continue;
-            // Another process that shares the inherited socket has shut it down: it polls as ready for ever, and no client can connect.
+            // Another process that shares the inherited socket has shut it down. Poll would always report it as ready, and no client can
+            // connect.
             if ((fds[1].ReturnedEvents & (Libc.POLLRDHUP | Libc.POLLHUP | Libc.POLLERR)) != 0)
                 throw new SnapuserdException(ExitCode.InputOutput, "another process has shut the socket down");
             int refused = Accept();
             shortage = refused < 0;
-            // Once per shortage, which may last for days.
+            // Reported once per shortage, which may last for days.
             if (shortage && !told) _options.Report?.Invoke($"clients of the control socket have to wait: {ErrnoText.Of(refused)}");
             told = shortage;
         }
@@ -259,19 +260,19 @@ public sealed class ControlServer : IDisposable
     }
 
     /// <summary>
-    /// Accepts one client. Returns a negative errno if no descriptor or memory is left, else 0. Every client gets at least one answer or a
-    /// close, so that none waits for a server that will not answer.
+    /// Accepts one client. Returns a negative errno if no descriptor or memory is left, else 0. A client that is refused is disconnected,
+    /// so that it does not wait for a reply.
     /// </summary>
     private int Accept()
     {
         int fd = Libc.Accept4(_listener, Libc.SOCK_CLOEXEC | Libc.SOCK_NONBLOCK);
         if (Errno.IsOutOfResources(fd)) return fd;
         if (fd is -Errno.EPERM or -Errno.ENOSYS)
-            throw ErrnoPolicy.Failure(FailedCall.Command, fd, "no client of the control socket can be let in");
+            throw ErrnoPolicy.Failure(FailedCall.Command, fd, "cannot accept clients on the control socket");
         if (fd < 0) return 0;
-        // The credentials first: a client that is not permitted must not replace another.
+        // Check the credentials first: a client that is not permitted must not replace another.
         string? why = Refusal(fd);
-        if (why == null && _clients.Count >= MostClients && !MakeRoom()) why = $"there are {MostClients} already";
+        if (why == null && _clients.Count >= MostClients && !MakeRoom()) why = $"{MostClients} clients are connected already";
         if (why != null)
         {
             _options.Report?.Invoke($"a client of the control socket was refused: {why}");
@@ -293,7 +294,7 @@ public sealed class ControlServer : IDisposable
             _clients[i].Close();
             _clients.RemoveAt(i);
             _options.Report?.Invoke(
-                "a client of the control socket that never asked for anything was dropped, because another wanted its place");
+                "a client of the control socket that had never sent a request was dropped to make room for another");
             return true;
         }
         return false;
@@ -303,7 +304,7 @@ public sealed class ControlServer : IDisposable
     {
         if (_options.AnyPeer) return null;
         int result = Libc.GetSockOpt(fd, Libc.SOL_SOCKET, Libc.SO_PEERCRED, out PeerCredentials peer);
-        if (result < 0) return $"the system does not say who it is: {ErrnoText.Of(result)}";
+        if (result < 0) return $"its user cannot be determined: {ErrnoText.Of(result)}";
         return peer.Uid == 0 || peer.Uid == Libc.GetEUid() ? null : $"process {peer.Pid} belongs to user {peer.Uid}";
     }
 

@@ -7,8 +7,8 @@ using Snapuserd.Text;
 namespace Snapuserd.Control;
 
 /// <summary>
-/// Answers the lines of `ctl` on a <see cref="ControlServer"/> (<see cref="ControlConnection"/> has the form of the answers). Watched
-/// snapshots are checked twice a second, and changes are sent. <paramref name="stop"/> ends a snapshot.
+/// Handles the requests of `ctl` on a <see cref="ControlServer"/>; <see cref="ControlConnection"/> describes the replies. Watched snapshots
+/// are checked twice a second, and changes are sent. <paramref name="stop"/> ends a snapshot.
 /// </summary>
 public sealed class CtlRequests(Func<IReadOnlyList<Snapshot>> snapshots, Action<Snapshot> stop) : IControlRequests, IControlTicks
 {
@@ -25,8 +25,8 @@ public sealed class CtlRequests(Func<IReadOnlyList<Snapshot>> snapshots, Action<
     private long _next;
 
     /// <summary>
-    /// Ends every watch because the process is about to end: each client gets the current state, the result of the merges, and the end. Any
-    /// thread.
+    /// Ends every watch because the process is about to end: sends each client the current state and ends its reply with the result of the
+    /// merges. Any thread.
     /// </summary>
     /// <param name="why">The reason for the end if the snapshots report none.</param>
     public void EndWatches(SnapuserdException? why = null)
@@ -43,10 +43,12 @@ public sealed class CtlRequests(Func<IReadOnlyList<Snapshot>> snapshots, Action<
         }
     }
 
-    /// <summary>The environment variable that gives a supervised server its supervisor's process number.</summary>
+    /// <summary>The environment variable that gives a supervised server the process ID of its supervisor.</summary>
     public const string SupervisorVariable = "SNAPUSERD_SUPERVISOR";
 
-    /// <summary>Asks for that number. `ctl stop` needs it to wait for the supervisor's end if the server is killed meanwhile.</summary>
+    /// <summary>
+    /// The request for the supervisor's process ID. If the server is killed while `ctl stop` runs, `ctl` waits until this process ends.
+    /// </summary>
     public const string SupervisorRequest = "supervisor";
 
     /// <inheritdoc/>
@@ -208,7 +210,7 @@ public sealed class CtlRequests(Func<IReadOnlyList<Snapshot>> snapshots, Action<
         internal (ExitCode Code, string Sentence)? Failure { get; set; }
     }
 
-    /// <summary>Leaves out lines that the previous check sent as well.</summary>
+    /// <summary>Sends only lines that the previous check did not produce.</summary>
     private sealed class Lines(ControlReply reply) : IReplyLines
     {
         private List<string> _told = [];

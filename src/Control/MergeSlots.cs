@@ -8,8 +8,8 @@ namespace Snapuserd.Control;
 /// merge ends with any result. (Android's daemon frees it only when the device is gone.) A paused snapshot keeps its place in the queue,
 /// and the others pass it. Any thread.
 /// <para>
-/// Lock order: SnapshotSet, Snapshot, MergeSlots, then MergeThrottle and MemoryBudget. A thread that holds the lock of one takes only locks
-/// further right. So a snapshot is woken, which takes its lock, only after the lock here is released.
+/// Lock order: SnapshotSet, Snapshot, MergeSlots, then MergeThrottle and MemoryBudget. A thread that holds one of these locks takes only
+/// locks further right. Waking a snapshot takes its lock, so snapshots are woken only after the lock here is released.
 /// </para>
 /// </summary>
 public sealed class MergeSlots(MemoryBudget budget, int merges)

@@ -14,7 +14,7 @@ public sealed class RateClock : IDisposable
     private readonly ManualResetEventSlim _end = new();
     private readonly Thread _thread;
 
-    /// <summary>Starts the thread. Exit code 71 if the system has no thread left. <paramref name="wakeUp"/> outlives it.</summary>
+    /// <summary>Starts the thread. Exit code 71 if the system has no thread left. <paramref name="wakeUp"/> must outlive it.</summary>
     public RateClock(WakeUp wakeUp) => _thread = WorkerThread.Start("rate", StackSize.Small, () => Run(wakeUp));
 
     /// <summary>Ends the thread and waits for it.</summary>

@@ -10,7 +10,7 @@ namespace Snapuserd.Control;
 /// The name by which `ctl` addresses a server: `--as`, or `--mapper`, `--name` or the COW's file name, followed by ".2", ".3" … if another
 /// server has that name. It is unique among the servers whose control sockets are in the same folder. The claim is an abstract Unix socket
 /// named after the folder and the name: the kernel gives it to one process only, and frees it when that process ends in any way. A
-/// supervisor holds the claim for its servers, so a name does not change hands between two of them.
+/// supervisor holds the claim for its servers, so no other server can take the name while it starts one again.
 /// </summary>
 public sealed class ServerName : IDisposable
 {
@@ -88,7 +88,7 @@ public sealed class ServerName : IDisposable
     private static bool IsOfOwner(int socket, string address)
     {
         int connected = Libc.ConnectAbstract(socket, address);
-        // It was bound a moment ago, or other servers connect at the same time.
+        // ECONNREFUSED: the owner has bound the address and does not listen yet. EAGAIN: other servers connect at the same time.
         if (connected is -Errno.ECONNREFUSED or -Errno.EAGAIN) return true;
         if (connected < 0 || Libc.GetSockOpt(socket, Libc.SOL_SOCKET, Libc.SO_PEERCRED, out PeerCredentials peer) < 0) return false;
         return peer.Uid == 0 || peer.Uid == Libc.GetEUid();

@@ -8,14 +8,14 @@ using Snapuserd.Serve;
 namespace Snapuserd.Control;
 
 /// <summary>
-/// Starts a device over a view, with <paramref name="memory"/> bytes of buffers. It signals <paramref name="wakeUp"/> when it fails.
-/// Readers open <paramref name="device"/>.
+/// Starts a device over a view, with <paramref name="memory"/> bytes of buffers. The device signals <paramref name="wakeUp"/> if it fails.
+/// <paramref name="device"/> is the path that readers open.
 /// </summary>
 public delegate IBlockServer ServerStart(SnapshotView view, BlockDevice[] devices, int memory, WakeUp wakeUp, out string device);
 
 /// <summary>
-/// Receives the events of a snapshot's merge, on the thread that merges. An exception of it changes neither the merge nor the state of the
-/// snapshot (<see cref="ObserverGuard"/>).
+/// Receives the events of a snapshot's merge, on the thread that merges. If it throws, neither the merge nor the state of the snapshot
+/// changes (<see cref="ObserverGuard"/>).
 /// </summary>
 public interface ISnapshotObserver : IMergeObserver
 {
@@ -25,7 +25,7 @@ public interface ISnapshotObserver : IMergeObserver
     /// <summary>The merge ended before everything was merged: interrupted (75), or failed.</summary>
     void Stopped(Snapshot snapshot, Exception reason);
 
-    /// <summary>The mapped device is on the base from now on.</summary>
+    /// <summary>The mapped device was moved to the base.</summary>
     void HandedOver(Snapshot snapshot)
     {
     }
@@ -59,12 +59,12 @@ public sealed record SnapshotOptions
     /// </summary>
     public Action<int>? Checked { get; init; }
     /// <summary>
-    /// Called before the mapped device moves to the base. The process may enter the root that the system has now: paths of the hand-over
-    /// are looked up there.
+    /// Called before the mapped device moves to the base. It may change this process's root to the current root of the system, where the
+    /// hand-over then looks up its paths.
     /// </summary>
     public Action? BeforeHandOver { get; init; }
     /// <summary>
-    /// Name of the mapped device to create over it, which is moved to the base when everything is merged; null for none. See
+    /// Name of the mapped device to create over the served device; it is moved to the base when everything is merged. Null for none. See
     /// <see cref="MappedDevice"/>.
     /// </summary>
     public string? Mapper { get; init; }
@@ -78,7 +78,7 @@ public sealed record SnapshotOptions
     /// <summary>Opens the mapped device. Tests replace it with one that needs no kernel.</summary>
     internal Func<string, MappedDevice> OpenMapped { get; init; } = MappedDevice.Open;
     /// <summary>
-    /// Describes the target of the mapped device: path, read-only, bytes (the whole device if negative). Tests use files.
+    /// Makes the target of the mapped device from path, read-only flag and bytes (the whole device if negative). Tests use files.
     /// </summary>
     internal Func<string, bool, long, MapperTarget> TargetOf { get; init; } = MapperTarget.Of;
 }
@@ -93,7 +93,7 @@ public sealed record SnapshotOptions
 ///   with a mapped device:  Merged -> Plain, and Run ends
 ///   RequestStop ends Run in any state; Dispose removes the device.
 /// </code>
-/// Its lock is taken before that of <see cref="MergeSlots"/>, which has the lock order.
+/// Its lock is taken before that of <see cref="MergeSlots"/>, whose summary gives the lock order.
 /// </summary>
 public sealed class Snapshot : IDisposable, IMergeObserver
 {
@@ -134,7 +134,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
     private long _mergeBegan = -1;
 
     /// <summary>
-    /// Opens nothing yet. <paramref name="stop"/> and <paramref name="wakeUp"/> belong to this snapshot alone and outlive it.
+    /// Opens nothing yet. <paramref name="stop"/> and <paramref name="wakeUp"/> must belong to this snapshot alone and outlive it.
     /// </summary>
     public Snapshot(SnapshotOptions options, StopFlag stop, WakeUp wakeUp)
     {
@@ -175,7 +175,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
     {
         if (_server is { Clients: > 0 and int clients }) return clients == 1 ? "a client is connected" : $"{clients} clients are connected";
         string device = Status.Device;
-        return BlockDeviceUse.IsHeld(device) ? $"{device} is mounted, or another program has it for itself" : null;
+        return BlockDeviceUse.IsHeld(device) ? $"{device} is mounted, or another program has it open exclusively" : null;
     }
 
     /// <summary>The current status. Any thread.</summary>
@@ -220,14 +220,14 @@ public sealed class Snapshot : IDisposable, IMergeObserver
     public bool IsPlain => Status.State == SnapshotState.Plain;
 
     /// <summary>
-    /// Opens the devices and reads the COW. Exit codes as <see cref="DeviceSet"/>, <see cref="MergeEngine.Open(MergeSetup)"/> and
-    /// <see cref="MappedDevice"/> have them. Afterwards it <see cref="IsPlain"/> if an earlier process moved the mapped device to the base
-    /// and was killed before it ended.
+    /// Opens the devices and reads the COW. Exit codes of <see cref="DeviceSet"/>, <see cref="MergeEngine.Open(MergeSetup)"/> and
+    /// <see cref="MappedDevice"/>. <see cref="IsPlain"/> is true afterwards if an earlier process moved the mapped device to the base and
+    /// was killed before it ended.
     /// </summary>
     public void Open()
     {
         bool handedOver = _options.Mapper is { } name && OpenMapped(name);
-        // After the hand-over the mapped device has the only claim on the base.
+        // After the hand-over the mapped device holds the base exclusively, so it cannot be opened for writing here.
         _devices = new DeviceSet(handedOver ? _options.Devices with { Writes = false } : _options.Devices, _stop, _wakeUp);
         _setup = _devices.Setup with
         {
@@ -235,7 +235,8 @@ public sealed class Snapshot : IDisposable, IMergeObserver
             Stop = _mergeStop,
             Throttle = _throttle,
             Readers = new ReaderGate(_wakeUp),
-            // While an Xor op without scratch is written in place, readers cannot be sent anywhere: such a COW is either served or merged.
+            // While an Xor op is written in place without scratch, readers can find its contents nowhere. So such a COW can be served or
+            // merged, but not both.
             Options = new MergeOptions { VerifyFirst = _options.VerifyFirst, CheckedOps = _options.CheckedOps, AllowUnsafe = !CanMerge },
         };
         _merge = MergeLifecycle.Open(_setup, _options.ObserverFailed);
@@ -245,7 +246,8 @@ public sealed class Snapshot : IDisposable, IMergeObserver
         MergeResult result = Engine.Result;
         if (handedOver && !result.AlreadyMerged)
             throw new SnapuserdException(ExitCode.InUse, $"{_mapped!.Path} stands on {_options.Devices.Base} itself, and "
-                + $"{_options.Devices.Cow} is not merged: its readers see the old image, which must not change under them");
+                + $"{_options.Devices.Cow} is not merged: a merge would change the old image under its readers; "
+                + $"remove the mapped device (dmsetup remove {_options.Mapper}) and start again");
         lock (_gate) _progress = Engine.Progress;
         // A killed server may have left the last count in the page cache only. A client that is told "merged" may write to the base. If a
         // power cut then restored a lower count, the next merge would overwrite those writes.
@@ -291,7 +293,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
         ExitCode code = ExitCode.Done;
         if (_undurable != null)
         {
-            // Not earlier: a server first reports that it is ready.
+            // Reported only now, because the server must report first that it is ready.
             _guard?.Tell(() => _options.Observer!.Stopped(this, _undurable));
             code = _undurable.Code;
         }
@@ -308,9 +310,9 @@ public sealed class Snapshot : IDisposable, IMergeObserver
             _guard?.Tell(() => _options.Observer!.Stopped(this, reason));
             code = reason.Code;
         }
-        // If the stop arrives just after the merge completes, the mount must not lose its device: the base can replace it. The swap waits
-        // for reads that only a working server answers. A failed hand-over is not repeated: after a failed flush, the second would report
-        // success.
+        // If the stop arrives just after the merge completes, the hand-over still runs: without it a mount would lose its device. It needs
+        // a working server, because it waits for outstanding reads. A failed hand-over is not repeated: after a failed flush, a second
+        // flush would report success.
         if (_mapped != null && !_handOverTried && Failure == null && Status.State == SnapshotState.Merged) code = HandOver(_mapped);
         return code;
     }
@@ -366,7 +368,9 @@ public sealed class Snapshot : IDisposable, IMergeObserver
         NoteRequest();
     }
 
-    /// <summary>Its merge depends on the time, now or soon: no event announces that a rate-limited merge may write again.</summary>
+    /// <summary>
+    /// True if a rate-limited merge runs or may begin. It must be woken at intervals, because no event announces that it may write again.
+    /// </summary>
     public bool NeedsTicks
     {
         get
@@ -405,7 +409,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
     /// <inheritdoc/>
     void IMergeObserver.Progress(in MergeProgress progress)
     {
-        // Called for every batch: a new status object each time would be the merge's only garbage.
+        // Called for every batch, so it does not replace the status object: that would be the merge's only garbage.
         lock (_gate)
         {
             (_progress, _check) = (progress, null);
@@ -486,7 +490,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
         lock (_gate)
         {
             if (!_mergeRequested || _mergesEnded || _mergeBegan >= 0) return false;
-            // The start of a merge is recorded in the COW, and from then on a rollback may be impossible.
+            // A paused merge must not begin: its start is recorded in the COW, and from then on a rollback may be impossible.
             if (_status.State == SnapshotState.Queued && _throttle.IsPaused) return false;
         }
         return _options.Slots == null || (share = _options.Slots.TryEnter(this)) != null;
@@ -507,7 +511,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
 
     private ExitCode Merge(MemoryQuota? share)
     {
-        // Both in one step: between them NeedsTicks would be false, and a thread that has seen that does not check again.
+        // Both change under one lock: between two changes NeedsTicks would be false, and a thread that saw that would not check again.
         lock (_gate) (_mergeBegan, _status) = (_clock.Milliseconds, _status with { State = SnapshotState.Merging });
         try
         {
@@ -518,7 +522,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
         }
         catch (Exception e)
         {
-            // Also after an internal error: readers find every block where they found it before.
+            // The snapshot is served further, even after an internal error: readers find every block where they found it before.
             SnapuserdException? known = e as SnapuserdException;
             if (known?.Code == ExitCode.InputOutput) Devices.TakeErrors();
             ExitCode code = known?.Code ?? (e is OutOfMemoryException ? ExitCode.OutOfResources : ExitCode.Internal);
@@ -550,7 +554,8 @@ public sealed class Snapshot : IDisposable, IMergeObserver
         {
             BlockDevice target = Devices.Devices[1];
             _options.BeforeHandOver?.Invoke();
-            // Later writes to the base must survive a power cut: no lower count may be on the disk than in the page cache.
+            // After the hand-over, programs write to the base. If a power cut restored a lower count, the next merge would overwrite those
+            // writes. So the count must be durable first.
             if (FinishedMerge.Flush(target, Devices.Devices[0]) is (BlockDevice device, int error))
                 throw new SnapuserdException(ExitCode.InputOutput,
                     $"{device.Path} cannot be flushed, so {mapped.Path} stays where it is: {ErrnoText.Of(error)}");

@@ -32,7 +32,7 @@ public sealed record SnapshotSetOptions
     public Func<string, StopFlag, bool>? Verify { get; init; }
 
     /// <summary>
-    /// Receives one sentence for every snapshot that could not be opened or served or that ended with a failure. Any thread.
+    /// Receives one sentence for every snapshot that could not be opened or served, or that ended with a failure. Any thread.
     /// </summary>
     public Action<string>? Report { get; init; }
 }
@@ -119,7 +119,7 @@ public sealed class SnapshotSet : IDisposable
         }
     }
 
-    /// <summary>No snapshot exists, not even one that is ending, and every caller that waited for an end was told.</summary>
+    /// <summary>No snapshot exists, not even one that is ending, and every callback for an end has returned.</summary>
     public bool IsEmpty
     {
         get
@@ -215,7 +215,7 @@ public sealed class SnapshotSet : IDisposable
         {
             why = FileName.Fault(request.Name) is { } fault ? new SnapuserdException(ExitCode.Usage, $"it cannot name a snapshot: {fault}")
                 : _terminating ? new SnapuserdException(ExitCode.Interrupted, "the daemon is about to end")
-                : Find(request.Name) != null ? new SnapuserdException(ExitCode.InUse, "there is one of that name") : null;
+                : Find(request.Name) != null ? new SnapuserdException(ExitCode.InUse, "another snapshot has that name") : null;
             if (why != null)
             {
                 request.Attached?.Dispose();
@@ -305,7 +305,7 @@ public sealed class SnapshotSet : IDisposable
             null or SnapshotState.Failed or SnapshotState.Ended => "snapshot-merge-failed",
             SnapshotState.Merged or SnapshotState.Plain => "snapshot-merge-complete",
             SnapshotState.Queued or SnapshotState.Merging => "snapshot-merge",
-            // Interrupted: the merge has begun, and the next process resumes it.
+            // If the merge was requested and is neither queued nor running, it was interrupted, and the next process resumes it.
             _ => snapshot.MergeRequested ? "snapshot-merge" : "snapshot",
         };
     }
@@ -436,8 +436,8 @@ public sealed class SnapshotSet : IDisposable
     }
 
     /// <summary>
-    /// Tells a client what has become of its snapshot. An exception ends neither the snapshot nor its thread: whether a client can be told
-    /// must not decide whether a merge continues.
+    /// Calls a client's callback. An exception from it ends neither the snapshot nor its thread: a merge must continue even if its client
+    /// cannot be reached.
     /// </summary>
     private void Tell(Member member, Action call)
     {
@@ -459,7 +459,7 @@ public sealed class SnapshotSet : IDisposable
         }
         catch (Exception)
         {
-            // No other output is left, and the snapshot's thread must not end here.
+            // This exception cannot be reported anywhere, and the snapshot's thread must not end here.
         }
     }
 
@@ -513,7 +513,7 @@ public sealed class SnapshotSet : IDisposable
             Monitor.PulseAll(_gate);
         }
         if (started != null) Tell(member, () => started(false));
-        // A daemon may run as long as the system does, and has no other reason to collect until the next snapshot.
+        // Return the snapshot's memory now: a daemon may run as long as the system does, and would not collect until the next snapshot.
         GC.Collect(GC.MaxGeneration, GCCollectionMode.Aggressive, blocking: true, compacting: true);
         foreach (Action ended in member.WhenEnded) Tell(member, ended);
         lock (_gate)

@@ -59,15 +59,15 @@ public sealed record SnapshotStatus
     public int FailedReads { get; init; }
     /// <summary>Reads requested by clients.</summary>
     public long Reads { get; init; }
-    /// <summary>Duration of the slowest of them, in seconds, from its arrival until its answer is ready.</summary>
+    /// <summary>Duration of the slowest of them, in seconds, from its arrival until its data is ready.</summary>
     public double WorstReadSeconds { get; init; }
     /// <summary>How often its merge was resumed, as far as this process and the supervised processes before it know.</summary>
     public int TimesResumed { get; init; }
     /// <summary>Why it failed; empty if it did not.</summary>
     public string Error { get; init; } = "";
     /// <summary>
-    /// Why its merge ended before everything was merged and durable: 75 if it was stopped, another code if it failed; 0 if neither
-    /// happened.
+    /// Exit code of a merge that ended before everything was merged and durable: 75 if it was stopped, another code if it failed; 0 if
+    /// neither happened.
     /// </summary>
     public ExitCode EndedWith { get; init; }
     /// <summary>Everything is merged, but the mapped device could not be moved to the base; the next server tries again.</summary>

@@ -7,9 +7,9 @@ using Snapuserd.Interop;
 namespace Snapuserd.Control;
 
 /// <summary>
-/// `ctl stop` of one server. If a supervised server is killed at that moment, its supervisor may start another server, which must be told
-/// as well; or it may already know of the request and remove the device. So the request is repeated until a server answers it or the
-/// supervisor has ended.
+/// `ctl stop` of one server. If a supervised server is killed meanwhile, its supervisor either knows of the request, removes the device and
+/// ends; or it starts another server, which needs the request as well. So the request is repeated until a server replies or the supervisor
+/// has ended.
 /// </summary>
 public static class StopServer
 {
@@ -17,7 +17,8 @@ public static class StopServer
     private const int PatienceMilliseconds = 60_000, LookMilliseconds = 50;
 
     /// <summary>
-    /// Sends the stop request. Throws the server's error; 74 if it was killed and had no supervisor, or its supervisor does not end.
+    /// Sends the stop request. Throws the server's error. Exit code 74 if the server was killed, and has no supervisor or one that neither
+    /// ends nor starts a server in time.
     /// </summary>
     public static void Ask(ControlConnection server, string request)
     {
@@ -34,7 +35,7 @@ public static class StopServer
         long end = clock.Milliseconds + PatienceMilliseconds;
         while (clock.Milliseconds < end)
         {
-            // Check the supervisor first: after its end, no server that it started is left.
+            // Check the supervisor first: it ends only after all of its servers.
             if (HasEnded(supervisor)) return;
             if (TryAgain(server.SocketPath, request)) return;
             Libc.Sleep(LookMilliseconds);
@@ -43,7 +44,7 @@ public static class StopServer
             $"the server at {server.SocketPath} was killed, and its supervisor (process {supervisor}) neither ends nor starts another");
     }
 
-    /// <summary>Process number of the supervisor; 0 if there is none, or the server is too old to report it.</summary>
+    /// <summary>Process ID of the supervisor; 0 if there is none, or the server is too old to report it.</summary>
     private static int SupervisorOf(ControlConnection server)
     {
         string answer = "";

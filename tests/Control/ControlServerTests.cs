@@ -329,7 +329,7 @@ public sealed class ControlServerTests : IDisposable
         Assert.Equal("got y", next.Ask("y"));
         // The server drops only the client that was silent longest.
         Assert.Equal("", clients[1].Receive());
-        Assert.Contains("never asked", Assert.Single(Reports), StringComparison.Ordinal);
+        Assert.Contains("never sent a request", Assert.Single(Reports), StringComparison.Ordinal);
         for (int i = 2; i < clients.Count; i++) Assert.Equal($"got {beginning}x{i}", clients[i].Ask($"x{i}"));
         Assert.Equal("got z", clients[0].Ask("z"));
         // Every client has sent a request by now.

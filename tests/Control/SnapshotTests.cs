@@ -218,7 +218,7 @@ public sealed class SnapshotTests : IDisposable
         {
             string? holder = "";
             Answering([SYS_openat], call => call.Text(1) == "memory" ? answer : null, () => holder = one.Holder());
-            Assert.Equal(answer == -Errno.EBUSY ? "memory is mounted, or another program has it for itself" : null, holder);
+            Assert.Equal(answer == -Errno.EBUSY ? "memory is mounted, or another program has it open exclusively" : null, holder);
         }
     }
 

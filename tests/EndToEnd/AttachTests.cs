@@ -194,7 +194,7 @@ public sealed class AttachTests : IDisposable
             Ctl("attach", "a", "--cow", _folder["no.cow"], "--base", _folder["one.base"]));
         Assert.Equal(0, Attach("a").ExitCode);
         Files("two");
-        Refused(76, "there is one of that name", Attach("a", "two"));
+        Refused(76, "another snapshot has that name", Attach("a", "two"));
         Refused(76, "one.cow", Attach("b"));
         Assert.Equal((0, 0), (OpenIn(_folder["no.cow"]), OpenIn(_folder["two.cow"])));
         Assert.Equal(0, Ctl("detach", "a").ExitCode);

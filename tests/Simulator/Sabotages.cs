@@ -173,8 +173,9 @@ public static class Sabotages
                 "bool TryAdd(", "batch.TryAdd(plan.SafeFrom(_position))",
                 "batch.TryAdd(plan[_position].IsOrdered ? plan.SafeFrom(_position) : 0)")) { WithoutAssertion = true },
         new("limit-off-by-one", "an op overwrites what the op at the count still reads",
-            new SourceEdit(Plan, "int PlainRun(", "safeFroms[position] <= durable", "safeFroms[position] <= durable + 1"), new SourceEdit(Rules,
-                "WritePermission MayWrite(", "if (batch.SafeFrom > marks.Released)", "if (batch.SafeFrom > marks.Durable + 1)")),
+            new SourceEdit(Plan, "int PlainRun(", "safeFroms[position] <= durable", "safeFroms[position] <= durable + 1"),
+            new SourceEdit(Rules, "WritePermission MayWrite(", "if (batch.SafeFrom > marks.Released)",
+                "if (batch.SafeFrom > marks.Durable + 1)")),
         new("limit-off-by-one-unasserted", "the same, and the assertion is off by one as well",
             new SourceEdit(Plan, "int PlainRun(", "safeFroms[position] <= durable", "safeFroms[position] <= durable + 1"),
             new SourceEdit(Plan, "int SafeFrom(", "SafeFroms[position]", "SafeFroms[position] - 1")) { WithoutAssertion = true },
@@ -468,7 +469,7 @@ public static class Sabotages
             new SourceEdit(Finished, FinishedBefore, "if (Flush(target, input.Device) != null) return null;", ""))
         { Tests = s_durable },
         new("finished-before-mark-goes-first", "the marker of a merge that was finished before goes, and then base and COW are flushed",
-            new SourceEdit(Finished, FinishedBefore, "if (Flush(target, input.Device)", "mark.End(); if (Flush(target, input.Device)"))
+            new SourceEdit(Finished, FinishedBefore, "if (Flush(target, input.Device)", "marker.End(); if (Flush(target, input.Device)"))
         { Tests = s_durable },
         new("finished-before-mark-stays", "the marker of a merge that was finished before stays",
             new SourceEdit(Finished, FinishedBefore, "marker.End();", "")) { Tests = s_durable },
