@@ -52,7 +52,7 @@ public sealed class EngineTests
     {
         SimDisk[] disks = merge.Disks();
         int flushes = 0;
-        // The first two flushes belong to the start. After the next two, state 2 is on disk. The following writes to the base fail.
+        // The start makes the first two flushes. After the next two, state 2 is on disk. The following writes to the base fail.
         Fault? FailBaseWrites(int number, BlockRequest request)
         {
             if (request.Verb == BlockVerb.Flush) flushes++;
@@ -76,7 +76,7 @@ public sealed class EngineTests
     [Fact]
     public void Claimed_window_at_the_count_is_replayed_even_when_the_count_is_zero()
     {
-        // The scratch state decides about a resume, not num_merge_ops ≠ 0.
+        // A merge can have begun although num_merge_ops is 0: the state byte shows it.
         MergeCase merge = Case(Chain(2, 6), SmallCases.Random(1, 8));
         SimDisk[] disks = ClaimedWindow(merge);
         // The base after a crash inside the first window: the window's sources are overwritten.
@@ -99,9 +99,9 @@ public sealed class EngineTests
     }
 
     [Fact]
-    public void Count_advanced_with_state_still_2_is_Android_s_torn_commit_and_the_merge_goes_on()
+    public void Count_advanced_with_state_still_2_is_Android_s_torn_commit_and_the_merge_continues()
     {
-        // Android fails here at every start.
+        // Android's engine cannot continue from this state: it fails at every start.
         MergeCase merge = Case(Chain(2, 6), SmallCases.Random(1, 8));
         SimDisk[] disks = Edit(ClaimedWindow(merge), cow => SetCount(cow, 2));
         byte[] merged = disks[1].Durable.ToArray();
@@ -134,13 +134,13 @@ public sealed class EngineTests
         yield return ["another offset", (Action<byte[]>)(cow => cow[79 + 8]++), "entry 0 is block 0 at offset"];
         yield return ["an offset beyond 32 bits", (Action<byte[]>)(cow => cow[79 + 15] = 0xff), "entry 0 is block 0 at offset"];
         yield return ["no entry", (Action<byte[]>)(cow => cow.AsSpan(79, 16).Clear()), "the list of its entries is empty"];
-        yield return ["a window of the future", (Action<byte[]>)(cow => cow[79] = 1), "entry 0 is block 1"];
+        yield return ["a later window", (Action<byte[]>)(cow => cow[79] = 1), "entry 0 is block 1"];
         yield return ["a count that moved too far", (Action<byte[]>)(cow => SetCount(cow, 3)), "num_merge_ops 3"];
     }
 
     [Theory]
     [MemberData(nameof(BadScratch))]
-    public void Scratch_that_neither_program_can_leave_is_refused_before_any_write(string name, Action<byte[]> edit, string sentence)
+    public void Scratch_that_no_engine_can_have_written_is_refused_before_any_write(string name, Action<byte[]> edit, string sentence)
     {
         Assert.NotEmpty(name);
         MergeCase merge = Case(Chain(2, 6), SmallCases.Random(1, 8));
@@ -153,7 +153,7 @@ public sealed class EngineTests
     }
 
     [Fact]
-    public void Start_that_cannot_make_the_predecessor_s_state_durable_leaves_the_base_untouched()
+    public void Start_that_cannot_make_the_previous_run_s_state_durable_leaves_the_base_untouched()
     {
         MergeCase merge = Case(Chain(2, 6), SmallCases.Random(1, 8));
         for (int fail = 0; fail < 3; fail++)
@@ -184,7 +184,7 @@ public sealed class EngineTests
         SnapuserdException e = Refused(merge, disks, ExitCode.CowCorrupt);
         Assert.Contains("op 2", e.Message);
         AssertUntouched(merge, disks);
-        // Even the start's write to the COW does not happen: the check comes before it.
+        // The COW is not written either, because the check precedes the first write to it.
         Assert.Empty(disks[0].Pending);
         Assert.Equal(-1, disks[0].Cache.FirstDifference(merge.Cow));
     }
@@ -244,7 +244,7 @@ public sealed class EngineTests
     }
 
     [Fact]
-    public void Zero_bytes_moved_is_an_error_with_op_device_and_offset()
+    public void Transfer_of_zero_bytes_is_an_error_with_op_device_and_offset()
     {
         MergeCase merge = Case(Chain(2, 4), SmallCases.Random(1, 8));
         SimDisk[] disks = merge.Disks();
@@ -259,9 +259,9 @@ public sealed class EngineTests
     }
 
     [Fact]
-    public void Interruptions_and_busy_answers_are_asked_again_and_do_not_count_twice()
+    public void Interrupted_and_busy_requests_are_repeated_and_each_op_is_counted_once()
     {
-        // Android's fallback counts a window twice.
+        // When Android's engine falls back to synchronous I/O, it counts a window twice.
         MergeCase merge = Case(Chain(2, 6), SmallCases.Random(1, 8));
         Chance chance = new(5);
         int[] errors = [-Errno.EINTR, -Errno.EAGAIN];
@@ -294,7 +294,7 @@ public sealed class EngineTests
     }
 
     [Fact]
-    public void Stop_ends_at_a_checkpoint_with_75_and_the_next_run_goes_on_there()
+    public void Stop_ends_at_a_checkpoint_with_exit_code_75_and_the_next_run_continues_there()
     {
         MergeCase merge = Case(Chain(2, 7).Zero(9), SmallCases.Random(1, 10));
         SimDisk[] disks = merge.Disks();
@@ -326,7 +326,7 @@ public sealed class EngineTests
     }
 
     [Fact]
-    public void Count_that_a_failed_flush_left_in_the_cache_alone_is_written_again()
+    public void Count_that_is_only_in_the_cache_after_a_failed_flush_is_written_again()
     {
         MergeCase merge = Case(Chain(2, 6), SmallCases.Random(1, 8));
         SimDisk[] disks = merge.Disks();
@@ -342,7 +342,7 @@ public sealed class EngineTests
     }
 
     [Fact]
-    public void Merge_that_is_asked_for_after_all_was_made_durable_has_nothing_to_do()
+    public void Merge_after_MakeMergedDurable_has_nothing_to_do()
     {
         // The merge was killed between the count of the last window and its state byte, as can happen to Android's engine.
         MergeCase merge = Case(Chain(2, 2), SmallCases.Random(1, 4));
@@ -361,7 +361,7 @@ public sealed class EngineTests
     }
 
     [Fact]
-    public void What_is_not_merged_yet_cannot_be_made_durable_as_merged()
+    public void MakeMergedDurable_is_refused_while_ops_remain()
     {
         MergeCase merge = Case(Chain(2, 6), SmallCases.Random(1, 8));
         SimDisk[] disks = merge.Disks();
@@ -432,7 +432,7 @@ public sealed class EngineTests
     }
 
     [Fact]
-    public void Scratch_takes_no_more_memory_than_the_windows_that_come()
+    public void Scratch_takes_no_more_memory_than_the_remaining_windows_need()
     {
         CowBuilder large =
             new CowBuilder { ScratchBytes = 4 << 20, MaxUnitBytes = 4096 }.Xor(0, 0, SmallCases.Random(2, 1)).Copy(1, 2).Zero(3);
@@ -501,7 +501,7 @@ public sealed class EngineTests
     }
 
     [Fact]
-    public void Worker_that_fails_ends_the_merge_with_70_instead_of_being_waited_for()
+    public void Failed_worker_ends_the_merge_with_exit_code_70()
     {
         // On Android the engine waits for a thread that ended silently until the daemon is restarted.
         byte[] old = SmallCases.Random(1, 8);
@@ -547,7 +547,7 @@ public sealed class EngineTests
     [InlineData("v3-zstd-nocopy")]
     [InlineData("v3-lz4-noseq")]
     [InlineData("v3-gz-32k")]
-    public void Forecast_is_what_the_engine_then_does(string name)
+    public void Forecast_matches_the_merge(string name)
     {
         MergeCase merge = new(name, new Image(Golden.Cow(name)), new Image(Golden.Old), new Image(Golden.New))
         {
@@ -602,7 +602,7 @@ public sealed class EngineTests
     }
 
     [Fact]
-    public void What_is_written_beside_a_checkpoint_by_time_makes_no_other_one_due()
+    public void Writes_during_a_checkpoint_by_time_do_not_make_another_one_due()
     {
         CowBuilder cow = new() { MaxUnitBytes = 4096 };
         for (uint i = 0; i < 4000; i++) cow.Zero(i);
@@ -622,7 +622,7 @@ public sealed class EngineTests
     [InlineData(1)]
     [InlineData(2)]
     [InlineData(4)]
-    public void Batch_that_waits_for_a_checkpoint_gets_one_and_not_two(ulong seed)
+    public void Batch_that_waits_for_a_checkpoint_gets_exactly_one(ulong seed)
     {
         CowBuilder cow = new() { MaxUnitBytes = 4096 };
         cow.Copy(1000, 0);

@@ -36,13 +36,13 @@ public sealed class ImageTests
     [InlineData(96, 1)]
     [InlineData(160, 3)]
     [InlineData(2048, 31)]
-    public void Image_is_the_target_from_every_block_on(int kib, int leastBlocks)
+    public void Image_equals_the_target_when_read_from_any_block(int kib, int leastBlocks)
     {
         CowBuilder cow = Mixed();
         byte[] old = SmallCases.Random(7, 32), target = NaiveMerger.Merge(cow, old);
         // The last block is partial.
         const int Short = 1000;
-        using RecordedMerge merge = new(cow, 32) { Only = ["mark", "write", "flush"] };
+        using RecordedMerge merge = new(cow, 32) { Only = ["marker", "write", "flush"] };
         using Arena arena = new(kib << 10);
         MergeSetup setup = merge.Setup(arena);
         setup = setup with { Base = setup.Base with { Length = (31 * Block) + Short }, Source = setup.Base with { Length = 32 * Block } };
@@ -55,7 +55,7 @@ public sealed class ImageTests
             Assert.True(chunk.SequenceEqual(target.AsSpan((int)offset, chunk.Length)), $"{chunk.Length} bytes at {offset}");
         }
         Assert.True(image.Read(32 * Block).IsEmpty);
-        merge.AssertLines("mark looked at");
+        merge.AssertLines("marker checked");
     }
 
     [Theory]
@@ -87,7 +87,7 @@ public sealed class ImageTests
             }
         };
         using RecordedMerge merge = new(cow, 32);
-        // A cut during the window's writes: the blocks that it overwrites are lost.
+        // A power cut during the window's writes: the blocks that it overwrites are lost.
         int written = stale ? count : count + entries;
         for (int op = 0; op < written; op++)
         {
@@ -106,7 +106,7 @@ public sealed class ImageTests
     }
 
     [Fact]
-    public void Failed_read_names_what_failed_and_the_next_one_is_right()
+    public void Failed_read_names_device_place_and_op_and_the_next_read_succeeds()
     {
         CowBuilder cow = Mixed();
         byte[] target = NaiveMerger.Merge(cow, SmallCases.Random(7, 32));
@@ -182,7 +182,7 @@ public sealed class ImageTests
     }
 
     [Fact]
-    public void Order_is_checked_if_the_source_is_the_base_under_another_number()
+    public void Order_is_checked_if_the_source_is_the_base_under_another_device_number()
     {
         using RecordedMerge merge = new(new CowBuilder { ScratchBytes = 0 }.Copy(2, 3).Copy(4, 2), 6, SmallCases.Random(7, 6));
         using Arena arena = new(1 << 20);

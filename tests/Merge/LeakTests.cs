@@ -13,7 +13,7 @@ namespace Snapuserd.Tests.Merge;
 [CollectionDefinition(nameof(LeakTests), DisableParallelization = true)]
 public sealed class LeakTests
 {
-    // A leak would lose at least 600 KiB of op limits each time.
+    // A leak would lose at least 600 KiB of safe-from counts each time.
     private const int Times = 25;
     private const uint Ops = 150_000;
     private const long Most = 7 << 20;
@@ -52,7 +52,7 @@ public sealed class LeakTests
     private static void Refuses(ExitCode code, Action action) => Assert.Equal(code, Assert.Throws<SnapuserdException>(action).Code);
 
     [Fact]
-    public void Engine_gives_back_ops_and_limits()
+    public void Engine_frees_ops_and_safe_from_counts()
     {
         AssertGivesBack("g", setup => MergeEngine.Open(setup).Dispose());
         AssertGivesBack("x", setup => Refuses(ExitCode.Usage, () => MergeEngine.Open(setup)));
@@ -60,7 +60,7 @@ public sealed class LeakTests
     }
 
     [Fact]
-    public void Image_gives_back_ops_and_limits()
+    public void Image_frees_ops_and_safe_from_counts()
     {
         AssertGivesBack("g", setup => MergedImage.Open(setup).Dispose());
         AssertGivesBack("w", setup => Refuses(ExitCode.CowCorrupt, () => MergedImage.Open(setup)));
@@ -73,11 +73,11 @@ public sealed class LeakTests
     }
 
     [Fact]
-    public void Check_of_payloads_gives_back_the_ops() =>
+    public void Check_of_payloads_frees_the_ops() =>
         AssertGivesBack("w", setup => Refuses(ExitCode.CowCorrupt, () => PayloadCheck.Run(setup)));
 
     [Fact]
-    public void Plan_gives_back_its_counts()
+    public void Plan_frees_its_counts()
     {
         using CowFile cow = CowFile.Read(new MemorySource(Cow("g").Build()));
         SharedRange[] overlap = [new(0, 1 << 30, 4096)];

@@ -14,7 +14,7 @@ public sealed class MemoryBudgetTests
     private const int Sure = 1 << 20;
 
     [Fact]
-    public void Every_merge_is_sure_of_its_part_and_takes_no_more_than_the_others()
+    public void Every_merge_gets_its_guarantee_and_at_most_its_fair_share()
     {
         MemoryBudget budget = new(10 * Sure, 3, Sure);
         using MemoryQuota first = budget.Join();
@@ -43,7 +43,7 @@ public sealed class MemoryBudgetTests
     }
 
     [Fact]
-    public void What_others_are_sure_of_is_kept_for_them_after_they_have_joined()
+    public void Guaranteed_memory_is_kept_for_merges_that_have_not_taken_it_yet()
     {
         MemoryBudget budget = new(30, 3, 5);
         using MemoryQuota first = budget.Join();
@@ -62,7 +62,7 @@ public sealed class MemoryBudgetTests
     }
 
     [Fact]
-    public void One_more_than_there_may_be_is_refused_until_another_leaves()
+    public void A_merge_above_the_maximum_number_is_refused_until_another_leaves()
     {
         MemoryBudget budget = new(4 * Sure, 2, Sure);
         MemoryQuota first = budget.Join();
@@ -77,7 +77,7 @@ public sealed class MemoryBudgetTests
     [InlineData(1)]
     [InlineData(2)]
     [InlineData(3)]
-    public void Shares_that_come_and_go_never_hold_more_than_there_is(int seed)
+    public void Quotas_together_never_exceed_the_budget(int seed)
     {
         const int merges = 4;
         Random random = new(seed);
@@ -98,14 +98,14 @@ public sealed class MemoryBudgetTests
             }
             Assert.InRange(budget.Taken.Now, 0, 9 * Sure);
         }
-        Assert.True(budget.Taken.Peak > 7 * Sure, $"no more than {budget.Taken.Peak} were ever taken");
+        Assert.True(budget.Taken.Peak > 7 * Sure, $"at most {budget.Taken.Peak} bytes were taken, too few to test the limit");
     }
 
     public static TheoryData<int> Pages => [.. SimulatedPages.All];
 
     [Theory]
     [MemberData(nameof(Pages))]
-    public void A_merge_begins_and_ends_beside_one_that_holds_all_it_may_and_does_not_move(int page)
+    public void A_merge_runs_to_its_end_beside_a_stopped_one_that_holds_its_maximum(int page)
     {
         SimulatedPages pages = new(page), others = new(page);
         // The first merge is stopped during its writes and holds all buffers that it may have. The second gets only its guarantee.
@@ -160,7 +160,7 @@ public sealed class MemoryBudgetTests
     /// </summary>
     [Theory]
     [MemberData(nameof(Pages))]
-    public void Least_memory_is_enough_on_pages_of_any_size(int page)
+    public void The_smallest_memory_is_enough_with_any_page_size(int page)
     {
         foreach (string name in new[] { "v2-gz-xor", "v3-lz4-64k-xor" })
         {
@@ -184,7 +184,7 @@ public sealed class MemoryBudgetTests
         }
     }
 
-    /// <summary>Buffers are whole pages only if that costs none of the four concurrent buffers. Sizes in KiB.</summary>
+    /// <summary>Buffers consist of whole pages only if there are still four of them, or as many as with blocks. Sizes in KiB.</summary>
     [Theory]
     // Memory for four buffers of 80 KiB, but only for two buffers of two pages each.
     [InlineData(64, 72, 324 + 64, 4, 4)]
@@ -197,29 +197,29 @@ public sealed class MemoryBudgetTests
     [InlineData(64, 8, 32, 4, 3)]
     [InlineData(4, 72, (4 * 72) + 4, 4, 4)]
     [InlineData(64, 72, 72, 64, 0)]
-    public void Rooms_are_whole_pages_where_that_costs_none_of_four(int page, int least, int memory, int grain, int rooms)
+    public void Buffers_are_whole_pages_if_that_costs_none_of_four(int page, int least, int memory, int grain, int buffers)
     {
         using Arena arena = new(memory << 10, new SimulatedPages(page << 10));
-        (int Grain, int Room, int Rooms) found = Pipeline.Divide(arena, least << 10, 1 << 20);
-        Assert.Equal((grain << 10, rooms), (found.Grain, found.Rooms));
-        Assert.Equal(0, found.Room % found.Grain);
-        if (rooms > 0) Assert.NotNull(arena.Take(found.Rooms * found.Room, found.Grain));
+        (int Grain, int Buffer, int Buffers) found = Pipeline.Divide(arena, least << 10, 1 << 20);
+        Assert.Equal((grain << 10, buffers), (found.Grain, found.Buffers));
+        Assert.Equal(0, found.Buffer % found.Grain);
+        if (buffers > 0) Assert.NotNull(arena.Take(found.Buffers * found.Buffer, found.Grain));
     }
 
     [Theory]
     [MemberData(nameof(Pages))]
-    public void No_page_size_leaves_fewer_rooms_than_blocks_do(int page)
+    public void Page_size_never_costs_one_of_four_buffers(int page)
     {
         for (int least = 4; least <= 200; least += 12)
         {
             for (int memory = least; memory <= 1200; memory += 20)
             {
                 using Arena arena = new(memory << 10, new SimulatedPages(page));
-                (int grain, int room, int rooms) = Pipeline.Divide(arena, least << 10, 1 << 20);
+                (int grain, int buffer, int buffers) = Pipeline.Divide(arena, least << 10, 1 << 20);
                 int blocks = Math.Max(0, memory - 4) / least;
-                Assert.True(rooms >= Math.Min(4, blocks),
-                    $"{memory} KiB: {rooms} rooms of {room} bytes, of blocks {blocks} of {least} KiB");
-                Assert.True(rooms == 0 || (room >= least << 10 && room % grain == 0));
+                Assert.True(buffers >= Math.Min(4, blocks),
+                    $"{memory} KiB: {buffers} buffers of {buffer} bytes, but {blocks} of {least} KiB would fit in whole blocks");
+                Assert.True(buffers == 0 || (buffer >= least << 10 && buffer % grain == 0));
             }
         }
     }

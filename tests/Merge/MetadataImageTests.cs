@@ -9,7 +9,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Merge;
 
-/// <summary>The writes that the metadata image allows to the COW, and the ones that it refuses whatever the engine asks for.</summary>
+/// <summary>The writes to the COW that the metadata image makes, and those that it refuses because they break a rule.</summary>
 public sealed class MetadataImageTests : IDisposable
 {
     private const int Window = 2, State = 78;
@@ -83,7 +83,7 @@ public sealed class MetadataImageTests : IDisposable
             Assert.False(metadata.IsWrittenBack);
             _setup.Io.Wait();
             Assert.True(steps.MoveNext());
-            // Written but not flushed: ops may be read. After a power cut the content is undefined.
+            // Page 0 is written and not flushed: payloads may be read, but after a power cut the state byte is still undefined.
             Assert.True(metadata.IsWrittenBack);
             Assert.Equal(ScratchLayout.Valid, metadata.DurableState);
             _setup.Io.Wait();
@@ -100,7 +100,7 @@ public sealed class MetadataImageTests : IDisposable
     [InlineData(1, true, 1)]
     [InlineData(2, true, 2)]
     [InlineData(2, false, 2)]
-    public void Beginning_changes_a_state_byte_of_0_to_1_and_no_other(byte state, bool begins, byte then)
+    public void Beginning_a_merge_changes_state_0_to_1_and_no_other_state(byte state, bool begins, byte then)
     {
         _merge.Cow[State] = state;
         MetadataImage metadata = Durable(0, begins);
@@ -109,7 +109,7 @@ public sealed class MetadataImageTests : IDisposable
     }
 
     [Fact]
-    public void Scratch_is_written_only_when_none_is_claimed_and_without_claiming_it()
+    public void Scratch_is_written_only_while_neither_disk_nor_image_marks_it_valid()
     {
         Assert.Equal("rule 2: scratch is written while a valid window is on disk", Refused(Loaded().WriteScratch(1)));
         _merge.Cow[State] = ScratchLayout.Valid;
@@ -131,7 +131,7 @@ public sealed class MetadataImageTests : IDisposable
     }
 
     [Fact]
-    public void Page_0_is_written_only_when_nothing_but_magic_count_and_state_has_changed()
+    public void Page_0_is_written_only_if_at_most_magic_count_and_state_changed()
     {
         Assert.Equal("page 0 is written before the previous run's metadata is durable", Refused(Loaded().Commit()));
         MetadataImage metadata = Durable();
@@ -156,7 +156,7 @@ public sealed class MetadataImageTests : IDisposable
     }
 
     [Fact]
-    public void Counts_beyond_all_are_one_and_small_ones_are_what_they_are()
+    public void Counts_above_the_largest_int_are_returned_as_the_largest_int()
     {
         MetadataImage metadata = Loaded();
         foreach ((ulong stored, int count) in new[]
@@ -171,7 +171,7 @@ public sealed class MetadataImageTests : IDisposable
     }
 
     [Fact]
-    public void Without_scratch_there_is_no_state_and_the_image_ends_with_a_short_file()
+    public void Without_scratch_the_state_is_0_and_the_image_is_as_short_as_the_file()
     {
         using RecordedMerge merge = new(new CowBuilder { ScratchBytes = 0, MaxUnitBytes = 4096 }.Zero(1), 4);
         using Arena arena = new(64 << 10);
@@ -188,17 +188,15 @@ public sealed class MetadataImageTests : IDisposable
     }
 
     [Fact]
-    public void Image_takes_all_that_is_free_and_no_more()
+    public void Image_fits_exactly_into_the_memory_that_it_needs()
     {
         // Header, list and two slots take whole pages. The slots begin at page boundaries.
-        int bytes = (int)_layout.HeadBytes(Window), bias = Sizes(bytes);
-        using Arena enough = new(bias), less = new(bias - 4096);
+        int needed = (int)_layout.HeadBytes(Window) + 4096;
+        using Arena enough = new(needed), less = new(needed - 4096);
         Assert.Equal(0, new MetadataImage(_setup with { Arena = enough }, _layout, Window).Slot(0).Offset % 4096);
         SnapuserdException e = Assert.Throws<SnapuserdException>(() => new MetadataImage(_setup with { Arena = less }, _layout, Window));
         Assert.Equal(ExitCode.OutOfResources, e.Code);
         Assert.Equal("cow: windows of 2 ops take 1 MiB of buffer memory beside what the ops need, 0 MiB are left; try a larger --memory",
             e.Message);
-
-        int Sizes(int image) => image + 4096;
     }
 }

@@ -20,7 +20,9 @@ public sealed class OverlapTests
     private static CowBuilder Scratch(int window) =>
         new() { ScratchBytes = window == 0 ? 0 : SmallCases.ScratchFor(window), MaxUnitBytes = 4096 };
 
-    /// <summary>A merge with a base of twelve blocks, and a source made of <paramref name="pieces"/> (<see cref="Geometry"/>).</summary>
+    /// <summary>
+    /// A merge with a base of twelve blocks and a source that consists of <paramref name="pieces"/> (<see cref="Geometry"/>).
+    /// </summary>
     private static MergeCase Case(CowBuilder cow, string pieces)
     {
         Geometry geometry = new(pieces);
@@ -64,7 +66,7 @@ public sealed class OverlapTests
     [InlineData("b16+64")]
     [InlineData("b3+93")]
     [InlineData("p5,b0+91")]
-    public void A_source_on_other_bytes_of_the_same_disk_is_read_where_it_is(string pieces)
+    public void A_source_at_other_bytes_of_the_same_disk_is_merged_to_the_target(string pieces)
     {
         CowBuilder cow = Scratch(8);
         for (uint i = 1; i < 7; i++) cow.Copy(i, i + 1);
@@ -72,7 +74,7 @@ public sealed class OverlapTests
     }
 
     [Fact]
-    public void A_block_that_two_later_ops_read_one_half_each_is_overwritten_only_in_their_window()
+    public void A_block_of_which_two_later_ops_read_half_each_is_overwritten_only_in_their_window()
     {
         // The base's block 2 is the end of the source's block 2 and the beginning of its block 3.
         MergeCase merge = Case(Scratch(3).Zero(11).Copy(2, 9).Copy(5, 2).Copy(7, 3), "p4,b0+92");
@@ -82,7 +84,7 @@ public sealed class OverlapTests
     }
 
     [Fact]
-    public void A_window_begins_early_enough_or_late_enough_not_to_end_between_a_writer_and_its_reader()
+    public void A_window_begins_where_it_does_not_end_between_a_writer_and_its_reader()
     {
         // A window at 0 would end after op 3, and op 4 reads the block that op 1 overwrites. A window at 1 protects both.
         CowBuilder cow = Scratch(4).Copy(0, 8).Copy(2, 9).Copy(4, 10).Copy(6, 10).Copy(8, 2);
@@ -91,14 +93,14 @@ public sealed class OverlapTests
     }
 
     [Fact]
-    public void A_copy_of_storage_onto_itself_is_left_out_and_one_of_the_same_number_is_not()
+    public void A_copy_onto_the_same_storage_is_skipped_and_one_onto_the_same_block_number_is_not()
     {
         MergeResult result = Merges(Case(Scratch(2).Copy(3, 4).Copy(6, 6), "p8,b0+88"));
         Assert.Equal(1, result.Blocks);
     }
 
     [Fact]
-    public void A_refusal_names_both_ops_the_block_and_the_shift_and_what_can_be_done()
+    public void A_refusal_names_both_ops_the_block_the_shift_and_the_remedies()
     {
         string message = Refused(Case(Scratch(2).Copy(2, 9).Copy(4, 8).Copy(5, 10).Copy(6, 3), "p8,b0+88"));
         foreach (string part in new[] { "op 3 (Copy of block 6)", "block 3 of source", "op 0 (Copy of block 2)", "-4096 bytes",
@@ -107,7 +109,7 @@ public sealed class OverlapTests
     }
 
     [Fact]
-    public void A_replace_over_what_a_later_copy_reads_is_refused_with_the_reason()
+    public void A_replace_that_overwrites_the_source_of_a_later_copy_is_refused_with_the_reason()
     {
         string message = Refused(Case(Scratch(8).Replace(2, SmallCases.Random(1, 1)).Copy(6, 3), "p8,b0+88"));
         Assert.Contains("copies and xors only", message, StringComparison.Ordinal);
@@ -115,7 +117,7 @@ public sealed class OverlapTests
     }
 
     [Fact]
-    public void Without_scratch_what_needs_a_window_is_refused_and_a_chain_the_other_way_is_merged()
+    public void Without_scratch_copies_that_need_a_window_are_refused_and_others_are_merged()
     {
         Assert.Contains("no scratch", Refused(Case(Scratch(0).Copy(2, 9).Copy(6, 3), "p8,b0+88")), StringComparison.Ordinal);
         CowBuilder chain = Scratch(0);
@@ -124,7 +126,7 @@ public sealed class OverlapTests
     }
 
     [Fact]
-    public void A_copy_that_lies_half_on_its_own_source_needs_scratch_or_the_users_word()
+    public void A_copy_that_overwrites_half_of_its_source_needs_scratch_or_allow_unsafe()
     {
         Assert.Equal(1, Merges(Case(Scratch(2).Copy(3, 3), "p4,b0+92")).Journaled);
         MergeCase bare = Case(Scratch(0).Copy(3, 3), "p4,b0+92");
@@ -133,7 +135,7 @@ public sealed class OverlapTests
     }
 
     [Fact]
-    public void A_count_between_a_writer_and_its_reader_is_an_error_and_neither_merged_nor_read()
+    public void A_COW_with_a_count_between_a_writer_and_its_reader_is_neither_merged_nor_read()
     {
         CowBuilder cow = new() { ScratchBytes = SmallCases.ScratchFor(2), NumMergeOps = 1 };
         MergeCase merge = Case(cow.Copy(2, 9).Copy(6, 3), "p8,b0+88");
@@ -146,7 +148,7 @@ public sealed class OverlapTests
     }
 
     [Fact]
-    public void The_writer_that_is_named_is_one_whose_reader_is_not_counted()
+    public void The_error_names_a_writer_whose_reader_is_not_counted()
     {
         // Op 1 partly overwrites its own source, and op 0 partly overwrites the source of op 2.
         CowBuilder cow = new() { ScratchBytes = SmallCases.ScratchFor(2), NumMergeOps = 2 };
@@ -157,7 +159,7 @@ public sealed class OverlapTests
     }
 
     [Fact]
-    public void An_image_that_cannot_be_merged_is_read_all_the_same()
+    public void An_image_that_cannot_be_merged_can_still_be_read()
     {
         MergeCase merge = Case(Scratch(0).Copy(2, 9).Copy(6, 3).Xor(7, (7 * 4096) + 5, s_own.AsSpan(0, 4096)), "p8,b0+88");
         using Arena arena = new(merge.ArenaBytes);
@@ -167,7 +169,7 @@ public sealed class OverlapTests
     }
 
     [Fact]
-    public void Ranges_that_share_nothing_are_merged_as_two_devices()
+    public void A_source_that_shares_no_storage_is_merged_as_a_separate_device()
     {
         MergeCase merge = Case(Scratch(0).Copy(3, 3).Copy(4, 3).Xor(3 + 2, 5 * 4096, s_own.AsSpan(0, 4096)), "p96");
         Assert.Equal(3, Merges(merge with { Overlap = [] }).Blocks);

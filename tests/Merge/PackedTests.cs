@@ -42,7 +42,7 @@ public sealed class PackedTests
     [InlineData(1, -1L, 0)]
     [InlineData(0, 0L, LastIndex + 1)]
     [InlineData(1, 0L, -1)]
-    public void Piece_that_does_not_fit_into_its_key_is_no_other_piece(int kind, long offset, int index) =>
+    public void Piece_that_does_not_fit_into_its_key_is_refused(int kind, long offset, int index) =>
         Assert.Throws<ArgumentOutOfRangeException>(() => Batch.PieceKey((Batch.PieceKind)kind, offset, index));
 
     [Fact]
@@ -54,7 +54,7 @@ public sealed class PackedTests
     [InlineData(int.MaxValue - 510, 510)]
     [InlineData(int.MaxValue, int.MaxValue)]
     [InlineData(0, int.MaxValue)]
-    public void Locations_are_published_whole(int counted, int window)
+    public void Published_locations_keep_both_values(int counted, int window)
     {
         ReaderGate gate = new();
         gate.Publish(new OpLocations(counted, window));

@@ -39,7 +39,7 @@ public sealed class PartsTests
         Assert.Equal(start, StartOf(file));
     }
 
-    /// <summary>The state of a merge as read with all ops. Reading it without the ops must give the same.</summary>
+    /// <summary>The evidence of a COW, read with all ops; reading it without the ops must give the same result.</summary>
     private static MergeStart StartOf(byte[] file)
     {
         MemorySource source = new(file);
@@ -52,7 +52,7 @@ public sealed class PartsTests
     [Theory]
     [InlineData(2, 38)]
     [InlineData(3, 78)]
-    public void COW_shows_it_as_soon_as_its_state_byte_is_there(int version, int header)
+    public void Start_of_a_merge_is_shown_by_a_file_that_ends_after_the_state_byte(int version, int header)
     {
         byte[] file = new CowBuilder { Version = version, MaxUnitBytes = 4096 }.Copy(0, 1).Build();
         for (int length = 0; length < header; length++)
@@ -73,7 +73,7 @@ public sealed class PartsTests
             byte[] block = new byte[4096];
             Assert.Equal(MergeStart.NotBegunHere, StartOf(New().Replace(0, block).Zero(3).Build()));
             Assert.Equal(MergeStart.NotBegun, StartOf(New().Xor(1, 8192, block).Replace(0, block).Build()));
-            // In version 2 a Copy comes first wherever it stands in the file. In version 3 only the sequence list puts it first.
+            // In version 2 a Copy is merged first wherever it is in the file; in version 3 only if the sequence list puts it first.
             Assert.Equal(version == 2 ? MergeStart.NotBegun : MergeStart.NotBegunHere, StartOf(New().Replace(0, block).Copy(4, 9).Build()));
             MemorySource listed = new(New().Sequence(7, 4).Replace(0, block).Copy(4, 9).Copy(7, 8).Build()),
                 plain = new(New().Sequence(0, 4).Replace(0, block).Copy(4, 9).Build());
@@ -88,7 +88,7 @@ public sealed class PartsTests
     }
 
     [Fact]
-    public void Damaged_ops_still_show_the_first_if_it_can_be_read()
+    public void First_op_is_read_even_if_later_ops_are_damaged()
     {
         foreach (int version in new[] { 2, 3 })
         {
@@ -105,7 +105,7 @@ public sealed class PartsTests
     }
 
     [Fact]
-    public void First_op_counts_to_its_last_byte()
+    public void First_op_is_used_only_if_the_file_holds_all_its_bytes()
     {
         foreach (bool listed in new[] { false, true })
         {
@@ -116,7 +116,7 @@ public sealed class PartsTests
             int end = (int)header.OpsOffset + 16;
             Assert.Equal(MergeStart.NotBegun, MergeTrace.Of(new MemorySource(file[..end]), null));
             Assert.Equal(MergeStart.NotBegunHere, MergeTrace.Of(new MemorySource(file[..(end - 1)]), null));
-            // The first entry of the list must be there.
+            // The file must hold the whole first entry of the list.
             if (listed)
                 Assert.Equal(MergeStart.NotBegunHere, MergeTrace.Of(new MemorySource(file[..((int)header.SequenceOffset + 3)]), null));
         }
@@ -126,7 +126,7 @@ public sealed class PartsTests
     [InlineData(38)]
     [InlineData(54)]
     [InlineData(62)]
-    public void Hostile_counts_of_ops_and_of_the_list_show_nothing_and_are_not_followed(int field)
+    public void Hostile_counts_of_ops_and_list_entries_are_harmless(int field)
     {
         byte[] file = new CowBuilder { Version = 3, MaxUnitBytes = 4096 }.Copy(4, 9).Build();
         foreach (ulong count in new[] { 2UL, uint.MaxValue, 1UL << 61, (1UL << 61) - 1, (1UL << 62) - 1, 1UL << 63, ulong.MaxValue })
@@ -203,7 +203,7 @@ public sealed class PartsTests
     }
 
     [Fact]
-    public void Device_that_fails_says_nothing_about_merges()
+    public void Failing_device_is_an_error_and_no_evidence_about_a_merge()
     {
         foreach (long from in (long[])[0, 78])
             Assert.Equal(ExitCode.InputOutput, Assert.Throws<SnapuserdException>(() => MergeTrace.Of(new Failing(from), null)).Code);
@@ -329,7 +329,7 @@ public sealed class PartsTests
     }
 
     [Fact]
-    public void Source_is_the_base_if_it_has_its_number_and_its_blocks()
+    public void Source_is_the_base_if_device_number_and_blocks_are_the_same()
     {
         using RecordedMerge merge = new(new CowBuilder { ScratchBytes = 0 }.Zero(1), 4);
         using Arena arena = new(64 << 10);
@@ -352,13 +352,13 @@ public sealed class PartsTests
         Assert.Equal((resumed, merged), (result.WasResumed, result.AlreadyMerged));
     }
 
-    /// <summary>An order in which an op reads an overwritten block is an error only if Copy reads the base's own blocks.</summary>
+    /// <summary>An op that reads an overwritten block is an error only if the source shares the blocks of the base.</summary>
     [Theory]
     [InlineData(true, false, true)]
     [InlineData(false, false, false)]
     [InlineData(true, true, false)]
     [InlineData(false, true, false)]
-    public void Check_of_a_COW_alone_refuses_a_wrong_order_and_payloads(bool shared, bool overlap, bool wrong)
+    public void Check_of_a_COW_alone_refuses_a_wrong_order_and_bad_payloads(bool shared, bool overlap, bool wrong)
     {
         CowBuilder cow = new() { ScratchBytes = 0, MaxUnitBytes = 4096, Compression = CowCompression.Lz4 };
         cow.Sequence(0, 3).Copy(0, 5).Copy(3, 0).Replace(7, new byte[4096]).Zero(8);
@@ -420,7 +420,7 @@ public sealed class PartsTests
     [InlineData(0, 20, false, true)]
     [InlineData(0, 20, true, false)]
     [InlineData(20, 20, false, false)]   // The op before it, which reads the block, is already counted.
-    public void Damage_may_be_hidden_in_the_ops_that_Android_takes_at_once(ulong count, int overwrites, bool zero, bool hidden)
+    public void Damage_may_be_hidden_in_the_ops_that_Android_writes_at_once(ulong count, int overwrites, bool zero, bool hidden)
     {
         CowBuilder cow = new() { ScratchBytes = 0, MaxUnitBytes = 4096, NumMergeOps = count };
         uint[] sequence = new uint[520];

@@ -92,7 +92,7 @@ public sealed class PlanTests
     [InlineData("z1 c2<9", "0 1", "1 1 0")]
     [InlineData("c2<9 c3<9 c4<9 c5<9 c6<9", "4 4 3 2 1", "4 4 3 2 1 0")]
     [InlineData("c2<9 c3<9 c4<9 c5<9", "4 3 2 1", "4 3 2 1 0")]
-    public void Windows_end_at_their_length_at_the_first_op_without_order_and_at_the_end(string ops, string at, string longest)
+    public void Windows_end_after_W_ops_at_an_unordered_op_or_at_the_last_op(string ops, string at, string longest)
     {
         With(Cow(ops), 4, plan =>
         {
@@ -109,7 +109,7 @@ public sealed class PlanTests
     [InlineData("c0<1 c1<2 x5 c7<7 c8<6 z6", true, true, "0 1 3 -1 0 5")]
     [InlineData("c0<1 c1<2 x5 c7<7 z6 c8<7", true, false, "0 1 3 0 0 0")]
     [InlineData("c0<1 c1<2 x5 c7<7 z6 c8<1", false, false, "0 0 0 0 0 0")]
-    public void Limits_say_up_to_which_count_a_block_is_read(string ops, bool shared, bool own, string limits)
+    public void Safe_from_count_is_the_position_after_the_last_reader(string ops, bool shared, bool own, string limits)
     {
         With(Cow(ops), 2, plan =>
         {
@@ -130,7 +130,7 @@ public sealed class PlanTests
     [InlineData(1, 2, "0+4096 8192+4096 20480+12288")]
     [InlineData(4, 2, "8192+4096")]
     [InlineData(6, 2, "")]
-    public void Ranges_are_those_that_the_rest_writes(int from, int window, string ranges) =>
+    public void Ranges_are_those_that_the_remaining_ops_write(int from, int window, string ranges) =>
         // Block 5 is copied onto itself. A window writes it as well.
         Assert.Equal(ranges, With(Cow("c4<9 c5<5 R6 z0 z2"), window,
             plan => string.Join(' ', plan.WrittenFrom(Math.Min(from, plan.Count)).Select(range => $"{range.Offset}+{range.Length}"))));
@@ -138,7 +138,7 @@ public sealed class PlanTests
     [Theory]
     [InlineData(2)]
     [InlineData(0)]
-    public void Duplicate_of_a_counted_op_is_written_no_more(int window)
+    public void Duplicate_of_a_counted_op_is_not_written_again(int window)
     {
         CowBuilder cow = new() { ScratchBytes = 0, MaxUnitBytes = 8192 };
         cow.Replace(3, SmallCases.Random(1, 2)).Zero(7).Zero(3).Zero(7).Zero(9);
@@ -148,10 +148,10 @@ public sealed class PlanTests
 
     /// <summary>
     /// All ways in which four copies can read each other's targets, by storage, with windows of every length. Compares the counts from
-    /// which the rest can be merged with those of the plain model.
+    /// which the rest can be merged with those that a simple recursive model finds.
     /// </summary>
     [Fact]
-    public void Counts_from_which_all_can_be_merged_are_those_that_steps_lead_from()
+    public void Counts_are_safe_exactly_if_steps_lead_from_them_to_the_end()
     {
         const int Ops = 4;
         int safe = 0, stuck = 0, gone = 0;

@@ -73,8 +73,8 @@ internal sealed class RecordedMerge : IBlockQueue, IWorkQueue<DecodeJob>, IMerge
     /// <summary>A flush completes only when nothing else is in flight.</summary>
     internal bool SlowFlushes { get; init; }
 
-    /// <summary>Number of waits during which a hint stays in flight beside other requests.</summary>
-    internal int SlowHints { get; set; }
+    /// <summary>Number of waits during which a request for write-back stays in flight beside other requests.</summary>
+    internal int SlowWriteBack { get; set; }
 
     /// <summary>Number of requests that complete in one wait.</summary>
     internal int EndAtATime { get; init; } = int.MaxValue;
@@ -92,7 +92,7 @@ internal sealed class RecordedMerge : IBlockQueue, IWorkQueue<DecodeJob>, IMerge
     internal Action<string> Seen { get; set; } = _ => { };
 
     /// <summary>Called by a wait with nothing in flight.</summary>
-    internal Action Idle { get; set; } = () => throw new ContractViolationException("waiting with nothing in flight would last for ever");
+    internal Action Idle { get; set; } = () => throw new ContractViolationException("a wait with nothing in flight would never end");
 
     internal byte[] Cow => _devices[CowNumber];
 
@@ -187,7 +187,13 @@ internal sealed class RecordedMerge : IBlockQueue, IWorkQueue<DecodeJob>, IMerge
 
     private string Name(in BlockRequest request)
     {
-        string verb = request.Verb switch { BlockVerb.Read => "read", BlockVerb.Write => "write", BlockVerb.Flush => "flush", _ => "hint" };
+        string verb = request.Verb switch
+        {
+            BlockVerb.Read => "read",
+            BlockVerb.Write => "write",
+            BlockVerb.Flush => "flush",
+            _ => "write-back",
+        };
         if (request.Verb is BlockVerb.Flush or BlockVerb.WriteBack) return $"{verb} {s_names[request.Device]}";
         if (request.Device == CowNumber && request.Offset >= _firstPayload)
             return $"{verb} payload {request.Offset - _firstPayload}+{request.Buffer.Length} bytes";
@@ -230,14 +236,14 @@ internal sealed class RecordedMerge : IBlockQueue, IWorkQueue<DecodeJob>, IMerge
             return 0;
         }
         bool flushes = !SlowFlushes || _flights.TrueForAll(flight => flight.Verb == BlockVerb.Flush);
-        bool hints = _flights.TrueForAll(flight => flight.Verb == BlockVerb.WriteBack)
-            || (_flights.Exists(flight => flight.Verb == BlockVerb.WriteBack) && SlowHints-- <= 0);
+        bool writeBacks = _flights.TrueForAll(flight => flight.Verb == BlockVerb.WriteBack)
+            || (_flights.Exists(flight => flight.Verb == BlockVerb.WriteBack) && SlowWriteBack-- <= 0);
         int count = 0;
         for (int i = 0; i < _flights.Count && count < Math.Min(EndAtATime, completions.Length);)
         {
             BlockRequest request = _flights[i];
             int number = _numbers[i];
-            if (request.Verb switch { BlockVerb.Flush => flushes, BlockVerb.WriteBack => hints, _ => true })
+            if (request.Verb switch { BlockVerb.Flush => flushes, BlockVerb.WriteBack => writeBacks, _ => true })
             {
                 _flights.RemoveAt(i);
                 _numbers.RemoveAt(i);
@@ -287,11 +293,11 @@ internal sealed class RecordedMerge : IBlockQueue, IWorkQueue<DecodeJob>, IMerge
     void IMergeObserver.Checking(in MergeProgress progress) =>
         Line($"checked: {progress.OpsDone} of {progress.OpsTotal} ops, {progress.BytesDone} of {progress.BytesTotal} bytes");
 
-    void IMergeMarker.Check(CowFile cow) => Line("mark looked at");
+    void IMergeMarker.Check(CowFile cow) => Line("marker checked");
 
-    void IMergeMarker.Begin(CowFile cow, int count) => Line($"mark begins at {count}");
+    void IMergeMarker.Begin(CowFile cow, int count) => Line($"marker begins at {count}");
 
-    void IMergeMarker.End() => Line("mark ends");
+    void IMergeMarker.End() => Line("marker ends");
 
     void IStorageReserver.Reserve(MergeDevice device, IEnumerable<ByteRange> ranges) =>
         Line($"reserve:{string.Concat(ranges.Select(range => $" {Blocks(device.Number, range.Offset, range.Length)}"))}");

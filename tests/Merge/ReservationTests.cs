@@ -45,7 +45,7 @@ public sealed class ReservationTests
     }
 
     [Fact]
-    public void Ranges_ascend_touch_no_block_that_no_op_writes_and_those_that_meet_are_one()
+    public void Reserved_ranges_ascend_are_joined_and_cover_only_blocks_that_ops_write()
     {
         SimStorage storage = new();
         MergeCase merge = Case(Mixed(), SmallCases.Random(1, 30), () => storage);
@@ -58,18 +58,18 @@ public sealed class ReservationTests
     }
 
     [Fact]
-    public void Without_room_nothing_is_written_and_with_room_the_same_merge_reaches_the_target()
+    public void Without_space_nothing_is_written_and_with_space_the_same_merge_reaches_the_target()
     {
-        long room = 0;
-        MergeCase merge = Case(Mixed(), SmallCases.Random(1, 30), () => new SimStorage(room));
+        long space = 0;
+        MergeCase merge = Case(Mixed(), SmallCases.Random(1, 30), () => new SimStorage(space));
         SimDisk[] disks = merge.Disks();
         long enough = 0;
-        for (room = 0; ; room += CowOp.BlockSize)
+        for (space = 0; ; space += CowOp.BlockSize)
         {
             SnapuserdException? refused = Record.Exception(() => Run(merge, disks)) as SnapuserdException;
             if (refused == null)
             {
-                enough = room;
+                enough = space;
                 break;
             }
             Assert.Equal(ExitCode.InputOutput, refused.Code);
@@ -81,7 +81,7 @@ public sealed class ReservationTests
     }
 
     [Fact]
-    public void A_merge_that_goes_on_reserves_only_what_is_left()
+    public void A_resumed_merge_reserves_only_the_remaining_ranges()
     {
         CowBuilder cow = new() { MaxUnitBytes = 4096, ScratchBytes = 0 };
         for (uint i = 0; i < 64; i++) cow.Zero(i);

@@ -34,7 +34,7 @@ public sealed class ScratchLayoutTests
         Assert.Equal(window, new ScratchLayout(78, bytes).Window);
 
     [Fact]
-    public void Entries_terminator_and_slots_never_leave_the_region_nor_touch_each_other()
+    public void Entries_terminator_and_slots_stay_in_the_region_and_do_not_overlap()
     {
         for (uint bytes = 0; bytes < 300_000; bytes += 7)
         {

@@ -36,7 +36,7 @@ public sealed class ThrottleTests
     }
 
     [Fact]
-    public void Neither_huge_rates_nor_a_clock_that_begins_anywhere_overflow()
+    public void Neither_huge_rates_nor_huge_clock_values_overflow()
     {
         MergeThrottle throttle = new() { BytesPerSecond = long.MaxValue };
         Assert.True(throttle.MayWrite(long.MaxValue / 2));
@@ -56,7 +56,7 @@ public sealed class ThrottleTests
         Pauser pauser = new(merge.Throttle);
         merge.Run(() =>
         {
-            // Nothing is in flight: the merge is held. All earlier writes are durable, and another check changes nothing.
+            // Nothing is in flight, because the merge is paused. All earlier writes are durable, and another wake-up changes nothing.
             int count = merge.DurableCount;
             Assert.Equal(pauser.Written, count);
             Assert.InRange(count, 1, 255);
@@ -94,7 +94,7 @@ public sealed class ThrottleTests
     }
 
     [Fact]
-    public void Rate_makes_no_checkpoint_that_time_does_not_make_due()
+    public void Rate_limit_adds_no_checkpoints_to_those_due_by_time()
     {
         using HeldMerge merge = new(Copies(4096), 8192);
         // 16 MiB in 4 s, in batches of about 64 KiB: the merge is held about 200 times.
@@ -106,7 +106,7 @@ public sealed class ThrottleTests
             merge.Clock.Milliseconds++;
         });
         Assert.InRange(held, 100, int.MaxValue);
-        // One checkpoint per quarter of a second, and the last one. However slow the merge is, its writes are counted soon.
+        // One checkpoint per quarter of a second, and the last one. Even in a slow merge, writes are counted soon.
         long due = merge.Clock.Milliseconds / merge.Case.Options.CheckpointMilliseconds;
         Assert.InRange(result.Checkpoints, due / 2, due + 1);
     }
@@ -131,7 +131,7 @@ public sealed class ThrottleTests
         Assert.InRange(counted, 1, 255);
     }
 
-    /// <summary>Without scratch: copies of the first <paramref name="count"/> blocks to the blocks after them.</summary>
+    /// <summary>A COW without scratch that copies the first <paramref name="count"/> blocks to the blocks after them.</summary>
     private static CowBuilder Copies(uint count)
     {
         CowBuilder cow = new() { ScratchBytes = 0 };

@@ -11,7 +11,7 @@ using Xunit;
 
 namespace Snapuserd.Tests.Merge;
 
-/// <summary>All requests and notifications of a merge, line by line.</summary>
+/// <summary>All requests and notifications of a merge, one per line, in order (<see cref="RecordedMerge"/>).</summary>
 public sealed class TrafficTests
 {
     private static readonly MergeOptions s_plain =
@@ -35,14 +35,14 @@ public sealed class TrafficTests
     }
 
     /// <summary>Arena size in bytes for four buffers of this many blocks, for a COW without scratch and without payloads.</summary>
-    private static int RoomsOf(int blocks) => ((4 * blocks) + 5) * CowOp.BlockSize;
+    private static int BuffersOf(int blocks) => ((4 * blocks) + 5) * CowOp.BlockSize;
 
     [Fact]
-    public void Windows_are_saved_claimed_written_and_counted_and_what_follows_is_written_beside_them()
+    public void Windows_are_saved_claimed_written_and_counted_before_plain_ops_follow()
     {
         using RecordedMerge merge = new(Chain(2, 3).Zero(5), 8) { Options = s_plain };
         merge.Expect("""
-            mark looked at
+            marker checked
             progress: 0 of 4 ops, 0 of 16384 bytes
             reserve: cow 0+12288 bytes
             reserve: base 0+3 base 5+1
@@ -52,7 +52,7 @@ public sealed class TrafficTests
             flush cow
             read base 1+2
             read base 3+1
-            mark begins at 0
+            marker begins at 0
             write cow 0+4096 bytes
             write cow 4096+8192 bytes
             flush cow
@@ -71,20 +71,20 @@ public sealed class TrafficTests
             flush base
             write cow 0+4096 bytes
             flush cow
-            mark ends
+            marker ends
             result: 4 ops, 0 before, 0 replayed, 2 journaled; 4 blocks, 16384 + 28672 bytes, 8 flushes, 2 checkpoints
             """);
     }
 
     [Fact]
-    public void Merge_that_goes_on_counts_from_where_the_last_one_ended()
+    public void Resumed_merge_continues_from_the_count_of_the_COW()
     {
         CowBuilder cow = new() { ScratchBytes = 0, MaxUnitBytes = 8192, NumMergeOps = 2 };
         cow.Copy(0, 1).Replace(2, SmallCases.Random(1, 2)).Replace(4, SmallCases.Random(2, 2)).Zero(7);
         using RecordedMerge merge = new(cow, 8) { Options = s_plain with { VerifyFirst = true } };
         merge.Run();
         merge.AssertLines("""
-            mark looked at
+            marker checked
             progress: 2 of 4 ops, 12288 of 24576 bytes
             reserve: cow 0+4096 bytes
             reserve: base 4+2 base 7+1
@@ -94,14 +94,14 @@ public sealed class TrafficTests
             write cow 0+4096 bytes
             flush cow
             read payload 8192+8192 bytes
-            mark begins at 2
+            marker begins at 2
             write base 4+2
             write base 7+1
             progress: 4 of 4 ops, 24576 of 24576 bytes
             flush base
             write cow 0+4096 bytes
             flush cow
-            mark ends
+            marker ends
             result: 4 ops, 2 before, 0 replayed, 0 journaled; 3 blocks, 12288 + 8192 bytes, 4 flushes, 1 checkpoints; resumed
             """);
     }
@@ -114,7 +114,7 @@ public sealed class TrafficTests
     [InlineData(8192, "read base 10+2|read base 12+1|read base 14+1", "write base 0+2|write base 2+1|write base 5+1")]
     [InlineData(12287, "read base 10+2|read base 12+1|read base 14+1", "write base 0+2|write base 2+1|write base 5+1")]
     [InlineData(12288, "read base 10+3|read base 14+1", "write base 0+3|write base 5+1")]
-    public void Requests_join_what_lies_side_by_side_up_to_their_longest(int bytes, string reads, string writes)
+    public void Contiguous_blocks_are_joined_into_requests_up_to_the_longest(int bytes, string reads, string writes)
     {
         // The ops are listed in descending order: joining of requests does not depend on the order of the ops.
         CowBuilder cow = Cow(0).Copy(5, 14).Copy(2, 12).Copy(1, 11).Copy(0, 10);
@@ -123,13 +123,13 @@ public sealed class TrafficTests
     }
 
     [Fact]
-    public void Window_that_no_room_holds_is_read_in_parts_and_written_from_scratch_memory()
+    public void Window_too_large_for_a_buffer_is_read_in_parts_and_written_from_the_metadata_image()
     {
         CowBuilder cow = Cow(6);
         foreach (uint block in (uint[])[0, 1, 2, 4, 5, 3]) cow.Copy(block, block == 3 ? 9 : block + 1);
         using RecordedMerge merge = new(cow, 10) { Options = s_plain with { RequestBytes = 8192 }, ArenaBytes = 96 << 10 };
         merge.Expect("""
-            mark looked at
+            marker checked
             progress: 0 of 6 ops, 0 of 24576 bytes
             reserve: cow 0+28672 bytes
             reserve: base 0+6
@@ -141,7 +141,7 @@ public sealed class TrafficTests
             read base 3+1
             read base 5+2
             read base 9+1
-            mark begins at 0
+            marker begins at 0
             write cow 0+4096 bytes
             write cow 4096+8192 bytes
             write cow 12288+8192 bytes
@@ -158,13 +158,13 @@ public sealed class TrafficTests
             flush base
             write cow 0+4096 bytes
             flush cow
-            mark ends
+            marker ends
             result: 6 ops, 0 before, 0 replayed, 6 journaled; 6 blocks, 24576 + 40960 bytes, 6 flushes, 1 checkpoints
             """);
     }
 
     [Fact]
-    public void Unsafe_ops_are_written_between_two_states_of_the_magic()
+    public void Unsafe_ops_are_written_while_the_magic_is_the_unsafe_one()
     {
         CowBuilder cow = Cow(0).Xor(3, 3 * 4096, SmallCases.Random(2, 1)).Xor(4, 4 * 4096, SmallCases.Random(3, 1)).Copy(0, 1).Zero(6);
         List<bool> claimed = [];
@@ -175,7 +175,7 @@ public sealed class TrafficTests
                 claimed.Add(BitConverter.ToUInt64(merge.Cow) == CowHeader.UnsafeMagic);
         };
         merge.Expect("""
-            mark looked at
+            marker checked
             progress: 0 of 4 ops, 0 of 16384 bytes
             reserve: cow 0+4096 bytes
             reserve: base 0+1 base 3+2 base 6+1
@@ -187,7 +187,7 @@ public sealed class TrafficTests
             read payload 0+8192 bytes
             read base 1+1
             job
-            mark begins at 0
+            marker begins at 0
             write cow 0+4096 bytes
             flush cow
             write base 3+2
@@ -202,7 +202,7 @@ public sealed class TrafficTests
             flush base
             write cow 0+4096 bytes
             flush cow
-            mark ends
+            marker ends
             result: 4 ops, 0 before, 0 replayed, 0 journaled; 4 blocks, 16384 + 16384 bytes, 7 flushes, 2 checkpoints
             """);
         // Plain ops are written together with the unsafe ones.
@@ -211,12 +211,12 @@ public sealed class TrafficTests
     }
 
     [Fact]
-    public void Checkpoints_come_when_so_many_bytes_are_written()
+    public void Checkpoints_are_made_after_the_set_number_of_bytes()
     {
         using RecordedMerge merge =
-            new(Zeros(0, 12), 12) { Options = s_plain with { CheckpointBytes = 4 * 4096 }, ArenaBytes = RoomsOf(2), EndAtATime = 1 };
+            new(Zeros(0, 12), 12) { Options = s_plain with { CheckpointBytes = 4 * 4096 }, ArenaBytes = BuffersOf(2), EndAtATime = 1 };
         merge.Expect("""
-            mark looked at
+            marker checked
             progress: 0 of 12 ops, 0 of 49152 bytes
             reserve: cow 0+334 bytes
             reserve: base 0+12
@@ -224,7 +224,7 @@ public sealed class TrafficTests
             flush base
             write cow 0+334 bytes
             flush cow
-            mark begins at 0
+            marker begins at 0
             write base 0+2
             write base 2+2
             write base 4+2
@@ -244,22 +244,22 @@ public sealed class TrafficTests
             flush base
             write cow 0+334 bytes
             flush cow
-            mark ends
+            marker ends
             result: 12 ops, 0 before, 0 replayed, 0 journaled; 12 blocks, 49152 + 1002 bytes, 6 flushes, 2 checkpoints
             """);
     }
 
     [Fact]
-    public void No_more_is_written_than_may_be_uncounted_while_a_flush_takes_its_time()
+    public void Uncounted_bytes_stay_within_the_limit_during_slow_flushes()
     {
         using RecordedMerge merge = new(Zeros(0, 24), 24)
         {
             Options = s_plain with { CheckpointBytes = 4 * 4096, UncountedBytes = 8 * 4096 },
-            ArenaBytes = RoomsOf(2),
+            ArenaBytes = BuffersOf(2),
             SlowFlushes = true,
         };
         merge.Expect("""
-            mark looked at
+            marker checked
             progress: 0 of 24 ops, 0 of 98304 bytes
             reserve: cow 0+526 bytes
             reserve: base 0+24
@@ -267,7 +267,7 @@ public sealed class TrafficTests
             flush base
             write cow 0+526 bytes
             flush cow
-            mark begins at 0
+            marker begins at 0
             write base 0+2
             write base 2+2
             write base 4+2
@@ -303,23 +303,23 @@ public sealed class TrafficTests
             flush base
             write cow 0+526 bytes
             flush cow
-            mark ends
+            marker ends
             result: 24 ops, 0 before, 0 replayed, 0 journaled; 24 blocks, 98304 + 2104 bytes, 8 flushes, 3 checkpoints
             """);
     }
 
     [Fact]
-    public void Device_is_asked_to_write_back_when_enough_is_written_and_the_last_hint_has_ended()
+    public void Write_back_is_requested_after_enough_bytes_once_the_last_request_has_ended()
     {
         using RecordedMerge merge = new(Zeros(0, 16), 16)
         {
             Options = s_plain with { WriteBackBytes = 4 * 4096 },
-            ArenaBytes = RoomsOf(2),
-            SlowHints = 6,
+            ArenaBytes = BuffersOf(2),
+            SlowWriteBack = 6,
             EndAtATime = 1,
         };
         merge.Expect("""
-            mark looked at
+            marker checked
             progress: 0 of 16 ops, 0 of 65536 bytes
             reserve: cow 0+398 bytes
             reserve: base 0+16
@@ -327,7 +327,7 @@ public sealed class TrafficTests
             flush base
             write cow 0+398 bytes
             flush cow
-            mark begins at 0
+            marker begins at 0
             write base 0+2
             write base 2+2
             write base 4+2
@@ -335,7 +335,7 @@ public sealed class TrafficTests
             progress: 2 of 16 ops, 8192 of 65536 bytes
             write base 8+2
             progress: 4 of 16 ops, 16384 of 65536 bytes
-            hint base
+            write-back base
             write base 10+2
             progress: 6 of 16 ops, 24576 of 65536 bytes
             write base 12+2
@@ -348,24 +348,24 @@ public sealed class TrafficTests
             flush base
             write cow 0+398 bytes
             flush cow
-            mark ends
+            marker ends
             result: 16 ops, 0 before, 0 replayed, 0 journaled; 16 blocks, 65536 + 796 bytes, 4 flushes, 1 checkpoints
             """);
     }
 
     [Fact]
-    public void Checkpoints_come_by_the_clock()
+    public void Checkpoints_are_made_after_the_set_time()
     {
         using RecordedMerge merge = new(Zeros(0, 16), 16)
         {
             Options = s_plain with { CheckpointMilliseconds = 300 },
-            ArenaBytes = RoomsOf(2),
+            ArenaBytes = BuffersOf(2),
             Milliseconds = 5000,
             EndAtATime = 1,
         };
         merge.Seen = line => { if (line.StartsWith("write base", StringComparison.Ordinal)) merge.Milliseconds += 75; };
         merge.Expect("""
-            mark looked at
+            marker checked
             progress: 0 of 16 ops, 0 of 65536 bytes
             reserve: cow 0+398 bytes
             reserve: base 0+16
@@ -373,7 +373,7 @@ public sealed class TrafficTests
             flush base
             write cow 0+398 bytes
             flush cow
-            mark begins at 0
+            marker begins at 0
             write base 0+2
             write base 2+2
             write base 4+2
@@ -397,7 +397,7 @@ public sealed class TrafficTests
             flush base
             write cow 0+398 bytes
             flush cow
-            mark ends
+            marker ends
             result: 16 ops, 0 before, 0 replayed, 0 journaled; 16 blocks, 65536 + 1194 bytes, 6 flushes, 2 checkpoints
             """);
     }
@@ -409,7 +409,7 @@ public sealed class TrafficTests
             .Replace(7, SmallCases.Random(3, 1)).Replace(8, new byte[4096]);
         using RecordedMerge merge = new(cow, 12) { Options = s_plain with { VerifyFirst = true, CheckedOps = 2 } };
         merge.Expect("""
-            mark looked at
+            marker checked
             checked: 2 of 6 ops, 12288 of 28672 bytes
             read payload 43+26 bytes
             read payload 69+4096 bytes
@@ -432,7 +432,7 @@ public sealed class TrafficTests
             job
             job
             job
-            mark begins at 0
+            marker begins at 0
             write base 0+1
             write base 4+3
             progress: 3 of 6 ops, 16384 of 28672 bytes
@@ -457,7 +457,7 @@ public sealed class TrafficTests
             flush base
             write cow 0+4096 bytes
             flush cow
-            mark ends
+            marker ends
             result: 6 ops, 0 before, 0 replayed, 1 journaled; 7 blocks, 28672 + 28672 bytes, 10 flushes, 3 checkpoints
             """);
     }
@@ -484,7 +484,7 @@ public sealed class TrafficTests
     /// <summary>
     /// A COW whose state byte, entries and slots hold <paramref name="entries"/> ops from <paramref name="first"/> on in scratch.
     /// </summary>
-    private static CowBuilder Left(CowBuilder cow, int window, int first, int entries, byte[] target)
+    private static CowBuilder InScratch(CowBuilder cow, int window, int first, int entries, byte[] target)
     {
         ScratchLayout layout = new(78, (uint)SmallCases.ScratchFor(window));
         cow.Patch = file =>
@@ -509,13 +509,13 @@ public sealed class TrafficTests
     }
 
     [Fact]
-    public void Window_that_a_predecessor_claimed_is_made_durable_with_its_slots_first_and_then_written()
+    public void Claimed_window_of_the_previous_run_is_made_durable_slots_first_and_then_written()
     {
         byte[] target = NaiveMerger.Merge(ChainFrom(3, 7, 0), SmallCases.Random(7, 8));
-        CowBuilder cow = Left(ChainFrom(3, 7, 0), 3, 0, 3, target);
+        CowBuilder cow = InScratch(ChainFrom(3, 7, 0), 3, 0, 3, target);
         using RecordedMerge merge = new(cow, 8) { Options = s_plain };
         merge.Expect("""
-            mark looked at
+            marker checked
             progress: 0 of 7 ops, 0 of 28672 bytes
             reserve: cow 0+16384 bytes
             reserve: base 0+7
@@ -528,7 +528,7 @@ public sealed class TrafficTests
             flush cow
             read base 4+3
             read base 7+1
-            mark begins at 0
+            marker begins at 0
             write base 0+3
             progress: 3 of 7 ops, 12288 of 28672 bytes
             flush base
@@ -552,7 +552,7 @@ public sealed class TrafficTests
             flush base
             write cow 0+4096 bytes
             flush cow
-            mark ends
+            marker ends
             result: 7 ops, 0 before, 3 replayed, 3 journaled; 7 blocks, 28672 + 49152 bytes, 11 flushes, 3 checkpoints; resumed
             """);
         // The final state byte and the final count.
@@ -560,15 +560,15 @@ public sealed class TrafficTests
     }
 
     [Fact]
-    public void What_follows_the_entries_of_a_full_window_does_not_matter()
+    public void Bytes_after_the_entries_of_a_full_window_are_ignored()
     {
         byte[] target = NaiveMerger.Merge(ChainFrom(3, 7, 0), SmallCases.Random(7, 8));
-        CowBuilder cow = Left(ChainFrom(3, 7, 0), 3, 0, 3, target);
-        Action<byte[]> left = cow.Patch!;
+        CowBuilder cow = InScratch(ChainFrom(3, 7, 0), 3, 0, 3, target);
+        Action<byte[]> addWindow = cow.Patch!;
         ScratchLayout layout = new(78, (uint)SmallCases.ScratchFor(3));
         cow.Patch = file =>
         {
-            left(file);
+            addWindow(file);
             file.AsSpan((int)layout.EntryOffset(3), ScratchLayout.EntryBytes).Fill(9);
         };
         using RecordedMerge merge = new(cow, 8) { Options = s_plain };
@@ -583,7 +583,7 @@ public sealed class TrafficTests
     // Buffers of three blocks: two blocks of content, and 52 bytes of payload.
     [InlineData(4044, 17 * 4096, "read cow 238+4096 bytes")]
     [InlineData(4045, 17 * 4096, "read cow 238+26 bytes|read cow 4309+26 bytes")]
-    public void Payloads_with_a_block_between_them_are_read_together_if_there_is_room(int gap, int arena, string reads)
+    public void Payloads_with_a_gap_of_at_most_a_block_are_read_together_if_the_buffer_has_space(int gap, int arena, string reads)
     {
         CowBuilder cow = new() { Version = 2, ScratchBytes = 0, ClusterOps = 1000, Compression = CowCompression.Gz };
         cow.Replace(0, new byte[4096]).Replace(1, new byte[4096]);
@@ -602,14 +602,14 @@ public sealed class TrafficTests
     }
 
     [Fact]
-    public void Claim_whose_window_is_counted_already_is_forgotten_before_anything_is_written()
+    public void Claim_of_a_counted_window_is_discarded_before_the_base_is_written()
     {
         byte[] target = NaiveMerger.Merge(ChainFrom(2, 6, 0), SmallCases.Random(7, 8));
-        CowBuilder cow = Left(ChainFrom(2, 6, 2), 2, 0, 2, target);
+        CowBuilder cow = InScratch(ChainFrom(2, 6, 2), 2, 0, 2, target);
         using RecordedMerge merge = new(cow, 8) { Options = s_plain };
         target.AsSpan(0, 2 * CowOp.BlockSize).CopyTo(merge.Base);
         merge.Expect("""
-            mark looked at
+            marker checked
             progress: 2 of 6 ops, 8192 of 24576 bytes
             reserve: cow 0+12288 bytes
             reserve: base 2+4
@@ -620,7 +620,7 @@ public sealed class TrafficTests
             flush cow
             read base 3+2
             read base 5+2
-            mark begins at 2
+            marker begins at 2
             write cow 0+4096 bytes
             flush cow
             write cow 0+4096 bytes
@@ -646,14 +646,14 @@ public sealed class TrafficTests
             flush base
             write cow 0+4096 bytes
             flush cow
-            mark ends
+            marker ends
             result: 6 ops, 2 before, 0 replayed, 4 journaled; 4 blocks, 16384 + 49152 bytes, 11 flushes, 2 checkpoints; resumed
             """);
         Assert.Equal((1, 6), (merge.Cow[78], merge.Cow[CowHeader.MergeCountOffset]));
     }
 
     [Fact]
-    public void Ops_of_one_room_are_decoded_in_jobs_of_so_many_bytes_and_the_next_job_waits_for_a_worker()
+    public void Ops_of_a_buffer_are_decoded_in_jobs_of_limited_size_that_wait_for_a_worker()
     {
         CowBuilder cow = Cow(0, 4096, CowCompression.Lz4);
         for (uint i = 0; i < 7; i++) cow.Replace(i, new byte[4096]);
@@ -671,21 +671,21 @@ public sealed class TrafficTests
     [InlineData(1)]
     [InlineData(2)]
     [InlineData(3)]
-    public void Rooms_whose_payloads_find_no_worker_are_not_written_before_one_has_decoded_them(int blocks)
+    public void Buffers_are_written_only_after_a_worker_has_decoded_their_payloads(int blocks)
     {
         CowBuilder cow = Cow(0, 4096, CowCompression.Lz4);
         for (uint i = 0; i < 12; i++) cow.Replace(i, [.. Enumerable.Repeat((byte)(i + 1), 4096)]);
         using RecordedMerge merge =
-            new(cow, 12) { Options = s_plain with { JobBytes = 4096 }, Capacity = 1, ArenaBytes = RoomsOf(blocks), Only = ["job"] };
+            new(cow, 12) { Options = s_plain with { JobBytes = 4096 }, Capacity = 1, ArenaBytes = BuffersOf(blocks), Only = ["job"] };
         merge.Expect(string.Join('\n', Enumerable.Repeat("job", 12)));
     }
 
     [Fact]
-    public void Stop_is_heard_while_a_window_waits_for_readers_and_leaves_it_to_the_next_run()
+    public void Stop_ends_a_merge_whose_window_waits_for_readers()
     {
         using RecordedMerge merge = new(Chain(2, 4).Zero(6), 8) { Options = s_plain };
-        int pass = 0, idle = 0;
-        merge.Seen = line => { if (line == "mark begins at 0") pass = merge.Gate.Enter(); };
+        int epoch = 0, idle = 0;
+        merge.Seen = line => { if (line == "marker begins at 0") epoch = merge.Gate.Enter(); };
         merge.Idle = () =>
         {
             Assert.Equal(1, ++idle);
@@ -694,25 +694,25 @@ public sealed class TrafficTests
         SnapuserdException e = Assert.Throws<SnapuserdException>(() => merge.Run());
         Assert.Equal((ExitCode.Interrupted, "stopped at op 0 of 5; the same command goes on from there"), (e.Code, e.Message));
         Assert.DoesNotContain(merge.Lines, line => line.StartsWith("write base", StringComparison.Ordinal));
-        merge.Gate.Leave(pass);
+        merge.Gate.Leave(epoch);
     }
 
     [Fact]
-    public void Readers_are_waited_for_between_the_claim_and_the_base_and_before_scratch_is_used_again()
+    public void Merge_waits_for_readers_before_it_writes_a_window_and_before_it_reuses_scratch()
     {
         using RecordedMerge merge = new(Chain(2, 4).Zero(6), 8) { Options = s_plain };
-        Queue<int> passes = [];
-        passes.Enqueue(merge.Gate.Enter());
+        Queue<int> epochs = [];
+        epochs.Enqueue(merge.Gate.Enter());
         int idle = 0;
         // A new reader enters before the previous one leaves, so every switch finds an earlier reader.
         merge.Idle = () =>
         {
             idle++;
-            passes.Enqueue(merge.Gate.Enter());
-            merge.Gate.Leave(passes.Dequeue());
+            epochs.Enqueue(merge.Gate.Enter());
+            merge.Gate.Leave(epochs.Dequeue());
         };
         merge.Expect("""
-            mark looked at
+            marker checked
             progress: 0 of 5 ops, 0 of 20480 bytes
             reserve: cow 0+12288 bytes
             reserve: base 0+4 base 6+1
@@ -722,7 +722,7 @@ public sealed class TrafficTests
             flush cow
             read base 1+2
             read base 3+2
-            mark begins at 0
+            marker begins at 0
             write cow 0+4096 bytes
             write cow 4096+8192 bytes
             flush cow
@@ -752,20 +752,20 @@ public sealed class TrafficTests
             flush base
             write cow 0+4096 bytes
             flush cow
-            mark ends
+            marker ends
             result: 5 ops, 0 before, 0 replayed, 4 journaled; 5 blocks, 20480 + 49152 bytes, 12 flushes, 3 checkpoints
             """);
         Assert.Equal(3, idle);
     }
 
     [Fact]
-    public void Nothing_is_left_to_merge()
+    public void COW_whose_ops_are_all_counted_is_only_made_durable()
     {
         CowBuilder cow = new() { ScratchBytes = 0, MaxUnitBytes = 4096, NumMergeOps = 2 };
         using RecordedMerge merge = new(cow.Copy(0, 1).Zero(3), 4) { Options = s_plain };
         merge.Run();
         merge.AssertLines("""
-            mark looked at
+            marker checked
             progress: 2 of 2 ops, 8192 of 8192 bytes
             reserve: cow 0+174 bytes
             reserve:
@@ -774,17 +774,17 @@ public sealed class TrafficTests
             flush base
             write cow 0+174 bytes
             flush cow
-            mark ends
+            marker ends
             result: 2 ops, 2 before, 0 replayed, 0 journaled; 0 blocks, 0 + 174 bytes, 2 flushes, 0 checkpoints; already merged
             """);
     }
 
     [Fact]
-    public void Merge_of_no_ops()
+    public void COW_without_ops_is_only_made_durable()
     {
         using RecordedMerge merge = new(Cow(2), 4) { Options = s_plain };
         merge.Expect("""
-            mark looked at
+            marker checked
             progress: 0 of 0 ops, 0 of 0 bytes
             reserve: cow 0+4096 bytes
             reserve:
@@ -792,7 +792,7 @@ public sealed class TrafficTests
             flush base
             write cow 0+4096 bytes
             flush cow
-            mark ends
+            marker ends
             result: 0 ops, 0 before, 0 replayed, 0 journaled; 0 blocks, 0 + 4096 bytes, 2 flushes, 0 checkpoints; already merged
             """);
     }
@@ -804,7 +804,7 @@ public sealed class TrafficTests
             Cow(2, 8192, CowCompression.Lz4).Copy(0, 1).Copy(1, 2).Copy(2, 9).Replace(4, new byte[8192]).Replace(6, new byte[4096]).Zero(8);
         using RecordedMerge merge = new(cow, 12) { Options = s_plain with { WriteBackBytes = 1, RequestBytes = 4096 }, Depth = 1 };
         merge.Expect("""
-            mark looked at
+            marker checked
             progress: 0 of 6 ops, 0 of 28672 bytes
             reserve: cow 0+12288 bytes
             reserve: base 0+3 base 4+3 base 8+1
@@ -813,7 +813,7 @@ public sealed class TrafficTests
             write cow 0+4096 bytes
             flush cow
             read base 1+1
-            mark begins at 0
+            marker begins at 0
             read base 2+1
             read base 9+1
             write cow 0+4096 bytes
@@ -837,11 +837,11 @@ public sealed class TrafficTests
             write base 6+1
             write base 8+1
             progress: 6 of 6 ops, 28672 of 28672 bytes
-            hint base
+            write-back base
             flush base
             write cow 0+4096 bytes
             flush cow
-            mark ends
+            marker ends
             result: 6 ops, 0 before, 0 replayed, 2 journaled; 7 blocks, 28672 + 28672 bytes, 8 flushes, 2 checkpoints
             """);
     }
@@ -873,7 +873,8 @@ public sealed class TrafficTests
     }
 
     /// <summary>
-    /// The requests in short form: a write to the base as its first block, a flush of the base as B, a flush of the COW as C, a hint as H.
+    /// The requests in short form: a write to the base as its first block, a flush of the base as B, a flush of the COW as C, a request for
+    /// write-back as W.
     /// </summary>
     private static string Brief(RecordedMerge merge) => string.Join(' ', from request in merge.Requests
                                                                          where !request.StartsWith("write cow", StringComparison.Ordinal)
@@ -882,7 +883,7 @@ public sealed class TrafficTests
                                                                          {
                                                                              "flush base" => "B",
                                                                              "flush cow" => "C",
-                                                                             "hint base" => "H",
+                                                                             "write-back base" => "W",
                                                                              _ => request.Split(' ', '+')[2],
                                                                          });
 
@@ -897,12 +898,12 @@ public sealed class TrafficTests
     [InlineData(40960, "B C 0 2 4 6 8 B C B 10 12 C B 14 C B C")]
     [InlineData(40961, "B C 0 2 4 6 8 B 10 C B 12 14 C B C")]
     [InlineData(49153, "B C 0 2 4 6 8 B 10 12 C B 14 C B C")]
-    public void Bytes_that_are_not_counted_are_bounded(int bytes, string expected)
+    public void Bytes_that_are_not_counted_stay_within_the_set_limit(int bytes, string expected)
     {
         using RecordedMerge merge = new(Zeros(0, 16), 16)
         {
             Options = s_plain with { CheckpointBytes = 4 * 4096, UncountedBytes = bytes },
-            ArenaBytes = RoomsOf(2),
+            ArenaBytes = BuffersOf(2),
             SlowFlushes = true,
             EndAtATime = 1,
         };
@@ -916,23 +917,23 @@ public sealed class TrafficTests
     [InlineData(16385, "B C 0 2 4 6 8 10 B 12 14 C B C")]
     [InlineData(24576, "B C 0 2 4 6 8 10 B 12 14 C B C")]
     [InlineData(24577, "B C 0 2 4 6 8 10 12 B 14 C B C")]
-    public void Bytes_between_checkpoints_are_counted(int bytes, string expected)
+    public void Checkpoint_is_due_at_exactly_the_set_number_of_bytes(int bytes, string expected)
     {
         using RecordedMerge merge =
-            new(Zeros(0, 16), 16) { Options = s_plain with { CheckpointBytes = bytes }, ArenaBytes = RoomsOf(2), EndAtATime = 1 };
+            new(Zeros(0, 16), 16) { Options = s_plain with { CheckpointBytes = bytes }, ArenaBytes = BuffersOf(2), EndAtATime = 1 };
         merge.Run();
         Assert.Equal(expected, Brief(merge));
     }
 
     [Theory]
     [InlineData(0, "B C 0 2 4 6 8 10 12 14 B C")]
-    [InlineData(16383, "B C 0 2 4 6 8 H 10 12 14 H B C")]
-    [InlineData(16384, "B C 0 2 4 6 8 H 10 12 14 H B C")]
-    [InlineData(16385, "B C 0 2 4 6 8 10 H 12 14 H B C")]
-    public void Bytes_between_hints_are_counted(int bytes, string expected)
+    [InlineData(16383, "B C 0 2 4 6 8 W 10 12 14 W B C")]
+    [InlineData(16384, "B C 0 2 4 6 8 W 10 12 14 W B C")]
+    [InlineData(16385, "B C 0 2 4 6 8 10 W 12 14 W B C")]
+    public void Write_back_is_due_at_exactly_the_set_number_of_bytes(int bytes, string expected)
     {
         using RecordedMerge merge =
-            new(Zeros(0, 16), 16) { Options = s_plain with { WriteBackBytes = bytes }, ArenaBytes = RoomsOf(2), EndAtATime = 1 };
+            new(Zeros(0, 16), 16) { Options = s_plain with { WriteBackBytes = bytes }, ArenaBytes = BuffersOf(2), EndAtATime = 1 };
         merge.Run();
         Assert.Equal(expected, Brief(merge));
     }
@@ -944,12 +945,12 @@ public sealed class TrafficTests
     [InlineData(301, "B C 0 2 4 6 8 B 10 12 14 16 18 20 22 C B C")]
     [InlineData(375, "B C 0 2 4 6 8 B 10 12 14 16 18 20 22 C B C")]
     [InlineData(376, "B C 0 2 4 6 8 10 B 12 14 16 18 20 22 C B C")]
-    public void Milliseconds_between_checkpoints_are_counted(int milliseconds, string expected)
+    public void Checkpoint_is_due_at_exactly_the_set_time(int milliseconds, string expected)
     {
         using RecordedMerge merge = new(Zeros(0, 24), 24)
         {
             Options = s_plain with { CheckpointMilliseconds = milliseconds },
-            ArenaBytes = RoomsOf(2),
+            ArenaBytes = BuffersOf(2),
             Milliseconds = 5000,
             EndAtATime = 1,
         };
@@ -979,7 +980,7 @@ public sealed class TrafficTests
     }
 
     [Fact]
-    public void Failures_are_told_with_device_place_and_op()
+    public void Failures_are_reported_with_device_place_and_op()
     {
         CowBuilder cow = Cow(3, 8192, CowCompression.Lz4).Copy(0, 2).Copy(1, 3).Xor(5, 5 * 4096, new byte[4096])
             .Xor(6, 6 * 4096, new byte[4096]).Replace(8, new byte[8192])
@@ -1022,9 +1023,9 @@ public sealed class TrafficTests
     }
 
     [Fact]
-    public void Pause_holds_the_next_batch_and_counts_what_is_written()
+    public void Pause_holds_the_next_batch_and_makes_a_checkpoint()
     {
-        using RecordedMerge merge = new(Zeros(0, 12), 12) { Options = s_plain, ArenaBytes = RoomsOf(2), EndAtATime = 1 };
+        using RecordedMerge merge = new(Zeros(0, 12), 12) { Options = s_plain, ArenaBytes = BuffersOf(2), EndAtATime = 1 };
         merge.Seen = line => { if (line == "progress: 2 of 12 ops, 8192 of 49152 bytes") merge.Throttle.Pause(); };
         int looks = 0;
         merge.Idle = () =>
@@ -1033,7 +1034,7 @@ public sealed class TrafficTests
             if (++looks == 3) merge.Throttle.Resume();
         };
         merge.Expect("""
-            mark looked at
+            marker checked
             progress: 0 of 12 ops, 0 of 49152 bytes
             reserve: cow 0+334 bytes
             reserve: base 0+12
@@ -1041,7 +1042,7 @@ public sealed class TrafficTests
             flush base
             write cow 0+334 bytes
             flush cow
-            mark begins at 0
+            marker begins at 0
             write base 0+2
             write base 2+2
             write base 4+2
@@ -1065,14 +1066,14 @@ public sealed class TrafficTests
             flush base
             write cow 0+334 bytes
             flush cow
-            mark ends
+            marker ends
             result: 12 ops, 0 before, 0 replayed, 0 journaled; 12 blocks, 49152 + 1336 bytes, 8 flushes, 3 checkpoints
             """);
         Assert.Equal(3, looks);
     }
 
     [Fact]
-    public void Window_is_begun_neither_while_paused_nor_beyond_the_rate_and_its_bytes_count()
+    public void Windows_obey_the_rate_limit_and_count_towards_it()
     {
         using RecordedMerge merge = new(Chain(2, 4).Zero(6).Zero(7), 8) { Options = s_plain, Milliseconds = 1000 };
         merge.Throttle.BytesPerSecond = 8192;
@@ -1090,12 +1091,12 @@ public sealed class TrafficTests
     [InlineData("flush base", "75 stopped at op 0 of 6; the same command goes on from there; B C; 0 journaled, 0 blocks, 0 checkpoints")]
     [InlineData("locations 0+2",
         "75 stopped at op 2 of 6; the same command goes on from there; B C C C 0 B C; 2 journaled, 2 blocks, 1 checkpoints")]
-    [InlineData("mark begins at 0",
+    [InlineData("marker begins at 0",
         "75 stopped at op 0 of 6; the same command goes on from there; B C; 0 journaled, 0 blocks, 0 checkpoints")]
     [InlineData("progress: 4 of 6 ops, 16384 of 24576 bytes",
         "merged; B C C C 0 B C 6 7 C C 2 B C B C; 4 journaled, 6 blocks, 3 checkpoints")]
     [InlineData("locations 4+0", "merged; B C C C 0 B C 6 7 C C 2 B C B C; 4 journaled, 6 blocks, 3 checkpoints")]
-    public void Stop_finishes_what_was_begun_and_says_where_the_next_run_goes_on(string at, string expected)
+    public void Stop_finishes_begun_work_and_says_where_the_next_run_continues(string at, string expected)
     {
         using RecordedMerge merge = new(Chain(2, 4).Zero(6).Zero(7), 8) { Options = s_plain, ArenaBytes = 40 << 10 };
         merge.Seen = line => { if (line == at) merge.Stop.Request(); };
@@ -1106,21 +1107,22 @@ public sealed class TrafficTests
     }
 
     [Theory]
-    [InlineData(0, "75 stopped while checking payloads, at op 0 of 12; nothing was written; mark looked at; checked: 0 of 12 ops, 0 of "
+    [InlineData(0, "75 stopped while checking payloads, at op 0 of 12; nothing was written; marker checked; checked: 0 of 12 ops, 0 of "
         + "49152 bytes; result: 12 ops, 0 before, 0 replayed, 0 journaled; 0 blocks, 0 + 0 bytes, 0 flushes, 0 checkpoints")]
     [InlineData(1,
-        "75 stopped while checking payloads, at op 8 of 12; nothing was written; mark looked at; checked: 0 of 12 ops, 0 of 49152 bytes; "
+        "75 stopped while checking payloads, at op 8 of 12; nothing was written; marker checked; checked: 0 of 12 ops, 0 of 49152 bytes; "
         + "read payload 0+52 bytes; read payload 52+52 bytes; read payload 104+52 bytes; read payload 156+52 bytes; job; checked: 2 of 12 "
         + "ops, 8192 of 49152 bytes; result: 12 ops, 0 before, 0 replayed, 0 journaled; 0 blocks, 0 + 0 bytes, 0 flushes, 0 checkpoints")]
-    [InlineData(2, "75 stopped while checking payloads, at op 10 of 12; nothing was written; mark looked at; checked: 0 of 12 ops, 0 of "
+    [InlineData(2, "75 stopped while checking payloads, at op 10 of 12; nothing was written; marker checked; checked: 0 of 12 ops, 0 of "
         + "49152 bytes; read payload 0+52 bytes; read payload 52+52 bytes; read payload 104+52 bytes; read payload 156+52 bytes; job; "
         + "checked: 2 of 12 ops, 8192 of 49152 bytes; read payload 208+52 bytes; job; checked: 4 of 12 ops, 16384 of 49152 bytes; result: "
         + "12 ops, 0 before, 0 replayed, 0 journaled; 0 blocks, 0 + 0 bytes, 0 flushes, 0 checkpoints")]
-    public void Stop_while_payloads_are_checked_says_how_far_it_came(int checks, string expected)
+    public void Stop_while_payloads_are_checked_says_how_far_the_check_came(int checks, string expected)
     {
         CowBuilder cow = Cow(0, 4096, CowCompression.Lz4);
         for (uint i = 0; i < 12; i++) cow.Replace(i, new byte[4096]);
-        using RecordedMerge merge = new(cow, 12) { Options = s_plain with { VerifyFirst = true }, ArenaBytes = RoomsOf(3), EndAtATime = 1 };
+        using RecordedMerge merge =
+            new(cow, 12) { Options = s_plain with { VerifyFirst = true }, ArenaBytes = BuffersOf(3), EndAtATime = 1 };
         int seenChecks = 0;
         merge.Seen = line => { if (line.StartsWith("checked", StringComparison.Ordinal) && seenChecks++ == checks) merge.Stop.Request(); };
         SnapuserdException e = Assert.Throws<SnapuserdException>(() => merge.Run());
@@ -1129,7 +1131,7 @@ public sealed class TrafficTests
     }
 
     [Fact]
-    public void Payloads_are_checked_batch_by_batch_and_each_is_told_of_when_all_before_it_are_decoded()
+    public void Payload_check_reports_a_batch_once_all_before_it_are_decoded()
     {
         CowBuilder cow = Cow(0, 4096, CowCompression.Lz4);
         for (uint i = 0; i < 3; i++) cow.Zero(20 + i);
@@ -1138,7 +1140,7 @@ public sealed class TrafficTests
         using RecordedMerge merge = new(cow, 32)
         {
             Options = s_plain with { VerifyFirst = true, CheckedOps = 5 },
-            ArenaBytes = RoomsOf(3),
+            ArenaBytes = BuffersOf(3),
             EndAtATime = 1,
             Only = ["checked", "read", "job"],
         };
@@ -1197,7 +1199,7 @@ public sealed class TrafficTests
     [InlineData(12287, "0 2 5")]
     [InlineData(12288, "0 3 5")]
     [InlineData(1 << 20, "0 5")]
-    public void Slots_are_written_in_requests_up_to_their_longest(int bytes, string writes)
+    public void Contiguous_slots_are_joined_into_requests_up_to_the_longest(int bytes, string writes)
     {
         byte[] old = SmallCases.Random(7, 12);
         CowBuilder Window()
@@ -1207,16 +1209,16 @@ public sealed class TrafficTests
             return cow;
         }
         using RecordedMerge merge =
-            new(Left(Window(), 6, 0, 5, NaiveMerger.Merge(Window(), old)), 12) { Options = s_plain with { RequestBytes = bytes } };
+            new(InScratch(Window(), 6, 0, 5, NaiveMerger.Merge(Window(), old)), 12) { Options = s_plain with { RequestBytes = bytes } };
         merge.Run();
         Assert.Equal($"B C C {writes} B C", Brief(merge));
     }
 
     [Fact]
-    public void Failures_while_a_claimed_window_is_finished_are_told_with_device_place_and_op()
+    public void Failures_while_a_claimed_window_is_finished_are_reported_with_device_place_and_op()
     {
         byte[] target = NaiveMerger.Merge(ChainFrom(3, 7, 2), SmallCases.Random(7, 8));
-        CowBuilder cow = Left(ChainFrom(3, 7, 2), 3, 2, 3, target);
+        CowBuilder cow = InScratch(ChainFrom(3, 7, 2), 3, 2, 3, target);
         string seen = Fails(() => new RecordedMerge(cow, 8) { Options = s_plain with { RequestBytes = 4096 } });
         RecordedMerge.AssertSame("""
             read cow 0+16384 bytes => 74 cow: reading the metadata of the COW at byte 0 failed: input/output error (EIO)
@@ -1264,7 +1266,7 @@ public sealed class TrafficTests
         + "at all is due at offset 8335")]
     [InlineData(4, 0, 0UL, 0L, "cow: scratch is marked valid (state 2, num_merge_ops 4), but the list of its entries is empty where op 4 "
         + "(Copy of block 4) is due at offset 143")]
-    public void Scratch_that_does_not_hold_the_window_at_the_count_is_told_with_the_entry_that_differs(int count, int good, ulong block,
+    public void Scratch_without_the_window_at_the_count_is_refused_with_the_entry_that_differs(int count, int good, ulong block,
         long shift, string expected)
     {
         ScratchLayout layout = new(78, (uint)SmallCases.ScratchFor(3));
@@ -1296,7 +1298,7 @@ public sealed class TrafficTests
     }
 
     [Fact]
-    public void Payloads_are_read_by_their_place_whatever_the_order_of_the_ops()
+    public void Payloads_are_read_in_file_order_whatever_the_order_of_the_ops()
     {
         CowBuilder cow = Cow(4, 4096, CowCompression.Lz4);
         for (uint i = 0; i < 4; i++) cow.Xor(i, (i + 10) * 4096, new byte[4096]);

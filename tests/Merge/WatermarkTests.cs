@@ -44,7 +44,7 @@ public sealed class WatermarkTests : IDisposable
     [InlineData(0, 0)]
     [InlineData(2, 8192)]
     [InlineData(4, 20480)]
-    public void All_begin_at_the_count_of_the_cow(int start, long bytes)
+    public void All_watermarks_begin_at_the_count_of_the_COW(int start, long bytes)
     {
         Watermarks marks = new(_plan, start);
         Assert.Equal((start, 4), (marks.Start, marks.End));
@@ -56,11 +56,11 @@ public sealed class WatermarkTests : IDisposable
     [Theory]
     [InlineData(-1)]
     [InlineData(5)]
-    public void Count_that_the_plan_does_not_have_is_refused(int start) =>
+    public void Start_outside_the_plan_is_refused(int start) =>
         Refuses(() => _ = new Watermarks(_plan, start), $"Start cannot move to {start}: it must be between 0 and 4");
 
     [Fact]
-    public void Each_moves_by_itself_and_takes_its_bytes_along()
+    public void Each_watermark_advances_independently_and_with_its_bytes()
     {
         Recorder recorder = new();
         Watermarks marks = new(_plan, 0, recorder);
@@ -95,7 +95,7 @@ public sealed class WatermarkTests : IDisposable
     }
 
     [Fact]
-    public void Base_is_not_written_past_the_last_op_and_no_mark_goes_back()
+    public void No_watermark_moves_backwards_or_past_the_last_op()
     {
         Watermarks marks = new(_plan, 1);
         Refuses(() => marks.AdvanceWritten(5), "Written cannot move to 5: it must be between 1 and 4");
@@ -105,7 +105,7 @@ public sealed class WatermarkTests : IDisposable
     }
 
     [Fact]
-    public void Count_is_never_higher_than_what_is_written()
+    public void Durable_count_never_exceeds_the_written_count()
     {
         Watermarks marks = new(_plan, 0);
         marks.AdvanceWritten(2);
@@ -114,7 +114,7 @@ public sealed class WatermarkTests : IDisposable
     }
 
     [Fact]
-    public void Readers_are_told_the_durable_count_and_one_count_at_a_time()
+    public void Durable_count_is_published_only_after_the_previous_one_is_released()
     {
         Watermarks marks = new(_plan, 0);
         marks.AdvanceWritten(4);
