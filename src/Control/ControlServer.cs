@@ -191,7 +191,7 @@ public sealed class ControlServer : IDisposable
     private void Serve()
     {
         Span<PollFd> fds = stackalloc PollFd[MostClients + 2];
-        bool shortage = false, told = false;
+        bool shortage = false, reported = false;
         while (true)
         {
             Interlocked.Increment(ref _turns);
@@ -232,8 +232,8 @@ public sealed class ControlServer : IDisposable
             int refused = Accept();
             shortage = refused < 0;
             // Reported once per shortage, which may last for days.
-            if (shortage && !told) _options.Report?.Invoke($"clients of the control socket have to wait: {ErrnoText.Of(refused)}");
-            told = shortage;
+            if (shortage && !reported) _options.Report?.Invoke($"clients of the control socket have to wait: {ErrnoText.Of(refused)}");
+            reported = shortage;
         }
     }
 

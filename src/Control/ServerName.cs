@@ -10,7 +10,7 @@ namespace Snapuserd.Control;
 /// The name by which `ctl` addresses a server: `--as`, or `--mapper`, `--name` or the COW's file name, followed by ".2", ".3" … if another
 /// server has that name. It is unique among the servers whose control sockets are in the same folder. The claim is an abstract Unix socket
 /// named after the folder and the name: the kernel gives it to one process only, and frees it when that process ends in any way. A
-/// supervisor holds the claim for its servers, so no other server can take the name while it starts one again.
+/// supervisor holds the claim for its servers, so no other server can take the name between two of them.
 /// </summary>
 public sealed class ServerName : IDisposable
 {

@@ -227,7 +227,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
     public void Open()
     {
         bool handedOver = _options.Mapper is { } name && OpenMapped(name);
-        // After the hand-over the mapped device holds the base exclusively, so it cannot be opened for writing here.
+        // After the hand-over the mapped device holds the base exclusively, so it cannot be opened exclusively here.
         _devices = new DeviceSet(handedOver ? _options.Devices with { Writes = false } : _options.Devices, _stop, _wakeUp);
         _setup = _devices.Setup with
         {
@@ -522,7 +522,7 @@ public sealed class Snapshot : IDisposable, IMergeObserver
         }
         catch (Exception e)
         {
-            // The snapshot is served further, even after an internal error: readers find every block where they found it before.
+            // Serving continues, even after an internal error: readers find every block where they found it before.
             SnapuserdException? known = e as SnapuserdException;
             if (known?.Code == ExitCode.InputOutput) Devices.TakeErrors();
             ExitCode code = known?.Code ?? (e is OutOfMemoryException ? ExitCode.OutOfResources : ExitCode.Internal);

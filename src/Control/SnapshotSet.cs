@@ -409,14 +409,14 @@ public sealed class SnapshotSet : IDisposable
     /// <summary>The main function of a snapshot's thread. Never throws.</summary>
     private void Live(Member member, Action<long> opened)
     {
-        bool told = false;
+        bool isReported = false;
         try
         {
             _options.Check?.Invoke(member.Name);
             member.Snapshot.Open();
             long length = member.Snapshot.Length;
             if (length == 0) throw new SnapuserdException(ExitCode.CowCorrupt, "its base is empty");
-            told = true;
+            isReported = true;
             Tell(member, () => opened(length));
             if (IsToStart(member)) Serve(member);
         }
@@ -427,9 +427,9 @@ public sealed class SnapshotSet : IDisposable
             lock (_gate) member.Failure = failure;
             Report(failure.Message);
         }
-        if (!told)
+        if (!isReported)
         {
-            // Report the failure only after the name is free again.
+            // Report the failure to the client only after the name is free again.
             lock (_gate) member.WhenEnded.Add(() => opened(-1));
         }
         End(member);

@@ -35,7 +35,7 @@ public static class StopServer
         long end = clock.Milliseconds + PatienceMilliseconds;
         while (clock.Milliseconds < end)
         {
-            // Check the supervisor first: it ends only after all of its servers.
+            // Check the supervisor first: once it has ended, none of its servers remains.
             if (HasEnded(supervisor)) return;
             if (TryAgain(server.SocketPath, request)) return;
             Libc.Sleep(LookMilliseconds);

@@ -131,7 +131,8 @@ public sealed class MergeEngine : IDisposable
     /// killed run left dirty. Where several merges share memory, <paramref name="share"/> is the quota of this merge. Programs run it
     /// through <see cref="MergeLifecycle"/>. Exit codes:
     /// <list type="bullet">
-    /// <item>65 if a payload or the scratch is invalid; nothing was written to Base.</item>
+    /// <item>65 if the scratch or a payload is invalid. With <see cref="MergeOptions.VerifyFirst"/>, a merge finds invalid payloads before
+    /// its first write.</item>
     /// <item>74 if a device fails. The same command continues from the last checkpoint. Also, before the first write, if the file systems
     /// below lack space for all writes of the merge (<see cref="MergeSetup.Storage"/>).</item>
     /// <item>75 if asked to stop. The same command continues from the last checkpoint.</item>

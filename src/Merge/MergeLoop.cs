@@ -189,8 +189,8 @@ internal sealed class MergeLoop
         long now = _setup.Time.Milliseconds;
         if (_setup.Throttle.MayWrite(now)) return false;
         _held = true;
-        // During a long pause the power may fail, so a pause first makes the written ops durable. A rate limit holds after every batch, so
-        // it does so only when the interval is over: otherwise every batch would cost a flush.
+        // The power may fail during a long pause, so the written ops are made durable now. A rate limit holds after every batch: there a
+        // checkpoint waits until the interval is over, so that not every batch costs a flush.
         if (_rules.CanCount && (_setup.Throttle.IsPaused || _checkpoints.IsIntervalOver(now))) _checkpoints.Request();
         return true;
     }

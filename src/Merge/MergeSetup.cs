@@ -130,8 +130,8 @@ public interface IMergeMarker
 
     /// <summary>
     /// Called before the first write to Base, with the number of counted ops. By then the COW itself shows durably that its merge has
-    /// begun, if it can show this. The marker must be durable on return. If that fails, throws with the exit code of the errno: 74 for a
-    /// failing device.
+    /// begun, if it can show this. The marker, if there is one, must be durable on return. If that fails, throws with the exit code of the
+    /// errno: 74 for a failing device.
     /// </summary>
     void Begin(CowFile cow, int count);
 

@@ -6,8 +6,8 @@ using Snapuserd.Interop;
 namespace Snapuserd.Merge;
 
 /// <summary>
-/// The new image, read from beginning to end without writing anything. Counted ops come from Base, the window left by a killed merge from
-/// scratch, all other ops from COW and source, and blocks without an op from Base. Correct in every state in which a merge can stop.
+/// The new image, read from beginning to end without writing anything. Counted ops and blocks without an op come from Base, a window that a
+/// killed merge saved from scratch, and all other ops from COW and source. Correct in every state in which a merge can stop.
 /// </summary>
 public sealed class MergedImage : IDisposable
 {

@@ -432,7 +432,7 @@ public static class Sabotages
         new("mark-begun-unflushed", "a marker says that the merge has begun and is not flushed",
             new SourceEdit(Marker, "void Begin(", MarkerFlush, "")) { Tests = s_durable },
         new("mark-removed-unflushed", "a marker is removed and its folder not flushed",
-            new SourceEdit(Marker, "void Remove(", "_ = FolderFlush.Of(cow, fd >= 0 ? fd : left, out _)", "_ = fd")) { Tests = s_durable },
+            new SourceEdit(Marker, "void Remove(", "_ = FolderFlush.Of(cow, fd >= 0 ? fd : newFd, out _)", "_ = fd")) { Tests = s_durable },
         new("magic-before-the-data-is-durable", "the magic of a COW on a device is written before its data is flushed",
             new SourceEdit(Magic, "void Release()", "output.Flush();\n        output.Write(", "output.Write(")) { Tests = s_durable },
         new("magic-unflushed", "the magic of a COW on a device is not flushed",
@@ -474,7 +474,7 @@ public static class Sabotages
         new("finished-before-mark-stays", "the marker of a merge that was finished before stays",
             new SourceEdit(Finished, FinishedBefore, "marker.End();", "")) { Tests = s_durable },
         new("mark-without-its-name-stays", "a new marker that a killed process left stays when the merge is finished",
-            new SourceEdit(Marker, "void Remove(", "left >= 0 && Libc.Unlink(NewPathOf(cow)) == 0", "false"))
+            new SourceEdit(Marker, "void Remove(", "newFd >= 0 && Libc.Unlink(NewPathOf(cow)) == 0", "false"))
         { Tests = new("Control", "MergeMarkerTests.A_new_mark_that") },
         new("opened-as-merged-mark-goes-unflushed", "a snapshot that finds all counted removes the marker and has flushed nothing",
             new SourceEdit(Life, "void ConfirmMerged()", "engine.MakeMergedDurable();", "")) { Tests = s_swap },

@@ -104,7 +104,7 @@ public sealed class DeviceSet : IDisposable
     {
         _workers?.Dispose();
         _queue?.Dispose();
-        // The kernel may still write to buffers whose requests could not be reaped. They stay mapped until the process ends, soon after.
+        // The kernel may still write to buffers whose requests could not be reaped. They stay mapped: the process ends soon.
         bool inUse = Setup is { Io.Broken: true } || _queue is RingQueue { Leaked: true };
         if (!inUse) _arena?.Dispose();
         foreach (BlockDevice? device in (ReadOnlySpan<BlockDevice?>)[_source, _base, _cow])

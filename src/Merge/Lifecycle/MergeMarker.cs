@@ -98,11 +98,11 @@ public sealed class MergeMarker(string cow) : IMergeMarker
     /// </summary>
     public static void Remove(string cow)
     {
-        int left = OpenAt(NewPathOf(cow), Libc.O_RDWR, out _), fd = Open(cow, Libc.O_RDWR, out _);
-        bool isRemoved = left >= 0 && Libc.Unlink(NewPathOf(cow)) == 0;
+        int newFd = OpenAt(NewPathOf(cow), Libc.O_RDWR, out _), fd = Open(cow, Libc.O_RDWR, out _);
+        bool isRemoved = newFd >= 0 && Libc.Unlink(NewPathOf(cow)) == 0;
         if (fd >= 0 && Libc.Unlink(PathOf(cow)) == 0) isRemoved = true;
-        if (isRemoved) _ = FolderFlush.Of(cow, fd >= 0 ? fd : left, out _);
-        if (left >= 0) _ = Libc.Close(left);
+        if (isRemoved) _ = FolderFlush.Of(cow, fd >= 0 ? fd : newFd, out _);
+        if (newFd >= 0) _ = Libc.Close(newFd);
         if (fd >= 0) _ = Libc.Close(fd);
     }
 
@@ -114,15 +114,15 @@ public sealed class MergeMarker(string cow) : IMergeMarker
     /// <inheritdoc/>
     public void Check(CowFile file)
     {
-        int fd = Open(cow, Libc.O_RDONLY, out MarkerState mark);
+        int fd = Open(cow, Libc.O_RDONLY, out MarkerState marker);
         if (fd >= 0) _ = Libc.Close(fd);
-        if (mark.Kind == MarkerKind.Unreadable)
+        if (marker.Kind == MarkerKind.Unreadable)
             throw ErrnoPolicy.Failure(FailedCall.Open, fd,
                 $"{PathOf(cow)} cannot be read, and may say that another merge has written to the base");
-        if (!mark.HasContent) return;
-        string? why = mark.Digest == null ? null : mark.Contradicts(DigestOf(file), file.Header.NumMergeOps);
+        if (!marker.HasContent) return;
+        string? why = marker.Digest == null ? null : marker.Contradicts(DigestOf(file), file.Header.NumMergeOps);
         bool merged = file.Header.NumMergeOps == (ulong)file.Order.Count;
-        if (why == null && !merged && mark.Denies(StartOf(file))) why = "nothing of it is merged, so it is a copy from before";
+        if (why == null && !merged && marker.Denies(StartOf(file))) why = "nothing of it is merged, so it is a copy from before";
         if (why != null) throw new SnapuserdException(ExitCode.CowCorrupt, Sentence(cow, why));
     }
 

@@ -4,7 +4,7 @@ namespace Snapuserd.Merge;
 
 /// <summary>
 /// Keeps the exceptions of an observer away from the merge that it observes. The first exception is reported once, and then the observer
-/// gets no more progress. The result of the merge is still passed to it. What becomes durable is the same with any observer and with none.
+/// gets no more progress. The result of the merge is still passed to it. No observer can change which data becomes durable.
 /// </summary>
 /// <param name="observer">The observer that may throw.</param>
 /// <param name="report">Receives one sentence about the first exception; null for none. It may throw as well.</param>
