@@ -17,7 +17,7 @@ public sealed class ServerName : IDisposable
     /// <summary>The environment variable that passes the name to a supervised server.</summary>
     public const string Variable = "SNAPUSERD_NAME";
 
-    /// <summary>The last suffix tried; after it the server accepts a name that is not unique.</summary>
+    /// <summary>The last suffix that is tried. If it is taken as well, the server uses a name that is not unique.</summary>
     private const int LastSuffix = 999;
 
     private readonly int _claim;

@@ -6,8 +6,8 @@ using Snapuserd.Interop;
 namespace Snapuserd.Merge;
 
 /// <summary>
-/// The new image, read from beginning to end without writing anything. Counted ops and blocks without an op come from Base, a window that a
-/// killed merge saved from scratch, and all other ops from COW and source. Correct in every state in which a merge can stop.
+/// The new image, read from beginning to end without writing anything. Counted ops and blocks without an op are read from Base; a valid
+/// window in scratch from there; all other ops from COW and source. Correct in every state in which a merge can stop.
 /// </summary>
 public sealed class MergedImage : IDisposable
 {

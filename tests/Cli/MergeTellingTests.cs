@@ -150,7 +150,7 @@ public sealed class MergeTellingTests : IDisposable
         Assert.Equal(["MergeLifecycle.cs"], Having("ngine.Run("));
         Assert.Equal(["MergeLifecycle.cs"], Having("ngine.MakeMergedDurable()"));
         Assert.Equal(["FinishedMerge.cs", "MergeLifecycle.cs"],
-            Having("mark.End()").Concat(Having("mark?.End()")).Order(StringComparer.Ordinal));
+            Having("marker.End()").Concat(Having("mark?.End()")).Order(StringComparer.Ordinal));
         // No printing class has a durable step.
         foreach (string step in (string[])["NoteChecked(", ".Note(", "MergeMarker.", "Unlink(", "FileFlush."])
             foreach (string printer in (string[])["ProgressObserver.cs", "Progress.cs", "Output.cs", "DaemonVerb.cs", "Watch.cs"])
