@@ -45,7 +45,7 @@ public sealed class AttachedFiles : IDisposable
     /// <inheritdoc cref="CowName"/>
     public string BaseName => _names[1];
 
-    /// <summary>Replaces the /proc paths in a sentence by the names.</summary>
+    /// <summary>Replaces the /proc paths in a message by the names.</summary>
     public string Named(string sentence)
     {
         // Replace longer numbers first: 12 begins with 1.

@@ -39,8 +39,8 @@ public sealed class ControlCommands(Func<IReadOnlyList<Snapshot>> snapshots, Act
     public static bool Changes(string command) => command is "merge" or "pause" or "resume" or "rate" or "stop";
 
     /// <summary>
-    /// Executes <paramref name="line"/>. Null when it is done; otherwise the exit code for `ctl` and a sentence. `watch` writes the current
-    /// state once. The caller repeats it until the merges end.
+    /// Executes <paramref name="line"/>. Null when it is done; otherwise the exit code and the error message for `ctl`. `watch` writes the
+    /// current state once; the caller repeats it until the merges end.
     /// </summary>
     public (ExitCode Code, string Sentence)? Do(string line, IReplyLines reply)
     {
@@ -87,7 +87,7 @@ public sealed class ControlCommands(Func<IReadOnlyList<Snapshot>> snapshots, Act
 
     private static string Text(SnapshotStatus status, bool json) => json ? StatusText.Json(status) : StatusText.Short(status);
 
-    /// <summary>The word before the first space, and what follows that space.</summary>
+    /// <summary>The word before the first space, and the rest after that space.</summary>
     private static (string Word, string Others) FirstWord(string line)
     {
         int space = line.IndexOf(' ');

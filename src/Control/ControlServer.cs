@@ -24,7 +24,7 @@ public sealed class ControlOptions
     /// </summary>
     public bool AnyPeer { get; init; }
 
-    /// <summary>Receives one sentence for every client that was refused or whose request failed, on the server's thread.</summary>
+    /// <summary>Receives one message for every client that was refused or whose request failed, on the server's thread.</summary>
     public Action<string>? Report { get; init; }
 
     /// <summary>Signalled when <see cref="ControlServer.Failure"/> is set.</summary>

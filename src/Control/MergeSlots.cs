@@ -27,7 +27,9 @@ public sealed class MergeSlots(MemoryBudget budget, int merges)
         lock (_gate) _line.Add(snapshot);
     }
 
-    /// <summary>Returns the snapshot's memory share if it is its turn, else null; <see cref="Leave"/> gives the share back.</summary>
+    /// <summary>
+    /// Returns a memory quota if it is the snapshot's turn and a slot is free, else null. <see cref="Leave"/> gives both back.
+    /// </summary>
     internal MemoryQuota? TryEnter(Snapshot snapshot)
     {
         MemoryQuota share;

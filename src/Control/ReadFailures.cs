@@ -7,7 +7,7 @@ namespace Snapuserd.Control;
 /// Selects the failed reads that are reported: the first ones, then the hundredth, the thousandth and so on. A broken disk must not fill
 /// the log of the machine that runs on it.
 /// </summary>
-/// <param name="report">Receives the sentence of a read and the number of reads that have failed so far; called on any thread.</param>
+/// <param name="report">Receives the message of a failed read and the number of failed reads so far; called on any thread.</param>
 public sealed class ReadFailures(Action<string, int> report)
 {
     /// <summary>The number of failed reads at the beginning that are all reported.</summary>

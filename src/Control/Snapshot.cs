@@ -52,7 +52,7 @@ public sealed record SnapshotOptions
     public int? TimesResumed { get; init; }
     /// <summary>Receives the events of its merge.</summary>
     public ISnapshotObserver? Observer { get; init; }
-    /// <summary>Receives one sentence if the observer throws.</summary>
+    /// <summary>Receives one message if the observer throws.</summary>
     public Action<string>? ObserverFailed { get; init; }
     /// <summary>
     /// Called on the thread that merges, with the number of leading ops whose payloads decode. It may store the number for a later process.
@@ -73,7 +73,7 @@ public sealed record SnapshotOptions
     /// the change for a later process.
     /// </summary>
     public Action<Snapshot>? Asked { get; init; }
-    /// <summary>Receives one sentence for every read that fails, on any thread.</summary>
+    /// <summary>Receives one message for every read that fails, on any thread.</summary>
     public Action<string>? ReadFailed { get; init; }
     /// <summary>Opens the mapped device. Tests replace it with one that needs no kernel.</summary>
     internal Func<string, MappedDevice> OpenMapped { get; init; } = MappedDevice.Open;

@@ -21,7 +21,7 @@ public sealed record SnapshotSetOptions
     public bool DeviceIsForeign { get; init; }
 
     /// <summary>
-    /// Throws, with a sentence, if a device of that name could not be served later; null if that cannot be known. Any thread.
+    /// Throws if a device of that name could not be served later; null if that cannot be known. Any thread.
     /// </summary>
     public Action<string>? Check { get; init; }
 
@@ -32,7 +32,7 @@ public sealed record SnapshotSetOptions
     public Func<string, StopFlag, bool>? Verify { get; init; }
 
     /// <summary>
-    /// Receives one sentence for every snapshot that could not be opened or served, or that ended with a failure. Any thread.
+    /// Receives one message for every snapshot that could not be opened or served, or that ended with a failure. Any thread.
     /// </summary>
     public Action<string>? Report { get; init; }
 }
@@ -182,8 +182,8 @@ public sealed class SnapshotSet : IDisposable
     }
 
     /// <summary>
-    /// Ends a snapshot that has no user and is not being merged. <paramref name="detached"/> gets null when it is gone, or else why it
-    /// stays: 76, or 66 if there is none of that name.
+    /// Ends a snapshot that no program uses and that is not being merged. <paramref name="detached"/> gets null when it is gone, or else
+    /// the reason why it stays: exit code 76, or 66 if there is none of that name.
     /// </summary>
     public void Detach(string name, Action<SnapuserdException?> detached)
     {

@@ -23,7 +23,7 @@ public sealed class WaitingControl : IControlRequests, IDisposable
     }
 
     /// <summary>
-    /// Listens at <paramref name="path"/> until disposed. Null if that is not possible: then no process answers there.
+    /// Listens at <paramref name="path"/> until disposed. Null if that is not possible; `ctl` then finds no server there.
     /// <paramref name="stop"/> is called on another thread.
     /// </summary>
     public static WaitingControl? Start(string path, SnapshotStatus status, Action stop)

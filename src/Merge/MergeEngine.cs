@@ -26,10 +26,10 @@ namespace Snapuserd.Merge;
 /// parts:
 /// </para>
 /// <list type="bullet">
-/// <item><see cref="Watermarks"/>: how far the merge has come;</item>
+/// <item><see cref="Watermarks"/>: the progress of the merge;</item>
 /// <item><see cref="BatchFiller"/> and <see cref="Pipeline"/>: the contents of the next ops;</item>
 /// <item><see cref="MergeRules"/> and <see cref="CheckpointSchedule"/>: what may be written, and when a checkpoint is due;</item>
-/// <item><see cref="MergeProtocols"/>: the order of writes and flushes; <see cref="RunningProtocol"/> says which one runs;</item>
+/// <item><see cref="MergeProtocols"/>: the order of writes and flushes; <see cref="RunningProtocol"/> runs one of them at a time;</item>
 /// <item><see cref="MetadataImage"/> and <see cref="BaseWriter"/>: writes and flushes of the COW and of Base.</item>
 /// </list>
 /// </summary>

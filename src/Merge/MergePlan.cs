@@ -9,7 +9,7 @@ namespace Snapuserd.Merge;
 /// <summary>The kind of the engine's next step.</summary>
 internal enum StepKind
 {
-    /// <summary>Makes what is written durable and counts it.</summary>
+    /// <summary>Makes the written ops durable and counts them.</summary>
     Checkpoint,
     /// <summary>Ops that rule 1 permits.</summary>
     Plain,
@@ -218,7 +218,10 @@ internal sealed class MergePlan : IDisposable
     /// </summary>
     public int SafeFrom(int position) => SafeFroms[position];
 
-    /// <summary>The op overwrites what it or a later one reads: an Xor in place. No checkpoint helps, only the journal.</summary>
+    /// <summary>
+    /// The op overwrites a block that it reads itself (an Xor in place) or that a later op reads. Checkpoints do not make this safe; only
+    /// the journal does.
+    /// </summary>
     public bool IsInPlace(int position) => SafeFrom(position) > position;
 
     /// <summary>The op has nothing to write: a Copy onto itself, or a duplicate of an earlier op.</summary>

@@ -117,7 +117,7 @@ public sealed class DeviceSet : IDisposable
     /// <summary>
     /// Determines which bytes the devices share, before any lock is taken: a lock of this process would look like another merge's lock.
     /// Exit code 64 for devices that do not fit together, 65 for an Android sparse image. True if the source is a device of its own;
-    /// <paramref name="overlap"/> is then what it shares with the base, or null if that is nothing.
+    /// <paramref name="overlap"/> is then the storage that it shares with the base, null if they share nothing, and empty if it is unknown.
     /// </summary>
     private static bool Relate(DeviceOptions options, out ReadOnlyMemory<SharedRange>? overlap)
     {
@@ -175,7 +175,7 @@ public sealed class DeviceSet : IDisposable
                     $"cannot tell which bytes {source.Path} and {target.Path} share: {layer} stands between them and a device below both; "
                     + "--source-separate says that they share none");
             case StorageRelation.Unknown:
-                // Nothing is written, so no order of writes can be wrong.
+                // Either nothing is written, so no order of writes can be wrong, or --source-separate says that they share nothing.
                 overlap = ReadOnlyMemory<SharedRange>.Empty;
                 return true;
             default:

@@ -7,7 +7,7 @@ namespace Snapuserd.Merge;
 /// gets no more progress. The result of the merge is still passed to it. No observer can change which data becomes durable.
 /// </summary>
 /// <param name="observer">The observer that may throw.</param>
-/// <param name="report">Receives one sentence about the first exception; null for none. It may throw as well.</param>
+/// <param name="report">Receives one message about the first exception; null for none. It may throw as well.</param>
 public sealed class ObserverGuard(IMergeObserver observer, Action<string>? report) : IMergeObserver
 {
     private bool _failed;
