@@ -12,7 +12,7 @@ public sealed class SentFiles : IDisposable
 {
     private readonly List<BlockDevice> _files = [];
 
-    /// <summary>Opens COW, base and, unless it is null, the source. Exit codes as <see cref="BlockDevice.Open"/>.</summary>
+    /// <summary>Opens COW, base and, unless it is null, the source. Exit codes of <see cref="BlockDevice.Open"/>.</summary>
     public SentFiles(string cow, string basePath, string? source)
     {
         try
