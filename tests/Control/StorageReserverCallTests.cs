@@ -370,7 +370,7 @@ public sealed class StorageReserverCallTests : IDisposable
         Assert.Equal(["0+4096"], _reserved);
         string report = Assert.Single(_reports);
         Assert.Equal($"the file: room for up to 12288 bytes cannot be reserved: {ErrnoText.Of(errno)}; if its file system gets full, the "
-            + "merge stops with 74 and goes on when there is room", report);
+            + "merge stops with exit code 74; make room there and run the same command again", report);
     }
 
     [Fact]

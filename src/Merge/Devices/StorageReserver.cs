@@ -104,7 +104,7 @@ public sealed class StorageReserver(BlockDevice[] devices, StopFlag stop, Action
                 if (IsLacking(result))
                 {
                     report($"{name}: room for up to {need - done} bytes cannot be reserved: {ErrnoText.Of(result)}; if its file system "
-                        + "gets full, the merge stops with 74 and goes on when there is room");
+                        + "gets full, the merge stops with exit code 74; make room there and run the same command again");
                     return;
                 }
                 if (result is -Errno.ENOSPC or -Errno.EDQUOT)
