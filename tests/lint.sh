@@ -360,12 +360,6 @@ is_long() {
 }
 if is_long README.md; then offend "README.md: $(wc -c <README.md) bytes, $readme_limit at most; the rest belongs on a page of docs"; fi
 
-# Pages with lines of more than 100 columns. A page leaves this list when it is wrapped; no page is added.
-wide='
-CHANGELOG.md
-tests/Benchmarks/README.md
-tests/vectors/README.md
-'
 # wide_lines: prints the lines of more than 100 columns, with their numbers, of Markdown on standard input. Table rows and link targets do
 # not count.
 wide_lines() {
@@ -374,11 +368,7 @@ wide_lines() {
 }
 pages=$(find . \( -name bin -o -name obj -o -name build -o -name .git \) -prune -o -name '*.md' -print | sed 's|^\./||' | sort)
 for file in $pages; do
-    if echo "$wide" | grep -qxF "$file"; then continue; fi
     wide_lines <"$file" | while IFS= read -r line; do offend "$file:${line%%:*}: more than 100 columns"; done
-done
-for file in $wide; do
-    [ -e "$file" ] || offend "tests/lint.sh: $file is on the list of wide pages and does not exist"
 done
 # Both rules report what they forbid and accept everything else.
 ten=0123456789
