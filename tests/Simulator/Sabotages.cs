@@ -61,7 +61,7 @@ public static class Sabotages
     private static readonly UnitTests s_newMarker = new("Cli", "MergeMarkerTests.A_new_mark");
 
     /// <summary>
-    /// The sabotages that `make test` tries: the first one of each source file. `make simulate SABOTAGE=all` tries all, which takes minutes.
+    /// The sabotages that `make test` tries: the first one of each source file. `make simulate SABOTAGE=all` tries all of them.
     /// </summary>
     public static IReadOnlyList<Sabotage> Sample => [.. All.DistinctBy(sabotage => sabotage.Edits[0].File)];
 
