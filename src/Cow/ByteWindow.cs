@@ -6,7 +6,10 @@ namespace Snapuserd.Cow;
 /// <summary>Reads small records of a source through a buffer, so that a million of them take a few hundred reads.</summary>
 internal sealed class ByteWindow(IByteSource source)
 {
-    /// <summary>Bytes per read. Larger gains nothing measurable (1 M ops are 16 MiB, 256 reads); smaller costs calls.</summary>
+    /// <summary>
+    /// Bytes per read. A larger buffer is not measurably faster: a million ops are 16 MiB, which take 256 reads. A smaller one needs more
+    /// system calls.
+    /// </summary>
     private const int Size = 64 * 1024;
 
     private readonly byte[] _buffer = new byte[Size];
@@ -14,8 +17,8 @@ internal sealed class ByteWindow(IByteSource source)
     private int _valid;
 
     /// <summary>
-    /// <paramref name="length"/> bytes at <paramref name="offset"/>, both inside the file. A miss reads up to <paramref name="ahead"/>
-    /// bytes from <paramref name="offset"/> on at once. The span is valid until the next call.
+    /// Returns <paramref name="length"/> bytes at <paramref name="offset"/>. The range must lie inside the file. If it is not in the
+    /// buffer, reads up to <paramref name="ahead"/> bytes from <paramref name="offset"/> on. The span is valid until the next call.
     /// </summary>
     public ReadOnlySpan<byte> At(long offset, int length, long ahead = Size)
     {

@@ -3,7 +3,7 @@ using Snapuserd.Block;
 namespace Snapuserd.Cow;
 
 /// <summary>
-/// A COW ends before the end that its own header or ops require: it was not finished, or its copy was interrupted. Exit code 65. No
-/// engine begins to merge such a file.
+/// A COW file is shorter than its own header or ops require, because it was not finished or its copy was interrupted. Exit code 65. Neither
+/// this program nor Android starts to merge such a file.
 /// </summary>
 public sealed class CowCutOffException(string sentence) : SnapuserdException(ExitCode.CowCorrupt, sentence);

@@ -14,10 +14,10 @@ namespace Snapuserd.Cow;
 ///   v2          each record, 20 bytes, labels, clusters and the footer included; after a Sequence record its list
 ///   v3          sequence list, resume points and ops, as they lie in the file
 ///   samples     64 samples of 16 KiB, evenly spread from the end of scratch (v2) or of the op slots (v3) to the end of the last payload;
-///               all of it if it is no longer than that
+///               the whole range if it is not longer than 1 MiB
 /// </code>
-/// Scratch and everything after the last payload are left out: a device is longer than its content. The samples distinguish updates of
-/// one shape: without compression, two updates of the same blocks have the same ops.
+/// The digest leaves out scratch, which a merge overwrites, and everything after the last payload, because a device is longer than its
+/// content. The samples distinguish updates with equal ops: without compression, two updates of the same blocks have the same ops.
 /// </summary>
 public static class CowDigest
 {
@@ -57,7 +57,7 @@ public static class CowDigest
         return Convert.ToHexStringLower(hash);
     }
 
-    /// <summary>Adds the records; returns where the last of them, the footer, ends.</summary>
+    /// <summary>Adds all records. Returns the offset at which the last of them, the footer, ends.</summary>
     private static long AddRecords(ref Sha256State state, IByteSource source, CowHeader header, byte[] buffer)
     {
         Sha256State records = state;

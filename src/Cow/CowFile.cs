@@ -28,9 +28,9 @@ public sealed class CowFile : IDisposable
     }
 
     /// <summary>
-    /// Reads <paramref name="source"/> and checks header, every op, every offset, the counts and the sequence list.
-    /// <see cref="MergeOrder.Check"/> checks how ops affect one another, <see cref="CheckDevices"/> the devices. Exit code 65 with one
-    /// sentence that names file, op, field and value; 71 without memory; 74 if the file cannot be read.
+    /// Reads <paramref name="source"/> and checks header, every op, every offset, the counts and the sequence list. It does not check how
+    /// ops affect one another (<see cref="MergeOrder.Check"/>) or whether the devices are long enough (<see cref="CheckDevices"/>). Exit
+    /// code 65 for an invalid file, with a message that names file, op, field and value; 71 without memory; 74 if the file cannot be read.
     /// </summary>
     public static CowFile Read(IByteSource source)
     {
@@ -82,8 +82,8 @@ public sealed class CowFile : IDisposable
     }
 
     /// <summary>
-    /// True if the merge order starts with a Copy or Xor. For a file that cannot be read completely: nothing after that op matters, and
-    /// false means no or unknown. Exit code 74 when the device fails.
+    /// True if the first op of the merge order is a Copy or Xor. This also works for a file that is damaged after this op; false then means
+    /// no or unknown. Exit code 74 if the device fails.
     /// </summary>
     public static bool StartsOrdered(IByteSource source, CowHeader header)
     {
@@ -92,7 +92,7 @@ public sealed class CowFile : IDisposable
         try
         {
             if (header.Major == 3) return new OpReaderV3(source, header).StartsOrdered();
-            // Without a sequence list all Copy and Xor ops come first. A record is known to be valid when the next one is read.
+            // Without a sequence list all Copy and Xor ops come first. Only when the next record is read has the previous one been checked.
             WalkRecords(source, header, record =>
             {
                 ordered |= last is { Type: CowOpType.Copy or CowOpType.Xor };
@@ -108,7 +108,7 @@ public sealed class CowFile : IDisposable
 
     /// <summary>The header as read from disk.</summary>
     public CowHeader Header { get; }
-    /// <summary>Name of the file in sentences.</summary>
+    /// <summary>Name of the file in messages.</summary>
     public string Name { get; }
     /// <summary>Length of the file or device in bytes; a device is longer than its content.</summary>
     public long Length { get; }
@@ -163,11 +163,11 @@ public sealed class CowFile : IDisposable
         }
     }
 
-    /// <summary>The payload of <paramref name="op"/> is stored raw (cow-format §7.1).</summary>
+    /// <summary>True if the payload of <paramref name="op"/> is stored raw (cow-format §7.1).</summary>
     public bool IsRaw(in CowOp op) => Compression switch
     {
         CowCompression.None => true,
-        // A v2 stream of exactly one block's length is still a stream.
+        // In v2, even a payload of exactly one block is compressed.
         CowCompression.Gz or CowCompression.Brotli => Header.Major == 3 && op.DataLength == op.UnitBytes,
         _ => op.DataLength == op.UnitBytes,
     };
@@ -197,7 +197,7 @@ public sealed class CowFile : IDisposable
         }
     }
 
-    /// <summary>An op as sentences name it: "op 12 (Copy of block 50)".</summary>
+    /// <summary>The name of an op in messages: "op 12 (Copy of block 50)".</summary>
     public string Describe(int index)
     {
         CowOp op = this[index];
@@ -212,7 +212,7 @@ public sealed class CowFile : IDisposable
     internal Span<int> OrderSlots => OrderIn(_memory, OpCount);
     internal OrderRule Rule => _tally.Rule;
 
-    // The index comes first because it must be aligned to 8, then the ops, then the order; all multiples of 4.
+    // The index comes first because its entries must be aligned to 8 bytes. Ops and order follow; both need an alignment of 4.
     private static Span<ulong> IndexIn(MappedMemory memory, int count) => memory.Span<ulong>(0, count);
     private static Span<PackedOp> OpsIn(MappedMemory memory, int count) => memory.Span<PackedOp>(8 * (nint)count, count);
     private static Span<int> OrderIn(MappedMemory memory, int count) => memory.Span<int>((8 + PackedOp.Bytes) * (nint)count, count);

@@ -29,10 +29,9 @@ namespace Snapuserd.Cow;
 ///   70    4 compression_algorithm       x    a codec that this program lacks
 ///   74    4 max_compression_size        x    units larger than the buffers for them
 /// </code>
-/// Invariants, checked by <see cref="Parse"/> and the op readers: header + scratch lies inside the file;
-/// op_count ≤ op_count_max &lt; 2^32; the op array lies inside the file; every payload does;
-/// num_merge_ops ≤ length of the merge order; no unit is larger than max_compression_size, and that is at most 256 KiB.
-/// (cow-format §2, §6, §10)
+/// <see cref="Parse"/> and the op readers check that header, scratch, op array and every payload lie inside the file,
+/// that op_count ≤ op_count_max &lt; 2^32, that num_merge_ops ≤ length of the merge order, and that no unit is larger than
+/// max_compression_size, which is at most 256 KiB (cow-format §2, §6, §10).
 /// </summary>
 public sealed record CowHeader
 {
@@ -46,7 +45,7 @@ public sealed record CowHeader
     /// </summary>
     public const ulong UnsafeMagic = 0x574f436661736e75;
 
-    /// <summary>Bytes before header_size is known: magic, versions, header_size.</summary>
+    /// <summary>Bytes to read before the size of the header is known: magic, versions, header_size.</summary>
     public const int PrefixBytes = 14;
 
     /// <summary>Bytes of the longest header, v3.</summary>
@@ -56,8 +55,8 @@ public sealed record CowHeader
     public const int MergeCountOffset = 26;
 
     /// <summary>
-    /// Largest unit in bytes of any writer: 64 blocks, factor 6 (cow-format §5). Factor 7, 512 KiB, is rejected: this value is the size
-    /// of buffers.
+    /// Largest unit in bytes that any writer makes: 64 blocks, factor 6 (cow-format §5). Factor 7, 512 KiB, is rejected, because buffers
+    /// have this size.
     /// </summary>
     public const int MaxUnitBytesLimit = 256 * 1024;
 
@@ -67,9 +66,9 @@ public sealed record CowHeader
 
     internal CowHeader() { }
 
-    /// <summary>1, 2 or 3. Android's daemon cannot merge 1.</summary>
+    /// <summary>Major version: 1, 2 or 3. Android's daemon cannot merge version 1.</summary>
     public int Major { get; internal init; }
-    /// <summary>Always 0.</summary>
+    /// <summary>Minor version; always 0.</summary>
     public int Minor { get; internal init; }
     /// <summary>Bytes of the header on disk: 34, 38, 74 or 78.</summary>
     public int HeaderBytes { get; internal init; }
@@ -82,7 +81,8 @@ public sealed record CowHeader
     /// <summary>v1 and v2: op slots per cluster, 0 for none. v3: 0.</summary>
     public uint ClusterOps { get; internal init; }
     /// <summary>
-    /// Index into the merge order of the first op that is not durably merged; at most the length of the order once the file was read.
+    /// Index into the merge order of the first op that is not durably merged. <see cref="CowFile.Read"/> checks that it is at most the
+    /// length of the order.
     /// </summary>
     public ulong NumMergeOps { get; internal init; }
     /// <summary>Bytes of scratch after the header; 0 for none and in v1.</summary>
@@ -99,7 +99,7 @@ public sealed record CowHeader
     public ulong OpCountMax { get; internal init; }
     /// <summary>v3: the algorithm of all payloads. v1 and v2 have no such field: see <see cref="CowFile.Compression"/>.</summary>
     public CowCompression Compression { get; internal init; }
-    /// <summary>Most bytes of a unit according to the header; one block in v1 and v2.</summary>
+    /// <summary>Maximum bytes of a unit according to the header; one block in v1 and v2.</summary>
     public uint MaxUnitBytes { get; internal init; }
 
     /// <summary>Start of the scratch region, in bytes.</summary>
@@ -120,7 +120,10 @@ public sealed record CowHeader
     /// </summary>
     public static CowHeader Parse(IByteSource source) => Parse(source, unfinished: false);
 
-    /// <summary>The same; an <paramref name="unfinished"/> file may have fewer ops than entries in its sequence list.</summary>
+    /// <summary>
+    /// As <see cref="Parse(IByteSource)"/>, but an <paramref name="unfinished"/> file may have fewer ops than its sequence list has
+    /// entries.
+    /// </summary>
     internal static CowHeader Parse(IByteSource source, bool unfinished)
     {
         Span<byte> h = stackalloc byte[MaxHeaderBytes];
@@ -137,7 +140,9 @@ public sealed record CowHeader
         return header;
     }
 
-    /// <summary>Reads <see cref="PrefixBytes"/> bytes, or says what the file is that has fewer.</summary>
+    /// <summary>
+    /// Reads the first <see cref="PrefixBytes"/> bytes. If the file has fewer, throws with a message that names the kind of the file.
+    /// </summary>
     private static void ReadPrefix(IByteSource source, Span<byte> h)
     {
         (string name, long length) = (source.Name, source.Length);
@@ -164,7 +169,7 @@ public sealed record CowHeader
         throw Bad($"{source.Name} is not a COW file: {why}");
     }
 
-    /// <summary>Requires a known version, with a header of its size inside the file.</summary>
+    /// <summary>Requires a known version, the header size of that version, and a file that is at least as long as the header.</summary>
     private static void CheckVersion(IByteSource source, int major, int minor, int headerBytes)
     {
         string name = source.Name;
@@ -217,8 +222,8 @@ public sealed record CowHeader
     }
 
     /// <summary>
-    /// The checks of the fields that only version 3 has. Each bound keeps the next sum far from overflow: the file is shorter than 2^63,
-    /// everything else below 2^37.
+    /// Checks the fields that only version 3 has. The checks are ordered so that no sum can overflow: the file is shorter than 2^63 bytes,
+    /// and every other term is below 2^37.
     /// </summary>
     /// <param name="checks">Throws if a check fails.</param>
     /// <param name="length">Bytes of the file.</param>
@@ -240,7 +245,7 @@ public sealed record CowHeader
         checks.Require(unfinished || SequenceCount <= OpCount, "sequence_data_count", SequenceCount, $"but there are only {OpCount} ops");
     }
 
-    /// <summary>Refuses values of fields, in a sentence that names the file, the field, the value and the rule.</summary>
+    /// <summary>Throws for an invalid field, with a message that names the file, the field, the value and the rule.</summary>
     private readonly struct FieldChecks(string name)
     {
         public void Require(bool right, string field, ulong value, string rule)
@@ -248,7 +253,7 @@ public sealed record CowHeader
             if (!right) throw Bad($"{name}: header: {field} is {value}, {rule}");
         }
 
-        /// <summary>The same, if the file may be right and merely cut off.</summary>
+        /// <summary>As <see cref="Require"/>, for a rule that a valid file breaks when it is cut off.</summary>
         public void RequireRoom(bool there, string field, ulong value, string rule)
         {
             if (!there) throw new CowCutOffException($"{name}: header: {field} is {value}, {rule}");
@@ -291,7 +296,7 @@ public sealed record CowHeader
 
     /// <summary>
     /// The kind of a file without a COW's magic. Null if it is not recognized, or if it is a COW that was cut off within its magic, which
-    /// is printable.
+    /// would pass for text.
     /// </summary>
     private static string? Foreign(IByteSource source)
     {

@@ -6,7 +6,7 @@ namespace Snapuserd.Cow;
 /// <summary>A COW file opened for reading only, with plain system calls: for commands that move no blocks.</summary>
 public sealed class CowInput : IDisposable
 {
-    // One window: records are read in runs, and a unit is at most 256 KiB.
+    // The only buffer: larger than any read of records (64 KiB) and than any unit (256 KiB).
     private const int WindowBytes = 1 << 20;
 
     private readonly BlockDevice _device;
@@ -15,7 +15,8 @@ public sealed class CowInput : IDisposable
     private readonly SyncQueue _queue;
 
     /// <summary>
-    /// Opens together with any other users, or with <see cref="DeviceAccess.Shared"/> only while no other process writes to it.
+    /// Opens the file. By default other processes may read and write it at the same time; with <see cref="DeviceAccess.Shared"/> they may
+    /// only read it.
     /// </summary>
     public CowInput(string path, DeviceAccess access = DeviceAccess.Read)
     {
@@ -30,7 +31,7 @@ public sealed class CowInput : IDisposable
     /// <summary>The file's bytes.</summary>
     public IByteSource Source { get; }
 
-    /// <summary>The file, for calls other than transfers.</summary>
+    /// <summary>The file, for other calls than reads and writes.</summary>
     public BlockDevice Device => _device;
 
     /// <summary>True for a block device, which is longer than its content.</summary>

@@ -1,9 +1,9 @@
 namespace Snapuserd.Cow;
 
 /// <summary>
-/// One record of a v1 or v2 file as stored, of any type: at byte <paramref name="Position"/>, with the fields of cow-format §4.
-/// <paramref name="DataPosition"/> is the location of its data, which an Xor record does not contain (§6.3); -1 for a record without
-/// data.
+/// One record of any type in a v1 or v2 file, as stored at byte <paramref name="Position"/>, with the fields of cow-format §4.
+/// <paramref name="DataPosition"/> is the byte at which its data begins, or -1 for a record without data. An Xor record does not store this
+/// position; it follows from the records before it (§6.3).
 /// </summary>
 public readonly record struct CowRecord(
     long Position, CowOpType Type, byte Compression, int DataLength, ulong NewBlock, ulong Source, long DataPosition)

@@ -3,7 +3,7 @@ using System.Collections.Generic;
 namespace Snapuserd.Cow;
 
 /// <summary>
-/// A point at which an interrupted writer may continue: <paramref name="OpIndex"/> ops are on disk there (cow-format §8).
+/// A point at which an interrupted writer may continue, because the <paramref name="OpIndex"/> ops before it are on disk (cow-format §8).
 /// </summary>
 public readonly record struct ResumePoint(ulong Label, ulong OpIndex);
 
@@ -32,8 +32,9 @@ internal sealed class CowTally
     public int MaxBlocks = 1;
     public int MaxStored;
     public OrderRule Rule;
-    /// <summary>Op that ends furthest in the base, and the byte at which it ends; -1 if there is none.</summary>
+    /// <summary>The op that writes furthest into the base, and the op that reads furthest into the source; -1 if there is none.</summary>
     public int FurthestWrite = -1, FurthestRead = -1;
+    /// <summary>The bytes at which these two end.</summary>
     public long WriteEnd, ReadEnd;
     public List<ResumePoint> ResumePoints = [];
     /// <summary>v3: end of the ops' data, in bytes.</summary>
@@ -45,7 +46,7 @@ internal sealed class CowTally
     /// <summary>v2: location of the footer.</summary>
     public long Footer;
 
-    /// <summary>Counts a data op, whose values have been checked, as number <see cref="Ops"/>.</summary>
+    /// <summary>Counts the data op with index <see cref="Ops"/>. Its values must have been checked.</summary>
     public void Count(in CowOp op)
     {
         switch (op.Type)

@@ -4,8 +4,8 @@ using Snapuserd.Block;
 namespace Snapuserd.Cow;
 
 /// <summary>
-/// The order in which ops are merged. num_merge_ops is an index into it, so it is the same at every start and the same as Android's
-/// (cow-format §9, with the others ascending). Also finds the position that writes a block.
+/// The order in which ops are merged. num_merge_ops is an index into it, so every start, and Android's daemon, must derive the same order
+/// (cow-format §9; ops for which that leaves the order open are sorted by block, ascending). Also finds the position that writes a block.
 /// </summary>
 public sealed class MergeOrder
 {
@@ -18,8 +18,8 @@ public sealed class MergeOrder
     public int Count { get; private set; }
 
     /// <summary>
-    /// Index of the data op at <paramref name="position"/>. If several Replace and Zero ops write one block, all their positions give the
-    /// first in the file.
+    /// Index of the data op at <paramref name="position"/>. If several Replace and Zero ops write one block, all their positions return the
+    /// first of these ops in the file.
     /// </summary>
     public int OpIndex(int position)
     {
@@ -36,8 +36,8 @@ public sealed class MergeOrder
     }
 
     /// <summary>
-    /// The same for consecutive blocks. <paramref name="cursor"/>, 0 at first, keeps the index of the last answer; the next answer is
-    /// usually near it.
+    /// As <see cref="PositionWriting(long)"/>, but faster for a series of nearby blocks. <paramref name="cursor"/>, initially 0, remembers
+    /// where the previous block was found.
     /// </summary>
     public int PositionWriting(long block, ref int cursor)
     {
@@ -47,8 +47,8 @@ public sealed class MergeOrder
     }
 
     /// <summary>
-    /// The positions sorted by the first block that they write: <paramref name="rank"/> 0 is the lowest. Those of duplicates are
-    /// adjacent.
+    /// The position with the given <paramref name="rank"/> when all are sorted by the first block that they write. Rank 0 writes the lowest
+    /// block. Positions of duplicates are adjacent.
     /// </summary>
     public int PositionByBlock(int rank)
     {
@@ -57,7 +57,9 @@ public sealed class MergeOrder
         return position;
     }
 
-    /// <summary>The first block from <paramref name="block"/> on that some op writes; <see cref="long.MaxValue"/> if none does.</summary>
+    /// <summary>
+    /// The lowest block, not below <paramref name="block"/>, that an op writes; <see cref="long.MaxValue"/> if there is none.
+    /// </summary>
     public long NextWritten(long block)
     {
         if (PositionWriting(block) >= 0) return block;
@@ -69,16 +71,19 @@ public sealed class MergeOrder
     }
 
     /// <summary>
-    /// Checks how ops affect one another. Exit code 65, naming both ops and the block, for a block that is written twice, except by
-    /// Replace and Zero ops that start at the same block: all of these mean the first of them. If <paramref name="sharedDevices"/>, also
-    /// for an op that reads a block which an earlier one writes.
+    /// Checks how ops affect one another. Exit code 65, with both ops and the block, if two ops write one block. Replace and Zero ops that
+    /// start at the same block are allowed: all of them count as the first one. With <paramref name="sharedDevices"/>, exit code 65 also if
+    /// an op reads a block that an earlier op writes.
     /// <para>
-    /// <paramref name="limits"/> is empty or has <see cref="Count"/> entries. It gets the safe-from count of each position p: one more
-    /// than the highest position whose op reads a block that p writes, 0 if none does. That checkpoint must be durable before p may write
-    /// (design §5, rule 1). An Xor that reads its own destination gives p + 1. A Copy of a block onto itself does not count as reading,
-    /// because the block keeps its content. A position with nothing to write gives −1: every position of a duplicate but the first. If
-    /// <paramref name="sourceIsBase"/> says that Source is Base and does not merely share its blocks, also a Copy onto itself. With
-    /// <paramref name="sharedDevices"/> false, no op reads written blocks, and no Copy is onto itself.
+    /// <paramref name="limits"/> is empty or has <see cref="Count"/> entries. It receives the safe-from count of each position p: one more
+    /// than the highest position whose op reads a block that p writes, or 0 if no op does. The durable count must reach it before p may
+    /// write (design §5, rule 1). An Xor that reads its own destination has p + 1. A Copy of a block onto itself does not count as a
+    /// reader, because the block keeps its content. Without <paramref name="sharedDevices"/>, no op reads a block that another op writes.
+    /// </para>
+    /// <para>
+    /// The count is −1 if p has nothing to write. This is so for every position of a duplicate but the first. It is also so for a Copy of a
+    /// block onto itself, if <paramref name="sharedDevices"/> and <paramref name="sourceIsBase"/> are true. The latter says that Source is
+    /// Base itself and does not merely share blocks with it.
     /// </para>
     /// </summary>
     public void Check(bool sharedDevices, Span<int> limits, bool sourceIsBase = true)
@@ -117,10 +122,10 @@ public sealed class MergeOrder
     }
 
     /// <summary>
-    /// The same for a source that is not Base itself but shares storage with it where <paramref name="map"/> says so: the storage counts,
-    /// not the block number. An op may read what an earlier one writes, so a safe-from count may be any position: one more than the
-    /// highest position whose op reads storage that p writes. A count above p + 1 means that a later op reads storage that p destroys. A
-    /// Copy of storage onto itself gives −1. Exit code 65 for a block that is written twice.
+    /// As <see cref="Check"/>, for a source that is not Base itself but shares storage with it. <paramref name="map"/> tells which blocks
+    /// have the same storage. The safe-from count of p is one more than the highest position whose op reads storage that p writes; this
+    /// position may be before or after p. A count above p + 1 means that a later op reads storage that p destroys. A Copy of storage onto
+    /// itself has −1. Exit code 65 if two ops write one block.
     /// </summary>
     public void CheckOverlap(StorageMap map, Span<int> limits)
     {
@@ -172,7 +177,8 @@ public sealed class MergeOrder
     }
 
     /// <summary>
-    /// Marks all duplicates but the first: two writes of one block in flight at once would race, even with equal data, and one suffices.
+    /// Sets the count of every duplicate but the first to −1. One write suffices, and two of them in flight at once would race, even with
+    /// equal data.
     /// </summary>
     private static void MarkDuplicates(Span<ulong> index, Span<int> limits)
     {
@@ -185,8 +191,8 @@ public sealed class MergeOrder
     }
 
     /// <summary>
-    /// Whether Android's daemon can merge this file; if not, <paramref name="why"/> is the reason as a clause. Applies its VerifyMergeOps
-    /// rules (cow-format §9) and its requirements for the header.
+    /// Whether Android's daemon can merge this file; if not, <paramref name="why"/> is the reason as a clause. Applies the daemon's
+    /// VerifyMergeOps rules (cow-format §9) and its requirements for the header.
     /// </summary>
     public bool AndroidCanMerge(out string why)
     {
@@ -225,8 +231,8 @@ public sealed class MergeOrder
     }
 
     /// <summary>
-    /// Builds the order from the ops and the list that the reader left in the order's own memory. Exit code 65 for a listed block that no
-    /// op writes, or that is listed twice.
+    /// Builds the order from the ops and from the sequence list, which the op reader has stored in the memory of the order. Exit code 65
+    /// for a listed block that no op writes, or that is listed twice.
     /// </summary>
     internal static MergeOrder Build(CowFile cow)
     {
@@ -243,8 +249,8 @@ public sealed class MergeOrder
             _ => Listed(cow, ops, index, cow.OrderSlots),
         };
 
-        // From here on the index holds positions. One op may have several; the lowest comes first. In file order, positions and op
-        // indexes are the same.
+        // From here on the index holds positions instead of op indexes; in file order these are equal. One op may have several positions;
+        // the lowest comes first.
         if (cow.Rule == OrderRule.FileOrder) return order;
         Span<int> slots = order.Slots;
         index = cow.BlockIndex[..order.Count];
@@ -260,7 +266,7 @@ public sealed class MergeOrder
     /// <summary>Copies a block onto itself: nothing to read and nothing to write when source and base are one device.</summary>
     private static bool IsNoOp(in CowOp op) => op.Type == CowOpType.Copy && op.Source == op.NewBlock;
 
-    /// <summary>The same where source and base share storage: the op reads exactly the storage that it writes.</summary>
+    /// <summary>True for a Copy that reads exactly the storage that it writes, where source and base share storage.</summary>
     private static bool IsNoOp(in CowOp op, StorageMap map) =>
         op.Type == CowOpType.Copy && map.LiesExactlyAt(op.SourceByte, CowOp.BlockSize, (long)op.NewBlock * CowOp.BlockSize);
 
@@ -275,7 +281,10 @@ public sealed class MergeOrder
         return ops.Length;
     }
 
-    /// <summary><paramref name="distinct"/>: no ordered op shares its block, so each is the first for it and needs no look-up.</summary>
+    /// <summary>
+    /// <paramref name="distinct"/> means that no ordered op shares its block with another op, so the first op of its block need not be
+    /// searched.
+    /// </summary>
     private static int OrderedFirst(Span<PackedOp> ops, Span<ulong> index, Span<int> slots, bool distinct)
     {
         int count = 0, first = 0;
@@ -316,8 +325,8 @@ public sealed class MergeOrder
     }
 
     /// <summary>
-    /// Remembers the first pair of ops with one new_block of which one is ordered. The order alone no longer shows it, because both
-    /// became the first.
+    /// Finds the first two ops with the same new_block of which at least one is ordered, for <see cref="CheckWrites"/>. The finished order
+    /// no longer shows this, because the positions of both refer to the first op.
     /// </summary>
     private void FindConflict(Span<PackedOp> ops, Span<ulong> index)
     {
@@ -350,8 +359,9 @@ public sealed class MergeOrder
     }
 
     /// <summary>
-    /// First position that writes <paramref name="block"/>, or -1. <paramref name="cursor"/> is the index of the last answer and gets the
-    /// index of this one. Sources come in runs, so the answer is usually the same or the next one; a search touches 20 cache lines.
+    /// The first position that writes <paramref name="block"/>, or -1. <paramref name="cursor"/> is the index entry found by the previous
+    /// call, and is updated. Sources come in runs, so the same entry or a neighbour usually fits; a binary search would touch 20 cache
+    /// lines.
     /// </summary>
     private static int Writer(Span<ulong> index, Span<PackedOp> ops, Span<int> slots, long block, ref int cursor)
     {

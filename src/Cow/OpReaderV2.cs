@@ -5,8 +5,8 @@ using Snapuserd.Block;
 namespace Snapuserd.Cow;
 
 /// <summary>
-/// Walks the op records of a v1 or v2 file (cow-format §4, §6.1–6.4). Their number is not stored, so the file is walked twice: once to
-/// count, once to fill memory of exactly that size. Positions only grow, so a walk ends whatever the file holds.
+/// Walks the op records of a v1 or v2 file (cow-format §4, §6.1–6.4). Their number is not known before the footer, so the file is walked
+/// twice: first to count them, then to fill memory of exactly that size. Positions only increase, so a walk of any file ends.
 /// </summary>
 internal sealed class OpReaderV2(IByteSource source, CowHeader header)
 {
@@ -39,14 +39,15 @@ internal sealed class OpReaderV2(IByteSource source, CowHeader header)
     public CowTally Walk(Span<PackedOp> ops, Span<int> list) => Walk(ops, list, append: false, null);
 
     /// <summary>
-    /// Walks up to and including the first <paramref name="label"/>, or without one to the footer, and records where a writer continues.
-    /// That is after the label, or at the footer and the Cluster op that only the footer required.
+    /// Walks up to and including the first op of <paramref name="label"/>, or to the footer if it is null, and records where a writer
+    /// continues. That is after the label or at the footer. A Cluster op that closed an incomplete cluster only for the footer is dropped
+    /// as well.
     /// </summary>
     public CowTally WalkTo(ulong? label) => Walk(default, default, append: true, label);
 
     private bool Clustered => header.ClusterOps != 0;
 
-    /// <summary>Bytes of the op slots of a cluster; of one record without clusters.</summary>
+    /// <summary>Bytes of the op slots of a cluster, or of one record in a file without clusters.</summary>
     private long SlotBytes => Clustered ? header.ClusterOps * (long)RecordBytes : RecordBytes;
 
     private CowTally Walk(Span<PackedOp> ops, Span<int> list, bool append, ulong? label)
@@ -65,7 +66,7 @@ internal sealed class OpReaderV2(IByteSource source, CowHeader header)
             if (record.Type == CowOpType.Footer)
             {
                 CheckFooter(tally, record);
-                if (label != null) throw Bad($"cannot go on at label {label}: the footer comes without it");
+                if (label != null) throw Bad($"cannot continue at label {label}: there is no such label before the footer");
                 tally.Footer = record.Position;
                 if (closedEarly is { } open)
                 {
@@ -87,7 +88,9 @@ internal sealed class OpReaderV2(IByteSource source, CowHeader header)
         return tally;
     }
 
-    /// <summary>Checks and counts a record that is not the footer, and stores what it contains if <paramref name="fill"/>.</summary>
+    /// <summary>
+    /// Checks and counts a record that is not the footer. With <paramref name="fill"/>, also stores its op or its part of the list.
+    /// </summary>
     private void Count(CowTally tally, in CowRecord record, bool fill, Span<PackedOp> ops, Span<int> list, ulong? label)
     {
         if (record.Compression != 0 && !record.HasData) CheckAlgorithm(record);
@@ -111,7 +114,7 @@ internal sealed class OpReaderV2(IByteSource source, CowHeader header)
                 ReadList(tally, record, fill, list);
                 break;
             case 0 when label != null:
-                throw Bad($"cannot go on at label {label}: the ops end at byte {record.Position} without it");
+                throw Bad($"cannot continue at label {label}: the ops end at byte {record.Position}, and none of them is this label");
             default:
                 throw Bad($"op {tally.Ops} at byte {record.Position}: type is {(byte)record.Type}, which is unknown");
         }
@@ -123,7 +126,7 @@ internal sealed class OpReaderV2(IByteSource source, CowHeader header)
         if (_length - place.Op >= RecordBytes) return;
         string end = $"the ops end at byte {place.Op} of {_length}";
         throw label != null
-            ? Bad($"cannot go on at label {label}: {end} without it")
+            ? Bad($"cannot continue at label {label}: {end}, and none of them is this label")
             : CutOff($"the footer is missing: {end}, so the file was not finished or is cut off");
     }
 
@@ -151,7 +154,7 @@ internal sealed class OpReaderV2(IByteSource source, CowHeader header)
     private Place After(in CowRecord record, in Place place)
     {
         long next = place.Op + RecordBytes;
-        // As in Android's reader: the length counts for every type, wherever the next record lies.
+        // As in Android's reader, data_length advances the data position for every type, even if the type has no data.
         long data = place.Data + record.DataLength;
         if (record.Type == CowOpType.Cluster) return new Place(next + (long)record.Source, data + SlotBytes, header.ClusterOps, 0);
         if (Clustered) return new Place(next, data, place.SlotsLeft - 1, place.ClusterData + record.DataLength);
@@ -159,13 +162,14 @@ internal sealed class OpReaderV2(IByteSource source, CowHeader header)
     }
 
     /// <summary>
-    /// Records where a writer continues. In files of any writer the op and data positions agree; a hostile file must not redirect writes.
+    /// Records where a writer continues. Op and data positions agree in the files of every known writer. They are checked because a hostile
+    /// file must not redirect writes.
     /// </summary>
     private void EndAt(CowTally tally, in Place place)
     {
         if (place.Data != place.Op + (Clustered ? (place.SlotsLeft * RecordBytes) + place.ClusterData : RecordBytes))
         {
-            throw Bad($"cannot go on at byte {place.Op}: by the lengths of the ops their data ends at byte {place.Data}, " +
+            throw Bad($"cannot continue at byte {place.Op}: by the lengths of the ops their data ends at byte {place.Data}, " +
                 "which does not fit the clusters");
         }
         (tally.NextOp, tally.NextData, tally.ClusterData) = (place.Op, place.Data, place.ClusterData);
@@ -198,7 +202,7 @@ internal sealed class OpReaderV2(IByteSource source, CowHeader header)
     /// <summary>Requires that the data of a Replace or Xor lies in the file, after the scratch.</summary>
     private void CheckData(int index, in CowRecord record)
     {
-        // A stored position may be anything; as an unsigned number it is too large where it would be negative.
+        // A stored position may have any value. Taken as unsigned, a negative one is too large.
         ulong offset = (ulong)record.DataPosition;
         string field = record.Type == CowOpType.Replace ? "source" : "data position";
         if (offset < (ulong)header.ScratchEnd) throw Wrong(index, record, field, offset, $"but data begins at byte {header.ScratchEnd}");

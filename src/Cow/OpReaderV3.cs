@@ -10,14 +10,17 @@ internal sealed class OpReaderV3(IByteSource source, CowHeader header)
 {
     private const int RecordBytes = 16;
 
-    /// <summary>Most resume points kept. Writers make 4 slots; a file that claims millions of them gets no more memory than this.</summary>
+    /// <summary>
+    /// Maximum number of resume points to read. Writers make 4 slots; a file that claims millions must not use up memory.
+    /// </summary>
     internal const int MaxResumePoints = 64;
 
     private readonly ByteWindow _window = new(source);
     private readonly long _length = source.Length;
 
     /// <summary>
-    /// Fills <paramref name="ops"/> (op_count of them) and <paramref name="list"/> (sequence_data_count), checking every field.
+    /// Reads and checks all ops and the sequence list. <paramref name="ops"/> must have op_count entries, and <paramref name="list"/> must
+    /// have sequence_data_count entries.
     /// </summary>
     public CowTally Walk(Span<PackedOp> ops, Span<int> list)
     {
@@ -84,7 +87,7 @@ internal sealed class OpReaderV3(IByteSource source, CowHeader header)
             if (ops.Length > 0)
                 ops[i] = new PackedOp(op.Type, newBlock, int.Log2(op.Blocks), (ulong)op.Source, (ulong)op.DataOffset, (uint)op.DataLength);
             tally.Count(op);
-            // The length counts for every type (cow-format §6.6). At worst 2^32 ops of 2^32 bytes: the sum cannot wrap around.
+            // data_length advances the position for every type (cow-format §6.6). 2^31 ops of 2^32 bytes would overflow it.
             if (dataLength > (ulong)long.MaxValue - (ulong)dataPosition)
                 throw Wrong(i, op.Type, newBlock, "data_length", dataLength, "beyond any file");
             dataPosition += dataLength;
@@ -119,9 +122,9 @@ internal sealed class OpReaderV3(IByteSource source, CowHeader header)
     }
 
     /// <summary>
-    /// Reads the valid resume points. Android's count is unreliable: it grows with every label, and slots may be stale or never written.
-    /// So reading stops after the last slot, where the label is not larger than the last, or where the op index falls or exceeds op_count
-    /// (cow-format §8.2).
+    /// Reads the valid resume points. Android's count is unreliable: it grows with every label, and slots may be stale or never written. So
+    /// reading stops after the last slot, or before a slot whose label is not larger than the previous one, or whose op index is smaller
+    /// than the previous one or exceeds op_count (cow-format §8.2).
     /// </summary>
     public List<ResumePoint> ReadResumePoints()
     {

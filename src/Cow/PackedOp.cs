@@ -29,7 +29,7 @@ internal struct PackedOp
 
     public PackedOp(CowOpType type, uint newBlock, int factor, ulong source, ulong dataOffset, uint dataLength)
     {
-        // The readers reject all of this with a sentence (exit code 65); packing it here would silently lose bits.
+        // The readers reject such values before this, with exit code 65. Packing them would silently lose bits.
         if (source > Max48 || dataOffset > Max48 || dataLength > MaxDataLength || (uint)type > MaxType || (uint)factor > MaxFactor)
         {
             throw new ArgumentOutOfRangeException(
@@ -50,10 +50,10 @@ internal struct PackedOp
 
     public readonly int Blocks => 1 << (int)((_bits >> FactorShift) & 7);
 
-    /// <summary>The block after the last one written; fits because the reader checked it against 2^32.</summary>
+    /// <summary>The block after the last one written. The reader has checked that it is at most 2^32.</summary>
     public readonly ulong EndBlock => NewBlock + (ulong)Blocks;
 
-    /// <summary>The sequence list names this op; used while the merge order is built.</summary>
+    /// <summary>True if the sequence list names this op; used while the merge order is built.</summary>
     public bool Listed
     {
         readonly get => (_bits & ListedBit) != 0;

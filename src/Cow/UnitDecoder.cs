@@ -38,8 +38,8 @@ public sealed class UnitDecoder : IDisposable
     private Zstd? _zstd;
 
     /// <summary>
-    /// Makes the context of <paramref name="prepare"/> now, so that the first unit cannot fail for lack of memory; exit code 71 if there
-    /// is none.
+    /// Makes the context for the algorithm <paramref name="prepare"/> now, so that the first unit cannot fail for lack of memory. Exit code
+    /// 71 if there is not enough memory.
     /// </summary>
     public UnitDecoder(CowCompression prepare = CowCompression.None)
     {
@@ -68,7 +68,7 @@ public sealed class UnitDecoder : IDisposable
         _ => UnitError.UnknownAlgorithm,
     });
 
-    /// <summary>Meaning of a result of <see cref="Decode"/>, as the end of a sentence that begins with the op.</summary>
+    /// <summary>Describes a result of <see cref="Decode"/> as a clause, which follows the name of the op in messages.</summary>
     public static string Describe(int error) => (UnitError)error switch
     {
         UnitError.None => "decodes",
@@ -106,7 +106,7 @@ public sealed class UnitDecoder : IDisposable
                 return Ended(stored.Length - consumed, unit.Length - written);
             case Zlib.Z_OK:
             case Zlib.Z_BUF_ERROR:
-                // Either the input or the output buffer is exhausted; with input left it was the buffer.
+                // Either the input or the output buffer is exhausted. If input remains, it is the output buffer.
                 return consumed < stored.Length ? UnitError.TooLong : UnitError.Truncated;
             case Zlib.Z_MEM_ERROR:
                 return UnitError.OutOfMemory;
@@ -130,7 +130,7 @@ public sealed class UnitDecoder : IDisposable
 
     private static UnitError DecodeLz4(ReadOnlySpan<byte> stored, Span<byte> unit)
     {
-        // A block has no end mark: a cut, a surplus and a block that overflows the unit all return one negative number.
+        // An lz4 block has no end marker. Whether it is truncated, has trailing bytes or overflows the unit, the result is the same.
         int written = stored.IsEmpty ? -1 : Lz4.Decompress(stored, unit);
         return written < 0 ? UnitError.Corrupt : Ended(0, unit.Length - written);
     }

@@ -273,7 +273,8 @@ public sealed class TallyTests
             {
                 string name = new MemoryOutput().Name;
                 Refusal.With(
-                    ExitCode.CowCorrupt, $"{name}: cannot go on at label 3: the ops end at byte {label} of {length} without it",
+                    ExitCode.CowCorrupt,
+                    $"{name}: cannot continue at label 3: the ops end at byte {label} of {length}, and none of them is this label",
                     () => CowWriter.OpenAt(new MemoryOutput(file[..length]), 3, new CowWriterOptions { Version = 2 }));
                 Assert.Contains($"the footer is missing: the ops end at byte {label} of {length}", Refusal.Of(file[..length]),
                     StringComparison.Ordinal);

@@ -98,8 +98,8 @@ public sealed class WriterFailureTests
             else
             {
                 writer.Label(5);
-                Refusal.With(ExitCode.Usage, "output.cow: label 5 does not rise: the last one is 5", () => writer.Label(5));
-                Refusal.With(ExitCode.Usage, "label 4 does not rise", () => writer.Label(4));
+                Refusal.With(ExitCode.Usage, "output.cow: label 5 must be larger than the last label, 5", () => writer.Label(5));
+                Refusal.With(ExitCode.Usage, "label 4 must be larger than the last label", () => writer.Label(4));
             }
             writer.Copy(1, 2);
             Refusal.With(ExitCode.Usage, "output.cow: the sequence list must come before the first op and the first label",

@@ -144,7 +144,7 @@ public sealed class WriterLabelCrashTests
         {
             SnapuserdException refusal = Assert.ThrowsAny<SnapuserdException>(() => writer.Label(label));
             Assert.Equal(ExitCode.Usage, refusal.Code);
-            Assert.Contains($"label {label} does not rise: the last one is 6", refusal.Message, StringComparison.Ordinal);
+            Assert.Contains($"label {label} must be larger than the last label, 6", refusal.Message, StringComparison.Ordinal);
         }
         Assert.Equal(before, output.Bytes);
         writer.Label(7);

@@ -265,7 +265,7 @@ public sealed class WriterV2Tests
         }
         output.Truncate(output.Length - 3);
         byte[] before = output.Bytes;
-        Refusal.With(ExitCode.CowCorrupt, "cannot go on at label 1", () => CowWriter.OpenAt(output, 1, s_plain));
+        Refusal.With(ExitCode.CowCorrupt, "cannot continue at label 1", () => CowWriter.OpenAt(output, 1, s_plain));
         Assert.Equal(before, output.Bytes);
         using (var writer = CowWriter.OpenAt(output, 0, s_plain))
         {
@@ -629,7 +629,7 @@ public sealed class WriterV2Tests
         byte[] gz = new CowBuilder { Version = 2, Compression = CowCompression.Gz }.Replace(1, s_t).Label(2).Build();
         var output = new MemoryOutput(gz);
         Refusal.With(ExitCode.Usage, "its payloads are gz", () => CowWriter.OpenAt(output, 2, s_plain));
-        Refusal.With(ExitCode.CowCorrupt, "the footer comes without it",
+        Refusal.With(ExitCode.CowCorrupt, "there is no such label before the footer",
             () => CowWriter.OpenAt(output, 3, s_plain with { Compression = CowCompression.Gz }));
         Assert.Equal(gz, output.Bytes);
         Refusal.With(ExitCode.Usage, "estimate", () => CowWriter.Reopen(new NullCowOutput(), s_plain));

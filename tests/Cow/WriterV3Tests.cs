@@ -205,7 +205,7 @@ public sealed class WriterV3Tests
         Refusal.With(ExitCode.CowCorrupt, "its labels are 30, 40, 50, 60", () => CowWriter.OpenAt(output, 20, s_plain));
         using (var writer = CowWriter.OpenAt(output, 50, s_plain))
         {
-            Refusal.With(ExitCode.Usage, "label 45 does not rise", () => writer.Label(45));
+            Refusal.With(ExitCode.Usage, "label 45 must be larger than the last label", () => writer.Label(45));
             writer.Zero(9);
             writer.Label(55);
             writer.Finish();
@@ -473,11 +473,11 @@ public sealed class WriterV3Tests
         byte[] file = new CowBuilder { Compression = CowCompression.Gz, ScratchBytes = 0 }.Zero(1).Label(2).Build();
         var output = new MemoryOutput(file);
         Refusal.With(ExitCode.Usage, "its payloads are gz", () => CowWriter.OpenAt(output, 2, s_plain));
-        Refusal.With(ExitCode.CowCorrupt, "cannot go on at label 3: its labels are 2",
+        Refusal.With(ExitCode.CowCorrupt, "cannot continue at label 3: its labels are 2",
             () => CowWriter.OpenAt(output, 3, s_plain with { Compression = CowCompression.Gz }));
         Assert.Equal(file, output.Bytes);
         byte[] none = new CowBuilder { ScratchBytes = 0 }.Zero(1).Build();
-        Refusal.With(ExitCode.CowCorrupt, "there is no label in it", () => CowWriter.OpenAt(new MemoryOutput(none), 3, s_plain));
+        Refusal.With(ExitCode.CowCorrupt, "the file has no labels", () => CowWriter.OpenAt(new MemoryOutput(none), 3, s_plain));
         byte[] begun = new CowBuilder { NumMergeOps = 1 }.Zero(1).Label(2).Build();
         Refusal.With(ExitCode.CowCorrupt, "merge has begun", () => CowWriter.OpenAt(new MemoryOutput(begun), 2, s_plain));
         byte[] old = (byte[])none.Clone();

@@ -9,18 +9,18 @@ namespace Snapuserd.Cow;
 /// in the file in the order of the calls; the caller is responsible for an order that can be merged (cow-format §9). One thread at a
 /// time.
 /// <para>
-/// An invalid call fails with exit code 64 and changes nothing. After a failure of the output (74), of a codec, or for lack of memory
-/// (71), every further call fails; the file then is as it was at the last <see cref="Label"/> or <see cref="Finish"/>. Compression runs
-/// later than the calls, so a later call may report a full output. After <see cref="CowWriterOptions.Stop"/> every call fails with 75,
-/// and the file is as after a failure.
+/// An invalid call fails with exit code 64 and changes nothing. After the output fails (74), or a codec fails or memory is short (71),
+/// every further call fails. The file then is as it was at the last <see cref="Label"/> or <see cref="Finish"/>. Compression runs later
+/// than the calls, so a later call may report a full output. After <see cref="CowWriterOptions.Stop"/> every call fails with 75, and the
+/// file is as after a failure.
 /// </para>
 /// </summary>
 public sealed class CowWriter : IDisposable
 {
-    /// <summary>Bytes per write of payloads: beyond 1 MiB neither disks nor page cache get faster.</summary>
+    /// <summary>Bytes per write of payloads. Larger writes than 1 MiB are not faster, neither on disks nor in the page cache.</summary>
     private const int DataRunBytes = 1024 * 1024;
 
-    /// <summary>Bytes per write of ops: 4096 of v3's, and three of Android's default clusters in v2.</summary>
+    /// <summary>Bytes per write of ops: 4096 ops in v3, and three clusters of Android's default size in v2.</summary>
     private const int OpRunBytes = 64 * 1024;
 
     private readonly ICowOutput _output;
@@ -66,8 +66,9 @@ public sealed class CowWriter : IDisposable
     }
 
     /// <summary>
-    /// Starts a new file: the previous contents of <paramref name="output"/> are lost; header and empty scratch are durable on return.
-    /// With a <see cref="NullCowOutput"/> it is an estimate. Exit code 64 for invalid options, 71 without memory, 74 if the output fails.
+    /// Starts a new file: the previous contents of <paramref name="output"/> are lost; header and empty scratch are durable on return. With
+    /// a <see cref="NullCowOutput"/> it only estimates the size. Exit code 64 for invalid options, 71 without memory, 74 if the output
+    /// fails.
     /// </summary>
     public static CowWriter Create(ICowOutput output, CowWriterOptions options)
     {
@@ -77,9 +78,9 @@ public sealed class CowWriter : IDisposable
     }
 
     /// <summary>
-    /// Continues after <paramref name="label"/>: the first Label op of that number in v2, a resume point in v3. Everything after it is
-    /// dropped, durably. The file's own version, unit size, clusters and op slots apply. Exit code 65 for a file without that label, an
-    /// invalid file, or one whose merge has begun; 64 for a compression other than the file's.
+    /// Continues after <paramref name="label"/>: the first Label op of that number in v2, a resume point in v3. Everything after the label
+    /// is dropped, durably. The file's own version, unit size, clusters and op slots apply. Exit code 65 for an invalid file, a file
+    /// without that label, or a file whose merge has begun; 64 for a compression other than the file's.
     /// </summary>
     public static CowWriter OpenAt(ICowOutput output, ulong label, CowWriterOptions options) => Append(output, label, options);
 
@@ -113,7 +114,7 @@ public sealed class CowWriter : IDisposable
     public long OpCount => (long)_opCount;
 
     /// <summary>
-    /// v3: slots of the op array. In an estimate: the slots needed so far, to be the <see cref="CowWriterOptions.OpCountMax"/> of the
+    /// v3: slots of the op array. In an estimate: the slots needed so far, which are the <see cref="CowWriterOptions.OpCountMax"/> for the
     /// real file. 0 in v2.
     /// </summary>
     public long OpSlots
@@ -126,7 +127,8 @@ public sealed class CowWriter : IDisposable
     }
 
     /// <summary>
-    /// The order in which the ordered ops are merged, given by their blocks. Precedes every other call; v2 accepts it in parts, v3 once.
+    /// Adds the sequence list: the blocks of the ordered ops in merge order. This must precede every other call. v2 accepts the list in
+    /// parts, v3 only in one call.
     /// </summary>
     public void Sequence(ReadOnlySpan<uint> blocks)
     {
@@ -134,7 +136,7 @@ public sealed class CowWriter : IDisposable
         if (!_sequenceAllowed)
             throw CowWriterOptions.Misuse($"{_output.Name}: the sequence list must come before the first op and the first label");
         if (blocks.Length == 0) return;
-        // A rejected call must leave the writer unchanged, and only the layout can tell whether it rejected the call.
+        // A call that is rejected (exit code 64) leaves the writer unchanged. Any other failure is permanent.
         try
         {
             _writer.Sequence(blocks);
@@ -207,8 +209,8 @@ public sealed class CowWriter : IDisposable
     }
 
     /// <summary>
-    /// Makes everything added so far durable, then a label after it, at which <see cref="OpenAt"/> can continue. v3 keeps the last few,
-    /// at most four, and rejects one that is not larger than the last (64).
+    /// Makes everything added so far durable, then adds a label, durably, at which <see cref="OpenAt"/> can continue. v3 keeps only the
+    /// newest labels, at most four. It rejects a label that is not larger than the last one, with exit code 64.
     /// </summary>
     public void Label(ulong label)
     {
@@ -227,8 +229,8 @@ public sealed class CowWriter : IDisposable
     }
 
     /// <summary>
-    /// Makes everything added so far durable, then the parts that complete the file. More ops and another finish may follow; until that
-    /// finish the file must not be read.
+    /// Makes everything added so far durable, then writes the parts that complete the file, durably. More ops and another finish may
+    /// follow; until that finish the file must not be read.
     /// </summary>
     public void Finish()
     {
@@ -288,8 +290,8 @@ public sealed class CowWriter : IDisposable
             $"{_output.Name}: {op} of block {newBlock}: {payload.Length} bytes are not whole blocks of {CowOp.BlockSize}");
 
     /// <summary>
-    /// Number of ops for a Replace of <paramref name="blocks"/> blocks: units of one size, and for a chunk's rest one unit per power of
-    /// two in it.
+    /// Number of ops for a Replace of <paramref name="blocks"/> blocks: units of the largest size, and for the rest of each chunk one unit
+    /// per power of two in it.
     /// </summary>
     private ulong Units(int blocks)
     {
@@ -301,7 +303,7 @@ public sealed class CowWriter : IDisposable
     {
         CheckUsable();
         if (count < 0) throw CowWriterOptions.Misuse($"{_output.Name}: {op} of block {newBlock}: {count} blocks make no sense");
-        // The block after the last one must fit as well: readers keep the end of a unit in 32 bits and more.
+        // The end may be 2^32, which does not fit 32 bits.
         ulong end = newBlock + (ulong)count, limit = _maxBlocks ?? (1UL << 32);
         if (count > 0 && end > limit)
             throw CowWriterOptions.Misuse($"{_output.Name}: {op} of block {newBlock}: {count} blocks reach beyond the {limit} there are");
@@ -316,7 +318,7 @@ public sealed class CowWriter : IDisposable
         if (_stop is { Requested: true }) throw new SnapuserdException(ExitCode.Interrupted, OpPipeline.StoppedSentence);
         if (_failed)
             throw new SnapuserdException(ExitCode.InputOutput,
-                $"{_output.Name}: an earlier write failed, so the file cannot be gone on with");
+                $"{_output.Name}: an earlier write failed, so the file cannot be continued");
     }
 
     /// <summary>A failure between this call and <see cref="End"/> is permanent.</summary>

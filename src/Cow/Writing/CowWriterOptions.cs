@@ -11,21 +11,23 @@ public sealed record CowWriterOptions
     /// <summary>Scratch bytes that Android's daemon can use; it maps exactly this many.</summary>
     public const uint DefaultScratchBytes = 2 * 1024 * 1024;
 
-    /// <summary>Most threads. More than the cores of any build host gain nothing, and each costs buffers and a context.</summary>
+    /// <summary>
+    /// Maximum number of threads. More threads than any build host has cores gain nothing, and each needs buffers and a context.
+    /// </summary>
     public const int MaxThreads = 256;
 
-    /// <summary>Most batch memory in bytes: the arena counts in 31 bits and holds more than the batches.</summary>
+    /// <summary>Maximum of <see cref="BatchBytes"/>. The arena, which also holds other buffers, must be smaller than 2 GiB.</summary>
     private const int MaxBatchBytes = 1024 * 1024 * 1024;
 
-    /// <summary>2 or 3. When appending, the file's own version applies.</summary>
+    /// <summary>Version of the format: 2 or 3. When appending, the file's own version applies.</summary>
     public int Version { get; init; } = 3;
 
     /// <summary>The algorithm of all payloads. When appending to a file that has one, it must be the same.</summary>
     public CowCompression Compression { get; init; }
 
     /// <summary>
-    /// gz 0 to 9, brotli 0 to 11, zstd as the library allows (negative levels are fast); none and lz4 ignore it. Null is Android's
-    /// default: 9, 11, 3.
+    /// Compression level: gz 0 to 9, brotli 0 to 11, zstd as the library allows (negative levels are fast); none and lz4 ignore it. Null is
+    /// Android's default: gz 9, brotli 11, zstd 3.
     /// </summary>
     public int? Level { get; init; }
 
@@ -36,17 +38,17 @@ public sealed record CowWriterOptions
     public int MaxUnitBytes { get; init; } = CowOp.BlockSize;
 
     /// <summary>
-    /// v2: op slots per cluster, 0 for none, never 1. v3: blocks of one call from which units are cut; 0 counts as 1 (cow-format §7.3). 1
-    /// keeps every unit at one block.
+    /// v2: op slots per cluster, 0 for none, never 1. v3: the blocks of a call are divided into chunks of this many blocks, and each chunk
+    /// into units (cow-format §7.3). With 0 or 1 every unit has one block.
     /// </summary>
     public int ClusterOps { get; init; } = 1024;
 
-    /// <summary>2 MiB, or 0 for a file that cannot journal.</summary>
+    /// <summary>Bytes of scratch: 2 MiB, or 0. Without scratch a merge cannot journal.</summary>
     public uint ScratchBytes { get; init; } = DefaultScratchBytes;
 
     /// <summary>
-    /// Most compression threads; 1 is the caller's own thread. Fewer run if <see cref="BatchBytes"/> does not suffice for their buffers
-    /// and contexts: <see cref="CowWriter.Threads"/>. The bytes of the file do not depend on it.
+    /// Maximum number of compression threads; 1 is the caller's own thread. If <see cref="BatchBytes"/> does not suffice for their buffers
+    /// and contexts, fewer run (<see cref="CowWriter.Threads"/>). The bytes of the file do not depend on it.
     /// </summary>
     public int Threads { get; init; } = 1;
 
@@ -77,7 +79,7 @@ public sealed record CowWriterOptions
     {
         string[] parts = text.Split(',');
         if (parts.Length > 2)
-            throw Misuse($"the compression \"{text}\" has {parts.Length} parts, but an algorithm and a level are all there is");
+            throw Misuse($"the compression \"{text}\" has {parts.Length} parts; it must be an algorithm, or an algorithm and a level");
         CowCompression algorithm = parts[0] switch
         {
             "" or "none" => CowCompression.None,
@@ -85,7 +87,7 @@ public sealed record CowWriterOptions
             "brotli" => CowCompression.Brotli,
             "lz4" => CowCompression.Lz4,
             "zstd" => CowCompression.Zstd,
-            _ => throw Misuse($"the compression algorithm \"{parts[0]}\" is unknown; there are none, gz, brotli, lz4 and zstd"),
+            _ => throw Misuse($"the compression algorithm \"{parts[0]}\" is unknown; use none, gz, brotli, lz4 or zstd"),
         };
         if (parts.Length == 1) return (algorithm, null);
         if (!int.TryParse(parts[1], NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out int level))

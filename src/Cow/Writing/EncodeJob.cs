@@ -4,8 +4,8 @@ using Snapuserd.Block;
 namespace Snapuserd.Cow;
 
 /// <summary>
-/// Encodes <paramref name="Count"/> payloads of <paramref name="Batch"/> from op <paramref name="First"/> on. A job has several, because
-/// encoding 4 KiB takes less time than handing it to a worker.
+/// Encodes <paramref name="Count"/> payloads of <paramref name="Batch"/> from op <paramref name="First"/> on. A job has several payloads,
+/// because passing a single block to a worker takes longer than encoding it.
 /// </summary>
 internal readonly record struct EncodeJob(OpBatch Batch, int First, int Count);
 
@@ -30,7 +30,7 @@ internal sealed class EncodeWorker(Arena arena, UnitEncoder encoder, bool rawIfN
 }
 
 /// <summary>
-/// Ops that are handed over together, and the memory of their payloads. Owned by one thread, except that workers set
+/// Ops that pass through the pipeline together, and the memory of their payloads. Owned by one thread, except that workers set
 /// <see cref="PendingOp.Stored"/>.
 /// </summary>
 internal sealed class OpBatch(Slice area, int capacity)

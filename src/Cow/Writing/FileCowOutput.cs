@@ -88,7 +88,7 @@ public sealed class FileCowOutput : ICowOutput, IDisposable
     /// <inheritdoc/>
     public void Flush()
     {
-        // Once only: lost data may be reported as EINTR, and is reported once.
+        // Not repeated after EINTR: the kernel may report lost data by this error, and it reports a loss only once.
         int result = FileFlush.OfData(_device.Fd);
         if (result < 0) throw Failed("flushing", result);
     }
@@ -104,7 +104,7 @@ public sealed class FileCowOutput : ICowOutput, IDisposable
         _length = length;
     }
 
-    /// <summary>Closes it.</summary>
+    /// <summary>Closes the file or device.</summary>
     public void Dispose() => _device.Dispose();
 
     private SnapuserdException Failed(string doing, int error) =>

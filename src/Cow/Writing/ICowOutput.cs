@@ -4,8 +4,8 @@ using Snapuserd.Block;
 namespace Snapuserd.Cow;
 
 /// <summary>
-/// Destination of a COW: a file, a block device, or nothing. One thread at a time. Written bytes are durable once a later
-/// <see cref="Flush"/> has returned. Any failure is exit code 74 with one sentence.
+/// Destination of a COW: a file, a block device, or an estimate that stores nothing. One thread at a time. Written bytes are durable once a
+/// later <see cref="Flush"/> has returned. Every failure has exit code 74.
 /// </summary>
 public interface ICowOutput : IByteSource
 {

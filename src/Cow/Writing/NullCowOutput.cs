@@ -3,7 +3,7 @@ using Snapuserd.Block;
 
 namespace Snapuserd.Cow;
 
-/// <summary>Writes nothing and counts: with it a <see cref="CowWriter"/> computes the size of a file without making it.</summary>
+/// <summary>Counts bytes and stores none, so that a <see cref="CowWriter"/> computes the size of a file without making it.</summary>
 public sealed class NullCowOutput(string name = "estimate") : ICowOutput
 {
     /// <inheritdoc/>
@@ -15,7 +15,7 @@ public sealed class NullCowOutput(string name = "estimate") : ICowOutput
     /// <summary>Bytes written; rewritten bytes count each time.</summary>
     public long BytesWritten { get; private set; }
 
-    /// <summary>There is no limit.</summary>
+    /// <summary>Always null: an estimate has no limit.</summary>
     public long? Capacity => null;
 
     /// <inheritdoc/>
@@ -25,7 +25,7 @@ public sealed class NullCowOutput(string name = "estimate") : ICowOutput
         Length = Math.Max(Length, offset + bytes.Length);
     }
 
-    /// <summary>Always exit code 74: nothing was kept.</summary>
+    /// <summary>Always fails with exit code 74, because nothing was stored.</summary>
     public void Read(long offset, Span<byte> destination) =>
         throw new SnapuserdException(ExitCode.InputOutput, $"{Name}: an estimate cannot be read back");
 

@@ -4,15 +4,15 @@ using Snapuserd.Block;
 namespace Snapuserd.Cow;
 
 /// <summary>
-/// Moves ops from the caller to the file: payloads are copied, encoded by the workers, and handed to <see cref="IOpWriter"/> in call
-/// order. There are two batches. While one is filled the workers encode the other, which is written when the first is full. So the number
-/// of threads affects timing but never the bytes written.
+/// Moves ops from the caller to the file: payloads are copied, encoded by the workers, and handed to <see cref="IOpWriter"/> in call order.
+/// There are two batches. While one is filled, the workers encode the other, which is written when the first is full. So the number of
+/// threads affects the time but never the bytes written.
 /// </summary>
 internal sealed class OpPipeline : IDisposable
 {
     /// <summary>
-    /// Payload bytes per job. Handing a job over costs some microseconds; lz4 takes about 100 for this much. At brotli's slowest a job
-    /// takes 0.1 s, still little compared with a batch.
+    /// Payload bytes per job. Passing a job to a worker takes some microseconds; encoding this much by lz4 takes about 100. At brotli's
+    /// slowest level a job takes 0.1 s, which is still little compared with a batch.
     /// </summary>
     private const int JobBytes = 64 * 1024;
 
@@ -32,7 +32,7 @@ internal sealed class OpPipeline : IDisposable
     private int _current;
 
     /// <summary>
-    /// Takes its memory from <paramref name="arena"/>, which has <see cref="MemoryFor"/> bytes left for it, and starts the threads.
+    /// Takes its memory from <paramref name="arena"/>, which must have <see cref="MemoryFor"/> bytes free, and starts the threads.
     /// </summary>
     public OpPipeline(IOpWriter writer, Arena arena, CowWriterOptions options)
     {
@@ -44,7 +44,8 @@ internal sealed class OpPipeline : IDisposable
         int bytes = AreaBytes(options);
         int capacity = (bytes / CowOp.BlockSize) + PlainOps;
         for (int i = 0; i < 2; i++) _batches[i] = new OpBatch(arena.Take(bytes)!.Value, capacity);
-        // v2 keeps a gz or brotli stream that is longer than its block: its readers could not recognize a raw one (cow-format §7.1).
+        // In v2 a gz or brotli stream is stored even if it is longer than its block: readers could not recognize a raw block (cow-format
+        // §7.1).
         bool rawIfNotSmaller = options.Version == 3 || options.Compression is CowCompression.Lz4 or CowCompression.Zstd;
         IWorker<EncodeJob> MakeWorker() =>
             new EncodeWorker(arena, new UnitEncoder(options.Compression, options.Level, options.MaxUnitBytes), rawIfNotSmaller);
@@ -92,7 +93,7 @@ internal sealed class OpPipeline : IDisposable
         if (batch.UnpostedBytes >= JobBytes) Post(batch);
     }
 
-    /// <summary>Hands everything that was added to the writer.</summary>
+    /// <summary>Encodes everything that was added, and passes it to the writer.</summary>
     public void Drain()
     {
         Post(_batches[_current]);
@@ -123,7 +124,10 @@ internal sealed class OpPipeline : IDisposable
         return threads;
     }
 
-    /// <summary>Called when the current batch is full: posts it for encoding and makes the other one the current, empty one.</summary>
+    /// <summary>
+    /// Called when the current batch is full. Posts it for encoding, then writes and empties the other batch, which becomes the current
+    /// one.
+    /// </summary>
     private void Turn()
     {
         Post(_batches[_current]);

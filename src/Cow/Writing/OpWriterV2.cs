@@ -17,7 +17,9 @@ internal sealed class OpWriterV2 : IOpWriter
     /// <summary>Largest list of a Sequence op in bytes: two blocks, as Android has it (cow-format §9).</summary>
     private const int ListBytes = 2 * CowOp.BlockSize;
 
-    /// <summary>Where the next op goes; a value, so that a finish can be undone.</summary>
+    /// <summary>
+    /// Where the next op goes. It is a value, so that <see cref="Finish"/> can restore it: more ops overwrite the footer.
+    /// </summary>
     private record struct Place(long NextOp, long NextData, long Slots, long ClusterData, long Records);
 
     private readonly ICowOutput _output;
@@ -33,7 +35,7 @@ internal sealed class OpWriterV2 : IOpWriter
         _clusterOps = clusterOps;
         _compression = (byte)compression;
         _data = data;
-        // Without clusters an op lies between the data before it and its own: one run holds both.
+        // Without clusters, ops and data alternate in the file, so one run collects both.
         _ops = clusterOps == 0 ? data : ops;
         _place = place;
     }
@@ -46,7 +48,7 @@ internal sealed class OpWriterV2 : IOpWriter
 
     private bool Clustered => _clusterOps != 0;
 
-    /// <summary>Makes an empty file: header and scratch of zeros; durable.</summary>
+    /// <summary>Creates an empty file, durably: a header, and a scratch of zeros.</summary>
     public static OpWriterV2 Create(ICowOutput output, CowWriterOptions options, WriteRun ops, WriteRun data)
     {
         var header = new CowHeader
@@ -67,7 +69,7 @@ internal sealed class OpWriterV2 : IOpWriter
         output.Truncate(first);
         if (output.Capacity != null)
         {
-            // The first op too: after a new header, an older file's ops must not look like the new file's.
+            // Also zeroes the first op, so that the ops of an older file do not follow the new header.
             writer.DropFooter();
             data.AddZeros(header.ScratchOffset, header.ScratchBytes + RecordBytes);
         }
@@ -80,8 +82,8 @@ internal sealed class OpWriterV2 : IOpWriter
     }
 
     /// <summary>
-    /// Continues before the footer, or with <paramref name="label"/> after that label; everything after it is dropped, durably. Exit code
-    /// 65 if there is no such label or footer, or something before it is invalid.
+    /// Continues at the footer; or, with <paramref name="label"/>, after that label, and durably drops everything after it. Exit code 65 if
+    /// there is no such label or footer, or if a record before it is invalid.
     /// </summary>
     public static OpWriterV2 Append(ICowOutput output, CowHeader header, CowCompression compression, ulong? label, WriteRun ops,
         WriteRun data, out CowTally tally)
@@ -120,7 +122,7 @@ internal sealed class OpWriterV2 : IOpWriter
     /// <inheritdoc/>
     public void Sequence(ReadOnlySpan<uint> blocks)
     {
-        // Neither Android's reader nor its writer skips the list there: the next op would overwrite it.
+        // Without clusters, neither Android's reader nor its writer skips the list, so the next op would overwrite it.
         if (!Clustered) throw CowWriterOptions.Misuse($"{_output.Name}: version 2 without clusters cannot hold a sequence list");
         Span<byte> list = stackalloc byte[ListBytes];
         while (blocks.Length > 0)
@@ -193,7 +195,7 @@ internal sealed class OpWriterV2 : IOpWriter
         }
     }
 
-    /// <summary>Closes a cluster with only its last slot left, which is for the Cluster op.</summary>
+    /// <summary>Closes the cluster if only its last slot, which is reserved for the Cluster op, is free.</summary>
     private void CloseFullCluster()
     {
         if (Clustered && _place.Slots + 1 >= _clusterOps) PutCluster();
@@ -218,8 +220,8 @@ internal sealed class OpWriterV2 : IOpWriter
     }
 
     /// <summary>
-    /// Drops the file's contents after a label. Otherwise a reader could follow them as the end of the new ops if those are cut off: new
-    /// ops that are as long as the old ones would lead to the remaining old ones.
+    /// Drops the file's contents after a label. Without this, an interrupted writer could leave new ops that end exactly where an old op
+    /// begins. A reader would then continue with the old ops.
     /// </summary>
     private void DropRest()
     {
@@ -231,8 +233,8 @@ internal sealed class OpWriterV2 : IOpWriter
     }
 
     /// <summary>
-    /// Zeroes the old footer on a device, which keeps the old contents further on; the footer would make them a complete file. A file is
-    /// truncated instead. If the old ops do not lead to a footer, there is nothing to zero.
+    /// Zeroes the old footer on a device. The device keeps the rest of the old contents, which this footer would make a complete file. A
+    /// regular file is truncated instead. If the old ops do not lead to a footer, there is nothing to zero.
     /// </summary>
     private void DropFooter()
     {
@@ -244,7 +246,7 @@ internal sealed class OpWriterV2 : IOpWriter
         }
         catch (SnapuserdException e) when (e.Code == ExitCode.CowCorrupt)
         {
-            // No COW, or one that was never finished.
+            // Not a COW, or a COW that was never finished.
         }
     }
 

@@ -24,7 +24,7 @@ internal sealed class OpWriterV3 : IOpWriter
     private readonly WriteRun _ops;
     private readonly WriteRun _data;
     private readonly bool _estimates;
-    /// <summary>The resume points, in slots from the first on; all are durable between calls.</summary>
+    /// <summary>The resume points, in the order of their slots; all are durable between calls.</summary>
     private readonly List<ResumePoint> _points;
     private CowHeader _header;
     private ulong _opCount;
@@ -54,7 +54,7 @@ internal sealed class OpWriterV3 : IOpWriter
 
     private long DataOffset => _header.OpsOffset + (RecordBytes * (long)_opCountMax);
 
-    /// <summary>Makes an empty file: header, scratch of zeros, resume points of zeros; durable.</summary>
+    /// <summary>Creates an empty file, durably: a header, and zeros in scratch and resume points.</summary>
     public static OpWriterV3 Create(ICowOutput output, CowWriterOptions options, WriteRun ops, WriteRun data)
     {
         ulong slots = options.OpCountMax ?? 0;
@@ -75,7 +75,7 @@ internal sealed class OpWriterV3 : IOpWriter
         };
         var writer = new OpWriterV3(output, header, ops, data, []);
         output.RequireSpace(writer.Size);
-        // A file that is truncated to nothing first has its zeros as a hole.
+        // Truncating a file to 0 first makes its zeros a hole.
         output.Truncate(0);
         output.Truncate(header.ScratchEnd);
         if (output.Capacity != null) data.AddZeros(header.ScratchOffset, header.OpsOffset - header.ScratchOffset);
@@ -102,8 +102,8 @@ internal sealed class OpWriterV3 : IOpWriter
             if (found < 0)
             {
                 throw new SnapuserdException(ExitCode.CowCorrupt, points.Count == 0
-                    ? $"{output.Name}: cannot go on at label {wanted}: there is no label in it"
-                    : $"{output.Name}: cannot go on at label {wanted}: its labels are "
+                    ? $"{output.Name}: cannot continue at label {wanted}: the file has no labels"
+                    : $"{output.Name}: cannot continue at label {wanted}: its labels are "
                         + $"{string.Join(", ", points.ConvertAll(point => point.Label))}");
             }
             points.RemoveRange(found + 1, points.Count - found - 1);
@@ -166,8 +166,7 @@ internal sealed class OpWriterV3 : IOpWriter
     {
         if (_header.ResumeMax == 0) throw new SnapuserdException(ExitCode.CowCorrupt, $"{_output.Name}: the file has no room for labels");
         if (_points.Count > 0 && label <= _points[^1].Label)
-            throw CowWriterOptions.Misuse($"{_output.Name}: label {label} does not rise: the last one is {_points[^1].Label}, which must "
-                + "hold until the new one is durable");
+            throw CowWriterOptions.Misuse($"{_output.Name}: label {label} must be larger than the last label, {_points[^1].Label}");
         _data.Send();
         _ops.Send();
         int slots = (int)Math.Min(_header.ResumeMax, OpReaderV3.MaxResumePoints);
@@ -197,8 +196,8 @@ internal sealed class OpWriterV3 : IOpWriter
 
     /// <summary>
     /// All slots are taken. If the last ones, at least two, lie in one sector, <paramref name="point"/> replaces the oldest of them in a
-    /// single, atomic write. The newest durable point only moves, and the new one follows it: a reader with the old header stops there,
-    /// because the new point counts more ops than that header does.
+    /// single, atomic write. The newest durable point moves down by one slot, and the new point takes the last slot. A reader with the old
+    /// header ignores the new point, because that counts more ops than the old header does.
     /// </summary>
     private bool TryPassOn(int slots, ResumePoint point)
     {
@@ -212,9 +211,9 @@ internal sealed class OpWriterV3 : IOpWriter
     }
 
     /// <summary>
-    /// All slots are taken, and the last ones do not lie in one sector. The newest points move to the first slots, which do. Readers stop
-    /// after them, because the old point that follows is not larger. Then a header that counts only the moved points frees the other
-    /// slots, durably.
+    /// All slots are taken, and the last ones do not lie in one sector. Moves the newest points to the first slots, which lie in one
+    /// sector. Readers stop after them, because the label of the old point that follows is not larger. Then a header that counts only the
+    /// moved points frees the other slots, durably.
     /// </summary>
     private void KeepHead(int slots)
     {
@@ -268,8 +267,8 @@ internal sealed class OpWriterV3 : IOpWriter
     }
 
     /// <summary>
-    /// Writes the header that counts everything added. Its number of points is the actual one; Android's only ever grows and sends
-    /// readers beyond the slots.
+    /// Writes the header that counts everything added. resume_point_count is the actual number of points. Android's writer only increases
+    /// it, beyond the number of slots.
     /// </summary>
     private void WriteHeader() =>
         WriteHeader(_header with { OpCount = _opCount, OpCountMax = _opCountMax, ResumeCount = (uint)_points.Count });

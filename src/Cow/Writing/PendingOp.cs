@@ -24,9 +24,9 @@ internal interface IOpWriter
     /// <summary>Adds the sequence list, or the next part of it in v2.</summary>
     void Sequence(System.ReadOnlySpan<uint> blocks);
 
-    /// <summary>Makes everything so far durable, then the label that covers it.</summary>
+    /// <summary>Makes everything added so far durable, then adds the label, durably.</summary>
     void Label(ulong label);
 
-    /// <summary>Makes everything so far durable, then the parts that complete the file.</summary>
+    /// <summary>Makes everything added so far durable, then writes the parts that complete the file, durably.</summary>
     void Finish();
 }

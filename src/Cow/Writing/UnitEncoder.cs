@@ -46,8 +46,8 @@ public sealed class UnitEncoder : IDisposable
     public static int Bound(int unitBytes) => unitBytes + (unitBytes / 128) + 1024;
 
     /// <summary>
-    /// Estimated size in bytes of an encoder's context in use, rarely too small. Sources: zlib.h for deflate, the growth of a process
-    /// under brotli 1.0.9, and ZSTD_sizeof_CCtx of zstd 1.5 after a unit of noise.
+    /// Estimated size in bytes of an encoder's context in use. The real size rarely exceeds it. Sources: zlib.h for deflate, the growth of
+    /// a process under brotli 1.0.9, and ZSTD_sizeof_CCtx of zstd 1.5 after a unit of noise.
     /// </summary>
     internal static long ContextBytes(CowCompression algorithm, int? level, int unitBytes)
     {
