@@ -6,14 +6,14 @@ namespace Snapuserd.Create;
 
 /// <summary>
 /// Anchors: positions chosen by the bytes before them, so that they move with their content by any number of bytes. An anchor is a position
-/// where the highest bits of the rolling hash are all 0; the whole hash is its key. The table holds the keys of the unexplained blocks of
-/// the new image, and for each key its lowest position in the old image. Several threads fill it. The result is a set of keys with the
-/// lowest positions, so it does not depend on the order of the threads.
+/// where the highest bits of the rolling hash are all 0; the whole hash is its key. The table holds the keys of the pending blocks of the
+/// new image, and for each key its lowest position in the old image. Several threads fill it. The content is the same in whatever order
+/// they do so.
 /// </summary>
 internal sealed class AnchorTable : IDisposable
 {
     /// <summary>
-    /// Anchors per block if memory allows: one in 256 bytes, so that hardly any block has none and an edited block keeps some.
+    /// Density of anchors if memory allows: one in 2^8 bytes, so that hardly any block has no anchor and an edited block keeps some.
     /// </summary>
     private const int DensestShift = 8;
 
@@ -45,10 +45,10 @@ internal sealed class AnchorTable : IDisposable
         _places = new NativeArray<long>(tally, slots, "the anchors");
     }
 
-    /// <summary>More keys were added than fit: call <see cref="Sparser"/> and add all keys again.</summary>
+    /// <summary>True if more keys were added than fit. Then call <see cref="Sparser"/> and add all keys again.</summary>
     public bool IsFull => Volatile.Read(ref _full);
 
-    /// <summary>The shift that makes the hash of an anchor 0; for loops over every byte.</summary>
+    /// <summary>The hash of an anchor, shifted right by this many bits, is 0. Read it once before a loop over bytes.</summary>
     public int Shift => _shift;
 
     /// <summary>Empties the table and halves the density of anchors.</summary>

@@ -5,8 +5,8 @@ using System.Runtime.InteropServices;
 namespace Snapuserd.Create;
 
 /// <summary>
-/// A 64-bit hash of a block. It only has to be fast and evenly distributed: every match is verified by comparing bytes. Four lanes, because
-/// a multiplication takes three cycles and one can start in each cycle.
+/// A 64-bit hash of a block. It only has to be fast and evenly distributed, because every match is verified by comparing bytes. It has four
+/// lanes because a multiplication takes three cycles and one can start in each cycle.
 /// </summary>
 internal static class BlockHash
 {

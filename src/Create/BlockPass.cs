@@ -16,8 +16,8 @@ internal interface IPassWorker : IDisposable
 }
 
 /// <summary>
-/// Distributes numbered tasks in ascending order to its own threads and waits for all of them. The first exception ends the pass and is
-/// thrown here; a stop flag ends it with exit code 75.
+/// Distributes numbered tasks in ascending order to its own threads and waits for all of them. The first exception of a worker ends the
+/// pass and is thrown to the caller; a stop flag ends it with exit code 75.
 /// </summary>
 internal sealed class BlockPass
 {

@@ -12,13 +12,13 @@ namespace Snapuserd.Create;
 public static class CowCreation
 {
     /// <summary>
-    /// Blocks per call: the writer cuts units from runs of this length, so a longer call would not make larger units (cow-format §7.3).
+    /// Blocks per call. The writer cuts units from chunks of this length, so a longer call would not make larger units (cow-format §7.3).
     /// </summary>
     public const int CallBlocks = 1024;
 
     /// <summary>
-    /// Ops that <paramref name="plan"/> becomes in a COW whose largest unit is <paramref name="maxUnitBytes"/>: the op_count_max of a v3
-    /// file.
+    /// Number of ops of <paramref name="plan"/> in a COW whose largest unit is <paramref name="maxUnitBytes"/>. A v3 file needs it as
+    /// op_count_max.
     /// </summary>
     public static long CountOps(DiffPlan plan, int maxUnitBytes)
     {

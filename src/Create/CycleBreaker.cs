@@ -10,15 +10,15 @@ namespace Snapuserd.Create;
 internal sealed class CycleBreaker : IDisposable
 {
     /// <summary>
-    /// Most ops of one cycle that are estimated, evenly spread. Breaking a cycle costs a single block, at most 4 KiB. More estimates,
-    /// seconds of work with a slow codec, are not worth the possible gain.
+    /// Maximum number of ops of one cycle that are estimated; they are evenly spread. Breaking a cycle costs a single block, at most 4 KiB.
+    /// More estimates, which take seconds with a slow codec, are not worth the possible gain.
     /// </summary>
     private const int Samples = 1 << 16;
 
     /// <summary>
-    /// Steps per op: walked edges and compared costs. When they are used up, a cycle is broken where it closes, not where that is
-    /// cheapest. This needs no search, so the total stays linear for a graph of many long and entangled cycles. Disjoint cycles, the only
-    /// kind among copies, need five steps per op.
+    /// Limit of steps (walked edges and compared costs) per op. Beyond it, a cycle is broken where it closes, not where that is cheapest.
+    /// This needs no search, so the total stays linear for a graph of many long and entangled cycles. Disjoint cycles, the only kind among
+    /// copies, need five steps per op.
     /// </summary>
     private const int StepsPerOp = 256;
 
@@ -45,7 +45,9 @@ internal sealed class CycleBreaker : IDisposable
         _stop = new StopPoll(comparison.Options.Stop);
     }
 
-    /// <summary>Breaks every cycle. Returns how many ops became Replace. Meanwhile takes 5 bytes per block of the new image.</summary>
+    /// <summary>
+    /// Breaks every cycle. Returns how many ops became Replace. Needs 1 byte per block of the new image and 4 per ordered op while it runs.
+    /// </summary>
     public static long Run(Comparison comparison, long orderedOps)
     {
         using var states = new NativeArray<byte>(comparison.Tally, comparison.TargetBlocks, "the search for cycles");
@@ -64,7 +66,7 @@ internal sealed class CycleBreaker : IDisposable
         {
             _stop.Step();
             if (!_changes[root].IsOrdered || _states[root] != White) continue;
-            // All ops below this root are done. Ops that a broken cycle leaves white are above it, so the scan reaches them.
+            // All ops below this root are done. Ops that become white again when a cycle is broken are above it, so the scan reaches them.
             Push(root);
             while (_depth > 0)
             {

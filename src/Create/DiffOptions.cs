@@ -9,13 +9,15 @@ public enum DiffStage
 {
     /// <summary>Reads both images once, in parallel.</summary>
     Compare,
-    /// <summary>Looks up changed blocks among those of the old image.</summary>
+    /// <summary>Searches the old image for blocks that equal changed blocks.</summary>
     FindMoved,
-    /// <summary>Chooses anchors in the blocks that are still unexplained. Starts again with fewer anchors if memory is short.</summary>
+    /// <summary>
+    /// Chooses anchors in the blocks for which <see cref="FindMoved"/> found nothing. Starts again with fewer anchors if memory is short.
+    /// </summary>
     FindAnchors,
     /// <summary>Finds those anchors in the old image.</summary>
     FindPlaces,
-    /// <summary>Compares blocks that are still unexplained with similar bytes of the old image.</summary>
+    /// <summary>Compares the blocks for which <see cref="FindMoved"/> found nothing with similar bytes of the old image.</summary>
     FindSimilar,
     /// <summary>Breaks cycles and makes the merge order; counted in blocks of the new image.</summary>
     Order,
@@ -25,7 +27,7 @@ public enum DiffStage
 public readonly record struct DiffProgress(DiffStage Stage, long Done, long Total);
 
 /// <summary>
-/// Estimates the size of blocks in the COW. One instance is used by one thread at a time. Its answers depend only on the bytes.
+/// Estimates the size of blocks in the COW. One instance is used by one thread at a time. Its results must depend only on the bytes.
 /// </summary>
 public interface ICostEstimator : IDisposable
 {
@@ -40,7 +42,7 @@ public interface ICostEstimator : IDisposable
 public sealed record DiffOptions
 {
     /// <summary>
-    /// Minimum of <see cref="MemoryBytes"/>: half of it holds the windows of one worker (two of 1 MiB), half of it anchors.
+    /// Minimum of <see cref="MemoryBytes"/>. One half is for the windows of one worker (two of 1 MiB), the other for anchors.
     /// </summary>
     public const long MinimumMemoryBytes = 8 << 20;
 
@@ -51,15 +53,15 @@ public sealed record DiffOptions
     public bool Xor { get; init; } = true;
 
     /// <summary>
-    /// Bytes that an Xor takes in the COW in addition to its payload, compared with a Replace. The default, 16, is the op in v3 with units
-    /// of many blocks, where a Replace shares its op with its unit. With units of one block, and in v2, it is 0: each has its own op. Add 4
-    /// where a sequence list is written. At equal size Replace wins, because it never needs the journal.
+    /// Bytes that an Xor takes in the COW in addition to its payload, compared with a Replace. The default, 16, is for v3 with units of
+    /// many blocks: an Xor has its own op, while a Replace shares the op of its unit. Set 0 for units of one block and for v2, where both
+    /// have their own op. Add 4 if a sequence list is written. At equal size Replace wins, because it never needs the journal.
     /// </summary>
     public int XorOverhead { get; init; } = 16;
 
     /// <summary>
-    /// Most bytes of a unit into which the writer puts neighbouring Replace ops: a power of two from 4096, the default, to 256 KiB
-    /// (cow-format §7.3). An Xor stays only where it saves bytes compared with such units. An op then takes <see cref="XorOverhead"/>
+    /// Maximum bytes of a unit, in which the writer combines neighbouring Replace blocks: a power of two from 4096, the default, to 256 KiB
+    /// (cow-format §7.3). An Xor stays only where it saves bytes compared with such units, if every op takes <see cref="XorOverhead"/>
     /// bytes.
     /// </summary>
     public int MaxUnitBytes { get; init; } = CowOp.BlockSize;
@@ -82,7 +84,7 @@ public sealed record DiffOptions
     /// <summary>Ends the comparison with exit code 75 once it is set.</summary>
     public StopFlag? Stop { get; init; }
 
-    /// <summary>Called periodically on the caller's thread.</summary>
+    /// <summary>Called periodically, on the thread that called <see cref="Differ.Compare"/>.</summary>
     public Action<DiffProgress>? Progress { get; init; }
 
     /// <summary>The hash that finds moved blocks. Tests use a bad one here, because every match is verified anyway.</summary>

@@ -11,8 +11,9 @@ public static class Differ
     public const long MaximumImageBytes = (1L << 32) * CowOp.BlockSize;
 
     /// <summary>
-    /// Compares <paramref name="target"/> with <paramref name="source"/>; neither may change meanwhile. Exit code 64 for an image that is
-    /// too large or not a multiple of the block size, or for options out of range; 71 without memory, 74 if a read fails, 75 if stopped.
+    /// Compares <paramref name="target"/> with <paramref name="source"/>. Neither may change while this runs. Exit code 64 for an image
+    /// that is too large or not a multiple of the block size, or for options out of range; 71 without memory, 74 if a read fails, 75 if
+    /// stopped.
     /// </summary>
     public static DiffPlan Compare(IImageReader source, IImageReader target, DiffOptions options)
     {
@@ -64,7 +65,7 @@ public static class Differ
             SimilarPass.Run(comparison, anchors);
             return;
         }
-        // 2 bytes per block; the hashes took 8 before.
+        // 2 bytes per block; the hashes, which took 8, are already freed.
         using var xorCosts = new NativeArray<ushort>(comparison.Tally, comparison.TargetBlocks, "the costs of similar blocks");
         SimilarPass.Run(comparison, anchors, xorCosts);
         UnitPass.Run(comparison, xorCosts);

@@ -7,7 +7,7 @@ namespace Snapuserd.Create;
 /// <summary>Counts the bytes in which two blocks differ, at the speed of reading them.</summary>
 internal static class DifferenceKernel
 {
-    /// <summary>Vectors per lane before its 8-bit counts are summed up. One more could overflow.</summary>
+    /// <summary>Number of vectors after which the 8-bit counts are added to the sum. After one more they could overflow.</summary>
     private const int Round = 255;
 
     /// <summary>The number of bytes that differ between two spans of the same length.</summary>

@@ -4,8 +4,8 @@ using System.Numerics;
 namespace Snapuserd.Create;
 
 /// <summary>
-/// Estimates the size that an ideal coder of single bytes needs, without any codec. It ignores repetition, but it distinguishes a block of
-/// few differences from a block of noise. The choice between Xor and Replace depends on that.
+/// Estimates the size that an ideal coder of single bytes needs, without any codec. It ignores repetition. But it distinguishes a payload
+/// that is mostly zeros from noise, and the choice between Xor and Replace depends on this.
 /// </summary>
 internal sealed class EntropyEstimator : ICostEstimator
 {
@@ -18,7 +18,7 @@ internal sealed class EntropyEstimator : ICostEstimator
     {
         Array.Clear(_counts);
         foreach (byte value in blocks) _counts[value]++;
-        // In 1/16 bits and whole numbers, so that the result is the same on every machine.
+        // Integers, in units of 1/16 bit, so that the result is the same on every machine.
         long sixteenths = 0;
         foreach (int count in _counts)
             if (count > 0) sixteenths += (long)count * (Log16((uint)blocks.Length) - Log16((uint)count));

@@ -69,7 +69,7 @@ public sealed class FileImageReader : IImageReader, IDisposable
             Volatile.Write(ref _noHoles, true);
             return false;
         }
-        // The map is only a hint: it says where the fast path may read, and a supposed hole is read before it is trusted.
+        // The file system's hole map is only a hint: the bytes of a hole are read before they count as zeros.
         if (found > offset) nextData = _proof!.ZerosUntil(offset, Math.Min(found, Length));
         return nextData > offset;
     }

@@ -1,6 +1,6 @@
 namespace Snapuserd.Create;
 
-/// <summary>Remembers the last hole, so that a huge one needs only one query. For mostly ascending offsets, on one thread.</summary>
+/// <summary>Remembers the last hole, so that a huge hole needs only one query. For one thread, whose offsets mostly ascend.</summary>
 internal struct HoleCursor(IImageReader image)
 {
     private long _start;

@@ -6,16 +6,16 @@ using Snapuserd.Interop;
 namespace Snapuserd.Create;
 
 /// <summary>
-/// Proves by reading that a hole of the hole map contains zeros. Maps of FUSE and network file systems have been wrong, and those of some
-/// kernels for data just written. With O_DIRECT a hole of ext4 reads at memory speed and evicts nothing from the page cache; through the
-/// page cache it reads at a few hundred MB/s.
+/// Proves by reading that a hole of the hole map contains zeros. The maps of FUSE and network file systems have been wrong, and those of
+/// some kernels have been wrong for data that was just written. With O_DIRECT a hole of ext4 reads at memory speed and evicts nothing from
+/// the page cache; through the page cache it reads at a few hundred MB/s.
 /// </summary>
 internal sealed class HoleProof : IDisposable
 {
     /// <summary>Bytes of one read: they stay in the processor's cache while they are compared.</summary>
     private const int ReadBytes = 1 << 20;
 
-    /// <summary>Most bytes proved at once: the bytes that one task of a comparison reads.</summary>
+    /// <summary>Maximum bytes proved at once: the bytes that one task of a comparison reads.</summary>
     private const long MostBytes = 16L * ReadBytes;
 
     private readonly object _gate = new();
@@ -34,8 +34,8 @@ internal sealed class HoleProof : IDisposable
     }
 
     /// <summary>
-    /// The end of the zeros that were read from <paramref name="offset"/> on, at most <paramref name="end"/>. <paramref name="offset"/> if
-    /// nothing was proved.
+    /// Reads zeros from <paramref name="offset"/> on, and returns where they end, at most <paramref name="end"/>. Returns
+    /// <paramref name="offset"/> if nothing was proved.
     /// </summary>
     internal long ZerosUntil(long offset, long end)
     {

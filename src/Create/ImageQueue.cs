@@ -5,8 +5,8 @@ using Snapuserd.Interop;
 namespace Snapuserd.Create;
 
 /// <summary>
-/// A block queue over images that are only read. An image is treated as unlimited, with arbitrary bytes after its reader's end: a base that
-/// was extended for the new image. Parts that the update does not write there must not be taken for zeros.
+/// A block queue over images that are only read. Reads after the end of an image return arbitrary bytes, as from a base that was extended
+/// for the new image. With zeros there, an update that fails to write a part of it could pass a check.
 /// </summary>
 public sealed class ImageQueue(IImageReader[] images, Arena arena, int depth) : IBlockQueue
 {

@@ -8,7 +8,7 @@ namespace Snapuserd.Create;
 /// of design §5 permits an op once the durable count has passed the last op that reads its destination. The engine streams the permitted
 /// ops if they are more than half of a window; otherwise it journals a whole window. So the order consists of
 /// <list type="number">
-/// <item>generations: all ops whose destination no op reads any more, ascending, while there are enough of them;</item>
+/// <item>generations: all ops whose destination no later op reads, ascending, while there are enough of them;</item>
 /// <item>chains, otherwise: any order needs the journal, so each chain is followed to its end, in runs that ascend where possible;</item>
 /// <item>in-place Xor at the end: they always need the journal, so they share windows with one another.</item>
 /// </list>
@@ -16,7 +16,8 @@ namespace Snapuserd.Create;
 internal sealed class MergeSequence
 {
     /// <summary>
-    /// Ops of a generation: just more than half of the 510 ops of a window in 2 MiB of scratch, from which on the engine streams.
+    /// Minimum ops of a generation: just above half of the 510 ops that a window in 2 MiB of scratch holds. From there on the engine
+    /// streams.
     /// </summary>
     private const int Generation = 256;
 
@@ -32,7 +33,7 @@ internal sealed class MergeSequence
     // The number of ops that still read the block and must come before its op.
     private readonly NativeArray<uint> _readers;
     private readonly NativeArray<uint> _order;
-    // Blocks of ops that became free, each once: streams from the front, ops that read themselves from the back. Placed ones are skipped.
+    // Blocks of ops that became free, each once: streams from the front, ops that read themselves from the back. Placed ops are skipped.
     private readonly NativeArray<uint> _free;
     private readonly StopPoll _stop;
     private long _count;
@@ -53,8 +54,8 @@ internal sealed class MergeSequence
     }
 
     /// <summary>
-    /// The blocks of all ordered ops in merge order: 4 bytes per op. Meanwhile takes 4 more per block of the new image and per op. The
-    /// graph must have no cycle.
+    /// Returns the blocks of all ordered ops in merge order, in 4 bytes per op. While it runs, it needs 4 more bytes per op and 4 per block
+    /// of the new image. The graph must have no cycle.
     /// </summary>
     public static NativeArray<uint> Order(NativeTally tally, NativeArray<PackedChange> changes, long orderedOps, StopPoll stop)
     {

@@ -7,8 +7,8 @@ namespace Snapuserd.Create;
 internal sealed class MovedPass : IPassWorker
 {
     /// <summary>
-    /// Blocks with the same hash that are compared before the search ends. With 64-bit hashes the first one matches. More are needed only
-    /// for an image made to collide, which must not cost more than this per block.
+    /// Maximum number of blocks with the same hash that are compared. With 64-bit hashes the first one normally matches. The limit is for
+    /// images that were made to collide: it bounds the time per block.
     /// </summary>
     private const int Tries = 8;
 

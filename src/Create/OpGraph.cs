@@ -12,8 +12,8 @@ internal static class OpGraph
     public const int Edges = 2;
 
     /// <summary>
-    /// The op that must come after the op of <paramref name="block"/>, because the latter reads its block; -1 if there is none. An op that
-    /// reads its own block does not wait for itself: the journal handles that.
+    /// The op that must come after the op of <paramref name="block"/>, because it overwrites a block that the latter reads; -1 if there is
+    /// none. An op that reads its own block does not wait for itself: the journal handles that.
     /// </summary>
     public static long After(NativeArray<PackedChange> changes, long block, PackedChange change, int edge)
     {
@@ -22,10 +22,12 @@ internal static class OpGraph
         return read != block && read < changes.Length && changes[read].IsOrdered ? read : -1;
     }
 
-    /// <summary>The op reads the block that it writes, so no checkpoint permits it and it needs the journal (design §5, rule 1).</summary>
+    /// <summary>
+    /// True if the op reads the block that it writes. Then no checkpoint permits it, and it needs the journal (design §5, rule 1).
+    /// </summary>
     public static bool ReadsItself(long block, PackedChange change) => change.FirstRead == block || change.LastRead == block;
 
-    /// <summary>An Xor of a block with itself. It needs the journal, and no other op waits for it.</summary>
+    /// <summary>True for an Xor of a block with itself. It needs the journal, and no other op waits for it.</summary>
     public static bool IsInPlace(long block, PackedChange change) => change.Type == CowOpType.Xor && change.FirstRead == block
         && change.LastRead == block;
 }

@@ -13,7 +13,7 @@ internal readonly record struct PackedChange(ulong Bits)
     /// <summary>Largest source: 48 bits (cow-format §5).</summary>
     public const ulong SourceMask = (1UL << 48) - 1;
 
-    /// <summary>The extra cost is not estimated yet. Larger than any cost, which is at most 4096.</summary>
+    /// <summary>Stands for an extra cost that is not estimated yet. Real costs are at most 4096.</summary>
     public const int UnknownCost = (1 << 13) - 1;
 
     private const int CostShift = 48, KindShift = 61;
@@ -36,8 +36,8 @@ internal readonly record struct PackedChange(ulong Bits)
     public PackedChange WithExtraCost(int cost) => Pack(Type, cost, Source);
 
     /// <summary>
-    /// Packs the fields. Images have at most 2^32 blocks (<see cref="Differ.MaximumImageBytes"/>), so a source that does not fit is a bug;
-    /// it would turn into another kind of op.
+    /// Packs the fields. Images have at most 2^32 blocks (<see cref="Differ.MaximumImageBytes"/>), so a source that does not fit is a bug.
+    /// Its high bits would change the kind of the op.
     /// </summary>
     private static PackedChange Pack(CowOpType type, int cost, long source)
     {

@@ -3,7 +3,7 @@ using Snapuserd.Cow;
 
 namespace Snapuserd.Create;
 
-/// <summary>Goes through the windows of a task, and reads the required part of each from the new image.</summary>
+/// <summary>Iterates over the windows of a task, and reads the part of each that has pending blocks from the new image.</summary>
 internal ref struct PendingWindows(Comparison comparison, WorkerBuffers buffers, long task)
 {
     private readonly long _end = Math.Min((task + 1) * Comparison.TaskBlocks, comparison.TargetBlocks);

@@ -4,8 +4,8 @@ using Snapuserd.Cow;
 namespace Snapuserd.Create;
 
 /// <summary>
-/// Estimates the cost of the ops of a cycle as Replace, where it is unknown. A Copy costs nothing, so for a Copy it is the full cost of the
-/// block.
+/// Estimates how much more the ops of a cycle would cost as Replace, where that is unknown. It is unknown only for Copy ops. A Copy has no
+/// payload, so the extra cost is the full cost of the block.
 /// </summary>
 internal sealed class ReplaceCosts(Comparison comparison) : IDisposable
 {

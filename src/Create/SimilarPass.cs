@@ -12,19 +12,20 @@ namespace Snapuserd.Create;
 internal sealed class SimilarPass : IPassWorker
 {
     /// <summary>
-    /// Differing bytes above which an Xor is not estimated: with 7 of 8 bytes changed the payload is noise, which no codec makes smaller
-    /// than the block.
+    /// Number of differing bytes above which an Xor is not estimated. If 7 of 8 bytes differ, the payload is noise, which no codec makes
+    /// smaller than the block.
     /// </summary>
     private const int Hopeless = CowOp.BlockSize / 8 * 7;
 
     /// <summary>
-    /// Differing bytes at which the search ends: 16 changed bytes cost about 50 bytes as a payload and none cost about 20, so a better
-    /// match is not worth a search.
+    /// Number of differing bytes at which the search ends. A payload takes about 50 bytes for 16 differing bytes and about 20 for none, so
+    /// a better match is not worth a search.
     /// </summary>
     private const int GoodEnough = 16;
 
     /// <summary>
-    /// Most positions that anchors may propose for one block. Each costs a read of 4 KiB, and one anchor in 256 bytes gives 16.
+    /// Maximum number of positions that anchors may propose for one block. Each costs a read of 4 KiB, and one anchor in 256 bytes gives
+    /// 16.
     /// </summary>
     private const int AnchorTries = 16;
 
@@ -41,7 +42,7 @@ internal sealed class SimilarPass : IPassWorker
     private readonly int _zeroCost;
     // Payload bytes of the Xors, by block; null if not needed.
     private readonly NativeArray<ushort>? _xorCosts;
-    // Each kind of candidate advances through the old image in its own steps, so each has its own window.
+    // Candidates of each kind lie close to the previous one of the same kind, so each kind has its own window.
     private SourceWindow _sameWindow;
     private SourceWindow _followWindow;
     private SourceWindow _anchorWindow;
@@ -110,8 +111,8 @@ internal sealed class SimilarPass : IPassWorker
     }
 
     /// <summary>
-    /// Tries to match backward. An insertion ends somewhere inside a block: the end of the block before the first match may still equal the
-    /// bytes that lead up to the match.
+    /// Extends matches backward. An insertion usually ends inside a block, so the end of the block before the first match may still equal
+    /// the bytes that precede the match.
     /// </summary>
     private void Backward(long start, Span<PackedChange> changes, ReadOnlySpan<PackedChange> before, Span<byte> window)
     {
@@ -170,7 +171,7 @@ internal sealed class SimilarPass : IPassWorker
         candidate.CopyTo(_best);
     }
 
-    /// <summary>Decides the result for a block from the best candidate. Turns the candidate into the payload.</summary>
+    /// <summary>Decides the result for a block from the best candidate. Overwrites the candidate with the payload of the Xor.</summary>
     private PackedChange Decide(ReadOnlySpan<byte> block, long number)
     {
         if (_bestDifference > Hopeless) return PackedChange.Replace;

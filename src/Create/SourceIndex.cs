@@ -30,10 +30,10 @@ internal sealed class SourceIndex : IDisposable
         long count = 0;
         for (long i = 0; i < hashes.Length; i++)
             if (hashes[i] != 0) count++;
-        // Entries are counted in 32 bits. An image of 16 TiB without an empty block would have one too many.
+        // Entries are counted in 32 bits. An image of 16 TiB without a block of zeros has one entry too many.
         if (count > uint.MaxValue)
             throw new SnapuserdException(ExitCode.OutOfResources, $"{count} blocks of the old image are more than can be looked up");
-        // Four to eight entries per bucket: a binary search over them stays in one or two cache lines, and the buckets cost 1 byte per
+        // Four to eight entries per bucket: a binary search in a bucket touches one or two cache lines, and the buckets take 1 byte per
         // block.
         int bits = count < 16 ? 2 : BitOperations.Log2((ulong)count) - 2;
         _shift = 64 - bits;
@@ -44,8 +44,8 @@ internal sealed class SourceIndex : IDisposable
     }
 
     /// <summary>
-    /// The block with this hash that is nearest to <paramref name="near"/>, the lower one of two; -1 if there is none. For a rank above 0
-    /// the <paramref name="rank"/>-th nearest, so that a caller can continue after a collision.
+    /// The block with this hash that is nearest to <paramref name="near"/>, or the lower of two at the same distance; -1 if there is none.
+    /// A <paramref name="rank"/> of 1 gives the second nearest, and so on, so that a caller can continue after a collision.
     /// </summary>
     public long Nearest(ulong hash, long near, int rank)
     {

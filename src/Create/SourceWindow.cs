@@ -4,8 +4,8 @@ using Snapuserd.Cow;
 namespace Snapuserd.Create;
 
 /// <summary>
-/// Blocks of the old image at any byte offset. Reads ahead within a run, and otherwise only the requested block: a scattered permutation
-/// must not read 1 MiB for each block.
+/// Reads blocks of the old image at any byte offset. Within a run it reads ahead. Otherwise it reads only the requested block, because 1
+/// MiB per block would be too much for blocks in scattered order.
 /// </summary>
 internal struct SourceWindow(IImageReader image)
 {

@@ -18,7 +18,7 @@ namespace Snapuserd.Create;
 ///          0xcac3 don't care: zeros            0xcac4 CRC-32 of the image up to here: 4 bytes
 /// </code>
 /// The header's checksum is ignored, as in simg2img. CRC chunks are verified when the image is opened. Writers put one at the end, which
-/// the count of chunks leaves out.
+/// the header's count of chunks does not include.
 /// </summary>
 public sealed class SparseImageReader : IImageReader
 {
@@ -139,7 +139,7 @@ public sealed class SparseImageReader : IImageReader
             ReadChunk(ref at, ref start, chunk, chunkHeaderBytes, block, checksums);
         }
         if (start != Length) throw Bad($"its chunks have {start / block} blocks, its header says {blocks}");
-        // The checksum at the end, which the count of chunks leaves out.
+        // The checksum at the end, which the count of chunks does not include.
         Span<byte> type = stackalloc byte[sizeof(ushort)];
         if (_file.Length - at >= chunkHeaderBytes + sizeof(uint))
         {
@@ -154,7 +154,7 @@ public sealed class SparseImageReader : IImageReader
         Span<byte> header = stackalloc byte[ChunkHeaderBytes];
         ReadFile(at, header, $"chunk {chunk}");
         ushort type = U16(header, 0);
-        // No image has as many bytes as a long can count, and a product that wrapped around would look like a small one.
+        // Limited, because a product that wraps around would look like a small size. No image is as large as the limit.
         long bytes = (long)Math.Min((ulong)U32(header, 4) * block, long.MaxValue), data = (long)U32(header, 8) - headerBytes,
             offset = at + headerBytes;
         long wanted = type switch

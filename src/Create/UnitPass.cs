@@ -7,10 +7,10 @@ namespace Snapuserd.Create;
 
 /// <summary>
 /// Replaces Xors that save nothing compared with a unit of several blocks. <see cref="SimilarPass"/> compares an Xor with a unit of its
-/// block alone. But neighbouring Replace blocks share a unit, in which repeated bytes cost once. So this pass takes each stretch of
-/// neighbouring Xor and Replace blocks in the units into which it would be cut without Xor. A unit whose blocks cost no more together than
-/// separately is replaced. Finally it compares the whole stretch as the writer will cut it, because the units after an Xor begin elsewhere
-/// than without it.
+/// block alone. But neighbouring Replace blocks share a unit, in which repeated bytes cost only once. So this pass divides each stretch of
+/// neighbouring Xor and Replace blocks into the units that the writer would make if all were Replace. If a unit costs no more than its Xors
+/// and the blocks between them, its Xors become Replace. Finally the pass compares the whole stretch, with its remaining Xors and without
+/// any, because an Xor moves the units that follow it.
 /// </summary>
 internal sealed class UnitPass : IPassWorker
 {
@@ -21,7 +21,7 @@ internal sealed class UnitPass : IPassWorker
     private readonly ICostEstimator _estimator;
     private readonly StopPoll _stop;
     private readonly int _largest;
-    // A unit has an op, as an Xor has.
+    // Bytes of the op that each unit and each Xor needs.
     private readonly int _op;
     // The current stretch, and its cost with its Xors and without them, as far as the two differ.
     private long _start;
@@ -62,8 +62,8 @@ internal sealed class UnitPass : IPassWorker
     }
 
     /// <summary>
-    /// Processes the stretches that begin in the task; they may end after it. Meanwhile other threads may turn Xor into Replace in the
-    /// blocks around. That does not move the ends of a stretch, so the result does not depend on them.
+    /// Processes the stretches that begin in the task; they may end after it. Other threads may turn Xor into Replace in the surrounding
+    /// blocks at the same time. This does not move the ends of a stretch, so the result does not depend on it.
     /// </summary>
     public void Do(long task)
     {
@@ -115,7 +115,8 @@ internal sealed class UnitPass : IPassWorker
     }
 
     /// <summary>
-    /// Replaces the blocks of one unit if that is not larger. Returns true if it keeps an Xor; then its costs are added up.
+    /// Makes all blocks of a unit Replace if that is not larger. Otherwise adds the costs of the unit to both sums, and returns true. Also
+    /// returns false for a unit without Xors.
     /// </summary>
     private bool WeighUnit(long at, int count)
     {
@@ -132,8 +133,8 @@ internal sealed class UnitPass : IPassWorker
         long unit;
         if (number == count && xors < least / 2)
         {
-            // A unit takes about as much as its largest block, and no codec halves that: it need not be encoded. The sum below counts it as
-            // no larger than its Xors.
+            // A unit takes about as much as its largest block alone, and no codec takes less than half of that. So the Xors are smaller,
+            // and the unit need not be encoded. The sums count it as if it were as large as its Xors.
             unit = xors;
         }
         else
@@ -152,7 +153,8 @@ internal sealed class UnitPass : IPassWorker
     }
 
     /// <summary>
-    /// The cost of the Replace ops between the Xors of a unit, as separate units; counted up to <paramref name="limit"/>.
+    /// The cost of the Replace blocks between the Xors of a unit, as separate units. The count ends once it reaches
+    /// <paramref name="limit"/>.
     /// </summary>
     private long Pieces(long at, int count, ReadOnlySpan<byte> data, long limit)
     {
@@ -173,8 +175,8 @@ internal sealed class UnitPass : IPassWorker
     }
 
     /// <summary>
-    /// Adds a run of Replace ops to both sums: as it is cut after the preceding Xor, and as it would be cut without Xors. Equal units are
-    /// left out.
+    /// Adds a run of Replace blocks to both sums: as the writer cuts it after the preceding Xor, and as it would cut it without Xors. Units
+    /// that are the same in both are left out.
     /// </summary>
     private void AddRun(long first, long end)
     {

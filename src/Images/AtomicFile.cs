@@ -6,8 +6,8 @@ using Snapuserd.Interop;
 namespace Snapuserd.Images;
 
 /// <summary>
-/// The COW that `create` writes. A file grows beside its final name until it is complete. A block device is written directly, because it
-/// cannot be renamed.
+/// The COW that `create` writes. A regular file is written under a temporary name and renamed when it is complete. A block device cannot be
+/// renamed, so it is written directly.
 /// </summary>
 public sealed class AtomicFile : IDisposable
 {
@@ -71,7 +71,7 @@ public sealed class AtomicFile : IDisposable
     public void Written() => _held?.Release();
 
     /// <summary>
-    /// Renames the file, which the writer has made durable, to its final name. <paramref name="warn"/> receives a message about missing
+    /// Renames the file to its final name. The writer must have made it durable. <paramref name="warn"/> receives a message about missing
     /// file system features.
     /// </summary>
     public void Finish(Action<string> warn)
@@ -86,7 +86,7 @@ public sealed class AtomicFile : IDisposable
 
     public void Dispose()
     {
-        // Before the lock is released: after that the name may belong to another run.
+        // This must precede the release of the lock. After that, the name may belong to another run.
         if (!_finished) Undo();
         _file.Dispose();
         _name.Dispose();

@@ -12,7 +12,7 @@ namespace Snapuserd.Images;
 /// </summary>
 public static class BegunCow
 {
-    // Offsets in the header (CowHeader.cs): the version, the header's size, and the end of the count, where the size of scratch begins.
+    // Offsets in the header (CowHeader.cs): the version, the header's size, and the end of num_merge_ops, where the size of scratch begins.
     private const int MajorAt = 8, HeaderSizeAt = 12, CountEnd = 34;
 
     /// <summary>
@@ -50,7 +50,7 @@ public static class BegunCow
         if (BinaryPrimitives.ReadUInt64LittleEndian(magic) == CowHeader.UnsafeMagic)
             return "it was killed while it overwrote a block without scratch";
         if (BinaryPrimitives.ReadUInt64LittleEndian(magic) != CowHeader.Magic || source.Length < CountEnd) return null;
-        // Read before any validation: a COW that was cut off or damaged after its merge began is still the only one.
+        // Read without any validation: a COW that was damaged after its merge began is still the only file that can finish its base.
         Span<byte> start = stackalloc byte[CountEnd];
         source.Read(0, start);
         int major = BinaryPrimitives.ReadUInt16LittleEndian(start[MajorAt..]),

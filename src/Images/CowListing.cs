@@ -26,7 +26,7 @@ public static class CowListing
 
     /// <summary>
     /// Lists the blocks of the sequence list, which are those of the first ops in merge order. <paramref name="line"/> receives each line;
-    /// <paramref name="piece"/> receives text that precedes the next line on the same line.
+    /// <paramref name="piece"/> receives a part of a long line, whose end follows later.
     /// </summary>
     public static void Sequence(CowFile cow, bool json, Action<string> piece, Action<string> line)
     {
@@ -98,7 +98,7 @@ public static class CowListing
 
     private static string RecordAsJson(in CowRecord record)
     {
-        // The last field of a record is a label with 64 bits, or a value that fits 48.
+        // The source is written as a string, because a label has 64 bits, more than many JSON parsers keep in a number.
         JsonLine line = JsonLine.Event("record").Add("offset", record.Position).Add("type", TypeName(record.Type))
             .Add("compression", record.Compression)
             .Add("data_length", record.DataLength).Add("block", (long)record.NewBlock)

@@ -4,8 +4,9 @@ using Snapuserd.Cow;
 namespace Snapuserd.Images;
 
 /// <summary>
-/// An output that defers the magic. A block device has no temporary name, so a partial COW on it must not look like a COW. The magic of the
-/// previous contents is erased first, durably. A power cut in between leaves zeros in place of the magic, and every reader reports that.
+/// An output that writes the magic last. A block device has no temporary name, so a partial COW on it must not look like a COW. The magic
+/// of the previous contents is erased first, durably. A power cut in between leaves zeros in place of the magic, and every reader reports
+/// that.
 /// </summary>
 public sealed class DeferredMagic(ICowOutput output) : ICowOutput
 {
@@ -20,7 +21,7 @@ public sealed class DeferredMagic(ICowOutput output) : ICowOutput
 
     public void Write(long offset, ReadOnlySpan<byte> bytes)
     {
-        // The device may reorder unflushed writes: the old COW must not be found with some of the new one's bytes.
+        // The device may reorder unflushed writes. After a power cut, the old magic must not stand before bytes of the new COW.
         if (!_withdrawn) Withdraw();
         int held = (int)Math.Clamp(_magic.Length - offset, 0, bytes.Length);
         if (held > 0)

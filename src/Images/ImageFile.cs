@@ -6,8 +6,8 @@ using Snapuserd.Merge;
 namespace Snapuserd.Images;
 
 /// <summary>
-/// A file written from beginning to end as NAME.part beside its final name, and renamed when it is complete and durable. So there is never
-/// a partial file under the final name. A power cut leaves NAME.part, which the next run takes over. Runs of zeros become holes.
+/// A file that is written from beginning to end as NAME.part, and renamed to NAME when it is complete and durable. So there is never a
+/// partial file under the final name. NAME.part remains after a power cut, and the next run overwrites it. Runs of zeros become holes.
 /// </summary>
 public sealed class ImageFile : IDisposable
 {
@@ -20,7 +20,7 @@ public sealed class ImageFile : IDisposable
     private readonly TemporaryName _name;
     private BlockDevice? _part;
 
-    /// <summary>Examines the name and creates nothing yet. Exit code 73 if it belongs to something other than a regular file.</summary>
+    /// <summary>Examines the name but creates nothing. Exit code 73 if it belongs to anything other than a regular file.</summary>
     public ImageFile(string path)
     {
         _name = new TemporaryName(path);
@@ -35,7 +35,7 @@ public sealed class ImageFile : IDisposable
     public long Length { get; private set; }
 
     /// <summary>
-    /// Locks the file that will be replaced, and creates the temporary file or takes over the one of a killed run. Exit code 64 if either
+    /// Locks the file that will be replaced. Creates the temporary file, or empties the one that a killed run left. Exit code 64 if either
     /// name belongs to one of the <paramref name="devices"/> that are read, 65 if it is a COW whose merge has begun. Exit code 69 if it
     /// cannot be locked (not with <paramref name="withoutLock"/>), 73 if it cannot be created, 76 while another run writes it or another
     /// program uses it.
@@ -46,7 +46,7 @@ public sealed class ImageFile : IDisposable
         DeviceAccess access = DeviceAccess.Write | DeviceAccess.Exclusive | (withoutLock ? DeviceAccess.WithoutLock : 0);
         do
         {
-            // Follows no link: a user who can create one at this name must not choose the file that is overwritten.
+            // O_NOFOLLOW: a user who can create a link at this name must not choose the file that is overwritten.
             int flags = Libc.O_CREAT | Libc.O_WRONLY | Libc.O_CLOEXEC | Libc.O_NOFOLLOW | Libc.O_NONBLOCK;
             int fd = Retry.OpenAt(Libc.AT_FDCWD, _name.Temporary, flags, Modes.ReadableFile);
             if (fd < 0)
@@ -96,7 +96,7 @@ public sealed class ImageFile : IDisposable
     /// <summary>Removes an unfinished file.</summary>
     public void Dispose()
     {
-        // Before the lock is released: after that the name may belong to another run.
+        // This must precede the release of the lock. After that, the name may belong to another run.
         if (_part != null) _ = Libc.Unlink(_name.Temporary);
         _part?.Dispose();
         _part = null;
@@ -106,8 +106,8 @@ public sealed class ImageFile : IDisposable
     private int Fd => _part!.Fd;
 
     /// <summary>
-    /// Locks the temporary file and empties it. False if the name now belongs to another file: then the locked file is another run's
-    /// finished image.
+    /// Locks the temporary file and empties it. False if the name does not belong to the locked file: another run may have finished and
+    /// renamed it. The caller then tries again.
     /// </summary>
     private bool Take(DeviceAccess access)
     {
@@ -145,7 +145,8 @@ public sealed class ImageFile : IDisposable
     }
 
     /// <summary>
-    /// Empties the locked temporary file. False if the name belongs to another file, or to none because this one could not be emptied.
+    /// Empties the locked temporary file. False if the name belongs to another file or to none. Also removes the file and returns false if
+    /// the file system cannot shorten it.
     /// </summary>
     private bool TryEmpty(BlockDevice part)
     {
@@ -165,7 +166,7 @@ public sealed class ImageFile : IDisposable
         Check(Libc.Statx(Fd, Libc.STATX_BASIC_STATS, out StatxData mine), "looking at it");
         if ((long)mine.Size == Length) return;
         int result = Libc.FTruncate(Fd, Length);
-        // The missing bytes at the end are zeros: writing the last one creates the others.
+        // The missing bytes at the end are zeros. Writing the last of them creates the others.
         if (Errno.IsUnsupported(result) && (long)mine.Size < Length) Write([0], Length - 1);
         else Check(result, "setting its length");
     }

@@ -19,7 +19,8 @@ public sealed class StreamImage(StopFlag stop, int fd = StreamImage.StandardOutp
     private const int StandardOutput = 1;
 
     /// <summary>
-    /// Bytes that a pipe ready for writing accepts at once, so that a write never blocks where it would not notice a stop.
+    /// Maximum bytes per write to a pipe. A pipe that is ready for writing accepts this many at once, so the write does not block and a
+    /// stop is noticed.
     /// </summary>
     private const int PipeBytes = Libc.PIPE_BUF;
 
@@ -32,7 +33,7 @@ public sealed class StreamImage(StopFlag stop, int fd = StreamImage.StandardOutp
     /// <summary>Bytes written so far.</summary>
     public long Length { get; private set; }
 
-    /// <summary>Exit code 64 for a terminal, 73 if standard output is closed or cannot be written to.</summary>
+    /// <summary>Checks standard output. Exit code 64 for a terminal, 73 if it is closed or cannot be written to.</summary>
     /// <param name="isClosed">Standard output was closed when the program started.</param>
     public void Check(bool isClosed)
     {
@@ -73,7 +74,7 @@ public sealed class StreamImage(StopFlag stop, int fd = StreamImage.StandardOutp
         }
         catch (SnapuserdException e) when (e.Code == ExitCode.Permission)
         {
-            // Writing is still permitted: the process that opened it had permission.
+            // Not an error: the descriptor itself can be written to, because the process that opened it had permission.
         }
         catch (SnapuserdException e) when (e.Code is ExitCode.InUse or ExitCode.CowCorrupt)
         {
@@ -85,8 +86,8 @@ public sealed class StreamImage(StopFlag stop, int fd = StreamImage.StandardOutp
     public void Dispose() => _held?.Dispose();
 
     /// <summary>
-    /// Writes the next bytes. Exit code 74 if that fails, also if the reader has gone: the image is incomplete. Exit code 75 if asked to
-    /// stop.
+    /// Writes the next bytes. Exit code 74 if that fails, also because the reader has closed its end. Exit code 75 if a stop is requested.
+    /// In both cases the image is incomplete.
     /// </summary>
     public void Append(ReadOnlySpan<byte> bytes)
     {
@@ -106,7 +107,7 @@ public sealed class StreamImage(StopFlag stop, int fd = StreamImage.StandardOutp
         }
     }
 
-    /// <summary>Makes a file or device durable. A delayed write of the system may still fail here.</summary>
+    /// <summary>Makes a file or device durable. A write that the system delayed may still fail here.</summary>
     public void Finish()
     {
         int result = IsStored ? FileFlush.Of(fd) : 0;

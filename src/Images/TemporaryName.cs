@@ -10,7 +10,7 @@ namespace Snapuserd.Images;
 /// </summary>
 public sealed class TemporaryName : IDisposable
 {
-    // The kernel's own limit.
+    // The kernel's own limit of links in a path.
     private const int MostLinks = 40;
 
     private readonly StatxData _existing;
@@ -120,8 +120,8 @@ public sealed class TemporaryName : IDisposable
     }
 
     /// <summary>
-    /// Renames the durable file <paramref name="fd"/> to its final name and makes the name durable. Returns 0 or a negative errno;
-    /// <paramref name="doing"/> names the failed step. Exit codes as <see cref="Claim"/> if the file to be replaced has changed.
+    /// Renames the file <paramref name="fd"/>, which must be durable, to its final name and makes the name durable. Returns 0 or a negative
+    /// errno; <paramref name="doing"/> names the failed step. Exit codes as <see cref="Claim"/> if the file to be replaced has changed.
     /// <paramref name="warn"/> receives a message if the folder cannot be flushed.
     /// </summary>
     public int Publish(int fd, Action<string> warn, out string doing)
@@ -137,7 +137,7 @@ public sealed class TemporaryName : IDisposable
     }
 
     /// <summary>
-    /// Renames the file. A name that was free must still be free: a file that appears at the last moment is examined as well.
+    /// Renames the file. If there was no file under the final name, one may have appeared since; it is examined before it is replaced.
     /// </summary>
     private int Rename()
     {
@@ -158,7 +158,7 @@ public sealed class TemporaryName : IDisposable
         const string end = ".part", otherEnd = ".temp";
         int folder = target.LastIndexOf('/') + 1;
         byte[] name = ByteText.Encode(target.AsSpan(folder));
-        // A name that is too long by itself is refused at creation.
+        // If the name alone is already too long, creating the file fails.
         if (name.Length + end.Length <= nameMax || name.Length > nameMax) return target + end;
         string start = target[..folder] + ByteText.Decode(name.AsSpan(0, nameMax - end.Length));
         return start + end == target ? start + otherEnd : start + end;

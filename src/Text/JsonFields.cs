@@ -7,7 +7,7 @@ namespace Snapuserd.Text;
 
 /// <summary>
 /// The members of a JSON object, such as a server's <see cref="JsonLine"/> or systemd's HibernateLocation: strings without quotes and
-/// escapes, everything else as written. Only the members of the object itself have names here, not those of objects inside it.
+/// escapes, everything else as written. A nested object is one value; its members cannot be looked up.
 /// </summary>
 public sealed class JsonFields
 {
@@ -37,7 +37,7 @@ public sealed class JsonFields
         return Take(line, ref at, '}') && IsEnd(line, at) ? fields : null;
     }
 
-    /// <summary>A string; null if it is missing or no string.</summary>
+    /// <summary>A string; null if it is missing or not a string.</summary>
     public string? String(string key) =>
         _members.TryGetValue(key, out (string Value, bool IsString) member) && member.IsString ? member.Value : null;
 

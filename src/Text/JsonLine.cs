@@ -8,8 +8,8 @@ namespace Snapuserd.Text;
 /// <summary>
 /// One JSON object on one line (RFC 8259), keys in the order of addition. Always valid Unicode, even if a name is not
 /// (<see cref="ByteText"/>). In every string, a byte that is not part of valid UTF-8 is the four characters \xHH, with two small
-/// hexadecimal digits, and a backslash is \x5c. Replacing each \xHH of a parsed string by that byte gives the name's own bytes. Control
-/// characters have JSON's own escapes, so the text stays on one line and cannot affect a terminal.
+/// hexadecimal digits, and a backslash is \x5c. Replacing each \xHH of a parsed string by that byte gives the bytes of the original name.
+/// Control characters have JSON's own escapes, so the text stays on one line and cannot affect a terminal.
 /// </summary>
 public sealed class JsonLine
 {
@@ -68,7 +68,7 @@ public sealed class JsonLine
         {
             if (ByteText.Next(ref rest, out byte single, out Rune rune))
             {
-                // JSON's own escape of the backslash comes before it.
+                // In JSON, the backslash of \xHH must itself be escaped by a backslash.
                 VisibleText.AppendByte(_text.Append('\\'), single);
                 continue;
             }
@@ -80,7 +80,7 @@ public sealed class JsonLine
                 case '\r': _text.Append("\\r"); break;
                 case '\t': _text.Append("\\t"); break;
                 default:
-                    // All of them are below U+10000.
+                    // All control characters are below U+10000, so four digits suffice.
                     if (VisibleText.IsControl(rune)) _text.Append("\\u").Append(rune.Value.ToString("x4", CultureInfo.InvariantCulture));
                     else _text.Append(pair[..rune.EncodeToUtf16(pair)]);
                     break;

@@ -2,14 +2,15 @@ using System;
 
 namespace Snapuserd.Text;
 
-/// <summary>Sentences for unknown words, with the known word that was probably meant.</summary>
+/// <summary>Messages about unknown words, with the known word that the user probably meant.</summary>
 public static class Suggestion
 {
     /// <summary>"unknown option '--bsae'; did you mean --base?"</summary>
     public static string Unknown(string what, string given, ReadOnlySpan<string> known)
     {
         string? nearest = null;
-        // One wrong letter in three is still a typo; more is another word. The dashes are always right, so they do not count.
+        // One wrong letter in three still counts as a typo; a word with more is a different word. Leading dashes are not counted as
+        // letters.
         int best = Math.Max(1, given.AsSpan().TrimStart('-').Length / 3) + 1;
         foreach (string candidate in known)
         {
@@ -20,7 +21,7 @@ public static class Suggestion
         return nearest == null ? $"unknown {what} '{given}'" : $"unknown {what} '{given}'; did you mean {nearest}?";
     }
 
-    /// <summary>Levenshtein distance that counts exchanged neighbours as one typo.</summary>
+    /// <summary>Levenshtein distance, in which two exchanged neighbours count as one typo.</summary>
     private static int Distance(string a, string b)
     {
         var rows = new int[a.Length + 1, b.Length + 1];

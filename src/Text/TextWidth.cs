@@ -6,7 +6,7 @@ namespace Snapuserd.Text;
 /// <summary>Columns of text on a terminal: none for a combining character, two for East Asian scripts and pictures.</summary>
 public static class TextWidth
 {
-    /// <summary>Columns of <paramref name="text"/>, which has no control characters.</summary>
+    /// <summary>Columns of <paramref name="text"/>, which must have no control characters.</summary>
     public static int Of(string text)
     {
         int columns = 0;

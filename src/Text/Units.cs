@@ -20,7 +20,7 @@ public static class Units
         return $"{bytes.ToString(unit == 0 || bytes >= 100 ? "0" : "0.#", CultureInfo.InvariantCulture)} {s_names[unit]}";
     }
 
-    /// <summary>"1 op", "2 ops"; <paramref name="many"/> where an s does not make the plural.</summary>
+    /// <summary>"1 op", "2 ops". Give <paramref name="many"/> if the plural is not made by an s.</summary>
     public static string Count(long number, string one, string? many = null) =>
         $"{number.ToString(CultureInfo.InvariantCulture)} {(number == 1 ? one : many ?? one + "s")}";
 
